@@ -1,0 +1,57 @@
+"""Watches the gradients of an Ultralytics YOLO training and names the layer that is sick.
+
+The exports are loaded on first use (PEP 562), so that importing the package loads neither torch
+nor ultralytics nor pandas.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from yolo_gradwatch.records import Alert, Finding, Layout, Window
+    from yolo_gradwatch.report import Report
+    from yolo_gradwatch.review import Run, load_run
+    from yolo_gradwatch.sinks import Sink
+    from yolo_gradwatch.thresholds import Thresholds
+    from yolo_gradwatch.watch import GradWatch
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Alert": "records",
+    "Finding": "records",
+    "GradWatch": "watch",
+    "Layout": "records",
+    "Report": "report",
+    "Run": "review",
+    "Sink": "sinks",
+    "Thresholds": "thresholds",
+    "Window": "records",
+    "load_run": "review",
+}
+
+__all__ = [
+    "Alert",
+    "Finding",
+    "GradWatch",
+    "Layout",
+    "Report",
+    "Run",
+    "Sink",
+    "Thresholds",
+    "Window",
+    "load_run",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import the module that holds ``name`` and return the export."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

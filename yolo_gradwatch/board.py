@@ -1,0 +1,138 @@
+"""The numbers behind the live report: norm, history and state of each top-level block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from yolo_gradwatch.records import CLIP_NORM, WHOLE, Finding, Layout, Sample, Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from yolo_gradwatch.records import Floats
+
+HISTORY = 128
+"""Points of a block's history; when they are used up, neighbours merge."""
+
+STATES = {"nonfinite": "NaN", "no_gradient": "no gradient"}
+"""Words for a block's state where the rule's own name is not the best one."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRow:
+    """A top-level block as the live report shows it.
+
+    Attributes:
+        label: Its number and class, as in ``10 C2PSA``.
+        norm: L2 gradient norm of the newest step that AMP did not skip; None before the first.
+        history: (H,) log10 norms of the run so far, oldest first; -Inf for 0, NaN for non-finite.
+        state: ``ok`` or what is wrong, in a word.
+        severity: Of the worst standing finding; None if there is none.
+    """
+
+    label: str
+    norm: float | None
+    history: Floats
+    state: str
+    severity: Severity | None
+
+
+class Board:
+    """Keeps what the live report shows, in memory that does not grow with the steps.
+
+    Args:
+        layout: Of the model that is watched.
+
+    Attributes:
+        epoch: Of the newest step, counts from 1; 0 before the first.
+        epochs: How many the training is to have.
+        step: The newest.
+        total: Norm of the whole gradient at the newest step that AMP did not skip; None before
+            the first.
+        clipped: Share of the steps with a total norm above ``CLIP_NORM``.
+        skipped: Steps that AMP skipped.
+        standing: Findings that are not over.
+    """
+
+    def __init__(self, layout: Layout, *, epochs: int = 0) -> None:
+        names = dict(layout.blocks)
+        self._rows = [m for m, name in enumerate(layout.modules) if name in names]
+        self._blocks = [layout.modules[m] for m in self._rows]
+        self._labels = [f"{b.removeprefix(f'{WHOLE}.')} {names[b]}" for b in self._blocks]
+        self._block_of = dict(zip(layout.modules, layout.block_of, strict=True))
+        self._points = np.empty((HISTORY, len(self._rows)))
+        self._filled = 0
+        self._stride = 1
+        self._pending: list[Floats] = []
+        self._norms: Floats = np.full(len(self._rows), np.nan)
+        self._clipped = 0
+        self._steps = 0
+        self.epoch = 0
+        self.epochs = epochs
+        self.step = 0
+        self.total: float | None = None
+        self.skipped = 0
+        self.standing: tuple[Finding, ...] = ()
+
+    @property
+    def clipped(self) -> float:
+        """Share of the steps with a total norm above ``CLIP_NORM``; 0 before the first."""
+        return self._clipped / self._steps if self._steps else 0.0
+
+    def add(self, sample: Sample, norms: Floats) -> None:
+        """Take the (M,) module norms of a step."""
+        self.epoch, self.step = sample.epoch, sample.step
+        self._steps += 1
+        if sample.skipped:
+            self.skipped += 1
+            return
+        self.total = float(norms[0])
+        self._clipped += self.total > CLIP_NORM
+        self._norms = norms[self._rows]
+        with np.errstate(divide="ignore"):
+            self._remember(np.log10(self._norms))
+
+    def show(self, findings: Iterable[Finding]) -> None:
+        """Take the findings; those that are over are left out."""
+        self.standing = tuple(f for f in findings if f.step_end is None)
+
+    def rows(self) -> list[BlockRow]:
+        """One row a block that has parameters, in forward order."""
+        worst = self._worst()
+        history = self._points[: self._filled]
+        return [
+            BlockRow(
+                label=label,
+                norm=None if self.total is None else float(self._norms[i]),
+                history=history[:, i],
+                state=STATES.get(f.rule, f.rule) if (f := worst.get(block)) else "ok",
+                severity=f.severity if f else None,
+            )
+            for i, (block, label) in enumerate(zip(self._blocks, self._labels, strict=True))
+        ]
+
+    def _worst(self) -> dict[str, Finding]:
+        """For each block, a critical finding before a warning; notices are not about blocks."""
+        worst: dict[str, Finding] = {}
+        for finding in self.standing:
+            if finding.severity == "notice":
+                continue
+            for block in {self._block_of[name] for name in finding.modules}:
+                if block not in worst or worst[block].severity == "warning":
+                    worst[block] = finding
+        return worst
+
+    def _remember(self, levels: Floats) -> None:
+        self._pending.append(levels)
+        if len(self._pending) < self._stride:
+            return
+        if self._filled == HISTORY:
+            self._points[: HISTORY // 2] = self._points.reshape(HISTORY // 2, 2, -1).mean(axis=1)
+            self._filled, self._stride = HISTORY // 2, 2 * self._stride
+            return
+        self._points[self._filled] = np.mean(self._pending, axis=0)
+        self._filled += 1
+        self._pending = []

@@ -1,0 +1,213 @@
+"""The command ``yolo-gradwatch``: arguments, one-line errors, exit codes."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+import yolo_gradwatch
+from yolo_gradwatch import trainer as trainers
+from yolo_gradwatch.detect import ALARMS, matches
+from yolo_gradwatch.thresholds import Thresholds
+from yolo_gradwatch.watch import GradWatch, alarms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FINE, FOUND, UNUSABLE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes: no trouble; a finding or a failed training; bad input; --stop-on; Ctrl+C."""
+
+_OURS = ("--interval", "--live", "--no-live", "--thresholds", "--stop-on", "--fail-on")
+
+_EPILOG = (
+    "Exit codes: 0 fine; 1 a finding under --fail-on, or a training that ended with an exception; "
+    "2 unusable arguments or input; 3 stopped by --stop-on; 130 Ctrl+C."
+)
+_WORDS = f"Rules or kinds of rules, separated by commas: {', '.join(ALARMS)}."
+
+
+class _Group(typer.core.TyperGroup):
+    """Hands what is no command of ours to ``train``, as in ``yolo-gradwatch segment train ...``."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that is named, or take all arguments as those of a training."""
+        return super().resolve_command(ctx, args if args[0] in self.commands else ["train", *args])
+
+
+app = typer.Typer(
+    cls=_Group,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"ignore_unknown_options": True},
+    epilog=_EPILOG,
+)
+
+Interval = Annotated[int, typer.Option(help="Optimizer steps from one captured step to the next.")]
+Live = Annotated[
+    bool | None,
+    typer.Option("--live/--no-live", help="Draw the live panel. Default: on a terminal."),
+]
+Limits = Annotated[
+    Path | None,
+    typer.Option(help="TOML file with limits of the rules, one NAME = VALUE a line."),
+]
+StopOn = Annotated[str, typer.Option(metavar="WORDS", help=f"Stop the training on these. {_WORDS}")]
+FailOn = Annotated[str, typer.Option(metavar="WORDS", help="Exit with 1 on these, same words.")]
+
+
+def _version(wanted: bool | None) -> None:  # noqa: FBT001  # Typer's way
+    if wanted:
+        typer.echo(f"yolo-gradwatch {yolo_gradwatch.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _group(
+    version: Annotated[
+        bool | None,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = None,
+) -> None:
+    """Watch the gradients of an Ultralytics YOLO training and name the layer that is sick."""
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    options_metavar="[OPTIONS] ARGS...",
+    epilog=_EPILOG,
+)
+def train(  # noqa: PLR0913, PLR0917  # each is an option of the command
+    ctx: typer.Context,
+    interval: Interval = 1,
+    live: Live = None,
+    thresholds: Limits = None,
+    stop_on: StopOn = "",
+    fail_on: FailOn = "",
+) -> None:
+    """Train as [bold]yolo[/bold] does, watched.
+
+    ARGS are those of [bold]yolo[/bold] and are handed to it as they are, as in:
+
+    [bold]yolo-gradwatch train model=yolo26n.pt data=coco8.yaml epochs=10 imgsz=640[/bold]
+
+    A task may stand in front: [bold]yolo-gradwatch segment train ...[/bold]. The dashed options
+    below are those of the watch; any other dashed name is handed on if Ultralytics knows it.
+    """
+    fail_words = _alarms("--fail-on", fail_on)
+    watch = _watch(interval, thresholds, stop_on, live=live)
+    arguments = _training_arguments(ctx.args)
+    _leave(watch, fail_words, lambda: trainers.run_command(arguments, watch.begin))
+
+
+@app.command(epilog=_EPILOG)
+def demo(  # noqa: PLR0913, PLR0917  # each is an option of the command
+    out: Annotated[Path, typer.Option(help="Folder for the data and the run.")] = Path(
+        "gradwatch-demo"
+    ),
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of six batches each.")] = 8,
+    interval: Interval = 1,
+    live: Live = None,
+    thresholds: Limits = None,
+    stop_on: StopOn = "",
+    fail_on: FailOn = "",
+) -> None:
+    """Train YOLO26n on shapes that are drawn here: no download, no data of yours, a minute."""
+    from yolo_gradwatch import demo as demos  # noqa: PLC0415  # it loads Pillow
+
+    fail_words = _alarms("--fail-on", fail_on)
+    watch = _watch(interval, thresholds, stop_on, live=live)
+    _leave(watch, fail_words, lambda: demos.run(out, watch, epochs=epochs))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Args:
+        argv: Arguments without the program's name; those of the process by default.
+    """
+    try:
+        app(args=argv, prog_name="yolo-gradwatch")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else FINE
+    return FINE
+
+
+def script() -> None:
+    """Entry point of the console script."""
+    sys.exit(main())
+
+
+def _refuse(message: object) -> NoReturn:
+    """Print one line on what cannot be used, and leave."""
+    line = str(message).strip().split("\n", maxsplit=1)[0]
+    Console(stderr=True, soft_wrap=True, highlight=False).print(
+        Text.assemble(("Error: ", "bold red"), line)
+    )
+    raise typer.Exit(UNUSABLE)
+
+
+def _alarms(option: str, words: str) -> tuple[str, ...]:
+    try:
+        return alarms(option, (word.strip() for word in words.split(",") if word.strip()))
+    except ValueError as error:
+        _refuse(error)
+
+
+def _watch(interval: int, thresholds: Path | None, stop_on: str, *, live: bool | None) -> GradWatch:
+    words = _alarms("--stop-on", stop_on)
+    try:
+        limits = Thresholds.from_toml(thresholds) if thresholds else Thresholds()
+        return GradWatch(interval=interval, thresholds=limits, live=live, stop_on=words)
+    except ValueError as error:
+        _refuse(f"--{error}" if str(error).startswith("interval") else error)
+
+
+def _training_arguments(arguments: list[str]) -> list[str]:
+    """What is handed to Ultralytics, once every dashed name is known to it.
+
+    It strips the dashes itself; a dashed name that neither side knows is a mistyped option.
+    """
+    known = trainers.argument_names()
+    for argument in arguments:
+        name = argument.lstrip("-").partition("=")[0]
+        if argument.startswith("-") and name not in known:
+            near = get_close_matches(
+                argument.partition("=")[0], [*_OURS, *(f"--{k}" for k in known)]
+            )
+            hint = f"; did you mean {near[0]}?" if near else "; see yolo-gradwatch train --help"
+            _refuse(f"{argument} is neither an option of yolo-gradwatch nor of Ultralytics{hint}")
+    other = trainers.other_mode(arguments)
+    if other:
+        _refuse(f"{other}: only trainings are watched; for this, run: yolo {' '.join(arguments)}")
+    return ["train", *arguments]
+
+
+def _leave(watch: GradWatch, fail_words: tuple[str, ...], run: Callable[[], None]) -> NoReturn:
+    """Run a training and leave with the exit code that its outcome has."""
+    try:
+        run()
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    except Exception as error:
+        if not watch.has_started:
+            _refuse(error)
+        traceback.print_exc()
+        raise typer.Exit(FOUND) from error
+    if watch.stopped_by:
+        raise typer.Exit(STOPPED)
+    raise typer.Exit(FOUND if _failed(watch, fail_words) else FINE)
+
+
+def _failed(watch: GradWatch, fail_words: tuple[str, ...]) -> bool:
+    """Whether the training ends with a finding that the user does not want to pass."""
+    found = watch.report().alarms if watch.has_started else ()
+    return any(matches(finding, fail_words) for finding in found)

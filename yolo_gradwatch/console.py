@@ -1,0 +1,212 @@
+"""Renders the live panel, the table of an epoch, the news and the end report."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Group
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+    from yolo_gradwatch.board import BlockRow, Board
+    from yolo_gradwatch.records import Finding, Floats, News, Severity
+    from yolo_gradwatch.report import Report
+
+STYLES: dict[Severity | None, str] = {
+    None: "green",
+    "notice": "cyan",
+    "warning": "yellow",
+    "critical": "bold red",
+}
+
+_SPARKS = "▁▂▃▄▅▆▇█"
+_PARTS = " ▏▎▍▌▋▊▉"
+_NORM_WIDTH = 8
+_LABEL_WIDTH = 18
+_STATE_WIDTH = 11
+_BAR_WIDTH = 24
+_SPAN = 2.0  # decades: a history that moves less is drawn flat instead of as noise
+_DEPTH = 6.0  # decades below the highest norm that a bar can show
+
+
+class Panel:
+    """The live report: drawn anew from the board whenever it is printed.
+
+    Ruled above and below instead of boxed, so that the progress bar's frame, which is as wide as
+    the terminal, fits inside.
+
+    Args:
+        board: The numbers.
+    """
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self.frame = Text()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width, height = options.max_width, console.height
+        closing = [Text("─" * width, style="dim"), self.frame] if self.frame else []
+        news = [_standing(f, width) for f in self._board.standing if f.severity != "notice"][:3]
+        room = height - 3 - len(news) - len(closing)
+        yield _rule(_summary(self._board), width)
+        yield Group(*_block_lines(self._board.rows(), width, room))
+        yield from news
+        yield from closing
+
+
+def epoch_table(board: Board) -> Text:
+    """The blocks at the end of an epoch in three columns of 26 cells, for logs."""
+    cells = [
+        Text.assemble(
+            f"{_cut(row.label, 11):11} {_number(row.norm):>7} ",
+            (f"{_cut(row.state, 6):6}", STYLES[row.severity]),
+        )
+        for row in board.rows()
+    ]
+    depth = math.ceil(len(cells) / 3)
+    lines = [Text("  ").join(cells[i::depth]) for i in range(depth)]
+    return Text("\n").join([Text(f"GradWatch {_summary(board)}", style="bold"), *lines])
+
+
+def news_line(news: News) -> Text:
+    """What has just begun, grown worse or ended."""
+    finding = news.finding
+    if news.change == "end":
+        told = f"{finding.rule} in {finding.module} is over at step {news.step}"
+        return Text.assemble(("GradWatch ended ", "green"), told)
+    word = f"GradWatch {finding.severity} {finding.rule}"
+    worse = " (worse)" if news.change == "worse" else ""
+    return Text.assemble((f"{word}{worse} ", STYLES[finding.severity]), finding.message)
+
+
+def end_report(report: Report, files: Iterable[Path]) -> Text:
+    """The verdict, the findings and where the files are."""
+    lines = str(report).split("\n")
+    style = "bold green" if report.healthy else "bold red"
+    verdict = Text(lines[0], style=style if report.steps else "bold yellow")
+    styled = [
+        Text(line, style=STYLES[finding.severity])
+        for line, finding in zip(lines[1:], report.findings, strict=False)
+    ]
+    rest = [Text(line) for line in lines[1 + len(report.findings) :]]
+    paths = [Text(f"  {path}", style="dim") for path in files]
+    return Text("\n").join([verdict, *styled, *rest, *paths])
+
+
+def _summary(board: Board) -> str:
+    epoch = f"{board.epoch}/{board.epochs}" if board.epochs else str(board.epoch)
+    return (
+        f"epoch {epoch}  step {board.step:,}  total norm {_number(board.total)}  "
+        f"clipped {board.clipped:.0%}  AMP skips {board.skipped:,}"
+    )
+
+
+def _rule(summary: str, width: int) -> Text:
+    title = Text.assemble(("── ", "dim"), ("GradWatch", "bold"), "  ", summary, " ")
+    title.append("─" * max(width - title.cell_len, 0), style="dim")
+    title.truncate(width)
+    return title
+
+
+def _standing(finding: Finding, width: int) -> Text:
+    line = Text.assemble((f"● {finding.severity} ", STYLES[finding.severity]), finding.message)
+    line.truncate(width, overflow="ellipsis")
+    return line
+
+
+def _block_lines(rows: Sequence[BlockRow], width: int, room: int) -> list[Text]:
+    """A heading and a line a block; sick blocks stay when there is no room for all."""
+    shown = _fitting(rows, max(room, 1))
+    label = min(max((len(row.label) for row in rows), default=0), _LABEL_WIDTH)
+    rest = max(width - label - _NORM_WIDTH - _STATE_WIDTH - 8, 8)
+    bar = min(rest // 3, _BAR_WIDTH)
+    spark = rest - bar
+    high = _highest(rows)
+    heading = (
+        f"{'block':{label}}  {'norm':>{_NORM_WIDTH}}  {'log scale':{bar}}  {'history':{spark}}"
+    )
+    lines = [Text(f"{heading}  state", style="dim")]
+    for row in shown:
+        line = Text(f"{_cut(row.label, label):{label}}  {_number(row.norm):>{_NORM_WIDTH}}  ")
+        line.append(f"{_bar(row.norm, high, bar):{bar}}  ", style=STYLES[row.severity])
+        line.append(f"{sparkline(row.history, spark):{spark}}  ", style="cyan")
+        line.append(row.state, style=STYLES[row.severity])
+        line.truncate(width)
+        lines.append(line)
+    if len(shown) < len(rows):
+        lines.append(Text(f"… {len(rows) - len(shown)} more blocks (enlarge the window)", "dim"))
+    return lines
+
+
+def _fitting(rows: Sequence[BlockRow], room: int) -> list[BlockRow]:
+    """The rows that fit into ``room`` lines, sick ones first, in forward order."""
+    if len(rows) <= room:
+        return list(rows)
+    first = sorted(rows, key=lambda row: row.severity is None)[: room - 1]
+    return [row for row in rows if any(row is kept for kept in first)]
+
+
+def _highest(rows: Sequence[BlockRow]) -> float:
+    """The upper end of the bars' scale: a whole decade above every norm of the run."""
+    levels = [row.history[np.isfinite(row.history)] for row in rows]
+    return math.ceil(max((float(level.max()) for level in levels if level.size), default=0.0))
+
+
+def _bar(norm: float | None, high: float, width: int) -> str:
+    if norm is None or not math.isfinite(norm) or norm <= 0:
+        return ""
+    share = min(max((math.log10(norm) - high + _DEPTH) / _DEPTH, 0.0), 1.0)
+    whole, part = divmod(round(share * width * 8), 8)
+    return "█" * whole + (_PARTS[part] if part else "")
+
+
+def sparkline(history: Floats, width: int) -> str:
+    """A line of blocks for log10 levels, over at least two decades.
+
+    Args:
+        history: (H,) levels, oldest first; NaN is drawn as ``!``, -Inf as ``·``.
+        width: Cells at the most; the newest point is on the right.
+    """
+    if not history.size:
+        return ""
+    points = _resampled(history, width)
+    finite = points[np.isfinite(points)]
+    if not finite.size:
+        return "".join("·" if point == -np.inf else "!" for point in points)
+    middle = (float(finite.max()) + float(finite.min())) / 2
+    span = max(float(finite.max()) - float(finite.min()), _SPAN)
+    return "".join(_spark(float(point), middle, span) for point in points)
+
+
+def _spark(point: float, middle: float, span: float) -> str:
+    if point == -math.inf:
+        return "·"
+    if not math.isfinite(point):
+        return "!"
+    share = (point - middle) / span + 0.5
+    return _SPARKS[min(max(int(share * len(_SPARKS)), 0), len(_SPARKS) - 1)]
+
+
+def _resampled(history: Floats, width: int) -> Floats:
+    """At most ``width`` points: each the mean of its neighbours."""
+    if history.size <= width:
+        return history
+    return np.array([part.mean() for part in np.array_split(history, width)])
+
+
+def _number(value: float | None) -> str:
+    """A norm in at most 8 cells."""
+    if value is None:
+        return "-"
+    return f"{value:.1e}" if value and not 0.01 <= abs(value) < 1e5 else f"{value:.3g}"
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"

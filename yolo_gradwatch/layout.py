@@ -1,0 +1,127 @@
+"""Reads a model once: its modules, their sizes, its top-level blocks and which feeds which."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from yolo_gradwatch.records import WHOLE, Counts, Layout, Members
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import nn
+
+_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|student_model)(?:\.|$))+")
+_COMPILED_CHILD = re.compile(r"\._orig_mod(?=\.|$)")
+_BLOCK = re.compile(rf"^(?:{WHOLE}\.)?[^.]+")
+
+
+def clean_name(name: str) -> str:
+    """The module's name without the prefixes of DDP, ``torch.compile`` and distillation."""
+    return _COMPILED_CHILD.sub("", _WRAPPERS.sub("", name)) or WHOLE
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The P parameters that a training moves, each once, in the order of ``named_parameters``."""
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def read(model: nn.Module) -> tuple[Layout, Members]:
+    """Read the layout of a model, wrapped or not.
+
+    Returns:
+        The layout over M modules, and how the P parameters of `trainable` make them up.
+    """
+    modules = _named(model)
+    parameters = trainable(model)
+    position = {id(p): i for i, p in enumerate(parameters)}
+    inside = {name: _positions(module, position) for name, module in modules.items()}
+    rows = {name: found for name, found in inside.items() if found}
+    sizes = np.array([p.numel() for p in parameters], np.int64)
+    blocks = _blocks(modules, rows)
+    head = _head(blocks)
+    layout = Layout(
+        modules=tuple(rows),
+        types=tuple(type(modules[name]).__name__ for name in rows),
+        parameters=tuple(int(sizes[found].sum()) for found in rows.values()),
+        block_of=tuple(_block_of(name, blocks) for name in rows),
+        leaf=tuple(bool(_own(modules[name], position)) for name in rows),
+        blocks=tuple((name, type(module).__name__) for name, module in blocks.items()),
+        head=head,
+        edges=tuple(_edges(blocks)),
+    )
+    own = [(m, p) for m, name in enumerate(rows) for p in _own(modules[name], position)]
+    weights = [(m, p) for m, p in own if parameters[p].ndim >= 2]
+    members = Members(
+        indices=np.array([p for found in rows.values() for p in found], np.int64),
+        starts=np.cumsum([0, *map(len, rows.values())], dtype=np.int64)[:-1],
+        elements=sizes,
+        weights=np.array(weights, np.int64).reshape(-1, 2),
+        trunk=tuple(_weights_of(rows, weights, [name for name in blocks if name != head])),
+    )
+    return layout, members
+
+
+def _named(model: nn.Module) -> dict[str, nn.Module]:
+    """Modules by clean name, the whole model first; wrappers and Ultralytics' Sequential merge."""
+    named: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        named.setdefault(clean_name(name), module)
+    return named
+
+
+def _positions(module: nn.Module, position: dict[int, int]) -> list[int]:
+    return [position[id(p)] for p in module.parameters() if id(p) in position]
+
+
+def _own(module: nn.Module, position: dict[int, int]) -> list[int]:
+    return [position[id(p)] for p in module.parameters(recurse=False) if id(p) in position]
+
+
+def _blocks(modules: dict[str, nn.Module], rows: dict[str, list[int]]) -> dict[str, nn.Module]:
+    """Top-level blocks: the children of ``model.model``, and of the root where it has others."""
+    return {
+        name: module
+        for name, module in modules.items()
+        if name != WHOLE and _BLOCK.fullmatch(name) and (hasattr(module, "f") or name in rows)
+    }
+
+
+def _head(blocks: dict[str, nn.Module]) -> str:
+    """The last block of Ultralytics' list, or of the model."""
+    listed = [name for name, block in blocks.items() if hasattr(block, "f")]
+    return (listed or list(blocks) or [""])[-1]
+
+
+def _block_of(name: str, blocks: dict[str, nn.Module]) -> str:
+    found = _BLOCK.match(name)
+    return found.group() if found and found.group() in blocks else ""
+
+
+def _edges(blocks: dict[str, nn.Module]) -> list[tuple[str, str]]:
+    """Who feeds whom, from the ``f`` (from) of each block of an Ultralytics model.
+
+    A negative index is relative to the block; the order of the inputs is kept, because it is the
+    order of the scales of a head.
+    """
+    listed: list[tuple[str, Any]] = [(n, m) for n, m in blocks.items() if hasattr(m, "f")]
+    edges = []
+    for i, (name, block) in enumerate(listed):
+        inputs = block.f if isinstance(block.f, (list, tuple)) else [block.f]
+        sources = [i + f if f < 0 else f for f in inputs]
+        edges += [(listed[s][0], name) for s in sources if 0 <= s < len(listed)]
+    return edges
+
+
+def _weights_of(
+    rows: dict[str, list[int]], weights: list[tuple[int, int]], blocks: list[str]
+) -> Iterator[Counts]:
+    """For each block that has any, the indices of its parameters of two or more dimensions."""
+    indices = {p for _, p in weights}
+    for name in blocks:
+        found = [p for p in rows.get(name, []) if p in indices]
+        if found:
+            yield np.array(found, np.int64)

@@ -1,0 +1,291 @@
+"""From samples to windows, news, files, screen and report: the watch without the trainer."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from yolo_gradwatch import console, runlog
+from yolo_gradwatch.board import Board
+from yolo_gradwatch.detect import matches
+from yolo_gradwatch.diagnosis import Diagnosis
+from yolo_gradwatch.records import EpochTelemetry, Event
+from yolo_gradwatch.report import Report
+from yolo_gradwatch.rollup import Rollup
+from yolo_gradwatch.screen import Screen, is_live_terminal
+from yolo_gradwatch.sinks import scalars
+from yolo_gradwatch.telemetry import Telemetry
+from yolo_gradwatch.thresholds import Thresholds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from rich.text import Text
+
+    from yolo_gradwatch.records import (
+        EventKind,
+        Finding,
+        Layout,
+        Members,
+        News,
+        Sample,
+        Window,
+    )
+    from yolo_gradwatch.sinks import Sink
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a user asks of the watch; ``GradWatch`` explains each."""
+
+    interval: int = 1
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    live: bool | None = None
+    on_finding: Callable[[Finding], None] | None = None
+    stop_on: tuple[str, ...] = ()
+    sinks: tuple[Sink, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What the recorder needs to know of a training.
+
+    Attributes:
+        folder: The run's folder.
+        options: Arguments that findings refer to.
+        epochs: How many it is to have.
+        resumes: Whether it continues an earlier one in the same folder.
+        versions: Of the packages at work.
+        handlers: Log handlers that write to the terminal.
+    """
+
+    folder: Path
+    options: dict[str, object]
+    epochs: int
+    resumes: bool
+    versions: dict[str, str]
+    handlers: Sequence[logging.StreamHandler[Any]]
+
+
+class Recorder:
+    """Takes the samples of one training and makes everything of them that a user sees.
+
+    Args:
+        layout: Of the model that is watched.
+        members: Which parameters make up each module.
+        training: What there is to know of the training.
+        options: Of the watch.
+
+    Attributes:
+        first_step: Number of the first optimizer step of this process.
+        stop_wanted: The finding that is to stop the training; None as long as there is none.
+    """
+
+    def __init__(
+        self, layout: Layout, members: Members, training: Training, options: Options
+    ) -> None:
+        self._layout = layout
+        self._training = training
+        self._options = options
+        self._rollup = Rollup(members, options.interval)
+        self._diagnosis = Diagnosis(layout, options.thresholds, training.options)
+        self._board = Board(layout, epochs=training.epochs)
+        self._panel = console.Panel(self._board)
+        self._screen: Screen | None = None
+        self._sinks = list(options.sinks)
+        self._events: list[Event] = []
+        self._epochs: list[EpochTelemetry] = []
+        self._telemetry = Telemetry(0)
+        self._status = "running"
+        self.first_step = 1
+        self.stop_wanted: Finding | None = None
+        resume = training.resumes and self._continue()
+        self._log: runlog.RunLog | None = runlog.RunLog(training.folder, layout, resume=resume)
+
+    def open(self, safely: Callable[..., None]) -> None:
+        """Begin the files and the live report.
+
+        Args:
+            safely: Calls a function of ours from a stream; what it raises stays with us.
+        """
+        self._on_disk(lambda log: log.start())
+        live = self._options.live
+        if is_live_terminal() if live is None else live:
+            self._screen = Screen(self._panel, self._training.handlers, safely)
+            self._screen.open()
+        self.begin_anew("resume" if self._training.resumes else "start", self.first_step)
+
+    def opens_window(self, step: int) -> bool:
+        """Whether the sample of ``step`` will begin a window, as far as is known before it."""
+        return self._rollup.opens_window(step)
+
+    def begin_anew(self, kind: EventKind, step: int) -> None:
+        """Note that the run begins anew with ``step``; what was before is not compared with."""
+        self._judge(self._rollup.close())
+        event = Event(step, kind)
+        self._events.append(event)
+        self._tell(self._diagnosis.begin_anew(event))
+        self._write_meta()
+
+    def start_epoch(self, epoch: int) -> None:
+        """Count clips and skips of this pass over an epoch."""
+        self._telemetry = Telemetry(epoch)
+
+    def take(self, samples: Iterable[Sample]) -> None:
+        """Take steps as they land, in order."""
+        for sample in samples:
+            windows = self._rollup.add(sample)
+            norms = self._rollup.newest
+            self._telemetry.add(sample, float(norms[0]))
+            self._board.add(sample, norms)
+            self._judge(windows)
+
+    def redraw(self) -> None:
+        """Bring the live panel up to date, at most a few times a second."""
+        if self._screen:
+            self._screen.redraw()
+
+    def end_epoch(self) -> None:
+        """Close the open window; print the table where there is no live panel."""
+        self._judge(self._rollup.close())
+        epoch = self._telemetry.result()
+        self._telemetry = Telemetry(epoch.epoch)
+        if epoch.steps:
+            self._epochs.append(epoch)
+        self._write_meta()
+        if self._screen is None and epoch.steps:
+            self._print(console.epoch_table(self._board))
+
+    def finish(self, status: str) -> None:
+        """Write and print the outcome: ``finished``, ``failed`` or ``interrupted``."""
+        self._judge(self._rollup.close())
+        self._status = status
+        self._write_meta()
+        if self._screen:
+            self._screen.close()
+            self._screen = None
+        self._print(console.end_report(self.report(), self._files()))
+
+    def report(self) -> Report:
+        """What was found so far."""
+        running = self._telemetry.result()
+        epochs = (*self._epochs, running) if running.steps else tuple(self._epochs)
+        return Report(
+            run=self._training.folder,
+            status=self._status,
+            steps=sum(epoch.steps for epoch in epochs),
+            modules=len(self._layout.modules),
+            findings=tuple(self._diagnosis.findings.all.values()),
+            epochs=epochs,
+        )
+
+    def close(self) -> None:
+        """Give the terminal back and close files and sinks, whatever has happened."""
+        if self._screen:
+            self._screen.close()
+        for sink in self._sinks:
+            self._called(sink.close)
+        if self._log:
+            self._log.close()
+
+    def _continue(self) -> bool:
+        """Take over the count, the events and the findings of the run that is resumed."""
+        folder = self._training.folder
+        if not (folder / runlog.META_FILE).exists():
+            return False  # its first part was not watched
+        meta = runlog.read_meta(folder)
+        runlog.mend(folder, len(meta["layout"]["modules"]))
+        self.first_step = runlog.last_step(folder / runlog.WINDOWS_FILE) + 1
+        self._events = runlog.events_of_meta(meta)
+        self._epochs = [EpochTelemetry(**raw) for raw in meta["epochs"]]
+        self._diagnosis.findings.restore(runlog.read_findings(folder))
+        return True
+
+    def _judge(self, windows: Iterable[Window]) -> None:
+        for window in windows:
+            news = self._diagnosis.update(window)
+            self._write(window)
+            self._tell(news)
+            numbers = scalars(self._layout, window) if self._sinks else {}
+            for sink in list(self._sinks):
+                if not self._called(sink.write, numbers, window.step_last):
+                    self._sinks.remove(sink)
+
+    def _write(self, window: Window) -> None:
+        self._on_disk(lambda log: log.write_window(window))
+
+    def _tell(self, news: Sequence[News]) -> None:
+        if not news:
+            return
+        self._on_disk(lambda log: log.write_news(news))
+        self._board.show(self._diagnosis.findings.all.values())
+        for one in news:
+            self._print(console.news_line(one))
+            if one.change == "end":
+                continue
+            if self._options.on_finding:
+                self._called(self._options.on_finding, one.finding)
+            if self.stop_wanted is None and matches(one.finding, self._options.stop_on):
+                self.stop_wanted = one.finding
+
+    def _called(self, call: Callable[..., object], *args: object) -> bool:
+        """Whether a function of the user's went through; what it raises is told, once."""
+        try:
+            call(*args)
+        except Exception as error:  # noqa: BLE001  # other people's code
+            name = getattr(call, "__qualname__", repr(call))
+            _LOG.warning("GradWatch: %s raised %s: %s", name, type(error).__name__, error)
+            return False
+        return True
+
+    def _on_disk(self, write: Callable[[runlog.RunLog], None]) -> None:
+        """Write to the files; where that fails, go on without them."""
+        if self._log is None:
+            return
+        try:
+            write(self._log)
+        except OSError as error:
+            _LOG.warning(
+                "GradWatch writes no more to %s: %s; the training and the live report go on",
+                self._training.folder,
+                error.strerror,
+            )
+            with suppress(OSError):
+                self._log.close()
+            self._log = None
+
+    def _write_meta(self) -> None:
+        meta = {
+            "format_version": runlog.FORMAT_VERSION,
+            "status": self._status,
+            "versions": self._training.versions,
+            "options": {
+                "interval": self._options.interval,
+                "stop_on": list(self._options.stop_on),
+                "training": self._training.options,
+            },
+            "thresholds": asdict(self._options.thresholds),
+            "layout": runlog.meta_of_layout(self._layout),
+            "events": [asdict(event) for event in self._events],
+            "epochs": [asdict(epoch) for epoch in self.report().epochs],
+        }
+        self._on_disk(lambda log: log.write_meta(meta))
+
+    def _print(self, text: Text) -> None:
+        if self._screen:
+            self._screen.print(text)
+        else:
+            Console(file=sys.stdout, highlight=False).print(text, soft_wrap=True)
+
+    def _files(self) -> list[Path]:
+        names = (runlog.WINDOWS_FILE, runlog.ALERTS_FILE, runlog.META_FILE)
+        paths = (self._training.folder / name for name in names)
+        return [path for path in paths if path.exists()]

@@ -1,0 +1,253 @@
+"""The values that travel between the modules: frozen, without behaviour.
+
+Axes: P parameters in the order of ``model.named_parameters()``, M modules in the order of
+``model.named_modules()`` with the whole model first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float64]
+Singles: TypeAlias = NDArray[np.float32]
+Counts: TypeAlias = NDArray[np.int64]
+Flags: TypeAlias = NDArray[np.bool_]
+
+Severity = Literal["notice", "warning", "critical"]
+EventKind = Literal["start", "resume", "nan_recovery", "oom_restart"]
+Change = Literal["start", "worse", "end"]
+
+WHOLE = "model"
+"""Name of the row that stands for the whole model."""
+
+CLIP_NORM = 10.0
+"""Total gradient norm above which Ultralytics clips (``BaseTrainer.optimizer_step``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """What is read on the first step of a window only.
+
+    Attributes:
+        weight_norms: (P,) L2 norm of each parameter before the step.
+        zeros: (P,) exactly zero elements of each gradient; NaN for parameters of fewer than two
+            dimensions and where there is no gradient.
+    """
+
+    weight_norms: Floats
+    zeros: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One optimizer step as read from the device.
+
+    Attributes:
+        epoch: Counts from 1.
+        step: Optimizer step of the run, counts from 1.
+        norms: (P,) L2 gradient norm, unscaled, before clipping; 0 where ``missing``.
+        missing: (P,) whether the parameter had no gradient (``grad is None``).
+        skipped: Whether AMP's scaler skips this step because of an overflow.
+        scale: Loss scale of AMP; None without a scaler.
+        detail: Taken on the first step of a window, else None.
+    """
+
+    epoch: int
+    step: int
+    norms: Floats
+    missing: Flags
+    skipped: bool = False
+    scale: float | None = None
+    detail: Detail | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The modules that own a trainable parameter in their subtree, and how the blocks connect.
+
+    Attributes:
+        modules: (M,) names, the whole model (``model``) first.
+        types: (M,) class names.
+        parameters: (M,) trainable elements of the subtree, shared ones counted once.
+        block_of: (M,) name of the top-level block a module belongs to; "" for the whole model.
+        leaf: (M,) whether the module itself owns a trainable parameter.
+        blocks: Name and class of every top-level block in forward order, also of those without
+            parameters, if the model is an Ultralytics one.
+        head: Name of the block next to the loss.
+        edges: Pairs of block names, from the producer to the consumer of an activation.
+    """
+
+    modules: tuple[str, ...]
+    types: tuple[str, ...]
+    parameters: tuple[int, ...]
+    block_of: tuple[str, ...]
+    leaf: tuple[bool, ...]
+    blocks: tuple[tuple[str, str], ...]
+    head: str
+    edges: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Which parameters make up each module, as one flat list cut into stretches.
+
+    Attributes:
+        indices: Parameter indices of module 0, then of module 1, ...
+        starts: (M,) where the stretch of each module begins in ``indices``.
+        elements: (P,) elements of each parameter.
+        weights: (W, 2) pairs of a module and a parameter of two or more dimensions that it owns.
+        trunk: For each block but the head, the parameter indices of its weights (two or more
+            dimensions); blocks without any are left out.
+    """
+
+    indices: Counts
+    starts: Counts
+    elements: Counts
+    weights: Counts
+    trunk: tuple[Counts, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of optimizer steps, one value for each module.
+
+    Attributes:
+        epoch: Counts from 1.
+        step_first: First captured step of the stretch.
+        step_last: Last captured step of the stretch.
+        steps: Captured steps in it.
+        skipped: How many of these AMP skipped.
+        nonfinite: (M,) steps, not skipped, with a NaN or Inf in the norm.
+        zero: (M,) steps, not skipped, with a gradient whose norm is exactly 0.
+        none: (M,) steps, not skipped, in which no parameter of the module had a gradient.
+        zero_fraction: (M,) share of exactly zero elements in the module's own weight gradient on
+            the first step; NaN for a module without a weight of two or more dimensions.
+        norm_min: (M,) lowest L2 norm over the finite steps; NaN if there is none.
+        norm_mean: (M,) mean L2 norm over the finite steps; NaN if there is none.
+        norm_max: (M,) highest L2 norm over the finite steps; NaN if there is none.
+        weight_norm: (M,) L2 norm of the module's parameters before the first step; NaN if it was
+            not taken, because an anomaly opened the window.
+    """
+
+    epoch: int
+    step_first: int
+    step_last: int
+    steps: int
+    skipped: int
+    nonfinite: Counts
+    zero: Counts
+    none: Counts
+    zero_fraction: Singles
+    norm_min: Singles
+    norm_mean: Singles
+    norm_max: Singles
+    weight_norm: Singles
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One rule that holds for one module in one window.
+
+    Attributes:
+        rule: Identifier, see ``detect.RULES``.
+        severity: As the rule says.
+        module: Name of the module.
+        epoch: Of the first window of its evidence.
+        step: First step of that window.
+        value: The number that was judged.
+        limit: The threshold that it broke.
+    """
+
+    rule: str
+    severity: Severity
+    module: str
+    epoch: int
+    step: int
+    value: float
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Alerts of one cause, told once.
+
+    Attributes:
+        number: Counts from 1 within a run.
+        rule: Identifier, see ``detect.RULES``.
+        severity: Highest of its alerts.
+        module: The module it is about: the one nearest to the loss, or ``model``.
+        modules: Every module with an alert so far, in forward order.
+        epoch: Epoch of the first alert.
+        step: Step of the first alert.
+        step_end: Step at which it was over; None while it stands.
+        value: The number that was judged when it was last told.
+        limit: The threshold.
+        message: What happened, why probably and what to try.
+    """
+
+    number: int
+    rule: str
+    severity: Severity
+    module: str
+    modules: tuple[str, ...]
+    epoch: int
+    step: int
+    step_end: int | None
+    value: float
+    limit: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """A finding that has just begun, grown worse or ended.
+
+    Attributes:
+        change: What happened to it.
+        epoch: Of the window that brought the news.
+        step: First step of that window.
+        finding: Its state from now on.
+    """
+
+    change: Change
+    epoch: int
+    step: int
+    finding: Finding
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A point at which a run begins anew, so that rules must forget what was before.
+
+    Attributes:
+        step: The first optimizer step after it.
+        kind: What happened.
+    """
+
+    step: int
+    kind: EventKind
+
+
+@dataclass(frozen=True, slots=True)
+class EpochTelemetry:
+    """Clipping and AMP of one pass over an epoch.
+
+    Attributes:
+        epoch: Counts from 1; an epoch that is repeated has one entry a pass.
+        steps: Captured optimizer steps.
+        clipped: How many of these had a total norm above ``CLIP_NORM``, not skipped.
+        skipped: How many of these AMP skipped.
+        norm_median: Median total norm over the finite steps; None if there is none.
+        scale: Loss scale of AMP at the last step; None without a scaler.
+    """
+
+    epoch: int
+    steps: int
+    clipped: int
+    skipped: int
+    norm_median: float | None
+    scale: float | None

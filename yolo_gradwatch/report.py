@@ -1,0 +1,92 @@
+"""The outcome of a run in one value, and its text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from yolo_gradwatch.records import EpochTelemetry, Finding
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found in a run, so far or to its end.
+
+    Attributes:
+        run: The run's folder.
+        status: ``running``, ``finished``, ``failed`` or ``interrupted``.
+        steps: Captured optimizer steps.
+        modules: Modules that were watched.
+        findings: In the order in which they began; notices among them.
+        epochs: Clipping and AMP of each epoch.
+    """
+
+    run: Path
+    status: str
+    steps: int
+    modules: int
+    findings: tuple[Finding, ...]
+    epochs: tuple[EpochTelemetry, ...]
+
+    @property
+    def alarms(self) -> tuple[Finding, ...]:
+        """The findings that are more than a notice."""
+        return tuple(f for f in self.findings if f.severity != "notice")
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing but notices was found."""
+        return not self.alarms
+
+    @property
+    def verdict(self) -> str:
+        """The outcome in one line."""
+        if not self.steps:
+            return "no verdict: no optimizer step was watched"
+        watched = f"{_count(self.steps, 'step')}, {_count(self.modules, 'module')}"
+        if self.healthy:
+            return f"healthy, nothing found in {watched}"
+        by_severity = Counter(f.severity for f in self.alarms)
+        counts = ", ".join(
+            f"{by_severity[s]} {s}" for s in ("critical", "warning") if by_severity[s]
+        )
+        first = self.alarms[0]
+        return (
+            f"sick, {counts}; first {first.rule} in {first.module} at step {first.step} ({watched})"
+        )
+
+    def __str__(self) -> str:
+        return "\n".join([f"GradWatch: {self.verdict}", *map(_line, self.findings), *self.facts()])
+
+    def facts(self) -> list[str]:
+        """Lines on clipping and AMP; why there is no verdict, if there is none."""
+        if not self.steps:
+            reason = (
+                "  gradients are accumulated over nbs images (64 unless set) and the training ended "
+                "before that many were seen: set nbs to the batch size, or train longer"
+            )
+            return [reason]
+        clipped = sum(epoch.clipped for epoch in self.epochs)
+        skipped = sum(epoch.skipped for epoch in self.epochs)
+        medians = [e.norm_median for e in self.epochs if e.norm_median is not None]
+        norm = f"median norm {np.median(medians):.3g}, " if medians else ""
+        gradient = (
+            f"  gradient of the whole model: {norm}clipped on {clipped / self.steps:.0%} of the "
+            f"steps (normal for YOLO), AMP skipped {_count(skipped, 'step')}"
+        )
+        return [gradient]
+
+
+def _line(finding: Finding) -> str:
+    over = "" if finding.step_end is None else f" It was over at step {finding.step_end}."
+    return f"  {finding.severity} {finding.rule}: {finding.message}{over}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

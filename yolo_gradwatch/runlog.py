@@ -1,0 +1,279 @@
+"""The files of a run, both directions; what is read back equals what was written bit for bit."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from dataclasses import asdict
+from typing import IO, TYPE_CHECKING, Any
+
+from yolo_gradwatch.records import Event, Finding, Layout, News, Window
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+FORMAT_VERSION = 1
+
+WINDOWS_FILE = "gradwatch.csv"
+ALERTS_FILE = "gradwatch_alerts.csv"
+META_FILE = "gradwatch.json"
+
+COUNT_COLUMNS = ("nonfinite", "zero", "none")
+FLOAT_COLUMNS = ("zero_fraction", "norm_min", "norm_mean", "norm_max", "weight_norm")
+WINDOW_COLUMNS = (
+    "epoch",
+    "step_first",
+    "step_last",
+    "module",
+    "type",
+    "parameters",
+    "steps",
+    "skipped",
+    *COUNT_COLUMNS,
+    *FLOAT_COLUMNS,
+)
+ALERT_COLUMNS = (
+    "finding",
+    "event",
+    "step",
+    "epoch",
+    "severity",
+    "rule",
+    "module",
+    "value",
+    "limit",
+    "message",
+)
+
+
+class FormatError(ValueError):
+    """A file of a run that cannot be read: which, where, and what to do."""
+
+
+class _Table:
+    """A CSV file that is opened by its first rows and flushed after each block of them.
+
+    Ultralytics empties the run's folder before it starts the processes of a multi-GPU run, so
+    nothing is opened earlier.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], *, append: bool) -> None:
+        self._path = path
+        self._columns = columns
+        self._append = append
+        self._file: IO[str] | None = None
+
+    def write(self, rows: Iterable[Sequence[object]]) -> None:
+        """Append rows, so that a killed run keeps them."""
+        if self._file is None:
+            self._file = self._open()
+        csv.writer(self._file, lineterminator="\n").writerows(rows)
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _open(self) -> IO[str]:
+        new = not (self._append and self._path.exists())
+        file = self._path.open("w" if new else "a", newline="", encoding="utf-8")
+        if new:
+            csv.writer(file, lineterminator="\n").writerow(self._columns)
+        return file
+
+
+class RunLog:
+    """Writes the files of one training into its folder.
+
+    Args:
+        folder: The run's folder.
+        layout: Of the model that is watched.
+        resume: Continue the files that are there instead of replacing them.
+    """
+
+    def __init__(self, folder: Path, layout: Layout, *, resume: bool) -> None:
+        self._folder = folder
+        self._fixed = list(zip(layout.modules, layout.types, layout.parameters, strict=True))
+        self._windows = _Table(folder / WINDOWS_FILE, WINDOW_COLUMNS, append=resume)
+        self._alerts = _Table(folder / ALERTS_FILE, ALERT_COLUMNS, append=resume)
+
+    def start(self) -> None:
+        """Create the tables, with their header only."""
+        self._windows.write([])
+        self._alerts.write([])
+
+    def write_window(self, window: Window) -> None:
+        """Append one row a module."""
+        counts = zip(*(getattr(window, name).tolist() for name in COUNT_COLUMNS), strict=True)
+        floats = zip(*(_texts(getattr(window, name)) for name in FLOAT_COLUMNS), strict=True)
+        head = (window.epoch, window.step_first, window.step_last)
+        shared = (window.steps, window.skipped)
+        self._windows.write(
+            (*head, *fixed, *shared, *count, *values)
+            for fixed, count, values in zip(self._fixed, counts, floats, strict=True)
+        )
+
+    def write_news(self, news: Iterable[News]) -> None:
+        """Append one row for each finding that began, grew worse or ended."""
+        self._alerts.write([_alert_row(one) for one in news])
+
+    def write_meta(self, meta: dict[str, Any]) -> None:
+        """Replace ``gradwatch.json`` whole, so that a reader never sees half of it."""
+        path = self._folder / META_FILE
+        draft = path.with_name(f"{META_FILE}.tmp")
+        draft.write_text(json.dumps(meta, indent=1, allow_nan=False), encoding="utf-8")
+        draft.replace(path)
+
+    def close(self) -> None:
+        """Close the tables."""
+        self._windows.close()
+        self._alerts.close()
+
+
+def meta_of_layout(layout: Layout) -> dict[str, Any]:
+    """The layout as it stands in ``gradwatch.json``."""
+    return asdict(layout)
+
+
+def layout_of_meta(meta: dict[str, Any]) -> Layout:
+    """The layout from ``gradwatch.json``."""
+    raw = meta["layout"]
+    pairs: dict[str, Any] = {
+        name: tuple(tuple(pair) for pair in raw[name]) for name in ("blocks", "edges")
+    }
+    columns = ("modules", "types", "parameters", "block_of", "leaf")
+    arrays: dict[str, Any] = {name: tuple(raw[name]) for name in columns}
+    return Layout(**arrays, **pairs, head=raw["head"])
+
+
+def events_of_meta(meta: dict[str, Any]) -> list[Event]:
+    """The points at which the run began anew, by step."""
+    return [Event(event["step"], event["kind"]) for event in meta["events"]]
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """The content of ``gradwatch.json``.
+
+    Raises:
+        FormatError: It is missing, not JSON, or of a later version of this package.
+    """
+    path = folder / META_FILE
+    try:
+        meta: Any = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FormatError(f"{path}: {error.strerror}; was this training watched?") from error
+    except ValueError as error:
+        raise FormatError(f"{path}: not JSON ({error}); restore it from a copy") from error
+    version = meta.get("format_version") if isinstance(meta, dict) else None
+    if version != FORMAT_VERSION:
+        raise FormatError(
+            f"{path}: format version {version}, this yolo_gradwatch reads {FORMAT_VERSION}; "
+            "update it with pip install -U yolo-gradwatch"
+        )
+    return dict(meta)
+
+
+def whole_windows(path: Path, modules: int) -> int:
+    """Bytes of ``gradwatch.csv`` up to the end of its last whole window.
+
+    A killed training may leave a torn line, or a window without all of its rows.
+
+    Args:
+        path: The file; a missing one has 0 bytes.
+        modules: Rows of a window.
+    """
+    content = path.read_bytes() if path.exists() else b""
+    end = content.rfind(b"\n") + 1
+    begin, rows, step = end, 0, None
+    for line in _lines_backwards(content, end):
+        current = line.split(b",", 2)[1:2]
+        if step not in (None, current):
+            break
+        step = current
+        begin -= len(line)
+        rows += 1
+    return end if rows >= modules or begin == 0 else begin
+
+
+def whole_lines(path: Path) -> int:
+    """Bytes of a file up to the end of its last whole line; 0 if there is no file."""
+    return path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
+
+
+def _lines_backwards(content: bytes, end: int) -> Iterator[bytes]:
+    while end:
+        begin = content.rfind(b"\n", 0, end - 1) + 1
+        yield content[begin:end]
+        end = begin
+
+
+def last_step(path: Path) -> int:
+    """The last step of ``gradwatch.csv``, 0 if it holds no window."""
+    content = path.read_bytes() if path.exists() else b""
+    last = next(_lines_backwards(content, len(content)), b"").split(b",", 3)
+    return int(last[2]) if len(last) > 2 and last[2].isdigit() else 0
+
+
+def mend(folder: Path, modules: int) -> None:
+    """Cut a torn end off the tables of a run, so that a resumed training can append."""
+    windows, alerts = folder / WINDOWS_FILE, folder / ALERTS_FILE
+    for path, end in ((windows, whole_windows(windows, modules)), (alerts, whole_lines(alerts))):
+        if path.exists():
+            os.truncate(path, end)
+
+
+def read_findings(folder: Path) -> list[Finding]:
+    """The findings of ``gradwatch_alerts.csv`` as they were last told, by number.
+
+    Of the modules of a finding, the file holds only the one that it is named after.
+    """
+    path = folder / ALERTS_FILE
+    found: dict[int, Finding] = {}
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                found[int(row["finding"])] = _finding(row, found.get(int(row["finding"])))
+    return list(found.values())
+
+
+def _finding(row: dict[str, Any], earlier: Finding | None) -> Finding:
+    step = int(row["step"])
+    return Finding(
+        number=int(row["finding"]),
+        rule=row["rule"],
+        severity=row["severity"],
+        module=row["module"],
+        modules=(row["module"],),
+        epoch=earlier.epoch if earlier else int(row["epoch"]),
+        step=earlier.step if earlier else step,
+        step_end=step if row["event"] == "end" else None,
+        value=float(row["value"]),
+        limit=float(row["limit"]),
+        message=row["message"],
+    )
+
+
+def _texts(values: Any) -> list[str]:
+    """float32 as text that reads back bit for bit; "" for NaN."""
+    return ["" if math.isnan(value) else f"{value:.9g}" for value in values.tolist()]
+
+
+def _alert_row(news: News) -> tuple[object, ...]:
+    finding = news.finding
+    return (
+        finding.number,
+        news.change,
+        news.step,
+        news.epoch,
+        finding.severity,
+        finding.rule,
+        finding.module,
+        f"{finding.value:.9g}",
+        f"{finding.limit:.9g}",
+        finding.message,
+    )

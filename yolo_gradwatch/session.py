@@ -1,0 +1,159 @@
+"""One training as its trainer drives it: when to read gradients, and the one safety net."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from yolo_gradwatch import layout as layouts
+from yolo_gradwatch import trainer as trainers
+from yolo_gradwatch.capture import Capture
+from yolo_gradwatch.recorder import Options, Recorder, Training
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from yolo_gradwatch.records import Finding
+    from yolo_gradwatch.report import Report
+
+_LOG = logging.getLogger(__name__)
+
+
+class Session:
+    """Watches one training; afterwards nothing of it is left in the trainer.
+
+    Args:
+        trainer: It has not begun to train.
+        options: Of the watch.
+
+    Attributes:
+        folder: The run's folder.
+    """
+
+    def __init__(self, trainer: Any, options: Options) -> None:
+        self._trainer = trainer
+        self._options = options
+        self._recorder: Recorder | None = None
+        self._cleanup = ExitStack()
+        self._is_on = True
+        self._step = 0
+        self._epoch = 0
+        self.folder: Path = trainers.save_dir(trainer)
+        self._safely(self._wait)
+
+    @property
+    def stopped_by(self) -> Finding | None:
+        """The finding that stopped the training, if one did."""
+        return self._recorder.stop_wanted if self._recorder else None
+
+    @property
+    def has_started(self) -> bool:
+        """Whether the training got as far as its first epoch."""
+        return self._recorder is not None
+
+    def report(self) -> Report:
+        """What was found so far.
+
+        Raises:
+            RuntimeError: The training has not begun yet.
+        """
+        if self._recorder is None:
+            raise RuntimeError("the training has not begun yet, so there is nothing to report")
+        return self._recorder.report()
+
+    def _safely(self, call: Callable[..., None], *args: Any) -> None:
+        """Call a part of the watch; what it raises ends the watch, never the training."""
+        if not self._is_on:
+            return
+        try:
+            call(*args)
+        except Exception as error:  # noqa: BLE001  # the one safety net
+            self._is_on = False
+            with suppress(Exception):
+                self._cleanup.close()
+            _LOG.warning(
+                "GradWatch stops watching because of an error of its own; the training goes on. "
+                "Please report it: %s: %s",
+                type(error).__name__,
+                error,
+                exc_info=_LOG.isEnabledFor(logging.DEBUG),
+            )
+
+    def _listen(self, event: str, call: Callable[[], None]) -> None:
+        """Have the trainer call us at an event, until the watch is over."""
+
+        def listener(_trainer: Any) -> None:
+            self._safely(call)
+
+        self._trainer.add_callback(event, listener)
+        self._cleanup.callback(lambda: self._trainer.callbacks[event].remove(listener))
+
+    def _wait(self) -> None:
+        trainers.around_training(self._trainer, partial(self._safely, self._finish))
+        self._listen("on_train_start", self._start)
+
+    def _start(self) -> None:
+        model = trainers.model_of(self._trainer)
+        layout, members = layouts.read(model)
+        training = Training(
+            folder=self.folder,
+            options=trainers.training_options(self._trainer),
+            epochs=trainers.epochs_of(self._trainer),
+            resumes=trainers.resumes(self._trainer),
+            versions=trainers.versions(),
+            handlers=trainers.log_handlers(),
+        )
+        self._capture = Capture(layouts.trainable(model))
+        self._recorder = Recorder(layout, members, training, self._options)
+        self._cleanup.callback(self._recorder.close)
+        self._recorder.open(self._safely)
+        self._step = self._recorder.first_step - 1
+        read = partial(self._safely, self._read, self._recorder)
+        self._cleanup.callback(trainers.after_unscale(self._trainer, read))
+        for event, call in {
+            "on_train_epoch_start": self._start_epoch,
+            "on_train_batch_end": self._end_batch,
+            "on_train_epoch_end": self._end_epoch,
+        }.items():
+            self._listen(event, partial(call, self._recorder))
+
+    def _read(self, recorder: Recorder) -> None:
+        """Read the gradients of this optimizer step, unscaled and not yet clipped."""
+        self._step += 1
+        if (self._step - recorder.first_step) % self._options.interval == 0:
+            self._capture.take(
+                self._epoch,
+                self._step,
+                trainers.amp_state(self._trainer),
+                detailed=recorder.opens_window(self._step),
+            )
+
+    def _start_epoch(self, recorder: Recorder) -> None:
+        epoch = trainers.epoch_of(self._trainer)
+        if epoch <= self._epoch:  # recovery from NaN or from too little memory repeats it
+            recorder.take(self._capture.drain(wait=True))
+            recorder.begin_anew(trainers.restart_kind(self._trainer), self._step + 1)
+        self._epoch = epoch
+        recorder.start_epoch(epoch)
+
+    def _end_batch(self, recorder: Recorder) -> None:
+        recorder.take(self._capture.drain())
+        recorder.redraw()
+        if recorder.stop_wanted and trainers.stops_between_batches(self._trainer):
+            trainers.stop(self._trainer)
+
+    def _end_epoch(self, recorder: Recorder) -> None:
+        recorder.take(self._capture.drain(wait=True))
+        recorder.end_epoch()
+        if recorder.stop_wanted:
+            trainers.stop(self._trainer)
+
+    def _finish(self, outcome: str) -> None:
+        if self._recorder:
+            self._recorder.take(self._capture.drain(wait=True))
+            self._recorder.finish(outcome)
+            del self._capture  # it holds the model's parameters
+        self._cleanup.close()

@@ -1,0 +1,281 @@
+"""All knowledge of Ultralytics' trainer: names, moments, and how to undo what was wrapped.
+
+Read in ultralytics 8.4.0 to 8.4.190. ``BaseTrainer.optimizer_step`` calls ``scaler.unscale_``, then
+clips, steps and zeroes the gradients; right after ``unscale_`` they are what the step sees.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
+
+    from yolo_gradwatch.records import EventKind
+
+OPTIONS = (
+    "task",
+    "model",
+    "data",
+    "epochs",
+    "imgsz",
+    "batch",
+    "nbs",
+    "optimizer",
+    "lr0",
+    "lrf",
+    "momentum",
+    "warmup_epochs",
+    "close_mosaic",
+    "freeze",
+    "seed",
+)
+"""Arguments of the training that are kept with the run, because findings refer to them."""
+
+
+def is_trainer(target: Any) -> bool:
+    """Whether this is a trainer, which has a ``_do_train``, and not a model."""
+    return hasattr(target, "_do_train") and hasattr(target, "run_callbacks")
+
+
+def check_trainable(model: Any) -> None:
+    """Raise if this is not a model that Ultralytics can train.
+
+    Raises:
+        TypeError: It is no Ultralytics model, or one that cannot be trained.
+    """
+    kind = type(model).__name__
+    if not (hasattr(model, "add_callback") and hasattr(model, "train")):
+        raise TypeError(
+            f"attach needs an Ultralytics model (YOLO, RTDETR, ...) or trainer, got {kind}"
+        )
+    tasks = getattr(model, "task_map", None) or {}
+    task = getattr(model, "task", None)
+    if "trainer" not in tasks.get(task, {"trainer": None}):
+        raise TypeError(f"{kind} has no train() in Ultralytics, so there is nothing to watch")
+
+
+def reports() -> bool:
+    """Whether this process speaks for the training: the only one, or rank 0 of several."""
+    from ultralytics.utils import RANK  # noqa: PLC0415  # heavy; only a training pays for it
+
+    return RANK in {-1, 0}
+
+
+def launches_workers(trainer: Any) -> bool:
+    """Whether the training runs in processes that this trainer starts."""
+    return bool(getattr(trainer, "ddp", False))
+
+
+def around_training(trainer: Any, finish: Callable[[str], None]) -> None:
+    """Call ``finish`` with the outcome when the training ends, however it ends.
+
+    ``on_train_end`` comes on success only, and ``teardown`` is in a ``finally`` in late versions
+    only, so the training itself is wrapped, on the instance. The outcome is ``finished``,
+    ``failed`` or ``interrupted`` (Ctrl+C).
+    """
+    train = trainer._do_train
+
+    def watched_train(*args: Any, **kwargs: Any) -> Any:
+        outcome = "failed"
+        try:
+            result = train(*args, **kwargs)
+            outcome = "finished"
+        except KeyboardInterrupt:
+            outcome = "interrupted"
+            raise
+        else:
+            return result
+        finally:
+            del trainer._do_train
+            finish(outcome)
+
+    trainer._do_train = watched_train
+
+
+def after_unscale(trainer: Any, call: Callable[[], None]) -> Callable[[], None]:
+    """Call ``call`` in each optimizer step, once gradients are unscaled and not yet clipped.
+
+    Returns:
+        A function that takes the wrap away; a second call does nothing.
+    """
+    scaler = trainer.scaler
+    unscale = scaler.unscale_
+
+    def watched_unscale(optimizer: Any) -> Any:
+        result = unscale(optimizer)
+        call()
+        return result
+
+    def undo() -> None:
+        if vars(scaler).get("unscale_") is watched_unscale:
+            del scaler.unscale_
+            if getattr(scaler, "unscale_", None) != unscale:  # it was wrapped before us
+                scaler.unscale_ = unscale
+
+    scaler.unscale_ = watched_unscale
+    return undo
+
+
+def amp_state(trainer: Any) -> list[Tensor]:
+    """Whether an overflow was found (above 0) and the loss scale, left on the device.
+
+    Returns:
+        Two tensors of one element; none where no loss scaler is at work (CPU, bf16, amp=False).
+    """
+    scaler = trainer.scaler
+    if not scaler.is_enabled():
+        return []
+    found = list(scaler._found_inf_per_device(trainer.optimizer).values())
+    return [found[0], scaler._scale] if found else []
+
+
+def model_of(trainer: Any) -> nn.Module:
+    """The model that is trained, wrapped by DDP and ``torch.compile`` as it may be."""
+    model: nn.Module = trainer.model
+    return model
+
+
+def save_dir(trainer: Any) -> Path:
+    """The run's folder."""
+    return Path(trainer.save_dir)
+
+
+def epoch_of(trainer: Any) -> int:
+    """The current epoch, counted from 1 as in ``results.csv``."""
+    return int(trainer.epoch) + 1
+
+
+def epochs_of(trainer: Any) -> int:
+    """How many epochs the training is to have."""
+    return int(trainer.epochs)
+
+
+def resumes(trainer: Any) -> bool:
+    """Whether this training continues an earlier one in the same folder."""
+    return bool(trainer.resume)
+
+
+def restart_kind(trainer: Any) -> EventKind:
+    """Why an epoch that begins again does so: NaN recovery, or half the batch after an OOM."""
+    return "nan_recovery" if getattr(trainer, "nan_recovery_attempts", 0) else "oom_restart"
+
+
+def training_options(trainer: Any) -> dict[str, object]:
+    """The arguments that findings refer to; ``amp`` tells whether a loss scaler is at work."""
+    options = {name: getattr(trainer.args, name, None) for name in OPTIONS}
+    plain = {
+        name: value if isinstance(value, (int, float, list, str, type(None))) else str(value)
+        for name, value in options.items()
+    }
+    return {**plain, "amp": bool(trainer.scaler.is_enabled()), "device": str(trainer.device)}
+
+
+def train_model(name: str, attach: Callable[[Any], object], options: dict[str, Any]) -> None:
+    """Build a model from its file, attach to it, and train it.
+
+    Args:
+        name: A ``.yaml`` or ``.pt`` file that Ultralytics finds.
+        attach: Called with the model.
+        options: Arguments of ``train``.
+    """
+    from ultralytics import YOLO  # noqa: PLC0415  # heavy; only a training pays for it
+
+    model = YOLO(name)
+    attach(model)
+    model.train(**options)
+
+
+class Starter:
+    """A callback that every new model of this process gets.
+
+    Ultralytics deep-copies its default callbacks for each model. A copy of this one still calls the
+    same function, and never equals it: a list of data sets is then trained in this process, and not
+    by ``yolo`` commands that know nothing of us.
+
+    Args:
+        begin: Called with each trainer.
+    """
+
+    def __init__(self, begin: Callable[[Any], None]) -> None:
+        self._begin = begin
+
+    def __call__(self, trainer: Any) -> None:
+        """Take a trainer whose training is about to begin."""
+        self._begin(trainer)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Starter:
+        return Starter(self._begin)
+
+
+def run_command(arguments: list[str], begin: Callable[[Any], None]) -> None:
+    """Run Ultralytics' own command line in this process.
+
+    Args:
+        arguments: As after ``yolo``; Ultralytics parses them.
+        begin: Called with the trainer of each training.
+    """
+    from ultralytics import cfg  # noqa: PLC0415  # heavy; only a training pays for it
+    from ultralytics.utils import LOGGER  # noqa: PLC0415
+    from ultralytics.utils.callbacks.base import default_callbacks  # noqa: PLC0415
+
+    starters = default_callbacks["on_pretrain_routine_start"]
+    starters.append(starter := Starter(begin))
+    argv = cfg.ARGV[:]
+    cfg.ARGV[:] = ["yolo", *arguments]
+
+    def is_no_help(record: logging.LogRecord) -> bool:
+        """Of a wrong argument, one line tells more than that and 40 lines of help before it."""
+        return record.msg != cfg.CLI_HELP_MSG or "help" in arguments
+
+    LOGGER.addFilter(is_no_help)
+    try:
+        cfg.entrypoint()
+    finally:
+        LOGGER.removeFilter(is_no_help)
+        cfg.ARGV[:] = argv
+        starters.remove(starter)
+
+
+def argument_names() -> frozenset[str]:
+    """Names that Ultralytics' command line knows."""
+    from ultralytics.cfg import DEFAULT_CFG_DICT, MODES, TASKS  # noqa: PLC0415  # heavy
+
+    return frozenset((*DEFAULT_CFG_DICT, *MODES, *TASKS))
+
+
+def other_mode(arguments: list[str]) -> str | None:
+    """The mode that the arguments ask for, if it is not ``train``."""
+    from ultralytics.cfg import MODES  # noqa: PLC0415  # heavy
+
+    words = [argument.lstrip("-").removeprefix("mode=") for argument in arguments]
+    return next((word for word in words if word in MODES and word != "train"), None)
+
+
+def stop(trainer: Any) -> None:
+    """Ask the trainer to end after this batch, or this epoch where it looks no earlier."""
+    trainer.stop = True
+
+
+def stops_between_batches(trainer: Any) -> bool:
+    """Whether `stop` may be asked for at any batch: several processes agree at an epoch's end."""
+    return int(getattr(trainer, "world_size", 0) or 0) <= 1
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a run depends on."""
+    names = ("torch", "ultralytics", "yolo-gradwatch")
+    return {"python": sys.version.split()[0], **{name: version(name) for name in names}}
+
+
+def log_handlers() -> list[logging.StreamHandler[Any]]:
+    """The handlers through which Ultralytics writes to the terminal."""
+    from ultralytics.utils import LOGGER  # noqa: PLC0415
+
+    return [h for h in LOGGER.handlers if isinstance(h, logging.StreamHandler)]

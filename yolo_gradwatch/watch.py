@@ -1,0 +1,155 @@
+"""`GradWatch`: what a user configures, attaches and asks for the outcome."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from yolo_gradwatch import trainer as trainers
+from yolo_gradwatch.detect import ALARMS
+from yolo_gradwatch.recorder import Options
+from yolo_gradwatch.session import Session
+from yolo_gradwatch.thresholds import Thresholds, check_count
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from yolo_gradwatch.records import Finding
+    from yolo_gradwatch.report import Report
+    from yolo_gradwatch.sinks import Sink
+
+
+class GradWatch:
+    """Watches the gradients of every training of the models that it is attached to.
+
+    Each optimizer step costs one vector of norms, copied without stopping the device; the training
+    itself is not changed by a bit. The files appear in the run's folder.
+
+    Args:
+        interval: Optimizer steps from one captured step to the next.
+        thresholds: Limits of the rules.
+        live: Draw the live panel; None draws it where standard output is a terminal. Without it a
+            table is printed at the end of each epoch.
+        on_finding: Called with each finding when it begins and when it grows worse.
+        stop_on: Rules or kinds of rules, such as ``("nonfinite",)``, that end the training.
+        sinks: Destinations of a few numbers a window, see `Sink`.
+
+    Raises:
+        TypeError: An argument is of the wrong type.
+        ValueError: An argument has an impossible value.
+    """
+
+    def __init__(  # noqa: PLR0913  # the whole configuration, all of it optional
+        self,
+        *,
+        interval: int = 1,
+        thresholds: Thresholds = Thresholds(),  # noqa: B008  # frozen
+        live: bool | None = None,
+        on_finding: Callable[[Finding], None] | None = None,
+        stop_on: Iterable[str] = (),
+        sinks: Iterable[Sink] = (),
+    ) -> None:
+        check_count("interval", interval)
+        if not isinstance(thresholds, Thresholds):
+            raise TypeError(f"thresholds must be a Thresholds, got {type(thresholds).__name__}")
+        if live not in (None, True, False):
+            raise TypeError(f"live must be True, False or None, got {live!r}")
+        if not (on_finding is None or callable(on_finding)):
+            raise TypeError(f"on_finding must be callable, got {type(on_finding).__name__}")
+        self._options = Options(
+            interval=interval,
+            thresholds=thresholds,
+            live=live,
+            on_finding=on_finding,
+            stop_on=alarms("stop_on", stop_on),
+            sinks=_sinks(sinks),
+        )
+        self._session: Session | None = None
+
+    def attach(self, model_or_trainer: Any) -> GradWatch:
+        """Watch every later training of a model, or the training of a trainer.
+
+        Args:
+            model_or_trainer: ``YOLO``, ``RTDETR``, ... before ``train()``, or a trainer before
+                ``trainer.train()``.
+
+        Returns:
+            This watch, so that it can be attached where it is built.
+
+        Raises:
+            TypeError: It is neither, or a model that Ultralytics cannot train.
+            ValueError: Another watch is attached to it.
+        """
+        target = model_or_trainer
+        if not trainers.is_trainer(target):
+            trainers.check_trainable(target)
+        owners = [
+            getattr(callback, "__self__", None)
+            for callback in target.callbacks["on_pretrain_routine_start"]
+        ]
+        if any(owner is self for owner in owners):
+            return self
+        if any(isinstance(owner, GradWatch) for owner in owners):
+            raise ValueError("another GradWatch is attached already; use that one")
+        target.add_callback("on_pretrain_routine_start", self.begin)
+        if trainers.is_trainer(target) and not trainers.launches_workers(target):
+            self.begin(target)  # a trainer's own routine start is over
+        return self
+
+    @property
+    def run_dir(self) -> Path | None:
+        """The folder of the newest training; None before the first."""
+        return self._session.folder if self._session else None
+
+    @property
+    def has_started(self) -> bool:
+        """Whether the newest training got as far as its first epoch."""
+        return self._session is not None and self._session.has_started
+
+    @property
+    def stopped_by(self) -> Finding | None:
+        """The finding that stopped the newest training; None if none did."""
+        return self._session.stopped_by if self._session else None
+
+    def report(self) -> Report:
+        """What was found in the newest training, so far or to its end.
+
+        Raises:
+            RuntimeError: No training has begun.
+        """
+        if self._session is None:
+            raise RuntimeError("no training has begun: attach the watch, then call train()")
+        return self._session.report()
+
+    def begin(self, trainer: Any) -> None:
+        """Watch the training of this trainer; Ultralytics calls it when it has built one."""
+        if trainers.reports():
+            self._session = Session(trainer, self._options)
+
+    def __getstate__(self) -> dict[str, object]:
+        """The configuration alone: Ultralytics pickles callbacks for the processes of a DDP run."""
+        return {"_options": self._options, "_session": None}
+
+
+def alarms(option: str, words: Iterable[str]) -> tuple[str, ...]:
+    """Rules or kinds that an option names, checked.
+
+    Raises:
+        TypeError: They are a single text.
+        ValueError: One is not known, or is a notice.
+    """
+    if isinstance(words, str):
+        raise TypeError(f"{option} must be a list or tuple of names, got the text {words!r}")
+    chosen = tuple(words)
+    for word in chosen:
+        if word not in ALARMS:
+            raise ValueError(f"{option}: {word!r} is not one of {', '.join(ALARMS)}")
+    return chosen
+
+
+def _sinks(sinks: Iterable[Sink]) -> tuple[Sink, ...]:
+    chosen = tuple(sinks)
+    for sink in chosen:
+        if not (callable(getattr(sink, "write", None)) and callable(getattr(sink, "close", None))):
+            raise TypeError(f"sinks: {type(sink).__name__} has no write(scalars, step) and close()")
+    return chosen
