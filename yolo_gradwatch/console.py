@@ -54,11 +54,12 @@ class Panel:
         width, height = options.max_width, console.height
         closing = [Text("─" * width, style="dim"), self.frame] if self.frame else []
         news = [_standing(f, width) for f in self._board.standing if f.severity != "notice"][:3]
-        room = height - 3 - len(news) - len(closing)
+        room = height - 4 - len(news) - len(closing)
         yield _rule(_summary(self._board), width)
         yield Group(*_block_lines(self._board.rows(), width, room))
         yield from news
         yield from closing
+        yield Text()  # Ctrl+C is echoed here; at the end of a full line it would tear the panel
 
 
 def epoch_table(board: Board) -> Text:
@@ -129,15 +130,15 @@ def _block_lines(rows: Sequence[BlockRow], width: int, room: int) -> list[Text]:
     bar = min(rest // 3, _BAR_WIDTH)
     spark = rest - bar
     high = _highest(rows)
-    heading = (
-        f"{'block':{label}}  {'norm':>{_NORM_WIDTH}}  {'log scale':{bar}}  {'history':{spark}}"
-    )
-    lines = [Text(f"{heading}  state", style="dim")]
+    scale = f"1e{high - _DEPTH:+.0f} … 1e{high:+.0f}"
+    heading = f"{'block':{label}}  {'norm':>{_NORM_WIDTH}}  {'state':{_STATE_WIDTH}}"
+    lines = [Text(f"{heading}  {_cut(scale, bar):{bar}}  history", style="dim")]
     for row in shown:
+        style = STYLES[row.severity]
         line = Text(f"{_cut(row.label, label):{label}}  {_number(row.norm):>{_NORM_WIDTH}}  ")
-        line.append(f"{_bar(row.norm, high, bar):{bar}}  ", style=STYLES[row.severity])
-        line.append(f"{sparkline(row.history, spark):{spark}}  ", style="cyan")
-        line.append(row.state, style=STYLES[row.severity])
+        line.append(f"{row.state:{_STATE_WIDTH}}  ", style=style)
+        line.append(f"{_bar(row.norm, high, bar):{bar}}  ", style=style)
+        line.append(sparkline(row.history, spark), style="cyan")
         line.truncate(width)
         lines.append(line)
     if len(shown) < len(rows):
