@@ -68,8 +68,8 @@ class Report:
         """Lines on clipping and AMP; why there is no verdict, if there is none."""
         if not self.steps:
             reason = (
-                "  gradients are accumulated over nbs images (64 unless set) and the training ended "
-                "before that many were seen: set nbs to the batch size, or train longer"
+                "  gradients accumulate over nbs images (64 unless set); the training ended "
+                "before so many were seen: set nbs to the batch size, or train longer"
             )
             return [reason]
         clipped = sum(epoch.clipped for epoch in self.epochs)
