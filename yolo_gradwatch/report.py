@@ -48,8 +48,10 @@ class Report:
     def verdict(self) -> str:
         """The outcome in one line."""
         if not self.steps:
-            return "no verdict: no optimizer step was watched"
-        watched = f"{_count(self.steps, 'step')}, {_count(self.modules, 'module')}"
+            return "no verdict, because no optimizer step was watched"
+        watched = f"{_count(self.steps, 'step')} of {_count(self.modules, 'module')}"
+        if self.status != "finished":
+            watched += f", training {self.status}"
         if self.healthy:
             return f"healthy, nothing found in {watched}"
         by_severity = Counter(f.severity for f in self.alarms)
