@@ -137,6 +137,7 @@ class Recorder:
 
     def start_epoch(self, epoch: int) -> None:
         """Count clips and skips of this pass over an epoch."""
+        self._keep_epoch()
         self._telemetry = Telemetry(epoch)
 
     def take(self, samples: Iterable[Sample]) -> None:
@@ -156,12 +157,9 @@ class Recorder:
     def end_epoch(self) -> None:
         """Close the open window; print the table where there is no live panel."""
         self._judge(self._rollup.close())
-        epoch = self._telemetry.result()
-        self._telemetry = Telemetry(epoch.epoch)
-        if epoch.steps:
-            self._epochs.append(epoch)
+        had_steps = self._keep_epoch()
         self._write_meta()
-        if self._screen is None and epoch.steps:
+        if self._screen is None and had_steps:
             self._print(console.epoch_table(self._board))
 
     def finish(self, status: str) -> None:
@@ -208,6 +206,14 @@ class Recorder:
         self._epochs = [EpochTelemetry(**raw) for raw in meta["epochs"]]
         self._diagnosis.findings.restore(runlog.read_findings(folder))
         return True
+
+    def _keep_epoch(self) -> bool:
+        """Whether the pass over an epoch that ends here had a step."""
+        epoch = self._telemetry.result()
+        self._telemetry = Telemetry(epoch.epoch)
+        if epoch.steps:
+            self._epochs.append(epoch)
+        return epoch.steps > 0
 
     def _judge(self, windows: Iterable[Window]) -> None:
         for window in windows:

@@ -1,0 +1,142 @@
+"""The norms in the file against oracles that are not our own arithmetic."""
+
+import numpy as np
+import pytest
+from training import official, shapes, train
+
+from yolo_gradwatch import GradWatch, load_run
+from yolo_gradwatch.layout import clean_name
+
+pytestmark = pytest.mark.train
+
+RELATIVE = 1e-5
+
+
+class Oracle:
+    """What torch says of the gradients at the moment of the clip, step by step."""
+
+    def __init__(self, monkeypatch):
+        import torch
+
+        self.model = None
+        self.norms, self.totals, self.clip, self.weights, self.zeros = [], [], [], [], []
+        clip = torch.nn.utils.clip_grad_norm_
+
+        def spied(parameters, max_norm, **options):
+            self._look(torch)
+            result = clip(parameters, max_norm, **options)
+            self.clip.append(float(result))
+            return result
+
+        monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spied)
+
+    def take_model(self, trainer):
+        self.model = trainer.model
+
+    def _look(self, torch):
+        norms, totals, weights, zeros = {}, {}, {}, {}
+        for name, module in self.model.named_modules():
+            parameters = [p for p in module.parameters() if p.requires_grad]
+            if not parameters or name == "model":
+                continue
+            gradients = [p.grad for p in parameters]
+            each = [torch.linalg.vector_norm(g.double()) for g in gradients]
+            norms[clean_name(name)] = float(torch.linalg.vector_norm(torch.stack(each)))
+            totals[clean_name(name)] = float(torch.nn.utils.get_total_norm(gradients))
+            weights[clean_name(name)] = float(
+                torch.linalg.vector_norm(torch.cat([p.detach().double().flatten() for p in parameters]))
+            )
+            weight = getattr(module, "weight", None)
+            if weight is not None and weight.requires_grad and weight.ndim > 1:
+                zeros[clean_name(name)] = float((weight.grad == 0).double().mean())
+        self.norms.append(norms)
+        self.totals.append(totals)
+        self.weights.append(weights)
+        self.zeros.append(zeros)
+
+    def check(self, run):
+        """Compare every step and module of a run whose windows are single steps."""
+        steps = dict(list(run.windows.groupby("step_first")))
+        assert len(steps) == len(self.norms) >= 2
+        for step, rows in steps.items():
+            rows = rows.set_index("module")
+            assert (rows["step_last"] == step).all()
+            assert sorted(rows.index) == sorted(self.norms[step - 1])
+            for column in ("norm_min", "norm_mean", "norm_max"):
+                self._close(rows[column], self.norms[step - 1])
+            self._close(rows["norm_mean"], self.totals[step - 1])
+            self._close(rows["weight_norm"], self.weights[step - 1])
+            assert rows.loc["model", "norm_mean"] == pytest.approx(self.clip[step - 1], RELATIVE)
+            fractions = rows["zero_fraction"].dropna()
+            assert sorted(fractions.index) == sorted(self.zeros[step - 1])
+            self._close(fractions, self.zeros[step - 1])
+
+    @staticmethod
+    def _close(column, expected):
+        wanted = np.array([expected[name] for name in column.index])
+        np.testing.assert_allclose(column.to_numpy(np.float64), wanted, rtol=RELATIVE, atol=1e-12)
+
+
+@pytest.fixture
+def oracle(monkeypatch):
+    return Oracle(monkeypatch)
+
+
+def amp_trainer():
+    """A detection trainer with a loss scaler of 65536, which a CPU does not have by itself."""
+    import torch
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    class ScaledTrainer(DetectionTrainer):
+        def _setup_train(self):
+            super()._setup_train()
+            self.scaler = torch.amp.GradScaler("cpu", init_scale=65536.0)
+
+    return ScaledTrainer
+
+
+def check(tmp_path, oracle, **options):
+    watch = GradWatch(live=False)
+    calls = [("on_train_start", oracle.take_model)]
+    train(tmp_path, watch=watch, calls=calls, **options)
+    run = load_run(watch.run_dir)
+    oracle.check(run)
+    return run
+
+
+def test_norms_without_a_scaler(tmp_path, oracle):
+    run = check(tmp_path, oracle, data=shapes(12))
+    assert run.report().healthy
+
+
+def test_norms_are_unscaled_under_a_loss_scaler(tmp_path, oracle):
+    run = check(tmp_path, oracle, data=shapes(12), trainer=amp_trainer())
+    assert (run.windows["skipped"] == 0).all()
+    assert run.meta["epochs"][0]["scale"] == 65536.0
+
+
+def test_norms_are_those_of_accumulated_gradients(tmp_path, oracle):
+    run = check(tmp_path, oracle, data=shapes(16), nbs=8, warmup_epochs=0, epochs=1)
+    assert run.windows["step_last"].max() == 2  # four batches
+
+
+def test_norms_with_frozen_layers_leave_these_out(tmp_path, oracle):
+    run = check(tmp_path, oracle, data=shapes(12), freeze=10)
+    assert "model.9" not in set(run.windows["module"])
+    assert "model.10" in set(run.windows["module"])
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("coco8", "yolo26n.yaml"),
+        ("coco8-seg", "yolo26n-seg.yaml"),
+        ("coco8-pose", "yolo26n-pose.yaml"),
+        ("dota8", "yolo26n-obb.yaml"),
+        ("imagenet10", "yolo26n-cls.yaml"),
+    ],
+)
+def test_norms_on_official_data_for_every_task(tmp_path, oracle, name, model):
+    run = check(tmp_path, oracle, data=official(name), model=model, batch=2, nbs=2, epochs=2)
+    assert run.report().healthy
+    assert run.meta["status"] == "finished"

@@ -1,0 +1,404 @@
+"""The watch in real trainings: what it leaves alone, what it survives, what it writes."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from training import HOME, official, shapes, train
+
+from yolo_gradwatch import GradWatch, load_run
+from yolo_gradwatch.capture import Capture
+
+pytestmark = pytest.mark.train
+
+
+def weights_of(model):
+    return model.trainer.model.state_dict()
+
+
+def parameter(trainer, name):
+    return dict(trainer.model.named_parameters())[name]
+
+
+def spoil(name, value, *, at):
+    """A callback that overwrites a parameter's gradient in its ``at``-th backward pass."""
+
+    def plant(trainer):
+        passes = []
+
+        def hook(gradient):
+            passes.append(1)
+            return gradient * value if len(passes) == at else gradient
+
+        parameter(trainer, name).register_hook(hook)
+
+    return ("on_train_start", plant)
+
+
+def assert_nothing_left(trainer, streams):
+    assert "unscale_" not in vars(trainer.scaler)
+    assert "_do_train" not in vars(trainer)
+    ours = [c for calls in trainer.callbacks.values() for c in calls if "yolo_gradwatch" in repr(c)]
+    assert [c.__name__ for c in ours] in ([], ["begin"])
+    assert (sys.stdout, sys.stderr) == streams
+
+
+def test_weights_are_the_same_bit_for_bit_with_and_without_the_watch(tmp_path):
+    import torch
+
+    bare = train(tmp_path / "bare", epochs=2)
+    watched = train(tmp_path / "watched", watch=GradWatch(live=False), epochs=2)
+    one, other = weights_of(bare), weights_of(watched)
+    assert list(one) == list(other)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    ema, other_ema = (m.trainer.ema.ema.state_dict() for m in (bare, watched))
+    assert all(torch.equal(ema[name], other_ema[name]) for name in ema)
+
+
+def test_nothing_is_left_in_the_trainer_or_in_the_checkpoint(tmp_path):
+    streams = (sys.stdout, sys.stderr)
+    model = train(tmp_path, watch=GradWatch(live=False))
+    assert_nothing_left(model.trainer, streams)
+    checkpoint = model.trainer.last.read_bytes()
+    assert b"yolo_gradwatch" not in checkpoint
+    assert b"GradWatch" not in checkpoint
+
+
+@pytest.mark.parametrize("place", ["take", "drain"])
+def test_an_error_of_ours_costs_the_watch_and_never_the_training(
+    tmp_path, monkeypatch, caplog, place
+):
+    def broken(*args, **options):
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr(Capture, place, broken)
+    streams = (sys.stdout, sys.stderr)
+    with caplog.at_level(logging.WARNING, "yolo_gradwatch"):
+        model = train(tmp_path, watch=GradWatch(live=False))
+    assert_nothing_left(model.trainer, streams)
+    told = [r.getMessage() for r in caplog.records if r.name.startswith("yolo_gradwatch")]
+    assert len(told) == 1
+    assert "ZeroDivisionError: planted" in told[0]
+    assert model.trainer.last.exists()
+
+
+def test_an_error_in_the_training_reaches_the_user_and_the_file(tmp_path):
+    def broken(trainer):
+        raise ValueError("the user's own")
+
+    watch = GradWatch(live=False)
+    streams = (sys.stdout, sys.stderr)
+    with pytest.raises(ValueError, match="the user's own"):
+        train(tmp_path, watch=watch, calls=[("on_train_epoch_end", broken)])
+    assert load_run(watch.run_dir).meta["status"] == "failed"
+    assert (sys.stdout, sys.stderr) == streams
+    assert watch.report().status == "failed"
+
+
+def test_ctrl_c_leaves_whole_files(tmp_path):
+    def interrupt(trainer):
+        raise KeyboardInterrupt
+
+    watch = GradWatch(live=False)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, watch=watch, calls=[("on_train_epoch_end", interrupt)])
+    run = load_run(watch.run_dir)
+    assert run.meta["status"] == "interrupted"
+    assert run.windows["step_last"].max() == 2
+
+
+def test_a_second_training_is_watched_anew_in_its_own_folder(tmp_path):
+    watch = GradWatch(live=False)
+    model = train(tmp_path, watch=watch)
+    first, steps = watch.run_dir, watch.report().steps
+    train(tmp_path, model=model, name="again", epochs=2)
+    assert watch.run_dir == tmp_path / "again"
+    assert first == tmp_path / "run"
+    assert watch.report().steps == 2 * steps
+    assert load_run(first).windows["step_last"].max() == steps
+
+
+def test_a_trainer_can_be_attached_to(tmp_path):
+    from ultralytics.models.yolo.detect import DetectionTrainer
+    from training import TINY
+
+    options = {**TINY, "model": "yolo26n.yaml", "data": shapes(), "project": str(tmp_path)}
+    trainer = DetectionTrainer(overrides=options)
+    watch = GradWatch(live=False).attach(trainer)
+    trainer.train()
+    assert watch.report().steps == 2
+    assert watch.report().healthy
+
+
+def test_a_trainer_class_of_the_users_own_is_watched(tmp_path):
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    class MyTrainer(DetectionTrainer):
+        pass
+
+    watch = GradWatch(live=False)
+    model = train(tmp_path, watch=watch, trainer=MyTrainer)
+    assert type(model.trainer) is MyTrainer
+    assert watch.report().steps == 2
+
+
+def test_interval_captures_every_third_step_and_the_last_report_says_so(tmp_path):
+    watch = GradWatch(live=False, interval=3)
+    train(tmp_path, watch=watch, data=shapes(20))  # five steps
+    run = load_run(watch.run_dir)
+    assert sorted(set(run.windows["step_first"])) == [1, 4]
+    assert run.meta["options"]["interval"] == 3
+
+
+def test_a_run_without_an_optimizer_step_says_why(tmp_path, capsys):
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    class Idle(DetectionTrainer):
+        def optimizer_step(self):
+            """As an epoch that ends before nbs images were seen."""
+
+    watch = GradWatch(live=False)
+    train(tmp_path, watch=watch, trainer=Idle)
+    assert "no optimizer step" in watch.report().verdict
+    assert "nbs" in capsys.readouterr().out
+    assert load_run(watch.run_dir).windows.empty
+
+
+def test_nan_in_one_gradient_is_named_with_its_step(tmp_path):
+    watch = GradWatch(live=False)
+    calls = [spoil("model.6.cv2.conv.weight", float("nan"), at=3)]
+    train(tmp_path, watch=watch, data=shapes(20), calls=calls)
+    first = watch.report().findings[0]
+    assert (first.rule, first.module, first.step) == ("nonfinite", "model.6.cv2.conv", 3)
+    assert "model.6.cv2.conv (Conv2d)" in first.message
+    run = load_run(watch.run_dir)
+    assert tuple(run.alerts.loc[0, ["event", "step", "rule"]]) == ("start", 3, "nonfinite")
+    assert run.report() == watch.report()
+    bad = run.windows[(run.windows["step_first"] == 3) & (run.windows["nonfinite"] > 0)]
+    assert set(bad["module"]) == {"model", "model.6", "model.6.cv2", "model.6.cv2.conv"}
+
+
+def test_an_overflow_under_amp_is_a_notice(tmp_path):
+    from test_numbers import amp_trainer
+
+    watch = GradWatch(live=False)
+    calls = [spoil("model.6.cv2.conv.weight", float("inf"), at=3)]
+    train(tmp_path, watch=watch, data=shapes(20), calls=calls, trainer=amp_trainer())
+    report = watch.report()
+    assert report.healthy
+    assert [(f.rule, f.severity) for f in report.findings] == [("amp_overflow", "notice")]
+    run = load_run(watch.run_dir)
+    whole = run.windows[run.windows["module"] == "model"].set_index("step_first")
+    assert list(whole["skipped"]) == [0, 0, 1, 0, 0]
+    assert (run.windows["nonfinite"] == 0).all()
+    assert run.meta["epochs"][0]["skipped"] == 1
+    assert run.meta["epochs"][0]["scale"] == 32768.0
+    assert run.report() == report
+
+
+def test_a_dead_block_is_named_with_what_is_upstream(tmp_path):
+    def kill(trainer):
+        def silence(module, inputs, output):
+            if output.requires_grad:  # not while validating
+                output.register_hook(lambda gradient: gradient * 0)
+
+        trainer.model.model[9].register_forward_hook(silence)
+
+    watch = GradWatch(live=False)
+    train(tmp_path, watch=watch, data=shapes(20), calls=[("on_train_start", kill)])
+    (finding,) = watch.report().findings
+    assert (finding.rule, finding.module, finding.step) == ("dead", "model.9", 1)
+    assert "upstream" in finding.message
+
+
+def test_a_block_that_does_not_lead_to_the_loss_has_no_gradient(tmp_path):
+    def cut(trainer):
+        trainer.model.model[4].register_forward_hook(lambda module, inputs, output: output.detach())
+
+    watch = GradWatch(live=False)
+    train(tmp_path, watch=watch, data=shapes(20), calls=[("on_train_start", cut)])
+    (finding,) = watch.report().findings
+    assert (finding.rule, finding.module) == ("no_gradient", "model.4")
+    assert "upstream" in finding.message
+
+
+def test_stop_on_ends_the_training_and_keeps_its_checkpoint(tmp_path):
+    watch = GradWatch(live=False, stop_on=("nonfinite",))
+    calls = [spoil("model.6.cv2.conv.weight", float("nan"), at=2)]
+    model = train(tmp_path, watch=watch, data=shapes(20), calls=calls, epochs=3)
+    assert watch.stopped_by.rule == "nonfinite"
+    assert watch.report().steps < 5
+    assert model.trainer.last.exists()
+
+
+def test_on_finding_and_sinks_are_served_and_dropped_when_they_fail(tmp_path, caplog):
+    class Memory:
+        def __init__(self):
+            self.rows, self.closed = [], 0
+
+        def write(self, scalars, step):
+            self.rows.append((step, scalars))
+
+        def close(self):
+            self.closed += 1
+
+    class Broken(Memory):
+        def write(self, scalars, step):
+            super().write(scalars, step)
+            raise OSError("no connection")
+
+    found, good, bad = [], Memory(), Broken()
+
+    def notify(finding):
+        found.append(finding.rule)
+        raise RuntimeError("mail server is down")
+
+    watch = GradWatch(live=False, on_finding=notify, sinks=[good, bad])
+    calls = [spoil("model.6.cv2.conv.weight", float("nan"), at=2)]
+    train(tmp_path, watch=watch, data=shapes(12), calls=calls)
+    assert found[0] == "nonfinite"
+    assert [step for step, _ in good.rows] == [1, 2, 3]
+    assert set(good.rows[0][1]) >= {"gradwatch/model", "gradwatch/model.0", "gradwatch/skipped"}
+    assert len(good.rows[0][1]) < 40
+    assert (len(bad.rows), good.closed) == (1, 1)
+    told = " ".join(r.getMessage() for r in caplog.records if "yolo_gradwatch" in r.name)
+    assert "no connection" in told
+    assert "mail server is down" in told
+
+
+def test_resume_appends_and_continues_the_count(tmp_path):
+    def interrupt(trainer):
+        if trainer.epoch == 2:
+            raise KeyboardInterrupt
+
+    watch = GradWatch(live=False)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, watch=watch, epochs=4, calls=[("on_train_batch_end", interrupt)])
+    before = load_run(watch.run_dir)
+    assert before.windows["step_last"].max() == 5
+    last = tmp_path / "run" / "weights" / "last.pt"
+    resumed = GradWatch(live=False)
+    train(tmp_path, watch=resumed, model=str(last), resume=True, epochs=4)
+    run = load_run(tmp_path / "run")
+    assert run.meta["status"] == "finished"
+    assert [(e["kind"], e["step"]) for e in run.meta["events"]] == [("start", 1), ("resume", 6)]
+    whole = run.windows[run.windows["module"] == "model"]
+    assert list(whole["step_first"]) == list(range(1, 10))
+    assert list(whole["epoch"]) == [1, 1, 2, 2, 3, 3, 3, 4, 4]
+    assert run.windows[: len(before.windows)].equals(before.windows)
+    assert resumed.report() == run.report()
+
+
+def test_a_new_run_into_the_same_folder_replaces_the_files(tmp_path):
+    train(tmp_path, watch=GradWatch(live=False), epochs=2)
+    train(tmp_path, watch=GradWatch(live=False), epochs=1)
+    run = load_run(tmp_path / "run")
+    assert run.windows["step_last"].max() == 2
+    assert [e["kind"] for e in run.meta["events"]] == ["start"]
+
+
+def test_recovery_from_nan_is_an_event_and_ends_the_finding(tmp_path):
+    def ruin(trainer):
+        if trainer.epoch == 1 and not trainer.nan_recovery_attempts:
+            parameter(trainer, "model.6.cv2.conv.weight").data.fill_(float("nan"))
+
+    watch = GradWatch(live=False)
+    train(tmp_path, watch=watch, epochs=3, calls=[("on_train_epoch_start", ruin)])
+    run = load_run(watch.run_dir)
+    assert [(e["kind"], e["step"]) for e in run.meta["events"]] == [("start", 1), ("nan_recovery", 5)]
+    (finding,) = watch.report().findings
+    assert (finding.rule, finding.module, finding.step) == ("nonfinite", "model", 3)
+    assert finding.step_end == 5
+    assert run.report() == watch.report()
+    assert [e["epoch"] for e in run.meta["epochs"]] == [1, 2, 2, 3]
+
+
+def test_half_the_batch_after_too_little_memory_is_an_event(tmp_path):
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    class Poor(DetectionTrainer):
+        def preprocess_batch(self, batch):
+            if self.batch_size == 4 and self._steps_done():
+                raise RuntimeError("CUDA out of memory (planted)")
+            return super().preprocess_batch(batch)
+
+        def _steps_done(self):
+            self.asked = getattr(self, "asked", 0) + 1
+            return self.asked > 1
+
+    watch = GradWatch(live=False)
+    train(tmp_path, watch=watch, trainer=Poor)
+    run = load_run(watch.run_dir)
+    assert [(e["kind"], e["step"]) for e in run.meta["events"]] == [("start", 1), ("oom_restart", 2)]
+    assert sorted(set(run.windows["step_first"])) == [1, 2, 3]  # two images a batch, four a step
+    assert watch.report().steps == 3
+
+
+def test_a_full_disk_costs_a_warning_and_the_table_not_the_run(tmp_path, caplog):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "gradwatch.csv").symlink_to("/dev/full")
+    watch = GradWatch(live=False)
+    model = train(tmp_path, watch=watch)
+    told = [r.getMessage() for r in caplog.records if r.name.startswith("yolo_gradwatch")]
+    assert len(told) == 1
+    assert "No space left on device" in told[0]
+    assert watch.report().steps == 2
+    assert model.trainer.last.exists()
+
+
+def test_every_epoch_has_a_table_where_there_is_no_terminal(tmp_path, capsys):
+    train(tmp_path, watch=GradWatch(), epochs=2)
+    out = capsys.readouterr().out
+    assert out.count("GradWatch epoch") == 2
+    assert "23 Detect" in out
+    assert "GradWatch: healthy" in out
+    assert str(tmp_path / "run" / "gradwatch.csv") in out
+    assert "\x1b[?25" not in out
+
+
+def test_official_coco8_is_healthy(tmp_path):
+    watch = GradWatch(live=False)
+    train(tmp_path, watch=watch, data=official("coco8"), imgsz=160, epochs=6)
+    assert watch.report().healthy
+    assert watch.report().steps == 6
+
+
+def test_a_killed_training_leaves_readable_files_and_can_be_resumed(tmp_path):
+    script = textwrap.dedent(
+        f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from training import train, shapes
+        from yolo_gradwatch import GradWatch
+        from pathlib import Path
+        train(Path({str(tmp_path)!r}), watch=GradWatch(), epochs=200, data={shapes()!r})
+        """
+    )
+    table = tmp_path / "run" / "gradwatch.csv"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and (not table.exists() or table.stat().st_size < 3e5):
+            time.sleep(0.05)  # the other process is at work
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    run = load_run(tmp_path / "run")
+    assert run.meta["status"] == "running"
+    steps = run.windows["step_last"].max()
+    assert steps >= 3
+    assert len(run.windows) == steps * len(run.layout.modules)
+    assert json.loads((tmp_path / "run" / "gradwatch.json").read_text())["format_version"] == 1
+
+
+def test_the_settings_of_the_tests_are_their_own():
+    from ultralytics import settings
+
+    assert str(HOME) in str(settings.file)

@@ -1,0 +1,90 @@
+"""Short real trainings for the tests, isolated from the user's settings."""
+
+import atexit
+import os
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ARCHIVES = Path(__file__).parents[2] / "shared" / "data"
+HOME = Path(tempfile.mkdtemp(prefix="yolo-home-"))
+atexit.register(shutil.rmtree, HOME, ignore_errors=True)
+
+# Read by ultralytics when it is imported; each process of the tests has its own settings.
+os.environ["YOLO_CONFIG_DIR"] = str(HOME)
+os.environ["YOLO_AUTOINSTALL"] = "false"
+if ARCHIVES.is_dir():
+    os.environ["YOLO_OFFLINE"] = "true"
+
+TINY = {
+    "epochs": 1,
+    "imgsz": 64,
+    "batch": 4,
+    "nbs": 4,
+    "workers": 0,
+    "device": "cpu",
+    "amp": False,
+    "plots": False,
+    "val": False,
+    "exist_ok": True,
+    "name": "run",
+}
+"""Every batch is an optimizer step, as small as Ultralytics allows."""
+
+
+def data_folder():
+    """Where the tests' data sets lie, known to Ultralytics' settings."""
+    from ultralytics import settings
+    from ultralytics.data import utils
+
+    folder = HOME / "datasets"
+    settings.update(datasets_dir=str(folder), runs_dir=str(HOME / "runs"), sync=False)
+    utils.DATASETS_DIR = folder  # read from the settings once, when it was imported
+    return folder
+
+
+def official(name):
+    """Unpack one of Ultralytics' tiny data sets, or skip the test where there is none."""
+    folder = data_folder() / name
+    archive = ARCHIVES / f"{name}.zip"
+    if not folder.exists():
+        if not archive.exists():
+            pytest.skip(f"{name} is neither in shared/data nor downloaded")
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(folder.parent)
+    return name if name.startswith("imagenet") else f"{name}.yaml"
+
+
+def shapes(images=8):
+    """A drawn data set with ``images`` to train on: ``images / 4`` steps an epoch."""
+    from yolo_gradwatch.demo import draw_dataset
+
+    data_folder()
+    return str(draw_dataset(HOME / f"shapes-{images}", train=images, val=4))
+
+
+def train(folder, *, watch=None, model="yolo26n.yaml", data=None, trainer=None, calls=(), **options):
+    """Train a model, watched or not, and return it.
+
+    Args:
+        folder: Project folder; the run is ``folder / "run"``.
+        watch: Attached before the callbacks of ``calls``.
+        model: A file or a model.
+        data: A data set; eight drawn images by default.
+        trainer: A trainer class of the test's own.
+        calls: Pairs of an event and a callback.
+        options: Arguments of ``train`` beside ``TINY``.
+    """
+    from ultralytics import YOLO
+
+    data = data or shapes()
+    model = YOLO(model) if isinstance(model, str) else model
+    if watch is not None:
+        watch.attach(model)
+    for event, call in calls:
+        model.add_callback(event, call)
+    model.train(trainer=trainer, data=data, project=str(folder), **{**TINY, **options})
+    return model
