@@ -14,12 +14,13 @@ from rich.text import Text
 
 import yolo_gradwatch
 from yolo_gradwatch import trainer as trainers
-from yolo_gradwatch.detect import ALARMS, matches
+from yolo_gradwatch.detect import ALARMS, alarms, matches
 from yolo_gradwatch.thresholds import Thresholds
-from yolo_gradwatch.watch import GradWatch, alarms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from yolo_gradwatch.watch import GradWatch
 
 FINE, FOUND, UNUSABLE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: no trouble; a finding or a failed training; bad input; --stop-on; Ctrl+C."""
@@ -163,6 +164,8 @@ def _alarms(option: str, words: str) -> tuple[str, ...]:
 
 
 def _watch(interval: int, thresholds: Path | None, stop_on: str, *, live: bool | None) -> GradWatch:
+    from yolo_gradwatch.watch import GradWatch  # noqa: PLC0415  # it loads torch
+
     words = _alarms("--stop-on", stop_on)
     try:
         limits = Thresholds.from_toml(thresholds) if thresholds else Thresholds()

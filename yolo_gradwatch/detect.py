@@ -8,7 +8,7 @@ words in ``advice``.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -112,6 +112,22 @@ ALARMS = tuple(
     sorted({word for name, rule in RULES.items() if rule.kind for word in (name, rule.kind)})
 )
 """The rules and kinds that a run can be stopped or failed on."""
+
+
+def alarms(option: str, words: Iterable[str]) -> tuple[str, ...]:
+    """Rules or kinds that an option names, checked.
+
+    Raises:
+        TypeError: They are a single text.
+        ValueError: One is not known, or is a notice.
+    """
+    if isinstance(words, str):
+        raise TypeError(f"{option} must be a list or tuple of names, got the text {words!r}")
+    chosen = tuple(words)
+    for word in chosen:
+        if word not in ALARMS:
+            raise ValueError(f"{option}: {word!r} is not one of {', '.join(ALARMS)}")
+    return chosen
 
 
 def matches(finding: Finding, words: Collection[str]) -> bool:

@@ -51,7 +51,7 @@ class Report:
             return "no verdict, because no optimizer step was watched"
         watched = f"{_count(self.steps, 'step')} of {_count(self.modules, 'module')}"
         if self.status != "finished":
-            watched += f", training {self.status}"
+            watched += f", run {self.status}"
         if self.healthy:
             return f"healthy, nothing found in {watched}"
         by_severity = Counter(f.severity for f in self.alarms)

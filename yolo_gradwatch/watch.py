@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from yolo_gradwatch import trainer as trainers
-from yolo_gradwatch.detect import ALARMS
+from yolo_gradwatch.detect import alarms
 from yolo_gradwatch.recorder import Options
 from yolo_gradwatch.session import Session
 from yolo_gradwatch.thresholds import Thresholds, check_count
@@ -129,22 +129,6 @@ class GradWatch:
     def __getstate__(self) -> dict[str, object]:
         """The configuration alone: Ultralytics pickles callbacks for the processes of a DDP run."""
         return {"_options": self._options, "_session": None}
-
-
-def alarms(option: str, words: Iterable[str]) -> tuple[str, ...]:
-    """Rules or kinds that an option names, checked.
-
-    Raises:
-        TypeError: They are a single text.
-        ValueError: One is not known, or is a notice.
-    """
-    if isinstance(words, str):
-        raise TypeError(f"{option} must be a list or tuple of names, got the text {words!r}")
-    chosen = tuple(words)
-    for word in chosen:
-        if word not in ALARMS:
-            raise ValueError(f"{option}: {word!r} is not one of {', '.join(ALARMS)}")
-    return chosen
 
 
 def _sinks(sinks: Iterable[Sink]) -> tuple[Sink, ...]:

@@ -1,0 +1,36 @@
+# make demo        the main job: train YOLO26n on drawn shapes, watched (no download of data)
+# make test        everything that a change must pass: lint, types, tests with real trainings
+# make test-fast   the tests without trainings, in seconds
+# Each makes its own virtual environment first; VENV=... puts it elsewhere.
+
+VENV ?= .venv
+PYTHON ?= python3
+RUN := $(VENV)/bin/python -m
+
+.PHONY: demo test test-fast lint clean
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/yolo-gradwatch demo
+
+test: $(VENV)/.installed-dev lint
+	$(RUN) pytest --cov --cov-report=term-missing:skip-covered
+
+test-fast: $(VENV)/.installed-dev
+	$(RUN) pytest -m "not train"
+
+lint: $(VENV)/.installed-dev
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(RUN) pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv .coverage .mypy_cache .pytest_cache .ruff_cache gradwatch-demo runs

@@ -1,0 +1,125 @@
+"""The picture of ARCHITECTURE.md, held against what the modules import."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import yolo_gradwatch
+
+PACKAGE = Path(yolo_gradwatch.__file__).parent
+
+ALLOWED = {
+    "__init__": set(),
+    "records": {"numpy"},
+    "layout": {"numpy", "records"},
+    "thresholds": {"tomli"},
+    "capture": {"numpy", "torch", "records"},
+    "rollup": {"numpy", "records"},
+    "detect": {"numpy", "records"},
+    "advice": {"records"},
+    "findings": {"advice", "detect", "records"},
+    "diagnosis": {"detect", "findings"},
+    "telemetry": {"numpy", "records"},
+    "report": {"numpy"},
+    "runlog": {"records"},
+    "review": {"numpy", "pandas", "diagnosis", "records", "report", "runlog", "thresholds"},
+    "sinks": {"numpy", "records"},
+    "board": {"numpy", "records"},
+    "console": {"numpy", "rich"},
+    "screen": {"rich"},
+    "trainer": {"ultralytics"},
+    "recorder": {
+        "rich",
+        "board",
+        "console",
+        "detect",
+        "diagnosis",
+        "records",
+        "report",
+        "rollup",
+        "runlog",
+        "screen",
+        "sinks",
+        "telemetry",
+        "thresholds",
+    },
+    "session": {"capture", "layout", "recorder", "trainer"},
+    "watch": {"detect", "recorder", "session", "thresholds", "trainer"},
+    "demo": {"PIL", "trainer"},
+    "cli": {"rich", "typer", "demo", "detect", "thresholds", "trainer", "watch"},
+}
+"""Each module and what it may import at run time, the standard library aside."""
+
+
+def imports_at_run_time(path):
+    """Top-level names, and modules of the package, that a file imports outside TYPE_CHECKING."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            node.body = []
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "yolo_gradwatch":
+            names = [f"yolo_gradwatch.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module]
+        else:
+            continue
+        found |= {own_name(name) for name in names}
+    return {name for name in found if name not in sys.stdlib_module_names and name}
+
+
+def own_name(name):
+    first, _, rest = name.partition(".")
+    return rest.partition(".")[0] if first == "yolo_gradwatch" else first
+
+
+def test_the_picture_holds_every_module():
+    assert {path.stem for path in PACKAGE.glob("*.py")} == set(ALLOWED)
+
+
+@pytest.mark.parametrize("module", ALLOWED)
+def test_a_module_imports_only_what_the_picture_allows(module):
+    assert imports_at_run_time(PACKAGE / f"{module}.py") <= ALLOWED[module]
+
+
+@pytest.mark.parametrize("module", ALLOWED)
+def test_every_module_stands_in_the_architecture_document(module):
+    document = Path(__file__).parents[1] / "ARCHITECTURE.md"
+    assert module == "__init__" or f"`{module}`" in document.read_text(encoding="utf-8")
+
+
+def loaded_after(statement):
+    script = f"{statement}; import sys; print(*sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    return {name.partition(".")[0] for name in done.stdout.split()}
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    heavy = {"torch", "ultralytics", "pandas", "numpy", "rich", "typer"}
+    assert not loaded_after("import yolo_gradwatch") & heavy
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from yolo_gradwatch import load_run",
+        "from yolo_gradwatch import Thresholds, Report, Finding, Layout",
+    ],
+)
+def test_reading_a_run_loads_neither_torch_nor_ultralytics(statement):
+    assert not loaded_after(statement) & {"torch", "ultralytics"}
+
+
+def test_every_export_is_there_and_nothing_else_is_public():
+    assert all(hasattr(yolo_gradwatch, name) for name in yolo_gradwatch.__all__)
+    assert set(yolo_gradwatch.__all__) <= set(dir(yolo_gradwatch))
+    with pytest.raises(AttributeError, match="no attribute 'Watcher'"):
+        _ = yolo_gradwatch.Watcher

@@ -1,0 +1,191 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from training import HOME, TINY, data_folder, official, shapes
+
+from yolo_gradwatch import GradWatch, __version__, load_run
+from yolo_gradwatch.cli import main
+
+SMALL = [f"{name}={value}" for name, value in TINY.items()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "--intervall", "3"], "--intervall is neither .* did you mean --interval?"),
+        (["train", "--wibble"], "--wibble is neither"),
+        (["train", "--interval", "0", "model=yolo26n.yaml"], "--interval must be .* 1, got 0"),
+        (["train", "--stop-on", "tired"], "--stop-on: 'tired' is not one of dead"),
+        (["train", "--fail-on", "amp_overflow"], "--fail-on: 'amp_overflow' is not one of"),
+        (["train", "--thresholds", "nowhere.toml"], "nowhere.toml: cannot read thresholds"),
+        (["train", "epchs=3"], r"'epchs' is not a valid YOLO argument.*epochs"),
+        (["train", "epochs=many", "model=yolo26n.yaml"], "'epochs=many'"),
+        (["train", "model=missing.pt", "data=coco8.yaml"], "missing.pt"),
+        (["train", "model=yolo26n.yaml", "data=missing.yaml"], "missing.yaml"),
+        (["val", "model=yolo26n.yaml"], "val: only trainings are watched"),
+        (["segment", "mode=predict"], "predict: only trainings are watched"),
+        (["trian", "model=yolo26n.yaml"], "'trian' is not a valid YOLO argument.*train"),
+        (["demo", "--out", "/dev/null/demo"], "/dev/null"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(capfd, arguments, said):
+    data_folder()
+    assert main(arguments) == 2
+    out, err = capfd.readouterr()
+    line = [line for line in err.splitlines() if line.startswith("Error: ")]
+    assert len(line) == 1
+    assert pytest.importorskip("re").search(said, line[0])
+    assert "Traceback" not in out + err
+    assert "Docs: https" not in out
+
+
+def test_a_folder_that_cannot_be_written_is_named(capfd):
+    where = "/dev/null/runs"
+    assert main(["train", "model=yolo26n.yaml", f"data={shapes()}", *SMALL, f"project={where}"]) == 2
+    assert where in capfd.readouterr().err
+
+
+def test_a_bad_type_is_refused_before_anything_runs(capfd):
+    assert main(["train", "--interval", "soon"]) == 2
+    assert "--interval" in capfd.readouterr().err
+
+
+def test_version(capfd):
+    assert main(["--version"]) == 0
+    assert capfd.readouterr().out.strip() == f"yolo-gradwatch {__version__}"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["demo", "--help"]])
+def test_help_explains_both_kinds_of_arguments(capfd, arguments):
+    assert main(arguments) == 0
+    out = capfd.readouterr().out
+    assert "Exit codes: 0 fine" in out
+    if arguments[0] == "train":
+        assert "ARGS are those of yolo" in out
+        for option in ("--interval", "--no-live", "--thresholds", "--stop-on", "--fail-on"):
+            assert option in out
+
+
+def test_the_hint_knows_every_option_of_the_help(capfd):
+    from yolo_gradwatch.cli import _OURS
+
+    main(["train", "--help"])
+    words = capfd.readouterr().out.split()
+    assert {word for word in words if word.startswith("--")} - {"--help"} >= set(_OURS)
+
+
+def spellings():
+    model, data = "model=yolo26n.yaml", "data={data}"
+    return [
+        ["train", model, data],
+        ["detect", "train", model, data],
+        ["train", "detect", model, data],
+        ["task=detect", "mode=train", model, data],
+        ["train", "--model=yolo26n.yaml", f"--{data}"],
+        ["train", "model", "=", "yolo26n.yaml", data],
+        ["--model=yolo26n.yaml", "train", data, "--interval=1"],
+    ]
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("arguments", spellings())
+def test_every_spelling_of_yolo_is_watched(tmp_path, arguments):
+    filled = [argument.format(data=shapes()) for argument in arguments]
+    assert main([*filled, *SMALL, f"project={tmp_path}", "--no-live"]) == 0
+    assert load_run(tmp_path / "run").report().steps == 2
+
+
+@pytest.mark.train
+def test_another_task_is_watched(tmp_path):
+    data = official("coco8-seg")
+    model = "model=yolo26n-seg.yaml"
+    assert main(["segment", "train", model, f"data={data}", *SMALL, f"project={tmp_path}"]) == 0
+    assert load_run(tmp_path / "run").layout.blocks[-1][1].startswith("Segment")
+
+
+@pytest.mark.train
+def test_paths_with_spaces_and_a_list_of_data_sets_stay_in_this_process(tmp_path):
+    folder = tmp_path / "two sets"
+    sets = f"data=['{shapes(8)}','{shapes(12)}']"
+    assert main(["train", "model=yolo26n.yaml", sets, *SMALL, f"project={folder}"]) == 0
+    tables = sorted(folder.rglob("gradwatch.csv"))
+    assert len(tables) == 2
+
+
+def spoiled(monkeypatch):
+    """Have every training of this process meet a NaN in its second step."""
+    from test_training import spoil
+
+    event, plant = spoil("model.6.cv2.conv.weight", float("nan"), at=2)
+    begin = GradWatch.begin
+
+    def begin_spoiled(self, trainer):
+        begin(self, trainer)
+        trainer.add_callback(event, plant)
+
+    monkeypatch.setattr(GradWatch, "begin", begin_spoiled)
+
+
+@pytest.mark.train
+@pytest.mark.parametrize(
+    ("option", "code"),
+    [
+        (["--fail-on", "nonfinite"], 1),
+        (["--fail-on", "dead"], 0),
+        (["--stop-on", "nonfinite"], 3),
+        ([], 0),
+    ],
+)
+def test_exit_codes_of_a_sick_training(tmp_path, monkeypatch, option, code):
+    spoiled(monkeypatch)
+    data = f"data={shapes()}"
+    arguments = ["train", "model=yolo26n.yaml", data, *SMALL, f"project={tmp_path}", *option]
+    assert main(arguments) == code
+
+
+@pytest.mark.train
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (ValueError, 1)])
+def test_exit_codes_of_a_training_that_breaks_off(tmp_path, monkeypatch, capfd, error, code):
+    begin = GradWatch.begin
+
+    def begin_broken(self, trainer):
+        def broken(_trainer):
+            raise error("planted")
+
+        begin(self, trainer)
+        trainer.add_callback("on_train_epoch_end", broken)
+
+    monkeypatch.setattr(GradWatch, "begin", begin_broken)
+    data = f"data={shapes()}"
+    assert main(["train", "model=yolo26n.yaml", data, *SMALL, f"project={tmp_path}"]) == code
+    assert ("ValueError: planted" in capfd.readouterr().err) == (error is ValueError)
+
+
+@pytest.mark.train
+def test_the_watch_is_gone_from_later_models(tmp_path):
+    from ultralytics.utils.callbacks.base import default_callbacks
+
+    before = list(default_callbacks["on_pretrain_routine_start"])
+    argv = sys.argv[:]
+    main(["train", "model=yolo26n.yaml", f"data={shapes()}", *SMALL, f"project={tmp_path}"])
+    assert default_callbacks["on_pretrain_routine_start"] == before
+    assert sys.argv == argv
+
+
+@pytest.mark.train
+def test_the_demo_needs_no_data_and_leaves_the_files(tmp_path, capfd):
+    assert main(["demo", "--out", str(tmp_path), "--epochs", "1"]) == 0
+    assert "GradWatch: healthy, nothing found in 6 steps" in capfd.readouterr().out
+    run = load_run(tmp_path / "run")
+    assert run.windows["step_last"].max() == 6
+    assert (tmp_path / "data" / "data.yaml").exists()
+
+
+@pytest.mark.train
+def test_the_installed_command_runs():
+    command = Path(sys.executable).with_name("yolo-gradwatch")
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("yolo-gradwatch ")
+    assert HOME.exists()

@@ -1,0 +1,108 @@
+import pickle
+
+import pytest
+
+from yolo_gradwatch import GradWatch, Thresholds
+from yolo_gradwatch.trainer import Starter
+
+
+class FakeModel:
+    """What attach needs of an Ultralytics model."""
+
+    task = "detect"
+    task_map = {"detect": {"trainer": object}}
+
+    def __init__(self):
+        self.callbacks = {"on_pretrain_routine_start": []}
+
+    def add_callback(self, event, call):
+        self.callbacks[event].append(call)
+
+    def train(self):
+        """Never called."""
+
+
+class PredictsOnly(FakeModel):
+    task_map = {"detect": {"predictor": object}}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"interval": 0}, ValueError, "interval must be an integer of at least 1, got 0"),
+        ({"interval": True}, ValueError, "interval must be an integer of at least 1, got True"),
+        ({"interval": 1.5}, ValueError, "interval must be an integer of at least 1, got 1.5"),
+        ({"thresholds": {"dead_windows": 3}}, TypeError, "thresholds must be a Thresholds, got dict"),
+        ({"live": "yes"}, TypeError, "live must be True, False or None, got 'yes'"),
+        ({"on_finding": 3}, TypeError, "on_finding must be callable, got int"),
+        ({"stop_on": "nonfinite"}, TypeError, "stop_on must be a list or tuple of names"),
+        ({"stop_on": ["tired"]}, ValueError, "stop_on: 'tired' is not one of dead"),
+        ({"stop_on": ["amp_overflow"]}, ValueError, "stop_on: 'amp_overflow' is not one of"),
+        ({"sinks": [print]}, TypeError, r"has no write\(scalars, step\) and close\(\)"),
+    ],
+)
+def test_bad_options_are_named_with_their_value(options, error, said):
+    with pytest.raises(error, match=said):
+        GradWatch(**options)
+
+
+@pytest.mark.parametrize("target", [5, None, "yolo26n.pt", object()])
+def test_attach_refuses_what_is_no_model(target):
+    with pytest.raises(TypeError, match=f"attach needs .* got {type(target).__name__}"):
+        GradWatch().attach(target)
+
+
+def test_attach_refuses_a_torch_module():
+    from torch import nn
+
+    with pytest.raises(TypeError, match="attach needs an Ultralytics model .* got Linear"):
+        GradWatch().attach(nn.Linear(2, 2))
+
+
+def test_attach_refuses_a_model_without_training():
+    with pytest.raises(TypeError, match=r"PredictsOnly has no train\(\) in Ultralytics"):
+        GradWatch().attach(PredictsOnly())
+
+
+def test_attach_gives_the_watch_and_a_second_time_changes_nothing():
+    model, watch = FakeModel(), GradWatch()
+    assert watch.attach(model) is watch
+    assert watch.attach(model) is watch
+    assert len(model.callbacks["on_pretrain_routine_start"]) == 1
+
+
+def test_attach_refuses_a_second_watch():
+    model = FakeModel()
+    GradWatch().attach(model)
+    with pytest.raises(ValueError, match="another GradWatch is attached"):
+        GradWatch().attach(model)
+
+
+def test_before_a_training_there_is_no_folder_and_no_report():
+    watch = GradWatch()
+    assert watch.run_dir is None
+    assert watch.stopped_by is None
+    with pytest.raises(RuntimeError, match="no training has begun"):
+        watch.report()
+
+
+def test_a_copy_through_cloudpickle_is_small_and_can_be_used():
+    cloudpickle = pytest.importorskip("cloudpickle")
+    watch = GradWatch(interval=7, thresholds=Thresholds(dead_windows=5), stop_on=["dead"])
+    data = cloudpickle.dumps({"on_pretrain_routine_start": [watch.begin]})
+    assert len(data) < 10_000
+    copy = pickle.loads(data)["on_pretrain_routine_start"][0].__self__  # noqa: S301  # our own
+    assert copy._options == watch._options
+    assert copy.attach(FakeModel()) is copy
+    assert copy.run_dir is None
+
+
+def test_the_command_lines_callback_survives_a_deep_copy_without_being_equal():
+    from copy import deepcopy
+
+    seen = []
+    starter = Starter(seen.append)
+    copy = deepcopy(starter)
+    copy("trainer")
+    assert seen == ["trainer"]
+    assert copy != starter
