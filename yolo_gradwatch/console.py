@@ -32,6 +32,7 @@ _NORM_WIDTH = 8
 _LABEL_WIDTH = 18
 _STATE_WIDTH = 11
 _BAR_WIDTH = 24
+_INDENT = 4
 _SPAN = 2.0  # decades: a history that moves less is drawn flat instead of as noise
 _DEPTH = 6.0  # decades below the highest norm that a bar can show
 
@@ -99,6 +100,18 @@ def end_report(report: Report, files: Iterable[Path]) -> Text:
     rest = [Text(line) for line in lines[1 + len(report.findings) :]]
     paths = [Text(f"  {path}", style="dim") for path in files]
     return Text("\n").join([verdict, *styled, *rest, *paths])
+
+
+def fitted(text: Text, console: Console) -> Text:
+    """Lines wrapped between words on a terminal; whole in a file, where tools read them."""
+    if not console.is_terminal:
+        return text
+    lines: list[Text] = []
+    for line in text.split():
+        room = console.width if line.cell_len <= console.width else console.width - _INDENT
+        first, *rest = line.wrap(console, max(room, 1)) or [line]
+        lines += [first, *(Text(" " * _INDENT).append_text(part) for part in rest)]
+    return Text("\n").join(lines)
 
 
 def _summary(board: Board) -> str:

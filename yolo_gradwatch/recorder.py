@@ -287,9 +287,10 @@ class Recorder:
 
     def _print(self, text: Text) -> None:
         if self._screen:
-            self._screen.print(text)
+            self._screen.print(console.fitted(text, self._screen.console))
         else:
-            Console(file=sys.stdout, highlight=False).print(text, soft_wrap=True)
+            plain = Console(file=sys.stdout, highlight=False)
+            plain.print(console.fitted(text, plain), soft_wrap=True)
 
     def _files(self) -> list[Path]:
         names = (runlog.WINDOWS_FILE, runlog.ALERTS_FILE, runlog.META_FILE)

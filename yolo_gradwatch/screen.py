@@ -38,6 +38,10 @@ class Screen:
         panel: What to draw; its ``frame`` is set to the progress bar's.
         handlers: Log handlers that write to the terminal.
         safely: Calls a function for a stream; what it raises must not reach the training.
+
+    Attributes:
+        console: What it prints to.
+        is_open: Whether the terminal is taken over.
     """
 
     def __init__(
@@ -50,10 +54,10 @@ class Screen:
         self._panel = panel
         self._handlers = handlers
         self._streams = (sys.stdout, sys.stderr)
-        self._console = Console(file=sys.stdout, force_terminal=True, highlight=False)
+        self.console = Console(file=sys.stdout, force_terminal=True, highlight=False)
         self._live = Live(
             panel,
-            console=self._console,
+            console=self.console,
             auto_refresh=False,
             redirect_stdout=False,
             redirect_stderr=False,
@@ -68,7 +72,7 @@ class Screen:
         out, err = self._streams
         self.is_open = True
         self._live.start()
-        self._console.show_cursor(show=True)  # a killed training must not leave it hidden
+        self.console.show_cursor(show=True)  # a killed training must not leave it hidden
         sys.stdout = self._stand_in(out)
         if err is not None and err.isatty():
             sys.stderr = self._stand_in(err)
@@ -97,7 +101,7 @@ class Screen:
 
     def print(self, text: Text) -> None:
         """Print above the panel; a long line is wrapped by the terminal."""
-        self._console.print(text, soft_wrap=True)
+        self.console.print(text, soft_wrap=True)
         self._drawn = time.monotonic()
 
     def redraw(self, seconds: float = REDRAW_SECONDS) -> None:

@@ -1,0 +1,37 @@
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--rewrite-golden", action="store_true", help="write tests/golden anew; read the diff then"
+    )
+
+
+@pytest.fixture
+def golden(request):
+    """Compare a text with ``tests/golden/NAME.txt``, or write it there under the option."""
+
+    def check(name, text):
+        path = GOLDEN / f"{name}.txt"
+        if request.config.getoption("--rewrite-golden"):
+            path.write_text(text, encoding="utf-8", newline="\n")
+        assert text == path.read_text(encoding="utf-8")
+
+    return check
+
+
+@pytest.fixture(autouse=True)
+def _ultralytics_logs_to_this_test():
+    """Point Ultralytics' handlers, made when it was imported, at the stream of this test."""
+    if "ultralytics.utils" in sys.modules:
+        from ultralytics.utils import LOGGER
+
+        for handler in LOGGER.handlers:
+            if type(handler) is logging.StreamHandler:
+                handler.setStream(sys.stdout)
