@@ -34,4 +34,4 @@ def _ultralytics_logs_to_this_test():
 
         for handler in LOGGER.handlers:
             if type(handler) is logging.StreamHandler:
-                handler.setStream(sys.stdout)
+                handler.stream = sys.stdout  # setStream would flush one that may be closed

@@ -43,7 +43,9 @@ def test_bad_input_is_one_sentence_and_exit_code_2(capfd, arguments, said):
 
 def test_a_folder_that_cannot_be_written_is_named(capfd):
     where = "/dev/null/runs"
-    assert main(["train", "model=yolo26n.yaml", f"data={shapes()}", *SMALL, f"project={where}"]) == 2
+    assert (
+        main(["train", "model=yolo26n.yaml", f"data={shapes()}", *SMALL, f"project={where}"]) == 2
+    )
     assert where in capfd.readouterr().err
 
 

@@ -44,7 +44,9 @@ class Oracle:
             norms[clean_name(name)] = float(torch.linalg.vector_norm(torch.stack(each)))
             totals[clean_name(name)] = float(torch.nn.utils.get_total_norm(gradients))
             weights[clean_name(name)] = float(
-                torch.linalg.vector_norm(torch.cat([p.detach().double().flatten() for p in parameters]))
+                torch.linalg.vector_norm(
+                    torch.cat([p.detach().double().flatten() for p in parameters])
+                )
             )
             weight = getattr(module, "weight", None)
             if weight is not None and weight.requires_grad and weight.ndim > 1:
@@ -58,8 +60,8 @@ class Oracle:
         """Compare every step and module of a run whose windows are single steps."""
         steps = dict(list(run.windows.groupby("step_first")))
         assert len(steps) == len(self.norms) >= 2
-        for step, rows in steps.items():
-            rows = rows.set_index("module")
+        for step, table in steps.items():
+            rows = table.set_index("module")
             assert (rows["step_last"] == step).all()
             assert sorted(rows.index) == sorted(self.norms[step - 1])
             for column in ("norm_min", "norm_mean", "norm_max"):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import termios
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ class Terminal:
             stderr=slave,
             env=environment,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  # no threads
         )
         os.set_blocking(self._master, False)
 
@@ -78,11 +79,9 @@ class Terminal:
         return code
 
     def _feed(self):
-        while True:
-            try:
+        with suppress(BlockingIOError):
+            while True:
                 self._stream.feed(os.read(self._master, 65536))
-            except BlockingIOError:
-                return
 
 
 @pytest.mark.parametrize(("columns", "lines"), [(80, 24), (140, 40)])
@@ -111,7 +110,7 @@ def test_ctrl_c_gives_the_terminal_back(tmp_path):
     assert terminal.code() == 130
     shown = terminal.lines()
     assert sum(RULE in line for line in shown) == 1, "a panel was left behind"
-    assert any("run interrupted" in line for line in shown)
+    assert any("interrupted" in line for line in shown)
     assert not any("Traceback" in line for line in shown)
 
 

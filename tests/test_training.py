@@ -126,8 +126,8 @@ def test_a_second_training_is_watched_anew_in_its_own_folder(tmp_path):
 
 
 def test_a_trainer_can_be_attached_to(tmp_path):
-    from ultralytics.models.yolo.detect import DetectionTrainer
     from training import TINY
+    from ultralytics.models.yolo.detect import DetectionTrainer
 
     options = {**TINY, "model": "yolo26n.yaml", "data": shapes(), "project": str(tmp_path)}
     trainer = DetectionTrainer(overrides=options)
@@ -220,7 +220,10 @@ def test_a_dead_block_is_named_with_what_is_upstream(tmp_path):
 
 def test_a_block_that_does_not_lead_to_the_loss_has_no_gradient(tmp_path):
     def cut(trainer):
-        trainer.model.model[4].register_forward_hook(lambda module, inputs, output: output.detach())
+        def detach(module, inputs, output):
+            return output.detach()
+
+        trainer.model.model[4].register_forward_hook(detach)
 
     watch = GradWatch(live=False)
     train(tmp_path, watch=watch, data=shapes(20), calls=[("on_train_start", cut)])
@@ -312,7 +315,10 @@ def test_recovery_from_nan_is_an_event_and_ends_the_finding(tmp_path):
     watch = GradWatch(live=False)
     train(tmp_path, watch=watch, epochs=3, calls=[("on_train_epoch_start", ruin)])
     run = load_run(watch.run_dir)
-    assert [(e["kind"], e["step"]) for e in run.meta["events"]] == [("start", 1), ("nan_recovery", 5)]
+    assert [(e["kind"], e["step"]) for e in run.meta["events"]] == [
+        ("start", 1),
+        ("nan_recovery", 5),
+    ]
     (finding,) = watch.report().findings
     assert (finding.rule, finding.module, finding.step) == ("nonfinite", "model", 3)
     assert finding.step_end == 5
@@ -336,7 +342,10 @@ def test_half_the_batch_after_too_little_memory_is_an_event(tmp_path):
     watch = GradWatch(live=False)
     train(tmp_path, watch=watch, trainer=Poor)
     run = load_run(watch.run_dir)
-    assert [(e["kind"], e["step"]) for e in run.meta["events"]] == [("start", 1), ("oom_restart", 2)]
+    assert [(e["kind"], e["step"]) for e in run.meta["events"]] == [
+        ("start", 1),
+        ("oom_restart", 2),
+    ]
     assert sorted(set(run.windows["step_first"])) == [1, 2, 3]  # two images a batch, four a step
     assert watch.report().steps == 3
 

@@ -10,9 +10,10 @@ class FakeModel:
     """What attach needs of an Ultralytics model."""
 
     task = "detect"
-    task_map = {"detect": {"trainer": object}}
+    tasks = ("trainer", "predictor")
 
     def __init__(self):
+        self.task_map = {"detect": dict.fromkeys(self.tasks, object)}
         self.callbacks = {"on_pretrain_routine_start": []}
 
     def add_callback(self, event, call):
@@ -23,7 +24,7 @@ class FakeModel:
 
 
 class PredictsOnly(FakeModel):
-    task_map = {"detect": {"predictor": object}}
+    tasks = ("predictor",)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,11 @@ class PredictsOnly(FakeModel):
         ({"interval": 0}, ValueError, "interval must be an integer of at least 1, got 0"),
         ({"interval": True}, ValueError, "interval must be an integer of at least 1, got True"),
         ({"interval": 1.5}, ValueError, "interval must be an integer of at least 1, got 1.5"),
-        ({"thresholds": {"dead_windows": 3}}, TypeError, "thresholds must be a Thresholds, got dict"),
+        (
+            {"thresholds": {"dead_windows": 3}},
+            TypeError,
+            "thresholds must be a Thresholds, got dict",
+        ),
         ({"live": "yes"}, TypeError, "live must be True, False or None, got 'yes'"),
         ({"on_finding": 3}, TypeError, "on_finding must be callable, got int"),
         ({"stop_on": "nonfinite"}, TypeError, "stop_on must be a list or tuple of names"),
@@ -48,14 +53,14 @@ def test_bad_options_are_named_with_their_value(options, error, said):
 
 @pytest.mark.parametrize("target", [5, None, "yolo26n.pt", object()])
 def test_attach_refuses_what_is_no_model(target):
-    with pytest.raises(TypeError, match=f"attach needs .* got {type(target).__name__}"):
+    with pytest.raises(TypeError, match=rf"attach needs .* got {type(target).__name__}"):
         GradWatch().attach(target)
 
 
 def test_attach_refuses_a_torch_module():
     from torch import nn
 
-    with pytest.raises(TypeError, match="attach needs an Ultralytics model .* got Linear"):
+    with pytest.raises(TypeError, match=r"attach needs an Ultralytics model .* got Linear"):
         GradWatch().attach(nn.Linear(2, 2))
 
 

@@ -66,7 +66,9 @@ def shapes(images=8):
     return str(draw_dataset(HOME / f"shapes-{images}", train=images, val=4))
 
 
-def train(folder, *, watch=None, model="yolo26n.yaml", data=None, trainer=None, calls=(), **options):
+def train(  # noqa: PLR0913  # as few as there are kinds of trainings
+    folder, *, watch=None, model="yolo26n.yaml", data=None, trainer=None, calls=(), **options
+):
     """Train a model, watched or not, and return it.
 
     Args:

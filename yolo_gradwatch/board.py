@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 HISTORY = 128
 """Points of a block's history; when they are used up, neighbours merge."""
 
-STATES = {"nonfinite": "NaN", "no_gradient": "no gradient"}
+STATES = {"nonfinite": "NaN", "no_gradient": "no grad"}
 """Words for a block's state where the rule's own name is not the best one."""
 
 
@@ -29,7 +29,7 @@ class BlockRow:
         label: Its number and class, as in ``10 C2PSA``.
         norm: L2 gradient norm of the newest step that AMP did not skip; None before the first.
         history: (H,) log10 norms of the run so far, oldest first; -Inf for 0, NaN for non-finite.
-        state: ``ok`` or what is wrong, in a word.
+        state: ``ok`` or what is wrong, in a word; ``-`` before the first step.
         severity: Of the worst standing finding; None if there is none.
     """
 
@@ -93,7 +93,8 @@ class Board:
         self._clipped += self.total > CLIP_NORM
         self._norms = norms[self._rows]
         with np.errstate(divide="ignore"):
-            self._remember(np.log10(self._norms))
+            levels = np.log10(self._norms)
+        self._remember(np.where(np.isfinite(self._norms), levels, np.nan))
 
     def show(self, findings: Iterable[Finding]) -> None:
         """Take the findings; those that are over are left out."""
@@ -102,26 +103,35 @@ class Board:
     def rows(self) -> list[BlockRow]:
         """One row a block that has parameters, in forward order."""
         worst = self._worst()
-        history = self._points[: self._filled]
+        history = self._history()
         return [
             BlockRow(
                 label=label,
                 norm=None if self.total is None else float(self._norms[i]),
                 history=history[:, i],
-                state=STATES.get(f.rule, f.rule) if (f := worst.get(block)) else "ok",
+                state=STATES.get(f.rule, f.rule) if (f := worst.get(block)) else self._calm,
                 severity=f.severity if f else None,
             )
             for i, (block, label) in enumerate(zip(self._blocks, self._labels, strict=True))
         ]
 
+    @property
+    def _calm(self) -> str:
+        return "ok" if self._steps else "-"
+
+    def _history(self) -> Floats:
+        """(H, B) points, the newest made of the steps that have not filled one yet."""
+        points = self._points[: self._filled].copy()
+        return np.vstack([points, np.mean(self._pending, axis=0)]) if self._pending else points
+
     def _worst(self) -> dict[str, Finding]:
-        """For each block, a critical finding before a warning; notices are not about blocks."""
+        """For each block, the newest critical finding, else a warning; never a notice."""
         worst: dict[str, Finding] = {}
         for finding in self.standing:
             if finding.severity == "notice":
                 continue
             for block in {self._block_of[name] for name in finding.modules}:
-                if block not in worst or worst[block].severity == "warning":
+                if finding.severity == "critical" or block not in worst:
                     worst[block] = finding
         return worst
 

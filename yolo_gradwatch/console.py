@@ -54,7 +54,7 @@ class Panel:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width, height = options.max_width, console.height
         closing = [Text("─" * width, style="dim"), self.frame] if self.frame else []
-        news = [_standing(f, width) for f in self._board.standing if f.severity != "notice"][:3]
+        news = [_standing(finding, width) for finding in _gravest(self._board.standing)]
         room = height - 4 - len(news) - len(closing)
         yield _rule(_summary(self._board), width)
         yield Group(*_block_lines(self._board.rows(), width, room))
@@ -67,13 +67,13 @@ def epoch_table(board: Board) -> Text:
     """The blocks at the end of an epoch in three columns of 26 cells, for logs."""
     cells = [
         Text.assemble(
-            f"{_cut(row.label, 11):11} {_number(row.norm):>7} ",
-            (f"{_cut(row.state, 6):6}", STYLES[row.severity]),
+            f"{_cut(row.label, 10):10} {_number(row.norm):>7} ",
+            (f"{_cut(row.state, 7):7}", STYLES[row.severity]),
         )
         for row in board.rows()
     ]
     depth = math.ceil(len(cells) / 3)
-    lines = [Text("  ").join(cells[i::depth]) for i in range(depth)]
+    lines = [Text(" ").join(cells[i::depth]) for i in range(depth)]
     return Text("\n").join([Text(f"GradWatch {_summary(board)}", style="bold"), *lines])
 
 
@@ -81,15 +81,15 @@ def news_line(news: News) -> Text:
     """What has just begun, grown worse or ended."""
     finding = news.finding
     if news.change == "end":
-        told = f"{finding.rule} in {finding.module} is over at step {news.step}"
-        return Text.assemble(("GradWatch ended ", "green"), told)
+        told = f"{finding.rule} in {finding.module}, at step {news.step}"
+        return Text.assemble(("GradWatch ended: ", "green"), told)
     word = f"GradWatch {finding.severity} {finding.rule}"
     worse = " (worse)" if news.change == "worse" else ""
-    return Text.assemble((f"{word}{worse} ", STYLES[finding.severity]), finding.message)
+    return Text.assemble((f"{word}{worse}: ", STYLES[finding.severity]), finding.message)
 
 
-def end_report(report: Report, files: Iterable[Path]) -> Text:
-    """The verdict, the findings and where the files are."""
+def end_report(report: Report) -> Text:
+    """The verdict and the findings."""
     lines = str(report).split("\n")
     style = "bold green" if report.healthy else "bold red"
     verdict = Text(lines[0], style=style if report.steps else "bold yellow")
@@ -98,8 +98,12 @@ def end_report(report: Report, files: Iterable[Path]) -> Text:
         for line, finding in zip(lines[1:], report.findings, strict=False)
     ]
     rest = [Text(line) for line in lines[1 + len(report.findings) :]]
-    paths = [Text(f"  {path}", style="dim") for path in files]
-    return Text("\n").join([verdict, *styled, *rest, *paths])
+    return Text("\n").join([verdict, *styled, *rest])
+
+
+def file_list(files: Iterable[Path]) -> Text:
+    """Where the files are; not to be wrapped, so that a path can be copied."""
+    return Text("\n").join([Text(f"  {path}", style="dim") for path in files])
 
 
 def fitted(text: Text, console: Console) -> Text:
@@ -123,10 +127,19 @@ def _summary(board: Board) -> str:
 
 
 def _rule(summary: str, width: int) -> Text:
+    """The upper edge of the panel with its title; a long one is shortened rather than cut."""
+    if len(summary) + 15 > width:
+        summary = summary.replace("total norm", "norm")
     title = Text.assemble(("── ", "dim"), ("GradWatch", "bold"), "  ", summary, " ")
     title.append("─" * max(width - title.cell_len, 0), style="dim")
-    title.truncate(width)
+    title.truncate(width, overflow="ellipsis")
     return title
+
+
+def _gravest(standing: Iterable[Finding]) -> list[Finding]:
+    """At most three findings, critical ones first, of these the newest."""
+    alarms = [finding for finding in standing if finding.severity != "notice"]
+    return sorted(alarms, key=lambda f: (f.severity != "critical", -f.number))[:3]
 
 
 def _standing(finding: Finding, width: int) -> Text:
@@ -143,9 +156,11 @@ def _block_lines(rows: Sequence[BlockRow], width: int, room: int) -> list[Text]:
     bar = min(rest // 3, _BAR_WIDTH)
     spark = rest - bar
     high = _highest(rows)
-    scale = f"1e{high - _DEPTH:+.0f} … 1e{high:+.0f}"
+    seen = any(row.history.size for row in rows)
+    scale = f"1e{high - _DEPTH:+.0f} … 1e{high:+.0f}" if seen else "log scale"
     heading = f"{'block':{label}}  {'norm':>{_NORM_WIDTH}}  {'state':{_STATE_WIDTH}}"
     lines = [Text(f"{heading}  {_cut(scale, bar):{bar}}  history", style="dim")]
+    lines[0].truncate(width)
     for row in shown:
         style = STYLES[row.severity]
         line = Text(f"{_cut(row.label, label):{label}}  {_number(row.norm):>{_NORM_WIDTH}}  ")
@@ -156,15 +171,19 @@ def _block_lines(rows: Sequence[BlockRow], width: int, room: int) -> list[Text]:
         lines.append(line)
     if len(shown) < len(rows):
         lines.append(Text(f"… {len(rows) - len(shown)} more blocks (enlarge the window)", "dim"))
+        lines[-1].truncate(width)
     return lines
 
 
 def _fitting(rows: Sequence[BlockRow], room: int) -> list[BlockRow]:
-    """The rows that fit into ``room`` lines, sick ones first, in forward order."""
+    """The rows that fit into ``room`` lines, in forward order.
+
+    Sick ones stay, of these the ones near the loss: what is upstream often suffers with them.
+    """
     if len(rows) <= room:
         return list(rows)
-    first = sorted(rows, key=lambda row: row.severity is None)[: room - 1]
-    return [row for row in rows if any(row is kept for kept in first)]
+    order = sorted(range(len(rows)), key=lambda i: (1, i) if rows[i].severity is None else (0, -i))
+    return [rows[i] for i in sorted(order[: room - 1])]
 
 
 def _highest(rows: Sequence[BlockRow]) -> float:
@@ -216,10 +235,14 @@ def _resampled(history: Floats, width: int) -> Floats:
 
 
 def _number(value: float | None) -> str:
-    """A norm in at most 8 cells."""
+    """A norm in at most 7 cells."""
     if value is None:
         return "-"
-    return f"{value:.1e}" if value and not 0.01 <= abs(value) < 1e5 else f"{value:.3g}"
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Inf"
+    if value and not 0.01 <= value < 99_999:
+        return f"{value:.1e}"
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
 
 
 def _cut(text: str, width: int) -> str:

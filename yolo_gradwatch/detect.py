@@ -7,7 +7,6 @@ words in ``advice``.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -70,7 +69,7 @@ def nonfinite(layout: Layout, recent: Sequence[Window], limits: Thresholds) -> I
     skipped = _skipped_in_a_row(recent)
     skips = sum(window.skipped for window in skipped)
     if skips > limits.amp_grace:
-        bad = _leaves(layout) & np.isnan(newest.norm_mean)
+        bad = _leaves(layout) & np.isnan(newest.norm_mean) & ~_without_gradient(recent)
         for name in _names(layout, bad) or [WHOLE]:
             yield Hit(name, float(skips), float(limits.amp_grace), skipped[0])
 
@@ -149,12 +148,11 @@ class Detector:
     def __init__(self, layout: Layout, limits: Thresholds) -> None:
         self._layout = layout
         self._limits = limits
-        self._recent: deque[Window] = deque(maxlen=max(limits.dead_windows, limits.amp_grace + 1))
+        self._recent: list[Window] = []
 
     def update(self, window: Window) -> list[Alert]:
         """Alerts that hold with this window."""
-        self._recent.append(window)
-        recent = list(self._recent)
+        self._recent = self._needed([*self._recent, window])
         return [
             Alert(
                 rule=name,
@@ -166,12 +164,19 @@ class Detector:
                 limit=hit.limit,
             )
             for name, rule in RULES.items()
-            for hit in rule.judge(self._layout, recent, self._limits)
+            for hit in rule.judge(self._layout, self._recent, self._limits)
         ]
 
     def forget(self) -> None:
         """Drop what was before a resume or a recovery."""
-        self._recent.clear()
+        self._recent = []
+
+    def _needed(self, windows: list[Window]) -> list[Window]:
+        """The last windows with an applied step, then those since then that AMP skipped whole."""
+        applied = [window for window in windows if window.skipped < window.steps]
+        skipped = _skipped_in_a_row(windows)
+        longest = self._limits.amp_grace + 1
+        return [*applied[-self._limits.dead_windows :], *skipped[-longest:]]
 
 
 def _leaves(layout: Layout) -> Flags:
@@ -181,6 +186,15 @@ def _leaves(layout: Layout) -> Flags:
 
 def _names(layout: Layout, chosen: Flags) -> list[str]:
     return [layout.modules[m] for m in np.flatnonzero(chosen)]
+
+
+def _without_gradient(recent: Sequence[Window]) -> Flags:
+    """(M,) whether a module had no gradient in the last window with an applied step."""
+    applied = [window for window in recent if window.skipped < window.steps]
+    if not applied:
+        return np.zeros(len(recent[-1].none), np.bool_)
+    without: Flags = applied[-1].none == applied[-1].steps - applied[-1].skipped
+    return without
 
 
 def _skipped_in_a_row(recent: Sequence[Window]) -> list[Window]:

@@ -10,7 +10,7 @@ from yolo_gradwatch.findings import Findings
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from yolo_gradwatch.records import Event, Layout, News, Window
+    from yolo_gradwatch.records import Event, Finding, Layout, News, Window
     from yolo_gradwatch.thresholds import Thresholds
 
 
@@ -36,6 +36,11 @@ class Diagnosis:
         self._epoch = window.epoch
         return self.findings.update(window, self._detector.update(window))
 
+    def restore(self, earlier: Iterable[Finding], epoch: int) -> None:
+        """Take over the findings of the run that is resumed, and the epoch of its last window."""
+        self._epoch = epoch
+        self.findings.restore(earlier)
+
     def begin_anew(self, event: Event) -> list[News]:
         """Forget what was before the event and end the findings that stand."""
         self._detector.forget()
@@ -56,4 +61,6 @@ def replay(diagnosis: Diagnosis, windows: Iterable[Window], events: Iterable[Eve
         while pending and pending[0].step <= window.step_first:
             told += diagnosis.begin_anew(pending.pop(0))
         told += diagnosis.update(window)
+    for event in pending:  # the training broke off before its next window
+        told += diagnosis.begin_anew(event)
     return told

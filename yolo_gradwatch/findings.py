@@ -100,12 +100,12 @@ class Findings:
         """Alerts that join a standing finding; news only if it has grown by much."""
         names = {*finding.modules, *(alert.module for alert in fresh)}
         modules = tuple(name for name in self._layout.modules if name in names)
-        grown = replace(finding, modules=modules, value=fresh[-1].value)
+        grown = replace(finding, modules=modules)
         if len(modules) < SPREAD * self._told[finding.number]:
             self.all[finding.number] = grown
             return []
         self._told[finding.number] = len(modules)
-        return [self._tell("worse", window, grown)]
+        return [self._tell("worse", window, replace(grown, value=fresh[-1].value))]
 
     def _end(self, finding: Finding, epoch: int, step: int) -> News:
         del self._told[finding.number]

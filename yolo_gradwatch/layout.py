@@ -45,11 +45,11 @@ def read(model: nn.Module) -> tuple[Layout, Members]:
     head = _head(blocks)
     layout = Layout(
         modules=tuple(rows),
-        types=tuple(type(modules[name]).__name__ for name in rows),
+        types=tuple(type(_inner(modules[name])).__name__ for name in rows),
         parameters=tuple(int(sizes[found].sum()) for found in rows.values()),
         block_of=tuple(_block_of(name, blocks) for name in rows),
         leaf=tuple(bool(_own(modules[name], position)) for name in rows),
-        blocks=tuple((name, type(module).__name__) for name, module in blocks.items()),
+        blocks=tuple((name, type(_inner(block)).__name__) for name, block in blocks.items()),
         head=head,
         edges=tuple(_edges(blocks)),
     )
@@ -66,7 +66,7 @@ def read(model: nn.Module) -> tuple[Layout, Members]:
 
 
 def _named(model: nn.Module) -> dict[str, nn.Module]:
-    """Modules by clean name, the whole model first; wrappers and Ultralytics' Sequential merge."""
+    """Modules by clean name, the whole model first; of a wrapper and its content, the wrapper."""
     named: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         named.setdefault(clean_name(name), module)
@@ -78,7 +78,16 @@ def _positions(module: nn.Module, position: dict[int, int]) -> list[int]:
 
 
 def _own(module: nn.Module, position: dict[int, int]) -> list[int]:
-    return [position[id(p)] for p in module.parameters(recurse=False) if id(p) in position]
+    own = _inner(module).parameters(recurse=False)
+    return [position[id(p)] for p in own if id(p) in position]
+
+
+def _inner(module: nn.Module) -> nn.Module:
+    """The module inside the wrappers of DDP and ``torch.compile``."""
+    children = dict(module.named_children())
+    if children.keys() in ({"module"}, {"_orig_mod"}):
+        return _inner(*children.values())
+    return module
 
 
 def _blocks(modules: dict[str, nn.Module], rows: dict[str, list[int]]) -> dict[str, nn.Module]:

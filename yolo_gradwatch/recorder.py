@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -170,7 +170,8 @@ class Recorder:
         if self._screen:
             self._screen.close()
             self._screen = None
-        self._print(console.end_report(self.report(), self._files()))
+        self._print(console.end_report(self.report()))
+        Console(file=sys.stdout).print(console.file_list(self._files()), soft_wrap=True)
 
     def report(self) -> Report:
         """What was found so far."""
@@ -187,12 +188,13 @@ class Recorder:
 
     def close(self) -> None:
         """Give the terminal back and close files and sinks, whatever has happened."""
-        if self._screen:
-            self._screen.close()
-        for sink in self._sinks:
-            self._called(sink.close)
-        if self._log:
-            self._log.close()
+        with ExitStack() as stack:  # each is closed, even if the one before fails
+            if self._log:
+                stack.callback(self._log.close)
+            for sink in self._sinks:
+                stack.callback(self._called, sink.close)
+            if self._screen:
+                stack.callback(self._screen.close)
 
     def _continue(self) -> bool:
         """Take over the count, the events and the findings of the run that is resumed."""
@@ -200,11 +202,12 @@ class Recorder:
         if not (folder / runlog.META_FILE).exists():
             return False  # its first part was not watched
         meta = runlog.read_meta(folder)
-        runlog.mend(folder, len(meta["layout"]["modules"]))
-        self.first_step = runlog.last_step(folder / runlog.WINDOWS_FILE) + 1
+        runlog.mend(folder, meta["layout"]["modules"][-1])
+        epoch, step = runlog.last_step(folder / runlog.WINDOWS_FILE)
+        self.first_step = step + 1
         self._events = runlog.events_of_meta(meta)
         self._epochs = [EpochTelemetry(**raw) for raw in meta["epochs"]]
-        self._diagnosis.findings.restore(runlog.read_findings(folder))
+        self._diagnosis.restore(runlog.read_findings(folder), epoch)
         return True
 
     def _keep_epoch(self) -> bool:

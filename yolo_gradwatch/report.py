@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from yolo_gradwatch.records import EpochTelemetry, Finding
 
 
+_STATUS = {"running": "still running", "failed": "training failed"}
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """What was found in a run, so far or to its end.
@@ -51,9 +54,9 @@ class Report:
             return "no verdict, because no optimizer step was watched"
         watched = f"{_count(self.steps, 'step')} of {_count(self.modules, 'module')}"
         if self.status != "finished":
-            watched += f", run {self.status}"
+            watched += f", {_STATUS.get(self.status, self.status)}"
         if self.healthy:
-            return f"healthy, nothing found in {watched}"
+            return f"healthy, {'no alarm' if self.findings else 'nothing found'} in {watched}"
         by_severity = Counter(f.severity for f in self.alarms)
         counts = ", ".join(
             f"{by_severity[s]} {s}" for s in ("critical", "warning") if by_severity[s]

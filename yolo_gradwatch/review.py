@@ -24,7 +24,7 @@ _COUNTS = dict.fromkeys(
     ("epoch", "step_first", "step_last", "parameters", "steps", "skipped", "finding", "step"),
     "int64",
 )
-_FLOATS = dict.fromkeys(runlog.FLOAT_COLUMNS, "float32")
+_FLOATS = {**dict.fromkeys(runlog.FLOAT_COLUMNS, "float32"), "value": "float64", "limit": "float64"}
 _TYPES = {**_CATEGORIES, **_COUNTS, **dict.fromkeys(runlog.COUNT_COLUMNS, "int64"), **_FLOATS}
 
 
@@ -73,18 +73,33 @@ def load_run(path: str | Path) -> Run:
     given = Path(path)
     folder = given.parent if given.suffix == ".csv" else given
     meta = runlog.read_meta(folder)
-    layout = runlog.layout_of_meta(meta)
+    layout = _layout(folder, meta)
     windows = folder / runlog.WINDOWS_FILE
     alerts = folder / runlog.ALERTS_FILE
     return Run(
         folder=folder,
         windows=_table(
-            windows, runlog.WINDOW_COLUMNS, runlog.whole_windows(windows, len(layout.modules))
+            windows, runlog.WINDOW_COLUMNS, runlog.whole_windows(windows, layout.modules[-1])
         ),
         alerts=_table(alerts, runlog.ALERT_COLUMNS, runlog.whole_lines(alerts)),
         layout=layout,
         meta=meta,
     )
+
+
+def _layout(folder: Path, meta: dict[str, Any]) -> Layout:
+    """The layout, once every part that a report needs has been read."""
+    try:
+        runlog.events_of_meta(meta)
+        _ = [EpochTelemetry(**raw) for raw in meta["epochs"]]
+        Thresholds(**meta["thresholds"])
+        _ = meta["options"]["training"].items()
+        return runlog.layout_of_meta(meta)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        path = folder / runlog.META_FILE
+        raise runlog.FormatError(
+            f"{path}: a part is missing or mangled ({error}); restore it from a copy"
+        ) from error
 
 
 def _table(path: Path, columns: tuple[str, ...], end: int) -> pd.DataFrame:
@@ -99,7 +114,8 @@ def _table(path: Path, columns: tuple[str, ...], end: int) -> pd.DataFrame:
     try:
         return pd.read_csv(io.BytesIO(content), dtype=types, keep_default_na=False, na_values=[""])
     except ValueError as error:
-        raise runlog.FormatError(f"{path}: {error}; restore the file from a copy") from error
+        reason = " ".join(str(error).split())
+        raise runlog.FormatError(f"{path}: {reason}; restore the file from a copy") from error
 
 
 def _windows(table: pd.DataFrame, layout: Layout) -> Iterator[Window]:

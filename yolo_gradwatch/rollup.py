@@ -199,4 +199,5 @@ def _fold(rows: list[_Row], members: Members) -> Window:
 
 def _single(values: Floats) -> Singles:
     """Rounded to float32, as the file holds it, so that a replay decides on the same numbers."""
-    return values.astype(np.float32)
+    with np.errstate(over="ignore"):  # beyond 3.4e38: Inf
+        return values.astype(np.float32)

@@ -49,6 +49,9 @@ ALERT_COLUMNS = (
 )
 
 
+_META_PARTS = ("status", "options", "thresholds", "layout", "events", "epochs")
+
+
 class FormatError(ValueError):
     """A file of a run that cannot be read: which, where, and what to do."""
 
@@ -80,7 +83,7 @@ class _Table:
             self._file = None
 
     def _open(self) -> IO[str]:
-        new = not (self._append and self._path.exists())
+        new = not (self._append and self._path.exists() and self._path.stat().st_size)
         file = self._path.open("w" if new else "a", newline="", encoding="utf-8")
         if new:
             csv.writer(file, lineterminator="\n").writerow(self._columns)
@@ -169,35 +172,42 @@ def read_meta(folder: Path) -> dict[str, Any]:
         raise FormatError(f"{path}: {error.strerror}; was this training watched?") from error
     except ValueError as error:
         raise FormatError(f"{path}: not JSON ({error}); restore it from a copy") from error
-    version = meta.get("format_version") if isinstance(meta, dict) else None
+    if not isinstance(meta, dict):
+        raise FormatError(f"{path}: not a table of names and values; restore it from a copy")
+    version = meta.get("format_version")
     if version != FORMAT_VERSION:
         raise FormatError(
             f"{path}: format version {version}, this yolo_gradwatch reads {FORMAT_VERSION}; "
             "update it with pip install -U yolo-gradwatch"
         )
-    return dict(meta)
+    missing = [name for name in _META_PARTS if name not in meta]
+    if missing:
+        raise FormatError(f"{path}: {missing[0]!r} is missing; restore it from a copy")
+    return meta
 
 
-def whole_windows(path: Path, modules: int) -> int:
+def whole_windows(path: Path, last_module: str) -> int:
     """Bytes of ``gradwatch.csv`` up to the end of its last whole window.
 
-    A killed training may leave a torn line, or a window without all of its rows.
+    A killed training may leave a torn line, or a window without all of its rows. A window is whole
+    if it ends with the last module of the layout, or as the window before it does: a resumed
+    training may watch other modules than its first part.
 
     Args:
         path: The file; a missing one has 0 bytes.
-        modules: Rows of a window.
+        last_module: Of the layout.
     """
     content = path.read_bytes() if path.exists() else b""
     end = content.rfind(b"\n") + 1
-    begin, rows, step = end, 0, None
+    begin, step, ends_with = end, None, b""
     for line in _lines_backwards(content, end):
-        current = line.split(b",", 2)[1:2]
-        if step not in (None, current):
-            break
-        step = current
+        _, first, _, module, *_ = (*line.split(b",", 4), b"", b"", b"", b"")
+        if step is None:
+            step, ends_with = first, module
+        elif first != step:
+            return end if ends_with in (module, last_module.encode()) else begin
         begin -= len(line)
-        rows += 1
-    return end if rows >= modules or begin == 0 else begin
+    return end
 
 
 def whole_lines(path: Path) -> int:
@@ -212,17 +222,20 @@ def _lines_backwards(content: bytes, end: int) -> Iterator[bytes]:
         end = begin
 
 
-def last_step(path: Path) -> int:
-    """The last step of ``gradwatch.csv``, 0 if it holds no window."""
+def last_step(path: Path) -> tuple[int, int]:
+    """Epoch and last step of the last row of ``gradwatch.csv``; (1, 0) if it holds no window."""
     content = path.read_bytes() if path.exists() else b""
     last = next(_lines_backwards(content, len(content)), b"").split(b",", 3)
-    return int(last[2]) if len(last) > 2 and last[2].isdigit() else 0
+    return (int(last[0]), int(last[2])) if last[0].isdigit() else (1, 0)
 
 
-def mend(folder: Path, modules: int) -> None:
+def mend(folder: Path, last_module: str) -> None:
     """Cut a torn end off the tables of a run, so that a resumed training can append."""
     windows, alerts = folder / WINDOWS_FILE, folder / ALERTS_FILE
-    for path, end in ((windows, whole_windows(windows, modules)), (alerts, whole_lines(alerts))):
+    for path, end in (
+        (windows, whole_windows(windows, last_module)),
+        (alerts, whole_lines(alerts)),
+    ):
         if path.exists():
             os.truncate(path, end)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import ExitStack
 from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -17,7 +18,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from yolo_gradwatch.console import Panel
 
@@ -28,7 +29,8 @@ FRAME_SECONDS = 0.1
 
 def is_live_terminal() -> bool:
     """Whether standard output is a terminal on which lines can be drawn anew."""
-    return sys.stdout.isatty() and os.environ.get("TERM", "") not in {"dumb", "unknown"}
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    return is_terminal and os.environ.get("TERM", "") not in {"dumb", "unknown"}
 
 
 class Screen:
@@ -94,10 +96,11 @@ class Screen:
         if sys.stderr in self._stand_ins:
             sys.stderr = err
         self._panel.frame = Text()
-        self._live.refresh()
-        self._live.stop()
-        for stand_in in self._stand_ins:
-            stand_in.release()
+        with ExitStack() as stack:  # each is done, even if the one before fails
+            for stand_in in self._stand_ins:
+                stack.callback(stand_in.release)
+            stack.callback(self._live.stop)
+            self._live.refresh()
 
     def print(self, text: Text) -> None:
         """Print above the panel; a long line is wrapped by the terminal."""
@@ -135,21 +138,39 @@ class _StandIn:
         self._stream = stream
         self._line = ""
         self._frame = ""
+        self._frame_is_over = False
+        self._frame_is_newest = False
 
-    def write(self, text: str) -> int:
-        """Print whole lines, keep what follows the last; a frame starts with a carriage return."""
-        if not self._screen.is_open:
-            return self._stream.write(text)
-        self._screen.safely(self._put, text)
-        return len(text)
+    def write(self, text: Any) -> int:
+        """Print whole lines, keep what follows the last; a frame starts with a carriage return.
+
+        Anything but text goes to the real stream, which raises as it would without us, and so does
+        what cannot be drawn.
+        """
+        drawn: list[str] = []
+        pending = self._line
+        if self._screen.is_open and isinstance(text, str):
+            self._screen.safely(lambda: drawn.append(self._put(text)))
+        if drawn:
+            return len(text)
+        self._line = ""
+        return self._stream.write(pending + text if pending else text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write each."""
+        for line in lines:
+            self.write(line)
 
     def progress(self, bar: int, frame: str) -> None:
-        """Take a frame of Ultralytics' progress bar; an empty one, when it closes, is no news."""
-        del bar
+        """Take a frame of Ultralytics' progress bar; an empty one says that the bar closes."""
         if not self._screen.is_open:
-            self._stream.write(frame)
+            getattr(self._stream, "progress", lambda _bar, text: self._stream.write(text))(
+                bar, frame
+            )
         elif frame:
-            self._screen.safely(self._put, frame)
+            self._screen.safely(self._show, frame)
+        else:
+            self._frame_is_over = True
 
     def flush(self) -> None:
         """Flush the real stream."""
@@ -164,18 +185,36 @@ class _StandIn:
 
     def release(self) -> None:
         """Write what has no line end yet to the real stream."""
-        self._stream.write(self._line)
-        self._line = ""
+        line, self._line = self._line, ""
+        self._stream.write(line)
 
-    def _put(self, text: str) -> None:
-        if text.startswith("\r") and not text.endswith("\n"):
-            self._frame = text.rpartition("\r")[2].replace("\033[K", "")
-            self._screen.show_frame(self._frame)
-        elif text == "\n" and self._frame and not self._line:
-            line, self._frame = self._frame, ""  # the bar is full: its last frame stays
-            self._screen.show_frame("")
-            self._screen.print(Text.from_ansi(line))
+    def _put(self, text: str) -> str:
+        if (
+            text == "\n"
+            and self._frame
+            and (self._frame_is_over or self._frame_is_newest or not self._line)
+        ):
+            self._end_frame()
+        elif text.startswith("\r") and len(text) > 1 and not text.endswith("\n"):
+            self._show(text)
+        elif text.endswith("\r"):  # what is printed next overwrites the line
+            self._show(self._line + text[:-1])
+            self._line, self._frame = "", ""
         else:
             *lines, self._line = (self._line + text).split("\n")
             if lines:
-                self._screen.print(Text.from_ansi("\n".join(lines)))
+                shown = [line.rpartition("\r")[2] for line in lines]
+                self._screen.print(Text.from_ansi("\n".join(shown)))
+            self._frame_is_newest = False
+        return text
+
+    def _show(self, frame: str) -> None:
+        self._frame = frame.rpartition("\r")[2].replace("\033[K", "")
+        self._frame_is_newest = True
+        self._screen.show_frame(self._frame)
+
+    def _end_frame(self) -> None:
+        """The bar is full or given up: its last frame stays as a line."""
+        line, self._frame, self._frame_is_over = self._frame, "", False
+        self._screen.show_frame("")
+        self._screen.print(Text.from_ansi(line))

@@ -48,7 +48,7 @@ class Thresholds:
         try:
             with open(path, "rb") as file:  # noqa: PTH123  # takes text as well as Path
                 table: dict[str, Any] = tomllib.load(file)
-        except (OSError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise ValueError(f"{path}: cannot read thresholds: {error}") from error
         names = [field.name for field in fields(cls)]
         unknown = sorted(set(table) - set(names))

@@ -1,0 +1,113 @@
+"""Small layouts, findings, samples and windows on paper, for what is shown to a user."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+from hypothesis import settings
+
+from yolo_gradwatch.board import Board
+from yolo_gradwatch.records import (
+    WHOLE,
+    EpochTelemetry,
+    Finding,
+    Layout,
+    News,
+    Sample,
+    Window,
+)
+
+LAWS = settings(deadline=None, derandomize=True)
+
+EMPTY = ("Upsample", "Concat")
+"""Blocks that have no parameters."""
+
+SMALL = ("Conv", "C3k2", "Upsample", "C2PSA", "Detect")
+
+YOLO26N = (
+    *("Conv", "Conv", "C3k2", "Conv", "C3k2", "Conv", "C3k2", "Conv", "C3k2", "SPPF", "C2PSA"),
+    *("Upsample", "Concat", "C3k2", "Upsample", "Concat", "C3k2", "Conv", "Concat", "C3k2"),
+    *("Conv", "Concat", "C3k2", "Detect"),
+)
+
+
+def layout_of(classes=SMALL):
+    """A chain of blocks, each but the empty ones a convolution and its normalization."""
+    blocks = tuple((f"{WHOLE}.{i}", name) for i, name in enumerate(classes))
+    rows = [(WHOLE, "DetectionModel", "", False)]
+    for block, name in blocks:
+        if name not in EMPTY:
+            rows.append((block, name, block, False))
+            rows.append((f"{block}.conv", "Conv2d", block, True))
+            rows.append((f"{block}.bn", "BatchNorm2d", block, True))
+    modules, types, block_of, leaf = zip(*rows, strict=True)
+    return Layout(
+        modules=modules,
+        types=types,
+        parameters=tuple(10 for _ in rows),
+        block_of=block_of,
+        leaf=leaf,
+        blocks=blocks,
+        head=blocks[-1][0],
+        edges=tuple((a[0], b[0]) for a, b in pairwise(blocks)),
+    )
+
+
+def leaves_of(layout):
+    return tuple(name for name, leaf in zip(layout.modules, layout.leaf, strict=True) if leaf)
+
+
+def norms_of(layout, of_block, total=None):
+    """(M,) norms: those of the blocks, by name or one for all, and of the whole model."""
+    if not isinstance(of_block, dict):
+        of_block = dict.fromkeys(layout.block_of, of_block)
+    norms = np.array([of_block.get(block, 1.0) for block in layout.block_of])
+    norms[0] = norms[1] if total is None else total
+    return norms
+
+
+def sample_of(step=1, *, epoch=1, skipped=False, scale=None):
+    return Sample(epoch, step, np.zeros(1), np.zeros(1, np.bool_), skipped, scale)
+
+
+def board_of(layout=None, *, epochs=0, levels=()):
+    """A board that has seen a step of each level: the norm of all blocks or of each by name."""
+    layout = layout or layout_of()
+    board = Board(layout, epochs=epochs)
+    for step, level in enumerate(levels, 1):
+        board.add(sample_of(step), norms_of(layout, level))
+    return board
+
+
+def window_of(layout, **changes):
+    """One healthy step."""
+    size = len(layout.modules)
+    counts, floats = np.zeros(size, np.int64), np.ones(size, np.float32)
+    window = Window(1, 5, 5, 1, 0, counts, counts, counts, floats, floats, floats, floats, floats)
+    return replace(window, **changes)
+
+
+def finding_of(rule="nonfinite", module="model.3.conv", **changes):
+    """A critical finding that stands since step 7."""
+    finding = Finding(
+        number=1,
+        rule=rule,
+        severity="critical",
+        module=module,
+        modules=(module,),
+        epoch=1,
+        step=7,
+        step_end=None,
+        value=1.0,
+        limit=0.0,
+        message=f"{module}: a message",
+    )
+    return replace(finding, **changes)
+
+
+def news_of(change, finding, step=9):
+    return News(change, 1, step, finding)
+
+
+def epoch_of(epoch=1, *, steps=10, clipped=0, skipped=0, norm_median=3.0):
+    return EpochTelemetry(epoch, steps, clipped, skipped, norm_median, None)

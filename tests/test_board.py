@@ -1,0 +1,225 @@
+import numpy as np
+import pytest
+from build import LAWS, board_of, finding_of, layout_of, leaves_of, norms_of, sample_of
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from yolo_gradwatch.board import HISTORY, Board
+from yolo_gradwatch.records import CLIP_NORM, WHOLE, Layout
+
+
+def states(board):
+    return {row.label: (row.state, row.severity) for row in board.rows()}
+
+
+def shown(*findings):
+    board = board_of()
+    board.show(findings)
+    return states(board)
+
+
+def means(levels):
+    """Levels in equal stretches, the shortest of 1, 2, 4, ... that need no more than HISTORY."""
+    stride = 1
+    while len(levels) // stride > HISTORY:
+        stride *= 2
+    whole = len(levels) // stride
+    return np.reshape(levels[: whole * stride], (whole, stride)).mean(axis=1)
+
+
+def test_a_row_for_each_block_with_parameters_in_forward_order():
+    rows = board_of().rows()
+    assert [row.label for row in rows] == ["0 Conv", "1 C3k2", "3 C2PSA", "4 Detect"]
+
+
+def test_blocks_of_a_model_that_is_no_list_keep_their_names():
+    layout = Layout(
+        modules=(WHOLE, "backbone", "head"),
+        types=("Net", "Sequential", "Linear"),
+        parameters=(2, 1, 1),
+        block_of=("", "backbone", "head"),
+        leaf=(False, True, True),
+        blocks=(("backbone", "Sequential"), ("head", "Linear")),
+        head="head",
+        edges=(),
+    )
+    assert [row.label for row in Board(layout).rows()] == ["backbone Sequential", "head Linear"]
+
+
+def test_before_the_first_step_there_are_no_numbers():
+    board = board_of(epochs=3)
+    assert (board.epoch, board.epochs, board.step, board.total) == (0, 3, 0, None)
+    assert (board.clipped, board.skipped, board.standing) == (0, 0, ())
+    for row in board.rows():
+        assert (row.norm, row.state, row.severity) == (None, "-", None)
+        assert row.history.size == 0
+
+
+def test_the_newest_step_is_shown():
+    layout = layout_of()
+    board = Board(layout, epochs=4)
+    board.add(sample_of(5, epoch=1), norms_of(layout, 1.0, total=2.0))
+    board.add(sample_of(6, epoch=2), norms_of(layout, {"model.1": 100.0}, total=3.0))
+    assert (board.epoch, board.step, board.total) == (2, 6, 3.0)
+    rows = board.rows()
+    assert [row.norm for row in rows] == [1, 100, 1, 1]
+    np.testing.assert_allclose(rows[1].history, [0, 2])
+
+
+@pytest.mark.parametrize(
+    ("norm", "level"), [(1.0, 0.0), (0.0, -np.inf), (np.nan, np.nan), (np.inf, np.nan)]
+)
+def test_the_history_holds_log10_levels(norm, level):
+    (point,) = board_of(levels=[norm]).rows()[0].history
+    np.testing.assert_equal(point, level)
+
+
+@LAWS
+@given(st.lists(st.floats(-6, 6), min_size=1, max_size=700))
+@example([1.0] * HISTORY)
+@example([float(i % 7) for i in range(HISTORY + 1)])
+@example([float(i % 7) for i in range(2 * HISTORY + 1)])
+@example([float(i % 7) for i in range(2 * HISTORY + 2)])
+def test_points_of_the_history_are_means_of_equally_many_neighbours(levels):
+    history = board_of(levels=10 ** np.array(levels)).rows()[0].history
+    wanted = means(levels)
+    assert len(history) - len(wanted) in {0, 1}  # what is left over may be a point of its own
+    np.testing.assert_allclose(history[: len(wanted)], wanted, atol=1e-9)
+
+
+def test_the_history_of_a_long_training_is_bounded():
+    levels = np.linspace(-3, 3, 20_000)
+    board = board_of(levels=10**levels)
+    for row in board.rows():
+        assert len(row.history) <= HISTORY + 1
+        np.testing.assert_allclose(row.history[-1], levels[-1], atol=6 / 64)
+
+
+@pytest.mark.parametrize("steps", [1, HISTORY, HISTORY + 1, 2 * HISTORY + 3, 1000])
+def test_a_bad_newest_step_is_in_the_history_at_once(steps):
+    board = board_of(levels=[*np.ones(steps - 1), np.nan])
+    assert np.isnan(board.rows()[0].history[-1])
+
+
+def test_a_bad_step_stays_in_a_history_that_is_merged():
+    levels = np.ones(HISTORY + 1)
+    levels[10], levels[20] = 0.0, np.nan
+    history = board_of(levels=levels).rows()[0].history
+    assert history[5] == -np.inf
+    assert np.isnan(history[10])
+    assert np.isfinite(np.delete(history, [5, 10])).all()
+
+
+def test_neighbours_of_which_one_is_zero_and_one_infinite_are_merged():
+    levels = np.ones(HISTORY + 1)
+    levels[10:12] = 0.0, np.inf
+    assert np.isnan(board_of(levels=levels).rows()[0].history[5])
+
+
+def test_rows_that_were_handed_out_do_not_change():
+    board = board_of(levels=np.linspace(1, 2, HISTORY))
+    history = board.rows()[0].history
+    before = history.copy()
+    board.add(sample_of(HISTORY + 1), norms_of(layout_of(), 5.0))
+    np.testing.assert_array_equal(history, before)
+
+
+def test_a_step_that_amp_skipped_is_only_counted():
+    layout = layout_of()
+    board = board_of(layout, levels=[2.0])
+    board.add(sample_of(2, epoch=2, skipped=True), norms_of(layout, np.nan))
+    assert (board.epoch, board.step, board.skipped) == (2, 2, 1)
+    assert board.total == 2.0
+    for row in board.rows():
+        assert row.norm == 2.0
+        np.testing.assert_allclose(row.history, [np.log10(2)])
+
+
+def test_a_first_step_that_amp_skipped_brings_no_norm():
+    layout = layout_of()
+    board = Board(layout)
+    board.add(sample_of(1, skipped=True), norms_of(layout, np.inf))
+    assert (board.step, board.skipped, board.total, board.clipped) == (1, 1, None, 0)
+    assert [row.norm for row in board.rows()] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("total", "share"),
+    [
+        (np.nextafter(CLIP_NORM, 0), 0),
+        (CLIP_NORM, 0),
+        (np.nextafter(CLIP_NORM, np.inf), 1),
+        (np.inf, 1),
+        (np.nan, 0),
+    ],
+)
+def test_a_step_is_clipped_above_the_limit(total, share):
+    layout = layout_of()
+    board = Board(layout)
+    board.add(sample_of(), norms_of(layout, 1.0, total=total))
+    assert board.clipped == share
+
+
+def test_clipped_is_a_share_of_all_steps():
+    layout = layout_of()
+    board = Board(layout)
+    for step, total in enumerate((1.0, 11.0, 12.0), 1):
+        board.add(sample_of(step), norms_of(layout, 1.0, total=total))
+    board.add(sample_of(4, skipped=True), norms_of(layout, 1.0, total=100.0))
+    assert board.clipped == 2 / 4
+
+
+@pytest.mark.parametrize(
+    ("rule", "state"),
+    [("nonfinite", "NaN"), ("no_gradient", "no grad"), ("dead", "dead")],
+)
+def test_a_sick_block_says_what_is_wrong_in_a_word(rule, state):
+    found = shown(finding_of(rule, "model.3.conv"))
+    assert found.pop("3 C2PSA") == (state, "critical")
+    assert set(found.values()) == {("-", None)}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_findings_in_a_block_the_critical_one_is_shown(order):
+    findings = [
+        finding_of("dead", "model.1.bn", number=1),
+        finding_of("no_gradient", "model.1.conv", number=2, severity="warning"),
+    ]
+    assert shown(*findings[::order])["1 C3k2"] == ("dead", "critical")
+
+
+def test_a_finding_marks_every_block_that_it_touches():
+    findings = finding_of("dead", "model.3.conv", modules=("model.0.bn", "model.3.conv"))
+    sick = [label for label, state in shown(findings).items() if state != ("-", None)]
+    assert sick == ["0 Conv", "3 C2PSA"]
+
+
+def test_a_container_marks_its_block():
+    assert shown(finding_of("dead", "model.1"))["1 C3k2"] == ("dead", "critical")
+
+
+def test_a_finding_on_the_whole_model_marks_the_blocks_of_its_modules():
+    everything = leaves_of(layout_of())
+    assert set(shown(finding_of(module=WHOLE, modules=everything)).values()) == {
+        ("NaN", "critical")
+    }
+    assert set(shown(finding_of(module=WHOLE, modules=(WHOLE,))).values()) == {("-", None)}
+
+
+def test_notices_say_nothing_about_blocks():
+    notice = finding_of("amp_overflow", "model.1.conv", severity="notice")
+    assert set(shown(notice).values()) == {("-", None)}
+    board = board_of()
+    board.show([notice])
+    assert board.standing == (notice,)
+
+
+def test_a_finding_that_is_over_is_no_longer_shown():
+    over = finding_of("dead", "model.0.bn", number=1, step_end=12)
+    stands = finding_of("dead", "model.1.bn", number=2)
+    board = board_of()
+    board.show([finding_of("dead", "model.0.bn", number=1)])
+    board.show(f for f in (over, stands))
+    assert board.standing == (stands,)
+    assert states(board)["0 Conv"] == ("-", None)
+    assert states(board)["1 C3k2"] == ("dead", "critical")

@@ -1,0 +1,510 @@
+import io
+import math
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pytest
+from build import (
+    LAWS,
+    YOLO26N,
+    board_of,
+    epoch_of,
+    finding_of,
+    layout_of,
+    leaves_of,
+    news_of,
+    norms_of,
+    sample_of,
+)
+from hypothesis import example, given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from yolo_gradwatch import advice
+from yolo_gradwatch.board import STATES, Board
+from yolo_gradwatch.console import (
+    Panel,
+    end_report,
+    epoch_table,
+    file_list,
+    fitted,
+    news_line,
+    sparkline,
+)
+from yolo_gradwatch.detect import RULES
+from yolo_gradwatch.records import WHOLE
+from yolo_gradwatch.report import Report
+
+YOLO = layout_of(YOLO26N)
+FILES = [PurePosixPath("runs/train") / name for name in ("gradwatch.csv", "gradwatch_alerts.csv")]
+FRAMES = {  # as Ultralytics cuts them to the terminal
+    80: "      2/100      2.49G      4.…: 34% ━━━━──────── 40/118 3.1it/s 12.9s<25.2s",
+    140: "      2/100      2.49G      4.123      5.871      4.402        213        640: "
+    "34% ━━━━──────── 40/118 3.1it/s 12.9s<25.2s",
+}
+FRAME = FRAMES[140]
+LOUD = "[bold]x[/bold] :boom: {curly}"
+
+
+def printed(renderable, *, width=80, height=30, soft_wrap=False, colour=None):
+    """What a terminal of this size would show, without the blanks at the ends of lines."""
+    file = io.StringIO()
+    console = Console(
+        file=file,
+        width=width,
+        height=height,
+        color_system=colour,
+        force_terminal=colour is not None,
+        highlight=False,
+        legacy_windows=False,
+        _environ={},
+    )
+    console.print(renderable, soft_wrap=soft_wrap)
+    return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
+
+
+def lines_of(renderable, **options):
+    return printed(renderable, **options).splitlines()
+
+
+def told(rule, module, *, layout=YOLO, amp=False, **changes):
+    """A finding in the words that a user reads."""
+    finding = finding_of(rule, module, **changes)
+    return finding_of(
+        rule, module, **{**changes, "message": advice.message(layout, {"amp": amp}, finding)}
+    )
+
+
+def level(block, step):
+    """Norms that fall slowly and shake a little, each block's below those behind it."""
+    number = int(block.split(".")[1])
+    return 10 ** (1.5 + number / 20 - step / 150 + 0.1 * math.sin(0.7 * step + number))
+
+
+def train(board, steps, changes=None):
+    """The steps that follow, with other norms than `level` says for some blocks."""
+    for step in range(board.step + 1, board.step + 1 + steps):
+        norms = {name: level(name, step) for name, _ in YOLO.blocks} | (changes or {})
+        total = math.sqrt(sum(norm * norm for norm in norms.values()))
+        board.add(sample_of(step, epoch=1 + step // 120), norms_of(YOLO, norms, total))
+    return board
+
+
+def healthy():
+    """A training in its third epoch, of which AMP skipped the first step."""
+    board = Board(YOLO, epochs=100)
+    board.add(sample_of(1, skipped=True), norms_of(YOLO, np.inf))
+    return train(board, 240)
+
+
+def sick():
+    """As `healthy`, with a block 4 that died and a NaN in block 10 that reached all before it."""
+    board = train(healthy(), 59, {"model.4": 0.0})
+    train(board, 1, {name: np.nan for name, _ in YOLO.blocks[:11]})
+    before = tuple(name for name in leaves_of(YOLO) if int(name.split(".")[1]) < 10)
+    last = "model.10.conv"
+    board.show(
+        [
+            told("amp_overflow", WHOLE, severity="notice", number=1, step=1),
+            told("dead", "model.4", number=2, step=242),
+            told("nonfinite", last, modules=(*before, last), number=3, step=301),
+        ]
+    )
+    return board
+
+
+def panel_of(board, frame=""):
+    panel = Panel(board)
+    panel.frame = Text(frame, no_wrap=True)
+    return panel
+
+
+def report_of(*findings, steps=1234, epochs=None, status="finished"):
+    epochs = (epoch_of(steps=steps, clipped=890, skipped=3),) if epochs is None else epochs
+    return Report(Path("runs/train"), status, steps, len(YOLO.modules), findings, epochs)
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_panel_before_the_first_step(golden, width):
+    golden(f"panel-empty-{width}", printed(panel_of(Board(YOLO, epochs=100)), width=width))
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_healthy_panel(golden, width):
+    golden(f"panel-healthy-{width}", printed(panel_of(healthy()), width=width))
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_panel_with_findings_and_a_progress_bar(golden, width):
+    golden(f"panel-sick-{width}", printed(panel_of(sick(), FRAMES[width]), width=width))
+
+
+def test_panel_without_room_for_all_blocks(golden):
+    golden("panel-low", printed(panel_of(sick(), FRAMES[80]), height=16))
+
+
+def test_epoch_table(golden):
+    golden("epoch-table", printed(epoch_table(healthy()), soft_wrap=True))
+
+
+def test_epoch_table_of_a_sick_model(golden):
+    board = sick()
+    board.show([*board.standing, finding_of("no_gradient", "model.22.conv")])
+    golden("epoch-table-sick", printed(epoch_table(board), soft_wrap=True))
+
+
+def test_news(golden):
+    nan = told("nonfinite", "model.10.conv", amp=True)
+    dead = told("dead", "model.4", modules=("model.2.bn", "model.4.bn", "model.4.conv"))
+    lines = [
+        news_line(news_of("start", nan)),
+        news_line(news_of("worse", dead)),
+        news_line(news_of("end", dead, step=40)),
+        news_line(news_of("start", told("amp_overflow", WHOLE, severity="notice"))),
+    ]
+    golden("news", "".join(printed(line, soft_wrap=True) for line in lines))
+
+
+def test_end_report_of_a_healthy_run(golden):
+    notice = told("amp_overflow", WHOLE, severity="notice", step=3)
+    golden("report-healthy", printed(end_report(report_of(notice)), soft_wrap=True))
+
+
+def test_end_report_of_a_sick_run(golden):
+    findings = (
+        told("amp_overflow", WHOLE, severity="notice", step=3),
+        told("dead", "model.4", modules=("model.2.bn", "model.4.conv"), step=31, step_end=60),
+        told("nonfinite", WHOLE, modules=leaves_of(YOLO), step=242),
+    )
+    report = report_of(*findings, status="interrupted")
+    golden("report-sick", printed(end_report(report), soft_wrap=True))
+
+
+def test_end_report_without_a_step(golden):
+    report = report_of(steps=0, epochs=())
+    golden("report-no-step", printed(end_report(report), soft_wrap=True))
+
+
+# --- what every panel obeys -----------------------------------------------------------------------
+
+BOARDS = {"empty": Board(YOLO, epochs=100), "healthy": healthy(), "sick": sick()}
+
+
+@LAWS
+@given(st.sampled_from(sorted(BOARDS)), st.integers(10, 200), st.integers(1, 60), st.booleans())
+def test_no_line_of_the_panel_is_wider_than_the_terminal(name, width, height, has_frame):
+    panel = panel_of(BOARDS[name], FRAME if has_frame else "")
+    for line in lines_of(panel, width=width, height=height):
+        assert cell_len(line) <= width
+
+
+@LAWS
+@given(st.sampled_from(sorted(BOARDS)), st.integers(10, 200), st.integers(12, 60), st.booleans())
+def test_the_panel_is_no_higher_than_the_terminal(name, width, height, has_frame):
+    panel = panel_of(BOARDS[name], FRAME if has_frame else "")
+    assert len(lines_of(panel, width=width, height=height)) < height
+
+
+@pytest.mark.parametrize("width", [10, 20, 40, 54, 55, 80, 200])
+def test_the_panel_has_as_many_lines_in_every_width(width):
+    panel = panel_of(BOARDS["sick"], FRAME)
+    assert len(lines_of(panel, width=width)) == len(lines_of(panel, width=140))
+
+
+def test_wide_characters_do_not_widen_the_panel():
+    board = board_of(layout_of(("畳み込みブロック畳み込みブロック", "Detect")), levels=[1.0])
+    board.show([finding_of("dead", "model.0.conv", message="勾配がゼロです" * 20)])
+    panel = panel_of(board, "畳" * 100)
+    assert max(map(cell_len, lines_of(panel, width=60))) <= 60
+
+
+def blocks_shown(board, height):
+    text = printed(panel_of(board), height=height)
+    return [row.label for row in board.rows() if f"\n{row.label} " in text], text
+
+
+def test_all_blocks_are_shown_where_there_is_just_room():
+    blocks = len(BOARDS["healthy"].rows())
+    shown, text = blocks_shown(BOARDS["healthy"], blocks + 4)
+    assert len(shown) == blocks
+    assert "more blocks" not in text
+
+
+def test_a_line_too_few_leaves_out_two_blocks_and_says_so():
+    blocks = len(BOARDS["healthy"].rows())
+    shown, text = blocks_shown(BOARDS["healthy"], blocks + 3)
+    assert len(shown) == blocks - 2
+    assert "… 2 more blocks" in text
+
+
+def test_sick_blocks_stay_and_the_order_is_that_of_the_model():
+    board = healthy()
+    board.show([finding_of("dead", "model.22.conv", modules=("model.7.bn", "model.22.conv"))])
+    shown, text = blocks_shown(board, 10)
+    assert shown == ["0 Conv", "1 Conv", "7 Conv", "22 C3k2"]
+    assert "… 14 more blocks" in text
+
+
+def test_more_sick_blocks_than_room():
+    board = healthy()
+    board.show([finding_of("dead", WHOLE, modules=leaves_of(YOLO))])
+    shown, text = blocks_shown(board, 10)
+    assert len(shown) == 4
+    assert "… 14 more blocks" in text
+
+
+@pytest.mark.parametrize("height", [1, 2, 4, 5, 6])
+def test_a_terminal_of_a_few_lines_does_not_crash_the_panel(height):
+    assert "GradWatch" in printed(panel_of(sick(), FRAME), height=height)
+
+
+def test_a_model_without_blocks_has_a_panel():
+    assert "GradWatch" in printed(panel_of(board_of(layout_of(("Upsample",)))))
+
+
+def test_a_critical_finding_is_shown_before_warnings_that_stand_longer():
+    board = healthy()
+    old = [
+        finding_of("dead", f"model.{i}.conv", number=i, severity="warning", message=f"old {i}")
+        for i in range(1, 5)
+    ]
+    board.show([*old, finding_of(number=9, message="urgent")])
+    text = printed(panel_of(board))
+    assert "urgent" in text
+    assert sum(f"old {i}" in text for i in range(1, 5)) == 2
+
+
+def test_notices_are_no_lines_of_the_panel():
+    board = healthy()
+    board.show([finding_of("amp_overflow", WHOLE, severity="notice", message="calm")])
+    assert "calm" not in printed(panel_of(board))
+
+
+def test_a_long_message_ends_in_an_ellipsis():
+    board = healthy()
+    board.show([finding_of(message="word " * 50)])
+    (line,) = [line for line in lines_of(panel_of(board)) if "word" in line]
+    assert line.endswith("…")
+    assert cell_len(line) == 80
+
+
+def test_every_state_fits_its_column():
+    for rule in (name for name, rule in RULES.items() if rule.kind):
+        assert len(STATES.get(rule, rule)) <= len("no gradient")
+
+
+@pytest.mark.parametrize(
+    ("norm", "shown"),
+    [
+        (0.0, "0"),
+        (1e-12, "1.0e-12"),
+        (0.00999, "1.0e-02"),
+        (0.01, "0.01"),
+        (1.0, "1"),
+        (999.4, "999"),
+        (1e5, "1.0e+05"),
+        (1.5e38, "1.5e+38"),
+        (np.inf, "Inf"),
+        (np.nan, "NaN"),
+    ],
+)
+def test_norms_are_short_numbers(norm, shown):
+    board = board_of(layout_of(("Conv", "Detect")), levels=[norm])
+    (line,) = [line for line in lines_of(panel_of(board)) if line.startswith("0 Conv")]
+    assert line.split()[2] == shown
+
+
+@LAWS
+@given(st.floats(1e-90, 1e90))
+@example(999.5)
+@example(1234.5)
+@example(99_999.0)
+def test_a_norm_is_shown_to_a_few_percent_in_8_cells(norm):
+    board = board_of(layout_of(("Conv", "Detect")), levels=[norm])
+    (line,) = [line for line in lines_of(panel_of(board)) if line.startswith("0 Conv")]
+    shown = line.split()[2]
+    assert len(shown) <= 8
+    assert math.isclose(float(shown), norm, rel_tol=0.05)
+
+
+@pytest.mark.parametrize(
+    "norm", [0.0, 1e-12, 0.00999, 9.996, 999.4, 999.6, 1234.0, 54321.0, 99999.9, 1.5e38, np.nan]
+)
+def test_columns_of_the_epoch_table_stay_in_line(norm):
+    board = board_of(YOLO, levels=[norm])
+    _, *lines = lines_of(epoch_table(board), soft_wrap=True)
+    assert len(lines) == 6
+    for line in lines:
+        assert [line[at : at + 3] for at in (23, 51)] == ["   ", "   "]
+        assert [line[at : at + 2].isspace() for at in (28, 56)] == [False, False]
+
+
+def test_the_header_of_a_long_training_fits_into_80_columns():
+    board = Board(YOLO, epochs=300)
+    board.add(sample_of(123_456, epoch=300), norms_of(YOLO, 1.0, total=1234.5))
+    assert "AMP skips 0" in lines_of(panel_of(board))[0]
+
+
+# --- text that is fitted to a terminal ------------------------------------------------------------
+
+WORDS = st.lists(st.text("abc[]", min_size=1, max_size=9), max_size=30).map(" ".join)
+
+
+def fitted_lines(text, width, *, is_terminal=True):
+    console = Console(
+        file=io.StringIO(), width=width, force_terminal=is_terminal, legacy_windows=False
+    )
+    return fitted(text, console).plain.split("\n")
+
+
+def test_end_report_on_a_terminal(golden):
+    finding = told("nonfinite", "model.10.conv", step=242)
+    text = end_report(report_of(finding, status="failed"))
+    golden("report-fitted", "".join(f"{line.rstrip()}\n" for line in fitted_lines(text, 80)))
+
+
+@LAWS
+@given(st.lists(WORDS.filter(bool), min_size=1, max_size=4), st.integers(14, 100))
+def test_fitted_lines_are_no_wider_than_the_terminal_and_lose_no_word(lines, width):
+    found = fitted_lines(Text("\n".join(lines)), width)
+    assert max(map(cell_len, (line.rstrip() for line in found))) <= width
+    assert " ".join(found).split() == " ".join(lines).split()
+
+
+@pytest.mark.parametrize(("length", "lines"), [(79, 1), (80, 1), (81, 2)])
+def test_a_line_is_wrapped_when_it_is_wider_than_the_terminal(length, lines):
+    text = Text("word " * 12 + "w" * (length - 60))
+    assert len(fitted_lines(text, 80)) == lines
+
+
+def test_what_follows_a_wrap_is_indented():
+    first, *rest = fitted_lines(Text("word " * 40), 80)
+    assert not first.startswith(" ")
+    assert all(line.startswith("    word") for line in rest)
+
+
+def test_a_text_in_a_file_is_not_wrapped():
+    assert fitted_lines(Text("word " * 40), 80, is_terminal=False) == ["word " * 40]
+
+
+def test_empty_lines_stay_in_a_fitted_text():
+    assert fitted_lines(Text("a\n\nb"), 80) == ["a", "", "b"]
+
+
+def test_a_path_is_never_broken():
+    path = Path("/home/some body/projects/" + "detection/" * 8 + "runs/train/gradwatch.csv")
+    assert printed(file_list([path, path]), soft_wrap=True) == f"  {path}\n  {path}\n"
+
+
+@pytest.mark.parametrize("width", [1, 2, 4, 5, 10])
+def test_a_terminal_of_a_few_columns_does_not_crash_a_fitted_text(width):
+    assert fitted_lines(Text("a few words"), width)
+
+
+# --- text from outside ----------------------------------------------------------------------------
+
+
+def test_markup_in_a_finding_is_shown_as_it_is():
+    finding = finding_of("dead", LOUD, message=LOUD, modules=("model.0.bn",))
+    for change in ("start", "worse"):
+        assert LOUD in printed(news_line(news_of(change, finding)), soft_wrap=True)
+    assert f"ended: dead in {LOUD}, at" in printed(
+        news_line(news_of("end", finding)), soft_wrap=True
+    )
+    report = printed(end_report(report_of(finding)), soft_wrap=True)
+    assert report.count(LOUD) == 2
+    assert LOUD in printed(file_list([Path(LOUD)]), soft_wrap=True)
+    board = healthy()
+    board.show([finding])
+    assert LOUD in printed(panel_of(board, LOUD))
+    assert printed(panel_of(board, LOUD)).count(LOUD) == 2
+
+
+def test_markup_in_the_name_of_a_class_is_shown_as_it_is():
+    board = board_of(layout_of(("[b]x[/b]", "Detect")), levels=[1.0])
+    assert "0 [b]x[/b] " in printed(panel_of(board))
+    assert "0 [b]x[/b] " in printed(epoch_table(board))
+
+
+# --- colours --------------------------------------------------------------------------------------
+
+RED, GREEN, YELLOW = "\033[1;31m", "\033[32m", "\033[33m"
+
+
+def test_a_sick_block_is_red_and_a_healthy_one_green():
+    lines = printed(panel_of(sick()), colour="standard").splitlines()
+    (bad,) = [line for line in lines if line.startswith("10 C2PSA")]
+    (good,) = [line for line in lines if line.startswith("17 Conv")]
+    assert f"{RED}NaN" in bad
+    assert f"{GREEN}ok" in good
+
+
+@pytest.mark.parametrize(
+    ("findings", "steps", "colour"),
+    [((), 9, "\033[1;32m"), ((finding_of(),), 9, RED), ((), 0, "\033[1;33m")],
+)
+def test_the_verdict_is_coloured_by_what_it_says(findings, steps, colour):
+    report = report_of(*findings, steps=steps, epochs=())
+    first = printed(end_report(report), soft_wrap=True, colour="standard").splitlines()[0]
+    assert first.startswith(f"{colour}GradWatch: ")
+
+
+# --- sparklines -----------------------------------------------------------------------------------
+
+SPARKS = "▁▂▃▄▅▆▇█"
+LEVELS = st.one_of(st.floats(-20, 20), st.sampled_from([-np.inf, np.nan]))
+
+
+@LAWS
+@given(st.lists(LEVELS, max_size=300), st.integers(1, 200))
+@example([0.0, -np.inf, np.nan], 1)
+def test_a_sparkline_has_a_cell_a_point_and_no_more_than_the_width(levels, width):
+    line = sparkline(np.array(levels), width)
+    assert len(line) == min(len(levels), width)
+    assert set(line) <= set(f"{SPARKS}·!")
+
+
+@LAWS
+@given(st.lists(LEVELS, min_size=1, max_size=100))
+def test_each_point_is_drawn_by_its_kind(levels):
+    for level, cell in zip(levels, sparkline(np.array(levels), 100), strict=True):
+        if level == -np.inf:
+            assert cell == "·"
+        else:
+            assert (cell == "!") == (not np.isfinite(level))
+
+
+@LAWS
+@given(st.lists(st.floats(-20, 20), min_size=1, max_size=100))
+def test_a_higher_level_is_never_drawn_lower(levels):
+    line = sparkline(np.array(levels), 100)
+    heights = [SPARKS.index(cell) for _, cell in sorted(zip(levels, line, strict=True))]
+    assert heights == sorted(heights)
+
+
+@pytest.mark.parametrize("level", [-8.0, 0.0, 5.5])
+def test_a_flat_history_is_a_flat_line_in_the_middle(level):
+    assert sparkline(np.full(5, level), 40) in {SPARKS[3] * 5, SPARKS[4] * 5}
+
+
+def test_noise_looks_flat_and_two_decades_fill_the_height():
+    noise = sparkline(np.array([1.0, 1.1, 1.0, 1.1]), 40)
+    assert max(map(SPARKS.index, noise)) - min(map(SPARKS.index, noise)) <= 1
+    assert sparkline(np.array([0.0, 2.0]), 40) == "▁█"
+    assert sparkline(np.array([-9.0, 9.0]), 40) == "▁█"
+
+
+def test_a_bad_step_is_not_lost_where_points_are_merged():
+    levels = np.zeros(100)
+    levels[50] = np.nan
+    assert "!" in sparkline(levels, 10)
+    levels[50] = -np.inf
+    assert "·" in sparkline(levels, 10)
+    levels[51] = np.nan
+    assert "!" in sparkline(levels, 10)
+
+
+def test_an_empty_history_is_an_empty_line():
+    assert sparkline(np.empty(0), 10) == ""

@@ -1,0 +1,373 @@
+from __future__ import annotations
+
+from collections import defaultdict
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from yolo_gradwatch import layout
+from yolo_gradwatch.records import WHOLE
+
+WRAPPERS = ("module", "_orig_mod", "student_model")
+
+
+class Around(nn.Module):
+    """Keeps a model under one name, as DDP, `torch.compile` and distillation do."""
+
+    def __init__(self, name, model):
+        super().__init__()
+        self.add_module(name, model)
+
+
+class Teaching(nn.Module):
+    def __init__(self, student):
+        super().__init__()
+        self.teacher_model = ultralytics_like().requires_grad_(requires_grad=False)
+        self.student_model = student
+        self.projector = nn.ModuleList([nn.Conv2d(3, 3, 1)])
+
+
+class Net(nn.Module):
+    """A model of named children that knows nothing of Ultralytics."""
+
+    def __init__(self, **children):
+        super().__init__()
+        for name, child in children.items():
+            self.add_module(name, child)
+
+
+def chain():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Linear(4, 2))
+
+
+def block(inputs, module):
+    module.f = inputs
+    return module
+
+
+def ultralytics_like():
+    """Blocks 0 to 4; 2 has no parameters, 3 reads 2 and 0, the head reads 3 and 1."""
+    return Net(
+        model=nn.Sequential(
+            block(-1, nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))),
+            block(-1, nn.Conv2d(3, 3, 1)),
+            block(-1, nn.Upsample()),
+            block([-1, 0], nn.Sequential(nn.Conv2d(3, 3, 1))),
+            block([3, 1], Net(cv2=nn.ModuleList([nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)]))),
+        )
+    )
+
+
+def shared():
+    part = nn.Linear(3, 3)
+    return Net(first=part, second=nn.Sequential(part, nn.Linear(3, 1)))
+
+
+def tied():
+    model = Net(encoder=nn.Linear(4, 4, bias=False), decoder=nn.Linear(4, 4, bias=False))
+    model.decoder.weight = model.encoder.weight
+    return model
+
+
+def partly_frozen():
+    model = chain()
+    model[0].requires_grad_(requires_grad=False)
+    model[3].bias.requires_grad_(requires_grad=False)
+    return model
+
+
+def own_parameter():
+    model = ultralytics_like()
+    model.gain = nn.Parameter(torch.ones(1))
+    return model
+
+
+def compiled_inside():
+    model = ultralytics_like()
+    model.model[0] = block(-1, Around("_orig_mod", model.model[0]))
+    return model
+
+
+def wrapped():
+    return Around("module", Around("_orig_mod", ultralytics_like()))
+
+
+def taught():
+    return Teaching(ultralytics_like())
+
+
+MODELS = (
+    chain,
+    ultralytics_like,
+    shared,
+    tied,
+    partly_frozen,
+    own_parameter,
+    compiled_inside,
+    wrapped,
+    taught,
+)
+
+
+@pytest.fixture(scope="module")
+def yolo():
+    from ultralytics.nn.tasks import DetectionModel
+
+    return DetectionModel("yolo26n.yaml", verbose=False)
+
+
+def sizes_by_path(model):
+    """Trainable elements under every path that leads to one, tied parameters once.
+
+    Computed from the paths of the parameters alone, with no look at the modules.
+    """
+    found = defaultdict(dict)
+    for path, parameter in model.named_parameters(remove_duplicate=False):
+        if not parameter.requires_grad:
+            continue
+        words = [word for word in path.split(".")[:-1] if word not in WRAPPERS]
+        for end in range(len(words) + 1):
+            found[".".join(words[:end]) or WHOLE][id(parameter)] = parameter.numel()
+    return {path: sum(sizes.values()) for path, sizes in found.items()}
+
+
+@pytest.mark.parametrize("build", MODELS)
+def test_every_module_with_a_trainable_parameter_has_exactly_one_row(build):
+    model = build()
+    found, _ = layout.read(model)
+    expected = sizes_by_path(model)
+    if build is shared:  # one module, two paths: the first is its name
+        del expected["second.0"]
+    assert dict(zip(found.modules, found.parameters, strict=True)) == expected
+    assert len(set(found.modules)) == len(found.modules)
+    assert found.modules[0] == WHOLE
+    assert found.block_of[0] == ""
+
+
+@pytest.mark.parametrize("build", MODELS)
+def test_members_hold_the_parameters_of_each_module(build):
+    model = build()
+    found, members = layout.read(model)
+    parameters = layout.trainable(model)
+    stretches = np.split(members.indices, members.starts[1:])
+    assert len(stretches) == len(found.modules)
+    for size, stretch in zip(found.parameters, stretches, strict=True):
+        assert len(set(stretch)) == len(stretch)
+        assert sum(parameters[p].numel() for p in stretch) == size
+    assert members.elements.tolist() == [p.numel() for p in parameters]
+    assert {int(p) for _, p in members.weights} == {
+        i for i, p in enumerate(parameters) if p.ndim >= 2
+    }
+
+
+def test_a_parameter_that_is_shared_counts_once_in_the_parent():
+    found, members = layout.read(tied())
+    assert dict(zip(found.modules, found.parameters, strict=True)) == {
+        "model": 16,
+        "encoder": 16,
+        "decoder": 16,
+    }
+    assert members.weights.tolist() == [[1, 0], [2, 0]]
+
+
+def test_a_module_under_two_names_has_the_row_of_the_first():
+    found, _ = layout.read(shared())
+    assert found.modules == ("model", "first", "second", "second.1")
+    assert found.parameters == (16, 12, 16, 4)
+
+
+def test_frozen_parameters_are_left_out():
+    model = partly_frozen()
+    found, members = layout.read(model)
+    assert found.modules == ("model", "1", "3")
+    assert found.parameters == (16, 8, 8)
+    assert len(members.elements) == len(layout.trainable(model)) == 3
+
+
+def test_trainable_parameters_keep_the_order_of_named_parameters():
+    model = partly_frozen()
+    expected = [p for _, p in model.named_parameters() if p.requires_grad]
+    assert all(a is b for a, b in zip(layout.trainable(model), expected, strict=True))
+
+
+def test_leaves_own_a_parameter_and_containers_do_not():
+    found, _ = layout.read(ultralytics_like())
+    assert [name for name, leaf in zip(found.modules, found.leaf, strict=True) if leaf] == [
+        "model.0.0",
+        "model.0.1",
+        "model.1",
+        "model.3.0",
+        "model.4.cv2.0",
+        "model.4.cv2.1",
+    ]
+
+
+def test_a_model_without_a_list_of_blocks_has_its_children_as_blocks():
+    found, members = layout.read(Net(stem=chain(), act=nn.ReLU(), fc=nn.Linear(2, 2)))
+    assert found.blocks == (("stem", "Sequential"), ("fc", "Linear"))
+    assert found.head == "fc"
+    assert found.edges == ()
+    assert found.block_of == ("", "stem", "stem", "stem", "stem", "fc")
+    assert [trunk.tolist() for trunk in members.trunk] == [[0, 4]]
+
+
+def test_a_single_module_is_the_whole_model():
+    found, members = layout.read(nn.Linear(2, 3))
+    assert (found.modules, found.leaf, found.blocks, found.head) == (("model",), (True,), (), "")
+    assert members.trunk == ()
+
+
+def test_blocks_of_an_ultralytics_like_model():
+    found, members = layout.read(ultralytics_like())
+    assert [name for name, _ in found.blocks] == [f"model.{n}" for n in range(5)]
+    assert found.blocks[2] == ("model.2", "Upsample")
+    assert found.head == "model.4"
+    assert found.edges == (
+        ("model.0", "model.1"),
+        ("model.1", "model.2"),
+        ("model.2", "model.3"),
+        ("model.0", "model.3"),
+        ("model.3", "model.4"),
+        ("model.1", "model.4"),
+    )
+    assert [len(trunk) for trunk in members.trunk] == [1, 1, 1]  # neither model.2 nor the head
+
+
+WRAPPINGS = {
+    "ddp": lambda: Around("module", ultralytics_like()),
+    "compiled": lambda: Around("_orig_mod", ultralytics_like()),
+    "compiled in ddp": wrapped,
+    "ddp in compiled": lambda: Around("_orig_mod", Around("module", ultralytics_like())),
+    "compiled inside": compiled_inside,
+    "compiled inside ddp": lambda: Around("module", compiled_inside()),
+}
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_wrappers_change_no_name(wrapping):
+    plain, plain_members = layout.read(ultralytics_like())
+    found, members = layout.read(WRAPPINGS[wrapping]())
+    for field in ("modules", "parameters", "block_of", "head", "edges"):
+        assert getattr(found, field) == getattr(plain, field), field
+    assert [name for name, _ in found.blocks] == [name for name, _ in plain.blocks]
+    for field in ("indices", "starts", "elements", "weights"):
+        np.testing.assert_array_equal(getattr(members, field), getattr(plain_members, field))
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_a_wrapped_module_keeps_its_class(wrapping):
+    plain, _ = layout.read(ultralytics_like())
+    found, _ = layout.read(WRAPPINGS[wrapping]())
+    assert found.types == plain.types
+    assert found.blocks == plain.blocks
+
+
+@pytest.mark.parametrize("name", ["module", "_orig_mod"])
+def test_a_wrapped_leaf_is_still_a_leaf(name):
+    plain, plain_members = layout.read(own_parameter())
+    found, members = layout.read(Around(name, own_parameter()))
+    assert found.leaf == plain.leaf
+    np.testing.assert_array_equal(members.weights, plain_members.weights)
+
+
+def test_a_compiled_leaf_is_still_a_leaf():
+    model = ultralytics_like()
+    model.model[1] = block(-1, Around("_orig_mod", model.model[1]))
+    found, members = layout.read(model)
+    plain, plain_members = layout.read(ultralytics_like())
+    assert found.leaf == plain.leaf
+    np.testing.assert_array_equal(members.weights, plain_members.weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "clean"),
+    [
+        ("", "model"),
+        ("model", "model"),
+        ("module", "model"),
+        ("module.model.0.conv", "model.0.conv"),
+        ("_orig_mod.module.model.0", "model.0"),
+        ("module.student_model.model.22", "model.22"),
+        ("model.3._orig_mod", "model.3"),
+        ("model.3._orig_mod.cv1.conv", "model.3.cv1.conv"),
+        ("model.3.module.conv", "model.3.module.conv"),
+        ("modules.0", "modules.0"),
+        ("model.0._orig_module", "model.0._orig_module"),
+    ],
+)
+def test_clean_name(name, clean):
+    assert layout.clean_name(name) == clean
+
+
+def test_a_frozen_teacher_is_left_out_and_the_projector_is_kept():
+    found, _ = layout.read(taught())
+    plain, _ = layout.read(ultralytics_like())
+    assert found.modules[: len(plain.modules)] == plain.modules
+    assert found.modules[len(plain.modules) :] == ("projector", "projector.0")
+    assert found.head == "model.4"
+    assert found.edges == plain.edges
+    assert found.parameters[0] == plain.parameters[0] + 12
+
+
+def test_yolo_has_one_row_for_the_whole_model_and_none_for_its_sequential(yolo):
+    found, _ = layout.read(yolo)
+    assert found.modules[0] == "model"
+    assert found.types[0] == "DetectionModel"
+    assert found.modules.count("model") == 1
+    assert found.modules[1] == "model.0"
+    assert found.parameters[0] == sum(p.numel() for p in yolo.parameters() if p.requires_grad)
+
+
+def test_yolo_rows_equal_an_independent_computation(yolo):
+    found, _ = layout.read(yolo)
+    assert dict(zip(found.modules, found.parameters, strict=True)) == sizes_by_path(yolo)
+
+
+def test_yolo_blocks(yolo):
+    found, members = layout.read(yolo)
+    assert [name for name, _ in found.blocks] == [f"model.{n}" for n in range(24)]
+    assert found.head == "model.23"
+    for name, owner in zip(found.modules, found.block_of, strict=True):
+        assert owner == ".".join(name.split(".")[:2]) if name != "model" else owner == ""
+    with_weights = {owner for owner in found.block_of if owner not in ("", "model.23")}
+    assert len(members.trunk) == len(with_weights)
+
+
+def test_yolo_edges(yolo):
+    found, _ = layout.read(yolo)
+    into = defaultdict(list)
+    for source, target in found.edges:
+        into[target].append(source)
+    types = dict(found.blocks)
+    concats = {name: into[name] for name in types if types[name] == "Concat"}
+    assert concats == {
+        "model.12": ["model.11", "model.6"],
+        "model.15": ["model.14", "model.4"],
+        "model.18": ["model.17", "model.13"],
+        "model.21": ["model.20", "model.10"],
+    }
+    assert into["model.23"] == ["model.16", "model.19", "model.22"]
+    assert into["model.0"] == []
+
+
+def test_yolo_in_ddp_and_compile_reads_the_same(yolo):
+    plain, _ = layout.read(yolo)
+    found, _ = layout.read(Around("module", Around("_orig_mod", yolo)))
+    assert found.modules == plain.modules
+    assert (found.head, found.edges) == (plain.head, plain.edges)
+
+
+def test_ultralytics_distillation_reads_as_its_student():
+    distill = pytest.importorskip("ultralytics.nn.distill_model", reason="came with 8.4.1xx")
+    from ultralytics.nn.tasks import DetectionModel
+
+    teacher, student = (DetectionModel("yolo26n.yaml", verbose=False) for _ in range(2))
+    student.args = SimpleNamespace(imgsz=64, dis=1.0)
+    found, _ = layout.read(distill.DistillationModel(teacher, student))
+    plain, _ = layout.read(student)
+    assert found.modules[: len(plain.modules)] == plain.modules
+    assert all(name.startswith("projector") for name in found.modules[len(plain.modules) :])
+    assert (found.head, found.edges) == (plain.head, plain.edges)

@@ -1,0 +1,120 @@
+from pathlib import Path
+
+import pytest
+from build import epoch_of, finding_of
+
+from yolo_gradwatch.report import Report
+
+NOTICE = finding_of("amp_overflow", "model", severity="notice", number=1, step=2, message="calm.")
+DEAD = finding_of("dead", "model.3.conv", number=2, step=30, message="it is dead.")
+WARNING = finding_of("dead", "model.1.bn", number=3, step=40, severity="warning", message="hm.")
+
+
+def report_of(*findings, status="finished", steps=1234, modules=57, epochs=None):
+    epochs = (epoch_of(steps=steps),) if epochs is None else epochs
+    return Report(Path("runs/train"), status, steps, modules, findings, epochs)
+
+
+def test_a_run_without_findings_is_healthy():
+    report = report_of()
+    assert report.healthy
+    assert report.alarms == ()
+    assert report.verdict == "healthy, nothing found in 1,234 steps of 57 modules"
+
+
+def test_notices_are_no_alarms():
+    report = report_of(NOTICE)
+    assert report.healthy
+    assert report.alarms == ()
+    assert report.verdict.startswith("healthy, ")
+
+
+def test_one_is_no_plural():
+    verdict = report_of(steps=1, modules=1).verdict
+    assert verdict == "healthy, nothing found in 1 step of 1 module"
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ("running", "still running"),
+        ("failed", "training failed"),
+        ("interrupted", "interrupted"),
+    ],
+)
+def test_a_training_that_did_not_finish_says_so(status, said):
+    assert report_of(status=status).verdict.endswith(f" modules, {said}")
+    assert f"of 57 modules, {said})" in report_of(DEAD, status=status).verdict
+
+
+@pytest.mark.parametrize(
+    ("findings", "counts"),
+    [
+        ((DEAD,), "1 critical"),
+        ((WARNING,), "1 warning"),
+        ((DEAD, WARNING), "1 critical, 1 warning"),
+        ((NOTICE, DEAD, WARNING, DEAD), "2 critical, 1 warning"),
+    ],
+)
+def test_findings_are_counted_by_severity(findings, counts):
+    report = report_of(*findings)
+    assert not report.healthy
+    assert report.verdict.startswith(f"sick, {counts}; first ")
+
+
+def test_the_first_alarm_is_named_and_not_a_notice_before_it():
+    assert report_of(NOTICE, DEAD, WARNING).verdict == (
+        "sick, 1 critical, 1 warning; first dead in model.3.conv at step 30 "
+        "(1,234 steps of 57 modules)"
+    )
+
+
+@pytest.mark.parametrize("findings", [(), (NOTICE,), (DEAD,)])
+@pytest.mark.parametrize("status", ["finished", "failed", "interrupted"])
+def test_there_is_no_verdict_without_a_step(findings, status):
+    report = report_of(*findings, steps=0, epochs=(), status=status)
+    assert report.verdict == "no verdict, because no optimizer step was watched"
+
+
+def test_why_there_was_no_step():
+    (reason,) = report_of(steps=0, epochs=()).facts()
+    assert "nbs" in reason
+
+
+def test_the_text_has_a_line_for_the_verdict_and_each_finding_and_the_facts():
+    report = report_of(NOTICE, DEAD)
+    assert str(report).split("\n") == [
+        f"GradWatch: {report.verdict}",
+        "  notice amp_overflow: calm.",
+        "  critical dead: it is dead.",
+        *report.facts(),
+    ]
+
+
+def test_a_finding_that_is_over_says_when():
+    over = finding_of("dead", step_end=55, message="it was dead.")
+    assert "\n  critical dead: it was dead. It was over at step 55.\n" in str(report_of(over))
+
+
+def test_clips_and_skips_are_those_of_all_epochs():
+    epochs = (
+        epoch_of(1, steps=10, clipped=10, skipped=1, norm_median=8.0),
+        epoch_of(2, steps=10, clipped=5, norm_median=1234.0),
+        epoch_of(2, steps=20, clipped=0, norm_median=2.0),
+    )
+    (fact,) = report_of(steps=40, epochs=epochs).facts()
+    assert "median norm 8," in fact
+    assert "clipped on 38% of the steps" in fact
+    assert fact.endswith("AMP skipped 1 step")
+
+
+@pytest.mark.parametrize(("skipped", "said"), [(0, "0 steps"), (1, "1 step"), (2, "2 steps")])
+def test_skips_are_counted(skipped, said):
+    (fact,) = report_of(steps=10, epochs=(epoch_of(skipped=skipped),)).facts()
+    assert fact.endswith(f"AMP skipped {said}")
+
+
+def test_no_finite_step_leaves_the_median_out():
+    (fact,) = report_of(steps=10, epochs=(epoch_of(norm_median=None),)).facts()
+    assert "median" not in fact
+    assert "whole model: clipped" in fact

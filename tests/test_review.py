@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from values import LAWS, LAYOUT, Part, assert_same, meta_of, plan, runs, window
+
+from yolo_gradwatch import load_run as exported
+from yolo_gradwatch import runlog
+from yolo_gradwatch.diagnosis import Diagnosis
+from yolo_gradwatch.records import EpochTelemetry, Event
+from yolo_gradwatch.review import _windows, load_run
+from yolo_gradwatch.runlog import FormatError, RunLog
+from yolo_gradwatch.thresholds import Thresholds
+
+CONV = "model.1.conv"
+START = Event(1, "start")
+DEAD = [window(step, zero=[CONV]) for step in (1, 2, 3)]
+
+
+def watch(folder, windows, events=(START,), **meta):
+    """Watch a training as its recorder does; the diagnosis at its end."""
+    log = RunLog(folder, LAYOUT, resume=False)
+    log.start()
+    diagnosis = Diagnosis(LAYOUT, Thresholds(), {"amp": False})
+    pending = list(events)
+    for one in windows:
+        while pending and pending[0].step <= one.step_first:
+            log.write_news(diagnosis.begin_anew(pending.pop(0)))
+        news = diagnosis.update(one)
+        log.write_window(one)
+        log.write_news(news)
+    log.close()
+    log.write_meta(meta_of(events=events, **meta))
+    return diagnosis
+
+
+def test_the_function_is_exported():
+    assert exported is load_run
+
+
+@pytest.mark.parametrize("name", ["", "gradwatch.csv", "gradwatch_alerts.csv"])
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_run_is_read_from_its_folder_or_a_table_in_it(tmp_path, name, kind):
+    watch(tmp_path, DEAD)
+    run = load_run(kind(tmp_path / name))
+    assert run.folder == tmp_path
+    assert run.layout == LAYOUT
+    assert run.meta["status"] == "finished"
+
+
+def test_the_tables_have_the_columns_of_the_files(tmp_path):
+    watch(tmp_path, DEAD)
+    run = load_run(tmp_path)
+    assert tuple(run.windows.columns) == runlog.WINDOW_COLUMNS
+    assert tuple(run.alerts.columns) == runlog.ALERT_COLUMNS
+    assert len(run.windows) == 3 * len(LAYOUT.modules)
+    assert run.alerts[["finding", "event", "step", "rule", "module"]].to_numpy().tolist() == [
+        [1, "start", 3, "dead", CONV]
+    ]
+
+
+def test_the_tables_have_exact_types(tmp_path):
+    watch(tmp_path, DEAD)
+    run = load_run(tmp_path)
+    for name in (*runlog.COUNT_COLUMNS, "epoch", "step_first", "step_last", "steps", "skipped"):
+        assert run.windows[name].dtype == np.int64, name
+    for name in runlog.FLOAT_COLUMNS:
+        assert run.windows[name].dtype == np.float32, name
+    assert isinstance(run.windows["module"].dtype, pd.CategoricalDtype)
+    assert run.alerts["value"].dtype == np.float64
+
+
+def test_a_run_without_a_window_has_empty_tables(tmp_path):
+    watch(tmp_path, [])
+    run = load_run(tmp_path)
+    assert len(run.windows) == len(run.alerts) == 0
+    assert run.report().steps == 0
+    assert run.report().findings == ()
+    assert "no optimizer step" in run.report().verdict
+
+
+MORE, _ = plan([*(Part(name) for name in LAYOUT.modules if "." in name), Part("model.2.c")])
+"""The layout of a training that is resumed with fewer frozen layers."""
+
+
+def resume_with_more(folder, windows):
+    log = RunLog(folder, MORE, resume=True)
+    log.write_meta(meta_of(MORE, [START, Event(4, "resume")]))
+    for one in windows:
+        log.write_window(one)
+    log.close()
+
+
+def test_a_module_counts_nothing_in_the_windows_before_its_first_row(tmp_path):
+    watch(tmp_path, DEAD)
+    resume_with_more(tmp_path, [window(4, layout=MORE, none=["model.2.c"])])
+    run = load_run(tmp_path)
+    old, *_, new = _windows(run.windows, run.layout)
+    row = MORE.modules.index("model.2.c")
+    assert (old.zero[MORE.modules.index(CONV)], new.none[row]) == (1, 1)
+    assert old.zero[row] == old.none[row] == old.nonfinite[row] == 0
+    assert np.isnan(old.norm_mean[row])
+    assert old.zero.dtype == np.int64
+
+
+def test_windows_before_a_resume_with_more_modules_are_whole(tmp_path):
+    watch(tmp_path, DEAD)
+    resume_with_more(tmp_path, [])  # killed before its first window
+    assert load_run(tmp_path).windows["step_first"].max() == 3
+
+
+def test_windows_come_in_the_order_of_their_steps(tmp_path):
+    watch(tmp_path, [window(1, steps=8), window(9, epoch=2), window(10, steps=90)])
+    run = load_run(tmp_path)
+    assert [one.step_first for one in _windows(run.windows, run.layout)] == [1, 9, 10]
+
+
+@LAWS
+@given(runs())
+def test_a_review_finds_what_the_live_run_found(run):
+    windows, events = run
+    with TemporaryDirectory() as name:
+        live = watch(Path(name), windows, events)
+        report = load_run(name).report()
+    assert report.findings == tuple(live.findings.all.values())
+    assert report.steps == sum(one.steps for one in windows)
+    assert report.modules == len(LAYOUT.modules)
+
+
+@settings(LAWS, max_examples=25)
+@given(runs())
+def test_the_windows_of_a_run_read_back(run):
+    windows, events = run
+    with TemporaryDirectory() as name:
+        watch(Path(name), windows, events)
+        loaded = load_run(name)
+        found = list(_windows(loaded.windows, loaded.layout))
+    assert len(found) == len(windows)
+    for one, expected in zip(found, windows, strict=True):
+        assert_same(one, expected)
+
+
+def test_an_event_after_the_last_window_is_in_the_review(tmp_path):
+    resume = Event(4, "resume")  # killed before its next window closed
+    live = watch(tmp_path, DEAD)
+    live.begin_anew(resume)
+    RunLog(tmp_path, LAYOUT, resume=True).write_meta(meta_of(events=[START, resume]))
+    assert load_run(tmp_path).report().findings == tuple(live.findings.all.values())
+
+
+def test_a_review_uses_the_thresholds_of_the_run(tmp_path):
+    watch(tmp_path, DEAD, thresholds={"amp_grace": 12, "dead_windows": 4})
+    assert load_run(tmp_path).report().healthy
+
+
+@pytest.mark.parametrize(("patience", "healthy"), [(2, False), (3, False), (4, True)])
+def test_a_review_under_other_thresholds(tmp_path, patience, healthy):
+    watch(tmp_path, DEAD)
+    report = load_run(tmp_path).report(Thresholds(dead_windows=patience))
+    assert report.healthy is healthy
+
+
+def test_a_report_holds_what_the_run_says_of_itself(tmp_path):
+    epoch = EpochTelemetry(1, 3, 2, 1, 12.5, None)
+    watch(
+        tmp_path,
+        DEAD,
+        status="interrupted",
+        epochs=[
+            {"epoch": 1, "steps": 3, "clipped": 2, "skipped": 1, "norm_median": 12.5, "scale": None}
+        ],
+    )
+    report = load_run(tmp_path).report()
+    assert (report.run, report.status, report.epochs) == (tmp_path, "interrupted", (epoch,))
+
+
+def test_the_words_of_a_finding_know_the_training(tmp_path):
+    windows = [window(1, nonfinite=[CONV])]
+    options = {"interval": 1, "stop_on": [], "training": {"amp": True}}
+    watch(tmp_path, windows, options=options)
+    assert "try amp=False first" in str(load_run(tmp_path).report())
+    watch(tmp_path, windows)
+    assert "try amp=False first" not in str(load_run(tmp_path).report())
+
+
+def test_a_torn_line_of_the_alerts_is_left_out(tmp_path):
+    watch(tmp_path, [*DEAD, window(4)])
+    path = tmp_path / "gradwatch_alerts.csv"
+    path.write_bytes(path.read_bytes()[:-5])
+    assert load_run(tmp_path).alerts["event"].tolist() == ["start"]
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(FormatError, match=r"runs.gradwatch\.json: No such file"):
+        load_run(tmp_path / "runs")
+
+
+@pytest.mark.parametrize("name", ["gradwatch.csv", "gradwatch_alerts.csv"])
+def test_a_missing_table_is_named(tmp_path, name):
+    watch(tmp_path, DEAD)
+    (tmp_path / name).unlink()
+    with pytest.raises(FormatError, match=rf"{name}: missing or empty; was this training watched"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["gradwatch.csv", "gradwatch_alerts.csv"])
+def test_another_header_is_named(tmp_path, name):
+    watch(tmp_path, DEAD)
+    path = tmp_path / name
+    path.write_text("a,b\n1,2\n", encoding="utf-8")
+    with pytest.raises(FormatError, match=rf"{name}: line 1 is not the header of {name}"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("column", "text"),
+    [("zero", "many"), ("norm_mean", "1.2.3"), ("step_first", ""), ("module", "a,b")],
+)
+def test_a_damaged_row_names_the_file_and_a_remedy(tmp_path, column, text):
+    watch(tmp_path, DEAD)
+    path = tmp_path / "gradwatch.csv"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    cells = lines[2].split(",")
+    cells[runlog.WINDOW_COLUMNS.index(column)] = text
+    lines[2] = ",".join(cells)
+    path.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    with pytest.raises(FormatError, match=r"gradwatch\.csv: .*; restore the file from a copy"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["layout", "events", "thresholds", "options", "status", "epochs"])
+def test_meta_without_a_part_names_the_file(tmp_path, part):
+    watch(tmp_path, DEAD)
+    meta = meta_of()
+    del meta[part]
+    (tmp_path / "gradwatch.json").write_text(json.dumps(meta), encoding="utf-8")
+    with pytest.raises(FormatError, match=rf"gradwatch\.json.*{part}"):
+        load_run(tmp_path).report()
+
+
+def test_a_review_loads_neither_torch_nor_ultralytics(tmp_path):
+    watch(tmp_path, DEAD)
+    code = (
+        "import json, sys, yolo_gradwatch.review as review;"
+        "str(review.load_run(sys.argv[1]).report());"
+        "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, str(tmp_path)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    loaded = set(json.loads(out.stdout))
+    assert "yolo_gradwatch" in loaded
+    assert not loaded & {"torch", "ultralytics", "rich", "typer", "matplotlib", "cv2"}

@@ -1,0 +1,507 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from values import LAWS, LAYOUT, MEMBERS, Part, plan, sample
+
+from yolo_gradwatch import layout as layouts
+from yolo_gradwatch.records import Detail
+from yolo_gradwatch.rollup import (
+    FINE_STRETCHES,
+    HISTORY_LEAST,
+    HISTORY_STEPS,
+    Rollup,
+    module_norms,
+    zero_fraction,
+)
+
+P = len(MEMBERS.elements)
+ROW = {name: m for m, name in enumerate(LAYOUT.modules)}
+FAR = 1_000_001  # a step so late that a window holds 20,000 steps
+
+ONE_BLOCK = plan([Part("model.0.conv"), Part("model.1.conv")])[1]
+"""A trunk of one weight, so that its norm is the level of its block; and a head."""
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Linear(4, 4)
+        self.decoder = nn.Linear(4, 4)
+        self.decoder.weight = self.encoder.weight
+        self.again = self.encoder
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.again(self.decoder(self.encoder(x)))
+
+
+def chain():
+    return nn.Sequential(nn.Linear(4, 5), nn.Sequential(nn.ReLU(), nn.Linear(5, 4)))
+
+
+def half_frozen():
+    model = chain()
+    model[0].weight.requires_grad_(requires_grad=False)
+    return model
+
+
+def expected_windows(steps, *, interval=1, epoch=10**9, anomalies=()):
+    """First and last step of each window, from the words of the design in whole numbers."""
+    windows, first, fine_until, stretches = [], 1, 0, 0
+    for step in range(1, steps + 1, interval):
+        if step in anomalies and step > fine_until and stretches < 40:
+            stretches += 1
+            fine_until = step + 10
+            if first < step:
+                windows.append((first, step - interval))
+            first = step
+        held = step - first + interval
+        ends = (step + interval - 1) // epoch > (step - 1) // epoch  # the next one is in another
+        if step <= fine_until or 50 * held >= step or ends:
+            windows.append((first, step))
+            first = step + interval
+    return windows if first > step else [*windows, (first, step)]
+
+
+def windows_of(samples, members=MEMBERS, interval=1):
+    rollup = Rollup(members, interval)
+    windows = [window for one in samples for window in rollup.add(one)]
+    return windows + rollup.close()
+
+
+def spans(windows):
+    return [(window.step_first, window.step_last) for window in windows]
+
+
+def level_samples(levels, first=FAR):
+    """Steps whose trunk block has the given norms."""
+    return [sample(first + i, [level, 1.0], size=2) for i, level in enumerate(levels)]
+
+
+def anomalous(levels, first=FAR):
+    """Whether the last of these steps begins a stretch of fine windows."""
+    samples = level_samples([*levels, *[levels[-1]] * 3], first)
+    last = first + len(levels) - 1
+    return (last, last) in spans(windows_of(samples, ONE_BLOCK))
+
+
+@pytest.mark.parametrize("build", [chain, Tied, half_frozen])
+def test_module_norms_equal_those_of_torch(build):
+    torch.manual_seed(0)
+    model = build()
+    model(torch.randn(3, 4)).square().sum().backward()
+    parameters = layouts.trainable(model)
+    found, members = layouts.read(model)
+    norms = np.array([0.0 if p.grad is None else p.grad.double().norm().item() for p in parameters])
+    modules = {layouts.clean_name(name): module for name, module in model.named_modules()}
+    for name, norm in zip(found.modules, module_norms(norms, members), strict=True):
+        gradients = [p.grad.double() for p in modules[name].parameters() if p.grad is not None]
+        assert norm == pytest.approx(torch.nn.utils.get_total_norm(gradients).item(), rel=1e-12)
+
+
+def test_the_norm_of_the_model_is_what_clipping_returns():
+    torch.manual_seed(0)
+    model = chain()
+    model(torch.randn(3, 4)).square().sum().backward()
+    _, members = layouts.read(model)
+    norms = np.array([p.grad.norm().item() for p in layouts.trainable(model)])
+    total = torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0).item()
+    assert module_norms(norms, members)[0] == pytest.approx(total, rel=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_nonfinite_parameter_spoils_only_the_modules_around_it(bad):
+    norms = module_norms(np.array([1, 1, 1, bad, 1, 1, 1, 1.0]), MEMBERS)
+    spoilt = {name: norms[m] for name, m in ROW.items() if not np.isfinite(norms[m])}
+    assert list(spoilt) == ["model", "model.1", "model.1.conv"]
+    np.testing.assert_array_equal(list(spoilt.values()), [bad] * 3)
+
+
+SIZES = st.lists(st.one_of(st.just(0.0), st.floats(2**-149, 3.4e38)), min_size=P, max_size=P).map(
+    np.array
+)
+"""Norms that float32 gradients can have."""
+
+
+@LAWS
+@given(SIZES)
+def test_a_parent_is_at_least_as_large_as_each_child(norms):
+    found = module_norms(norms, MEMBERS)
+    for name, m in ROW.items():
+        for other, n in ROW.items():
+            if name == "model" or other.startswith(f"{name}."):
+                assert found[m] >= found[n] * (1 - 1e-12)
+
+
+@LAWS
+@given(SIZES, st.integers(-20, 20))
+def test_module_norms_scale_with_the_gradient(norms, power):
+    scaled = module_norms(norms * 2.0**power, MEMBERS)
+    np.testing.assert_allclose(scaled, module_norms(norms, MEMBERS) * 2.0**power, rtol=1e-12)
+
+
+def test_zero_fraction_is_of_the_modules_own_weights():
+    zeros = np.array([3, np.nan, np.nan, 6, np.nan, 0, np.nan, 5])
+    found = dict(zip(LAYOUT.modules, zero_fraction(zeros, MEMBERS), strict=True))
+    told = {name: share for name, share in found.items() if not np.isnan(share)}
+    assert told == {"model.0.conv": 0.25, "model.1.conv": 1.0, "model.2.a": 0.0, "model.2.b": 1.0}
+
+
+def test_zero_fraction_of_two_weights_is_that_of_their_elements():
+    _, members = plan([Part("model.0", 30), Part("model.0", 10), Part("model.1", 4)])
+    np.testing.assert_array_equal(
+        zero_fraction(np.array([15.0, 10.0, 1.0]), members), [np.nan, 0.625, 0.25]
+    )
+
+
+def test_zero_fraction_is_unknown_without_a_gradient_and_without_weights():
+    assert np.isnan(zero_fraction(np.full(P, np.nan), MEMBERS)).all()
+    _, members = plan([Part("model.0", is_weight=False)])
+    assert np.isnan(zero_fraction(np.array([np.nan]), members)).all()
+
+
+def test_the_first_50_steps_are_windows_of_their_own():
+    windows = spans(windows_of(sample(step) for step in range(1, 53)))
+    assert windows == [*((step, step) for step in range(1, 51)), (51, 52)]
+
+
+@pytest.mark.parametrize(
+    ("steps", "interval", "epoch"),
+    [
+        (5000, 1, 10**9),
+        (5000, 1, 333),
+        (1500, 1, 1),
+        (5000, 7, 10**9),
+        (3000, 4, 50),
+        (900, 100, 10**9),
+    ],
+)
+def test_windows_follow_the_rule_of_the_design(steps, interval, epoch):
+    taken = range(1, steps + 1, interval)
+    samples = [sample(step, epoch=1 + (step - 1) // epoch) for step in taken]
+    expected = expected_windows(steps, interval=interval, epoch=epoch)
+    assert spans(windows_of(samples, interval=interval)) == expected
+
+
+@LAWS
+@given(
+    st.sets(st.integers(1, 200), max_size=9),
+    st.integers(1, 3),
+    st.sampled_from([10**9, 90, 40, 7]),
+)
+def test_anomalous_steps_open_fine_stretches(bad, interval, epoch):
+    taken = range(1, 201, interval)
+    samples = [
+        sample(step, np.nan if step in bad else 1.0, epoch=1 + (step - 1) // epoch)
+        for step in taken
+    ]
+    expected = expected_windows(200, interval=interval, epoch=epoch, anomalies=bad)
+    assert spans(windows_of(samples, interval=interval)) == expected
+
+
+def test_windows_cover_every_step_once():
+    windows = windows_of(sample(step, np.nan if step == 77 else 1.0) for step in range(1, 1001))
+    assert all(next_.step_first == one.step_last + 1 for one, next_ in pairwise(windows))
+    assert sum(window.steps for window in windows) == 1000
+
+
+def test_a_resumed_run_begins_with_a_wide_window():
+    assert spans(windows_of(sample(step) for step in range(1001, 1051))) == [
+        (1001, 1021),
+        (1022, 1042),
+        (1043, 1050),
+    ]
+
+
+def test_the_end_of_an_epoch_closes_a_window():
+    rollup = Rollup(MEMBERS)
+    for step in (1001, 1002):
+        assert rollup.add(sample(step, epoch=1)) == []
+    closed = rollup.add(sample(1003, epoch=2))
+    assert spans(closed) == [(1001, 1002)]
+    assert closed[0].epoch == 1
+    assert [window.epoch for window in rollup.close()] == [2]
+    assert rollup.close() == []
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_nonfinite_step_is_a_window_of_its_own_and_so_are_the_next_10(bad):
+    norms = [1.0] * 5 + [bad] + [1.0] * 14
+    windows = spans(windows_of(sample(FAR + i, norm) for i, norm in enumerate(norms)))
+    assert windows == [
+        (FAR, FAR + 4),
+        *((FAR + i, FAR + i) for i in range(5, 16)),
+        (FAR + 16, FAR + 19),
+    ]
+
+
+def test_a_step_that_amp_skipped_is_not_anomalous():
+    samples = [sample(FAR + i, np.inf, skipped=True) for i in range(3)]
+    assert spans(windows_of(samples)) == [(FAR, FAR + 2)]
+
+
+def test_skipped_steps_are_no_history():
+    levels = level_samples([1.0] * (HISTORY_LEAST - 1))
+    skipped = [
+        sample(FAR + 50 + i, [np.inf, 1.0], size=2, skipped=True) for i in range(HISTORY_LEAST)
+    ]
+    jump = level_samples([100.0, 1.0], FAR + 100)
+    assert len(windows_of([*levels, *skipped, *jump], ONE_BLOCK)) == 1
+
+
+@pytest.mark.parametrize(
+    ("norm", "opens"),
+    [
+        (10.0 * (1 - 1e-9), False),
+        (10.0, False),
+        (10.0 * (1 + 1e-9), True),
+        (0.1 * (1 + 1e-9), False),
+        (0.1, False),
+        (0.1 * (1 - 1e-9), True),
+        (0.0, True),
+    ],
+)
+def test_a_level_more_than_a_decade_off_is_anomalous(norm, opens):
+    assert anomalous([1.0] * 30 + [norm]) is opens
+
+
+def test_the_level_is_compared_with_the_highest_and_the_lowest():
+    assert not anomalous([1.0] * 30 + [5.0] + [1.0] * 30 + [49.0])
+    assert anomalous([1.0] * 30 + [5.0] + [1.0] * 30 + [51.0])
+    assert not anomalous([1.0] * 30 + [0.2] + [1.0] * 30 + [0.021])
+    assert anomalous([1.0] * 30 + [0.2] + [1.0] * 30 + [0.019])
+
+
+@pytest.mark.parametrize(("before", "opens"), [(18, False), (19, True), (20, True)])
+def test_levels_are_judged_from_step_20_on(before, opens):
+    assert anomalous([1.0] * before + [100.0]) is opens
+
+
+@pytest.mark.parametrize(("since", "opens"), [(99, False), (100, True), (101, True)])
+def test_levels_are_compared_with_the_last_100_steps(since, opens):
+    assert HISTORY_STEPS == 100
+    assert anomalous([10.0] + [1.0] * since + [30.0]) is opens
+
+
+def test_a_block_that_dies_and_one_that_wakes_are_anomalous():
+    assert anomalous([1.0] * 30 + [0.0])
+    assert anomalous([0.0] * 30 + [1e-6])
+    assert not anomalous([0.0] * 30)
+
+
+def test_the_level_is_the_median_of_the_weights_of_a_block():
+    _, members = plan(
+        [
+            *[Part(f"model.0.{n}") for n in "abc"],
+            *[Part(f"model.0.{n}", is_weight=False) for n in "defg"],
+            Part("model.1"),
+        ]
+    )
+    steady = [sample(FAR + i, size=8) for i in range(30)]
+    moves = {
+        (1000, 1, 1, 1, 1, 1, 1, 1): False,
+        (1, 1, 1, 1000, 1000, 1000, 1000, 1000): False,
+        (1000, 1, 1000, 1, 1, 1, 1, 1): True,
+    }
+    for norms, opens in moves.items():
+        windows = windows_of([*steady, sample(FAR + 30, norms, size=8)], members)
+        assert (len(windows) == 2) is opens, norms
+
+
+def test_the_level_of_two_weights_is_the_mean_of_their_norms():
+    _, members = plan([Part("model.0.a"), Part("model.0.b"), Part("model.1")])
+    steady = [sample(FAR + i, size=3) for i in range(30)]
+    for norm, opens in ((19.0 * (1 - 1e-9), False), (19.0 * (1 + 1e-9), True)):
+        jump = sample(FAR + 30, [norm, 1.0, 1.0], size=3)
+        assert (len(windows_of([*steady, jump], members)) == 2) is opens
+
+
+def test_a_jump_in_the_head_is_not_anomalous():
+    steady = [sample(FAR + i, [1.0, 1.0], size=2) for i in range(30)]
+    assert len(windows_of([*steady, sample(FAR + 30, [1.0, 1e6], size=2)], ONE_BLOCK)) == 1
+
+
+@pytest.mark.parametrize("blocks", [["model.0"], ["model.0", "model.1"]])
+def test_a_model_without_a_trunk_has_no_levels(blocks):
+    parts = [Part(block, is_weight=block == blocks[-1]) for block in blocks]
+    _, members = plan(parts)
+    norms = [1.0] * 30 + [1e6, 1.0]
+    samples = [sample(FAR + i, norm, size=len(parts)) for i, norm in enumerate(norms)]
+    assert len(windows_of(samples, members)) == 1
+
+
+def test_at_most_40_stretches():
+    assert FINE_STRETCHES == 40
+    bad = [FAR + 20 * n for n in range(42)]
+    windows = windows_of(
+        sample(step, np.nan if step in bad else 1.0) for step in range(FAR, FAR + 20 * 42)
+    )
+    alone = [window.step_first for window in windows if window.steps == 1]
+    assert alone == [step + i for step in bad[:40] for i in range(11)]
+    assert windows[-1].nonfinite[0] == 2
+
+
+def test_an_anomaly_within_a_stretch_opens_no_other():
+    bad = {FAR + 5, FAR + 10, FAR + 15}
+    samples = [sample(FAR + i, np.nan if FAR + i in bad else 1.0) for i in range(30)]
+    alone = [window.step_first - FAR for window in windows_of(samples) if window.steps == 1]
+    assert alone == list(range(5, 16))
+
+
+def test_counts_are_of_steps_that_amp_did_not_skip():
+    bad = [1, 1, 1, np.inf, 1, 1, 1, 1]
+    zero = [0, 0, 0, 1, 1, 1, 1, 1]
+    none = np.array([0, 0, 0, 1, 1, 0, 0, 0], bool)
+    steps = [
+        sample(FAR, zero),
+        sample(FAR + 1, 1.0, missing=none),
+        sample(FAR + 2, bad, skipped=True),
+        sample(FAR + 3, zero, skipped=True),
+        sample(FAR + 4, 1.0, missing=none, skipped=True),
+    ]
+    (window,) = windows_of(steps)
+    assert (window.steps, window.skipped) == (5, 3)
+    assert not window.nonfinite.any()
+    assert {n for n, m in ROW.items() if window.zero[m]} == {
+        "model.0",
+        "model.0.conv",
+        "model.0.bn",
+    }
+    assert {n for n, m in ROW.items() if window.none[m]} == {
+        "model.1",
+        "model.1.conv",
+        "model.1.bn",
+    }
+    assert window.zero.max() == window.none.max() == 1
+
+
+def test_nonfinite_counts_and_is_not_zero():
+    (window,) = windows_of([sample(FAR, [1, 1, 1, np.nan, 0, 1, 1, 1])])
+    assert {n for n, m in ROW.items() if window.nonfinite[m]} == {
+        "model",
+        "model.1",
+        "model.1.conv",
+    }
+    assert {n for n, m in ROW.items() if window.zero[m]} == {"model.1.bn"}
+
+
+def test_a_module_with_one_gradient_of_two_is_not_without():
+    missing = np.array([0, 1, 0, 0, 0, 0, 0, 0], bool)
+    (window,) = windows_of([sample(FAR, 2.0, missing=missing)])
+    assert not window.none.any()
+    assert window.norm_mean[ROW["model.0.bn"]] == 2.0
+
+
+def test_norms_are_over_finite_steps():
+    norms = [3.0, np.inf, 4.0, np.nan, 8.0]
+    skipped = [False, True, False, True, True]
+    pairs = zip(norms, skipped, strict=True)
+    samples = [sample(FAR + i, norm, skipped=skip) for i, (norm, skip) in enumerate(pairs)]
+    (window,) = windows_of(samples)
+    conv = ROW["model.0.conv"]
+    assert (window.norm_min[conv], window.norm_mean[conv], window.norm_max[conv]) == (3, 5, 8)
+    assert window.norm_max[0] == np.float32(np.sqrt(8 * 64))
+
+
+def test_norms_without_a_finite_step_are_unknown():
+    (window,) = windows_of([sample(FAR, np.nan, skipped=True)])
+    assert np.isnan([window.norm_min, window.norm_mean, window.norm_max]).all()
+
+
+def test_norms_of_a_module_without_a_gradient_are_unknown():
+    (window,) = windows_of([sample(FAR, missing=True)])
+    assert np.isnan(window.norm_mean).all()
+    assert (window.none == 1).all()
+    assert not window.zero.any()
+
+
+def test_values_are_float32():
+    (window,) = windows_of([sample(FAR, 1 / 3)])
+    for name in ("norm_min", "norm_mean", "norm_max", "zero_fraction", "weight_norm"):
+        assert getattr(window, name).dtype == np.float32
+    assert window.norm_mean[ROW["model.0.conv"]] == np.float32(1 / 3)
+
+
+def test_a_norm_beyond_float32_is_infinite_and_no_warning():
+    """Many finite float32 elements have a norm that float32 cannot hold."""
+    (window,) = windows_of([sample(FAR, 1e39, detail=Detail(np.full(P, 1e39), np.full(P, 0.0)))])
+    assert np.isinf(window.norm_mean).all()
+    assert np.isinf(window.weight_norm).all()
+    assert not window.nonfinite.any()
+
+
+def test_details_are_those_of_the_first_step():
+    details = [Detail(np.full(P, float(n)), np.full(P, 2.0 * n)) for n in (1, 2)]
+    steps = [sample(FAR, detail=details[0]), sample(FAR + 1, detail=details[1]), sample(FAR + 2)]
+    (window,) = windows_of(steps)
+    assert window.weight_norm[ROW["model.0.conv"]] == 1.0
+    assert window.weight_norm[0] == np.float32(np.sqrt(P))
+    assert window.zero_fraction[ROW["model.0.conv"]] == np.float32(2 / 12)
+    assert np.isnan(window.zero_fraction[ROW["model.0.bn"]])
+
+
+def test_details_are_unknown_where_an_anomaly_opened_the_window():
+    detail = Detail(np.ones(P), np.zeros(P))
+    steps = [sample(FAR, detail=detail), sample(FAR + 1), sample(FAR + 2, np.nan)]
+    first, second = windows_of(steps)
+    assert not np.isnan(first.weight_norm).any()
+    assert np.isnan(second.weight_norm).all()
+    assert np.isnan(second.zero_fraction).all()
+
+
+def test_newest_is_the_last_sample():
+    rollup = Rollup(MEMBERS)
+    assert np.isnan(rollup.newest).all()
+    rollup.add(sample(FAR, 2.0))
+    np.testing.assert_allclose(rollup.newest[0], 2 * np.sqrt(P))
+    rollup.add(sample(FAR + 1, 3.0))
+    rollup.close()
+    np.testing.assert_allclose(rollup.newest[0], 3 * np.sqrt(P))
+
+
+@LAWS
+@given(
+    st.sets(st.integers(1, 150), max_size=5),
+    st.integers(1, 4),
+    st.sampled_from([10**9, 75, 20]),
+    st.sampled_from([0, 2000]),
+)
+def test_opens_window_foretells_where_windows_begin(bad, interval, epoch, offset):
+    """As far as can be known: a step does not tell beforehand that it will be anomalous."""
+    rollup = Rollup(MEMBERS, interval)
+    opened, windows, last = set(), [], 1
+    for step in range(1 + offset, 151 + offset, interval):
+        current = 1 + step // epoch
+        if current != last:
+            windows += rollup.close()
+        last = current
+        if rollup.opens_window(step):
+            opened.add(step)
+        norm = np.nan if step - offset in bad else 1.0
+        windows += rollup.add(sample(step, norm, epoch=current))
+    first = {window.step_first for window in windows + rollup.close()}
+    assert opened <= first
+    assert first - opened <= {step + offset for step in bad}
+
+
+def test_a_full_window_is_foretold_while_its_steps_are_on_their_way():
+    rollup = Rollup(MEMBERS)
+    rollup.add(sample(1001))
+    assert not rollup.opens_window(1002)
+    assert not rollup.opens_window(1021)
+    assert rollup.opens_window(1022)  # 1001 to 1021 are 2 % of 1021 steps, landed or not
+
+
+@pytest.mark.parametrize("anomalies", [0, 40])
+def test_300_epochs_of_coco_stay_below_60_mb(anomalies):
+    steps, epochs, modules, row = 2_200_000, 300, 434, 110
+    bad = {steps * n // 41 for n in range(1, anomalies + 1)}
+    windows = expected_windows(steps, epoch=steps // epochs, anomalies=bad)
+    assert len(windows) * modules * row < 60e6

@@ -1,0 +1,219 @@
+"""Small layouts, samples, windows and runs, built by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from yolo_gradwatch.records import Detail, Event, Layout, Members, Sample, Window
+from yolo_gradwatch.runlog import FORMAT_VERSION
+from yolo_gradwatch.thresholds import Thresholds
+
+LAWS = settings(deadline=None, derandomize=True)
+
+
+class Part(NamedTuple):
+    """A parameter of a model that exists on paper only."""
+
+    module: str
+    elements: int = 10
+    is_weight: bool = True
+
+
+def plan(
+    parts: Sequence[Part], blocks: Sequence[str] = (), edges: Iterable[tuple[str, str]] = ()
+) -> tuple[Layout, Members]:
+    """What `layout.read` would give for a model with these parameters, in this order."""
+    rows: dict[str, list[int]] = {}
+    for p, part in enumerate(parts):
+        for name in around(part.module):
+            rows.setdefault(name, []).append(p)
+    blocks = blocks or list(dict.fromkeys(block for part in parts if (block := top(part.module))))
+    owners = {part.module for part in parts}
+    layout = Layout(
+        modules=tuple(rows),
+        types=tuple("Conv2d" if name in owners else "Block" for name in rows),
+        parameters=tuple(sum(parts[p].elements for p in found) for found in rows.values()),
+        block_of=tuple(top(name) for name in rows),
+        leaf=tuple(name in owners for name in rows),
+        blocks=tuple((block, "Block") for block in blocks),
+        head=blocks[-1],
+        edges=tuple(edges),
+    )
+    index = {name: m for m, name in enumerate(rows)}
+    weights = [(index[part.module], p) for p, part in enumerate(parts) if part.is_weight]
+    trunk = [[p for _, p in weights if top(parts[p].module) == block] for block in blocks[:-1]]
+    members = Members(
+        indices=np.array([p for found in rows.values() for p in found], np.int64),
+        starts=np.cumsum([0, *map(len, rows.values())], dtype=np.int64)[:-1],
+        elements=np.array([part.elements for part in parts], np.int64),
+        weights=np.array(weights, np.int64).reshape(-1, 2),
+        trunk=tuple(np.array(found) for found in trunk if found),
+    )
+    return layout, members
+
+
+def around(module: str) -> list[str]:
+    """The whole model, every module around this one, and itself."""
+    words = module.removeprefix("model").lstrip(".").split(".") if module != "model" else []
+    prefix = "model." if module.startswith("model.") else ""
+    return ["model", *(prefix + ".".join(words[: n + 1]) for n in range(len(words)))]
+
+
+def top(module: str) -> str:
+    """The top-level block of a module."""
+    return (around(module)[1:] or [""])[0]
+
+
+LAYOUT, MEMBERS = plan(
+    [
+        Part("model.0.conv", 12),
+        Part("model.0.bn", 2, is_weight=False),
+        Part("model.0.bn", 2, is_weight=False),
+        Part("model.1.conv", 6),
+        Part("model.1.bn", 3, is_weight=False),
+        Part("model.2.a", 8),
+        Part("model.2.a", 4, is_weight=False),
+        Part("model.2.b", 5),
+    ]
+)
+"""Two trunk blocks of a convolution and a norm layer, and a head of two leaves."""
+
+TRUNK = ("model.0.conv", "model.0.bn", "model.1.conv", "model.1.bn")
+HEAD = ("model.2.a", "model.2.b")
+
+
+def sample(  # noqa: PLR0913  # one argument a field
+    step: int,
+    norms: object = 1.0,
+    *,
+    size: int = len(MEMBERS.elements),
+    epoch: int = 1,
+    missing: object = False,
+    skipped: bool = False,
+    detail: Detail | None = None,
+) -> Sample:
+    """A step with the same norm everywhere, or with a norm for each of ``size`` parameters."""
+    return Sample(
+        epoch=epoch,
+        step=step,
+        norms=np.where(missing, 0.0, np.broadcast_to(np.asarray(norms, float), (size,))),
+        missing=np.broadcast_to(np.asarray(missing), (size,)).copy(),
+        skipped=skipped,
+        detail=detail,
+    )
+
+
+Named = Collection[str] | Mapping[str, int]
+
+
+def window(  # noqa: PLR0913  # one argument a field
+    step: int,
+    *,
+    steps: int = 1,
+    skipped: int = 0,
+    epoch: int = 1,
+    nonfinite: Named = (),
+    zero: Named = (),
+    none: Named = (),
+    unknown: Collection[str] = (),
+    norm: float = 1.0,
+    layout: Layout = LAYOUT,
+) -> Window:
+    """A window in which the named modules were sick, by default in every applied step."""
+    applied = steps - skipped
+    unknown = {*unknown, *_always(nonfinite, applied), *_always(none, applied)}
+    dead = _always(zero, applied)
+    norms = [
+        np.nan if name in unknown else 0.0 if name in dead else norm for name in layout.modules
+    ]
+    return Window(
+        epoch=epoch,
+        step_first=step,
+        step_last=step + steps - 1,
+        steps=steps,
+        skipped=skipped,
+        nonfinite=_counts(layout, nonfinite, applied),
+        zero=_counts(layout, zero, applied),
+        none=_counts(layout, none, applied),
+        zero_fraction=np.full(len(norms), np.nan, np.float32),
+        norm_min=np.array(norms, np.float32),
+        norm_mean=np.array(norms, np.float32),
+        norm_max=np.array(norms, np.float32),
+        weight_norm=np.full(len(norms), 5.0, np.float32),
+    )
+
+
+def _counts(layout: Layout, named: Named, applied: int) -> np.ndarray:
+    counts = named if isinstance(named, Mapping) else dict.fromkeys(named, applied)
+    return np.array([counts.get(name, 0) for name in layout.modules], np.int64)
+
+
+def _always(named: Named, applied: int) -> set[str]:
+    return {n for n in named if applied and (not isinstance(named, Mapping) or named[n] == applied)}
+
+
+def assert_same(found: Window, expected: Window) -> None:
+    """Equal bit for bit, save that one NaN is as good as another."""
+    for field in fields(Window):
+        one, other = getattr(found, field.name), getattr(expected, field.name)
+        if isinstance(other, np.ndarray):
+            assert one.dtype == other.dtype, field.name
+            np.testing.assert_array_equal(one, other, field.name)
+            signs = (np.signbit(np.nan_to_num(values)) for values in (one, other))
+            np.testing.assert_array_equal(*signs, field.name)
+        else:
+            assert one == other, field.name
+
+
+def meta_of(
+    layout: Layout = LAYOUT, events: Sequence[Event] = (Event(1, "start"),), **changes: Any
+) -> dict[str, Any]:
+    """The content of ``gradwatch.json`` for a run of this layout."""
+    meta = {
+        "format_version": FORMAT_VERSION,
+        "status": "finished",
+        "versions": {"yolo-gradwatch": "0.1.0"},
+        "options": {"interval": 1, "stop_on": [], "training": {"amp": False}},
+        "thresholds": asdict(Thresholds()),
+        "layout": asdict(layout),
+        "events": [asdict(event) for event in events],
+        "epochs": [],
+    }
+    return {**meta, **changes}
+
+
+_STATES = st.fixed_dictionaries(
+    {name: st.sampled_from(["ok", "ok", "nonfinite", "zero", "none"]) for name in (*TRUNK, *HEAD)}
+)
+_STRETCH = st.tuples(
+    _STATES, st.lists(st.sampled_from(["apply", "apply", "skip"]), min_size=1, max_size=5)
+)
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> tuple[list[Window], list[Event]]:
+    """Windows whose modules fall sick and recover, and events between them."""
+    windows, events, step, epoch = [], [Event(1, "start")], 1, 1
+    for states, kinds in draw(st.lists(_STRETCH, max_size=6)):
+        if windows and draw(st.booleans()):
+            events.append(Event(step, draw(st.sampled_from(["resume", "nan_recovery"]))))
+        elif draw(st.booleans()):
+            epoch += 1
+        for kind in kinds:
+            steps = draw(st.integers(1, 5))
+            sick = {
+                state: [name for name, found in states.items() if found == state]
+                for state in ("nonfinite", "zero", "none")
+            }
+            if kind == "skip":
+                sick = {"unknown": sick["nonfinite"]}
+            skipped = steps if kind == "skip" else 0
+            windows.append(window(step, steps=steps, skipped=skipped, epoch=epoch, **sick))
+            step += steps
+    return windows, events
