@@ -50,11 +50,14 @@ def assert_nothing_left(trainer, streams):
     assert (sys.stdout, sys.stderr) == streams
 
 
-def test_weights_are_the_same_bit_for_bit_with_and_without_the_watch(tmp_path):
+@pytest.mark.parametrize("device", ["cpu", pytest.param("0", marks=pytest.mark.gpu)])
+def test_weights_are_the_same_bit_for_bit_with_and_without_the_watch(tmp_path, device):
     import torch
 
-    bare = train(tmp_path / "bare", epochs=2)
-    watched = train(tmp_path / "watched", watch=GradWatch(live=False), epochs=2)
+    if device != "cpu" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    bare = train(tmp_path / "bare", epochs=2, device=device)
+    watched = train(tmp_path / "watched", watch=GradWatch(live=False), epochs=2, device=device)
     one, other = weights_of(bare), weights_of(watched)
     assert list(one) == list(other)
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -147,6 +150,38 @@ def test_a_trainer_class_of_the_users_own_is_watched(tmp_path):
     model = train(tmp_path, watch=watch, trainer=MyTrainer)
     assert type(model.trainer) is MyTrainer
     assert watch.report().steps == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("RTDETR", "rtdetr-l.yaml"), ("YOLOWorld", "yolov8s-world.yaml"), ("YOLOE", "yoloe-v8s.yaml")],
+)
+def test_every_model_class_of_ultralytics_can_be_attached_to(kind, name):
+    import ultralytics
+
+    model = getattr(ultralytics, kind)(name)
+    watch = GradWatch().attach(model)
+    assert model.callbacks["on_pretrain_routine_start"][-1] == watch.begin
+
+
+def test_rtdetr_is_watched(tmp_path):
+    from ultralytics import RTDETR
+
+    watch = GradWatch(live=False)
+    train(tmp_path, watch=watch, model=RTDETR("rtdetr-l.yaml"))
+    run = load_run(watch.run_dir)
+    assert run.report().healthy
+    assert run.layout.head == "model.28"
+    assert run.windows["step_last"].max() == 2
+
+
+def test_a_model_without_training_is_refused():
+    from ultralytics import FastSAM
+
+    model = FastSAM.__new__(FastSAM)
+    model.callbacks, model.task = {}, "segment"
+    with pytest.raises(TypeError, match=r"FastSAM has no train\(\) in Ultralytics"):
+        GradWatch().attach(model)
 
 
 def test_interval_captures_every_third_step_and_the_last_report_says_so(tmp_path):

@@ -41,7 +41,7 @@ OPTIONS = (
 
 def is_trainer(target: Any) -> bool:
     """Whether this is a trainer, which has a ``_do_train``, and not a model."""
-    return hasattr(target, "_do_train") and hasattr(target, "run_callbacks")
+    return hasattr(type(target), "_do_train") and hasattr(type(target), "run_callbacks")
 
 
 def check_trainable(model: Any) -> None:
@@ -50,15 +50,17 @@ def check_trainable(model: Any) -> None:
     Raises:
         TypeError: It is no Ultralytics model, or one that cannot be trained.
     """
-    kind = type(model).__name__
-    if not (hasattr(model, "add_callback") and hasattr(model, "train")):
+    kind = type(model)  # asked instead of the instance, which hands unknown names on to its network
+    if not (hasattr(kind, "add_callback") and hasattr(kind, "train")):
         raise TypeError(
-            f"attach needs an Ultralytics model (YOLO, RTDETR, ...) or trainer, got {kind}"
+            f"attach needs an Ultralytics model (YOLO, RTDETR, ...) or trainer, got {kind.__name__}"
         )
     tasks = getattr(model, "task_map", None) or {}
     task = getattr(model, "task", None)
     if "trainer" not in tasks.get(task, {"trainer": None}):
-        raise TypeError(f"{kind} has no train() in Ultralytics, so there is nothing to watch")
+        raise TypeError(
+            f"{kind.__name__} has no train() in Ultralytics, so there is nothing to watch"
+        )
 
 
 def reports() -> bool:
