@@ -17,7 +17,7 @@ from yolo_gradwatch.records import (
     Window,
 )
 
-LAWS = settings(deadline=None, derandomize=True)
+LAWS = settings(deadline=None, derandomize=True, max_examples=40)
 
 EMPTY = ("Upsample", "Concat")
 """Blocks that have no parameters."""

@@ -272,7 +272,7 @@ def test_stop_on_ends_the_training_and_keeps_its_checkpoint(tmp_path):
     calls = [spoil("model.6.cv2.conv.weight", float("nan"), at=2)]
     model = train(tmp_path, watch=watch, data=shapes(20), calls=calls, epochs=3)
     assert watch.stopped_by.rule == "nonfinite"
-    assert watch.report().steps < 5
+    assert watch.report().steps <= 5  # an older Ultralytics looks at the end of an epoch only
     assert model.trainer.last.exists()
 
 
