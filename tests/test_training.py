@@ -440,6 +440,25 @@ def test_a_killed_training_leaves_readable_files_and_can_be_resumed(tmp_path):
     assert steps >= 3
     assert len(run.windows) == steps * len(run.layout.modules)
     assert json.loads((tmp_path / "run" / "gradwatch.json").read_text())["format_version"] == 1
+    assert run.report().steps == steps
+    last = tmp_path / "run" / "weights" / "last.pt"
+    if last.exists():  # it was killed after its first epoch
+        resumed = GradWatch(live=False, on_finding=print)
+
+        def stop(trainer):
+            trainer.stop = True
+
+        train(
+            tmp_path,
+            watch=resumed,
+            model=str(last),
+            resume=True,
+            calls=[("on_train_epoch_end", stop)],
+        )
+        again = load_run(tmp_path / "run")
+        whole = again.windows[again.windows["module"] == "model"]
+        assert list(whole["step_first"]) == list(range(1, len(whole) + 1))
+        assert resumed.report().steps == len(whole) > steps
 
 
 def test_the_settings_of_the_tests_are_their_own():

@@ -105,6 +105,7 @@ class Recorder:
         self._epochs: list[EpochTelemetry] = []
         self._telemetry = Telemetry(0)
         self._status = "running"
+        self._steps = 0
         self.first_step = 1
         self.stop_wanted: Finding | None = None
         resume = training.resumes and self._continue()
@@ -145,6 +146,7 @@ class Recorder:
         for sample in samples:
             windows = self._rollup.add(sample)
             norms = self._rollup.newest
+            self._steps += 1
             self._telemetry.add(sample, float(norms[0]))
             self._board.add(sample, norms)
             self._judge(windows)
@@ -180,7 +182,7 @@ class Recorder:
         return Report(
             run=self._training.folder,
             status=self._status,
-            steps=sum(epoch.steps for epoch in epochs),
+            steps=self._steps,
             modules=len(self._layout.modules),
             findings=tuple(self._diagnosis.findings.all.values()),
             epochs=epochs,
@@ -204,6 +206,7 @@ class Recorder:
         meta = runlog.read_meta(folder)
         runlog.mend(folder, meta["layout"]["modules"][-1])
         epoch, step = runlog.last_step(folder / runlog.WINDOWS_FILE)
+        self._steps = runlog.captured_steps(folder / runlog.WINDOWS_FILE)
         self.first_step = step + 1
         self._events = runlog.events_of_meta(meta)
         self._epochs = [EpochTelemetry(**raw) for raw in meta["epochs"]]

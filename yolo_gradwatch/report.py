@@ -77,12 +77,15 @@ class Report:
                 "before so many were seen: set nbs to the batch size, or train longer"
             )
             return [reason]
+        steps = sum(epoch.steps for epoch in self.epochs)
+        if not steps:  # killed in its first epoch
+            return []
         clipped = sum(epoch.clipped for epoch in self.epochs)
         skipped = sum(epoch.skipped for epoch in self.epochs)
         medians = [e.norm_median for e in self.epochs if e.norm_median is not None]
         norm = f"median norm {np.median(medians):.3g}, " if medians else ""
         gradient = (
-            f"  gradient of the whole model: {norm}clipped on {clipped / self.steps:.0%} of the "
+            f"  gradient of the whole model: {norm}clipped on {clipped / steps:.0%} of the "
             f"steps (normal for YOLO), AMP skipped {_count(skipped, 'step')}"
         )
         return [gradient]

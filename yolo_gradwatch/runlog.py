@@ -9,7 +9,7 @@ import os
 from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Any
 
-from yolo_gradwatch.records import Event, Finding, Layout, News, Window
+from yolo_gradwatch.records import WHOLE, Event, Finding, Layout, News, Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -227,6 +227,14 @@ def last_step(path: Path) -> tuple[int, int]:
     content = path.read_bytes() if path.exists() else b""
     last = next(_lines_backwards(content, len(content)), b"").split(b",", 3)
     return (int(last[0]), int(last[2])) if last[0].isdigit() else (1, 0)
+
+
+def captured_steps(path: Path) -> int:
+    """Captured steps of all windows of ``gradwatch.csv``."""
+    if not path.exists():
+        return 0
+    with path.open(newline="", encoding="utf-8") as file:
+        return sum(int(row["steps"]) for row in csv.DictReader(file) if row["module"] == WHOLE)
 
 
 def mend(folder: Path, last_module: str) -> None:
