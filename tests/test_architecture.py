@@ -29,10 +29,9 @@ ALLOWED = {
     "sinks": {"numpy", "records"},
     "board": {"numpy", "records"},
     "console": {"numpy", "rich"},
-    "screen": {"rich"},
+    "screen": {"rich", "console"},
     "trainer": {"ultralytics"},
     "recorder": {
-        "rich",
         "board",
         "console",
         "detect",

@@ -465,3 +465,58 @@ def test_the_settings_of_the_tests_are_their_own():
     from ultralytics import settings
 
     assert str(HOME) in str(settings.file)
+
+
+def test_a_reader_that_goes_away_ends_neither_the_training_nor_the_watch(tmp_path):
+    script = textwrap.dedent(
+        f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from training import train, shapes
+        from yolo_gradwatch import GradWatch
+        from pathlib import Path
+        train(Path({str(tmp_path)!r}), watch=GradWatch(), epochs=2, data={shapes()!r})
+        """
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        process.wait(timeout=120)
+    assert (tmp_path / "run" / "weights" / "last.pt").exists()
+    run = load_run(tmp_path / "run")
+    assert run.meta["status"] == "finished"
+    assert run.report().steps == 4
+
+
+def test_files_that_cannot_be_continued_are_set_aside(tmp_path, caplog):
+    def interrupt(trainer):
+        if trainer.epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, watch=GradWatch(), epochs=3, calls=[("on_train_epoch_start", interrupt)])
+    folder = tmp_path / "run"
+    (folder / "gradwatch.json").write_text("{", encoding="utf-8")
+    last = folder / "weights" / "last.pt"
+    train(tmp_path, watch=GradWatch(live=False), model=str(last), resume=True)
+    told = [r.getMessage() for r in caplog.records if r.name.startswith("yolo_gradwatch")]
+    assert len(told) == 1
+    assert "kept as *.old" in told[0]
+    assert (folder / "gradwatch.csv.old").exists()
+    assert load_run(folder).report().steps == 4
+
+
+def test_an_error_of_ours_is_told_by_the_file_and_by_fail_on(tmp_path, monkeypatch):
+    from test_cli import SMALL
+
+    from yolo_gradwatch.cli import main
+
+    def broken(*args, **options):
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr(Capture, "take", broken)
+    arguments = ["train", "model=yolo26n.yaml", f"data={shapes()}", *SMALL, f"project={tmp_path}"]
+    assert main([*arguments, "--fail-on", "dead"]) == 1
+    assert load_run(tmp_path / "run").meta["status"] == "failed"
+    assert main(arguments) == 0

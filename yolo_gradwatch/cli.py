@@ -149,7 +149,7 @@ def script() -> None:
 
 def _refuse(message: object) -> NoReturn:
     """Print one line on what cannot be used, and leave."""
-    line = str(message).strip().split("\n", maxsplit=1)[0]
+    line = str(message).strip().split("\n", maxsplit=1)[0] or type(message).__name__
     Console(stderr=True, soft_wrap=True, highlight=False).print(
         Text.assemble(("Error: ", "bold red"), line)
     )
@@ -182,7 +182,7 @@ def _training_arguments(arguments: list[str]) -> list[str]:
     known = trainers.argument_names()
     for argument in arguments:
         name = argument.lstrip("-").partition("=")[0]
-        if argument.startswith("-") and name not in known:
+        if argument.startswith("-") and name[:1].isalpha() and name not in known:
             near = get_close_matches(
                 argument.partition("=")[0], [*_OURS, *(f"--{k}" for k in known)]
             )
@@ -195,22 +195,24 @@ def _training_arguments(arguments: list[str]) -> list[str]:
 
 
 def _leave(watch: GradWatch, fail_words: tuple[str, ...], run: Callable[[], None]) -> NoReturn:
-    """Run a training and leave with the exit code that its outcome has."""
+    """Run a training, or several in series, and leave with the exit code of the outcome."""
     try:
         run()
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
-        if not watch.has_started:
+        if not watch.has_started and trainers.is_bad_input(error):
             _refuse(error)
         traceback.print_exc()
         raise typer.Exit(FOUND) from error
-    if watch.stopped_by:
+    if any(session.stopped_by for session in watch.sessions):
         raise typer.Exit(STOPPED)
     raise typer.Exit(FOUND if _failed(watch, fail_words) else FINE)
 
 
 def _failed(watch: GradWatch, fail_words: tuple[str, ...]) -> bool:
-    """Whether the training ends with a finding that the user does not want to pass."""
-    found = watch.report().alarms if watch.has_started else ()
-    return any(matches(finding, fail_words) for finding in found)
+    """Whether there is a finding that the user does not want to pass, or nobody watched for it."""
+    if fail_words and any(session.is_broken for session in watch.sessions):
+        return True
+    reports = [session.report() for session in watch.sessions if session.has_started]
+    return any(matches(finding, fail_words) for report in reports for finding in report.alarms)

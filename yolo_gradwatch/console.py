@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Group
+from rich.console import Console, Group
 from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.console import ConsoleOptions, RenderResult
 
     from yolo_gradwatch.board import BlockRow, Board
     from yolo_gradwatch.records import Finding, Floats, News, Severity
@@ -35,6 +36,24 @@ _BAR_WIDTH = 24
 _INDENT = 4
 _SPAN = 2.0  # decades: a history that moves less is drawn flat instead of as noise
 _DEPTH = 6.0  # decades below the highest norm that a bar can show
+
+
+class _Console(Console):
+    """A console that leaves a broken pipe to its caller; rich's own ends the process."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error again."""
+        raise  # noqa: PLE0704  # rich calls this while it handles the error
+
+
+def plain_console() -> Console:
+    """A console on standard output, for text that is not drawn anew."""
+    return _Console(file=sys.stdout, highlight=False)
+
+
+def live_console() -> Console:
+    """A console on standard output, for a panel that is drawn anew."""
+    return _Console(file=sys.stdout, force_terminal=True, highlight=False)
 
 
 class Panel:

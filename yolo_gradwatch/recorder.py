@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import logging
-import sys
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
 
 from yolo_gradwatch import console, runlog
 from yolo_gradwatch.board import Board
@@ -173,7 +170,7 @@ class Recorder:
             self._screen.close()
             self._screen = None
         self._print(console.end_report(self.report()))
-        Console(file=sys.stdout).print(console.file_list(self._files()), soft_wrap=True)
+        self._print(console.file_list(self._files()), fitted=False)
 
     def report(self) -> Report:
         """What was found so far."""
@@ -191,6 +188,9 @@ class Recorder:
     def close(self) -> None:
         """Give the terminal back and close files and sinks, whatever has happened."""
         with ExitStack() as stack:  # each is closed, even if the one before fails
+            if self._status == "running":  # an error of ours has ended the watch
+                self._status = "failed"
+                stack.callback(self._write_meta)
             if self._log:
                 stack.callback(self._log.close)
             for sink in self._sinks:
@@ -199,19 +199,29 @@ class Recorder:
                 stack.callback(self._screen.close)
 
     def _continue(self) -> bool:
-        """Take over the count, the events and the findings of the run that is resumed."""
+        """Whether the files of the run that is resumed could be taken over."""
         folder = self._training.folder
         if not (folder / runlog.META_FILE).exists():
             return False  # its first part was not watched
+        try:
+            self._take_over(folder)
+        except (KeyError, TypeError, ValueError) as error:
+            _LOG.warning("GradWatch starts new files, the old ones are kept as *.old: %s", error)
+            runlog.set_aside(folder)
+            return False
+        return True
+
+    def _take_over(self, folder: Path) -> None:
+        """Go on with the count, the events and the findings of the run that is resumed."""
         meta = runlog.read_meta(folder)
+        events = runlog.events_of_meta(meta)
+        epochs = [EpochTelemetry(**raw) for raw in meta["epochs"]]
         runlog.mend(folder, meta["layout"]["modules"][-1])
         epoch, step = runlog.last_step(folder / runlog.WINDOWS_FILE)
-        self._steps = runlog.captured_steps(folder / runlog.WINDOWS_FILE)
-        self.first_step = step + 1
-        self._events = runlog.events_of_meta(meta)
-        self._epochs = [EpochTelemetry(**raw) for raw in meta["epochs"]]
         self._diagnosis.restore(runlog.read_findings(folder), epoch)
-        return True
+        self._steps = runlog.captured_steps(folder / runlog.WINDOWS_FILE)
+        self.first_step = max(step + 1, *(event.step for event in events))
+        self._events, self._epochs = events, epochs
 
     def _keep_epoch(self) -> bool:
         """Whether the pass over an epoch that ends here had a step."""
@@ -291,12 +301,12 @@ class Recorder:
         }
         self._on_disk(lambda log: log.write_meta(meta))
 
-    def _print(self, text: Text) -> None:
-        if self._screen:
-            self._screen.print(console.fitted(text, self._screen.console))
-        else:
-            plain = Console(file=sys.stdout, highlight=False)
-            plain.print(console.fitted(text, plain), soft_wrap=True)
+    def _print(self, text: Text, *, fitted: bool = True) -> None:
+        """Print to the terminal or the log; where there is no reader any more, to nobody."""
+        out = self._screen.console if self._screen else console.plain_console()
+        text = console.fitted(text, out) if fitted else text
+        with suppress(OSError, ValueError):  # a broken pipe, a closed file, a missing character
+            (self._screen or out).print(text, soft_wrap=True)
 
     def _files(self) -> list[Path]:
         names = (runlog.WINDOWS_FILE, runlog.ALERTS_FILE, runlog.META_FILE)

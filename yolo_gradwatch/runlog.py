@@ -237,6 +237,13 @@ def captured_steps(path: Path) -> int:
         return sum(int(row["steps"]) for row in csv.DictReader(file) if row["module"] == WHOLE)
 
 
+def set_aside(folder: Path) -> None:
+    """Rename the files of a run, so that new ones do not replace them."""
+    for name in (WINDOWS_FILE, ALERTS_FILE, META_FILE):
+        if (folder / name).exists():
+            (folder / name).replace(folder / f"{name}.old")
+
+
 def mend(folder: Path, last_module: str) -> None:
     """Cut a torn end off the tables of a run, so that a resumed training can append."""
     windows, alerts = folder / WINDOWS_FILE, folder / ALERTS_FILE

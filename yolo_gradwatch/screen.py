@@ -12,9 +12,10 @@ import time
 from contextlib import ExitStack
 from typing import IO, TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+from yolo_gradwatch.console import live_console
 
 if TYPE_CHECKING:
     import logging
@@ -56,7 +57,7 @@ class Screen:
         self._panel = panel
         self._handlers = handlers
         self._streams = (sys.stdout, sys.stderr)
-        self.console = Console(file=sys.stdout, force_terminal=True, highlight=False)
+        self.console = live_console()
         self._live = Live(
             panel,
             console=self.console,
@@ -102,9 +103,9 @@ class Screen:
             stack.callback(self._live.stop)
             self._live.refresh()
 
-    def print(self, text: Text) -> None:
+    def print(self, text: Text, *, soft_wrap: bool = True) -> None:
         """Print above the panel; a long line is wrapped by the terminal."""
-        self.console.print(text, soft_wrap=True)
+        self.console.print(text, soft_wrap=soft_wrap)
         self._drawn = time.monotonic()
 
     def redraw(self, seconds: float = REDRAW_SECONDS) -> None:
@@ -136,10 +137,16 @@ class _StandIn:
     def __init__(self, screen: Screen, stream: IO[str]) -> None:
         self._screen = screen
         self._stream = stream
+        self._process = os.getpid()
         self._line = ""
         self._frame = ""
         self._frame_is_over = False
         self._frame_is_newest = False
+
+    @property
+    def _is_drawn(self) -> bool:
+        """Whether this process draws; a worker of the data loader that was forked does not."""
+        return self._screen.is_open and os.getpid() == self._process
 
     def write(self, text: Any) -> int:
         """Print whole lines, keep what follows the last; a frame starts with a carriage return.
@@ -149,7 +156,7 @@ class _StandIn:
         """
         drawn: list[str] = []
         pending = self._line
-        if self._screen.is_open and isinstance(text, str):
+        if self._is_drawn and isinstance(text, str):
             self._screen.safely(lambda: drawn.append(self._put(text)))
         if drawn:
             return len(text)
@@ -163,7 +170,7 @@ class _StandIn:
 
     def progress(self, bar: int, frame: str) -> None:
         """Take a frame of Ultralytics' progress bar; an empty one says that the bar closes."""
-        if not self._screen.is_open:
+        if not self._is_drawn:
             getattr(self._stream, "progress", lambda _bar, text: self._stream.write(text))(
                 bar, frame
             )

@@ -31,6 +31,7 @@ class Session:
 
     Attributes:
         folder: The run's folder.
+        is_broken: Whether an error of ours has ended the watch before the training.
     """
 
     def __init__(self, trainer: Any, options: Options) -> None:
@@ -42,6 +43,7 @@ class Session:
         self._step = 0
         self._epoch = 0
         self.folder: Path = trainers.save_dir(trainer)
+        self.is_broken = False
         self._safely(self._wait)
 
     @property
@@ -72,6 +74,7 @@ class Session:
             call(*args)
         except Exception as error:  # noqa: BLE001  # the one safety net
             self._is_on = False
+            self.is_broken = True
             with suppress(Exception):
                 self._cleanup.close()
             _LOG.warning(
@@ -89,7 +92,7 @@ class Session:
             self._safely(call)
 
         self._trainer.add_callback(event, listener)
-        self._cleanup.callback(lambda: self._trainer.callbacks[event].remove(listener))
+        self._cleanup.callback(trainers.remove_callback, self._trainer, event, listener)
 
     def _wait(self) -> None:
         trainers.around_training(self._trainer, partial(self._safely, self._finish))
@@ -117,6 +120,7 @@ class Session:
             "on_train_epoch_start": self._start_epoch,
             "on_train_batch_end": self._end_batch,
             "on_train_epoch_end": self._end_epoch,
+            "on_fit_epoch_end": self._end_fit_epoch,
         }.items():
             self._listen(event, partial(call, self._recorder))
 
@@ -148,12 +152,19 @@ class Session:
     def _end_epoch(self, recorder: Recorder) -> None:
         recorder.take(self._capture.drain(wait=True))
         recorder.end_epoch()
+
+    def _end_fit_epoch(self, recorder: Recorder) -> None:
+        """Stop several processes: after a NaN recovery, before they agree to go on or not."""
         if recorder.stop_wanted:
             trainers.stop(self._trainer)
 
     def _finish(self, outcome: str) -> None:
-        if self._recorder:
-            self._recorder.take(self._capture.drain(wait=True))
-            self._recorder.finish(outcome)
-            del self._capture  # it holds the model's parameters
-        self._cleanup.close()
+        try:
+            if self._recorder:
+                self._recorder.take(self._capture.drain(wait=True))
+                self._recorder.finish(outcome)
+        finally:  # a second Ctrl+C may come in between
+            self._cleanup.close()
+            self._is_on = False
+            self.__dict__.pop("_capture", None)  # it and the trainer hold the model
+            del self._trainer

@@ -101,6 +101,11 @@ def around_training(trainer: Any, finish: Callable[[str], None]) -> None:
     trainer._do_train = watched_train
 
 
+def remove_callback(trainer: Any, event: str, callback: Callable[[Any], None]) -> None:
+    """Take a callback away; the list is replaced, because the trainer may be walking through it."""
+    trainer.callbacks[event] = [c for c in trainer.callbacks[event] if c is not callback]
+
+
 def after_unscale(trainer: Any, call: Callable[[], None]) -> Callable[[], None]:
     """Call ``call`` in each optimizer step, once gradients are unscaled and not yet clipped.
 
@@ -243,6 +248,11 @@ def run_command(arguments: list[str], begin: Callable[[Any], None]) -> None:
         LOGGER.removeFilter(is_no_help)
         cfg.ARGV[:] = argv
         starters.remove(starter)
+
+
+def is_bad_input(error: Exception) -> bool:
+    """Whether an error before the first epoch tells of arguments or input, not of the machine."""
+    return not any(word in str(error) for word in ("out of memory", "CUDA error"))
 
 
 def argument_names() -> frozenset[str]:

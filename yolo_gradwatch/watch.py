@@ -34,6 +34,9 @@ class GradWatch:
         stop_on: Rules or kinds of rules, such as ``("nonfinite",)``, that end the training.
         sinks: Destinations of a few numbers a window, see `Sink`.
 
+    Attributes:
+        sessions: The trainings that were watched, oldest first.
+
     Raises:
         TypeError: An argument is of the wrong type.
         ValueError: An argument has an impossible value.
@@ -64,7 +67,7 @@ class GradWatch:
             stop_on=alarms("stop_on", stop_on),
             sinks=_sinks(sinks),
         )
-        self._session: Session | None = None
+        self.sessions: list[Session] = []
 
     def attach(self, model_or_trainer: Any) -> GradWatch:
         """Watch every later training of a model, or the training of a trainer.
@@ -124,11 +127,15 @@ class GradWatch:
     def begin(self, trainer: Any) -> None:
         """Watch the training of this trainer; Ultralytics calls it when it has built one."""
         if trainers.reports():
-            self._session = Session(trainer, self._options)
+            self.sessions.append(Session(trainer, self._options))
 
     def __getstate__(self) -> dict[str, object]:
         """The configuration alone: Ultralytics pickles callbacks for the processes of a DDP run."""
-        return {"_options": self._options, "_session": None}
+        return {"_options": self._options, "sessions": []}
+
+    @property
+    def _session(self) -> Session | None:
+        return self.sessions[-1] if self.sessions else None
 
 
 def _sinks(sinks: Iterable[Sink]) -> tuple[Sink, ...]:
