@@ -2,7 +2,7 @@
 
 One vector holds everything that is wanted of a step: the norms, a few scalars of the trainer, and
 on request the details. On a GPU it is copied to pinned memory behind an event; `drain` hands over
-the steps whose copy has landed. Besides ``faults`` the only module that imports torch.
+the steps whose copy has landed. The only module that imports torch.
 """
 
 from __future__ import annotations
@@ -117,11 +117,11 @@ class Capture:
         dtype = torch.float32 if parts[0].device.type == "mps" else torch.float64
         vector = torch.cat([part.to(dtype) for part in parts])
         if not vector.is_cuda:
-            return vector.cpu(), None
+            return vector.cpu(), None  # SYNC: on MPS and others there is no event to wait for
         host = self._free.pop() if self._free else self._pinned(dtype)
         host[: len(vector)].copy_(vector, non_blocking=True)
         landed = torch.cuda.Event()
-        landed.record()
+        landed.record(torch.cuda.current_stream(vector.device))
         return host, landed
 
     def _pinned(self, dtype: torch.dtype) -> Tensor:

@@ -133,9 +133,10 @@ class Recorder:
         self._tell(self._diagnosis.begin_anew(event))
         self._write_meta()
 
-    def start_epoch(self, epoch: int) -> None:
-        """Count clips and skips of this pass over an epoch."""
+    def start_epoch(self, epoch: int, epochs: int) -> None:
+        """Count clips and skips of this pass over an epoch, of ``epochs`` as planned by now."""
         self._keep_epoch()
+        self._board.epochs = epochs
         self._telemetry = Telemetry(epoch)
 
     def take(self, samples: Iterable[Sample]) -> None:
@@ -220,7 +221,7 @@ class Recorder:
         epoch, step = runlog.last_step(folder / runlog.WINDOWS_FILE)
         self._diagnosis.restore(runlog.read_findings(folder), epoch)
         self._steps = runlog.captured_steps(folder / runlog.WINDOWS_FILE)
-        self.first_step = max(step + 1, *(event.step for event in events))
+        self.first_step = max([step + 1, *(event.step for event in events)])
         self._events, self._epochs = events, epochs
 
     def _keep_epoch(self) -> bool:

@@ -71,6 +71,8 @@ class Report:
 
     def facts(self) -> list[str]:
         """Lines on clipping and AMP; why there is no verdict, if there is none."""
+        if not self.steps and self.status != "finished":
+            return ["  the training ended before its first optimizer step"]
         if not self.steps:
             reason = (
                 "  gradients accumulate over nbs images (64 unless set); the training ended "

@@ -30,8 +30,16 @@ FRAME_SECONDS = 0.1
 
 def is_live_terminal() -> bool:
     """Whether standard output is a terminal on which lines can be drawn anew."""
-    is_terminal = sys.stdout is not None and sys.stdout.isatty()
-    return is_terminal and os.environ.get("TERM", "") not in {"dumb", "unknown"}
+    return _is_terminal(sys.stdout) and os.environ.get("TERM", "") not in {"dumb", "unknown"}
+
+
+def _is_terminal(stream: Any) -> bool:
+    """Whether a stream is a terminal that can show the panel; a stand-in may lack every method."""
+    try:
+        "─█▁".encode(getattr(stream, "encoding", None) or "utf-8")
+        return bool(stream.isatty())
+    except (AttributeError, LookupError, ValueError):  # no such method, not UTF-8, or closed
+        return False
 
 
 class Screen:
@@ -77,7 +85,7 @@ class Screen:
         self._live.start()
         self.console.show_cursor(show=True)  # a killed training must not leave it hidden
         sys.stdout = self._stand_in(out)
-        if err is not None and err.isatty():
+        if _is_terminal(err):
             sys.stderr = self._stand_in(err)
         for handler in self._handlers:
             if handler.stream is out:

@@ -141,7 +141,7 @@ class Session:
             recorder.take(self._capture.drain(wait=True))
             recorder.begin_anew(trainers.restart_kind(self._trainer), self._step + 1)
         self._epoch = epoch
-        recorder.start_epoch(epoch)
+        recorder.start_epoch(epoch, trainers.epochs_of(self._trainer))
 
     def _end_batch(self, recorder: Recorder) -> None:
         recorder.take(self._capture.drain())
@@ -154,7 +154,7 @@ class Session:
         recorder.end_epoch()
 
     def _end_fit_epoch(self, recorder: Recorder) -> None:
-        """Stop several processes: after a NaN recovery, before they agree to go on or not."""
+        """Stop after a possible NaN recovery, before several processes agree to go on or not."""
         if recorder.stop_wanted:
             trainers.stop(self._trainer)
 

@@ -251,8 +251,9 @@ def run_command(arguments: list[str], begin: Callable[[Any], None]) -> None:
 
 
 def is_bad_input(error: Exception) -> bool:
-    """Whether an error before the first epoch tells of arguments or input, not of the machine."""
-    return not any(word in str(error) for word in ("out of memory", "CUDA error"))
+    """Whether an error before the first epoch tells of arguments or input, not of a failure."""
+    kinds = (SyntaxError, TypeError, ValueError, OSError, AssertionError, NotImplementedError)
+    return isinstance(error, kinds) or str(error).startswith("Dataset ")
 
 
 def argument_names() -> frozenset[str]:
@@ -264,9 +265,10 @@ def argument_names() -> frozenset[str]:
 
 def other_mode(arguments: list[str]) -> str | None:
     """The mode that the arguments ask for, if it is not ``train``."""
-    from ultralytics.cfg import MODES  # noqa: PLC0415  # heavy
+    from ultralytics.cfg import MODES, merge_equals_args  # noqa: PLC0415  # heavy
 
-    words = [argument.lstrip("-").removeprefix("mode=") for argument in arguments]
+    merged = merge_equals_args(arguments)
+    words = [argument.lstrip("-").removeprefix("mode=") for argument in merged]
     return next((word for word in words if word in MODES and word != "train"), None)
 
 
