@@ -73,10 +73,9 @@ class Session:
         try:
             call(*args)
         except Exception as error:  # noqa: BLE001  # the one safety net
-            self._is_on = False
             self.is_broken = True
             with suppress(Exception):
-                self._cleanup.close()
+                self._release()
             _LOG.warning(
                 "GradWatch stops watching because of an error of its own; the training goes on. "
                 "Please report it: %s: %s",
@@ -164,7 +163,13 @@ class Session:
                 self._recorder.take(self._capture.drain(wait=True))
                 self._recorder.finish(outcome)
         finally:  # a second Ctrl+C may come in between
+            self._release()
+
+    def _release(self) -> None:
+        """Undo everything in the trainer and let go of it, because it holds the model."""
+        self._is_on = False
+        try:
             self._cleanup.close()
-            self._is_on = False
-            self.__dict__.pop("_capture", None)  # it and the trainer hold the model
-            del self._trainer
+        finally:
+            self.__dict__.pop("_capture", None)
+            self.__dict__.pop("_trainer", None)
