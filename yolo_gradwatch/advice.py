@@ -62,7 +62,7 @@ def _nonfinite_remedy(finding: Finding) -> str:
 def _amp_overflow(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
     del layout, training
     return (
-        f"AMP skipped step {finding.step}, because its loss scale was too high, and lowered it. "
+        f"AMP skipped a step, at step {finding.step} or soon after, and lowered its loss scale. "
         "That is calibration and harmless unless it happens many times in a row."
     )
 
