@@ -46,7 +46,9 @@ def test_a_folder_that_cannot_be_written_is_named(capfd):
     assert (
         main(["train", "model=yolo26n.yaml", f"data={shapes()}", *SMALL, f"project={where}"]) == 2
     )
-    assert where in capfd.readouterr().err
+    err = capfd.readouterr().err
+    assert where in err
+    assert "choose another folder with" in err
 
 
 def test_a_bad_type_is_refused_before_anything_runs(capfd):

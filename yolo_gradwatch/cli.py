@@ -149,6 +149,11 @@ def script() -> None:
 
 def _refuse(message: object) -> NoReturn:
     """Print one line on what cannot be used, and leave."""
+    if isinstance(message, OSError) and message.filename:
+        message = (
+            f"{message.filename}: {message.strerror}; choose another folder with --out (demo) or "
+            "project=, or correct the path"
+        )
     line = str(message).strip().split("\n", maxsplit=1)[0] or type(message).__name__
     Console(stderr=True, soft_wrap=True, highlight=False).print(
         Text.assemble(("Error: ", "bold red"), line)
