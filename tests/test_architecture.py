@@ -32,6 +32,7 @@ ALLOWED = {
     "screen": {"rich", "console"},
     "trainer": {"ultralytics"},
     "recorder": {
+        "rich",
         "board",
         "console",
         "detect",

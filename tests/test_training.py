@@ -207,13 +207,14 @@ def test_a_run_without_an_optimizer_step_says_why(tmp_path, capsys):
     assert load_run(watch.run_dir).windows.empty
 
 
-def test_nan_in_one_gradient_is_named_with_its_step(tmp_path):
+def test_nan_in_one_gradient_is_named_with_its_step(tmp_path, capsys):
     watch = GradWatch(live=False)
     calls = [spoil("model.6.cv2.conv.weight", float("nan"), at=3)]
     train(tmp_path, watch=watch, data=shapes(20), calls=calls)
     first = watch.report().findings[0]
     assert (first.rule, first.module, first.step) == ("nonfinite", "model.6.cv2.conv", 3)
     assert "model.6.cv2.conv (Conv2d)" in first.message
+    assert "\nGradWatch critical nonfinite: model.6.cv2.conv" in capsys.readouterr().out
     run = load_run(watch.run_dir)
     assert tuple(run.alerts.loc[0, ["event", "step", "rule"]]) == ("start", 3, "nonfinite")
     assert run.report() == watch.report()

@@ -7,6 +7,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from rich.text import Text
+
 from yolo_gradwatch import console, runlog
 from yolo_gradwatch.board import Board
 from yolo_gradwatch.detect import matches
@@ -22,8 +24,6 @@ from yolo_gradwatch.thresholds import Thresholds
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
-
-    from rich.text import Text
 
     from yolo_gradwatch.records import (
         EventKind,
@@ -251,7 +251,9 @@ class Recorder:
         self._on_disk(lambda log: log.write_news(news))
         self._board.show(self._diagnosis.findings.all.values())
         for one in news:
-            self._print(console.news_line(one))
+            line = console.news_line(one)
+            # In a log, the frame of Ultralytics' bar has no line end yet.
+            self._print(line if self._screen else Text("\n").append_text(line))
             if one.change == "end":
                 continue
             if self._options.on_finding:
