@@ -52,7 +52,6 @@ class Board:
         step: The newest.
         total: Norm of the whole gradient at the newest step that AMP did not skip; None before
             the first.
-        clipped: Share of the steps with a total norm above ``CLIP_NORM``.
         skipped: Steps that AMP skipped.
         standing: Findings that are not over.
     """

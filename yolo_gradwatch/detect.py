@@ -173,10 +173,9 @@ class Detector:
 
     def _needed(self, windows: list[Window]) -> list[Window]:
         """The last windows with an applied step, then those since then that AMP skipped whole."""
-        applied = [window for window in windows if window.skipped < window.steps]
         skipped = _skipped_in_a_row(windows)
         longest = self._limits.amp_grace + 1
-        return [*applied[-self._limits.dead_windows :], *skipped[-longest:]]
+        return [*_applied(windows)[-self._limits.dead_windows :], *skipped[-longest:]]
 
 
 def _leaves(layout: Layout) -> Flags:
@@ -188,9 +187,14 @@ def _names(layout: Layout, chosen: Flags) -> list[str]:
     return [layout.modules[m] for m in np.flatnonzero(chosen)]
 
 
+def _applied(windows: Sequence[Window]) -> list[Window]:
+    """The windows with at least one step that AMP did not skip; the others say nothing of it."""
+    return [window for window in windows if window.skipped < window.steps]
+
+
 def _without_gradient(recent: Sequence[Window]) -> Flags:
     """(M,) whether a module had no gradient in the last window with an applied step."""
-    applied = [window for window in recent if window.skipped < window.steps]
+    applied = _applied(recent)
     if not applied:
         return np.zeros(len(recent[-1].none), np.bool_)
     without: Flags = applied[-1].none == applied[-1].steps - applied[-1].skipped
@@ -213,7 +217,7 @@ def _persistent(
 
     A window without an applied step says nothing and is passed over. Value and limit: windows.
     """
-    told = [window for window in recent if window.steps > window.skipped][-limits.dead_windows :]
+    told = _applied(recent)[-limits.dead_windows :]
     if len(told) < limits.dead_windows:
         return
     trunk = np.array([block not in ("", layout.head) for block in layout.block_of])

@@ -309,7 +309,10 @@ class Recorder:
         out = self._screen.console if self._screen else console.plain_console()
         text = console.fitted(text, out) if fitted else text
         with suppress(OSError, ValueError):  # a broken pipe, a closed file, a missing character
-            (self._screen or out).print(text, soft_wrap=True)
+            if self._screen:
+                self._screen.print(text)
+            else:
+                out.print(text, soft_wrap=True)
 
     def _files(self) -> list[Path]:
         names = (runlog.WINDOWS_FILE, runlog.ALERTS_FILE, runlog.META_FILE)

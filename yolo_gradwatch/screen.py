@@ -111,9 +111,9 @@ class Screen:
             stack.callback(self._live.stop)
             self._live.refresh()
 
-    def print(self, text: Text, *, soft_wrap: bool = True) -> None:
+    def print(self, text: Text) -> None:
         """Print above the panel; a long line is wrapped by the terminal."""
-        self.console.print(text, soft_wrap=soft_wrap)
+        self.console.print(text, soft_wrap=True)
         self._drawn = time.monotonic()
 
     def redraw(self, seconds: float = REDRAW_SECONDS) -> None:
