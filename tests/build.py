@@ -34,27 +34,28 @@ YOLO26N = (
 def layout_of(classes=SMALL):
     """A chain of blocks, each but the empty ones a convolution and its normalization."""
     blocks = tuple((f"{WHOLE}.{i}", name) for i, name in enumerate(classes))
-    rows = [(WHOLE, "DetectionModel", "", False)]
+    rows = [(WHOLE, "DetectionModel", "", "")]
     for block, name in blocks:
         if name not in EMPTY:
-            rows.append((block, name, block, False))
-            rows.append((f"{block}.conv", "Conv2d", block, True))
-            rows.append((f"{block}.bn", "BatchNorm2d", block, True))
-    modules, types, block_of, leaf = zip(*rows, strict=True)
+            rows.append((block, name, block, ""))
+            rows.append((f"{block}.conv", "Conv2d", block, "weight"))
+            rows.append((f"{block}.bn", "BatchNorm2d", block, "norm"))
+    modules, types, block_of, roles = zip(*rows, strict=True)
     return Layout(
         modules=modules,
         types=types,
         parameters=tuple(10 for _ in rows),
         block_of=block_of,
-        leaf=leaf,
+        roles=roles,
         blocks=blocks,
+        inside=tuple(() for _ in blocks),
         head=blocks[-1][0],
         edges=tuple((a[0], b[0]) for a, b in pairwise(blocks)),
     )
 
 
 def leaves_of(layout):
-    return tuple(name for name, leaf in zip(layout.modules, layout.leaf, strict=True) if leaf)
+    return tuple(name for name, role in zip(layout.modules, layout.roles, strict=True) if role)
 
 
 def norms_of(layout, of_block, total=None):
@@ -110,4 +111,4 @@ def news_of(change, finding, step=9):
 
 
 def epoch_of(epoch=1, *, steps=10, clipped=0, skipped=0, norm_median=3.0):
-    return EpochTelemetry(epoch, steps, clipped, skipped, norm_median, None)
+    return EpochTelemetry(epoch, steps, clipped, skipped, norm_median, norm_median, None, {}, None)

@@ -38,8 +38,9 @@ def test_blocks_of_a_model_that_is_no_list_keep_their_names():
         types=("Net", "Sequential", "Linear"),
         parameters=(2, 1, 1),
         block_of=("", "backbone", "head"),
-        leaf=(False, True, True),
+        roles=("", "weight", "weight"),
         blocks=(("backbone", "Sequential"), ("head", "Linear")),
+        inside=((), ()),
         head="head",
         edges=(),
     )

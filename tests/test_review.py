@@ -16,7 +16,7 @@ from yolo_gradwatch import load_run as exported
 from yolo_gradwatch import runlog
 from yolo_gradwatch.diagnosis import Diagnosis
 from yolo_gradwatch.records import EpochTelemetry, Event
-from yolo_gradwatch.review import _windows, load_run
+from yolo_gradwatch.review import load_run, windows_of
 from yolo_gradwatch.runlog import FormatError, RunLog
 from yolo_gradwatch.thresholds import Thresholds
 
@@ -103,7 +103,7 @@ def test_a_module_counts_nothing_in_the_windows_before_its_first_row(tmp_path):
     watch(tmp_path, DEAD)
     resume_with_more(tmp_path, [window(4, layout=MORE, none=["model.2.c"])])
     run = load_run(tmp_path)
-    old, *_, new = _windows(run.windows, run.layout)
+    old, *_, new = windows_of(run.windows, run.layout)
     row = MORE.modules.index("model.2.c")
     assert (old.zero[MORE.modules.index(CONV)], new.none[row]) == (1, 1)
     assert old.zero[row] == old.none[row] == old.nonfinite[row] == 0
@@ -120,7 +120,7 @@ def test_windows_before_a_resume_with_more_modules_are_whole(tmp_path):
 def test_windows_come_in_the_order_of_their_steps(tmp_path):
     watch(tmp_path, [window(1, steps=8), window(9, epoch=2), window(10, steps=90)])
     run = load_run(tmp_path)
-    assert [one.step_first for one in _windows(run.windows, run.layout)] == [1, 9, 10]
+    assert [one.step_first for one in windows_of(run.windows, run.layout)] == [1, 9, 10]
 
 
 @LAWS
@@ -142,7 +142,7 @@ def test_the_windows_of_a_run_read_back(run):
     with TemporaryDirectory() as name:
         watch(Path(name), windows, events)
         loaded = load_run(name)
-        found = list(_windows(loaded.windows, loaded.layout))
+        found = list(windows_of(loaded.windows, loaded.layout))
     assert len(found) == len(windows)
     for one, expected in zip(found, windows, strict=True):
         assert_same(one, expected)

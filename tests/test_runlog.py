@@ -15,7 +15,7 @@ from values import LAWS, LAYOUT, Part, assert_same, meta_of, plan, window
 
 from yolo_gradwatch import runlog
 from yolo_gradwatch.records import Event, Finding, News, Window
-from yolo_gradwatch.review import _windows, load_run
+from yolo_gradwatch.review import load_run, windows_of
 from yolo_gradwatch.runlog import FormatError, RunLog
 
 M = len(LAYOUT.modules)
@@ -70,7 +70,7 @@ def write(folder, windows, *, layout=LAYOUT, resume=False):
 
 def read(folder):
     run = load_run(folder)
-    return list(_windows(run.windows, run.layout))
+    return list(windows_of(run.windows, run.layout))
 
 
 def lines(path):
@@ -84,7 +84,7 @@ def log(tmp_path):
     log.close()
 
 
-def test_the_columns_of_the_windows(tmp_path, log):
+def test_the_columns_of_thewindows_of(tmp_path, log):
     log.start()
     (header,) = lines(tmp_path / "gradwatch.csv")
     assert header == (

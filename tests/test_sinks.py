@@ -62,8 +62,9 @@ def test_a_model_that_is_no_list_of_blocks():
         types=("Net", "Sequential", "Linear", "Linear"),
         parameters=(2, 1, 1, 1),
         block_of=("", "backbone", "backbone", "head"),
-        leaf=(False, False, True, True),
+        roles=("", "", "weight", "weight"),
         blocks=(("backbone", "Sequential"), ("head", "Linear")),
+        inside=((), ()),
         head="head",
         edges=(),
     )

@@ -34,14 +34,16 @@ def plan(
         for name in around(part.module):
             rows.setdefault(name, []).append(p)
     blocks = blocks or list(dict.fromkeys(block for part in parts if (block := top(part.module))))
-    owners = {part.module for part in parts}
+    roles = {p.module: "norm" if p.module.endswith("bn") else "other" for p in parts}
+    roles |= {part.module: "weight" for part in parts if part.is_weight}
     layout = Layout(
         modules=tuple(rows),
-        types=tuple("Conv2d" if name in owners else "Block" for name in rows),
+        types=tuple("Conv2d" if name in roles else "Block" for name in rows),
         parameters=tuple(sum(parts[p].elements for p in found) for found in rows.values()),
         block_of=tuple(top(name) for name in rows),
-        leaf=tuple(name in owners for name in rows),
+        roles=tuple(roles.get(name, "") for name in rows),
         blocks=tuple((block, "Block") for block in blocks),
+        inside=tuple(() for _ in blocks),
         head=blocks[-1],
         edges=tuple(edges),
     )

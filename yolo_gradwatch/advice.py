@@ -7,7 +7,29 @@ from typing import TYPE_CHECKING
 from yolo_gradwatch.records import WHOLE, Finding, Layout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+
+SATURATING = ("Sigmoid", "Tanh", "Hardsigmoid", "Hardtanh", "LogSigmoid", "Softsign")
+"""Activations whose slope goes to zero on both sides or on one."""
+
+RECTIFYING = ("ReLU", "ReLU6")
+"""Activations that can die: their slope is exactly zero below 0."""
+
+LONG_STACK = 8
+"""Weights in a block without a single known residual connection that make it a deep stack."""
+
+_RESIDUAL = (
+    "Bottleneck",
+    "C2f",
+    "C3",
+    "C2PSA",
+    "RepNCSP",
+    "ELAN",
+    "HGBlock",
+    "ResNet",
+    "PSA",
+    "A2",
+)
 
 
 def message(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
@@ -18,7 +40,12 @@ def message(layout: Layout, training: Mapping[str, object], finding: Finding) ->
         training: Options of the training; ``amp`` says whether a loss scaler is at work.
         finding: What was found; its ``message`` is not read.
     """
-    return _WORDS[finding.rule](layout, training, finding)
+    told = [_WORDS[finding.rule](layout, training, finding)]
+    if finding.times > 1 and finding.severity != "notice":
+        told.append(_again(finding))
+    if finding.evidence:
+        told.append(f"Images, losses and norms of that step: {finding.evidence}.")
+    return " ".join(told)
 
 
 def described(layout: Layout, name: str) -> str:
@@ -28,35 +55,59 @@ def described(layout: Layout, name: str) -> str:
     return f"{name} ({layout.types[layout.modules.index(name)]})"
 
 
+def factor(decades: float) -> str:
+    """How many times that is, in words of two digits: 4.5 decades are 32,000 times."""
+    times = 10.0 ** min(decades, 300.0)
+    return f"{float(f'{times:.2g}'):,.0f} times" if times < 1e7 else f"{times:.0e} times"
+
+
+def _again(finding: Finding) -> str:
+    if finding.rule == "nonfinite":
+        return (
+            f"It came back {finding.times - 1} times: last.pt, from which Ultralytics recovers, is "
+            "probably spoiled as well; start from an earlier checkpoint."
+        )
+    return f"It has come back {finding.times - 1} times."
+
+
 def _nonfinite(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
     where = described(layout, finding.module)
+    cause, remedy = _nonfinite_cause(layout, finding)
     if finding.limit:
         return (
             f"{where}: NaN or Inf in the gradient, AMP skipped {finding.value:.0f} steps in a row "
             f"since step {finding.step}: lowering the loss scale does not help, nothing is learnt. "
-            f"{_nonfinite_cause(finding)} Try amp=False; if it stays, {_nonfinite_remedy(finding)}"
+            f"{cause} Try amp=False; if it stays, {remedy}"
         )
-    tail = "try amp=False first, then " if training.get("amp") else "try "
+    tail = "try amp=False or bfloat16 first, then " if training.get("amp") else "try "
     return (
         f"{where}: NaN or Inf in the gradient since step {finding.step}. "
-        f"{_nonfinite_cause(finding)} Clipping spreads it to every weight, so restart from the "
-        f"last checkpoint: {tail}{_nonfinite_remedy(finding)}"
+        f"{cause} Clipping spreads it to every weight, so restart from the "
+        f"last checkpoint: {tail}{remedy}"
     )
 
 
-def _nonfinite_cause(finding: Finding) -> str:
+def _nonfinite_cause(layout: Layout, finding: Finding) -> tuple[str, str]:
+    """Why probably, and what to try."""
+    loss = "a lower lr0, longer warmup_epochs, and a look at the labels and a custom loss."
     if finding.module == WHOLE:
-        return "It reaches every module, so it probably comes from the loss itself."
+        return "It reaches every module, so it probably comes from the loss itself.", loss
+    upstream = [name for name in finding.modules if not _is_in(layout.head, name)]
+    if _is_in(layout.head, finding.module) and upstream:
+        return (
+            (
+                "It enters at the head's outputs and spreads upstream, so it probably comes from "
+                f"the term of the loss that belongs to {finding.module}, not from a layer."
+            ),
+            loss,
+        )
     return (
-        "Modules nearer to the loss are finite, so it probably arises in this module or right "
-        "behind it (division by zero, log or sqrt of 0, exp of a large number)."
+        (
+            "Modules nearer to the loss are finite, so it probably arises in this module or right "
+            "behind it (division by zero, log or sqrt of 0, exp of a large number)."
+        ),
+        "an epsilon in that operation, a normalization before it, or a lower lr0.",
     )
-
-
-def _nonfinite_remedy(finding: Finding) -> str:
-    if finding.module == WHOLE:
-        return "a lower lr0, longer warmup_epochs, and a look at the labels and a custom loss."
-    return "an epsilon in that operation, a normalization before it, or a lower lr0."
 
 
 def _amp_overflow(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
@@ -68,12 +119,19 @@ def _amp_overflow(layout: Layout, training: Mapping[str, object], finding: Findi
 
 
 def _dead(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
-    del training
+    inside = _activations(layout, finding.module)
+    relu = [name for name in inside if name in RECTIFYING]
+    cause = (
+        f"its {relu[0]} units have died: they put out zero for every input"
+        if relu
+        else "its output is multiplied by zero behind it: units that died, a gain or weight that "
+        "is zero, a mask"
+    )
     return (
         f"{described(layout, finding.module)}: gradient exactly zero since step {finding.step}"
-        f"{_others(finding)}, so its weights stand still. Probably its output is multiplied by "
-        "zero behind it: ReLU units that died, a gain or weight that is zero, a mask. Try SiLU or "
-        "LeakyReLU with BatchNorm, a lower lr0, and a non-zero initialization."
+        f"{_others(finding)}, so its weights stand still. Probably {cause}"
+        f"{_moment(training, finding)}. Try SiLU or LeakyReLU with BatchNorm, a lower lr0, and a "
+        "non-zero initialization."
     )
 
 
@@ -87,13 +145,228 @@ def _no_gradient(layout: Layout, training: Mapping[str, object], finding: Findin
     )
 
 
-def _others(finding: Finding) -> str:
+def _dead_branch(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
+    del training
+    return (
+        f"{described(layout, finding.module)}: gradient exactly zero at every scale of the head "
+        f"for {finding.value:.0f} windows, since step {finding.step}. Either no image has an "
+        "object that it could learn from, or its output is cut off from the loss. Look at the "
+        "labels first (train_batch0.jpg, and the 'backgrounds' that Ultralytics counts); if they "
+        "are right, look for a gain of zero or a detach() behind this branch."
+    )
+
+
+def _starved_scale(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
+    return (
+        f"{described(layout, finding.module)}: no object lands on this scale of the head since "
+        f"step {finding.step}; the other scales learn, so this branch is not dead. Normal where "
+        f"objects have one size; else check imgsz (now {training.get('imgsz', 'unknown')}) and "
+        "the sizes of the boxes."
+    )
+
+
+def _partly_dead(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
+    relu = [name for name in _activations(layout, finding.module) if name in RECTIFYING]
+    why = f"units of its {relu[0]} have" if relu else "units behind it have"
+    return (
+        f"{described(layout, finding.module)}: {finding.value:.0%} of its weights get a gradient "
+        f"of exactly zero since step {finding.step}{_others(finding)}. Probably {why} died"
+        f"{_moment(training, finding)}. Try SiLU or LeakyReLU with BatchNorm, and a lower lr0."
+    )
+
+
+def _frozen(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
+    return (
+        f"{described(layout, finding.module)}: frozen since step {finding.step}"
+        f"{_others(finding, 'elsewhere')}, though freeze={training.get('freeze')} does not name "
+        "it: a callback or the model's own code set requires_grad=False. Fine if that is meant."
+    )
+
+
+def _vanishing(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
+    cause, remedy = _lossy(layout, finding.module)
+    return (
+        f"{described(layout, finding.module)}: its gradient is {factor(finding.value)} weaker than "
+        f"that of the blocks that read it ({finding.value:.1f} decades; healthy below 1.6), since "
+        f"step {finding.step}{_upstream(finding, 'starve with it')}. Probably {cause}"
+        f"{_moment(training, finding)}. Try {remedy}."
+    )
+
+
+def _lossy(layout: Layout, name: str) -> tuple[str, str]:
+    """Why a block may lose its gradient, and what to try."""
+    weights, norms = _owned(layout, name, "weight"), _owned(layout, name, "norm")
+    saturating = [found for found in _activations(layout, name) if found in SATURATING]
+    if saturating:
+        return (
+            f"its {saturating[0]} activations saturate, where their slope is near zero",
+            (
+                f"SiLU or ReLU instead of {saturating[0]}, BatchNorm after each convolution, and a "
+                "residual connection around the block"
+            ),
+        )
+    if weights > 1 and not norms:
+        return (
+            "it has no normalization, so that signal and gradient shrink from layer to layer",
+            "BatchNorm after each convolution, He initialization, a residual connection",
+        )
+    kind = layout.types[layout.modules.index(name)]
+    if weights >= LONG_STACK and not any(word in kind for word in _RESIDUAL):
+        return (
+            f"it is a plain stack of {weights} layers without a residual connection",
+            "a residual connection around every two layers, or fewer layers",
+        )
+    return (
+        "its output is scaled down, gated or partly detached in its forward or right behind it",
+        (
+            "to look there for a small factor, a saturated gate or a detach(); then a residual "
+            "connection around it"
+        ),
+    )
+
+
+def _exploding(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
+    bare = _owned(layout, finding.module, "weight") > 1 and not _owned(
+        layout, finding.module, "norm"
+    )
+    cause = (
+        "it has no normalization, so that signal and gradient grow from layer to layer"
+        if bare
+        else "a large factor in its forward or right behind it multiplies the gradient, or its "
+        "inputs are far too small for its normalization"
+    )
+    return (
+        f"{described(layout, finding.module)}: the gradient of its weights is "
+        f"{factor(finding.value)} stronger than that of the blocks that read it "
+        f"({finding.value:.1f} decades; healthy below 1.2), since step {finding.step}"
+        f"{_upstream(finding, 'explode with it')}. Clipping then leaves next to nothing for all "
+        f"other blocks. Probably {cause}{_moment(training, finding)}. Try BatchNorm after each "
+        "convolution, a smaller initialization, no gain above 1 in this block, and a lower lr0."
+    )
+
+
+def _leaf(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
+    is_low = finding.rule == "leaf_vanishing"
+    block = layout.block_of[layout.modules.index(finding.module)]
+    comparison, cause, remedy = (
+        ("weaker", "shrinks its output: a gate, a gain near zero, a saturated activation", "that")
+        if is_low
+        else ("stronger", "multiplies its output: a gain, a very small input", "that factor")
+    )
+    return (
+        f"{described(layout, finding.module)}: its gradient is {factor(finding.value)} "
+        f"{comparison} than that of the other weights of {described(layout, block)} "
+        f"({finding.value:.1f} decades; healthy below 1.0), since step {finding.step}. Probably "
+        f"something behind this layer alone {cause}{_moment(training, finding)}. Try to remove "
+        f"{remedy}, and put a BatchNorm behind the layer."
+    )
+
+
+def _spike(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
+    del layout
+    return (
+        f"the whole model: at step {finding.step} (epoch {finding.epoch}) the gradient jumped to "
+        f"{factor(finding.value)} the highest before. Probably the loss of that step: an outlier "
+        f"among labels or images, a loss without bounds, a changed loss weight"
+        f"{_moment(training, finding)}. Clipping limits that step; try to look at its images and "
+        f"labels, {_lower_lr(training)} if it comes back."
+    )
+
+
+def _collapse(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
+    del layout
+    return (
+        f"the whole model: the gradient fell to 1/{factor(finding.value).removesuffix(' times')} "
+        f"of what it was, at step {finding.step} (epoch {finding.epoch}), in all blocks at once. "
+        "Probably the loss is near zero or constant: a loss weight that became tiny, no labels "
+        f"any more, or weights that a high learning rate has destroyed{_moment(training, finding)}."
+        f" Try the last checkpoint before that step with {_lower_lr(training)}, and look at the "
+        "loss columns of results.csv."
+    )
+
+
+def _total_high(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
+    del layout
+    return (
+        f"the whole model: total gradient norm {finding.value:.2g} since step {finding.step}, "
+        f"above {finding.limit:.0e} (healthy trainings stay below 4e5). Clipping scales all of it "
+        "down by one factor, so the training crawls. Probably the loss or its weights (box, cls, "
+        f"dfl) are far too large, or the initialization is{_moment(training, finding)}. Try to "
+        f"scale the loss, a normalization in every block, and {_lower_lr(training)}."
+    )
+
+
+def _total_low(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
+    del layout
+    return (
+        f"the whole model: total gradient norm {finding.value:.2g} since step {finding.step}, "
+        f"below {finding.limit:.0e} (healthy trainings stay above 0.3): nothing is learnt any "
+        "more. Probably the loss or its weights are far too small, or a high learning rate has "
+        f"destroyed the weights{_moment(training, finding)}. Try to scale the loss up, or the "
+        f"last good checkpoint with {_lower_lr(training)}."
+    )
+
+
+def _weight_growth(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
+    del layout
+    return (
+        f"the whole model: the weights have grown {10**finding.value:.1f}-fold within a few "
+        f"windows since step {finding.step}. Probably the learning rate is far too high"
+        f"{_moment(training, finding)}; this mostly ends in silence, with a gradient of zero. "
+        f"Try {_lower_lr(training)} and longer warmup_epochs."
+    )
+
+
+def _lower_lr(training: Mapping[str, object]) -> str:
+    known = f" (now {training['lr0']})" if training.get("lr0") is not None else ""
+    if str(training.get("optimizer", "")).lower() == "auto":
+        known = " (set the optimizer too: with optimizer=auto, Ultralytics ignores lr0)"
+    return f"a lower lr0{known}"
+
+
+def _moment(training: Mapping[str, object], finding: Finding) -> str:
+    """What the training did when it began, as the end of a sentence; "" if that tells nothing."""
+    epochs, closing = training.get("epochs"), training.get("close_mosaic")
+    closes = isinstance(epochs, int) and isinstance(closing, int) and 0 < closing < epochs
+    if closes and finding.epoch == epochs - closing + 1:  # type: ignore[operator]
+        return "; it began in the epoch in which close_mosaic took effect"
+    warmup = training.get("warmup_epochs")
+    if finding.step > 1 and isinstance(warmup, (int, float)) and finding.epoch <= warmup:
+        return "; it began during the warm-up, while the learning rate was changing"
+    return ""
+
+
+def _upstream(finding: Finding, verb: str) -> str:
+    """How many blocks suffer with the named one, in words."""
+    others = len(finding.modules) - 1
+    if others < 1:
+        return ""
+    return f"; {others} block{'s' if others > 1 else ''} upstream {verb}"
+
+
+def _others(finding: Finding, where: str = "upstream") -> str:
     """How many more modules are affected, in words."""
-    inside = sum(f"{name}.".startswith(f"{finding.module}.") for name in finding.modules)
+    inside = sum(_is_in(finding.module, name) for name in finding.modules)
     others = len(finding.modules) - inside
     if finding.module == WHOLE or not others:
         return ""
-    return f", with {others} more module{'s' if others > 1 else ''} upstream"
+    return f", with {others} more module{'s' if others > 1 else ''} {where}"
+
+
+def _is_in(outer: str, name: str) -> bool:
+    return f"{name}.".startswith(f"{outer}.")
+
+
+def _activations(layout: Layout, name: str) -> Sequence[str]:
+    """Classes of modules without parameters in the block of a module."""
+    block = name if name == WHOLE else layout.block_of[layout.modules.index(name)]
+    return dict(zip((b for b, _ in layout.blocks), layout.inside, strict=True)).get(block, ())
+
+
+def _owned(layout: Layout, name: str, role: str) -> int:
+    """How many weights, or norm layers, there are in a module."""
+    own = zip(layout.modules, layout.roles, strict=True)
+    return sum(_is_in(name, module) for module, found in own if found == role)
 
 
 _WORDS: dict[str, Callable[[Layout, Mapping[str, object], Finding], str]] = {
@@ -101,4 +374,17 @@ _WORDS: dict[str, Callable[[Layout, Mapping[str, object], Finding], str]] = {
     "amp_overflow": _amp_overflow,
     "dead": _dead,
     "no_gradient": _no_gradient,
+    "dead_branch": _dead_branch,
+    "starved_scale": _starved_scale,
+    "partly_dead": _partly_dead,
+    "frozen": _frozen,
+    "vanishing": _vanishing,
+    "exploding": _exploding,
+    "leaf_vanishing": _leaf,
+    "leaf_exploding": _leaf,
+    "spike": _spike,
+    "collapse": _collapse,
+    "total_high": _total_high,
+    "total_low": _total_low,
+    "weight_growth": _weight_growth,
 }

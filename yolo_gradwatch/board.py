@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_gradwatch.records import CLIP_NORM, WHOLE, Finding, Layout, Sample, Severity
+from yolo_gradwatch.telemetry import block_shares, owners
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,6 +46,8 @@ class Board:
 
     Args:
         layout: Of the model that is watched.
+        epochs: How many the training is to have.
+        clip: Total norm above which the trainer clips.
 
     Attributes:
         epoch: Of the newest step, counts from 1; 0 before the first.
@@ -52,11 +55,13 @@ class Board:
         step: The newest.
         total: Norm of the whole gradient at the newest step that AMP did not skip; None before
             the first.
+        clip: Total norm above which the trainer clips.
+        owners: Labels of the blocks with the largest shares of the squared norm, at that step.
         skipped: Steps that AMP skipped.
         standing: Findings that are not over.
     """
 
-    def __init__(self, layout: Layout, *, epochs: int = 0) -> None:
+    def __init__(self, layout: Layout, *, epochs: int = 0, clip: float = CLIP_NORM) -> None:
         names = dict(layout.blocks)
         self._rows = [m for m, name in enumerate(layout.modules) if name in names]
         self._blocks = [layout.modules[m] for m in self._rows]
@@ -73,12 +78,14 @@ class Board:
         self.epochs = epochs
         self.step = 0
         self.total: float | None = None
+        self.clip = clip
+        self.owners: dict[str, float] = {}
         self.skipped = 0
         self.standing: tuple[Finding, ...] = ()
 
     @property
     def clipped(self) -> float:
-        """Share of the steps with a total norm above ``CLIP_NORM``; 0 before the first."""
+        """Share of the steps with a total norm above the clip; 0 before the first."""
         return self._clipped / self._steps if self._steps else 0.0
 
     def add(self, sample: Sample, norms: Floats) -> None:
@@ -89,8 +96,9 @@ class Board:
             self.skipped += 1
             return
         self.total = float(norms[0])
-        self._clipped += self.total > CLIP_NORM
+        self._clipped += self.total > self.clip
         self._norms = norms[self._rows]
+        self.owners = owners(block_shares(norms, self._rows), self._labels)
         with np.errstate(divide="ignore"):
             levels = np.log10(self._norms)
         self._remember(np.where(np.isfinite(self._norms), levels, np.nan))

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+MOST_LOSSES = 32
+"""Room for loss items in a buffer; Ultralytics has three to five."""
+
 _HAS_DTYPE = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 4)
 
 
@@ -34,7 +37,9 @@ class _Flight:
     host: Tensor
     landed: torch.cuda.Event | None
     present: list[int]
+    frozen: list[int]
     extras: int
+    losses: int
     detailed: bool
 
 
@@ -70,7 +75,15 @@ class Capture:
         self._free: list[Tensor] = []
 
     @torch.no_grad()
-    def take(self, epoch: int, step: int, extras: Sequence[Tensor], *, detailed: bool) -> None:
+    def take(
+        self,
+        epoch: int,
+        step: int,
+        extras: Sequence[Tensor],
+        losses: Sequence[Tensor] = (),
+        *,
+        detailed: bool,
+    ) -> None:
         """Start copying the gradient norms of this moment to the host.
 
         One ``_foreach_norm`` over all gradients, one copy of 8 bytes a parameter, no
@@ -80,18 +93,25 @@ class Capture:
             epoch: Counts from 1.
             step: Counts from 1.
             extras: AMP's found_inf and scale, one element each, on the device; empty without AMP.
+            losses: Loss items on the device, of any shape.
             detailed: Whether to read what is wanted on the first step of a window.
         """
         gradients = [p.grad for p in self._parameters]
         present = [i for i, gradient in enumerate(gradients) if gradient is not None]
+        frozen = self._frozen(gradients) if len(present) < len(gradients) else []
         parts = [extra.reshape(1) for extra in extras]
+        counted = sum(loss.numel() for loss in losses)
+        counted = counted if counted <= MOST_LOSSES else 0
+        parts += [loss.reshape(-1) for loss in losses] if counted else []
         if present:
             parts.append(norms_of([g for g in gradients if g is not None]))
         if detailed:
             parts.append(norms_of(self._parameters))
             parts += [_zeros(g) for i in self._weights if (g := gradients[i]) is not None]
         host, landed = self._copy(parts)
-        self._flying.append(_Flight(epoch, step, host, landed, present, len(extras), detailed))
+        self._flying.append(
+            _Flight(epoch, step, host, landed, present, frozen, len(extras), counted, detailed)
+        )
 
     def drain(self, *, wait: bool = False) -> Iterator[Sample]:
         """Hand over, in order, the steps whose copy has landed.
@@ -110,6 +130,11 @@ class Capture:
             if landed is not None:
                 self._free.append(flight.host)
 
+    def _frozen(self, gradients: list[Tensor | None]) -> list[int]:
+        """Of the parameters without a gradient, those that were frozen in mid-training."""
+        pairs = enumerate(zip(self._parameters, gradients, strict=True))
+        return [i for i, (p, gradient) in pairs if gradient is None and not p.requires_grad]
+
     def _copy(self, parts: list[Tensor]) -> tuple[Tensor, torch.cuda.Event | None]:
         """Join the parts into one vector on the host, and the event that tells when it is there."""
         if not parts:
@@ -126,17 +151,17 @@ class Capture:
 
     def _pinned(self, dtype: torch.dtype) -> Tensor:
         """A buffer for the longest vector; as many exist as were ever on their way at once."""
-        size = 2 + 2 * len(self._parameters) + len(self._weights)
+        size = 2 + MOST_LOSSES + 2 * len(self._parameters) + len(self._weights)
         return torch.empty(size, dtype=dtype, pin_memory=True)
 
     def _sample(self, flight: _Flight) -> Sample:
         values = flight.host.numpy().astype(np.float64)
         extras, values = values[: flight.extras], values[flight.extras :]
+        losses, values = values[: flight.losses], values[flight.losses :]
         present, values = values[: len(flight.present)], values[len(flight.present) :]
         norms = np.zeros(len(self._parameters))
         norms[flight.present] = present
-        missing = np.ones(len(self._parameters), np.bool_)
-        missing[flight.present] = False
+        missing = ~self._flags(flight.present)
         return Sample(
             epoch=flight.epoch,
             step=flight.step,
@@ -145,7 +170,14 @@ class Capture:
             skipped=bool(flight.extras and extras[0] > 0),
             scale=float(extras[1]) if flight.extras else None,
             detail=self._detail(values, missing) if flight.detailed else None,
+            losses=tuple(losses.tolist()),
+            frozen=self._flags(flight.frozen) if flight.frozen else None,
         )
+
+    def _flags(self, chosen: list[int]) -> Flags:
+        flags = np.zeros(len(self._parameters), np.bool_)
+        flags[chosen] = True
+        return flags
 
     def _detail(self, values: Floats, missing: Flags) -> Detail:
         counted = [i for i in self._weights if not missing[i]]

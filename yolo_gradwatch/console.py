@@ -74,8 +74,10 @@ class Panel:
         width, height = options.max_width, console.height
         closing = [Text("─" * width, style="dim"), self.frame] if self.frame else []
         news = [_standing(finding, width) for finding in _gravest(self._board.standing)]
-        room = height - 4 - len(news) - len(closing)
+        owners = [_owners(self._board, width)] if self._board.owners else []
+        room = height - 4 - len(news) - len(closing) - len(owners)
         yield _rule(_summary(self._board), width)
+        yield from owners
         yield Group(*_block_lines(self._board.rows(), width, room))
         yield from news
         yield from closing
@@ -105,6 +107,11 @@ def news_line(news: News) -> Text:
     word = f"GradWatch {finding.severity} {finding.rule}"
     worse = " (worse)" if news.change == "worse" else ""
     return Text.assemble((f"{word}{worse}: ", STYLES[finding.severity]), finding.message)
+
+
+def stop_line(finding: Finding) -> Text:
+    """That the training is stopped, and by what."""
+    return Text(f"GradWatch stops the training: {finding.rule} in {finding.module}", "bold red")
 
 
 def end_report(report: Report) -> Text:
@@ -143,6 +150,15 @@ def _summary(board: Board) -> str:
         f"epoch {epoch}  step {board.step:,}  total norm {_number(board.total)}  "
         f"clipped {board.clipped:.0%}  AMP skips {board.skipped:,}"
     )
+
+
+def _owners(board: Board, width: int) -> Text:
+    """What clipping leaves of the newest step, and which blocks its norm comes from."""
+    left = min(board.clip / board.total, 1.0) if board.total else 1.0
+    shares = ", ".join(f"{label} {share:.0%}" for label, share in board.owners.items())
+    line = Text(f"clip at {board.clip:g} leaves {left:.2g} of it; squared norm: {shares}", "dim")
+    line.truncate(width, overflow="ellipsis")
+    return line
 
 
 def _rule(summary: str, width: int) -> Text:

@@ -1,44 +1,26 @@
-"""Decides from layout, windows and thresholds alone which modules broke which rule.
+"""The vocabulary of rules, and the detector that feeds windows to them.
 
-A rule is a function that yields an alert for each module for which it holds in the newest window.
+A rule is a function in ``rules`` that yields the modules for which it holds in the newest window.
 To add one: write the function, give it a place in ``RULES``, a limit in ``Thresholds`` and its
 words in ``advice``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections import deque
 from dataclasses import dataclass
-from itertools import takewhile
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from yolo_gradwatch.records import WHOLE, Alert, Layout, Severity, Window
+from yolo_gradwatch import rules
+from yolo_gradwatch.levels import Reader, Reading
+from yolo_gradwatch.records import Alert, Layout, Severity, Window
+from yolo_gradwatch.rules import History, Judge, Mark
 
 if TYPE_CHECKING:
-    from yolo_gradwatch.records import Counts, Finding, Flags
+    from collections.abc import Callable, Collection, Iterable
+
+    from yolo_gradwatch.records import Finding
     from yolo_gradwatch.thresholds import Thresholds
-
-
-class Hit(NamedTuple):
-    """A module for which a rule holds.
-
-    Attributes:
-        module: Its name.
-        value: The number that was judged.
-        limit: The threshold that it broke.
-        since: The first window of the evidence.
-    """
-
-    module: str
-    value: float
-    limit: float
-    since: Window
-
-
-Judge: TypeAlias = Callable[[Layout, Sequence[Window], "Thresholds"], Iterator[Hit]]
-"""From the layout, the newest windows (oldest first, at least one) and the limits to the hits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,63 +31,60 @@ class Rule:
         kind: Family, a word that options accept beside the rule's name; "" for a notice.
         severity: What an alert of it weighs. A notice is never an alarm.
         judge: Decides for which modules the rule holds.
+        needs: Windows before it can say anything.
+        is_in_decades: Whether its value is in decades, so that twice as much is worse.
     """
 
     kind: str
     severity: Severity
     judge: Judge
-
-
-def nonfinite(layout: Layout, recent: Sequence[Window], limits: Thresholds) -> Iterator[Hit]:
-    """Modules with a NaN or Inf gradient in a step that was applied, or in too many skipped ones.
-
-    AMP's scaler skips a step with an overflow and lowers its scale: calibration, until it has
-    done so more often in a row than any scale explains. Value: bad steps, limit: how many are
-    allowed.
-    """
-    newest = recent[-1]
-    for m in np.flatnonzero(newest.nonfinite * _leaves(layout)):
-        yield Hit(layout.modules[m], float(newest.nonfinite[m]), 0.0, newest)
-    skipped = _skipped_in_a_row(recent)
-    skips = sum(window.skipped for window in skipped)
-    if skips > limits.amp_grace:
-        bad = _leaves(layout) & np.isnan(newest.norm_mean) & ~_without_gradient(recent)
-        for name in _names(layout, bad) or [WHOLE]:
-            yield Hit(name, float(skips), float(limits.amp_grace), skipped[0])
-
-
-def amp_overflow(layout: Layout, recent: Sequence[Window], limits: Thresholds) -> Iterator[Hit]:
-    """The whole model, when AMP's scaler skipped a step to calibrate its scale.
-
-    Value: steps skipped, limit: how many in a row would be an alarm.
-    """
-    del layout
-    newest = recent[-1]
-    in_a_row = sum(window.skipped for window in _skipped_in_a_row(recent))
-    if newest.skipped and in_a_row <= limits.amp_grace:
-        yield Hit(WHOLE, float(newest.skipped), float(limits.amp_grace), newest)
-
-
-def dead(layout: Layout, recent: Sequence[Window], limits: Thresholds) -> Iterator[Hit]:
-    """Modules of the trunk whose gradient has been exactly zero for several windows.
-
-    The head is left out: on a scale on which no object lands, zero is healthy there.
-    """
-    yield from _persistent(layout, recent, limits, lambda window: window.zero)
-
-
-def no_gradient(layout: Layout, recent: Sequence[Window], limits: Thresholds) -> Iterator[Hit]:
-    """Modules of the trunk that no gradient has reached at all for several windows."""
-    yield from _persistent(layout, recent, limits, lambda window: window.none)
+    needs: Callable[[Thresholds], int]
+    is_in_decades: bool = False
 
 
 RULES: dict[str, Rule] = {
-    "nonfinite": Rule("nonfinite", "critical", nonfinite),
-    "amp_overflow": Rule("", "notice", amp_overflow),
-    "dead": Rule("dead", "critical", dead),
-    "no_gradient": Rule("dead", "critical", no_gradient),
+    "nonfinite": Rule("nonfinite", "critical", rules.nonfinite, lambda _: 1),
+    "amp_overflow": Rule("", "notice", rules.amp_overflow, lambda _: 1),
+    "dead": Rule("dead", "critical", rules.dead, lambda limits: limits.dead_windows),
+    "no_gradient": Rule("dead", "critical", rules.no_gradient, lambda limits: limits.dead_windows),
+    "dead_branch": Rule(
+        "dead", "warning", rules.dead_branch, lambda limits: limits.dead_branch_windows
+    ),
+    "starved_scale": Rule(
+        "", "notice", rules.starved_scale, lambda limits: limits.dead_branch_windows
+    ),
+    "partly_dead": Rule("dead", "warning", rules.partly_dead, lambda _: rules.PARTLY_WINDOWS),
+    "frozen": Rule("", "notice", rules.frozen, lambda _: rules.FROZEN_WINDOWS),
+    "vanishing": Rule(
+        "vanishing", "critical", rules.vanishing, lambda _: rules.HOPS[1], is_in_decades=True
+    ),
+    "exploding": Rule(
+        "exploding", "critical", rules.exploding, lambda _: rules.JUMPS[1], is_in_decades=True
+    ),
+    "leaf_vanishing": Rule(
+        "vanishing", "warning", rules.leaf_vanishing, lambda _: rules.JUMPS[1], is_in_decades=True
+    ),
+    "leaf_exploding": Rule(
+        "exploding", "warning", rules.leaf_exploding, lambda _: rules.JUMPS[1], is_in_decades=True
+    ),
+    "spike": Rule(
+        "exploding", "warning", rules.spike, lambda _: rules.PEAK_LEAST + 1, is_in_decades=True
+    ),
+    "collapse": Rule(
+        "vanishing",
+        "critical",
+        rules.collapse,
+        lambda _: rules.COLLAPSE_BEFORE + rules.COLLAPSE_WINDOWS,
+        is_in_decades=True,
+    ),
+    "total_high": Rule("exploding", "critical", rules.total_high, lambda _: rules.HIGH_WINDOWS),
+    "total_low": Rule("vanishing", "critical", rules.total_low, lambda _: rules.LOW_WINDOWS),
+    "weight_growth": Rule(
+        "exploding", "warning", rules.weight_growth, lambda _: 2, is_in_decades=True
+    ),
 }
-"""Every rule by its identifier, as in files and options."""
+"""Every rule by its identifier, as in files and options; of two that hold for one cause, the first
+is the finding."""
 
 ALARMS = tuple(
     sorted({word for name, rule in RULES.items() if rule.kind for word in (name, rule.kind)})
@@ -136,7 +115,7 @@ def matches(finding: Finding, words: Collection[str]) -> bool:
 
 
 class Detector:
-    """Feeds windows to every rule, keeping only the few that a rule may look back on.
+    """Feeds windows to every rule, keeping only those that a rule may look back on.
 
     A live run and a replay of its files both go through ``update``, so they agree by construction.
 
@@ -148,79 +127,41 @@ class Detector:
     def __init__(self, layout: Layout, limits: Thresholds) -> None:
         self._layout = layout
         self._limits = limits
-        self._recent: list[Window] = []
+        self._reader = Reader(layout)
+        lookback = max(limits.dead_windows, limits.dead_branch_windows, rules.GROWTH_WINDOWS + 1)
+        self._readings: deque[Reading] = deque(maxlen=lookback)
+        self._marks: deque[Mark] = deque(maxlen=rules.PEAK_WINDOWS + rules.STANDS)
+        self._skipped: deque[Window] = deque(maxlen=limits.amp_grace + 1)
 
     def update(self, window: Window) -> list[Alert]:
         """Alerts that hold with this window."""
-        self._recent = self._needed([*self._recent, window])
+        if window.skipped == window.steps:
+            self._skipped.append(window)
+        else:
+            self._skipped.clear()
+            self._remember(self._reader.read(window))
+        history = History(
+            layout=self._layout,
+            graph=self._reader.graph,
+            newest=window,
+            readings=tuple(self._readings),
+            skipped=tuple(self._skipped),
+            marks=tuple(self._marks),
+        )
         return [
-            Alert(
-                rule=name,
-                severity=rule.severity,
-                module=hit.module,
-                epoch=hit.since.epoch,
-                step=hit.since.step_first,
-                value=hit.value,
-                limit=hit.limit,
-            )
+            Alert(name, rule.severity, hit.module, *hit.since, hit.value, hit.limit, hit.affected)
             for name, rule in RULES.items()
-            for hit in rule.judge(self._layout, self._recent, self._limits)
+            for hit in rule.judge(history, self._limits)
         ]
 
     def forget(self) -> None:
         """Drop what was before a resume or a recovery."""
-        self._recent = []
+        self._readings.clear()
+        self._marks.clear()
+        self._skipped.clear()
 
-    def _needed(self, windows: list[Window]) -> list[Window]:
-        """The last windows with an applied step, then those since then that AMP skipped whole."""
-        skipped = _skipped_in_a_row(windows)
-        longest = self._limits.amp_grace + 1
-        return [*_applied(windows)[-self._limits.dead_windows :], *skipped[-longest:]]
-
-
-def _leaves(layout: Layout) -> Flags:
-    """(M,) whether a module owns parameters itself: containers only repeat their children."""
-    return np.array(layout.leaf)
-
-
-def _names(layout: Layout, chosen: Flags) -> list[str]:
-    return [layout.modules[m] for m in np.flatnonzero(chosen)]
-
-
-def _applied(windows: Sequence[Window]) -> list[Window]:
-    """The windows with at least one step that AMP did not skip; the others say nothing of it."""
-    return [window for window in windows if window.skipped < window.steps]
-
-
-def _without_gradient(recent: Sequence[Window]) -> Flags:
-    """(M,) whether a module had no gradient in the last window with an applied step."""
-    applied = _applied(recent)
-    if not applied:
-        return np.zeros(len(recent[-1].none), np.bool_)
-    without: Flags = applied[-1].none == applied[-1].steps - applied[-1].skipped
-    return without
-
-
-def _skipped_in_a_row(recent: Sequence[Window]) -> list[Window]:
-    """The newest windows of which AMP skipped every step, oldest first."""
-    skipped = takewhile(lambda window: window.skipped == window.steps, reversed(recent))
-    return list(skipped)[::-1]
-
-
-def _persistent(
-    layout: Layout,
-    recent: Sequence[Window],
-    limits: Thresholds,
-    count: Callable[[Window], Counts],
-) -> Iterator[Hit]:
-    """Leaf modules of the trunk with the count in every applied step of the last windows.
-
-    A window without an applied step says nothing and is passed over. Value and limit: windows.
-    """
-    told = _applied(recent)[-limits.dead_windows :]
-    if len(told) < limits.dead_windows:
-        return
-    trunk = np.array([block not in ("", layout.head) for block in layout.block_of])
-    always = [count(window) == window.steps - window.skipped for window in told]
-    for name in _names(layout, _leaves(layout) & trunk & np.all(always, axis=0)):
-        yield Hit(name, float(len(told)), float(limits.dead_windows), told[0])
+    def _remember(self, reading: Reading) -> None:
+        self._readings.append(reading)
+        window = reading.window
+        mark = Mark(window.epoch, window.step_first, reading.trunk, reading.trunk_peak)
+        self._marks.append(mark)

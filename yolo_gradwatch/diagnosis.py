@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from yolo_gradwatch.detect import Detector
+from yolo_gradwatch.detect import RULES, Detector
 from yolo_gradwatch.findings import Findings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
-    from yolo_gradwatch.records import Event, Finding, Layout, News, Window
+    from yolo_gradwatch.records import Event, Layout, News, Window
     from yolo_gradwatch.thresholds import Thresholds
 
 
@@ -21,30 +21,42 @@ class Diagnosis:
         layout: Of the model that is watched.
         limits: Of the rules.
         training: Options of the training that the words of a finding refer to.
+        evidence: Gives the file on a step, "" where there is none.
 
     Attributes:
         findings: All of them so far.
     """
 
-    def __init__(self, layout: Layout, limits: Thresholds, training: Mapping[str, object]) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        limits: Thresholds,
+        training: Mapping[str, object],
+        evidence: Callable[[int], str],
+    ) -> None:
+        self._limits = limits
         self._detector = Detector(layout, limits)
-        self._epoch = 1
-        self.findings = Findings(layout, training)
+        self._windows = 0
+        self._longest = 0
+        self.findings = Findings(layout, limits, training, evidence)
 
     def update(self, window: Window) -> list[News]:
         """What the window changes."""
-        self._epoch = window.epoch
+        self._windows += window.skipped < window.steps
+        self._longest = max(self._longest, self._windows)
         return self.findings.update(window, self._detector.update(window))
 
-    def restore(self, earlier: Iterable[Finding], epoch: int) -> None:
-        """Take over the findings of the run that is resumed, and the epoch of its last window."""
-        self._epoch = epoch
-        self.findings.restore(earlier)
-
-    def begin_anew(self, event: Event) -> list[News]:
-        """Forget what was before the event and end the findings that stand."""
+    def begin_anew(self) -> None:
+        """Forget what was before a resume or a recovery."""
+        self._windows = 0
         self._detector.forget()
-        return self.findings.end_all(event, self._epoch)
+        self.findings.begin_anew()
+
+    def unjudged(self) -> tuple[str, ...]:
+        """The rules that need more windows in a row than there were."""
+        return tuple(
+            name for name, rule in RULES.items() if rule.needs(self._limits) > self._longest
+        )
 
 
 def replay(diagnosis: Diagnosis, windows: Iterable[Window], events: Iterable[Event]) -> list[News]:
@@ -59,8 +71,7 @@ def replay(diagnosis: Diagnosis, windows: Iterable[Window], events: Iterable[Eve
     pending = list(events)
     for window in windows:
         while pending and pending[0].step <= window.step_first:
-            told += diagnosis.begin_anew(pending.pop(0))
+            pending.pop(0)
+            diagnosis.begin_anew()
         told += diagnosis.update(window)
-    for event in pending:  # the training broke off before its next window
-        told += diagnosis.begin_anew(event)
     return told

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yolo_gradwatch.records import WHOLE, Counts, Layout, Members
+from yolo_gradwatch.records import WHOLE, Counts, Layout, Members, Role
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from torch import nn
 
@@ -24,19 +24,30 @@ def clean_name(name: str) -> str:
     return _COMPILED_CHILD.sub("", _WRAPPERS.sub("", name)) or WHOLE
 
 
-def trainable(model: nn.Module) -> list[nn.Parameter]:
-    """The P parameters that a training moves, each once, in the order of ``named_parameters``."""
-    return [p for p in model.parameters() if p.requires_grad]
+def watched(model: nn.Module, meant_frozen: Sequence[str] = ("",)) -> list[nn.Parameter]:
+    """The P parameters that a training is to move, each once, in the order of ``named_parameters``.
+
+    Args:
+        model: Wrapped or not.
+        meant_frozen: Parts of the names of parameters that are frozen on purpose; what is frozen
+            without such a name is watched too. By default, nothing that is frozen.
+    """
+    return [
+        p
+        for name, p in model.named_parameters()
+        if p.requires_grad
+        or (p.is_floating_point() and not any(part in name for part in meant_frozen))
+    ]
 
 
-def read(model: nn.Module) -> tuple[Layout, Members]:
+def read(model: nn.Module, meant_frozen: Sequence[str] = ("",)) -> tuple[Layout, Members]:
     """Read the layout of a model, wrapped or not.
 
     Returns:
-        The layout over M modules, and how the P parameters of `trainable` make them up.
+        The layout over M modules, and how the P parameters of `watched` make them up.
     """
     modules = _named(model)
-    parameters = trainable(model)
+    parameters = watched(model, meant_frozen)
     position = {id(p): i for i, p in enumerate(parameters)}
     inside = {name: _positions(module, position) for name, module in modules.items()}
     rows = {name: found for name, found in inside.items() if found}
@@ -48,8 +59,9 @@ def read(model: nn.Module) -> tuple[Layout, Members]:
         types=tuple(type(_inner(modules[name])).__name__ for name in rows),
         parameters=tuple(int(sizes[found].sum()) for found in rows.values()),
         block_of=tuple(_block_of(name, blocks) for name in rows),
-        leaf=tuple(bool(_own(modules[name], position)) for name in rows),
+        roles=tuple(_role(modules[name], position) for name in rows),
         blocks=tuple((name, type(_inner(block)).__name__) for name, block in blocks.items()),
+        inside=tuple(_without_parameters(block) for block in blocks.values()),
         head=head,
         edges=tuple(_edges(blocks)),
     )
@@ -82,6 +94,17 @@ def _own(module: nn.Module, position: dict[int, int]) -> list[int]:
     return [position[id(p)] for p in own if id(p) in position]
 
 
+def _role(module: nn.Module, position: dict[int, int]) -> Role:
+    """What a module owns itself; a norm layer is told by its class, which all libraries name so."""
+    inner = _inner(module)
+    own = [p for p in inner.parameters(recurse=False) if id(p) in position]
+    if not own:
+        return ""
+    if "norm" in type(inner).__name__.lower():
+        return "norm"
+    return "weight" if any(p.ndim >= 2 for p in own) else "other"
+
+
 def _inner(module: nn.Module) -> nn.Module:
     """The module inside the wrappers of DDP and ``torch.compile``."""
     children = dict(module.named_children())
@@ -103,6 +126,13 @@ def _head(blocks: dict[str, nn.Module]) -> str:
     """The last block of Ultralytics' list, or of the model."""
     listed = [name for name, block in blocks.items() if hasattr(block, "f")]
     return (listed or list(blocks) or [""])[-1]
+
+
+def _without_parameters(block: nn.Module) -> tuple[str, ...]:
+    """Classes of the modules in a block that hold neither parameters nor other modules."""
+    found = {type(m).__name__ for m in block.modules() if not list(m.children())}
+    owners = {type(m).__name__ for m in block.modules() if list(m.parameters(recurse=False))}
+    return tuple(sorted(found - owners))
 
 
 def _block_of(name: str, blocks: dict[str, nn.Module]) -> str:

@@ -12,9 +12,11 @@ from rich.text import Text
 from yolo_gradwatch import console, runlog
 from yolo_gradwatch.board import Board
 from yolo_gradwatch.detect import matches
-from yolo_gradwatch.diagnosis import Diagnosis
-from yolo_gradwatch.records import EpochTelemetry, Event
+from yolo_gradwatch.diagnosis import Diagnosis, replay
+from yolo_gradwatch.evidence import Evidence
+from yolo_gradwatch.records import CLIP_NORM, EpochTelemetry, Event
 from yolo_gradwatch.report import Report
+from yolo_gradwatch.review import load_run, windows_of
 from yolo_gradwatch.rollup import Rollup
 from yolo_gradwatch.screen import Screen, is_live_terminal
 from yolo_gradwatch.sinks import scalars
@@ -83,6 +85,7 @@ class Recorder:
 
     Attributes:
         first_step: Number of the first optimizer step of this process.
+        evidence: What the newest steps were made of.
         stop_wanted: The finding that is to stop the training; None as long as there is none.
     """
 
@@ -93,17 +96,19 @@ class Recorder:
         self._training = training
         self._options = options
         self._rollup = Rollup(members, options.interval)
-        self._diagnosis = Diagnosis(layout, options.thresholds, training.options)
-        self._board = Board(layout, epochs=training.epochs)
+        self._diagnosis = Diagnosis(layout, options.thresholds, training.options, self._prove)
+        self._clip = float(str(training.options.get("clip", CLIP_NORM)))
+        self._board = Board(layout, epochs=training.epochs, clip=self._clip)
         self._panel = console.Panel(self._board)
         self._screen: Screen | None = None
         self._sinks = list(options.sinks)
         self._events: list[Event] = []
         self._epochs: list[EpochTelemetry] = []
-        self._telemetry = Telemetry(0)
+        self._telemetry = Telemetry(0, self._clip, layout)
         self._status = "running"
         self._steps = 0
         self.first_step = 1
+        self.evidence = Evidence(training.folder, layout)
         self.stop_wanted: Finding | None = None
         resume = training.resumes and self._continue()
         self._log: runlog.RunLog | None = runlog.RunLog(training.folder, layout, resume=resume)
@@ -130,14 +135,14 @@ class Recorder:
         self._judge(self._rollup.close())
         event = Event(step, kind)
         self._events.append(event)
-        self._tell(self._diagnosis.begin_anew(event))
+        self._diagnosis.begin_anew()
         self._write_meta()
 
     def start_epoch(self, epoch: int, epochs: int) -> None:
         """Count clips and skips of this pass over an epoch, of ``epochs`` as planned by now."""
         self._keep_epoch()
         self._board.epochs = epochs
-        self._telemetry = Telemetry(epoch)
+        self._telemetry = Telemetry(epoch, self._clip, self._layout)
 
     def take(self, samples: Iterable[Sample]) -> None:
         """Take steps as they land, in order."""
@@ -145,8 +150,9 @@ class Recorder:
             windows = self._rollup.add(sample)
             norms = self._rollup.newest
             self._steps += 1
-            self._telemetry.add(sample, float(norms[0]))
+            self._telemetry.add(sample, norms)
             self._board.add(sample, norms)
+            self.evidence.add(sample, norms)
             self._judge(windows)
 
     def redraw(self) -> None:
@@ -184,6 +190,8 @@ class Recorder:
             modules=len(self._layout.modules),
             findings=tuple(self._diagnosis.findings.all.values()),
             epochs=epochs,
+            clip=self._clip,
+            unjudged=self._diagnosis.unjudged(),
         )
 
     def close(self) -> None:
@@ -218,16 +226,17 @@ class Recorder:
         events = runlog.events_of_meta(meta)
         epochs = [EpochTelemetry(**raw) for raw in meta["epochs"]]
         runlog.mend(folder, meta["layout"]["modules"][-1])
-        epoch, step = runlog.last_step(folder / runlog.WINDOWS_FILE)
-        self._diagnosis.restore(runlog.read_findings(folder), epoch)
-        self._steps = runlog.captured_steps(folder / runlog.WINDOWS_FILE)
-        self.first_step = max([step + 1, *(event.step for event in events)])
+        windows = list(windows_of(load_run(folder).windows, self._layout))
+        replay(self._diagnosis, windows, events)
+        self._steps = sum(window.steps for window in windows)
+        last = windows[-1].step_last if windows else 0
+        self.first_step = max([last + 1, *(event.step for event in events)])
         self._events, self._epochs = events, epochs
 
     def _keep_epoch(self) -> bool:
         """Whether the pass over an epoch that ends here had a step."""
         epoch = self._telemetry.result()
-        self._telemetry = Telemetry(epoch.epoch)
+        self._telemetry = Telemetry(epoch.epoch, self._clip, self._layout)
         if epoch.steps:
             self._epochs.append(epoch)
         return epoch.steps > 0
@@ -241,6 +250,17 @@ class Recorder:
             for sink in list(self._sinks):
                 if not self._called(sink.write, numbers, window.step_last):
                     self._sinks.remove(sink)
+
+    def _prove(self, step: int) -> str:
+        """The file on a step; "" if there is none and none can be written."""
+        name = ""
+
+        def write(_log: runlog.RunLog) -> None:
+            nonlocal name
+            name = self.evidence.file(step)
+
+        self._on_disk(write)
+        return name
 
     def _write(self, window: Window) -> None:
         self._on_disk(lambda log: log.write_window(window))
@@ -260,6 +280,7 @@ class Recorder:
                 self._called(self._options.on_finding, one.finding)
             if self.stop_wanted is None and matches(one.finding, self._options.stop_on):
                 self.stop_wanted = one.finding
+                self._print(console.stop_line(one.finding))
 
     def _called(self, call: Callable[..., object], *args: object) -> bool:
         """Whether a function of the user's went through; what it raises is told, once."""

@@ -20,12 +20,13 @@ Flags: TypeAlias = NDArray[np.bool_]
 Severity = Literal["notice", "warning", "critical"]
 EventKind = Literal["start", "resume", "nan_recovery", "oom_restart"]
 Change = Literal["start", "worse", "end"]
+Role = Literal["", "weight", "norm", "other"]
 
 WHOLE = "model"
 """Name of the row that stands for the whole model."""
 
 CLIP_NORM = 10.0
-"""Total gradient norm above which Ultralytics clips (``BaseTrainer.optimizer_step``)."""
+"""Total gradient norm above which Ultralytics clips, where its own code does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +52,12 @@ class Sample:
         step: Optimizer step of the run, counts from 1.
         norms: (P,) L2 gradient norm, unscaled, before clipping; 0 where ``missing``.
         missing: (P,) whether the parameter had no gradient (``grad is None``).
+        frozen: (P,) whether that is because it was frozen since the training began; None if no
+            parameter was.
         skipped: Whether AMP's scaler skips this step because of an overflow.
         scale: Loss scale of AMP; None without a scaler.
         detail: Taken on the first step of a window, else None.
+        losses: Loss items of the last batch before the step.
     """
 
     epoch: int
@@ -63,6 +67,8 @@ class Sample:
     skipped: bool = False
     scale: float | None = None
     detail: Detail | None = None
+    frozen: Flags | None = None
+    losses: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +80,12 @@ class Layout:
         types: (M,) class names.
         parameters: (M,) trainable elements of the subtree, shared ones counted once.
         block_of: (M,) name of the top-level block a module belongs to; "" for the whole model.
-        leaf: (M,) whether the module itself owns a trainable parameter.
+        roles: (M,) what the module owns itself: a ``weight`` (of two or more dimensions), the
+            parameters of a ``norm`` layer, some ``other`` parameter, or nothing (""): a container.
         blocks: Name and class of every top-level block in forward order, also of those without
             parameters, if the model is an Ultralytics one.
+        inside: For each of these the classes of the modules without parameters in it, such as its
+            activations.
         head: Name of the block next to the loss.
         edges: Pairs of block names, from the producer to the consumer of an activation.
     """
@@ -85,8 +94,9 @@ class Layout:
     types: tuple[str, ...]
     parameters: tuple[int, ...]
     block_of: tuple[str, ...]
-    leaf: tuple[bool, ...]
+    roles: tuple[Role, ...]
     blocks: tuple[tuple[str, str], ...]
+    inside: tuple[tuple[str, ...], ...]
     head: str
     edges: tuple[tuple[str, str], ...]
 
@@ -123,7 +133,8 @@ class Window:
         skipped: How many of these AMP skipped.
         nonfinite: (M,) steps, not skipped, with a NaN or Inf in the norm.
         zero: (M,) steps, not skipped, with a gradient whose norm is exactly 0.
-        none: (M,) steps, not skipped, in which no parameter of the module had a gradient.
+        none: (M,) steps, not skipped, in which no parameter of the module had a gradient, though
+            not all were frozen. A module that was frozen has no norm and no count.
         zero_fraction: (M,) share of exactly zero elements in the module's own weight gradient on
             the first step; NaN for a module without a weight of two or more dimensions.
         norm_min: (M,) lowest L2 norm over the finite steps; NaN if there is none.
@@ -160,6 +171,7 @@ class Alert:
         step: First step of that window.
         value: The number that was judged.
         limit: The threshold that it broke.
+        affected: Blocks that suffer from it, its own aside.
     """
 
     rule: str
@@ -169,6 +181,7 @@ class Alert:
     step: int
     value: float
     limit: float
+    affected: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +200,8 @@ class Finding:
         value: The number that was judged when it was last told.
         limit: The threshold.
         message: What happened, why probably and what to try.
+        times: How often it has begun: once, and again after each time that it was over.
+        evidence: File that holds what its first step was made of; "" if there is none.
     """
 
     number: int
@@ -200,6 +215,8 @@ class Finding:
     value: float
     limit: float
     message: str
+    times: int = 1
+    evidence: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,9 +256,13 @@ class EpochTelemetry:
     Attributes:
         epoch: Counts from 1; an epoch that is repeated has one entry a pass.
         steps: Captured optimizer steps.
-        clipped: How many of these had a total norm above ``CLIP_NORM``, not skipped.
+        clipped: How many of these had a total norm above the clip, not skipped.
         skipped: How many of these AMP skipped.
         norm_median: Median total norm over the finite steps; None if there is none.
+        norm_max: Highest total norm over the finite steps; None if there is none.
+        clip_ratio: Median of total norm over clip in the clipped steps; None if there is none.
+        owners: The blocks with the largest shares of the squared norm, in the mean over the
+            finite steps.
         scale: Loss scale of AMP at the last step; None without a scaler.
     """
 
@@ -250,4 +271,7 @@ class EpochTelemetry:
     clipped: int
     skipped: int
     norm_median: float | None
+    norm_max: float | None
+    clip_ratio: float | None
+    owners: dict[str, float]
     scale: float | None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from yolo_gradwatch.records import CLIP_NORM
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +30,8 @@ class Report:
         modules: Modules that were watched.
         findings: In the order in which they began; notices among them.
         epochs: Clipping and AMP of each epoch.
+        clip: Total norm above which the trainer clips.
+        unjudged: Rules that need more windows than there were.
     """
 
     run: Path
@@ -36,6 +40,8 @@ class Report:
     modules: int
     findings: tuple[Finding, ...]
     epochs: tuple[EpochTelemetry, ...]
+    clip: float = CLIP_NORM
+    unjudged: tuple[str, ...] = ()
 
     @property
     def alarms(self) -> tuple[Finding, ...]:
@@ -56,7 +62,9 @@ class Report:
         if self.status != "finished":
             watched += f", {_STATUS.get(self.status, self.status)}"
         if self.healthy:
-            return f"healthy, {'no alarm' if self.findings else 'nothing found'} in {watched}"
+            so_far = " so far as it can be told" if self.unjudged else ""
+            found = "no alarm" if self.findings else "nothing found"
+            return f"healthy{so_far}, {found} in {watched}"
         by_severity = Counter(f.severity for f in self.alarms)
         counts = ", ".join(
             f"{by_severity[s]} {s}" for s in ("critical", "warning") if by_severity[s]
@@ -70,7 +78,7 @@ class Report:
         return "\n".join([f"GradWatch: {self.verdict}", *map(_line, self.findings), *self.facts()])
 
     def facts(self) -> list[str]:
-        """Lines on clipping and AMP; why there is no verdict, if there is none."""
+        """Lines on what could not be judged, and on clipping and AMP."""
         if not self.steps and self.status != "finished":
             return ["  the training ended before its first optimizer step"]
         if not self.steps:
@@ -79,18 +87,37 @@ class Report:
                 "before so many were seen: set nbs to the batch size, or train longer"
             )
             return [reason]
+        short = [f"  too short to judge: {', '.join(self.unjudged)}"] if self.unjudged else []
+        return [*short, *self._gradient()]
+
+    def _gradient(self) -> list[str]:
+        """The norm of the whole gradient, how it was clipped, and whose it was."""
         steps = sum(epoch.steps for epoch in self.epochs)
         if not steps:  # killed in its first epoch
             return []
         clipped = sum(epoch.clipped for epoch in self.epochs)
         skipped = sum(epoch.skipped for epoch in self.epochs)
         medians = [e.norm_median for e in self.epochs if e.norm_median is not None]
+        ratios = [e.clip_ratio for e in self.epochs if e.clip_ratio is not None]
         norm = f"median norm {np.median(medians):.3g}, " if medians else ""
-        gradient = (
-            f"  gradient of the whole model: {norm}clipped on {clipped / steps:.0%} of the "
-            f"steps (normal for YOLO), AMP skipped {_count(skipped, 'step')}"
+        ratio = f" to 1/{np.median(ratios):.3g} in the median" if ratios else ""
+        line = (
+            f"  gradient of the whole model: {norm}clipped at {self.clip:g} on "
+            f"{clipped / steps:.0%} of the steps{ratio} (normal for YOLO), AMP skipped "
+            f"{_count(skipped, 'step')}"
         )
-        return [gradient]
+        owners = ", ".join(f"{name} {share:.0%}" for name, share in self._owners().items())
+        return [line, f"  most of the squared norm: {owners}"] if owners else [line]
+
+    def _owners(self) -> dict[str, float]:
+        """The blocks that own the squared norm, in the mean over the epochs' steps."""
+        shares: dict[str, float] = defaultdict(float)
+        for epoch in self.epochs:
+            for name, share in epoch.owners.items():
+                shares[name] += share * epoch.steps
+        steps = sum(epoch.steps for epoch in self.epochs if epoch.owners)
+        largest = sorted(shares.items(), key=lambda item: -item[1])[:3]
+        return {name: share / steps for name, share in largest}
 
 
 def _line(finding: Finding) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,8 @@ import pandas as pd
 
 from yolo_gradwatch import runlog
 from yolo_gradwatch.diagnosis import Diagnosis, replay
-from yolo_gradwatch.records import EpochTelemetry, Layout, Window
+from yolo_gradwatch.evidence import existing
+from yolo_gradwatch.records import CLIP_NORM, EpochTelemetry, Layout, Window
 from yolo_gradwatch.report import Report
 from yolo_gradwatch.thresholds import Thresholds
 
@@ -49,8 +51,10 @@ class Run:
     def report(self, thresholds: Thresholds | None = None) -> Report:
         """Judge the run again, under its own thresholds or under others."""
         limits = thresholds or Thresholds(**self.meta["thresholds"])
-        diagnosis = Diagnosis(self.layout, limits, self.meta["options"]["training"])
-        replay(diagnosis, _windows(self.windows, self.layout), runlog.events_of_meta(self.meta))
+        training = self.meta["options"]["training"]
+        evidence = partial(existing, self.folder)
+        diagnosis = Diagnosis(self.layout, limits, training, evidence)
+        replay(diagnosis, windows_of(self.windows, self.layout), runlog.events_of_meta(self.meta))
         whole = self.windows[self.windows["module"] == self.layout.modules[0]]
         return Report(
             run=self.folder,
@@ -59,6 +63,8 @@ class Run:
             modules=len(self.layout.modules),
             findings=tuple(diagnosis.findings.all.values()),
             epochs=tuple(EpochTelemetry(**raw) for raw in self.meta["epochs"]),
+            clip=float(training.get("clip", CLIP_NORM)),
+            unjudged=diagnosis.unjudged(),
         )
 
 
@@ -118,8 +124,8 @@ def _table(path: Path, columns: tuple[str, ...], end: int) -> pd.DataFrame:
         raise runlog.FormatError(f"{path}: {reason}; restore the file from a copy") from error
 
 
-def _windows(table: pd.DataFrame, layout: Layout) -> Iterator[Window]:
-    """The windows of a table in the order of the layout; a module that has no row counts 0."""
+def windows_of(table: pd.DataFrame, layout: Layout) -> Iterator[Window]:
+    """The windows of a table by step; a module of the layout that has no row counts 0."""
     for _, rows in table.groupby("step_first", sort=True):
         aligned = rows.set_index("module").reindex(layout.modules)
         arrays: dict[str, Any] = {

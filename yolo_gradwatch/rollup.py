@@ -24,6 +24,9 @@ FINE_STRETCHES = 40
 HISTORY_STEPS = 100
 """Steps that the level of a block is compared with."""
 
+SKIPS_IN_A_ROW = 4
+"""Steps in a row that AMP skipped, from which on they are anomalous: more than a calibration."""
+
 HISTORY_LEAST = 19
 """Steps of history before the first step is judged."""
 
@@ -121,7 +124,7 @@ class Rollup:
 class _Row:
     """A sample with its module norms."""
 
-    __slots__ = ("missing", "norms", "sample")
+    __slots__ = ("frozen", "missing", "norms", "sample")
 
     def __init__(self, sample: Sample, members: Members) -> None:
         self.sample = sample
@@ -129,6 +132,9 @@ class _Row:
         self.missing: Flags = np.zeros(len(members.starts), np.bool_)
         if sample.missing.any():
             self.missing = np.logical_and.reduceat(sample.missing[members.indices], members.starts)
+        self.frozen: Flags = np.zeros(len(members.starts), np.bool_)
+        if sample.frozen is not None:
+            self.frozen = np.logical_and.reduceat(sample.frozen[members.indices], members.starts)
 
 
 class _Anomaly:
@@ -142,11 +148,13 @@ class _Anomaly:
         self._middle = np.stack([(sizes - 1) // 2, sizes // 2], axis=1)
         self._history = np.empty((HISTORY_STEPS, len(sizes)))
         self._seen = 0
+        self._skips = 0
 
     def found(self, sample: Sample, norms: Floats) -> bool:
         """Whether the sample is anomalous; one with finite gradients joins the history."""
+        self._skips = self._skips + 1 if sample.skipped else 0
         if sample.skipped:
-            return False
+            return self._skips >= SKIPS_IN_A_ROW
         if not np.isfinite(norms[0]):
             return True
         levels = self._levels(sample.norms)
@@ -173,6 +181,7 @@ def _fold(rows: list[_Row], members: Members) -> Window:
     samples = [row.sample for row in rows]
     norms = np.stack([row.norms for row in rows])
     missing = np.stack([row.missing for row in rows])
+    frozen = np.stack([row.frozen for row in rows])
     applied = np.array([not sample.skipped for sample in samples])[:, None]
     finite = np.where(np.isfinite(norms) & ~missing, norms, np.nan)
     detail = samples[0].detail
@@ -188,7 +197,7 @@ def _fold(rows: list[_Row], members: Members) -> Window:
         skipped=int((~applied).sum()),
         nonfinite=(applied & ~np.isfinite(norms)).sum(axis=0),
         zero=(applied & (norms == 0) & ~missing).sum(axis=0),
-        none=(applied & missing).sum(axis=0),
+        none=(applied & missing & ~frozen).sum(axis=0),
         zero_fraction=_single(zero_fraction(detail.zeros, members)) if detail else empty,
         norm_min=_single(low),
         norm_mean=_single(mean),

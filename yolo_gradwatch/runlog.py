@@ -9,7 +9,8 @@ import os
 from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Any
 
-from yolo_gradwatch.records import WHOLE, Event, Finding, Layout, News, Window
+from yolo_gradwatch import evidence
+from yolo_gradwatch.records import Event, Layout, News, Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -101,6 +102,7 @@ class RunLog:
 
     def __init__(self, folder: Path, layout: Layout, *, resume: bool) -> None:
         self._folder = folder
+        self._is_new = not resume
         self._fixed = list(zip(layout.modules, layout.types, layout.parameters, strict=True))
         self._windows = _Table(folder / WINDOWS_FILE, WINDOW_COLUMNS, append=resume)
         self._alerts = _Table(folder / ALERTS_FILE, ALERT_COLUMNS, append=resume)
@@ -109,6 +111,8 @@ class RunLog:
         """Create the tables, with their header only."""
         self._windows.write([])
         self._alerts.write([])
+        if self._is_new:
+            evidence.clear(self._folder)
 
     def write_window(self, window: Window) -> None:
         """Append one row a module."""
@@ -146,12 +150,12 @@ def meta_of_layout(layout: Layout) -> dict[str, Any]:
 def layout_of_meta(meta: dict[str, Any]) -> Layout:
     """The layout from ``gradwatch.json``."""
     raw = meta["layout"]
-    pairs: dict[str, Any] = {
-        name: tuple(tuple(pair) for pair in raw[name]) for name in ("blocks", "edges")
+    nested: dict[str, Any] = {
+        name: tuple(tuple(part) for part in raw[name]) for name in ("blocks", "inside", "edges")
     }
-    columns = ("modules", "types", "parameters", "block_of", "leaf")
+    columns = ("modules", "types", "parameters", "block_of", "roles")
     arrays: dict[str, Any] = {name: tuple(raw[name]) for name in columns}
-    return Layout(**arrays, **pairs, head=raw["head"])
+    return Layout(**arrays, **nested, head=raw["head"])
 
 
 def events_of_meta(meta: dict[str, Any]) -> list[Event]:
@@ -222,21 +226,6 @@ def _lines_backwards(content: bytes, end: int) -> Iterator[bytes]:
         end = begin
 
 
-def last_step(path: Path) -> tuple[int, int]:
-    """Epoch and last step of the last row of ``gradwatch.csv``; (1, 0) if it holds no window."""
-    content = path.read_bytes() if path.exists() else b""
-    last = next(_lines_backwards(content, len(content)), b"").split(b",", 3)
-    return (int(last[0]), int(last[2])) if last[0].isdigit() else (1, 0)
-
-
-def captured_steps(path: Path) -> int:
-    """Captured steps of all windows of ``gradwatch.csv``."""
-    if not path.exists():
-        return 0
-    with path.open(newline="", encoding="utf-8") as file:
-        return sum(int(row["steps"]) for row in csv.DictReader(file) if row["module"] == WHOLE)
-
-
 def set_aside(folder: Path) -> None:
     """Rename the files of a run, so that new ones do not replace them."""
     for name in (WINDOWS_FILE, ALERTS_FILE, META_FILE):
@@ -253,37 +242,6 @@ def mend(folder: Path, last_module: str) -> None:
     ):
         if path.exists():
             os.truncate(path, end)
-
-
-def read_findings(folder: Path) -> list[Finding]:
-    """The findings of ``gradwatch_alerts.csv`` as they were last told, by number.
-
-    Of the modules of a finding, the file holds only the one that it is named after.
-    """
-    path = folder / ALERTS_FILE
-    found: dict[int, Finding] = {}
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                found[int(row["finding"])] = _finding(row, found.get(int(row["finding"])))
-    return list(found.values())
-
-
-def _finding(row: dict[str, Any], earlier: Finding | None) -> Finding:
-    step = int(row["step"])
-    return Finding(
-        number=int(row["finding"]),
-        rule=row["rule"],
-        severity=row["severity"],
-        module=row["module"],
-        modules=(row["module"],),
-        epoch=earlier.epoch if earlier else int(row["epoch"]),
-        step=earlier.step if earlier else step,
-        step_end=step if row["event"] == "end" else None,
-        value=float(row["value"]),
-        limit=float(row["limit"]),
-        message=row["message"],
-    )
 
 
 def _texts(values: Any) -> list[str]:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from yolo_gradwatch import layout as layouts
 from yolo_gradwatch import trainer as trainers
 from yolo_gradwatch.capture import Capture
+from yolo_gradwatch.evidence import Note
 from yolo_gradwatch.recorder import Options, Recorder, Training
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from yolo_gradwatch.records import Finding
@@ -42,6 +43,7 @@ class Session:
         self._is_on = True
         self._step = 0
         self._epoch = 0
+        self._images: list[Sequence[str]] = []
         self.folder: Path = trainers.save_dir(trainer)
         self.is_broken = False
         self._safely(self._wait)
@@ -99,7 +101,8 @@ class Session:
 
     def _start(self) -> None:
         model = trainers.model_of(self._trainer)
-        layout, members = layouts.read(model)
+        meant_frozen = trainers.meant_frozen(self._trainer)
+        layout, members = layouts.read(model, meant_frozen)
         training = Training(
             folder=self.folder,
             options=trainers.training_options(self._trainer),
@@ -108,13 +111,15 @@ class Session:
             versions=trainers.versions(),
             handlers=trainers.log_handlers(),
         )
-        self._capture = Capture(layouts.trainable(model))
+        self._capture = Capture(layouts.watched(model, meant_frozen))
         self._recorder = Recorder(layout, members, training, self._options)
         self._cleanup.callback(self._recorder.close)
         self._recorder.open(self._safely)
         self._step = self._recorder.first_step - 1
         read = partial(self._safely, self._read, self._recorder)
         self._cleanup.callback(trainers.after_unscale(self._trainer, read))
+        see = partial(self._safely, self._images.append)
+        self._cleanup.callback(trainers.before_batch(self._trainer, see))
         for event, call in {
             "on_train_epoch_start": self._start_epoch,
             "on_train_batch_end": self._end_batch,
@@ -126,11 +131,16 @@ class Session:
     def _read(self, recorder: Recorder) -> None:
         """Read the gradients of this optimizer step, unscaled and not yet clipped."""
         self._step += 1
+        images, self._images = self._images, []
         if (self._step - recorder.first_step) % self._options.interval == 0:
+            names, losses = trainers.losses(self._trainer)
+            rates = trainers.learning_rates(self._trainer)
+            recorder.evidence.note(self._step, Note(images, rates, names))
             self._capture.take(
                 self._epoch,
                 self._step,
                 trainers.amp_state(self._trainer),
+                losses,
                 detailed=recorder.opens_window(self._step),
             )
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from yolo_gradwatch.records import CLIP_NORM, EpochTelemetry, Sample
+from yolo_gradwatch.records import EpochTelemetry, Floats, Layout, Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+OWNERS = 3
+"""Blocks that are named as owners of the norm."""
 
 
 class Telemetry:
@@ -12,29 +20,65 @@ class Telemetry:
 
     Args:
         epoch: Counts from 1.
+        clip: Total norm above which the trainer clips.
+        layout: Of the model that is watched.
     """
 
-    def __init__(self, epoch: int) -> None:
+    def __init__(self, epoch: int, clip: float, layout: Layout) -> None:
         self._epoch = epoch
+        self._clip = clip
+        self._layout = layout
+        self._rows = block_rows(layout)
         self._totals: list[float] = []
+        self._shares: Floats = np.zeros(len(self._rows))
+        self._finite = 0
         self._skipped = 0
         self._scale: float | None = None
 
-    def add(self, sample: Sample, total: float) -> None:
-        """Take a step and the norm of its whole gradient."""
+    def add(self, sample: Sample, norms: Floats) -> None:
+        """Take a step and its (M,) module norms, the whole model first."""
         self._skipped += sample.skipped
-        self._totals.append(float("nan") if sample.skipped else total)
+        self._totals.append(float("nan") if sample.skipped else float(norms[0]))
         self._scale = sample.scale
+        shares = block_shares(norms, self._rows)
+        if not sample.skipped and np.isfinite(shares).all():
+            self._shares += shares
+            self._finite += 1
 
     def result(self) -> EpochTelemetry:
         """The epoch so far."""
         totals = np.array(self._totals)
         finite = totals[np.isfinite(totals)]
+        clipped = totals[totals > self._clip]
+        ratios = clipped[np.isfinite(clipped)] / self._clip
+        names = [self._layout.modules[m] for m in self._rows]
         return EpochTelemetry(
             epoch=self._epoch,
             steps=len(totals),
-            clipped=int((totals > CLIP_NORM).sum()),
+            clipped=len(clipped),
             skipped=self._skipped,
             norm_median=float(np.median(finite)) if finite.size else None,
+            norm_max=float(finite.max()) if finite.size else None,
+            clip_ratio=float(np.median(ratios)) if ratios.size else None,
+            owners=owners(self._shares / max(self._finite, 1), names),
             scale=self._scale,
         )
+
+
+def block_rows(layout: Layout) -> list[int]:
+    """Rows of the top-level blocks among the modules."""
+    blocks = {name for name, _ in layout.blocks}
+    return [m for m, name in enumerate(layout.modules) if name in blocks]
+
+
+def block_shares(norms: Floats, rows: Sequence[int]) -> Floats:
+    """(B,) share of each block in the squared norm; NaN if there is none or it is not finite."""
+    with np.errstate(invalid="ignore", over="ignore"):  # Inf / Inf, 0 / 0
+        shares: Floats = np.square(norms[rows] / norms[0])
+    return shares
+
+
+def owners(shares: Floats, names: Sequence[str]) -> dict[str, float]:
+    """The names with the largest shares, the largest first."""
+    largest = np.argsort(-shares, kind="stable")[:OWNERS]
+    return {names[i]: round(float(shares[i]), 4) for i in largest if shares[i] > 0}

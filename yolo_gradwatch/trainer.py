@@ -6,14 +6,19 @@ clips, steps and zeroes the gradients; right after ``unscale_`` they are what th
 
 from __future__ import annotations
 
+import ast
+import inspect
 import logging
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 
+from yolo_gradwatch.records import CLIP_NORM
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor, nn
 
@@ -130,6 +135,74 @@ def after_unscale(trainer: Any, call: Callable[[], None]) -> Callable[[], None]:
     return undo
 
 
+def before_batch(trainer: Any, call: Callable[[Sequence[str]], None]) -> Callable[[], None]:
+    """Call ``call`` with the image files of each batch as it goes to the model.
+
+    ``preprocess_batch`` is the only place that sees them; a classification has none.
+
+    Returns:
+        A function that takes the wrap away; a second call does nothing.
+    """
+    preprocess = trainer.preprocess_batch
+
+    def watched_preprocess(batch: Any, *args: Any, **kwargs: Any) -> Any:
+        call(batch.get("im_file", ()) if isinstance(batch, dict) else ())
+        return preprocess(batch, *args, **kwargs)
+
+    def undo() -> None:
+        if vars(trainer).get("preprocess_batch") is watched_preprocess:
+            del trainer.preprocess_batch
+
+    trainer.preprocess_batch = watched_preprocess
+    return undo
+
+
+def losses(trainer: Any) -> tuple[tuple[str, ...], list[Tensor]]:
+    """Names and values of the loss items of the last batch, left on the device.
+
+    ``loss_items`` is a tensor in 8.4.0 and a dict in 8.4.190.
+    """
+    from torch import Tensor  # noqa: PLC0415  # heavy; only a training pays for it
+
+    items = trainer.loss_items
+    if isinstance(items, dict):
+        tensors = {
+            name: item
+            for name, item in items.items()
+            if isinstance(item, Tensor) and item.device.type == trainer.device.type
+        }
+        return tuple(tensors), list(tensors.values())
+    if isinstance(items, Tensor) and items.device.type == trainer.device.type:
+        names = getattr(trainer, "loss_names", ())
+        return tuple(names if isinstance(names, (list, tuple)) else (names,)), [items]
+    return (), []
+
+
+def learning_rates(trainer: Any) -> tuple[float, ...]:
+    """Of the optimizer's groups of parameters, at this moment."""
+    return tuple(float(group["lr"]) for group in trainer.optimizer.param_groups)
+
+
+def clip_norm(trainer: Any) -> float:
+    """The total norm above which this trainer clips, read from the source of its optimizer step."""
+    try:
+        tree = ast.parse(dedent(inspect.getsource(type(trainer).optimizer_step)))
+    except (OSError, TypeError, SyntaxError):
+        return CLIP_NORM
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "clip_grad_norm_":
+            named = [word.value for word in node.keywords if word.arg == "max_norm"]
+            for value in (*named, *node.args[1:2]):
+                if isinstance(value, ast.Constant) and isinstance(value.value, (int, float)):
+                    return float(value.value)
+    return CLIP_NORM
+
+
+def meant_frozen(trainer: Any) -> tuple[str, ...]:
+    """Parts of the names of parameters that the training froze by its own options."""
+    return tuple(getattr(trainer, "freeze_layer_names", None) or ("",))
+
+
 def amp_state(trainer: Any) -> list[Tensor]:
     """Whether an overflow was found (above 0) and the loss scale, left on the device.
 
@@ -181,7 +254,8 @@ def training_options(trainer: Any) -> dict[str, object]:
         name: value if isinstance(value, (int, float, list, str, type(None))) else str(value)
         for name, value in options.items()
     }
-    return {**plain, "amp": bool(trainer.scaler.is_enabled()), "device": str(trainer.device)}
+    found = {"amp": bool(trainer.scaler.is_enabled()), "clip": clip_norm(trainer)}
+    return {**plain, **found, "device": str(trainer.device)}
 
 
 def train_model(name: str, attach: Callable[[Any], object], options: dict[str, Any]) -> None:

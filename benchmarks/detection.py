@@ -1,0 +1,216 @@
+"""How well the rules tell healthy trainings from faulty ones, beside the rules of other tools.
+
+    python benchmarks/detection.py FOLDER [--runs] [--no-peers]
+
+FOLDER holds recordings (``*.npz``). Each is replayed through the real roll-up and diagnosis:
+
+- *healthy flagged*: healthy recordings with an alarm (a finding that is more than a notice);
+- *early*: faulty ones with an alarm before the fault;
+- *found*: faulty ones with a finding of an accepted kind from the fault's first step on;
+- *delay*: steps from there to the end of the window that brought that finding;
+- *right layer*: of those found, the finding's module holds or contains a parameter where the fault
+  was planted or that it reaches, or the whole model is named for a fault of the whole net.
+
+Recordings that are labelled ambiguous count nowhere. With windows of 2, 5 and 20 steps a recording
+is replayed as a stretch of a long run: its steps are numbered so that the roll-up makes windows of
+at least that length, in one epoch. *Rules over parameters* takes each parameter for a module of its
+own, to show that the modules' norms, which the CSV holds, are enough.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, NamedTuple
+
+import recordings
+from peers import PEERS
+
+from yolo_gradwatch.detect import RULES
+from yolo_gradwatch.diagnosis import Diagnosis
+from yolo_gradwatch.records import WHOLE
+from yolo_gradwatch.rollup import WINDOW_SHARE, Rollup
+from yolo_gradwatch.thresholds import Thresholds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from recordings import Recording
+
+KINDS = ("vanishing", "exploding", "nonfinite", "dead")
+
+
+class Alarm(NamedTuple):
+    """What a tool says about a recording.
+
+    Attributes:
+        step: Counts from 0, as the labels do.
+        kind: One of ``KINDS``.
+        module: The module that is named.
+    """
+
+    step: int
+    kind: str
+    module: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a tool did on one recording.
+
+    Attributes:
+        recording: Name, label and kind come from it.
+        alarms: By step.
+    """
+
+    recording: Recording
+    alarms: tuple[Alarm, ...]
+
+    @property
+    def early(self) -> bool:
+        """Whether there is an alarm before the fault."""
+        return any(alarm.step < self.recording.meta["onset"] for alarm in self.alarms)
+
+    @property
+    def hit(self) -> Alarm | None:
+        """The first alarm of an accepted kind from the fault's first step on."""
+        meta = self.recording.meta
+        found = (a for a in self.alarms if a.step >= meta["onset"] and a.kind in meta["accept"])
+        return next(found, None)
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the hit names a layer that the fault was planted in or reaches."""
+        meta = self.recording.meta
+        if self.hit is None:
+            return False
+        if self.hit.module == WHOLE and not meta["affected"]:
+            return True
+        below = [p for p in meta["params"] if f"{p['module']}.".startswith(f"{self.hit.module}.")]
+        patterns = [*meta["cause"], *(meta["affected"] or ["."])]
+        return any(re.search(pattern, p["name"]) for pattern in patterns for p in below)
+
+
+def ours(recording: Recording, window: int = 1) -> Iterator[Alarm]:
+    """The findings of this package, through its real roll-up and diagnosis.
+
+    Args:
+        recording: What to replay.
+        window: Length of a window in steps, at the least.
+    """
+    offset = 0 if window == 1 else round(window / WINDOW_SHARE)
+    rollup = Rollup(recording.members)
+    training = {"amp": bool(recording.meta["scaler"])}
+    diagnosis = Diagnosis(recording.layout, Thresholds(), training, lambda _step: "")
+    windows = []
+    for sample in recording.samples():
+        moved = replace(sample, step=sample.step + offset, epoch=1 if offset else sample.epoch)
+        windows += rollup.add(moved)
+    for one in [*windows, *rollup.close()]:
+        for news in diagnosis.update(one):
+            if news.change == "start" and news.finding.severity != "notice":
+                kind = RULES[news.finding.rule].kind
+                yield Alarm(one.step_last - 1 - offset, kind, news.finding.module)
+
+
+def peer(name: str) -> Callable[[Recording], Iterator[Alarm]]:
+    """The rules of another tool on a recording."""
+
+    def judge(recording: Recording) -> Iterator[Alarm]:
+        for alarm in sorted(PEERS[name](recording.meta, recording.arrays)):
+            yield Alarm(*alarm)
+
+    return judge
+
+
+def judged(
+    runs: Iterable[Recording], judge: Callable[[Recording], Iterator[Alarm]]
+) -> list[Outcome]:
+    """What a tool says about each recording that has a right answer."""
+    return [Outcome(run, tuple(judge(run))) for run in runs if run.meta["kind"] != "ambiguous"]
+
+
+def summary(outcomes: list[Outcome]) -> dict[str, str]:
+    """The figures of a tool, in words."""
+    healthy = [o for o in outcomes if o.recording.meta["kind"] == "healthy"]
+    faulty = [o for o in outcomes if o.recording.meta["kind"] != "healthy"]
+    hits = [o for o in faulty if o.hit]
+    delays = [o.hit.step - o.recording.meta["onset"] for o in hits if o.hit]
+    figures = {
+        "healthy flagged": _share(sum(bool(o.alarms) for o in healthy), len(healthy)),
+        "early": str(sum(o.early for o in faulty)),
+        "found": _share(len(hits), len(faulty)),
+        "right layer": _share(sum(o.is_right for o in hits), len(hits)),
+        "delay": f"{median(delays):.0f}, max {max(delays)}" if delays else "-",
+    }
+    for kind in KINDS:
+        own = [o for o in faulty if o.recording.meta["kind"] == kind]
+        figures[kind] = f"{sum(o.hit is not None for o in own)}/{len(own)}"
+    return figures
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part}/{whole} ({part / whole:.0%})" if whole else "-"
+
+
+def print_table(rows: dict[str, dict[str, str]]) -> None:
+    """One line a tool, one column a figure."""
+    names = list(next(iter(rows.values())))
+    widths = [max(len(n), *(len(row[n]) for row in rows.values())) for n in names]
+    first = max(map(len, rows))
+    print("  ".join([" " * first, *(n.ljust(w) for n, w in zip(names, widths, strict=True))]))
+    for title, row in rows.items():
+        cells = (row[n].ljust(w) for n, w in zip(names, widths, strict=True))
+        print("  ".join([title.ljust(first), *cells]).rstrip())
+
+
+def print_runs(outcomes: list[Outcome]) -> None:
+    """One line a recording: what was found, when and where; what was not, in capitals."""
+    for outcome in outcomes:
+        meta, hit = outcome.recording.meta, outcome.hit
+        if meta["kind"] == "healthy":
+            verdict = "ALARM" if outcome.alarms else "silent"
+        elif hit is None:
+            verdict = "MISSED"
+        else:
+            named = "" if outcome.is_right else " WRONG LAYER"
+            verdict = f"{hit.kind} in {hit.module} after {hit.step - meta['onset']} steps{named}"
+        early = "  EARLY" if outcome.early else ""
+        print(f"  {outcome.recording.name:32} {meta['kind']:10} {verdict}{early}")
+
+
+def main() -> None:
+    """Print the figures for a folder of recordings."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("folder", type=Path, help="folder of *.npz recordings")
+    parser.add_argument("--runs", action="store_true", help="also one line a recording")
+    parser.add_argument("--no-peers", action="store_true", help="only the rules of this package")
+    options = parser.parse_args()
+    paths = sorted(options.folder.glob("*.npz"))
+    runs = [recordings.load(path) for path in paths]
+    if not runs:
+        parser.error(f"{options.folder}: no *.npz recordings")
+    ambiguous = sum(run.meta["kind"] == "ambiguous" for run in runs)
+    print(
+        f"{len(runs)} recordings, {ambiguous} of them ambiguous; Python {platform.python_version()}"
+    )
+    outcomes = judged(runs, ours)
+    rows = {"yolo_gradwatch": summary(outcomes)}
+    by_parameter = [recordings.load(path, by_parameter=True) for path in paths]
+    rows["  rules over parameters"] = summary(judged(by_parameter, ours))
+    for window in (2, 5, 20):
+        longer = judged(runs, lambda run, window=window: ours(run, window))
+        rows[f"  windows of {window} steps"] = summary(longer)
+    for name in [] if options.no_peers else PEERS:
+        rows[name] = summary(judged(runs, peer(name)))
+    print_table(rows)
+    if options.runs:
+        print_runs(outcomes)
+
+
+if __name__ == "__main__":
+    main()

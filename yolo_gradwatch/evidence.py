@@ -1,0 +1,126 @@
+"""What an optimizer step was made of: kept for a few steps, written when a finding asks for it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from yolo_gradwatch.records import Floats, Layout, Sample
+
+FOLDER = "gradwatch_evidence"
+
+MOST_FILES = 20
+"""Files of a run."""
+
+KEPT_STEPS = 64
+"""Newest steps of which everything is kept: more than a finding looks back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What is known of a step before its numbers have landed.
+
+    Attributes:
+        images: For each batch that was accumulated, its image files; of a mosaic, the first one.
+        learning_rates: Of the optimizer's groups of parameters.
+        losses: Names of the loss items.
+    """
+
+    images: Sequence[Sequence[str]]
+    learning_rates: Sequence[float]
+    losses: Sequence[str]
+
+
+class Evidence:
+    """Keeps the newest steps and writes those that a finding names.
+
+    Args:
+        run: The run's folder.
+        layout: Of the model that is watched.
+    """
+
+    def __init__(self, run: Path, layout: Layout) -> None:
+        self._run = run
+        self._layout = layout
+        self._notes: OrderedDict[int, Note] = OrderedDict()
+        self._landed: OrderedDict[int, tuple[Sample, Floats]] = OrderedDict()
+
+    def note(self, step: int, note: Note) -> None:
+        """Keep what is known of a step as it is read."""
+        self._notes[step] = note
+        _shorten(self._notes)
+
+    def add(self, sample: Sample, norms: Floats) -> None:
+        """Keep the numbers of a step and its (M,) module norms as they land."""
+        self._landed[sample.step] = (sample, norms)
+        _shorten(self._landed)
+
+    def file(self, step: int) -> str:
+        """Name of the file on a step within the run's folder, written if need be; "" for none.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        written = existing(self._run, step)
+        if written or step not in self._landed or _count(self._run) >= MOST_FILES:
+            return written
+        path = self._run / _name(step)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(self._content(step), indent=1), encoding="utf-8")
+        return _name(step)
+
+    def _content(self, step: int) -> dict[str, Any]:
+        sample, norms = self._landed[step]
+        note = self._notes.get(step, Note((), (), ()))
+        losses = zip(note.losses, sample.losses, strict=False)
+        modules = zip(self._layout.modules, norms.tolist(), strict=True)
+        return {
+            "step": step,
+            "epoch": sample.epoch,
+            "skipped": sample.skipped,
+            "scale": sample.scale,
+            "learning_rates": list(note.learning_rates),
+            "losses": {name: _plain(value) for name, value in losses},
+            "images": [list(batch) for batch in note.images],
+            "norms": {name: _plain(value) for name, value in modules},
+        }
+
+
+def existing(run: Path, step: int) -> str:
+    """Name of the file on a step within the run's folder; "" if there is none."""
+    return _name(step) if (run / _name(step)).exists() else ""
+
+
+def clear(run: Path) -> None:
+    """Remove the files of an earlier run in the same folder.
+
+    Raises:
+        OSError: One cannot be removed.
+    """
+    for path in (run / FOLDER).glob("step-*.json"):
+        path.unlink()
+
+
+def _name(step: int) -> str:
+    return f"{FOLDER}/step-{step:05}.json"
+
+
+def _count(run: Path) -> int:
+    return len(list((run / FOLDER).glob("step-*.json")))
+
+
+def _plain(value: float) -> float | str:
+    """A number as JSON has it; NaN and Inf, which it lacks, as text."""
+    return value if math.isfinite(value) else str(value)
+
+
+def _shorten(kept: OrderedDict[int, Any]) -> None:
+    while len(kept) > KEPT_STEPS:
+        kept.popitem(last=False)

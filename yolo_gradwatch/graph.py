@@ -1,0 +1,141 @@
+"""How gradients travel between the blocks of a model, read from its layout.
+
+A *unit* is a top-level block of the trunk that has parameters, or a branch of the head: one family
+(``cv2``, ``cv3``, ...) at one scale. A gradient arrives at a block from its consumers, the units
+that read its output.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from yolo_gradwatch.records import Counts, Layout
+
+DETACHED = "one2one_"
+"""Families of the head whose input is detached: they send no gradient into the trunk."""
+
+BOXES = "cv2"
+"""Families whose names end so are the boxes': without an object, their gradient is zero."""
+
+SCORES = "cv3"
+"""Families whose names end so are the scores': every image trains them."""
+
+
+class Graph:
+    """The units of a model and which of them read which.
+
+    Args:
+        layout: Of the model.
+
+    Attributes:
+        units: (U,) names: trunk blocks in forward order, then branches of the head.
+        blocks: (B,) names of the trunk blocks among them, which come first.
+        consumers: (B,) for each trunk block the units that read it, looked up through blocks
+            without parameters.
+        feeds_trunk: (B,) whether another trunk block is among its consumers.
+        weights: (U,) for each unit the modules in it that own a weight.
+        norms: (U,) for each unit the norm layers in it.
+        trunk_weights: (K,) all modules of the trunk that own a weight.
+        block_of_weight: (K,) the block of each.
+        leaves: (M,) whether a module owns parameters itself: containers only repeat their children.
+        trunk: (M,) whether a module lies in a block in front of the head.
+        families: Names of the head's families, each with its units by scale.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        inputs = [source for source, target in layout.edges if target == layout.head]
+        owners = [n for n, role in zip(layout.modules, layout.roles, strict=True) if role]
+        self.blocks = tuple(
+            name for name, _ in layout.blocks if name != layout.head and _inside(owners, name)
+        )
+        self.families = _families(layout, len(inputs))
+        branches = [unit for units in self.families.values() for unit in units]
+        head = [layout.head] if layout.head and not branches else []
+        self.units = (*self.blocks, *branches, *head)
+        readers = self._readers(layout, inputs, head)
+        index = {unit: u for u, unit in enumerate(self.units)}
+        self.consumers = tuple(
+            tuple(sorted(index[unit] for unit in _seen(readers, block, index)))
+            for block in self.blocks
+        )
+        self.feeds_trunk = np.array(
+            [any(u < len(self.blocks) for u in found) for found in self.consumers], np.bool_
+        )
+        self.weights = tuple(_rows(layout, unit, "weight") for unit in self.units)
+        self.norms = tuple(_rows(layout, unit, "norm") for unit in self.units)
+        trunk = self.weights[: len(self.blocks)]
+        self.trunk_weights = np.concatenate([np.empty(0, np.int64), *trunk])
+        self.block_of_weight = np.repeat(np.arange(len(trunk)), [len(rows) for rows in trunk])
+        self.leaves = np.array(layout.roles) != ""
+        self.trunk = np.array([block not in ("", layout.head) for block in layout.block_of])
+
+    def upstream(self, block: int) -> list[int]:
+        """The trunk blocks from which a path leads to this one, nearest the input first."""
+        found: set[int] = set()
+        pending = [block]
+        while pending:
+            target = pending.pop()
+            new = [b for b, c in enumerate(self.consumers) if target in c and b not in found]
+            found.update(new)
+            pending += new
+        return sorted(found)
+
+    def _readers(
+        self, layout: Layout, inputs: Sequence[str], head: list[str]
+    ) -> dict[str, list[str]]:
+        """For each block, the blocks and branches that its output goes to."""
+        readers: dict[str, list[str]] = {}
+        for source, target in layout.edges:
+            if target != layout.head:
+                readers.setdefault(source, []).append(target)
+        for scale, source in enumerate(inputs):
+            branches = [
+                units[scale]
+                for family, units in self.families.items()
+                if not family.startswith(DETACHED)
+            ]
+            readers.setdefault(source, []).extend(branches or head)
+        return readers
+
+
+def _families(layout: Layout, scales: int) -> dict[str, tuple[str, ...]]:
+    """Lists of modules in the head with exactly one entry a scale."""
+    pattern = re.compile(rf"{re.escape(layout.head)}\.(\w+)\.(\d+)")
+    found: dict[str, list[str]] = {}
+    for name in layout.modules:
+        if match := pattern.fullmatch(name):
+            found.setdefault(match[1], []).append(name)
+    return {family: tuple(units) for family, units in found.items() if len(units) == scales}
+
+
+def _seen(readers: dict[str, list[str]], block: str, units: Iterable[str]) -> set[str]:
+    """The units that read a block, looking through what has no parameters."""
+    found: set[str] = set()
+    pending, passed = list(readers.get(block, [])), set()
+    while pending:
+        name = pending.pop()
+        if name in units:
+            found.add(name)
+        elif name not in passed:
+            passed.add(name)
+            pending += readers.get(name, [])
+    return found
+
+
+def _inside(owners: Iterable[str], block: str) -> bool:
+    return any(name == block or name.startswith(f"{block}.") for name in owners)
+
+
+def _rows(layout: Layout, unit: str, role: str) -> Counts:
+    found = [
+        m
+        for m, (name, own) in enumerate(zip(layout.modules, layout.roles, strict=True))
+        if own == role and (name == unit or name.startswith(f"{unit}."))
+    ]
+    return np.array(found, np.int64)

@@ -1,0 +1,142 @@
+"""What a window says about each unit of the model: log10 of L2 gradient norms, and the hops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from yolo_gradwatch.graph import Graph
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from yolo_gradwatch.records import Counts, Flags, Floats, Layout, Singles, Window
+
+REACH = 1.5
+"""Decades by which a block may stand above its own consumers before its level is cut to that, so
+that the block in front of an explosion is not called vanishing."""
+
+
+LEAST_WEIGHTS = 3
+"""Weights that a block must have for one of them to stand out."""
+
+FLOOR = -45.0
+"""Level that stands for a trunk without any gradient: below the least float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The levels of a window; every level is log10 of a mean L2 norm.
+
+    Attributes:
+        window: Where they come from.
+        modules: (M,) of each module; -Inf for a norm of 0, NaN without a finite step.
+        weights: (U,) median over the weights of a unit.
+        arriving: (B,) whether a gradient arrives at a block at all: the median over its weights
+            or its largest norm layer, whichever is higher.
+        best: (B,) the highest of its consumers; NaN without any.
+        lost: (B,) decades lost from the consumers to the block, the *hop*.
+        apart: (2, K) decades by which each weight of the trunk stands above its block and above the
+            blocks that read it, whichever is less; and the same below. NaN in a block of fewer than
+            ``LEAST_WEIGHTS`` weights.
+        trunk: Median over all weights of the trunk; ``FLOOR`` for a norm of 0.
+        trunk_peak: The same of the highest norms in the window.
+    """
+
+    window: Window
+    modules: Floats
+    weights: Floats
+    arriving: Floats
+    best: Floats
+    lost: Floats
+    apart: Floats
+    trunk: float
+    trunk_peak: float
+
+
+class Reader:
+    """Reads windows of one model.
+
+    Args:
+        layout: Of the model.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.graph = Graph(layout)
+        self._weights = _Padded(self.graph.weights)
+        self._norms = _Padded(self.graph.norms[: len(self.graph.blocks)])
+        self._consumers = _Padded([np.array(c, np.int64) for c in self.graph.consumers])
+        self._trunk = _Padded([self.graph.trunk_weights])
+        sizes = np.bincount(self.graph.block_of_weight, minlength=len(self.graph.blocks))
+        self._judged: Flags = sizes[self.graph.block_of_weight] >= LEAST_WEIGHTS
+
+    def read(self, window: Window) -> Reading:
+        """The levels of a window."""
+        count = len(self.graph.blocks)
+        modules = _log10(window.norm_mean)
+        weights = self._weights.medians(modules)
+        arriving = np.fmax(weights[:count], self._norms.highest(modules))
+        sent = np.concatenate([arriving, weights[count:]])
+        best = self._consumers.highest(sent)
+        cut = sent.copy()
+        cut[:count] = np.fmin(arriving, np.where(np.isnan(best), np.inf, best + REACH))
+        with np.errstate(invalid="ignore"):  # -Inf - -Inf: both stand still
+            lost = self._consumers.highest(cut) - arriving
+        return Reading(
+            window=window,
+            modules=modules,
+            weights=weights,
+            arriving=arriving,
+            best=best,
+            lost=lost,
+            apart=self._apart(modules, weights, best),
+            trunk=self._whole(modules),
+            trunk_peak=self._whole(_log10(window.norm_max)),
+        )
+
+    def _apart(self, modules: Floats, weights: Floats, best: Floats) -> Floats:
+        levels, block = modules[self.graph.trunk_weights], self.graph.block_of_weight
+        with np.errstate(invalid="ignore"):  # -Inf - -Inf: all of it stands still
+            above = np.stack([levels - weights[block], levels - best[block]])
+        apart = np.stack([np.fmin.reduce(above), np.fmin.reduce(-above)])
+        apart[:, ~self._judged] = np.nan
+        found: Floats = apart
+        return found
+
+    def _whole(self, modules: Floats) -> float:
+        return float(np.maximum(self._trunk.medians(modules)[0], FLOOR))  # NaN stays NaN
+
+
+class _Padded:
+    """Groups of indices as one matrix, so that all groups are answered in one call."""
+
+    def __init__(self, groups: Sequence[Counts]) -> None:
+        self._index = np.full((len(groups), max(map(len, groups), default=0) or 1), -1)
+        for row, group in zip(self._index, groups, strict=True):
+            row[: len(group)] = group
+
+    def _values(self, values: Floats) -> Floats:
+        """(G, K) the values of each group, NaN where a group has no more."""
+        return np.append(values, np.nan)[self._index]
+
+    def highest(self, values: Floats) -> Floats:
+        """(G,) the highest of each group, NaN aside; NaN for a group without any."""
+        found: Floats = np.fmax.reduce(self._values(values), axis=1)
+        return found
+
+    def medians(self, values: Floats) -> Floats:
+        """(G,) the median of each group, NaN aside; NaN for a group without any."""
+        ordered = np.sort(self._values(values), axis=1)  # NaN last
+        count = (~np.isnan(ordered)).sum(axis=1)
+        middle = np.stack([np.maximum(count - 1, 0) // 2, count // 2 * (count > 0)], axis=1)
+        middle = np.minimum(middle, ordered.shape[1] - 1)
+        medians: Floats = np.take_along_axis(ordered, middle, axis=1).mean(axis=1)
+        return medians
+
+
+def _log10(norms: Singles) -> Floats:
+    with np.errstate(divide="ignore"):  # a norm of 0: -Inf
+        levels: Floats = np.log10(norms.astype(np.float64))
+    return levels

@@ -1,0 +1,433 @@
+"""The rules: pure functions from the newest windows to the modules for which they hold.
+
+All levels are decades, log10 of L2 norms. A rule compares within a window wherever it can, so that
+warm-up, accumulation and loss scale cancel out; only those of the whole net look at their own past.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import numpy as np
+
+from yolo_gradwatch.graph import BOXES, SCORES
+from yolo_gradwatch.levels import REACH, Reading
+from yolo_gradwatch.records import WHOLE, Window
+
+if TYPE_CHECKING:
+    from yolo_gradwatch.graph import Graph
+    from yolo_gradwatch.records import Counts, Flags, Floats, Layout
+    from yolo_gradwatch.thresholds import Thresholds
+
+HOPS = (10, 5)
+"""Windows whose median decides about a vanishing block, and how many are enough."""
+
+JUMPS = (5, 3)
+"""The same for an exploding block and for a weight within its block."""
+
+PARTLY_WINDOWS = 5
+"""Windows in a row with many zero elements that make a weight partly dead."""
+
+FROZEN_WINDOWS = 3
+"""Windows in a row in which a layer was frozen before that is told."""
+
+PEAK_WINDOWS, PEAK_LEAST = 100, 5
+"""Windows that a spike is compared with, and how many are enough."""
+
+COLLAPSE_BEFORE, COLLAPSE_WINDOWS = 20, 3
+"""Windows that a collapse is compared with, and how many in a row it takes."""
+
+HIGH_WINDOWS, LOW_WINDOWS = 3, 10
+"""Windows in a row with a total norm that is too high, or too low."""
+
+GROWTH_WINDOWS = 20
+"""Windows in which the weights of a healthy training do not double."""
+
+STANDS = 100
+"""Windows for which a change of the whole net counts as news; later it is the new normal."""
+
+
+class Mark(NamedTuple):
+    """The whole net in a window.
+
+    Attributes:
+        epoch: Of the window.
+        step: Its first step.
+        trunk: Level of the trunk.
+        peak: Level of the trunk's highest norms.
+    """
+
+    epoch: int
+    step: int
+    trunk: float
+    peak: float
+
+
+class Hit(NamedTuple):
+    """A module for which a rule holds.
+
+    Attributes:
+        module: Its name.
+        value: The number that was judged.
+        limit: The threshold that it broke.
+        since: First window of the evidence, as anything with ``epoch`` and first step.
+        affected: Blocks that suffer from it, the module's own aside.
+    """
+
+    module: str
+    value: float
+    limit: float
+    since: tuple[int, int]
+    affected: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a rule may look at.
+
+    Attributes:
+        layout: Of the model.
+        graph: Its units and who feeds whom.
+        newest: The newest window.
+        readings: The newest windows with at least one step that AMP did not skip, oldest first.
+        skipped: The windows since then, of which AMP skipped every step.
+        marks: The whole net in the windows of ``readings`` and in those before.
+    """
+
+    layout: Layout
+    graph: Graph
+    newest: Window
+    readings: Sequence[Reading]
+    skipped: Sequence[Window]
+    marks: Sequence[Mark]
+
+
+Judge: TypeAlias = Callable[[History, "Thresholds"], Iterator[Hit]]
+"""From what there is to see and the limits to the hits."""
+
+
+def nonfinite(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """Modules with a NaN or Inf gradient in a step that was applied, or in too many skipped ones.
+
+    AMP's scaler skips a step with an overflow and lowers its scale: calibration, until it has
+    done so more often in a row than any scale explains. Value: bad steps, limit: how many are
+    allowed.
+    """
+    newest, leaves = history.newest, history.graph.leaves
+    for m in np.flatnonzero(newest.nonfinite * leaves):
+        yield Hit(history.layout.modules[m], float(newest.nonfinite[m]), 0.0, _begin(newest))
+    skips = sum(window.skipped for window in history.skipped)
+    if skips > limits.amp_grace:
+        bad = leaves & np.isnan(newest.norm_mean) & ~_without_gradient(history)
+        for name in _names(history.layout, bad) or [WHOLE]:
+            since = _begin(history.skipped[0])
+            yield Hit(name, float(skips), float(limits.amp_grace), since)
+
+
+def amp_overflow(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """The whole model, when AMP's scaler skipped a step to calibrate its scale.
+
+    Value: steps skipped, limit: how many in a row would be an alarm.
+    """
+    newest = history.newest
+    in_a_row = sum(window.skipped for window in history.skipped)
+    if newest.skipped and in_a_row <= limits.amp_grace:
+        yield Hit(WHOLE, float(newest.skipped), float(limits.amp_grace), _begin(newest))
+
+
+def dead(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """Modules of the trunk whose gradient has been exactly zero for several windows.
+
+    The head is left out: on a scale on which no object lands, zero is healthy there. Value and
+    limit: windows.
+    """
+    yield from _standing_still(history, limits, lambda window: window.zero)
+
+
+def no_gradient(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """Modules of the trunk that no gradient has reached at all for several windows."""
+    yield from _standing_still(history, limits, lambda window: window.none)
+
+
+def dead_branch(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """Families of the head, scores aside, that have had a zero gradient at every scale for long.
+
+    Value and limit: windows.
+    """
+    windows = limits.dead_branch_windows
+    for family, silent in _silent_branches(history, limits).items():
+        units = history.graph.families[family]
+        if len(silent) == len(units):
+            since = _begin(history.readings[-windows].window)
+            yield Hit(f"{history.layout.head}.{family}", windows, windows, since, units)
+
+
+def starved_scale(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """Scales of the head whose boxes have had a zero gradient for long, while others learn.
+
+    No object lands there. One family alone may be silent for long: of the pair that YOLO26 trains,
+    one gets a single box an object. Value and limit: windows.
+    """
+    windows = limits.dead_branch_windows
+    silent = {f: s for f, s in _silent_branches(history, limits).items() if f.endswith(BOXES)}
+    if any(len(s) == len(history.graph.families[f]) for f, s in silent.items()):
+        return
+    for branches in zip(*(history.graph.families[f] for f in silent), strict=True):
+        if all(branch in s for branch, s in zip(branches, silent.values(), strict=True)):
+            since = _begin(history.readings[-windows].window)
+            yield Hit(branches[0], windows, windows, since, branches[1:])
+
+
+def partly_dead(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """Weights of the trunk with many elements of exactly zero gradient for several windows.
+
+    Value and limit: share of the elements, the lowest of these windows.
+    """
+    counted = [
+        reading.window
+        for reading in history.readings
+        if not np.isnan(reading.window.zero_fraction).all()
+    ][-PARTLY_WINDOWS:]
+    if len(counted) < PARTLY_WINDOWS:
+        return
+    shares = np.stack([window.zero_fraction for window in counted])
+    lowest = np.where((shares < 1).all(axis=0), shares.min(axis=0), np.nan)
+    for m in np.flatnonzero((lowest >= limits.zero_fraction) & history.graph.trunk):
+        value = float(lowest[m])
+        yield Hit(history.layout.modules[m], value, limits.zero_fraction, _begin(counted[0]))
+
+
+def frozen(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """Layers that were frozen after the training had begun, for several windows.
+
+    A frozen layer has no norm, and is not counted as without a gradient. Value and limit: windows.
+    """
+    del limits
+    told = [reading.window for reading in history.readings[-FROZEN_WINDOWS:]]
+    if len(told) < FROZEN_WINDOWS:
+        return
+    quiet = [
+        np.isnan(window.norm_mean) & (window.nonfinite + window.zero + window.none == 0)
+        for window in told
+    ]
+    for name in _names(history.layout, history.graph.leaves & np.all(quiet, axis=0)):
+        yield Hit(name, FROZEN_WINDOWS, FROZEN_WINDOWS, _begin(told[0]))
+
+
+def vanishing(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """Blocks that receive far less gradient than the blocks that read them.
+
+    Of several on one path, the one nearest to the loss is the cause. Value and limit: decades.
+    """
+    recent = history.readings[-HOPS[0] :]
+    if len(recent) < HOPS[1] or not history.graph.blocks:
+        return
+    lost = _finite(np.stack([reading.lost for reading in recent]))
+    found = _over(lost, limits.vanishing, HOPS[1])
+    best = _medians(_finite(np.stack([reading.best for reading in recent])), 1)
+    arriving = _medians(_finite(np.stack([reading.arriving for reading in recent])), 1)
+    told: set[int] = set()
+    for b in sorted(found, reverse=True):
+        if b in told:
+            continue
+        low = [a for a in history.graph.upstream(b) if arriving[a] < best[b] - REACH]
+        told.update(low)
+        since = _begin(recent[_first_over(lost[:, b], limits.vanishing)].window)
+        affected = tuple(history.graph.blocks[a] for a in low)
+        yield Hit(history.graph.blocks[b], found[b], limits.vanishing, since, affected)
+
+
+def exploding(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """Blocks with far more gradient in their weights than the blocks that read them.
+
+    Value and limit: decades.
+    """
+    recent = history.readings[-JUMPS[0] :]
+    if len(recent) < JUMPS[1] or not history.graph.blocks:
+        return
+    count = len(history.graph.blocks)
+    weights = _finite(np.stack([reading.weights[:count] for reading in recent]))
+    best = _finite(np.stack([reading.best for reading in recent]))
+    gained = np.where(history.graph.feeds_trunk, weights - best, np.nan)
+    found = _over(gained, limits.exploding, JUMPS[1])
+    levels, below = _medians(weights, 1), _medians(best, 1)
+    told: set[int] = set()
+    for b in sorted(found, reverse=True):
+        if b in told:
+            continue
+        high = [a for a in history.graph.upstream(b) if levels[a] > below[b] + REACH]
+        told.update(high)
+        since = _begin(recent[_first_over(gained[:, b], limits.exploding)].window)
+        affected = tuple(history.graph.blocks[a] for a in high)
+        yield Hit(history.graph.blocks[b], found[b], limits.exploding, since, affected)
+
+
+def leaf_vanishing(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """Weights far below the rest of their block, and below the blocks that read it.
+
+    Value and limit: decades.
+    """
+    yield from _outliers(history, limits, side=1)
+
+
+def leaf_exploding(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """Weights far above the rest of their block, and above the blocks that read it."""
+    yield from _outliers(history, limits, side=0)
+
+
+def spike(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """The whole net, while its trunk stands far above all that was before.
+
+    Value: decades above the highest of the windows before it.
+    """
+    peaks = np.array([mark.peak for mark in history.marks])
+    if not peaks.size or not peaks[-1] > np.fmin.reduce(peaks) + limits.spike:
+        return
+    for count in range(1, min(len(peaks) - PEAK_LEAST, STANDS) + 1):
+        before = peaks[: len(peaks) - count][-PEAK_WINDOWS:]
+        rise = peaks[-count:].min() - np.fmax.reduce(before)
+        if rise > limits.spike:
+            since = history.marks[-count]
+            yield Hit(WHOLE, float(rise), limits.spike, (since.epoch, since.step))
+            return
+
+
+def collapse(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """The whole net, while its trunk stands far below what it was before.
+
+    Value: decades below the median of the windows before it.
+    """
+    levels = np.array([mark.trunk for mark in history.marks])
+    if not levels.size or not levels[-1] < np.fmax.reduce(levels) - limits.collapse:
+        return
+    for count in range(COLLAPSE_WINDOWS, min(len(levels) - COLLAPSE_BEFORE, STANDS) + 1):
+        before = levels[: len(levels) - count][-COLLAPSE_BEFORE:]
+        fall = _medians(before[:, None], 1)[0] - levels[-count:].max()
+        if fall > limits.collapse:
+            since = history.marks[-count]
+            yield Hit(WHOLE, float(fall), limits.collapse, (since.epoch, since.step))
+            return
+
+
+def total_high(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """The whole net, when the norm of its gradient is too high for several windows."""
+    totals = _totals(history, HIGH_WINDOWS)
+    if len(totals) == HIGH_WINDOWS and min(totals) > limits.total_high:
+        since = _begin(history.readings[-HIGH_WINDOWS].window)
+        yield Hit(WHOLE, totals[-1], limits.total_high, since)
+
+
+def total_low(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """The whole net, when the norm of its gradient is too low for several windows."""
+    totals = _totals(history, LOW_WINDOWS)
+    if len(totals) == LOW_WINDOWS and max(totals) < limits.total_low:
+        since = _begin(history.readings[-LOW_WINDOWS].window)
+        yield Hit(WHOLE, totals[-1], limits.total_low, since)
+
+
+def weight_growth(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """The whole net, when the weights of its trunk have grown too much in a few windows.
+
+    Value: decades, the median over the weights.
+    """
+    trunk = history.graph.trunk_weights
+    recent = [reading.window for reading in history.readings[-GROWTH_WINDOWS - 1 :]]
+    taken = [window for window in recent if not np.isnan(window.weight_norm).all()]
+    if len(taken) < 2 or not len(trunk):
+        return
+    with np.errstate(divide="ignore", invalid="ignore"):  # weights of 0 or NaN say nothing
+        grown = _finite(np.log10(taken[-1].weight_norm[trunk] / taken[0].weight_norm[trunk]))
+    value = _medians(grown[:, None], 1)[0]
+    if value > limits.weight_growth:
+        yield Hit(WHOLE, float(value), limits.weight_growth, _begin(taken[0]))
+
+
+def _begin(window: Window) -> tuple[int, int]:
+    return window.epoch, window.step_first
+
+
+def _names(layout: Layout, chosen: Flags) -> list[str]:
+    return [layout.modules[m] for m in np.flatnonzero(chosen)]
+
+
+def _without_gradient(history: History) -> Flags:
+    """(M,) whether a module had no gradient in the last window with an applied step."""
+    if not history.readings:
+        return np.zeros(len(history.newest.none), np.bool_)
+    last = history.readings[-1].window
+    without: Flags = last.none == last.steps - last.skipped
+    return without
+
+
+def _standing_still(
+    history: History, limits: Thresholds, count: Callable[[Window], Counts]
+) -> Iterator[Hit]:
+    """Leaf modules of the trunk with the count in every applied step of the last windows."""
+    told = [reading.window for reading in history.readings[-limits.dead_windows :]]
+    if len(told) < limits.dead_windows:
+        return
+    always = [count(window) == window.steps - window.skipped for window in told]
+    still = history.graph.leaves & history.graph.trunk & np.all(always, axis=0)
+    for name in _names(history.layout, still):
+        yield Hit(name, float(len(told)), float(limits.dead_windows), _begin(told[0]))
+
+
+def _silent_branches(history: History, limits: Thresholds) -> dict[str, set[str]]:
+    """For each family of the head but scores, its branches without a gradient for long."""
+    told = [reading.window for reading in history.readings[-limits.dead_branch_windows :]]
+    families = {f: units for f, units in history.graph.families.items() if not f.endswith(SCORES)}
+    rows = {name: m for m, name in enumerate(history.layout.modules)}
+    silent = {unit for units in families.values() for unit in units}
+    if len(told) < limits.dead_branch_windows:
+        silent = set()
+    for window in reversed(told):
+        applied = window.steps - window.skipped
+        without = window.zero + window.none
+        silent = {unit for unit in silent if without[rows[unit]] == applied}
+    return {family: silent.intersection(units) for family, units in families.items()}
+
+
+def _outliers(history: History, limits: Thresholds, *, side: int) -> Iterator[Hit]:
+    """Weights that stand out from their block and from the blocks that read it, to one side."""
+    recent = history.readings[-JUMPS[0] :]
+    if len(recent) < JUMPS[1]:
+        return
+    apart = _finite(np.stack([reading.apart[side] for reading in recent]))
+    for i, value in _over(apart, limits.leaf, JUMPS[1]).items():
+        since = _begin(recent[_first_over(apart[:, i], limits.leaf)].window)
+        name = history.layout.modules[history.graph.trunk_weights[i]]
+        yield Hit(name, value, limits.leaf, since)
+
+
+def _finite(values: Floats) -> Floats:
+    """The values, with NaN for those that stand for a norm of 0 or for no norm."""
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _over(values: Floats, limit: float, least: int) -> dict[int, float]:
+    """Columns whose median over (W, N) windows is above the limit, with that median."""
+    medians = _medians(values, least)
+    return {int(i): float(medians[i]) for i in np.flatnonzero(medians > limit)}
+
+
+def _medians(values: Floats, least: int) -> Floats:
+    """(N,) median of each column of (W, N) values, NaN aside; NaN with fewer than ``least``."""
+    ordered = np.sort(values, axis=0)  # NaN last
+    count = (~np.isnan(ordered)).sum(axis=0)
+    columns = np.arange(values.shape[1])
+    low, high = np.maximum(count - 1, 0) // 2, np.minimum(count // 2, len(values) - 1)
+    middle = (ordered[low, columns] + ordered[high, columns]) / 2
+    return np.where(count >= least, middle, np.nan)
+
+
+def _first_over(values: Floats, limit: float) -> int:
+    """The oldest window in which a value was above the limit."""
+    return int(np.flatnonzero(values > limit)[0])
+
+
+def _totals(history: History, windows: int) -> list[float]:
+    """Norm of the whole gradient in the last windows; none if one of them has no such norm."""
+    totals = [float(reading.window.norm_mean[0]) for reading in history.readings[-windows:]]
+    return totals if np.isfinite(totals).all() else []
