@@ -70,7 +70,7 @@ class Reader:
         self._consumers = _Padded([np.array(c, np.int64) for c in self.graph.consumers])
         self._trunk = _Padded([self.graph.trunk_weights])
         sizes = np.bincount(self.graph.block_of_weight, minlength=len(self.graph.blocks))
-        self._judged: Flags = sizes[self.graph.block_of_weight] >= LEAST_WEIGHTS
+        self._crowded: Flags = sizes[self.graph.block_of_weight] >= LEAST_WEIGHTS
 
     def read(self, window: Window) -> Reading:
         """The levels of a window."""
@@ -100,10 +100,9 @@ class Reader:
         levels, block = modules[self.graph.trunk_weights], self.graph.block_of_weight
         with np.errstate(invalid="ignore"):  # -Inf - -Inf: all of it stands still
             above = np.stack([levels - weights[block], levels - best[block]])
-        apart = np.stack([np.fmin.reduce(above), np.fmin.reduce(-above)])
-        apart[:, ~self._judged] = np.nan
-        found: Floats = apart
-        return found
+        apart: Floats = np.array([np.fmin.reduce(above), np.fmin.reduce(-above)], np.float64)
+        apart[:, ~self._crowded] = np.nan
+        return apart
 
     def _whole(self, modules: Floats) -> float:
         return float(np.maximum(self._trunk.medians(modules)[0], FLOOR))  # NaN stays NaN

@@ -62,9 +62,9 @@ class Report:
         if self.status != "finished":
             watched += f", {_STATUS.get(self.status, self.status)}"
         if self.healthy:
-            so_far = " so far as it can be told" if self.unjudged else ""
             found = "no alarm" if self.findings else "nothing found"
-            return f"healthy{so_far}, {found} in {watched}"
+            short = f"; too short for {_count(len(self.unjudged), 'rule')}" if self.unjudged else ""
+            return f"healthy, {found} in {watched}{short}"
         by_severity = Counter(f.severity for f in self.alarms)
         counts = ", ".join(
             f"{by_severity[s]} {s}" for s in ("critical", "warning") if by_severity[s]
@@ -100,7 +100,7 @@ class Report:
         medians = [e.norm_median for e in self.epochs if e.norm_median is not None]
         ratios = [e.clip_ratio for e in self.epochs if e.clip_ratio is not None]
         norm = f"median norm {np.median(medians):.3g}, " if medians else ""
-        ratio = f" to 1/{np.median(ratios):.3g} in the median" if ratios else ""
+        ratio = f", by a factor of {np.median(ratios):.2g} in the median" if ratios else ""
         line = (
             f"  gradient of the whole model: {norm}clipped at {self.clip:g} on "
             f"{clipped / steps:.0%} of the steps{ratio} (normal for YOLO), AMP skipped "
