@@ -62,12 +62,13 @@ def factor(decades: float) -> str:
 
 
 def _again(finding: Finding) -> str:
+    times = "once" if finding.times == 2 else f"{finding.times - 1} times"
     if finding.rule == "nonfinite":
         return (
-            f"It came back {finding.times - 1} times: last.pt, from which Ultralytics recovers, is "
+            f"It came back {times}: last.pt, from which Ultralytics recovers, is "
             "probably spoiled as well; start from an earlier checkpoint."
         )
-    return f"It has come back {finding.times - 1} times."
+    return f"It has come back {times}."
 
 
 def _nonfinite(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
@@ -81,7 +82,8 @@ def _nonfinite(layout: Layout, training: Mapping[str, object], finding: Finding)
         )
     tail = "try amp=False or bfloat16 first, then " if training.get("amp") else "try "
     return (
-        f"{where}: NaN or Inf in the gradient since step {finding.step}. "
+        f"{where}: NaN or Inf in the gradient since step {finding.step}"
+        f"{_others(finding, 'by now')}. "
         f"{cause} Clipping spreads it to every weight, so restart from the "
         f"last checkpoint: {tail}{remedy}"
     )
@@ -188,7 +190,7 @@ def _vanishing(layout: Layout, training: Mapping[str, object], finding: Finding)
     return (
         f"{described(layout, finding.module)}: its gradient is {factor(finding.value)} weaker than "
         f"that of the blocks that read it ({finding.value:.1f} decades; healthy below 1.6), since "
-        f"step {finding.step}{_upstream(finding, 'starve with it')}. Probably {cause}"
+        f"step {finding.step}{_upstream(finding)}. Probably {cause}"
         f"{_moment(training, finding)}. Try {remedy}."
     )
 
@@ -198,13 +200,15 @@ def _lossy(layout: Layout, name: str) -> tuple[str, str]:
     weights, norms = _owned(layout, name, "weight"), _owned(layout, name, "norm")
     saturating = [found for found in _activations(layout, name) if found in SATURATING]
     if saturating:
-        return (
-            f"its {saturating[0]} activations saturate, where their slope is near zero",
-            (
-                f"SiLU or ReLU instead of {saturating[0]}, BatchNorm after each convolution, and a "
-                "residual connection around the block"
-            ),
+        cause = (
+            f"its {saturating[0]} activations saturate, where their slope is near zero, and "
+            "nothing leads the gradient around them"
         )
+        remedy = (
+            f"SiLU or ReLU instead of {saturating[0]}, BatchNorm after each convolution, and a "
+            "residual connection around the block"
+        )
+        return cause, remedy
     if weights > 1 and not norms:
         return (
             "it has no normalization, so that signal and gradient shrink from layer to layer",
@@ -239,7 +243,7 @@ def _exploding(layout: Layout, training: Mapping[str, object], finding: Finding)
         f"{described(layout, finding.module)}: the gradient of its weights is "
         f"{factor(finding.value)} stronger than that of the blocks that read it "
         f"({finding.value:.1f} decades; healthy below 1.2), since step {finding.step}"
-        f"{_upstream(finding, 'explode with it')}. Clipping then leaves next to nothing for all "
+        f"{_upstream(finding)}. Clipping then leaves next to nothing for all "
         f"other blocks. Probably {cause}{_moment(training, finding)}. Try BatchNorm after each "
         "convolution, a smaller initialization, no gain above 1 in this block, and a lower lr0."
     )
@@ -276,8 +280,8 @@ def _spike(layout: Layout, training: Mapping[str, object], finding: Finding) -> 
 def _collapse(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
     del layout
     return (
-        f"the whole model: the gradient fell to 1/{factor(finding.value).removesuffix(' times')} "
-        f"of what it was, at step {finding.step} (epoch {finding.epoch}), in all blocks at once. "
+        f"the whole model: at step {finding.step} (epoch {finding.epoch}) the gradient became "
+        f"{factor(finding.value)} weaker in all blocks at once. "
         "Probably the loss is near zero or constant: a loss weight that became tiny, no labels "
         f"any more, or weights that a high learning rate has destroyed{_moment(training, finding)}."
         f" Try the last checkpoint before that step with {_lower_lr(training)}, and look at the "
@@ -336,12 +340,12 @@ def _moment(training: Mapping[str, object], finding: Finding) -> str:
     return ""
 
 
-def _upstream(finding: Finding, verb: str) -> str:
+def _upstream(finding: Finding) -> str:
     """How many blocks suffer with the named one, in words."""
     others = len(finding.modules) - 1
     if others < 1:
         return ""
-    return f"; {others} block{'s' if others > 1 else ''} upstream {verb}"
+    return f"; it takes {others} block{'s' if others > 1 else ''} upstream with it"
 
 
 def _others(finding: Finding, where: str = "upstream") -> str:

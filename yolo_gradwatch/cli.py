@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 import yolo_gradwatch
@@ -20,6 +21,7 @@ from yolo_gradwatch.thresholds import Thresholds
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from yolo_gradwatch.faults import Fault
     from yolo_gradwatch.watch import GradWatch
 
 FINE, FOUND, UNUSABLE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -114,6 +116,10 @@ def demo(  # noqa: PLR0913, PLR0917  # each is an option of the command
     out: Annotated[Path, typer.Option(help="Folder for the data and the run.")] = Path(
         "gradwatch-demo"
     ),
+    fault: Annotated[
+        str, typer.Option(metavar="NAME", help="Plant a fault; --list names them.")
+    ] = "healthy",
+    list_: Annotated[bool, typer.Option("--list", help="List the faults and leave.")] = False,  # noqa: FBT002
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of six batches each.")] = 8,
     interval: Interval = 1,
     live: Live = None,
@@ -121,12 +127,31 @@ def demo(  # noqa: PLR0913, PLR0917  # each is an option of the command
     stop_on: StopOn = "",
     fail_on: FailOn = "",
 ) -> None:
-    """Train YOLO26n on shapes that are drawn here: no download, no data of yours, a minute."""
-    from yolo_gradwatch import demo as demos  # noqa: PLC0415  # it loads Pillow
+    """Train YOLO26n on shapes that are drawn here: no download, no data of yours, a minute.
 
+    With [bold]--fault NAME[/bold] something is wrong in it, to see what the watch says of it.
+    """
+    from yolo_gradwatch import demo as demos  # noqa: PLC0415  # it loads torch and Pillow
+    from yolo_gradwatch.faults import FAULTS  # noqa: PLC0415
+
+    if list_:
+        _print_faults(FAULTS)
+        return
+    if fault not in FAULTS:
+        near = get_close_matches(fault, FAULTS)
+        hint = f"; did you mean {near[0]}?" if near else "; see --list"
+        _refuse(f"--fault: there is no {fault!r}{hint}")
     fail_words = _alarms("--fail-on", fail_on)
     watch = _watch(interval, thresholds, stop_on, live=live)
-    _leave(watch, fail_words, lambda: demos.run(out, watch, epochs=epochs))
+    _leave(watch, fail_words, lambda: demos.run(out, watch, epochs=epochs, fault=fault))
+
+
+def _print_faults(faults: dict[str, Fault]) -> None:
+    """One line a fault: its name, what is wrong, and the rule that finds it."""
+    table = Table("fault", "what is wrong", "found by", box=None, pad_edge=False)
+    for name, fault in faults.items():
+        table.add_row(name, fault.title, fault.rule or "nothing: no alarm")
+    Console().print(table)
 
 
 def main(argv: list[str] | None = None) -> int:

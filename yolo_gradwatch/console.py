@@ -73,7 +73,7 @@ class Panel:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width, height = options.max_width, console.height
         closing = [Text("─" * width, style="dim"), self.frame] if self.frame else []
-        news = [_standing(finding, width) for finding in _gravest(self._board.standing)]
+        news = _standing(_gravest(self._board.standing), console, width)
         owners = [_owners(self._board, width)] if self._board.owners else []
         room = height - 4 - len(news) - len(closing) - len(owners)
         yield _rule(_summary(self._board), width)
@@ -177,10 +177,19 @@ def _gravest(standing: Iterable[Finding]) -> list[Finding]:
     return sorted(alarms, key=lambda f: (f.severity != "critical", -f.number))[:3]
 
 
-def _standing(finding: Finding, width: int) -> Text:
-    line = Text.assemble((f"● {finding.severity} ", STYLES[finding.severity]), finding.message)
-    line.truncate(width, overflow="ellipsis")
-    return line
+def _standing(findings: Sequence[Finding], console: Console, width: int) -> list[Text]:
+    """The first finding in full, because it says what to try; the others in a line each."""
+    lines: list[Text] = []
+    for i, finding in enumerate(findings):
+        text = Text.assemble((f"● {finding.severity} ", STYLES[finding.severity]), finding.message)
+        wrapped = text.wrap(console, max(width, 1))
+        most = max(console.height // 3, 1) if i == 0 else 1
+        shown = list(wrapped[:most])
+        if len(wrapped) > most:
+            shown[-1] = Text.assemble(shown[-1], "…")
+            shown[-1].truncate(width, overflow="ellipsis")
+        lines += shown
+    return lines
 
 
 def _block_lines(rows: Sequence[BlockRow], width: int, room: int) -> list[Text]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw
 
+from yolo_gradwatch.faults import FAULTS
 from yolo_gradwatch.trainer import train_model
 
 if TYPE_CHECKING:
@@ -74,14 +75,16 @@ def draw_image(chance: random.Random) -> tuple[Image.Image, list[tuple[float, ..
     return image, boxes
 
 
-def run(folder: Path, watch: GradWatch, *, epochs: int = 8) -> None:
-    """Train YOLO26n from scratch on drawn shapes, watched.
+def run(folder: Path, watch: GradWatch, *, epochs: int = 8, fault: str = "healthy") -> None:
+    """Train YOLO26n from scratch on drawn shapes, watched, with or without a planted fault.
 
     Args:
         folder: For the data (``data``) and the run (``run``).
         watch: What watches.
         epochs: Of six batches each.
+        fault: A name of ``FAULTS``.
     """
+    planted = FAULTS[fault]
     data = draw_dataset(folder / "data")
     options: dict[str, Any] = {
         "data": str(data),
@@ -95,8 +98,14 @@ def run(folder: Path, watch: GradWatch, *, epochs: int = 8) -> None:
         "project": str(folder.resolve()),
         "name": "run",
         "exist_ok": True,
+        **planted.options,
     }
-    train_model("yolo26n.yaml", watch.attach, options)
+
+    def prepare(model: Any) -> None:
+        planted.plant(model)
+        watch.attach(model)
+
+    train_model("yolo26n.yaml", prepare, options)
 
 
 def _draw_shape(

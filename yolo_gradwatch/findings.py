@@ -173,7 +173,7 @@ class Findings:
         if not self._is_worse(grown, value):
             return []
         told.modules, told.value, told.times = len(grown.modules), value, grown.times
-        return [self._tell("worse", window, replace(grown, value=value))]
+        return [self._tell("worse", window, replace(grown, value=value, limit=alerts[-1].limit))]
 
     def _proof(self, alert: Alert) -> str:
         return self._evidence(alert.step) if alert.rule in PROVEN else ""

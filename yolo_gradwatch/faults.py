@@ -1,0 +1,243 @@
+"""A gallery of faults to plant into a training, so that anyone can see what each looks like.
+
+The classes stand at module level, because checkpoints pickle them. A fault is planted through
+Ultralytics' callbacks, before the watch looks at the model, and the watch knows nothing of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+STEP = 21
+"""Optimizer step at which a fault strikes that is not there from the beginning."""
+
+
+class Wrapped(nn.Module):
+    """A block of an Ultralytics model with something behind it, in the same place.
+
+    Args:
+        block: The original; its place in the model's list is taken over.
+        behind: What its output goes through.
+    """
+
+    def __init__(self, block: Any, behind: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+        self.behind = behind
+        for name in ("f", "i", "type", "np"):  # Ultralytics finds a block's inputs by these
+            setattr(self, name, getattr(block, name))
+
+    def forward(self, x: Any) -> Any:
+        """The block's output, and what comes behind it."""
+        return self.behind(self.block(x))
+
+
+class _Scaled(torch.autograd.Function):
+    """The identity, whose gradient is multiplied."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0] * ctx.factor, None
+
+
+class GradientFactor(nn.Module):
+    """Lets the signal pass and multiplies its gradient.
+
+    Args:
+        factor: Below 1 it vanishes, far above 1 it explodes.
+        calls: Batches of the training for which it does so.
+    """
+
+    def __init__(self, factor: float, calls: int = 1_000_000) -> None:
+        super().__init__()
+        self.factor = factor
+        self.calls = calls
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The input as it is."""
+        self.calls -= self.training
+        if self.calls < 0:
+            return x
+        scaled: Tensor = _Scaled.apply(x, self.factor)
+        return scaled
+
+
+class Detached(nn.Module):
+    """Cuts its input off from the loss, as a forgotten ``detach()`` does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The input without its gradient."""
+        return x.detach() if self.training else x
+
+
+def stack(channels: int, depth: int, activation: type[nn.Module]) -> nn.Sequential:
+    """Convolutions and activations without normalization or residual connection."""
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        layers += [nn.Conv2d(channels, channels, 1), activation()]
+    return nn.Sequential(*layers)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is planted, and what the watch is expected to say.
+
+    Attributes:
+        title: What is wrong, in a line.
+        rule: The rule that finds it; "" for a healthy training.
+        module: The module that the finding names.
+        change: Called with the new model, before the training moves it to its device.
+        begin: Called with the trainer when everything is set up.
+        options: Arguments of the training that it needs.
+    """
+
+    title: str
+    rule: str = ""
+    module: str = ""
+    change: Callable[[Any], None] | None = None
+    begin: Callable[[Any], None] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def plant(self, model: Any) -> None:
+        """Arrange for the trainings of an Ultralytics model to have this fault."""
+        if self.change:
+            model.add_callback("on_pretrain_routine_start", self._change_model)
+        if self.begin:
+            model.add_callback("on_train_start", self.begin)
+
+    def _change_model(self, trainer: Any) -> None:
+        build = trainer.get_model
+
+        def get_model(*args: Any, **kwargs: Any) -> Any:
+            model = build(*args, **kwargs)
+            if self.change:
+                self.change(model)
+            return model
+
+        trainer.get_model = get_model
+
+
+def _behind(index: int, make: Callable[[int], nn.Module]) -> Callable[[Any], None]:
+    """Put a module behind a block; ``make`` gets the number of channels there."""
+
+    def change(model: Any) -> None:
+        block = model.model[index]
+        model.model[index] = Wrapped(block, make(_channels(block)))
+
+    return change
+
+
+def _channels(block: nn.Module) -> int:
+    """Of the block's output: those of its last normalization that its own convolution feeds."""
+    conv: Any = getattr(block, "cv2", block)
+    return int(conv.conv.out_channels)
+
+
+def _kill(model: Any) -> None:
+    """Make the units of block 17 put out zero for every input."""
+    conv = model.model[17]
+    conv.act = nn.ReLU()
+    nn.init.constant_(conv.bn.bias, -20.0)
+
+
+def _set_rate(trainer: Any) -> None:
+    """A learning rate of 10: Ultralytics rejects ``lr0`` above 1, so it goes into the optimizer."""
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = group["initial_lr"] = 10.0
+    trainer.scheduler.base_lrs = [10.0 for _ in trainer.scheduler.base_lrs]
+
+
+def _multiply_loss(trainer: Any) -> None:
+    """Multiply the loss of one step by 1e5."""
+    scale = trainer.scaler.scale
+    calls = iter(range(1, 1_000_000))
+
+    def scaled(loss: Tensor) -> Any:
+        return scale(loss * 1e5 if next(calls) == STEP else loss)
+
+    trainer.scaler.scale = scaled
+
+
+def _spoil_gradient(trainer: Any) -> None:
+    """Put a NaN into the gradient of one weight in one step."""
+    calls = iter(range(1, 1_000_000))
+
+    def spoil(gradient: Tensor) -> Tensor:
+        return gradient * torch.nan if next(calls) == STEP else gradient
+
+    trainer.model.model[6].cv2.conv.weight.register_hook(spoil)
+
+
+def _use_scaler(trainer: Any) -> None:
+    """AMP's loss scaler, also on a CPU."""
+    trainer.scaler = torch.amp.GradScaler(trainer.device.type)
+
+
+FAULTS: dict[str, Fault] = {
+    "healthy": Fault("nothing is wrong: the control"),
+    "saturated": Fault(
+        "six convolutions with Sigmoid and without normalization behind block 4",
+        "vanishing",
+        "model.4",
+        change=_behind(4, lambda channels: stack(channels, 6, nn.Sigmoid)),
+    ),
+    "gradient-cut": Fault(
+        "the gradient is multiplied by 1e-4 behind block 4",
+        "vanishing",
+        "model.4",
+        change=_behind(4, lambda _: GradientFactor(1e-4)),
+    ),
+    "tanh-stack": Fault(
+        "a plain stack of 24 convolutions with Tanh behind block 6",
+        "vanishing",
+        "model.6",
+        change=_behind(6, lambda channels: stack(channels, 24, nn.Tanh)),
+    ),
+    "dying-relu": Fault(
+        "the ReLU units of block 17 put out zero for every input", "dead", "model.17", change=_kill
+    ),
+    "detached": Fault(
+        "the output of block 10 is cut off with detach()",
+        "no_gradient",
+        "model.10",
+        change=_behind(10, lambda _: Detached()),
+    ),
+    "learning-rate": Fault(
+        "SGD with a learning rate of 10",
+        "weight_growth",
+        "model",
+        begin=_set_rate,
+        options={"optimizer": "SGD", "warmup_epochs": 0},
+    ),
+    "loss-spike": Fault(
+        f"the loss of step {STEP} is multiplied by 1e5", "spike", "model", begin=_multiply_loss
+    ),
+    "nan": Fault(
+        f"one weight of block 6 gets a NaN gradient in step {STEP}",
+        "nonfinite",
+        "model.6.cv2.conv",
+        begin=_spoil_gradient,
+    ),
+    "amp-overflow": Fault(
+        "under AMP's loss scaler, the gradient overflows behind block 6 in the first 20 steps",
+        "nonfinite",
+        "model.6",
+        change=_behind(6, lambda _: GradientFactor(torch.finfo(torch.float32).max, 20)),
+        begin=_use_scaler,
+    ),
+}
+"""Every fault by its name on the command line."""
