@@ -106,6 +106,7 @@ def _plan(meta: dict[str, Any], watched: NDArray[np.bool_]) -> tuple[Layout, Mem
         inside=tuple(() for _ in blocks),
         head=blocks[-1],
         edges=tuple((blocks[source], blocks[target]) for source, target in meta["edges"]),
+        kernels=tuple(1 for _ in rows),
     )
     return layout, _members(parameters, rows, blocks)
 

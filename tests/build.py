@@ -51,6 +51,7 @@ def layout_of(classes=SMALL):
         inside=tuple(() for _ in blocks),
         head=blocks[-1][0],
         edges=tuple((a[0], b[0]) for a, b in pairwise(blocks)),
+        kernels=tuple(1 for _ in rows),
     )
 
 
@@ -110,5 +111,9 @@ def news_of(change, finding, step=9):
     return News(change, 1, step, finding)
 
 
-def epoch_of(epoch=1, *, steps=10, clipped=0, skipped=0, norm_median=3.0):
-    return EpochTelemetry(epoch, steps, clipped, skipped, norm_median, norm_median, None, {}, None)
+def epoch_of(  # noqa: PLR0913  # one argument a field
+    epoch=1, *, steps=10, clipped=0, skipped=0, norm_median=3.0, clip_ratio=None, owners=None
+):
+    return EpochTelemetry(
+        epoch, steps, clipped, skipped, norm_median, norm_median, clip_ratio, owners or {}, None
+    )

@@ -43,6 +43,7 @@ def test_blocks_of_a_model_that_is_no_list_keep_their_names():
         inside=((), ()),
         head="head",
         edges=(),
+        kernels=(1, 1, 1),
     )
     assert [row.label for row in Board(layout).rows()] == ["backbone Sequential", "head Linear"]
 
@@ -161,6 +162,17 @@ def test_a_step_is_clipped_above_the_limit(total, share):
     assert board.clipped == share
 
 
+@pytest.mark.parametrize("clip", [0.1, 1e6])
+def test_the_limit_is_that_of_the_trainer(clip):
+    layout = layout_of()
+    board = Board(layout, clip=clip)
+    assert board.clip == clip
+    board.add(sample_of(1), norms_of(layout, 1.0, total=clip))
+    assert board.clipped == 0
+    board.add(sample_of(2), norms_of(layout, 1.0, total=2 * clip))
+    assert board.clipped == 0.5
+
+
 def test_clipped_is_a_share_of_all_steps():
     layout = layout_of()
     board = Board(layout)
@@ -168,6 +180,38 @@ def test_clipped_is_a_share_of_all_steps():
         board.add(sample_of(step), norms_of(layout, 1.0, total=total))
     board.add(sample_of(4, skipped=True), norms_of(layout, 1.0, total=100.0))
     assert board.clipped == 2 / 4
+
+
+def owned(board, *norms):
+    """The owners after a step with these norms of the four blocks."""
+    by_name = dict(zip(("model.0", "model.1", "model.3", "model.4"), norms, strict=True))
+    total = float(np.sqrt(np.sum(np.square(norms))))
+    board.add(sample_of(board.step + 1), norms_of(layout_of(), by_name, total))
+    return list(board.owners.items())
+
+
+def test_the_owners_are_the_three_blocks_with_the_largest_shares_of_the_newest_step():
+    board = board_of(levels=[1.0])
+    assert owned(board, 3.0, 4.0, 0.0, 0.0) == [("1 C3k2", 0.64), ("0 Conv", 0.36)]
+    assert owned(board, 1.0, 2.0, 3.0, 4.0) == [
+        ("4 Detect", 0.5333),
+        ("3 C2PSA", 0.3),
+        ("1 C3k2", 0.1333),
+    ]
+
+
+@pytest.mark.parametrize("norm", [np.nan, np.inf, 0.0])
+def test_nobody_owns_what_is_not_finite_or_zero(norm):
+    board = board_of()
+    assert board.owners == {}
+    assert owned(board, 0.0, norm, 0.0, 0.0) == []
+
+
+def test_a_step_that_amp_skipped_leaves_the_owners():
+    board = board_of()
+    owners = dict(owned(board, 0.0, 0.0, 0.0, 1.0))
+    board.add(sample_of(2, skipped=True), norms_of(layout_of(), 1.0))
+    assert board.owners == owners == {"4 Detect": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -178,6 +222,24 @@ def test_a_sick_block_says_what_is_wrong_in_a_word(rule, state):
     found = shown(finding_of(rule, "model.3.conv"))
     assert found.pop("3 C2PSA") == (state, "critical")
     assert set(found.values()) == {("-", None)}
+
+
+@pytest.mark.parametrize("rule", ["vanishing", "exploding"])
+def test_a_block_that_suffers_from_another_only_says_where_to_look(rule):
+    finding = finding_of(rule, "model.3", modules=("model.0", "model.1", "model.3"))
+    assert shown(finding) == {
+        "0 Conv": ("upstream", "critical"),
+        "1 C3k2": ("upstream", "critical"),
+        "3 C2PSA": (rule, "critical"),
+        "4 Detect": ("-", None),
+    }
+
+
+@pytest.mark.parametrize("rule", ["nonfinite", "dead", "no_gradient"])
+def test_other_rules_are_told_of_every_block(rule):
+    finding = finding_of(rule, "model.3.conv", modules=("model.0.bn", "model.3.conv"))
+    found = shown(finding)
+    assert found["0 Conv"] == found["3 C2PSA"] != ("-", None)
 
 
 @pytest.mark.parametrize("order", [1, -1])

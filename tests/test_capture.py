@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from yolo_gradwatch.capture import Capture, norms_of
+from yolo_gradwatch.capture import MOST_LOSSES, Capture, norms_of
 
 
 def model_with_gradients():
@@ -13,9 +13,9 @@ def model_with_gradients():
     return model
 
 
-def taken(parameters, *, extras=(), detailed=False):
+def taken(parameters, *, extras=(), losses=(), detailed=False):
     capture = Capture(list(parameters))
-    capture.take(3, 7, list(extras), detailed=detailed)
+    capture.take(3, 7, list(extras), list(losses), detailed=detailed)
     (sample,) = capture.drain()
     assert list(capture.drain()) == []
     return sample
@@ -82,6 +82,106 @@ def test_a_loss_scalers_state_travels_with_the_norms(found, skipped):
     assert (sample.skipped, sample.scale) == (skipped, 65536.0)
 
 
+ITEMS = {
+    "none": ([], ()),
+    "a tensor of all": ([torch.tensor([1.5, 2.0, 0.25])], (1.5, 2.0, 0.25)),
+    "one each": ([torch.tensor(1.5), torch.tensor([2.0])], (1.5, 2.0)),
+    "half precision": ([torch.tensor(0.5, dtype=torch.float16)], (0.5,)),
+    "with a graph": ([torch.tensor(3.0, requires_grad=True)], (3.0,)),
+    "whole numbers": ([torch.tensor(3)], (3.0,)),
+}
+
+
+@pytest.mark.parametrize("kind", ITEMS)
+@pytest.mark.parametrize("extras", [[], [torch.tensor([1.0]), torch.tensor(8.0)]])
+@pytest.mark.parametrize("detailed", [False, True])
+def test_loss_items_travel_with_the_norms_and_mix_with_nothing(kind, extras, detailed):
+    losses, expected = ITEMS[kind]
+    model = model_with_gradients()
+    plain = taken(model.parameters(), detailed=detailed)
+    sample = taken(model.parameters(), extras=extras, losses=losses, detailed=detailed)
+    assert sample.losses == expected
+    assert (sample.skipped, sample.scale) == ((True, 8.0) if extras else (False, None))
+    np.testing.assert_array_equal(sample.norms, plain.norms)
+    if detailed:
+        np.testing.assert_array_equal(sample.detail.weight_norms, plain.detail.weight_norms)
+        np.testing.assert_array_equal(sample.detail.zeros, plain.detail.zeros)
+
+
+def test_loss_items_that_are_not_finite_stay_so():
+    losses = [torch.tensor([float("nan"), float("inf"), -float("inf"), 1.0])]
+    sample = taken(model_with_gradients().parameters(), losses=losses)
+    assert repr(sample.losses) == "(nan, inf, -inf, 1.0)"
+
+
+@pytest.mark.parametrize("count", [MOST_LOSSES, MOST_LOSSES + 1])
+def test_loss_items_that_do_not_fit_the_buffer_are_left_out(count):
+    model = model_with_gradients()
+    sample = taken(model.parameters(), losses=[torch.ones(count)], detailed=True)
+    assert len(sample.losses) == (count if count == MOST_LOSSES else 0)
+    np.testing.assert_array_equal(sample.norms, taken(model.parameters()).norms)
+
+
+def layers(*, frozen=(), without=()):
+    """Three weights with a gradient of 2, but for those that were frozen or have none."""
+    parameters = [nn.Parameter(torch.ones(2, 2)) for _ in range(3)]
+    for i, parameter in enumerate(parameters):
+        parameter.grad = None if i in {*frozen, *without} else torch.ones(2, 2)
+        parameter.requires_grad_(requires_grad=i not in frozen)
+    return parameters
+
+
+def test_nothing_is_frozen_where_every_gradient_is_there():
+    assert taken(layers()).frozen is None
+
+
+def test_a_missing_gradient_alone_is_not_frozen():
+    sample = taken(layers(without=[1]))
+    assert sample.frozen is None
+    assert list(sample.missing) == [False, True, False]
+
+
+@pytest.mark.parametrize("detailed", [False, True])
+def test_a_frozen_parameter_is_missing_and_frozen(detailed):
+    sample = taken(layers(frozen=[0], without=[2]), detailed=detailed)
+    assert list(sample.missing) == [True, False, True]
+    assert list(sample.frozen) == [True, False, False]
+    assert list(sample.norms) == [0, 2, 0]
+    if detailed:
+        np.testing.assert_array_equal(sample.detail.weight_norms, [2, 2, 2])
+        np.testing.assert_array_equal(sample.detail.zeros, [np.nan, 0, np.nan])
+
+
+def test_a_parameter_that_was_frozen_in_an_accumulation_still_has_its_gradient():
+    parameters = layers()
+    parameters[0].requires_grad_(requires_grad=False)
+    sample = taken(parameters)
+    assert sample.frozen is None
+    assert list(sample.norms) == [2, 2, 2]
+
+
+def test_a_parameter_that_is_thawed_is_not_frozen_any_more():
+    parameters = layers(frozen=[0])
+    capture = Capture(parameters)
+    capture.take(1, 1, [], detailed=False)
+    parameters[0].requires_grad_(requires_grad=True)
+    parameters[0].grad = torch.ones(2, 2)
+    capture.take(1, 2, [], detailed=False)
+    parameters[0].grad = None
+    capture.take(1, 3, [], detailed=False)
+    first, second, third = capture.drain()
+    assert list(first.frozen) == [True, False, False]
+    assert second.frozen is third.frozen is None
+    assert third.missing[0]
+
+
+def test_everything_can_be_frozen():
+    sample = taken(layers(frozen=[0, 1, 2]), losses=[torch.tensor(1.5)], detailed=True)
+    assert sample.frozen.all()
+    assert sample.losses == (1.5,)
+    np.testing.assert_array_equal(sample.detail.weight_norms, [2, 2, 2])
+
+
 def test_gradients_are_not_touched():
     model = model_with_gradients()
     before = [p.grad.clone() for p in model.parameters()]
@@ -105,19 +205,20 @@ def test_taking_a_sample_does_not_synchronize_with_the_device():
         parameter.grad = torch.randn_like(parameter)
     capture = Capture(list(model.parameters()))
     extras = [torch.zeros(1, device="cuda"), torch.ones((), device="cuda")]
-    capture.take(1, 1, extras, detailed=True)  # the first step allocates the pinned buffer
+    losses = [torch.ones((), device="cuda"), torch.ones(3, device="cuda")]
+    capture.take(1, 1, extras, losses, detailed=True)  # the first step allocates the pinned buffer
     list(capture.drain(wait=True))
     torch.cuda.set_sync_debug_mode("error")
     try:
         for step in range(2, 202):
-            capture.take(1, step, extras, detailed=step % 10 == 0)
+            capture.take(1, step, extras, losses, detailed=step % 10 == 0)
             list(capture.drain())
     finally:
         torch.cuda.set_sync_debug_mode("default")
     torch.cuda.synchronize()
     sample = list(capture.drain(wait=True))[-1]
     wanted = [float(torch.linalg.vector_norm(p.grad.double())) for p in model.parameters()]
-    assert sample.step == 201
+    assert (sample.step, sample.losses) == (201, (1.0, 1.0, 1.0, 1.0))
     np.testing.assert_allclose(sample.norms, wanted, rtol=1e-6)
 
 
@@ -128,7 +229,9 @@ def test_pinned_buffers_are_reused():
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     capture = Capture(list(model.parameters()))
+    extras = [torch.zeros(1, device="cuda"), torch.ones((), device="cuda")]
+    losses = [torch.ones(MOST_LOSSES, device="cuda")]
     for step in range(1, 101):
-        capture.take(1, step, [], detailed=True)
+        capture.take(1, step, extras, losses, detailed=True)  # the longest vector
         list(capture.drain(wait=True))
     assert len(capture._free) == 1

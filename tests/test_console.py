@@ -1,5 +1,6 @@
 import io
 import math
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -23,7 +24,7 @@ from rich.console import Console
 from rich.text import Text
 
 from yolo_gradwatch import advice
-from yolo_gradwatch.board import STATES, Board
+from yolo_gradwatch.board import Board
 from yolo_gradwatch.console import (
     Panel,
     end_report,
@@ -32,6 +33,7 @@ from yolo_gradwatch.console import (
     fitted,
     news_line,
     sparkline,
+    stop_line,
 )
 from yolo_gradwatch.detect import RULES
 from yolo_gradwatch.records import WHOLE
@@ -71,10 +73,8 @@ def lines_of(renderable, **options):
 
 def told(rule, module, *, layout=YOLO, amp=False, **changes):
     """A finding in the words that a user reads."""
-    finding = finding_of(rule, module, **changes)
-    return finding_of(
-        rule, module, **{**changes, "message": advice.message(layout, {"amp": amp}, finding)}
-    )
+    finding = finding_of(rule, module, severity=RULES[rule].severity, **changes)
+    return replace(finding, message=advice.message(layout, {"amp": amp}, finding))
 
 
 def level(block, step):
@@ -107,9 +107,24 @@ def sick():
     last = "model.10.conv"
     board.show(
         [
-            told("amp_overflow", WHOLE, severity="notice", number=1, step=1),
+            told("amp_overflow", WHOLE, number=1, step=1),
             told("dead", "model.4", number=2, step=242),
             told("nonfinite", last, modules=(*before, last), number=3, step=301),
+        ]
+    )
+    return board
+
+
+def vanishing():
+    """As `healthy`, with a block 8 that lets little through: it and those before it are low."""
+    low = {name: 1e-4 * level(name, 300) for name, _ in YOLO.blocks[:9]}
+    board = train(healthy(), 60, low)
+    upstream = tuple(name for name, _ in YOLO.blocks[:9])
+    board.show(
+        [
+            told("weight_growth", WHOLE, number=1, step=200, value=0.4, limit=0.3),
+            told("vanishing", "model.8", modules=upstream, number=2, step=242, value=4.0),
+            told("leaf_exploding", "model.22.conv", number=3, step=250, value=2.4),
         ]
     )
     return board
@@ -121,9 +136,16 @@ def panel_of(board, frame=""):
     return panel
 
 
-def report_of(*findings, steps=1234, epochs=None, status="finished"):
-    epochs = (epoch_of(steps=steps, clipped=890, skipped=3),) if epochs is None else epochs
-    return Report(Path("runs/train"), status, steps, len(YOLO.modules), findings, epochs)
+OWNERS = {"model.22": 0.412, "model.23": 0.35, "model.0": 0.0814}
+
+
+def report_of(*findings, steps=1234, epochs=None, status="finished", unjudged=()):
+    epoch = epoch_of(
+        steps=steps, clipped=890, skipped=3, norm_median=23.4, clip_ratio=3.72, owners=OWNERS
+    )
+    epochs = (epoch,) if epochs is None else epochs
+    modules = len(YOLO.modules)
+    return Report(Path("runs/train"), status, steps, modules, findings, epochs, unjudged=unjudged)
 
 
 @pytest.mark.parametrize("width", [80, 140])
@@ -141,6 +163,11 @@ def test_panel_with_findings_and_a_progress_bar(golden, width):
     golden(f"panel-sick-{width}", printed(panel_of(sick(), FRAMES[width]), width=width))
 
 
+@pytest.mark.parametrize("width", [80, 140])
+def test_panel_with_a_block_that_loses_the_gradient(golden, width):
+    golden(f"panel-vanishing-{width}", printed(panel_of(vanishing()), width=width, height=40))
+
+
 def test_panel_without_room_for_all_blocks(golden):
     golden("panel-low", printed(panel_of(sick(), FRAMES[80]), height=16))
 
@@ -151,30 +178,51 @@ def test_epoch_table(golden):
 
 def test_epoch_table_of_a_sick_model(golden):
     board = sick()
-    board.show([*board.standing, finding_of("no_gradient", "model.22.conv")])
+    more = [
+        finding_of(rule, f"model.{block}.conv")
+        for rule, block in (
+            ("no_gradient", 22),
+            ("partly_dead", 20),
+            ("leaf_vanishing", 19),
+            ("leaf_exploding", 17),
+            ("exploding", 16),
+            ("dead_branch", 23),
+        )
+    ]
+    board.show([*board.standing, *more])
     golden("epoch-table-sick", printed(epoch_table(board), soft_wrap=True))
 
 
 def test_news(golden):
     nan = told("nonfinite", "model.10.conv", amp=True)
     dead = told("dead", "model.4", modules=("model.2.bn", "model.4.bn", "model.4.conv"))
+    vanishing = told("vanishing", "model.8", modules=("model.7", "model.8"), value=4.0, times=2)
     lines = [
         news_line(news_of("start", nan)),
         news_line(news_of("worse", dead)),
-        news_line(news_of("end", dead, step=40)),
-        news_line(news_of("start", told("amp_overflow", WHOLE, severity="notice"))),
+        news_line(news_of("worse", vanishing)),
+        news_line(news_of("end", replace(dead, step_end=35), step=40)),
+        news_line(news_of("start", told("amp_overflow", WHOLE))),
+        stop_line(nan),
     ]
     golden("news", "".join(printed(line, soft_wrap=True) for line in lines))
 
 
+def test_the_end_of_a_finding_is_told_with_its_own_step():
+    over = finding_of("dead", "model.4", step_end=35)
+    line = news_line(news_of("end", over, step=40)).plain
+    assert line == "GradWatch ended: dead in model.4, at step 35"
+
+
 def test_end_report_of_a_healthy_run(golden):
-    notice = told("amp_overflow", WHOLE, severity="notice", step=3)
-    golden("report-healthy", printed(end_report(report_of(notice)), soft_wrap=True))
+    notice = told("amp_overflow", WHOLE, step=3)
+    report = report_of(notice, unjudged=("dead_branch", "starved_scale"))
+    golden("report-healthy", printed(end_report(report), soft_wrap=True))
 
 
 def test_end_report_of_a_sick_run(golden):
     findings = (
-        told("amp_overflow", WHOLE, severity="notice", step=3),
+        told("amp_overflow", WHOLE, step=3),
         told("dead", "model.4", modules=("model.2.bn", "model.4.conv"), step=31, step_end=60),
         told("nonfinite", WHOLE, modules=leaves_of(YOLO), step=242),
     )
@@ -187,9 +235,26 @@ def test_end_report_without_a_step(golden):
     golden("report-no-step", printed(end_report(report), soft_wrap=True))
 
 
+@pytest.mark.parametrize("width", [80, 140])
+def test_end_report_of_a_sick_run_on_a_terminal(golden, width):
+    findings = (
+        told("vanishing", "model.8", modules=("model.7", "model.8"), value=4.0, times=3),
+        told("starved_scale", "model.23", step=60),
+        told("spike", WHOLE, step=242, value=2.2, evidence="gradwatch_evidence/step-00242.json"),
+    )
+    text = end_report(report_of(*findings, status="failed", unjudged=("collapse",)))
+    lines = (f"{line.rstrip()}\n" for line in fitted_lines(text, width))
+    golden(f"report-fitted-{width}", "".join(lines))
+
+
 # --- what every panel obeys -----------------------------------------------------------------------
 
-BOARDS = {"empty": Board(YOLO, epochs=100), "healthy": healthy(), "sick": sick()}
+BOARDS = {
+    "empty": Board(YOLO, epochs=100),
+    "healthy": healthy(),
+    "sick": sick(),
+    "vanishing": vanishing(),
+}
 
 
 @LAWS
@@ -202,14 +267,16 @@ def test_no_line_of_the_panel_is_wider_than_the_terminal(name, width, height, ha
 
 @LAWS
 @given(st.sampled_from(sorted(BOARDS)), st.integers(10, 200), st.integers(12, 60), st.booleans())
+@example("vanishing", 80, 12, True)  # noqa: FBT003
+@example("vanishing", 20, 13, True)  # noqa: FBT003
 def test_the_panel_is_no_higher_than_the_terminal(name, width, height, has_frame):
     panel = panel_of(BOARDS[name], FRAME if has_frame else "")
     assert len(lines_of(panel, width=width, height=height)) < height
 
 
 @pytest.mark.parametrize("width", [10, 20, 40, 54, 55, 80, 200])
-def test_the_panel_has_as_many_lines_in_every_width(width):
-    panel = panel_of(BOARDS["sick"], FRAME)
+def test_a_panel_without_findings_has_as_many_lines_in_every_width(width):
+    panel = panel_of(BOARDS["healthy"], FRAME)
     assert len(lines_of(panel, width=width)) == len(lines_of(panel, width=140))
 
 
@@ -227,14 +294,14 @@ def blocks_shown(board, height):
 
 def test_all_blocks_are_shown_where_there_is_just_room():
     blocks = len(BOARDS["healthy"].rows())
-    shown, text = blocks_shown(BOARDS["healthy"], blocks + 4)
+    shown, text = blocks_shown(BOARDS["healthy"], blocks + 5)
     assert len(shown) == blocks
     assert "more blocks" not in text
 
 
 def test_a_line_too_few_leaves_out_two_blocks_and_says_so():
     blocks = len(BOARDS["healthy"].rows())
-    shown, text = blocks_shown(BOARDS["healthy"], blocks + 3)
+    shown, text = blocks_shown(BOARDS["healthy"], blocks + 4)
     assert len(shown) == blocks - 2
     assert "… 2 more blocks" in text
 
@@ -242,7 +309,7 @@ def test_a_line_too_few_leaves_out_two_blocks_and_says_so():
 def test_sick_blocks_stay_and_the_order_is_that_of_the_model():
     board = healthy()
     board.show([finding_of("dead", "model.22.conv", modules=("model.7.bn", "model.22.conv"))])
-    shown, text = blocks_shown(board, 10)
+    shown, text = blocks_shown(board, 11)
     assert shown == ["0 Conv", "1 Conv", "7 Conv", "22 C3k2"]
     assert "… 14 more blocks" in text
 
@@ -250,7 +317,7 @@ def test_sick_blocks_stay_and_the_order_is_that_of_the_model():
 def test_more_sick_blocks_than_room():
     board = healthy()
     board.show([finding_of("dead", WHOLE, modules=leaves_of(YOLO))])
-    shown, text = blocks_shown(board, 10)
+    shown, text = blocks_shown(board, 11)
     assert len(shown) == 4
     assert "… 14 more blocks" in text
 
@@ -282,17 +349,103 @@ def test_notices_are_no_lines_of_the_panel():
     assert "calm" not in printed(panel_of(board))
 
 
-def test_a_long_message_ends_in_an_ellipsis():
-    board = healthy()
-    board.show([finding_of(message="word " * 50)])
-    (line,) = [line for line in lines_of(panel_of(board)) if "word" in line]
+def finding_lines(board, **options):
+    """The lines of the panel on findings, joined by finding."""
+    text = printed(panel_of(board), **options)
+    return [part.rstrip("\n").split("\n") for part in text.split("● ")[1:]]
+
+
+def test_the_gravest_finding_is_told_in_full_and_others_in_a_line():
+    first, second = finding_lines(sick(), height=40)
+    assert len(first) > 3
+    assert " ".join(first) == f"critical nonfinite: {sick().standing[2].message}"
+    (line,) = second
+    assert line.startswith("critical dead: model.4 (C3k2)")
     assert line.endswith("…")
-    assert cell_len(line) == 80
+    assert cell_len(f"● {line}") <= 80
 
 
-def test_every_state_fits_its_column():
-    for rule in (name for name, rule in RULES.items() if rule.kind):
-        assert len(STATES.get(rule, rule)) <= len("no gradient")
+@pytest.mark.parametrize(("height", "lines"), [(12, 4), (18, 6), (30, 10), (45, 15), (90, 20)])
+def test_a_finding_takes_a_third_of_the_terminal_at_the_most(height, lines):
+    board = healthy()
+    board.show([finding_of("dead", message=" ".join(["word"] * 316))])  # 20 lines
+    (found,) = finding_lines(board, height=height)
+    assert len(found) == lines
+    assert found[-1].endswith("…") == (lines < 20)
+    assert max(map(cell_len, found)) <= 80
+
+
+WHOLE_NET = ("spike", "collapse", "total_high", "total_low", "weight_growth")
+
+
+@pytest.mark.parametrize("rule", [n for n in RULES if RULES[n].kind and n not in WHOLE_NET])
+def test_every_state_of_a_block_fits_its_column(rule):
+    board = healthy()
+    board.show([finding_of(rule, "model.22", modules=("model.20", "model.22"))])
+    for row in board.rows():
+        assert len(row.state) <= len("no gradient")
+    lines = [line for line in lines_of(panel_of(board)) if line[:2].strip().isdigit()]
+    assert {line.index("█") for line in lines} == {lines[0].index("█")}
+
+
+def test_states_of_the_epoch_table_can_be_told_apart():
+    shown = set()
+    rules = [n for n in RULES if RULES[n].kind and n not in WHOLE_NET]
+    for rule in rules:
+        board = board_of(levels=[1.0])
+        board.show([finding_of(rule, "model.0.conv")])
+        shown.add(printed(epoch_table(board), soft_wrap=True).splitlines()[1].split()[3])
+    assert len(shown) == len(rules)
+
+
+# --- the line on clipping -------------------------------------------------------------------------
+
+
+def clip_line(total, clip=10.0, **norms):
+    """What the panel says on clipping after a step with this total and these norms of blocks."""
+    layout = layout_of(("Conv", "C3k2", "Detect"))
+    board = Board(layout, clip=clip)
+    by_name = {f"model.{name[1:]}": norm for name, norm in norms.items()}
+    every = {f"model.{n}": 0.0 for n in range(3)} | by_name
+    board.add(sample_of(), norms_of(layout, every, total))
+    lines = [line for line in lines_of(panel_of(board)) if line.startswith("clip at")]
+    return lines[0] if lines else None
+
+
+@pytest.mark.parametrize(
+    ("total", "clip", "said"),
+    [
+        (20.0, 10.0, "clip at 10: factor 0.5 "),
+        (40.0, 0.1, "clip at 0.1: factor 0.0025 "),
+        (10.0, 10.0, "clip at 10: factor 1 "),
+        (3.0, 10.0, "clip at 10: factor 1 "),
+        (1e9, 10.0, "clip at 10: factor 1e-08 "),
+    ],
+)
+def test_by_what_factor_the_newest_step_is_clipped(total, clip, said):
+    assert clip_line(total, clip, b0=total).startswith(said)
+
+
+def test_the_blocks_that_own_the_norm_the_largest_first():
+    line = clip_line(5.0, b0=3.0, b2=4.0)
+    assert line.endswith("squared norm: 2 Detect 64%, 0 Conv 36%")
+
+
+def test_a_block_with_less_than_a_hundredth_is_left_out():
+    assert clip_line(100.0, b0=99.5, b1=9.9, b2=1.0).endswith("squared norm: 0 Conv 99%")
+
+
+@pytest.mark.parametrize("norm", [np.nan, np.inf, 0.0])
+def test_there_is_no_line_on_clipping_without_a_norm(norm):
+    assert clip_line(norm, b0=norm) is None
+    assert not any(line.startswith("clip") for line in lines_of(panel_of(BOARDS["empty"])))
+
+
+def test_the_line_on_clipping_is_shortened_in_a_narrow_terminal():
+    assert lines_of(panel_of(BOARDS["healthy"]), width=40)[1].endswith("…")
+
+
+# --- numbers --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -357,12 +510,6 @@ def fitted_lines(text, width, *, is_terminal=True):
         file=io.StringIO(), width=width, force_terminal=is_terminal, legacy_windows=False
     )
     return fitted(text, console).plain.split("\n")
-
-
-def test_end_report_on_a_terminal(golden):
-    finding = told("nonfinite", "model.10.conv", step=242)
-    text = end_report(report_of(finding, status="failed"))
-    golden("report-fitted", "".join(f"{line.rstrip()}\n" for line in fitted_lines(text, 80)))
 
 
 @LAWS
@@ -449,6 +596,11 @@ def test_the_verdict_is_coloured_by_what_it_says(findings, steps, colour):
     report = report_of(*findings, steps=steps, epochs=())
     first = printed(end_report(report), soft_wrap=True, colour="standard").splitlines()[0]
     assert first.startswith(f"{colour}GradWatch: ")
+
+
+def test_what_stops_the_training_is_told_in_red():
+    line = printed(stop_line(finding_of("dead", LOUD)), soft_wrap=True, colour="standard")
+    assert line.startswith(f"{RED}GradWatch stops the training: dead in {LOUD}")
 
 
 # --- sparklines -----------------------------------------------------------------------------------

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
+import copy
+import pickle
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from values import HEAD, LAWS, LAYOUT, MEMBERS, TRUNK, Part, plan, runs, sample, window
+from values import LAWS, LAYOUT, MEMBERS, NET, NORMS, runs, sample, window
 
-from yolo_gradwatch.detect import ALARMS, RULES, Detector, matches
-from yolo_gradwatch.records import Alert, Finding
+from yolo_gradwatch import rules
+from yolo_gradwatch.detect import ALARMS, RULES, Detector, alarms, matches
+from yolo_gradwatch.records import Finding
 from yolo_gradwatch.rollup import Rollup
 from yolo_gradwatch.thresholds import Thresholds
 
 CONV = "model.1.conv"
+FEW = settings(LAWS, max_examples=10)
 
 
 def alerts_of(windows, limits=None, layout=LAYOUT):
@@ -35,203 +39,114 @@ def finding(rule, severity="critical"):
     return Finding(1, rule, severity, CONV, (CONV,), 1, 1, None, 1.0, 0.0, "")
 
 
+def wild(seed, count=40):
+    """Windows with norms that jump by decades, some zero, some without a norm."""
+    random = np.random.default_rng(seed)
+    for step in range(1, count + 1):
+        norms = 10.0 ** random.normal(random.normal(0, 1.5), 1.0, len(NET.modules))
+        norms[random.random(len(norms)) < 0.1] = random.choice([0, np.nan])
+        columns = dict.fromkeys(NORMS, norms.astype(np.float32))
+        yield replace(window(step, skipped=int(random.random() < 0.2), layout=NET), **columns)
+
+
+# The vocabulary.
+
+
 def test_the_vocabulary_of_rules():
     assert {name: (rule.kind, rule.severity) for name, rule in RULES.items()} == {
         "nonfinite": ("nonfinite", "critical"),
         "amp_overflow": ("", "notice"),
         "dead": ("dead", "critical"),
         "no_gradient": ("dead", "critical"),
+        "dead_branch": ("dead", "warning"),
+        "starved_scale": ("", "notice"),
+        "partly_dead": ("dead", "warning"),
+        "frozen": ("", "notice"),
+        "vanishing": ("vanishing", "critical"),
+        "exploding": ("exploding", "critical"),
+        "leaf_vanishing": ("vanishing", "warning"),
+        "leaf_exploding": ("exploding", "warning"),
+        "spike": ("exploding", "warning"),
+        "collapse": ("vanishing", "critical"),
+        "total_high": ("exploding", "critical"),
+        "total_low": ("vanishing", "critical"),
+        "weight_growth": ("exploding", "warning"),
+    }
+
+
+def test_rules_stand_in_the_order_in_which_one_explains_another():
+    assert list(RULES) == [
+        *("nonfinite", "amp_overflow", "dead", "no_gradient", "dead_branch", "starved_scale"),
+        *("partly_dead", "frozen", "vanishing", "exploding", "leaf_vanishing", "leaf_exploding"),
+        *("spike", "collapse", "total_high", "total_low", "weight_growth"),
+    ]
+
+
+def test_a_rule_is_judged_by_the_function_of_its_name():
+    assert all(rule.judge is getattr(rules, name) for name, rule in RULES.items())
+
+
+NEEDS = {
+    "nonfinite": 1,
+    "amp_overflow": 1,
+    "dead": 3,
+    "no_gradient": 3,
+    "dead_branch": 50,
+    "starved_scale": 50,
+    "partly_dead": 5,
+    "frozen": 3,
+    "vanishing": 5,
+    "exploding": 3,
+    "leaf_vanishing": 3,
+    "leaf_exploding": 3,
+    "spike": 6,
+    "collapse": 23,
+    "total_high": 3,
+    "total_low": 10,
+    "weight_growth": 2,
+}
+
+
+def test_the_windows_that_a_rule_needs():
+    assert {name: rule.needs(Thresholds()) for name, rule in RULES.items()} == NEEDS
+
+
+def test_the_windows_that_a_rule_needs_follow_the_limits():
+    limits = Thresholds(dead_windows=7, dead_branch_windows=9)
+    changed = dict.fromkeys(("dead", "no_gradient"), 7)
+    changed |= dict.fromkeys(("dead_branch", "starved_scale"), 9)
+    assert {name: rule.needs(limits) for name, rule in RULES.items()} == {**NEEDS, **changed}
+
+
+def test_the_rules_whose_value_is_in_decades():
+    assert {name for name, rule in RULES.items() if rule.is_in_decades} == {
+        *("vanishing", "exploding", "leaf_vanishing", "leaf_exploding"),
+        *("spike", "collapse", "weight_growth"),
     }
 
 
 def test_alarms_are_the_rules_and_kinds_that_are_no_notice():
-    assert ALARMS == ("dead", "no_gradient", "nonfinite")
+    notices = {"amp_overflow", "starved_scale", "frozen"}
+    assert set(ALARMS) == {*RULES, "dead", "nonfinite", "vanishing", "exploding"} - notices
+    assert list(ALARMS) == sorted(ALARMS)
 
 
-def test_a_healthy_window_is_silent():
-    assert alerts_of([window(step) for step in range(1, 30)]) == [[]] * 29
+def test_alarms_that_an_option_names_are_taken_in_their_order():
+    assert alarms("stop_on", ["vanishing", "dead"]) == ("vanishing", "dead")
+    assert alarms("stop_on", iter(ALARMS)) == ALARMS
+    assert alarms("stop_on", ()) == ()
 
 
-@pytest.mark.parametrize(("steps", "found"), [(0, []), (1, [CONV]), (2, [CONV])])
-def test_a_nonfinite_step_that_was_applied(steps, found):
-    (alerts,) = alerts_of([window(1, steps=5, nonfinite={CONV: steps})])
-    assert modules(alerts, "nonfinite") == found
+@pytest.mark.parametrize("word", ["frozen", "starved_scale", "amp_overflow", "", "Dead", "slow"])
+def test_an_alarm_that_is_none_is_refused(word):
+    expected = rf"^stop_on: '{word}' is not one of collapse, dead, .*, weight_growth$"
+    with pytest.raises(ValueError, match=expected):
+        alarms("stop_on", ["dead", word])
 
 
-def test_a_nonfinite_alert_says_how_many_steps():
-    (alerts,) = alerts_of([window(7, steps=5, epoch=2, nonfinite={CONV: 3})])
-    assert alerts == [Alert("nonfinite", "critical", CONV, 2, 7, 3.0, 0.0)]
-
-
-def test_nonfinite_names_leaves_in_forward_order():
-    (alerts,) = alerts_of(
-        [window(1, nonfinite=["model", "model.1", CONV, "model.2", "model.2.b", "model.0.bn"])]
-    )
-    assert modules(alerts, "nonfinite") == ["model.0.bn", CONV, "model.2.b"]
-
-
-@pytest.mark.parametrize("count", [1, 11, 12])
-def test_few_skipped_steps_are_calibration(count):
-    alerts = alerts_of(skips(count, unknown=[CONV]))[-1]
-    assert [(alert.rule, alert.severity) for alert in alerts] == [("amp_overflow", "notice")]
-
-
-@pytest.mark.parametrize("count", [13, 14, 30])
-def test_too_many_skipped_steps_in_a_row_are_nonfinite(count):
-    alerts = alerts_of([window(1), *skips(count, first=2, unknown=[CONV, "model.1"])])[-1]
-    assert [(alert.rule, alert.module) for alert in alerts] == [("nonfinite", CONV)]
-    assert alerts[0].value > alerts[0].limit == 12.0
-
-
-@pytest.mark.parametrize(
-    ("grace", "rule"), [(3, "amp_overflow"), (2, "nonfinite"), (1, "nonfinite")]
-)
-def test_the_grace_is_a_threshold(grace, rule):
-    alerts = alerts_of(skips(3), Thresholds(amp_grace=grace))[-1]
-    assert [alert.rule for alert in alerts] == [rule]
-
-
-@pytest.mark.parametrize(("steps", "rule"), [(12, "amp_overflow"), (13, "nonfinite")])
-def test_skipped_steps_of_one_wide_window_count_each(steps, rule):
-    (alerts,) = alerts_of([window(1, steps=steps, skipped=steps)])
-    assert [(alert.rule, alert.module) for alert in alerts] == [(rule, "model")]
-
-
-def test_an_applied_step_ends_a_row_of_skipped_ones():
-    windows = [*skips(12), window(13), *skips(12, first=14)]
-    assert not any(modules(alerts, "nonfinite") for alerts in alerts_of(windows))
-
-
-def test_a_window_with_an_applied_step_ends_a_row_of_skipped_ones():
-    windows = [*skips(10), window(11, steps=100, skipped=99), window(111, steps=3, skipped=3)]
-    assert not any(modules(alerts, "nonfinite") for alerts in alerts_of(windows))
-
-
-def test_a_row_of_skipped_steps_begins_with_its_first_window():
-    windows = [window(1), *skips(12, first=2), window(14, steps=4, skipped=4, epoch=3)]
-    (alert,) = alerts_of(windows)[-1]
-    assert (alert.step, alert.epoch, alert.value) == (2, 1, 16.0)
-
-
-def test_the_whole_model_is_named_where_no_leaf_stands_out():
-    alerts = alerts_of(skips(13))[-1]
-    assert modules(alerts, "nonfinite") == ["model"]
-
-
-def test_a_module_without_a_gradient_is_not_blamed_for_an_overflow():
-    layout, members = plan([Part("model.0"), Part("unused"), Part("model.1")])
-    rollup = Rollup(members)
-    skipped = [
-        sample(step, [np.inf, 0, 1], size=3, missing=[False, True, False], skipped=True)
-        for step in range(1, 14)
-    ]
-    applied = sample(0, [1, 0, 1], size=3, missing=[False, True, False])
-    windows = [one for each in [applied, *skipped] for one in rollup.add(each)]
-    assert modules(alerts_of(windows, layout=layout)[-1], "nonfinite") == ["model.0"]
-
-
-@pytest.mark.parametrize(("skipped", "found"), [(0, []), (1, ["model"]), (4, ["model"])])
-def test_a_skipped_step_is_a_notice(skipped, found):
-    (alerts,) = alerts_of([window(3, steps=5, skipped=skipped)])
-    assert modules(alerts, "amp_overflow") == found
-    assert all(alert.severity == "notice" for alert in alerts)
-
-
-def test_a_notice_says_how_many_steps():
-    (alerts,) = alerts_of([window(3, steps=5, skipped=2)])
-    assert alerts == [Alert("amp_overflow", "notice", "model", 1, 3, 2.0, 12.0)]
-
-
-PERSISTENT = [("dead", "zero"), ("no_gradient", "none")]
-
-
-@pytest.mark.parametrize(("rule", "count"), PERSISTENT)
-@pytest.mark.parametrize(("windows", "found"), [(2, []), (3, [CONV]), (4, [CONV])])
-def test_a_trunk_module_that_stands_still(rule, count, windows, found):
-    sick = [window(step, **{count: [CONV]}) for step in range(1, windows + 1)]
-    alerts = alerts_of(sick)[-1]
-    assert modules(alerts, rule) == found
-    assert len(alerts) == len(found)
-
-
-@pytest.mark.parametrize(("rule", "count"), PERSISTENT)
-@pytest.mark.parametrize(("limit", "found"), [(4, [CONV]), (5, [CONV]), (6, [])])
-def test_the_patience_is_a_threshold(rule, count, limit, found):
-    sick = [window(step, **{count: [CONV]}) for step in range(1, 6)]
-    assert modules(alerts_of(sick, Thresholds(dead_windows=limit))[-1], rule) == found
-
-
-@pytest.mark.parametrize(("rule", "count"), PERSISTENT)
-def test_a_persistent_alert_begins_with_its_first_window(rule, count):
-    sick = [window(10 * n, steps=10, epoch=n, **{count: [CONV]}) for n in range(1, 5)]
-    assert alerts_of(sick)[-1] == [Alert(rule, "critical", CONV, 2, 20, 3.0, 3.0)]
-
-
-@pytest.mark.parametrize(("rule", "count"), PERSISTENT)
-@pytest.mark.parametrize(("steps", "found"), [(6, []), (7, [CONV])])
-def test_one_step_with_a_gradient_is_a_sign_of_life(rule, count, steps, found):
-    sick = [window(7 * n + 1, steps=7, **{count: [CONV]}) for n in range(2)]
-    sick.append(window(15, steps=7, **{count: {CONV: steps}}))
-    assert modules(alerts_of(sick)[-1], rule) == found
-
-
-@pytest.mark.parametrize(("rule", "count"), PERSISTENT)
-def test_a_window_with_a_gradient_begins_the_count_anew(rule, count):
-    windows = [window(step, **{count: [] if step == 3 else [CONV]}) for step in range(1, 7)]
-    found = [modules(alerts, rule) for alerts in alerts_of(windows)]
-    assert found == [[], [], [], [], [], [CONV]]
-
-
-@pytest.mark.parametrize(("rule", "count"), PERSISTENT)
-def test_zero_in_the_head_and_in_containers_is_silent(rule, count):
-    sick = [window(step, **{count: ["model", "model.1", *HEAD]}) for step in range(1, 60)]
-    assert not any(alerts_of(sick))
-
-
-@pytest.mark.parametrize(("rule", "count"), PERSISTENT)
-def test_every_leaf_of_the_trunk_is_judged(rule, count):
-    sick = [window(step, **{count: LAYOUT.modules}) for step in range(1, 4)]
-    assert modules(alerts_of(sick)[-1], rule) == list(TRUNK)
-
-
-def test_zero_now_and_none_then_is_neither():
-    windows = [window(n, **{("zero", "none")[n % 2]: [CONV]}) for n in range(1, 9)]
-    assert not any(alerts_of(windows))
-
-
-@pytest.mark.parametrize(("rule", "count"), PERSISTENT)
-@pytest.mark.parametrize("skipped", [1, 9, 12])
-def test_windows_that_amp_skipped_are_passed_over(rule, count, skipped):
-    sick = {count: [CONV]}
-    windows = [window(1, **sick), *skips(skipped, first=2), window(50, **sick), window(51, **sick)]
-    assert modules(alerts_of(windows)[-1], rule) == [CONV]
-
-
-@pytest.mark.parametrize(("rule", "count"), PERSISTENT)
-def test_an_alert_stands_while_amp_skips(rule, count):
-    sick = [window(step, **{count: [CONV]}) for step in (1, 2, 3)]
-    found = [modules(alerts, rule) for alerts in alerts_of([*sick, *skips(12, first=4)])]
-    assert found == [[], [], *[[CONV]] * 13]
-
-
-@pytest.mark.parametrize(("rule", "count"), PERSISTENT)
-def test_a_long_patience_is_not_lost_to_a_skipped_step_now_and_then(rule, count):
-    windows = [
-        window(step, **({"skipped": 1} if step % 10 == 0 else {count: [CONV]}))
-        for step in range(1, 60)
-    ]
-    assert modules(alerts_of(windows, Thresholds(dead_windows=20))[-1], rule) == [CONV]
-
-
-def test_a_step_that_amp_skipped_in_a_window_does_not_excuse():
-    sick = [window(5 * n + 1, steps=5, skipped=2, zero=[CONV]) for n in range(3)]
-    assert modules(alerts_of(sick)[-1], "dead") == [CONV]
-
-
-def test_modules_outside_the_list_of_blocks_are_judged():
-    layout, _ = plan([Part("unused"), Part("model.0"), Part("model.1")])
-    sick = [window(step, none=["unused"], layout=layout) for step in (1, 2, 3)]
-    assert modules(alerts_of(sick, layout=layout)[-1], "no_gradient") == ["unused"]
+def test_a_single_text_is_no_list_of_alarms():
+    with pytest.raises(TypeError, match=r"^--fail-on must be a list or tuple .*'dead'$"):
+        alarms("--fail-on", "dead")
 
 
 @pytest.mark.parametrize(
@@ -241,17 +156,29 @@ def test_modules_outside_the_list_of_blocks_are_judged():
         ("no_gradient", ("dead",), True),
         ("no_gradient", ("no_gradient",), True),
         ("dead", ("no_gradient",), False),
+        ("dead_branch", ("dead",), True),
         ("nonfinite", ("dead", "nonfinite"), True),
         ("nonfinite", (), False),
+        ("vanishing", ("vanishing",), True),
+        ("vanishing", ("collapse",), False),
+        ("collapse", ("vanishing",), True),
+        ("leaf_exploding", ("exploding",), True),
+        ("leaf_exploding", ("vanishing",), False),
+        ("spike", ("exploding",), True),
+        ("weight_growth", ("weight_growth",), True),
     ],
 )
 def test_rules_and_kinds_match(rule, words, found):
     assert matches(finding(rule), words) is found
 
 
-@pytest.mark.parametrize("words", [("amp_overflow",), ("",), ALARMS, tuple(RULES)])
-def test_a_notice_never_matches(words):
-    assert not matches(finding("amp_overflow", "notice"), words)
+@pytest.mark.parametrize("rule", ["amp_overflow", "starved_scale", "frozen"])
+@pytest.mark.parametrize("words", [("amp_overflow", "frozen"), ("",), ALARMS, tuple(RULES)])
+def test_a_notice_never_matches(rule, words):
+    assert not matches(finding(rule, "notice"), words)
+
+
+# What is remembered.
 
 
 def test_what_is_forgotten_counts_no_more():
@@ -272,6 +199,96 @@ def test_skipped_steps_are_forgotten():
         detector.update(one)
     detector.forget()
     assert modules(detector.update(window(13, skipped=1)), "amp_overflow") == ["model"]
+
+
+def test_the_level_of_the_whole_net_is_forgotten():
+    detector = Detector(LAYOUT, Thresholds())
+    for step in range(1, 31):
+        detector.update(window(step))
+    detector.forget()
+    jumps = [1e3] * 5 + [1e-3] * 5
+    assert not any(detector.update(window(n, norm=norm)) for n, norm in enumerate(jumps, 31))
+
+
+@FEW
+@given(st.integers(0, 10**6), st.integers(0, 30))
+def test_what_is_forgotten_is_as_if_it_had_not_been(seed, length):
+    windows = list(wild(seed))
+    detector = Detector(NET, Thresholds())
+    for one in windows[:length]:
+        detector.update(one)
+    detector.forget()
+    after = [detector.update(one) for one in windows[length:]]
+    assert after == alerts_of(windows[length:], layout=NET)
+
+
+@pytest.mark.parametrize(
+    ("limits", "kept"),
+    [({}, 50), ({"dead_branch_windows": 1}, 21), ({"dead_windows": 80}, 80)],
+)
+def test_only_so_many_windows_are_kept(limits, kept):
+    detector = Detector(LAYOUT, Thresholds(amp_grace=9, **limits))
+    for step in range(1, 220):
+        detector.update(window(step))
+    assert len(detector._readings) == kept
+    assert len(detector._marks) == 200
+    for one in skips(30):
+        detector.update(one)
+    assert len(detector._skipped) == 10
+
+
+def test_the_windows_that_are_kept_are_enough_for_every_rule():
+    limits = Thresholds(dead_branch_windows=1)
+    longest = max(rules.HOPS[0], rules.JUMPS[0], rules.LOW_WINDOWS, rules.GROWTH_WINDOWS + 1)
+    assert Detector(LAYOUT, limits)._readings.maxlen >= longest
+    assert Detector(LAYOUT, limits)._marks.maxlen >= rules.PEAK_WINDOWS + rules.STANDS
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])  # noqa: S301  # our own
+def test_a_copy_goes_on_where_the_original_stood(clone):
+    windows = list(wild(3))
+    detector = Detector(NET, Thresholds())
+    for one in windows[:20]:
+        detector.update(one)
+    copied = clone(detector)
+    after = [detector.update(one) for one in windows[20:]]
+    assert [copied.update(one) for one in windows[20:]] == after
+    assert any(after)
+
+
+def test_two_detectors_know_nothing_of_each_other():
+    runs_of_two = [list(wild(seed)) for seed in (1, 2)]
+    expected = [alerts_of(windows, layout=NET) for windows in runs_of_two]
+    detectors = [Detector(NET, Thresholds()) for _ in range(2)]
+    pairs = zip(*runs_of_two, strict=True)
+    found = [[d.update(one) for d, one in zip(detectors, pair, strict=True)] for pair in pairs]
+    assert [list(each) for each in zip(*found, strict=True)] == expected
+
+
+def test_windows_are_left_as_they_were():
+    windows = list(wild(4))
+    for one in windows:
+        for name in ("norm_min", "norm_mean", "norm_max", "weight_norm", "zero", "none"):
+            getattr(one, name).flags.writeable = False
+    assert any(alerts_of(windows, layout=NET))
+
+
+# Laws.
+
+
+@FEW
+@given(st.integers(0, 10**6))
+def test_the_same_windows_give_the_same_alerts(seed):
+    first = alerts_of(wild(seed), layout=NET)
+    assert alerts_of(wild(seed), layout=NET) == first
+
+
+@FEW
+@given(st.integers(0, 10**6), st.integers(0, 40))
+def test_alerts_of_a_prefix_are_a_prefix_also_of_levels(seed, length):
+    windows = list(wild(seed))
+    prefix = alerts_of(windows[:length], layout=NET)
+    assert prefix == alerts_of(windows, layout=NET)[:length]
 
 
 @LAWS
@@ -298,7 +315,7 @@ def test_scaling_all_norms_changes_no_alert(run, power):
     assert alerts_of(scaled) == alerts_of(windows)
 
 
-@LAWS
+@FEW
 @given(st.lists(st.sampled_from([0.0, 1.0, np.inf, np.nan]), min_size=20, max_size=60))
 def test_scaling_all_gradients_changes_no_alert(levels):
     def told(factor):

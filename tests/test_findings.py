@@ -6,39 +6,99 @@ import pytest
 from values import HEAD, LAYOUT, TRUNK, Part, plan, window
 
 from yolo_gradwatch.detect import RULES
-from yolo_gradwatch.findings import Findings, common_name
-from yolo_gradwatch.records import Alert, Event, News
+from yolo_gradwatch.findings import CALM_WINDOWS, EXPLAINS, Findings, common_name
+from yolo_gradwatch.records import WHOLE, Alert, News
+from yolo_gradwatch.thresholds import Thresholds
 
-WIDE, _ = plan([Part(f"model.{block}.{leaf}") for block in range(4) for leaf in "abcd"])
-"""Four blocks of four leaves."""
+CHAIN, _ = plan(
+    [Part(f"model.{block}.{leaf}") for block in range(4) for leaf in "abcd"],
+    edges=[("model.0", "model.1"), ("model.1", "model.2"), ("model.2", "model.3")],
+)
+"""Four blocks of four leaves, one after the other."""
 
 A, B, C, D = (f"model.1.{leaf}" for leaf in "abcd")
 
+FORK, _ = plan(
+    [Part(f"model.{block}.{leaf}") for block in range(5) for leaf in ("conv", "bn")],
+    edges=[
+        ("model.0", "model.1"),
+        ("model.0", "model.2"),
+        ("model.1", "model.3"),
+        ("model.2", "model.3"),
+        ("model.3", "model.4"),
+    ],
+)
+"""Block 0 feeds blocks 1 and 2, which do not see each other; block 3 reads both."""
 
-def alert(module, step=1, *, rule="dead", value=3.0):
-    return Alert(rule, RULES[rule].severity, module, 1, step, value, 3.0)
+LEFT, RIGHT = "model.1", "model.2"
+
+CALM = {
+    "nonfinite": 5,
+    "dead": 5,
+    "no_gradient": 5,
+    "dead_branch": 50,
+    "partly_dead": 5,
+    "vanishing": 5,
+    "exploding": 5,
+    "leaf_vanishing": 5,
+    "leaf_exploding": 5,
+    "spike": 6,
+    "collapse": 23,
+    "total_high": 5,
+    "total_low": 10,
+    "weight_growth": 5,
+}
+"""Windows without an alert after which each alarm is over."""
+
+NOTICES = [name for name, rule in RULES.items() if rule.severity == "notice"]
+
+
+def alert(module, step=1, *, rule="dead", value=3.0, affected=()):
+    return Alert(rule, RULES[rule].severity, module, 1, step, value, 3.0, affected)
 
 
 class Story:
     """Feeds the alerts of one window after the other."""
 
-    def __init__(self, layout=WIDE):
+    def __init__(self, layout=CHAIN, limits=None, files=()):
         self.layout = layout
-        self.findings = Findings(layout, {"amp": True})
+        self.asked = []
+        self.files = files
+        self.findings = Findings(layout, limits or Thresholds(), {"amp": True}, self.file)
         self.step = 0
 
-    def next(self, *modules, rule="dead", value=3.0):
+    def file(self, step):
+        self.asked.append(step)
+        return f"evidence/{step}.json" if step in self.files else ""
+
+    def next(self, *modules, rule="dead", value=3.0, skipped=0):
         """What one window changes in which these modules have an alert."""
         self.step += 1
         alerts = [alert(module, self.step, rule=rule, value=value) for module in modules]
-        return self.tell(alerts)
+        return self.tell(alerts, skipped=skipped)
 
-    def tell(self, alerts):
-        return self.findings.update(window(self.step, layout=self.layout), alerts)
+    def both(self, *pairs):
+        """What one window changes that brings alerts of several rules."""
+        self.step += 1
+        return self.tell([alert(module, self.step, rule=rule) for rule, module in pairs])
+
+    def tell(self, alerts, skipped=0):
+        return self.findings.update(window(self.step, skipped=skipped, layout=self.layout), alerts)
+
+    def calm(self, windows):
+        """What windows without an alert change."""
+        return [one for _ in range(windows) for one in self.next()]
+
+    def standing(self):
+        return [f.number for f in self.findings.all.values() if f.step_end is None]
 
 
 def changes(news):
     return [(one.change, one.finding.number) for one in news]
+
+
+def rules_of(news):
+    return [(one.change, one.finding.rule) for one in news]
 
 
 def test_no_alert_no_news():
@@ -47,10 +107,7 @@ def test_no_alert_no_news():
     assert story.findings.all == {}
 
 
-def test_a_finding_is_told_once_and_ends_when_it_is_gone():
-    story = Story()
-    told = [changes(story.next(*names)) for names in ([A], [A], [A], [], [])]
-    assert told == [[("start", 1)], [], [], [("end", 1)], []]
+# --- it begins ------------------------------------------------------------------------------------
 
 
 def test_a_finding_that_starts():
@@ -63,23 +120,46 @@ def test_a_finding_that_starts():
     assert (found.number, found.rule, found.severity) == (1, "dead", "critical")
     assert (found.module, found.modules) == (B, (A, B))
     assert (found.epoch, found.step, found.step_end) == (1, 4, None)
-    assert (found.value, found.limit) == (5.0, 3.0)
+    assert (found.value, found.limit, found.times, found.evidence) == (5.0, 3.0, 1, "")
     assert found.message.startswith("model.1.b (Conv2d): gradient exactly zero since step 4")
     assert story.findings.all == {1: found}
 
 
-def test_a_finding_that_ends():
+def test_a_finding_begins_with_the_module_that_it_is_named_after():
     story = Story()
-    (start,) = story.next(A)
-    (news,) = story.next()
-    assert news == News("end", 1, 2, replace(start.finding, step_end=2))
-    assert story.findings.all == {1: news.finding}
+    story.step = 9
+    (news,) = story.tell([alert(A, 8, rule="vanishing"), alert(C, 5, rule="vanishing")])
+    assert (news.finding.module, news.finding.step) == (C, 5)
 
 
-def test_a_finding_stands_as_long_as_one_of_its_modules_is_sick():
+def test_blocks_that_suffer_are_modules_of_the_finding():
     story = Story()
-    told = [changes(story.next(*names)) for names in ([A, B], [A], [B], [B], [])]
-    assert told == [[("start", 1)], [], [], [], [("end", 1)]]
+    (news,) = story.tell([alert("model.2", rule="vanishing", affected=("model.0", "model.1"))])
+    assert (news.finding.module, news.finding.modules) == (
+        "model.2",
+        ("model.0", "model.1", "model.2"),
+    )
+
+
+def test_a_finding_is_told_once():
+    story = Story()
+    assert changes(story.next(A)) == [("start", 1)]
+    assert [story.next(A) for _ in range(20)] == [[]] * 20
+
+
+def test_each_rule_has_its_own_finding_the_strongest_first():
+    news = Story().both(
+        ("weight_growth", WHOLE), ("partly_dead", A), ("vanishing", "model.1"), ("frozen", B)
+    )
+    assert [(one.finding.rule, one.finding.number) for one in news] == [
+        ("partly_dead", 1),
+        ("frozen", 2),
+        ("vanishing", 3),
+        ("weight_growth", 4),
+    ]
+
+
+# --- it grows worse -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -95,10 +175,55 @@ def test_a_finding_stands_as_long_as_one_of_its_modules_is_sick():
 )
 def test_a_finding_is_worse_at_twice_the_modules_that_were_told(sizes, told):
     story = Story()
-    names = [name for name, leaf in zip(WIDE.modules, WIDE.leaf, strict=True) if leaf]
+    names = [n for n, role in zip(CHAIN.modules, CHAIN.roles, strict=True) if role]
     news = [story.next(*names[:size]) for size in sizes]
     assert " ".join(one[0].change if one else "-" for one in news) == told
     assert len(story.findings.all[1].modules) == max(sizes)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ((2.5, 4.9, 5.0), "start - worse"),
+        ((3.0, 5.9, 3.0), "start - -"),
+        ((2.0, 4.0, 7.9, 8.0), "start worse - worse"),
+        ((4.0, 2.0, 4.0, 8.0), "start - - worse"),
+    ],
+)
+def test_a_finding_in_decades_is_worse_at_twice_what_was_told(values, told):
+    story = Story()
+    news = [story.next(A, rule="leaf_vanishing", value=value) for value in values]
+    assert " ".join(one[0].change if one else "-" for one in news) == told
+
+
+@pytest.mark.parametrize("values", [(6.0, 3.0), (3.0, 6.0)])
+def test_a_finding_is_worse_by_the_worst_of_its_alerts(values):
+    story = Story()
+    story.next(A, B, rule="leaf_vanishing", value=3.0)
+    alerts = [
+        alert(module, 2, rule="leaf_vanishing", value=value)
+        for module, value in zip((A, B), values, strict=True)
+    ]
+    (news,) = story.tell(alerts)
+    assert (news.change, news.finding.value) == ("worse", 6.0)
+
+
+@pytest.mark.parametrize("rule", sorted(CALM))
+def test_only_what_is_in_decades_is_worse_at_twice_the_value(rule):
+    story = Story()
+    story.next(A, rule=rule, value=3.0)
+    is_worse = bool(story.next(A, rule=rule, value=30.0))
+    counted = {"nonfinite", "dead", "no_gradient", "dead_branch", "partly_dead"}
+    assert is_worse == (rule not in counted | {"total_high", "total_low"})
+
+
+def test_two_that_begin_together_are_not_worse_a_window_later():
+    story = Story()
+    alerts = [
+        alert("model.0", rule="vanishing", value=5.0),
+        alert("model.2", rule="vanishing", value=2.1),
+    ]
+    assert [changes(story.tell(alerts)) for _ in range(3)] == [[("start", 1)], [], []]
 
 
 def test_a_finding_counts_all_modules_that_were_ever_sick():
@@ -115,14 +240,21 @@ def test_modules_of_a_finding_stand_in_forward_order():
     assert news.finding.modules == (A, C)
 
 
-def test_a_worse_finding_keeps_its_number_and_its_start():
+def test_a_worse_finding_keeps_its_number_its_name_and_its_start():
     story = Story()
     (start,) = story.next(A)
     (worse,) = story.next(A, B, value=7.0)
     assert (worse.change, worse.step) == ("worse", 2)
-    assert (worse.finding.number, worse.finding.step) == (1, 1)
+    assert (worse.finding.number, worse.finding.module, worse.finding.step) == (1, A, 1)
     assert worse.finding.value == 7.0
     assert worse.finding.message != start.finding.message
+
+
+def test_a_worse_finding_is_told_with_the_limit_that_was_broken_last():
+    story = Story()
+    story.next(A, rule="nonfinite", value=1.0)
+    (news,) = story.tell([replace(alert(B, 2, rule="nonfinite", value=13.0), limit=12.0)])
+    assert (news.change, news.finding.value, news.finding.limit) == ("worse", 13.0, 12.0)
 
 
 def test_the_value_is_the_one_that_was_last_told():
@@ -132,90 +264,404 @@ def test_the_value_is_the_one_that_was_last_told():
     assert story.findings.all[1].value == 3.0
 
 
-def test_two_findings_of_one_rule_one_after_the_other():
+# --- it is over -----------------------------------------------------------------------------------
+
+
+def test_every_alarm_has_its_number_of_calm_windows():
+    assert set(CALM) == set(RULES) - set(NOTICES)
+
+
+@pytest.mark.parametrize(("rule", "windows"), CALM.items())
+def test_a_finding_is_over_after_enough_windows_without_an_alert(rule, windows):
     story = Story()
-    told = [changes(story.next(*names)) for names in ([A], [], [A], [])]
-    assert told == [[("start", 1)], [("end", 1)], [("start", 2)], [("end", 2)]]
-    assert [(f.step, f.step_end) for f in story.findings.all.values()] == [(1, 2), (3, 4)]
+    story.next(A, rule=rule)
+    assert story.calm(windows - 1) == []
+    assert changes(story.next()) == [("end", 1)]
+    assert story.calm(100) == []
 
 
-def test_one_finding_ends_as_the_next_begins():
+@pytest.mark.parametrize(("dead_windows", "calm"), [(1, 5), (5, 5), (6, 6), (30, 30)])
+def test_a_patient_rule_takes_as_long_to_be_over(dead_windows, calm):
+    story = Story(limits=Thresholds(dead_windows=dead_windows))
+    story.next(A)
+    assert story.calm(calm - 1) == []
+    assert changes(story.next()) == [("end", 1)]
+
+
+def test_a_finding_ends_with_its_first_calm_window():
+    story = Story()
+    (start,) = story.next(A)
+    (news,) = story.calm(CALM_WINDOWS)
+    assert news == News("end", 1, 6, replace(start.finding, step_end=2))
+    assert story.findings.all == {1: news.finding}
+
+
+def test_an_alert_in_between_begins_the_calm_anew():
     story = Story()
     story.next(A)
-    assert changes(story.next(B)) == [("end", 1), ("start", 2)]
+    assert story.calm(CALM_WINDOWS - 1) == []
+    assert story.next(A) == []
+    assert story.calm(CALM_WINDOWS - 1) == []
+    (news,) = story.next()
+    assert (news.change, news.finding.step_end, news.finding.times) == ("end", 7, 1)
 
 
-def test_each_rule_has_its_own_finding():
+def test_a_finding_stands_as_long_as_one_of_its_modules_is_sick():
     story = Story()
-    story.step = 1
-    news = story.tell([alert(A, rule="no_gradient"), alert(B), alert(C, rule="nonfinite")])
-    assert [(one.finding.rule, one.finding.number) for one in news] == [
-        ("nonfinite", 1),
-        ("dead", 2),
-        ("no_gradient", 3),
+    told = [changes(story.next(*names)) for names in ([A, B], *[[A]] * 9, *[[B]] * 9)]
+    assert told == [[("start", 1)], *[[]] * 18]
+
+
+def test_windows_that_amp_skipped_whole_are_not_calm():
+    story = Story()
+    story.next(A)
+    assert [story.next(skipped=1) for _ in range(20)] == [[]] * 20
+    assert story.calm(CALM_WINDOWS - 1) == []
+    assert [story.next(skipped=1) for _ in range(20)] == [[]] * 20
+    (news,) = story.next()
+    assert (news.change, news.step, news.finding.step_end) == ("end", 46, 22)
+
+
+def test_a_window_that_amp_skipped_in_part_is_calm():
+    story = Story()
+    story.next(A)
+    parts = [window(10 * n, steps=10, skipped=9, layout=CHAIN) for n in range(1, 6)]
+    assert [changes(story.findings.update(part, [])) for part in parts] == [
+        *[[]] * 4,
+        [("end", 1)],
     ]
-    assert changes(story.next(B)) == [("end", 1), ("end", 3)]
 
 
-def test_a_notice_is_told_once_a_run():
+# --- it comes back --------------------------------------------------------------------------------
+
+
+def test_a_finding_that_comes_back_is_the_same_one():
     story = Story()
-    quiet_and_not = ([], ["model"], [], ["model"], ["model"], [])
-    told = [story.next(*names, rule="amp_overflow") for names in quiet_and_not]
-    assert [changes(news) for news in told] == [[], [("start", 1)], [], [], [], []]
+    (start,) = story.next(A)
+    story.calm(CALM_WINDOWS)
+    (news,) = story.next(A)
+    assert changes([news]) == [("worse", 1)]
+    assert news.finding.times == 2
+    assert (news.finding.step, news.finding.step_end) == (start.finding.step, None)
+    assert news.finding.message.startswith(start.finding.message)
+    assert "come back" in news.finding.message
+
+
+def test_a_finding_comes_back_on_another_module_of_its_path():
+    story = Story(FORK)
+    story.next("model.3.conv")
+    story.calm(CALM_WINDOWS)
+    assert changes(story.next("model.1.conv")) == [("worse", 1)]
+    story.calm(CALM_WINDOWS)
+    assert story.findings.all[1].modules == ("model.1.conv", "model.3.conv")
+
+
+def test_returns_are_told_at_2_4_8_times_and_so_are_their_ends():
+    story = Story()
+    told = []
+    for _ in range(17):
+        news = [*story.next(A), *story.calm(CALM_WINDOWS)]
+        told.append("".join(one.change[0] for one in news) or "-")
+    assert " ".join(told) == "se we - we - - - we - - - - - - - we -"
+    assert (story.findings.all[1].times, story.standing()) == (17, [])
+
+
+def test_an_end_is_told_if_the_return_grew_worse():
+    story = Story()
+    for _ in range(3):
+        story.next(A)
+        story.calm(CALM_WINDOWS)
+    assert changes(story.next(A)) == [("worse", 1)]  # 4 times
+    story.calm(CALM_WINDOWS)
+    assert story.next(A) == []  # 5 times, not told
+    assert changes(story.next(A, B)) == [("worse", 1)]
+    assert changes(story.calm(CALM_WINDOWS)) == [("end", 1)]
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_100_windows_with_an_alert_and_without_are_one_finding_and_no_more_news(rule):
+    story = Story()
+    news = [one for n in range(100) for one in story.next(*[A] * (n % 2), rule=rule)]
+    assert changes(news) == [("start", 1)]
+
+
+def test_100_returns_are_few_news():
+    story = Story()
+    news = [one for _ in range(100) for one in [*story.next(A), *story.calm(CALM_WINDOWS)]]
+    assert len(news) == 14
+    assert list(story.findings.all) == [1]
+
+
+# --- the run begins anew --------------------------------------------------------------------------
+
+
+def test_a_recovery_neither_ends_nor_restarts_a_finding():
+    story = Story()
+    story.next(A)
+    assert story.findings.begin_anew() is None
+    news = [*story.calm(CALM_WINDOWS - 1), *story.next(A), *story.calm(CALM_WINDOWS - 1)]
+    assert {one.change for one in news} <= {"worse"}
+    assert list(story.findings.all) == story.standing() == [1]
+
+
+def test_what_is_found_again_after_a_recovery_has_come_back_once():
+    story = Story()
+    story.next(A)
+    story.findings.begin_anew()
+    (news,) = story.next(A)
+    assert (news.change, news.finding.times) == ("worse", 2)
+    assert [story.next(A) for _ in range(9)] == [[]] * 9
+
+
+def test_hundreds_of_recoveries_are_few_news():
+    story = Story()
+    news = []
+    for _ in range(300):
+        news += story.next(A, rule="nonfinite")
+        story.findings.begin_anew()
+    assert [one.finding.times for one in news] == [1, 2, 4, 8, 16, 32, 64, 128, 256]
+
+
+def test_the_calm_before_a_recovery_does_not_count():
+    story = Story()
+    story.next(A)
+    story.calm(CALM_WINDOWS - 1)
+    story.findings.begin_anew()
+    assert story.calm(CALM_WINDOWS - 1) == []
+    (news,) = story.next()
+    assert (news.change, news.finding.step_end) == ("end", 6)
+
+
+def test_a_recovery_changes_nothing_that_is_over():
+    story = Story()
+    story.next(A)
+    story.calm(CALM_WINDOWS)
+    before = dict(story.findings.all)
+    story.findings.begin_anew()
+    assert (story.findings.all, story.calm(60)) == (before, [])
+
+
+# --- one path, one finding ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "joins"),
+    [
+        ("model.1.conv", "model.1.bn", True),
+        ("model.1.conv", "model.0.conv", True),
+        ("model.0.conv", "model.1.conv", True),
+        ("model.0.conv", "model.3.conv", True),
+        ("model.1", "model.3.bn", True),
+        ("model.1.conv", "model.2.conv", False),
+        ("model.2.conv", "model.1.conv", False),
+        ("model.1.conv", "model.4.conv", True),
+        ("model.4.conv", "model.2.bn", True),
+        ("model.1.conv", WHOLE, True),
+        (WHOLE, "model.2.bn", True),
+    ],
+)
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_alerts_on_one_path_are_one_finding(first, second, joins, is_gone):
+    story = Story(FORK)
+    story.next(first)
+    story.next(*([second] if is_gone else [first, second]))
+    assert len(story.findings.all) == (1 if joins else 2)
+
+
+@pytest.mark.parametrize("rule", ["dead", "vanishing", "leaf_exploding"])
+def test_unrelated_paths_are_two_findings_even_if_they_begin_together(rule):
+    story = Story(FORK)
+    news = story.next(LEFT, RIGHT, rule=rule)
+    assert changes(news) == [("start", 1), ("start", 2)]
+    assert [one.finding.modules for one in news] == [(LEFT,), (RIGHT,)]
+
+
+def test_two_findings_of_one_rule_go_their_own_ways():
+    story = Story(FORK)
+    story.next(LEFT)
+    assert changes(story.next(LEFT, RIGHT)) == [("start", 2)]
+    told = [changes(story.next(RIGHT)) for _ in range(CALM_WINDOWS)]
+    assert told[-1] == [("end", 1)]
+    assert not any(told[:-1])
+    assert [f.modules for f in story.findings.all.values()] == [(LEFT,), (RIGHT,)]
+
+
+def test_what_is_not_finite_is_one_finding_everywhere():
+    story = Story(FORK)
+    story.next(f"{LEFT}.conv", rule="nonfinite")
+    assert changes(story.next(f"{RIGHT}.conv", rule="nonfinite")) == [("worse", 1)]
+
+
+def test_without_edges_each_block_is_alone():
+    story = Story(LAYOUT)
+    told = [changes(story.next(name)) for name in ("model.0.conv", "model.0.bn", "model.1.bn")]
+    assert told == [[("start", 1)], [("worse", 1)], [("start", 2)]]
+
+
+# --- a stronger rule explains a weaker one --------------------------------------------------------
+
+PAIRS = [
+    ("dead", "vanishing"),
+    ("dead", "no_gradient"),
+    ("dead", "partly_dead"),
+    ("dead", "exploding"),
+    ("dead", "collapse"),
+    ("dead", "total_low"),
+    ("no_gradient", "dead"),
+    ("no_gradient", "dead_branch"),
+    ("no_gradient", "leaf_vanishing"),
+    ("dead_branch", "starved_scale"),
+    ("vanishing", "leaf_vanishing"),
+    ("vanishing", "collapse"),
+    ("vanishing", "total_low"),
+    ("exploding", "leaf_exploding"),
+    ("exploding", "spike"),
+    ("exploding", "total_high"),
+    ("exploding", "weight_growth"),
+    ("leaf_exploding", "spike"),
+    ("collapse", "total_low"),
+    ("total_low", "collapse"),
+]
+
+
+@pytest.mark.parametrize(("stronger", "weaker"), PAIRS)
+def test_a_weaker_rule_on_the_path_of_a_stronger_one_is_no_news(stronger, weaker):
+    story = Story(FORK)
+    story.next(LEFT, rule=stronger)
+    for module in ("model.0.conv", LEFT, "model.3.bn", "model.4.conv"):
+        assert story.both((stronger, LEFT), (weaker, module)) == []
+    assert list(story.findings.all) == [1]
+
+
+@pytest.mark.parametrize(
+    ("stronger", "weaker"), [pair for pair in PAIRS if pair[1] not in {"collapse", "total_low"}]
+)
+def test_a_weaker_rule_off_the_path_is_news(stronger, weaker):
+    story = Story(FORK)
+    story.next(LEFT, rule=stronger)
+    assert rules_of(story.both((stronger, LEFT), (weaker, RIGHT))) == [("start", weaker)]
+
+
+@pytest.mark.parametrize("weaker", sorted(RULES))
+def test_what_is_not_finite_explains_everything_everywhere(weaker):
+    story = Story(FORK)
+    story.next(LEFT, rule="nonfinite")
+    news = story.both(("nonfinite", LEFT), (weaker, f"{RIGHT}.conv"))
+    assert "start" not in {one.change for one in news}
+    assert list(story.findings.all) == [1]
+
+
+@pytest.mark.parametrize(
+    ("stronger", "weaker"),
+    [pair for pair in PAIRS if list(RULES).index(pair[0]) < list(RULES).index(pair[1])],
+)
+def test_of_two_that_begin_together_the_stronger_one_is_the_finding(stronger, weaker):
+    news = Story(FORK).both((weaker, LEFT), (stronger, LEFT))
+    assert rules_of(news) == [("start", stronger)]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("leaf_vanishing", "vanishing"),
+        ("spike", "exploding"),
+        ("vanishing", "dead"),
+        ("amp_overflow", "nonfinite"),
+        ("vanishing", "exploding"),
+        ("dead", "spike"),
+    ],
+)
+def test_a_weaker_rule_does_not_hide_a_stronger_one(first, second):
+    story = Story(FORK)
+    story.next(LEFT, rule=first)
+    assert rules_of(story.both((first, LEFT), (second, LEFT))) == [("start", second)]
+
+
+def test_a_weaker_rule_that_outlives_the_stronger_one_is_told_then():
+    story = Story(FORK)
+    story.both(("vanishing", LEFT), ("leaf_vanishing", f"{LEFT}.conv"))
+    told = [rules_of(story.next(f"{LEFT}.conv", rule="leaf_vanishing")) for _ in range(6)]
+    assert told == [*[[]] * 4, [("end", "vanishing")], [("start", "leaf_vanishing")]]
+
+
+def test_a_weaker_finding_that_stands_already_lives_on():
+    story = Story(FORK)
+    story.next(f"{LEFT}.conv", rule="leaf_vanishing")
+    story.both(("vanishing", LEFT), ("leaf_vanishing", f"{LEFT}.conv"))
+    told = [rules_of(story.next(LEFT, rule="vanishing")) for _ in range(CALM_WINDOWS)]
+    assert told[-1] == [("end", "leaf_vanishing")]
+    assert story.standing() == [2]
+
+
+def test_a_weaker_finding_that_is_over_stays_so_while_a_stronger_one_explains_it():
+    story = Story(FORK)
+    story.next(LEFT, rule="vanishing")
+    story.calm(CALM_WINDOWS)
+    news = story.both(("nonfinite", LEFT), ("vanishing", LEFT))
+    assert rules_of(news) == [("start", "nonfinite")]
+    assert story.standing() == [2]
+
+
+def test_what_is_explained_is_a_known_rule():
+    assert {*EXPLAINS, *(rule for rules in EXPLAINS.values() for rule in rules)} <= set(RULES)
+
+
+# --- notices --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", NOTICES)
+def test_a_notice_is_told_once_a_run_and_stays(rule):
+    story = Story()
+    quiet_and_not = ([], [A], *[[]] * 60, [A], [A, B, C, D], [])
+    told = [changes(story.next(*names, rule=rule)) for names in quiet_and_not]
+    story.findings.begin_anew()
+    told += [changes(story.next(A, B, rule=rule)), changes(story.calm(60))]
+    assert [news for news in told if news] == [[("start", 1)]]
     (found,) = story.findings.all.values()
     assert (found.severity, found.step_end) == ("notice", None)
 
 
-def test_an_event_ends_what_stands():
+# --- evidence -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_evidence_is_asked_for_the_step_of_a_nan_or_a_spike(rule):
     story = Story()
-    story.next(A)
-    story.next(B)
-    story.next(B, rule="no_gradient")  # ends the finding on B
-    news = story.findings.end_all(Event(9, "nan_recovery"), 4)
-    assert changes(news) == [("end", 3)]
-    assert (news[0].step, news[0].epoch, news[0].finding.step_end) == (9, 4, 9)
-    assert story.findings.end_all(Event(9, "resume"), 4) == []
+    story.step = 9
+    (news,) = story.tell([alert(A, 7, rule=rule)])
+    assert story.asked == ([7] if rule in {"nonfinite", "spike"} else [])
+    assert news.finding.evidence == ""
+    assert "Images" not in news.finding.message
 
 
-def test_what_is_still_sick_after_an_event_is_found_again():
-    story = Story()
-    story.next(A)
-    story.findings.end_all(Event(2, "resume"), 1)
-    assert changes(story.next(A)) == [("start", 2)]
+@pytest.mark.parametrize("rule", ["nonfinite", "spike"])
+def test_a_message_names_the_file_of_its_evidence(rule):
+    story = Story(files=(7,))
+    story.step = 9
+    (news,) = story.tell([alert(A, 7, rule=rule)])
+    assert news.finding.evidence == "evidence/7.json"
+    assert news.finding.message.endswith(" of that step: evidence/7.json.")
 
 
-def earlier(*, standing=True, number=4):
-    story = Story()
-    (news,) = story.next(A)
-    return replace(news.finding, number=number, step_end=None if standing else 2)
+def test_evidence_is_not_asked_for_while_a_finding_stands():
+    story = Story(files=(1, 2, 3, 4))
+    told = [story.next(A, rule="nonfinite") for _ in range(4)]
+    assert (len(told[0]), told[1:], story.asked) == (1, [[], [], []], [1])
 
 
-def test_numbers_go_on_after_a_resume():
-    story = Story()
-    story.findings.restore([earlier(standing=False, number=1), earlier(standing=False)])
-    assert changes(story.next(B)) == [("start", 5)]
-    assert list(story.findings.all) == [1, 4, 5]
+def test_what_comes_back_has_evidence_of_its_own():
+    story = Story(files=(1, 7))
+    story.next(A, rule="spike")
+    story.calm(6)
+    story.step = 6
+    (news,) = story.next(A, rule="spike")
+    assert (story.asked, news.finding.evidence) == ([1, 7], "evidence/7.json")
+    story.findings.begin_anew()
+    story.next(A, rule="spike")
+    assert story.findings.all[1].evidence == "evidence/7.json"  # there is no file on step 8
 
 
-def test_a_restored_finding_stands_until_the_event():
-    story = Story()
-    story.findings.restore([earlier()])
-    assert changes(story.next(A)) == []
-    assert changes(story.findings.end_all(Event(5, "resume"), 1)) == [("end", 4)]
-
-
-def test_a_restored_finding_that_is_over_does_not_end_again():
-    story = Story()
-    story.findings.restore([earlier(standing=False)])
-    assert story.findings.end_all(Event(5, "resume"), 1) == []
-
-
-def test_two_restored_findings_of_one_rule_end_each():
-    story = Story()
-    other = replace(earlier(number=7), module=C, modules=(C,))
-    story.findings.restore([earlier(), other])
-    assert changes(story.next(C)) == [("end", 4)]
-    assert changes(story.next(D)) == [("end", 7), ("start", 8)]
+# --- names ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -229,6 +675,7 @@ def test_two_restored_findings_of_one_rule_end_each():
         (HEAD, "model.2"),
         ((*TRUNK, *HEAD), "model"),
         (("model",), "model"),
+        (("model.0", "model.1"), "model.1"),
     ],
 )
 def test_common_name(modules, name):
@@ -263,3 +710,32 @@ def test_a_container_that_owns_a_parameter_is_named_only_with_it():
     layout, _ = plan([Part("model.0"), Part("model.0.a"), Part("model.1")])
     assert common_name(layout, ("model.0.a",)) == "model.0.a"
     assert common_name(layout, ("model.0", "model.0.a")) == "model.0"
+
+
+CHAIN_OF_CONVS, _ = plan(
+    [Part(f"model.{b}.{x}", is_weight=x == "conv") for b in range(4) for x in ("conv", "bn")],
+    edges=[(f"model.{b}", f"model.{b + 1}") for b in range(3)],
+)
+"""Four blocks of a convolution and its norm layer."""
+
+
+@pytest.mark.parametrize(
+    ("rule", "dead", "name"),
+    [
+        # the output of block 1 is constant: the weight of block 2, which reads it, stands still too
+        ("dead", ("model.1.conv", "model.1.bn", "model.2.conv"), "model.1"),
+        ("dead", ("model.1.bn", "model.2.conv"), "model.1.bn"),
+        ("dead", ("model.1.conv", "model.1.bn", "model.2.conv", "model.2.bn"), "model.2"),
+        ("dead", ("model.2.conv",), "model.2.conv"),
+        ("dead", ("model.1.conv", "model.2.conv"), "model.2.conv"),
+        ("no_gradient", ("model.1.conv", "model.1.bn", "model.2.conv"), "model.2.conv"),
+    ],
+)
+def test_a_weight_that_stands_still_for_want_of_an_input_is_not_the_source(rule, dead, name):
+    (news,) = Story(CHAIN_OF_CONVS).next(*dead, rule=rule)
+    assert (news.finding.module, news.finding.modules) == (name, dead)
+
+
+def test_a_weight_without_a_norm_layer_can_be_the_source():
+    (news,) = Story().next(A, "model.2.a")
+    assert news.finding.module == "model.2.a"

@@ -151,7 +151,7 @@ def test_every_module_with_a_trainable_parameter_has_exactly_one_row(build):
 def test_members_hold_the_parameters_of_each_module(build):
     model = build()
     found, members = layout.read(model)
-    parameters = layout.trainable(model)
+    parameters = layout.watched(model)
     stretches = np.split(members.indices, members.starts[1:])
     assert len(stretches) == len(found.modules)
     for size, stretch in zip(found.parameters, stretches, strict=True):
@@ -184,25 +184,150 @@ def test_frozen_parameters_are_left_out():
     found, members = layout.read(model)
     assert found.modules == ("model", "1", "3")
     assert found.parameters == (16, 8, 8)
-    assert len(members.elements) == len(layout.trainable(model)) == 3
+    assert len(members.elements) == len(layout.watched(model)) == 3
 
 
 def test_trainable_parameters_keep_the_order_of_named_parameters():
     model = partly_frozen()
     expected = [p for _, p in model.named_parameters() if p.requires_grad]
-    assert all(a is b for a, b in zip(layout.trainable(model), expected, strict=True))
+    assert all(a is b for a, b in zip(layout.watched(model), expected, strict=True))
 
 
-def test_leaves_own_a_parameter_and_containers_do_not():
-    found, _ = layout.read(ultralytics_like())
-    assert [name for name, leaf in zip(found.modules, found.leaf, strict=True) if leaf] == [
-        "model.0.0",
-        "model.0.1",
-        "model.1",
-        "model.3.0",
-        "model.4.cv2.0",
-        "model.4.cv2.1",
+def roles_of(model):
+    found, _ = layout.read(model)
+    return {name: role for name, role in zip(found.modules, found.roles, strict=True) if role}
+
+
+def test_a_module_that_owns_a_parameter_has_a_role_and_a_container_has_none():
+    assert roles_of(ultralytics_like()) == {
+        "model.0.0": "weight",
+        "model.0.1": "norm",
+        "model.1": "weight",
+        "model.3.0": "weight",
+        "model.4.cv2.0": "weight",
+        "model.4.cv2.1": "weight",
+    }
+
+
+class Gain(nn.Module):
+    """A parameter of one dimension that is no norm layer's."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(3))
+
+
+class Table(Gain):
+    """A weight beside a parameter of one dimension."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.ones(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("module", "role"),
+    [
+        (nn.Linear(2, 2), "weight"),
+        (nn.ConvTranspose2d(2, 2, 1, bias=False), "weight"),
+        (nn.Embedding(2, 2), "weight"),
+        (Table(), "weight"),
+        (Gain(), "other"),
+        (nn.PReLU(), "other"),
+        (nn.BatchNorm2d(2), "norm"),
+        (nn.GroupNorm(1, 2), "norm"),
+        (nn.LayerNorm((2, 2)), "norm"),  # its weight has two dimensions
+        (nn.LayerNorm((2, 2), bias=False), "norm"),
+    ],
+)
+def test_the_role_of_a_layer(module, role):
+    assert roles_of(Net(layer=module)) == {"layer": role}
+
+
+def test_the_role_is_that_of_what_is_watched():
+    model = Net(frozen=nn.Linear(2, 2), last=nn.Linear(2, 2))
+    model.frozen.weight.requires_grad_(requires_grad=False)
+    assert roles_of(model) == {"frozen": "other", "last": "weight"}
+
+
+def test_a_module_with_a_parameter_of_its_own_and_children_has_a_role_too():
+    assert roles_of(own_parameter())["model"] == "other"
+
+
+def test_a_block_tells_which_classes_without_parameters_are_inside():
+    model = Net(
+        model=nn.Sequential(
+            block(-1, nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sigmoid(), nn.Sequential(nn.Tanh()))),
+            block(-1, nn.Upsample()),
+            block(-1, nn.Conv2d(3, 3, 1)),
+            block(-1, nn.Sequential(nn.SiLU(), nn.PReLU(), nn.Conv2d(3, 3, 1), nn.SiLU())),
+        )
+    )
+    found, _ = layout.read(model)
+    assert found.inside == (("Sigmoid", "Tanh"), ("Upsample",), (), ("SiLU",))
+
+
+def test_the_inside_of_a_block_stays_the_same_when_its_layers_are_frozen():
+    model = ultralytics_like()
+    model.model[0].requires_grad_(requires_grad=False)
+    found, _ = layout.read(model)
+    plain, _ = layout.read(ultralytics_like())
+    assert found.inside == plain.inside == ((), (), ("Upsample",), (), ())
+
+
+NAMES = ("0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias")
+
+
+def frozen_chain():
+    """The first layer is frozen, and so is the bias of the last."""
+    model = partly_frozen()
+    assert [n for n, p in model.named_parameters() if not p.requires_grad] == [
+        "0.weight",
+        "0.bias",
+        "3.bias",
     ]
+    return model
+
+
+@pytest.mark.parametrize(
+    ("meant", "left_out"),
+    [
+        (("",), ("0.weight", "0.bias", "3.bias")),
+        ((), ()),
+        (("0.",), ("0.weight", "0.bias")),
+        (("0.", "3."), ("0.weight", "0.bias", "3.bias")),
+        (("bias",), ("0.bias", "3.bias")),
+        (("1.", "2."), ()),  # what is meant to be frozen, and is not, is watched
+    ],
+)
+def test_what_is_frozen_without_being_meant_to_is_watched(meant, left_out):
+    model = frozen_chain()
+    named = dict(model.named_parameters())
+    expected = [named[name] for name in NAMES if name not in left_out]
+    found = layout.watched(model, meant)
+    assert len(found) == len(expected)
+    assert all(a is b for a, b in zip(found, expected, strict=True))
+    read, members = layout.read(model, meant)
+    assert read.parameters[0] == sum(p.numel() for p in expected)
+    assert members.elements.tolist() == [p.numel() for p in expected]
+
+
+def test_parameters_that_can_have_no_gradient_are_never_watched():
+    model = Net(layer=nn.Linear(2, 2))
+    model.codes = nn.Parameter(torch.ones(3, dtype=torch.int8), requires_grad=False)
+    assert len(layout.watched(model, ())) == 2
+    found, _ = layout.read(model, ())
+    assert found.parameters == (6, 6)
+
+
+@pytest.mark.parametrize("name", ["module", "_orig_mod"])
+def test_names_that_are_meant_to_be_frozen_are_found_in_a_wrapper(name):
+    model = ultralytics_like()
+    for part in (model.model[0], model.model[1]):
+        part.requires_grad_(requires_grad=False)
+    found, _ = layout.read(Around(name, model), ("model.0.",))
+    assert "model.0" not in found.modules
+    assert "model.1" in found.modules
 
 
 def test_a_model_without_a_list_of_blocks_has_its_children_as_blocks():
@@ -216,7 +341,8 @@ def test_a_model_without_a_list_of_blocks_has_its_children_as_blocks():
 
 def test_a_single_module_is_the_whole_model():
     found, members = layout.read(nn.Linear(2, 3))
-    assert (found.modules, found.leaf, found.blocks, found.head) == (("model",), (True,), (), "")
+    assert (found.modules, found.roles) == (("model",), ("weight",))
+    assert (found.blocks, found.inside, found.head) == ((), (), "")
     assert members.trunk == ()
 
 
@@ -224,6 +350,7 @@ def test_blocks_of_an_ultralytics_like_model():
     found, members = layout.read(ultralytics_like())
     assert [name for name, _ in found.blocks] == [f"model.{n}" for n in range(5)]
     assert found.blocks[2] == ("model.2", "Upsample")
+    assert len(found.inside) == len(found.blocks)
     assert found.head == "model.4"
     assert found.edges == (
         ("model.0", "model.1"),
@@ -250,7 +377,7 @@ WRAPPINGS = {
 def test_wrappers_change_no_name(wrapping):
     plain, plain_members = layout.read(ultralytics_like())
     found, members = layout.read(WRAPPINGS[wrapping]())
-    for field in ("modules", "parameters", "block_of", "head", "edges"):
+    for field in ("modules", "parameters", "block_of", "roles", "inside", "head", "edges"):
         assert getattr(found, field) == getattr(plain, field), field
     assert [name for name, _ in found.blocks] == [name for name, _ in plain.blocks]
     for field in ("indices", "starts", "elements", "weights"):
@@ -266,19 +393,24 @@ def test_a_wrapped_module_keeps_its_class(wrapping):
 
 
 @pytest.mark.parametrize("name", ["module", "_orig_mod"])
-def test_a_wrapped_leaf_is_still_a_leaf(name):
+def test_a_wrapped_module_keeps_its_role(name):
     plain, plain_members = layout.read(own_parameter())
     found, members = layout.read(Around(name, own_parameter()))
-    assert found.leaf == plain.leaf
+    assert found.roles == plain.roles
     np.testing.assert_array_equal(members.weights, plain_members.weights)
 
 
-def test_a_compiled_leaf_is_still_a_leaf():
-    model = ultralytics_like()
-    model.model[1] = block(-1, Around("_orig_mod", model.model[1]))
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_compiled_layer_keeps_its_role(part):
+    model, plain_model = ultralytics_like(), ultralytics_like()
+    if part == 0:
+        model.model[0][1] = Around("_orig_mod", model.model[0][1])  # a norm layer
+    else:
+        model.model[1] = block(-1, Around("_orig_mod", model.model[1]))
     found, members = layout.read(model)
-    plain, plain_members = layout.read(ultralytics_like())
-    assert found.leaf == plain.leaf
+    plain, plain_members = layout.read(plain_model)
+    assert found.roles == plain.roles
+    assert found.inside == plain.inside
     np.testing.assert_array_equal(members.weights, plain_members.weights)
 
 
@@ -334,6 +466,28 @@ def test_yolo_blocks(yolo):
         assert owner == ".".join(name.split(".")[:2]) if name != "model" else owner == ""
     with_weights = {owner for owner in found.block_of if owner not in ("", "model.23")}
     assert len(members.trunk) == len(with_weights)
+
+
+def test_yolo_roles_are_those_of_its_layers(yolo):
+    found, _ = layout.read(yolo)
+    named = dict(yolo.named_modules())
+    owners = {
+        layout.clean_name(name): module
+        for name, module in named.items()
+        if any(p.requires_grad for p in module.parameters(recurse=False))
+    }
+    kinds = {"BatchNorm2d": "norm", "Conv2d": "weight"}
+    assert roles_of(yolo) == {n: kinds[type(module).__name__] for n, module in owners.items()}
+    assert set(found.roles) == {"", "norm", "weight"}
+
+
+def test_yolo_has_its_activations_inside(yolo):
+    found, _ = layout.read(yolo)
+    inside = dict(zip((name for name, _ in found.blocks), found.inside, strict=True))
+    assert inside["model.0"] == ("SiLU",)
+    assert {"MaxPool2d", "SiLU"} <= set(inside["model.9"])
+    assert inside["model.11"] == ("Upsample",)
+    assert inside["model.12"] == ("Concat",)
 
 
 def test_yolo_edges(yolo):

@@ -10,9 +10,9 @@ DEAD = finding_of("dead", "model.3.conv", number=2, step=30, message="it is dead
 WARNING = finding_of("dead", "model.1.bn", number=3, step=40, severity="warning", message="hm.")
 
 
-def report_of(*findings, status="finished", steps=1234, modules=57, epochs=None):
+def report_of(*findings, status="finished", steps=1234, modules=57, epochs=None, **others):
     epochs = (epoch_of(steps=steps),) if epochs is None else epochs
-    return Report(Path("runs/train"), status, steps, modules, findings, epochs)
+    return Report(Path("runs/train"), status, steps, modules, findings, epochs, **others)
 
 
 def test_a_run_without_findings_is_healthy():
@@ -96,16 +96,65 @@ def test_a_finding_that_is_over_says_when():
     assert "\n  critical dead: it was dead. It was over at step 55.\n" in str(report_of(over))
 
 
+# --- what could not be judged ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"), [(("collapse",), "1 rule"), (("dead_branch", "collapse"), "2 rules")]
+)
+def test_a_run_that_was_too_short_says_for_which_rules(rules, said):
+    report = report_of(unjudged=rules)
+    assert report.healthy
+    assert report.verdict.endswith(f"in 1,234 steps of 57 modules; too short for {said}")
+    assert report.facts()[0] == f"  too short to judge: {', '.join(rules)}"
+
+
+def test_a_run_that_was_long_enough_does_not_speak_of_it():
+    assert "too short" not in str(report_of())
+
+
+def test_a_sick_run_that_was_too_short_says_so_below_its_findings():
+    report = report_of(DEAD, unjudged=("collapse",))
+    assert "too short" not in report.verdict
+    assert str(report).split("\n")[2] == "  too short to judge: collapse"
+
+
+def test_without_a_step_the_reason_is_told_and_not_the_rules():
+    (reason,) = report_of(steps=0, epochs=(), unjudged=("dead", "collapse")).facts()
+    assert "nbs" in reason
+
+
+@pytest.mark.parametrize("status", ["failed", "interrupted", "running"])
+def test_a_training_that_ended_before_its_first_step_does_not_blame_nbs(status):
+    (reason,) = report_of(steps=0, epochs=(), status=status).facts()
+    assert "nbs" not in reason
+
+
+# --- clipping, AMP and the owners of the norm -----------------------------------------------------
+
+
 def test_clips_and_skips_are_those_of_all_epochs():
     epochs = (
-        epoch_of(1, steps=10, clipped=10, skipped=1, norm_median=8.0),
-        epoch_of(2, steps=10, clipped=5, norm_median=1234.0),
+        epoch_of(1, steps=10, clipped=10, skipped=1, norm_median=8.0, clip_ratio=5.0),
+        epoch_of(2, steps=10, clipped=5, norm_median=1234.0, clip_ratio=1.2),
         epoch_of(2, steps=20, clipped=0, norm_median=2.0),
     )
     (fact,) = report_of(steps=40, epochs=epochs).facts()
     assert "median norm 8," in fact
-    assert "clipped on 38% of the steps" in fact
+    assert "clipped at 10 on 38% of the steps, by a factor of 3.1 in the median" in fact
     assert fact.endswith("AMP skipped 1 step")
+
+
+@pytest.mark.parametrize(("clip", "said"), [(10.0, "10"), (0.1, "0.1"), (1e6, "1e+06")])
+def test_the_clip_is_that_of_the_trainer(clip, said):
+    (fact,) = report_of(clip=clip).facts()
+    assert f"clipped at {said} on" in fact
+
+
+def test_without_a_clipped_step_there_is_no_factor():
+    (fact,) = report_of(epochs=(epoch_of(steps=10),)).facts()
+    assert "clipped at 10 on 0% of the steps (normal for YOLO)" in fact
+    assert "factor" not in fact
 
 
 @pytest.mark.parametrize(("skipped", "said"), [(0, "0 steps"), (1, "1 step"), (2, "2 steps")])
@@ -118,3 +167,38 @@ def test_no_finite_step_leaves_the_median_out():
     (fact,) = report_of(steps=10, epochs=(epoch_of(norm_median=None),)).facts()
     assert "median" not in fact
     assert "whole model: clipped" in fact
+
+
+def test_a_run_that_was_killed_in_its_first_epoch_has_no_numbers():
+    assert report_of(epochs=(), status="running").facts() == []
+
+
+def test_the_owners_of_the_norm_are_a_mean_over_the_steps_of_all_epochs():
+    epochs = (
+        epoch_of(1, steps=10, owners={"model.0": 0.5, "model.1": 0.3, "model.2": 0.1}),
+        epoch_of(2, steps=30, owners={"model.9": 0.8, "model.0": 0.1}),
+    )
+    _, owners = report_of(steps=40, epochs=epochs).facts()
+    assert owners == "  most of the squared norm: model.9 60%, model.0 20%, model.1 8%"
+
+
+def test_an_epoch_without_owners_does_not_thin_out_the_others():
+    epochs = (epoch_of(1, steps=10, owners={"model.0": 0.5}), epoch_of(2, steps=30))
+    _, owners = report_of(steps=40, epochs=epochs).facts()
+    assert owners == "  most of the squared norm: model.0 50%"
+
+
+def test_without_owners_there_is_no_line_on_them():
+    assert len(report_of().facts()) == 1
+
+
+def test_the_facts_stand_below_the_findings():
+    epochs = (epoch_of(steps=10, owners={"model.0": 1.0}),)
+    report = report_of(DEAD, epochs=epochs, unjudged=("collapse",))
+    assert [line.split(":")[0] for line in str(report).split("\n")] == [
+        "GradWatch",
+        "  critical dead",
+        "  too short to judge",
+        "  gradient of the whole model",
+        "  most of the squared norm",
+    ]

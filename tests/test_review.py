@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import asdict, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +16,8 @@ from values import LAWS, LAYOUT, Part, assert_same, meta_of, plan, runs, window
 from yolo_gradwatch import load_run as exported
 from yolo_gradwatch import runlog
 from yolo_gradwatch.diagnosis import Diagnosis
-from yolo_gradwatch.records import EpochTelemetry, Event
+from yolo_gradwatch.evidence import FOLDER
+from yolo_gradwatch.records import CLIP_NORM, EpochTelemetry, Event, Layout
 from yolo_gradwatch.review import load_run, windows_of
 from yolo_gradwatch.runlog import FormatError, RunLog
 from yolo_gradwatch.thresholds import Thresholds
@@ -29,11 +31,12 @@ def watch(folder, windows, events=(START,), **meta):
     """Watch a training as its recorder does; the diagnosis at its end."""
     log = RunLog(folder, LAYOUT, resume=False)
     log.start()
-    diagnosis = Diagnosis(LAYOUT, Thresholds(), {"amp": False})
+    diagnosis = Diagnosis(LAYOUT, Thresholds(), {"amp": False}, lambda _step: "")
     pending = list(events)
     for one in windows:
         while pending and pending[0].step <= one.step_first:
-            log.write_news(diagnosis.begin_anew(pending.pop(0)))
+            pending.pop(0)
+            diagnosis.begin_anew()
         news = diagnosis.update(one)
         log.write_window(one)
         log.write_news(news)
@@ -148,17 +151,73 @@ def test_the_windows_of_a_run_read_back(run):
         assert_same(one, expected)
 
 
-def test_an_event_after_the_last_window_is_in_the_review(tmp_path):
+def test_an_event_after_the_last_window_ends_nothing_yet(tmp_path):
     resume = Event(4, "resume")  # killed before its next window closed
     live = watch(tmp_path, DEAD)
-    live.begin_anew(resume)
+    live.begin_anew()
     RunLog(tmp_path, LAYOUT, resume=True).write_meta(meta_of(events=[START, resume]))
-    assert load_run(tmp_path).report().findings == tuple(live.findings.all.values())
+    (finding,) = load_run(tmp_path).report().findings
+    assert finding == live.findings.all[1]
+    assert finding.step_end is None
+
+
+def test_a_finding_that_an_event_has_ended_is_over_in_the_review(tmp_path):
+    windows = [*DEAD, *map(window, range(4, 12))]
+    live = watch(tmp_path, windows, [START, Event(4, "nan_recovery")])
+    (finding,) = load_run(tmp_path).report().findings
+    assert finding == live.findings.all[1]
+    assert finding.step_end == 4
 
 
 def test_a_review_uses_the_thresholds_of_the_run(tmp_path):
     watch(tmp_path, DEAD, thresholds={"amp_grace": 12, "dead_windows": 4})
     assert load_run(tmp_path).report().healthy
+
+
+def prove(folder, step):
+    path = folder / FOLDER / f"step-{step:05}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("{}", encoding="utf-8")
+
+
+def test_a_review_names_the_evidence_that_is_there(tmp_path):
+    windows = [window(1), window(2, nonfinite=[CONV]), *map(window, range(3, 9))]
+    windows += [window(9, nonfinite=[CONV])]
+    watch(tmp_path, windows)
+    assert [f.evidence for f in load_run(tmp_path).report().findings] == [""]
+    prove(tmp_path, 2)
+    (finding,) = load_run(tmp_path).report().findings
+    assert (finding.times, finding.evidence) == (2, f"{FOLDER}/step-00002.json")
+    prove(tmp_path, 9)  # the newest time that it began counts
+    (finding,) = load_run(tmp_path).report().findings
+    assert finding.evidence == f"{FOLDER}/step-00009.json"
+    assert f"{FOLDER}/step-00009.json" in finding.message
+
+
+def test_a_review_writes_nothing(tmp_path):
+    watch(tmp_path, [window(1, nonfinite=[CONV])])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    load_run(tmp_path).report()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_layer_that_was_frozen_is_told_by_the_files(tmp_path):
+    frozen = ["model.0.conv", "model.0.bn"]
+    windows = [*map(window, range(1, 4))]
+    windows += [window(step, unknown=["model.0", *frozen]) for step in range(4, 10)]
+    watch(tmp_path, windows)
+    report = load_run(tmp_path).report()
+    (finding,) = report.findings
+    assert (finding.rule, finding.module, finding.step) == ("frozen", "model.0", 4)
+    assert report.healthy
+
+
+def test_a_review_says_for_which_rules_the_run_was_too_short(tmp_path):
+    live = watch(tmp_path, DEAD)
+    report = load_run(tmp_path).report()
+    assert report.unjudged == live.unjudged()
+    assert {"dead_branch", "spike", "collapse"} <= set(report.unjudged)
+    assert not {"dead", "nonfinite"} & set(report.unjudged)
 
 
 @pytest.mark.parametrize(("patience", "healthy"), [(2, False), (3, False), (4, True)])
@@ -168,32 +227,54 @@ def test_a_review_under_other_thresholds(tmp_path, patience, healthy):
     assert report.healthy is healthy
 
 
+EPOCH = EpochTelemetry(1, 3, 2, 1, 12.5, 80.0, 1.75, {"model.0": 0.75, "model.1": 0.25}, None)
+
+
 def test_a_report_holds_what_the_run_says_of_itself(tmp_path):
-    epoch = EpochTelemetry(1, 3, 2, 1, 12.5, None)
-    watch(
-        tmp_path,
-        DEAD,
-        status="interrupted",
-        epochs=[
-            {"epoch": 1, "steps": 3, "clipped": 2, "skipped": 1, "norm_median": 12.5, "scale": None}
-        ],
-    )
+    options = {"interval": 1, "stop_on": [], "training": {"amp": False, "clip": 2.5}}
+    watch(tmp_path, DEAD, status="interrupted", epochs=[asdict(EPOCH)], options=options)
     report = load_run(tmp_path).report()
-    assert (report.run, report.status, report.epochs) == (tmp_path, "interrupted", (epoch,))
+    assert (report.run, report.status, report.epochs) == (tmp_path, "interrupted", (EPOCH,))
+    assert report.clip == 2.5
+    assert list(report.epochs[0].owners) == ["model.0", "model.1"]  # the largest first
+
+
+def test_a_run_that_does_not_tell_its_clip_was_clipped_as_usual(tmp_path):
+    watch(tmp_path, DEAD)
+    assert load_run(tmp_path).report().clip == CLIP_NORM
+
+
+@pytest.mark.parametrize("field", asdict(EPOCH))
+def test_an_epoch_without_a_part_names_the_file(tmp_path, field):
+    epoch = {name: value for name, value in asdict(EPOCH).items() if name != field}
+    watch(tmp_path, DEAD, epochs=[epoch])
+    with pytest.raises(FormatError, match=rf"gradwatch\.json: a part is missing .*{field}"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Layout)])
+def test_a_layout_without_a_part_names_the_file(tmp_path, field):
+    watch(tmp_path, DEAD)
+    meta = meta_of()
+    del meta["layout"][field]
+    (tmp_path / "gradwatch.json").write_text(json.dumps(meta), encoding="utf-8")
+    with pytest.raises(FormatError, match=rf"gradwatch\.json: a part is missing .*{field}"):
+        load_run(tmp_path)
 
 
 def test_the_words_of_a_finding_know_the_training(tmp_path):
     windows = [window(1, nonfinite=[CONV])]
     options = {"interval": 1, "stop_on": [], "training": {"amp": True}}
     watch(tmp_path, windows, options=options)
-    assert "try amp=False first" in str(load_run(tmp_path).report())
+    assert "try amp=False" in str(load_run(tmp_path).report())
     watch(tmp_path, windows)
-    assert "try amp=False first" not in str(load_run(tmp_path).report())
+    assert "try amp=False" not in str(load_run(tmp_path).report())
 
 
 def test_a_torn_line_of_the_alerts_is_left_out(tmp_path):
-    watch(tmp_path, [*DEAD, window(4)])
+    watch(tmp_path, [*DEAD, *map(window, range(4, 12))])
     path = tmp_path / "gradwatch_alerts.csv"
+    assert load_run(tmp_path).alerts["event"].tolist() == ["start", "end"]
     path.write_bytes(path.read_bytes()[:-5])
     assert load_run(tmp_path).alerts["event"].tolist() == ["start"]
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,15 +12,18 @@ from torch import nn
 from values import LAWS, LAYOUT, MEMBERS, Part, plan, sample
 
 from yolo_gradwatch import layout as layouts
+from yolo_gradwatch.diagnosis import Diagnosis
 from yolo_gradwatch.records import Detail
 from yolo_gradwatch.rollup import (
     FINE_STRETCHES,
     HISTORY_LEAST,
     HISTORY_STEPS,
+    SKIPS_IN_A_ROW,
     Rollup,
     module_norms,
     zero_fraction,
 )
+from yolo_gradwatch.thresholds import Thresholds
 
 P = len(MEMBERS.elements)
 ROW = {name: m for m, name in enumerate(LAYOUT.modules)}
@@ -97,7 +101,7 @@ def test_module_norms_equal_those_of_torch(build):
     torch.manual_seed(0)
     model = build()
     model(torch.randn(3, 4)).square().sum().backward()
-    parameters = layouts.trainable(model)
+    parameters = layouts.watched(model)
     found, members = layouts.read(model)
     norms = np.array([0.0 if p.grad is None else p.grad.double().norm().item() for p in parameters])
     modules = {layouts.clean_name(name): module for name, module in model.named_modules()}
@@ -111,7 +115,7 @@ def test_the_norm_of_the_model_is_what_clipping_returns():
     model = chain()
     model(torch.randn(3, 4)).square().sum().backward()
     _, members = layouts.read(model)
-    norms = np.array([p.grad.norm().item() for p in layouts.trainable(model)])
+    norms = np.array([p.grad.norm().item() for p in layouts.watched(model)])
     total = torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0).item()
     assert module_norms(norms, members)[0] == pytest.approx(total, rel=1e-6)
 
@@ -242,18 +246,56 @@ def test_a_nonfinite_step_is_a_window_of_its_own_and_so_are_the_next_10(bad):
     ]
 
 
-def test_a_step_that_amp_skipped_is_not_anomalous():
-    samples = [sample(FAR + i, np.inf, skipped=True) for i in range(3)]
-    assert spans(windows_of(samples)) == [(FAR, FAR + 2)]
+def skips(pattern, first=FAR):
+    """Steps of which AMP skipped those that are an ``s``, because of an overflow."""
+    return [
+        sample(first + i, np.inf if kind == "s" else 1.0, skipped=kind == "s")
+        for i, kind in enumerate(pattern)
+    ]
+
+
+@pytest.mark.parametrize("pattern", ["sss", "..sss", "sss.sss.sss", "ss." * 20])
+def test_a_few_steps_that_amp_skipped_are_not_anomalous(pattern):
+    assert spans(windows_of(skips(pattern))) == [(FAR, FAR + len(pattern) - 1)]
+
+
+@pytest.mark.parametrize("before", ["", ".", "..s."])
+@pytest.mark.parametrize("after", ["", "s", "." * 3])
+def test_the_fourth_skip_in_a_row_opens_a_fine_stretch(before, after):
+    assert SKIPS_IN_A_ROW == 4
+    pattern = f"{before}ssss{after}{'.' * 15}"
+    fourth = FAR + len(before) + 3
+    windows = spans(windows_of(skips(pattern)))
+    assert windows == [
+        (FAR, fourth - 1),
+        *((fourth + i, fourth + i) for i in range(11)),
+        (fourth + 11, FAR + len(pattern) - 1),
+    ]
+
+
+def test_skips_count_in_a_row_over_the_end_of_an_epoch():
+    steps = [replace(one, epoch=1 + (one.step >= FAR + 2)) for one in skips("ssss")]
+    assert spans(windows_of(steps)) == [(FAR, FAR + 1), (FAR + 2, FAR + 2), (FAR + 3, FAR + 3)]
+
+
+def test_skips_that_go_on_are_windows_of_their_own_until_they_end():
+    windows = spans(windows_of(skips("." * 5 + "s" * 60 + "." * 20)))
+    alone = [first - FAR for first, last in windows if first == last]
+    assert alone[:57] == list(range(8, 65))  # from the fourth on
+    assert len(alone) <= 57 + 10
+    assert windows[-1][1] == FAR + 84
 
 
 def test_skipped_steps_are_no_history():
     levels = level_samples([1.0] * (HISTORY_LEAST - 1))
     skipped = [
-        sample(FAR + 50 + i, [np.inf, 1.0], size=2, skipped=True) for i in range(HISTORY_LEAST)
+        sample(FAR + 50 + 2 * i, [np.inf, 1.0], size=2, skipped=True) for i in range(HISTORY_LEAST)
     ]
-    jump = level_samples([100.0, 1.0], FAR + 100)
-    assert len(windows_of([*levels, *skipped, *jump], ONE_BLOCK)) == 1
+    between = [sample(FAR + 51, [1.0, 1.0], size=2)]
+    cases = {False: skipped[:3], True: [*skipped[:1], *between, *skipped[1:3]]}
+    for opens, steps in cases.items():
+        jump = level_samples([100.0, 1.0], FAR + 100)
+        assert (len(windows_of([*levels, *steps, *jump], ONE_BLOCK)) > 1) is opens
 
 
 @pytest.mark.parametrize(
@@ -420,6 +462,111 @@ def test_norms_of_a_module_without_a_gradient_are_unknown():
     assert np.isnan(window.norm_mean).all()
     assert (window.none == 1).all()
     assert not window.zero.any()
+
+
+def frozen_at(step, frozen, norms=2.0, **options):
+    """A step in which the parameters of these numbers were frozen; others may be missing."""
+    flags = np.isin(np.arange(P), frozen)
+    missing = flags | np.isin(np.arange(P), options.pop("missing", ()))
+    return replace(sample(step, norms, missing=missing, **options), frozen=flags)
+
+
+BLOCK_0, BLOCK_1 = [0, 1, 2], [3, 4]  # parameters of model.0 and model.1
+
+
+def test_a_layer_that_was_frozen_has_no_norm_and_no_count():
+    (window,) = windows_of([frozen_at(FAR, BLOCK_1)])
+    silent = {n for n, m in ROW.items() if np.isnan(window.norm_mean[m])}
+    assert silent == {"model.1", "model.1.conv", "model.1.bn"}
+    assert not (window.nonfinite + window.zero + window.none).any()
+    assert np.isnan(window.norm_min[ROW["model.1"]])
+    assert np.isnan(window.norm_max[ROW["model.1"]])
+
+
+def test_the_other_layers_keep_their_numbers():
+    norms = [3.0, 1.0, 2.0, 5.0, 7.0, 1.0, 2.0, 4.0]
+    (window,) = windows_of([frozen_at(FAR, BLOCK_1, norms)])
+    (whole,) = windows_of([sample(FAR, norms)])
+    for name, m in ROW.items():
+        if name.startswith(("model.0", "model.2")):
+            assert window.norm_mean[m] == whole.norm_mean[m], name
+    assert window.norm_mean[0] == np.float32(np.sqrt(3**2 + 1 + 2**2 + 1 + 2**2 + 4**2))
+
+
+def test_a_module_of_which_a_part_is_frozen_has_the_norm_of_the_rest():
+    (window,) = windows_of([frozen_at(FAR, [0], [9, 3, 4, 1, 1, 1, 1, 1])])
+    assert window.norm_mean[ROW["model.0"]] == 5.0
+    assert np.isnan(window.norm_mean[ROW["model.0.conv"]])
+    assert not window.none.any()
+
+
+def test_a_module_half_frozen_and_half_without_a_gradient_is_without():
+    (window,) = windows_of([frozen_at(FAR, [1], missing=[2])])
+    assert {n for n, m in ROW.items() if window.none[m]} == {"model.0.bn"}
+    (window,) = windows_of([frozen_at(FAR, BLOCK_0[1:], missing=BLOCK_0[:1])])
+    assert {n for n, m in ROW.items() if window.none[m]} == {"model.0", "model.0.conv"}
+
+
+def test_a_layer_that_is_frozen_within_a_window_has_the_norms_before():
+    steps = [sample(FAR, 2.0), sample(FAR + 1, 4.0), frozen_at(FAR + 2, BLOCK_1)]
+    (window,) = windows_of(steps)
+    conv = ROW["model.1.conv"]
+    assert (window.norm_min[conv], window.norm_mean[conv], window.norm_max[conv]) == (2, 3, 4)
+    assert window.none[conv] == window.zero[conv] == 0
+
+
+def test_steps_before_a_layer_is_frozen_count_as_they_did():
+    steps = [sample(FAR, missing=np.isin(np.arange(P), BLOCK_1)), frozen_at(FAR + 1, BLOCK_1)]
+    (window,) = windows_of(steps)
+    assert window.none[ROW["model.1"]] == 1
+    steps = [sample(FAR, np.where(np.isin(np.arange(P), BLOCK_1), 0, 1)), *steps[1:]]
+    (window,) = windows_of(steps)
+    assert window.zero[ROW["model.1"]] == 1
+
+
+def test_freezing_a_block_late_in_a_run_is_no_number_of_its_own():
+    before, after = range(FAR, FAR + 30), range(FAR + 30, FAR + 60)
+    steps = [*map(sample, before), *(frozen_at(step, BLOCK_1) for step in after)]
+    windows = windows_of(steps)
+    assert sum(window.steps for window in windows) == 60
+    assert not any((window.none + window.zero + window.nonfinite).any() for window in windows)
+
+
+def test_a_model_of_which_everything_is_frozen_has_no_numbers():
+    (window,) = windows_of([frozen_at(FAR, range(P))])
+    assert np.isnan([window.norm_min, window.norm_mean, window.norm_max]).all()
+    assert not (window.nonfinite + window.zero + window.none).any()
+
+
+def long_overflow(begins, lasts, after=300):
+    """News of a long run in which some steps in a row overflow, with the step of each."""
+    norms = np.where(np.arange(P) == 3, np.inf, 1.0)
+    rollup = Rollup(MEMBERS)
+    diagnosis = Diagnosis(LAYOUT, Thresholds(), {"amp": True}, lambda _step: "")
+    for step in range(begins - 300, begins + lasts + after):
+        bad = begins <= step < begins + lasts
+        one = sample(step, norms if bad else 1.0, skipped=bad)
+        for window in rollup.add(one):
+            for news in diagnosis.update(window):
+                yield step, news
+
+
+@pytest.mark.parametrize("begins", [1000, 5003, 100_017, FAR])
+def test_a_long_overflow_late_in_a_run_is_told_at_once(begins):
+    """Windows are 20 to 20,000 steps long there, and 12 skipped steps in a row are let pass."""
+    told = [one for one in long_overflow(begins, 60) if one[1].finding.rule == "nonfinite"]
+    assert [news.change for _, news in told] == ["start", "end"]
+    step, news = told[0]
+    assert begins + 12 <= step <= begins + 20
+    assert news.finding.module == "model.1.conv"
+    assert begins <= news.finding.step <= begins + 4
+    assert news.finding.severity == "critical"
+
+
+@pytest.mark.parametrize("lasts", [1, 3, 12])
+def test_an_overflow_that_amp_gets_over_late_in_a_run_is_no_alarm(lasts):
+    news = list(long_overflow(5003, lasts))
+    assert {one.finding.severity for _, one in news} <= {"notice"}
 
 
 def test_values_are_float32():

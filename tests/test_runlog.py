@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 from values import LAWS, LAYOUT, Part, assert_same, meta_of, plan, window
 
 from yolo_gradwatch import runlog
+from yolo_gradwatch.evidence import FOLDER
 from yolo_gradwatch.records import Event, Finding, News, Window
 from yolo_gradwatch.review import load_run, windows_of
 from yolo_gradwatch.runlog import FormatError, RunLog
@@ -84,7 +85,7 @@ def log(tmp_path):
     log.close()
 
 
-def test_the_columns_of_thewindows_of(tmp_path, log):
+def test_the_columns_of_the_windows(tmp_path, log):
     log.start()
     (header,) = lines(tmp_path / "gradwatch.csv")
     assert header == (
@@ -155,7 +156,34 @@ def test_a_new_run_replaces_the_files_of_an_old_one(tmp_path):
     write(tmp_path, [window(1, norm=2.0)])
     (only,) = read(tmp_path)
     assert_same(only, window(1, norm=2.0))
-    assert runlog.read_findings(tmp_path) == []
+    assert load_run(tmp_path).alerts.empty
+
+
+def proof(folder, step=3):
+    path = folder / FOLDER / f"step-{step:05}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("{}", encoding="utf-8")
+    return path
+
+
+def test_a_new_run_clears_the_evidence_of_an_old_one(tmp_path):
+    old = [proof(tmp_path, step) for step in (3, 100)]
+    other = tmp_path / FOLDER / "notes.txt"
+    other.write_text("mine", encoding="utf-8")
+    write(tmp_path, [window(1)])
+    assert not any(path.exists() for path in old)
+    assert other.exists()
+
+
+def test_a_log_that_was_not_started_clears_nothing(tmp_path, log):
+    assert proof(tmp_path).exists()
+
+
+def test_a_resumed_run_keeps_its_evidence(tmp_path):
+    write(tmp_path, [window(1)])
+    kept = proof(tmp_path)
+    write(tmp_path, [window(2)], resume=True)
+    assert kept.exists()
 
 
 def test_a_resumed_run_appends(tmp_path):
@@ -201,7 +229,12 @@ def test_names_with_commas_and_quotes_read_back(tmp_path):
 
 
 def test_the_layout_reads_back(tmp_path):
-    layout = replace(LAYOUT, edges=(("model.0", "model.1"), ("model.1", "model.2")))
+    layout = replace(
+        LAYOUT,
+        edges=(("model.0", "model.1"), ("model.1", "model.2")),
+        inside=(("SiLU",), (), ("Sigmoid", "Upsample")),
+    )
+    assert set(layout.roles) == {"", "weight", "norm"}
     RunLog(tmp_path, layout, resume=False).write_meta(meta_of(layout))
     assert runlog.layout_of_meta(runlog.read_meta(tmp_path)) == layout
     assert runlog.meta_of_layout(layout) == meta_of(layout)["layout"]
@@ -211,24 +244,6 @@ def test_events_read_back(tmp_path):
     events = [Event(1, "start"), Event(7, "nan_recovery"), Event(9, "resume")]
     RunLog(tmp_path, LAYOUT, resume=False).write_meta(meta_of(events=events))
     assert runlog.events_of_meta(runlog.read_meta(tmp_path)) == events
-
-
-def test_findings_read_back_as_they_were_last_told(tmp_path, log):
-    worse = replace(FINDING, value=4.0, message="more")
-    over = replace(worse, step_end=12)
-    other = replace(FINDING, number=2, module="model.0.bn", step=11, value=2.5)
-    log.write_news([News("start", 1, 3, FINDING), News("worse", 2, 8, worse)])
-    log.write_news([News("start", 2, 11, other), News("end", 3, 12, over)])
-    assert runlog.read_findings(tmp_path) == [
-        replace(over, modules=("model.1.conv",)),
-        replace(other, modules=("model.0.bn",), epoch=2),
-    ]
-
-
-def test_findings_of_a_run_without_alerts(tmp_path, log):
-    assert runlog.read_findings(tmp_path) == []
-    log.start()
-    assert runlog.read_findings(tmp_path) == []
 
 
 def test_meta_is_replaced_whole(tmp_path, log):
@@ -341,8 +356,7 @@ def test_a_killed_run_is_read_up_to_the_tear(data):
 
 def resume_and_check(folder, whole):
     runlog.mend(folder, LAST)
-    _, step = runlog.last_step(folder / "gradwatch.csv")
-    assert step == (RUN[whole - 1].step_last if whole else 0)
+    step = RUN[whole - 1].step_last if whole else 0
     rest = [window(step + 1, steps=5), window(step + 6)]
     write(folder, rest, resume=True)
     for one, expected in zip(read(folder), [*RUN[:whole], *rest], strict=True):
@@ -394,14 +408,14 @@ def test_a_resumed_run_writes_the_header_of_the_alerts_that_was_torn(tmp_path):
     log = RunLog(tmp_path, LAYOUT, resume=True)
     log.write_news([News("start", 1, 5, FINDING)])
     log.close()
-    assert [found.number for found in runlog.read_findings(tmp_path)] == [1]
-    assert len(load_run(tmp_path).alerts) == 1
+    assert list(load_run(tmp_path).alerts["finding"]) == [1]
 
 
-def test_last_step(tmp_path):
-    path = tmp_path / "gradwatch.csv"
-    assert runlog.last_step(path) == (1, 0)
-    write(tmp_path, [])
-    assert runlog.last_step(path) == (1, 0)
+def test_files_that_are_set_aside_keep_their_content(tmp_path):
     write(tmp_path, RUN)
-    assert runlog.last_step(path) == (1, 109)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    runlog.set_aside(tmp_path)
+    after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert after == {f"{name}.old": content for name, content in before.items()}
+    runlog.set_aside(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(after)

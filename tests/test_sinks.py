@@ -67,6 +67,7 @@ def test_a_model_that_is_no_list_of_blocks():
         inside=((), ()),
         head="head",
         edges=(),
+        kernels=(1, 1, 1, 1),
     )
     assert list(scalars(layout, window_of(layout))) == [
         "gradwatch/model",

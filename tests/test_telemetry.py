@@ -1,50 +1,93 @@
+import math
+
 import numpy as np
 import pytest
-from build import sample_of
+from build import LAWS, layout_of, norms_of, sample_of
+from hypothesis import given
+from hypothesis import strategies as st
 
 from yolo_gradwatch.records import CLIP_NORM, EpochTelemetry
 from yolo_gradwatch.telemetry import Telemetry
 
+LAYOUT = layout_of()
+BLOCKS = ("model.0", "model.1", "model.3", "model.4")
+"""Those of ``LAYOUT`` that have parameters."""
 
-def telemetry(*totals, skipped=(), scales=()):
+
+def telemetry(*totals, skipped=(), scales=(), clip=CLIP_NORM):
     """An epoch whose steps have these totals; ``skipped`` counts from 0."""
-    collected = Telemetry(3)
+    collected = Telemetry(3, clip, LAYOUT)
     for i, total in enumerate(totals):
         scale = scales[i] if scales else None
-        collected.add(sample_of(i + 1, skipped=i in skipped, scale=scale), total)
+        collected.add(
+            sample_of(i + 1, skipped=i in skipped, scale=scale),
+            norms_of(LAYOUT, 1.0, total=total),
+        )
     return collected.result()
 
 
+def owners_of(*steps, skipped=()):
+    """The owners of an epoch from the norms of its blocks, in the order of ``BLOCKS``."""
+    collected = Telemetry(1, CLIP_NORM, LAYOUT)
+    for i, norms in enumerate(steps):
+        total = math.sqrt(sum(norm * norm for norm in norms))
+        by_name = dict(zip(BLOCKS, norms, strict=True))
+        collected.add(sample_of(i + 1, skipped=i in skipped), norms_of(LAYOUT, by_name, total))
+    return collected.result().owners
+
+
 def test_an_epoch_without_a_step():
-    assert telemetry() == EpochTelemetry(3, 0, 0, 0, None, None)
+    assert telemetry() == EpochTelemetry(3, 0, 0, 0, None, None, None, {}, None)
 
 
-@pytest.mark.parametrize(
-    ("total", "clipped"),
-    [
-        (np.nextafter(CLIP_NORM, 0), 0),
-        (CLIP_NORM, 0),
-        (np.nextafter(CLIP_NORM, np.inf), 1),
-        (np.inf, 1),
-        (np.nan, 0),
-    ],
-)
-def test_a_step_is_clipped_above_the_limit(total, clipped):
-    assert telemetry(total).clipped == clipped
+# --- the norm of the whole gradient ---------------------------------------------------------------
 
 
-def test_the_median_is_of_finite_steps_that_were_applied():
+@pytest.mark.parametrize("clip", [CLIP_NORM, 0.1, 1e6])
+@pytest.mark.parametrize("above", [False, True])
+def test_a_step_is_clipped_above_the_limit(clip, above):
+    total = np.nextafter(clip, np.inf) if above else clip
+    assert telemetry(total, clip=clip).clipped == above
+    assert telemetry(np.nextafter(clip, 0), clip=clip).clipped == 0
+
+
+@pytest.mark.parametrize(("total", "clipped"), [(np.inf, 1), (np.nan, 0)])
+def test_of_what_is_not_finite_inf_is_above_the_limit(total, clipped):
+    epoch = telemetry(total)
+    assert (epoch.clipped, epoch.clip_ratio, epoch.norm_max) == (clipped, None, None)
+
+
+def test_the_median_and_the_highest_are_of_finite_steps_that_were_applied():
     epoch = telemetry(1.0, 2.0, 4.0, np.nan, np.inf, 1000.0, skipped=(5,))
-    assert epoch.norm_median == 2.0
+    assert (epoch.norm_median, epoch.norm_max) == (2.0, 4.0)
     assert (epoch.steps, epoch.skipped, epoch.clipped) == (6, 1, 1)
 
 
-def test_an_epoch_without_a_finite_step_has_no_median():
-    assert telemetry(np.nan, np.inf, 5.0, skipped=(2,)).norm_median is None
+def test_an_epoch_without_a_finite_step_has_no_norm():
+    epoch = telemetry(np.nan, np.inf, 5.0, skipped=(2,))
+    assert (epoch.norm_median, epoch.norm_max) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("totals", "ratio"),
+    [
+        ((5.0, 10.0), None),
+        ((20.0,), 2.0),
+        ((1.0, 1.0, 20.0, 30.0, 400.0), 3.0),
+        ((20.0, 40.0, np.inf, np.nan), 3.0),
+    ],
+)
+def test_the_clip_ratio_is_the_median_of_clipped_steps(totals, ratio):
+    assert telemetry(*totals).clip_ratio == ratio
+
+
+def test_the_clip_ratio_is_measured_against_the_clip():
+    assert telemetry(1.0, 2.0, clip=0.5).clip_ratio == 3.0
 
 
 def test_a_skipped_step_is_not_clipped():
-    assert telemetry(11.0, 11.0, skipped=(0,)).clipped == 1
+    epoch = telemetry(11.0, 12.0, skipped=(0,))
+    assert (epoch.clipped, epoch.clip_ratio, epoch.norm_max) == (1, 1.2, 12.0)
 
 
 def test_the_scale_is_that_of_the_last_step():
@@ -53,11 +96,80 @@ def test_the_scale_is_that_of_the_last_step():
 
 
 def test_a_result_is_a_snapshot_of_plain_numbers():
-    collected = Telemetry(1)
-    collected.add(sample_of(1), 20.0)
+    collected = Telemetry(1, CLIP_NORM, LAYOUT)
+    collected.add(sample_of(1), norms_of(LAYOUT, 1.0, total=20.0))
     first = collected.result()
-    collected.add(sample_of(2), 40.0)
+    collected.add(sample_of(2), norms_of(LAYOUT, 1.0, total=40.0))
     assert (first.steps, collected.result().steps) == (1, 2)
     assert collected.result().norm_median == 30.0
-    assert type(first.norm_median) is float
+    for value in (first.norm_median, first.norm_max, first.clip_ratio, *first.owners.values()):
+        assert type(value) is float
     assert type(first.clipped) is int
+
+
+# --- the blocks that own it -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("norms", "owners"),
+    [
+        ((3.0, 4.0, 0.0, 0.0), {"model.1": 0.64, "model.0": 0.36}),
+        ((1.0, 1.0, 1.0, 1.0), {"model.0": 0.25, "model.1": 0.25, "model.3": 0.25}),
+        ((1.0, 2.0, 3.0, 4.0), {"model.4": 0.5333, "model.3": 0.3, "model.1": 0.1333}),
+        ((0.0, 0.0, 1e-30, 0.0), {"model.3": 1.0}),
+        ((0.0, 1e150, 0.0, 0.0), {"model.1": 1.0}),
+        ((0.0, 0.0, 0.0, 0.0), {}),
+        ((1.0, np.nan, 1.0, 1.0), {}),
+        ((1.0, np.inf, 1.0, 1.0), {}),
+    ],
+)
+def test_the_three_blocks_with_the_largest_shares(norms, owners):
+    assert list(owners_of(norms).items()) == list(owners.items())
+
+
+def test_shares_are_means_over_steps_and_not_of_norms():
+    assert owners_of((1.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1e6)) == {"model.0": 0.5, "model.4": 0.5}
+
+
+def test_steps_that_are_skipped_or_not_finite_own_nothing():
+    nan, other, mine = (np.nan,) * 4, (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0)
+    assert owners_of(nan, other, mine, skipped=(1,)) == {"model.3": 1.0}
+    assert owners_of(nan, other, skipped=(1,)) == {}
+
+
+NORM = st.one_of(st.floats(1e-6, 1e6), st.sampled_from([0.0, 1e9, np.nan, np.inf]))
+STEP = st.tuples(st.tuples(NORM, NORM, NORM, NORM), st.booleans())
+
+
+@LAWS
+@given(st.lists(STEP, max_size=8))
+def test_an_epoch_agrees_with_loops_over_its_steps(steps):
+    collected = Telemetry(1, CLIP_NORM, LAYOUT)
+    totals, shares, counted = [], dict.fromkeys(BLOCKS, 0.0), 0
+    for i, (norms, skipped) in enumerate(steps):
+        squares = [norm * norm for norm in norms]
+        total = math.sqrt(sum(squares))
+        by_name = dict(zip(BLOCKS, norms, strict=True))
+        collected.add(sample_of(i, skipped=skipped), norms_of(LAYOUT, by_name, total))
+        if not skipped:
+            totals.append(total)
+        if skipped or not total or not math.isfinite(total):
+            continue
+        counted += 1
+        for name, square in zip(BLOCKS, squares, strict=True):
+            shares[name] += square / (total * total)
+    epoch = collected.result()
+    finite = [total for total in totals if math.isfinite(total)]
+    over = [total for total in finite if total > CLIP_NORM]
+    assert (epoch.steps, epoch.skipped) == (len(steps), sum(skipped for _, skipped in steps))
+    assert epoch.clipped == sum(total > CLIP_NORM for total in totals)
+    assert epoch.norm_max == (max(finite) if finite else None)
+    assert epoch.norm_median == (np.median(finite) if finite else None)
+    ratio = pytest.approx(np.median(over) / CLIP_NORM) if over else None
+    assert epoch.clip_ratio == ratio
+    largest = sorted((share / max(counted, 1) for share in shares.values()), reverse=True)[:3]
+    found = list(epoch.owners.values())
+    assert found == sorted(found, reverse=True)
+    assert found == pytest.approx([share for share in largest if share > 0], abs=6e-5)
+    for name, share in epoch.owners.items():
+        assert share == pytest.approx(shares[name] / counted, abs=6e-5)

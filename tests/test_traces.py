@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import re
+import sys
+from collections import Counter
+from functools import cache
 from pathlib import Path
+from statistics import median
 
-import numpy as np
 import pytest
-from values import Part, plan
 
-from yolo_gradwatch.detect import Detector
-from yolo_gradwatch.findings import common_name
-from yolo_gradwatch.records import Sample
-from yolo_gradwatch.rollup import Rollup
-from yolo_gradwatch.thresholds import Thresholds
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import detection
+import recordings
 
 TRACES = Path(__file__).parents[2] / "shared" / "traces"
 
@@ -22,119 +21,107 @@ pytestmark = pytest.mark.skipif(
     not TRACES.is_dir(), reason="the recordings lie beside the repository, not in it"
 )
 
-MISSING, FROZEN = 1, 2  # values of `status`
+NAMES = tuple(path.stem for path in sorted(TRACES.glob("*.npz")))
 
-IN_THE_TRUNK = {
-    "d01_v8n_dyingrelu_b3",
-    "d02_26n_dyingrelu_inner",
-    "d03_26n_detach_b10",
-    "d04_v8n_detach_b4_at40",
-    "d05_11n_unused",
-    "d08_26n_gamma0_stuck",
-    "d12_26n_zerograd_at40",
-    "d13_11n_nogrid_b9",
-    "d14_v8n_weight0_at40",
-    "d16_26ncls_detach_b3",
-    "d17_v8n_dyingrelu_b7",
+AMBIGUOUS = {
+    *("d06_26n_frozen_after", "d07_v8n_gamma0", "d09_26n_emptylabels", "d10_v8n_partialdead90"),
+    *("d15_26n_frozen_before", "e04_26n_gainstack_bn", "e08_v8n_img1e6_at40"),
+    *("e09_26n_hugebox_at40", "e13_v8n_img1e6part_at40", "v17_26n_grad1e-2_b4"),
+    "v18_v8n_satgate_bn",
 }
-"""Dead recordings whose dead modules lie in front of the head."""
+"""Recordings without a right answer."""
+
+HEALTHY = [name for name in NAMES if name.startswith("h")]
+FAULTY = [name for name in NAMES if name not in {*HEALTHY, *AMBIGUOUS}]
+MISSED = {
+    "v10_26n_headparam1e-5": "one class branch times 1e-5 looks like a scale without objects",
+}
+
+WRONG_LAYER = {
+    "v12_11n_satsigmoid_b5": "a weight of the next block stands out before the block's own hop",
+}
+
+DIFFERENT = {
+    "d02_26n_dyingrelu_inner": (
+        "the biases alone lie 0.5 decades below their norm layers: parameters say vanishing in the "
+        "same block six steps before both say dead in it"
+    ),
+    "e15_v8n_nobn_img1e6_at40": (
+        "without norm layers, a weight alone lies 0.4 decades below its convolution with the bias: "
+        "parameters cry wolf before the fault, at a hop of 2.1"
+    ),
+}
+"""Where parameters on their own decide otherwise than the modules that hold them, and why."""
 
 
-def names(pattern):
-    return [path.stem for path in sorted(TRACES.glob(f"{pattern}.npz"))]
+@cache
+def recording(name, *, by_parameter=False):
+    return recordings.load(TRACES / f"{name}.npz", by_parameter=by_parameter)
 
 
-def recording(name):
-    with np.load(TRACES / f"{name}.npz") as file:
-        found = {key: file[key] for key in file.files}
-    return json.loads(str(found.pop("meta"))), found
+@cache
+def outcome(name, window=1, *, by_parameter=False):
+    found = recording(name, by_parameter=by_parameter)
+    return detection.Outcome(found, tuple(detection.ours(found, window)))
 
 
-def on_paper(meta, trained):
-    """The layout of a recorded model, and how its trained parameters make it up."""
-    parameters = [
-        parameter for parameter, keep in zip(meta["params"], trained, strict=True) if keep
-    ]
-    parts = [Part(p["module"], p["elements"], p["kind"] == "weight") for p in parameters]
-    blocks = [f"model.{n}" for n in range(meta["blocks"])]
-    edges = [(blocks[source], blocks[target]) for source, target in meta["edges"]]
-    return plan(parts, blocks, edges)
+def test_all_recordings_are_there_and_sorted_as_their_labels_say():
+    kinds = {name: recording(name).meta["kind"] for name in NAMES}
+    assert Counter(kinds.values()) == {
+        "healthy": 45,
+        "vanishing": 20,
+        "exploding": 17,
+        "nonfinite": 7,
+        "dead": 12,
+        "ambiguous": 11,
+    }
+    assert {name for name, kind in kinds.items() if kind == "healthy"} == set(HEALTHY)
+    assert {name for name, kind in kinds.items() if kind == "ambiguous"} == AMBIGUOUS
 
 
-def samples(meta, arrays, trained):
-    status, nonfinite = arrays["status"][:, trained], arrays["nonfinite"][:, trained] > 0
-    missing = status == MISSING
-    norms = np.where(nonfinite, np.nan, np.where(missing, 0.0, arrays["grad_norm"][:, trained]))
-    epoch = arrays["steps"][:, meta["step_columns"].index("epoch")].astype(int)
-    for t in range(len(norms)):
-        yield Sample(
-            epoch=int(epoch[t]) + 1,
-            step=t + 1,
-            norms=norms[t].astype(np.float64),
-            missing=missing[t],
-            skipped=bool(meta["scaler"] and nonfinite[t].any()),
-        )
+def test_the_exceptions_are_recordings():
+    assert {*MISSED, *WRONG_LAYER, *DIFFERENT} <= set(FAULTY)
 
 
-def replay(name):
-    """The recording's label, its layout, and (0-based step, alert) for each alarm."""
-    meta, arrays = recording(name)
-    trained = ~(arrays["status"] == FROZEN).all(axis=0)
-    layout, members = on_paper(meta, trained)
-    rollup, detector = Rollup(members), Detector(layout, Thresholds())
-    windows = [one for each in samples(meta, arrays, trained) for one in rollup.add(each)]
-    alarms = [
-        (one.step_last - 1, alert)
-        for one in windows + rollup.close()
-        for alert in detector.update(one)
-        if alert.severity != "notice"
-    ]
-    return meta, layout, alarms
+@pytest.mark.parametrize("window", [1, 2, 5, 20])
+@pytest.mark.parametrize("name", HEALTHY)
+def test_a_healthy_recording_has_no_alarm(name, window):
+    assert outcome(name, window).alarms == ()
 
 
-def test_all_recordings_are_there():
-    assert [len(names(pattern)) for pattern in ("h*", "d*", "n*")] == [45, 17, 7]
+@pytest.mark.parametrize("name", FAULTY)
+def test_there_is_no_alarm_before_the_fault(name):
+    onset = recording(name).meta["onset"]
+    assert [alarm for alarm in outcome(name).alarms if alarm.step < onset] == []
 
 
-@pytest.mark.parametrize("name", names("h*"))
-def test_a_healthy_recording_has_no_alarm(name):
-    meta, _, alarms = replay(name)
-    assert meta["kind"] == "healthy"
-    assert alarms == []
+@pytest.mark.parametrize("name", FAULTY)
+def test_a_fault_is_found(name):
+    assert (outcome(name).hit is None) is (name in MISSED)
 
 
-def named(layout, alarms):
-    """The module that a finding of the first alarms is named after."""
-    first = alarms[0][0]
-    return common_name(layout, tuple(alert.module for step, alert in alarms if step == first))
+@pytest.mark.parametrize("name", [name for name in FAULTY if name not in MISSED])
+def test_the_right_layer_is_named(name):
+    assert outcome(name).is_right is (name not in WRONG_LAYER)
 
 
-def is_right(meta, name):
-    """Whether the fault was planted in, or reaches, a parameter below the named module."""
-    below = [p["name"] for p in meta["params"] if f"{p['module']}.".startswith(f"{name}.")]
-    patterns = [*meta["cause"], *meta["affected"]]
-    return name == "model" or any(re.search(one, path) for one in patterns for path in below)
+def delays(kind=""):
+    hits = [outcome(name) for name in FAULTY if name not in MISSED]
+    metas = [one.recording.meta for one in hits]
+    pairs = zip(hits, metas, strict=True)
+    return [one.hit.step - meta["onset"] for one, meta in pairs if kind in ("", meta["kind"])]
 
 
-@pytest.mark.parametrize("name", names("n*"))
-def test_a_nonfinite_recording_is_found_from_its_onset_on_and_not_before(name):
-    meta, layout, alarms = replay(name)
-    assert meta["kind"] == "nonfinite"
-    assert {alert.rule for _, alert in alarms} == {"nonfinite"}
-    assert alarms[0][0] == meta["onset"]
-    assert is_right(meta, named(layout, alarms))
+def test_a_fault_is_found_within_steps():
+    assert median(delays()) <= 5
+    assert max(delays("nonfinite")) == 0
 
 
-@pytest.mark.parametrize("name", names("d*"))
-def test_a_dead_recording_is_not_found_before_its_onset(name):
-    meta, _, alarms = replay(name)
-    assert all(step >= meta["onset"] for step, _ in alarms)
-    assert {alert.rule for _, alert in alarms} <= {"dead", "no_gradient"}
+def first_kind(one):
+    return one.alarms[0].kind if one.alarms else None
 
 
-@pytest.mark.parametrize("name", sorted(IN_THE_TRUNK))
-def test_a_dead_trunk_is_found(name):
-    meta, layout, alarms = replay(name)
-    assert meta["kind"] == "dead"
-    assert alarms, "not found"
-    assert is_right(meta, named(layout, alarms))
+@pytest.mark.parametrize("name", [*HEALTHY, *FAULTY])
+def test_rules_over_modules_decide_as_rules_over_parameters(name):
+    modules, parameters = (first_kind(outcome(name, by_parameter=each)) for each in (False, True))
+    assert (modules != parameters) is (name in DIFFERENT)

@@ -90,3 +90,12 @@ def train(  # noqa: PLR0913  # as few as there are kinds of trainings
         model.add_callback(event, call)
     model.train(trainer=trainer, data=data, project=str(folder), **{**TINY, **options})
     return model
+
+
+def trainer_of(folder, *, kind=None, model="yolo26n.yaml", data=None, **options):
+    """A trainer that has not begun; of detection, or of the class that is given."""
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    data = data or shapes()
+    overrides = {**TINY, "model": model, "data": data, "project": str(folder), **options}
+    return (kind or DetectionTrainer)(overrides=overrides)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,6 +46,7 @@ def plan(
         inside=tuple(() for _ in blocks),
         head=blocks[-1],
         edges=tuple(edges),
+        kernels=tuple(1 for _ in rows),
     )
     index = {name: m for m, name in enumerate(rows)}
     weights = [(index[part.module], p) for p, part in enumerate(parts) if part.is_weight]
@@ -219,3 +220,50 @@ def runs(draw: st.DrawFn) -> tuple[list[Window], list[Event]]:
             windows.append(window(step, steps=steps, skipped=skipped, epoch=epoch, **sick))
             step += steps
     return windows, events
+
+
+FAMILIES = ("cv2", "cv3", "one2one_cv2", "one2one_cv3")
+
+NET, _ = plan(
+    [
+        *(Part("model.0.conv"), Part("model.0.bn", is_weight=False)),
+        *(Part("model.1.a"), Part("model.1.b"), Part("model.1.c")),
+        Part("model.1.bn", is_weight=False),
+        *(Part("model.2.conv"), Part("model.2.bn", is_weight=False)),
+        *(Part("model.4.conv"), Part("model.4.bn", is_weight=False)),
+        *(Part("model.5.conv"), Part("model.5.bn", is_weight=False)),
+        *(Part(f"model.6.{family}.{scale}.conv") for family in FAMILIES for scale in range(3)),
+    ],
+    [f"model.{n}" for n in range(7)],
+    [
+        *((f"model.{n}", f"model.{n + 1}") for n in range(5)),
+        *((f"model.{n}", "model.6") for n in (2, 4, 5)),
+    ],
+)
+"""A chain of blocks, of which number 3 has no parameters, and a head that reads 2, 4 and 5."""
+
+NORMS = ("norm_min", "norm_mean", "norm_max")
+
+
+def inside(layout: Layout, *names: str) -> list[str]:
+    """The named modules and all that is inside them."""
+    return [m for m in layout.modules if any(m == n or m.startswith(f"{n}.") for n in names)]
+
+
+def normed(
+    one: Window,
+    norms: Mapping[str, float],
+    layout: Layout = NET,
+    fields: Sequence[str] = NORMS,
+) -> Window:
+    """A window with other norms in the named modules and all that is inside them.
+
+    The whole model is named alone: its name stands for its own row.
+    """
+    columns = {field: getattr(one, field).copy() for field in fields}
+    for name, norm in norms.items():
+        found = [name] if name == "model" else inside(layout, name)
+        rows = [layout.modules.index(module) for module in found]
+        for column in columns.values():
+            column[rows] = norm
+    return replace(one, **columns)

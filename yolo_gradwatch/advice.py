@@ -259,7 +259,7 @@ def _leaf(layout: Layout, training: Mapping[str, object], finding: Finding) -> s
     )
     return (
         f"{described(layout, finding.module)}: its gradient is {factor(finding.value)} "
-        f"{comparison} than that of the other weights of {described(layout, block)} "
+        f"{comparison} than that of its neighbours in {described(layout, block)} "
         f"({finding.value:.1f} decades; healthy below 1.0), since step {finding.step}. Probably "
         f"something behind this layer alone {cause}{_moment(training, finding)}. Try to remove "
         f"{remedy}, and put a BatchNorm behind the layer."
@@ -271,7 +271,7 @@ def _spike(layout: Layout, training: Mapping[str, object], finding: Finding) -> 
     return (
         f"the whole model: at step {finding.step} (epoch {finding.epoch}) the gradient jumped to "
         f"{factor(finding.value)} the highest before. Probably the loss of that step: an outlier "
-        f"among labels or images, a loss without bounds, a changed loss weight"
+        f"among labels or images, a very small last batch, a loss without bounds"
         f"{_moment(training, finding)}. Clipping limits that step; try to look at its images and "
         f"labels, {_lower_lr(training)} if it comes back."
     )

@@ -22,6 +22,10 @@ STATES = {"nonfinite": "NaN", "no_gradient": "no grad"}
 """Words for a block's state where the rule's own name is not the best one."""
 
 
+ORIGINS = ("vanishing", "exploding")
+"""Rules of which one block is the origin and those upstream of it suffer."""
+
+
 @dataclass(frozen=True, slots=True)
 class BlockRow:
     """A top-level block as the live report shows it.
@@ -116,11 +120,17 @@ class Board:
                 label=label,
                 norm=None if self.total is None else float(self._norms[i]),
                 history=history[:, i],
-                state=STATES.get(f.rule, f.rule) if (f := worst.get(block)) else self._calm,
+                state=self._state(f, block) if (f := worst.get(block)) else self._calm,
                 severity=f.severity if f else None,
             )
             for i, (block, label) in enumerate(zip(self._blocks, self._labels, strict=True))
         ]
+
+    def _state(self, finding: Finding, block: str) -> str:
+        """What is wrong with a block; of a block that suffers from another, only where it lies."""
+        if finding.rule in ORIGINS and self._block_of[finding.module] != block:
+            return "upstream"
+        return STATES.get(finding.rule, finding.rule)
 
     @property
     def _calm(self) -> str:

@@ -155,8 +155,8 @@ def _summary(board: Board) -> str:
 def _owners(board: Board, width: int) -> Text:
     """What clipping leaves of the newest step, and which blocks its norm comes from."""
     left = min(board.clip / board.total, 1.0) if board.total else 1.0
-    shares = ", ".join(f"{label} {share:.0%}" for label, share in board.owners.items())
-    line = Text(f"clip at {board.clip:g} leaves {left:.2g} of it; squared norm: {shares}", "dim")
+    shares = ", ".join(f"{n} {share:.0%}" for n, share in board.owners.items() if share >= 0.01)
+    line = Text(f"clip at {board.clip:g}: factor {left:.2g}  squared norm: {shares}", "dim")
     line.truncate(width, overflow="ellipsis")
     return line
 
@@ -181,7 +181,8 @@ def _standing(findings: Sequence[Finding], console: Console, width: int) -> list
     """The first finding in full, because it says what to try; the others in a line each."""
     lines: list[Text] = []
     for i, finding in enumerate(findings):
-        text = Text.assemble((f"● {finding.severity} ", STYLES[finding.severity]), finding.message)
+        word = f"● {finding.severity} {finding.rule}: "
+        text = Text.assemble((word, STYLES[finding.severity]), finding.message)
         wrapped = text.wrap(console, max(width, 1))
         most = max(console.height // 3, 1) if i == 0 else 1
         shown = list(wrapped[:most])

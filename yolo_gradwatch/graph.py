@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from yolo_gradwatch.records import Counts, Layout
+    from yolo_gradwatch.records import Counts, Flags, Layout
 
 DETACHED = "one2one_"
 """Families of the head whose input is detached: they send no gradient into the trunk."""
+
+LEAST_WEIGHTS, MOST_WEIGHTS = 3, 40
+"""Weights that a module must and may have for one of them to stand out."""
 
 BOXES = "cv2"
 """Families whose names end so are the boxes': without an object, their gradient is zero."""
@@ -43,8 +46,11 @@ class Graph:
         norms: (U,) for each unit the norm layers in it.
         trunk_weights: (K,) all modules of the trunk that own a weight.
         block_of_weight: (K,) the block of each.
+        siblings: Groups of weights that are alike, see `_siblings`.
+        group_of_weight: (K,) the group of each; -1 for one that has none.
         leaves: (M,) whether a module owns parameters itself: containers only repeat their children.
         trunk: (M,) whether a module lies in a block in front of the head.
+        attention: (M,) whether a module belongs to an attention, by the class of that.
         families: Names of the head's families, each with its units by scale.
     """
 
@@ -72,7 +78,9 @@ class Graph:
         trunk = self.weights[: len(self.blocks)]
         self.trunk_weights = np.concatenate([np.empty(0, np.int64), *trunk])
         self.block_of_weight = np.repeat(np.arange(len(trunk)), [len(rows) for rows in trunk])
+        self.siblings, self.group_of_weight = _siblings(layout, self.trunk_weights)
         self.leaves = np.array(layout.roles) != ""
+        self.attention = _in_attention(layout)
         self.trunk = np.array([block not in ("", layout.head) for block in layout.block_of])
 
     def upstream(self, block: int) -> list[int]:
@@ -130,6 +138,48 @@ def _seen(readers: dict[str, list[str]], block: str, units: Iterable[str]) -> se
 
 def _inside(owners: Iterable[str], block: str) -> bool:
     return any(name == block or name.startswith(f"{block}.") for name in owners)
+
+
+def _siblings(layout: Layout, weights: Counts) -> tuple[tuple[Counts, ...], Counts]:
+    """For each weight, those of the smallest module around it that has enough of them.
+
+    Weights of a large module, such as a whole backbone in one block, are too unlike.
+
+    Returns:
+        Groups of rows of the layout, and for each weight the number of its group or -1.
+    """
+    inside: dict[str, list[int]] = {}
+    for row in weights:
+        for name in _around(layout.modules[row], layout.block_of[row]):
+            inside.setdefault(name, []).append(int(row))
+    groups: dict[str, int] = {}
+    found = np.full(len(weights), -1)
+    for k, row in enumerate(weights):
+        for name in _around(layout.modules[row], layout.block_of[row]):
+            if len(inside[name]) >= LEAST_WEIGHTS:
+                if len(inside[name]) <= MOST_WEIGHTS:
+                    found[k] = groups.setdefault(name, len(groups))
+                break
+    return tuple(np.array(inside[name], np.int64) for name in groups), found
+
+
+def _in_attention(layout: Layout) -> Flags:
+    """(M,) whether a module is an attention or its direct child."""
+    types = dict(zip(layout.modules, layout.types, strict=True))
+    parents = (name.rpartition(".")[0] for name in layout.modules)
+    grand = [
+        (name, parent, parent.rpartition(".")[0])
+        for name, parent in zip(types, parents, strict=True)
+    ]
+    return np.array([any("att" in types.get(n, "").lower() for n in names) for names in grand])
+
+
+def _around(module: str, block: str) -> Iterator[str]:
+    """A module and those around it, up to its block."""
+    while module != block:
+        yield module
+        module = module.rpartition(".")[0]
+    yield block
 
 
 def _rows(layout: Layout, unit: str, role: str) -> Counts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,7 @@ def read(model: nn.Module, meant_frozen: Sequence[str] = ("",)) -> tuple[Layout,
         inside=tuple(_without_parameters(block) for block in blocks.values()),
         head=head,
         edges=tuple(_edges(blocks)),
+        kernels=tuple(_kernel(modules[name]) for name in rows),
     )
     own = [(m, p) for m, name in enumerate(rows) for p in _own(modules[name], position)]
     weights = [(m, p) for m, p in own if parameters[p].ndim >= 2]
@@ -95,14 +97,25 @@ def _own(module: nn.Module, position: dict[int, int]) -> list[int]:
 
 
 def _role(module: nn.Module, position: dict[int, int]) -> Role:
-    """What a module owns itself; a norm layer is told by its class, which all libraries name so."""
+    """What a module owns itself.
+
+    A norm layer is told by its class, which all libraries name so. A factor for each channel, such
+    as a layer scale of shape (C, 1, 1), is no weight.
+    """
     inner = _inner(module)
     own = [p for p in inner.parameters(recurse=False) if id(p) in position]
     if not own:
         return ""
     if "norm" in type(inner).__name__.lower():
         return "norm"
-    return "weight" if any(p.ndim >= 2 for p in own) else "other"
+    return "weight" if any(p.numel() > max(p.shape, default=1) for p in own) else "other"
+
+
+def _kernel(module: nn.Module) -> int:
+    """Positions in the kernel of a convolution, of its first weight."""
+    own = (p for p in _inner(module).parameters(recurse=False) if p.ndim > 2)
+    weight = next(own, None)
+    return 1 if weight is None else math.prod(weight.shape[2:])
 
 
 def _inner(module: nn.Module) -> nn.Module:

@@ -12,15 +12,12 @@ from yolo_gradwatch.graph import Graph
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from yolo_gradwatch.records import Counts, Flags, Floats, Layout, Singles, Window
+    from yolo_gradwatch.records import Counts, Floats, Layout, Singles, Window
 
 REACH = 1.5
 """Decades by which a block may stand above its own consumers before its level is cut to that, so
 that the block in front of an explosion is not called vanishing."""
 
-
-LEAST_WEIGHTS = 3
-"""Weights that a block must have for one of them to stand out."""
 
 FLOOR = -45.0
 """Level that stands for a trunk without any gradient: below the least float32."""
@@ -38,9 +35,8 @@ class Reading:
             or its largest norm layer, whichever is higher.
         best: (B,) the highest of its consumers; NaN without any.
         lost: (B,) decades lost from the consumers to the block, the *hop*.
-        apart: (2, K) decades by which each weight of the trunk stands above its block and above the
-            blocks that read it, whichever is less; and the same below. NaN in a block of fewer than
-            ``LEAST_WEIGHTS`` weights.
+        apart: (2, K) decades by which each weight of the trunk stands above its siblings and above
+            the blocks that read it, whichever is less; and the same below. NaN without siblings.
         trunk: Median over all weights of the trunk; ``FLOOR`` for a norm of 0.
         trunk_peak: The same of the highest norms in the window.
     """
@@ -69,8 +65,7 @@ class Reader:
         self._norms = _Padded(self.graph.norms[: len(self.graph.blocks)])
         self._consumers = _Padded([np.array(c, np.int64) for c in self.graph.consumers])
         self._trunk = _Padded([self.graph.trunk_weights])
-        sizes = np.bincount(self.graph.block_of_weight, minlength=len(self.graph.blocks))
-        self._crowded: Flags = sizes[self.graph.block_of_weight] >= LEAST_WEIGHTS
+        self._siblings = _Padded(self.graph.siblings)
 
     def read(self, window: Window) -> Reading:
         """The levels of a window."""
@@ -91,17 +86,18 @@ class Reader:
             arriving=arriving,
             best=best,
             lost=lost,
-            apart=self._apart(modules, weights, best),
+            apart=self._apart(modules, best),
             trunk=self._whole(modules),
             trunk_peak=self._whole(_log10(window.norm_max)),
         )
 
-    def _apart(self, modules: Floats, weights: Floats, best: Floats) -> Floats:
+    def _apart(self, modules: Floats, best: Floats) -> Floats:
         levels, block = modules[self.graph.trunk_weights], self.graph.block_of_weight
+        alike = np.append(self._siblings.medians(modules), np.nan)[self.graph.group_of_weight]
         with np.errstate(invalid="ignore"):  # -Inf - -Inf: all of it stands still
-            above = np.stack([levels - weights[block], levels - best[block]])
-        apart: Floats = np.array([np.fmin.reduce(above), np.fmin.reduce(-above)], np.float64)
-        apart[:, ~self._crowded] = np.nan
+            above = np.stack([levels - alike, levels - best[block]])
+        apart: Floats = np.array([np.fmin.reduce(above), np.fmin.reduce(-above)])
+        apart[:, self.graph.group_of_weight < 0] = np.nan
         return apart
 
     def _whole(self, modules: Floats) -> float:
@@ -118,7 +114,8 @@ class _Padded:
 
     def _values(self, values: Floats) -> Floats:
         """(G, K) the values of each group, NaN where a group has no more."""
-        return np.append(values, np.nan)[self._index]
+        padded: Floats = np.append(values, np.nan)[self._index]
+        return padded
 
     def highest(self, values: Floats) -> Floats:
         """(G,) the highest of each group, NaN aside; NaN for a group without any."""

@@ -80,7 +80,7 @@ class Layout:
         types: (M,) class names.
         parameters: (M,) trainable elements of the subtree, shared ones counted once.
         block_of: (M,) name of the top-level block a module belongs to; "" for the whole model.
-        roles: (M,) what the module owns itself: a ``weight`` (of two or more dimensions), the
+        roles: (M,) what the module owns itself: a ``weight`` (two or more dimensions above 1), the
             parameters of a ``norm`` layer, some ``other`` parameter, or nothing (""): a container.
         blocks: Name and class of every top-level block in forward order, also of those without
             parameters, if the model is an Ultralytics one.
@@ -88,6 +88,7 @@ class Layout:
             activations.
         head: Name of the block next to the loss.
         edges: Pairs of block names, from the producer to the consumer of an activation.
+        kernels: (M,) positions in the kernel of the module's own weight, 9 for 3x3; 1 for others.
     """
 
     modules: tuple[str, ...]
@@ -99,6 +100,7 @@ class Layout:
     inside: tuple[tuple[str, ...], ...]
     head: str
     edges: tuple[tuple[str, str], ...]
+    kernels: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

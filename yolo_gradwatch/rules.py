@@ -18,7 +18,7 @@ from yolo_gradwatch.records import WHOLE, Window
 
 if TYPE_CHECKING:
     from yolo_gradwatch.graph import Graph
-    from yolo_gradwatch.records import Counts, Flags, Floats, Layout
+    from yolo_gradwatch.records import Counts, Flags, Floats, Layout, Singles
     from yolo_gradwatch.thresholds import Thresholds
 
 HOPS = (10, 5)
@@ -29,6 +29,9 @@ JUMPS = (5, 3)
 
 PARTLY_WINDOWS = 5
 """Windows in a row with many zero elements that make a weight partly dead."""
+
+PADDING_TOLERANCE = 0.005
+"""By how much a share of zeros may differ from that of kernel positions that see padding."""
 
 FROZEN_WINDOWS = 3
 """Windows in a row in which a layer was frozen before that is told."""
@@ -183,6 +186,7 @@ def starved_scale(history: History, limits: Thresholds) -> Iterator[Hit]:
 def partly_dead(history: History, limits: Thresholds) -> Iterator[Hit]:
     """Weights of the trunk with many elements of exactly zero gradient for several windows.
 
+    Not those of an attention: over a single position, queries and keys have a zero gradient.
     Value and limit: share of the elements, the lowest of these windows.
     """
     counted = [
@@ -193,7 +197,9 @@ def partly_dead(history: History, limits: Thresholds) -> Iterator[Hit]:
     if len(counted) < PARTLY_WINDOWS:
         return
     shares = np.stack([window.zero_fraction for window in counted])
-    lowest = np.where((shares < 1).all(axis=0), shares.min(axis=0), np.nan)
+    is_dead = (shares < 1).all(axis=0) & ~_only_padding(shares, history.layout)
+    is_dead &= ~history.graph.attention
+    lowest = np.where(is_dead, shares.min(axis=0), np.nan)
     for m in np.flatnonzero((lowest >= limits.zero_fraction) & history.graph.trunk):
         value = float(lowest[m])
         yield Hit(history.layout.modules[m], value, limits.zero_fraction, _begin(counted[0]))
@@ -372,6 +378,18 @@ def _standing_still(
     still = history.graph.leaves & history.graph.trunk & np.all(always, axis=0)
     for name in _names(history.layout, still):
         yield Hit(name, float(len(told)), float(limits.dead_windows), _begin(told[0]))
+
+
+def _only_padding(shares: Singles, layout: Layout) -> Flags:
+    """(M,) whether all zeros are those of kernel positions that only ever see padding.
+
+    A kernel that is larger than its input has them: a 3x3 kernel on a single pixel, 8 of 9. Dead
+    units make a share that is no such multiple.
+    """
+    kernels = np.array(layout.kernels)
+    off = np.abs(shares * kernels - np.rint(shares * kernels)) / kernels
+    found: Flags = (kernels > 1) & (off < PADDING_TOLERANCE).all(axis=0)
+    return found
 
 
 def _silent_branches(history: History, limits: Thresholds) -> dict[str, set[str]]:

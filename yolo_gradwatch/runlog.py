@@ -153,7 +153,7 @@ def layout_of_meta(meta: dict[str, Any]) -> Layout:
     nested: dict[str, Any] = {
         name: tuple(tuple(part) for part in raw[name]) for name in ("blocks", "inside", "edges")
     }
-    columns = ("modules", "types", "parameters", "block_of", "roles")
+    columns = ("modules", "types", "parameters", "block_of", "roles", "kernels")
     arrays: dict[str, Any] = {name: tuple(raw[name]) for name in columns}
     return Layout(**arrays, **nested, head=raw["head"])
 

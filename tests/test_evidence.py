@@ -1,0 +1,185 @@
+"""What a step was made of: kept for a few steps, written for a finding."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from values import LAYOUT, MEMBERS, sample
+
+from yolo_gradwatch import evidence
+from yolo_gradwatch.evidence import KEPT_STEPS, MOST_FILES, Evidence, Note
+from yolo_gradwatch.rollup import module_norms
+
+NOTE = Note([("a.png", "b.png"), ("c.png",)], (0.01, 0.1), ("box_loss", "cls_loss"))
+
+
+def kept(run, step=7, note=NOTE, **changes):
+    """Evidence that has seen one step."""
+    found = Evidence(run, LAYOUT)
+    found.note(step, note)
+    one = replace(sample(step, 2.0, epoch=3), **{"losses": (1.5, 0.25), **changes})
+    found.add(one, module_norms(one.norms, MEMBERS))
+    return found
+
+
+def read(run, name):
+    return json.loads((run / name).read_text(encoding="utf-8"))
+
+
+def files(run):
+    return sorted(path.name for path in (run / evidence.FOLDER).glob("*"))
+
+
+def test_a_file_holds_what_the_step_was_made_of(tmp_path):
+    name = kept(tmp_path, scale=65536.0, skipped=True).file(7)
+    assert name == "gradwatch_evidence/step-00007.json"
+    content = read(tmp_path, name)
+    norms = content.pop("norms")
+    assert content == {
+        "step": 7,
+        "epoch": 3,
+        "skipped": True,
+        "scale": 65536.0,
+        "learning_rates": [0.01, 0.1],
+        "losses": {"box_loss": 1.5, "cls_loss": 0.25},
+        "images": [["a.png", "b.png"], ["c.png"]],
+    }
+    assert tuple(norms) == LAYOUT.modules
+    assert list(norms.values()) == module_norms(np.full(8, 2.0), MEMBERS).tolist()
+
+
+def test_a_step_without_a_scaler_has_no_scale(tmp_path):
+    assert read(tmp_path, kept(tmp_path).file(7))["scale"] is None
+
+
+@pytest.mark.parametrize(("value", "text"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf")])
+def test_numbers_that_json_lacks_are_text(tmp_path, value, text):
+    found = Evidence(tmp_path, LAYOUT)
+    found.note(1, NOTE)
+    one = replace(sample(1), losses=(value, 1.0))
+    found.add(one, np.array([value, *[1.0] * (len(LAYOUT.modules) - 1)]))
+    path = tmp_path / found.file(1)
+
+    def refuse(constant):
+        pytest.fail(f"{constant} is not JSON")
+
+    content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    assert content["losses"] == {"box_loss": text, "cls_loss": 1.0}
+    assert content["norms"]["model"] == text
+    assert content["norms"]["model.0"] == 1.0
+
+
+def test_images_need_not_be_a_list(tmp_path):
+    found = kept(tmp_path, note=replace(NOTE, images=(("a.png",), ())))
+    assert read(tmp_path, found.file(7))["images"] == [["a.png"], []]
+
+
+def test_more_names_than_losses_and_none_at_all(tmp_path):
+    found = kept(tmp_path, note=replace(NOTE, losses=("box_loss", "cls_loss", "dfl_loss")))
+    assert list(read(tmp_path, found.file(7))["losses"]) == ["box_loss", "cls_loss"]
+    found = kept(tmp_path, 8, losses=())
+    assert read(tmp_path, found.file(8))["losses"] == {}
+
+
+def test_a_step_without_a_note_still_has_its_numbers(tmp_path):
+    found = Evidence(tmp_path, LAYOUT)
+    found.add(sample(4), np.ones(len(LAYOUT.modules)))
+    content = read(tmp_path, found.file(4))
+    assert (content["images"], content["learning_rates"], content["losses"]) == ([], [], {})
+    assert content["norms"]["model.2.b"] == 1.0
+
+
+def test_nothing_is_written_before_it_is_asked_for(tmp_path):
+    kept(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_step_that_has_not_landed_has_no_file(tmp_path):
+    found = Evidence(tmp_path, LAYOUT)
+    found.note(1, NOTE)
+    assert found.file(1) == found.file(2) == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_written_once(tmp_path):
+    found = kept(tmp_path)
+    path = tmp_path / found.file(7)
+    path.write_text("{}", encoding="utf-8")
+    assert found.file(7) == "gradwatch_evidence/step-00007.json"
+    assert path.read_text(encoding="utf-8") == "{}"
+
+
+def test_a_file_of_the_run_that_is_resumed_is_named_again(tmp_path):
+    name = kept(tmp_path).file(7)
+    assert Evidence(tmp_path, LAYOUT).file(7) == name
+    assert evidence.existing(tmp_path, 7) == name
+    assert evidence.existing(tmp_path, 8) == ""
+
+
+def many(run, count):
+    found = Evidence(run, LAYOUT)
+    for step in range(1, count + 1):
+        found.note(step, Note([(f"{step}.png",)], (), ()))
+        found.add(sample(step), np.full(len(LAYOUT.modules), float(step)))
+    return found
+
+
+def test_the_newest_steps_are_kept_and_older_ones_forgotten(tmp_path):
+    count = KEPT_STEPS + 10
+    found = many(tmp_path, count)
+    assert found.file(count - KEPT_STEPS) == ""
+    for step in (count - KEPT_STEPS + 1, count):
+        content = read(tmp_path, found.file(step))
+        assert content["images"] == [[f"{step}.png"]]
+        assert content["norms"]["model"] == step
+    assert len(found._notes) == len(found._landed) == KEPT_STEPS
+
+
+def test_at_most_20_files(tmp_path):
+    assert MOST_FILES == 20
+    found = many(tmp_path, 30)
+    named = [found.file(step) for step in range(1, 31)]
+    assert all(named[:20])
+    assert not any(named[20:])
+    assert len(files(tmp_path)) == 20
+    assert found.file(5) == named[4]  # what is written is still named
+
+
+def test_files_of_the_first_part_of_a_run_count(tmp_path):
+    found = many(tmp_path, 30)
+    for step in range(1, 20):
+        found.file(step)
+    resumed = Evidence(tmp_path, LAYOUT)
+    for step in (40, 41):
+        resumed.add(sample(step), np.ones(len(LAYOUT.modules)))
+    assert [bool(resumed.file(step)) for step in (40, 41)] == [True, False]
+
+
+@pytest.mark.parametrize(("step", "name"), [(3, "step-00003"), (1_234_567, "step-1234567")])
+def test_names_of_files_sort_by_step(tmp_path, step, name):
+    assert kept(tmp_path, step).file(step) == f"gradwatch_evidence/{name}.json"
+
+
+def test_clear_removes_the_files_and_nothing_else(tmp_path):
+    found = many(tmp_path, 3)
+    for step in (1, 2, 3):
+        found.file(step)
+    own = tmp_path / evidence.FOLDER / "notes.txt"
+    own.write_text("mine", encoding="utf-8")
+    evidence.clear(tmp_path)
+    assert files(tmp_path) == ["notes.txt"]
+
+
+def test_clear_needs_no_folder(tmp_path):
+    evidence.clear(tmp_path)
+    evidence.clear(tmp_path / "not there yet")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_written_is_an_os_error(tmp_path):
+    (tmp_path / evidence.FOLDER).write_text("in the way", encoding="utf-8")
+    with pytest.raises(OSError, match="gradwatch_evidence"):
+        kept(tmp_path).file(7)

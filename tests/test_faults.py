@@ -1,0 +1,91 @@
+"""Planted faults through the real trainer: each is found, named, told and written."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+from training import shapes, train
+
+from yolo_gradwatch import GradWatch, load_run
+from yolo_gradwatch.cli import main
+from yolo_gradwatch.detect import RULES
+from yolo_gradwatch.faults import FAULTS, STEP
+
+SICK = [name for name, fault in FAULTS.items() if fault.rule]
+
+
+def run(folder, name, **options):
+    """A watched training of 30 steps with a planted fault; ended by the fault or not."""
+    from ultralytics import YOLO
+
+    model = YOLO("yolo26n.yaml")
+    FAULTS[name].plant(model)
+    watch = GradWatch(live=False)
+    options = {"data": shapes(24), "epochs": 5, **FAULTS[name].options, **options}
+    train(folder, watch=watch, model=model, **options)
+    return watch
+
+
+def panel_of(watch, width):
+    recorder = watch.sessions[-1]._recorder
+    out = io.StringIO()
+    console = Console(file=out, width=width, height=40, color_system=None, _environ={})
+    console.print(recorder._panel)
+    return out.getvalue()
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("name", SICK)
+def test_a_fault_is_found_and_its_layer_is_named(tmp_path, name):
+    fault = FAULTS[name]
+    watch = run(tmp_path, name)
+    report = watch.report()
+    finding = next(f for f in report.alarms if f.rule == fault.rule)
+    assert finding.module == fault.module
+    assert finding.message in str(report)
+    loaded = load_run(watch.run_dir)
+    told = loaded.alerts[loaded.alerts["finding"] == finding.number]
+    assert [*told["event"]][0] == "start"
+    assert {*told["rule"]} == {fault.rule}
+    assert [*told["message"]][-1] == finding.message
+    assert loaded.report().findings == report.findings
+    assert len(report.alarms) <= 4  # a handful, not a flood
+    if finding.step_end is None:
+        for width in (80, 140):
+            assert f"{fault.rule}: " in panel_of(watch, width)
+
+
+@pytest.mark.train
+def test_the_control_is_healthy(tmp_path):
+    report = run(tmp_path, "healthy").report()
+    assert report.healthy, report
+    assert report.verdict.startswith("healthy, nothing found in 30 steps")
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("name", ["loss-spike", "nan"])
+def test_a_fault_in_one_step_is_told_at_that_step_with_its_evidence(tmp_path, name):
+    watch = run(tmp_path, name, epochs=4)
+    (finding,) = (f for f in watch.report().alarms if f.rule == FAULTS[name].rule)
+    assert finding.step == STEP
+    assert finding.evidence == f"gradwatch_evidence/step-{STEP:05}.json"
+    assert (watch.run_dir / finding.evidence).exists()
+
+
+def test_every_fault_expects_a_rule_that_exists():
+    assert {FAULTS[name].rule for name in SICK} <= set(RULES)
+
+
+def test_the_faults_are_listed(capsys):
+    assert main(["demo", "--list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in FAULTS)
+
+
+def test_a_mistyped_fault_is_one_line_and_exit_code_2(capsys):
+    assert main(["demo", "--fault", "gradient-cat"]) == 2
+    error = capsys.readouterr().err
+    assert "did you mean gradient-cut?" in error
+    assert error.count("\n") == 1

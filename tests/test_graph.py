@@ -1,0 +1,414 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from values import FAMILIES, LAWS, LAYOUT, NET, Part, plan
+
+from yolo_gradwatch import layout as layouts
+from yolo_gradwatch.graph import Graph
+
+
+def wired(edges, *, head=(), empty=(), blocks=4):
+    """The graph of blocks of one weight, some of them empty; edges and head by number."""
+    last = f"model.{blocks - 1}"
+    parts = [Part(f"model.{n}") for n in range(blocks - 1) if n not in empty]
+    parts += [Part(f"{last}.{name}") for name in head]
+    layout, _ = plan(
+        parts or [Part("model")],
+        [f"model.{n}" for n in range(blocks)],
+        [(f"model.{source}", f"model.{target}") for source, target in edges],
+    )
+    return Graph(layout)
+
+
+def readers(graph):
+    """For each block the units that read it, by name."""
+    return {
+        block: [graph.units[u] for u in found]
+        for block, found in zip(graph.blocks, graph.consumers, strict=True)
+    }
+
+
+def numbers(graph):
+    """The same, without `model.` in front."""
+    return {
+        block.removeprefix("model."): [name.removeprefix("model.") for name in found]
+        for block, found in readers(graph).items()
+    }
+
+
+# Layouts built by hand.
+
+
+def test_units_are_the_blocks_with_parameters_and_the_branches_of_the_head():
+    graph = Graph(NET)
+    assert graph.blocks == ("model.0", "model.1", "model.2", "model.4", "model.5")
+    branches = tuple(f"model.6.{family}.{scale}" for family in FAMILIES for scale in range(3))
+    assert graph.units == (*graph.blocks, *branches)
+
+
+def test_families_hold_their_branches_by_scale():
+    families = Graph(NET).families
+    assert list(families) == list(FAMILIES)
+    assert families["one2one_cv3"] == tuple(f"model.6.one2one_cv3.{scale}" for scale in range(3))
+
+
+def test_consumers_are_found_through_blocks_without_parameters():
+    assert numbers(Graph(NET)) == {
+        "0": ["1"],
+        "1": ["2"],
+        "2": ["4", "6.cv2.0", "6.cv3.0"],
+        "4": ["5", "6.cv2.1", "6.cv3.1"],
+        "5": ["6.cv2.2", "6.cv3.2"],
+    }
+
+
+def test_only_some_blocks_feed_another_block():
+    assert Graph(NET).feeds_trunk.tolist() == [True, True, True, True, False]
+
+
+def test_a_row_of_blocks_without_parameters_is_looked_through():
+    graph = wired([(0, 1), (1, 2), (2, 3), (3, 4)], empty=(1, 2, 3), blocks=5, head=["conv"])
+    assert numbers(graph) == {"0": ["4"]}
+    assert graph.feeds_trunk.tolist() == [False]
+
+
+def test_what_joins_two_paths_without_parameters_passes_both_on():
+    graph = wired([(0, 2), (1, 2), (2, 3), (2, 4), (3, 4)], empty=(2,), blocks=5, head=["conv"])
+    assert numbers(graph) == {"0": ["3", "4"], "1": ["3", "4"], "3": ["4"]}
+
+
+def test_the_order_of_the_inputs_is_the_order_of_the_scales():
+    graph = wired([(0, 1), (1, 2), (2, 3), (0, 3), (1, 3)], head=["a.0", "a.1", "a.2"])
+    assert numbers(graph) == {"0": ["1", "3.a.1"], "1": ["2", "3.a.2"], "2": ["3.a.0"]}
+
+
+def test_a_scale_may_reach_the_head_through_a_block_without_parameters():
+    graph = wired([(0, 1), (0, 2), (1, 3), (2, 3)], empty=(2,), head=["a.0", "a.1"])
+    assert numbers(graph) == {"0": ["1", "3.a.1"], "1": ["3.a.0"]}
+
+
+def test_a_block_may_feed_two_scales():
+    graph = wired([(0, 1), (1, 3), (1, 3)], head=["a.0", "a.1"], empty=(2,))
+    assert numbers(graph) == {"0": ["1"], "1": ["3.a.0", "3.a.1"]}
+
+
+def test_detached_branches_read_nothing_but_are_units():
+    graph = wired([(0, 1), (1, 2), (2, 3)], head=["cv2.0", "one2one_cv2.0", "one2one_cv4.0"])
+    assert numbers(graph)["2"] == ["3.cv2.0"]
+    assert graph.units[-2:] == ("model.3.one2one_cv2.0", "model.3.one2one_cv4.0")
+
+
+@pytest.mark.parametrize(("entries", "is_family"), [(1, False), (2, True), (3, False)])
+def test_a_list_in_the_head_is_a_family_if_it_has_one_entry_a_scale(entries, is_family):
+    head = ["cv2.0", "cv2.1", *(f"proto.{n}" for n in range(entries))]
+    graph = wired([(0, 1), (1, 2), (1, 3), (2, 3)], head=head)
+    assert list(graph.families) == ["cv2", "proto"][: 1 + is_family]
+    assert ("3.proto.0" in numbers(graph)["1"]) is is_family
+
+
+def test_a_list_deeper_in_the_head_is_no_family():
+    graph = wired([(1, 3), (2, 3)], head=["cv2.0", "cv2.1", "decoder.layers.0", "decoder.layers.1"])
+    assert list(graph.families) == ["cv2"]
+
+
+@pytest.mark.parametrize("head", [["conv", "linear"], ["layers.0", "layers.1"]])
+def test_a_head_without_families_is_one_unit(head):
+    graph = wired([(0, 1), (1, 2), (2, 3)], head=head)
+    assert graph.families == {}
+    assert graph.units == ("model.0", "model.1", "model.2", "model.3")
+    assert numbers(graph)["2"] == ["3"]
+    assert graph.weights[-1].tolist() == [5, 6] if head[0] == "conv" else [6, 7]
+
+
+def test_a_name_that_begins_like_another_is_not_inside_it():
+    parts = [Part("model.1.a"), Part("model.10.a"), Part("model.10.b"), Part("model.11")]
+    layout, _ = plan(parts)
+    graph = Graph(layout)
+    found = {
+        unit: [layout.modules[m] for m in graph.weights[u]] for u, unit in enumerate(graph.units)
+    }
+    assert found["model.1"] == ["model.1.a"]
+    assert found["model.10"] == ["model.10.a", "model.10.b"]
+
+
+def test_units_hold_their_weights_and_norm_layers():
+    graph = Graph(NET)
+    rows = {
+        unit: [[NET.modules[m] for m in found[u]] for found in (graph.weights, graph.norms)]
+        for u, unit in enumerate(graph.units)
+    }
+    assert rows["model.1"] == [["model.1.a", "model.1.b", "model.1.c"], ["model.1.bn"]]
+    assert rows["model.6.cv2.1"] == [["model.6.cv2.1.conv"], []]
+
+
+def test_the_weights_of_the_trunk_know_their_block():
+    graph = Graph(NET)
+    found = [
+        (graph.blocks[block], NET.modules[m])
+        for m, block in zip(graph.trunk_weights, graph.block_of_weight, strict=True)
+    ]
+    assert found == [
+        ("model.0", "model.0.conv"),
+        ("model.1", "model.1.a"),
+        ("model.1", "model.1.b"),
+        ("model.1", "model.1.c"),
+        ("model.2", "model.2.conv"),
+        ("model.4", "model.4.conv"),
+        ("model.5", "model.5.conv"),
+    ]
+
+
+def test_a_block_of_norm_layers_or_other_parameters_is_a_unit_without_weights():
+    parts = [Part("model.0.bn", is_weight=False), Part("model.1.gain", is_weight=False)]
+    layout, _ = plan([*parts, Part("model.2")])
+    graph = Graph(layout)
+    assert graph.blocks == ("model.0", "model.1")
+    assert [len(found) for found in graph.weights] == [0, 0, 1]
+    assert [len(found) for found in graph.norms] == [1, 0, 0]
+
+
+def test_leaves_own_parameters_and_the_trunk_lies_in_front_of_the_head():
+    graph = Graph(LAYOUT)
+    rows = zip(LAYOUT.modules, graph.leaves, graph.trunk, strict=True)
+    assert {name: (bool(leaf), bool(trunk)) for name, leaf, trunk in rows} == {
+        "model": (False, False),
+        "model.0": (False, True),
+        "model.0.conv": (True, True),
+        "model.0.bn": (True, True),
+        "model.1": (False, True),
+        "model.1.conv": (True, True),
+        "model.1.bn": (True, True),
+        "model.2": (False, False),
+        "model.2.a": (True, False),
+        "model.2.b": (True, False),
+    }
+
+
+def test_parameters_of_the_model_itself_belong_to_no_block():
+    layout, _ = plan([Part("model"), Part("model.0"), Part("model.1")])
+    graph = Graph(layout)
+    assert graph.blocks == ("model.0",)
+    assert graph.trunk.tolist() == [False, True, False]
+
+
+def test_a_model_that_does_not_tell_who_reads_whom_has_no_consumers():
+    graph = Graph(replace(NET, edges=()))
+    assert set(graph.consumers) == {()}
+    assert graph.families == {}
+    assert graph.units == (*graph.blocks, "model.6")
+    assert not graph.feeds_trunk.any()
+
+
+def test_a_single_module_has_no_units():
+    single = replace(
+        LAYOUT, modules=("model",), block_of=("",), roles=("weight",), blocks=(), inside=(), head=""
+    )
+    graph = Graph(single)
+    assert (graph.units, graph.blocks, graph.consumers, graph.families) == ((), (), (), {})
+    assert len(graph.trunk_weights) == len(graph.block_of_weight) == 0
+
+
+# Upstream.
+
+
+def test_upstream_follows_every_path():
+    graph = Graph(NET)
+    found = {name: graph.upstream(b) for b, name in enumerate(graph.blocks)}
+    assert found == {
+        "model.0": [],
+        "model.1": [0],
+        "model.2": [0, 1],
+        "model.4": [0, 1, 2],
+        "model.5": [0, 1, 2, 3],
+    }
+
+
+def test_upstream_leaves_the_other_path_out():
+    graph = wired([(0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 5)], blocks=6, head=["a"])
+    assert [graph.upstream(b) for b in range(5)] == [[], [0], [0], [0, 1], [0, 2]]
+
+
+@LAWS
+@given(st.sets(st.tuples(st.integers(0, 6), st.integers(1, 7)).filter(lambda e: e[0] < e[1])))
+def test_upstream_is_what_powers_of_the_adjacency_matrix_reach(edges):
+    graph = wired(sorted(edges), blocks=8, head=["a"])
+    step = np.zeros((8, 8), int)
+    for source, target in edges:
+        step[source, target] = 1
+    reach = sum(np.linalg.matrix_power(step, n) for n in range(1, 8))
+    for b in range(7):
+        assert graph.upstream(b) == np.flatnonzero(reach[:7, b]).tolist()
+
+
+@LAWS
+@given(
+    st.sets(st.tuples(st.integers(0, 6), st.integers(1, 7)).filter(lambda e: e[0] < e[1])),
+    st.sets(st.integers(0, 6), max_size=6),
+)
+def test_consumers_are_the_ends_of_paths_through_empty_blocks(edges, empty):
+    graph = wired(sorted(edges), empty=empty, blocks=8, head=["a"])
+
+    def ends(block):
+        return {
+            end
+            for source, target in edges
+            if source == block
+            for end in (ends(target) if target in empty else {f"model.{target}"})
+        }
+
+    assert {block: set(found) for block, found in readers(graph).items()} == {
+        f"model.{n}": ends(n) for n in range(7) if n not in empty
+    }
+
+
+# Models of Ultralytics, whose forward pass tells who reads whom.
+
+RESNET = {
+    "nc": 10,
+    "backbone": [[-1, 1, "TorchVision", [512, "resnet18", None, True, 2]]],
+    "head": [[-1, 1, "Classify", ["nc"]]],
+}
+"""As yolo11-cls-resnet18.yaml, but with nothing to download."""
+
+POSE = pytest.mark.xfail(strict=True, reason="cv4_kpts and cv4_sigma read cv4, not the trunk")
+
+MODELS = [
+    ("yolo26n.yaml", "DetectionModel", 64),
+    ("yolov8n.yaml", "DetectionModel", 64),
+    ("yolov10n.yaml", "DetectionModel", 64),
+    ("yolov3-tiny.yaml", "DetectionModel", 64),
+    ("yolov5n-p6.yaml", "DetectionModel", 128),
+    ("yolo11n-seg.yaml", "SegmentationModel", 64),
+    ("yolo26n-obb.yaml", "OBBModel", 64),
+    pytest.param("yolo26n-pose.yaml", "PoseModel", 64, marks=POSE),
+    ("yolo26n-cls.yaml", "ClassificationModel", 64),
+    (RESNET, "ClassificationModel", 64),
+    ("rtdetr-l.yaml", "RTDETRDetectionModel", 160),
+]
+
+
+def built(config, kind):
+    from ultralytics.nn import tasks
+
+    return getattr(tasks, kind)(dict(config) if config is RESNET else config, verbose=False)
+
+
+def tensors(value):
+    if isinstance(value, (list, tuple)):
+        return [one for each in value for one in tensors(each)]
+    return [value] if hasattr(value, "shape") else []
+
+
+def traffic(model, names, size):
+    """What each named module took in and gave out in a forward pass, in that order."""
+    import torch
+
+    seen = []
+    modules = dict(model.named_modules())
+
+    def note(name, kind):
+        return lambda _module, *passed: seen.append((name, kind, tensors(passed[kind])))
+
+    hooks = [modules[name].register_forward_pre_hook(note(name, 0)) for name in names]
+    hooks += [modules[name].register_forward_hook(note(name, 1)) for name in names]
+    with torch.no_grad():
+        model(torch.rand(2, 3, size, size))
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def observed(model, layout, graph, size):
+    """The units that took in what a block gave out, itself or through blocks without parameters."""
+    blocks = [name for name, _ in layout.blocks]
+    branches = [unit for units in graph.families.values() for unit in units]
+    seen = traffic(model, [*blocks, *branches], size)
+    given, taken = ({n: t for n, k, t in seen if k == kind} for kind in (1, 0))
+    if branches:
+        del taken[layout.head]
+
+    def ends(block):
+        for name, inputs in taken.items():
+            if any(one is other for one in inputs for other in given[block]):
+                yield from [name] if name in graph.units else ends(name)
+
+    return {block: set(ends(block)) for block in graph.blocks}
+
+
+@pytest.mark.parametrize(("config", "kind", "size"), MODELS)
+def test_consumers_are_the_units_that_take_in_what_a_block_gives_out(config, kind, size):
+    model = built(config, kind)
+    if "rtdetr" in config:
+        model.eval()  # in training it asks for labels
+    layout, _ = layouts.read(model)
+    graph = Graph(layout)
+    assert {b: set(found) for b, found in readers(graph).items()} == observed(
+        model, layout, graph, size
+    )
+    assert all(graph.consumers)
+
+
+HEADS = {
+    "yolo26n.yaml": ("DetectionModel", FAMILIES, 3),
+    "yolov8n.yaml": ("DetectionModel", ("cv2", "cv3"), 3),
+    "yolov3-tiny.yaml": ("DetectionModel", ("cv2", "cv3"), 2),
+    "yolov5n-p6.yaml": ("DetectionModel", ("cv2", "cv3"), 4),
+    "yolo11n-seg.yaml": ("SegmentationModel", ("cv2", "cv3", "cv4"), 3),
+    "yolo26n-cls.yaml": ("ClassificationModel", (), 0),
+    "rtdetr-l.yaml": ("RTDETRDetectionModel", ("input_proj",), 3),
+}
+
+
+@pytest.mark.parametrize("config", HEADS)
+def test_families_and_scales_of_ultralytics_heads(config):
+    kind, families, scales = HEADS[config]
+    layout, _ = layouts.read(built(config, kind))
+    graph = Graph(layout)
+    assert graph.families == {
+        family: tuple(f"{layout.head}.{family}.{scale}" for scale in range(scales))
+        for family in families
+    }
+
+
+@pytest.fixture(scope="module")
+def yolo():
+    layout, _ = layouts.read(built("yolo26n.yaml", "DetectionModel"))
+    return layout, Graph(layout)
+
+
+def test_the_graph_of_yolo26(yolo):
+    _, graph = yolo
+    found = numbers(graph)
+    assert found["4"] == ["5", "16"]
+    assert found["10"] == ["13", "22"]
+    assert found["13"] == ["16", "19"]
+    assert found["16"] == ["17", "23.cv2.0", "23.cv3.0"]
+    assert found["22"] == ["23.cv2.2", "23.cv3.2"]
+    assert [b for b, feeds in zip(graph.blocks, graph.feeds_trunk, strict=True) if not feeds] == [
+        "model.22"
+    ]
+    names = [graph.blocks[b] for b in graph.upstream(graph.blocks.index("model.13"))]
+    assert names == [f"model.{n}" for n in range(11)]
+
+
+def test_every_weight_and_norm_layer_of_yolo26_is_in_one_unit(yolo):
+    layout, graph = yolo
+    for role, groups in (("weight", graph.weights), ("norm", graph.norms)):
+        rows = [m for m, own in enumerate(layout.roles) if own == role]
+        assert sorted(m for found in groups for m in found) == rows
+    assert set(graph.trunk_weights) == {
+        m for m, own in enumerate(layout.roles) if own == "weight" and graph.trunk[m]
+    }
+
+
+def test_a_torchvision_backbone_is_one_block():
+    layout, _ = layouts.read(built(RESNET, "ClassificationModel"))
+    graph = Graph(layout)
+    assert graph.units == ("model.0", "model.1")
+    assert numbers(graph) == {"0": ["1"]}
+    assert len(graph.weights[0]) == len(graph.norms[0]) == 20

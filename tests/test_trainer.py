@@ -1,0 +1,283 @@
+"""What the watch knows of Ultralytics' trainers, mostly without a training."""
+
+from __future__ import annotations
+
+import textwrap
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn.utils import clip_grad_norm_
+from training import shapes, trainer_of
+
+from yolo_gradwatch import trainer as trainers
+from yolo_gradwatch.records import CLIP_NORM
+
+
+@pytest.fixture(scope="module")
+def base():
+    from ultralytics.engine.trainer import BaseTrainer
+
+    return BaseTrainer
+
+
+def bare(kind):
+    """An instance that was not set up."""
+    return object.__new__(kind)
+
+
+def subclasses(base):
+    """Trainers by how they clip, with the total norm above which each does."""
+
+    class Inherits(base):
+        pass
+
+    class ByKeyword(base):
+        def optimizer_step(self):
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=2.5)
+
+    class ByPosition(base):
+        def optimizer_step(self):
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 3)
+
+    class ByName(base):
+        def optimizer_step(self):
+            clip_grad_norm_(self.model.parameters(), max_norm=4.0)
+
+    class OnTop(base):
+        def optimizer_step(self):
+            super().optimizer_step()
+            self.steps_done = True
+
+    class OtherCallsFirst(base):
+        def optimizer_step(self):
+            """Says ``clip_grad_norm_(parameters, 1.0)`` in words."""
+            print(max(7, 8), sum([9, 10], 11))  # noqa: T201
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), norm_type=2, max_norm=5.0)
+
+    class Computed(base):
+        def optimizer_step(self):
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=self.limit)
+
+    return {
+        Inherits: 10.0,
+        ByKeyword: 2.5,
+        ByPosition: 3.0,
+        ByName: 4.0,
+        OnTop: 10.0,
+        OtherCallsFirst: 5.0,
+        Computed: CLIP_NORM,
+    }
+
+
+def test_the_installed_ultralytics_clips_at_10(base):
+    from ultralytics.models.yolo.classify import ClassificationTrainer
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    found = [trainers.clip_norm(bare(k)) for k in (base, DetectionTrainer, ClassificationTrainer)]
+    assert found == [CLIP_NORM] * 3 == [10.0] * 3
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Inherits", "ByKeyword", "ByPosition", "ByName", "OnTop", "OtherCallsFirst", "Computed"],
+)
+def test_the_clip_is_that_of_the_users_trainer(base, name):
+    ((kind, expected),) = (
+        (kind, clip) for kind, clip in subclasses(base).items() if kind.__name__ == name
+    )
+    clip = trainers.clip_norm(bare(kind))
+    assert clip == expected
+    assert type(clip) is float
+
+
+def test_the_clip_of_a_trainer_without_source_is_the_usual_one(base):
+    source = """
+        class Typed(base):
+            def optimizer_step(self):
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=2.5)
+        """
+    names = {"base": base, "torch": torch}
+    exec(textwrap.dedent(source), names)  # noqa: S102  # as in an interpreter
+    assert trainers.clip_norm(bare(names["Typed"])) == 10.0
+
+
+def test_the_clip_of_a_trainer_that_was_compiled_is_the_usual_one(base):
+    class Foreign(base):
+        optimizer_step = dict.update  # written in C
+
+    assert trainers.clip_norm(bare(Foreign)) == 10.0
+
+
+def test_the_clip_stands_among_the_options_of_a_run(tmp_path, base):
+    class Gentle(base):
+        def optimizer_step(self):
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=2.5)
+
+    trainer = bare(Gentle)
+    trainer.args = SimpleNamespace(task="detect", freeze=[0, 1], data=tmp_path)
+    trainer.scaler = torch.amp.GradScaler("cpu", enabled=False)
+    trainer.device = torch.device("cpu")
+    options = trainers.training_options(trainer)
+    assert (options["clip"], options["amp"], options["device"]) == (2.5, False, "cpu")
+    assert (options["freeze"], options["data"]) == ([0, 1], str(tmp_path))
+    assert options["lr0"] is None
+
+
+CPU = torch.device("cpu")
+BOX, CLS = torch.tensor(1.5), torch.tensor([2.0])
+
+
+@pytest.mark.parametrize(
+    ("items", "names", "expected"),
+    [
+        ({"box_loss": BOX, "cls_loss": CLS}, (), (("box_loss", "cls_loss"), [BOX, CLS])),
+        ({"box_loss": BOX, "note": 1.0}, (), (("box_loss",), [BOX])),
+        ({"box_loss": BOX, "far": torch.ones(1, device="meta")}, (), (("box_loss",), [BOX])),
+        (BOX, ("box_loss",), (("box_loss",), [BOX])),
+        (BOX, ["box_loss"], (("box_loss",), [BOX])),
+        (BOX, "loss", (("loss",), [BOX])),
+        (torch.ones(3, device="meta"), ("a", "b", "c"), ((), [])),
+        (None, ("a",), ((), [])),
+        ([1.5], ("a",), ((), [])),
+        ({}, (), ((), [])),
+    ],
+)
+def test_loss_items_of_every_version(items, names, expected):
+    trainer = SimpleNamespace(loss_items=items, loss_names=names, device=CPU)
+    found = trainers.losses(trainer)
+    assert found[0] == expected[0]
+    assert [id(one) for one in found[1]] == [id(one) for one in expected[1]]  # not copied
+
+
+def test_learning_rates_are_those_of_the_optimizers_groups():
+    groups = [{"lr": 0.1}, {"lr": torch.tensor(0.5)}]
+    trainer = SimpleNamespace(optimizer=SimpleNamespace(param_groups=groups))
+    assert trainers.learning_rates(trainer) == (0.1, 0.5)
+    groups[0]["lr"] = 0.2
+    assert trainers.learning_rates(trainer)[0] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ({"freeze_layer_names": ["model.0.", ".dfl"]}, ("model.0.", ".dfl")),
+        ({"freeze_layer_names": []}, ("",)),
+        ({"freeze_layer_names": None}, ("",)),
+        ({}, ("",)),  # nothing is known: what is frozen is meant to be
+    ],
+)
+def test_what_is_meant_to_be_frozen(found, expected):
+    assert trainers.meant_frozen(SimpleNamespace(**found)) == expected
+
+
+class Preprocesses:
+    """As much of a trainer as its batches need."""
+
+    def __init__(self):
+        self.seen = []
+
+    def preprocess_batch(self, batch, *, scale=1):
+        self.seen.append((batch, scale))
+        return {"done": True}
+
+
+@pytest.mark.parametrize(
+    ("batch", "images"),
+    [
+        ({"im_file": ["a.png", "b.png"], "img": 1}, ["a.png", "b.png"]),
+        ({"im_file": ("a.png",)}, ("a.png",)),
+        ({"img": 1, "cls": 2}, ()),
+        ((1, 2), ()),
+    ],
+)
+def test_the_images_of_a_batch_are_told_before_it_goes_on(batch, images):
+    trainer, told = Preprocesses(), []
+    undo = trainers.before_batch(trainer, lambda found: told.append((found, len(trainer.seen))))
+    assert trainer.preprocess_batch(batch, scale=2) == {"done": True}
+    assert told == [(images, 0)]
+    assert trainer.seen == [(batch, 2)]
+    undo()
+    assert vars(trainer) == {"seen": trainer.seen}
+    undo()
+    trainer.preprocess_batch(batch)
+    assert len(told) == 1
+
+
+def test_a_wrap_around_ours_is_left_alone():
+    trainer = Preprocesses()
+    undo = trainers.before_batch(trainer, lambda _: None)
+    ours = trainer.preprocess_batch
+
+    def later(batch):
+        return ours(batch)
+
+    trainer.preprocess_batch = later
+    undo()
+    assert trainer.preprocess_batch is later
+
+
+def test_a_wrap_of_the_users_own_is_there_again_afterwards():
+    trainer, calls = Preprocesses(), []
+    plain = trainer.preprocess_batch
+
+    def own(batch):
+        calls.append(batch)
+        return plain(batch)
+
+    trainer.preprocess_batch = own
+    undo = trainers.before_batch(trainer, lambda _: None)
+    undo()
+    trainer.preprocess_batch({})
+    assert calls == [{}]
+
+
+def test_the_scaler_is_as_it_was_after_a_watch():
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    trainer, calls = SimpleNamespace(scaler=scaler), []
+    undo = trainers.after_unscale(trainer, lambda: calls.append(1))
+    scaler.unscale_(None)
+    undo()
+    undo()
+    assert "unscale_" not in vars(scaler)
+    scaler.unscale_ = own = lambda _: calls.append(2)
+    undo = trainers.after_unscale(trainer, lambda: calls.append(3))
+    scaler.unscale_(None)
+    undo()
+    assert scaler.unscale_ is own
+    assert calls == [1, 2, 3]
+
+
+@pytest.fixture
+def ready(tmp_path):
+    """Set a real trainer up, without training."""
+
+    def setup(**options):
+        trainer = trainer_of(tmp_path, data=shapes(), **options)
+        trainer._setup_train()
+        return trainer
+
+    return setup
+
+
+def test_a_real_trainer_freezes_what_its_option_says(ready):
+    trainer = ready(freeze=2)
+    names = trainers.meant_frozen(trainer)
+    assert {"model.0.", "model.1."} <= set(names)
+    frozen = [n for n, p in trainer.model.named_parameters() if not p.requires_grad]
+    assert frozen
+    assert all(any(part in name for part in names) for name in frozen)
+
+
+def test_a_real_trainer_that_is_not_told_to_freeze_has_no_name_of_a_layer(ready):
+    trainer = ready()
+    assert all(p.requires_grad for p in trainer.model.parameters())
+    assert not any("model." in name for name in trainers.meant_frozen(trainer))
+
+
+def test_a_real_trainer_tells_the_rates_of_its_optimizer(ready):
+    trainer = ready(optimizer="SGD", lr0=0.03, warmup_epochs=0)
+    assert set(trainers.learning_rates(trainer)) == {0.03}
+    assert trainers.training_options(trainer)["clip"] == 10.0
+    assert trainers.amp_state(trainer) == []
