@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from values import LAYOUT, MEMBERS, sample
 
-from yolo_gradwatch import evidence
+from yolo_gradwatch import evidence, load_run
 from yolo_gradwatch.evidence import KEPT_STEPS, MOST_FILES, Evidence, Note
+from yolo_gradwatch.recorder import Options, Recorder, Training
 from yolo_gradwatch.rollup import module_norms
 
 NOTE = Note([("a.png", "b.png"), ("c.png",)], (0.01, 0.1), ("box_loss", "cls_loss"))
@@ -183,3 +184,107 @@ def test_a_file_that_cannot_be_written_is_an_os_error(tmp_path):
     (tmp_path / evidence.FOLDER).write_text("in the way", encoding="utf-8")
     with pytest.raises(OSError, match="gradwatch_evidence"):
         kept(tmp_path).file(7)
+
+
+# --- written by a recorder, when a finding asks for it --------------------------------------------
+
+CONV = 3  # parameter of model.1.conv
+BAD = np.where(np.arange(len(MEMBERS.elements)) == CONV, np.nan, 1.0)
+
+
+@pytest.fixture
+def begin(tmp_path):
+    """Begin to record a training in ``tmp_path``; all are closed in the end."""
+    begun = []
+
+    def new(*, resumes=False):
+        training = Training(
+            tmp_path, {"amp": False}, epochs=1, resumes=resumes, versions={}, handlers=[]
+        )
+        recorder = Recorder(LAYOUT, MEMBERS, training, Options(live=False))
+        begun.append(recorder)
+        recorder.open(lambda call, *args: call(*args))
+        recorder.start_epoch(1, 1)
+        return recorder
+
+    yield new
+    for recorder in begun:
+        recorder.close()
+
+
+def take(recorder, pattern):
+    """Take steps, of which those that are an ``x`` have a NaN in one layer."""
+    first = recorder.first_step
+    for step, kind in enumerate(pattern, first):
+        recorder.evidence.note(step, Note([(f"{step}.png",)], (), ()))
+        recorder.take([sample(step, BAD if kind == "x" else 1.0)])
+
+
+def test_a_finding_names_the_file_in_the_report_and_in_the_alerts(tmp_path, begin):
+    recorder = begin()
+    take(recorder, "..x.")
+    recorder.finish("finished")
+    name = "gradwatch_evidence/step-00003.json"
+    assert files(tmp_path) == ["step-00003.json"]
+    assert read(tmp_path, name)["images"] == [["3.png"]]
+    assert read(tmp_path, name)["norms"]["model.1.conv"] == "nan"
+    assert read(tmp_path, name)["norms"]["model.0.conv"] == 1.0
+    (finding,) = recorder.report().findings
+    assert finding.evidence == name
+    assert name in str(recorder.report())
+    assert name in load_run(tmp_path).alerts.loc[0, "message"]
+    assert load_run(tmp_path).report() == recorder.report()
+
+
+def test_the_numbers_of_the_file_are_those_of_the_table(tmp_path, begin):
+    recorder = begin()
+    take(recorder, "..x.")
+    rows = load_run(tmp_path).windows.query("step_first == 3").set_index("module")
+    norms = read(tmp_path, "gradwatch_evidence/step-00003.json")["norms"]
+    assert list(norms) == list(rows.index)
+    for module, norm in norms.items():
+        assert (rows.loc[module, "nonfinite"] == 1) is (norm == "nan")
+        assert norm == "nan" or np.float32(norm) == rows.loc[module, "norm_mean"]
+
+
+def test_a_healthy_run_leaves_no_file(tmp_path, begin):
+    take(begin(), "." * 100)
+    assert not (tmp_path / evidence.FOLDER).exists()
+
+
+def test_each_time_that_a_fault_comes_back_is_kept_up_to_20(tmp_path, begin):
+    recorder = begin()
+    take(recorder, ".....x" * 25)
+    (finding,) = recorder.report().findings
+    assert finding.times == 25
+    assert files(tmp_path) == [f"step-{6 * n:05}.json" for n in range(1, 21)]
+    assert finding.evidence == "gradwatch_evidence/step-00120.json"
+
+
+def test_a_new_run_in_the_same_folder_begins_without_files(tmp_path, begin):
+    take(begin(), "..x.")
+    begin()
+    assert files(tmp_path) == []
+
+
+def test_a_resumed_run_knows_the_findings_and_their_files(tmp_path, begin):
+    first = begin()
+    take(first, "..x.....")
+    first.finish("interrupted")
+    resumed = begin(resumes=True)
+    assert resumed.first_step == 9
+    assert files(tmp_path) == ["step-00003.json"]
+    assert resumed.report().findings == first.report().findings
+    take(resumed, "...x")
+    assert files(tmp_path) == ["step-00003.json", "step-00012.json"]
+    assert load_run(tmp_path).report() == resumed.report()
+
+
+def test_a_disk_that_takes_no_file_costs_a_warning_and_not_the_report(tmp_path, begin, caplog):
+    (tmp_path / evidence.FOLDER).write_text("in the way", encoding="utf-8")
+    recorder = begin()
+    take(recorder, "..x.")
+    (finding,) = recorder.report().findings
+    assert finding.evidence == ""
+    assert "step" in finding.message
+    assert [r.name for r in caplog.records] == ["yolo_gradwatch.recorder"]

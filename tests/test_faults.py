@@ -47,7 +47,7 @@ def test_a_fault_is_found_and_its_layer_is_named(tmp_path, name):
     assert finding.message in str(report)
     loaded = load_run(watch.run_dir)
     told = loaded.alerts[loaded.alerts["finding"] == finding.number]
-    assert [*told["event"]][0] == "start"
+    assert next(iter(told["event"])) == "start"
     assert {*told["rule"]} == {fault.rule}
     assert [*told["message"]][-1] == finding.message
     assert loaded.report().findings == report.findings
