@@ -1,6 +1,6 @@
 """How well the rules tell healthy trainings from faulty ones, beside the rules of other tools.
 
-    python benchmarks/detection.py FOLDER [--runs] [--no-peers]
+    python benchmarks/detection.py FOLDER [--runs] [--no-peers] >> benchmarks/RESULTS.md
 
 FOLDER holds recordings (``*.npz``). Each is replayed through the real roll-up and diagnosis:
 
@@ -88,8 +88,8 @@ class Outcome:
         meta = self.recording.meta
         if self.hit is None:
             return False
-        if self.hit.module == WHOLE and not meta["affected"]:
-            return True
+        if self.hit.module == WHOLE:
+            return not meta["affected"]
         below = [p for p in meta["params"] if f"{p['module']}.".startswith(f"{self.hit.module}.")]
         patterns = [*meta["cause"], *(meta["affected"] or ["."])]
         return any(re.search(pattern, p["name"]) for pattern in patterns for p in below)
@@ -158,14 +158,12 @@ def _share(part: int, whole: int) -> str:
 
 
 def print_table(rows: dict[str, dict[str, str]]) -> None:
-    """One line a tool, one column a figure."""
+    """One line a tool, one column a figure, as Markdown."""
     names = list(next(iter(rows.values())))
-    widths = [max(len(n), *(len(row[n]) for row in rows.values())) for n in names]
-    first = max(map(len, rows))
-    print("  ".join([" " * first, *(n.ljust(w) for n, w in zip(names, widths, strict=True))]))
+    print(f"| rules | {' | '.join(names)} |")
+    print("| --- " * (len(names) + 1) + "|")
     for title, row in rows.items():
-        cells = (row[n].ljust(w) for n, w in zip(names, widths, strict=True))
-        print("  ".join([title.ljust(first), *cells]).rstrip())
+        print(f"| {title} | {' | '.join(row.values())} |")
 
 
 def print_runs(outcomes: list[Outcome]) -> None:
@@ -201,10 +199,10 @@ def main() -> None:
     outcomes = judged(runs, ours)
     rows = {"yolo_gradwatch": summary(outcomes)}
     by_parameter = [recordings.load(path, by_parameter=True) for path in paths]
-    rows["  rules over parameters"] = summary(judged(by_parameter, ours))
+    rows["rules over parameters"] = summary(judged(by_parameter, ours))
     for window in (2, 5, 20):
         longer = judged(runs, lambda run, window=window: ours(run, window))
-        rows[f"  windows of {window} steps"] = summary(longer)
+        rows[f"windows of {window} steps"] = summary(longer)
     for name in [] if options.no_peers else PEERS:
         rows[name] = summary(judged(runs, peer(name)))
     print_table(rows)

@@ -247,8 +247,8 @@ def test_a_factor_in_words(decades, words):
     [
         ("vanishing", "32,000 times weaker than that of the blocks that read it (4.5 decades;"),
         ("exploding", "3,200 times stronger than that of the blocks that read it (3.5 decades;"),
-        ("leaf_vanishing", "320 times weaker than that of the other weights of model.3 (Block)"),
-        ("leaf_exploding", "320 times stronger than that of the other weights of model.3 (Block)"),
+        ("leaf_vanishing", "320 times weaker than that of its neighbours in model.3 (Block)"),
+        ("leaf_exploding", "320 times stronger than that of its neighbours in model.3 (Block)"),
         ("spike", "at step 7 (epoch 20) the gradient jumped to 50 times the highest before"),
         ("collapse", "at step 7 (epoch 20) the gradient became 2,000 times weaker"),
         ("total_high", "total gradient norm 2.5e+07 since step 7, above 1e+07"),

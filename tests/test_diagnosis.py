@@ -11,7 +11,7 @@ from values import LAWS, LAYOUT, Part, plan, runs, window
 
 from yolo_gradwatch.detect import RULES
 from yolo_gradwatch.diagnosis import Diagnosis, replay
-from yolo_gradwatch.records import Event
+from yolo_gradwatch.records import WHOLE, Event
 from yolo_gradwatch.thresholds import Thresholds
 
 CONV = "model.1.conv"
@@ -59,15 +59,27 @@ def changes(news):
     return [(one.change, one.finding.rule, one.step) for one in news]
 
 
-def levels(step, decades):
-    """A window of one step in which blocks, or weights of them, stand some decades off."""
+SICK = ("nonfinite", "none")
+
+
+def levels(step, places):
+    """A window of one step in which blocks, or weights of them, are decades off or `SICK`.
+
+    The place "" stands for everything.
+    """
     one = window(step, layout=FORK)
     norms = np.ones(len(FORK.modules), np.float32)
-    for place, offset in decades.items():
+    counts = {name: np.zeros(len(norms), np.int64) for name in (*SICK, "zero")}
+    for place, state in places.items():
         name = place.replace("b", "model.", 1)
-        inside = [f"{module}.".startswith(f"{name}.") for module in FORK.modules]
-        norms[inside] = 10.0**offset
-    return replace(one, norm_min=norms, norm_mean=norms, norm_max=norms)
+        inside = np.array([not name or f"{m}.".startswith(f"{name}.") for m in FORK.modules])
+        if state in SICK:
+            counts[state][inside] = 1
+            norms[inside] = np.nan
+        else:
+            counts["zero"][inside] = state == -np.inf
+            norms[inside] = 10.0**state
+    return replace(one, norm_min=norms, norm_mean=norms, norm_max=norms, **counts)
 
 
 # --- windows and events to news -------------------------------------------------------------------
@@ -109,6 +121,23 @@ def test_one_sick_place_is_one_finding_of_one_rule(sick, rule, module, modules):
     assert (news.change, news.finding.rule) == ("start", rule)
     assert (news.finding.module, news.finding.modules) == (module, modules)
     assert (news.finding.step, round(news.finding.value, 3)) == (1, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "rule", "since", "told"),
+    [
+        (30, 4.0, "spike", 31, 31),
+        (30, -4.0, "collapse", 31, 33),
+        (0, 8.0, "total_high", 1, 3),
+        (0, -4.0, "total_low", 1, 10),
+    ],
+)
+def test_a_change_of_the_whole_net_is_one_finding(before, after, rule, since, told):
+    windows = [levels(step, {"": after * (step > before)}) for step in range(1, 60)]
+    (news,) = replay(new(layout=FORK), windows, [START])
+    assert changes([news]) == [("start", rule, told)]
+    assert (news.finding.module, news.finding.step) == (WHOLE, since)
+    assert (news.finding.evidence == "31.json") == (rule == "spike")
 
 
 def test_a_nan_that_clipping_spreads_is_one_finding_with_the_file_of_its_step():
@@ -181,14 +210,16 @@ def test_a_resume_in_a_new_process_tells_what_the_replay_tells():
 @st.composite
 def journeys(draw):
     """Windows of FORK whose blocks and weights move by decades for a while, and events."""
-    places = ("b0", "b1", "b2", "b3", "b4", "b1.b", "b3.c")
-    offsets = st.sampled_from([0.0, 0.0, -4.0, 4.0, -9.0, -np.inf, np.nan])
+    places = st.sampled_from(["", "b0", "b1", "b2", "b3", "b4", "b1.b", "b3.c"])
+    states = st.sampled_from(  # what is not finite hides all the rest
+        [0.0, -4.0, 4.0, 8.0, -9.0, -np.inf, "none", *(SICK if draw(st.booleans()) else ())]
+    )
     windows, events = [], [START]
-    for decades in draw(st.lists(st.dictionaries(st.sampled_from(places), offsets), max_size=4)):
+    for sick in draw(st.lists(st.dictionaries(places, states, max_size=3), min_size=2, max_size=5)):
         if draw(st.booleans()):
             events.append(Event(len(windows) + 1, "nan_recovery"))
-        for _ in range(draw(st.integers(1, 30))):
-            windows.append(levels(len(windows) + 1, decades))
+        for _ in range(draw(st.integers(2, 25))):
+            windows.append(levels(len(windows) + 1, sick))
     return windows, events
 
 

@@ -4,12 +4,23 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from values import FAMILIES, LAWS, LAYOUT, NET, Part, plan
 
 from yolo_gradwatch import layout as layouts
 from yolo_gradwatch.graph import Graph
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Threads that wait for a processor that is busy make small models slow."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def wired(edges, *, head=(), empty=(), blocks=4):
@@ -205,12 +216,85 @@ def test_a_model_that_does_not_tell_who_reads_whom_has_no_consumers():
 
 
 def test_a_single_module_has_no_units():
-    single = replace(
-        LAYOUT, modules=("model",), block_of=("",), roles=("weight",), blocks=(), inside=(), head=""
-    )
+    single, _ = layouts.read(nn.Linear(2, 3))
     graph = Graph(single)
     assert (graph.units, graph.blocks, graph.consumers, graph.families) == ((), (), (), {})
     assert len(graph.trunk_weights) == len(graph.block_of_weight) == 0
+    assert (graph.siblings, len(graph.group_of_weight)) == ((), 0)
+
+
+# Weights that are alike.
+
+
+def siblings(*weights, head="model.9"):
+    """For each weight of the trunk the names of its siblings."""
+    layout, _ = plan([*map(Part, weights), Part(head)])
+    graph = Graph(layout)
+    groups = [[layout.modules[m] for m in group] for group in graph.siblings]
+    return {
+        layout.modules[m]: groups[group] if group >= 0 else None
+        for m, group in zip(graph.trunk_weights, graph.group_of_weight, strict=True)
+    }
+
+
+def test_siblings_are_the_weights_of_the_smallest_module_with_three():
+    inner = [f"model.0.m.0.{name}" for name in "abc"]
+    outer = ["model.0.cv1", "model.0.cv2"]
+    found = siblings(*inner, *outer)
+    assert all(found[name] == inner for name in inner)
+    assert all(found[name] == [*inner, *outer] for name in outer)
+
+
+@pytest.mark.parametrize(("count", "have"), [(2, False), (3, True), (40, True), (41, False)])
+def test_there_are_neither_too_few_siblings_nor_too_many(count, have):
+    weights = [f"model.0.{n}" for n in range(count)]
+    found = siblings(*weights, "model.1")
+    assert all(found[name] == (weights if have else None) for name in weights)
+    assert found["model.1"] is None
+
+
+def test_a_part_of_a_module_that_is_too_large_can_have_siblings():
+    large = [f"model.0.{n}" for n in range(40)]
+    part = [f"model.0.layer.{n}" for n in range(3)]
+    found = siblings(*large, *part)
+    assert found["model.0.0"] is None
+    assert found["model.0.layer.2"] == part
+
+
+def test_siblings_do_not_reach_beyond_their_block_or_into_the_head():
+    found = siblings(*(f"model.{n}.conv" for n in range(5)), head="model.9.conv")
+    assert set(found.values()) == {None}
+    assert len(found) == 5
+
+
+def test_two_names_that_begin_alike_are_not_siblings():
+    found = siblings("model.0.m.1.a", "model.0.m.1.b", "model.0.m.10.a", "model.0.m.10.b")
+    assert len(found["model.0.m.1.a"]) == 4
+
+
+# Attention.
+
+
+@pytest.mark.parametrize(
+    ("path", "is_inside"),
+    [
+        ("attn", True),
+        ("attn.qkv", True),
+        ("attn.qkv.conv", True),
+        ("attn.qkv.conv.deep", False),
+        ("ffn.conv", False),
+        ("attn2.conv", False),
+    ],
+)
+@pytest.mark.parametrize("kind", ["Attention", "AAttn", "MultiheadAttention", "attn"])
+def test_what_belongs_to_an_attention_is_told_by_its_class(path, kind, is_inside):
+    layout, _ = plan([Part(f"model.0.{path}"), Part("model.1")])
+    types = [kind if name == "model.0.attn" else "Conv2d" for name in layout.modules]
+    graph = Graph(replace(layout, types=tuple(types)))
+    found = dict(zip(layout.modules, graph.attention, strict=True))
+    assert found[f"model.0.{path}"] == is_inside
+    assert not found["model.0"]
+    assert not found["model.1"]
 
 
 # Upstream.
@@ -306,8 +390,6 @@ def tensors(value):
 
 def traffic(model, names, size):
     """What each named module took in and gave out in a forward pass, in that order."""
-    import torch
-
     seen = []
     modules = dict(model.named_modules())
 

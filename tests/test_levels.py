@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from torch import nn
 from values import FAMILIES, LAWS, NET, Part, inside, normed, plan, window
 
+from yolo_gradwatch import layout as layouts
 from yolo_gradwatch.levels import FLOOR, REACH, Reader
 
 BLOCKS = [name for name, _ in NET.blocks]
@@ -149,7 +151,7 @@ def apart(norms, weight="model.1.b", layout=NET):
 
 
 @pytest.mark.parametrize("power", [-3, 2])
-def test_a_weight_stands_apart_from_its_block(power):
+def test_a_weight_stands_apart_from_its_siblings(power):
     np.testing.assert_allclose(apart({"model.1.b": 10.0**power}), [power, -power], atol=1e-6)
 
 
@@ -170,7 +172,15 @@ def test_the_weights_of_a_small_block_do_not_stand_apart():
     assert np.isfinite(apart({}, "model.0.a", three)).all()
 
 
-def test_without_consumers_the_block_alone_tells():
+def test_a_weight_is_compared_with_its_siblings_and_not_with_the_whole_block():
+    inner, outer = (tuple(f"model.0.{n}.{i}" for i in "abc") for n in ("m", "n"))
+    layout = replace(parted(*map(Part, (*inner, *outer, "model.0.z"))), edges=())
+    norms = {**dict.fromkeys(inner, 1e4), "model.0.m.b": 1e6, "model.0.z": 1e5}
+    found = [apart(norms, name, layout)[0] for name in (*inner, *outer, "model.0.z")]
+    np.testing.assert_allclose(found, [0, 2, 0, 0, 0, 0, 1], atol=1e-6)
+
+
+def test_without_consumers_the_siblings_alone_tell():
     alone = replace(NET, edges=())
     np.testing.assert_allclose(apart({"model.1.b": 1e3}, layout=alone), [3.0, -3.0])
 
@@ -205,10 +215,7 @@ def test_a_trunk_without_a_norm_has_no_level():
 
 
 def test_a_model_without_blocks_has_no_levels():
-    single = replace(
-        NET, modules=("model",), block_of=("",), roles=("weight",), blocks=(), edges=(), head=""
-    )
-    found = reading(layout=single)
+    found = reading(layout=layouts.read(nn.Linear(2, 3))[0])
     assert [len(x) for x in (found.weights, found.arriving, found.best, found.lost)] == [0] * 4
     assert found.apart.shape == (2, 0)
     assert math.isnan(found.trunk)
@@ -231,8 +238,8 @@ def wired(draw, most_gains=1):
     sources = draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=3))
     parts = []
     for n in range(count):
-        weights, norms, others = (draw(st.integers(0, n)) for n in (4, 2, most_gains))
-        parts += [Part(f"model.{n}.w{i}") for i in range(weights)]
+        weights, norms, others = (draw(st.integers(0, n)) for n in (7, 2, most_gains))
+        parts += [Part(f"model.{n}.{draw(st.sampled_from('mno'))}.{i}") for i in range(weights)]
         parts += [Part(f"model.{n}.{i}_bn", is_weight=False) for i in range(norms)]
         parts += [Part(f"model.{n}.gain", is_weight=False)] * others
     for family in draw(st.lists(st.sampled_from(FAMILIES), min_size=1, unique=True)):
@@ -319,8 +326,11 @@ class Oracle:
     def apart(self, block, sign):
         weights = self.own(block, "weight")
         for m in weights:
-            distances = [self.level[m] - other for other in (self.weights(block), self.best(block))]
-            found = [sign * distance for distance in distances if not math.isnan(distance)]
+            part = m.rpartition(".")[0]
+            alike = part if len(self.own(part, "weight")) >= 3 else block
+            others = (self.weights(alike), self.best(block))
+            distances = [sign * (self.level[m] - other) for other in others]
+            found = [distance for distance in distances if not math.isnan(distance)]
             yield min(found, default=math.nan) if len(weights) >= 3 else math.nan
 
     def trunk(self, levels):

@@ -657,6 +657,35 @@ def test_a_weight_that_was_not_counted_in_one_window_is_not_judged():
     assert not told(windows, "partly_dead")
 
 
+def spread(share, *, kernel=9, module="model.2.conv", types=None):
+    """Five windows of a net whose weights have kernels of so many positions."""
+    layout = replace(NET, kernels=tuple(kernel for _ in NET.modules), types=types or NET.types)
+    windows = [zeroed(step, share, module) for step in range(1, 6)]
+    return names(windows, "partly_dead", layout=layout)
+
+
+@pytest.mark.parametrize(("positions", "kernel"), [(5, 9), (6, 9), (8, 9), (13, 25), (24, 25)])
+def test_kernel_positions_that_see_only_padding_are_healthy(positions, kernel):
+    share = positions / kernel
+    assert spread(share, kernel=kernel) == []
+    for off, fires in ((0.0049, False), (0.0051, True)):
+        assert bool(spread(share - off, kernel=kernel)) is fires
+        assert bool(spread(share + off, kernel=kernel)) is fires
+    assert spread(share, kernel=1) == ["model.2.conv"]
+
+
+def test_zeros_must_be_those_of_padding_in_every_window():
+    layout = replace(NET, kernels=tuple(9 for _ in NET.modules))
+    windows = [zeroed(step, 0.7 if step == 3 else 6 / 9) for step in range(1, 6)]
+    assert names(windows, "partly_dead", layout=layout) == ["model.2.conv"]
+
+
+def test_zeros_in_an_attention_are_healthy():
+    types = tuple("Attention" if name == "model.1" else "Conv2d" for name in NET.modules)
+    assert spread(0.9, module="model.1.b", types=types) == []
+    assert spread(0.9, module="model.2.conv", types=types) == ["model.2.conv"]
+
+
 def test_zeros_in_the_head_are_healthy():
     windows = [zeroed(step, 0.9, "model.6.cv2.0.conv") for step in range(9)]
     assert feed(windows)[-1] == []
@@ -945,7 +974,7 @@ def test_zero_at_the_consumers_makes_no_explosion():
         ("leaf_exploding", 101, True),
     ],
 )
-def test_a_weight_that_stands_out_from_its_block(rule, norm, fires):
+def test_a_weight_that_stands_out_from_its_siblings(rule, norm, fires):
     windows = lasting(3, {"model.1.b": norm})
     assert [(alert.rule, alert.module) for alert in feed(windows)[-1]] == [
         (rule, "model.1.b")
@@ -1007,6 +1036,16 @@ def test_a_block_of_two_weights_has_none_that_stands_out(rule, norm):
     layout, _ = plan([Part("model.0.a"), Part("model.0.b"), Part("model.1")])
     windows = [normed(window(n, layout=layout), {"model.0.b": norm}, layout) for n in range(9)]
     assert not told(windows, rule, layout=layout)
+
+
+@pytest.mark.parametrize(("rule", "norm"), SIDES)
+def test_a_weight_is_compared_with_those_of_the_smallest_module_around_it(rule, norm):
+    inner = [f"model.0.m.{n}" for n in range(3)]
+    layout, _ = plan([*map(Part, (*inner, "model.0.a", "model.0.b", "model.0.c", "model.1"))])
+    low = {"model.0.m.0": norm, "model.0.m.1": norm}
+    windows = [normed(window(n, layout=layout), low, layout) for n in range(3)]
+    other = {"leaf_vanishing": "leaf_exploding", "leaf_exploding": "leaf_vanishing"}[rule]
+    assert [(a.rule, a.module) for a in feed(windows, layout=layout)[-1]] == [(other, inner[2])]
 
 
 @pytest.mark.parametrize(("rule", "norm"), SIDES)

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -11,8 +12,9 @@ import textwrap
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from training import HOME, official, shapes, train
+from training import HOME, official, shapes, train, witness
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.capture import Capture
@@ -45,6 +47,7 @@ def spoil(name, value, *, at):
 
 def assert_nothing_left(trainer, streams):
     assert "unscale_" not in vars(trainer.scaler)
+    assert "preprocess_batch" not in vars(trainer)
     assert "_do_train" not in vars(trainer)
     ours = [c for calls in trainer.callbacks.values() for c in calls if "yolo_gradwatch" in repr(c)]
     assert [c.__name__ for c in ours] in ([], ["begin"])
@@ -215,6 +218,7 @@ def test_nan_in_one_gradient_is_named_with_its_step(tmp_path, capsys):
     assert (first.rule, first.module, first.step) == ("nonfinite", "model.6.cv2.conv", 3)
     assert "model.6.cv2.conv (Conv2d)" in first.message
     assert "\nGradWatch critical nonfinite: model.6.cv2.conv" in capsys.readouterr().out
+    assert first.evidence == "gradwatch_evidence/step-00003.json"
     run = load_run(watch.run_dir)
     assert tuple(run.alerts.loc[0, ["event", "step", "rule"]]) == ("start", 3, "nonfinite")
     assert run.report() == watch.report()
@@ -267,6 +271,169 @@ def test_a_block_that_does_not_lead_to_the_loss_has_no_gradient(tmp_path):
     (finding,) = watch.report().findings
     assert (finding.rule, finding.module) == ("no_gradient", "model.4")
     assert "upstream" in finding.message
+
+
+ACCUMULATED = {"batch": 4, "nbs": 8, "warmup_epochs": 0}
+"""Two batches a step."""
+
+
+def made_of(folder, step):
+    """The file on a step, after its norms were found to be those of the table."""
+    content = json.loads((folder / f"gradwatch_evidence/step-{step:05}.json").read_text())
+    run = load_run(folder)
+    rows = run.windows[run.windows["step_first"] == step].set_index("module")
+    assert (rows["step_last"] == step).all()
+    norms = content.pop("norms")
+    assert list(norms) == list(rows.index) == list(run.layout.modules)
+    for module, norm in norms.items():
+        row = rows.loc[module]
+        bad = isinstance(norm, str)
+        assert row["nonfinite"] == (bad and not content["skipped"]), module
+        assert math.isnan(row["norm_mean"]) if bad else row["norm_mean"] == np.float32(norm), module
+    assert content.pop("step") == step
+    assert content.pop("epoch") == rows["epoch"].iloc[0]
+    return content
+
+
+@pytest.mark.parametrize("interval", [1, 2])
+def test_a_loss_of_nan_leaves_a_file_that_tells_what_its_step_was_made_of(tmp_path, interval):
+    kind = witness(at=3, fault="nan")
+    watch = GradWatch(live=False, interval=interval)
+    train(tmp_path, watch=watch, data=shapes(32), trainer=kind, **ACCUMULATED)
+    (finding,) = watch.report().findings
+    assert (finding.rule, finding.module, finding.step) == ("nonfinite", "model", 3)
+    assert finding.evidence == "gradwatch_evidence/step-00003.json"
+    content = made_of(watch.run_dir, 3)
+    note = kind.notes[2]
+    assert [len(batch) for batch in content["images"]] == [4, 4]
+    assert content["images"] == note["images"]
+    assert all(Path(image).exists() for batch in content["images"] for image in batch)
+    assert content["learning_rates"] == note["learning_rates"]
+    assert set(content["losses"]) == set(note["losses"])
+    assert "nan" in content["losses"].values()
+    assert (content["scale"], content["skipped"]) == (None, False)
+    run = load_run(watch.run_dir)
+    assert finding.evidence in run.alerts.loc[0, "message"]
+    assert finding.evidence in str(run.report())
+    assert run.report() == watch.report()
+
+
+def test_a_spike_leaves_a_file_with_its_losses_and_the_loss_scale(tmp_path):
+    from test_numbers import amp_trainer
+
+    kind = witness(amp_trainer(), at=7, fault="spike")
+    watch = GradWatch(live=False)
+    train(tmp_path, watch=watch, data=shapes(64), trainer=kind, **ACCUMULATED)
+    (finding,) = watch.report().findings
+    assert (finding.rule, finding.module, finding.step) == ("spike", "model", 7)
+    content = made_of(watch.run_dir, 7)
+    assert content == {**kind.notes[6], "skipped": False}
+    assert content["scale"] == 65536.0
+    assert len(content["images"]) == 2
+    assert finding.evidence in load_run(watch.run_dir).alerts.loc[0, "message"]
+
+
+def test_a_nan_in_one_gradient_leaves_a_file_with_the_norms_of_the_others(tmp_path):
+    kind = witness()
+    watch = GradWatch(live=False)
+    calls = [spoil("model.6.cv2.conv.weight", float("nan"), at=5)]
+    train(tmp_path, watch=watch, data=shapes(32), trainer=kind, calls=calls, **ACCUMULATED)
+    content = made_of(watch.run_dir, 3)
+    assert content == {**kind.notes[2], "skipped": False}
+    path = watch.run_dir / "gradwatch_evidence" / "step-00003.json"
+    norms = json.loads(path.read_text())["norms"]
+    bad = [module for module, norm in norms.items() if norm == "nan"]
+    assert bad == ["model", "model.6", "model.6.cv2", "model.6.cv2.conv"]
+
+
+def test_a_new_run_in_the_same_folder_clears_the_files_of_the_old_one(tmp_path):
+    calls = [spoil("model.6.cv2.conv.weight", float("nan"), at=2)]
+    train(tmp_path, watch=GradWatch(live=False), calls=calls)
+    folder = tmp_path / "run" / "gradwatch_evidence"
+    assert [path.name for path in folder.iterdir()] == ["step-00002.json"]
+    train(tmp_path, watch=GradWatch(live=False))
+    assert list(folder.iterdir()) == []
+    assert load_run(tmp_path / "run").report().healthy
+
+
+def test_a_classification_has_no_image_files(tmp_path):
+    watch = GradWatch(live=False)
+    train(
+        tmp_path,
+        watch=watch,
+        data=official("imagenet10"),
+        model="yolo26n-cls.yaml",
+        calls=[spoil("model.1.conv.weight", float("nan"), at=4)],
+        **{**ACCUMULATED, "batch": 2, "nbs": 4},
+    )
+    assert watch.report().findings[0].module == "model.1.conv"
+    content = made_of(watch.run_dir, 2)
+    assert content["images"] == [[], []]
+    assert list(content["losses"]) == ["loss"]
+
+
+def freeze(name, *, at):
+    """A callback that freezes a part of the model after a batch of the run."""
+
+    def stop(trainer):
+        trainer.batches_done = getattr(trainer, "batches_done", 0) + 1
+        if trainer.batches_done == at:
+            for path, one in trainer.model.named_parameters():
+                one.requires_grad_(requires_grad=not path.startswith(name))
+
+    return ("on_train_batch_end", stop)
+
+
+def test_a_layer_that_is_frozen_in_mid_training_is_a_notice_and_no_alarm(tmp_path):
+    watch = GradWatch(live=False)
+    train(tmp_path, watch=watch, data=shapes(28), calls=[freeze("model.3.", at=3)])
+    report = watch.report()
+    (finding,) = report.findings
+    assert (finding.rule, finding.severity, finding.module) == ("frozen", "notice", "model.3")
+    assert finding.step == 4
+    assert report.healthy
+    run = load_run(watch.run_dir)
+    assert run.report() == report
+    assert (run.windows[["none", "zero", "nonfinite"]] == 0).to_numpy().all()
+    inside = run.windows["module"].str.match(r"model\.3(\.|$)")
+    unknown = run.windows["norm_mean"].isna()
+    assert (unknown == (inside & (run.windows["step_first"] > 3))).all()
+    assert run.windows["weight_norm"].notna().all()
+
+
+def test_a_layer_that_is_frozen_right_before_the_first_step_is_told_too(tmp_path):
+    def stop(trainer):
+        trainer.model.model[3].requires_grad_(requires_grad=False)
+
+    watch = GradWatch(live=False)
+    train(tmp_path, watch=watch, data=shapes(16), calls=[("on_train_start", stop)])
+    (finding,) = watch.report().findings
+    assert (finding.rule, finding.module, finding.step) == ("frozen", "model.3", 1)
+
+
+def test_layers_that_the_user_asked_to_freeze_are_not_told(tmp_path):
+    watch = GradWatch(live=False)
+    train(tmp_path, watch=watch, data=shapes(20), freeze=4)
+    assert watch.report().findings == ()
+    modules = load_run(watch.run_dir).layout.modules
+    assert "model.3" not in modules
+    assert "model.4" in modules
+
+
+def test_a_layer_that_is_thawed_is_watched_again(tmp_path):
+    def thaw(trainer):
+        if trainer.batches_done == 5:
+            trainer.model.requires_grad_(requires_grad=True)
+
+    watch = GradWatch(live=False)
+    calls = [freeze("model.3.", at=2), ("on_train_batch_end", thaw)]
+    train(tmp_path, watch=watch, data=shapes(28), calls=calls)
+    run = load_run(watch.run_dir)
+    norms = run.windows[run.windows["module"] == "model.3.conv"].set_index("step_first")[
+        "norm_mean"
+    ]
+    assert list(norms.index[norms.isna()]) == [3, 4, 5]
+    assert [f.rule for f in watch.report().findings] == ["frozen"]
 
 
 def test_stop_on_ends_the_training_and_keeps_its_checkpoint(tmp_path):
@@ -336,6 +503,83 @@ def test_resume_appends_and_continues_the_count(tmp_path):
     assert resumed.report() == run.report()
 
 
+def resume(folder, *, epochs, faults=(), trainer=None):
+    """Interrupt a training after its second epoch, and resume it; the run of both."""
+
+    def interrupt(trainer):
+        if trainer.epoch == 2:
+            raise KeyboardInterrupt
+
+    first = GradWatch(live=False)
+    calls = [*faults, ("on_train_batch_end", interrupt)]
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, watch=first, epochs=epochs, calls=calls, trainer=trainer, data=shapes(20))
+    before = load_run(first.run_dir)
+    assert before.report() == first.report()
+    last = folder / "run" / "weights" / "last.pt"
+    resumed = GradWatch(live=False)
+    train(
+        folder,
+        watch=resumed,
+        model=str(last),
+        resume=True,
+        epochs=epochs,
+        calls=faults,
+        trainer=trainer,
+        data=shapes(20),
+    )
+    run = load_run(first.run_dir)
+    steps = sorted(set(run.windows["step_first"]))
+    assert steps == list(range(1, 5 * epochs + 2))  # epoch 3 again, after its first step
+    assert run.windows[: len(before.windows)].equals(before.windows)
+    assert run.alerts[: len(before.alerts)].equals(before.alerts)
+    assert run.report() == resumed.report()
+    return before, run
+
+
+def cut(trainer):
+    """Take what is behind a block away from the loss."""
+
+    def detach(module, inputs, output):
+        return output.detach()
+
+    trainer.model.model[4].register_forward_hook(detach)
+
+
+def test_a_fault_that_goes_on_after_a_resume_is_the_same_finding(tmp_path):
+    before, run = resume(tmp_path, epochs=4, faults=[("on_train_start", cut)])
+    (old,), (new,) = before.report().findings, run.report().findings
+    assert (old.rule, old.module, old.step, old.times) == ("no_gradient", "model.4", 1, 1)
+    assert (new.modules, new.step, new.message) == (old.modules, old.step, old.message)
+    assert (new.number, new.times, new.step_end) == (1, 2, None)
+    assert list(run.alerts["finding"].unique()) == [1]
+
+
+def test_a_fault_that_a_resume_cures_is_over_from_there_on(tmp_path):
+    once = []
+
+    def cut_once(trainer):
+        if not once:
+            cut(trainer)
+        once.append(1)
+
+    before, run = resume(tmp_path, epochs=4, faults=[("on_train_start", cut_once)])
+    (old,), (new,) = before.report().findings, run.report().findings
+    assert (new.rule, new.step, new.message) == (old.rule, old.step, old.message)
+    assert (old.step_end, new.step_end) == (None, 12)
+    assert list(run.alerts["event"]) == ["start", "end"]
+
+
+def test_a_spike_before_a_resume_keeps_its_file(tmp_path):
+    kind = witness(at=8, fault="spike")
+    before, run = resume(tmp_path, epochs=4, trainer=kind)
+    (old,), (new,) = before.report().findings, run.report().findings
+    assert (old.rule, old.step) == (new.rule, new.step) == ("spike", 8)
+    assert new.evidence == old.evidence == "gradwatch_evidence/step-00008.json"
+    assert (tmp_path / "run" / new.evidence).exists()
+    assert new.message == old.message
+
+
 def test_a_new_run_into_the_same_folder_replaces_the_files(tmp_path):
     train(tmp_path, watch=GradWatch(live=False), epochs=2)
     train(tmp_path, watch=GradWatch(live=False), epochs=1)
@@ -350,7 +594,7 @@ def test_recovery_from_nan_is_an_event_and_ends_the_finding(tmp_path):
             parameter(trainer, "model.6.cv2.conv.weight").data.fill_(float("nan"))
 
     watch = GradWatch(live=False)
-    train(tmp_path, watch=watch, epochs=3, calls=[("on_train_epoch_start", ruin)])
+    train(tmp_path, watch=watch, epochs=4, calls=[("on_train_epoch_start", ruin)])
     run = load_run(watch.run_dir)
     assert [(e["kind"], e["step"]) for e in run.meta["events"]] == [
         ("start", 1),
@@ -360,10 +604,11 @@ def test_recovery_from_nan_is_an_event_and_ends_the_finding(tmp_path):
     assert (finding.rule, finding.module, finding.step) == ("nonfinite", "model", 3)
     assert finding.step_end == 5
     assert run.report() == watch.report()
-    assert [e["epoch"] for e in run.meta["epochs"]] == [1, 2, 2, 3]
+    assert [e["epoch"] for e in run.meta["epochs"]] == [1, 2, 2, 3, 4]
 
 
-def test_half_the_batch_after_too_little_memory_is_an_event(tmp_path):
+def poor_trainer():
+    """A trainer class that runs out of memory in its second batch of four images."""
     from ultralytics.models.yolo.detect import DetectionTrainer
 
     class Poor(DetectionTrainer):
@@ -376,8 +621,12 @@ def test_half_the_batch_after_too_little_memory_is_an_event(tmp_path):
             self.asked = getattr(self, "asked", 0) + 1
             return self.asked > 1
 
+    return Poor
+
+
+def test_half_the_batch_after_too_little_memory_is_an_event(tmp_path):
     watch = GradWatch(live=False)
-    train(tmp_path, watch=watch, trainer=Poor)
+    train(tmp_path, watch=watch, trainer=poor_trainer())
     run = load_run(watch.run_dir)
     assert [(e["kind"], e["step"]) for e in run.meta["events"]] == [
         ("start", 1),
@@ -385,6 +634,16 @@ def test_half_the_batch_after_too_little_memory_is_an_event(tmp_path):
     ]
     assert sorted(set(run.windows["step_first"])) == [1, 2, 3]  # two images a batch, four a step
     assert watch.report().steps == 3
+
+
+def test_a_batch_that_did_not_fit_is_no_part_of_the_next_step(tmp_path):
+    """Ultralytics drops it together with the gradients, and begins the epoch again."""
+    kind = poor_trainer()
+    watch = GradWatch(live=False)
+    calls = [spoil("model.6.cv2.conv.weight", float("nan"), at=2)]
+    train(tmp_path, watch=watch, trainer=kind, calls=calls)
+    content = made_of(watch.run_dir, 2)
+    assert [len(batch) for batch in content["images"]] == [2, 2]
 
 
 def test_a_full_disk_costs_a_warning_and_the_table_not_the_run(tmp_path, caplog):

@@ -99,3 +99,48 @@ def trainer_of(folder, *, kind=None, model="yolo26n.yaml", data=None, **options)
     data = data or shapes()
     overrides = {**TINY, "model": model, "data": data, "project": str(folder), **options}
     return (kind or DetectionTrainer)(overrides=overrides)
+
+
+def witness(base=None, *, at=0, fault=""):
+    """A trainer class that notes what each optimizer step is made of, and may spoil one.
+
+    Args:
+        base: A trainer class; that of detection by default.
+        at: The optimizer step of the run that is spoiled.
+        fault: ``nan`` makes the last batch of that step NaN, ``spike`` multiplies its gradients.
+
+    Returns:
+        The class; its ``notes`` hold a dict for each step, in the order of the steps.
+    """
+    import torch
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    class Witness(base or DetectionTrainer):
+        notes = []  # noqa: RUF012  # of the class, because the test does not see the instance
+        images = []  # noqa: RUF012
+
+        def preprocess_batch(self, batch):
+            self.images.append(list(batch.get("im_file", ())))
+            batch = super().preprocess_batch(batch)
+            if fault == "nan" and len(self.notes) + 1 == at:
+                batch["img"] = batch["img"] * float("nan")
+            return batch
+
+        def optimizer_step(self):
+            items = self.loss_items
+            if not isinstance(items, dict):
+                items = dict(zip(self.loss_names, items.reshape(-1), strict=True))
+            self.notes.append(
+                {
+                    "images": self.images[:],
+                    "losses": {name: float(item) for name, item in items.items()},
+                    "learning_rates": [group["lr"] for group in self.optimizer.param_groups],
+                    "scale": self.scaler.get_scale() if self.scaler.is_enabled() else None,
+                }
+            )
+            self.images.clear()
+            if fault == "spike" and len(self.notes) == at:
+                torch._foreach_mul_([p.grad for p in self.model.parameters()], 1e4)
+            super().optimizer_step()
+
+    return Witness
