@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -371,15 +372,18 @@ MODELS = [
     ("yolo26n-obb.yaml", "OBBModel", 64),
     pytest.param("yolo26n-pose.yaml", "PoseModel", 64, marks=POSE),
     ("yolo26n-cls.yaml", "ClassificationModel", 64),
-    (RESNET, "ClassificationModel", 64),
+    ("resnet18", "ClassificationModel", 64),
     ("rtdetr-l.yaml", "RTDETRDetectionModel", 160),
 ]
 
 
+@functools.cache
 def built(config, kind):
+    """A model of Ultralytics; in training, one of them asks for labels."""
     from ultralytics.nn import tasks
 
-    return getattr(tasks, kind)(dict(config) if config is RESNET else config, verbose=False)
+    model = getattr(tasks, kind)(RESNET if config == "resnet18" else config, verbose=False)
+    return model.eval() if "rtdetr" in config else model
 
 
 def tensors(value):
@@ -425,8 +429,6 @@ def observed(model, layout, graph, size):
 @pytest.mark.parametrize(("config", "kind", "size"), MODELS)
 def test_consumers_are_the_units_that_take_in_what_a_block_gives_out(config, kind, size):
     model = built(config, kind)
-    if "rtdetr" in config:
-        model.eval()  # in training it asks for labels
     layout, _ = layouts.read(model)
     graph = Graph(layout)
     assert {b: set(found) for b, found in readers(graph).items()} == observed(
@@ -489,7 +491,7 @@ def test_every_weight_and_norm_layer_of_yolo26_is_in_one_unit(yolo):
 
 
 def test_a_torchvision_backbone_is_one_block():
-    layout, _ = layouts.read(built(RESNET, "ClassificationModel"))
+    layout, _ = layouts.read(built("resnet18", "ClassificationModel"))
     graph = Graph(layout)
     assert graph.units == ("model.0", "model.1")
     assert numbers(graph) == {"0": ["1"]}

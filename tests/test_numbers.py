@@ -18,7 +18,7 @@ class Oracle:
     def __init__(self, monkeypatch):
         import torch
 
-        self.model = None
+        self.model, self.watched = None, set()
         self.norms, self.totals, self.clip, self.weights, self.zeros = [], [], [], [], []
         clip = torch.nn.utils.clip_grad_norm_
 
@@ -32,24 +32,29 @@ class Oracle:
 
     def take_model(self, trainer):
         self.model = trainer.model
+        self.watched = {id(p) for p in self.model.parameters() if p.requires_grad}
 
     def _look(self, torch):
         norms, totals, weights, zeros = {}, {}, {}, {}
         for name, module in self.model.named_modules():
-            parameters = [p for p in module.parameters() if p.requires_grad]
+            parameters = [p for p in module.parameters() if id(p) in self.watched]
             if not parameters or name == "model":
                 continue
-            gradients = [p.grad for p in parameters]
-            each = [torch.linalg.vector_norm(g.double()) for g in gradients]
-            norms[clean_name(name)] = float(torch.linalg.vector_norm(torch.stack(each)))
-            totals[clean_name(name)] = float(torch.nn.utils.get_total_norm(gradients))
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            norm = total = float("nan")  # all of it was frozen
+            if gradients:
+                each = [torch.linalg.vector_norm(g.double()) for g in gradients]
+                norm = float(torch.linalg.vector_norm(torch.stack(each)))
+                total = float(torch.nn.utils.get_total_norm(gradients))
+            norms[clean_name(name)] = norm
+            totals[clean_name(name)] = total
             weights[clean_name(name)] = float(
                 torch.linalg.vector_norm(
                     torch.cat([p.detach().double().flatten() for p in parameters])
                 )
             )
             weight = getattr(module, "weight", None)
-            if weight is not None and weight.requires_grad and weight.ndim > 1:
+            if weight is not None and weight.grad is not None and weight.ndim > 1:
                 zeros[clean_name(name)] = float((weight.grad == 0).double().mean())
         self.norms.append(norms)
         self.totals.append(totals)
@@ -97,9 +102,9 @@ def amp_trainer():
     return ScaledTrainer
 
 
-def check(tmp_path, oracle, **options):
+def check(tmp_path, oracle, calls=(), **options):
     watch = GradWatch(live=False)
-    calls = [("on_train_start", oracle.take_model)]
+    calls = [("on_train_start", oracle.take_model), *calls]
     train(tmp_path, watch=watch, calls=calls, **options)
     run = load_run(watch.run_dir)
     oracle.check(run)
@@ -126,6 +131,42 @@ def test_norms_with_frozen_layers_leave_these_out(tmp_path, oracle):
     run = check(tmp_path, oracle, data=shapes(12), freeze=10)
     assert "model.9" not in set(run.windows["module"])
     assert "model.10" in set(run.windows["module"])
+    assert run.report().findings == ()
+
+
+def freeze_after(batches, *names):
+    """A callback that freezes parts of the model after a batch of the run."""
+    done = []
+
+    def freeze(trainer):
+        done.append(1)
+        if len(done) == batches:
+            for name, parameter in trainer.model.named_parameters():
+                if name.startswith(names):
+                    parameter.requires_grad_(requires_grad=False)
+
+    return ("on_train_batch_end", freeze)
+
+
+def test_norms_with_layers_that_are_frozen_in_mid_training(tmp_path, oracle):
+    """A whole block, and one of the two parameters of a norm layer."""
+    frozen = ("model.3.", "model.6.cv1.bn.bias")
+    run = check(tmp_path, oracle, data=shapes(20), calls=[freeze_after(2, *frozen)])
+    rows = run.windows[run.windows["step_first"] > 2]
+    silent = rows["module"][rows["norm_mean"].isna()]
+    assert set(silent) == {"model.3", "model.3.conv", "model.3.bn"}
+    assert len(silent) == 3 * 3  # steps
+    assert not rows["none"].any()
+    assert {finding.rule for finding in run.report().findings} == {"frozen"}
+
+
+def test_norms_with_layers_that_are_frozen_in_an_accumulation(tmp_path, oracle):
+    """Half of the gradient of the step is there by then, and it is applied."""
+    options = {"data": shapes(32), "nbs": 8, "warmup_epochs": 0}
+    run = check(tmp_path, oracle, calls=[freeze_after(3, "model.3.")], **options)
+    conv = run.windows[run.windows["module"] == "model.3.conv"]
+    assert list(conv["norm_mean"].isna()) == [False, False, True, True]
+    assert not run.windows["none"].any()
 
 
 @pytest.mark.parametrize(

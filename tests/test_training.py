@@ -394,8 +394,9 @@ def test_a_layer_that_is_frozen_in_mid_training_is_a_notice_and_no_alarm(tmp_pat
     assert report.healthy
     run = load_run(watch.run_dir)
     assert run.report() == report
-    assert (run.windows[["none", "zero", "nonfinite"]] == 0).to_numpy().all()
+    assert not run.windows[["none", "nonfinite"]].to_numpy().any()
     inside = run.windows["module"].str.match(r"model\.3(\.|$)")
+    assert not run.windows.loc[inside, "zero"].any()
     unknown = run.windows["norm_mean"].isna()
     assert (unknown == (inside & (run.windows["step_first"] > 3))).all()
     assert run.windows["weight_norm"].notna().all()
@@ -516,6 +517,8 @@ def resume(folder, *, epochs, faults=(), trainer=None):
         train(folder, watch=first, epochs=epochs, calls=calls, trainer=trainer, data=shapes(20))
     before = load_run(first.run_dir)
     assert before.report() == first.report()
+    tables = [first.run_dir / name for name in ("gradwatch.csv", "gradwatch_alerts.csv")]
+    old = [path.read_bytes() for path in tables]
     last = folder / "run" / "weights" / "last.pt"
     resumed = GradWatch(live=False)
     train(
@@ -531,8 +534,7 @@ def resume(folder, *, epochs, faults=(), trainer=None):
     run = load_run(first.run_dir)
     steps = sorted(set(run.windows["step_first"]))
     assert steps == list(range(1, 5 * epochs + 2))  # epoch 3 again, after its first step
-    assert run.windows[: len(before.windows)].equals(before.windows)
-    assert run.alerts[: len(before.alerts)].equals(before.alerts)
+    assert all(path.read_bytes().startswith(o) for path, o in zip(tables, old, strict=True))
     assert run.report() == resumed.report()
     return before, run
 
@@ -550,7 +552,8 @@ def test_a_fault_that_goes_on_after_a_resume_is_the_same_finding(tmp_path):
     before, run = resume(tmp_path, epochs=4, faults=[("on_train_start", cut)])
     (old,), (new,) = before.report().findings, run.report().findings
     assert (old.rule, old.module, old.step, old.times) == ("no_gradient", "model.4", 1, 1)
-    assert (new.modules, new.step, new.message) == (old.modules, old.step, old.message)
+    assert (new.modules, new.step) == (old.modules, old.step)
+    assert new.message.startswith(old.message)  # and that it came back
     assert (new.number, new.times, new.step_end) == (1, 2, None)
     assert list(run.alerts["finding"].unique()) == [1]
 

@@ -65,10 +65,11 @@ def _again(finding: Finding) -> str:
     times = "once" if finding.times == 2 else f"{finding.times - 1} times"
     if finding.rule == "nonfinite":
         return (
-            f"It came back {times}: last.pt, from which Ultralytics recovers, is "
-            "probably spoiled as well; start from an earlier checkpoint."
+            f"It came back {times}, the last time at step {finding.step_latest}: last.pt, from "
+            "which Ultralytics recovers, is probably spoiled as well; start from an earlier "
+            "checkpoint."
         )
-    return f"It has come back {times}."
+    return f"It has come back {times}, the last time at step {finding.step_latest}."
 
 
 def _nonfinite(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
@@ -94,7 +95,7 @@ def _nonfinite_cause(layout: Layout, finding: Finding) -> tuple[str, str]:
     loss = "a lower lr0, longer warmup_epochs, and a look at the labels and a custom loss."
     if finding.module == WHOLE:
         return "It reaches every module, so it probably comes from the loss itself.", loss
-    upstream = [name for name in finding.modules if not _is_in(layout.head, name)]
+    upstream = [name for name in finding.origin if not _is_in(layout.head, name)]
     if _is_in(layout.head, finding.module) and upstream:
         return (
             (
@@ -105,7 +106,7 @@ def _nonfinite_cause(layout: Layout, finding: Finding) -> tuple[str, str]:
         )
     return (
         (
-            "Modules nearer to the loss are finite, so it probably arises in this module or right "
+            "What lies nearer to the loss was finite then, so it probably arises here or right "
             "behind it (division by zero, log or sqrt of 0, exp of a large number)."
         ),
         "an epsilon in that operation, a normalization before it, or a lower lr0.",
@@ -162,8 +163,7 @@ def _starved_scale(layout: Layout, training: Mapping[str, object], finding: Find
     return (
         f"{described(layout, finding.module)}: no object lands on this scale of the head since "
         f"step {finding.step}; the other scales learn, so this branch is not dead. Normal where "
-        f"objects have one size; else check imgsz (now {training.get('imgsz', 'unknown')}) and "
-        "the sizes of the boxes."
+        f"objects have one size; else check {_now(training, 'imgsz')} and the sizes of the boxes."
     )
 
 
@@ -171,17 +171,18 @@ def _partly_dead(layout: Layout, training: Mapping[str, object], finding: Findin
     relu = [name for name in _activations(layout, finding.module) if name in RECTIFYING]
     why = f"units of its {relu[0]} have" if relu else "units behind it have"
     return (
-        f"{described(layout, finding.module)}: {finding.value:.0%} of its weights get a gradient "
-        f"of exactly zero since step {finding.step}{_others(finding)}. Probably {why} died"
-        f"{_moment(training, finding)}. Try SiLU or LeakyReLU with BatchNorm, and a lower lr0."
+        f"{described(layout, finding.module)}: {finding.value:.0%} of the elements of its weight "
+        f"get a gradient of exactly zero since step {finding.step}{_others(finding)}. Probably "
+        f"{why} died{_moment(training, finding)}. Try SiLU or LeakyReLU with BatchNorm, and a "
+        "lower lr0."
     )
 
 
 def _frozen(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
     return (
         f"{described(layout, finding.module)}: frozen since step {finding.step}"
-        f"{_others(finding, 'elsewhere')}, though freeze={training.get('freeze')} does not name "
-        "it: a callback or the model's own code set requires_grad=False. Fine if that is meant."
+        f"{_others(finding, 'elsewhere')}, though {_now(training, 'freeze')} does not name it: "
+        "a callback or the model's own code set requires_grad=False. Fine if that is meant."
     )
 
 
@@ -223,7 +224,7 @@ def _lossy(layout: Layout, name: str) -> tuple[str, str]:
     return (
         "its output is scaled down, gated or partly detached in its forward or right behind it",
         (
-            "to look there for a small factor, a saturated gate or a detach(); then a residual "
+            "to find the small factor, saturated gate or detach() there, or to lead a residual "
             "connection around it"
         ),
     )
@@ -273,7 +274,7 @@ def _spike(layout: Layout, training: Mapping[str, object], finding: Finding) -> 
         f"{factor(finding.value)} the highest before. Probably the loss of that step: an outlier "
         f"among labels or images, a very small last batch, a loss without bounds"
         f"{_moment(training, finding)}. Clipping limits that step; try to look at its images and "
-        f"labels, {_lower_lr(training)} if it comes back."
+        f"labels, and {_lower_lr(training)} if it comes back."
     )
 
 
@@ -293,7 +294,7 @@ def _total_high(layout: Layout, training: Mapping[str, object], finding: Finding
     del layout
     return (
         f"the whole model: total gradient norm {finding.value:.2g} since step {finding.step}, "
-        f"above {finding.limit:.0e} (healthy trainings stay below 4e5). Clipping scales all of it "
+        f"above {finding.limit:g} (healthy trainings stay below 4e5). Clipping scales all of it "
         "down by one factor, so the training crawls. Probably the loss or its weights (box, cls, "
         f"dfl) are far too large, or the initialization is{_moment(training, finding)}. Try to "
         f"scale the loss, a normalization in every block, and {_lower_lr(training)}."
@@ -304,7 +305,7 @@ def _total_low(layout: Layout, training: Mapping[str, object], finding: Finding)
     del layout
     return (
         f"the whole model: total gradient norm {finding.value:.2g} since step {finding.step}, "
-        f"below {finding.limit:.0e} (healthy trainings stay above 0.3): nothing is learnt any "
+        f"below {finding.limit:g} (healthy trainings stay above 0.3): nothing is learnt any "
         "more. Probably the loss or its weights are far too small, or a high learning rate has "
         f"destroyed the weights{_moment(training, finding)}. Try to scale the loss up, or the "
         f"last good checkpoint with {_lower_lr(training)}."
@@ -316,16 +317,21 @@ def _weight_growth(layout: Layout, training: Mapping[str, object], finding: Find
     return (
         f"the whole model: the weights have grown {10**finding.value:.1f}-fold within a few "
         f"windows since step {finding.step}. Probably the learning rate is far too high"
-        f"{_moment(training, finding)}; this mostly ends in silence, with a gradient of zero. "
+        f"{_moment(training, finding)}. Most such trainings end with a gradient near zero. "
         f"Try {_lower_lr(training)} and longer warmup_epochs."
     )
 
 
 def _lower_lr(training: Mapping[str, object]) -> str:
-    known = f" (now {training['lr0']})" if training.get("lr0") is not None else ""
     if str(training.get("optimizer", "")).lower() == "auto":
-        known = " (set the optimizer too: with optimizer=auto, Ultralytics ignores lr0)"
-    return f"a lower lr0{known}"
+        return "a lower lr0 (set the optimizer too: with optimizer=auto, Ultralytics ignores lr0)"
+    return f"a lower {_now(training, 'lr0')}"
+
+
+def _now(training: Mapping[str, object], option: str) -> str:
+    """An option with its value, where that is known."""
+    value = training.get(option)
+    return option if value is None else f"{option} (now {value})"
 
 
 def _moment(training: Mapping[str, object], finding: Finding) -> str:
@@ -345,7 +351,8 @@ def _upstream(finding: Finding) -> str:
     others = len(finding.modules) - 1
     if others < 1:
         return ""
-    return f"; it takes {others} block{'s' if others > 1 else ''} upstream with it"
+    who = "1 block upstream is" if others == 1 else f"{others} blocks upstream are"
+    return f"; {who} affected"
 
 
 def _others(finding: Finding, where: str = "upstream") -> str:

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 HISTORY = 128
 """Points of a block's history; when they are used up, neighbours merge."""
 
-STATES = {"nonfinite": "NaN", "no_gradient": "no grad"}
+STATES = {
+    "nonfinite": "NaN",
+    "no_gradient": "no grad",
+    "leaf_vanishing": "leaf-low",
+    "leaf_exploding": "leaf-high",
+}
 """Words for a block's state where the rule's own name is not the best one."""
 
 

@@ -35,6 +35,7 @@ _STATE_WIDTH = 11
 _BAR_WIDTH = 24
 _INDENT = 4
 _SPAN = 2.0  # decades: a history that moves less is drawn flat instead of as noise
+_FEWEST_BLOCKS = 3  # lines of blocks that findings leave in a low terminal
 _DEPTH = 6.0  # decades below the highest norm that a bar can show
 
 
@@ -74,8 +75,10 @@ class Panel:
         width, height = options.max_width, console.height
         closing = [Text("─" * width, style="dim"), self.frame] if self.frame else []
         news = _standing(_gravest(self._board.standing), console, width)
-        owners = [_owners(self._board, width)] if self._board.owners else []
-        room = height - 4 - len(news) - len(closing) - len(owners)
+        owners = [_owners(self._board, width)] if self._board.total is not None else []
+        left = height - 4 - len(closing) - len(owners)
+        news = news[: max(left - _FEWEST_BLOCKS, 1)]
+        room = left - len(news)
         yield _rule(_summary(self._board), width)
         yield from owners
         yield Group(*_block_lines(self._board.rows(), width, room))
@@ -102,7 +105,7 @@ def news_line(news: News) -> Text:
     """What has just begun, grown worse or ended."""
     finding = news.finding
     if news.change == "end":
-        told = f"{finding.rule} in {finding.module}, at step {news.step}"
+        told = f"{finding.rule} in {finding.module}, at step {finding.step_end}"
         return Text.assemble(("GradWatch ended: ", "green"), told)
     word = f"GradWatch {finding.severity} {finding.rule}"
     worse = " (worse)" if news.change == "worse" else ""
@@ -154,9 +157,14 @@ def _summary(board: Board) -> str:
 
 def _owners(board: Board, width: int) -> Text:
     """What clipping leaves of the newest step, and which blocks its norm comes from."""
-    left = min(board.clip / board.total, 1.0) if board.total else 1.0
-    shares = ", ".join(f"{n} {share:.0%}" for n, share in board.owners.items() if share >= 0.01)
-    line = Text(f"clip at {board.clip:g}: factor {left:.2g}  squared norm: {shares}", "dim")
+    total = board.total or 0.0
+    if not math.isfinite(total):
+        return Text(f"clip at {board.clip:g}: spreads what is not finite to every weight", "dim")
+    left = min(board.clip / total, 1.0) if total else 1.0
+    shares = [f"{name} {share:.0%}" for name, share in board.owners.items() if share >= 0.01]
+    line = Text(f"clip at {board.clip:g}: factor {left:.2g}", "dim")
+    if shares:
+        line.append(f"  shares of the squared norm: {', '.join(shares)}")
     line.truncate(width, overflow="ellipsis")
     return line
 

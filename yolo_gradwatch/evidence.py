@@ -62,15 +62,14 @@ class Evidence:
         self._landed[sample.step] = (sample, norms)
         _shorten(self._landed)
 
-    def file(self, step: int) -> str:
-        """Name of the file on a step within the run's folder, written if need be; "" for none.
+    def write(self, step: int) -> str:
+        """Write what is kept of a step; the file's name within the run's folder, "" for none.
 
         Raises:
             OSError: It cannot be written.
         """
-        written = existing(self._run, step)
-        if written or step not in self._landed or _count(self._run) >= MOST_FILES:
-            return written
+        if step not in self._landed or _count(self._run) >= MOST_FILES:
+            return ""
         path = self._run / _name(step)
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(self._content(step), indent=1), encoding="utf-8")

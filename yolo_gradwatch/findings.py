@@ -93,22 +93,30 @@ class Findings:
         alerted: set[int] = set()
         for rule, fresh in _by_rule(alerts).items():
             rest = fresh
-            for finding in [f for f in self.all.values() if f.rule == rule]:
+            for finding in [f for f in self._standing() if f.rule == rule]:
                 own, rest = self._split(rest, finding)
                 if own:
                     alerted.add(finding.number)
                     news += self._go_on(finding, window, own)
             rest = [alert for alert in rest if not self._is_explained(alert)]
-            if rest:
-                news.append(self._start(window, rest))
-                alerted.add(news[-1].finding.number)
+            while rest:
+                own, rest = self._together(rest)
+                earlier = self._earlier(own)
+                if earlier:
+                    news += self._go_on(earlier, window, own)
+                else:
+                    news.append(self._start(window, own))
+                alerted.add(earlier.number if earlier else news[-1].finding.number)
         return [*news, *self._calm_down(window, alerted)]
 
     def begin_anew(self) -> None:
-        """The run begins anew: a finding that stands is over only if it does not come back."""
+        """The run begins anew: a finding that stands is over only if it does not come back.
+
+        Something that is not finite must come back, because weights were restored.
+        """
         for finding in self._standing():
             told = self._told[finding.number]
-            told.calm, told.interrupted = 0, True
+            told.calm, told.interrupted = 0, finding.rule == "nonfinite"
 
     def _standing(self) -> list[Finding]:
         return [finding for finding in self.all.values() if finding.step_end is None]
@@ -123,6 +131,24 @@ class Findings:
             (own if belongs else rest).append(alert)
         return own, rest
 
+    def _together(self, alerts: list[Alert]) -> tuple[list[Alert], list[Alert]]:
+        """Of alerts that begin, those on one path with the one nearest to the loss, and others."""
+        if alerts[0].rule == "nonfinite":
+            return alerts, []
+        leader = _sources(self._layout, alerts)[-1].module
+        own = [alert for alert in alerts if self._paths.meet(alert.module, [leader])]
+        return own, [alert for alert in alerts if alert not in own]
+
+    def _earlier(self, alerts: list[Alert]) -> Finding | None:
+        """A finding that is over and would be named after the same module."""
+        name = self._name(alerts)
+        over = (f for f in self.all.values() if f.rule == alerts[0].rule and f.module == name)
+        return next(over, None)
+
+    def _name(self, alerts: list[Alert]) -> str:
+        sources = _sources(self._layout, alerts)
+        return common_name(self._layout, tuple(alert.module for alert in sources))
+
     def _is_explained(self, alert: Alert) -> bool:
         """Whether a finding that stands makes an alert of a weaker rule no news."""
         return any(
@@ -136,24 +162,25 @@ class Findings:
         return is_everywhere or self._paths.meet(alert.module, finding.modules)
 
     def _start(self, window: Window, alerts: list[Alert]) -> News:
-        sources = _sources(self._layout, alerts)
-        first = sources[-1]
+        first = _sources(self._layout, alerts)[-1]
         modules = self._in_order(alerts)
         finding = Finding(
             number=max(self.all, default=0) + 1,
             rule=first.rule,
             severity=first.severity,
-            module=common_name(self._layout, tuple(alert.module for alert in sources)),
+            module=self._name(alerts),
             modules=modules,
+            origin=modules,
             epoch=first.epoch,
             step=first.step,
+            step_latest=first.step,
             step_end=None,
             value=first.value,
             limit=first.limit,
             message="",
             evidence=self._proof(first),
         )
-        self._told[finding.number] = _Told(len(modules), first.value)
+        self._told[finding.number] = _Told(len(modules), max(alert.value for alert in alerts))
         return self._tell("start", window, finding)
 
     def _go_on(self, finding: Finding, window: Window, alerts: list[Alert]) -> list[News]:
@@ -161,19 +188,21 @@ class Findings:
         told = self._told[finding.number]
         is_back = finding.step_end is not None or told.interrupted
         told.calm, told.interrupted = 0, False
+        first = alerts[-1]
         grown = replace(
             finding,
             modules=self._in_order(alerts, finding.modules),
+            step_latest=first.step if is_back else finding.step_latest,
             step_end=None,
             times=finding.times + is_back,
-            evidence=(is_back and self._proof(alerts[-1])) or finding.evidence,
+            evidence=(is_back and self._proof(first)) or finding.evidence,
         )
         self.all[finding.number] = grown
         value = max(alert.value for alert in alerts)
         if not self._is_worse(grown, value):
             return []
         told.modules, told.value, told.times = len(grown.modules), value, grown.times
-        return [self._tell("worse", window, replace(grown, value=value, limit=alerts[-1].limit))]
+        return [self._tell("worse", window, replace(grown, value=value, limit=first.limit))]
 
     def _proof(self, alert: Alert) -> str:
         return self._evidence(alert.step) if alert.rule in PROVEN else ""
@@ -206,7 +235,6 @@ class Findings:
         told = self._told[finding.number]
         over = replace(finding, step_end=told.calm_since)
         self.all[over.number] = over
-        told.calm = 0
         is_told = told.times == finding.times
         return [News("end", window.epoch, window.step_first, over)] if is_told else []
 

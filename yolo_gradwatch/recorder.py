@@ -13,7 +13,7 @@ from yolo_gradwatch import console, runlog
 from yolo_gradwatch.board import Board
 from yolo_gradwatch.detect import matches
 from yolo_gradwatch.diagnosis import Diagnosis, replay
-from yolo_gradwatch.evidence import Evidence
+from yolo_gradwatch.evidence import Evidence, existing
 from yolo_gradwatch.records import CLIP_NORM, EpochTelemetry, Event
 from yolo_gradwatch.report import Report
 from yolo_gradwatch.review import load_run, windows_of
@@ -110,8 +110,9 @@ class Recorder:
         self.first_step = 1
         self.evidence = Evidence(training.folder, layout)
         self.stop_wanted: Finding | None = None
+        self._log: runlog.RunLog | None = None
         resume = training.resumes and self._continue()
-        self._log: runlog.RunLog | None = runlog.RunLog(training.folder, layout, resume=resume)
+        self._log = runlog.RunLog(training.folder, layout, resume=resume)
 
     def open(self, safely: Callable[..., None]) -> None:
         """Begin the files and the live report.
@@ -253,13 +254,14 @@ class Recorder:
 
     def _prove(self, step: int) -> str:
         """The file on a step; "" if there is none and none can be written."""
-        name = ""
+        name = existing(self._training.folder, step)
 
         def write(_log: runlog.RunLog) -> None:
             nonlocal name
-            name = self.evidence.file(step)
+            name = self.evidence.write(step)
 
-        self._on_disk(write)
+        if not name:
+            self._on_disk(write)
         return name
 
     def _write(self, window: Window) -> None:

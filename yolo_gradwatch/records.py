@@ -196,8 +196,10 @@ class Finding:
         severity: Highest of its alerts.
         module: The module it is about: the one nearest to the loss, or ``model``.
         modules: Every module with an alert so far, in forward order.
+        origin: Those of them with which it began.
         epoch: Epoch of the first alert.
         step: Step of the first alert.
+        step_latest: Step at which it began the last time, if it has come back.
         step_end: Step at which it was over; None while it stands.
         value: The number that was judged when it was last told.
         limit: The threshold.
@@ -217,6 +219,8 @@ class Finding:
     value: float
     limit: float
     message: str
+    origin: tuple[str, ...] = ()
+    step_latest: int = 0
     times: int = 1
     evidence: str = ""
 

@@ -101,9 +101,10 @@ class Report:
         ratios = [e.clip_ratio for e in self.epochs if e.clip_ratio is not None]
         norm = f"median norm {np.median(medians):.3g}, " if medians else ""
         ratio = f", by a factor of {np.median(ratios):.2g} in the median" if ratios else ""
+        normal = " (normal for YOLO)" if self.healthy else ""
         line = (
             f"  gradient of the whole model: {norm}clipped at {self.clip:g} on "
-            f"{clipped / steps:.0%} of the steps{ratio} (normal for YOLO), AMP skipped "
+            f"{clipped / steps:.0%} of the steps{ratio}{normal}, AMP skipped "
             f"{_count(skipped, 'step')}"
         )
         owners = ", ".join(f"{name} {share:.0%}" for name, share in self._owners().items())

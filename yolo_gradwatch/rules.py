@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import numpy as np
 
 from yolo_gradwatch.graph import BOXES, SCORES
-from yolo_gradwatch.levels import REACH, Reading
+from yolo_gradwatch.levels import FLOOR, REACH, Reading
 from yolo_gradwatch.records import WHOLE, Window
 
 if TYPE_CHECKING:
@@ -293,7 +293,7 @@ def spike(history: History, limits: Thresholds) -> Iterator[Hit]:
         return
     for count in range(1, min(len(peaks) - PEAK_LEAST, STANDS) + 1):
         before = peaks[: len(peaks) - count][-PEAK_WINDOWS:]
-        rise = peaks[-count:].min() - np.fmax.reduce(before)
+        rise = peaks[-count:].min() - np.fmax.reduce(np.where(before > FLOOR, before, np.nan))
         if rise > limits.spike:
             since = history.marks[-count]
             yield Hit(WHOLE, float(rise), limits.spike, (since.epoch, since.step))
