@@ -153,11 +153,12 @@ def test_a_frozen_parameter_is_missing_and_frozen(detailed):
 
 
 def test_a_parameter_that_was_frozen_in_an_accumulation_still_has_its_gradient():
-    parameters = layers()
+    parameters = layers(frozen=[1], without=[2])
     parameters[0].requires_grad_(requires_grad=False)
     sample = taken(parameters)
-    assert sample.frozen is None
-    assert list(sample.norms) == [2, 2, 2]
+    assert list(sample.frozen) == [False, True, False]
+    assert list(sample.missing) == [False, True, True]
+    assert list(sample.norms) == [2, 0, 0]
 
 
 def test_a_parameter_that_is_thawed_is_not_frozen_any_more():

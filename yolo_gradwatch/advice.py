@@ -4,32 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from yolo_gradwatch import causes
+from yolo_gradwatch.causes import first_of, is_in, lower_rate, moment, now
 from yolo_gradwatch.records import WHOLE, Finding, Layout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-SATURATING = ("Sigmoid", "Tanh", "Hardsigmoid", "Hardtanh", "LogSigmoid", "Softsign")
-"""Activations whose slope goes to zero on both sides or on one."""
-
-RECTIFYING = ("ReLU", "ReLU6")
-"""Activations that can die: their slope is exactly zero below 0."""
-
-LONG_STACK = 8
-"""Weights in a block without a single known residual connection that make it a deep stack."""
-
-_RESIDUAL = (
-    "Bottleneck",
-    "C2f",
-    "C3",
-    "C2PSA",
-    "RepNCSP",
-    "ELAN",
-    "HGBlock",
-    "ResNet",
-    "PSA",
-    "A2",
-)
+    from collections.abc import Callable, Mapping
 
 
 def message(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
@@ -74,42 +54,19 @@ def _again(finding: Finding) -> str:
 
 def _nonfinite(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
     where = described(layout, finding.module)
-    cause, remedy = _nonfinite_cause(layout, finding)
+    why, remedy = causes.of_nonfinite(layout, finding)
     if finding.limit:
         return (
             f"{where}: NaN or Inf in the gradient, AMP skipped {finding.value:.0f} steps in a row "
             f"since step {finding.step}: lowering the loss scale does not help, nothing is learnt. "
-            f"{cause} Try amp=False; if it stays, {remedy}"
+            f"Probably {why}. Try amp=False; if it stays, {remedy}."
         )
-    tail = "try amp=False or bfloat16 first, then " if training.get("amp") else "try "
+    first = "amp=False or bfloat16 first, then " if training.get("amp") else ""
     return (
         f"{where}: NaN or Inf in the gradient since step {finding.step}"
         f"{_others(finding, 'by now')}. "
-        f"{cause} Clipping spreads it to every weight, so restart from the "
-        f"last checkpoint: {tail}{remedy}"
-    )
-
-
-def _nonfinite_cause(layout: Layout, finding: Finding) -> tuple[str, str]:
-    """Why probably, and what to try."""
-    loss = "a lower lr0, longer warmup_epochs, and a look at the labels and a custom loss."
-    if finding.module == WHOLE:
-        return "It reaches every module, so it probably comes from the loss itself.", loss
-    upstream = [name for name in finding.origin if not _is_in(layout.head, name)]
-    if _is_in(layout.head, finding.module) and upstream:
-        return (
-            (
-                "It enters at the head's outputs and spreads upstream, so it probably comes from "
-                f"the term of the loss that belongs to {finding.module}, not from a layer."
-            ),
-            loss,
-        )
-    return (
-        (
-            "What lies nearer to the loss was finite then, so it probably arises here or right "
-            "behind it (division by zero, log or sqrt of 0, exp of a large number)."
-        ),
-        "an epsilon in that operation, a normalization before it, or a lower lr0.",
+        f"Probably {why}. Clipping spreads it to every weight, so restart from the last "
+        f"checkpoint. Try {first}{remedy}."
     )
 
 
@@ -122,19 +79,18 @@ def _amp_overflow(layout: Layout, training: Mapping[str, object], finding: Findi
 
 
 def _dead(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
-    inside = _activations(layout, finding.module)
-    relu = [name for name in inside if name in RECTIFYING]
-    cause = (
-        f"its {relu[0]} units have died: they put out zero for every input"
+    relu = first_of(layout, finding.module, causes.RECTIFYING)
+    why = (
+        f"its {relu} units have died: they put out zero for every input"
         if relu
         else "its output is multiplied by zero behind it: units that died, a gain or weight that "
         "is zero, a mask"
     )
     return (
         f"{described(layout, finding.module)}: gradient exactly zero since step {finding.step}"
-        f"{_others(finding)}, so its weights stand still. Probably {cause}"
-        f"{_moment(training, finding)}. Try SiLU or LeakyReLU with BatchNorm, a lower lr0, and a "
-        "non-zero initialization."
+        f"{_others(finding)}, so its weights stand still. Probably {why}"
+        f"{moment(training, finding)}. Try SiLU or LeakyReLU with BatchNorm, a lower lr0, "
+        "and a non-zero initialization."
     )
 
 
@@ -163,17 +119,17 @@ def _starved_scale(layout: Layout, training: Mapping[str, object], finding: Find
     return (
         f"{described(layout, finding.module)}: no object lands on this scale of the head since "
         f"step {finding.step}; the other scales learn, so this branch is not dead. Normal where "
-        f"objects have one size; else check {_now(training, 'imgsz')} and the sizes of the boxes."
+        f"objects have one size; else check {now(training, 'imgsz')} and the sizes of the boxes."
     )
 
 
 def _partly_dead(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
-    relu = [name for name in _activations(layout, finding.module) if name in RECTIFYING]
-    why = f"units of its {relu[0]} have" if relu else "units behind it have"
+    relu = first_of(layout, finding.module, causes.RECTIFYING)
+    why = f"units of its {relu} have" if relu else "units behind it have"
     return (
         f"{described(layout, finding.module)}: {finding.value:.0%} of the elements of its weight "
         f"get a gradient of exactly zero since step {finding.step}{_others(finding)}. Probably "
-        f"{why} died{_moment(training, finding)}. Try SiLU or LeakyReLU with BatchNorm, and a "
+        f"{why} died{moment(training, finding)}. Try SiLU or LeakyReLU with BatchNorm, and a "
         "lower lr0."
     )
 
@@ -181,72 +137,29 @@ def _partly_dead(layout: Layout, training: Mapping[str, object], finding: Findin
 def _frozen(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
     return (
         f"{described(layout, finding.module)}: frozen since step {finding.step}"
-        f"{_others(finding, 'elsewhere')}, though {_now(training, 'freeze')} does not name it: "
+        f"{_others(finding, 'elsewhere')}, though {now(training, 'freeze')} does not name it: "
         "a callback or the model's own code set requires_grad=False. Fine if that is meant."
     )
 
 
 def _vanishing(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
-    cause, remedy = _lossy(layout, finding.module)
+    why, remedy = causes.of_loss(layout, finding.module)
     return (
         f"{described(layout, finding.module)}: its gradient is {factor(finding.value)} weaker than "
         f"that of the blocks that read it ({finding.value:.1f} decades; healthy below 1.6), since "
-        f"step {finding.step}{_upstream(finding)}. Probably {cause}"
-        f"{_moment(training, finding)}. Try {remedy}."
-    )
-
-
-def _lossy(layout: Layout, name: str) -> tuple[str, str]:
-    """Why a block may lose its gradient, and what to try."""
-    weights, norms = _owned(layout, name, "weight"), _owned(layout, name, "norm")
-    saturating = [found for found in _activations(layout, name) if found in SATURATING]
-    if saturating:
-        cause = (
-            f"its {saturating[0]} activations saturate, where their slope is near zero, and "
-            "nothing leads the gradient around them"
-        )
-        remedy = (
-            f"SiLU or ReLU instead of {saturating[0]}, BatchNorm after each convolution, and a "
-            "residual connection around the block"
-        )
-        return cause, remedy
-    if weights > 1 and not norms:
-        return (
-            "it has no normalization, so that signal and gradient shrink from layer to layer",
-            "BatchNorm after each convolution, He initialization, a residual connection",
-        )
-    kind = layout.types[layout.modules.index(name)]
-    if weights >= LONG_STACK and not any(word in kind for word in _RESIDUAL):
-        return (
-            f"it is a plain stack of {weights} layers without a residual connection",
-            "a residual connection around every two layers, or fewer layers",
-        )
-    return (
-        "its output is scaled down, gated or partly detached in its forward or right behind it",
-        (
-            "to find the small factor, saturated gate or detach() there, or to lead a residual "
-            "connection around it"
-        ),
+        f"step {finding.step}{_upstream(finding)}. Probably {why}"
+        f"{moment(training, finding)}. Try {remedy}."
     )
 
 
 def _exploding(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
-    bare = _owned(layout, finding.module, "weight") > 1 and not _owned(
-        layout, finding.module, "norm"
-    )
-    cause = (
-        "it has no normalization, so that signal and gradient grow from layer to layer"
-        if bare
-        else "a large factor in its forward or right behind it multiplies the gradient, or its "
-        "inputs are far too small for its normalization"
-    )
+    why, remedy = causes.of_gain(layout, finding.module)
     return (
         f"{described(layout, finding.module)}: the gradient of its weights is "
         f"{factor(finding.value)} stronger than that of the blocks that read it "
         f"({finding.value:.1f} decades; healthy below 1.2), since step {finding.step}"
-        f"{_upstream(finding)}. Clipping then leaves next to nothing for all "
-        f"other blocks. Probably {cause}{_moment(training, finding)}. Try BatchNorm after each "
-        "convolution, a smaller initialization, no gain above 1 in this block, and a lower lr0."
+        f"{_upstream(finding)}. Clipping then leaves next to nothing for all other blocks. "
+        f"Probably {why}{moment(training, finding)}. Try {remedy}."
     )
 
 
@@ -262,7 +175,7 @@ def _leaf(layout: Layout, training: Mapping[str, object], finding: Finding) -> s
         f"{described(layout, finding.module)}: its gradient is {factor(finding.value)} "
         f"{comparison} than that of its neighbours in {described(layout, block)} "
         f"({finding.value:.1f} decades; healthy below 1.0), since step {finding.step}. Probably "
-        f"something behind this layer alone {cause}{_moment(training, finding)}. Try to remove "
+        f"something behind this layer alone {cause}{moment(training, finding)}. Try to remove "
         f"{remedy}, and put a BatchNorm behind the layer."
     )
 
@@ -273,8 +186,8 @@ def _spike(layout: Layout, training: Mapping[str, object], finding: Finding) -> 
         f"the whole model: at step {finding.step} (epoch {finding.epoch}) the gradient jumped to "
         f"{factor(finding.value)} the highest before. Probably the loss of that step: an outlier "
         f"among labels or images, a very small last batch, a loss without bounds"
-        f"{_moment(training, finding)}. Clipping limits that step; try to look at its images and "
-        f"labels, and {_lower_lr(training)} if it comes back."
+        f"{moment(training, finding)}. Clipping limits that step; try to look at its images and "
+        f"labels, and {lower_rate(training)} if it comes back."
     )
 
 
@@ -284,8 +197,8 @@ def _collapse(layout: Layout, training: Mapping[str, object], finding: Finding) 
         f"the whole model: at step {finding.step} (epoch {finding.epoch}) the gradient became "
         f"{factor(finding.value)} weaker in all blocks at once. "
         "Probably the loss is near zero or constant: a loss weight that became tiny, no labels "
-        f"any more, or weights that a high learning rate has destroyed{_moment(training, finding)}."
-        f" Try the last checkpoint before that step with {_lower_lr(training)}, and look at the "
+        f"any more, or weights that a high learning rate has destroyed{moment(training, finding)}."
+        f" Try the last checkpoint before that step with {lower_rate(training)}, and look at the "
         "loss columns of results.csv."
     )
 
@@ -294,10 +207,10 @@ def _total_high(layout: Layout, training: Mapping[str, object], finding: Finding
     del layout
     return (
         f"the whole model: total gradient norm {finding.value:.2g} since step {finding.step}, "
-        f"above {finding.limit:g} (healthy trainings stay below 4e5). Clipping scales all of it "
-        "down by one factor, so the training crawls. Probably the loss or its weights (box, cls, "
-        f"dfl) are far too large, or the initialization is{_moment(training, finding)}. Try to "
-        f"scale the loss, a normalization in every block, and {_lower_lr(training)}."
+        f"above {finding.limit:g} (healthy trainings stay below 4e5). Clipping hides that, half "
+        "precision does not: it overflows. Probably the loss or its weights (box, cls, dfl) are "
+        f"far too large, or the initialization is{moment(training, finding)}. Try to "
+        f"scale the loss, a normalization in every block, and {lower_rate(training)}."
     )
 
 
@@ -307,8 +220,8 @@ def _total_low(layout: Layout, training: Mapping[str, object], finding: Finding)
         f"the whole model: total gradient norm {finding.value:.2g} since step {finding.step}, "
         f"below {finding.limit:g} (healthy trainings stay above 0.3): nothing is learnt any "
         "more. Probably the loss or its weights are far too small, or a high learning rate has "
-        f"destroyed the weights{_moment(training, finding)}. Try to scale the loss up, or the "
-        f"last good checkpoint with {_lower_lr(training)}."
+        f"destroyed the weights{moment(training, finding)}. Try to scale the loss up, or the "
+        f"last good checkpoint with {lower_rate(training)}."
     )
 
 
@@ -317,33 +230,9 @@ def _weight_growth(layout: Layout, training: Mapping[str, object], finding: Find
     return (
         f"the whole model: the weights have grown {10**finding.value:.1f}-fold within a few "
         f"windows since step {finding.step}. Probably the learning rate is far too high"
-        f"{_moment(training, finding)}. Most such trainings end with a gradient near zero. "
-        f"Try {_lower_lr(training)} and longer warmup_epochs."
+        f"{moment(training, finding)}. Most such trainings end with a gradient near zero. "
+        f"Try {lower_rate(training)} and longer warmup_epochs."
     )
-
-
-def _lower_lr(training: Mapping[str, object]) -> str:
-    if str(training.get("optimizer", "")).lower() == "auto":
-        return "a lower lr0 (set the optimizer too: with optimizer=auto, Ultralytics ignores lr0)"
-    return f"a lower {_now(training, 'lr0')}"
-
-
-def _now(training: Mapping[str, object], option: str) -> str:
-    """An option with its value, where that is known."""
-    value = training.get(option)
-    return option if value is None else f"{option} (now {value})"
-
-
-def _moment(training: Mapping[str, object], finding: Finding) -> str:
-    """What the training did when it began, as the end of a sentence; "" if that tells nothing."""
-    epochs, closing = training.get("epochs"), training.get("close_mosaic")
-    closes = isinstance(epochs, int) and isinstance(closing, int) and 0 < closing < epochs
-    if closes and finding.epoch == epochs - closing + 1:  # type: ignore[operator]
-        return "; it began in the epoch in which close_mosaic took effect"
-    warmup = training.get("warmup_epochs")
-    if finding.step > 1 and isinstance(warmup, (int, float)) and finding.epoch <= warmup:
-        return "; it began during the warm-up, while the learning rate was changing"
-    return ""
 
 
 def _upstream(finding: Finding) -> str:
@@ -357,27 +246,11 @@ def _upstream(finding: Finding) -> str:
 
 def _others(finding: Finding, where: str = "upstream") -> str:
     """How many more modules are affected, in words."""
-    inside = sum(_is_in(finding.module, name) for name in finding.modules)
+    inside = sum(is_in(finding.module, name) for name in finding.modules)
     others = len(finding.modules) - inside
     if finding.module == WHOLE or not others:
         return ""
     return f", with {others} more module{'s' if others > 1 else ''} {where}"
-
-
-def _is_in(outer: str, name: str) -> bool:
-    return f"{name}.".startswith(f"{outer}.")
-
-
-def _activations(layout: Layout, name: str) -> Sequence[str]:
-    """Classes of modules without parameters in the block of a module."""
-    block = name if name == WHOLE else layout.block_of[layout.modules.index(name)]
-    return dict(zip((b for b, _ in layout.blocks), layout.inside, strict=True)).get(block, ())
-
-
-def _owned(layout: Layout, name: str, role: str) -> int:
-    """How many weights, or norm layers, there are in a module."""
-    own = zip(layout.modules, layout.roles, strict=True)
-    return sum(_is_in(name, module) for module, found in own if found == role)
 
 
 _WORDS: dict[str, Callable[[Layout, Mapping[str, object], Finding], str]] = {

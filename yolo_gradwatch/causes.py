@@ -1,0 +1,143 @@
+"""Why probably, and what to try: read from the layout around a module, the options, the moment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from yolo_gradwatch.records import WHOLE, Finding, Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+SATURATING = ("Sigmoid", "Tanh", "Hardsigmoid", "Hardtanh", "LogSigmoid", "Softsign")
+"""Activations whose slope goes to zero on both sides or on one."""
+
+RECTIFYING = ("ReLU", "ReLU6")
+"""Activations that can die: their slope is exactly zero below 0."""
+
+LONG_STACK = 8
+"""Weights in a block without a known residual connection that make it a deep stack."""
+
+RESIDUAL = ("Bottleneck", "C2f", "C3", "C2PSA", "RepNCSP", "ELAN", "HGBlock", "ResNet", "PSA", "A2")
+"""Parts of the names of classes that lead the gradient around their layers."""
+
+
+class Cause(NamedTuple):
+    """A probable cause.
+
+    Attributes:
+        why: Part of a sentence that begins with "Probably".
+        remedy: Part of a sentence that begins with "Try".
+    """
+
+    why: str
+    remedy: str
+
+
+def of_nonfinite(layout: Layout, finding: Finding) -> Cause:
+    """Why a gradient may be NaN or Inf, by where it was when it was first seen."""
+    at_the_loss = "a lower lr0, longer warmup_epochs, and a look at the labels and a custom loss"
+    if finding.module == WHOLE:
+        return Cause("it comes from the loss itself, because it reaches every module", at_the_loss)
+    upstream = [name for name in finding.origin if not is_in(layout.head, name)]
+    if is_in(layout.head, finding.module) and upstream:
+        why = (
+            f"it comes from the term of the loss that belongs to {finding.module}, not from a "
+            "layer, because it enters at the head's outputs and spreads upstream"
+        )
+        return Cause(why, at_the_loss)
+    why = (
+        "it arises here or right behind it (division by zero, log or sqrt of 0, exp of a large "
+        "number), because what lies nearer to the loss was finite then"
+    )
+    return Cause(why, "an epsilon in that operation, a normalization before it, or a lower lr0")
+
+
+def of_loss(layout: Layout, name: str) -> Cause:
+    """Why a block may lose the gradient on its way through."""
+    weights, norms = _owned(layout, name, "weight"), _owned(layout, name, "norm")
+    saturating = first_of(layout, name, SATURATING)
+    if saturating:
+        why = (
+            f"its {saturating} activations saturate, where their slope is near zero, and nothing "
+            "leads the gradient around them"
+        )
+        remedy = (
+            f"SiLU or ReLU instead of {saturating}, BatchNorm after each convolution, and a "
+            "residual connection around the block"
+        )
+        return Cause(why, remedy)
+    if weights > 1 and not norms:
+        why = "it has no normalization, so that signal and gradient shrink from layer to layer"
+        remedy = "BatchNorm after each convolution, He initialization, a residual connection"
+        return Cause(why, remedy)
+    kind = layout.types[layout.modules.index(name)]
+    if weights >= LONG_STACK and not any(word in kind for word in RESIDUAL):
+        why = f"it is a plain stack of {weights} layers without a residual connection"
+        return Cause(why, "a residual connection around every two layers, or fewer layers")
+    why = "its output is scaled down, gated or partly detached in its forward or right behind it"
+    remedy = (
+        "to find the small factor, saturated gate or detach() there, or to lead a residual "
+        "connection around it"
+    )
+    return Cause(why, remedy)
+
+
+def of_gain(layout: Layout, name: str) -> Cause:
+    """Why a block may multiply the gradient on its way through."""
+    remedy = (
+        "BatchNorm after each convolution, a smaller initialization, no gain above 1 in this "
+        "block, and a lower lr0"
+    )
+    if _owned(layout, name, "weight") > 1 and not _owned(layout, name, "norm"):
+        why = "it has no normalization, so that signal and gradient grow from layer to layer"
+        return Cause(why, remedy)
+    why = (
+        "a large factor in its forward or right behind it multiplies the gradient, or its inputs "
+        "are far too small for its normalization"
+    )
+    return Cause(why, remedy)
+
+
+def first_of(layout: Layout, name: str, classes: Sequence[str]) -> str:
+    """The first of these classes in the block of a module, among those without parameters; ""."""
+    block = name if name == WHOLE else layout.block_of[layout.modules.index(name)]
+    inside = dict(zip((b for b, _ in layout.blocks), layout.inside, strict=True)).get(block, ())
+    return next((found for found in inside if found in classes), "")
+
+
+def is_in(outer: str, name: str) -> bool:
+    """Whether a module is another one or lies in it."""
+    return f"{name}.".startswith(f"{outer}.")
+
+
+def moment(training: Mapping[str, object], finding: Finding) -> str:
+    """What the training did when it began, as the end of a sentence; "" if that tells nothing."""
+    epochs, closing = training.get("epochs"), training.get("close_mosaic")
+    if isinstance(epochs, int) and isinstance(closing, int):
+        closes = 0 < closing < epochs and finding.epoch == epochs - closing + 1
+        if closes:
+            return "; it began in the epoch in which close_mosaic took effect"
+    warmup = training.get("warmup_epochs")
+    if finding.step > 1 and isinstance(warmup, (int, float)) and finding.epoch <= warmup:
+        return "; it began during the warm-up, while the learning rate was changing"
+    return ""
+
+
+def lower_rate(training: Mapping[str, object]) -> str:
+    """What to do with a learning rate that is too high."""
+    if str(training.get("optimizer", "")).lower() == "auto":
+        return "a lower lr0 (set the optimizer too: with optimizer=auto, Ultralytics ignores lr0)"
+    return f"a lower {now(training, 'lr0')}"
+
+
+def now(training: Mapping[str, object], option: str) -> str:
+    """An option with its value, where that is known."""
+    value = training.get(option)
+    return option if value is None else f"{option} (now {value})"
+
+
+def _owned(layout: Layout, name: str, role: str) -> int:
+    """How many weights, or norm layers, there are in a module."""
+    own = zip(layout.modules, layout.roles, strict=True)
+    return sum(is_in(name, module) for module, found in own if found == role)
