@@ -261,12 +261,10 @@ def test_a_container_marks_its_block():
     assert shown(finding_of("dead", "model.1"))["1 C3k2"] == ("dead", "critical")
 
 
-def test_a_finding_on_the_whole_model_marks_the_blocks_of_its_modules():
-    everything = leaves_of(layout_of())
-    assert set(shown(finding_of(module=WHOLE, modules=everything)).values()) == {
-        ("NaN", "critical")
-    }
-    assert set(shown(finding_of(module=WHOLE, modules=(WHOLE,))).values()) == {("-", None)}
+@pytest.mark.parametrize("modules", [leaves_of(layout_of()), (WHOLE,)])
+def test_a_finding_on_the_whole_model_marks_every_block(modules):
+    states = shown(finding_of("spike", WHOLE, modules=modules, severity="warning")).values()
+    assert set(states) == {("spike", "warning")}
 
 
 def test_notices_say_nothing_about_blocks():

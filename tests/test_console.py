@@ -435,9 +435,16 @@ def test_a_block_with_less_than_a_hundredth_is_left_out():
     assert clip_line(100.0, b0=99.5, b1=9.9, b2=1.0).endswith("squared norm: 0 Conv 99%")
 
 
-@pytest.mark.parametrize("norm", [np.nan, np.inf, 0.0])
-def test_there_is_no_line_on_clipping_without_a_norm(norm):
-    assert clip_line(norm, b0=norm) is None
+@pytest.mark.parametrize("norm", [np.nan, np.inf])
+def test_clipping_spreads_what_is_not_finite(norm):
+    assert clip_line(norm, b0=norm) == "clip at 10: spreads what is not finite to every weight"
+
+
+def test_there_are_no_shares_of_no_norm():
+    assert clip_line(0.0, b0=0.0) == "clip at 10: factor 1"
+
+
+def test_there_is_no_line_on_clipping_before_the_first_step():
     assert not any(line.startswith("clip") for line in lines_of(panel_of(BOARDS["empty"])))
 
 

@@ -153,7 +153,13 @@ def test_a_nan_that_clipping_spreads_is_one_finding_with_the_file_of_its_step():
 def test_a_recovery_forgets_but_ends_nothing():
     windows = [*DEAD, *(window(step, zero=[CONV]) for step in (4, 5, 6, 7))]
     told = replay(new(), windows, [START, Event(4, "nan_recovery")])
-    assert changes(told) == [("start", "dead", 3), ("worse", "dead", 6)]
+    assert changes(told) == [("start", "dead", 3)]
+
+
+def test_nan_again_after_a_recovery_is_told_as_worse():
+    windows = [window(1), window(2, nonfinite=[CONV]), window(3), window(4, nonfinite=[CONV])]
+    told = replay(new(), windows, [START, Event(3, "nan_recovery")])
+    assert changes(told) == [("start", "nonfinite", 2), ("worse", "nonfinite", 4)]
     assert [one.finding.times for one in told] == [1, 2]
 
 
@@ -174,8 +180,12 @@ def test_two_windows_before_an_event_and_one_after_it_do_not_add_up(kind, step, 
 
 def test_an_event_between_captured_steps_comes_before_the_next_window():
     windows = [*DEAD, *(window(step, zero=[CONV]) for step in (10, 20, 30))]
-    told = replay(new(), windows, [START, Event(8, "resume")])
-    assert changes(told) == [("start", "dead", 3), ("worse", "dead", 30)]
+    diagnosis = new()
+    told = replay(diagnosis, windows[:3], [START])
+    diagnosis.begin_anew()
+    told += [news for one in windows[3:] for news in diagnosis.update(one)]
+    assert told == replay(new(), windows, [START, Event(8, "resume")])
+    assert changes(told) == [("start", "dead", 3)]
 
 
 def test_an_event_after_the_last_window_changes_no_finding():

@@ -347,13 +347,14 @@ def test_a_finding_that_comes_back_is_the_same_one():
     assert "come back" in news.finding.message
 
 
-def test_a_finding_comes_back_on_another_module_of_its_path():
+def test_after_its_end_another_module_of_its_path_is_a_new_finding():
     story = Story(FORK)
     story.next("model.3.conv")
     story.calm(CALM_WINDOWS)
-    assert changes(story.next("model.1.conv")) == [("worse", 1)]
+    assert changes(story.next("model.1.conv")) == [("start", 2)]
     story.calm(CALM_WINDOWS)
-    assert story.findings.all[1].modules == ("model.1.conv", "model.3.conv")
+    assert changes(story.next("model.3.conv")) == [("worse", 1)]
+    assert story.findings.all[1].modules == ("model.3.conv",)
 
 
 def test_returns_are_told_at_2_4_8_times_and_so_are_their_ends():
@@ -404,13 +405,21 @@ def test_a_recovery_neither_ends_nor_restarts_a_finding():
     assert list(story.findings.all) == story.standing() == [1]
 
 
-def test_what_is_found_again_after_a_recovery_has_come_back_once():
+def test_nan_after_a_recovery_from_it_has_come_back_once():
+    story = Story()
+    story.next(A, rule="nonfinite")
+    story.findings.begin_anew()
+    (news,) = story.next(A, rule="nonfinite")
+    assert (news.change, news.finding.times) == ("worse", 2)
+    assert [story.next(A, rule="nonfinite") for _ in range(9)] == [[]] * 9
+
+
+def test_what_a_restart_does_not_touch_has_not_come_back():
     story = Story()
     story.next(A)
     story.findings.begin_anew()
-    (news,) = story.next(A)
-    assert (news.change, news.finding.times) == ("worse", 2)
     assert [story.next(A) for _ in range(9)] == [[]] * 9
+    assert story.findings.all[1].times == 1
 
 
 def test_hundreds_of_recoveries_are_few_news():
@@ -473,7 +482,7 @@ def test_unrelated_paths_are_two_findings_even_if_they_begin_together(rule):
     story = Story(FORK)
     news = story.next(LEFT, RIGHT, rule=rule)
     assert changes(news) == [("start", 1), ("start", 2)]
-    assert [one.finding.modules for one in news] == [(LEFT,), (RIGHT,)]
+    assert [one.finding.modules for one in news] == [(RIGHT,), (LEFT,)]
 
 
 def test_two_findings_of_one_rule_go_their_own_ways():

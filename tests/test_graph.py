@@ -148,6 +148,12 @@ def test_a_name_that_begins_like_another_is_not_inside_it():
     assert found["model.10"] == ["model.10.a", "model.10.b"]
 
 
+def test_a_block_whose_name_begins_another_has_no_parameters_of_that():
+    names = ["model.1", "model.10", "model.11"]
+    layout, _ = plan([Part("model.10"), Part("model.11")], names)
+    assert Graph(layout).blocks == ("model.10",)
+
+
 def test_units_hold_their_weights_and_norm_layers():
     graph = Graph(NET)
     rows = {

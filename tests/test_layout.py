@@ -244,6 +244,51 @@ def test_the_role_of_a_layer(module, role):
     assert roles_of(Net(layer=module)) == {"layer": role}
 
 
+class Scale(nn.Module):
+    """A factor for each channel."""
+
+    def __init__(self, *shape):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(shape))
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (4, 1, 1), (1, 4, 1, 1)])
+def test_a_factor_for_each_channel_is_no_weight(shape):
+    assert roles_of(Net(layer=Scale(*shape))) == {"layer": "other"}
+
+
+@pytest.mark.parametrize(
+    ("module", "positions"),
+    [
+        (nn.Conv2d(2, 2, 1), 1),
+        (nn.Conv2d(2, 2, 3), 9),
+        (nn.Conv2d(4, 4, (1, 7), groups=4, bias=False), 7),
+        (nn.Conv1d(2, 2, 5), 5),
+        (nn.ConvTranspose2d(2, 3, 2), 4),
+        (nn.Linear(2, 2), 1),
+        (nn.BatchNorm2d(2), 1),
+    ],
+)
+@pytest.mark.parametrize("wrapper", [None, "_orig_mod"])
+def test_kernels_are_the_positions_of_the_modules_own_weight(module, positions, wrapper):
+    layer = Around(wrapper, module) if wrapper else module
+    found, _ = layout.read(Net(layer=layer))
+    assert dict(zip(found.modules, found.kernels, strict=True)) == {"model": 1, "layer": positions}
+
+
+def test_yolo_kernels_are_those_of_its_convolutions(yolo):
+    found, _ = layout.read(yolo)
+    named = {layout.clean_name(name): module for name, module in yolo.named_modules()}
+    sizes = {
+        name: kernel[0] * kernel[1]
+        for name in found.modules
+        if (kernel := getattr(named[name], "kernel_size", None))
+    }
+    expected = tuple(sizes.get(name, 1) for name in found.modules)
+    assert found.kernels == expected
+    assert set(expected) == {1, 9}
+
+
 def test_the_role_is_that_of_what_is_watched():
     model = Net(frozen=nn.Linear(2, 2), last=nn.Linear(2, 2))
     model.frozen.weight.requires_grad_(requires_grad=False)
@@ -374,22 +419,12 @@ WRAPPINGS = {
 
 
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
-def test_wrappers_change_no_name(wrapping):
+def test_wrappers_change_nothing(wrapping):
     plain, plain_members = layout.read(ultralytics_like())
     found, members = layout.read(WRAPPINGS[wrapping]())
-    for field in ("modules", "parameters", "block_of", "roles", "inside", "head", "edges"):
-        assert getattr(found, field) == getattr(plain, field), field
-    assert [name for name, _ in found.blocks] == [name for name, _ in plain.blocks]
+    assert found == plain
     for field in ("indices", "starts", "elements", "weights"):
         np.testing.assert_array_equal(getattr(members, field), getattr(plain_members, field))
-
-
-@pytest.mark.parametrize("wrapping", WRAPPINGS)
-def test_a_wrapped_module_keeps_its_class(wrapping):
-    plain, _ = layout.read(ultralytics_like())
-    found, _ = layout.read(WRAPPINGS[wrapping]())
-    assert found.types == plain.types
-    assert found.blocks == plain.blocks
 
 
 @pytest.mark.parametrize("name", ["module", "_orig_mod"])

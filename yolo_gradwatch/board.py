@@ -23,6 +23,7 @@ STATES = {
     "no_gradient": "no grad",
     "leaf_vanishing": "leaf-low",
     "leaf_exploding": "leaf-high",
+    "weight_growth": "growing",
 }
 """Words for a block's state where the rule's own name is not the best one."""
 
@@ -152,10 +153,16 @@ class Board:
         for finding in self.standing:
             if finding.severity == "notice":
                 continue
-            for block in {self._block_of[name] for name in finding.modules}:
+            for block in self._blocks_with(finding):
                 if finding.severity == "critical" or block not in worst:
                     worst[block] = finding
         return worst
+
+    def _blocks_with(self, finding: Finding) -> set[str]:
+        """The blocks that a finding concerns; one on the whole model concerns them all."""
+        if finding.module == WHOLE:
+            return set(self._blocks)
+        return {self._block_of[name] for name in finding.modules}
 
     def _remember(self, levels: Floats) -> None:
         self._pending.append(levels)

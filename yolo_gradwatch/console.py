@@ -158,11 +158,11 @@ def _summary(board: Board) -> str:
 def _owners(board: Board, width: int) -> Text:
     """What clipping leaves of the newest step, and which blocks its norm comes from."""
     total = board.total or 0.0
+    left = f"factor {min(board.clip / total, 1.0) if total else 1.0:.2g}"
     if not math.isfinite(total):
-        return Text(f"clip at {board.clip:g}: spreads what is not finite to every weight", "dim")
-    left = min(board.clip / total, 1.0) if total else 1.0
+        left = "spreads what is not finite to every weight"
+    line = Text(f"clip at {board.clip:g}: {left}", "dim")
     shares = [f"{name} {share:.0%}" for name, share in board.owners.items() if share >= 0.01]
-    line = Text(f"clip at {board.clip:g}: factor {left:.2g}", "dim")
     if shares:
         line.append(f"  shares of the squared norm: {', '.join(shares)}")
     line.truncate(width, overflow="ellipsis")
