@@ -90,15 +90,18 @@ def window_of(layout, **changes):
 
 
 def finding_of(rule="nonfinite", module="model.3.conv", **changes):
-    """A critical finding that stands since step 7."""
+    """A critical finding that stands since step 7; it began with all of its modules."""
+    modules, step = changes.get("modules", (module,)), changes.get("step", 7)
     finding = Finding(
         number=1,
         rule=rule,
         severity="critical",
         module=module,
-        modules=(module,),
+        modules=modules,
+        origin=modules,
         epoch=1,
-        step=7,
+        step=step,
+        step_latest=step,
         step_end=None,
         value=1.0,
         limit=0.0,

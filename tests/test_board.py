@@ -216,7 +216,14 @@ def test_a_step_that_amp_skipped_leaves_the_owners():
 
 @pytest.mark.parametrize(
     ("rule", "state"),
-    [("nonfinite", "NaN"), ("no_gradient", "no grad"), ("dead", "dead")],
+    [
+        ("nonfinite", "NaN"),
+        ("no_gradient", "no grad"),
+        ("dead", "dead"),
+        ("leaf_vanishing", "leaf-low"),
+        ("leaf_exploding", "leaf-high"),
+        ("weight_growth", "growing"),
+    ],
 )
 def test_a_sick_block_says_what_is_wrong_in_a_word(rule, state):
     found = shown(finding_of(rule, "model.3.conv"))
@@ -262,9 +269,21 @@ def test_a_container_marks_its_block():
 
 
 @pytest.mark.parametrize("modules", [leaves_of(layout_of()), (WHOLE,)])
-def test_a_finding_on_the_whole_model_marks_every_block(modules):
-    states = shown(finding_of("spike", WHOLE, modules=modules, severity="warning")).values()
-    assert set(states) == {("spike", "warning")}
+@pytest.mark.parametrize(
+    ("rule", "severity", "state"),
+    [("nonfinite", "critical", "NaN"), ("spike", "warning", "spike")],
+)
+def test_a_finding_on_the_whole_model_marks_every_block(modules, rule, severity, state):
+    found = shown(finding_of(rule, WHOLE, modules=modules, severity=severity))
+    assert list(found) == ["0 Conv", "1 C3k2", "3 C2PSA", "4 Detect"]
+    assert set(found.values()) == {(state, severity)}
+
+
+def test_a_critical_finding_in_a_block_is_shown_before_a_warning_on_the_whole_model():
+    growth = finding_of("weight_growth", WHOLE, number=2, severity="warning")
+    found = shown(finding_of("dead", "model.1.bn", number=1), growth)
+    assert found.pop("1 C3k2") == ("dead", "critical")
+    assert set(found.values()) == {("growing", "warning")}
 
 
 def test_notices_say_nothing_about_blocks():

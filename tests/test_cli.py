@@ -17,7 +17,7 @@ SMALL = [f"{name}={value}" for name, value in TINY.items()]
         (["train", "--intervall", "3"], "--intervall is neither .* did you mean --interval?"),
         (["train", "--wibble"], "--wibble is neither"),
         (["train", "--interval", "0", "model=yolo26n.yaml"], "--interval must be .* 1, got 0"),
-        (["train", "--stop-on", "tired"], "--stop-on: 'tired' is not one of dead"),
+        (["train", "--stop-on", "tired"], "--stop-on: 'tired' is not one of collapse, dead"),
         (["train", "--fail-on", "amp_overflow"], "--fail-on: 'amp_overflow' is not one of"),
         (["train", "--thresholds", "nowhere.toml"], "nowhere.toml: cannot read thresholds"),
         (["train", "epchs=3"], r"'epchs' is not a valid YOLO argument.*epochs"),

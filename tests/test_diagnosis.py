@@ -154,6 +154,7 @@ def test_a_recovery_forgets_but_ends_nothing():
     windows = [*DEAD, *(window(step, zero=[CONV]) for step in (4, 5, 6, 7))]
     told = replay(new(), windows, [START, Event(4, "nan_recovery")])
     assert changes(told) == [("start", "dead", 3)]
+    assert told[0].finding.times == 1
 
 
 def test_nan_again_after_a_recovery_is_told_as_worse():
@@ -178,14 +179,19 @@ def test_two_windows_before_an_event_and_one_after_it_do_not_add_up(kind, step, 
     assert changes(replay(new(), windows, [START, Event(step, kind)]))[0] == ("start", "dead", told)
 
 
-def test_an_event_between_captured_steps_comes_before_the_next_window():
-    windows = [*DEAD, *(window(step, zero=[CONV]) for step in (10, 20, 30))]
-    diagnosis = new()
-    told = replay(diagnosis, windows[:3], [START])
-    diagnosis.begin_anew()
-    told += [news for one in windows[3:] for news in diagnosis.update(one)]
-    assert told == replay(new(), windows, [START, Event(8, "resume")])
-    assert changes(told) == [("start", "dead", 3)]
+@pytest.mark.parametrize(("step", "told"), [(2, 20), (3, 30), (8, 30), (10, 30), (11, 10)])
+def test_an_event_between_captured_steps_comes_before_the_next_window(step, told):
+    windows = [window(n, zero=[CONV]) for n in (1, 2, 10, 20, 30)]
+    news = replay(new(), windows, [START, Event(step, "resume")])
+    assert changes(news) == [("start", "dead", told)]
+
+
+@pytest.mark.parametrize("step", [4, 8, 10])
+def test_nan_behind_an_event_between_captured_steps_has_come_back(step):
+    windows = [window(n, nonfinite=[CONV]) for n in (3, 10, 20)]
+    news = replay(new(), windows, [START, Event(step, "resume")])
+    assert changes(news) == [("start", "nonfinite", 3), ("worse", "nonfinite", 10)]
+    assert (news[1].finding.times, news[1].finding.step_latest) == (2, 10)
 
 
 def test_an_event_after_the_last_window_changes_no_finding():

@@ -119,7 +119,8 @@ def test_a_finding_that_starts():
     assert news == News("start", 1, 6, found)
     assert (found.number, found.rule, found.severity) == (1, "dead", "critical")
     assert (found.module, found.modules) == (B, (A, B))
-    assert (found.epoch, found.step, found.step_end) == (1, 4, None)
+    assert found.origin == (A, B)
+    assert (found.epoch, found.step, found.step_latest, found.step_end) == (1, 4, 4, None)
     assert (found.value, found.limit, found.times, found.evidence) == (5.0, 3.0, 1, "")
     assert found.message.startswith("model.1.b (Conv2d): gradient exactly zero since step 4")
     assert story.findings.all == {1: found}
@@ -343,8 +344,9 @@ def test_a_finding_that_comes_back_is_the_same_one():
     assert changes([news]) == [("worse", 1)]
     assert news.finding.times == 2
     assert (news.finding.step, news.finding.step_end) == (start.finding.step, None)
-    assert news.finding.message.startswith(start.finding.message)
-    assert "come back" in news.finding.message
+    assert (start.finding.step_latest, news.finding.step_latest) == (1, 7)
+    again = " It has come back once, the last time at step 7."
+    assert news.finding.message == start.finding.message + again
 
 
 def test_after_its_end_another_module_of_its_path_is_a_new_finding():
@@ -355,6 +357,36 @@ def test_after_its_end_another_module_of_its_path_is_a_new_finding():
     story.calm(CALM_WINDOWS)
     assert changes(story.next("model.3.conv")) == [("worse", 1)]
     assert story.findings.all[1].modules == ("model.3.conv",)
+
+
+def test_what_would_be_named_otherwise_is_a_new_finding():
+    story = Story()
+    story.next(A, B)  # named B
+    story.calm(CALM_WINDOWS)
+    assert changes(story.next(A)) == [("start", 2)]
+    story.calm(CALM_WINDOWS)
+    assert changes(story.next(A, B, C, D)) == [("start", 3)]  # the whole block
+    story.calm(CALM_WINDOWS)
+    assert changes(story.next(B)) == [("worse", 1)]
+    assert [f.module for f in story.findings.all.values()] == [B, A, "model.1"]
+
+
+def test_a_finding_comes_back_only_under_its_own_rule():
+    story = Story()
+    story.next(A)
+    story.calm(CALM_WINDOWS)
+    assert rules_of(story.next(A, rule="partly_dead")) == [("start", "partly_dead")]
+
+
+def test_the_latest_step_is_that_of_the_last_return_and_not_of_the_last_alert():
+    story = Story()
+    for _ in range(4):
+        story.next(A)
+        story.next(A)
+        story.calm(CALM_WINDOWS)
+    found = story.findings.all[1]
+    assert (found.times, found.step, found.step_latest) == (4, 1, 22)
+    assert found.message.endswith("It has come back 3 times, the last time at step 22.")
 
 
 def test_returns_are_told_at_2_4_8_times_and_so_are_their_ends():
@@ -410,16 +442,18 @@ def test_nan_after_a_recovery_from_it_has_come_back_once():
     story.next(A, rule="nonfinite")
     story.findings.begin_anew()
     (news,) = story.next(A, rule="nonfinite")
-    assert (news.change, news.finding.times) == ("worse", 2)
+    assert (news.change, news.finding.times, news.finding.step_latest) == ("worse", 2, 2)
     assert [story.next(A, rule="nonfinite") for _ in range(9)] == [[]] * 9
 
 
-def test_what_a_restart_does_not_touch_has_not_come_back():
+@pytest.mark.parametrize("rule", sorted(set(CALM) - {"nonfinite"}))
+def test_what_a_restart_does_not_touch_has_not_come_back(rule):
     story = Story()
-    story.next(A)
-    story.findings.begin_anew()
-    assert [story.next(A) for _ in range(9)] == [[]] * 9
-    assert story.findings.all[1].times == 1
+    (start,) = story.next(A, rule=rule)
+    for _ in range(9):
+        story.findings.begin_anew()
+        assert [story.next(A, rule=rule) for _ in range(3)] == [[]] * 3
+    assert story.findings.all == {1: start.finding}
 
 
 def test_hundreds_of_recoveries_are_few_news():
@@ -485,6 +519,11 @@ def test_unrelated_paths_are_two_findings_even_if_they_begin_together(rule):
     assert [one.finding.modules for one in news] == [(RIGHT,), (LEFT,)]
 
 
+def test_paths_that_meet_in_the_one_nearest_to_the_loss_are_one_finding():
+    (news,) = Story(FORK).next(LEFT, RIGHT, "model.3", rule="vanishing")
+    assert (news.finding.module, news.finding.modules) == ("model.3", (LEFT, RIGHT, "model.3"))
+
+
 def test_two_findings_of_one_rule_go_their_own_ways():
     story = Story(FORK)
     story.next(LEFT)
@@ -493,6 +532,26 @@ def test_two_findings_of_one_rule_go_their_own_ways():
     assert told[-1] == [("end", 1)]
     assert not any(told[:-1])
     assert [f.modules for f in story.findings.all.values()] == [(LEFT,), (RIGHT,)]
+
+
+@pytest.mark.parametrize(
+    ("first", "is_of_the_loss"),
+    [(["model.4.conv"], False), (["model.3.bn", "model.4.conv"], True), (["model.3.bn"], False)],
+)
+def test_where_a_nan_began_counts_once_clipping_has_spread_it(first, is_of_the_loss):
+    story = Story(FORK)
+    (start,) = story.next(*first, rule="nonfinite")
+    (worse,) = story.next(*(name for name in FORK.modules if name != WHOLE), rule="nonfinite")
+    for news in (start, worse):
+        assert (news.finding.module, news.finding.origin) == (first[-1], tuple(first))
+        message = news.finding.message
+        assert ("the term of the loss that belongs to model.4.conv" in message) == is_of_the_loss
+        assert ("it arises here or right behind it" in message) != is_of_the_loss
+
+
+def test_what_is_not_finite_begins_as_one_finding_on_unrelated_paths():
+    (news,) = Story(FORK).next(f"{LEFT}.conv", f"{RIGHT}.conv", rule="nonfinite")
+    assert (news.change, news.finding.module) == ("start", f"{RIGHT}.conv")
 
 
 def test_what_is_not_finite_is_one_finding_everywhere():

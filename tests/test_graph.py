@@ -115,6 +115,12 @@ def test_detached_branches_read_nothing_but_are_units():
     assert graph.units[-2:] == ("model.3.one2one_cv2.0", "model.3.one2one_cv4.0")
 
 
+def test_a_family_that_reads_another_reads_no_block():
+    graph = wired([(0, 1), (1, 2), (2, 3)], head=["cv4.0", "cv4_kpts.0", "cv40.0"])
+    assert numbers(graph)["2"] == ["3.cv4.0", "3.cv40.0"]
+    assert list(graph.families) == ["cv4", "cv4_kpts", "cv40"]
+
+
 @pytest.mark.parametrize(("entries", "is_family"), [(1, False), (2, True), (3, False)])
 def test_a_list_in_the_head_is_a_family_if_it_has_one_entry_a_scale(entries, is_family):
     head = ["cv2.0", "cv2.1", *(f"proto.{n}" for n in range(entries))]
@@ -366,8 +372,6 @@ RESNET = {
 }
 """As yolo11-cls-resnet18.yaml, but with nothing to download."""
 
-POSE = pytest.mark.xfail(strict=True, reason="cv4_kpts and cv4_sigma read cv4, not the trunk")
-
 MODELS = [
     ("yolo26n.yaml", "DetectionModel", 64),
     ("yolov8n.yaml", "DetectionModel", 64),
@@ -376,7 +380,7 @@ MODELS = [
     ("yolov5n-p6.yaml", "DetectionModel", 128),
     ("yolo11n-seg.yaml", "SegmentationModel", 64),
     ("yolo26n-obb.yaml", "OBBModel", 64),
-    pytest.param("yolo26n-pose.yaml", "PoseModel", 64, marks=POSE),
+    ("yolo26n-pose.yaml", "PoseModel", 64),
     ("yolo26n-cls.yaml", "ClassificationModel", 64),
     ("resnet18", "ClassificationModel", 64),
     ("rtdetr-l.yaml", "RTDETRDetectionModel", 160),

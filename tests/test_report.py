@@ -151,6 +151,14 @@ def test_the_clip_is_that_of_the_trainer(clip, said):
     assert f"clipped at {said} on" in fact
 
 
+def test_only_of_a_healthy_run_clipping_is_called_normal():
+    epochs = (epoch_of(steps=10, clipped=5, clip_ratio=2.0),)
+    (fact,) = report_of(NOTICE, epochs=epochs).facts()
+    assert "clipped at 10 on 50% of the steps, by a factor of 2 in the median (normal" in fact
+    (sick,) = report_of(NOTICE, WARNING, epochs=epochs).facts()
+    assert sick == fact.replace(" (normal for YOLO)", "")
+
+
 def test_without_a_clipped_step_there_is_no_factor():
     (fact,) = report_of(epochs=(epoch_of(steps=10),)).facts()
     assert "clipped at 10 on 0% of the steps (normal for YOLO)" in fact

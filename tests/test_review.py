@@ -266,9 +266,9 @@ def test_the_words_of_a_finding_know_the_training(tmp_path):
     windows = [window(1, nonfinite=[CONV])]
     options = {"interval": 1, "stop_on": [], "training": {"amp": True}}
     watch(tmp_path, windows, options=options)
-    assert "try amp=False" in str(load_run(tmp_path).report())
+    assert "amp=False" in str(load_run(tmp_path).report())
     watch(tmp_path, windows)
-    assert "try amp=False" not in str(load_run(tmp_path).report())
+    assert "amp=False" not in str(load_run(tmp_path).report())
 
 
 def test_a_torn_line_of_the_alerts_is_left_out(tmp_path):

@@ -185,12 +185,7 @@ def test_a_rule_fires_with_as_many_windows_as_it_needs_and_no_other_does(rule):
     assert (alert.module, alert.step) == ABOUT[rule]
 
 
-SINGLE = pytest.mark.xfail(strict=True, reason="weights are compared in single precision")
-
-
-@pytest.mark.parametrize(
-    "rule", [pytest.param(r, marks=SINGLE if r == "weight_growth" else ()) for r in LIMITS]
-)
+@pytest.mark.parametrize("rule", LIMITS)
 def test_a_value_at_its_limit_is_silent(rule):
     (alert,) = told(SHORTEST[rule], rule)
     limits = [float(np.nextafter(alert.value, side)) for side in (0, np.inf)]
@@ -201,7 +196,7 @@ def test_a_value_at_its_limit_is_silent(rule):
     assert found == [True, False, False]
 
 
-@pytest.mark.parametrize("rule", [*LIMITS])
+@pytest.mark.parametrize("rule", LIMITS)
 def test_an_alert_tells_its_limit(rule):
     (alert,) = told(SHORTEST[rule], rule, Thresholds(**{LIMITS[rule]: 0.125}))
     assert alert.limit == 0.125
@@ -232,12 +227,12 @@ def test_a_rule_stands_while_its_cause_does(rule):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_rule_is_silent_in_the_end_when_its_cause_is_gone(rule):
-    assert not told([*SHORTEST[rule], *(zeroed(step, 0.0) for step in range(90, 120))], rule, FIVE)
+    assert not told([*SHORTEST[rule], *(zeroed(step, 0.0) for step in range(90, 112))], rule, FIVE)
 
 
 @pytest.mark.parametrize("rule", [r for r in JUDGED if r not in ("spike", "collapse")])
 def test_a_rule_finds_its_cause_also_in_a_training_that_was_well(rule):
-    before = [weighing(step - 1000, 5) for step in range(30)]
+    before = [weighing(step - 1000, 5) for step in range(20)]
     begun = [replace(one, step_first=one.step_first + 1000) for one in SHORTEST[rule]]
     later = [replace(begun[-1], step_first=1100 + n) for n in range(5)]
     assert names([*before, *begun, *later], rule, FIVE) == [ABOUT[rule][0]]
@@ -259,7 +254,7 @@ def test_steps_of_wide_windows_are_told_by_the_first(rule):
     assert (alert.epoch, alert.step) == (7, 10 * ABOUT[rule][1])
 
 
-SOBER = [0.0, np.nan, 1e-40, 1e-9, 1e-3, 0.1, 1.0, 1.0, 1.0, 10.0, 1e3, 1e9, 1e15, 3e38]
+ODD = [0.0, np.nan, np.inf, 1e-40, 1e-9, 1e-3, 0.1, 1.0, 1.0, 1.0, 10.0, 1e3, 1e9, 1e15, 3e38]
 
 
 def anything(seed, values, count=30):
@@ -274,7 +269,9 @@ def anything(seed, values, count=30):
             window(step, steps=steps, skipped=int(random.choice([0, 0, 0, 1])), layout=NET),
             **dict(zip(("nonfinite", "zero", "none"), counts, strict=True)),
             **dict(zip(("norm_min", "norm_mean", "norm_max"), norms, strict=True)),
-            weight_norm=random.choice([0, np.nan, 1e-9, 1, 2, 1e9], size).astype(np.float32),
+            weight_norm=random.choice([0, np.nan, np.inf, 1e-30, 1, 2, 1e30], size).astype(
+                np.float32
+            ),
             zero_fraction=random.choice([0, 0.4, 0.6, 1, np.nan], size).astype(np.float32),
         )
 
@@ -283,7 +280,7 @@ def anything(seed, values, count=30):
 @given(st.integers(0, 10**6))
 def test_whatever_the_windows_hold_alerts_make_sense(seed):
     limits = Thresholds(dead_windows=1, dead_branch_windows=2, amp_grace=2)
-    windows = list(anything(seed, SOBER))
+    windows = list(anything(seed, ODD))
     for one, alerts in zip(windows, feed(windows, limits), strict=True):
         for alert in alerts:
             assert alert.module in NET.modules
@@ -395,7 +392,6 @@ def test_a_module_without_a_gradient_is_not_blamed_for_an_overflow():
     assert names(windows, "nonfinite", layout=layout) == ["model.0"]
 
 
-@pytest.mark.xfail(strict=True, reason="a frozen module has no norm either, and is named too")
 def test_a_frozen_module_is_not_blamed_for_an_overflow():
     frozen = ["model.0.conv"]
     windows = [window(1, unknown=frozen), *skips(13, first=2, unknown=[*frozen, CONV])]
@@ -845,10 +841,7 @@ def test_a_block_of_norm_layers_alone_is_judged_by_the_largest():
         assert names(windows, "vanishing", layout=layout) == found
 
 
-NO_LEVEL = pytest.mark.xfail(strict=True, reason="a block without a level stands for REACH above")
-
-
-@pytest.mark.parametrize("place", ["model.0", pytest.param("model.1", marks=NO_LEVEL)])
+@pytest.mark.parametrize("place", ["model.0", "model.1"])
 def test_a_block_of_other_parameters_alone_has_no_level(place):
     blocks = ("model.0", "model.1", "model.2", "model.3")
     parts = [Part(name, is_weight=name != place) for name in blocks]
@@ -857,7 +850,6 @@ def test_a_block_of_other_parameters_alone_has_no_level(place):
     assert feed(windows, layout=layout)[-1] == []
 
 
-@NO_LEVEL
 def test_a_block_in_front_of_one_without_a_norm_is_not_judged():
     windows = lasting(9, {"model.0": 0.2, "model.1": np.nan})
     assert not told(windows, "vanishing")
@@ -1267,7 +1259,7 @@ def test_the_total_must_last(rule, norm, count, fires):
 )
 @pytest.mark.parametrize("other", [1.0, np.nan])
 def test_one_other_window_ends_a_total(rule, norm, count, other):
-    for position in range(count):
+    for position in (0, 1, count - 1):
         windows = lasting(count, {WHOLE: norm})
         windows[position] = net(50, {WHOLE: other})
         assert not told(windows, rule)
@@ -1359,20 +1351,15 @@ def test_a_weight_without_a_norm_says_nothing_about_growth(odd):
 # Norms beyond what single precision holds.
 
 
-@pytest.mark.xfail(strict=True, reason="the median of a norm of 0 and one of Inf warns")
 def test_a_norm_of_zero_beside_one_beyond_single_precision_is_no_trouble():
     windows = lasting(5, {"model.1.a": 0.0, "model.1.b": np.inf, "model.1.c": np.nan})
     assert not {"vanishing", "exploding"} & {alert.rule for alert in feed(windows)[-1]}
 
 
-@pytest.mark.xfail(strict=True, reason="the rise of a trunk from Inf to Inf warns")
 def test_a_trunk_beyond_single_precision_is_no_trouble():
     huge = [net(n, dict.fromkeys(BLOCKS, np.inf)) for n in range(1, 31)]
     feed([*huge, *lasting(3), *huge[:3]])
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the quotient of two weight norms can overflow with a warning"
-)
 def test_weights_that_grow_beyond_single_precision_grow_too_much():
     assert names([weighing(1, 1e-20), weighing(2, 1e20)], "weight_growth") == [WHOLE]

@@ -128,7 +128,7 @@ def test_the_panel_is_drawn_below_what_was_there(take_terminal, panel):
     screen.open()
     screen.redraw(0)
     assert above(terminal) == ["before"]
-    assert "0 Conv" in seen(terminal)[3]
+    assert "0 Conv" in seen(terminal)[4]
     screen.close()
 
 

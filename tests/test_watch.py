@@ -41,7 +41,7 @@ class PredictsOnly(FakeModel):
         ({"live": "yes"}, TypeError, "live must be True, False or None, got 'yes'"),
         ({"on_finding": 3}, TypeError, "on_finding must be callable, got int"),
         ({"stop_on": "nonfinite"}, TypeError, "stop_on must be a list or tuple of names"),
-        ({"stop_on": ["tired"]}, ValueError, "stop_on: 'tired' is not one of dead"),
+        ({"stop_on": ["tired"]}, ValueError, "stop_on: 'tired' is not one of collapse, dead"),
         ({"stop_on": ["amp_overflow"]}, ValueError, "stop_on: 'amp_overflow' is not one of"),
         ({"sinks": [print]}, TypeError, r"has no write\(scalars, step\) and close\(\)"),
     ],

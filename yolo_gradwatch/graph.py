@@ -103,13 +103,17 @@ class Graph:
             if target != layout.head:
                 readers.setdefault(source, []).append(target)
         for scale, source in enumerate(inputs):
-            branches = [
-                units[scale]
-                for family, units in self.families.items()
-                if not family.startswith(DETACHED)
-            ]
+            branches = [units[scale] for f, units in self.families.items() if self._reads(f)]
             readers.setdefault(source, []).extend(branches or head)
         return readers
+
+    def _reads(self, family: str) -> bool:
+        """Whether a family reads the trunk: others are detached, or read another family.
+
+        ``cv4_kpts`` of a pose head reads ``cv4``.
+        """
+        follows = any(family.startswith(f"{other}_") for other in self.families)
+        return not (follows or family.startswith(DETACHED))
 
 
 def _families(layout: Layout, scales: int) -> dict[str, tuple[str, ...]]:

@@ -19,8 +19,8 @@ REACH = 1.5
 that the block in front of an explosion is not called vanishing."""
 
 
-FLOOR = -45.0
-"""Level that stands for a trunk without any gradient: below the least float32."""
+FLOOR, CEILING = -45.0, 39.0
+"""Levels that stand for a trunk without any gradient, and for one beyond every float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Reader:
         sent = np.concatenate([arriving, weights[count:]])
         best = self._consumers.highest(sent)
         cut = sent.copy()
-        cut[:count] = np.fmin(arriving, np.where(np.isnan(best), np.inf, best + REACH))
+        cut[:count] = np.minimum(arriving, np.where(np.isnan(best), np.inf, best + REACH))
         with np.errstate(invalid="ignore"):  # -Inf - -Inf: both stand still
             lost = self._consumers.highest(cut) - arriving
         return Reading(
@@ -101,7 +101,8 @@ class Reader:
         return apart
 
     def _whole(self, modules: Floats) -> float:
-        return float(np.maximum(self._trunk.medians(modules)[0], FLOOR))  # NaN stays NaN
+        level = self._trunk.medians(modules)[0]
+        return float(np.clip(level, FLOOR, CEILING))  # NaN stays NaN
 
 
 class _Padded:
@@ -128,7 +129,8 @@ class _Padded:
         count = (~np.isnan(ordered)).sum(axis=1)
         middle = np.stack([np.maximum(count - 1, 0) // 2, count // 2 * (count > 0)], axis=1)
         middle = np.minimum(middle, ordered.shape[1] - 1)
-        medians: Floats = np.take_along_axis(ordered, middle, axis=1).mean(axis=1)
+        with np.errstate(invalid="ignore"):  # between -Inf and Inf there is no median
+            medians: Floats = np.take_along_axis(ordered, middle, axis=1).mean(axis=1)
         return medians
 
 

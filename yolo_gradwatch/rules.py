@@ -214,10 +214,7 @@ def frozen(history: History, limits: Thresholds) -> Iterator[Hit]:
     told = [reading.window for reading in history.readings[-FROZEN_WINDOWS:]]
     if len(told) < FROZEN_WINDOWS:
         return
-    quiet = [
-        np.isnan(window.norm_mean) & (window.nonfinite + window.zero + window.none == 0)
-        for window in told
-    ]
+    quiet = [_is_frozen(window) for window in told]
     for name in _names(history.layout, history.graph.leaves & np.all(quiet, axis=0)):
         yield Hit(name, FROZEN_WINDOWS, FROZEN_WINDOWS, _begin(told[0]))
 
@@ -293,7 +290,8 @@ def spike(history: History, limits: Thresholds) -> Iterator[Hit]:
         return
     for count in range(1, min(len(peaks) - PEAK_LEAST, STANDS) + 1):
         before = peaks[: len(peaks) - count][-PEAK_WINDOWS:]
-        rise = peaks[-count:].min() - np.fmax.reduce(np.where(before > FLOOR, before, np.nan))
+        highest = np.fmax.reduce(np.where(before > FLOOR, before, np.nan))
+        rise = peaks[-count:].min() - highest
         if rise > limits.spike:
             since = history.marks[-count]
             yield Hit(WHOLE, float(rise), limits.spike, (since.epoch, since.step))
@@ -343,8 +341,9 @@ def weight_growth(history: History, limits: Thresholds) -> Iterator[Hit]:
     taken = [window for window in recent if not np.isnan(window.weight_norm).all()]
     if len(taken) < 2 or not len(trunk):
         return
+    norms = np.array([window.weight_norm[trunk] for window in taken], np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):  # weights of 0 or NaN say nothing
-        grown = _finite(np.log10(taken[-1].weight_norm[trunk] / taken[0].weight_norm[trunk]))
+        grown = _finite(np.log10(norms[-1]) - np.log10(norms[0]))
     value = _medians(grown[:, None], 1)[0]
     if value > limits.weight_growth:
         yield Hit(WHOLE, float(value), limits.weight_growth, _begin(taken[0]))
@@ -359,12 +358,19 @@ def _names(layout: Layout, chosen: Flags) -> list[str]:
 
 
 def _without_gradient(history: History) -> Flags:
-    """(M,) whether a module had no gradient in the last window with an applied step."""
+    """(M,) whether a module had no gradient, or was frozen, in the last window that was applied."""
     if not history.readings:
         return np.zeros(len(history.newest.none), np.bool_)
     last = history.readings[-1].window
-    without: Flags = last.none == last.steps - last.skipped
+    without: Flags = (last.none == last.steps - last.skipped) | _is_frozen(last)
     return without
+
+
+def _is_frozen(window: Window) -> Flags:
+    """(M,) whether a module was frozen: it has no norm, and no step counts."""
+    counts = window.nonfinite + window.zero + window.none
+    frozen: Flags = np.isnan(window.norm_mean) & (counts == 0)
+    return frozen
 
 
 def _standing_still(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -115,5 +114,5 @@ def check_positive(name: str, value: object) -> None:
         ValueError: It is not.
     """
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not (is_number and math.isfinite(value) and value > 0):  # type: ignore[arg-type,operator]
+    if not (is_number and 0 < value <= sys.float_info.max):  # type: ignore[operator]
         raise ValueError(f"{name} must be a positive number, got {value!r}")

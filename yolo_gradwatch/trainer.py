@@ -125,13 +125,24 @@ def after_unscale(trainer: Any, call: Callable[[], None]) -> Callable[[], None]:
         call()
         return result
 
-    def undo() -> None:
-        if vars(scaler).get("unscale_") is watched_unscale:
-            del scaler.unscale_
-            if getattr(scaler, "unscale_", None) != unscale:  # it was wrapped before us
-                scaler.unscale_ = unscale
+    return _replace(scaler, "unscale_", watched_unscale)
 
-    scaler.unscale_ = watched_unscale
+
+def _replace(owner: Any, name: str, function: Callable[..., Any]) -> Callable[[], None]:
+    """Put a function in the place of a method of an instance.
+
+    Returns:
+        A function that takes it away, if it is still there; a second call does nothing.
+    """
+    before = vars(owner).get(name)  # somebody else's, else None: the method of the class
+    setattr(owner, name, function)
+
+    def undo() -> None:
+        if vars(owner).get(name) is function:
+            delattr(owner, name)
+            if before is not None:
+                setattr(owner, name, before)
+
     return undo
 
 
@@ -149,12 +160,7 @@ def before_batch(trainer: Any, call: Callable[[Sequence[str]], None]) -> Callabl
         call(batch.get("im_file", ()) if isinstance(batch, dict) else ())
         return preprocess(batch, *args, **kwargs)
 
-    def undo() -> None:
-        if vars(trainer).get("preprocess_batch") is watched_preprocess:
-            del trainer.preprocess_batch
-
-    trainer.preprocess_batch = watched_preprocess
-    return undo
+    return _replace(trainer, "preprocess_batch", watched_preprocess)
 
 
 def losses(trainer: Any) -> tuple[tuple[str, ...], list[Tensor]]:
@@ -190,7 +196,7 @@ def clip_norm(trainer: Any) -> float:
     except (OSError, TypeError, SyntaxError):
         return CLIP_NORM
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "clip_grad_norm_":
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("clip_grad_norm_"):
             named = [word.value for word in node.keywords if word.arg == "max_norm"]
             for value in (*named, *node.args[1:2]):
                 if isinstance(value, ast.Constant) and isinstance(value.value, (int, float)):
