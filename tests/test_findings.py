@@ -708,7 +708,7 @@ def test_a_message_names_the_file_of_its_evidence(rule):
     story.step = 9
     (news,) = story.tell([alert(A, 7, rule=rule)])
     assert news.finding.evidence == "evidence/7.json"
-    assert news.finding.message.endswith(" of that step: evidence/7.json.")
+    assert news.finding.message.endswith(" norms: evidence/7.json.")
 
 
 def test_evidence_is_not_asked_for_while_a_finding_stands():

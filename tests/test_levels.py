@@ -253,7 +253,7 @@ def wired(draw):
     for family in draw(st.lists(st.sampled_from(FAMILIES), min_size=1, unique=True)):
         parts += [Part(f"model.{count}.{family}.{n}.conv") for n in range(len(sources))]
     pairs = [(a, b) for b in range(count) for a in range(b)]
-    edges = draw(st.lists(st.sampled_from(pairs), unique=True)) if pairs else []
+    edges = draw(st.lists(st.sampled_from(pairs), min_size=1, unique=True)) if pairs else []
     edges = [*sorted(edges, key=lambda edge: edge[1]), *((s, count) for s in sources)]
     named = [(f"model.{a}", f"model.{b}") for a, b in edges]
     return plan(parts, [f"model.{n}" for n in range(count + 1)], named)[0]
@@ -272,7 +272,7 @@ def cases(draw):
     ]
     one = replace(window(1, layout=layout), norm_mean=columns[0], norm_max=columns[1])
     blocks = [name for name, _ in layout.blocks]
-    unknown = draw(st.sets(st.sampled_from(blocks), max_size=2))
+    unknown = draw(st.sets(st.sampled_from(blocks), min_size=1, max_size=2))
     return layout, normed(one, dict.fromkeys(unknown, np.nan), layout)
 
 

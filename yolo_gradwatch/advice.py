@@ -24,7 +24,7 @@ def message(layout: Layout, training: Mapping[str, object], finding: Finding) ->
     if finding.times > 1 and finding.severity != "notice":
         told.append(_again(finding))
     if finding.evidence:
-        told.append(f"Images, losses and norms of that step: {finding.evidence}.")
+        told.append(f"Images, losses and norms: {finding.evidence}.")
     return " ".join(told)
 
 

@@ -24,6 +24,8 @@ STATES = {
     "leaf_vanishing": "leaf-low",
     "leaf_exploding": "leaf-high",
     "weight_growth": "growing",
+    "total_high": "high",
+    "total_low": "low",
 }
 """Words for a block's state where the rule's own name is not the best one."""
 
@@ -148,14 +150,11 @@ class Board:
         return np.vstack([points, np.mean(self._pending, axis=0)]) if self._pending else points
 
     def _worst(self) -> dict[str, Finding]:
-        """For each block, the newest critical finding, else a warning; never a notice."""
+        """For each block, the finding that says most: critical, then its own, then the newest."""
         worst: dict[str, Finding] = {}
-        for finding in self.standing:
-            if finding.severity == "notice":
-                continue
-            for block in self._blocks_with(finding):
-                if finding.severity == "critical" or block not in worst:
-                    worst[block] = finding
+        alarms = (finding for finding in self.standing if finding.severity != "notice")
+        for finding in sorted(alarms, key=_weight):
+            worst.update(dict.fromkeys(self._blocks_with(finding), finding))
         return worst
 
     def _blocks_with(self, finding: Finding) -> set[str]:
@@ -175,3 +174,7 @@ class Board:
         self._points[self._filled] = np.mean(self._pending, axis=0)
         self._filled += 1
         self._pending = []
+
+
+def _weight(finding: Finding) -> tuple[bool, bool, int]:
+    return finding.severity == "critical", finding.module != WHOLE, finding.number
