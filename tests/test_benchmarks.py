@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
-
-import numpy as np
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import detection
+import numpy as np
 import peers
+import pytest
 import recordings
 from detection import Alarm, Outcome
 

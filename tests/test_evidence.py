@@ -123,12 +123,25 @@ def many(run, count):
 def test_the_newest_steps_are_kept_and_older_ones_forgotten(tmp_path):
     count = KEPT_STEPS + 10
     found = many(tmp_path, count)
-    assert found.write(count - KEPT_STEPS) == ""
-    for step in (count - KEPT_STEPS + 1, count):
-        content = read(tmp_path, found.write(step))
-        assert content["images"] == [[f"{step}.png"]]
-        assert content["norms"]["model"] == step
+    assert found.write(count + 1) == found.write(count - KEPT_STEPS) == ""
+    content = read(tmp_path, found.write(count))
+    assert content["step"] == content["norms"]["model"] == count
+    assert content["images"] == [[f"{count}.png"]]
     assert len(found._notes) == len(found._landed) == KEPT_STEPS
+
+
+def test_of_a_bad_window_the_step_that_is_not_finite_is_told(tmp_path):
+    found = many(tmp_path, 100)
+    found.add(sample(101), np.full(len(LAYOUT.modules), np.nan))
+    found.add(sample(102), np.full(len(LAYOUT.modules), 1e9))
+    content = read(tmp_path, found.write(7))  # the first of a window, long forgotten
+    assert (content["step"], content["norms"]["model"]) == (101, "nan")
+
+
+def test_of_a_bad_window_of_finite_steps_the_highest_is_told(tmp_path):
+    found = many(tmp_path, 100)
+    found.add(sample(101), np.full(len(LAYOUT.modules), 1.0))
+    assert read(tmp_path, found.write(95))["step"] == 100
 
 
 def test_at_most_20_files(tmp_path):

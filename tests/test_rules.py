@@ -668,7 +668,7 @@ def spread(share, *, kernel=9, module="model.2.conv", types=None):
 def test_kernel_positions_that_see_only_padding_are_healthy(positions, kernel):
     share = positions / kernel
     assert spread(share, kernel=kernel) == []
-    for off, fires in ((0.0049, False), (0.0051, True)):
+    for off, fires in ((0.00049, False), (0.00051, True)):
         assert bool(spread(share - off, kernel=kernel)) is fires
         assert bool(spread(share + off, kernel=kernel)) is fires
     assert spread(share, kernel=1) == ["model.2.conv"]

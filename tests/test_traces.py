@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from functools import cache
 from pathlib import Path
 from statistics import median
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
 import detection
+import pytest
 import recordings
 
 TRACES = Path(__file__).parents[2] / "shared" / "traces"

@@ -63,17 +63,31 @@ class Evidence:
         _shorten(self._landed)
 
     def write(self, step: int) -> str:
-        """Write what is kept of a step; the file's name within the run's folder, "" for none.
+        """Write the worst step of a window; the file's name within the run's folder, "" for none.
+
+        Args:
+            step: First step of the window, after which the file is named.
 
         Raises:
             OSError: It cannot be written.
         """
-        if step not in self._landed or _count(self._run) >= MOST_FILES:
+        worst = self._worst(step)
+        if worst is None or _count(self._run) >= MOST_FILES:
             return ""
         path = self._run / _name(step)
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(self._content(step), indent=1), encoding="utf-8")
+        path.write_text(json.dumps(self._content(worst), indent=1), encoding="utf-8")
         return _name(step)
+
+    def _worst(self, first: int) -> int | None:
+        """Of the kept steps from ``first`` on, the first that is not finite, else the highest.
+
+        It is ``first`` itself, unless a window of many steps was found to be bad.
+        """
+        totals = {step: norms[0] for step, (_, norms) in self._landed.items() if step >= first}
+        bad = (step for step, total in totals.items() if not math.isfinite(total))
+        highest = max(totals, key=lambda step: totals[step]) if first in totals else None
+        return next(bad, highest)
 
     def _content(self, step: int) -> dict[str, Any]:
         sample, norms = self._landed[step]

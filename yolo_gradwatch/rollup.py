@@ -25,7 +25,10 @@ HISTORY_STEPS = 100
 """Steps that the level of a block is compared with."""
 
 SKIPS_IN_A_ROW = 4
-"""Steps in a row that AMP skipped, from which on they are anomalous: more than a calibration."""
+"""Steps in a row that AMP skipped, of which the last is anomalous: more than a calibration."""
+
+FINE_SKIPS = 12
+"""Steps after that which are windows of their own, so that an overflow without end is told."""
 
 HISTORY_LEAST = 19
 """Steps of history before the first step is judged."""
@@ -98,7 +101,7 @@ class Rollup:
         closed = self.close() if self._open and self._open[0].sample.epoch != sample.epoch else []
         row = _Row(sample, self._members)
         self.newest = row.norms
-        if self._anomaly.found(sample, row.norms) and self._open_stretch(sample.step):
+        if self._anomaly.found(sample, row.norms) and self._open_stretch(sample):
             closed += self.close()
         self._open.append(row)
         if sample.step <= self._fine_until or self._is_full(self._open[0].sample.step, sample.step):
@@ -113,11 +116,11 @@ class Rollup:
     def _is_full(self, first: int, last: int) -> bool:
         return last - first + self._interval >= WINDOW_SHARE * last
 
-    def _open_stretch(self, step: int) -> bool:
-        if step <= self._fine_until or self._stretches == FINE_STRETCHES:
+    def _open_stretch(self, sample: Sample) -> bool:
+        if sample.step <= self._fine_until or self._stretches == FINE_STRETCHES:
             return False
         self._stretches += 1
-        self._fine_until = step + FINE_STEPS
+        self._fine_until = sample.step + (FINE_SKIPS if sample.skipped else FINE_STEPS)
         return True
 
 
@@ -154,7 +157,7 @@ class _Anomaly:
         """Whether the sample is anomalous; one with finite gradients joins the history."""
         self._skips = self._skips + 1 if sample.skipped else 0
         if sample.skipped:
-            return self._skips >= SKIPS_IN_A_ROW
+            return self._skips == SKIPS_IN_A_ROW
         if not np.isfinite(norms[0]):
             return True
         levels = self._levels(sample.norms)

@@ -30,7 +30,7 @@ JUMPS = (5, 3)
 PARTLY_WINDOWS = 5
 """Windows in a row with many zero elements that make a weight partly dead."""
 
-PADDING_TOLERANCE = 0.005
+PADDING_TOLERANCE = 5e-4
 """By how much a share of zeros may differ from that of kernel positions that see padding."""
 
 FROZEN_WINDOWS = 3
@@ -288,7 +288,7 @@ def spike(history: History, limits: Thresholds) -> Iterator[Hit]:
     peaks = np.array([mark.peak for mark in history.marks])
     if not peaks.size or not peaks[-1] > np.fmin.reduce(peaks) + limits.spike:
         return
-    for count in range(1, min(len(peaks) - PEAK_LEAST, STANDS) + 1):
+    for count in range(min(len(peaks) - PEAK_LEAST, STANDS), 0, -1):  # since the earliest
         before = peaks[: len(peaks) - count][-PEAK_WINDOWS:]
         highest = np.fmax.reduce(np.where(before > FLOOR, before, np.nan))
         rise = peaks[-count:].min() - highest
@@ -306,7 +306,8 @@ def collapse(history: History, limits: Thresholds) -> Iterator[Hit]:
     levels = np.array([mark.trunk for mark in history.marks])
     if not levels.size or not levels[-1] < np.fmax.reduce(levels) - limits.collapse:
         return
-    for count in range(COLLAPSE_WINDOWS, min(len(levels) - COLLAPSE_BEFORE, STANDS) + 1):
+    most = min(len(levels) - COLLAPSE_BEFORE, STANDS)
+    for count in range(most, COLLAPSE_WINDOWS - 1, -1):  # since the earliest
         before = levels[: len(levels) - count][-COLLAPSE_BEFORE:]
         fall = _medians(before[:, None], 1)[0] - levels[-count:].max()
         if fall > limits.collapse:
@@ -390,7 +391,7 @@ def _only_padding(shares: Singles, layout: Layout) -> Flags:
     """(M,) whether all zeros are those of kernel positions that only ever see padding.
 
     A kernel that is larger than its input has them: a 3x3 kernel on a single pixel, 8 of 9. Dead
-    units make a share that is no such multiple.
+    units seldom make such a multiple, as 32 of 48 would.
     """
     kernels = np.array(layout.kernels)
     off = np.abs(shares * kernels - np.rint(shares * kernels)) / kernels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.records import Finding
     from yolo_gradwatch.report import Report
+
+MOST_BATCHES = 1024
+"""Batches of one optimizer step whose images are remembered."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,7 +47,7 @@ class Session:
         self._is_on = True
         self._step = 0
         self._epoch = 0
-        self._images: list[Sequence[str]] = []
+        self._images: deque[Sequence[str]] = deque(maxlen=MOST_BATCHES)
         self.folder: Path = trainers.save_dir(trainer)
         self.is_broken = False
         self._safely(self._wait)
@@ -118,7 +122,7 @@ class Session:
         self._step = self._recorder.first_step - 1
         read = partial(self._safely, self._read, self._recorder)
         self._cleanup.callback(trainers.after_unscale(self._trainer, read))
-        see = partial(self._safely, self._images.append)
+        see = partial(self._safely, self._see)
         self._cleanup.callback(trainers.before_batch(self._trainer, see))
         for event, call in {
             "on_train_epoch_start": self._start_epoch,
@@ -131,7 +135,8 @@ class Session:
     def _read(self, recorder: Recorder) -> None:
         """Read the gradients of this optimizer step, unscaled and not yet clipped."""
         self._step += 1
-        images, self._images = self._images, []
+        images = list(self._images)
+        self._images.clear()
         if (self._step - recorder.first_step) % self._options.interval == 0:
             names, losses = trainers.losses(self._trainer)
             rates = trainers.learning_rates(self._trainer)
@@ -144,11 +149,16 @@ class Session:
                 detailed=recorder.opens_window(self._step),
             )
 
+    def _see(self, images: Sequence[str]) -> None:
+        """Remember the images of a batch until the optimizer steps."""
+        self._images.append(images)
+
     def _start_epoch(self, recorder: Recorder) -> None:
         epoch = trainers.epoch_of(self._trainer)
         if epoch <= self._epoch:  # recovery from NaN or from too little memory repeats it
             recorder.take(self._capture.drain(wait=True))
             recorder.begin_anew(trainers.restart_kind(self._trainer), self._step + 1)
+            self._images.clear()  # what they have given to the gradient is gone
         self._epoch = epoch
         recorder.start_epoch(epoch, trainers.epochs_of(self._trainer))
 

@@ -14,6 +14,9 @@ else:  # pragma: no cover  # the same library under its older name
 if TYPE_CHECKING:
     from pathlib import Path
 
+MOST = 10**9
+"""No count is larger."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
@@ -69,10 +72,11 @@ class Thresholds:
         for field in fields(self):
             check = check_count if field.type == "int" else check_positive
             check(field.name, getattr(self, field.name))
-        if self.zero_fraction > 1:
-            raise ValueError(f"zero_fraction must be at most 1, got {self.zero_fraction!r}")
+        if self.zero_fraction >= 1:
+            raise ValueError(f"zero_fraction must be below 1, got {self.zero_fraction!r}")
         if self.total_low >= self.total_high:
-            raise ValueError(f"total_low must be below total_high, got {self.total_low!r}")
+            both = f"{self.total_low!r} and {self.total_high!r}"
+            raise ValueError(f"total_low must be below total_high, got {both}")
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Thresholds:
@@ -101,10 +105,12 @@ def check_count(name: str, value: object) -> None:
     """Raise if a value does not count something.
 
     Raises:
-        ValueError: It is not an integer of at least 1.
+        ValueError: It is not an integer of at least 1, or too large to keep so many of something.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+    if value > MOST:
+        raise ValueError(f"{name} must be at most {MOST}, got {value!r}")
 
 
 def check_positive(name: str, value: object) -> None:
