@@ -38,7 +38,7 @@ ALLOWED = {
     "board": {"numpy", "records", "telemetry"},
     "console": {"numpy", "rich"},
     "screen": {"rich", "console"},
-    "trainer": {"torch", "ultralytics", "records"},
+    "trainer": {"ultralytics", "records"},
     "recorder": {
         "rich",
         *("board", "console", "detect", "diagnosis", "evidence", "records", "report", "review"),

@@ -168,20 +168,19 @@ def losses(trainer: Any) -> tuple[tuple[str, ...], list[Tensor]]:
 
     ``loss_items`` is a tensor in 8.4.0 and a dict in 8.4.190.
     """
-    from torch import Tensor  # noqa: PLC0415  # heavy; only a training pays for it
-
-    items = trainer.loss_items
+    items, where = trainer.loss_items, trainer.device.type
     if isinstance(items, dict):
-        tensors = {
-            name: item
-            for name, item in items.items()
-            if isinstance(item, Tensor) and item.device.type == trainer.device.type
-        }
-        return tuple(tensors), list(tensors.values())
-    if isinstance(items, Tensor) and items.device.type == trainer.device.type:
+        there = {name: item for name, item in items.items() if _lies_on(item, where)}
+        return tuple(there), list(there.values())
+    if _lies_on(items, where):
         names = getattr(trainer, "loss_names", ())
         return tuple(names if isinstance(names, (list, tuple)) else (names,)), [items]
     return (), []
+
+
+def _lies_on(item: Any, kind: str) -> bool:
+    """Whether this is a tensor on such a device."""
+    return bool(getattr(getattr(item, "device", None), "type", None) == kind)
 
 
 def learning_rates(trainer: Any) -> tuple[float, ...]:
