@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from values import LAWS, LAYOUT, Part, plan, runs, window
+from values import FORK_EDGES, LAWS, LAYOUT, Part, plan, runs, window
 
 from yolo_gradwatch.detect import RULES
 from yolo_gradwatch.diagnosis import Diagnosis, replay
@@ -25,13 +25,7 @@ FORK, _ = plan(
         for leaf in ("a", "b", "c", "bn")
     ]
     + [Part("model.4.a")],
-    edges=[
-        ("model.0", "model.1"),
-        ("model.0", "model.2"),
-        ("model.1", "model.3"),
-        ("model.2", "model.3"),
-        ("model.3", "model.4"),
-    ],
+    edges=FORK_EDGES,
 )
 """Four blocks of three weights and a norm layer; block 0 feeds 1 and 2, which feed 3."""
 

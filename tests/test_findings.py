@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from values import HEAD, LAYOUT, TRUNK, Part, plan, window
+from values import FORK_EDGES, HEAD, LAYOUT, TRUNK, Part, plan, window
 
 from yolo_gradwatch.detect import RULES
 from yolo_gradwatch.findings import CALM_WINDOWS, EXPLAINS, Findings, common_name
@@ -20,13 +20,7 @@ A, B, C, D = (f"model.1.{leaf}" for leaf in "abcd")
 
 FORK, _ = plan(
     [Part(f"model.{block}.{leaf}") for block in range(5) for leaf in ("conv", "bn")],
-    edges=[
-        ("model.0", "model.1"),
-        ("model.0", "model.2"),
-        ("model.1", "model.3"),
-        ("model.2", "model.3"),
-        ("model.3", "model.4"),
-    ],
+    edges=FORK_EDGES,
 )
 """Block 0 feeds blocks 1 and 2, which do not see each other; block 3 reads both."""
 

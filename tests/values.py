@@ -73,6 +73,15 @@ def top(module: str) -> str:
     return (around(module)[1:] or [""])[0]
 
 
+FORK_EDGES = [
+    ("model.0", "model.1"),
+    ("model.0", "model.2"),
+    ("model.1", "model.3"),
+    ("model.2", "model.3"),
+    ("model.3", "model.4"),
+]
+"""Block 0 feeds blocks 1 and 2, which do not see each other; block 3 reads both."""
+
 LAYOUT, MEMBERS = plan(
     [
         Part("model.0.conv", 12),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch import causes
-from yolo_gradwatch.causes import first_of, is_in, lower_rate, moment, now
+from yolo_gradwatch.causes import first_of, lower_rate, moment, now
+from yolo_gradwatch.graph import is_in
 from yolo_gradwatch.records import WHOLE, Finding, Layout
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_gradwatch.records import CLIP_NORM, WHOLE, Finding, Layout, Sample, Severity
-from yolo_gradwatch.telemetry import block_shares, owners
+from yolo_gradwatch.telemetry import block_rows, block_shares, owners
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,14 +68,13 @@ class Board:
         total: Norm of the whole gradient at the newest step that AMP did not skip; None before
             the first.
         clip: Total norm above which the trainer clips.
-        owners: Labels of the blocks with the largest shares of the squared norm, at that step.
         skipped: Steps that AMP skipped.
         standing: Findings that are not over.
     """
 
     def __init__(self, layout: Layout, *, epochs: int = 0, clip: float = CLIP_NORM) -> None:
         names = dict(layout.blocks)
-        self._rows = [m for m, name in enumerate(layout.modules) if name in names]
+        self._rows = block_rows(layout)
         self._blocks = [layout.modules[m] for m in self._rows]
         self._labels = [f"{b.removeprefix(f'{WHOLE}.')} {names[b]}" for b in self._blocks]
         self._block_of = dict(zip(layout.modules, layout.block_of, strict=True))
@@ -91,7 +90,6 @@ class Board:
         self.step = 0
         self.total: float | None = None
         self.clip = clip
-        self.owners: dict[str, float] = {}
         self.skipped = 0
         self.standing: tuple[Finding, ...] = ()
 
@@ -99,6 +97,13 @@ class Board:
     def clipped(self) -> float:
         """Share of the steps with a total norm above the clip; 0 before the first."""
         return self._clipped / self._steps if self._steps else 0.0
+
+    @property
+    def owners(self) -> dict[str, float]:
+        """Labels of the blocks with the largest shares of the squared norm, at the newest step."""
+        if self.total is None:
+            return {}
+        return owners(block_shares(self._norms, self.total), self._labels)
 
     def add(self, sample: Sample, norms: Floats) -> None:
         """Take the (M,) module norms of a step."""
@@ -110,7 +115,6 @@ class Board:
         self.total = float(norms[0])
         self._clipped += self.total > self.clip
         self._norms = norms[self._rows]
-        self.owners = owners(block_shares(norms, self._rows), self._labels)
         with np.errstate(divide="ignore"):
             levels = np.log10(self._norms)
         self._remember(np.where(np.isfinite(self._norms), levels, np.nan))

@@ -2,7 +2,7 @@
 
 One vector holds everything that is wanted of a step: the norms, a few scalars of the trainer, and
 on request the details. On a GPU it is copied to pinned memory behind an event; `drain` hands over
-the steps whose copy has landed. The only module that imports torch.
+the steps whose copy has landed. Besides ``faults`` the only module that imports torch.
 """
 
 from __future__ import annotations

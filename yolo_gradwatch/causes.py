@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from yolo_gradwatch.graph import is_in
 from yolo_gradwatch.records import WHOLE, Finding, Layout
 
 if TYPE_CHECKING:
@@ -104,11 +105,6 @@ def first_of(layout: Layout, name: str, classes: Sequence[str]) -> str:
     block = name if name == WHOLE else layout.block_of[layout.modules.index(name)]
     inside = dict(zip((b for b, _ in layout.blocks), layout.inside, strict=True)).get(block, ())
     return next((found for found in inside if found in classes), "")
-
-
-def is_in(outer: str, name: str) -> bool:
-    """Whether a module is another one or lies in it."""
-    return f"{name}.".startswith(f"{outer}.")
 
 
 def moment(training: Mapping[str, object], finding: Finding) -> str:

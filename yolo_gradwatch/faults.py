@@ -7,6 +7,7 @@ Ultralytics' callbacks, before the watch looks at the model, and the watch knows
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -142,7 +143,7 @@ def _behind(index: int, make: Callable[[int], nn.Module]) -> Callable[[Any], Non
 
 
 def _channels(block: nn.Module) -> int:
-    """Of the block's output: those of its last normalization that its own convolution feeds."""
+    """Of the output of a convolution, or of a block that ends with its ``cv2``."""
     conv: Any = getattr(block, "cv2", block)
     return int(conv.conv.out_channels)
 
@@ -161,25 +162,21 @@ def _set_rate(trainer: Any) -> None:
     trainer.scheduler.base_lrs = [10.0 for _ in trainer.scheduler.base_lrs]
 
 
+def _in_step(factor: float) -> Callable[[Tensor], Tensor]:
+    """Multiplies what it is called with, in its call number ``STEP`` only."""
+    calls = count(1)
+    return lambda value: value * factor if next(calls) == STEP else value
+
+
 def _multiply_loss(trainer: Any) -> None:
     """Multiply the loss of one step by 1e5."""
-    scale = trainer.scaler.scale
-    calls = iter(range(1, 1_000_000))
-
-    def scaled(loss: Tensor) -> Any:
-        return scale(loss * 1e5 if next(calls) == STEP else loss)
-
-    trainer.scaler.scale = scaled
+    scale, in_step = trainer.scaler.scale, _in_step(1e5)
+    trainer.scaler.scale = lambda loss: scale(in_step(loss))
 
 
 def _spoil_gradient(trainer: Any) -> None:
     """Put a NaN into the gradient of one weight in one step."""
-    calls = iter(range(1, 1_000_000))
-
-    def spoil(gradient: Tensor) -> Tensor:
-        return gradient * torch.nan if next(calls) == STEP else gradient
-
-    trainer.model.model[6].cv2.conv.weight.register_hook(spoil)
+    trainer.model.model[6].cv2.conv.weight.register_hook(_in_step(torch.nan))
 
 
 def _use_scaler(trainer: Any) -> None:

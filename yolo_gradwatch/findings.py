@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from yolo_gradwatch.advice import message
 from yolo_gradwatch.detect import RULES
-from yolo_gradwatch.graph import Graph
+from yolo_gradwatch.graph import Graph, is_in
 from yolo_gradwatch.records import WHOLE, Alert, Change, Finding, Layout, News, Window
 
 if TYPE_CHECKING:
@@ -321,7 +321,7 @@ def common_name(layout: Layout, modules: tuple[str, ...]) -> str:
     name = modules[-1]
     while "." in name:
         parent = name.rpartition(".")[0]
-        inside = {leaf for leaf in leaves if leaf == parent or leaf.startswith(f"{parent}.")}
+        inside = {leaf for leaf in leaves if is_in(parent, leaf)}
         if parent == WHOLE or not inside <= named:
             break
         name = parent

@@ -58,7 +58,9 @@ class Graph:
         inputs = [source for source, target in layout.edges if target == layout.head]
         owners = [n for n, role in zip(layout.modules, layout.roles, strict=True) if role]
         self.blocks = tuple(
-            name for name, _ in layout.blocks if name != layout.head and _inside(owners, name)
+            name
+            for name, _ in layout.blocks
+            if name != layout.head and any(is_in(name, owner) for owner in owners)
         )
         self.families = _families(layout, len(inputs))
         branches = [unit for units in self.families.values() for unit in units]
@@ -140,8 +142,9 @@ def _seen(readers: dict[str, list[str]], block: str, units: Iterable[str]) -> se
     return found
 
 
-def _inside(owners: Iterable[str], block: str) -> bool:
-    return any(name == block or name.startswith(f"{block}.") for name in owners)
+def is_in(outer: str, name: str) -> bool:
+    """Whether a module is another one or lies in it."""
+    return f"{name}.".startswith(f"{outer}.")
 
 
 def _siblings(layout: Layout, weights: Counts) -> tuple[tuple[Counts, ...], Counts]:
@@ -190,6 +193,6 @@ def _rows(layout: Layout, unit: str, role: str) -> Counts:
     found = [
         m
         for m, (name, own) in enumerate(zip(layout.modules, layout.roles, strict=True))
-        if own == role and (name == unit or name.startswith(f"{unit}."))
+        if own == role and is_in(unit, name)
     ]
     return np.array(found, np.int64)

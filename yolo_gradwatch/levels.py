@@ -125,13 +125,18 @@ class _Padded:
 
     def medians(self, values: Floats) -> Floats:
         """(G,) the median of each group, NaN aside; NaN for a group without any."""
-        ordered = np.sort(self._values(values), axis=1)  # NaN last
-        count = (~np.isnan(ordered)).sum(axis=1)
-        middle = np.stack([np.maximum(count - 1, 0) // 2, count // 2 * (count > 0)], axis=1)
-        middle = np.minimum(middle, ordered.shape[1] - 1)
-        with np.errstate(invalid="ignore"):  # between -Inf and Inf there is no median
-            medians: Floats = np.take_along_axis(ordered, middle, axis=1).mean(axis=1)
-        return medians
+        return medians(self._values(values).T)
+
+
+def medians(values: Floats, least: int = 1) -> Floats:
+    """(N,) median of each column of (W, N) values, NaN aside; NaN with fewer than ``least``."""
+    ordered = np.sort(values, axis=0)  # NaN last
+    count = (~np.isnan(ordered)).sum(axis=0)
+    columns = np.arange(values.shape[1])
+    low, high = np.maximum(count - 1, 0) // 2, np.minimum(count // 2, len(values) - 1)
+    with np.errstate(invalid="ignore"):  # between -Inf and Inf there is no median
+        middle = (ordered[low, columns] + ordered[high, columns]) / 2
+    return np.where(count >= least, middle, np.nan)
 
 
 def _log10(norms: Singles) -> Floats:

@@ -97,7 +97,8 @@ class Recorder:
         self._options = options
         self._rollup = Rollup(members, options.interval)
         self._diagnosis = Diagnosis(layout, options.thresholds, training.options, self._prove)
-        self._clip = float(str(training.options.get("clip", CLIP_NORM)))
+        clip = training.options.get("clip")
+        self._clip = clip if isinstance(clip, float) else CLIP_NORM
         self._board = Board(layout, epochs=training.epochs, clip=self._clip)
         self._panel = console.Panel(self._board)
         self._screen: Screen | None = None
@@ -254,15 +255,10 @@ class Recorder:
 
     def _prove(self, step: int) -> str:
         """The file on a step; "" if there is none and none can be written."""
-        name = existing(self._training.folder, step)
-
-        def write(_log: runlog.RunLog) -> None:
-            nonlocal name
-            name = self.evidence.write(step)
-
-        if not name:
-            self._on_disk(write)
-        return name
+        folder = self._training.folder
+        if not existing(folder, step):
+            self._on_disk(lambda _log: self.evidence.write(step))
+        return existing(folder, step)
 
     def _write(self, window: Window) -> None:
         self._on_disk(lambda log: log.write_window(window))
@@ -294,7 +290,7 @@ class Recorder:
             return False
         return True
 
-    def _on_disk(self, write: Callable[[runlog.RunLog], None]) -> None:
+    def _on_disk(self, write: Callable[[runlog.RunLog], object]) -> None:
         """Write to the files; where that fails, go on without them."""
         if self._log is None:
             return

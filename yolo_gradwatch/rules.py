@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import numpy as np
 
 from yolo_gradwatch.graph import BOXES, SCORES
-from yolo_gradwatch.levels import FLOOR, REACH, Reading
+from yolo_gradwatch.levels import FLOOR, REACH, Reading, medians
 from yolo_gradwatch.records import WHOLE, Window
 
 if TYPE_CHECKING:
@@ -211,8 +211,8 @@ def frozen(history: History, limits: Thresholds) -> Iterator[Hit]:
     A frozen layer has no norm, and is not counted as without a gradient. Value and limit: windows.
     """
     del limits
-    told = [reading.window for reading in history.readings[-FROZEN_WINDOWS:]]
-    if len(told) < FROZEN_WINDOWS:
+    told = _last(history, FROZEN_WINDOWS)
+    if not told:
         return
     quiet = [_is_frozen(window) for window in told]
     for name in _names(history.layout, history.graph.leaves & np.all(quiet, axis=0)):
@@ -228,18 +228,10 @@ def vanishing(history: History, limits: Thresholds) -> Iterator[Hit]:
     if len(recent) < HOPS[1] or not history.graph.blocks:
         return
     lost = _finite(np.stack([reading.lost for reading in recent]))
-    found = _over(lost, limits.vanishing, HOPS[1])
-    best = _medians(_finite(np.stack([reading.best for reading in recent])), 1)
-    arriving = _medians(_finite(np.stack([reading.arriving for reading in recent])), 1)
-    told: set[int] = set()
-    for b in sorted(found, reverse=True):
-        if b in told:
-            continue
-        low = [a for a in history.graph.upstream(b) if arriving[a] < best[b] - REACH]
-        told.update(low)
-        since = _begin(recent[_first_over(lost[:, b], limits.vanishing)].window)
-        affected = tuple(history.graph.blocks[a] for a in low)
-        yield Hit(history.graph.blocks[b], found[b], limits.vanishing, since, affected)
+    best = medians(_finite(np.stack([reading.best for reading in recent])))
+    arriving = medians(_finite(np.stack([reading.arriving for reading in recent])))
+    low = arriving[:, None] < best - REACH
+    yield from _origins(history, recent, lost, (limits.vanishing, HOPS[1]), low)
 
 
 def exploding(history: History, limits: Thresholds) -> Iterator[Hit]:
@@ -254,17 +246,8 @@ def exploding(history: History, limits: Thresholds) -> Iterator[Hit]:
     weights = _finite(np.stack([reading.weights[:count] for reading in recent]))
     best = _finite(np.stack([reading.best for reading in recent]))
     gained = np.where(history.graph.feeds_trunk, weights - best, np.nan)
-    found = _over(gained, limits.exploding, JUMPS[1])
-    levels, below = _medians(weights, 1), _medians(best, 1)
-    told: set[int] = set()
-    for b in sorted(found, reverse=True):
-        if b in told:
-            continue
-        high = [a for a in history.graph.upstream(b) if levels[a] > below[b] + REACH]
-        told.update(high)
-        since = _begin(recent[_first_over(gained[:, b], limits.exploding)].window)
-        affected = tuple(history.graph.blocks[a] for a in high)
-        yield Hit(history.graph.blocks[b], found[b], limits.exploding, since, affected)
+    high = medians(weights)[:, None] > medians(best) + REACH
+    yield from _origins(history, recent, gained, (limits.exploding, JUMPS[1]), high)
 
 
 def leaf_vanishing(history: History, limits: Thresholds) -> Iterator[Hit]:
@@ -309,7 +292,7 @@ def collapse(history: History, limits: Thresholds) -> Iterator[Hit]:
     most = min(len(levels) - COLLAPSE_BEFORE, STANDS)
     for count in range(most, COLLAPSE_WINDOWS - 1, -1):  # since the earliest
         before = levels[: len(levels) - count][-COLLAPSE_BEFORE:]
-        fall = _medians(before[:, None], 1)[0] - levels[-count:].max()
+        fall = medians(before[:, None], 1)[0] - levels[-count:].max()
         if fall > limits.collapse:
             since = history.marks[-count]
             yield Hit(WHOLE, float(fall), limits.collapse, (since.epoch, since.step))
@@ -318,18 +301,16 @@ def collapse(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 def total_high(history: History, limits: Thresholds) -> Iterator[Hit]:
     """The whole net, when the norm of its gradient is too high for several windows."""
-    totals = _totals(history, HIGH_WINDOWS)
-    if len(totals) == HIGH_WINDOWS and min(totals) > limits.total_high:
-        since = _begin(history.readings[-HIGH_WINDOWS].window)
-        yield Hit(WHOLE, totals[-1], limits.total_high, since)
+    totals = _totals(told := _last(history, HIGH_WINDOWS))
+    if totals and min(totals) > limits.total_high:
+        yield Hit(WHOLE, totals[-1], limits.total_high, _begin(told[0]))
 
 
 def total_low(history: History, limits: Thresholds) -> Iterator[Hit]:
     """The whole net, when the norm of its gradient is too low for several windows."""
-    totals = _totals(history, LOW_WINDOWS)
-    if len(totals) == LOW_WINDOWS and max(totals) < limits.total_low:
-        since = _begin(history.readings[-LOW_WINDOWS].window)
-        yield Hit(WHOLE, totals[-1], limits.total_low, since)
+    totals = _totals(told := _last(history, LOW_WINDOWS))
+    if totals and max(totals) < limits.total_low:
+        yield Hit(WHOLE, totals[-1], limits.total_low, _begin(told[0]))
 
 
 def weight_growth(history: History, limits: Thresholds) -> Iterator[Hit]:
@@ -345,13 +326,19 @@ def weight_growth(history: History, limits: Thresholds) -> Iterator[Hit]:
     norms = np.array([window.weight_norm[trunk] for window in taken], np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):  # weights of 0 or NaN say nothing
         grown = _finite(np.log10(norms[-1]) - np.log10(norms[0]))
-    value = _medians(grown[:, None], 1)[0]
+    value = medians(grown[:, None], 1)[0]
     if value > limits.weight_growth:
         yield Hit(WHOLE, float(value), limits.weight_growth, _begin(taken[0]))
 
 
 def _begin(window: Window) -> tuple[int, int]:
     return window.epoch, window.step_first
+
+
+def _last(history: History, count: int) -> list[Window]:
+    """The newest windows with an applied step, as many as are asked for, or none."""
+    told = [reading.window for reading in history.readings[-count:]]
+    return told if len(told) == count else []
 
 
 def _names(layout: Layout, chosen: Flags) -> list[str]:
@@ -378,8 +365,8 @@ def _standing_still(
     history: History, limits: Thresholds, count: Callable[[Window], Counts]
 ) -> Iterator[Hit]:
     """Leaf modules of the trunk with the count in every applied step of the last windows."""
-    told = [reading.window for reading in history.readings[-limits.dead_windows :]]
-    if len(told) < limits.dead_windows:
+    told = _last(history, limits.dead_windows)
+    if not told:
         return
     always = [count(window) == window.steps - window.skipped for window in told]
     still = history.graph.leaves & history.graph.trunk & np.all(always, axis=0)
@@ -401,12 +388,10 @@ def _only_padding(shares: Singles, layout: Layout) -> Flags:
 
 def _silent_branches(history: History, limits: Thresholds) -> dict[str, set[str]]:
     """For each family of the head but scores, its branches without a gradient for long."""
-    told = [reading.window for reading in history.readings[-limits.dead_branch_windows :]]
+    told = _last(history, limits.dead_branch_windows)
     families = {f: units for f, units in history.graph.families.items() if not f.endswith(SCORES)}
     rows = {name: m for m, name in enumerate(history.layout.modules)}
-    silent = {unit for units in families.values() for unit in units}
-    if len(told) < limits.dead_branch_windows:
-        silent = set()
+    silent = {unit for units in families.values() for unit in units} if told else set()
     for window in reversed(told):
         applied = window.steps - window.skipped
         without = window.zero + window.none
@@ -426,6 +411,34 @@ def _outliers(history: History, limits: Thresholds, *, side: int) -> Iterator[Hi
         yield Hit(name, value, limits.leaf, since)
 
 
+def _origins(
+    history: History,
+    recent: Sequence[Reading],
+    excess: Floats,
+    limit: tuple[float, int],
+    suffers: Flags,
+) -> Iterator[Hit]:
+    """Blocks with too much of something, but those that only suffer from another one.
+
+    Args:
+        history: With the graph of the blocks.
+        recent: W readings.
+        excess: (W, B) what is judged.
+        limit: Of the median of ``excess``, and windows that are enough for it.
+        suffers: (B, B) whether a block, if it is upstream of another one, suffers with it.
+    """
+    found = _over(excess, *limit)
+    told: set[int] = set()
+    for b in sorted(found, reverse=True):  # the nearest to the loss first
+        if b in told:
+            continue
+        affected = [a for a in history.graph.upstream(b) if suffers[a, b]]
+        told.update(affected)
+        since = _begin(recent[_first_over(excess[:, b], limit[0])].window)
+        names = tuple(history.graph.blocks[a] for a in affected)
+        yield Hit(history.graph.blocks[b], found[b], limit[0], since, names)
+
+
 def _finite(values: Floats) -> Floats:
     """The values, with NaN for those that stand for a norm of 0 or for no norm."""
     return np.where(np.isfinite(values), values, np.nan)
@@ -433,18 +446,8 @@ def _finite(values: Floats) -> Floats:
 
 def _over(values: Floats, limit: float, least: int) -> dict[int, float]:
     """Columns whose median over (W, N) windows is above the limit, with that median."""
-    medians = _medians(values, least)
-    return {int(i): float(medians[i]) for i in np.flatnonzero(medians > limit)}
-
-
-def _medians(values: Floats, least: int) -> Floats:
-    """(N,) median of each column of (W, N) values, NaN aside; NaN with fewer than ``least``."""
-    ordered = np.sort(values, axis=0)  # NaN last
-    count = (~np.isnan(ordered)).sum(axis=0)
-    columns = np.arange(values.shape[1])
-    low, high = np.maximum(count - 1, 0) // 2, np.minimum(count // 2, len(values) - 1)
-    middle = (ordered[low, columns] + ordered[high, columns]) / 2
-    return np.where(count >= least, middle, np.nan)
+    found = medians(values, least)
+    return {int(i): float(found[i]) for i in np.flatnonzero(found > limit)}
 
 
 def _first_over(values: Floats, limit: float) -> int:
@@ -452,7 +455,7 @@ def _first_over(values: Floats, limit: float) -> int:
     return int(np.flatnonzero(values > limit)[0])
 
 
-def _totals(history: History, windows: int) -> list[float]:
-    """Norm of the whole gradient in the last windows; none if one of them has no such norm."""
-    totals = [float(reading.window.norm_mean[0]) for reading in history.readings[-windows:]]
+def _totals(windows: Sequence[Window]) -> list[float]:
+    """Norm of the whole gradient in each window; none if one of them has no such norm."""
+    totals = [float(window.norm_mean[0]) for window in windows]
     return totals if np.isfinite(totals).all() else []

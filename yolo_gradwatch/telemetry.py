@@ -40,7 +40,7 @@ class Telemetry:
         self._skipped += sample.skipped
         self._totals.append(float("nan") if sample.skipped else float(norms[0]))
         self._scale = sample.scale
-        shares = block_shares(norms, self._rows)
+        shares = block_shares(norms[self._rows], norms[0])
         if not sample.skipped and np.isfinite(shares).all():
             self._shares += shares
             self._finite += 1
@@ -71,10 +71,10 @@ def block_rows(layout: Layout) -> list[int]:
     return [m for m, name in enumerate(layout.modules) if name in blocks]
 
 
-def block_shares(norms: Floats, rows: Sequence[int]) -> Floats:
+def block_shares(blocks: Floats, total: float) -> Floats:
     """(B,) share of each block in the squared norm; NaN if there is none or it is not finite."""
     with np.errstate(invalid="ignore", over="ignore"):  # Inf / Inf, 0 / 0
-        shares: Floats = np.square(norms[rows] / norms[0])
+        shares: Floats = np.square(blocks / np.float64(total))
     return shares
 
 
