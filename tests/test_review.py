@@ -18,8 +18,9 @@ from yolo_gradwatch import runlog
 from yolo_gradwatch.diagnosis import Diagnosis
 from yolo_gradwatch.evidence import FOLDER
 from yolo_gradwatch.records import CLIP_NORM, EpochTelemetry, Event, Layout
-from yolo_gradwatch.review import load_run, windows_of
+from yolo_gradwatch.review import load_run
 from yolo_gradwatch.runlog import FormatError, RunLog
+from yolo_gradwatch.tables import windows_of
 from yolo_gradwatch.thresholds import Thresholds
 
 CONV = "model.1.conv"
@@ -106,7 +107,7 @@ def test_a_module_counts_nothing_in_the_windows_before_its_first_row(tmp_path):
     watch(tmp_path, DEAD)
     resume_with_more(tmp_path, [window(4, layout=MORE, none=["model.2.c"])])
     run = load_run(tmp_path)
-    old, *_, new = windows_of(run.windows, run.layout)
+    old, *_, new = windows_of(run.grid)
     row = MORE.modules.index("model.2.c")
     assert (old.zero[MORE.modules.index(CONV)], new.none[row]) == (1, 1)
     assert old.zero[row] == old.none[row] == old.nonfinite[row] == 0
@@ -123,7 +124,7 @@ def test_windows_before_a_resume_with_more_modules_are_whole(tmp_path):
 def test_windows_come_in_the_order_of_their_steps(tmp_path):
     watch(tmp_path, [window(1, steps=8), window(9, epoch=2), window(10, steps=90)])
     run = load_run(tmp_path)
-    assert [one.step_first for one in windows_of(run.windows, run.layout)] == [1, 9, 10]
+    assert [one.step_first for one in windows_of(run.grid)] == [1, 9, 10]
 
 
 @LAWS
@@ -145,7 +146,7 @@ def test_the_windows_of_a_run_read_back(run):
     with TemporaryDirectory() as name:
         watch(Path(name), windows, events)
         loaded = load_run(name)
-        found = list(windows_of(loaded.windows, loaded.layout))
+        found = list(windows_of(loaded.grid))
     assert len(found) == len(windows)
     for one, expected in zip(found, windows, strict=True):
         assert_same(one, expected)
@@ -288,7 +289,7 @@ def test_a_folder_that_is_not_there(tmp_path):
 def test_a_missing_table_is_named(tmp_path, name):
     watch(tmp_path, DEAD)
     (tmp_path / name).unlink()
-    with pytest.raises(FormatError, match=rf"{name}: missing or empty; was this training watched"):
+    with pytest.raises(FormatError, match=rf"{name}: No such file.*; copy it from the run's folder"):
         load_run(tmp_path)
 
 

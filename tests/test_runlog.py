@@ -16,7 +16,8 @@ from values import LAWS, LAYOUT, Part, assert_same, meta_of, plan, window
 from yolo_gradwatch import runlog
 from yolo_gradwatch.evidence import FOLDER
 from yolo_gradwatch.records import Event, Finding, News, Window
-from yolo_gradwatch.review import load_run, windows_of
+from yolo_gradwatch.review import load_run
+from yolo_gradwatch.tables import windows_of
 from yolo_gradwatch.runlog import FormatError, RunLog
 
 M = len(LAYOUT.modules)
@@ -71,7 +72,7 @@ def write(folder, windows, *, layout=LAYOUT, resume=False):
 
 def read(folder):
     run = load_run(folder)
-    return list(windows_of(run.windows, run.layout))
+    return list(windows_of(run.grid))
 
 
 def lines(path):
@@ -317,28 +318,24 @@ def tear(folder, end):
 def test_whole_windows_end_before_the_tear_wherever_it_is(tmp_path):
     ends = write(tmp_path, RUN)
     content = (tmp_path / "gradwatch.csv").read_bytes()
-    path = tmp_path / "torn.csv"
-    assert runlog.whole_windows(path, LAST) == 0
     for end in range(len(content) + 1):
-        path.write_bytes(content[:end])
         expected = max(one for one in (0, HEADER, *ends) if one <= end)
-        assert runlog.whole_windows(path, LAST) == expected, end
+        assert runlog.whole_windows(content[:end], LAST) == expected, end
 
 
 def test_whole_windows_of_a_model_of_one_module(tmp_path):
     layout, _ = plan([Part("model")], blocks=["model"])
     assert layout.modules == ("model",)
     ends = write(tmp_path, [window(1, layout=layout), window(2, layout=layout)], layout=layout)
-    path = tmp_path / "gradwatch.csv"
-    assert runlog.whole_windows(path, "model") == ends[1]
-    path.write_bytes(path.read_bytes()[:-1])
-    assert runlog.whole_windows(path, "model") == ends[0]
+    content = (tmp_path / "gradwatch.csv").read_bytes()
+    assert runlog.whole_windows(content, "model") == ends[1]
+    assert runlog.whole_windows(content[:-1], "model") == ends[0]
 
 
 @pytest.mark.parametrize("end", [0, 1, HEADER - 1])
 def test_a_run_killed_in_the_header_is_empty(tmp_path, end):
     tear(tmp_path, end)
-    with pytest.raises(FormatError, match=r"gradwatch\.csv: missing or empty"):
+    with pytest.raises(FormatError, match=r"gradwatch\.csv: empty; restore"):
         load_run(tmp_path)
 
 

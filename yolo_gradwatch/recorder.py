@@ -16,10 +16,11 @@ from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.evidence import Evidence, existing
 from yolo_gradwatch.records import CLIP_NORM, EpochTelemetry, Event
 from yolo_gradwatch.report import Report
-from yolo_gradwatch.review import load_run, windows_of
+from yolo_gradwatch.review import load_run
 from yolo_gradwatch.rollup import Rollup
 from yolo_gradwatch.screen import Screen, is_live_terminal
 from yolo_gradwatch.sinks import scalars
+from yolo_gradwatch.tables import grid_of, windows_of
 from yolo_gradwatch.telemetry import Telemetry
 from yolo_gradwatch.thresholds import Thresholds
 
@@ -228,7 +229,7 @@ class Recorder:
         events = runlog.events_of_meta(meta)
         epochs = [EpochTelemetry(**raw) for raw in meta["epochs"]]
         runlog.mend(folder, meta["layout"]["modules"][-1])
-        windows = list(windows_of(load_run(folder).windows, self._layout))
+        windows = list(windows_of(grid_of(load_run(folder).windows, self._layout)))
         replay(self._diagnosis, windows, events)
         self._steps = sum(window.steps for window in windows)
         last = windows[-1].step_last if windows else 0

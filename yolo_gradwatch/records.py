@@ -162,6 +162,41 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Grid:
+    """The windows of a run as arrays, in the order of their steps: W windows by M modules.
+
+    Attributes:
+        epoch: (W,) as in a `Window`, like those that follow.
+        step_first: (W,)
+        step_last: (W,)
+        steps: (W,)
+        skipped: (W,)
+        nonfinite: (W, M)
+        zero: (W, M)
+        none: (W, M)
+        zero_fraction: (W, M)
+        norm_min: (W, M)
+        norm_mean: (W, M)
+        norm_max: (W, M)
+        weight_norm: (W, M)
+    """
+
+    epoch: Counts
+    step_first: Counts
+    step_last: Counts
+    steps: Counts
+    skipped: Counts
+    nonfinite: Counts
+    zero: Counts
+    none: Counts
+    zero_fraction: Singles
+    norm_min: Singles
+    norm_mean: Singles
+    norm_max: Singles
+    weight_norm: Singles
+
+
+@dataclass(frozen=True, slots=True)
 class Alert:
     """One rule that holds for one module in one window.
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _STATUS = {"running": "still running", "failed": "training failed"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Report:
     """What was found in a run, so far or to its end.
 
@@ -32,6 +32,7 @@ class Report:
         epochs: Clipping and AMP of each epoch.
         clip: Total norm above which the trainer clips.
         unjudged: Rules that need more windows than there were.
+        remarks: What of the run's files was left out, in sentences.
     """
 
     run: Path
@@ -42,6 +43,7 @@ class Report:
     epochs: tuple[EpochTelemetry, ...]
     clip: float = CLIP_NORM
     unjudged: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def alarms(self) -> tuple[Finding, ...]:
@@ -74,21 +76,25 @@ class Report:
             f"sick, {counts}; first {first.rule} in {first.module} at step {first.step} ({watched})"
         )
 
+    def __repr__(self) -> str:
+        return f"<Report {self.run}: {self.verdict}>"
+
     def __str__(self) -> str:
         return "\n".join([f"GradWatch: {self.verdict}", *map(_line, self.findings), *self.facts()])
 
     def facts(self) -> list[str]:
         """Lines on what could not be judged, and on clipping and AMP."""
+        remarks = [f"  {remark}" for remark in self.remarks]
         if not self.steps and self.status != "finished":
-            return ["  the training ended before its first optimizer step"]
+            return [*remarks, "  the training ended before its first optimizer step"]
         if not self.steps:
             reason = (
                 "  gradients accumulate over nbs images (64 unless set); the training ended "
                 "before so many were seen: set nbs to the batch size, or train longer"
             )
-            return [reason]
+            return [*remarks, reason]
         short = [f"  too short to judge: {', '.join(self.unjudged)}"] if self.unjudged else []
-        return [*short, *self._gradient()]
+        return [*remarks, *short, *self._gradient()]
 
     def _gradient(self) -> list[str]:
         """The norm of the whole gradient, how it was clipped, and whose it was."""

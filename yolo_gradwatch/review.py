@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-
-from yolo_gradwatch import runlog
+from yolo_gradwatch import runlog, tables
 from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.evidence import existing
-from yolo_gradwatch.records import CLIP_NORM, EpochTelemetry, Layout, Window
+from yolo_gradwatch.records import CLIP_NORM, EpochTelemetry, Grid, Layout
 from yolo_gradwatch.report import Report
 from yolo_gradwatch.thresholds import Thresholds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-_CATEGORIES = dict.fromkeys(("module", "type", "rule", "severity", "event"), "category")
-_COUNTS = dict.fromkeys(
-    ("epoch", "step_first", "step_last", "parameters", "steps", "skipped", "finding", "step"),
-    "int64",
-)
-_FLOATS = {**dict.fromkeys(runlog.FLOAT_COLUMNS, "float32"), "value": "float64", "limit": "float64"}
-_TYPES = {**_CATEGORIES, **_COUNTS, **dict.fromkeys(runlog.COUNT_COLUMNS, "int64"), **_FLOATS}
+    import pandas as pd
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A watched training, from its files.
 
@@ -40,6 +28,7 @@ class Run:
         alerts: The rows of ``gradwatch_alerts.csv``.
         layout: Of the model that was watched.
         meta: The content of ``gradwatch.json``.
+        remarks: What of the files was left out, in sentences.
     """
 
     folder: Path
@@ -47,50 +36,86 @@ class Run:
     alerts: pd.DataFrame
     layout: Layout
     meta: dict[str, Any]
+    remarks: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        modules = len(self.layout.modules)
+        return f"<Run {self.folder}: {len(self.grid.steps)} windows of {modules} modules>"
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The windows as arrays over windows and modules, in the order of the layout."""
+        return tables.grid_of(self.windows, self.layout)
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Those under which the training was watched."""
+        return Thresholds(**self.meta["thresholds"])
+
+    @property
+    def clip(self) -> float:
+        """Total norm above which the trainer clipped."""
+        return float(self.meta["options"]["training"].get("clip", CLIP_NORM))
 
     def report(self, thresholds: Thresholds | None = None) -> Report:
         """Judge the run again, under its own thresholds or under others."""
-        limits = thresholds or Thresholds(**self.meta["thresholds"])
         training = self.meta["options"]["training"]
         evidence = partial(existing, self.folder)
-        diagnosis = Diagnosis(self.layout, limits, training, evidence)
-        replay(diagnosis, windows_of(self.windows, self.layout), runlog.events_of_meta(self.meta))
-        whole = self.windows[self.windows["module"] == self.layout.modules[0]]
+        diagnosis = Diagnosis(self.layout, thresholds or self.thresholds, training, evidence)
+        replay(diagnosis, tables.windows_of(self.grid), runlog.events_of_meta(self.meta))
         return Report(
             run=self.folder,
             status=self.meta["status"],
-            steps=int(whole["steps"].sum()),
+            steps=int(self.grid.steps.sum()),
             modules=len(self.layout.modules),
             findings=tuple(diagnosis.findings.all.values()),
             epochs=tuple(EpochTelemetry(**raw) for raw in self.meta["epochs"]),
-            clip=float(training.get("clip", CLIP_NORM)),
+            clip=self.clip,
             unjudged=diagnosis.unjudged(),
+            remarks=self.remarks,
         )
 
 
 def load_run(path: str | Path) -> Run:
     """Read a run from its folder or from the ``gradwatch.csv`` in it.
 
-    A training that was killed may have left a torn end; whole windows before it are read.
+    A training that was killed may have left a torn end; whole windows before it are read, and
+    ``remarks`` says so.
 
     Raises:
-        FormatError: A file is missing or cannot be read.
+        FormatError: A file is missing or cannot be read: which, at which line, and what to do.
     """
     given = Path(path)
     folder = given.parent if given.suffix == ".csv" else given
     meta = runlog.read_meta(folder)
     layout = _layout(folder, meta)
-    windows = folder / runlog.WINDOWS_FILE
-    alerts = folder / runlog.ALERTS_FILE
-    return Run(
-        folder=folder,
-        windows=_table(
-            windows, runlog.WINDOW_COLUMNS, runlog.whole_windows(windows, layout.modules[-1])
-        ),
-        alerts=_table(alerts, runlog.ALERT_COLUMNS, runlog.whole_lines(alerts)),
-        layout=layout,
-        meta=meta,
-    )
+    windows, torn = tables.read_windows(folder / runlog.WINDOWS_FILE, layout)
+    alerts, torn_alerts = tables.read_alerts(folder / runlog.ALERTS_FILE)
+    return Run(folder, windows, alerts, layout, meta, (*torn, *torn_alerts))
+
+
+def find_run(path: str | Path) -> Path:
+    """The folder of a run: the one that is given, that of a CSV, or the newest below.
+
+    Args:
+        path: A run's folder, its ``gradwatch.csv``, or a folder up to three levels above, such as
+            ``runs/detect``.
+
+    Raises:
+        FormatError: There is no watched run.
+    """
+    given = Path(path)
+    if given.suffix == ".csv" or (given / runlog.WINDOWS_FILE).exists():
+        return given.parent if given.suffix == ".csv" else given
+    depths = ("*", "*/*", "*/*/*")
+    found = [file for depth in depths for file in given.glob(f"{depth}/{runlog.WINDOWS_FILE}")]
+    if not found:
+        what = "no watched run in it" if given.is_dir() else "no such folder"
+        raise runlog.FormatError(
+            f"{path}: {what}; name the folder of a training that was watched, or its "
+            f"{runlog.WINDOWS_FILE}"
+        )
+    return max(found, key=lambda file: file.stat().st_mtime).parent
 
 
 def _layout(folder: Path, meta: dict[str, Any]) -> Layout:
@@ -99,45 +124,10 @@ def _layout(folder: Path, meta: dict[str, Any]) -> Layout:
         runlog.events_of_meta(meta)
         _ = [EpochTelemetry(**raw) for raw in meta["epochs"]]
         Thresholds(**meta["thresholds"])
-        _ = meta["options"]["training"].items()
+        float(meta["options"]["training"].get("clip", CLIP_NORM))
         return runlog.layout_of_meta(meta)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         path = folder / runlog.META_FILE
         raise runlog.FormatError(
             f"{path}: a part is missing or mangled ({error}); restore it from a copy"
-        ) from error
-
-
-def _table(path: Path, columns: tuple[str, ...], end: int) -> pd.DataFrame:
-    """The first ``end`` bytes of a CSV file with exactly these columns."""
-    if not end:
-        raise runlog.FormatError(f"{path}: missing or empty; was this training watched?")
-    content = path.read_bytes()[:end]
-    header = content.partition(b"\n")[0].decode("utf-8", "replace")
-    if header != ",".join(columns):
-        raise runlog.FormatError(f"{path}: line 1 is not the header of {path.name}")
-    types = {name: _TYPES[name] for name in columns if name in _TYPES}
-    try:
-        return pd.read_csv(io.BytesIO(content), dtype=types, keep_default_na=False, na_values=[""])
-    except ValueError as error:
-        reason = " ".join(str(error).split())
-        raise runlog.FormatError(f"{path}: {reason}; restore the file from a copy") from error
-
-
-def windows_of(table: pd.DataFrame, layout: Layout) -> Iterator[Window]:
-    """The windows of a table by step; a module of the layout that has no row counts 0."""
-    for _, rows in table.groupby("step_first", sort=True):
-        aligned = rows.set_index("module").reindex(layout.modules)
-        arrays: dict[str, Any] = {
-            name: aligned[name].fillna(0).to_numpy(np.int64) for name in runlog.COUNT_COLUMNS
-        }
-        arrays |= {name: aligned[name].to_numpy(np.float32) for name in runlog.FLOAT_COLUMNS}
-        head = rows.iloc[0]
-        yield Window(
-            epoch=int(head["epoch"]),
-            step_first=int(head["step_first"]),
-            step_last=int(head["step_last"]),
-            steps=int(head["steps"]),
-            skipped=int(head["skipped"]),
-            **arrays,
-        )
+        ) from None

@@ -148,13 +148,29 @@ def meta_of_layout(layout: Layout) -> dict[str, Any]:
 
 
 def layout_of_meta(meta: dict[str, Any]) -> Layout:
-    """The layout from ``gradwatch.json``."""
+    """The layout from ``gradwatch.json``.
+
+    Raises:
+        AttributeError: A part of it is not of its type, as
+        KeyError: a part is missing.
+        TypeError: See above.
+        ValueError: Its columns do not fit each other, or a name would spoil a terminal.
+    """
     raw = meta["layout"]
     nested: dict[str, Any] = {
         name: tuple(tuple(part) for part in raw[name]) for name in ("blocks", "inside", "edges")
     }
     columns = ("modules", "types", "parameters", "block_of", "roles", "kernels")
     arrays: dict[str, Any] = {name: tuple(raw[name]) for name in columns}
+    if len({len(column) for column in arrays.values()}) > 1:
+        raise ValueError("the columns of 'layout' differ in length")
+    names = (
+        *arrays["modules"],
+        *arrays["types"],
+        *(text for pair in raw["blocks"] for text in pair),
+    )
+    if not all(name.isprintable() for name in names):
+        raise ValueError("a name in 'layout' has a character that cannot be printed")
     return Layout(**arrays, **nested, head=raw["head"])
 
 
@@ -173,9 +189,9 @@ def read_meta(folder: Path) -> dict[str, Any]:
     try:
         meta: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise FormatError(f"{path}: {error.strerror}; was this training watched?") from error
+        raise FormatError(f"{path}: {error.strerror}; was this training watched?") from None
     except ValueError as error:
-        raise FormatError(f"{path}: not JSON ({error}); restore it from a copy") from error
+        raise FormatError(f"{path}: not JSON ({error}); restore it from a copy") from None
     if not isinstance(meta, dict):
         raise FormatError(f"{path}: not a table of names and values; restore it from a copy")
     version = meta.get("format_version")
@@ -190,19 +206,18 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
-def whole_windows(path: Path, last_module: str) -> int:
-    """Bytes of ``gradwatch.csv`` up to the end of its last whole window.
+def whole_windows(content: bytes, last_module: str) -> int:
+    """Bytes of a ``gradwatch.csv`` up to the end of its last whole window.
 
     A killed training may leave a torn line, or a window without all of its rows. A window is whole
     if it ends with the last module of the layout, or as the window before it does: a resumed
     training may watch other modules than its first part.
 
     Args:
-        path: The file; a missing one has 0 bytes.
+        content: Of the file.
         last_module: Of the layout.
     """
-    content = path.read_bytes() if path.exists() else b""
-    end = content.rfind(b"\n") + 1
+    end = whole_lines(content)
     begin, step, ends_with = end, None, b""
     for line in _lines_backwards(content, end):
         _, first, _, module, *_ = (*line.split(b",", 4), b"", b"", b"", b"")
@@ -214,9 +229,9 @@ def whole_windows(path: Path, last_module: str) -> int:
     return end
 
 
-def whole_lines(path: Path) -> int:
-    """Bytes of a file up to the end of its last whole line; 0 if there is no file."""
-    return path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
+def whole_lines(content: bytes) -> int:
+    """Bytes of a file up to the end of its last whole line."""
+    return content.rfind(b"\n") + 1
 
 
 def _lines_backwards(content: bytes, end: int) -> Iterator[bytes]:
@@ -235,13 +250,14 @@ def set_aside(folder: Path) -> None:
 
 def mend(folder: Path, last_module: str) -> None:
     """Cut a torn end off the tables of a run, so that a resumed training can append."""
-    windows, alerts = folder / WINDOWS_FILE, folder / ALERTS_FILE
-    for path, end in (
-        (windows, whole_windows(windows, last_module)),
-        (alerts, whole_lines(alerts)),
-    ):
+    ends = {
+        WINDOWS_FILE: lambda content: whole_windows(content, last_module),
+        ALERTS_FILE: whole_lines,
+    }
+    for name, end in ends.items():
+        path = folder / name
         if path.exists():
-            os.truncate(path, end)
+            os.truncate(path, end(path.read_bytes()))
 
 
 def _texts(values: Any) -> list[str]:

@@ -1,0 +1,255 @@
+"""The CSV files of a run as checked tables, and as arrays over windows and modules."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from yolo_gradwatch import runlog
+from yolo_gradwatch.records import Grid, Layout, Window
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+_SHARED = ("epoch", "step_first", "step_last", "steps", "skipped")
+_COUNTS = (*_SHARED, *runlog.COUNT_COLUMNS, "parameters", "finding", "step")
+_TYPES = {
+    **dict.fromkeys(("module", "type", "rule", "severity", "event"), "category"),
+    **dict.fromkeys(_COUNTS, "int64"),
+    **dict.fromkeys(runlog.FLOAT_COLUMNS, "float32"),
+    **dict.fromkeys(("value", "limit"), "float64"),
+}
+_RESTORE = "restore the file from a copy"
+
+
+def read_windows(path: Path, layout: Layout) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The rows of ``gradwatch.csv``, whole windows only, and remarks on what was left out.
+
+    Raises:
+        runlog.FormatError: It is missing, or a line of it cannot be used.
+    """
+    content = _content(path)
+    end = runlog.whole_windows(content, layout.modules[-1])
+    table = _table(path, content, end, runlog.WINDOW_COLUMNS)
+    _check_steps(path, table)
+    return table, _torn(path, content, end)
+
+
+def read_alerts(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The rows of ``gradwatch_alerts.csv``, whole lines only, and remarks on what was left out.
+
+    Raises:
+        runlog.FormatError: It is missing, or a line of it cannot be used.
+    """
+    content = _content(path)
+    end = runlog.whole_lines(content)
+    return _table(path, content, end, runlog.ALERT_COLUMNS), _torn(path, content, end)
+
+
+def parse(content: bytes) -> pd.DataFrame:
+    """Rows of ``gradwatch.csv`` that follow its header.
+
+    Raises:
+        ValueError: A line is not one of it.
+    """
+    types = {name: _TYPES[name] for name in runlog.WINDOW_COLUMNS}
+    return _parse(content, types, names=runlog.WINDOW_COLUMNS, header=None)
+
+
+def grid_of(table: pd.DataFrame, layout: Layout) -> Grid:
+    """The windows of a table by step; a module of the layout that has no row counts 0.
+
+    Args:
+        table: Rows of ``gradwatch.csv``.
+        layout: Its modules are the columns; rows of other modules are left out.
+    """
+    firsts, where = np.unique(table["step_first"].to_numpy(), return_inverse=True)
+    heads = table.iloc[np.unique(where, return_index=True)[1]]
+    names = table["module"].astype("category").cat
+    position = {name: m for m, name in enumerate(layout.modules)}
+    places = np.array([position.get(name, -1) for name in names.categories], np.int64)
+    columns = places[names.codes.to_numpy()] if len(table) else np.zeros(0, np.int64)
+    known = columns >= 0
+    cells = where[known], columns[known]
+    shape = len(firsts), len(layout.modules)
+
+    def spread(name: str, empty: Any) -> Any:
+        full = np.full(shape, empty)
+        full[cells] = table[name].to_numpy()[known]
+        return full
+
+    return Grid(
+        **{name: heads[name].to_numpy(np.int64) for name in _SHARED},
+        **{name: spread(name, np.int64(0)) for name in runlog.COUNT_COLUMNS},
+        **{name: spread(name, np.float32(np.nan)) for name in runlog.FLOAT_COLUMNS},
+    )
+
+
+def windows_of(grid: Grid) -> Iterator[Window]:
+    """The windows of a grid, one after the other."""
+    arrays = (*runlog.COUNT_COLUMNS, *runlog.FLOAT_COLUMNS)
+    for w in range(len(grid.steps)):
+        values: dict[str, Any] = {name: int(getattr(grid, name)[w]) for name in _SHARED}
+        yield Window(**values, **{name: getattr(grid, name)[w] for name in arrays})
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise runlog.FormatError(
+            f"{path}: {error.strerror}; copy it from the run's folder, "
+            f"{runlog.META_FILE} needs it beside it"
+        ) from None
+
+
+def _table(path: Path, content: bytes, end: int, columns: Sequence[str]) -> pd.DataFrame:
+    """The first ``end`` bytes of a CSV file with exactly these columns."""
+    if not end:
+        raise runlog.FormatError(f"{path}: empty; {_RESTORE}")
+    _check_header(path, content[: content.index(b"\n")].decode("utf-8", "replace"), columns)
+    whole = content[:end]
+    types = {name: _TYPES.get(name, "str") for name in columns}
+    try:
+        table = _parse(whole, types) if _is_even(whole, len(columns)) else None
+    except ValueError:
+        table = None
+    if table is None or not _is_possible(table):
+        raise runlog.FormatError(_damage(path, whole, columns))
+    return table
+
+
+def _parse(content: bytes, types: dict[str, str], **options: Any) -> pd.DataFrame:
+    table: pd.DataFrame = pd.read_csv(
+        io.BytesIO(content),
+        dtype=types,
+        keep_default_na=False,
+        na_values={name: [""] for name, kind in types.items() if kind.startswith("float")},
+        **options,
+    )
+    return table
+
+
+def _is_even(content: bytes, columns: int) -> bool:
+    """Whether every line has as many cells; pandas fills up short ones without a word."""
+    if b'"' in content:
+        return all(len(row) == columns for _, row in _rows(content))
+    return content.count(b",") == (columns - 1) * content.count(b"\n")
+
+
+def _check_header(path: Path, header: str, columns: Sequence[str]) -> None:
+    found = header.rstrip("\r").split(",")
+    missing = [name for name in columns if name not in found]
+    if len(missing) == len(columns):
+        raise runlog.FormatError(
+            f"{path}: line 1 is not the header of {path.name}; is it a file of another tool?"
+        )
+    if missing:
+        raise runlog.FormatError(
+            f"{path}: line 1: column {missing[0]!r} is missing; {_RESTORE} with all its columns"
+        )
+    if found != list(columns):
+        raise runlog.FormatError(
+            f"{path}: line 1 is not the header of {path.name}; {_RESTORE} with its own columns"
+        )
+
+
+def _is_possible(table: pd.DataFrame) -> bool:
+    """Whether no count is negative."""
+    return not any((table[name] < 0).any() for name in _COUNTS if name in table)
+
+
+def _damage(path: Path, content: bytes, columns: Sequence[str]) -> str:
+    """A sentence on the first line that cannot be used."""
+    for line, row in _rows(content):
+        where = f"{path}: line {line}"
+        if line > 1 and row == list(columns):
+            return f"{where} is a second header: two runs in one file; keep the lines of one"
+        if len(row) != len(columns):
+            return f"{where} has {len(row)} cells instead of {len(columns)}; {_RESTORE}"
+        wrong = [] if line == 1 else _wrong_cells(columns, row)
+        if wrong:
+            return f"{where}: {wrong[0]}; {_RESTORE}"
+    return f"{path}: not a table; {_RESTORE}"
+
+
+def _wrong_cells(columns: Sequence[str], row: Sequence[str]) -> list[str]:
+    """What a line says that its columns cannot hold."""
+    return [
+        f"{text!r} is no {name}"
+        for name, text in zip(columns, row, strict=True)
+        if not _reads(_READERS.get(_TYPES.get(name, "")), text)
+    ]
+
+
+def _reads(reader: Callable[[str], object] | None, text: str) -> bool:
+    try:
+        return reader is None or reader(text) is not None
+    except ValueError:
+        return False
+
+
+def _rows(content: bytes) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each line, with its number."""
+    rows = csv.reader(io.StringIO(content.decode("utf-8", "replace"), newline=""))
+    for row in rows:
+        yield rows.line_num, row
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**63:
+        raise ValueError
+    return number
+
+
+def _float(text: str) -> float:
+    return float(text or "nan")
+
+
+_READERS: dict[str, Callable[[str], object]] = {
+    "int64": _count,
+    "float32": _float,
+    "float64": float,
+}
+"""What a cell must be able to become, by the type of its column."""
+
+
+def _check_steps(path: Path, table: pd.DataFrame) -> None:
+    """Refuse rows in which the steps go back: a run only ever goes on."""
+    firsts = table["step_first"].to_numpy()
+    back = np.flatnonzero(np.diff(firsts) < 0)
+    again = _repeated(table)
+    lines = [*(back[:1] + 1), *again[:1]]
+    if lines:
+        raise runlog.FormatError(
+            f"{path}: line {min(lines) + 2}: the steps begin anew at {firsts[min(lines)]}; two "
+            "runs in one file? keep the lines of one"
+        )
+
+
+def _repeated(table: pd.DataFrame) -> Any:
+    """Rows with a window and module that an earlier row has."""
+    codes = table["module"].cat.codes.to_numpy()
+    keys = table["step_first"].to_numpy() * (len(table["module"].cat.categories) + 1) + codes
+    return np.flatnonzero(pd.Series(keys).duplicated())
+
+
+def _torn(path: Path, content: bytes, end: int) -> tuple[str, ...]:
+    """A sentence on what follows the last whole part of a file, if anything does."""
+    rest = content[end:]
+    if not rest:
+        return ()
+    line = content.count(b"\n", 0, end) + 1
+    lines = rest.count(b"\n") + (not rest.endswith(b"\n"))
+    are = "lines are" if lines > 1 else "line is"
+    remark = (
+        f"{path.name} has a torn end: from line {line} on, {lines} {are} left out (is it being "
+        "written, or was the training killed?)"
+    )
+    return (remark,)
