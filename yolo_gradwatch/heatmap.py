@@ -1,0 +1,148 @@
+"""What a picture of a run shows: modules by windows, the total norm, and where findings stand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from yolo_gradwatch.records import WHOLE
+from yolo_gradwatch.telemetry import block_rows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from yolo_gradwatch.records import Counts, Finding, Floats, Grid, Layout
+    from yolo_gradwatch.report import Report
+    from yolo_gradwatch.review import Run
+
+FINE, NONFINITE, ZERO, NONE, UNKNOWN = range(5)
+"""Of a cell: a norm above 0; NaN or Inf; exactly 0; no gradient at all; nothing to tell, because
+AMP skipped every step of the window or the module was frozen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Where a finding stands in the picture.
+
+    Attributes:
+        finding: What was found.
+        rows: The rows that it concerns, its own first; none for the whole model.
+        first: Column in which it began.
+        last: Last column in which it stood.
+    """
+
+    finding: Finding
+    rows: tuple[int, ...]
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Heatmap:
+    """R modules by W windows, in forward order and in the order of the steps.
+
+    Attributes:
+        names: (R,) of the modules.
+        labels: (R,) as a reader knows them: number and class of a block, else the name.
+        epoch: (W,)
+        step_first: (W,)
+        step_last: (W,)
+        norms: (R, W) mean L2 norm of the gradient; NaN where there is none.
+        levels: (R, W) its log10; NaN in a cell that is not `FINE`.
+        states: (R, W) `FINE`, `NONFINITE`, `ZERO`, `NONE` or `UNKNOWN`.
+        totals: (3, W) lowest, mean and highest norm of the whole model; NaN where there is none.
+        clip: Norm of the whole model above which the trainer clips.
+        clipped: (W,) share of the steps that were clipped; of a window in which some were, only
+            that its mean was above the clip or not is known, as 1 or 0.
+        skipped: (W,) share of the steps that AMP skipped.
+        marks: Of the findings that are alarms, in the order in which they began.
+    """
+
+    names: tuple[str, ...]
+    labels: tuple[str, ...]
+    epoch: Counts
+    step_first: Counts
+    step_last: Counts
+    norms: Floats
+    levels: Floats
+    states: NDArray[np.uint8]
+    totals: Floats
+    clip: float
+    clipped: Floats
+    skipped: Floats
+    marks: tuple[Mark, ...]
+
+
+def heatmap(run: Run, report: Report, *, modules: bool = False) -> Heatmap:
+    """What a picture of a run shows.
+
+    Args:
+        run: Its tables.
+        report: Its findings.
+        modules: Every module in forward order instead of the top-level blocks.
+    """
+    grid, layout = run.grid, run.layout
+    rows = list(range(1, len(layout.modules))) if modules else block_rows(layout)
+    norms = grid.norm_mean[:, rows].T.astype(np.float64)
+    states = _states(grid, rows)
+    with np.errstate(divide="ignore"):
+        levels = np.where(states == FINE, np.log10(norms), np.nan)
+    names = tuple(layout.modules[row] for row in rows)
+    return Heatmap(
+        names=names,
+        labels=names if modules else _labels(layout, names),
+        epoch=grid.epoch,
+        step_first=grid.step_first,
+        step_last=grid.step_last,
+        norms=norms,
+        levels=levels,
+        states=states,
+        totals=np.stack([grid.norm_min[:, 0], grid.norm_mean[:, 0], grid.norm_max[:, 0]]).astype(
+            np.float64
+        ),
+        clip=report.clip,
+        clipped=(grid.norm_mean[:, 0] > report.clip).astype(np.float64),
+        skipped=grid.skipped / np.maximum(grid.steps, 1),
+        marks=tuple(_mark(grid, layout, names, finding) for finding in report.alarms),
+    )
+
+
+def _labels(layout: Layout, names: tuple[str, ...]) -> tuple[str, ...]:
+    classes = dict(layout.blocks)
+    return tuple(f"{name.removeprefix(f'{WHOLE}.')} {classes[name]}" for name in names)
+
+
+def _states(grid: Grid, rows: list[int]) -> NDArray[np.uint8]:
+    """(R, W) what there is to say of each cell; the worst that happened in it."""
+    mean = grid.norm_mean[:, rows]
+    states = np.full(mean.shape, UNKNOWN, np.uint8)
+    states[grid.none[:, rows] > 0] = NONE
+    states[mean == 0] = ZERO
+    states[mean > 0] = FINE
+    states[grid.nonfinite[:, rows] > 0] = NONFINITE
+    return states.T
+
+
+def _mark(grid: Grid, layout: Layout, names: tuple[str, ...], finding: Finding) -> Mark:
+    """A finding, on the rows of its modules or of the blocks that these belong to."""
+    place = {name: row for row, name in enumerate(names)}
+    block_of = dict(zip(layout.modules, layout.block_of, strict=True))
+    own = [
+        place.get(name, place.get(block_of[name])) for name in (finding.module, *finding.modules)
+    ]
+    rows = tuple(dict.fromkeys(row for row in own if row is not None))
+    end = len(grid.steps) if finding.step_end is None else _column(grid, finding.step_end)
+    first = _column(grid, finding.step)
+    return Mark(
+        finding=finding,
+        rows=() if finding.module == WHOLE else rows,
+        first=first,
+        last=max(end - 1, first),
+    )
+
+
+def _column(grid: Grid, step: int) -> int:
+    """The window with a step; the last one for a step after it."""
+    return min(int(np.searchsorted(grid.step_last, step)), len(grid.steps) - 1)
