@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolo_gradwatch.records import CLIP_NORM, WHOLE, Finding, Layout, Sample, Severity
+from yolo_gradwatch.records import (
+    CLIP_NORM,
+    WHOLE,
+    Finding,
+    Layout,
+    Sample,
+    Severity,
+    Window,
+)
 from yolo_gradwatch.telemetry import block_rows, block_shares, owners
 
 if TYPE_CHECKING:
@@ -108,12 +116,22 @@ class Board:
     def add(self, sample: Sample, norms: Floats) -> None:
         """Take the (M,) module norms of a step."""
         self.epoch, self.step = sample.epoch, sample.step
-        self._steps += 1
-        if sample.skipped:
-            self.skipped += 1
+        self._take(1, int(sample.skipped), norms)
+
+    def add_window(self, window: Window) -> None:
+        """Take a window from the files: its mean norms, clipped if the mean of the whole is."""
+        self.epoch, self.step = window.epoch, window.step_last
+        norms = np.nan_to_num(window.norm_mean.astype(np.float64))
+        self._take(window.steps, window.skipped, np.where(window.nonfinite, np.nan, norms))
+
+    def _take(self, steps: int, skipped: int, norms: Floats) -> None:
+        """Take steps with the same (M,) module norms."""
+        self._steps += steps
+        self.skipped += skipped
+        if skipped == steps:
             return
         self.total = float(norms[0])
-        self._clipped += self.total > self.clip
+        self._clipped += (steps - skipped) * (self.total > self.clip)
         self._norms = norms[self._rows]
         with np.errstate(divide="ignore"):
             levels = np.log10(self._norms)

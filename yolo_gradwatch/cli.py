@@ -11,12 +11,25 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 import yolo_gradwatch
 from yolo_gradwatch import trainer as trainers
-from yolo_gradwatch.detect import ALARMS, alarms, matches
+from yolo_gradwatch.cli_review import compare, review
+from yolo_gradwatch.detect import matches
 from yolo_gradwatch.thresholds import Thresholds
+from yolo_gradwatch.usage import (
+    EPILOG,
+    FINE,
+    FOUND,
+    INTERRUPTED,
+    STOPPED,
+    WORDS,
+    FailOn,
+    Limits,
+    alarm_words,
+    limits_of,
+    refuse,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,16 +37,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.faults import Fault
     from yolo_gradwatch.watch import GradWatch
 
-FINE, FOUND, UNUSABLE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
-"""Exit codes: no trouble; a finding or a failed training; bad input; --stop-on; Ctrl+C."""
-
 _OURS = ("--interval", "--live", "--no-live", "--thresholds", "--stop-on", "--fail-on")
-
-_EPILOG = (
-    "Exit codes: 0 fine; 1 a finding under --fail-on, or a training that ended with an exception; "
-    "2 unusable arguments or input; 3 stopped by --stop-on; 130 Ctrl+C."
-)
-_WORDS = f"Rules or kinds of rules, separated by commas: {', '.join(ALARMS)}."
 
 
 class _Group(typer.core.TyperGroup):
@@ -51,7 +55,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"ignore_unknown_options": True},
-    epilog=_EPILOG,
+    epilog=EPILOG,
 )
 
 Interval = Annotated[int, typer.Option(help="Optimizer steps from one captured step to the next.")]
@@ -59,12 +63,7 @@ Live = Annotated[
     bool | None,
     typer.Option("--live/--no-live", help="Draw the live panel. Default: on a terminal."),
 ]
-Limits = Annotated[
-    Path | None,
-    typer.Option(help="TOML file with limits of the rules, one NAME = VALUE a line."),
-]
-StopOn = Annotated[str, typer.Option(metavar="WORDS", help=f"Stop the training on these. {_WORDS}")]
-FailOn = Annotated[str, typer.Option(metavar="WORDS", help="Exit with 1 on these, same words.")]
+StopOn = Annotated[str, typer.Option(metavar="WORDS", help=f"Stop the training on these. {WORDS}")]
 
 
 def _version(wanted: bool | None) -> None:  # noqa: FBT001  # Typer's way
@@ -86,7 +85,7 @@ def _group(
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     options_metavar="[OPTIONS] ARGS...",
-    epilog=_EPILOG,
+    epilog=EPILOG,
 )
 def train(  # noqa: PLR0913, PLR0917  # each is an option of the command
     ctx: typer.Context,
@@ -105,13 +104,13 @@ def train(  # noqa: PLR0913, PLR0917  # each is an option of the command
     A task may stand in front: [bold]yolo-gradwatch segment train ...[/bold]. The dashed options
     below are those of the watch; any other dashed name is handed on if Ultralytics knows it.
     """
-    fail_words = _alarms("--fail-on", fail_on)
+    fail_words = alarm_words("--fail-on", fail_on)
     watch = _watch(interval, thresholds, stop_on, live=live)
     arguments = _training_arguments(ctx.args)
     _leave(watch, fail_words, lambda: trainers.run_command(arguments, watch.begin))
 
 
-@app.command(epilog=_EPILOG)
+@app.command(epilog=EPILOG)
 def demo(  # noqa: PLR0913, PLR0917  # each is an option of the command
     out: Annotated[Path, typer.Option(help="Folder for the data and the run.")] = Path(
         "gradwatch-demo"
@@ -140,10 +139,14 @@ def demo(  # noqa: PLR0913, PLR0917  # each is an option of the command
     if fault not in FAULTS:
         near = get_close_matches(fault, FAULTS)
         hint = f"; did you mean {near[0]}?" if near else "; see --list"
-        _refuse(f"--fault: there is no {fault!r}{hint}")
-    fail_words = _alarms("--fail-on", fail_on)
+        refuse(f"--fault: there is no {fault!r}{hint}")
+    fail_words = alarm_words("--fail-on", fail_on)
     watch = _watch(interval, thresholds, stop_on, live=live)
     _leave(watch, fail_words, lambda: demos.run(out, watch, epochs=epochs, fault=fault))
+
+
+app.command(epilog=EPILOG)(review)
+app.command(epilog=EPILOG)(compare)
 
 
 def _print_faults(faults: dict[str, Fault]) -> None:
@@ -172,36 +175,25 @@ def script() -> None:
     sys.exit(main())
 
 
-def _refuse(message: object) -> NoReturn:
-    """Print one line on what cannot be used, and leave."""
-    if isinstance(message, OSError) and message.filename:
-        message = (
-            f"{message.filename}: {message.strerror}; choose another folder with --out (demo) or "
+def _refuse_input(error: Exception) -> NoReturn:
+    """Say in one line why Ultralytics cannot use what it was given."""
+    if isinstance(error, OSError) and error.filename:
+        refuse(
+            f"{error.filename}: {error.strerror}; choose another folder with --out (demo) or "
             "project=, or correct the path"
         )
-    line = str(message).strip().split("\n", maxsplit=1)[0] or type(message).__name__
-    Console(stderr=True, soft_wrap=True, highlight=False).print(
-        Text.assemble(("Error: ", "bold red"), line)
-    )
-    raise typer.Exit(UNUSABLE)
-
-
-def _alarms(option: str, words: str) -> tuple[str, ...]:
-    try:
-        return alarms(option, (word.strip() for word in words.split(",") if word.strip()))
-    except ValueError as error:
-        _refuse(error)
+    refuse(error)
 
 
 def _watch(interval: int, thresholds: Path | None, stop_on: str, *, live: bool | None) -> GradWatch:
     from yolo_gradwatch.watch import GradWatch  # noqa: PLC0415  # it loads torch
 
-    words = _alarms("--stop-on", stop_on)
+    words = alarm_words("--stop-on", stop_on)
+    limits = limits_of(thresholds) if thresholds else Thresholds()
     try:
-        limits = Thresholds.from_toml(thresholds) if thresholds else Thresholds()
         return GradWatch(interval=interval, thresholds=limits, live=live, stop_on=words)
     except ValueError as error:
-        _refuse(f"--{error}" if str(error).startswith("interval") else error)
+        refuse(f"--{error}" if str(error).startswith("interval") else error)
 
 
 def _training_arguments(arguments: list[str]) -> list[str]:
@@ -217,10 +209,10 @@ def _training_arguments(arguments: list[str]) -> list[str]:
                 argument.partition("=")[0], [*_OURS, *(f"--{k}" for k in known)]
             )
             hint = f"; did you mean {near[0]}?" if near else "; see yolo-gradwatch train --help"
-            _refuse(f"{argument} is neither an option of yolo-gradwatch nor of Ultralytics{hint}")
+            refuse(f"{argument} is neither an option of yolo-gradwatch nor of Ultralytics{hint}")
     other = trainers.other_mode(arguments)
     if other:
-        _refuse(f"{other}: only trainings are watched; for this, run: yolo {' '.join(arguments)}")
+        refuse(f"{other}: only trainings are watched; for this, run: yolo {' '.join(arguments)}")
     return ["train", *arguments]
 
 
@@ -232,7 +224,7 @@ def _leave(watch: GradWatch, fail_words: tuple[str, ...], run: Callable[[], None
         raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
         if not watch.has_started and trainers.is_bad_input(error):
-            _refuse(error)
+            _refuse_input(error)
         traceback.print_exc()
         raise typer.Exit(FOUND) from error
     if any(session.stopped_by for session in watch.sessions):

@@ -10,6 +10,8 @@ import numpy as np
 from rich.console import Console, Group
 from rich.text import Text
 
+from yolo_gradwatch.report import finding_line
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
@@ -65,23 +67,27 @@ class Panel:
 
     Args:
         board: The numbers.
+
+    Attributes:
+        board: The numbers.
+        frame: The lowest line: that of a progress bar, as a rule.
     """
 
     def __init__(self, board: Board) -> None:
-        self._board = board
+        self.board = board
         self.frame = Text()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width, height = options.max_width, console.height
         closing = [Text("─" * width, style="dim"), self.frame] if self.frame else []
-        news = _standing(_gravest(self._board.standing), console, width)
-        owners = [_owners(self._board, width)] if self._board.total is not None else []
+        news = _standing(_gravest(self.board.standing), console, width)
+        owners = [_owners(self.board, width)] if self.board.total is not None else []
         left = height - 4 - len(closing) - len(owners)
         news = news[: max(left - _FEWEST_BLOCKS, 1)]
         room = left - len(news)
-        yield _rule(_summary(self._board), width)
+        yield _rule(_summary(self.board), width)
         yield from owners
-        yield Group(*_block_lines(self._board.rows(), width, room))
+        yield Group(*_block_lines(self.board.rows(), width, room))
         yield from news
         yield from closing
         yield Text()  # Ctrl+C is echoed here; at the end of a full line it would tear the panel
@@ -91,7 +97,7 @@ def epoch_table(board: Board) -> Text:
     """The blocks at the end of an epoch in three columns of 26 cells, for logs."""
     cells = [
         Text.assemble(
-            f"{_cut(row.label, 10):10} {_number(row.norm):>7} ",
+            f"{_cut(row.label, 10):10} {number(row.norm):>7} ",
             (f"{_cut(row.state, 7):7}", STYLES[row.severity]),
         )
         for row in board.rows()
@@ -118,16 +124,20 @@ def stop_line(finding: Finding) -> Text:
 
 
 def end_report(report: Report) -> Text:
-    """The verdict and the findings."""
-    lines = str(report).split("\n")
+    """The verdict, the findings, and what could not be judged."""
+    parts = [verdict(report), *map(told, report.findings), *map(Text, report.facts())]
+    return Text("\n").join(parts)
+
+
+def verdict(report: Report) -> Text:
+    """The outcome in a line."""
     style = "bold green" if report.healthy else "bold red"
-    verdict = Text(lines[0], style=style if report.steps else "bold yellow")
-    styled = [
-        Text(line, style=STYLES[finding.severity])
-        for line, finding in zip(lines[1:], report.findings, strict=False)
-    ]
-    rest = [Text(line) for line in lines[1 + len(report.findings) :]]
-    return Text("\n").join([verdict, *styled, *rest])
+    return Text(f"GradWatch: {report.verdict}", style if report.steps else "bold yellow")
+
+
+def told(finding: Finding) -> Text:
+    """A finding in full."""
+    return Text(finding_line(finding), STYLES[finding.severity])
 
 
 def file_list(files: Iterable[Path]) -> Text:
@@ -150,7 +160,7 @@ def fitted(text: Text, console: Console) -> Text:
 def _summary(board: Board) -> str:
     epoch = f"{board.epoch}/{board.epochs}" if board.epochs else str(board.epoch)
     return (
-        f"epoch {epoch}  step {board.step:,}  total norm {_number(board.total)}  "
+        f"epoch {epoch}  step {board.step:,}  total norm {number(board.total)}  "
         f"clipped {board.clipped:.0%}  AMP skips {board.skipped:,}"
     )
 
@@ -216,7 +226,7 @@ def _block_lines(rows: Sequence[BlockRow], width: int, room: int) -> list[Text]:
     lines[0].truncate(width)
     for row in shown:
         style = STYLES[row.severity]
-        line = Text(f"{_cut(row.label, label):{label}}  {_number(row.norm):>{_NORM_WIDTH}}  ")
+        line = Text(f"{_cut(row.label, label):{label}}  {number(row.norm):>{_NORM_WIDTH}}  ")
         line.append(f"{row.state:{_STATE_WIDTH}}  ", style=style)
         line.append(f"{_bar(row.norm, high, bar):{bar}}  ", style=style)
         line.append(sparkline(row.history, spark), style="cyan")
@@ -287,7 +297,7 @@ def _resampled(history: Floats, width: int) -> Floats:
     return np.array([part.mean() for part in np.array_split(history, width)])
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
     """A norm in at most 7 cells."""
     if value is None:
         return "-"

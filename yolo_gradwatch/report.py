@@ -80,7 +80,9 @@ class Report:
         return f"<Report {self.run}: {self.verdict}>"
 
     def __str__(self) -> str:
-        return "\n".join([f"GradWatch: {self.verdict}", *map(_line, self.findings), *self.facts()])
+        return "\n".join(
+            [f"GradWatch: {self.verdict}", *map(finding_line, self.findings), *self.facts()]
+        )
 
     def facts(self) -> list[str]:
         """Lines on what could not be judged, and on clipping and AMP."""
@@ -127,7 +129,8 @@ class Report:
         return {name: share / steps for name, share in largest}
 
 
-def _line(finding: Finding) -> str:
+def finding_line(finding: Finding) -> str:
+    """A finding in full, and whether it was over."""
     over = "" if finding.step_end is None else f" It was over at step {finding.step_end}."
     return f"  {finding.severity} {finding.rule}: {finding.message}{over}"
 

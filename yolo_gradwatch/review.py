@@ -87,8 +87,7 @@ def load_run(path: str | Path) -> Run:
     """
     given = Path(path)
     folder = given.parent if given.suffix == ".csv" else given
-    meta = runlog.read_meta(folder)
-    layout = _layout(folder, meta)
+    meta, layout = meta_of(folder)
     windows, torn = tables.read_windows(folder / runlog.WINDOWS_FILE, layout)
     alerts, torn_alerts = tables.read_alerts(folder / runlog.ALERTS_FILE)
     return Run(folder, windows, alerts, layout, meta, (*torn, *torn_alerts))
@@ -118,14 +117,19 @@ def find_run(path: str | Path) -> Path:
     return max(found, key=lambda file: file.stat().st_mtime).parent
 
 
-def _layout(folder: Path, meta: dict[str, Any]) -> Layout:
-    """The layout, once every part that a report needs has been read."""
+def meta_of(folder: Path) -> tuple[dict[str, Any], Layout]:
+    """The content of ``gradwatch.json`` and its layout, once all that a report needs is there.
+
+    Raises:
+        FormatError: The file is missing, or a part of it, or it cannot be read.
+    """
+    meta = runlog.read_meta(folder)
     try:
         runlog.events_of_meta(meta)
         _ = [EpochTelemetry(**raw) for raw in meta["epochs"]]
         Thresholds(**meta["thresholds"])
         float(meta["options"]["training"].get("clip", CLIP_NORM))
-        return runlog.layout_of_meta(meta)
+        return meta, runlog.layout_of_meta(meta)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         path = folder / runlog.META_FILE
         raise runlog.FormatError(

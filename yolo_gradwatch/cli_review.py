@@ -1,0 +1,378 @@
+"""The commands that read finished or running trainings from their files."""
+
+from __future__ import annotations
+
+import inspect
+import json as json_format
+import sys
+from dataclasses import asdict, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from yolo_gradwatch import console
+from yolo_gradwatch.detect import matches
+from yolo_gradwatch.runlog import FormatError
+from yolo_gradwatch.thresholds import Thresholds
+from yolo_gradwatch.usage import (
+    FINE,
+    FOUND,
+    INTERRUPTED,
+    FailOn,
+    alarm_words,
+    limits_of,
+    refuse,
+    rule_words,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import pandas as pd
+
+    from yolo_gradwatch.records import Finding
+    from yolo_gradwatch.report import Report
+    from yolo_gradwatch.review import Run
+
+PICTURE = "gradwatch.png"
+
+_INSTALL = "pip install 'yolo-gradwatch[html]'"
+
+Folder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN",
+        help="A run's folder or its gradwatch.csv; of a folder above, the newest watched run.",
+        show_default=False,
+    ),
+]
+Pattern = Annotated[
+    str, typer.Option(metavar="PATTERN", help="Single modules, as in 'model.2*' or '*.conv'.")
+]
+Csv = Annotated[bool, typer.Option("--csv", help="The modules as CSV on standard output.")]
+Json = Annotated[bool, typer.Option("--json", help="Everything as JSON on standard output.")]
+LimitsFile = Annotated[
+    Path | None,
+    typer.Option(help="TOML file with other limits, NAME = VALUE; others are the defaults."),
+]
+
+
+def _with_limits(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each limit of the rules."""
+    own = inspect.signature(command, eval_str=True)
+    named = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    limits = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                (int if field.type == "int" else float) | None,
+                typer.Option(
+                    help=f"Default of the rule: {field.default}.",
+                    show_default=False,
+                    rich_help_panel="Limits, instead of those of the training",
+                ),
+            ],
+        )
+        for field in fields(Thresholds)
+    ]
+    command.__signature__ = own.replace(parameters=[*named, *limits])  # type: ignore[attr-defined]
+    return command
+
+
+@_with_limits
+def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
+    run: Folder,
+    module: Pattern = "",
+    rule: Annotated[
+        str, typer.Option(metavar="WORDS", help="Modules that these rules or kinds concern.")
+    ] = "",
+    epochs: Annotated[
+        str, typer.Option(metavar="A:B", help="Epochs A to B only, both included.")
+    ] = "",
+    top: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="The N modules that are farthest from normal."),
+    ] = None,
+    csv: Csv = False,
+    json: Json = False,
+    fail_on: FailOn = "",
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Live report of a training that runs elsewhere.")
+    ] = False,
+    plot: Annotated[
+        bool, typer.Option("--plot", help=f"Draw {PICTURE} into the run's folder.")
+    ] = False,
+    modules: Annotated[
+        bool, typer.Option("--modules", help="All modules in the picture, not the blocks.")
+    ] = False,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help=f"Write a page; needs {_INSTALL}.")
+    ] = None,
+    thresholds: LimitsFile = None,
+    **limits: float | None,
+) -> None:
+    """Review a watched training from its files: what was wrong, where, since when, what to try.
+
+    Needs neither a GPU nor the data. With --module, --rule, --epochs or --top it lists single
+    modules. With limits it decides every alert anew under them.
+    """
+    words = alarm_words("--fail-on", fail_on)
+    rules = rule_words("--rule", rule)
+    span = _span(epochs)
+    choose = partial(_chosen_limits, thresholds, limits)
+    try:
+        folder = _followed(run, choose) if follow else _found(run)
+        loaded, report = _judged(folder, choose)
+    except FormatError as error:
+        refuse(error)
+    findings = _findings(loaded, report, rules, span)
+    table = _table(loaded, findings, module, span, top, by_rule=bool(rules))
+    narrow = bool(module or rules or span or top)
+    if csv:
+        sys.stdout.write(table.to_csv(index=False))
+    elif json:
+        _print_json(loaded, report, findings, table, span)
+    elif follow:
+        _print([console.end_report(report)])
+    else:
+        _print_review(loaded, report, findings, table, narrow=narrow)
+    _draw(loaded, report, html, plot=plot, modules=modules)
+    raise typer.Exit(FOUND if any(matches(f, words) for f in report.alarms) else FINE)
+
+
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN_A RUN_B [RUN...]", help="Two or more runs.", show_default=False
+        ),
+    ],
+    module: Pattern = "",
+    csv: Csv = False,
+    json: Json = False,
+) -> None:
+    """Compare watched trainings: norms at the same share of training, and findings.
+
+    For the same model under another optimizer, image size or with a block of your own. Every run is
+    judged under its own limits and compared with the first.
+    """
+    from yolo_gradwatch import compare as comparing
+    from yolo_gradwatch.overview import side_by_side
+
+    if not 2 <= len(runs) <= 26:
+        refuse("compare needs 2 to 26 runs, as in: yolo-gradwatch compare runs/a runs/b")
+    try:
+        judged = [_judged(_found(path), lambda own: own) for path in runs]
+    except FormatError as error:
+        refuse(error)
+    loaded, reports = [run for run, _ in judged], [report for _, report in judged]
+    names = comparing.modules_of(loaded, blocks=not module)
+    if module:
+        names = {name: names[name] for name in _matching(list(names), module)}
+    table = comparing.compare(loaded)
+    table = table[table["module"].isin(names)]
+    if csv:
+        sys.stdout.write(table.to_csv(index=False))
+    elif json:
+        _write_json(
+            {
+                "runs": [_outcome(report) for report in reports],
+                "differences": {d.name: d.by_run for d in comparing.differences(loaded)},
+                "modules": _records(table),
+            }
+        )
+    else:
+        _print(side_by_side(loaded, reports, table, names, _width()))
+
+
+def _found(path: Path) -> Path:
+    """The folder of a run; one that was chosen is told."""
+    from yolo_gradwatch.review import find_run
+
+    folder = find_run(path)
+    if folder not in {path, path.parent}:
+        typer.echo(f"newest watched run in {path}: {folder}", err=True)
+    return folder
+
+
+def _followed(path: Path, choose: Callable[[Thresholds], Thresholds]) -> Path:
+    from yolo_gradwatch.follow import follow
+
+    try:
+        return follow(path, choose)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _judged(folder: Path, choose: Callable[[Thresholds], Thresholds]) -> tuple[Run, Report]:
+    from yolo_gradwatch.review import load_run
+
+    run = load_run(folder)
+    return run, run.report(choose(run.thresholds))
+
+
+def _chosen_limits(
+    file: Path | None, options: dict[str, float | None], own: Thresholds
+) -> Thresholds:
+    """The limits of the training, or those of a file, but for single ones that are given."""
+    base = limits_of(file) if file else own
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    try:
+        return replace(base, **given)
+    except ValueError as error:
+        name, _, rest = str(error).partition(" ")
+        refuse(f"--{name.replace('_', '-')} {rest}")
+
+
+def _span(epochs: str) -> tuple[int, int] | None:
+    """First and last epoch, from ``3:8``, ``3:``, ``:8`` or ``5``."""
+    if not epochs:
+        return None
+    first, colon, last = epochs.partition(":")
+    try:
+        span = int(first or 1), int(last or sys.maxsize) if colon else int(first)
+    except ValueError:
+        span = (0, 0)
+    if not 1 <= span[0] <= span[1]:
+        refuse(f"--epochs: {epochs!r} is no range of epochs such as 3:8, 3:, :8 or 5")
+    return span
+
+
+def _findings(
+    run: Run, report: Report, rules: Sequence[str], span: tuple[int, int] | None
+) -> tuple[Finding, ...]:
+    """The findings of some rules, in some epochs."""
+    from yolo_gradwatch import summary
+
+    findings = summary.chosen_by(report.findings, rules) if rules else list(report.findings)
+    return tuple(summary.standing_in(findings, run.grid, span) if span else findings)
+
+
+def _table(  # noqa: PLR0913  # one argument an option that narrows it
+    run: Run,
+    findings: Sequence[Finding],
+    pattern: str,
+    span: tuple[int, int] | None,
+    top: int | None,
+    *,
+    by_rule: bool,
+) -> pd.DataFrame:
+    """The summary of the modules that were asked for."""
+    from yolo_gradwatch import summary
+
+    table = summary.summary(run.grid, run.layout, findings, span)
+    if span and not table["steps"].any():
+        last = run.grid.epoch.max(initial=0)
+        refuse(f"--epochs: no optimizer step in these epochs; the run has 1 to {last}")
+    if pattern:
+        table = table[table["module"].isin(_matching(run.layout.modules, pattern))]
+    if by_rule:
+        table = table[table["module"].isin(summary.concerned(findings))]
+    return summary.farthest(table, top) if top else table
+
+
+def _matching(names: Sequence[str], pattern: str) -> list[str]:
+    from fnmatch import fnmatchcase
+
+    found = [name for name in names if fnmatchcase(name, pattern)]
+    if not found:
+        refuse(f"--module: no module matches {pattern!r}; names are as in model.4.cv1.conv")
+    return found
+
+
+def _print_review(
+    run: Run, report: Report, findings: Sequence[Finding], table: pd.DataFrame, *, narrow: bool
+) -> None:
+    from yolo_gradwatch.overview import overview, single_modules
+
+    width = _width()
+    if narrow:
+        _print(single_modules(run, report, findings, table, width))
+    else:
+        _print(overview(run, report, table, width))
+
+
+def _width() -> int | None:
+    """Cells of a line of the terminal; None where there is no terminal."""
+    out = console.plain_console()
+    return out.width if out.is_terminal else None
+
+
+def _print(parts: Sequence[Text]) -> None:
+    """Print paragraphs with an empty line between them."""
+    out = console.plain_console()
+    shown = [part for part in parts if part]
+    for i, part in enumerate(shown):
+        space = Text("\n") if i + 1 < len(shown) else Text()
+        out.print(console.fitted(part, out).append_text(space), soft_wrap=True)
+
+
+def _print_json(
+    run: Run,
+    report: Report,
+    findings: Sequence[Finding],
+    table: pd.DataFrame,
+    span: tuple[int, int] | None,
+) -> None:
+    low, high = span or (1, sys.maxsize)
+    _write_json(
+        {
+            **_outcome(report),
+            "findings": [asdict(finding) for finding in findings],
+            "epochs": [asdict(epoch) for epoch in report.epochs if low <= epoch.epoch <= high],
+            "modules": _records(table),
+            "meta": {name: run.meta[name] for name in ("versions", "options", "events")},
+        }
+    )
+
+
+def _outcome(report: Report) -> dict[str, object]:
+    return {
+        "run": str(report.run),
+        "status": report.status,
+        "verdict": report.verdict,
+        "healthy": report.healthy,
+        "steps": report.steps,
+        "unjudged": report.unjudged,
+        "remarks": report.remarks,
+    }
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, object]]:
+    """The rows as JSON has them: no NaN."""
+    records: list[dict[str, object]] = json_format.loads(table.to_json(orient="records"))
+    return records
+
+
+def _write_json(content: dict[str, object]) -> None:
+    sys.stdout.write(json_format.dumps(content, indent=1) + "\n")
+
+
+def _draw(run: Run, report: Report, html: Path | None, *, plot: bool, modules: bool) -> None:
+    """The pictures that were asked for; their paths go where no data goes."""
+    if plot or modules:
+        from yolo_gradwatch import plots
+        from yolo_gradwatch.heatmap import heatmap
+
+        path = run.folder / PICTURE
+        _written(path, lambda: plots.write(heatmap(run, report, modules=modules), report, path))
+    if html:
+        from yolo_gradwatch import page
+
+        try:
+            _written(html, lambda: page.write(run, report, html))
+        except ModuleNotFoundError as error:
+            refuse(f"--html needs {error.name}: {_INSTALL}")
+
+
+def _written(path: Path, write: Callable[[], None]) -> None:
+    try:
+        write()
+    except OSError as error:
+        refuse(f"{path}: {error.strerror}; choose another folder, or copy the run to one")
+    typer.echo(f"  {path}", err=True)

@@ -1,0 +1,128 @@
+"""Several runs side by side: the norm of each module at the same share of the training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from yolo_gradwatch.records import WHOLE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from yolo_gradwatch.records import Finding, Flags, Floats, Grid
+    from yolo_gradwatch.report import Report
+    from yolo_gradwatch.review import Run
+
+PARTS = {"first": (0.0, 0.1), "middle": (0.45, 0.55), "last": (0.9, 1.0)}
+"""Shares of the steps of a run at which runs are compared."""
+
+
+class Difference(NamedTuple):
+    """An option of the training in which runs differ: its name, and its value in each run."""
+
+    name: str
+    by_run: tuple[object, ...]
+
+
+def compare(runs: Sequence[Run]) -> pd.DataFrame:
+    """The median norm of every module in three parts of each run.
+
+    Args:
+        runs: Two or more; the first is what the others are compared with.
+
+    Returns:
+        A row for each run, module and part: ``run`` (its place, from 1), ``module``, ``type``,
+        ``part`` (``first``, ``middle`` or ``last`` tenth of its steps), ``norm`` (L2, median over
+        the windows, NaN if there is none) and ``ratio`` (to the norm of the first run; NaN where
+        one of the two has none).
+    """
+    table = pd.concat([_norms(place, run) for place, run in enumerate(runs, 1)], ignore_index=True)
+    keys = ["module", "part"]
+    first = table[table["run"] == 1].set_index(keys)["norm"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        table["ratio"] = (
+            table["norm"].to_numpy()
+            / first.reindex(pd.MultiIndex.from_frame(table[keys])).to_numpy()
+        )
+    return table
+
+
+def modules_of(runs: Sequence[Run], *, blocks: bool = False) -> dict[str, list[str]]:
+    """The modules of all runs in forward order, with the class that each has in each run.
+
+    Args:
+        runs: The runs.
+        blocks: The whole model and the top-level blocks only.
+
+    Returns:
+        For each module its class in each run; "" where a run lacks it.
+    """
+    types = [dict(zip(run.layout.modules, run.layout.types, strict=True)) for run in runs]
+    tops = {name for run in runs for name, _ in run.layout.blocks} | {WHOLE}
+    names: list[str] = []
+    for run in runs:
+        place = 0
+        for name in run.layout.modules:
+            if name not in names:
+                names.insert(place, name)
+            place = names.index(name) + 1
+    return {
+        name: [own.get(name, "") for own in types] for name in names if not blocks or name in tops
+    }
+
+
+def differences(runs: Sequence[Run]) -> list[Difference]:
+    """The options of the trainings that are not the same in all runs."""
+    options = [{**run.meta["options"]["training"], **run.meta["versions"]} for run in runs]
+    names = dict.fromkeys(name for one in options for name in one)
+    found = [Difference(name, tuple(one.get(name) for one in options)) for name in names]
+    return [one for one in found if any(value != one.by_run[0] for value in one.by_run)]
+
+
+def only_in(report: Report, others: Sequence[Report]) -> list[Finding]:
+    """The findings of a run whose rule holds for no module of the same name in another run."""
+    known = {(finding.rule, finding.module) for other in others for finding in other.findings}
+    return [f for f in report.findings if (f.rule, f.module) not in known]
+
+
+def _norms(place: int, run: Run) -> pd.DataFrame:
+    parts = [
+        pd.DataFrame(
+            {
+                "run": place,
+                "module": run.layout.modules,
+                "type": run.layout.types,
+                "part": part,
+                "norm": _median(run.grid, _windows(run.grid, *share)),
+            }
+        )
+        for part, share in PARTS.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _windows(grid: Grid, low: float, high: float) -> Flags:
+    """(W,) the windows that overlap a stretch of the steps; of a short run, the nearest."""
+    if not len(grid.steps):
+        return np.zeros(0, np.bool_)
+    begin, end = int(grid.step_first[0]) - 1, int(grid.step_last[-1])
+    span = end - begin
+    from_share, to_share = (grid.step_first - 1 - begin) / span, (grid.step_last - begin) / span
+    inside: Flags = (to_share > low) & (from_share < high)
+    if not inside.any():
+        middle = np.abs((from_share + to_share) / 2 - (low + high) / 2)
+        inside = middle == middle.min()
+    return inside
+
+
+def _median(grid: Grid, windows: Flags) -> Floats:
+    """(M,) median over the windows that have a norm; NaN if none has."""
+    means = grid.norm_mean[windows].astype(np.float64)
+    known = ~np.isnan(means).all(axis=0) if len(means) else np.zeros(means.shape[1], np.bool_)
+    median = np.full(means.shape[1], np.nan)
+    if known.any():
+        median[known] = np.nanmedian(means[:, known], axis=0)
+    return median

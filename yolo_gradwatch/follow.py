@@ -1,0 +1,268 @@
+"""Follows a training that runs elsewhere, from its files as they grow."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from yolo_gradwatch import console, runlog, tables
+from yolo_gradwatch.board import Board
+from yolo_gradwatch.diagnosis import Diagnosis, replay
+from yolo_gradwatch.evidence import existing
+from yolo_gradwatch.records import CLIP_NORM
+from yolo_gradwatch.review import find_run, meta_of
+from yolo_gradwatch.screen import Screen, is_live_terminal
+from yolo_gradwatch.thresholds import Thresholds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from yolo_gradwatch.records import Event, Layout, News, Window
+
+SECONDS = 0.5
+"""From one look at the files to the next."""
+
+
+def follow(path: Path, limits: Callable[[Thresholds], Thresholds]) -> Path:
+    """Show the live report of a training that runs elsewhere, until it ends.
+
+    Args:
+        path: The run's folder or one above; it need not exist yet.
+        limits: Gives those to judge under from those of the training.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        runlog.FormatError: Its files cannot be read.
+    """
+    folder = _awaited(path)
+    view = _Terminal() if is_live_terminal() else _Log()
+    view.say(Text(f"GradWatch follows {folder} (Ctrl+C to leave)", "dim"))
+    try:
+        _watch(Tail(folder), partial(Judge, folder, limits), view)
+    finally:
+        view.close()
+    return folder
+
+
+def _awaited(path: Path) -> Path:
+    """The folder of a run, once there is one."""
+    folder = _found(path)
+    if folder is None:
+        text = f"GradWatch waits for a watched training in {path} (Ctrl+C to leave)"
+        console.plain_console().print(Text(text, "dim"), soft_wrap=True)
+    while folder is None:
+        time.sleep(SECONDS)
+        folder = _found(path)
+    return folder
+
+
+def _found(path: Path) -> Path | None:
+    with suppress(runlog.FormatError):
+        return find_run(path)
+    return None
+
+
+def _watch(tail: Tail, judge_of: Callable[[Look], Judge], view: _Terminal | _Log) -> None:
+    """Look until the training is over."""
+    judge: Judge | None = None
+    changed = time.monotonic()
+    while True:
+        look = tail.look()
+        if look:
+            if judge is None or look.is_new:
+                judge = judge_of(look)
+            changed = time.monotonic() if look.windows or look.is_new else changed
+            view.show(judge.board, judge.update(look), time.monotonic() - changed)
+            if look.is_over:
+                return
+        time.sleep(SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look at the files has found.
+
+    Attributes:
+        is_new: Whether a run begins with it: the first look, or other files than before.
+        meta: The content of ``gradwatch.json``.
+        layout: Of the model that is watched.
+        windows: Those that were not there at the look before.
+    """
+
+    is_new: bool
+    meta: dict[str, Any]
+    layout: Layout
+    windows: tuple[Window, ...]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the training has ended."""
+        return bool(self.meta["status"] != "running")
+
+    @property
+    def events(self) -> list[Event]:
+        """The points at which the run began anew, those of all ``windows`` among them."""
+        return runlog.events_of_meta(self.meta)
+
+
+class Tail:
+    """Reads what a training has added to its files.
+
+    Reads bytes that are new, up to the end of the last whole window. The line before them is read
+    again: if it has changed, somebody has begun another run in the folder.
+
+    Args:
+        folder: The run's folder; it need not exist yet.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._path = folder / runlog.WINDOWS_FILE
+        self._layout: Layout | None = None
+        self._end = 0
+        self._line = b""
+
+    def look(self) -> Look | None:
+        """What is new; None as long as there is no run.
+
+        Raises:
+            runlog.FormatError: The files cannot be read, by this version or at all.
+        """
+        fresh = self._fresh()
+        if fresh is None or not (self._folder / runlog.META_FILE).exists():
+            return None
+        # Read after the table: a training notes an event before the windows that follow it.
+        meta, layout = meta_of(self._folder)
+        is_new = self._layout is None or not self._line
+        if layout != self._layout:
+            self._layout, self._end, self._line = layout, 0, b""
+            is_new, fresh = True, self._fresh() or b""
+        return Look(is_new, meta, layout, self._windows(fresh, layout))
+
+    def _fresh(self) -> bytes | None:
+        """What follows the last whole window that was read; None if there is no file."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._end - len(self._line))
+                if file.read(len(self._line)) != self._line:
+                    self._end, self._line = 0, b""
+                    file.seek(0)
+                return file.read()
+        except FileNotFoundError:
+            self._end, self._line = 0, b""
+            return None
+
+    def _windows(self, fresh: bytes, layout: Layout) -> tuple[Window, ...]:
+        """The whole windows at the beginning of what was read."""
+        content = self._line + fresh
+        end = runlog.whole_windows(content, layout.modules[-1])
+        begin = content.find(b"\n") + 1 if self._end == 0 else len(self._line)
+        if end <= begin:
+            return ()
+        try:
+            table = tables.parse(content[begin:end])
+        except ValueError:
+            raise runlog.FormatError(
+                f"{self._path}: a line cannot be read; yolo-gradwatch review tells which"
+            ) from None
+        self._end += end - len(self._line)
+        self._line = content[content.rfind(b"\n", 0, end - 1) + 1 : end]
+        return tuple(tables.windows_of(tables.grid_of(table, layout)))
+
+
+class Judge:
+    """Judges a run that is growing, as its own training does.
+
+    Args:
+        folder: The run's folder.
+        limits: Gives those to judge under from those of the training.
+        look: The first one at the run.
+
+    Attributes:
+        board: What the panel shows.
+    """
+
+    def __init__(
+        self, folder: Path, limits: Callable[[Thresholds], Thresholds], look: Look
+    ) -> None:
+        training = look.meta["options"]["training"]
+        own = limits(Thresholds(**look.meta["thresholds"]))
+        self._diagnosis = Diagnosis(look.layout, own, training, partial(existing, folder))
+        self._events = 0
+        self.board = Board(
+            look.layout,
+            epochs=int(training.get("epochs") or 0),
+            clip=float(training.get("clip", CLIP_NORM)),
+        )
+
+    def update(self, look: Look) -> list[News]:
+        """What the new windows change."""
+        for window in look.windows:
+            self.board.add_window(window)
+        due = [e for e in look.events if look.windows and e.step <= look.windows[-1].step_first]
+        news = replay(self._diagnosis, look.windows, due[self._events :])
+        self._events = max(self._events, len(due))
+        self.board.show(self._diagnosis.findings.all.values())
+        return news
+
+
+class _Terminal:
+    """The live panel, with what is told above it."""
+
+    def __init__(self) -> None:
+        self._panel: console.Panel | None = None
+        self._screen: Screen | None = None
+
+    def say(self, text: Text) -> None:
+        """Print a line before the panel is there."""
+        console.plain_console().print(text, soft_wrap=True)
+
+    def show(self, board: Board, news: list[News], quiet: float) -> None:
+        """Bring the panel up to date; ``quiet`` seconds have passed without a window."""
+        if self._panel is None or self._screen is None:
+            self._panel = console.Panel(board)
+            self._screen = Screen(self._panel, (), lambda call, *args: call(*args))
+            self._screen.open()
+        self._panel.board = board
+        self._panel.frame = Text(_quiet(quiet), "dim")
+        for one in news:
+            self._screen.print(console.fitted(console.news_line(one), self._screen.console))
+        self._screen.redraw()
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        if self._screen:
+            self._screen.close()
+
+
+class _Log:
+    """News and a table an epoch, as lines."""
+
+    def __init__(self) -> None:
+        self._epoch = 0
+        self.say = partial(console.plain_console().print, soft_wrap=True)
+
+    def show(self, board: Board, news: list[News], quiet: float) -> None:
+        """Print what is new."""
+        del quiet
+        for one in news:
+            self.say(console.news_line(one))
+        if board.epoch > self._epoch:
+            self.say(console.epoch_table(board))
+        self._epoch = board.epoch
+
+    def close(self) -> None:
+        """There is nothing to give back."""
+
+
+def _quiet(seconds: float) -> str:
+    minutes = int(seconds // 60)
+    return f"no news for {minutes} min: a long step, or the training was killed" if minutes else ""

@@ -1,0 +1,235 @@
+"""Renders a review on the console: the run, its findings, blocks, epochs or single modules."""
+
+from __future__ import annotations
+
+import math
+from string import ascii_uppercase
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from yolo_gradwatch.board import Board
+from yolo_gradwatch.columns import Column, columns
+from yolo_gradwatch.compare import PARTS, differences, only_in
+from yolo_gradwatch.console import STYLES, number, sparkline, told, verdict
+from yolo_gradwatch.summary import of_blocks
+from yolo_gradwatch.tables import windows_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import pandas as pd
+
+    from yolo_gradwatch.board import BlockRow
+    from yolo_gradwatch.records import EpochTelemetry, Finding
+    from yolo_gradwatch.report import Report
+    from yolo_gradwatch.review import Run
+
+_TEXTS = ("module", "type", "findings")
+_SPARK = 32
+_NARROW_SPARK = 12
+_EPOCHS = 30  # that many are listed whole; of more, the first and the last ten
+_EDGE = 10
+
+
+def overview(run: Run, report: Report, table: pd.DataFrame, width: int | None) -> list[Text]:
+    """A run at a glance.
+
+    Args:
+        run: The run.
+        report: Its findings.
+        table: Its summary.
+        width: Cells of a line; None for as many as are needed, as in a file.
+    """
+    heading = Text("Gradient norm of each block, over the optimizer steps", "bold")
+    return [
+        headline(run, report, report.findings),
+        Text("\n").join(map(Text, report.facts())),
+        Text("\n").join([heading, _blocks(run, report, of_blocks(table, run.layout), width)]),
+        *epochs_text(report.epochs, width),
+    ]
+
+
+def single_modules(
+    run: Run, report: Report, findings: Sequence[Finding], table: pd.DataFrame, width: int | None
+) -> list[Text]:
+    """Some modules of a run, one a line, below the findings that concern them."""
+    some = f"{len(table)} of {len(run.layout.modules)} modules"
+    heading = Text(f"Gradient norm of {some}, over the optimizer steps", "bold")
+    return [headline(run, report, findings), Text("\n").join([heading, modules_text(table, width)])]
+
+
+def headline(run: Run, report: Report, findings: Iterable[Finding]) -> Text:
+    """The verdict, where it comes from, and findings in full."""
+    versions = ", ".join(f"{name} {version}" for name, version in run.meta["versions"].items())
+    options = run.meta["options"]["training"]
+    source = f"  {run.folder}: {report.status}, {options.get('model')} on {options.get('data')}"
+    parts = [verdict(report), Text(f"{source} ({versions})", "dim"), *map(told, findings)]
+    return Text("\n").join(parts)
+
+
+def modules_text(table: pd.DataFrame, width: int | None) -> Text:
+    """A table with a line a module."""
+    names = (
+        ("module", "module"),
+        ("type", "class"),
+        ("parameters", "parameters"),
+        *((f"norm_{name}", name) for name in ("first", "median", "last")),
+        ("norm_max", "highest"),
+        *(("nonfinite", "NaN/Inf"), ("zero", "zero"), ("none", "none")),
+        ("zero_fraction", "zeros"),
+        ("weight_norm", "weights"),
+        ("findings", "findings"),
+    )
+    shown = [
+        Column(heading, _cells(table[name]), is_left=name in _TEXTS) for name, heading in names
+    ]
+    return columns(shown, width)
+
+
+def epochs_text(epochs: Sequence[EpochTelemetry], width: int | None) -> list[Text]:
+    """Clipping and AMP of each epoch; of very many, the first and the last."""
+    if not epochs:
+        return []
+    hidden = len(epochs) - 2 * _EDGE if len(epochs) > _EPOCHS else 0
+    shown = [*epochs[:_EDGE], *epochs[-_EDGE:]] if hidden else epochs
+    text = columns(
+        [
+            Column("epoch", [f"{e.epoch}" for e in shown]),
+            Column("steps", [f"{e.steps:,}" for e in shown]),
+            Column("norm", [number(e.norm_median) for e in shown]),
+            Column("highest", [number(e.norm_max) for e in shown]),
+            Column("clipped", [f"{e.clipped / max(e.steps, 1):.0%}" for e in shown]),
+            Column("by a factor of", [number(e.clip_ratio) for e in shown]),
+            Column("AMP skipped", [f"{e.skipped:,}" for e in shown]),
+            Column("loss scale", ["-" if e.scale is None else f"{e.scale:g}" for e in shown]),
+        ],
+        width,
+    )
+    heading = Text("Gradient of the whole model, clipping and AMP of each epoch", "bold")
+    more = [Text(f"… {hidden:,} epochs between them: --epochs, --json", "dim")] if hidden else []
+    return [Text("\n").join([heading, text, *more])]
+
+
+def side_by_side(
+    runs: Sequence[Run],
+    reports: Sequence[Report],
+    table: pd.DataFrame,
+    names: dict[str, list[str]],
+    width: int | None,
+) -> list[Text]:
+    """Runs beside the first of them.
+
+    Args:
+        runs: Two or more.
+        reports: Theirs.
+        table: What `compare.compare` gives.
+        names: The modules to show, with their class in each run.
+        width: Cells of a line; None for as many as are needed, as in a file.
+    """
+    letters = ascii_uppercase
+    heads = [
+        Text(f"{letters[i]}  {run.folder}: {reports[i].verdict}") for i, run in enumerate(runs)
+    ]
+    differing = [
+        Text(f"   {one.name}: " + ", ".join(f"{letters[i]} {v}" for i, v in enumerate(one.by_run)))
+        for one in differences(runs)
+    ]
+    pairs = [_pair(table, names, i, width) for i in range(1, len(runs))]
+    return [Text("\n").join([*heads, *differing]), *pairs, _findings_apart(reports)]
+
+
+def _pair(table: pd.DataFrame, names: dict[str, list[str]], other: int, width: int | None) -> Text:
+    """The first run and another one, a line a module that one of them has."""
+    shown = {name: kinds for name, kinds in names.items() if kinds[0] or kinds[other]}
+
+    def cells(what: str, run: int, part: str) -> list[str]:
+        rows = table[(table["run"] == run) & (table["part"] == part)]
+        values = dict(zip(rows["module"], rows[what], strict=True))
+        return [_number(values.get(name)) for name in shown]
+
+    letter = ascii_uppercase[other]
+    classes = [_classes(kinds[0], kinds[other], letter) for kinds in shown.values()]
+    ratios = [Column(f"{letter}/A {p}", cells("ratio", other + 1, p)) for p in PARTS]
+    text = columns(
+        [
+            Column("module", list(shown), is_left=True),
+            Column("A last", cells("norm", 1, "last")),
+            Column(f"{letter} last", cells("norm", other + 1, "last")),
+            *ratios,
+            Column("class", classes, is_left=True),
+        ],
+        width,
+    )
+    what = "first, middle and last tenth of the steps of each run"
+    return Text("\n").join([Text(f"Gradient norm, {letter} beside A: {what}", "bold"), text])
+
+
+def _classes(one: str, other: str, letter: str) -> str:
+    if not one:
+        return f"{other}, only in {letter}"
+    if not other:
+        return f"{one}, only in A"
+    return one if one == other else f"{one} in A, {other} in {letter}"
+
+
+def _findings_apart(reports: Sequence[Report]) -> Text:
+    """The findings that only one run has."""
+    lines = []
+    for i, report in enumerate(reports):
+        others = [other for other in reports if other is not report]
+        for finding in only_in(report, others):
+            head = f"only in {ascii_uppercase[i]}: "
+            lines.append(Text.assemble((head, "bold"), told(finding)))
+    shared = sum(len(report.findings) for report in reports) - len(lines)
+    same = f", {shared} in more than one run" if shared else ""
+    heading = Text(f"Findings: {len(lines)} in one run only{same}", "bold")
+    return Text("\n").join([heading, *lines])
+
+
+def _blocks(run: Run, report: Report, table: pd.DataFrame, width: int | None) -> Text:
+    """A line a block with its history, whose width depends on the line's."""
+    board = Board(run.layout, clip=run.clip)
+    for window in windows_of(run.grid):
+        board.add_window(window)
+    board.show(report.findings)
+    rows = board.rows()
+    whole, blocks = table.iloc[:1], table.iloc[1:]
+    if width is None or width >= 100:
+        return columns(_block_columns(rows, whole, blocks, _SPARK), width)
+    return columns(_block_columns(rows, whole, blocks, _NARROW_SPARK), width)
+
+
+def _block_columns(
+    rows: Sequence[BlockRow], whole: pd.DataFrame, blocks: pd.DataFrame, spark: int
+) -> list[Column]:
+    norms = [
+        Column(name, [*_cells(blocks[f"norm_{name}"]), *_cells(whole[f"norm_{name}"])])
+        for name in ("first", "median", "last")
+    ]
+    styles = [*(STYLES[row.severity] for row in rows), ""]
+    return [
+        Column("block", [*(row.label for row in rows), "whole model"], is_left=True),
+        *norms,
+        Column("state", [*(row.state for row in rows), ""], styles, is_left=True),
+        Column(
+            "history",
+            [*(sparkline(row.history, spark) for row in rows), ""],
+            ["cyan"] * (len(rows) + 1),
+            is_left=True,
+        ),
+    ]
+
+
+def _cells(column: pd.Series) -> list[str]:
+    """A column of a summary as text; "-" for what there is none of."""
+    if column.name in _TEXTS:
+        return [str(value) or "-" for value in column]
+    if column.dtype.kind == "f":
+        return [_number(value) for value in column]
+    return [f"{value:,}" for value in column]
+
+
+def _number(value: float | None) -> str:
+    """A norm, "-" where there is none."""
+    return number(None if value is None or math.isnan(value) else float(value))

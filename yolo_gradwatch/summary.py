@@ -1,0 +1,131 @@
+"""One row a module: what its gradient was like over a run, or over some epochs of it."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from yolo_gradwatch.detect import RULES
+from yolo_gradwatch.records import WHOLE
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from yolo_gradwatch.records import Counts, Finding, Flags, Floats, Grid, Layout, Singles
+
+NORMS = ("norm_first", "norm_median", "norm_last", "norm_max")
+COUNTS = ("nonfinite", "zero", "none")
+
+
+def summary(
+    grid: Grid, layout: Layout, findings: Iterable[Finding], epochs: tuple[int, int] | None = None
+) -> pd.DataFrame:
+    """A table with a row for each module, in forward order.
+
+    Args:
+        grid: Of the run.
+        layout: Of the model.
+        findings: Those to name beside the modules that they concern.
+        epochs: First and last epoch to look at; all of them by default.
+
+    Returns:
+        ``module``, ``type``, ``parameters``; ``steps`` that were not skipped, and of these
+        ``nonfinite``, ``zero`` and ``none`` as in ``gradwatch.csv``; the L2 gradient norm as
+        ``norm_first``, ``norm_median`` (over the steps), ``norm_last`` and ``norm_max``, NaN where
+        there is none; the newest ``zero_fraction`` and ``weight_norm``; and ``findings``, the rules
+        that name the module, separated by spaces.
+    """
+    low, high = epochs or (0, np.iinfo(np.int64).max)
+    chosen = (grid.epoch >= low) & (grid.epoch <= high)
+    steps = (grid.steps - grid.skipped)[chosen]
+    mean, peak = grid.norm_mean[chosen], grid.norm_max[chosen]
+    return pd.DataFrame(
+        {
+            "module": layout.modules,
+            "type": layout.types,
+            "parameters": layout.parameters,
+            "steps": steps.sum(),
+            **{name: getattr(grid, name)[chosen].sum(axis=0) for name in COUNTS},
+            "norm_first": _first(mean),
+            "norm_median": _median(mean, steps),
+            "norm_last": _first(mean[::-1]),
+            "norm_max": np.fmax.reduce(peak, axis=0, initial=np.nan),
+            "zero_fraction": _first(grid.zero_fraction[chosen][::-1]),
+            "weight_norm": _first(grid.weight_norm[chosen][::-1]),
+            "findings": _rules(layout, findings),
+        }
+    )
+
+
+def of_blocks(table: pd.DataFrame, layout: Layout) -> pd.DataFrame:
+    """The rows of the whole model and of the top-level blocks."""
+    return table[table["module"].isin([WHOLE, *(name for name, _ in layout.blocks)])]
+
+
+def matching(table: pd.DataFrame, pattern: str) -> pd.DataFrame:
+    """The rows whose module matches a pattern such as ``model.2*``."""
+    return table[[fnmatchcase(name, pattern) for name in table["module"]]]
+
+
+def farthest(table: pd.DataFrame, count: int) -> pd.DataFrame:
+    """The rows that are farthest from normal, in forward order.
+
+    Those with a finding come first, then those without a norm above 0, then those whose median is
+    the most decades away from that of the others.
+    """
+    with np.errstate(divide="ignore"):
+        levels = np.log10(table["norm_median"].to_numpy(np.float64, na_value=0.0))
+    finite = levels[np.isfinite(levels)]
+    distance = np.abs(levels - (np.median(finite) if finite.size else 0.0))
+    order = np.lexsort((-distance, table["findings"].to_numpy() == ""))
+    return table.iloc[np.sort(order[:count])]
+
+
+def concerned(findings: Iterable[Finding]) -> set[str]:
+    """The modules that findings are about."""
+    return {name for finding in findings for name in (finding.module, *finding.modules)}
+
+
+def chosen_by(findings: Iterable[Finding], words: Collection[str]) -> list[Finding]:
+    """The findings of some rules or kinds of rules."""
+    return [f for f in findings if f.rule in words or RULES[f.rule].kind in words]
+
+
+def standing_in(findings: Iterable[Finding], grid: Grid, epochs: tuple[int, int]) -> list[Finding]:
+    """The findings that stood at some step of these epochs."""
+    inside = (grid.epoch >= epochs[0]) & (grid.epoch <= epochs[1])
+    if not inside.any():
+        return []
+    first, last = grid.step_first[inside][0], grid.step_last[inside][-1]
+    return [f for f in findings if f.step <= last and (f.step_end is None or f.step_end > first)]
+
+
+def _rules(layout: Layout, findings: Iterable[Finding]) -> list[str]:
+    rules: dict[str, dict[str, None]] = {name: {} for name in layout.modules}
+    for finding in findings:
+        for name in concerned([finding]):
+            rules.setdefault(name, {})[finding.rule] = None
+    return [" ".join(rules[name]) for name in layout.modules]
+
+
+def _first(values: Singles) -> Singles:
+    """(M,) the first of (W, M) values that there is; NaN if there is none."""
+    there: Flags = ~np.isnan(values)
+    if not len(values):
+        return np.full(values.shape[1], np.nan, np.float32)
+    return np.asarray(values[there.argmax(axis=0), np.arange(values.shape[1])], np.float32)
+
+
+def _median(values: Singles, weights: Counts) -> Floats:
+    """(M,) median of (W, M) values, each counted as often as its weight says, NaN ignored."""
+    if not len(values):
+        return np.full(values.shape[1], np.nan)
+    order = np.argsort(values, axis=0)  # NaN comes last
+    weight = np.where(np.isnan(values), 0, weights[:, None])
+    mass = np.take_along_axis(weight, order, axis=0).cumsum(axis=0)
+    middle = (mass >= mass[-1] / 2).argmax(axis=0)
+    median = np.take_along_axis(values, np.take_along_axis(order, middle[None], axis=0), axis=0)[0]
+    return np.where(mass[-1] > 0, median, np.nan).astype(np.float64)
