@@ -72,7 +72,7 @@ def _with_limits(command: Callable[..., None]) -> Callable[..., None]:
             annotation=Annotated[
                 (int if field.type == "int" else float) | None,
                 typer.Option(
-                    help=f"Default of the rule: {field.default}.",
+                    help=f"Default {field.default:g}; see the README.",
                     show_default=False,
                     rich_help_panel="Limits, instead of those of the training",
                 ),
@@ -111,15 +111,17 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
         bool, typer.Option("--modules", help="All modules in the picture, not the blocks.")
     ] = False,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help=f"Write a page; needs {_INSTALL}.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page to look at in a browser; needs plotly."),
     ] = None,
     thresholds: LimitsFile = None,
     **limits: float | None,
 ) -> None:
     """Review a watched training from its files: what was wrong, where, since when, what to try.
 
-    Needs neither a GPU nor the data. With --module, --rule, --epochs or --top it lists single
-    modules. With limits it decides every alert anew under them.
+    Needs neither a GPU nor the data. --module, --rule, --epochs and --top list single modules.
+
+    Limits such as --vanishing decide every alert anew.
     """
     words = alarm_words("--fail-on", fail_on)
     rules = rule_words("--rule", rule)
@@ -158,8 +160,9 @@ def compare(
 ) -> None:
     """Compare watched trainings: norms at the same share of training, and findings.
 
-    For the same model under another optimizer, image size or with a block of your own. Every run is
-    judged under its own limits and compared with the first.
+    For the same model under another optimizer or image size, or with a block of your own.
+
+    Every run is judged under its own limits and stands beside the first.
     """
     from yolo_gradwatch import compare as comparing
     from yolo_gradwatch.overview import side_by_side

@@ -97,7 +97,7 @@ def epochs_text(epochs: Sequence[EpochTelemetry], width: int | None) -> list[Tex
         [
             Column("epoch", [f"{e.epoch}" for e in shown]),
             Column("steps", [f"{e.steps:,}" for e in shown]),
-            Column("norm", [number(e.norm_median) for e in shown]),
+            Column("median", [number(e.norm_median) for e in shown]),
             Column("highest", [number(e.norm_max) for e in shown]),
             Column("clipped", [f"{e.clipped / max(e.steps, 1):.0%}" for e in shown]),
             Column("by a factor of", [number(e.clip_ratio) for e in shown]),
@@ -175,12 +175,11 @@ def _classes(one: str, other: str, letter: str) -> str:
 
 def _findings_apart(reports: Sequence[Report]) -> Text:
     """The findings that only one run has."""
-    lines = []
-    for i, report in enumerate(reports):
-        others = [other for other in reports if other is not report]
-        for finding in only_in(report, others):
-            head = f"only in {ascii_uppercase[i]}: "
-            lines.append(Text.assemble((head, "bold"), told(finding)))
+    lines = [
+        Text.assemble((f"  only in {ascii_uppercase[i]}:", "bold"), told(finding))
+        for i, report in enumerate(reports)
+        for finding in only_in(report, [other for other in reports if other is not report])
+    ]
     shared = sum(len(report.findings) for report in reports) - len(lines)
     same = f", {shared} in more than one run" if shared else ""
     heading = Text(f"Findings: {len(lines)} in one run only{same}", "bold")

@@ -74,13 +74,14 @@ def farthest(table: pd.DataFrame, count: int) -> pd.DataFrame:
     """The rows that are farthest from normal, in forward order.
 
     Those with a finding come first, then those without a norm above 0, then those whose median is
-    the most decades away from that of the others.
+    the most decades away from that of their class, because a normalization has smaller gradients
+    than a convolution.
     """
     with np.errstate(divide="ignore"):
-        levels = np.log10(table["norm_median"].to_numpy(np.float64, na_value=0.0))
-    finite = levels[np.isfinite(levels)]
-    distance = np.abs(levels - (np.median(finite) if finite.size else 0.0))
-    order = np.lexsort((-distance, table["findings"].to_numpy() == ""))
+        levels = np.log10(table["norm_median"].fillna(0.0)).replace(-np.inf, np.nan)
+    usual = levels.groupby(table["type"]).transform("median")
+    distance = (levels - usual).abs().fillna(np.inf)
+    order = np.lexsort((-distance.to_numpy(), table["findings"].to_numpy() == ""))
     return table.iloc[np.sort(order[:count])]
 
 
