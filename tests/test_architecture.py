@@ -30,25 +30,47 @@ ALLOWED = {
     "evidence": set(),
     "report": {"numpy", "records"},
     "runlog": {"evidence", "records"},
+    "tables": {"numpy", "pandas", "records", "runlog"},
     "review": {
-        *("numpy", "pandas"),
-        *("diagnosis", "evidence", "records", "report", "runlog", "thresholds"),
+        *("diagnosis", "evidence", "records", "report", "runlog", "tables", "thresholds"),
+    },
+    "summary": {"numpy", "pandas", "detect", "records"},
+    "compare": {"numpy", "pandas", "records"},
+    "heatmap": {"numpy", "records", "telemetry"},
+    "plots": {"numpy", "matplotlib", "heatmap"},
+    "columns": {"rich"},
+    "overview": {
+        "rich",
+        *("board", "columns", "compare", "console", "summary", "tables"),
+    },
+    "follow": {
+        "rich",
+        *("board", "console", "diagnosis", "evidence", "records", "review", "runlog", "screen"),
+        *("tables", "thresholds"),
+    },
+    "usage": {"rich", "typer", "detect", "thresholds"},
+    "cli_review": {
+        *("rich", "typer", "compare", "console", "detect", "follow", "heatmap", "overview"),
+        *("plots", "review", "runlog", "summary", "thresholds", "usage"),
     },
     "sinks": {"numpy", "records"},
     "board": {"numpy", "records", "telemetry"},
-    "console": {"numpy", "rich"},
+    "console": {"numpy", "rich", "report"},
     "screen": {"rich", "console"},
     "trainer": {"ultralytics", "records"},
     "recorder": {
         "rich",
         *("board", "console", "detect", "diagnosis", "evidence", "records", "report", "review"),
-        *("rollup", "runlog", "screen", "sinks", "telemetry", "thresholds"),
+        *("rollup", "runlog", "screen", "sinks", "tables", "telemetry", "thresholds"),
     },
     "session": {"capture", "evidence", "layout", "recorder", "trainer"},
     "watch": {"detect", "recorder", "session", "thresholds", "trainer"},
     "faults": {"torch"},
     "demo": {"PIL", "faults", "trainer"},
-    "cli": {"rich", "typer", "demo", "detect", "faults", "thresholds", "trainer", "watch"},
+    "cli": {
+        *("rich", "typer", "cli_review", "demo", "detect", "faults", "thresholds", "trainer"),
+        *("usage", "watch"),
+    },
 }
 """Each module and what it imports at run time, the standard library aside."""
 

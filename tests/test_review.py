@@ -289,7 +289,9 @@ def test_a_folder_that_is_not_there(tmp_path):
 def test_a_missing_table_is_named(tmp_path, name):
     watch(tmp_path, DEAD)
     (tmp_path / name).unlink()
-    with pytest.raises(FormatError, match=rf"{name}: No such file.*; copy it from the run's folder"):
+    with pytest.raises(
+        FormatError, match=rf"{name}: No such file.*; copy it from the run's folder"
+    ):
         load_run(tmp_path)
 
 

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 PICTURE = "gradwatch.png"
 
-_INSTALL = "pip install 'yolo-gradwatch[html]'"
-
 Folder = Annotated[
     Path,
     typer.Argument(
@@ -110,10 +108,6 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
     modules: Annotated[
         bool, typer.Option("--modules", help="All modules in the picture, not the blocks.")
     ] = False,
-    html: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write a page to look at in a browser; needs plotly."),
-    ] = None,
     thresholds: LimitsFile = None,
     **limits: float | None,
 ) -> None:
@@ -143,7 +137,7 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
         _print([console.end_report(report)])
     else:
         _print_review(loaded, report, findings, table, narrow=narrow)
-    _draw(loaded, report, html, plot=plot, modules=modules)
+    _draw(loaded, report, plot=plot, modules=modules)
     raise typer.Exit(FOUND if any(matches(f, words) for f in report.alarms) else FINE)
 
 
@@ -356,21 +350,14 @@ def _write_json(content: dict[str, object]) -> None:
     sys.stdout.write(json_format.dumps(content, indent=1) + "\n")
 
 
-def _draw(run: Run, report: Report, html: Path | None, *, plot: bool, modules: bool) -> None:
-    """The pictures that were asked for; their paths go where no data goes."""
+def _draw(run: Run, report: Report, *, plot: bool, modules: bool) -> None:
+    """The picture, if it was asked for; its path goes where no data goes."""
     if plot or modules:
         from yolo_gradwatch import plots
         from yolo_gradwatch.heatmap import heatmap
 
         path = run.folder / PICTURE
         _written(path, lambda: plots.write(heatmap(run, report, modules=modules), report, path))
-    if html:
-        from yolo_gradwatch import page
-
-        try:
-            _written(html, lambda: page.write(run, report, html))
-        except ModuleNotFoundError as error:
-            refuse(f"--html needs {error.name}: {_INSTALL}")
 
 
 def _written(path: Path, write: Callable[[], None]) -> None:
