@@ -1,235 +1,310 @@
-"""Pictures of a run (matplotlib).
-
-A picture leaves the user's matplotlib alone: no pyplot, no backend and no setting is touched. It
-does not follow settings either; what they would change is said for each artist.
-"""
+"""The picture of a run (matplotlib): a heat map of norms above strips of the whole model."""
 
 from __future__ import annotations
 
-import io
 import textwrap
-from functools import partial
-from itertools import groupby, pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
-from matplotlib.colors import ListedColormap, Normalize, to_rgba_array
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize, to_rgba
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, get_font
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, PathPatch, Rectangle
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.path import Path as Outline
-from matplotlib.ticker import NullLocator
 
 from yolo_gradwatch.heatmap import NONE, NONFINITE, UNKNOWN, ZERO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from matplotlib.axes import Axes
-    from numpy.typing import NDArray
+    from matplotlib.text import Text
 
     from yolo_gradwatch.heatmap import Heatmap, Mark
-    from yolo_gradwatch.records import Finding, Flags, Floats
+    from yolo_gradwatch.records import Floats
     from yolo_gradwatch.report import Report
 
-DPI = 150
-"""Pixels of an inch. Lengths are in pixels, sizes of text in points."""
+DPI = 100
+WIDTH = 13.0
+"""Inches."""
 
-COLOURS = {NONFINITE: "#ff2a2a", ZERO: "#000000", NONE: "#5f5f5f", UNKNOWN: "#dedede"}
-"""Of the cells that have no place on the scale."""
-
-SEVERITIES = {"critical": "#b00000", "warning": "#ff8c00", "notice": "#8a8a8a"}
-
-_MEANINGS = {
-    NONFINITE: "NaN or Inf",
-    ZERO: "exactly zero",
-    NONE: "no gradient at all",
-    UNKNOWN: "unknown: AMP skipped the steps, or it was frozen",
+STATES = {
+    NONFINITE: ("NaN or Inf", "#e4002b"),
+    ZERO: ("exactly zero", "#000000"),
+    NONE: ("no gradient", "#707070"),
+    UNKNOWN: ("skipped or frozen", "#dddddd"),
 }
-_HATCH, _INK, _PALE, _LINE = "#b5b5b5", "#1a1a1a", "#666666", "#bbbbbb"
-_MEAN, _BAND, _CLIPPED, _SKIPPED = "#1f5a94", "#a9c8e6", "#7a9cc0", "#9a5fb5"
-_HEALTHY = "#2e7d32"
+"""What a cell without a norm means, and its colour."""
 
-_PLAIN = Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-_BOLD = _PLAIN.with_name("DejaVuSans-Bold.ttf")
-_SIZE = 8.0  # of text
-_POINT = DPI / 72
-_LINE_HEIGHT = 30
-
-_MARGIN = 30
-_GAP = 14
-_NARROW = 1050  # all columns together are at least that wide
-_WIDE = 6000  # and at most that
-_HIGH = 8400  # all rows together are at most that high
-_ROOM = 1440  # rows share that, as long as they stay between the two heights that follow
-_LOW_ROW, _HIGH_ROW = 15, 36
-_LABEL_ROW = 11  # the lowest that can have a label of its own
-_TALL = 2000  # a map that has its steps at the top, too
-_LABEL = 900  # the longest label of a row
-_LONGEST = 300  # characters that are looked at of a name
-_MARKER = 24
-_LISTED = 10
-_SPAN = 2.0  # decades that the scale has at least, so that noise is not blown up
-_BORDERS = 60  # so many epochs have lines between them
-
-
-def draw(picture: Heatmap, report: Report) -> Figure:
-    """A picture of a run: heat map, norm of the whole gradient, clipping, and the findings.
-
-    Args:
-        picture: What it shows.
-        report: Its verdict and its findings.
-    """
-    page = _page(picture)
-    bands = [*_heading(page, report), *_charts(page, picture), _list(page, report)]
-    height = 2 * _MARGIN + sum(band.above + band.height for band in bands)
-    size = page.width / DPI, height / DPI
-    figure = Figure(figsize=size, dpi=DPI, facecolor="white", edgecolor="white", layout="none")
-    FigureCanvasAgg(figure)
-    bottom = height - _MARGIN
-    for band in bands:
-        bottom -= band.above + band.height
-        box = band.left, bottom, band.width, band.height
-        axes = figure.add_axes(tuple(np.divide(box, (page.width, height) * 2)), label=band.name)
-        _prepare(axes, band)
-        band.paint(axes)
-    return figure
+_RANKS = np.array([1, 4, 3, 2, 0])  # by state: which is shown where columns are merged
+_COLOURS = {"critical": "#d1001c", "warning": "#e07b00"}
+_MOST_COLUMNS = 900
+_MOST_LISTED = 10
+_LONGEST_NAME = 48
+_SPAN = 2.0  # decades that the colours span at least, so that noise is not blown up
+_TALLEST = 85.0  # inches of the heat map
+_STRIP, _SHARES, _GAP, _LINE = 1.1, 0.5, 0.18, 0.2  # inches
 
 
 def write(picture: Heatmap, report: Report, path: Path) -> None:
-    """Draw a run into a PNG file, which a reader finds whole or not at all.
+    """Write the picture as a PNG file, replacing an earlier one whole.
 
     Raises:
         OSError: It cannot be written.
     """
-    content = io.BytesIO()
-    FigureCanvasAgg(draw(picture, report)).print_png(content)
-    draft = path.with_name(f"{path.name}.tmp")
+    draft = path.with_name(f".{path.name}.tmp")
     try:
-        draft.write_bytes(content.getbuffer())
+        draw(picture, report).savefig(draft, format="png", dpi=DPI)
         draft.replace(path)
-    except OSError:
+    finally:
         draft.unlink(missing_ok=True)
-        raise
 
 
-class _Page(NamedTuple):
-    """Where things lie.
+def draw(picture: Heatmap, report: Report) -> Figure:
+    """The picture as a figure of its own, which no global state of matplotlib knows of."""
+    rows, columns = picture.levels.shape
+    listed = _findings(picture)
+    heat = min(max(0.26 if rows <= 60 else 0.11, 1.5 / max(rows, 1)) * rows, _TALLEST)
+    lowest = 0.75 + _LINE * (len(listed) + 1)
+    height = 1.15 + heat + _STRIP + _SHARES + 2 * _GAP + lowest
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI)
+    FigureCanvasAgg(figure)
+    _title(figure, report, height)
+    if not rows or not columns:
+        figure.text(0.5, 0.5, "no window yet", ha="center")
+        return figure
+    left = 0.5 + max(map(len, map(_short, picture.labels))) * (0.075 if rows <= 60 else 0.052)
+    box = _Box(left, WIDTH - left - 1.75, height)
+    bottom = lowest + _SHARES + _GAP + _STRIP + _GAP
+    map_axes = box.axes(figure, bottom, heat)
+    scale = _heat(map_axes, picture)
+    total = box.axes(figure, lowest + _SHARES + _GAP, _STRIP, share=map_axes)
+    _total(total, picture)
+    shares = box.axes(figure, lowest, _SHARES, share=map_axes)
+    _shares(shares, picture)
+    for mark in picture.marks:
+        _mark(map_axes if mark.rows else total, picture, mark)
+    _legend(figure, box, picture, scale, bottom + heat)
+    _steps(shares, picture)
+    _list(figure, listed, height)
+    return figure
 
-    Attributes:
-        left: Where the columns begin.
-        columns: Width of all columns.
-        column: Width of one; below 1 if there are very many.
-        row: Height of a row.
-        width: Of the page.
+
+class _Box:
+    """Places axes above each other, in inches.
+
+    Args:
+        left: Of all of them.
+        width: Of all of them.
+        height: Of the figure.
     """
 
-    left: int
-    columns: int
-    column: float
-    row: int
-    width: int
+    def __init__(self, left: float, width: float, height: float) -> None:
+        self.left = left
+        self.right = left + width
+        self._width = width
+        self.height = height
 
-    @property
-    def inner(self) -> int:
-        """Width between the margins."""
-        return self.width - 2 * _MARGIN
-
-    @property
-    def every(self) -> int:
-        """Every so many rows one has a label."""
-        return -(-_LABEL_ROW // self.row)
-
-    @property
-    def label_size(self) -> float:
-        """Of the labels of the rows."""
-        return min(_SIZE, 0.8 * self.row * self.every / _POINT)
+    def axes(self, figure: Figure, bottom: float, height: float, share: Axes | None = None) -> Axes:
+        """New axes with their lower edge at ``bottom``."""
+        place = (self.left / WIDTH, bottom / self.height, self._width / WIDTH, height / self.height)
+        return figure.add_axes(place, sharex=share)
 
 
-class _Band(NamedTuple):
-    """A stretch of the page.
-
-    Attributes:
-        name: What it shows.
-        left: Where it begins.
-        width: Its width.
-        height: Its height.
-        above: Free space above it, for labels of its own and of the band before.
-        paint: Draws it.
-        is_chart: Whether it has a frame; if not, its axes count pixels from its top left.
-    """
-
-    name: str
-    left: int
-    width: int
-    height: int
-    above: int
-    paint: Callable[[Axes], None]
-    is_chart: bool = True
+def _title(figure: Figure, report: Report, height: float) -> None:
+    lines = textwrap.fill(report.verdict, 125)
+    run = figure.text(0.01, 1 - 0.12 / height, f"{report.run}", va="top", fontsize=11)
+    run.set_weight("bold")
+    _plain(run)
+    _plain(figure.text(0.01, 1 - 0.36 / height, lines, va="top", fontsize=9))
 
 
-def _page(picture: Heatmap) -> _Page:
-    rows, windows = max(len(picture.labels), 1), max(len(picture.epoch), 1)
-    columns = min(windows * -(-_NARROW // windows), _WIDE)
-    row = min(_HIGH_ROW, max(_LOW_ROW, _ROOM // rows), max(_HIGH // rows, 1))
-    page = _Page(0, columns, columns / windows, row, 0)
-    labels = [_pixels(name, page.label_size, _BOLD) for name in _row_labels(page, picture)]
-    left = _MARGIN + _GAP + int(max([*labels, _pixels(_SHARES[1])]))
-    right = _MARGIN + _GAP + int(_pixels(_clip_label(picture)))
-    return page._replace(left=left, width=left + columns + right)
-
-
-def _row_labels(page: _Page, picture: Heatmap) -> list[str]:
-    shown = picture.labels[:: page.every]
-    return [_fitted(name, _LABEL, page.label_size, _BOLD) for name in shown]
-
-
-def _prepare(axes: Axes, band: _Band) -> None:
-    """Bring axes into a state that does not depend on settings."""
-    axes.set_facecolor("white")
-    axes.grid(visible=False, which="both")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_minor_locator(NullLocator())
-    sides = dict.fromkeys(("left", "right", "top", "bottom"), False)
-    sides |= {f"label{side}": False for side in sides}
-    axes.tick_params(which="both", direction="out", width=0.8, color=_PALE, **sides)
-    axes.set(xticks=[], yticks=[], xmargin=0, ymargin=0)
-    for spine in axes.spines.values():
-        spine.set(visible=band.is_chart, edgecolor=_PALE, linewidth=0.8)
-    if not band.is_chart:
-        axes.patch.set_visible(False)
-        axes.set(xlim=(0, band.width), ylim=(band.height, 0))
-
-
-# --- words
-
-
-def _style(size: float = _SIZE, colour: str = _INK, font: Path = _PLAIN) -> dict[str, Any]:
-    """Of a text that is shown as it is: ``$`` in a name begins no formula."""
-    return {
-        "fontproperties": FontProperties(fname=str(font), size=size),
-        "color": colour,
-        "parse_math": False,
-        "usetex": False,
-    }
-
-
-def _pixels(text: str, size: float = _SIZE, font: Path = _PLAIN) -> float:
-    """How wide a line is."""
-    properties = FontProperties(fname=str(font), size=size)
-    width: float = RendererAgg(1, 1, DPI).get_text_width_height_descent(text, properties, False)[0]
-    return width
-
-
-def _drawable(text: str, font: Path = _PLAIN) -> str:
-    """A text with a stand-in for what the font does not have."""
-    face = get_font(str(font))
-    return "".join(
-        c if c.isprintable() and face.get_char_index(ord(c)) else "\N{REPLACEMENT CHARACTER}"
-        for c in text
+def _heat(axes: Axes, picture: Heatmap) -> ScalarMappable:
+    """The levels of all rows, and cells that have none in colours of their own."""
+    low, high = _limits(picture.levels)
+    scale = ScalarMappable(Normalize(low, high), colormaps["viridis"])
+    levels, states, width = _merged(picture)
+    colours = scale.to_rgba(np.nan_to_num(levels, nan=low))
+    for state, (_, colour) in STATES.items():
+        colours[states == state] = to_rgba(colour)
+    rows = len(picture.labels)
+    right = levels.shape[1] * width - 0.5
+    axes.imshow(
+        colours,
+        aspect="auto",
+        interpolation="nearest",
+        extent=(-0.5, right, rows - 0.5, -0.5),
     )
+    axes.set_xlim(-0.5, picture.levels.shape[1] - 0.5)
+    axes.set_yticks(range(rows), [_short(label) for label in picture.labels])
+    axes.tick_params(axis="y", labelsize=8 if rows <= 60 else 5.5, length=0)
+    axes.tick_params(axis="x", bottom=False, labelbottom=False)
+    for label in axes.get_yticklabels():
+        _plain(label)
+    _epochs(axes, picture)
+    return scale
+
+
+def _merged(picture: Heatmap) -> tuple[Floats, Any, int]:
+    """Levels and states with at most so many columns that none is lost, and how many are one."""
+    width = -(-picture.levels.shape[1] // _MOST_COLUMNS)
+    if width == 1:
+        return picture.levels, picture.states, 1
+    spare = -picture.levels.shape[1] % width
+    levels = np.pad(picture.levels, ((0, 0), (0, spare)), mode="edge")
+    states = np.pad(picture.states, ((0, 0), (0, spare)), mode="edge")
+    levels = levels.reshape(len(levels), -1, width)
+    states = states.reshape(len(states), -1, width)
+    worst = _RANKS[states].argmax(axis=2)[..., None]
+    known = ~np.isnan(levels)
+    total = np.where(known, levels, 0.0).sum(axis=2)
+    mean = np.where(known.any(axis=2), total / np.maximum(known.sum(axis=2), 1), np.nan)
+    return mean, np.take_along_axis(states, worst, axis=2)[..., 0], width
+
+
+def _limits(levels: Floats) -> tuple[float, float]:
+    """Lowest and highest level that is coloured, at least two decades apart."""
+    finite = levels[np.isfinite(levels)]
+    if not finite.size:
+        return -1.0, 1.0
+    low, high = float(finite.min()), float(finite.max())
+    spare = max(_SPAN - (high - low), 0.0) / 2
+    return low - spare, high + spare
+
+
+def _epochs(axes: Axes, picture: Heatmap) -> None:
+    """The number of each epoch above its first column; of many, some."""
+    begins = np.flatnonzero(np.diff(picture.epoch, prepend=0))
+    begins = begins[:: -(-len(begins) // 20)]
+    above = axes.secondary_xaxis("top")
+    above.set_xticks(begins - 0.5, [str(picture.epoch[i]) for i in begins])
+    above.tick_params(labelsize=7, length=3)
+    above.set_xlabel("epoch", fontsize=8, labelpad=2)
+
+
+def _total(axes: Axes, picture: Heatmap) -> None:
+    """The norm of the whole model, with the limit above which it is clipped."""
+    low, mean, high = np.where(picture.totals > 0, picture.totals, np.nan)
+    x = np.arange(len(mean))
+    axes.set_yscale("log")
+    axes.fill_between(x, low, high, step="mid", color="#9ecae1", linewidth=0)
+    axes.plot(x, mean, drawstyle="steps-mid", color="#08519c", linewidth=1, marker=_dot(mean))
+    axes.axhline(picture.clip, color="#444444", linestyle="--", linewidth=0.8)
+    axes.text(
+        1.005,
+        picture.clip,
+        f"clipped above {picture.clip:g}",
+        transform=axes.get_yaxis_transform(),
+        fontsize=7,
+        va="center",
+    )
+    axes.set_ylabel("norm of the\nwhole model", fontsize=8)
+    axes.tick_params(labelsize=7, labelbottom=False)
+    axes.grid(axis="y", linewidth=0.3)
+
+
+def _dot(values: Floats) -> str:
+    """A marker, where a line would not show a value between two that are missing."""
+    return "." if len(values) < 2 or np.isnan(values).any() else ""
+
+
+def _shares(axes: Axes, picture: Heatmap) -> None:
+    """The shares of the steps that were clipped, and that AMP skipped."""
+    x = np.arange(len(picture.clipped))
+    axes.bar(x, picture.clipped, width=1, color="#c6c6c6")
+    axes.bar(x, picture.skipped, width=1, color="#e07b00")
+    axes.set_ylim(0, 1)
+    axes.set_yticks([0, 1], ["0%", "100%"])
+    axes.tick_params(labelsize=7)
+    for height, word, colour in ((0.75, "clipped", "#8a8a8a"), (0.2, "AMP skipped", "#e07b00")):
+        text = axes.text(1.005, height, word, transform=axes.transAxes, fontsize=7, va="center")
+        text.set_color(colour)
+
+
+def _mark(axes: Axes, picture: Heatmap, mark: Mark) -> None:
+    """The number of a finding where it began, and a frame over the columns in which it stood."""
+    colour = _COLOURS[mark.finding.severity]
+    halo = [withStroke(linewidth=2.6, foreground="white")]
+    if mark.rows:
+        size = mark.last - mark.first + 1
+        frame = Rectangle((mark.first - 0.5, mark.rows[0] - 0.5), size, 1, fill=False)
+        frame.set(edgecolor=colour, linewidth=1.3, path_effects=halo, clip_on=False)
+        axes.add_patch(frame)
+        others = mark.rows[1:]
+        axes.plot([mark.first] * len(others), others, ">", color=colour, ms=3, mec="white", mew=0.4)
+        place: tuple[float, float] = (mark.first, mark.rows[0])
+    else:
+        total = picture.totals[1, mark.first]
+        place = (mark.first, total if total > 0 else picture.clip)
+    axes.text(
+        *place,
+        str(mark.finding.number),
+        fontsize=6.5,
+        color="white",
+        ha="center",
+        va="center",
+        bbox={"boxstyle": "circle,pad=0.25", "facecolor": colour, "edgecolor": "white"},
+    )
+
+
+def _legend(figure: Figure, box: _Box, picture: Heatmap, scale: ScalarMappable, top: float) -> None:
+    """The colours of the levels, and of cells that have none, on the right."""
+    low, high = scale.get_clim()
+    size = 1.4
+    place = ((box.right + 0.2) / WIDTH, (top - size) / box.height, 0.15 / WIDTH, size / box.height)
+    bar = figure.colorbar(scale, cax=figure.add_axes(place))
+    ticks = np.arange(np.ceil(low), np.floor(high) + 1)  # type: ignore[arg-type]  # set by _heat
+    ticks = ticks[:: -(-len(ticks) // 6)]
+    bar.set_ticks(list(ticks), labels=[f"1e{tick:+.0f}" for tick in ticks])
+    bar.ax.tick_params(labelsize=7)
+    bar.ax.set_title("gradient\nnorm (L2)", fontsize=7.5, loc="left")
+    there = [state for state in STATES if (picture.states == state).any()]
+    if there:
+        figure.legend(
+            handles=[Patch(color=STATES[state][1], label=STATES[state][0]) for state in there],
+            loc="upper left",
+            bbox_to_anchor=((box.right + 0.1) / WIDTH, (top - size - 0.1) / box.height),
+            fontsize=7,
+            frameon=False,
+            borderpad=0,
+        )
+
+
+def _steps(axes: Axes, picture: Heatmap) -> None:
+    """Numbers of steps below the lowest strip."""
+    columns = len(picture.step_first)
+    at = np.unique(np.linspace(0, columns - 1, min(columns, 9)).round().astype(int))
+    axes.set_xticks(at, [f"{picture.step_first[i]:,}" for i in at])
+    widths = picture.step_last - picture.step_first
+    more = " (a column is a window of steps: single ones at first, later more)"
+    axes.set_xlabel(f"optimizer step{more if widths.any() else ''}", fontsize=8)
+
+
+def _findings(picture: Heatmap) -> list[tuple[str, str]]:
+    """A line and a colour for each finding; of many, the first ones."""
+    lines = []
+    for mark in picture.marks[:_MOST_LISTED]:
+        f = mark.finding
+        end = "" if f.step_end is None else f" until step {f.step_end:,}"
+        text = f"{f.number}  {f.severity} {f.rule} in {_short(f.module)} since step {f.step:,}{end}"
+        lines.append((text, _COLOURS[f.severity]))
+    hidden = len(picture.marks) - len(lines)
+    return [*lines, (f"… and {hidden} more", "#444444")] if hidden else lines
+
+
+def _list(figure: Figure, lines: list[tuple[str, str]], height: float) -> None:
+    for i, (text, colour) in enumerate(reversed(lines)):
+        _plain(figure.text(0.01, (0.1 + _LINE * i) / height, text, fontsize=8, color=colour))
+
+
+def _short(name: str) -> str:
+    """A long name without its middle."""
+    half = _LONGEST_NAME // 2
+    return name if len(name) <= _LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"
+
+
+def _plain(text: Text) -> None:
+    """Show a text as it is: a name from a file may hold a dollar sign."""
+    text.set_parse_math(False)
