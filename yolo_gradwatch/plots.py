@@ -116,7 +116,7 @@ class _Box:
 def _title(figure: Figure, report: Report, height: float) -> None:
     lines = textwrap.fill(report.verdict, 125)
     run = figure.text(0.01, 1 - 0.12 / height, f"{report.run}", va="top", fontsize=11)
-    run.set_weight("bold")
+    run.set_fontweight("bold")
     _plain(run)
     _plain(figure.text(0.01, 1 - 0.36 / height, lines, va="top", fontsize=9))
 
@@ -255,7 +255,7 @@ def _legend(figure: Figure, box: _Box, picture: Heatmap, scale: ScalarMappable, 
     size = 1.4
     place = ((box.right + 0.2) / WIDTH, (top - size) / box.height, 0.15 / WIDTH, size / box.height)
     bar = figure.colorbar(scale, cax=figure.add_axes(place))
-    ticks = np.arange(np.ceil(low), np.floor(high) + 1)  # type: ignore[arg-type]  # set by _heat
+    ticks = np.arange(np.ceil(low), np.floor(high) + 1)
     ticks = ticks[:: -(-len(ticks) // 6)]
     bar.set_ticks(list(ticks), labels=[f"1e{tick:+.0f}" for tick in ticks])
     bar.ax.tick_params(labelsize=7)
