@@ -17,8 +17,8 @@ from yolo_gradwatch import runlog
 from yolo_gradwatch.evidence import FOLDER
 from yolo_gradwatch.records import Event, Finding, News, Window
 from yolo_gradwatch.review import load_run
-from yolo_gradwatch.tables import windows_of
 from yolo_gradwatch.runlog import FormatError, RunLog
+from yolo_gradwatch.tables import windows_of
 
 M = len(LAYOUT.modules)
 LAST = LAYOUT.modules[-1]
