@@ -21,6 +21,10 @@ FORMAT_VERSION = 1
 WINDOWS_FILE = "gradwatch.csv"
 ALERTS_FILE = "gradwatch_alerts.csv"
 META_FILE = "gradwatch.json"
+RUN_FILES = (WINDOWS_FILE, ALERTS_FILE, META_FILE)
+"""What a run is read from."""
+
+PICTURE_FILE = "gradwatch.png"
 
 COUNT_COLUMNS = ("nonfinite", "zero", "none")
 FLOAT_COLUMNS = ("zero_fraction", "norm_min", "norm_mean", "norm_max", "weight_norm")
@@ -113,6 +117,7 @@ class RunLog:
         self._alerts.write([])
         if self._is_new:
             evidence.clear(self._folder)
+            (self._folder / PICTURE_FILE).unlink(missing_ok=True)
 
     def write_window(self, window: Window) -> None:
         """Append one row a module."""
@@ -218,15 +223,24 @@ def whole_windows(content: bytes, last_module: str) -> int:
         last_module: Of the layout.
     """
     end = whole_lines(content)
-    begin, step, ends_with = end, None, b""
+    begin, step, ends_with = end, None, ""
     for line in _lines_backwards(content, end):
-        _, first, _, module, *_ = (*line.split(b",", 4), b"", b"", b"", b"")
+        _, first, _, module, *_ = (*cells(line), "", "", "", "")
         if step is None:
             step, ends_with = first, module
         elif first != step:
-            return end if ends_with in (module, last_module.encode()) else begin
+            return end if ends_with in (module, last_module) else begin
         begin -= len(line)
     return end
+
+
+def cells(line: bytes) -> list[str]:
+    """The cells of a line of a CSV file in which no cell goes on in the next line."""
+    text = line.decode("utf-8", "replace")
+    try:
+        return next(csv.reader([text]), [])
+    except csv.Error:  # a character or a length that csv does not take
+        return text.split(",")
 
 
 def whole_lines(content: bytes) -> int:
@@ -243,7 +257,7 @@ def _lines_backwards(content: bytes, end: int) -> Iterator[bytes]:
 
 def set_aside(folder: Path) -> None:
     """Rename the files of a run, so that new ones do not replace them."""
-    for name in (WINDOWS_FILE, ALERTS_FILE, META_FILE):
+    for name in RUN_FILES:
         if (folder / name).exists():
             (folder / name).replace(folder / f"{name}.old")
 

@@ -98,10 +98,13 @@ def chosen_by(findings: Iterable[Finding], words: Collection[str]) -> list[Findi
 def standing_in(findings: Iterable[Finding], grid: Grid, epochs: tuple[int, int]) -> list[Finding]:
     """The findings that stood at some step of these epochs."""
     inside = (grid.epoch >= epochs[0]) & (grid.epoch <= epochs[1])
-    if not inside.any():
-        return []
-    first, last = grid.step_first[inside][0], grid.step_last[inside][-1]
-    return [f for f in findings if f.step <= last and (f.step_end is None or f.step_end > first)]
+    first, last = grid.step_first[inside], grid.step_last[inside]
+
+    def stood(finding: Finding) -> bool:
+        end = np.inf if finding.step_end is None else finding.step_end
+        return bool(((finding.step <= last) & (first < end)).any())
+
+    return [finding for finding in findings if stood(finding)]
 
 
 def _rules(layout: Layout, findings: Iterable[Finding]) -> list[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import io
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from yolo_gradwatch import runlog
 from yolo_gradwatch.records import Grid, Layout, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 _SHARED = ("epoch", "step_first", "step_last", "steps", "skipped")
@@ -58,7 +58,10 @@ def parse(content: bytes) -> pd.DataFrame:
         ValueError: A line is not one of it.
     """
     types = {name: _TYPES[name] for name in runlog.WINDOW_COLUMNS}
-    return _parse(content, types, names=runlog.WINDOW_COLUMNS, header=None)
+    table = _parse(content, types, names=runlog.WINDOW_COLUMNS, header=None)
+    if not (_is_even(content, len(types)) and _is_possible(table)):
+        raise ValueError("a line with too few or too many cells, or a negative count")
+    return table
 
 
 def grid_of(table: pd.DataFrame, layout: Layout) -> Grid:
@@ -117,7 +120,7 @@ def _table(path: Path, content: bytes, end: int, columns: Sequence[str]) -> pd.D
     types = {name: _TYPES.get(name, "str") for name in columns}
     try:
         table = _parse(whole, types) if _is_even(whole, len(columns)) else None
-    except ValueError:
+    except (ValueError, OverflowError):
         table = None
     if table is None or not _is_possible(table):
         raise runlog.FormatError(_damage(path, whole, columns))
@@ -183,41 +186,19 @@ def _wrong_cells(columns: Sequence[str], row: Sequence[str]) -> list[str]:
     return [
         f"{text!r} is no {name}"
         for name, text in zip(columns, row, strict=True)
-        if not _reads(_READERS.get(_TYPES.get(name, "")), text)
+        if not re.fullmatch(_CELLS.get(_TYPES.get(name, ""), ".*"), text)
     ]
-
-
-def _reads(reader: Callable[[str], object] | None, text: str) -> bool:
-    try:
-        return reader is None or reader(text) is not None
-    except ValueError:
-        return False
 
 
 def _rows(content: bytes) -> Iterator[tuple[int, list[str]]]:
     """The cells of each line, with its number."""
-    rows = csv.reader(io.StringIO(content.decode("utf-8", "replace"), newline=""))
-    for row in rows:
-        yield rows.line_num, row
+    for number, line in enumerate(content.split(b"\n")[:-1], 1):
+        yield number, runlog.cells(line)
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 2**63:
-        raise ValueError
-    return number
-
-
-def _float(text: str) -> float:
-    return float(text or "nan")
-
-
-_READERS: dict[str, Callable[[str], object]] = {
-    "int64": _count,
-    "float32": _float,
-    "float64": float,
-}
-"""What a cell must be able to become, by the type of its column."""
+_NUMBER = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?inf"
+_CELLS = {"int64": "[0-9]{1,18}", "float32": f"({_NUMBER})?", "float64": _NUMBER}
+"""What a cell must look like, by the type of its column."""
 
 
 def _check_steps(path: Path, table: pd.DataFrame) -> None:
