@@ -15,7 +15,7 @@ from rich.text import Text
 
 from yolo_gradwatch import console
 from yolo_gradwatch.detect import matches
-from yolo_gradwatch.runlog import FormatError
+from yolo_gradwatch.runlog import PICTURE_FILE, FormatError
 from yolo_gradwatch.thresholds import Thresholds
 from yolo_gradwatch.usage import (
     FINE,
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from yolo_gradwatch.records import Finding
     from yolo_gradwatch.report import Report
     from yolo_gradwatch.review import Run
-
-PICTURE = "gradwatch.png"
 
 Folder = Annotated[
     Path,
@@ -103,7 +101,7 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
         bool, typer.Option("--follow", help="Live report of a training that runs elsewhere.")
     ] = False,
     plot: Annotated[
-        bool, typer.Option("--plot", help=f"Draw {PICTURE} into the run's folder.")
+        bool, typer.Option("--plot", help=f"Draw {PICTURE_FILE} into the run's folder.")
     ] = False,
     modules: Annotated[
         bool, typer.Option("--modules", help="All modules in the picture, not the blocks.")
@@ -356,7 +354,7 @@ def _draw(run: Run, report: Report, *, plot: bool, modules: bool) -> None:
         from yolo_gradwatch import plots
         from yolo_gradwatch.heatmap import heatmap
 
-        path = run.folder / PICTURE
+        path = run.folder / PICTURE_FILE
         _written(path, lambda: plots.write(heatmap(run, report, modules=modules), report, path))
 
 

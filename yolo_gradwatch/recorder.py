@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
@@ -108,6 +108,7 @@ class Recorder:
         self._epochs: list[EpochTelemetry] = []
         self._telemetry = Telemetry(0, self._clip, layout)
         self._status = "running"
+        self._drawn = ""
         self._steps = 0
         self.first_step = 1
         self.evidence = Evidence(training.folder, layout)
@@ -171,11 +172,37 @@ class Recorder:
         if self._screen is None and had_steps:
             self._print(console.epoch_table(self._board))
 
+    def draw(self, status: str) -> Path | None:
+        """Draw the picture of the run as it ended.
+
+        Args:
+            status: As in `finish`.
+
+        Returns:
+            Where it is; None where it could not be drawn.
+        """
+        from yolo_gradwatch.heatmap import heatmap  # noqa: PLC0415  # only the end pays for it
+        from yolo_gradwatch.plots import write  # noqa: PLC0415  # loads matplotlib
+
+        if self._log is None:  # its files are not whole
+            return None
+        self._drawn = status
+        path = self._training.folder / runlog.PICTURE_FILE
+        report = replace(self.report(), status=status)
+        try:
+            write(heatmap(load_run(self._training.folder), report), report, path)
+        except Exception as error:  # noqa: BLE001  # a picture is not worth the rest of the watch
+            _LOG.warning("GradWatch could not draw %s: %s", path, error)
+            return None
+        return path
+
     def finish(self, status: str) -> None:
         """Write and print the outcome: ``finished``, ``failed`` or ``interrupted``."""
         self._judge(self._rollup.close())
         self._status = status
         self._write_meta()
+        if self._drawn != status:
+            self.draw(status)
         if self._screen:
             self._screen.close()
             self._screen = None
@@ -335,6 +362,6 @@ class Recorder:
                 out.print(text, soft_wrap=True)
 
     def _files(self) -> list[Path]:
-        names = (runlog.WINDOWS_FILE, runlog.ALERTS_FILE, runlog.META_FILE)
+        names = (*runlog.RUN_FILES, runlog.PICTURE_FILE)
         paths = (self._training.folder / name for name in names)
         return [path for path in paths if path.exists()]

@@ -90,13 +90,13 @@ class Session:
                 exc_info=_LOG.isEnabledFor(logging.DEBUG),
             )
 
-    def _listen(self, event: str, call: Callable[[], None]) -> None:
+    def _listen(self, event: str, call: Callable[[], None], *, is_first: bool = False) -> None:
         """Have the trainer call us at an event, until the watch is over."""
 
         def listener(_trainer: Any) -> None:
             self._safely(call)
 
-        self._trainer.add_callback(event, listener)
+        trainers.add_callback(self._trainer, event, listener, is_first=is_first)
         self._cleanup.callback(trainers.remove_callback, self._trainer, event, listener)
 
     def _wait(self) -> None:
@@ -131,6 +131,7 @@ class Session:
             "on_fit_epoch_end": self._end_fit_epoch,
         }.items():
             self._listen(event, partial(call, self._recorder))
+        self._listen("on_train_end", partial(self._end_training, self._recorder), is_first=True)
 
     def _read(self, recorder: Recorder) -> None:
         """Read the gradients of this optimizer step, unscaled and not yet clipped."""
@@ -176,6 +177,13 @@ class Session:
         """Stop after a possible NaN recovery, before several processes agree to go on or not."""
         if recorder.stop_wanted:
             trainers.stop(self._trainer)
+
+    def _end_training(self, recorder: Recorder) -> None:
+        """Draw the picture while integrations, which come after us, can still take it along."""
+        recorder.take(self._capture.drain(wait=True))
+        picture = recorder.draw("finished")
+        if picture:
+            trainers.announce_picture(self._trainer, picture)
 
     def _finish(self, outcome: str) -> None:
         try:

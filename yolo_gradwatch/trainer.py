@@ -106,6 +106,19 @@ def around_training(trainer: Any, finish: Callable[[str], None]) -> None:
     trainer._do_train = watched_train
 
 
+def add_callback(
+    trainer: Any, event: str, callback: Callable[[Any], None], *, is_first: bool = False
+) -> None:
+    """Add a callback, after or before all others, those of Ultralytics' integrations too."""
+    others = trainer.callbacks[event]
+    trainer.callbacks[event] = [callback, *others] if is_first else [*others, callback]
+
+
+def announce_picture(trainer: Any, path: Path) -> None:
+    """Hand a picture to Ultralytics, whose integrations (W&B, ClearML, ...) upload it."""
+    trainer.on_plot(path)
+
+
 def remove_callback(trainer: Any, event: str, callback: Callable[[Any], None]) -> None:
     """Take a callback away; the list is replaced, because the trainer may be walking through it."""
     trainer.callbacks[event] = [c for c in trainer.callbacks[event] if c is not callback]
