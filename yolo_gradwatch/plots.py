@@ -45,7 +45,7 @@ _MOST_LISTED = 10
 _LONGEST_NAME = 48
 _SPAN = 2.0  # decades that the colours span at least, so that noise is not blown up
 _TALLEST = 85.0  # inches of the heat map
-_STRIP, _SHARES, _GAP, _LINE = 1.1, 0.5, 0.18, 0.2  # inches
+_STRIP, _SHARES, _GAP, _LINE, _LOWEST = 1.1, 0.5, 0.18, 0.2, 0.55  # inches
 
 
 def write(picture: Heatmap, report: Report, path: Path) -> None:
@@ -65,30 +65,29 @@ def write(picture: Heatmap, report: Report, path: Path) -> None:
 def draw(picture: Heatmap, report: Report) -> Figure:
     """The picture as a figure of its own, which no global state of matplotlib knows of."""
     rows, columns = picture.levels.shape
-    listed = _findings(picture)
+    heading = _heading(picture, report)
     heat = min(max(0.26 if rows <= 60 else 0.11, 1.5 / max(rows, 1)) * rows, _TALLEST)
-    lowest = 0.75 + _LINE * (len(listed) + 1)
-    height = 1.15 + heat + _STRIP + _SHARES + 2 * _GAP + lowest
+    top = 0.7 + _LINE * len(heading)
+    height = top + heat + _STRIP + _SHARES + 2 * _GAP + _LOWEST
     figure = Figure(figsize=(WIDTH, height), dpi=DPI)
     FigureCanvasAgg(figure)
-    _title(figure, report, height)
+    _title(figure, report, heading, height)
     if not rows or not columns:
-        figure.text(0.5, 0.5, "no window yet", ha="center")
+        figure.text(0.5, 0.5, "no optimizer step was watched", ha="center")
         return figure
     left = 0.5 + max(map(len, map(_short, picture.labels))) * (0.075 if rows <= 60 else 0.052)
     box = _Box(left, WIDTH - left - 1.75, height)
-    bottom = lowest + _SHARES + _GAP + _STRIP + _GAP
+    bottom = _LOWEST + _SHARES + _GAP + _STRIP + _GAP
     map_axes = box.axes(figure, bottom, heat)
     scale = _heat(map_axes, picture)
-    total = box.axes(figure, lowest + _SHARES + _GAP, _STRIP, share=map_axes)
+    total = box.axes(figure, _LOWEST + _SHARES + _GAP, _STRIP, share=map_axes)
     _total(total, picture)
-    shares = box.axes(figure, lowest, _SHARES, share=map_axes)
+    shares = box.axes(figure, _LOWEST, _SHARES, share=map_axes)
     _shares(shares, picture)
     for mark in picture.marks:
         _mark(map_axes if mark.rows else total, picture, mark)
     _legend(figure, box, picture, scale, bottom + heat)
     _steps(shares, picture)
-    _list(figure, listed, height)
     return figure
 
 
@@ -113,12 +112,13 @@ class _Box:
         return figure.add_axes(place, sharex=share)
 
 
-def _title(figure: Figure, report: Report, height: float) -> None:
-    lines = textwrap.fill(report.verdict, 125)
-    run = figure.text(0.01, 1 - 0.12 / height, f"{report.run}", va="top", fontsize=11)
-    run.set_fontweight("bold")
+def _title(figure: Figure, report: Report, heading: list[tuple[str, str]], height: float) -> None:
+    name = _short("/".join(report.run.resolve().parts[-2:]))
+    run = figure.text(0.01, 1 - 0.12 / height, name, va="top", fontsize=11, fontweight="bold")
     _plain(run)
-    _plain(figure.text(0.01, 1 - 0.36 / height, lines, va="top", fontsize=9))
+    for i, (line, colour) in enumerate(heading):
+        y = 1 - (0.36 + _LINE * i) / height
+        _plain(figure.text(0.01, y, line, va="top", fontsize=9, color=colour))
 
 
 def _heat(axes: Axes, picture: Heatmap) -> ScalarMappable:
@@ -201,6 +201,7 @@ def _total(axes: Axes, picture: Heatmap) -> None:
         va="center",
     )
     axes.set_ylabel("norm of the\nwhole model", fontsize=8)
+    axes.yaxis.set_major_formatter(lambda norm, _: _decade(np.log10(norm)))
     axes.tick_params(labelsize=7, labelbottom=False)
     axes.grid(axis="y", linewidth=0.3)
 
@@ -212,9 +213,9 @@ def _dot(values: Floats) -> str:
 
 def _shares(axes: Axes, picture: Heatmap) -> None:
     """The shares of the steps that were clipped, and that AMP skipped."""
-    x = np.arange(len(picture.clipped))
-    axes.bar(x, picture.clipped, width=1, color="#c6c6c6")
-    axes.bar(x, picture.skipped, width=1, color="#e07b00")
+    edges = np.arange(len(picture.clipped) + 1) - 0.5
+    axes.stairs(picture.clipped, edges, fill=True, color="#c6c6c6")
+    axes.stairs(picture.skipped, edges, fill=True, color="#e07b00")
     axes.set_ylim(0, 1)
     axes.set_yticks([0, 1], ["0%", "100%"])
     axes.tick_params(labelsize=7)
@@ -257,7 +258,7 @@ def _legend(figure: Figure, box: _Box, picture: Heatmap, scale: ScalarMappable, 
     bar = figure.colorbar(scale, cax=figure.add_axes(place))
     ticks = np.arange(np.ceil(low), np.floor(high) + 1)
     ticks = ticks[:: -(-len(ticks) // 6)]
-    bar.set_ticks(list(ticks), labels=[f"1e{tick:+.0f}" for tick in ticks])
+    bar.set_ticks(list(ticks), labels=[_decade(tick) for tick in ticks])
     bar.ax.tick_params(labelsize=7)
     bar.ax.set_title("gradient\nnorm (L2)", fontsize=7.5, loc="left")
     there = [state for state in STATES if (picture.states == state).any()]
@@ -282,21 +283,22 @@ def _steps(axes: Axes, picture: Heatmap) -> None:
     axes.set_xlabel(f"optimizer step{more if widths.any() else ''}", fontsize=8)
 
 
-def _findings(picture: Heatmap) -> list[tuple[str, str]]:
-    """A line and a colour for each finding; of many, the first ones."""
-    lines = []
+def _heading(picture: Heatmap, report: Report) -> list[tuple[str, str]]:
+    """Lines and their colours: the verdict, and a line a finding; of many, the first ones."""
+    lines = [(line, "#000000") for line in textwrap.wrap(report.verdict, 125)]
     for mark in picture.marks[:_MOST_LISTED]:
         f = mark.finding
         end = "" if f.step_end is None else f" until step {f.step_end:,}"
         text = f"{f.number}  {f.severity} {f.rule} in {_short(f.module)} since step {f.step:,}{end}"
-        lines.append((text, _COLOURS[f.severity]))
-    hidden = len(picture.marks) - len(lines)
-    return [*lines, (f"… and {hidden} more", "#444444")] if hidden else lines
+        others = len(mark.rows[1:])
+        more = f", and in {others} more (▹)" if others else ""
+        lines.append((text + more, _COLOURS[f.severity]))
+    hidden = len(picture.marks) - _MOST_LISTED
+    return [*lines, (f"… and {hidden} more", "#444444")] if hidden > 0 else lines
 
 
-def _list(figure: Figure, lines: list[tuple[str, str]], height: float) -> None:
-    for i, (text, colour) in enumerate(reversed(lines)):
-        _plain(figure.text(0.01, (0.1 + _LINE * i) / height, text, fontsize=8, color=colour))
+def _decade(level: float) -> str:
+    return f"1e{level:+.0f}"
 
 
 def _short(name: str) -> str:
