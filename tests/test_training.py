@@ -105,6 +105,7 @@ def test_an_error_in_the_training_reaches_the_user_and_the_file(tmp_path):
     with pytest.raises(ValueError, match="the user's own"):
         train(tmp_path, watch=watch, calls=[("on_train_epoch_end", broken)])
     assert load_run(watch.run_dir).meta["status"] == "failed"
+    assert (watch.run_dir / "gradwatch.png").exists()
     assert (sys.stdout, sys.stderr) == streams
     assert watch.report().status == "failed"
 
@@ -119,6 +120,32 @@ def test_ctrl_c_leaves_whole_files(tmp_path):
     run = load_run(watch.run_dir)
     assert run.meta["status"] == "interrupted"
     assert run.windows["step_last"].max() == 2
+    assert (run.folder / "gradwatch.png").exists()
+
+
+def test_the_picture_is_there_for_whatever_uploads_pictures_at_the_end(tmp_path, capsys):
+    seen = []
+
+    def upload(trainer):  # as the integrations of Ultralytics do
+        seen.extend(path.read_bytes() for path in trainer.plots)
+
+    watch = GradWatch(live=False)
+    train(tmp_path, watch=watch, calls=[("on_train_end", upload)])
+    assert seen == [(watch.run_dir / "gradwatch.png").read_bytes()]
+    assert str(watch.run_dir / "gradwatch.png") in capsys.readouterr().out
+
+
+def test_a_picture_that_cannot_be_drawn_costs_one_warning(tmp_path, caplog, monkeypatch):
+    def broken(*_args, **_options):
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr("yolo_gradwatch.plots.write", broken)
+    watch = GradWatch(live=False)
+    train(tmp_path, watch=watch)
+    told = [r.getMessage() for r in caplog.records if r.name.startswith("yolo_gradwatch")]
+    assert len(told) == 1
+    assert "could not draw" in told[0]
+    assert watch.report().status == "finished"
 
 
 def test_a_second_training_is_watched_anew_in_its_own_folder(tmp_path):
@@ -659,6 +686,7 @@ def test_a_full_disk_costs_a_warning_and_the_table_not_the_run(tmp_path, caplog)
     told = [r.getMessage() for r in caplog.records if r.name.startswith("yolo_gradwatch")]
     assert len(told) == 1
     assert "No space left on device" in told[0]
+    assert not (tmp_path / "run" / "gradwatch.png").exists()
     assert watch.report().steps == 2
     assert model.trainer.last.exists()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,7 +57,9 @@ def write(picture: Heatmap, report: Report, path: Path) -> None:
     """
     draft = path.with_name(f".{path.name}.tmp")
     try:
-        draw(picture, report).savefig(draft, format="png", dpi=DPI)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a box stands for it
+            draw(picture, report).savefig(draft, format="png", dpi=DPI)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
@@ -153,7 +156,7 @@ def _merged(picture: Heatmap) -> tuple[Floats, Any, int]:
     if width == 1:
         return picture.levels, picture.states, 1
     spare = -picture.levels.shape[1] % width
-    levels = np.pad(picture.levels, ((0, 0), (0, spare)), mode="edge")
+    levels = np.pad(picture.levels, ((0, 0), (0, spare)), constant_values=np.nan)
     states = np.pad(picture.states, ((0, 0), (0, spare)), mode="edge")
     levels = levels.reshape(len(levels), -1, width)
     states = states.reshape(len(states), -1, width)
