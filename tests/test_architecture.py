@@ -37,7 +37,8 @@ ALLOWED = {
     "summary": {"numpy", "pandas", "detect", "records"},
     "compare": {"numpy", "pandas", "records"},
     "heatmap": {"numpy", "records", "telemetry"},
-    "plots": {"numpy", "matplotlib", "heatmap"},
+    "plots": {"numpy", "matplotlib", "heatmap", "runlog"},
+    "page": {"numpy", "plotly", "heatmap", "overview", "report", "runlog", "summary"},
     "columns": {"rich"},
     "overview": {
         "rich",
@@ -51,7 +52,7 @@ ALLOWED = {
     "usage": {"rich", "typer", "detect", "thresholds"},
     "cli_review": {
         *("rich", "typer", "compare", "console", "detect", "follow", "heatmap", "overview"),
-        *("plots", "review", "runlog", "summary", "thresholds", "usage"),
+        *("page", "plots", "review", "runlog", "summary", "thresholds", "usage"),
     },
     "sinks": {"numpy", "records"},
     "board": {"numpy", "records", "telemetry"},

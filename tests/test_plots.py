@@ -14,7 +14,7 @@ from values import LAWS, Part, plan, window
 
 from yolo_gradwatch import heatmap as heatmaps
 from yolo_gradwatch import load_run, plots
-from yolo_gradwatch.heatmap import FINE, NONE, NONFINITE, UNKNOWN, ZERO, Heatmap, Mark
+from yolo_gradwatch.heatmap import FINE, NONE, NONFINITE, STATES, UNKNOWN, ZERO, Heatmap, Mark
 
 ALL_STATES = (FINE, NONFINITE, ZERO, NONE, UNKNOWN)
 
@@ -69,7 +69,7 @@ def test_each_state_has_its_own_colour(report):
     colours = colours_of(figure)[0]
     for cell, state in zip(colours, ALL_STATES, strict=True):
         if state != FINE:
-            np.testing.assert_allclose(cell, to_rgba(plots.STATES[state][1]))
+            np.testing.assert_allclose(cell, to_rgba(STATES[state][1]))
     assert len({tuple(cell) for cell in colours}) == len(ALL_STATES)
 
 

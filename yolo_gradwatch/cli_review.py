@@ -106,6 +106,10 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
     modules: Annotated[
         bool, typer.Option("--modules", help="All modules in the picture, not the blocks.")
     ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page with an interactive heat map."),
+    ] = None,
     thresholds: LimitsFile = None,
     **limits: float | None,
 ) -> None:
@@ -135,7 +139,10 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
         _print([console.end_report(report)])
     else:
         _print_review(loaded, report, findings, table, narrow=narrow)
-    _draw(loaded, report, plot=plot, modules=modules)
+    if plot or modules:
+        _draw(loaded, report, modules=modules)
+    if html:
+        _write_page(loaded, report, html)
     raise typer.Exit(FOUND if any(matches(f, words) for f in report.alarms) else FINE)
 
 
@@ -348,17 +355,24 @@ def _write_json(content: dict[str, object]) -> None:
     sys.stdout.write(json_format.dumps(content, indent=1) + "\n")
 
 
-def _draw(run: Run, report: Report, *, plot: bool, modules: bool) -> None:
-    """The picture, if it was asked for; its path goes where no data goes."""
-    if plot or modules:
-        from yolo_gradwatch import plots
-        from yolo_gradwatch.heatmap import heatmap
+def _draw(run: Run, report: Report, *, modules: bool) -> None:
+    from yolo_gradwatch import plots
+    from yolo_gradwatch.heatmap import heatmap
 
-        path = run.folder / PICTURE_FILE
-        _written(path, lambda: plots.write(heatmap(run, report, modules=modules), report, path))
+    path = run.folder / PICTURE_FILE
+    _written(path, lambda: plots.write(heatmap(run, report, modules=modules), report, path))
+
+
+def _write_page(run: Run, report: Report, path: Path) -> None:
+    try:
+        from yolo_gradwatch import page
+    except ImportError:
+        refuse("--html needs plotly: pip install 'yolo-gradwatch[html]'")
+    _written(path, lambda: page.write(run, report, path))
 
 
 def _written(path: Path, write: Callable[[], None]) -> None:
+    """Write a file; its path goes where no data goes."""
     try:
         write()
     except OSError as error:

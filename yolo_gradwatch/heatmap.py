@@ -21,6 +21,17 @@ FINE, NONFINITE, ZERO, NONE, UNKNOWN = range(5)
 """Of a cell: a norm above 0; NaN or Inf; exactly 0; no gradient at all; nothing to tell, because
 AMP skipped every step of the window or the module was frozen."""
 
+STATES = {
+    NONFINITE: ("NaN or Inf", "#e4002b"),
+    ZERO: ("exactly zero", "#000000"),
+    NONE: ("no gradient", "#707070"),
+    UNKNOWN: ("skipped or frozen", "#dddddd"),
+}
+"""Words and colour for a cell that is not `FINE`."""
+
+COLOURS = {"critical": "#d1001c", "warning": "#e07b00"}
+"""By severity of an alarm."""
+
 
 @dataclass(frozen=True, slots=True)
 class Mark:

@@ -26,6 +26,21 @@ if TYPE_CHECKING:
     from yolo_gradwatch.review import Run
 
 _TEXTS = ("module", "type", "findings")
+_HEADINGS = {
+    "module": "module",
+    "type": "class",
+    "parameters": "parameters",
+    "norm_first": "first",
+    "norm_median": "median",
+    "norm_last": "last",
+    "norm_max": "highest",
+    "nonfinite": "NaN/Inf",
+    "zero": "zero",
+    "none": "none",
+    "zero_fraction": "zeros",
+    "weight_norm": "weights",
+    "findings": "findings",
+}
 _SPARK = 32
 _NARROW_SPARK = 12
 _EPOCHS = 30  # that many are listed whole; of more, the first and the last ten
@@ -61,30 +76,29 @@ def single_modules(
 
 def headline(run: Run, report: Report, findings: Iterable[Finding]) -> Text:
     """The verdict, where it comes from, and findings in full."""
+    source = Text(f"  {run.folder}: {source_of(run)}", "dim")
+    return Text("\n").join([verdict(report), source, *map(told, findings)])
+
+
+def source_of(run: Run) -> str:
+    """How the training ended, what was trained on what, and with which versions."""
     versions = ", ".join(f"{name} {version}" for name, version in run.meta["versions"].items())
     options = run.meta["options"]["training"]
-    source = f"  {run.folder}: {report.status}, {options.get('model')} on {options.get('data')}"
-    parts = [verdict(report), Text(f"{source} ({versions})", "dim"), *map(told, findings)]
-    return Text("\n").join(parts)
+    model, data = options.get("model"), options.get("data")
+    return f"{run.meta['status']}, {model} on {data} ({versions})"
 
 
 def modules_text(table: pd.DataFrame, width: int | None) -> Text:
     """A table with a line a module."""
-    names = (
-        ("module", "module"),
-        ("type", "class"),
-        ("parameters", "parameters"),
-        *((f"norm_{name}", name) for name in ("first", "median", "last")),
-        ("norm_max", "highest"),
-        *(("nonfinite", "NaN/Inf"), ("zero", "zero"), ("none", "none")),
-        ("zero_fraction", "zeros"),
-        ("weight_norm", "weights"),
-        ("findings", "findings"),
-    )
-    shown = [
-        Column(heading, _cells(table[name]), is_left=name in _TEXTS) for name, heading in names
-    ]
-    return columns(shown, width)
+    return columns(list(module_columns(table).values()), width)
+
+
+def module_columns(table: pd.DataFrame) -> dict[str, Column]:
+    """The columns of a summary that are shown, by their name in it."""
+    return {
+        name: Column(heading, _cells(table[name]), is_left=name in _TEXTS)
+        for name, heading in _HEADINGS.items()
+    }
 
 
 def epochs_text(epochs: Sequence[EpochTelemetry], width: int | None) -> list[Text]:

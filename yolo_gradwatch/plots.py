@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 
-from yolo_gradwatch.heatmap import NONE, NONFINITE, UNKNOWN, ZERO
+from yolo_gradwatch.heatmap import COLOURS, STATES
+from yolo_gradwatch.runlog import replacing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,16 +32,7 @@ DPI = 100
 WIDTH = 13.0
 """Inches."""
 
-STATES = {
-    NONFINITE: ("NaN or Inf", "#e4002b"),
-    ZERO: ("exactly zero", "#000000"),
-    NONE: ("no gradient", "#707070"),
-    UNKNOWN: ("skipped or frozen", "#dddddd"),
-}
-"""What a cell without a norm means, and its colour."""
-
 _RANKS = np.array([1, 4, 3, 2, 0])  # by state: which is shown where columns are merged
-_COLOURS = {"critical": "#d1001c", "warning": "#e07b00"}
 _MOST_COLUMNS = 900
 _MOST_LISTED = 10
 _LONGEST_NAME = 48
@@ -55,14 +47,9 @@ def write(picture: Heatmap, report: Report, path: Path) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    draft = path.with_name(f".{path.name}.tmp")
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a box stands for it
-            draw(picture, report).savefig(draft, format="png", dpi=DPI)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with replacing(path) as draft, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a box stands for it
+        draw(picture, report).savefig(draft, format="png", dpi=DPI)
 
 
 def draw(picture: Heatmap, report: Report) -> Figure:
@@ -229,7 +216,7 @@ def _shares(axes: Axes, picture: Heatmap) -> None:
 
 def _mark(axes: Axes, picture: Heatmap, mark: Mark) -> None:
     """The number of a finding where it began, and a frame over the columns in which it stood."""
-    colour = _COLOURS[mark.finding.severity]
+    colour = COLOURS[mark.finding.severity]
     halo = [withStroke(linewidth=2.6, foreground="white")]
     if mark.rows:
         size = mark.last - mark.first + 1
@@ -295,7 +282,7 @@ def _heading(picture: Heatmap, report: Report) -> list[tuple[str, str]]:
         text = f"{f.number}  {f.severity} {f.rule} in {_short(f.module)} since step {f.step:,}{end}"
         others = len(mark.rows[1:])
         more = f", and in {others} more (▹)" if others else ""
-        lines.append((text + more, _COLOURS[f.severity]))
+        lines.append((text + more, COLOURS[f.severity]))
     hidden = len(picture.marks) - _MOST_LISTED
     return [*lines, (f"… and {hidden} more", "#444444")] if hidden > 0 else lines
 

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Any
 
@@ -136,15 +137,24 @@ class RunLog:
 
     def write_meta(self, meta: dict[str, Any]) -> None:
         """Replace ``gradwatch.json`` whole, so that a reader never sees half of it."""
-        path = self._folder / META_FILE
-        draft = path.with_name(f"{META_FILE}.tmp")
-        draft.write_text(json.dumps(meta, indent=1, allow_nan=False), encoding="utf-8")
-        draft.replace(path)
+        with replacing(self._folder / META_FILE) as draft:
+            draft.write_text(json.dumps(meta, indent=1, allow_nan=False), encoding="utf-8")
 
     def close(self) -> None:
         """Close the tables."""
         self._windows.close()
         self._alerts.close()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A draft beside a file, which takes its place once it is whole."""
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def meta_of_layout(layout: Layout) -> dict[str, Any]:

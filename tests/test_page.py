@@ -1,0 +1,322 @@
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html import unescape
+
+import numpy as np
+import pytest
+from test_plots import ODD, replace_layout
+from test_review import CONV, DEAD, watch
+from values import LAYOUT, Part, plan, window
+
+from yolo_gradwatch import load_run
+from yolo_gradwatch.cli import main
+from yolo_gradwatch.summary import summary
+
+page = pytest.importorskip("yolo_gradwatch.page", reason="the extra 'html' is not installed")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+needs_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
+
+WITNESS = """<script>
+window.trouble = [];
+window.onerror = (message) => trouble.push(String(message));
+window.onsecuritypolicyviolation = (event) => trouble.push(event.violatedDirective);
+console.error = console.warn = (...words) => trouble.push(words.join(" "));
+</script>"""
+
+TOLD = """<script>
+const tell = (answer) => {{
+  const place = document.createElement("pre");
+  place.id = "told";
+  place.textContent = JSON.stringify({{ trouble, answer }});
+  document.body.append(place);
+}};
+const wait = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+const names = () => [...document.querySelectorAll("#modules tbody tr")]
+  .filter((row) => !row.hidden).map((row) => row.cells[0].textContent);
+(async () => {{ await wait(300); {script} }})().then(tell, (error) => tell(String(error)));
+</script></body>"""
+
+
+def visit(path, script):
+    """What a script says that runs in the opened page, in a real browser without a network."""
+    text = path.read_text(encoding="utf-8")
+    text = text.replace("<meta charset", WITNESS + "<meta charset", 1)
+    opened = path.with_name("opened.html")
+    opened.write_text(text.replace("</body>", TOLD.format(script=script)), encoding="utf-8")
+    shown = subprocess.run(
+        [
+            *(CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu"),
+            *(f"--user-data-dir={path.parent / 'browser'}", "--enable-logging=stderr"),
+            *("--window-size=1200,900", "--virtual-time-budget=20000", "--dump-dom"),
+            opened.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "CONSOLE" not in shown.stderr
+    told = json.loads(unescape(re.search(r'<pre id="told">(.*?)</pre>', shown.stdout)[1]))
+    assert told["trouble"] == []
+    return told["answer"]
+
+
+SCRIPT = """
+const rows = (value) => document.querySelector(`[value=${value}]`).click();
+const tip = () => document.getElementById("tip").textContent;
+const states = () => document.getElementById("states").innerText;
+const over = (data, x, y) => {
+  const point = { x, y, data: plot.data[data] };
+  plot.emit("plotly_hover", { points: [point], event: { clientX: 5, clientY: 5 } });
+  return tip().split("\\n");
+};
+const told = {
+  rows: plot.data[0].z.length,
+  columns: plot.data[0].z[0].length,
+  labels: plot.layout.yaxis.ticktext,
+  images: plot.querySelectorAll(".heatmaplayer image").length,
+  lines: plot.querySelectorAll(".scatterlayer .trace").length,
+  frames: plot.layout.shapes.filter((shape) => shape.type === "rect").length,
+  block: over(0, 0, 1),
+  count: document.getElementById("count").textContent,
+};
+
+const layer = plot.querySelector(".nsewdrag[data-subplot=xy]");
+const box = layer.getBoundingClientRect();
+const mouse = { bubbles: true, clientX: box.left + 5, clientY: box.top + 5 };
+layer.dispatchEvent(new MouseEvent("mouseover", mouse));
+layer.dispatchEvent(new MouseEvent("mousemove", mouse));
+await wait(500);
+told.mouse = tip();
+
+plot.emit("plotly_click", { points: [{ x: 0, y: 1, data: plot.data[0] }] });
+told.clicked = names();
+
+rows("modules");
+await wait(300);
+told.modules = plot.layout.yaxis.ticktext;
+told.states = states();
+told.levels = plot.data[0].z;
+told.dead = over(0, 0, 4);
+told.bad = over(0, 3, 8);
+told.whole = over(4, 3);
+plot.emit("plotly_unhover", {});
+told.hidden = document.getElementById("tip").hidden;
+
+told.found = FILTERS.map((text) => {
+  filter.value = text;
+  filter.dispatchEvent(new Event("input"));
+  return [names(), document.getElementById("count").textContent];
+});
+told.orders = {};
+for (const head of document.querySelectorAll("#modules th")) {
+  told.orders[head.textContent] = [0, 1].map(() => {
+    head.firstChild.click();
+    return names();
+  });
+}
+return told;
+"""
+
+FILTERS = {
+    "model.1": ["model.1", CONV, "model.1.bn"],
+    "CONV2D bn": ["model.0.bn", "model.1.bn"],
+    "dead": [CONV],
+    "nothing of this": [],
+    "": list(LAYOUT.modules),
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    watch(folder, [*DEAD, window(4, steps=3, nonfinite=["model.2.b"])])
+    return load_run(folder)
+
+
+@pytest.fixture(scope="module")
+def path(run, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    page.write(run, run.report(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def told(path):
+    if not CHROMIUM:
+        pytest.skip("no Chromium on this machine")
+    return visit(path, SCRIPT.replace("FILTERS", json.dumps(list(FILTERS))))
+
+
+def test_the_page_draws_the_heat_map(told):
+    assert (told["rows"], told["columns"]) == (3, 4)
+    assert told["labels"] == ["0 Block", "1 Block", "2 Block"]
+    assert told["images"] >= 1
+    assert told["lines"] == 3
+    assert told["frames"] == 2
+    assert told["count"] == f"{len(LAYOUT.modules)} of {len(LAYOUT.modules)} modules"
+
+
+def test_its_colours_are_the_levels_of_the_run(told, run):
+    norms = run.grid.norm_mean[:, 1:].T.astype(float)
+    bad = (run.grid.nonfinite[:, 1:].T > 0) | (norms == 0)
+    expected = np.where(bad, np.nan, np.log10(np.where(bad, 1, norms)))
+    np.testing.assert_allclose(np.array(told["levels"], float), expected, rtol=1e-6)
+
+
+def test_all_modules_are_a_click_away(told):
+    assert told["modules"] == list(LAYOUT.modules[1:])
+    assert "NaN or Inf" in told["states"]
+    assert "exactly zero" in told["states"]
+
+
+def test_hovering_tells_module_step_and_norm(told):
+    assert told["block"] == ["model.1 (Block)", "epoch 1, step 1", "norm 1.00", "finding 1: dead"]
+    assert told["dead"][:3] == [f"{CONV} (Conv2d)", "epoch 1, step 1", "norm 0.00, exactly zero"]
+    assert told["bad"][:3] == ["model.2.b (Conv2d)", "epoch 1, steps 4 to 6", "no norm, NaN or Inf"]
+    assert told["whole"][:2] == ["whole model", "epoch 1, steps 4 to 6"]
+    assert told["hidden"]
+
+
+def test_a_real_mouse_over_the_map_brings_up_the_numbers(told):
+    assert told["mouse"].startswith("model.0 (Block)\nepoch 1, step 1\nnorm 1.00")
+
+
+def test_a_click_on_the_map_finds_the_module_in_the_table(told):
+    assert told["clicked"] == ["model.1", CONV, "model.1.bn"]
+
+
+def test_the_table_can_be_filtered(told):
+    counts = [f"{len(names)} of {len(LAYOUT.modules)} modules" for names in FILTERS.values()]
+    assert told["found"] == [list(pair) for pair in zip(FILTERS.values(), counts, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("heading", "column"),
+    [
+        *(("module", "module"), ("class", "type"), ("parameters", "parameters")),
+        *(("first", "norm_first"), ("highest", "norm_max"), ("zero", "zero")),
+        *(("weights", "weight_norm"), ("zeros", "zero_fraction"), ("NaN/Inf", "nonfinite")),
+    ],
+)
+def test_the_table_can_be_sorted_up_and_down(told, run, heading, column):
+    table = summary(run.grid, run.layout, run.report().findings).set_index("module", drop=False)
+    for rises, found in zip((True, False), told["orders"][heading], strict=True):
+        values = table.loc[found, column]
+        known = values.dropna().tolist()
+        assert len(found) == len(table)
+        assert known == sorted(known, reverse=not rises)
+        assert values.isna().tolist() == sorted(values.isna())  # what has none comes last
+
+
+def test_modules_without_a_finding_come_last(told):
+    for found in told["orders"]["findings"]:
+        assert set(found[:2]) == {CONV, "model.2.b"}
+
+
+@needs_browser
+def test_zooming_shows_the_steps_that_are_in_view(tmp_path):
+    watch(tmp_path, [window(step) for step in range(1, 101)])
+    run = load_run(tmp_path)
+    page.write(run, run.report(), tmp_path / "page.html")
+    ticks = visit(
+        tmp_path / "page.html",
+        """const before = plot.layout.xaxis.ticktext;
+        await Plotly.relayout(plot, { "xaxis.range": [19.5, 24.5] }); await wait(300);
+        return [before, plot.layout.xaxis.ticktext];""",
+    )
+    assert ticks[0] == [str(step) for step in range(1, 101, 10)]
+    assert ticks[1] == ["21", "22", "23", "24", "25"]
+
+
+@needs_browser
+def test_a_run_without_a_window_says_so(tmp_path):
+    watch(tmp_path, [])
+    run = load_run(tmp_path)
+    page.write(run, run.report(), tmp_path / "page.html")
+    assert visit(tmp_path / "page.html", "return plot.textContent;") == (
+        "no optimizer step was watched"
+    )
+
+
+HOSTILE = (
+    *ODD[:-1],
+    "</script><script>trouble.push('ran')</script>",
+    "<img src=x onerror=trouble.push('ran')>",
+    "\"'><b onmouseover=trouble.push(1)>",
+    "<!--",
+    "$name ${verdict} $$",
+    "&lt;i&gt;",
+)
+
+
+@needs_browser
+def test_names_from_the_file_are_shown_and_never_run(tmp_path):
+    layout, _ = plan([Part(name) for name in HOSTILE])
+    folder = tmp_path / "<b>$run&amp;"
+    folder.mkdir()
+    run = replace_layout(folder, layout)
+    page.write(run, run.report(), tmp_path / "page.html")
+    told = visit(
+        tmp_path / "page.html",
+        """document.querySelector("[value=modules]").click(); await wait(300);
+        const tips = run.names.map((_, y) => {
+          plot.emit("plotly_hover", { points: [{ x: 0, y, data: plot.data[0] }], event: {} });
+          return document.getElementById("tip").textContent.split("\\n")[0]; });
+        const ticks = [...plot.querySelectorAll(".ytick text")].map((tick) => tick.textContent);
+        return { names: names(), tips, ticks, title: document.querySelector("h1").textContent,
+                 added: document.querySelectorAll("img, b").length };""",
+    )
+    assert told["names"] == list(layout.modules)
+    assert told["tips"] == [
+        f"{name} ({kind})" for name, kind in zip(layout.modules[1:], layout.types[1:], strict=True)
+    ]
+    assert set(layout.modules[1:]) <= set(told["ticks"])
+    assert told["title"].endswith("/<b>$run&amp;")
+    assert told["added"] == 0
+
+
+def test_the_page_needs_no_network(path):
+    text = path.read_text(encoding="utf-8")
+    ours = text.replace(page.get_plotlyjs(), "")
+    assert not re.search(r"(src|href)\s*=|https?://|@import|url\(", ours)
+    assert "default-src 'none'" in ours
+
+
+def test_the_page_has_the_words_of_the_report(path, run):
+    text = unescape(path.read_text(encoding="utf-8"))
+    report = run.report()
+    for line in str(report).splitlines()[1:]:
+        assert line.strip() in text
+    assert report.verdict in text
+
+
+def test_the_command_writes_the_page_and_says_where(run, tmp_path, capsys):
+    path = tmp_path / "p.html"
+    assert main(["review", str(run.folder), "--html", str(path), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert str(path) in captured.err
+    assert json.loads(captured.out)["healthy"] is False
+    assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_a_page_that_cannot_be_written_is_told(run, tmp_path, capsys):
+    assert main(["review", str(run.folder), "--html", str(tmp_path / "no" / "p.html")]) == 2
+    assert "p.html: No such file or directory" in capsys.readouterr().err
+
+
+def test_without_plotly_the_install_command_is_told(run, tmp_path):
+    code = f"""
+import sys
+sys.modules["plotly"] = None
+from yolo_gradwatch.cli import main
+sys.exit(main(["review", {str(run.folder)!r}, "--html", {str(tmp_path / "p.html")!r}]))
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert told.returncode == 2
+    assert "pip install 'yolo-gradwatch[html]'" in told.stderr
+    assert "Traceback" not in told.stderr
