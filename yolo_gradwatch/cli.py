@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 from difflib import get_close_matches
@@ -172,6 +173,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def script() -> None:
     """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a log may lack our characters
     sys.exit(main())
 
 

@@ -124,7 +124,7 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
     span = _span(epochs)
     choose = partial(_chosen_limits, thresholds, limits)
     try:
-        folder = _followed(run, choose) if follow else _found(run)
+        folder = _followed(run, choose, on_stderr=csv or json) if follow else _found(run)
         loaded, report = _judged(folder, choose)
     except FormatError as error:
         refuse(error)
@@ -135,7 +135,7 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
         sys.stdout.write(table.to_csv(index=False))
     elif json:
         _print_json(loaded, report, findings, table, span)
-    elif follow:
+    elif follow and not narrow:
         _print([console.end_report(report)])
     else:
         _print_review(loaded, report, findings, table, narrow=narrow)
@@ -202,11 +202,11 @@ def _found(path: Path) -> Path:
     return folder
 
 
-def _followed(path: Path, choose: Callable[[Thresholds], Thresholds]) -> Path:
+def _followed(path: Path, choose: Callable[[Thresholds], Thresholds], *, on_stderr: bool) -> Path:
     from yolo_gradwatch.follow import follow
 
     try:
-        return follow(path, choose)
+        return follow(path, choose, on_stderr=on_stderr)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
 

@@ -49,9 +49,9 @@ class _Console(Console):
         raise  # noqa: PLE0704  # rich calls this while it handles the error
 
 
-def plain_console() -> Console:
-    """A console on standard output, for text that is not drawn anew."""
-    return _Console(file=sys.stdout, highlight=False)
+def plain_console(*, on_stderr: bool = False) -> Console:
+    """A console on a standard stream, for text that is not drawn anew."""
+    return _Console(file=sys.stderr if on_stderr else sys.stdout, highlight=False)
 
 
 def live_console() -> Console:

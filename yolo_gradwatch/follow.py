@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +29,15 @@ SECONDS = 0.5
 """From one look at the files to the next."""
 
 
-def follow(path: Path, limits: Callable[[Thresholds], Thresholds]) -> Path:
+def follow(
+    path: Path, limits: Callable[[Thresholds], Thresholds], *, on_stderr: bool = False
+) -> Path:
     """Show the live report of a training that runs elsewhere, until it ends.
 
     Args:
         path: The run's folder or one above; it need not exist yet.
         limits: Gives those to judge under from those of the training.
+        on_stderr: Tell the news on standard error and draw no panel.
 
     Returns:
         The run's folder.
@@ -42,8 +45,9 @@ def follow(path: Path, limits: Callable[[Thresholds], Thresholds]) -> Path:
     Raises:
         runlog.FormatError: Its files cannot be read.
     """
-    folder = _awaited(path)
-    view = _Terminal() if is_live_terminal() else _Log()
+    is_live = is_live_terminal() and not on_stderr
+    view = _Terminal() if is_live else _Log(on_stderr=on_stderr)
+    folder = _awaited(path, view)
     view.say(Text(f"GradWatch follows {folder} (Ctrl+C to leave)", "dim"))
     try:
         _watch(Tail(folder), partial(Judge, folder, limits), view)
@@ -52,12 +56,12 @@ def follow(path: Path, limits: Callable[[Thresholds], Thresholds]) -> Path:
     return folder
 
 
-def _awaited(path: Path) -> Path:
+def _awaited(path: Path, view: _Terminal | _Log) -> Path:
     """The folder of a run, once there is one."""
     folder = _found(path)
     if folder is None:
         text = f"GradWatch waits for a watched training in {path} (Ctrl+C to leave)"
-        console.plain_console().print(Text(text, "dim"), soft_wrap=True)
+        view.say(Text(text, "dim"))
     while folder is None:
         time.sleep(SECONDS)
         folder = _found(path)
@@ -126,7 +130,7 @@ class Tail:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._path = folder / runlog.WINDOWS_FILE
-        self._layout: Layout | None = None
+        self._run: tuple[object, ...] | None = None
         self._end = 0
         self._line = b""
 
@@ -141,11 +145,14 @@ class Tail:
             return None
         # Read after the table: a training notes an event before the windows that follow it.
         meta, layout = meta_of(self._folder)
-        is_new = self._layout is None or not self._line
-        if layout != self._layout:
-            self._layout, self._end, self._line = layout, 0, b""
-            is_new, fresh = True, self._fresh() or b""
-        return Look(is_new, meta, layout, self._windows(fresh, layout))
+        run = (layout, meta["thresholds"], meta["options"])
+        is_new = run != self._run
+        if is_new:
+            self._run, self._end, self._line = run, 0, b""
+        look = Look(is_new, meta, layout, ())
+        if is_new or look.is_over:  # it may have grown up to its end
+            fresh = self._fresh() or b""
+        return replace(look, windows=self._windows(fresh, layout))
 
     def _fresh(self) -> bytes | None:
         """What follows the last whole window that was read; None if there is no file."""
@@ -153,19 +160,21 @@ class Tail:
             with self._path.open("rb") as file:
                 file.seek(self._end - len(self._line))
                 if file.read(len(self._line)) != self._line:
-                    self._end, self._line = 0, b""
+                    self._run, self._end, self._line = None, 0, b""
                     file.seek(0)
                 return file.read()
         except FileNotFoundError:
-            self._end, self._line = 0, b""
+            self._run, self._end, self._line = None, 0, b""
             return None
 
     def _windows(self, fresh: bytes, layout: Layout) -> tuple[Window, ...]:
         """The whole windows at the beginning of what was read."""
         content = self._line + fresh
         end = runlog.whole_windows(content, layout.modules[-1])
-        begin = content.find(b"\n") + 1 if self._end == 0 else len(self._line)
-        if end <= begin:
+        begin = 0 if self._line else content.find(b"\n") + 1
+        if begin:
+            tables.check_header(self._path, content[: begin - 1], runlog.WINDOW_COLUMNS)
+        if end <= max(begin, len(self._line)):
             return ()
         try:
             table = tables.parse(content[begin:end])
@@ -173,9 +182,10 @@ class Tail:
             raise runlog.FormatError(
                 f"{self._path}: a line cannot be read; yolo-gradwatch review tells which"
             ) from None
+        known = 1 if self._line else 0
         self._end += end - len(self._line)
         self._line = content[content.rfind(b"\n", 0, end - 1) + 1 : end]
-        return tuple(tables.windows_of(tables.grid_of(table, layout)))
+        return tuple(tables.windows_of(tables.grid_of(table[known:], layout)))
 
 
 class Judge:
@@ -246,9 +256,9 @@ class _Terminal:
 class _Log:
     """News and a table an epoch, as lines."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, on_stderr: bool) -> None:
         self._epoch = 0
-        self.say = partial(console.plain_console().print, soft_wrap=True)
+        self.say = partial(console.plain_console(on_stderr=on_stderr).print, soft_wrap=True)
 
     def show(self, board: Board, news: list[News], quiet: float) -> None:
         """Print what is new."""

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from yolo_gradwatch.records import Counts
+
 _SHARED = ("epoch", "step_first", "step_last", "steps", "skipped")
 _COUNTS = (*_SHARED, *runlog.COUNT_COLUMNS, "parameters", "finding", "step")
 _TYPES = {
@@ -55,12 +57,14 @@ def parse(content: bytes) -> pd.DataFrame:
     """Rows of ``gradwatch.csv`` that follow its header.
 
     Raises:
-        ValueError: A line is not one of it.
+        ValueError: A line is not one of it, or the steps go back.
     """
     types = {name: _TYPES[name] for name in runlog.WINDOW_COLUMNS}
     table = _parse(content, types, names=runlog.WINDOW_COLUMNS, header=None)
     if not (_is_even(content, len(types)) and _is_possible(table)):
         raise ValueError("a line with too few or too many cells, or a negative count")
+    if _steps_back(table).size:
+        raise ValueError("the steps begin anew")
     return table
 
 
@@ -115,12 +119,12 @@ def _table(path: Path, content: bytes, end: int, columns: Sequence[str]) -> pd.D
     """The first ``end`` bytes of a CSV file with exactly these columns."""
     if not end:
         raise runlog.FormatError(f"{path}: empty; {_RESTORE}")
-    _check_header(path, content[: content.index(b"\n")].decode("utf-8", "replace"), columns)
+    check_header(path, content[: content.index(b"\n")], columns)
     whole = content[:end]
     types = {name: _TYPES.get(name, "str") for name in columns}
     try:
         table = _parse(whole, types) if _is_even(whole, len(columns)) else None
-    except (ValueError, OverflowError):
+    except ValueError:
         table = None
     if table is None or not _is_possible(table):
         raise runlog.FormatError(_damage(path, whole, columns))
@@ -128,13 +132,16 @@ def _table(path: Path, content: bytes, end: int, columns: Sequence[str]) -> pd.D
 
 
 def _parse(content: bytes, types: dict[str, str], **options: Any) -> pd.DataFrame:
-    table: pd.DataFrame = pd.read_csv(
-        io.BytesIO(content),
-        dtype=types,
-        keep_default_na=False,
-        na_values={name: [""] for name, kind in types.items() if kind.startswith("float")},
-        **options,
-    )
+    try:
+        table: pd.DataFrame = pd.read_csv(
+            io.BytesIO(content),
+            dtype=types,
+            keep_default_na=False,
+            na_values={name: [""] for name, kind in types.items() if kind.startswith("float")},
+            **options,
+        )
+    except OverflowError:
+        raise ValueError("a number with too many digits") from None
     return table
 
 
@@ -145,8 +152,13 @@ def _is_even(content: bytes, columns: int) -> bool:
     return content.count(b",") == (columns - 1) * content.count(b"\n")
 
 
-def _check_header(path: Path, header: str, columns: Sequence[str]) -> None:
-    found = header.rstrip("\r").split(",")
+def check_header(path: Path, header: bytes, columns: Sequence[str]) -> None:
+    """Refuse a file whose first line is not that of these columns.
+
+    Raises:
+        runlog.FormatError: Which column is missing, or that it is another file.
+    """
+    found = header.decode("utf-8", "replace").rstrip("\r").split(",")
     missing = [name for name in columns if name not in found]
     if len(missing) == len(columns):
         raise runlog.FormatError(
@@ -203,22 +215,22 @@ _CELLS = {"int64": "[0-9]{1,18}", "float32": f"({_NUMBER})?", "float64": _NUMBER
 
 def _check_steps(path: Path, table: pd.DataFrame) -> None:
     """Refuse rows in which the steps go back: a run only ever goes on."""
-    firsts = table["step_first"].to_numpy()
-    back = np.flatnonzero(np.diff(firsts) < 0)
-    again = _repeated(table)
-    lines = [*(back[:1] + 1), *again[:1]]
-    if lines:
+    rows = _steps_back(table)
+    if rows.size:
+        step = table["step_first"].iloc[rows.min()]
         raise runlog.FormatError(
-            f"{path}: line {min(lines) + 2}: the steps begin anew at {firsts[min(lines)]}; two "
-            "runs in one file? keep the lines of one"
+            f"{path}: line {rows.min() + 2}: the steps begin anew at {step}; two runs in one file? "
+            "keep the lines of one"
         )
 
 
-def _repeated(table: pd.DataFrame) -> Any:
-    """Rows with a window and module that an earlier row has."""
+def _steps_back(table: pd.DataFrame) -> Counts:
+    """Rows with a step before that of the row above, or with a window and module once more."""
+    firsts = table["step_first"].to_numpy()
     codes = table["module"].cat.codes.to_numpy()
-    keys = table["step_first"].to_numpy() * (len(table["module"].cat.categories) + 1) + codes
-    return np.flatnonzero(pd.Series(keys).duplicated())
+    keys = firsts * (len(table["module"].cat.categories) + 1) + codes
+    again = np.flatnonzero(pd.Series(keys).duplicated())
+    return np.concatenate([np.flatnonzero(np.diff(firsts) < 0) + 1, again])
 
 
 def _torn(path: Path, content: bytes, end: int) -> tuple[str, ...]:

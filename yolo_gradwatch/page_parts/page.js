@@ -26,7 +26,7 @@ function cells(value) {
   );
 }
 
-function heat() {
+function heat(top) {
   const z = cells((cell) => (states[cell] === 0 ? Math.log10(norms[cell]) : null));
   let low = Infinity;
   let high = -Infinity;
@@ -44,7 +44,7 @@ function heat() {
     type: "heatmap", z, zmin: low - spare, zmax: high + spare, colorscale: "Viridis", hoverinfo: "none",
     colorbar: {
       title: { text: "norm (L2)" }, tickvals: ticks, ticktext: ticks.map(power), thickness: 14,
-      lenmode: "pixels", len: 240, y: 0, yanchor: "bottom",
+      lenmode: "pixels", len: 240, y: top, yanchor: "top",
     },
   };
 }
@@ -118,7 +118,7 @@ function draw() {
   const height = above + gap + below;
   const layout = {
     height: height + around, margin: { l: 20, r: 20, t: 20, b: around - 20 }, ...marks(),
-    xaxis: { title: { text: "optimizer step" }, range: [-0.5, windows - 0.5], ...stepTicks(0, windows) },
+    xaxis: { title: { text: "optimizer step" }, range: [-0.5, windows - 0.5], ...stepTicks(0, windows), zeroline: false },
     yaxis: {
       domain: [0, below / height], range: [view.rows.length - 0.5, -0.5], automargin: true, showgrid: false,
       tickvals: view.rows.map((_, row) => row), ticktext: view.labels.map(plain),
@@ -131,7 +131,7 @@ function draw() {
   };
   const buttons = [["toImage"], ["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]];
   const config = { responsive: true, displaylogo: false, modeBarButtons: buttons };
-  Plotly.react(plot, [heat(), withoutNorm(), ...total()], layout, config);
+  Plotly.react(plot, [heat(below / height), withoutNorm(), ...total()], layout, config);
   legend();
 }
 

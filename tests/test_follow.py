@@ -1,0 +1,732 @@
+"""A training that runs elsewhere, followed from its files as they grow."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from build import YOLO26N, layout_of
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from test_review import CONV, DEAD, MORE, START, watch
+from test_screen import Terminal as FakeTerminal
+from test_screen import seen
+from values import LAWS, LAYOUT, assert_same, meta_of, runs, window
+
+from yolo_gradwatch import follow as following
+from yolo_gradwatch import screen as screens
+from yolo_gradwatch.board import Board
+from yolo_gradwatch.cli import main
+from yolo_gradwatch.console import Panel
+from yolo_gradwatch.follow import Judge, Look, Tail
+from yolo_gradwatch.records import Event
+from yolo_gradwatch.review import load_run
+from yolo_gradwatch.runlog import ALERTS_FILE, META_FILE, WINDOWS_FILE, FormatError, RunLog, mend
+from yolo_gradwatch.thresholds import Thresholds
+
+COMMAND = Path(sys.executable).with_name("yolo-gradwatch")
+RULE = "── GradWatch"
+NET = layout_of(YOLO26N)
+
+
+class Training:
+    """A training elsewhere, of which only the files are seen."""
+
+    def __init__(self, folder, *, layout=LAYOUT, events=(START,), **meta):
+        self.folder = folder
+        self._log = RunLog(folder, layout, resume=len(events) > 1)
+        self._meta = {"layout": layout, "events": events, **meta}
+        self._log.start()
+        self.say("running")
+
+    def say(self, status):
+        self._log.write_meta(meta_of(**self._meta, status=status))
+
+    def write(self, *windows):
+        for one in windows:
+            self._log.write_window(one)
+
+    def begin_anew(self, event):
+        self._meta["events"] += (event,)
+        self.say("running")
+
+    def end(self, status="finished"):
+        self.close()
+        self.say(status)
+
+    def close(self):
+        self._log.close()
+
+
+def table_of(windows, layout=LAYOUT):
+    """The bytes of a table, and how many there are after each window."""
+    with TemporaryDirectory() as name:
+        path = Path(name) / WINDOWS_FILE
+        log = RunLog(Path(name), layout, resume=False)
+        log.start()
+        ends = []
+        for one in windows:
+            log.write_window(one)
+            ends.append(path.stat().st_size)
+        log.close()
+        return path.read_bytes(), ends
+
+
+def put(folder, content, layout=LAYOUT, **meta):
+    """Replace the files of a run that goes on."""
+    (folder / WINDOWS_FILE).write_bytes(content)
+    text = json.dumps(meta_of(layout, status="running", **meta))
+    (folder / META_FILE).write_text(text, encoding="utf-8")
+
+
+def assert_all_same(found, expected):
+    assert [one.step_first for one in found] == [one.step_first for one in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert_same(one, other)
+
+
+# --- the tail of a table --------------------------------------------------------------------------
+
+THREE = [window(1), window(2, zero=[CONV]), window(3, steps=4, skipped=1, epoch=2)]
+
+
+@pytest.fixture
+def tail(tmp_path):
+    return Tail(tmp_path)
+
+
+def test_every_window_comes_once_and_as_soon_as_it_is_whole(tmp_path, tail):
+    content, ends = table_of(THREE[:2])
+    found = []
+    put(tmp_path, b"")
+    for size in range(len(content) + 1):
+        (tmp_path / WINDOWS_FILE).write_bytes(content[:size])
+        found += tail.look().windows
+        assert len(found) == sum(end <= size for end in ends)
+    assert_all_same(found, THREE[:2])
+
+
+@LAWS
+@given(runs(), st.data())
+def test_a_table_that_grows_in_chunks_is_read_as_it_was_written(run, data):
+    windows, events = run
+    content, ends = table_of(windows)
+    cuts = data.draw(st.lists(st.integers(0, len(content)), max_size=6).map(sorted))
+    found = []
+    with TemporaryDirectory() as name:
+        tail = Tail(Path(name))
+        for size in [*cuts, len(content)]:
+            put(Path(name), content[:size], events=events)
+            look = tail.look()
+            assert look.events == events
+            found += look.windows
+            assert len(found) == sum(end <= size for end in ends)
+    assert_all_same(found, windows)
+
+
+def test_there_is_no_run_before_its_folder(tmp_path):
+    assert Tail(tmp_path / "not there yet").look() is None
+
+
+def test_a_table_without_meta_is_no_run_yet(tmp_path, tail):
+    content, _ = table_of(THREE)
+    (tmp_path / WINDOWS_FILE).write_bytes(content)
+    assert tail.look() is None
+    put(tmp_path, content)
+    look = tail.look()
+    assert look.is_new
+    assert_all_same(look.windows, THREE)
+
+
+def test_meta_without_a_table_is_no_run_yet(tmp_path, tail):
+    put(tmp_path, b"")
+    (tmp_path / WINDOWS_FILE).unlink()
+    assert tail.look() is None
+    put(tmp_path, table_of(THREE)[0])
+    assert_all_same(tail.look().windows, THREE)
+
+
+def test_a_header_alone_is_a_run_without_a_window(tmp_path, tail):
+    put(tmp_path, table_of([])[0])
+    look = tail.look()
+    assert (look.is_new, look.windows, look.is_over) == (True, (), False)
+    assert look.layout == LAYOUT
+
+
+def test_a_look_at_what_has_not_grown_finds_nothing(tmp_path, tail):
+    put(tmp_path, table_of(THREE)[0])
+    assert tail.look().is_new
+    look = tail.look()
+    assert (look.is_new, look.windows) == (False, ())
+
+
+@pytest.mark.parametrize("status", ["finished", "failed", "interrupted"])
+def test_a_run_is_over_with_the_status_of_its_end(tmp_path, tail, status):
+    training = Training(tmp_path)
+    training.write(*THREE)
+    assert not tail.look().is_over
+    training.end(status)
+    look = tail.look()
+    assert (look.is_over, look.is_new, look.windows) == (True, False, ())
+
+
+@pytest.mark.parametrize("torn", [1, 60, 400])
+def test_a_resumed_run_goes_on_behind_its_mended_end(tmp_path, tail, torn):
+    content, ends = table_of([window(step) for step in range(1, 6)])
+    put(tmp_path, content[: ends[2] + torn])
+    (tmp_path / ALERTS_FILE).write_bytes(b"")
+    found = [*tail.look().windows]
+    mend(tmp_path, LAYOUT.modules[-1])
+    assert tail.look().windows == ()
+    resumed = Training(tmp_path, events=(START, Event(4, "resume")))
+    resumed.write(window(4, norm=2.0), window(5))
+    look = tail.look()
+    resumed.end()
+    assert not look.is_new
+    assert look.events == [START, Event(4, "resume")]
+    assert_all_same(
+        [*found, *look.windows], [*map(window, (1, 2, 3)), window(4, norm=2.0), window(5)]
+    )
+
+
+def test_a_run_that_is_resumed_with_more_modules_is_read_anew(tmp_path, tail):
+    old, _ = table_of(DEAD)
+    put(tmp_path, old)
+    assert tail.look().layout == LAYOUT
+    put(tmp_path, old + rows_of(window(4, layout=MORE), MORE), MORE)
+    look = tail.look()
+    assert (look.is_new, look.layout) == (True, MORE)
+    assert [one.step_first for one in look.windows] == [1, 2, 3, 4]
+
+
+def rows_of(one, layout):
+    return table_of([one], layout)[0].partition(b"\n")[2]
+
+
+@pytest.mark.parametrize("windows", [1, 3, 8], ids=["shorter", "as long", "longer"])
+def test_a_new_run_in_the_folder_is_read_from_its_beginning(tmp_path, tail, windows):
+    put(tmp_path, table_of(DEAD)[0])
+    assert len(tail.look().windows) == 3
+    new = [window(step, norm=2.0) for step in range(1, windows + 1)]
+    put(tmp_path, table_of(new)[0])
+    look = tail.look()
+    assert look.is_new
+    assert_all_same(look.windows, new)
+    assert not tail.look().is_new
+
+
+def test_a_new_run_of_another_model_in_the_folder_is_read_from_its_beginning(tmp_path, tail):
+    put(tmp_path, table_of(DEAD)[0])
+    tail.look()
+    new = [window(step, layout=NET) for step in (1, 2)]
+    put(tmp_path, table_of(new, NET)[0], NET)
+    look = tail.look()
+    assert (look.is_new, look.layout) == (True, NET)
+    assert_all_same(look.windows, new)
+
+
+def test_a_new_run_that_has_only_its_header_is_seen_at_once(tmp_path, tail):
+    put(tmp_path, table_of(DEAD)[0])
+    tail.look()
+    put(tmp_path, table_of([])[0])
+    look = tail.look()
+    assert (look.is_new, look.windows) == (True, ())
+    put(tmp_path, table_of(THREE)[0])
+    assert_all_same(tail.look().windows, THREE)
+
+
+def test_a_run_that_is_deleted_and_begun_again_is_new(tmp_path, tail):
+    put(tmp_path, table_of(DEAD)[0])
+    tail.look()
+    (tmp_path / WINDOWS_FILE).unlink()
+    assert tail.look() is None
+    put(tmp_path, table_of(DEAD)[0])
+    look = tail.look()
+    assert look.is_new
+    assert_all_same(look.windows, DEAD)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b",1,0,", b",x,0,"),
+        (b",1,0,", b",1.5,0,"),
+        (b",1,0,", b",-1,0,"),
+        (b",1,5\n", b",1,5,5\n"),
+        (b",1,5\n", b",1\n"),
+        pytest.param(b",1,0,", b",1" + 30 * b"0" + b",0,", id="a huge count"),
+        pytest.param(b"\n1,2,2,", b"\n1,1,1,", id="steps that go back"),
+    ],
+)
+def test_a_mangled_line_is_told_in_a_sentence(tmp_path, tail, old, new):
+    content, ends = table_of(THREE)
+    put(tmp_path, content[: ends[0]])
+    tail.look()
+    rest = content[ends[0] - 1 :]
+    assert old in rest
+    put(tmp_path, content[: ends[0] - 1] + new.join(rest.rsplit(old, 1)))
+    with pytest.raises(FormatError, match=r"gradwatch\.csv: [^\n]*$"):
+        tail.look()
+
+
+def test_the_table_of_another_tool_is_told(tmp_path, tail):
+    header, end, rows = table_of(THREE)[0].partition(b"\n")
+    put(tmp_path, header.replace(b"norm_min,norm_mean", b"norm_mean,norm_min") + end + rows)
+    with pytest.raises(FormatError, match=r"gradwatch\.csv: line 1 is not the header"):
+        tail.look()
+
+
+def test_meta_that_cannot_be_read_is_told(tmp_path, tail):
+    put(tmp_path, table_of(THREE)[0], format_version=99)
+    with pytest.raises(FormatError, match="format version 99"):
+        tail.look()
+
+
+# --- the judge ------------------------------------------------------------------------------------
+
+
+def judged(folder, pieces, events, limits=lambda own: own):
+    """What a judge tells and knows that sees the windows in pieces."""
+    looks = [
+        Look(number == 0, meta_of(events=noted(events, piece)), LAYOUT, tuple(piece))
+        for number, piece in enumerate(pieces)
+    ]
+    judge = Judge(folder, limits, looks[0])
+    return [news for look in looks for news in judge.update(look)], judge
+
+
+def noted(events, piece):
+    """The events that a training has noted by the end of a piece."""
+    return [event for event in events if not piece or event.step <= piece[-1].step_last + 1]
+
+
+def cut(windows, cuts):
+    edges = [0, *sorted(min(at, len(windows)) for at in cuts), len(windows)]
+    return [windows[a:b] for a, b in pairwise(edges)]
+
+
+def drawn(board, size=(100, 40)):
+    """The panel as text."""
+    console = Console(width=size[0], height=size[1], file=io.StringIO(), _environ={})
+    console.print(Panel(board))
+    return console.file.getvalue()
+
+
+def board_of(windows, findings, layout=LAYOUT):
+    """The board of a run that is seen in one pass."""
+    board = Board(layout)
+    for one in windows:
+        board.add_window(one)
+    board.show(findings)
+    return board
+
+
+CUTS = st.lists(st.integers(0, 30), max_size=6)
+LIMITS = st.builds(Thresholds, dead_windows=st.integers(1, 4), amp_grace=st.integers(1, 4))
+
+
+@LAWS
+@given(runs(), CUTS)
+def test_a_judge_tells_what_the_training_told(run, cuts):
+    windows, events = run
+    with TemporaryDirectory() as name:
+        watch(Path(name), windows, events)
+        loaded = load_run(name)
+        report = loaded.report()
+        news, judge = judged(Path(name), cut(windows, cuts), events)
+    told = loaded.alerts[["finding", "event", "step", "message"]].to_numpy().tolist()
+    assert [[n.finding.number, n.change, n.step, n.finding.message] for n in news] == told
+    assert judge.board.standing == tuple(f for f in report.findings if f.step_end is None)
+    assert drawn(judge.board) == drawn(board_of(windows, report.findings))
+
+
+@LAWS
+@given(runs(), CUTS, LIMITS)
+def test_under_other_limits_a_judge_finds_what_a_review_finds(run, cuts, limits):
+    windows, events = run
+    with TemporaryDirectory() as name:
+        watch(Path(name), windows, events)
+        report = load_run(name).report(limits)
+        news, judge = judged(Path(name), cut(windows, cuts), events, lambda _: limits)
+    latest = {one.finding.number: one.finding for one in news}
+    assert {(f.number, f.rule, f.module, f.step, f.step_end) for f in latest.values()} == {
+        (f.number, f.rule, f.module, f.step, f.step_end) for f in report.findings
+    }
+    assert judge.board.standing == tuple(f for f in report.findings if f.step_end is None)
+
+
+@pytest.mark.parametrize("kind", ["resume", "nan_recovery", "oom_restart"])
+@pytest.mark.parametrize("pieces", [[2, 1], [1, 1, 1], [2, 0, 1]])
+def test_an_event_between_looks_begins_the_count_of_a_rule_anew(tmp_path, kind, pieces):
+    edges = [sum(pieces[:i]) for i in range(1, len(pieces))]
+    news, _ = judged(tmp_path, cut(DEAD, edges), [START])
+    assert [one.finding.rule for one in news] == ["dead"]
+    news, judge = judged(tmp_path, cut(DEAD, edges), [START, Event(3, kind)])
+    assert news == []
+    assert judge.board.standing == ()
+
+
+# --- the command, while a training goes on whenever it sleeps -------------------------------------
+
+
+@pytest.fixture
+def meanwhile(monkeypatch):
+    """Say what happens elsewhere, one thing a sleep; the command must not sleep more often."""
+    clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
+    happening = []
+
+    def sleep(seconds):
+        clock.now += seconds
+        assert happening, "it should have ended"
+        happening.pop(0)()
+
+    def meanwhile(*calls):
+        happening.extend(calls)
+        return clock
+
+    clock.sleep = sleep
+    monkeypatch.setattr(following, "time", clock)
+    monkeypatch.setattr(screens, "time", clock)
+    return meanwhile
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "detect" / "train"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def training(run):
+    training = Training(run)
+    yield training
+    training.close()
+
+
+def ctrl_c():
+    raise KeyboardInterrupt
+
+
+def follow(folder, *options):
+    return main(["review", str(folder), "--follow", *options])
+
+
+def news_in(text):
+    starts = tuple(f"GradWatch {word}" for word in ("critical", "warning", "notice", "ended"))
+    return [line for line in text.splitlines() if line.startswith(starts)]
+
+
+@pytest.mark.parametrize("status", ["finished", "failed", "interrupted"])
+def test_the_end_of_the_run_is_followed_by_its_report(training, meanwhile, capsys, status):
+    meanwhile(lambda: training.write(*DEAD), lambda: training.end(status))
+    assert follow(training.folder) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"GradWatch follows {training.folder} (Ctrl+C to leave)"
+    report = str(load_run(training.folder).report()).splitlines()
+    assert [line for line in lines if line.startswith("GradWatch: ")] == [
+        line for line in report if line.startswith("GradWatch: ")
+    ]
+    assert any(line.startswith("GradWatch critical dead: ") for line in lines)
+
+
+def test_the_log_tells_what_the_training_told(training, tmp_path, meanwhile, capsys):
+    windows = [*DEAD, *(window(step, zero=[CONV]) for step in (4, 5)), *map(window, range(6, 16))]
+    events = [Event(3, "nan_recovery"), Event(9, "oom_restart")]
+    meanwhile(
+        lambda: training.write(*windows[:2]),
+        lambda: training.begin_anew(events[0]),
+        lambda: training.write(*windows[2:8]),
+        lambda: (training.begin_anew(events[1]), training.write(*windows[8:12])),
+        lambda: (training.write(*windows[12:]), training.end()),
+    )
+    assert follow(training.folder) == 0
+    watch(tmp_path, windows, [START, *events])
+    loaded = load_run(tmp_path)
+    (finding,) = loaded.report().findings
+    assert news_in(capsys.readouterr().out) == [
+        f"GradWatch critical dead: {loaded.alerts['message'][0]}",
+        f"GradWatch ended: dead in {CONV}, at step {finding.step_end}",
+    ]
+
+
+def test_the_log_has_a_table_an_epoch(training, meanwhile, capsys):
+    epochs = [[window(4 * n + step, epoch=n + 1) for step in range(1, 5)] for n in range(3)]
+    meanwhile(
+        lambda: training.write(*epochs[0][:2]),
+        lambda: training.write(*epochs[0][2:]),
+        lambda: training.write(*epochs[1]),
+        lambda: training.write(*epochs[2]),
+        training.end,
+    )
+    follow(training.folder)
+    out = capsys.readouterr().out
+    assert [line[:17] for line in out.splitlines() if " epoch " in line] == [
+        f"GradWatch epoch {epoch}" for epoch in (1, 2, 3)
+    ]
+
+
+@pytest.mark.parametrize("place", [".", "gradwatch.csv", "..", "../.."])
+def test_a_run_is_waited_for(tmp_path, meanwhile, capsys, place):
+    folder = tmp_path / "runs" / "detect" / "train"
+    meanwhile(
+        lambda: folder.mkdir(parents=True),
+        lambda: watch(folder, DEAD),
+        lambda: None,  # a path to a table is followed at once
+    )
+    assert follow(Path(os.path.normpath(folder / place))) == 0
+    out = capsys.readouterr().out
+    assert ("GradWatch waits for a watched training in" in out) is (place != "gradwatch.csv")
+    assert out.count(f"GradWatch follows {folder} ") == 1
+    assert "GradWatch: sick, 1 critical" in out
+
+
+def test_a_run_that_replaces_the_followed_one_is_followed_instead(run, meanwhile, capsys):
+    old = Training(run)
+    old.write(*DEAD)
+    old.close()
+    new = []
+    meanwhile(
+        lambda: new.append(Training(run)),
+        lambda: (
+            new[0].write(*[window(n, zero=["model.0.conv"]) for n in (1, 2, 3, 4)]),
+            new[0].end(),
+        ),
+    )
+    assert follow(run) == 0
+    told = news_in(capsys.readouterr().out)
+    assert [line.partition(" (")[0].rpartition(" ")[2] for line in told] == [CONV, "model.0.conv"]
+
+
+def test_a_resumed_run_is_judged_under_its_own_limits(run, meanwhile, capsys):
+    killed = Training(run)
+    killed.write(*DEAD[:1])
+    killed.close()
+    resumed = []
+    limits = {**asdict(Thresholds()), "dead_windows": 2}
+    meanwhile(
+        lambda: resumed.append(
+            Training(run, events=(START, Event(2, "resume")), thresholds=limits)
+        ),
+        lambda: (resumed[0].write(*DEAD[1:]), resumed[0].end()),
+    )
+    follow(run)
+    out = capsys.readouterr().out
+    assert "GradWatch: sick, 1 critical" in out
+    assert len(news_in(out)) == 1
+
+
+def test_what_is_written_between_table_and_end_is_told(training, meanwhile, monkeypatch, capsys):
+    meanwhile(lambda: None)
+    read = following.meta_of
+    writes = [lambda: None, lambda: (training.write(*DEAD), training.end())]
+
+    def ended(folder):
+        writes.pop(0)()
+        return read(folder)
+
+    monkeypatch.setattr(following, "meta_of", ended)
+    follow(training.folder)
+    assert len(news_in(capsys.readouterr().out)) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [(["--fail-on", "dead"], 1), (["--fail-on", "nonfinite"], 0), (["--fail-on", "nonsense"], 2)],
+)
+def test_findings_decide_the_exit_code(training, meanwhile, options, code):
+    meanwhile(lambda: training.write(*DEAD), training.end)
+    assert follow(training.folder, *options) == code
+
+
+def test_other_limits_hold_while_it_runs_and_at_its_end(training, meanwhile, capsys):
+    meanwhile(lambda: training.write(*DEAD), training.end)
+    assert follow(training.folder, "--dead-windows", "4", "--fail-on", "dead") == 0
+    out = capsys.readouterr().out
+    assert news_in(out) == []
+    assert "GradWatch: healthy" in out
+
+
+def test_with_json_standard_output_is_json(training, meanwhile, capsys):
+    meanwhile(lambda: training.write(*DEAD), training.end)
+    assert follow(training.folder, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [finding["module"] for finding in told["findings"]] == [CONV]
+
+
+def test_with_csv_standard_output_is_csv(training, meanwhile, capsys):
+    meanwhile(lambda: training.write(*DEAD), training.end)
+    assert follow(training.folder, "--csv") == 0
+    table = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert table["module"].tolist() == list(LAYOUT.modules)
+
+
+def test_ctrl_c_leaves_the_training_alone(training, meanwhile, capsys):
+    meanwhile(lambda: training.write(*DEAD), ctrl_c)
+    assert follow(training.folder) == 130
+    assert "GradWatch: " not in capsys.readouterr().out
+    assert load_run(training.folder).meta["status"] == "running"
+
+
+def test_ctrl_c_ends_the_wait(tmp_path, meanwhile):
+    meanwhile(ctrl_c)
+    assert follow(tmp_path / "not there yet") == 130
+
+
+def test_a_mangled_file_ends_it_with_one_line(training, meanwhile, capsys):
+    def mangle():
+        path = training.folder / WINDOWS_FILE
+        path.write_bytes(path.read_bytes() + b"nonsense\n" + rows_of(window(2), LAYOUT))
+
+    meanwhile(lambda: training.write(window(1)), mangle)
+    assert follow(training.folder) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Error: ")
+    assert "gradwatch.csv: " in line
+
+
+# --- the panel ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def take_terminal(monkeypatch):
+    """Put a terminal in place of standard output; pytest swaps that before each test."""
+
+    def take():
+        for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLORTERM"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in {"TERM": "xterm", "COLUMNS": "100", "LINES": "30"}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "stdout", FakeTerminal())
+        return sys.stdout
+
+    return take
+
+
+def silence(clock, seconds):
+    """Nothing happens for a while."""
+    return lambda: setattr(clock, "now", clock.now + seconds)
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(50, []), (60, [1]), (150, [2])])
+def test_the_panel_says_how_long_nothing_came(training, meanwhile, take_terminal, seconds, told):
+    terminal, shown = take_terminal(), []
+    clock = meanwhile()
+    meanwhile(
+        lambda: training.write(window(1)),
+        silence(clock, seconds),
+        lambda: shown.extend(seen(terminal)),
+        lambda: training.write(window(2)),
+        training.end,
+    )
+    follow(training.folder)
+    assert [int(line.split()[3]) for line in shown if line.startswith("no news")] == told
+    assert not any(line.startswith("no news") for line in seen(terminal))
+
+
+def test_the_panel_says_that_not_even_a_first_window_came(training, meanwhile, take_terminal):
+    terminal, shown = take_terminal(), []
+    clock = meanwhile()
+    meanwhile(silence(clock, 90), lambda: shown.extend(seen(terminal)), training.end)
+    follow(training.folder)
+    assert any(line.startswith("no news for 1 min") for line in shown)
+
+
+def test_the_stream_is_given_back_when_the_file_is_mangled(training, meanwhile, take_terminal):
+    terminal = take_terminal()
+    meanwhile(
+        lambda: training.write(window(1)),
+        lambda: (training.folder / META_FILE).write_text("{", encoding="utf-8"),
+    )
+    assert follow(training.folder) == 2
+    assert sys.stdout is terminal
+    assert sum(line.startswith(RULE) for line in seen(terminal)) == 1
+
+
+# --- in a real terminal, and in a pipe ------------------------------------------------------------
+
+
+@pytest.fixture
+def in_terminal():
+    pytest.importorskip("pty")
+    from test_terminal import Terminal
+
+    return Terminal
+
+
+def shows(text):
+    return lambda terminal: any(text in line for line in terminal.screen.display)
+
+
+def assert_panel(lines, expected):
+    """The lines have the whole panel, once; where it ends."""
+    panel = [line.rstrip() for line in expected.splitlines() if line.strip()]
+    (at,) = [i for i, line in enumerate(lines) if line.startswith(RULE)]
+    assert lines[at : at + len(panel)] == panel
+    return at + len(panel)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (140, 40)])
+def test_the_panel_stands_in_a_terminal_until_the_run_ends(tmp_path, in_terminal, size):
+    folder = tmp_path / "run"
+    terminal = in_terminal(*size, "review", str(folder), "--follow")
+    terminal.read_until(shows("GradWatch waits"))
+    folder.mkdir()
+    training = Training(folder, layout=NET)
+    windows = [window(step, layout=NET, zero=["model.4.conv"]) for step in range(1, 6)]
+    training.write(windows[0])
+    terminal.read_until(shows("step 1 "))
+    training.write(*windows[1:])
+    terminal.read_until(shows("step 5 "))
+    assert sum(RULE in line for line in terminal.lines()) == 1
+    training.end()
+    terminal.read_until(in_terminal.is_over)
+    assert terminal.code() == 0
+    findings = load_run(folder).report().findings
+    lines = terminal.lines()
+    end = assert_panel(lines, drawn(board_of(windows, findings, NET), size))
+    assert lines[end].startswith("GradWatch: sick, 1 critical; first dead in model.4.conv")
+    assert sum(line.startswith("GradWatch critical dead: ") for line in lines[:end]) == 1
+
+
+def test_ctrl_c_in_a_terminal_gives_it_back(training, in_terminal):
+    terminal = in_terminal(80, 24, "review", str(training.folder), "--follow")
+    training.write(*DEAD)
+    terminal.read_until(shows("step 3 "))
+    terminal.type(b"\x03")
+    terminal.read_until(in_terminal.is_over)
+    assert terminal.code() == 130
+    lines = terminal.lines()
+    end = assert_panel(
+        lines, drawn(board_of(DEAD, load_run(training.folder).report().findings), (80, 24))
+    )
+    assert [line for line in lines[end:] if line != "^C"] == []
+
+
+def test_a_log_is_written_line_by_line(training):
+    command = [COMMAND, "review", training.folder, "--follow"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        patience = threading.Timer(60, process.kill)
+        patience.start()
+        assert process.stdout.readline().startswith("GradWatch follows")
+        training.write(*DEAD)
+        next(line for line in process.stdout if line.startswith("GradWatch critical dead: "))
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate()
+        patience.cancel()
+    assert process.returncode == 130
+    assert told == ""
