@@ -29,7 +29,8 @@ ALLOWED = {
     "telemetry": {"numpy", "records"},
     "evidence": set(),
     "report": {"numpy", "records"},
-    "runlog": {"evidence", "records"},
+    "runlog": {"evidence", "records", "typed"},
+    "typed": set(),
     "tables": {"numpy", "pandas", "records", "runlog"},
     "review": {
         *("diagnosis", "evidence", "records", "report", "runlog", "tables", "thresholds"),

@@ -2,13 +2,39 @@
 
 import io
 import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from contextlib import redirect_stdout
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 import pandas as pd
 import pytest
-from test_review import CONV, DEAD, watch
-from values import window
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from test_review import CONV, DEAD, EPOCH, START, watch
+from test_screen import Terminal
+from values import LAWS, LAYOUT, NET, Part, inside, meta_of, normed, plan, runs, window
 
 from yolo_gradwatch.cli import main
+from yolo_gradwatch.diagnosis import Diagnosis, replay
+from yolo_gradwatch.records import Event
+from yolo_gradwatch.review import Run, load_run
+from yolo_gradwatch.runlog import RunLog
+from yolo_gradwatch.summary import summary
+from yolo_gradwatch.thresholds import Thresholds
+
+LIMITS = [field.name for field in fields(Thresholds)]
+STYLE = re.compile(r"\x1b\[[\d;]*m")
+COLOUR = re.compile(r"\x1b\[(?:\d+;)*[349]\d")
+ODD = ["model.0.[red]x[/]", "model.0.100%", "model.1.a, b", 'model.1.q"q', "model.2.größe 名"]
 
 
 @pytest.fixture
@@ -19,12 +45,118 @@ def run(tmp_path):
     return folder
 
 
-def test_a_review_tells_the_finding_and_the_blocks(run, capsys):
-    assert main(["review", str(run)]) == 0
-    out = capsys.readouterr().out
+@pytest.fixture
+def long_run(tmp_path):
+    """Ten epochs of as many steps as their number says, dead in the first two."""
+    firsts = [1, *np.cumsum(range(1, 11)) + 1]
+    windows = [
+        window(int(firsts[epoch - 1]), steps=epoch, epoch=epoch, zero=[CONV] if epoch < 3 else ())
+        for epoch in range(1, 11)
+    ]
+    limits = asdict(Thresholds(dead_windows=2))
+    epochs = [asdict(replace(EPOCH, epoch=epoch)) for epoch in range(1, 11)]
+    watch(tmp_path, windows, thresholds=limits, epochs=epochs)
+    return tmp_path
+
+
+@pytest.fixture
+def seen_limits(monkeypatch):
+    """The limits under which runs were judged."""
+    seen, report = [], Run.report
+
+    def judged(run, limits=None):
+        seen.append(limits)
+        return report(run, limits)
+
+    monkeypatch.setattr(Run, "report", judged)
+    return seen
+
+
+def written(folder, layout, windows, **meta):
+    """A run of any layout on disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = RunLog(folder, layout, resume=False)
+    log.start()
+    for one in windows:
+        log.write_window(one)
+    log.close()
+    log.write_meta(meta_of(layout, **meta))
+    return folder
+
+
+def printed(*arguments, code=0):
+    """What a command prints on standard output, where that is no terminal."""
+    with redirect_stdout(io.StringIO()) as out:
+        assert main([*map(str, arguments)]) == code
+    return out.getvalue()
+
+
+def shown(monkeypatch, width, *arguments, **environment):
+    """What a command prints on a terminal of this width."""
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"COLUMNS": str(width), "TERM": "xterm", **environment}.items():
+        monkeypatch.setenv(name, value)
+    with redirect_stdout(Terminal()) as out:
+        assert main([*map(str, arguments)]) == 0
+    return out.getvalue()
+
+
+def without_style(text):
+    return STYLE.sub("", text)
+
+
+def modules_of(*arguments):
+    return tables_of(*arguments)["module"].tolist()
+
+
+def tables_of(*arguments):
+    return pd.read_csv(io.StringIO(printed(*arguments, "--csv")), keep_default_na=False)
+
+
+def content(*arguments):
+    """What --json prints, which is JSON as its standard says: without NaN and Infinity."""
+    return json.loads(printed(*arguments, "--json"), parse_constant=pytest.fail)
+
+
+def as_json(diagnosis):
+    return json.loads(json.dumps([asdict(one) for one in diagnosis.findings.all.values()]))
+
+
+def process(code, *arguments, **environment):
+    """A Python process of its own, and its pipes."""
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env={**os.environ, **environment},
+    )
+
+
+def test_a_review_tells_the_finding_and_the_blocks(run):
+    out = printed("review", run)
     assert "sick, 1 critical; first dead in model.1.conv at step 1" in out
     assert "gradient exactly zero since step 1" in out
     assert "whole model" in out
+
+
+@pytest.mark.parametrize("name", ["", "gradwatch.csv", "gradwatch_alerts.csv"])
+def test_a_folder_and_a_table_in_it_give_the_same_review(run, capsys, name):
+    assert printed("review", run / name) == printed("review", run)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_is_found_from_inside_its_folder(run, monkeypatch):
+    monkeypatch.chdir(run)
+    assert modules_of("review", ".") == modules_of("review", "gradwatch.csv")
+
+
+def test_a_folder_whose_name_ends_as_that_of_a_table_is_reviewed(tmp_path):
+    watched = written(tmp_path / "coco.csv", LAYOUT, DEAD)
+    assert modules_of("review", watched) == list(LAYOUT.modules)
 
 
 def test_a_folder_above_gives_the_newest_run_and_says_which(run, capsys):
@@ -32,64 +164,429 @@ def test_a_folder_above_gives_the_newest_run_and_says_which(run, capsys):
     assert f"newest watched run in {run.parent}: {run}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("options", "code"), [("dead", 1), ("vanishing", 0), ("nonsense", 2)])
-def test_fail_on(run, options, code):
-    assert main(["review", str(run), "--fail-on", options]) == code
+@pytest.mark.parametrize("below", ["train", "detect/train", "runs/detect/train"])
+def test_the_newest_run_is_the_one_with_the_newest_windows(tmp_path, capsys, below):
+    new, old = (written(tmp_path / below / name, LAYOUT, []) for name in ("a", "b"))
+    os.utime(old / "gradwatch.csv", (1, 1))
+    above = tmp_path if below.count("/") < 2 else tmp_path / "runs"
+    assert content("review", above)["run"] == str(new)
+    assert capsys.readouterr().err == f"newest watched run in {above}: {new}\n"
+
+
+def test_a_run_is_not_looked_for_more_than_three_levels_below(tmp_path, capsys):
+    written(tmp_path / "a/b/c/d", LAYOUT, DEAD)
+    assert main(["review", str(tmp_path)]) == 2
+    assert "no watched run in it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        *(("dead", 1), ("vanishing", 0), ("nonsense", 2), ("amp_overflow", 2), ("", 0)),
+        *(("vanishing,dead", 1), (" vanishing , no_gradient ", 0), ("dead,nonsense", 2)),
+    ],
+)
+def test_fail_on(run, words, code):
+    assert main(["review", str(run), "--fail-on", words]) == code
+
+
+def test_a_kind_fails_on_its_rules(tmp_path):
+    watch(tmp_path, [window(step, none=[CONV]) for step in (1, 2, 3)])
+    printed("review", tmp_path, "--fail-on", "no_gradient", code=1)
+    printed("review", tmp_path, "--fail-on", "dead", code=1)
+
+
+@pytest.mark.parametrize("narrow", ["--module=model.0", "--rule=vanishing", "--epochs=1", "--csv"])
+def test_fail_on_looks_at_the_whole_run_whatever_is_shown(run, narrow):
+    assert printed("review", run, narrow, "--fail-on", "dead", code=1) == printed(
+        "review", run, narrow
+    )
 
 
 def test_other_limits_decide_anew(run):
     assert main(["review", str(run), "--fail-on", "dead", "--dead-windows", "4"]) == 0
 
 
-def test_csv_has_the_modules_that_match(run, capsys):
-    assert main(["review", str(run), "--csv", "--module", "model.1*"]) == 0
-    table = pd.read_csv(io.StringIO(capsys.readouterr().out))
+def test_csv_has_the_modules_that_match(run):
+    table = tables_of("review", run, "--module", "model.1*")
     assert table["module"].tolist() == ["model.1", CONV, "model.1.bn"]
     assert table.set_index("module").loc[CONV, ["steps", "zero"]].tolist() == [3, 3]
 
 
-def test_json_has_the_findings(run, capsys):
-    assert main(["review", str(run), "--json", "--rule", "dead"]) == 0
-    told = json.loads(capsys.readouterr().out)
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ("", LAYOUT.modules),
+        ("--module *.conv", ["model.0.conv", CONV]),
+        ("--module model", ["model"]),
+        ("--module model.[02].[ab]*", ["model.0.bn", "model.2.a", "model.2.b"]),
+        ("--rule dead", [CONV]),
+        ("--rule nonfinite,dead", [CONV]),
+        ("--rule no_gradient", []),
+        ("--rule amp_overflow", []),
+        ("--rule dead --module model.0*", []),
+        ("--rule dead --module model.1*", [CONV]),
+        ("--top 1", [CONV]),
+        ("--top 99", LAYOUT.modules),
+        ("--top 1 --module model.0.*", ["model.0.conv"]),
+        ("--top 1 --rule dead --module *.conv --epochs 1", [CONV]),
+    ],
+)
+def test_options_narrow_the_modules_together(run, options, names):
+    arguments = ["review", run, *shlex.split(options)]
+    assert modules_of(*arguments) == list(names)
+    assert [row["module"] for row in content(*arguments)["modules"]] == list(names)
+    if options:
+        assert f"Gradient norm of {len(names)} of 10 modules" in printed(*arguments)
+
+
+def test_the_farthest_are_told_first_by_finding_then_by_level(tmp_path):
+    low = {"model.0.bn": 1e-3, "model.2.a": 1e-2}
+    scale = np.array([low.get(name, 1.0) for name in LAYOUT.modules], np.float32)
+    watch(tmp_path, [replace(one, norm_mean=one.norm_mean * scale) for one in DEAD])
+    assert modules_of("review", tmp_path, "--top", 2) == ["model.0.bn", CONV]
+    assert modules_of("review", tmp_path, "--top", 3) == ["model.0.bn", CONV, "model.2.a"]
+
+
+@pytest.mark.parametrize(
+    ("span", "first", "last"),
+    [("3:8", 3, 8), ("3:", 3, 10), (":8", 1, 8), ("5", 5, 5), ("10:99", 10, 10), (":", 1, 10)],
+)
+def test_a_span_of_epochs_counts_both_ends(long_run, span, first, last):
+    arguments = ["review", long_run, "--epochs", span]
+    assert set(tables_of(*arguments)["steps"]) == {sum(range(first, last + 1))}
+    told = content(*arguments)
+    assert [one["epoch"] for one in told["epochs"]] == list(range(first, last + 1))
+    assert [one["rule"] for one in told["findings"]] == (["dead"] if first < 3 else [])
+
+
+def test_an_epoch_whose_steps_amp_skipped_is_one_of_the_run(tmp_path):
+    watch(tmp_path, [window(1, skipped=1), window(2, epoch=2)])
+    assert set(tables_of("review", tmp_path, "--epochs", "1")["steps"]) == {0}
+
+
+def test_json_has_the_findings(run):
+    told = content("review", run, "--rule", "dead")
     assert [finding["module"] for finding in told["findings"]] == [CONV]
     assert [module["module"] for module in told["modules"]] == [CONV]
 
 
-def test_a_mangled_number_is_told_with_its_line(run, capsys):
-    path = run / "gradwatch.csv"
-    lines = path.read_text(encoding="utf-8").splitlines()
-    lines[4] = lines[4].replace(",1,0,", ",x,0,", 1)
-    path.write_text("\n".join([*lines, ""]), encoding="utf-8")
-    assert main(["review", str(run)]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "line 5: 'x' is no" in captured.err
+def test_json_tells_what_the_files_say_of_the_run(tmp_path):
+    options = {"interval": 2, "stop_on": ["dead"], "training": {"model": "yolo26n.pt", "clip": 3}}
+    events = [START, Event(2, "resume")]
+    watch(tmp_path, DEAD, events, status="failed", epochs=[asdict(EPOCH)], options=options)
+    told = content("review", tmp_path)
+    report = load_run(tmp_path).report()
+    assert (told["run"], told["status"]) == (str(tmp_path), "failed")
+    assert (told["verdict"], told["healthy"]) == (report.verdict, report.healthy)
+    assert told["unjudged"] == list(report.unjudged)
+    assert told["epochs"] == [asdict(EPOCH)]
+    assert told["meta"]["options"] == options
+    assert told["meta"]["events"] == [{"step": 1, "kind": "start"}, {"step": 2, "kind": "resume"}]
 
 
-def test_two_runs_in_one_file_are_told(run, capsys):
-    path = run / "gradwatch.csv"
-    path.write_bytes(2 * path.read_bytes())
-    assert main(["review", str(run)]) == 2
-    assert "second header: two runs in one file" in capsys.readouterr().err
+_BLOCKS = [name for name, _ in NET.blocks if name in NET.modules]
+_FACTORS = st.dictionaries(
+    st.sampled_from([*_BLOCKS, "model", "model.1.a", "model.6.cv2.0.conv"]),
+    st.sampled_from([1e-9, 1e-5, 1e-3, 0.1, 30.0, 1e3, 1e9]),
+    max_size=3,
+)
+_STRETCH = st.fixed_dictionaries(
+    {
+        "windows": st.sampled_from([1, 2, 5, 25]),
+        "steps": st.integers(1, 3),
+        "norms": _FACTORS,
+        "weight_norm": st.sampled_from([1.0, 3.0, 100.0]),
+        "zero_fraction": st.sampled_from([0.1, 0.6, 0.9]),
+        "zero": st.sampled_from([[], [], ["model.2.conv"], inside(NET, "model.6")]),
+        "event": st.sampled_from(["", "", "resume", "nan_recovery"]),
+    }
+)
 
 
-def test_a_torn_end_is_told_and_the_rest_is_used(run, capsys):
-    path = run / "gradwatch.csv"
-    path.write_bytes(path.read_bytes()[:-3])
-    assert main(["review", str(run)]) == 0
-    out = capsys.readouterr().out
-    assert "gradwatch.csv has a torn end" in out
-    assert "2 steps" in out
+@st.composite
+def uneven_runs(draw):
+    """Stretches of windows in which blocks are decades apart, dead or fast, and events."""
+    windows, events, step = [], [START], 1
+    for epoch, stretch in enumerate(draw(st.lists(_STRETCH, max_size=4)), 1):
+        if windows and stretch["event"]:
+            events.append(Event(step, stretch["event"]))
+        for _ in range(stretch["windows"]):
+            zero = stretch["zero"]
+            one = window(step, steps=stretch["steps"], epoch=epoch, zero=zero, layout=NET)
+            one = normed(one, {n: x for n, x in stretch["norms"].items() if n not in zero})
+            for field in ("weight_norm", "zero_fraction"):
+                one = normed(one, dict.fromkeys(_BLOCKS, stretch[field]), NET, [field])
+            windows.append(one)
+            step += stretch["steps"]
+    return windows, events
 
 
-def test_a_comparison_tells_what_only_one_run_has(run, tmp_path, capsys):
-    other = tmp_path / "other"
-    other.mkdir()
-    watch(other, [window(1), window(2), window(3)])
-    assert main(["compare", str(other), str(run)]) == 0
-    out = capsys.readouterr().out
-    assert "only in B:" in out
-    assert main(["compare", str(run)]) == 2
+_COUNTS, _DECADES = st.integers(1, 6), st.floats(0.1, 5.0)
+OTHER_LIMITS = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(("amp_grace", "dead_windows", "dead_branch_windows"), _COUNTS),
+        **dict.fromkeys(
+            ("vanishing", "exploding", "leaf", "spike", "collapse", "weight_growth"), _DECADES
+        ),
+        "zero_fraction": st.floats(0.01, 0.99),
+        "total_high": st.floats(2.0, 1e9),
+        "total_low": st.floats(1e-9, 1.0),
+    },
+)
+
+
+@LAWS
+@given(runs())
+def test_a_review_finds_exactly_what_the_live_run_found(run):
+    with TemporaryDirectory() as name:
+        live = watch(Path(name), *run)
+        assert content("review", name)["findings"] == as_json(live)
+
+
+@pytest.mark.parametrize("source", ["options", "file", "run"])
+@settings(LAWS, max_examples=20)
+@given(uneven_runs(), OTHER_LIMITS)
+def test_other_limits_find_what_a_run_under_them_would_have_found(source, run, limits):
+    under = Thresholds(**limits)
+    windows, events = run
+    diagnosis = Diagnosis(NET, under, {"amp": False}, lambda _step: "")
+    replay(diagnosis, windows, events)
+    lines = [f"{name} = {value!r}\n" for name, value in limits.items()]
+    with TemporaryDirectory() as name:
+        folder, file = Path(name), Path(name) / "limits.toml"
+        own = {"thresholds": asdict(under)} if source == "run" else {}
+        written(folder, NET, windows, events=events, **own)
+        file.write_text("".join(lines), encoding="utf-8")
+        options = {
+            "options": [f"--{name.replace('_', '-')}={limits[name]!r}" for name in limits],
+            "file": ["--thresholds", file],
+            "run": [],
+        }
+        assert content("review", folder, *options[source])["findings"] == as_json(diagnosis)
+
+
+@settings(LAWS, max_examples=20)
+@given(uneven_runs(), st.none() | st.integers(1, 3))
+def test_csv_is_the_summary(run, epoch):
+    windows, events = run
+    with TemporaryDirectory() as name:
+        loaded = load_run(written(Path(name), NET, windows, events=events))
+        span = (epoch, epoch) if epoch in loaded.grid.epoch else None
+        options = ["--epochs", epoch] if span else []
+        out = printed("review", name, "--csv", *options)
+        told = content("review", name, *options)["findings"]
+    findings = [f for f in loaded.report().findings if f.number in {one["number"] for one in told}]
+    expected = summary(loaded.grid, NET, findings, span)
+    kinds = expected.dtypes.to_dict()
+    found = pd.read_csv(io.StringIO(out), dtype=kinds)
+    found = found.fillna({"findings": ""})
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-9, atol=0)
+
+
+def test_json_has_the_numbers_of_the_csv(tmp_path):
+    watch(tmp_path, [window(step, norm=1.2345678e-9) for step in (1, 2, 3)])
+    (module,) = content("review", tmp_path, "--module", "model.0")["modules"]
+    assert module["norm_median"] == pytest.approx(1.2345678e-9, rel=1e-6)
+    told = content("compare", tmp_path, tmp_path, "--module", "model.0")["modules"]
+    assert told[0]["norm"] == pytest.approx(1.2345678e-9, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_every_limit_has_an_option_that_reaches_the_report(run, seen_limits, name):
+    value = getattr(Thresholds(), name)
+    other = value + 1 if isinstance(value, int) else value / 2
+    printed("review", run, f"--{name.replace('_', '-')}", other)
+    assert seen_limits == [Thresholds(**{name: other})]
+    assert type(getattr(seen_limits[0], name)) is type(value)
+
+
+def test_the_help_names_every_limit(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    words = printed("review", "--help").split()
+    assert {f"--{name.replace('_', '-')}" for name in LIMITS} <= set(words)
+
+
+def test_a_limit_counts_before_the_file_and_the_file_before_the_run(tmp_path, seen_limits):
+    watch(tmp_path, DEAD, thresholds=asdict(Thresholds(spike=1.1, leaf=1.1, collapse=1.1)))
+    file = tmp_path / "limits.toml"
+    file.write_text("leaf = 1.2\ncollapse = 1.2\n", encoding="utf-8")
+    printed("review", tmp_path)
+    printed("review", tmp_path, "--leaf", 1.3)
+    printed("review", tmp_path, "--thresholds", file)
+    printed("review", tmp_path, "--leaf", 1.3, "--thresholds", file)
+    assert seen_limits == [
+        Thresholds(spike=1.1, leaf=1.1, collapse=1.1),
+        Thresholds(spike=1.1, leaf=1.3, collapse=1.1),
+        Thresholds(leaf=1.2, collapse=1.2),
+        Thresholds(leaf=1.3, collapse=1.2),
+    ]
+
+
+def test_a_comparison_tells_what_only_one_run_has(run, tmp_path):
+    other = written(tmp_path / "other", LAYOUT, [window(1), window(2), window(3)])
+    assert "only in B:" in printed("compare", other, run)
+    assert "only in A:" in printed("compare", run, other)
+    assert "0 in one run only, 2 in more than one run" in printed("compare", run, run)
+
+
+def test_a_comparison_gives_norms_and_their_ratio_to_the_first_run(tmp_path):
+    norms = {"a": [2.0] * 20, "b": [1.0] * 10 + [8.0] * 10, "c": [3.0] * 40}
+    folders = [
+        written(tmp_path / name, LAYOUT, [window(i, norm=x) for i, x in enumerate(values, 1)])
+        for name, values in norms.items()
+    ]
+    table = tables_of("compare", *folders, "--module", "model.1*")
+    assert set(table["module"]) == {"model.1", CONV, "model.1.bn"}
+    one = table[table["module"] == CONV].set_index(["run", "part"])[["norm", "ratio"]]
+    assert one.loc[(1, "last")].tolist() == [2.0, 1.0]
+    assert [one.loc[(2, part)].tolist() for part in ("first", "middle", "last")] == [
+        [1.0, 0.5],
+        [4.5, 2.25],
+        [8.0, 4.0],
+    ]
+    assert one.loc[(3, "middle")].tolist() == [3.0, 1.5]
+
+
+def test_a_comparison_as_json_tells_runs_differences_and_modules(tmp_path):
+    options = [
+        {"interval": 1, "stop_on": [], "training": {"optimizer": name, "imgsz": 640}}
+        for name in ("SGD", "AdamW")
+    ]
+    a, b = (tmp_path / name for name in "ab")
+    written(a, LAYOUT, DEAD, options=options[0])
+    written(b, LAYOUT, [window(step) for step in (1, 2, 3)], options=options[1])
+    told = content("compare", a, b, "--module", CONV)
+    assert [(one["run"], one["healthy"]) for one in told["runs"]] == [
+        (str(a), False),
+        (str(b), True),
+    ]
+    assert told["differences"] == {"optimizer": ["SGD", "AdamW"]}
+    assert {one["module"] for one in told["modules"]} == {CONV}
+    assert [one["ratio"] for one in told["modules"]] == [None] * 6  # A has a norm of 0
+
+
+def test_a_comparison_shows_blocks_that_one_run_lacks(tmp_path):
+    more, _ = plan([*map(Part, ("model.0.conv", "model.1.attn", "model.2.a"))])
+    less, _ = plan([*map(Part, ("model.0.conv", "model.2.a"))])
+    a = written(tmp_path / "a", more, [window(1, layout=more)])
+    b = written(tmp_path / "b", less, [window(1, layout=less)])
+    assert re.search(r"model\.1 .* only in A", printed("compare", a, b))
+    assert re.search(r"model\.1 .* only in B", printed("compare", b, a))
+
+
+@pytest.mark.parametrize(("count", "code"), [(1, 2), (2, 0), (26, 0), (27, 2)])
+def test_a_comparison_is_of_two_to_twenty_six_runs(run, capsys, count, code):
+    assert main(["compare", *[str(run)] * count, "--csv"]) == code
+    assert ("compare needs 2 to 26 runs" in capsys.readouterr().err) == (code == 2)
+
+
+@pytest.mark.parametrize("arguments", [["review"], ["review", "--module", "*"], ["compare"]])
+@pytest.mark.parametrize("form", ["", "--csv", "--json"])
+def test_a_run_without_a_step_is_told_in_every_form(tmp_path, arguments, form):
+    written(tmp_path, LAYOUT, [])
+    folders = [tmp_path] * (1 + (arguments[0] == "compare"))
+    out = printed(arguments[0], *folders, *arguments[1:], *filter(None, [form]))
+    assert "model.0" in out or "0 Block" in out
+    assert "nan" not in out.lower().replace("nan/inf", "")
+
+
+def test_names_are_data_everywhere(tmp_path, monkeypatch):
+    odd, _ = plan([*map(Part, ODD)])
+    windows = [window(step, layout=odd, zero=ODD[:1]) for step in (1, 2, 3)]
+    folder = written(tmp_path / "[bold]run[/] %s, 'a b'", odd, windows)
+    assert modules_of("review", folder) == list(odd.modules)
+    assert set(modules_of("compare", folder, folder, "--module", "*")) == set(odd.modules)
+    told = content("review", folder)
+    assert [row["module"] for row in told["modules"]] == list(odd.modules)
+    assert (told["run"], told["findings"][0]["module"]) == (str(folder), ODD[0])
+    monkeypatch.chdir(tmp_path)
+    name = folder.relative_to(tmp_path)
+    for out in (
+        printed("review", name, "--module", "*"),
+        without_style(shown(monkeypatch, 200, "review", name, "--module", "*")),
+        printed("compare", name, name, "--module", "*"),
+    ):
+        assert all(text in out for text in (*ODD, str(name)))
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+@pytest.mark.parametrize("command", ["review", "compare"])
+def test_a_narrow_terminal_loses_no_name_and_no_number(long_run, monkeypatch, width, command):
+    monkeypatch.chdir(long_run)
+    arguments = [command, *(["."] if command == "review" else [".", "."]), "--module", "*"]
+    out = without_style(shown(monkeypatch, width, *arguments))
+    assert max(map(cell_len, out.splitlines())) <= width
+    lost = Counter(printed(*arguments).split()) - Counter(out.split())
+    assert set(lost) <= {"module"}  # a heading
+
+
+def test_a_name_that_is_longer_than_a_line_is_folded(tmp_path, monkeypatch):
+    names = [f"model.0.{'very_long_name_' * 4}{i}" for i in range(3)]
+    layout, _ = plan([*map(Part, names)])
+    written(tmp_path, layout, [window(1, layout=layout)])
+    out = without_style(shown(monkeypatch, 24, "review", tmp_path, "--module", "*"))
+    assert max(map(cell_len, out.splitlines())) <= 24
+    assert all(name in "".join(out.split()) for name in names)
+
+
+def test_colours_are_for_terminals_and_not_where_they_are_unwanted(run, monkeypatch):
+    assert COLOUR.search(shown(monkeypatch, 80, "review", run))
+    assert not COLOUR.search(shown(monkeypatch, 80, "review", run, NO_COLOR="1"))
+    for form in ("--csv", "--json"):
+        assert "\x1b" not in shown(monkeypatch, 80, "review", run, form)
+    assert "\x1b" not in printed("review", run) + printed("compare", run, run)
+
+
+def test_what_a_file_says_cannot_steer_the_terminal(tmp_path):
+    for folder, model in (("a", "yolo26n.pt"), ("b", "\x1b[2Jgone")):
+        (tmp_path / folder).mkdir()
+        options = {"interval": 1, "stop_on": [], "training": {"model": model}}
+        watch(tmp_path / folder, DEAD, options=options)
+    assert "\x1b" not in printed("review", tmp_path / "b")
+    assert "?[2Jgone" in printed("compare", tmp_path / "a", tmp_path / "b")
+
+
+def test_no_command_loads_what_it_does_not_need(run):
+    code = (
+        "import sys\n"
+        "from yolo_gradwatch.cli import main\n"
+        "for form in ([], ['--csv'], ['--json']):\n"
+        "    main(['review', sys.argv[1], '--module', '*', *form])\n"
+        "    main(['compare', sys.argv[1], sys.argv[1], *form])\n"
+        "main(['review', sys.argv[1]])\n"
+        "print(sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)\n"
+    )
+    with process(code, run) as done:
+        out, err = done.communicate()
+    assert done.returncode == 0
+    assert "whole model" in out
+    assert "'yolo_gradwatch'" in err
+    heavy = ("torch", "torchvision", "ultralytics", "matplotlib", "plotly", "cv2", "PIL")
+    assert not [name for name in heavy if f"'{name}'" in err]
+
+
+SCRIPT = "from yolo_gradwatch.cli import script; script()"
+
+
+@pytest.mark.parametrize(
+    "arguments", ["review", "review --json", "review --top=3", "compare --csv"]
+)
+def test_a_closed_pipe_gives_no_traceback(run, arguments):
+    command, *options = arguments.split()
+    folders = [run] * (1 + (command == "compare"))
+    with process(SCRIPT, command, *folders, *options) as closed:
+        closed.stdout.close()
+        assert closed.stderr.read() == ""
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_review_goes_into_a_file_of_any_encoding(run, encoding):
+    with process(SCRIPT, "review", run, PYTHONIOENCODING=encoding) as done:
+        out, err = done.communicate()
+    assert (done.returncode, err) == (0, "")
+    assert "whole model" in out
 
 
 def test_the_picture_has_a_row_a_block(run):
@@ -102,9 +599,28 @@ def test_the_picture_has_a_row_a_block(run):
     assert (209, 0, 28) in colours  # the frame of a critical finding
 
 
-def test_a_run_that_is_over_is_followed_to_its_report(run, capsys):
-    assert main(["review", str(run), "--follow"]) == 0
-    out = capsys.readouterr().out
+def test_a_run_that_is_over_is_followed_to_its_report(run):
+    out = printed("review", run, "--follow")
     assert "GradWatch follows" in out
     assert "GradWatch critical dead: " in out
     assert "GradWatch: sick, 1 critical" in out
+
+
+def test_following_judges_under_the_limits_that_are_given(run):
+    printed("review", run, "--follow", "--fail-on", "dead", code=1)
+    out = printed("review", run, "--follow", "--fail-on", "dead", "--dead-windows", 4)
+    assert "critical dead" not in out
+
+
+def test_following_ends_with_ctrl_c(tmp_path, monkeypatch):
+    def interrupt(_seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("yolo_gradwatch.follow.time.sleep", interrupt)
+    watch(tmp_path, DEAD, status="running")
+    assert "critical dead" in printed("review", tmp_path, "--follow", code=130)
+
+
+@pytest.mark.parametrize("form", ["--csv", "--json"])
+def test_data_stays_alone_on_standard_output_when_a_run_was_followed(run, form):
+    assert printed("review", run, "--follow", form) == printed("review", run, form)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json as json_format
+import math
 import sys
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.text import Text
@@ -119,6 +120,8 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
 
     Limits such as --vanishing decide every alert anew.
     """
+    if csv and json:
+        refuse("--csv and --json are two forms of the same; choose one")
     words = alarm_words("--fail-on", fail_on)
     rules = rule_words("--rule", rule)
     span = _span(epochs)
@@ -132,7 +135,7 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
     table = _table(loaded, findings, module, span, top, by_rule=bool(rules))
     narrow = bool(module or rules or span or top)
     if csv:
-        sys.stdout.write(table.to_csv(index=False))
+        _write_csv(table, [report])
     elif json:
         _print_json(loaded, report, findings, table, span)
     elif follow and not narrow:
@@ -179,7 +182,7 @@ def compare(
     table = comparing.compare(loaded)
     table = table[table["module"].isin(names)]
     if csv:
-        sys.stdout.write(table.to_csv(index=False))
+        _write_csv(table, reports)
     elif json:
         _write_json(
             {
@@ -228,7 +231,9 @@ def _chosen_limits(
         return replace(base, **given)
     except ValueError as error:
         name, _, rest = str(error).partition(" ")
-        refuse(f"--{name.replace('_', '-')} {rest}")
+        named = name in given
+        option = (name if named else next(iter(given))).replace("_", "-")
+        refuse(f"--{option} {rest}" if named else f"--{option}: {error}")
 
 
 def _span(epochs: str) -> tuple[int, int] | None:
@@ -268,8 +273,9 @@ def _table(  # noqa: PLR0913  # one argument an option that narrows it
     from yolo_gradwatch import summary
 
     table = summary.summary(run.grid, run.layout, findings, span)
-    if span and not table["steps"].any():
-        last = run.grid.epoch.max(initial=0)
+    epochs = run.grid.epoch
+    if span and not ((epochs >= span[0]) & (epochs <= span[1])).any():
+        last = epochs.max(initial=0)
         refuse(f"--epochs: no optimizer step in these epochs; the run has 1 to {last}")
     if pattern:
         table = table[table["module"].isin(_matching(run.layout.modules, pattern))]
@@ -346,13 +352,21 @@ def _outcome(report: Report) -> dict[str, object]:
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, object]]:
-    """The rows as JSON has them: no NaN."""
-    records: list[dict[str, object]] = json_format.loads(table.to_json(orient="records"))
-    return records
+    """The rows as JSON has them: null where there is no finite number."""
+    finite = table.replace([math.inf, -math.inf], math.nan).astype("object")
+    return cast("list[dict[str, object]]", finite.where(finite.notna(), None).to_dict("records"))
+
+
+def _write_csv(table: pd.DataFrame, reports: Sequence[Report]) -> None:
+    """The table alone on standard output; what was left out of it is told elsewhere."""
+    for report in reports:
+        for remark in report.remarks:
+            typer.echo(remark, err=True)
+    sys.stdout.write(table.to_csv(index=False))
 
 
 def _write_json(content: dict[str, object]) -> None:
-    sys.stdout.write(json_format.dumps(content, indent=1) + "\n")
+    sys.stdout.write(json_format.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def _draw(run: Run, report: Report, *, modules: bool) -> None:

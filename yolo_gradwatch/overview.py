@@ -11,7 +11,7 @@ from rich.text import Text
 from yolo_gradwatch.board import Board
 from yolo_gradwatch.columns import Column, columns
 from yolo_gradwatch.compare import PARTS, differences, only_in
-from yolo_gradwatch.console import STYLES, number, sparkline, told, verdict
+from yolo_gradwatch.console import STYLES, number, printable, sparkline, told, verdict
 from yolo_gradwatch.summary import of_blocks
 from yolo_gradwatch.tables import windows_of
 
@@ -71,7 +71,8 @@ def single_modules(
     """Some modules of a run, one a line, below the findings that concern them."""
     some = f"{len(table)} of {len(run.layout.modules)} modules"
     heading = Text(f"Gradient norm of {some}, over the optimizer steps", "bold")
-    return [headline(run, report, findings), Text("\n").join([heading, modules_text(table, width)])]
+    head = Text("\n").join([headline(run, report, findings), *_remarks(report)])
+    return [head, Text("\n").join([heading, modules_text(table, width)])]
 
 
 def headline(run: Run, report: Report, findings: Iterable[Finding]) -> Text:
@@ -80,12 +81,16 @@ def headline(run: Run, report: Report, findings: Iterable[Finding]) -> Text:
     return Text("\n").join([verdict(report), source, *map(told, findings)])
 
 
+def _remarks(report: Report) -> list[Text]:
+    return [Text(f"  {remark}") for remark in report.remarks]
+
+
 def source_of(run: Run) -> str:
     """How the training ended, what was trained on what, and with which versions."""
     versions = ", ".join(f"{name} {version}" for name, version in run.meta["versions"].items())
     options = run.meta["options"]["training"]
     model, data = options.get("model"), options.get("data")
-    return f"{run.meta['status']}, {model} on {data} ({versions})"
+    return printable(f"{run.meta['status']}, {model} on {data} ({versions})")
 
 
 def modules_text(table: pd.DataFrame, width: int | None) -> Text:
@@ -143,14 +148,21 @@ def side_by_side(
     """
     letters = ascii_uppercase
     heads = [
-        Text(f"{letters[i]}  {run.folder}: {reports[i].verdict}") for i, run in enumerate(runs)
+        line
+        for letter, run, report in zip(letters, runs, reports, strict=False)
+        for line in (Text(f"{letter}  {run.folder}: {report.verdict}"), *_remarks(report))
     ]
     differing = [
-        Text(f"   {one.name}: " + ", ".join(f"{letters[i]} {v}" for i, v in enumerate(one.by_run)))
-        for one in differences(runs)
+        Text(printable(f"   {one.name}: {_by_letter(one.by_run)}")) for one in differences(runs)
     ]
     pairs = [_pair(table, names, i, width) for i in range(1, len(runs))]
     return [Text("\n").join([*heads, *differing]), *pairs, _findings_apart(reports)]
+
+
+def _by_letter(values: Iterable[object]) -> str:
+    return ", ".join(
+        f"{letter} {value}" for letter, value in zip(ascii_uppercase, values, strict=False)
+    )
 
 
 def _pair(table: pd.DataFrame, names: dict[str, list[str]], other: int, width: int | None) -> Text:

@@ -14,7 +14,7 @@ from yolo_gradwatch.board import Board
 from yolo_gradwatch.detect import matches
 from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.evidence import Evidence, existing
-from yolo_gradwatch.records import CLIP_NORM, EpochTelemetry, Event
+from yolo_gradwatch.records import CLIP_NORM, Event
 from yolo_gradwatch.report import Report
 from yolo_gradwatch.review import load_run
 from yolo_gradwatch.rollup import Rollup
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from yolo_gradwatch.records import (
+        EpochTelemetry,
         EventKind,
         Finding,
         Layout,
@@ -254,7 +255,7 @@ class Recorder:
         """Go on with the count, the events and the findings of the run that is resumed."""
         meta = runlog.read_meta(folder)
         events = runlog.events_of_meta(meta)
-        epochs = [EpochTelemetry(**raw) for raw in meta["epochs"]]
+        epochs = runlog.epochs_of_meta(meta)
         runlog.mend(folder, meta["layout"]["modules"][-1])
         windows = list(windows_of(grid_of(load_run(folder).windows, self._layout)))
         replay(self._diagnosis, windows, events)

@@ -20,6 +20,7 @@ Flags: TypeAlias = NDArray[np.bool_]
 Severity = Literal["notice", "warning", "critical"]
 EventKind = Literal["start", "resume", "nan_recovery", "oom_restart"]
 Change = Literal["start", "worse", "end"]
+Status = Literal["running", "finished", "failed", "interrupted"]
 Role = Literal["", "weight", "norm", "other"]
 
 WHOLE = "model"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from yolo_gradwatch import runlog, tables
 from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.evidence import existing
-from yolo_gradwatch.records import CLIP_NORM, EpochTelemetry, Grid, Layout
+from yolo_gradwatch.records import CLIP_NORM, Grid, Layout
 from yolo_gradwatch.report import Report
 from yolo_gradwatch.thresholds import Thresholds
 
@@ -69,7 +69,7 @@ class Run:
             steps=int(self.grid.steps.sum()),
             modules=len(self.layout.modules),
             findings=tuple(diagnosis.findings.all.values()),
-            epochs=tuple(EpochTelemetry(**raw) for raw in self.meta["epochs"]),
+            epochs=tuple(runlog.epochs_of_meta(self.meta)),
             clip=self.clip,
             unjudged=diagnosis.unjudged(),
             remarks=self.remarks,
@@ -86,7 +86,7 @@ def load_run(path: str | Path) -> Run:
         FormatError: A file is missing or cannot be read: which, at which line, and what to do.
     """
     given = Path(path)
-    folder = given.parent if given.suffix == ".csv" else given
+    folder = given.parent if _is_table(given) else given
     meta, layout = meta_of(folder)
     windows, torn = tables.read_windows(folder / runlog.WINDOWS_FILE, layout)
     alerts, torn_alerts = tables.read_alerts(folder / runlog.ALERTS_FILE)
@@ -104,8 +104,10 @@ def find_run(path: str | Path) -> Path:
         FormatError: There is no watched run.
     """
     given = Path(path)
-    if given.suffix == ".csv" or (given / runlog.WINDOWS_FILE).exists():
-        return given.parent if given.suffix == ".csv" else given
+    if _is_table(given):
+        return given.parent
+    if (given / runlog.WINDOWS_FILE).exists():
+        return given
     depths = ("*", "*/*", "*/*/*")
     found = [file for depth in depths for file in given.glob(f"{depth}/{runlog.WINDOWS_FILE}")]
     if not found:
@@ -117,6 +119,10 @@ def find_run(path: str | Path) -> Path:
     return max(found, key=lambda file: file.stat().st_mtime).parent
 
 
+def _is_table(path: Path) -> bool:
+    return path.suffix == ".csv" and not path.is_dir()
+
+
 def meta_of(folder: Path) -> tuple[dict[str, Any], Layout]:
     """The content of ``gradwatch.json`` and its layout, once all that a report needs is there.
 
@@ -126,9 +132,10 @@ def meta_of(folder: Path) -> tuple[dict[str, Any], Layout]:
     meta = runlog.read_meta(folder)
     try:
         runlog.events_of_meta(meta)
-        _ = [EpochTelemetry(**raw) for raw in meta["epochs"]]
+        runlog.epochs_of_meta(meta)
         Thresholds(**meta["thresholds"])
         float(meta["options"]["training"].get("clip", CLIP_NORM))
+        runlog.check_outcome(meta)
         return meta, runlog.layout_of_meta(meta)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         path = folder / runlog.META_FILE

@@ -8,10 +8,11 @@ import math
 import os
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, get_args
 
 from yolo_gradwatch import evidence
-from yolo_gradwatch.records import Event, Layout, News, Window
+from yolo_gradwatch.records import WHOLE, EpochTelemetry, Event, Layout, News, Status, Window
+from yolo_gradwatch.typed import built
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -55,7 +56,7 @@ ALERT_COLUMNS = (
 )
 
 
-_META_PARTS = ("status", "options", "thresholds", "layout", "events", "epochs")
+_META_PARTS = ("status", "versions", "options", "thresholds", "layout", "events", "epochs")
 
 
 class FormatError(ValueError):
@@ -166,32 +167,45 @@ def layout_of_meta(meta: dict[str, Any]) -> Layout:
     """The layout from ``gradwatch.json``.
 
     Raises:
-        AttributeError: A part of it is not of its type, as
-        KeyError: a part is missing.
-        TypeError: See above.
-        ValueError: Its columns do not fit each other, or a name would spoil a terminal.
+        ValueError: A part is missing or of another type, the parts do not fit each other, or a name
+            would spoil a terminal.
     """
-    raw = meta["layout"]
-    nested: dict[str, Any] = {
-        name: tuple(tuple(part) for part in raw[name]) for name in ("blocks", "inside", "edges")
-    }
-    columns = ("modules", "types", "parameters", "block_of", "roles", "kernels")
-    arrays: dict[str, Any] = {name: tuple(raw[name]) for name in columns}
-    if len({len(column) for column in arrays.values()}) > 1:
+    layout = built(Layout, meta["layout"])
+    columns = (layout.modules, layout.types, layout.parameters, layout.block_of)
+    if len({len(column) for column in (*columns, layout.roles, layout.kernels)}) > 1:
         raise ValueError("the columns of 'layout' differ in length")
-    names = (
-        *arrays["modules"],
-        *arrays["types"],
-        *(text for pair in raw["blocks"] for text in pair),
-    )
+    if len(set(layout.modules)) < len(layout.modules) or WHOLE not in layout.modules[:1]:
+        raise ValueError(f"the modules of 'layout' are not {WHOLE!r} and others, each once")
+    blocks = {name for name, _ in layout.blocks}
+    edges = {name for edge in layout.edges for name in edge}
+    if len(layout.inside) != len(layout.blocks) or not {layout.head, *edges} <= blocks:
+        raise ValueError("the blocks of 'layout' do not fit each other")
+    names = (*layout.modules, *layout.types, *(text for pair in layout.blocks for text in pair))
     if not all(name.isprintable() for name in names):
         raise ValueError("a name in 'layout' has a character that cannot be printed")
-    return Layout(**arrays, **nested, head=raw["head"])
+    return layout
+
+
+def check_outcome(meta: dict[str, Any]) -> None:
+    """Raise if the status or the versions are not what a run has.
+
+    Raises:
+        ValueError: They are not.
+    """
+    if meta["status"] not in get_args(Status):
+        raise ValueError(f"'status' is {meta['status']!r}")
+    if not isinstance(meta["versions"], dict):
+        raise ValueError("'versions' is no table of names and values")  # noqa: TRY004
 
 
 def events_of_meta(meta: dict[str, Any]) -> list[Event]:
     """The points at which the run began anew, by step."""
-    return [Event(event["step"], event["kind"]) for event in meta["events"]]
+    return [built(Event, raw) for raw in meta["events"]]
+
+
+def epochs_of_meta(meta: dict[str, Any]) -> list[EpochTelemetry]:
+    """Clipping and AMP of each epoch."""
+    return [built(EpochTelemetry, raw) for raw in meta["epochs"]]
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -205,7 +219,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
         meta: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise FormatError(f"{path}: {error.strerror}; was this training watched?") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: not JSON ({error}); restore it from a copy") from None
     if not isinstance(meta, dict):
         raise FormatError(f"{path}: not a table of names and values; restore it from a copy")

@@ -160,7 +160,7 @@ def check_header(path: Path, header: bytes, columns: Sequence[str]) -> None:
     """
     found = header.decode("utf-8", "replace").rstrip("\r").split(",")
     missing = [name for name in columns if name not in found]
-    if len(missing) == len(columns):
+    if len(missing) > len(columns) / 2:
         raise runlog.FormatError(
             f"{path}: line 1 is not the header of {path.name}; is it a file of another tool?"
         )
