@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from training import HOME, shapes, train
 
-from yolo_gradwatch import GradWatch
+from yolo_gradwatch import GradWatch, load_run
 
 pytestmark = pytest.mark.train
 
@@ -53,12 +53,18 @@ def test_command_line(tmp_path, weights):
     assert out.count("GradWatch: healthy") == 2
 
 
-def test_read_csv(tmp_path):
+def test_review_csv(tmp_path):
     watch = GradWatch(live=False)
     train(tmp_path, watch=watch)
-    out = run(tmp_path, sys.executable, EXAMPLES / "read_csv.py", watch.run_dir)
-    assert "GradWatch: healthy" in out
-    assert "norm_mean" in out
+    out = run(tmp_path, sys.executable, EXAMPLES / "review_csv.py", watch.run_dir)
+    answers = out.split("\n\nWh")
+    assert "GradWatch: healthy" in answers[0]
+    (convolutions,) = [line for line in answers[1].splitlines() if line.startswith("Conv2d")]
+    rows = load_run(watch.run_dir).windows
+    first = rows[(rows["type"] == "Conv2d") & (rows["step_last"] == 1)]["norm_mean"].median()
+    assert float(convolutions.split()[1]) == pytest.approx(first, abs=1e-4)
+    assert "model." in answers[2]
+    assert answers[3].endswith(f"{watch.report().verdict}\n")
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.iterdir()), ids=lambda path: path.name)

@@ -12,7 +12,7 @@ from yolo_gradwatch.records import WHOLE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from yolo_gradwatch.records import Finding, Flags, Floats, Grid
+    from yolo_gradwatch.records import Finding, Flags, Floats, Grid, Layout
     from yolo_gradwatch.report import Report
     from yolo_gradwatch.review import Run
 
@@ -62,13 +62,11 @@ def modules_of(runs: Sequence[Run], *, blocks: bool = False) -> dict[str, list[s
     """
     types = [dict(zip(run.layout.modules, run.layout.types, strict=True)) for run in runs]
     tops = {name for run in runs for name, _ in run.layout.blocks} | {WHOLE}
-    names: list[str] = []
-    for run in runs:
-        place = 0
-        for name in run.layout.modules:
-            if name not in names:
-                names.insert(place, name)
-            place = names.index(name) + 1
+    names = [
+        name
+        for block in _in_order([list(dict.fromkeys(run.layout.block_of)) for run in runs])
+        for name in _merged([_inside(run.layout, block) for run in runs])
+    ]
     return {
         name: [own.get(name, "") for own in types] for name in names if not blocks or name in tops
     }
@@ -86,6 +84,32 @@ def only_in(report: Report, others: Sequence[Report]) -> list[Finding]:
     """The findings of a run whose rule holds for no module of the same name in another run."""
     known = {(finding.rule, finding.module) for other in others for finding in other.findings}
     return [f for f in report.findings if (f.rule, f.module) not in known]
+
+
+def _in_order(orders: Sequence[Sequence[str]]) -> list[str]:
+    """The blocks of several models in forward order: by their number, where all have one."""
+    blocks = _merged(orders)
+    numbers = {name: name.rpartition(".")[2] for name in blocks if name}
+    if not all(number.isdecimal() for number in numbers.values()):
+        return blocks
+    return sorted(blocks, key=lambda name: int(numbers.get(name, -1)))
+
+
+def _inside(layout: Layout, block: str) -> list[str]:
+    named = zip(layout.modules, layout.block_of, strict=True)
+    return [name for name, around in named if around == block]
+
+
+def _merged(orders: Sequence[Sequence[str]]) -> list[str]:
+    """One order of all names: those of the first, each other one behind that before it."""
+    merged: list[str] = []
+    for names in orders:
+        place = 0
+        for name in names:
+            if name not in merged:
+                merged.insert(place, name)
+            place = merged.index(name) + 1
+    return merged
 
 
 def _norms(place: int, run: Run) -> pd.DataFrame:
@@ -114,7 +138,7 @@ def _windows(grid: Grid, low: float, high: float) -> Flags:
     inside: Flags = (to_share > low) & (from_share < high)
     if not inside.any():
         middle = np.abs((from_share + to_share) / 2 - (low + high) / 2)
-        inside = middle == middle.min()
+        inside = np.isclose(middle, middle.min())
     return inside
 
 

@@ -145,7 +145,7 @@ def _mark(grid: Grid, layout: Layout, names: tuple[str, ...], finding: Finding) 
     ]
     rows = tuple(dict.fromkeys(row for row in own if row is not None))
     end = len(grid.steps) if finding.step_end is None else _column(grid, finding.step_end)
-    first = _column(grid, finding.step)
+    first = min(_column(grid, finding.step), len(grid.steps) - 1)
     return Mark(
         finding=finding,
         rows=() if finding.module == WHOLE else rows,
@@ -155,5 +155,5 @@ def _mark(grid: Grid, layout: Layout, names: tuple[str, ...], finding: Finding) 
 
 
 def _column(grid: Grid, step: int) -> int:
-    """The window with a step; the last one for a step after it."""
-    return min(int(np.searchsorted(grid.step_last, step)), len(grid.steps) - 1)
+    """The window with a step; one more than there are for a step after the last."""
+    return int(np.searchsorted(grid.step_last, step))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
@@ -206,7 +207,10 @@ def _findings_apart(reports: Sequence[Report]) -> Text:
         for i, report in enumerate(reports)
         for finding in only_in(report, [other for other in reports if other is not report])
     ]
-    shared = sum(len(report.findings) for report in reports) - len(lines)
+    having = Counter(
+        key for report in reports for key in {(f.rule, f.module) for f in report.findings}
+    )
+    shared = sum(count > 1 for count in having.values())
     same = f", {shared} in more than one run" if shared else ""
     heading = Text(f"Findings: {len(lines)} in one run only{same}", "bold")
     return Text("\n").join([heading, *lines])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from yolo_gradwatch.graph import BOXES, SCORES
 from yolo_gradwatch.levels import FLOOR, REACH, Reading, medians
@@ -289,14 +290,15 @@ def collapse(history: History, limits: Thresholds) -> Iterator[Hit]:
     levels = np.array([mark.trunk for mark in history.marks])
     if not levels.size or not levels[-1] < np.fmax.reduce(levels) - limits.collapse:
         return
-    most = min(len(levels) - COLLAPSE_BEFORE, STANDS)
-    for count in range(most, COLLAPSE_WINDOWS - 1, -1):  # since the earliest
-        before = levels[: len(levels) - count][-COLLAPSE_BEFORE:]
-        fall = medians(before[:, None], 1)[0] - levels[-count:].max()
-        if fall > limits.collapse:
-            since = history.marks[-count]
-            yield Hit(WHOLE, float(fall), limits.collapse, (since.epoch, since.step))
-            return
+    counts = np.arange(min(len(levels) - COLLAPSE_BEFORE, STANDS), COLLAPSE_WINDOWS - 1, -1)
+    if not counts.size:
+        return
+    before = sliding_window_view(levels, COLLAPSE_BEFORE)[len(levels) - COLLAPSE_BEFORE - counts]
+    falls = medians(before.T) - np.maximum.accumulate(levels[::-1])[counts - 1]
+    earliest = int(np.argmax(falls > limits.collapse))
+    if falls[earliest] > limits.collapse:
+        since = history.marks[-counts[earliest]]
+        yield Hit(WHOLE, float(falls[earliest]), limits.collapse, (since.epoch, since.step))
 
 
 def total_high(history: History, limits: Thresholds) -> Iterator[Hit]:

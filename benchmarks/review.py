@@ -1,0 +1,158 @@
+"""How long a run of 60 MB takes to review, and how much memory.
+
+    python benchmarks/review.py OUT [--windows 1400] [--repeats 5] >> benchmarks/RESULTS.md
+
+Writes two runs with the layout of YOLO26n into the folder OUT, through the code that writes those
+of a training: a healthy one, and one in which the gradient vanishes in block 4, steps are NaN and
+the norm jumps, again and again, so that there are findings to begin, grow and end. The norms are
+drawn by chance around those of a training; they have all their digits, so that the file is as large
+as a real one. Then runs the commands, each in a process of its own, as a user does, and prints
+seconds from its start to its end and the highest memory of the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import asdict
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+import numpy as np
+from ultralytics import YOLO
+
+from yolo_gradwatch import Thresholds, Window, layout, runlog
+from yolo_gradwatch.records import EpochTelemetry, Event
+
+if TYPE_CHECKING:
+    from yolo_gradwatch import Layout
+
+SCRIPT = "from yolo_gradwatch.cli import script; script()"
+MEASURE = """
+import resource, subprocess, sys, time
+begin = time.perf_counter()
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+seconds = time.perf_counter() - begin
+print(seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)
+"""  # a small process of its own: the memory of a child counts that of its parent as well
+SINGLE = 50  # windows of one step, as at the start of a training; those after them have 20
+COMMANDS = {
+    "review": ["review", "{run}"],
+    "review --json": ["review", "{run}", "--json"],
+    "review --vanishing 1.5": ["review", "{run}", "--vanishing", "1.5"],
+    "review --plot": ["review", "{run}", "--plot"],
+    "review --plot --modules": ["review", "{run}", "--plot", "--modules"],
+    "review --html": ["review", "{run}", "--html", "{run}/page.html"],
+    "compare": ["compare", "{run}", "{run}"],
+}
+
+
+def write(folder: Path, model: Layout, windows: int, *, sick: bool) -> None:
+    """A run of so many windows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = runlog.RunLog(folder, model, resume=False)
+    log.start()
+    rng = np.random.default_rng(0)
+    usual = rng.normal(-1.5, 0.3, len(model.modules))
+    usual[0] = 2.0
+    for number in range(windows):
+        log.write_window(_window(rng, model, usual, number, sick=sick))
+    log.close()
+    epochs = [
+        EpochTelemetry(n, 20 * windows // 100, 20, 0, 90.0, 300.0, 9.0, {"model.23": 0.6}, None)
+        for n in range(1, 101)
+    ]
+    log.write_meta(
+        {
+            "format_version": runlog.FORMAT_VERSION,
+            "status": "finished",
+            "versions": {"yolo-gradwatch": version("yolo-gradwatch")},
+            "options": {"interval": 1, "stop_on": [], "training": {"model": "yolo26n.yaml"}},
+            "thresholds": asdict(Thresholds()),
+            "layout": runlog.meta_of_layout(model),
+            "events": [asdict(Event(1, "start"))],
+            "epochs": [asdict(epoch) for epoch in epochs],
+        }
+    )
+
+
+def _window(
+    rng: np.random.Generator, model: Layout, usual: np.ndarray, number: int, *, sick: bool
+) -> Window:
+    levels = usual + rng.normal(0, 0.1) + rng.normal(0, 0.05, len(usual))
+    nonfinite = np.zeros(len(usual), np.int64)
+    if sick:
+        upstream = np.isin(model.block_of, [f"model.{block}" for block in range(5)])
+        levels[upstream] -= 3 if number % 200 > 100 else 0
+        levels[1:] += 3 if number % 50 == 49 else 0
+        nonfinite[:] = number % 70 == 69
+    norms = np.where(nonfinite > 0, np.nan, 10.0**levels).astype(np.float32)
+    first = number + 1 if number < SINGLE else SINGLE + 1 + (number - SINGLE) * 20
+    steps = 1 if number < SINGLE else 20
+    weights = np.isin(model.roles, ["weight"])
+    return Window(
+        epoch=1 + number // 14,
+        step_first=first,
+        step_last=first + steps - 1,
+        steps=steps,
+        skipped=0,
+        nonfinite=nonfinite * steps,
+        zero=np.zeros(len(usual), np.int64),
+        none=np.zeros(len(usual), np.int64),
+        zero_fraction=np.where(weights, 0, np.nan).astype(np.float32),
+        norm_min=norms * np.float32(0.71),
+        norm_mean=norms,
+        norm_max=norms * np.float32(1.63),
+        weight_norm=(10 ** (usual + 2)).astype(np.float32),
+    )
+
+
+def measure(command: list[str]) -> tuple[float, float]:
+    """Seconds of a command, and the most memory that it had, in MB."""
+    done = subprocess.run(  # noqa: S603  # our own command
+        [sys.executable, "-c", MEASURE, sys.executable, "-c", SCRIPT, *command],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    seconds, memory = done.stderr.splitlines()[-1].split()
+    return float(seconds), float(memory) / 1024
+
+
+def main() -> None:
+    """Write, measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--windows", type=int, default=1400)
+    parser.add_argument("--repeats", type=int, default=5)
+    chosen = parser.parse_args()
+    model, _ = layout.read(YOLO("yolo26n.yaml").model, ())
+    for name in ("healthy", "sick"):
+        write(chosen.out / name, model, chosen.windows, sick=name == "sick")
+    size = (chosen.out / "healthy" / runlog.WINDOWS_FILE).stat().st_size / 1e6
+    packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "pandas", "matplotlib"))
+    print(f"## Review of a long run, {datetime.now(timezone.utc):%Y-%m-%d}\n")
+    print(
+        f"{os.cpu_count()} CPU cores, Python {platform.python_version()}, {packages}; "
+        f"{chosen.windows:,} windows of {len(model.modules)} modules, {size:.0f} MB of CSV; "
+        f"{chosen.repeats} runs of each command.\n"
+    )
+    print("| command | run | median | range | memory |\n| --- | --- | --- | --- | --- |")
+    for title, words in COMMANDS.items():
+        for name in ("healthy", "sick"):
+            command = [word.format(run=chosen.out / name) for word in words]
+            seconds, memory = zip(*(measure(command) for _ in range(chosen.repeats)), strict=True)
+            spread = f"{min(seconds):.2f} to {max(seconds):.2f} s"
+            print(
+                f"| {title} | {name} | {median(seconds):.2f} s | {spread} | {max(memory):.0f} MB |"
+            )
+
+
+if __name__ == "__main__":
+    main()

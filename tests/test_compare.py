@@ -1,0 +1,371 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+import pytest
+from build import finding_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from values import LAWS, LAYOUT, Part, meta_of, plan, window
+
+from yolo_gradwatch.compare import PARTS, Difference, compare, differences, modules_of, only_in
+from yolo_gradwatch.records import WHOLE
+from yolo_gradwatch.report import Report
+from yolo_gradwatch.review import Run, load_run
+from yolo_gradwatch.runlog import RunLog
+
+CONV = "model.1.conv"
+FEWER = settings(LAWS, max_examples=25)
+OTHER, _ = plan(
+    [Part("model.0.conv"), Part("model.1.conv"), Part("model.1.new"), Part("model.2.a")]
+)
+"""As `LAYOUT`, without its norm layers and one leaf of the head, and with a leaf of its own."""
+
+SHARES = {
+    "first": (Fraction(0), Fraction(1, 10)),
+    "middle": (Fraction(9, 20), Fraction(11, 20)),
+    "last": (Fraction(9, 10), Fraction(1)),
+}
+
+
+def written(folder, windows, layout=LAYOUT, **meta):
+    """A run, read from the files that its training wrote."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = RunLog(folder, layout, resume=False)
+    log.start()
+    for one in windows:
+        log.write_window(one)
+    log.close()
+    log.write_meta(meta_of(layout, **meta))
+    return load_run(folder)
+
+
+def untrained(layout=LAYOUT, **meta):
+    """A run without a window, on paper only."""
+    return Run(Path("run"), pd.DataFrame(), pd.DataFrame(), layout, meta_of(layout, **meta))
+
+
+def with_norms(one, norms):
+    return replace(one, norm_mean=np.array(norms, np.float32))
+
+
+def curve(norms, steps=1, layout=LAYOUT):
+    """Windows in which all modules have the same norm."""
+    return [
+        window(1 + i * steps, steps=steps, norm=norm, layout=layout) for i, norm in enumerate(norms)
+    ]
+
+
+_NORM = st.one_of(st.just(math.nan), st.just(0.0), st.floats(2.0**-60, 2.0**60, width=32))
+
+
+@st.composite
+def trainings(draw, layout=LAYOUT):
+    """Windows of any lengths without a gap, with any norm in any module."""
+    size = len(layout.modules)
+    rows = st.tuples(st.integers(1, 8), st.lists(_NORM, min_size=size, max_size=size))
+    windows, step = [], draw(st.integers(1, 3))
+    for steps, norms in draw(st.lists(rows, max_size=14)):
+        windows.append(with_norms(window(step, steps=steps, layout=layout), norms))
+        step += steps
+    return windows
+
+
+def in_part(windows, part):
+    """The windows with a step, or a part of one, in a stretch of the training."""
+    low, high = SHARES[part]
+    begin = windows[0].step_first - 1
+    span = windows[-1].step_last - begin
+    return [
+        one
+        for one in windows
+        if Fraction(one.step_last - begin, span) > low
+        and Fraction(one.step_first - 1 - begin, span) < high
+    ]
+
+
+def norm_by_loops(windows, m, part):
+    norms = [float(one.norm_mean[m]) for one in in_part(windows, part)] if windows else []
+    known = [norm for norm in norms if not math.isnan(norm)]
+    return median(known) if known else math.nan
+
+
+def ratio_by_loops(norm, first):
+    if math.isnan(norm) or math.isnan(first) or norm == first == 0:
+        return math.nan
+    return norm / first if first else math.inf
+
+
+@FEWER
+@given(trainings(), trainings(OTHER))
+def test_a_comparison_is_what_loops_over_the_windows_give(one, other):
+    trained = [(one, LAYOUT), (other, OTHER)]
+    with TemporaryDirectory() as name:
+        runs = [written(Path(name) / str(i), *each) for i, each in enumerate(trained)]
+        table = compare(runs)
+    expected, firsts = [], {}
+    for place, (windows, layout) in enumerate(trained, 1):
+        for part in SHARES:
+            for m, (module, kind) in enumerate(zip(layout.modules, layout.types, strict=True)):
+                norm = norm_by_loops(windows, m, part)
+                if place == 1:
+                    firsts[module, part] = norm
+                ratio = ratio_by_loops(norm, firsts.get((module, part), math.nan))
+                expected.append((place, module, kind, part, norm, ratio))
+    names = ["run", "module", "type", "part", "norm", "ratio"]
+    pd.testing.assert_frame_equal(table, pd.DataFrame(expected, columns=names), check_exact=True)
+
+
+@FEWER
+@given(trainings(), st.integers(2, 30))
+def test_a_training_of_more_steps_is_compared_at_the_same_share(windows, factor):
+    longer, step = [], 1
+    for one in windows:
+        last = step + one.steps * factor - 1
+        longer.append(replace(one, step_first=step, step_last=last, steps=one.steps * factor))
+        step = last + 1
+    with TemporaryDirectory() as name:
+        table = compare([written(Path(name) / "a", windows), written(Path(name) / "b", longer)])
+    short, long = (table.loc[table["run"] == place, "norm"] for place in (1, 2))
+    np.testing.assert_array_equal(short, long)
+
+
+@FEWER
+@given(trainings(), st.sampled_from([0.25, 2.0, 1024.0]))
+def test_norms_that_are_scaled_have_the_scale_as_their_ratio(windows, scale):
+    scaled = [with_norms(one, one.norm_mean * np.float32(scale)) for one in windows]
+    with TemporaryDirectory() as name:
+        table = compare([written(Path(name) / "a", windows), written(Path(name) / "b", scaled)])
+    first = table[table["run"] == 1]
+    ratios = table.loc[table["run"] == 2, "ratio"].to_numpy()
+    assert (ratios[(first["norm"] > 0).to_numpy()] == scale).all()
+    assert np.isnan(ratios[~(first["norm"] > 0).to_numpy()]).all()
+
+
+def norms_of(table, place, module=CONV, what="norm"):
+    """The first, middle and last value of a module in a run."""
+    rows = table[(table["run"] == place) & (table["module"] == module)].set_index("part")[what]
+    return [rows[part] for part in PARTS]
+
+
+@pytest.mark.parametrize(
+    ("windows", "norms"),
+    [
+        (curve(range(1, 21)), [1.5, 10.5, 19.5]),
+        (curve([5.0]), [5.0, 5.0, 5.0]),
+        (curve([5.0], steps=100), [5.0, 5.0, 5.0]),
+        (curve([1.0, 2.0, 99.0] * 10), [2.0, 2.0, 2.0]),
+        (curve([2.0, 4.0]), [2.0, 3.0, 4.0]),
+        (curve([2.0, 3.0, 7.0]), [2.0, 3.0, 7.0]),
+        (
+            [window(1, steps=4, norm=1.0), window(5, steps=2, norm=5.0), window(7, steps=4)],
+            [1.0, 5.0, 1.0],
+        ),
+        ([window(1, norm=1.0), window(40, norm=7.0), window(101, norm=9.0)], [1.0, 7.0, 9.0]),
+        ([window(51, norm=3.0), window(52, norm=5.0)], [3.0, 4.0, 5.0]),
+    ],
+    ids=[
+        "20",
+        "1",
+        "1 long",
+        "outliers",
+        "2",
+        "3",
+        "uneven",
+        "captured now and then",
+        "resumed without files",
+    ],
+)
+def test_norms_of_a_tenth_at_the_beginning_in_the_middle_and_at_the_end(tmp_path, windows, norms):
+    run = written(tmp_path / "a", windows)
+    table = compare([run, run])
+    assert norms_of(table, 1) == norms_of(table, 2) == norms
+    assert norms_of(table, 2, what="ratio") == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("last", [3, 11])
+def test_two_windows_that_are_as_near_to_the_middle_both_count(tmp_path, last):
+    run = written(tmp_path, [window(1, norm=1.0), window(last, norm=3.0)])
+    assert norms_of(compare([run, run]), 1) == [1.0, 2.0, 3.0]
+
+
+def test_a_run_without_a_window_has_no_norm(tmp_path):
+    runs = [written(tmp_path / "a", []), written(tmp_path / "b", curve([2.0]))]
+    for pair in (runs, runs[::-1]):
+        table = compare(pair)
+        assert len(table) == 2 * len(PARTS) * len(LAYOUT.modules)
+        assert table.loc[table["run"] == 2, "ratio"].isna().all()
+    assert norms_of(table, 1) == [2.0, 2.0, 2.0]
+    assert np.isnan(norms_of(table, 2)).all()
+
+
+def test_windows_without_a_norm_do_not_count(tmp_path):
+    windows = curve(range(1, 41))
+    windows[1] = window(2, nonfinite=[CONV])
+    windows[2] = window(3, steps=1, skipped=1, unknown=[CONV])
+    sick = [window(step, nonfinite=[CONV]) for step in range(37, 41)]
+    table = compare([written(tmp_path, [*windows[:36], *sick])] * 2)
+    first, _, last = norms_of(table, 1)
+    assert first == 2.5  # of 1 and 4
+    assert math.isnan(last)
+
+
+def test_modules_of_one_run_only_have_no_ratio_in_the_other(tmp_path):
+    runs = [
+        written(tmp_path / "a", curve([1.0])),
+        written(tmp_path / "b", curve([4.0], layout=OTHER), OTHER),
+    ]
+    table = compare(runs)
+    assert norms_of(table, 2, "model.1.new") == [4.0, 4.0, 4.0]
+    assert np.isnan(norms_of(table, 2, "model.1.new", "ratio")).all()
+    assert norms_of(table, 2, what="ratio") == [4.0, 4.0, 4.0]
+    assert not ((table["run"] == 2) & (table["module"] == "model.2.b")).any()
+
+
+def test_a_norm_beside_one_of_exactly_zero(tmp_path):
+    dead = [window(1, zero=[CONV])]
+    table = compare([written(tmp_path / "a", dead), written(tmp_path / "b", curve([2.0]))])
+    assert norms_of(table, 2, what="ratio") == [math.inf] * 3
+    assert np.isnan(norms_of(table, 1, what="ratio")).all()
+
+
+def test_every_run_is_compared_with_the_first(tmp_path):
+    norms = [2.0, 8.0, 1.0]
+    runs = [written(tmp_path / str(n), curve([n])) for n in norms]
+    table = compare(runs)
+    assert [norms_of(table, i, what="ratio")[0] for i in (1, 2, 3)] == [1.0, 4.0, 0.5]
+    assert table["run"].unique().tolist() == [1, 2, 3]
+
+
+def test_modules_stand_in_forward_order_with_their_classes():
+    names = modules_of([untrained(), untrained()])
+    assert list(names) == list(LAYOUT.modules)
+    assert names[CONV] == ["Conv2d", "Conv2d"]
+    assert names["model.1"] == ["Block", "Block"]
+
+
+def test_a_module_that_a_run_lacks_has_no_class_there():
+    names = modules_of([untrained(), untrained(OTHER)])
+    assert list(names) == [
+        *("model", "model.0", "model.0.conv", "model.0.bn"),
+        *("model.1", "model.1.conv", "model.1.new", "model.1.bn"),
+        *("model.2", "model.2.a", "model.2.b"),
+    ]
+    assert names["model.1.new"] == ["", "Conv2d"]
+    assert names["model.2.b"] == ["Conv2d", ""]
+    assert names["model.2.a"] == ["Conv2d", "Conv2d"]
+
+
+def test_a_module_of_another_class_has_both():
+    changed = replace(LAYOUT, types=tuple(f"My{kind}" for kind in LAYOUT.types))
+    assert modules_of([untrained(), untrained(changed)])[CONV] == ["Conv2d", "MyConv2d"]
+
+
+def test_blocks_are_the_whole_model_and_the_blocks_of_any_run():
+    more, _ = plan([Part("model.0.conv"), Part("model.3.conv")])
+    names = modules_of([untrained(), untrained(more)], blocks=True)
+    assert set(names) == {WHOLE, "model.0", "model.1", "model.2", "model.3"}
+    assert names["model.3"] == ["", "Block"]
+
+
+PARTS_OF_A_NET = [f"model.{b}.{leaf}" for b in range(4) for leaf in ("conv", "bn", "m.0", "m.1")]
+_LAYOUTS = st.lists(st.sampled_from(PARTS_OF_A_NET), min_size=1, unique=True).map(
+    lambda names: plan([Part(name) for name in sorted(names, key=PARTS_OF_A_NET.index)])[0]
+)
+
+
+@LAWS
+@given(_LAYOUTS, _LAYOUTS)
+def test_the_modules_of_both_runs_keep_the_order_of_each(one, other):
+    names = modules_of([untrained(one), untrained(other)])
+    for place, layout in enumerate((one, other)):
+        own = {name: kinds[place] for name, kinds in names.items() if kinds[place]}
+        assert list(own.items()) == list(zip(layout.modules, layout.types, strict=True))
+
+
+def test_a_block_that_only_one_run_has_does_not_part_the_modules_of_another():
+    one, _ = plan([Part("model.0.conv"), Part("model.0.bn")])
+    other, _ = plan([Part("model.0.conv"), Part("model.1.conv")])
+    names = list(modules_of([untrained(one), untrained(other)]))
+    assert names.index("model.0.bn") < names.index("model.1")
+
+
+def test_blocks_of_runs_whose_models_differ_in_a_block_come_by_their_number():
+    one, _ = plan([Part(f"model.{number}.conv") for number in (0, 1, 4, 7)])
+    other, _ = plan([Part(f"model.{number}.conv") for number in (0, 1, 5, 8)])
+    assert list(modules_of([untrained(one), untrained(other)], blocks=True)) == [
+        *(WHOLE, "model.0", "model.1", "model.4", "model.5", "model.7", "model.8")
+    ]
+
+
+def trained_with(training=None, **versions):
+    return untrained(options={"training": training or {}}, versions=versions)
+
+
+@pytest.mark.parametrize(
+    ("runs", "expected"),
+    [
+        ([{"lr0": 0.01, "imgsz": 640}, {"lr0": 0.01, "imgsz": 640}], []),
+        ([{"lr0": 0.01, "imgsz": 640}, {"lr0": 1, "imgsz": 640}], [("lr0", 0.01, 1)]),
+        ([{"imgsz": 640}, {"imgsz": 640.0}], []),
+        ([{"imgsz": 640}, {}], [("imgsz", 640, None)]),
+        ([{}, {"freeze": [0, 1]}], [("freeze", None, [0, 1])]),
+        ([{"a": 1, "b": 1}, {"b": 2, "c": 3, "a": 2}], [("a", 1, 2), ("b", 1, 2), ("c", None, 3)]),
+        ([{"a": 1}, {"a": 1}, {"a": 2}], [("a", 1, 1, 2)]),
+        ([{"a": 1}, {"a": 2}, {"a": 1}], [("a", 1, 2, 1)]),
+    ],
+)
+def test_differences_are_the_options_that_are_not_the_same_in_all_runs(runs, expected):
+    found = differences([trained_with(training) for training in runs])
+    assert found == [Difference(name, values) for name, *rest in expected for values in [(*rest,)]]
+
+
+def test_other_versions_are_differences_too():
+    runs = [trained_with({"lr0": 1}, torch="2.1"), trained_with({"lr0": 2}, torch="2.2")]
+    assert differences(runs) == [
+        Difference("lr0", (1, 2)),
+        Difference("torch", ("2.1", "2.2")),
+    ]
+
+
+def report_of(findings):
+    return Report(Path("run"), "finished", 9, 9, tuple(findings), ())
+
+
+def test_a_finding_on_the_same_module_is_the_same_whenever_it_began():
+    early = finding_of("dead", CONV, number=1, step=3)
+    late = finding_of("dead", CONV, number=5, step=300, step_end=400)
+    other = finding_of("vanishing", CONV, number=2)
+    report = report_of([early, other])
+    assert only_in(report, [report_of([late])]) == [other]
+    assert only_in(report, [report_of([]), report_of([late])]) == [other]
+    assert only_in(report, []) == only_in(report, [report_of([])]) == [early, other]
+    assert only_in(report, [report]) == []
+
+
+_FINDINGS = st.lists(
+    st.builds(finding_of, st.sampled_from(["dead", "spike"]), st.sampled_from([CONV, WHOLE])),
+    max_size=4,
+)
+
+
+@LAWS
+@given(_FINDINGS, st.lists(_FINDINGS, max_size=3))
+def test_only_in_is_what_loops_find(own, others):
+    found = only_in(report_of(own), [report_of(findings) for findings in others])
+    assert found == [
+        one
+        for one in own
+        if not any(
+            (one.rule, one.module) == (other.rule, other.module)
+            for findings in others
+            for other in findings
+        )
+    ]

@@ -1,0 +1,495 @@
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from build import epoch_of, finding_of
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+from test_compare import CONV, FEWER, OTHER, curve, written
+from test_console import YOLO, fitted_lines, level
+from values import LAYOUT, Part, normed, plan, runs, window
+
+from yolo_gradwatch.compare import compare, modules_of
+from yolo_gradwatch.console import number
+from yolo_gradwatch.overview import (
+    epochs_text,
+    headline,
+    modules_text,
+    overview,
+    side_by_side,
+    single_modules,
+)
+from yolo_gradwatch.records import WHOLE
+from yolo_gradwatch.review import load_run
+from yolo_gradwatch.runlog import FormatError
+from yolo_gradwatch.summary import matching, summary
+
+WIDTHS = (80, 140, None)
+EVERY_WIDTH = st.one_of(st.none(), st.integers(40, 200))
+
+
+def table_of(run):
+    return summary(run.grid, run.layout, run.report().findings)
+
+
+def overview_of(run, width):
+    return overview(run, run.report(), table_of(run), width)
+
+
+def comparison_of(loaded, width, *, blocks=False):
+    reports = [run.report() for run in loaded]
+    return side_by_side(loaded, reports, compare(loaded), modules_of(loaded, blocks=blocks), width)
+
+
+def on_a_terminal(parts, width):
+    """Paragraphs as a terminal shows them."""
+    shown = ["\n".join(map(str.rstrip, fitted_lines(part, width))) for part in parts if part]
+    return "\n\n".join(shown) + "\n"
+
+
+def plain(parts):
+    return "\n".join(part.plain for part in parts)
+
+
+YOLO_OPTIONS = {"model": "yolo26n.yaml", "data": "coco8.yaml", "amp": False, "lr0": 0.01}
+TENTH = [name for name in YOLO.modules if name == WHOLE or name.startswith("model.10")]
+
+
+def yolo_windows(count, *, steps=1, low=1.0, nan=()):
+    """A training whose first five blocks lose the gradient after a while."""
+    windows = []
+    for i in range(count):
+        step = 1 + i * steps
+        norms = {name: level(name, step) for name, _ in YOLO.blocks}
+        if i >= 40:
+            norms |= {f"model.{block}": low * norms[f"model.{block}"] for block in range(5)}
+        norms[WHOLE] = math.hypot(*norms.values())
+        sick = TENTH if step in nan else ()
+        one = window(step, steps=steps, epoch=1 + i // 30, nonfinite=sick, layout=YOLO)
+        windows.append(normed(one, {n: v for n, v in norms.items() if n not in sick}, YOLO))
+    return windows
+
+
+EPOCHS = [
+    asdict(epoch_of(1, steps=30, clipped=30, norm_median=210.5, clip_ratio=21.05)),
+    asdict(epoch_of(2, steps=30, clipped=27, skipped=3, norm_median=99.0, clip_ratio=9.9)),
+    asdict(epoch_of(3, steps=10, norm_median=None, owners={"model.22": 0.6, "model.23": 0.25})),
+]
+
+
+def sick(folder):
+    windows = yolo_windows(70, low=1e-4, nan=(66,))
+    return written(folder, windows, YOLO, epochs=EPOCHS, options={"training": YOLO_OPTIONS})
+
+
+def calm(folder):
+    options = {"training": {**YOLO_OPTIONS, "lr0": 0.001, "imgsz": 320}}
+    return written(folder, yolo_windows(70, steps=3), YOLO, epochs=EPOCHS[:1], options=options)
+
+
+@pytest.fixture
+def _in_a_folder(tmp_path, monkeypatch):
+    """A folder of its own, so that runs in it have short names."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("_in_a_folder")
+def test_a_review_and_a_comparison_on_a_terminal(golden):
+    loaded = [calm(Path("train")), sick(Path("train2"))]
+    for width in (80, 140):
+        golden(f"review-sick-{width}", on_a_terminal(overview_of(loaded[1], width), width))
+        parts = comparison_of(loaded, width, blocks=True)
+        golden(f"compare-{width}", on_a_terminal(parts, width))
+
+
+DEAD = [window(step, zero=[CONV]) for step in (1, 2, 3)]
+
+
+@pytest.mark.usefixtures("_in_a_folder")
+def test_the_headline_says_where_the_verdict_comes_from():
+    options = {"training": {"model": "yolo26n.pt", "data": "my.yaml"}}
+    versions = {"yolo-gradwatch": "0.1.0", "torch": "2.9"}
+    run = written(Path("train"), DEAD, options=options, versions=versions, status="failed")
+    report = run.report()
+    lines = headline(run, report, report.findings).plain.splitlines()
+    assert lines[0] == f"GradWatch: {report.verdict}"
+    assert lines[1] == ("  train: failed, yolo26n.pt on my.yaml (yolo-gradwatch 0.1.0, torch 2.9)")
+    (finding,) = report.findings
+    assert lines[2:] == [f"  critical dead: {finding.message}"]
+
+
+def test_a_headline_has_only_the_findings_that_it_is_given(tmp_path):
+    run = written(tmp_path, DEAD)
+    shown = [finding_of(message="one", number=1), finding_of("dead", message="two", step_end=9)]
+    lines = headline(run, run.report(), iter(shown)).plain.splitlines()
+    assert lines[2:] == ["  critical nonfinite: one", "  critical dead: two It was over at step 9."]
+    assert len(headline(run, run.report(), ()).plain.splitlines()) == 2
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_an_overview_has_the_verdict_the_facts_the_blocks_and_the_epochs(tmp_path, width):
+    run = sick(tmp_path)
+    report = run.report()
+    head, facts, blocks, epochs = overview_of(run, width)
+    assert head.plain == headline(run, report, report.findings).plain
+    assert facts.plain.splitlines() == report.facts()
+    assert blocks.plain.startswith("Gradient norm of each block, over the optimizer steps\n")
+    assert epochs.plain == epochs_text(report.epochs, width)[0].plain
+
+
+def test_an_overview_without_an_epoch_has_no_table_of_them(tmp_path):
+    assert len(overview_of(written(tmp_path, DEAD), 80)) == 3
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_lines_of_the_blocks_fit_the_terminal(tmp_path, width):
+    *_, blocks, epochs = overview_of(sick(tmp_path), width)
+    for part in (blocks, epochs):
+        assert max(map(cell_len, part.plain.splitlines())) <= (width or math.inf)
+
+
+@pytest.mark.parametrize(("width", "cells"), [(99, 12), (100, 32), (140, 32), (None, 32)])
+def test_the_history_has_more_cells_where_there_is_room(tmp_path, width, cells):
+    blocks = overview_of(written(tmp_path, curve([1.0] * 40)), width)[2]
+    assert [len(line.split()[-1]) for line in blocks.plain.splitlines()[2:-1]] == [cells] * 3
+
+
+def test_blocks_show_their_norms_their_state_and_their_history(tmp_path):
+    windows = [window(1, norm=8.0), window(2, norm=2.0), *(window(s, zero=[CONV]) for s in (3, 4))]
+    windows.append(window(5, norm=0.5, zero=[CONV]))
+    _, _, blocks = overview_of(written(tmp_path, windows), None)
+    assert blocks.plain.splitlines()[1:] == [
+        "block        first  median  last  state  history",
+        "0 Block          8       1   0.5  ok     ▇▅▃▃▂",
+        "1 Block          8       1   0.5  dead   ▇▅▃▃▂",
+        "2 Block          8       1   0.5  ok     ▇▅▃▃▂",
+        "whole model      8       1   0.5",
+    ]
+
+
+def test_a_sick_block_stands_out(tmp_path):
+    blocks = overview_of(written(tmp_path, DEAD), None)[2]
+    console = Console(color_system=None)
+    styles = {
+        line.plain.split()[0]: str(line.get_style_at_offset(console, line.plain.index(state)))
+        for line in blocks.split()
+        for state in ("dead", "ok")
+        if f" {state} " in line.plain
+    }
+    assert styles == {"0": "green", "1": "bold red", "2": "green"}
+
+
+def block_cells(run):
+    """Every text and number of the table of blocks."""
+    table = table_of(run).set_index("module")
+    names = {f"{name.removeprefix('model.')} {kind}": name for name, kind in run.layout.blocks}
+    norms = table.loc[[WHOLE, *names.values()], ["norm_first", "norm_median", "norm_last"]]
+    return [*names, "whole model", *(shown(norm) for norm in norms.to_numpy().ravel())]
+
+
+def shown(norm):
+    return "-" if math.isnan(norm) else number(norm)
+
+
+def assert_nothing_is_lost(text, cells):
+    """Every cell appears as often as it is there, whole and in one line."""
+    tokens = text.split()
+    for cell in cells:
+        assert cell in text
+        if " " not in cell:
+            assert tokens.count(cell) >= cells.count(cell)
+
+
+@FEWER
+@given(runs(), EVERY_WIDTH)
+def test_no_name_or_number_of_the_blocks_is_lost_in_any_width(run, width):
+    windows, events = run
+    with TemporaryDirectory() as name:
+        loaded = written(Path(name), windows, events=events)
+        blocks = overview_of(loaded, width)[2].plain
+    assert_nothing_is_lost(blocks, block_cells(loaded))
+    assert all(cell_len(line) <= (width or math.inf) for line in blocks.splitlines()[1:])
+
+
+@FEWER
+@given(runs(), EVERY_WIDTH)
+def test_no_name_or_number_of_single_modules_is_lost_in_any_width(run, width):
+    windows, events = run
+    with TemporaryDirectory() as name:
+        loaded = written(Path(name), windows, events=events)
+        table = table_of(loaded)
+        text = modules_text(table, width).plain
+    norms = table[["norm_first", "norm_median", "norm_last", "norm_max"]].to_numpy().ravel()
+    counts = table[["parameters", "nonfinite", "zero", "none"]].to_numpy().ravel()
+    rules = [rule for rules in table["findings"] for rule in rules.split()]
+    cells = [*table["module"], *table["type"], *map(shown, norms), *map(str, counts), *rules]
+    assert_nothing_is_lost(text, cells)
+
+
+def test_single_modules_stand_below_the_findings_that_concern_them(tmp_path):
+    run = written(tmp_path, DEAD)
+    table, finding = table_of(run), finding_of("dead", CONV)
+    head, modules = single_modules(run, run.report(), [finding], matching(table, "*.conv"), None)
+    assert head.plain == headline(run, run.report(), [finding]).plain
+    heading, names, *rows = (" ".join(line.split()) for line in modules.plain.splitlines())
+    assert heading == "Gradient norm of 2 of 10 modules, over the optimizer steps"
+    assert names == (
+        "module class parameters first median last highest NaN/Inf zero none zeros weights findings"
+    )
+    assert rows == [
+        "model.0.conv Conv2d 12 1 1 1 1 0 0 0 - 5 -",
+        "model.1.conv Conv2d 6 0 0 0 0 0 3 0 - 5 dead",
+    ]
+
+
+def test_single_modules_in_a_narrow_terminal_are_paragraphs(tmp_path):
+    run = written(tmp_path, DEAD)
+    text = modules_text(matching(table_of(run), CONV), 60).plain
+    assert text.splitlines() == [
+        "model.1.conv",
+        "  class Conv2d  parameters 6  first 0  median 0  last 0",
+        "  highest 0  NaN/Inf 0  zero 3  none 0  zeros -  weights 5",
+        "  findings dead",
+    ]
+
+
+def test_a_pattern_that_only_matches_the_whole_model(tmp_path):
+    run = written(tmp_path, curve([1234.0]))
+    _, modules = single_modules(run, run.report(), (), matching(table_of(run), WHOLE), None)
+    heading, _, row = modules.plain.splitlines()
+    assert "1 of 10 modules" in heading
+    assert row.split()[:6] == ["model", "Block", "42", "1234", "1234", "1234"]
+
+
+def test_many_parameters_have_commas(tmp_path):
+    layout, _ = plan([Part("model.0.conv", 1_234_567)])
+    text = modules_text(table_of(written(tmp_path, [], layout)), None)
+    assert text.plain.count(" 1,234,567 ") == 3
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_run_without_a_window(tmp_path, width):
+    run = written(tmp_path, [])
+    _, facts, blocks = overview_of(run, width)
+    assert facts.plain.startswith("  gradients accumulate over nbs images")
+    assert [line.split() for line in blocks.plain.splitlines()[2:]] == [
+        *([n, "Block", "-", "-", "-", "-"] for n in "012"),
+        ["whole", "model", "-", "-", "-"],
+    ]
+    _, modules = single_modules(run, run.report(), (), table_of(run), width)
+    assert_nothing_is_lost(modules.plain, list(LAYOUT.modules))
+
+
+def test_lines_that_were_left_out_of_the_files_are_told(tmp_path):
+    written(tmp_path, DEAD)
+    path = tmp_path / "gradwatch.csv"
+    path.write_bytes(path.read_bytes()[:-3])
+    run = load_run(tmp_path)
+    (remark,) = run.remarks
+    single = single_modules(run, run.report(), (), table_of(run), None)
+    for parts, times in (
+        (overview_of(run, None), 1),
+        (single, 1),
+        (comparison_of([run] * 2, 80), 2),
+    ):
+        assert plain(parts).splitlines().count(f"  {remark}") == times
+
+
+def epoch_rows(epochs, width=None):
+    (text,) = epochs_text(epochs, width)
+    return text.plain.splitlines()
+
+
+def test_epochs_show_clipping_and_amp():
+    epochs = [
+        epoch_of(1, steps=1200, clipped=900, skipped=2, norm_median=31.25, clip_ratio=3.125),
+        replace(epoch_of(2, steps=3, clipped=1, norm_median=1e-5), norm_max=1e9, scale=65536.0),
+        epoch_of(3, steps=0, norm_median=None),
+    ]
+    assert epoch_rows(epochs) == [
+        "Gradient of the whole model, clipping and AMP of each epoch",
+        "epoch  steps   median  highest  clipped  by a factor of  AMP skipped  loss scale",
+        "    1  1,200     31.2     31.2      75%            3.12            2           -",
+        "    2      3  1.0e-05  1.0e+09      33%               -            0       65536",
+        "    3      0        -        -       0%               -            0           -",
+    ]
+
+
+def test_epochs_in_a_narrow_terminal_are_paragraphs():
+    assert epoch_rows([epoch_of(7, steps=50, clipped=25)], 40)[1:] == [
+        "7",
+        "  steps 50  median 3  highest 3",
+        "  clipped 50%  by a factor of -",
+        "  AMP skipped 0  loss scale -",
+    ]
+
+
+def test_without_an_epoch_there_is_nothing_to_show():
+    assert epochs_text((), 80) == []
+
+
+@pytest.mark.parametrize("width", [80, 140, None])
+@pytest.mark.parametrize("count", [1, 10, 20, 21, 29, 30])
+def test_epochs_are_listed_whole(count, width):
+    rows = epoch_rows([epoch_of(n) for n in range(1, count + 1)], width)[2:]
+    assert [row.split()[0] for row in rows] == [str(n) for n in range(1, count + 1)]
+
+
+@pytest.mark.parametrize(("count", "hidden"), [(31, "11"), (100, "80"), (1500, "1,480")])
+def test_of_very_many_epochs_the_first_and_the_last_ten_are_listed(count, hidden):
+    *rows, last = epoch_rows([epoch_of(n) for n in range(1, count + 1)])[2:]
+    expected = [*range(1, 11), *range(count - 9, count + 1)]
+    assert [row.split()[0] for row in rows] == [str(n) for n in expected]
+    assert last == f"… {hidden} epochs between them: --epochs, --json"
+
+
+HOSTILE, _ = plan(
+    [Part("model.0.[bold]"), Part("model.0.[/]"), Part("model.[red].:boom:"), Part("model.畳み.%s")]
+)
+HOSTILE_CLASSES = replace(
+    HOSTILE, blocks=tuple((name, "[link=x]{0}[/link]") for name, _ in HOSTILE.blocks)
+)
+
+
+@pytest.mark.parametrize("width", [40, *WIDTHS])
+def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path, width):
+    options = {"training": {"model": "[blink]my.yaml", "data": "[/]"}}
+    sick = [window(s, layout=HOSTILE_CLASSES, zero=["model.0.[bold]"]) for s in range(1, 9)]
+    run = written(tmp_path, sick, HOSTILE_CLASSES, options=options)
+    text = plain(overview_of(run, width))
+    assert "[blink]my.yaml on [/]" in text
+    assert "first dead in model.0.[bold] at step 1" in text
+    assert_nothing_is_lost(text, block_cells(run))
+    text = plain(single_modules(run, run.report(), (), table_of(run), width))
+    assert_nothing_is_lost(text, list(HOSTILE.modules))
+    text = plain(comparison_of([run, run], width))
+    assert_nothing_is_lost(text, list(HOSTILE.modules))
+
+
+def test_an_option_cannot_write_control_sequences_to_the_terminal(tmp_path):
+    loaded = [
+        written(tmp_path / name, DEAD, options={"training": {"data": f"\x1b]0;{name}\x07.yaml"}})
+        for name in ("a", "b")
+    ]
+    assert "\x1b" not in headline(loaded[0], loaded[0].report(), ()).plain
+    assert "\x1b" not in plain(comparison_of(loaded, None))
+
+
+def test_a_run_that_does_not_tell_its_versions_is_refused(tmp_path):
+    written(tmp_path, DEAD)
+    path = tmp_path / "gradwatch.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"versions"', '"v"'), encoding="utf-8")
+    with pytest.raises(FormatError, match="'versions' is missing"):
+        load_run(tmp_path)
+
+
+@pytest.fixture
+def pair(tmp_path, monkeypatch):
+    """A calm run, and one with another layout and a dead convolution."""
+    monkeypatch.chdir(tmp_path)
+    return [
+        written(Path("a"), curve([2.0] * 20), options={"training": {"lr0": 0.01}}),
+        written(
+            Path("b"),
+            [window(step, norm=8.0, zero=[CONV], layout=OTHER) for step in range(1, 11)],
+            OTHER,
+            options={"training": {"lr0": 0.1, "imgsz": 320}},
+        ),
+    ]
+
+
+def test_runs_begin_with_their_verdicts_and_the_options_in_which_they_differ(pair):
+    heads, *_ = comparison_of(pair, None)
+    assert heads.plain.splitlines() == [
+        f"A  a: {pair[0].report().verdict}",
+        f"B  b: {pair[1].report().verdict}",
+        "   lr0: A 0.01, B 0.1",
+        "   imgsz: A None, B 320",
+    ]
+
+
+def test_two_runs_stand_side_by_side(pair):
+    _, table, _ = comparison_of(pair, None)
+    assert table.plain.splitlines() == [
+        "Gradient norm, B beside A: first, middle and last tenth of the steps of each run",
+        "module        A last  B last  B/A first  B/A middle  B/A last  class",
+        "model              2       8          4           4         4  Block",
+        "model.0            2       8          4           4         4  Block",
+        "model.0.conv       2       8          4           4         4  Conv2d",
+        "model.0.bn         2       -          -           -         -  Conv2d, only in A",
+        "model.1            2       8          4           4         4  Block",
+        "model.1.conv       2       0          0           0         0  Conv2d",
+        "model.1.new        -       8          -           -         -  Conv2d, only in B",
+        "model.1.bn         2       -          -           -         -  Conv2d, only in A",
+        "model.2            2       8          4           4         4  Block",
+        "model.2.a          2       8          4           4         4  Conv2d",
+        "model.2.b          2       -          -           -         -  Conv2d, only in A",
+    ]
+
+
+def test_findings_of_one_run_are_told_apart(pair):
+    *_, findings = comparison_of(pair, None)
+    (dead,) = pair[1].report().findings
+    assert findings.plain.splitlines() == [
+        "Findings: 1 in one run only",
+        f"  only in B:  critical dead: {dead.message}",
+    ]
+
+
+def test_a_finding_of_both_runs_is_not_told_again(pair):
+    *_, findings = comparison_of([pair[1], pair[1]], None)
+    assert findings.plain.startswith("Findings: 0 in one run only, ")
+    assert "dead" not in findings.plain
+
+
+def test_a_finding_of_both_runs_is_one(pair):
+    *_, findings = comparison_of([pair[1], pair[1]], None)
+    assert findings.plain.endswith(", 1 in more than one run")
+
+
+def test_a_third_run_stands_beside_the_first(pair):
+    heads, second, third, findings = comparison_of([*pair, pair[0]], None)
+    assert [line[:1] for line in heads.plain.splitlines()] == ["A", "B", "C", " ", " "]
+    assert "   lr0: A 0.01, B 0.1, C 0.01" in heads.plain.splitlines()
+    assert "model.1.new" in second.plain
+    assert "C beside A" in third.plain
+    assert "model.1.new" not in third.plain
+    assert third.plain.splitlines()[2].split() == ["model", "2", "2", "1", "1", "1", "Block"]
+    assert "only in B:" in findings.plain
+
+
+def test_a_module_of_another_class_has_both(tmp_path):
+    changed = replace(LAYOUT, types=tuple(kind.replace("2d", "3d") for kind in LAYOUT.types))
+    loaded = [written(tmp_path / "a", DEAD), written(tmp_path / "b", DEAD, changed)]
+    assert comparison_of(loaded, None)[1].plain.count("Conv2d in A, Conv3d in B") == 6
+
+
+def test_runs_without_a_window_stand_side_by_side(tmp_path, pair):
+    empty = written(tmp_path / "empty", [])
+    for loaded in ([empty, pair[0]], [pair[0], empty], [empty, empty]):
+        _, table, findings = comparison_of(loaded, None)
+        assert all(row.split()[3:6] == ["-", "-", "-"] for row in table.plain.splitlines()[2:])
+        assert findings.plain == "Findings: 0 in one run only"
+
+
+@FEWER
+@given(runs(), runs(), EVERY_WIDTH)
+def test_no_name_or_number_of_a_comparison_is_lost_in_any_width(one, other, width):
+    with TemporaryDirectory() as name:
+        loaded = [
+            written(Path(name) / letter, windows, events=events)
+            for letter, (windows, events) in (("a", one), ("b", other))
+        ]
+        _, table, _ = comparison_of(loaded, width)
+        norms = compare(loaded)
+    ratios = norms.loc[norms["run"] == 2, "ratio"]
+    lasts = norms.loc[norms["part"] == "last", "norm"]
+    cells = [*LAYOUT.modules, *LAYOUT.types, *map(shown, ratios), *map(shown, lasts)]
+    assert_nothing_is_lost(table.plain, cells)
+    assert all(cell_len(line) <= (width or math.inf) for line in table.plain.splitlines()[1:])
