@@ -218,7 +218,15 @@ def _judged(folder: Path, choose: Callable[[Thresholds], Thresholds]) -> tuple[R
     from yolo_gradwatch.review import load_run
 
     run = load_run(folder)
-    return run, run.report(choose(run.thresholds))
+    limits = choose(run.thresholds)
+    changed = [
+        f"{name} {value:g} (in the training {getattr(run.thresholds, name):g})"
+        for name, value in asdict(limits).items()
+        if value != getattr(run.thresholds, name)
+    ]
+    if changed:
+        typer.echo(f"judged anew with {', '.join(changed)}", err=True)
+    return run, run.report(limits)
 
 
 def _chosen_limits(
