@@ -431,7 +431,7 @@ def test_a_comparison_tells_what_only_one_run_has(run, tmp_path):
     other = written(tmp_path / "other", LAYOUT, [window(1), window(2), window(3)])
     assert "only in B:" in printed("compare", other, run)
     assert "only in A:" in printed("compare", run, other)
-    assert "0 in one run only, 2 in more than one run" in printed("compare", run, run)
+    assert "0 in one run only, 1 in more than one run" in printed("compare", run, run)
 
 
 def test_a_comparison_gives_norms_and_their_ratio_to_the_first_run(tmp_path):
