@@ -446,7 +446,7 @@ def test_a_comparison_gives_norms_and_their_ratio_to_the_first_run(tmp_path):
     assert one.loc[(1, "last")].tolist() == [2.0, 1.0]
     assert [one.loc[(2, part)].tolist() for part in ("first", "middle", "last")] == [
         [1.0, 0.5],
-        [4.5, 2.25],
+        [1.0, 0.5],
         [8.0, 4.0],
     ]
     assert one.loc[(3, "middle")].tolist() == [3.0, 1.5]
@@ -543,11 +543,16 @@ def test_colours_are_for_terminals_and_not_where_they_are_unwanted(run, monkeypa
 
 
 def test_what_a_file_says_cannot_steer_the_terminal(tmp_path):
+    (tmp_path / "c\x1b[2J").mkdir()
     for folder, model in (("a", "yolo26n.pt"), ("b", "\x1b[2Jgone")):
         (tmp_path / folder).mkdir()
         options = {"interval": 1, "stop_on": [], "training": {"model": model}}
         watch(tmp_path / folder, DEAD, options=options)
-    assert "\x1b" not in printed("review", tmp_path / "b")
+    evil = {**asdict(EPOCH), "owners": {"\x1b[31mEVIL": 0.5}}
+    watch(tmp_path / "c\x1b[2J", DEAD, epochs=[evil], versions={"\x1b[1m": "\x1b[2m"})
+    for folder in ("b", "c\x1b[2J"):
+        assert "\x1b" not in printed("review", tmp_path / folder)
+    assert "?[31mEVIL 50%" in printed("review", tmp_path / "c\x1b[2J")
     assert "?[2Jgone" in printed("compare", tmp_path / "a", tmp_path / "b")
 
 
@@ -582,6 +587,22 @@ def test_a_closed_pipe_gives_no_traceback(run, arguments):
     with process(SCRIPT, command, *folders, *options) as closed:
         closed.stdout.close()
         assert closed.stderr.read() == ""
+
+
+@pytest.mark.parametrize("arguments", [["review"], ["review", "--json"], ["review", "--csv"]])
+def test_a_full_disk_is_one_line_and_exit_code_2(run, arguments):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT, *arguments, run],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    said = "Error: cannot write the output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, said)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from statistics import median
+from statistics import median_low
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -78,23 +78,19 @@ def trainings(draw, layout=LAYOUT):
     return windows
 
 
-def in_part(windows, part):
-    """The windows with a step, or a part of one, in a stretch of the training."""
-    low, high = SHARES[part]
-    begin = windows[0].step_first - 1
-    span = windows[-1].step_last - begin
-    return [
-        one
-        for one in windows
-        if Fraction(one.step_last - begin, span) > low
-        and Fraction(one.step_first - 1 - begin, span) < high
-    ]
-
-
 def norm_by_loops(windows, m, part):
-    norms = [float(one.norm_mean[m]) for one in in_part(windows, part)] if windows else []
+    """The median over twentieths of a step, each of which lies in one window."""
+    begin = windows[0].step_first - 1 if windows else 0
+    span = windows[-1].step_last - begin if windows else 0
+    low, high = (share * 20 * span for share in SHARES[part])
+    norms = [
+        float(one.norm_mean[m])
+        for one in windows
+        for place in range(20 * (one.step_first - 1 - begin), 20 * (one.step_last - begin))
+        if low <= place < high
+    ]
     known = [norm for norm in norms if not math.isnan(norm)]
-    return median(known) if known else math.nan
+    return median_low(known) if known else math.nan
 
 
 def ratio_by_loops(norm, first):
@@ -158,18 +154,18 @@ def norms_of(table, place, module=CONV, what="norm"):
 @pytest.mark.parametrize(
     ("windows", "norms"),
     [
-        (curve(range(1, 21)), [1.5, 10.5, 19.5]),
+        (curve(range(1, 21)), [1.0, 10.0, 19.0]),
         (curve([5.0]), [5.0, 5.0, 5.0]),
         (curve([5.0], steps=100), [5.0, 5.0, 5.0]),
         (curve([1.0, 2.0, 99.0] * 10), [2.0, 2.0, 2.0]),
-        (curve([2.0, 4.0]), [2.0, 3.0, 4.0]),
+        (curve([2.0, 4.0]), [2.0, 2.0, 4.0]),
         (curve([2.0, 3.0, 7.0]), [2.0, 3.0, 7.0]),
         (
             [window(1, steps=4, norm=1.0), window(5, steps=2, norm=5.0), window(7, steps=4)],
             [1.0, 5.0, 1.0],
         ),
         ([window(1, norm=1.0), window(40, norm=7.0), window(101, norm=9.0)], [1.0, 7.0, 9.0]),
-        ([window(51, norm=3.0), window(52, norm=5.0)], [3.0, 4.0, 5.0]),
+        ([window(51, norm=3.0), window(52, norm=5.0)], [3.0, 3.0, 5.0]),
     ],
     ids=[
         "20",
@@ -192,8 +188,18 @@ def test_norms_of_a_tenth_at_the_beginning_in_the_middle_and_at_the_end(tmp_path
 
 @pytest.mark.parametrize("last", [3, 11])
 def test_two_windows_that_are_as_near_to_the_middle_both_count(tmp_path, last):
-    run = written(tmp_path, [window(1, norm=1.0), window(last, norm=3.0)])
-    assert norms_of(compare([run, run]), 1) == [1.0, 2.0, 3.0]
+    for norms in ([1.0, 3.0], [3.0, 1.0]):
+        windows = [window(step, norm=norm) for step, norm in zip((1, last), norms, strict=True)]
+        run = written(tmp_path, windows)
+        assert norms_of(compare([run, run]), 1) == [norms[0], 1.0, norms[1]]
+
+
+def test_a_window_weighs_as_much_as_it_covers(tmp_path):
+    long = [window(1 + 20 * n, steps=20) for n in range(25)]
+    fine = [window(501 + n, norm=30.0) for n in range(10)]
+    rest = [window(511 + 49 * n, steps=49) for n in range(10)]
+    table = compare([written(tmp_path, [*long, *fine, *rest])] * 2)
+    assert norms_of(table, 1) == [1.0, 1.0, 1.0]
 
 
 def test_a_run_without_a_window_has_no_norm(tmp_path):
@@ -213,7 +219,7 @@ def test_windows_without_a_norm_do_not_count(tmp_path):
     sick = [window(step, nonfinite=[CONV]) for step in range(37, 41)]
     table = compare([written(tmp_path, [*windows[:36], *sick])] * 2)
     first, _, last = norms_of(table, 1)
-    assert first == 2.5  # of 1 and 4
+    assert first == 1.0  # of 1 and 4, the lower one
     assert math.isnan(last)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -463,20 +464,19 @@ def test_the_log_tells_what_the_training_told(training, tmp_path, meanwhile, cap
     ]
 
 
-def test_the_log_has_a_table_an_epoch(training, meanwhile, capsys):
+def test_the_log_has_a_table_at_the_end_of_each_epoch(training, meanwhile, capsys):
     epochs = [[window(4 * n + step, epoch=n + 1) for step in range(1, 5)] for n in range(3)]
     meanwhile(
         lambda: training.write(*epochs[0][:2]),
         lambda: training.write(*epochs[0][2:]),
-        lambda: training.write(*epochs[1]),
-        lambda: training.write(*epochs[2]),
+        lambda: training.write(*epochs[1], epochs[2][0]),
+        lambda: training.write(*epochs[2][1:]),
         training.end,
     )
     follow(training.folder)
-    out = capsys.readouterr().out
-    assert [line[:17] for line in out.splitlines() if " epoch " in line] == [
-        f"GradWatch epoch {epoch}" for epoch in (1, 2, 3)
-    ]
+    heads = [line for line in capsys.readouterr().out.splitlines() if " epoch " in line]
+    steps = [re.search(r"epoch (\d)\D.*step (\d+)", head).groups() for head in heads]
+    assert steps == [("1", "4"), ("2", "8"), ("3", "12")]
 
 
 @pytest.mark.parametrize("place", [".", "gradwatch.csv", "..", "../.."])
@@ -484,14 +484,29 @@ def test_a_run_is_waited_for(tmp_path, meanwhile, capsys, place):
     folder = tmp_path / "runs" / "detect" / "train"
     meanwhile(
         lambda: folder.mkdir(parents=True),
+        lambda: watch(folder, DEAD, status="running"),
         lambda: watch(folder, DEAD),
-        lambda: None,  # a path to a table is followed at once
     )
     assert follow(Path(os.path.normpath(folder / place))) == 0
     out = capsys.readouterr().out
     assert ("GradWatch waits for a watched training in" in out) is (place != "gradwatch.csv")
     assert out.count(f"GradWatch follows {folder} ") == 1
     assert "GradWatch: sick, 1 critical" in out
+
+
+def test_a_run_that_is_over_is_not_what_is_meant_by_a_folder_above(tmp_path, meanwhile, capsys):
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+    watch(tmp_path / "old", DEAD)
+    os.utime(tmp_path / "old" / "gradwatch.csv", (1, 1))
+    meanwhile(
+        lambda: watch(tmp_path / "new", DEAD[:1], status="running"),
+        lambda: watch(tmp_path / "new", DEAD[:1]),
+    )
+    assert follow(tmp_path) == 0
+    out = capsys.readouterr().out
+    assert f"GradWatch waits for a watched training in {tmp_path} " in out
+    assert f"GradWatch follows {tmp_path / 'new'} " in out
 
 
 def test_a_run_that_replaces_the_followed_one_is_followed_instead(run, meanwhile, capsys):
@@ -531,14 +546,14 @@ def test_a_resumed_run_is_judged_under_its_own_limits(run, meanwhile, capsys):
 
 def test_what_is_written_between_table_and_end_is_told(training, meanwhile, monkeypatch, capsys):
     meanwhile(lambda: None)
-    read = following.meta_of
+    read = following.Tail._meta
     writes = [lambda: None, lambda: (training.write(*DEAD), training.end())]
 
-    def ended(folder):
+    def ended(tail):
         writes.pop(0)()
-        return read(folder)
+        return read(tail)
 
-    monkeypatch.setattr(following, "meta_of", ended)
+    monkeypatch.setattr(following.Tail, "_meta", ended)
     follow(training.folder)
     assert len(news_in(capsys.readouterr().out)) == 1
 

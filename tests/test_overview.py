@@ -346,7 +346,7 @@ def test_of_very_many_epochs_the_first_and_the_last_ten_are_listed(count, hidden
     *rows, last = epoch_rows([epoch_of(n) for n in range(1, count + 1)])[2:]
     expected = [*range(1, 11), *range(count - 9, count + 1)]
     assert [row.split()[0] for row in rows] == [str(n) for n in expected]
-    assert last == f"… {hidden} epochs between them: --epochs, --json"
+    assert last == f"… {hidden} epochs between them; --json has all"
 
 
 HOSTILE, _ = plan(

@@ -234,6 +234,22 @@ def test_zooming_shows_the_steps_that_are_in_view(tmp_path):
 
 
 @needs_browser
+def test_an_endless_norm_is_shown_as_one(tmp_path):
+    endless = window(1, norm=np.inf)
+    watch(tmp_path, [endless, window(2, norm=10.0)])
+    run = load_run(tmp_path)
+    page.write(run, run.report(), tmp_path / "page.html")
+    drawn, levels, state = visit(
+        tmp_path / "page.html",
+        """return [plot.querySelectorAll(".heatmaplayer image").length, plot.data[0].z,
+        document.getElementById("states").innerText];""",
+    )
+    assert drawn == 2
+    assert levels == [[None, 1.0]] * 3
+    assert state.strip() == "NaN or Inf"
+
+
+@needs_browser
 def test_a_run_without_a_window_says_so(tmp_path):
     watch(tmp_path, [])
     run = load_run(tmp_path)
@@ -307,6 +323,15 @@ def test_the_command_writes_the_page_and_says_where(run, tmp_path, capsys):
 def test_a_page_that_cannot_be_written_is_told(run, tmp_path, capsys):
     assert main(["review", str(run.folder), "--html", str(tmp_path / "no" / "p.html")]) == 2
     assert "p.html: No such file or directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["", ".", ".."])
+def test_a_folder_in_the_place_of_the_page_is_told(run, monkeypatch, tmp_path, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    assert main(["review", str(run.folder), "--html", name]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "is a folder; name a file, as in page.html" in captured.err
 
 
 def test_without_plotly_the_install_command_is_told(run, tmp_path):

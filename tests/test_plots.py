@@ -2,6 +2,8 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import matplotlib as mpl
+import matplotlib.style
 import numpy as np
 import pytest
 from build import finding_of
@@ -250,3 +252,13 @@ def test_the_frame_of_a_finding_is_seen_in_the_file(tmp_path):
     assert CONV in run.report().alarms[0].module
     assert (pixels == (209, 0, 28)).all(axis=2).any()
     assert (pixels == 0).all(axis=2).sum() > 1000  # cells that are exactly zero
+
+
+def test_the_settings_of_the_user_change_nothing(report, tmp_path):
+    marks = [Mark(finding_of(), (0, 1), 0, 1), Mark(finding_of("spike", "model"), (), 1, 1)]
+    picture = picture_of([ALL_STATES, ALL_STATES], marks=marks)
+    plots.write(picture, report, tmp_path / "plain.png")
+    with mpl.rc_context({**mpl.style.library["dark_background"], "text.usetex": True}):
+        plots.write(picture, report, tmp_path / "styled.png")
+    with Image.open(tmp_path / "plain.png") as one, Image.open(tmp_path / "styled.png") as other:
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))

@@ -281,7 +281,8 @@ def test_torn_meta_says_to_restore_it(tmp_path, content):
 def test_meta_of_another_version_says_to_update(tmp_path, log, version):
     log.write_meta(meta_of(format_version=version))
     with pytest.raises(
-        FormatError, match=rf"gradwatch\.json: format version {version}, .* reads 1; update .* pip"
+        FormatError,
+        match=rf"gradwatch\.json: format version {version!r}, .* reads 1; update .* pip",
     ):
         runlog.read_meta(tmp_path)
 
@@ -416,3 +417,27 @@ def test_files_that_are_set_aside_keep_their_content(tmp_path):
     assert after == {f"{name}.old": content for name, content in before.items()}
     runlog.set_aside(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == set(after)
+
+
+def test_a_file_that_somebody_reads_is_replaced_a_little_later(tmp_path, log, monkeypatch):
+    replace, refusals = Path.replace, [PermissionError(13, "in use")] * 2
+
+    def refuse_at_first(draft, path):
+        if refusals:
+            raise refusals.pop()
+        return replace(draft, path)
+
+    monkeypatch.setattr(Path, "replace", refuse_at_first)
+    log.write_meta(meta_of(status="finished"))
+    assert runlog.read_meta(tmp_path)["status"] == "finished"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_file_that_cannot_be_replaced_at_all_is_told(tmp_path, log, monkeypatch):
+    def refuse(_draft, _path):
+        raise PermissionError(13, "in use")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(PermissionError):
+        log.write_meta(meta_of())
+    assert not list(tmp_path.glob(".*"))

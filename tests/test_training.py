@@ -135,11 +135,14 @@ def test_the_picture_is_there_for_whatever_uploads_pictures_at_the_end(tmp_path,
     assert str(watch.run_dir / "gradwatch.png") in capsys.readouterr().out
 
 
-def test_a_picture_that_cannot_be_drawn_costs_one_warning(tmp_path, caplog, monkeypatch):
+@pytest.mark.parametrize(
+    "place", ["yolo_gradwatch.plots.write", "ultralytics.engine.trainer.BaseTrainer.on_plot"]
+)
+def test_a_picture_that_cannot_be_drawn_costs_one_warning(tmp_path, caplog, monkeypatch, place):
     def broken(*_args, **_options):
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr("yolo_gradwatch.plots.write", broken)
+    monkeypatch.setattr(place, broken)
     watch = GradWatch(live=False)
     train(tmp_path, watch=watch)
     told = [r.getMessage() for r in caplog.records if r.name.startswith("yolo_gradwatch")]

@@ -16,7 +16,7 @@ from yolo_gradwatch.records import (
     Severity,
     Window,
 )
-from yolo_gradwatch.telemetry import block_rows, block_shares, owners
+from yolo_gradwatch.telemetry import block_labels, block_rows, block_shares, owners
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -81,10 +81,9 @@ class Board:
     """
 
     def __init__(self, layout: Layout, *, epochs: int = 0, clip: float = CLIP_NORM) -> None:
-        names = dict(layout.blocks)
         self._rows = block_rows(layout)
         self._blocks = [layout.modules[m] for m in self._rows]
-        self._labels = [f"{b.removeprefix(f'{WHOLE}.')} {names[b]}" for b in self._blocks]
+        self._labels = block_labels(layout)
         self._block_of = dict(zip(layout.modules, layout.block_of, strict=True))
         self._points = np.empty((HISTORY, len(self._rows)))
         self._filled = 0
@@ -121,7 +120,8 @@ class Board:
     def add_window(self, window: Window) -> None:
         """Take a window from the files: its mean norms, clipped if the mean of the whole is."""
         self.epoch, self.step = window.epoch, window.step_last
-        norms = np.nan_to_num(window.norm_mean.astype(np.float64))
+        norms = window.norm_mean.astype(np.float64)
+        norms = np.where(np.isnan(norms), 0.0, norms)  # frozen, or without a gradient
         self._take(window.steps, window.skipped, np.where(window.nonfinite, np.nan, norms))
 
     def _take(self, steps: int, skipped: int, norms: Floats) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import traceback
 from difflib import get_close_matches
@@ -24,6 +25,7 @@ from yolo_gradwatch.usage import (
     FOUND,
     INTERRUPTED,
     STOPPED,
+    UNUSABLE,
     WORDS,
     FailOn,
     Limits,
@@ -168,7 +170,15 @@ def main(argv: list[str] | None = None) -> int:
         app(args=argv, prog_name="yolo-gradwatch")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else FINE
+    except OSError as error:
+        return _unwritable(error)
     return FINE
+
+
+def _unwritable(error: OSError) -> int:
+    """Say that the output cannot be written, and which exit code that is."""
+    typer.echo(f"Error: cannot write the output: {error.strerror}", err=True)
+    return UNUSABLE
 
 
 def script() -> None:
@@ -176,7 +186,14 @@ def script() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a log may lack our characters
-    sys.exit(main())
+    code = main()
+    try:
+        sys.stdout.flush()
+    except OSError as error:  # Python would write once more at its end, and tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # whose reader wanted no more
+            code = _unwritable(error)
+    sys.exit(code)
 
 
 def _refuse_input(error: Exception) -> NoReturn:

@@ -8,6 +8,7 @@ import math
 import sys
 from dataclasses import asdict, fields, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -18,6 +19,7 @@ from yolo_gradwatch import console
 from yolo_gradwatch.detect import matches
 from yolo_gradwatch.runlog import PICTURE_FILE, FormatError
 from yolo_gradwatch.thresholds import Thresholds
+from yolo_gradwatch.typed import printable
 from yolo_gradwatch.usage import (
     FINE,
     FOUND,
@@ -122,6 +124,8 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
     """
     if csv and json:
         refuse("--csv and --json are two forms of the same; choose one")
+    if html is not None:
+        _check_page(html)
     words = alarm_words("--fail-on", fail_on)
     rules = rule_words("--rule", rule)
     span = _span(epochs)
@@ -144,7 +148,7 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
         _print_review(loaded, report, findings, table, narrow=narrow)
     if plot or modules:
         _draw(loaded, report, modules=modules)
-    if html:
+    if html is not None:
         _write_page(loaded, report, html)
     raise typer.Exit(FOUND if any(matches(f, words) for f in report.alarms) else FINE)
 
@@ -176,10 +180,11 @@ def compare(
     except FormatError as error:
         refuse(error)
     loaded, reports = [run for run, _ in judged], [report for _, report in judged]
+    table = comparing.compare(loaded)
     names = comparing.modules_of(loaded, blocks=not module)
     if module:
-        names = {name: names[name] for name in _matching(list(names), module)}
-    table = comparing.compare(loaded)
+        wanted = set(_matching(table, module)["module"])
+        names = {name: kinds for name, kinds in names.items() if name in wanted}
     table = table[table["module"].isin(names)]
     if csv:
         _write_csv(table, reports)
@@ -201,7 +206,7 @@ def _found(path: Path) -> Path:
 
     folder = find_run(path)
     if folder not in {path, path.parent}:
-        typer.echo(f"newest watched run in {path}: {folder}", err=True)
+        typer.echo(printable(f"newest watched run in {path}: {folder}"), err=True)
     return folder
 
 
@@ -286,17 +291,18 @@ def _table(  # noqa: PLR0913  # one argument an option that narrows it
         last = epochs.max(initial=0)
         refuse(f"--epochs: no optimizer step in these epochs; the run has 1 to {last}")
     if pattern:
-        table = table[table["module"].isin(_matching(run.layout.modules, pattern))]
+        table = _matching(table, pattern)
     if by_rule:
         table = table[table["module"].isin(summary.concerned(findings))]
     return summary.farthest(table, top) if top else table
 
 
-def _matching(names: Sequence[str], pattern: str) -> list[str]:
-    from fnmatch import fnmatchcase
+def _matching(table: pd.DataFrame, pattern: str) -> pd.DataFrame:
+    """The rows of the modules that match, if there are any."""
+    from yolo_gradwatch import summary
 
-    found = [name for name in names if fnmatchcase(name, pattern)]
-    if not found:
+    found = summary.matching(table, pattern)
+    if found.empty:
         refuse(f"--module: no module matches {pattern!r}; names are as in model.4.cv1.conv")
     return found
 
@@ -385,11 +391,17 @@ def _draw(run: Run, report: Report, *, modules: bool) -> None:
     _written(path, lambda: plots.write(heatmap(run, report, modules=modules), report, path))
 
 
-def _write_page(run: Run, report: Report, path: Path) -> None:
-    try:
-        from yolo_gradwatch import page
-    except ImportError:
+def _check_page(path: Path) -> None:
+    """Refuse what no page can be written to, before anything else is done."""
+    if not path.name or path.is_dir():
+        refuse(f"--html: {path} is a folder; name a file, as in page.html")
+    if find_spec("plotly") is None:
         refuse("--html needs plotly: pip install 'yolo-gradwatch[html]'")
+
+
+def _write_page(run: Run, report: Report, path: Path) -> None:
+    from yolo_gradwatch import page
+
     _written(path, lambda: page.write(run, report, path))
 
 

@@ -8,16 +8,17 @@ import numpy as np
 import pandas as pd
 
 from yolo_gradwatch.records import WHOLE
+from yolo_gradwatch.summary import median
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from yolo_gradwatch.records import Finding, Flags, Floats, Grid, Layout
+    from yolo_gradwatch.records import Counts, Finding, Grid, Layout
     from yolo_gradwatch.report import Report
     from yolo_gradwatch.review import Run
 
-PARTS = {"first": (0.0, 0.1), "middle": (0.45, 0.55), "last": (0.9, 1.0)}
-"""Shares of the steps of a run at which runs are compared."""
+PARTS = {"first": (0, 2), "middle": (9, 11), "last": (18, 20)}
+"""Twentieths of the steps of a run at which runs are compared."""
 
 
 class Difference(NamedTuple):
@@ -36,7 +37,7 @@ def compare(runs: Sequence[Run]) -> pd.DataFrame:
     Returns:
         A row for each run, module and part: ``run`` (its place, from 1), ``module``, ``type``,
         ``part`` (``first``, ``middle`` or ``last`` tenth of its steps), ``norm`` (L2, median over
-        the windows, NaN if there is none) and ``ratio`` (to the norm of the first run; NaN where
+        these steps, NaN if there is none) and ``ratio`` (to the norm of the first run; NaN where
         one of the two has none).
     """
     table = pd.concat([_norms(place, run) for place, run in enumerate(runs, 1)], ignore_index=True)
@@ -120,33 +121,24 @@ def _norms(place: int, run: Run) -> pd.DataFrame:
                 "module": run.layout.modules,
                 "type": run.layout.types,
                 "part": part,
-                "norm": _median(run.grid, _windows(run.grid, *share)),
+                "norm": median(run.grid.norm_mean, _weights(run.grid, *stretch)),
             }
         )
-        for part, share in PARTS.items()
+        for part, stretch in PARTS.items()
     ]
     return pd.concat(parts, ignore_index=True)
 
 
-def _windows(grid: Grid, low: float, high: float) -> Flags:
-    """(W,) the windows that overlap a stretch of the steps; of a short run, the nearest."""
+def _weights(grid: Grid, low: int, high: int) -> Counts:
+    """(W,) how much of a stretch of the steps each window covers; of a gap, the nearest windows."""
     if not len(grid.steps):
-        return np.zeros(0, np.bool_)
-    begin, end = int(grid.step_first[0]) - 1, int(grid.step_last[-1])
-    span = end - begin
-    from_share, to_share = (grid.step_first - 1 - begin) / span, (grid.step_last - begin) / span
-    inside: Flags = (to_share > low) & (from_share < high)
-    if not inside.any():
-        middle = np.abs((from_share + to_share) / 2 - (low + high) / 2)
-        inside = np.isclose(middle, middle.min())
-    return inside
-
-
-def _median(grid: Grid, windows: Flags) -> Floats:
-    """(M,) median over the windows that have a norm; NaN if none has."""
-    means = grid.norm_mean[windows].astype(np.float64)
-    known = ~np.isnan(means).all(axis=0) if len(means) else np.zeros(means.shape[1], np.bool_)
-    median = np.full(means.shape[1], np.nan)
-    if known.any():
-        median[known] = np.nanmedian(means[:, known], axis=0)
-    return median
+        return np.zeros(0, np.int64)
+    begin, end = grid.step_first[0] - 1, grid.step_last[-1]
+    low, high = low * (end - begin), high * (end - begin)
+    since, until = 20 * (grid.step_first - 1 - begin), 20 * (grid.step_last - begin)
+    covered: Counts = np.maximum(np.minimum(until, high) - np.maximum(since, low), 0)
+    if covered.any():
+        return covered
+    distance = np.abs(since + until - low - high)
+    nearest: Counts = (distance == distance.min()).astype(np.int64)
+    return nearest

@@ -135,11 +135,6 @@ def verdict(report: Report) -> Text:
     return Text(f"GradWatch: {report.verdict}", style if report.steps else "bold yellow")
 
 
-def printable(text: str) -> str:
-    """A text from a file without the characters that steer a terminal."""
-    return "".join(sign if sign.isprintable() else "?" for sign in text)
-
-
 def told(finding: Finding) -> Text:
     """A finding in full."""
     return Text(finding_line(finding), STYLES[finding.severity])

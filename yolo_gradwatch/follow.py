@@ -6,6 +6,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
@@ -69,8 +70,11 @@ def _awaited(path: Path, view: _Terminal | _Log) -> Path:
 
 
 def _found(path: Path) -> Path | None:
-    with suppress(runlog.FormatError):
-        return find_run(path)
+    """The folder of the run that is meant; in a folder above, the newest if it goes on."""
+    with suppress(runlog.FormatError, OSError):
+        folder = find_run(path)
+        if folder in {path, path.parent} or runlog.read_meta(folder)["status"] == "running":
+            return folder
     return None
 
 
@@ -84,8 +88,12 @@ def _watch(tail: Tail, judge_of: Callable[[Look], Judge], view: _Terminal | _Log
             if judge is None or look.is_new:
                 judge = judge_of(look)
             changed = time.monotonic() if look.windows or look.is_new else changed
-            view.show(judge.board, judge.update(look), time.monotonic() - changed)
+            for part in look.by_epoch():
+                if part.windows and judge.board.epoch not in {0, part.windows[0].epoch}:
+                    view.end_epoch(judge.board)
+                view.show(judge.board, judge.update(part), time.monotonic() - changed)
             if look.is_over:
+                view.end_epoch(judge.board)
                 return
         time.sleep(SECONDS)
 
@@ -111,6 +119,11 @@ class Look:
         """Whether the training has ended."""
         return bool(self.meta["status"] != "running")
 
+    def by_epoch(self) -> list[Look]:
+        """The same in parts with the windows of one epoch each; one part if there are none."""
+        groups = [tuple(group) for _, group in groupby(self.windows, lambda window: window.epoch)]
+        return [replace(self, windows=windows) for windows in groups or [()]]
+
     @property
     def events(self) -> list[Event]:
         """The points at which the run began anew, those of all ``windows`` among them."""
@@ -133,6 +146,8 @@ class Tail:
         self._run: tuple[object, ...] | None = None
         self._end = 0
         self._line = b""
+        self._meta_state: tuple[int, ...] = ()
+        self._meta_read: tuple[dict[str, Any], Layout]
 
     def look(self) -> Look | None:
         """What is new; None as long as there is no run.
@@ -144,7 +159,7 @@ class Tail:
         if fresh is None or not (self._folder / runlog.META_FILE).exists():
             return None
         # Read after the table: a training notes an event before the windows that follow it.
-        meta, layout = meta_of(self._folder)
+        meta, layout = self._meta()
         run = (layout, meta["thresholds"], meta["options"])
         is_new = run != self._run
         if is_new:
@@ -153,6 +168,14 @@ class Tail:
         if is_new or look.is_over:  # it may have grown up to its end
             fresh = self._fresh() or b""
         return replace(look, windows=self._windows(fresh, layout))
+
+    def _meta(self) -> tuple[dict[str, Any], Layout]:
+        """The content of ``gradwatch.json``, parsed once as long as it stays the same."""
+        file = (self._folder / runlog.META_FILE).stat()
+        state = (file.st_mtime_ns, file.st_size, file.st_ino)
+        if state != self._meta_state:
+            self._meta_read, self._meta_state = meta_of(self._folder), state
+        return self._meta_read
 
     def _fresh(self) -> bytes | None:
         """What follows the last whole window that was read; None if there is no file."""
@@ -166,6 +189,10 @@ class Tail:
         except FileNotFoundError:
             self._run, self._end, self._line = None, 0, b""
             return None
+        except OSError as error:
+            raise runlog.FormatError(
+                f"{self._path}: {error.strerror}; is the folder still there?"
+            ) from None
 
     def _windows(self, fresh: bytes, layout: Layout) -> tuple[Window, ...]:
         """The whole windows at the beginning of what was read."""
@@ -247,6 +274,9 @@ class _Terminal:
             self._screen.print(console.fitted(console.news_line(one), self._screen.console))
         self._screen.redraw()
 
+    def end_epoch(self, board: Board) -> None:
+        """The panel goes on."""
+
     def close(self) -> None:
         """Give the terminal back."""
         if self._screen:
@@ -257,17 +287,18 @@ class _Log:
     """News and a table an epoch, as lines."""
 
     def __init__(self, *, on_stderr: bool) -> None:
-        self._epoch = 0
         self.say = partial(console.plain_console(on_stderr=on_stderr).print, soft_wrap=True)
 
     def show(self, board: Board, news: list[News], quiet: float) -> None:
         """Print what is new."""
-        del quiet
+        del board, quiet
         for one in news:
             self.say(console.news_line(one))
-        if board.epoch > self._epoch:
+
+    def end_epoch(self, board: Board) -> None:
+        """Print the table of an epoch that had a step."""
+        if board.step:
             self.say(console.epoch_table(board))
-        self._epoch = board.epoch
 
     def close(self) -> None:
         """There is nothing to give back."""

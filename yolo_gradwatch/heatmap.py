@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_gradwatch.records import WHOLE
-from yolo_gradwatch.telemetry import block_rows
+from yolo_gradwatch.telemetry import block_labels, block_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.review import Run
 
 FINE, NONFINITE, ZERO, NONE, UNKNOWN = range(5)
-"""Of a cell: a norm above 0; NaN or Inf; exactly 0; no gradient at all; nothing to tell, because
+"""Of a cell: a norm above 0; NaN or Inf in a step; exactly 0, or no gradient, in most steps; nothing to tell, because
 AMP skipped every step of the window or the module was frozen."""
 
 STATES = {
@@ -103,7 +103,7 @@ def heatmap(run: Run, report: Report, *, modules: bool = False) -> Heatmap:
     names = tuple(layout.modules[row] for row in rows)
     return Heatmap(
         names=names,
-        labels=names if modules else _labels(layout, names),
+        labels=names if modules else tuple(block_labels(layout)),
         epoch=grid.epoch,
         step_first=grid.step_first,
         step_last=grid.step_last,
@@ -120,19 +120,15 @@ def heatmap(run: Run, report: Report, *, modules: bool = False) -> Heatmap:
     )
 
 
-def _labels(layout: Layout, names: tuple[str, ...]) -> tuple[str, ...]:
-    classes = dict(layout.blocks)
-    return tuple(f"{name.removeprefix(f'{WHOLE}.')} {classes[name]}" for name in names)
-
-
 def _states(grid: Grid, rows: list[int]) -> NDArray[np.uint8]:
-    """(R, W) what there is to say of each cell; the worst that happened in it."""
+    """(R, W) of each cell: NaN or Inf if in any step, zero or none if in most of them."""
     mean = grid.norm_mean[:, rows]
+    half = (grid.steps - grid.skipped)[:, None] / 2
     states = np.full(mean.shape, UNKNOWN, np.uint8)
-    states[grid.none[:, rows] > 0] = NONE
-    states[mean == 0] = ZERO
     states[mean > 0] = FINE
-    states[grid.nonfinite[:, rows] > 0] = NONFINITE
+    states[(grid.none[:, rows] > half) | ((grid.none[:, rows] > 0) & np.isnan(mean))] = NONE
+    states[(grid.zero[:, rows] > half) | (mean == 0)] = ZERO
+    states[(grid.nonfinite[:, rows] > 0) | np.isinf(mean)] = NONFINITE
     return states.T
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from yolo_gradwatch.board import Board
 from yolo_gradwatch.columns import Column, columns
 from yolo_gradwatch.compare import PARTS, differences, only_in
-from yolo_gradwatch.console import STYLES, number, printable, sparkline, told, verdict
+from yolo_gradwatch.console import STYLES, number, sparkline, told, verdict
 from yolo_gradwatch.summary import of_blocks
 from yolo_gradwatch.tables import windows_of
 
@@ -78,7 +78,7 @@ def single_modules(
 
 def headline(run: Run, report: Report, findings: Iterable[Finding]) -> Text:
     """The verdict, where it comes from, and findings in full."""
-    source = Text(f"  {run.folder}: {source_of(run)}", "dim")
+    source = Text(f"  {report.path}: {source_of(run)}", "dim")
     return Text("\n").join([verdict(report), source, *map(told, findings)])
 
 
@@ -91,7 +91,7 @@ def source_of(run: Run) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in run.meta["versions"].items())
     options = run.meta["options"]["training"]
     model, data = options.get("model"), options.get("data")
-    return printable(f"{run.meta['status']}, {model} on {data} ({versions})")
+    return f"{run.meta['status']}, {model} on {data} ({versions})"
 
 
 def modules_text(table: pd.DataFrame, width: int | None) -> Text:
@@ -127,7 +127,7 @@ def epochs_text(epochs: Sequence[EpochTelemetry], width: int | None) -> list[Tex
         width,
     )
     heading = Text("Gradient of the whole model, clipping and AMP of each epoch", "bold")
-    more = [Text(f"… {hidden:,} epochs between them: --epochs, --json", "dim")] if hidden else []
+    more = [Text(f"… {hidden:,} epochs between them; --json has all", "dim")] if hidden else []
     return [Text("\n").join([heading, text, *more])]
 
 
@@ -150,12 +150,10 @@ def side_by_side(
     letters = ascii_uppercase
     heads = [
         line
-        for letter, run, report in zip(letters, runs, reports, strict=False)
-        for line in (Text(f"{letter}  {run.folder}: {report.verdict}"), *_remarks(report))
+        for letter, report in zip(letters, reports, strict=False)
+        for line in (Text(f"{letter}  {report.path}: {report.verdict}"), *_remarks(report))
     ]
-    differing = [
-        Text(printable(f"   {one.name}: {_by_letter(one.by_run)}")) for one in differences(runs)
-    ]
+    differing = [Text(f"   {one.name}: {_by_letter(one.by_run)}") for one in differences(runs)]
     pairs = [_pair(table, names, i, width) for i in range(1, len(runs))]
     return [Text("\n").join([*heads, *differing]), *pairs, _findings_apart(reports)]
 

@@ -47,7 +47,7 @@ def page(run: Run, report: Report) -> str:
     """The page: verdict, findings, an interactive heat map and a table of all modules."""
     template = Template(_part("page.html"))
     return template.substitute(
-        name=escape("/".join(run.folder.resolve().parts[-2:])),
+        name=escape(report.name),
         verdict=escape(report.verdict),
         facts="\n".join(f"<p>{escape(fact.strip())}</p>" for fact in report.facts()),
         source=escape(source_of(run)),

@@ -14,6 +14,7 @@ from matplotlib.colors import Normalize, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
 
 from yolo_gradwatch.heatmap import COLOURS, STATES
 from yolo_gradwatch.runlog import replacing
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from matplotlib.axes import Axes
-    from matplotlib.text import Text
 
     from yolo_gradwatch.heatmap import Heatmap, Mark
     from yolo_gradwatch.records import Floats
@@ -32,6 +32,7 @@ DPI = 100
 WIDTH = 13.0
 """Inches."""
 
+_INKS = {*COLOURS.values(), "#ffffff", "#8a8a8a", "#444444"}
 _RANKS = np.array([1, 4, 3, 2, 0])  # by state: which is shown where columns are merged
 _MOST_COLUMNS = 900
 _MOST_LISTED = 10
@@ -49,7 +50,7 @@ def write(picture: Heatmap, report: Report, path: Path) -> None:
     """
     with replacing(path) as draft, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a box stands for it
-        draw(picture, report).savefig(draft, format="png", dpi=DPI)
+        draw(picture, report).savefig(draft, format="png", dpi=DPI, facecolor="white")
 
 
 def draw(picture: Heatmap, report: Report) -> Figure:
@@ -62,11 +63,19 @@ def draw(picture: Heatmap, report: Report) -> Figure:
     figure = Figure(figsize=(WIDTH, height), dpi=DPI)
     FigureCanvasAgg(figure)
     _title(figure, report, heading, height)
-    if not rows or not columns:
+    if rows and columns:
+        _body(figure, picture, heat)
+    else:
         figure.text(0.5, 0.5, "no optimizer step was watched", ha="center")
-        return figure
-    left = 0.5 + max(map(len, map(_short, picture.labels))) * (0.075 if rows <= 60 else 0.052)
-    box = _Box(left, WIDTH - left - 1.75, height)
+    _own_look(figure)
+    return figure
+
+
+def _body(figure: Figure, picture: Heatmap, heat: float) -> None:
+    """The heat map, so many inches high, with the strips below it."""
+    letter = 0.075 if len(picture.labels) <= 60 else 0.052
+    left = 0.5 + letter * max(map(len, map(_short, picture.labels)))
+    box = _Box(left, WIDTH - left - 1.75, figure.get_figheight())
     bottom = _LOWEST + _SHARES + _GAP + _STRIP + _GAP
     map_axes = box.axes(figure, bottom, heat)
     scale = _heat(map_axes, picture)
@@ -78,7 +87,6 @@ def draw(picture: Heatmap, report: Report) -> Figure:
         _mark(map_axes if mark.rows else total, picture, mark)
     _legend(figure, box, picture, scale, bottom + heat)
     _steps(shares, picture)
-    return figure
 
 
 class _Box:
@@ -103,12 +111,11 @@ class _Box:
 
 
 def _title(figure: Figure, report: Report, heading: list[tuple[str, str]], height: float) -> None:
-    name = _short("/".join(report.run.resolve().parts[-2:]))
-    run = figure.text(0.01, 1 - 0.12 / height, name, va="top", fontsize=11, fontweight="bold")
-    _plain(run)
+    name = _short(report.name)
+    figure.text(0.01, 1 - 0.12 / height, name, va="top", fontsize=11, fontweight="bold")
     for i, (line, colour) in enumerate(heading):
         y = 1 - (0.36 + _LINE * i) / height
-        _plain(figure.text(0.01, y, line, va="top", fontsize=9, color=colour))
+        figure.text(0.01, y, line, va="top", fontsize=9, color=colour)
 
 
 def _heat(axes: Axes, picture: Heatmap) -> ScalarMappable:
@@ -131,8 +138,6 @@ def _heat(axes: Axes, picture: Heatmap) -> ScalarMappable:
     axes.set_yticks(range(rows), [_short(label) for label in picture.labels])
     axes.tick_params(axis="y", labelsize=8 if rows <= 60 else 5.5, length=0)
     axes.tick_params(axis="x", bottom=False, labelbottom=False)
-    for label in axes.get_yticklabels():
-        _plain(label)
     _epochs(axes, picture)
     return scale
 
@@ -176,7 +181,8 @@ def _epochs(axes: Axes, picture: Heatmap) -> None:
 
 def _total(axes: Axes, picture: Heatmap) -> None:
     """The norm of the whole model, with the limit above which it is clipped."""
-    low, mean, high = np.where(picture.totals > 0, picture.totals, np.nan)
+    shown = (picture.totals > 0) & (picture.totals < np.inf)
+    low, mean, high = np.where(shown, picture.totals, np.nan)
     x = np.arange(len(mean))
     axes.set_yscale("log")
     axes.fill_between(x, low, high, step="mid", color="#9ecae1", linewidth=0)
@@ -193,7 +199,7 @@ def _total(axes: Axes, picture: Heatmap) -> None:
     axes.set_ylabel("norm of the\nwhole model", fontsize=8)
     axes.yaxis.set_major_formatter(lambda norm, _: _decade(np.log10(norm)))
     axes.tick_params(labelsize=7, labelbottom=False)
-    axes.grid(axis="y", linewidth=0.3)
+    axes.grid(axis="y", linewidth=0.3, color="#b0b0b0")
 
 
 def _dot(values: Floats) -> str:
@@ -233,7 +239,7 @@ def _mark(axes: Axes, picture: Heatmap, mark: Mark) -> None:
         *place,
         str(mark.finding.number),
         fontsize=6.5,
-        color="white",
+        color="#ffffff",
         ha="center",
         va="center",
         bbox={"boxstyle": "circle,pad=0.25", "facecolor": colour, "edgecolor": "white"},
@@ -297,6 +303,23 @@ def _short(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"
 
 
-def _plain(text: Text) -> None:
-    """Show a text as it is: a name from a file may hold a dollar sign."""
-    text.set_parse_math(False)
+def _own_look(figure: Figure) -> None:
+    """Black on white and without TeX, whatever the user's settings of matplotlib say.
+
+    Done piece by piece, because `rc_context` would change them for other threads too. A name from a
+    file may hold a dollar sign, so that no text is a formula either.
+    """
+    figure.set_facecolor("white")
+    children = [child for axes in figure.axes for child in axes.child_axes]
+    for axes in (*figure.axes, *children):
+        axes.set_facecolor("white")
+        axes.tick_params(which="both", color="black", labelcolor="black")
+        for spine in axes.spines.values():
+            spine.set_edgecolor("black")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.get_ticklabels()  # makes those that drawing would make
+    for text in figure.findobj(Text):
+        text.set_usetex(False)
+        text.set_parse_math(False)
+        if text.get_color() not in _INKS:
+            text.set_color("black")

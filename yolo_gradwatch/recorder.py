@@ -173,29 +173,26 @@ class Recorder:
         if self._screen is None and had_steps:
             self._print(console.epoch_table(self._board))
 
-    def draw(self, status: str) -> Path | None:
+    def draw(self, status: str, announce: Callable[[Path], None] = lambda _path: None) -> None:
         """Draw the picture of the run as it ended.
 
         Args:
             status: As in `finish`.
-
-        Returns:
-            Where it is; None where it could not be drawn.
+            announce: Called with its path.
         """
-        from yolo_gradwatch.heatmap import heatmap  # noqa: PLC0415  # only the end pays for it
-        from yolo_gradwatch.plots import write  # noqa: PLC0415  # loads matplotlib
-
         if self._log is None:  # its files are not whole
-            return None
+            return
         self._drawn = status
         path = self._training.folder / runlog.PICTURE_FILE
-        report = replace(self.report(), status=status)
         try:
+            from yolo_gradwatch.heatmap import heatmap  # noqa: PLC0415  # only the end pays for it
+            from yolo_gradwatch.plots import write  # noqa: PLC0415  # loads matplotlib
+
+            report = replace(self.report(), status=status)
             write(heatmap(load_run(self._training.folder), report), report, path)
+            announce(path)
         except Exception as error:  # noqa: BLE001  # a picture is not worth the rest of the watch
             _LOG.warning("GradWatch could not draw %s: %s", path, error)
-            return None
-        return path
 
     def finish(self, status: str) -> None:
         """Write and print the outcome: ``finished``, ``failed`` or ``interrupted``."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_gradwatch.records import CLIP_NORM
+from yolo_gradwatch.typed import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +55,16 @@ class Report:
     def healthy(self) -> bool:
         """Whether nothing but notices was found."""
         return not self.alarms
+
+    @property
+    def path(self) -> str:
+        """The run's folder as a terminal can show it."""
+        return str(printable(str(self.run)))
+
+    @property
+    def name(self) -> str:
+        """The last two parts of the run's folder, for titles."""
+        return str(printable("/".join(self.run.resolve().parts[-2:])))
 
     @property
     def verdict(self) -> str:

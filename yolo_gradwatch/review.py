@@ -134,7 +134,9 @@ def meta_of(folder: Path) -> tuple[dict[str, Any], Layout]:
         runlog.events_of_meta(meta)
         runlog.epochs_of_meta(meta)
         Thresholds(**meta["thresholds"])
-        float(meta["options"]["training"].get("clip", CLIP_NORM))
+        training = meta["options"]["training"]
+        float(training.get("clip", CLIP_NORM))
+        int(training.get("epochs") or 0)
         runlog.check_outcome(meta)
         return meta, runlog.layout_of_meta(meta)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -6,13 +6,14 @@ import csv
 import json
 import math
 import os
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Any, get_args
 
 from yolo_gradwatch import evidence
 from yolo_gradwatch.records import WHOLE, EpochTelemetry, Event, Layout, News, Status, Window
-from yolo_gradwatch.typed import built
+from yolo_gradwatch.typed import built, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -153,6 +154,11 @@ def replacing(path: Path) -> Iterator[Path]:
     draft = path.with_name(f".{path.name}.tmp")
     try:
         yield draft
+        for seconds in (0.01, 0.05, 0.1):
+            with suppress(PermissionError):  # Windows: somebody is reading the old one
+                draft.replace(path)
+                return
+            time.sleep(seconds)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
@@ -226,13 +232,13 @@ def read_meta(folder: Path) -> dict[str, Any]:
     version = meta.get("format_version")
     if version != FORMAT_VERSION:
         raise FormatError(
-            f"{path}: format version {version}, this yolo_gradwatch reads {FORMAT_VERSION}; "
+            f"{path}: format version {version!r}, this yolo_gradwatch reads {FORMAT_VERSION}; "
             "update it with pip install -U yolo-gradwatch"
         )
     missing = [name for name in _META_PARTS if name not in meta]
     if missing:
         raise FormatError(f"{path}: {missing[0]!r} is missing; restore it from a copy")
-    return meta
+    return {name: part if name == "layout" else printable(part) for name, part in meta.items()}
 
 
 def whole_windows(content: bytes, last_module: str) -> int:

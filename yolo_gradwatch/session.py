@@ -181,9 +181,7 @@ class Session:
     def _end_training(self, recorder: Recorder) -> None:
         """Draw the picture while integrations, which come after us, can still take it along."""
         recorder.take(self._capture.drain(wait=True))
-        picture = recorder.draw("finished")
-        if picture:
-            trainers.announce_picture(self._trainer, picture)
+        recorder.draw("finished", partial(trainers.announce_picture, self._trainer))
 
     def _finish(self, outcome: str) -> None:
         try:

@@ -50,7 +50,7 @@ def summary(
             "steps": steps.sum(),
             **{name: getattr(grid, name)[chosen].sum(axis=0) for name in COUNTS},
             "norm_first": _first(mean),
-            "norm_median": _median(mean, steps),
+            "norm_median": median(mean, steps),
             "norm_last": _first(mean[::-1]),
             "norm_max": np.fmax.reduce(peak, axis=0, initial=np.nan),
             "zero_fraction": _first(grid.zero_fraction[chosen][::-1]),
@@ -111,7 +111,8 @@ def _rules(layout: Layout, findings: Iterable[Finding]) -> list[str]:
     rules: dict[str, dict[str, None]] = {name: {} for name in layout.modules}
     for finding in findings:
         for name in concerned([finding]):
-            rules.setdefault(name, {})[finding.rule] = None
+            if name in rules:  # a resumed run may watch fewer modules
+                rules[name][finding.rule] = None
     return [" ".join(rules[name]) for name in layout.modules]
 
 
@@ -123,8 +124,11 @@ def _first(values: Singles) -> Singles:
     return np.asarray(values[there.argmax(axis=0), np.arange(values.shape[1])], np.float32)
 
 
-def _median(values: Singles, weights: Counts) -> Floats:
-    """(M,) median of (W, M) values, each counted as often as its weight says, NaN ignored."""
+def median(values: Singles, weights: Counts) -> Floats:
+    """(M,) median of (W, M) values, each counted as often as its weight says, NaN aside.
+
+    The lower one of two in the middle; NaN for a column without any.
+    """
     if not len(values):
         return np.full(values.shape[1], np.nan)
     order = np.argsort(values, axis=0)  # NaN comes last

@@ -26,6 +26,7 @@ _TYPES = {
     **dict.fromkeys(runlog.FLOAT_COLUMNS, "float32"),
     **dict.fromkeys(("value", "limit"), "float64"),
 }
+_ORDINALS = ("epoch", "step_first", "step_last", "steps")
 _RESTORE = "restore the file from a copy"
 
 
@@ -175,8 +176,9 @@ def check_header(path: Path, header: bytes, columns: Sequence[str]) -> None:
 
 
 def _is_possible(table: pd.DataFrame) -> bool:
-    """Whether no count is negative."""
-    return not any((table[name] < 0).any() for name in _COUNTS if name in table)
+    """Whether no count is negative, and none of those 0 that begin at 1."""
+    there = [name for name in _COUNTS if name in table]
+    return not any((table[name] < (name in _ORDINALS)).any() for name in there)
 
 
 def _damage(path: Path, content: bytes, columns: Sequence[str]) -> str:
@@ -198,7 +200,9 @@ def _wrong_cells(columns: Sequence[str], row: Sequence[str]) -> list[str]:
     return [
         f"{text!r} is no {name}"
         for name, text in zip(columns, row, strict=True)
-        if not re.fullmatch(_CELLS.get(_TYPES.get(name, ""), ".*"), text)
+        if not re.fullmatch(
+            _FROM_ONE if name in _ORDINALS else _CELLS.get(_TYPES.get(name, ""), ".*"), text
+        )
     ]
 
 
@@ -209,6 +213,7 @@ def _rows(content: bytes) -> Iterator[tuple[int, list[str]]]:
 
 
 _NUMBER = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?inf"
+_FROM_ONE = "[1-9][0-9]{0,17}"
 _CELLS = {"int64": "[0-9]{1,18}", "float32": f"({_NUMBER})?", "float64": _NUMBER}
 """What a cell must look like, by the type of its column."""
 

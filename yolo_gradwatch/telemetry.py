@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolo_gradwatch.records import EpochTelemetry, Floats, Layout, Sample
+from yolo_gradwatch.records import WHOLE, EpochTelemetry, Floats, Layout, Sample
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,6 +69,13 @@ def block_rows(layout: Layout) -> list[int]:
     """Rows of the top-level blocks among the modules."""
     blocks = {name for name, _ in layout.blocks}
     return [m for m, name in enumerate(layout.modules) if name in blocks]
+
+
+def block_labels(layout: Layout) -> list[str]:
+    """Number and class of the top-level blocks among the modules."""
+    classes = dict(layout.blocks)
+    names = (layout.modules[row] for row in block_rows(layout))
+    return [f"{name.removeprefix(f'{WHOLE}.')} {classes[name]}" for name in names]
 
 
 def block_shares(blocks: Floats, total: float) -> Floats:

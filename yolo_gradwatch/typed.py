@@ -1,10 +1,11 @@
-"""Builds frozen records from JSON, and says what does not fit."""
+"""What was read from JSON: as frozen records, and as text that a terminal can show."""
 
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import cache
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -21,7 +22,7 @@ def built(kind: type[T], raw: object) -> T:
     """
     if not isinstance(raw, dict):
         raise ValueError(f"{raw!r} is no table of names and values")  # noqa: TRY004
-    hints = get_type_hints(kind)
+    hints = _hints(cast("type", kind))
     values = {}
     for field in fields(kind):  # type: ignore[arg-type]
         if field.name not in raw:
@@ -30,6 +31,22 @@ def built(kind: type[T], raw: object) -> T:
         if not _fits(values[field.name], hints[field.name]):
             raise ValueError(f"{field.name!r} is of another type")
     return kind(**values)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def printable(value: Any) -> Any:
+    """A value from JSON in whose texts "?" stands for what would steer a terminal."""
+    if isinstance(value, str):
+        return "".join(sign if sign.isprintable() else "?" for sign in value)
+    if isinstance(value, list):
+        return [printable(one) for one in value]
+    if isinstance(value, dict):
+        return {printable(name): printable(one) for name, one in value.items()}
+    return value
 
 
 def _frozen(value: Any) -> Any:

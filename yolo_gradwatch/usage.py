@@ -11,6 +11,7 @@ from rich.text import Text
 
 from yolo_gradwatch.detect import ALARMS, RULES, alarms
 from yolo_gradwatch.thresholds import Thresholds
+from yolo_gradwatch.typed import printable
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -34,6 +35,7 @@ FailOn = Annotated[str, typer.Option(metavar="WORDS", help=f"Exit with 1 on thes
 def refuse(message: object) -> NoReturn:
     """Print one line on what cannot be used, and leave."""
     line = str(message).strip().split("\n", maxsplit=1)[0] or type(message).__name__
+    line = printable(line)
     Console(stderr=True, soft_wrap=True, highlight=False).print(
         Text.assemble(("Error: ", "bold red"), line)
     )

@@ -31,7 +31,7 @@ function heat(top) {
   let low = Infinity;
   let high = -Infinity;
   for (const level of z.flat()) {
-    if (level === null) continue;
+    if (!Number.isFinite(level)) continue;
     low = Math.min(low, level);
     high = Math.max(high, level);
   }
