@@ -14,7 +14,7 @@ print("\nWhich kind of layer has the smallest gradients, and how did it develop?
 third = np.ceil(3 * rows["step_last"] / rows["step_last"].max()).astype(int).rename("third")
 print(rows.pivot_table("norm_mean", "type", third, aggfunc="median", observed=True).round(4))
 
-print("\nWhich layers move least for their size? (gradient norm by weight norm, last epoch)")
+print("\nWhich layers have the smallest gradients for their size? (by weight norm, last epoch)")
 last = rows[rows["epoch"] == rows["epoch"].max()]
 share = (last["norm_mean"] / last["weight_norm"]).groupby(last["module"], observed=True).median()
 print(share.nsmallest(5))

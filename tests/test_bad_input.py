@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from test_commands import content, printed
@@ -133,8 +133,12 @@ def test_a_directory_in_the_place_of_a_file_is_named(run, refused, name):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("nowhere", "{path}: no such folder; name the folder of a training that was watched"),
-        ("notes.txt", "{path}: no such folder; name the folder of a training that was watched"),
+        (
+            "nowhere",
+            "{path}: no such file or folder; name the folder of a training that was watched",
+        ),
+        ("notes.txt", "{path}: is a file; name its folder, or gradwatch.csv"),
+        ("nowhere.csv", "{path}: no such file or folder; name the folder of a training"),
         ("unwatched", "{path}: no watched run in it; name the folder of a training"),
         ("nowhere/gradwatch.csv", "{path.parent}/gradwatch.json: No such file or directory; was"),
         ("unwatched/results.csv", "{path.parent}/gradwatch.json: No such file or directory; was"),
@@ -246,6 +250,23 @@ def test_a_torn_end_is_told_whatever_is_shown(run, capsys, arguments):
     assert main([command, *[str(run)] * (1 + (command == "compare")), *options]) == 0
     out, err = capsys.readouterr()
     assert "has a torn end" in out + err
+
+
+def test_rows_that_are_missing_are_told_whatever_the_end_looks_like(run):
+    known = asdict(replace(EPOCH, steps=11))
+    meta = json.loads((run / META).read_text(encoding="utf-8"))
+    (run / META).write_text(json.dumps({**meta, "epochs": [known]}), encoding="utf-8")
+    assert content("review", run)["remarks"] == []
+    spoil(run / WINDOWS, lambda content: b"".join(content.splitlines(keepends=True)[:-10]))
+    (remark,) = content("review", run)["remarks"]
+    assert "gradwatch.csv has 10 of the 11 steps" in remark
+    assert remark in printed("review", run)
+
+
+def test_a_file_that_a_spreadsheet_has_saved_reads_the_same(run):
+    before = content("review", run)
+    spoil(run / WINDOWS, lambda content: b"\xef\xbb\xbf" + content)
+    assert content("review", run) == before
 
 
 def test_a_file_of_another_system_reads_the_same(run):
@@ -372,4 +393,6 @@ def test_arguments_of_another_kind_are_told(run, capsys, arguments, said):
 
 @pytest.mark.parametrize("name", ["[bold]run[/]", "with spaces", "100% {x}", "größe 名"])
 def test_a_folder_that_is_not_there_is_named_as_it_was_given(tmp_path, refused, name):
-    assert refused("review", tmp_path / name).startswith(f"{tmp_path / name}: no such folder; ")
+    assert refused("review", tmp_path / name).startswith(
+        f"{tmp_path / name}: no such file or folder; "
+    )

@@ -239,8 +239,9 @@ def test_options_narrow_the_modules_together(run, options, names):
     arguments = ["review", run, *shlex.split(options)]
     assert modules_of(*arguments) == list(names)
     assert [row["module"] for row in content(*arguments)["modules"]] == list(names)
-    if options:
-        assert f"Gradient norm of {len(names)} of 10 modules" in printed(*arguments)
+    some = f"Gradient norm of {len(names)} of 10 modules"
+    said = some if names else "No module has such a finding."
+    assert not options or said in printed(*arguments)
 
 
 def test_the_farthest_are_told_first_by_finding_then_by_level(tmp_path):
@@ -266,6 +267,12 @@ def test_a_span_of_epochs_counts_both_ends(long_run, span, first, last):
 def test_an_epoch_whose_steps_amp_skipped_is_one_of_the_run(tmp_path):
     watch(tmp_path, [window(1, skipped=1), window(2, epoch=2)])
     assert set(tables_of("review", tmp_path, "--epochs", "1")["steps"]) == {0}
+
+
+def test_some_epochs_show_the_blocks_in_them(long_run):
+    out = printed("review", long_run, "--epochs", "3:4")
+    assert f"Gradient norm of 4 of {len(LAYOUT.modules)} modules" in out
+    assert CONV not in out.partition("Gradient norm of")[2]
 
 
 def test_json_has_the_findings(run):

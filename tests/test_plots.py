@@ -131,7 +131,7 @@ def test_a_finding_is_framed_where_it_stood_and_listed(report):
     (others,) = figure.axes[0].lines
     assert others.get_xydata().tolist() == [[2.0, 0.0]]
     assert "1" in axes_texts(figure)
-    assert "1  critical dead in model.1 since step 3 until step 6, and in 1 more (▹)" in texts_of(
+    assert "1  critical dead in model.1 since step 3 until step 6, 1 more affected (▹)" in texts_of(
         figure
     )
 

@@ -140,8 +140,8 @@ def test_clips_and_skips_are_those_of_all_epochs():
         epoch_of(2, steps=20, clipped=0, norm_median=2.0),
     )
     (fact,) = report_of(steps=40, epochs=epochs).facts()
-    assert "median norm 8," in fact
-    assert "clipped at 10 on 38% of the steps, by a factor of 3.1 in the median" in fact
+    assert "norm 8 in the median epoch," in fact
+    assert "clipped at 10 on 38% of the steps, by a factor of 3.1 in the median epoch" in fact
     assert fact.endswith("AMP skipped 1 step")
 
 
@@ -154,7 +154,7 @@ def test_the_clip_is_that_of_the_trainer(clip, said):
 def test_only_of_a_healthy_run_clipping_is_called_normal():
     epochs = (epoch_of(steps=10, clipped=5, clip_ratio=2.0),)
     (fact,) = report_of(NOTICE, epochs=epochs).facts()
-    assert "clipped at 10 on 50% of the steps, by a factor of 2 in the median (normal" in fact
+    assert "clipped at 10 on 50% of the steps, by a factor of 2 in the median epoch (normal" in fact
     (sick,) = report_of(NOTICE, WARNING, epochs=epochs).facts()
     assert sick == fact.replace(" (normal for YOLO)", "")
 

@@ -230,7 +230,7 @@ def test_the_rules_that_name_a_module_stand_beside_it_once_each():
         WHOLE: "total_high",
         "model.0": "vanishing",
         CONV: "dead",
-        BN: "dead vanishing",
+        BN: "dead (vanishing)",
     }
 
 
@@ -338,6 +338,12 @@ def test_a_module_with_a_finding_is_farther_than_any_other():
     table = table_of([("A", 1.0, ""), ("A", 1e9, ""), ("A", math.nan, ""), ("A", 1.0, "dead")])
     shown = [farthest(table, n)["module"].tolist() for n in (1, 2, 3, 9)]
     assert shown == [["m3"], ["m2", "m3"], ["m1", "m2", "m3"], ["m0", "m1", "m2", "m3"]]
+
+
+def test_the_module_that_a_finding_names_is_farther_than_those_that_suffer():
+    rows = [("A", math.nan, "(vanishing)"), ("A", 1.0, "dead (vanishing)"), ("A", 1.0, "vanishing")]
+    shown = [farthest(table_of([*rows, ("A", 0.0, "")]), n)["module"].tolist() for n in (2, 3)]
+    assert shown == [["m1", "m2"], ["m0", "m1", "m2"]]
 
 
 def test_a_normalization_is_far_only_among_its_own_class():

@@ -137,15 +137,15 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
         refuse(error)
     findings = _findings(loaded, report, rules, span)
     table = _table(loaded, findings, module, span, top, by_rule=bool(rules))
-    narrow = bool(module or rules or span or top)
+    is_whole = not (module or rules or top)
     if csv:
         _write_csv(table, [report])
     elif json:
         _print_json(loaded, report, findings, table, span)
-    elif follow and not narrow:
+    elif follow and is_whole and not span:
         _print([console.end_report(report)])
     else:
-        _print_review(loaded, report, findings, table, narrow=narrow)
+        _print_review(loaded, report, findings, table, span=span, is_whole=is_whole)
     if plot or modules:
         _draw(loaded, report, modules=modules)
     if html is not None:
@@ -307,16 +307,27 @@ def _matching(table: pd.DataFrame, pattern: str) -> pd.DataFrame:
     return found
 
 
-def _print_review(
-    run: Run, report: Report, findings: Sequence[Finding], table: pd.DataFrame, *, narrow: bool
+def _print_review(  # noqa: PLR0913  # as `_table`
+    run: Run,
+    report: Report,
+    findings: Sequence[Finding],
+    table: pd.DataFrame,
+    span: tuple[int, int] | None,
+    *,
+    is_whole: bool,
 ) -> None:
-    from yolo_gradwatch.overview import overview, single_modules
+    """The run at a glance, its blocks in some epochs, or the single modules that were asked for."""
+    from yolo_gradwatch.overview import headline, overview, single_modules
+    from yolo_gradwatch.summary import of_blocks
 
     width = _width()
-    if narrow:
-        _print(single_modules(run, report, findings, table, width))
-    else:
+    if is_whole and not span:
         _print(overview(run, report, table, width))
+    elif table.empty:
+        _print([headline(run, report, findings), Text("No module has such a finding.")])
+    else:
+        shown = of_blocks(table, run.layout) if is_whole else table
+        _print(single_modules(run, report, findings, shown, width))
 
 
 def _width() -> int | None:

@@ -62,6 +62,8 @@ def _awaited(path: Path, view: _Terminal | _Log) -> Path:
     folder = _found(path)
     if folder is None:
         text = f"GradWatch waits for a watched training in {path} (Ctrl+C to leave)"
+        with suppress(runlog.FormatError, OSError):
+            text = f"{find_run(path)} is over, {text}"
         view.say(Text(text, "dim"))
     while folder is None:
         time.sleep(SECONDS)

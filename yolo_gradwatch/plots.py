@@ -287,7 +287,7 @@ def _heading(picture: Heatmap, report: Report) -> list[tuple[str, str]]:
         end = "" if f.step_end is None else f" until step {f.step_end:,}"
         text = f"{f.number}  {f.severity} {f.rule} in {_short(f.module)} since step {f.step:,}{end}"
         others = len(mark.rows[1:])
-        more = f", and in {others} more (▹)" if others else ""
+        more = f", {others} more affected (▹)" if others else ""
         lines.append((text + more, COLOURS[f.severity]))
     hidden = len(picture.marks) - _MOST_LISTED
     return [*lines, (f"… and {hidden} more", "#444444")] if hidden > 0 else lines

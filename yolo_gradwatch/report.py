@@ -118,8 +118,8 @@ class Report:
         skipped = sum(epoch.skipped for epoch in self.epochs)
         medians = [e.norm_median for e in self.epochs if e.norm_median is not None]
         ratios = [e.clip_ratio for e in self.epochs if e.clip_ratio is not None]
-        norm = f"median norm {np.median(medians):.3g}, " if medians else ""
-        ratio = f", by a factor of {np.median(ratios):.2g} in the median" if ratios else ""
+        norm = f"norm {np.median(medians):.3g} in the median epoch, " if medians else ""
+        ratio = f", by a factor of {np.median(ratios):.2g} in the median epoch" if ratios else ""
         normal = " (normal for YOLO)" if self.healthy else ""
         line = (
             f"  gradient of the whole model: {norm}clipped at {self.clip:g} on "

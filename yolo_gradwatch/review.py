@@ -90,7 +90,8 @@ def load_run(path: str | Path) -> Run:
     meta, layout = meta_of(folder)
     windows, torn = tables.read_windows(folder / runlog.WINDOWS_FILE, layout)
     alerts, torn_alerts = tables.read_alerts(folder / runlog.ALERTS_FILE)
-    return Run(folder, windows, alerts, layout, meta, (*torn, *torn_alerts))
+    missing = _missing(windows, meta)
+    return Run(folder, windows, alerts, layout, meta, (*torn, *torn_alerts, *missing))
 
 
 def find_run(path: str | Path) -> Path:
@@ -110,8 +111,10 @@ def find_run(path: str | Path) -> Path:
         return given
     depths = ("*", "*/*", "*/*/*")
     found = [file for depth in depths for file in given.glob(f"{depth}/{runlog.WINDOWS_FILE}")]
+    if given.is_file():
+        raise runlog.FormatError(f"{path}: is a file; name its folder, or {runlog.WINDOWS_FILE}")
     if not found:
-        what = "no watched run in it" if given.is_dir() else "no such folder"
+        what = "no watched run in it" if given.is_dir() else "no such file or folder"
         raise runlog.FormatError(
             f"{path}: {what}; name the folder of a training that was watched, or its "
             f"{runlog.WINDOWS_FILE}"
@@ -120,7 +123,20 @@ def find_run(path: str | Path) -> Path:
 
 
 def _is_table(path: Path) -> bool:
-    return path.suffix == ".csv" and not path.is_dir()
+    """Whether this is a run's table, or would be if it were there."""
+    is_there = path.is_file() or path.name == runlog.WINDOWS_FILE
+    return path.suffix == ".csv" and is_there and not path.is_dir()
+
+
+def _missing(windows: pd.DataFrame, meta: dict[str, Any]) -> tuple[str, ...]:
+    """A sentence on steps that ``gradwatch.json`` knows of and the table does not have."""
+    known = sum(epoch["steps"] for epoch in meta["epochs"])
+    there = int(windows.drop_duplicates("step_first")["steps"].sum())
+    remark = (
+        f"{runlog.WINDOWS_FILE} has {there:,} of the {known:,} steps that {runlog.META_FILE} knows "
+        "of: rows are missing, and so may be findings"
+    )
+    return (remark,) if there < known else ()
 
 
 def meta_of(folder: Path) -> tuple[dict[str, Any], Layout]:

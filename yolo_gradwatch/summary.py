@@ -36,7 +36,7 @@ def summary(
         ``nonfinite``, ``zero`` and ``none`` as in ``gradwatch.csv``; the L2 gradient norm as
         ``norm_first``, ``norm_median`` (over the steps), ``norm_last`` and ``norm_max``, NaN where
         there is none; the newest ``zero_fraction`` and ``weight_norm``; and ``findings``, the rules
-        that name the module, separated by spaces.
+        that name the module, separated by spaces, in parentheses where it suffers from another one.
     """
     low, high = epochs or (0, np.iinfo(np.int64).max)
     chosen = (grid.epoch >= low) & (grid.epoch <= high)
@@ -73,15 +73,16 @@ def matching(table: pd.DataFrame, pattern: str) -> pd.DataFrame:
 def farthest(table: pd.DataFrame, count: int) -> pd.DataFrame:
     """The rows that are farthest from normal, in forward order.
 
-    Those with a finding come first, then those without a norm above 0, then those whose median is
-    the most decades away from that of their class, because a normalization has smaller gradients
-    than a convolution.
+    Those that a finding names come first, then those that suffer from one, then those without a
+    norm above 0, then those whose median is the most decades away from that of their class, because
+    a normalization has smaller gradients than a convolution.
     """
     with np.errstate(divide="ignore"):
         levels = np.log10(table["norm_median"].fillna(0.0)).replace(-np.inf, np.nan)
     usual = levels.groupby(table["type"]).transform("median")
     distance = (levels - usual).abs().fillna(np.inf)
-    order = np.lexsort((-distance.to_numpy(), table["findings"].to_numpy() == ""))
+    rank = [2 if not rules else rules.startswith("(") for rules in table["findings"]]
+    order = np.lexsort((-distance.to_numpy(), rank))
     return table.iloc[np.sort(order[:count])]
 
 
@@ -108,12 +109,16 @@ def standing_in(findings: Iterable[Finding], grid: Grid, epochs: tuple[int, int]
 
 
 def _rules(layout: Layout, findings: Iterable[Finding]) -> list[str]:
-    rules: dict[str, dict[str, None]] = {name: {} for name in layout.modules}
-    for finding in findings:
-        for name in concerned([finding]):
-            if name in rules:  # a resumed run may watch fewer modules
-                rules[name][finding.rule] = None
-    return [" ".join(rules[name]) for name in layout.modules]
+    """Per module the rules of the findings on it; in parentheses those from which it suffers."""
+    named = list(findings)
+    own: dict[str, dict[str, None]] = {name: {} for name in layout.modules}
+    for finding in named:
+        own.get(finding.module, {})[finding.rule] = None
+    for finding in named:
+        for name in finding.modules:
+            if finding.rule not in own.get(name, {finding.rule: None}):
+                own[name][f"({finding.rule})"] = None
+    return [" ".join(own[name]) for name in layout.modules]
 
 
 def _first(values: Singles) -> Singles:

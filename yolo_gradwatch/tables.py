@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from codecs import BOM_UTF8
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -108,7 +109,7 @@ def windows_of(grid: Grid) -> Iterator[Window]:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return path.read_bytes().removeprefix(BOM_UTF8)  # which spreadsheets write
     except OSError as error:
         raise runlog.FormatError(
             f"{path}: {error.strerror}; copy it from the run's folder, "
