@@ -1,6 +1,6 @@
 # make demo        the main job: train YOLO26n on drawn shapes, watched (no download of data)
 # make test        everything that a change must pass: lint, types, tests with real trainings
-# make test-fast   the tests without trainings, in seconds
+# make test-fast   the tests without trainings, in a minute or two on all cores
 # Each makes its own virtual environment first; VENV=... puts it elsewhere.
 
 VENV ?= .venv
@@ -16,7 +16,7 @@ test: $(VENV)/.installed-dev lint
 	$(RUN) pytest --cov --cov-report=term-missing:skip-covered
 
 test-fast: $(VENV)/.installed-dev
-	$(RUN) pytest -m "not train"
+	$(RUN) pytest -n auto -m "not train"
 
 lint: $(VENV)/.installed-dev
 	$(RUN) ruff check .

@@ -33,7 +33,8 @@ class Terminal:
         self._slave = slave
         self.attributes = termios.tcgetattr(slave)
         environment = {**os.environ, "TERM": "xterm-256color", "YOLO_CONFIG_DIR": str(HOME)}
-        environment.pop("COLUMNS", None)
+        for name in ("COLUMNS", "LINES"):  # those of the terminal itself hold
+            environment.pop(name, None)
         self._process = subprocess.Popen(
             [COMMAND, *arguments],
             stdin=slave,
