@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from dataclasses import asdict, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -346,3 +348,16 @@ def test_a_review_loads_neither_torch_nor_ultralytics(tmp_path):
     loaded = set(json.loads(out.stdout))
     assert "yolo_gradwatch" in loaded
     assert not loaded & {"torch", "ultralytics", "rich", "typer", "matplotlib", "cv2"}
+
+
+@pytest.mark.parametrize(
+    ("status", "minutes", "told"),
+    [("running", 25, True), ("running", 9, False), ("failed", 25, False)],
+)
+def test_a_run_that_was_killed_long_ago_is_told(tmp_path, status, minutes, told):
+    watch(tmp_path, DEAD, status=status)
+    then = time.time() - 60 * minutes - 5
+    os.utime(tmp_path / "gradwatch.csv", (then, then))
+    remarks = load_run(tmp_path).remarks
+    expected = f"no end was written, and nothing for {minutes} min: was the training killed?"
+    assert remarks == ((expected,) if told else ())

@@ -33,7 +33,7 @@ class Report:
         epochs: Clipping and AMP of each epoch.
         clip: Total norm above which the trainer clips.
         unjudged: Rules that need more windows than there were.
-        remarks: What of the run's files was left out, in sentences.
+        remarks: What is missing in the run's files, in sentences.
     """
 
     run: Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+SILENT_MINUTES = 10
+"""Without a new row, from when on a run without an end is told to be silent."""
+
+
 @dataclass(frozen=True, repr=False)
 class Run:
     """A watched training, from its files.
@@ -28,7 +33,7 @@ class Run:
         alerts: The rows of ``gradwatch_alerts.csv``.
         layout: Of the model that was watched.
         meta: The content of ``gradwatch.json``.
-        remarks: What of the files was left out, in sentences.
+        remarks: What is missing in the files, in sentences.
     """
 
     folder: Path
@@ -90,8 +95,8 @@ def load_run(path: str | Path) -> Run:
     meta, layout = meta_of(folder)
     windows, torn = tables.read_windows(folder / runlog.WINDOWS_FILE, layout)
     alerts, torn_alerts = tables.read_alerts(folder / runlog.ALERTS_FILE)
-    missing = _missing(windows, meta)
-    return Run(folder, windows, alerts, layout, meta, (*torn, *torn_alerts, *missing))
+    remarks = (*torn, *torn_alerts, *_missing(windows, meta), *_silent(folder, meta))
+    return Run(folder, windows, alerts, layout, meta, remarks)
 
 
 def find_run(path: str | Path) -> Path:
@@ -137,6 +142,15 @@ def _missing(windows: pd.DataFrame, meta: dict[str, Any]) -> tuple[str, ...]:
         "of: rows are missing, and so may be findings"
     )
     return (remark,) if there < known else ()
+
+
+def _silent(folder: Path, meta: dict[str, Any]) -> tuple[str, ...]:
+    """A sentence on a run without an end that has long written nothing."""
+    minutes = int(time.time() - (folder / runlog.WINDOWS_FILE).stat().st_mtime) // 60
+    if meta["status"] != "running" or minutes < SILENT_MINUTES:
+        return ()
+    remark = f"no end was written, and nothing for {minutes:,} min: was the training killed?"
+    return (remark,)
 
 
 def meta_of(folder: Path) -> tuple[dict[str, Any], Layout]:
