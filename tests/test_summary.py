@@ -17,7 +17,6 @@ from yolo_gradwatch.detect import RULES
 from yolo_gradwatch.records import WHOLE, Grid
 from yolo_gradwatch.summary import (
     COUNTS,
-    NORMS,
     chosen_by,
     concerned,
     farthest,
@@ -28,6 +27,7 @@ from yolo_gradwatch.summary import (
 )
 
 CONV, BN = "model.1.conv", "model.1.bn"
+NORMS = ("norm_first", "norm_median", "norm_last", "norm_max")
 SHARED = ("epoch", "step_first", "step_last", "steps", "skipped")
 FLOATS = ("norm_mean", "norm_max", "zero_fraction", "weight_norm")
 

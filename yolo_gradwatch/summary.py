@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.records import Counts, Finding, Flags, Floats, Grid, Layout, Singles
 
-NORMS = ("norm_first", "norm_median", "norm_last", "norm_max")
 COUNTS = ("nonfinite", "zero", "none")
 
 
