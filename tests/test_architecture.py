@@ -51,9 +51,11 @@ ALLOWED = {
         *("tables", "thresholds"),
     },
     "usage": {"rich", "typer", "detect", "thresholds", "typed"},
+    "cli_runs": {"rich", "typer", "console", "review", "summary", "typed", "usage"},
+    "cli_compare": {"typer", "cli_runs", "compare", "overview", "runlog", "usage"},
     "cli_review": {
-        *("rich", "typer", "compare", "console", "detect", "follow", "heatmap", "overview"),
-        *("page", "plots", "review", "runlog", "summary", "thresholds", "typed", "usage"),
+        *("rich", "typer", "cli_runs", "console", "detect", "follow", "heatmap", "overview"),
+        *("page", "plots", "runlog", "summary", "thresholds", "usage"),
     },
     "sinks": {"numpy", "records"},
     "board": {"numpy", "records", "telemetry"},
@@ -80,7 +82,17 @@ ALLOWED = {
     "faults": {"torch"},
     "demo": {"PIL", "faults", "trainer"},
     "cli": {
-        *("rich", "typer", "cli_review", "demo", "detect", "faults", "thresholds", "trainer"),
+        *(
+            "rich",
+            "typer",
+            "cli_compare",
+            "cli_review",
+            "demo",
+            "detect",
+            "faults",
+            "thresholds",
+            "trainer",
+        ),
         *("usage", "watch"),
     },
 }

@@ -16,7 +16,8 @@ from rich.table import Table
 
 import yolo_gradwatch
 from yolo_gradwatch import trainer as trainers
-from yolo_gradwatch.cli_review import compare, review
+from yolo_gradwatch.cli_compare import compare
+from yolo_gradwatch.cli_review import review
 from yolo_gradwatch.detect import matches
 from yolo_gradwatch.thresholds import Thresholds
 from yolo_gradwatch.usage import (

@@ -1,25 +1,36 @@
-"""The commands that read finished or running trainings from their files."""
+"""The command that reviews a finished or running training from its files."""
 
 from __future__ import annotations
 
 import inspect
-import json as json_format
-import math
 import sys
 from dataclasses import asdict, fields, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
 from yolo_gradwatch import console
+from yolo_gradwatch.cli_runs import (
+    Csv,
+    Json,
+    Pattern,
+    found,
+    judged,
+    matching,
+    outcome,
+    records,
+    show,
+    width,
+    write_csv,
+    write_json,
+)
 from yolo_gradwatch.detect import matches
 from yolo_gradwatch.runlog import PICTURE_FILE, FormatError
 from yolo_gradwatch.thresholds import Thresholds
-from yolo_gradwatch.typed import printable
 from yolo_gradwatch.usage import (
     FINE,
     FOUND,
@@ -48,11 +59,6 @@ Folder = Annotated[
         show_default=False,
     ),
 ]
-Pattern = Annotated[
-    str, typer.Option(metavar="PATTERN", help="Single modules, as in 'model.2*' or '*.conv'.")
-]
-Csv = Annotated[bool, typer.Option("--csv", help="The modules as CSV on standard output.")]
-Json = Annotated[bool, typer.Option("--json", help="Everything as JSON on standard output.")]
 LimitsFile = Annotated[
     Path | None,
     typer.Option(help="TOML file with other limits, NAME = VALUE; others are the defaults."),
@@ -118,7 +124,7 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
 ) -> None:
     """Review a watched training from its files: what was wrong, where, since when, what to try.
 
-    Needs neither a GPU nor the data. --module, --rule, --epochs and --top list single modules.
+    Needs neither a GPU nor the data. --module, --rule, --top and --epochs narrow it down.
 
     Limits such as --vanishing decide every alert anew.
     """
@@ -131,19 +137,19 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
     span = _span(epochs)
     choose = partial(_chosen_limits, thresholds, limits)
     try:
-        folder = _followed(run, choose, on_stderr=csv or json) if follow else _found(run)
-        loaded, report = _judged(folder, choose)
+        folder = _followed(run, choose, on_stderr=csv or json) if follow else found(run)
+        loaded, report = judged(folder, choose)
     except FormatError as error:
         refuse(error)
     findings = _findings(loaded, report, rules, span)
     table = _table(loaded, findings, module, span, top, by_rule=bool(rules))
     is_whole = not (module or rules or top)
     if csv:
-        _write_csv(table, [report])
+        write_csv(table, [report])
     elif json:
         _print_json(loaded, report, findings, table, span)
     elif follow and is_whole and not span:
-        _print([console.end_report(report)])
+        show([console.end_report(report)])
     else:
         _print_review(loaded, report, findings, table, span=span, is_whole=is_whole)
     if plot or modules:
@@ -153,63 +159,6 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
     raise typer.Exit(FOUND if any(matches(f, words) for f in report.alarms) else FINE)
 
 
-def compare(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="RUN_A RUN_B [RUN...]", help="Two or more runs.", show_default=False
-        ),
-    ],
-    module: Pattern = "",
-    csv: Csv = False,
-    json: Json = False,
-) -> None:
-    """Compare watched trainings: norms at the same share of training, and findings.
-
-    For the same model under another optimizer or image size, or with a block of your own.
-
-    Every run is judged under its own limits and stands beside the first.
-    """
-    from yolo_gradwatch import compare as comparing
-    from yolo_gradwatch.overview import side_by_side
-
-    if not 2 <= len(runs) <= 26:
-        refuse("compare needs 2 to 26 runs, as in: yolo-gradwatch compare runs/a runs/b")
-    try:
-        judged = [_judged(_found(path), lambda own: own) for path in runs]
-    except FormatError as error:
-        refuse(error)
-    loaded, reports = [run for run, _ in judged], [report for _, report in judged]
-    table = comparing.compare(loaded)
-    names = comparing.modules_of(loaded, blocks=not module)
-    if module:
-        wanted = set(_matching(table, module)["module"])
-        names = {name: kinds for name, kinds in names.items() if name in wanted}
-    table = table[table["module"].isin(names)]
-    if csv:
-        _write_csv(table, reports)
-    elif json:
-        _write_json(
-            {
-                "runs": [_outcome(report) for report in reports],
-                "differences": {d.name: d.by_run for d in comparing.differences(loaded)},
-                "modules": _records(table),
-            }
-        )
-    else:
-        _print(side_by_side(loaded, reports, table, names, _width()))
-
-
-def _found(path: Path) -> Path:
-    """The folder of a run; one that was chosen is told."""
-    from yolo_gradwatch.review import find_run
-
-    folder = find_run(path)
-    if folder not in {path, path.parent}:
-        typer.echo(printable(f"newest watched run in {path}: {folder}"), err=True)
-    return folder
-
-
 def _followed(path: Path, choose: Callable[[Thresholds], Thresholds], *, on_stderr: bool) -> Path:
     from yolo_gradwatch.follow import follow
 
@@ -217,21 +166,6 @@ def _followed(path: Path, choose: Callable[[Thresholds], Thresholds], *, on_stde
         return follow(path, choose, on_stderr=on_stderr)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
-
-
-def _judged(folder: Path, choose: Callable[[Thresholds], Thresholds]) -> tuple[Run, Report]:
-    from yolo_gradwatch.review import load_run
-
-    run = load_run(folder)
-    limits = choose(run.thresholds)
-    changed = [
-        f"{name} {value:g} (in the training {getattr(run.thresholds, name):g})"
-        for name, value in asdict(limits).items()
-        if value != getattr(run.thresholds, name)
-    ]
-    if changed:
-        typer.echo(f"judged anew with {', '.join(changed)}", err=True)
-    return run, run.report(limits)
 
 
 def _chosen_limits(
@@ -291,20 +225,10 @@ def _table(  # noqa: PLR0913  # one argument an option that narrows it
         last = epochs.max(initial=0)
         refuse(f"--epochs: no optimizer step in these epochs; the run has 1 to {last}")
     if pattern:
-        table = _matching(table, pattern)
+        table = matching(table, pattern)
     if by_rule:
         table = table[table["module"].isin(summary.concerned(findings))]
     return summary.farthest(table, top) if top else table
-
-
-def _matching(table: pd.DataFrame, pattern: str) -> pd.DataFrame:
-    """The rows of the modules that match, if there are any."""
-    from yolo_gradwatch import summary
-
-    found = summary.matching(table, pattern)
-    if found.empty:
-        refuse(f"--module: no module matches {pattern!r}; names are as in model.4.cv1.conv")
-    return found
 
 
 def _print_review(  # noqa: PLR0913  # as `_table`
@@ -320,29 +244,14 @@ def _print_review(  # noqa: PLR0913  # as `_table`
     from yolo_gradwatch.overview import headline, overview, single_modules
     from yolo_gradwatch.summary import of_blocks
 
-    width = _width()
+    cells = width()
     if is_whole and not span:
-        _print(overview(run, report, table, width))
+        show(overview(run, report, table, cells))
     elif table.empty:
-        _print([headline(run, report, findings), Text("No module has such a finding.")])
+        show([headline(run, report, findings), Text("No module has such a finding.")])
     else:
         shown = of_blocks(table, run.layout) if is_whole else table
-        _print(single_modules(run, report, findings, shown, width))
-
-
-def _width() -> int | None:
-    """Cells of a line of the terminal; None where there is no terminal."""
-    out = console.plain_console()
-    return out.width if out.is_terminal else None
-
-
-def _print(parts: Sequence[Text]) -> None:
-    """Print paragraphs with an empty line between them."""
-    out = console.plain_console()
-    shown = [part for part in parts if part]
-    for i, part in enumerate(shown):
-        space = Text("\n") if i + 1 < len(shown) else Text()
-        out.print(console.fitted(part, out).append_text(space), soft_wrap=True)
+        show(single_modules(run, report, findings, shown, cells))
 
 
 def _print_json(
@@ -353,45 +262,15 @@ def _print_json(
     span: tuple[int, int] | None,
 ) -> None:
     low, high = span or (1, sys.maxsize)
-    _write_json(
+    write_json(
         {
-            **_outcome(report),
+            **outcome(report),
             "findings": [asdict(finding) for finding in findings],
             "epochs": [asdict(epoch) for epoch in report.epochs if low <= epoch.epoch <= high],
-            "modules": _records(table),
+            "modules": records(table),
             "meta": {name: run.meta[name] for name in ("versions", "options", "events")},
         }
     )
-
-
-def _outcome(report: Report) -> dict[str, object]:
-    return {
-        "run": str(report.run),
-        "status": report.status,
-        "verdict": report.verdict,
-        "healthy": report.healthy,
-        "steps": report.steps,
-        "unjudged": report.unjudged,
-        "remarks": report.remarks,
-    }
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, object]]:
-    """The rows as JSON has them: null where there is no finite number."""
-    finite = table.replace([math.inf, -math.inf], math.nan).astype("object")
-    return cast("list[dict[str, object]]", finite.where(finite.notna(), None).to_dict("records"))
-
-
-def _write_csv(table: pd.DataFrame, reports: Sequence[Report]) -> None:
-    """The table alone on standard output; what was left out of it is told elsewhere."""
-    for report in reports:
-        for remark in report.remarks:
-            typer.echo(remark, err=True)
-    sys.stdout.write(table.to_csv(index=False))
-
-
-def _write_json(content: dict[str, object]) -> None:
-    sys.stdout.write(json_format.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def _draw(run: Run, report: Report, *, modules: bool) -> None:

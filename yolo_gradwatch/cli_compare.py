@@ -1,0 +1,72 @@
+"""The command that sets trainings side by side, from their files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from yolo_gradwatch.cli_runs import (
+    Csv,
+    Json,
+    Pattern,
+    found,
+    judged,
+    matching,
+    outcome,
+    records,
+    show,
+    width,
+    write_csv,
+    write_json,
+)
+from yolo_gradwatch.runlog import FormatError
+from yolo_gradwatch.usage import refuse
+
+Runs = Annotated[
+    list[Path],
+    typer.Argument(metavar="RUN_A RUN_B [RUN...]", help="Two or more runs.", show_default=False),
+]
+
+
+def compare(
+    runs: Runs,
+    module: Pattern = "",
+    csv: Csv = False,
+    json: Json = False,
+) -> None:
+    """Compare watched trainings: norms at the same share of training, and findings.
+
+    For the same model under another optimizer or image size, or with a block of your own.
+
+    Every run is judged under its own limits and stands beside the first.
+    """
+    from yolo_gradwatch import compare as comparing
+    from yolo_gradwatch.overview import side_by_side
+
+    if not 2 <= len(runs) <= 26:
+        refuse("compare needs 2 to 26 runs, as in: yolo-gradwatch compare runs/a runs/b")
+    try:
+        pairs = [judged(found(path), lambda own: own) for path in runs]
+    except FormatError as error:
+        refuse(error)
+    loaded, reports = [run for run, _ in pairs], [report for _, report in pairs]
+    table = comparing.compare(loaded)
+    names = comparing.modules_of(loaded, blocks=not module)
+    if module:
+        wanted = set(matching(table, module)["module"])
+        names = {name: kinds for name, kinds in names.items() if name in wanted}
+    table = table[table["module"].isin(names)]
+    if csv:
+        write_csv(table, reports)
+    elif json:
+        write_json(
+            {
+                "runs": [outcome(report) for report in reports],
+                "differences": {d.name: d.by_run for d in comparing.differences(loaded)},
+                "modules": records(table),
+            }
+        )
+    else:
+        show(side_by_side(loaded, reports, table, names, width()))
