@@ -192,8 +192,8 @@ def script() -> None:
         sys.stdout.flush()
     except OSError as error:  # Python would write once more at its end, and tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):  # whose reader wanted no more
-            code = _unwritable(error)
+        is_told = code == UNUSABLE or isinstance(error, BrokenPipeError)  # who wanted no more
+        code = code if is_told else _unwritable(error)
     sys.exit(code)
 
 
