@@ -441,3 +441,14 @@ def test_a_file_that_cannot_be_replaced_at_all_is_told(tmp_path, log, monkeypatc
     with pytest.raises(PermissionError):
         log.write_meta(meta_of())
     assert not list(tmp_path.glob(".*"))
+
+
+def test_the_layout_of_a_model_without_blocks_comes_back():
+    from torch import nn
+
+    from yolo_gradwatch import layout as layouts
+
+    layout, _ = layouts.read(nn.Linear(2, 2), ())
+    meta = json.loads(json.dumps({"layout": runlog.meta_of_layout(layout)}))
+    assert runlog.layout_of_meta(meta) == layout
+    assert layout.blocks == ()

@@ -182,7 +182,7 @@ def layout_of_meta(meta: dict[str, Any]) -> Layout:
         raise ValueError("the columns of 'layout' differ in length")
     if len(set(layout.modules)) < len(layout.modules) or WHOLE not in layout.modules[:1]:
         raise ValueError(f"the modules of 'layout' are not {WHOLE!r} and others, each once")
-    blocks = {name for name, _ in layout.blocks}
+    blocks = {name for name, _ in layout.blocks} or {""}  # a model may be a single layer
     edges = {name for edge in layout.edges for name in edge}
     if len(layout.inside) != len(layout.blocks) or not {layout.head, *edges} <= blocks:
         raise ValueError("the blocks of 'layout' do not fit each other")
