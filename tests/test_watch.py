@@ -3,7 +3,7 @@ import pickle
 import pytest
 
 from yolo_gradwatch import GradWatch, Thresholds
-from yolo_gradwatch.trainer import Starter
+from yolo_gradwatch.yolo_command import Starter
 
 
 class FakeModel:

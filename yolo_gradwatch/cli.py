@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 import yolo_gradwatch
-from yolo_gradwatch import trainer as trainers
+from yolo_gradwatch import yolo_command
 from yolo_gradwatch.cli_compare import compare
 from yolo_gradwatch.cli_review import review
 from yolo_gradwatch.detect import matches
@@ -111,7 +111,7 @@ def train(  # noqa: PLR0913, PLR0917  # each is an option of the command
     fail_words = alarm_words("--fail-on", fail_on)
     watch = _watch(interval, thresholds, stop_on, live=live)
     arguments = _training_arguments(ctx.args)
-    _leave(watch, fail_words, lambda: trainers.run_command(arguments, watch.begin))
+    _leave(watch, fail_words, lambda: yolo_command.run_command(arguments, watch.begin))
 
 
 @app.command(epilog=EPILOG)
@@ -223,7 +223,7 @@ def _training_arguments(arguments: list[str]) -> list[str]:
 
     It strips the dashes itself; a dashed name that neither side knows is a mistyped option.
     """
-    known = trainers.argument_names()
+    known = yolo_command.argument_names()
     for argument in arguments:
         name = argument.lstrip("-").partition("=")[0]
         if argument.startswith("-") and name[:1].isalpha() and name not in known:
@@ -232,7 +232,7 @@ def _training_arguments(arguments: list[str]) -> list[str]:
             )
             hint = f"; did you mean {near[0]}?" if near else "; see yolo-gradwatch train --help"
             refuse(f"{argument} is neither an option of yolo-gradwatch nor of Ultralytics{hint}")
-    other = trainers.other_mode(arguments)
+    other = yolo_command.other_mode(arguments)
     if other:
         refuse(f"{other}: only trainings are watched; for this, run: yolo {' '.join(arguments)}")
     return ["train", *arguments]
@@ -245,7 +245,7 @@ def _leave(watch: GradWatch, fail_words: tuple[str, ...], run: Callable[[], None
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
-        if not watch.has_started and trainers.is_bad_input(error):
+        if not watch.has_started and yolo_command.is_bad_input(error):
             _refuse_input(error)
         traceback.print_exc()
         raise typer.Exit(FOUND) from error

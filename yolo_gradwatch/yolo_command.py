@@ -1,0 +1,85 @@
+"""Ultralytics' own command line, run in this process.
+
+Read in ultralytics 8.4.0 to 8.4.190.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Callable
+
+
+class Starter:
+    """A callback that every new model of this process gets.
+
+    Ultralytics deep-copies its default callbacks for each model. A copy of this one still calls the
+    same function, and never equals it: a list of data sets is then trained in this process, and not
+    by ``yolo`` commands that know nothing of us.
+
+    Args:
+        begin: Called with each trainer.
+    """
+
+    def __init__(self, begin: Callable[[Any], None]) -> None:
+        self._begin = begin
+
+    def __call__(self, trainer: Any) -> None:
+        """Take a trainer whose training is about to begin."""
+        self._begin(trainer)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Starter:
+        return Starter(self._begin)
+
+
+def run_command(arguments: list[str], begin: Callable[[Any], None]) -> None:
+    """Run Ultralytics' own command line in this process.
+
+    Args:
+        arguments: As after ``yolo``; Ultralytics parses them.
+        begin: Called with the trainer of each training.
+    """
+    from ultralytics import cfg  # noqa: PLC0415  # heavy; only a training pays for it
+    from ultralytics.utils import LOGGER  # noqa: PLC0415
+    from ultralytics.utils.callbacks.base import default_callbacks  # noqa: PLC0415
+
+    starters = default_callbacks["on_pretrain_routine_start"]
+    starters.append(starter := Starter(begin))
+    argv = cfg.ARGV[:]
+    cfg.ARGV[:] = ["yolo", *arguments]
+
+    def is_no_help(record: logging.LogRecord) -> bool:
+        """Of a wrong argument, one line tells more than that and 40 lines of help before it."""
+        return record.msg != cfg.CLI_HELP_MSG or "help" in arguments
+
+    LOGGER.addFilter(is_no_help)
+    try:
+        cfg.entrypoint()
+    finally:
+        LOGGER.removeFilter(is_no_help)
+        cfg.ARGV[:] = argv
+        starters.remove(starter)
+
+
+def is_bad_input(error: Exception) -> bool:
+    """Whether an error before the first epoch tells of arguments or input, not of a failure."""
+    kinds = (SyntaxError, TypeError, ValueError, OSError, AssertionError, NotImplementedError)
+    return isinstance(error, kinds) or str(error).startswith("Dataset ")
+
+
+def argument_names() -> frozenset[str]:
+    """Names that Ultralytics' command line knows."""
+    from ultralytics.cfg import DEFAULT_CFG_DICT, MODES, TASKS  # noqa: PLC0415  # heavy
+
+    return frozenset((*DEFAULT_CFG_DICT, *MODES, *TASKS))
+
+
+def other_mode(arguments: list[str]) -> str | None:
+    """The mode that the arguments ask for, if it is not ``train``."""
+    from ultralytics.cfg import MODES, merge_equals_args  # noqa: PLC0415  # heavy
+
+    merged = merge_equals_args(arguments)
+    words = [argument.lstrip("-").removeprefix("mode=") for argument in merged]
+    return next((word for word in words if word in MODES and word != "train"), None)
