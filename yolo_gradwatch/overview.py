@@ -147,10 +147,9 @@ def side_by_side(
         names: The modules to show, with their class in each run.
         width: Cells of a line; None for as many as are needed, as in a file.
     """
-    letters = ascii_uppercase
     heads = [
         line
-        for letter, report in zip(letters, reports, strict=False)
+        for letter, report in zip(ascii_uppercase, reports, strict=False)
         for line in (Text(f"{letter}  {report.path}: {report.verdict}"), *_remarks(report))
     ]
     differing = [Text(f"   {one.name}: {_by_letter(one.by_run)}") for one in differences(runs)]

@@ -82,16 +82,15 @@ def _table(table: pd.DataFrame) -> str:
         for kind, column in zip(kinds, columns.values(), strict=True)
     ]
     values = [table[name].astype("object").where(table[name].notna(), "") for name in columns]
+    words = table[["module", "type", "findings"]].agg(" ".join, axis=1)
     rows = []
-    for i, (name, kind, found) in enumerate(
-        zip(table["module"], table["type"], table["findings"], strict=True)
-    ):
+    for i, found in enumerate(table["findings"]):
         cells = [
             f'<td {kind} data-value="{escape(str(value.iloc[i]))}">{escape(column.cells[i])}</td>'
             for kind, value, column in zip(kinds, values, columns.values(), strict=True)
         ]
         sick = ' class="sick"' if found else ""
-        rows.append(f'<tr{sick} data-words="{escape(f"{name} {kind} {found}")}">{"".join(cells)}')
+        rows.append(f'<tr{sick} data-words="{escape(words.iloc[i])}">{"".join(cells)}')
     return "\n".join(["<thead><tr>", *heads, "</tr></thead>", "<tbody>", *rows, "</tbody>"])
 
 

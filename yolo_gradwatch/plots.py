@@ -34,6 +34,7 @@ WIDTH = 13.0
 
 _INKS = {*COLOURS.values(), "#ffffff", "#8a8a8a", "#444444"}
 _RANKS = np.array([1, 4, 3, 2, 0])  # by state: which is shown where columns are merged
+_FEW_ROWS = 60  # up to so many, rows and their names are large
 _MOST_COLUMNS = 900
 _MOST_LISTED = 10
 _LONGEST_NAME = 48
@@ -57,7 +58,7 @@ def draw(picture: Heatmap, report: Report) -> Figure:
     """The picture as a figure of its own, which no global state of matplotlib knows of."""
     rows, columns = picture.levels.shape
     heading = _heading(picture, report)
-    heat = min(max(0.26 if rows <= 60 else 0.11, 1.5 / max(rows, 1)) * rows, _TALLEST)
+    heat = min(max(0.26 if rows <= _FEW_ROWS else 0.11, 1.5 / max(rows, 1)) * rows, _TALLEST)
     top = 0.7 + _LINE * len(heading)
     height = top + heat + _STRIP + _SHARES + 2 * _GAP + _LOWEST
     figure = Figure(figsize=(WIDTH, height), dpi=DPI)
@@ -73,7 +74,7 @@ def draw(picture: Heatmap, report: Report) -> Figure:
 
 def _body(figure: Figure, picture: Heatmap, heat: float) -> None:
     """The heat map, so many inches high, with the strips below it."""
-    letter = 0.075 if len(picture.labels) <= 60 else 0.052
+    letter = 0.075 if len(picture.labels) <= _FEW_ROWS else 0.052
     left = 0.5 + letter * max(map(len, map(_short, picture.labels)))
     box = _Box(left, WIDTH - left - 1.75, figure.get_figheight())
     bottom = _LOWEST + _SHARES + _GAP + _STRIP + _GAP
@@ -136,7 +137,7 @@ def _heat(axes: Axes, picture: Heatmap) -> ScalarMappable:
     )
     axes.set_xlim(-0.5, picture.levels.shape[1] - 0.5)
     axes.set_yticks(range(rows), [_short(label) for label in picture.labels])
-    axes.tick_params(axis="y", labelsize=8 if rows <= 60 else 5.5, length=0)
+    axes.tick_params(axis="y", labelsize=8 if rows <= _FEW_ROWS else 5.5, length=0)
     axes.tick_params(axis="x", bottom=False, labelbottom=False)
     _epochs(axes, picture)
     return scale

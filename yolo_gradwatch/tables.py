@@ -201,9 +201,7 @@ def _wrong_cells(columns: Sequence[str], row: Sequence[str]) -> list[str]:
     return [
         f"{text!r} is no {name}"
         for name, text in zip(columns, row, strict=True)
-        if not re.fullmatch(
-            _FROM_ONE if name in _ORDINALS else _CELLS.get(_TYPES.get(name, ""), ".*"), text
-        )
+        if not re.fullmatch(_PATTERNS.get(name, ".*"), text)
     ]
 
 
@@ -214,9 +212,12 @@ def _rows(content: bytes) -> Iterator[tuple[int, list[str]]]:
 
 
 _NUMBER = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?inf"
-_FROM_ONE = "[1-9][0-9]{0,17}"
 _CELLS = {"int64": "[0-9]{1,18}", "float32": f"({_NUMBER})?", "float64": _NUMBER}
-"""What a cell must look like, by the type of its column."""
+_PATTERNS = {
+    **{name: _CELLS[kind] for name, kind in _TYPES.items() if kind in _CELLS},
+    **dict.fromkeys(_ORDINALS, "[1-9][0-9]{0,17}"),
+}
+"""What a cell must look like, by its column."""
 
 
 def _check_steps(path: Path, table: pd.DataFrame) -> None:
