@@ -21,13 +21,12 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from test_review import CONV, DEAD, EPOCH, START, watch
 from test_screen import Terminal
-from values import LAWS, LAYOUT, NET, Part, inside, meta_of, normed, plan, runs, window
+from values import LAWS, LAYOUT, NET, Part, inside, normed, plan, runs, window, write_run
 
 from yolo_gradwatch.cli import main
 from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.records import Event
 from yolo_gradwatch.review import Run, load_run
-from yolo_gradwatch.runlog import RunLog
 from yolo_gradwatch.summary import summary
 from yolo_gradwatch.thresholds import Thresholds
 
@@ -70,18 +69,6 @@ def seen_limits(monkeypatch):
 
     monkeypatch.setattr(Run, "report", judged)
     return seen
-
-
-def written(folder, layout, windows, **meta):
-    """A run of any layout on disk."""
-    folder.mkdir(parents=True, exist_ok=True)
-    log = RunLog(folder, layout, resume=False)
-    log.start()
-    for one in windows:
-        log.write_window(one)
-    log.close()
-    log.write_meta(meta_of(layout, **meta))
-    return folder
 
 
 def printed(*arguments, code=0):
@@ -155,7 +142,7 @@ def test_a_run_is_found_from_inside_its_folder(run, monkeypatch):
 
 
 def test_a_folder_whose_name_ends_as_that_of_a_table_is_reviewed(tmp_path):
-    watched = written(tmp_path / "coco.csv", LAYOUT, DEAD)
+    watched = write_run(tmp_path / "coco.csv", DEAD)
     assert modules_of("review", watched) == list(LAYOUT.modules)
 
 
@@ -166,7 +153,7 @@ def test_a_folder_above_gives_the_newest_run_and_says_which(run, capsys):
 
 @pytest.mark.parametrize("below", ["train", "detect/train", "runs/detect/train"])
 def test_the_newest_run_is_the_one_with_the_newest_windows(tmp_path, capsys, below):
-    new, old = (written(tmp_path / below / name, LAYOUT, []) for name in ("a", "b"))
+    new, old = (write_run(tmp_path / below / name, []) for name in ("a", "b"))
     os.utime(old / "gradwatch.csv", (1, 1))
     above = tmp_path if below.count("/") < 2 else tmp_path / "runs"
     assert content("review", above)["run"] == str(new)
@@ -174,7 +161,7 @@ def test_the_newest_run_is_the_one_with_the_newest_windows(tmp_path, capsys, bel
 
 
 def test_a_run_is_not_looked_for_more_than_three_levels_below(tmp_path, capsys):
-    written(tmp_path / "a/b/c/d", LAYOUT, DEAD)
+    write_run(tmp_path / "a/b/c/d", DEAD)
     assert main(["review", str(tmp_path)]) == 2
     assert "no watched run in it" in capsys.readouterr().err
 
@@ -367,7 +354,7 @@ def test_other_limits_find_what_a_run_under_them_would_have_found(source, run, l
     with TemporaryDirectory() as name:
         folder, file = Path(name), Path(name) / "limits.toml"
         own = {"thresholds": asdict(under)} if source == "run" else {}
-        written(folder, NET, windows, events=events, **own)
+        write_run(folder, windows, NET, events=events, **own)
         file.write_text("".join(lines), encoding="utf-8")
         options = {
             "options": [f"--{name.replace('_', '-')}={limits[name]!r}" for name in limits],
@@ -382,7 +369,7 @@ def test_other_limits_find_what_a_run_under_them_would_have_found(source, run, l
 def test_csv_is_the_summary(run, epoch):
     windows, events = run
     with TemporaryDirectory() as name:
-        loaded = load_run(written(Path(name), NET, windows, events=events))
+        loaded = load_run(write_run(Path(name), windows, NET, events=events))
         span = (epoch, epoch) if epoch in loaded.grid.epoch else None
         options = ["--epochs", epoch] if span else []
         out = printed("review", name, "--csv", *options)
@@ -435,7 +422,7 @@ def test_a_limit_counts_before_the_file_and_the_file_before_the_run(tmp_path, se
 
 
 def test_a_comparison_tells_what_only_one_run_has(run, tmp_path):
-    other = written(tmp_path / "other", LAYOUT, [window(1), window(2), window(3)])
+    other = write_run(tmp_path / "other", [window(1), window(2), window(3)])
     assert "only in B:" in printed("compare", other, run)
     assert "only in A:" in printed("compare", run, other)
     assert "0 in one run only, 1 in more than one run" in printed("compare", run, run)
@@ -444,7 +431,7 @@ def test_a_comparison_tells_what_only_one_run_has(run, tmp_path):
 def test_a_comparison_gives_norms_and_their_ratio_to_the_first_run(tmp_path):
     norms = {"a": [2.0] * 20, "b": [1.0] * 10 + [8.0] * 10, "c": [3.0] * 40}
     folders = [
-        written(tmp_path / name, LAYOUT, [window(i, norm=x) for i, x in enumerate(values, 1)])
+        write_run(tmp_path / name, [window(i, norm=x) for i, x in enumerate(values, 1)])
         for name, values in norms.items()
     ]
     table = tables_of("compare", *folders, "--module", "model.1*")
@@ -465,8 +452,8 @@ def test_a_comparison_as_json_tells_runs_differences_and_modules(tmp_path):
         for name in ("SGD", "AdamW")
     ]
     a, b = (tmp_path / name for name in "ab")
-    written(a, LAYOUT, DEAD, options=options[0])
-    written(b, LAYOUT, [window(step) for step in (1, 2, 3)], options=options[1])
+    write_run(a, DEAD, options=options[0])
+    write_run(b, [window(step) for step in (1, 2, 3)], options=options[1])
     told = content("compare", a, b, "--module", CONV)
     assert [(one["run"], one["healthy"]) for one in told["runs"]] == [
         (str(a), False),
@@ -480,8 +467,8 @@ def test_a_comparison_as_json_tells_runs_differences_and_modules(tmp_path):
 def test_a_comparison_shows_blocks_that_one_run_lacks(tmp_path):
     more, _ = plan([*map(Part, ("model.0.conv", "model.1.attn", "model.2.a"))])
     less, _ = plan([*map(Part, ("model.0.conv", "model.2.a"))])
-    a = written(tmp_path / "a", more, [window(1, layout=more)])
-    b = written(tmp_path / "b", less, [window(1, layout=less)])
+    a = write_run(tmp_path / "a", [window(1, layout=more)], more)
+    b = write_run(tmp_path / "b", [window(1, layout=less)], less)
     assert re.search(r"model\.1 .* only in A", printed("compare", a, b))
     assert re.search(r"model\.1 .* only in B", printed("compare", b, a))
 
@@ -495,7 +482,7 @@ def test_a_comparison_is_of_two_to_twenty_six_runs(run, capsys, count, code):
 @pytest.mark.parametrize("arguments", [["review"], ["review", "--module", "*"], ["compare"]])
 @pytest.mark.parametrize("form", ["", "--csv", "--json"])
 def test_a_run_without_a_step_is_told_in_every_form(tmp_path, arguments, form):
-    written(tmp_path, LAYOUT, [])
+    write_run(tmp_path, [])
     folders = [tmp_path] * (1 + (arguments[0] == "compare"))
     out = printed(arguments[0], *folders, *arguments[1:], *filter(None, [form]))
     assert "model.0" in out or "0 Block" in out
@@ -505,7 +492,7 @@ def test_a_run_without_a_step_is_told_in_every_form(tmp_path, arguments, form):
 def test_names_are_data_everywhere(tmp_path, monkeypatch):
     odd, _ = plan([*map(Part, ODD)])
     windows = [window(step, layout=odd, zero=ODD[:1]) for step in (1, 2, 3)]
-    folder = written(tmp_path / "[bold]run[/] %s, 'a b'", odd, windows)
+    folder = write_run(tmp_path / "[bold]run[/] %s, 'a b'", windows, odd)
     assert modules_of("review", folder) == list(odd.modules)
     assert set(modules_of("compare", folder, folder, "--module", "*")) == set(odd.modules)
     told = content("review", folder)
@@ -535,7 +522,7 @@ def test_a_narrow_terminal_loses_no_name_and_no_number(long_run, monkeypatch, wi
 def test_a_name_that_is_longer_than_a_line_is_folded(tmp_path, monkeypatch):
     names = [f"model.0.{'very_long_name_' * 4}{i}" for i in range(3)]
     layout, _ = plan([*map(Part, names)])
-    written(tmp_path, layout, [window(1, layout=layout)])
+    write_run(tmp_path, [window(1, layout=layout)], layout)
     out = without_style(shown(monkeypatch, 24, "review", tmp_path, "--module", "*"))
     assert max(map(cell_len, out.splitlines())) <= 24
     assert all(name in "".join(out.split()) for name in names)

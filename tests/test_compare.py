@@ -13,13 +13,12 @@ import pytest
 from build import finding_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from values import LAWS, LAYOUT, Part, meta_of, plan, window
+from values import LAWS, LAYOUT, Part, meta_of, plan, window, write_run
 
 from yolo_gradwatch.compare import PARTS, Difference, compare, differences, modules_of, only_in
 from yolo_gradwatch.records import WHOLE
 from yolo_gradwatch.report import Report
 from yolo_gradwatch.review import Run, load_run
-from yolo_gradwatch.runlog import RunLog
 
 CONV = "model.1.conv"
 FEWER = settings(LAWS, max_examples=25)
@@ -37,14 +36,7 @@ SHARES = {
 
 def written(folder, windows, layout=LAYOUT, **meta):
     """A run, read from the files that its training wrote."""
-    folder.mkdir(parents=True, exist_ok=True)
-    log = RunLog(folder, layout, resume=False)
-    log.start()
-    for one in windows:
-        log.write_window(one)
-    log.close()
-    log.write_meta(meta_of(layout, **meta))
-    return load_run(folder)
+    return load_run(write_run(folder, windows, layout, **meta))
 
 
 def untrained(layout=LAYOUT, **meta):

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from test_review import CONV, DEAD, MORE, START, watch
 from test_screen import Terminal as FakeTerminal
-from test_screen import seen
+from test_screen import seen, set_terminal
 from values import LAWS, LAYOUT, assert_same, meta_of, runs, window
 
 from yolo_gradwatch import follow as following
@@ -621,10 +621,7 @@ def take_terminal(monkeypatch):
     """Put a terminal in place of standard output; pytest swaps that before each test."""
 
     def take():
-        for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLORTERM"):
-            monkeypatch.delenv(name, raising=False)
-        for name, value in {"TERM": "xterm", "COLUMNS": "100", "LINES": "30"}.items():
-            monkeypatch.setenv(name, value)
+        set_terminal(monkeypatch, columns=100)
         monkeypatch.setattr(sys, "stdout", FakeTerminal())
         return sys.stdout
 

@@ -7,9 +7,9 @@ from html import unescape
 
 import numpy as np
 import pytest
-from test_plots import ODD, replace_layout
+from test_plots import ODD
 from test_review import CONV, DEAD, watch
-from values import LAYOUT, Part, plan, window
+from values import LAYOUT, Part, plan, window, write_run
 
 from yolo_gradwatch import load_run
 from yolo_gradwatch.cli import main
@@ -275,7 +275,7 @@ def test_names_from_the_file_are_shown_and_never_run(tmp_path):
     layout, _ = plan([Part(name) for name in HOSTILE])
     folder = tmp_path / "<b>$run&amp;"
     folder.mkdir()
-    run = replace_layout(folder, layout)
+    run = load_run(write_run(folder, [window(1, layout=layout)], layout))
     page.write(run, run.report(), tmp_path / "page.html")
     told = visit(
         tmp_path / "page.html",

@@ -2,17 +2,16 @@ import subprocess
 import sys
 from dataclasses import replace
 
-import matplotlib as mpl
-import matplotlib.style
 import numpy as np
 import pytest
 from build import finding_of
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib import style
 from matplotlib.colors import to_rgba
 from PIL import Image
 from test_review import CONV, DEAD, watch
-from values import LAWS, Part, plan, window
+from values import LAWS, Part, plan, window, write_run
 
 from yolo_gradwatch import heatmap as heatmaps
 from yolo_gradwatch import load_run, plots
@@ -197,25 +196,10 @@ def test_names_are_drawn_as_they_are(report, tmp_path, name):
 
 def test_a_picture_of_odd_module_names_is_drawn_from_files(tmp_path):
     layout, _ = plan([Part("$a.b$"), Part("c,<d>.e")])
-    picture = heatmaps.heatmap(
-        replace_layout(tmp_path, layout), load_run(tmp_path).report(), modules=True
-    )
-    plots.write(picture, load_run(tmp_path).report(), tmp_path / "p.png")
+    run = load_run(write_run(tmp_path, [window(1, layout=layout)], layout))
+    picture = heatmaps.heatmap(run, run.report(), modules=True)
+    plots.write(picture, run.report(), tmp_path / "p.png")
     assert picture.names == layout.modules[1:]
-
-
-def replace_layout(folder, layout):
-    """A run of one window of another model."""
-    from values import meta_of
-
-    from yolo_gradwatch.runlog import RunLog, meta_of_layout
-
-    log = RunLog(folder, layout, resume=False)
-    log.start()
-    log.write_window(window(1, layout=layout))
-    log.write_meta({**meta_of(events=()), "layout": meta_of_layout(layout)})
-    log.close()
-    return load_run(folder)
 
 
 def test_a_picture_that_cannot_be_written_leaves_the_old_one(report, tmp_path, monkeypatch):
@@ -258,7 +242,7 @@ def test_the_settings_of_the_user_change_nothing(report, tmp_path):
     marks = [Mark(finding_of(), (0, 1), 0, 1), Mark(finding_of("spike", "model"), (), 1, 1)]
     picture = picture_of([ALL_STATES, ALL_STATES], marks=marks)
     plots.write(picture, report, tmp_path / "plain.png")
-    with mpl.rc_context({**mpl.style.library["dark_background"], "text.usetex": True}):
+    with style.context(["dark_background", {"text.usetex": True}]):
         plots.write(picture, report, tmp_path / "styled.png")
     with Image.open(tmp_path / "plain.png") as one, Image.open(tmp_path / "styled.png") as other:
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))

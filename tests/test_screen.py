@@ -78,15 +78,20 @@ def above(terminal):
     return lines[:title]
 
 
+def set_terminal(monkeypatch, columns):
+    """The environment of a terminal with so many columns and 30 lines."""
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLORTERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"TERM": "xterm", "COLUMNS": str(columns), "LINES": "30"}.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.fixture
 def take_terminal(monkeypatch):
     """Put terminals in place of the streams; pytest swaps those between a fixture and its test."""
 
     def take():
-        for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLORTERM"):
-            monkeypatch.delenv(name, raising=False)
-        for name, value in {"TERM": "xterm", "COLUMNS": "80", "LINES": "30"}.items():
-            monkeypatch.setenv(name, value)
+        set_terminal(monkeypatch, columns=80)
         monkeypatch.setattr(sys, "stdout", Terminal())
         monkeypatch.setattr(sys, "stderr", Terminal())
         return sys.stdout

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
 from yolo_gradwatch.records import Detail, Event, Layout, Members, Sample, Window
-from yolo_gradwatch.runlog import FORMAT_VERSION
+from yolo_gradwatch.runlog import FORMAT_VERSION, RunLog
 from yolo_gradwatch.thresholds import Thresholds
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LAWS = settings(deadline=None, derandomize=True, max_examples=40)
 
@@ -181,6 +184,20 @@ def assert_same(found: Window, expected: Window) -> None:
             np.testing.assert_array_equal(*signs, field.name)
         else:
             assert one == other, field.name
+
+
+def write_run(
+    folder: Path, windows: Iterable[Window], layout: Layout = LAYOUT, **meta: Any
+) -> Path:
+    """The files of a run of any layout, without alerts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = RunLog(folder, layout, resume=False)
+    log.start()
+    for one in windows:
+        log.write_window(one)
+    log.close()
+    log.write_meta(meta_of(layout, **meta))
+    return folder
 
 
 def meta_of(
