@@ -28,7 +28,7 @@ from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 import recordings
-from peers import PEERS
+from other_rules import PEERS
 
 from yolo_gradwatch.detect import RULES
 from yolo_gradwatch.diagnosis import Diagnosis

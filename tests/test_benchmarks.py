@@ -7,7 +7,7 @@ import sys
 
 import detection
 import numpy as np
-import peers
+import other_rules
 import pytest
 import recordings
 from detection import Alarm, Outcome
@@ -319,7 +319,7 @@ def test_the_script_prints_a_line_a_tool_and_a_line_a_recording(save, monkeypatc
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("3 recordings, 1 of them ambiguous")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out[1:-2]]
-    assert [row[0] for row in rows] == ["rules", "---", *OURS, *peers.PEERS]
+    assert [row[0] for row in rows] == ["rules", "---", *OURS, *other_rules.PEERS]
     assert {len(row) for row in rows} == {1 + len(detection.summary([]))}
     figures = dict(zip(rows[0], rows[2], strict=True))
     assert (figures["healthy flagged"], figures["found"]) == ("0/1 (0%)", "1/1 (100%)")
@@ -342,7 +342,7 @@ def test_the_script_needs_recordings(tmp_path, monkeypatch, capsys):
 
 
 def alarms_of(tool, change=None, **meta):
-    return sorted(peers.PEERS[tool](*made(change, **meta)))
+    return sorted(other_rules.PEERS[tool](*made(change, **meta)))
 
 
 def scaled(norm, *names, first=0):
@@ -356,12 +356,12 @@ def scaled(norm, *names, first=0):
     return change
 
 
-@pytest.mark.parametrize("tool", peers.PEERS)
+@pytest.mark.parametrize("tool", other_rules.PEERS)
 def test_every_norm_of_1_alarms_nobody(tool):
     assert alarms_of(tool) == []
 
 
-@pytest.mark.parametrize("tool", [name for name in peers.PEERS if name != "torchmortem"])
+@pytest.mark.parametrize("tool", [name for name in other_rules.PEERS if name != "torchmortem"])
 def test_nan_is_found_by_every_tool_that_looks_for_it(tool):
     def change(arrays):
         arrays["nonfinite"][0, COLUMN[CONV]] = 1

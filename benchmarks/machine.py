@@ -1,0 +1,57 @@
+"""What every benchmark prints beside its numbers: the machine, the versions, median and spread."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def heading(title: str, packages: Sequence[str], *notes: str) -> str:
+    """The title with its date, and a line on the machine, the versions and how it was measured."""
+    found = ", ".join(f"{name} {version(name)}" for name in packages)
+    facts = [_processor(), *_device(), f"Python {platform.python_version()}", found]
+    date = f"{datetime.now(timezone.utc):%Y-%m-%d}"
+    return f"## {title}, {date}\n\n{'; '.join([', '.join(facts), *notes])}.\n"
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of Markdown."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def spread(values: Sequence[float], digits: str = ".3g") -> str:
+    """Median, lowest and highest."""
+    low, high = min(values), max(values)
+    return f"{median(values):{digits}} ({low:{digits}} to {high:{digits}})"
+
+
+def peak_memory() -> float:
+    """The most memory that this process has had, in MB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _processor() -> str:
+    names = Path("/proc/cpuinfo")
+    lines = names.read_text(encoding="utf-8").splitlines() if names.exists() else []
+    found = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return f"{os.cpu_count()} cores ({(found or [platform.processor()])[0] or platform.machine()})"
+
+
+def _device() -> list[str]:
+    if "torch" not in sys.modules:
+        return []
+    import torch  # noqa: PLC0415  # only where a benchmark trains
+
+    return [torch.cuda.get_device_name()] if torch.cuda.is_available() else []

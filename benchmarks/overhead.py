@@ -1,0 +1,276 @@
+"""What watching costs: seconds of a training step without and with it, and where they go.
+
+    python benchmarks/overhead.py [--model yolo26n.yaml] [--imgsz 640] [--batch 4] [--steps 150]
+        [--rounds 3] [--device cpu] >> benchmarks/RESULTS.md
+
+Trains on the real Ultralytics trainer with its images in memory, each batch an optimizer step, in
+turns: without a watch, with one, with one that captures every tenth step, and with everything at
+its most expensive (live panel, sink, callback). A round is one training of each.
+
+Two measures. The ratio of the steps is what a user feels, but its noise alone is above half a
+percent. So the time inside our own callbacks and wraps is summed as well, and split by its parts;
+on CUDA the device's share of a reading is measured with events.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import os
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from statistics import fmean, median
+from typing import TYPE_CHECKING, Any
+
+import torch
+from machine import heading, spread, table
+from trainings import FIRST, StepClock, training
+
+from yolo_gradwatch import GradWatch, capture, console, diagnosis, recorder, runlog, screen, session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PARTS: dict[str, list[tuple[type, str]]] = {
+    "capture": [(capture.Capture, "take")],
+    "landing": [(capture.Capture, "drain")],
+    "roll-up": [(recorder.Recorder, "take")],
+    "rules": [(diagnosis.Diagnosis, "update")],
+    "file": [(runlog.RunLog, name) for name in ("write_window", "write_news", "write_meta")],
+    "console": [
+        *((screen.Screen, name) for name in ("redraw", "print", "show_frame")),
+        *((console.Console, name) for name in ("print",)),
+    ],
+    "the rest": [(session.Session, "_safely")],
+}
+"""Our share by its parts: what is called within a part is a part of its own."""
+
+WATCHES: dict[str, dict[str, Any] | None] = {
+    "off": None,
+    "on": {"live": False},
+    "interval=10": {"live": False, "interval": 10},
+    "everything": {"live": True},
+}
+
+
+class Memory:
+    """A sink that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def write(self, scalars: Any, step: int) -> None:
+        """Keep the scalars."""
+        self.rows.append({**scalars, "step": step})
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class Meter:
+    """Sums the seconds that are spent in each part, by training step.
+
+    Args:
+        clock: Of the training, which says which step it is.
+
+    Attributes:
+        seconds: For each part, seconds of each step that had any.
+    """
+
+    def __init__(self, clock: StepClock) -> None:
+        self._clock = clock
+        self._inner: list[float] = []  # seconds of the parts within each part that is open
+        self.seconds: dict[str, dict[int, float]] = {part: defaultdict(float) for part in PARTS}
+        self.device: list[tuple[int, torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextlib.contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Measure every call of the parts, until the block ends."""
+        with contextlib.ExitStack() as stack:
+            for part, doors in PARTS.items():
+                for owner, name in doors:
+                    original = vars(owner).get(name)
+                    stack.callback(_restore, owner, name, original)
+                    setattr(owner, name, self._timed(part, getattr(owner, name)))
+            yield
+
+    def share(self, steps: range) -> dict[str, float]:
+        """Mean seconds a step of each part, over these steps."""
+        return {
+            part: sum(spent.get(step, 0.0) for step in steps) / len(steps)
+            for part, spent in self.seconds.items()
+        }
+
+    def device_seconds(self, steps: range) -> float:
+        """Mean seconds a step between the first and the last kernel of a reading, on CUDA."""
+        spent = [begin.elapsed_time(end) / 1e3 for step, begin, end in self.device if step in steps]
+        return sum(spent) / len(steps)
+
+    def _timed(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(call)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            step = len(self._clock.begins)
+            on_device = part == "capture" and torch.cuda.is_available()
+            begin = self._event() if on_device else None
+            self._inner.append(0.0)
+            start = time.perf_counter()
+            try:
+                result = call(*args, **kwargs)
+                return list(result) if part == "landing" else result  # a generator: run it here
+            finally:
+                spent = time.perf_counter() - start
+                self.seconds[part][step] += spent - self._inner.pop()
+                if self._inner:
+                    self._inner[-1] += spent
+                if begin is not None:
+                    self.device.append((step, begin, self._event()))
+
+        return timed
+
+    @staticmethod
+    def _event() -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+@dataclass
+class Measured:
+    """What was measured of one way to watch, over all rounds.
+
+    Attributes:
+        first: Seconds of the median step among the first, one a round.
+        steady: The same of the steps after them.
+        own_first: Mean seconds a step inside of us, among the first, one a round.
+        own_steady: The same of the steps after them.
+        parts: Of ``own_steady`` by part, one a round.
+        device: Seconds a step on the device, one a round.
+    """
+
+    first: list[float] = field(default_factory=list)
+    steady: list[float] = field(default_factory=list)
+    own_first: list[float] = field(default_factory=list)
+    own_steady: list[float] = field(default_factory=list)
+    parts: list[dict[str, float]] = field(default_factory=list)
+    device: list[float] = field(default_factory=list)
+
+    def add(self, clock: StepClock, meter: Meter) -> None:
+        """Take a training."""
+        seconds = clock.seconds
+        self.first.append(median(seconds[5:FIRST]))  # the first few warm everything up
+        early, late = range(1, FIRST + 1), range(FIRST + 1, len(seconds) + 1)
+        self.own_first.append(sum(meter.share(early).values()))
+        if late:
+            self.steady.append(median(seconds[FIRST:]))
+            self.parts.append(meter.share(late))
+            self.own_steady.append(sum(self.parts[-1].values()))
+            self.device.append(meter.device_seconds(late))
+
+
+def _restore(owner: type, name: str, original: Any) -> None:
+    if original is None:
+        delattr(owner, name)
+    else:
+        setattr(owner, name, original)
+
+
+@contextlib.contextmanager
+def terminal() -> Iterator[None]:
+    """A pseudo-terminal of 140 x 45 as standard output, read by another process."""
+    reader, writer = os.openpty()
+    os.environ |= {"COLUMNS": "140", "LINES": "45", "TERM": "xterm-256color"}
+    drain = subprocess.Popen(["cat"], stdin=reader, stdout=subprocess.DEVNULL)  # noqa: S607
+    os.close(reader)
+    with os.fdopen(writer, "w", encoding="utf-8") as stream, contextlib.redirect_stdout(stream):
+        yield
+    drain.wait()
+
+
+def measure(name: str, steps: int, options: dict[str, Any]) -> tuple[StepClock, Meter]:
+    """One training, watched in the way of that name."""
+    chosen = WATCHES[name]
+    extra = {"sinks": [Memory()], "on_finding": print} if name == "everything" else {}
+    clock = StepClock()
+    meter = Meter(clock)
+    attach = None if chosen is None else GradWatch(**chosen, **extra).attach
+    with terminal(), meter.measuring():
+        training(attach, clock=clock, steps=steps, **options)
+    return clock, meter
+
+
+def main() -> None:
+    """Train, and print what it took."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", default="yolo26n.yaml")
+    parser.add_argument("--imgsz", type=int, default=640)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--amp", action="store_true")
+    chosen = parser.parse_args()
+    options = {name: getattr(chosen, name) for name in ("model", "imgsz", "batch", "device", "amp")}
+    measure("on", 8, options)  # warms up whatever is loaded once
+    found = {name: Measured() for name in WATCHES}
+    for _ in range(chosen.rounds):
+        for name, measured in found.items():
+            measured.add(*measure(name, chosen.steps, options))
+    print(report(chosen, found))
+
+
+def report(chosen: argparse.Namespace, found: dict[str, Measured]) -> str:
+    """The tables of everything measured."""
+    title = f"Overhead on {chosen.model.removesuffix('.yaml')} at {chosen.imgsz}"
+    where = f"{chosen.device}{', AMP' if chosen.amp else ''}, batch {chosen.batch}"
+    count = f"{chosen.rounds} rounds of {chosen.steps} steps in turns"
+    parts = [heading(title, ("torch", "ultralytics", "numpy"), where, count)]
+    off = found["off"]
+    parts.append(_steps_table(found, off))
+    parts.append("Inside of us, steady state, microseconds a step (mean over the rounds):\n")
+    parts.append(_parts_table(found))
+    return "\n".join(parts) + "\n"
+
+
+def _steps_table(found: dict[str, Measured], off: Measured) -> str:
+    rows = []
+    for name, own in found.items():
+        row = [name, _milliseconds(own.first), _milliseconds(own.steady)]
+        row += [_ratio(own.first, off.first), _ratio(own.steady, off.steady)]
+        row += [_percent(own.own_first, off.first), _percent(own.own_steady, off.steady)]
+        rows.append(row)
+    columns = ["watch", f"ms a step, first {FIRST}", "ms a step, after", "to off", "to off, after"]
+    columns += [f"inside of us, first {FIRST}", "inside of us, after"]
+    return table(columns, rows) + "\n"
+
+
+def _parts_table(found: dict[str, Measured]) -> str:
+    rows = []
+    for name, own in found.items():
+        if name != "off" and own.parts:
+            means = [fmean(parts[part] for parts in own.parts) for part in PARTS]
+            device = f"{fmean(own.device) * 1e6:.0f}" if any(own.device) else "-"
+            rows.append([name, *(f"{mean * 1e6:.0f}" for mean in means), device])
+    return table(["watch", *PARTS, "on the device"], rows) + "\n"
+
+
+def _milliseconds(seconds: list[float]) -> str:
+    return spread([1e3 * second for second in seconds]) if seconds else "-"
+
+
+def _ratio(ours: list[float], off: list[float]) -> str:
+    """Of the rounds in pairs."""
+    pairs = [a / b for a, b in zip(ours, off, strict=True)]
+    return spread(pairs, ".3f") if pairs else "-"
+
+
+def _percent(own: list[float], off: list[float]) -> str:
+    """Of a step without a watch."""
+    return f"{100 * fmean(own) / fmean(off):.2f} %" if own else "-"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

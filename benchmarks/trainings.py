@@ -1,0 +1,132 @@
+"""Real Ultralytics trainings for benchmarks: no download, images in memory, a clock for the steps.
+
+Settings of Ultralytics are kept in a temporary folder, so that a benchmark changes none of the
+user's.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+HOME = Path(tempfile.mkdtemp(prefix="gradwatch-benchmark-"))
+atexit.register(shutil.rmtree, HOME, ignore_errors=True)
+os.environ |= {"YOLO_CONFIG_DIR": str(HOME), "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
+
+from ultralytics.engine import trainer as engine  # noqa: E402  # reads the environment
+from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
+
+from yolo_gradwatch.demo import draw_dataset  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+engine.check_amp = lambda _model: True  # it downloads a checkpoint
+
+FIRST = 50
+"""Steps that are told apart from the steady state: each of them is a window of its own."""
+
+
+class InMemory(DetectionTrainer):
+    """Trains so many steps on batches that were made once; saves and validates nothing.
+
+    Attributes:
+        steps: Optimizer steps of the training, each of one batch.
+    """
+
+    steps = 100
+
+    def get_dataloader(self, *args: Any, mode: str = "train", **options: Any) -> Any:
+        """The loader's batches again and again, as long as one epoch is to be."""
+        loader = super().get_dataloader(*args, mode=mode, **options)
+        return _Repeated(loader, self.steps) if mode == "train" else loader
+
+    def validate(self) -> tuple[dict[str, float], float]:
+        """No validation: it is not part of a step."""
+        return {}, 0.0
+
+    def save_model(self) -> bool:
+        """No checkpoint."""
+        return False
+
+    def final_eval(self) -> None:
+        """No checkpoint to validate."""
+
+
+class _Repeated:
+    """A data loader that hands its batches out again and again."""
+
+    def __init__(self, loader: Any, steps: int) -> None:
+        self._loader = loader
+        self._batches = list(loader)
+        self._steps = steps
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for step in range(self._steps):
+            yield dict(self._batches[step % len(self._batches)])  # the trainer writes into it
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+
+class StepClock:
+    """When each step of a training began.
+
+    Attributes:
+        begins: Seconds, one a step.
+    """
+
+    def __init__(self) -> None:
+        self.begins: list[float] = []
+
+    def tick(self, _trainer: Any) -> None:
+        """A step begins."""
+        self.begins.append(time.perf_counter())
+
+    @property
+    def seconds(self) -> list[float]:
+        """Of each step but the last, from its beginning to that of the next."""
+        return [b - a for a, b in zip(self.begins, self.begins[1:], strict=False)]
+
+
+def training(
+    watch: Callable[[Any], object] | None = None, *, clock: StepClock, steps: int, **options: Any
+) -> Any:
+    """Train one epoch of so many steps and give the trainer back.
+
+    Args:
+        watch: Attaches whatever watches to the trainer.
+        clock: Told when each step begins.
+        steps: Optimizer steps.
+        options: Arguments of Ultralytics' training; ``batch`` images make a step.
+    """
+    batch = options["batch"]
+    defaults = {
+        "data": str(draw_dataset(HOME / f"shapes-{batch}", train=batch, val=1)),
+        "project": str(HOME / "runs"),
+        "name": "run",
+        "exist_ok": True,
+        "epochs": 1,
+        "nbs": batch,
+        "workers": 0,
+        "plots": False,
+        "val": False,
+        "optimizer": "SGD",
+        "mosaic": 0.0,
+        "verbose": False,
+    }
+    kind = type("Timed", (InMemory,), {"steps": steps})
+    trainer = kind(overrides={**defaults, **options})
+    trainer.add_callback("on_train_batch_start", clock.tick)
+    if watch:
+        watch(trainer)
+    trainer.train()
+    return trainer
