@@ -109,7 +109,7 @@ def ours(recording: Recording, window: int = 1) -> Iterator[Alarm]:
     windows = []
     for sample in recording.samples():
         moved = replace(sample, step=sample.step + offset, epoch=1 if offset else sample.epoch)
-        windows += rollup.add(moved)
+        windows += rollup.add([moved])
     for one in [*windows, *rollup.close()]:
         for news in diagnosis.update(one):
             if news.change == "start" and news.finding.severity != "notice":

@@ -77,7 +77,7 @@ def board_of(layout=None, *, epochs=0, levels=()):
     layout = layout or layout_of()
     board = Board(layout, epochs=epochs)
     for step, level in enumerate(levels, 1):
-        board.add(sample_of(step), norms_of(layout, level))
+        board.add([sample_of(step)], norms_of(layout, level)[None])
     return board
 
 

@@ -60,8 +60,8 @@ def test_before_the_first_step_there_are_no_numbers():
 def test_the_newest_step_is_shown():
     layout = layout_of()
     board = Board(layout, epochs=4)
-    board.add(sample_of(5, epoch=1), norms_of(layout, 1.0, total=2.0))
-    board.add(sample_of(6, epoch=2), norms_of(layout, {"model.1": 100.0}, total=3.0))
+    board.add([sample_of(5, epoch=1)], norms_of(layout, 1.0, total=2.0)[None])
+    board.add([sample_of(6, epoch=2)], norms_of(layout, {"model.1": 100.0}, total=3.0)[None])
     assert (board.epoch, board.step, board.total) == (2, 6, 3.0)
     rows = board.rows()
     assert [row.norm for row in rows] == [1, 100, 1, 1]
@@ -122,14 +122,14 @@ def test_rows_that_were_handed_out_do_not_change():
     board = board_of(levels=np.linspace(1, 2, HISTORY))
     history = board.rows()[0].history
     before = history.copy()
-    board.add(sample_of(HISTORY + 1), norms_of(layout_of(), 5.0))
+    board.add([sample_of(HISTORY + 1)], norms_of(layout_of(), 5.0)[None])
     np.testing.assert_array_equal(history, before)
 
 
 def test_a_step_that_amp_skipped_is_only_counted():
     layout = layout_of()
     board = board_of(layout, levels=[2.0])
-    board.add(sample_of(2, epoch=2, skipped=True), norms_of(layout, np.nan))
+    board.add([sample_of(2, epoch=2, skipped=True)], norms_of(layout, np.nan)[None])
     assert (board.epoch, board.step, board.skipped) == (2, 2, 1)
     assert board.total == 2.0
     for row in board.rows():
@@ -140,7 +140,7 @@ def test_a_step_that_amp_skipped_is_only_counted():
 def test_a_first_step_that_amp_skipped_brings_no_norm():
     layout = layout_of()
     board = Board(layout)
-    board.add(sample_of(1, skipped=True), norms_of(layout, np.inf))
+    board.add([sample_of(1, skipped=True)], norms_of(layout, np.inf)[None])
     assert (board.step, board.skipped, board.total, board.clipped) == (1, 1, None, 0)
     assert [row.norm for row in board.rows()] == [None] * 4
 
@@ -158,7 +158,7 @@ def test_a_first_step_that_amp_skipped_brings_no_norm():
 def test_a_step_is_clipped_above_the_limit(total, share):
     layout = layout_of()
     board = Board(layout)
-    board.add(sample_of(), norms_of(layout, 1.0, total=total))
+    board.add([sample_of()], norms_of(layout, 1.0, total=total)[None])
     assert board.clipped == share
 
 
@@ -167,9 +167,9 @@ def test_the_limit_is_that_of_the_trainer(clip):
     layout = layout_of()
     board = Board(layout, clip=clip)
     assert board.clip == clip
-    board.add(sample_of(1), norms_of(layout, 1.0, total=clip))
+    board.add([sample_of(1)], norms_of(layout, 1.0, total=clip)[None])
     assert board.clipped == 0
-    board.add(sample_of(2), norms_of(layout, 1.0, total=2 * clip))
+    board.add([sample_of(2)], norms_of(layout, 1.0, total=2 * clip)[None])
     assert board.clipped == 0.5
 
 
@@ -177,8 +177,8 @@ def test_clipped_is_a_share_of_all_steps():
     layout = layout_of()
     board = Board(layout)
     for step, total in enumerate((1.0, 11.0, 12.0), 1):
-        board.add(sample_of(step), norms_of(layout, 1.0, total=total))
-    board.add(sample_of(4, skipped=True), norms_of(layout, 1.0, total=100.0))
+        board.add([sample_of(step)], norms_of(layout, 1.0, total=total)[None])
+    board.add([sample_of(4, skipped=True)], norms_of(layout, 1.0, total=100.0)[None])
     assert board.clipped == 2 / 4
 
 
@@ -186,7 +186,7 @@ def owned(board, *norms):
     """The owners after a step with these norms of the four blocks."""
     by_name = dict(zip(("model.0", "model.1", "model.3", "model.4"), norms, strict=True))
     total = float(np.sqrt(np.sum(np.square(norms))))
-    board.add(sample_of(board.step + 1), norms_of(layout_of(), by_name, total))
+    board.add([sample_of(board.step + 1)], norms_of(layout_of(), by_name, total)[None])
     return list(board.owners.items())
 
 
@@ -210,7 +210,7 @@ def test_nobody_owns_what_is_not_finite_or_zero(norm):
 def test_a_step_that_amp_skipped_leaves_the_owners():
     board = board_of()
     owners = dict(owned(board, 0.0, 0.0, 0.0, 1.0))
-    board.add(sample_of(2, skipped=True), norms_of(layout_of(), 1.0))
+    board.add([sample_of(2, skipped=True)], norms_of(layout_of(), 1.0)[None])
     assert board.owners == owners == {"4 Detect": 1.0}
 
 

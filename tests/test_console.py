@@ -88,14 +88,14 @@ def train(board, steps, changes=None):
     for step in range(board.step + 1, board.step + 1 + steps):
         norms = {name: level(name, step) for name, _ in YOLO.blocks} | (changes or {})
         total = math.sqrt(sum(norm * norm for norm in norms.values()))
-        board.add(sample_of(step, epoch=1 + step // 120), norms_of(YOLO, norms, total))
+        board.add([sample_of(step, epoch=1 + step // 120)], norms_of(YOLO, norms, total)[None])
     return board
 
 
 def healthy():
     """A training in its third epoch, of which AMP skipped the first step."""
     board = Board(YOLO, epochs=100)
-    board.add(sample_of(1, skipped=True), norms_of(YOLO, np.inf))
+    board.add([sample_of(1, skipped=True)], norms_of(YOLO, np.inf)[None])
     return train(board, 240)
 
 
@@ -411,7 +411,7 @@ def clip_line(total, clip=10.0, **norms):
     board = Board(layout, clip=clip)
     by_name = {f"model.{name[1:]}": norm for name, norm in norms.items()}
     every = {f"model.{n}": 0.0 for n in range(3)} | by_name
-    board.add(sample_of(), norms_of(layout, every, total))
+    board.add([sample_of()], norms_of(layout, every, total)[None])
     lines = [line for line in lines_of(panel_of(board)) if line.startswith("clip at")]
     return lines[0] if lines else None
 
@@ -512,7 +512,7 @@ def test_columns_of_the_epoch_table_stay_in_line(norm):
 
 def test_the_header_of_a_long_training_fits_into_80_columns():
     board = Board(YOLO, epochs=300)
-    board.add(sample_of(123_456, epoch=300), norms_of(YOLO, 1.0, total=1234.5))
+    board.add([sample_of(123_456, epoch=300)], norms_of(YOLO, 1.0, total=1234.5)[None])
     assert "AMP skips 0" in lines_of(panel_of(board))[0]
 
 

@@ -330,7 +330,7 @@ def test_scaling_all_gradients_changes_no_alert(levels):
             sample(step, [1, 1, 1, level * factor, 1, 1, 1, 1], skipped=np.isinf(level))
             for step, level in enumerate(levels, 1)
         ]
-        return alerts_of([one for each in samples for one in rollup.add(each)])
+        return alerts_of([one for each in samples for one in rollup.add([each])])
 
     assert told(1.0) == told(2.0)
 

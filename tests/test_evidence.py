@@ -22,7 +22,7 @@ def kept(run, step=7, note=NOTE, **changes):
     found = Evidence(run, LAYOUT)
     found.note(step, note)
     one = replace(sample(step, 2.0, epoch=3), **{"losses": (1.5, 0.25), **changes})
-    found.add(one, module_norms(one.norms, MEMBERS))
+    found.add([one], module_norms(one.norms, MEMBERS)[None])
     return found
 
 
@@ -35,7 +35,7 @@ def files(run):
 
 
 def test_a_file_holds_what_the_step_was_made_of(tmp_path):
-    name = kept(tmp_path, scale=65536.0, skipped=True).write(7)
+    name = kept(tmp_path, scale=65536.0, skipped=True).write(7, 7)
     assert name == "gradwatch_evidence/step-00007.json"
     content = read(tmp_path, name)
     norms = content.pop("norms")
@@ -53,7 +53,7 @@ def test_a_file_holds_what_the_step_was_made_of(tmp_path):
 
 
 def test_a_step_without_a_scaler_has_no_scale(tmp_path):
-    assert read(tmp_path, kept(tmp_path).write(7))["scale"] is None
+    assert read(tmp_path, kept(tmp_path).write(7, 7))["scale"] is None
 
 
 @pytest.mark.parametrize(("value", "text"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf")])
@@ -61,8 +61,8 @@ def test_numbers_that_json_lacks_are_text(tmp_path, value, text):
     found = Evidence(tmp_path, LAYOUT)
     found.note(1, NOTE)
     one = replace(sample(1), losses=(value, 1.0))
-    found.add(one, np.array([value, *[1.0] * (len(LAYOUT.modules) - 1)]))
-    path = tmp_path / found.write(1)
+    found.add([one], np.array([value, *[1.0] * (len(LAYOUT.modules) - 1)])[None])
+    path = tmp_path / found.write(1, 1)
 
     def refuse(constant):
         pytest.fail(f"{constant} is not JSON")
@@ -75,20 +75,20 @@ def test_numbers_that_json_lacks_are_text(tmp_path, value, text):
 
 def test_images_need_not_be_a_list(tmp_path):
     found = kept(tmp_path, note=replace(NOTE, images=(("a.png",), ())))
-    assert read(tmp_path, found.write(7))["images"] == [["a.png"], []]
+    assert read(tmp_path, found.write(7, 7))["images"] == [["a.png"], []]
 
 
 def test_more_names_than_losses_and_none_at_all(tmp_path):
     found = kept(tmp_path, note=replace(NOTE, losses=("box_loss", "cls_loss", "dfl_loss")))
-    assert list(read(tmp_path, found.write(7))["losses"]) == ["box_loss", "cls_loss"]
+    assert list(read(tmp_path, found.write(7, 7))["losses"]) == ["box_loss", "cls_loss"]
     found = kept(tmp_path, 8, losses=())
-    assert read(tmp_path, found.write(8))["losses"] == {}
+    assert read(tmp_path, found.write(8, 8))["losses"] == {}
 
 
 def test_a_step_without_a_note_still_has_its_numbers(tmp_path):
     found = Evidence(tmp_path, LAYOUT)
-    found.add(sample(4), np.ones(len(LAYOUT.modules)))
-    content = read(tmp_path, found.write(4))
+    found.add([sample(4)], np.ones(len(LAYOUT.modules))[None])
+    content = read(tmp_path, found.write(4, 4))
     assert (content["images"], content["learning_rates"], content["losses"]) == ([], [], {})
     assert content["norms"]["model.2.b"] == 1.0
 
@@ -101,12 +101,12 @@ def test_nothing_is_written_before_it_is_asked_for(tmp_path):
 def test_a_step_that_has_not_landed_has_no_file(tmp_path):
     found = Evidence(tmp_path, LAYOUT)
     found.note(1, NOTE)
-    assert found.write(1) == found.write(2) == ""
+    assert found.write(1, 1) == found.write(2, 2) == ""
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_is_there_is_found_by_its_step(tmp_path):
-    name = kept(tmp_path).write(7)
+    name = kept(tmp_path).write(7, 7)
     assert evidence.existing(tmp_path, 7) == name
     assert evidence.existing(tmp_path, 8) == ""
     assert evidence.existing(tmp_path / "not there", 7) == ""
@@ -116,15 +116,15 @@ def many(run, count):
     found = Evidence(run, LAYOUT)
     for step in range(1, count + 1):
         found.note(step, Note([(f"{step}.png",)], (), ()))
-        found.add(sample(step), np.full(len(LAYOUT.modules), float(step)))
+        found.add([sample(step)], np.full(len(LAYOUT.modules), float(step))[None])
     return found
 
 
 def test_the_newest_steps_are_kept_and_older_ones_forgotten(tmp_path):
     count = KEPT_STEPS + 10
     found = many(tmp_path, count)
-    assert found.write(count + 1) == found.write(count - KEPT_STEPS) == ""
-    content = read(tmp_path, found.write(count))
+    assert found.write(count + 1, count + 1) == found.write(count - KEPT_STEPS, count - KEPT_STEPS) == ""
+    content = read(tmp_path, found.write(count, count))
     assert content["step"] == content["norms"]["model"] == count
     assert content["images"] == [[f"{count}.png"]]
     assert len(found._notes) == len(found._landed) == KEPT_STEPS
@@ -132,22 +132,22 @@ def test_the_newest_steps_are_kept_and_older_ones_forgotten(tmp_path):
 
 def test_of_a_bad_window_the_step_that_is_not_finite_is_told(tmp_path):
     found = many(tmp_path, 100)
-    found.add(sample(101), np.full(len(LAYOUT.modules), np.nan))
-    found.add(sample(102), np.full(len(LAYOUT.modules), 1e9))
-    content = read(tmp_path, found.write(7))  # the first of a window, long forgotten
+    found.add([sample(101)], np.full(len(LAYOUT.modules), np.nan)[None])
+    found.add([sample(102)], np.full(len(LAYOUT.modules), 1e9)[None])
+    content = read(tmp_path, found.write(7, 102))  # the first of a window, long forgotten
     assert (content["step"], content["norms"]["model"]) == (101, "nan")
 
 
 def test_of_a_bad_window_of_finite_steps_the_highest_is_told(tmp_path):
     found = many(tmp_path, 100)
-    found.add(sample(101), np.full(len(LAYOUT.modules), 1.0))
-    assert read(tmp_path, found.write(95))["step"] == 100
+    found.add([sample(101)], np.full(len(LAYOUT.modules), 1.0)[None])
+    assert read(tmp_path, found.write(95, 101))["step"] == 100
 
 
 def test_at_most_20_files(tmp_path):
     assert MOST_FILES == 20
     found = many(tmp_path, 30)
-    named = [found.write(step) for step in range(1, 31)]
+    named = [found.write(step, step) for step in range(1, 31)]
     assert all(named[:20])
     assert not any(named[20:])
     assert len(files(tmp_path)) == 20
@@ -157,21 +157,21 @@ def test_at_most_20_files(tmp_path):
 def test_files_of_the_first_part_of_a_run_count(tmp_path):
     found = many(tmp_path, 30)
     for step in range(1, 20):
-        found.write(step)
+        found.write(step, step)
     resumed = Evidence(tmp_path, LAYOUT)
     for step in (40, 41):
-        resumed.add(sample(step), np.ones(len(LAYOUT.modules)))
-    assert [bool(resumed.write(step)) for step in (40, 41)] == [True, False]
+        resumed.add([sample(step)], np.ones(len(LAYOUT.modules))[None])
+    assert [bool(resumed.write(step, step)) for step in (40, 41)] == [True, False]
 
 
 @pytest.mark.parametrize(("step", "name"), [(3, "step-00003"), (1_234_567, "step-1234567")])
 def test_names_of_files_sort_by_step(tmp_path, step, name):
-    assert kept(tmp_path, step).write(step) == f"gradwatch_evidence/{name}.json"
+    assert kept(tmp_path, step).write(step, step) == f"gradwatch_evidence/{name}.json"
 
 
 def test_clear_removes_the_files_and_nothing_else(tmp_path):
     found = many(tmp_path, 3)
-    assert all(found.write(step) for step in (1, 2, 3))
+    assert all(found.write(step, step) for step in (1, 2, 3))
     own = tmp_path / evidence.FOLDER / "notes.txt"
     own.write_text("mine", encoding="utf-8")
     evidence.clear(tmp_path)
@@ -187,7 +187,7 @@ def test_clear_needs_no_folder(tmp_path):
 def test_a_file_that_cannot_be_written_is_an_os_error(tmp_path):
     (tmp_path / evidence.FOLDER).write_text("in the way", encoding="utf-8")
     with pytest.raises(OSError, match="gradwatch_evidence"):
-        kept(tmp_path).write(7)
+        kept(tmp_path).write(7, 7)
 
 
 # --- written by a recorder, when a finding asks for it --------------------------------------------

@@ -76,7 +76,7 @@ def expected_windows(steps, *, interval=1, epoch=10**9, anomalies=()):
 
 def windows_of(samples, members=MEMBERS, interval=1):
     rollup = Rollup(members, interval)
-    windows = [window for one in samples for window in rollup.add(one)]
+    windows = [window for one in samples for window in rollup.add([one])]
     return windows + rollup.close()
 
 
@@ -227,8 +227,8 @@ def test_a_resumed_run_begins_with_a_wide_window():
 def test_the_end_of_an_epoch_closes_a_window():
     rollup = Rollup(MEMBERS)
     for step in (1001, 1002):
-        assert rollup.add(sample(step, epoch=1)) == []
-    closed = rollup.add(sample(1003, epoch=2))
+        assert rollup.add([sample(step, epoch=1)]) == []
+    closed = rollup.add([sample(1003, epoch=2)])
     assert spans(closed) == [(1001, 1002)]
     assert closed[0].epoch == 1
     assert [window.epoch for window in rollup.close()] == [2]
@@ -545,7 +545,7 @@ def long_overflow(begins, lasts, after=300):
     for step in range(begins - 300, begins + lasts + after):
         bad = begins <= step < begins + lasts
         one = sample(step, norms if bad else 1.0, skipped=bad)
-        for window in rollup.add(one):
+        for window in rollup.add([one]):
             for news in diagnosis.update(window):
                 yield step, news
 
@@ -604,12 +604,12 @@ def test_details_are_unknown_where_an_anomaly_opened_the_window():
 
 def test_newest_is_the_last_sample():
     rollup = Rollup(MEMBERS)
-    assert np.isnan(rollup.newest).all()
-    rollup.add(sample(FAR, 2.0))
-    np.testing.assert_allclose(rollup.newest[0], 2 * np.sqrt(P))
-    rollup.add(sample(FAR + 1, 3.0))
+    assert rollup.newest.shape == (0, len(LAYOUT.modules))
+    rollup.add([sample(FAR, 2.0)])
+    np.testing.assert_allclose(rollup.newest[-1, 0], 2 * np.sqrt(P))
+    rollup.add([sample(FAR + 1, 3.0)])
     rollup.close()
-    np.testing.assert_allclose(rollup.newest[0], 3 * np.sqrt(P))
+    np.testing.assert_allclose(rollup.newest[-1, 0], 3 * np.sqrt(P))
 
 
 @LAWS
@@ -631,7 +631,7 @@ def test_opens_window_foretells_where_windows_begin(bad, interval, epoch, offset
         if rollup.opens_window(step):
             opened.add(step)
         norm = np.nan if step - offset in bad else 1.0
-        windows += rollup.add(sample(step, norm, epoch=current))
+        windows += rollup.add([sample(step, norm, epoch=current)])
     first = {window.step_first for window in windows + rollup.close()}
     assert opened <= first
     assert first - opened <= {step + offset for step in bad}
@@ -639,7 +639,7 @@ def test_opens_window_foretells_where_windows_begin(bad, interval, epoch, offset
 
 def test_a_full_window_is_foretold_while_its_steps_are_on_their_way():
     rollup = Rollup(MEMBERS)
-    rollup.add(sample(1001))
+    rollup.add([sample(1001)])
     assert not rollup.opens_window(1002)
     assert not rollup.opens_window(1021)
     assert rollup.opens_window(1022)  # 1001 to 1021 are 2 % of 1021 steps, landed or not

@@ -388,7 +388,7 @@ def test_a_module_without_a_gradient_is_not_blamed_for_an_overflow():
         for step in range(1, 14)
     ]
     applied = sample(0, [1, 0, 1], size=3, missing=[False, True, False])
-    windows = [one for each in [applied, *skipped] for one in rollup.add(each)]
+    windows = [one for each in [applied, *skipped] for one in rollup.add([each])]
     assert names(windows, "nonfinite", layout=layout) == ["model.0"]
 
 

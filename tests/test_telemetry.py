@@ -20,8 +20,8 @@ def telemetry(*totals, skipped=(), scales=(), clip=CLIP_NORM):
     for i, total in enumerate(totals):
         scale = scales[i] if scales else None
         collected.add(
-            sample_of(i + 1, skipped=i in skipped, scale=scale),
-            norms_of(LAYOUT, 1.0, total=total),
+            [sample_of(i + 1, skipped=i in skipped, scale=scale)],
+            norms_of(LAYOUT, 1.0, total=total)[None],
         )
     return collected.result()
 
@@ -32,7 +32,7 @@ def owners_of(*steps, skipped=()):
     for i, norms in enumerate(steps):
         total = math.sqrt(sum(norm * norm for norm in norms))
         by_name = dict(zip(BLOCKS, norms, strict=True))
-        collected.add(sample_of(i + 1, skipped=i in skipped), norms_of(LAYOUT, by_name, total))
+        collected.add([sample_of(i + 1, skipped=i in skipped)], norms_of(LAYOUT, by_name, total)[None])
     return collected.result().owners
 
 
@@ -97,9 +97,9 @@ def test_the_scale_is_that_of_the_last_step():
 
 def test_a_result_is_a_snapshot_of_plain_numbers():
     collected = Telemetry(1, CLIP_NORM, LAYOUT)
-    collected.add(sample_of(1), norms_of(LAYOUT, 1.0, total=20.0))
+    collected.add([sample_of(1)], norms_of(LAYOUT, 1.0, total=20.0)[None])
     first = collected.result()
-    collected.add(sample_of(2), norms_of(LAYOUT, 1.0, total=40.0))
+    collected.add([sample_of(2)], norms_of(LAYOUT, 1.0, total=40.0)[None])
     assert (first.steps, collected.result().steps) == (1, 2)
     assert collected.result().norm_median == 30.0
     for value in (first.norm_median, first.norm_max, first.clip_ratio, *first.owners.values()):
@@ -150,7 +150,7 @@ def test_an_epoch_agrees_with_loops_over_its_steps(steps):
         squares = [norm * norm for norm in norms]
         total = math.sqrt(sum(squares))
         by_name = dict(zip(BLOCKS, norms, strict=True))
-        collected.add(sample_of(i, skipped=skipped), norms_of(LAYOUT, by_name, total))
+        collected.add([sample_of(i, skipped=skipped)], norms_of(LAYOUT, by_name, total)[None])
         if not skipped:
             totals.append(total)
         if skipped or not total or not math.isfinite(total):

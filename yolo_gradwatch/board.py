@@ -19,7 +19,7 @@ from yolo_gradwatch.records import (
 from yolo_gradwatch.telemetry import block_labels, block_rows, block_shares, owners
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from yolo_gradwatch.records import Floats
 
@@ -88,7 +88,8 @@ class Board:
         self._points = np.empty((HISTORY, len(self._rows)))
         self._filled = 0
         self._stride = 1
-        self._pending: list[Floats] = []
+        self._sum: Floats = np.zeros(len(self._rows))  # of the steps that have not filled a point
+        self._summed = 0
         self._norms: Floats = np.full(len(self._rows), np.nan)
         self._clipped = 0
         self._steps = 0
@@ -112,30 +113,37 @@ class Board:
             return {}
         return owners(block_shares(self._norms, self.total), self._labels)
 
-    def add(self, sample: Sample, norms: Floats) -> None:
-        """Take the (M,) module norms of a step."""
-        self.epoch, self.step = sample.epoch, sample.step
-        self._take(1, int(sample.skipped), norms)
+    def add(self, samples: Sequence[Sample], norms: Floats) -> None:
+        """Take steps, at least one, and their (S, M) module norms."""
+        self.epoch, self.step = samples[-1].epoch, samples[-1].step
+        applied = np.array([not sample.skipped for sample in samples])
+        self._steps += len(samples)
+        self.skipped += len(samples) - int(applied.sum())
+        self._take(norms[applied])
 
     def add_window(self, window: Window) -> None:
         """Take a window from the files: its mean norms, clipped if the mean of the whole is."""
         self.epoch, self.step = window.epoch, window.step_last
         norms = window.norm_mean.astype(np.float64)
         norms = np.where(np.isnan(norms), 0.0, norms)  # frozen, or without a gradient
-        self._take(window.steps, window.skipped, np.where(window.nonfinite, np.nan, norms))
+        norms = np.where(window.nonfinite, np.nan, norms)
+        applied = window.steps - window.skipped
+        self._steps += window.steps
+        self.skipped += window.skipped
+        self._take(norms[None][:applied], applied)
 
-    def _take(self, steps: int, skipped: int, norms: Floats) -> None:
-        """Take steps with the same (M,) module norms."""
-        self._steps += steps
-        self.skipped += skipped
-        if skipped == steps:
+    def _take(self, norms: Floats, times: int = 1) -> None:
+        """Take the (S, M) module norms of steps that AMP did not skip, each for so many steps."""
+        if not len(norms):
             return
-        self.total = float(norms[0])
-        self._clipped += (steps - skipped) * (self.total > self.clip)
-        self._norms = norms[self._rows]
-        with np.errstate(divide="ignore"):
-            levels = np.log10(self._norms)
-        self._remember(np.where(np.isfinite(self._norms), levels, np.nan))
+        self.total = float(norms[-1, 0])
+        self._clipped += times * int((norms[:, 0] > self.clip).sum())
+        blocks = norms[:, self._rows]
+        self._norms = blocks[-1]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            levels = np.where(np.isfinite(blocks), np.log10(blocks), np.nan)
+        for level in levels:
+            self._remember(level)
 
     def show(self, findings: Iterable[Finding]) -> None:
         """Take the findings; those that are over are left out."""
@@ -169,7 +177,7 @@ class Board:
     def _history(self) -> Floats:
         """(H, B) points, the newest made of the steps that have not filled one yet."""
         points = self._points[: self._filled].copy()
-        return np.vstack([points, np.mean(self._pending, axis=0)]) if self._pending else points
+        return np.vstack([points, self._sum / self._summed]) if self._summed else points
 
     def _worst(self) -> dict[str, Finding]:
         """For each block, the finding that says most: critical, then its own, then the newest."""
@@ -186,16 +194,17 @@ class Board:
         return {self._block_of[name] for name in finding.modules}
 
     def _remember(self, levels: Floats) -> None:
-        self._pending.append(levels)
-        if len(self._pending) < self._stride:
+        self._sum = self._sum + levels if self._summed else levels
+        self._summed += 1
+        if self._summed < self._stride:
             return
         if self._filled == HISTORY:
             self._points[: HISTORY // 2] = self._points.reshape(HISTORY // 2, 2, -1).mean(axis=1)
             self._filled, self._stride = HISTORY // 2, 2 * self._stride
             return
-        self._points[self._filled] = np.mean(self._pending, axis=0)
+        self._points[self._filled] = self._sum / self._summed
         self._filled += 1
-        self._pending = []
+        self._summed = 0
 
 
 def _weight(finding: Finding) -> tuple[bool, bool, int]:

@@ -25,18 +25,21 @@ if TYPE_CHECKING:
 MOST_LOSSES = 32
 """Room for loss items in a buffer; Ultralytics has three to five."""
 
+RING = 8
+"""Steps that can be on their way to the host at once; Ultralytics waits for each batch's loss."""
+
 _HAS_DTYPE = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 4)
 
 
 @dataclass(frozen=True, slots=True)
 class _Flight:
-    """A step on its way to the host."""
+    """A step on its way to the host; ``present`` is None where every gradient is there."""
 
     epoch: int
     step: int
     host: Tensor
     landed: torch.cuda.Event | None
-    present: list[int]
+    present: list[int] | None
     frozen: list[int]
     extras: int
     losses: int
@@ -71,8 +74,12 @@ class Capture:
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         self._parameters: list[Tensor] = list(parameters)
         self._weights = [i for i, p in enumerate(self._parameters) if p.ndim >= 2]
+        self._sizes = np.array([p.numel() for p in self._parameters], np.float64)
         self._flying: deque[_Flight] = deque()
-        self._free: list[Tensor] = []
+        self._waited: list[Sample] = []
+        self._all_there = self._flags([])
+        self._dtype = torch.float32 if self._device.type == "mps" else torch.float64
+        self._ring = self._buffers() if self._device.type == "cuda" else deque()
 
     @torch.no_grad()
     def take(
@@ -96,19 +103,17 @@ class Capture:
             losses: Loss items on the device, of any shape.
             detailed: Whether to read what is wanted on the first step of a window.
         """
-        gradients = [p.grad for p in self._parameters]
-        present = [i for i, gradient in enumerate(gradients) if gradient is not None]
-        frozen = self._frozen(gradients) if len(present) < len(gradients) else []
-        parts = [extra.reshape(1) for extra in extras]
+        gradients = [g for p in self._parameters if (g := p.grad) is not None]
+        is_whole = len(gradients) == len(self._parameters)
+        present = None if is_whole else self._present()
         counted = sum(loss.numel() for loss in losses)
         counted = counted if counted <= MOST_LOSSES else 0
-        parts += [loss.reshape(-1) for loss in losses] if counted else []
-        if present:
-            parts.append(norms_of([g for g in gradients if g is not None]))
-        if detailed:
-            parts.append(norms_of(self._parameters))
-            parts += [_zeros(g) for i in self._weights if (g := gradients[i]) is not None]
+        scalars = [*extras, *losses] if counted else extras
+        parts = [torch.cat([scalar.reshape(-1) for scalar in scalars])] if scalars else []
+        parts += [norms_of(gradients)] if gradients else []
+        parts += self._details() if detailed else []
         host, landed = self._copy(parts)
+        frozen = [] if is_whole else self._frozen()
         self._flying.append(
             _Flight(epoch, step, host, landed, present, frozen, len(extras), counted, detailed)
         )
@@ -119,49 +124,67 @@ class Capture:
         Args:
             wait: Also hand over those still under way, after waiting for the device.
         """
+        waited, self._waited = self._waited, []
+        yield from waited
         while self._flying:
             landed = self._flying[0].landed
             if landed is not None and not landed.query():
                 if not wait:
                     return
                 landed.synchronize()  # SYNC: an epoch or the run ends here
-            flight = self._flying.popleft()
-            yield self._sample(flight)
-            if landed is not None:
-                self._free.append(flight.host)
+            yield self._land()
 
-    def _frozen(self, gradients: list[Tensor | None]) -> list[int]:
+    @property
+    def _device(self) -> torch.device:
+        return self._parameters[0].device
+
+    def _present(self) -> list[int]:
+        return [i for i, p in enumerate(self._parameters) if p.grad is not None]
+
+    def _frozen(self) -> list[int]:
         """Of the parameters without a gradient, those that were frozen in mid-training."""
-        pairs = enumerate(zip(self._parameters, gradients, strict=True))
-        return [i for i, (p, gradient) in pairs if gradient is None and not p.requires_grad]
+        pairs = enumerate(self._parameters)
+        return [i for i, p in pairs if p.grad is None and not p.requires_grad]
+
+    def _details(self) -> list[Tensor]:
+        """Norms of the P parameters, and for each weight with a gradient its non-zero elements."""
+        weights = (self._parameters[i].grad for i in self._weights)
+        counts = [torch.count_nonzero(weight) for weight in weights if weight is not None]
+        return [norms_of(self._parameters), *([torch.stack(counts)] if counts else [])]
 
     def _copy(self, parts: list[Tensor]) -> tuple[Tensor, torch.cuda.Event | None]:
         """Join the parts into one vector on the host, and the event that tells when it is there."""
         if not parts:
             return torch.empty(0), None
-        dtype = torch.float32 if parts[0].device.type == "mps" else torch.float64
-        vector = torch.cat([part.to(dtype) for part in parts])
+        vector = torch.cat([part.to(self._dtype) for part in parts])
         if not vector.is_cuda:
             return vector.cpu(), None  # SYNC: on MPS and others there is no event to wait for
-        host = self._free.pop() if self._free else self._pinned(dtype)
+        host, landed = self._buffer()
         host[: len(vector)].copy_(vector, non_blocking=True)
-        landed = torch.cuda.Event()
         landed.record(torch.cuda.current_stream(vector.device))
         return host, landed
 
-    def _pinned(self, dtype: torch.dtype) -> Tensor:
-        """A buffer for the longest vector; as many exist as were ever on their way at once."""
+    def _buffers(self) -> deque[tuple[Tensor, torch.cuda.Event]]:
+        """Pinned buffers for the longest vector, with the event that tells when each is filled."""
         size = 2 + MOST_LOSSES + 2 * len(self._parameters) + len(self._weights)
-        return torch.empty(size, dtype=dtype, pin_memory=True)
+        ring = torch.empty((RING, size), dtype=self._dtype, pin_memory=True)
+        return deque((row, torch.cuda.Event()) for row in ring)
 
-    def _sample(self, flight: _Flight) -> Sample:
+    def _buffer(self) -> tuple[Tensor, torch.cuda.Event]:
+        """The buffer that was used the longest ago."""
+        if len(self._flying) == RING:
+            self._flying[0].landed.synchronize()  # SYNC: nobody has drained for RING steps
+            self._waited.append(self._land())
+        self._ring.rotate(-1)
+        return self._ring[-1]
+
+    def _land(self) -> Sample:
+        """The oldest step on its way, which has landed."""
+        flight = self._flying.popleft()
         values = flight.host.numpy().astype(np.float64)
         extras, values = values[: flight.extras], values[flight.extras :]
         losses, values = values[: flight.losses], values[flight.losses :]
-        present, values = values[: len(flight.present)], values[len(flight.present) :]
-        norms = np.zeros(len(self._parameters))
-        norms[flight.present] = present
-        missing = ~self._flags(flight.present)
+        norms, missing, values = self._norms(values, flight.present)
         return Sample(
             epoch=flight.epoch,
             step=flight.step,
@@ -174,6 +197,15 @@ class Capture:
             frozen=self._flags(flight.frozen) if flight.frozen else None,
         )
 
+    def _norms(self, values: Floats, present: list[int] | None) -> tuple[Floats, Flags, Floats]:
+        """(P,) norms, (P,) which gradients are missing, and the values behind the norms."""
+        size = len(self._parameters)
+        if present is None:
+            return values[:size], self._all_there, values[size:]
+        norms = np.zeros(size)
+        norms[present] = values[: len(present)]
+        return norms, ~self._flags(present), values[len(present) :]
+
     def _flags(self, chosen: list[int]) -> Flags:
         flags = np.zeros(len(self._parameters), np.bool_)
         flags[chosen] = True
@@ -183,10 +215,5 @@ class Capture:
         counted = [i for i in self._weights if not missing[i]]
         weight_norms, rest = np.split(values, [len(self._parameters)])
         zeros = np.full(len(self._parameters), np.nan)
-        zeros[counted] = rest[: len(counted)]
+        zeros[counted] = self._sizes[counted] - rest[: len(counted)]
         return Detail(weight_norms, zeros)
-
-
-def _zeros(gradient: Tensor) -> Tensor:
-    """Exactly zero elements of a gradient, as a tensor of shape (1,) on its device."""
-    return (gradient.numel() - torch.count_nonzero(gradient)).reshape(1)

@@ -57,21 +57,23 @@ class Evidence:
         self._notes[step] = note
         _shorten(self._notes)
 
-    def add(self, sample: Sample, norms: Floats) -> None:
-        """Keep the numbers of a step and its (M,) module norms as they land."""
-        self._landed[sample.step] = (sample, norms)
+    def add(self, samples: Sequence[Sample], norms: Floats) -> None:
+        """Keep the numbers of steps and their (S, M) module norms as they land."""
+        for sample, own in zip(samples, norms, strict=True):
+            self._landed[sample.step] = (sample, own)
         _shorten(self._landed)
 
-    def write(self, step: int) -> str:
-        """Write the worst step of a window; the file's name within the run's folder, "" for none.
+    def write(self, step: int, last: int) -> str:
+        """Write the worst of some steps; the file's name within the run's folder, "" for none.
 
         Args:
-            step: First step of the window, after which the file is named.
+            step: The first of them, after which the file is named.
+            last: The last of them.
 
         Raises:
             OSError: It cannot be written.
         """
-        worst = self._worst(step)
+        worst = self._worst(step, last)
         if worst is None or _count(self._run) >= MOST_FILES:
             return ""
         path = self._run / _name(step)
@@ -79,12 +81,13 @@ class Evidence:
         path.write_text(json.dumps(self._content(worst), indent=1), encoding="utf-8")
         return _name(step)
 
-    def _worst(self, first: int) -> int | None:
-        """Of the kept steps from ``first`` on, the first that is not finite, else the highest.
+    def _worst(self, first: int, last: int) -> int | None:
+        """Of these steps that are kept, the first that is not finite, else the highest.
 
         It is ``first`` itself, unless a window of many steps was found to be bad.
         """
-        totals = {step: norms[0] for step, (_, norms) in self._landed.items() if step >= first}
+        kept = self._landed.items()
+        totals = {step: norms[0] for step, (_, norms) in kept if first <= step <= last}
         bad = (step for step, total in totals.items() if not math.isfinite(total))
         highest = max(totals, key=lambda step: totals[step]) if first in totals else None
         return next(bad, highest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,12 @@ if TYPE_CHECKING:
         Window,
     )
     from yolo_gradwatch.sinks import Sink
+
+MOST_WAITING = 32
+"""Steps that are looked at together at the most: that costs hardly more than one."""
+
+WAIT_SECONDS = 0.25
+"""How long a step waits for others at the most, so that news and panel are fresh."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -110,6 +117,9 @@ class Recorder:
         self._telemetry = Telemetry(0, self._clip, layout)
         self._status = "running"
         self._drawn = ""
+        self._landed: list[Sample] = []
+        self._settled = 0.0
+        self._judged = 0
         self._steps = 0
         self.first_step = 1
         self.evidence = Evidence(training.folder, layout)
@@ -137,7 +147,7 @@ class Recorder:
 
     def begin_anew(self, kind: EventKind, step: int) -> None:
         """Note that the run begins anew with ``step``; what was before is not compared with."""
-        self._judge(self._rollup.close())
+        self._close_window()
         event = Event(step, kind)
         self._events.append(event)
         self._diagnosis.begin_anew()
@@ -150,15 +160,32 @@ class Recorder:
         self._telemetry = Telemetry(epoch, self._clip, self._layout)
 
     def take(self, samples: Iterable[Sample]) -> None:
-        """Take steps as they land, in order."""
-        for sample in samples:
-            windows = self._rollup.add(sample)
-            norms = self._rollup.newest
-            self._steps += 1
-            self._telemetry.add(sample, norms)
-            self._board.add(sample, norms)
-            self.evidence.add(sample, norms)
-            self._judge(windows)
+        """Take steps as they land, in order; they are looked at when it is worth the while."""
+        self._landed += samples
+        if self._landed and self._is_due():
+            self.settle()
+
+    def settle(self) -> None:
+        """Look at every step that has landed."""
+        samples, self._landed = self._landed, []
+        self._settled = time.monotonic()
+        if not samples:
+            return
+        windows = self._rollup.add(samples)
+        norms = self._rollup.newest
+        self._steps += len(samples)
+        self._telemetry.add(samples, norms)
+        self._board.add(samples, norms)
+        self.evidence.add(samples, norms)
+        self._judge(windows)
+
+    def _is_due(self) -> bool:
+        """Whether a window is complete, or the oldest step has waited long enough."""
+        return (
+            self._rollup.is_last(self._landed[-1].step)
+            or len(self._landed) >= MOST_WAITING
+            or time.monotonic() - self._settled >= WAIT_SECONDS
+        )
 
     def redraw(self) -> None:
         """Bring the live panel up to date, at most a few times a second."""
@@ -167,7 +194,7 @@ class Recorder:
 
     def end_epoch(self) -> None:
         """Close the open window; print the table where there is no live panel."""
-        self._judge(self._rollup.close())
+        self._close_window()
         had_steps = self._keep_epoch()
         self._write_meta()
         if self._screen is None and had_steps:
@@ -196,7 +223,7 @@ class Recorder:
 
     def finish(self, status: str) -> None:
         """Write and print the outcome: ``finished``, ``failed`` or ``interrupted``."""
-        self._judge(self._rollup.close())
+        self._close_window()
         self._status = status
         self._write_meta()
         if self._drawn != status:
@@ -209,6 +236,7 @@ class Recorder:
 
     def report(self) -> Report:
         """What was found so far."""
+        self.settle()
         running = self._telemetry.result()
         epochs = (*self._epochs, running) if running.steps else tuple(self._epochs)
         return Report(
@@ -226,7 +254,7 @@ class Recorder:
         """Give the terminal back and close files and sinks, whatever has happened."""
         with ExitStack() as stack:  # each is closed, even if the one before fails
             if self._status == "running":  # an error of ours has ended the watch
-                self._status = "failed"
+                self._status, self._landed = "failed", []
                 stack.callback(self._write_meta)
             if self._log:
                 stack.callback(self._log.close)
@@ -269,8 +297,13 @@ class Recorder:
             self._epochs.append(epoch)
         return epoch.steps > 0
 
+    def _close_window(self) -> None:
+        self.settle()
+        self._judge(self._rollup.close())
+
     def _judge(self, windows: Iterable[Window]) -> None:
         for window in windows:
+            self._judged = window.step_last
             news = self._diagnosis.update(window)
             self._write(window)
             self._tell(news)
@@ -283,7 +316,7 @@ class Recorder:
         """The file on a step; "" if there is none and none can be written."""
         folder = self._training.folder
         if not existing(folder, step):
-            self._on_disk(lambda _log: self.evidence.write(step))
+            self._on_disk(lambda _log: self.evidence.write(step, self._judged))
         return existing(folder, step)
 
     def _write(self, window: Window) -> None:

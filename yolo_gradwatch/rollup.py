@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from yolo_gradwatch.records import Floats, Window
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from yolo_gradwatch.records import Flags, Members, Sample, Singles
 
 WINDOW_SHARE = 0.02
@@ -41,14 +44,14 @@ def module_norms(norms: Floats, members: Members) -> Floats:
     """L2 norm of each module's gradient from those of its parameters.
 
     Args:
-        norms: (P,) of the parameters, 0 where there is no gradient.
+        norms: (..., P) of the parameters, 0 where there is no gradient.
         members: Which parameters make up each module.
 
     Returns:
-        (M,) float64; NaN or Inf where a parameter has one.
+        (..., M) float64; NaN or Inf where a parameter has one.
     """
-    squares = np.square(norms)[members.indices]
-    summed: Floats = np.sqrt(np.add.reduceat(squares, members.starts))
+    squares = np.square(norms)[..., members.indices]
+    summed: Floats = np.sqrt(np.add.reduceat(squares, members.starts, axis=-1))
     return summed
 
 
@@ -74,47 +77,78 @@ def zero_fraction(zeros: Floats, members: Members) -> Floats:
 class Rollup:
     """Turns samples into windows; an epoch's end and an anomaly close one early.
 
+    Samples may come one by one or many at once: the windows are the same, and many at once cost
+    hardly more than one.
+
     Args:
         members: Which parameters make up each module.
         interval: Optimizer steps from one captured step to the next.
 
     Attributes:
-        newest: (M,) norms of the newest sample, for the live report; NaN before the first.
+        newest: (S, M) norms of the samples that were added last, for the live report.
     """
 
     def __init__(self, members: Members, interval: int = 1) -> None:
         self._members = members
         self._interval = interval
         self._anomaly = _Anomaly(members)
-        self._open: list[_Row] = []
+        self._open: _Open | None = None
+        self._ahead: list[int] = []
         self._fine_until = 0
         self._stretches = 0
-        self.newest: Floats = np.full(len(members.starts), np.nan)
+        self.newest: Floats = np.empty((0, len(members.starts)))
 
     def opens_window(self, step: int) -> bool:
-        """Whether the sample of ``step`` will begin a window, as far as is known before it."""
-        first = self._open[0].sample.step if self._open else step
-        return first == step or self._is_full(first, step - self._interval)
+        """Whether the sample of ``step`` will begin a window, as far as is known before it.
 
-    def add(self, sample: Sample) -> list[Window]:
-        """Windows that are complete with this sample."""
-        closed = self.close() if self._open and self._open[0].sample.epoch != sample.epoch else []
-        row = _Row(sample, self._members)
-        self.newest = row.norms
-        if self._anomaly.found(sample, row.norms) and self._open_stretch(sample):
-            closed += self.close()
-        self._open.append(row)
-        if sample.step <= self._fine_until or self._is_full(self._open[0].sample.step, sample.step):
-            closed += self.close()
+        It is asked once for each step, in order, before that is taken.
+        """
+        self._ahead.append(step)
+        first = self._open.first if self._open else None
+        for taken in self._ahead:
+            if first is None or self._is_last(first, taken - self._interval):
+                first = taken
+        return first == step
+
+    def is_last(self, step: int) -> bool:
+        """Whether a window ends with the sample of ``step``, as far as is known before it."""
+        return self._is_last(self._open.first if self._open else step, step)
+
+    def add(self, samples: Sequence[Sample]) -> list[Window]:
+        """Windows that are complete with these samples, at least one."""
+        rows = _rows(samples, self._members)
+        self.newest = rows.norms
+        self._ahead = [step for step in self._ahead if step > samples[-1].step]
+        closed: list[Window] = []
+        begin = 0
+        for i, is_anomalous in enumerate(self._anomaly.found(rows).tolist()):
+            sample = samples[i]
+            breaks = is_anomalous and self._open_stretch(sample)
+            if self._open and (breaks or self._open.epoch != sample.epoch):
+                closed += self._close(rows.part(begin, i))
+                begin = i
+            self._open = self._open or _Open(sample, len(self._members.starts))
+            if self._is_last(self._open.first, sample.step):
+                closed += self._close(rows.part(begin, i + 1))
+                begin = i + 1
+        if self._open:
+            self._open.take(rows.part(begin, len(samples)))
         return closed
 
     def close(self) -> list[Window]:
         """The open window, if any, as it is."""
-        rows, self._open = self._open, []
-        return [_fold(rows, self._members)] if rows else []
+        window, self._open = self._open, None
+        return [window.closed(self._members)] if window else []
 
-    def _is_full(self, first: int, last: int) -> bool:
-        return last - first + self._interval >= WINDOW_SHARE * last
+    def _close(self, rest: _Rows) -> list[Window]:
+        """The open window, which ends with these rows."""
+        if self._open:
+            self._open.take(rest)
+        return self.close()
+
+    def _is_last(self, first: int, step: int) -> bool:
+        """Whether a window that began with ``first`` ends with ``step``."""
+        return step <= self._fine_until or step - first + self._interval >= WINDOW_SHARE * step
 
     def _open_stretch(self, sample: Sample) -> bool:
         if sample.step <= self._fine_until or self._stretches == FINE_STRETCHES:
@@ -124,20 +158,112 @@ class Rollup:
         return True
 
 
-class _Row:
-    """A sample with its module norms."""
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Samples as arrays.
 
-    __slots__ = ("frozen", "missing", "norms", "sample")
+    Attributes:
+        steps: (S,) of each.
+        parameters: (S, P) norms of the parameters.
+        norms: (S, M) norms of the modules.
+        applied: (S,) whether AMP did not skip it.
+        missing: (S, M) whether no parameter of the module had a gradient; None if all had.
+        frozen: (S, M) whether that is because all of it was frozen; None if nothing was.
+    """
 
-    def __init__(self, sample: Sample, members: Members) -> None:
-        self.sample = sample
-        self.norms = module_norms(sample.norms, members)
-        self.missing: Flags = np.zeros(len(members.starts), np.bool_)
-        if sample.missing.any():
-            self.missing = np.logical_and.reduceat(sample.missing[members.indices], members.starts)
-        self.frozen: Flags = np.zeros(len(members.starts), np.bool_)
-        if sample.frozen is not None:
-            self.frozen = np.logical_and.reduceat(sample.frozen[members.indices], members.starts)
+    steps: list[int]
+    parameters: Floats
+    norms: Floats
+    applied: Flags
+    missing: Flags | None
+    frozen: Flags | None
+
+    def part(self, begin: int, end: int) -> _Rows:
+        """The rows from ``begin`` up to and without ``end``."""
+        return _Rows(
+            self.steps[begin:end],
+            self.parameters[begin:end],
+            self.norms[begin:end],
+            self.applied[begin:end],
+            None if self.missing is None else self.missing[begin:end],
+            None if self.frozen is None else self.frozen[begin:end],
+        )
+
+
+def _rows(samples: Sequence[Sample], members: Members) -> _Rows:
+    parameters = np.stack([sample.norms for sample in samples])
+    return _Rows(
+        steps=[sample.step for sample in samples],
+        parameters=parameters,
+        norms=module_norms(parameters, members),
+        applied=np.array([not sample.skipped for sample in samples]),
+        missing=_all_of([sample.missing for sample in samples], members),
+        frozen=_all_of([sample.frozen for sample in samples], members),
+    )
+
+
+def _all_of(flags: Sequence[Flags | None], members: Members) -> Flags | None:
+    """(S, M) whether a flag stands at all parameters of a module; None if none stands anywhere."""
+    known = next((one for one in flags if one is not None and one.any()), None)
+    if known is None:
+        return None
+    stacked = np.stack([np.zeros_like(known) if one is None else one for one in flags])
+    found: Flags = np.logical_and.reduceat(stacked[:, members.indices], members.starts, axis=1)
+    return found
+
+
+class _Open:
+    """A window that is not complete yet, in memory that does not grow with its steps."""
+
+    def __init__(self, sample: Sample, size: int) -> None:
+        self.epoch, self.first, self._last = sample.epoch, sample.step, sample.step
+        self._detail = sample.detail
+        self._steps = self._skipped = 0
+        self._nonfinite, self._zero, self._none, self._finite = np.zeros((4, size), np.int64)
+        self._low, self._high = np.full(size, np.inf), np.full(size, -np.inf)
+        self._sum = np.zeros(size)
+
+    def take(self, rows: _Rows) -> None:
+        """Add rows that follow."""
+        if not rows.steps:
+            return
+        self._last = rows.steps[-1]
+        self._steps += len(rows.steps)
+        self._skipped += int((~rows.applied).sum())
+        norms, applied = rows.norms, rows.applied[:, None]
+        finite = told = np.isfinite(norms)
+        if rows.missing is not None:
+            told = finite & ~rows.missing
+            lost = rows.missing if rows.frozen is None else rows.missing & ~rows.frozen
+            self._none += (applied & lost).sum(axis=0)
+        self._nonfinite += (applied & ~finite).sum(axis=0)
+        self._zero += (applied & told & (norms == 0)).sum(axis=0)
+        self._finite += told.sum(axis=0)
+        self._sum += np.where(told, norms, 0.0).sum(axis=0)
+        np.minimum(self._low, np.where(told, norms, np.inf).min(axis=0), out=self._low)
+        np.maximum(self._high, np.where(told, norms, -np.inf).max(axis=0), out=self._high)
+
+    def closed(self, members: Members) -> Window:
+        """The window as it is."""
+        unknown, detail = self._finite == 0, self._detail
+        empty = np.full(len(unknown), np.nan, np.float32)
+        with np.errstate(invalid="ignore"):  # 0 / 0: a module without a finite step
+            mean = self._sum / self._finite
+        return Window(
+            epoch=self.epoch,
+            step_first=self.first,
+            step_last=self._last,
+            steps=self._steps,
+            skipped=self._skipped,
+            nonfinite=self._nonfinite,
+            zero=self._zero,
+            none=self._none,
+            zero_fraction=_single(zero_fraction(detail.zeros, members)) if detail else empty,
+            norm_min=_single(np.where(unknown, np.nan, self._low)),
+            norm_mean=_single(mean),
+            norm_max=_single(np.where(unknown, np.nan, self._high)),
+            weight_norm=_single(module_norms(detail.weight_norms, members)) if detail else empty,
+        )
 
 
 class _Anomaly:
@@ -148,65 +274,42 @@ class _Anomaly:
         self._weights = np.full((len(sizes), max(sizes, default=0)), -1)
         for row, found in zip(self._weights, members.trunk, strict=True):
             row[: len(found)] = found
-        self._middle = np.stack([(sizes - 1) // 2, sizes // 2], axis=1)
-        self._history = np.empty((HISTORY_STEPS, len(sizes)))
+        self._middle = np.stack([(sizes - 1) // 2, sizes // 2], axis=1)[None]
+        self._history = np.full((HISTORY_STEPS, len(sizes)), np.nan)
         self._seen = 0
         self._skips = 0
 
-    def found(self, sample: Sample, norms: Floats) -> bool:
-        """Whether the sample is anomalous; one with finite gradients joins the history."""
-        self._skips = self._skips + 1 if sample.skipped else 0
-        if sample.skipped:
-            return self._skips == SKIPS_IN_A_ROW
-        if not np.isfinite(norms[0]):
-            return True
-        levels = self._levels(sample.norms)
-        jumped = self._seen >= HISTORY_LEAST and self._jumped(levels)
-        self._history[self._seen % HISTORY_STEPS] = levels
-        self._seen += 1
+    def found(self, rows: _Rows) -> Flags:
+        """(S,) whether a step is anomalous; one with finite gradients joins the history."""
+        finite = rows.applied & np.isfinite(rows.norms[:, 0])
+        found = rows.applied.copy()  # what is applied and not finite is anomalous
+        found[finite] = self._jumped(rows.parameters[finite])
+        for i, is_applied in enumerate(rows.applied.tolist()):
+            self._skips = 0 if is_applied else self._skips + 1
+            found[i] |= self._skips == SKIPS_IN_A_ROW
+        return found
+
+    def _jumped(self, norms: Floats) -> Flags:
+        """(S,) whether a level of (S, P) norms lies beyond those of the last steps before it."""
+        levels = self._levels(norms)
+        past = np.concatenate([self._history, levels])
+        before = sliding_window_view(past, HISTORY_STEPS, axis=0)[: len(levels)]
+        high = np.fmax.reduce(before, axis=-1) + LEVEL_JUMP
+        low = np.fmin.reduce(before, axis=-1) - LEVEL_JUMP
+        is_judged = self._seen + np.arange(len(levels)) >= HISTORY_LEAST
+        self._history = past[-HISTORY_STEPS:]
+        self._seen += len(levels)
+        jumped: Flags = ((levels > high) | (levels < low)).any(axis=1) & is_judged
         return jumped
 
-    def _jumped(self, levels: Floats) -> bool:
-        history = self._history[: self._seen]
-        high, low = history.max(axis=0) + LEVEL_JUMP, history.min(axis=0) - LEVEL_JUMP
-        return bool(((levels > high) | (levels < low)).any())
-
     def _levels(self, norms: Floats) -> Floats:
-        """log10 of the median norm of the weights of each trunk block; -Inf where that is 0."""
-        padded = np.append(norms, np.inf)[self._weights]
-        middle = np.take_along_axis(np.sort(padded, axis=1), self._middle, axis=1)
+        """(S, B) log10 of the median of the weights of each trunk block; -Inf where that is 0."""
+        padded = np.concatenate([norms, np.full((len(norms), 1), np.inf)], axis=1)
+        ordered = np.sort(padded[:, self._weights], axis=2)
+        middle = np.take_along_axis(ordered, self._middle, axis=2)
         with np.errstate(divide="ignore"):
-            levels: Floats = np.log10(middle.mean(axis=1))
+            levels: Floats = np.log10(middle.mean(axis=2))
         return levels
-
-
-def _fold(rows: list[_Row], members: Members) -> Window:
-    samples = [row.sample for row in rows]
-    norms = np.stack([row.norms for row in rows])
-    missing = np.stack([row.missing for row in rows])
-    frozen = np.stack([row.frozen for row in rows])
-    applied = np.array([not sample.skipped for sample in samples])[:, None]
-    finite = np.where(np.isfinite(norms) & ~missing, norms, np.nan)
-    detail = samples[0].detail
-    empty = np.full(norms.shape[1], np.nan, np.float32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # all-NaN: a module without a finite step
-        low, mean, high = (f(finite, axis=0) for f in (np.nanmin, np.nanmean, np.nanmax))
-    return Window(
-        epoch=samples[0].epoch,
-        step_first=samples[0].step,
-        step_last=samples[-1].step,
-        steps=len(samples),
-        skipped=int((~applied).sum()),
-        nonfinite=(applied & ~np.isfinite(norms)).sum(axis=0),
-        zero=(applied & (norms == 0) & ~missing).sum(axis=0),
-        none=(applied & missing & ~frozen).sum(axis=0),
-        zero_fraction=_single(zero_fraction(detail.zeros, members)) if detail else empty,
-        norm_min=_single(low),
-        norm_mean=_single(mean),
-        norm_max=_single(high),
-        weight_norm=_single(module_norms(detail.weight_norms, members)) if detail else empty,
-    )
 
 
 def _single(values: Floats) -> Singles:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,21 +30,22 @@ class Telemetry:
         self._clip = clip
         self._layout = layout
         self._rows = block_rows(layout)
-        self._totals: list[float] = []
+        self._totals = array("d")  # 8 bytes a step of the epoch
         self._shares: Floats = np.zeros(len(self._rows))
         self._finite = 0
         self._skipped = 0
         self._scale: float | None = None
 
-    def add(self, sample: Sample, norms: Floats) -> None:
-        """Take a step and its (M,) module norms, the whole model first."""
-        self._skipped += sample.skipped
-        self._totals.append(float("nan") if sample.skipped else float(norms[0]))
-        self._scale = sample.scale
-        shares = block_shares(norms[self._rows], norms[0])
-        if not sample.skipped and np.isfinite(shares).all():
-            self._shares += shares
-            self._finite += 1
+    def add(self, samples: Sequence[Sample], norms: Floats) -> None:
+        """Take steps, at least one, and their (S, M) module norms, the whole model first."""
+        applied = np.array([not sample.skipped for sample in samples])
+        self._skipped += len(samples) - int(applied.sum())
+        self._totals.extend(np.where(applied, norms[:, 0], np.nan).tolist())
+        self._scale = samples[-1].scale
+        shares = block_shares(norms[:, self._rows], norms[:, :1])
+        told = applied & np.isfinite(shares).all(axis=1)
+        self._shares += shares[told].sum(axis=0)
+        self._finite += int(told.sum())
 
     def result(self) -> EpochTelemetry:
         """The epoch so far."""
@@ -78,8 +80,13 @@ def block_labels(layout: Layout) -> list[str]:
     return [f"{name.removeprefix(f'{WHOLE}.')} {classes[name]}" for name in names]
 
 
-def block_shares(blocks: Floats, total: float) -> Floats:
-    """(B,) share of each block in the squared norm; NaN if there is none or it is not finite."""
+def block_shares(blocks: Floats, total: Floats | float) -> Floats:
+    """Share of each block in the squared norm; NaN if there is none or it is not finite.
+
+    Args:
+        blocks: (..., B) norms.
+        total: (..., 1) norms of the whole model, or one for all.
+    """
     with np.errstate(invalid="ignore", over="ignore"):  # Inf / Inf, 0 / 0
         shares: Floats = np.square(blocks / np.float64(total))
     return shares
