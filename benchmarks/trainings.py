@@ -18,6 +18,7 @@ HOME = Path(tempfile.mkdtemp(prefix="gradwatch-benchmark-"))
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 os.environ |= {"YOLO_CONFIG_DIR": str(HOME), "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
 
+from ultralytics import YOLO  # noqa: E402, F401  # for the scripts, after the environment
 from ultralytics.engine import trainer as engine  # noqa: E402  # reads the environment
 from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
 

@@ -52,6 +52,7 @@ class Graph:
         trunk: (M,) whether a module lies in a block in front of the head.
         attention: (M,) whether a module belongs to an attention, by the class of that.
         families: Names of the head's families, each with its units by scale.
+        rows: Each module's place in the layout.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -63,6 +64,7 @@ class Graph:
             if name != layout.head and any(is_in(name, owner) for owner in owners)
         )
         self.families = _families(layout, len(inputs))
+        self.rows = {name: m for m, name in enumerate(layout.modules)}
         branches = [unit for units in self.families.values() for unit in units]
         head = [layout.head] if layout.head and not branches else []
         self.units = (*self.blocks, *branches, *head)

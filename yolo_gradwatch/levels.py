@@ -39,6 +39,8 @@ class Reading:
             the blocks that read it, whichever is less; and the same below. NaN without siblings.
         trunk: Median over all weights of the trunk; ``FLOOR`` for a norm of 0.
         trunk_peak: The same of the highest norms in the window.
+        is_counted: Whether exact zeros were counted in it.
+        is_weighed: Whether norms of weights were taken in it.
     """
 
     window: Window
@@ -50,6 +52,8 @@ class Reading:
     apart: Floats
     trunk: float
     trunk_peak: float
+    is_counted: bool
+    is_weighed: bool
 
 
 class Reader:
@@ -89,6 +93,8 @@ class Reader:
             apart=self._apart(modules, best),
             trunk=self._whole(modules),
             trunk_peak=self._whole(_log10(window.norm_max)),
+            is_counted=not np.isnan(window.zero_fraction).all(),
+            is_weighed=not np.isnan(window.weight_norm).all(),
         )
 
     def _apart(self, modules: Floats, best: Floats) -> Floats:

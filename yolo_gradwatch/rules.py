@@ -190,11 +190,7 @@ def partly_dead(history: History, limits: Thresholds) -> Iterator[Hit]:
     Not those of an attention: over a single position, queries and keys have a zero gradient.
     Value and limit: share of the elements, the lowest of these windows.
     """
-    counted = [
-        reading.window
-        for reading in history.readings
-        if not np.isnan(reading.window.zero_fraction).all()
-    ][-PARTLY_WINDOWS:]
+    counted = [r.window for r in history.readings if r.is_counted][-PARTLY_WINDOWS:]
     if len(counted) < PARTLY_WINDOWS:
         return
     shares = np.stack([window.zero_fraction for window in counted])
@@ -229,6 +225,8 @@ def vanishing(history: History, limits: Thresholds) -> Iterator[Hit]:
     if len(recent) < HOPS[1] or not history.graph.blocks:
         return
     lost = _finite(np.stack([reading.lost for reading in recent]))
+    if not (lost > limits.vanishing).any():  # neither is a median of it
+        return
     best = medians(_finite(np.stack([reading.best for reading in recent])))
     arriving = medians(_finite(np.stack([reading.arriving for reading in recent])))
     low = arriving[:, None] < best - REACH
@@ -247,6 +245,8 @@ def exploding(history: History, limits: Thresholds) -> Iterator[Hit]:
     weights = _finite(np.stack([reading.weights[:count] for reading in recent]))
     best = _finite(np.stack([reading.best for reading in recent]))
     gained = np.where(history.graph.feeds_trunk, weights - best, np.nan)
+    if not (gained > limits.exploding).any():
+        return
     high = medians(weights)[:, None] > medians(best) + REACH
     yield from _origins(history, recent, gained, (limits.exploding, JUMPS[1]), high)
 
@@ -321,8 +321,8 @@ def weight_growth(history: History, limits: Thresholds) -> Iterator[Hit]:
     Value: decades, the median over the weights.
     """
     trunk = history.graph.trunk_weights
-    recent = [reading.window for reading in history.readings[-GROWTH_WINDOWS - 1 :]]
-    taken = [window for window in recent if not np.isnan(window.weight_norm).all()]
+    recent = history.readings[-GROWTH_WINDOWS - 1 :]
+    taken = [reading.window for reading in recent if reading.is_weighed]
     if len(taken) < 2 or not len(trunk):
         return
     norms = np.array([window.weight_norm[trunk] for window in taken], np.float64)
@@ -392,9 +392,11 @@ def _silent_branches(history: History, limits: Thresholds) -> dict[str, set[str]
     """For each family of the head but scores, its branches without a gradient for long."""
     told = _last(history, limits.dead_branch_windows)
     families = {f: units for f, units in history.graph.families.items() if not f.endswith(SCORES)}
-    rows = {name: m for m, name in enumerate(history.layout.modules)}
+    rows = history.graph.rows
     silent = {unit for units in families.values() for unit in units} if told else set()
     for window in reversed(told):
+        if not silent:
+            break
         applied = window.steps - window.skipped
         without = window.zero + window.none
         silent = {unit for unit in silent if without[rows[unit]] == applied}
@@ -448,6 +450,8 @@ def _finite(values: Floats) -> Floats:
 
 def _over(values: Floats, limit: float, least: int) -> dict[int, float]:
     """Columns whose median over (W, N) windows is above the limit, with that median."""
+    if not (values > limit).any():
+        return {}
     found = medians(values, least)
     return {int(i): float(found[i]) for i in np.flatnonzero(found > limit)}
 

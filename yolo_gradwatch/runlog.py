@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-import math
 import os
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from itertools import chain
 from typing import IO, TYPE_CHECKING, Any, get_args
 
 from yolo_gradwatch import evidence
@@ -57,6 +58,7 @@ ALERT_COLUMNS = (
 )
 
 
+_NUMBER = "\0"  # in front of each float of a row that is being made
 _META_PARTS = ("status", "versions", "options", "thresholds", "layout", "events", "epochs")
 
 
@@ -79,9 +81,13 @@ class _Table:
 
     def write(self, rows: Iterable[Sequence[object]]) -> None:
         """Append rows, so that a killed run keeps them."""
+        self.write_text(_lines(rows))
+
+    def write_text(self, text: str) -> None:
+        """Append whole lines."""
         if self._file is None:
             self._file = self._open()
-        csv.writer(self._file, lineterminator="\n").writerows(rows)
+        self._file.write(text)
         self._file.flush()
 
     def close(self) -> None:
@@ -94,7 +100,7 @@ class _Table:
         new = not (self._append and self._path.exists() and self._path.stat().st_size)
         file = self._path.open("w" if new else "a", newline="", encoding="utf-8")
         if new:
-            csv.writer(file, lineterminator="\n").writerow(self._columns)
+            file.write(_lines([self._columns]))
         return file
 
 
@@ -110,7 +116,7 @@ class RunLog:
     def __init__(self, folder: Path, layout: Layout, *, resume: bool) -> None:
         self._folder = folder
         self._is_new = not resume
-        self._fixed = list(zip(layout.modules, layout.types, layout.parameters, strict=True))
+        self._pattern = _pattern(layout)
         self._windows = _Table(folder / WINDOWS_FILE, WINDOW_COLUMNS, append=resume)
         self._alerts = _Table(folder / ALERTS_FILE, ALERT_COLUMNS, append=resume)
 
@@ -124,14 +130,11 @@ class RunLog:
 
     def write_window(self, window: Window) -> None:
         """Append one row a module."""
-        counts = zip(*(getattr(window, name).tolist() for name in COUNT_COLUMNS), strict=True)
-        floats = zip(*(_texts(getattr(window, name)) for name in FLOAT_COLUMNS), strict=True)
-        head = (window.epoch, window.step_first, window.step_last)
-        shared = (window.steps, window.skipped)
-        self._windows.write(
-            (*head, *fixed, *shared, *count, *values)
-            for fixed, count, values in zip(self._fixed, counts, floats, strict=True)
-        )
+        shared = (window.epoch, window.step_first, window.step_last, window.steps, window.skipped)
+        numbers = [[value] * len(window.zero) for value in shared]
+        numbers += [getattr(window, name).tolist() for name in (*COUNT_COLUMNS, *FLOAT_COLUMNS)]
+        text = self._pattern % tuple(chain.from_iterable(zip(*numbers, strict=True)))
+        self._windows.write_text(text.replace(f"{_NUMBER}nan", "").replace(_NUMBER, ""))
 
     def write_news(self, news: Iterable[News]) -> None:
         """Append one row for each finding that began, grew worse or ended."""
@@ -304,9 +307,24 @@ def mend(folder: Path, last_module: str) -> None:
             os.truncate(path, end(path.read_bytes()))
 
 
-def _texts(values: Any) -> list[str]:
-    """float32 as text that reads back bit for bit; "" for NaN."""
-    return ["" if math.isnan(value) else f"{value:.9g}" for value in values.tolist()]
+def _lines(rows: Iterable[Sequence[object]]) -> str:
+    """Rows as lines of a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _pattern(layout: Layout) -> str:
+    """The rows of a window as a pattern that its numbers are put into, all of them in one call.
+
+    float32 with nine digits reads back bit for bit. Their mark tells a NaN, which becomes an empty
+    cell, from a name that contains the word.
+    """
+    floats = [f"{_NUMBER}%.9g"] * len(FLOAT_COLUMNS)
+    fixed = zip(layout.modules, layout.types, layout.parameters, strict=True)
+    escaped = ([str(cell).replace("%", "%%") for cell in cells] for cells in fixed)
+    rows = [[*["%d"] * 3, *cells, *["%d"] * (2 + len(COUNT_COLUMNS)), *floats] for cells in escaped]
+    return _lines(rows)
 
 
 def _alert_row(news: News) -> tuple[object, ...]:

@@ -1,0 +1,260 @@
+"""What watching costs with many modules and many steps, without a training.
+
+    python benchmarks/scale.py modules|steps|memory [--steps N] [--device cpu] >> benchmarks/RESULTS.md
+
+``modules``: start-up, a reading and a window of YOLO26 n to x and of a model of 5,000 modules.
+``steps``: a simulated training of 2.2 million steps, as 300 epochs of COCO with batches of 16, with
+1,000 steps that AMP skips and 40 anomalies, through roll-up, rules and files.
+``memory``: 100,000 readings of YOLO26n, and by how much the memory of host and device grows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+import torch
+from machine import heading, peak_memory, table
+from torch import nn
+from trainings import YOLO
+
+from yolo_gradwatch import GradWatch, layout, runlog
+from yolo_gradwatch.capture import Capture
+from yolo_gradwatch.records import Detail, Sample
+from yolo_gradwatch.recorder import Options, Recorder, Training
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from yolo_gradwatch.records import Layout, Members
+
+EPOCHS = 300
+SKIPS, ANOMALIES = 1000, 40
+WINDOWS = 300
+PACKAGES = ("torch", "ultralytics", "numpy")
+
+
+def wide(modules: int) -> nn.Module:
+    """A model of about so many modules: blocks of five, one after the other."""
+
+    def block() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.SiLU())
+
+    return nn.Sequential(*(block() for _ in range(modules // 4)))
+
+
+def modules(chosen: argparse.Namespace) -> None:
+    """Print the cost of models by their number of modules."""
+    rows = []
+    for name in ("yolo26n", "yolo26s", "yolo26m", "yolo26l", "yolo26x", "5,000 modules"):
+        is_yolo = name.startswith("yolo")
+        model = (YOLO(f"{name}.yaml").model if is_yolo else wide(5000)).to(chosen.device)
+        rows.append([name, *_costs(model, chosen.device)])
+    columns = ["model", "modules", "parameters", "tensors", "layout, ms", "reading, ms"]
+    columns += ["with details, ms", "step, µs", "window, µs"]
+    note = f"{chosen.device}, median of {WINDOWS} windows, steps looked at 32 together"
+    print(heading("Cost by the number of modules", PACKAGES, note))
+    print(table(columns, rows) + "\n")
+    print(f"Attaching to YOLO26x: {_attach_seconds() * 1e3:.2f} ms.\n")
+
+
+def _attach_seconds() -> float:
+    model = YOLO("yolo26x.yaml")
+    return _seconds(lambda: GradWatch().attach(model), 1)
+
+
+def _costs(model: nn.Module, device: str) -> list[str]:
+    layout_seconds = _seconds(lambda: layout.read(model), 5)
+    found, members = layout.read(model)
+    parameters = layout.watched(model)
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+    capture = Capture(parameters)
+    plain, detailed = (_reading_seconds(capture, device, detailed=d) for d in (False, True))
+    with tempfile.TemporaryDirectory() as folder:
+        recorder = _recorder(Path(folder), found, members)
+        step, window = _step_and_window_seconds(recorder, _pool(members))
+        recorder.close()
+    counts = [f"{len(found.modules):,}", f"{found.parameters[0]:,}", f"{len(parameters):,}"]
+    times = [f"{1e3 * s:.2f}" for s in (layout_seconds, plain, detailed)]
+    return [*counts, *times, *(f"{1e6 * s:.0f}" for s in (step, window))]
+
+
+def _reading_seconds(capture: Capture, device: str, *, detailed: bool) -> float:
+    """Of the host; on CUDA the device works beside it."""
+
+    def read() -> None:
+        capture.take(1, 1, [], detailed=detailed)
+        list(capture.drain(wait=device == "cpu"))
+
+    found = _seconds(read, 30)
+    list(capture.drain(wait=True))
+    return found
+
+
+def _step_and_window_seconds(recorder: Recorder, pool: list[Sample]) -> tuple[float, float]:
+    """Of a step that joins the open window, and of the end of one: rules and file."""
+    many = 32
+    steps, windows = [], []
+    step = 1_000_000  # where windows are long
+    for _ in range(WINDOWS):
+        samples = [_at(pool[i], step + i) for i in range(many)]
+        step += many
+        begin = time.perf_counter()
+        recorder.take(samples)
+        recorder.settle()
+        middle = time.perf_counter()
+        recorder._close_window()
+        end = time.perf_counter()
+        steps.append((middle - begin) / many)
+        windows.append(end - middle)
+    return median(steps), median(windows)
+
+
+def _recorder(folder: Path, found: Layout, members: Members) -> Recorder:
+    training = Training(folder, {"amp": True, "clip": 10.0}, EPOCHS, False, {}, ())
+    recorder = Recorder(found, members, training, Options(live=False))
+    recorder.open(lambda call, *args: call(*args))
+    recorder.start_epoch(1, EPOCHS)
+    return recorder
+
+
+def _pool(members: Members, size: int = 512) -> list[Sample]:
+    """Steps of a healthy training, to be used again and again."""
+    rng = np.random.default_rng(0)
+    usual = 10 ** rng.normal(-1.5, 0.3, len(members.elements))
+    spread = 10 ** rng.normal(0, 0.1, (size, len(usual)))
+    present = np.zeros(len(usual), np.bool_)
+    detail = Detail(np.sqrt(members.elements), np.where(np.arange(len(usual)) % 3, np.nan, 0.0))
+    return [Sample(1, 1, usual * row, present, detail=detail) for row in spread]
+
+
+def _at(
+    one: Sample, step: int, *, epoch: int = 1, detailed: bool = False, factor: float = 1.0
+) -> Sample:
+    norms = one.norms if factor == 1.0 else one.norms * factor
+    return Sample(epoch, step, norms, one.missing, detail=one.detail if detailed else None)
+
+
+def steps(chosen: argparse.Namespace) -> None:
+    """Simulate a long training and print what it took."""
+    logging.disable(logging.WARNING)
+    found, members = layout.read(YOLO("yolo26n.yaml").model)
+    pool = _pool(members)
+    before = psutil.Process().memory_info().rss / 1e6
+    with tempfile.TemporaryDirectory() as folder:
+        recorder = _recorder(Path(folder), found, members)
+        inside = _simulate(recorder, pool, chosen.steps)
+        recorder._close_window()
+        size = (Path(folder) / runlog.WINDOWS_FILE).stat().st_size / 1e6
+        findings = ", ".join(f.rule for f in recorder.report().findings) or "none"
+        recorder.close()
+    after = psutil.Process().memory_info().rss / 1e6
+    note = f"{chosen.steps:,} steps of {len(found.modules)} modules, {EPOCHS} epochs"
+    print(heading("A simulated long training", PACKAGES, note, f"{SKIPS:,} skips"))
+    rows = [
+        ["roll-up, rules, files: µs a step", f"{1e6 * inside / chosen.steps:.1f}"],
+        ["in all, s", f"{inside:.1f}"],
+        ["gradwatch.csv, MB", f"{size:.1f}"],
+        ["memory before and after, MB", f"{before:.0f}, {after:.0f}"],
+        ["most memory of the process with torch and ultralytics, MB", f"{peak_memory():.0f}"],
+        ["findings", findings],
+    ]
+    print(table(["what", "measured"], rows) + "\n")
+
+
+def _simulate(recorder: Recorder, pool: list[Sample], count: int) -> float:
+    """Seconds inside of the recorder."""
+    per_epoch = count // EPOCHS
+    skipped = set(range(count // SKIPS, count + 1, count // SKIPS))
+    strange = set(range(count // (ANOMALIES + 1), count, count // (ANOMALIES + 1)))
+    inside = 0.0
+    epoch = 0
+    for step in range(1, count + 1):
+        one = pool[step % len(pool)]
+        begin = time.perf_counter()
+        if step > epoch * per_epoch and epoch < EPOCHS:
+            if epoch:
+                recorder.end_epoch()
+            epoch += 1
+            recorder.start_epoch(epoch, EPOCHS)
+        detailed = recorder.opens_window(step)
+        inside += time.perf_counter() - begin
+        sample = _at(one, step, epoch=epoch, detailed=detailed, factor=20.0 if step in strange else 1.0)
+        if step in skipped:
+            sample = Sample(epoch, step, np.full_like(one.norms, np.inf), one.missing, skipped=True)
+        begin = time.perf_counter()
+        recorder.take([sample])
+        inside += time.perf_counter() - begin
+    return inside
+
+
+def memory(chosen: argparse.Namespace) -> None:
+    """Read again and again, and print by how much the memory grew."""
+    model = YOLO("yolo26n.yaml").model.to(chosen.device)
+    found, members = layout.read(model)
+    parameters = layout.watched(model)
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        recorder = _recorder(Path(folder), found, members)
+        capture = Capture(parameters)
+        _read_many(recorder, capture, range(1, 1001))
+        before = _memory()
+        _read_many(recorder, capture, range(1001, chosen.steps + 1001))
+        after = _memory()
+        recorder.close()
+    for where, b, a in zip(("host", "device"), before, after, strict=True):
+        rows.append([where, f"{b:.1f}", f"{a:.1f}", f"{a - b:.1f}"])
+    note = f"{chosen.device}, {chosen.steps:,} captured steps after the first 1,000"
+    print(heading("Memory over the steps", PACKAGES, note))
+    print(table(["MB of the", "before", "after", "growth"], rows) + "\n")
+
+
+def _read_many(recorder: Recorder, capture: Capture, numbers: range) -> None:
+    for step in numbers:
+        capture.take(1, step, [], detailed=recorder.opens_window(step))
+        recorder.take(capture.drain())
+    recorder.take(capture.drain(wait=True))
+    recorder.settle()
+
+
+def _memory() -> tuple[float, float]:
+    gc.collect()
+    device = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+    return psutil.Process().memory_info().rss / 1e6, device / 1e6
+
+
+def _seconds(call: Callable[[], Any], repeats: int) -> float:
+    taken = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - begin)
+    return median(taken)
+
+
+def main() -> None:
+    """Measure what is asked for."""
+    claims = {"modules": modules, "steps": steps, "memory": memory}
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("claim", choices=claims)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--device", default="cpu")
+    chosen = parser.parse_args()
+    chosen.steps = chosen.steps or {"steps": 2_200_000, "memory": 100_000}.get(chosen.claim, 0)
+    claims[chosen.claim](chosen)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
