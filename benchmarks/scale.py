@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import argparse
 import gc
-import logging
+import json
+import pickle
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,25 +22,23 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import psutil
+import simulation
 import torch
-from machine import heading, peak_memory, table
+from machine import heading, table
+from simulation import pool_of, recorder_of, step_of
 from torch import nn
 from trainings import YOLO
 
-from yolo_gradwatch import GradWatch, layout, runlog
+from yolo_gradwatch import GradWatch, layout
 from yolo_gradwatch.capture import Capture
-from yolo_gradwatch.records import Detail, Sample
-from yolo_gradwatch.recorder import Options, Recorder, Training
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from yolo_gradwatch.records import Layout, Members
+    from yolo_gradwatch.records import Sample
+    from yolo_gradwatch.recorder import Recorder
 
-EPOCHS = 300
-SKIPS, ANOMALIES = 1000, 40
 WINDOWS = 300
 PACKAGES = ("torch", "ultralytics", "numpy")
 
@@ -81,8 +81,8 @@ def _costs(model: nn.Module, device: str) -> list[str]:
     capture = Capture(parameters)
     plain, detailed = (_reading_seconds(capture, device, detailed=d) for d in (False, True))
     with tempfile.TemporaryDirectory() as folder:
-        recorder = _recorder(Path(folder), found, members)
-        step, window = _step_and_window_seconds(recorder, _pool(members))
+        recorder = recorder_of(Path(folder), found, members)
+        step, window = _step_and_window_seconds(recorder, pool_of(members))
         recorder.close()
     counts = [f"{len(found.modules):,}", f"{found.parameters[0]:,}", f"{len(parameters):,}"]
     times = [f"{1e3 * s:.2f}" for s in (layout_seconds, plain, detailed)]
@@ -107,7 +107,7 @@ def _step_and_window_seconds(recorder: Recorder, pool: list[Sample]) -> tuple[fl
     steps, windows = [], []
     step = 1_000_000  # where windows are long
     for _ in range(WINDOWS):
-        samples = [_at(pool[i], step + i) for i in range(many)]
+        samples = [step_of(pool[i], step + i) for i in range(many)]
         step += many
         begin = time.perf_counter()
         recorder.take(samples)
@@ -120,82 +120,19 @@ def _step_and_window_seconds(recorder: Recorder, pool: list[Sample]) -> tuple[fl
     return median(steps), median(windows)
 
 
-def _recorder(folder: Path, found: Layout, members: Members) -> Recorder:
-    training = Training(folder, {"amp": True, "clip": 10.0}, EPOCHS, False, {}, ())
-    recorder = Recorder(found, members, training, Options(live=False))
-    recorder.open(lambda call, *args: call(*args))
-    recorder.start_epoch(1, EPOCHS)
-    return recorder
-
-
-def _pool(members: Members, size: int = 512) -> list[Sample]:
-    """Steps of a healthy training, to be used again and again."""
-    rng = np.random.default_rng(0)
-    usual = 10 ** rng.normal(-1.5, 0.3, len(members.elements))
-    spread = 10 ** rng.normal(0, 0.1, (size, len(usual)))
-    present = np.zeros(len(usual), np.bool_)
-    detail = Detail(np.sqrt(members.elements), np.where(np.arange(len(usual)) % 3, np.nan, 0.0))
-    return [Sample(1, 1, usual * row, present, detail=detail) for row in spread]
-
-
-def _at(
-    one: Sample, step: int, *, epoch: int = 1, detailed: bool = False, factor: float = 1.0
-) -> Sample:
-    norms = one.norms if factor == 1.0 else one.norms * factor
-    return Sample(epoch, step, norms, one.missing, detail=one.detail if detailed else None)
-
-
 def steps(chosen: argparse.Namespace) -> None:
-    """Simulate a long training and print what it took."""
-    logging.disable(logging.WARNING)
-    found, members = layout.read(YOLO("yolo26n.yaml").model)
-    pool = _pool(members)
-    before = psutil.Process().memory_info().rss / 1e6
+    """Simulate a long training, in a process without torch, and print what it took."""
+    model = layout.read(YOLO("yolo26n.yaml").model)
     with tempfile.TemporaryDirectory() as folder:
-        recorder = _recorder(Path(folder), found, members)
-        inside = _simulate(recorder, pool, chosen.steps)
-        recorder._close_window()
-        size = (Path(folder) / runlog.WINDOWS_FILE).stat().st_size / 1e6
-        findings = ", ".join(f.rule for f in recorder.report().findings) or "none"
-        recorder.close()
-    after = psutil.Process().memory_info().rss / 1e6
-    note = f"{chosen.steps:,} steps of {len(found.modules)} modules, {EPOCHS} epochs"
-    print(heading("A simulated long training", PACKAGES, note, f"{SKIPS:,} skips"))
-    rows = [
-        ["roll-up, rules, files: µs a step", f"{1e6 * inside / chosen.steps:.1f}"],
-        ["in all, s", f"{inside:.1f}"],
-        ["gradwatch.csv, MB", f"{size:.1f}"],
-        ["memory before and after, MB", f"{before:.0f}, {after:.0f}"],
-        ["most memory of the process with torch and ultralytics, MB", f"{peak_memory():.0f}"],
-        ["findings", findings],
-    ]
-    print(table(["what", "measured"], rows) + "\n")
-
-
-def _simulate(recorder: Recorder, pool: list[Sample], count: int) -> float:
-    """Seconds inside of the recorder."""
-    per_epoch = count // EPOCHS
-    skipped = set(range(count // SKIPS, count + 1, count // SKIPS))
-    strange = set(range(count // (ANOMALIES + 1), count, count // (ANOMALIES + 1)))
-    inside = 0.0
-    epoch = 0
-    for step in range(1, count + 1):
-        one = pool[step % len(pool)]
-        begin = time.perf_counter()
-        if step > epoch * per_epoch and epoch < EPOCHS:
-            if epoch:
-                recorder.end_epoch()
-            epoch += 1
-            recorder.start_epoch(epoch, EPOCHS)
-        detailed = recorder.opens_window(step)
-        inside += time.perf_counter() - begin
-        sample = _at(one, step, epoch=epoch, detailed=detailed, factor=20.0 if step in strange else 1.0)
-        if step in skipped:
-            sample = Sample(epoch, step, np.full_like(one.norms, np.inf), one.missing, skipped=True)
-        begin = time.perf_counter()
-        recorder.take([sample])
-        inside += time.perf_counter() - begin
-    return inside
+        plan = Path(folder) / "model.pickle"
+        plan.write_bytes(pickle.dumps(model))
+        command = [sys.executable, str(Path(__file__).with_name("simulation.py")), str(plan)]
+        done = subprocess.run([*command, str(chosen.steps)], capture_output=True, check=True)
+    result = json.loads(done.stdout.splitlines()[-1])
+    title = f"{chosen.steps:,} steps of {len(model[0].modules)} modules, {simulation.EPOCHS} epochs"
+    kinds = f"{simulation.SKIPS:,} AMP skips and {simulation.ANOMALIES} anomalies"
+    print(heading("A simulated long training", PACKAGES, title, kinds))
+    print(table(["what", "measured"], list(result.items())) + "\n")
 
 
 def memory(chosen: argparse.Namespace) -> None:
@@ -207,7 +144,7 @@ def memory(chosen: argparse.Namespace) -> None:
         parameter.grad = torch.randn_like(parameter)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        recorder = _recorder(Path(folder), found, members)
+        recorder = recorder_of(Path(folder), found, members)
         capture = Capture(parameters)
         _read_many(recorder, capture, range(1, 1001))
         before = _memory()

@@ -73,7 +73,7 @@ class Capture:
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         self._parameters: list[Tensor] = list(parameters)
-        self._weights = [i for i, p in enumerate(self._parameters) if p.ndim >= 2]
+        self._weights = np.flatnonzero([p.ndim >= 2 for p in self._parameters])
         self._sizes = np.array([p.numel() for p in self._parameters], np.float64)
         self._flying: deque[_Flight] = deque()
         self._waited: list[Sample] = []
@@ -148,7 +148,7 @@ class Capture:
 
     def _details(self) -> list[Tensor]:
         """Norms of the P parameters, and for each weight with a gradient its non-zero elements."""
-        weights = (self._parameters[i].grad for i in self._weights)
+        weights = (p.grad for p in self._parameters if p.ndim >= 2)
         counts = [torch.count_nonzero(weight) for weight in weights if weight is not None]
         return [norms_of(self._parameters), *([torch.stack(counts)] if counts else [])]
 
@@ -212,7 +212,7 @@ class Capture:
         return flags
 
     def _detail(self, values: Floats, missing: Flags) -> Detail:
-        counted = [i for i in self._weights if not missing[i]]
+        counted = self._weights[~missing[self._weights]]
         weight_norms, rest = np.split(values, [len(self._parameters)])
         zeros = np.full(len(self._parameters), np.nan)
         zeros[counted] = self._sizes[counted] - rest[: len(counted)]

@@ -1,0 +1,116 @@
+"""A simulated training of any length through roll-up, rules and files, without torch.
+
+    python benchmarks/simulation.py MODEL.pickle STEPS
+
+``scale.py`` runs it in a process of its own, so that the memory is that of this package alone. The
+steps are drawn by chance around those of a healthy training. What it prints last is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from machine import peak_memory
+
+from yolo_gradwatch import runlog
+from yolo_gradwatch.recorder import Options, Recorder, Training
+from yolo_gradwatch.records import Detail, Sample
+
+if TYPE_CHECKING:
+    from yolo_gradwatch.records import Layout, Members
+
+EPOCHS = 300
+SKIPS, ANOMALIES = 1000, 40
+
+
+def recorder_of(folder: Path, found: Layout, members: Members) -> Recorder:
+    training = Training(folder, {"amp": True, "clip": 10.0}, EPOCHS, False, {}, ())
+    recorder = Recorder(found, members, training, Options(live=False))
+    recorder.open(lambda call, *args: call(*args))
+    recorder.start_epoch(1, EPOCHS)
+    return recorder
+
+
+def pool_of(members: Members, size: int = 512) -> list[Sample]:
+    """Steps of a healthy training, to be used again and again."""
+    rng = np.random.default_rng(0)
+    usual = 10 ** rng.normal(-1.5, 0.3, len(members.elements))
+    spread = 10 ** rng.normal(0, 0.1, (size, len(usual)))
+    present = np.zeros(len(usual), np.bool_)
+    detail = Detail(np.sqrt(members.elements), np.where(np.arange(len(usual)) % 3, np.nan, 0.0))
+    return [Sample(1, 1, usual * row, present, detail=detail) for row in spread]
+
+
+def step_of(
+    one: Sample, step: int, *, epoch: int = 1, detailed: bool = False, factor: float = 1.0
+) -> Sample:
+    norms = one.norms if factor == 1.0 else one.norms * factor
+    return Sample(epoch, step, norms, one.missing, detail=one.detail if detailed else None)
+
+
+def simulate(recorder: Recorder, pool: list[Sample], count: int) -> float:
+    """Take so many steps; the seconds that the recorder needed."""
+    per_epoch = max(count // EPOCHS, 1)
+    skipped = _spread_out(count, SKIPS)
+    strange = _spread_out(count, ANOMALIES + 1)
+    inside, epoch = 0.0, 0
+    for step in range(1, count + 1):
+        begin = time.perf_counter()
+        if step > epoch * per_epoch:
+            if epoch:
+                recorder.end_epoch()
+            epoch += 1
+            recorder.start_epoch(epoch, EPOCHS)
+        detailed = recorder.opens_window(step)
+        middle = time.perf_counter()
+        one = pool[step % len(pool)]
+        sample = step_of(one, step, epoch=epoch, detailed=detailed, factor=20.0 if step in strange else 1.0)
+        if step in skipped:
+            sample = Sample(epoch, step, np.full_like(one.norms, np.inf), one.missing, skipped=True)
+        inside += middle - begin
+        begin = time.perf_counter()
+        recorder.take([sample])
+        inside += time.perf_counter() - begin
+    begin = time.perf_counter()
+    recorder.end_epoch()
+    return inside + time.perf_counter() - begin
+
+
+def _spread_out(count: int, parts: int) -> set[int]:
+    """The steps between so many equal parts of a training."""
+    return set(range(count // parts, count, max(count // parts, 1)))
+
+
+def main() -> None:
+    """Simulate, and print what it took."""
+    path, count = Path(sys.argv[1]), int(sys.argv[2])
+    logging.disable(logging.WARNING)
+    model: tuple[Layout, Members] = pickle.loads(path.read_bytes())  # noqa: S301  # scale.py's own
+    pool = pool_of(model[1])
+    with tempfile.TemporaryDirectory() as folder:
+        recorder = recorder_of(Path(folder), *model)
+        inside = simulate(recorder, pool, count)
+        size = (Path(folder) / runlog.WINDOWS_FILE).stat().st_size / 1e6
+        findings = ", ".join(finding.rule for finding in recorder.report().findings)
+        recorder.close()
+    result = {
+        "roll-up, rules, files: µs a step": f"{1e6 * inside / count:.1f}",
+        "in all, s": f"{inside:.1f}",
+        "gradwatch.csv, MB": f"{size:.1f}",
+        "most memory of the process, MB": f"{peak_memory():.0f}",
+        "torch is loaded": str("torch" in sys.modules),
+        "findings": findings or "none",
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
