@@ -1,6 +1,8 @@
 """What watching costs with many modules and many steps, without a training.
 
-    python benchmarks/scale.py modules|steps|memory [--steps N] [--device cpu] >> benchmarks/RESULTS.md
+    python benchmarks/scale.py CLAIM [--steps N] [--device cpu] >> benchmarks/RESULTS.md
+
+CLAIM is one of three.
 
 ``modules``: start-up, a reading and a window of YOLO26 n to x and of a model of 5,000 modules.
 ``steps``: a simulated training of 2.2 million steps, as 300 epochs of COCO with batches of 16, with
@@ -36,8 +38,8 @@ from yolo_gradwatch.capture import Capture
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from yolo_gradwatch.records import Sample
     from yolo_gradwatch.recorder import Recorder
+    from yolo_gradwatch.records import Sample
 
 WINDOWS = 300
 PACKAGES = ("torch", "ultralytics", "numpy")
@@ -113,7 +115,7 @@ def _step_and_window_seconds(recorder: Recorder, pool: list[Sample]) -> tuple[fl
         recorder.take(samples)
         recorder.settle()
         middle = time.perf_counter()
-        recorder._close_window()
+        recorder._close_window()  # noqa: SLF001  # an epoch's end would print and write more
         end = time.perf_counter()
         steps.append((middle - begin) / many)
         windows.append(end - middle)
@@ -127,11 +129,13 @@ def steps(chosen: argparse.Namespace) -> None:
         plan = Path(folder) / "model.pickle"
         plan.write_bytes(pickle.dumps(model))
         command = [sys.executable, str(Path(__file__).with_name("simulation.py")), str(plan)]
-        done = subprocess.run([*command, str(chosen.steps)], capture_output=True, check=True)
+        done = subprocess.run(  # noqa: S603  # our own script
+            [*command, str(chosen.steps)], capture_output=True, check=True
+        )
     result = json.loads(done.stdout.splitlines()[-1])
-    title = f"{chosen.steps:,} steps of {len(model[0].modules)} modules, {simulation.EPOCHS} epochs"
+    size = f"{chosen.steps:,} steps of {len(model[0].modules)} modules, {simulation.EPOCHS} epochs"
     kinds = f"{simulation.SKIPS:,} AMP skips and {simulation.ANOMALIES} anomalies"
-    print(heading("A simulated long training", PACKAGES, title, kinds))
+    print(heading("A simulated long training", PACKAGES, size, kinds))
     print(table(["what", "measured"], list(result.items())) + "\n")
 
 

@@ -72,7 +72,9 @@ def simulate(recorder: Recorder, pool: list[Sample], count: int) -> float:
         detailed = recorder.opens_window(step)
         middle = time.perf_counter()
         one = pool[step % len(pool)]
-        sample = step_of(one, step, epoch=epoch, detailed=detailed, factor=20.0 if step in strange else 1.0)
+        sample = step_of(
+            one, step, epoch=epoch, detailed=detailed, factor=20.0 if step in strange else 1.0
+        )
         if step in skipped:
             sample = Sample(epoch, step, np.full_like(one.norms, np.inf), one.missing, skipped=True)
         inside += middle - begin

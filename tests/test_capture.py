@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from yolo_gradwatch.capture import MOST_LOSSES, Capture, norms_of
+from yolo_gradwatch.capture import MOST_LOSSES, RING, Capture, norms_of
 
 
 def model_with_gradients():
@@ -223,16 +223,39 @@ def test_taking_a_sample_does_not_synchronize_with_the_device():
     np.testing.assert_allclose(sample.norms, wanted, rtol=1e-6)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_pinned_buffers_are_reused():
+def on_cuda():
+    """A capture of parameters on a device, and their gradients."""
     model = model_with_gradients().cuda()
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
-    capture = Capture(list(model.parameters()))
+    return Capture(list(model.parameters())), [p.grad for p in model.parameters()]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_pinned_buffers_are_allocated_once():
+    capture, _ = on_cuda()
     extras = [torch.zeros(1, device="cuda"), torch.ones((), device="cuda")]
     losses = [torch.ones(MOST_LOSSES, device="cuda")]
+    places = {buffer.data_ptr() for buffer, _ in capture._ring}
+    assert len(places) == RING
+    assert all(buffer.is_pinned() for buffer, _ in capture._ring)
     for step in range(1, 101):
         capture.take(1, step, extras, losses, detailed=True)  # the longest vector
-        list(capture.drain(wait=True))
-    assert len(capture._free) == 1
+        assert {flight.host.data_ptr() for flight in capture._flying} <= places
+        list(capture.drain())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("count", [RING - 1, RING, RING + 1, 3 * RING])
+def test_more_steps_than_buffers_can_be_on_their_way(count):
+    capture, gradients = on_cuda()
+    norms = torch.stack([gradient.double().norm() for gradient in gradients]).cpu().numpy()
+    for step in range(1, count + 1):
+        torch._foreach_mul_(gradients, 2.0)
+        capture.take(1, step, [], detailed=False)
+    samples = list(capture.drain(wait=True))
+    assert [sample.step for sample in samples] == list(range(1, count + 1))
+    for sample in samples:
+        np.testing.assert_allclose(sample.norms, norms * 2.0**sample.step, rtol=1e-6)

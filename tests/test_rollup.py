@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from itertools import pairwise
 
@@ -9,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from values import LAWS, LAYOUT, MEMBERS, Part, plan, sample
+from values import LAWS, LAYOUT, MEMBERS, Part, assert_same, plan, sample
 
 from yolo_gradwatch import layout as layouts
 from yolo_gradwatch.diagnosis import Diagnosis
@@ -600,6 +601,74 @@ def test_details_are_unknown_where_an_anomaly_opened_the_window():
     assert not np.isnan(first.weight_norm).any()
     assert np.isnan(second.weight_norm).all()
     assert np.isnan(second.zero_fraction).all()
+
+
+KINDS = st.sampled_from([*["fine"] * 6, "nan", "jump", "skip", "missing", "frozen", "zero"])
+
+
+def drawn_samples(kinds, first):
+    """Steps of any kind, with norms of many digits; each 30 are an epoch."""
+    rng = np.random.default_rng(len(kinds))
+    for step, kind in enumerate(kinds, first):
+        norms = rng.lognormal(size=P)
+        norms[3] = {"nan": np.nan, "skip": np.inf, "zero": 0.0}.get(kind, norms[3])
+        norms = norms * (1e3 if kind == "jump" else 1.0)
+        detail = Detail(np.full(P, float(step)), np.full(P, 1.0))
+        one = sample(
+            step,
+            norms,
+            epoch=1 + step // 30,
+            missing=np.isin(np.arange(P), BLOCK_1) & (kind in ("missing", "frozen")),
+            skipped=kind == "skip",
+            detail=detail,
+        )
+        yield replace(one, frozen=one.missing) if kind == "frozen" else one
+
+
+@LAWS
+@given(
+    st.lists(KINDS, min_size=1, max_size=150),
+    st.sets(st.integers(1, 149)),
+    st.sampled_from([1, 1001, FAR]),
+)
+def test_windows_are_the_same_bit_for_bit_however_many_samples_come_at_once(kinds, cuts, first):
+    samples = list(drawn_samples(kinds, first))
+    edges = [0, *sorted(cut for cut in cuts if cut < len(samples)), len(samples)]
+    rollup = Rollup(MEMBERS)
+    together = [w for a, b in pairwise(edges) for w in rollup.add(samples[a:b])] + rollup.close()
+    apart = windows_of(samples)
+    assert len(together) == len(apart)
+    for one, other in zip(together, apart, strict=True):
+        assert_same(one, other)
+
+
+def test_a_window_of_many_steps_takes_no_more_memory_than_one_of_few():
+    rollup = Rollup(MEMBERS)
+    batch = [sample(FAR + i) for i in range(32)]
+    rollup.add(batch)
+    tracemalloc.start()
+    for n in range(1, 500):
+        rollup.add([replace(one, step=one.step + 32 * n) for one in batch])
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert grown < 100_000
+    assert spans(rollup.close()) == [(FAR, FAR + 32 * 500 - 1)]
+
+
+def test_windows_are_foretold_while_many_steps_are_not_looked_at():
+    """The first steps of windows have details though the steps before them still wait."""
+    plain, late, waiting = Rollup(MEMBERS), Rollup(MEMBERS), []
+    expected, found = [], []
+    for step in range(101, 301):
+        expected.append(plain.opens_window(step))
+        plain.add([sample(step)])
+        found.append(late.opens_window(step))
+        waiting.append(sample(step))
+        if len(waiting) == 7:
+            late.add(waiting)
+            waiting = []
+    assert found == expected
+    assert 40 < sum(found) < 70
 
 
 def test_newest_is_the_last_sample():

@@ -107,7 +107,7 @@ def start(take_terminal, panel):
         terminal = take_terminal()
         screen = Screen(panel, [], lambda call, *args: call(*args))
         screen.open()
-        screen.redraw(0)
+        screen.draw()
         return screen, terminal
 
     return start
@@ -131,7 +131,7 @@ def test_the_panel_is_drawn_below_what_was_there(take_terminal, panel):
     print("before")
     screen = Screen(panel, [], Safely())
     screen.open()
-    screen.redraw(0)
+    screen.draw()
     assert above(terminal) == ["before"]
     assert "0 Conv" in seen(terminal)[4]
     screen.close()
@@ -193,7 +193,7 @@ def test_text_from_outside_is_shown_as_it_is(start, text):
     screen, terminal = start()
     print(text)
     sys.stdout.progress(1, ERASE + text)
-    screen.redraw(0)
+    screen.draw()
     assert above(terminal) == [text]
     assert seen(terminal).count(text) == 2
 
@@ -261,7 +261,7 @@ def test_a_frame_is_drawn_inside_the_panel(start, panel, frame):
     screen, terminal = start()
     frame("1/3 epochs")
     assert panel.frame.plain == "1/3 epochs"
-    screen.redraw(0)
+    screen.draw()
     assert above(terminal) == []
     assert seen(terminal).count("1/3 epochs") == 1
 
@@ -270,7 +270,7 @@ def test_a_frame_replaces_the_one_before(start, panel, frame):
     screen, terminal = start()
     frame("1/3 epochs")
     frame("2/3")
-    screen.redraw(0)
+    screen.draw()
     assert panel.frame.plain == "2/3"
     assert not [line for line in seen(terminal) if "epochs" in line]
 
@@ -280,7 +280,7 @@ def test_the_last_frame_of_a_bar_that_closes_stays_as_a_line(start, panel, frame
     frame("2/3")
     frame("3/3")
     frame.close()
-    screen.redraw(0)
+    screen.draw()
     assert panel.frame.plain == ""
     assert above(terminal) == ["3/3"]
     assert seen(terminal).count("3/3") == 1
@@ -293,7 +293,7 @@ def test_bars_one_after_the_other(start, frame):
     print("between")
     frame("val 1/1")
     frame.close()
-    screen.redraw(0)
+    screen.draw()
     assert above(terminal) == ["train 3/3", "between", "val 1/1"]
 
 
@@ -301,7 +301,7 @@ def test_a_line_while_a_bar_runs_goes_above_and_leaves_it(start, panel, frame):
     screen, terminal = start()
     frame("1/3")
     print("a line")
-    screen.redraw(0)
+    screen.draw()
     assert above(terminal) == ["a line"]
     assert panel.frame.plain == "1/3"
     frame.close()
@@ -313,7 +313,7 @@ def test_a_bar_that_leaves_nothing_behind(start, panel, frame):
     frame("1/3")
     sys.stdout.progress(7, "")
     sys.stdout.write(ERASE)
-    screen.redraw(0)
+    screen.draw()
     assert panel.frame.plain == ""
     assert above(terminal) == []
     print()
@@ -334,7 +334,7 @@ def test_a_bar_that_closes_after_a_partial_line_leaves_both(start, panel, frame)
     print("loading ...", end="")
     frame("3/3")
     frame.close()
-    screen.redraw(0)
+    screen.draw()
     print(" done")
     text = "\n".join(above(terminal))
     assert "loading ..." in text
@@ -344,17 +344,17 @@ def test_a_bar_that_closes_after_a_partial_line_leaves_both(start, panel, frame)
 def test_colours_of_a_frame_stay(start, panel, frame):
     screen, terminal = start()
     frame("\033[34m━━━\033[0m 50%")
-    screen.redraw(0)
+    screen.draw()
     assert panel.frame.plain == "━━━ 50%"
     assert "\033[34m━━━\033[0m" in terminal.getvalue()
 
 
 def test_a_frame_wider_than_the_terminal_takes_one_line(start, frame):
     screen, terminal = start()
-    screen.redraw(0)
+    screen.draw()
     before = len(seen(terminal))
     frame("x" * 200)
-    screen.redraw(0)
+    screen.draw()
     assert len(seen(terminal)) == before + 2  # a rule and the frame
 
 
@@ -380,6 +380,40 @@ def test_the_panel_is_drawn_at_most_a_few_times_a_second(take_terminal, panel, c
     clock.now += REDRAW_SECONDS * 1.01
     screen.redraw()
     assert drawn(terminal) == 3
+    screen.close()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "pause"),
+    [
+        (0.01, 0.01, 2.0),  # one half percent of the time
+        (0.5, 0.002, 0.4),  # a single slow one says nothing
+        (0.002, 0.5, 0.4),
+        (3.0, 2.0, 5.0),  # a terminal that hangs
+        (0.0, 0.0, REDRAW_SECONDS),
+    ],
+)
+def test_a_slow_terminal_is_drawn_less(take_terminal, panel, clock, first, second, pause):
+    terminal = take_terminal()
+    screen = Screen(panel, [], Safely())
+    screen.open()
+    plain = screen._live.refresh
+    taken = [second, first]
+
+    def slow():
+        plain()
+        clock.now += taken.pop() if taken else 0.0
+
+    screen._live.refresh = slow
+    screen.draw()
+    screen.draw()
+    before = drawn(terminal)
+    clock.now += pause - 0.01
+    screen.redraw()
+    assert drawn(terminal) == before
+    clock.now += 0.02
+    screen.redraw()
+    assert drawn(terminal) == before + 1
     screen.close()
 
 
@@ -418,7 +452,7 @@ def test_the_cursor_is_shown_while_the_panel_is_drawn(take_terminal, panel):
     screen = Screen(panel, [], Safely())
     screen.open()
     assert terminal.getvalue().endswith(SHOW)
-    screen.redraw(0)
+    screen.draw()
     print("a line")
     screen.close()
     assert HIDE not in terminal.getvalue().partition(SHOW)[2]

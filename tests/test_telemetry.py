@@ -32,7 +32,9 @@ def owners_of(*steps, skipped=()):
     for i, norms in enumerate(steps):
         total = math.sqrt(sum(norm * norm for norm in norms))
         by_name = dict(zip(BLOCKS, norms, strict=True))
-        collected.add([sample_of(i + 1, skipped=i in skipped)], norms_of(LAYOUT, by_name, total)[None])
+        collected.add(
+            [sample_of(i + 1, skipped=i in skipped)], norms_of(LAYOUT, by_name, total)[None]
+        )
     return collected.result().owners
 
 

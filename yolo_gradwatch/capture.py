@@ -79,7 +79,7 @@ class Capture:
         self._waited: list[Sample] = []
         self._all_there = self._flags([])
         self._dtype = torch.float32 if self._device.type == "mps" else torch.float64
-        self._ring = self._buffers() if self._device.type == "cuda" else deque()
+        self._ring = self._buffers()
 
     @torch.no_grad()
     def take(
@@ -126,17 +126,16 @@ class Capture:
         """
         waited, self._waited = self._waited, []
         yield from waited
-        while self._flying:
-            landed = self._flying[0].landed
-            if landed is not None and not landed.query():
-                if not wait:
-                    return
-                landed.synchronize()  # SYNC: an epoch or the run ends here
+        while self._flying and (wait or self._has_landed()):
             yield self._land()
 
     @property
     def _device(self) -> torch.device:
         return self._parameters[0].device
+
+    def _has_landed(self) -> bool:
+        landed = self._flying[0].landed
+        return landed is None or landed.query()
 
     def _present(self) -> list[int]:
         return [i for i, p in enumerate(self._parameters) if p.grad is not None]
@@ -165,22 +164,28 @@ class Capture:
         return host, landed
 
     def _buffers(self) -> deque[tuple[Tensor, torch.cuda.Event]]:
-        """Pinned buffers for the longest vector, with the event that tells when each is filled."""
+        """Pinned buffers for the longest vector, with the event that tells when each is filled.
+
+        They are allocated once; where there is no CUDA, there are none.
+        """
+        if self._device.type != "cuda":
+            return deque()
         size = 2 + MOST_LOSSES + 2 * len(self._parameters) + len(self._weights)
         ring = torch.empty((RING, size), dtype=self._dtype, pin_memory=True)
         return deque((row, torch.cuda.Event()) for row in ring)
 
     def _buffer(self) -> tuple[Tensor, torch.cuda.Event]:
         """The buffer that was used the longest ago."""
-        if len(self._flying) == RING:
-            self._flying[0].landed.synchronize()  # SYNC: nobody has drained for RING steps
+        if len(self._flying) == RING:  # nobody has drained for so many steps
             self._waited.append(self._land())
         self._ring.rotate(-1)
         return self._ring[-1]
 
     def _land(self) -> Sample:
-        """The oldest step on its way, which has landed."""
+        """The oldest step on its way."""
         flight = self._flying.popleft()
+        if flight.landed is not None:
+            flight.landed.synchronize()  # SYNC: at the end of an epoch; else it has landed
         values = flight.host.numpy().astype(np.float64)
         extras, values = values[: flight.extras], values[flight.extras :]
         losses, values = values[: flight.losses], values[flight.losses :]

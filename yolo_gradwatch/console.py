@@ -273,28 +273,25 @@ def sparkline(history: Floats, width: int) -> str:
     if not history.size:
         return ""
     points = _resampled(history, width)
-    finite = points[np.isfinite(points)]
-    if not finite.size:
-        return "".join("·" if point == -np.inf else "!" for point in points)
-    middle = (float(finite.max()) + float(finite.min())) / 2
-    span = max(float(finite.max()) - float(finite.min()), _SPAN)
-    return "".join(_spark(float(point), middle, span) for point in points)
-
-
-def _spark(point: float, middle: float, span: float) -> str:
-    if point == -math.inf:
-        return "·"
-    if not math.isfinite(point):
-        return "!"
-    share = (point - middle) / span + 0.5
-    return _SPARKS[min(max(int(share * len(_SPARKS)), 0), len(_SPARKS) - 1)]
+    is_finite = np.isfinite(points)
+    cells = np.where(points == -np.inf, "·", "!")
+    if is_finite.any():
+        low, high = points[is_finite].min(), points[is_finite].max()
+        span = max(high - low, _SPAN)
+        shares = (points[is_finite] - (high + low) / 2) / span + 0.5
+        levels = np.clip((shares * len(_SPARKS)).astype(int), 0, len(_SPARKS) - 1)
+        cells[is_finite] = np.array(list(_SPARKS))[levels]
+    return "".join(cells.tolist())
 
 
 def _resampled(history: Floats, width: int) -> Floats:
     """At most ``width`` points: each the mean of its neighbours."""
     if history.size <= width:
         return history
-    return np.array([part.mean() for part in np.array_split(history, width)])
+    parts = np.arange(width + 1)
+    begins = parts * (history.size // width) + np.minimum(parts, history.size % width)
+    means: Floats = np.add.reduceat(history, begins[:-1]) / np.diff(begins)
+    return means
 
 
 def number(value: float | None) -> str:

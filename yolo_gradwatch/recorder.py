@@ -182,7 +182,7 @@ class Recorder:
     def _is_due(self) -> bool:
         """Whether a window is complete, or the oldest step has waited long enough."""
         return (
-            self._rollup.is_last(self._landed[-1].step)
+            self._rollup.ends_window(self._landed[0].step, self._landed[-1].step)
             or len(self._landed) >= MOST_WAITING
             or time.monotonic() - self._settled >= WAIT_SECONDS
         )

@@ -110,9 +110,14 @@ class Rollup:
                 first = taken
         return first == step
 
-    def is_last(self, step: int) -> bool:
-        """Whether a window ends with the sample of ``step``, as far as is known before it."""
-        return self._is_last(self._open.first if self._open else step, step)
+    def ends_window(self, first: int, last: int) -> bool:
+        """Whether a window ends with the sample of ``last``, as far as is known before it.
+
+        Args:
+            first: The oldest step that is not added yet; it begins a window if none is open.
+            last: The newest.
+        """
+        return self._is_last(self._open.first if self._open else first, last)
 
     def add(self, samples: Sequence[Sample]) -> list[Window]:
         """Windows that are complete with these samples, at least one."""
@@ -239,7 +244,8 @@ class _Open:
         self._nonfinite += (applied & ~finite).sum(axis=0)
         self._zero += (applied & told & (norms == 0)).sum(axis=0)
         self._finite += told.sum(axis=0)
-        self._sum += np.where(told, norms, 0.0).sum(axis=0)
+        # One row after the other, so that the sum does not depend on how many came at once.
+        self._sum = np.add.reduce([self._sum, *np.where(told, norms, 0.0)])
         np.minimum(self._low, np.where(told, norms, np.inf).min(axis=0), out=self._low)
         np.maximum(self._high, np.where(told, norms, -np.inf).max(axis=0), out=self._high)
 

@@ -27,6 +27,12 @@ REDRAW_SECONDS = 0.25
 FRAME_SECONDS = 0.1
 """Ultralytics' bar has a new frame that often; a panel that is redrawn less makes it stutter."""
 
+DRAWN_SHARE = 0.005
+"""Of the time, the most that is spent on drawing anew: a slow terminal gets fewer frames."""
+
+MOST_SECONDS = 5.0
+"""Between two drawings at the most, whatever the last one took."""
+
 
 def is_live_terminal() -> bool:
     """Whether standard output is a terminal on which lines can be drawn anew."""
@@ -76,6 +82,7 @@ class Screen:
         )
         self._stand_ins: list[Any] = []
         self._drawn = 0.0
+        self._costs = (0.0, 0.0)  # seconds of the last two drawings: one may have been hindered
         self.is_open = False
 
     def open(self) -> None:
@@ -117,11 +124,17 @@ class Screen:
         self._drawn = time.monotonic()
 
     def redraw(self, seconds: float = REDRAW_SECONDS) -> None:
-        """Draw the panel anew if it was last drawn at least ``seconds`` ago."""
-        now = time.monotonic()
-        if now - self._drawn >= seconds:
-            self._drawn = now
-            self._live.refresh()
+        """Draw the panel anew if it was last drawn at least ``seconds`` ago, or later if slow."""
+        pause = min(min(self._costs) / DRAWN_SHARE, MOST_SECONDS)
+        if time.monotonic() - self._drawn >= max(seconds, pause):
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw the panel anew at once."""
+        begin = time.monotonic()
+        self._live.refresh()
+        self._drawn = time.monotonic()
+        self._costs = (self._costs[1], self._drawn - begin)
 
     def show_frame(self, frame: str) -> None:
         """Draw the frame of a progress bar inside the panel."""

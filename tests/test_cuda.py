@@ -1,0 +1,63 @@
+"""Trainings on a CUDA device: the same numbers, and no callback that waits for the device."""
+
+import pytest
+import torch
+from test_numbers import Oracle
+from training import shapes, train
+
+from yolo_gradwatch import GradWatch, load_run
+from yolo_gradwatch.session import Session
+
+pytestmark = [
+    pytest.mark.train,
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_download(monkeypatch):
+    """Ultralytics tries half precision out on a checkpoint that it downloads."""
+    monkeypatch.setattr("ultralytics.engine.trainer.check_amp", lambda _model: True)
+
+
+@pytest.mark.parametrize("amp", [False, True, "bf16"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_norms_equal_those_of_the_oracle(tmp_path, monkeypatch, amp, channels_last):
+    oracle, watch = Oracle(monkeypatch), GradWatch(live=False)
+    calls = [("on_train_start", oracle.take_model)]
+    options = {"amp": amp, "channels_last": channels_last, "device": "0", "imgsz": 160}
+    train(tmp_path, watch=watch, calls=calls, data=shapes(24), **options)
+    oracle.check(load_run(watch.run_dir))
+    assert watch.report().healthy
+
+
+@pytest.mark.parametrize("amp", [False, True])
+@pytest.mark.parametrize("live", [False, True])
+def test_no_callback_of_ours_waits_for_the_device(tmp_path, monkeypatch, amp, live):
+    safely = Session._safely
+
+    def strictly(self, call, *args):
+        torch.cuda.set_sync_debug_mode("error")  # what it raises is caught by the safety net
+        try:
+            safely(self, call, *args)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(Session, "_safely", strictly)
+    watch = GradWatch(live=live)
+    options = {"amp": amp, "device": "0", "epochs": 20}
+    train(tmp_path, watch=watch, data=shapes(40), **options)
+    assert not watch.sessions[-1].is_broken
+    assert watch.report().steps == 200
+    assert load_run(watch.run_dir).report().steps == 200
+
+
+def test_the_check_for_waiting_finds_one():
+    norm = torch.ones(3, device="cuda").norm()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with pytest.raises(RuntimeError, match="synchronizing"):
+            norm.item()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

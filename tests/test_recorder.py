@@ -1,0 +1,100 @@
+"""When the recorder looks at the steps that have landed."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from values import LAYOUT, MEMBERS, sample
+
+from yolo_gradwatch import load_run, recorder
+from yolo_gradwatch.recorder import MOST_WAITING, WAIT_SECONDS, Options, Recorder, Training
+
+FAR = 1_000_001  # a step so late that a window holds 20,000 steps
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(recorder, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def recording(tmp_path, clock):
+    training = Training(tmp_path, {"amp": False}, epochs=1, resumes=False, versions={}, handlers=[])
+    recording = Recorder(LAYOUT, MEMBERS, training, Options(live=False))
+    recording.open(lambda call, *args: call(*args))
+    recording.start_epoch(1, 1)
+    yield recording
+    recording.close()
+
+
+def take(recording, steps):
+    """Take these steps one by one; those after which none waits any more."""
+    looked_at = []
+    for step in steps:
+        recording.opens_window(step)
+        recording.take([sample(step)])
+        if not recording._landed:
+            looked_at.append(step)
+    return looked_at
+
+
+def test_the_first_50_steps_are_looked_at_at_once(recording):
+    assert take(recording, range(1, 51)) == list(range(1, 51))
+
+
+def test_later_steps_are_looked_at_as_windows_end(recording):
+    take(recording, range(1, 51))
+    assert take(recording, range(51, 61)) == [52, 54, 56, 58, 60]
+    assert recording.report().steps == 60
+
+
+def test_steps_of_a_long_window_wait_for_others(recording, clock):
+    clock.now += WAIT_SECONDS
+    steps = range(FAR, FAR + 2 * MOST_WAITING + 5)
+    expected = [FAR + n * MOST_WAITING for n in range(3)]  # the first one has nobody to wait for
+    assert take(recording, steps) == expected
+
+
+def test_a_step_waits_for_a_quarter_of_a_second_at_the_most(recording, clock):
+    take(recording, [FAR])
+    clock.now += WAIT_SECONDS - 0.01
+    assert take(recording, [FAR + 1, FAR + 2]) == []
+    clock.now += 0.01
+    assert take(recording, [FAR + 3, FAR + 4]) == [FAR + 3]
+
+
+@pytest.mark.parametrize("end", ["end_epoch", "report"])
+def test_nothing_waits_beyond_an_epoch_or_a_report(recording, end):
+    take(recording, range(FAR, FAR + 5))
+    getattr(recording, end)()
+    assert recording._landed == []
+    assert recording.report().steps == 5
+
+
+def test_what_waits_at_the_end_is_in_the_files(recording, tmp_path):
+    take(recording, range(FAR, FAR + 5))
+    recording.finish("interrupted")
+    run = load_run(tmp_path)
+    assert run.report().steps == 5
+    assert run.meta["status"] == "interrupted"
+
+
+def test_what_waits_when_the_run_begins_anew_belongs_to_the_time_before(recording, tmp_path):
+    take(recording, range(FAR, FAR + 5))
+    recording.begin_anew("nan_recovery", FAR + 5)
+    take(recording, range(FAR + 5, FAR + 8))
+    recording.finish("finished")
+    whole = load_run(tmp_path).windows.query("module == 'model'")
+    assert list(zip(whole["step_first"], whole["step_last"], strict=True)) == [
+        (FAR, FAR + 4),
+        (FAR + 5, FAR + 7),
+    ]
+
+
+def test_an_error_of_ours_looks_at_nothing_more(recording, tmp_path):
+    take(recording, range(FAR, FAR + 5))
+    recording.close()
+    assert json.loads((tmp_path / "gradwatch.json").read_text())["status"] == "failed"
+    assert len((tmp_path / "gradwatch.csv").read_text().splitlines()) == 1
