@@ -13,18 +13,15 @@ seconds from its start to its end and the highest memory of the process.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import subprocess
 import sys
 from dataclasses import asdict
-from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
+from machine import heading, spread, table
 from ultralytics import YOLO
 
 from yolo_gradwatch import Thresholds, Window, layout, runlog
@@ -136,22 +133,16 @@ def main() -> None:
     for name in ("healthy", "sick"):
         write(chosen.out / name, model, chosen.windows, sick=name == "sick")
     size = (chosen.out / "healthy" / runlog.WINDOWS_FILE).stat().st_size / 1e6
-    packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "pandas", "matplotlib"))
-    print(f"## Review of a long run, {datetime.now(timezone.utc):%Y-%m-%d}\n")
-    print(
-        f"{os.cpu_count()} CPU cores, Python {platform.python_version()}, {packages}; "
-        f"{chosen.windows:,} windows of {len(model.modules)} modules, {size:.0f} MB of CSV; "
-        f"{chosen.repeats} runs of each command.\n"
-    )
-    print("| command | run | median | range | memory |\n| --- | --- | --- | --- | --- |")
+    what = f"{chosen.windows:,} windows of {len(model.modules)} modules, {size:.0f} MB of CSV"
+    runs = f"{chosen.repeats} runs of each command"
+    print(heading("Review of a long run", ("numpy", "pandas", "matplotlib"), what, runs))
+    rows = []
     for title, words in COMMANDS.items():
         for name in ("healthy", "sick"):
             command = [word.format(run=chosen.out / name) for word in words]
             seconds, memory = zip(*(measure(command) for _ in range(chosen.repeats)), strict=True)
-            spread = f"{min(seconds):.2f} to {max(seconds):.2f} s"
-            print(
-                f"| {title} | {name} | {median(seconds):.2f} s | {spread} | {max(memory):.0f} MB |"
-            )
+            rows.append([title, name, spread(seconds), f"{max(memory):.0f}"])
+    print(table(["command", "run", "seconds", "memory, MB"], rows) + "\n")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,10 @@ SKIPS, ANOMALIES = 1000, 40
 
 
 def recorder_of(folder: Path, found: Layout, members: Members) -> Recorder:
-    training = Training(folder, {"amp": True, "clip": 10.0}, EPOCHS, False, {}, ())
+    """A recorder in its first epoch, which writes into the folder."""
+    training = Training(
+        folder, {"amp": True, "clip": 10.0}, EPOCHS, resumes=False, versions={}, handlers=()
+    )
     recorder = Recorder(found, members, training, Options(live=False))
     recorder.open(lambda call, *args: call(*args))
     recorder.start_epoch(1, EPOCHS)
@@ -52,6 +55,7 @@ def pool_of(members: Members, size: int = 512) -> list[Sample]:
 def step_of(
     one: Sample, step: int, *, epoch: int = 1, detailed: bool = False, factor: float = 1.0
 ) -> Sample:
+    """A step of the pool under another number, with or without details, scaled."""
     norms = one.norms if factor == 1.0 else one.norms * factor
     return Sample(epoch, step, norms, one.missing, detail=one.detail if detailed else None)
 

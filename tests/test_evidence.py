@@ -123,11 +123,8 @@ def many(run, count):
 def test_the_newest_steps_are_kept_and_older_ones_forgotten(tmp_path):
     count = KEPT_STEPS + 10
     found = many(tmp_path, count)
-    assert (
-        found.write(count + 1, count + 1)
-        == found.write(count - KEPT_STEPS, count - KEPT_STEPS)
-        == ""
-    )
+    forgotten = count - KEPT_STEPS
+    assert found.write(count + 1, count + 1) == found.write(forgotten, forgotten) == ""
     content = read(tmp_path, found.write(count, count))
     assert content["step"] == content["norms"]["model"] == count
     assert content["images"] == [[f"{count}.png"]]

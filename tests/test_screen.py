@@ -384,21 +384,21 @@ def test_the_panel_is_drawn_at_most_a_few_times_a_second(take_terminal, panel, c
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "pause"),
+    ("costs", "pause"),
     [
-        (0.01, 0.01, 2.0),  # one half percent of the time
-        (0.5, 0.002, 0.4),  # a single slow one says nothing
-        (0.002, 0.5, 0.4),
-        (3.0, 2.0, 5.0),  # a terminal that hangs
-        (0.0, 0.0, REDRAW_SECONDS),
+        ((0.01, 0.01), 2.0),  # one half percent of the time
+        ((0.5, 0.002), 0.4),  # a single slow one says nothing
+        ((0.002, 0.5), 0.4),
+        ((3.0, 2.0), 5.0),  # a terminal that hangs
+        ((0.0, 0.0), REDRAW_SECONDS),
     ],
 )
-def test_a_slow_terminal_is_drawn_less(take_terminal, panel, clock, first, second, pause):
+def test_a_slow_terminal_is_drawn_less(take_terminal, panel, clock, costs, pause):
     terminal = take_terminal()
     screen = Screen(panel, [], Safely())
     screen.open()
     plain = screen._live.refresh
-    taken = [second, first]
+    taken = [*reversed(costs)]
 
     def slow():
         plain()

@@ -235,8 +235,7 @@ class Recorder:
         self._print(console.file_list(self._files()), fitted=False)
 
     def report(self) -> Report:
-        """What was found so far."""
-        self.settle()
+        """What was found so far; steps that wait to be looked at are not in it yet."""
         running = self._telemetry.result()
         epochs = (*self._epochs, running) if running.steps else tuple(self._epochs)
         return Report(
