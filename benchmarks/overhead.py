@@ -1,7 +1,7 @@
 """What watching costs: seconds of a training step without and with it, and where they go.
 
     python benchmarks/overhead.py [--model yolo26n.yaml] [--imgsz 640] [--batch 4] [--steps 150]
-        [--rounds 3] [--device cpu] >> benchmarks/RESULTS.md
+        [--rounds 3] [--device cpu] [--amp] [--watches off,on] >> benchmarks/RESULTS.md
 
 Trains on the real Ultralytics trainer with its images in memory, each batch an optimizer step, in
 turns: without a watch, with one, with one that captures every tenth step, and with everything at
@@ -212,10 +212,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--amp", action="store_true")
+    parser.add_argument("--watches", default=",".join(WATCHES), help="off and others of these")
     chosen = parser.parse_args()
     options = {name: getattr(chosen, name) for name in ("model", "imgsz", "batch", "device", "amp")}
     measure("on", 8, options)  # warms up whatever is loaded once
-    found = {name: Measured() for name in WATCHES}
+    found = {name: Measured() for name in chosen.watches.split(",")}
     for _ in range(chosen.rounds):
         for name, measured in found.items():
             measured.add(*measure(name, chosen.steps, options))

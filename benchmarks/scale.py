@@ -13,6 +13,7 @@ CLAIM is one of three.
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import json
 import pickle
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import simulation
 import torch
-from machine import heading, table
+from machine import heading, spread, table
 from simulation import pool_of, recorder_of, step_of
 from torch import nn
 from trainings import YOLO
@@ -66,12 +67,21 @@ def modules(chosen: argparse.Namespace) -> None:
     note = f"{chosen.device}, median of {WINDOWS} windows, steps looked at 32 together"
     print(heading("Cost by the number of modules", PACKAGES, note))
     print(table(columns, rows) + "\n")
-    print(f"Attaching to YOLO26x: {_attach_seconds() * 1e3:.2f} ms.\n")
+    attach, load = (spread([1e3 * s for s in each]) for each in (_attach_seconds(), _imports()))
+    print(f"Attaching to YOLO26x: {attach} ms; `import yolo_gradwatch`: {load} ms.\n")
 
 
-def _attach_seconds() -> float:
-    model = YOLO("yolo26x.yaml")
-    return _seconds(lambda: GradWatch().attach(model), 1)
+def _attach_seconds() -> list[float]:
+    models = [YOLO("yolo26x.yaml") for _ in range(5)]
+    return [_seconds(functools.partial(GradWatch().attach, model), 1) for model in models]
+
+
+def _imports() -> list[float]:
+    """Seconds of the import, each in a new process."""
+    script = "import time; a = time.perf_counter(); import yolo_gradwatch; "
+    command = [sys.executable, "-c", f"{script}print(time.perf_counter() - a)"]
+    runs = [subprocess.run(command, capture_output=True, check=True) for _ in range(5)]  # noqa: S603  # our own script
+    return [float(run.stdout) for run in runs]
 
 
 def _costs(model: nn.Module, device: str) -> list[str]:

@@ -13,10 +13,16 @@ import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 HOME = Path(tempfile.mkdtemp(prefix="gradwatch-benchmark-"))
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
-os.environ |= {"YOLO_CONFIG_DIR": str(HOME), "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
+for name, value in {
+    "YOLO_CONFIG_DIR": str(HOME),
+    "YOLO_OFFLINE": "true",
+    "YOLO_AUTOINSTALL": "false",
+}.items():
+    os.environ.setdefault(name, value)
 
 from ultralytics import YOLO  # noqa: E402, F401  # for the scripts, after the environment
 from ultralytics.engine import trainer as engine  # noqa: E402  # reads the environment
@@ -26,8 +32,6 @@ from yolo_gradwatch.demo import draw_dataset  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-engine.check_amp = lambda _model: True  # it downloads a checkpoint
 
 FIRST = 50
 """Steps that are told apart from the steady state: each of them is a window of its own."""
@@ -46,6 +50,11 @@ class InMemory(DetectionTrainer):
         """The loader's batches again and again, as long as one epoch is to be."""
         loader = super().get_dataloader(*args, mode=mode, **options)
         return _Repeated(loader, self.steps) if mode == "train" else loader
+
+    def _setup_train(self) -> None:
+        """Half precision is taken for granted: trying it out needs a checkpoint to download."""
+        with mock.patch.object(engine, "check_amp", return_value=True):
+            super()._setup_train()
 
     def validate(self) -> tuple[dict[str, float], float]:
         """No validation: it is not part of a step."""
