@@ -13,17 +13,10 @@ from torch import nn
 from values import LAWS, LAYOUT, MEMBERS, Part, assert_same, plan, sample
 
 from yolo_gradwatch import layout as layouts
+from yolo_gradwatch.anomaly import HISTORY_LEAST, HISTORY_STEPS, SKIPS_IN_A_ROW
 from yolo_gradwatch.diagnosis import Diagnosis
 from yolo_gradwatch.records import Detail
-from yolo_gradwatch.rollup import (
-    FINE_STRETCHES,
-    HISTORY_LEAST,
-    HISTORY_STEPS,
-    SKIPS_IN_A_ROW,
-    Rollup,
-    module_norms,
-    zero_fraction,
-)
+from yolo_gradwatch.rollup import FINE_STRETCHES, Rollup, module_norms, zero_fraction
 from yolo_gradwatch.thresholds import Thresholds
 
 P = len(MEMBERS.elements)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
+from yolo_gradwatch.anomaly import Anomaly
 from yolo_gradwatch.records import Floats, Window
 
 if TYPE_CHECKING:
@@ -24,20 +24,8 @@ FINE_STEPS = 10
 FINE_STRETCHES = 40
 """Anomalies of a run that open such a fine stretch."""
 
-HISTORY_STEPS = 100
-"""Steps that the level of a block is compared with."""
-
-SKIPS_IN_A_ROW = 4
-"""Steps in a row that AMP skipped, of which the last is anomalous: more than a calibration."""
-
 FINE_SKIPS = 12
-"""Steps after that which are windows of their own, so that an overflow without end is told."""
-
-HISTORY_LEAST = 19
-"""Steps of history before the first step is judged."""
-
-LEVEL_JUMP = 1.0
-"""Decades beyond the highest or lowest level of the history that make a step anomalous."""
+"""The same after too many steps in a row that AMP skipped: an overflow without end is told."""
 
 
 def module_norms(norms: Floats, members: Members) -> Floats:
@@ -91,7 +79,7 @@ class Rollup:
     def __init__(self, members: Members, interval: int = 1) -> None:
         self._members = members
         self._interval = interval
-        self._anomaly = _Anomaly(members)
+        self._anomaly = Anomaly(members)
         self._open: _Open | None = None
         self._ahead: list[int] = []
         self._fine_until = 0
@@ -126,7 +114,9 @@ class Rollup:
         self._ahead = [step for step in self._ahead if step > samples[-1].step]
         closed: list[Window] = []
         begin = 0
-        for i, is_anomalous in enumerate(self._anomaly.found(rows).tolist()):
+        for i, is_anomalous in enumerate(
+            self._anomaly.found(rows.parameters, rows.applied).tolist()
+        ):
             sample = samples[i]
             breaks = is_anomalous and self._open_stretch(sample)
             if self._open and (breaks or self._open.epoch != sample.epoch):
@@ -270,52 +260,6 @@ class _Open:
             norm_max=_single(np.where(unknown, np.nan, self._high)),
             weight_norm=_single(module_norms(detail.weight_norms, members)) if detail else empty,
         )
-
-
-class _Anomaly:
-    """Whether a step stands out from the last ones, by the levels of the trunk's blocks."""
-
-    def __init__(self, members: Members) -> None:
-        sizes = np.array([len(found) for found in members.trunk], np.int64)
-        self._weights = np.full((len(sizes), max(sizes, default=0)), -1)
-        for row, found in zip(self._weights, members.trunk, strict=True):
-            row[: len(found)] = found
-        self._middle = np.stack([(sizes - 1) // 2, sizes // 2], axis=1)[None]
-        self._history = np.full((HISTORY_STEPS, len(sizes)), np.nan)
-        self._seen = 0
-        self._skips = 0
-
-    def found(self, rows: _Rows) -> Flags:
-        """(S,) whether a step is anomalous; one with finite gradients joins the history."""
-        finite = rows.applied & np.isfinite(rows.norms[:, 0])
-        found = rows.applied.copy()  # what is applied and not finite is anomalous
-        found[finite] = self._jumped(rows.parameters[finite])
-        for i, is_applied in enumerate(rows.applied.tolist()):
-            self._skips = 0 if is_applied else self._skips + 1
-            found[i] |= self._skips == SKIPS_IN_A_ROW
-        return found
-
-    def _jumped(self, norms: Floats) -> Flags:
-        """(S,) whether a level of (S, P) norms lies beyond those of the last steps before it."""
-        levels = self._levels(norms)
-        past = np.concatenate([self._history, levels])
-        before = sliding_window_view(past, HISTORY_STEPS, axis=0)[: len(levels)]
-        high = np.fmax.reduce(before, axis=-1) + LEVEL_JUMP
-        low = np.fmin.reduce(before, axis=-1) - LEVEL_JUMP
-        is_judged = self._seen + np.arange(len(levels)) >= HISTORY_LEAST
-        self._history = past[-HISTORY_STEPS:]
-        self._seen += len(levels)
-        jumped: Flags = ((levels > high) | (levels < low)).any(axis=1) & is_judged
-        return jumped
-
-    def _levels(self, norms: Floats) -> Floats:
-        """(S, B) log10 of the median of the weights of each trunk block; -Inf where that is 0."""
-        padded = np.concatenate([norms, np.full((len(norms), 1), np.inf)], axis=1)
-        ordered = np.sort(padded[:, self._weights], axis=2)
-        middle = np.take_along_axis(ordered, self._middle, axis=2)
-        with np.errstate(divide="ignore"):
-            levels: Floats = np.log10(middle.mean(axis=2))
-        return levels
 
 
 def _single(values: Floats) -> Singles:
