@@ -7,8 +7,10 @@ user's.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,18 +19,16 @@ from unittest import mock
 
 HOME = Path(tempfile.mkdtemp(prefix="gradwatch-benchmark-"))
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
-for name, value in {
-    "YOLO_CONFIG_DIR": str(HOME),
-    "YOLO_OFFLINE": "true",
-    "YOLO_AUTOINSTALL": "false",
-}.items():
-    os.environ.setdefault(name, value)
+os.environ.setdefault("YOLO_CONFIG_DIR", str(HOME))
+os.environ.setdefault("YOLO_OFFLINE", "true")
+os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 
-from ultralytics import YOLO  # noqa: E402, F401  # for the scripts, after the environment
-from ultralytics.engine import trainer as engine  # noqa: E402  # reads the environment
-from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
+with contextlib.redirect_stdout(sys.stderr):  # it tells of its new settings as it is imported
+    from ultralytics import YOLO  # noqa: F401  # for the scripts, after the environment
+    from ultralytics.engine import trainer as engine
+    from ultralytics.models.yolo.detect import DetectionTrainer
 
-from yolo_gradwatch.demo import draw_dataset  # noqa: E402
+from yolo_gradwatch.demo import draw_dataset  # noqa: E402  # imports Ultralytics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
