@@ -63,7 +63,7 @@ def modules(chosen: argparse.Namespace) -> None:
         model = (YOLO(f"{name}.yaml").model if is_yolo else wide(5000)).to(chosen.device)
         rows.append([name, *_costs(model, chosen.device)])
     columns = ["model", "modules", "parameters", "tensors", "layout, ms", "reading, ms"]
-    columns += ["with details, ms", "step, µs", "window, µs"]
+    columns += ["with details, ms", "the trainer's clip, ms", "step, µs", "window, µs"]
     note = f"{chosen.device}, median of {WINDOWS} windows, steps looked at 32 together"
     print(heading("Cost by the number of modules", PACKAGES, note))
     print(table(columns, rows) + "\n")
@@ -96,8 +96,9 @@ def _costs(model: nn.Module, device: str) -> list[str]:
         recorder = recorder_of(Path(folder), found, members)
         step, window = _step_and_window_seconds(recorder, pool_of(members))
         recorder.close()
+    clip = _seconds(lambda: torch.nn.utils.clip_grad_norm_(parameters, 10.0), 30)
     counts = [f"{len(found.modules):,}", f"{found.parameters[0]:,}", f"{len(parameters):,}"]
-    times = [f"{1e3 * s:.2f}" for s in (layout_seconds, plain, detailed)]
+    times = [f"{1e3 * s:.2f}" for s in (layout_seconds, plain, detailed, clip)]
     return [*counts, *times, *(f"{1e6 * s:.0f}" for s in (step, window))]
 
 

@@ -180,7 +180,7 @@ class Recorder:
         self._judge(windows)
 
     def _is_due(self) -> bool:
-        """Whether a window is complete, or the oldest step has waited long enough."""
+        """Whether a window is complete, many steps wait, or the last look was some time ago."""
         return (
             self._rollup.ends_window(self._landed[0].step, self._landed[-1].step)
             or len(self._landed) >= MOST_WAITING
