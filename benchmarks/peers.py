@@ -1,0 +1,356 @@
+"""The same training watched by the ways that a user would pick instead: time, waits, memory.
+
+    python benchmarks/peers.py [--model yolo26n.yaml] [--imgsz 160] [--batch 4] [--steps 60]
+        [--rounds 3] [--device cpu] >> benchmarks/RESULTS.md
+
+Each way is attached as its documentation shows, to all parameters, at every step. The other tools
+are the optional group ``peers``; one that is missing is skipped with a word. A round is one
+training of each, in turns, each in a process of its own, so that no hook or cache of one tool
+reaches the next. What a tool does at the end of an epoch or of the run is not part of a step.
+
+Seconds are those of the median step after the first ``WARM``. Most of the default steps are among
+our first 50, each of which is a window of its own: where we cost the most.
+
+Synchronizations are counted by PyTorch's profiler in ``PROFILED`` further steps, less those of the
+bare run. On CUDA these are the calls with which the host waits for the device (``SYNCHRONIZING``).
+A CPU has no device to wait for, so it counts the reads of a tensor's value (``.item()`` and what
+calls it), each of which would wait on CUDA. Copies of tensors to the host, which wait as well,
+cannot be seen on a CPU: ``wandb.watch`` makes one a parameter.
+
+Memory is the most that the process has had before the profiler began, code of the tool included,
+with that of the processes that it started (``wandb`` has one); on CUDA also the most that was
+allocated on the device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, median
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import psutil
+import torch
+from machine import heading, peak_memory, spread, table
+from torch.profiler import ProfilerActivity, profile
+
+from yolo_gradwatch import GradWatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+WARM = 5
+PROFILED = 3
+SYNCHRONIZING = {
+    "cpu": {"aten::_local_scalar_dense"},
+    "cuda": {"cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize"},
+}
+"""Names of the profiler's events that count, by the kind of device."""
+
+OPTIONS = ("model", "imgsz", "batch", "steps", "device")
+
+
+# --- ways -----------------------------------------------------------------------------------------
+
+
+def nothing(trainer: Any) -> None:
+    """Leave the trainer alone."""
+
+
+def gradwatch(trainer: Any) -> None:
+    """Attach ours, with its defaults."""
+    GradWatch().attach(trainer)
+
+
+def item_a_parameter(trainer: Any) -> None:
+    """Read the norm in a hook of each parameter, as in Ultralytics' issue #21672.
+
+    No callback sees gradients: the step has zeroed them before the next one. Hooks do, before the
+    scaler has unscaled them, so that under AMP they see the scale as well.
+    """
+    norms = {}
+
+    def reading(name: str) -> Callable[[torch.Tensor], None]:
+        def read(gradient: torch.Tensor) -> None:
+            norms[name] = gradient.norm().item()
+
+        return read
+
+    def hook(trainer: Any) -> None:
+        for name, parameter in trainer.model.named_parameters():
+            if parameter.requires_grad:
+                parameter.register_hook(reading(name))
+
+    trainer.add_callback("on_train_start", hook)
+
+
+def wandb_watch(trainer: Any) -> None:
+    """Watch the model with W&B, offline, and log each step with its loss."""
+    import wandb  # noqa: PLC0415  # of the group peers
+    from trainings import HOME  # noqa: PLC0415  # changes Ultralytics' settings
+
+    run = wandb.init(mode="offline", project="peers", dir=HOME)
+    trainer.add_callback(
+        "on_train_start", lambda trainer: run.watch(trainer.model, log="gradients", log_freq=1)
+    )
+    trainer.add_callback(
+        "on_train_batch_end", lambda trainer: run.log({"loss": trainer.loss.item()})
+    )
+    trainer.add_callback("on_train_end", lambda _trainer: run.finish())
+
+
+def torchmortem(trainer: Any) -> None:
+    """Attach an autopsy with its defaults, and tell it of each step with its loss."""
+    from torchmortem import Autopsy  # noqa: PLC0415  # of the group peers
+
+    def attach(trainer: Any) -> None:
+        autopsy = Autopsy(trainer.model, optimizer=trainer.optimizer)
+        autopsy.attach()
+        trainer.add_callback(
+            "on_train_batch_end", lambda trainer: autopsy.step(loss=trainer.loss.item())
+        )
+        trainer.add_callback("on_train_end", lambda _trainer: autopsy.detach())
+
+    trainer.add_callback("on_train_start", attach)
+
+
+def monitorch(trainer: Any) -> None:
+    """Look at the gradients of weights and of biases through a lens each.
+
+    A lens for both skips the modules that lack one of them, as most convolutions do.
+    """
+    from monitorch.inspector import PyTorchInspector  # noqa: PLC0415  # of the group peers
+    from monitorch.lens import ParameterGradientGeometry  # noqa: PLC0415
+
+    lenses = [ParameterGradientGeometry(parameters=[name]) for name in ("weight", "bias")]
+    inspector = PyTorchInspector(lenses=lenses, visualizer="matplotlib")
+    trainer.add_callback("on_train_start", lambda trainer: inspector.attach(trainer.model))
+    trainer.add_callback("on_train_epoch_end", lambda _trainer: inspector.tick_epoch())
+
+
+def lightning_grad_norm(trainer: Any) -> None:
+    """Call Lightning's ``grad_norm`` before each optimizer step, as its hook of that name would.
+
+    Ultralytics has no such hook: the trainer's ``optimizer_step`` is overridden.
+    """
+    from pytorch_lightning.utilities import grad_norm  # noqa: PLC0415  # of the group peers
+
+    step = trainer.optimizer_step
+
+    def watched_step() -> None:
+        trainer.grad_norms = grad_norm(trainer.model, norm_type=2)
+        step()
+
+    trainer.optimizer_step = watched_step
+
+
+class Way(NamedTuple):
+    """A way to watch a training.
+
+    Attributes:
+        attach: Attaches it to a trainer.
+        package: What it needs beside us, as it is imported.
+    """
+
+    attach: Callable[[Any], None]
+    package: str | None = None
+
+
+BARE = "bare run"
+WAYS = {
+    BARE: Way(nothing),
+    "yolo_gradwatch": Way(gradwatch),
+    "an .item() a parameter": Way(item_a_parameter),
+    "wandb.watch": Way(wandb_watch, "wandb"),
+    "torchmortem": Way(torchmortem, "torchmortem"),
+    "monitorch": Way(monitorch, "monitorch"),
+    "Lightning grad_norm": Way(lightning_grad_norm, "pytorch_lightning"),
+}
+
+
+# --- measuring ------------------------------------------------------------------------------------
+
+
+class SyncCounter:
+    """Counts how often the host waits for the device, or on a CPU would have to.
+
+    Args:
+        device: Where the model is.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._names = SYNCHRONIZING[device.type]
+        activities = [ProfilerActivity.CPU]
+        if device.type == "cuda":
+            activities.append(ProfilerActivity.CUDA)
+        self._profiler = profile(activities=activities)
+
+    def start(self) -> None:
+        """Begin to count."""
+        self._profiler.start()
+
+    def stop(self) -> int:
+        """End, and give the count."""
+        self._profiler.stop()
+        events = self._profiler.key_averages()
+        return sum(event.count for event in events if event.key in self._names)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one training.
+
+    Attributes:
+        seconds: Of the median step.
+        synchronizations: A step, those of the training itself among them.
+        memory: Of the process and of those that it started, in MB.
+        device_memory: The most that was allocated, in MB; 0 on a CPU.
+    """
+
+    seconds: float
+    synchronizations: float
+    memory: float
+    device_memory: float
+
+
+class Gauge:
+    """Looks at memory and synchronizations once a number of steps is over.
+
+    Args:
+        steps: Steps that are measured by the clock alone.
+
+    Attributes:
+        memory: Of the process and of those that it started, in MB.
+        device_memory: In MB.
+        synchronizations: Within the profiled steps.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self._begun = -steps
+        self.memory = self.device_memory = 0.0
+        self.synchronizations = 0
+
+    def tick(self, trainer: Any) -> None:
+        """A step begins."""
+        if self._begun == 0:
+            self.memory = peak_memory() + _memory_of_children()
+            if trainer.device.type == "cuda":
+                self.device_memory = torch.cuda.max_memory_allocated() / 1e6
+            self._counter = SyncCounter(trainer.device)
+            self._counter.start()
+        elif self._begun == PROFILED:
+            self.synchronizations = self._counter.stop()
+        self._begun += 1
+
+
+def _memory_of_children() -> float:
+    children = psutil.Process().children(recursive=True)
+    return sum(child.memory_info().rss for child in children) / 1e6
+
+
+def measure(name: str, steps: int, **options: Any) -> Measured:
+    """Train in this process, watched in the way of that name."""
+    from trainings import StepClock, training  # noqa: PLC0415  # changes Ultralytics' settings
+
+    clock, gauge = StepClock(), Gauge(steps)
+
+    def attach(trainer: Any) -> None:
+        WAYS[name].attach(trainer)
+        trainer.add_callback("on_train_batch_start", gauge.tick)
+
+    training(attach, clock=clock, steps=steps + PROFILED + 1, amp=False, **options)
+    return Measured(
+        median(clock.seconds[WARM:steps]),
+        gauge.synchronizations / PROFILED,
+        gauge.memory,
+        gauge.device_memory,
+    )
+
+
+def measure_apart(name: str, options: Mapping[str, Any]) -> Measured | str:
+    """Train in a process of its own; a word on why there is no result."""
+    package = WAYS[name].package
+    if package and not importlib.util.find_spec(package):
+        return "not installed"
+    words = [word for key in OPTIONS for word in (f"--{key}", str(options[key]))]
+    command = [sys.executable, str(Path(__file__)), *words, "--way", name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # ours
+    if done.returncode:
+        return f"failed: {reason(done.stderr) or f'exit code {done.returncode}'}"
+    return Measured(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def reason(printed: str) -> str:
+    """The last error that was printed, else the last line, at a length for a table."""
+    lines = [line for line in printed.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
+    return (errors or lines or [""])[-1].replace("|", "/")[:80]
+
+
+# --- report ---------------------------------------------------------------------------------------
+
+
+def report(options: Mapping[str, Any], found: Mapping[str, Sequence[Measured | str]]) -> str:
+    """The table of everything measured.
+
+    Args:
+        options: Of the trainings.
+        found: Of each way, what was measured in each round, or a word on why nothing was.
+    """
+    title = f"Other ways to watch {options['model'].removesuffix('.yaml')} at {options['imgsz']}"
+    there = [name for _, name in WAYS.values() if name and importlib.util.find_spec(name)]
+    where = f"{options['device']}, batch {options['batch']}"
+    count = f"{len(found[BARE])} rounds of {options['steps']} steps in turns"
+    columns = ["way", "ms a step", "to the bare run", "synchronizations a step"]
+    columns += ["memory, MB", "above the bare run, MB", "on the device, MB"]
+    rows = [[name, *_row(results, found[BARE])] for name, results in found.items()]
+    packages = ("torch", "ultralytics", *there)
+    return f"{heading(title, packages, where, count)}\n{table(columns, rows)}\n"
+
+
+def _row(results: Sequence[Measured | str], bare: Sequence[Measured | str]) -> list[str]:
+    words = [one for one in (*results, *bare) if isinstance(one, str)]
+    if words:
+        return [words[0], *["-"] * 5]
+    pairs = list(zip(results, bare, strict=True))
+    device = max(one.device_memory for one in results)
+    return [
+        spread([1e3 * one.seconds for one in results]),
+        spread([one.seconds / other.seconds for one, other in pairs], ".3f"),
+        f"{fmean(one.synchronizations - other.synchronizations for one, other in pairs):.0f}",
+        f"{median(one.memory for one in results):.0f}",
+        spread([one.memory - other.memory for one, other in pairs], ".0f"),
+        f"{device:.0f}" if device else "-",
+    ]
+
+
+def main() -> None:
+    """Train with each way, and print what it took."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", default="yolo26n.yaml")
+    parser.add_argument("--imgsz", type=int, default=160)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)  # one training, as JSON
+    chosen = parser.parse_args()
+    options = {name: getattr(chosen, name) for name in OPTIONS}
+    if chosen.way:
+        print("\n" + json.dumps(asdict(measure(chosen.way, **options))))
+        return
+    found: dict[str, list[Measured | str]] = {name: [] for name in WAYS}
+    for _ in range(chosen.rounds):
+        for name, results in found.items():
+            results.append(measure_apart(name, options))
+    print(report(options, found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
