@@ -33,6 +33,15 @@ class Launcher:
         self.save_dir = str(folder)
         self.callbacks = {"on_pretrain_routine_start": list(callbacks), "on_train_start": []}
 
+    def add_callback(self, event, call):
+        self.callbacks[event].append(call)
+
+    def run_callbacks(self, event):
+        """Never called."""
+
+    def _do_train(self):
+        """Never called."""
+
 
 def test_a_launched_training_has_nothing_to_tell_before_its_first_file(tmp_path):
     launched = Launched(tmp_path, ())
@@ -241,24 +250,13 @@ def test_who_attaches_to_a_model_is_told_where_there_are_several_gpus(  # noqa: 
     assert len(dropped(caplog)) == (version == "8.4.139")
 
 
-class LaunchingTrainer(Launcher):
-    def _do_train(self):
-        """Never called."""
-
-    def run_callbacks(self, event):
-        """Never called."""
-
-    def add_callback(self, event, call):
-        self.callbacks[event].append(call)
-
-
 @pytest.mark.parametrize(("ddp", "times"), [(True, 1), (False, 0)])
 def test_who_attaches_to_a_trainer_is_told_where_it_has_several_gpus(
     tmp_path, monkeypatch, caplog, ddp, times
 ):
     monkeypatch.setattr("ultralytics.__version__", "8.4.139")
     monkeypatch.setattr(trainers, "gpus", lambda: 8)
-    trainer = LaunchingTrainer(tmp_path)
+    trainer = Launcher(tmp_path)
     trainer.ddp = ddp
     gradwatch = GradWatch().attach(trainer)
     assert len(dropped(caplog)) == times
@@ -268,7 +266,7 @@ def test_who_attaches_to_a_trainer_is_told_where_it_has_several_gpus(
 @pytest.mark.parametrize(("rank", "watched"), [(-1, 1), (0, 1), (1, 0), (7, 0)])
 def test_other_ranks_than_the_first_do_nothing(tmp_path, monkeypatch, rank, watched):
     monkeypatch.setattr("ultralytics.utils.RANK", rank)
-    trainer = LaunchingTrainer(tmp_path)
+    trainer = Launcher(tmp_path)
     trainer.ddp = False
     before = {event: list(calls) for event, calls in trainer.callbacks.items()}
     gradwatch = GradWatch()
@@ -282,8 +280,9 @@ def test_an_ultralytics_that_launches_in_another_way_is_left_alone(monkeypatch):
     from ultralytics.engine import trainer as engine
 
     monkeypatch.delattr(engine, "generate_ddp_command")
-    trainers.before_launch(print)()
+    undo = trainers.before_launch(print)
     assert not hasattr(engine, "generate_ddp_command")
+    undo()
 
 
 def test_ultralytics_prepares_a_launch_by_the_name_that_is_wrapped():

@@ -106,8 +106,7 @@ class GradWatch:
             raise ValueError("another GradWatch is attached already; use that one")
         target.add_callback("on_pretrain_routine_start", self.begin)
         _hear_of_launches()
-        if trainers.may_launch(target):
-            self._warn_if_dropped()
+        self._warn_if_dropped(target)
         if trainers.is_trainer(target) and not trainers.launches_workers(target):
             self.begin(target)  # a trainer's own routine start is over
         return self
@@ -144,7 +143,7 @@ class GradWatch:
         do nothing here.
         """
         if trainers.launches_workers(trainer):
-            self._warn_if_dropped()
+            self._warn_if_dropped(trainer)
             self.sessions.append(Launched(trainers.save_dir(trainer), self._options.stop_on))
         elif trainers.reports():
             self.sessions.append(Session(trainer, self._options))
@@ -157,9 +156,9 @@ class GradWatch:
     def _session(self) -> Session | Launched | None:
         return self.sessions[-1] if self.sessions else None
 
-    def _warn_if_dropped(self) -> None:
+    def _warn_if_dropped(self, target: Any) -> None:
         """Say once that a training on several GPUs is not watched, where that is so."""
-        if trainers.drops_callbacks() and not self._has_warned:
+        if not self._has_warned and trainers.drops_callbacks() and trainers.may_launch(target):
             self._has_warned = True
             version = trainers.versions()["ultralytics"]
             _LOG.warning("GradWatch: %s", trainers.DROPS_CALLBACKS.format(version))
