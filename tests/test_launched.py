@@ -43,7 +43,8 @@ class Launcher:
         """Never called."""
 
 
-def test_a_launched_training_has_nothing_to_tell_before_its_first_file(tmp_path):
+def test_a_launched_training_has_nothing_to_tell_before_its_first_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("ultralytics.__version__", "8.4.140")
     launched = Launched(tmp_path, ())
     assert launched.folder == tmp_path
     assert not launched.has_started

@@ -1,5 +1,7 @@
 """The norms in the file against oracles that are not our own arithmetic."""
 
+import inspect
+
 import numpy as np
 import pytest
 from training import official, shapes, train
@@ -222,7 +224,7 @@ def test_norms_of_gradients_in_channels_last(tmp_path, oracle):
         )
 
     calls = [("on_train_start", lay_out), ("on_train_start", hook)]
-    run = check(tmp_path, oracle, calls, data=shapes(12))
+    run = check(tmp_path, oracle, calls, data=shapes(12), optimizer="SGD")  # MuSGD of 8.4.0 cannot
     assert seen == [True] * 3
     assert run.report().healthy
 
@@ -232,6 +234,8 @@ def test_norms_in_bfloat16_without_a_scaler(tmp_path, oracle, monkeypatch):
     import torch
     from ultralytics.engine import trainer as engine
 
+    if '"bf16"' not in inspect.getsource(engine):
+        pytest.skip("this Ultralytics does not know bf16")
     asked, seen = [], []
 
     def autocast(enabled, device):
