@@ -62,8 +62,8 @@ ALLOWED = {
     "board": {"numpy", "records", "telemetry"},
     "console": {"numpy", "rich", "report"},
     "screen": {"rich", "console"},
-    "trainer": {"ultralytics", "records"},
-    "yolo_command": {"ultralytics"},
+    "trainer": {"torch", "ultralytics", "records"},
+    "yolo_command": {"ultralytics", "trainer"},
     "recorder": {
         "rich",
         *("board", "console", "detect", "diagnosis", "evidence", "heatmap", "plots", "records"),
@@ -71,7 +71,8 @@ ALLOWED = {
         *("thresholds",),
     },
     "session": {"capture", "evidence", "layout", "recorder", "trainer"},
-    "watch": {"detect", "recorder", "session", "thresholds", "trainer"},
+    "launched": {"detect", "review", "runlog", "trainer"},
+    "watch": {"detect", "launched", "recorder", "session", "thresholds", "trainer"},
     "faults": {"torch"},
     "demo": {"PIL", "faults", "trainer"},
     "cli": {

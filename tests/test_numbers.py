@@ -1,5 +1,7 @@
 """The norms in the file against oracles that are not our own arithmetic."""
 
+import inspect
+
 import numpy as np
 import pytest
 from training import official, shapes, train
@@ -167,6 +169,91 @@ def test_norms_with_layers_that_are_frozen_in_an_accumulation(tmp_path, oracle):
     conv = run.windows[run.windows["module"] == "model.3.conv"]
     assert list(conv["norm_mean"].isna()) == [False, False, True, True]
     assert not run.windows["none"].any()
+
+
+def module_names():
+    """What the model is made of, without any wrapper."""
+    from ultralytics import YOLO
+
+    found = YOLO("yolo26n.yaml").model.named_modules()
+    return {name or "model" for name, module in found if list(module.parameters())}
+
+
+def test_norms_of_a_compiled_model_stand_under_the_names_of_its_modules(
+    tmp_path, oracle, monkeypatch
+):
+    """With ``aot_eager`` for ``inductor``, which compiles YOLO26n for minutes on a CPU."""
+    import torch
+
+    compiled, compile_model = [], torch.compile
+
+    def compile_fast(model, **options):
+        compiled.append(options["mode"])
+        return compile_model(model, backend="aot_eager")
+
+    def look(trainer):
+        assert type(trainer.model).__name__ == "OptimizedModule"
+        assert next(trainer.model.named_parameters())[0].startswith("_orig_mod.")
+
+    monkeypatch.setattr(torch, "compile", compile_fast)
+    run = check(
+        tmp_path, oracle, [("on_train_end", look)], data=shapes(12), compile=True, val=False
+    )
+    assert compiled == ["default"]
+    assert set(run.windows["module"]) == module_names()
+    assert run.layout.blocks[0] == ("model.0", "Conv")
+    assert run.report().healthy
+    assert run.meta["status"] == "finished"
+
+
+def test_norms_of_gradients_in_channels_last(tmp_path, oracle):
+    """Ultralytics' option is for CUDA; the memory format is the same on a CPU."""
+    import torch
+
+    last, seen = torch.channels_last, []
+
+    def lay_out(trainer):
+        trainer.model.to(memory_format=last)
+
+    def hook(trainer):
+        weight = trainer.model.model[1].conv.weight
+        weight.register_post_accumulate_grad_hook(
+            lambda p: seen.append(
+                p.grad.is_contiguous(memory_format=last) and not p.grad.is_contiguous()
+            )
+        )
+
+    calls = [("on_train_start", lay_out), ("on_train_start", hook)]
+    run = check(tmp_path, oracle, calls, data=shapes(12), optimizer="SGD")  # MuSGD of 8.4.0 cannot
+    assert seen == [True] * 3
+    assert run.report().healthy
+
+
+def test_norms_in_bfloat16_without_a_scaler(tmp_path, oracle, monkeypatch):
+    """Ultralytics refuses bf16 on a CPU, which can do it; only the refusal is replaced."""
+    import torch
+    from ultralytics.engine import trainer as engine
+
+    if '"bf16"' not in inspect.getsource(engine):
+        pytest.skip("this Ultralytics does not know bf16")
+    asked, seen = [], []
+
+    def autocast(enabled, device):
+        asked.append((enabled, device))
+        return torch.autocast(device, torch.bfloat16)
+
+    def hook(trainer):
+        seen.append((trainer.amp, trainer.scaler.is_enabled()))
+        trainer.model.model[1].conv.register_forward_hook(lambda _m, _i, o: seen.append(o.dtype))
+
+    monkeypatch.setattr(engine, "autocast", autocast)
+    run = check(tmp_path, oracle, [("on_train_start", hook)], data=shapes(12), amp="bf16")
+    assert asked == [(torch.bfloat16, "cpu")] * 3
+    assert seen[:2] == [(True, False), torch.bfloat16]
+    assert run.meta["options"]["training"]["amp"] is False  # no scaler is at work
+    assert run.meta["epochs"][0]["scale"] is None
+    assert not run.windows["skipped"].any()
+    assert run.report().healthy
 
 
 @pytest.mark.parametrize(

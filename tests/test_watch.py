@@ -1,6 +1,7 @@
 import pickle
 
 import pytest
+import training  # noqa: F401  # attach imports Ultralytics, whose settings are then the tests' own
 
 from yolo_gradwatch import GradWatch, Thresholds
 from yolo_gradwatch.yolo_command import Starter

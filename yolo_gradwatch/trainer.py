@@ -43,6 +43,12 @@ OPTIONS = (
 )
 """Arguments of the training that are kept with the run, because findings refer to them."""
 
+DROPS_CALLBACKS = (
+    "Ultralytics {} drops callbacks when it trains on several GPUs, so such a training is not "
+    "watched: update it (pip install -U ultralytics), or train on one GPU"
+)
+"""What happens, and what to do, where `drops_callbacks` holds; to be filled with the version."""
+
 
 def is_trainer(target: Any) -> bool:
     """Whether this is a trainer, which has a ``_do_train``, and not a model."""
@@ -78,6 +84,52 @@ def reports() -> bool:
 def launches_workers(trainer: Any) -> bool:
     """Whether the training runs in processes that this trainer starts."""
     return bool(getattr(trainer, "ddp", False))
+
+
+def drops_callbacks() -> bool:
+    """Whether the processes of a training on several GPUs get no callbacks: before 8.4.140."""
+    import ultralytics  # noqa: PLC0415  # heavy; only a training pays for it
+    from ultralytics.utils.checks import check_version  # noqa: PLC0415
+
+    return not check_version(ultralytics.__version__, ">=8.4.140")
+
+
+def may_launch(target: Any) -> bool:
+    """Whether the training of a trainer or a model may run in several processes.
+
+    A trainer knows its devices. A model gets to know them in ``train()``, so it may if this machine
+    has several GPUs.
+    """
+    return launches_workers(target) if is_trainer(target) else gpus() > 1
+
+
+def gpus() -> int:
+    """How many CUDA devices there are."""
+    import torch  # noqa: PLC0415  # heavy; only a training pays for it
+
+    return torch.cuda.device_count()
+
+
+def before_launch(call: Callable[[Any], None]) -> Callable[[], None]:
+    """Call ``call`` with each trainer that is about to start processes of its own.
+
+    No callback runs in the process that starts them (8.4.0 to 8.4.190), so the function that
+    prepares the start is wrapped, for every trainer of this process. No other training calls it.
+
+    Returns:
+        A function that takes the wrap away; a second call does nothing.
+    """
+    from ultralytics.engine import trainer as module  # noqa: PLC0415  # heavy
+
+    prepare = getattr(module, "generate_ddp_command", None)
+    if prepare is None:  # an Ultralytics of a later day, where a launched run is not found again
+        return lambda: None
+
+    def watched_prepare(trainer: Any) -> Any:
+        call(trainer)
+        return prepare(trainer)
+
+    return _replace(module, "generate_ddp_command", watched_prepare)
 
 
 def around_training(trainer: Any, finish: Callable[[str], None]) -> None:
@@ -142,7 +194,7 @@ def after_unscale(trainer: Any, call: Callable[[], None]) -> Callable[[], None]:
 
 
 def _replace(owner: Any, name: str, function: Callable[..., Any]) -> Callable[[], None]:
-    """Put a function in the place of a method of an instance.
+    """Put a function in the place of a method of an instance, or of a function of a module.
 
     Returns:
         A function that takes it away, if it is still there; a second call does nothing.

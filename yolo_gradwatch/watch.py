@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from yolo_gradwatch import trainer as trainers
 from yolo_gradwatch.detect import alarms
+from yolo_gradwatch.launched import Launched
 from yolo_gradwatch.recorder import Options
 from yolo_gradwatch.session import Session
 from yolo_gradwatch.thresholds import Thresholds, check_count
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from yolo_gradwatch.records import Finding
     from yolo_gradwatch.report import Report
     from yolo_gradwatch.sinks import Sink
+
+_LOG = logging.getLogger(__name__)
 
 
 class GradWatch:
@@ -35,7 +40,8 @@ class GradWatch:
         sinks: Destinations of a few numbers a window, see `Sink`.
 
     Attributes:
-        sessions: The trainings that were watched, oldest first.
+        sessions: The trainings that were watched, oldest first: each in this process, or launched
+            in others.
 
     Raises:
         TypeError: An argument is of the wrong type.
@@ -67,10 +73,14 @@ class GradWatch:
             stop_on=alarms("stop_on", stop_on),
             sinks=_sinks(sinks),
         )
-        self.sessions: list[Session] = []
+        self._has_warned = False
+        self.sessions: list[Session | Launched] = []
 
     def attach(self, model_or_trainer: Any) -> GradWatch:
         """Watch every later training of a model, or the training of a trainer.
+
+        Where Ultralytics is too old to be watched on several GPUs, a warning says so: to a trainer
+        on several, and to a model if there are several, because it gets its devices only later.
 
         Args:
             model_or_trainer: ``YOLO``, ``RTDETR``, ... before ``train()``, or a trainer before
@@ -95,6 +105,8 @@ class GradWatch:
         if any(isinstance(owner, GradWatch) for owner in owners):
             raise ValueError("another GradWatch is attached already; use that one")
         target.add_callback("on_pretrain_routine_start", self.begin)
+        _hear_of_launches()
+        self._warn_if_dropped(target)
         if trainers.is_trainer(target) and not trainers.launches_workers(target):
             self.begin(target)  # a trainer's own routine start is over
         return self
@@ -118,24 +130,52 @@ class GradWatch:
         """What was found in the newest training, so far or to its end.
 
         Raises:
-            RuntimeError: No training has begun.
+            RuntimeError: No training has begun, or the processes of the newest have left no files.
         """
         if self._session is None:
             raise RuntimeError("no training has begun: attach the watch, then call train()")
         return self._session.report()
 
     def begin(self, trainer: Any) -> None:
-        """Watch the training of this trainer; Ultralytics calls it when it has built one."""
-        if trainers.reports():
+        """Watch the training of this trainer, or find it again if it launches others for it.
+
+        Ultralytics calls this when it has built a trainer that trains; the other ranks of several
+        do nothing here.
+        """
+        if trainers.launches_workers(trainer):
+            self._warn_if_dropped(trainer)
+            self.sessions.append(Launched(trainers.save_dir(trainer), self._options.stop_on))
+        elif trainers.reports():
             self.sessions.append(Session(trainer, self._options))
 
     def __getstate__(self) -> dict[str, object]:
         """The configuration alone: Ultralytics pickles callbacks for the processes of a DDP run."""
-        return {"_options": self._options, "sessions": []}
+        return {**vars(self), "sessions": []}
 
     @property
-    def _session(self) -> Session | None:
+    def _session(self) -> Session | Launched | None:
         return self.sessions[-1] if self.sessions else None
+
+    def _warn_if_dropped(self, target: Any) -> None:
+        """Say once that a training on several GPUs is not watched, where that is so."""
+        if not self._has_warned and trainers.drops_callbacks() and trainers.may_launch(target):
+            self._has_warned = True
+            version = trainers.versions()["ultralytics"]
+            _LOG.warning("GradWatch: %s", trainers.DROPS_CALLBACKS.format(version))
+
+
+@cache
+def _hear_of_launches() -> None:
+    """From the first call on, tell every watch of the trainings that are launched in processes."""
+    trainers.before_launch(_begin_launched)
+
+
+def _begin_launched(trainer: Any) -> None:
+    """Tell the watch that is attached, if one is, of a trainer that launches processes."""
+    for callback in trainer.callbacks["on_pretrain_routine_start"]:
+        watch = getattr(callback, "__self__", None)
+        if isinstance(watch, GradWatch):
+            watch.begin(trainer)
 
 
 def _sinks(sinks: Iterable[Sink]) -> tuple[Sink, ...]:

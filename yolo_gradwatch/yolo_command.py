@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from yolo_gradwatch import trainer as trainers
+
 if TYPE_CHECKING:
     import logging
     from collections.abc import Callable
@@ -39,7 +41,7 @@ def run_command(arguments: list[str], begin: Callable[[Any], None]) -> None:
 
     Args:
         arguments: As after ``yolo``; Ultralytics parses them.
-        begin: Called with the trainer of each training.
+        begin: Called with the trainer of each training, in this process or launched in others.
     """
     from ultralytics import cfg  # noqa: PLC0415  # heavy; only a training pays for it
     from ultralytics.utils import LOGGER  # noqa: PLC0415
@@ -47,6 +49,7 @@ def run_command(arguments: list[str], begin: Callable[[Any], None]) -> None:
 
     starters = default_callbacks["on_pretrain_routine_start"]
     starters.append(starter := Starter(begin))
+    forget_launches = trainers.before_launch(begin)
     argv = cfg.ARGV[:]
     cfg.ARGV[:] = ["yolo", *arguments]
 
@@ -59,6 +62,7 @@ def run_command(arguments: list[str], begin: Callable[[Any], None]) -> None:
         cfg.entrypoint()
     finally:
         LOGGER.removeFilter(is_no_help)
+        forget_launches()
         cfg.ARGV[:] = argv
         starters.remove(starter)
 

@@ -1,0 +1,294 @@
+"""A training in other processes, found again by its files."""
+
+import os
+
+import pytest
+import typer
+from test_review import CONV, DEAD, START
+from test_review import watch as write_files
+from test_watch import FakeModel
+from values import window
+
+from yolo_gradwatch import GradWatch, load_run
+from yolo_gradwatch import trainer as trainers
+from yolo_gradwatch.cli import _leave
+from yolo_gradwatch.launched import Launched
+from yolo_gradwatch.records import Event
+from yolo_gradwatch.runlog import FormatError
+from yolo_gradwatch.watch import _begin_launched
+
+SICK = [
+    *(window(step, zero=[CONV]) for step in (1, 2, 3, 4)),
+    window(5, zero=[CONV], nonfinite=["model.2.a"]),
+]
+"""Dead from step 3 on, when it is told, and not finite in step 5."""
+
+
+class Launcher:
+    """As much of a trainer as is seen of one that starts processes."""
+
+    ddp = True
+
+    def __init__(self, folder, callbacks=()):
+        self.save_dir = str(folder)
+        self.callbacks = {"on_pretrain_routine_start": list(callbacks), "on_train_start": []}
+
+    def add_callback(self, event, call):
+        self.callbacks[event].append(call)
+
+    def run_callbacks(self, event):
+        """Never called."""
+
+    def _do_train(self):
+        """Never called."""
+
+
+def test_a_launched_training_has_nothing_to_tell_before_its_first_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("ultralytics.__version__", "8.4.140")
+    launched = Launched(tmp_path, ())
+    assert launched.folder == tmp_path
+    assert not launched.has_started
+    assert launched.stopped_by is None
+    assert launched.is_broken
+    with pytest.raises(RuntimeError, match="have not begun their first epoch with a watch"):
+        launched.report()
+
+
+def test_files_of_an_earlier_run_are_not_taken_for_those_of_a_launched_one(tmp_path):
+    write_files(tmp_path, DEAD)
+    launched = Launched(tmp_path, ("dead",))
+    assert not launched.has_started
+    assert launched.stopped_by is None
+    with pytest.raises(RuntimeError, match="there is nothing to report"):
+        launched.report()
+    write_files(tmp_path, DEAD)
+    os.utime(tmp_path / "gradwatch.json", ns=(1, 1))  # where a clock is coarse
+    assert launched.has_started
+    assert launched.stopped_by.rule == "dead"
+
+
+def test_the_report_is_that_of_the_files(tmp_path):
+    launched = Launched(tmp_path, ())
+    write_files(tmp_path, SICK, status="running")
+    assert launched.has_started
+    assert launched.report() == load_run(tmp_path).report()
+    assert launched.report().status == "running"
+    write_files(tmp_path, SICK)
+    assert launched.report().status == "finished"
+
+
+@pytest.mark.parametrize(
+    ("status", "is_broken"),
+    [("finished", False), ("failed", True), ("running", True), ("interrupted", True)],
+)
+def test_nobody_watched_to_the_end_unless_the_file_says_finished(tmp_path, status, is_broken):
+    launched = Launched(tmp_path, ())
+    write_files(tmp_path, SICK, status=status)
+    assert launched.is_broken is is_broken
+
+
+def test_files_that_cannot_be_read_are_told_when_asked_for_a_report(tmp_path):
+    launched = Launched(tmp_path, ("dead",))
+    write_files(tmp_path, SICK)
+    (tmp_path / "gradwatch.json").write_text("{", encoding="utf-8")
+    assert launched.is_broken
+    assert launched.stopped_by is None
+    with pytest.raises(FormatError, match=r"gradwatch\.json"):
+        launched.report()
+
+
+@pytest.mark.parametrize(
+    ("words", "rule"),
+    [
+        ((), None),
+        (("exploding",), None),
+        (("dead",), "dead"),
+        (("nonfinite",), "nonfinite"),
+        (("nonfinite", "dead"), "dead"),  # the first of the two
+    ],
+)
+def test_the_finding_that_stopped_is_the_first_that_was_named(tmp_path, words, rule):
+    launched = Launched(tmp_path, words)
+    write_files(tmp_path, SICK)
+    finding = launched.stopped_by
+    assert (finding and finding.rule) == rule
+    assert finding is None or finding in launched.report().findings
+
+
+@pytest.mark.parametrize(
+    ("resumed_at", "word", "rule"),
+    [(2, "dead", "dead"), (4, "dead", None), (4, "nonfinite", "nonfinite"), (6, "nonfinite", None)],
+)
+def test_what_stopped_a_training_before_it_was_resumed_is_past(tmp_path, resumed_at, word, rule):
+    launched = Launched(tmp_path, (word,))
+    write_files(tmp_path, SICK, events=(START, Event(resumed_at, "resume")))
+    finding = launched.stopped_by
+    assert (finding and finding.rule) == rule
+
+
+def test_a_finding_of_the_step_that_was_resumed_at_counts(tmp_path):
+    launched = Launched(tmp_path, ("nonfinite",))
+    write_files(tmp_path, SICK, events=(START, Event(5, "resume")))
+    assert launched.stopped_by.step == 5
+
+
+def test_a_finding_that_ends_after_a_resume_did_not_stop_it(tmp_path):
+    launched = Launched(tmp_path, ("dead",))
+    cured = [window(step) for step in range(4, 16)]
+    write_files(tmp_path, [*DEAD, *cured], events=(START, Event(4, "resume")))
+    assert load_run(tmp_path).alerts["event"].tolist() == ["start", "end"]
+    assert launched.stopped_by is None
+
+
+def test_a_recovery_is_no_new_start(tmp_path):
+    launched = Launched(tmp_path, ("dead",))
+    write_files(tmp_path, SICK, events=(START, Event(4, "nan_recovery")))
+    assert launched.stopped_by.rule == "dead"
+
+
+def leave(folder, windows, fail_on=(), stop_on=(), **meta):
+    """The exit code of a command whose training was launched, and has written such files."""
+    gradwatch = GradWatch(stop_on=stop_on)
+
+    def run():
+        gradwatch.begin(Launcher(folder))
+        if windows is not None:
+            write_files(folder, windows, **meta)
+
+    try:
+        _leave(gradwatch, fail_on, run)
+    except typer.Exit as left:
+        return left.exit_code
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({}, 0),
+        ({"fail_on": ("dead",)}, 1),
+        ({"fail_on": ("exploding",)}, 0),
+        ({"stop_on": ("dead",)}, 3),
+        ({"stop_on": ("exploding",), "fail_on": ("nonfinite",)}, 1),
+        ({"fail_on": ("exploding",), "status": "failed"}, 1),
+        ({"status": "failed"}, 0),
+    ],
+)
+def test_exit_codes_are_those_of_a_training_in_one_process(tmp_path, options, code):
+    assert leave(tmp_path, SICK, **options) == code
+
+
+@pytest.mark.parametrize(("fail_on", "code"), [((), 0), (("dead",), 1)])
+def test_a_launched_training_without_files_does_not_pass_under_fail_on(tmp_path, fail_on, code):
+    assert leave(tmp_path, None, fail_on=fail_on) == code
+
+
+def test_a_launch_is_told_before_it_is_prepared(tmp_path, monkeypatch):
+    from ultralytics.engine import trainer as engine
+
+    calls = []
+
+    def prepare(trainer):
+        calls.append(("prepared", trainer))
+        return "command", "file"
+
+    monkeypatch.setattr(engine, "generate_ddp_command", prepare)
+    undo = trainers.before_launch(lambda trainer: calls.append(("told", trainer)))
+    assert engine.generate_ddp_command(1) == ("command", "file")
+    undo()
+    assert engine.generate_ddp_command is prepare
+    undo()
+    assert engine.generate_ddp_command is prepare
+    assert calls == [("told", 1), ("prepared", 1)]
+
+
+def test_the_watch_that_is_attached_to_a_launching_trainer_hears_of_it(tmp_path):
+    ours, other = GradWatch(), GradWatch()
+    _begin_launched(Launcher(tmp_path, [print, [].append, ours.begin]))
+    assert [type(session) for session in ours.sessions] == [Launched]
+    assert ours.run_dir == tmp_path
+    assert not ours.has_started
+    with pytest.raises(RuntimeError, match="there is nothing to report"):
+        ours.report()
+    assert other.sessions == []
+
+
+def dropped(caplog):
+    return [r.getMessage() for r in caplog.records if "drops callbacks" in r.getMessage()]
+
+
+@pytest.mark.parametrize(
+    ("version", "drops"),
+    [("8.4.0", True), ("8.4.139", True), ("8.4.140", False), ("8.4.190", False), ("9.0", False)],
+)
+def test_an_ultralytics_that_drops_callbacks_is_told_once(
+    tmp_path, monkeypatch, caplog, version, drops
+):
+    monkeypatch.setattr("ultralytics.__version__", version)
+    gradwatch = GradWatch()
+    gradwatch.begin(Launcher(tmp_path))
+    gradwatch.begin(Launcher(tmp_path))
+    said = dropped(caplog)
+    assert len(said) == int(drops)
+    assert all("pip install -U ultralytics" in line and "on one GPU" in line for line in said)
+    reason = "drops callbacks .*update it" if drops else "have not begun their first epoch"
+    with pytest.raises(RuntimeError, match=reason):
+        gradwatch.report()
+
+
+@pytest.mark.parametrize(
+    ("version", "gpus", "times"),
+    [("8.4.139", 2, 1), ("8.4.139", 1, 0), ("8.4.139", 0, 0), ("8.4.140", 2, 0)],
+)
+def test_who_attaches_to_a_model_is_told_where_there_are_several_gpus(  # noqa: PLR0913, PLR0917
+    tmp_path, monkeypatch, caplog, version, gpus, times
+):
+    monkeypatch.setattr("ultralytics.__version__", version)
+    monkeypatch.setattr(trainers, "gpus", lambda: gpus)
+    gradwatch = GradWatch().attach(FakeModel())
+    gradwatch.attach(FakeModel())
+    assert len(dropped(caplog)) == times
+    gradwatch.begin(Launcher(tmp_path))
+    assert len(dropped(caplog)) == (version == "8.4.139")
+
+
+@pytest.mark.parametrize(("ddp", "times"), [(True, 1), (False, 0)])
+def test_who_attaches_to_a_trainer_is_told_where_it_has_several_gpus(
+    tmp_path, monkeypatch, caplog, ddp, times
+):
+    monkeypatch.setattr("ultralytics.__version__", "8.4.139")
+    monkeypatch.setattr(trainers, "gpus", lambda: 8)
+    trainer = Launcher(tmp_path)
+    trainer.ddp = ddp
+    gradwatch = GradWatch().attach(trainer)
+    assert len(dropped(caplog)) == times
+    assert gradwatch.run_dir == (None if ddp else tmp_path)  # a launch is not begun by attaching
+
+
+@pytest.mark.parametrize(("rank", "watched"), [(-1, 1), (0, 1), (1, 0), (7, 0)])
+def test_other_ranks_than_the_first_do_nothing(tmp_path, monkeypatch, rank, watched):
+    monkeypatch.setattr("ultralytics.utils.RANK", rank)
+    trainer = Launcher(tmp_path)
+    trainer.ddp = False
+    before = {event: list(calls) for event, calls in trainer.callbacks.items()}
+    gradwatch = GradWatch()
+    gradwatch.begin(trainer)
+    assert len(gradwatch.sessions) == watched
+    is_untouched = vars(trainer) == {"ddp": False, "save_dir": str(tmp_path), "callbacks": before}
+    assert is_untouched != bool(watched)
+
+
+def test_an_ultralytics_that_launches_in_another_way_is_left_alone(monkeypatch):
+    from ultralytics.engine import trainer as engine
+
+    monkeypatch.delattr(engine, "generate_ddp_command")
+    undo = trainers.before_launch(print)
+    assert not hasattr(engine, "generate_ddp_command")
+    undo()
+
+
+def test_ultralytics_prepares_a_launch_by_the_name_that_is_wrapped():
+    import inspect
+
+    from ultralytics.engine.trainer import BaseTrainer
+
+    assert "generate_ddp_command(self)" in inspect.getsource(BaseTrainer.train)

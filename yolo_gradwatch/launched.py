@@ -1,0 +1,99 @@
+"""A training that runs in processes of its own, as the process that launched it finds it again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from yolo_gradwatch import trainer as trainers
+from yolo_gradwatch.detect import matches
+from yolo_gradwatch.review import load_run
+from yolo_gradwatch.runlog import META_FILE, FormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+    from yolo_gradwatch.records import Finding
+    from yolo_gradwatch.report import Report
+    from yolo_gradwatch.review import Run
+
+
+class Launched:
+    """A training on several GPUs: rank 0 watches it, and its files tell what was found.
+
+    It answers what a `Session` answers, from the files as they are when it is asked.
+
+    Args:
+        folder: The run's folder; what is in it by now is of an earlier run.
+        stop_on: Rules or kinds of rules that end the training.
+
+    Attributes:
+        folder: The run's folder.
+    """
+
+    def __init__(self, folder: Path, stop_on: Collection[str]) -> None:
+        self.folder = folder
+        self._stop_on = stop_on
+        self._before = _written(folder)
+
+    @property
+    def has_started(self) -> bool:
+        """Whether the training got as far as its first epoch, with a watch."""
+        return _written(self.folder) not in {None, self._before}
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether, once the training is over, the files tell of no watch to its end."""
+        run = self._run()
+        return run is None or run.meta["status"] != "finished"
+
+    @property
+    def stopped_by(self) -> Finding | None:
+        """The finding that stopped the training, if one did."""
+        run = self._run()
+        return _first_named(run, self._stop_on) if run else None
+
+    def report(self) -> Report:
+        """What was found so far.
+
+        Raises:
+            RuntimeError: The processes have written nothing.
+            FormatError: What they have written cannot be read.
+        """
+        if not self.has_started:
+            raise RuntimeError(f"{self.folder}: there is nothing to report: {_why_nothing()}")
+        return load_run(self.folder).report()
+
+    def _run(self) -> Run | None:
+        """The run, if its files are there and can be read."""
+        try:
+            return load_run(self.folder) if self.has_started else None
+        except FormatError:
+            return None
+
+
+def _written(folder: Path) -> int | None:
+    """When the run's description was written last, in ns; None where there is none."""
+    try:
+        return (folder / META_FILE).stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _first_named(run: Run, words: Collection[str]) -> Finding | None:
+    """The finding that was first to begin or grow worse since the run began or was resumed."""
+    started = [e["step"] for e in run.meta["events"] if e["kind"] in {"start", "resume"}]
+    is_news = (run.alerts["step"] >= max(started, default=1)) & (run.alerts["event"] != "end")
+    findings = {finding.number: finding for finding in run.report().findings}
+    told = [findings[n] for n in run.alerts["finding"][is_news] if n in findings]
+    return next((finding for finding in told if matches(finding, words)), None)
+
+
+def _why_nothing() -> str:
+    """In a sentence, why the processes of a training have written no file, and what to do."""
+    if trainers.drops_callbacks():
+        return trainers.DROPS_CALLBACKS.format(trainers.versions()["ultralytics"])
+    return (
+        "the processes of this training have not begun their first epoch with a watch; if they "
+        "have ended, what they printed says why"
+    )
