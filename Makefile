@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/yolo-gradwatch demo
 
 test: $(VENV)/.installed-dev lint
-	$(RUN) pytest --cov --cov-report=term-missing:skip-covered
+	OMP_NUM_THREADS=1 $(RUN) pytest -n auto --cov --cov-report=term-missing:skip-covered
 
 test-fast: $(VENV)/.installed-dev
 	$(RUN) pytest -n auto -m "not train"

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.records import Sample
 
 WINDOWS = 300
+MANY = 32
 PACKAGES = ("torch", "ultralytics", "numpy")
 
 
@@ -63,8 +64,9 @@ def modules(chosen: argparse.Namespace) -> None:
         model = (YOLO(f"{name}.yaml").model if is_yolo else wide(5000)).to(chosen.device)
         rows.append([name, *_costs(model, chosen.device)])
     columns = ["model", "modules", "parameters", "tensors", "layout, ms", "reading, ms"]
-    columns += ["with details, ms", "the trainer's clip, ms", "step, µs", "window, µs"]
-    note = f"{chosen.device}, median of {WINDOWS} windows, steps looked at 32 together"
+    columns += ["with details, ms", "the trainer's clip, ms"]
+    columns += ["step alone, µs", f"step with {MANY - 1} others, µs", "window, µs"]
+    note = f"{chosen.device}, median of {WINDOWS} windows"
     print(heading("Cost by the number of modules", PACKAGES, note))
     print(table(columns, rows) + "\n")
     attach, load = (spread([1e3 * s for s in each]) for each in (_attach_seconds(), _imports()))
@@ -92,14 +94,16 @@ def _costs(model: nn.Module, device: str) -> list[str]:
         parameter.grad = torch.randn_like(parameter)
     capture = Capture(parameters)
     plain, detailed = (_reading_seconds(capture, device, detailed=d) for d in (False, True))
+    pool = pool_of(members)
     with tempfile.TemporaryDirectory() as folder:
         recorder = recorder_of(Path(folder), found, members)
-        step, window = _step_and_window_seconds(recorder, pool_of(members))
+        alone, _ = _step_and_window_seconds(recorder, pool, 1)
+        step, window = _step_and_window_seconds(recorder, pool, MANY)
         recorder.close()
     clip = _seconds(lambda: torch.nn.utils.clip_grad_norm_(parameters, 10.0), 30)
     counts = [f"{len(found.modules):,}", f"{found.parameters[0]:,}", f"{len(parameters):,}"]
     times = [f"{1e3 * s:.2f}" for s in (layout_seconds, plain, detailed, clip)]
-    return [*counts, *times, *(f"{1e6 * s:.0f}" for s in (step, window))]
+    return [*counts, *times, *(f"{1e6 * s:.0f}" for s in (alone, step, window))]
 
 
 def _reading_seconds(capture: Capture, device: str, *, detailed: bool) -> float:
@@ -114,11 +118,12 @@ def _reading_seconds(capture: Capture, device: str, *, detailed: bool) -> float:
     return found
 
 
-def _step_and_window_seconds(recorder: Recorder, pool: list[Sample]) -> tuple[float, float]:
-    """Of a step that joins the open window, and of the end of one: rules and file."""
-    many = 32
+def _step_and_window_seconds(
+    recorder: Recorder, pool: list[Sample], many: int
+) -> tuple[float, float]:
+    """Of a step that is looked at together with others, and of the end of a window."""
     steps, windows = [], []
-    step = 1_000_000  # where windows are long
+    step = recorder.first_step + 1_000_000  # where windows are long
     for _ in range(WINDOWS):
         samples = [step_of(pool[i], step + i) for i in range(many)]
         step += many
