@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 PARTS: dict[str, list[tuple[type, str]]] = {
     "capture": [(capture.Capture, "take")],
+    "copy": [(capture.Capture, "_copy")],
     "landing": [(capture.Capture, "drain")],
     "roll-up": [(recorder.Recorder, "take")],
     "rules": [(diagnosis.Diagnosis, "update")],
@@ -48,6 +49,9 @@ PARTS: dict[str, list[tuple[type, str]]] = {
     "the rest": [(session.Session, "_safely")],
 }
 """Our share by its parts: what is called within a part is a part of its own."""
+
+ON_DEVICE = ("capture", "copy")
+DEVICE_PARTS = ("kernels", "copy on the device")
 
 WATCHES: dict[str, dict[str, Any] | None] = {
     "off": None,
@@ -79,13 +83,16 @@ class Meter:
 
     Attributes:
         seconds: For each part, seconds of each step that had any.
+        device: For the parts of ``ON_DEVICE``, on CUDA, a step and the events around it.
     """
 
     def __init__(self, clock: StepClock) -> None:
         self._clock = clock
         self._inner: list[float] = []  # seconds of the parts within each part that is open
         self.seconds: dict[str, dict[int, float]] = {part: defaultdict(float) for part in PARTS}
-        self.device: list[tuple[int, torch.cuda.Event, torch.cuda.Event]] = []
+        self.device: dict[str, list[tuple[int, torch.cuda.Event, torch.cuda.Event]]] = {
+            part: [] for part in ON_DEVICE
+        }
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:
@@ -105,16 +112,23 @@ class Meter:
             for part, spent in self.seconds.items()
         }
 
-    def device_seconds(self, steps: range) -> float:
-        """Mean seconds a step between the first and the last kernel of a reading, on CUDA."""
-        spent = [begin.elapsed_time(end) / 1e3 for step, begin, end in self.device if step in steps]
-        return sum(spent) / len(steps)
+    def device_share(self, steps: range) -> dict[str, float]:
+        """Mean seconds a step that the device was at it, on CUDA.
+
+        A reading is its kernels and the copy; the copy begins with joining all into one vector.
+        """
+        spent = {
+            part: sum(begin.elapsed_time(end) / 1e3 for step, begin, end in found if step in steps)
+            for part, found in self.device.items()
+        }
+        whole, copy = (seconds / len(steps) for seconds in spent.values())
+        return {"kernels": whole - copy, "copy on the device": copy}
 
     def _timed(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(call)
         def timed(*args: Any, **kwargs: Any) -> Any:
             step = len(self._clock.begins)
-            on_device = part == "capture" and torch.cuda.is_available()
+            on_device = part in ON_DEVICE and torch.cuda.is_available()
             begin = self._event() if on_device else None
             self._inner.append(0.0)
             start = time.perf_counter()
@@ -127,7 +141,7 @@ class Meter:
                 if self._inner:
                     self._inner[-1] += spent
                 if begin is not None:
-                    self.device.append((step, begin, self._event()))
+                    self.device[part].append((step, begin, self._event()))
 
         return timed
 
@@ -148,7 +162,7 @@ class Measured:
         own_first: Mean seconds a step inside of us, among the first, one a round.
         own_steady: The same of the steps after them.
         parts: Of ``own_steady`` by part, one a round.
-        device: Seconds a step on the device, one a round.
+        device: Seconds a step on the device by part, one a round.
     """
 
     first: list[float] = field(default_factory=list)
@@ -156,7 +170,7 @@ class Measured:
     own_first: list[float] = field(default_factory=list)
     own_steady: list[float] = field(default_factory=list)
     parts: list[dict[str, float]] = field(default_factory=list)
-    device: list[float] = field(default_factory=list)
+    device: list[dict[str, float]] = field(default_factory=list)
 
     def add(self, clock: StepClock, meter: Meter) -> None:
         """Take a training."""
@@ -168,7 +182,7 @@ class Measured:
             self.steady.append(median(seconds[FIRST:]))
             self.parts.append(meter.share(late))
             self.own_steady.append(sum(self.parts[-1].values()))
-            self.device.append(meter.device_seconds(late))
+            self.device.append(meter.device_share(late))
 
 
 def _restore(owner: type, name: str, original: Any) -> None:
@@ -252,10 +266,14 @@ def _parts_table(found: dict[str, Measured]) -> str:
     rows = []
     for name, own in found.items():
         if name != "off" and own.parts:
-            means = [fmean(parts[part] for parts in own.parts) for part in PARTS]
-            device = f"{fmean(own.device) * 1e6:.0f}" if any(own.device) else "-"
-            rows.append([name, *(f"{mean * 1e6:.0f}" for mean in means), device])
-    return table(["watch", *PARTS, "on the device"], rows) + "\n"
+            means = [_mean(own.parts, part) for part in PARTS]
+            device = [_mean(own.device, part) for part in DEVICE_PARTS]
+            rows.append([name, *(f"{mean * 1e6:.0f}" for mean in (*means, *device))])
+    return table(["watch", *PARTS, *DEVICE_PARTS], rows) + "\n"
+
+
+def _mean(rounds: list[dict[str, float]], part: str) -> float:
+    return fmean(parts[part] for parts in rounds)
 
 
 def _milliseconds(seconds: list[float]) -> str:

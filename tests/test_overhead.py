@@ -82,7 +82,7 @@ def measured(overhead, first, steady, own):
         own_first=[own] * len(first),
         own_steady=[own] * len(steady),
         parts=[{**parts, "capture": own} for _ in steady],
-        device=[0.0 for _ in steady],
+        device=[dict.fromkeys(overhead.DEVICE_PARTS, 0.0) for _ in steady],
     )
 
 
