@@ -64,7 +64,7 @@ def nothing(trainer: Any) -> None:
 
 
 def gradwatch(trainer: Any) -> None:
-    """Attach ours, with its defaults."""
+    """Attach ours, with its defaults; no panel, because there is no terminal."""
     GradWatch().attach(trainer)
 
 

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 WINDOWS = 300
 MANY = 32
+LATE = 1_000_000  # a step from which on windows are long
 PACKAGES = ("torch", "ultralytics", "numpy")
 
 
@@ -69,8 +70,10 @@ def modules(chosen: argparse.Namespace) -> None:
     note = f"{chosen.device}, median of {WINDOWS} windows"
     print(heading("Cost by the number of modules", PACKAGES, note))
     print(table(columns, rows) + "\n")
-    attach, load = (spread([1e3 * s for s in each]) for each in (_attach_seconds(), _imports()))
-    print(f"Attaching to YOLO26x: {attach} ms; `import yolo_gradwatch`: {load} ms.\n")
+    statements = ["import yolo_gradwatch", "from yolo_gradwatch import GradWatch"]
+    loads = [f"`{one}`: {_milliseconds(_imports(one))} ms" for one in statements]
+    attach = f"Attaching to YOLO26x: {_milliseconds(_attach_seconds())} ms"
+    print(f"{'; '.join([attach, *loads])}.\n")
 
 
 def _attach_seconds() -> list[float]:
@@ -78,9 +81,13 @@ def _attach_seconds() -> list[float]:
     return [_seconds(functools.partial(GradWatch().attach, model), 1) for model in models]
 
 
-def _imports() -> list[float]:
-    """Seconds of the import, each in a new process."""
-    script = "import time; a = time.perf_counter(); import yolo_gradwatch; "
+def _milliseconds(seconds: list[float]) -> str:
+    return spread([1e3 * one for one in seconds])
+
+
+def _imports(statement: str) -> list[float]:
+    """Seconds of an import, each in a new process."""
+    script = f"import time; a = time.perf_counter(); {statement}; "
     command = [sys.executable, "-c", f"{script}print(time.perf_counter() - a)"]
     runs = [subprocess.run(command, capture_output=True, check=True) for _ in range(5)]  # noqa: S603  # our own script
     return [float(run.stdout) for run in runs]
@@ -123,9 +130,9 @@ def _step_and_window_seconds(
 ) -> tuple[float, float]:
     """Of a step that is looked at together with others, and of the end of a window."""
     steps, windows = [], []
-    step = recorder.first_step + 1_000_000  # where windows are long
+    step = recorder.first_step + LATE
     for _ in range(WINDOWS):
-        samples = [step_of(pool[i], step + i) for i in range(many)]
+        samples = [step_of(pool[i], step + i, detailed=i == 0) for i in range(many)]
         step += many
         begin = time.perf_counter()
         recorder.take(samples)
@@ -135,6 +142,7 @@ def _step_and_window_seconds(
         end = time.perf_counter()
         steps.append((middle - begin) / many)
         windows.append(end - middle)
+    recorder.first_step = step
     return median(steps), median(windows)
 
 

@@ -3,7 +3,9 @@
     python benchmarks/simulation.py MODEL.pickle STEPS
 
 ``scale.py`` runs it in a process of its own, so that the memory is that of this package alone. The
-steps are drawn by chance around those of a healthy training. What it prints last is JSON.
+steps are drawn by chance around those of a healthy training. They come as fast as they are taken,
+so that 32 are looked at together; a training of ten steps a second looks at three. What it prints
+last is JSON.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ def simulate(recorder: Recorder, pool: list[Sample], count: int) -> float:
     """Take so many steps; the seconds that the recorder needed."""
     per_epoch = max(count // EPOCHS, 1)
     skipped = _spread_out(count, SKIPS)
-    strange = _spread_out(count, ANOMALIES + 1)
+    strange = _spread_out(count, ANOMALIES)
     inside, epoch = 0.0, 0
     for step in range(1, count + 1):
         begin = time.perf_counter()
@@ -91,8 +93,8 @@ def simulate(recorder: Recorder, pool: list[Sample], count: int) -> float:
 
 
 def _spread_out(count: int, parts: int) -> set[int]:
-    """The steps between so many equal parts of a training."""
-    return set(range(count // parts, count, max(count // parts, 1)))
+    """So many steps of a training, at equal distances."""
+    return {count * n // (parts + 1) for n in range(1, parts + 1)}
 
 
 def main() -> None:

@@ -1,3 +1,5 @@
+from collections import deque
+
 import numpy as np
 import pytest
 import torch
@@ -207,7 +209,7 @@ def test_taking_a_sample_does_not_synchronize_with_the_device():
     capture = Capture(list(model.parameters()))
     extras = [torch.zeros(1, device="cuda"), torch.ones((), device="cuda")]
     losses = [torch.ones((), device="cuda"), torch.ones(3, device="cuda")]
-    capture.take(1, 1, extras, losses, detailed=True)  # the first step allocates the pinned buffer
+    capture.take(1, 1, extras, losses, detailed=True)
     list(capture.drain(wait=True))
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -221,6 +223,69 @@ def test_taking_a_sample_does_not_synchronize_with_the_device():
     wanted = [float(torch.linalg.vector_norm(p.grad.double())) for p in model.parameters()]
     assert (sample.step, sample.losses) == (201, (1.0, 1.0, 1.0, 1.0))
     np.testing.assert_allclose(sample.norms, wanted, rtol=1e-6)
+
+
+class Event:
+    """As much of an event as tells when a copy has landed."""
+
+    def __init__(self, landed):
+        self.landed, self.waits = landed, 0
+
+    def query(self):
+        return self.landed
+
+    def synchronize(self):
+        self.waits += 1
+
+
+class Ringed(Capture):
+    """Copies into the buffers of a ring, as on CUDA, though on a CPU."""
+
+    landed = True
+
+    def _buffers(self):
+        size = 2 + MOST_LOSSES + 2 * len(self._parameters) + len(self._weights)
+        return deque(
+            (torch.empty(size, dtype=torch.float64), Event(self.landed)) for _ in range(RING)
+        )
+
+    def _copy(self, parts):
+        vector = torch.cat([part.to(torch.float64) for part in parts])
+        host, landed = self._buffer()
+        host[: len(vector)].copy_(vector)
+        return host, landed
+
+
+class Slow(Ringed):
+    landed = False
+
+
+@pytest.mark.parametrize("kind", [Ringed, Slow])
+@pytest.mark.parametrize("count", [1, RING - 1, RING, RING + 1, 3 * RING + 2])
+def test_a_ring_of_buffers_loses_no_step(kind, count):
+    parameter = nn.Parameter(torch.ones(1))
+    capture = kind([parameter])
+    for step in range(1, count + 1):
+        parameter.grad = torch.full((1,), float(step))
+        capture.take(1, step, [], detailed=step % 3 == 0)
+        busy = [flight.host.data_ptr() for flight in capture._flying]
+        assert len(set(busy)) == len(busy) <= RING
+    samples = list(capture.drain(wait=True))
+    assert [sample.step for sample in samples] == list(range(1, count + 1))
+    assert [float(sample.norms[0]) for sample in samples] == [sample.step for sample in samples]
+    waits = sum(event.waits for _, event in capture._ring)
+    assert waits == (0 if kind is Ringed else count)
+
+
+def test_steps_that_have_not_landed_are_not_waited_for():
+    parameter = nn.Parameter(torch.ones(1))
+    parameter.grad = torch.ones(1)
+    capture = Slow([parameter])
+    for step in range(1, RING + 3):
+        capture.take(1, step, [], detailed=False)
+    assert [sample.step for sample in capture.drain()] == [1, 2]  # their buffers were needed
+    assert list(capture.drain()) == []
+    assert len(list(capture.drain(wait=True))) == RING
 
 
 def on_cuda():

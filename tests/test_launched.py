@@ -292,3 +292,18 @@ def test_ultralytics_prepares_a_launch_by_the_name_that_is_wrapped():
     from ultralytics.engine.trainer import BaseTrainer
 
     assert "generate_ddp_command(self)" in inspect.getsource(BaseTrainer.train)
+
+
+def test_trouble_of_ours_before_a_launch_is_told_and_the_launch_goes_on(monkeypatch, caplog):
+    from ultralytics.engine import trainer as engine
+
+    def fail(_trainer):
+        raise OSError("planted")
+
+    monkeypatch.setattr(engine, "generate_ddp_command", lambda trainer: ("command", trainer))
+    undo = trainers.before_launch(fail)
+    try:
+        assert engine.generate_ddp_command("a trainer") == ("command", "a trainer")
+    finally:
+        undo()
+    assert "does not find this training again: planted" in caplog.text

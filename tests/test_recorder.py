@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from values import LAYOUT, MEMBERS, sample
 
@@ -63,6 +64,14 @@ def test_a_step_waits_for_a_quarter_of_a_second_at_the_most(recording, clock):
     assert take(recording, [FAR + 1, FAR + 2]) == []
     clock.now += 0.01
     assert take(recording, [FAR + 3, FAR + 4]) == [FAR + 3]
+
+
+def test_a_step_that_is_not_finite_is_looked_at_at_once(recording):
+    take(recording, [FAR, FAR + 1])
+    assert len(recording._landed) == 2
+    recording.take([sample(FAR + 2, np.nan)])
+    assert recording._landed == []
+    assert [finding.rule for finding in recording.report().findings] == ["nonfinite"]
 
 
 def test_nothing_waits_beyond_an_epoch(recording):

@@ -2,7 +2,7 @@
 
 One vector holds everything that is wanted of a step: the norms, a few scalars of the trainer, and
 on request the details. On a GPU it is copied to pinned memory behind an event; `drain` hands over
-the steps whose copy has landed. Besides ``faults`` the only module that imports torch.
+the steps whose copy has landed. Besides ``faults`` the only module that computes with torch.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ class Capture:
 
     def _buffer(self) -> tuple[Tensor, torch.cuda.Event]:
         """The buffer that was used the longest ago."""
-        if len(self._flying) == RING:  # nobody has drained for so many steps
+        while len(self._flying) >= RING:  # nobody has drained for so many steps
             self._waited.append(self._land())
         self._ring.rotate(-1)
         return self._ring[-1]
@@ -184,8 +184,8 @@ class Capture:
     def _land(self) -> Sample:
         """The oldest step on its way."""
         flight = self._flying.popleft()
-        if flight.landed is not None:
-            flight.landed.synchronize()  # SYNC: at the end of an epoch; else it has landed
+        if flight.landed is not None and not flight.landed.query():
+            flight.landed.synchronize()  # SYNC: an epoch ends, or no buffer is free
         values = flight.host.numpy().astype(np.float64)
         extras, values = values[: flight.extras], values[flight.extras :]
         losses, values = values[: flight.losses], values[flight.losses :]

@@ -92,7 +92,7 @@ def _first_named(run: Run, words: Collection[str]) -> Finding | None:
 def _why_nothing() -> str:
     """In a sentence, why the processes of a training have written no file, and what to do."""
     if trainers.drops_callbacks():
-        return trainers.DROPS_CALLBACKS.format(trainers.versions()["ultralytics"])
+        return trainers.dropped_callbacks()
     return (
         "the processes of this training have not begun their first epoch with a watch; if they "
         "have ended, what they printed says why"

@@ -180,9 +180,9 @@ class Recorder:
         self._judge(windows)
 
     def _is_due(self) -> bool:
-        """Whether a window is complete, many steps wait, or the last look was some time ago."""
+        """Whether there is news, many steps wait, or the last look was some time ago."""
         return (
-            self._rollup.ends_window(self._landed[0].step, self._landed[-1].step)
+            self._rollup.is_urgent(self._landed)
             or len(self._landed) >= MOST_WAITING
             or time.monotonic() - self._settled >= WAIT_SECONDS
         )
@@ -253,7 +253,7 @@ class Recorder:
         """Give the terminal back and close files and sinks, whatever has happened."""
         with ExitStack() as stack:  # each is closed, even if the one before fails
             if self._status == "running":  # an error of ours has ended the watch
-                self._status, self._landed = "failed", []
+                self._status = "failed"
                 stack.callback(self._write_meta)
             if self._log:
                 stack.callback(self._log.close)

@@ -98,14 +98,11 @@ class Rollup:
                 first = taken
         return first == step
 
-    def ends_window(self, first: int, last: int) -> bool:
-        """Whether a window ends with the sample of ``last``, as far as is known before it.
-
-        Args:
-            first: The oldest step that is not added yet; it begins a window if none is open.
-            last: The newest.
-        """
-        return self._is_last(self._open.first if self._open else first, last)
+    def is_urgent(self, waiting: Sequence[Sample]) -> bool:
+        """Whether samples that are not added yet, at least one, end a window or are not finite."""
+        first = self._open.first if self._open else waiting[0].step
+        newest = waiting[-1]
+        return self._is_last(first, newest.step) or not np.isfinite(newest.norms).all()
 
     def add(self, samples: Sequence[Sample]) -> list[Window]:
         """Windows that are complete with these samples, at least one."""

@@ -58,7 +58,7 @@ ALERT_COLUMNS = (
 )
 
 
-_NUMBER = "\0"  # in front of each float of a row that is being made
+_NUMBER = "\1"  # in front of each float of a row that is being made; no name has it
 _META_PARTS = ("status", "versions", "options", "thresholds", "layout", "events", "epochs")
 
 

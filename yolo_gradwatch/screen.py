@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 REDRAW_SECONDS = 0.25
 FRAME_SECONDS = 0.1
-"""Ultralytics' bar has a new frame that often; a panel that is redrawn less makes it stutter."""
+"""Ultralytics' bar has a new frame that often; no need to draw it more often."""
 
 DRAWN_SHARE = 0.005
-"""Of the time, the most that is spent on drawing anew: a slow terminal gets fewer frames."""
+"""Of the time, what drawing anew may take: a panel that takes 5 ms is drawn once a second."""
 
 MOST_SECONDS = 5.0
 """Between two drawings at the most, whatever the last one took."""

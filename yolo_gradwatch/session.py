@@ -186,10 +186,16 @@ class Session:
     def _finish(self, outcome: str) -> None:
         try:
             if self._recorder:
-                self._recorder.take(self._capture.drain(wait=True))
+                self._take_rest(self._recorder)
                 self._recorder.finish(outcome)
         finally:  # a second Ctrl+C may come in between
             self._release()
+
+    def _take_rest(self, recorder: Recorder) -> None:
+        try:
+            recorder.take(self._capture.drain(wait=True))
+        finally:  # a device that has failed hands nothing over, but some steps have landed
+            recorder.settle()
 
     def _release(self) -> None:
         """Undo everything in the trainer and let go of it, because it holds the model."""

@@ -44,7 +44,8 @@ class Telemetry:
         self._scale = samples[-1].scale
         shares = block_shares(norms[:, self._rows], norms[:, :1])
         told = applied & np.isfinite(shares).all(axis=1)
-        self._shares += shares[told].sum(axis=0)
+        # One row after the other, so that the sum does not depend on how many came at once.
+        self._shares = np.add.reduce([self._shares, *shares[told]])
         self._finite += int(told.sum())
 
     def result(self) -> EpochTelemetry:
@@ -88,7 +89,7 @@ def block_shares(blocks: Floats, total: Floats | float) -> Floats:
         total: (..., 1) norms of the whole model, or one for all.
     """
     with np.errstate(invalid="ignore", over="ignore"):  # Inf / Inf, 0 / 0
-        shares: Floats = np.square(blocks / np.float64(total))
+        shares: Floats = np.square(blocks / np.asarray(total, np.float64))
     return shares
 
 

@@ -43,11 +43,8 @@ OPTIONS = (
 )
 """Arguments of the training that are kept with the run, because findings refer to them."""
 
-DROPS_CALLBACKS = (
-    "Ultralytics {} drops callbacks when it trains on several GPUs, so such a training is not "
-    "watched: update it (pip install -U ultralytics), or train on one GPU"
-)
-"""What happens, and what to do, where `drops_callbacks` holds; to be filled with the version."""
+
+_LOG = logging.getLogger(__name__)
 
 
 def is_trainer(target: Any) -> bool:
@@ -94,6 +91,17 @@ def drops_callbacks() -> bool:
     return not check_version(ultralytics.__version__, ">=8.4.140")
 
 
+def dropped_callbacks() -> str:
+    """In a sentence, what happens where `drops_callbacks` holds, and what to do."""
+    import ultralytics  # noqa: PLC0415  # heavy; only a training pays for it
+
+    return (
+        f"Ultralytics {ultralytics.__version__} drops callbacks when it trains on several GPUs, "
+        "so such a training is not watched: update it (pip install -U ultralytics), or train on "
+        "one GPU"
+    )
+
+
 def may_launch(target: Any) -> bool:
     """Whether the training of a trainer or a model may run in several processes.
 
@@ -126,7 +134,10 @@ def before_launch(call: Callable[[Any], None]) -> Callable[[], None]:
         return lambda: None
 
     def watched_prepare(trainer: Any) -> Any:
-        call(trainer)
+        try:
+            call(trainer)
+        except Exception as error:  # noqa: BLE001  # there is no session yet that would catch it
+            _LOG.warning("GradWatch does not find this training again: %s", error)
         return prepare(trainer)
 
     return _replace(module, "generate_ddp_command", watched_prepare)

@@ -160,8 +160,7 @@ class GradWatch:
         """Say once that a training on several GPUs is not watched, where that is so."""
         if not self._has_warned and trainers.drops_callbacks() and trainers.may_launch(target):
             self._has_warned = True
-            version = trainers.versions()["ultralytics"]
-            _LOG.warning("GradWatch: %s", trainers.DROPS_CALLBACKS.format(version))
+            _LOG.warning("GradWatch: %s", trainers.dropped_callbacks())
 
 
 @cache
@@ -172,7 +171,7 @@ def _hear_of_launches() -> None:
 
 def _begin_launched(trainer: Any) -> None:
     """Tell the watch that is attached, if one is, of a trainer that launches processes."""
-    for callback in trainer.callbacks["on_pretrain_routine_start"]:
+    for callback in trainer.callbacks.get("on_pretrain_routine_start", []):
         watch = getattr(callback, "__self__", None)
         if isinstance(watch, GradWatch):
             watch.begin(trainer)
