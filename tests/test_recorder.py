@@ -9,6 +9,7 @@ from values import LAYOUT, MEMBERS, sample
 
 from yolo_gradwatch import load_run, recorder
 from yolo_gradwatch.recorder import MOST_WAITING, WAIT_SECONDS, Options, Recorder, Training
+from yolo_gradwatch.records import Detail
 
 FAR = 1_000_001  # a step so late that a window holds 20,000 steps
 
@@ -107,3 +108,38 @@ def test_an_error_of_ours_looks_at_nothing_more(recording, tmp_path):
     recording.close()
     assert json.loads((tmp_path / "gradwatch.json").read_text())["status"] == "failed"
     assert len((tmp_path / "gradwatch.csv").read_text().splitlines()) == 1
+
+
+def recorded(folder, monkeypatch, waiting):
+    """The run of some steps with jumps and a NaN, of which so many are looked at together."""
+    folder.mkdir()
+    monkeypatch.setattr(recorder, "MOST_WAITING", waiting)
+    training = Training(folder, {"amp": False}, epochs=1, resumes=False, versions={}, handlers=[])
+    recording = Recorder(LAYOUT, MEMBERS, training, Options(live=False))
+    recording.open(lambda call, *args: call(*args))
+    recording.start_epoch(1, 1)
+    for step in range(1, 2500):
+        factor = {1900: 1e3, 2204: np.nan, 2350: 1e-3}.get(step, 1.0 + step % 7 / 10)
+        detail = Detail(np.ones(len(MEMBERS.elements)), np.zeros(len(MEMBERS.elements)))
+        opens = recording.opens_window(step)
+        recording.take([sample(step, factor, detail=detail if opens else None)])
+    recording.finish("finished")
+    recording.close()
+    return load_run(folder)
+
+
+def test_a_run_is_the_same_however_many_steps_are_looked_at_together(tmp_path, clock, monkeypatch):
+    """But for details: whether a window begins must be known as its first step is read."""
+    runs = {n: recorded(tmp_path / str(n), monkeypatch, n) for n in (1, 5, 32)}
+    details = ["zero_fraction", "weight_norm"]
+    first = runs[1]
+    assert {finding.rule for finding in first.report().findings} >= {"nonfinite", "spike"}
+    for n, run in runs.items():
+        rest = run.windows.drop(columns=details)
+        assert rest.equals(first.windows.drop(columns=details))
+        assert run.report().findings == first.report().findings
+        whole = run.windows.query("module == 'model'")
+        lacking = whole["step_first"][whole["weight_norm"].isna()]
+        near = [any(bad <= s <= bad + 10 + n + 1 for bad in (1900, 2204, 2350)) for s in lacking]
+        assert all(near)
+        assert 3 <= len(lacking) < 40
