@@ -321,7 +321,9 @@ def _mean(rounds: list[dict[str, float]], part: str) -> float:
 
 
 def _milliseconds(seconds: list[float]) -> str:
-    return spread([1e3 * second for second in seconds]) if seconds else "-"
+    if not seconds:
+        return "-"
+    return spread([1e3 * second for second in seconds], ",.0f" if min(seconds) > 0.1 else ".3g")
 
 
 def _ratio(ours: list[float], off: list[float]) -> str:
