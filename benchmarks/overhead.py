@@ -289,8 +289,9 @@ def report(chosen: argparse.Namespace, found: dict[str, Measured]) -> str:
     parts = [heading(title, ("torch", "ultralytics", "numpy"), where, count)]
     off = found["off"]
     parts.append(_steps_table(found, off))
-    parts.append(f"Inside of us after the first {FIRST}, µs a step, mean over the rounds:\n")
-    parts.append(_parts_table(found))
+    if any(own.parts for own in found.values()):
+        parts.append(f"Inside of us after the first {FIRST}, µs a step, mean over the rounds:\n")
+        parts.append(_parts_table(found))
     return "\n".join(parts) + "\n"
 
 
