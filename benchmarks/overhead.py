@@ -54,7 +54,7 @@ PARTS: dict[str, list[tuple[type, str]]] = {
     "file": [(runlog.RunLog, name) for name in ("write_window", "write_news", "write_meta")],
     "console": [
         *((screen.Screen, name) for name in ("redraw", "print", "show_frame")),
-        *((console.Console, name) for name in ("print",)),
+        (console.Console, "print"),
     ],
     "the rest": [(session.Session, "_safely")],
 }

@@ -109,8 +109,8 @@ class StepClock:
 
 def training(
     watch: Callable[[Any], object] | None = None, *, clock: StepClock, steps: int, **options: Any
-) -> Any:
-    """Train one epoch of so many steps and give the trainer back.
+) -> None:
+    """Train one epoch of so many steps.
 
     Args:
         watch: Attaches whatever watches to the trainer.
@@ -139,4 +139,3 @@ def training(
     if watch:
         watch(trainer)
     trainer.train()
-    return trainer

@@ -8,6 +8,11 @@ from torch import nn
 from yolo_gradwatch.capture import MOST_LOSSES, RING, Capture, norms_of
 
 
+def needs_cuda(test):
+    missing = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+    return pytest.mark.gpu(missing(test))
+
+
 def model_with_gradients():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(2))
@@ -200,13 +205,17 @@ def test_samples_come_in_the_order_of_their_steps():
     assert [sample.step for sample in capture.drain(wait=True)] == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_taking_a_sample_does_not_synchronize_with_the_device():
+def on_cuda():
+    """A capture of parameters on a device, and their gradients."""
     model = model_with_gradients().cuda()
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
-    capture = Capture(list(model.parameters()))
+    return Capture(list(model.parameters())), [p.grad for p in model.parameters()]
+
+
+@needs_cuda
+def test_taking_a_sample_does_not_synchronize_with_the_device():
+    capture, gradients = on_cuda()
     extras = [torch.zeros(1, device="cuda"), torch.ones((), device="cuda")]
     losses = [torch.ones((), device="cuda"), torch.ones(3, device="cuda")]
     capture.take(1, 1, extras, losses, detailed=True)
@@ -220,7 +229,7 @@ def test_taking_a_sample_does_not_synchronize_with_the_device():
         torch.cuda.set_sync_debug_mode("default")
     torch.cuda.synchronize()
     sample = list(capture.drain(wait=True))[-1]
-    wanted = [float(torch.linalg.vector_norm(p.grad.double())) for p in model.parameters()]
+    wanted = [float(torch.linalg.vector_norm(gradient.double())) for gradient in gradients]
     assert (sample.step, sample.losses) == (201, (1.0, 1.0, 1.0, 1.0))
     np.testing.assert_allclose(sample.norms, wanted, rtol=1e-6)
 
@@ -288,16 +297,7 @@ def test_steps_that_have_not_landed_are_not_waited_for():
     assert len(list(capture.drain(wait=True))) == RING
 
 
-def on_cuda():
-    """A capture of parameters on a device, and their gradients."""
-    model = model_with_gradients().cuda()
-    for parameter in model.parameters():
-        parameter.grad = torch.randn_like(parameter)
-    return Capture(list(model.parameters())), [p.grad for p in model.parameters()]
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@needs_cuda
 def test_pinned_buffers_are_allocated_once():
     capture, _ = on_cuda()
     extras = [torch.zeros(1, device="cuda"), torch.ones((), device="cuda")]
@@ -311,8 +311,7 @@ def test_pinned_buffers_are_allocated_once():
         list(capture.drain())
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@needs_cuda
 @pytest.mark.parametrize("count", [RING - 1, RING, RING + 1, 3 * RING])
 def test_more_steps_than_buffers_can_be_on_their_way(count):
     capture, gradients = on_cuda()

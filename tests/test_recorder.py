@@ -21,12 +21,18 @@ def clock(monkeypatch):
     return clock
 
 
+def begin(folder):
+    """A recorder in its first epoch."""
+    training = Training(folder, {"amp": False}, epochs=1, resumes=False, versions={}, handlers=[])
+    begun = Recorder(LAYOUT, MEMBERS, training, Options(live=False))
+    begun.open(lambda call, *args: call(*args))
+    begun.start_epoch(1, 1)
+    return begun
+
+
 @pytest.fixture
 def recording(tmp_path, clock):
-    training = Training(tmp_path, {"amp": False}, epochs=1, resumes=False, versions={}, handlers=[])
-    recording = Recorder(LAYOUT, MEMBERS, training, Options(live=False))
-    recording.open(lambda call, *args: call(*args))
-    recording.start_epoch(1, 1)
+    recording = begin(tmp_path)
     yield recording
     recording.close()
 
@@ -114,10 +120,7 @@ def recorded(folder, monkeypatch, waiting):
     """The run of some steps with jumps and a NaN, of which so many are looked at together."""
     folder.mkdir()
     monkeypatch.setattr(recorder, "MOST_WAITING", waiting)
-    training = Training(folder, {"amp": False}, epochs=1, resumes=False, versions={}, handlers=[])
-    recording = Recorder(LAYOUT, MEMBERS, training, Options(live=False))
-    recording.open(lambda call, *args: call(*args))
-    recording.start_epoch(1, 1)
+    recording = begin(folder)
     for step in range(1, 2500):
         factor = {1900: 1e3, 2204: np.nan, 2350: 1e-3}.get(step, 1.0 + step % 7 / 10)
         detail = Detail(np.ones(len(MEMBERS.elements)), np.zeros(len(MEMBERS.elements)))

@@ -16,6 +16,7 @@ from yolo_gradwatch.records import (
     Severity,
     Window,
 )
+from yolo_gradwatch.rollup import applied
 from yolo_gradwatch.telemetry import block_labels, block_rows, block_shares, owners
 
 if TYPE_CHECKING:
@@ -116,10 +117,10 @@ class Board:
     def add(self, samples: Sequence[Sample], norms: Floats) -> None:
         """Take steps, at least one, and their (S, M) module norms."""
         self.epoch, self.step = samples[-1].epoch, samples[-1].step
-        applied = np.array([not sample.skipped for sample in samples])
+        is_applied = applied(samples)
         self._steps += len(samples)
-        self.skipped += len(samples) - int(applied.sum())
-        self._take(norms[applied])
+        self.skipped += len(samples) - int(is_applied.sum())
+        self._take(norms[is_applied])
 
     def add_window(self, window: Window) -> None:
         """Take a window from the files: its mean norms, clipped if the mean of the whole is."""
@@ -127,10 +128,10 @@ class Board:
         norms = window.norm_mean.astype(np.float64)
         norms = np.where(np.isnan(norms), 0.0, norms)  # frozen, or without a gradient
         norms = np.where(window.nonfinite, np.nan, norms)
-        applied = window.steps - window.skipped
         self._steps += window.steps
         self.skipped += window.skipped
-        self._take(norms[None][:applied], applied)
+        if window.skipped < window.steps:
+            self._take(norms[None], window.steps - window.skipped)
 
     def _take(self, norms: Floats, times: int = 1) -> None:
         """Take the (S, M) module norms of steps that AMP did not skip, each for so many steps."""

@@ -50,7 +50,7 @@ class Launched:
     @property
     def stopped_by(self) -> Finding | None:
         """The finding that stopped the training, if one did."""
-        run = self._run()
+        run = self._run() if self._stop_on else None  # else the files need not be read
         return _first_named(run, self._stop_on) if run else None
 
     def report(self) -> Report:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.sinks import Sink
 
 MOST_WAITING = 32
-"""Steps that are looked at together at the most: that costs hardly more than one."""
+"""Steps that are looked at together at the most; so many take about four times as long as one."""
 
 WAIT_SECONDS = 0.25
 """How long a step waits for others at the most, so that news and panel are fresh."""

@@ -43,6 +43,11 @@ def module_norms(norms: Floats, members: Members) -> Floats:
     return summed
 
 
+def applied(samples: Sequence[Sample]) -> Flags:
+    """(S,) whether AMP did not skip each step."""
+    return np.array([not sample.skipped for sample in samples])
+
+
 def zero_fraction(zeros: Floats, members: Members) -> Floats:
     """Share of exactly zero elements in each module's own weight gradient.
 
@@ -65,8 +70,8 @@ def zero_fraction(zeros: Floats, members: Members) -> Floats:
 class Rollup:
     """Turns samples into windows; an epoch's end and an anomaly close one early.
 
-    Samples may come one by one or many at once: the windows are the same, and many at once cost
-    hardly more than one.
+    Samples may come one by one or many at once: the windows are the same, and many at once cost far
+    less than one by one.
 
     Args:
         members: Which parameters make up each module.
@@ -188,7 +193,7 @@ def _rows(samples: Sequence[Sample], members: Members) -> _Rows:
         steps=[sample.step for sample in samples],
         parameters=parameters,
         norms=module_norms(parameters, members),
-        applied=np.array([not sample.skipped for sample in samples]),
+        applied=applied(samples),
         missing=_all_of([sample.missing for sample in samples], members),
         frozen=_all_of([sample.frozen for sample in samples], members),
     )
@@ -222,14 +227,14 @@ class _Open:
         self._last = rows.steps[-1]
         self._steps += len(rows.steps)
         self._skipped += int((~rows.applied).sum())
-        norms, applied = rows.norms, rows.applied[:, None]
+        norms, is_applied = rows.norms, rows.applied[:, None]
         finite = told = np.isfinite(norms)
         if rows.missing is not None:
             told = finite & ~rows.missing
             lost = rows.missing if rows.frozen is None else rows.missing & ~rows.frozen
-            self._none += (applied & lost).sum(axis=0)
-        self._nonfinite += (applied & ~finite).sum(axis=0)
-        self._zero += (applied & told & (norms == 0)).sum(axis=0)
+            self._none += (is_applied & lost).sum(axis=0)
+        self._nonfinite += (is_applied & ~finite).sum(axis=0)
+        self._zero += (is_applied & told & (norms == 0)).sum(axis=0)
         self._finite += told.sum(axis=0)
         # One row after the other, so that the sum does not depend on how many came at once.
         self._sum = np.add.reduce([self._sum, *np.where(told, norms, 0.0)])

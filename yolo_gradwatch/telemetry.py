@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_gradwatch.records import WHOLE, EpochTelemetry, Floats, Layout, Sample
+from yolo_gradwatch.rollup import applied
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,12 +39,12 @@ class Telemetry:
 
     def add(self, samples: Sequence[Sample], norms: Floats) -> None:
         """Take steps, at least one, and their (S, M) module norms, the whole model first."""
-        applied = np.array([not sample.skipped for sample in samples])
-        self._skipped += len(samples) - int(applied.sum())
-        self._totals.extend(np.where(applied, norms[:, 0], np.nan).tolist())
+        is_applied = applied(samples)
+        self._skipped += len(samples) - int(is_applied.sum())
+        self._totals.extend(np.where(is_applied, norms[:, 0], np.nan).tolist())
         self._scale = samples[-1].scale
         shares = block_shares(norms[:, self._rows], norms[:, :1])
-        told = applied & np.isfinite(shares).all(axis=1)
+        told = is_applied & np.isfinite(shares).all(axis=1)
         # One row after the other, so that the sum does not depend on how many came at once.
         self._shares = np.add.reduce([self._shares, *shares[told]])
         self._finite += int(told.sum())
