@@ -62,8 +62,9 @@ ALLOWED = {
     "board": {"numpy", "records", "rollup", "telemetry"},
     "console": {"numpy", "rich", "report"},
     "screen": {"rich", "console"},
-    "trainer": {"torch", "ultralytics", "records"},
-    "yolo_command": {"ultralytics", "trainer"},
+    "trainer": {"ultralytics", "records"},
+    "processes": {"torch", "ultralytics", "trainer"},
+    "yolo_command": {"ultralytics", "processes"},
     "recorder": {
         "rich",
         *("board", "console", "detect", "diagnosis", "evidence", "heatmap", "plots", "records"),
@@ -71,8 +72,10 @@ ALLOWED = {
         *("thresholds",),
     },
     "session": {"capture", "evidence", "layout", "recorder", "trainer"},
-    "launched": {"detect", "review", "runlog", "trainer"},
-    "watch": {"detect", "launched", "recorder", "session", "thresholds", "trainer"},
+    "launched": {"detect", "processes", "review", "runlog"},
+    "watch": {
+        *("detect", "launched", "processes", "recorder", "session", "thresholds", "trainer"),
+    },
     "faults": {"torch"},
     "demo": {"PIL", "faults", "trainer"},
     "cli": {

@@ -10,7 +10,7 @@ from test_cli import SMALL
 from test_numbers import RELATIVE
 from training import shapes, train
 
-from yolo_gradwatch import GradWatch, load_run
+from yolo_gradwatch import GradWatch, load_run, processes
 from yolo_gradwatch import trainer as trainers
 from yolo_gradwatch.cli import main
 
@@ -23,7 +23,7 @@ def trainer_class(*, is_old=False):
     """The class, if this Ultralytics is as old as the test is for."""
     from two_processes import TwoProcesses
 
-    if trainers.drops_callbacks() != is_old:
+    if processes.drops_callbacks() != is_old:
         pytest.skip(f"Ultralytics {trainers.versions()['ultralytics']} is not what this is about")
     return TwoProcesses
 

@@ -9,8 +9,7 @@ from test_review import watch as write_files
 from test_watch import FakeModel
 from values import window
 
-from yolo_gradwatch import GradWatch, load_run
-from yolo_gradwatch import trainer as trainers
+from yolo_gradwatch import GradWatch, load_run, processes
 from yolo_gradwatch.cli import _leave
 from yolo_gradwatch.launched import Launched
 from yolo_gradwatch.records import Event
@@ -192,7 +191,7 @@ def test_a_launch_is_told_before_it_is_prepared(tmp_path, monkeypatch):
         return "command", "file"
 
     monkeypatch.setattr(engine, "generate_ddp_command", prepare)
-    undo = trainers.before_launch(lambda trainer: calls.append(("told", trainer)))
+    undo = processes.before_launch(lambda trainer: calls.append(("told", trainer)))
     assert engine.generate_ddp_command(1) == ("command", "file")
     undo()
     assert engine.generate_ddp_command is prepare
@@ -243,7 +242,7 @@ def test_who_attaches_to_a_model_is_told_where_there_are_several_gpus(  # noqa: 
     tmp_path, monkeypatch, caplog, version, gpus, times
 ):
     monkeypatch.setattr("ultralytics.__version__", version)
-    monkeypatch.setattr(trainers, "gpus", lambda: gpus)
+    monkeypatch.setattr(processes, "gpus", lambda: gpus)
     gradwatch = GradWatch().attach(FakeModel())
     gradwatch.attach(FakeModel())
     assert len(dropped(caplog)) == times
@@ -256,7 +255,7 @@ def test_who_attaches_to_a_trainer_is_told_where_it_has_several_gpus(
     tmp_path, monkeypatch, caplog, ddp, times
 ):
     monkeypatch.setattr("ultralytics.__version__", "8.4.139")
-    monkeypatch.setattr(trainers, "gpus", lambda: 8)
+    monkeypatch.setattr(processes, "gpus", lambda: 8)
     trainer = Launcher(tmp_path)
     trainer.ddp = ddp
     gradwatch = GradWatch().attach(trainer)
@@ -281,7 +280,7 @@ def test_an_ultralytics_that_launches_in_another_way_is_left_alone(monkeypatch):
     from ultralytics.engine import trainer as engine
 
     monkeypatch.delattr(engine, "generate_ddp_command")
-    undo = trainers.before_launch(print)
+    undo = processes.before_launch(print)
     assert not hasattr(engine, "generate_ddp_command")
     undo()
 
@@ -301,9 +300,19 @@ def test_trouble_of_ours_before_a_launch_is_told_and_the_launch_goes_on(monkeypa
         raise OSError("planted")
 
     monkeypatch.setattr(engine, "generate_ddp_command", lambda trainer: ("command", trainer))
-    undo = trainers.before_launch(fail)
+    undo = processes.before_launch(fail)
     try:
         assert engine.generate_ddp_command("a trainer") == ("command", "a trainer")
     finally:
         undo()
     assert "does not find this training again: planted" in caplog.text
+
+
+def test_the_gpus_are_those_that_torch_sees(monkeypatch):
+    import torch
+
+    assert processes.gpus() == torch.cuda.device_count()
+    monkeypatch.setattr(processes, "gpus", lambda: 2)
+    assert processes.may_launch(object())
+    monkeypatch.setattr(processes, "gpus", lambda: 1)
+    assert not processes.may_launch(object())

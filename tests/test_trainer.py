@@ -125,14 +125,6 @@ def test_the_clip_stands_among_the_options_of_a_run(tmp_path, base):
     assert options["lr0"] is None
 
 
-def test_the_gpus_are_those_that_torch_sees(monkeypatch):
-    assert trainers.gpus() == torch.cuda.device_count()
-    monkeypatch.setattr(trainers, "gpus", lambda: 2)
-    assert trainers.may_launch(object())
-    monkeypatch.setattr(trainers, "gpus", lambda: 1)
-    assert not trainers.may_launch(object())
-
-
 CPU = torch.device("cpu")
 BOX, CLS = torch.tensor(1.5), torch.tensor([2.0])
 

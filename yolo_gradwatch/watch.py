@@ -6,6 +6,7 @@ import logging
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from yolo_gradwatch import processes
 from yolo_gradwatch import trainer as trainers
 from yolo_gradwatch.detect import alarms
 from yolo_gradwatch.launched import Launched
@@ -107,7 +108,7 @@ class GradWatch:
         target.add_callback("on_pretrain_routine_start", self.begin)
         _hear_of_launches()
         self._warn_if_dropped(target)
-        if trainers.is_trainer(target) and not trainers.launches_workers(target):
+        if trainers.is_trainer(target) and not processes.launches_workers(target):
             self.begin(target)  # a trainer's own routine start is over
         return self
 
@@ -142,10 +143,10 @@ class GradWatch:
         Ultralytics calls this when it has built a trainer that trains; the other ranks of several
         do nothing here.
         """
-        if trainers.launches_workers(trainer):
+        if processes.launches_workers(trainer):
             self._warn_if_dropped(trainer)
             self.sessions.append(Launched(trainers.save_dir(trainer), self._options.stop_on))
-        elif trainers.reports():
+        elif processes.reports():
             self.sessions.append(Session(trainer, self._options))
 
     def __getstate__(self) -> dict[str, object]:
@@ -158,15 +159,15 @@ class GradWatch:
 
     def _warn_if_dropped(self, target: Any) -> None:
         """Say once that a training on several GPUs is not watched, where that is so."""
-        if not self._has_warned and trainers.drops_callbacks() and trainers.may_launch(target):
+        if not self._has_warned and processes.drops_callbacks() and processes.may_launch(target):
             self._has_warned = True
-            _LOG.warning("GradWatch: %s", trainers.dropped_callbacks())
+            _LOG.warning("GradWatch: %s", processes.dropped_callbacks())
 
 
 @cache
 def _hear_of_launches() -> None:
     """From the first call on, tell every watch of the trainings that are launched in processes."""
-    trainers.before_launch(_begin_launched)
+    processes.before_launch(_begin_launched)
 
 
 def _begin_launched(trainer: Any) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from yolo_gradwatch import trainer as trainers
+from yolo_gradwatch import processes
 
 if TYPE_CHECKING:
     import logging
@@ -49,7 +49,7 @@ def run_command(arguments: list[str], begin: Callable[[Any], None]) -> None:
 
     starters = default_callbacks["on_pretrain_routine_start"]
     starters.append(starter := Starter(begin))
-    forget_launches = trainers.before_launch(begin)
+    forget_launches = processes.before_launch(begin)
     argv = cfg.ARGV[:]
     cfg.ARGV[:] = ["yolo", *arguments]
 
