@@ -11,6 +11,15 @@ def pytest_addoption(parser):
     parser.addoption(
         "--rewrite-golden", action="store_true", help="write tests/golden anew; read the diff then"
     )
+    parser.addoption("--full", action="store_true", help="also the tests that are run on purpose")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--full"):
+        return
+    left_out = [item for item in items if "full" in item.keywords]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if "full" not in item.keywords]
 
 
 @pytest.fixture
@@ -24,6 +33,14 @@ def golden(request):
         assert text == path.read_text(encoding="utf-8")
 
     return check
+
+
+@pytest.fixture
+def oracle(monkeypatch):
+    """What torch says of the gradients of the trainings of this test."""
+    from oracle import Oracle
+
+    return Oracle(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

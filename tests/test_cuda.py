@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_numbers import Oracle
+from oracle import Oracle
 from training import shapes, train
 
 from yolo_gradwatch import GradWatch, load_run

@@ -6,8 +6,8 @@ import sys
 
 import numpy as np
 import pytest
+from oracle import RELATIVE
 from test_cli import SMALL
-from test_numbers import RELATIVE
 from training import shapes, train
 
 from yolo_gradwatch import GradWatch, load_run, processes

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training import HOME, official, shapes, train, witness
+from training import HOME, amp_trainer, official, shapes, train, witness
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.capture import Capture
@@ -257,8 +257,6 @@ def test_nan_in_one_gradient_is_named_with_its_step(tmp_path, capsys):
 
 
 def test_an_overflow_under_amp_is_a_notice(tmp_path):
-    from test_numbers import amp_trainer
-
     watch = GradWatch(live=False)
     calls = [spoil("model.6.cv2.conv.weight", float("inf"), at=3)]
     train(tmp_path, watch=watch, data=shapes(20), calls=calls, trainer=amp_trainer())
@@ -349,8 +347,6 @@ def test_a_loss_of_nan_leaves_a_file_that_tells_what_its_step_was_made_of(tmp_pa
 
 
 def test_a_spike_leaves_a_file_with_its_losses_and_the_loss_scale(tmp_path):
-    from test_numbers import amp_trainer
-
     kind = witness(amp_trainer(), at=7, fault="spike")
     watch = GradWatch(live=False)
     train(tmp_path, watch=watch, data=shapes(64), trainer=kind, **ACCUMULATED)

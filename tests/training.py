@@ -144,3 +144,16 @@ def witness(base=None, *, at=0, fault=""):
             super().optimizer_step()
 
     return Witness
+
+
+def amp_trainer():
+    """A detection trainer with a loss scaler of 65536, which a CPU does not have by itself."""
+    import torch
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    class ScaledTrainer(DetectionTrainer):
+        def _setup_train(self):
+            super()._setup_train()
+            self.scaler = torch.amp.GradScaler("cpu", init_scale=65536.0)
+
+    return ScaledTrainer
