@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.nn.utils import clip_grad_norm_
 from training import shapes, trainer_of
 
 from yolo_gradwatch import trainer as trainers
-from yolo_gradwatch.records import CLIP_NORM
 
 
 @pytest.fixture(scope="module")
@@ -24,90 +21,6 @@ def base():
 def bare(kind):
     """An instance that was not set up."""
     return object.__new__(kind)
-
-
-def subclasses(base):
-    """Trainers by how they clip, with the total norm above which each does."""
-
-    class Inherits(base):
-        pass
-
-    class ByKeyword(base):
-        def optimizer_step(self):
-            self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=2.5)
-
-    class ByPosition(base):
-        def optimizer_step(self):
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 3)
-
-    class ByName(base):
-        def optimizer_step(self):
-            clip_grad_norm_(self.model.parameters(), max_norm=4.0)
-
-    class OnTop(base):
-        def optimizer_step(self):
-            super().optimizer_step()
-            self.steps_done = True
-
-    class OtherCallsFirst(base):
-        def optimizer_step(self):
-            """Says ``clip_grad_norm_(parameters, 1.0)`` in words."""
-            print(max(7, 8), sum([9, 10], 11))  # noqa: T201
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), norm_type=2, max_norm=5.0)
-
-    class Computed(base):
-        def optimizer_step(self):
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=self.limit)
-
-    return {
-        Inherits: 10.0,
-        ByKeyword: 2.5,
-        ByPosition: 3.0,
-        ByName: 4.0,
-        OnTop: 10.0,
-        OtherCallsFirst: 5.0,
-        Computed: CLIP_NORM,
-    }
-
-
-def test_the_installed_ultralytics_clips_at_10(base):
-    from ultralytics.models.yolo.classify import ClassificationTrainer
-    from ultralytics.models.yolo.detect import DetectionTrainer
-
-    found = [trainers.clip_norm(bare(k)) for k in (base, DetectionTrainer, ClassificationTrainer)]
-    assert found == [CLIP_NORM] * 3 == [10.0] * 3
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["Inherits", "ByKeyword", "ByPosition", "ByName", "OnTop", "OtherCallsFirst", "Computed"],
-)
-def test_the_clip_is_that_of_the_users_trainer(base, name):
-    ((kind, expected),) = (
-        (kind, clip) for kind, clip in subclasses(base).items() if kind.__name__ == name
-    )
-    clip = trainers.clip_norm(bare(kind))
-    assert clip == expected
-    assert type(clip) is float
-
-
-def test_the_clip_of_a_trainer_without_source_is_the_usual_one(base):
-    source = """
-        class Typed(base):
-            def optimizer_step(self):
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=2.5)
-        """
-    names = {"base": base, "torch": torch}
-    exec(textwrap.dedent(source), names)  # noqa: S102  # as in an interpreter
-    assert trainers.clip_norm(bare(names["Typed"])) == 10.0
-
-
-def test_the_clip_of_a_trainer_that_was_compiled_is_the_usual_one(base):
-    class Foreign(base):
-        optimizer_step = dict.update  # written in C
-
-    assert trainers.clip_norm(bare(Foreign)) == 10.0
 
 
 def test_the_clip_stands_among_the_options_of_a_run(tmp_path, base):

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from yolo_gradwatch import console, runlog
 from yolo_gradwatch.board import Board
+from yolo_gradwatch.contract import unknown_bar
 from yolo_gradwatch.detect import matches
 from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.evidence import Evidence, existing
@@ -73,6 +74,7 @@ class Training:
         resumes: Whether it continues an earlier one in the same folder.
         versions: Of the packages at work.
         handlers: Log handlers that write to the terminal.
+        has_known_bar: Whether its progress bar can be drawn inside a panel.
     """
 
     folder: Path
@@ -81,6 +83,7 @@ class Training:
     resumes: bool
     versions: dict[str, str]
     handlers: Sequence[logging.StreamHandler[Any]]
+    has_known_bar: bool = True
 
 
 class Recorder:
@@ -135,11 +138,17 @@ class Recorder:
             safely: Calls a function of ours from a stream; what it raises stays with us.
         """
         self._on_disk(lambda log: log.start())
-        live = self._options.live
-        if is_live_terminal() if live is None else live:
+        if self._is_live():
             self._screen = Screen(self._panel, self._training.handlers, safely)
             self._screen.open()
         self.begin_anew("resume" if self._training.resumes else "start", self.first_step)
+
+    def _is_live(self) -> bool:
+        live = self._options.live
+        is_wanted = is_live_terminal() if live is None else live
+        if is_wanted and not self._training.has_known_bar:
+            _LOG.warning("GradWatch: %s", unknown_bar())
+        return is_wanted and self._training.has_known_bar
 
     def opens_window(self, step: int) -> bool:
         """Whether the sample of ``step`` will begin a window, as far as is known before it."""

@@ -8,6 +8,7 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from yolo_gradwatch import contract
 from yolo_gradwatch import layout as layouts
 from yolo_gradwatch import trainer as trainers
 from yolo_gradwatch.capture import Capture
@@ -47,6 +48,8 @@ class Session:
         self._is_on = True
         self._step = 0
         self._epoch = 0
+        self._is_read = False
+        self._has_missed = False
         self._images: deque[Sequence[str]] = deque(maxlen=MOST_BATCHES)
         self.folder: Path = trainers.save_dir(trainer)
         self.is_broken = False
@@ -78,10 +81,11 @@ class Session:
             return
         try:
             call(*args)
+        except contract.Unwatchable as reason:
+            self._give_up()
+            _LOG.warning("GradWatch does not watch this training: %s", reason)
         except Exception as error:  # noqa: BLE001  # the one safety net
-            self.is_broken = True
-            with suppress(Exception):
-                self._release()
+            self._give_up()
             _LOG.warning(
                 "GradWatch stops watching because of an error of its own; the training goes on. "
                 "Please report it: %s: %s",
@@ -90,16 +94,23 @@ class Session:
                 exc_info=_LOG.isEnabledFor(logging.DEBUG),
             )
 
+    def _give_up(self) -> None:
+        self.is_broken = True
+        with suppress(Exception):
+            self._release()
+
     def _listen(self, event: str, call: Callable[[], None], *, is_first: bool = False) -> None:
         """Have the trainer call us at an event, until the watch is over."""
 
         def listener(_trainer: Any) -> None:
             self._safely(call)
 
+        contract.check_event(type(self._trainer), event)
         trainers.add_callback(self._trainer, event, listener, is_first=is_first)
         self._cleanup.callback(trainers.remove_callback, self._trainer, event, listener)
 
     def _wait(self) -> None:
+        contract.check_step(type(self._trainer))
         trainers.around_training(self._trainer, partial(self._safely, self._finish))
         self._listen("on_train_start", self._start)
 
@@ -114,6 +125,7 @@ class Session:
             resumes=trainers.resumes(self._trainer),
             versions=trainers.versions(),
             handlers=trainers.log_handlers(),
+            has_known_bar=trainers.has_known_bar(),
         )
         self._capture = Capture(layouts.watched(model, meant_frozen))
         self._recorder = Recorder(layout, members, training, self._options)
@@ -122,6 +134,7 @@ class Session:
         self._step = self._recorder.first_step - 1
         read = partial(self._safely, self._read, self._recorder)
         self._cleanup.callback(trainers.after_unscale(self._trainer, read))
+        self._cleanup.callback(trainers.after_step(self._trainer, self._end_step))
         see = partial(self._safely, self._see)
         self._cleanup.callback(trainers.before_batch(self._trainer, see))
         for event, call in {
@@ -135,7 +148,10 @@ class Session:
 
     def _read(self, recorder: Recorder) -> None:
         """Read the gradients of this optimizer step, unscaled and not yet clipped."""
+        if self._epoch == 0:
+            raise contract.never_began(type(self._trainer), "on_train_epoch_start")
         self._step += 1
+        self._is_read = True
         images = list(self._images)
         self._images.clear()
         if (self._step - recorder.first_step) % self._options.interval == 0:
@@ -149,6 +165,11 @@ class Session:
                 losses,
                 detailed=recorder.opens_window(self._step),
             )
+
+    def _end_step(self) -> None:
+        """Note a step whose gradients were not read; inside a step, nothing can be undone."""
+        self._has_missed |= not self._is_read
+        self._is_read = False
 
     def _see(self, images: Sequence[str]) -> None:
         """Remember the images of a batch until the optimizer steps."""
@@ -164,6 +185,8 @@ class Session:
         recorder.start_epoch(epoch, trainers.epochs_of(self._trainer))
 
     def _end_batch(self, recorder: Recorder) -> None:
+        if self._has_missed:
+            raise contract.skipped_unscale(type(self._trainer))
         recorder.take(self._capture.drain())
         recorder.redraw()
         if recorder.stop_wanted and trainers.stops_between_batches(self._trainer):
@@ -188,6 +211,8 @@ class Session:
             if self._recorder:
                 self._take_rest(self._recorder)
                 self._recorder.finish(outcome)
+            elif outcome == "finished":
+                raise contract.never_began(type(self._trainer), "on_train_start")
         finally:  # a second Ctrl+C may come in between
             self._release()
 

@@ -6,16 +6,13 @@ clips, steps and zeroes the gradients; right after ``unscale_`` they are what th
 
 from __future__ import annotations
 
-import ast
-import inspect
 import logging
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 
-from yolo_gradwatch.records import CLIP_NORM
+from yolo_gradwatch.contract import clip_norm, shows_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -147,6 +144,23 @@ def replaced(owner: Any, name: str, function: Callable[..., Any]) -> Callable[[]
     return undo
 
 
+def after_step(trainer: Any, call: Callable[[], None]) -> Callable[[], None]:
+    """Call ``call`` after each step of the optimizer that was not left out.
+
+    Returns:
+        A function that takes the hook away, which is not allowed during a step.
+    """
+    register = getattr(trainer.optimizer, "register_step_post_hook", None)
+    if register is None:  # an optimizer of the user's own that is none of torch's
+        return lambda: None
+
+    def hook(_optimizer: Any, _args: Any, _options: Any) -> None:
+        call()
+
+    remove: Callable[[], None] = register(hook).remove
+    return remove
+
+
 def before_batch(trainer: Any, call: Callable[[Sequence[str]], None]) -> Callable[[], None]:
     """Call ``call`` with the image files of each batch as it goes to the model.
 
@@ -187,21 +201,6 @@ def _lies_on(item: Any, kind: str) -> bool:
 def learning_rates(trainer: Any) -> tuple[float, ...]:
     """Of the optimizer's groups of parameters, at this moment."""
     return tuple(float(group["lr"]) for group in trainer.optimizer.param_groups)
-
-
-def clip_norm(trainer: Any) -> float:
-    """The total norm above which this trainer clips, read from the source of its optimizer step."""
-    try:
-        tree = ast.parse(dedent(inspect.getsource(type(trainer).optimizer_step)))
-    except (OSError, TypeError, SyntaxError):
-        return CLIP_NORM
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("clip_grad_norm_"):
-            named = [word.value for word in node.keywords if word.arg == "max_norm"]
-            for value in (*named, *node.args[1:2]):
-                if isinstance(value, ast.Constant) and isinstance(value.value, (int, float)):
-                    return float(value.value)
-    return CLIP_NORM
 
 
 def meant_frozen(trainer: Any) -> tuple[str, ...]:
@@ -300,3 +299,10 @@ def log_handlers() -> list[logging.StreamHandler[Any]]:
     from ultralytics.utils import LOGGER  # noqa: PLC0415
 
     return [h for h in LOGGER.handlers if isinstance(h, logging.StreamHandler)]
+
+
+def has_known_bar() -> bool:
+    """Whether Ultralytics' progress bar can be drawn inside a panel."""
+    from ultralytics.utils import TQDM  # noqa: PLC0415
+
+    return shows_bar(TQDM)

@@ -1,0 +1,429 @@
+"""What the watch needs of Ultralytics: held against the installed one, and broken on purpose.
+
+If a test of the first part fails with a new Ultralytics, its name says what has changed there.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import textwrap
+from contextlib import suppress
+from itertools import groupby
+
+import pytest
+import torch
+from torch.nn.utils import clip_grad_norm_
+from training import shapes, train
+
+from yolo_gradwatch import GradWatch, contract, load_run
+from yolo_gradwatch import trainer as trainers
+from yolo_gradwatch.contract import Unwatchable
+from yolo_gradwatch.records import CLIP_NORM
+
+EVENTS = (
+    "on_pretrain_routine_start",
+    "on_train_start",
+    "on_train_epoch_start",
+    "on_train_batch_end",
+    "on_train_epoch_end",
+    "on_fit_epoch_end",
+    "on_train_end",
+)
+"""What the watch listens to, in the order of a training of one batch."""
+
+
+@pytest.fixture(scope="module")
+def base():
+    from ultralytics.engine.trainer import BaseTrainer
+
+    return BaseTrainer
+
+
+def bare(kind):
+    """An instance that was not set up."""
+    return object.__new__(kind)
+
+
+class Noted:
+    """Notes which of its methods are called."""
+
+    def __init__(self, calls):
+        self.calls = calls
+
+    def __getattr__(self, name):
+        return lambda *_args: self.calls.append(name)
+
+
+def test_the_installed_trainer_unscales_then_clips_then_steps(base, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        torch.nn.utils, "clip_grad_norm_", lambda *_args, **_options: calls.append("clip")
+    )
+    trainer = bare(base)
+    trainer.scaler, trainer.optimizer, trainer.ema = Noted(calls), Noted(calls), None
+    trainer.model, trainer.device = torch.nn.Linear(1, 1), torch.device("cpu")
+    trainer.optimizer_step()
+    assert calls == ["unscale_", "clip", "step", "update", "zero_grad"]
+    contract.check_step(base)
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_the_installed_trainer_has_the_callback(base, event):
+    from ultralytics.utils.callbacks.base import default_callbacks
+
+    assert event in default_callbacks
+    contract.check_event(base, event)
+
+
+@pytest.mark.train
+def test_the_installed_trainer_runs_the_callbacks_around_its_steps_in_order(tmp_path):
+    happened = []
+    calls = [(event, lambda _, event=event: happened.append(event)) for event in EVENTS]
+
+    def wrap(trainer):
+        trainers.after_unscale(trainer, lambda: happened.append("unscale_"))
+        trainers.after_step(trainer, lambda: happened.append("step"))
+        trainers.before_batch(trainer, lambda _images: happened.append("preprocess_batch"))
+
+    train(tmp_path, calls=[*calls, ("on_train_start", wrap)], data=shapes(4), val=True)
+    step = ["preprocess_batch", "unscale_", "step"]
+    # Later versions tell of the final validation by one more on_fit_epoch_end.
+    assert [event for event, _ in groupby(happened)] == [*EVENTS[:3], *step, *EVENTS[3:]]
+
+
+class Hooked(io.StringIO):
+    """A terminal that takes the frames of a bar by the hook."""
+
+    def __init__(self):
+        super().__init__()
+        self.frames = []
+
+    def isatty(self):
+        return True
+
+    def progress(self, bar, frame):
+        self.frames.append((bar, frame))
+
+
+def test_the_installed_bar_uses_the_hook_or_frames_that_begin_with_a_carriage_return():
+    from ultralytics.utils import TQDM
+
+    stream = Hooked()
+    bar = TQDM(range(2), file=stream, desc="epoch", disable=False, mininterval=0.0)
+    bar.noninteractive = False
+    assert list(bar) == [0, 1]
+    if stream.frames:  # from 8.4.130 on
+        assert {number for number, _ in stream.frames} == {id(bar)}
+        assert all("epoch" in frame for _, frame in stream.frames[:-1])
+        assert stream.frames[-1] == (id(bar), "")
+        assert stream.getvalue() == "\n"
+    else:
+        first, *frames = stream.getvalue().split("\r")
+        assert first == ""
+        assert all("epoch" in frame for frame in frames)
+        assert stream.getvalue().endswith("\n")
+    assert trainers.has_known_bar()
+
+
+def test_the_installed_engine_prepares_a_launch_by_the_function_that_is_wrapped():
+    from ultralytics.engine import trainer as engine
+
+    assert callable(engine.generate_ddp_command)
+
+
+def stepping(base):
+    """Trainers by what their optimizer step does, with what is said of it; "" if it is fine."""
+
+    class ClipsFirst(base):
+        def optimizer_step(self):
+            clip_grad_norm_(self.model.parameters(), 1.0)
+            self.scaler.unscale_(self.optimizer)
+
+    class ClipsValuesFirst(base):
+        def optimizer_step(self):
+            torch.nn.utils.clip_grad_value_(self.model.parameters(), 1.0)
+            super().optimizer_step()
+
+    class ClipsOnly(base):
+        def optimizer_step(self):
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+
+    class Late(ClipsFirst):
+        def optimizer_step(self):
+            self.scaler.unscale_(self.optimizer)
+            super().optimizer_step()
+
+    class ClipsOnTop(base):
+        def optimizer_step(self):
+            self.scaler.unscale_(self.optimizer)
+            clip_grad_norm_(self.model.parameters(), 1.0)
+
+    class Adds(base):
+        def optimizer_step(self):
+            """Not ``clip_grad_norm_(p, 1)`` and then ``unscale_``."""
+            super().optimizer_step()
+            torch.nn.utils.clip_grad_norm_(self.other.parameters(), 1.0)
+
+    return {
+        ClipsFirst: "ClipsFirst",
+        ClipsValuesFirst: "ClipsValuesFirst",
+        ClipsOnly: "ClipsOnly",
+        Late: "ClipsFirst",
+        ClipsOnTop: "",
+        Adds: "",
+    }
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_a_step_that_clips_before_it_unscales_is_refused(base, number):
+    kind, culprit = list(stepping(base).items())[number]
+    if not culprit:
+        contract.check_step(kind)
+        return
+    with pytest.raises(Unwatchable, match=f"{culprit}.optimizer_step clips .* Have {culprit} call"):
+        contract.check_step(kind)
+
+
+def test_a_callback_that_is_gone_is_refused(base):
+    with pytest.raises(Unwatchable, match=r"runs no callback on_wibble. Ultralytics [\d.]+ works"):
+        contract.check_event(base, "on_wibble")
+
+
+def test_a_trainer_without_source_is_taken_as_it_is():
+    kind = type("Typed", (), {"__module__": "nowhere", "optimizer_step": dict.update})
+    contract.check_event(kind, "on_wibble")
+    contract.check_step(kind)
+
+
+def bar_that(draw):
+    """A progress bar that draws each frame so, and swallows what its stream raises."""
+
+    def bar(items, file, **_options):
+        for item in items:
+            with suppress(Exception):
+                draw(file)
+            yield item
+
+    return bar
+
+
+@pytest.mark.parametrize(
+    ("draw", "is_known"),
+    [
+        (lambda file: file.progress(1, "50%"), True),
+        (lambda file: file.write("\r50%"), True),
+        (lambda file: file.progress(1, "50%", done=False), False),
+        (lambda file: file.progress("50%"), False),
+        (lambda file: file.progress({"bar": 1}, {"share": 0.5}), False),
+        (lambda file: file.write("\n"), False),
+        (lambda _file: None, False),
+    ],
+)
+def test_a_bar_is_known_if_its_frames_arrive(draw, is_known):
+    assert contract.shows_bar(bar_that(draw)) is is_known
+
+
+@pytest.fixture
+def told(caplog):
+    """The warnings of the package."""
+    caplog.set_level(logging.WARNING, "yolo_gradwatch")
+    return lambda: [r.getMessage() for r in caplog.records if r.name.startswith("yolo_gradwatch")]
+
+
+def weights_of(model):
+    return list(model.trainer.model.state_dict().values())
+
+
+def own_step(usual):
+    """A trainer class that steps by itself, but for these steps."""
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    class OwnStep(DetectionTrainer):
+        steps = 0
+
+        def optimizer_step(self):
+            self.steps += 1
+            if self.steps in usual:
+                super().optimizer_step()
+                return
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    return OwnStep
+
+
+@pytest.mark.train
+@pytest.mark.parametrize(("usual", "rows"), [((), 0), ((1, 2), 2)])
+def test_a_step_without_unscale_is_noticed_at_once_and_told_once(tmp_path, told, usual, rows):
+    watch, data = GradWatch(live=False), shapes(20)
+    watched = train(tmp_path / "a", watch=watch, trainer=own_step(usual), data=data)
+    (warning,) = told()
+    assert "the optimizer stepped, but scaler.unscale_ was not called before" in warning
+    assert "Have OwnStep call what it overrides" in warning
+    run = load_run(watch.run_dir)
+    assert (run.meta["status"], watch.report().status) == ("failed", "failed")
+    assert run.windows["step_first"].nunique() == rows
+    bare_run = train(tmp_path / "b", trainer=own_step(usual), data=data)
+    pairs = zip(weights_of(watched), weights_of(bare_run), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+    assert not watched.trainer.optimizer._optimizer_step_post_hooks
+
+
+@pytest.mark.train
+def test_a_trainer_that_clips_first_is_not_watched(tmp_path, told):
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    class ClipsFirst(DetectionTrainer):
+        def optimizer_step(self):
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=1.0)
+            super().optimizer_step()
+
+    watch = GradWatch(live=False)
+    model = train(tmp_path, watch=watch, trainer=ClipsFirst)
+    (warning,) = told()
+    assert "ClipsFirst.optimizer_step clips the gradients before scaler.unscale_" in warning
+    assert not watch.has_started
+    assert not (watch.run_dir / "gradwatch.csv").exists()
+    assert model.trainer.last.exists()
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("event", ["on_train_start", "on_train_epoch_start"])
+def test_a_trainer_that_leaves_out_an_event_is_told(tmp_path, told, event):
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    class Silent(DetectionTrainer):
+        def run_callbacks(self, name):
+            if name != event:
+                super().run_callbacks(name)
+
+    model = train(tmp_path, watch=GradWatch(live=False), trainer=Silent)
+    (warning,) = told()
+    assert f"Silent did not run the callback {event}. Have Silent call" in warning
+    assert model.trainer.last.exists()
+
+
+@pytest.mark.train
+def test_an_ultralytics_without_a_callback_is_told_before_the_training(tmp_path, told, monkeypatch):
+    monkeypatch.setattr(contract, "_events", lambda _module: frozenset({"on_train_start"}))
+    watch = GradWatch(live=False)
+    train(tmp_path, watch=watch)
+    (warning,) = told()
+    assert "runs no callback on_train_epoch_start. Ultralytics" in warning
+    assert watch.report().steps == 0
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_an_unknown_bar_costs_the_panel_and_one_warning(recording_of, told, capsys, wanted):
+    recording_of(live=wanted, has_known_bar=False)
+    assert "\x1b" not in capsys.readouterr().out
+    assert len(told()) == wanted
+    assert all("there is no live panel" in warning for warning in told())
+
+
+@pytest.fixture
+def recording_of(tmp_path):
+    """Open a recorder; it is closed after the test."""
+    from values import LAYOUT, MEMBERS
+
+    from yolo_gradwatch.recorder import Options, Recorder, Training
+
+    opened = []
+
+    def begin(*, live, **about):
+        training = Training(
+            tmp_path, {}, epochs=1, resumes=False, versions={}, handlers=[], **about
+        )
+        opened.append(Recorder(LAYOUT, MEMBERS, training, Options(live=live)))
+        opened[-1].open(lambda call, *args: call(*args))
+        return opened[-1]
+
+    yield begin
+    for one in opened:
+        one.close()
+
+
+def subclasses(base):
+    """Trainers by how they clip, with the total norm above which each does."""
+
+    class Inherits(base):
+        pass
+
+    class ByKeyword(base):
+        def optimizer_step(self):
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=2.5)
+
+    class ByPosition(base):
+        def optimizer_step(self):
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 3)
+
+    class ByName(base):
+        def optimizer_step(self):
+            clip_grad_norm_(self.model.parameters(), max_norm=4.0)
+
+    class OnTop(base):
+        def optimizer_step(self):
+            super().optimizer_step()
+            self.steps_done = True
+
+    class OtherCallsFirst(base):
+        def optimizer_step(self):
+            """Says ``clip_grad_norm_(parameters, 1.0)`` in words."""
+            print(max(7, 8), sum([9, 10], 11))  # noqa: T201
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), norm_type=2, max_norm=5.0)
+
+    class Computed(base):
+        def optimizer_step(self):
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=self.limit)
+
+    return {
+        Inherits: 10.0,
+        ByKeyword: 2.5,
+        ByPosition: 3.0,
+        ByName: 4.0,
+        OnTop: 10.0,
+        OtherCallsFirst: 5.0,
+        Computed: CLIP_NORM,
+    }
+
+
+def test_the_installed_ultralytics_clips_at_10(base):
+    from ultralytics.models.yolo.classify import ClassificationTrainer
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    found = [contract.clip_norm(bare(k)) for k in (base, DetectionTrainer, ClassificationTrainer)]
+    assert found == [CLIP_NORM] * 3 == [10.0] * 3
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Inherits", "ByKeyword", "ByPosition", "ByName", "OnTop", "OtherCallsFirst", "Computed"],
+)
+def test_the_clip_is_that_of_the_users_trainer(base, name):
+    ((kind, expected),) = (
+        (kind, clip) for kind, clip in subclasses(base).items() if kind.__name__ == name
+    )
+    clip = contract.clip_norm(bare(kind))
+    assert clip == expected
+    assert type(clip) is float
+
+
+def test_the_clip_of_a_trainer_without_source_is_the_usual_one(base):
+    source = """
+        class Typed(base):
+            def optimizer_step(self):
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=2.5)
+        """
+    names = {"base": base, "torch": torch}
+    exec(textwrap.dedent(source), names)  # noqa: S102  # as in an interpreter
+    assert contract.clip_norm(bare(names["Typed"])) == 10.0
+
+
+def test_the_clip_of_a_trainer_that_was_compiled_is_the_usual_one(base):
+    class Foreign(base):
+        optimizer_step = dict.update  # written in C
+
+    assert contract.clip_norm(bare(Foreign)) == 10.0

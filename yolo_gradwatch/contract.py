@@ -1,0 +1,155 @@
+"""What the watch needs of Ultralytics, checked where it can be before a number is read.
+
+Read in ultralytics 8.4.0 to 8.4.190. Where a version, or a trainer of the user's own, breaks a part
+of it, the training is not watched and a warning says why: no number is better than a wrong one.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import io
+import re
+import sys
+from functools import cache
+from textwrap import dedent
+from typing import TYPE_CHECKING, Any
+
+from yolo_gradwatch.records import CLIP_NORM
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_CLIPS = ("clip_grad_norm_", "clip_grad_value_")
+_READS = ("unscale_", "super().optimizer_step")
+_CALLBACK = re.compile(r"^[^#\n]*\brun_callbacks\(\s*[\"'](\w+)", re.MULTILINE)
+
+
+class Unwatchable(RuntimeError):  # noqa: N818  # says what a training is, as LookupError does not
+    """A training whose gradients cannot be read at the right moment: why, and what to do."""
+
+
+def check_step(kind: type) -> None:
+    """Raise if an optimizer step of this trainer class clips before it unscales.
+
+    Raises:
+        Unwatchable: It does; the gradients that could be read would be clipped, or scaled by AMP.
+    """
+    for owner in inspect.getmro(kind):
+        calls = [name for name, _ in _calls(vars(owner).get("optimizer_step"))]
+        clips = [n for n, name in enumerate(calls) if name.endswith(_CLIPS)]
+        reads = [n for n, name in enumerate(calls) if name.endswith(_READS)]
+        if clips and min(clips) < min(reads, default=len(calls)):
+            raise Unwatchable(
+                f"{owner.__name__}.optimizer_step clips the gradients before scaler.unscale_ is "
+                f"called, so they cannot be read as they are. {_remedy(owner)}"
+            )
+
+
+def check_event(kind: type, event: str) -> None:
+    """Raise if this trainer class has no such callback; one whose source is not there has all.
+
+    Raises:
+        Unwatchable: Ultralytics runs callbacks of other names only.
+    """
+    known = {name for owner in inspect.getmro(kind) for name in _events(owner.__module__)}
+    if known and event not in known:
+        raise Unwatchable(f"{kind.__name__} runs no callback {event}. {_remedy(kind)}")
+
+
+def skipped_unscale(kind: type) -> Unwatchable:
+    """The optimizer of such a trainer stepped, and ``unscale_`` was not called before."""
+    owner = next(o for o in inspect.getmro(kind) if "optimizer_step" in vars(o) or o is object)
+    return Unwatchable(
+        "the optimizer stepped, but scaler.unscale_ was not called before, so that there was no "
+        f"moment at which the gradients were whole and not yet clipped. {_remedy(owner)}"
+    )
+
+
+def never_began(kind: type, event: str) -> Unwatchable:
+    """The training of such a trainer went on without an event that has to come before."""
+    return Unwatchable(f"{kind.__name__} did not run the callback {event}. {_remedy(kind)}")
+
+
+def unknown_bar() -> str:
+    """What happens where `shows_bar` does not hold, and what to do."""
+    return f"there is no live panel, because the progress bar does not write as it did. {_update()}"
+
+
+def shows_bar(bar: Callable[..., Any]) -> bool:
+    """Whether the frames of this progress bar come to the stream that it is given.
+
+    They do by ``progress(bar, frame)`` from 8.4.130 on, by ``write`` before; a bar swallows what a
+    stream raises.
+
+    Args:
+        bar: A class such as ``ultralytics.utils.tqdm.TQDM``.
+    """
+    stream = _Probe()
+    for _ in bar(range(2), file=stream, disable=False, mininterval=0.0):
+        pass
+    return stream.frames > 0
+
+
+def clip_norm(trainer: Any) -> float:
+    """The total norm above which this trainer clips, read from the source of its optimizer step."""
+    for name, call in _calls(getattr(type(trainer), "optimizer_step", None)):
+        if name.endswith("clip_grad_norm_"):
+            named = [word.value for word in call.keywords if word.arg == "max_norm"]
+            for value in (*named, *call.args[1:2]):
+                if isinstance(value, ast.Constant) and isinstance(value.value, (int, float)):
+                    return float(value.value)
+    return CLIP_NORM
+
+
+class _Probe(io.StringIO):
+    """A stream that counts the frames of a bar."""
+
+    frames = 0
+
+    def progress(self, bar: object, frame: object) -> None:
+        self.frames += isinstance(bar, int) and isinstance(frame, str)
+
+    def write(self, text: str) -> int:
+        self.frames += bool(text.strip())
+        return len(text)
+
+
+def _calls(function: object) -> Iterator[tuple[str, ast.Call]]:
+    """Name and node of each call in the source of a function, in the order of the source."""
+    try:
+        tree = ast.parse(dedent(inspect.getsource(function)))  # type: ignore[arg-type]  # or raises
+    except (OSError, TypeError, SyntaxError):  # no source, or no function
+        return
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    for call in sorted(calls, key=lambda call: (call.lineno, call.col_offset)):
+        yield ast.unparse(call.func), call
+
+
+@cache
+def _events(module: str) -> frozenset[str]:
+    """Names of the callbacks that the classes of a module run."""
+    try:
+        return frozenset(_CALLBACK.findall(inspect.getsource(sys.modules[module])))
+    except (KeyError, OSError, TypeError):  # no source
+        return frozenset()
+
+
+def _remedy(owner: type) -> str:
+    """What to do about a class that breaks the contract: Ultralytics' own, or the user's."""
+    if owner.__module__.partition(".")[0] in {"ultralytics", "builtins"}:
+        return _update()
+    return (
+        f"Have {owner.__name__} call what it overrides (super()), or do as it does: "
+        "self.scaler.unscale_(self.optimizer), then clip, then self.scaler.step(self.optimizer), "
+        "and run_callbacks for each event"
+    )
+
+
+def _update() -> str:
+    import ultralytics  # noqa: PLC0415  # heavy; only a training pays for it
+
+    return (
+        f"Ultralytics {ultralytics.__version__} works in another way than the versions that this "
+        "yolo_gradwatch knows: update it (pip install -U yolo-gradwatch)"
+    )
