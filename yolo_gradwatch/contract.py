@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 _CLIPS = ("clip_grad_norm_", "clip_grad_value_")
 _READS = ("unscale_", "super().optimizer_step")
+_STEP = (
+    "call self.scaler.unscale_(self.optimizer) there, then clip, then "
+    "self.scaler.step(self.optimizer)"
+)
+_EVENT = "run_callbacks as Ultralytics' trainer does"
 _CALLBACK = re.compile(r"^[^#\n]*\brun_callbacks\(\s*[\"'](\w+)", re.MULTILINE)
 
 
@@ -42,7 +47,7 @@ def check_step(kind: type) -> None:
         if clips and min(clips) < min(reads, default=len(calls)):
             raise Unwatchable(
                 f"{owner.__name__}.optimizer_step clips the gradients before scaler.unscale_ is "
-                f"called, so they cannot be read as they are. {_remedy(owner)}"
+                f"called, so they cannot be read as they are. {_remedy(owner, _STEP)}"
             )
 
 
@@ -54,7 +59,7 @@ def check_event(kind: type, event: str) -> None:
     """
     known = {name for owner in inspect.getmro(kind) for name in _events(owner.__module__)}
     if known and event not in known:
-        raise Unwatchable(f"{kind.__name__} runs no callback {event}. {_remedy(kind)}")
+        raise Unwatchable(f"{kind.__name__} runs no callback {event}. {_remedy(kind, _EVENT)}")
 
 
 def skipped_unscale(kind: type) -> Unwatchable:
@@ -62,13 +67,14 @@ def skipped_unscale(kind: type) -> Unwatchable:
     owner = next(o for o in inspect.getmro(kind) if "optimizer_step" in vars(o) or o is object)
     return Unwatchable(
         "the optimizer stepped, but scaler.unscale_ was not called before, so that there was no "
-        f"moment at which the gradients were whole and not yet clipped. {_remedy(owner)}"
+        "moment at which the gradients were whole and not yet clipped. " + _remedy(owner, _STEP)
     )
 
 
 def never_began(kind: type, event: str) -> Unwatchable:
     """The training of such a trainer went on without an event that has to come before."""
-    return Unwatchable(f"{kind.__name__} did not run the callback {event}. {_remedy(kind)}")
+    said = f"{kind.__name__} did not run the callback {event}"
+    return Unwatchable(f"{said}. {_remedy(kind, _EVENT)}")
 
 
 def unknown_bar() -> str:
@@ -135,15 +141,11 @@ def _events(module: str) -> frozenset[str]:
         return frozenset()
 
 
-def _remedy(owner: type) -> str:
+def _remedy(owner: type, instead: str) -> str:
     """What to do about a class that breaks the contract: Ultralytics' own, or the user's."""
     if owner.__module__.partition(".")[0] in {"ultralytics", "builtins"}:
         return _update()
-    return (
-        f"Have {owner.__name__} call what it overrides (super()), or do as it does: "
-        "self.scaler.unscale_(self.optimizer), then clip, then self.scaler.step(self.optimizer), "
-        "and run_callbacks for each event"
-    )
+    return f"Have {owner.__name__} call what it overrides (super()), or {instead}"
 
 
 def _update() -> str:

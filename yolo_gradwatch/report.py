@@ -99,7 +99,7 @@ class Report:
         """Lines on what could not be judged, and on clipping and AMP."""
         remarks = [f"  {remark}" for remark in self.remarks]
         if not self.steps and self.status != "finished":
-            return [*remarks, "  the training ended before its first optimizer step"]
+            return [*remarks, "  the training, or the watch, ended before the first optimizer step"]
         if not self.steps:
             reason = (
                 "  gradients accumulate over nbs images (64 unless set); the training ended "
