@@ -38,7 +38,7 @@ def test_one_is_no_plural():
     ("status", "said"),
     [
         ("running", "still running"),
-        ("failed", "training failed"),
+        ("failed", "training or watch failed"),
         ("interrupted", "interrupted"),
     ],
 )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.records import EpochTelemetry, Finding
 
 
-_STATUS = {"running": "still running", "failed": "training failed"}
+_STATUS = {"running": "still running", "failed": "training or watch failed"}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
