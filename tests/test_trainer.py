@@ -75,7 +75,7 @@ def test_learning_rates_are_those_of_the_optimizers_groups():
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        ({"freeze_layer_names": ["model.0.", ".dfl"]}, ("model.0.", ".dfl")),
+        ({"freeze_layer_names": ["model.0.", ".dfl"]}, ("model.0.", ".dfl", "teacher_model.")),
         ({"freeze_layer_names": []}, ("",)),
         ({"freeze_layer_names": None}, ("",)),
         ({}, ("",)),  # nothing is known: what is frozen is meant to be
@@ -186,7 +186,7 @@ def test_a_real_trainer_freezes_what_its_option_says(ready):
 def test_a_real_trainer_that_is_not_told_to_freeze_has_no_name_of_a_layer(ready):
     trainer = ready()
     assert all(p.requires_grad for p in trainer.model.parameters())
-    assert not any("model." in name for name in trainers.meant_frozen(trainer))
+    assert not any(name.startswith("model.") for name in trainers.meant_frozen(trainer))
 
 
 def test_a_real_trainer_tells_the_rates_of_its_optimizer(ready):

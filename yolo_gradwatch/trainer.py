@@ -204,8 +204,12 @@ def learning_rates(trainer: Any) -> tuple[float, ...]:
 
 
 def meant_frozen(trainer: Any) -> tuple[str, ...]:
-    """Parts of the names of parameters that the training froze by its own options."""
-    return tuple(getattr(trainer, "freeze_layer_names", None) or ("",))
+    """Parts of the names of parameters that the training froze by its own options.
+
+    The teacher of a distillation comes into the model after the list of names is made (8.4.190).
+    """
+    names = getattr(trainer, "freeze_layer_names", None)
+    return (*names, "teacher_model.") if names else ("",)
 
 
 def amp_state(trainer: Any) -> list[Tensor]:
