@@ -198,17 +198,6 @@ def test_every_model_class_of_ultralytics_can_be_attached_to(kind, name):
     assert model.callbacks["on_pretrain_routine_start"][-1] == watch.begin
 
 
-def test_rtdetr_is_watched(tmp_path):
-    from ultralytics import RTDETR
-
-    watch = GradWatch(live=False)
-    train(tmp_path, watch=watch, model=RTDETR("rtdetr-l.yaml"))
-    run = load_run(watch.run_dir)
-    assert run.report().healthy
-    assert run.layout.head == "model.28"
-    assert run.windows["step_last"].max() == 2
-
-
 def test_a_model_without_training_is_refused():
     from ultralytics import FastSAM
 
