@@ -1,0 +1,88 @@
+"""Run the tests that are run on purpose, and print a table for the record.
+
+    python scripts/hold_up.py [TESTS ...] >> benchmarks/RESULTS.md
+
+TESTS are files or folders of tests, or single ones as pytest names them; all of ``tests/`` without
+any. What pytest prints goes to standard error. Leaves with pytest's exit code: 1 if a test failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ET
+from collections import Counter
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PACKAGES = ("ultralytics", "torch", "numpy", "pandas")
+COLUMNS = ("file", "test", "result", "seen", "seconds")
+
+
+def run(tests: list[str], report: Path) -> int:
+    """Run the full tier of some tests, with its results in a file of JUnit's form."""
+    options = ["--full", "-m", "full", f"--junit-xml={report}", "-o", "junit_family=xunit1"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", *options, *tests]
+    folder = Path(__file__).parents[1]
+    return subprocess.run(command, cwd=folder, stdout=sys.stderr, check=False).returncode  # noqa: S603
+
+
+def row(case: ET.Element) -> tuple[str, ...]:
+    """The cells of a test; ``seen`` is what it recorded of itself as properties."""
+    seen = [f"{one.get('name')} {one.get('value')}" for one in case.iter("property")]
+    seconds = f"{float(case.get('time', '0')):.0f}"
+    file = Path(case.get("file", "")).name
+    return file, case.get("name", ""), result(case), ", ".join(seen), seconds
+
+
+def result(case: ET.Element) -> str:
+    """``passed``, or ``failed`` or ``skipped`` with the first line of its reason."""
+    for kind, said in (("failure", "failed"), ("error", "failed"), ("skipped", "skipped")):
+        found = case.find(kind)
+        if found is not None:
+            reason = found.get("message", "").partition("\n")[0]
+            return f"{said}: {reason}" if reason else said
+    return "passed"
+
+
+def section(cases: Iterable[ET.Element]) -> str:
+    """The section of the record, in Markdown."""
+    rows = [row(case) for case in cases]
+    results = Counter(cells[2].partition(":")[0] for cells in rows)
+    counts = ", ".join(f"{results[name]} {name}" for name in ("passed", "failed", "skipped"))
+    minutes = sum(int(cells[-1]) for cells in rows) / 60
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    machine = f"{os.cpu_count()} CPU cores, {platform.system()}, Python {platform.python_version()}"
+    table = [" | ".join(cell.replace("|", "\\|") for cell in cells) for cells in rows]
+    head = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
+    lines = "\n".join(f"| {line} |" for line in [*head, *table])
+    return (
+        f"\n## Where it holds up, {datetime.now(timezone.utc).date()}\n\n"
+        f"{machine}, {versions}.\n\n{lines}\n\nTests: {counts}; {minutes:.0f} minutes."
+    )
+
+
+def main() -> int:
+    """Run the tests, print the table, and tell how it went."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("tests", nargs="*", default=["tests"], help="files, folders, single tests")
+    tests = parser.parse_args().tests
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        code = run(tests, report)
+        if report.exists():
+            print(section(ET.parse(report).iter("testcase")))  # noqa: S314  # written by pytest
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
