@@ -443,6 +443,19 @@ def test_a_file_that_cannot_be_replaced_at_all_is_told(tmp_path, log, monkeypatc
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize("name", ["page", ".page.tmp"])
+def test_a_link_in_the_place_of_a_file_or_of_its_draft_is_replaced(tmp_path, name):
+    other = tmp_path / "other"
+    other.write_text("precious", encoding="utf-8")
+    (tmp_path / name).symlink_to(other)
+    with runlog.replacing(tmp_path / "page") as draft:
+        draft.write_text("new", encoding="utf-8")
+    assert other.read_text(encoding="utf-8") == "precious"
+    assert not (tmp_path / "page").is_symlink()
+    assert (tmp_path / "page").read_text(encoding="utf-8") == "new"
+    assert not (tmp_path / ".page.tmp").exists()
+
+
 def test_the_layout_of_a_model_without_blocks_comes_back():
     from torch import nn
 

@@ -155,6 +155,7 @@ class RunLog:
 def replacing(path: Path) -> Iterator[Path]:
     """A draft beside a file, which takes its place once it is whole."""
     draft = path.with_name(f".{path.name}.tmp")
+    draft.unlink(missing_ok=True)  # a link there would be written through
     try:
         yield draft
         for seconds in (0.01, 0.05, 0.1):
