@@ -179,6 +179,17 @@ def test_clear_removes_the_files_and_nothing_else(tmp_path):
     assert files(tmp_path) == ["notes.txt"]
 
 
+def test_clear_takes_a_link_away_and_leaves_what_it_points_to(tmp_path):
+    other, run = tmp_path / "other", tmp_path / "run"
+    other.mkdir()
+    run.mkdir()
+    (other / "step-00001.json").write_text("{}", encoding="utf-8")
+    (run / evidence.FOLDER).symlink_to(other, target_is_directory=True)
+    evidence.clear(run)
+    assert (other / "step-00001.json").exists()
+    assert not (run / evidence.FOLDER).is_symlink()
+
+
 def test_clear_needs_no_folder(tmp_path):
     evidence.clear(tmp_path)
     evidence.clear(tmp_path / "not there yet")

@@ -115,12 +115,15 @@ def existing(run: Path, step: int) -> str:
 
 
 def clear(run: Path) -> None:
-    """Remove the files of an earlier run in the same folder.
+    """Remove the files of an earlier run in the same folder; those behind a link are another's.
 
     Raises:
         OSError: One cannot be removed.
     """
-    for path in (run / FOLDER).glob("step-*.json"):
+    folder = run / FOLDER
+    if folder.is_symlink():
+        folder.unlink()
+    for path in folder.glob("step-*.json"):
         path.unlink()
 
 
