@@ -1,0 +1,193 @@
+"""What a process does to the world, and what of it the package has caused.
+
+A script: ``python audit.py REPORT JOB ARGUMENTS`` runs a function of this file under an audit hook
+(PEP 578) and writes to REPORT, as JSON, what it saw and what was printed.
+
+The package has caused an event if, from the event outwards, its code is met before any other that
+is not the standard library's or an installed package's. What Ultralytics or a test's trainer does
+when a wrap or a callback of the package hands on to it is their own doing.
+"""
+
+import io
+import json
+import os
+import sys
+import sysconfig
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+OURS = str(Path(find_spec("yolo_gradwatch").origin).parent) + os.sep
+ULTRALYTICS = str(Path(find_spec("ultralytics").origin).parent) + os.sep
+LIBRARIES = tuple(
+    {sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+)
+IMPORT = "<frozen importlib"
+
+FOR_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+CHANGES = {"os.chmod", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.utime"}
+"""Events whose first argument is a path that is changed."""
+
+MOVES = {"os.link", "os.rename", "os.symlink"}
+"""Events whose first two arguments are such paths."""
+
+OTHERS = (
+    *("compile", "exec", "import", "marshal.", "pickle.", "code.__new__"),
+    *("socket.", "urllib.", "http.", "ftplib.", "smtplib.", "webbrowser."),
+    *("subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.system"),
+    *("_thread.", "ctypes.", "shutil.", "tempfile.", "sqlite3.", "syslog."),
+)
+"""How the names of all other events begin that are kept."""
+
+
+class Witness:
+    """An audit hook that keeps the events that the package has caused.
+
+    Attributes:
+        events: A dict each.
+        during: A name for what goes on, kept with each.
+    """
+
+    def __init__(self):
+        self.events = []
+        self.during = ""
+
+    def __call__(self, event, args):
+        paths = changed_paths(event, args)
+        if not (paths or event.startswith(OTHERS)):
+            return
+        by, is_import = cause(sys._getframe(1))
+        if by:
+            self.events.append(
+                {
+                    "event": event,
+                    "paths": paths,
+                    "args": [told(arg) for arg in args],
+                    "by": by,
+                    "from": place(sys._getframe(1)),
+                    "is_import": is_import,
+                    "during": self.during,
+                }
+            )
+
+
+def changed_paths(event, args):
+    """The paths that an event of the file system changes, links in them resolved."""
+    if event == "open":
+        path, mode, flags = args
+        is_change = any(sign in mode for sign in "wax+") if mode else flags & FOR_WRITING
+        return [os.path.realpath(os.fsdecode(path))] if is_change and is_path(path) else []
+    found = args[:1] if event in CHANGES else args[:2] if event in MOVES else ()
+    paths = [os.path.abspath(os.fsdecode(path)) for path in found if is_path(path)]  # noqa: PTH100  # a link stays one
+    return [os.path.join(os.path.realpath(os.path.dirname(p)), os.path.basename(p)) for p in paths]  # noqa: PTH118, PTH119, PTH120
+
+
+def is_path(value):
+    """Whether this names a file, and is no descriptor."""
+    return isinstance(value, (str, bytes, os.PathLike))
+
+
+def cause(frame):
+    """The function of ours that has caused an event, "" if none has; whether it imports."""
+    is_import = False
+    while frame:
+        file = frame.f_code.co_filename
+        if file.startswith(OURS):
+            return place(frame), is_import
+        is_import |= file.startswith(IMPORT)
+        if file.startswith(ULTRALYTICS) or not file.startswith(("<", *LIBRARIES)):
+            break
+        frame = frame.f_back
+    return "", is_import
+
+
+def place(frame):
+    """Module and function of a frame."""
+    file = Path(frame.f_code.co_filename)
+    module = file.parent.name if file.stem == "__init__" else file.stem
+    return f"{module}.{frame.f_code.co_name}"
+
+
+def told(value):
+    """A value as text; of a code object, where it is from, its names and its constants."""
+    if hasattr(value, "co_names"):
+        return f"{value.co_filename} {value.co_name} {value.co_names} {value.co_consts}"
+    if isinstance(value, bytes):
+        return value[:200].decode("utf-8", "replace")
+    return value if isinstance(value, str) else repr(type(value))
+
+
+# --- the jobs -------------------------------------------------------------------------------------
+
+
+def command(witness, *arguments):
+    """Run a command line of ours; its exit code."""
+    from yolo_gradwatch.cli import main
+
+    return main([*arguments])
+
+
+def commands(witness, lines):
+    """Run command lines of ours, a dict of names; their exit codes and what they print."""
+    printed = {}
+    for name, arguments in json.loads(lines).items():
+        witness.during = name
+        with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+            code = command(witness, *arguments)
+        printed[name] = [code, out.getvalue(), err.getvalue()]
+    return printed
+
+
+def training(witness, folder, *, calls=(), **options):
+    """Train on forty images, with a spike in the eighth of ten steps; the rules of its findings."""
+    from training import shapes, train
+    from training import witness as spoiled
+
+    from yolo_gradwatch import GradWatch
+
+    witness.during = "data"
+    data, kind = shapes(40), spoiled(at=8, fault="spike")
+    witness.during = "training"
+    watch = GradWatch()
+    train(Path(folder), watch=watch, data=data, trainer=kind, calls=calls, **options)
+    return [finding.rule for finding in watch.report().findings]
+
+
+def failing(witness, folder):
+    """The same over two epochs, ended by an error of its own in the second one, and resumed."""
+
+    def fail(trainer):
+        if trainer.epoch:
+            raise RuntimeError("planted")
+
+    with suppress(RuntimeError):
+        training(witness, folder, calls=[("on_train_batch_end", fail)], epochs=2)
+    weights = Path(folder) / "run" / "weights" / "last.pt"
+    return training(witness, folder, model=str(weights), resume=True, epochs=2)
+
+
+def planted(witness, code):
+    """Run pieces of code, a dict of names, as if they stood in the package.
+
+    They know two functions that write: ``save`` stands in Ultralytics, ``keep`` is a user's.
+    """
+    known = {"keep": lambda: Path("kept").write_text("", encoding="utf-8")}
+    save = "def save(): open('saved', 'w').close()"
+    exec(compile(save, f"{ULTRALYTICS}planted.py", "exec"), known)  # noqa: S102  # the test's own
+    for name, source in json.loads(code).items():
+        witness.during = name
+        exec(compile(source, f"{OURS}planted.py", "exec"), {**known})  # noqa: S102
+
+
+def main(report, job, *arguments):
+    """Run a job and write what was seen of it."""
+    with Path(report).open("w", encoding="utf-8") as file:
+        witness = Witness()
+        sys.addaudithook(witness)
+        outcome = globals()[job](witness, *arguments)
+        witness.during = "afterwards"
+        json.dump({"events": witness.events, "outcome": outcome}, file)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
