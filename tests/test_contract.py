@@ -307,7 +307,7 @@ def test_a_trainer_that_leaves_out_an_event_is_told(tmp_path, told, event):
 
 @pytest.mark.train
 def test_an_ultralytics_without_a_callback_is_told_before_the_training(tmp_path, told, monkeypatch):
-    monkeypatch.setattr(contract, "_events", lambda _module: frozenset({"on_train_start"}))
+    monkeypatch.setattr(contract, "_events", lambda _owner: frozenset({"on_train_start"}))
     watch = GradWatch(live=False)
     train(tmp_path, watch=watch)
     (warning,) = told()

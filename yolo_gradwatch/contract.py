@@ -10,7 +10,6 @@ import ast
 import inspect
 import io
 import re
-import sys
 from functools import cache
 from textwrap import dedent
 from typing import TYPE_CHECKING, Any
@@ -57,7 +56,7 @@ def check_event(kind: type, event: str) -> None:
     Raises:
         Unwatchable: Ultralytics runs callbacks of other names only.
     """
-    known = {name for owner in inspect.getmro(kind) for name in _events(owner.__module__)}
+    known = {name for owner in inspect.getmro(kind) for name in _events(owner)}
     if known and event not in known:
         raise Unwatchable(f"{kind.__name__} runs no callback {event}. {_remedy(kind, _EVENT)}")
 
@@ -133,11 +132,11 @@ def _calls(function: object) -> Iterator[tuple[str, ast.Call]]:
 
 
 @cache
-def _events(module: str) -> frozenset[str]:
-    """Names of the callbacks that the classes of a module run."""
+def _events(owner: type) -> frozenset[str]:
+    """Names of the callbacks that the module of a class runs."""
     try:
-        return frozenset(_CALLBACK.findall(inspect.getsource(sys.modules[module])))
-    except (KeyError, OSError, TypeError):  # no source
+        return frozenset(_CALLBACK.findall(inspect.getsource(inspect.getmodule(owner) or owner)))
+    except (OSError, TypeError):  # no source
         return frozenset()
 
 
