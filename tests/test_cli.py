@@ -109,15 +109,6 @@ def test_another_task_is_watched(tmp_path):
     assert load_run(tmp_path / "run").layout.blocks[-1][1].startswith("Segment")
 
 
-@pytest.mark.train
-def test_paths_with_spaces_and_a_list_of_data_sets_stay_in_this_process(tmp_path):
-    folder = tmp_path / "two sets"
-    sets = f"data=['{shapes(8)}','{shapes(12)}']"
-    assert main(["train", "model=yolo26n.yaml", sets, *SMALL, f"project={folder}"]) == 0
-    tables = sorted(folder.rglob("gradwatch.csv"))
-    assert len(tables) == 2
-
-
 def spoiled(monkeypatch):
     """Have every training of this process meet a NaN in its second step."""
     from test_training import spoil
