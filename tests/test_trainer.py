@@ -131,6 +131,28 @@ def test_a_wrap_around_ours_is_left_alone():
     assert trainer.preprocess_batch is later
 
 
+class Trains:
+    def _do_train(self):
+        return "trained"
+
+
+def test_a_wrap_of_somebody_elses_around_the_training_is_left_to_them():
+    trainer, told = Trains(), []
+    trainers.around_training(trainer, told.append)
+    ours = trainer._do_train
+
+    def others():
+        try:
+            return ours()
+        finally:
+            del trainer._do_train
+
+    trainer._do_train = others
+    assert trainer._do_train() == "trained"
+    assert told == ["finished"]
+    assert vars(trainer) == {}
+
+
 def test_a_wrap_of_the_users_own_is_there_again_afterwards():
     trainer, calls = Preprocesses(), []
     plain = trainer.preprocess_batch

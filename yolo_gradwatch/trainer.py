@@ -85,10 +85,10 @@ def around_training(trainer: Any, finish: Callable[[str], None]) -> None:
         else:
             return result
         finally:
-            del trainer._do_train
+            undo()
             finish(outcome)
 
-    trainer._do_train = watched_train
+    undo = replaced(trainer, "_do_train", watched_train)
 
 
 def add_callback(
