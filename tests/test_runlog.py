@@ -149,6 +149,21 @@ def test_closing_twice_is_fine(log):
     log.close()
 
 
+def test_a_table_that_cannot_be_closed_does_not_leave_the_other_one_open(tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+    (tmp_path / "gradwatch.csv").symlink_to("/dev/full")
+    log = RunLog(tmp_path, LAYOUT, resume=False)
+    log.write_news([])
+    with pytest.raises(OSError, match="No space left"):
+        log.write_window(window(1))
+    alerts = log._alerts._file
+    with pytest.raises(OSError, match="No space left"):
+        log.close()
+    assert alerts.closed
+    log.close()
+
+
 def test_a_new_run_replaces_the_files_of_an_old_one(tmp_path):
     write(tmp_path, [window(1), window(2)])
     old = RunLog(tmp_path, LAYOUT, resume=False)

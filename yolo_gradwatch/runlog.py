@@ -7,7 +7,7 @@ import io
 import json
 import os
 import time
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from itertools import chain
 from typing import IO, TYPE_CHECKING, Any, get_args
@@ -92,9 +92,9 @@ class _Table:
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
     def _open(self) -> IO[str]:
         new = not (self._append and self._path.exists() and self._path.stat().st_size)
@@ -146,9 +146,9 @@ class RunLog:
             draft.write_text(json.dumps(meta, indent=1, allow_nan=False), encoding="utf-8")
 
     def close(self) -> None:
-        """Close the tables."""
-        self._windows.close()
-        self._alerts.close()
+        """Close the tables, each even if a full disk lets the other one fail."""
+        with closing(self._alerts), closing(self._windows):
+            pass
 
 
 @contextmanager
