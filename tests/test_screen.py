@@ -474,6 +474,38 @@ def test_the_streams_and_handlers_are_the_original_ones_after_close(take_termina
     assert others.stream is elsewhere
 
 
+def test_everything_is_given_back_where_nobody_reads_any_more(take_terminal, panel, monkeypatch):
+    terminal = take_terminal()
+    out, err = sys.stdout, sys.stderr
+    handler = logging.StreamHandler(out)
+    screen = Screen(panel, [handler], Safely())
+    screen.open()
+
+    def gone(*_args):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(terminal, "write", gone)
+    monkeypatch.setattr(terminal, "flush", gone)
+    with pytest.raises(OSError, match="Input/output error"):
+        screen.close()
+    assert (sys.stdout, sys.stderr, handler.stream) == (out, err, out)
+
+
+def test_a_terminal_is_shared_by_one_screen_at_a_time(take_terminal, panel):
+    terminal = take_terminal()
+    first, second, third = (Screen(panel, [], Safely()) for _ in range(3))
+    assert first.open()
+    stand_in = sys.stdout
+    assert not second.open()
+    second.close()
+    assert sys.stdout is stand_in
+    first.close()
+    assert sys.stdout is terminal
+    assert third.open()
+    third.close()
+    assert sys.stdout is terminal
+
+
 def test_the_last_panel_stays_and_lines_after_it_go_below(start):
     screen, terminal = start()
     sys.stdout.progress(7, f"{ERASE}1/3")

@@ -140,7 +140,8 @@ class Recorder:
         self._on_disk(lambda log: log.start())
         if self._is_live():
             self._screen = Screen(self._panel, self._training.handlers, safely)
-            self._screen.open()
+            if not self._screen.open():  # that of another training, in another thread
+                self._screen = None
         self.begin_anew("resume" if self._training.resumes else "start", self.first_step)
 
     def _is_live(self) -> bool:

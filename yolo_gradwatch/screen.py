@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from contextlib import ExitStack
+from threading import Lock
 from typing import IO, TYPE_CHECKING, Any
 
 from rich.live import Live
@@ -32,6 +33,9 @@ DRAWN_SHARE = 0.005
 
 MOST_SECONDS = 5.0
 """Between two drawings at the most, whatever the last one took."""
+
+_TAKING_OVER = Lock()
+"""Held while a screen looks whether another one has the terminal, and takes it."""
 
 
 def is_live_terminal() -> bool:
@@ -85,8 +89,15 @@ class Screen:
         self._costs = (0.0, 0.0)  # seconds of the last two drawings: one may have been hindered
         self.is_open = False
 
-    def open(self) -> None:
-        """Take over the terminal."""
+    def open(self) -> bool:
+        """Take over the terminal, unless another screen of this process has it."""
+        with _TAKING_OVER:
+            if isinstance(sys.stdout, _StandIn) and sys.stdout.is_drawn:
+                return False
+            self._take_over()
+        return True
+
+    def _take_over(self) -> None:
         out, err = self._streams
         self.is_open = True
         self._live.start()
@@ -96,7 +107,7 @@ class Screen:
             sys.stderr = self._stand_in(err)
         for handler in self._handlers:
             if handler.stream is out:
-                handler.setStream(sys.stdout)
+                handler.stream = sys.stdout  # setStream would flush, and fail where nobody reads
 
     def close(self) -> None:
         """Leave the last panel and give the terminal back; a second call does nothing."""
@@ -106,7 +117,7 @@ class Screen:
         out, err = self._streams
         for handler in self._handlers:
             if handler.stream in self._stand_ins:
-                handler.setStream(out)
+                handler.stream = out
         if sys.stdout in self._stand_ins:
             sys.stdout = out
         if sys.stderr in self._stand_ins:
@@ -165,7 +176,7 @@ class _StandIn:
         self._frame_is_newest = False
 
     @property
-    def _is_drawn(self) -> bool:
+    def is_drawn(self) -> bool:
         """Whether this process draws; a worker of the data loader that was forked does not."""
         return self._screen.is_open and os.getpid() == self._process
 
@@ -177,7 +188,7 @@ class _StandIn:
         """
         drawn: list[str] = []
         pending = self._line
-        if self._is_drawn and isinstance(text, str):
+        if self.is_drawn and isinstance(text, str):
             self._screen.safely(lambda: drawn.append(self._put(text)))
         if drawn:
             return len(text)
@@ -191,7 +202,7 @@ class _StandIn:
 
     def progress(self, bar: int, frame: str) -> None:
         """Take a frame of Ultralytics' progress bar; an empty one says that the bar closes."""
-        if not self._is_drawn:
+        if not self.is_drawn:
             getattr(self._stream, "progress", lambda _bar, text: self._stream.write(text))(
                 bar, frame
             )
