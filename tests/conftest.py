@@ -1,6 +1,8 @@
 import logging
 import sys
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -33,6 +35,31 @@ def golden(request):
         assert text == path.read_text(encoding="utf-8")
 
     return check
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Put terminals in place of the streams; called in a test, since pytest swaps them before.
+
+    The panel is drawn whenever it is asked to, as if the training took its time.
+    """
+    from short import Terminal
+
+    from yolo_gradwatch import screen
+    from yolo_gradwatch.trainer import log_handlers
+
+    def take():
+        clock = SimpleNamespace(monotonic=count(0.0, 2 * screen.MOST_SECONDS).__next__)
+        monkeypatch.setattr(screen, "time", clock)
+        for name, value in {"TERM": "xterm", "COLUMNS": "100", "LINES": "40"}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "stdout", Terminal())
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        for handler in log_handlers():
+            if type(handler) is logging.StreamHandler:  # and not one of pytest's
+                monkeypatch.setattr(handler, "stream", sys.stdout)
+
+    return take
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Short real trainings for the tests, isolated from the user's settings."""
 
 import atexit
+import json
 import os
 import shutil
 import tempfile
@@ -66,6 +67,15 @@ def shapes(images=8):
     return str(draw_dataset(HOME / f"shapes-{images}", train=images, val=4))
 
 
+def small():
+    """A model file of six blocks, whose training takes a second."""
+    blocks = [[-1, 1, "Conv", [8, 3, 2]]] * 5
+    content = {"nc": 3, "backbone": blocks, "head": [[[2, 3, 4], 1, "Detect", ["nc"]]]}
+    path = HOME / "small.yaml"
+    path.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
+    return str(path)
+
+
 def train(  # noqa: PLR0913  # as few as there are kinds of trainings
     folder, *, watch=None, model="yolo26n.yaml", data=None, trainer=None, calls=(), **options
 ):
@@ -92,13 +102,22 @@ def train(  # noqa: PLR0913  # as few as there are kinds of trainings
     return model
 
 
-def trainer_of(folder, *, kind=None, model="yolo26n.yaml", data=None, **options):
-    """A trainer that has not begun; of detection, or of the class that is given."""
+def trainer_of(folder, *, kind=None, model="yolo26n.yaml", data=None, calls=None, **options):
+    """A trainer that has not begun; of detection, or of the class that is given.
+
+    Args:
+        folder: As in `train`.
+        kind: A trainer class.
+        model: A file.
+        data: As in `train`.
+        calls: A model's callbacks, for what happens while the trainer is built.
+        options: As in `train`.
+    """
     from ultralytics.models.yolo.detect import DetectionTrainer
 
     data = data or shapes()
     overrides = {**TINY, "model": model, "data": data, "project": str(folder), **options}
-    return (kind or DetectionTrainer)(overrides=overrides)
+    return (kind or DetectionTrainer)(overrides=overrides, _callbacks=calls)
 
 
 def witness(base=None, *, at=0, fault=""):
@@ -157,3 +176,23 @@ def amp_trainer():
             self.scaler = torch.amp.GradScaler("cpu", init_scale=65536.0)
 
     return ScaledTrainer
+
+
+def brisk_trainer():
+    """A detection trainer that neither validates nor saves, for trainings by the dozen."""
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    class BriskTrainer(DetectionTrainer):
+        def validate(self):
+            return {}, 0.0
+
+        def save_model(self):
+            return False
+
+        def final_eval(self):
+            """Nothing was saved."""
+
+        def _clear_memory(self, threshold=None):
+            """A third of the time of a training this short."""
+
+    return BriskTrainer

@@ -258,7 +258,7 @@ def _failed(watch: GradWatch, fail_words: tuple[str, ...]) -> bool:
     """Whether there is a finding that the user does not want to pass, or nobody watched for it."""
     if not fail_words:
         return False
-    if any(session.is_broken for session in watch.sessions):
+    if not watch.sessions or any(session.is_broken for session in watch.sessions):
         return True
     reports = [session.report() for session in watch.sessions if session.has_started]
     return any(matches(finding, fail_words) for report in reports for finding in report.alarms)

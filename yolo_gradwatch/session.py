@@ -28,6 +28,17 @@ MOST_BATCHES = 1024
 _LOG = logging.getLogger(__name__)
 
 
+def tell_own_error(error: Exception) -> None:
+    """Say that an error of ours has ended the watch; called while it is handled."""
+    _LOG.warning(
+        "GradWatch stops watching because of an error of its own; the training goes on. "
+        "Please report it: %s: %s",
+        type(error).__name__,
+        error,
+        exc_info=_LOG.isEnabledFor(logging.DEBUG),
+    )
+
+
 class Session:
     """Watches one training; afterwards nothing of it is left in the trainer.
 
@@ -86,13 +97,7 @@ class Session:
             _LOG.warning("GradWatch does not watch this training: %s", reason)
         except Exception as error:  # noqa: BLE001  # the one safety net
             self._give_up()
-            _LOG.warning(
-                "GradWatch stops watching because of an error of its own; the training goes on. "
-                "Please report it: %s: %s",
-                type(error).__name__,
-                error,
-                exc_info=_LOG.isEnabledFor(logging.DEBUG),
-            )
+            tell_own_error(error)
 
     def _give_up(self) -> None:
         self.is_broken = True

@@ -11,7 +11,7 @@ from yolo_gradwatch import trainer as trainers
 from yolo_gradwatch.detect import alarms
 from yolo_gradwatch.launched import Launched
 from yolo_gradwatch.recorder import Options
-from yolo_gradwatch.session import Session
+from yolo_gradwatch.session import Session, tell_own_error
 from yolo_gradwatch.thresholds import Thresholds, check_count
 
 if TYPE_CHECKING:
@@ -143,6 +143,12 @@ class GradWatch:
         Ultralytics calls this when it has built a trainer that trains; the other ranks of several
         do nothing here.
         """
+        try:
+            self._begin(trainer)
+        except Exception as error:  # noqa: BLE001  # there is no session yet that would catch it
+            tell_own_error(error)
+
+    def _begin(self, trainer: Any) -> None:
         if processes.launches_workers(trainer):
             self._warn_if_dropped(trainer)
             self.sessions.append(Launched(trainers.save_dir(trainer), self._options.stop_on))

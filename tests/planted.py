@@ -1,0 +1,78 @@
+"""Errors planted into functions of ours, wherever a reference to them is kept."""
+
+import importlib
+import inspect
+import pkgutil
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+import yolo_gradwatch
+
+PACKAGE = Path(yolo_gradwatch.__file__).parent
+FIRED = []
+"""The names of the planted errors that were raised, in order."""
+
+_swapped = []
+
+
+def places():
+    """Every function of ours by its name: module, class and function."""
+    found = {}
+    for one in pkgutil.iter_modules(yolo_gradwatch.__path__):
+        module = importlib.import_module(f"yolo_gradwatch.{one.name}")
+        for name, value in vars(module).items():
+            if getattr(value, "__module__", None) == module.__name__:
+                members = vars(value).items() if inspect.isclass(value) else [("", value)]
+                for member, inner in members:
+                    function = _function(inner)
+                    if function and Path(function.__code__.co_filename).parent == PACKAGE:
+                        found[".".join(filter(None, (one.name, name, member)))] = function
+    return found
+
+
+def _function(value):
+    """What a function, a method or a property runs."""
+    for kind, inner in ((property, "fget"), (cached_property, "func"), (staticmethod, "__func__")):
+        value = getattr(value, inner) if isinstance(value, kind) else value
+    value = inspect.unwrap(value) if callable(value) else value
+    return value if inspect.isfunction(value) else None
+
+
+@contextmanager
+def cleared():
+    """Take every planted error away in the end."""
+    FIRED.clear()
+    try:
+        yield
+    finally:
+        restore()
+
+
+def plant(name, *, once=False):
+    """Let a function raise from now on, or at its next call only."""
+    function = places()[name]
+    _swapped.append((function, function.__code__, name, once))
+    function.__code__ = _broken.__code__
+
+
+def restore():
+    """Give every function its own code again."""
+    while _swapped:
+        function, code, _, _ = _swapped.pop()
+        function.__code__ = code
+
+
+def fire():
+    """Raise, in the place of the function that an error was planted into."""
+    _, _, name, once = _swapped[-1]
+    FIRED.append(name)
+    if once:
+        restore()
+    raise ZeroDivisionError("planted")
+
+
+def _broken(*_args, **_options):
+    import planted  # it runs with the globals of the function whose code it replaces
+
+    planted.fire()

@@ -1,0 +1,209 @@
+"""Errors in the midst of a training: whatever of ours fails, and the user's own."""
+
+import gc
+import sys
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import planted
+import psutil
+import pytest
+from short import assert_nothing_left, bare, bits_of, run, streams, told
+from training import shapes, small
+
+from yolo_gradwatch import GradWatch, load_run
+
+pytestmark = pytest.mark.train
+
+SHELLS = {
+    "session.Session._safely": "the net itself",
+    "watch.GradWatch.begin": "a net around what it calls",
+    "screen._StandIn.write": "a stream of the user's from here on; it asks the net",
+    "screen._StandIn.progress": "as above",
+    "screen._StandIn.is_drawn": "two comparisons, for both",
+    "screen._StandIn.flush": "calls the real stream",
+    "screen._StandIn.isatty": "calls the real stream",
+    "screen._StandIn.__getattr__": "asks the real stream",
+}
+"""What others call directly: nothing of ours could catch what it raises."""
+
+REPAIRS = {
+    "session.Session._release",
+    "recorder.Recorder.close",
+    "screen.Screen.close",
+    "screen._StandIn.release",
+    "trainer.remove_callback",
+}
+"""What puts everything back: it fails at its first call only, as nothing else could do it."""
+
+CLOSERS = {"recorder.Recorder.close", "runlog.RunLog.close", "runlog._Table.close"}
+"""What closes the files: where it fails, they stay open until nobody knows them any more."""
+
+MODULES = (
+    *("advice", "anomaly", "board", "capture", "causes", "console", "detect", "diagnosis"),
+    *("evidence", "findings", "graph", "heatmap", "layout", "levels", "plots", "processes"),
+    *("recorder", "report", "review", "rollup", "rules", "runlog", "screen"),
+    *("session", "tables", "telemetry", "thresholds", "trainer", "typed", "watch"),
+)
+"""Those with a function that a training runs."""
+
+
+@cache
+def running():
+    """The functions that a watched training runs: from its start, and after its first epoch."""
+    names = {function.__code__: name for name, function in planted.places().items()}
+    counts = (Counter(), Counter())
+    phase = []
+
+    def note(frame, event, _argument):
+        if event == "call" and frame.f_code in names:
+            counts[bool(phase)][names[frame.f_code]] += 1
+
+    def turn(trainer):
+        phase.extend([1] * (trainer.epoch > 0))
+
+    begin = ("on_pretrain_routine_start", lambda _trainer: sys.setprofile(note))
+    watch = GradWatch(live=True)
+    try:
+        with TemporaryDirectory() as folder:
+            run(Path(folder), watch=watch, first=[begin], calls=[("on_train_epoch_start", turn)])
+    finally:
+        sys.setprofile(None)
+    assert [finding.rule for finding in watch.report().findings] == ["nonfinite"]
+    return tuple(sorted(set(one) - set(SHELLS)) for one in counts)
+
+
+def check(folder, caplog, place, *, live, later):
+    """Train with an error in a function of ours; nothing but warnings may tell of it."""
+
+    def plant(trainer):
+        if not later or trainer.epoch == 1:
+            planted.plant(place, once=place in REPAIRS)
+
+    event = "on_train_epoch_start" if later else "on_pretrain_routine_start"
+    caplog.clear()  # before the streams are noted: it gives its own handler a new one
+    before = streams()
+    with planted.cleared():
+        trainer = run(folder, watch=GradWatch(live=live), first=[(event, plant)])
+        assert planted.FIRED
+    assert streams() == before
+    assert_nothing_left(trainer)
+    assert bits_of(trainer) == bare()
+    said = told(caplog)
+    assert said
+    if place not in CLOSERS:
+        assert not [f.path for f in psutil.Process().open_files() if str(folder) in f.path]
+    kinds = ["could not draw" if "could not draw" in one else "stops watching" for one in said]
+    assert len(set(kinds)) == len(kinds), said
+    assert all(kind in one and "planted" in one for kind, one in zip(kinds, said, strict=True))
+
+
+@pytest.mark.parametrize("live", [False, True])
+@pytest.mark.parametrize(
+    ("place", "later"),
+    [
+        ("trainer.save_dir", False),
+        ("layout.read", False),
+        ("capture.Capture.take", True),
+        ("recorder.Recorder.finish", False),
+    ],
+)
+def test_an_error_of_ours_costs_the_watch_and_never_the_training(  # noqa: PLR0913, PLR0917  # cases
+    tmp_path, caplog, terminal, place, live, later
+):
+    terminal()
+    check(tmp_path, caplog, place, live=live, later=later)
+
+
+@pytest.mark.full
+def test_every_module_at_work_in_a_training_is_among_those_that_fail_here(terminal):
+    terminal()
+    assert {place.split(".")[0] for one in running() for place in one} == set(MODULES)
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of files that could not be closed
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("module", MODULES)
+def test_an_error_in_any_function_of_ours_costs_the_watch_only(
+    tmp_path, caplog, terminal, module, later
+):
+    terminal()
+    failed = {}
+    for place in running()[later]:
+        if place.startswith(f"{module}."):
+            try:
+                check(tmp_path / place, caplog, place, live=True, later=later)
+            except Exception as error:  # noqa: BLE001  # all places are told, not only the first
+                failed[place] = f"{type(error).__name__}: {error}"
+    gc.collect()
+    assert failed == {}
+
+
+def test_a_watch_that_could_not_begin_does_not_pass_fail_on(tmp_path):
+    from test_cli import SMALL
+
+    from yolo_gradwatch.cli import main
+
+    arguments = ["train", f"model={small()}", f"data={shapes()}", *SMALL, f"project={tmp_path}"]
+    with planted.cleared():
+        planted.plant("trainer.save_dir")
+        assert main([*arguments, "--fail-on", "dead"]) == 1
+        assert planted.FIRED
+    assert not (tmp_path / "run" / "gradwatch.csv").exists()
+
+
+class UsersOwnError(Exception):
+    """What a callback of the user's raises."""
+
+
+EVENTS = (
+    "on_train_batch_end",
+    "on_pretrain_routine_start",
+    "on_pretrain_routine_end",
+    "on_train_start",
+    "on_train_epoch_start",
+    "on_train_batch_start",
+    "on_train_epoch_end",
+    "on_fit_epoch_end",
+    "on_train_end",
+    "teardown",
+)
+
+
+@pytest.mark.parametrize("live", [False, True])
+@pytest.mark.parametrize("is_first", [False, True])
+@pytest.mark.parametrize(
+    "event", [EVENTS[0], *(pytest.param(e, marks=pytest.mark.full) for e in EVENTS[1:])]
+)
+def test_an_error_of_the_users_own_ends_the_training_as_without_the_watch(  # noqa: PLR0913, PLR0917  # cases
+    tmp_path, caplog, terminal, event, is_first, live
+):
+    trainers = []
+    at = 2 if "epoch" in event or "batch" in event else 1
+
+    def broken(trainer):
+        trainers.append(trainer)
+        if len(trainers) == at:
+            raise UsersOwnError(event)
+
+    terminal()
+    caplog.clear()
+    before = streams()
+    watch = GradWatch(live=live)
+    with pytest.raises(UsersOwnError, match=event):
+        run(tmp_path, watch=watch, **{"first" if is_first else "calls": [(event, broken)]})
+    assert streams() == before
+    assert len(trainers) == at
+    assert told(caplog) == []
+    if event == "on_pretrain_routine_start":
+        return  # there is no trainer yet
+    assert_nothing_left(trainers[0])
+    is_watched = not event.startswith("on_pretrain") and event != "on_train_start"
+    assert watch.has_started == is_watched
+    if is_watched:
+        assert watch.report().status == ("finished" if event == "teardown" else "failed")
+        assert load_run(tmp_path / "run").report() == watch.report()
+        assert (tmp_path / "run" / "gradwatch.png").exists()
