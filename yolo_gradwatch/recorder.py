@@ -234,8 +234,7 @@ class Recorder:
     def finish(self, status: str) -> None:
         """Write and print the outcome: ``finished``, ``failed`` or ``interrupted``."""
         self._close_window()
-        self._status = status
-        self._write_meta()
+        self.mark(status)
         if self._drawn != status:
             self.draw(status)
         if self._screen:
@@ -243,6 +242,12 @@ class Recorder:
             self._screen = None
         self._print(console.end_report(self.report()))
         self._print(console.file_list(self._files()), fitted=False)
+
+    def mark(self, status: str) -> None:
+        """Write down how the training ended; what was written first stands."""
+        if self._status == "running":
+            self._status = status
+            self._write_meta()
 
     def report(self) -> Report:
         """What was found so far; steps that wait to be looked at are not in it yet."""
@@ -262,9 +267,7 @@ class Recorder:
     def close(self) -> None:
         """Give the terminal back and close files and sinks, whatever has happened."""
         with ExitStack() as stack:  # each is closed, even if the one before fails
-            if self._status == "running":  # an error of ours has ended the watch
-                self._status = "failed"
-                stack.callback(self._write_meta)
+            stack.callback(self.mark, "failed")  # unless it has ended, an error of ours did it
             if self._log:
                 stack.callback(self._log.close)
             for sink in self._sinks:

@@ -218,7 +218,11 @@ class Session:
                 self._recorder.finish(outcome)
             elif outcome == "finished":
                 raise contract.never_began(type(self._trainer), "on_train_start")
-        finally:  # a second Ctrl+C may come in between
+        except KeyboardInterrupt:  # the second one, as a rule
+            if self._recorder:
+                self._recorder.mark("interrupted")
+            raise
+        finally:
             self._release()
 
     def _take_rest(self, recorder: Recorder) -> None:

@@ -1,0 +1,86 @@
+"""A watched training in a process of its own, which waits at a place to be killed or interrupted.
+
+    python child.py OPTIONS [PLACE ...]
+
+OPTIONS are those of ``train`` as JSON, with the model's file. At each of the places in turn it
+prints ``<PLACE>`` and waits for a signal.
+"""
+
+import json
+import os
+import signal
+import sys
+from io import StringIO
+from pathlib import Path
+
+from yolo_gradwatch import GradWatch, plots, runlog
+from yolo_gradwatch.recorder import Recorder
+from yolo_gradwatch.session import Session
+
+TIRED = 120
+"""Seconds after which it ends itself, should nobody do it."""
+
+
+def wait(place):
+    """Say where it is, once, and wait for a signal."""
+    if place in PLACES:
+        PLACES.remove(place)
+        os.write(1, f"\n<{place}>\n".encode())
+        signal.pause()
+
+
+def wait_before(owner, name, place, *, is_there=lambda *_args: True):
+    """Wait before a function is called."""
+    function = getattr(owner, name)
+
+    def waiting(*args, **options):
+        if is_there(*args):
+            wait(place)
+        return function(*args, **options)
+
+    setattr(owner, name, waiting)
+
+
+def tear(table, text):
+    """Write half of a window of the second epoch, and wait."""
+    if "window" in PLACES and table._path.name == runlog.WINDOWS_FILE and text.startswith("2,"):
+        write_text(table, text[: len(text) // 2])
+        wait("window")
+    write_text(table, text)
+
+
+def wait_in_batch(trainer):
+    if trainer.epoch == 1:
+        trainer.model.model[2].register_forward_pre_hook(lambda *_args: wait("batch"))
+
+
+class Terminal(StringIO):
+    def isatty(self):
+        return True
+
+
+signal.alarm(TIRED)
+options, PLACES = json.loads(sys.argv[1]), sys.argv[2:]
+write_text = runlog._Table.write_text
+runlog._Table.write_text = tear
+wait_before(runlog.RunLog, "write_meta", "tables")
+wait_before(Path, "replace", "meta", is_there=lambda path, _: path.name.startswith(".gradwatch"))
+wait_before(Session, "_take_rest", "end")
+wait_before(plots, "write", "picture")
+wait_before(Recorder, "close", "close")
+if options.pop("live", False):
+    sys.stdout = Terminal()
+
+from ultralytics import YOLO  # noqa: E402  # it makes its log handlers for the stream of now
+from ultralytics.utils import LOGGER  # noqa: E402
+
+before = (sys.stdout, sys.stderr, [handler.stream for handler in LOGGER.handlers])
+model = YOLO(options.pop("model"))
+if options.pop("watched", True):
+    GradWatch(live=sys.stdout is not sys.__stdout__).attach(model)
+model.add_callback("on_train_epoch_start", wait_in_batch)
+try:
+    model.train(**options)
+finally:
+    after = (sys.stdout, sys.stderr, [handler.stream for handler in LOGGER.handlers])
+    os.write(1, b"<restored>" if after == before else b"<torn>")
