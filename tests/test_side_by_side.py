@@ -1,0 +1,95 @@
+"""Two trainings at the same time, in threads of one process."""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, get_ident
+
+import pytest
+from short import assert_nothing_left, streams, told
+from training import brisk_trainer, shapes, small, trainer_of
+
+from yolo_gradwatch import GradWatch, load_run
+
+pytestmark = pytest.mark.train
+
+IMAGES = {"first": 8, "second": 12}
+"""Of four epochs each, so that one run has eight steps and the other twelve."""
+
+
+@pytest.fixture
+def clips(monkeypatch):
+    """What torch's clip says of the gradients of the whole model, by thread."""
+    import torch
+
+    said = {}
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def spied(*args, **options):
+        said.setdefault(get_ident(), []).append(clip(*args, **options))
+        return said[get_ident()][-1]
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spied)
+    return said
+
+
+def train_both(folder, watches):
+    """Train in two threads, epoch by epoch at the same time; the threads and what stood in."""
+    from ultralytics import YOLO
+
+    together, outputs = Barrier(2, timeout=60), []
+
+    def meet(_trainer):
+        together.wait()
+        outputs.append(sys.stdout)
+
+    def training(name, watch):
+        model = YOLO(small())
+        watch.attach(model)
+        model.add_callback("on_train_epoch_start", meet)
+        options = {
+            "kind": brisk_trainer(),
+            "model": small(),
+            "epochs": 4,
+            "imgsz": 32,
+            "name": name,
+        }
+        trainer = trainer_of(folder, calls=model.callbacks, data=shapes(IMAGES[name]), **options)
+        trainer.train()
+        return get_ident(), trainer
+
+    for images in IMAGES.values():
+        shapes(images)
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(training, *pair) for pair in zip(IMAGES, watches, strict=True)]
+        return [future.result() for future in futures], outputs
+
+
+@pytest.mark.parametrize(
+    ("live", "share"),
+    [
+        (True, False),
+        *(pytest.param(*case, marks=pytest.mark.full) for case in ((False, False), (True, True))),
+    ],
+)
+def test_two_trainings_at_the_same_time_have_files_of_their_own(  # noqa: PLR0913, PLR0917  # cases
+    tmp_path, caplog, terminal, clips, live, share
+):
+    terminal()
+    before = streams()
+    watches = [GradWatch(live=live)] * 2 if share else [GradWatch(live=live) for _ in range(2)]
+    trained, outputs = train_both(tmp_path, watches)
+    assert streams() == before
+    assert told(caplog) == []
+    for (thread, trainer), images in zip(trained, IMAGES.values(), strict=True):
+        assert_nothing_left(trainer)
+        run = load_run(trainer.save_dir)
+        whole = run.windows[run.windows["module"] == "model"]
+        assert list(whole["step_first"]) == list(range(1, images + 1))
+        assert list(whole["norm_mean"]) == pytest.approx([float(c) for c in clips[thread]], 1e-5)
+    reports = {session.folder: session.report() for watch in watches for session in watch.sessions}
+    assert reports == {t.save_dir: load_run(t.save_dir).report() for _, t in trained}
+    shown = sys.stdout.getvalue()
+    assert shown.count("GradWatch: healthy") == 2
+    assert shown.count("GradWatch epoch") == (4 if live else 8)
+    if live:
+        assert all(output._stream is sys.stdout for output in outputs)
