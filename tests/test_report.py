@@ -130,6 +130,11 @@ def test_a_training_that_ended_before_its_first_step_does_not_blame_nbs(status):
     assert "nbs" not in reason
 
 
+def test_a_training_that_goes_on_without_a_step_so_far_has_not_ended():
+    (reason,) = report_of(steps=0, epochs=(), status="running").facts()
+    assert reason == "  the training has not come to its first optimizer step yet"
+
+
 # --- clipping, AMP and the owners of the norm -----------------------------------------------------
 
 

@@ -98,6 +98,8 @@ class Report:
     def facts(self) -> list[str]:
         """Lines on what could not be judged, and on clipping and AMP."""
         remarks = [f"  {remark}" for remark in self.remarks]
+        if not self.steps and self.status == "running":
+            return [*remarks, "  the training has not come to its first optimizer step yet"]
         if not self.steps and self.status != "finished":
             return [*remarks, "  the training, or the watch, ended before the first optimizer step"]
         if not self.steps:
