@@ -49,6 +49,10 @@ def tear(table, text):
     write_text(table, text)
 
 
+def replaces_meta(path, target):
+    return path.name.startswith(f".{runlog.META_FILE}") and target.exists()
+
+
 def wait_in_batch(trainer):
     if trainer.epoch == 1:
         trainer.model.model[2].register_forward_pre_hook(lambda *_args: wait("batch"))
@@ -64,7 +68,7 @@ options, PLACES = json.loads(sys.argv[1]), sys.argv[2:]
 write_text = runlog._Table.write_text
 runlog._Table.write_text = tear
 wait_before(runlog.RunLog, "write_meta", "tables")
-wait_before(Path, "replace", "meta", is_there=lambda path, _: path.name.startswith(".gradwatch"))
+wait_before(Path, "replace", "meta", is_there=replaces_meta)
 wait_before(Session, "_take_rest", "end")
 wait_before(plots, "write", "picture")
 wait_before(Recorder, "close", "close")

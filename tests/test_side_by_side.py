@@ -37,28 +37,26 @@ def train_both(folder, watches):
     from ultralytics import YOLO
 
     together, outputs = Barrier(2, timeout=60), []
+    options = {"kind": brisk_trainer(), "model": small(), "epochs": 4, "imgsz": 32}
+    data = {name: shapes(images) for name, images in IMAGES.items()}
 
     def meet(_trainer):
         together.wait()
         outputs.append(sys.stdout)
 
     def training(name, watch):
-        model = YOLO(small())
+        model = YOLO(options["model"])
         watch.attach(model)
         model.add_callback("on_train_epoch_start", meet)
-        options = {
-            "kind": brisk_trainer(),
-            "model": small(),
-            "epochs": 4,
-            "imgsz": 32,
-            "name": name,
-        }
-        trainer = trainer_of(folder, calls=model.callbacks, data=shapes(IMAGES[name]), **options)
-        trainer.train()
+        named = {"name": name, "data": data[name]}
+        trainer = trainer_of(folder, calls=model.callbacks, **named, **options)
+        try:
+            trainer.train()
+        except BaseException:
+            together.abort()  # the other one shall not wait for it
+            raise
         return get_ident(), trainer
 
-    for images in IMAGES.values():
-        shapes(images)
     with ThreadPoolExecutor(2) as pool:
         futures = [pool.submit(training, *pair) for pair in zip(IMAGES, watches, strict=True)]
         return [future.result() for future in futures], outputs
