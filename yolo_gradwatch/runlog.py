@@ -190,6 +190,11 @@ def layout_of_meta(meta: dict[str, Any]) -> Layout:
     edges = {name for edge in layout.edges for name in edge}
     if len(layout.inside) != len(layout.blocks) or not {layout.head, *edges} <= blocks:
         raise ValueError("the blocks of 'layout' do not fit each other")
+    if not {name.rpartition(".")[0] for name in layout.modules} <= {"", *layout.modules}:
+        raise ValueError("a module of 'layout' lies in one that is missing")
+    for name, block in zip(layout.modules, layout.block_of, strict=True):
+        if block and not f"{name}.".startswith(f"{block}."):
+            raise ValueError(f"{name!r} of 'layout' does not lie in its block {block!r}")
     names = (*layout.modules, *layout.types, *(text for pair in layout.blocks for text in pair))
     if not all(name.isprintable() for name in names):
         raise ValueError("a name in 'layout' has a character that cannot be printed")

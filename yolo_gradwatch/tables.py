@@ -135,13 +135,14 @@ def _table(path: Path, content: bytes, end: int, columns: Sequence[str]) -> pd.D
 
 def _parse(content: bytes, types: dict[str, str], **options: Any) -> pd.DataFrame:
     try:
-        table: pd.DataFrame = pd.read_csv(
-            io.BytesIO(content),
-            dtype=types,
-            keep_default_na=False,
-            na_values={name: [""] for name, kind in types.items() if kind.startswith("float")},
-            **options,
-        )
+        with np.errstate(invalid="ignore"):  # an infinite count is refused, not warned of
+            table: pd.DataFrame = pd.read_csv(
+                io.BytesIO(content),
+                dtype=types,
+                keep_default_na=False,
+                na_values={name: [""] for name, kind in types.items() if kind.startswith("float")},
+                **options,
+            )
     except OverflowError:
         raise ValueError("a number with too many digits") from None
     return table
