@@ -22,7 +22,7 @@ ALLOWED = {
     "graph": {"numpy"},
     "levels": {"numpy", "graph"},
     "rules": {"numpy", "graph", "levels", "records"},
-    "detect": {"levels", "records", "rules"},
+    "detect": {"levels", "records", "rules", "thresholds"},
     "causes": {"graph", "records"},
     "advice": {"causes", "graph", "records"},
     "findings": {"advice", "detect", "graph", "records"},

@@ -8,6 +8,7 @@ words in ``advice``.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,12 @@ from yolo_gradwatch import rules
 from yolo_gradwatch.levels import Reader, Reading
 from yolo_gradwatch.records import Alert, Layout, Severity, Window
 from yolo_gradwatch.rules import History, Judge, Mark
+from yolo_gradwatch.thresholds import Thresholds, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection
 
     from yolo_gradwatch.records import Finding
-    from yolo_gradwatch.thresholds import Thresholds
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,19 +93,20 @@ ALARMS = tuple(
 """The rules and kinds that a run can be stopped or failed on."""
 
 
-def alarms(option: str, words: Iterable[str]) -> tuple[str, ...]:
+def alarms(option: str, words: object) -> tuple[str, ...]:
     """Rules or kinds that an option names, checked.
 
     Raises:
-        TypeError: They are a single text.
+        TypeError: They are a single text, or nothing that holds several.
         ValueError: One is not known, or is a notice.
     """
-    if isinstance(words, str):
-        raise TypeError(f"{option} must be a list or tuple of names, got the text {words!r}")
+    if isinstance(words, str) or not isinstance(words, Iterable):
+        got = f"the text {words!r}" if isinstance(words, str) else type(words).__name__
+        raise TypeError(f"{option} must be a list or tuple of names, got {got}")
     chosen = tuple(words)
     for word in chosen:
-        if word not in ALARMS:
-            raise ValueError(f"{option}: {word!r} is not one of {', '.join(ALARMS)}")
+        if not isinstance(word, str) or word not in ALARMS:
+            raise ValueError(f"{option}: {shown(word)} is not one of {', '.join(ALARMS)}")
     return chosen
 
 

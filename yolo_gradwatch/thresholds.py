@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:  # pragma: no cover  # the same library under its older name
     import tomli as tomllib
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 MOST = 10**9
 """No count is larger."""
+
+_LONGEST = 60  # characters of a value in a message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +73,9 @@ class Thresholds:
             check = check_count if field.type == "int" else check_positive
             check(field.name, getattr(self, field.name))
         if self.zero_fraction >= 1:
-            raise ValueError(f"zero_fraction must be below 1, got {self.zero_fraction!r}")
+            raise ValueError(f"zero_fraction must be below 1, got {shown(self.zero_fraction)}")
         if self.total_low >= self.total_high:
-            both = f"{self.total_low!r} and {self.total_high!r}"
+            both = f"{shown(self.total_low)} and {shown(self.total_high)}"
             raise ValueError(f"total_low must be below total_high, got {both}")
 
     @classmethod
@@ -87,9 +87,9 @@ class Thresholds:
                 impossible value.
         """
         try:
-            with open(path, "rb") as file:  # noqa: PTH123  # takes text as well as Path
+            with Path(path).open("rb") as file:
                 table: dict[str, Any] = tomllib.load(file)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"{path}: cannot read thresholds: {error}") from error
         names = [field.name for field in fields(cls)]
         unknown = sorted(set(table) - set(names))
@@ -108,9 +108,9 @@ def check_count(name: str, value: object) -> None:
         ValueError: It is not an integer of at least 1, or too large to keep so many of something.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        raise ValueError(f"{name} must be an integer of at least 1, got {shown(value)}")
     if value > MOST:
-        raise ValueError(f"{name} must be at most {MOST}, got {value!r}")
+        raise ValueError(f"{name} must be at most {MOST}, got {shown(value)}")
 
 
 def check_positive(name: str, value: object) -> None:
@@ -121,4 +121,13 @@ def check_positive(name: str, value: object) -> None:
     """
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not (is_number and 0 < value <= sys.float_info.max):  # type: ignore[operator]
-        raise ValueError(f"{name} must be a positive number, got {value!r}")
+        raise ValueError(f"{name} must be a positive number, got {shown(value)}")
+
+
+def shown(value: object) -> str:
+    """A value in one line of a message, cut where it is long."""
+    try:
+        line = " ".join(repr(value).split())
+    except Exception:  # noqa: BLE001  # an integer of too many digits, or somebody's own repr
+        return f"a value of type {type(value).__name__}"
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,10 @@ from yolo_gradwatch.detect import alarms
 from yolo_gradwatch.launched import Launched
 from yolo_gradwatch.recorder import Options
 from yolo_gradwatch.session import Session, tell_own_error
-from yolo_gradwatch.thresholds import Thresholds, check_count
+from yolo_gradwatch.thresholds import Thresholds, check_count, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from pathlib import Path
 
     from yolo_gradwatch.records import Finding
@@ -62,8 +63,8 @@ class GradWatch:
         check_count("interval", interval)
         if not isinstance(thresholds, Thresholds):
             raise TypeError(f"thresholds must be a Thresholds, got {type(thresholds).__name__}")
-        if live not in (None, True, False):
-            raise TypeError(f"live must be True, False or None, got {live!r}")
+        if not (live is None or isinstance(live, bool)):
+            raise TypeError(f"live must be True, False or None, got {shown(live)}")
         if not (on_finding is None or callable(on_finding)):
             raise TypeError(f"on_finding must be callable, got {type(on_finding).__name__}")
         self._options = Options(
@@ -185,6 +186,8 @@ def _begin_launched(trainer: Any) -> None:
 
 
 def _sinks(sinks: Iterable[Sink]) -> tuple[Sink, ...]:
+    if not isinstance(sinks, Iterable):
+        raise TypeError(f"sinks must be a list or tuple, got {type(sinks).__name__}")
     chosen = tuple(sinks)
     for sink in chosen:
         if not (callable(getattr(sink, "write", None)) and callable(getattr(sink, "close", None))):
