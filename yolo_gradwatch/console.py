@@ -42,7 +42,11 @@ _DEPTH = 6.0  # decades below the highest norm that a bar can show
 
 
 class _Console(Console):
-    """A console that leaves a broken pipe to its caller; rich's own ends the process."""
+    """A console that leaves a broken pipe to its caller; rich's own ends the process.
+
+    In a notebook it writes to its stream as elsewhere; rich's own makes an HTML display of each
+    text, which is not wrapped and passes by a stream that somebody has put in its place.
+    """
 
     def on_broken_pipe(self) -> None:
         """Raise the error again."""
@@ -51,12 +55,13 @@ class _Console(Console):
 
 def plain_console(*, on_stderr: bool = False) -> Console:
     """A console on a standard stream, for text that is not drawn anew."""
-    return _Console(file=sys.stderr if on_stderr else sys.stdout, highlight=False)
+    file = sys.stderr if on_stderr else sys.stdout
+    return _Console(file=file, highlight=False, force_jupyter=False)
 
 
 def live_console() -> Console:
     """A console on standard output, for a panel that is drawn anew."""
-    return _Console(file=sys.stdout, force_terminal=True, highlight=False)
+    return _Console(file=sys.stdout, force_terminal=True, highlight=False, force_jupyter=False)
 
 
 class Panel:
@@ -155,6 +160,19 @@ def fitted(text: Text, console: Console) -> Text:
         first, *rest = line.wrap(console, max(room, 1)) or [line]
         lines += [first, *(Text(" " * _INDENT).append_text(part) for part in rest)]
     return Text("\n").join(lines)
+
+
+def encodable(text: Text, console: Console) -> Text:
+    """A text in which "?" stands for what the encoding of a log lacks."""
+    encoding = console.encoding
+    try:
+        shown = text.plain.encode(encoding, "replace").decode(encoding)
+    except LookupError:  # a stand-in for a stream may say anything
+        return text
+    if shown != text.plain:
+        text = text.copy()
+        text.plain = shown  # as many characters, so that colours stay in their places
+    return text
 
 
 def _summary(board: Board) -> str:

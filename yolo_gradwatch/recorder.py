@@ -20,7 +20,7 @@ from yolo_gradwatch.records import CLIP_NORM, Event
 from yolo_gradwatch.report import Report
 from yolo_gradwatch.review import load_run
 from yolo_gradwatch.rollup import Rollup
-from yolo_gradwatch.screen import Screen, is_live_terminal
+from yolo_gradwatch.screen import Screen, draws_panel
 from yolo_gradwatch.sinks import scalars
 from yolo_gradwatch.tables import grid_of, windows_of
 from yolo_gradwatch.telemetry import Telemetry
@@ -145,8 +145,7 @@ class Recorder:
         self.begin_anew("resume" if self._training.resumes else "start", self.first_step)
 
     def _is_live(self) -> bool:
-        live = self._options.live
-        is_wanted = is_live_terminal() if live is None else live
+        is_wanted = draws_panel(self._options.live)
         if is_wanted and not self._training.has_known_bar:
             _LOG.warning("GradWatch: %s", unknown_bar())
         return is_wanted and self._training.has_known_bar
@@ -397,8 +396,9 @@ class Recorder:
     def _print(self, text: Text, *, fitted: bool = True) -> None:
         """Print to the terminal or the log; where there is no reader any more, to nobody."""
         out = self._screen.console if self._screen else console.plain_console()
-        text = console.fitted(text, out) if fitted else text
-        with suppress(OSError, ValueError):  # a broken pipe, a closed file, a missing character
+        text = console.encodable(console.fitted(text, out) if fitted else text, out)
+        # A broken pipe, a closed file, a stand-in for a stream that lacks a method.
+        with suppress(AttributeError, OSError, ValueError):
             if self._screen:
                 self._screen.print(text)
             else:

@@ -43,6 +43,16 @@ def is_live_terminal() -> bool:
     return _is_terminal(sys.stdout) and os.environ.get("TERM", "") not in {"dumb", "unknown"}
 
 
+def draws_panel(live: bool | None) -> bool:  # noqa: FBT001  # an option of the user's
+    """Whether to draw the panel: as the user says, or on a terminal only; never in a notebook.
+
+    A notebook would show each drawing below the last one.
+    """
+    if type(sys.stdout).__module__.startswith("ipykernel."):
+        return False
+    return is_live_terminal() if live is None else live
+
+
 def _is_terminal(stream: Any) -> bool:
     """Whether a stream is a terminal that can show the panel; a stand-in may lack every method."""
     try:

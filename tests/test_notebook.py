@@ -1,0 +1,130 @@
+"""Trainings in a notebook, whose output is no terminal and shows colours, but moves no cursor."""
+
+import re
+from textwrap import dedent
+
+import pytest
+from training import HOME, TINY, shapes
+
+from yolo_gradwatch import load_run
+
+pytest.importorskip("ipykernel")
+nbformat = pytest.importorskip("nbformat")
+nbclient = pytest.importorskip("nbclient")
+
+pytestmark = pytest.mark.train
+
+RULE = "── GradWatch"
+SHOWN = re.compile(r"\x1b\[[\d;]*[mK]")
+"""Colours, and Ultralytics' own way to clear a line: the sequences that a notebook obeys."""
+
+
+@pytest.fixture
+def executed(tmp_path, monkeypatch):
+    """The outputs of each cell of a notebook that trains; the kernel is a process of its own."""
+    for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(HOME))
+    options = {**TINY, "data": shapes(), "project": str(tmp_path)}
+
+    def execute(*cells, allow_errors=False):
+        first = f"""
+            import sys
+            from ultralytics import YOLO
+            from yolo_gradwatch import GradWatch
+            options = {options!r}
+            model, stdout = YOLO("yolo26n.yaml"), sys.stdout
+        """
+        sources = [dedent(cell).strip() for cell in (first, *cells)]
+        notebook = nbformat.v4.new_notebook()
+        notebook.cells = list(map(nbformat.v4.new_code_cell, sources))
+        nbclient.NotebookClient(notebook, timeout=300, allow_errors=allow_errors).execute()
+        return [cell.outputs for cell in notebook.cells[1:]]
+
+    return execute
+
+
+def printed(outputs):
+    """What a cell has printed; it shows nothing else, and nothing on standard error."""
+    assert {(one.output_type, one.get("name")) for one in outputs} <= {("stream", "stdout")}
+    return "".join(one.text for one in outputs)
+
+
+def value_of(outputs):
+    """What a cell shows as the value of its last line."""
+    (one,) = outputs
+    assert one.output_type == "execute_result"
+    return one.data["text/plain"]
+
+
+def assert_readable(text, epochs):
+    """A table an epoch and a report, in lines that fit, and no panel; the words of the report."""
+    text = SHOWN.sub("", text)
+    assert "\x1b" not in text
+    assert RULE not in text
+    lines = text.splitlines()
+    starts = [i for i, line in enumerate(lines) if line.startswith("GradWatch epoch ")]
+    tables = ["\n".join(lines[i : i + 7]) for i in starts]
+    assert [table.split()[2] for table in tables] == [f"{n}/{epochs}" for n in range(1, epochs + 1)]
+    assert all("23 Detect" in table for table in tables)
+    report = text[text.index("GradWatch: healthy, nothing found in") :]
+    *told, path = report.splitlines()
+    assert path.endswith("gradwatch.png")
+    assert all(len(line) <= 80 or "/gradwatch" in line for line in told)
+    return report.split()
+
+
+def test_a_notebook_shows_tables_and_reports_as_text(executed, tmp_path):
+    first, value, told, second, count = executed(
+        """
+        watch = GradWatch().attach(model)
+        model.train(**{**options, "epochs": 2});
+        """,
+        "watch.report()",
+        "print(watch.report())",
+        "model.train(**options);",
+        "len(watch.sessions), sys.stdout is stdout",
+    )
+    report = assert_readable(printed(first), epochs=2)
+    assert re.fullmatch(
+        "<Report [^\n]+: healthy, nothing found in 4 steps [^\n]+>", value_of(value)
+    )
+    words = printed(told).split()
+    assert report[: len(words)] == words
+    assert_readable(printed(second), epochs=1)
+    assert value_of(count) == "(2, True)"
+    assert load_run(tmp_path / "run").report().steps == 2
+
+
+@pytest.mark.full
+def test_a_notebook_has_no_panel_even_where_one_is_asked_for(executed):
+    (outputs,) = executed(
+        """
+        watch = GradWatch(live=True).attach(model)
+        model.train(**options);
+        """
+    )
+    assert_readable(printed(outputs), epochs=1)
+
+
+@pytest.mark.full
+def test_a_training_that_a_notebook_interrupts_leaves_a_report_and_can_be_repeated(executed):
+    interrupted, value, again = executed(
+        """
+        import os, signal
+        def interrupt(trainer):
+            if len(watch.sessions) == 1:
+                os.kill(os.getpid(), signal.SIGINT)  # as the button of the notebook does
+        watch = GradWatch().attach(model)
+        model.add_callback("on_train_epoch_end", interrupt)
+        model.train(**{**options, "epochs": 3});
+        """,
+        "print(watch.report().status, sys.stdout is stdout)",
+        "model.train(**options);",
+        allow_errors=True,
+    )
+    *texts, error = interrupted
+    assert (error.output_type, error.ename) == ("error", "KeyboardInterrupt")
+    assert "2 steps of 433 modules, interrupted" in printed(texts)
+    assert printed(value) == "interrupted True\n"
+    assert_readable(printed(again), epochs=1)
