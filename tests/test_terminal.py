@@ -23,24 +23,31 @@ RULE = "── GradWatch"
 
 
 class Terminal:
-    """A command in a pseudo-terminal, and what its screen shows."""
+    """A command in a pseudo-terminal, and what its screen shows.
 
-    def __init__(self, columns, lines, *arguments):
+    Args:
+        columns: Of the terminal.
+        lines: Of the terminal.
+        arguments: Of the command.
+        command: Another command, in place of our own.
+        streams: ``stdout`` or ``stderr``, where it is not the terminal.
+        environment: Variables that are other ones; None for one that is not there.
+    """
+
+    def __init__(self, columns, lines, *arguments, command=(COMMAND,), streams=(), **environment):
         self.screen = pyte.HistoryScreen(columns, lines, history=5000)
         self._stream = pyte.ByteStream(self.screen)
         self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         self._slave = slave
+        self._resize(columns, lines)
         self.attributes = termios.tcgetattr(slave)
-        environment = {**os.environ, "TERM": "xterm-256color", "YOLO_CONFIG_DIR": str(HOME)}
-        for name in ("COLUMNS", "LINES"):  # those of the terminal itself hold
-            environment.pop(name, None)
+        own = {"TERM": "xterm-256color", "YOLO_CONFIG_DIR": str(HOME)}
+        own |= {"COLUMNS": None, "LINES": None}  # those of the terminal itself hold
+        changed = {**os.environ, **own, **environment}
         self._process = subprocess.Popen(
-            [COMMAND, *arguments],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env=environment,
+            [*command, *arguments],
+            **{"stdin": slave, "stdout": slave, "stderr": slave, **dict(streams)},
+            env={name: value for name, value in changed.items() if value is not None},
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  # no threads
         )
@@ -58,6 +65,15 @@ class Terminal:
 
     def is_over(self):
         return self._process.poll() is not None
+
+    def resize(self, columns, lines):
+        """As a user does with the corner of a window; the command is told by a signal."""
+        self._feed()
+        self.screen.resize(lines, columns)
+        self._resize(columns, lines)
+
+    def _resize(self, columns, lines):
+        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def type(self, keys):
         os.write(self._master, keys)

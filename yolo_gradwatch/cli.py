@@ -184,6 +184,10 @@ def _unwritable(error: OSError) -> int:
 
 def script() -> None:
     """Entry point of the console script."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as by >&-, or in a process without a console
+            nobody = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  # till the end
+            setattr(sys, name, nobody)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a log may lack our characters

@@ -107,7 +107,8 @@ def write_csv(table: pd.DataFrame, reports: Sequence[Report]) -> None:
     for report in reports:
         for remark in report.remarks:
             typer.echo(remark, err=True)
-    sys.stdout.write(table.to_csv(index=False))
+    # By default pandas ends lines as the system does, and so does the stream once more.
+    sys.stdout.write(table.to_csv(index=False, lineterminator="\n"))
 
 
 def write_json(content: dict[str, object]) -> None:

@@ -1,0 +1,133 @@
+"""Strategies that mangle the files of a run, as disks, editors and other programs do."""
+
+import json
+from copy import deepcopy
+
+from hypothesis import strategies as st
+
+CELLS = (
+    *("", "nan", "inf", "-inf", "-1", "0", "1.5", "1e400", "1e-400", "true", " 1", "1 ", "+1"),
+    *("9" * 18, "9" * 19, "9" * 5000, "0x1F", "1_000", "\u0661", "\x00", "é", "\x1b[31m", "\ufeff"),
+    *('"', '""', 'a"b', "a,b", "\r", "\n", "model", "x" * 70_000, "\ud800"),
+)
+"""What may stand in a cell of a table, where it belongs or not."""
+
+DEEP = "[" * 20_000 + "]" * 20_000
+_VALUES = st.sampled_from(
+    [
+        *(None, True, False, 0, -1, 1, 2**63, 10**17, 10**18, 10**30, -(10**30), 1.5, 1e308),
+        *(float("nan"), float("inf"), float("-inf"), "", "model", "nan", "1", "\x1b[2J", "\ud800"),
+        *("x" * 70_000, [], {}, [[]], [None], {"": None}, ["model"] * 1000, {"model": 1e400}),
+    ]
+)
+
+
+@st.composite
+def mangled_bytes(draw, content):
+    """Some bytes of a file are gone, there twice, others, or of something else."""
+    begin = draw(st.integers(0, len(content)))
+    end = min(begin + draw(st.sampled_from([0, 1, 2, 30, 500, 10**6])), len(content))
+    between = draw(
+        st.one_of(
+            st.binary(max_size=20),
+            st.sampled_from([b"\0" * 512, b"\xff\xfe", b"\n", b"\r\n", b",", b'"', b"\n\n\n"]),
+            st.just(content[begin:end] * 2),
+        )
+    )
+    return content[:begin] + between + content[end:]
+
+
+@st.composite
+def mangled_lines(draw, content):
+    """A line is gone, there twice, in another place, much longer, or empty."""
+    lines = content.split(b"\n")
+    where, other = (draw(st.integers(0, len(lines) - 1)) for _ in range(2))
+    change = draw(st.sampled_from(["cut", "double", "swap", "lengthen", "empty", "join"]))
+    if change == "cut":
+        del lines[where]
+    elif change == "double":
+        lines.insert(other, lines[where])
+    elif change == "swap":
+        lines[where], lines[other] = lines[other], lines[where]
+    elif change == "lengthen":
+        lines[where] += draw(st.sampled_from([b",", b"0", b"x", b" "])) * 200_000
+    elif change == "empty":
+        lines[where] = b""
+    else:
+        lines[where : where + 2] = [b"".join(lines[where : where + 2])]
+    return b"\n".join(lines)
+
+
+@st.composite
+def mangled_cells(draw, content):
+    """One to four cells of a table hold something else."""
+    lines = content.split(b"\n")
+    for _ in range(draw(st.integers(1, 4))):
+        where = draw(st.integers(0, len(lines) - 1))
+        cells = lines[where].split(b",")
+        text = draw(st.one_of(st.sampled_from(CELLS), st.text(max_size=5)))
+        cells[draw(st.integers(0, len(cells) - 1))] = text.encode("utf-8", "surrogatepass")
+        lines[where] = b",".join(cells)
+    return b"\n".join(lines)
+
+
+@st.composite
+def mangled_whole(draw, content):
+    """The whole file was saved by another program, or is of another kind."""
+    return draw(
+        st.sampled_from(
+            [
+                content.replace(b"\n", b"\r\n"),
+                content.replace(b"\n", b"\r"),
+                b"\xef\xbb\xbf" + content,
+                content.decode("utf-8", "replace").encode("utf-16"),
+                content.replace(b",", b";"),
+                content.replace(b"\n", b"\n\n"),
+                content.rstrip(b"\n"),
+                content + content,
+                content[::-1],
+                b"",
+                b"\n",
+                b"\0" * len(content),
+                DEEP.encode(),
+            ]
+        )
+    )
+
+
+@st.composite
+def mangled_json(draw, content):
+    """One to three values, wherever they are, are others, gone, there twice, or elsewhere."""
+    meta = json.loads(content)
+    for _ in range(draw(st.integers(1, 3))):
+        parent, name = draw(st.sampled_from(list(_places(meta))))
+        change = draw(st.sampled_from(["set", "set", "set", "cut", "nest", "rename", "repeat"]))
+        if change == "set":
+            parent[name] = deepcopy(draw(_VALUES))  # later ones may change it
+        elif change == "cut":
+            del parent[name]
+        elif change == "nest":
+            parent[name] = draw(st.sampled_from([[parent[name]], {"model": parent[name]}]))
+        elif change == "rename" and isinstance(parent, dict):
+            parent[draw(st.text(max_size=5))] = parent.pop(name)
+        elif isinstance(parent[name], list | str):
+            parent[name] *= 2
+    return json.dumps(meta).encode()
+
+
+def _places(value):
+    """Every value that has a name or a number, as what it is in and that name."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value)
+    for name, one in inside:
+        yield value, name
+        if isinstance(one, dict | list):
+            yield from _places(one)
+    if not value:
+        return
+
+
+def mangled(name, content):
+    """A file of a run by this name, mangled in one of the ways that its kind allows."""
+    ways = [mangled_bytes(content), mangled_lines(content), mangled_whole(content)]
+    fit = mangled_json if name.endswith(".json") else mangled_cells
+    return st.one_of(fit(content), *ways)

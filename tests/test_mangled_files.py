@@ -1,0 +1,155 @@
+"""Files that something has mangled, read by every command: a report or one sentence, never more."""
+
+import io
+import os
+import re
+import resource
+import signal
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from mangled import mangled
+from test_review import CONV, DEAD, EPOCH, watch
+from training import train
+from values import LAWS, window
+
+from yolo_gradwatch import GradWatch, follow
+from yolo_gradwatch.cli import main
+from yolo_gradwatch.review import load_run
+from yolo_gradwatch.runlog import RUN_FILES, FormatError
+
+SECONDS = 20
+ROOM = 2**30
+"""Of memory, for one command beside what the process has."""
+
+UNSHRUNK = {
+    "phases": [Phase.explicit, Phase.generate],  # to shrink whole files takes minutes
+    "suppress_health_check": [*HealthCheck],
+}
+
+REVIEWS = (
+    *([], ["--csv"], ["--json"], ["--module=*"], ["--top=2"], ["--rule=dead"], ["--epochs=1:2"]),
+    *(["--vanishing=0.1"], ["--fail-on=dead"], ["--plot"], ["--modules"], ["--follow"]),
+    *(["--follow", "--json"], ["--html={folder}/page.html"]),
+)
+COMMANDS = (
+    *(["review", "{folder}", *options] for options in REVIEWS),
+    *(["compare", "{folder}", "{sound}", *form] for form in ([], ["--csv"], ["--json"])),
+    ["compare", "{sound}", "{folder}", "--module=model.*"],
+)
+
+
+@contextmanager
+def limited(seconds=SECONDS, room=ROOM):
+    """Fail what takes longer, or needs more memory."""
+
+    def late(_signal, _frame):
+        raise TimeoutError(f"took more than {seconds} s")
+
+    def sized():
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+
+    before = signal.signal(signal.SIGALRM, late)
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    size = sized() * os.sysconf("SC_PAGE_SIZE") + room
+    resource.setrlimit(resource.RLIMIT_AS, (size, limits[1]))
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+        signal.signal(signal.SIGALRM, before)
+
+
+def sound_run(folder):
+    """The files of a run with a finding that ends, and of two epochs."""
+    folder.mkdir()
+    windows = [*DEAD, *map(window, range(4, 12)), window(12, steps=5, skipped=2, epoch=2)]
+    epochs = [asdict(EPOCH), asdict(replace(EPOCH, epoch=2))]
+    watch(folder, [*windows, window(17, nonfinite=[CONV], epoch=2)], epochs=epochs)
+    return {name: (folder / name).read_bytes() for name in RUN_FILES}
+
+
+def outcome(*arguments):
+    """Exit code, standard output and standard error of a command, within limits."""
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err, limited():
+        code = main([*map(str, arguments)])
+    return code, out.getvalue(), err.getvalue()
+
+
+def assert_report_or_sentence(arguments):
+    code, out, err = outcome(*arguments)
+    assert code in {0, 1, 2}
+    assert "Traceback" not in out + err
+    if code == 2:
+        assert re.search(r"^Error: [^\n]+\n\Z", err, re.MULTILINE), err
+        if "--follow" not in arguments:  # it has told what was there
+            assert out == ""
+    else:
+        assert out
+
+
+def told_of(folder):
+    """The text of a run's report, or why it cannot be read."""
+    try:
+        return str(load_run(folder).report())
+    except FormatError as error:
+        return str(error)
+
+
+def check(files, data):
+    """Mangle a file or two of a run, and read them by a command and by the function."""
+    follow.SECONDS = 0.001
+    names = data.draw(st.sets(st.sampled_from(RUN_FILES), min_size=1, max_size=2), "files")
+    with TemporaryDirectory() as name:
+        folder, sound = Path(name) / "run", Path(name) / "sound"
+        for place in (folder, sound):
+            place.mkdir()
+            for file, content in files.items():
+                (place / file).write_bytes(content)
+        for file in sorted(names):
+            (folder / file).write_bytes(data.draw(mangled(file, files[file]), file))
+        command = data.draw(st.sampled_from(COMMANDS), "command")
+        arguments = [word.format(folder=folder, sound=sound) for word in command]
+        assert_report_or_sentence(arguments)
+        with limited():
+            assert told_of(folder).startswith((f"{folder}", "GradWatch: "))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    return sound_run(tmp_path_factory.mktemp("built") / "run")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    watch = GradWatch(live=False)
+    train(tmp_path_factory.mktemp("trained"), watch=watch, epochs=2)
+    return {name: (watch.run_dir / name).read_bytes() for name in RUN_FILES}
+
+
+@settings(LAWS, **UNSHRUNK)
+@given(data=st.data())
+def test_mangled_files_give_a_report_or_one_sentence(built, data):
+    check(built, data)
+
+
+@pytest.mark.full
+@settings(LAWS, max_examples=3000, **UNSHRUNK)
+@given(data=st.data())
+def test_many_mangled_files_give_a_report_or_one_sentence(built, data):
+    check(built, data)
+
+
+@pytest.mark.train
+@pytest.mark.full
+@settings(LAWS, max_examples=300, **UNSHRUNK)
+@given(data=st.data())
+def test_mangled_files_of_a_training_give_a_report_or_one_sentence(trained, data):
+    check(trained, data)

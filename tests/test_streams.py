@@ -1,0 +1,354 @@
+"""Where the output goes: closed, a file, a pipe, another encoding, or a terminal of any kind."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+from contextlib import redirect_stdout
+
+import pytest
+from rich.cells import cell_len
+from test_commands import SCRIPT, printed, shown, without_style
+from test_console import board_of
+from test_mangled_files import sound_run
+from test_screen import Terminal as FakeTerminal
+from test_screen import set_terminal
+from training import HOME, TINY, shapes, train
+
+from yolo_gradwatch import GradWatch, load_run
+from yolo_gradwatch.cli import main
+from yolo_gradwatch.console import Panel, encodable, epoch_table, plain_console
+from yolo_gradwatch.screen import draws_panel
+
+RULE = "── GradWatch"
+full = pytest.mark.full
+
+
+@pytest.fixture
+def run(tmp_path):
+    sound_run(tmp_path / "run")
+    return tmp_path / "run"
+
+
+# --- commands that read files ---------------------------------------------------------------------
+
+COMMANDS = [
+    pytest.param("review {run}", 0),
+    pytest.param("review {run} --fail-on=dead", 1),
+    pytest.param("review {run}/nowhere", 2, marks=full),
+    pytest.param("review {run} --csv", 0, marks=full),
+    pytest.param("review {run} --json", 0, marks=full),
+    pytest.param("review {run} --follow", 0, marks=full),
+    pytest.param("compare {run} {run}", 0, marks=full),
+    pytest.param("demo --list", 0, marks=full),
+    pytest.param("train --wibble", 2, marks=full),
+    pytest.param("--version", 0, marks=full),
+    pytest.param("--help", 0, marks=full),
+]
+
+
+def in_shell(redirection, *arguments, **environment):
+    """A command of a shell, with one of its redirections."""
+    return subprocess.run(
+        ["/bin/sh", "-c", f'"$@" {redirection}', "sh", *map(str, arguments)],
+        env={**os.environ, "YOLO_CONFIG_DIR": str(HOME), **environment},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "closed", [pytest.param(">&-", marks=full), ">&- 2>&-", pytest.param("2>&-", marks=full)]
+)
+@pytest.mark.parametrize(("command", "code"), COMMANDS)
+def test_a_command_whose_output_is_closed_ends_with_its_own_code(run, closed, command, code):
+    arguments = command.format(run=run).split()
+    done = in_shell(closed, sys.executable, "-c", SCRIPT, *arguments)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
+def test_a_page_is_written_though_nobody_is_told(run, tmp_path):
+    page = tmp_path / "page.html"
+    command = (sys.executable, "-c", SCRIPT, "review", run, f"--html={page}")
+    assert in_shell(">&- 2>&-", *command).returncode == 0
+    assert page.read_text(encoding="utf-8").startswith("<!")
+
+
+ENCODINGS = [
+    pytest.param({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
+    pytest.param({"PYTHONIOENCODING": "ascii"}, marks=full),
+    pytest.param({"PYTHONIOENCODING": "latin-1"}, marks=full),
+    pytest.param({"PYTHONIOENCODING": "utf-16"}, marks=full),
+    pytest.param({"PYTHONIOENCODING": "cp437"}, marks=full),
+]
+
+
+@pytest.mark.parametrize("environment", ENCODINGS)
+@pytest.mark.parametrize(("command", "code"), COMMANDS)
+def test_a_command_writes_in_any_encoding(run, environment, command, code):
+    arguments = command.format(run=run).split()
+    done = in_shell("", sys.executable, "-c", SCRIPT, *arguments, **environment)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    if code != 2:
+        assert done.stdout
+
+
+@pytest.mark.parametrize("width", [1, 5, 20])
+@pytest.mark.parametrize("command", ["review {run}", "compare {run} {run}", "review {run} --top=3"])
+def test_a_very_narrow_terminal_loses_no_word(run, monkeypatch, width, command):
+    arguments = command.format(run=run).split()
+    text = without_style(shown(monkeypatch, width, *arguments))
+    squeezed, whole = ("".join(t.split()) for t in (text, printed(*arguments)))
+    for part in ("sick", "model.1.conv", "dead"):
+        assert squeezed.count(part) >= whole.count(part) > 0
+
+
+def test_csv_has_the_same_line_ends_on_every_system(run, monkeypatch):
+    monkeypatch.setattr(os, "linesep", "\r\n")  # as on Windows, whose streams make \r\n of \n too
+    with redirect_stdout(io.StringIO(newline="")) as out:
+        assert main(["review", str(run), "--csv"]) == 0
+    assert "\r" not in out.getvalue()
+
+
+# --- the panel in terminals of any size -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("height", [1, 2, 5, 8, 24])
+@pytest.mark.parametrize("width", [1, 2, 3, 10, 20, 40])
+def test_the_panel_is_never_wider_than_the_terminal(monkeypatch, width, height):
+    from rich.console import Console
+
+    set_terminal(monkeypatch, columns=width)
+    panel = Panel(board_of(levels=[1.0, 2.0]))
+    panel.frame.append("100% " + "━" * 12)
+    panel.frame.no_wrap = True
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, height=height)
+    console.print(panel)
+    lines = without_style(console.file.getvalue()).splitlines()
+    assert lines
+    assert all(cell_len(line) <= width for line in lines)
+
+
+# --- encodings, notebooks and stand-ins for streams -----------------------------------------------
+
+
+def stream(encoding):
+    return io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437", "cp1252", "utf-8", "utf-16"])
+def test_a_log_of_any_encoding_gets_every_line(monkeypatch, encoding):
+    from rich.text import Text
+
+    monkeypatch.setattr(sys, "stdout", stream(encoding))
+    console = plain_console()
+    text = Text("23 Segmen… größe \ud800 名", "red")
+    console.print(encodable(text, console))
+    sys.stdout.flush()
+    told = sys.stdout.buffer.getvalue().decode(encoding)
+    assert told.startswith("23 Segmen")
+    assert len(told.rstrip()) == len(text.plain)
+    assert encodable(text, console).spans == text.spans
+    assert text.plain.endswith("名")  # the original is as it was
+
+
+def test_what_a_log_can_show_is_left_as_it_is(monkeypatch):
+    table = epoch_table(board_of(levels=[1.0, 2.0]))
+    monkeypatch.setattr(sys, "stdout", stream("ascii"))
+    assert encodable(table, plain_console()) is table
+
+
+class Said(io.StringIO):
+    """A stream that says something else of its encoding."""
+
+    encoding = "that of a colleague"
+
+
+def test_an_encoding_that_nobody_knows_changes_nothing(monkeypatch):
+    from rich.text import Text
+
+    monkeypatch.setattr(sys, "stdout", Said())
+    text = Text("größe")
+    assert encodable(text, plain_console()) is text
+
+
+@pytest.mark.parametrize(("live", "drawn"), [(None, True), (True, True), (False, False)])
+def test_the_panel_is_drawn_on_a_terminal_unless_it_is_unwanted(monkeypatch, live, drawn):
+    set_terminal(monkeypatch, columns=80)
+    monkeypatch.setattr(sys, "stdout", FakeTerminal())
+    assert draws_panel(live) is drawn
+
+
+@pytest.mark.parametrize(("live", "drawn"), [(None, False), (True, True), (False, False)])
+def test_the_panel_is_drawn_into_a_file_only_if_it_is_wanted(monkeypatch, live, drawn):
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert draws_panel(live) is drawn
+
+
+@pytest.mark.parametrize("live", [None, True, False])
+def test_the_panel_is_never_drawn_in_a_notebook(monkeypatch, live):
+    out_stream = type("OutStream", (FakeTerminal,), {"__module__": "ipykernel.iostream"})
+    set_terminal(monkeypatch, columns=80)
+    monkeypatch.setattr(sys, "stdout", out_stream())
+    assert draws_panel(live) is False
+
+
+class Bare:
+    """As small as a stand-in for a stream can be: Ultralytics needs no more."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+
+@pytest.mark.train
+def test_a_stream_that_can_only_be_written_to_gets_tables_and_report(tmp_path, monkeypatch):
+    watch = GradWatch()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Bare())
+        train(tmp_path, watch=watch)
+        told = sys.stdout.text
+    assert watch.report().status == "finished"
+    assert "GradWatch epoch 1/1" in told
+    assert "GradWatch: healthy, nothing found in 2 steps" in told
+
+
+@pytest.mark.train
+def test_a_log_in_ascii_names_files_whose_path_it_cannot_spell(tmp_path, monkeypatch):
+    watch = GradWatch()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream("ascii"))
+        train(tmp_path / "größe", watch=watch)
+        sys.stdout.flush()
+        told = sys.stdout.buffer.getvalue().decode("ascii")
+    assert load_run(tmp_path / "größe" / "run").report().status == "finished"
+    assert "GradWatch epoch 1/1" in told
+    assert f"{tmp_path}/gr??e/run/gradwatch.csv" in told or f"{tmp_path}/gr?" in told
+
+
+# --- python script.py, bare and watched -----------------------------------------------------------
+
+TRAINING = """
+import sys
+from ultralytics import YOLO
+from yolo_gradwatch import GradWatch
+kind, options = sys.argv[1], {options!r}
+model = YOLO("yolo26n.yaml")
+if kind != "bare":
+    watch = GradWatch(live={{"None": None, "True": True}}[kind]).attach(model)
+model.train(**options)
+if kind != "bare":
+    print(watch.report())
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+    """A user's script, whose argument says whether it is watched and with which panel."""
+    options = {**TINY, "data": shapes(), "project": str(tmp_path / "runs"), "epochs": 2}
+    path = tmp_path / "script.py"
+    path.write_text(TRAINING.format(options=options), encoding="utf-8")
+    return path
+
+
+@pytest.mark.train
+@full
+@pytest.mark.parametrize("live", ["None", "True"])
+@pytest.mark.parametrize(
+    ("redirection", "environment"),
+    [
+        *(
+            (where, {})
+            for where in (">&-", ">&- 2>&-", "2>&-", "> {log}", "| head -1", "< /dev/null")
+        ),
+        *(("> {log}", case.values[0]) for case in ENCODINGS),
+        *(("> {log}", {name: "1"}) for name in ("NO_COLOR", "FORCE_COLOR")),
+        *(("> {log}", {"TERM": term}) for term in ("dumb", "")),
+    ],
+)
+def test_a_watched_script_ends_as_the_bare_one(script, tmp_path, redirection, environment, live):
+    log = tmp_path / "log"
+    where = redirection.format(log=log)
+    bare, watched = (
+        in_shell(f'{where}; echo "code $?" >&2', sys.executable, script, kind, **environment)
+        if "|" not in where
+        else in_shell(f'2> {log}; echo "code $?" >&2; }} {where}', sys.executable, script, kind)
+        for kind in ("bare", live)
+    )
+    assert watched.stderr.splitlines()[-1:] == bare.stderr.splitlines()[-1:]
+    assert watched.stderr.count("Traceback") <= bare.stderr.count("Traceback")
+    assert "GradWatch stops watching" not in watched.stdout + watched.stderr
+    if log.exists() and "|" not in where:
+        told = log.read_bytes().decode(environment.get("PYTHONIOENCODING", "utf-8"), "replace")
+        assert "GradWatch: healthy, nothing found in 4 steps" in told
+        assert ("\x1b[1A" in told) == (live == "True")
+
+
+@pytest.mark.train
+@pytest.mark.parametrize(
+    ("size", "later"),
+    [
+        ((20, 10), (100, 30)),
+        pytest.param((100, 30), (20, 5), marks=full),
+        pytest.param((20, 5), (20, 5), marks=full),
+        pytest.param((1, 5), (1, 5), marks=full),
+    ],
+)
+def test_a_terminal_may_be_small_and_resized_while_it_trains(script, size, later):
+    from test_terminal import Terminal
+
+    terminal = Terminal(*size, "None", command=(sys.executable, script))
+    terminal.read_until(
+        lambda t: any(line.startswith("──"[: size[0]]) for line in t.screen.display)
+    )
+    terminal.resize(*later)
+    terminal.read_until(Terminal.is_over)
+    assert terminal.code() == 0
+    text = "".join("".join(line.split()) for line in terminal.lines())
+    assert "Traceback" not in text
+    assert "healthy,nothingfoundin4steps" in text
+    if later[0] >= 80:
+        assert sum(line.startswith(RULE) for line in terminal.lines()) == 1
+
+
+@pytest.mark.train
+@full
+@pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"TERM": None}, {"NO_COLOR": "1"}])
+def test_a_terminal_of_another_kind_gets_what_it_can_show(script, environment):
+    from test_terminal import Terminal
+
+    terminal = Terminal(80, 24, "None", command=(sys.executable, script), **environment)
+    terminal.read_until(Terminal.is_over)
+    assert terminal.code() == 0
+    lines = terminal.lines()
+    panels = sum(line.startswith(RULE) for line in lines)
+    tables = sum(line.startswith("GradWatch epoch ") for line in lines)
+    assert (panels, tables) == ((0, 2) if environment.get("TERM", "") == "dumb" else (1, 0))
+
+
+@pytest.mark.train
+@full
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_one_stream_may_be_a_file_and_the_other_the_terminal(script, tmp_path, name):
+    from test_terminal import Terminal
+
+    with (tmp_path / "log").open("wb") as log:
+        terminal = Terminal(
+            80, 24, "None", command=(sys.executable, script), streams={name: log}.items()
+        )
+        terminal.read_until(Terminal.is_over)
+        assert terminal.code() == 0
+    told = (tmp_path / "log").read_text(encoding="utf-8")
+    report = "GradWatch: healthy, nothing found in 4 steps"
+    assert sum(line.startswith(RULE) for line in terminal.lines()) == (name == "stderr")
+    assert (report in told) == (name == "stdout")
+    assert any(report in line for line in terminal.lines()) == (name == "stderr")
+    assert "\x1b[1A" not in told
+    assert not re.search("Traceback|Error", told)
