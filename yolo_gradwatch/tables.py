@@ -149,7 +149,12 @@ def _parse(content: bytes, types: dict[str, str], **options: Any) -> pd.DataFram
 
 
 def _is_even(content: bytes, columns: int) -> bool:
-    """Whether every line has as many cells; pandas fills up short ones without a word."""
+    """Whether every line has as many cells; pandas fills up short ones without a word.
+
+    A NUL counts as damage: before pandas 3 a number ends there.
+    """
+    if b"\0" in content:
+        return False
     if b'"' in content:
         return all(len(row) == columns for _, row in _rows(content))
     return content.count(b",") == (columns - 1) * content.count(b"\n")
@@ -178,9 +183,15 @@ def check_header(path: Path, header: bytes, columns: Sequence[str]) -> None:
 
 
 def _is_possible(table: pd.DataFrame) -> bool:
-    """Whether no count is negative, and none of those 0 that begin at 1."""
-    there = [name for name in _COUNTS if name in table]
-    return not any((table[name] < (name in _ORDINALS)).any() for name in there)
+    """Whether no count is negative or above int64, and none of those 0 that begin at 1.
+
+    Of numbers above int64 pandas 2.0 makes a column of uint64, later ones refuse them.
+    """
+    counts = [table[name] for name in _COUNTS if name in table]
+    return all(
+        column.dtype == "int64" and (column >= (column.name in _ORDINALS)).all()
+        for column in counts
+    )
 
 
 def _damage(path: Path, content: bytes, columns: Sequence[str]) -> str:
