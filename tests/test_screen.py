@@ -204,6 +204,13 @@ def test_colours_of_what_is_printed_stay(start):
     assert "\033[31mred\033[0m" in terminal.getvalue()
 
 
+def test_a_colour_reaches_over_lines_that_are_printed_at_once(start):
+    _, terminal = start()
+    sys.stdout.write("\033[31mred\n\nstill red\033[0m\n")
+    assert above(terminal) == ["red", "", "still red"]
+    assert "\033[31mstill red\033[0m" in terminal.getvalue()
+
+
 def test_of_a_line_that_is_written_over_the_end_stays(start):
     _, terminal = start()
     print("old\rnew")

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from threading import Lock
 from typing import IO, TYPE_CHECKING, Any
 
+from rich.ansi import AnsiDecoder
 from rich.live import Live
 from rich.text import Text
 
@@ -252,8 +253,8 @@ class _StandIn:
         else:
             *lines, self._line = (self._line + text).split("\n")
             if lines:
-                shown = [line.rpartition("\r")[2] for line in lines]
-                self._screen.print(Text.from_ansi("\n".join(shown)))
+                shown = map(AnsiDecoder().decode_line, lines)
+                self._screen.print(Text("\n").join(shown))
             self._frame_is_newest = False
         return text
 
