@@ -15,7 +15,7 @@ def needs_cuda(test):
 
 def model_with_gradients():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(2))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2))
     model(torch.randn(2, 3, 8, 8)).square().sum().backward()
     return model
 
@@ -62,12 +62,21 @@ def test_details_hold_weight_norms_and_zero_elements_of_weights():
     np.testing.assert_array_equal(detail.zeros, [4, np.nan])
 
 
+@pytest.fixture(params=["in one call", "one by one"])
+def _both_ways(request, monkeypatch):
+    """Of this torch, and of those before 2.4."""
+    if request.param == "one by one":
+        monkeypatch.setattr("yolo_gradwatch.capture._HAS_DTYPE", False)
+
+
+@pytest.mark.usefixtures("_both_ways")
 @pytest.mark.parametrize("value", [1e-30, 1e-23, 1e18, 1e30])
 def test_norms_beyond_float32_neither_overflow_nor_underflow(value):
     norm = norms_of([torch.full((100,), value)])
     assert float(norm[0]) == pytest.approx(10 * value, rel=1e-6)
 
 
+@pytest.mark.usefixtures("_both_ways")
 def test_the_norm_of_a_large_tensor_is_exact_to_float32():
     torch.manual_seed(0)
     large = torch.randn(768, 768, 3, 3)

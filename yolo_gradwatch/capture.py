@@ -56,11 +56,15 @@ def norms_of(tensors: list[Tensor]) -> Tensor:
         tensors: N tensors on one device, at least one.
 
     Returns:
-        Tensor of shape (N,) on that device; float64, on MPS and before torch 2.4 float32. No
-        synchronization.
+        Tensor of shape (N,) on that device; float64, on MPS and before torch 2.4 on all devices
+        but a CPU float32. No synchronization.
     """
-    if _HAS_DTYPE and tensors[0].device.type != "mps":
+    device = tensors[0].device.type
+    if _HAS_DTYPE and device != "mps":
         return torch.stack(torch._foreach_norm(tensors, 2, dtype=torch.float64))
+    if device == "cpu":
+        norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in tensors]
+        return torch.stack(norms)
     return torch.stack([norm.float() for norm in torch._foreach_norm(tensors, 2)])
 
 
