@@ -35,7 +35,7 @@ FailOn = Annotated[str, typer.Option(metavar="WORDS", help=f"Exit with 1 on thes
 def refuse(message: object) -> NoReturn:
     """Print one line on what cannot be used, and leave."""
     line = str(message).strip().split("\n", maxsplit=1)[0] or type(message).__name__
-    line = printable(line)
+    line = printable(Text.from_ansi(line).plain)  # Ultralytics 8.4.0 colours a part
     Console(stderr=True, soft_wrap=True, highlight=False).print(
         Text.assemble(("Error: ", "bold red"), line)
     )
