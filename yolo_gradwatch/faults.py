@@ -181,6 +181,8 @@ def _spoil_gradient(trainer: Any) -> None:
 
 def _use_scaler(trainer: Any) -> None:
     """AMP's loss scaler, also on a CPU."""
+    if not hasattr(torch.amp, "GradScaler"):
+        raise NotImplementedError(f"this fault needs torch 2.3 or later, not {torch.__version__}")
     trainer.scaler = torch.amp.GradScaler(trainer.device.type)
 
 
