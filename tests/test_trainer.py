@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.metadata import PackageNotFoundError, version
 from types import SimpleNamespace
 
 import pytest
 import torch
 from training import shapes, trainer_of
 
+import yolo_gradwatch
 from yolo_gradwatch import trainer as trainers
 
 
@@ -23,6 +26,13 @@ def bare(kind):
     return object.__new__(kind)
 
 
+def idle_scaler():
+    """The loss scaler of a training without AMP, as Ultralytics makes it."""
+    if hasattr(torch.amp, "GradScaler"):
+        return torch.amp.GradScaler("cpu", enabled=False)
+    return torch.cuda.amp.GradScaler(enabled=False)  # before torch 2.3
+
+
 def test_the_clip_stands_among_the_options_of_a_run(tmp_path, base):
     class Gentle(base):
         def optimizer_step(self):
@@ -30,7 +40,7 @@ def test_the_clip_stands_among_the_options_of_a_run(tmp_path, base):
 
     trainer = bare(Gentle)
     trainer.args = SimpleNamespace(task="detect", freeze=[0, 1], data=tmp_path)
-    trainer.scaler = torch.amp.GradScaler("cpu", enabled=False)
+    trainer.scaler = idle_scaler()
     trainer.device = torch.device("cpu")
     options = trainers.training_options(trainer)
     assert (options["clip"], options["amp"], options["device"]) == (2.5, False, "cpu")
@@ -168,8 +178,27 @@ def test_a_wrap_of_the_users_own_is_there_again_afterwards():
     assert calls == [{}]
 
 
+def test_versions_are_those_of_what_is_installed():
+    told = trainers.versions()
+    assert list(told) == ["python", "torch", "ultralytics", "yolo-gradwatch"]
+    assert told["torch"] == version("torch")
+    assert told["ultralytics"] == version("ultralytics")
+
+
+def test_of_a_package_that_runs_from_a_checkout_the_module_tells_the_version(monkeypatch):
+    def is_missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(trainers, "version", is_missing)
+    monkeypatch.delitem(sys.modules, "ultralytics", raising=False)
+    told = trainers.versions()
+    assert told["yolo-gradwatch"] == yolo_gradwatch.__version__
+    assert told["torch"] == torch.__version__
+    assert told["ultralytics"] == "unknown"
+
+
 def test_the_scaler_is_as_it_was_after_a_watch():
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    scaler = idle_scaler()
     trainer, calls = SimpleNamespace(scaler=scaler), []
     undo = trainers.after_unscale(trainer, lambda: calls.append(1))
     scaler.unscale_(None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -295,7 +295,16 @@ def stops_between_batches(trainer: Any) -> bool:
 def versions() -> dict[str, str]:
     """Versions of what a run depends on."""
     names = ("torch", "ultralytics", "yolo-gradwatch")
-    return {"python": sys.version.split()[0], **{name: version(name) for name in names}}
+    return {"python": sys.version.split()[0], **{name: _version(name) for name in names}}
+
+
+def _version(name: str) -> str:
+    """Of the installed package, or of the loaded module where it runs from a checkout."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        module = sys.modules.get(name.replace("-", "_"))
+        return str(getattr(module, "__version__", "unknown"))
 
 
 def log_handlers() -> list[logging.StreamHandler[Any]]:
