@@ -10,9 +10,22 @@ from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.layout import clean_name
 
 RELATIVE = 1e-5
-INEXACT = 5e-4  # of a sum in float32 over MANY elements on a CPU, which is how torch clips
+FLOAT32 = 1e-4
+"""What torch's own sums in float32, such as that of the clip, may be off by on a CPU."""
+
+INEXACT = 5e-4  # the same where a parameter has MANY elements
 MANY = 1_000_000
 LARGEST = 10.0  # the norm to which Ultralytics clips
+
+
+def total_norm(tensors):
+    """What torch's own function gives, or before torch 2.6 the norm of their norms, as in it."""
+    import torch
+
+    if hasattr(torch.nn.utils, "get_total_norm"):
+        return float(torch.nn.utils.get_total_norm(tensors))
+    norms = [torch.linalg.vector_norm(tensor) for tensor in tensors]
+    return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
 
 
 class Oracle:
@@ -45,7 +58,6 @@ class Oracle:
 
     def _look(self, torch):
         norms, weights, zeros = {}, {}, {}
-        total = torch.nn.utils.get_total_norm
         watched = [p for p in self.trainer.model.parameters() if id(p) in self.watched]
         gradient = {id(p): p.grad.double() for p in watched if p.grad is not None}
         value = {id(p): p.detach().double() for p in watched}
@@ -55,8 +67,8 @@ class Oracle:
             if not inside or name in norms:  # Ultralytics' list of blocks is called as the whole
                 continue
             found = [gradient[i] for i in inside if i in gradient]
-            norms[name] = float(total(found)) if found else float("nan")  # all of it was frozen
-            weights[name] = float(total([value[i] for i in inside]))
+            norms[name] = total_norm(found) if found else float("nan")  # all of it was frozen
+            weights[name] = total_norm([value[i] for i in inside])
             own = [p.grad for p in module.parameters(recurse=False) if p.ndim > 1]
             elements = [g.flatten() for g in own if g is not None]
             if elements:
@@ -95,7 +107,7 @@ class Oracle:
             for column in ("norm_min", "norm_mean", "norm_max"):
                 self._close(rows[column], self.norms[i])
             self._close(rows["weight_norm"], self.weights[i])
-            clip = pytest.approx(self.clip[i], RELATIVE if self.largest < MANY else INEXACT)
+            clip = pytest.approx(self.clip[i], FLOAT32 if self.largest < MANY else INEXACT)
             assert rows.loc["model", "norm_mean"] == clip
             fractions = rows["zero_fraction"].dropna()
             assert sorted(fractions.index) == sorted(self.zeros[i])
