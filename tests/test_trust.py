@@ -145,9 +145,11 @@ def is_in(path, places):
 def is_loading(event):
     """Whether this is how Python imports a module, or what torch and matplotlib do then."""
     name, first = event["event"], event["args"][0]
-    if name == "subprocess.Popen":
+    if name in {"subprocess.Popen", "os.posix_spawn"}:
         return event["is_import"] and Path(first).name in LOOKS
-    kinds = ("compile", "exec", "marshal.loads", "code.__new__", "ctypes.")
+    if event["by"] == "processes.gpus" and name.startswith("ctypes."):
+        return True  # torch counts CUDA devices
+    kinds = ("compile", "exec", "marshal.loads", "code.__new__", "ctypes.", "_thread.")
     return event["is_import"] and name.startswith(kinds)
 
 
