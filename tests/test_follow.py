@@ -22,7 +22,7 @@ from build import YOLO26N, layout_of
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from test_review import CONV, DEAD, MORE, START, watch
+from test_review import CONV, DEAD, DEAD_PID, MORE, START, process, watch
 from test_screen import Terminal as FakeTerminal
 from test_screen import seen, set_terminal
 from values import LAWS, LAYOUT, assert_same, meta_of, runs, window
@@ -442,6 +442,33 @@ def test_the_end_of_the_run_is_followed_by_its_report(training, meanwhile, capsy
         line for line in report if line.startswith("GradWatch: ")
     ]
     assert any(line.startswith("GradWatch critical dead: ") for line in lines)
+
+
+def test_a_training_that_is_killed_is_followed_by_its_report(training, meanwhile, capsys):
+    def say(pid):
+        content = (training.folder / WINDOWS_FILE).read_bytes()
+        put(training.folder, content, process=process(pid))
+
+    say(os.getpid())
+    meanwhile(lambda: training.write(*DEAD), lambda: say(DEAD_PID))
+    assert follow(training.folder, "--fail-on", "dead") == 1
+    out = capsys.readouterr().out
+    assert "of 10 modules, killed)" in out
+    assert "the training was killed after step 3: its process is gone" in out
+
+
+def test_a_run_that_was_killed_is_not_what_is_meant_by_a_folder_above(run, meanwhile, capsys):
+    other = run.parent / "train2"
+    watch(run, DEAD, status="running", process=process(DEAD_PID))
+    meanwhile(
+        other.mkdir,
+        lambda: watch(other, DEAD, status="running", process=process(os.getpid())),
+        lambda: watch(other, DEAD),
+    )
+    assert follow(run.parent) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{run} is over, ")
+    assert any(line.startswith(f"GradWatch follows {other} ") for line in lines)
 
 
 def test_the_log_tells_what_the_training_told(training, tmp_path, meanwhile, capsys):

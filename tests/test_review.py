@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from values import LAWS, LAYOUT, Part, assert_same, meta_of, plan, runs, window
 
 from yolo_gradwatch import load_run as exported
-from yolo_gradwatch import runlog
+from yolo_gradwatch import review as reviewing
+from yolo_gradwatch import runlog, writer
 from yolo_gradwatch.diagnosis import Diagnosis
 from yolo_gradwatch.evidence import FOLDER
 from yolo_gradwatch.records import CLIP_NORM, EpochTelemetry, Event, Layout
@@ -361,3 +362,66 @@ def test_a_run_that_was_killed_long_ago_is_told(tmp_path, status, minutes, told)
     remarks = load_run(tmp_path).remarks
     expected = f"no end was written, and nothing for {minutes} min: was the training killed?"
     assert remarks == ((expected,) if told else ())
+
+
+DEAD_PID = 10**20
+"""No process has it."""
+
+
+def process(pid):
+    return {**asdict(writer.own()), "pid": pid}
+
+
+def test_a_run_whose_process_is_gone_was_killed(tmp_path):
+    watch(tmp_path, DEAD, status="running", process=process(DEAD_PID))
+    run = load_run(tmp_path)
+    assert (run.status, run.meta["status"]) == ("killed", "running")
+    assert run.remarks == ("the training was killed after step 3: its process is gone",)
+    assert "of 10 modules, killed)" in run.report().verdict
+
+
+def test_a_run_that_was_killed_before_its_first_step_says_so(tmp_path):
+    watch(tmp_path, [], status="running", process=process(DEAD_PID))
+    facts = str(load_run(tmp_path).report())
+    assert "  the training was killed: its process is gone\n" in facts
+
+
+@pytest.mark.parametrize("status", ["finished", "failed", "interrupted"])
+def test_a_run_with_an_end_was_not_killed(tmp_path, status):
+    watch(tmp_path, DEAD, status=status, process=process(DEAD_PID))
+    run = load_run(tmp_path)
+    assert (run.status, run.remarks) == (status, ())
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"process": process(os.getpid())},
+        {"process": {**process(DEAD_PID), "host": "another"}},
+        {"process": None},
+        {},
+    ],
+    ids=["there", "elsewhere", "unknown", "older file"],
+)
+def test_a_run_that_may_go_on_is_running(tmp_path, meta):
+    watch(tmp_path, DEAD, status="running", **meta)
+    run = load_run(tmp_path)
+    assert (run.status, run.remarks) == ("running", ())
+
+
+def test_an_end_that_was_written_just_before_is_believed(tmp_path, monkeypatch):
+    """The process writes its end and goes after its file was read, before it is asked for."""
+    watch(tmp_path, DEAD, status="running", process=process(DEAD_PID))
+
+    def ends(_writer):
+        watch(tmp_path, DEAD, status="finished", process=process(DEAD_PID))
+        return True
+
+    monkeypatch.setattr(reviewing.writer, "is_gone", ends)
+    assert load_run(tmp_path).status == "finished"
+
+
+def test_a_mangled_process_names_the_file(tmp_path):
+    watch(tmp_path, DEAD, process={"pid": "x"})
+    with pytest.raises(FormatError, match=r"gradwatch\.json: .*'pid' is of another type"):
+        load_run(tmp_path)

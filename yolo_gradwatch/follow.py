@@ -16,7 +16,7 @@ from yolo_gradwatch.board import Board
 from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.evidence import existing
 from yolo_gradwatch.records import CLIP_NORM
-from yolo_gradwatch.review import find_run, meta_of
+from yolo_gradwatch.review import find_run, is_killed, last_said, meta_of
 from yolo_gradwatch.screen import Screen, is_live_terminal
 from yolo_gradwatch.thresholds import Thresholds
 
@@ -75,7 +75,10 @@ def _found(path: Path) -> Path | None:
     """The folder of the run that is meant; in a folder above, the newest if it goes on."""
     with suppress(runlog.FormatError, OSError):
         folder = find_run(path)
-        if folder in {path, path.parent} or runlog.read_meta(folder)["status"] == "running":
+        if folder in {path, path.parent}:
+            return folder
+        meta, _ = meta_of(folder)
+        if meta["status"] == "running" and not is_killed(meta):
             return folder
     return None
 
@@ -109,17 +112,19 @@ class Look:
         meta: The content of ``gradwatch.json``.
         layout: Of the model that is watched.
         windows: Those that were not there at the look before.
+        is_killed: Whether the process of the training is gone without a word.
     """
 
     is_new: bool
     meta: dict[str, Any]
     layout: Layout
     windows: tuple[Window, ...]
+    is_killed: bool = False
 
     @property
     def is_over(self) -> bool:
         """Whether the training has ended."""
-        return bool(self.meta["status"] != "running")
+        return self.is_killed or bool(self.meta["status"] != "running")
 
     def by_epoch(self) -> list[Look]:
         """The same in parts with the windows of one epoch each; one part if there are none."""
@@ -161,12 +166,12 @@ class Tail:
         if fresh is None or not (self._folder / runlog.META_FILE).exists():
             return None
         # Read after the table: a training notes an event before the windows that follow it.
-        meta, layout = self._meta()
+        meta, layout, is_gone = last_said(self._meta)
         run = (layout, meta["thresholds"], meta["options"])
         is_new = run != self._run
         if is_new:
             self._run, self._end, self._line = run, 0, b""
-        look = Look(is_new, meta, layout, ())
+        look = Look(is_new, meta, layout, (), is_killed=is_gone)
         if is_new or look.is_over:  # it may have grown up to its end
             fresh = self._fresh() or b""
         return replace(look, windows=self._windows(fresh, layout))

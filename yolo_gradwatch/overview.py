@@ -91,7 +91,7 @@ def source_of(run: Run) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in run.meta["versions"].items())
     options = run.meta["options"]["training"]
     model, data = options.get("model"), options.get("data")
-    return f"{run.meta['status']}, {model} on {data} ({versions})"
+    return f"{run.status}, {model} on {data} ({versions})"
 
 
 def modules_text(table: pd.DataFrame, width: int | None) -> Text:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from yolo_gradwatch import console, runlog
+from yolo_gradwatch import console, runlog, writer
 from yolo_gradwatch.board import Board
 from yolo_gradwatch.contract import unknown_bar
 from yolo_gradwatch.detect import matches
@@ -377,9 +377,11 @@ class Recorder:
             self._log = None
 
     def _write_meta(self) -> None:
+        process = writer.own()
         meta = {
             "format_version": runlog.FORMAT_VERSION,
             "status": self._status,
+            "process": asdict(process) if process else None,
             "versions": self._training.versions,
             "options": {
                 "interval": self._options.interval,

@@ -26,7 +26,8 @@ class Report:
 
     Attributes:
         run: The run's folder.
-        status: ``running``, ``finished``, ``failed`` or ``interrupted``.
+        status: ``running``, ``finished``, ``failed`` or ``interrupted``; ``killed`` in a review of
+            files without an end whose process is gone.
         steps: Captured optimizer steps.
         modules: Modules that were watched.
         findings: In the order in which they began; notices among them.

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yolo_gradwatch import runlog, tables
+from yolo_gradwatch import runlog, tables, writer
 from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.evidence import existing
 from yolo_gradwatch.records import CLIP_NORM, Grid, Layout
@@ -16,6 +16,8 @@ from yolo_gradwatch.report import Report
 from yolo_gradwatch.thresholds import Thresholds
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pandas as pd
 
 
@@ -34,6 +36,7 @@ class Run:
         layout: Of the model that was watched.
         meta: The content of ``gradwatch.json``.
         remarks: What is missing in the files, in sentences.
+        is_killed: Whether they tell of no end, and the process of the training is gone.
     """
 
     folder: Path
@@ -42,6 +45,7 @@ class Run:
     layout: Layout
     meta: dict[str, Any]
     remarks: tuple[str, ...] = ()
+    is_killed: bool = False
 
     def __repr__(self) -> str:
         modules = len(self.layout.modules)
@@ -51,6 +55,11 @@ class Run:
     def grid(self) -> Grid:
         """The windows as arrays over windows and modules, in the order of the layout."""
         return tables.grid_of(self.windows, self.layout)
+
+    @property
+    def status(self) -> str:
+        """``running``, ``finished``, ``failed`` or ``interrupted``, or ``killed``."""
+        return "killed" if self.is_killed else str(self.meta["status"])
 
     @property
     def thresholds(self) -> Thresholds:
@@ -70,7 +79,7 @@ class Run:
         replay(diagnosis, tables.windows_of(self.grid), runlog.events_of_meta(self.meta))
         return Report(
             run=self.folder,
-            status=self.meta["status"],
+            status=self.status,
             steps=int(self.grid.steps.sum()),
             modules=len(self.layout.modules),
             findings=tuple(diagnosis.findings.all.values()),
@@ -92,11 +101,12 @@ def load_run(path: str | Path) -> Run:
     """
     given = Path(path)
     folder = given.parent if _is_table(given) else given
-    meta, layout = meta_of(folder)
+    meta, layout, is_killed = last_said(partial(meta_of, folder))
     windows, torn = tables.read_windows(folder / runlog.WINDOWS_FILE, layout)
     alerts, torn_alerts = tables.read_alerts(folder / runlog.ALERTS_FILE)
-    remarks = (*torn, *torn_alerts, *_missing(windows, meta), *_silent(folder, meta))
-    return Run(folder, windows, alerts, layout, meta, remarks)
+    end = _killed(windows) if is_killed else _silent(folder, meta)
+    remarks = (*torn, *torn_alerts, *_missing(windows, meta), *end)
+    return Run(folder, windows, alerts, layout, meta, remarks, is_killed)
 
 
 def find_run(path: str | Path) -> Path:
@@ -144,6 +154,31 @@ def _missing(windows: pd.DataFrame, meta: dict[str, Any]) -> tuple[str, ...]:
     return (remark,) if there < known else ()
 
 
+def last_said(
+    read: Callable[[], tuple[dict[str, Any], Layout]],
+) -> tuple[dict[str, Any], Layout, bool]:
+    """What a run says of itself, and whether its training was killed.
+
+    It is read again if it seems so: the process may have written the end just before it went.
+    """
+    meta, layout = read()
+    if is_killed(meta):
+        meta, layout = read()
+    return meta, layout, is_killed(meta)
+
+
+def is_killed(meta: dict[str, Any]) -> bool:
+    """Whether a training is told to run whose process is gone, as far as this machine can tell."""
+    process = writer.of_meta(meta)
+    return meta["status"] == "running" and process is not None and writer.is_gone(process)
+
+
+def _killed(windows: pd.DataFrame) -> tuple[str, ...]:
+    """A sentence on a training that has ended without a word."""
+    after = f" after step {windows['step_last'].max():,}" if len(windows) else ""
+    return (f"the training was killed{after}: its process is gone",)
+
+
 def _silent(folder: Path, meta: dict[str, Any]) -> tuple[str, ...]:
     """A sentence on a run without an end that has long written nothing."""
     minutes = int(time.time() - (folder / runlog.WINDOWS_FILE).stat().st_mtime) // 60
@@ -168,6 +203,7 @@ def meta_of(folder: Path) -> tuple[dict[str, Any], Layout]:
         float(training.get("clip", CLIP_NORM))
         int(training.get("epochs") or 0)
         runlog.check_outcome(meta)
+        writer.of_meta(meta)
         return meta, runlog.layout_of_meta(meta)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         path = folder / runlog.META_FILE

@@ -1,0 +1,83 @@
+"""Which process writes the files of a run, and whether a reader can tell that it is gone."""
+
+from __future__ import annotations
+
+import os
+import platform
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from yolo_gradwatch.typed import built
+
+MOST_DRIFT = 60.0
+"""Seconds by which the start of one process may seem to move as the system's clock is set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """The process of a training.
+
+    Attributes:
+        pid: Its number.
+        host: Stands for the machine and the user by whom that number is understood, see `_host`.
+        started: When it began, in seconds since 1970.
+    """
+
+    pid: int
+    host: str
+    started: float
+
+
+def own() -> Writer | None:
+    """This process; None where the system does not tell."""
+    try:
+        return Writer(os.getpid(), _host(), psutil.Process().create_time())
+    except (psutil.Error, OSError):
+        return None
+
+
+def of_meta(meta: dict[str, Any]) -> Writer | None:
+    """The process in ``gradwatch.json``; None in a file of before there was one.
+
+    Raises:
+        ValueError: It is mangled.
+    """
+    if meta.get("process") is None:
+        return None
+    writer = built(Writer, meta["process"])
+    if writer.pid < 0:
+        raise ValueError(f"'pid' is {writer.pid}")
+    return writer
+
+
+def is_gone(writer: Writer) -> bool:
+    """Whether a process has ended for sure; False where this process cannot know."""
+    if writer.host != _host():
+        return False
+    try:
+        process = psutil.Process(writer.pid)
+        is_another = process.create_time() - writer.started > MOST_DRIFT
+        return bool(is_another or process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+    except (psutil.Error, OSError):
+        return False
+
+
+def _host() -> str:
+    """A hash of the machine, the user, and what else must be the same for numbers of processes.
+
+    A container may share its host's name and not its numbers, and another user's processes may be
+    hidden. A hash, because files are shared and a machine's name is nobody's business; on Linux the
+    number of the boot, which is random, keeps it from being guessed.
+    """
+    parts = [platform.node(), str(getattr(os, "getuid", int)())]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return sha256("\n".join(parts).encode()).hexdigest()[:16]
