@@ -77,6 +77,16 @@ def test_norms_beyond_float32_neither_overflow_nor_underflow(value):
 
 
 @pytest.mark.usefixtures("_both_ways")
+def test_a_device_that_may_lack_float64_is_asked_for_float32():
+    """As MPS; the device ``meta`` stands for it, which knows types and shapes alone."""
+    model = nn.Linear(2, 2, device="meta")
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    assert norms_of([p.grad for p in model.parameters()]).dtype == torch.float32
+    capture = Capture([*model.parameters()])
+    assert (capture._dtype, len(capture._ring)) == (torch.float32, 0)
+
+
 def test_the_norm_of_a_large_tensor_is_exact_to_float32():
     torch.manual_seed(0)
     large = torch.randn(768, 768, 3, 3)

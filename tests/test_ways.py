@@ -136,11 +136,21 @@ def test_a_training_that_is_resumed(tmp_path, oracle, distills):
     assert [event["kind"] for event in run.meta["events"]] == ["start", "resume"]
 
 
+@pytest.fixture
+def _trains_in_series():
+    from ultralytics.engine import trainer as engine
+
+    if not hasattr(engine, "MultiTrainer"):
+        pytest.skip("this Ultralytics trains on one data set at a time")
+
+
+@pytest.mark.usefixtures("_trains_in_series")
 def test_data_sets_in_series(tmp_path, oracle):
     runs, _ = watched(tmp_path, oracle, data=[shapes(8), shapes(12)], epochs=1, steps=5)
     assert [run.folder.name for run in runs] == ["shapes-8", "shapes-12"]
 
 
+@pytest.mark.usefixtures("_trains_in_series")
 def test_data_sets_in_series_from_the_command_line(tmp_path, oracle, monkeypatch):
     """With spaces in the paths; otherwise Ultralytics trains each by a command of its own."""
     watches, begin = set(), GradWatch.begin

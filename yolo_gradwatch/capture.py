@@ -28,6 +28,9 @@ MOST_LOSSES = 32
 RING = 8
 """Steps that can be on their way to the host at once; Ultralytics waits for each batch's loss."""
 
+FLOAT64 = ("cpu", "cuda")
+"""Kinds of devices that are known to have float64; MPS has none, of others nothing is known."""
+
 _HAS_DTYPE = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 4)
 
 
@@ -56,11 +59,11 @@ def norms_of(tensors: list[Tensor]) -> Tensor:
         tensors: N tensors on one device, at least one.
 
     Returns:
-        Tensor of shape (N,) on that device; float64, on MPS and before torch 2.4 on all devices
-        but a CPU float32. No synchronization.
+        Tensor of shape (N,) on that device; float64 on a CPU, and from torch 2.4 on with CUDA, else
+        float32 (MPS has no other). No synchronization.
     """
     device = tensors[0].device.type
-    if _HAS_DTYPE and device != "mps":
+    if _HAS_DTYPE and device in FLOAT64:
         return torch.stack(torch._foreach_norm(tensors, 2, dtype=torch.float64))
     if device == "cpu":
         norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in tensors]
@@ -82,7 +85,7 @@ class Capture:
         self._flying: deque[_Flight] = deque()
         self._waited: list[Sample] = []
         self._all_there = self._flags([])
-        self._dtype = torch.float32 if self._device.type == "mps" else torch.float64
+        self._dtype = torch.float64 if self._device.type in FLOAT64 else torch.float32
         self._ring = self._buffers()
 
     @torch.no_grad()
