@@ -179,7 +179,7 @@ LAYOUT = meta_of()["layout"]
         {"layout": []},
         {"layout": {**LAYOUT, "modules": ["model"]}},
         {"layout": {**LAYOUT, "modules": ["\x1b[31m", *LAYOUT["modules"][1:]]}},
-        {"layout": {**LAYOUT, "modules": [*LAYOUT["modules"][:-1], "model.9.b"]}},
+        {"layout": {**LAYOUT, "modules": [*LAYOUT["modules"][:-1], "model.2.x.b"]}},
         {"layout": {**LAYOUT, "block_of": [*LAYOUT["block_of"][:-1], "model.2.bn"]}},
         {"layout": {**LAYOUT, "block_of": [*LAYOUT["block_of"][:-1], "model.0"]}},
         {"options": {"interval": 1}},
