@@ -1,0 +1,102 @@
+"""What other systems do otherwise, as far as it can be had here: devices, processes, line ends."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from training import HOME, TINY, shapes
+
+from yolo_gradwatch import load_run
+
+
+def test_nothing_is_computed_in_float64_where_the_device_has_none():
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from yolo_gradwatch.capture import Capture
+
+    class OnMps(torch.Tensor):
+        """A tensor that says that it lies on Apple's device."""
+
+        device = property(lambda _self: SimpleNamespace(type="mps"))
+
+    class NoDoubles(TorchDispatchMode):
+        """Refuses what that device refuses."""
+
+        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+            result = operation(*args, **(kwargs or {}))
+            results = result if isinstance(result, list | tuple) else [result]
+            if any(getattr(one, "dtype", None) == torch.float64 for one in results):
+                raise TypeError("the MPS framework doesn't support float64")
+            return result
+
+    values = [torch.full((3, 3), 2.0), torch.zeros(4), torch.tensor([[3.0, 0.0], [0.0, 4.0]])]
+    parameters = [torch.ones_like(value).as_subclass(OnMps) for value in values]
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.grad = value.as_subclass(OnMps)
+    loss = torch.tensor([1.5]).as_subclass(OnMps)
+    with NoDoubles():
+        capture = Capture(parameters)
+        capture.take(1, 1, [], [loss], detailed=True)
+        with pytest.raises(TypeError, match="float64"):
+            torch.ones(1).double()
+    (sample,) = capture.drain(wait=True)
+    assert sample.norms.tolist() == [6.0, 0.0, 5.0]
+    assert sample.losses == (1.5,)
+    assert sample.detail.weight_norms.tolist() == [3.0, 2.0, 2.0]
+    np.testing.assert_array_equal(sample.detail.zeros, [0.0, np.nan, 2.0])
+
+
+SPAWNED = """
+import multiprocessing
+from ultralytics import YOLO
+from yolo_gradwatch import GradWatch
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("spawn")
+    model = YOLO("yolo26n.yaml")
+    watch = GradWatch(live=True, on_finding=lambda finding: None).attach(model)
+    model.train(**{options!r})
+    print(watch.report())
+"""
+
+
+@pytest.mark.train
+@pytest.mark.full
+def test_workers_that_are_spawned_get_nothing_of_the_watch(tmp_path):
+    options = {**TINY, "data": shapes(), "project": str(tmp_path / "runs"), "workers": 2}
+    script = tmp_path / "script.py"
+    script.write_text(SPAWNED.format(options=options), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, script],
+        env={**os.environ, "YOLO_CONFIG_DIR": str(HOME)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "GradWatch: healthy, nothing found in 2 steps" in done.stdout
+    assert load_run(tmp_path / "runs" / "run").report().status == "finished"
+
+
+@pytest.mark.train
+@pytest.mark.full
+def test_what_workers_of_the_data_loader_get_is_not_ours(tmp_path):
+    cloudpickle = pytest.importorskip("cloudpickle")
+    from training import train
+
+    from yolo_gradwatch import GradWatch
+
+    sent = []
+
+    def pack(trainer):
+        loader = trainer.train_loader
+        sent.extend(map(cloudpickle.dumps, (loader.dataset, loader.collate_fn)))
+        assert "watched_preprocess" in repr(vars(trainer)["preprocess_batch"])  # it is watched
+
+    train(tmp_path, watch=GradWatch(live=False), calls=[("on_train_batch_start", pack)])
+    assert len(sent) >= 2
+    assert not any(b"yolo_gradwatch" in one for one in sent)
