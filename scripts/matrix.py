@@ -135,6 +135,8 @@ def tried(environment: Environment, python: str, out: Path, tests: list[str]) ->
 
 def install(environment: Environment, python: str, folder: Path, log: Path) -> str:
     """Install the package, its test tools and what it depends on; the environment's Python."""
+    if not python:
+        raise ValueError(f"no python{environment.python}; name it by --python VERSION=PATH")
     said([python, "-m", "venv", str(folder)], log, folder, check=True)
     interpreter = str(folder / "bin" / "python")
     pins = folder / "constraints.txt"
@@ -205,32 +207,39 @@ def core_tests() -> list[str]:
     return [f"tests/{file.name}" for file in files if file.name not in left_out]
 
 
-def interpreters(given: list[str]) -> dict[str, str]:
-    """Paths by version, from arguments such as ``3.10=/usr/bin/python3.10``."""
-    return dict(one.split("=", 1) for one in given)
+def interpreter(text: str) -> tuple[str, str]:
+    """A version and a path, from an argument such as ``3.10=/usr/bin/python3.10``."""
+    version, sign, path = text.partition("=")
+    if not (version and sign and path):
+        raise argparse.ArgumentTypeError(f"{text!r} is not VERSION=PATH")
+    return version, path
 
 
 def main() -> int:
     """Print the section and tell whether all is well."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("out", type=Path, help="folder for the environments, 20 GB")
-    parser.add_argument("--only", action="append", help="one of the environments; repeatable")
-    parser.add_argument("--python", action="append", default=[], metavar="VERSION=PATH")
+    known = environments(project())
+    names = [one.name for one in known]
+    parser.add_argument("--only", action="append", choices=names, help="may be repeated")
+    parser.add_argument(
+        "--python", action="append", default=[], type=interpreter, metavar="VERSION=PATH"
+    )
     parser.add_argument(
         "--tests", action="append", metavar="ARG", help="arguments of pytest; the core tests if not"
     )
     options = parser.parse_args()
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    given = interpreters(options.python)
+    given = dict(options.python)
     print(f"\n## Versions, {datetime.now(timezone.utc).date()}\n")
     print(f"{os.cpu_count()} CPU cores, {platform.platform()}; one thread.", end=" ")
     print(f"Tests: {' '.join(options.tests or ['all but', *ELSEWHERE])}.\n")
     print(f"| environment | versions | {' | '.join(COUNTS)} | minutes |")
     print(f"| --- | --- |{' --- |' * len(COUNTS)} --- |", flush=True)
     bad = []
-    for one in environments(project()):
-        if options.only and one.name not in options.only:
+    for one in known:
+        if one.name not in (options.only or names):
             continue
         python = given.get(one.python) or shutil.which(f"python{one.python}") or ""
         outcome = tried(one, python, out, options.tests or core_tests())

@@ -1,6 +1,8 @@
 """What the script that tries other versions reads and writes."""
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ def matrix():
     spec = importlib.util.spec_from_file_location("matrix", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(__import__("sys").modules, "matrix", module)  # dataclasses look there
+        patch.setitem(sys.modules, "matrix", module)  # dataclasses look there
         spec.loader.exec_module(module)
         yield module
 
@@ -61,9 +63,6 @@ def test_the_counts_are_those_of_the_last_line(matrix, last, counts):
 
 
 def test_the_counts_are_those_that_pytest_itself_prints(matrix, tmp_path):
-    import subprocess
-    import sys
-
     test = tmp_path / "test_it.py"
     test.write_text(
         "import pytest\n"
@@ -93,6 +92,19 @@ def test_the_core_tests_are_whole_files_of_this_checkout(matrix):
     assert all((matrix.ROOT / file).exists() for file in files)
     gone = [n for n in matrix.ELSEWHERE if not (matrix.ROOT / f"tests/test_{n}.py").exists()]
     assert gone == []
+
+
+def test_an_environment_without_its_python_is_told_and_no_success(matrix, tmp_path):
+    environment = matrix.Environment("oldest", "3.10", {})
+    outcome = matrix.tried(environment, "", tmp_path, [])
+    assert outcome.bad == ("no python3.10; name it by --python VERSION=PATH",)
+    assert outcome.counts == {}
+
+
+def test_an_interpreter_is_a_version_and_a_path(matrix):
+    assert matrix.interpreter("3.10=/opt/a=b/python") == ("3.10", "/opt/a=b/python")
+    with pytest.raises(matrix.argparse.ArgumentTypeError, match=r"'3\.10' is not VERSION=PATH"):
+        matrix.interpreter("3.10")
 
 
 def test_a_row_tells_the_versions_the_counts_and_the_minutes(matrix):
