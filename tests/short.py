@@ -70,6 +70,7 @@ def streams():
 
 def assert_nothing_left(trainer):
     assert "unscale_" not in vars(trainer.scaler)
+    assert not trainer.optimizer._optimizer_step_post_hooks
     assert not {"preprocess_batch", "_do_train"} & set(vars(trainer))
     ours = [c for calls in trainer.callbacks.values() for c in calls if "yolo_gradwatch" in repr(c)]
     assert [c.__name__ for c in ours] == ["begin"]

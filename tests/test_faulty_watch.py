@@ -20,6 +20,9 @@ pytestmark = pytest.mark.train
 SHELLS = {
     "session.Session._safely": "the net itself",
     "watch.GradWatch.begin": "a net around what it calls",
+    "session.Session._end_step": "two assignments, after a step of the optimizer",
+    "contract._Probe.progress": "a bar swallows what its stream raises",
+    "contract._Probe.write": "as above",
     "screen._StandIn.write": "a stream of the user's from here on; it asks the net",
     "screen._StandIn.progress": "as above",
     "screen._StandIn.is_drawn": "two comparisons, for both",
@@ -42,10 +45,21 @@ CLOSERS = {"recorder.Recorder.close", "runlog.RunLog.close", "runlog._Table.clos
 """What closes the files: where it fails, they stay open until nobody knows them any more."""
 
 MODULES = (
-    *("advice", "anomaly", "board", "capture", "causes", "console", "detect", "diagnosis"),
-    *("evidence", "findings", "graph", "heatmap", "layout", "levels", "plots", "processes"),
+    *("advice", "anomaly", "board", "capture", "causes", "console", "contract", "detect"),
+    *(
+        "diagnosis",
+        "evidence",
+        "findings",
+        "graph",
+        "heatmap",
+        "layout",
+        "levels",
+        "plots",
+        "processes",
+    ),
     *("recorder", "report", "review", "rollup", "rules", "runlog", "screen"),
     *("session", "tables", "telemetry", "thresholds", "trainer", "typed", "watch"),
+    "writer",
 )
 """Those with a function that a training runs."""
 
