@@ -299,12 +299,10 @@ def versions() -> dict[str, str]:
 
 
 def _version(name: str) -> str:
-    """Of the installed package, or of the loaded module where it runs from a checkout."""
     try:
         return version(name)
-    except PackageNotFoundError:
-        module = sys.modules.get(name.replace("-", "_"))
-        return str(getattr(module, "__version__", "unknown"))
+    except PackageNotFoundError:  # it runs from a checkout
+        return "unknown"
 
 
 def log_handlers() -> list[logging.StreamHandler[Any]]:
