@@ -17,6 +17,17 @@ if TYPE_CHECKING:
     from yolo_gradwatch.records import EpochTelemetry, Finding
 
 
+_STEPLESS = {
+    "running": "the training has not come to its first optimizer step yet",
+    "finished": (
+        "gradients accumulate over nbs images (64 unless set); the training ended "
+        "before so many were seen: set nbs to the batch size, or train longer"
+    ),
+}
+"""Why a run of this status has no optimizer step, and what to do."""
+
+_ENDED_EARLY = "the training, or the watch, ended before the first optimizer step"
+
 _STATUS = {"running": "still running", "failed": "training or watch failed"}
 
 
@@ -99,16 +110,8 @@ class Report:
     def facts(self) -> list[str]:
         """Lines on what could not be judged, and on clipping and AMP."""
         remarks = [f"  {remark}" for remark in self.remarks]
-        if not self.steps and self.status == "running":
-            return [*remarks, "  the training has not come to its first optimizer step yet"]
-        if not self.steps and self.status != "finished":
-            return [*remarks, "  the training, or the watch, ended before the first optimizer step"]
         if not self.steps:
-            reason = (
-                "  gradients accumulate over nbs images (64 unless set); the training ended "
-                "before so many were seen: set nbs to the batch size, or train longer"
-            )
-            return [*remarks, reason]
+            return [*remarks, f"  {_STEPLESS.get(self.status, _ENDED_EARLY)}"]
         short = [f"  too short to judge: {', '.join(self.unjudged)}"] if self.unjudged else []
         return [*remarks, *short, *self._gradient()]
 
