@@ -168,6 +168,7 @@ def said(command: list[str], log: Path, folder: Path, *, check: bool = False) ->
     """Run a command in the checkout; what it says, which is logged too."""
     quiet = {
         "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",  # the log tells how far it is
         "YOLO_OFFLINE": "true",
         "YOLO_CONFIG_DIR": str(folder / "yolo"),
     }
