@@ -101,11 +101,12 @@ def test_norms_of_gradients_in_channels_last(tmp_path, oracle):
 
     def hook(trainer):
         weight = trainer.model.model[1].conv.weight
-        weight.register_post_accumulate_grad_hook(
-            lambda p: seen.append(
-                p.grad.is_contiguous(memory_format=last) and not p.grad.is_contiguous()
-            )
-        )
+
+        def look(_optimizer, _args, _options):
+            grad = weight.grad
+            seen.append(grad.is_contiguous(memory_format=last) and not grad.is_contiguous())
+
+        trainer.optimizer.register_step_pre_hook(look)
 
     calls = [("on_train_start", lay_out), ("on_train_start", hook)]
     run = check(tmp_path, oracle, calls, data=shapes(12), optimizer="SGD")  # MuSGD of 8.4.0 cannot
