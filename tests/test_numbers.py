@@ -101,12 +101,14 @@ def test_norms_of_gradients_in_channels_last(tmp_path, oracle):
 
     def hook(trainer):
         weight = trainer.model.model[1].conv.weight
+        step = trainer.optimizer_step
 
-        def look(_optimizer, _args, _options):
+        def look():
             grad = weight.grad
             seen.append(grad.is_contiguous(memory_format=last) and not grad.is_contiguous())
+            step()
 
-        trainer.optimizer.register_step_pre_hook(look)
+        trainer.optimizer_step = look
 
     calls = [("on_train_start", lay_out), ("on_train_start", hook)]
     run = check(tmp_path, oracle, calls, data=shapes(12), optimizer="SGD")  # MuSGD of 8.4.0 cannot
