@@ -71,7 +71,8 @@ TRANSFORMERS = cases("rtdetr-l.yaml") + cases(
 def test_detection_transformers(tmp_path, oracle, name):
     from ultralytics import RTDETR
 
-    options = {"model": RTDETR(name), "data": shapes(8), "epochs": 1, "steps": 2}
+    options = {"model": RTDETR(name), "data": shapes(8), "epochs": 1, "steps": 4}
+    options |= {"imgsz": 160, "batch": 2, "nbs": 2}  # 8.4.100 wants a cell for each of 300 queries
     (run,), _ = watched(tmp_path, oracle, **options)
     assert run.layout.blocks[-1] == (run.layout.head, "RTDETRDecoder")
 

@@ -82,7 +82,11 @@ def test_a_notebook_shows_tables_and_reports_as_text(executed, tmp_path):
         """,
         "watch.report()",
         "print(watch.report())",
-        "model.train(**options);",
+        """
+        model = YOLO("yolo26n.yaml")
+        watch.attach(model)
+        model.train(**options);
+        """,
         "len(watch.sessions), sys.stdout is stdout",
     )
     report = assert_readable(printed(first), epochs=2)

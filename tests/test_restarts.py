@@ -1,9 +1,11 @@
 """Trainings that Ultralytics begins anew, or ends, by itself: NaN, too little memory."""
 
+import inspect
+
 import numpy as np
 import pytest
 from oracle import Oracle
-from training import small, train
+from training import needs, small, train
 
 from yolo_gradwatch import GradWatch, load_run
 
@@ -59,10 +61,16 @@ def ruin(times):
 
 @pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.full)])
 def test_recovery_from_nan_goes_on_with_the_count(tmp_path, oracle, times):
+    from ultralytics.engine.trainer import BaseTrainer
+
+    if "loss_nan and (" in inspect.getsource(BaseTrainer._handle_nan_recovery):
+        pytest.skip("this Ultralytics recovers only if the fitness is lost too, and there is none")
     _, run = watched(tmp_path, oracle, epochs=5, calls=[ruin(times)])
-    again = [("nan_recovery", 5 + 2 * n) for n in range(times)]
+    passes = oracle.epochs.count(2) // 2  # of two steps each; in 8.4.100 only the first has steps
+    assert passes in {1, 1 + times}
+    again = [("nan_recovery", 5 + 2 * min(n, passes - 1)) for n in range(times)]
     assert events_of(run) == [("start", 1), *again]
-    assert [epoch["epoch"] for epoch in run.meta["epochs"]] == [1, *[2] * (1 + times), 3, 4, 5]
+    assert [epoch["epoch"] for epoch in run.meta["epochs"]] == [1, *[2] * passes, 3, 4, 5]
     assert run.meta["status"] == "finished"
     (finding,) = run.report().findings
     assert (finding.rule, finding.step) == ("nonfinite", 3)
@@ -83,6 +91,9 @@ def test_a_recovery_that_is_given_up_fails_as_without_the_watch(tmp_path, monkey
 def starve(times):
     """A callback after which the model's second forward pass runs out of memory, so many times."""
     import torch
+    from ultralytics.engine.trainer import BaseTrainer
+
+    needs(BaseTrainer, "_oom_retries")
 
     def plant(trainer):
         passes, failed = [], []

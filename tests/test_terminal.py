@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -112,7 +113,8 @@ def test_the_panel_stays_whole_below_the_normal_output(tmp_path, columns, lines)
     shown = terminal.lines()
     assert sum(RULE in line for line in shown) == 1, "a panel was left behind"
     assert sum(line.startswith("23 Detect") for line in shown) == 1
-    assert sum("100% ━" in line and "6/6" in line for line in shown) == 2, "one bar an epoch"
+    # Before 8.4.130 the bar is longer than a narrow terminal.
+    assert len(re.findall("100% ━+ 6/6", "".join(shown))) == 2, "one bar an epoch"
     assert any(line.startswith("GradWatch: healthy, nothing found in 12 steps") for line in shown)
     order = [i for i, line in enumerate(shown) if "Starting training" in line or RULE in line]
     assert len(order) == 2

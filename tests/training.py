@@ -1,6 +1,7 @@
 """Short real trainings for the tests, isolated from the user's settings."""
 
 import atexit
+import inspect
 import json
 import os
 import shutil
@@ -100,6 +101,14 @@ def train(  # noqa: PLR0913  # as few as there are kinds of trainings
         model.add_callback(event, call)
     model.train(trainer=trainer, data=data, project=str(folder), **{**TINY, **options})
     return model
+
+
+def needs(where, *words):
+    """Skip the test if the source of a part of Ultralytics lacks one of these words."""
+    source = inspect.getsource(where)
+    missing = [word for word in words if word not in source]
+    if missing:
+        pytest.skip(f"this Ultralytics has no {missing[0]}")
 
 
 def trainer_of(folder, *, kind=None, model="yolo26n.yaml", data=None, calls=None, **options):
