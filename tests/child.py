@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import time
 from io import StringIO
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def wait(place):
     if place in PLACES:
         PLACES.remove(place)
         os.write(1, f"\n<{place}>\n".encode())
-        signal.pause()
+        while True:  # a signal may come before the wait for one
+            time.sleep(0.05)
 
 
 def wait_before(owner, name, place, *, is_there=lambda *_args: True):

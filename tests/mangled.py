@@ -1,9 +1,14 @@
-"""Strategies that mangle the files of a run, as disks, editors and other programs do."""
+"""A run, and strategies that mangle its files as disks, editors and other programs do."""
 
 import json
 from copy import deepcopy
+from dataclasses import asdict, replace
 
 from hypothesis import strategies as st
+from test_review import CONV, DEAD, EPOCH, watch
+from values import window
+
+from yolo_gradwatch.runlog import RUN_FILES
 
 CELLS = (
     *("", "nan", "inf", "-inf", "-1", "0", "1.5", "1e400", "1e-400", "true", " 1", "1 ", "+1"),
@@ -131,3 +136,12 @@ def mangled(name, content):
     ways = [mangled_bytes(content), mangled_lines(content), mangled_whole(content)]
     fit = mangled_json if name.endswith(".json") else mangled_cells
     return st.one_of(fit(content), *ways)
+
+
+def sound_run(folder):
+    """The files of a run with a finding that ends, and of two epochs."""
+    folder.mkdir()
+    windows = [*DEAD, *map(window, range(4, 12)), window(12, steps=5, skipped=2, epoch=2)]
+    epochs = [asdict(EPOCH), asdict(replace(EPOCH, epoch=2))]
+    watch(folder, [*windows, window(17, nonfinite=[CONV], epoch=2)], epochs=epochs)
+    return {name: (folder / name).read_bytes() for name in RUN_FILES}

@@ -13,6 +13,8 @@ from itertools import groupby
 
 import pytest
 import torch
+from short import bits_of
+from short import told as warnings_in
 from torch.nn.utils import clip_grad_norm_
 from training import shapes, train
 
@@ -132,8 +134,8 @@ def test_the_installed_engine_prepares_a_launch_by_the_function_that_is_wrapped(
     assert callable(engine.generate_ddp_command)
 
 
-def stepping(base):
-    """Trainers by what their optimizer step does, with what is said of it; "" if it is fine."""
+def stepping(base):  # classes
+    """Trainers by what their optimizer step does, with who is refused for it; "" if it is fine."""
 
     class ClipsFirst(base):
         def optimizer_step(self):
@@ -142,10 +144,18 @@ def stepping(base):
 
     class ClipsValuesFirst(base):
         def optimizer_step(self):
-            torch.nn.utils.clip_grad_value_(self.model.parameters(), 1.0)
+            torch.nn.utils.clip_grad_value_(self.optimizer.param_groups[0]["params"], 1.0)
             super().optimizer_step()
 
+    class ClipsFirstInOldWays(base):
+        def optimizer_step(self):
+            weights = self.model.parameters()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            base.optimizer_step(self)
+
     class ClipsOnly(base):
+        """Does not unscale at all, which is noticed when it steps."""
+
         def optimizer_step(self):
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
@@ -155,7 +165,7 @@ def stepping(base):
             self.scaler.unscale_(self.optimizer)
             super().optimizer_step()
 
-    class ClipsOnTop(base):
+    class Mended(ClipsFirst):
         def optimizer_step(self):
             self.scaler.unscale_(self.optimizer)
             clip_grad_norm_(self.model.parameters(), 1.0)
@@ -163,20 +173,28 @@ def stepping(base):
     class Adds(base):
         def optimizer_step(self):
             """Not ``clip_grad_norm_(p, 1)`` and then ``unscale_``."""
-            super().optimizer_step()
+            super(Adds, self).optimizer_step()  # noqa: UP008  # as in older code
             torch.nn.utils.clip_grad_norm_(self.other.parameters(), 1.0)
+
+    class HasAnother(base):
+        def optimizer_step(self):
+            torch.nn.utils.clip_grad_norm_(self.other.parameters(), 1.0)
+            self.other_optimizer.step()
+            super().optimizer_step()
 
     return {
         ClipsFirst: "ClipsFirst",
         ClipsValuesFirst: "ClipsValuesFirst",
-        ClipsOnly: "ClipsOnly",
+        ClipsFirstInOldWays: "ClipsFirstInOldWays",
         Late: "ClipsFirst",
-        ClipsOnTop: "",
+        ClipsOnly: "",
+        Mended: "",
         Adds: "",
+        HasAnother: "",
     }
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(8))
 def test_a_step_that_clips_before_it_unscales_is_refused(base, number):
     kind, culprit = list(stepping(base).items())[number]
     if not culprit:
@@ -184,6 +202,21 @@ def test_a_step_that_clips_before_it_unscales_is_refused(base, number):
         return
     with pytest.raises(Unwatchable, match=f"{culprit}.optimizer_step clips .* Have {culprit} call"):
         contract.check_step(kind)
+
+
+@pytest.mark.parametrize(
+    ("name", "norm"), [("Adds", 10.0), ("HasAnother", 10.0), ("Mended", 1.0), ("ClipsOnly", 1.0)]
+)
+def test_the_clip_is_that_of_the_model_and_of_the_class_that_clips_it(base, name, norm):
+    (kind,) = (kind for kind in stepping(base) if kind.__name__ == name)
+    assert contract.clip_norm(bare(kind)) == norm
+    assert contract.clip_norm(bare(type("Inherits", (kind,), {}))) == norm
+
+    class CallsIt(kind):
+        def optimizer_step(self):
+            super().optimizer_step()
+
+    assert contract.clip_norm(bare(CallsIt)) == norm
 
 
 def test_a_callback_that_is_gone_is_refused(base):
@@ -225,15 +258,15 @@ def test_a_bar_is_known_if_its_frames_arrive(draw, is_known):
     assert contract.shows_bar(bar_that(draw)) is is_known
 
 
+def test_a_bar_that_cannot_be_tried_is_not_known(monkeypatch):
+    monkeypatch.setattr("ultralytics.utils.TQDM", lambda items: items)  # and no options
+    assert not trainers.has_known_bar()
+
+
 @pytest.fixture
 def told(caplog):
-    """The warnings of the package."""
     caplog.set_level(logging.WARNING, "yolo_gradwatch")
-    return lambda: [r.getMessage() for r in caplog.records if r.name.startswith("yolo_gradwatch")]
-
-
-def weights_of(model):
-    return list(model.trainer.model.state_dict().values())
+    return lambda: warnings_in(caplog)
 
 
 def own_step(usual):
@@ -266,9 +299,26 @@ def test_a_step_without_unscale_is_noticed_at_once_and_told_once(tmp_path, told,
     assert (run.meta["status"], watch.report().status) == ("failed", "failed")
     assert run.windows["step_first"].nunique() == rows
     bare_run = train(tmp_path / "b", trainer=own_step(usual), data=data)
-    pairs = zip(weights_of(watched), weights_of(bare_run), strict=True)
-    assert all(torch.equal(one, other) for one, other in pairs)
+    assert bits_of(watched.trainer) == bits_of(bare_run.trainer)
     assert not watched.trainer.optimizer._optimizer_step_post_hooks
+
+
+@pytest.mark.train
+def test_an_optimizer_that_hands_on_to_its_parent_is_watched(tmp_path, told):
+    """torch wraps the step of each class once there is one, so that its hooks run twice here."""
+
+    class Mine(torch.optim.SGD):
+        def step(self, closure=None):
+            return super().step(closure)
+
+    def exchange(trainer):
+        torch.optim.SGD(trainer.model.parameters(), lr=0.01)
+        trainer.optimizer = Mine(trainer.model.parameters(), lr=0.01)
+
+    watch = GradWatch(live=False)
+    train(tmp_path, watch=watch, calls=[("on_pretrain_routine_end", exchange)])
+    assert told() == []
+    assert watch.report().steps == 2
 
 
 @pytest.mark.train

@@ -20,7 +20,8 @@ pytestmark = pytest.mark.train
 SHELLS = {
     "session.Session._safely": "the net itself",
     "watch.GradWatch.begin": "a net around what it calls",
-    "session.Session._end_step": "two assignments, after a step of the optimizer",
+    "session.Session._note_step": "one assignment, after a step of the optimizer",
+    "contract.shows_bar": "costs the panel only, with a warning",
     "contract._Probe.progress": "a bar swallows what its stream raises",
     "contract._Probe.write": "as above",
     "screen._StandIn.write": "a stream of the user's from here on; it asks the net",

@@ -3,25 +3,24 @@
 import io
 import os
 import re
-import resource
 import signal
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from mangled import mangled
-from test_review import CONV, DEAD, EPOCH, watch
+from mangled import mangled, sound_run
 from training import train
-from values import LAWS, window
+from values import LAWS
 
 from yolo_gradwatch import GradWatch, follow
 from yolo_gradwatch.cli import main
 from yolo_gradwatch.review import load_run
 from yolo_gradwatch.runlog import RUN_FILES, FormatError
+
+resource = pytest.importorskip("resource")
 
 SECONDS = 20
 ROOM = 2**30
@@ -67,15 +66,6 @@ def limited(seconds=SECONDS, room=ROOM):
         signal.signal(signal.SIGALRM, before)
 
 
-def sound_run(folder):
-    """The files of a run with a finding that ends, and of two epochs."""
-    folder.mkdir()
-    windows = [*DEAD, *map(window, range(4, 12)), window(12, steps=5, skipped=2, epoch=2)]
-    epochs = [asdict(EPOCH), asdict(replace(EPOCH, epoch=2))]
-    watch(folder, [*windows, window(17, nonfinite=[CONV], epoch=2)], epochs=epochs)
-    return {name: (folder / name).read_bytes() for name in RUN_FILES}
-
-
 def outcome(*arguments):
     """Exit code, standard output and standard error of a command, within limits."""
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err, limited():
@@ -105,7 +95,6 @@ def told_of(folder):
 
 def check(files, data):
     """Mangle a file or two of a run, and read them by a command and by the function."""
-    follow.SECONDS = 0.001
     names = data.draw(st.sets(st.sampled_from(RUN_FILES), min_size=1, max_size=2), "files")
     with TemporaryDirectory() as name:
         folder, sound = Path(name) / "run", Path(name) / "sound"
@@ -120,6 +109,12 @@ def check(files, data):
         assert_report_or_sentence(arguments)
         with limited():
             assert told_of(folder).startswith((f"{folder}", "GradWatch: "))
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """Follow without a pause."""
+    monkeypatch.setattr(follow, "SECONDS", 0.001)
 
 
 @pytest.fixture(scope="module")

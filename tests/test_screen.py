@@ -513,6 +513,32 @@ def test_a_terminal_is_shared_by_one_screen_at_a_time(take_terminal, panel):
     assert sys.stdout is terminal
 
 
+def test_a_screen_that_was_made_while_another_one_was_open_stays_away(take_terminal, panel):
+    """It has the other one's stand-in for the terminal, and would give that back."""
+    terminal = take_terminal()
+    first = Screen(panel, [], Safely())
+    assert first.open()
+    second = Screen(panel, [], Safely())
+    first.close()
+    assert not second.open()
+    second.close()
+    assert sys.stdout is terminal
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("one\r\ntwo\n", ["one", "two"]),
+        ("three\r\n", ["three"]),
+        ("50%\r100%\r\n", ["100%"]),
+    ],
+)
+def test_lines_that_end_as_on_another_system_are_shown(start, text, lines):
+    _, terminal = start()
+    sys.stdout.write(text)
+    assert above(terminal) == lines
+
+
 def test_the_last_panel_stays_and_lines_after_it_go_below(start):
     screen, terminal = start()
     sys.stdout.progress(7, f"{ERASE}1/3")

@@ -41,8 +41,8 @@ def train_both(folder, watches):
     data = {name: shapes(images) for name, images in IMAGES.items()}
 
     def meet(_trainer):
-        together.wait()
         outputs.append(sys.stdout)
+        together.wait()
 
     def training(name, watch):
         model = YOLO(options["model"])

@@ -8,9 +8,9 @@ import sys
 from contextlib import redirect_stdout
 
 import pytest
+from mangled import sound_run
 from test_commands import SCRIPT, printed, shown, without_style
 from test_console import board_of
-from test_mangled_files import sound_run
 from test_screen import Terminal as FakeTerminal
 from test_screen import set_terminal
 from training import HOME, TINY, shapes, train

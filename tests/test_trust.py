@@ -483,7 +483,7 @@ IMPORTLIB = {
 }
 """What is taken from importlib: only the first of them loads anything."""
 
-HARMLESS = {"threading.Lock"}
+HARMLESS = {"threading.RLock"}
 
 FORBIDDEN = {"__import__", "breakpoint", "compile", "eval", "exec"}
 FORBIDDEN_OF_OTHERS = (

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from yolo_gradwatch import writer
-from yolo_gradwatch.writer import MOST_DRIFT, Writer, is_gone, of_meta, own
+from yolo_gradwatch.writer import MOST_DRIFT, Writer, _started, is_gone, of_meta, own
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def child():
 
 
 def writer_of(process):
-    return replace(own(), pid=process.pid, started=psutil.Process(process.pid).create_time())
+    return replace(own(), pid=process.pid, started=_started(psutil.Process(process.pid)))
 
 
 def test_this_process_is_there():
@@ -57,6 +57,16 @@ def test_a_process_that_began_later_has_only_the_same_number(child, seconds, gon
     assert is_gone(replace(other, started=other.started - seconds)) is gone
 
 
+@pytest.mark.skipif(not psutil.LINUX, reason="elsewhere the beginning of a process is kept")
+def test_a_clock_that_is_set_ends_nothing(child, monkeypatch):
+    other = writer_of(child)
+    boot, begin = psutil.boot_time, psutil.Process.create_time
+    monkeypatch.setattr(psutil, "boot_time", lambda: boot() + 3600)
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: begin(process) + 3600)
+    assert not is_gone(other)
+    assert not is_gone(own())
+
+
 def test_of_another_machine_nothing_is_known(child):
     other = replace(writer_of(child), host="another")
     child.kill()
@@ -79,6 +89,12 @@ def test_where_the_system_does_not_tell_there_is_no_writer(monkeypatch):
         raise psutil.AccessDenied
 
     monkeypatch.setattr(psutil.Process, "create_time", refuse)
+    assert own() is None
+
+    def is_torn():
+        raise RuntimeError("line 'btime' not found in /proc/stat")
+
+    monkeypatch.setattr(psutil, "boot_time", is_torn)
     assert own() is None
 
 

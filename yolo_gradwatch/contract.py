@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _CLIPS = ("clip_grad_norm_", "clip_grad_value_")
-_READS = ("unscale_", "super().optimizer_step")
+_READS = ("unscale_", ".optimizer_step")
+_TRAINED = re.compile(r"\bself\.(model|optimizer)\b")
 _STEP = (
     "call self.scaler.unscale_(self.optimizer) there, then clip, then "
     "self.scaler.step(self.optimizer)"
@@ -34,20 +35,22 @@ class Unwatchable(RuntimeError):  # noqa: N818  # says what a training is, as Lo
 
 
 def check_step(kind: type) -> None:
-    """Raise if an optimizer step of this trainer class clips before it unscales.
+    """Raise if the optimizer step of this trainer class clips before it unscales.
+
+    Told by its source. One that does not unscale at all is noticed when it steps.
 
     Raises:
         Unwatchable: It does; the gradients that could be read would be clipped, or scaled by AMP.
     """
-    for owner in inspect.getmro(kind):
-        calls = [name for name, _ in _calls(vars(owner).get("optimizer_step"))]
-        clips = [n for n, name in enumerate(calls) if name.endswith(_CLIPS)]
-        reads = [n for n, name in enumerate(calls) if name.endswith(_READS)]
-        if clips and min(clips) < min(reads, default=len(calls)):
-            raise Unwatchable(
-                f"{owner.__name__}.optimizer_step clips the gradients before scaler.unscale_ is "
-                f"called, so they cannot be read as they are. {_remedy(owner, _STEP)}"
-            )
+    for owner, calls in _steps(kind):
+        clipped = False
+        for name, call in calls:
+            clipped |= _clips_model(name, call)
+            if clipped and name.endswith(_READS):
+                raise Unwatchable(
+                    f"{owner.__name__}.optimizer_step clips the gradients before scaler.unscale_ "
+                    f"is called, so they cannot be read as they are. {_remedy(owner, _STEP)}"
+                )
 
 
 def check_event(kind: type, event: str) -> None:
@@ -56,8 +59,10 @@ def check_event(kind: type, event: str) -> None:
     Raises:
         Unwatchable: Ultralytics runs callbacks of other names only.
     """
-    known = {name for owner in inspect.getmro(kind) for name in _events(owner)}
-    if known and event not in known:
+    mro = inspect.getmro(kind)
+    trains = next((owner for owner in mro if "_do_train" in vars(owner)), object)
+    known = {name for owner in mro for name in _events(owner)}
+    if _events(trains) and event not in known:
         raise Unwatchable(f"{kind.__name__} runs no callback {event}. {_remedy(kind, _EVENT)}")
 
 
@@ -98,12 +103,10 @@ def shows_bar(bar: Callable[..., Any]) -> bool:
 
 def clip_norm(trainer: Any) -> float:
     """The total norm above which this trainer clips, read from the source of its optimizer step."""
-    for name, call in _calls(getattr(type(trainer), "optimizer_step", None)):
-        if name.endswith("clip_grad_norm_"):
-            named = [word.value for word in call.keywords if word.arg == "max_norm"]
-            for value in (*named, *call.args[1:2]):
-                if isinstance(value, ast.Constant) and isinstance(value.value, (int, float)):
-                    return float(value.value)
+    for _, calls in _steps(type(trainer)):
+        for name, call in calls:
+            if name.endswith(_CLIPS[0]) and _clips_model(name, call):
+                return _limit(call)
     return CLIP_NORM
 
 
@@ -120,6 +123,16 @@ class _Probe(io.StringIO):
         return len(text)
 
 
+def _steps(kind: type) -> Iterator[tuple[type, list[tuple[str, ast.Call]]]]:
+    """Each class whose optimizer step runs, and its calls: the last one hands on to none."""
+    for owner in inspect.getmro(kind):
+        if "optimizer_step" in vars(owner):
+            calls = list(_calls(vars(owner)["optimizer_step"]))
+            yield owner, calls
+            if not any(name.endswith(_READS[1]) for name, _ in calls):
+                return
+
+
 def _calls(function: object) -> Iterator[tuple[str, ast.Call]]:
     """Name and node of each call in the source of a function, in the order of the source."""
     try:
@@ -129,6 +142,21 @@ def _calls(function: object) -> Iterator[tuple[str, ast.Call]]:
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     for call in sorted(calls, key=lambda call: (call.lineno, call.col_offset)):
         yield ast.unparse(call.func), call
+
+
+def _clips_model(name: str, call: ast.Call) -> bool:
+    """Whether this clips the model that is trained, and not another one of the trainer's."""
+    what = ast.unparse(call.args[0]) if call.args else ""
+    return name.endswith(_CLIPS) and ("self." not in what or bool(_TRAINED.search(what)))
+
+
+def _limit(call: ast.Call) -> float:
+    """The total norm of a call of ``clip_grad_norm_``; the usual one if it is no constant."""
+    named = [word.value for word in call.keywords if word.arg == "max_norm"]
+    for value in (*named, *call.args[1:2]):
+        if isinstance(value, ast.Constant) and isinstance(value.value, (int, float)):
+            return float(value.value)
+    return CLIP_NORM
 
 
 @cache

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from contextlib import ExitStack
-from threading import Lock
+from threading import RLock
 from typing import IO, TYPE_CHECKING, Any
 
 from rich.ansi import AnsiDecoder
@@ -35,8 +35,8 @@ DRAWN_SHARE = 0.005
 MOST_SECONDS = 5.0
 """Between two drawings at the most, whatever the last one took."""
 
-_TAKING_OVER = Lock()
-"""Held while a screen looks whether another one has the terminal, and takes it."""
+_TAKING_OVER = RLock()
+"""Held while a screen looks whether another one has the terminal, takes it, or gives it back."""
 
 
 def is_live_terminal() -> bool:
@@ -103,7 +103,8 @@ class Screen:
     def open(self) -> bool:
         """Take over the terminal, unless another screen of this process has it."""
         with _TAKING_OVER:
-            if isinstance(sys.stdout, _StandIn) and sys.stdout.is_drawn:
+            is_other = sys.stdout is not self._streams[0]  # it was taken or given back since
+            if is_other or (isinstance(sys.stdout, _StandIn) and sys.stdout.is_drawn):
                 return False
             self._take_over()
         return True
@@ -124,6 +125,16 @@ class Screen:
         """Leave the last panel and give the terminal back; a second call does nothing."""
         if not self.is_open:
             return
+        with _TAKING_OVER:
+            self._give_back()
+        self._panel.frame = Text()
+        with ExitStack() as stack:  # each is done, even if the one before fails
+            for stand_in in self._stand_ins:
+                stack.callback(stand_in.release)
+            stack.callback(self._live.stop)
+            self._live.refresh()
+
+    def _give_back(self) -> None:
         self.is_open = False
         out, err = self._streams
         for handler in self._handlers:
@@ -133,12 +144,6 @@ class Screen:
             sys.stdout = out
         if sys.stderr in self._stand_ins:
             sys.stderr = err
-        self._panel.frame = Text()
-        with ExitStack() as stack:  # each is done, even if the one before fails
-            for stand_in in self._stand_ins:
-                stack.callback(stand_in.release)
-            stack.callback(self._live.stop)
-            self._live.refresh()
 
     def print(self, text: Text) -> None:
         """Print above the panel; a long line is wrapped by the terminal."""
@@ -253,7 +258,8 @@ class _StandIn:
         else:
             *lines, self._line = (self._line + text).split("\n")
             if lines:
-                shown = map(AnsiDecoder().decode_line, lines)
+                decode = AnsiDecoder().decode_line  # keeps what follows the last carriage return
+                shown = [decode(line.rstrip("\r")) for line in lines]
                 self._screen.print(Text("\n").join(shown))
             self._frame_is_newest = False
         return text

@@ -60,7 +60,7 @@ class Session:
         self._step = 0
         self._epoch = 0
         self._is_read = False
-        self._has_missed = False
+        self._has_stepped = False
         self._images: deque[Sequence[str]] = deque(maxlen=MOST_BATCHES)
         self.folder: Path = trainers.save_dir(trainer)
         self.is_broken = False
@@ -139,7 +139,7 @@ class Session:
         self._step = self._recorder.first_step - 1
         read = partial(self._safely, self._read, self._recorder)
         self._cleanup.callback(trainers.after_unscale(self._trainer, read))
-        self._cleanup.callback(trainers.after_step(self._trainer, self._end_step))
+        self._cleanup.callback(trainers.after_step(self._trainer, self._note_step))
         see = partial(self._safely, self._see)
         self._cleanup.callback(trainers.before_batch(self._trainer, see))
         for event, call in {
@@ -171,10 +171,19 @@ class Session:
                 detailed=recorder.opens_window(self._step),
             )
 
-    def _end_step(self) -> None:
-        """Note a step whose gradients were not read; inside a step, nothing can be undone."""
-        self._has_missed |= not self._is_read
-        self._is_read = False
+    def _note_step(self) -> None:
+        """Note that the optimizer stepped; inside a step, nothing can be undone."""
+        self._has_stepped = True
+
+    def _check_step(self) -> None:
+        """Give up if the optimizer stepped in this batch and the gradients were not read.
+
+        Raises:
+            Unwatchable: It did.
+        """
+        if self._has_stepped and not self._is_read:
+            raise contract.skipped_unscale(type(self._trainer))
+        self._has_stepped = self._is_read = False
 
     def _see(self, images: Sequence[str]) -> None:
         """Remember the images of a batch until the optimizer steps."""
@@ -190,8 +199,7 @@ class Session:
         recorder.start_epoch(epoch, trainers.epochs_of(self._trainer))
 
     def _end_batch(self, recorder: Recorder) -> None:
-        if self._has_missed:
-            raise contract.skipped_unscale(type(self._trainer))
+        self._check_step()
         recorder.take(self._capture.drain())
         recorder.redraw()
         if recorder.stop_wanted and trainers.stops_between_batches(self._trainer):

@@ -314,6 +314,9 @@ def log_handlers() -> list[logging.StreamHandler[Any]]:
 
 def has_known_bar() -> bool:
     """Whether Ultralytics' progress bar can be drawn inside a panel."""
-    from ultralytics.utils import TQDM  # noqa: PLC0415
+    try:
+        from ultralytics.utils import TQDM  # noqa: PLC0415
 
-    return shows_bar(TQDM)
+        return shows_bar(TQDM)
+    except Exception:  # noqa: BLE001  # whatever it has become, it costs the panel only
+        return False

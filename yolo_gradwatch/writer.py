@@ -18,6 +18,10 @@ MOST_DRIFT = 60.0
 """Seconds by which the start of one process may seem to move as the system's clock is set."""
 
 
+_UNKNOWN = (psutil.Error, OSError, RuntimeError)
+"""What psutil raises where the system does not tell; the last one if /proc/stat is not whole."""
+
+
 @dataclass(frozen=True, slots=True)
 class Writer:
     """The process of a training.
@@ -25,7 +29,8 @@ class Writer:
     Attributes:
         pid: Its number.
         host: Stands for the machine and the user by whom that number is understood, see `_host`.
-        started: When it began, in seconds since 1970.
+        started: When it began, in seconds since 1970; on Linux since the machine was started, which
+            does not move as the clock is set.
     """
 
     pid: int
@@ -36,8 +41,8 @@ class Writer:
 def own() -> Writer | None:
     """This process; None where the system does not tell."""
     try:
-        return Writer(os.getpid(), _host(), psutil.Process().create_time())
-    except (psutil.Error, OSError):
+        return Writer(os.getpid(), _host(), _started(psutil.Process()))
+    except _UNKNOWN:
         return None
 
 
@@ -61,12 +66,18 @@ def is_gone(writer: Writer) -> bool:
         return False
     try:
         process = psutil.Process(writer.pid)
-        is_another = process.create_time() - writer.started > MOST_DRIFT
+        is_another = _started(process) - writer.started > MOST_DRIFT
         return bool(is_another or process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
-    except (psutil.Error, OSError):
+    except _UNKNOWN:
         return False
+
+
+def _started(process: psutil.Process) -> float:
+    """See `Writer`; psutil adds the two up on Linux, and is asked for both at once."""
+    boot = psutil.boot_time() if psutil.LINUX else 0.0
+    return float(process.create_time() - boot)
 
 
 def _host() -> str:
@@ -79,5 +90,6 @@ def _host() -> str:
     parts = [platform.node(), str(getattr(os, "getuid", int)())]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
+    with suppress(OSError):
         parts.append(str(Path("/proc/self/ns/pid").readlink()))
     return sha256("\n".join(parts).encode()).hexdigest()[:16]
