@@ -82,7 +82,11 @@ def test_a_device_that_may_lack_float64_is_asked_for_float32():
     model = nn.Linear(2, 2, device="meta")
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
-    assert norms_of([p.grad for p in model.parameters()]).dtype == torch.float32
+    try:
+        norms = norms_of([p.grad for p in model.parameters()])
+    except NotImplementedError:
+        pytest.skip("the norm of this torch does not know such a device")
+    assert norms.dtype == torch.float32
     capture = Capture([*model.parameters()])
     assert (capture._dtype, len(capture._ring)) == (torch.float32, 0)
 
