@@ -74,7 +74,7 @@ ALLOWED = {
         *("records", "report", "review", "rollup", "runlog", "screen", "sinks", "tables"),
         *("telemetry", "thresholds", "writer"),
     },
-    "session": {"capture", "contract", "evidence", "layout", "recorder", "trainer"},
+    "session": {"capture", "contract", "evidence", "layout", "recorder", "report", "trainer"},
     "launched": {"detect", "processes", "review", "runlog"},
     "watch": {
         *("detect", "launched", "processes", "recorder", "session", "thresholds", "trainer"),

@@ -200,7 +200,7 @@ def test_a_step_that_clips_before_it_unscales_is_refused(base, number):
     if not culprit:
         contract.check_step(kind)
         return
-    with pytest.raises(Unwatchable, match=f"{culprit}.optimizer_step clips .* Have {culprit} call"):
+    with pytest.raises(Unwatchable, match=f"{culprit}.optimizer_step clips .* Leave that clip out"):
         contract.check_step(kind)
 
 
@@ -295,6 +295,7 @@ def test_a_step_without_unscale_is_noticed_at_once_and_told_once(tmp_path, told,
     (warning,) = told()
     assert "the optimizer stepped, but scaler.unscale_ was not called before" in warning
     assert "Have OwnStep call what it overrides" in warning
+    assert warning.partition(": ")[2] in str(watch.report())
     run = load_run(watch.run_dir)
     assert (run.meta["status"], watch.report().status) == ("failed", "failed")
     assert run.windows["step_first"].nunique() == rows
@@ -314,6 +315,7 @@ def test_an_optimizer_that_hands_on_to_its_parent_is_watched(tmp_path, told):
     def exchange(trainer):
         torch.optim.SGD(trainer.model.parameters(), lr=0.01)
         trainer.optimizer = Mine(trainer.model.parameters(), lr=0.01)
+        trainer.optimizer.param_groups[0]["initial_lr"] = 0.01
 
     watch = GradWatch(live=False)
     train(tmp_path, watch=watch, calls=[("on_pretrain_routine_end", exchange)])
@@ -335,6 +337,8 @@ def test_a_trainer_that_clips_first_is_not_watched(tmp_path, told):
     (warning,) = told()
     assert "ClipsFirst.optimizer_step clips the gradients before scaler.unscale_" in warning
     assert not watch.has_started
+    assert watch.report().verdict == "no verdict, because no optimizer step was watched"
+    assert "not watched to its end: ClipsFirst.optimizer_step clips" in str(watch.report())
     assert not (watch.run_dir / "gradwatch.csv").exists()
     assert model.trainer.last.exists()
 

@@ -600,7 +600,7 @@ def test_a_batch_that_did_not_fit_is_no_part_of_the_next_step(tmp_path):
     calls = [spoil("model.6.cv2.conv.weight", float("nan"), at=2)]
     train(tmp_path, watch=watch, trainer=kind, calls=calls)
     content = made_of(watch.run_dir, 2)
-    assert [len(batch) for batch in content["images"]] == [2, 2]
+    assert {len(batch) for batch in content["images"]} == {2}
 
 
 def test_every_epoch_has_a_table_where_there_is_no_terminal(tmp_path, capsys):

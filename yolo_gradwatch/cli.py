@@ -190,7 +190,7 @@ def script() -> None:
             setattr(sys, name, nobody)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a log may lack our characters
+            stream.reconfigure(errors="replace")  # a log may lack our characters
     code = main()
     try:
         sys.stdout.flush()

@@ -49,7 +49,8 @@ def check_step(kind: type) -> None:
             if clipped and name.endswith(_READS):
                 raise Unwatchable(
                     f"{owner.__name__}.optimizer_step clips the gradients before scaler.unscale_ "
-                    f"is called, so they cannot be read as they are. {_remedy(owner, _STEP)}"
+                    "is called, so they cannot be read as they are. Leave that clip out, or call "
+                    "self.scaler.unscale_(self.optimizer) before it"
                 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,13 @@ from yolo_gradwatch import trainer as trainers
 from yolo_gradwatch.capture import Capture
 from yolo_gradwatch.evidence import Note
 from yolo_gradwatch.recorder import Options, Recorder, Training
+from yolo_gradwatch.report import Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from yolo_gradwatch.records import Finding
-    from yolo_gradwatch.report import Report
 
 MOST_BATCHES = 1024
 """Batches of one optimizer step whose images are remembered."""
@@ -64,6 +65,7 @@ class Session:
         self._images: deque[Sequence[str]] = deque(maxlen=MOST_BATCHES)
         self.folder: Path = trainers.save_dir(trainer)
         self.is_broken = False
+        self._remarks: tuple[str, ...] = ()
         self._safely(self._wait)
 
     @property
@@ -77,14 +79,16 @@ class Session:
         return self._recorder is not None
 
     def report(self) -> Report:
-        """What was found so far.
+        """What was found so far; if the watch has ended before the training, why.
 
         Raises:
             RuntimeError: The training has not begun yet.
         """
-        if self._recorder is None:
-            raise RuntimeError("the training has not begun yet, so there is nothing to report")
-        return self._recorder.report()
+        if self._recorder is not None:
+            return replace(self._recorder.report(), remarks=self._remarks)
+        if self.is_broken:
+            return Report(self.folder, "failed", 0, 0, (), (), remarks=self._remarks)
+        raise RuntimeError("the training has not begun yet, so there is nothing to report")
 
     def _safely(self, call: Callable[..., None], *args: Any) -> None:
         """Call a part of the watch; what it raises ends the watch, never the training."""
@@ -93,14 +97,15 @@ class Session:
         try:
             call(*args)
         except contract.Unwatchable as reason:
-            self._give_up()
+            self._give_up(str(reason))
             _LOG.warning("GradWatch does not watch this training: %s", reason)
         except Exception as error:  # noqa: BLE001  # the one safety net
-            self._give_up()
+            self._give_up(f"an error of its own, {type(error).__name__}: {error}")
             tell_own_error(error)
 
-    def _give_up(self) -> None:
+    def _give_up(self, why: str) -> None:
         self.is_broken = True
+        self._remarks = (f"not watched to its end: {why}",)
         with suppress(Exception):
             self._release()
 

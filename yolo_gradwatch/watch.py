@@ -135,7 +135,10 @@ class GradWatch:
             RuntimeError: No training has begun, or the processes of the newest have left no files.
         """
         if self._session is None:
-            raise RuntimeError("no training has begun: attach the watch, then call train()")
+            raise RuntimeError(
+                "no training has begun: attach the watch, then call train(); what tune() trains is "
+                "not watched"
+            )
         return self._session.report()
 
     def begin(self, trainer: Any) -> None:
