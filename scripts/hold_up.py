@@ -1,6 +1,6 @@
 """Run the tests that are run on purpose, and print a table for the record.
 
-    python scripts/hold_up.py [TESTS ...] >> benchmarks/RESULTS.md
+    python scripts/hold_up.py [TESTS ...] > benchmarks/HOLD_UP.md
 
 TESTS are files or folders of tests, or single ones as pytest names them; all of ``tests/`` without
 any. What pytest prints goes to standard error. Leaves with pytest's exit code: 1 if a test failed.
@@ -66,7 +66,7 @@ def section(cases: Iterable[ET.Element]) -> str:
     head = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
     lines = "\n".join(f"| {line} |" for line in [*head, *table])
     return (
-        f"\n## Where it holds up, {datetime.now(timezone.utc).date()}\n\n"
+        f"# Where it holds up, {datetime.now(timezone.utc).date()}\n\n"
         f"{machine}, {versions}.\n\n{lines}\n\nTests: {counts}; {minutes:.0f} minutes."
     )
 

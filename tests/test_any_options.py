@@ -47,7 +47,9 @@ ANYTHING = st.one_of(
     st.builds(np.float32, st.floats(width=32)),
     st.builds(np.float64, st.floats()),
     st.builds(np.array, st.sampled_from([[], [1], [[1, 2], [3, 4]], [True, False]])),
-    st.sampled_from([Decimal("1.5"), Fraction(1, 2), 1j, np.True_, np.datetime64("NaT", "s"), print]),
+    st.sampled_from(
+        [Decimal("1.5"), Fraction(1, 2), 1j, np.True_, np.datetime64("NaT", "s"), print]
+    ),
     st.sampled_from([int, Odd, {}, {"dead": 1}, {"dead"}, {1: 2}, ["x" * 5000], [["dead"]]]),
     st.builds(Odd),
     st.builds(lambda words: (word for word in words), st.lists(st.sampled_from(ALARMS))),

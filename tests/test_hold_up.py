@@ -60,7 +60,7 @@ def test_the_table_has_a_row_for_each_test_of_the_full_tier(tmp_path):
         ["test_it.py", "test_left_out", "skipped: no data here", ""],
     ]
     assert "Tests: 1 passed, 1 failed, 1 skipped" in done.stdout
-    assert "## Where it holds up, 20" in done.stdout
+    assert "# Where it holds up, 20" in done.stdout
     assert "ultralytics 8" in done.stdout
 
 

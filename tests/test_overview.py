@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import get_args
 
 import pytest
 from build import epoch_of, finding_of
@@ -13,7 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from test_compare import CONV, FEWER, OTHER, curve, written
 from test_console import YOLO, fitted_lines, level
-from values import LAYOUT, Part, normed, plan, runs, window
+from values import LAYOUT, Part, normed, plan, runs, window, write_run
 
 from yolo_gradwatch.compare import compare, modules_of
 from yolo_gradwatch.console import number
@@ -24,8 +25,9 @@ from yolo_gradwatch.overview import (
     overview,
     side_by_side,
     single_modules,
+    source_of,
 )
-from yolo_gradwatch.records import WHOLE
+from yolo_gradwatch.records import WHOLE, Event, EventKind
 from yolo_gradwatch.review import load_run
 from yolo_gradwatch.runlog import FormatError
 from yolo_gradwatch.summary import matching, summary
@@ -493,3 +495,18 @@ def test_no_name_or_number_of_a_comparison_is_lost_in_any_width(one, other, widt
     cells = [*LAYOUT.modules, *LAYOUT.types, *map(shown, ratios), *map(shown, lasts)]
     assert_nothing_is_lost(table.plain, cells)
     assert all(cell_len(line) <= (width or math.inf) for line in table.plain.splitlines()[1:])
+
+
+def test_the_line_on_where_a_run_comes_from_says_how_it_began_anew(tmp_path):
+    events = (Event(1, "start"), Event(3, "nan_recovery"), Event(1234, "resume"))
+    write_run(tmp_path, [window(1), window(2)], events=events)
+    said = source_of(load_run(tmp_path))
+    assert said.startswith(
+        "finished, recovered from NaN before step 3, resumed before step 1,234, None on None ("
+    )
+
+
+@pytest.mark.parametrize("kind", get_args(EventKind))
+def test_every_way_to_begin_anew_has_its_words(tmp_path, kind):
+    write_run(tmp_path, [window(1)], events=(Event(1, "start"), Event(2, kind)))
+    assert " before step 2, " in source_of(load_run(tmp_path))

@@ -86,12 +86,21 @@ def _remarks(report: Report) -> list[Text]:
     return [Text(f"  {remark}") for remark in report.remarks]
 
 
+_ANEW = {
+    "start": "started",
+    "resume": "resumed",
+    "nan_recovery": "recovered from NaN",
+    "oom_restart": "begun again with half the batch",
+}
+
+
 def source_of(run: Run) -> str:
-    """How the training ended, what was trained on what, and with which versions."""
+    """How the training ended and began anew, what was trained on what, and with which versions."""
     versions = ", ".join(f"{name} {version}" for name, version in run.meta["versions"].items())
     options = run.meta["options"]["training"]
     model, data = options.get("model"), options.get("data")
-    return f"{run.status}, {model} on {data} ({versions})"
+    anew = [f"{_ANEW[e['kind']]} before step {e['step']:,}" for e in run.meta["events"][1:]]
+    return f"{', '.join([run.status, *anew])}, {model} on {data} ({versions})"
 
 
 def modules_text(table: pd.DataFrame, width: int | None) -> Text:
