@@ -36,6 +36,7 @@ SHELLS = {
 REPAIRS = {
     "session.Session._release",
     "recorder.Recorder.close",
+    "screen.Screen._give_back",
     "screen.Screen.close",
     "screen._StandIn.release",
     "trainer.remove_callback",
