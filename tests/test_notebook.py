@@ -25,7 +25,8 @@ def executed(tmp_path, monkeypatch):
     for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.setenv("YOLO_CONFIG_DIR", str(HOME))
-    for name in ("COLUMNS", "LINES"):  # of a terminal, which a kernel does not have
+    monkeypatch.setenv("COLUMNS", "80")  # whatever terminal the tests run on
+    for name in ("NO_COLOR", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
     options = {**TINY, "data": shapes(), "project": str(tmp_path)}
 
