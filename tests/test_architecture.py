@@ -31,6 +31,7 @@ ALLOWED = {
     "evidence": set(),
     "report": {"numpy", "records", "typed"},
     "runlog": {"evidence", "records", "typed"},
+    "disk": set(),
     "typed": set(),
     "writer": {"psutil", "typed"},
     "tables": {"numpy", "pandas", "records", "runlog"},
@@ -70,8 +71,8 @@ ALLOWED = {
     "yolo_command": {"ultralytics", "processes"},
     "recorder": {
         "rich",
-        *("board", "console", "contract", "detect", "diagnosis", "evidence", "heatmap", "plots"),
-        *("records", "report", "review", "rollup", "runlog", "screen", "sinks", "tables"),
+        *("board", "console", "contract", "detect", "diagnosis", "disk", "evidence", "heatmap"),
+        *("plots", "records", "report", "review", "rollup", "runlog", "screen", "sinks", "tables"),
         *("telemetry", "thresholds", "writer"),
     },
     "session": {"capture", "contract", "evidence", "layout", "recorder", "report", "trainer"},

@@ -43,13 +43,19 @@ REPAIRS = {
 }
 """What puts everything back: it fails at its first call only, as nothing else could do it."""
 
-CLOSERS = {"recorder.Recorder.close", "runlog.RunLog.close", "runlog._Table.close"}
+CLOSERS = {
+    "recorder.Recorder.close",
+    "disk.Disk.close",
+    "runlog.RunLog.close",
+    "runlog._Table.close",
+}
 """What closes the files: where it fails, they stay open until nobody knows them any more."""
 
 MODULES = (
     *("advice", "anomaly", "board", "capture", "causes", "console", "contract", "detect"),
     *(
         "diagnosis",
+        "disk",
         "evidence",
         "findings",
         "graph",

@@ -6,6 +6,7 @@ import logging
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
@@ -15,6 +16,7 @@ from yolo_gradwatch.board import Board
 from yolo_gradwatch.contract import unknown_bar
 from yolo_gradwatch.detect import matches
 from yolo_gradwatch.diagnosis import Diagnosis, replay
+from yolo_gradwatch.disk import Disk
 from yolo_gradwatch.evidence import Evidence, existing
 from yolo_gradwatch.records import CLIP_NORM, Event
 from yolo_gradwatch.report import Report
@@ -118,6 +120,7 @@ class Recorder:
         self._events: list[Event] = []
         self._epochs: list[EpochTelemetry] = []
         self._telemetry = Telemetry(0, self._clip, layout)
+        self._writer = writer.own()
         self._status = "running"
         self._drawn = ""
         self._landed: list[Sample] = []
@@ -127,9 +130,8 @@ class Recorder:
         self.first_step = 1
         self.evidence = Evidence(training.folder, layout)
         self.stop_wanted: Finding | None = None
-        self._log: runlog.RunLog | None = None
-        resume = training.resumes and self._continue()
-        self._log = runlog.RunLog(training.folder, layout, resume=resume)
+        self._disk = Disk(training.folder)
+        self._continues = training.resumes and self._continue()
 
     def open(self, safely: Callable[..., None]) -> None:
         """Begin the files and the live report.
@@ -137,7 +139,8 @@ class Recorder:
         Args:
             safely: Calls a function of ours from a stream; what it raises stays with us.
         """
-        self._on_disk(lambda log: log.start())
+        folder = self._training.folder
+        self._disk.begin(runlog.RunLog(folder, self._layout, resume=self._continues))
         if self._is_live():
             self._screen = Screen(self._panel, self._training.handlers, safely)
             if not self._screen.open():  # that of another training, in another thread
@@ -216,7 +219,7 @@ class Recorder:
             status: As in `finish`.
             announce: Called with its path.
         """
-        if self._log is None:  # its files are not whole
+        if not self._disk.is_whole:
             return
         self._drawn = status
         path = self._training.folder / runlog.PICTURE_FILE
@@ -267,8 +270,7 @@ class Recorder:
         """Give the terminal back and close files and sinks, whatever has happened."""
         with ExitStack() as stack:  # each is closed, even if the one before fails
             stack.callback(self.mark, "failed")  # unless it has ended, an error of ours did it
-            if self._log:
-                stack.callback(self._log.close)
+            stack.callback(self._disk.close)
             for sink in self._sinks:
                 stack.callback(self._called, sink.close)
             if self._screen:
@@ -316,7 +318,7 @@ class Recorder:
         for window in windows:
             self._judged = window.step_last
             news = self._diagnosis.update(window)
-            self._write(window)
+            self._disk.write(partial(runlog.RunLog.write_window, window=window))
             self._tell(news)
             numbers = scalars(self._layout, window) if self._sinks else {}
             for sink in list(self._sinks):
@@ -327,16 +329,13 @@ class Recorder:
         """The file on a step; "" if there is none and none can be written."""
         folder = self._training.folder
         if not existing(folder, step):
-            self._on_disk(lambda _log: self.evidence.write(step, self._judged))
+            self._disk.write(lambda _log: self.evidence.write(step, self._judged))
         return existing(folder, step)
-
-    def _write(self, window: Window) -> None:
-        self._on_disk(lambda log: log.write_window(window))
 
     def _tell(self, news: Sequence[News]) -> None:
         if not news:
             return
-        self._on_disk(lambda log: log.write_news(news))
+        self._disk.write(lambda log: log.write_news(news))
         self._board.show(self._diagnosis.findings.all.values())
         for one in news:
             line = console.news_line(one)
@@ -360,28 +359,11 @@ class Recorder:
             return False
         return True
 
-    def _on_disk(self, write: Callable[[runlog.RunLog], object]) -> None:
-        """Write to the files; where that fails, go on without them."""
-        if self._log is None:
-            return
-        try:
-            write(self._log)
-        except OSError as error:
-            _LOG.warning(
-                "GradWatch writes no more to %s: %s; the training and the live report go on",
-                self._training.folder,
-                error.strerror,
-            )
-            with suppress(OSError):
-                self._log.close()
-            self._log = None
-
     def _write_meta(self) -> None:
-        process = writer.own()
         meta = {
             "format_version": runlog.FORMAT_VERSION,
             "status": self._status,
-            "process": asdict(process) if process else None,
+            "process": asdict(self._writer) if self._writer else None,
             "versions": self._training.versions,
             "options": {
                 "interval": self._options.interval,
@@ -393,7 +375,7 @@ class Recorder:
             "events": [asdict(event) for event in self._events],
             "epochs": [asdict(epoch) for epoch in self.report().epochs],
         }
-        self._on_disk(lambda log: log.write_meta(meta))
+        self._disk.write(lambda log: log.write_meta(meta))
 
     def _print(self, text: Text, *, fitted: bool = True) -> None:
         """Print to the terminal or the log; where there is no reader any more, to nobody."""
