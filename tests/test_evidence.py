@@ -305,4 +305,4 @@ def test_a_disk_that_takes_no_file_costs_a_warning_and_not_the_report(tmp_path, 
     (finding,) = recorder.report().findings
     assert finding.evidence == ""
     assert "step" in finding.message
-    assert [r.name for r in caplog.records] == ["yolo_gradwatch.recorder"]
+    assert [r.name for r in caplog.records] == ["yolo_gradwatch.disk"]
