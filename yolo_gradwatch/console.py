@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console, Group
@@ -48,6 +48,9 @@ class _Console(Console):
     text, which is not wrapped and passes by a stream that somebody has put in its place.
     """
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, force_jupyter=False, **options)
+
     def on_broken_pipe(self) -> None:
         """Raise the error again."""
         raise  # noqa: PLE0704  # rich calls this while it handles the error
@@ -55,13 +58,12 @@ class _Console(Console):
 
 def plain_console(*, on_stderr: bool = False) -> Console:
     """A console on a standard stream, for text that is not drawn anew."""
-    file = sys.stderr if on_stderr else sys.stdout
-    return _Console(file=file, highlight=False, force_jupyter=False)
+    return _Console(file=sys.stderr if on_stderr else sys.stdout)
 
 
 def live_console() -> Console:
     """A console on standard output, for a panel that is drawn anew."""
-    return _Console(file=sys.stdout, force_terminal=True, highlight=False, force_jupyter=False)
+    return _Console(file=sys.stdout, force_terminal=True)
 
 
 class Panel:

@@ -19,8 +19,12 @@ from yolo_gradwatch.records import CLIP_NORM
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_CLIPS = ("clip_grad_norm_", "clip_grad_value_")
-_READS = ("unscale_", ".optimizer_step")
+_CLIPS_NORM = "clip_grad_norm_"
+_CLIPS = (_CLIPS_NORM, "clip_grad_value_")
+_HANDS_ON = ".optimizer_step"
+_READS = ("unscale_", _HANDS_ON)
+"""How the names of functions end that clip, and after which the gradients are unscaled."""
+
 _TRAINED = re.compile(r"\bself\.(model|optimizer)\b")
 _STEP = (
     "call self.scaler.unscale_(self.optimizer) there, then clip, then "
@@ -106,7 +110,7 @@ def clip_norm(trainer: Any) -> float:
     """The total norm above which this trainer clips, read from the source of its optimizer step."""
     for _, calls in _steps(type(trainer)):
         for name, call in calls:
-            if name.endswith(_CLIPS[0]) and _clips_model(name, call):
+            if name.endswith(_CLIPS_NORM) and _clips_model(name, call):
                 return _limit(call)
     return CLIP_NORM
 
@@ -130,7 +134,7 @@ def _steps(kind: type) -> Iterator[tuple[type, list[tuple[str, ast.Call]]]]:
         if "optimizer_step" in vars(owner):
             calls = list(_calls(vars(owner)["optimizer_step"]))
             yield owner, calls
-            if not any(name.endswith(_READS[1]) for name, _ in calls):
+            if not any(name.endswith(_HANDS_ON) for name, _ in calls):
                 return
 
 

@@ -162,8 +162,9 @@ def last_said(
     It is read again if it seems so: the process may have written the end just before it went.
     """
     meta, layout = read()
-    if is_killed(meta):
-        meta, layout = read()
+    if not is_killed(meta):
+        return meta, layout, False
+    meta, layout = read()
     return meta, layout, is_killed(meta)
 
 
