@@ -1,5 +1,6 @@
 """Small layouts, findings, samples and windows on paper, for what is shown to a user."""
 
+import io
 from dataclasses import replace
 from itertools import pairwise
 
@@ -19,6 +20,9 @@ from yolo_gradwatch.records import (
 
 LAWS = settings(deadline=None, derandomize=True, max_examples=40)
 
+RULE = "── GradWatch"
+"""How the panel begins."""
+
 EMPTY = ("Upsample", "Concat")
 """Blocks that have no parameters."""
 
@@ -29,6 +33,11 @@ YOLO26N = (
     *("Upsample", "Concat", "C3k2", "Upsample", "Concat", "C3k2", "Conv", "Concat", "C3k2"),
     *("Conv", "Concat", "C3k2", "Detect"),
 )
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
 
 
 def layout_of(classes=SMALL):

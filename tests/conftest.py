@@ -43,7 +43,7 @@ def terminal(monkeypatch):
 
     The panel is drawn whenever it is asked to, as if the training took its time.
     """
-    from short import Terminal
+    from build import Terminal
 
     from yolo_gradwatch import screen
     from yolo_gradwatch.trainer import log_handlers

@@ -2,18 +2,12 @@
 
 import sys
 from functools import cache
-from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from training import brisk_trainer, small, trainer_of
 
 from yolo_gradwatch.trainer import log_handlers
-
-
-class Terminal(StringIO):
-    def isatty(self):
-        return True
 
 
 def spoil_step_8(trainer):

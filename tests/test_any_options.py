@@ -1,7 +1,5 @@
 """Options of any kind: what is impossible is told in one line that names it, and nothing is run."""
 
-import contextlib
-import io
 import re
 from dataclasses import fields
 from decimal import Decimal
@@ -13,11 +11,11 @@ import pytest
 import training
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_commands import outcome
 from test_review import DEAD, watch
 from values import LAWS
 
 from yolo_gradwatch import GradWatch, Thresholds
-from yolo_gradwatch.cli import main
 from yolo_gradwatch.detect import ALARMS
 
 MANY = settings(LAWS, max_examples=3000)
@@ -256,19 +254,8 @@ BOX = "─ Error ─"
 """What Typer itself puts around a sentence on arguments that it cannot parse."""
 
 
-def outcome(arguments):
-    """Exit code, standard output and standard error, of which the last takes any text."""
-    err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace")
-    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace")
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(arguments)
-    for stream in (out, err):
-        stream.flush()
-    return code, *(stream.buffer.getvalue().decode() for stream in (out, err))
-
-
 def check_review(run, arguments):
-    code, out, err = outcome(["review", str(run), *arguments])
+    code, out, err = outcome("review", run, *arguments)
     assert "Traceback" not in out + err
     if code == 2:
         assert out == ""
@@ -313,7 +300,7 @@ def test_a_malformed_option_of_a_training_starts_none(arguments, monkeypatch):
     started = []
     monkeypatch.setattr("yolo_gradwatch.yolo_command.run_command", lambda *_: started.append(1))
     training.data_folder()  # else Ultralytics tells of new settings when it is imported
-    code, out, err = outcome(["train", "model=yolo26n.yaml", *arguments])
+    code, out, err = outcome("train", "model=yolo26n.yaml", *arguments)
     assert (code, out, started) == (2, "", [])
     assert "Traceback" not in err
     assert "\x1b[2J" not in err

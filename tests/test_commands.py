@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,11 +16,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 import pytest
+from build import Terminal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from test_review import CONV, DEAD, EPOCH, START, watch
-from test_screen import Terminal
 from values import LAWS, LAYOUT, NET, Part, inside, normed, plan, runs, window, write_run
 
 from yolo_gradwatch.cli import main
@@ -76,6 +76,19 @@ def printed(*arguments, code=0):
     with redirect_stdout(io.StringIO()) as out:
         assert main([*map(str, arguments)]) == code
     return out.getvalue()
+
+
+def outcome(*arguments):
+    """Exit code, standard output and standard error of a command; the streams take any text."""
+    out, err = (
+        io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace")
+        for _ in range(2)
+    )
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main([*map(str, arguments)])
+    for stream in (out, err):
+        stream.flush()
+    return code, *(stream.buffer.getvalue().decode() for stream in (out, err))
 
 
 def shown(monkeypatch, width, *arguments, **environment):

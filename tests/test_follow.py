@@ -18,12 +18,12 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from build import YOLO26N, layout_of
+from build import RULE, YOLO26N, layout_of
+from build import Terminal as FakeTerminal
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from test_review import CONV, DEAD, DEAD_PID, MORE, START, process, watch
-from test_screen import Terminal as FakeTerminal
 from test_screen import seen, set_terminal
 from values import LAWS, LAYOUT, assert_same, meta_of, runs, window
 
@@ -39,7 +39,6 @@ from yolo_gradwatch.runlog import ALERTS_FILE, META_FILE, WINDOWS_FILE, FormatEr
 from yolo_gradwatch.thresholds import Thresholds
 
 COMMAND = Path(sys.executable).with_name("yolo-gradwatch")
-RULE = "── GradWatch"
 NET = layout_of(YOLO26N)
 
 

@@ -1,10 +1,9 @@
 """Files that something has mangled, read by every command: a report or one sentence, never more."""
 
-import io
 import os
 import re
 import signal
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from mangled import mangled, sound_run
+from test_commands import outcome
 from training import train
 from values import LAWS
 
 from yolo_gradwatch import GradWatch, follow
-from yolo_gradwatch.cli import main
 from yolo_gradwatch.review import load_run
 from yolo_gradwatch.runlog import RUN_FILES, FormatError
 
@@ -66,15 +65,9 @@ def limited(seconds=SECONDS, room=ROOM):
         signal.signal(signal.SIGALRM, before)
 
 
-def outcome(*arguments):
-    """Exit code, standard output and standard error of a command, within limits."""
-    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err, limited():
-        code = main([*map(str, arguments)])
-    return code, out.getvalue(), err.getvalue()
-
-
 def assert_report_or_sentence(arguments):
-    code, out, err = outcome(*arguments)
+    with limited():
+        code, out, err = outcome(*arguments)
     assert code in {0, 1, 2}
     assert "Traceback" not in out + err
     if code == 2:

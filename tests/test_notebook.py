@@ -4,6 +4,7 @@ import re
 from textwrap import dedent
 
 import pytest
+from build import RULE
 from training import HOME, TINY, shapes
 
 from yolo_gradwatch import load_run
@@ -14,7 +15,6 @@ nbclient = pytest.importorskip("nbclient")
 
 pytestmark = pytest.mark.train
 
-RULE = "── GradWatch"
 SHOWN = re.compile(r"\x1b\[[\d;]*[mK]")
 """Colours, and Ultralytics' own way to clear a line: the sequences that a notebook obeys."""
 

@@ -6,7 +6,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from build import board_of
+from build import RULE, Terminal, board_of
 from rich.text import Text
 
 from yolo_gradwatch import screen as screens
@@ -15,13 +15,7 @@ from yolo_gradwatch.screen import FRAME_SECONDS, REDRAW_SECONDS, Screen, is_live
 
 HIDE, SHOW = "\033[?25l", "\033[?25h"
 ERASE = "\r\033[K"  # how a frame of Ultralytics' progress bar begins
-TITLE = "── GradWatch"
 _CONTROL = re.compile(r"\033\[([0-9;?]*)([A-Za-z])|\r|\n")
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 class Broken:
@@ -74,7 +68,7 @@ def seen(terminal):
 def above(terminal):
     """The lines above the panel."""
     lines = seen(terminal)
-    (title,) = [i for i, line in enumerate(lines) if line.startswith(TITLE)]
+    (title,) = [i for i, line in enumerate(lines) if line.startswith(RULE)]
     return lines[:title]
 
 
@@ -548,7 +542,7 @@ def test_the_last_panel_stays_and_lines_after_it_go_below(start):
     lines = seen(terminal)
     assert "1/3" not in lines
     assert lines[0] == "above"
-    assert lines[1].startswith(TITLE)
+    assert lines[1].startswith(RULE)
     assert lines[-2:] == ["below", ""]
 
 

@@ -8,10 +8,11 @@ import sys
 from contextlib import redirect_stdout
 
 import pytest
+from build import RULE
+from build import Terminal as FakeTerminal
 from mangled import sound_run
 from test_commands import SCRIPT, printed, shown, without_style
 from test_console import board_of
-from test_screen import Terminal as FakeTerminal
 from test_screen import set_terminal
 from training import HOME, TINY, shapes, train
 
@@ -20,7 +21,6 @@ from yolo_gradwatch.cli import main
 from yolo_gradwatch.console import encodable, epoch_table, plain_console
 from yolo_gradwatch.screen import draws_panel
 
-RULE = "── GradWatch"
 full = pytest.mark.full
 
 

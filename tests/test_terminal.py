@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from build import RULE
 from training import HOME
 
 fcntl = pytest.importorskip("fcntl")
@@ -20,7 +21,6 @@ pyte = pytest.importorskip("pyte")
 pytestmark = pytest.mark.train
 
 COMMAND = Path(sys.executable).with_name("yolo-gradwatch")
-RULE = "── GradWatch"
 
 
 class Terminal:

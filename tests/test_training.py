@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from short import assert_nothing_left, streams, told
 from training import HOME, amp_trainer, needs, official, shapes, train, witness
 
 from yolo_gradwatch import GradWatch, load_run
@@ -40,15 +41,6 @@ def spoil(name, value, *, at):
     return ("on_train_start", plant)
 
 
-def assert_nothing_left(trainer, streams):
-    assert "unscale_" not in vars(trainer.scaler)
-    assert "preprocess_batch" not in vars(trainer)
-    assert "_do_train" not in vars(trainer)
-    ours = [c for calls in trainer.callbacks.values() for c in calls if "yolo_gradwatch" in repr(c)]
-    assert [c.__name__ for c in ours] in ([], ["begin"])
-    assert (sys.stdout, sys.stderr) == streams
-
-
 @pytest.mark.parametrize("device", ["cpu", pytest.param("0", marks=pytest.mark.gpu)])
 def test_weights_are_the_same_bit_for_bit_with_and_without_the_watch(tmp_path, device):
     import torch
@@ -65,9 +57,10 @@ def test_weights_are_the_same_bit_for_bit_with_and_without_the_watch(tmp_path, d
 
 
 def test_nothing_is_left_in_the_trainer_or_in_the_checkpoint(tmp_path):
-    streams = (sys.stdout, sys.stderr)
+    before = streams()
     model = train(tmp_path, watch=GradWatch(live=False))
-    assert_nothing_left(model.trainer, streams)
+    assert_nothing_left(model.trainer)
+    assert streams() == before
     checkpoint = model.trainer.last.read_bytes()
     assert b"yolo_gradwatch" not in checkpoint
     assert b"GradWatch" not in checkpoint
@@ -108,9 +101,9 @@ def test_a_picture_that_cannot_be_drawn_costs_one_warning(tmp_path, caplog, monk
     monkeypatch.setattr(place, broken)
     watch = GradWatch(live=False)
     train(tmp_path, watch=watch)
-    told = [r.getMessage() for r in caplog.records if r.name.startswith("yolo_gradwatch")]
-    assert len(told) == 1
-    assert "could not draw" in told[0]
+    said = told(caplog)
+    assert len(said) == 1
+    assert "could not draw" in said[0]
     assert watch.report().status == "finished"
 
 
@@ -658,9 +651,9 @@ def test_files_that_cannot_be_continued_are_set_aside(tmp_path, caplog):
     (folder / "gradwatch.json").write_text("{", encoding="utf-8")
     last = folder / "weights" / "last.pt"
     train(tmp_path, watch=GradWatch(live=False), model=str(last), resume=True)
-    told = [r.getMessage() for r in caplog.records if r.name.startswith("yolo_gradwatch")]
-    assert len(told) == 1
-    assert "kept as *.old" in told[0]
+    said = told(caplog)
+    assert len(said) == 1
+    assert "kept as *.old" in said[0]
     assert (folder / "gradwatch.csv.old").exists()
     assert load_run(folder).report().steps == 4
 
