@@ -52,7 +52,7 @@ ALLOWED = {
     "follow": {
         "rich",
         *("board", "console", "diagnosis", "evidence", "records", "review", "runlog", "screen"),
-        *("tables", "thresholds"),
+        "tables",
     },
     "usage": {"rich", "typer", "detect", "thresholds", "typed"},
     "cli_runs": {"rich", "typer", "console", "review", "summary", "typed", "usage"},

@@ -36,7 +36,7 @@ def files(run):
 
 def test_a_file_holds_what_the_step_was_made_of(tmp_path):
     name = kept(tmp_path, scale=65536.0, skipped=True).write(7, 7)
-    assert name == "gradwatch_evidence/step-00007.json"
+    assert name == "gradwatch/evidence/step-00007.json"
     content = read(tmp_path, name)
     norms = content.pop("norms")
     assert content == {
@@ -167,7 +167,7 @@ def test_files_of_the_first_part_of_a_run_count(tmp_path):
 
 @pytest.mark.parametrize(("step", "name"), [(3, "step-00003"), (1_234_567, "step-1234567")])
 def test_names_of_files_sort_by_step(tmp_path, step, name):
-    assert kept(tmp_path, step).write(step, step) == f"gradwatch_evidence/{name}.json"
+    assert kept(tmp_path, step).write(step, step) == f"gradwatch/evidence/{name}.json"
 
 
 def test_clear_removes_the_files_and_nothing_else(tmp_path):
@@ -179,15 +179,19 @@ def test_clear_removes_the_files_and_nothing_else(tmp_path):
     assert files(tmp_path) == ["notes.txt"]
 
 
-def test_clear_takes_a_link_away_and_leaves_what_it_points_to(tmp_path):
+@pytest.mark.parametrize(
+    "folder", [evidence.OWN_FOLDER, evidence.FOLDER, evidence.OLD_FOLDER], ids=["own", "new", "old"]
+)
+def test_clear_takes_a_link_away_and_leaves_what_it_points_to(tmp_path, folder):
     other, run = tmp_path / "other", tmp_path / "run"
     other.mkdir()
     run.mkdir()
     (other / "step-00001.json").write_text("{}", encoding="utf-8")
-    (run / evidence.FOLDER).symlink_to(other, target_is_directory=True)
+    (run / folder).parent.mkdir(exist_ok=True)
+    (run / folder).symlink_to(other, target_is_directory=True)
     evidence.clear(run)
     assert (other / "step-00001.json").exists()
-    assert not (run / evidence.FOLDER).is_symlink()
+    assert not (run / folder).is_symlink()
 
 
 def test_clear_needs_no_folder(tmp_path):
@@ -197,8 +201,8 @@ def test_clear_needs_no_folder(tmp_path):
 
 
 def test_a_file_that_cannot_be_written_is_an_os_error(tmp_path):
-    (tmp_path / evidence.FOLDER).write_text("in the way", encoding="utf-8")
-    with pytest.raises(OSError, match="gradwatch_evidence"):
+    (tmp_path / evidence.OWN_FOLDER).write_text("in the way", encoding="utf-8")
+    with pytest.raises(OSError, match="gradwatch"):
         kept(tmp_path).write(7, 7)
 
 
@@ -240,7 +244,7 @@ def test_a_finding_names_the_file_in_the_report_and_in_the_alerts(tmp_path, begi
     recorder = begin()
     take(recorder, "..x.")
     recorder.finish("finished")
-    name = "gradwatch_evidence/step-00003.json"
+    name = "gradwatch/evidence/step-00003.json"
     assert files(tmp_path) == ["step-00003.json"]
     assert read(tmp_path, name)["images"] == [["3.png"]]
     assert read(tmp_path, name)["norms"]["model.1.conv"] == "nan"
@@ -256,7 +260,7 @@ def test_the_numbers_of_the_file_are_those_of_the_table(tmp_path, begin):
     recorder = begin()
     take(recorder, "..x.")
     rows = load_run(tmp_path).windows.query("step_first == 3").set_index("module")
-    norms = read(tmp_path, "gradwatch_evidence/step-00003.json")["norms"]
+    norms = read(tmp_path, "gradwatch/evidence/step-00003.json")["norms"]
     assert list(norms) == list(rows.index)
     for module, norm in norms.items():
         assert rows.loc[module, "nonfinite"] == (norm == "nan")
@@ -275,7 +279,7 @@ def test_each_time_that_a_fault_comes_back_is_kept_up_to_20(tmp_path, begin):
     (finding,) = recorder.report().findings
     assert finding.times == 25
     assert files(tmp_path) == [f"step-{6 * n:05}.json" for n in range(1, 21)]
-    assert finding.evidence == "gradwatch_evidence/step-00120.json"
+    assert finding.evidence == "gradwatch/evidence/step-00120.json"
 
 
 def test_a_new_run_in_the_same_folder_begins_without_files(tmp_path, begin):
@@ -299,7 +303,7 @@ def test_a_resumed_run_knows_the_findings_and_their_files(tmp_path, begin):
 
 
 def test_a_disk_that_takes_no_file_costs_a_warning_and_not_the_report(tmp_path, begin, caplog):
-    (tmp_path / evidence.FOLDER).write_text("in the way", encoding="utf-8")
+    (tmp_path / evidence.OWN_FOLDER).write_text("in the way", encoding="utf-8")
     recorder = begin()
     take(recorder, "..x.")
     (finding,) = recorder.report().findings

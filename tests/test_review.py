@@ -180,7 +180,7 @@ def test_a_review_uses_the_thresholds_of_the_run(tmp_path):
 
 def prove(folder, step):
     path = folder / FOLDER / f"step-{step:05}.json"
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("{}", encoding="utf-8")
 
 
@@ -248,12 +248,16 @@ def test_a_run_that_does_not_tell_its_clip_was_clipped_as_usual(tmp_path):
     assert load_run(tmp_path).report().clip == CLIP_NORM
 
 
-@pytest.mark.parametrize("field", asdict(EPOCH))
-def test_an_epoch_without_a_part_names_the_file(tmp_path, field):
-    epoch = {name: value for name, value in asdict(EPOCH).items() if name != field}
+def test_an_epoch_without_its_number_names_the_file(tmp_path):
+    epoch = {name: value for name, value in asdict(EPOCH).items() if name != "epoch"}
     watch(tmp_path, DEAD, epochs=[epoch])
-    with pytest.raises(FormatError, match=rf"gradwatch\.json: a part is missing .*{field}"):
+    with pytest.raises(FormatError, match=r"gradwatch\.json: a part is missing .*epoch"):
         load_run(tmp_path)
+
+
+def test_an_epoch_may_lack_anything_else(tmp_path):
+    watch(tmp_path, DEAD, epochs=[{"epoch": 1}])
+    assert load_run(tmp_path).report().epochs == (EpochTelemetry(1),)
 
 
 @pytest.mark.parametrize("field", [field.name for field in fields(Layout)])
@@ -323,14 +327,30 @@ def test_a_damaged_row_names_the_file_and_a_remedy(tmp_path, column, text):
         load_run(tmp_path)
 
 
-@pytest.mark.parametrize("part", ["layout", "events", "thresholds", "options", "status", "epochs"])
-def test_meta_without_a_part_names_the_file(tmp_path, part):
+def put_meta(folder, meta):
+    (folder / "gradwatch.json").write_text(json.dumps(meta), encoding="utf-8")
+
+
+def test_meta_without_a_layout_names_the_file(tmp_path):
     watch(tmp_path, DEAD)
-    meta = meta_of()
-    del meta[part]
-    (tmp_path / "gradwatch.json").write_text(json.dumps(meta), encoding="utf-8")
-    with pytest.raises(FormatError, match=rf"gradwatch\.json.*{part}"):
-        load_run(tmp_path).report()
+    put_meta(tmp_path, {name: part for name, part in meta_of().items() if name != "layout"})
+    with pytest.raises(FormatError, match=r"gradwatch\.json.*layout"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "part", ["events", "thresholds", "options", "status", "epochs", "versions", "process"]
+)
+def test_meta_may_lack_what_has_a_default(tmp_path, part):
+    found = watch(tmp_path, DEAD).findings.all
+    put_meta(tmp_path, {name: value for name, value in meta_of().items() if name != part})
+    report = load_run(tmp_path).report()
+    assert [f.rule for f in report.findings] == [f.rule for f in found.values()] == ["dead"]
+
+
+def test_limits_of_a_later_version_are_ignored_and_missing_ones_are_the_defaults(tmp_path):
+    watch(tmp_path, DEAD, thresholds={"dead_windows": 2, "not_known_yet": [1]})
+    assert load_run(tmp_path).thresholds == Thresholds(dead_windows=2)
 
 
 def test_a_review_loads_neither_torch_nor_ultralytics(tmp_path):

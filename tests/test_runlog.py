@@ -17,7 +17,7 @@ from yolo_gradwatch import runlog
 from yolo_gradwatch.evidence import FOLDER
 from yolo_gradwatch.records import Event, Finding, News, Window
 from yolo_gradwatch.review import load_run
-from yolo_gradwatch.runlog import FormatError, RunLog
+from yolo_gradwatch.runlog import FORMAT_VERSION, FormatError, RunLog
 from yolo_gradwatch.tables import windows_of
 
 M = len(LAYOUT.modules)
@@ -90,8 +90,8 @@ def test_the_columns_of_the_windows(tmp_path, log):
     log.start()
     (header,) = lines(tmp_path / "gradwatch.csv")
     assert header == (
-        "epoch,step_first,step_last,module,type,parameters,steps,skipped,nonfinite,zero,none,"
-        "zero_fraction,norm_min,norm_mean,norm_max,weight_norm"
+        "epoch,step_first,step_last,module,type,parameters,steps,skipped,clipped,nonfinite,zero,"
+        "none,zero_fraction,norm_min,norm_mean,norm_max,weight_norm,weight_max,update_ratio"
     )
 
 
@@ -104,11 +104,11 @@ def test_the_columns_of_the_alerts(tmp_path, log):
 
 def test_a_window_is_one_row_a_module(tmp_path, log):
     one = window(7, steps=4, skipped=1, epoch=2, zero={"model.0.conv": 2}, nonfinite=["model.2.b"])
-    log.write_window(replace(one, norm_mean=np.full(M, 1 / 3, np.float32)))
+    log.write_window(replace(one, norm_mean=np.full(M, 1 / 3, np.float32), clipped=2))
     rows = lines(tmp_path / "gradwatch.csv")[1:]
     assert [row.split(",")[3] for row in rows] == list(LAYOUT.modules)
-    assert rows[2] == "2,7,10,model.0.conv,Conv2d,12,4,1,0,2,0,,1,0.333333343,1,5"
-    assert rows[-1] == "2,7,10,model.2.b,Conv2d,5,4,1,3,0,0,,,0.333333343,,5"
+    assert rows[2] == "2,7,10,model.0.conv,Conv2d,12,4,1,2,0,2,0,,1,0.333333343,1,5,,"
+    assert rows[-1] == "2,7,10,model.2.b,Conv2d,5,4,1,2,3,0,0,,,0.333333343,,5,,"
 
 
 def test_news_are_rows_of_the_alerts(tmp_path, log):
@@ -177,7 +177,7 @@ def test_a_new_run_replaces_the_files_of_an_old_one(tmp_path):
 
 def proof(folder, step=3):
     path = folder / FOLDER / f"step-{step:05}.json"
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("{}", encoding="utf-8")
     return path
 
@@ -292,19 +292,25 @@ def test_torn_meta_says_to_restore_it(tmp_path, content):
         runlog.read_meta(tmp_path)
 
 
-@pytest.mark.parametrize("version", [0, 2, 17, "1", None])
-def test_meta_of_another_version_says_to_update(tmp_path, log, version):
+@pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 17])
+def test_meta_of_a_newer_version_says_to_update(tmp_path, log, version):
     log.write_meta(meta_of(format_version=version))
     with pytest.raises(
-        FormatError,
-        match=rf"gradwatch\.json: format version {version!r}, .* reads 1; update .* pip",
+        FormatError, match=rf"written by a newer .*version {version},.* update.*pip"
     ):
+        runlog.read_meta(tmp_path)
+
+
+@pytest.mark.parametrize("version", [0, -1, "1", None, True, 1.0])
+def test_meta_without_a_version_says_to_restore_it(tmp_path, log, version):
+    log.write_meta(meta_of(format_version=version))
+    with pytest.raises(FormatError, match=r"gradwatch\.json: no format version .*restore it"):
         runlog.read_meta(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("[]", "not a table"), ("{}", "format version None"), ("1", "not a table"), ("null", "not a")],
+    [("[]", "not a table"), ("{}", "no format version"), ("1", "not a table"), ("null", "not a")],
 )
 def test_other_json_is_no_run(tmp_path, content, said):
     (tmp_path / "gradwatch.json").write_text(content, encoding="utf-8")

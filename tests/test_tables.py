@@ -17,10 +17,12 @@ from yolo_gradwatch import tables
 from yolo_gradwatch.records import WHOLE
 from yolo_gradwatch.runlog import (
     ALERT_COLUMNS,
+    ALERT_NEEDED,
     ALERTS_FILE,
     COUNT_COLUMNS,
     FLOAT_COLUMNS,
     WINDOW_COLUMNS,
+    WINDOW_NEEDED,
     WINDOWS_FILE,
     FormatError,
     RunLog,
@@ -28,6 +30,7 @@ from yolo_gradwatch.runlog import (
 
 CONV = "model.1.conv"
 ROWS = len(LAYOUT.modules)  # lines of a window
+WIDTH = len(WINDOW_COLUMNS)
 FEW = [window(1), window(2, steps=3), window(5, zero=[CONV])]
 HEADS = ("epoch", "step_first", "step_last", "steps", "skipped")
 ARRAYS = (*COUNT_COLUMNS, *FLOAT_COLUMNS)
@@ -156,8 +159,9 @@ def test_the_table_has_a_row_for_each_line_in_its_order(tmp_path):
     table, _ = tables.read_windows(path, LAYOUT)
     for line, row in zip(lines_of(path)[1:], table.itertuples(index=False), strict=True):
         cells = line.split(",")
-        assert [str(value) for value in row[:11]] == cells[:11]
-        assert [f"{value:g}" for value in row[12:]] == cells[12:]
+        shown = ["" if pd.isna(value) else str(value) for value in row[:-7]]
+        assert shown == cells[:-7]
+        assert ["" if np.isnan(value) else f"{value:g}" for value in row[-7:]] == cells[-7:]
 
 
 # --- names ----------------------------------------------------------------------------------------
@@ -242,7 +246,9 @@ def test_damage_is_found_beside_quoted_names(tmp_path):
         "line 8: 'one' is no norm_mean; restore the file from a copy"
     )
     lines[5] = lines[5].rpartition(",")[0]
-    assert refusal(put(path, lines), layout).startswith("line 6 has 15 cells instead of 16;")
+    assert refusal(put(path, lines), layout).startswith(
+        f"line 6 has {WIDTH - 1} cells instead of {WIDTH};"
+    )
 
 
 # --- files that cannot be used at all -------------------------------------------------------------
@@ -285,18 +291,23 @@ def test_a_file_of_another_tool_is_told(tmp_path, name, refused, content):
     assert refused(path) == (f"line 1 is not the header of {name}; is it a file of another tool?")
 
 
+def without(lines, column, columns=WINDOW_COLUMNS):
+    """The lines of a file without a column."""
+    place = columns.index(column)
+    rows = [line.split(",") for line in lines]
+    return [",".join([*row[:place], *row[place + 1 :]]) for row in rows]
+
+
 @ENDS
-@pytest.mark.parametrize("column", WINDOW_COLUMNS)
+@pytest.mark.parametrize("column", WINDOW_NEEDED)
 def test_a_missing_column_is_named(tmp_path, column, end):
-    place = WINDOW_COLUMNS.index(column)
-    rows = [line.split(",") for line in lines_of(write(tmp_path))]
-    cut = [",".join([*row[:place], *row[place + 1 :]]) for row in rows]
+    cut = without(lines_of(write(tmp_path)), column)
     assert refusal(put(tmp_path / WINDOWS_FILE, cut, end)) == (
         f"line 1: column '{column}' is missing; restore the file from a copy with all its columns"
     )
 
 
-@pytest.mark.parametrize("column", ALERT_COLUMNS)
+@pytest.mark.parametrize("column", ALERT_NEEDED)
 def test_a_missing_column_of_the_alerts_is_named(tmp_path, column):
     path = write_alerts(tmp_path)
     put(path, [",".join(name for name in ALERT_COLUMNS if name != column)])
@@ -309,15 +320,50 @@ def test_a_missing_column_of_the_alerts_is_named(tmp_path, column):
         WINDOW_COLUMNS[::-1],
         (*WINDOW_COLUMNS[1:], WINDOW_COLUMNS[0]),
         (*WINDOW_COLUMNS, "comment"),
-        (*WINDOW_COLUMNS, "epoch"),
+        ("comment", *WINDOW_COLUMNS),
         (WINDOW_COLUMNS[1], WINDOW_COLUMNS[0], *WINDOW_COLUMNS[2:]),
     ],
-    ids=["backwards", "turned", "one more", "one twice", "two swapped"],
+    ids=["backwards", "turned", "one more", "one more in front", "two swapped"],
 )
-def test_columns_in_another_order_are_told(tmp_path, order):
+def test_columns_are_found_by_their_names_and_others_are_kept(tmp_path, order):
     path = write(tmp_path)
-    table = pd.read_csv(path, dtype=str, keep_default_na=False).assign(comment="x")
-    put(path, [",".join(row) for row in [order, *table[list(order)].to_numpy().tolist()]])
+    expected, _ = tables.read_windows(path, LAYOUT)
+    table = pd.read_csv(path, dtype=str, keep_default_na=False).assign(comment="1,0")
+    table.to_csv(path, columns=list(order), index=False)
+    found, remarks = tables.read_windows(path, LAYOUT)
+    assert remarks == ()
+    if "comment" in order:
+        assert list(found.pop("comment")) == ["1,0"] * len(table)
+    pd.testing.assert_frame_equal(found, expected)
+
+
+@pytest.mark.parametrize("column", sorted({*WINDOW_COLUMNS} - {*WINDOW_NEEDED}))
+def test_a_column_that_is_missing_is_empty(tmp_path, column):
+    path = write(tmp_path)
+    expected, _ = tables.read_windows(path, LAYOUT)
+    put(path, without(lines_of(path), column))
+    found, remarks = tables.read_windows(path, LAYOUT)
+    assert tuple(found.columns) == WINDOW_COLUMNS
+    assert found[column].isna().all() or (found[column] == "").all()
+    pd.testing.assert_frame_equal(found.drop(columns=column), expected.drop(columns=column))
+    is_new = column in {"clipped", "weight_max", "update_ratio"}  # since format version 2
+    assert [column in remark for remark in remarks] == ([] if is_new else [True])
+    assert len(windows_in(found)) == len(FEW)
+
+
+@pytest.mark.parametrize("column", sorted({*ALERT_COLUMNS} - {*ALERT_NEEDED}))
+def test_a_column_of_the_alerts_that_is_missing_is_empty(tmp_path, column):
+    path = write_alerts(tmp_path, finding_of(message="a message"), finding_of(number=2))
+    put(path, without(lines_of(path), column, ALERT_COLUMNS))
+    found, _ = tables.read_alerts(path)
+    assert tuple(found.columns) == ALERT_COLUMNS
+    assert found[column].isna().all() or (found[column] == "").all()
+    assert list(found["finding"]) == [1, 2]
+
+
+def test_a_column_that_is_there_twice_is_told(tmp_path):
+    path = write(tmp_path)
+    put(path, [f"{line},{line.partition(',')[0]}" for line in lines_of(path)])
     assert refusal(path) == (
         "line 1 is not the header of gradwatch.csv; restore the file from a copy with its own "
         "columns"
@@ -472,14 +518,14 @@ def test_a_number_in_a_spelling_of_python_is_told_with_its_line(tmp_path, column
 
 @ENDS
 @pytest.mark.parametrize("line", [2, 5, 11, 12, 31])
-@pytest.mark.parametrize(("change", "cells"), [(-9, 7), (-2, 14), (-1, 15), (1, 17), (2, 18)])
-def test_a_short_or_long_line_is_told(tmp_path, line, change, cells, end):
+@pytest.mark.parametrize("change", [-9, -2, -1, 1, 2])
+def test_a_short_or_long_line_is_told(tmp_path, line, change, end):
     path = write(tmp_path)
     lines = lines_of(path)
     row = lines[line - 1].split(",")
     lines[line - 1] = ",".join(row[:change] if change < 0 else [*row, *"99"[:change]])
     assert refusal(put(path, lines, end)) == (
-        f"line {line} has {cells} cells instead of 16; restore the file from a copy"
+        f"line {line} has {WIDTH + change} cells instead of {WIDTH}; restore the file from a copy"
     )
 
 
@@ -489,15 +535,19 @@ def test_a_short_line_beside_a_long_one_is_told(tmp_path, line):
     lines = lines_of(path)
     cut, _, cell = lines[line - 1].rpartition(",")
     lines[line - 1], lines[line] = cut, f"{lines[line]},{cell}"
-    assert refusal(put(path, lines)).startswith(f"line {line} has 15 cells instead of 16;")
+    assert refusal(put(path, lines)).startswith(
+        f"line {line} has {WIDTH - 1} cells instead of {WIDTH};"
+    )
     lines[line - 1], lines[line] = lines[line], lines[line - 1]
-    assert refusal(put(path, lines)).startswith(f"line {line} has 17 cells instead of 16;")
+    assert refusal(put(path, lines)).startswith(
+        f"line {line} has {WIDTH + 1} cells instead of {WIDTH};"
+    )
 
 
 def test_a_long_line_that_ends_in_nothing_is_told(tmp_path):
     path = write(tmp_path)
     put(path, [HEADER, *(f"{line}," for line in lines_of(path)[1:])])
-    assert refusal(path).startswith("line 2 has 17 cells instead of 16;")
+    assert refusal(path).startswith(f"line 2 has {WIDTH + 1} cells instead of {WIDTH};")
 
 
 @ENDS
@@ -507,7 +557,7 @@ def test_an_empty_line_is_told(tmp_path, line, end):
     lines = lines_of(path)
     lines.insert(line - 1, "")
     assert refusal(put(path, lines, end)) == (
-        f"line {line} has 0 cells instead of 16; restore the file from a copy"
+        f"line {line} has 0 cells instead of {WIDTH}; restore the file from a copy"
     )
 
 
@@ -616,7 +666,8 @@ def test_alerts_are_read_whatever_their_line_ends(tmp_path):
 def test_a_mangled_alert_is_told_with_its_line(tmp_path, column, text):
     path = write_alerts(tmp_path, *(finding_of(number=n) for n in (1, 2, 3)))
     message = refusal_of_alerts(mangled(path, 3, column, text, ALERT_COLUMNS))
-    comma = "line 3 has 11 cells instead of 10; restore the file from a copy"
+    width = len(ALERT_COLUMNS)
+    comma = f"line 3 has {width + 1} cells instead of {width}; restore the file from a copy"
     other = f"line 3: '{text}' is no {column}; restore the file from a copy"
     assert message == (comma if "," in text else other)
 

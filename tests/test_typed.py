@@ -1,6 +1,6 @@
 import json
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import MISSING, asdict, fields, replace
 from typing import get_args
 
 import pytest
@@ -26,11 +26,16 @@ def test_a_record_comes_back_from_json(record):
 
 
 @pytest.mark.parametrize("record", RECORDS)
-def test_a_missing_field_is_named(record):
-    for name in asdict(record):
-        raw = {key: value for key, value in asdict(record).items() if key != name}
-        with pytest.raises(ValueError, match=f"^'{name}' is missing$"):
-            built(type(record), raw)
+def test_a_missing_field_has_its_default_or_is_named(record):
+    for field in fields(record):
+        raw = {key: value for key, value in asdict(record).items() if key != field.name}
+        if field.default is MISSING and field.default_factory is MISSING:
+            with pytest.raises(ValueError, match=f"^'{field.name}' is missing$"):
+                built(type(record), raw)
+        else:
+            found = built(type(record), raw)
+            empty = field.default if field.default_factory is MISSING else field.default_factory()
+            assert found == replace(record, **{field.name: empty})
 
 
 @pytest.mark.parametrize(

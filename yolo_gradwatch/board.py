@@ -120,10 +120,11 @@ class Board:
         is_applied = applied(samples)
         self._steps += len(samples)
         self.skipped += len(samples) - int(is_applied.sum())
+        self._clipped += int((norms[is_applied, 0] > self.clip).sum())
         self._take(norms[is_applied])
 
     def add_window(self, window: Window) -> None:
-        """Take a window from the files: its mean norms, clipped if the mean of the whole is."""
+        """Take a window from the files: its mean norms, and how many of its steps were clipped."""
         self.epoch, self.step = window.epoch, window.step_last
         norms = window.norm_mean.astype(np.float64)
         norms = np.where(np.isnan(norms), 0.0, norms)  # frozen, or without a gradient
@@ -131,14 +132,16 @@ class Board:
         self._steps += window.steps
         self.skipped += window.skipped
         if window.skipped < window.steps:
-            self._take(norms[None], window.steps - window.skipped)
+            applied = window.steps - window.skipped
+            is_known = window.clipped >= 0  # else by the mean of the window, format version 1
+            self._clipped += window.clipped if is_known else applied * int(norms[0] > self.clip)
+            self._take(norms[None])
 
-    def _take(self, norms: Floats, times: int = 1) -> None:
-        """Take the (S, M) module norms of steps that AMP did not skip, each for so many steps."""
+    def _take(self, norms: Floats) -> None:
+        """Take the (S, M) module norms of steps that AMP did not skip."""
         if not len(norms):
             return
         self.total = float(norms[-1, 0])
-        self._clipped += times * int((norms[:, 0] > self.clip).sum())
         blocks = norms[:, self._rows]
         self._norms = blocks[-1]
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.records import Floats, Layout, Sample
 
-FOLDER = "gradwatch_evidence"
+OWN_FOLDER = "gradwatch"
+"""Within the run's folder, what is not read as a table of it."""
+
+FOLDER = f"{OWN_FOLDER}/evidence"
+
+OLD_FOLDER = "gradwatch_evidence"
+"""Where format version 1 has the files."""
 
 MOST_FILES = 20
 """Files of a run."""
@@ -74,10 +80,10 @@ class Evidence:
             OSError: It cannot be written.
         """
         worst = self._worst(step, last)
-        if worst is None or _count(self._run) >= MOST_FILES:
+        if worst is None or len(_files(self._run)) >= MOST_FILES:
             return ""
         path = self._run / _name(step)
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self._content(worst), indent=1), encoding="utf-8")
         return _name(step)
 
@@ -111,7 +117,8 @@ class Evidence:
 
 def existing(run: Path, step: int) -> str:
     """Name of the file on a step within the run's folder; "" if there is none."""
-    return _name(step) if (run / _name(step)).exists() else ""
+    names = (_name(step), _name(step, OLD_FOLDER))
+    return next((name for name in names if (run / name).exists()), "")
 
 
 def clear(run: Path) -> None:
@@ -120,19 +127,19 @@ def clear(run: Path) -> None:
     Raises:
         OSError: One cannot be removed.
     """
-    folder = run / FOLDER
-    if folder.is_symlink():
-        folder.unlink()
-    for path in folder.glob("step-*.json"):
+    for name in (OWN_FOLDER, FOLDER, OLD_FOLDER):
+        if (run / name).is_symlink():
+            (run / name).unlink()
+    for path in _files(run):
         path.unlink()
 
 
-def _name(step: int) -> str:
-    return f"{FOLDER}/step-{step:05}.json"
+def _name(step: int, folder: str = FOLDER) -> str:
+    return f"{folder}/step-{step:05}.json"
 
 
-def _count(run: Path) -> int:
-    return len(list((run / FOLDER).glob("step-*.json")))
+def _files(run: Path) -> list[Path]:
+    return [file for folder in (FOLDER, OLD_FOLDER) for file in (run / folder).glob("step-*.json")]
 
 
 def _plain(value: float) -> float | str:

@@ -16,15 +16,15 @@ from yolo_gradwatch.board import Board
 from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.evidence import existing
 from yolo_gradwatch.records import CLIP_NORM
-from yolo_gradwatch.review import find_run, is_killed, last_said, meta_of
+from yolo_gradwatch.review import find_run, is_killed, last_said, meta_of, thresholds_of
 from yolo_gradwatch.screen import Screen, is_live_terminal
-from yolo_gradwatch.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from yolo_gradwatch.records import Event, Layout, News, Window
+    from yolo_gradwatch.thresholds import Thresholds
 
 SECONDS = 0.5
 """From one look at the files to the next."""
@@ -153,6 +153,7 @@ class Tail:
         self._run: tuple[object, ...] | None = None
         self._end = 0
         self._line = b""
+        self._names: tuple[str, ...] = ()
         self._meta_state: tuple[int, ...] = ()
         self._meta_read: tuple[dict[str, Any], Layout]
 
@@ -204,14 +205,15 @@ class Tail:
     def _windows(self, fresh: bytes, layout: Layout) -> tuple[Window, ...]:
         """The whole windows at the beginning of what was read."""
         content = self._line + fresh
-        end = runlog.whole_windows(content, layout.modules[-1])
         begin = 0 if self._line else content.find(b"\n") + 1
         if begin:
-            tables.check_header(self._path, content[: begin - 1], runlog.WINDOW_COLUMNS)
+            header = content[: begin - 1]
+            self._names = tables.checked_header(self._path, header, runlog.WINDOW_NEEDED)
+        end = runlog.whole_windows(content, layout.modules[-1], self._names)
         if end <= max(begin, len(self._line)):
             return ()
         try:
-            table = tables.parse(content[begin:end])
+            table = tables.parse(content[begin:end], self._names)
         except ValueError:
             raise runlog.FormatError(
                 f"{self._path}: a line cannot be read; yolo-gradwatch review tells which"
@@ -238,7 +240,7 @@ class Judge:
         self, folder: Path, limits: Callable[[Thresholds], Thresholds], look: Look
     ) -> None:
         training = look.meta["options"]["training"]
-        own = limits(Thresholds(**look.meta["thresholds"]))
+        own = limits(thresholds_of(look.meta))
         self._diagnosis = Diagnosis(look.layout, own, training, partial(existing, folder))
         self._events = 0
         self.board = Board(

@@ -109,10 +109,10 @@ class Recorder:
         self._layout = layout
         self._training = training
         self._options = options
-        self._rollup = Rollup(members, options.interval)
         self._diagnosis = Diagnosis(layout, options.thresholds, training.options, self._prove)
         clip = training.options.get("clip")
         self._clip = clip if isinstance(clip, float) else CLIP_NORM
+        self._rollup = Rollup(members, options.interval, self._clip)
         self._board = Board(layout, epochs=training.epochs, clip=self._clip)
         self._panel = console.Panel(self._board)
         self._screen: Screen | None = None
@@ -291,11 +291,11 @@ class Recorder:
 
     def _take_over(self, folder: Path) -> None:
         """Go on with the count, the events and the findings of the run that is resumed."""
-        meta = runlog.read_meta(folder)
-        events = runlog.events_of_meta(meta)
-        epochs = runlog.epochs_of_meta(meta)
-        runlog.mend(folder, meta["layout"]["modules"][-1])
-        windows = list(windows_of(grid_of(load_run(folder).windows, self._layout)))
+        run = load_run(folder)
+        events = runlog.events_of_meta(run.meta)
+        epochs = runlog.epochs_of_meta(run.meta)
+        runlog.mend(folder, run.layout.modules[-1])
+        windows = list(windows_of(grid_of(run.windows, self._layout)))
         replay(self._diagnosis, windows, events)
         self._steps = sum(window.steps for window in windows)
         last = windows[-1].step_last if windows else 0

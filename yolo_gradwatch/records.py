@@ -6,7 +6,7 @@ Axes: P parameters in the order of ``model.named_parameters()``, M modules in th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -145,6 +145,8 @@ class Window:
         norm_max: (M,) highest L2 norm over the finite steps; NaN if there is none.
         weight_norm: (M,) L2 norm of the module's parameters before the first step; NaN if it was
             not taken, because an anomaly opened the window.
+        clipped: Steps, not skipped, with a total norm above the clip; -1 if unknown, as in files of
+            format version 1.
     """
 
     epoch: int
@@ -160,6 +162,7 @@ class Window:
     norm_mean: Singles
     norm_max: Singles
     weight_norm: Singles
+    clipped: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +183,7 @@ class Grid:
         norm_mean: (W, M)
         norm_max: (W, M)
         weight_norm: (W, M)
+        clipped: (W,)
     """
 
     epoch: Counts
@@ -195,6 +199,7 @@ class Grid:
     norm_mean: Singles
     norm_max: Singles
     weight_norm: Singles
+    clipped: Counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,11 +314,11 @@ class EpochTelemetry:
     """
 
     epoch: int
-    steps: int
-    clipped: int
-    skipped: int
-    norm_median: float | None
-    norm_max: float | None
-    clip_ratio: float | None
-    owners: dict[str, float]
-    scale: float | None
+    steps: int = 0
+    clipped: int = 0
+    skipped: int = 0
+    norm_median: float | None = None
+    norm_max: float | None = None
+    clip_ratio: float | None = None
+    owners: dict[str, float] = field(default_factory=dict)
+    scale: float | None = None

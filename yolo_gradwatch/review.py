@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +64,7 @@ class Run:
     @property
     def thresholds(self) -> Thresholds:
         """Those under which the training was watched."""
-        return Thresholds(**self.meta["thresholds"])
+        return thresholds_of(self.meta)
 
     @property
     def clip(self) -> float:
@@ -145,7 +145,7 @@ def _is_table(path: Path) -> bool:
 
 def _missing(windows: pd.DataFrame, meta: dict[str, Any]) -> tuple[str, ...]:
     """A sentence on steps that ``gradwatch.json`` knows of and the table does not have."""
-    known = sum(epoch["steps"] for epoch in meta["epochs"])
+    known = sum(epoch.steps for epoch in runlog.epochs_of_meta(meta))
     there = int(windows.drop_duplicates("step_first")["steps"].sum())
     remark = (
         f"{runlog.WINDOWS_FILE} has {there:,} of the {known:,} steps that {runlog.META_FILE} knows "
@@ -189,6 +189,16 @@ def _silent(folder: Path, meta: dict[str, Any]) -> tuple[str, ...]:
     return (remark,)
 
 
+def thresholds_of(meta: dict[str, Any]) -> Thresholds:
+    """The limits in ``gradwatch.json``: those that it lacks are the defaults, others are ignored.
+
+    Raises:
+        ValueError: One has an impossible value.
+    """
+    names = {field.name for field in fields(Thresholds)}
+    return Thresholds(**{name: v for name, v in meta["thresholds"].items() if name in names})
+
+
 def meta_of(folder: Path) -> tuple[dict[str, Any], Layout]:
     """The content of ``gradwatch.json`` and its layout, once all that a report needs is there.
 
@@ -199,7 +209,7 @@ def meta_of(folder: Path) -> tuple[dict[str, Any], Layout]:
     try:
         runlog.events_of_meta(meta)
         runlog.epochs_of_meta(meta)
-        Thresholds(**meta["thresholds"])
+        thresholds_of(meta)
         training = meta["options"]["training"]
         float(training.get("clip", CLIP_NORM))
         int(training.get("epochs") or 0)

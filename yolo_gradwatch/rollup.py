@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_gradwatch.anomaly import Anomaly
-from yolo_gradwatch.records import Floats, Window
+from yolo_gradwatch.records import CLIP_NORM, Floats, Window
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,14 +76,16 @@ class Rollup:
     Args:
         members: Which parameters make up each module.
         interval: Optimizer steps from one captured step to the next.
+        clip: Total norm above which the trainer clips.
 
     Attributes:
         newest: (S, M) norms of the samples that were added last, for the live report.
     """
 
-    def __init__(self, members: Members, interval: int = 1) -> None:
+    def __init__(self, members: Members, interval: int = 1, clip: float = CLIP_NORM) -> None:
         self._members = members
         self._interval = interval
+        self._clip = clip
         self._anomaly = Anomaly(members)
         self._open: _Open | None = None
         self._ahead: list[int] = []
@@ -124,7 +126,7 @@ class Rollup:
             if self._open and (breaks or self._open.epoch != sample.epoch):
                 closed += self._close(rows.part(begin, i))
                 begin = i
-            self._open = self._open or _Open(sample, len(self._members.starts))
+            self._open = self._open or _Open(sample, len(self._members.starts), self._clip)
             if self._is_last(self._open.first, sample.step):
                 closed += self._close(rows.part(begin, i + 1))
                 begin = i + 1
@@ -212,10 +214,11 @@ def _all_of(flags: Sequence[Flags | None], members: Members) -> Flags | None:
 class _Open:
     """A window that is not complete yet, in memory that does not grow with its steps."""
 
-    def __init__(self, sample: Sample, size: int) -> None:
+    def __init__(self, sample: Sample, size: int, clip: float) -> None:
         self.epoch, self.first, self._last = sample.epoch, sample.step, sample.step
         self._detail = sample.detail
-        self._steps = self._skipped = 0
+        self._clip = clip
+        self._steps = self._skipped = self._clipped = 0
         self._nonfinite, self._zero, self._none, self._finite = np.zeros((4, size), np.int64)
         self._low, self._high = np.full(size, np.inf), np.full(size, -np.inf)
         self._sum = np.zeros(size)
@@ -227,6 +230,7 @@ class _Open:
         self._last = rows.steps[-1]
         self._steps += len(rows.steps)
         self._skipped += int((~rows.applied).sum())
+        self._clipped += int((rows.norms[rows.applied, 0] > self._clip).sum())
         norms, is_applied = rows.norms, rows.applied[:, None]
         finite = told = np.isfinite(norms)
         if rows.missing is not None:
@@ -261,6 +265,7 @@ class _Open:
             norm_mean=_single(mean),
             norm_max=_single(np.where(unknown, np.nan, self._high)),
             weight_norm=_single(module_norms(detail.weight_norms, members)) if detail else empty,
+            clipped=self._clipped,
         )
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import time
+from codecs import BOM_UTF8
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from itertools import chain
@@ -17,10 +18,11 @@ from yolo_gradwatch.records import WHOLE, EpochTelemetry, Event, Layout, News, S
 from yolo_gradwatch.typed import built, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""What is written; every version up to it is read."""
 
 WINDOWS_FILE = "gradwatch.csv"
 ALERTS_FILE = "gradwatch_alerts.csv"
@@ -32,6 +34,9 @@ PICTURE_FILE = "gradwatch.png"
 
 COUNT_COLUMNS = ("nonfinite", "zero", "none")
 FLOAT_COLUMNS = ("zero_fraction", "norm_min", "norm_mean", "norm_max", "weight_norm")
+UNFILLED_COLUMNS = ("weight_max", "update_ratio")
+"""Columns of the format that nothing is measured for yet: empty cells."""
+
 WINDOW_COLUMNS = (
     "epoch",
     "step_first",
@@ -41,9 +46,17 @@ WINDOW_COLUMNS = (
     "parameters",
     "steps",
     "skipped",
+    "clipped",
     *COUNT_COLUMNS,
     *FLOAT_COLUMNS,
+    *UNFILLED_COLUMNS,
 )
+WINDOW_NEEDED = ("epoch", "step_first", "step_last", "module", "steps", "norm_mean")
+"""Columns without which a table of windows says nothing; any other may be missing."""
+
+ALERT_NEEDED = ("finding", "event", "step")
+"""The same of a table of alerts."""
+
 ALERT_COLUMNS = (
     "finding",
     "event",
@@ -59,7 +72,15 @@ ALERT_COLUMNS = (
 
 
 _NUMBER = "\1"  # in front of each float of a row that is being made; no name has it
-_META_PARTS = ("status", "versions", "options", "thresholds", "layout", "events", "epochs")
+_META_DEFAULTS: dict[str, Any] = {
+    "status": "running",
+    "versions": {},
+    "options": {"interval": 1, "stop_on": [], "training": {}},
+    "thresholds": {},
+    "events": [],
+    "epochs": [],
+}
+"""Parts of ``gradwatch.json`` that may be missing."""
 
 
 class FormatError(ValueError):
@@ -116,7 +137,8 @@ class RunLog:
     def __init__(self, folder: Path, layout: Layout, *, resume: bool) -> None:
         self._folder = folder
         self._is_new = not resume
-        self._pattern = _pattern(layout)
+        names = header_of(folder / WINDOWS_FILE) if resume else ()
+        self._pattern = _pattern(layout, len(names or WINDOW_COLUMNS) - len(WINDOW_COLUMNS))
         self._windows = _Table(folder / WINDOWS_FILE, WINDOW_COLUMNS, append=resume)
         self._alerts = _Table(folder / ALERTS_FILE, ALERT_COLUMNS, append=resume)
 
@@ -130,7 +152,9 @@ class RunLog:
 
     def write_window(self, window: Window) -> None:
         """Append one row a module."""
-        shared = (window.epoch, window.step_first, window.step_last, window.steps, window.skipped)
+        clipped = window.clipped if window.clipped >= 0 else ""
+        steps = (window.epoch, window.step_first, window.step_last)
+        shared = (*steps, window.steps, window.skipped, clipped)
         numbers = [[value] * len(window.zero) for value in shared]
         numbers += [getattr(window, name).tolist() for name in (*COUNT_COLUMNS, *FLOAT_COLUMNS)]
         text = self._pattern % tuple(chain.from_iterable(zip(*numbers, strict=True)))
@@ -238,19 +262,46 @@ def read_meta(folder: Path) -> dict[str, Any]:
         raise FormatError(f"{path}: not JSON ({error}); restore it from a copy") from None
     if not isinstance(meta, dict):
         raise FormatError(f"{path}: not a table of names and values; restore it from a copy")
-    version = meta.get("format_version")
-    if version != FORMAT_VERSION:
+    _check_version(path, meta.get("format_version"))
+    if "layout" not in meta:
+        raise FormatError(f"{path}: 'layout' is missing; restore it from a copy")
+    whole = {**_META_DEFAULTS, **meta}
+    if isinstance(whole["options"], dict):
+        whole["options"] = {**_META_DEFAULTS["options"], **whole["options"]}
+    return {name: part if name == "layout" else printable(part) for name, part in whole.items()}
+
+
+def _check_version(path: Path, version: object) -> None:
+    """Raise if this package cannot read files of this format version.
+
+    Raises:
+        FormatError: It cannot.
+    """
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise FormatError(f"{path}: no format version ({version!r}); restore it from a copy")
+    if version > FORMAT_VERSION:
         raise FormatError(
-            f"{path}: format version {version!r}, this yolo_gradwatch reads {FORMAT_VERSION}; "
-            "update it with pip install -U yolo-gradwatch"
+            f"{path}: written by a newer yolo_gradwatch (format version {version}, this one reads "
+            f"1 to {FORMAT_VERSION}), update: pip install -U yolo-gradwatch"
         )
-    missing = [name for name in _META_PARTS if name not in meta]
-    if missing:
-        raise FormatError(f"{path}: {missing[0]!r} is missing; restore it from a copy")
-    return {name: part if name == "layout" else printable(part) for name, part in meta.items()}
 
 
-def whole_windows(content: bytes, last_module: str) -> int:
+def header_of(path: Path) -> tuple[str, ...]:
+    """The names of the columns in a CSV file; none where there is no whole header."""
+    try:
+        with path.open("rb") as file:
+            line = file.readline()
+    except OSError:
+        return ()
+    return column_names(line) if line.endswith(b"\n") else ()
+
+
+def column_names(line: bytes) -> tuple[str, ...]:
+    """The names of the columns in the first line of a CSV file."""
+    return tuple(cells(line.removeprefix(BOM_UTF8).rstrip(b"\r\n")))
+
+
+def whole_windows(content: bytes, last_module: str, names: Sequence[str] = ()) -> int:
     """Bytes of a ``gradwatch.csv`` up to the end of its last whole window.
 
     A killed training may leave a torn line, or a window without all of its rows. A window is whole
@@ -260,11 +311,17 @@ def whole_windows(content: bytes, last_module: str) -> int:
     Args:
         content: Of the file.
         last_module: Of the layout.
+        names: Of the columns; by default those in the first line.
     """
     end = whole_lines(content)
+    names = names or column_names(content[: content.find(b"\n") + 1])
+    if not {"step_first", "module"} <= set(names):
+        return end
+    places = names.index("step_first"), names.index("module")
     begin, step, ends_with = end, None, ""
     for line in _lines_backwards(content, end):
-        _, first, _, module, *_ = (*cells(line), "", "", "", "")
+        row = cells(line)
+        first, module = (row[i] if i < len(row) else "" for i in places)
         if step is None:
             step, ends_with = first, module
         elif first != step:
@@ -302,15 +359,36 @@ def set_aside(folder: Path) -> None:
 
 
 def mend(folder: Path, last_module: str) -> None:
-    """Cut a torn end off the tables of a run, so that a resumed training can append."""
-    ends = {
-        WINDOWS_FILE: lambda content: whole_windows(content, last_module),
-        ALERTS_FILE: whole_lines,
-    }
-    for name, end in ends.items():
-        path = folder / name
-        if path.exists():
-            os.truncate(path, end(path.read_bytes()))
+    """Prepare the tables of a run for a resumed training, which appends to them.
+
+    A torn end is cut off, and a table of an earlier version gets the columns that it lacks.
+    """
+    windows, alerts = folder / WINDOWS_FILE, folder / ALERTS_FILE
+    _cut(windows, lambda content: whole_windows(content, last_module))
+    _cut(alerts, whole_lines)
+    _complete(windows, WINDOW_COLUMNS)
+    _complete(alerts, ALERT_COLUMNS)
+
+
+def _cut(path: Path, end: Callable[[bytes], int]) -> None:
+    if path.exists():
+        os.truncate(path, end(path.read_bytes()))
+
+
+def _complete(path: Path, columns: Sequence[str]) -> None:
+    """Put these columns first, empty where the table lacks them, and others behind."""
+    found = header_of(path)
+    wanted = [*columns, *(name for name in found if name not in columns)]
+    if not found or list(found) == wanted:
+        return
+    with (
+        path.open(newline="", encoding="utf-8-sig") as old,
+        replacing(path) as draft,
+        draft.open("w", newline="", encoding="utf-8") as new,
+    ):
+        table = csv.DictWriter(new, wanted, restval="", lineterminator="\n")
+        table.writeheader()
+        table.writerows(csv.DictReader(old))
 
 
 def _lines(rows: Iterable[Sequence[object]]) -> str:
@@ -320,16 +398,22 @@ def _lines(rows: Iterable[Sequence[object]]) -> str:
     return text.getvalue()
 
 
-def _pattern(layout: Layout) -> str:
+def _pattern(layout: Layout, others: int) -> str:
     """The rows of a window as a pattern that its numbers are put into, all of them in one call.
 
     float32 with nine digits reads back bit for bit. Their mark tells a NaN, which becomes an empty
     cell, from a name that contains the word.
+
+    Args:
+        layout: Of the model.
+        others: Columns behind ours that the file has already.
     """
     floats = [f"{_NUMBER}%.9g"] * len(FLOAT_COLUMNS)
+    empty = [""] * (len(UNFILLED_COLUMNS) + others)
+    counts = ["%d", "%d", "%s", *["%d"] * len(COUNT_COLUMNS)]
     fixed = zip(layout.modules, layout.types, layout.parameters, strict=True)
     escaped = ([str(cell).replace("%", "%%") for cell in cells] for cells in fixed)
-    rows = [[*["%d"] * 3, *cells, *["%d"] * (2 + len(COUNT_COLUMNS)), *floats] for cells in escaped]
+    rows = [[*["%d"] * 3, *cells, *counts, *floats, *empty] for cells in escaped]
     return _lines(rows)
 
 

@@ -19,55 +19,73 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.records import Counts
 
+UNKNOWN = -1
+"""In a grid, the ``clipped`` of a window whose row does not tell."""
+
 _SHARED = ("epoch", "step_first", "step_last", "steps", "skipped")
 _COUNTS = (*_SHARED, *runlog.COUNT_COLUMNS, "parameters", "finding", "step")
+_LATER_COUNTS = ("clipped", "reported")  # of format version 2: rows of before have an empty cell
+_LATER = (*_LATER_COUNTS, *runlog.UNFILLED_COLUMNS)
 _TYPES = {
     **dict.fromkeys(("module", "type", "rule", "severity", "event"), "category"),
     **dict.fromkeys(_COUNTS, "int64"),
-    **dict.fromkeys(runlog.FLOAT_COLUMNS, "float32"),
+    **dict.fromkeys(_LATER_COUNTS, "float64"),  # until they are checked
+    **dict.fromkeys((*runlog.FLOAT_COLUMNS, *runlog.UNFILLED_COLUMNS), "float32"),
     **dict.fromkeys(("value", "limit"), "float64"),
 }
+_MOST = 10**18
+"""No count is larger."""
+
 _ORDINALS = ("epoch", "step_first", "step_last", "steps")
 _RESTORE = "restore the file from a copy"
 
 
 def read_windows(path: Path, layout: Layout) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """The rows of ``gradwatch.csv``, whole windows only, and remarks on what was left out.
+    """The rows of ``gradwatch.csv``, whole windows only, and remarks on what is missing.
+
+    Columns are found by their names: of ours, one that the file lacks is empty; others are kept
+    behind ours, as text.
 
     Raises:
         runlog.FormatError: It is missing, or a line of it cannot be used.
     """
     content = _content(path)
     end = runlog.whole_windows(content, layout.modules[-1])
-    table = _table(path, content, end, runlog.WINDOW_COLUMNS)
+    table = _table(path, content, end, runlog.WINDOW_NEEDED)
     _check_steps(path, table)
-    return table, _torn(path, content, end)
+    remarks = (*_lacking(path, table, runlog.WINDOW_COLUMNS), *_torn(path, content, end))
+    return _complete(table, runlog.WINDOW_COLUMNS), remarks
 
 
 def read_alerts(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """The rows of ``gradwatch_alerts.csv``, whole lines only, and remarks on what was left out.
+    """The rows of ``gradwatch_alerts.csv``, whole lines only, and remarks as in `read_windows`.
 
     Raises:
         runlog.FormatError: It is missing, or a line of it cannot be used.
     """
     content = _content(path)
     end = runlog.whole_lines(content)
-    return _table(path, content, end, runlog.ALERT_COLUMNS), _torn(path, content, end)
+    table = _table(path, content, end, runlog.ALERT_NEEDED)
+    remarks = (*_lacking(path, table, runlog.ALERT_COLUMNS), *_torn(path, content, end))
+    return _complete(table, runlog.ALERT_COLUMNS), remarks
 
 
-def parse(content: bytes) -> pd.DataFrame:
+def parse(content: bytes, names: Sequence[str] = runlog.WINDOW_COLUMNS) -> pd.DataFrame:
     """Rows of ``gradwatch.csv`` that follow its header.
+
+    Args:
+        content: Whole lines.
+        names: Of the columns, from the header.
 
     Raises:
         ValueError: A line is not one of it, or the steps go back.
     """
-    types = {name: _TYPES[name] for name in runlog.WINDOW_COLUMNS}
-    table = _parse(content, types, names=runlog.WINDOW_COLUMNS, header=None)
-    if not (_is_even(content, len(types)) and _is_possible(table)):
+    table = _parse(content, names, header=None)
+    if not (_is_even(content, len(names)) and _is_possible(table)):
         raise ValueError("a line with too few or too many cells, or a negative count")
     if _steps_back(table).size:
         raise ValueError("the steps begin anew")
-    return table
+    return _complete(table, runlog.WINDOW_COLUMNS)
 
 
 def grid_of(table: pd.DataFrame, layout: Layout) -> Grid:
@@ -89,11 +107,12 @@ def grid_of(table: pd.DataFrame, layout: Layout) -> Grid:
 
     def spread(name: str, empty: Any) -> Any:
         full = np.full(shape, empty)
-        full[cells] = table[name].to_numpy()[known]
+        full[cells] = table[name].fillna(empty).to_numpy(full.dtype)[known]
         return full
 
     return Grid(
-        **{name: heads[name].to_numpy(np.int64) for name in _SHARED},
+        **{name: heads[name].fillna(0).to_numpy(np.int64) for name in _SHARED},
+        clipped=heads["clipped"].fillna(UNKNOWN).to_numpy(np.int64),
         **{name: spread(name, np.int64(0)) for name in runlog.COUNT_COLUMNS},
         **{name: spread(name, np.float32(np.nan)) for name in runlog.FLOAT_COLUMNS},
     )
@@ -103,7 +122,9 @@ def windows_of(grid: Grid) -> Iterator[Window]:
     """The windows of a grid, one after the other."""
     arrays = (*runlog.COUNT_COLUMNS, *runlog.FLOAT_COLUMNS)
     for w in range(len(grid.steps)):
-        values: dict[str, Any] = {name: int(getattr(grid, name)[w]) for name in _SHARED}
+        values: dict[str, Any] = {
+            name: int(getattr(grid, name)[w]) for name in (*_SHARED, "clipped")
+        }
         yield Window(**values, **{name: getattr(grid, name)[w] for name in arrays})
 
 
@@ -117,23 +138,43 @@ def _content(path: Path) -> bytes:
         ) from None
 
 
-def _table(path: Path, content: bytes, end: int, columns: Sequence[str]) -> pd.DataFrame:
-    """The first ``end`` bytes of a CSV file with exactly these columns."""
+def _table(path: Path, content: bytes, end: int, needed: Sequence[str]) -> pd.DataFrame:
+    """The first ``end`` bytes of a CSV file with these columns at least."""
     if not end:
         raise runlog.FormatError(f"{path}: empty; {_RESTORE}")
-    check_header(path, content[: content.index(b"\n")], columns)
+    names = checked_header(path, content[: content.index(b"\n")], needed)
     whole = content[:end]
-    types = {name: _TYPES.get(name, "str") for name in columns}
     try:
-        table = _parse(whole, types) if _is_even(whole, len(columns)) else None
+        table = _parse(whole, names, header=0) if _is_even(whole, len(names)) else None
     except ValueError:
         table = None
     if table is None or not _is_possible(table):
-        raise runlog.FormatError(_damage(path, whole, columns))
+        raise runlog.FormatError(_damage(path, whole, names))
     return table
 
 
-def _parse(content: bytes, types: dict[str, str], **options: Any) -> pd.DataFrame:
+def _complete(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """A checked table with these columns first, and empty ones for those that it lacks."""
+    for name in columns:
+        kind = _TYPES.get(name, "str")
+        if name not in table:
+            dtype: Any = "Int64" if kind == "int64" else kind
+            empty = "" if kind in {"category", "str"} else np.nan
+            table[name] = pd.Series(empty, table.index).astype(dtype)
+        if name in _LATER_COUNTS:
+            table[name] = table[name].astype("Int64")
+    return table[[*columns, *(name for name in table if name not in columns)]]
+
+
+def _lacking(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> tuple[str, ...]:
+    """A sentence on columns that every version has and this file lacks."""
+    lacking = [name for name in columns if name not in table and name not in _LATER]
+    remark = f"{path.name} lacks {', '.join(lacking)}: what needs it is not judged"
+    return (remark,) if lacking else ()
+
+
+def _parse(content: bytes, names: Sequence[str], header: int | None) -> pd.DataFrame:
+    types = {name: _TYPES.get(name, "str") for name in names}
     try:
         with np.errstate(invalid="ignore"):  # an infinite count is refused, not warned of
             table: pd.DataFrame = pd.read_csv(
@@ -141,7 +182,8 @@ def _parse(content: bytes, types: dict[str, str], **options: Any) -> pd.DataFram
                 dtype=types,
                 keep_default_na=False,
                 na_values={name: [""] for name, kind in types.items() if kind.startswith("float")},
-                **options,
+                names=list(names),
+                header=header,
             )
     except OverflowError:
         raise ValueError("a number with too many digits") from None
@@ -160,15 +202,16 @@ def _is_even(content: bytes, columns: int) -> bool:
     return content.count(b",") == (columns - 1) * content.count(b"\n")
 
 
-def check_header(path: Path, header: bytes, columns: Sequence[str]) -> None:
-    """Refuse a file whose first line is not that of these columns.
+def checked_header(path: Path, header: bytes, needed: Sequence[str]) -> tuple[str, ...]:
+    """The names of the columns in the first line of a file.
 
     Raises:
-        runlog.FormatError: Which column is missing, or that it is another file.
+        runlog.FormatError: A column that is needed is missing, one is there twice, or it is
+            another file.
     """
-    found = header.decode("utf-8", "replace").rstrip("\r").split(",")
-    missing = [name for name in columns if name not in found]
-    if len(missing) > len(columns) / 2:
+    found = runlog.column_names(header)
+    missing = [name for name in needed if name not in found]
+    if len(missing) > len(needed) / 2:
         raise runlog.FormatError(
             f"{path}: line 1 is not the header of {path.name}; is it a file of another tool?"
         )
@@ -176,10 +219,11 @@ def check_header(path: Path, header: bytes, columns: Sequence[str]) -> None:
         raise runlog.FormatError(
             f"{path}: line 1: column {missing[0]!r} is missing; {_RESTORE} with all its columns"
         )
-    if found != list(columns):
+    if len(set(found)) < len(found) or not all(map(str.isprintable, found)):
         raise runlog.FormatError(
             f"{path}: line 1 is not the header of {path.name}; {_RESTORE} with its own columns"
         )
+    return found
 
 
 def _is_possible(table: pd.DataFrame) -> bool:
@@ -188,10 +232,11 @@ def _is_possible(table: pd.DataFrame) -> bool:
     Of numbers above int64 pandas 2.0 makes a column of uint64, later ones refuse them.
     """
     counts = [table[name] for name in _COUNTS if name in table]
+    later = [table[name].dropna() for name in _LATER_COUNTS if name in table]
     return all(
         column.dtype == "int64" and (column >= (column.name in _ORDINALS)).all()
         for column in counts
-    )
+    ) and all((column.between(0, _MOST) & (column % 1 == 0)).all() for column in later)
 
 
 def _damage(path: Path, content: bytes, columns: Sequence[str]) -> str:
@@ -228,6 +273,7 @@ _CELLS = {"int64": "[0-9]{1,18}", "float32": f"({_NUMBER})?", "float64": _NUMBER
 _PATTERNS = {
     **{name: _CELLS[kind] for name, kind in _TYPES.items() if kind in _CELLS},
     **dict.fromkeys(_ORDINALS, "[1-9][0-9]{0,17}"),
+    **dict.fromkeys(_LATER_COUNTS, "([0-9]{1,18})?"),
 }
 """What a cell must look like, by its column."""
 

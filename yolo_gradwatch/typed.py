@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from functools import cache
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -15,10 +15,11 @@ def built(kind: type[T], raw: object) -> T:
 
     Args:
         kind: A dataclass whose fields are numbers, texts, and tuples and tables of these.
-        raw: A table with its fields; other names in it are left out.
+        raw: A table with its fields. Other names in it are ignored, and a field with a default may
+            be missing, so that files of later and earlier versions can be read.
 
     Raises:
-        ValueError: A field is missing or of another type: which.
+        ValueError: A field without a default is missing, or one is of another type: which.
     """
     if not isinstance(raw, dict):
         raise ValueError(f"{raw!r} is no table of names and values")  # noqa: TRY004
@@ -26,7 +27,9 @@ def built(kind: type[T], raw: object) -> T:
     values = {}
     for field in fields(kind):  # type: ignore[arg-type]
         if field.name not in raw:
-            raise ValueError(f"{field.name!r} is missing")
+            if field.default is MISSING and field.default_factory is MISSING:
+                raise ValueError(f"{field.name!r} is missing")
+            continue
         values[field.name] = _frozen(raw[field.name])
         if not _fits(values[field.name], hints[field.name]):
             raise ValueError(f"{field.name!r} is of another type")

@@ -1,0 +1,159 @@
+"""Files of every format version can be read, continued and reviewed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from values import LAYOUT, assert_same, window, write_run
+
+from yolo_gradwatch import load_run
+from yolo_gradwatch.cli import main
+from yolo_gradwatch.evidence import FOLDER
+from yolo_gradwatch.runlog import (
+    ALERT_COLUMNS,
+    FORMAT_VERSION,
+    WINDOW_COLUMNS,
+    FormatError,
+    RunLog,
+    header_of,
+    mend,
+)
+from yolo_gradwatch.tables import windows_of
+
+DATA = Path(__file__).parent / "data"
+VERSIONS = sorted(path.name for path in DATA.glob("version-*"))
+WINDOWS = [window(1), window(2, nonfinite=["model.2.b"]), window(3, steps=4)]
+
+
+@pytest.fixture(params=VERSIONS)
+def old(request, tmp_path):
+    """A run of an earlier version, which may be changed."""
+    return Path(shutil.copytree(DATA / request.param, tmp_path / request.param))
+
+
+def test_there_is_a_run_of_every_version():
+    assert [f"version-{number}" for number in range(1, FORMAT_VERSION + 1)] == VERSIONS
+    for name in VERSIONS:
+        meta = json.loads((DATA / name / "gradwatch.json").read_text(encoding="utf-8"))
+        assert f"version-{meta['format_version']}" == name
+
+
+def test_a_run_of_every_version_is_read(old):
+    run = load_run(old)
+    assert run.remarks == ()
+    assert tuple(run.windows.columns) == WINDOW_COLUMNS
+    assert tuple(run.alerts.columns) == ALERT_COLUMNS
+    assert int(run.grid.steps.sum()) == 20
+    assert len(run.grid.steps) == 20
+    assert np.isnan(run.grid.norm_mean[15, run.layout.modules.index("model.0.conv")])  # frozen
+
+
+def test_a_run_of_every_version_is_judged_as_it_was_live(old):
+    run = load_run(old)
+    begun = run.alerts[run.alerts["event"] == "start"]
+    findings = run.report().findings
+    columns = ["finding", "rule", "module"]
+    assert [(f.number, f.rule, f.module) for f in findings] == [
+        tuple(row) for row in begun[columns].to_numpy().tolist()
+    ]
+    assert [(f.rule, f.step, f.step_end) for f in findings] == [
+        ("spike", 9, 10),
+        ("frozen", 13, None),
+    ]
+    assert (old / findings[0].evidence).is_file()
+
+
+def test_a_run_of_every_version_is_reviewed_followed_and_drawn(old, tmp_path, capsys):
+    assert main(["review", str(old), "--fail-on", "nonfinite"]) == 0
+    assert main(["review", str(old), "--fail-on", "spike", "--json"]) == 1
+    page = tmp_path / "page.html"
+    assert main(["review", str(old), "--follow", "--plot", "--html", str(page)]) == 0
+    assert page.stat().st_size > 10_000
+    assert "spike" in capsys.readouterr().out
+
+
+def test_how_often_version_1_clipped_is_not_known():
+    run = load_run(DATA / "version-1")
+    assert run.windows["clipped"].isna().all()
+    assert set(run.grid.clipped.tolist()) == {-1}
+
+
+def test_a_resumed_run_of_every_version_goes_on(old):
+    before = load_run(old)
+    last = before.layout.modules[-1]
+    mend(old, last)
+    log = RunLog(old, before.layout, resume=True)
+    (last_window,) = [*windows_of(before.grid)][-1:]
+    log.write_window(
+        type(last_window)(
+            **{name: getattr(last_window, name) for name in last_window.__slots__}
+            | {"step_first": 21, "step_last": 21, "clipped": 1}
+        )
+    )
+    log.close()
+    after = load_run(old)
+    assert header_of(old / "gradwatch.csv") == WINDOW_COLUMNS
+    assert header_of(old / "gradwatch_alerts.csv") == ALERT_COLUMNS
+    rows = len(before.windows)
+    pd.testing.assert_frame_equal(after.windows[:rows], before.windows, check_dtype=False)
+    pd.testing.assert_frame_equal(after.alerts, before.alerts)
+    assert after.grid.clipped[-1] == 1
+    assert len(after.grid.steps) == 21
+
+
+def test_mending_what_is_up_to_date_changes_no_byte(tmp_path):
+    write_run(tmp_path, WINDOWS)
+    content = (tmp_path / "gradwatch.csv").read_bytes()
+    mend(tmp_path, LAYOUT.modules[-1])
+    assert (tmp_path / "gradwatch.csv").read_bytes() == content
+
+
+def test_a_resumed_run_keeps_columns_that_a_later_version_has_added(tmp_path):
+    write_run(tmp_path, WINDOWS)
+    path = tmp_path / "gradwatch.csv"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table.insert(3, "curvature", "0.5")
+    table.to_csv(path, index=False)
+    mend(tmp_path, LAYOUT.modules[-1])
+    log = RunLog(tmp_path, LAYOUT, resume=True)
+    log.write_window(window(7))
+    log.close()
+    run = load_run(tmp_path)
+    assert tuple(run.windows.columns) == (*WINDOW_COLUMNS, "curvature")
+    rows = len(LAYOUT.modules)
+    assert run.windows["curvature"].tolist() == ["0.5"] * rows * len(WINDOWS) + [""] * rows
+    for one, other in zip(windows_of(run.grid), [*WINDOWS, window(7)], strict=True):
+        assert_same(one, other)
+
+
+def test_unknown_fields_of_the_json_are_ignored(tmp_path):
+    write_run(tmp_path, WINDOWS)
+    path = tmp_path / "gradwatch.json"
+    meta = json.loads(path.read_text(encoding="utf-8"))
+    meta["mood"] = {"of": ["the", "optimizer"]}
+    meta["layout"]["colours"] = ["red"]
+    meta["events"][0]["cause"] = "unknown"
+    path.write_text(json.dumps(meta), encoding="utf-8")
+    assert [f.rule for f in load_run(tmp_path).report().findings] == ["nonfinite"]
+
+
+def test_a_newer_version_is_named(tmp_path, capsys):
+    write_run(tmp_path, WINDOWS, format_version=FORMAT_VERSION + 1)
+    with pytest.raises(FormatError, match="written by a newer yolo_gradwatch"):
+        load_run(tmp_path)
+    assert main(["review", str(tmp_path)]) == 2
+    assert "newer yolo_gradwatch" in capsys.readouterr().err
+
+
+def test_a_new_run_leaves_nothing_of_a_run_of_version_1(tmp_path):
+    old = Path(shutil.copytree(DATA / "version-1", tmp_path / "run"))
+    assert list(old.glob("gradwatch_evidence/*.json"))
+    write_run(old, WINDOWS)
+    assert not list(old.glob("gradwatch_evidence/*.json"))
+    assert not list(old.glob(f"{FOLDER}/*.json"))
+    assert load_run(old).remarks == ()
