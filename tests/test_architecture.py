@@ -40,7 +40,7 @@ ALLOWED = {
         "writer",
     },
     "summary": {"numpy", "pandas", "detect", "records"},
-    "compare": {"numpy", "pandas", "records", "summary"},
+    "compare": {"numpy", "pandas", "causes", "records", "summary"},
     "heatmap": {"numpy", "records", "telemetry"},
     "plots": {"numpy", "matplotlib", "heatmap", "runlog"},
     "page": {"numpy", "plotly", "heatmap", "overview", "report", "runlog", "summary"},

@@ -12,6 +12,7 @@ import pytest
 from values import LAYOUT, assert_same, window, write_run
 
 from yolo_gradwatch import load_run
+from yolo_gradwatch.causes import at_work
 from yolo_gradwatch.cli import main
 from yolo_gradwatch.evidence import FOLDER
 from yolo_gradwatch.runlog import (
@@ -81,6 +82,24 @@ def test_how_often_version_1_clipped_is_not_known():
     run = load_run(DATA / "version-1")
     assert run.windows["clipped"].isna().all()
     assert set(run.grid.clipped.tolist()) == {-1}
+
+
+def test_version_1_takes_what_was_asked_for_from_the_arguments_of_ultralytics(old):
+    options = load_run(old).meta["options"]["training"]
+    assert (options["optimizer"], options["lr0"]) == ("auto", 0.01)
+    assert (at_work(options, "optimizer"), at_work(options, "lr0")) == ("AdamW", 0.001429)
+    assert (options["mosaic"], options["freeze"], options["cos_lr"]) == (1.0, None, False)
+    assert options["clip"] == 10.0
+
+
+@pytest.mark.parametrize("content", [None, "", "\0", "a\n" * 9, "lr0: " + "9" * 9999, "lr0: [1]"])
+def test_arguments_that_cannot_be_read_change_nothing_else(tmp_path, content):
+    old = Path(shutil.copytree(DATA / "version-1", tmp_path / "run"))
+    (old / "args.yaml").unlink()
+    if content is not None:
+        (old / "args.yaml").write_text(content, encoding="utf-8")
+    options = load_run(old).meta["options"]["training"]
+    assert (options["optimizer"], at_work(options, "optimizer")) == ("AdamW", "AdamW")
 
 
 def test_a_resumed_run_of_every_version_goes_on(old):

@@ -137,7 +137,8 @@ def test_norms_in_bfloat16_without_a_scaler(tmp_path, oracle, monkeypatch):
     run = check(tmp_path, oracle, [("on_train_start", hook)], data=shapes(12), amp="bf16")
     assert asked == [(torch.bfloat16, "cpu")] * 3
     assert seen[:2] == [(True, False), torch.bfloat16]
-    assert run.meta["options"]["training"]["amp"] is False  # no scaler is at work
+    options = run.meta["options"]["training"]
+    assert (options["amp"], options["fitted"]["amp"]) == ("bf16", False)  # no scaler is at work
     assert run.meta["epochs"][0]["scale"] is None
     assert not run.windows["skipped"].any()
     assert run.report().healthy

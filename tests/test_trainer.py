@@ -37,13 +37,15 @@ def test_the_clip_stands_among_the_options_of_a_run(tmp_path, base):
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=2.5)
 
     trainer = bare(Gentle)
-    trainer.args = SimpleNamespace(task="detect", freeze=[0, 1], data=tmp_path)
+    trainer.args = SimpleNamespace(task="detect", freeze=[0, 1], data=tmp_path, warmup_epochs=3)
+    trainer.train_loader, trainer.epochs = range(50), 100
     trainer.scaler = idle_scaler()
     trainer.device = torch.device("cpu")
-    options = trainers.training_options(trainer)
-    assert (options["clip"], options["amp"], options["device"]) == (2.5, False, "cpu")
+    trainer.optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.5)
+    options = trainers.training_options(trainer, trainers.given_options(trainer))
+    assert options["clip"] == 2.5
     assert (options["freeze"], options["data"]) == ([0, 1], str(tmp_path))
-    assert options["lr0"] is None
+    assert options["fitted"] == {"optimizer": "SGD", "amp": False, "device": "cpu"}
 
 
 CPU = torch.device("cpu")
@@ -240,5 +242,5 @@ def test_a_real_trainer_that_is_not_told_to_freeze_has_no_name_of_a_layer(ready)
 def test_a_real_trainer_tells_the_rates_of_its_optimizer(ready):
     trainer = ready(optimizer="SGD", lr0=0.03, warmup_epochs=0)
     assert set(trainers.learning_rates(trainer)) == {0.03}
-    assert trainers.training_options(trainer)["clip"] == 10.0
+    assert trainers.training_options(trainer, {})["clip"] == 10.0
     assert trainers.amp_state(trainer) == []

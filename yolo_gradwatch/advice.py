@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch import causes
-from yolo_gradwatch.causes import first_of, lower_rate, moment, now
+from yolo_gradwatch.causes import at_work, first_of, lower_rate, moment, now
 from yolo_gradwatch.graph import is_in
 from yolo_gradwatch.records import WHOLE, Finding, Layout
 
@@ -55,14 +55,14 @@ def _again(finding: Finding) -> str:
 
 def _nonfinite(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
     where = described(layout, finding.module)
-    why, remedy = causes.of_nonfinite(layout, finding)
+    why, remedy = causes.of_nonfinite(layout, training, finding)
     if finding.limit:
         return (
             f"{where}: NaN or Inf in the gradient, AMP skipped {finding.value:.0f} steps in a row "
             f"since step {finding.step}: lowering the loss scale does not help, nothing is learnt. "
             f"Probably {why}. Try amp=False; if it stays, {remedy}."
         )
-    first = "amp=False or bfloat16 first, then " if training.get("amp") else ""
+    first = "amp=False or bfloat16 first, then " if at_work(training, "amp") else ""
     return (
         f"{where}: NaN or Inf in the gradient since step {finding.step}"
         f"{_others(finding, 'by now')}. "
@@ -90,8 +90,8 @@ def _dead(layout: Layout, training: Mapping[str, object], finding: Finding) -> s
     return (
         f"{described(layout, finding.module)}: gradient exactly zero since step {finding.step}"
         f"{_others(finding)}, so its weights stand still. Probably {why}"
-        f"{moment(training, finding)}. Try SiLU or LeakyReLU with BatchNorm, a lower lr0, "
-        "and a non-zero initialization."
+        f"{moment(training, finding)}. Try SiLU or LeakyReLU with BatchNorm, a non-zero "
+        f"initialization, and {lower_rate(training)}."
     )
 
 
@@ -130,8 +130,8 @@ def _partly_dead(layout: Layout, training: Mapping[str, object], finding: Findin
     return (
         f"{described(layout, finding.module)}: {finding.value:.0%} of the elements of its weight "
         f"get a gradient of exactly zero since step {finding.step}{_others(finding)}. Probably "
-        f"{why} died{moment(training, finding)}. Try SiLU or LeakyReLU with BatchNorm, and a "
-        "lower lr0."
+        f"{why} died{moment(training, finding)}. Try SiLU or LeakyReLU with BatchNorm, and "
+        f"{lower_rate(training)}."
     )
 
 
@@ -154,7 +154,7 @@ def _vanishing(layout: Layout, training: Mapping[str, object], finding: Finding)
 
 
 def _exploding(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
-    why, remedy = causes.of_gain(layout, finding.module)
+    why, remedy = causes.of_gain(layout, training, finding.module)
     return (
         f"{described(layout, finding.module)}: the gradient of its weights is "
         f"{factor(finding.value)} stronger than that of the blocks that read it "

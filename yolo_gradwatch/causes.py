@@ -35,9 +35,10 @@ class Cause(NamedTuple):
     remedy: str
 
 
-def of_nonfinite(layout: Layout, finding: Finding) -> Cause:
+def of_nonfinite(layout: Layout, training: Mapping[str, object], finding: Finding) -> Cause:
     """Why a gradient may be NaN or Inf, by where it was when it was first seen."""
-    at_the_loss = "a lower lr0, longer warmup_epochs, and a look at the labels and a custom loss"
+    slower = lower_rate(training)
+    at_the_loss = f"{slower}, longer warmup_epochs, and a look at the labels and a custom loss"
     if finding.module == WHOLE:
         return Cause("it comes from the loss itself, because it reaches every module", at_the_loss)
     upstream = [name for name in finding.origin if not is_in(layout.head, name)]
@@ -51,7 +52,7 @@ def of_nonfinite(layout: Layout, finding: Finding) -> Cause:
         "it arises here or right behind it (division by zero, log or sqrt of 0, exp of a large "
         "number), because what lies nearer to the loss was finite then"
     )
-    return Cause(why, "an epsilon in that operation, a normalization before it, or a lower lr0")
+    return Cause(why, f"an epsilon in that operation, a normalization before it, or {slower}")
 
 
 def of_loss(layout: Layout, name: str) -> Cause:
@@ -84,11 +85,11 @@ def of_loss(layout: Layout, name: str) -> Cause:
     return Cause(why, remedy)
 
 
-def of_gain(layout: Layout, name: str) -> Cause:
+def of_gain(layout: Layout, training: Mapping[str, object], name: str) -> Cause:
     """Why a block may multiply the gradient on its way through."""
     remedy = (
         "BatchNorm after each convolution, a smaller initialization, no gain above 1 in this "
-        "block, and a lower lr0"
+        f"block, and {lower_rate(training)}"
     )
     if _owned(layout, name, "weight") > 1 and not _owned(layout, name, "norm"):
         why = "it has no normalization, so that signal and gradient grow from layer to layer"
@@ -109,22 +110,31 @@ def first_of(layout: Layout, name: str, classes: Sequence[str]) -> str:
 
 def moment(training: Mapping[str, object], finding: Finding) -> str:
     """What the training did when it began, as the end of a sentence; "" if that tells nothing."""
-    epochs, closing = training.get("epochs"), training.get("close_mosaic")
+    epochs, closing = at_work(training, "epochs"), training.get("close_mosaic")
     if isinstance(epochs, int) and isinstance(closing, int):
         closes = 0 < closing < epochs and finding.epoch == epochs - closing + 1
         if closes:
             return "; it began in the epoch in which close_mosaic took effect"
-    warmup = training.get("warmup_epochs")
-    if finding.step > 1 and isinstance(warmup, (int, float)) and finding.epoch <= warmup:
+    warmup = at_work(training, "warmup_epochs")
+    if finding.step > 1 and isinstance(warmup, (int, float)) and finding.epoch - 1 < warmup:
         return "; it began during the warm-up, while the learning rate was changing"
     return ""
 
 
 def lower_rate(training: Mapping[str, object]) -> str:
-    """What to do with a learning rate that is too high."""
-    if str(training.get("optimizer", "")).lower() == "auto":
-        return "a lower lr0 (set the optimizer too: with optimizer=auto, Ultralytics ignores lr0)"
-    return f"a lower {now(training, 'lr0')}"
+    """What to do with a learning rate that is too high; alone, lr0 is ignored under auto."""
+    if str(training.get("optimizer", "")).lower() != "auto":
+        return f"a lower {now(training, 'lr0')}"
+    name, rate = at_work(training, "optimizer"), at_work(training, "lr0")
+    if name == "auto" or rate is None:
+        return "a lower lr0 and a named optimizer (optimizer=auto ignores lr0)"
+    return f"optimizer={name} with lr0 below {rate} (optimizer=auto ignores lr0)"
+
+
+def at_work(training: Mapping[str, object], option: str) -> object:
+    """An option as Ultralytics made it; None if nothing is known of it."""
+    fitted = training.get("fitted")
+    return (fitted if isinstance(fitted, dict) else {}).get(option, training.get(option))
 
 
 def now(training: Mapping[str, object], option: str) -> str:

@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
+from yolo_gradwatch.causes import at_work
 from yolo_gradwatch.records import WHOLE
 from yolo_gradwatch.summary import median
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from yolo_gradwatch.records import Counts, Finding, Grid, Layout
     from yolo_gradwatch.report import Report
     from yolo_gradwatch.review import Run
+
+PLACES = ("name", "project", "save_dir", "exist_ok", "resume")
+"""Arguments that only say where a run is put, or that it goes on."""
 
 PARTS = {"first": (0, 2), "middle": (9, 11), "last": (18, 20)}
 """Twentieths of the steps of a run at which runs are compared."""
@@ -74,11 +78,26 @@ def modules_of(runs: Sequence[Run], *, blocks: bool = False) -> dict[str, list[s
 
 
 def differences(runs: Sequence[Run]) -> list[Difference]:
-    """The options of the trainings that are not the same in all runs."""
-    options = [{**run.meta["options"]["training"], **run.meta["versions"]} for run in runs]
+    """The options of the trainings, and the versions, that are not the same in all runs.
+
+    Options of which Ultralytics made something else are named ``lr0 (fitted)``. What is not known
+    of all runs is left out, such as most options of format version 1, and so is where a run was
+    put.
+    """
+    fitted = {name for run in runs for name in run.meta["options"]["training"].get("fitted", ())}
+    options = [_options(run, fitted) for run in runs]
     names = dict.fromkeys(name for one in options for name in one)
-    found = [Difference(name, tuple(one.get(name) for one in options)) for name in names]
+    known = [name for name in names if all(name in one for one in options)]
+    found = [Difference(name, tuple(one[name] for one in options)) for name in known]
     return [one for one in found if any(value != one.by_run[0] for value in one.by_run)]
+
+
+def _options(run: Run, fitted: Collection[str]) -> dict[str, object]:
+    """What a training was given, what Ultralytics made of it, and the versions it ran on."""
+    training = run.meta["options"]["training"]
+    given = {name: v for name, v in training.items() if name not in {*PLACES, "fitted"}}
+    made = {f"{n} (fitted)": at_work(training, n) for n in given if n in fitted}
+    return {**given, **made, **run.meta["versions"]}
 
 
 def only_in(report: Report, others: Sequence[Report]) -> list[Finding]:

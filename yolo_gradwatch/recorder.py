@@ -7,7 +7,7 @@ import time
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.text import Text
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Sample,
         Window,
     )
+    from yolo_gradwatch.review import Run
     from yolo_gradwatch.sinks import Sink
 
 MOST_WAITING = 32
@@ -106,6 +107,9 @@ class Recorder:
     def __init__(
         self, layout: Layout, members: Members, training: Training, options: Options
     ) -> None:
+        earlier = _earlier(training)
+        if earlier:
+            training = replace(training, options=as_asked(training.options, earlier))
         self._layout = layout
         self._training = training
         self._options = options
@@ -131,7 +135,9 @@ class Recorder:
         self.evidence = Evidence(training.folder, layout)
         self.stop_wanted: Finding | None = None
         self._disk = Disk(training.folder)
-        self._continues = training.resumes and self._continue()
+        self._continues = earlier is not None
+        if earlier:
+            self._take_over(earlier)
 
     def open(self, safely: Callable[..., None]) -> None:
         """Begin the files and the live report.
@@ -276,25 +282,11 @@ class Recorder:
             if self._screen:
                 stack.callback(self._screen.close)
 
-    def _continue(self) -> bool:
-        """Whether the files of the run that is resumed could be taken over."""
-        folder = self._training.folder
-        if not (folder / runlog.META_FILE).exists():
-            return False  # its first part was not watched
-        try:
-            self._take_over(folder)
-        except (KeyError, TypeError, ValueError) as error:
-            _LOG.warning("GradWatch starts new files, the old ones are kept as *.old: %s", error)
-            runlog.set_aside(folder)
-            return False
-        return True
-
-    def _take_over(self, folder: Path) -> None:
+    def _take_over(self, run: Run) -> None:
         """Go on with the count, the events and the findings of the run that is resumed."""
-        run = load_run(folder)
         events = runlog.events_of_meta(run.meta)
         epochs = runlog.epochs_of_meta(run.meta)
-        runlog.mend(folder, run.layout.modules[-1])
+        runlog.mend(run.folder, run.layout.modules[-1])
         windows = list(windows_of(grid_of(run.windows, self._layout)))
         replay(self._diagnosis, windows, events)
         self._steps = sum(window.steps for window in windows)
@@ -392,3 +384,28 @@ class Recorder:
         names = (*runlog.RUN_FILES, runlog.PICTURE_FILE)
         paths = (self._training.folder / name for name in names)
         return [path for path in paths if path.exists()]
+
+
+def _earlier(training: Training) -> Run | None:
+    """The run that is resumed, if its first part was watched and its files can be read."""
+    folder = training.folder
+    if not training.resumes or not (folder / runlog.META_FILE).exists():
+        return None
+    try:
+        return load_run(folder)
+    except runlog.FormatError as error:
+        _LOG.warning("GradWatch starts new files, the old ones are kept as *.old: %s", error)
+        runlog.set_aside(folder)
+        return None
+
+
+def as_asked(options: dict[str, object], earlier: Run) -> dict[str, object]:
+    """Options of a resumed training as the user gave them to its first part.
+
+    A checkpoint holds what Ultralytics made of them, such as AdamW of ``optimizer=auto``, as if the
+    user had asked for that.
+    """
+    first = earlier.meta["options"]["training"]
+    made = {n: v for n, v in first.get("fitted", {}).items() if n in first and options.get(n) == v}
+    fitted = {**made, **cast("dict[str, object]", options.get("fitted", {}))}
+    return {**options, **{name: first[name] for name in made}, "fitted": fitted}

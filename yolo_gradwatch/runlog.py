@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
+import re
 import time
 from codecs import BOM_UTF8
 from contextlib import closing, contextmanager, suppress
@@ -70,6 +72,10 @@ ALERT_COLUMNS = (
     "message",
 )
 
+
+ARGUMENTS_FILE = "args.yaml"
+_ARGUMENT = re.compile(r"(\w+): (\S.*)")
+_MOST_ARGUMENTS = 65_536  # characters
 
 _NUMBER = "\1"  # in front of each float of a row that is being made; no name has it
 _META_DEFAULTS: dict[str, Any] = {
@@ -268,7 +274,39 @@ def read_meta(folder: Path) -> dict[str, Any]:
     whole = {**_META_DEFAULTS, **meta}
     if isinstance(whole["options"], dict):
         whole["options"] = {**_META_DEFAULTS["options"], **whole["options"]}
+        if meta["format_version"] == 1:
+            whole["options"]["training"] = _as_given(folder, whole["options"]["training"])
     return {name: part if name == "layout" else printable(part) for name, part in whole.items()}
+
+
+def _as_given(folder: Path, training: Any) -> Any:
+    """Options of format version 1, which has some as Ultralytics made them, as they are now.
+
+    What the user gave stands in Ultralytics' own ``args.yaml`` beside it: a line for each name.
+    """
+    try:
+        with (folder / ARGUMENTS_FILE).open(encoding="utf-8", errors="replace") as file:
+            lines = file.read(_MOST_ARGUMENTS).splitlines()
+    except OSError:
+        return training
+    if not isinstance(training, dict):
+        return training
+    pairs = (_ARGUMENT.fullmatch(line) for line in lines)
+    given = {found[1]: _scalar(found[2]) for found in pairs if found}
+    fitted = {n: v for n, v in training.items() if n in given and given[n] != v}
+    return {**training, **given, "fitted": fitted}
+
+
+def _scalar(text: str) -> Any:
+    """A single value of a YAML file."""
+    words = {"null": None, "true": True, "false": False}
+    if text in words:
+        return words[text]
+    for kind in (int, float):
+        with suppress(ValueError, OverflowError):
+            number = kind(text)
+            return number if abs(number) < math.inf else text
+    return text.strip("'\"")
 
 
 def _check_version(path: Path, version: object) -> None:

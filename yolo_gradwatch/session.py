@@ -64,6 +64,7 @@ class Session:
         self._has_stepped = False
         self._images: deque[Sequence[str]] = deque(maxlen=MOST_BATCHES)
         self.folder: Path = trainers.save_dir(trainer)
+        self._given: dict[str, object] = {}
         self.is_broken = False
         self._remarks: tuple[str, ...] = ()
         self._safely(self._wait)
@@ -120,6 +121,7 @@ class Session:
         self._cleanup.callback(trainers.remove_callback, self._trainer, event, listener)
 
     def _wait(self) -> None:
+        self._given = trainers.given_options(self._trainer)
         contract.check_step(type(self._trainer))
         trainers.around_training(self._trainer, partial(self._safely, self._finish))
         self._listen("on_train_start", self._start)
@@ -130,7 +132,7 @@ class Session:
         layout, members = layouts.read(model, meant_frozen)
         training = Training(
             folder=self.folder,
-            options=trainers.training_options(self._trainer),
+            options=trainers.training_options(self._trainer, self._given),
             epochs=trainers.epochs_of(self._trainer),
             resumes=trainers.resumes(self._trainer),
             versions=trainers.versions(),

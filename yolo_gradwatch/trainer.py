@@ -7,6 +7,7 @@ clips, steps and zeroes the gradients; right after ``unscale_`` they are what th
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,24 +22,8 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.records import EventKind
 
-OPTIONS = (
-    "task",
-    "model",
-    "data",
-    "epochs",
-    "imgsz",
-    "batch",
-    "nbs",
-    "optimizer",
-    "lr0",
-    "lrf",
-    "momentum",
-    "warmup_epochs",
-    "close_mosaic",
-    "freeze",
-    "seed",
-)
-"""Arguments of the training that are kept with the run, because findings refer to them."""
+LEAST_WARMUP = 100
+"""Batches for which older versions warm up at the least, unless ``warmup_epochs`` is 0."""
 
 
 def is_trainer(target: Any) -> bool:
@@ -256,15 +241,66 @@ def restart_kind(trainer: Any) -> EventKind:
     return "nan_recovery" if getattr(trainer, "nan_recovery_attempts", 0) else "oom_restart"
 
 
-def training_options(trainer: Any) -> dict[str, object]:
-    """The arguments that findings refer to; ``amp`` tells whether a loss scaler is at work."""
-    options = {name: getattr(trainer.args, name, None) for name in OPTIONS}
-    plain = {
-        name: value if isinstance(value, (int, float, list, str, type(None))) else str(value)
-        for name, value in options.items()
-    }
-    found = {"amp": bool(trainer.scaler.is_enabled()), "clip": clip_norm(trainer)}
-    return {**plain, **found, "device": str(trainer.device)}
+def given_options(trainer: Any) -> dict[str, object]:
+    """All arguments of the training, as the user gave them if it has not been set up yet.
+
+    ``_setup_train`` overwrites some: ``optimizer``, ``lr0`` and ``warmup_bias_lr`` under
+    ``optimizer=auto`` (from 8.4.172 on), ``batch``, ``imgsz``, ``workers``.
+    """
+    return {name: _plain(value) for name, value in vars(trainer.args).items()}
+
+
+def training_options(trainer: Any, given: dict[str, object]) -> dict[str, object]:
+    """What ``gradwatch.json`` has of the arguments of a training that begins.
+
+    Args:
+        trainer: Everything is set up.
+        given: What `given_options` said before.
+
+    Returns:
+        ``given``, the total norm ``clip`` above which the trainer clips, and ``fitted``: those
+        arguments that are not at work as they were given, as Ultralytics made them.
+    """
+    at_work = {**given_options(trainer), **_optimizer(trainer, given)}
+    at_work |= {"amp": bool(trainer.scaler.is_enabled()), "device": str(trainer.device)}
+    at_work |= _warmup(trainer)
+    fitted = {name: value for name, value in at_work.items() if value != given.get(name)}
+    return {**given, "clip": clip_norm(trainer), "fitted": fitted}
+
+
+def _optimizer(trainer: Any, given: dict[str, object]) -> dict[str, object]:
+    """The optimizer, and under ``auto`` its ``lr0``, which ``args`` do not tell in all versions.
+
+    MuSGD has some groups at three times ``lr0``.
+    """
+    asked, name = str(given.get("optimizer")), type(trainer.optimizer).__name__
+    if name.lower() == asked.lower():
+        return {"optimizer": asked}
+    if asked.lower() != "auto":
+        return {"optimizer": name}
+    groups = trainer.optimizer.param_groups
+    return {"optimizer": name, "lr0": min(float(g.get("initial_lr", g["lr"])) for g in groups)}
+
+
+def _warmup(trainer: Any) -> dict[str, object]:
+    """For how many epochs the learning rate warms up.
+
+    8.4.0 and 8.4.100 do it for 100 batches at least, 8.4.190 not in the last epoch.
+    """
+    epochs, batches = float(trainer.args.warmup_epochs), len(trainer.train_loader)
+    count = getattr(trainer, "_get_warmup_iterations", None)
+    if count:
+        return {"warmup_epochs": count(batches) / batches}
+    return {"warmup_epochs": max(epochs, LEAST_WARMUP / batches) if epochs > 0 else epochs}
+
+
+def _plain(value: Any) -> object:
+    """A value as JSON has it, else as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return value if isinstance(value, (int, float, str, type(None))) else str(value)
 
 
 def train_model(name: str, attach: Callable[[Any], object], options: dict[str, Any]) -> None:

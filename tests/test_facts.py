@@ -1,0 +1,171 @@
+"""What advice takes for granted about Ultralytics, asked of real trainings of this version."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from build import finding_of
+from training import amp_trainer, shapes, small, train
+
+from yolo_gradwatch import GradWatch, load_run
+from yolo_gradwatch.causes import at_work, lower_rate, moment
+
+pytestmark = pytest.mark.train
+
+
+def trained(folder, calls=(), **options):
+    """The options that a watched training of two batches an epoch has recorded."""
+    watch = GradWatch(live=False)
+    train(folder, watch=watch, model=small(), calls=calls, **options)
+    return load_run(watch.run_dir).meta["options"]["training"]
+
+
+class Rates:
+    """Notes what the optimizer is, and its learning rates in each batch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, trainer):
+        self.kind = type(trainer.optimizer).__name__
+        groups = trainer.optimizer.param_groups
+        self.initial = [group["initial_lr"] for group in groups]
+        self.seen.append((trainer.epoch + 1, [group["lr"] for group in groups]))
+
+    @property
+    def calls(self):
+        return [("on_train_batch_end", self)]
+
+
+def test_of_an_automatic_optimizer_both_are_recorded_what_was_asked_and_what_was_made(tmp_path):
+    rates = Rates()
+    options = trained(tmp_path, rates.calls)
+    assert (options["optimizer"], options["lr0"]) == ("auto", 0.01)
+    assert at_work(options, "optimizer") == rates.kind != "auto"
+    assert at_work(options, "lr0") == min(rates.initial) != 0.01
+
+
+def test_an_automatic_optimizer_ignores_lr0_so_advice_names_the_optimizer(tmp_path):
+    usual, high = Rates(), Rates()
+    trained(tmp_path / "usual", usual.calls)
+    options = trained(tmp_path / "high", high.calls, lr0=0.5)
+    assert high.initial == usual.initial
+    assert options["lr0"] == 0.5
+    advice = lower_rate(options)
+    assert f"optimizer={high.kind}" in advice
+    assert f"{min(high.initial)}" in advice
+    assert "0.5" not in advice
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW", "MuSGD", "sgd"])
+def test_lr0_is_used_once_an_optimizer_is_named_so_advice_names_lr0(tmp_path, optimizer):
+    rates = Rates()
+    options = trained(tmp_path, rates.calls, optimizer=optimizer, lr0=0.02)
+    assert rates.kind.lower() == optimizer.lower()
+    assert min(rates.initial) == 0.02
+    assert (options["optimizer"], at_work(options, "optimizer")) == (optimizer, optimizer)
+    assert at_work(options, "lr0") == 0.02
+    assert lower_rate(options) == "a lower lr0 (now 0.02)"
+
+
+def test_a_resumed_training_still_knows_what_was_asked(tmp_path):
+    def interrupt(trainer):
+        if trainer.epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, [("on_train_batch_end", interrupt)], epochs=3)
+    first = load_run(tmp_path / "run").meta["options"]["training"]
+    last = tmp_path / "run" / "weights" / "last.pt"
+    watch = GradWatch(live=False)
+    train(tmp_path, watch=watch, model=str(last), resume=True, epochs=3)
+    options = load_run(watch.run_dir).meta["options"]["training"]
+    names = ("optimizer", "lr0", "warmup_bias_lr")
+    assert [options[name] for name in names] == [first[name] for name in names]
+    assert [at_work(options, name) for name in names] == [at_work(first, name) for name in names]
+    assert lower_rate(options) == lower_rate(first)
+
+
+def test_every_argument_is_recorded_as_it_was_given(tmp_path):
+    given = {"weight_decay": 0.001, "mosaic": 0.3, "cos_lr": True, "box": 5.0, "freeze": [0, 1]}
+    options = trained(tmp_path, **given)
+    assert given.items() <= options.items()
+    assert not given.keys() & options["fitted"].keys()
+    assert len(options) > 90
+
+
+def test_freeze_is_at_work_as_it_was_given_and_nothing_else_is_frozen(tmp_path):
+    frozen = []
+
+    def look(trainer):
+        parameters = trainer.model.named_parameters()
+        frozen.extend(name for name, p in parameters if not p.requires_grad)
+
+    options = trained(tmp_path, [("on_train_start", look)], freeze=2)
+    assert options["freeze"] == 2
+    assert frozen
+    assert {name.split(".")[1] for name in frozen} <= {"0", "1", "5"}  # model.5.dfl is fixed
+    assert not load_run(tmp_path / "run").report().findings
+
+
+@pytest.mark.parametrize(("epochs", "close"), [(4, 2), (3, 1), (2, 0), (2, 10)])
+def test_close_mosaic_takes_effect_in_the_epoch_that_advice_names(tmp_path, epochs, close):
+    closed = []
+
+    def spy(trainer):
+        dataset = trainer.train_loader.dataset
+        inner = dataset.close_mosaic
+
+        def close_mosaic(hyp):
+            closed.append(trainer.epoch + 1)
+            return inner(hyp)
+
+        dataset.close_mosaic = close_mosaic
+
+    calls = [("on_train_start", spy)]
+    options = trained(tmp_path, calls, epochs=epochs, close_mosaic=close, warmup_epochs=0)
+    named = [
+        epoch
+        for epoch in range(1, epochs + 1)
+        if "close_mosaic" in moment(options, replace(finding_of(step=9), epoch=epoch))
+    ]
+    assert named == [epoch for epoch in closed if epoch > 1]
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 60])
+def test_the_warm_up_lasts_as_long_as_advice_says(tmp_path, warmup):
+    rates = Rates()
+    epochs = 4
+    options = trained(
+        tmp_path, rates.calls, epochs=epochs, optimizer="SGD", warmup_epochs=warmup, lrf=1.0
+    )
+    rising = {epoch for epoch, found in rates.seen if max(found) != pytest.approx(0.01)}
+    named = {
+        epoch
+        for epoch in range(1, epochs + 1)
+        if "warm-up" in moment(options, replace(finding_of(step=9), epoch=epoch))
+    }
+    assert named == rising
+    assert options["warmup_epochs"] == warmup
+
+
+def test_the_clip_is_that_of_the_real_step(tmp_path, monkeypatch):
+    seen, clip = [], torch.nn.utils.clip_grad_norm_
+
+    def spy(parameters, max_norm, **options):
+        seen.append(max_norm)
+        return clip(parameters, max_norm, **options)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
+    options = trained(tmp_path, data=shapes())
+    assert set(seen) == {options["clip"]}
+
+
+def test_no_scaler_is_at_work_on_a_cpu_though_amp_was_asked_for(tmp_path):
+    options = trained(tmp_path, amp=True)
+    assert (options["amp"], at_work(options, "amp")) == (True, False)
+
+
+def test_a_scaler_at_work_is_recorded(tmp_path):
+    options = trained(tmp_path, trainer=amp_trainer(), amp=True)
+    assert (options["amp"], at_work(options, "amp")) == (True, True)
