@@ -58,6 +58,7 @@ class Oracle:
 
     def _look(self, torch):
         norms, weights, zeros = {}, {}, {}
+        self.watched |= {id(p) for p in self.trainer.model.parameters() if p.requires_grad}
         watched = [p for p in self.trainer.model.parameters() if id(p) in self.watched]
         gradient = {id(p): p.grad.double() for p in watched if p.grad is not None}
         value = {id(p): p.detach().double() for p in watched}

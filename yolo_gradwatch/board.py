@@ -82,16 +82,14 @@ class Board:
     """
 
     def __init__(self, layout: Layout, *, epochs: int = 0, clip: float = CLIP_NORM) -> None:
-        self._rows = block_rows(layout)
-        self._blocks = [layout.modules[m] for m in self._rows]
-        self._labels = block_labels(layout)
-        self._block_of = dict(zip(layout.modules, layout.block_of, strict=True))
-        self._points = np.empty((HISTORY, len(self._rows)))
+        self._blocks: list[str] = []
+        self._points = np.empty((HISTORY, 0))
         self._filled = 0
         self._stride = 1
-        self._sum: Floats = np.zeros(len(self._rows))  # of the steps that have not filled a point
+        self._sum: Floats = np.zeros(0)  # of the steps that have not filled a point
         self._summed = 0
-        self._norms: Floats = np.full(len(self._rows), np.nan)
+        self._norms: Floats = np.zeros(0)
+        self.regroup(layout)
         self._clipped = 0
         self._steps = 0
         self.epoch = 0
@@ -113,6 +111,18 @@ class Board:
         if self.total is None:
             return {}
         return owners(block_shares(self._norms, self.total), self._labels)
+
+    def regroup(self, layout: Layout) -> None:
+        """Go on with a layout that holds at least the blocks of before; new ones had no norm."""
+        place = {name: i for i, name in enumerate(self._blocks)}
+        self._rows = block_rows(layout)
+        self._blocks = [layout.modules[m] for m in self._rows]
+        self._labels = block_labels(layout)
+        self._block_of = dict(zip(layout.modules, layout.block_of, strict=True))
+        old = [place.get(name, -1) for name in self._blocks]
+        self._points = np.pad(self._points, ((0, 0), (0, 1)), constant_values=-np.inf)[:, old]
+        self._sum = np.append(self._sum, -np.inf)[old]
+        self._norms = np.append(self._norms, 0.0)[old]
 
     def add(self, samples: Sequence[Sample], norms: Floats) -> None:
         """Take steps, at least one, and their (S, M) module norms."""

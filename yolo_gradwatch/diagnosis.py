@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.detect import RULES, Detector
 from yolo_gradwatch.findings import Findings
+from yolo_gradwatch.layout import watched_at
+from yolo_gradwatch.records import WINDOW_ARRAYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -34,6 +37,7 @@ class Diagnosis:
         training: Mapping[str, object],
         evidence: Callable[[int], str],
     ) -> None:
+        self._layout = self._scope = layout
         self._limits = limits
         self._detector = Detector(layout, limits)
         self._windows = 0
@@ -42,9 +46,27 @@ class Diagnosis:
 
     def update(self, window: Window) -> list[News]:
         """What the window changes."""
+        window = self._scoped(window)
         self._windows += window.skipped < window.steps
         self._longest = max(self._longest, self._windows)
         return self.findings.update(window, self._detector.update(window))
+
+    def regroup(self, layout: Layout) -> None:
+        """Go on with a layout that has more modules."""
+        self._layout = layout
+
+    def _scoped(self, window: Window) -> Window:
+        """A window with the modules that were watched then, on which the rules begin to look."""
+        scope = watched_at(self._layout, window.step_first)
+        if scope is not self._scope and scope.modules != self._scope.modules:
+            self._detector = Detector(scope, self._limits)
+            self.findings.regroup(scope)
+        self._scope = scope
+        if len(window.zero) == len(scope.modules):
+            return window
+        inside = set(scope.modules)
+        rows = [m for m, name in enumerate(self._layout.modules) if name in inside]
+        return replace(window, **{name: getattr(window, name)[rows] for name in WINDOW_ARRAYS})
 
     def begin_anew(self) -> None:
         """Forget what was before a resume or a recovery."""

@@ -56,17 +56,21 @@ class Evidence:
         self._run = run
         self._layout = layout
         self._notes: OrderedDict[int, Note] = OrderedDict()
-        self._landed: OrderedDict[int, tuple[Sample, Floats]] = OrderedDict()
+        self._landed: OrderedDict[int, tuple[Sample, Floats, Layout]] = OrderedDict()
 
     def note(self, step: int, note: Note) -> None:
         """Keep what is known of a step as it is read."""
         self._notes[step] = note
         _shorten(self._notes)
 
+    def regroup(self, layout: Layout) -> None:
+        """Go on with the modules of another layout."""
+        self._layout = layout
+
     def add(self, samples: Sequence[Sample], norms: Floats) -> None:
         """Keep the numbers of steps and their (S, M) module norms as they land."""
         for sample, own in zip(samples, norms, strict=True):
-            self._landed[sample.step] = (sample, own)
+            self._landed[sample.step] = (sample, own, self._layout)
         _shorten(self._landed)
 
     def write(self, step: int, last: int) -> str:
@@ -93,16 +97,16 @@ class Evidence:
         It is ``first`` itself, unless a window of many steps was found to be bad.
         """
         kept = self._landed.items()
-        totals = {step: norms[0] for step, (_, norms) in kept if first <= step <= last}
+        totals = {step: norms[0] for step, (_, norms, _) in kept if first <= step <= last}
         bad = (step for step, total in totals.items() if not math.isfinite(total))
         highest = max(totals, key=lambda step: totals[step]) if first in totals else None
         return next(bad, highest)
 
     def _content(self, step: int) -> dict[str, Any]:
-        sample, norms = self._landed[step]
+        sample, norms, layout = self._landed[step]
         note = self._notes.get(step, Note((), (), ()))
         losses = zip(note.losses, sample.losses, strict=False)
-        modules = zip(self._layout.modules, norms.tolist(), strict=True)
+        modules = zip(layout.modules, norms.tolist(), strict=True)
         return {
             "step": step,
             "epoch": sample.epoch,

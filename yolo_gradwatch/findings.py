@@ -109,6 +109,11 @@ class Findings:
                 alerted.add(earlier.number if earlier else news[-1].finding.number)
         return [*news, *self._calm_down(window, alerted)]
 
+    def regroup(self, layout: Layout) -> None:
+        """Go on with the modules of another layout."""
+        self._layout = layout
+        self._paths = _Paths(layout)
+
     def begin_anew(self) -> None:
         """The run begins anew: a finding that stands is over only if it does not come back.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from yolo_gradwatch.records import WHOLE, Counts, Layout, Members, Role
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from torch import nn
 
@@ -25,30 +26,42 @@ def clean_name(name: str) -> str:
     return _COMPILED_CHILD.sub("", _WRAPPERS.sub("", name)) or WHOLE
 
 
-def watched(model: nn.Module, meant_frozen: Sequence[str] = ("",)) -> list[nn.Parameter]:
+def watched(
+    model: nn.Module, meant_frozen: Sequence[str] = ("",), known: Collection[nn.Parameter] = ()
+) -> list[nn.Parameter]:
     """The P parameters that a training is to move, each once, in the order of ``named_parameters``.
 
     Args:
         model: Wrapped or not.
         meant_frozen: Parts of the names of parameters that are frozen on purpose; what is frozen
             without such a name is watched too. By default, nothing that is frozen.
+        known: Parameters that have been watched before, frozen by now or not.
     """
+    kept = {id(p) for p in known}
     return [
         p
         for name, p in model.named_parameters()
         if p.requires_grad
+        or id(p) in kept
         or (p.is_floating_point() and not any(part in name for part in meant_frozen))
     ]
 
 
-def read(model: nn.Module, meant_frozen: Sequence[str] = ("",)) -> tuple[Layout, Members]:
+def read(
+    model: nn.Module, meant_frozen: Sequence[str] = ("",), known: Collection[nn.Parameter] = ()
+) -> tuple[Layout, Members]:
     """Read the layout of a model, wrapped or not.
+
+    Args:
+        model: See `watched`, like the others.
+        meant_frozen: See there.
+        known: See there.
 
     Returns:
         The layout over M modules, and how the P parameters of `watched` make them up.
     """
     modules = _named(model)
-    parameters = watched(model, meant_frozen)
+    parameters = watched(model, meant_frozen, known)
     position = {id(p): i for i, p in enumerate(parameters)}
     inside = {name: _positions(module, position) for name, module in modules.items()}
     rows = {name: found for name, found in inside.items() if found}
@@ -77,6 +90,28 @@ def read(model: nn.Module, meant_frozen: Sequence[str] = ("",)) -> tuple[Layout,
         trunk=tuple(_weights_of(rows, weights, [name for name in blocks if name != head])),
     )
     return layout, members
+
+
+def dated(layout: Layout, earlier: Layout, step: int) -> Layout:
+    """A layout with the step from which each module is watched.
+
+    Args:
+        layout: Of now.
+        earlier: Of before; modules in it keep their step.
+        step: From which those are watched that it lacks.
+    """
+    since = dict(zip(earlier.modules, earlier.since or [1] * len(earlier.modules), strict=True))
+    return replace(layout, since=tuple(since.get(name, step) for name in layout.modules))
+
+
+def watched_at(layout: Layout, step: int) -> Layout:
+    """The part of a layout that is watched at an optimizer step; all of it, as a rule."""
+    if max(layout.since, default=0) <= step:
+        return layout
+    rows = [m for m, since in enumerate(layout.since) if since <= step]
+    columns = ("modules", "types", "parameters", "block_of", "roles", "kernels", "since")
+    part = {name: tuple(getattr(layout, name)[m] for m in rows) for name in columns}
+    return replace(layout, **part)  # type: ignore[arg-type]
 
 
 def _named(model: nn.Module) -> dict[str, nn.Module]:

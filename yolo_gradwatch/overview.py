@@ -91,6 +91,7 @@ _ANEW = {
     "resume": "resumed",
     "nan_recovery": "recovered from NaN",
     "oom_restart": "begun again with half the batch",
+    "thaw": "joined by layers that thawed",
 }
 
 

@@ -18,6 +18,7 @@ from yolo_gradwatch.detect import matches
 from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.disk import Disk
 from yolo_gradwatch.evidence import Evidence, existing
+from yolo_gradwatch.layout import dated
 from yolo_gradwatch.records import CLIP_NORM, Event
 from yolo_gradwatch.report import Report
 from yolo_gradwatch.review import load_run
@@ -110,6 +111,7 @@ class Recorder:
         earlier = _earlier(training)
         if earlier:
             training = replace(training, options=as_asked(training.options, earlier))
+            layout = dated(layout, earlier.layout, _next_step(earlier))
         self._layout = layout
         self._training = training
         self._options = options
@@ -170,6 +172,18 @@ class Recorder:
         self._events.append(event)
         self._diagnosis.begin_anew()
         self._write_meta()
+
+    def take_in(self, layout: Layout, members: Members, step: int) -> None:
+        """Watch a layout with more modules from ``step`` on, because some have thawed."""
+        self._close_window()
+        more = len(layout.modules) - len(self._layout.modules)
+        self._layout = dated(layout, self._layout, step)
+        self._rollup.regroup(members)
+        for part in (self._board, self._telemetry, self.evidence, self._diagnosis):
+            part.regroup(self._layout)
+        self._disk.write(lambda log: log.regroup(self._layout))
+        self._print(Text(f"GradWatch: {more} modules thawed, watched from step {step} on", "dim"))
+        self.begin_anew("thaw", step)
 
     def start_epoch(self, epoch: int, epochs: int) -> None:
         """Count clips and skips of this pass over an epoch, of ``epochs`` as planned by now."""
@@ -290,8 +304,7 @@ class Recorder:
         windows = list(windows_of(grid_of(run.windows, self._layout)))
         replay(self._diagnosis, windows, events)
         self._steps = sum(window.steps for window in windows)
-        last = windows[-1].step_last if windows else 0
-        self.first_step = max([last + 1, *(event.step for event in events)])
+        self.first_step = _next_step(run)
         self._events, self._epochs = events, epochs
 
     def _keep_epoch(self) -> bool:
@@ -397,6 +410,12 @@ def _earlier(training: Training) -> Run | None:
         _LOG.warning("GradWatch starts new files, the old ones are kept as *.old: %s", error)
         runlog.set_aside(folder)
         return None
+
+
+def _next_step(run: Run) -> int:
+    """The optimizer step with which a resumed run goes on."""
+    events = runlog.events_of_meta(run.meta)
+    return max([int(run.grid.step_last.max(initial=0)) + 1, *(event.step for event in events)])
 
 
 def as_asked(options: dict[str, object], earlier: Run) -> dict[str, object]:

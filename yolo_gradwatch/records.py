@@ -18,7 +18,7 @@ Counts: TypeAlias = NDArray[np.int64]
 Flags: TypeAlias = NDArray[np.bool_]
 
 Severity = Literal["notice", "warning", "critical"]
-EventKind = Literal["start", "resume", "nan_recovery", "oom_restart"]
+EventKind = Literal["start", "resume", "nan_recovery", "oom_restart", "thaw"]
 Change = Literal["start", "worse", "end"]
 Status = Literal["running", "finished", "failed", "interrupted"]
 Role = Literal["", "weight", "norm", "other"]
@@ -90,6 +90,8 @@ class Layout:
         head: Name of the block next to the loss.
         edges: Pairs of block names, from the producer to the consumer of an activation.
         kernels: (M,) positions in the kernel of the module's own weight, 9 for 3x3; 1 for others.
+        since: (M,) optimizer step from which each module is watched: later than the first for one
+            that was frozen and has thawed. Empty if all are from the beginning.
     """
 
     modules: tuple[str, ...]
@@ -102,6 +104,7 @@ class Layout:
     head: str
     edges: tuple[tuple[str, str], ...]
     kernels: tuple[int, ...]
+    since: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +166,13 @@ class Window:
     norm_max: Singles
     weight_norm: Singles
     clipped: int = -1
+
+
+WINDOW_ARRAYS = (
+    *("nonfinite", "zero", "none"),
+    *("zero_fraction", "norm_min", "norm_mean", "norm_max", "weight_norm"),
+)
+"""Fields of a window with a value for each module."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +295,9 @@ class News:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A point at which a run begins anew, so that rules must forget what was before.
+    """A point at which a run restarts, or takes in layers that have thawed.
+
+    Rules must forget what was before.
 
     Attributes:
         step: The first optimizer step after it.

@@ -134,6 +134,11 @@ class Rollup:
             self._open.take(rows.part(begin, len(samples)))
         return closed
 
+    def regroup(self, members: Members) -> None:
+        """Go on with more parameters; no window is open."""
+        self._members = members
+        self._anomaly = Anomaly(members)
+
     def close(self) -> list[Window]:
         """The open window, if any, as it is."""
         window, self._open = self._open, None

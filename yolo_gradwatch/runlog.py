@@ -144,7 +144,8 @@ class RunLog:
         self._folder = folder
         self._is_new = not resume
         names = header_of(folder / WINDOWS_FILE) if resume else ()
-        self._pattern = _pattern(layout, len(names or WINDOW_COLUMNS) - len(WINDOW_COLUMNS))
+        self._others = len(names or WINDOW_COLUMNS) - len(WINDOW_COLUMNS)
+        self.regroup(layout)
         self._windows = _Table(folder / WINDOWS_FILE, WINDOW_COLUMNS, append=resume)
         self._alerts = _Table(folder / ALERTS_FILE, ALERT_COLUMNS, append=resume)
 
@@ -155,6 +156,10 @@ class RunLog:
         if self._is_new:
             evidence.clear(self._folder)
             (self._folder / PICTURE_FILE).unlink(missing_ok=True)
+
+    def regroup(self, layout: Layout) -> None:
+        """Go on with the modules of another layout."""
+        self._pattern = _pattern(layout, self._others)
 
     def write_window(self, window: Window) -> None:
         """Append one row a module."""
@@ -222,6 +227,8 @@ def layout_of_meta(meta: dict[str, Any]) -> Layout:
         raise ValueError("the blocks of 'layout' do not fit each other")
     if not {name.rpartition(".")[0] for name in layout.modules} <= {"", *layout.modules}:
         raise ValueError("a module of 'layout' lies in one that is missing")
+    if layout.since and len(layout.since) != len(layout.modules):
+        raise ValueError("the columns of 'layout' differ in length")
     for name, block in zip(layout.modules, layout.block_of, strict=True):
         if block and not f"{name}.".startswith(f"{block}."):
             raise ValueError(f"{name!r} of 'layout' does not lie in its block {block!r}")

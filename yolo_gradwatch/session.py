@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from yolo_gradwatch.records import Finding
+    from torch import nn
+
+    from yolo_gradwatch.records import Finding, Layout, Members
 
 MOST_BATCHES = 1024
 """Batches of one optimizer step whose images are remembered."""
@@ -127,9 +129,7 @@ class Session:
         self._listen("on_train_start", self._start)
 
     def _start(self) -> None:
-        model = trainers.model_of(self._trainer)
-        meant_frozen = trainers.meant_frozen(self._trainer)
-        layout, members = layouts.read(model, meant_frozen)
+        layout, members = self._look_at_model()
         training = Training(
             folder=self.folder,
             options=trainers.training_options(self._trainer, self._given),
@@ -139,7 +139,6 @@ class Session:
             handlers=trainers.log_handlers(),
             has_known_bar=trainers.has_known_bar(),
         )
-        self._capture = Capture(layouts.watched(model, meant_frozen))
         self._recorder = Recorder(layout, members, training, self._options)
         self._cleanup.callback(self._recorder.close)
         self._recorder.open(self._safely)
@@ -158,6 +157,23 @@ class Session:
             self._listen(event, partial(call, self._recorder))
         self._listen("on_train_end", partial(self._end_training, self._recorder), is_first=True)
 
+    def _look_at_model(self, known: Sequence[nn.Parameter] = ()) -> tuple[Layout, Members]:
+        """Capture from now on what the training moves, and what it has moved before."""
+        model = trainers.model_of(self._trainer)
+        meant_frozen = trainers.meant_frozen(self._trainer)
+        self._watched = layouts.watched(model, meant_frozen, known)
+        self._capture = Capture(self._watched)
+        inside = {id(p) for p in self._watched}
+        self._outside = [p for p in model.parameters() if id(p) not in inside]
+        return layouts.read(model, meant_frozen, known)
+
+    def _take_in_thawed(self, recorder: Recorder) -> None:
+        """Watch layers that were frozen on purpose from the step at which they are trained."""
+        if any(p.requires_grad for p in self._outside):
+            recorder.take(self._capture.drain(wait=True))
+            layout, members = self._look_at_model(self._watched)
+            recorder.take_in(layout, members, self._step)
+
     def _read(self, recorder: Recorder) -> None:
         """Read the gradients of this optimizer step, unscaled and not yet clipped."""
         if self._epoch == 0:
@@ -167,6 +183,7 @@ class Session:
         images = list(self._images)
         self._images.clear()
         if (self._step - recorder.first_step) % self._options.interval == 0:
+            self._take_in_thawed(recorder)
             names, losses = trainers.losses(self._trainer)
             rates = trainers.learning_rates(self._trainer)
             recorder.evidence.note(self._step, Note(images, rates, names))
@@ -252,5 +269,6 @@ class Session:
         try:
             self._cleanup.close()
         finally:
-            self.__dict__.pop("_capture", None)
+            for name in ("_capture", "_watched", "_outside"):
+                self.__dict__.pop(name, None)
             self.__dict__.pop("_trainer", None)

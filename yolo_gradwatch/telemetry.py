@@ -29,13 +29,20 @@ class Telemetry:
     def __init__(self, epoch: int, clip: float, layout: Layout) -> None:
         self._epoch = epoch
         self._clip = clip
-        self._layout = layout
-        self._rows = block_rows(layout)
+        self._names: list[str] = []
+        self._shares: Floats = np.zeros(0)
+        self.regroup(layout)
         self._totals = array("d")  # 8 bytes a step of the epoch
-        self._shares: Floats = np.zeros(len(self._rows))
         self._finite = 0
         self._skipped = 0
         self._scale: float | None = None
+
+    def regroup(self, layout: Layout) -> None:
+        """Go on with the blocks of a layout that holds at least those of before."""
+        known = dict(zip(self._names, self._shares.tolist(), strict=True))
+        self._rows = block_rows(layout)
+        self._names = [layout.modules[m] for m in self._rows]
+        self._shares = np.array([known.get(name, 0.0) for name in self._names])
 
     def add(self, samples: Sequence[Sample], norms: Floats) -> None:
         """Take steps, at least one, and their (S, M) module norms, the whole model first."""
@@ -55,7 +62,6 @@ class Telemetry:
         finite = totals[np.isfinite(totals)]
         clipped = totals[totals > self._clip]
         ratios = clipped[np.isfinite(clipped)] / self._clip
-        names = [self._layout.modules[m] for m in self._rows]
         return EpochTelemetry(
             epoch=self._epoch,
             steps=len(totals),
@@ -64,7 +70,7 @@ class Telemetry:
             norm_median=float(np.median(finite)) if finite.size else None,
             norm_max=float(finite.max()) if finite.size else None,
             clip_ratio=float(np.median(ratios)) if ratios.size else None,
-            owners=owners(self._shares / max(self._finite, 1), names),
+            owners=owners(self._shares / max(self._finite, 1), self._names),
             scale=self._scale,
         )
 
