@@ -110,6 +110,8 @@ class Oracle:
             self._close(rows["weight_norm"], self.weights[i])
             clip = pytest.approx(self.clip[i], FLOAT32 if self.largest < MANY else INEXACT)
             assert rows.loc["model", "norm_mean"] == clip
+            if not rows["skipped"].any():
+                assert (rows["clipped"] == int(self.clip[i] > LARGEST)).all()
             fractions = rows["zero_fraction"].dropna()
             assert sorted(fractions.index) == sorted(self.zeros[i])
             self._close(fractions, self.zeros[i])

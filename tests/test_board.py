@@ -1,6 +1,16 @@
 import numpy as np
 import pytest
-from build import LAWS, board_of, finding_of, layout_of, leaves_of, norms_of, sample_of
+from build import (
+    LAWS,
+    SMALL,
+    board_of,
+    finding_of,
+    layout_of,
+    leaves_of,
+    norms_of,
+    sample_of,
+    window_of,
+)
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -303,3 +313,27 @@ def test_a_finding_that_is_over_is_no_longer_shown():
     assert board.standing == (stands,)
     assert states(board)["0 Conv"] == ("-", None)
     assert states(board)["1 C3k2"] == ("dead", "critical")
+
+
+@pytest.mark.parametrize(
+    ("clipped", "share"), [(0, 0.0), (3, 0.3), (10, 1.0), (-1, 1.0)], ids=["0", "3", "10", "mean"]
+)
+def test_a_window_of_a_file_tells_how_many_of_its_steps_were_clipped(clipped, share):
+    """Format version 1 does not: there the mean of the window, 20, decides."""
+    layout = layout_of()
+    board = Board(layout, clip=10.0)
+    mean = np.full(len(layout.modules), 20.0, np.float32)
+    board.add_window(window_of(layout, steps=10, step_last=14, norm_mean=mean, clipped=clipped))
+    assert board.clipped == share
+
+
+def test_blocks_that_thaw_join_with_an_empty_history():
+    whole, part = layout_of(), layout_of(SMALL[:2])
+    board = board_of(part, levels=[1.0, 2.0])
+    board.regroup(whole)
+    assert [row.label for row in board.rows()] == ["0 Conv", "1 C3k2", "3 C2PSA", "4 Detect"]
+    board.add([sample_of(3)], norms_of(whole, 3.0)[None])
+    first, *_, last = board.rows()
+    assert first.history.tolist() == pytest.approx(np.log10([1.0, 2.0, 3.0]))
+    assert last.history.tolist() == pytest.approx([-np.inf, -np.inf, np.log10(3.0)])
+    assert (first.norm, last.norm) == (3.0, 3.0)

@@ -714,3 +714,25 @@ def test_300_epochs_of_coco_stay_below_60_mb(anomalies):
     bad = {steps * n // 41 for n in range(1, anomalies + 1)}
     windows = expected_windows(steps, epoch=steps // epochs, anomalies=bad)
     assert len(windows) * modules * row < 60e6
+
+
+@LAWS
+@given(
+    steps=st.lists(st.tuples(st.sampled_from([0.1, 1.0, 9.0]), st.booleans()), min_size=1),
+    first=st.sampled_from([1, 500]),
+    clip=st.sampled_from([1.0, 10.0, 1e3]),
+)
+def test_a_window_counts_the_steps_whose_total_norm_is_above_the_clip(steps, first, clip):
+    samples = [sample(i, norm, skipped=skips) for i, (norm, skips) in enumerate(steps, first)]
+    rollup = Rollup(MEMBERS, clip=clip)
+    windows = [*rollup.add(samples), *rollup.close()]
+    for one in windows:
+        inside = [s for s in samples if one.step_first <= s.step <= one.step_last]
+        above = [s for s in inside if not s.skipped and np.linalg.norm(s.norms) > clip]
+        assert one.clipped == len(above)
+
+
+@pytest.mark.parametrize(("norm", "clipped"), [(np.inf, 1), (np.nan, 0)])
+def test_an_infinite_norm_is_clipped_and_one_that_is_no_number_is_not(norm, clipped):
+    (one,) = Rollup(MEMBERS).add([sample(1, norm)])
+    assert one.clipped == clipped
