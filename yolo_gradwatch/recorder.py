@@ -126,6 +126,7 @@ class Recorder:
         self._landed: list[Sample] = []
         self._settled = 0.0
         self._judged = 0
+        self._seen = 0
         self._steps = 0
         self.first_step = 1
         self.evidence = Evidence(training.folder, layout)
@@ -183,6 +184,7 @@ class Recorder:
         self._settled = time.monotonic()
         if not samples:
             return
+        self._seen = samples[-1].step
         windows = self._rollup.add(samples)
         norms = self._rollup.newest
         self._steps += len(samples)
@@ -264,6 +266,7 @@ class Recorder:
             epochs=epochs,
             clip=self._clip,
             unjudged=self._diagnosis.unjudged(),
+            thresholds=self._options.thresholds,
         )
 
     def close(self) -> None:
@@ -295,8 +298,9 @@ class Recorder:
         events = runlog.events_of_meta(meta)
         epochs = runlog.epochs_of_meta(meta)
         runlog.mend(folder, meta["layout"]["modules"][-1])
-        windows = list(windows_of(grid_of(load_run(folder).windows, self._layout)))
-        replay(self._diagnosis, windows, events)
+        run = load_run(folder)
+        windows = list(windows_of(grid_of(run.windows, self._layout)))
+        replay(self._diagnosis, windows, events, run.reported)
         self._steps = sum(window.steps for window in windows)
         last = windows[-1].step_last if windows else 0
         self.first_step = max([last + 1, *(event.step for event in events)])
@@ -317,7 +321,7 @@ class Recorder:
     def _judge(self, windows: Iterable[Window]) -> None:
         for window in windows:
             self._judged = window.step_last
-            news = self._diagnosis.update(window)
+            news = self._diagnosis.update(window, self._seen)
             self._disk.write(partial(runlog.RunLog.write_window, window=window))
             self._tell(news)
             numbers = scalars(self._layout, window) if self._sinks else {}

@@ -20,14 +20,17 @@ if TYPE_CHECKING:
     from yolo_gradwatch.records import Counts
 
 _SHARED = ("epoch", "step_first", "step_last", "steps", "skipped")
-_COUNTS = (*_SHARED, *runlog.COUNT_COLUMNS, "parameters", "finding", "step")
+_COUNTS = (*_SHARED, *runlog.COUNT_COLUMNS, "parameters", "finding", "step", "reported")
 _TYPES = {
     **dict.fromkeys(("module", "type", "rule", "severity", "event"), "category"),
     **dict.fromkeys(_COUNTS, "int64"),
     **dict.fromkeys(runlog.FLOAT_COLUMNS, "float32"),
     **dict.fromkeys(("value", "limit"), "float64"),
 }
-_ORDINALS = ("epoch", "step_first", "step_last", "steps")
+_ORDINALS = ("epoch", "step_first", "step_last", "steps", "reported")
+_FIRST_ALERTS = b"finding,event,step,epoch,"
+"""How a table of alerts begins that an earlier version has written."""
+
 _RESTORE = "restore the file from a copy"
 
 
@@ -47,12 +50,17 @@ def read_windows(path: Path, layout: Layout) -> tuple[pd.DataFrame, tuple[str, .
 def read_alerts(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The rows of ``gradwatch_alerts.csv``, whole lines only, and remarks on what was left out.
 
+    ``reported`` is missing in every row of a file without that column.
+
     Raises:
         runlog.FormatError: It is missing, or a line of it cannot be used.
     """
     content = _content(path)
     end = runlog.whole_lines(content)
-    return _table(path, content, end, runlog.ALERT_COLUMNS), _torn(path, content, end)
+    is_early = content.startswith(_FIRST_ALERTS)
+    columns = [name for name in runlog.ALERT_COLUMNS if not (is_early and name == "reported")]
+    table = _table(path, content, end, columns)
+    return table.reindex(columns=runlog.ALERT_COLUMNS), _torn(path, content, end)
 
 
 def parse(content: bytes) -> pd.DataFrame:
