@@ -120,10 +120,8 @@ def test_a_run_is_not_plainly_healthy_under_laxer_limits():
     report = report_of(thresholds=LAX)
     assert report.healthy
     assert report.verdict.startswith("healthy under laxer limits than the defaults, nothing found")
-    assert (
-        "  judged with laxer limits: vanishing 4 (default 2), total_low 1e-09 (default 0.001)"
-        in (report.facts())
-    )
+    said = "  judged with laxer limits: vanishing 4 (default 2), total_low 1e-09 (default 0.001)"
+    assert said in report.facts()
 
 
 def test_laxer_limits_are_named_beside_findings_too():
