@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from values import FORK_EDGES, LAWS, LAYOUT, Part, plan, runs, window
 
+from yolo_gradwatch.board import Board
 from yolo_gradwatch.detect import RULES
 from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.records import WHOLE, Event
@@ -220,6 +221,28 @@ def test_a_resume_in_a_new_process_tells_what_the_replay_tells():
     whole = new()
     assert told == replay(whole, windows, [START, resume])
     assert second.findings.all == whole.findings.all
+
+
+READERS, _ = plan(
+    [Part(f"model.{b}.{x}", is_weight=x == "conv") for b in range(4) for x in ("conv", "bn")],
+    edges=[(f"model.{b}", f"model.{b + 1}") for b in range(3)],
+)
+"""A chain of blocks of a convolution and its norm layer."""
+
+
+def test_a_weight_that_reads_a_dead_block_lies_downstream_and_its_block_is_not_dead():
+    still = ["model.1.conv", "model.1.bn", "model.2.conv"]
+    windows = [window(step, zero=still, layout=READERS) for step in range(1, 6)]
+    diagnosis = new(layout=READERS)
+    replay(diagnosis, windows, [START])
+    (finding,) = diagnosis.findings.all.values()
+    assert finding.module == "model.1"
+    assert "1 more module downstream" in finding.message
+    board = Board(READERS)
+    for one in windows:
+        board.add_window(one)
+    board.show([finding])
+    assert [row.state for row in board.rows()] == ["ok", "dead", "downstream", "ok"]
 
 
 # --- laws -----------------------------------------------------------------------------------------
