@@ -296,7 +296,7 @@ def test_a_missing_column_is_named(tmp_path, column, end):
     )
 
 
-@pytest.mark.parametrize("column", ALERT_COLUMNS)
+@pytest.mark.parametrize("column", [name for name in ALERT_COLUMNS if name != "reported"])
 def test_a_missing_column_of_the_alerts_is_named(tmp_path, column):
     path = write_alerts(tmp_path)
     put(path, [",".join(name for name in ALERT_COLUMNS if name != column)])
@@ -601,6 +601,16 @@ def test_alerts_are_read_as_they_were_written(tmp_path):
     assert table["value"].dtype == table["limit"].dtype == np.float64
 
 
+def test_alerts_without_the_step_of_their_report_are_read(tmp_path):
+    path = write_alerts(tmp_path, finding_of(number=1), finding_of(number=2))
+    pd.read_csv(path).drop(columns="reported").to_csv(path, index=False)
+    table, remarks = tables.read_alerts(path)
+    assert remarks == ()
+    assert tuple(table.columns) == ALERT_COLUMNS
+    assert table["finding"].tolist() == [1, 2]
+    assert table["reported"].isna().all()
+
+
 def test_alerts_are_read_whatever_their_line_ends(tmp_path):
     path = write_alerts(tmp_path, finding_of(message='a, "b"'), finding_of(number=2))
     table, _ = tables.read_alerts(path)
@@ -611,12 +621,19 @@ def test_alerts_are_read_whatever_their_line_ends(tmp_path):
 
 @pytest.mark.parametrize(
     ("column", "text"),
-    [("finding", "one"), ("step", "-1"), ("epoch", ""), ("value", "high"), ("limit", "1,5")],
+    [
+        ("finding", "one"),
+        ("step", "-1"),
+        ("epoch", ""),
+        ("value", "high"),
+        ("limit", "1,5"),
+        ("reported", "0"),
+    ],
 )
 def test_a_mangled_alert_is_told_with_its_line(tmp_path, column, text):
     path = write_alerts(tmp_path, *(finding_of(number=n) for n in (1, 2, 3)))
     message = refusal_of_alerts(mangled(path, 3, column, text, ALERT_COLUMNS))
-    comma = "line 3 has 11 cells instead of 10; restore the file from a copy"
+    comma = "line 3 has 12 cells instead of 11; restore the file from a copy"
     other = f"line 3: '{text}' is no {column}; restore the file from a copy"
     assert message == (comma if "," in text else other)
 
