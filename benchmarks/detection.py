@@ -7,7 +7,7 @@ FOLDER holds recordings (``*.npz``). Each is replayed through the real roll-up a
 - *healthy flagged*: healthy recordings with an alarm (a finding that is more than a notice);
 - *early*: faulty ones with an alarm before the fault;
 - *found*: faulty ones with a finding of an accepted kind from the fault's first step on;
-- *delay*: steps from there to the end of the window that brought that finding;
+- *delay*: steps from there to the newest step that had been seen when that finding was reported;
 - *right layer*: of those found, the finding's module holds or contains a parameter where the fault
   was planted or that it reaches, or the whole model is named for a fault of the whole net.
 
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from recordings import Recording
+
+    from yolo_gradwatch.records import Window
 
 KINDS = ("vanishing", "exploding", "nonfinite", "dead")
 
@@ -106,15 +108,16 @@ def ours(recording: Recording, window: int = 1) -> Iterator[Alarm]:
     rollup = Rollup(recording.members)
     training = {"amp": bool(recording.meta["scaler"])}
     diagnosis = Diagnosis(recording.layout, Thresholds(), training, lambda _step: "")
-    windows = []
+    windows: list[tuple[Window, int]] = []
     for sample in recording.samples():
         moved = replace(sample, step=sample.step + offset, epoch=1 if offset else sample.epoch)
-        windows += rollup.add([moved])
-    for one in [*windows, *rollup.close()]:
-        for news in diagnosis.update(one):
+        windows += [(one, moved.step) for one in rollup.add([moved])]
+    windows += [(one, one.step_last) for one in rollup.close()]
+    for one, seen in windows:
+        for news in diagnosis.update(one, seen):
             if news.change == "start" and news.finding.severity != "notice":
                 kind = RULES[news.finding.rule].kind
-                yield Alarm(one.step_last - 1 - offset, kind, news.finding.module)
+                yield Alarm(news.reported - 1 - offset, kind, news.finding.module)
 
 
 def peer(name: str) -> Callable[[Recording], Iterator[Alarm]]:

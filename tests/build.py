@@ -10,6 +10,7 @@ from hypothesis import settings
 from yolo_gradwatch.board import Board
 from yolo_gradwatch.records import (
     WHOLE,
+    Episode,
     EpochTelemetry,
     Finding,
     Layout,
@@ -98,9 +99,23 @@ def window_of(layout, **changes):
     return replace(window, **changes)
 
 
-def finding_of(rule="nonfinite", module="model.3.conv", **changes):
-    """A critical finding that stands since step 7; it began with all of its modules."""
-    modules, step = changes.get("modules", (module,)), changes.get("step", 7)
+def episode_of(step=7, step_end=None, *, epoch=1, reported=None, value=1.0):
+    """It is reported at once if nothing else is said."""
+    return Episode(epoch, step, step_end, reported or step, value)
+
+
+def finding_of(  # noqa: PLR0913  # the fields of its only episode, if no others are given
+    rule="nonfinite",
+    module="model.3.conv",
+    *,
+    step=7,
+    step_end=None,
+    epoch=1,
+    value=1.0,
+    **changes,
+):
+    """A critical finding that began at step 7 with all of its modules and is not over."""
+    modules = changes.get("modules", (module,))
     finding = Finding(
         number=1,
         rule=rule,
@@ -108,19 +123,21 @@ def finding_of(rule="nonfinite", module="model.3.conv", **changes):
         module=module,
         modules=modules,
         origin=modules,
-        epoch=1,
-        step=step,
-        step_latest=step,
-        step_end=None,
-        value=1.0,
+        episodes=(episode_of(step, step_end, epoch=epoch, value=value),),
         limit=0.0,
         message=f"{module}: a message",
     )
     return replace(finding, **changes)
 
 
-def news_of(change, finding, step=9):
-    return News(change, 1, step, finding)
+def ended(finding, step_end):
+    """The finding after its newest episode."""
+    newest = replace(finding.episodes[-1], step_end=step_end)
+    return replace(finding, episodes=(*finding.episodes[:-1], newest))
+
+
+def news_of(change, finding, step=9, reported=9):
+    return News(change, 1, step, finding, reported)
 
 
 def epoch_of(  # noqa: PLR0913  # one argument a field

@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from build import finding_of, layout_of, leaves_of
+from build import episode_of, finding_of, layout_of, leaves_of
 from values import Part, plan
 
 from yolo_gradwatch import advice
@@ -33,9 +33,15 @@ HEADED, _ = plan(
     [
         *(Part(f"model.{b}.{x}", is_weight=x == "conv") for b in range(4) for x in ("conv", "bn")),
         *(Part(f"{BRANCH}.{scale}.{x}") for scale in range(3) for x in ("conv", "out")),
-    ]
+    ],
+    edges=[(f"model.{b}", f"model.{b + 1}") for b in range(4)],
 )
-"""Four blocks and a head with a family of three scales."""
+"""A chain of four blocks and a head with a family of three scales."""
+
+THRICE = tuple(episode_of(7 + 10 * n, 9 + 10 * n, epoch=20, value=4.0 + n) for n in range(3))
+BACK = (*THRICE[:1], episode_of(40, epoch=20, value=4.5))
+OFTEN = (*THRICE, THRICE[0], episode_of(1040, epoch=20, value=4.5))
+"""Episodes of a finding that came back once, and of one that came back four times."""
 
 LIMITS = Thresholds()
 
@@ -62,6 +68,9 @@ CASES = {
 
 DECADES = [name for name, rule in RULES.items() if rule.is_in_decades]
 LOCAL = [name for name, (module, *_) in CASES.items() if module != WHOLE]
+
+
+TRUNK = tuple(f"model.{b}" for b in range(4))
 
 
 def told(rule, module=None, training=TRAINING, layout=HEADED, **changes):
@@ -112,7 +121,7 @@ VARIANTS = {
     "nonfinite that AMP skipped": ("nonfinite", {"value": 13.0, "limit": 12.0}),
     "nonfinite that came back": (
         "nonfinite",
-        {"times": 2, "step_latest": 40, "evidence": "gradwatch_evidence/step-00040.json"},
+        {"episodes": BACK, "evidence": "gradwatch_evidence/step-00040.json"},
     ),
     "dead with ReLU": ("dead", {"module": "model.1", "layout": built("a", inside=["ReLU"])}),
     "dead upstream": ("dead", {"modules": ("model.0.conv", "model.1.bn", "model.3.conv")}),
@@ -125,7 +134,11 @@ VARIANTS = {
         {"module": "model.1", "layout": built("a", "b")},
     ),
     "vanishing upstream": ("vanishing", {"modules": ("model.0", "model.2", "model.3")}),
-    "vanishing that came back": ("vanishing", {"times": 5, "step_latest": 40}),
+    "vanishing that came back": ("vanishing", {"episodes": OFTEN}),
+    "vanishing on both sides": ("vanishing", {"module": "model.2", "modules": TRUNK}),
+    "vanishing under a lower limit": ("vanishing", {"value": 1.2, "limit": 1.0}),
+    "total_low under a higher limit": ("total_low", {"value": 0.4, "limit": 0.5}),
+    "dead downstream": ("dead", {"module": "model.1", "modules": ("model.1.bn", "model.2.conv")}),
     "exploding in the warm-up": ("exploding", {"epoch": 2}),
     "spike as close_mosaic": ("spike", {"epoch": 91}),
     "weight_growth in the warm-up": ("weight_growth", {"epoch": 2}),
@@ -148,7 +161,7 @@ TRY = ("Try ", "try ", "Look at", "check ", "harmless unless", "Fine if")
 @pytest.mark.parametrize("training", [TRAINING, {**TRAINING, "amp": True}, {}])
 def test_a_message_says_what_since_when_why_and_what_to_try(rule, training):
     message = told(rule, training=training, step=1234)
-    assert "step 1234" in message
+    assert "step 1,234" in message
     assert any(word in message for word in WHY)
     assert any(word in message for word in TRY)
     assert max(map(message.find, WHY)) < max(map(message.find, TRY))
@@ -184,8 +197,8 @@ EXTREMES = [
     {"value": 83.0},
     {"value": 3e38},
     {"step": 2_345_678, "epoch": 300},
-    {"times": 2},
-    {"times": 65},
+    {"episodes": BACK},
+    {"episodes": 13 * OFTEN[:-1] + BACK[1:]},
     {"epoch": 91},
     {"epoch": 2},
 ]
@@ -211,8 +224,8 @@ def longest(rule, **changes):
     blocks = {"vanishing", "exploding"}
     where = WHOLE if CASES[rule][0] == WHOLE else "model.22" if rule in blocks else LONG
     training = {**TRAINING, "amp": True, "optimizer": "auto"}
-    modules = tuple(f"model.1.{n}" for n in range(432))
-    return told(rule, where, training, LARGE, step=1_234_567, epoch=91, modules=modules, **changes)
+    changes = {"modules": LARGE.modules, "step": 1_234_567, "epoch": 91, **changes}
+    return told(rule, where, training, LARGE, **changes)
 
 
 @pytest.mark.parametrize("rule", sorted(RULES))
@@ -221,9 +234,11 @@ def test_a_message_has_fewer_than_600_characters(rule):
 
 
 @pytest.mark.parametrize("rule", ["nonfinite", "spike"])
-def test_a_message_with_its_past_and_its_evidence_has_fewer_than_700_characters(rule):
+def test_a_message_with_its_past_and_its_evidence_has_fewer_than_900_characters(rule):
     evidence = "gradwatch_evidence/step-1234567.json"
-    assert len(longest(rule, times=64, evidence=evidence)) < 750
+    past = tuple(episode_of(1_234_567 + n, 1_234_568 + n) for n in range(63))
+    episodes = (*past, episode_of(1_234_999, epoch=91))
+    assert len(longest(rule, episodes=episodes, evidence=evidence)) < 900
 
 
 @pytest.mark.parametrize("rule", sorted(RULES))
@@ -343,27 +358,69 @@ def test_an_overflow_of_amp_is_called_harmless():
 
 
 def test_nan_that_came_back_doubts_the_checkpoint():
-    assert "last.pt" not in told("nonfinite", times=1)
-    message = told("nonfinite", times=3)
-    assert "came back 2 times, the last time at step 7:" in message
-    assert "came back once, the last time at step 40:" in told("nonfinite", times=2, step_latest=40)
+    assert "last.pt" not in told("nonfinite")
+    message = told("nonfinite", episodes=BACK)
+    assert "since step 40" in message
+    assert "come back once; earlier: from step 7 until step 9." in message
     assert "last.pt" in message
     assert "an earlier checkpoint" in message
 
 
-@pytest.mark.parametrize("rule", sorted(set(RULES) - {"nonfinite"}))
-def test_what_came_back_says_how_often(rule):
-    is_told = RULES[rule].severity != "notice"
-    often = "It has come back 4 times, the last time at step 40."
-    assert (often in told(rule, times=5, step_latest=40)) == is_told
-    once = "It has come back once, the last time at step 40."
-    assert (once in told(rule, times=2, step_latest=40)) == is_told
-    assert "come back" not in told(rule, times=1, step_latest=40)
+@pytest.mark.parametrize("rule", sorted(rule for rule in RULES if RULES[rule].kind))
+def test_what_came_back_names_its_newest_episode_and_the_earlier_ones(rule):
+    message = told(rule, episodes=BACK)
+    assert "step 40" in message
+    assert message.index("step 40") < message.index("from step 7 until step 9")
+    often = told(rule, episodes=OFTEN)
+    assert "come back 4 times" in often
+    assert often.count(" until ") == 3
+    assert "and 1 before" in often
+    assert "come back" not in told(rule)
+
+
+def test_each_earlier_episode_has_its_own_value():
+    assert "(4 decades), from step 17 until step 19 (5 decades)." in told(
+        "vanishing", episodes=(*THRICE[:2], episode_of(40))
+    )
+    assert "until step 9 (80%)." in told(
+        "partly_dead", episodes=(episode_of(7, 9, value=0.8), *BACK[1:])
+    )
+    assert "until step 9 (norm 2e-05)." in told(
+        "total_low", episodes=(episode_of(7, 9, value=2e-5), *BACK[1:])
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "value", "limit", "is_within"),
+    [
+        ("vanishing", 2.1, 2.0, False),
+        ("vanishing", 1.7, 1.6, False),
+        ("vanishing", 1.2, 1.0, True),
+        ("exploding", 1.15, 1.1, True),
+        ("leaf_vanishing", 1.1, 1.0, True),
+        ("total_high", 2e5, 1e5, True),
+        ("total_high", 2e7, 1e7, False),
+        ("total_low", 0.4, 0.5, True),
+        ("total_low", 0.0004, 0.001, False),
+    ],
+)
+def test_a_message_does_not_deny_the_limit_that_was_broken(rule, value, limit, is_within):
+    message = told(rule, value=value, limit=limit)
+    assert f"{limit:g}" in message
+    assert f"{advice.REACHED[rule]:,g}" in message
+    assert ("though healthy" in message) == is_within
+
+
+def test_the_course_of_a_finding_names_the_newest_of_many_episodes():
+    assert advice.course(finding_of(episodes=BACK)) == "from step 7 until step 9, since step 40"
+    often = advice.course(finding_of(episodes=OFTEN))
+    assert often.startswith("in 5 episodes, ")
+    assert often.endswith("since step 1,040")
 
 
 @pytest.mark.parametrize("rule", ["nonfinite", "spike"])
 def test_the_file_of_the_evidence_is_named_last(rule):
-    message = told(rule, times=3, evidence="gradwatch_evidence/step-00007.json")
+    message = told(rule, episodes=BACK, evidence="gradwatch_evidence/step-00007.json")
     assert message.endswith("gradwatch_evidence/step-00007.json.")
     assert "Images" in message
 
@@ -380,9 +437,15 @@ MORE = ["dead", "no_gradient", "partly_dead"]
         (("model.3.conv",), None),
         (("model.1.bn", "model.3.conv"), "with 1 more module upstream"),
         (("model.0.bn", "model.1.bn", "model.3.conv"), "with 2 more modules upstream"),
+        (("model.3.bn", "model.3.conv"), "with 1 more module in the same block"),
+        (("model.3.conv", f"{BRANCH}.0.out"), "with 1 more module downstream"),
+        (
+            ("model.0.bn", "model.3.bn", "model.3.conv", f"{BRANCH}.0.out"),
+            "with 3 more modules (1 upstream, 1 downstream, 1 in the same block)",
+        ),
     ],
 )
-def test_modules_upstream_are_counted(rule, modules, others):
+def test_other_modules_are_counted_where_they_lie(rule, modules, others):
     message = told(rule, "model.3.conv", modules=modules)
     if others is None:
         assert "upstream" not in message
@@ -400,7 +463,7 @@ def test_modules_inside_the_one_that_is_named_are_not_upstream(rule):
 def test_a_name_that_only_begins_alike_is_not_inside():
     layout = layout_of(("Conv",) * 31 + ("Detect",))
     message = told("dead", "model.3", layout=layout, modules=("model.3.conv", "model.30.conv"))
-    assert "1 more module upstream" in message
+    assert "1 more module downstream" in message
 
 
 @pytest.mark.parametrize("rule", MORE)
@@ -426,9 +489,9 @@ def test_blocks_that_suffer_are_counted(rule, others, words):
         assert words in message
 
 
-def test_frozen_layers_elsewhere_are_counted():
+def test_more_frozen_layers_are_counted():
     message = told("frozen", modules=("model.0.conv", "model.3.conv"))
-    assert "with 1 more module elsewhere" in message
+    assert "with 1 more module upstream" in message
     assert "freeze (now [0, 1]) does not name it" in told("frozen", training={"freeze": [0, 1]})
 
 

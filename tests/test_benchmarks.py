@@ -202,13 +202,30 @@ def test_a_fault_is_found_at_the_end_of_its_window(save):
     assert 12 + 3 * 5 - 1 <= longer.step <= 12 + 4 * 5
 
 
+def test_a_fault_is_found_when_it_is_reported(save, monkeypatch):
+    monkeypatch.setattr(detection.Rollup, "add", late(detection.Rollup.add))
+    (alarm,) = detection.ours(fault(save))
+    assert alarm.step == 15
+
+
+def late(add):
+    """A roll-up that hands a window over with the step after it."""
+
+    def added(rollup, samples):
+        waiting = rollup.__dict__.setdefault("waiting", [])
+        windows, waiting[:] = list(waiting), add(rollup, samples)
+        return windows
+
+    return added
+
+
 def test_windows_are_as_long_as_asked_for(save, monkeypatch):
     lengths = []
     plain = detection.Diagnosis.update
 
-    def spied(self, window):
+    def spied(self, window, reported):
         lengths.append(window.steps)
-        return plain(self, window)
+        return plain(self, window, reported)
 
     monkeypatch.setattr(detection.Diagnosis, "update", spied)
     for window in (1, 2, 5, 20):

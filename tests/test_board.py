@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from build import (
@@ -252,11 +254,37 @@ def test_a_block_that_suffers_from_another_only_says_where_to_look(rule):
     }
 
 
-@pytest.mark.parametrize("rule", ["nonfinite", "dead", "no_gradient"])
+@pytest.mark.parametrize("rule", ["nonfinite", "partly_dead", "leaf_vanishing"])
 def test_other_rules_are_told_of_every_block(rule):
     finding = finding_of(rule, "model.3.conv", modules=("model.0.bn", "model.3.conv"))
     found = shown(finding)
     assert found["0 Conv"] == found["3 C2PSA"] != ("-", None)
+
+
+@pytest.mark.parametrize(("rule", "state"), [("dead", "dead"), ("no_gradient", "no grad")])
+def test_a_block_is_dead_only_as_a_whole(rule, state):
+    modules = ("model.0.conv", "model.0.bn", "model.1.conv", "model.3.conv", "model.4.conv")
+    assert shown(finding_of(rule, "model.3.conv", modules=modules)) == {
+        "0 Conv": (state, "critical"),
+        "1 C3k2": ("upstream", "critical"),
+        "3 C2PSA": (state, "critical"),
+        "4 Detect": ("downstream", "critical"),
+    }
+
+
+@pytest.mark.parametrize("rule", ["vanishing", "exploding"])
+def test_a_block_off_the_path_is_only_affected(rule):
+    pairs = ((0, 1), (1, 4), (0, 3), (3, 4))
+    layout = replace(layout_of(), edges=tuple((f"model.{a}", f"model.{b}") for a, b in pairs))
+    finding = finding_of(rule, "model.1", modules=("model.1", "model.3", "model.4"))
+    board = board_of(layout)
+    board.show([finding])
+    assert states(board) == {
+        "0 Conv": ("-", None),
+        "1 C3k2": (rule, "critical"),
+        "3 C2PSA": ("affected", "critical"),
+        "4 Detect": ("downstream", "critical"),
+    }
 
 
 @pytest.mark.parametrize("order", [1, -1])

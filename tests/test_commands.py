@@ -120,7 +120,12 @@ def content(*arguments):
 
 
 def as_json(diagnosis):
-    return json.loads(json.dumps([asdict(one) for one in diagnosis.findings.all.values()]))
+    summed = ("epoch", "step", "step_end", "value")
+    found = [
+        {**asdict(one), **{name: getattr(one, name) for name in summed}}
+        for one in diagnosis.findings.all.values()
+    ]
+    return json.loads(json.dumps(found))
 
 
 OF_TYPER = [f"-Wignore::DeprecationWarning:typer{part}" for part in ("", ".core")]
@@ -284,6 +289,17 @@ def test_json_has_the_findings(run):
     told = content("review", run, "--rule", "dead")
     assert [finding["module"] for finding in told["findings"]] == [CONV]
     assert [module["module"] for module in told["modules"]] == [CONV]
+
+
+def test_json_has_every_episode_of_a_finding(tmp_path):
+    dead = {1, 2, 3, 20, 21, 22}
+    watch(tmp_path, [window(step, zero=[CONV] * (step in dead)) for step in range(1, 40)])
+    (finding,) = content("review", tmp_path)["findings"]
+    assert [(e["step"], e["step_end"], e["reported"]) for e in finding["episodes"]] == [
+        (1, 4, 3),
+        (20, 23, 22),
+    ]
+    assert (finding["step"], finding["step_end"], finding["value"]) == (1, 23, 3.0)
 
 
 def test_json_tells_what_the_files_say_of_the_run(tmp_path):

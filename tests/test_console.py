@@ -1,5 +1,6 @@
 import io
 import math
+import re
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -9,6 +10,8 @@ from build import (
     LAWS,
     YOLO26N,
     board_of,
+    ended,
+    episode_of,
     epoch_of,
     finding_of,
     layout_of,
@@ -73,7 +76,10 @@ def lines_of(renderable, **options):
 
 def told(rule, module, *, layout=YOLO, amp=False, **changes):
     """A finding in the words that a user reads."""
-    finding = finding_of(rule, module, severity=RULES[rule].severity, **changes)
+    limit = 2.0 if RULES[rule].is_in_decades else 0.0
+    finding = finding_of(
+        rule, module, **{"severity": RULES[rule].severity, "limit": limit, **changes}
+    )
     return replace(finding, message=advice.message(layout, {"amp": amp}, finding))
 
 
@@ -193,16 +199,40 @@ def test_epoch_table_of_a_sick_model(golden):
     golden("epoch-table-sick", printed(epoch_table(board), soft_wrap=True))
 
 
+def test_an_epoch_table_cuts_no_label_and_no_state():
+    layout = layout_of(("MyVeryLongAttentionBlockWithAName", "C3k2", "Conv", "Detect"))
+    board = board_of(layout, levels=[1.0])
+    board.show([finding_of("dead_branch", "model.3"), finding_of("partly_dead", "model.1.conv")])
+    text = epoch_table(board).plain
+    for row in board.rows():
+        assert row.label in text
+        assert row.state in text
+    assert "…" not in text
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 7, 23])
+@pytest.mark.parametrize("length", [4, 16, 40, 90])
+def test_an_epoch_table_stands_in_columns_that_fit_a_line(count, length):
+    layout = layout_of(("C" * length,) * count + ("Detect",))
+    board = board_of(layout, levels=[1.0])
+    _, *lines = epoch_table(board).plain.splitlines()
+    assert " ".join(lines).count(" ok") == count + 1
+    if length < 60:
+        assert max(map(len, lines)) <= 80
+
+
 def test_news(golden):
     nan = told("nonfinite", "model.10.conv", amp=True)
     dead = told("dead", "model.4", modules=("model.2.bn", "model.4.bn", "model.4.conv"))
-    twice = {"times": 2, "step_latest": 30}
-    vanishing = told("vanishing", "model.8", modules=("model.7", "model.8"), value=4.0, **twice)
+    twice = {"episodes": (episode_of(7, 20, value=3.1), episode_of(30, value=4.0))}
+    vanishing = told("vanishing", "model.8", modules=("model.7", "model.8"), **twice)
     lines = [
         news_line(news_of("start", nan)),
         news_line(news_of("worse", dead)),
+        news_line(news_of("start", vanishing)),
         news_line(news_of("worse", vanishing)),
-        news_line(news_of("end", replace(dead, step_end=35), step=40)),
+        news_line(news_of("end", ended(dead, 35), step=40)),
+        news_line(news_of("end", ended(vanishing, 1035), step=1040)),
         news_line(news_of("start", told("amp_overflow", WHOLE))),
         stop_line(nan),
     ]
@@ -212,7 +242,14 @@ def test_news(golden):
 def test_the_end_of_a_finding_is_told_with_its_own_step():
     over = finding_of("dead", "model.4", step_end=35)
     line = news_line(news_of("end", over, step=40)).plain
-    assert line == "GradWatch ended: dead in model.4, at step 35"
+    assert line == "GradWatch resolved: dead in model.4, which lasted from step 7 until step 35"
+
+
+def test_the_end_of_an_episode_says_nothing_of_those_before():
+    back = finding_of("dead", "model.4", episodes=(episode_of(7, 20), episode_of(861, 900)))
+    line = news_line(news_of("end", back, step=905)).plain
+    assert line.endswith("from step 861 until step 900")
+    assert "step 7 " not in line
 
 
 def test_end_report_of_a_healthy_run(golden):
@@ -238,9 +275,10 @@ def test_end_report_without_a_step(golden):
 
 @pytest.mark.parametrize("width", [80, 140])
 def test_end_report_of_a_sick_run_on_a_terminal(golden, width):
-    back = {"times": 3, "step_latest": 300}
+    episodes = (episode_of(7, 20, value=3.1), episode_of(90, 99, value=2.2))
+    back = {"episodes": (*episodes, episode_of(300, 1300, reported=305, value=4.0))}
     findings = (
-        told("vanishing", "model.8", modules=("model.7", "model.8"), value=4.0, **back),
+        told("vanishing", "model.8", modules=("model.7", "model.8"), **back),
         told("starved_scale", "model.23", step=60),
         told("spike", WHOLE, step=242, value=2.2, evidence="gradwatch_evidence/step-00242.json"),
     )
@@ -505,9 +543,11 @@ def test_columns_of_the_epoch_table_stay_in_line(norm):
     board = board_of(YOLO, levels=[norm])
     _, *lines = lines_of(epoch_table(board), soft_wrap=True)
     assert len(lines) == 6
-    for line in lines:
-        assert [line[at : at + 3] for at in (23, 51)] == ["   ", "   "]
-        assert [line[at : at + 2].isspace() for at in (28, 56)] == [False, False]
+    places = [
+        [match.start() for match in re.finditer(r" (ok|NaN)\b *(   |$)", line)] for line in lines
+    ]
+    assert [len(place) for place in places] == [3] * 6
+    assert len({tuple(place) for place in places}) == 1
 
 
 def test_the_header_of_a_long_training_fits_into_80_columns():
@@ -573,14 +613,13 @@ def test_markup_in_a_finding_is_shown_as_it_is():
     finding = finding_of("dead", LOUD, message=LOUD, modules=("model.0.bn",))
     for change in ("start", "worse"):
         assert LOUD in printed(news_line(news_of(change, finding)), soft_wrap=True)
-    assert f"ended: dead in {LOUD}, at" in printed(
-        news_line(news_of("end", finding)), soft_wrap=True
-    )
+    over = news_line(news_of("end", ended(finding, 9)))
+    assert f"resolved: dead in {LOUD}, which" in printed(over, soft_wrap=True)
     report = printed(end_report(report_of(finding)), soft_wrap=True)
     assert report.count(LOUD) == 2
     assert LOUD in printed(file_list([Path(LOUD)]), soft_wrap=True)
     board = healthy()
-    board.show([finding])
+    board.show([replace(finding, module="model.0.bn")])
     assert LOUD in printed(panel_of(board, LOUD))
     assert printed(panel_of(board, LOUD)).count(LOUD) == 2
 
@@ -616,7 +655,7 @@ def test_the_verdict_is_coloured_by_what_it_says(findings, steps, colour):
 
 def test_what_stops_the_training_is_told_in_red():
     line = printed(stop_line(finding_of("dead", LOUD)), soft_wrap=True, colour="standard")
-    assert line.startswith(f"{RED}GradWatch stops the training: dead in {LOUD}")
+    assert line.startswith(f"{RED}GradWatch stops the training, as stop_on says: dead in {LOUD}")
 
 
 # --- sparklines -----------------------------------------------------------------------------------

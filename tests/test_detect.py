@@ -36,7 +36,7 @@ def skips(count, first=1, **sick):
 
 
 def finding(rule, severity="critical"):
-    return Finding(1, rule, severity, CONV, (CONV,), 1, 1, None, 1.0, 0.0, "")
+    return Finding(1, rule, severity, CONV, (CONV,), (), 0.0, "")
 
 
 def wild(seed, count=30):

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from values import FORK_EDGES, LAWS, LAYOUT, Part, plan, runs, window
 
+from yolo_gradwatch.board import Board
 from yolo_gradwatch.detect import RULES
 from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.records import WHOLE, Event
@@ -148,14 +149,18 @@ def test_a_recovery_forgets_but_ends_nothing():
     windows = [*DEAD, *(window(step, zero=[CONV]) for step in (4, 5, 6, 7))]
     told = replay(new(), windows, [START, Event(4, "nan_recovery")])
     assert changes(told) == [("start", "dead", 3)]
-    assert told[0].finding.times == 1
+    assert len(told[0].finding.episodes) == 1
 
 
-def test_nan_again_after_a_recovery_is_told_as_worse():
+def test_nan_again_after_a_recovery_is_its_next_episode():
     windows = [window(1), window(2, nonfinite=[CONV]), window(3), window(4, nonfinite=[CONV])]
     told = replay(new(), windows, [START, Event(3, "nan_recovery")])
-    assert changes(told) == [("start", "nonfinite", 2), ("worse", "nonfinite", 4)]
-    assert [one.finding.times for one in told] == [1, 2]
+    assert changes(told) == [
+        ("start", "nonfinite", 2),
+        ("end", "nonfinite", 4),
+        ("start", "nonfinite", 4),
+    ]
+    assert [(e.step, e.step_end) for e in told[-1].finding.episodes] == [(2, 3), (4, None)]
 
 
 def test_what_a_recovery_has_cured_is_over_with_the_first_window_after_it():
@@ -184,8 +189,12 @@ def test_an_event_between_captured_steps_comes_before_the_next_window(step, told
 def test_nan_behind_an_event_between_captured_steps_has_come_back(step):
     windows = [window(n, nonfinite=[CONV]) for n in (3, 10, 20)]
     news = replay(new(), windows, [START, Event(step, "resume")])
-    assert changes(news) == [("start", "nonfinite", 3), ("worse", "nonfinite", 10)]
-    assert (news[1].finding.times, news[1].finding.step_latest) == (2, 10)
+    assert changes(news) == [
+        ("start", "nonfinite", 3),
+        ("end", "nonfinite", 10),
+        ("start", "nonfinite", 10),
+    ]
+    assert [(e.step, e.step_end) for e in news[2].finding.episodes] == [(3, 10), (10, None)]
 
 
 def test_an_event_after_the_last_window_changes_no_finding():
@@ -212,6 +221,28 @@ def test_a_resume_in_a_new_process_tells_what_the_replay_tells():
     whole = new()
     assert told == replay(whole, windows, [START, resume])
     assert second.findings.all == whole.findings.all
+
+
+READERS, _ = plan(
+    [Part(f"model.{b}.{x}", is_weight=x == "conv") for b in range(4) for x in ("conv", "bn")],
+    edges=[(f"model.{b}", f"model.{b + 1}") for b in range(3)],
+)
+"""A chain of blocks of a convolution and its norm layer."""
+
+
+def test_a_weight_that_reads_a_dead_block_lies_downstream_and_its_block_is_not_dead():
+    still = ["model.1.conv", "model.1.bn", "model.2.conv"]
+    windows = [window(step, zero=still, layout=READERS) for step in range(1, 6)]
+    diagnosis = new(layout=READERS)
+    replay(diagnosis, windows, [START])
+    (finding,) = diagnosis.findings.all.values()
+    assert finding.module == "model.1"
+    assert "1 more module downstream" in finding.message
+    board = Board(READERS)
+    for one in windows:
+        board.add_window(one)
+    board.show([finding])
+    assert [row.state for row in board.rows()] == ["ok", "dead", "downstream", "ok"]
 
 
 # --- laws -----------------------------------------------------------------------------------------
@@ -259,21 +290,37 @@ def test_a_replay_of_the_first_windows_tells_the_first_news(case, length):
 
 @LAWS
 @given(CASES)
-def test_every_finding_starts_once_and_is_told_again_only_after_an_end(case):
+def test_each_episode_has_its_start_and_its_end(case):
     layout, (windows, events) = case
     diagnosis = new(layout=layout)
     told = replay(diagnosis, windows, events)
     for number, finding in diagnosis.findings.all.items():
-        story = [one.change for one in told if one.finding.number == number]
-        assert story[0] == "start"
-        assert story.count("start") == 1
-        assert ("end", "end") not in pairwise(story)
-        assert story.count("end") <= finding.times
+        own = [one for one in told if one.finding.number == number]
+        story = [one.change for one in own if one.change != "worse"]
+        count = len(finding.episodes)
+        whole = ["start", "end"] * count
+        assert story == (whole if finding.step_end is not None else whole[:-1])
         if finding.severity == "notice":
-            assert story == ["start"]
-        if finding.times == 1:
-            assert (story[-1] == "end") == (finding.step_end is not None)
+            assert [one.change for one in own] == ["start"]
+        starts = [one.finding for one in own if one.change == "start"]
+        assert [len(found.episodes) for found in starts] == list(range(1, count + 1))
     assert [one.step for one in told] == sorted(one.step for one in told)
+
+
+@LAWS
+@given(CASES)
+def test_episodes_do_not_overlap_and_are_reported_in_time(case):
+    layout, (windows, events) = case
+    diagnosis = new(layout=layout)
+    replay(diagnosis, windows, events)
+    for finding in diagnosis.findings.all.values():
+        *over, newest = finding.episodes
+        assert newest.step <= newest.reported
+        assert newest.step_end is None or newest.step < newest.step_end
+        for episode, following in pairwise(finding.episodes):
+            assert episode.step < episode.step_end <= following.step
+            assert episode.reported < following.reported
+        assert all(episode.step <= episode.reported for episode in over)
 
 
 @LAWS
@@ -282,7 +329,8 @@ def test_findings_are_numbered_from_1_as_they_begin(case):
     layout, (windows, events) = case
     diagnosis = new(layout=layout)
     told = replay(diagnosis, windows, events)
-    numbers = [one.finding.number for one in told if one.change == "start"]
+    starts = [one.finding for one in told if one.change == "start"]
+    numbers = [finding.number for finding in starts if len(finding.episodes) == 1]
     assert numbers == list(range(1, len(numbers) + 1)) == list(diagnosis.findings.all)
 
 
@@ -293,7 +341,7 @@ def test_an_end_lies_behind_its_beginning_and_before_its_news(case):
     for one in replay(new(layout=layout), windows, events):
         assert one.finding.step <= one.step
         if one.change == "end":
-            assert one.finding.step < one.finding.step_end < one.step
+            assert one.finding.episodes[-1].step < one.finding.step_end <= one.step
         else:
             assert one.finding.step_end is None
 

@@ -277,7 +277,7 @@ def test_each_time_that_a_fault_comes_back_is_kept_up_to_20(tmp_path, begin):
     take(recorder, ".....x" * 25)
     recorder.end_epoch()
     (finding,) = recorder.report().findings
-    assert finding.times == 25
+    assert len(finding.episodes) == 25
     assert files(tmp_path) == [f"step-{6 * n:05}.json" for n in range(1, 21)]
     assert finding.evidence == "gradwatch/evidence/step-00120.json"
 

@@ -3,11 +3,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from build import ended
 from values import FORK_EDGES, HEAD, LAYOUT, TRUNK, Part, plan, window
 
 from yolo_gradwatch.detect import RULES
 from yolo_gradwatch.findings import CALM_WINDOWS, EXPLAINS, Findings, common_name
-from yolo_gradwatch.records import WHOLE, Alert, News
+from yolo_gradwatch.records import WHOLE, Alert, Episode, News
 from yolo_gradwatch.thresholds import Thresholds
 
 CHAIN, _ = plan(
@@ -76,8 +77,9 @@ class Story:
         self.step += 1
         return self.tell([alert(module, self.step, rule=rule) for rule, module in pairs])
 
-    def tell(self, alerts, skipped=0):
-        return self.findings.update(window(self.step, skipped=skipped, layout=self.layout), alerts)
+    def tell(self, alerts, skipped=0, reported=0):
+        one = window(self.step, skipped=skipped, layout=self.layout)
+        return self.findings.update(one, alerts, reported or self.step)
 
     def calm(self, windows):
         """What windows without an alert change."""
@@ -110,12 +112,13 @@ def test_a_finding_that_starts():
     alerts = [alert(A, 4, value=5.0), alert(B, 4, value=5.0)]
     (news,) = story.tell(alerts)
     found = news.finding
-    assert news == News("start", 1, 6, found)
+    assert news == News("start", 1, 6, found, 6)
     assert (found.number, found.rule, found.severity) == (1, "dead", "critical")
     assert (found.module, found.modules) == (B, (A, B))
     assert found.origin == (A, B)
-    assert (found.epoch, found.step, found.step_latest, found.step_end) == (1, 4, 4, None)
-    assert (found.value, found.limit, found.times, found.evidence) == (5.0, 3.0, 1, "")
+    assert found.episodes == (Episode(1, 4, None, 6, 5.0),)
+    assert (found.epoch, found.step, found.step_end, found.value) == (1, 4, None, 5.0)
+    assert (found.limit, found.evidence) == (3.0, "")
     assert found.message.startswith("model.1.b (Conv2d): gradient exactly zero since step 4")
     assert story.findings.all == {1: found}
 
@@ -287,7 +290,7 @@ def test_a_finding_ends_with_its_first_calm_window():
     story = Story()
     (start,) = story.next(A)
     (news,) = story.calm(CALM_WINDOWS)
-    assert news == News("end", 1, 6, replace(start.finding, step_end=2))
+    assert news == News("end", 1, 6, ended(start.finding, 2), 6)
     assert story.findings.all == {1: news.finding}
 
 
@@ -298,7 +301,7 @@ def test_an_alert_in_between_begins_the_calm_anew():
     assert story.next(A) == []
     assert story.calm(CALM_WINDOWS - 1) == []
     (news,) = story.next()
-    assert (news.change, news.finding.step_end, news.finding.times) == ("end", 7, 1)
+    assert (news.change, news.finding.step_end, len(news.finding.episodes)) == ("end", 7, 1)
 
 
 def test_a_finding_stands_as_long_as_one_of_its_modules_is_sick():
@@ -321,7 +324,7 @@ def test_a_window_that_amp_skipped_in_part_is_calm():
     story = Story()
     story.next(A)
     parts = [window(10 * n, steps=10, skipped=9, layout=CHAIN) for n in range(1, 6)]
-    assert [changes(story.findings.update(part, [])) for part in parts] == [
+    assert [changes(story.findings.update(part, [], 60)) for part in parts] == [
         *[[]] * 4,
         [("end", 1)],
     ]
@@ -333,14 +336,69 @@ def test_a_window_that_amp_skipped_in_part_is_calm():
 def test_a_finding_that_comes_back_is_the_same_one():
     story = Story()
     (start,) = story.next(A)
+    (end,) = story.calm(CALM_WINDOWS)
+    (news,) = story.next(A, value=4.0)
+    assert changes([news]) == [("start", 1)]
+    assert news.finding.episodes == (*end.finding.episodes, Episode(1, 7, None, 7, 4.0))
+    assert (news.finding.step, news.finding.step_end, news.finding.value) == (1, None, 4.0)
+    assert " since step 1, " in start.finding.message
+    assert " since step 7, " in news.finding.message
+    assert " since step 1, " not in news.finding.message
+
+
+def test_episodes_keep_their_own_begin_and_end_and_value():
+    story = Story()
+    for value in (2.0, 9.0, 3.0):
+        story.next(A, value=value, rule="leaf_vanishing")
+        story.next(A, value=value, rule="leaf_vanishing")
+        story.calm(100)
+    assert story.findings.all[1].episodes == (
+        Episode(1, 1, 3, 1, 2.0),
+        Episode(1, 103, 105, 103, 9.0),
+        Episode(1, 205, 207, 205, 3.0),
+    )
+
+
+def test_an_episode_has_the_value_of_its_own_worst_report():
+    story = Story()
+    for value in (2.0, 4.0, 3.0):
+        story.next(A, value=value, rule="leaf_vanishing")
     story.calm(CALM_WINDOWS)
-    (news,) = story.next(A)
-    assert changes([news]) == [("worse", 1)]
-    assert news.finding.times == 2
-    assert (news.finding.step, news.finding.step_end) == (start.finding.step, None)
-    assert (start.finding.step_latest, news.finding.step_latest) == (1, 7)
-    again = " It has come back once, the last time at step 7."
-    assert news.finding.message == start.finding.message + again
+    (back,) = story.next(A, value=2.5, rule="leaf_vanishing")
+    assert [episode.value for episode in back.finding.episodes] == [4.0, 2.5]
+    (worse,) = story.next(A, value=5.0, rule="leaf_vanishing")
+    assert worse.change == "worse"
+    assert [episode.value for episode in worse.finding.episodes] == [4.0, 5.0]
+
+
+def test_evidence_that_reaches_back_into_the_last_episode_begins_after_it():
+    story = Story()
+    story.next(A)
+    story.calm(CALM_WINDOWS)
+    story.step = 7
+    (news,) = story.tell([alert(A, 1)])
+    assert [(e.step, e.step_end) for e in news.finding.episodes] == [(1, 2), (2, None)]
+
+
+@pytest.mark.parametrize("change", ["start", "worse", "end", "back"])
+def test_a_change_says_which_step_had_been_seen(change):
+    story = Story()
+    story.step = 10
+    alerts = [alert(A, 4)]
+    news = story.tell(alerts, reported=13)
+    if change == "worse":
+        news = story.tell([*alerts, alert(B, 4)], reported=17)
+    elif change in {"end", "back"}:
+        for step in range(11, 11 + CALM_WINDOWS):
+            story.step = step
+            news = story.tell([], reported=step + 3)
+    if change == "back":
+        story.step = 40
+        news = story.tell([alert(A, 38)], reported=43)
+    (one,) = news
+    seen = {"start": [13], "worse": [13], "end": [13], "back": [13, 43]}[change]
+    assert [episode.reported for episode in one.finding.episodes] == seen
+    assert one.reported == {"start": 13, "worse": 17, "end": 18, "back": 43}[change]
 
 
 def test_after_its_end_another_module_of_its_path_is_a_new_finding():
@@ -349,7 +407,7 @@ def test_after_its_end_another_module_of_its_path_is_a_new_finding():
     story.calm(CALM_WINDOWS)
     assert changes(story.next("model.1.conv")) == [("start", 2)]
     story.calm(CALM_WINDOWS)
-    assert changes(story.next("model.3.conv")) == [("worse", 1)]
+    assert changes(story.next("model.3.conv")) == [("start", 1)]
     assert story.findings.all[1].modules == ("model.3.conv",)
 
 
@@ -361,7 +419,7 @@ def test_what_would_be_named_otherwise_is_a_new_finding():
     story.calm(CALM_WINDOWS)
     assert changes(story.next(A, B, C, D)) == [("start", 3)]  # the whole block
     story.calm(CALM_WINDOWS)
-    assert changes(story.next(B)) == [("worse", 1)]
+    assert changes(story.next(B)) == [("start", 1)]
     assert [f.module for f in story.findings.all.values()] == [B, A, "model.1"]
 
 
@@ -372,36 +430,22 @@ def test_a_finding_comes_back_only_under_its_own_rule():
     assert rules_of(story.next(A, rule="partly_dead")) == [("start", "partly_dead")]
 
 
-def test_the_latest_step_is_that_of_the_last_return_and_not_of_the_last_alert():
+def test_every_return_is_reported_and_so_is_every_end():
     story = Story()
-    for _ in range(4):
-        story.next(A)
-        story.next(A)
-        story.calm(CALM_WINDOWS)
-    found = story.findings.all[1]
-    assert (found.times, found.step, found.step_latest) == (4, 1, 22)
-    assert found.message.endswith("It has come back 3 times, the last time at step 22.")
+    news = [one for _ in range(17) for one in [*story.next(A), *story.calm(CALM_WINDOWS)]]
+    assert changes(news) == [("start", 1), ("end", 1)] * 17
+    assert [len(one.finding.episodes) for one in news[::2]] == list(range(1, 18))
+    assert (list(story.findings.all), story.standing()) == ([1], [])
 
 
-def test_returns_are_told_at_2_4_8_times_and_so_are_their_ends():
+def test_a_return_is_worse_by_what_was_reported_of_it():
     story = Story()
-    told = []
-    for _ in range(17):
-        news = [*story.next(A), *story.calm(CALM_WINDOWS)]
-        told.append("".join(one.change[0] for one in news) or "-")
-    assert " ".join(told) == "se we - we - - - we - - - - - - - we -"
-    assert (story.findings.all[1].times, story.standing()) == (17, [])
-
-
-def test_an_end_is_told_if_the_return_grew_worse():
-    story = Story()
-    for _ in range(3):
-        story.next(A)
-        story.calm(CALM_WINDOWS)
-    assert changes(story.next(A)) == [("worse", 1)]  # 4 times
+    story.next(A, rule="leaf_vanishing", value=9.0)
     story.calm(CALM_WINDOWS)
-    assert story.next(A) == []  # 5 times, not told
-    assert changes(story.next(A, B)) == [("worse", 1)]
+    assert changes(story.next(A, rule="leaf_vanishing", value=2.0)) == [("start", 1)]
+    assert story.next(A, rule="leaf_vanishing", value=3.9) == []
+    assert changes(story.next(A, rule="leaf_vanishing", value=4.0)) == [("worse", 1)]
+    assert changes(story.next(A, B, rule="leaf_vanishing", value=4.0)) == [("worse", 1)]
     assert changes(story.calm(CALM_WINDOWS)) == [("end", 1)]
 
 
@@ -410,13 +454,6 @@ def test_100_windows_with_an_alert_and_without_are_one_finding_and_no_more_news(
     story = Story()
     news = [one for n in range(100) for one in story.next(*[A] * (n % 2), rule=rule)]
     assert changes(news) == [("start", 1)]
-
-
-def test_100_returns_are_few_news():
-    story = Story()
-    news = [one for _ in range(100) for one in [*story.next(A), *story.calm(CALM_WINDOWS)]]
-    assert len(news) == 14
-    assert list(story.findings.all) == [1]
 
 
 # --- the run begins anew --------------------------------------------------------------------------
@@ -431,13 +468,24 @@ def test_a_recovery_neither_ends_nor_restarts_a_finding():
     assert list(story.findings.all) == story.standing() == [1]
 
 
-def test_nan_after_a_recovery_from_it_has_come_back_once():
+def test_nan_after_a_recovery_from_it_is_an_episode_of_its_own():
     story = Story()
     story.next(A, rule="nonfinite")
     story.findings.begin_anew()
-    (news,) = story.next(A, rule="nonfinite")
-    assert (news.change, news.finding.times, news.finding.step_latest) == ("worse", 2, 2)
+    end, back = story.next(A, rule="nonfinite")
+    assert changes([end, back]) == [("end", 1), ("start", 1)]
+    assert end.finding.episodes == (Episode(1, 1, 2, 1, 3.0),)
+    assert back.finding.episodes == (*end.finding.episodes, Episode(1, 2, None, 2, 3.0))
     assert [story.next(A, rule="nonfinite") for _ in range(9)] == [[]] * 9
+
+
+def test_nan_that_comes_back_some_windows_after_a_recovery_was_over_with_the_first_of_them():
+    story = Story()
+    story.next(A, rule="nonfinite")
+    story.findings.begin_anew()
+    assert story.calm(CALM_WINDOWS - 1) == []
+    _, back = story.next(A, rule="nonfinite")
+    assert [(e.step, e.step_end) for e in back.finding.episodes] == [(1, 2), (6, None)]
 
 
 @pytest.mark.parametrize("rule", sorted(set(CALM) - {"nonfinite"}))
@@ -450,13 +498,14 @@ def test_what_a_restart_does_not_touch_has_not_come_back(rule):
     assert story.findings.all == {1: start.finding}
 
 
-def test_hundreds_of_recoveries_are_few_news():
+def test_each_recovery_from_nan_that_comes_back_is_reported():
     story = Story()
     news = []
-    for _ in range(300):
+    for _ in range(4):
         news += story.next(A, rule="nonfinite")
         story.findings.begin_anew()
-    assert [one.finding.times for one in news] == [1, 2, 4, 8, 16, 32, 64, 128, 256]
+    assert "".join(one.change[0] for one in news) == "s" + "es" * 3
+    assert [len(one.finding.episodes) for one in news if one.change == "start"] == [1, 2, 3, 4]
 
 
 def test_the_calm_before_a_recovery_does_not_count():

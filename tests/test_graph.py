@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from values import FAMILIES, LAWS, LAYOUT, NET, Part, plan
+from values import FAMILIES, FORK_EDGES, LAWS, LAYOUT, NET, Part, plan
 
 from yolo_gradwatch import layout as layouts
-from yolo_gradwatch.graph import Graph
+from yolo_gradwatch.graph import Graph, Paths
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -506,3 +506,21 @@ def test_a_torchvision_backbone_is_one_block():
     assert graph.units == ("model.0", "model.1")
     assert numbers(graph) == {"0": ["1"]}
     assert len(graph.weights[0]) == len(graph.norms[0]) == 20
+
+
+@pytest.mark.parametrize(
+    ("module", "of", "place"),
+    [
+        ("model.1.conv", "model.1.bn", "inside"),
+        ("model.1", "model.1.bn", "inside"),
+        ("model.0.bn", "model.3", "upstream"),
+        ("model.3.conv", "model.0.bn", "downstream"),
+        ("model.1.conv", "model.2.conv", "elsewhere"),
+        ("model.2.conv", "model.4.conv", "upstream"),
+        ("model.4.conv", "model.2.conv", "downstream"),
+    ],
+)
+def test_where_a_module_lies_seen_from_another_one(module, of, place):
+    parts = [Part(f"model.{block}.{leaf}") for block in range(5) for leaf in ("conv", "bn")]
+    layout, _ = plan(parts, edges=FORK_EDGES)
+    assert Paths(layout).place(module, of) == place

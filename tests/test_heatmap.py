@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from build import finding_of
+from build import episode_of, finding_of
 from hypothesis import given
 from hypothesis import strategies as st
 from test_compare import FEWER, written
@@ -227,6 +227,13 @@ def test_a_mark_is_what_a_look_at_every_window_finds(steps, data):
         if one.step_last >= begin and (end is None or one.step_first < end)
     ]
     assert (mark.first, mark.last) == (inside[0], inside[-1])
+
+
+def test_each_episode_has_a_mark_of_its_own(picture):
+    episodes = (episode_of(1, 2), episode_of(5, 9), episode_of(11))
+    finding = finding_of("dead", CONV, episodes=episodes)
+    marks = picture(FIVE, [finding]).marks
+    assert marks == tuple(Mark(finding, (1,), column, column) for column in (0, 2, 4))
 
 
 def test_a_finding_that_began_after_the_last_window_stands_over_it(picture):

@@ -28,6 +28,7 @@ from yolo_gradwatch.overview import (
     source_of,
 )
 from yolo_gradwatch.records import WHOLE, Event, EventKind
+from yolo_gradwatch.report import finding_line
 from yolo_gradwatch.review import load_run
 from yolo_gradwatch.summary import matching, summary
 
@@ -122,7 +123,7 @@ def test_the_headline_says_where_the_verdict_comes_from():
     assert lines[0] == f"GradWatch: {report.verdict}"
     assert lines[1] == ("  train: failed, yolo26n.pt on my.yaml (yolo-gradwatch 0.1.0, torch 2.9)")
     (finding,) = report.findings
-    assert lines[2:] == [f"  critical dead: {finding.message}"]
+    assert lines[2:] == [finding_line(finding)]
 
 
 def test_a_headline_has_only_the_findings_that_it_is_given(tmp_path):
@@ -439,7 +440,7 @@ def test_findings_of_one_run_are_told_apart(pair):
     (dead,) = pair[1].report().findings
     assert findings.plain.splitlines() == [
         "Findings: 1 in one run only",
-        f"  only in B:  critical dead: {dead.message}",
+        f"  only in B:{finding_line(dead)}",
     ]
 
 

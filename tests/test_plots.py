@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from build import finding_of
+from build import episode_of, finding_of
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import style
@@ -130,9 +130,21 @@ def test_a_finding_is_framed_where_it_stood_and_listed(report):
     (others,) = figure.axes[0].lines
     assert others.get_xydata().tolist() == [[2.0, 0.0]]
     assert "1" in axes_texts(figure)
-    assert "1  critical dead in model.1 since step 3 until step 6, 1 more affected (▹)" in texts_of(
+    assert "1  critical dead in model.1 from step 3 until step 6, 1 more affected (▹)" in texts_of(
         figure
     )
+
+
+def test_each_episode_has_a_frame_and_the_finding_a_single_line(report):
+    finding = finding_of("dead", "model.1", episodes=(episode_of(2, 4), episode_of(6, 8)))
+    marks = [Mark(finding, (1,), first, first + 1) for first in (1, 5)]
+    figure = plots.draw(picture_of([[FINE] * 9] * 3, marks=marks), report)
+    frames = [(frame.get_x(), frame.get_width()) for frame in figure.axes[0].patches]
+    assert frames == [(0.5, 2), (4.5, 2)]
+    lines = [text for text in texts_of(figure) if "critical dead" in text]
+    assert lines == [
+        "1  critical dead in model.1 from step 2 until step 4, from step 6 until step 8"
+    ]
 
 
 def test_a_finding_on_the_whole_model_stands_in_the_strip_of_its_norm(report):

@@ -1,15 +1,18 @@
 """When the recorder looks at the steps that have landed."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from values import LAYOUT, MEMBERS, sample
 
 from yolo_gradwatch import load_run, recorder
 from yolo_gradwatch.recorder import MOST_WAITING, WAIT_SECONDS, Options, Recorder, Training
 from yolo_gradwatch.records import Detail
+from yolo_gradwatch.runlog import ALERT_COLUMNS
 
 FAR = 1_000_001  # a step so late that a window holds 20,000 steps
 
@@ -21,9 +24,9 @@ def clock(monkeypatch):
     return clock
 
 
-def begin(folder):
+def begin(folder, *, resumes=False):
     """A recorder in its first epoch."""
-    training = Training(folder, {"amp": False}, epochs=1, resumes=False, versions={}, handlers=[])
+    training = Training(folder, {"amp": False}, epochs=1, resumes=resumes, versions={}, handlers=[])
     begun = Recorder(LAYOUT, MEMBERS, training, Options(live=False))
     begun.open(lambda call, *args: call(*args))
     begun.start_epoch(1, 1)
@@ -120,6 +123,12 @@ def recorded(folder, monkeypatch, waiting):
     """The run of some steps with jumps and a NaN, of which so many are looked at together."""
     folder.mkdir()
     monkeypatch.setattr(recorder, "MOST_WAITING", waiting)
+    recording = record(folder)
+    assert load_run(folder).report().findings == recording.report().findings
+    return load_run(folder)
+
+
+def record(folder):
     recording = begin(folder)
     for step in range(1, 2500):
         factor = {1900: 1e3, 2204: np.nan, 2350: 1e-3}.get(step, 1.0 + step % 7 / 10)
@@ -128,7 +137,14 @@ def recorded(folder, monkeypatch, waiting):
         recording.take([sample(step, factor, detail=detail if opens else None)])
     recording.finish("finished")
     recording.close()
-    return load_run(folder)
+    return recording
+
+
+def unreported(findings):
+    """The findings without what depends on when they were looked at."""
+    return [
+        replace(f, episodes=tuple(replace(e, reported=0) for e in f.episodes)) for f in findings
+    ]
 
 
 def test_a_run_is_the_same_however_many_steps_are_looked_at_together(tmp_path, clock, monkeypatch):
@@ -140,9 +156,60 @@ def test_a_run_is_the_same_however_many_steps_are_looked_at_together(tmp_path, c
     for n, run in runs.items():
         rest = run.windows.drop(columns=details)
         assert rest.equals(first.windows.drop(columns=details))
-        assert run.report().findings == first.report().findings
+        assert unreported(run.report().findings) == unreported(first.report().findings)
         whole = run.windows.query("module == 'model'")
         lacking = whole["step_first"][whole["weight_norm"].isna()]
         near = [any(bad <= s <= bad + 10 + n + 1 for bad in (1900, 2204, 2350)) for s in lacking]
         assert all(near)
         assert 3 <= len(lacking) < 40
+
+
+def drops(folder):
+    """A recorder whose gradient falls for good while steps of many windows wait."""
+    recording = begin(folder)
+    take(recording, range(1, 40))
+    recording.take([sample(step, 1e-6 if step > 44 else 1.0) for step in range(40, 90)])
+    recording.end_epoch()
+    return recording
+
+
+def test_a_finding_is_reported_at_the_newest_step_that_was_seen(tmp_path, clock):
+    recording = drops(tmp_path)
+    recording.close()
+    run = load_run(tmp_path)
+    (finding,) = recording.report().findings
+    assert finding.rule == "collapse"
+    (episode,) = finding.episodes
+    assert (episode.step, episode.reported) == (45, 89)
+    ((event, step, reported),) = run.alerts[["event", "step", "reported"]].to_numpy().tolist()
+    assert (event, step, reported) == ("start", 47, 89)
+    assert run.report().findings == (finding,)
+
+
+def test_other_limits_report_at_the_end_of_the_window(tmp_path, clock):
+    drops(tmp_path).close()
+    run = load_run(tmp_path)
+    (finding,) = run.report(replace(run.thresholds, collapse=2.5)).findings
+    assert finding.episodes[0].reported == 47
+
+
+def test_without_the_column_a_run_reports_at_the_end_of_the_window(tmp_path, clock):
+    drops(tmp_path).close()
+    path = tmp_path / "gradwatch_alerts.csv"
+    pd.read_csv(path).drop(columns="reported").to_csv(path, index=False)
+    run = load_run(tmp_path)
+    assert tuple(run.alerts.columns) == ALERT_COLUMNS
+    assert run.alerts["reported"].isna().all()
+    (finding,) = run.report().findings
+    assert finding.episodes[0].reported == 47
+
+
+def test_a_resumed_run_keeps_when_its_findings_were_reported(tmp_path, clock):
+    first = drops(tmp_path)
+    first.close()
+    second = begin(tmp_path, resumes=True)
+    assert second.report().findings == first.report().findings
+    take(second, range(90, 100))
+    second.finish("finished")
+    second.close()
+    assert load_run(tmp_path).report().findings == second.report().findings

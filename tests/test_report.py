@@ -1,9 +1,10 @@
 from pathlib import Path
 
 import pytest
-from build import epoch_of, finding_of
+from build import episode_of, epoch_of, finding_of
 
 from yolo_gradwatch.report import Report
+from yolo_gradwatch.thresholds import Thresholds
 
 NOTICE = finding_of("amp_overflow", "model", severity="notice", number=1, step=2, message="calm.")
 DEAD = finding_of("dead", "model.3.conv", number=2, step=30, message="it is dead.")
@@ -94,6 +95,44 @@ def test_the_text_has_a_line_for_the_verdict_and_each_finding_and_the_facts():
 def test_a_finding_that_is_over_says_when():
     over = finding_of("dead", step_end=55, message="it was dead.")
     assert "\n  critical dead: it was dead. It was over at step 55.\n" in str(report_of(over))
+
+
+def test_a_finding_says_when_it_was_reported_if_that_was_later():
+    late = finding_of("dead", episodes=(episode_of(41, reported=1045),), message="it is dead.")
+    assert "it is dead. Reported at step 1,045.\n" in str(report_of(late))
+    assert "Reported" not in str(report_of(DEAD))
+
+
+def test_a_finding_that_came_back_says_when_its_newest_episode_was_reported_and_over():
+    episodes = (episode_of(7, 20, reported=9), episode_of(41, 55, reported=45))
+    back = finding_of("dead", episodes=episodes, message="it was dead.")
+    said = "it was dead. Reported at step 45. It was over at step 55.\n"
+    assert said in str(report_of(back))
+
+
+# --- limits that let more pass --------------------------------------------------------------------
+
+LAX = Thresholds(vanishing=4.0, total_low=1e-9)
+STRICT = Thresholds(vanishing=1.0, total_low=1e-2, dead_windows=2)
+
+
+def test_a_run_is_not_plainly_healthy_under_laxer_limits():
+    report = report_of(thresholds=LAX)
+    assert report.healthy
+    assert report.verdict.startswith("healthy under laxer limits than the defaults, nothing found")
+    said = "  judged with laxer limits: vanishing 4 (default 2), total_low 1e-09 (default 0.001)"
+    assert said in report.facts()
+
+
+def test_laxer_limits_are_named_beside_findings_too():
+    facts = report_of(DEAD, thresholds=LAX).facts()
+    assert any("vanishing 4 (default 2)" in fact for fact in facts)
+
+
+def test_stricter_limits_take_nothing_from_a_verdict():
+    report = report_of(thresholds=STRICT)
+    assert report.verdict == report_of().verdict
+    assert report.facts() == report_of().facts()
 
 
 # --- what could not be judged ---------------------------------------------------------------------

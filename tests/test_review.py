@@ -191,7 +191,7 @@ def test_a_review_names_the_evidence_that_is_there(tmp_path):
     assert [f.evidence for f in load_run(tmp_path).report().findings] == [""]
     prove(tmp_path, 2)
     (finding,) = load_run(tmp_path).report().findings
-    assert (finding.times, finding.evidence) == (2, f"{FOLDER}/step-00002.json")
+    assert (len(finding.episodes), finding.evidence) == (2, f"{FOLDER}/step-00002.json")
     prove(tmp_path, 9)  # the newest time that it began counts
     (finding,) = load_run(tmp_path).report().findings
     assert finding.evidence == f"{FOLDER}/step-00009.json"

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from build import ended
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -15,7 +16,7 @@ from values import LAWS, LAYOUT, Part, assert_same, meta_of, plan, window
 
 from yolo_gradwatch import runlog
 from yolo_gradwatch.evidence import FOLDER
-from yolo_gradwatch.records import Event, Finding, News, Window
+from yolo_gradwatch.records import Episode, Event, Finding, News, Window
 from yolo_gradwatch.review import load_run
 from yolo_gradwatch.runlog import FORMAT_VERSION, FormatError, RunLog
 from yolo_gradwatch.tables import windows_of
@@ -28,10 +29,7 @@ FINDING = Finding(
     severity="critical",
     module="model.1.conv",
     modules=("model.0.conv", "model.1.conv"),
-    epoch=1,
-    step=3,
-    step_end=None,
-    value=3.0,
+    episodes=(Episode(1, 3, None, 5, 3.0),),
     limit=3.0,
     message='model.1.conv (Conv2d): "zero" since step 3, with 1 more, upstream.',
 )
@@ -98,7 +96,7 @@ def test_the_columns_of_the_windows(tmp_path, log):
 def test_the_columns_of_the_alerts(tmp_path, log):
     log.start()
     assert lines(tmp_path / "gradwatch_alerts.csv") == [
-        "finding,event,step,epoch,severity,rule,module,value,limit,message"
+        "finding,event,step,reported,epoch,severity,rule,module,value,limit,message"
     ]
 
 
@@ -112,12 +110,12 @@ def test_a_window_is_one_row_a_module(tmp_path, log):
 
 
 def test_news_are_rows_of_the_alerts(tmp_path, log):
-    over = replace(FINDING, step_end=9)
-    log.write_news([News("start", 1, 5, FINDING), News("end", 2, 9, over)])
+    over = ended(FINDING, 9)
+    log.write_news([News("start", 1, 5, FINDING, 7), News("end", 2, 9, over, 9)])
     with (tmp_path / "gradwatch_alerts.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))[1:]
     rest = ["critical", "dead", "model.1.conv", "3", "3", FINDING.message]
-    assert rows == [["1", "start", "5", "1", *rest], ["1", "end", "9", "2", *rest]]
+    assert rows == [["1", "start", "5", "7", "1", *rest], ["1", "end", "9", "9", "2", *rest]]
 
 
 def test_nothing_is_opened_before_the_first_write(tmp_path):
@@ -129,7 +127,7 @@ def test_nothing_is_opened_before_the_first_write(tmp_path):
 def test_each_file_is_opened_by_its_first_write(tmp_path, log):
     log.write_window(window(1))
     assert [path.name for path in tmp_path.iterdir()] == ["gradwatch.csv"]
-    log.write_news([News("start", 1, 1, FINDING)])
+    log.write_news([News("start", 1, 1, FINDING, 1)])
     log.write_meta(meta_of())
     assert {path.name for path in tmp_path.iterdir()} == {
         "gradwatch.csv",
@@ -167,7 +165,7 @@ def test_a_table_that_cannot_be_closed_does_not_leave_the_other_one_open(tmp_pat
 def test_a_new_run_replaces_the_files_of_an_old_one(tmp_path):
     write(tmp_path, [window(1), window(2)])
     old = RunLog(tmp_path, LAYOUT, resume=False)
-    old.write_news([News("start", 1, 1, FINDING)])
+    old.write_news([News("start", 1, 1, FINDING, 1)])
     old.close()
     write(tmp_path, [window(1, norm=2.0)])
     (only,) = read(tmp_path)
@@ -409,7 +407,7 @@ def test_mending_without_files_creates_none(tmp_path):
 
 
 def test_mending_cuts_a_torn_line_off_the_alerts(tmp_path, log):
-    log.write_news([News("start", 1, 5, FINDING), News("end", 2, 9, FINDING)])
+    log.write_news([News("start", 1, 5, FINDING, 5), News("end", 2, 9, FINDING, 9)])
     path = tmp_path / "gradwatch_alerts.csv"
     content = path.read_bytes()
     header, first, _ = content.splitlines(keepends=True)
@@ -425,7 +423,7 @@ def test_a_resumed_run_writes_the_header_of_the_alerts_that_was_torn(tmp_path):
     (tmp_path / "gradwatch_alerts.csv").write_bytes(b"finding,ev")
     runlog.mend(tmp_path, LAST)
     log = RunLog(tmp_path, LAYOUT, resume=True)
-    log.write_news([News("start", 1, 5, FINDING)])
+    log.write_news([News("start", 1, 5, FINDING, 5)])
     log.close()
     assert list(load_run(tmp_path).alerts["finding"]) == [1]
 

@@ -8,7 +8,7 @@ from statistics import median_low
 import numpy as np
 import pandas as pd
 import pytest
-from build import finding_of
+from build import episode_of, finding_of
 from hypothesis import given
 from hypothesis import strategies as st
 from values import LAWS, LAYOUT, Part, plan, runs, window
@@ -432,6 +432,10 @@ def test_a_finding_stood_in_the_epochs_with_one_of_its_steps(begin, end, epochs)
     assert [e for e in range(5) if standing_in([finding], THREE, (e, e))] == epochs
 
 
+def lasted(episode, step):
+    return episode.step <= step < (episode.step_end or math.inf)
+
+
 _SPANS = st.tuples(st.integers(1, 25), st.one_of(st.none(), st.integers(1, 10)))
 
 
@@ -443,10 +447,11 @@ _SPANS = st.tuples(st.integers(1, 25), st.one_of(st.none(), st.integers(1, 10)))
 )
 def test_standing_in_is_what_a_look_at_every_step_finds(spans, steps, epochs):
     grid = epochs_of(*steps)
-    findings = [
-        finding_of(number=n, step=begin, step_end=None if length is None else begin + length)
-        for n, (begin, length) in enumerate(spans, 1)
+    episodes = [
+        episode_of(begin, None if length is None else begin + length) for begin, length in spans
     ]
+    findings = [finding_of(number=n, episodes=(one,)) for n, one in enumerate(episodes, 1)]
+    findings += [finding_of(number=9, episodes=tuple(episodes))] if episodes else []
     inside = [
         step
         for epoch, first, last in zip(grid.epoch, grid.step_first, grid.step_last, strict=True)
@@ -456,9 +461,14 @@ def test_standing_in_is_what_a_look_at_every_step_finds(spans, steps, epochs):
     expected = [
         finding
         for finding in findings
-        if any(finding.step <= step < (finding.step_end or math.inf) for step in inside)
+        if any(lasted(episode, step) for episode in finding.episodes for step in inside)
     ]
     assert standing_in(findings, grid, epochs) == expected
+
+
+def test_a_finding_did_not_last_between_two_episodes():
+    finding = finding_of(episodes=(episode_of(1, 3), episode_of(11, 13)))
+    assert [e for e in range(5) if standing_in([finding], THREE, (e, e))] == [1, 3]
 
 
 def test_no_finding_stood_in_epochs_that_were_not_run():

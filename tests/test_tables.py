@@ -651,6 +651,16 @@ def test_alerts_are_read_as_they_were_written(tmp_path):
     assert table["value"].dtype == table["limit"].dtype == np.float64
 
 
+def test_alerts_without_the_step_of_their_report_are_read(tmp_path):
+    path = write_alerts(tmp_path, finding_of(number=1), finding_of(number=2))
+    pd.read_csv(path).drop(columns="reported").to_csv(path, index=False)
+    table, remarks = tables.read_alerts(path)
+    assert remarks == ()
+    assert tuple(table.columns) == ALERT_COLUMNS
+    assert table["finding"].tolist() == [1, 2]
+    assert table["reported"].isna().all()
+
+
 def test_alerts_are_read_whatever_their_line_ends(tmp_path):
     path = write_alerts(tmp_path, finding_of(message='a, "b"'), finding_of(number=2))
     table, _ = tables.read_alerts(path)
@@ -661,7 +671,14 @@ def test_alerts_are_read_whatever_their_line_ends(tmp_path):
 
 @pytest.mark.parametrize(
     ("column", "text"),
-    [("finding", "one"), ("step", "-1"), ("epoch", ""), ("value", "high"), ("limit", "1,5")],
+    [
+        ("finding", "one"),
+        ("step", "-1"),
+        ("epoch", ""),
+        ("value", "high"),
+        ("limit", "1,5"),
+        ("reported", "0"),
+    ],
 )
 def test_a_mangled_alert_is_told_with_its_line(tmp_path, column, text):
     path = write_alerts(tmp_path, *(finding_of(number=n) for n in (1, 2, 3)))

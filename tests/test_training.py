@@ -529,7 +529,7 @@ def test_a_fault_that_goes_on_after_a_resume_is_the_same_finding(tmp_path):
     assert (old.rule, old.module, old.step) == ("no_gradient", "model.4", 1)
     assert (new.rule, new.modules, new.step) == (old.rule, old.modules, old.step)
     assert new.message == old.message
-    assert (new.number, new.times, new.step_end) == (1, 1, None)
+    assert (new.number, len(new.episodes), new.step_end) == (1, 1, None)
     assert list(run.alerts["event"]) == ["start"]
 
 

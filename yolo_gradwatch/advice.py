@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch import causes
 from yolo_gradwatch.causes import at_work, first_of, lower_rate, moment, now
-from yolo_gradwatch.graph import is_in
+from yolo_gradwatch.detect import RULES
+from yolo_gradwatch.graph import Paths, is_in
 from yolo_gradwatch.records import WHOLE, Finding, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from yolo_gradwatch.graph import Place
+    from yolo_gradwatch.records import Episode
+
+MOST_EPISODES = 3
+"""Of more episodes, only the newest are named one by one."""
+
+REACHED = {
+    "vanishing": 1.6,
+    "exploding": 1.2,
+    "leaf_vanishing": 1.3,
+    "leaf_exploding": 1.3,
+    "total_high": 4e5,
+    "total_low": 0.3,
+}
+"""The value farthest out in recorded trainings that were healthy."""
+
+PLACES: dict[Place, str] = {
+    "upstream": "upstream",
+    "downstream": "downstream",
+    "inside": "in the same block",
+    "elsewhere": "elsewhere",
+}
+"""Words for where a module lies, seen from the one that a finding is about."""
 
 
 def message(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
@@ -22,7 +48,7 @@ def message(layout: Layout, training: Mapping[str, object], finding: Finding) ->
         finding: What was found; its ``message`` is not read.
     """
     told = [_WORDS[finding.rule](layout, training, finding)]
-    if finding.times > 1 and finding.severity != "notice":
+    if len(finding.episodes) > 1:
         told.append(_again(finding))
     if finding.evidence:
         told.append(f"Images, losses and norms: {finding.evidence}.")
@@ -42,15 +68,66 @@ def factor(decades: float) -> str:
     return f"{float(f'{times:.2g}'):,.0f} times" if times < 1e7 else f"{times:.0e} times"
 
 
+def lasted(episode: Episode) -> str:
+    """When an episode began, and when it was over."""
+    if episode.step_end is None:
+        return f"since step {episode.step:,}"
+    return f"from step {episode.step:,} until step {episode.step_end:,}"
+
+
+def course(finding: Finding) -> str:
+    """When each episode of a finding began and was over; of many, the newest."""
+    newest = ", ".join(map(lasted, finding.episodes[-MOST_EPISODES:]))
+    count = len(finding.episodes)
+    return newest if count <= MOST_EPISODES else f"in {count} episodes, the newest {newest}"
+
+
 def _again(finding: Finding) -> str:
-    times = "once" if finding.times == 2 else f"{finding.times - 1} times"
-    if finding.rule == "nonfinite":
-        return (
-            f"It came back {times}, the last time at step {finding.step_latest}: last.pt, from "
-            "which Ultralytics recovers, is probably spoiled as well; start from an earlier "
-            "checkpoint."
-        )
-    return f"It has come back {times}, the last time at step {finding.step_latest}."
+    """How often it has come back, and its earlier episodes with their values."""
+    earlier = finding.episodes[:-1]
+    times = "once" if len(earlier) == 1 else f"{len(earlier)} times"
+    named = [f"{lasted(e)}{_measured(finding, e)}" for e in earlier[-MOST_EPISODES:]]
+    hidden = len(earlier) - len(named)
+    more = f", and {hidden} before" if hidden else ""
+    back = f"It has come back {times}; earlier: {', '.join(named)}{more}."
+    if finding.rule != "nonfinite":
+        return back
+    return (
+        f"{back} So last.pt, from which Ultralytics recovers, is probably spoiled as well; start "
+        "from an earlier checkpoint."
+    )
+
+
+def _measured(finding: Finding, episode: Episode) -> str:
+    """The value of an episode in parentheses, where it is more than a count of windows."""
+    if RULES[finding.rule].is_in_decades:
+        return f" ({episode.value:.3g} decades)"
+    if finding.rule == "partly_dead":
+        return f" ({episode.value:.0%})"
+    return f" (norm {episode.value:.2g})" if finding.rule.startswith("total_") else ""
+
+
+def _since(finding: Finding) -> str:
+    """When its newest episode began."""
+    return f"since step {finding.episodes[-1].step:,}"
+
+
+def _at(finding: Finding) -> str:
+    newest = finding.episodes[-1]
+    return f"at step {newest.step:,} (epoch {newest.epoch})"
+
+
+def _decades(finding: Finding) -> str:
+    """The value beside the limit that it broke."""
+    return f"{finding.value:.3g} decades; limit {finding.limit:g}, {_reached(finding)}"
+
+
+def _reached(finding: Finding) -> str:
+    """What healthy trainings have reached, which a limit of the user's may lie within."""
+    reached, is_low = REACHED[finding.rule], finding.rule == "total_low"
+    is_within = finding.limit > reached if is_low else finding.limit < reached
+    though = "though " if is_within else ""
+    return f"{though}healthy recorded trainings {'fall to' if is_low else 'reach'} {reached:,g}"
 
 
 def _nonfinite(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
@@ -59,13 +136,13 @@ def _nonfinite(layout: Layout, training: Mapping[str, object], finding: Finding)
     if finding.limit:
         return (
             f"{where}: NaN or Inf in the gradient, AMP skipped {finding.value:.0f} steps in a row "
-            f"since step {finding.step}: lowering the loss scale does not help, nothing is learnt. "
+            f"{_since(finding)}: lowering the loss scale does not help, nothing is learnt. "
             f"Probably {why}. Try amp=False; if it stays, {remedy}."
         )
     first = "amp=False or bfloat16 first, then " if at_work(training, "amp") else ""
     return (
-        f"{where}: NaN or Inf in the gradient since step {finding.step}"
-        f"{_others(finding, 'by now')}. "
+        f"{where}: NaN or Inf in the gradient {_since(finding)}"
+        f"{_others(layout, finding, ' by now')}. "
         f"Probably {why}. Clipping spreads it to every weight, so restart from the last "
         f"checkpoint. Try {first}{remedy}."
     )
@@ -74,8 +151,8 @@ def _nonfinite(layout: Layout, training: Mapping[str, object], finding: Finding)
 def _amp_overflow(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
     del layout, training
     return (
-        f"AMP skipped a step, at step {finding.step} or soon after, and lowered its loss scale. "
-        "That is calibration and harmless unless it happens many times in a row."
+        f"AMP skipped a step, at step {finding.episodes[-1].step:,} or soon after, and lowered "
+        "its loss scale. That is calibration and harmless unless it happens many times in a row."
     )
 
 
@@ -88,8 +165,8 @@ def _dead(layout: Layout, training: Mapping[str, object], finding: Finding) -> s
         "is zero, a mask"
     )
     return (
-        f"{described(layout, finding.module)}: gradient exactly zero since step {finding.step}"
-        f"{_others(finding)}, so its weights stand still. Probably {why}"
+        f"{described(layout, finding.module)}: gradient exactly zero {_since(finding)}"
+        f"{_others(layout, finding)}, so its weights stand still. Probably {why}"
         f"{moment(training, finding)}. Try SiLU or LeakyReLU with BatchNorm, a non-zero "
         f"initialization, and {lower_rate(training)}."
     )
@@ -98,10 +175,10 @@ def _dead(layout: Layout, training: Mapping[str, object], finding: Finding) -> s
 def _no_gradient(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
     del training
     return (
-        f"{described(layout, finding.module)}: no gradient at all since step {finding.step}"
-        f"{_others(finding)}, so it is not trained. Probably its output does not lead to the loss: "
-        "unused in forward, or cut off by detach(), torch.no_grad() or .data. Try to connect it, "
-        "or freeze it if that is meant."
+        f"{described(layout, finding.module)}: no gradient at all {_since(finding)}"
+        f"{_others(layout, finding)}, so it is not trained. Probably its output does not lead to "
+        "the loss: unused in forward, or cut off by detach(), torch.no_grad() or .data. Try to "
+        "connect it, or freeze it if that is meant."
     )
 
 
@@ -109,7 +186,7 @@ def _dead_branch(layout: Layout, training: Mapping[str, object], finding: Findin
     del training
     return (
         f"{described(layout, finding.module)}: gradient exactly zero at every scale of the head "
-        f"for {finding.value:.0f} windows, since step {finding.step}. Either no image has an "
+        f"for {finding.value:.0f} windows, {_since(finding)}. Either no image has an "
         "object that it could learn from, or its output is cut off from the loss. Look at the "
         "labels first (train_batch0.jpg, and the 'backgrounds' that Ultralytics counts); if they "
         "are right, look for a gain of zero or a detach() behind this branch."
@@ -118,8 +195,8 @@ def _dead_branch(layout: Layout, training: Mapping[str, object], finding: Findin
 
 def _starved_scale(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
     return (
-        f"{described(layout, finding.module)}: no object lands on this scale of the head since "
-        f"step {finding.step}; the other scales learn, so this branch is not dead. Normal where "
+        f"{described(layout, finding.module)}: no object lands on this scale of the head "
+        f"{_since(finding)}; the other scales learn, so this branch is not dead. Normal where "
         f"objects have one size; else check {now(training, 'imgsz')} and the sizes of the boxes."
     )
 
@@ -129,7 +206,7 @@ def _partly_dead(layout: Layout, training: Mapping[str, object], finding: Findin
     why = f"units of its {relu} have" if relu else "units behind it have"
     return (
         f"{described(layout, finding.module)}: {finding.value:.0%} of the elements of its weight "
-        f"get a gradient of exactly zero since step {finding.step}{_others(finding)}. Probably "
+        f"get a gradient of exactly zero {_since(finding)}{_others(layout, finding)}. Probably "
         f"{why} died{moment(training, finding)}. Try SiLU or LeakyReLU with BatchNorm, and "
         f"{lower_rate(training)}."
     )
@@ -137,8 +214,8 @@ def _partly_dead(layout: Layout, training: Mapping[str, object], finding: Findin
 
 def _frozen(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
     return (
-        f"{described(layout, finding.module)}: frozen since step {finding.step}"
-        f"{_others(finding, 'elsewhere')}, though {now(training, 'freeze')} does not name it: "
+        f"{described(layout, finding.module)}: frozen {_since(finding)}"
+        f"{_others(layout, finding)}, though {now(training, 'freeze')} does not name it: "
         "a callback or the model's own code set requires_grad=False. Fine if that is meant."
     )
 
@@ -147,8 +224,8 @@ def _vanishing(layout: Layout, training: Mapping[str, object], finding: Finding)
     why, remedy = causes.of_loss(layout, finding.module)
     return (
         f"{described(layout, finding.module)}: its gradient is {factor(finding.value)} weaker than "
-        f"that of the blocks that read it ({finding.value:.1f} decades; healthy below 1.6), since "
-        f"step {finding.step}{_upstream(finding)}. Probably {why}"
+        f"that of the blocks that read it ({_decades(finding)}), "
+        f"{_since(finding)}{_affected(layout, finding)}. Probably {why}"
         f"{moment(training, finding)}. Try {remedy}."
     )
 
@@ -158,8 +235,8 @@ def _exploding(layout: Layout, training: Mapping[str, object], finding: Finding)
     return (
         f"{described(layout, finding.module)}: the gradient of its weights is "
         f"{factor(finding.value)} stronger than that of the blocks that read it "
-        f"({finding.value:.1f} decades; healthy below 1.2), since step {finding.step}"
-        f"{_upstream(finding)}. Clipping then leaves next to nothing for all other blocks. "
+        f"({_decades(finding)}), {_since(finding)}"
+        f"{_affected(layout, finding)}. Clipping then leaves next to nothing for all other blocks. "
         f"Probably {why}{moment(training, finding)}. Try {remedy}."
     )
 
@@ -175,7 +252,7 @@ def _leaf(layout: Layout, training: Mapping[str, object], finding: Finding) -> s
     return (
         f"{described(layout, finding.module)}: its gradient is {factor(finding.value)} "
         f"{comparison} than that of its neighbours in {described(layout, block)} "
-        f"({finding.value:.1f} decades; healthy below 1.0), since step {finding.step}. Probably "
+        f"({_decades(finding)}), {_since(finding)}. Probably "
         f"something behind this layer alone {cause}{moment(training, finding)}. Try to remove "
         f"{remedy}, and put a BatchNorm behind the layer."
     )
@@ -184,7 +261,7 @@ def _leaf(layout: Layout, training: Mapping[str, object], finding: Finding) -> s
 def _spike(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
     del layout
     return (
-        f"the whole model: at step {finding.step} (epoch {finding.epoch}) the gradient jumped to "
+        f"the whole model: {_at(finding)} the gradient jumped to "
         f"{factor(finding.value)} the highest before. Probably the loss of that step: an outlier "
         f"among labels or images, a very small last batch, a loss without bounds"
         f"{moment(training, finding)}. Clipping limits that step; try to look at its images and "
@@ -195,7 +272,7 @@ def _spike(layout: Layout, training: Mapping[str, object], finding: Finding) -> 
 def _collapse(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
     del layout
     return (
-        f"the whole model: at step {finding.step} (epoch {finding.epoch}) the gradient became "
+        f"the whole model: {_at(finding)} the gradient became "
         f"{factor(finding.value)} weaker in all blocks at once. "
         "Probably the loss is near zero or constant: a loss weight that became tiny, no labels "
         f"any more, or weights that a high learning rate has destroyed{moment(training, finding)}."
@@ -207,8 +284,8 @@ def _collapse(layout: Layout, training: Mapping[str, object], finding: Finding) 
 def _total_high(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
     del layout
     return (
-        f"the whole model: total gradient norm {finding.value:.2g} since step {finding.step}, "
-        f"above {finding.limit:g} (healthy trainings stay below 4e5). Clipping hides that, half "
+        f"the whole model: total gradient norm {finding.value:.2g} {_since(finding)}, "
+        f"above {finding.limit:g} ({_reached(finding)}). Clipping hides that, half "
         "precision does not: it overflows. Probably the loss or its weights (box, cls, dfl) are "
         f"far too large, or the initialization is{moment(training, finding)}. Try to "
         f"scale the loss, a normalization in every block, and {lower_rate(training)}."
@@ -218,8 +295,8 @@ def _total_high(layout: Layout, training: Mapping[str, object], finding: Finding
 def _total_low(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
     del layout
     return (
-        f"the whole model: total gradient norm {finding.value:.2g} since step {finding.step}, "
-        f"below {finding.limit:g} (healthy trainings stay above 0.3): nothing is learnt any "
+        f"the whole model: total gradient norm {finding.value:.2g} {_since(finding)}, "
+        f"below {finding.limit:g} ({_reached(finding)}): nothing is learnt any "
         "more. Probably the loss or its weights are far too small, or a high learning rate has "
         f"destroyed the weights{moment(training, finding)}. Try to scale the loss up, or the "
         f"last good checkpoint with {lower_rate(training)}."
@@ -230,28 +307,39 @@ def _weight_growth(layout: Layout, training: Mapping[str, object], finding: Find
     del layout
     return (
         f"the whole model: the weights have grown {10**finding.value:.1f}-fold within a few "
-        f"windows since step {finding.step}. Probably the learning rate is far too high"
+        f"windows {_since(finding)}. Probably the learning rate is far too high"
         f"{moment(training, finding)}. Most such trainings end with a gradient near zero. "
         f"Try {lower_rate(training)} and longer warmup_epochs."
     )
 
 
-def _upstream(finding: Finding) -> str:
-    """How many blocks suffer with the named one, in words."""
-    others = len(finding.modules) - 1
-    if others < 1:
+def _affected(layout: Layout, finding: Finding) -> str:
+    """How many blocks suffer with the named one, and where they lie, in words."""
+    places = _places(layout, finding, "block")
+    if not places:
         return ""
-    who = "1 block upstream is" if others == 1 else f"{others} blocks upstream are"
-    return f"; {who} affected"
+    return f"; {places} {'is' if places.startswith('1 block ') else 'are'} affected"
 
 
-def _others(finding: Finding, where: str = "upstream") -> str:
-    """How many more modules are affected, in words."""
-    inside = sum(is_in(finding.module, name) for name in finding.modules)
-    others = len(finding.modules) - inside
-    if finding.module == WHOLE or not others:
+def _others(layout: Layout, finding: Finding, when: str = "") -> str:
+    """How many more modules are affected, and where they lie, in words."""
+    places = _places(layout, finding, "more module")
+    return f", with {places}{when}" if places else ""
+
+
+def _places(layout: Layout, finding: Finding, noun: str) -> str:
+    """How many modules aside from the named one lie where, as in ``2 blocks upstream``."""
+    if finding.module == WHOLE:
         return ""
-    return f", with {others} more module{'s' if others > 1 else ''} {where}"
+    others = [n for n in finding.modules if n != WHOLE and not is_in(finding.module, n)]
+    if not others:
+        return ""
+    paths = Paths(layout)
+    counts = Counter(paths.place(name, finding.module) for name in others)
+    found = [(counts[place], where) for place, where in PLACES.items() if counts[place]]
+    parts = ", ".join(f"{count} {where}" for count, where in found)
+    where = found[0][1] if len(found) == 1 else f"({parts})"
+    return f"{len(others)} {noun}{'' if len(others) == 1 else 's'} {where}"
 
 
 _WORDS: dict[str, Callable[[Layout, Mapping[str, object], Finding], str]] = {

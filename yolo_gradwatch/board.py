@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from yolo_gradwatch.graph import Paths
 from yolo_gradwatch.records import (
     CLIP_NORM,
     WHOLE,
@@ -38,9 +40,12 @@ STATES = {
 }
 """Words for a block's state where the rule's own name is not the best one."""
 
-
 ORIGINS = ("vanishing", "exploding")
-"""Rules of which one block is the origin and those upstream of it suffer."""
+"""Rules of which one block is the origin and others suffer."""
+
+ENTIRE = ("dead", "no_gradient")
+"""Rules that hold for another block only if they hold for all of its layers: a weight that reads
+nothing has no gradient either, though its block gets one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +124,11 @@ class Board:
         self._blocks = [layout.modules[m] for m in self._rows]
         self._labels = block_labels(layout)
         self._block_of = dict(zip(layout.modules, layout.block_of, strict=True))
+        self._paths = Paths(layout)
+        self._layers: dict[str, set[str]] = defaultdict(set)
+        for name, block, role in zip(layout.modules, layout.block_of, layout.roles, strict=True):
+            if role:
+                self._layers[block].add(name)
         old = [place.get(name, -1) for name in self._blocks]
         self._points = np.pad(self._points, ((0, 0), (0, 1)), constant_values=-np.inf)[:, old]
         self._sum = np.append(self._sum, -np.inf)[old]
@@ -180,9 +190,18 @@ class Board:
 
     def _state(self, finding: Finding, block: str) -> str:
         """What is wrong with a block; of a block that suffers from another, only where it lies."""
-        if finding.rule in ORIGINS and self._block_of[finding.module] != block:
-            return "upstream"
-        return STATES.get(finding.rule, finding.rule)
+        if finding.module == WHOLE or self._is_hit(finding, block):
+            return STATES.get(finding.rule, finding.rule)
+        place = self._paths.place(block, finding.module)
+        return "affected" if place == "elsewhere" else place
+
+    def _is_hit(self, finding: Finding, block: str) -> bool:
+        """Whether what was found is true of a block that the finding touches."""
+        if self._block_of[finding.module] == block:
+            return True
+        if finding.rule in ENTIRE:
+            return self._layers[block].issubset(finding.modules)
+        return finding.rule not in ORIGINS
 
     @property
     def _calm(self) -> str:

@@ -110,13 +110,14 @@ def first_of(layout: Layout, name: str, classes: Sequence[str]) -> str:
 
 def moment(training: Mapping[str, object], finding: Finding) -> str:
     """What the training did when it began, as the end of a sentence; "" if that tells nothing."""
+    newest = finding.episodes[-1]
     epochs, closing = at_work(training, "epochs"), training.get("close_mosaic")
     if isinstance(epochs, int) and isinstance(closing, int):
-        closes = 0 < closing < epochs and finding.epoch == epochs - closing + 1
+        closes = 0 < closing < epochs and newest.epoch == epochs - closing + 1
         if closes:
             return "; it began in the epoch in which close_mosaic took effect"
     warmup = at_work(training, "warmup_epochs")
-    if finding.step > 1 and isinstance(warmup, (int, float)) and finding.epoch - 1 < warmup:
+    if newest.step > 1 and isinstance(warmup, (int, float)) and newest.epoch - 1 < warmup:
         return "; it began during the warm-up, while the learning rate was changing"
     return ""
 

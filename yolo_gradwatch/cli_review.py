@@ -265,12 +265,18 @@ def _print_json(
     write_json(
         {
             **outcome(report),
-            "findings": [asdict(finding) for finding in findings],
+            "findings": [_as_json(finding) for finding in findings],
             "epochs": [asdict(epoch) for epoch in report.epochs if low <= epoch.epoch <= high],
             "modules": records(table),
             "meta": {name: run.meta[name] for name in ("versions", "options", "events")},
         }
     )
+
+
+def _as_json(finding: Finding) -> dict[str, object]:
+    """A finding with all of its episodes, and what sums these up."""
+    summed = {name: getattr(finding, name) for name in ("epoch", "step", "step_end", "value")}
+    return {**asdict(finding), **summed}
 
 
 def _draw(run: Run, report: Report, *, modules: bool) -> None:

@@ -7,9 +7,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group
 from rich.text import Text
 
+from yolo_gradwatch.advice import lasted
 from yolo_gradwatch.report import finding_line
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ _NORM_WIDTH = 8
 _LABEL_WIDTH = 18
 _STATE_WIDTH = 11
 _BAR_WIDTH = 24
+_LOG_WIDTH = 80
 _INDENT = 4
 _SPAN = 2.0  # decades: a history that moves less is drawn flat instead of as noise
 _FEWEST_BLOCKS = 3  # lines of blocks that findings leave in a low terminal
@@ -101,33 +104,46 @@ class Panel:
 
 
 def epoch_table(board: Board) -> Text:
-    """The blocks at the end of an epoch in three columns of 26 cells, for logs."""
-    cells = [
-        Text.assemble(
-            f"{_cut(row.label, 10):10} {number(row.norm):>7} ",
-            (f"{_cut(row.state, 7):7}", STYLES[row.severity]),
-        )
-        for row in board.rows()
-    ]
-    depth = math.ceil(len(cells) / 3)
-    lines = [Text(" ").join(cells[i::depth]) for i in range(depth)]
+    """The blocks at the end of an epoch in up to three columns, for logs: nothing is cut."""
+    rows = board.rows()
+    tables = (_in_columns(rows, count) for count in (3, 2, 1))
+    fitting = (lines for lines in tables if all(line.cell_len <= _LOG_WIDTH for line in lines))
+    lines = next(fitting, None) or _in_columns(rows, 1)
     return Text("\n").join([Text(f"GradWatch {_summary(board)}", style="bold"), *lines])
 
 
+def _in_columns(rows: Sequence[BlockRow], count: int) -> list[Text]:
+    """Label, norm and state of each block, one below the other in so many columns."""
+    depth = max(math.ceil(len(rows) / count), 1)
+    lines = [Text() for _ in range(depth)]
+    for begin in range(0, len(rows), depth):
+        part = rows[begin : begin + depth]
+        label = max(cell_len(row.label) for row in part)
+        state = max(len(row.state) for row in part) if begin + depth < len(rows) else 0
+        for line, row in zip(lines, part, strict=False):
+            line.append(f"{'   ' if begin else ''}{set_cell_size(row.label, label)}")
+            line.append(f" {number(row.norm):>7} ")
+            line.append(f"{row.state:{state}}", STYLES[row.severity])
+    return lines
+
+
 def news_line(news: News) -> Text:
-    """What has just begun, grown worse or ended."""
+    """What has just begun, come back, grown worse or ended."""
     finding = news.finding
+    newest = finding.episodes[-1]
     if news.change == "end":
-        told = f"{finding.rule} in {finding.module}, at step {finding.step_end}"
-        return Text.assemble(("GradWatch ended: ", "green"), told)
-    word = f"GradWatch {finding.severity} {finding.rule}"
-    worse = " (worse)" if news.change == "worse" else ""
-    return Text.assemble((f"{word}{worse}: ", STYLES[finding.severity]), finding.message)
+        text = f"{finding.rule} in {finding.module}, which lasted {lasted(newest)}"
+        return Text.assemble(("GradWatch resolved: ", "green"), text)
+    again = " (again)" if newest is not finding.episodes[0] else ""
+    change = " (worse)" if news.change == "worse" else again
+    word = f"GradWatch {finding.severity} {finding.rule}{change}: "
+    return Text.assemble((word, STYLES[finding.severity]), finding.message)
 
 
 def stop_line(finding: Finding) -> Text:
-    """That the training is stopped, and by what."""
-    return Text(f"GradWatch stops the training: {finding.rule} in {finding.module}", "bold red")
+    """That the training is stopped, by whose wish, and because of what."""
+    reason = f"{finding.rule} in {finding.module}"
+    return Text(f"GradWatch stops the training, as stop_on says: {reason}", "bold red")
 
 
 def end_report(report: Report) -> Text:

@@ -44,12 +44,18 @@ class Diagnosis:
         self._longest = 0
         self.findings = Findings(layout, limits, training, evidence)
 
-    def update(self, window: Window) -> list[News]:
-        """What the window changes."""
+    def update(self, window: Window, reported: int = 0) -> list[News]:
+        """What the window changes.
+
+        Args:
+            window: The newest.
+            reported: Newest optimizer step that has been seen by now, if that is not its last one.
+        """
         window = self._scoped(window)
         self._windows += window.skipped < window.steps
         self._longest = max(self._longest, self._windows)
-        return self.findings.update(window, self._detector.update(window))
+        seen = max(window.step_last, reported)
+        return self.findings.update(window, self._detector.update(window), seen)
 
     def regroup(self, layout: Layout) -> None:
         """Go on with a layout that has more modules."""
@@ -81,19 +87,27 @@ class Diagnosis:
         )
 
 
-def replay(diagnosis: Diagnosis, windows: Iterable[Window], events: Iterable[Event]) -> list[News]:
-    """The news of a whole run, as its training told them.
+def replay(
+    diagnosis: Diagnosis,
+    windows: Iterable[Window],
+    events: Iterable[Event],
+    reported: Mapping[int, int] | None = None,
+) -> list[News]:
+    """The changes of a whole run, as its training reported them.
 
     Args:
         diagnosis: A new one, under any thresholds.
         windows: In the order of their steps.
         events: In the order of their steps.
+        reported: For the first step of a window that brought a change, the newest step that the
+            training had seen when it reported that; the last one of the window where it is missing.
     """
+    known = reported or {}
     told: list[News] = []
     pending = list(events)
     for window in windows:
         while pending and pending[0].step <= window.step_first:
             pending.pop(0)
             diagnosis.begin_anew()
-        told += diagnosis.update(window)
+        told += diagnosis.update(window, known.get(window.step_first, 0))
     return told

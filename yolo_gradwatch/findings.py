@@ -1,4 +1,4 @@
-"""Groups alerts into findings, each told once when it begins, grows worse and ends.
+"""Groups alerts into findings, each reported when it begins, grows worse, ends and comes back.
 
 Alerts of one rule on one path through the model have one cause, and so have the weaker rules that
 a stronger one explains. A finding is named after the module nearest to the loss, because a gradient
@@ -8,12 +8,12 @@ is lost or spoiled there and missing upstream.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from yolo_gradwatch.advice import message
 from yolo_gradwatch.detect import RULES
-from yolo_gradwatch.graph import Graph, is_in
-from yolo_gradwatch.records import WHOLE, Alert, Change, Finding, Layout, News, Window
+from yolo_gradwatch.graph import Paths, is_in
+from yolo_gradwatch.records import WHOLE, Alert, Change, Episode, Finding, Layout, News, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from yolo_gradwatch.thresholds import Thresholds
 
 SPREAD = 2
-"""A finding is worse when its modules, its value in decades or its returns are this many times
-what was told."""
+"""A finding is worse when its modules or its value in decades are this many times what was
+reported."""
 
 CALM_WINDOWS = 5
 """Windows without an alert, at the least, before a finding is over."""
@@ -47,15 +47,30 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
 """For a finding that stands, the rules whose alerts on its path through the model are no news."""
 
 
+class _Now(NamedTuple):
+    """When a change is reported: epoch and first step of its window, and the newest step seen."""
+
+    epoch: int
+    step: int
+    reported: int
+
+
 @dataclass(slots=True)
-class _Told:
-    """How a finding stood when it was last told, and how calm it has been since its last alert."""
+class _Reported:
+    """A finding as it was last reported, and how calm it has been since its last alert.
+
+    Attributes:
+        modules: How many it had.
+        value: The highest of its alerts.
+        calm: Windows without an alert since then.
+        calm_since: Epoch and step of the first of them.
+        interrupted: Whether the run began anew in an episode that is over by that.
+    """
 
     modules: int
     value: float
-    times: int = 1
     calm: int = 0
-    calm_since: int = 0
+    calm_since: tuple[int, int] = (0, 0)
     interrupted: bool = False
 
 
@@ -83,12 +98,19 @@ class Findings:
         self._layout = layout
         self._limits = limits
         self._training = training
-        self._paths = _Paths(layout)
-        self._told: dict[int, _Told] = {}
+        self._paths = Paths(layout)
+        self._reported: dict[int, _Reported] = {}
         self.all: dict[int, Finding] = {}
 
-    def update(self, window: Window, alerts: Iterable[Alert]) -> list[News]:
-        """What the alerts of this window change."""
+    def update(self, window: Window, alerts: Iterable[Alert], reported: int) -> list[News]:
+        """What the alerts of this window change.
+
+        Args:
+            window: The newest.
+            alerts: Its own.
+            reported: Newest optimizer step that has been seen by now.
+        """
+        now = _Now(window.epoch, window.step_first, reported)
         news = []
         alerted: set[int] = set()
         for rule, fresh in _by_rule(alerts).items():
@@ -97,31 +119,29 @@ class Findings:
                 own, rest = self._split(rest, finding)
                 if own:
                     alerted.add(finding.number)
-                    news += self._go_on(finding, window, own)
+                    news += self._go_on(finding, now, own)
             rest = [alert for alert in rest if not self._is_explained(alert)]
             while rest:
                 own, rest = self._together(rest)
                 earlier = self._earlier(own)
-                if earlier:
-                    news += self._go_on(earlier, window, own)
-                else:
-                    news.append(self._start(window, own))
-                alerted.add(earlier.number if earlier else news[-1].finding.number)
-        return [*news, *self._calm_down(window, alerted)]
+                news.append(self._return(earlier, now, own) if earlier else self._start(now, own))
+                alerted.add(news[-1].finding.number)
+        calm = [] if window.skipped == window.steps else self._calm_down(now, alerted)
+        return [*news, *calm]
 
     def regroup(self, layout: Layout) -> None:
         """Go on with the modules of another layout."""
         self._layout = layout
-        self._paths = _Paths(layout)
+        self._paths = Paths(layout)
 
     def begin_anew(self) -> None:
-        """The run begins anew: a finding that stands is over only if it does not come back.
+        """The run begins anew: a finding that lasts is over only if it does not come back.
 
-        Something that is not finite must come back, because weights were restored.
+        An episode of something that is not finite is over by that, because weights were restored.
         """
         for finding in self._standing():
-            told = self._told[finding.number]
-            told.calm, told.interrupted = 0, finding.rule == "nonfinite"
+            last = self._reported[finding.number]
+            last.calm, last.interrupted = 0, finding.rule == "nonfinite"
 
     def _standing(self) -> list[Finding]:
         return [finding for finding in self.all.values() if finding.step_end is None]
@@ -166,7 +186,8 @@ class Findings:
         is_everywhere = finding.rule == "nonfinite"
         return is_everywhere or self._paths.meet(alert.module, finding.modules)
 
-    def _start(self, window: Window, alerts: list[Alert]) -> News:
+    def _start(self, now: _Now, alerts: list[Alert]) -> News:
+        """A finding that begins for the first time."""
         first = _sources(self._layout, alerts)[-1]
         modules = self._in_order(alerts)
         finding = Finding(
@@ -176,77 +197,83 @@ class Findings:
             module=self._name(alerts),
             modules=modules,
             origin=modules,
-            epoch=first.epoch,
-            step=first.step,
-            step_latest=first.step,
-            step_end=None,
-            value=first.value,
+            episodes=(Episode(first.epoch, first.step, None, now.reported, first.value),),
             limit=first.limit,
             message="",
             evidence=self._proof(first),
         )
-        self._told[finding.number] = _Told(len(modules), max(alert.value for alert in alerts))
-        return self._tell("start", window, finding)
+        return self._report("start", now, finding, alerts)
 
-    def _go_on(self, finding: Finding, window: Window, alerts: list[Alert]) -> list[News]:
-        """A finding that still stands, or stands again."""
-        told = self._told[finding.number]
-        is_back = finding.step_end is not None or told.interrupted
-        told.calm, told.interrupted = 0, False
-        first = alerts[-1]
-        grown = replace(
+    def _return(self, finding: Finding, now: _Now, alerts: list[Alert]) -> News:
+        """A finding that was over and begins again: its next episode."""
+        first = _sources(self._layout, alerts)[-1]
+        # A rule's evidence may reach back into the calm, but not to where the last episode was.
+        over = self._reported[finding.number].calm_since
+        epoch, step = max((first.epoch, first.step), over, key=lambda place: place[1])
+        again = replace(
             finding,
             modules=self._in_order(alerts, finding.modules),
-            step_latest=first.step if is_back else finding.step_latest,
-            step_end=None,
-            times=finding.times + is_back,
-            evidence=(is_back and self._proof(first)) or finding.evidence,
+            episodes=(*finding.episodes, Episode(epoch, step, None, now.reported, first.value)),
+            limit=first.limit,
+            evidence=self._proof(first) or finding.evidence,
         )
+        return self._report("start", now, again, alerts)
+
+    def _go_on(self, finding: Finding, now: _Now, alerts: list[Alert]) -> list[News]:
+        """A finding that has not been reported to be over."""
+        last = self._reported[finding.number]
+        if last.interrupted:
+            last.calm_since = last.calm_since if last.calm else (now.epoch, now.step)
+            end = self._end(finding, now)
+            return [end, self._return(end.finding, now, alerts)]
+        last.calm = 0
+        grown = replace(finding, modules=self._in_order(alerts, finding.modules))
         self.all[finding.number] = grown
         value = max(alert.value for alert in alerts)
         if not self._is_worse(grown, value):
             return []
-        told.modules, told.value, told.times = len(grown.modules), value, grown.times
-        return [self._tell("worse", window, replace(grown, value=value, limit=first.limit))]
+        episode = replace(finding.episodes[-1], value=value)
+        worse = replace(grown, episodes=(*finding.episodes[:-1], episode), limit=alerts[-1].limit)
+        return [self._report("worse", now, worse, alerts)]
 
     def _proof(self, alert: Alert) -> str:
         return self._evidence(alert.step) if alert.rule in PROVEN else ""
 
     def _is_worse(self, finding: Finding, value: float) -> bool:
-        told = self._told[finding.number]
+        last = self._reported[finding.number]
         return finding.severity != "notice" and (
-            len(finding.modules) >= SPREAD * told.modules
-            or finding.times >= SPREAD * told.times
-            or (RULES[finding.rule].is_in_decades and value >= SPREAD * told.value)
+            len(finding.modules) >= SPREAD * last.modules
+            or (RULES[finding.rule].is_in_decades and value >= SPREAD * last.value)
         )
 
-    def _calm_down(self, window: Window, alerted: set[int]) -> list[News]:
-        """End what has had no alert for long enough; a notice is told once and stays."""
-        if window.skipped == window.steps:
-            return []
+    def _calm_down(self, now: _Now, alerted: set[int]) -> list[News]:
+        """End what has had no alert for long enough; a notice is reported once and stays."""
         news = []
         for finding in self._standing():
             if finding.number in alerted or finding.severity == "notice":
                 continue
-            told = self._told[finding.number]
-            told.calm_since = told.calm_since if told.calm else window.step_first
-            told.calm += 1
-            if told.calm >= max(CALM_WINDOWS, RULES[finding.rule].needs(self._limits)):
-                news += self._end(finding, window)
+            last = self._reported[finding.number]
+            last.calm_since = last.calm_since if last.calm else (now.epoch, now.step)
+            last.calm += 1
+            if last.calm >= max(CALM_WINDOWS, RULES[finding.rule].needs(self._limits)):
+                news.append(self._end(finding, now))
         return news
 
-    def _end(self, finding: Finding, window: Window) -> list[News]:
-        """The end of a finding; told only if its last return was told."""
-        told = self._told[finding.number]
-        over = replace(finding, step_end=told.calm_since)
+    def _end(self, finding: Finding, now: _Now) -> News:
+        """The end of an episode, with its first calm window."""
+        _, step = self._reported[finding.number].calm_since
+        episode = replace(finding.episodes[-1], step_end=step)
+        over = replace(finding, episodes=(*finding.episodes[:-1], episode))
         self.all[over.number] = over
-        is_told = told.times == finding.times
-        return [News("end", window.epoch, window.step_first, over)] if is_told else []
+        return News("end", now.epoch, now.step, over, now.reported)
 
-    def _tell(self, change: Change, window: Window, finding: Finding) -> News:
-        told = replace(finding, message=message(self._layout, self._training, finding))
-        self.all[told.number] = told
-        return News(change, window.epoch, window.step_first, told)
+    def _report(self, change: Change, now: _Now, finding: Finding, alerts: list[Alert]) -> News:
+        """Note what is reported, in words too; worse is what is worse than that."""
+        value = max(alert.value for alert in alerts)
+        last = _Reported(len(finding.modules), value)
+        found = replace(finding, message=message(self._layout, self._training, finding))
+        self._reported[found.number], self.all[found.number] = last, found
+        return News(change, now.epoch, now.step, found, now.reported)
 
     def _in_order(self, alerts: list[Alert], earlier: tuple[str, ...] = ()) -> tuple[str, ...]:
         """The modules of alerts, those affected and earlier ones, in forward order."""
@@ -254,36 +281,6 @@ class Findings:
         for alert in alerts:
             names.update((alert.module, *alert.affected))
         return tuple(name for name in self._layout.modules if name in names)
-
-
-class _Paths:
-    """Which modules lie on one path through the model.
-
-    Args:
-        layout: Of the model.
-    """
-
-    def __init__(self, layout: Layout) -> None:
-        graph = Graph(layout)
-        self._block_of = dict(zip(layout.modules, layout.block_of, strict=True))
-        self._upstream = {
-            block: {graph.blocks[a] for a in graph.upstream(b)}
-            for b, block in enumerate(graph.blocks)
-        }
-        self._head = layout.head
-
-    def meet(self, module: str, others: Iterable[str]) -> bool:
-        """Whether a gradient passes through a module and one of the others.
-
-        It does if one of the two is the whole model, or lies in the head.
-        """
-        block = self._block_of[module]
-        return any(self._meets(block, other) for other in {self._block_of[o] for o in others})
-
-    def _meets(self, one: str, other: str) -> bool:
-        if one == other or {one, other} & {"", self._head}:
-            return True
-        return one in self._upstream[other] or other in self._upstream[one]
 
 
 def _by_rule(alerts: Iterable[Alert]) -> dict[str, list[Alert]]:

@@ -8,7 +8,7 @@ that read its output.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -118,6 +118,49 @@ class Graph:
         """
         follows = any(family.startswith(f"{other}_") for other in self.families)
         return not (follows or family.startswith(DETACHED))
+
+
+Place = Literal["inside", "upstream", "downstream", "elsewhere"]
+
+
+class Paths:
+    """Where modules lie to each other, by the paths of the gradient.
+
+    Args:
+        layout: Of the model.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        graph = Graph(layout)
+        self._block_of = dict(zip(layout.modules, layout.block_of, strict=True))
+        self._head = layout.head
+        self._upstream = {
+            block: {graph.blocks[a] for a in graph.upstream(b)}
+            for b, block in enumerate(graph.blocks)
+        }
+        self._upstream[self._head] = set(graph.blocks)
+
+    def place(self, module: str, of: str) -> Place:
+        """Where a module lies, seen from another one: ``inside`` is in the same block."""
+        one, other = self._block_of[module], self._block_of[of]
+        if one == other:
+            return "inside"
+        if one in self._upstream.get(other, ()):
+            return "upstream"
+        return "downstream" if other in self._upstream.get(one, ()) else "elsewhere"
+
+    def meet(self, module: str, others: Iterable[str]) -> bool:
+        """Whether a gradient passes through a module and one of the others.
+
+        It does if one of the two is the whole model, or lies in the head.
+        """
+        block = self._block_of[module]
+        return any(self._meets(block, other) for other in {self._block_of[o] for o in others})
+
+    def _meets(self, one: str, other: str) -> bool:
+        if one == other or {one, other} & {"", self._head}:
+            return True
+        return one in self._upstream[other] or other in self._upstream[one]
 
 
 def _families(layout: Layout, scales: int) -> dict[str, tuple[str, ...]]:

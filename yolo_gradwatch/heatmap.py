@@ -13,7 +13,7 @@ from yolo_gradwatch.telemetry import block_labels, block_rows
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from yolo_gradwatch.records import Counts, Finding, Floats, Grid, Layout
+    from yolo_gradwatch.records import Counts, Episode, Finding, Floats, Grid, Layout
     from yolo_gradwatch.report import Report
     from yolo_gradwatch.review import Run
 
@@ -35,13 +35,13 @@ COLOURS = {"critical": "#d1001c", "warning": "#e07b00"}
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Where a finding stands in the picture.
+    """Where an episode of a finding lies in the picture.
 
     Attributes:
         finding: What was found.
         rows: The rows that it concerns, its own first; none for the whole model.
-        first: Column in which it began.
-        last: Last column in which it stood.
+        first: Column in which the episode began.
+        last: Its last column.
     """
 
     finding: Finding
@@ -68,7 +68,7 @@ class Heatmap:
         clipped: (W,) share of the steps that were clipped; of a window in which some were, only
             that its mean was above the clip or not is known, as 1 or 0.
         skipped: (W,) share of the steps that AMP skipped.
-        marks: Of the findings that are alarms, in the order in which they began.
+        marks: Of every episode of the findings that are alarms, in the order in which they began.
     """
 
     names: tuple[str, ...]
@@ -116,7 +116,9 @@ def heatmap(run: Run, report: Report, *, modules: bool = False) -> Heatmap:
         clip=report.clip,
         clipped=(grid.norm_mean[:, 0] > report.clip).astype(np.float64),
         skipped=grid.skipped / np.maximum(grid.steps, 1),
-        marks=tuple(_mark(grid, layout, names, finding) for finding in report.alarms),
+        marks=tuple(
+            mark for finding in report.alarms for mark in _marks(grid, layout, names, finding)
+        ),
     )
 
 
@@ -132,22 +134,24 @@ def _states(grid: Grid, rows: list[int]) -> NDArray[np.uint8]:
     return states.T
 
 
-def _mark(grid: Grid, layout: Layout, names: tuple[str, ...], finding: Finding) -> Mark:
-    """A finding, on the rows of its modules or of the blocks that these belong to."""
+def _marks(grid: Grid, layout: Layout, names: tuple[str, ...], finding: Finding) -> list[Mark]:
+    """The episodes of a finding, on the rows of its modules or of the blocks of these."""
     place = {name: row for row, name in enumerate(names)}
     block_of = dict(zip(layout.modules, layout.block_of, strict=True))
     own = [
         place.get(name, place.get(block_of[name])) for name in (finding.module, *finding.modules)
     ]
     rows = tuple(dict.fromkeys(row for row in own if row is not None))
-    end = len(grid.steps) if finding.step_end is None else _column(grid, finding.step_end)
-    first = min(_column(grid, finding.step), len(grid.steps) - 1)
-    return Mark(
-        finding=finding,
-        rows=() if finding.module == WHOLE else rows,
-        first=first,
-        last=max(end - 1, first),
-    )
+    shown = () if finding.module == WHOLE else rows
+    spans = (_columns(grid, episode) for episode in finding.episodes)
+    return [Mark(finding, shown, first, last) for first, last in spans]
+
+
+def _columns(grid: Grid, episode: Episode) -> tuple[int, int]:
+    """First and last column of an episode."""
+    end = len(grid.steps) if episode.step_end is None else _column(grid, episode.step_end)
+    first = min(_column(grid, episode.step), len(grid.steps) - 1)
+    return first, max(end - 1, first)
 
 
 def _column(grid: Grid, step: int) -> int:

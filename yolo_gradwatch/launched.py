@@ -81,7 +81,7 @@ def _written(folder: Path) -> int | None:
 
 
 def _first_named(run: Run, words: Collection[str]) -> Finding | None:
-    """The finding that was first to begin or grow worse since the run began or was resumed."""
+    """The finding that was first to begin, come back or grow worse since the run was started."""
     started = [e["step"] for e in run.meta["events"] if e["kind"] in {"start", "resume"}]
     is_news = (run.alerts["step"] >= max(started, default=1)) & (run.alerts["event"] != "end")
     findings = {finding.number: finding for finding in run.report().findings}

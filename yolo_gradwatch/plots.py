@@ -16,6 +16,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 
+from yolo_gradwatch.advice import course
 from yolo_gradwatch.heatmap import COLOURS, STATES
 from yolo_gradwatch.runlog import replacing
 
@@ -222,7 +223,7 @@ def _shares(axes: Axes, picture: Heatmap) -> None:
 
 
 def _mark(axes: Axes, picture: Heatmap, mark: Mark) -> None:
-    """The number of a finding where it began, and a frame over the columns in which it stood."""
+    """The number of a finding where an episode began, and a frame over the columns of that."""
     colour = COLOURS[mark.finding.severity]
     halo = [withStroke(linewidth=2.6, foreground="white")]
     if mark.rows:
@@ -283,14 +284,14 @@ def _steps(axes: Axes, picture: Heatmap) -> None:
 def _heading(picture: Heatmap, report: Report) -> list[tuple[str, str]]:
     """Lines and their colours: the verdict, and a line a finding; of many, the first ones."""
     lines = [(line, "#000000") for line in textwrap.wrap(report.verdict, 125)]
-    for mark in picture.marks[:_MOST_LISTED]:
+    marks = list({mark.finding.number: mark for mark in picture.marks}.values())
+    for mark in marks[:_MOST_LISTED]:
         f = mark.finding
-        end = "" if f.step_end is None else f" until step {f.step_end:,}"
-        text = f"{f.number}  {f.severity} {f.rule} in {_short(f.module)} since step {f.step:,}{end}"
+        text = f"{f.number}  {f.severity} {f.rule} in {_short(f.module)} {course(f)}"
         others = len(mark.rows[1:])
         more = f", {others} more affected (▹)" if others else ""
         lines.append((text + more, COLOURS[f.severity]))
-    hidden = len(picture.marks) - _MOST_LISTED
+    hidden = len(marks) - _MOST_LISTED
     return [*lines, (f"… and {hidden} more", "#444444")] if hidden > 0 else lines
 
 

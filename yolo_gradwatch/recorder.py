@@ -132,6 +132,7 @@ class Recorder:
         self._landed: list[Sample] = []
         self._settled = 0.0
         self._judged = 0
+        self._seen = 0
         self._steps = 0
         self.first_step = 1
         self.evidence = Evidence(training.folder, layout)
@@ -203,6 +204,7 @@ class Recorder:
         self._settled = time.monotonic()
         if not samples:
             return
+        self._seen = samples[-1].step
         windows = self._rollup.add(samples)
         norms = self._rollup.newest
         self._steps += len(samples)
@@ -284,6 +286,7 @@ class Recorder:
             epochs=epochs,
             clip=self._clip,
             unjudged=self._diagnosis.unjudged(),
+            thresholds=self._options.thresholds,
         )
 
     def close(self) -> None:
@@ -302,7 +305,7 @@ class Recorder:
         epochs = runlog.epochs_of_meta(run.meta)
         runlog.mend(run.folder, run.layout.modules[-1])
         windows = list(windows_of(grid_of(run.windows, self._layout)))
-        replay(self._diagnosis, windows, events)
+        replay(self._diagnosis, windows, events, run.reported)
         self._steps = sum(window.steps for window in windows)
         self.first_step = _next_step(run)
         self._events, self._epochs = events, epochs
@@ -322,7 +325,7 @@ class Recorder:
     def _judge(self, windows: Iterable[Window]) -> None:
         for window in windows:
             self._judged = window.step_last
-            news = self._diagnosis.update(window)
+            news = self._diagnosis.update(window, self._seen)
             self._disk.write(partial(runlog.RunLog.write_window, window=window))
             self._tell(news)
             numbers = scalars(self._layout, window) if self._sinks else {}

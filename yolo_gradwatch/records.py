@@ -238,8 +238,27 @@ class Alert:
 
 
 @dataclass(frozen=True, slots=True)
+class Episode:
+    """One stretch of steps over which a finding lasted.
+
+    Attributes:
+        epoch: Epoch of its first alert.
+        step: Step of its first alert.
+        step_end: Step at which it was over; None while it lasts.
+        reported: Newest optimizer step that had been seen when its beginning was reported.
+        value: The number that was judged when it was last reported.
+    """
+
+    epoch: int
+    step: int
+    step_end: int | None
+    reported: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
-    """Alerts of one cause, told once.
+    """Alerts of one cause.
 
     Attributes:
         number: Counts from 1 within a run.
@@ -247,15 +266,10 @@ class Finding:
         severity: Highest of its alerts.
         module: The module it is about: the one nearest to the loss, or ``model``.
         modules: Every module with an alert so far, in forward order.
-        origin: Those of them with which it began.
-        epoch: Epoch of the first alert.
-        step: Step of the first alert.
-        step_latest: Step at which it began the last time, if it has come back.
-        step_end: Step at which it was over; None while it stands.
-        value: The number that was judged when it was last told.
+        episodes: When it lasted, oldest first; at least one, and only the last may be open.
         limit: The threshold.
         message: What happened, why probably and what to try.
-        times: How often it has begun: once, and again after each time that it was over.
+        origin: Those of ``modules`` with which it began.
         evidence: File that holds what its first step was made of; "" if there is none.
     """
 
@@ -264,33 +278,50 @@ class Finding:
     severity: Severity
     module: str
     modules: tuple[str, ...]
-    epoch: int
-    step: int
-    step_end: int | None
-    value: float
+    episodes: tuple[Episode, ...]
     limit: float
     message: str
     origin: tuple[str, ...] = ()
-    step_latest: int = 0
-    times: int = 1
     evidence: str = ""
+
+    @property
+    def epoch(self) -> int:
+        """Epoch in which it began for the first time."""
+        return self.episodes[0].epoch
+
+    @property
+    def step(self) -> int:
+        """Step at which it began for the first time."""
+        return self.episodes[0].step
+
+    @property
+    def step_end(self) -> int | None:
+        """Step at which its newest episode was over; None while that lasts."""
+        return self.episodes[-1].step_end
+
+    @property
+    def value(self) -> float:
+        """The number that was judged when it was last reported."""
+        return self.episodes[-1].value
 
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """A finding that has just begun, grown worse or ended.
+    """A finding that has just begun or come back, grown worse or ended.
 
     Attributes:
         change: What happened to it.
-        epoch: Of the window that brought the news.
+        epoch: Of the window that brought the change.
         step: First step of that window.
         finding: Its state from now on.
+        reported: Newest optimizer step that had been seen when it was reported.
     """
 
     change: Change
     epoch: int
     step: int
     finding: Finding
+    reported: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from yolo_gradwatch.records import CLIP_NORM
+from yolo_gradwatch.thresholds import Thresholds
 from yolo_gradwatch.typed import printable
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Report:
         epochs: Clipping and AMP of each epoch.
         clip: Total norm above which the trainer clips.
         unjudged: Rules that need more windows than there were.
+        thresholds: Limits of the rules under which the run was judged.
         remarks: What is missing in the run's files, in sentences.
     """
 
@@ -56,6 +58,7 @@ class Report:
     epochs: tuple[EpochTelemetry, ...]
     clip: float = CLIP_NORM
     unjudged: tuple[str, ...] = ()
+    thresholds: Thresholds = field(default_factory=Thresholds)
     remarks: tuple[str, ...] = ()
 
     @property
@@ -89,7 +92,8 @@ class Report:
         if self.healthy:
             found = "no alarm" if self.findings else "nothing found"
             short = f"; too short for {_count(len(self.unjudged), 'rule')}" if self.unjudged else ""
-            return f"healthy, {found} in {watched}{short}"
+            lax = " under laxer limits than the defaults" if self.thresholds.laxer() else ""
+            return f"healthy{lax}, {found} in {watched}{short}"
         by_severity = Counter(f.severity for f in self.alarms)
         counts = ", ".join(
             f"{by_severity[s]} {s}" for s in ("critical", "warning") if by_severity[s]
@@ -113,7 +117,13 @@ class Report:
         if not self.steps:
             return [*remarks, f"  {_STEPLESS.get(self.status, _ENDED_EARLY)}"]
         short = [f"  too short to judge: {', '.join(self.unjudged)}"] if self.unjudged else []
-        return [*remarks, *short, *self._gradient()]
+        return [*remarks, *short, *self._laxer(), *self._gradient()]
+
+    def _laxer(self) -> list[str]:
+        """The limits under which less is found than under the defaults."""
+        laxer = self.thresholds.laxer().items()
+        limits = ", ".join(f"{name} {own:g} (default {usual:g})" for name, (own, usual) in laxer)
+        return [f"  judged with laxer limits: {limits}"] if limits else []
 
     def _gradient(self) -> list[str]:
         """The norm of the whole gradient, how it was clipped, and whose it was."""
@@ -147,9 +157,11 @@ class Report:
 
 
 def finding_line(finding: Finding) -> str:
-    """A finding in full, and whether it was over."""
-    over = "" if finding.step_end is None else f" It was over at step {finding.step_end}."
-    return f"  {finding.severity} {finding.rule}: {finding.message}{over}"
+    """A finding in full, when its newest episode was reported, and whether that was over."""
+    newest = finding.episodes[-1]
+    late = f" Reported at step {newest.reported:,}." if newest.reported > newest.step else ""
+    over = "" if newest.step_end is None else f" It was over at step {newest.step_end:,}."
+    return f"  {finding.severity} {finding.rule}: {finding.message}{late}{over}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -67,6 +67,12 @@ class Run:
         return thresholds_of(self.meta)
 
     @property
+    def reported(self) -> dict[int, int]:
+        """First steps of windows that brought a change, each with the newest step seen by then."""
+        known = self.alerts.dropna(subset=["reported"])
+        return dict(zip(known["step"].tolist(), known["reported"].astype(int), strict=True))
+
+    @property
     def clip(self) -> float:
         """Total norm above which the trainer clipped."""
         return float(self.meta["options"]["training"].get("clip", CLIP_NORM))
@@ -75,8 +81,11 @@ class Run:
         """Judge the run again, under its own thresholds or under others."""
         training = self.meta["options"]["training"]
         evidence = partial(existing, self.folder)
-        diagnosis = Diagnosis(self.layout, thresholds or self.thresholds, training, evidence)
-        replay(diagnosis, tables.windows_of(self.grid), runlog.events_of_meta(self.meta))
+        limits = thresholds or self.thresholds
+        diagnosis = Diagnosis(self.layout, limits, training, evidence)
+        reported = self.reported if limits == self.thresholds else None
+        events = runlog.events_of_meta(self.meta)
+        replay(diagnosis, tables.windows_of(self.grid), events, reported)
         return Report(
             run=self.folder,
             status=self.status,
@@ -86,6 +95,7 @@ class Run:
             epochs=tuple(runlog.epochs_of_meta(self.meta)),
             clip=self.clip,
             unjudged=diagnosis.unjudged(),
+            thresholds=limits,
             remarks=self.remarks,
         )
 

@@ -63,6 +63,7 @@ ALERT_COLUMNS = (
     "finding",
     "event",
     "step",
+    "reported",
     "epoch",
     "severity",
     "rule",
@@ -172,7 +173,7 @@ class RunLog:
         self._windows.write_text(text.replace(f"{_NUMBER}nan", "").replace(_NUMBER, ""))
 
     def write_news(self, news: Iterable[News]) -> None:
-        """Append one row for each finding that began, grew worse or ended."""
+        """Append one row for each finding that began, came back, grew worse or ended."""
         self._alerts.write([_alert_row(one) for one in news])
 
     def write_meta(self, meta: dict[str, Any]) -> None:
@@ -468,6 +469,7 @@ def _alert_row(news: News) -> tuple[object, ...]:
         finding.number,
         news.change,
         news.step,
+        news.reported,
         news.epoch,
         finding.severity,
         finding.rule,

@@ -14,7 +14,16 @@ from yolo_gradwatch.records import WHOLE
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from yolo_gradwatch.records import Counts, Finding, Flags, Floats, Grid, Layout, Singles
+    from yolo_gradwatch.records import (
+        Counts,
+        Episode,
+        Finding,
+        Flags,
+        Floats,
+        Grid,
+        Layout,
+        Singles,
+    )
 
 COUNTS = ("nonfinite", "zero", "none")
 
@@ -96,15 +105,15 @@ def chosen_by(findings: Iterable[Finding], words: Collection[str]) -> list[Findi
 
 
 def standing_in(findings: Iterable[Finding], grid: Grid, epochs: tuple[int, int]) -> list[Finding]:
-    """The findings that stood at some step of these epochs."""
+    """The findings with an episode at some step of these epochs."""
     inside = (grid.epoch >= epochs[0]) & (grid.epoch <= epochs[1])
     first, last = grid.step_first[inside], grid.step_last[inside]
 
-    def stood(finding: Finding) -> bool:
-        end = np.inf if finding.step_end is None else finding.step_end
-        return bool(((finding.step <= last) & (first < end)).any())
+    def lasted(episode: Episode) -> bool:
+        end = np.inf if episode.step_end is None else episode.step_end
+        return bool(((episode.step <= last) & (first < end)).any())
 
-    return [finding for finding in findings if stood(finding)]
+    return [finding for finding in findings if any(map(lasted, finding.episodes))]
 
 
 def _rules(layout: Layout, findings: Iterable[Finding]) -> list[str]:

@@ -60,6 +60,8 @@ def read_windows(path: Path, layout: Layout) -> tuple[pd.DataFrame, tuple[str, .
 def read_alerts(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The rows of ``gradwatch_alerts.csv``, whole lines only, and remarks as in `read_windows`.
 
+    ``reported`` is missing in every row of a file without that column.
+
     Raises:
         runlog.FormatError: It is missing, or a line of it cannot be used.
     """

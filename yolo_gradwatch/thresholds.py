@@ -15,6 +15,7 @@ else:  # pragma: no cover  # the same library under its older name
 MOST = 10**9
 """No count is larger."""
 
+_LOWEST = ("total_low",)  # limits that what is measured must not fall below
 _LONGEST = 60  # characters of a value in a message
 
 
@@ -77,6 +78,16 @@ class Thresholds:
         if self.total_low >= self.total_high:
             both = f"{shown(self.total_low)} and {shown(self.total_high)}"
             raise ValueError(f"total_low must be below total_high, got {both}")
+
+    def laxer(self) -> dict[str, tuple[float, float]]:
+        """Limits that let more pass than the defaults do: each with its default."""
+        usual = Thresholds()
+        both = {f.name: (getattr(self, f.name), getattr(usual, f.name)) for f in fields(self)}
+        return {
+            name: (own, default)
+            for name, (own, default) in both.items()
+            if (own < default if name in _LOWEST else own > default)
+        }
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Thresholds:

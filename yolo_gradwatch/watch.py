@@ -37,7 +37,7 @@ class GradWatch:
         thresholds: Limits of the rules.
         live: Draw the live panel; None draws it where standard output is a terminal. Without it,
             and in a notebook, a table is printed at the end of each epoch.
-        on_finding: Called with each finding when it begins and when it grows worse.
+        on_finding: Called with each finding when it begins, comes back or grows worse.
         stop_on: Rules or kinds of rules, such as ``("nonfinite",)``, that end the training.
         sinks: Destinations of a few numbers a window, see `Sink`.
 
