@@ -345,3 +345,16 @@ sys.exit(main(["review", {str(run.folder)!r}, "--html", {str(tmp_path / "p.html"
     assert told.returncode == 2
     assert "pip install 'yolo-gradwatch[html]'" in told.stderr
     assert "Traceback" not in told.stderr
+
+
+def test_each_episode_of_a_finding_has_a_mark_and_the_finding_one_line(tmp_path):
+    dead = {1, 2, 3, 20, 21, 22}
+    watch(tmp_path, [window(step, zero=[CONV] * (step in dead)) for step in range(1, 40)])
+    run = load_run(tmp_path)
+    report = run.report()
+    for view in page._data(run, report)["views"].values():
+        marks = [(mark["number"], mark["first"], mark["last"]) for mark in view["marks"]]
+        assert marks == [(1, 0, 2), (1, 19, 21)]
+    (line,) = re.findall("<li class.*</li>", page.page(run, report))
+    for step in ("since step 20", "from step 1 until step 4", "Reported at step 22"):
+        assert step in line

@@ -24,10 +24,10 @@ def clock(monkeypatch):
     return clock
 
 
-def begin(folder, *, resumes=False):
+def begin(folder, *, resumes=False, **options):
     """A recorder in its first epoch."""
     training = Training(folder, {"amp": False}, epochs=1, resumes=resumes, versions={}, handlers=[])
-    begun = Recorder(LAYOUT, MEMBERS, training, Options(live=False))
+    begun = Recorder(LAYOUT, MEMBERS, training, Options(live=False, **options))
     begun.open(lambda call, *args: call(*args))
     begun.start_epoch(1, 1)
     return begun
@@ -213,3 +213,20 @@ def test_a_resumed_run_keeps_when_its_findings_were_reported(tmp_path, clock):
     second.finish("finished")
     second.close()
     assert load_run(tmp_path).report().findings == second.report().findings
+
+
+def test_each_episode_is_written_and_the_user_is_called_at_its_beginning(tmp_path, clock):
+    called = []
+    recording = begin(tmp_path, on_finding=called.append)
+    for step in range(1, 31):
+        recording.take([sample(step, np.nan if step % 10 == 1 else 1.0)])
+    recording.close()
+    run = load_run(tmp_path)
+    assert run.alerts["event"].tolist() == ["start", "end"] * 3
+    assert run.alerts["finding"].tolist() == [1] * 6
+    assert [[(e.step, e.step_end) for e in finding.episodes] for finding in called] == [
+        [(1, None)],
+        [(1, 2), (11, None)],
+        [(1, 2), (11, 12), (21, None)],
+    ]
+    assert run.report().findings == recording.report().findings

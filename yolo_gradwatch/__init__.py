@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from yolo_gradwatch.records import Alert, Finding, Layout, Window
+    from yolo_gradwatch.records import Alert, Episode, Finding, Layout, Window
     from yolo_gradwatch.report import Report
     from yolo_gradwatch.review import Run, load_run
     from yolo_gradwatch.sinks import Sink
@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Alert": "records",
+    "Episode": "records",
     "Finding": "records",
     "GradWatch": "watch",
     "Layout": "records",
@@ -34,6 +35,7 @@ _HOME = {
 
 __all__ = [
     "Alert",
+    "Episode",
     "Finding",
     "GradWatch",
     "Layout",
