@@ -41,8 +41,15 @@ ALLOWED = {
     },
     "summary": {"numpy", "pandas", "detect", "records"},
     "compare": {"numpy", "pandas", "records", "summary"},
-    "heatmap": {"numpy", "records", "telemetry"},
-    "plots": {"numpy", "matplotlib", "heatmap", "runlog"},
+    "timeline": {"numpy"},
+    "results": {"numpy"},
+    "heatmap": {"numpy", "graph", "records", "results", "runlog", "telemetry", "timeline"},
+    "look": {"matplotlib", "heatmap"},
+    "marks": {"numpy", "matplotlib", "heatmap", "look"},
+    "strips": {"numpy", "look"},
+    "plots": {
+        *("numpy", "matplotlib", "heatmap", "look", "marks", "runlog", "strips", "timeline"),
+    },
     "page": {"numpy", "plotly", "heatmap", "overview", "report", "runlog", "summary"},
     "columns": {"rich"},
     "overview": {

@@ -145,6 +145,7 @@ class Window:
         norm_max: (M,) highest L2 norm over the finite steps; NaN if there is none.
         weight_norm: (M,) L2 norm of the module's parameters before the first step; NaN if it was
             not taken, because an anomaly opened the window.
+        clipped: Steps, not skipped, with a total norm above the clip; -1 if unknown.
     """
 
     epoch: int
@@ -160,6 +161,7 @@ class Window:
     norm_mean: Singles
     norm_max: Singles
     weight_norm: Singles
+    clipped: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,7 @@ class Grid:
         norm_mean: (W, M)
         norm_max: (W, M)
         weight_norm: (W, M)
+        clipped: (W,)
     """
 
     epoch: Counts
@@ -195,6 +198,7 @@ class Grid:
     norm_mean: Singles
     norm_max: Singles
     weight_norm: Singles
+    clipped: Counts
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,7 @@ def grid_of(table: pd.DataFrame, layout: Layout) -> Grid:
         **{name: heads[name].to_numpy(np.int64) for name in _SHARED},
         **{name: spread(name, np.int64(0)) for name in runlog.COUNT_COLUMNS},
         **{name: spread(name, np.float32(np.nan)) for name in runlog.FLOAT_COLUMNS},
+        clipped=np.full(len(firsts), -1),
     )
 
 
