@@ -1,4 +1,4 @@
-"""What stands over the picture: frames and numbers of findings, and lines where something changed."""
+"""What lies over a picture: frames of findings, and lines where something changed."""
 
 from __future__ import annotations
 

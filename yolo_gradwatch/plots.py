@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 import warnings
 from typing import TYPE_CHECKING
@@ -40,6 +41,7 @@ _BY_RANK = np.argsort(_RANKS)
 _FEW_ROWS = 60  # up to so many, rows and their names are large
 _MOST_LISTED = 10
 _TALLEST = 85.0  # inches of the heat map
+_LETTERS = 0.1  # inches that a name needs
 _SIDE, _GAP, _LANE, _LINE, _LOWEST, _WORDS = 1.75, 0.12, 0.24, 0.2, 0.55, 0.3  # inches
 
 
@@ -82,6 +84,7 @@ def _body(figure: Figure, picture: Heatmap, top: float, heat: float) -> None:
     lowest = top - heat
     heat_axes = box.axes(figure, lowest, heat)
     scale = _heat(heat_axes, picture, timeline, round(box.width * DPI))
+    _names(heat_axes, picture, heat)
     lowest -= _LANE - _GAP
     below = []
     for size, fill in strips(picture):
@@ -141,13 +144,19 @@ def _heat(axes: Axes, picture: Heatmap, timeline: Timeline, columns: int) -> Sca
     axes.imshow(
         colours, aspect="auto", interpolation="nearest", extent=(0, 1, rows - 0.5, -0.5), zorder=1
     )
-    concerned = _severities(picture)
-    size = 8 if rows <= _FEW_ROWS else 5.5
-    for row, label in enumerate(picture.labels):
-        colour = COLOURS[concerned[row]] if row in concerned else "#000000"
-        axes.text(-0.005, row, short(label), fontsize=size, color=colour, ha="right", va="center")
     axes.set_yticks([])
     return scale
+
+
+def _names(axes: Axes, picture: Heatmap, height: float) -> None:
+    """The labels of the rows, of very many some, those of findings in their colour."""
+    concerned = _severities(picture)
+    rows = len(picture.labels)
+    size = 8 if rows <= _FEW_ROWS else 5.5
+    for row in range(0, rows, math.ceil(_LETTERS * rows / height)):
+        colour = COLOURS[concerned[row]] if row in concerned else "#000000"
+        text = axes.text(-0.005, row, short(picture.labels[row]), fontsize=size, color=colour)
+        text.set(ha="right", va="center")
 
 
 def _severities(picture: Heatmap) -> dict[int, str]:

@@ -36,14 +36,13 @@ class Timeline:
     """
 
     def __init__(self, step_first: Counts, step_last: Counts) -> None:
-        self.edges: Floats = np.append(step_first, step_last[-1] + 1) - 0.5
-        first, last = self.edges[0], self.edges[-1]
-        self._cut = float(first)
-        self.gap: tuple[float, float] | None = None
-        if last - first > _LONG:
-            self._cut = float(self.edges[np.searchsorted(self.edges, first + DENSE)])
-        if first < self._cut < last:
-            self.gap = (_DENSE_SHARE, _DENSE_SHARE + _BREAK)
+        end = max(float(step_first[-1]), float(step_last[-1])) + 1
+        self.edges: Floats = np.append(step_first.astype(np.float64), end) - 0.5
+        first, last = float(self.edges[0]), float(self.edges[-1])
+        cut = float(self.edges[np.searchsorted(self.edges[:-1], first + DENSE)])
+        is_long = last - first > _LONG and cut - first < 2 * DENSE
+        self.gap = (_DENSE_SHARE, _DENSE_SHARE + _BREAK) if is_long else None
+        self._cut = cut if is_long else first
         self.dense = round(self._cut - first)
         self.left: Floats = self.at(self.edges[:-1])
         self.right: Floats = self._place(self.edges[1:], self.edges[1:] > self._cut)
