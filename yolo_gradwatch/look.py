@@ -33,29 +33,33 @@ def decade(level: float) -> str:
     return str(10**power) if 0 <= power <= 3 else f"1e{power}"
 
 
+def _number(digit: int, power: int) -> str:
+    """1 to 9 times a power of ten."""
+    return f"{digit * 10.0**power:g}" if -4 < power < 4 else f"{digit}e{power}"
+
+
 def log_axis(axes: Axes, low: float, high: float) -> None:
-    """A logarithmic axis with labels at whole decades, or at 1, 2 and 5 within one or two.
+    """Labels for levels, log10 of values: at whole decades, or at 1, 2 and 5 within one or two.
+
+    Matplotlib's logarithmic scale overflows at values that a training which diverges does reach.
 
     Args:
         axes: Whose vertical axis it is.
-        low: Lowest value that is drawn, above 0.
-        high: Highest value.
+        low: Lowest level that is drawn.
+        high: Highest level.
     """
-    spare = max((high / low) ** 0.07, 1.1)
-    low, high = low / spare, high * spare
-    axes.set_yscale("log")
+    spare = max((high - low) * 0.07, 0.05)
+    low, high = low - spare, high + spare
     axes.set_ylim(low, high)
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    powers = range(first, last + 1)
-    inside = [p for p in powers if low <= 10.0**p <= high]
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    inside = [power for power in powers if low <= power <= high]
     if len(inside) >= 2:
         ticks = inside[:: -(-len(inside) // 4)]
-        axes.set_yticks([10.0**p for p in ticks], [decade(p) for p in ticks])
+        axes.set_yticks(ticks, [decade(power) for power in ticks])
     else:
-        values = [m * 10.0**p for p in powers for m in (1, 2, 5)]
-        values = [value for value in values if low <= value <= high]
-        axes.set_yticks(values, [f"{value:.3g}" for value in values])
-    axes.minorticks_off()
+        fine = [(p + math.log10(m), m, p) for p in powers for m in (1, 2, 5)]
+        fine = [one for one in fine if low <= one[0] <= high]
+        axes.set_yticks([level for level, _, _ in fine], [_number(m, p) for _, m, p in fine])
 
 
 def own_look(figure: Figure) -> None:

@@ -87,7 +87,7 @@ def _mark(
         height: float = mark.rows[0]
     else:
         bottom, top = axes.get_ylim()
-        height = top * (bottom / top) ** 0.1
+        height = top - 0.1 * (top - bottom)
         (line,) = axes.plot([left, left + width], [height] * 2, solid_capstyle="butt")
         line.set(color=colour, linewidth=3.5, zorder=5)
     place = max(left, _NUMBER)  # beside the label of the row

@@ -38,17 +38,17 @@ def strips(picture: Heatmap) -> list[Strip]:
 
 def _total(axes: Axes, picture: Heatmap, timeline: Timeline) -> None:
     """The norm of the whole model, with the limit above which it is clipped."""
-    shown = (picture.totals > 0) & (picture.totals < np.inf)
-    low, mean, high = np.where(shown, picture.totals, np.nan)
+    low, mean, high = np.repeat(_levels(picture.totals), 2, axis=1)
     x = _sides(timeline.left, timeline.right)
-    low, mean, high = (np.repeat(values, 2) for values in (low, mean, high))
     axes.fill_between(x, low, high, color="#9ecae1", linewidth=0)
     axes.plot(x, mean, color=LINES[0], linewidth=1)
-    axes.axhline(picture.clip, color=DARK, linestyle="--", linewidth=0.8)
-    _word(axes, picture.clip, f"clipped above {picture.clip:g}", DARK, axes.get_yaxis_transform())
-    there = [*low[~np.isnan(low)], *high[~np.isnan(high)], picture.clip]
-    there = [value for value in there if value > 0] or [1.0]
-    log_axis(axes, min(there), max(there))
+    there = [*low[~np.isnan(low)], *high[~np.isnan(high)]]
+    if picture.clip > 0:
+        clip = float(np.log10(picture.clip))
+        axes.axhline(clip, color=DARK, linestyle="--", linewidth=0.8)
+        _word(axes, clip, f"clipped above {picture.clip:g}", DARK, axes.get_yaxis_transform())
+        there.append(clip)
+    log_axis(axes, min(there, default=0.0), max(there, default=0.0))
     _title(axes, "norm of the\nwhole model")
 
 
@@ -83,15 +83,15 @@ def _rates(axes: Axes, picture: Heatmap, timeline: Timeline) -> None:
 
 def _curves(axes: Axes, picture: Heatmap, timeline: Timeline, curves: dict[str, Floats]) -> None:
     """Curves of epochs, each value over the width of its epoch."""
-    spans = _spans(picture, timeline)
-    x = _sides(*spans)
-    for values, colour in zip(curves.values(), LINES, strict=False):
-        axes.plot(x, np.repeat(values, 2), color=colour, linewidth=1.1)
-    values = np.concatenate(list(curves.values()))
-    values = values[np.isfinite(values)]
-    low, high = float(values.min()), float(values.max())
-    if low > 0 and high / low > _WIDE:
-        log_axis(axes, low, high)
+    values = np.stack(list(curves.values()))
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    is_wide = low > 0 and high / low > _WIDE
+    shown = _levels(values) if is_wide else values
+    x = _sides(*_spans(picture, timeline))
+    for line, colour in zip(np.repeat(shown, 2, axis=1), LINES, strict=False):
+        axes.plot(x, line, color=colour, linewidth=1.1)
+    if is_wide:
+        log_axis(axes, float(np.nanmin(shown)), float(np.nanmax(shown)))
     else:
         _from_zero(axes, low, high)
     _words(axes, [(short(name), colour) for name, colour in zip(curves, LINES, strict=False)])
@@ -106,7 +106,8 @@ def _scores(axes: Axes, picture: Heatmap, timeline: Timeline) -> None:
         axes.plot(
             ends[known], values[known], color=colour, linewidth=1.1, marker=".", ms=5, clip_on=False
         )
-    _from_zero(axes, 0.0, max(float(np.nanmax(values)) for values in curves.values()))
+    every = np.stack(list(curves.values()))
+    _from_zero(axes, float(np.nanmin(every)), float(np.nanmax(every)))
     _words(axes, [(short(name), colour) for name, colour in zip(curves, LINES, strict=False)])
     _title(axes, "validation")
 
@@ -122,6 +123,13 @@ def _spans(picture: Heatmap, timeline: Timeline) -> tuple[Floats, Floats]:
     epochs = picture.curves.epochs.tolist()
     left, right = ([side.get(epoch, np.nan) for epoch in epochs] for side in (begins, ends))
     return np.array(left), np.array(right)
+
+
+def _levels(values: Floats) -> Floats:
+    """log10 of values; NaN for those that have none."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        levels = np.log10(values)
+    return np.where(np.isfinite(levels), levels, np.nan)
 
 
 def _sides(left: Floats, right: Floats) -> Floats:
