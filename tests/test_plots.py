@@ -14,7 +14,7 @@ from test_review import CONV, DEAD, watch
 from values import LAWS, Part, plan, window, write_run
 
 from yolo_gradwatch import heatmap as heatmaps
-from yolo_gradwatch import load_run, plots
+from yolo_gradwatch import load_run, plots, results
 from yolo_gradwatch.heatmap import (
     COLOURS,
     FINE,
@@ -227,6 +227,16 @@ def test_of_many_findings_the_first_ten_are_listed(report):
     assert "… and 3 more" in texts
 
 
+def test_a_finding_that_came_back_is_listed_once_and_framed_each_time(report):
+    finding, other = finding_of(step=2), finding_of(number=2, step=4)
+    marks = [Mark(finding, (0,), 1, 2), Mark(other, (1,), 3, 4), Mark(finding, (0,), 5, 6)]
+    figure = plots.draw(picture_of([[FINE] * 8] * 2, marks=marks), report)
+    listed = [text[0] for text in texts_of(figure) if "critical nonfinite" in text]
+    assert listed == ["1", "2"]
+    assert [frame.get_x() * 8 for frame in figure.axes[0].patches] == pytest.approx([1, 3, 5])
+    assert axes_texts(figure).count("1") == 2
+
+
 def test_the_name_of_the_run_and_its_verdict_stand_on_top(report, tmp_path):
     texts = texts_of(plots.draw(picture_of([[FINE]]), report))
     assert f"{tmp_path.parent.name}/{tmp_path.name}"[:20] in texts[0]
@@ -375,6 +385,14 @@ def test_names_are_drawn_as_they_are(report, tmp_path, name):
     label = figure.axes[0].texts[0]
     assert label.get_text() == (name if len(name) < 50 else f"{'a' * 23}…{'a' * 24}")
     assert not label.get_parse_math()
+
+
+@pytest.mark.parametrize("name", [*ODD, "\x00", "\x1b[31m", "\x7f\u202e"])
+def test_columns_of_results_are_drawn_whatever_their_name(report, tmp_path, name):
+    text = f"epoch,train/{name},lr/{name},metrics/mAP50({name}\n1,1,2,3\n"
+    (tmp_path / "results.csv").write_text(text, encoding="utf-8")
+    plots.write(picture_of([[FINE]], curves=results.read(tmp_path)), report, tmp_path / "p.png")
+    assert (tmp_path / "p.png").stat().st_size > 5000
 
 
 def test_a_picture_of_odd_module_names_is_drawn_from_files(tmp_path):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from yolo_gradwatch.heatmap import Heatmap
+    from yolo_gradwatch.heatmap import Heatmap, Mark
     from yolo_gradwatch.records import Counts, Floats
     from yolo_gradwatch.report import Report
 
@@ -260,12 +260,15 @@ def _legend(figure: Figure, box: _Box, picture: Heatmap, scale: ScalarMappable, 
 def _heading(picture: Heatmap, report: Report) -> list[tuple[str, str]]:
     """Lines and their colours: the verdict, and a line a finding; of many, the first ones."""
     lines = [(line, "#000000") for line in textwrap.wrap(report.verdict, 125)]
-    for mark in picture.marks[:_MOST_LISTED]:
+    marks: dict[int, Mark] = {}
+    for mark in picture.marks:
+        marks.setdefault(mark.finding.number, mark)
+    for mark in list(marks.values())[:_MOST_LISTED]:
         f = mark.finding
         end = "" if f.step_end is None else f" until step {f.step_end:,}"
         text = f"{f.number}  {f.severity} {f.rule} in {short(f.module)} since step {f.step:,}{end}"
         others = len(mark.rows[1:])
         more = f", {others} more affected (thin frame)" if others else ""
         lines.append((text + more, COLOURS[f.severity]))
-    hidden = len(picture.marks) - _MOST_LISTED
+    hidden = len(marks) - _MOST_LISTED
     return [*lines, (f"… and {hidden} more", DARK)] if hidden > 0 else lines
