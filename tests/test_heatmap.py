@@ -459,3 +459,29 @@ def test_what_ultralytics_wrote_beside_the_files_is_in_the_picture(tmp_path):
     curves = drawn(tmp_path, FIVE).curves
     assert curves.losses["box_loss"].tolist() == [2.5, 1.5]
     assert curves.rates["pg0"].tolist() == [0.01, 0.02]
+
+
+@pytest.mark.parametrize(
+    "name", ["yolov5n", "yolov8n", "yolov9t", "yolov10n", "yolo11n", "yolo26n", "yolov8n-p2"]
+)
+def test_the_scales_of_real_models_are_those_of_their_strides(picture, name):
+    from ultralytics.nn.tasks import DetectionModel
+
+    from yolo_gradwatch import layout as layouts
+
+    model = DetectionModel(f"{name}.yaml", verbose=False)
+    layout, _ = layouts.read(model)
+    strides = model.model[-1].stride.tolist()
+    expected = [f"P{round(math.log2(stride))}" for stride in strides]
+    if len(strides) != 3:
+        expected = [f"scale {i + 1} of {len(strides)}" for i in range(len(strides))]
+    shown = picture([window(1, layout=layout)], layout=layout, modules=True)
+    scale_of = dict(
+        zip(shown.names, (label.partition("  ")[2] for label in shown.labels), strict=True)
+    )
+    inputs = [f"model.{block}" for block in model.model[-1].f]
+    assert [scale_of[block] for block in inputs] == expected
+    for family in ("cv2", "cv3"):
+        branches = [f"{layout.head}.{family}.{i}" for i in range(len(strides))]
+        assert [scale_of[branch] for branch in branches] == expected
+    assert sum(map(bool, scale_of.values())) % len(strides) == 0
