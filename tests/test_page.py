@@ -14,7 +14,7 @@ from values import LAYOUT, Part, plan, window, write_run
 
 from yolo_gradwatch import load_run
 from yolo_gradwatch.cli import main
-from yolo_gradwatch.heatmap import STATES, WEAK
+from yolo_gradwatch.heatmap import STATES, WEAK, WEAK_ZERO
 from yolo_gradwatch.summary import summary
 
 page = pytest.importorskip("yolo_gradwatch.page", reason="the extra 'html' is not installed")
@@ -302,18 +302,21 @@ def test_colours_are_those_of_what_is_alive(tmp_path):
     for step in range(1, 21):
         one = window(step, norm=10.0)
         low = [name.startswith("model.0") for name in LAYOUT.modules]
-        windows.append(replace(one, norm_mean=np.where(low, 1e-12, one.norm_mean).astype("f4")))
+        norms = np.where(low, 1e-12 if step < 19 else 0, one.norm_mean).astype("f4")
+        windows.append(replace(one, norm_mean=norms))
     layout = replace(LAYOUT, edges=())
     run = load_run(write_run(tmp_path, windows, layout))
     page.write(run, replace(run.report(), findings=()), tmp_path / "page.html")
     limits, covered, words = visit(
         tmp_path / "page.html",
-        """return [[plot.data[0].zmin, plot.data[0].zmax], plot.data[1].z.map((row) => row[0]),
+        """return [[plot.data[0].zmin, plot.data[0].zmax],
+        plot.data[1].z.map((row) => [row[0], row[19]]),
         document.getElementById("states").innerText];""",
     )
     assert limits == [0.0, 2.0]
-    assert covered == [len(STATES) + 1, None, None]
-    assert words.strip() == WEAK[0]
+    assert covered == [[len(STATES) + 1, len(STATES) + 2], [None] * 2, [None] * 2]
+    assert WEAK[0] in words
+    assert WEAK_ZERO[0] in words
 
 
 @needs_browser
@@ -423,7 +426,7 @@ def test_without_plotly_the_install_command_is_told(run, tmp_path):
 import sys
 sys.modules["plotly"] = None
 from yolo_gradwatch.cli import main
-from yolo_gradwatch.heatmap import STATES, WEAK
+from yolo_gradwatch.heatmap import STATES, WEAK, WEAK_ZERO
 sys.exit(main(["review", {str(run.folder)!r}, "--html", {str(tmp_path / "p.html")!r}]))
 """
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

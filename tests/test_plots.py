@@ -23,6 +23,7 @@ from yolo_gradwatch.heatmap import (
     STATES,
     UNKNOWN,
     WEAK,
+    WEAK_ZERO,
     ZERO,
     Heatmap,
     Mark,
@@ -118,16 +119,22 @@ def test_a_higher_norm_is_brighter(report):
 
 
 def test_a_level_below_the_colours_has_one_of_its_own_in_a_weak_row_only(report):
-    levels = [[0.0, -9.0], [0.0, -9.0]]
+    levels = [[0.0, -9.0, 0.0], [0.0, -9.0, 0.0]]
     weak = np.array([False, True])
-    picture = picture_of([[FINE] * 2] * 2, levels=levels, limits=(-1.0, 1.0), weak=weak)
+    states = [[FINE, FINE, ZERO]] * 2
+    picture = picture_of(states, levels=levels, limits=(-1.0, 1.0), weak=weak)
     figure = plots.draw(picture, report)
-    cells = colours_of(figure, 2)
+    cells = colours_of(figure, 3)
     np.testing.assert_allclose(cells[1, 1], to_rgba(WEAK[1]))
     np.testing.assert_allclose(cells[0, 1], colormaps["viridis"](0.0))
     np.testing.assert_allclose(cells[1, 0], cells[0, 0])
+    np.testing.assert_allclose(cells[0, 2], to_rgba(STATES[ZERO][1]))
+    np.testing.assert_allclose(cells[1, 2], to_rgba(WEAK_ZERO[1]))
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == [WEAK[0]]
+    words = [text.get_text() for text in legend.get_texts()]
+    assert words == [STATES[ZERO][0], WEAK[0], WEAK_ZERO[0]]
+    (legend,) = plots.draw(replace(picture, weak=np.array([True, True])), report).legends
+    assert [text.get_text() for text in legend.get_texts()] == [WEAK[0], WEAK_ZERO[0]]
 
 
 def test_labels_of_colours_are_powers_of_ten_as_one_writes_them(report):

@@ -39,6 +39,9 @@ STATES = {
 WEAK = ("below the scale", "#cbbfda")
 """Words and colour for a level below the colours' in a row that is `Heatmap.weak`."""
 
+WEAK_ZERO = ("exactly zero, in no finding", "#a99dba")
+"""Words and colour for a cell that is `ZERO` in such a row."""
+
 COLOURS = {"critical": "#d1001c", "warning": "#e07b00"}
 """By severity of an alarm."""
 

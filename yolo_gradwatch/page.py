@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from plotly.offline import get_plotlyjs
 
-from yolo_gradwatch.heatmap import COLOURS, STATES, WEAK, heatmap
+from yolo_gradwatch.heatmap import COLOURS, STATES, WEAK, WEAK_ZERO, ZERO, heatmap
 from yolo_gradwatch.overview import module_columns, source_of
 from yolo_gradwatch.report import finding_line
 from yolo_gradwatch.runlog import replacing
@@ -113,8 +113,9 @@ def _data(run: Run, report: Report) -> dict[str, Any]:
         "totals": _packed(modules.totals, "<f4"),
         "clip": modules.clip,
         "states_known": [
-            {"word": word, "colour": colour} for word, colour in (*STATES.values(), WEAK)
+            {"word": word, "colour": colour} for word, colour in (*STATES.values(), WEAK, WEAK_ZERO)
         ],
+        "zero": ZERO,
         "views": {"blocks": _view(blocks, place), "modules": _view(modules, place)},
     }
 

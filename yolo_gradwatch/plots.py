@@ -15,7 +15,7 @@ from matplotlib.colors import Normalize, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from yolo_gradwatch.heatmap import COLOURS, FINE, STATES, WEAK
+from yolo_gradwatch.heatmap import COLOURS, FINE, STATES, WEAK, WEAK_ZERO, ZERO
 from yolo_gradwatch.look import DARK, decade, own_look, short
 from yolo_gradwatch.marks import finding_frames, moment_lines, moment_words
 from yolo_gradwatch.runlog import replacing
@@ -137,7 +137,9 @@ def _heat(axes: Axes, picture: Heatmap, timeline: Timeline, columns: int) -> Sca
     colours = scale.to_rgba(np.nan_to_num(levels, nan=low))
     for state, (_, colour) in STATES.items():
         colours[states == state] = to_rgba(colour)
-    faded = picture.weak[:, None] & (states == FINE)
+    is_weak = picture.weak[:, None]
+    colours[is_weak & (states == ZERO)] = to_rgba(WEAK_ZERO[1])
+    faded = is_weak & (states == FINE)
     share = np.clip(levels[faded] - low, 0, 1)[:, None]  # of the last decade above the limit
     colours[faded] = share * colours[faded] + (1 - share) * np.array(to_rgba(WEAK[1]))
     rows = len(picture.labels)
@@ -243,9 +245,13 @@ def _legend(figure: Figure, box: _Box, picture: Heatmap, scale: ScalarMappable, 
     bar.set_ticks(list(ticks), labels=[decade(tick) for tick in ticks])
     bar.ax.tick_params(labelsize=7)
     bar.ax.set_title("gradient\nnorm (L2)", fontsize=7.5, loc="left")
-    there = [STATES[state] for state in STATES if (picture.states == state).any()]
-    if (picture.levels[picture.weak] < low).any():
+    is_weak = picture.weak[:, None]
+    shown = np.where(is_weak & (picture.states == ZERO), FINE, picture.states)
+    there = [STATES[state] for state in STATES if (shown == state).any()]
+    if (is_weak & (picture.levels < low)).any():
         there.append(WEAK)
+    if (shown != picture.states).any():
+        there.append(WEAK_ZERO)
     if there:
         figure.legend(
             handles=[Patch(color=colour, label=word) for word, colour in there],

@@ -45,10 +45,11 @@ function heat(top) {
 
 // The state of each cell that is not coloured by its level, counted from 1, else 0.
 function uncoloured() {
-  const weak = run.states_known.length;
+  const [weak, weakZero] = [run.states_known.length - 1, run.states_known.length];
   return view.rows.map((row, y) =>
     Array.from({ length: windows }, (_, column) => {
       const cell = row * windows + column;
+      if (states[cell] === run.zero && view.weak[y]) return weakZero;
       if (states[cell]) return states[cell];
       return view.weak[y] && Math.log10(norms[cell]) < view.limits[0] ? weak : 0;
     })
