@@ -41,8 +41,16 @@ ALLOWED = {
     },
     "summary": {"numpy", "pandas", "detect", "records"},
     "compare": {"numpy", "pandas", "causes", "records", "summary"},
-    "heatmap": {"numpy", "records", "telemetry"},
-    "plots": {"numpy", "matplotlib", "advice", "heatmap", "runlog"},
+    "timeline": {"numpy"},
+    "results": {"numpy"},
+    "heatmap": {"numpy", "graph", "records", "results", "runlog", "telemetry", "timeline"},
+    "look": {"matplotlib", "heatmap"},
+    "marks": {"numpy", "matplotlib", "heatmap", "look"},
+    "strips": {"numpy", "look"},
+    "plots": {
+        *("numpy", "matplotlib", "advice", "heatmap", "look", "marks", "runlog", "strips"),
+        "timeline",
+    },
     "page": {"numpy", "plotly", "heatmap", "overview", "report", "runlog", "summary"},
     "columns": {"rich"},
     "overview": {

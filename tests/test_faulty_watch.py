@@ -62,12 +62,14 @@ MODULES = (
         "heatmap",
         "layout",
         "levels",
+        "look",
+        "marks",
         "plots",
         "processes",
     ),
-    *("recorder", "report", "review", "rollup", "rules", "runlog", "screen"),
-    *("session", "tables", "telemetry", "thresholds", "trainer", "typed", "watch"),
-    "writer",
+    *("recorder", "report", "results", "review", "rollup", "rules", "runlog", "screen"),
+    *("session", "strips", "tables", "telemetry", "thresholds", "timeline", "trainer", "typed"),
+    *("watch", "writer"),
 )
 """Those with a function that a training runs."""
 

@@ -11,10 +11,10 @@ from build import episode_of, finding_of
 from hypothesis import given
 from hypothesis import strategies as st
 from test_compare import FEWER, written
-from values import HEAD, LAYOUT, NET, TRUNK, runs, window
+from values import HEAD, LAYOUT, NET, TRUNK, Part, plan, runs, window
 
 from yolo_gradwatch.heatmap import FINE, NONE, NONFINITE, UNKNOWN, ZERO, Mark, heatmap
-from yolo_gradwatch.records import WHOLE
+from yolo_gradwatch.records import WHOLE, Event
 
 CONV, BN = "model.1.conv", "model.1.bn"
 BLOCKS = ("model.0", "model.1", "model.2")
@@ -138,24 +138,55 @@ def test_the_lowest_mean_and_highest_norm_of_the_whole_model(picture):
     assert shown.totals.dtype == np.float64
 
 
+def clipped_of(folder, windows, **meta):
+    return drawn(folder, windows, **meta).clipped.T.tolist()
+
+
 @pytest.mark.parametrize(
     ("options", "clip"), [({}, 10.0), ({"clip": 2.5}, 2.5), ({"clip": 0.1}, 0.1)]
 )
-def test_steps_above_the_clip_are_clipped(picture, options, clip):
-    norms = [clip / 2, clip, math.nan, 2 * clip, 1e30]
+def test_a_window_of_one_step_above_the_clip_was_clipped(tmp_path, options, clip):
+    norms = [clip / 2, clip, 2 * clip, 1e30]
     windows = [window(step, norm=norm) for step, norm in enumerate(norms, 1)]
-    shown = picture(windows, options={"training": options})
-    assert shown.clip == clip
-    assert shown.clipped.tolist() == [0.0, 0.0, 0.0, 1.0, 1.0]
+    found = clipped_of(tmp_path, windows, options={"training": options})
+    assert found == [[0, 0], [0, 0], [1, 1], [1, 1]]
 
 
-def test_a_window_is_clipped_or_not_as_its_mean_is(picture):
-    highest = np.full(len(LAYOUT.modules), 99, np.float32)
+@pytest.mark.parametrize(
+    ("low", "high", "share"),
+    [
+        (1.0, 9.0, [0, 0]),
+        (1.0, 10.0, [0, 0]),  # the clip itself
+        (11.0, 99.0, [1, 1]),
+        (1.0, 11.0, [0.25, 0.75]),  # one step at least, and not the lowest
+        (10.0, 11.0, [0.25, 0.75]),
+    ],
+)
+def test_without_counts_the_share_that_was_clipped_is_what_the_norms_prove(
+    tmp_path, low, high, share
+):
+    one = window(1, steps=4, norm=(low + high) / 2)
+    ends = {"norm_min": low, "norm_max": high}
+    ends = {name: np.full(len(LAYOUT.modules), value, np.float32) for name, value in ends.items()}
+    assert clipped_of(tmp_path, [replace(one, **ends)]) == [share]
+
+
+def test_steps_that_were_skipped_were_not_clipped_and_of_nonfinite_ones_nothing_is_known(tmp_path):
     windows = [
-        replace(window(step, steps=4, norm=mean), norm_max=highest)
-        for step, mean in ((1, 9.0), (5, 11.0))
+        window(1, steps=4, skipped=4, unknown=LAYOUT.modules),
+        window(5, steps=4, skipped=1, norm=50.0),
+        window(9, steps=4, nonfinite={WHOLE: 4}),
+        window(13, steps=4, norm=50.0, nonfinite={WHOLE: 1}),
     ]
-    assert picture(windows).clipped.tolist() == [0.0, 1.0]
+    assert clipped_of(tmp_path, windows) == [[0, 0], [0.75, 0.75], [0, 1], [0.75, 1]]
+
+
+def test_counts_of_clipped_steps_say_their_share(tmp_path):
+    windows = [window(step, steps=4, norm=norm) for step, norm in ((1, 9.0), (5, 11.0), (9, 50.0))]
+    run = written(tmp_path, windows)
+    counted = np.array([1, 3, -1])  # -1: not counted
+    vars(run)["grid"] = replace(run.grid, clipped=counted)
+    assert heatmap(run, run.report()).clipped.T.tolist() == [[0.25, 0.25], [0.75, 0.75], [1, 1]]
 
 
 def test_the_share_of_steps_that_were_skipped(picture):
@@ -172,7 +203,7 @@ def test_a_run_without_a_window_has_rows_and_no_column(picture):
         shown = picture([], modules=modules)
         assert shown.norms.shape == (len(shown.names), 0)
         assert shown.totals.shape == (3, 0)
-        assert len(shown.skipped) == len(shown.clipped) == 0
+        assert len(shown.skipped) == shown.clipped.shape[1] == 0
         assert shown.marks == ()
 
 
@@ -297,3 +328,167 @@ def test_the_findings_of_a_review_have_their_marks(tmp_path):
     assert [
         (mark.finding.rule, mark.rows, mark.first, mark.last) for mark in heatmap(run, report).marks
     ] == [("dead", (1,), 2, 5)]
+
+
+def headed(families, inputs):
+    """A layout whose head has these families of branches and reads so many of the blocks before."""
+    parts = [Part(f"model.{i}.conv") for i in range(inputs + 1)]
+    head = f"model.{inputs + 1}"
+    parts += [Part(f"{head}.{name}.{j}.conv") for name in families for j in range(inputs)]
+    edges = [(f"model.{i}", f"model.{i + 1}") for i in range(inputs)]
+    return plan(parts, edges=edges + [(f"model.{i}", head) for i in range(1, inputs + 1)])[0]
+
+
+def test_the_blocks_that_feed_the_head_and_its_branches_have_their_scale(picture):
+    layout = headed(["cv2", "cv3"], 3)
+    windows = [window(1, layout=layout)]
+    blocks = picture(windows, layout=layout).labels
+    assert blocks == ("0 Block", "1 Block  P3", "2 Block  P4", "3 Block  P5", "4 Block")
+    modules = picture(windows, layout=layout, modules=True)
+    marked = {label for label in modules.labels if "  P" in label}
+    names = {"model.1  P3", "model.2  P4", "model.3  P5"}
+    assert marked == names | {
+        f"model.4.{f}.{j}  P{j + 3}" for f in ("cv2", "cv3") for j in range(3)
+    }
+    assert "model.4.cv2.0" in modules.names
+
+
+@pytest.mark.parametrize("inputs", [2, 4])
+def test_other_numbers_of_scales_are_counted(picture, inputs):
+    layout = headed(["cv2"], inputs)
+    labels = picture([window(1, layout=layout)], layout=layout).labels
+    found = [label.partition("  ")[2] for label in labels]
+    assert found == ["", *(f"scale {i + 1} of {inputs}" for i in range(inputs)), ""]
+
+
+def test_a_head_with_one_input_has_no_scales(picture):
+    layout = headed(["cv2"], 1)
+    labels = picture([window(1, layout=layout)], layout=layout).labels
+    assert labels == ("0 Block", "1 Block", "2 Block")
+
+
+ROWS = [f"model.{i}" for i in range(6)]
+CHAIN, _ = plan([Part(f"{name}.conv") for name in ROWS])
+
+
+def levelled(levels, steps=20):
+    """Windows in which each block, by number, has the level that is given for it."""
+    found = []
+    for step in range(1, steps + 1):
+        now = [level(step) if callable(level) else level for level in levels]
+        level_of = dict(zip(ROWS, now, strict=True)) | {"": 1.0}
+        norms = [10.0 ** level_of[block] for block in CHAIN.block_of]
+        one = window(step, layout=CHAIN)
+        found.append(replace(one, norm_mean=np.array(norms, np.float32)))
+    return found
+
+
+def test_rows_that_are_far_below_the_others_do_not_stretch_the_colours(picture):
+    shown = picture(levelled([1, 0.5, 0, -0.5, -9, -18]), layout=CHAIN)
+    assert shown.weak.tolist() == [False] * 4 + [True] * 2
+    low, high = shown.limits
+    assert (low, high) == pytest.approx((-0.75, 1.25), abs=0.05)  # two decades at least
+
+
+def test_rows_of_a_finding_stretch_the_colours_however_low_they_are(picture):
+    finding = finding_of("vanishing", "model.5", modules=("model.4", "model.5"), step=1)
+    for modules in (False, True):
+        shown = picture(levelled([1, 1, 1, 1, -4, -4]), [finding], layout=CHAIN, modules=modules)
+        assert not shown.weak.any()
+        assert shown.limits == pytest.approx((-4, 1), abs=0.01)
+
+
+def test_a_healthy_spread_of_blocks_is_within_the_colours(picture):
+    shown = picture(levelled([1.7, 1, 0, 0, -1, -1.7]), layout=CHAIN)
+    assert not shown.weak.any()
+    assert shown.limits == pytest.approx((-1.7, 1.7), abs=0.01)
+
+
+def test_a_row_that_falls_late_is_no_weak_one(picture):
+    levels = [1, 1, 1, 1, 0, lambda step: 0 if step < 15 else -3]
+    shown = picture(levelled(levels), layout=CHAIN)
+    assert not shown.weak.any()
+    assert shown.limits[0] == pytest.approx(-3, abs=0.01)
+
+
+def test_a_single_cell_far_above_or_below_does_not_stretch_the_colours(picture):
+    levels = [1, 1, 0, 0, lambda step: 30 if step == 9 else 0, lambda step: -30 if step == 5 else 0]
+    shown = picture(levelled(levels, steps=150), layout=CHAIN)
+    assert shown.limits == pytest.approx((-0.5, 1.5), abs=0.05)
+
+
+@pytest.mark.parametrize("sick", [{"zero": CHAIN.modules}, {"nonfinite": CHAIN.modules}])
+def test_a_run_without_any_level_has_limits(picture, sick):
+    shown = picture([window(step, layout=CHAIN, **sick) for step in (1, 2)], layout=CHAIN)
+    assert shown.limits == (-1.0, 1.0)
+    assert not shown.weak.any()
+
+
+def moments_of(shown):
+    return [(moment.step, moment.word) for moment in shown.moments]
+
+
+def test_restarts_are_moments_and_the_start_is_none(picture):
+    kinds = ("start", "resume", "nan_recovery", "oom_restart")
+    events = [Event(step, kind) for step, kind in zip((1, 2, 5, 10), kinds, strict=True)]
+    steps = [step for step, _ in moments_of(picture(FIVE, events=events))]
+    assert steps == [2, 5, 10]
+
+
+TEN_EPOCHS = [window(step, epoch=(step + 1) // 2) for step in range(1, 21)]
+
+
+@pytest.mark.parametrize(
+    ("training", "step"),
+    [
+        ({"epochs": 10, "close_mosaic": 3}, 15),
+        ({"epochs": 10, "close_mosaic": 9}, 3),
+        ({"epochs": 10, "close_mosaic": 10}, None),  # from the first step on, or never
+        ({"epochs": 10, "close_mosaic": 0}, None),
+        ({"epochs": 100, "close_mosaic": 10}, None),  # the training ended before
+        ({"epochs": 10, "close_mosaic": 3, "mosaic": 0.0}, None),
+        ({"epochs": 10, "close_mosaic": 3, "mosaic": 0.5}, 15),
+        ({"epochs": 10, "close_mosaic": 3, "task": "classify"}, None),
+        ({"epochs": 10}, None),
+        ({"epochs": 10, "close_mosaic": "3"}, None),
+        ({"epochs": 10, "close_mosaic": None}, None),
+        ({"close_mosaic": 3}, None),
+    ],
+)
+def test_the_end_of_the_mosaic_is_a_moment(picture, training, step):
+    shown = picture(TEN_EPOCHS, options={"training": training}, events=[])
+    assert moments_of(shown) == ([] if step is None else [(step, "mosaic closed")])
+
+
+def test_what_ultralytics_wrote_beside_the_files_is_in_the_picture(tmp_path):
+    text = "epoch,train/box_loss,lr/pg0\n1,2.5,0.01\n2,1.5,0.02\n"
+    (tmp_path / "results.csv").write_text(text, encoding="utf-8")
+    curves = drawn(tmp_path, FIVE).curves
+    assert curves.losses["box_loss"].tolist() == [2.5, 1.5]
+    assert curves.rates["pg0"].tolist() == [0.01, 0.02]
+
+
+@pytest.mark.parametrize(
+    "name", ["yolov5n", "yolov8n", "yolov9t", "yolov10n", "yolo11n", "yolo26n", "yolov8n-p2"]
+)
+def test_the_scales_of_real_models_are_those_of_their_strides(picture, name):
+    from ultralytics.nn.tasks import DetectionModel
+
+    from yolo_gradwatch import layout as layouts
+
+    model = DetectionModel(f"{name}.yaml", verbose=False)
+    layout, _ = layouts.read(model)
+    strides = model.model[-1].stride.tolist()
+    expected = [f"P{round(math.log2(stride))}" for stride in strides]
+    if len(strides) != 3:
+        expected = [f"scale {i + 1} of {len(strides)}" for i in range(len(strides))]
+    shown = picture([window(1, layout=layout)], layout=layout, modules=True)
+    scale_of = dict(
+        zip(shown.names, (label.partition("  ")[2] for label in shown.labels), strict=True)
+    )
+    inputs = [f"model.{block}" for block in model.model[-1].f]
+    assert [scale_of[block] for block in inputs] == expected
+    for family in ("cv2", "cv3"):
+        branches = [f"{layout.head}.{family}.{i}" for i in range(len(strides))]
+        assert [scale_of[branch] for branch in branches] == expected
+    assert sum(map(bool, scale_of.values())) % len(strides) == 0

@@ -3,6 +3,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html import unescape
 
 import numpy as np
@@ -13,6 +14,7 @@ from values import LAYOUT, Part, plan, window, write_run
 
 from yolo_gradwatch import load_run
 from yolo_gradwatch.cli import main
+from yolo_gradwatch.heatmap import STATES, WEAK, WEAK_ZERO
 from yolo_gradwatch.summary import summary
 
 page = pytest.importorskip("yolo_gradwatch.page", reason="the extra 'html' is not installed")
@@ -70,7 +72,7 @@ const rows = (value) => document.querySelector(`[value=${value}]`).click();
 const tip = () => document.getElementById("tip").textContent;
 const states = () => document.getElementById("states").innerText;
 const over = (data, x, y) => {
-  const point = { x, y, data: plot.data[data] };
+  const point = { pointNumber: y === undefined ? x : [y, x], data: plot.data[data] };
   plot.emit("plotly_hover", { points: [point], event: { clientX: 5, clientY: 5 } });
   return tip().split("\\n");
 };
@@ -79,7 +81,8 @@ const told = {
   columns: plot.data[0].z[0].length,
   labels: plot.layout.yaxis.ticktext,
   images: plot.querySelectorAll(".heatmaplayer image").length,
-  lines: plot.querySelectorAll(".scatterlayer .trace").length,
+  lines: plot.querySelectorAll(".scatterlayer .trace path.js-line").length,
+  modules_first: names(),
   frames: plot.layout.shapes.filter((shape) => shape.type === "rect").length,
   block: over(0, 0, 1),
   count: document.getElementById("count").textContent,
@@ -93,7 +96,7 @@ layer.dispatchEvent(new MouseEvent("mousemove", mouse));
 await wait(500);
 told.mouse = tip();
 
-plot.emit("plotly_click", { points: [{ x: 0, y: 1, data: plot.data[0] }] });
+plot.emit("plotly_click", { points: [{ pointNumber: [1, 0], data: plot.data[0] }] });
 told.clicked = names();
 
 rows("modules");
@@ -122,12 +125,15 @@ for (const head of document.querySelectorAll("#modules th")) {
 return told;
 """
 
+SICK = (CONV, "model.2.b")
+IN_TABLE = [*SICK, *(name for name in LAYOUT.modules if name not in SICK)]
+
 FILTERS = {
-    "model.1": ["model.1", CONV, "model.1.bn"],
+    "model.1": [CONV, "model.1", "model.1.bn"],
     "CONV2D bn": ["model.0.bn", "model.1.bn"],
     "dead": [CONV],
     "nothing of this": [],
-    "": list(LAYOUT.modules),
+    "": IN_TABLE,
 }
 
 
@@ -187,7 +193,11 @@ def test_a_real_mouse_over_the_map_brings_up_the_numbers(told):
 
 
 def test_a_click_on_the_map_finds_the_module_in_the_table(told):
-    assert told["clicked"] == ["model.1", CONV, "model.1.bn"]
+    assert told["clicked"] == [CONV, "model.1", "model.1.bn"]
+
+
+def test_the_table_begins_with_the_modules_of_findings(told):
+    assert told["modules_first"] == IN_TABLE
 
 
 def test_the_table_can_be_filtered(told):
@@ -218,19 +228,95 @@ def test_modules_without_a_finding_come_last(told):
         assert set(found[:2]) == {CONV, "model.2.b"}
 
 
+def long_run(folder, steps=1000):
+    """A run whose windows are single steps at first and longer later, 20 steps an epoch."""
+    windows, step = [], 1
+    while step <= steps:
+        size = min(max(step // 50, 1), 20 - (step - 1) % 20)
+        windows.append(window(step, steps=size, epoch=(step - 1) // 20 + 1))
+        step += size
+    watch(folder, windows)
+    run = load_run(folder)
+    page.write(run, run.report(), folder / "page.html")
+    return windows
+
+
+AXES = """const told = () => [plot.layout.xaxis.ticktext, plot.layout.xaxis2.ticktext,
+  plot.layout.xaxis.tickvals, plot.layout.xaxis2.tickvals];
+const shown = () => [...plot.querySelectorAll(".x2tick text")].map((tick) => tick.textContent);
+"""
+
+
 @needs_browser
-def test_zooming_shows_the_steps_that_are_in_view(tmp_path):
-    watch(tmp_path, [window(step) for step in range(1, 101)])
-    run = load_run(tmp_path)
-    page.write(run, run.report(), tmp_path / "page.html")
-    ticks = visit(
-        tmp_path / "page.html",
-        """const before = plot.layout.xaxis.ticktext;
-        await Plotly.relayout(plot, { "xaxis.range": [19.5, 24.5] }); await wait(300);
-        return [before, plot.layout.xaxis.ticktext];""",
+def test_steps_and_epochs_are_in_proportion(tmp_path):
+    windows = long_run(tmp_path)
+    x, (steps, epochs, at, begins), drawn = visit(
+        tmp_path / "page.html", AXES + "return [plot.data[0].x, told(), shown()];"
     )
-    assert ticks[0] == [str(step) for step in range(1, 101, 10)]
-    assert ticks[1] == ["21", "22", "23", "24", "25"]
+    assert x == [*(one.step_first - 0.5 for one in windows), 1000.5]
+    assert steps == [*(str(step) for step in range(100, 1000, 100)), "1,000"]
+    assert at == list(range(100, 1001, 100))
+    assert epochs == ["1", *(str(epoch) for epoch in range(5, 51, 5))]
+    assert begins == [0.5, *(20 * (epoch - 1) + 0.5 for epoch in range(5, 51, 5))]
+    assert drawn == epochs
+
+
+@needs_browser
+def test_zooming_shows_the_steps_and_epochs_that_are_in_view(tmp_path):
+    long_run(tmp_path)
+    (steps, epochs, _, _), back = visit(
+        tmp_path / "page.html",
+        AXES
+        + """const before = told();
+        await Plotly.relayout(plot, { "xaxis.range": [19.5, 41.5] }); await wait(300);
+        const zoomed = told();
+        await Plotly.relayout(plot, { "xaxis.range": [0.5, 1000.5] }); await wait(300);
+        return [zoomed, JSON.stringify(told()) === JSON.stringify(before)];""",
+    )
+    assert steps == [str(step) for step in range(20, 41, 5)]
+    assert epochs == ["2", "3"]
+    assert back
+
+
+@needs_browser
+def test_a_column_a_window_is_a_click_away(tmp_path):
+    windows = long_run(tmp_path)
+    x, (steps, epochs, at, begins), tip = visit(
+        tmp_path / "page.html",
+        AXES
+        + """document.querySelector("[value=windows]").click(); await wait(300);
+        const point = { pointNumber: [0, 60], data: plot.data[0] };
+        plot.emit("plotly_hover", { points: [point], event: {} });
+        return [plot.data[0].x, told(), document.getElementById("tip").textContent];""",
+    )
+    assert x == list(range(len(windows) + 1))
+    assert steps == [f"{windows[int(place)].step_first:,}" for place in at]
+    for epoch, place in zip(epochs, begins, strict=True):
+        assert windows[place].epoch == int(epoch) != windows[place - 1].epoch
+    assert f"steps {windows[60].step_first} to" in tip or f"step {windows[60].step_first}" in tip
+
+
+@needs_browser
+def test_colours_are_those_of_what_is_alive(tmp_path):
+    windows = []
+    for step in range(1, 21):
+        one = window(step, norm=10.0)
+        low = [name.startswith("model.0") for name in LAYOUT.modules]
+        norms = np.where(low, 1e-12 if step < 19 else 0, one.norm_mean).astype("f4")
+        windows.append(replace(one, norm_mean=norms))
+    layout = replace(LAYOUT, edges=())
+    run = load_run(write_run(tmp_path, windows, layout))
+    page.write(run, replace(run.report(), findings=()), tmp_path / "page.html")
+    limits, covered, words = visit(
+        tmp_path / "page.html",
+        """return [[plot.data[0].zmin, plot.data[0].zmax],
+        plot.data[1].z.map((row) => [row[0], row[19]]),
+        document.getElementById("states").innerText];""",
+    )
+    assert limits == [0.0, 2.0]
+    assert covered == [[len(STATES) + 1, len(STATES) + 2], [None] * 2, [None] * 2]
+    assert WEAK[0] in words
+    assert WEAK_ZERO[0] in words
 
 
 @needs_browser
@@ -281,7 +367,8 @@ def test_names_from_the_file_are_shown_and_never_run(tmp_path):
         tmp_path / "page.html",
         """document.querySelector("[value=modules]").click(); await wait(300);
         const tips = run.names.map((_, y) => {
-          plot.emit("plotly_hover", { points: [{ x: 0, y, data: plot.data[0] }], event: {} });
+          const point = { pointNumber: [y, 0], data: plot.data[0] };
+          plot.emit("plotly_hover", { points: [point], event: {} });
           return document.getElementById("tip").textContent.split("\\n")[0]; });
         const ticks = [...plot.querySelectorAll(".ytick text")].map((tick) => tick.textContent);
         return { names: names(), tips, ticks, title: document.querySelector("h1").textContent,
@@ -339,6 +426,7 @@ def test_without_plotly_the_install_command_is_told(run, tmp_path):
 import sys
 sys.modules["plotly"] = None
 from yolo_gradwatch.cli import main
+from yolo_gradwatch.heatmap import STATES, WEAK, WEAK_ZERO
 sys.exit(main(["review", {str(run.folder)!r}, "--html", {str(tmp_path / "p.html")!r}]))
 """
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""What a picture of a run shows: modules by windows, the total norm, and where findings stand."""
+"""What a picture of a run shows: modules by windows, strips of the whole run, and its findings."""
 
 from __future__ import annotations
 
@@ -7,14 +7,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from yolo_gradwatch import results
+from yolo_gradwatch.graph import Graph
 from yolo_gradwatch.records import WHOLE
+from yolo_gradwatch.runlog import events_of_meta
 from yolo_gradwatch.telemetry import block_labels, block_rows
+from yolo_gradwatch.timeline import Timeline
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-    from yolo_gradwatch.records import Counts, Episode, Finding, Floats, Grid, Layout
+    from yolo_gradwatch.records import Counts, Episode, Finding, Flags, Floats, Grid, Layout
     from yolo_gradwatch.report import Report
+    from yolo_gradwatch.results import Curves
     from yolo_gradwatch.review import Run
 
 FINE, NONFINITE, ZERO, NONE, UNKNOWN = range(5)
@@ -29,8 +36,40 @@ STATES = {
 }
 """Words and colour for a cell that is not `FINE`."""
 
+WEAK = ("below the scale", "#cbbfda")
+"""Words and colour for a level below the colours' in a row that is `Heatmap.weak`."""
+
+WEAK_ZERO = ("exactly zero, in no finding", "#a99dba")
+"""Words and colour for a cell that is `ZERO` in such a row."""
+
 COLOURS = {"critical": "#d1001c", "warning": "#e07b00"}
 """By severity of an alarm."""
+
+
+_SPAN = 2.0  # decades that the colours span at least, so that noise is not blown up
+_WEAK = 2.2  # decades below the median row; healthy blocks that are trained are within 1.7
+_OUTLIERS = 1.0  # per cent of what is alive, at either end, that the colours do not tell apart
+_LOOKS = 200  # places on the axis at which the levels are looked at for that
+_THREE_SCALES = ("P3", "P4", "P5")
+_RESTARTS = {
+    "resume": "resumed",
+    "nan_recovery": "NaN recovery",
+    "oom_restart": "out of memory, restarted",
+    "thaw": "layers thawed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A point of the training at which something else than the model changed.
+
+    Attributes:
+        step: The first optimizer step after it.
+        word: What happened.
+    """
+
+    step: int
+    word: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +95,8 @@ class Heatmap:
 
     Attributes:
         names: (R,) of the modules.
-        labels: (R,) as a reader knows them: number and class of a block, else the name.
+        labels: (R,) as a reader knows them: number and class of a block, else the name; and the
+            scale of the head that it feeds or belongs to.
         epoch: (W,)
         step_first: (W,)
         step_last: (W,)
@@ -65,10 +105,15 @@ class Heatmap:
         states: (R, W) `FINE`, `NONFINITE`, `ZERO`, `NONE` or `UNKNOWN`.
         totals: (3, W) lowest, mean and highest norm of the whole model; NaN where there is none.
         clip: Norm of the whole model above which the trainer clips.
-        clipped: (W,) share of the steps that were clipped; of a window in which some were, only
-            that its mean was above the clip or not is known, as 1 or 0.
+        limits: Lowest and highest level that the colours tell apart, by the rows that are alive.
+        weak: (R,) whether a row is far below the others and in no finding, as the box branch of a
+            scale without objects: it does not stretch the colours.
+        clipped: (2, W) share of the steps that were clipped, at least and at most: two numbers
+            where only the lowest and the highest norm of a window are known.
         skipped: (W,) share of the steps that AMP skipped.
         marks: Of every episode of the findings that are alarms, in the order in which they began.
+        moments: By step.
+        curves: What Ultralytics wrote of each epoch.
     """
 
     names: tuple[str, ...]
@@ -80,10 +125,14 @@ class Heatmap:
     levels: Floats
     states: NDArray[np.uint8]
     totals: Floats
+    limits: tuple[float, float]
+    weak: Flags
     clip: float
     clipped: Floats
     skipped: Floats
     marks: tuple[Mark, ...]
+    moments: tuple[Moment, ...]
+    curves: Curves
 
 
 def heatmap(run: Run, report: Report, *, modules: bool = False) -> Heatmap:
@@ -101,9 +150,12 @@ def heatmap(run: Run, report: Report, *, modules: bool = False) -> Heatmap:
     with np.errstate(divide="ignore"):
         levels = np.where(states == FINE, np.log10(norms), np.nan)
     names = tuple(layout.modules[row] for row in rows)
+    marks = tuple(mark for one in report.alarms for mark in _marks(grid, layout, names, one))
+    found = {names[row] for mark in marks for row in mark.rows}
+    limits, weak = _scale(grid, levels, np.array([_is_inside(name, found) for name in names]))
     return Heatmap(
         names=names,
-        labels=names if modules else tuple(block_labels(layout)),
+        labels=_labels(layout, names, names if modules else block_labels(layout)),
         epoch=grid.epoch,
         step_first=grid.step_first,
         step_last=grid.step_last,
@@ -113,13 +165,91 @@ def heatmap(run: Run, report: Report, *, modules: bool = False) -> Heatmap:
         totals=np.stack([grid.norm_min[:, 0], grid.norm_mean[:, 0], grid.norm_max[:, 0]]).astype(
             np.float64
         ),
+        limits=limits,
+        weak=weak,
         clip=report.clip,
-        clipped=(grid.norm_mean[:, 0] > report.clip).astype(np.float64),
+        clipped=_clipped(grid, report.clip) / np.maximum(grid.steps, 1),
         skipped=grid.skipped / np.maximum(grid.steps, 1),
-        marks=tuple(
-            mark for finding in report.alarms for mark in _marks(grid, layout, names, finding)
-        ),
+        marks=marks,
+        moments=_moments(run),
+        curves=results.read(run.folder),
     )
+
+
+def _labels(layout: Layout, names: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
+    """Names of the rows, with the scale of those that feed the head and of its branches.
+
+    Three inputs of a head have strides of 8, 16 and 32, in this order; others are counted.
+    """
+    inputs = [source for source, target in layout.edges if target == layout.head]
+    counted = tuple(f"scale {i} of {len(inputs)}" for i in range(1, len(inputs) + 1))
+    scales = _THREE_SCALES if len(inputs) == len(_THREE_SCALES) else counted
+    families = (*Graph(layout).families.values(), inputs) if len(inputs) > 1 else ()
+    scale_of = {
+        unit: scale for units in families for unit, scale in zip(units, scales, strict=True)
+    }
+    return tuple(
+        f"{label}  {scale_of[name]}" if name in scale_of else label
+        for name, label in zip(names, labels, strict=True)
+    )
+
+
+def _is_inside(name: str, modules: set[str]) -> bool:
+    """Whether a module is one of these or lies in one."""
+    while name and name not in modules:
+        name = name.rpartition(".")[0]
+    return bool(name)
+
+
+def _scale(grid: Grid, levels: Floats, is_found: Flags) -> tuple[tuple[float, float], Flags]:
+    """Limits of the colours, and which rows these leave out.
+
+    Args:
+        grid: With W windows.
+        levels: (R, W)
+        is_found: (R,) whether a finding is about it, so that its levels count in any case.
+    """
+    weak = np.zeros(len(levels), np.bool_)
+    seen = levels[:, :0]
+    if len(grid.steps):
+        seen = levels[:, Timeline(grid.step_first, grid.step_last).columns(_LOOKS)[0]]
+    is_known = np.isfinite(seen).any(axis=1)
+    typical = np.array([np.nanmedian(row) for row in seen[is_known]])
+    if typical.size:
+        weak[is_known] = typical < np.median(typical) - _WEAK
+        weak &= ~is_found
+    alive = seen[~weak]
+    alive = alive[np.isfinite(alive)]
+    if not alive.size:
+        return (-1.0, 1.0), weak
+    low, high = np.percentile(alive, [_OUTLIERS, 100 - _OUTLIERS]).tolist()
+    spare = max(_SPAN - (high - low), 0.0) / 2
+    return (low - spare, high + spare), weak
+
+
+def _clipped(grid: Grid, clip: float) -> Floats:
+    """(2, W) steps that were clipped, at least and at most, which are one where it was counted."""
+    doubtful = grid.nonfinite[:, 0]
+    finite = grid.steps - grid.skipped - doubtful
+    low, high = grid.norm_min[:, 0] > clip, grid.norm_max[:, 0] > clip
+    least = np.where(low, finite, np.where(high, 1, 0))
+    most = np.where(low, finite, np.where(high, finite - 1, 0)) + doubtful
+    is_counted = grid.clipped >= 0
+    found: Floats = np.where(is_counted, grid.clipped, np.stack([least, most])).astype(np.float64)
+    return found
+
+
+def _moments(run: Run) -> tuple[Moment, ...]:
+    """Restarts, and the end of the mosaic."""
+    events = events_of_meta(run.meta)
+    found = [Moment(e.step, _RESTARTS[e.kind]) for e in events if e.kind in _RESTARTS]
+    training = run.meta["options"]["training"]
+    epochs, last = training.get("epochs"), training.get("close_mosaic")
+    has_mosaic = training.get("task") != "classify" and training.get("mosaic", 1.0)
+    if has_mosaic and isinstance(epochs, int) and isinstance(last, int) and 0 < last < epochs:
+        begins = run.grid.step_first[run.grid.epoch == epochs - last + 1]
+        found += [Moment(int(step), "mosaic closed") for step in begins[:1]]
+    return tuple(sorted(found, key=lambda moment: moment.step))
 
 
 def _states(grid: Grid, rows: list[int]) -> NDArray[np.uint8]:

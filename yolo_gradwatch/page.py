@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from plotly.offline import get_plotlyjs
 
-from yolo_gradwatch.heatmap import COLOURS, STATES, heatmap
+from yolo_gradwatch.heatmap import COLOURS, STATES, WEAK, WEAK_ZERO, ZERO, heatmap
 from yolo_gradwatch.overview import module_columns, source_of
 from yolo_gradwatch.report import finding_line
 from yolo_gradwatch.runlog import replacing
@@ -74,7 +74,11 @@ def _findings(findings: Iterable[Finding]) -> str:
 
 
 def _table(table: pd.DataFrame) -> str:
-    """Head and rows, with the values to sort by and the words to filter by."""
+    """Head and rows, with the values to sort by and the words to filter by.
+
+    The modules of a finding come first, each group in forward order.
+    """
+    table = table.iloc[np.argsort(table["findings"].to_numpy(str) == "", kind="stable")]
     columns = module_columns(table)
     kinds = ['class="text"' if column.is_left else "" for column in columns.values()]
     heads = [
@@ -108,7 +112,10 @@ def _data(run: Run, report: Report) -> dict[str, Any]:
         "states": _packed(modules.states, "u1"),
         "totals": _packed(modules.totals, "<f4"),
         "clip": modules.clip,
-        "states_known": [{"word": word, "colour": colour} for word, colour in STATES.values()],
+        "states_known": [
+            {"word": word, "colour": colour} for word, colour in (*STATES.values(), WEAK, WEAK_ZERO)
+        ],
+        "zero": ZERO,
         "views": {"blocks": _view(blocks, place), "modules": _view(modules, place)},
     }
 
@@ -126,7 +133,13 @@ def _view(picture: Heatmap, place: dict[str, int]) -> dict[str, Any]:
         for mark in picture.marks
     ]
     rows = [place[name] for name in picture.names]
-    return {"labels": picture.labels, "rows": rows, "marks": marks}
+    return {
+        "labels": picture.labels,
+        "rows": rows,
+        "marks": marks,
+        "limits": picture.limits,
+        "weak": picture.weak.tolist(),
+    }
 
 
 def _packed(values: NDArray[Any], kind: str) -> str:

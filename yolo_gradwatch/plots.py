@@ -1,10 +1,11 @@
-"""The picture of a run (matplotlib): a heat map of norms above strips of the whole model."""
+"""The picture of a run (matplotlib): a heat map of norms above strips of the whole run."""
 
 from __future__ import annotations
 
+import math
 import textwrap
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib import colormaps
@@ -12,36 +13,37 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_rgba
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
-from matplotlib.patheffects import withStroke
-from matplotlib.text import Text
+from matplotlib.patches import Patch
 
 from yolo_gradwatch.advice import course
-from yolo_gradwatch.heatmap import COLOURS, STATES
+from yolo_gradwatch.heatmap import COLOURS, FINE, STATES, WEAK, WEAK_ZERO, ZERO
+from yolo_gradwatch.look import DARK, decade, own_look, short
+from yolo_gradwatch.marks import finding_frames, moment_lines, moment_words
 from yolo_gradwatch.runlog import replacing
+from yolo_gradwatch.strips import strips
+from yolo_gradwatch.timeline import Timeline
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
-    from yolo_gradwatch.heatmap import Heatmap, Mark
-    from yolo_gradwatch.records import Floats
+    from yolo_gradwatch.heatmap import Heatmap
+    from yolo_gradwatch.records import Counts, Floats
     from yolo_gradwatch.report import Report
 
 DPI = 100
 WIDTH = 13.0
 """Inches."""
 
-_INKS = {*COLOURS.values(), "#ffffff", "#8a8a8a", "#444444"}
 _RANKS = np.array([1, 4, 3, 2, 0])  # by state: which is shown where columns are merged
+_BY_RANK = np.argsort(_RANKS)
 _FEW_ROWS = 60  # up to so many, rows and their names are large
-_MOST_COLUMNS = 900
 _MOST_LISTED = 10
-_LONGEST_NAME = 48
-_SPAN = 2.0  # decades that the colours span at least, so that noise is not blown up
 _TALLEST = 85.0  # inches of the heat map
-_STRIP, _SHARES, _GAP, _LINE, _LOWEST = 1.1, 0.5, 0.18, 0.2, 0.55  # inches
+_LETTERS = 0.1  # inches that a name needs
+_SIDE, _GAP, _LANE, _LINE, _LOWEST, _WORDS = 1.75, 0.12, 0.24, 0.2, 0.55, 0.3  # inches
 
 
 def write(picture: Heatmap, report: Report, path: Path) -> None:
@@ -60,35 +62,43 @@ def draw(picture: Heatmap, report: Report) -> Figure:
     rows, columns = picture.levels.shape
     heading = _heading(picture, report)
     heat = min(max(0.26 if rows <= _FEW_ROWS else 0.11, 1.5 / max(rows, 1)) * rows, _TALLEST)
-    top = 0.7 + _LINE * len(heading)
-    height = top + heat + _STRIP + _SHARES + 2 * _GAP + _LOWEST
+    below = strips(picture)
+    top = 0.72 + _LINE * len(heading)
+    height = top + heat + _LANE + sum(size + _GAP for size, _ in below) - _GAP + _LOWEST
     figure = Figure(figsize=(WIDTH, height), dpi=DPI)
     FigureCanvasAgg(figure)
     _title(figure, report, heading, height)
     if rows and columns:
-        _body(figure, picture, heat)
+        _body(figure, picture, height - top, heat)
     else:
         figure.text(0.5, 0.5, "no optimizer step was watched", ha="center")
-    _own_look(figure)
+    own_look(figure)
     return figure
 
 
-def _body(figure: Figure, picture: Heatmap, heat: float) -> None:
-    """The heat map, so many inches high, with the strips below it."""
+def _body(figure: Figure, picture: Heatmap, top: float, heat: float) -> None:
+    """The heat map, so many inches high and below ``top``, with the strips below it."""
     letter = 0.075 if len(picture.labels) <= _FEW_ROWS else 0.052
-    left = 0.5 + letter * max(map(len, map(_short, picture.labels)))
-    box = _Box(left, WIDTH - left - 1.75, figure.get_figheight())
-    bottom = _LOWEST + _SHARES + _GAP + _STRIP + _GAP
-    map_axes = box.axes(figure, bottom, heat)
-    scale = _heat(map_axes, picture)
-    total = box.axes(figure, _LOWEST + _SHARES + _GAP, _STRIP, share=map_axes)
-    _total(total, picture)
-    shares = box.axes(figure, _LOWEST, _SHARES, share=map_axes)
-    _shares(shares, picture)
-    for mark in picture.marks:
-        _mark(map_axes if mark.rows else total, picture, mark)
-    _legend(figure, box, picture, scale, bottom + heat)
-    _steps(shares, picture)
+    left = 0.5 + letter * max(map(len, map(short, picture.labels)))
+    box = _Box(left, WIDTH - left - _SIDE, figure.get_figheight())
+    timeline = Timeline(picture.step_first, picture.step_last)
+    lowest = top - heat
+    heat_axes = box.axes(figure, lowest, heat)
+    scale = _heat(heat_axes, picture, timeline, round(box.width * DPI))
+    _names(heat_axes, picture, heat)
+    lowest -= _LANE - _GAP
+    below = []
+    for size, fill in strips(picture):
+        lowest -= size + _GAP
+        below.append(box.axes(figure, lowest, size))
+        fill(below[-1], picture, timeline)
+    for axes in (heat_axes, *below):
+        _common(axes, picture, timeline)
+    finding_frames(heat_axes, below[0], picture, timeline)
+    moment_words(heat_axes, picture, timeline, -_LANE / 2 / heat)
+    _epochs(heat_axes, picture, timeline)
+    _steps(below[-1], timeline, -_WORDS / size)
+    _legend(figure, box, picture, scale, top)
 
 
 class _Box:
@@ -103,149 +113,126 @@ class _Box:
     def __init__(self, left: float, width: float, height: float) -> None:
         self.left = left
         self.right = left + width
-        self._width = width
+        self.width = width
         self.height = height
 
-    def axes(self, figure: Figure, bottom: float, height: float, share: Axes | None = None) -> Axes:
+    def axes(self, figure: Figure, bottom: float, height: float) -> Axes:
         """New axes with their lower edge at ``bottom``."""
-        place = (self.left / WIDTH, bottom / self.height, self._width / WIDTH, height / self.height)
-        return figure.add_axes(place, sharex=share)
+        place = (self.left / WIDTH, bottom / self.height, self.width / WIDTH, height / self.height)
+        return figure.add_axes(place)
 
 
 def _title(figure: Figure, report: Report, heading: list[tuple[str, str]], height: float) -> None:
-    name = _short(report.name)
+    name = short(report.name)
     figure.text(0.01, 1 - 0.12 / height, name, va="top", fontsize=11, fontweight="bold")
     for i, (line, colour) in enumerate(heading):
         y = 1 - (0.36 + _LINE * i) / height
         figure.text(0.01, y, line, va="top", fontsize=9, color=colour)
 
 
-def _heat(axes: Axes, picture: Heatmap) -> ScalarMappable:
+def _heat(axes: Axes, picture: Heatmap, timeline: Timeline, columns: int) -> ScalarMappable:
     """The levels of all rows, and cells that have none in colours of their own."""
-    low, high = _limits(picture.levels)
+    low, high = picture.limits
     scale = ScalarMappable(Normalize(low, high), colormaps["viridis"])
-    levels, states, width = _merged(picture)
+    levels, states = _resampled(picture, *timeline.columns(columns))
     colours = scale.to_rgba(np.nan_to_num(levels, nan=low))
     for state, (_, colour) in STATES.items():
         colours[states == state] = to_rgba(colour)
+    is_weak = picture.weak[:, None]
+    colours[is_weak & (states == ZERO)] = to_rgba(WEAK_ZERO[1])
+    faded = is_weak & (states == FINE)
+    share = np.clip(levels[faded] - low, 0, 1)[:, None]  # of the last decade above the limit
+    colours[faded] = share * colours[faded] + (1 - share) * np.array(to_rgba(WEAK[1]))
     rows = len(picture.labels)
-    right = levels.shape[1] * width - 0.5
     axes.imshow(
-        colours,
-        aspect="auto",
-        interpolation="nearest",
-        extent=(-0.5, right, rows - 0.5, -0.5),
+        colours, aspect="auto", interpolation="nearest", extent=(0, 1, rows - 0.5, -0.5), zorder=1
     )
-    axes.set_xlim(-0.5, picture.levels.shape[1] - 0.5)
-    axes.set_yticks(range(rows), [_short(label) for label in picture.labels])
-    axes.tick_params(axis="y", labelsize=8 if rows <= _FEW_ROWS else 5.5, length=0)
-    axes.tick_params(axis="x", bottom=False, labelbottom=False)
-    _epochs(axes, picture)
+    axes.set_yticks([])
     return scale
 
 
-def _merged(picture: Heatmap) -> tuple[Floats, Any, int]:
-    """Levels and states with at most so many columns that none is lost, and how many are one."""
-    width = -(-picture.levels.shape[1] // _MOST_COLUMNS)
-    if width == 1:
-        return picture.levels, picture.states, 1
-    spare = -picture.levels.shape[1] % width
-    levels = np.pad(picture.levels, ((0, 0), (0, spare)), constant_values=np.nan)
-    states = np.pad(picture.states, ((0, 0), (0, spare)), mode="edge")
-    levels = levels.reshape(len(levels), -1, width)
-    states = states.reshape(len(states), -1, width)
-    worst = _RANKS[states].argmax(axis=2)[..., None]
+def _names(axes: Axes, picture: Heatmap, height: float) -> None:
+    """The labels of the rows, of very many some, those of findings in their colour."""
+    concerned = _severities(picture)
+    rows = len(picture.labels)
+    size = 8 if rows <= _FEW_ROWS else 5.5
+    for row in range(0, rows, math.ceil(_LETTERS * rows / height)):
+        colour = COLOURS[concerned[row]] if row in concerned else "#000000"
+        text = axes.text(-0.005, row, short(picture.labels[row]), fontsize=size, color=colour)
+        text.set(ha="right", va="center")
+
+
+def _severities(picture: Heatmap) -> dict[int, str]:
+    """By row the severity of the finding that is named after it, the worst of several."""
+    own = [(mark.rows[0], mark.finding.severity) for mark in picture.marks if mark.rows]
+    return dict(sorted(own, key=lambda one: one[1] == "critical"))
+
+
+def _resampled(picture: Heatmap, begin: Counts, end: Counts) -> tuple[Floats, NDArray[np.uint8]]:
+    """Levels and states of columns that hold some windows each: the mean, and the worst.
+
+    Args:
+        picture: With W windows.
+        begin: (C,) first window of each column.
+        end: (C,) one past its last window.
+
+    Returns:
+        (R, C) levels, NaN where none is known, and (R, C) states.
+    """
+    cuts = np.stack([begin, end], axis=1).ravel()
+    spare = ((0, 0), (0, 1))  # so that the end of the last window can be named
+    levels = np.pad(picture.levels, spare, constant_values=np.nan)
+    ranks = np.pad(_RANKS[picture.states], spare)
     known = ~np.isnan(levels)
-    total = np.where(known, levels, 0.0).sum(axis=2)
-    mean = np.where(known.any(axis=2), total / np.maximum(known.sum(axis=2), 1), np.nan)
-    return mean, np.take_along_axis(states, worst, axis=2)[..., 0], width
+    count = np.add.reduceat(known, cuts, axis=1, dtype=np.int64)[:, ::2]
+    total = np.add.reduceat(np.where(known, levels, 0.0), cuts, axis=1)[:, ::2]
+    mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    worst = np.maximum.reduceat(ranks, cuts, axis=1)[:, ::2]
+    return mean, _BY_RANK[worst].astype(np.uint8)
 
 
-def _limits(levels: Floats) -> tuple[float, float]:
-    """Lowest and highest level that is coloured, at least two decades apart."""
-    finite = levels[np.isfinite(levels)]
-    if not finite.size:
-        return -1.0, 1.0
-    low, high = float(finite.min()), float(finite.max())
-    spare = max(_SPAN - (high - low), 0.0) / 2
-    return low - spare, high + spare
+def _common(axes: Axes, picture: Heatmap, timeline: Timeline) -> None:
+    """What all axes share: their ends, the break, and lines at moments."""
+    axes.set_xlim(0, 1)
+    axes.tick_params(axis="x", bottom=False, labelbottom=False)
+    moment_lines(axes, picture, timeline)
+    if timeline.gap:
+        left, right = timeline.gap
+        axes.axvspan(left, right, facecolor="#ffffff", edgecolor="none", zorder=3.5)
+        for side in timeline.gap:
+            axes.axvline(side, color="#000000", linewidth=0.8, zorder=4)
+        for height in (0, 1):
+            (line,) = axes.plot(timeline.gap, [height] * 2, transform=axes.transAxes)
+            line.set(color="#ffffff", linewidth=3, clip_on=False, zorder=6)
 
 
-def _epochs(axes: Axes, picture: Heatmap) -> None:
-    """The number of each epoch above its first column; of many, some."""
-    begins = np.flatnonzero(np.diff(picture.epoch, prepend=0))
-    begins = begins[:: -(-len(begins) // 20)]
+def _epochs(axes: Axes, picture: Heatmap, timeline: Timeline) -> None:
+    """The number of some epochs above their first step."""
     above = axes.secondary_xaxis("top")
-    above.set_xticks(begins - 0.5, [str(picture.epoch[i]) for i in begins])
+    ticks = timeline.epochs(picture.epoch, 12)
+    above.set_xticks(list(ticks.values()), [str(epoch) for epoch in ticks])
     above.tick_params(labelsize=7, length=3)
     above.set_xlabel("epoch", fontsize=8, labelpad=2)
 
 
-def _total(axes: Axes, picture: Heatmap) -> None:
-    """The norm of the whole model, with the limit above which it is clipped."""
-    shown = (picture.totals > 0) & (picture.totals < np.inf)
-    low, mean, high = np.where(shown, picture.totals, np.nan)
-    x = np.arange(len(mean))
-    axes.set_yscale("log")
-    axes.fill_between(x, low, high, step="mid", color="#9ecae1", linewidth=0)
-    axes.plot(x, mean, drawstyle="steps-mid", color="#08519c", linewidth=1, marker=_dot(mean))
-    axes.axhline(picture.clip, color="#444444", linestyle="--", linewidth=0.8)
-    axes.text(
-        1.005,
-        picture.clip,
-        f"clipped above {picture.clip:g}",
-        transform=axes.get_yaxis_transform(),
-        fontsize=7,
-        va="center",
-    )
-    axes.set_ylabel("norm of the\nwhole model", fontsize=8)
-    axes.yaxis.set_major_formatter(lambda norm, _: _decade(np.log10(norm)))
-    axes.tick_params(labelsize=7, labelbottom=False)
-    axes.grid(axis="y", linewidth=0.3, color="#b0b0b0")
-
-
-def _dot(values: Floats) -> str:
-    """A marker, where a line would not show a value between two that are missing."""
-    return "." if len(values) < 2 or np.isnan(values).any() else ""
-
-
-def _shares(axes: Axes, picture: Heatmap) -> None:
-    """The shares of the steps that were clipped, and that AMP skipped."""
-    edges = np.arange(len(picture.clipped) + 1) - 0.5
-    axes.stairs(picture.clipped, edges, fill=True, color="#c6c6c6")
-    axes.stairs(picture.skipped, edges, fill=True, color="#e07b00")
-    axes.set_ylim(0, 1)
-    axes.set_yticks([0, 1], ["0%", "100%"])
-    axes.tick_params(labelsize=7)
-    for height, word, colour in ((0.75, "clipped", "#8a8a8a"), (0.2, "AMP skipped", "#e07b00")):
-        text = axes.text(1.005, height, word, transform=axes.transAxes, fontsize=7, va="center")
-        text.set_color(colour)
-
-
-def _mark(axes: Axes, picture: Heatmap, mark: Mark) -> None:
-    """The number of a finding where an episode began, and a frame over the columns of that."""
-    colour = COLOURS[mark.finding.severity]
-    halo = [withStroke(linewidth=2.6, foreground="white")]
-    if mark.rows:
-        size = mark.last - mark.first + 1
-        frame = Rectangle((mark.first - 0.5, mark.rows[0] - 0.5), size, 1, fill=False)
-        frame.set(edgecolor=colour, linewidth=1.3, path_effects=halo, clip_on=False)
-        axes.add_patch(frame)
-        others = mark.rows[1:]
-        axes.plot([mark.first] * len(others), others, ">", color=colour, ms=3, mec="white", mew=0.4)
-        place: tuple[float, float] = (mark.first, mark.rows[0])
-    else:
-        total = picture.totals[1, mark.first]
-        place = (mark.first, total if total > 0 else picture.clip)
-    axes.text(
-        *place,
-        str(mark.finding.number),
-        fontsize=6.5,
-        color="#ffffff",
-        ha="center",
-        va="center",
-        bbox={"boxstyle": "circle,pad=0.25", "facecolor": colour, "edgecolor": "white"},
-    )
+def _steps(axes: Axes, timeline: Timeline, below: float) -> None:
+    """Numbers of steps below the lowest strip, and words at a height below it."""
+    ticks = timeline.ticks(9)
+    axes.set_xticks(list(timeline.at(np.array(ticks))), [f"{tick:,}" for tick in ticks])
+    axes.tick_params(axis="x", bottom=True, labelbottom=True, labelsize=7)
+    axes.set_xlabel("optimizer step", fontsize=8)
+    if timeline.gap:
+        left, right = timeline.gap
+        axes.xaxis.set_label_coords((1 + right) / 2, below)
+        axes.text(
+            left / 2,
+            below,
+            f"first {timeline.dense} steps",
+            transform=axes.transAxes,
+            fontsize=8,
+            ha="center",
+            va="top",
+        )
 
 
 def _legend(figure: Figure, box: _Box, picture: Heatmap, scale: ScalarMappable, top: float) -> None:
@@ -256,13 +243,19 @@ def _legend(figure: Figure, box: _Box, picture: Heatmap, scale: ScalarMappable, 
     bar = figure.colorbar(scale, cax=figure.add_axes(place))
     ticks = np.arange(np.ceil(low), np.floor(high) + 1)
     ticks = ticks[:: -(-len(ticks) // 6)]
-    bar.set_ticks(list(ticks), labels=[_decade(tick) for tick in ticks])
+    bar.set_ticks(list(ticks), labels=[decade(tick) for tick in ticks])
     bar.ax.tick_params(labelsize=7)
     bar.ax.set_title("gradient\nnorm (L2)", fontsize=7.5, loc="left")
-    there = [state for state in STATES if (picture.states == state).any()]
+    is_weak = picture.weak[:, None]
+    shown = np.where(is_weak & (picture.states == ZERO), FINE, picture.states)
+    there = [STATES[state] for state in STATES if (shown == state).any()]
+    if (is_weak & (picture.levels < low)).any():
+        there.append(WEAK)
+    if (shown != picture.states).any():
+        there.append(WEAK_ZERO)
     if there:
         figure.legend(
-            handles=[Patch(color=STATES[state][1], label=STATES[state][0]) for state in there],
+            handles=[Patch(color=colour, label=word) for word, colour in there],
             loc="upper left",
             bbox_to_anchor=((box.right + 0.1) / WIDTH, (top - size - 0.1) / box.height),
             fontsize=7,
@@ -271,57 +264,15 @@ def _legend(figure: Figure, box: _Box, picture: Heatmap, scale: ScalarMappable, 
         )
 
 
-def _steps(axes: Axes, picture: Heatmap) -> None:
-    """Numbers of steps below the lowest strip."""
-    columns = len(picture.step_first)
-    at = np.unique(np.linspace(0, columns - 1, min(columns, 9)).round().astype(int))
-    axes.set_xticks(at, [f"{picture.step_first[i]:,}" for i in at])
-    widths = picture.step_last - picture.step_first
-    more = " (a column is a window of steps: single ones at first, later more)"
-    axes.set_xlabel(f"optimizer step{more if widths.any() else ''}", fontsize=8)
-
-
 def _heading(picture: Heatmap, report: Report) -> list[tuple[str, str]]:
     """Lines and their colours: the verdict, and a line a finding; of many, the first ones."""
     lines = [(line, "#000000") for line in textwrap.wrap(report.verdict, 125)]
     marks = list({mark.finding.number: mark for mark in picture.marks}.values())
     for mark in marks[:_MOST_LISTED]:
         f = mark.finding
-        text = f"{f.number}  {f.severity} {f.rule} in {_short(f.module)} {course(f)}"
+        text = f"{f.number}  {f.severity} {f.rule} in {short(f.module)} {course(f)}"
         others = len(mark.rows[1:])
-        more = f", {others} more affected (▹)" if others else ""
+        more = f", {others} more affected (thin frame)" if others else ""
         lines.append((text + more, COLOURS[f.severity]))
     hidden = len(marks) - _MOST_LISTED
-    return [*lines, (f"… and {hidden} more", "#444444")] if hidden > 0 else lines
-
-
-def _decade(level: float) -> str:
-    return f"1e{level:+.0f}"
-
-
-def _short(name: str) -> str:
-    """A long name without its middle."""
-    half = _LONGEST_NAME // 2
-    return name if len(name) <= _LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"
-
-
-def _own_look(figure: Figure) -> None:
-    """Black on white and without TeX, whatever the user's settings of matplotlib say.
-
-    Done piece by piece, because `rc_context` would change them for other threads too. A name from a
-    file may hold a dollar sign, so that no text is a formula either.
-    """
-    figure.set_facecolor("white")
-    children = [child for axes in figure.axes for child in axes.child_axes]
-    for axes in (*figure.axes, *children):
-        axes.set_facecolor("white")
-        axes.tick_params(which="both", color="black", labelcolor="black")
-        for spine in axes.spines.values():
-            spine.set_edgecolor("black")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.get_ticklabels()  # makes those that drawing would make
-    for text in figure.findobj(Text):
-        text.set_usetex(False)
-        text.set_parse_math(False)
-        if text.get_color() not in _INKS:
-            text.set_color("black")
+    return [*lines, (f"… and {hidden} more", DARK)] if hidden > 0 else lines

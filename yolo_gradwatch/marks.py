@@ -1,0 +1,136 @@
+"""What lies over a picture: frames of findings, and lines where something changed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+
+from yolo_gradwatch.heatmap import COLOURS
+from yolo_gradwatch.look import DARK
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+
+    from yolo_gradwatch.heatmap import Heatmap, Mark
+    from yolo_gradwatch.timeline import Timeline
+
+_MOST_MOMENTS, _MOST_MARKS = 30, 300
+_NARROWEST = 0.003  # of the axis: a frame that can be seen
+_NUMBER = 0.013  # of the axis: a number in its circle
+
+
+def finding_frames(heat: Axes, total: Axes, picture: Heatmap, timeline: Timeline) -> None:
+    """A frame for each finding, or in the strip of the total norm a bar if it has no row."""
+    placed: list[tuple[float, float]] = []
+    for mark in picture.marks[:_MOST_MARKS]:
+        _mark(heat if mark.rows else total, picture, timeline, mark, placed)
+
+
+def moment_lines(axes: Axes, picture: Heatmap, timeline: Timeline) -> None:
+    """A line at each moment."""
+    for moment in picture.moments[:_MOST_MOMENTS]:
+        place = float(timeline.at(np.array(moment.step)))
+        axes.axvline(place, color=DARK, linewidth=0.9, linestyle=(0, (3, 2)), zorder=3)
+
+
+def moment_words(axes: Axes, picture: Heatmap, timeline: Timeline, height: float) -> None:
+    """What changed at the lines, at a height below the heat map, as far as there is room."""
+    end = -1.0
+    for moment in picture.moments[:_MOST_MOMENTS]:
+        place = float(timeline.at(np.array(moment.step)))
+        if place < end:
+            continue
+        is_late = place > 0.9
+        axes.text(
+            place + (-0.004 if is_late else 0.004),
+            height,
+            moment.word,
+            transform=axes.transAxes,
+            fontsize=7,
+            color=DARK,
+            ha="right" if is_late else "left",
+            va="center",
+        )
+        end = place + 0.0065 * len(moment.word)
+
+
+def _mark(
+    axes: Axes,
+    picture: Heatmap,
+    timeline: Timeline,
+    mark: Mark,
+    placed: list[tuple[float, float]],
+) -> None:
+    """A frame over the steps in which a finding stood, and its number where it began.
+
+    Args:
+        axes: The heat map, or the strip of the norm for a finding on the whole model.
+        picture: Of which it is a part.
+        timeline: Of the picture.
+        mark: Rows and columns.
+        placed: Where there are numbers already; this one is added.
+    """
+    colour = COLOURS[mark.finding.severity]
+    left, right = float(timeline.left[mark.first]), float(timeline.right[mark.last])
+    width = max(right - left, _NARROWEST)
+    if mark.rows:
+        own = _inside(picture.names, mark.rows[0])
+        _frame(axes, (left, width), own, colour, 1.6)
+        others = {row for one in mark.rows[1:] for row in _inside(picture.names, one)}
+        for rows in _stretches(others - {*own}):
+            _frame(axes, (left, width), rows, colour, 0.9)
+        height: float = mark.rows[0]
+    else:
+        bottom, top = axes.get_ylim()
+        height = top - 0.1 * (top - bottom)
+        (line,) = axes.plot([left, left + width], [height] * 2, solid_capstyle="butt")
+        line.set(color=colour, linewidth=3.5, zorder=5)
+    place = max(left, _NUMBER)  # beside the label of the row
+    while any(row == height and abs(place - other) < _NUMBER for row, other in placed):
+        place += _NUMBER
+    placed.append((height, place))
+    axes.text(
+        place,
+        height,
+        str(mark.finding.number),
+        fontsize=7,
+        color="#ffffff",
+        ha="center",
+        va="center",
+        zorder=8,
+        bbox={"boxstyle": "circle,pad=0.25", "facecolor": colour, "edgecolor": "white"},
+    )
+
+
+def _inside(names: Sequence[str], row: int) -> range:
+    """A row and those of the modules in it, which follow it."""
+    last = row
+    while last + 1 < len(names) and names[last + 1].startswith(f"{names[row]}."):
+        last += 1
+    return range(row, last + 1)
+
+
+def _frame(
+    axes: Axes, span: tuple[float, float], rows: range, colour: str, linewidth: float
+) -> None:
+    """A frame with a white edge around neighbouring rows."""
+    frame = Rectangle((span[0], rows[0] - 0.5), span[1], len(rows), fill=False, clip_on=False)
+    halo = withStroke(linewidth=linewidth + 1, foreground="white")
+    frame.set(edgecolor=colour, linewidth=linewidth, path_effects=[halo], zorder=7)
+    axes.add_patch(frame)
+
+
+def _stretches(rows: set[int]) -> list[range]:
+    """Neighbouring rows as one."""
+    found: list[range] = []
+    for row in sorted(rows):
+        if found and found[-1].stop == row:
+            found[-1] = range(found[-1].start, row + 1)
+        else:
+            found.append(range(row, row + 1))
+    return found

@@ -1,0 +1,124 @@
+"""What Ultralytics says of each epoch: its `results.csv`, read as a file of somebody else."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from yolo_gradwatch.records import Counts, Floats
+
+RESULTS_FILE = "results.csv"
+
+_LARGEST = 8 << 20  # bytes that are read, about 50,000 epochs
+_MOST = 5  # curves of a kind
+_SCORES = ("mAP50(", "mAP50-95(", "accuracy_top1", "mIoU", "delta1")
+
+_Rows = dict[int, dict[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """Numbers of E epochs by their name, those that there are.
+
+    Attributes:
+        epochs: (E,) rising.
+        losses: (E,) mean of each loss item over the epoch; NaN where it is missing.
+        rates: (E,) learning rate of each group of parameters, equal ones under all their names.
+        scores: (E,) of the validation; NaN in an epoch that had none.
+    """
+
+    epochs: Counts
+    losses: dict[str, Floats]
+    rates: dict[str, Floats]
+    scores: dict[str, Floats]
+
+
+def read(folder: Path) -> Curves:
+    """The curves in a run's folder; none if there is no such file, or nothing of use in it.
+
+    Of an epoch with several rows, because a resumed training repeated it, the last one counts.
+    """
+    rows = _rows(_text(folder / RESULTS_FILE))
+    epochs = sorted(rows)
+    names = dict.fromkeys(name for epoch in epochs for name in rows[epoch])
+    is_validated = _validated(rows, epochs, [name for name in names if name.startswith("val/")])
+
+    def curves(belongs: Callable[[str], bool]) -> dict[str, Floats]:
+        found: dict[str, Floats] = {}
+        for name in filter(belongs, names):
+            values = np.array([rows[epoch].get(name, math.nan) for epoch in epochs])
+            if np.isfinite(values).any() and len(found) < _MOST:
+                found[name.partition("/")[2]] = np.where(np.isfinite(values), values, np.nan)
+        return found
+
+    scores = curves(lambda name: name.startswith("metrics/") and any(s in name for s in _SCORES))
+    return Curves(
+        epochs=np.array(epochs, np.int64),
+        losses=curves(lambda name: name.startswith("train/")),
+        rates=_merged(curves(lambda name: name.startswith("lr/"))),
+        scores={
+            name: np.where(is_validated, values, np.nan)
+            for name, values in scores.items()
+            if any(is_validated)
+        },
+    )
+
+
+def _text(path: Path) -> str:
+    """The beginning of a file; nothing if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_LARGEST).decode("utf-8-sig", "replace")
+    except OSError:
+        return ""
+
+
+def _rows(text: str) -> _Rows:
+    """Numbers by column of each epoch; a line that is torn or no row of its table is left out."""
+    rows: _Rows = {}
+    header: list[str] = []
+    for line in text.splitlines(keepends=True):
+        cells = [cell.strip() for cell in line.split(",")]
+        if cells[0] == "epoch":
+            header = cells
+        elif line.endswith(("\n", "\r")) and len(cells) == len(header):
+            row = dict(zip(header, map(_number, cells), strict=True))
+            if math.isfinite(row["epoch"]):
+                rows[int(row["epoch"])] = row
+    return rows
+
+
+def _number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan
+
+
+def _validated(rows: _Rows, epochs: list[int], columns: list[str]) -> list[bool]:
+    """Whether each epoch was validated: Ultralytics repeats the last losses, or writes 0."""
+    found, before = [], tuple(0.0 for _ in columns)
+    for epoch in epochs:
+        now = tuple(rows[epoch].get(name, 0.0) for name in columns)
+        found.append(now != before or not columns)
+        before = now
+    return found
+
+
+def _merged(curves: dict[str, Floats]) -> dict[str, Floats]:
+    """The curves, equal ones as one with all their names."""
+    groups: list[tuple[list[str], Floats]] = []
+    for name, values in curves.items():
+        same = [names for names, other in groups if np.array_equal(values, other, equal_nan=True)]
+        if same:
+            same[0].append(name)
+        else:
+            groups.append(([name], values))
+    return {" = ".join(names): values for names, values in groups}

@@ -1,0 +1,124 @@
+"""Where the optimizer steps of a run lie on a horizontal axis: in proportion, the first ones wide.
+
+A place is a number from 0, the left end of the axis, to 1.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from yolo_gradwatch.records import Counts, Flags, Floats
+
+DENSE = 50
+"""First steps, each a window of its own, that a long run shows on a scale of their own."""
+
+_LONG = 400  # steps from which on single ones at the beginning would be too narrow
+_DENSE_SHARE, _BREAK = 0.12, 0.012  # of the axis
+_NICE = (1, 2, 5)
+
+
+class Timeline:
+    """The horizontal axis of W windows, at least one.
+
+    Args:
+        step_first: (W,) first step of each window.
+        step_last: (W,) last step of each window.
+
+    Attributes:
+        edges: (W + 1,) steps at which the windows begin, and where the last one ends.
+        left: (W,) place at which each window begins.
+        right: (W,) place at which it ends.
+        gap: Left and right end of the break behind the first steps; None if there is none.
+        dense: Steps in front of the break.
+    """
+
+    def __init__(self, step_first: Counts, step_last: Counts) -> None:
+        end = max(float(step_first[-1]), float(step_last[-1])) + 1
+        self.edges: Floats = np.append(step_first.astype(np.float64), end) - 0.5
+        first, last = float(self.edges[0]), float(self.edges[-1])
+        cut = float(self.edges[np.searchsorted(self.edges[:-1], first + DENSE)])
+        is_long = last - first > _LONG and cut - first < 2 * DENSE
+        self.gap = (_DENSE_SHARE, _DENSE_SHARE + _BREAK) if is_long else None
+        self._cut = cut if is_long else first
+        self.dense = round(self._cut - first)
+        self.left: Floats = self.at(self.edges[:-1])
+        self.right: Floats = self._place(self.edges[1:], self.edges[1:] > self._cut)
+
+    def at(self, steps: Floats | Counts) -> Floats:
+        """Places of steps; those of the axis' ends for steps outside."""
+        steps = np.asarray(steps, np.float64)
+        return self._place(steps, steps >= self._cut)
+
+    def step(self, places: Floats) -> Floats:
+        """Steps at these places; in the break, the one at which it is."""
+        knots = (self._cut, self._cut) if self.gap else ()
+        found: Floats = np.interp(
+            places, (0, *(self.gap or ()), 1), (self.edges[0], *knots, self.edges[-1])
+        )
+        return found
+
+    def columns(self, count: int) -> tuple[Counts, Counts]:
+        """The windows in each of so many columns of equal width: the first, and one past the last.
+
+        Every window is in at least one column.
+        """
+        sides = self.step(np.linspace(0, 1, count + 1))
+        windows = len(self.edges) - 1
+        begin = np.clip(np.searchsorted(self.edges, sides[:-1], "right") - 1, 0, windows - 1)
+        end = np.clip(np.searchsorted(self.edges, sides[1:], "left"), begin + 1, windows)
+        return begin, end
+
+    def ticks(self, most: int) -> list[int]:
+        """Round numbers of steps, about so many, and the first step."""
+        first, last = self.edges[0] + 0.5, self.edges[-1] - 0.5
+        dense = _round_numbers(first, self._cut, 3) if self.gap else []
+        rest = _round_numbers(max(self._cut, first), last, most)
+        return self._apart([int(first), *dense, *rest], 0.03)
+
+    def epochs(self, epoch: Counts, most: int) -> dict[int, float]:
+        """Round numbers of epochs, at most so many and the first, and where these begin.
+
+        Args:
+            epoch: (W,) of each window.
+            most: Of them, and one more.
+        """
+        begins: dict[int, float] = {}
+        for number, place in zip(epoch.tolist(), self.left.tolist(), strict=True):
+            begins.setdefault(number, place)
+        first, last = min(begins), max(begins)
+        found: dict[int, float] = {first: begins[first]}
+        for number in _round_numbers(first, last, most):
+            if number in begins and all(abs(begins[number] - p) > 0.025 for p in found.values()):
+                found[number] = begins[number]
+        return found
+
+    def _place(self, steps: Floats, is_behind: Flags) -> Floats:
+        """Places in front of the break or behind it, which are two at the break itself."""
+        first, last = self.edges[0], self.edges[-1]
+        begin, width = (self.gap[1], 1 - self.gap[1]) if self.gap else (0.0, 1.0)
+        front = (steps - first) / max(self._cut - first, 1) * _DENSE_SHARE
+        rest = begin + (steps - self._cut) / max(last - self._cut, 1) * width
+        found: Floats = np.clip(np.where(is_behind, rest, front), 0, 1)
+        return found
+
+    def _apart(self, steps: list[int], distance: float) -> list[int]:
+        """Those of some steps that are not too near to the one before."""
+        kept: list[int] = []
+        for step in steps:
+            if not kept or self.at(np.array(step)) - self.at(np.array(kept[-1])) > distance:
+                kept.append(step)
+        return kept
+
+
+def _round_numbers(first: float, last: float, most: int) -> list[int]:
+    """Multiples of 1, 2 or 5 times a power of ten from ``first`` to ``last``, at most so many."""
+    power = 1
+    while True:
+        for nice in _NICE:
+            apart = nice * power
+            if (last - first) / apart < most:
+                return list(range(-int(-first // apart) * apart, int(last) + 1, apart))
+        power *= 10
