@@ -9,7 +9,7 @@ from values import Part, plan
 
 from yolo_gradwatch import advice
 from yolo_gradwatch.detect import RULES
-from yolo_gradwatch.records import WHOLE
+from yolo_gradwatch.records import FLOAT32_MAX, WHOLE
 from yolo_gradwatch.thresholds import Thresholds
 
 ON = {"amp": True}
@@ -114,6 +114,8 @@ VARIANTS = {
         "nonfinite",
         {"times": 2, "step_latest": 40, "evidence": "gradwatch_evidence/step-00040.json"},
     ),
+    "total_high that clipping multiplies by 0": ("total_high", {"value": 1e30}),
+    "total_high beyond float32": ("total_high", {"value": FLOAT32_MAX}),
     "dead with ReLU": ("dead", {"module": "model.1", "layout": built("a", inside=["ReLU"])}),
     "dead upstream": ("dead", {"modules": ("model.0.conv", "model.1.bn", "model.3.conv")}),
     "vanishing with Sigmoid": (

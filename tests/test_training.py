@@ -14,6 +14,7 @@ from training import HOME, amp_trainer, needs, official, shapes, train, witness
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.capture import Capture
+from yolo_gradwatch.heatmap import FINE, heatmap
 
 pytestmark = pytest.mark.train
 
@@ -205,6 +206,45 @@ def test_nan_in_one_gradient_is_named_with_its_step(tmp_path, capsys):
     assert set(bad["module"]) == {"model", "model.6", "model.6.cv2", "model.6.cv2.conv"}
 
 
+@pytest.mark.parametrize("first", [1, 3])
+def test_a_loss_so_large_that_clipping_multiplies_by_zero_is_found_at_its_first_step(
+    tmp_path, first
+):
+    """Every element of the gradient is finite, and its norm is beyond float32."""
+    learned = []
+
+    def scale_loss(trainer):
+        calls, inner = [], trainer.model.loss
+
+        def loss(*args, **options):
+            calls.append(1)
+            value, items = inner(*args, **options)
+            return value * (1e36 if len(calls) >= first else 1.0), items
+
+        def see(*_args):
+            gradients = (p.grad for p in trainer.model.parameters() if p.grad is not None)
+            learned.append(any(bool(gradient.any()) for gradient in gradients))
+
+        trainer.model.loss = loss
+        trainer.optimizer.register_step_pre_hook(see)
+
+    watch = GradWatch(live=False, stop_on=("total_high",))
+    calls = [("on_train_start", scale_loss)]
+    train(tmp_path, watch=watch, data=shapes(20), epochs=2, calls=calls)
+    assert learned == [step < first for step in range(1, len(learned) + 1)]
+    report, run = watch.report(), load_run(watch.run_dir)
+    (finding,) = report.findings
+    assert (finding.rule, finding.severity, finding.step) == ("total_high", "critical", first)
+    assert watch.stopped_by == finding
+    assert run.report() == report
+    assert len(made_of(watch.run_dir, first)["images"][0]) == 4
+    assert not run.grid.nonfinite.any()
+    assert np.isinf(run.grid.norm_mean[first - 1 :, 0]).all()
+    (epoch,) = report.epochs
+    assert (epoch.steps, epoch.clipped, epoch.skipped) == (first, first, 0)
+    assert (heatmap(run, report).states == FINE).all()
+
+
 def test_an_overflow_under_amp_is_a_notice(tmp_path):
     watch = GradWatch(live=False)
     calls = [spoil("model.6.cv2.conv.weight", float("inf"), at=3)]
@@ -266,7 +306,9 @@ def made_of(folder, step):
         row = rows.loc[module]
         bad = isinstance(norm, str)
         assert row["nonfinite"] == (bad and not content["skipped"]), module
-        assert math.isnan(row["norm_mean"]) if bad else row["norm_mean"] == np.float32(norm), module
+        with np.errstate(over="ignore"):
+            single = np.float32(math.nan if bad else norm)
+        np.testing.assert_equal(np.float32(row["norm_mean"]), single, module)
     assert content.pop("step") == step
     assert content.pop("epoch") == rows["epoch"].iloc[0]
     return content

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from yolo_gradwatch import causes
 from yolo_gradwatch.causes import first_of, lower_rate, moment, now
 from yolo_gradwatch.graph import is_in
-from yolo_gradwatch.records import WHOLE, Finding, Layout
+from yolo_gradwatch.records import CLIP_OVERFLOW, FLOAT32_MAX, WHOLE, Finding, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -206,12 +206,19 @@ def _collapse(layout: Layout, training: Mapping[str, object], finding: Finding) 
 
 def _total_high(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
     del layout
+    norm = f"{finding.value:.2g}" if finding.value < FLOAT32_MAX else "beyond 3.4e38"
+    clipping = "Clipping hides that, half precision does not: it overflows"
+    if finding.value > CLIP_OVERFLOW:
+        clipping = (
+            "Clipping computes in float32, in which its square is Inf, so it multiplies every "
+            "gradient by 0: nothing is learned"
+        )
     return (
-        f"the whole model: total gradient norm {finding.value:.2g} since step {finding.step}, "
-        f"above {finding.limit:g} (healthy trainings stay below 4e5). Clipping hides that, half "
-        "precision does not: it overflows. Probably the loss or its weights (box, cls, dfl) are "
-        f"far too large, or the initialization is{moment(training, finding)}. Try to "
-        f"scale the loss, a normalization in every block, and {lower_rate(training)}."
+        f"the whole model: total gradient norm {norm} since step {finding.step}, above "
+        f"{finding.limit:g} (healthy trainings stay below 4e5). {clipping}. Probably the loss or "
+        "its weights (box, cls, dfl) are far too large, or the initialization is"
+        f"{moment(training, finding)}. Try to scale the loss, a normalization in every block, "
+        f"and {lower_rate(training)}."
     )
 
 

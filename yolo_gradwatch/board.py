@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from yolo_gradwatch.records import (
     CLIP_NORM,
+    CLIP_OVERFLOW,
+    FLOAT32_MAX,
     WHOLE,
     Finding,
     Layout,
@@ -108,6 +111,15 @@ class Board:
         return self._clipped / self._steps if self._steps else 0.0
 
     @property
+    def factor(self) -> float:
+        """What clipping multiplies the newest step by; NaN if its norm is not finite."""
+        if not self.total:
+            return 1.0
+        if not math.isfinite(self.total):
+            return math.nan
+        return min(self.clip / self.total, 1.0) if self.total <= CLIP_OVERFLOW else 0.0
+
+    @property
     def owners(self) -> dict[str, float]:
         """Labels of the blocks with the largest shares of the squared norm, at the newest step."""
         if self.total is None:
@@ -125,7 +137,7 @@ class Board:
     def add_window(self, window: Window) -> None:
         """Take a window from the files: its mean norms, clipped if the mean of the whole is."""
         self.epoch, self.step = window.epoch, window.step_last
-        norms = window.norm_mean.astype(np.float64)
+        norms = np.minimum(window.norm_mean.astype(np.float64), FLOAT32_MAX)
         norms = np.where(np.isnan(norms), 0.0, norms)  # frozen, or without a gradient
         norms = np.where(window.nonfinite, np.nan, norms)
         self._steps += window.steps

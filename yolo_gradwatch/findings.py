@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 from yolo_gradwatch.advice import message
 from yolo_gradwatch.detect import RULES
 from yolo_gradwatch.graph import Graph, is_in
-from yolo_gradwatch.records import WHOLE, Alert, Change, Finding, Layout, News, Window
+from yolo_gradwatch.records import (
+    CLIP_OVERFLOW,
+    WHOLE,
+    Alert,
+    Change,
+    Finding,
+    Layout,
+    News,
+    Window,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -22,12 +31,12 @@ if TYPE_CHECKING:
 
 SPREAD = 2
 """A finding is worse when its modules, its value in decades or its returns are this many times
-what was told."""
+what was told, or when clipping multiplies the gradient by 0 by now."""
 
 CALM_WINDOWS = 5
 """Windows without an alert, at the least, before a finding is over."""
 
-PROVEN = ("nonfinite", "spike")
+PROVEN = ("nonfinite", "spike", "total_high")
 """Rules whose findings name a file with what their first step was made of."""
 
 _NO_GRADIENT = ("dead_branch", "starved_scale", "partly_dead", "vanishing", "leaf_vanishing")
@@ -212,6 +221,7 @@ class Findings:
         return finding.severity != "notice" and (
             len(finding.modules) >= SPREAD * told.modules
             or finding.times >= SPREAD * told.times
+            or told.value <= CLIP_OVERFLOW < value
             or (RULES[finding.rule].is_in_decades and value >= SPREAD * told.value)
         )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolo_gradwatch.records import WHOLE
+from yolo_gradwatch.records import FLOAT32_MAX, WHOLE
 from yolo_gradwatch.telemetry import block_labels, block_rows
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class Mark:
 class Heatmap:
     """R modules by W windows, in forward order and in the order of the steps.
 
+    A norm beyond float32, which is Inf in the files, stands as the largest number of float32.
+
     Attributes:
         names: (R,) of the modules.
         labels: (R,) as a reader knows them: number and class of a block, else the name.
@@ -96,7 +98,8 @@ def heatmap(run: Run, report: Report, *, modules: bool = False) -> Heatmap:
     """
     grid, layout = run.grid, run.layout
     rows = list(range(1, len(layout.modules))) if modules else block_rows(layout)
-    norms = grid.norm_mean[:, rows].T.astype(np.float64)
+    norms = np.minimum(grid.norm_mean[:, rows].T.astype(np.float64), FLOAT32_MAX)
+    totals = np.stack([grid.norm_min[:, 0], grid.norm_mean[:, 0], grid.norm_max[:, 0]])
     states = _states(grid, rows)
     with np.errstate(divide="ignore"):
         levels = np.where(states == FINE, np.log10(norms), np.nan)
@@ -110,9 +113,7 @@ def heatmap(run: Run, report: Report, *, modules: bool = False) -> Heatmap:
         norms=norms,
         levels=levels,
         states=states,
-        totals=np.stack([grid.norm_min[:, 0], grid.norm_mean[:, 0], grid.norm_max[:, 0]]).astype(
-            np.float64
-        ),
+        totals=np.minimum(totals.astype(np.float64), FLOAT32_MAX),
         clip=report.clip,
         clipped=(grid.norm_mean[:, 0] > report.clip).astype(np.float64),
         skipped=grid.skipped / np.maximum(grid.steps, 1),
@@ -128,7 +129,7 @@ def _states(grid: Grid, rows: list[int]) -> NDArray[np.uint8]:
     states[mean > 0] = FINE
     states[(grid.none[:, rows] > half) | ((grid.none[:, rows] > 0) & np.isnan(mean))] = NONE
     states[(grid.zero[:, rows] > half) | (mean == 0)] = ZERO
-    states[(grid.nonfinite[:, rows] > 0) | np.isinf(mean)] = NONFINITE
+    states[grid.nonfinite[:, rows] > 0] = NONFINITE
     return states.T
 
 

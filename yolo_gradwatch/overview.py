@@ -13,6 +13,7 @@ from yolo_gradwatch.board import Board
 from yolo_gradwatch.columns import Column, columns
 from yolo_gradwatch.compare import PARTS, differences, only_in
 from yolo_gradwatch.console import STYLES, number, sparkline, told, verdict
+from yolo_gradwatch.records import FLOAT32_MAX
 from yolo_gradwatch.summary import of_blocks
 from yolo_gradwatch.tables import windows_of
 
@@ -267,4 +268,4 @@ def _cells(column: pd.Series) -> list[str]:
 
 def _number(value: float | None) -> str:
     """A norm, "-" where there is none."""
-    return number(None if value is None or math.isnan(value) else float(value))
+    return number(None if value is None or math.isnan(value) else min(value, FLOAT32_MAX))

@@ -182,8 +182,7 @@ def _epochs(axes: Axes, picture: Heatmap) -> None:
 
 def _total(axes: Axes, picture: Heatmap) -> None:
     """The norm of the whole model, with the limit above which it is clipped."""
-    shown = (picture.totals > 0) & (picture.totals < np.inf)
-    low, mean, high = np.where(shown, picture.totals, np.nan)
+    low, mean, high = np.where(picture.totals > 0, picture.totals, np.nan)
     x = np.arange(len(mean))
     axes.set_yscale("log")
     axes.fill_between(x, low, high, step="mid", color="#9ecae1", linewidth=0)

@@ -162,6 +162,7 @@ class Recorder:
         self._close_window()
         event = Event(step, kind)
         self._events.append(event)
+        self._rollup.begin_anew()
         self._diagnosis.begin_anew()
         self._write_meta()
 

@@ -29,6 +29,12 @@ WHOLE = "model"
 CLIP_NORM = 10.0
 """Total gradient norm above which Ultralytics clips, where its own code does not tell."""
 
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+"""Largest number of float32; a norm in a file that is Inf lies above it."""
+
+CLIP_OVERFLOW = float(np.sqrt(np.finfo(np.float32).max))
+"""Total norm above which clipping multiplies by 0, because its square in float32 is Inf."""
+
 
 @dataclass(frozen=True, slots=True)
 class Detail:
