@@ -658,9 +658,9 @@ def test_a_weight_that_was_not_counted_in_one_window_is_not_judged():
     assert not told(windows, "partly_dead")
 
 
-def spread(share, *, kernel=9, module="model.2.conv", types=None):
+def spread(share, *, kernel=9, module="model.2.conv", **changes):
     """Five windows of a net whose weights have kernels of so many positions."""
-    layout = replace(NET, kernels=tuple(kernel for _ in NET.modules), types=types or NET.types)
+    layout = replace(NET, kernels=tuple(kernel for _ in NET.modules), **changes)
     windows = [zeroed(step, share, module) for step in range(1, 6)]
     return names(windows, "partly_dead", layout=layout)
 
@@ -685,6 +685,16 @@ def test_zeros_in_an_attention_are_healthy():
     types = tuple("Attention" if name == "model.1" else "Conv2d" for name in NET.modules)
     assert spread(0.9, module="model.1.b", types=types) == []
     assert spread(0.9, module="model.2.conv", types=types) == ["model.2.conv"]
+
+
+@pytest.mark.parametrize("kind", ["PatternBlock", "Lattice", "Attic"])
+def test_zeros_in_what_only_sounds_like_an_attention_are_not(kind):
+    types = tuple(kind if name == "model.1" else "Conv2d" for name in NET.modules)
+    assert spread(0.9, module="model.1.b", types=types) == ["model.1.b"]
+
+
+def test_zeros_in_what_inherits_from_an_attention_are_healthy():
+    assert spread(0.9, module="model.1.b", attentions=("model.1",)) == []
 
 
 def test_zeros_in_the_head_are_healthy():

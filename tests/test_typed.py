@@ -1,6 +1,6 @@
 import json
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import MISSING, asdict, fields, replace
 from typing import get_args
 
 import pytest
@@ -27,10 +27,16 @@ def test_a_record_comes_back_from_json(record):
 
 @pytest.mark.parametrize("record", RECORDS)
 def test_a_missing_field_is_named(record):
-    for name in asdict(record):
+    for name in [f.name for f in fields(record) if f.default is MISSING]:
         raw = {key: value for key, value in asdict(record).items() if key != name}
         with pytest.raises(ValueError, match=f"^'{name}' is missing$"):
             built(type(record), raw)
+
+
+def test_a_field_that_older_versions_did_not_write_keeps_its_default():
+    raw = {key: value for key, value in asdict(LAYOUT).items() if key != "attentions"}
+    assert built(Layout, raw) == LAYOUT
+    assert built(Layout, {**raw, "attentions": ["model.1"]}).attentions == ("model.1",)
 
 
 @pytest.mark.parametrize(

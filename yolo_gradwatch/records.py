@@ -96,6 +96,8 @@ class Layout:
         head: Name of the block next to the loss.
         edges: Pairs of block names, from the producer to the consumer of an activation.
         kernels: (M,) positions in the kernel of the module's own weight, 9 for 3x3; 1 for others.
+        attentions: Names of the modules that are an attention by a class that they inherit from;
+            files of older versions have none.
     """
 
     modules: tuple[str, ...]
@@ -108,6 +110,7 @@ class Layout:
     head: str
     edges: tuple[tuple[str, str], ...]
     kernels: tuple[int, ...]
+    attentions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from functools import cache
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -15,7 +15,8 @@ def built(kind: type[T], raw: object) -> T:
 
     Args:
         kind: A dataclass whose fields are numbers, texts, and tuples and tables of these.
-        raw: A table with its fields; other names in it are left out.
+        raw: A table with its fields, without those that keep their default; other names in it
+            are left out.
 
     Raises:
         ValueError: A field is missing or of another type: which.
@@ -25,6 +26,8 @@ def built(kind: type[T], raw: object) -> T:
     hints = _hints(cast("type", kind))
     values = {}
     for field in fields(kind):  # type: ignore[arg-type]
+        if field.name not in raw and field.default is not MISSING:
+            continue
         if field.name not in raw:
             raise ValueError(f"{field.name!r} is missing")
         values[field.name] = _frozen(raw[field.name])
