@@ -47,7 +47,7 @@ ALLOWED = {
     "columns": {"rich"},
     "overview": {
         "rich",
-        *("board", "columns", "compare", "console", "summary", "tables"),
+        *("board", "columns", "compare", "console", "records", "summary", "tables"),
     },
     "follow": {
         "rich",

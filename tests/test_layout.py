@@ -316,7 +316,7 @@ def test_a_class_whose_name_has_the_letters_only_is_no_norm_layer(kind):
 def test_a_weight_is_one_whatever_its_class_is_called(kind, base, arguments):
     layer = own(kind, base, *arguments)
     model = nn.Sequential(layer, nn.Conv2d(4, 4, 1))
-    found, members = layout.read(model)
+    _, members = layout.read(model)
     assert roles_of(model) == {"0": "weight", "1": "weight"}
     assert [len(weights) for weights in members.trunk] == [1]
 
