@@ -72,6 +72,7 @@ class Board:
         layout: Of the model that is watched.
         epochs: How many the training is to have.
         clip: Total norm above which the trainer clips.
+        interval: Optimizer steps from one captured step to the next.
 
     Attributes:
         epoch: Of the newest step, counts from 1; 0 before the first.
@@ -80,11 +81,14 @@ class Board:
         total: Norm of the whole gradient at the newest step that AMP did not skip; None before
             the first.
         clip: Total norm above which the trainer clips.
-        skipped: Steps that AMP skipped.
+        interval: Optimizer steps from one captured step to the next.
+        skipped: Captured steps that AMP skipped.
         standing: Findings that are not over.
     """
 
-    def __init__(self, layout: Layout, *, epochs: int = 0, clip: float = CLIP_NORM) -> None:
+    def __init__(
+        self, layout: Layout, *, epochs: int = 0, clip: float = CLIP_NORM, interval: int = 1
+    ) -> None:
         self._rows = block_rows(layout)
         self._blocks = [layout.modules[m] for m in self._rows]
         self._labels = block_labels(layout)
@@ -102,12 +106,13 @@ class Board:
         self.step = 0
         self.total: float | None = None
         self.clip = clip
+        self.interval = interval
         self.skipped = 0
         self.standing: tuple[Finding, ...] = ()
 
     @property
     def clipped(self) -> float:
-        """Share of the steps with a total norm above the clip; 0 before the first."""
+        """Share of the captured steps with a total norm above the clip; 0 before the first."""
         return self._clipped / self._steps if self._steps else 0.0
 
     @property

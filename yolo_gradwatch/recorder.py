@@ -113,7 +113,9 @@ class Recorder:
         self._diagnosis = Diagnosis(layout, options.thresholds, training.options, self._prove)
         clip = training.options.get("clip")
         self._clip = clip if isinstance(clip, float) else CLIP_NORM
-        self._board = Board(layout, epochs=training.epochs, clip=self._clip)
+        self._board = Board(
+            layout, epochs=training.epochs, clip=self._clip, interval=options.interval
+        )
         self._panel = console.Panel(self._board)
         self._screen: Screen | None = None
         self._sinks = list(options.sinks)
@@ -265,6 +267,7 @@ class Recorder:
             epochs=epochs,
             clip=self._clip,
             unjudged=self._diagnosis.unjudged(),
+            interval=self._options.interval,
         )
 
     def close(self) -> None:

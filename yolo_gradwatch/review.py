@@ -87,6 +87,7 @@ class Run:
             clip=self.clip,
             unjudged=diagnosis.unjudged(),
             remarks=self.remarks,
+            interval=interval_of(self.meta),
         )
 
 
@@ -154,6 +155,11 @@ def _missing(windows: pd.DataFrame, meta: dict[str, Any]) -> tuple[str, ...]:
     return (remark,) if there < known else ()
 
 
+def interval_of(meta: dict[str, Any]) -> int:
+    """Optimizer steps from one captured step to the next, from ``gradwatch.json``."""
+    return int(meta["options"].get("interval") or 1)
+
+
 def last_said(
     read: Callable[[], tuple[dict[str, Any], Layout]],
 ) -> tuple[dict[str, Any], Layout, bool]:
@@ -203,6 +209,7 @@ def meta_of(folder: Path) -> tuple[dict[str, Any], Layout]:
         training = meta["options"]["training"]
         float(training.get("clip", CLIP_NORM))
         int(training.get("epochs") or 0)
+        interval_of(meta)
         runlog.check_outcome(meta)
         writer.of_meta(meta)
         return meta, runlog.layout_of_meta(meta)
