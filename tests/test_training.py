@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from short import assert_nothing_left, streams, told
-from training import HOME, amp_trainer, needs, official, shapes, train, witness
+from training import HOME, amp_trainer, needs, official, shapes, small, train, witness
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.capture import Capture
@@ -243,6 +243,51 @@ def test_a_loss_so_large_that_clipping_multiplies_by_zero_is_found_at_its_first_
     (epoch,) = report.epochs
     assert (epoch.steps, epoch.clipped, epoch.skipped) == (first, first, 0)
     assert (heatmap(run, report).states == FINE).all()
+
+
+def overflows(*, first):
+    """A callback that makes a gradient Inf from its ``first``-th backward pass on."""
+
+    def plant(trainer):
+        passes = []
+
+        def hook(gradient):
+            passes.append(1)
+            return gradient * math.inf if len(passes) >= first else gradient
+
+        parameter(trainer, "model.4.conv.weight").register_hook(hook)
+
+    return ("on_train_start", plant)
+
+
+@pytest.mark.parametrize(("interval", "captured"), [(1, 40), (3, 14)])
+def test_counts_of_steps_are_of_those_that_were_captured(tmp_path, interval, captured):
+    watch = GradWatch(live=False, interval=interval)
+    options = {"data": shapes(80), "epochs": 2, "model": small(), "trainer": amp_trainer()}
+    train(tmp_path, watch=watch, calls=[overflows(first=2)], **options)
+    report, run = watch.report(), load_run(watch.run_dir)
+    assert run.report() == report
+    assert (report.interval, report.steps) == (interval, captured)
+    assert sum(epoch.steps for epoch in report.epochs) == captured
+    assert sum(epoch.skipped for epoch in report.epochs) == captured - 1
+    whole = run.windows[run.windows["module"] == "model"]
+    assert whole["steps"].sum() == captured
+    assert whole["step_last"].max() == 1 + interval * (captured - 1)
+    found = {f.rule: f for f in report.alarms}
+    assert set(found) == {"nonfinite"}
+    finding = found["nonfinite"]
+    assert (finding.value, finding.limit, finding.step) == (13.0, 12.0, 1 + interval)
+
+
+def test_steps_are_optimizer_steps_where_batches_accumulate(tmp_path):
+    kind = witness()
+    watch = GradWatch(live=False)
+    options = {"batch": 4, "nbs": 16, "warmup_epochs": 0, "model": small()}
+    train(tmp_path, watch=watch, data=shapes(80), trainer=kind, epochs=2, **options)
+    report = watch.report()
+    assert report.steps == len(kind.notes) == 10  # of 40 batches
+    assert sum(epoch.steps for epoch in report.epochs) == 10
+    assert load_run(watch.run_dir).report() == report
 
 
 def test_an_overflow_under_amp_is_a_notice(tmp_path):

@@ -58,9 +58,10 @@ def _nonfinite(layout: Layout, training: Mapping[str, object], finding: Finding)
     why, remedy = causes.of_nonfinite(layout, finding)
     if finding.limit:
         return (
-            f"{where}: NaN or Inf in the gradient, AMP skipped each of the {finding.value:.0f} steps "
-            f"captured since step {finding.step}: lowering the loss scale does not help, nothing is learnt. "
-            f"Probably {why}. Try amp=False; if it stays, {remedy}."
+            f"{where}: NaN or Inf in the gradient, AMP skipped each of the "
+            f"{finding.value:.0f} steps captured since step {finding.step}: lowering the loss "
+            f"scale does not help, nothing is learnt. Probably {why}. Try amp=False; if it stays, "
+            f"{remedy}."
         )
     first = "amp=False or bfloat16 first, then " if training.get("amp") else ""
     return (

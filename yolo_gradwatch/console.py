@@ -179,10 +179,10 @@ def encodable(text: Text, console: Console) -> Text:
 
 def _summary(board: Board) -> str:
     epoch = f"{board.epoch}/{board.epochs}" if board.epochs else str(board.epoch)
-    captured = f"  captured 1 in {board.interval:,} steps" if board.interval > 1 else ""
+    captured = f" (1 in {board.interval:,})" if board.interval > 1 else ""
     return (
-        f"epoch {epoch}  step {board.step:,}  total norm {number(board.total)}  "
-        f"clipped {board.clipped:.0%}  AMP skips {board.skipped:,}{captured}"
+        f"epoch {epoch}  step {board.step:,}{captured}  total norm {number(board.total)}  "
+        f"clipped {board.clipped:.0%}  AMP skips {board.skipped:,}"
     )
 
 
