@@ -566,6 +566,26 @@ def test_resume_appends_and_continues_the_count(tmp_path):
     assert resumed.report() == run.report()
 
 
+def test_a_resumed_run_counts_steps_that_were_not_captured_too(tmp_path):
+    def interrupt(trainer):
+        if trainer.epoch == 1:
+            raise KeyboardInterrupt
+
+    options = {"data": shapes(20), "model": small(), "epochs": 2}
+    calls = [("on_train_epoch_start", interrupt)]
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, watch=GradWatch(live=False, interval=3), calls=calls, **options)
+    last = tmp_path / "run" / "weights" / "last.pt"
+    resumed = GradWatch(live=False, interval=3)
+    train(tmp_path, watch=resumed, resume=True, **{**options, "model": str(last)})
+    run = load_run(tmp_path / "run")
+    assert [(e["kind"], e["step"]) for e in run.meta["events"]] == [("start", 1), ("resume", 6)]
+    whole = run.windows[run.windows["module"] == "model"]
+    assert list(whole["step_first"]) == [1, 4, 6, 9]  # five steps an epoch
+    assert run.meta["last_step"] == 10
+    assert run.report() == resumed.report()
+
+
 def resume(folder, *, epochs, faults=(), trainer=None):
     """Interrupt a training after its second epoch, and resume it; the run of both."""
 

@@ -99,6 +99,7 @@ class Recorder:
 
     Attributes:
         first_step: Number of the first optimizer step of this process.
+        last_step: Number of the newest one, captured or not.
         evidence: What the newest steps were made of.
         stop_wanted: The finding that is to stop the training; None as long as there is none.
     """
@@ -130,6 +131,7 @@ class Recorder:
         self._judged = 0
         self._steps = 0
         self.first_step = 1
+        self.last_step = 0
         self.evidence = Evidence(training.folder, layout)
         self.stop_wanted: Finding | None = None
         self._disk = Disk(training.folder)
@@ -303,7 +305,8 @@ class Recorder:
         replay(self._diagnosis, windows, events)
         self._steps = sum(window.steps for window in windows)
         last = windows[-1].step_last if windows else 0
-        self.first_step = max([last + 1, *(event.step for event in events)])
+        self.last_step = max(last, meta.get("last_step", 0), *(e.step - 1 for e in events), 0)
+        self.first_step = self.last_step + 1
         self._events, self._epochs = events, epochs
 
     def _keep_epoch(self) -> bool:
@@ -376,6 +379,7 @@ class Recorder:
             },
             "thresholds": asdict(self._options.thresholds),
             "layout": runlog.meta_of_layout(self._layout),
+            "last_step": self.last_step,
             "events": [asdict(event) for event in self._events],
             "epochs": [asdict(epoch) for epoch in self.report().epochs],
         }
