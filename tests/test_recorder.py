@@ -10,7 +10,7 @@ from values import LAYOUT, MEMBERS, sample
 from yolo_gradwatch import load_run, recorder
 from yolo_gradwatch.recorder import MOST_WAITING, WAIT_SECONDS, Options, Recorder, Training
 from yolo_gradwatch.records import Detail
-from yolo_gradwatch.rollup import WINDOW_SHARE
+from yolo_gradwatch.rollup import FINE_STRETCHES, WINDOW_SHARE
 
 FAR = 1_000_001  # a step so late that a window holds 20,000 steps
 
@@ -80,6 +80,21 @@ def test_a_step_that_is_not_finite_is_looked_at_at_once(recording):
     recording.take([sample(FAR + 2, np.nan)])
     assert recording._landed == []
     assert [finding.rule for finding in recording.report().findings] == ["nonfinite"]
+
+
+@pytest.mark.parametrize("norm", [np.nan, np.inf, 1e38])
+def test_a_spoilt_step_stops_a_training_at_once_after_all_fine_stretches(tmp_path, clock, norm):
+    recording = begin(tmp_path, stop_on=("nonfinite", "total_high"))
+    every, late = 300, 300 * FINE_STRETCHES + 5000
+    for step in range(1, late + 1):
+        jumps = step % every == 0 and step <= every * FINE_STRETCHES
+        recording.opens_window(step)
+        recording.take([sample(step, norm if step == late else 20.0 if jumps else 1.0)])
+        if step == late - 1:
+            assert recording._rollup._stretches == FINE_STRETCHES
+            assert recording.stop_wanted is None
+    assert recording.stop_wanted.step == late
+    recording.close()
 
 
 def test_nothing_waits_beyond_an_epoch(recording):
