@@ -9,7 +9,7 @@ from values import Part, plan
 
 from yolo_gradwatch import advice
 from yolo_gradwatch.detect import RULES
-from yolo_gradwatch.records import WHOLE
+from yolo_gradwatch.records import FLOAT32_MAX, WHOLE
 from yolo_gradwatch.thresholds import Thresholds
 
 ON = {"amp": True}
@@ -123,6 +123,8 @@ VARIANTS = {
         "nonfinite",
         {"episodes": BACK, "evidence": "gradwatch_evidence/step-00040.json"},
     ),
+    "total_high that clipping multiplies by 0": ("total_high", {"value": 1e30}),
+    "total_high beyond float32": ("total_high", {"value": FLOAT32_MAX}),
     "dead with ReLU": ("dead", {"module": "model.1", "layout": built("a", inside=["ReLU"])}),
     "dead upstream": ("dead", {"modules": ("model.0.conv", "model.1.bn", "model.3.conv")}),
     "vanishing with Sigmoid": (
@@ -348,7 +350,7 @@ def test_nan_in_the_head_alone_blames_the_head_also_once_clipping_has_spread_it(
 @pytest.mark.parametrize("module", ["model.3.conv", WHOLE])
 def test_too_many_skips_of_amp_are_counted(module):
     message = told("nonfinite", module, ON, value=13.0, limit=12.0)
-    assert "AMP skipped 13 steps in a row since step 7" in message
+    assert "AMP skipped each of the 13 steps captured since step 7" in message
     assert "Try amp=False; if it stays, a" in message
     assert "restart from the last checkpoint" not in message
 

@@ -17,9 +17,9 @@ ALLOWED = {
     "layout": {"numpy", "records"},
     "thresholds": {"tomli"},
     "capture": {"numpy", "torch", "records"},
-    "anomaly": {"numpy"},
+    "anomaly": {"numpy", "records"},
     "rollup": {"numpy", "anomaly", "records"},
-    "graph": {"numpy"},
+    "graph": {"numpy", "layout"},
     "levels": {"numpy", "graph"},
     "rules": {"numpy", "graph", "levels", "records"},
     "detect": {"levels", "records", "rules", "thresholds"},
@@ -55,7 +55,7 @@ ALLOWED = {
     "columns": {"rich"},
     "overview": {
         "rich",
-        *("board", "columns", "compare", "console", "summary", "tables"),
+        *("board", "columns", "compare", "console", "records", "summary", "tables"),
     },
     "follow": {
         "rich",

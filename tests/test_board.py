@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from yolo_gradwatch.board import HISTORY, Board
-from yolo_gradwatch.records import CLIP_NORM, WHOLE, Layout
+from yolo_gradwatch.records import CLIP_NORM, CLIP_OVERFLOW, FLOAT32_MAX, WHOLE, Layout
 
 
 def states(board):
@@ -172,6 +172,36 @@ def test_a_step_is_clipped_above_the_limit(total, share):
     board = Board(layout)
     board.add([sample_of()], norms_of(layout, 1.0, total=total)[None])
     assert board.clipped == share
+
+
+@pytest.mark.parametrize(
+    ("total", "factor"),
+    [
+        (0.0, 1.0),
+        (5.0, 1.0),
+        (40.0, 0.25),
+        (CLIP_OVERFLOW, CLIP_NORM / CLIP_OVERFLOW),
+        (CLIP_OVERFLOW * 1.001, 0.0),
+        (1e40, 0.0),
+        (np.inf, np.nan),
+        (np.nan, np.nan),
+    ],
+)
+def test_what_clipping_multiplies_by(total, factor):
+    np.testing.assert_equal(board_of(levels=[total]).factor, factor)
+
+
+@pytest.mark.parametrize("norm", [1e30, np.inf])
+def test_a_window_beyond_float32_is_clipped_to_nothing_and_not_nan(norm):
+    layout = layout_of()
+    board = Board(layout)
+    window = window_of(layout)
+    high = np.full_like(window.norm_mean, norm)
+    board.add_window(replace(window, norm_min=high, norm_mean=high, norm_max=high))
+    assert (board.factor, board.clipped) == (0.0, 1.0)
+    assert board.total == pytest.approx(min(norm, FLOAT32_MAX))
+    for row in board.rows():
+        assert np.isfinite([row.norm, *row.history]).all()
 
 
 @pytest.mark.parametrize("clip", [0.1, 1e6])

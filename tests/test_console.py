@@ -174,6 +174,14 @@ def test_panel_with_a_block_that_loses_the_gradient(golden, width):
     golden(f"panel-vanishing-{width}", printed(panel_of(vanishing()), width=width, height=40))
 
 
+@pytest.mark.parametrize("width", [80, 140])
+def test_panel_of_a_training_of_which_some_steps_are_captured(golden, width):
+    board = Board(YOLO, epochs=100, interval=10)
+    for step in range(1, 1000, 10):
+        board.add([sample_of(step)], norms_of(YOLO, 3.0, 12.0)[None])
+    golden(f"panel-interval-{width}", printed(panel_of(board), width=width, height=8))
+
+
 def test_panel_without_room_for_all_blocks(golden):
     golden("panel-low", printed(panel_of(sick(), FRAMES[80]), height=16))
 
@@ -256,6 +264,11 @@ def test_end_report_of_a_healthy_run(golden):
     notice = told("amp_overflow", WHOLE, step=3)
     report = report_of(notice, unjudged=("dead_branch", "starved_scale"))
     golden("report-healthy", printed(end_report(report), soft_wrap=True))
+
+
+def test_end_report_of_a_run_of_which_some_steps_were_captured(golden):
+    report = replace(report_of(unjudged=("dead_branch",)), interval=10)
+    golden("report-interval", printed(end_report(report), soft_wrap=True))
 
 
 def test_end_report_of_a_sick_run(golden):

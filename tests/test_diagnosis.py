@@ -73,7 +73,7 @@ def levels(step, places):
             norms[inside] = np.nan
         else:
             counts["zero"][inside] = state == -np.inf
-            norms[inside] = 10.0**state
+            norms[inside] = 10.0**state if state < 39 else np.inf
     return replace(one, norm_min=norms, norm_mean=norms, norm_max=norms, **counts)
 
 
@@ -124,6 +124,9 @@ def test_one_sick_place_is_one_finding_of_one_rule(sick, rule, module, modules):
         (30, 4.0, "spike", 31, 31),
         (30, -4.0, "collapse", 31, 33),
         (0, 8.0, "total_high", 1, 3),
+        (0, 25.0, "total_high", 1, 1),
+        (30, 25.0, "total_high", 31, 31),
+        (30, 45.0, "total_high", 31, 31),
         (0, -4.0, "total_low", 1, 10),
     ],
 )
@@ -132,7 +135,7 @@ def test_a_change_of_the_whole_net_is_one_finding(before, after, rule, since, to
     (news,) = replay(new(layout=FORK), windows, [START])
     assert changes([news]) == [("start", rule, told)]
     assert (news.finding.module, news.finding.step) == (WHOLE, since)
-    assert (news.finding.evidence == "31.json") == (rule == "spike")
+    assert news.finding.evidence == (f"{since}.json" if rule in {"spike", "total_high"} else "")
 
 
 def test_a_nan_that_clipping_spreads_is_one_finding_with_the_file_of_its_step():

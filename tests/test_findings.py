@@ -732,20 +732,27 @@ def test_a_notice_is_told_once_a_run_and_stays(rule):
     assert (found.severity, found.step_end) == ("notice", None)
 
 
+def test_a_total_that_clipping_multiplies_by_zero_by_now_is_worse():
+    story = Story()
+    told = [rules_of(story.next("model", rule="total_high", value=v)) for v in (1e8, 1e18, 1e20)]
+    assert told == [[("start", "total_high")], [], [("worse", "total_high")]]
+    assert rules_of(story.next("model", rule="total_high", value=3e38)) == []
+
+
 # --- evidence -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rule", sorted(RULES))
-def test_evidence_is_asked_for_the_step_of_a_nan_or_a_spike(rule):
+def test_evidence_is_asked_for_the_step_of_a_nan_or_of_a_very_large_gradient(rule):
     story = Story()
     story.step = 9
     (news,) = story.tell([alert(A, 7, rule=rule)])
-    assert story.asked == ([7] if rule in {"nonfinite", "spike"} else [])
+    assert story.asked == ([7] if rule in {"nonfinite", "spike", "total_high"} else [])
     assert news.finding.evidence == ""
     assert "Images" not in news.finding.message
 
 
-@pytest.mark.parametrize("rule", ["nonfinite", "spike"])
+@pytest.mark.parametrize("rule", ["nonfinite", "spike", "total_high"])
 def test_a_message_names_the_file_of_its_evidence(rule):
     story = Story(files=(7,))
     story.step = 9

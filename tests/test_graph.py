@@ -299,7 +299,20 @@ def test_two_names_that_begin_alike_are_not_siblings():
         ("attn2.conv", False),
     ],
 )
-@pytest.mark.parametrize("kind", ["Attention", "AAttn", "MultiheadAttention", "attn"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(
+            "Attention",
+            "AAttn",
+            "MultiheadAttention",
+            "MSDeformAttn",
+            "MultiScaleAttention",
+            "attn",
+        ),
+        *("RoPEAttention", "MHSA", "window_attention", "SelfAttn2d", "Attn3x3"),
+    ],
+)
 def test_what_belongs_to_an_attention_is_told_by_its_class(path, kind, is_inside):
     layout, _ = plan([Part(f"model.0.{path}"), Part("model.1")])
     types = [kind if name == "model.0.attn" else "Conv2d" for name in layout.modules]

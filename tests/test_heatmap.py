@@ -14,7 +14,7 @@ from test_compare import FEWER, written
 from values import HEAD, LAYOUT, NET, TRUNK, Part, plan, runs, window
 
 from yolo_gradwatch.heatmap import FINE, NONE, NONFINITE, UNKNOWN, ZERO, Mark, heatmap
-from yolo_gradwatch.records import WHOLE, Event
+from yolo_gradwatch.records import FLOAT32_MAX, WHOLE, Event
 
 CONV, BN = "model.1.conv", "model.1.bn"
 BLOCKS = ("model.0", "model.1", "model.2")
@@ -140,6 +140,17 @@ def test_the_lowest_mean_and_highest_norm_of_the_whole_model(picture):
 
 def clipped_of(folder, windows, **meta):
     return drawn(folder, windows, **meta).clipped.T.tolist()
+
+
+def test_a_norm_beyond_float32_is_the_highest_of_the_scale_and_not_nan(picture):
+    one = window(1, norm=np.inf)
+    shown = picture([one, window(2, nonfinite=LAYOUT.modules), window(3)], modules=True)
+    assert set(shown.states[:, 0]) == set(shown.states[:, 2]) == {FINE}
+    assert set(shown.states[:, 1]) == {NONFINITE}
+    np.testing.assert_allclose(shown.levels[:, 0], math.log10(FLOAT32_MAX))
+    assert shown.norms[0, 0] == FLOAT32_MAX
+    assert shown.totals[:, 0].tolist() == [FLOAT32_MAX] * 3
+    assert shown.clipped.T.tolist() == [[1, 1], [0, 1], [0, 0]]
 
 
 @pytest.mark.parametrize(

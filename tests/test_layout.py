@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import inspect
+import re
 from collections import defaultdict
 from types import SimpleNamespace
 
@@ -9,6 +11,7 @@ import torch
 from torch import nn
 
 from yolo_gradwatch import layout
+from yolo_gradwatch.graph import Graph
 from yolo_gradwatch.records import WHOLE
 
 WRAPPERS = ("module", "_orig_mod", "student_model")
@@ -261,6 +264,111 @@ class Scale(nn.Module):
 @pytest.mark.parametrize("shape", [(), (4,), (4, 1, 1), (1, 4, 1, 1)])
 def test_a_factor_for_each_channel_is_no_weight(shape):
     assert roles_of(Net(layer=Scale(*shape))) == {"layer": "other"}
+
+
+OF_TORCH = [
+    *(nn.BatchNorm1d(4), nn.BatchNorm2d(4), nn.BatchNorm3d(4), nn.SyncBatchNorm(4)),
+    *(nn.InstanceNorm2d(4, affine=True), nn.GroupNorm(2, 4), nn.LayerNorm((2, 3, 4))),
+    *([nn.RMSNorm((2, 4))] if hasattr(nn, "RMSNorm") else []),  # torch 2.4 has it
+]
+
+
+@pytest.mark.parametrize("module", OF_TORCH, ids=lambda module: type(module).__name__)
+def test_a_norm_layer_of_torch_is_one_and_so_is_what_inherits_from_it(module):
+    module.__class__ = type("Plain", (type(module),), {})
+    assert roles_of(Net(layer=module)) == {"layer": "norm"}
+
+
+def own(kind, base=nn.Module, *args, shape=None):
+    """A layer of a class of its own with a parameter of such a shape."""
+    module = type(kind, (base,), {})(*args)
+    if shape is not None:
+        module.own = nn.Parameter(torch.ones(shape))
+    return module
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["LayerNorm2d", "RMSNorm", "GRN", "FRN2d", "L2Norm", "Layernorm", "my_norm", "EvoNormB0"],
+)
+@pytest.mark.parametrize("shape", [(4,), (4, 1, 1), (1, 4, 1, 1), (1, 1, 1, 4)])
+def test_a_class_whose_name_has_the_word_and_that_owns_a_number_a_channel_is_a_norm_layer(
+    kind, shape
+):
+    assert roles_of(Net(layer=own(kind, shape=shape))) == {"layer": "norm"}
+    assert roles_of(Net(layer=own(kind, shape=(4, 2)))) == {"layer": "weight"}
+
+
+@pytest.mark.parametrize("kind", ["Normalizer", "Normal", "Enormous", "Abnormal", "Gain"])
+def test_a_class_whose_name_has_the_letters_only_is_no_norm_layer(kind):
+    assert roles_of(Net(layer=own(kind, shape=(4,)))) == {"layer": "other"}
+    assert roles_of(Net(layer=own(kind, shape=(4, 2)))) == {"layer": "weight"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "base", "arguments"),
+    [
+        ("NormedConv2d", nn.Conv2d, (2, 4, 3)),
+        ("NormConv", nn.Conv2d, (2, 4, 1)),
+        ("LayerNormLinear", nn.Linear, (2, 4)),
+    ],
+)
+def test_a_weight_is_one_whatever_its_class_is_called(kind, base, arguments):
+    layer = own(kind, base, *arguments)
+    model = nn.Sequential(layer, nn.Conv2d(4, 4, 1))
+    _, members = layout.read(model)
+    assert roles_of(model) == {"0": "weight", "1": "weight"}
+    assert [len(weights) for weights in members.trunk] == [1]
+
+
+class ConvNormAct(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.act = nn.Conv2d(2, 4, 1), nn.BatchNorm2d(4), nn.SiLU()
+
+
+def test_a_container_is_no_norm_layer():
+    assert roles_of(Net(block=ConvNormAct())) == {"block.conv": "weight", "block.norm": "norm"}
+    block = ConvNormAct()
+    block.gain = nn.Parameter(torch.ones(4))
+    assert roles_of(Net(block=block))["block"] == "other"
+
+
+@pytest.mark.parametrize("kind", ["Mixer", "PatternBlock", "Attention"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_attention_is_told_by_what_it_inherits_from(kind, compiled):
+    inner = own(kind, nn.MultiheadAttention, 4, 2)
+    model = Net(mix=Around("_orig_mod", inner) if compiled else inner, last=nn.Linear(4, 4))
+    found, _ = layout.read(model)
+    assert found.attentions == ("mix",)
+    inside = dict(zip(found.modules, Graph(found).attention, strict=True))
+    assert inside == {"model": False, "mix": True, "mix.out_proj": True, "last": False}
+
+
+@pytest.mark.parametrize("kind", ["Lattice", "PatternBlock", "Attic", "Flatten", "Unflatten"])
+def test_a_class_whose_name_has_the_letters_only_is_no_attention(kind):
+    found, _ = layout.read(Net(mix=own(kind, nn.Linear, 4, 2), last=nn.Linear(4, 4)))
+    assert found.attentions == ()
+    assert not Graph(found).attention.any()
+
+
+def classes_of_ultralytics():
+    """All classes of layers that Ultralytics' models are built of."""
+    from ultralytics.nn import modules
+
+    parts = (part for part in vars(modules).values() if inspect.ismodule(part))
+    every = (kind for part in (modules, *parts) for kind in vars(part).values())
+    return {k.__name__ for k in every if inspect.isclass(k) and issubclass(k, nn.Module)}
+
+
+def test_the_attentions_and_norm_layers_of_ultralytics_are_known():
+    """Those of the installed version, by the letters that a word is looked for with."""
+    kinds = classes_of_ultralytics()
+    assert {"AAttn", "Attention", "MSDeformAttn"} <= kinds
+    letters = {kind for kind in kinds if re.search("att", kind, re.IGNORECASE)}
+    assert {kind for kind in kinds if layout.is_attention(kind)} == letters - {"Flatten"}
+    letters = {kind for kind in kinds if re.search("norm", kind, re.IGNORECASE)}
+    assert {kind for kind in kinds if layout._is_norm(kind)} == letters
 
 
 @pytest.mark.parametrize(

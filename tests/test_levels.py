@@ -135,12 +135,16 @@ def test_a_block_without_consumers_has_no_hop():
         ({"model.6": 0.0}, -np.inf),
         ({"model.5": 0.0, "model.6": 0.0}, np.nan),
         ({"model.5": np.nan}, np.nan),
-        ({"model.5": np.inf}, -np.inf),
-        ({"model.5": np.inf, "model.6": np.inf}, np.nan),
     ],
 )
 def test_a_norm_of_zero_or_none_makes_a_hop_that_is_not_finite(norms, lost):
     np.testing.assert_equal(of(reading(norms).lost, "model.5"), lost)
+
+
+def test_a_norm_beyond_float32_stands_above_every_other():
+    assert of(reading({"model.5": np.inf}).lost, "model.5") == -CEILING
+    assert of(reading({"model.5": np.inf, "model.6": np.inf}).lost, "model.5") == 0.0
+    assert of(reading({"model.5": 3.4e38}).lost, "model.5") > -CEILING
 
 
 # How far a weight stands apart.

@@ -334,6 +334,7 @@ def test_epochs_in_a_narrow_terminal_are_paragraphs():
 
 def test_without_an_epoch_there_is_nothing_to_show():
     assert epochs_text((), 80) == []
+    assert epochs_text((), 80, 10) == []
 
 
 @pytest.mark.parametrize("width", [80, 140, None])

@@ -15,6 +15,7 @@ from values import LAYOUT, Part, plan, window, write_run
 from yolo_gradwatch import load_run
 from yolo_gradwatch.cli import main
 from yolo_gradwatch.heatmap import STATES, WEAK, WEAK_ZERO
+from yolo_gradwatch.records import FLOAT32_MAX
 from yolo_gradwatch.summary import summary
 
 page = pytest.importorskip("yolo_gradwatch.page", reason="the extra 'html' is not installed")
@@ -320,9 +321,9 @@ def test_colours_are_those_of_what_is_alive(tmp_path):
 
 
 @needs_browser
-def test_an_endless_norm_is_shown_as_one(tmp_path):
-    endless = window(1, norm=np.inf)
-    watch(tmp_path, [endless, window(2, norm=10.0)])
+def test_a_norm_beyond_float32_is_shown_as_the_highest_and_not_as_nan(tmp_path):
+    beyond = window(1, norm=np.inf)
+    watch(tmp_path, [beyond, window(2, norm=10.0)])
     run = load_run(tmp_path)
     page.write(run, run.report(), tmp_path / "page.html")
     drawn, levels, state = visit(
@@ -330,9 +331,9 @@ def test_an_endless_norm_is_shown_as_one(tmp_path):
         """return [plot.querySelectorAll(".heatmaplayer image").length, plot.data[0].z,
         document.getElementById("states").innerText];""",
     )
-    assert drawn == 2
-    assert levels == [[None, 1.0]] * 3
-    assert state.strip() == "NaN or Inf"
+    assert drawn == 1
+    np.testing.assert_allclose(levels, [[np.log10(FLOAT32_MAX), 1.0]] * 3)
+    assert not state.strip()
 
 
 @needs_browser

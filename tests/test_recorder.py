@@ -10,8 +10,10 @@ import pytest
 from values import LAYOUT, MEMBERS, sample
 
 from yolo_gradwatch import load_run, recorder
+from yolo_gradwatch.evidence import FOLDER
 from yolo_gradwatch.recorder import MOST_WAITING, WAIT_SECONDS, Options, Recorder, Training
 from yolo_gradwatch.records import Detail
+from yolo_gradwatch.rollup import FINE_STRETCHES, WINDOW_SHARE
 from yolo_gradwatch.runlog import ALERT_COLUMNS
 
 FAR = 1_000_001  # a step so late that a window holds 20,000 steps
@@ -84,6 +86,21 @@ def test_a_step_that_is_not_finite_is_looked_at_at_once(recording):
     assert [finding.rule for finding in recording.report().findings] == ["nonfinite"]
 
 
+@pytest.mark.parametrize("norm", [np.nan, np.inf, 1e38])
+def test_a_spoilt_step_stops_a_training_at_once_after_all_fine_stretches(tmp_path, clock, norm):
+    recording = begin(tmp_path, stop_on=("nonfinite", "total_high"))
+    every, late = 300, 300 * FINE_STRETCHES + 5000
+    for step in range(1, late + 1):
+        jumps = step % every == 0 and step <= every * FINE_STRETCHES
+        recording.opens_window(step)
+        recording.take([sample(step, norm if step == late else 20.0 if jumps else 1.0)])
+        if step == late - 1:
+            assert recording._rollup._stretches == FINE_STRETCHES
+            assert recording.stop_wanted is None
+    assert recording.stop_wanted.step == late
+    recording.close()
+
+
 def test_nothing_waits_beyond_an_epoch(recording):
     take(recording, range(FAR, FAR + 5))
     assert recording.report().steps == 0
@@ -117,6 +134,55 @@ def test_an_error_of_ours_looks_at_nothing_more(recording, tmp_path):
     recording.close()
     assert json.loads((tmp_path / "gradwatch.json").read_text())["status"] == "failed"
     assert len((tmp_path / "gradwatch.csv").read_text().splitlines()) == 1
+
+
+def run_of(folder, norms, **options):
+    """The run of steps whose parameters have such norms."""
+    folder.mkdir(exist_ok=True)
+    recording = begin(folder, **options)
+    for step, norm in enumerate(norms, 1):
+        recording.opens_window(step)
+        recording.take([sample(step, norm)])
+    recording.finish("finished")
+    recording.close()
+    return recording.report(), load_run(folder)
+
+
+def alone(at, norm):
+    """Norms of the parameters of which one, or all, have such a norm."""
+    norms = np.ones(len(MEMBERS.elements))
+    norms[at] = norm
+    return norms
+
+
+@pytest.mark.parametrize("first", [1, 2, 31, 400])
+@pytest.mark.parametrize("lasts", [1, 59, 300])
+@pytest.mark.parametrize("high", [alone(slice(None), 1e38), alone(0, 1e39), alone(-1, 1e20)])
+def test_a_gradient_that_clipping_multiplies_by_zero_is_found_at_its_first_step(
+    tmp_path, clock, first, lasts, high
+):
+    norms = [high if first <= step < first + lasts else 1.0 for step in range(1, first + 400)]
+    live, run = run_of(tmp_path, norms)
+    assert live.findings[0] == next(f for f in live.alarms if f.rule == "total_high")
+    found = live.findings[0]
+    assert (found.severity, found.step, len(found.episodes)) == ("critical", first, 1)
+    assert 0 <= found.step_end - (first + lasts) <= WINDOW_SHARE * (first + lasts)
+    assert found.evidence == f"{FOLDER}/step-{first:05}.json"
+    started = run.alerts[run.alerts["finding"] == found.number].iloc[0]
+    assert (started["event"], started["step"]) == ("start", first)
+    assert run.report().findings == live.findings
+    assert not {f.rule for f in live.alarms} - {"total_high", "exploding", "leaf_exploding"}
+    assert not run.grid.nonfinite.any()
+    (epoch,) = live.epochs
+    assert (epoch.clipped, epoch.skipped) == (lasts, 0)
+
+
+def test_a_run_that_clipping_multiplies_by_zero_to_its_end_is_never_healthy(tmp_path, clock):
+    for norm in (1e20, 1e39):
+        live, run = run_of(tmp_path / str(norm), [norm] * 59)
+        (found,) = live.findings
+        assert (found.rule, found.step, found.step_end) == ("total_high", 1, None)
+        assert run.report().findings == live.findings
 
 
 def recorded(folder, monkeypatch, waiting):

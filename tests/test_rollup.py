@@ -16,13 +16,16 @@ from values import LAWS, LAYOUT, MEMBERS, Part, assert_same, plan, sample
 from yolo_gradwatch import layout as layouts
 from yolo_gradwatch.anomaly import HISTORY_LEAST, HISTORY_STEPS, SKIPS_IN_A_ROW
 from yolo_gradwatch.diagnosis import Diagnosis
-from yolo_gradwatch.records import Detail
+from yolo_gradwatch.records import CLIP_OVERFLOW, Detail
 from yolo_gradwatch.rollup import FINE_STRETCHES, Rollup, module_norms, zero_fraction
 from yolo_gradwatch.thresholds import Thresholds
 
 P = len(MEMBERS.elements)
 ROW = {name: m for m, name in enumerate(LAYOUT.modules)}
 FAR = 1_000_001  # a step so late that a window holds 20,000 steps
+
+BEYOND = 1e38
+"""Norm of each parameter in a step that clipping multiplies by 0, though all of it is finite."""
 
 ONE_BLOCK = plan([Part("model.0.conv"), Part("model.1.conv")])[1]
 """A trunk of one weight, so that its norm is the level of its block; and a head."""
@@ -52,18 +55,23 @@ def half_frozen():
 
 
 def expected_windows(steps, *, interval=1, epoch=10**9, anomalies=()):
-    """First and last step of each window, from the words of the design in whole numbers."""
-    windows, first, fine_until, stretches = [], 1, 0, 0
+    """First and last step of each window, from the words of the design in whole numbers.
+
+    Anomalies are steps that are not finite.
+    """
+    windows, first, fine_until, stretches, was_bad = [], 1, 0, 0, False
     for step in range(1, steps + 1, interval):
-        if step in anomalies and step > fine_until and stretches < 40:
+        is_bad = step in anomalies
+        begins, was_bad = is_bad and not was_bad, is_bad
+        if begins and step > fine_until and stretches < 40:
             stretches += 1
-            fine_until = step + 10
-            if first < step:
-                windows.append((first, step - interval))
-            first = step
+            fine_until = step + 10 * interval
+        if begins and first < step:
+            windows.append((first, step - interval))
+        first = step if begins else first
         held = step - first + interval
         ends = (step + interval - 1) // epoch > (step - 1) // epoch  # the next one is in another
-        if step <= fine_until or 50 * held >= step or ends:
+        if begins or step <= fine_until or 50 * held >= step or ends:
             windows.append((first, step))
             first = step + interval
     return windows if first > step else [*windows, (first, step)]
@@ -194,12 +202,12 @@ def test_windows_follow_the_rule_of_the_design(steps, interval, epoch):
     st.sets(st.integers(1, 200), max_size=9),
     st.integers(1, 3),
     st.sampled_from([10**9, 90, 40, 7]),
+    st.sampled_from([np.nan, np.inf, BEYOND]),
 )
-def test_anomalous_steps_open_fine_stretches(bad, interval, epoch):
+def test_anomalous_steps_open_fine_stretches(bad, interval, epoch, norm):
     taken = range(1, 201, interval)
     samples = [
-        sample(step, np.nan if step in bad else 1.0, epoch=1 + (step - 1) // epoch)
-        for step in taken
+        sample(step, norm if step in bad else 1.0, epoch=1 + (step - 1) // epoch) for step in taken
     ]
     expected = expected_windows(200, interval=interval, epoch=epoch, anomalies=bad)
     assert spans(windows_of(samples, interval=interval)) == expected
@@ -230,8 +238,8 @@ def test_the_end_of_an_epoch_closes_a_window():
     assert rollup.close() == []
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_nonfinite_step_is_a_window_of_its_own_and_so_are_the_next_10(bad):
+@pytest.mark.parametrize("bad", [np.nan, np.inf, BEYOND, 1e39])
+def test_a_spoilt_step_is_a_window_of_its_own_and_so_are_the_next_10(bad):
     norms = [1.0] * 5 + [bad] + [1.0] * 14
     windows = spans(windows_of(sample(FAR + i, norm) for i, norm in enumerate(norms)))
     assert windows == [
@@ -373,15 +381,121 @@ def test_a_model_without_a_trunk_has_no_levels(blocks):
     assert len(windows_of(samples, members)) == 1
 
 
+def with_jumps(count, *, every=120):
+    """Steps of which one in so many jumps, and the steps that do."""
+    jumps = [FAR + every * (n + 1) for n in range(count)]
+    levels = [100.0 if step in jumps else 1.0 for step in range(FAR, jumps[-1] + every)]
+    return level_samples(levels), jumps
+
+
 def test_at_most_40_stretches():
     assert FINE_STRETCHES == 40
+    samples, jumps = with_jumps(42)
+    windows = windows_of(samples, ONE_BLOCK)
+    alone = [window.step_first for window in windows if window.steps == 1]
+    assert alone == [step + i for step in jumps[:40] for i in range(11)]
+    assert windows[-1].norm_max[0] > 99
+
+
+def test_spoilt_steps_that_are_far_apart_use_stretches_up():
     bad = [FAR + 20 * n for n in range(42)]
     windows = windows_of(
         sample(step, np.nan if step in bad else 1.0) for step in range(FAR, FAR + 20 * 42)
     )
     alone = [window.step_first for window in windows if window.steps == 1]
-    assert alone == [step + i for step in bad[:40] for i in range(11)]
-    assert windows[-1].nonfinite[0] == 2
+    assert alone == [step + i for step in bad[:40] for i in range(11)] + bad[40:]
+
+
+@pytest.mark.parametrize("norms", [[np.nan, 1.0], [np.inf, 1.0], [1.0, np.nan], [1e39, 1.0]])
+@pytest.mark.parametrize("lasts", [1, 2, 30, 5000])
+def test_a_spoilt_step_closes_its_window_after_all_stretches_are_used_up(norms, lasts):
+    samples, _ = with_jumps(FINE_STRETCHES)
+    first = samples[-1].step + 501
+    bad = [sample(first + i, norms, size=2) for i in range(lasts)]
+    fine = level_samples([1.0] * 500, samples[-1].step + 1), level_samples([1.0], first + lasts)
+    begins = []
+    rollup = Rollup(ONE_BLOCK)
+    for one in [*samples, *fine[0], *bad, *fine[1]]:
+        begins += [(w.step_first, w.step_last, one.step) for w in rollup.add([one])]
+    assert begins[-2:] == [
+        (jump_end(samples), first - 1, first),
+        (first, first, first),
+    ]
+    assert spans(rollup.close()) == [(first + 1, first + lasts)]
+
+
+def jump_end(samples):
+    """The step after the last fine stretch of `with_jumps`."""
+    return max(one.step for one in samples if one.norms[0] > 1) + 11
+
+
+def test_a_run_that_is_nan_to_its_end_does_not_write_a_window_a_step():
+    windows = windows_of(sample(step, np.nan if step > 2000 else 1.0) for step in range(1, 20_001))
+    assert spans(windows_of(sample(step) for step in range(1, 20_001)))[-1][1] == 20_000
+    inside = [window for window in windows if window.step_first > 2000]
+    assert [window.steps for window in inside[:11]] == [1] * 11
+    assert 100 < len(inside) < 150  # a window is 2 % of 2,000 to 20,000 steps
+
+
+def test_spoilt_steps_in_a_row_are_one_anomaly():
+    """So a streak leaves the stretches to other anomalies."""
+    samples, jumps = with_jumps(FINE_STRETCHES)
+    first = FAR - 1000
+    bad = [sample(step, [np.nan, 1.0], size=2) for step in range(first, first + 900)]
+    windows = windows_of([*bad, *samples], ONE_BLOCK)
+    alone = [window.step_first for window in windows if window.steps == 1]
+    assert alone == [
+        *range(first, first + 11),
+        *(step + i for step in jumps[: FINE_STRETCHES - 1] for i in range(11)),
+    ]
+
+
+@pytest.mark.parametrize("between", [1, 2, 50])
+def test_a_step_that_amp_skips_does_not_end_a_streak_and_a_fine_one_does(between):
+    for skipped, alone in ((True, 1), (False, 2)):
+        rollup = Rollup(MEMBERS)
+        rollup._stretches = FINE_STRETCHES
+        steps = [sample(FAR, np.nan)]
+        steps += [sample(FAR + 1 + i, skipped=skipped) for i in range(between)]
+        steps += [sample(FAR + 1 + between, np.nan), sample(FAR + 2 + between)]
+        windows = rollup.add(steps) + rollup.close()
+        assert sum(w.steps == 1 and w.nonfinite[0] == 1 for w in windows) == alone
+
+
+def test_what_begins_anew_ends_a_streak():
+    rollup = Rollup(MEMBERS)
+    rollup._stretches = FINE_STRETCHES
+    found = []
+    for step in range(FAR, FAR + 6):
+        if step == FAR + 3:
+            found += rollup.close()
+            rollup.begin_anew()
+        found += rollup.add([sample(step, np.nan)])
+    assert spans(found) == [(FAR, FAR), (FAR + 1, FAR + 2), (FAR + 3, FAR + 3)]
+
+
+def test_a_step_that_clipping_multiplies_by_zero_is_no_history():
+    levels = [1.0] * 30 + [BEYOND] + [1.0] * 30
+    assert anomalous([*levels, 11.0])
+    assert not anomalous([*levels, 9.0])
+
+
+@pytest.mark.parametrize(
+    ("norm", "is_spoilt"), [(CLIP_OVERFLOW * (1 - 1e-9), False), (CLIP_OVERFLOW * 1.001, True)]
+)
+def test_a_step_is_spoilt_from_where_clipping_multiplies_by_zero(norm, is_spoilt):
+    rollup = Rollup(ONE_BLOCK)
+    rollup.add(level_samples([1.0]))
+    high = sample(FAR + 1, [0.0, norm], size=2)
+    assert rollup.is_urgent([high]) is is_spoilt
+    assert bool(rollup.add([high])) is is_spoilt
+
+
+def test_after_an_anomaly_the_next_10_captured_steps_are_windows():
+    taken = range(FAR, FAR + 300, 10)
+    steps = [sample(step, np.nan if step == FAR + 50 else 1.0) for step in taken]
+    alone = [w.step_first for w in windows_of(steps, interval=10) if w.steps == 1]
+    assert alone == list(range(FAR + 50, FAR + 160, 10))
 
 
 def test_an_anomaly_within_a_stretch_opens_no_other():
@@ -532,12 +646,12 @@ def test_a_model_of_which_everything_is_frozen_has_no_numbers():
     assert not (window.nonfinite + window.zero + window.none).any()
 
 
-def long_overflow(begins, lasts, after=300):
+def long_overflow(begins, lasts, after=300, interval=1):
     """News of a long run in which some steps in a row overflow, with the step of each."""
     norms = np.where(np.arange(P) == 3, np.inf, 1.0)
-    rollup = Rollup(MEMBERS)
+    rollup = Rollup(MEMBERS, interval)
     diagnosis = Diagnosis(LAYOUT, Thresholds(), {"amp": True}, lambda _step: "")
-    for step in range(begins - 300, begins + lasts + after):
+    for step in range(begins - 300, begins + lasts + after, interval):
         bad = begins <= step < begins + lasts
         one = sample(step, norms if bad else 1.0, skipped=bad)
         for window in rollup.add([one]):
@@ -546,14 +660,16 @@ def long_overflow(begins, lasts, after=300):
 
 
 @pytest.mark.parametrize("begins", [1000, 5003, 100_017, FAR])
-def test_a_long_overflow_late_in_a_run_is_told_at_once(begins):
+@pytest.mark.parametrize("interval", [1, 10])
+def test_a_long_overflow_late_in_a_run_is_told_at_once(begins, interval):
     """Windows are 20 to 20,000 steps long there, and 12 skipped steps in a row are let pass."""
-    told = [one for one in long_overflow(begins, 60) if one[1].finding.rule == "nonfinite"]
+    news = long_overflow(begins, 60 * interval, interval=interval)
+    told = [one for one in news if one[1].finding.rule == "nonfinite"]
     assert next(news.change for _, news in told) == "start"
     step, news = told[0]
-    assert begins + 12 <= step <= begins + 20
+    assert begins + 12 * interval <= step <= begins + 20 * interval
     assert news.finding.module == "model.1.conv"
-    assert begins <= news.finding.step <= begins + 4
+    assert begins <= news.finding.step <= begins + 4 * interval
     assert news.finding.severity == "critical"
 
 
@@ -597,7 +713,9 @@ def test_details_are_unknown_where_an_anomaly_opened_the_window():
     assert np.isnan(second.zero_fraction).all()
 
 
-KINDS = st.sampled_from([*["fine"] * 6, "nan", "jump", "skip", "missing", "frozen", "zero"])
+KINDS = st.sampled_from(
+    [*["fine"] * 6, "nan", "beyond", "jump", "skip", "missing", "frozen", "zero"]
+)
 
 
 def drawn_samples(kinds, first):
@@ -605,7 +723,7 @@ def drawn_samples(kinds, first):
     rng = np.random.default_rng(len(kinds))
     for step, kind in enumerate(kinds, first):
         norms = rng.lognormal(size=P)
-        norms[3] = {"nan": np.nan, "skip": np.inf, "zero": 0.0}.get(kind, norms[3])
+        norms[3] = {"nan": np.nan, "skip": np.inf, "zero": 0.0, "beyond": 1e39}.get(kind, norms[3])
         norms = norms * (1e3 if kind == "jump" else 1.0)
         detail = Detail(np.full(P, float(step)), np.full(P, 1.0))
         one = sample(

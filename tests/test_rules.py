@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from values import (
@@ -22,7 +23,7 @@ from values import (
 )
 
 from yolo_gradwatch.detect import RULES, Detector
-from yolo_gradwatch.records import WHOLE, Alert
+from yolo_gradwatch.records import CLIP_OVERFLOW, WHOLE, Alert
 from yolo_gradwatch.rollup import Rollup
 from yolo_gradwatch.thresholds import Thresholds
 
@@ -657,9 +658,9 @@ def test_a_weight_that_was_not_counted_in_one_window_is_not_judged():
     assert not told(windows, "partly_dead")
 
 
-def spread(share, *, kernel=9, module="model.2.conv", types=None):
+def spread(share, *, kernel=9, module="model.2.conv", **changes):
     """Five windows of a net whose weights have kernels of so many positions."""
-    layout = replace(NET, kernels=tuple(kernel for _ in NET.modules), types=types or NET.types)
+    layout = replace(NET, kernels=tuple(kernel for _ in NET.modules), **changes)
     windows = [zeroed(step, share, module) for step in range(1, 6)]
     return names(windows, "partly_dead", layout=layout)
 
@@ -684,6 +685,16 @@ def test_zeros_in_an_attention_are_healthy():
     types = tuple("Attention" if name == "model.1" else "Conv2d" for name in NET.modules)
     assert spread(0.9, module="model.1.b", types=types) == []
     assert spread(0.9, module="model.2.conv", types=types) == ["model.2.conv"]
+
+
+@pytest.mark.parametrize("kind", ["PatternBlock", "Lattice", "Attic"])
+def test_zeros_in_what_only_sounds_like_an_attention_are_not(kind):
+    types = tuple(kind if name == "model.1" else "Conv2d" for name in NET.modules)
+    assert spread(0.9, module="model.1.b", types=types) == ["model.1.b"]
+
+
+def test_zeros_in_what_inherits_from_an_attention_are_healthy():
+    assert spread(0.9, module="model.1.b", attentions=("model.1",)) == []
 
 
 def test_zeros_in_the_head_are_healthy():
@@ -1273,6 +1284,69 @@ def test_the_total_of_the_newest_window_is_told(rule, norms):
     (alert,) = told(windows, rule)
     assert alert.value == np.float32(norms[1])
     assert alert.limit == getattr(Thresholds(), rule)
+
+
+ZEROED = float(np.nextafter(np.float32(CLIP_OVERFLOW), np.float32(np.inf)))
+"""The lowest norm that clipping multiplies by 0."""
+
+
+@pytest.mark.parametrize("norm", [CLIP_OVERFLOW, ZEROED, 1e30, 3.4e38, np.inf])
+@pytest.mark.parametrize("before", [0, 30])
+def test_a_gradient_that_clipping_multiplies_by_zero_is_found_in_its_first_window(norm, before):
+    high = net(31, {WHOLE: norm})
+    alerts = [a for a in feed([*lasting(before), high])[-1] if a.severity != "notice"]
+    assert [(a.rule, a.module, a.step) for a in alerts] == (
+        [] if norm == CLIP_OVERFLOW else [("total_high", WHOLE, 31)]
+    )
+    assert all(np.isfinite(alert.value) for alert in alerts)
+
+
+def test_clipping_multiplies_by_zero_above_that_norm():
+    """As torch's own clipping does it."""
+    for factor, is_zero in ((0.999, False), (1.001, True)):
+        parameters = [torch.nn.Parameter(torch.zeros(1000)) for _ in range(3)]
+        for one in parameters:
+            one.grad = torch.full_like(one, CLIP_OVERFLOW * factor / 3000**0.5)
+        torch.nn.utils.clip_grad_norm_(parameters, 10.0)
+        assert all(bool((one.grad == 0).all()) is is_zero for one in parameters)
+
+
+@pytest.mark.parametrize("field", ["norm_max", "norm_mean"])
+def test_one_such_step_in_a_window_of_many_is_enough(field):
+    one = normed(net(4, steps=30), {WHOLE: np.inf}, fields={"norm_max", field})
+    assert names([*lasting(3), one], "total_high") == [WHOLE]
+
+
+def test_a_window_beyond_float32_counts_as_one_with_a_high_total():
+    totals = (1e8, np.inf, 1e8)
+    windows = [net(step, {WHOLE: norm}) for step, norm in enumerate(totals, 1)]
+    assert [bool(modules(each, "total_high")) for each in feed(windows)] == [False, True, True]
+    assert not told(windows[1:], "total_low")
+
+
+def test_a_step_that_is_not_finite_is_no_high_total():
+    assert not told([net(1, nonfinite=NET.modules)], "total_high")
+
+
+def test_steps_that_amp_skipped_are_no_high_total():
+    assert not told([*lasting(5), net(6, {WHOLE: np.inf}, skipped=1)], "total_high")
+
+
+def test_what_clipping_multiplies_by_zero_is_no_measure_for_a_spike_or_a_collapse():
+    every = dict.fromkeys(NET.modules, np.inf)
+    windows = [*lasting(30), *lasting(59, every, first=31), *lasting(30, first=90)]
+    found = {a.rule for alerts in feed(windows) for a in alerts}
+    assert found == {"total_high"}
+    spiked = [*windows, net(120, dict.fromkeys(BLOCKS, 100.0))]
+    assert names(spiked, "spike") == [WHOLE]
+
+
+@pytest.mark.parametrize("block", ["model.0", "model.1", "model.2"])
+def test_a_block_beyond_float32_is_named_once_that_lasts(block):
+    high = {WHOLE: np.inf, block: np.inf}
+    alerts = feed([*lasting(5), *lasting(3, high, first=6)])
+    assert all(modules(each, "total_high") == [WHOLE] for each in alerts[5:])
+    assert modules(alerts[7], "exploding") == [block]
 
 
 # weight_growth

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from short import assert_nothing_left, streams, told
-from training import HOME, amp_trainer, needs, official, shapes, train, witness
+from training import HOME, amp_trainer, needs, official, shapes, small, train, witness
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.capture import Capture
+from yolo_gradwatch.heatmap import FINE, heatmap
 
 pytestmark = pytest.mark.train
 
@@ -205,6 +206,90 @@ def test_nan_in_one_gradient_is_named_with_its_step(tmp_path, capsys):
     assert set(bad["module"]) == {"model", "model.6", "model.6.cv2", "model.6.cv2.conv"}
 
 
+@pytest.mark.parametrize("first", [1, 3])
+def test_a_loss_so_large_that_clipping_multiplies_by_zero_is_found_at_its_first_step(
+    tmp_path, first
+):
+    """Every element of the gradient is finite, and its norm is beyond float32."""
+    learned = []
+
+    def scale_loss(trainer):
+        calls, inner = [], trainer.model.loss
+
+        def loss(*args, **options):
+            calls.append(1)
+            value, items = inner(*args, **options)
+            return value * (1e36 if len(calls) >= first else 1.0), items
+
+        def see(*_args):
+            gradients = (p.grad for p in trainer.model.parameters() if p.grad is not None)
+            learned.append(any(bool(gradient.any()) for gradient in gradients))
+
+        trainer.model.loss = loss
+        trainer.optimizer.register_step_pre_hook(see)
+
+    watch = GradWatch(live=False, stop_on=("total_high",))
+    calls = [("on_train_start", scale_loss)]
+    train(tmp_path, watch=watch, data=shapes(20), epochs=2, calls=calls)
+    assert learned == [step < first for step in range(1, len(learned) + 1)]
+    report, run = watch.report(), load_run(watch.run_dir)
+    (finding,) = report.findings
+    assert (finding.rule, finding.severity, finding.step) == ("total_high", "critical", first)
+    assert watch.stopped_by == finding
+    assert run.report() == report
+    assert len(made_of(watch.run_dir, first)["images"][0]) == 4
+    assert not run.grid.nonfinite.any()
+    assert np.isinf(run.grid.norm_mean[first - 1 :, 0]).all()
+    (epoch,) = report.epochs
+    assert (epoch.steps, epoch.clipped, epoch.skipped) == (first, first, 0)
+    assert (heatmap(run, report).states == FINE).all()
+
+
+def overflows(*, first):
+    """A callback that makes a gradient Inf from its ``first``-th backward pass on."""
+
+    def plant(trainer):
+        passes = []
+
+        def hook(gradient):
+            passes.append(1)
+            return gradient * math.inf if len(passes) >= first else gradient
+
+        parameter(trainer, "model.4.conv.weight").register_hook(hook)
+
+    return ("on_train_start", plant)
+
+
+@pytest.mark.parametrize(("interval", "captured"), [(1, 40), (3, 14)])
+def test_counts_of_steps_are_of_those_that_were_captured(tmp_path, interval, captured):
+    watch = GradWatch(live=False, interval=interval)
+    options = {"data": shapes(80), "epochs": 2, "model": small(), "trainer": amp_trainer()}
+    train(tmp_path, watch=watch, calls=[overflows(first=2)], **options)
+    report, run = watch.report(), load_run(watch.run_dir)
+    assert run.report() == report
+    assert (report.interval, report.steps) == (interval, captured)
+    assert sum(epoch.steps for epoch in report.epochs) == captured
+    assert sum(epoch.skipped for epoch in report.epochs) == captured - 1
+    whole = run.windows[run.windows["module"] == "model"]
+    assert whole["steps"].sum() == captured
+    assert whole["step_last"].max() == 1 + interval * (captured - 1)
+    found = {f.rule: f for f in report.alarms}
+    assert set(found) == {"nonfinite"}
+    finding = found["nonfinite"]
+    assert (finding.value, finding.limit, finding.step) == (13.0, 12.0, 1 + interval)
+
+
+def test_steps_are_optimizer_steps_where_batches_accumulate(tmp_path):
+    kind = witness()
+    watch = GradWatch(live=False)
+    options = {"batch": 4, "nbs": 16, "warmup_epochs": 0, "model": small()}
+    train(tmp_path, watch=watch, data=shapes(80), trainer=kind, epochs=2, **options)
+    report = watch.report()
+    assert report.steps == len(kind.notes) == 10  # of 40 batches
+    assert sum(epoch.steps for epoch in report.epochs) == 10
+    assert load_run(watch.run_dir).report() == report
+
+
 def test_an_overflow_under_amp_is_a_notice(tmp_path):
     watch = GradWatch(live=False)
     calls = [spoil("model.6.cv2.conv.weight", float("inf"), at=3)]
@@ -266,7 +351,9 @@ def made_of(folder, step):
         row = rows.loc[module]
         bad = isinstance(norm, str)
         assert row["nonfinite"] == (bad and not content["skipped"]), module
-        assert math.isnan(row["norm_mean"]) if bad else row["norm_mean"] == np.float32(norm), module
+        with np.errstate(over="ignore"):
+            single = np.float32(math.nan if bad else norm)
+        np.testing.assert_equal(np.float32(row["norm_mean"]), single, module)
     assert content.pop("step") == step
     assert content.pop("epoch") == rows["epoch"].iloc[0]
     return content
@@ -477,6 +564,26 @@ def test_resume_appends_and_continues_the_count(tmp_path):
     assert list(whole["epoch"]) == [1, 1, 2, 2, 3, 3, 3, 4, 4]
     assert run.windows[: len(before.windows)].equals(before.windows)
     assert resumed.report() == run.report()
+
+
+def test_a_resumed_run_counts_steps_that_were_not_captured_too(tmp_path):
+    def interrupt(trainer):
+        if trainer.epoch == 1:
+            raise KeyboardInterrupt
+
+    options = {"data": shapes(20), "model": small(), "epochs": 2}
+    calls = [("on_train_epoch_start", interrupt)]
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, watch=GradWatch(live=False, interval=3), calls=calls, **options)
+    last = tmp_path / "run" / "weights" / "last.pt"
+    resumed = GradWatch(live=False, interval=3)
+    train(tmp_path, watch=resumed, resume=True, **{**options, "model": str(last)})
+    run = load_run(tmp_path / "run")
+    assert [(e["kind"], e["step"]) for e in run.meta["events"]] == [("start", 1), ("resume", 6)]
+    whole = run.windows[run.windows["module"] == "model"]
+    assert list(whole["step_first"]) == [1, 4, 6, 9]  # five steps an epoch
+    assert run.meta["last_step"] == 10
+    assert run.report() == resumed.report()
 
 
 def resume(folder, *, epochs, faults=(), trainer=None):

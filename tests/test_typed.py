@@ -38,6 +38,12 @@ def test_a_missing_field_has_its_default_or_is_named(record):
             assert found == replace(record, **{field.name: empty})
 
 
+def test_a_field_that_older_versions_did_not_write_keeps_its_default():
+    raw = {key: value for key, value in asdict(LAYOUT).items() if key != "attentions"}
+    assert built(Layout, raw) == LAYOUT
+    assert built(Layout, {**raw, "attentions": ["model.1"]}).attentions == ("model.1",)
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "value"),
     [

@@ -9,7 +9,7 @@ from yolo_gradwatch import causes
 from yolo_gradwatch.causes import at_work, first_of, lower_rate, moment, now
 from yolo_gradwatch.detect import RULES
 from yolo_gradwatch.graph import Paths, is_in
-from yolo_gradwatch.records import WHOLE, Finding, Layout
+from yolo_gradwatch.records import CLIP_OVERFLOW, FLOAT32_MAX, WHOLE, Finding, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -135,9 +135,10 @@ def _nonfinite(layout: Layout, training: Mapping[str, object], finding: Finding)
     why, remedy = causes.of_nonfinite(layout, training, finding)
     if finding.limit:
         return (
-            f"{where}: NaN or Inf in the gradient, AMP skipped {finding.value:.0f} steps in a row "
-            f"{_since(finding)}: lowering the loss scale does not help, nothing is learnt. "
-            f"Probably {why}. Try amp=False; if it stays, {remedy}."
+            f"{where}: NaN or Inf in the gradient, AMP skipped each of the "
+            f"{finding.value:.0f} steps captured {_since(finding)}: lowering the loss "
+            f"scale does not help, nothing is learnt. Probably {why}. Try amp=False; if it stays, "
+            f"{remedy}."
         )
     first = "amp=False or bfloat16 first, then " if at_work(training, "amp") else ""
     return (
@@ -283,12 +284,19 @@ def _collapse(layout: Layout, training: Mapping[str, object], finding: Finding) 
 
 def _total_high(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
     del layout
+    norm = f"{finding.value:.2g}" if finding.value < FLOAT32_MAX else "beyond 3.4e38"
+    clipping = "Clipping hides that, half precision does not: it overflows"
+    if finding.value > CLIP_OVERFLOW:
+        clipping = (
+            "Clipping computes in float32, in which its square is Inf, so it multiplies every "
+            "gradient by 0: nothing is learned"
+        )
     return (
-        f"the whole model: total gradient norm {finding.value:.2g} {_since(finding)}, "
-        f"above {finding.limit:g} ({_reached(finding)}). Clipping hides that, half "
-        "precision does not: it overflows. Probably the loss or its weights (box, cls, dfl) are "
-        f"far too large, or the initialization is{moment(training, finding)}. Try to "
-        f"scale the loss, a normalization in every block, and {lower_rate(training)}."
+        f"the whole model: total gradient norm {norm} {_since(finding)}, above "
+        f"{finding.limit:g} ({_reached(finding)}). {clipping}. Probably the loss or "
+        "its weights (box, cls, dfl) are far too large, or the initialization is"
+        f"{moment(training, finding)}. Try to scale the loss, a normalization in every block, "
+        f"and {lower_rate(training)}."
     )
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from yolo_gradwatch.records import CLIP_OVERFLOW
+
 if TYPE_CHECKING:
     from yolo_gradwatch.records import Flags, Floats, Members
 
@@ -39,24 +41,36 @@ class Anomaly:
         self._history = np.full((HISTORY_STEPS, len(sizes)), np.nan)
         self._seen = 0
         self._skips = 0
+        self._was_spoilt = False
 
-    def found(self, norms: Floats, applied: Flags) -> Flags:
-        """Whether each step is anomalous; those with finite gradients join the history.
+    def found(self, norms: Floats, totals: Floats, applied: Flags) -> tuple[Flags, Flags]:
+        """Which steps are anomalous, and which of these begin a streak of spoilt ones.
+
+        A step is spoilt if it is applied with a gradient that is not finite, or so large that
+        clipping multiplies it by 0. All others that are applied join the history.
 
         Args:
             norms: (S, P) of the parameters.
+            totals: (S,) of the whole model.
             applied: (S,) whether AMP did not skip the step.
 
         Returns:
-            (S,)
+            (S,) and (S,)
         """
-        finite = applied & np.isfinite(norms).all(axis=1)
-        found = applied.copy()  # what is applied and not finite is anomalous
-        found[finite] = self._jumped(norms[finite])
-        for i, is_applied in enumerate(applied.tolist()):
+        sound = totals <= CLIP_OVERFLOW  # not NaN
+        anomalous, first = np.zeros((2, len(applied)), np.bool_)
+        anomalous[applied & sound] = self._jumped(norms[applied & sound])
+        for i, (is_applied, is_sound) in enumerate(zip(applied, sound, strict=True)):
             self._skips = 0 if is_applied else self._skips + 1
-            found[i] |= self._skips == SKIPS_IN_A_ROW
-        return found
+            if is_applied:
+                first[i] = not (is_sound or self._was_spoilt)
+                self._was_spoilt = not is_sound
+            anomalous[i] |= first[i] or self._skips == SKIPS_IN_A_ROW
+        return anomalous, first
+
+    def begin_anew(self) -> None:
+        """A spoilt step that follows is the first again."""
+        self._was_spoilt = False
 
     def _jumped(self, norms: Floats) -> Flags:
         """(S,) whether a level of (S, P) norms lies beyond those of the last steps before it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ import numpy as np
 from yolo_gradwatch.graph import Paths
 from yolo_gradwatch.records import (
     CLIP_NORM,
+    CLIP_OVERFLOW,
+    FLOAT32_MAX,
     WHOLE,
     Finding,
     Layout,
@@ -74,6 +77,7 @@ class Board:
         layout: Of the model that is watched.
         epochs: How many the training is to have.
         clip: Total norm above which the trainer clips.
+        interval: Optimizer steps from one captured step to the next.
 
     Attributes:
         epoch: Of the newest step, counts from 1; 0 before the first.
@@ -82,11 +86,14 @@ class Board:
         total: Norm of the whole gradient at the newest step that AMP did not skip; None before
             the first.
         clip: Total norm above which the trainer clips.
-        skipped: Steps that AMP skipped.
+        interval: Optimizer steps from one captured step to the next.
+        skipped: Captured steps that AMP skipped.
         standing: Findings that are not over.
     """
 
-    def __init__(self, layout: Layout, *, epochs: int = 0, clip: float = CLIP_NORM) -> None:
+    def __init__(
+        self, layout: Layout, *, epochs: int = 0, clip: float = CLIP_NORM, interval: int = 1
+    ) -> None:
         self._blocks: list[str] = []
         self._points = np.empty((HISTORY, 0))
         self._filled = 0
@@ -102,13 +109,23 @@ class Board:
         self.step = 0
         self.total: float | None = None
         self.clip = clip
+        self.interval = interval
         self.skipped = 0
         self.standing: tuple[Finding, ...] = ()
 
     @property
     def clipped(self) -> float:
-        """Share of the steps with a total norm above the clip; 0 before the first."""
+        """Share of the captured steps with a total norm above the clip; 0 before the first."""
         return self._clipped / self._steps if self._steps else 0.0
+
+    @property
+    def factor(self) -> float:
+        """What clipping multiplies the newest step by; NaN if its norm is not finite."""
+        if not self.total:
+            return 1.0
+        if not math.isfinite(self.total):
+            return math.nan
+        return min(self.clip / self.total, 1.0) if self.total <= CLIP_OVERFLOW else 0.0
 
     @property
     def owners(self) -> dict[str, float]:
@@ -146,7 +163,7 @@ class Board:
     def add_window(self, window: Window) -> None:
         """Take a window from the files: its mean norms, and how many of its steps were clipped."""
         self.epoch, self.step = window.epoch, window.step_last
-        norms = window.norm_mean.astype(np.float64)
+        norms = np.minimum(window.norm_mean.astype(np.float64), FLOAT32_MAX)
         norms = np.where(np.isnan(norms), 0.0, norms)  # frozen, or without a gradient
         norms = np.where(window.nonfinite, np.nan, norms)
         self._steps += window.steps

@@ -195,17 +195,17 @@ def encodable(text: Text, console: Console) -> Text:
 
 def _summary(board: Board) -> str:
     epoch = f"{board.epoch}/{board.epochs}" if board.epochs else str(board.epoch)
+    captured = f" (1 in {board.interval:,})" if board.interval > 1 else ""
     return (
-        f"epoch {epoch}  step {board.step:,}  total norm {number(board.total)}  "
+        f"epoch {epoch}  step {board.step:,}{captured}  total norm {number(board.total)}  "
         f"clipped {board.clipped:.0%}  AMP skips {board.skipped:,}"
     )
 
 
 def _owners(board: Board, width: int) -> Text:
     """What clipping leaves of the newest step, and which blocks its norm comes from."""
-    total = board.total or 0.0
-    left = f"factor {min(board.clip / total, 1.0) if total else 1.0:.2g}"
-    if not math.isfinite(total):
+    left = f"factor {board.factor:.2g}"
+    if math.isnan(board.factor):
         left = "spreads what is not finite to every weight"
     line = Text(f"clip at {board.clip:g}: {left}", "dim")
     shares = [f"{name} {share:.0%}" for name, share in board.owners.items() if share >= 0.01]

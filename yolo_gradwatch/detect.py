@@ -165,5 +165,7 @@ class Detector:
     def _remember(self, reading: Reading) -> None:
         self._readings.append(reading)
         window = reading.window
+        if rules.beyond_clip(window):  # no measure for what follows
+            return
         mark = Mark(window.epoch, window.step_first, reading.trunk, reading.trunk_peak)
         self._marks.append(mark)

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, NamedTuple
 from yolo_gradwatch.advice import message
 from yolo_gradwatch.detect import RULES
 from yolo_gradwatch.graph import Paths, is_in
-from yolo_gradwatch.records import WHOLE, Alert, Change, Episode, Finding, Layout, News, Window
+from yolo_gradwatch.records import (
+    CLIP_OVERFLOW,
+    WHOLE,
+    Alert,
+    Change,
+    Episode,
+    Finding,
+    Layout,
+    News,
+    Window,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -22,12 +32,12 @@ if TYPE_CHECKING:
 
 SPREAD = 2
 """A finding is worse when its modules or its value in decades are this many times what was
-reported."""
+reported, or when clipping multiplies the gradient by 0 by now."""
 
 CALM_WINDOWS = 5
 """Windows without an alert, at the least, before a finding is over."""
 
-PROVEN = ("nonfinite", "spike")
+PROVEN = ("nonfinite", "spike", "total_high")
 """Rules whose findings name a file with what their first step was made of."""
 
 _NO_GRADIENT = ("dead_branch", "starved_scale", "partly_dead", "vanishing", "leaf_vanishing")
@@ -243,6 +253,7 @@ class Findings:
         last = self._reported[finding.number]
         return finding.severity != "notice" and (
             len(finding.modules) >= SPREAD * last.modules
+            or last.value <= CLIP_OVERFLOW < value
             or (RULES[finding.rule].is_in_decades and value >= SPREAD * last.value)
         )
 

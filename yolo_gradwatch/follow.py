@@ -16,7 +16,14 @@ from yolo_gradwatch.board import Board
 from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.evidence import existing
 from yolo_gradwatch.records import CLIP_NORM
-from yolo_gradwatch.review import find_run, is_killed, last_said, meta_of, thresholds_of
+from yolo_gradwatch.review import (
+    find_run,
+    interval_of,
+    is_killed,
+    last_said,
+    meta_of,
+    thresholds_of,
+)
 from yolo_gradwatch.screen import Screen, is_live_terminal
 
 if TYPE_CHECKING:
@@ -247,6 +254,7 @@ class Judge:
             look.layout,
             epochs=int(training.get("epochs") or 0),
             clip=float(training.get("clip", CLIP_NORM)),
+            interval=interval_of(look.meta),
         )
 
     def update(self, look: Look) -> list[News]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from yolo_gradwatch.layout import is_attention
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -216,14 +218,12 @@ def _siblings(layout: Layout, weights: Counts) -> tuple[tuple[Counts, ...], Coun
 
 
 def _in_attention(layout: Layout) -> Flags:
-    """(M,) whether a module is an attention or its direct child."""
-    types = dict(zip(layout.modules, layout.types, strict=True))
-    parents = (name.rpartition(".")[0] for name in layout.modules)
-    grand = [
-        (name, parent, parent.rpartition(".")[0])
-        for name, parent in zip(types, parents, strict=True)
-    ]
-    return np.array([any("att" in types.get(n, "").lower() for n in names) for names in grand])
+    """(M,) whether a module is an attention, or a child or grandchild of one."""
+    named = zip(layout.modules, layout.types, strict=True)
+    attentions = {*layout.attentions, *(name for name, kind in named if is_attention(kind))}
+    parents = [name.rpartition(".")[0] for name in layout.modules]
+    around = zip(layout.modules, parents, (p.rpartition(".")[0] for p in parents), strict=True)
+    return np.array([not attentions.isdisjoint(names) for names in around])
 
 
 def _around(module: str, block: str) -> Iterator[str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from yolo_gradwatch import results
 from yolo_gradwatch.graph import Graph
-from yolo_gradwatch.records import WHOLE
+from yolo_gradwatch.records import FLOAT32_MAX, WHOLE
 from yolo_gradwatch.runlog import events_of_meta
 from yolo_gradwatch.telemetry import block_labels, block_rows
 from yolo_gradwatch.timeline import Timeline
@@ -93,6 +93,8 @@ class Mark:
 class Heatmap:
     """R modules by W windows, in forward order and in the order of the steps.
 
+    A norm beyond float32, which is Inf in the files, stands as the largest number of float32.
+
     Attributes:
         names: (R,) of the modules.
         labels: (R,) as a reader knows them: number and class of a block, else the name; and the
@@ -145,7 +147,8 @@ def heatmap(run: Run, report: Report, *, modules: bool = False) -> Heatmap:
     """
     grid, layout = run.grid, run.layout
     rows = list(range(1, len(layout.modules))) if modules else block_rows(layout)
-    norms = grid.norm_mean[:, rows].T.astype(np.float64)
+    norms = np.minimum(grid.norm_mean[:, rows].T.astype(np.float64), FLOAT32_MAX)
+    totals = np.stack([grid.norm_min[:, 0], grid.norm_mean[:, 0], grid.norm_max[:, 0]])
     states = _states(grid, rows)
     with np.errstate(divide="ignore"):
         levels = np.where(states == FINE, np.log10(norms), np.nan)
@@ -162,9 +165,7 @@ def heatmap(run: Run, report: Report, *, modules: bool = False) -> Heatmap:
         norms=norms,
         levels=levels,
         states=states,
-        totals=np.stack([grid.norm_min[:, 0], grid.norm_mean[:, 0], grid.norm_max[:, 0]]).astype(
-            np.float64
-        ),
+        totals=np.minimum(totals.astype(np.float64), FLOAT32_MAX),
         limits=limits,
         weak=weak,
         clip=report.clip,
@@ -260,7 +261,7 @@ def _states(grid: Grid, rows: list[int]) -> NDArray[np.uint8]:
     states[mean > 0] = FINE
     states[(grid.none[:, rows] > half) | ((grid.none[:, rows] > 0) & np.isnan(mean))] = NONE
     states[(grid.zero[:, rows] > half) | (mean == 0)] = ZERO
-    states[(grid.nonfinite[:, rows] > 0) | np.isinf(mean)] = NONFINITE
+    states[grid.nonfinite[:, rows] > 0] = NONFINITE
     return states.T
 
 

@@ -20,6 +20,23 @@ _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|student_model)(?:\.|$))+")
 _COMPILED_CHILD = re.compile(r"\._orig_mod(?=\.|$)")
 _BLOCK = re.compile(rf"^(?:{WHOLE}\.)?[^.]+")
 
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_ATTENTION = {"attention", "attn", "mha", "mhsa"}
+_NORM = {"norm", "normalization", "grn", "frn"} | {
+    f"{kind}norm" for kind in ("batch", "group", "instance", "layer", "rms")
+}
+_TORCH_NORMS = {"_NormBase", "GroupNorm", "LayerNorm", "RMSNorm"}
+
+
+def is_attention(kind: str) -> bool:
+    """Whether the name of a class says that it is an attention, as ``AAttn`` does."""
+    return not _ATTENTION.isdisjoint(_words(kind))
+
+
+def _words(kind: str) -> set[str]:
+    """The words of a class name in small letters: ``ms``, ``deform`` and ``attn``."""
+    return {word.lower() for word in _WORD.findall(kind)}
+
 
 def clean_name(name: str) -> str:
     """The module's name without the prefixes of DDP, ``torch.compile`` and distillation."""
@@ -79,6 +96,7 @@ def read(
         head=head,
         edges=tuple(_edges(blocks)),
         kernels=tuple(_kernel(modules[name]) for name in rows),
+        attentions=tuple(name for name in rows if _inherits_attention(modules[name])),
     )
     own = [(m, p) for m, name in enumerate(rows) for p in _own(modules[name], position)]
     weights = [(m, p) for m, p in own if parameters[p].ndim >= 2]
@@ -134,16 +152,34 @@ def _own(module: nn.Module, position: dict[int, int]) -> list[int]:
 def _role(module: nn.Module, position: dict[int, int]) -> Role:
     """What a module owns itself.
 
-    A norm layer is told by its class, which all libraries name so. A factor for each channel, such
-    as a layer scale of shape (C, 1, 1), is no weight.
+    What is no norm layer of torch's, or inherits from one, is told by what it owns: a weight of two
+    or more dimensions is one whatever its class is called. A factor for each channel, such as a
+    layer scale of shape (C, 1, 1), is no weight; it is that of a norm layer if the class says so.
     """
     inner = _inner(module)
     own = [p for p in inner.parameters(recurse=False) if id(p) in position]
     if not own:
         return ""
-    if "norm" in type(inner).__name__.lower():
+    if any(kind.__name__ in _TORCH_NORMS for kind in _classes(inner)):
         return "norm"
-    return "weight" if any(p.numel() > max(p.shape, default=1) for p in own) else "other"
+    if any(p.numel() > max(p.shape, default=1) for p in own):
+        return "weight"
+    is_leaf = not any(_positions(child, position) for child in inner.children())
+    return "norm" if is_leaf and _is_norm(type(inner).__name__) else "other"
+
+
+def _classes(module: nn.Module) -> list[type]:
+    """The classes of torch that a module is of or inherits from."""
+    return [kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn.")]
+
+
+def _is_norm(kind: str) -> bool:
+    """Whether the name of a class says that it is a norm layer, in a word of its own."""
+    return not _NORM.isdisjoint(_words(kind))
+
+
+def _inherits_attention(module: nn.Module) -> bool:
+    return any(is_attention(kind.__name__) for kind in type(_inner(module)).__mro__)
 
 
 def _kernel(module: nn.Module) -> int:

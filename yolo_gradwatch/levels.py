@@ -20,7 +20,7 @@ that the block in front of an explosion is not called vanishing."""
 
 
 FLOOR, CEILING = -45.0, 39.0
-"""Levels that stand for a trunk without any gradient, and for one beyond every float32."""
+"""Levels that stand for a trunk without any gradient, and for a norm beyond every float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class Reader:
 
     def _whole(self, modules: Floats) -> float:
         level = self._trunk.medians(modules)[0]
-        return float(np.clip(level, FLOOR, CEILING))  # NaN stays NaN
+        return float(np.maximum(level, FLOOR))  # NaN stays NaN
 
 
 class _Padded:
@@ -147,5 +147,5 @@ def medians(values: Floats, least: int = 1) -> Floats:
 
 def _log10(norms: Singles) -> Floats:
     with np.errstate(divide="ignore"):  # a norm of 0: -Inf
-        levels: Floats = np.log10(norms.astype(np.float64))
+        levels: Floats = np.minimum(np.log10(norms.astype(np.float64)), CEILING)
     return levels

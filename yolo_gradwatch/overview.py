@@ -13,6 +13,7 @@ from yolo_gradwatch.board import Board
 from yolo_gradwatch.columns import Column, columns
 from yolo_gradwatch.compare import PARTS, differences, only_in
 from yolo_gradwatch.console import STYLES, number, sparkline, told, verdict
+from yolo_gradwatch.records import FLOAT32_MAX
 from yolo_gradwatch.summary import of_blocks
 from yolo_gradwatch.tables import windows_of
 
@@ -62,7 +63,7 @@ def overview(run: Run, report: Report, table: pd.DataFrame, width: int | None) -
         headline(run, report, report.findings),
         Text("\n").join(map(Text, report.facts())),
         Text("\n").join([heading, _blocks(run, report, of_blocks(table, run.layout), width)]),
-        *epochs_text(report.epochs, width),
+        *epochs_text(report.epochs, width, report.interval),
     ]
 
 
@@ -118,7 +119,9 @@ def module_columns(table: pd.DataFrame) -> dict[str, Column]:
     }
 
 
-def epochs_text(epochs: Sequence[EpochTelemetry], width: int | None) -> list[Text]:
+def epochs_text(
+    epochs: Sequence[EpochTelemetry], width: int | None, interval: int = 1
+) -> list[Text]:
     """Clipping and AMP of each epoch; of very many, the first and the last."""
     if not epochs:
         return []
@@ -127,7 +130,7 @@ def epochs_text(epochs: Sequence[EpochTelemetry], width: int | None) -> list[Tex
     text = columns(
         [
             Column("epoch", [f"{e.epoch}" for e in shown]),
-            Column("steps", [f"{e.steps:,}" for e in shown]),
+            Column("steps" if interval == 1 else "captured", [f"{e.steps:,}" for e in shown]),
             Column("median", [number(e.norm_median) for e in shown]),
             Column("highest", [number(e.norm_max) for e in shown]),
             Column("clipped", [f"{e.clipped / max(e.steps, 1):.0%}" for e in shown]),
@@ -263,7 +266,7 @@ def _cells(column: pd.Series) -> list[str]:
     if column.name in _TEXTS:
         return [str(value) or "-" for value in column]
     if column.dtype.kind == "f":
-        return [_number(value) for value in column]
+        return [_number(min(value, FLOAT32_MAX)) for value in column]  # Inf is beyond float32
     return [f"{value:,}" for value in column]
 
 

@@ -21,7 +21,7 @@ from yolo_gradwatch.evidence import Evidence, existing
 from yolo_gradwatch.layout import dated
 from yolo_gradwatch.records import CLIP_NORM, Event
 from yolo_gradwatch.report import Report
-from yolo_gradwatch.review import load_run
+from yolo_gradwatch.review import last_step_of, load_run
 from yolo_gradwatch.rollup import Rollup
 from yolo_gradwatch.screen import Screen, draws_panel
 from yolo_gradwatch.sinks import scalars
@@ -101,6 +101,7 @@ class Recorder:
 
     Attributes:
         first_step: Number of the first optimizer step of this process.
+        last_step: Number of the newest one, captured or not.
         evidence: What the newest steps were made of.
         stop_wanted: The finding that is to stop the training; None as long as there is none.
     """
@@ -119,7 +120,9 @@ class Recorder:
         clip = training.options.get("clip")
         self._clip = clip if isinstance(clip, float) else CLIP_NORM
         self._rollup = Rollup(members, options.interval, self._clip)
-        self._board = Board(layout, epochs=training.epochs, clip=self._clip)
+        self._board = Board(
+            layout, epochs=training.epochs, clip=self._clip, interval=options.interval
+        )
         self._panel = console.Panel(self._board)
         self._screen: Screen | None = None
         self._sinks = list(options.sinks)
@@ -135,6 +138,7 @@ class Recorder:
         self._seen = 0
         self._steps = 0
         self.first_step = 1
+        self.last_step = 0
         self.evidence = Evidence(training.folder, layout)
         self.stop_wanted: Finding | None = None
         self._disk = Disk(training.folder)
@@ -171,6 +175,7 @@ class Recorder:
         self._close_window()
         event = Event(step, kind)
         self._events.append(event)
+        self._rollup.begin_anew()
         self._diagnosis.begin_anew()
         self._write_meta()
 
@@ -287,6 +292,7 @@ class Recorder:
             clip=self._clip,
             unjudged=self._diagnosis.unjudged(),
             thresholds=self._options.thresholds,
+            interval=self._options.interval,
         )
 
     def close(self) -> None:
@@ -308,6 +314,7 @@ class Recorder:
         replay(self._diagnosis, windows, events, run.reported)
         self._steps = sum(window.steps for window in windows)
         self.first_step = _next_step(run)
+        self.last_step = self.first_step - 1
         self._events, self._epochs = events, epochs
 
     def _keep_epoch(self) -> bool:
@@ -380,6 +387,7 @@ class Recorder:
             },
             "thresholds": asdict(self._options.thresholds),
             "layout": runlog.meta_of_layout(self._layout),
+            "last_step": self.last_step,
             "events": [asdict(event) for event in self._events],
             "epochs": [asdict(epoch) for epoch in self.report().epochs],
         }
@@ -417,8 +425,9 @@ def _earlier(training: Training) -> Run | None:
 
 def _next_step(run: Run) -> int:
     """The optimizer step with which a resumed run goes on."""
-    events = runlog.events_of_meta(run.meta)
-    return max([int(run.grid.step_last.max(initial=0)) + 1, *(event.step for event in events)])
+    begun = (event.step for event in runlog.events_of_meta(run.meta))
+    last = max(int(run.grid.step_last.max(initial=0)), last_step_of(run.meta))
+    return max([last + 1, *begun])
 
 
 def as_asked(options: dict[str, object], earlier: Run) -> dict[str, object]:

@@ -29,6 +29,12 @@ WHOLE = "model"
 CLIP_NORM = 10.0
 """Total gradient norm above which Ultralytics clips, where its own code does not tell."""
 
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+"""Largest number of float32; a norm in a file that is Inf lies above it."""
+
+CLIP_OVERFLOW = float(np.sqrt(np.finfo(np.float32).max))
+"""Total norm above which clipping multiplies by 0, because its square in float32 is Inf."""
+
 
 @dataclass(frozen=True, slots=True)
 class Detail:
@@ -92,6 +98,8 @@ class Layout:
         kernels: (M,) positions in the kernel of the module's own weight, 9 for 3x3; 1 for others.
         since: (M,) optimizer step from which each module is watched: later than the first for one
             that was frozen and has thawed. Empty if all are from the beginning.
+        attentions: Names of the modules that are an attention by a class that they inherit from;
+            files of older versions have none.
     """
 
     modules: tuple[str, ...]
@@ -105,6 +113,7 @@ class Layout:
     edges: tuple[tuple[str, str], ...]
     kernels: tuple[int, ...]
     since: tuple[int, ...] = ()
+    attentions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

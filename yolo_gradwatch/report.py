@@ -48,6 +48,7 @@ class Report:
         unjudged: Rules that need more windows than there were.
         thresholds: Limits of the rules under which the run was judged.
         remarks: What is missing in the run's files, in sentences.
+        interval: Optimizer steps from one captured step to the next.
     """
 
     run: Path
@@ -60,6 +61,7 @@ class Report:
     unjudged: tuple[str, ...] = ()
     thresholds: Thresholds = field(default_factory=Thresholds)
     remarks: tuple[str, ...] = ()
+    interval: int = 1
 
     @property
     def alarms(self) -> tuple[Finding, ...]:
@@ -86,7 +88,7 @@ class Report:
         """The outcome in one line."""
         if not self.steps:
             return "no verdict, because no optimizer step was watched"
-        watched = f"{_count(self.steps, 'step')} of {_count(self.modules, 'module')}"
+        watched = f"{_count(self.steps, self._step)} of {_count(self.modules, 'module')}"
         if self.status != "finished":
             watched += f", {_STATUS.get(self.status, self.status)}"
         if self.healthy:
@@ -117,7 +119,19 @@ class Report:
         if not self.steps:
             return [*remarks, f"  {_STEPLESS.get(self.status, _ENDED_EARLY)}"]
         short = [f"  too short to judge: {', '.join(self.unjudged)}"] if self.unjudged else []
-        return [*remarks, *short, *self._laxer(), *self._gradient()]
+        return [*remarks, *self._captured(), *short, *self._laxer(), *self._gradient()]
+
+    @property
+    def _step(self) -> str:
+        """What is counted: not every step, where only some are captured."""
+        return "step" if self.interval == 1 else "captured step"
+
+    def _captured(self) -> list[str]:
+        """That counts of steps are not of all steps, where that is so."""
+        if self.interval == 1:
+            return []
+        few = f"1 in {self.interval:,} optimizer steps was captured"
+        return [f"  {few}: counts and shares of steps are of these alone"]
 
     def _laxer(self) -> list[str]:
         """The limits under which less is found than under the defaults."""
@@ -139,8 +153,8 @@ class Report:
         normal = " (normal for YOLO)" if self.healthy else ""
         line = (
             f"  gradient of the whole model: {norm}clipped at {self.clip:g} on "
-            f"{clipped / steps:.0%} of the steps{ratio}{normal}, AMP skipped "
-            f"{_count(skipped, 'step')}"
+            f"{clipped / steps:.0%} of the {self._step}s{ratio}{normal}, AMP skipped "
+            f"{_count(skipped, self._step)}"
         )
         owners = ", ".join(f"{name} {share:.0%}" for name, share in self._owners().items())
         return [line, f"  most of the squared norm: {owners}"] if owners else [line]

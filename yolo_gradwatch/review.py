@@ -97,6 +97,7 @@ class Run:
             unjudged=diagnosis.unjudged(),
             thresholds=limits,
             remarks=self.remarks,
+            interval=interval_of(self.meta),
         )
 
 
@@ -164,6 +165,16 @@ def _missing(windows: pd.DataFrame, meta: dict[str, Any]) -> tuple[str, ...]:
     return (remark,) if there < known else ()
 
 
+def last_step_of(meta: dict[str, Any]) -> int:
+    """The newest optimizer step that the training had come to, captured or not."""
+    return int(meta.get("last_step") or 0)
+
+
+def interval_of(meta: dict[str, Any]) -> int:
+    """Optimizer steps from one captured step to the next, from ``gradwatch.json``."""
+    return int(meta["options"].get("interval") or 1)
+
+
 def last_said(
     read: Callable[[], tuple[dict[str, Any], Layout]],
 ) -> tuple[dict[str, Any], Layout, bool]:
@@ -223,6 +234,8 @@ def meta_of(folder: Path) -> tuple[dict[str, Any], Layout]:
         training = meta["options"]["training"]
         float(training.get("clip", CLIP_NORM))
         int(training.get("epochs") or 0)
+        interval_of(meta)
+        last_step_of(meta)
         runlog.check_outcome(meta)
         writer.of_meta(meta)
         return meta, runlog.layout_of_meta(meta)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_gradwatch.anomaly import Anomaly
-from yolo_gradwatch.records import CLIP_NORM, Floats, Window
+from yolo_gradwatch.records import CLIP_NORM, CLIP_OVERFLOW, Floats, Window
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ WINDOW_SHARE = 0.02
 """A window closes when it holds this share of the steps taken so far."""
 
 FINE_STEPS = 10
-"""Steps after an anomalous one that are windows of their own."""
+"""Captured steps after an anomalous one that are windows of their own."""
 
 FINE_STRETCHES = 40
 """Anomalies of a run that open such a fine stretch."""
@@ -70,6 +70,11 @@ def zero_fraction(zeros: Floats, members: Members) -> Floats:
 class Rollup:
     """Turns samples into windows; an epoch's end and an anomaly close one early.
 
+    An anomalous step begins a window of its own, and so do those after it, for a limited number of
+    anomalies. A step that is spoilt (applied with a gradient that is not finite, or that clipping
+    multiplies by 0) is a window of its own always, unless the step before it was spoilt too: a
+    streak of such steps is one anomaly, and after the first ones its windows grow as all others.
+
     Samples may come one by one or many at once: the windows are the same, and many at once cost far
     less than one by one.
 
@@ -106,10 +111,11 @@ class Rollup:
         return first == step
 
     def is_urgent(self, waiting: Sequence[Sample]) -> bool:
-        """Whether samples that are not added yet, at least one, end a window or are not finite."""
+        """Whether samples that are not added yet, at least one, end a window or are spoilt."""
         first = self._open.first if self._open else waiting[0].step
         newest = waiting[-1]
-        return self._is_last(first, newest.step) or not np.isfinite(newest.norms).all()
+        is_sound = np.linalg.norm(newest.norms) <= CLIP_OVERFLOW  # not NaN
+        return self._is_last(first, newest.step) or not is_sound
 
     def add(self, samples: Sequence[Sample]) -> list[Window]:
         """Windows that are complete with these samples, at least one."""
@@ -118,16 +124,14 @@ class Rollup:
         self._ahead = [step for step in self._ahead if step > samples[-1].step]
         closed: list[Window] = []
         begin = 0
-        for i, is_anomalous in enumerate(
-            self._anomaly.found(rows.parameters, rows.applied).tolist()
-        ):
-            sample = samples[i]
-            breaks = is_anomalous and self._open_stretch(sample)
+        found = self._anomaly.found(rows.parameters, rows.norms[:, 0], rows.applied)
+        for i, (sample, is_anomalous, is_alone) in enumerate(zip(samples, *found, strict=True)):
+            breaks = (is_anomalous and self._open_stretch(sample)) or is_alone
             if self._open and (breaks or self._open.epoch != sample.epoch):
                 closed += self._close(rows.part(begin, i))
                 begin = i
             self._open = self._open or _Open(sample, len(self._members.starts), self._clip)
-            if self._is_last(self._open.first, sample.step):
+            if is_alone or self._is_last(self._open.first, sample.step):
                 closed += self._close(rows.part(begin, i + 1))
                 begin = i + 1
         if self._open:
@@ -144,6 +148,10 @@ class Rollup:
         window, self._open = self._open, None
         return [window.closed(self._members)] if window else []
 
+    def begin_anew(self) -> None:
+        """The run begins anew: a step that is spoilt again is a window of its own again."""
+        self._anomaly.begin_anew()
+
     def _close(self, rest: _Rows) -> list[Window]:
         """The open window, which ends with these rows."""
         if self._open:
@@ -158,7 +166,8 @@ class Rollup:
         if sample.step <= self._fine_until or self._stretches == FINE_STRETCHES:
             return False
         self._stretches += 1
-        self._fine_until = sample.step + (FINE_SKIPS if sample.skipped else FINE_STEPS)
+        steps = FINE_SKIPS if sample.skipped else FINE_STEPS
+        self._fine_until = sample.step + steps * self._interval
         return True
 
 

@@ -15,7 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from yolo_gradwatch.graph import BOXES, SCORES
 from yolo_gradwatch.levels import FLOOR, REACH, Reading, medians
-from yolo_gradwatch.records import WHOLE, Window
+from yolo_gradwatch.records import CLIP_OVERFLOW, FLOAT32_MAX, WHOLE, Window
 
 if TYPE_CHECKING:
     from yolo_gradwatch.graph import Graph
@@ -97,7 +97,8 @@ class History:
         newest: The newest window.
         readings: The newest windows with at least one step that AMP did not skip, oldest first.
         skipped: The windows since then, of which AMP skipped every step.
-        marks: The whole net in the windows of ``readings`` and in those before.
+        marks: The whole net in the windows of ``readings`` and in those before, without those
+            `beyond_clip`.
     """
 
     layout: Layout
@@ -302,7 +303,15 @@ def collapse(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def total_high(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """The whole net, when the norm of its gradient is too high for several windows."""
+    """The whole net, when the norm of its gradient is too high for several windows.
+
+    One that clipping multiplies by 0 is found in its first window: nothing is learned there.
+    """
+    newest = [reading.window for reading in history.readings[-1:]]
+    if newest and beyond_clip(newest[0]):
+        highest = min(float(newest[0].norm_max[0]), FLOAT32_MAX)
+        yield Hit(WHOLE, highest, limits.total_high, _begin(newest[0]))
+        return
     totals = _totals(told := _last(history, HIGH_WINDOWS))
     if totals and min(totals) > limits.total_high:
         yield Hit(WHOLE, totals[-1], limits.total_high, _begin(told[0]))
@@ -331,6 +340,11 @@ def weight_growth(history: History, limits: Thresholds) -> Iterator[Hit]:
     value = medians(grown[:, None], 1)[0]
     if value > limits.weight_growth:
         yield Hit(WHOLE, float(value), limits.weight_growth, _begin(taken[0]))
+
+
+def beyond_clip(window: Window) -> bool:
+    """Whether a step in it had a finite gradient that clipping multiplies by 0."""
+    return bool(window.norm_max[0] > CLIP_OVERFLOW)
 
 
 def _begin(window: Window) -> tuple[int, int]:
@@ -463,5 +477,5 @@ def _first_over(values: Floats, limit: float) -> int:
 
 def _totals(windows: Sequence[Window]) -> list[float]:
     """Norm of the whole gradient in each window; none if one of them has no such norm."""
-    totals = [float(window.norm_mean[0]) for window in windows]
-    return totals if np.isfinite(totals).all() else []
+    totals = [min(float(window.norm_mean[0]), FLOAT32_MAX) for window in windows]
+    return [] if np.isnan(totals).any() else totals

@@ -179,6 +179,7 @@ class Session:
         if self._epoch == 0:
             raise contract.never_began(type(self._trainer), "on_train_epoch_start")
         self._step += 1
+        recorder.last_step = self._step
         self._is_read = True
         images = list(self._images)
         self._images.clear()

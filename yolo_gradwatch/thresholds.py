@@ -28,9 +28,9 @@ class Thresholds:
     optimizer step captured, 45 of them healthy; `benchmarks/detection.py` measures them anew.
 
     Attributes:
-        amp_grace: Steps in a row that AMP's scaler may skip while it looks for a scale. Its first
-            scale, 65536, needs 16 halvings to reach 1; healthy trainings skip a few steps at the
-            start and one now and then.
+        amp_grace: Captured steps in a row that AMP's scaler may skip while it looks for a scale.
+            Its first scale, 65536, needs 16 halvings to reach 1; healthy trainings skip a few steps
+            at the start and one now and then.
         dead_windows: Windows in a row in which a trunk module has a gradient of exactly 0, or
             none at all, before it counts as dead. No healthy recorded training had one such step.
         dead_branch_windows: Windows in a row in which a branch of the head has a gradient of

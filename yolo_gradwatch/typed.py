@@ -26,6 +26,8 @@ def built(kind: type[T], raw: object) -> T:
     hints = _hints(cast("type", kind))
     values = {}
     for field in fields(kind):  # type: ignore[arg-type]
+        if field.name not in raw and field.default is not MISSING:
+            continue
         if field.name not in raw:
             if field.default is MISSING and field.default_factory is MISSING:
                 raise ValueError(f"{field.name!r} is missing")
