@@ -7,8 +7,6 @@ from tempfile import TemporaryDirectory
 
 from training import brisk_trainer, small, trainer_of
 
-from yolo_gradwatch.trainer import log_handlers
-
 
 def spoil_step_8(trainer):
     passes = []
@@ -59,7 +57,10 @@ def bare():
 
 def streams():
     """Where everything is printed to."""
-    return (sys.stdout, sys.stderr, [handler.stream for handler in log_handlers()])
+    from ultralytics.utils import LOGGER
+
+    streams = [getattr(handler, "stream", None) for handler in LOGGER.handlers]
+    return (sys.stdout, sys.stderr, streams)
 
 
 def assert_nothing_left(trainer):

@@ -97,7 +97,8 @@ ALLOWED = {
     "session": {"capture", "contract", "evidence", "layout", "recorder", "report", "trainer"},
     "launched": {"detect", "processes", "review", "runlog"},
     "watch": {
-        *("detect", "launched", "processes", "recorder", "session", "thresholds", "trainer"),
+        *("detect", "launched", "processes", "recorder", "report", "session", "thresholds"),
+        "trainer",
     },
     "faults": {"torch"},
     "demo": {"PIL", "faults", "trainer"},

@@ -2,13 +2,15 @@
 
 import json
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from oracle import RELATIVE
 from test_cli import SMALL
-from training import shapes, train
+from training import HOME, TINY, shapes, train
 
 from yolo_gradwatch import GradWatch, load_run, processes
 from yolo_gradwatch import trainer as trainers
@@ -120,3 +122,50 @@ def test_an_ultralytics_that_drops_callbacks_is_told_before_the_launch(
     assert not watch.has_started
     with pytest.raises(RuntimeError, match=r"drops callbacks .* update it"):
         watch.report()
+
+
+def test_a_script_of_torchrun_prints_the_report_on_rank_0_and_says_so_on_others(tmp_path):
+    """Any version is watched there, because Ultralytics launches nothing and pickles nothing."""
+    script = Path(__file__).with_name("torchrun_script.py")
+    options = {**TINY, "data": shapes(12), "project": str(tmp_path)}
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc_per_node=2", script, json.dumps(options)),
+        ],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "YOLO_CONFIG_DIR": str(HOME)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = (
+        json.loads((tmp_path / f"rank-{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)
+    )
+    run = load_run(tmp_path / "run")
+    assert run.report().steps == len(STEPS)
+    assert first == {
+        "warned": [],
+        "before": None,
+        "status": "finished",
+        "verdict": run.report().verdict,
+        "healthy": True,
+        "steps": len(STEPS),
+        "run_dir": str(tmp_path / "run"),
+        "has_started": True,
+        "is_stopped": False,
+        "sessions": 1,
+    }
+    assert "rank 0" in second.pop("verdict")
+    assert second == {
+        "warned": [],
+        "before": "elsewhere",
+        "status": "elsewhere",
+        "healthy": True,
+        "steps": 0,
+        "run_dir": "None",
+        "has_started": False,
+        "is_stopped": False,
+        "sessions": 0,
+    }
+    assert "GradWatch: healthy, nothing found in" in done.stdout

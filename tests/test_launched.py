@@ -316,3 +316,9 @@ def test_the_gpus_are_those_that_torch_sees(monkeypatch):
     assert processes.may_launch(object())
     monkeypatch.setattr(processes, "gpus", lambda: 1)
     assert not processes.may_launch(object())
+
+
+def test_a_rank_that_somebody_else_has_launched_launches_nothing(monkeypatch):
+    monkeypatch.setattr(processes, "gpus", lambda: 2)
+    monkeypatch.setattr("ultralytics.utils.LOCAL_RANK", 0)
+    assert not processes.may_launch(object())

@@ -1,6 +1,8 @@
 """Trainings in a notebook, whose output is no terminal and shows colours, but moves no cursor."""
 
 import re
+import sys
+from pathlib import Path
 from textwrap import dedent
 
 import pytest
@@ -14,6 +16,8 @@ nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 
 pytestmark = pytest.mark.train
+
+COMMAND = Path(sys.executable).with_name("yolo-gradwatch")
 
 SHOWN = re.compile(r"\x1b\[[\d;]*[mK]")
 """Colours, and Ultralytics' own way to clear a line: the sequences that a notebook obeys."""
@@ -112,6 +116,43 @@ def test_a_notebook_has_no_panel_even_where_one_is_asked_for(executed):
         """
     )
     assert_readable(printed(outputs), epochs=1)
+
+
+@pytest.mark.full
+def test_a_notebook_has_no_panel_where_somebody_stands_in_for_its_output(executed):
+    (outputs,) = executed(
+        """
+        class Recorder:
+            def __init__(self, stream):
+                self.write, self.flush, self.isatty = stream.write, stream.flush, lambda: True
+        sys.stdout = Recorder(stdout)
+        watch = GradWatch(live=True).attach(model)
+        model.train(**options)
+        sys.stdout = stdout
+        """
+    )
+    assert_readable(printed(outputs), epochs=1)
+
+
+def test_a_command_of_a_cell_has_a_terminal_on_which_nothing_is_drawn(executed, tmp_path):
+    folder = tmp_path / "demo"
+    trained, followed = executed(
+        f"!{COMMAND} demo --epochs 1 --out {folder}",
+        f"!{COMMAND} review {folder / 'run'} --follow",
+    )
+    text = "".join(printed(outputs) for outputs in (trained, followed))
+    assert RULE not in text
+    assert not re.search(r"\x1b\[\d*[ABHJ]", text)  # nothing moves the cursor up or down
+    assert_readable(printed(trained), epochs=1)
+    lines = SHOWN.sub("", printed(followed)).splitlines()
+    assert [line.split()[2] for line in lines if line.startswith("GradWatch epoch ")] == ["1/1"]
+    assert [line for line in lines if len(line) > 80 and str(folder) not in line] == []
+
+
+@pytest.mark.full
+def test_a_command_of_a_cell_draws_nothing_even_where_it_is_asked_to(executed, tmp_path):
+    (trained,) = executed(f"!{COMMAND} demo --live --epochs 1 --out {tmp_path / 'demo'}")
+    assert_readable(printed(trained), epochs=1)
 
 
 @pytest.mark.full

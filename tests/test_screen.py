@@ -3,6 +3,8 @@ import io
 import logging
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +13,13 @@ from rich.text import Text
 
 from yolo_gradwatch import screen as screens
 from yolo_gradwatch.console import Panel
-from yolo_gradwatch.screen import FRAME_SECONDS, REDRAW_SECONDS, Screen, is_live_terminal
+from yolo_gradwatch.screen import (
+    FRAME_SECONDS,
+    HOSTED_NOTEBOOKS,
+    REDRAW_SECONDS,
+    Screen,
+    is_live_terminal,
+)
 
 HIDE, SHOW = "\033[?25l", "\033[?25h"
 ERASE = "\r\033[K"  # how a frame of Ultralytics' progress bar begins
@@ -76,6 +84,8 @@ def set_terminal(monkeypatch, columns):
     """The environment of a terminal with so many columns and 30 lines."""
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLORTERM"):
         monkeypatch.delenv(name, raising=False)
+    for name in ("JPY_PARENT_PID", *HOSTED_NOTEBOOKS):
+        monkeypatch.delenv(name, raising=False)
     for name, value in {"TERM": "xterm", "COLUMNS": str(columns), "LINES": "30"}.items():
         monkeypatch.setenv(name, value)
 
@@ -139,10 +149,120 @@ def test_lines_go_above_the_panel(start):
     assert above(terminal) == ["first", "second", "third", "fourth"]
 
 
-def test_lines_of_the_standard_error_go_above_it_too(start):
-    _, terminal = start()
+class Onto(io.TextIOBase):
+    """Another stream onto a terminal; it keeps what went through it."""
+
+    def __init__(self, terminal):
+        self.terminal, self.text = terminal, ""
+
+    def write(self, text):
+        self.text += text
+        return self.terminal.write(text)
+
+    def isatty(self):
+        return True
+
+
+def test_lines_of_the_standard_error_go_above_it_too(take_terminal, panel, monkeypatch):
+    terminal = take_terminal()
+    monkeypatch.setattr(sys, "stderr", error := Onto(terminal))
+    screen = Screen(panel, [], Safely())
+    screen.open()
     print("trouble", file=sys.stderr)
-    assert above(terminal) == ["trouble"]
+    print("fine")
+    assert above(terminal) == ["trouble", "fine"]
+    screen.close()
+    assert error.text == "trouble\n"
+
+
+def test_what_any_logger_writes_to_the_terminal_goes_above_it(take_terminal, panel):
+    terminal = take_terminal()
+    handlers = [logging.StreamHandler(stream) for stream in (Onto(terminal), io.StringIO())]
+    there, elsewhere = (handler.stream for handler in handlers)
+    screen = Screen(panel, handlers, Safely())
+    screen.open()
+    for handler in handlers:
+        handler.handle(logging.LogRecord("x", logging.INFO, "x.py", 1, "a record", (), None))
+    assert above(terminal) == ["a record"]
+    assert (there.text, elsewhere.getvalue()) == ("a record\n", "a record\n")
+    screen.close()
+    assert [handler.stream for handler in handlers] == [there, elsewhere]
+
+
+# --- loggers that record the console --------------------------------------------------------------
+
+
+def test_a_panel_without_a_witness_is_not_recorded(start):
+    screen, _ = start()
+    assert not screen.is_recorded
+    screen.close()
+    assert screen.is_recorded  # a table in its place is to be seen
+
+
+def test_a_logger_that_comes_later_gets_lines_and_stays(start, panel):
+    screen, terminal = start()
+    recorded, stand_in = [], sys.stdout
+    write = sys.stdout.write
+    sys.stdout.write = lambda text: recorded.append(text) or write(text)
+    assert screen.is_recorded
+    screen.print(Text("told"))
+    print("printed")
+    sys.stdout.progress(7, f"{ERASE}3/3")
+    sys.stdout.progress(7, "")
+    sys.stdout.write("\n")
+    screen.draw()
+    assert above(terminal) == ["told", "printed", "3/3"]
+    screen.close()
+    print("after")
+    assert sys.stdout is stand_in
+    assert "".join(recorded).split() == ["told", "printed", "3/3", "after"]
+    assert seen(terminal)[-2:] == ["after", ""]
+
+
+def test_threads_that_print_do_not_tear_the_panel(start):
+    screen, terminal = start()
+
+    def say(name):
+        for number in range(20):
+            print(f"{name} {number}")
+            screen.draw()
+
+    threads = [Thread(target=say, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(above(terminal)) == sorted(f"{name} {n}" for name in "abc" for n in range(20))
+    screen.close()
+
+
+def test_a_logger_that_holds_its_lock_while_it_prints_stops_nobody(start, monkeypatch):
+    screen, terminal = start()
+    monkeypatch.setattr(screens, "MOST_WAITED", 0.01)
+    with ThreadPoolExecutor(1) as pool, screen._alone():
+        pool.submit(print, "from a thread", file=sys.stdout).result(timeout=10)
+    assert above(terminal) == ["from a thread"]
+
+
+@pytest.mark.parametrize(
+    ("write", "left"),
+    [
+        (Screen.draw, ""),
+        (lambda _: print("a line"), "a line\n"),
+        (lambda _: print("a line\nanother, ", end=""), "a line\nanother, "),
+    ],
+)
+def test_the_panel_is_given_up_where_the_terminal_is_redirected(start, monkeypatch, write, left):
+    screen, terminal = start()
+    screen._descriptor = 1
+    monkeypatch.setattr(screens, "_is_direct", lambda descriptor: descriptor != 1)
+    before = terminal.getvalue()
+    write(screen)
+    assert not screen.is_open
+    assert sys.stdout is terminal
+    screen.redraw()
+    screen.print(Text("told"))
+    assert terminal.getvalue() == f"{before}{left}told\n"
 
 
 def test_a_partial_line_is_kept_until_it_ends(start):

@@ -90,4 +90,4 @@ def test_two_trainings_at_the_same_time_have_files_of_their_own(  # noqa: PLR091
     assert shown.count("GradWatch: healthy") == 2
     assert shown.count("GradWatch epoch") == (4 if live else 8)
     if live:
-        assert all(output._stream is sys.stdout for output in outputs)
+        assert all(output.stream is sys.stdout for output in outputs)

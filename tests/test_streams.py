@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from types import SimpleNamespace
 
 import pytest
 from build import RULE
@@ -19,7 +20,7 @@ from training import HOME, TINY, shapes, train
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.cli import main
 from yolo_gradwatch.console import encodable, epoch_table, plain_console
-from yolo_gradwatch.screen import draws_panel
+from yolo_gradwatch.screen import draws_panel, is_live_terminal
 
 full = pytest.mark.full
 
@@ -176,11 +177,66 @@ def test_the_panel_is_drawn_into_a_file_only_if_it_is_wanted(monkeypatch, live, 
 
 
 @pytest.mark.parametrize("live", [None, True, False])
-def test_the_panel_is_never_drawn_in_a_notebook(monkeypatch, live):
-    out_stream = type("OutStream", (FakeTerminal,), {"__module__": "ipykernel.iostream"})
+@pytest.mark.parametrize(
+    "marks", [{"JPY_PARENT_PID": "7"}, {"TERM": "xterm-color", "GIT_PAGER": "cat"}]
+)
+def test_the_panel_is_never_drawn_below_a_notebook(monkeypatch, marks, live):
     set_terminal(monkeypatch, columns=80)
-    monkeypatch.setattr(sys, "stdout", out_stream())
+    monkeypatch.setattr(sys, "stdout", FakeTerminal())
+    for name, value in marks.items():
+        monkeypatch.setenv(name, value)
     assert draws_panel(live) is False
+    assert not is_live_terminal()
+
+
+@pytest.mark.parametrize("live", [None, True, False])
+@pytest.mark.parametrize("name", ["COLAB_RELEASE_TAG", "COLAB_GPU", "KAGGLE_KERNEL_RUN_TYPE"])
+def test_a_terminal_of_a_machine_for_notebooks_gets_the_panel_if_it_is_wanted(
+    monkeypatch, name, live
+):
+    set_terminal(monkeypatch, columns=80)
+    monkeypatch.setattr(sys, "stdout", FakeTerminal())
+    monkeypatch.setenv(name, "")
+    assert draws_panel(live) is (live is True)
+    assert not is_live_terminal()
+
+
+class Shell:
+    """The shell of IPython in a terminal, or one of another kind."""
+
+
+@pytest.mark.parametrize(("kind", "is_drawn"), [(Shell, True), (type("Kernel", (), {}), False)])
+def test_a_shell_of_ipython_gets_the_panel_in_a_terminal_only(monkeypatch, kind, is_drawn):
+    modules = {
+        "IPython": SimpleNamespace(get_ipython=kind),
+        "IPython.terminal.interactiveshell": SimpleNamespace(TerminalInteractiveShell=Shell),
+    }
+    set_terminal(monkeypatch, columns=80)
+    monkeypatch.setattr(sys, "stdout", FakeTerminal())
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    assert [draws_panel(live) for live in (None, True, False)] == [is_drawn, is_drawn, False]
+
+
+def test_a_script_that_has_loaded_ipython_is_no_notebook(monkeypatch):
+    set_terminal(monkeypatch, columns=80)
+    monkeypatch.setattr(sys, "stdout", FakeTerminal())
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: None))
+    assert draws_panel(None)
+
+
+@full
+@pytest.mark.parametrize("module", ["IPython", None])
+def test_a_real_terminal_gets_the_panel_from_ipython_too(module):
+    pytest.importorskip("IPython")
+    from test_terminal import Terminal
+
+    asked = "from yolo_gradwatch.screen import draws_panel; print('drawn:', draws_panel(None))"
+    command = (sys.executable, *(("-m", module) if module else ()), "-c", asked)
+    terminal = Terminal(80, 24, command=command, PYTHONPATH=os.pathsep.join(sys.path))
+    terminal.read_until(Terminal.is_over)
+    assert terminal.code() == 0
+    assert "drawn: True" in terminal.lines()
 
 
 class Bare:

@@ -92,6 +92,20 @@ def test_before_a_training_there_is_no_folder_and_no_report():
         watch.report()
 
 
+def test_another_rank_than_0_says_that_rank_0_reports(monkeypatch):
+    monkeypatch.setattr("ultralytics.utils.RANK", 1)
+    watch = GradWatch().attach(FakeModel())
+    report = watch.report()
+    assert (report.status, report.steps, report.findings) == ("elsewhere", 0, ())
+    assert "rank 0" in report.verdict
+    assert "rank 0" in str(report).partition(report.verdict)[2]
+    assert report.healthy  # a script that ends with an error otherwise leaves that to rank 0
+    assert not (report.run / "gradwatch.csv").exists()
+    assert watch.run_dir is None
+    assert watch.stopped_by is None
+    assert not watch.has_started
+
+
 def test_a_copy_through_cloudpickle_is_small_and_can_be_used():
     cloudpickle = pytest.importorskip("cloudpickle")
     watch = GradWatch(interval=7, thresholds=Thresholds(dead_windows=5), stop_on=["dead"])

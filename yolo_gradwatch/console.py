@@ -64,9 +64,9 @@ def plain_console(*, on_stderr: bool = False) -> Console:
     return _Console(file=sys.stderr if on_stderr else sys.stdout)
 
 
-def live_console() -> Console:
-    """A console on standard output, for a panel that is drawn anew."""
-    return _Console(file=sys.stdout, force_terminal=True)
+def live_console(terminal: Any) -> Console:
+    """A console on a stream that is a terminal, for a panel and for what is printed above it."""
+    return _Console(file=terminal, force_terminal=True)
 
 
 class Panel:

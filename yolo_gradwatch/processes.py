@@ -1,7 +1,8 @@
 """How Ultralytics trains on several GPUs: in processes that it launches, one for each.
 
 Read in ultralytics 8.4.0 to 8.4.190. The process that launches them runs no callback; from 8.4.140
-on the others get a pickle of its callbacks.
+on the others get a pickle of its callbacks. Where torchrun has launched a script once a rank,
+Ultralytics launches nothing, and in every version the callbacks are the script's own.
 """
 
 from __future__ import annotations
@@ -52,9 +53,13 @@ def may_launch(target: Any) -> bool:
     """Whether the training of a trainer or a model may run in several processes.
 
     A trainer knows its devices. A model gets to know them in ``train()``, so it may if this machine
-    has several GPUs.
+    has several GPUs, unless somebody else, such as torchrun, has launched this process as one rank.
     """
-    return launches_workers(target) if trainers.is_trainer(target) else gpus() > 1
+    from ultralytics.utils import LOCAL_RANK  # noqa: PLC0415  # heavy; only a training pays for it
+
+    if trainers.is_trainer(target):
+        return launches_workers(target)
+    return LOCAL_RANK == -1 and gpus() > 1
 
 
 def gpus() -> int:

@@ -232,11 +232,11 @@ class Recorder:
             self._screen.redraw()
 
     def end_epoch(self) -> None:
-        """Close the open window; print the table where there is no live panel."""
+        """Close the open window; print the table where there is no live panel to be read."""
         self._close_window()
         had_steps = self._keep_epoch()
         self._write_meta()
-        if self._screen is None and had_steps:
+        if had_steps and (self._screen is None or self._screen.is_recorded):
             self._print(console.epoch_table(self._board))
 
     def draw(self, status: str, announce: Callable[[Path], None] = lambda _path: None) -> None:

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from yolo_gradwatch.records import EpochTelemetry, Finding
 
 
+ELSEWHERE = "elsewhere"
+"""Status of a report in a process that is not rank 0 of its training."""
+
 _STEPLESS = {
+    ELSEWHERE: "every rank has the same gradients, so rank 0 alone watches them and writes files",
     "running": "the training has not come to its first optimizer step yet",
     "finished": (
         "gradients accumulate over nbs images (64 unless set); the training ended "
@@ -37,9 +41,10 @@ class Report:
     """What was found in a run, so far or to its end.
 
     Attributes:
-        run: The run's folder.
+        run: The run's folder; ``.`` if the status is ``elsewhere``.
         status: ``running``, ``finished``, ``failed`` or ``interrupted``; ``killed`` in a review of
-            files without an end whose process is gone.
+            files without an end whose process is gone; ``elsewhere`` in a process of several that
+            only trains: rank 0 has the report.
         steps: Captured optimizer steps.
         modules: Modules that were watched.
         findings: In the order in which they began; notices among them.
@@ -70,7 +75,11 @@ class Report:
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing but notices was found."""
+        """Whether nothing but notices was found, which also holds where nothing was watched.
+
+        So a script that torchrun starts once a rank may end with an error if it is False: of all
+        ranks, 0 alone has findings.
+        """
         return not self.alarms
 
     @property
@@ -86,6 +95,8 @@ class Report:
     @property
     def verdict(self) -> str:
         """The outcome in one line."""
+        if self.status == ELSEWHERE:
+            return "no verdict in this process, because rank 0 of the training reports"
         if not self.steps:
             return "no verdict, because no optimizer step was watched"
         watched = f"{_count(self.steps, self._step)} of {_count(self.modules, 'module')}"

@@ -342,10 +342,11 @@ def _version(name: str) -> str:
 
 
 def log_handlers() -> list[logging.StreamHandler[Any]]:
-    """The handlers through which Ultralytics writes to the terminal."""
-    from ultralytics.utils import LOGGER  # noqa: PLC0415
-
-    return [h for h in LOGGER.handlers if isinstance(h, logging.StreamHandler)]
+    """The handlers through which Ultralytics, and every other logger, writes to a stream."""
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    handlers = [handler for logger in loggers for handler in getattr(logger, "handlers", ())]
+    streams = [h for h in dict.fromkeys(handlers) if isinstance(h, logging.StreamHandler)]
+    return [h for h in streams if "stream" in vars(h)]  # logging.lastResort has none to be set
 
 
 def has_known_bar() -> bool:

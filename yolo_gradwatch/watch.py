@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolo_gradwatch import processes
@@ -12,15 +13,14 @@ from yolo_gradwatch import trainer as trainers
 from yolo_gradwatch.detect import alarms
 from yolo_gradwatch.launched import Launched
 from yolo_gradwatch.recorder import Options
+from yolo_gradwatch.report import ELSEWHERE, Report
 from yolo_gradwatch.session import Session, tell_own_error
 from yolo_gradwatch.thresholds import Thresholds, check_count, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from yolo_gradwatch.records import Finding
-    from yolo_gradwatch.report import Report
     from yolo_gradwatch.sinks import Sink
 
 _LOG = logging.getLogger(__name__)
@@ -36,7 +36,8 @@ class GradWatch:
         interval: Optimizer steps from one captured step to the next.
         thresholds: Limits of the rules.
         live: Draw the live panel; None draws it where standard output is a terminal. Without it,
-            and in a notebook, a table is printed at the end of each epoch.
+            in a notebook, and where a logger records the console, a table is printed at the end of
+            each epoch; the panel itself is never recorded.
         on_finding: Called with each finding when it begins, comes back or grows worse.
         stop_on: Rules or kinds of rules, such as ``("nonfinite",)``, that end the training.
         sinks: Destinations of a few numbers a window, see `Sink`.
@@ -115,7 +116,7 @@ class GradWatch:
 
     @property
     def run_dir(self) -> Path | None:
-        """The folder of the newest training; None before the first."""
+        """The folder of the newest training; None before the first, and on other ranks than 0."""
         return self._session.folder if self._session else None
 
     @property
@@ -131,15 +132,19 @@ class GradWatch:
     def report(self) -> Report:
         """What was found in the newest training, so far or to its end.
 
+        In a process of several that is not rank 0 it says that rank 0 reports.
+
         Raises:
             RuntimeError: No training has begun, or the processes of the newest have left no files.
         """
-        if self._session is None:
-            raise RuntimeError(
-                "no training has begun: attach the watch, then call train(); what tune() trains is "
-                "not watched"
-            )
-        return self._session.report()
+        if self._session is not None:
+            return self._session.report()
+        if not processes.reports():
+            return Report(Path(), ELSEWHERE, 0, 0, (), ())
+        raise RuntimeError(
+            "no training has begun: attach the watch, then call train(); what tune() trains is not "
+            "watched"
+        )
 
     def begin(self, trainer: Any) -> None:
         """Watch the training of this trainer, or find it again if it launches others for it.
