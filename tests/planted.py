@@ -4,7 +4,7 @@ import importlib
 import inspect
 import pkgutil
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 
 import yolo_gradwatch
@@ -52,8 +52,11 @@ def cleared():
 def plant(name, *, once=False):
     """Let a function raise from now on, or at its next call only."""
     function = places()[name]
+    module, *path = name.split(".")
+    known = reduce(getattr, path, importlib.import_module(f"yolo_gradwatch.{module}"))
+    getattr(known, "cache_clear", lambda: None)()  # else it may not be called at all
     _swapped.append((function, function.__code__, name, once))
-    function.__code__ = _broken.__code__
+    function.__code__ = _broken.__code__.replace(co_freevars=function.__code__.co_freevars)
 
 
 def restore():

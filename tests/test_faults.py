@@ -17,22 +17,23 @@ SICK = [name for name, fault in FAULTS.items() if fault.rule]
 
 
 def run(folder, name, **options):
-    """A watched training of 30 steps with a planted fault; ended by the fault or not."""
+    """A watched training of 30 steps with a planted fault; its watch and its panel."""
     from ultralytics import YOLO
 
+    panels = []
     model = YOLO("yolo26n.yaml")
     FAULTS[name].plant(model)
     watch = GradWatch(live=False)
     options = {"data": shapes(24), "epochs": 5, **FAULTS[name].options, **options}
-    train(folder, watch=watch, model=model, **options)
-    return watch
+    keep = ("on_train_end", lambda _: panels.append(watch.sessions[-1]._recorder._panel))
+    train(folder, watch=watch, model=model, calls=[keep], **options)
+    return watch, panels[0]
 
 
-def panel_of(watch, width):
-    recorder = watch.sessions[-1]._recorder
+def shown(panel, width):
     out = io.StringIO()
     console = Console(file=out, width=width, height=40, color_system=None, _environ={})
-    console.print(recorder._panel)
+    console.print(panel)
     return out.getvalue()
 
 
@@ -44,7 +45,7 @@ def test_a_fault_is_found_and_its_layer_is_named(tmp_path, name):
     if name == "amp-overflow" and not hasattr(torch.amp, "GradScaler"):
         pytest.skip(f"torch {torch.__version__} has no loss scaler for a CPU, 2.3 has")
     fault = FAULTS[name]
-    watch = run(tmp_path, name)
+    watch, panel = run(tmp_path, name)
     report = watch.report()
     finding = next(f for f in report.alarms if f.rule == fault.rule)
     assert finding.module == fault.module
@@ -58,12 +59,12 @@ def test_a_fault_is_found_and_its_layer_is_named(tmp_path, name):
     assert len(report.alarms) <= 4  # a handful, not a flood
     if finding.step_end is None:
         for width in (80, 140):
-            assert f"{fault.rule}: " in panel_of(watch, width)
+            assert f"{fault.rule}: " in shown(panel, width)
 
 
 @pytest.mark.train
 def test_the_control_is_healthy(tmp_path):
-    report = run(tmp_path, "healthy").report()
+    report = run(tmp_path, "healthy")[0].report()
     assert report.healthy, report
     assert report.verdict.startswith("healthy, nothing found in 30 steps")
 
@@ -71,7 +72,7 @@ def test_the_control_is_healthy(tmp_path):
 @pytest.mark.train
 @pytest.mark.parametrize("name", ["loss-spike", "nan"])
 def test_a_fault_in_one_step_is_told_at_that_step_with_its_evidence(tmp_path, name):
-    watch = run(tmp_path, name, epochs=4)
+    watch, _ = run(tmp_path, name, epochs=4)
     (finding,) = (f for f in watch.report().alarms if f.rule == FAULTS[name].rule)
     assert finding.step == STEP
     assert finding.evidence == f"gradwatch_evidence/step-{STEP:05}.json"

@@ -19,11 +19,13 @@ pytestmark = pytest.mark.train
 
 SHELLS = {
     "session.Session._safely": "the net itself",
+    "session.Session._hear": "calls the net",
     "watch.GradWatch.begin": "a net around what it calls",
     "session.Session._note_step": "one assignment, after a step of the optimizer",
     "contract.shows_bar": "costs the panel only, with a warning",
     "contract._Probe.progress": "a bar swallows what its stream raises",
     "contract._Probe.write": "as above",
+    "trainer._Unaware.__call__": "a callback of somebody else's from here on",
     "screen._StandIn.write": "a stream of the user's from here on; it asks the net",
     "screen._StandIn.progress": "as above",
     "screen._StandIn.is_drawn": "two comparisons, for both",
@@ -68,8 +70,8 @@ MODULES = (
         "processes",
     ),
     *("recorder", "report", "results", "review", "rollup", "rules", "runlog", "screen"),
-    *("session", "strips", "tables", "telemetry", "thresholds", "timeline", "trainer", "typed"),
-    *("watch", "writer"),
+    *("session", "sinks", "strips", "tables", "telemetry", "thresholds", "timeline", "trainer"),
+    *("typed", "watch", "writer"),
 )
 """Those with a function that a training runs."""
 

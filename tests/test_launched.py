@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 """A training in other processes, found again by its files."""
 
 import os
@@ -27,6 +29,7 @@ class Launcher:
     """As much of a trainer as is seen of one that starts processes."""
 
     ddp = True
+    args = SimpleNamespace()
 
     def __init__(self, folder, callbacks=()):
         self.save_dir = str(folder)

@@ -1,15 +1,19 @@
 """When the recorder looks at the steps that have landed."""
 
+import io
 import json
+import sys
+from contextlib import closing
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from short import told
 from values import LAYOUT, MEMBERS, sample
 
-from yolo_gradwatch import load_run, recorder
+from yolo_gradwatch import console, load_run, recorder
 from yolo_gradwatch.evidence import FOLDER
 from yolo_gradwatch.recorder import MOST_WAITING, WAIT_SECONDS, Options, Recorder, Training
 from yolo_gradwatch.records import Detail
@@ -26,10 +30,10 @@ def clock(monkeypatch):
     return clock
 
 
-def begin(folder, *, resumes=False, **options):
+def begin(folder, *, resumes=False, live=False, **options):
     """A recorder in its first epoch."""
     training = Training(folder, {"amp": False}, epochs=1, resumes=resumes, versions={}, handlers=[])
-    begun = Recorder(LAYOUT, MEMBERS, training, Options(live=False, **options))
+    begun = Recorder(LAYOUT, MEMBERS, training, Options(live=live, **options))
     begun.open(lambda call, *args: call(*args))
     begun.start_epoch(1, 1)
     return begun
@@ -296,3 +300,120 @@ def test_each_episode_is_written_and_the_user_is_called_at_its_beginning(tmp_pat
         [(1, 2), (11, 12), (21, None)],
     ]
     assert run.report().findings == recording.report().findings
+
+
+class Sink:
+    """Notes what it is asked, and raises in its first ``write`` or in ``close``."""
+
+    def __init__(self, *raises):
+        self.raises, self.calls = raises, []
+
+    def write(self, _scalars, step):
+        self.calls.append(step)
+        if "write" in self.raises:
+            raise OSError("no connection")
+
+    def close(self):
+        self.calls.append("close")
+        if "close" in self.raises:
+            raise OSError("no connection")
+
+
+def served(folder, *, bad=(2, 4), **options):
+    """A run of six steps, of which some are not finite."""
+    with closing(begin(folder, **options)) as recording:
+        for step in range(1, 7):
+            norms = np.ones(len(MEMBERS.elements))
+            if step in bad:
+                norms[bad.index(step)] = np.nan  # a module each, which makes it worse
+            recording.take([sample(step, norms)])
+        recording.finish("finished")
+
+
+def test_a_sink_that_raises_is_closed_once_and_the_others_go_on(tmp_path, clock, caplog):
+    good, bad, last = Sink(), Sink("write"), Sink("close")
+    served(tmp_path, sinks=(good, bad, last))
+    assert bad.calls == [1, "close"]
+    assert good.calls == last.calls == [*range(1, 7), "close"]
+    assert ["write" in one for one in told(caplog)] == [True, False]
+
+
+def test_an_on_finding_that_raises_costs_one_warning(tmp_path, clock, caplog):
+    found, sink = [], Sink()
+
+    def notify(finding):
+        found.append(finding)
+        raise RuntimeError("mail server is down")
+
+    served(tmp_path, on_finding=notify, sinks=(sink,))
+    assert list(load_run(tmp_path).alerts["event"]) == ["start", "worse"]
+    assert len(found) == 1
+    assert len(told(caplog)) == 1
+    assert sink.calls == [*range(1, 7), "close"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_ctrl_c_in_a_function_of_the_users_ends_the_training(tmp_path, clock, error):
+    def notify(finding):
+        raise error
+
+    with pytest.raises(error):
+        served(tmp_path, on_finding=notify)
+
+
+class Stream(io.StringIO):
+    """A stream that raises."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def write(self, _text):
+        raise self.error
+
+
+class Broken:
+    """A text of ours in which there is a bug."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __rich_console__(self, console, options):
+        raise self.error
+
+
+ERRORS = [AttributeError("planted"), ValueError("planted"), OSError("planted")]
+
+
+@pytest.mark.parametrize("error", [*ERRORS, RuntimeError("planted"), BrokenPipeError(32, "pipe")])
+def test_what_the_stream_raises_costs_the_text_only(recording, monkeypatch, tmp_path, error):
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Stream(error))
+        take(recording, range(1, 4))
+        recording.end_epoch()
+        recording.finish("finished")
+    assert load_run(tmp_path).report().status == "finished"
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("live", [False, True])
+def test_a_bug_in_a_text_of_ours_is_no_empty_report(tmp_path, monkeypatch, terminal, error, live):
+    """It comes through to the net, with and without a panel below the text."""
+    terminal()
+    monkeypatch.setattr(console, "fitted", lambda *_args: Broken(error))
+    monkeypatch.setattr(console, "encodable", lambda text, _console: text)
+    with (
+        closing(begin(tmp_path, live=live)) as recording,
+        pytest.raises(type(error), match="planted"),
+    ):
+        recording.finish("finished")
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_bug_in_the_panel_is_told_by_the_line_above_it(tmp_path, monkeypatch, terminal, error):
+    terminal()
+    with closing(begin(tmp_path, live=True)) as recording, monkeypatch.context() as patch:
+        patch.setattr(console.Panel, "__rich_console__", Broken(error).__rich_console__)
+        with pytest.raises(type(error), match="planted"):
+            recording.take([sample(1, np.nan)])
+        patch.undo()

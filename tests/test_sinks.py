@@ -1,9 +1,12 @@
+import logging
+
 import numpy as np
 import pytest
 from build import YOLO26N, layout_of, window_of
+from short import told
 
 from yolo_gradwatch.records import WHOLE, Layout
-from yolo_gradwatch.sinks import scalars
+from yolo_gradwatch.sinks import Fanout, scalars
 
 SHOWN = ("model", "model.0", "model.1", "model.3", "model.4")
 
@@ -75,3 +78,117 @@ def test_a_model_that_is_no_list_of_blocks():
         "gradwatch/head",
         "gradwatch/skipped",
     ]
+
+
+class Logger:
+    """A destination of the user's, which raises what it is given at some of its methods."""
+
+    def __init__(self, **raises):
+        self.raises, self.calls = raises, []
+
+    def write(self, _scalars, _step):
+        self._note("write")
+
+    def close(self):
+        self._note("close")
+
+    def __call__(self, *_args):
+        self._note("__call__")
+
+    def _note(self, name):
+        self.calls.append(name)
+        if name in self.raises:
+            raise self.raises[name]
+
+
+def serve(*outputs, method="write", times=3):
+    """Call each so often, then close all."""
+    fanout = Fanout()
+    for _ in range(times):
+        for output in outputs:
+            fanout.call(output, method, {}, 1)
+    for output in outputs:
+        fanout.close(output)
+
+
+@pytest.mark.parametrize("method", ["write", "__call__"])
+def test_one_that_raises_is_named_once_closed_once_and_left_alone(caplog, method):
+    good, bad = Logger(), Logger(**{method: OSError("no connection")})
+    serve(bad, good, method=method)
+    assert bad.calls == [method, "close"]
+    assert good.calls == [method] * 3 + ["close"]
+    (warning,) = told(caplog)
+    assert "OSError: no connection" in warning
+    assert ("Logger.write" if method == "write" else "Logger") in warning
+
+
+def test_a_function_that_raises_is_named_and_has_nothing_to_close(caplog):
+    calls = []
+
+    def notify(*args):
+        calls.append(args)
+        raise RuntimeError("mail server is down")
+
+    fanout = Fanout()
+    fanout.call(notify, "__call__", 1)
+    fanout.call(notify, "__call__", 2)
+    assert calls == [(1,)]
+    (warning,) = told(caplog)
+    assert "notify raised RuntimeError: mail server is down" in warning
+
+
+@pytest.mark.parametrize("method", ["write", "__call__"])
+def test_a_close_that_raises_after_it_is_for_the_debug_log(caplog, method):
+    caplog.set_level(logging.DEBUG, "yolo_gradwatch")
+    bad = Logger(**{method: OSError("no connection"), "close": ValueError("closed already")})
+    serve(bad, method=method)
+    assert bad.calls == [method, "close"]
+    ours = [r.levelname for r in caplog.records if r.name.startswith("yolo_gradwatch")]
+    assert ours == ["WARNING", "DEBUG"]
+
+
+def test_a_close_that_raises_in_the_end_is_one_warning(caplog):
+    bad, good = Logger(close=OSError("no connection")), Logger()
+    serve(bad, good)
+    assert [one.calls for one in (bad, good)] == [["write"] * 3 + ["close"]] * 2
+    (warning,) = told(caplog)
+    assert "Logger.close raised OSError" in warning
+
+
+def test_one_that_was_given_twice_is_closed_once():
+    one = Logger()
+    serve(one, one)
+    assert one.calls.count("close") == 1
+
+
+def test_one_that_equals_another_is_not_taken_for_it():
+    class Same(Logger):
+        __hash__ = None
+
+        def __eq__(self, other):
+            return True
+
+    bad, good = Same(write=OSError("no connection")), Same()
+    serve(bad, good)
+    assert good.calls == ["write"] * 3 + ["close"]
+
+
+def test_a_method_that_cannot_be_found_is_what_raised(caplog):
+    class Lost(Logger):
+        @property
+        def write(self):
+            raise ConnectionError("gone")
+
+    bad = Lost()
+    serve(bad)
+    assert bad.calls == ["close"]
+    assert len(told(caplog)) == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("method", ["write", "close"])
+def test_what_is_no_exception_passes(caplog, error, method):
+    output = Logger(**{method: error})
+    with pytest.raises(error):
+        serve(output)
+    assert told(caplog) == []

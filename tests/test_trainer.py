@@ -163,6 +163,99 @@ def test_a_wrap_of_somebody_elses_around_the_training_is_left_to_them():
     assert vars(trainer) == {}
 
 
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [
+        *((c, "finished") for c in (None, 0, False)),
+        *((c, "failed") for c in (1, True, "", 0.0, "no")),
+    ],
+)
+def test_a_system_exit_counts_as_python_counts_it(code, outcome):
+    class Leaves:
+        def _do_train(self):
+            raise SystemExit(code)
+
+    trainer, told = Leaves(), []
+    trainers.around_training(trainer, told.append)
+    with pytest.raises(SystemExit):
+        trainer._do_train()
+    assert told == [outcome]
+    assert vars(trainer) == {}
+
+
+def test_a_training_is_left_alone_once_nobody_wants_to_know_its_end():
+    trainer, told = Trains(), []
+    undo = trainers.around_training(trainer, told.append)
+    undo()
+    undo()
+    assert vars(trainer) == {}
+    assert (trainer._do_train(), told) == ("trained", [])
+
+
+class Ends:
+    """As much of a trainer as whatever uploads pictures at its end needs."""
+
+    def __init__(self, *, plots, names):
+        self.args = SimpleNamespace(plots=plots)
+        self.plots = {"results.png": {}} if plots else {}
+        self.seen = {}
+        self.callbacks = {"on_train_end": [self.uploader(name) for name in names]}
+
+    def uploader(self, module):
+        def upload(trainer):
+            trainer.seen[module] = list(trainer.plots)
+            if module.endswith("broken"):
+                raise ZeroDivisionError(module)
+
+        upload.__module__ = module
+        return upload
+
+    def on_plot(self, path):
+        self.plots[path] = {"timestamp": 1.0}
+
+    def end(self):
+        """Run the callbacks as Ultralytics does, of which the first hands a picture on."""
+        undos = []
+        announce = lambda trainer: undos.append(trainers.announce_picture(trainer, "ours.png"))  # noqa: E731
+        self.callbacks["on_train_end"].insert(0, announce)
+        for call in self.callbacks["on_train_end"]:
+            call(self)
+        return undos[0]
+
+
+INSIDE = "ultralytics.utils.callbacks"
+NAMES = (*(f"{INSIDE}.{name}" for name in ("clearml", "comet", "dvc", "later", "wb")), "users_own")
+
+
+@pytest.mark.parametrize(("plots", "unaware"), [(False, {"comet", "dvc", "later"}), (True, set())])
+def test_a_picture_is_handed_to_whom_it_cannot_harm(plots, unaware):
+    trainer = Ends(plots=plots, names=NAMES)
+    before = list(trainer.callbacks["on_train_end"])
+    undo = trainer.end()
+    seen = {name.rpartition(".")[2] for name, found in trainer.seen.items() if "ours.png" in found}
+    assert {name.rpartition(".")[2] for name in NAMES} - seen == unaware
+    assert set(trainer.seen) == set(NAMES)
+    assert "ours.png" in trainer.plots
+    undo()
+    undo()
+    assert trainer.callbacks["on_train_end"][1:] == before
+
+
+def test_an_integration_that_fails_anyway_fails_as_without_us():
+    trainer = Ends(plots=False, names=[f"{INSIDE}.broken"])
+    with pytest.raises(ZeroDivisionError, match="broken"):
+        trainer.end()
+    assert trainer.seen == {f"{INSIDE}.broken": []}
+    assert list(trainer.plots) == ["ours.png"]
+
+
+def test_the_integrations_that_take_pictures_are_there():
+    from importlib import import_module
+
+    for name in trainers.TAKE_PICTURES:
+        import_module(f"{INSIDE}.{name}")
+
+
 def test_a_wrap_of_the_users_own_is_there_again_afterwards():
     trainer, calls = Preprocesses(), []
     plain = trainer.preprocess_batch

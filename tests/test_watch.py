@@ -1,4 +1,6 @@
+import gc
 import pickle
+import weakref
 
 import pytest
 import training  # noqa: F401  # attach imports Ultralytics, whose settings are then the tests' own
@@ -77,17 +79,62 @@ def test_attach_gives_the_watch_and_a_second_time_changes_nothing():
     assert len(model.callbacks["on_pretrain_routine_start"]) == 1
 
 
-def test_attach_refuses_a_second_watch():
-    model = FakeModel()
+def attached(target):
+    return [call.__self__ for call in target.callbacks["on_pretrain_routine_start"]]
+
+
+def test_the_newest_watch_takes_over():
+    model, other = FakeModel(), FakeModel()
+    first, second = GradWatch().attach(model).attach(other), GradWatch()
+    second.attach(model)
+    assert attached(model) == [second]
+    assert attached(other) == [first]
+    first.attach(model)
+    assert attached(model) == [first]
+
+
+def test_a_callback_of_the_users_own_stays_when_watches_change():
+    model, calls = FakeModel(), []
+    model.add_callback("on_pretrain_routine_start", calls.append)
     GradWatch().attach(model)
-    with pytest.raises(ValueError, match="another GradWatch is attached"):
-        GradWatch().attach(model)
+    watch = GradWatch().attach(model)
+    assert model.callbacks["on_pretrain_routine_start"] == [calls.append, watch.begin]
+    assert watch.detach() is None
+    assert model.callbacks["on_pretrain_routine_start"] == [calls.append]
+
+
+def test_detach_takes_the_watch_off_everything_and_once_is_enough():
+    models = [FakeModel(), FakeModel()]
+    watch, other = GradWatch(), GradWatch()
+    for model in models:
+        watch.attach(model)
+    other.attach(models[0])
+    watch.detach()
+    watch.detach()
+    assert [attached(model) for model in models] == [[other], []]
+    watch.attach(models[1])
+    assert attached(models[1]) == [watch]
+
+
+def test_a_watch_keeps_no_model_alive():
+    model, watch = FakeModel(), GradWatch()
+    watch.attach(model)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+    watch.detach()
+    for _ in range(100):
+        watch.attach(FakeModel())
+        gc.collect()
+    assert len(watch._targets) == 1
 
 
 def test_before_a_training_there_is_no_folder_and_no_report():
     watch = GradWatch()
     assert watch.run_dir is None
     assert watch.stopped_by is None
+    assert watch.reports == []
     with pytest.raises(RuntimeError, match="no training has begun"):
         watch.report()
 
@@ -109,6 +156,7 @@ def test_another_rank_than_0_says_that_rank_0_reports(monkeypatch):
 def test_a_copy_through_cloudpickle_is_small_and_can_be_used():
     cloudpickle = pytest.importorskip("cloudpickle")
     watch = GradWatch(interval=7, thresholds=Thresholds(dead_windows=5), stop_on=["dead"])
+    watch.attach(FakeModel())
     data = cloudpickle.dumps({"on_pretrain_routine_start": [watch.begin]})
     assert len(data) < 10_000
     copy = pickle.loads(data)["on_pretrain_routine_start"][0].__self__  # noqa: S301  # our own

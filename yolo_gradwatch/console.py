@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from rich.cells import cell_len, set_cell_size
@@ -15,7 +16,7 @@ from yolo_gradwatch.advice import lasted
 from yolo_gradwatch.report import finding_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from rich.console import ConsoleOptions, RenderResult
@@ -67,6 +68,45 @@ def plain_console(*, on_stderr: bool = False) -> Console:
 def live_console(terminal: Any) -> Console:
     """A console on a stream that is a terminal, for a panel and for what is printed above it."""
     return _Console(file=terminal, force_terminal=True)
+
+
+class _Forgiving:
+    """A stream that drops what the real one does not take, as where there is no reader any more.
+
+    Args:
+        stream: The real one; as a stand-in of somebody's, it may lack every method.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write it, if the real stream does."""
+        try:
+            return self._stream.write(text)
+        except Exception:  # noqa: BLE001  # a broken pipe, a closed file, other people's code
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush the real stream, if it can be."""
+        try:
+            self._stream.flush()
+        except Exception:  # noqa: BLE001  # as above
+            return
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def forgiving(console: Console) -> Iterator[None]:
+    """Keep back what the stream of a console raises; what the rendering raises comes through."""
+    stream = console.file
+    console.file = _Forgiving(stream)  # type: ignore[assignment]  # what a console needs of one
+    try:
+        yield
+    finally:
+        console.file = stream
 
 
 class Panel:

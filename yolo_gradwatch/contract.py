@@ -18,6 +18,7 @@ from yolo_gradwatch.records import CLIP_NORM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import ModuleType
 
 _CLIPS_NORM = "clip_grad_norm_"
 _CLIPS = (_CLIPS_NORM, "clip_grad_value_")
@@ -164,11 +165,16 @@ def _limit(call: ast.Call) -> float:
     return CLIP_NORM
 
 
-@cache
 def _events(owner: type) -> frozenset[str]:
     """Names of the callbacks that the module of a class runs."""
+    module = inspect.getmodule(owner)
+    return _events_of(module) if module else frozenset()
+
+
+@cache  # by module: a class may be made anew for each training
+def _events_of(module: ModuleType) -> frozenset[str]:
     try:
-        return frozenset(_CALLBACK.findall(inspect.getsource(inspect.getmodule(owner) or owner)))
+        return frozenset(_CALLBACK.findall(inspect.getsource(module)))
     except (OSError, TypeError):  # no source
         return frozenset()
 

@@ -42,6 +42,11 @@ class Launched:
         return _written(self.folder) not in {None, self._before}
 
     @property
+    def has_report(self) -> bool:
+        """Whether there is something to report."""
+        return self.has_started
+
+    @property
     def is_broken(self) -> bool:
         """Whether, once the training is over, the files tell of no watch to its end."""
         run = self._run()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -24,7 +24,7 @@ from yolo_gradwatch.report import Report
 from yolo_gradwatch.review import last_step_of, load_run
 from yolo_gradwatch.rollup import Rollup
 from yolo_gradwatch.screen import Screen, draws_panel
-from yolo_gradwatch.sinks import scalars
+from yolo_gradwatch.sinks import Fanout, scalars
 from yolo_gradwatch.tables import grid_of, windows_of
 from yolo_gradwatch.telemetry import Telemetry
 from yolo_gradwatch.thresholds import Thresholds
@@ -125,7 +125,7 @@ class Recorder:
         )
         self._panel = console.Panel(self._board)
         self._screen: Screen | None = None
-        self._sinks = list(options.sinks)
+        self._fanout = Fanout()
         self._events: list[Event] = []
         self._epochs: list[EpochTelemetry] = []
         self._telemetry = Telemetry(0, self._clip, layout)
@@ -264,12 +264,12 @@ class Recorder:
         """Write and print the outcome: ``finished``, ``failed`` or ``interrupted``."""
         self._close_window()
         self.mark(status)
-        if self._drawn != status:
-            self.draw(status)
         if self._screen:
             self._screen.close()
             self._screen = None
         self._print(console.end_report(self.report()))
+        if self._drawn != status:  # last, because whoever stops a training may not wait for it
+            self.draw(status)
         self._print(console.file_list(self._files()), fitted=False)
 
     def mark(self, status: str) -> None:
@@ -300,8 +300,8 @@ class Recorder:
         with ExitStack() as stack:  # each is closed, even if the one before fails
             stack.callback(self.mark, "failed")  # unless it has ended, an error of ours did it
             stack.callback(self._disk.close)
-            for sink in self._sinks:
-                stack.callback(self._called, sink.close)
+            for sink in self._options.sinks:
+                stack.callback(self._fanout.close, sink)
             if self._screen:
                 stack.callback(self._screen.close)
 
@@ -335,10 +335,9 @@ class Recorder:
             news = self._diagnosis.update(window, self._seen)
             self._disk.write(partial(runlog.RunLog.write_window, window=window))
             self._tell(news)
-            numbers = scalars(self._layout, window) if self._sinks else {}
-            for sink in list(self._sinks):
-                if not self._called(sink.write, numbers, window.step_last):
-                    self._sinks.remove(sink)
+            numbers = scalars(self._layout, window) if self._options.sinks else {}
+            for sink in self._options.sinks:
+                self._fanout.call(sink, "write", numbers, window.step_last)
 
     def _prove(self, step: int) -> str:
         """The file on a step; "" if there is none and none can be written."""
@@ -359,20 +358,10 @@ class Recorder:
             if one.change == "end":
                 continue
             if self._options.on_finding:
-                self._called(self._options.on_finding, one.finding)
+                self._fanout.call(self._options.on_finding, "__call__", one.finding)
             if self.stop_wanted is None and matches(one.finding, self._options.stop_on):
                 self.stop_wanted = one.finding
                 self._print(console.stop_line(one.finding))
-
-    def _called(self, call: Callable[..., object], *args: object) -> bool:
-        """Whether a function of the user's went through; what it raises is told, once."""
-        try:
-            call(*args)
-        except Exception as error:  # noqa: BLE001  # other people's code
-            name = getattr(call, "__qualname__", repr(call))
-            _LOG.warning("GradWatch: %s raised %s: %s", name, type(error).__name__, error)
-            return False
-        return True
 
     def _write_meta(self) -> None:
         meta = {
@@ -397,8 +386,7 @@ class Recorder:
         """Print to the terminal or the log; where there is no reader any more, to nobody."""
         out = self._screen.console if self._screen else console.plain_console()
         text = console.encodable(console.fitted(text, out) if fitted else text, out)
-        # A broken pipe, a closed file, a stand-in for a stream that lacks a method.
-        with suppress(AttributeError, OSError, ValueError):
+        with console.forgiving(out):
             if self._screen:
                 self._screen.print(text)
             else:

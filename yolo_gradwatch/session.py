@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections import deque
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -45,6 +46,8 @@ def tell_own_error(error: Exception) -> None:
 class Session:
     """Watches one training; afterwards nothing of it is left in the trainer.
 
+    It does not keep its trainer alive, and once the watch is over, nothing but the outcome.
+
     Args:
         trainer: It has not begun to train.
         options: Of the watch.
@@ -55,11 +58,15 @@ class Session:
     """
 
     def __init__(self, trainer: Any, options: Options) -> None:
-        self._trainer = trainer
+        self._alive = weakref.ref(trainer)
         self._options = options
         self._recorder: Recorder | None = None
+        self._report: Report | None = None
+        self._stopped_by: Finding | None = None
         self._cleanup = ExitStack()
         self._is_on = True
+        self._is_busy = False
+        self._is_unwanted = False
         self._step = 0
         self._epoch = 0
         self._is_read = False
@@ -72,14 +79,33 @@ class Session:
         self._safely(self._wait)
 
     @property
+    def _trainer(self) -> Any:
+        return self._alive()
+
+    @property
     def stopped_by(self) -> Finding | None:
         """The finding that stopped the training, if one did."""
-        return self._recorder.stop_wanted if self._recorder else None
+        return self._recorder.stop_wanted if self._recorder else self._stopped_by
 
     @property
     def has_started(self) -> bool:
         """Whether the training got as far as its first epoch."""
-        return self._recorder is not None
+        return self._recorder is not None or self._report is not None
+
+    @property
+    def has_report(self) -> bool:
+        """Whether there is something to report."""
+        return self.has_started or self.is_broken
+
+    @property
+    def trainer(self) -> Any:
+        """The trainer that is watched, or will be; None if it is gone, or the watch is over."""
+        return self._trainer if self._is_on else None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the training is to come."""
+        return self._is_on and not self.has_started
 
     def report(self) -> Report:
         """What was found so far; if the watch has ended before the training, why.
@@ -87,11 +113,35 @@ class Session:
         Raises:
             RuntimeError: The training has not begun yet.
         """
-        if self._recorder is not None:
-            return replace(self._recorder.report(), remarks=self._remarks)
-        if self.is_broken:
-            return Report(self.folder, "failed", 0, 0, (), (), remarks=self._remarks)
-        raise RuntimeError("the training has not begun yet, so there is nothing to report")
+        report = self._recorder.report() if self._recorder else self._report
+        if report is None and self.is_broken:
+            report = Report(self.folder, "failed", 0, 0, (), ())
+        if report is None:
+            raise RuntimeError("the training has not begun yet, so there is nothing to report")
+        return replace(report, remarks=self._remarks)
+
+    def end(self) -> None:
+        """End the watch as if the training were interrupted here; it goes on by itself.
+
+        Called by a function of the user's that we have called, it does so once that is over.
+        """
+        self._is_unwanted = True
+        if not self._is_busy:
+            self._safely(self._end)
+
+    def _end(self) -> None:
+        self._remarks = ("not watched to its end: the watch was detached",)
+        self._finish("interrupted")
+
+    def _hear(self, call: Callable[..., None], *args: Any) -> None:
+        """Call a part of the watch at a moment of the training at which the watch may end."""
+        self._is_busy = True
+        try:
+            self._safely(call, *args)
+        finally:
+            self._is_busy = False
+        if self._is_unwanted:
+            self.end()
 
     def _safely(self, call: Callable[..., None], *args: Any) -> None:
         """Call a part of the watch; what it raises ends the watch, never the training."""
@@ -116,16 +166,22 @@ class Session:
         """Have the trainer call us at an event, until the watch is over."""
 
         def listener(_trainer: Any) -> None:
-            self._safely(call)
+            self._hear(call)
 
         contract.check_event(type(self._trainer), event)
         trainers.add_callback(self._trainer, event, listener, is_first=is_first)
-        self._cleanup.callback(trainers.remove_callback, self._trainer, event, listener)
+        self._cleanup.callback(self._unlisten, event, weakref.ref(listener))
+
+    def _unlisten(self, event: str, listener: weakref.ref[Callable[[Any], None]]) -> None:
+        trainer, call = self._trainer, listener()
+        if trainer is not None and call is not None:
+            trainers.remove_callback(trainer, event, call)
 
     def _wait(self) -> None:
         self._given = trainers.given_options(self._trainer)
         contract.check_step(type(self._trainer))
-        trainers.around_training(self._trainer, partial(self._safely, self._finish))
+        undo = trainers.around_training(self._trainer, partial(self._hear, self._finish))
+        self._cleanup.callback(_call_if_alive, weakref.ref(undo))  # the trainer keeps it alive
         self._listen("on_train_start", self._start)
 
     def _start(self) -> None:
@@ -242,7 +298,10 @@ class Session:
     def _end_training(self, recorder: Recorder) -> None:
         """Draw the picture while integrations, which come after us, can still take it along."""
         recorder.take(self._capture.drain(wait=True))
-        recorder.draw("finished", partial(trainers.announce_picture, self._trainer))
+        recorder.draw("finished", self._announce)
+
+    def _announce(self, picture: Path) -> None:
+        self._cleanup.callback(trainers.announce_picture(self._trainer, picture))
 
     def _finish(self, outcome: str) -> None:
         try:
@@ -265,11 +324,20 @@ class Session:
             recorder.settle()
 
     def _release(self) -> None:
-        """Undo everything in the trainer and let go of it, because it holds the model."""
+        """Undo everything in the trainer, and let go of all but the outcome."""
         self._is_on = False
         try:
             self._cleanup.close()
         finally:
-            for name in ("_capture", "_watched", "_outside"):
+            recorder, self._recorder = self._recorder, None
+            for name in ("_capture", "_watched", "_outside"):  # they hold the model
                 self.__dict__.pop(name, None)
-            self.__dict__.pop("_trainer", None)
+            self._images.clear()
+            if recorder:
+                self._report, self._stopped_by = recorder.report(), recorder.stop_wanted
+
+
+def _call_if_alive(function: weakref.ref[Callable[[], None]]) -> None:
+    call = function()
+    if call:
+        call()

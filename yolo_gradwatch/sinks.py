@@ -1,7 +1,8 @@
-"""What a destination of numbers must do, and the bounded set of numbers that it gets."""
+"""What a destination of numbers must do, what it gets, and what happens when it raises."""
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -11,6 +12,8 @@ from yolo_gradwatch.records import WHOLE, Layout, Window
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_LOG = logging.getLogger(__name__)
+
 
 class Sink(Protocol):
     """A destination such as the user's experiment logger."""
@@ -19,7 +22,59 @@ class Sink(Protocol):
         """Take the scalars of the window that ends with ``step``."""
 
     def close(self) -> None:
-        """The training is over; called once."""
+        """The training is over, or `write` has raised; called once a training."""
+
+
+class Fanout:
+    """Calls objects of the user's during one training, each until it raises or is closed.
+
+    The first exception of an object costs one warning, its one ``close()``, if it has one, and
+    every later call; the others go on. What is no `Exception`, such as Ctrl+C, passes.
+    """
+
+    def __init__(self) -> None:
+        self._over: list[object] = []
+
+    def call(self, output: object, method: str, *args: object) -> None:
+        """Call a method of an object, ``__call__`` for a function, unless its time is over."""
+        if any(one is output for one in self._over):
+            return
+        try:
+            getattr(output, method)(*args)
+        except Exception as error:  # noqa: BLE001  # other people's code
+            self._over.append(output)
+            _warn(output, method, error)
+            _close_failed(output)
+
+    def close(self, output: object) -> None:
+        """Close an object, unless its time is over."""
+        if any(one is output for one in self._over):
+            return
+        self._over.append(output)
+        try:
+            output.close()  # type: ignore[attr-defined]  # a sink has one
+        except Exception as error:  # noqa: BLE001  # other people's code
+            _warn(output, "close", error)
+
+
+def _warn(output: object, method: str, error: Exception) -> None:
+    kind = type(output).__qualname__
+    is_call = method == "__call__"
+    name = getattr(output, "__qualname__", kind) if is_call else f"{kind}.{method}"
+    _LOG.warning(
+        "GradWatch: %s raised %s: %s; it is not called any more in this training",
+        name,
+        type(error).__name__,
+        error,
+    )
+
+
+def _close_failed(output: object) -> None:
+    """Close an object that has raised, so that it can let go of what it holds."""
+    try:
+        getattr(output, "close", lambda: None)()
+    except Exception:  # noqa: BLE001  # the user has one warning of it already
+        _LOG.debug("GradWatch: %s.close raised too", type(output).__qualname__, exc_info=True)
 
 
 def scalars(layout: Layout, window: Window) -> dict[str, float]:

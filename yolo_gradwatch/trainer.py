@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 LEAST_WARMUP = 100
 """Batches for which older versions warm up at the least, unless ``warmup_epochs`` is 0."""
 
+TAKE_PICTURES = ("base", "clearml", "wb")
+"""Callbacks of Ultralytics that take a picture in any case; others do not look, or may fail."""
+
 
 def is_trainer(target: Any) -> bool:
     """Whether this is a trainer, which has a ``_do_train``, and not a model."""
@@ -50,12 +53,16 @@ def check_trainable(model: Any) -> None:
         )
 
 
-def around_training(trainer: Any, finish: Callable[[str], None]) -> None:
+def around_training(trainer: Any, finish: Callable[[str], None]) -> Callable[[], None]:
     """Call ``finish`` with the outcome when the training ends, however it ends.
 
     ``on_train_end`` comes on success only, and ``teardown`` is in a ``finally`` in late versions
     only, so the training itself is wrapped, on the instance. The outcome is ``finished``,
-    ``failed`` or ``interrupted`` (Ctrl+C).
+    ``failed`` or ``interrupted`` (Ctrl+C). ``SystemExit(0)``, by which a scheduler such as Ray Tune
+    stops a training from a callback, is no failure.
+
+    Returns:
+        A function that takes the wrap away; a second call does nothing.
     """
     train = trainer._do_train
 
@@ -67,6 +74,9 @@ def around_training(trainer: Any, finish: Callable[[str], None]) -> None:
         except KeyboardInterrupt:
             outcome = "interrupted"
             raise
+        except SystemExit as stop:
+            outcome = "finished" if _is_success(stop.code) else "failed"
+            raise
         else:
             return result
         finally:
@@ -74,6 +84,12 @@ def around_training(trainer: Any, finish: Callable[[str], None]) -> None:
             finish(outcome)
 
     undo = replaced(trainer, "_do_train", watched_train)
+    return undo
+
+
+def _is_success(code: object) -> bool:
+    """Whether Python would exit with 0 after a ``SystemExit`` of this code."""
+    return code is None or (isinstance(code, int) and code == 0)
 
 
 def add_callback(
@@ -84,9 +100,54 @@ def add_callback(
     trainer.callbacks[event] = [callback, *others] if is_first else [*others, callback]
 
 
-def announce_picture(trainer: Any, path: Path) -> None:
-    """Hand a picture to Ultralytics, whose integrations (W&B, ClearML, ...) upload it."""
+class _Unaware:
+    """A callback that does not see a picture.
+
+    Args:
+        callback: What to call.
+        picture: Its key in ``trainer.plots``.
+    """
+
+    def __init__(self, callback: Callable[[Any], None], picture: Path) -> None:
+        self.callback = callback
+        self._picture = picture
+
+    def __call__(self, trainer: Any) -> None:
+        """Call it while the picture is away."""
+        hidden = trainer.plots.pop(self._picture, None)
+        try:
+            self.callback(trainer)
+        finally:
+            if hidden is not None:
+                trainer.plots[self._picture] = hidden
+
+
+def announce_picture(trainer: Any, path: Path) -> Callable[[], None]:
+    """Hand a picture to whatever uploads pictures in ``on_train_end``; called before they are.
+
+    Where Ultralytics draws none (``plots=False``), it would be the only one of the training. Then
+    an integration sees it only if it was read and found to take it in any case: DVCLive, for one,
+    ends a training with an error if it has logged a picture where there is no DVC repository.
+
+    Returns:
+        A function that gives the callbacks back as they were; a second call does nothing.
+    """
+    if not trainer.args.plots:
+        calls = trainer.callbacks["on_train_end"]  # changed in place: the trainer walks through it
+        calls[:] = [_Unaware(call, path) if _may_fail(call) else call for call in calls]
     trainer.on_plot(path)
+
+    def undo() -> None:
+        calls = trainer.callbacks["on_train_end"]
+        calls[:] = [call.callback if isinstance(call, _Unaware) else call for call in calls]
+
+    return undo
+
+
+def _may_fail(callback: Callable[[Any], None]) -> bool:
+    """Whether an integration of Ultralytics may not take a picture, as far as is known."""
+    package, _, name = getattr(callback, "__module__", "").rpartition(".")
+    return package == "ultralytics.utils.callbacks" and name not in TAKE_PICTURES
 
 
 def remove_callback(trainer: Any, event: str, callback: Callable[[Any], None]) -> None:

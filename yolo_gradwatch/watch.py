@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.records import Finding
     from yolo_gradwatch.sinks import Sink
+
+_BEGIN = "on_pretrain_routine_start"
+"""The event at which Ultralytics has built a trainer that trains."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -77,10 +81,14 @@ class GradWatch:
             sinks=_sinks(sinks),
         )
         self._has_warned = False
+        self._targets: list[weakref.ref[Any]] = []
         self.sessions: list[Session | Launched] = []
 
     def attach(self, model_or_trainer: Any) -> GradWatch:
         """Watch every later training of a model, or the training of a trainer.
+
+        Another watch that is attached to it is taken off. A training that this one watches by then
+        is left to it.
 
         Where Ultralytics is too old to be watched on several GPUs, a warning says so: to a trainer
         on several, and to a model if there are several, because it gets its devices only later.
@@ -94,25 +102,36 @@ class GradWatch:
 
         Raises:
             TypeError: It is neither, or a model that Ultralytics cannot train.
-            ValueError: Another watch is attached to it.
         """
         target = model_or_trainer
         if not trainers.is_trainer(target):
             trainers.check_trainable(target)
-        owners = [
-            getattr(callback, "__self__", None)
-            for callback in target.callbacks["on_pretrain_routine_start"]
-        ]
-        if any(owner is self for owner in owners):
+        watches = _attached(target)
+        if self in watches:
             return self
-        if any(isinstance(owner, GradWatch) for owner in owners):
-            raise ValueError("another GradWatch is attached already; use that one")
-        target.add_callback("on_pretrain_routine_start", self.begin)
+        for other in watches:
+            other.leave(target)
+        target.add_callback(_BEGIN, self.begin)
+        alive = [one for one in self._targets if one() is not None]
+        self._targets = [*alive, weakref.ref(target)]
         _hear_of_launches()
         self._warn_if_dropped(target)
         if trainers.is_trainer(target) and not processes.launches_workers(target):
             self.begin(target)  # a trainer's own routine start is over
         return self
+
+    def detach(self) -> None:
+        """Take this watch off every model and trainer; what it has found so far stays.
+
+        A training that it watches goes on without it, and is reported as interrupted here. A second
+        call does nothing.
+        """
+        watched = [s for s in self.sessions if isinstance(s, Session)]
+        for target in (*(target() for target in self._targets), *(s.trainer for s in watched)):
+            if target is not None:
+                self.leave(target)
+        for session in watched:
+            session.end()
 
     @property
     def run_dir(self) -> Path | None:
@@ -146,6 +165,11 @@ class GradWatch:
             "watched"
         )
 
+    @property
+    def reports(self) -> list[Report]:
+        """What was found in each training, oldest first; see `report`."""
+        return [session.report() for session in self.sessions if session.has_report]
+
     def begin(self, trainer: Any) -> None:
         """Watch the training of this trainer, or find it again if it launches others for it.
 
@@ -166,11 +190,21 @@ class GradWatch:
 
     def __getstate__(self) -> dict[str, object]:
         """The configuration alone: Ultralytics pickles callbacks for the processes of a DDP run."""
-        return {**vars(self), "sessions": []}
+        return {**vars(self), "sessions": [], "_targets": []}
 
     @property
     def _session(self) -> Session | Launched | None:
         return self.sessions[-1] if self.sessions else None
+
+    def leave(self, target: Any) -> None:
+        """Take this watch off a model or a trainer, and off its training if that is to come."""
+        calls = target.callbacks[_BEGIN]
+        target.callbacks[_BEGIN] = [c for c in calls if getattr(c, "__self__", None) is not self]
+        self._targets = [one for one in self._targets if one() is not target]
+        for session in self.sessions[:]:
+            if isinstance(session, Session) and session.is_waiting and session.trainer is target:
+                session.end()
+                self.sessions.remove(session)
 
     def _warn_if_dropped(self, target: Any) -> None:
         """Say once that a training on several GPUs is not watched, where that is so."""
@@ -187,10 +221,14 @@ def _hear_of_launches() -> None:
 
 def _begin_launched(trainer: Any) -> None:
     """Tell the watch that is attached, if one is, of a trainer that launches processes."""
-    for callback in trainer.callbacks.get("on_pretrain_routine_start", []):
-        watch = getattr(callback, "__self__", None)
-        if isinstance(watch, GradWatch):
-            watch.begin(trainer)
+    for watch in _attached(trainer):
+        watch.begin(trainer)
+
+
+def _attached(target: Any) -> list[GradWatch]:
+    """The watches that are attached to a model or a trainer: one at the most."""
+    owners = (getattr(callback, "__self__", None) for callback in target.callbacks.get(_BEGIN, []))
+    return [owner for owner in owners if isinstance(owner, GradWatch)]
 
 
 def _sinks(sinks: Iterable[Sink]) -> tuple[Sink, ...]:

@@ -1,0 +1,30 @@
+"""As much of DVCLive 3.49 as Ultralytics' callbacks need, where there is no DVC repository."""
+
+pictures = []
+
+
+class Live:
+    def __init__(self, **_options):
+        self._dvc_repo = None
+
+    def log_image(self, name, _path):
+        pictures.append(name)
+
+    def end(self):
+        if pictures:  # `cache_images=True` wants to add their folder
+            self._dvc_repo.add("plots/images")
+
+    def log_params(self, _params):
+        """Nothing."""
+
+    def log_metric(self, _name, _value, *, plot=True):
+        """Nothing."""
+
+    def log_artifact(self, _path, **_options):
+        """Nothing."""
+
+    def log_sklearn_plot(self, *_args, **_options):
+        """Nothing."""
+
+    def next_step(self):
+        """Nothing."""
