@@ -1,8 +1,7 @@
-from types import SimpleNamespace
-
 """A training in other processes, found again by its files."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import typer
