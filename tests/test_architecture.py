@@ -55,11 +55,11 @@ ALLOWED = {
         *("tables", "thresholds"),
     },
     "usage": {"rich", "typer", "detect", "thresholds", "typed"},
-    "cli_runs": {"rich", "typer", "console", "review", "summary", "typed", "usage"},
+    "cli_runs": {"rich", "typer", "console", "review", "summary", "usage"},
     "cli_compare": {"typer", "cli_runs", "compare", "overview", "runlog", "usage"},
     "cli_review": {
-        *("rich", "typer", "cli_runs", "console", "detect", "follow", "heatmap", "overview"),
-        *("page", "plots", "runlog", "summary", "thresholds", "usage"),
+        *("rich", "typer", "cli_runs", "console", "follow", "heatmap", "overview"),
+        *("page", "plots", "review", "runlog", "summary", "thresholds", "usage"),
     },
     "sinks": {"numpy", "records"},
     "board": {"numpy", "records", "rollup", "telemetry"},
@@ -83,7 +83,7 @@ ALLOWED = {
     "faults": {"torch"},
     "demo": {"PIL", "faults", "trainer"},
     "cli": {
-        *("rich", "typer", "cli_compare", "cli_review", "demo", "detect", "faults", "thresholds"),
+        *("rich", "typer", "cli_compare", "cli_review", "demo", "faults", "runlog", "thresholds"),
         *("usage", "watch", "yolo_command"),
     },
 }

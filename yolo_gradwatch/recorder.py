@@ -231,7 +231,8 @@ class Recorder:
             write(heatmap(load_run(self._training.folder), report), report, path)
             announce(path)
         except Exception as error:  # noqa: BLE001  # a picture is not worth the rest of the watch
-            _LOG.warning("GradWatch could not draw %s: %s", path, error)
+            is_debugged = _LOG.isEnabledFor(logging.DEBUG)
+            _LOG.warning("GradWatch could not draw %s: %s", path, error, exc_info=is_debugged)
 
     def finish(self, status: str) -> None:
         """Write and print the outcome: ``finished``, ``failed`` or ``interrupted``."""
@@ -355,7 +356,9 @@ class Recorder:
             call(*args)
         except Exception as error:  # noqa: BLE001  # other people's code
             name = getattr(call, "__qualname__", repr(call))
-            _LOG.warning("GradWatch: %s raised %s: %s", name, type(error).__name__, error)
+            told = (name, type(error).__name__, error)
+            is_debugged = _LOG.isEnabledFor(logging.DEBUG)
+            _LOG.warning("GradWatch: %s raised %s: %s", *told, exc_info=is_debugged)
             return False
         return True
 
