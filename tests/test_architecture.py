@@ -54,7 +54,7 @@ ALLOWED = {
         *("board", "console", "diagnosis", "evidence", "records", "review", "runlog", "screen"),
         *("tables", "thresholds"),
     },
-    "usage": {"rich", "typer", "detect", "thresholds", "typed"},
+    "usage": {"rich", "typer", "console", "detect", "thresholds", "typed"},
     "cli_runs": {"rich", "typer", "console", "review", "summary", "usage"},
     "cli_compare": {"typer", "cli_runs", "compare", "overview", "runlog", "usage"},
     "cli_review": {

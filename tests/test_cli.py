@@ -5,10 +5,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from test_review import CONV, DEAD
 from training import HOME, TINY, data_folder, official, shapes, small
+from values import window, write_run
 
 from yolo_gradwatch import GradWatch, __version__, load_run
 from yolo_gradwatch.cli import main
+from yolo_gradwatch.launched import Launched
 
 SMALL = [f"{name}={value}" for name, value in TINY.items()]
 
@@ -56,7 +59,7 @@ BAD_ARGUMENTS = [
         "task=wibble",
         "mode=wibble",
         "imgsz=abc",
-        "imgsz={1: 2}",
+        "imgsz=[a]",
         "optimizer=wibble",
         "resume=no.pt",
     ),
@@ -263,6 +266,11 @@ def spoiled(monkeypatch):
     monkeypatch.setattr(GradWatch, "begin", begin_spoiled)
 
 
+def failures(err):
+    """What a command says of a run that does not pass --fail-on, one line for each."""
+    return [line for line in err.splitlines() if line.startswith("failed under --fail-on: ")]
+
+
 @pytest.mark.train
 @pytest.mark.parametrize(
     ("option", "code"),
@@ -273,11 +281,77 @@ def spoiled(monkeypatch):
         ([], 0),
     ],
 )
-def test_exit_codes_of_a_sick_training(tmp_path, monkeypatch, option, code):
+def test_exit_codes_of_a_sick_training(tmp_path, monkeypatch, capfd, option, code):
     spoiled(monkeypatch)
     data = f"data={shapes()}"
     arguments = ["train", "model=yolo26n.yaml", data, *SMALL, f"project={tmp_path}", *option]
     assert main(arguments) == code
+    told = failures(capfd.readouterr().err)
+    assert len(told) == (code == 1)
+    if told:
+        (finding,) = load_run(tmp_path / "run").report().findings
+        assert f"{finding.rule} in {finding.module} at step {finding.step}" in told[0]
+        assert str(tmp_path / "run") in told[0]
+
+
+@pytest.mark.train
+def test_a_training_without_a_step_fails_under_fail_on(tmp_path, monkeypatch, capfd):
+    begin = GradWatch.begin
+
+    def begin_slowly(self, trainer):
+        begin(self, trainer)
+        trainer.add_callback("on_train_start", lambda one: setattr(one, "accumulate", 99))
+
+    monkeypatch.setattr(GradWatch, "begin", begin_slowly)
+    arguments = ["warmup_epochs=0", "--fail-on=dead"]
+    assert trained(tmp_path, *arguments) == 1
+    (told,) = failures(capfd.readouterr().err)
+    assert str(tmp_path / "run") in told
+    assert "no optimizer step" in told
+    assert "nbs" in told
+    assert main(["review", str(tmp_path), "--fail-on=dead"]) == 1
+    (again,) = failures(capfd.readouterr().err)
+    assert again == told
+    assert trained(tmp_path, *arguments[:-1]) == 0
+
+
+def test_a_demo_that_nobody_watched_fails_under_fail_on(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("yolo_gradwatch.demo.run", lambda *_arguments, **_options: None)
+    assert main(["demo", "--out", str(tmp_path)]) == 0
+    assert main(["demo", "--out", str(tmp_path), "--fail-on", "dead"]) == 1
+    assert failures(capfd.readouterr().err) == ["failed under --fail-on: no training was watched"]
+
+
+RUNS = {
+    "healthy": ([window(1)], "finished", ""),
+    "dead": (DEAD, "finished", f"dead in {CONV} at step 1"),
+    "stepless": ([], "finished", "no optimizer step was watched"),
+    "cut": ([window(1)], "interrupted", "not watched to its end: the run is interrupted"),
+    "dead and cut": (DEAD, "failed", f"dead in {CONV} at step 1; not watched to its end"),
+}
+"""What trainings in processes of their own have left, and what is said of each."""
+
+
+@pytest.mark.parametrize(
+    "names", [*((name,) for name in RUNS), ("nothing",), ("healthy", "dead"), (*RUNS, "nothing")]
+)
+def test_each_training_of_a_series_that_fails_is_named(tmp_path, monkeypatch, capfd, names):
+    def launch(_out, watch, **_options):
+        for name in names:
+            watch.sessions.append(Launched(tmp_path / name, ()))
+            if name in RUNS:
+                windows, status, _ = RUNS[name]
+                write_run(tmp_path / name, windows, status=status)
+
+    monkeypatch.setattr("yolo_gradwatch.demo.run", launch)
+    said = {name: RUNS[name][2] if name in RUNS else "nothing to report" for name in names}
+    bad = [name for name in names if said[name]]
+    assert main(["demo", "--fail-on", "dead"]) == bool(bad)
+    told = failures(capfd.readouterr().err)
+    assert len(told) == len(bad)
+    for name, line in zip(bad, told, strict=True):
+        assert f"{tmp_path / name}: " in line
+        assert said[name] in line
 
 
 @pytest.mark.train

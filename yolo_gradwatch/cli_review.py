@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from functools import partial
 from importlib.util import find_spec
@@ -292,9 +291,10 @@ def _draw(run: Run, report: Report, *, modules: bool) -> None:
 
 def _check_page(path: Path) -> None:
     """Refuse what no page can be written to, before anything else is done."""
-    is_folder = False
-    with suppress(OSError):  # a name that is too long, which the writing tells
+    try:
         is_folder = path.is_dir()
+    except OSError as error:  # too long a name
+        refuse(f"--html: {path}: {error.strerror}")
     if not path.name or is_folder:
         refuse(f"--html: {path} is a folder; name a file, as in page.html")
     if find_spec("plotly") is None:

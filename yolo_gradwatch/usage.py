@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
+from yolo_gradwatch.console import plain_console
 from yolo_gradwatch.detect import ALARMS, RULES, alarms, matches
 from yolo_gradwatch.thresholds import Thresholds
 from yolo_gradwatch.typed import printable
@@ -41,10 +41,11 @@ def refuse(message: object) -> NoReturn:
     """Print one line on what cannot be used, and leave."""
     line = str(message).strip().split("\n", maxsplit=1)[0] or type(message).__name__
     line = printable(Text.from_ansi(line).plain)  # Ultralytics 8.4.0 colours a part
-    with suppress(OSError):
-        Console(stderr=True, soft_wrap=True, highlight=False).print(
-            Text.assemble(("Error: ", "bold red"), line)
-        )
+    try:
+        out = plain_console(on_stderr=True)
+        out.print(Text.assemble(("Error: ", "bold red"), line), soft_wrap=True)
+    except OSError:
+        _let_go()
     raise typer.Exit(UNUSABLE)
 
 
