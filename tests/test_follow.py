@@ -19,7 +19,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from build import RULE, YOLO26N, layout_of
+from build import RULE, YOLO26N, hear_ctrl_c, layout_of
 from build import Terminal as FakeTerminal
 from hypothesis import given
 from hypothesis import strategies as st
@@ -821,8 +821,8 @@ def test_ctrl_c_in_a_terminal_gives_it_back(training, in_terminal):
 
 def test_a_log_is_written_line_by_line(training):
     command = [COMMAND, "review", training.folder, "--follow"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, preexec_fn=hear_ctrl_c) as process:  # noqa: PLW1509
         patience = threading.Timer(60, process.kill)
         patience.start()
         assert process.stdout.readline().startswith("GradWatch follows")
