@@ -382,7 +382,7 @@ def test_a_review_finds_exactly_what_the_live_run_found(run):
 def test_other_limits_find_what_a_run_under_them_would_have_found(source, run, limits):
     under = Thresholds(**limits)
     windows, events = run
-    diagnosis = Diagnosis(NET, under, {"amp": False}, lambda _step: "")
+    diagnosis = Diagnosis(NET, under, {"amp": False}, lambda *_steps: "")
     replay(diagnosis, windows, events)
     lines = [f"{name} = {value!r}\n" for name, value in limits.items()]
     with TemporaryDirectory() as name:

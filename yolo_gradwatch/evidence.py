@@ -63,23 +63,23 @@ class Evidence:
             self._landed[sample.step] = (sample, own)
         _shorten(self._landed)
 
-    def write(self, step: int, last: int) -> str:
+    def write(self, first: int, last: int) -> str:
         """Write the worst of some steps; the file's name within the run's folder, "" for none.
 
         Args:
-            step: The first of them, after which the file is named.
+            first: The first of them.
             last: The last of them.
 
         Raises:
             OSError: It cannot be written.
         """
-        worst = self._worst(step, last)
+        worst = self._worst(first, last)
         if worst is None or _count(self._run) >= MOST_FILES:
             return ""
-        path = self._run / _name(step)
+        path = self._run / _name(worst)
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(self._content(worst), indent=1), encoding="utf-8")
-        return _name(step)
+        return _name(worst)
 
     def _worst(self, first: int, last: int) -> int | None:
         """Of these steps that are kept, the first that is not finite, else the highest.
@@ -109,9 +109,14 @@ class Evidence:
         }
 
 
-def existing(run: Path, step: int) -> str:
-    """Name of the file on a step within the run's folder; "" if there is none."""
-    return _name(step) if (run / _name(step)).exists() else ""
+def existing(run: Path, first: int, last: int) -> str:
+    """Name within the run's folder of the first file on one of some steps; "" if there is none.
+
+    A finding begins with a window; its file is named after the step of it that was the worst.
+    """
+    numbers = (path.stem.removeprefix("step-") for path in (run / FOLDER).glob("step-*.json"))
+    steps = (int(number) for number in numbers if number.isdecimal())
+    return next((_name(step) for step in sorted(steps) if first <= step <= last), "")
 
 
 def clear(run: Path) -> None:

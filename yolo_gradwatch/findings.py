@@ -66,7 +66,7 @@ class Findings:
         layout: Of the model that is watched.
         limits: Of the rules; they say how many windows a rule needs.
         training: Options of the training that the words of a finding refer to.
-        evidence: Gives the file on a step, "" where there is none.
+        evidence: Gives the file on one of the steps from a first to a last, "" where there is none.
 
     Attributes:
         all: Every finding so far, standing or over, by number.
@@ -77,7 +77,7 @@ class Findings:
         layout: Layout,
         limits: Thresholds,
         training: Mapping[str, object],
-        evidence: Callable[[int], str],
+        evidence: Callable[[int, int], str],
     ) -> None:
         self._evidence = evidence
         self._layout = layout
@@ -178,7 +178,7 @@ class Findings:
             value=first.value,
             limit=first.limit,
             message="",
-            evidence=self._proof(first),
+            evidence=self._proof(window, first),
         )
         self._told[finding.number] = _Told(len(modules), max(alert.value for alert in alerts))
         return self._tell("start", window, finding)
@@ -195,7 +195,7 @@ class Findings:
             step_latest=first.step if is_back else finding.step_latest,
             step_end=None,
             times=finding.times + is_back,
-            evidence=(is_back and self._proof(first)) or finding.evidence,
+            evidence=(is_back and self._proof(window, first)) or finding.evidence,
         )
         self.all[finding.number] = grown
         value = max(alert.value for alert in alerts)
@@ -204,8 +204,8 @@ class Findings:
         told.modules, told.value, told.times = len(grown.modules), value, grown.times
         return [self._tell("worse", window, replace(grown, value=value, limit=first.limit))]
 
-    def _proof(self, alert: Alert) -> str:
-        return self._evidence(alert.step) if alert.rule in PROVEN else ""
+    def _proof(self, window: Window, alert: Alert) -> str:
+        return self._evidence(alert.step, window.step_last) if alert.rule in PROVEN else ""
 
     def _is_worse(self, finding: Finding, value: float) -> bool:
         told = self._told[finding.number]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from contextlib import ExitStack, suppress
@@ -20,7 +21,7 @@ from yolo_gradwatch.disk import Disk
 from yolo_gradwatch.evidence import Evidence, existing
 from yolo_gradwatch.records import CLIP_NORM, Event
 from yolo_gradwatch.report import Report
-from yolo_gradwatch.review import load_run
+from yolo_gradwatch.review import load_run, meta_of
 from yolo_gradwatch.rollup import Rollup
 from yolo_gradwatch.screen import Screen, draws_panel
 from yolo_gradwatch.sinks import scalars
@@ -110,7 +111,7 @@ class Recorder:
         self._training = training
         self._options = options
         self._rollup = Rollup(members, options.interval)
-        self._diagnosis = Diagnosis(layout, options.thresholds, training.options, self._prove)
+        self._diagnosis = self._new_diagnosis()
         clip = training.options.get("clip")
         self._clip = clip if isinstance(clip, float) else CLIP_NORM
         self._board = Board(layout, epochs=training.epochs, clip=self._clip)
@@ -125,7 +126,6 @@ class Recorder:
         self._drawn = ""
         self._landed: list[Sample] = []
         self._settled = 0.0
-        self._judged = 0
         self._steps = 0
         self.first_step = 1
         self.evidence = Evidence(training.folder, layout)
@@ -284,24 +284,32 @@ class Recorder:
             return False  # its first part was not watched
         try:
             self._take_over(folder)
-        except (KeyError, TypeError, ValueError) as error:
-            _LOG.warning("GradWatch starts new files, the old ones are kept as *.old: %s", error)
+        except Exception as error:  # noqa: BLE001  # there is no end to what may be in a file
+            is_debugged = _LOG.isEnabledFor(logging.DEBUG)
+            told = "GradWatch starts new files, the old ones are kept as *.old: %s"
+            _LOG.warning(told, error, exc_info=is_debugged)
             runlog.set_aside(folder)
+            self._diagnosis = self._new_diagnosis()
             return False
         return True
 
+    def _new_diagnosis(self) -> Diagnosis:
+        limits, training = self._options.thresholds, self._training.options
+        return Diagnosis(self._layout, limits, training, self._prove)
+
     def _take_over(self, folder: Path) -> None:
         """Go on with the count, the events and the findings of the run that is resumed."""
-        meta = runlog.read_meta(folder)
+        meta, layout = meta_of(folder)
         events = runlog.events_of_meta(meta)
         epochs = runlog.epochs_of_meta(meta)
-        runlog.mend(folder, meta["layout"]["modules"][-1])
+        json.dumps(meta["epochs"], allow_nan=False)  # they are written again
         windows = list(windows_of(grid_of(load_run(folder).windows, self._layout)))
         replay(self._diagnosis, windows, events)
         self._steps = sum(window.steps for window in windows)
         last = windows[-1].step_last if windows else 0
         self.first_step = max([last + 1, *(event.step for event in events)])
         self._events, self._epochs = events, epochs
+        runlog.mend(folder, layout.modules[-1])  # last: files that are set aside stay as they are
 
     def _keep_epoch(self) -> bool:
         """Whether the pass over an epoch that ends here had a step."""
@@ -317,7 +325,6 @@ class Recorder:
 
     def _judge(self, windows: Iterable[Window]) -> None:
         for window in windows:
-            self._judged = window.step_last
             news = self._diagnosis.update(window)
             self._disk.write(partial(runlog.RunLog.write_window, window=window))
             self._tell(news)
@@ -326,12 +333,12 @@ class Recorder:
                 if not self._called(sink.write, numbers, window.step_last):
                     self._sinks.remove(sink)
 
-    def _prove(self, step: int) -> str:
-        """The file on a step; "" if there is none and none can be written."""
+    def _prove(self, first: int, last: int) -> str:
+        """The file on one of some steps; "" if there is none and none can be written."""
         folder = self._training.folder
-        if not existing(folder, step):
-            self._disk.write(lambda _log: self.evidence.write(step, self._judged))
-        return existing(folder, step)
+        if not existing(folder, first, last):
+            self._disk.write(lambda _log: self.evidence.write(first, last))
+        return existing(folder, first, last)
 
     def _tell(self, news: Sequence[News]) -> None:
         if not news:
