@@ -51,6 +51,9 @@ MOST_WAITING = 32
 WAIT_SECONDS = 0.25
 """How long a step waits for others at the most, so that news and panel are fresh."""
 
+NOTED_SHARE = 0.01
+"""Of the epochs, how many more there must be before ``gradwatch.json`` is written whole again."""
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -120,6 +123,7 @@ class Recorder:
         self._sinks = list(options.sinks)
         self._events: list[Event] = []
         self._epochs: list[EpochTelemetry] = []
+        self._noted = 0
         self._telemetry = Telemetry(0, self._clip, layout)
         self._writer = writer.own()
         self._status = "running"
@@ -208,7 +212,8 @@ class Recorder:
         """Close the open window; print the table where there is no live panel."""
         self._close_window()
         had_steps = self._keep_epoch()
-        self._write_meta()
+        if len(self._epochs) > (1 + NOTED_SHARE) * self._noted:
+            self._write_meta()
         if self._screen is None and had_steps:
             self._print(console.epoch_table(self._board))
 
@@ -370,6 +375,7 @@ class Recorder:
         return True
 
     def _write_meta(self) -> None:
+        self._noted = len(self._epochs)
         meta = {
             "format_version": runlog.FORMAT_VERSION,
             "status": self._status,
