@@ -112,7 +112,7 @@ def test_what_waits_when_the_run_begins_anew_belongs_to_the_time_before(recordin
 
 
 def test_the_json_is_written_less_often_the_longer_it_is(recording, tmp_path, monkeypatch):
-    """Each epoch at first, then as it grows by 1 %: the cost of a training is that of its length."""
+    """Each epoch at first, then as it grows by 1 %."""
     lengths, write = [], RunLog.write_meta
 
     def noted(log, meta):
