@@ -107,7 +107,7 @@ def ours(recording: Recording, window: int = 1) -> Iterator[Alarm]:
     offset = 0 if window == 1 else round(window / WINDOW_SHARE)
     rollup = Rollup(recording.members)
     training = {"amp": bool(recording.meta["scaler"])}
-    diagnosis = Diagnosis(recording.layout, Thresholds(), training, lambda _step: "")
+    diagnosis = Diagnosis(recording.layout, Thresholds(), training, lambda *_steps: "")
     windows: list[tuple[Window, int]] = []
     for sample in recording.samples():
         moved = replace(sample, step=sample.step + offset, epoch=1 if offset else sample.epoch)

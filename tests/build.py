@@ -1,6 +1,7 @@
 """Small layouts, findings, samples and windows on paper, for what is shown to a user."""
 
 import io
+import signal
 from dataclasses import replace
 from itertools import pairwise
 
@@ -39,6 +40,11 @@ YOLO26N = (
 class Terminal(io.StringIO):
     def isatty(self):
         return True
+
+
+def hear_ctrl_c():
+    """Let a process that is about to begin end with Ctrl+C, also below ``nohup ... &``."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is ignored is inherited
 
 
 def layout_of(classes=SMALL):

@@ -66,6 +66,7 @@ class Terminal(StringIO):
 
 
 signal.alarm(TIRED)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where the tests run
 options, PLACES = json.loads(sys.argv[1]), sys.argv[2:]
 write_text = runlog._Table.write_text
 runlog._Table.write_text = tear

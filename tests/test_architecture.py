@@ -62,12 +62,12 @@ ALLOWED = {
         *("board", "console", "diagnosis", "evidence", "records", "review", "runlog", "screen"),
         "tables",
     },
-    "usage": {"rich", "typer", "detect", "thresholds", "typed"},
-    "cli_runs": {"rich", "typer", "console", "review", "summary", "typed", "usage"},
+    "usage": {"rich", "typer", "console", "detect", "thresholds", "typed"},
+    "cli_runs": {"rich", "typer", "console", "review", "summary", "usage"},
     "cli_compare": {"typer", "cli_runs", "compare", "overview", "runlog", "usage"},
     "cli_review": {
-        *("rich", "typer", "cli_runs", "console", "detect", "follow", "heatmap", "overview"),
-        *("page", "plots", "runlog", "summary", "thresholds", "usage"),
+        *("rich", "typer", "cli_runs", "console", "follow", "heatmap", "overview"),
+        *("page", "plots", "review", "runlog", "summary", "thresholds", "usage"),
     },
     "sinks": {"numpy", "records"},
     "board": {"numpy", "graph", "records", "rollup", "telemetry"},
@@ -103,7 +103,7 @@ ALLOWED = {
     "faults": {"torch"},
     "demo": {"PIL", "faults", "trainer"},
     "cli": {
-        *("rich", "typer", "cli_compare", "cli_review", "demo", "detect", "faults", "thresholds"),
+        *("rich", "typer", "cli_compare", "cli_review", "demo", "faults", "runlog", "thresholds"),
         *("usage", "watch", "yolo_command"),
     },
 }

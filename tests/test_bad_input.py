@@ -1,8 +1,11 @@
 """Files that a command cannot use: exit code 2, and one sentence with file, place and remedy."""
 
+import errno
 import json
+import os
 import re
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 from test_commands import content, printed
@@ -155,6 +158,32 @@ def test_a_path_without_a_run_is_told(run, refused, name, said):
     path = run.parent / name
     assert refused("review", path).startswith(said.format(path=path))
     assert refused("compare", run, path).startswith(said.format(path=path))
+
+
+def test_a_path_that_the_system_does_not_take_is_told(run, refused):
+    path = run / ("x" * 300)
+    for command in (["review", path], ["compare", run, path]):
+        assert refused(*command) == f"cannot read {path}: File name too long"
+    said = refused("review", run, "--csv", "--html", path)
+    assert said == f"--html: {path}: File name too long"
+
+
+@pytest.mark.parametrize("name", [ALERTS, META, WINDOWS])
+def test_a_file_that_cannot_be_read_is_named(run, refused, monkeypatch, name):
+    for read in ("read_bytes", "read_text"):
+        monkeypatch.setattr(Path, read, failing(getattr(Path, read), run / name))
+    assert refused("review", run).startswith(f"{run / name}: Input/output error")
+
+
+def failing(read, path):
+    """A method of paths that a broken disk lets fail for one of them."""
+
+    def instead(one, **options):
+        if one == path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(one, **options)
+
+    return instead
 
 
 def test_a_run_of_a_later_version_is_told_with_the_update(run, refused):

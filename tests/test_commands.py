@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -27,9 +28,11 @@ from yolo_gradwatch.cli import main
 from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.records import Event
 from yolo_gradwatch.review import Run, load_run
+from yolo_gradwatch.runlog import RunLog
 from yolo_gradwatch.summary import summary
 from yolo_gradwatch.thresholds import Thresholds
 
+full = pytest.mark.full
 LIMITS = [field.name for field in fields(Thresholds)]
 STYLE = re.compile(r"\x1b\[[\d;]*m")
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*[349]\d")
@@ -196,8 +199,21 @@ def test_a_run_is_not_looked_for_more_than_three_levels_below(tmp_path, capsys):
         *(("vanishing,dead", 1), (" vanishing , no_gradient ", 0), ("dead,nonsense", 2)),
     ],
 )
-def test_fail_on(run, words, code):
+def test_fail_on(run, capsys, words, code):
     assert main(["review", str(run), "--fail-on", words]) == code
+    said = f"failed under --fail-on: {run}: dead in {CONV} at step 1\n"
+    assert (capsys.readouterr().err == said) is (code == 1)
+
+
+@pytest.mark.parametrize("status", ["running", "finished", "failed", "interrupted"])
+def test_a_run_without_a_step_does_not_pass(tmp_path, capsys, status):
+    watch(tmp_path, [], status=status)
+    assert main(["review", str(tmp_path)]) == 0
+    assert capsys.readouterr().err == ""
+    assert main(["review", str(tmp_path), "--fail-on=dead"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"failed under --fail-on: {tmp_path}: ")
+    assert "step" in line
 
 
 def test_a_kind_fails_on_its_rules(tmp_path):
@@ -382,7 +398,7 @@ def test_a_review_finds_exactly_what_the_live_run_found(run):
 def test_other_limits_find_what_a_run_under_them_would_have_found(source, run, limits):
     under = Thresholds(**limits)
     windows, events = run
-    diagnosis = Diagnosis(NET, under, {"amp": False}, lambda _step: "")
+    diagnosis = Diagnosis(NET, under, {"amp": False}, lambda *_steps: "")
     replay(diagnosis, windows, events)
     lines = [f"{name} = {value!r}\n" for name, value in limits.items()]
     with TemporaryDirectory() as name:
@@ -606,15 +622,61 @@ def test_no_command_loads_what_it_does_not_need(run):
 SCRIPT = "from yolo_gradwatch.cli import script; script()"
 
 
-@pytest.mark.parametrize(
-    "arguments", ["review", "review --json", "review --top=3", "compare --csv"]
-)
-def test_a_closed_pipe_gives_no_traceback(run, arguments):
-    command, *options = arguments.split()
-    folders = [run] * (1 + (command == "compare"))
-    with process(SCRIPT, command, *folders, *options) as closed:
+PIPED = [
+    *(("review {run}", 0), ("review {run} --csv", 0), ("review {run} --json --fail-on=dead", 1)),
+    *(("compare {run} {run}", 0), ("review {run} --follow", 0), ("review {run}/nowhere", 2)),
+    *((f"review {{run}} {form}", 0) for form in ("--json", "--modules", "--top=3", "--help")),
+    *((f"review {{run}} {form} --fail-on=dead", 1) for form in ("", "--csv", "--follow")),
+    *((f"review {{run}} --dead-windows=4 --fail-on=dead {form}", 0) for form in ("", "--csv")),
+    *((f"compare {{run}} {{run}} {form}", 0) for form in ("--csv", "--json", "--module=*")),
+    *(("--version", 0), ("demo --list", 0), ("review {run} --html={run}/page.html", 0)),
+]
+"""Commands, and their exit code whoever reads what they print."""
+
+IN_SHORT, READERS = 6, ("2>&1 | true", "| head -1", "| true", "2>&1 | head -1")
+CASES = [
+    pytest.param(*case, pipe, marks=() if pipe == READERS[n % 2] and n < IN_SHORT else full)
+    for n, case in enumerate(PIPED)
+    for pipe in READERS
+]
+
+
+@pytest.mark.parametrize(("command", "code", "pipe"), CASES)
+def test_a_reader_that_leaves_changes_no_exit_code(big_run, command, code, pipe):
+    if not (bash := shutil.which("bash")):
+        pytest.skip("no bash on this system")
+    line = f'{{ sleep 0.1; "$@"; }} {pipe} > /dev/null; exit ${{PIPESTATUS[0]}}'
+    own = [sys.executable, "-c", SCRIPT, *command.format(run=big_run).split()]
+    done = subprocess.run([bash, "-c", line, "sh", *own], capture_output=True, check=False)
+    assert done.returncode == code
+    assert b"Traceback" not in done.stderr
+    assert b"Broken" not in done.stderr
+    assert b"Exception" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def big_run(tmp_path_factory):
+    """A run whose table of modules is larger than what a pipe holds."""
+    names = [f"model.{block}.m.{n}.conv" for block in range(10) for n in range(100)]
+    layout, _ = plan([Part(name) for name in names])
+    windows = [window(step, layout=layout, zero=names[:1]) for step in (1, 2, 3)]
+    folder = write_run(tmp_path_factory.mktemp("big") / "train", windows, layout)
+    (folder / "gradwatch_alerts.csv").touch()
+    assert len(printed("review", folder, "--csv")) > 1 << 16
+    return folder
+
+
+def test_a_run_is_followed_no_further_than_somebody_reads(tmp_path):
+    watch(tmp_path, DEAD, status="running")
+    following = "review", tmp_path, "--follow", "--fail-on=dead"
+    with process(SCRIPT, *following) as closed:
+        assert closed.stdout.readline().startswith("GradWatch follows")
         closed.stdout.close()
-        assert closed.stderr.read() == ""
+        log = RunLog(tmp_path, LAYOUT, resume=True)
+        log.write_window(window(4, epoch=2))
+        log.close()
+        assert closed.wait(60) == 1
+        assert "Traceback" not in closed.stderr.read()
 
 
 @pytest.mark.parametrize("arguments", [["review"], ["review", "--json"], ["review", "--csv"]])

@@ -15,7 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from values import LAWS, LAYOUT, Part, meta_of, plan, window, write_run
 
-from yolo_gradwatch.compare import PARTS, Difference, compare, differences, modules_of, only_in
+from yolo_gradwatch.compare import (
+    PARTS,
+    Difference,
+    _merged,
+    compare,
+    differences,
+    modules_of,
+    only_in,
+)
 from yolo_gradwatch.records import WHOLE
 from yolo_gradwatch.report import Report
 from yolo_gradwatch.review import Run, load_run
@@ -373,3 +381,19 @@ def test_only_in_is_what_loops_find(own, others):
             for other in findings
         )
     ]
+
+
+ORDERS = st.lists(st.lists(st.sampled_from("abcdefghij"), max_size=8), max_size=5)
+
+
+@settings(LAWS, max_examples=500)
+@given(ORDERS)
+def test_names_of_many_runs_are_merged_as_if_each_was_inserted(orders):
+    merged = []
+    for names in orders:
+        place = 0
+        for name in names:
+            if name not in merged:
+                merged.insert(place, name)
+            place = merged.index(name) + 1
+    assert _merged(orders) == merged

@@ -32,7 +32,9 @@ FORK, _ = plan(
 
 
 def new(limits=None, layout=LAYOUT):
-    return Diagnosis(layout, limits or Thresholds(), {"amp": True}, lambda step: f"{step}.json")
+    return Diagnosis(
+        layout, limits or Thresholds(), {"amp": True}, lambda first, _last: f"{first}.json"
+    )
 
 
 def live(diagnosis, windows, events):

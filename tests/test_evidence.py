@@ -12,7 +12,7 @@ from values import LAYOUT, MEMBERS, sample
 from yolo_gradwatch import evidence, load_run
 from yolo_gradwatch.evidence import KEPT_STEPS, MOST_FILES, Evidence, Note
 from yolo_gradwatch.recorder import Options, Recorder, Training
-from yolo_gradwatch.rollup import module_norms
+from yolo_gradwatch.rollup import Rollup, module_norms
 
 NOTE = Note([("a.png", "b.png"), ("c.png",)], (0.01, 0.1), ("box_loss", "cls_loss"))
 
@@ -107,9 +107,9 @@ def test_a_step_that_has_not_landed_has_no_file(tmp_path):
 
 def test_a_file_that_is_there_is_found_by_its_step(tmp_path):
     name = kept(tmp_path).write(7, 7)
-    assert evidence.existing(tmp_path, 7) == name
-    assert evidence.existing(tmp_path, 8) == ""
-    assert evidence.existing(tmp_path / "not there", 7) == ""
+    assert evidence.existing(tmp_path, 7, 7) == name
+    assert evidence.existing(tmp_path, 8, 99) == ""
+    assert evidence.existing(tmp_path / "not there", 7, 7) == ""
 
 
 def many(run, count):
@@ -135,7 +135,11 @@ def test_of_a_bad_window_the_step_that_is_not_finite_is_told(tmp_path):
     found = many(tmp_path, 100)
     found.add([sample(101)], np.full(len(LAYOUT.modules), np.nan)[None])
     found.add([sample(102)], np.full(len(LAYOUT.modules), 1e9)[None])
-    content = read(tmp_path, found.write(7, 102))  # the first of a window, long forgotten
+    name = found.write(7, 102)  # the first of a window, long forgotten
+    assert name == f"{evidence.FOLDER}/step-00101.json"
+    assert evidence.existing(tmp_path, 7, 102) == name
+    assert evidence.existing(tmp_path, 7, 100) == evidence.existing(tmp_path, 102, 103) == ""
+    content = read(tmp_path, name)
     assert (content["step"], content["norms"]["model"]) == (101, "nan")
 
 
@@ -152,7 +156,7 @@ def test_at_most_20_files(tmp_path):
     assert all(named[:20])
     assert not any(named[20:])
     assert len(files(tmp_path)) == 20
-    assert evidence.existing(tmp_path, 5) == named[4]  # what is written is still named
+    assert evidence.existing(tmp_path, 5, 5) == named[4]  # what is written is still named
 
 
 def test_files_of_the_first_part_of_a_run_count(tmp_path):
@@ -265,6 +269,19 @@ def test_the_numbers_of_the_file_are_those_of_the_table(tmp_path, begin):
     for module, norm in norms.items():
         assert rows.loc[module, "nonfinite"] == (norm == "nan")
         assert norm == "nan" or np.float32(norm) == rows.loc[module, "norm_mean"]
+
+
+def test_a_file_is_named_after_the_step_that_it_holds(tmp_path, begin, monkeypatch):
+    monkeypatch.setattr(Rollup, "_open_stretch", lambda *_sample: False)  # all are used up
+    recorder = begin()
+    take(recorder, "." * 203 + "x..")
+    recorder.finish("finished")
+    (finding,) = recorder.report().findings
+    assert finding.step < 204
+    assert files(tmp_path) == ["step-00204.json"]
+    assert finding.evidence == f"{evidence.FOLDER}/step-00204.json"
+    assert read(tmp_path, finding.evidence)["step"] == 204
+    assert load_run(tmp_path).report() == recorder.report()
 
 
 def test_a_healthy_run_leaves_no_file(tmp_path, begin):

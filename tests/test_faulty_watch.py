@@ -168,7 +168,7 @@ def test_an_error_in_any_function_of_ours_costs_the_watch_only(
     assert failed == {}
 
 
-def test_a_watch_that_could_not_begin_does_not_pass_fail_on(tmp_path):
+def test_a_watch_that_could_not_begin_does_not_pass_fail_on(tmp_path, capfd):
     from test_cli import SMALL
 
     from yolo_gradwatch.cli import main
@@ -178,7 +178,20 @@ def test_a_watch_that_could_not_begin_does_not_pass_fail_on(tmp_path):
         planted.plant("trainer.save_dir")
         assert main([*arguments, "--fail-on", "dead"]) == 1
         assert planted.FIRED
+    assert "failed under --fail-on: no training was watched\n" in capfd.readouterr().err
     assert not (tmp_path / "run" / "gradwatch.csv").exists()
+
+
+def test_a_watch_that_did_not_reach_the_end_does_not_pass_fail_on(tmp_path, capfd):
+    from test_cli import failures, trained
+
+    with planted.cleared():
+        planted.plant("capture.Capture.take")
+        assert trained(tmp_path, "--fail-on=dead") == 1
+        assert planted.FIRED
+    (told,) = failures(capfd.readouterr().err)
+    assert f"{tmp_path / 'run'}: " in told
+    assert "planted" in told
 
 
 class UsersOwnError(Exception):

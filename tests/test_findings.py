@@ -62,7 +62,8 @@ class Story:
         self.findings = Findings(layout, limits or Thresholds(), {"amp": True}, self.file)
         self.step = 0
 
-    def file(self, step):
+    def file(self, step, last):
+        assert step <= last == self.step
         self.asked.append(step)
         return f"evidence/{step}.json" if step in self.files else ""
 

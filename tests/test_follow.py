@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from build import RULE, YOLO26N, layout_of
+from build import RULE, YOLO26N, hear_ctrl_c, layout_of
 from build import Terminal as FakeTerminal
 from hypothesis import given
 from hypothesis import strategies as st
@@ -514,9 +515,53 @@ def test_a_run_is_waited_for(tmp_path, meanwhile, capsys, place):
     )
     assert follow(Path(os.path.normpath(folder / place))) == 0
     out = capsys.readouterr().out
-    assert ("GradWatch waits for a watched training in" in out) is (place != "gradwatch.csv")
+    assert "GradWatch waits for a watched training in" in out.splitlines()[0]
+    assert "does not exist yet" in out.splitlines()[0]
     assert out.count(f"GradWatch follows {folder} ") == 1
     assert "GradWatch: sick, 1 critical" in out
+
+
+@pytest.mark.parametrize("lost", [[WINDOWS_FILE, META_FILE], [WINDOWS_FILE], [META_FILE]])
+def test_a_run_whose_files_are_gone_may_come_back(training, meanwhile, capsys, lost):
+    clock = meanwhile()
+    folder = training.folder
+    meanwhile(
+        lambda: training.write(*DEAD),
+        lambda: [(folder / name).unlink() for name in lost],
+        silence(clock, following.WAIT_SECONDS),
+        lambda: watch(folder, DEAD[:1]),
+    )
+    assert follow(folder) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (told,) = [line for line in lines if line.startswith("GradWatch still waits")]
+    assert "gone" in told
+
+
+def test_a_run_whose_folder_is_deleted_ends_at_once(training, meanwhile, capsys):
+    meanwhile(lambda: training.write(*DEAD), lambda: shutil.rmtree(training.folder))
+    assert follow(training.folder) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Error: {training.folder}: ")
+
+
+def test_a_run_whose_folder_is_deleted_file_by_file_ends_as_well(training, meanwhile, capsys):
+    files = [training.folder / name for name in (META_FILE, WINDOWS_FILE, ALERTS_FILE)]
+    meanwhile(
+        lambda: training.write(*DEAD),
+        *(file.unlink for file in files),
+        training.folder.rmdir,
+    )
+    assert follow(training.folder) == 2
+    assert capsys.readouterr().err.startswith(f"Error: {training.folder}: ")
+
+
+def test_a_log_says_now_and_then_that_nothing_has_come(tmp_path, meanwhile, capsys):
+    clock = meanwhile()
+    meanwhile(*[silence(clock, 60)] * 25, ctrl_c)
+    assert follow(tmp_path / "typo") == 130
+    first, *still = capsys.readouterr().out.splitlines()
+    assert f"{tmp_path}/typo, which does not exist yet" in first
+    assert [re.search(r"(\d+) min", line).group(1) for line in still] == ["10", "20"]
 
 
 def test_a_run_that_is_over_is_not_what_is_meant_by_a_folder_above(tmp_path, meanwhile, capsys):
@@ -739,6 +784,26 @@ def test_the_panel_stands_in_a_terminal_until_the_run_ends(tmp_path, in_terminal
     assert sum(line.startswith("GradWatch critical dead: ") for line in lines[:end]) == 1
 
 
+def test_a_terminal_shows_how_long_a_path_has_not_come(tmp_path, in_terminal):
+    terminal = in_terminal(80, 24, "review", str(tmp_path / "typo"), "--follow")
+    terminal.read_until(shows("waiting for 1 s: the path does not exist yet"))
+    terminal.read_until(shows("waiting for 2 s: the path does not exist yet"))
+    terminal.type(b"\x03")
+    terminal.read_until(in_terminal.is_over)
+    assert terminal.code() == 130
+    assert not any("waiting for" in line for line in terminal.lines())
+
+
+def test_a_folder_that_is_deleted_ends_the_panel(training, in_terminal):
+    terminal = in_terminal(80, 24, "review", str(training.folder), "--follow")
+    training.write(*DEAD)
+    terminal.read_until(shows("step 3 "))
+    shutil.rmtree(training.folder)
+    terminal.read_until(in_terminal.is_over, seconds=20)
+    assert terminal.code() == 2
+    assert any(line.startswith("Error: ") for line in terminal.lines())
+
+
 def test_ctrl_c_in_a_terminal_gives_it_back(training, in_terminal):
     terminal = in_terminal(80, 24, "review", str(training.folder), "--follow")
     training.write(*DEAD)
@@ -755,8 +820,8 @@ def test_ctrl_c_in_a_terminal_gives_it_back(training, in_terminal):
 
 def test_a_log_is_written_line_by_line(training):
     command = [COMMAND, "review", training.folder, "--follow"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, preexec_fn=hear_ctrl_c) as process:  # noqa: PLW1509
         patience = threading.Timer(60, process.kill)
         patience.start()
         assert process.stdout.readline().startswith("GradWatch follows")

@@ -1,9 +1,10 @@
 """Files that something has mangled, read by every command: a report or one sentence, never more."""
 
+import io
 import os
 import re
 import signal
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,11 +14,12 @@ from hypothesis import strategies as st
 from mangled import mangled, sound_run
 from test_commands import outcome
 from training import train
-from values import LAWS
+from values import LAWS, LAYOUT, MEMBERS, sample
 
 from yolo_gradwatch import GradWatch, follow
+from yolo_gradwatch.recorder import Options, Recorder, Training
 from yolo_gradwatch.review import load_run
-from yolo_gradwatch.runlog import RUN_FILES, FormatError
+from yolo_gradwatch.runlog import META_FILE, RUN_FILES, FormatError
 
 resource = pytest.importorskip("resource")
 
@@ -126,6 +128,51 @@ def trained(tmp_path_factory):
 @given(data=st.data())
 def test_mangled_files_give_a_report_or_one_sentence(built, data):
     check(built, data)
+
+
+def check_resumed(files, data):
+    """Mangle a file or two of a run, and go on with it: in these files, or in new ones."""
+    names = data.draw(st.sets(st.sampled_from(RUN_FILES), min_size=1, max_size=2), "files")
+    with TemporaryDirectory() as name, limited(), redirect_stdout(io.StringIO()):
+        folder = Path(name)
+        for file, content in files.items():
+            changed = data.draw(mangled(file, content), file) if file in names else content
+            (folder / file).write_bytes(changed)
+        before = {file: (folder / file).read_bytes() for file in RUN_FILES}
+        training = Training(folder, {"amp": False}, 9, resumes=True, versions={}, handlers=[])
+        recorder = Recorder(LAYOUT, MEMBERS, training, Options(live=False))
+        recorder.open(lambda call, *args: call(*args))
+        recorder.start_epoch(3, 9)
+        recorder.take([sample(recorder.first_step + n) for n in range(3)])
+        recorder.end_epoch()
+        recorder.mark("finished")  # without the picture, which takes as long as all else
+        recorder.close()
+        run = load_run(folder)
+        old = {file: (folder / f"{file}.old") for file in RUN_FILES}
+        kinds = [event["kind"] for event in run.meta["events"]]
+        assert kinds[-1] == "resume"
+        if old[META_FILE].exists():
+            assert kinds == ["resume"]
+            assert recorder.first_step == 1
+            assert run.report().steps == 3
+            assert {file: path.read_bytes() for file, path in old.items()} == before
+        else:
+            assert len(kinds) > 1
+            assert run.windows["step_last"].max() == recorder.first_step + 2
+        assert run.report().findings == recorder.report().findings
+
+
+@settings(LAWS, **UNSHRUNK)
+@given(data=st.data())
+def test_a_run_with_mangled_files_is_gone_on_with_or_begun_again(built, data):
+    check_resumed(built, data)
+
+
+@pytest.mark.full
+@settings(LAWS, max_examples=300, **UNSHRUNK)
+@given(data=st.data())
+def test_many_runs_with_mangled_files_are_gone_on_with_or_begun_again(built, data):
+    check_resumed(built, data)
 
 
 @pytest.mark.full

@@ -5,6 +5,7 @@ import json
 import sys
 from contextlib import closing
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +19,7 @@ from yolo_gradwatch.evidence import FOLDER
 from yolo_gradwatch.recorder import MOST_WAITING, WAIT_SECONDS, Options, Recorder, Training
 from yolo_gradwatch.records import Detail
 from yolo_gradwatch.rollup import FINE_STRETCHES, WINDOW_SHARE
-from yolo_gradwatch.runlog import ALERT_COLUMNS
+from yolo_gradwatch.runlog import ALERT_COLUMNS, RunLog
 
 FAR = 1_000_001  # a step so late that a window holds 20,000 steps
 
@@ -131,6 +132,31 @@ def test_what_waits_when_the_run_begins_anew_belongs_to_the_time_before(recordin
         (FAR, FAR + 4),
         (FAR + 5, FAR + 7),
     ]
+
+
+def test_the_json_is_written_less_often_the_longer_it_is(recording, tmp_path, monkeypatch):
+    """Each epoch at first, then as it grows by 1 %."""
+    lengths, write = [], RunLog.write_meta
+
+    def noted(log, meta):
+        lengths.append(len(meta["epochs"]))
+        write(log, meta)
+
+    monkeypatch.setattr(RunLog, "write_meta", noted)
+    for epoch in range(1, 1001):
+        recording.start_epoch(epoch, 1000)
+        recording.take([sample(epoch, epoch=epoch)])
+        recording.end_epoch()
+    assert lengths[:100] == list(range(1, 101))
+    assert all(after <= before * 1.01 + 1 for before, after in pairwise(lengths))
+    assert len(lengths) < 400
+    assert sum(lengths) < 110 * 1000
+    run = load_run(tmp_path)  # as a kill at this moment leaves it
+    assert 0.99 * 1000 <= len(run.meta["epochs"]) <= 1000
+    assert run.report().steps == 1000
+    assert run.remarks == ()
+    recording.mark("finished")
+    assert lengths[-1] == 1000
 
 
 def test_an_error_of_ours_looks_at_nothing_more(recording, tmp_path):

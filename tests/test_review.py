@@ -35,7 +35,7 @@ def watch(folder, windows, events=(START,), **meta):
     """Watch a training as its recorder does; the diagnosis at its end."""
     log = RunLog(folder, LAYOUT, resume=False)
     log.start()
-    diagnosis = Diagnosis(LAYOUT, Thresholds(), {"amp": False}, lambda _step: "")
+    diagnosis = Diagnosis(LAYOUT, Thresholds(), {"amp": False}, lambda *_steps: "")
     pending = list(events)
     for one in windows:
         while pending and pending[0].step <= one.step_first:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from build import RULE
+from build import RULE, hear_ctrl_c
 from training import HOME
 
 fcntl = pytest.importorskip("fcntl")
@@ -21,6 +21,12 @@ pyte = pytest.importorskip("pyte")
 pytestmark = pytest.mark.train
 
 COMMAND = Path(sys.executable).with_name("yolo-gradwatch")
+
+
+def _begin():
+    """In the process of the command, before it runs: its terminal is this one."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    hear_ctrl_c()
 
 
 class Terminal:
@@ -50,7 +56,7 @@ class Terminal:
             **{"stdin": slave, "stdout": slave, "stderr": slave, **dict(streams)},
             env={name: value for name, value in changed.items() if value is not None},
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  # no threads
+            preexec_fn=_begin,  # noqa: PLW1509  # no threads
         )
         os.set_blocking(self._master, False)
 

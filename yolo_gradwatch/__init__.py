@@ -6,6 +6,8 @@ nor ultralytics nor pandas.
 
 from __future__ import annotations
 
+import logging
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from yolo_gradwatch.watch import GradWatch
 
 __version__ = "0.1.0"
+
+if os.environ.get("YOLO_GRADWATCH_DEBUG"):  # warnings then come with the traceback of their error
+    logging.getLogger(__name__).setLevel(logging.DEBUG)
 
 _HOME = {
     "Alert": "records",

@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import traceback
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -18,7 +19,7 @@ import yolo_gradwatch
 from yolo_gradwatch import yolo_command
 from yolo_gradwatch.cli_compare import compare
 from yolo_gradwatch.cli_review import review
-from yolo_gradwatch.detect import matches
+from yolo_gradwatch.runlog import FormatError
 from yolo_gradwatch.thresholds import Thresholds
 from yolo_gradwatch.usage import (
     EPILOG,
@@ -33,12 +34,16 @@ from yolo_gradwatch.usage import (
     alarm_words,
     limits_of,
     refuse,
+    tell,
+    why_failed,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from yolo_gradwatch.faults import Fault
+    from yolo_gradwatch.launched import Launched
+    from yolo_gradwatch.session import Session
     from yolo_gradwatch.watch import GradWatch
 
 _OURS = ("--interval", "--live", "--no-live", "--thresholds", "--stop-on", "--fail-on")
@@ -170,15 +175,18 @@ def main(argv: list[str] | None = None) -> int:
     try:
         app(args=argv, prog_name="yolo-gradwatch")
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else FINE
+        is_read = not isinstance(end.__context__, BrokenPipeError)  # of a help text: 1 from Typer
+        return end.code if isinstance(end.code, int) and is_read else FINE
     except OSError as error:
-        return _unwritable(error)
+        return _unusable(error)
     return FINE
 
 
-def _unwritable(error: OSError) -> int:
-    """Say that the output cannot be written, and which exit code that is."""
-    typer.echo(f"Error: cannot write the output: {error.strerror}", err=True)
+def _unusable(error: OSError) -> int:
+    """Say which file cannot be read or that the output cannot be written; the exit code of it."""
+    what = f"cannot read {error.filename}" if error.filename else "cannot write the output"
+    with suppress(typer.Exit):
+        refuse(f"{what}: {error.strerror}")
     return UNUSABLE
 
 
@@ -197,7 +205,7 @@ def script() -> None:
     except OSError as error:  # Python would write once more at its end, and tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         is_told = code == UNUSABLE or isinstance(error, BrokenPipeError)  # who wanted no more
-        code = code if is_told else _unwritable(error)
+        code = code if is_told else _unusable(error)
     sys.exit(code)
 
 
@@ -249,20 +257,37 @@ def _leave(watch: GradWatch, fail_words: tuple[str, ...], run: Callable[[], None
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
-        if not watch.has_started and yolo_command.is_bad_input(error):
+        if not _has_begun(watch) and yolo_command.is_bad_input(error):
             _refuse_input(error)
         traceback.print_exc()
         raise typer.Exit(FOUND) from error
     if any(session.stopped_by for session in watch.sessions):
         raise typer.Exit(STOPPED)
-    raise typer.Exit(FOUND if _failed(watch, fail_words) else FINE)
+    failed = _failed(watch, fail_words) if fail_words else []
+    for why in failed:
+        tell(f"failed under --fail-on: {why}")
+    raise typer.Exit(FOUND if failed else FINE)
 
 
-def _failed(watch: GradWatch, fail_words: tuple[str, ...]) -> bool:
-    """Whether there is a finding that the user does not want to pass, or nobody watched for it."""
-    if not fail_words:
-        return False
-    if not watch.sessions or any(session.is_broken for session in watch.sessions):
-        return True
-    reports = [session.report() for session in watch.sessions if session.has_started]
-    return any(matches(finding, fail_words) for report in reports for finding in report.alarms)
+def _has_begun(watch: GradWatch) -> bool:
+    """Whether the newest training came to its first epoch, as far as it was watched."""
+    return any(session.has_started or session.is_broken for session in watch.sessions[-1:])
+
+
+def _failed(watch: GradWatch, words: tuple[str, ...]) -> list[str]:
+    """Why trainings do not pass: a finding that is not wanted, or that nobody watched for it."""
+    if not watch.sessions:
+        return ["no training was watched"]
+    whys = {session.folder: _why_failed(session, words) for session in watch.sessions}
+    return [f"{folder}: {why}" for folder, why in whys.items() if why]
+
+
+def _why_failed(session: Session | Launched, words: tuple[str, ...]) -> str:
+    try:
+        report = session.report()
+    except (RuntimeError, FormatError) as error:  # there is nothing to report: why
+        return str(error)
+    reasons = [why_failed(report, words)]
+    if session.is_broken and report.steps:
+        reasons += report.remarks or [f"not watched to its end: the run is {report.status}"]
+    return "; ".join(filter(None, reasons))

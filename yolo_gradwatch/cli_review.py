@@ -28,7 +28,6 @@ from yolo_gradwatch.cli_runs import (
     write_csv,
     write_json,
 )
-from yolo_gradwatch.detect import matches
 from yolo_gradwatch.runlog import PICTURE_FILE, FormatError
 from yolo_gradwatch.thresholds import Thresholds
 from yolo_gradwatch.usage import (
@@ -40,6 +39,9 @@ from yolo_gradwatch.usage import (
     limits_of,
     refuse,
     rule_words,
+    tell,
+    tell_failed,
+    why_failed,
 )
 
 if TYPE_CHECKING:
@@ -156,16 +158,22 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
         _draw(loaded, report, modules=modules)
     if html is not None:
         _write_page(loaded, report, html)
-    raise typer.Exit(FOUND if any(matches(f, words) for f in report.alarms) else FINE)
+    why = why_failed(report, words)
+    if why:
+        tell_failed(report, why)
+    raise typer.Exit(FOUND if why else FINE)
 
 
 def _followed(path: Path, choose: Callable[[Thresholds], Thresholds], *, on_stderr: bool) -> Path:
     from yolo_gradwatch.follow import follow
+    from yolo_gradwatch.review import find_run
 
     try:
         return follow(path, choose, on_stderr=on_stderr)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:  # nobody reads it any more
+        return find_run(path)
 
 
 def _chosen_limits(
@@ -289,7 +297,11 @@ def _draw(run: Run, report: Report, *, modules: bool) -> None:
 
 def _check_page(path: Path) -> None:
     """Refuse what no page can be written to, before anything else is done."""
-    if not path.name or path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:  # too long a name
+        refuse(f"--html: {path}: {error.strerror}")
+    if not path.name or is_folder:
         refuse(f"--html: {path} is a folder; name a file, as in page.html")
     if find_spec("plotly") is None:
         refuse("--html needs plotly: pip install 'yolo-gradwatch[html]'")
@@ -307,4 +319,4 @@ def _written(path: Path, write: Callable[[], None]) -> None:
         write()
     except OSError as error:
         refuse(f"{path}: {error.strerror}; choose another folder, or copy the run to one")
-    typer.echo(f"  {path}", err=True)
+    tell(f"  {path}")

@@ -12,8 +12,7 @@ import typer
 from rich.text import Text
 
 from yolo_gradwatch import console
-from yolo_gradwatch.typed import printable
-from yolo_gradwatch.usage import refuse
+from yolo_gradwatch.usage import printing, refuse, tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,7 +37,7 @@ def found(path: Path) -> Path:
 
     folder = find_run(path)
     if folder not in {path, path.parent}:
-        typer.echo(printable(f"newest watched run in {path}: {folder}"), err=True)
+        tell(f"newest watched run in {path}: {folder}")
     return folder
 
 
@@ -54,7 +53,7 @@ def judged(folder: Path, choose: Callable[[Thresholds], Thresholds]) -> tuple[Ru
         if value != getattr(run.thresholds, name)
     ]
     if changed:
-        typer.echo(f"judged anew with {', '.join(changed)}", err=True)
+        tell(f"judged anew with {', '.join(changed)}")
     return run, run.report(limits)
 
 
@@ -78,9 +77,10 @@ def show(parts: Sequence[Text]) -> None:
     """Print paragraphs with an empty line between them."""
     out = console.plain_console()
     shown = [part for part in parts if part]
-    for i, part in enumerate(shown):
-        space = Text("\n") if i + 1 < len(shown) else Text()
-        out.print(console.fitted(part, out).append_text(space), soft_wrap=True)
+    with printing():
+        for i, part in enumerate(shown):
+            space = Text("\n") if i + 1 < len(shown) else Text()
+            out.print(console.fitted(part, out).append_text(space), soft_wrap=True)
 
 
 def outcome(report: Report) -> dict[str, object]:
@@ -106,11 +106,16 @@ def write_csv(table: pd.DataFrame, reports: Sequence[Report]) -> None:
     """The table alone on standard output; what was left out of it is told elsewhere."""
     for report in reports:
         for remark in report.remarks:
-            typer.echo(remark, err=True)
+            tell(remark)
     # By default pandas ends lines as the system does, and so does the stream once more.
-    sys.stdout.write(table.to_csv(index=False, lineterminator="\n"))
+    _write(table.to_csv(index=False, lineterminator="\n"))
 
 
 def write_json(content: dict[str, object]) -> None:
     """A table of names and values alone on standard output."""
-    sys.stdout.write(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    _write(json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def _write(text: str) -> None:
+    with printing():
+        sys.stdout.write(text)

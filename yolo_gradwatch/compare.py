@@ -122,13 +122,18 @@ def _inside(layout: Layout, block: str) -> list[str]:
 
 def _merged(orders: Sequence[Sequence[str]]) -> list[str]:
     """One order of all names: those of the first, each other one behind that before it."""
-    merged: list[str] = []
+    following: dict[str | None, str | None] = {None: None}
     for names in orders:
-        place = 0
+        before: str | None = None
         for name in names:
-            if name not in merged:
-                merged.insert(place, name)
-            place = merged.index(name) + 1
+            if name not in following:
+                following[name], following[before] = following[before], name
+            before = name
+    merged: list[str] = []
+    place = following[None]
+    while place is not None:
+        merged.append(place)
+        place = following[place]
     return merged
 
 

@@ -24,7 +24,7 @@ class Diagnosis:
         layout: Of the model that is watched.
         limits: Of the rules.
         training: Options of the training that the words of a finding refer to.
-        evidence: Gives the file on a step, "" where there is none.
+        evidence: Gives the file on one of the steps from a first to a last, "" where there is none.
 
     Attributes:
         findings: All of them so far.
@@ -35,7 +35,7 @@ class Diagnosis:
         layout: Layout,
         limits: Thresholds,
         training: Mapping[str, object],
-        evidence: Callable[[int], str],
+        evidence: Callable[[int, int], str],
     ) -> None:
         self._layout = self._scope = layout
         self._limits = limits

@@ -73,23 +73,23 @@ class Evidence:
             self._landed[sample.step] = (sample, own, self._layout)
         _shorten(self._landed)
 
-    def write(self, step: int, last: int) -> str:
+    def write(self, first: int, last: int) -> str:
         """Write the worst of some steps; the file's name within the run's folder, "" for none.
 
         Args:
-            step: The first of them, after which the file is named.
+            first: The first of them.
             last: The last of them.
 
         Raises:
             OSError: It cannot be written.
         """
-        worst = self._worst(step, last)
+        worst = self._worst(first, last)
         if worst is None or len(_files(self._run)) >= MOST_FILES:
             return ""
-        path = self._run / _name(step)
+        path = self._run / _name(worst)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self._content(worst), indent=1), encoding="utf-8")
-        return _name(step)
+        return _name(worst)
 
     def _worst(self, first: int, last: int) -> int | None:
         """Of these steps that are kept, the first that is not finite, else the highest.
@@ -119,10 +119,15 @@ class Evidence:
         }
 
 
-def existing(run: Path, step: int) -> str:
-    """Name of the file on a step within the run's folder; "" if there is none."""
-    names = (_name(step), _name(step, OLD_FOLDER))
-    return next((name for name in names if (run / name).exists()), "")
+def existing(run: Path, first: int, last: int) -> str:
+    """Name within the run's folder of the first file on one of some steps; "" if there is none.
+
+    A finding begins with a window; its file is named after the step of it that was the worst.
+    """
+    numbers = {path: path.stem.removeprefix("step-") for path in _files(run)}
+    steps = {path: int(number) for path, number in numbers.items() if number.isdecimal()}
+    inside = [path for path, step in steps.items() if first <= step <= last]
+    return min(inside, key=steps.__getitem__).relative_to(run).as_posix() if inside else ""
 
 
 def clear(run: Path) -> None:

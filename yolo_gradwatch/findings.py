@@ -58,10 +58,11 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
 
 
 class _Now(NamedTuple):
-    """When a change is reported: epoch and first step of its window, and the newest step seen."""
+    """When a change is reported: the window that brought it, and the newest step seen."""
 
     epoch: int
     step: int
+    last: int
     reported: int
 
 
@@ -91,7 +92,7 @@ class Findings:
         layout: Of the model that is watched.
         limits: Of the rules; they say how many windows a rule needs.
         training: Options of the training that the words of a finding refer to.
-        evidence: Gives the file on a step, "" where there is none.
+        evidence: Gives the file on one of the steps from a first to a last, "" where there is none.
 
     Attributes:
         all: Every finding so far, standing or over, by number.
@@ -102,7 +103,7 @@ class Findings:
         layout: Layout,
         limits: Thresholds,
         training: Mapping[str, object],
-        evidence: Callable[[int], str],
+        evidence: Callable[[int, int], str],
     ) -> None:
         self._evidence = evidence
         self._layout = layout
@@ -120,7 +121,7 @@ class Findings:
             alerts: Its own.
             reported: Newest optimizer step that has been seen by now.
         """
-        now = _Now(window.epoch, window.step_first, reported)
+        now = _Now(window.epoch, window.step_first, window.step_last, reported)
         news = []
         alerted: set[int] = set()
         for rule, fresh in _by_rule(alerts).items():
@@ -210,7 +211,7 @@ class Findings:
             episodes=(Episode(first.epoch, first.step, None, now.reported, first.value),),
             limit=first.limit,
             message="",
-            evidence=self._proof(first),
+            evidence=self._proof(now, first),
         )
         return self._report("start", now, finding, alerts)
 
@@ -225,7 +226,7 @@ class Findings:
             modules=self._in_order(alerts, finding.modules),
             episodes=(*finding.episodes, Episode(epoch, step, None, now.reported, first.value)),
             limit=first.limit,
-            evidence=self._proof(first) or finding.evidence,
+            evidence=self._proof(now, first) or finding.evidence,
         )
         return self._report("start", now, again, alerts)
 
@@ -246,8 +247,8 @@ class Findings:
         worse = replace(grown, episodes=(*finding.episodes[:-1], episode), limit=alerts[-1].limit)
         return [self._report("worse", now, worse, alerts)]
 
-    def _proof(self, alert: Alert) -> str:
-        return self._evidence(alert.step) if alert.rule in PROVEN else ""
+    def _proof(self, now: _Now, alert: Alert) -> str:
+        return self._evidence(alert.step, now.last) if alert.rule in PROVEN else ""
 
     def _is_worse(self, finding: Finding, value: float) -> bool:
         last = self._reported[finding.number]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from rich.live import Live
 from rich.text import Text
 
 from yolo_gradwatch import console, runlog, tables
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 SECONDS = 0.5
 """From one look at the files to the next."""
 
+WAIT_SECONDS = 600
+"""From one line of a log to the next that says what is waited for."""
+
 
 def follow(
     path: Path, limits: Callable[[Thresholds], Thresholds], *, on_stderr: bool = False
@@ -51,14 +56,14 @@ def follow(
         The run's folder.
 
     Raises:
-        runlog.FormatError: Its files cannot be read.
+        runlog.FormatError: Its files cannot be read, or its folder is gone.
     """
     is_live = is_live_terminal() and not on_stderr
     view = _Terminal() if is_live else _Log(on_stderr=on_stderr)
-    folder = _awaited(path, view)
-    view.say(Text(f"GradWatch follows {folder} (Ctrl+C to leave)", "dim"))
     try:
-        _watch(Tail(folder), partial(Judge, folder, limits), view)
+        folder = _awaited(path, view)
+        view.say(Text(f"GradWatch follows {folder} (Ctrl+C to leave)", "dim"))
+        _watch(folder, partial(Judge, folder, limits), view)
     finally:
         view.close()
     return folder
@@ -68,13 +73,29 @@ def _awaited(path: Path, view: _Terminal | _Log) -> Path:
     """The folder of a run, once there is one."""
     folder = _found(path)
     if folder is None:
-        text = f"GradWatch waits for a watched training in {path} (Ctrl+C to leave)"
+        lack = "" if path.exists() else ", which does not exist yet"
+        text = f"GradWatch waits for a watched training in {path}{lack} (Ctrl+C to leave)"
         with suppress(runlog.FormatError, OSError):
-            text = f"{find_run(path)} is over, {text}"
+            text = f"{_over(path)} is over, {text}"
         view.say(Text(text, "dim"))
+    began = time.monotonic()
     while folder is None:
         time.sleep(SECONDS)
         folder = _found(path)
+        if folder is None:
+            lack = "no training that goes on" if path.exists() else "the path does not exist yet"
+            view.wait(lack, time.monotonic() - began)
+    return folder
+
+
+def _over(path: Path) -> Path:
+    """The newest run in a folder, which has ended.
+
+    Raises:
+        runlog.FormatError: There is none.
+    """
+    folder = find_run(path)
+    meta_of(folder)
     return folder
 
 
@@ -83,15 +104,20 @@ def _found(path: Path) -> Path | None:
     with suppress(runlog.FormatError, OSError):
         folder = find_run(path)
         if folder in {path, path.parent}:
-            return folder
+            return folder if _has_files(folder) else None
         meta, _ = meta_of(folder)
         if meta["status"] == "running" and not is_killed(meta):
             return folder
     return None
 
 
-def _watch(tail: Tail, judge_of: Callable[[Look], Judge], view: _Terminal | _Log) -> None:
+def _has_files(folder: Path) -> bool:
+    return all((folder / name).exists() for name in (runlog.WINDOWS_FILE, runlog.META_FILE))
+
+
+def _watch(folder: Path, judge_of: Callable[[Look], Judge], view: _Terminal | _Log) -> None:
     """Look until the training is over."""
+    tail = Tail(folder)
     judge: Judge | None = None
     changed = time.monotonic()
     while True:
@@ -107,6 +133,10 @@ def _watch(tail: Tail, judge_of: Callable[[Look], Judge], view: _Terminal | _Log
             if look.is_over:
                 view.end_epoch(judge.board)
                 return
+        elif not folder.exists():
+            raise runlog.FormatError(f"{folder}: the folder is gone, and the run with it")
+        else:
+            view.wait("the files of the run are gone", time.monotonic() - changed)
         time.sleep(SECONDS)
 
 
@@ -171,10 +201,13 @@ class Tail:
             runlog.FormatError: The files cannot be read, by this version or at all.
         """
         fresh = self._fresh()
-        if fresh is None or not (self._folder / runlog.META_FILE).exists():
+        if fresh is None:
             return None
         # Read after the table: a training notes an event before the windows that follow it.
-        meta, layout, is_gone = last_said(self._meta)
+        try:
+            meta, layout, is_gone = last_said(self._meta)
+        except FileNotFoundError:
+            return None
         run = (layout, meta["thresholds"], meta["options"])
         is_new = run != self._run
         if is_new:
@@ -274,10 +307,37 @@ class _Terminal:
     def __init__(self) -> None:
         self._panel: console.Panel | None = None
         self._screen: Screen | None = None
+        self._waiting: Live | None = None
 
     def say(self, text: Text) -> None:
         """Print a line before the panel is there."""
+        self._end_wait()
         console.plain_console().print(text, soft_wrap=True)
+
+    def wait(self, lack: str, seconds: float) -> None:
+        """Keep in sight what has been lacking for so long, below the panel if that is there."""
+        line = Text(f"waiting for {int(seconds)} s: {lack}", "dim", no_wrap=True)
+        if self._panel and self._screen:
+            self._panel.frame = line
+            self._screen.redraw()
+            return
+        if self._waiting is None:
+            out = console.live_console(sys.stdout)
+            self._waiting = Live(
+                console=out,
+                auto_refresh=False,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._waiting.start()
+            out.show_cursor(show=True)  # a killed process must not leave it hidden
+        self._waiting.update(line, refresh=True)
+
+    def _end_wait(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting:
+            waiting.stop()
 
     def show(self, board: Board, news: list[News], quiet: float) -> None:
         """Bring the panel up to date; ``quiet`` seconds have passed without a window."""
@@ -296,6 +356,7 @@ class _Terminal:
 
     def close(self) -> None:
         """Give the terminal back."""
+        self._end_wait()
         if self._screen:
             self._screen.close()
 
@@ -305,6 +366,14 @@ class _Log:
 
     def __init__(self, *, on_stderr: bool) -> None:
         self.say = partial(console.plain_console(on_stderr=on_stderr).print, soft_wrap=True)
+        self._told = 0
+
+    def wait(self, lack: str, seconds: float) -> None:
+        """Say now and then what has been lacking for so long."""
+        times = int(seconds // WAIT_SECONDS)
+        if times > self._told:
+            self.say(f"GradWatch still waits, for {int(seconds // 60)} min: {lack}")
+        self._told = times
 
     def show(self, board: Board, news: list[News], quiet: float) -> None:
         """Print what is new."""

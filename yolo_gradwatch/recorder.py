@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from rich.text import Text
 
@@ -51,6 +52,9 @@ MOST_WAITING = 32
 
 WAIT_SECONDS = 0.25
 """How long a step waits for others at the most, so that news and panel are fresh."""
+
+NOTED_SHARE = 0.01
+"""Of the epochs, how many more there must be before ``gradwatch.json`` is written whole again."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -109,14 +113,13 @@ class Recorder:
     def __init__(
         self, layout: Layout, members: Members, training: Training, options: Options
     ) -> None:
-        earlier = _earlier(training)
+        earlier = _earlier(training, layout)
         if earlier:
-            training = replace(training, options=as_asked(training.options, earlier))
-            layout = dated(layout, earlier.layout, _next_step(earlier))
+            training, layout = replace(training, options=earlier.options), earlier.layout
         self._layout = layout
         self._training = training
         self._options = options
-        self._diagnosis = Diagnosis(layout, options.thresholds, training.options, self._prove)
+        self._diagnosis = self._new_diagnosis()
         clip = training.options.get("clip")
         self._clip = clip if isinstance(clip, float) else CLIP_NORM
         self._rollup = Rollup(members, options.interval, self._clip)
@@ -128,13 +131,13 @@ class Recorder:
         self._fanout = Fanout()
         self._events: list[Event] = []
         self._epochs: list[EpochTelemetry] = []
+        self._noted = 0
         self._telemetry = Telemetry(0, self._clip, layout)
         self._writer = writer.own()
         self._status = "running"
         self._drawn = ""
         self._landed: list[Sample] = []
         self._settled = 0.0
-        self._judged = 0
         self._seen = 0
         self._steps = 0
         self.first_step = 1
@@ -142,9 +145,7 @@ class Recorder:
         self.evidence = Evidence(training.folder, layout)
         self.stop_wanted: Finding | None = None
         self._disk = Disk(training.folder)
-        self._continues = earlier is not None
-        if earlier:
-            self._take_over(earlier)
+        self._continues = earlier is not None and self._goes_on(earlier.run)
 
     def open(self, safely: Callable[..., None]) -> None:
         """Begin the files and the live report.
@@ -235,7 +236,8 @@ class Recorder:
         """Close the open window; print the table where there is no live panel to be read."""
         self._close_window()
         had_steps = self._keep_epoch()
-        self._write_meta()
+        if len(self._epochs) > (1 + NOTED_SHARE) * self._noted:
+            self._write_meta()
         if had_steps and (self._screen is None or self._screen.is_recorded):
             self._print(console.epoch_table(self._board))
 
@@ -258,7 +260,8 @@ class Recorder:
             write(heatmap(load_run(self._training.folder), report), report, path)
             announce(path)
         except Exception as error:  # noqa: BLE001  # a picture is not worth the rest of the watch
-            _LOG.warning("GradWatch could not draw %s: %s", path, error)
+            is_debugged = _LOG.isEnabledFor(logging.DEBUG)
+            _LOG.warning("GradWatch could not draw %s: %s", path, error, exc_info=is_debugged)
 
     def finish(self, status: str) -> None:
         """Write and print the outcome: ``finished``, ``failed`` or ``interrupted``."""
@@ -305,13 +308,29 @@ class Recorder:
             if self._screen:
                 stack.callback(self._screen.close)
 
+    def _new_diagnosis(self) -> Diagnosis:
+        limits, training = self._options.thresholds, self._training.options
+        return Diagnosis(self._layout, limits, training, self._prove)
+
+    def _goes_on(self, run: Run) -> bool:
+        """Whether the run that is resumed could be taken over."""
+        try:
+            self._take_over(run)
+        except Exception as error:  # noqa: BLE001  # there is no end to what may be in a file
+            _set_aside(run.folder, error)
+            self._layout = replace(self._layout, since=())
+            self._diagnosis = self._new_diagnosis()
+            return False
+        return True
+
     def _take_over(self, run: Run) -> None:
         """Go on with the count, the events and the findings of the run that is resumed."""
         events = runlog.events_of_meta(run.meta)
         epochs = runlog.epochs_of_meta(run.meta)
-        runlog.mend(run.folder, run.layout.modules[-1])
+        json.dumps(run.meta["epochs"], allow_nan=False)  # they are written again
         windows = list(windows_of(grid_of(run.windows, self._layout)))
         replay(self._diagnosis, windows, events, run.reported)
+        runlog.mend(run.folder, run.layout.modules[-1])  # files that are set aside stay as they are
         self._steps = sum(window.steps for window in windows)
         self.first_step = _next_step(run)
         self.last_step = self.first_step - 1
@@ -331,7 +350,6 @@ class Recorder:
 
     def _judge(self, windows: Iterable[Window]) -> None:
         for window in windows:
-            self._judged = window.step_last
             news = self._diagnosis.update(window, self._seen)
             self._disk.write(partial(runlog.RunLog.write_window, window=window))
             self._tell(news)
@@ -339,12 +357,12 @@ class Recorder:
             for sink in self._options.sinks:
                 self._fanout.call(sink, "write", numbers, window.step_last)
 
-    def _prove(self, step: int) -> str:
-        """The file on a step; "" if there is none and none can be written."""
+    def _prove(self, first: int, last: int) -> str:
+        """The file on one of some steps; "" if there is none and none can be written."""
         folder = self._training.folder
-        if not existing(folder, step):
-            self._disk.write(lambda _log: self.evidence.write(step, self._judged))
-        return existing(folder, step)
+        if not existing(folder, first, last):
+            self._disk.write(lambda _log: self.evidence.write(first, last))
+        return existing(folder, first, last)
 
     def _tell(self, news: Sequence[News]) -> None:
         if not news:
@@ -364,6 +382,7 @@ class Recorder:
                 self._print(console.stop_line(one.finding))
 
     def _write_meta(self) -> None:
+        self._noted = len(self._epochs)
         meta = {
             "format_version": runlog.FORMAT_VERSION,
             "status": self._status,
@@ -398,17 +417,34 @@ class Recorder:
         return [path for path in paths if path.exists()]
 
 
-def _earlier(training: Training) -> Run | None:
+class _Earlier(NamedTuple):
+    """A run that is resumed, and what of this training follows from it."""
+
+    run: Run
+    options: dict[str, object]
+    layout: Layout
+
+
+def _earlier(training: Training, layout: Layout) -> _Earlier | None:
     """The run that is resumed, if its first part was watched and its files can be read."""
     folder = training.folder
     if not training.resumes or not (folder / runlog.META_FILE).exists():
         return None
     try:
-        return load_run(folder)
-    except runlog.FormatError as error:
-        _LOG.warning("GradWatch starts new files, the old ones are kept as *.old: %s", error)
-        runlog.set_aside(folder)
+        run = load_run(folder)
+        options = as_asked(training.options, run)
+        return _Earlier(run, options, dated(layout, run.layout, _next_step(run)))
+    except Exception as error:  # noqa: BLE001  # there is no end to what may be in a file
+        _set_aside(folder, error)
         return None
+
+
+def _set_aside(folder: Path, error: Exception) -> None:
+    """Keep files that cannot be continued, and say why."""
+    is_debugged = _LOG.isEnabledFor(logging.DEBUG)
+    told = "GradWatch starts new files, the old ones are kept as *.old: %s"
+    _LOG.warning(told, error, exc_info=is_debugged)
+    runlog.set_aside(folder)
 
 
 def _next_step(run: Run) -> int:

@@ -36,7 +36,8 @@ def tell_own_error(error: Exception) -> None:
     """Say that an error of ours has ended the watch; called while it is handled."""
     _LOG.warning(
         "GradWatch stops watching because of an error of its own; the training goes on. "
-        "Please report it: %s: %s",
+        "Please report it, with the traceback that YOLO_GRADWATCH_DEBUG=1 in the environment "
+        "shows: %s: %s",
         type(error).__name__,
         error,
         exc_info=_LOG.isEnabledFor(logging.DEBUG),

@@ -66,6 +66,7 @@ def _warn(output: object, method: str, error: Exception) -> None:
         name,
         type(error).__name__,
         error,
+        exc_info=_LOG.isEnabledFor(logging.DEBUG),
     )
 
 

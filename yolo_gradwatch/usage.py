@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
-from yolo_gradwatch.detect import ALARMS, RULES, alarms
+from yolo_gradwatch.console import plain_console
+from yolo_gradwatch.detect import ALARMS, RULES, alarms, matches
 from yolo_gradwatch.thresholds import Thresholds
 from yolo_gradwatch.typed import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
+
+    from yolo_gradwatch.report import Report
 
 FINE, FOUND, UNUSABLE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: no trouble; a finding or a failed training; bad input; --stop-on; Ctrl+C."""
@@ -36,10 +41,70 @@ def refuse(message: object) -> NoReturn:
     """Print one line on what cannot be used, and leave."""
     line = str(message).strip().split("\n", maxsplit=1)[0] or type(message).__name__
     line = printable(Text.from_ansi(line).plain)  # Ultralytics 8.4.0 colours a part
-    Console(stderr=True, soft_wrap=True, highlight=False).print(
-        Text.assemble(("Error: ", "bold red"), line)
-    )
+    try:
+        out = plain_console(on_stderr=True)
+        out.print(Text.assemble(("Error: ", "bold red"), line), soft_wrap=True)
+    except OSError:
+        _let_go()
     raise typer.Exit(UNUSABLE)
+
+
+def tell(line: str) -> None:
+    """Print a line beside the output, on standard error."""
+    with printing():
+        typer.echo(printable(line), err=True)
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Have what is printed inside written at once; behind ``| head -1``, nobody need read it.
+
+    Raises:
+        typer.Exit: It cannot be written, as on a full disk.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _let_go()
+    except OSError as error:
+        _let_go()
+        refuse(f"cannot write the output: {error.strerror}")
+
+
+def _let_go() -> None:
+    """Point the streams that take nothing any more at nobody; else they fail again at the end."""
+    for stream in (sys.stdout, sys.stderr):
+        if not _takes(stream):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _takes(stream: TextIO) -> bool:
+    try:
+        stream.flush()
+    except OSError:
+        return False
+    return True
+
+
+def why_failed(report: Report, words: Collection[str]) -> str:
+    """Why a run does not pass ``--fail-on``; "" if it does.
+
+    A run of which no step was watched does not: nothing is known of it.
+
+    Args:
+        report: Of the run.
+        words: Rules and kinds of rules; without one, every run passes.
+    """
+    if words and not report.steps:
+        return "; ".join([report.verdict, *map(str.strip, report.facts())])
+    failed = [finding for finding in report.alarms if matches(finding, words)]
+    return ", ".join(f"{one.rule} in {one.module} at step {one.step}" for one in failed)
+
+
+def tell_failed(report: Report, why: str) -> None:
+    """Say in one line that a run does not pass ``--fail-on``."""
+    tell(f"failed under --fail-on: {report.path}: {why}")
 
 
 def alarm_words(option: str, words: str) -> tuple[str, ...]:

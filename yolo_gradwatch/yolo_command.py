@@ -5,13 +5,32 @@ Read in ultralytics 8.4.0 to 8.4.190.
 
 from __future__ import annotations
 
+import dis
+import sys
 from typing import TYPE_CHECKING, Any
 
 from yolo_gradwatch import processes
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+_LIBRARIES = {*sys.stdlib_module_names, "PIL", "requests", "torch", "urllib3", "yaml"}
+"""What Ultralytics calls to read files and arguments."""
+
+_KNOWN = {"ultralytics", "yolo_gradwatch", *_LIBRARIES}
+
+_READERS = {
+    "ultralytics.cfg",
+    "ultralytics.utils",
+    "ultralytics.utils.checks",
+    "ultralytics.utils.patches",
+}
+"""Modules of Ultralytics that do nothing but read arguments and files."""
+
+_RAISE = dis.opmap["RAISE_VARARGS"]
+"""The instruction of ``raise`` and ``assert``."""
 
 
 class Starter:
@@ -68,9 +87,47 @@ def run_command(arguments: list[str], begin: Callable[[Any], None]) -> None:
 
 
 def is_bad_input(error: Exception) -> bool:
-    """Whether an error before the first epoch tells of arguments or input, not of a failure."""
-    kinds = (SyntaxError, TypeError, ValueError, OSError, AssertionError, NotImplementedError)
-    return isinstance(error, kinds) or str(error).startswith("Dataset ")
+    """Whether an error before the first epoch tells of arguments or files that cannot be used.
+
+    That is what Ultralytics raises on purpose, what a library raises that reads an argument or a
+    file for it, and what the system says of a path. All else is a bug, whoever's it is; so is
+    what has gone through code of the user's.
+    """
+    if not all(_owner(entry) in _KNOWN for one in _chain(error) for entry in _entries(one)):
+        return False
+    if isinstance(error, OSError):
+        return True
+    *_, innermost = _entries(error)
+    if _owner(innermost) == "ultralytics":
+        return innermost.tb_frame.f_code.co_code[innermost.tb_lasti] == _RAISE
+    callers = [_module(one) for one in _entries(error) if _owner(one) not in _LIBRARIES]
+    return callers[-1] in _READERS
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and those that it was raised from, as a traceback shows them."""
+    following: BaseException | None = error
+    while following is not None:
+        yield following
+        hidden = following.__suppress_context__
+        following = following.__cause__ or (None if hidden else following.__context__)
+
+
+def _entries(error: BaseException) -> Iterator[TracebackType]:
+    """The calls that an error has come through, the innermost last."""
+    entry = error.__traceback__
+    while entry is not None:
+        yield entry
+        entry = entry.tb_next
+
+
+def _module(entry: TracebackType) -> str:
+    return str(entry.tb_frame.f_globals.get("__name__"))
+
+
+def _owner(entry: TracebackType) -> str:
+    """The package whose code it is."""
+    return _module(entry).partition(".")[0]
 
 
 def argument_names() -> frozenset[str]:
