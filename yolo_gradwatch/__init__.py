@@ -7,8 +7,8 @@ nor ultralytics nor pandas.
 from __future__ import annotations
 
 import logging
-import os
 from importlib import import_module
+from os import environ
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-if os.environ.get("YOLO_GRADWATCH_DEBUG"):  # warnings then come with the traceback of their error
+if environ.get("YOLO_GRADWATCH_DEBUG"):  # warnings then come with the traceback of their error
     logging.getLogger(__name__).setLevel(logging.DEBUG)
 
 _HOME = {
