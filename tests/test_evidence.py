@@ -237,11 +237,11 @@ def begin(tmp_path):
 
 
 def take(recorder, pattern):
-    """Take steps, of which those that are an ``x`` have a NaN in one layer."""
+    """Take steps: an ``x`` has a NaN in one layer, a ``^`` is 10,000 times as high."""
     first = recorder.first_step
     for step, kind in enumerate(pattern, first):
         recorder.evidence.note(step, Note([(f"{step}.png",)], (), ()))
-        recorder.take([sample(step, BAD if kind == "x" else 1.0)])
+        recorder.take([sample(step, {"x": BAD, "^": 1e4}.get(kind, 1.0))])
 
 
 def test_a_finding_names_the_file_in_the_report_and_in_the_alerts(tmp_path, begin):
@@ -274,9 +274,10 @@ def test_the_numbers_of_the_file_are_those_of_the_table(tmp_path, begin):
 def test_a_file_is_named_after_the_step_that_it_holds(tmp_path, begin, monkeypatch):
     monkeypatch.setattr(Rollup, "_open_stretch", lambda *_sample: False)  # all are used up
     recorder = begin()
-    take(recorder, "." * 203 + "x..")
+    take(recorder, "." * 203 + "^..")
     recorder.finish("finished")
     (finding,) = recorder.report().findings
+    assert finding.rule == "spike"
     assert finding.step < 204
     assert files(tmp_path) == ["step-00204.json"]
     assert finding.evidence == f"{evidence.FOLDER}/step-00204.json"

@@ -322,7 +322,7 @@ def hostile_run(folder):
         __class__=HOSTILE[0],
     )
     with (folder / ALERTS_FILE).open("a", encoding="utf-8") as file:
-        file.write(f"1,start,1,1,critical,os.system,{HOSTILE[2]},1,1,{HOSTILE[4]}\n")
+        file.write(f"1,start,1,1,1,critical,os.system,{HOSTILE[2]},1,1,{HOSTILE[4]}\n")
     return layout
 
 
@@ -491,7 +491,18 @@ FORBIDDEN_OF_OTHERS = (
     *("os.exec", "os.fork", "os.popen", "os.spawn", "os.startfile", "os.system", "sys.modules"),
 )
 
+LOADED = {"screen": {"sys.modules", "sys.modules.get"}}
+"""Where it is asked what somebody else has imported."""
+
 LOOKED_UP = {
+    "cli_review: getattr(finding, name)",
+    "console: getattr(self._stream, name)",
+    "diagnosis: getattr(window, name)",
+    "layout: getattr(layout, name)",
+    "screen: getattr(self.stream, name)",
+    "sinks: getattr(output, method)",
+    "thresholds: getattr(self, f.name)",
+    "thresholds: getattr(usual, f.name)",
     "__init__: getattr(import_module(f'{__name__}.{_HOME[name]}'), name)",
     "cli: getattr(sys, name)",
     "cli: setattr(sys, name, nobody)",
@@ -499,12 +510,10 @@ LOOKED_UP = {
     "faults: getattr(block, name)",
     "faults: setattr(self, name, getattr(block, name))",
     "runlog: getattr(window, name)",
-    "screen: getattr(self._stream, name)",
     "summary: getattr(grid, name)",
     "tables: getattr(grid, name)",
     "thresholds: getattr(self, field.name)",
     "trainer: delattr(owner, name)",
-    "trainer: getattr(trainer.args, name, None)",
     "trainer: setattr(owner, name, before)",
     "trainer: setattr(owner, name, function)",
 }
@@ -537,7 +546,8 @@ def test_a_module_runs_no_text(module):
     names = {node.id for node in ast.walk(TREES[module]) if isinstance(node, ast.Name)}
     assert names & FORBIDDEN == set()
     chains = [ast.unparse(n) for n in ast.walk(TREES[module]) if isinstance(n, ast.Attribute)]
-    assert [chain for chain in chains if chain.startswith(FORBIDDEN_OF_OTHERS)] == []
+    found = {chain for chain in chains if chain.startswith(FORBIDDEN_OF_OTHERS)}
+    assert found <= LOADED.get(module, set())
 
 
 def test_no_attribute_is_looked_up_by_a_name_from_a_file():

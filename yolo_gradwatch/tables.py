@@ -36,7 +36,7 @@ _TYPES = {
 _MOST = 10**18
 """No count is larger."""
 
-_ORDINALS = ("epoch", "step_first", "step_last", "steps")
+_ORDINALS = ("epoch", "step_first", "step_last", "steps", "reported")
 _RESTORE = "restore the file from a copy"
 
 
@@ -238,7 +238,10 @@ def _is_possible(table: pd.DataFrame) -> bool:
     return all(
         column.dtype == "int64" and (column >= (column.name in _ORDINALS)).all()
         for column in counts
-    ) and all((column.between(0, _MOST) & (column % 1 == 0)).all() for column in later)
+    ) and all(
+        (column.between(column.name in _ORDINALS, _MOST) & (column % 1 == 0)).all()
+        for column in later
+    )
 
 
 def _damage(path: Path, content: bytes, columns: Sequence[str]) -> str:
@@ -275,7 +278,8 @@ _CELLS = {"int64": "[0-9]{1,18}", "float32": f"({_NUMBER})?", "float64": _NUMBER
 _PATTERNS = {
     **{name: _CELLS[kind] for name, kind in _TYPES.items() if kind in _CELLS},
     **dict.fromkeys(_ORDINALS, "[1-9][0-9]{0,17}"),
-    **dict.fromkeys(_LATER_COUNTS, "([0-9]{1,18})?"),
+    "clipped": "([0-9]{1,18})?",
+    "reported": "([1-9][0-9]{0,17})?",
 }
 """What a cell must look like, by its column."""
 
