@@ -260,7 +260,7 @@ def check_review(run, arguments):
     if code == 2:
         assert out == ""
         assert err
-        assert BOX in err or re.fullmatch(r"(judged anew [^\n]*\n)?Error: [^\n]+\n", err), err
+        assert BOX in err or re.fullmatch(r"(re-evaluated [^\n]*\n)?Error: [^\n]+\n", err), err
     else:
         assert code in {0, 1}
         assert out

@@ -43,7 +43,9 @@ ALLOWED = {
     "compare": {"numpy", "pandas", "causes", "records", "summary"},
     "timeline": {"numpy"},
     "results": {"numpy"},
-    "heatmap": {"numpy", "graph", "records", "results", "runlog", "telemetry", "timeline"},
+    "heatmap": {
+        *("numpy", "causes", "graph", "records", "results", "runlog", "telemetry", "timeline"),
+    },
     "look": {"matplotlib", "heatmap"},
     "marks": {"numpy", "matplotlib", "heatmap", "look"},
     "strips": {"numpy", "look"},

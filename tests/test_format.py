@@ -15,6 +15,7 @@ from yolo_gradwatch import load_run
 from yolo_gradwatch.causes import at_work
 from yolo_gradwatch.cli import main
 from yolo_gradwatch.evidence import FOLDER
+from yolo_gradwatch.overview import source_of
 from yolo_gradwatch.runlog import (
     ALERT_COLUMNS,
     FORMAT_VERSION,
@@ -157,8 +158,11 @@ def test_unknown_fields_of_the_json_are_ignored(tmp_path):
     meta["mood"] = {"of": ["the", "optimizer"]}
     meta["layout"]["colours"] = ["red"]
     meta["events"][0]["cause"] = "unknown"
+    meta["events"].append({"step": 3, "kind": "coffee_break"})
     path.write_text(json.dumps(meta), encoding="utf-8")
-    assert [f.rule for f in load_run(tmp_path).report().findings] == ["nonfinite"]
+    run = load_run(tmp_path)
+    assert [f.rule for f in run.report().findings] == ["nonfinite"]
+    assert "coffee_break before step 3" in source_of(run)
 
 
 def test_a_newer_version_is_named(tmp_path, capsys):

@@ -53,7 +53,7 @@ def judged(folder: Path, choose: Callable[[Thresholds], Thresholds]) -> tuple[Ru
         if value != getattr(run.thresholds, name)
     ]
     if changed:
-        tell(f"judged anew with {', '.join(changed)}")
+        tell(f"re-evaluated with {', '.join(changed)}")
     return run, run.report(limits)
 
 

@@ -171,7 +171,7 @@ def _events(owner: type) -> frozenset[str]:
     return _events_of(module) if module else frozenset()
 
 
-@cache  # by module: a class may be made anew for each training
+@cache  # by module: a class may be re-created for each training
 def _events_of(module: ModuleType) -> frozenset[str]:
     try:
         return frozenset(_CALLBACK.findall(inspect.getsource(module)))

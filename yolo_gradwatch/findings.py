@@ -75,7 +75,7 @@ class _Reported:
         value: The highest of its alerts.
         calm: Windows without an alert since then.
         calm_since: Epoch and step of the first of them.
-        interrupted: Whether the run began anew in an episode that is over by that.
+        interrupted: Whether the run restarted in an episode that is over by that.
     """
 
     modules: int
@@ -146,7 +146,7 @@ class Findings:
         self._paths = Paths(layout)
 
     def begin_anew(self) -> None:
-        """The run begins anew: a finding that lasts is over only if it does not come back.
+        """The run restarts: a finding that lasts is over only if it does not come back.
 
         An episode of something that is not finite is over by that, because weights were restored.
         """

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_gradwatch import results
+from yolo_gradwatch.causes import at_work
 from yolo_gradwatch.graph import Graph
 from yolo_gradwatch.records import FLOAT32_MAX, WHOLE
 from yolo_gradwatch.runlog import events_of_meta
@@ -93,7 +94,7 @@ class Mark:
 class Heatmap:
     """R modules by W windows, in forward order and in the order of the steps.
 
-    A norm beyond float32, which is Inf in the files, stands as the largest number of float32.
+    A norm beyond float32, which is Inf in the files, is shown as the largest float32.
 
     Attributes:
         names: (R,) of the modules.
@@ -245,7 +246,7 @@ def _moments(run: Run) -> tuple[Moment, ...]:
     events = events_of_meta(run.meta)
     found = [Moment(e.step, _RESTARTS[e.kind]) for e in events if e.kind in _RESTARTS]
     training = run.meta["options"]["training"]
-    epochs, last = training.get("epochs"), training.get("close_mosaic")
+    epochs, last = at_work(training, "epochs"), training.get("close_mosaic")
     has_mosaic = training.get("task") != "classify" and training.get("mosaic", 1.0)
     if has_mosaic and isinstance(epochs, int) and isinstance(last, int) and 0 < last < epochs:
         begins = run.grid.step_first[run.grid.epoch == epochs - last + 1]

@@ -152,9 +152,10 @@ def _own(module: nn.Module, position: dict[int, int]) -> list[int]:
 def _role(module: nn.Module, position: dict[int, int]) -> Role:
     """What a module owns itself.
 
-    What is no norm layer of torch's, or inherits from one, is told by what it owns: a weight of two
-    or more dimensions is one whatever its class is called. A factor for each channel, such as a
-    layer scale of shape (C, 1, 1), is no weight; it is that of a norm layer if the class says so.
+    A norm layer is one of torch's classes or inherits from one. Other modules are recognized by
+    what they own: with two or more dimensions above 1 it is a weight, whatever the class is called.
+    A factor for each channel, such as a layer scale of shape (C, 1, 1), is no weight; it belongs to
+    a norm layer if a word of the class name says so.
     """
     inner = _inner(module)
     own = [p for p in inner.parameters(recurse=False) if id(p) in position]

@@ -87,7 +87,7 @@ def _remarks(report: Report) -> list[Text]:
     return [Text(f"  {remark}") for remark in report.remarks]
 
 
-_ANEW = {
+_EVENTS = {
     "start": "started",
     "resume": "resumed",
     "nan_recovery": "recovered from NaN",
@@ -97,13 +97,16 @@ _ANEW = {
 
 
 def source_of(run: Run) -> str:
-    """How the training ended and began anew, what was trained on what, and with which versions."""
+    """How the training ended and restarted, what was trained on what, and with which versions."""
     versions = ", ".join(f"{name} {version}" for name, version in run.meta["versions"].items())
     using = f" ({versions})" if versions else ""
     options = run.meta["options"]["training"]
     model, data = options.get("model"), options.get("data")
-    anew = [f"{_ANEW[e['kind']]} before step {e['step']:,}" for e in run.meta["events"][1:]]
-    return f"{', '.join([run.status, *anew])}, {model} on {data}{using}"
+    events = [
+        f"{_EVENTS.get(e['kind'], e['kind'])} before step {e['step']:,}"
+        for e in run.meta["events"][1:]
+    ]
+    return f"{', '.join([run.status, *events])}, {model} on {data}{using}"
 
 
 def modules_text(table: pd.DataFrame, width: int | None) -> Text:

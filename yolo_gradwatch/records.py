@@ -341,11 +341,11 @@ class Event:
 
     Attributes:
         step: The first optimizer step after it.
-        kind: What happened.
+        kind: What happened: one of `EventKind`, or what a later version knows.
     """
 
     step: int
-    kind: EventKind
+    kind: str
 
 
 @dataclass(frozen=True, slots=True)

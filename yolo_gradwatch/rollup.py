@@ -149,7 +149,7 @@ class Rollup:
         return [window.closed(self._members)] if window else []
 
     def begin_anew(self) -> None:
-        """The run begins anew: a step that is spoilt again is a window of its own again."""
+        """The run restarts: a step that is spoilt again is a window of its own again."""
         self._anomaly.begin_anew()
 
     def _close(self, rest: _Rows) -> list[Window]:

@@ -290,7 +290,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
 def _as_given(folder: Path, training: Any) -> Any:
     """Options of format version 1, which has some as Ultralytics made them, as they are now.
 
-    What the user gave stands in Ultralytics' own ``args.yaml`` beside it: a line for each name.
+    What the user gave is in Ultralytics' own ``args.yaml`` beside it: a line for each name.
     """
     try:
         with (folder / ARGUMENTS_FILE).open(encoding="utf-8", errors="replace") as file:
