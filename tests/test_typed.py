@@ -52,7 +52,6 @@ def test_a_field_that_older_versions_did_not_write_keeps_its_default():
         (Event, "step", True),
         (Event, "step", None),
         (Event, "kind", 1),
-        (Event, "kind", 1),
         (EpochTelemetry, "norm_median", "x"),
         (EpochTelemetry, "norm_median", False),
         (EpochTelemetry, "owners", []),
