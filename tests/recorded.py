@@ -14,6 +14,7 @@ import re
 import sys
 import threading
 import zipfile
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -115,12 +116,21 @@ def relay(read, write, descriptors):
         os.dup2(write, descriptor)
 
     def run():
-        while True:
-            data = os.read(read, 4096)
-            RECORD.append(data.decode("utf-8", "replace"))
-            os.write(there, data)
+        with suppress(OSError):  # how the reader of a terminal hears that it is closed
+            while data := os.read(read, 4096):
+                RECORD.append(data.decode("utf-8", "replace"))
+                os.write(there, data)
 
-    threading.Thread(target=run, daemon=True).start()
+    def end():
+        sys.stdout.flush()
+        for descriptor in descriptors:
+            os.dup2(there, descriptor)
+        os.close(write)
+        thread.join()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    ENDS.append(end)
 
 
 def wandb(folder, console="wrap"):

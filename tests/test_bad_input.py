@@ -235,7 +235,6 @@ def test_a_mangled_part_of_the_json_is_told(run, refused, changes):
     "changes",
     [
         {"versions": ["0.1.0"]},
-        {"versions": None},
         {"status": ["finished"]},
         {"status": "\x1b[2Jgone"},
         {"events": [{"step": "first", "kind": "start"}]},

@@ -1,7 +1,5 @@
 """What advice takes for granted about Ultralytics, asked of real trainings of this version."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from build import finding_of
@@ -127,9 +125,19 @@ def test_close_mosaic_takes_effect_in_the_epoch_that_advice_names(tmp_path, epoc
     named = [
         epoch
         for epoch in range(1, epochs + 1)
-        if "close_mosaic" in moment(options, replace(finding_of(step=9), epoch=epoch))
+        if "close_mosaic" in moment(options, finding_of(step=9, epoch=epoch))
     ]
     assert named == [epoch for epoch in closed if epoch > 1]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"task": "classify"}, {"mosaic": 0.0, "mixup": 0.0, "copy_paste": 0, "cutmix": 0.0}]
+)
+def test_a_training_that_mixes_no_images_has_no_mosaic_to_close(tmp_path, changes):
+    options = trained(tmp_path, epochs=4, close_mosaic=2, warmup_epochs=0)
+    third = finding_of(step=9, epoch=3)
+    assert "close_mosaic" in moment(options, third)
+    assert moment({**options, **changes}, third) == ""
 
 
 @pytest.mark.parametrize("warmup", [0, 1, 60])
@@ -143,7 +151,7 @@ def test_the_warm_up_lasts_as_long_as_advice_says(tmp_path, warmup):
     named = {
         epoch
         for epoch in range(1, epochs + 1)
-        if "warm-up" in moment(options, replace(finding_of(step=9), epoch=epoch))
+        if "warm-up" in moment(options, finding_of(step=9, epoch=epoch))
     }
     assert named == rising
     assert options["warmup_epochs"] == warmup

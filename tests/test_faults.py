@@ -75,7 +75,7 @@ def test_a_fault_in_one_step_is_told_at_that_step_with_its_evidence(tmp_path, na
     watch, _ = run(tmp_path, name, epochs=4)
     (finding,) = (f for f in watch.report().alarms if f.rule == FAULTS[name].rule)
     assert finding.step == STEP
-    assert finding.evidence == f"gradwatch_evidence/step-{STEP:05}.json"
+    assert finding.evidence == f"gradwatch/evidence/step-{STEP:05}.json"
     assert (watch.run_dir / finding.evidence).exists()
 
 

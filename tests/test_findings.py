@@ -722,7 +722,7 @@ def test_what_is_explained_is_a_known_rule():
 
 
 @pytest.mark.parametrize("rule", NOTICES)
-def test_a_notice_is_told_once_a_run_and_stays(rule):
+def test_a_notice_is_reported_once_a_run_and_knows_when_it_was_over(rule):
     story = Story()
     quiet_and_not = ([], [A], *[[]] * 60, [A], [A, B, C, D], [])
     told = [changes(story.next(*names, rule=rule)) for names in quiet_and_not]
@@ -730,7 +730,11 @@ def test_a_notice_is_told_once_a_run_and_stays(rule):
     told += [changes(story.next(A, B, rule=rule)), changes(story.calm(60))]
     assert [news for news in told if news] == [[("start", 1)]]
     (found,) = story.findings.all.values()
-    assert (found.severity, found.step_end) == ("notice", None)
+    assert found.severity == "notice"
+    first, *_, last = found.episodes
+    assert (first.step, first.step_end) == (2, 3)
+    assert last.step_end is not None
+    assert len(found.episodes) == 2
 
 
 def test_a_total_that_clipping_multiplies_by_zero_by_now_is_worse():

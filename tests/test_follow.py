@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from test_review import CONV, DEAD, DEAD_PID, MORE, START, process, watch
 from test_screen import seen, set_terminal
-from values import LAWS, LAYOUT, assert_same, meta_of, runs, window
+from values import LAWS, LAYOUT, assert_same, grown, meta_of, runs, window
 
 from yolo_gradwatch import follow as following
 from yolo_gradwatch import screen as screens
@@ -203,14 +203,14 @@ def test_a_resumed_run_goes_on_behind_its_mended_end(tmp_path, tail, torn):
     )
 
 
-def test_a_run_that_is_resumed_with_more_modules_is_read_anew(tmp_path, tail):
+def test_a_run_that_goes_on_with_more_modules_is_the_same_run(tmp_path, tail):
     old, _ = table_of(DEAD)
     put(tmp_path, old)
     assert tail.look().layout == LAYOUT
     put(tmp_path, old + rows_of(window(4, layout=MORE), MORE), MORE)
     look = tail.look()
-    assert (look.is_new, look.layout) == (True, MORE)
-    assert [one.step_first for one in look.windows] == [1, 2, 3, 4]
+    assert (look.is_new, look.layout) == (False, MORE)
+    assert [one.step_first for one in look.windows] == [4]
 
 
 def rows_of(one, layout):
@@ -362,10 +362,12 @@ def test_under_other_limits_a_judge_finds_what_a_review_finds(run, cuts, limits)
         watch(Path(name), windows, events)
         report = load_run(name).report(limits)
         news, judge = judged(Path(name), cut(windows, cuts), events, lambda _: limits)
-    latest = {one.finding.number: one.finding for one in news}
-    assert {(f.number, f.rule, f.module, f.step, f.step_end) for f in latest.values()} == {
-        (f.number, f.rule, f.module, f.step, f.step_end) for f in report.findings
+    latest = {one.finding.number: one.finding for one in news}  # the end of a notice is not in it
+    assert {(f.number, f.rule, f.module, f.step) for f in latest.values()} == {
+        (f.number, f.rule, f.module, f.step) for f in report.findings
     }
+    ends = {f.number: f.step_end for f in report.alarms}
+    assert ends == {number: latest[number].step_end for number in ends}
     assert judge.board.standing == tuple(f for f in report.findings if f.step_end is None)
 
 
@@ -503,6 +505,35 @@ def test_the_log_has_a_table_at_the_end_of_each_epoch(training, meanwhile, capsy
     heads = [line for line in capsys.readouterr().out.splitlines() if " epoch " in line]
     steps = [re.search(r"epoch (\d)\D.*step (\d+)", head).groups() for head in heads]
     assert steps == [("1", "4"), ("2", "8"), ("3", "12")]
+
+
+def finish(folder):
+    """Say that the training has ended."""
+    meta = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
+    (folder / META_FILE).write_text(json.dumps({**meta, "status": "finished"}), encoding="utf-8")
+
+
+def test_a_thaw_is_followed_without_telling_anything_twice(tmp_path, meanwhile, capsys):
+    part, whole = grown(step=5)
+    before = [window(step, layout=part, zero=[CONV]) for step in range(1, 5)]
+    later = [window(step, layout=whole, zero=[CONV], epoch=2) for step in range(5, 9)]
+    text, _ = table_of(before, part)
+    rows, _ = table_of(later, whole)
+    rest = rows[rows.index(b"\n") + 1 :]
+    put(tmp_path, text, part)
+    events = [START, Event(5, "thaw")]
+    meanwhile(
+        lambda: put(tmp_path, text, part),
+        lambda: put(tmp_path, text + rest, whole, events=events),
+        lambda: finish(tmp_path),
+    )
+    assert follow(tmp_path) == 0
+    out = capsys.readouterr().out
+    assert out.count("critical dead") == 2  # as it begins, and in the report
+    assert [line.split()[2] for line in out.splitlines() if " epoch " in line] == ["1", "2"]
+    first, second = out.split("GradWatch epoch ")[1:]
+    assert "0 Block" not in first
+    assert "0 Block" in second
 
 
 @pytest.mark.parametrize("place", [".", "gradwatch.csv", "..", "../.."])

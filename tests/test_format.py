@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from training import shapes, small, train
 from values import LAYOUT, assert_same, window, write_run
 
-from yolo_gradwatch import load_run
-from yolo_gradwatch.causes import at_work
+from yolo_gradwatch import GradWatch, load_run
+from yolo_gradwatch.causes import at_work, lower_rate
 from yolo_gradwatch.cli import main
 from yolo_gradwatch.evidence import FOLDER
 from yolo_gradwatch.overview import source_of
+from yolo_gradwatch.recorder import as_asked
 from yolo_gradwatch.runlog import (
     ALERT_COLUMNS,
     FORMAT_VERSION,
@@ -149,6 +151,63 @@ def test_a_resumed_run_keeps_columns_that_a_later_version_has_added(tmp_path):
     assert run.windows["curvature"].tolist() == ["0.5"] * rows * len(WINDOWS) + [""] * rows
     for one, other in zip(windows_of(run.grid), [*WINDOWS, window(7)], strict=True):
         assert_same(one, other)
+
+
+@pytest.mark.train
+def test_a_resumed_training_keeps_what_a_later_version_has_added(tmp_path):
+    """Columns of both tables, with an alert after the resume, and parts of the JSON."""
+
+    def interrupt(trainer):
+        if trainer.epoch == 2:
+            raise KeyboardInterrupt
+
+    def freeze(trainer):
+        for parameter in trainer.model.model[0].parameters():
+            parameter.requires_grad_(requires_grad=False)
+
+    options = {"data": shapes(12), "epochs": 4}
+    watch, calls = GradWatch(live=False), [("on_train_batch_end", interrupt)]
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, watch=watch, model=small(), calls=calls, **options)
+    folder = watch.run_dir
+    for name in ("gradwatch.csv", "gradwatch_alerts.csv"):
+        table = pd.read_csv(folder / name, dtype=str, keep_default_na=False)
+        table.insert(2, "curvature", "0.5")
+        table.to_csv(folder / name, index=False)
+    meta = json.loads((folder / "gradwatch.json").read_text(encoding="utf-8"))
+    (folder / "gradwatch.json").write_text(json.dumps({**meta, "mood": "calm"}), encoding="utf-8")
+
+    last, resumed = folder / "weights" / "last.pt", GradWatch(live=False)
+    calls = [("on_train_batch_end", freeze)]
+    train(tmp_path, watch=resumed, model=str(last), resume=True, calls=calls, **options)
+    run = load_run(folder)
+    assert run.remarks == ()
+    assert run.report() == resumed.report()
+    assert run.alerts["rule"].tolist() == ["frozen"]
+    assert run.alerts["curvature"].tolist() == [""]
+    assert run.windows["curvature"].iloc[[0, -1]].tolist() == ["0.5", ""]
+    assert run.meta["mood"] == "calm"
+
+
+@pytest.mark.parametrize("version", [None, 1])
+def test_what_was_asked_for_is_not_known_where_the_first_part_does_not_tell(version):
+    """By then Ultralytics has written over what it was asked for, so advice names both."""
+    earlier = version and load_run(DATA / f"version-{version}")
+    resumed = {"optimizer": "AdamW", "lr0": 0.001429, "epochs": 5, "fitted": {}}
+    options = as_asked(resumed, earlier)
+    assert (options["optimizer"], options["lr0"], options["epochs"]) == (None, None, 5)
+    assert (at_work(options, "optimizer"), at_work(options, "lr0")) == ("AdamW", 0.001429)
+    assert "optimizer=AdamW with lr0 below 0.001429" in lower_rate(options)
+    assert as_asked({**resumed, "optimizer": "auto"}, earlier)["optimizer"] == "auto"
+
+
+@pytest.mark.parametrize("part", ["events", "options", "thresholds", "epochs", "versions"])
+def test_a_part_of_the_json_that_is_null_has_its_default(tmp_path, part):
+    write_run(tmp_path, WINDOWS)
+    path = tmp_path / "gradwatch.json"
+    meta = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**meta, part: None}), encoding="utf-8")
+    assert [f.rule for f in load_run(tmp_path).report().findings] == ["nonfinite"]
 
 
 def test_unknown_fields_of_the_json_are_ignored(tmp_path):

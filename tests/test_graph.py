@@ -311,6 +311,7 @@ def test_two_names_that_begin_alike_are_not_siblings():
             "attn",
         ),
         *("RoPEAttention", "MHSA", "window_attention", "SelfAttn2d", "Attn3x3"),
+        *("CoordAtt", "CrossATT", "Coordinate_Att"),
     ],
 )
 def test_what_belongs_to_an_attention_is_told_by_its_class(path, kind, is_inside):

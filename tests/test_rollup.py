@@ -437,6 +437,22 @@ def test_a_run_that_is_nan_to_its_end_does_not_write_a_window_a_step():
     assert 100 < len(inside) < 150  # a window is 2 % of 2,000 to 20,000 steps
 
 
+def test_a_nan_behind_steps_that_are_too_large_is_a_window_of_its_own():
+    """An explosion that ends in NaN is no reason to report the NaN later."""
+    samples, _ = with_jumps(FINE_STRETCHES)
+    begin = samples[-1].step + 1
+    large = [sample(begin + i, [1e25, 1.0], size=2) for i in range(30)]
+    bad = [sample(begin + 30 + i, [np.nan, 1.0], size=2) for i in range(3)]
+    windows = windows_of([*samples, *large, *bad], ONE_BLOCK)
+    firsts = [one for one in spans(windows) if one[0] >= begin]
+    assert firsts == [
+        (begin, begin),
+        (begin + 1, begin + 29),
+        (begin + 30, begin + 30),
+        (begin + 31, begin + 32),
+    ]
+
+
 def test_spoilt_steps_in_a_row_are_one_anomaly():
     """So a streak leaves the stretches to other anomalies."""
     samples, jumps = with_jumps(FINE_STRETCHES)

@@ -8,15 +8,13 @@ import torch
 from oracle import check
 from training import shapes, small, train
 from ultralytics.models.yolo.detect import DetectionTrainer
-from values import LAYOUT, NET, window, write_run
+from values import LAYOUT, NET, grown, window, write_run
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.layout import dated, watched_at
 from yolo_gradwatch.records import Event
 from yolo_gradwatch.thresholds import Thresholds
-
-FROZEN = ("model.0", "model.1")
 
 
 def names_in(windows, step):
@@ -114,15 +112,45 @@ def test_a_resumed_training_that_freezes_less_watches_more(tmp_path):
     assert run.report().findings == resumed.report().findings == ()
 
 
+@pytest.mark.train
+@pytest.mark.parametrize("again", [True, False], ids=["thaws again", "stays frozen"])
+def test_a_resumed_training_knows_what_was_found_in_a_thawed_layer(tmp_path, again):
+    """Ultralytics freezes it again at the resume; its callback may thaw it once more."""
+
+    def cut(trainer):
+        if trainer.epoch == 1 or (again and trainer.epoch > 1):
+            for parameter in trainer.model.model[0].parameters():
+                if not parameter.requires_grad:
+                    parameter.requires_grad_(requires_grad=True)
+                    parameter.register_hook(lambda grad: grad * 0)
+
+    def interrupt(trainer):
+        if trainer.epoch == 3:
+            raise KeyboardInterrupt
+
+    options = {"data": shapes(12), "epochs": 6}
+    calls = [("on_train_epoch_start", cut)]
+    stops = [*calls, ("on_train_batch_end", interrupt)]
+    watch, resumed = GradWatch(live=False), GradWatch(live=False)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, watch=watch, model=small(), calls=stops, freeze=2, **options)
+    last = tmp_path / "run" / "weights" / "last.pt"
+    train(tmp_path, watch=resumed, model=str(last), resume=True, calls=calls, **options)
+    run, before, after = load_run(resumed.run_dir), watch.report(), resumed.report()
+    assert run.report() == after
+    (dead,) = before.findings
+    assert (dead.rule, dead.module, dead.step) == ("dead", "model.0", 4)
+    assert after.findings[0].episodes[0].step == 4
+    assert after.findings[0].module == "model.0"
+    since = dict(zip(run.layout.modules, run.layout.since, strict=True))
+    assert since["model.0.conv"] == 4
+    events = run.alerts["event"][run.alerts["finding"] == 1].tolist()
+    assert events == (["start"] if again else ["start", "end"])
+    frozen = [f for f in after.findings if f.rule == "frozen"]
+    assert [f.module for f in frozen] == ([] if again else ["model.0"])
+
+
 # --- on paper -------------------------------------------------------------------------------------
-
-
-def grown(layout=LAYOUT, step=5):
-    """A layout whose first block has thawed."""
-    rows = [m for m, block in enumerate(layout.block_of) if block not in FROZEN[:1]]
-    columns = ("modules", "types", "parameters", "block_of", "roles", "kernels")
-    part = replace(layout, **{c: tuple(getattr(layout, c)[m] for m in rows) for c in columns})
-    return part, dated(layout, part, step)
 
 
 def test_a_layout_knows_since_when_each_module_is_watched():

@@ -198,7 +198,7 @@ def test_nan_in_one_gradient_is_named_with_its_step(tmp_path, capsys):
     assert (first.rule, first.module, first.step) == ("nonfinite", "model.6.cv2.conv", 3)
     assert "model.6.cv2.conv (Conv2d)" in first.message
     assert "\nGradWatch critical nonfinite: model.6.cv2.conv" in capsys.readouterr().out
-    assert first.evidence == "gradwatch_evidence/step-00003.json"
+    assert first.evidence == "gradwatch/evidence/step-00003.json"
     run = load_run(watch.run_dir)
     assert tuple(run.alerts.loc[0, ["event", "step", "rule"]]) == ("start", 3, "nonfinite")
     assert run.report() == watch.report()
@@ -341,7 +341,7 @@ ACCUMULATED = {"batch": 4, "nbs": 8, "warmup_epochs": 0}
 
 def made_of(folder, step):
     """The file on a step, after its norms were found to be those of the table."""
-    content = json.loads((folder / f"gradwatch_evidence/step-{step:05}.json").read_text())
+    content = json.loads((folder / f"gradwatch/evidence/step-{step:05}.json").read_text())
     run = load_run(folder)
     rows = run.windows[run.windows["step_first"] == step].set_index("module")
     assert (rows["step_last"] == step).all()
@@ -366,7 +366,7 @@ def test_a_loss_of_nan_leaves_a_file_that_tells_what_its_step_was_made_of(tmp_pa
     train(tmp_path, watch=watch, data=shapes(32), trainer=kind, **ACCUMULATED)
     (finding,) = watch.report().findings
     assert (finding.rule, finding.module, finding.step) == ("nonfinite", "model", 3)
-    assert finding.evidence == "gradwatch_evidence/step-00003.json"
+    assert finding.evidence == "gradwatch/evidence/step-00003.json"
     content = made_of(watch.run_dir, 3)
     note = kind.notes[2]
     assert [len(batch) for batch in content["images"]] == [4, 4]
@@ -402,7 +402,7 @@ def test_a_nan_in_one_gradient_leaves_a_file_with_the_norms_of_the_others(tmp_pa
     train(tmp_path, watch=watch, data=shapes(32), trainer=kind, calls=calls, **ACCUMULATED)
     content = made_of(watch.run_dir, 3)
     assert content == {**kind.notes[2], "skipped": False}
-    path = watch.run_dir / "gradwatch_evidence" / "step-00003.json"
+    path = watch.run_dir / "gradwatch" / "evidence" / "step-00003.json"
     norms = json.loads(path.read_text())["norms"]
     bad = [module for module, norm in norms.items() if norm == "nan"]
     assert bad == ["model", "model.6", "model.6.cv2", "model.6.cv2.conv"]
@@ -411,7 +411,7 @@ def test_a_nan_in_one_gradient_leaves_a_file_with_the_norms_of_the_others(tmp_pa
 def test_a_new_run_in_the_same_folder_clears_the_files_of_the_old_one(tmp_path):
     calls = [spoil("model.6.cv2.conv.weight", float("nan"), at=2)]
     train(tmp_path, watch=GradWatch(live=False), calls=calls)
-    folder = tmp_path / "run" / "gradwatch_evidence"
+    folder = tmp_path / "run" / "gradwatch" / "evidence"
     assert [path.name for path in folder.iterdir()] == ["step-00002.json"]
     train(tmp_path, watch=GradWatch(live=False))
     assert list(folder.iterdir()) == []
@@ -661,7 +661,7 @@ def test_a_spike_before_a_resume_keeps_its_file(tmp_path):
     before, run = resume(tmp_path, epochs=4, trainer=kind)
     (old,), (new,) = before.report().findings, run.report().findings
     assert (old.rule, old.step) == (new.rule, new.step) == ("spike", 8)
-    assert new.evidence == old.evidence == "gradwatch_evidence/step-00008.json"
+    assert new.evidence == old.evidence == "gradwatch/evidence/step-00008.json"
     assert (tmp_path / "run" / new.evidence).exists()
     assert new.message == old.message
 

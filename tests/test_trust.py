@@ -21,7 +21,7 @@ from test_follow import Training
 from values import Part, plan, window, write_run
 
 from yolo_gradwatch.cli import main
-from yolo_gradwatch.evidence import FOLDER
+from yolo_gradwatch.evidence import FOLDER, OWN_FOLDER
 from yolo_gradwatch.review import load_run
 from yolo_gradwatch.runlog import ALERTS_FILE, META_FILE, PICTURE_FILE, WINDOWS_FILE
 
@@ -278,7 +278,7 @@ def assert_trained(world, seen, folder, *data, evidence=()):
     names = {Path(path).name for path in written(events) if Path(path).parent == folder}
     whole = {WINDOWS_FILE, ALERTS_FILE, META_FILE, PICTURE_FILE}
     drafts = {f".{name}.tmp" for name in (META_FILE, PICTURE_FILE)}
-    assert names == {*whole, *drafts, *([FOLDER] if evidence else [])}
+    assert names == {*whole, *drafts, *([OWN_FOLDER] if evidence else [])}
     assert all((folder / name).is_file() for name in whole)
     assert sorted(path.name for path in (folder / FOLDER).glob("*")) == list(evidence)
     places = (world.fonts, world.report, folder.parent)
@@ -497,8 +497,8 @@ LOADED = {"screen": {"sys.modules", "sys.modules.get"}}
 LOOKED_UP = {
     "cli_review: getattr(finding, name)",
     "console: getattr(self._stream, name)",
-    "diagnosis: getattr(window, name)",
     "layout: getattr(layout, name)",
+    "layout: getattr(window, name)",
     "screen: getattr(self.stream, name)",
     "sinks: getattr(output, method)",
     "thresholds: getattr(self, f.name)",

@@ -10,6 +10,7 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from yolo_gradwatch.layout import dated
 from yolo_gradwatch.records import Detail, Event, Layout, Members, Sample, Window
 from yolo_gradwatch.runlog import FORMAT_VERSION, RunLog
 from yolo_gradwatch.thresholds import Thresholds
@@ -293,3 +294,11 @@ def normed(
         for column in columns.values():
             column[rows] = norm
     return replace(one, **columns)
+
+
+def grown(layout: Layout = LAYOUT, step: int = 5) -> tuple[Layout, Layout]:
+    """A layout without its first block, and the whole one, in which that has thawed."""
+    rows = [m for m, block in enumerate(layout.block_of) if block != "model.0"]
+    columns = ("modules", "types", "parameters", "block_of", "roles", "kernels")
+    part = replace(layout, **{c: tuple(getattr(layout, c)[m] for m in rows) for c in columns})
+    return part, dated(layout, part, step)

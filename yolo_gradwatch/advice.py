@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch import causes
@@ -214,11 +215,24 @@ def _partly_dead(layout: Layout, training: Mapping[str, object], finding: Findin
 
 
 def _frozen(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:
+    option = now(training, "freeze")
+    why = (
+        f"as {option} asks for"
+        if _freezes(training, finding.module)
+        else f"though {option} does not name it: a callback or the model's own code set "
+        "requires_grad=False. Fine if that is meant"
+    )
     return (
         f"{described(layout, finding.module)}: frozen {_since(finding)}"
-        f"{_others(layout, finding)}, though {now(training, 'freeze')} does not name it: "
-        "a callback or the model's own code set requires_grad=False. Fine if that is meant."
+        f"{_others(layout, finding)}, {why}."
     )
+
+
+def _freezes(training: Mapping[str, object], name: str) -> bool:
+    """Whether the option ``freeze`` names the block of a module."""
+    freeze = training.get("freeze")
+    layers = range(freeze) if isinstance(freeze, int) else freeze
+    return isinstance(layers, Iterable) and any(is_in(f"{WHOLE}.{i}", name) for i in layers)
 
 
 def _vanishing(layout: Layout, training: Mapping[str, object], finding: Finding) -> str:

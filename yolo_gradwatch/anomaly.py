@@ -25,6 +25,10 @@ LEVEL_JUMP = 1.0
 """Decades beyond the highest or lowest level of the history that make a step anomalous."""
 
 
+SOUND, TOO_LARGE, NONFINITE = range(3)
+"""Of a step that is applied: how badly it is spoilt."""
+
+
 class Anomaly:
     """Judges steps in their order, by the levels of the trunk's blocks.
 
@@ -41,13 +45,14 @@ class Anomaly:
         self._history = np.full((HISTORY_STEPS, len(sizes)), np.nan)
         self._seen = 0
         self._skips = 0
-        self._was_spoilt = False
+        self._spoilt = SOUND
 
     def found(self, norms: Floats, totals: Floats, applied: Flags) -> tuple[Flags, Flags]:
         """Which steps are anomalous, and which of these begin a streak of spoilt ones.
 
         A step is spoilt if it is applied with a gradient that is not finite, or so large that
-        clipping multiplies it by 0. All others that are applied join the history.
+        clipping multiplies it by 0. All others that are applied join the history. A gradient that
+        is not finite begins a streak of its own behind one that is too large.
 
         Args:
             norms: (S, P) of the parameters.
@@ -58,19 +63,20 @@ class Anomaly:
             (S,) and (S,)
         """
         sound = totals <= CLIP_OVERFLOW  # not NaN
+        spoilt = np.where(sound, SOUND, np.where(np.isfinite(totals), TOO_LARGE, NONFINITE))
         anomalous, first = np.zeros((2, len(applied)), np.bool_)
         anomalous[applied & sound] = self._jumped(norms[applied & sound])
-        for i, (is_applied, is_sound) in enumerate(zip(applied, sound, strict=True)):
+        for i, (is_applied, kind) in enumerate(zip(applied, spoilt.tolist(), strict=True)):
             self._skips = 0 if is_applied else self._skips + 1
             if is_applied:
-                first[i] = not (is_sound or self._was_spoilt)
-                self._was_spoilt = not is_sound
+                first[i] = kind > self._spoilt
+                self._spoilt = kind
             anomalous[i] |= first[i] or self._skips == SKIPS_IN_A_ROW
         return anomalous, first
 
     def begin_anew(self) -> None:
         """A spoilt step that follows is the first again."""
-        self._was_spoilt = False
+        self._spoilt = SOUND
 
     def _jumped(self, norms: Floats) -> Flags:
         """(S,) whether a level of (S, P) norms lies beyond those of the last steps before it."""

@@ -16,6 +16,9 @@ SATURATING = ("Sigmoid", "Tanh", "Hardsigmoid", "Hardtanh", "LogSigmoid", "Softs
 RECTIFYING = ("ReLU", "ReLU6")
 """Activations that can die: their slope is exactly zero below 0."""
 
+MIXING = ("mosaic", "mixup", "copy_paste", "cutmix")
+"""Augmentations that ``close_mosaic`` ends."""
+
 LONG_STACK = 8
 """Weights in a block without a known residual connection that make it a deep stack."""
 
@@ -111,23 +114,32 @@ def first_of(layout: Layout, name: str, classes: Sequence[str]) -> str:
 def moment(training: Mapping[str, object], finding: Finding) -> str:
     """What the training did when it began, as the end of a sentence; "" if that tells nothing."""
     newest = finding.episodes[-1]
-    epochs, closing = at_work(training, "epochs"), training.get("close_mosaic")
-    if isinstance(epochs, int) and isinstance(closing, int):
-        closes = 0 < closing < epochs and newest.epoch == epochs - closing + 1
-        if closes:
-            return "; it began in the epoch in which close_mosaic took effect"
+    if newest.epoch == mosaic_closes(training):
+        return "; it began in the epoch in which close_mosaic took effect"
     warmup = at_work(training, "warmup_epochs")
     if newest.step > 1 and isinstance(warmup, (int, float)) and newest.epoch - 1 < warmup:
         return "; it began during the warm-up, while the learning rate was changing"
     return ""
 
 
+def mosaic_closes(training: Mapping[str, object]) -> int | None:
+    """The epoch in which ``close_mosaic`` takes effect; None if it does not, or not that late."""
+    epochs, last = at_work(training, "epochs"), training.get("close_mosaic")
+    mixes = any(training.get(name, name == "mosaic") for name in MIXING)
+    if not mixes or training.get("task") == "classify":
+        return None
+    if isinstance(epochs, int) and isinstance(last, int) and 0 < last < epochs:
+        return epochs - last + 1
+    return None
+
+
 def lower_rate(training: Mapping[str, object]) -> str:
     """What to do with a learning rate that is too high; alone, lr0 is ignored under auto."""
-    if str(training.get("optimizer", "")).lower() != "auto":
+    asked = training.get("optimizer", "")
+    if asked is not None and str(asked).lower() != "auto":
         return f"a lower {now(training, 'lr0')}"
     name, rate = at_work(training, "optimizer"), at_work(training, "lr0")
-    if name == "auto" or rate is None:
+    if name in {None, "auto"} or rate is None:
         return "a lower lr0 and a named optimizer (optimizer=auto ignores lr0)"
     return f"optimizer={name} with lr0 below {rate} (optimizer=auto ignores lr0)"
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.detect import RULES, Detector
 from yolo_gradwatch.findings import Findings
-from yolo_gradwatch.layout import watched_at
-from yolo_gradwatch.records import WINDOW_ARRAYS
+from yolo_gradwatch.layout import narrowed, watched_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -68,11 +66,7 @@ class Diagnosis:
             self._detector = Detector(scope, self._limits)
             self.findings.regroup(scope)
         self._scope = scope
-        if len(window.zero) == len(scope.modules):
-            return window
-        inside = set(scope.modules)
-        rows = [m for m, name in enumerate(self._layout.modules) if name in inside]
-        return replace(window, **{name: getattr(window, name)[rows] for name in WINDOW_ARRAYS})
+        return narrowed(window, self._layout, scope)
 
     def begin_anew(self) -> None:
         """Forget what was before a resume or a recovery."""

@@ -135,8 +135,10 @@ class Findings:
             while rest:
                 own, rest = self._together(rest)
                 earlier = self._earlier(own)
-                news.append(self._return(earlier, now, own) if earlier else self._start(now, own))
-                alerted.add(news[-1].finding.number)
+                begun = self._return(earlier, now, own) if earlier else self._start(now, own)
+                alerted.add(begun.finding.number)
+                if earlier is None or earlier.severity != "notice":
+                    news.append(begun)
         calm = [] if window.skipped == window.steps else self._calm_down(now, alerted)
         return [*news, *calm]
 
@@ -259,16 +261,17 @@ class Findings:
         )
 
     def _calm_down(self, now: _Now, alerted: set[int]) -> list[News]:
-        """End what has had no alert for long enough; a notice is reported once and stays."""
+        """End what has had no alert for long enough; the end of a notice is not reported."""
         news = []
         for finding in self._standing():
-            if finding.number in alerted or finding.severity == "notice":
+            if finding.number in alerted:
                 continue
             last = self._reported[finding.number]
             last.calm_since = last.calm_since if last.calm else (now.epoch, now.step)
             last.calm += 1
             if last.calm >= max(CALM_WINDOWS, RULES[finding.rule].needs(self._limits)):
-                news.append(self._end(finding, now))
+                ended = self._end(finding, now)
+                news += [ended] if finding.severity != "notice" else []
         return news
 
     def _end(self, finding: Finding, now: _Now) -> News:

@@ -8,15 +8,17 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.live import Live
 from rich.text import Text
 
 from yolo_gradwatch import console, runlog, tables
 from yolo_gradwatch.board import Board
+from yolo_gradwatch.causes import at_work
 from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.evidence import existing
+from yolo_gradwatch.layout import narrowed, watched_at
 from yolo_gradwatch.records import CLIP_NORM
 from yolo_gradwatch.review import (
     find_run,
@@ -174,6 +176,20 @@ class Look:
         return runlog.events_of_meta(self.meta)
 
 
+class _Known(NamedTuple):
+    """What is known of the run that is followed, by which it is told from another one."""
+
+    layout: Layout
+    thresholds: dict[str, Any]
+    options: dict[str, Any]
+
+    def continues(self, before: _Known) -> bool:
+        """Whether this is the same run, which may have taken in layers that have thawed."""
+        is_same = (self.thresholds, self.options) == (before.thresholds, before.options)
+        has_all = set(before.layout.modules) <= set(self.layout.modules)
+        return is_same and has_all and self.layout.blocks == before.layout.blocks
+
+
 class Tail:
     """Reads what a training has added to its files.
 
@@ -187,7 +203,7 @@ class Tail:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._path = folder / runlog.WINDOWS_FILE
-        self._run: tuple[object, ...] | None = None
+        self._run: _Known | None = None
         self._end = 0
         self._line = b""
         self._names: tuple[str, ...] = ()
@@ -208,10 +224,11 @@ class Tail:
             meta, layout, is_gone = last_said(self._meta)
         except FileNotFoundError:
             return None
-        run = (layout, meta["thresholds"], meta["options"])
-        is_new = run != self._run
+        run = _Known(layout, meta["thresholds"], meta["options"])
+        is_new = self._run is None or not run.continues(self._run)
+        self._run = run
         if is_new:
-            self._run, self._end, self._line = run, 0, b""
+            self._end, self._line = 0, b""
         look = Look(is_new, meta, layout, (), is_killed=is_gone)
         if is_new or look.is_over:  # it may have grown up to its end
             fresh = self._fresh() or b""
@@ -281,24 +298,38 @@ class Judge:
     ) -> None:
         training = look.meta["options"]["training"]
         own = limits(thresholds_of(look.meta))
+        self._layout = look.layout
         self._diagnosis = Diagnosis(look.layout, own, training, partial(existing, folder))
         self._events = 0
+        first = look.windows[0].step_first if look.windows else 1
+        self._shown = watched_at(look.layout, first)
         self.board = Board(
-            look.layout,
-            epochs=int(training.get("epochs") or 0),
+            self._shown,
+            epochs=int(at_work(training, "epochs") or 0),  # type: ignore[call-overload]
             clip=float(training.get("clip", CLIP_NORM)),
             interval=interval_of(look.meta),
         )
 
     def update(self, look: Look) -> list[News]:
         """What the new windows change."""
+        if look.layout != self._layout:
+            self._layout = look.layout
+            self._diagnosis.regroup(look.layout)
         for window in look.windows:
-            self.board.add_window(window)
+            self._show(window)
         due = [e for e in look.events if look.windows and e.step <= look.windows[-1].step_first]
         news = replay(self._diagnosis, look.windows, due[self._events :])
         self._events = max(self._events, len(due))
         self.board.show(self._diagnosis.findings.all.values())
         return news
+
+    def _show(self, window: Window) -> None:
+        """Take a window to the board, with the modules that were watched then."""
+        watched = watched_at(self._layout, window.step_first)
+        if watched.modules != self._shown.modules:
+            self.board.regroup(watched)
+        self._shown = watched
+        self.board.add_window(narrowed(window, self._layout, watched))
 
 
 class _Terminal:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_gradwatch import results
-from yolo_gradwatch.causes import at_work
+from yolo_gradwatch.causes import mosaic_closes
 from yolo_gradwatch.graph import Graph
 from yolo_gradwatch.records import FLOAT32_MAX, WHOLE
 from yolo_gradwatch.runlog import events_of_meta
@@ -245,11 +245,9 @@ def _moments(run: Run) -> tuple[Moment, ...]:
     """Restarts, and the end of the mosaic."""
     events = events_of_meta(run.meta)
     found = [Moment(e.step, _RESTARTS[e.kind]) for e in events if e.kind in _RESTARTS]
-    training = run.meta["options"]["training"]
-    epochs, last = at_work(training, "epochs"), training.get("close_mosaic")
-    has_mosaic = training.get("task") != "classify" and training.get("mosaic", 1.0)
-    if has_mosaic and isinstance(epochs, int) and isinstance(last, int) and 0 < last < epochs:
-        begins = run.grid.step_first[run.grid.epoch == epochs - last + 1]
+    closes = mosaic_closes(run.meta["options"]["training"])
+    if closes is not None:
+        begins = run.grid.step_first[run.grid.epoch == closes]
         found += [Moment(int(step), "mosaic closed") for step in begins[:1]]
     return tuple(sorted(found, key=lambda moment: moment.step))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yolo_gradwatch.records import WHOLE, Counts, Layout, Members, Role
+from yolo_gradwatch.records import WHOLE, WINDOW_ARRAYS, Counts, Layout, Members, Role, Window
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -21,7 +21,7 @@ _COMPILED_CHILD = re.compile(r"\._orig_mod(?=\.|$)")
 _BLOCK = re.compile(rf"^(?:{WHOLE}\.)?[^.]+")
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-_ATTENTION = {"attention", "attn", "mha", "mhsa"}
+_ATTENTION = {"attention", "attn", "att", "mha", "mhsa"}
 _NORM = {"norm", "normalization", "grn", "frn"} | {
     f"{kind}norm" for kind in ("batch", "group", "instance", "layer", "rms")
 }
@@ -62,6 +62,13 @@ def watched(
         or id(p) in kept
         or (p.is_floating_point() and not any(part in name for part in meant_frozen))
     ]
+
+
+def owned(model: nn.Module, names: Collection[str]) -> list[nn.Parameter]:
+    """The parameters that modules of these names own themselves."""
+    named = _named(model)
+    inside = (_inner(named[name]) for name in names if name in named)
+    return [p for module in inside for p in module.parameters(recurse=False)]
 
 
 def read(
@@ -130,6 +137,15 @@ def watched_at(layout: Layout, step: int) -> Layout:
     columns = ("modules", "types", "parameters", "block_of", "roles", "kernels", "since")
     part = {name: tuple(getattr(layout, name)[m] for m in rows) for name in columns}
     return replace(layout, **part)  # type: ignore[arg-type]
+
+
+def narrowed(window: Window, layout: Layout, part: Layout) -> Window:
+    """A window with the modules of a part of its layout alone."""
+    if len(part.modules) == len(layout.modules):
+        return window
+    inside = set(part.modules)
+    rows = [m for m, name in enumerate(layout.modules) if name in inside]
+    return replace(window, **{name: getattr(window, name)[rows] for name in WINDOW_ARRAYS})
 
 
 def _named(model: nn.Module) -> dict[str, nn.Module]:

@@ -8,7 +8,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.text import Text
 
@@ -56,6 +56,12 @@ WAIT_SECONDS = 0.25
 NOTED_SHARE = 0.01
 """Of the epochs, how many more there must be before ``gradwatch.json`` is written whole again."""
 
+OWN_PARTS = (
+    *("format_version", "status", "process", "versions", "options", "thresholds", "layout"),
+    *("last_step", "events", "epochs"),
+)
+"""Parts of ``gradwatch.json`` that are written."""
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -80,6 +86,7 @@ class Training:
         options: Arguments that findings refer to.
         epochs: How many it is to have.
         resumes: Whether it continues an earlier one in the same folder.
+        earlier: Its first part, if it is known already.
         versions: Of the packages at work.
         handlers: Log handlers that write to the terminal.
         has_known_bar: Whether its progress bar can be drawn inside a panel.
@@ -92,6 +99,7 @@ class Training:
     versions: dict[str, str]
     handlers: Sequence[logging.StreamHandler[Any]]
     has_known_bar: bool = True
+    earlier: Run | None = None
 
 
 class Recorder:
@@ -113,9 +121,12 @@ class Recorder:
     def __init__(
         self, layout: Layout, members: Members, training: Training, options: Options
     ) -> None:
-        earlier = _earlier(training, layout)
+        earlier = training.earlier
+        if training.resumes:
+            earlier = earlier or earlier_run(training.folder)
+            training = replace(training, options=as_asked(training.options, earlier), earlier=None)
         if earlier:
-            training, layout = replace(training, options=earlier.options), earlier.layout
+            layout = dated(layout, earlier.layout, _next_step(earlier))
         self._layout = layout
         self._training = training
         self._options = options
@@ -129,6 +140,7 @@ class Recorder:
         self._panel = console.Panel(self._board)
         self._screen: Screen | None = None
         self._fanout = Fanout()
+        self._others: dict[str, Any] = {}  # of gradwatch.json, from a later version
         self._events: list[Event] = []
         self._epochs: list[EpochTelemetry] = []
         self._noted = 0
@@ -145,7 +157,7 @@ class Recorder:
         self.evidence = Evidence(training.folder, layout)
         self.stop_wanted: Finding | None = None
         self._disk = Disk(training.folder)
-        self._continues = earlier is not None and self._goes_on(earlier.run)
+        self._continues = earlier is not None and self._goes_on(earlier)
 
     def open(self, safely: Callable[..., None]) -> None:
         """Begin the files and the live report.
@@ -189,7 +201,8 @@ class Recorder:
         for part in (self._board, self._telemetry, self.evidence, self._diagnosis):
             part.regroup(self._layout)
         self._disk.write(lambda log: log.regroup(self._layout))
-        self._print(Text(f"GradWatch: {more} modules thawed, watched from step {step} on", "dim"))
+        what = "module is" if more == 1 else "modules are"
+        self._print(Text(f"GradWatch: {more} thawed {what} watched from step {step} on", "dim"))
         self.begin_anew("thaw", step)
 
     def start_epoch(self, epoch: int, epochs: int) -> None:
@@ -327,7 +340,6 @@ class Recorder:
         """Go on with the count, the events and the findings of the run that is resumed."""
         events = runlog.events_of_meta(run.meta)
         epochs = runlog.epochs_of_meta(run.meta)
-        json.dumps(run.meta["epochs"], allow_nan=False)  # they are written again
         windows = list(windows_of(grid_of(run.windows, self._layout)))
         replay(self._diagnosis, windows, events, run.reported)
         runlog.mend(run.folder, run.layout.modules[-1])  # files that are set aside stay as they are
@@ -335,6 +347,7 @@ class Recorder:
         self.first_step = _next_step(run)
         self.last_step = self.first_step - 1
         self._events, self._epochs = events, epochs
+        self._others = {name: part for name, part in run.meta.items() if name not in OWN_PARTS}
 
     def _keep_epoch(self) -> bool:
         """Whether the pass over an epoch that ends here had a step."""
@@ -384,6 +397,7 @@ class Recorder:
     def _write_meta(self) -> None:
         self._noted = len(self._epochs)
         meta = {
+            **self._others,
             "format_version": runlog.FORMAT_VERSION,
             "status": self._status,
             "process": asdict(self._writer) if self._writer else None,
@@ -417,26 +431,18 @@ class Recorder:
         return [path for path in paths if path.exists()]
 
 
-class _Earlier(NamedTuple):
-    """A run that is resumed, and what of this training follows from it."""
-
-    run: Run
-    options: dict[str, object]
-    layout: Layout
-
-
-def _earlier(training: Training, layout: Layout) -> _Earlier | None:
-    """The run that is resumed, if its first part was watched and its files can be read."""
-    folder = training.folder
-    if not training.resumes or not (folder / runlog.META_FILE).exists():
+def earlier_run(folder: Path) -> Run | None:
+    """The run that is resumed, if its first part was watched and its files can be continued."""
+    if not (folder / runlog.META_FILE).exists():
         return None
     try:
         run = load_run(folder)
-        options = as_asked(training.options, run)
-        return _Earlier(run, options, dated(layout, run.layout, _next_step(run)))
+        json.dumps(run.meta, allow_nan=False)  # much of it is written again
+        _next_step(run)
     except Exception as error:  # noqa: BLE001  # there is no end to what may be in a file
         _set_aside(folder, error)
         return None
+    return run
 
 
 def _set_aside(folder: Path, error: Exception) -> None:
@@ -454,13 +460,17 @@ def _next_step(run: Run) -> int:
     return max([last + 1, *begun])
 
 
-def as_asked(options: dict[str, object], earlier: Run) -> dict[str, object]:
+def as_asked(options: dict[str, object], earlier: Run | None) -> dict[str, object]:
     """Options of a resumed training as the user gave them to its first part.
 
     A checkpoint holds what Ultralytics made of them, such as AdamW of ``optimizer=auto``, as if the
-    user had asked for that.
+    user had asked for that. Where the first part does not tell, nobody knows: None.
     """
-    first = earlier.meta["options"]["training"]
+    is_known = earlier is not None and earlier.meta["format_version"] > 1
+    first = earlier.meta["options"]["training"] if earlier and is_known else {}
+    if not is_known and options.get("optimizer") != "auto":
+        first = {"optimizer": None, "lr0": None}
+        first["fitted"] = {name: options.get(name) for name in first}
     made = {n: v for n, v in first.get("fitted", {}).items() if n in first and options.get(n) == v}
     fitted = {**made, **cast("dict[str, object]", options.get("fitted", {}))}
     return {**options, **{name: first[name] for name in made}, "fitted": fitted}

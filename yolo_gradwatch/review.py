@@ -236,6 +236,8 @@ def meta_of(folder: Path) -> tuple[dict[str, Any], Layout]:
         int(training.get("epochs") or 0)
         interval_of(meta)
         last_step_of(meta)
+        if not isinstance(training.get("fitted", {}), dict):
+            raise ValueError("'fitted' is no table of names and values")  # noqa: TRY004, TRY301
         runlog.check_outcome(meta)
         writer.of_meta(meta)
         return meta, runlog.layout_of_meta(meta)

@@ -99,6 +99,9 @@ class _Table:
 
     Ultralytics empties the run's folder before it starts the processes of a multi-GPU run, so
     nothing is opened earlier.
+
+    Attributes:
+        others: Columns behind ours that the file has already, from a later version.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], *, append: bool) -> None:
@@ -106,10 +109,12 @@ class _Table:
         self._columns = columns
         self._append = append
         self._file: IO[str] | None = None
+        found = header_of(path) if append else ()
+        self.others = max(len(found) - len(columns), 0)
 
     def write(self, rows: Iterable[Sequence[object]]) -> None:
         """Append rows, so that a killed run keeps them."""
-        self.write_text(_lines(rows))
+        self.write_text(_lines([*row, *[""] * self.others] for row in rows))
 
     def write_text(self, text: str) -> None:
         """Append whole lines."""
@@ -144,10 +149,8 @@ class RunLog:
     def __init__(self, folder: Path, layout: Layout, *, resume: bool) -> None:
         self._folder = folder
         self._is_new = not resume
-        names = header_of(folder / WINDOWS_FILE) if resume else ()
-        self._others = len(names or WINDOW_COLUMNS) - len(WINDOW_COLUMNS)
-        self.regroup(layout)
         self._windows = _Table(folder / WINDOWS_FILE, WINDOW_COLUMNS, append=resume)
+        self.regroup(layout)
         self._alerts = _Table(folder / ALERTS_FILE, ALERT_COLUMNS, append=resume)
 
     def start(self) -> None:
@@ -160,7 +163,7 @@ class RunLog:
 
     def regroup(self, layout: Layout) -> None:
         """Go on with the modules of another layout."""
-        self._pattern = _pattern(layout, self._others)
+        self._pattern = _pattern(layout, self._windows.others)
 
     def write_window(self, window: Window) -> None:
         """Append one row a module."""
@@ -279,7 +282,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     _check_version(path, meta.get("format_version"))
     if "layout" not in meta:
         raise FormatError(f"{path}: 'layout' is missing; restore it from a copy")
-    whole = {**_META_DEFAULTS, **meta}
+    whole = {**_META_DEFAULTS, **{name: part for name, part in meta.items() if part is not None}}
     if isinstance(whole["options"], dict):
         whole["options"] = {**_META_DEFAULTS["options"], **whole["options"]}
         if meta["format_version"] == 1:

@@ -15,7 +15,7 @@ from yolo_gradwatch import layout as layouts
 from yolo_gradwatch import trainer as trainers
 from yolo_gradwatch.capture import Capture
 from yolo_gradwatch.evidence import Note
-from yolo_gradwatch.recorder import Options, Recorder, Training
+from yolo_gradwatch.recorder import Options, Recorder, Training, earlier_run
 from yolo_gradwatch.report import Report
 
 if TYPE_CHECKING:
@@ -186,12 +186,16 @@ class Session:
         self._listen("on_train_start", self._start)
 
     def _start(self) -> None:
-        layout, members = self._look_at_model()
+        earlier = earlier_run(self.folder) if trainers.resumes(self._trainer) else None
+        model = trainers.model_of(self._trainer)
+        known = layouts.owned(model, earlier.layout.modules) if earlier else ()
+        layout, members = self._look_at_model(known)
         training = Training(
             folder=self.folder,
             options=trainers.training_options(self._trainer, self._given),
             epochs=trainers.epochs_of(self._trainer),
             resumes=trainers.resumes(self._trainer),
+            earlier=earlier,
             versions=trainers.versions(),
             handlers=trainers.log_handlers(),
             has_known_bar=trainers.has_known_bar(),
