@@ -74,7 +74,7 @@ ALLOWED = {
     "sinks": {"numpy", "records"},
     "board": {"numpy", "graph", "records", "rollup", "telemetry"},
     "console": {"numpy", "rich", "advice", "report"},
-    "screen": {"rich", "console"},
+    "screen": {"psutil", "rich", "console"},
     "contract": {"ultralytics", "records"},
     "trainer": {"ultralytics", "contract"},
     "processes": {"torch", "ultralytics", "trainer"},
@@ -105,8 +105,8 @@ ALLOWED = {
     "faults": {"torch"},
     "demo": {"PIL", "faults", "trainer"},
     "cli": {
-        *("rich", "typer", "cli_compare", "cli_review", "demo", "faults", "runlog", "thresholds"),
-        *("usage", "watch", "yolo_command"),
+        *("rich", "typer", "cli_compare", "cli_review", "demo", "faults", "processes", "runlog"),
+        *("thresholds", "usage", "watch", "yolo_command"),
     },
 }
 """Each module and what it imports at run time, the standard library aside."""

@@ -10,7 +10,7 @@ from training import HOME, TINY, data_folder, official, shapes, small
 from values import window, write_run
 
 from yolo_gradwatch import GradWatch, __version__, load_run
-from yolo_gradwatch.cli import main
+from yolo_gradwatch.cli import _failed, main
 from yolo_gradwatch.launched import Launched
 
 SMALL = [f"{name}={value}" for name, value in TINY.items()]
@@ -397,3 +397,10 @@ def test_the_installed_command_runs():
     done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("yolo-gradwatch ")
     assert HOME.exists()
+
+
+@pytest.mark.parametrize(("rank", "fails"), [(-1, True), (0, True), (1, False), (7, False)])
+def test_on_other_ranks_nobody_watches_and_nothing_fails(monkeypatch, rank, fails):
+    """Under torchrun, rank 0 answers for them."""
+    monkeypatch.setattr("ultralytics.utils.RANK", rank)
+    assert bool(_failed(GradWatch(), ("dead",))) == fails

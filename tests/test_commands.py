@@ -738,3 +738,13 @@ def test_following_ends_with_ctrl_c(tmp_path, monkeypatch):
 @pytest.mark.parametrize("form", ["--csv", "--json"])
 def test_data_stays_alone_on_standard_output_when_a_run_was_followed(run, form):
     assert printed("review", run, "--follow", form) == printed("review", run, form)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_page_does_not_replace_what_is_no_file(tmp_path, capsys):
+    watch(tmp_path, DEAD)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert main(["review", str(tmp_path), "--html", str(pipe)]) == 2
+    assert "no regular file" in capsys.readouterr().err
+    assert pipe.is_fifo()

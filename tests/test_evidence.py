@@ -328,3 +328,12 @@ def test_a_disk_that_takes_no_file_costs_a_warning_and_not_the_report(tmp_path, 
     assert finding.evidence == ""
     assert "step" in finding.message
     assert [r.name for r in caplog.records] == ["yolo_gradwatch.disk"]
+
+
+@pytest.mark.parametrize(("skipped", "held"), [((3,), 4), ((3, 4, 5), 3), ((), 3)])
+def test_a_step_that_amp_skipped_is_held_only_if_it_skipped_all(tmp_path, skipped, held):
+    found = evidence.Evidence(tmp_path, LAYOUT)
+    for step, norm in ((3, np.inf), (4, 1e9), (5, 1.0)):
+        one = sample(step, norm, skipped=step in skipped)
+        found.add([one], module_norms(one.norms, MEMBERS)[None])
+    assert found.write(3, 5) == f"{evidence.FOLDER}/step-{held:05}.json"

@@ -131,7 +131,13 @@ def test_close_mosaic_takes_effect_in_the_epoch_that_advice_names(tmp_path, epoc
 
 
 @pytest.mark.parametrize(
-    "changes", [{"task": "classify"}, {"mosaic": 0.0, "mixup": 0.0, "copy_paste": 0, "cutmix": 0.0}]
+    "changes",
+    [
+        {"task": "classify"},
+        {"mosaic": 0.0, "mixup": 0.0, "copy_paste": 0, "cutmix": 0.0},
+        {"rect": True},
+        {"time": 0.5},
+    ],
 )
 def test_a_training_that_mixes_no_images_has_no_mosaic_to_close(tmp_path, changes):
     options = trained(tmp_path, epochs=4, close_mosaic=2, warmup_epochs=0)

@@ -6,6 +6,7 @@ import pytest
 from build import ended
 from values import FORK_EDGES, HEAD, LAYOUT, TRUNK, Part, plan, window
 
+from yolo_gradwatch.advice import message
 from yolo_gradwatch.detect import RULES
 from yolo_gradwatch.findings import CALM_WINDOWS, EXPLAINS, Findings, common_name
 from yolo_gradwatch.records import WHOLE, Alert, Episode, News
@@ -862,3 +863,14 @@ def test_a_weight_that_stands_still_for_want_of_an_input_is_not_the_source(rule,
 def test_a_weight_without_a_norm_layer_can_be_the_source():
     (news,) = Story().next(A, "model.2.a")
     assert news.finding.module == "model.2.a"
+
+
+def test_the_words_of_a_finding_know_all_of_its_modules():
+    """Also where one more is no reason to report it again."""
+    story = Story()
+    story.next(A, B, C)
+    (before,) = story.findings.all.values()
+    assert story.next(A, B, C, D) == []
+    (found,) = story.findings.all.values()
+    assert len(found.modules) == len(before.modules) + 1
+    assert found.message == message(CHAIN, {"amp": True}, found) != before.message

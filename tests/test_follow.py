@@ -520,6 +520,7 @@ def test_a_thaw_is_followed_without_telling_anything_twice(tmp_path, meanwhile, 
     text, _ = table_of(before, part)
     rows, _ = table_of(later, whole)
     rest = rows[rows.index(b"\n") + 1 :]
+    watch(tmp_path, [])  # for its table of alerts
     put(tmp_path, text, part)
     events = [START, Event(5, "thaw")]
     meanwhile(
@@ -863,3 +864,10 @@ def test_a_log_is_written_line_by_line(training):
         patience.cancel()
     assert process.returncode == 130
     assert told == ""
+
+
+def test_a_folder_that_is_deleted_before_a_run_was_in_it_ends_the_wait(tmp_path, meanwhile, capsys):
+    folder = tmp_path / "runs"
+    meanwhile(folder.mkdir, lambda: None, folder.rmdir)
+    assert follow(folder) == 2
+    assert capsys.readouterr().err.startswith(f"Error: {folder}: ")

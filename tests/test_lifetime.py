@@ -338,3 +338,12 @@ def test_a_watch_that_was_detached_can_be_attached_again(tmp_path):
     assert not (tmp_path / "unwatched" / "gradwatch.csv").exists()
     train(tmp_path, watch=watch, model=model, name="again")
     assert [report.run.name for report in watch.reports] == ["run", "again"]
+
+
+def test_a_trainer_whose_training_has_begun_is_not_watched_and_a_warning_says_so(tmp_path, caplog):
+    trainer = Idle(tmp_path)
+    trainer.scaler = object()
+    watch = GradWatch().attach(trainer)
+    assert watch.sessions == []
+    (record,) = [r for r in caplog.records if r.name == "yolo_gradwatch.watch"]
+    assert "has begun" in record.getMessage()

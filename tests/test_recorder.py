@@ -443,3 +443,22 @@ def test_a_bug_in_the_panel_is_told_by_the_line_above_it(tmp_path, monkeypatch, 
         with pytest.raises(type(error), match="planted"):
             recording.take([sample(1, np.nan)])
         patch.undo()
+
+
+def test_a_run_that_was_killed_before_its_json_was_written_loses_no_epoch(tmp_path, clock):
+    first = begin(tmp_path)
+    for epoch in (1, 2, 3):
+        first.start_epoch(epoch, 3)
+        first.take([sample(step, epoch=epoch) for step in range(4 * epoch - 3, 4 * epoch + 1)])
+        first.end_epoch()
+    first.close()
+    path = tmp_path / "gradwatch.json"
+    meta = json.loads(path.read_text(encoding="utf-8"))
+    del meta["epochs"][1:]
+    path.write_text(json.dumps({**meta, "status": "running", "last_step": 4}), encoding="utf-8")
+    second = begin(tmp_path, resumes=True)
+    assert second.first_step == 13
+    assert [(e.epoch, e.steps) for e in second.report().epochs] == [(1, 4), (2, 4), (3, 4)]
+    second.finish("finished")
+    second.close()
+    assert load_run(tmp_path).report().epochs == second.report().epochs

@@ -8,6 +8,7 @@ import sys
 from contextlib import redirect_stdout
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from build import RULE
 from build import Terminal as FakeTerminal
@@ -393,3 +394,19 @@ def test_one_stream_may_be_a_file_and_the_other_the_terminal(script, tmp_path, n
     assert any(report in line for line in terminal.lines()) == (name == "stderr")
     assert "\x1b[1A" not in told
     assert not re.search("Traceback|Error", told)
+
+
+@pytest.mark.skipif(not psutil.LINUX, reason="what is above a process is read on Linux")
+@pytest.mark.parametrize(
+    "above", [{}, {"JPY_PARENT_PID": "1"}, {"TERM": "xterm-color", "GIT_PAGER": "cat"}]
+)
+def test_a_notebook_is_seen_above_a_command_that_hands_no_variables_on(above):
+    """As ``!env -i`` and ``!sudo`` do."""
+    code = "from yolo_gradwatch.screen import is_notebook; print(is_notebook())"
+    clean = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code]
+    inner = f"import subprocess; subprocess.run({command!r}, env={clean!r}, check=True)"
+    outer = [sys.executable, "-c", inner]
+    environment = {**clean, **above}
+    found = subprocess.run(outer, env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == str(bool(above))

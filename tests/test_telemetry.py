@@ -1,13 +1,17 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from build import LAWS, layout_of, norms_of, sample_of
 from hypothesis import given
 from hypothesis import strategies as st
+from values import LAYOUT as CHAIN
+from values import window, write_run
 
+from yolo_gradwatch import load_run
 from yolo_gradwatch.records import CLIP_NORM, EpochTelemetry
-from yolo_gradwatch.telemetry import Telemetry
+from yolo_gradwatch.telemetry import Telemetry, epochs_of
 
 LAYOUT = layout_of()
 BLOCKS = ("model.0", "model.1", "model.3", "model.4")
@@ -175,3 +179,20 @@ def test_an_epoch_agrees_with_loops_over_its_steps(steps):
     assert found == pytest.approx([share for share in largest if share > 0], abs=6e-5)
     for name, share in epoch.owners.items():
         assert share == pytest.approx(shares[name] / counted, abs=6e-5)
+
+
+def test_epochs_that_were_not_written_come_out_of_the_windows(tmp_path):
+    """Of a run that was killed: three steps are known, those behind them are not."""
+    windows = [
+        *(window(step, epoch=1) for step in (1, 2, 3)),
+        replace(window(4, steps=2, epoch=2, norm=4.0), clipped=1),
+        replace(window(6, steps=2, skipped=1, epoch=2, norm=8.0), clipped=0),
+        replace(window(8, epoch=3, nonfinite=CHAIN.modules), clipped=0),
+    ]
+    grid = load_run(write_run(tmp_path, windows)).grid
+    assert list(epochs_of(grid, 3)) == [
+        EpochTelemetry(2, steps=4, clipped=1, skipped=1, norm_median=4.0, norm_max=8.0),
+        EpochTelemetry(3, steps=1),
+    ]
+    assert [epoch.epoch for epoch in epochs_of(grid, 0)] == [1, 2, 3]
+    assert list(epochs_of(grid, 8)) == list(epochs_of(grid, 100)) == []

@@ -138,7 +138,7 @@ def _nonfinite(layout: Layout, training: Mapping[str, object], finding: Finding)
         return (
             f"{where}: NaN or Inf in the gradient, AMP skipped each of the "
             f"{finding.value:.0f} steps captured {_since(finding)}: lowering the loss "
-            f"scale does not help, nothing is learnt. Probably {why}. Try amp=False; if it stays, "
+            f"scale does not help, nothing is learned. Probably {why}. Try amp=False; if it stays, "
             f"{remedy}."
         )
     first = "amp=False or bfloat16 first, then " if at_work(training, "amp") else ""
@@ -318,7 +318,7 @@ def _total_low(layout: Layout, training: Mapping[str, object], finding: Finding)
     del layout
     return (
         f"the whole model: total gradient norm {finding.value:.2g} {_since(finding)}, "
-        f"below {finding.limit:g} ({_reached(finding)}): nothing is learnt any "
+        f"below {finding.limit:g} ({_reached(finding)}): nothing is learned any "
         "more. Probably the loss or its weights are far too small, or a high learning rate has "
         f"destroyed the weights{moment(training, finding)}. Try to scale the loss up, or the "
         f"last good checkpoint with {lower_rate(training)}."

@@ -126,7 +126,9 @@ def mosaic_closes(training: Mapping[str, object]) -> int | None:
     """The epoch in which ``close_mosaic`` takes effect; None if it does not, or not that late."""
     epochs, last = at_work(training, "epochs"), training.get("close_mosaic")
     mixes = any(training.get(name, name == "mosaic") for name in MIXING)
-    if not mixes or training.get("task") == "classify":
+    if not mixes or training.get("task") == "classify" or training.get("rect"):
+        return None
+    if training.get("time"):  # the number of epochs changes as it goes
         return None
     if isinstance(epochs, int) and isinstance(last, int) and 0 < last < epochs:
         return epochs - last + 1

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import yolo_gradwatch
-from yolo_gradwatch import yolo_command
+from yolo_gradwatch import processes, yolo_command
 from yolo_gradwatch.cli_compare import compare
 from yolo_gradwatch.cli_review import review
 from yolo_gradwatch.runlog import FormatError
@@ -276,8 +276,8 @@ def _has_begun(watch: GradWatch) -> bool:
 
 def _failed(watch: GradWatch, words: tuple[str, ...]) -> list[str]:
     """Why trainings do not pass: a finding that is not wanted, or that nobody watched for it."""
-    if not watch.sessions:
-        return ["no training was watched"]
+    if not watch.sessions:  # under torchrun, rank 0 answers for the others
+        return ["no training was watched"] if processes.reports() else []
     whys = {session.folder: _why_failed(session, words) for session in watch.sessions}
     return [f"{folder}: {why}" for folder, why in whys.items() if why]
 

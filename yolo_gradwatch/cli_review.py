@@ -298,11 +298,13 @@ def _draw(run: Run, report: Report, *, modules: bool) -> None:
 def _check_page(path: Path) -> None:
     """Refuse what no page can be written to, before anything else is done."""
     try:
-        is_folder = path.is_dir()
+        is_folder, is_other = path.is_dir(), path.exists() and not path.is_file()
     except OSError as error:  # too long a name
         refuse(f"--html: {path}: {error.strerror}")
     if not path.name or is_folder:
         refuse(f"--html: {path} is a folder; name a file, as in page.html")
+    if is_other:  # a device or a pipe, which the page would replace
+        refuse(f"--html: {path} is no regular file; name a file, as in page.html")
     if find_spec("plotly") is None:
         refuse("--html needs plotly: pip install 'yolo-gradwatch[html]'")
 

@@ -94,12 +94,14 @@ class Evidence:
     def _worst(self, first: int, last: int) -> int | None:
         """Of these steps that are kept, the first that is not finite, else the highest.
 
-        It is ``first`` itself, unless a window of many steps was found to be bad.
+        It is ``first`` itself, unless a window of many steps was found to be bad. A step that AMP
+        skipped counts only if it skipped them all.
         """
-        kept = self._landed.items()
-        totals = {step: norms[0] for step, (_, norms, _) in kept if first <= step <= last}
+        kept = {step: one for step, one in self._landed.items() if first <= step <= last}
+        applied = {step: one for step, one in kept.items() if not one[0].skipped} or kept
+        totals = {step: norms[0] for step, (_, norms, _) in applied.items()}
         bad = (step for step, total in totals.items() if not math.isfinite(total))
-        highest = max(totals, key=lambda step: totals[step]) if first in totals else None
+        highest = max(totals, key=lambda step: totals[step]) if first in kept else None
         return next(bad, highest)
 
     def _content(self, step: int) -> dict[str, Any]:

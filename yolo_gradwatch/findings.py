@@ -241,6 +241,8 @@ class Findings:
             return [end, self._return(end.finding, now, alerts)]
         last.calm = 0
         grown = replace(finding, modules=self._in_order(alerts, finding.modules))
+        if grown.modules != finding.modules:
+            grown = replace(grown, message=message(self._layout, self._training, grown))
         self.all[finding.number] = grown
         value = max(alert.value for alert in alerts)
         if not self._is_worse(grown, value):

@@ -81,11 +81,16 @@ def _awaited(path: Path, view: _Terminal | _Log) -> Path:
             text = f"{_over(path)} is over, {text}"
         view.say(Text(text, "dim"))
     began = time.monotonic()
+    was_there = False
     while folder is None:
+        was_there |= path.exists()
         time.sleep(SECONDS)
         folder = _found(path)
         if folder is None:
-            lack = "no training that goes on" if path.exists() else "the path does not exist yet"
+            is_there = path.exists()
+            if was_there and not is_there:
+                raise runlog.FormatError(f"{path}: the folder is gone, and no run was in it")
+            lack = "no training that goes on" if is_there else "the path does not exist yet"
             view.wait(lack, time.monotonic() - began)
     return folder
 

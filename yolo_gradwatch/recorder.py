@@ -27,7 +27,7 @@ from yolo_gradwatch.rollup import Rollup
 from yolo_gradwatch.screen import Screen, draws_panel
 from yolo_gradwatch.sinks import Fanout, scalars
 from yolo_gradwatch.tables import grid_of, windows_of
-from yolo_gradwatch.telemetry import Telemetry
+from yolo_gradwatch.telemetry import Telemetry, epochs_of
 from yolo_gradwatch.thresholds import Thresholds
 
 if TYPE_CHECKING:
@@ -340,6 +340,7 @@ class Recorder:
         """Go on with the count, the events and the findings of the run that is resumed."""
         events = runlog.events_of_meta(run.meta)
         epochs = runlog.epochs_of_meta(run.meta)
+        epochs += epochs_of(run.grid, sum(epoch.steps for epoch in epochs))
         windows = list(windows_of(grid_of(run.windows, self._layout)))
         replay(self._diagnosis, windows, events, run.reported)
         runlog.mend(run.folder, run.layout.modules[-1])  # files that are set aside stay as they are

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+MOST_STEPS = 10**15
+"""No training has more."""
+
 SILENT_MINUTES = 10
 """Without a new row, from when on a run without an end is told to be silent."""
 
@@ -228,14 +231,15 @@ def meta_of(folder: Path) -> tuple[dict[str, Any], Layout]:
     """
     meta = runlog.read_meta(folder)
     try:
-        runlog.events_of_meta(meta)
         runlog.epochs_of_meta(meta)
         thresholds_of(meta)
         training = meta["options"]["training"]
         float(training.get("clip", CLIP_NORM))
         int(training.get("epochs") or 0)
         interval_of(meta)
-        last_step_of(meta)
+        steps = [last_step_of(meta), *(event.step for event in runlog.events_of_meta(meta))]
+        if not all(0 <= step <= MOST_STEPS for step in steps):
+            raise ValueError("a step is below 0 or impossibly high")  # noqa: TRY301
         if not isinstance(training.get("fitted", {}), dict):
             raise ValueError("'fitted' is no table of names and values")  # noqa: TRY004, TRY301
         runlog.check_outcome(meta)

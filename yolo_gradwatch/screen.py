@@ -11,10 +11,11 @@ import io
 import os
 import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
+import psutil
 from rich.ansi import AnsiDecoder
 from rich.live import Live
 from rich.text import Text
@@ -23,7 +24,7 @@ from yolo_gradwatch.console import live_console, plain_console
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from rich.console import Console
 
@@ -81,8 +82,24 @@ def is_notebook() -> bool:
     shell = ipython.get_ipython() if ipython else None
     if shell is not None and not _is_terminal_shell(shell):
         return True
-    is_below_kernel = all(os.environ.get(name) == value for name, value in _KERNEL.items())
-    return is_below_kernel or "JPY_PARENT_PID" in os.environ
+    return any(map(_is_of_kernel, (os.environ, *_environments_above())))
+
+
+def _is_of_kernel(environment: Mapping[str, str]) -> bool:
+    """Whether a process with these variables is a kernel of a notebook, or was started by one."""
+    is_below_kernel = all(environment.get(name) == value for name, value in _KERNEL.items())
+    return is_below_kernel or "JPY_PARENT_PID" in environment
+
+
+def _environments_above() -> Iterator[Mapping[str, str]]:
+    """Of the processes that have led to this one, as far as the system tells.
+
+    ``!sudo`` and ``!env -i`` hand no variables on.
+    """
+    with suppress(psutil.Error, OSError, RuntimeError):
+        for process in psutil.Process().parents():
+            with suppress(psutil.Error, OSError, RuntimeError):
+                yield process.environ()
 
 
 def _is_terminal_shell(shell: Any) -> bool:

@@ -338,6 +338,7 @@ class Session:
             for name in ("_capture", "_watched", "_outside"):  # they hold the model
                 self.__dict__.pop(name, None)
             self._images.clear()
+            self._given = {}
             if recorder:
                 self._report, self._stopped_by = recorder.report(), recorder.stop_wanted
 

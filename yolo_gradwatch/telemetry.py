@@ -11,7 +11,9 @@ from yolo_gradwatch.records import WHOLE, EpochTelemetry, Floats, Layout, Sample
 from yolo_gradwatch.rollup import applied
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    from yolo_gradwatch.records import Grid
 
 OWNERS = 3
 """Blocks that are named as owners of the norm."""
@@ -72,6 +74,28 @@ class Telemetry:
             clip_ratio=float(np.median(ratios)) if ratios.size else None,
             owners=owners(self._shares / max(self._finite, 1), self._names),
             scale=self._scale,
+        )
+
+
+def epochs_of(grid: Grid, known: int) -> Iterator[EpochTelemetry]:
+    """Passes over an epoch behind so many steps, as far as windows tell.
+
+    A training that was killed has not written its newest ones. The median is of the windows' means;
+    owners, scale and the ratio of the clip are not known.
+    """
+    rest = np.flatnonzero(np.cumsum(grid.steps) - grid.steps >= known)
+    for rows in np.split(rest, np.flatnonzero(np.diff(grid.epoch[rest])) + 1) if rest.size else ():
+        applied_steps = grid.steps[rows] - grid.skipped[rows]
+        means, peaks = grid.norm_mean[rows, 0].astype(np.float64), grid.norm_max[rows, 0]
+        finite = np.repeat(means, applied_steps)
+        finite, peaks = finite[np.isfinite(finite)], peaks[np.isfinite(peaks)]
+        yield EpochTelemetry(
+            epoch=int(grid.epoch[rows[0]]),
+            steps=int(grid.steps[rows].sum()),
+            clipped=int(np.maximum(grid.clipped[rows], 0).sum()),
+            skipped=int(grid.skipped[rows].sum()),
+            norm_median=float(np.median(finite)) if finite.size else None,
+            norm_max=float(peaks.max()) if peaks.size else None,
         )
 
 

@@ -34,6 +34,11 @@ def is_trainer(target: Any) -> bool:
     return hasattr(type(target), "_do_train") and hasattr(type(target), "run_callbacks")
 
 
+def has_begun(trainer: Any) -> bool:
+    """Whether the training of this trainer has been set up, so that it is under way or over."""
+    return getattr(trainer, "scaler", None) is not None
+
+
 def check_trainable(model: Any) -> None:
     """Raise if this is not a model that Ultralytics can train.
 

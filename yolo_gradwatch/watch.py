@@ -117,7 +117,10 @@ class GradWatch:
         _hear_of_launches()
         self._warn_if_dropped(target)
         if trainers.is_trainer(target) and not processes.launches_workers(target):
-            self.begin(target)  # a trainer's own routine start is over
+            if trainers.has_begun(target):
+                _LOG.warning("GradWatch: this training has begun: attach before train()")
+            else:
+                self.begin(target)  # a trainer's own routine start is over
         return self
 
     def detach(self) -> None:
