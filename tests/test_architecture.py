@@ -96,7 +96,9 @@ ALLOWED = {
         ),
         *("telemetry", "thresholds", "writer"),
     },
-    "session": {"capture", "contract", "evidence", "layout", "recorder", "report", "trainer"},
+    "session": {
+        *("capture", "contract", "evidence", "layout", "recorder", "report", "runlog", "trainer"),
+    },
     "launched": {"detect", "processes", "review", "runlog"},
     "watch": {
         *("detect", "launched", "processes", "recorder", "report", "session", "thresholds"),

@@ -748,3 +748,15 @@ def test_a_page_does_not_replace_what_is_no_file(tmp_path, capsys):
     assert main(["review", str(tmp_path), "--html", str(pipe)]) == 2
     assert "no regular file" in capsys.readouterr().err
     assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [("dead", ["no_gradient", "dead_branch"]), ("collapse", ["collapse"]), ("nonfinite", [])],
+)
+def test_a_rule_that_a_run_is_too_short_for_is_named_under_fail_on(tmp_path, capsys, words, named):
+    write_run(tmp_path, [window(1), window(2)])
+    assert main(["review", str(tmp_path), "--fail-on", words]) == 0
+    err = capsys.readouterr().err
+    assert all(rule in err for rule in named)
+    assert bool(err) == bool(named)

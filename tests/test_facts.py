@@ -78,7 +78,7 @@ def test_a_resumed_training_still_knows_what_was_asked(tmp_path):
     watch = GradWatch(live=False)
     train(tmp_path, watch=watch, model=str(last), resume=True, epochs=3)
     options = load_run(watch.run_dir).meta["options"]["training"]
-    names = ("optimizer", "lr0", "warmup_bias_lr")
+    names = ("optimizer", "lr0", "warmup_bias_lr", "model")
     assert [options[name] for name in names] == [first[name] for name in names]
     assert [at_work(options, name) for name in names] == [at_work(first, name) for name in names]
     assert lower_rate(options) == lower_rate(first)
@@ -90,6 +90,11 @@ def test_every_argument_is_recorded_as_it_was_given(tmp_path):
     assert given.items() <= options.items()
     assert not given.keys() & options["fitted"].keys()
     assert len(options) > 90
+
+
+def test_workers_are_recorded_as_given_though_a_cpu_has_none(tmp_path):
+    options = trained(tmp_path, workers=3)
+    assert (options["workers"], at_work(options, "workers")) == (3, 0)
 
 
 def test_freeze_is_at_work_as_it_was_given_and_nothing_else_is_frozen(tmp_path):

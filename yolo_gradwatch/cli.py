@@ -35,6 +35,7 @@ from yolo_gradwatch.usage import (
     limits_of,
     refuse,
     tell,
+    tell_unjudged,
     why_failed,
 )
 
@@ -266,6 +267,9 @@ def _leave(watch: GradWatch, fail_words: tuple[str, ...], run: Callable[[], None
     failed = _failed(watch, fail_words) if fail_words else []
     for why in failed:
         tell(f"failed under --fail-on: {why}")
+    if fail_words and not failed:
+        for session in watch.sessions:
+            tell_unjudged(session.report(), fail_words)
     raise typer.Exit(FOUND if failed else FINE)
 
 

@@ -41,6 +41,7 @@ from yolo_gradwatch.usage import (
     rule_words,
     tell,
     tell_failed,
+    tell_unjudged,
     why_failed,
 )
 
@@ -161,6 +162,8 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
     why = why_failed(report, words)
     if why:
         tell_failed(report, why)
+    else:
+        tell_unjudged(report, words)
     raise typer.Exit(FOUND if why else FINE)
 
 

@@ -469,9 +469,10 @@ def as_asked(options: dict[str, object], earlier: Run | None) -> dict[str, objec
     """
     is_known = earlier is not None and earlier.meta["format_version"] > 1
     first = earlier.meta["options"]["training"] if earlier and is_known else {}
+    model = {"model": first["model"]} if "model" in first else {}  # else the checkpoint
     if not is_known and options.get("optimizer") != "auto":
         first = {"optimizer": None, "lr0": None}
         first["fitted"] = {name: options.get(name) for name in first}
     made = {n: v for n, v in first.get("fitted", {}).items() if n in first and options.get(n) == v}
     fitted = {**made, **cast("dict[str, object]", options.get("fitted", {}))}
-    return {**options, **{name: first[name] for name in made}, "fitted": fitted}
+    return {**options, **model, **{name: first[name] for name in made}, "fitted": fitted}

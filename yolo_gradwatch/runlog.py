@@ -293,19 +293,27 @@ def read_meta(folder: Path) -> dict[str, Any]:
 def _as_given(folder: Path, training: Any) -> Any:
     """Options of format version 1, which has some as Ultralytics made them, as they are now.
 
-    What the user gave is in Ultralytics' own ``args.yaml`` beside it: a line for each name.
+    What the user gave is in Ultralytics' own ``args.yaml`` beside it.
+    """
+    given = arguments_of(folder)
+    if not given or not isinstance(training, dict):
+        return training
+    fitted = {n: v for n, v in training.items() if n in given and given[n] != v}
+    return {**training, **given, "fitted": fitted}
+
+
+def arguments_of(folder: Path) -> dict[str, Any]:
+    """Arguments in Ultralytics' ``args.yaml``, those with a single value; none without the file.
+
+    It is written as a trainer is built, with a line for each name.
     """
     try:
         with (folder / ARGUMENTS_FILE).open(encoding="utf-8", errors="replace") as file:
             lines = file.read(_MOST_ARGUMENTS).splitlines()
     except OSError:
-        return training
-    if not isinstance(training, dict):
-        return training
+        return {}
     pairs = (_ARGUMENT.fullmatch(line) for line in lines)
-    given = {found[1]: _scalar(found[2]) for found in pairs if found}
-    fitted = {n: v for n, v in training.items() if n in given and given[n] != v}
-    return {**training, **given, "fitted": fitted}
+    return {found[1]: _scalar(found[2]) for found in pairs if found}
 
 
 def _scalar(text: str) -> Any:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from yolo_gradwatch import contract
+from yolo_gradwatch import contract, runlog
 from yolo_gradwatch import layout as layouts
 from yolo_gradwatch import trainer as trainers
 from yolo_gradwatch.capture import Capture
@@ -179,7 +179,9 @@ class Session:
             trainers.remove_callback(trainer, event, call)
 
     def _wait(self) -> None:
-        self._given = trainers.given_options(self._trainer)
+        given = trainers.given_options(self._trainer)
+        workers = runlog.arguments_of(self.folder).get("workers")  # on a CPU they are 0 by now
+        self._given = given if workers is None else {**given, "workers": workers}
         contract.check_step(type(self._trainer))
         undo = trainers.around_training(self._trainer, partial(self._hear, self._finish))
         self._cleanup.callback(_call_if_alive, weakref.ref(undo))  # the trainer keeps it alive

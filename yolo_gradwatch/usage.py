@@ -102,6 +102,13 @@ def why_failed(report: Report, words: Collection[str]) -> str:
     return ", ".join(f"{one.rule} in {one.module} at step {one.step}" for one in failed)
 
 
+def tell_unjudged(report: Report, words: Collection[str]) -> None:
+    """Say in one line which of the rules of ``--fail-on`` a run was too short for, if any."""
+    rules = [rule for rule in report.unjudged if rule in words or RULES[rule].kind in words]
+    if rules and report.steps:
+        tell(f"passed under --fail-on, but too short to judge {', '.join(rules)}: {report.path}")
+
+
 def tell_failed(report: Report, why: str) -> None:
     """Say in one line that a run does not pass ``--fail-on``."""
     tell(f"failed under --fail-on: {report.path}: {why}")
