@@ -17,7 +17,7 @@ from training import TINY, shapes, small, train
 
 from yolo_gradwatch import load_run
 from yolo_gradwatch.cli import main
-from yolo_gradwatch.runlog import FormatError
+from yolo_gradwatch.runlog import WINDOW_COLUMNS, FormatError
 
 pytestmark = pytest.mark.train
 
@@ -63,7 +63,8 @@ def assert_read(folder, rows):
     columns = ["epoch", "step_first", "step_last", "module"]
     read = run.windows[columns].astype(str).to_numpy().tolist()
     assert read == [row[:4] for row in rows]
-    norms = np.array([np.float32(row[13] or "nan") for row in rows])
+    place = WINDOW_COLUMNS.index("norm_mean")
+    norms = np.array([np.float32(row[place] or "nan") for row in rows])
     np.testing.assert_array_equal(run.windows["norm_mean"].to_numpy(np.float32), norms)
     steps = run.windows[run.windows["module"] == "model"][["step_first", "step_last"]].to_numpy()
     assert list(steps[:, 0]) == [1, *(steps[:-1, 1] + 1)][: len(steps)]
