@@ -55,23 +55,10 @@ CLOSERS = {
 
 MODULES = (
     *("advice", "anomaly", "board", "capture", "causes", "console", "contract", "detect"),
-    *(
-        "diagnosis",
-        "disk",
-        "evidence",
-        "findings",
-        "graph",
-        "heatmap",
-        "layout",
-        "levels",
-        "look",
-        "marks",
-        "plots",
-        "processes",
-    ),
-    *("recorder", "report", "results", "review", "rollup", "rules", "runlog", "screen"),
-    *("session", "sinks", "strips", "tables", "telemetry", "thresholds", "timeline", "trainer"),
-    *("typed", "watch", "writer"),
+    *("diagnosis", "disk", "evidence", "findings", "graph", "heatmap", "layout", "levels"),
+    *("look", "marks", "plots", "processes", "recorder", "records", "report", "results"),
+    *("review", "rollup", "rules", "runlog", "screen", "session", "sinks", "strips", "tables"),
+    *("telemetry", "thresholds", "timeline", "trainer", "typed", "watch", "writer"),
 )
 """Those with a function that a training runs."""
 

@@ -331,12 +331,16 @@ def test_a_watch_may_be_detached_by_what_it_calls(tmp_path, caplog):
 
 @train_mark
 def test_a_watch_that_was_detached_can_be_attached_again(tmp_path):
+    from ultralytics import YOLO
+
     watch = GradWatch(live=False)
-    model = train(tmp_path, watch=watch, model=small())
+    train(tmp_path, watch=watch, model=small())
     watch.detach()
+    model = YOLO(small())  # 8.4.0 cannot train one twice
+    watch.attach(model).detach()
     train(tmp_path, model=model, name="unwatched")
     assert not (tmp_path / "unwatched" / "gradwatch.csv").exists()
-    train(tmp_path, watch=watch, model=model, name="again")
+    train(tmp_path, watch=watch, model=small(), name="again")
     assert [report.run.name for report in watch.reports] == ["run", "again"]
 
 
