@@ -874,3 +874,18 @@ def test_the_words_of_a_finding_know_all_of_its_modules():
     (found,) = story.findings.all.values()
     assert len(found.modules) == len(before.modules) + 1
     assert found.message == message(CHAIN, {"amp": True}, found) != before.message
+
+
+@pytest.mark.parametrize(("value", "is_new"), [(1e10, False), (1e20, True)])
+def test_a_warning_explains_no_gradient_that_clipping_multiplies_by_zero(value, is_new):
+    story = Story()
+    alerts = [replace(alert(A, 1, rule="leaf_exploding", value=3.0), severity="warning")]
+    story.step += 1
+    assert rules_of(story.tell(alerts)) == [("start", "leaf_exploding")]
+    story.step += 1
+    both = [
+        replace(alerts[0], step=2),
+        alert("model", 2, rule="total_high", value=value),
+    ]
+    expected = [("start", "total_high")] if is_new else []
+    assert rules_of(story.tell(both)) == expected

@@ -188,10 +188,15 @@ class Findings:
         return common_name(self._layout, tuple(alert.module for alert in sources))
 
     def _is_explained(self, alert: Alert) -> bool:
-        """Whether a finding that stands makes an alert of a weaker rule no news."""
+        """Whether a finding that lasts makes an alert of a weaker rule no news.
+
+        A warning does not, where clipping multiplies the gradient by 0: nothing is learned then.
+        """
+        is_lost = alert.rule == "total_high" and alert.value > CLIP_OVERFLOW
         return any(
             alert.rule in EXPLAINS.get(finding.rule, ()) and self._meet(alert, finding)
             for finding in self._standing()
+            if finding.severity == "critical" or not is_lost
         )
 
     def _meet(self, alert: Alert, finding: Finding) -> bool:
