@@ -428,9 +428,9 @@ def test_a_single_cell_far_above_or_below_does_not_stretch_the_colours(picture):
     assert shown.limits == pytest.approx((-0.5, 1.5), abs=0.05)
 
 
-@pytest.mark.parametrize("sick", [{"zero": CHAIN.modules}, {"nonfinite": CHAIN.modules}])
-def test_a_run_without_any_level_has_limits(picture, sick):
-    shown = picture([window(step, layout=CHAIN, **sick) for step in (1, 2)], layout=CHAIN)
+@pytest.mark.parametrize("faults", [{"zero": CHAIN.modules}, {"nonfinite": CHAIN.modules}])
+def test_a_run_without_any_level_has_limits(picture, faults):
+    shown = picture([window(step, layout=CHAIN, **faults) for step in (1, 2)], layout=CHAIN)
     assert shown.limits == (-1.0, 1.0)
     assert not shown.weak.any()
 

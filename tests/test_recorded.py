@@ -58,7 +58,7 @@ def count(lines, start):
 
 
 def assert_readable(record, tables):
-    """A table an epoch and the report, once each, and nothing that is drawn anew."""
+    """A table an epoch and the report, once each, and nothing that is redrawn."""
     assert RULE not in record
     assert not MOVES.search(record)
     lines = re.sub(r"\x1b\[[\d;]*m", "", record).splitlines()

@@ -110,10 +110,14 @@ def alarms(option: str, words: object) -> tuple[str, ...]:
     return chosen
 
 
+def is_named(rule: str, words: Collection[str]) -> bool:
+    """Whether a user named this rule, or its kind."""
+    return rule in words or RULES[rule].kind in words
+
+
 def matches(finding: Finding, words: Collection[str]) -> bool:
     """Whether rules or kinds that a user named speak of this finding; never of a notice."""
-    named = finding.rule in words or RULES[finding.rule].kind in words
-    return named and finding.severity != "notice"
+    return is_named(finding.rule, words) and finding.severity != "notice"
 
 
 class Detector:

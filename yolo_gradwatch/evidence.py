@@ -145,8 +145,8 @@ def clear(run: Path) -> None:
         path.unlink()
 
 
-def _name(step: int, folder: str = FOLDER) -> str:
-    return f"{folder}/step-{step:05}.json"
+def _name(step: int) -> str:
+    return f"{FOLDER}/step-{step:05}.json"
 
 
 def _files(run: Path) -> list[Path]:

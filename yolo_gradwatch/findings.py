@@ -54,7 +54,7 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "collapse": ("total_low",),
     "total_low": ("collapse",),
 }
-"""For a finding that stands, the rules whose alerts on its path through the model are no news."""
+"""For a finding that stands, the rules whose alerts on its path through the model are redundant."""
 
 
 class _Now(NamedTuple):
@@ -188,7 +188,7 @@ class Findings:
         return common_name(self._layout, tuple(alert.module for alert in sources))
 
     def _is_explained(self, alert: Alert) -> bool:
-        """Whether a finding that lasts makes an alert of a weaker rule no news.
+        """Whether a finding that lasts makes an alert of a weaker rule redundant.
 
         A warning does not, where clipping multiplies the gradient by 0: nothing is learned then.
         """

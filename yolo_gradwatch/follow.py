@@ -182,7 +182,7 @@ class Look:
 
 
 class _Known(NamedTuple):
-    """What is known of the run that is followed, by which it is told from another one."""
+    """What is known of the run that is followed, to distinguish it from another one."""
 
     layout: Layout
     thresholds: dict[str, Any]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from yolo_gradwatch.detect import RULES
+from yolo_gradwatch.detect import is_named
 from yolo_gradwatch.records import WHOLE
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def concerned(findings: Iterable[Finding]) -> set[str]:
 
 def chosen_by(findings: Iterable[Finding], words: Collection[str]) -> list[Finding]:
     """The findings of some rules or kinds of rules."""
-    return [f for f in findings if f.rule in words or RULES[f.rule].kind in words]
+    return [finding for finding in findings if is_named(finding.rule, words)]
 
 
 def standing_in(findings: Iterable[Finding], grid: Grid, epochs: tuple[int, int]) -> list[Finding]:

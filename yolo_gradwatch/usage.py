@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from yolo_gradwatch.console import plain_console
-from yolo_gradwatch.detect import ALARMS, RULES, alarms, matches
+from yolo_gradwatch.detect import ALARMS, RULES, alarms, is_named, matches
 from yolo_gradwatch.thresholds import Thresholds
 from yolo_gradwatch.typed import printable
 
@@ -104,7 +104,7 @@ def why_failed(report: Report, words: Collection[str]) -> str:
 
 def tell_unjudged(report: Report, words: Collection[str]) -> None:
     """Say in one line which of the rules of ``--fail-on`` a run was too short for, if any."""
-    rules = [rule for rule in report.unjudged if rule in words or RULES[rule].kind in words]
+    rules = [rule for rule in report.unjudged if is_named(rule, words)]
     if rules and report.steps:
         tell(f"passed under --fail-on, but too short to judge {', '.join(rules)}: {report.path}")
 
