@@ -12,10 +12,10 @@ from os import environ
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from yolo_gradwatch.outputs import Output
     from yolo_gradwatch.records import Alert, Episode, Finding, Layout, Window
     from yolo_gradwatch.report import Report
     from yolo_gradwatch.review import Run, load_run
-    from yolo_gradwatch.sinks import Sink
     from yolo_gradwatch.thresholds import Thresholds
     from yolo_gradwatch.watch import GradWatch
 
@@ -30,9 +30,9 @@ _HOME = {
     "Finding": "records",
     "GradWatch": "watch",
     "Layout": "records",
+    "Output": "outputs",
     "Report": "report",
     "Run": "review",
-    "Sink": "sinks",
     "Thresholds": "thresholds",
     "Window": "records",
     "load_run": "review",
@@ -44,9 +44,9 @@ __all__ = [
     "Finding",
     "GradWatch",
     "Layout",
+    "Output",
     "Report",
     "Run",
-    "Sink",
     "Thresholds",
     "Window",
     "load_run",

@@ -8,6 +8,7 @@ import sys
 import traceback
 from contextlib import suppress
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -40,7 +41,7 @@ from yolo_gradwatch.usage import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from yolo_gradwatch.faults import Fault
     from yolo_gradwatch.launched import Launched
@@ -117,7 +118,9 @@ def train(  # noqa: PLR0913, PLR0917  # each is an option of the command
     fail_words = alarm_words("--fail-on", fail_on)
     watch = _watch(interval, thresholds, stop_on, live=live)
     arguments = _training_arguments(ctx.args)
-    _leave(watch, fail_words, lambda: yolo_command.run_command(arguments, watch.begin))
+    from yolo_gradwatch.watch import begin  # noqa: PLC0415  # it loads torch
+
+    _leave(watch, fail_words, lambda: yolo_command.run_command(arguments, partial(begin, watch)))
 
 
 @app.command(epilog=EPILOG)
@@ -262,27 +265,34 @@ def _leave(watch: GradWatch, fail_words: tuple[str, ...], run: Callable[[], None
             _refuse_input(error)
         traceback.print_exc()
         raise typer.Exit(FOUND) from error
-    if any(session.stopped_by for session in watch.sessions):
+    sessions = _sessions(watch)
+    if any(session.stopped_by for session in sessions):
         raise typer.Exit(STOPPED)
     failed = _failed(watch, fail_words) if fail_words else []
     for why in failed:
         tell(f"failed under --fail-on: {why}")
     if fail_words and not failed:
-        for session in watch.sessions:
+        for session in sessions:
             tell_unjudged(session.report(), fail_words)
     raise typer.Exit(FOUND if failed else FINE)
 
 
+def _sessions(watch: GradWatch) -> Sequence[Session | Launched]:
+    from yolo_gradwatch.watch import sessions_of  # noqa: PLC0415  # it loads torch
+
+    return sessions_of(watch)
+
+
 def _has_begun(watch: GradWatch) -> bool:
     """Whether the newest training came to its first epoch, as far as it was watched."""
-    return any(session.has_started or session.is_broken for session in watch.sessions[-1:])
+    return any(session.has_started or session.is_broken for session in _sessions(watch)[-1:])
 
 
 def _failed(watch: GradWatch, words: tuple[str, ...]) -> list[str]:
     """Why trainings do not pass: a finding that is not wanted, or that nobody watched for it."""
-    if not watch.sessions:  # under torchrun, rank 0 answers for the others
+    if not _sessions(watch):  # under torchrun, rank 0 answers for the others
         return ["no training was watched"] if processes.reports() else []
-    whys = {session.folder: _why_failed(session, words) for session in watch.sessions}
+    whys = {session.folder: _why_failed(session, words) for session in _sessions(watch)}
     return [f"{folder}: {why}" for folder, why in whys.items() if why]
 
 

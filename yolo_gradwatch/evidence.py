@@ -8,11 +8,14 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from yolo_gradwatch.outputs import OutputBase
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from yolo_gradwatch.records import Floats, Layout, Sample
+    from yolo_gradwatch.outputs import RunInfo
+    from yolo_gradwatch.records import Floats, Layout, News, Sample
 
 OWN_FOLDER = "gradwatch"
 """Within the run's folder, what is not read as a table of it."""
@@ -44,52 +47,68 @@ class Note:
     losses: Sequence[str]
 
 
-class Evidence:
-    """Keeps the newest steps and writes those that a finding names.
+class Evidence(OutputBase):
+    """Keeps the newest steps and writes those that a finding names."""
 
-    Args:
-        run: The run's folder.
-        layout: Of the model that is watched.
-    """
-
-    def __init__(self, run: Path, layout: Layout) -> None:
-        self._run = run
-        self._layout = layout
+    def __init__(self) -> None:
         self._notes: OrderedDict[int, Note] = OrderedDict()
         self._landed: OrderedDict[int, tuple[Sample, Floats, Layout]] = OrderedDict()
+        self._wanted: set[int] = set()
+        self._is_open = True
+
+    def start(self, run: RunInfo) -> None:
+        """Note where to write."""
+        self._run, self._layout = run.folder, run.layout
 
     def note(self, step: int, note: Note) -> None:
         """Keep what is known of a step as it is read."""
         self._notes[step] = note
         _shorten(self._notes)
 
-    def regroup(self, layout: Layout) -> None:
-        """Go on with the modules of another layout."""
-        self._layout = layout
-
-    def add(self, samples: Sequence[Sample], norms: Floats) -> None:
-        """Keep the numbers of steps and their (S, M) module norms as they land."""
+    def steps(self, samples: Sequence[Sample], norms: Floats) -> None:
+        """Keep the numbers of steps as they land."""
         for sample, own in zip(samples, norms, strict=True):
             self._landed[sample.step] = (sample, own, self._layout)
         _shorten(self._landed)
 
-    def write(self, first: int, last: int) -> str:
-        """Write the worst of some steps; the file's name within the run's folder, "" for none.
+    def regroup(self, layout: Layout) -> None:
+        """Go on with the modules of another layout."""
+        self._layout = layout
+
+    def file(self, first: int, last: int) -> str:
+        """The file on the worst of some steps, within the run's folder; "" if there is none.
+
+        It is there, or is written with the next findings.
 
         Args:
-            first: The first of them.
+            first: The first of these steps.
             last: The last of them.
-
-        Raises:
-            OSError: It cannot be written.
         """
         worst = self._worst(first, last)
-        if worst is None or len(_files(self._run)) >= MOST_FILES:
+        found = existing(self._run, first, last)
+        if found or worst is None or not self._is_open:
+            return found
+        if worst not in self._wanted and len(_files(self._run)) + len(self._wanted) >= MOST_FILES:
             return ""
-        path = self._run / _name(worst)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self._content(worst), indent=1), encoding="utf-8")
+        self._wanted.add(worst)
         return _name(worst)
+
+    def findings(self, changes: Sequence[News]) -> None:
+        """Write the files that these findings name.
+
+        Raises:
+            OSError: One cannot be written.
+        """
+        del changes  # they name what `file` was asked for
+        while self._wanted:
+            step = self._wanted.pop()
+            path = self._run / _name(step)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(self._content(step), indent=1), encoding="utf-8")
+
+    def close(self) -> None:
+        """Name no more files."""
+        self._is_open = False
 
     def _worst(self, first: int, last: int) -> int | None:
         """Of these steps that are kept, the first that is not finite, else the highest.

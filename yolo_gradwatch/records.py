@@ -363,6 +363,7 @@ class EpochTelemetry:
         owners: The blocks with the largest shares of the squared norm, in the mean over the
             finite steps.
         scale: Loss scale of AMP at the last step; None without a scaler.
+        step_last: Newest optimizer step, captured or not; 0 in files that do not tell.
     """
 
     epoch: int
@@ -374,3 +375,4 @@ class EpochTelemetry:
     clip_ratio: float | None = None
     owners: dict[str, float] = field(default_factory=dict)
     scale: float | None = None
+    step_last: int = 0

@@ -96,6 +96,7 @@ def epochs_of(grid: Grid, known: int) -> Iterator[EpochTelemetry]:
             skipped=int(grid.skipped[rows].sum()),
             norm_median=float(np.median(finite)) if finite.size else None,
             norm_max=float(peaks.max()) if peaks.size else None,
+            step_last=int(grid.step_last[rows].max()),
         )
 
 

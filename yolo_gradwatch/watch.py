@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 from yolo_gradwatch import processes
 from yolo_gradwatch import trainer as trainers
 from yolo_gradwatch.detect import alarms
+from yolo_gradwatch.guard import warn_of_own_error
 from yolo_gradwatch.launched import Launched
-from yolo_gradwatch.recorder import Options
+from yolo_gradwatch.outputs import METHODS
 from yolo_gradwatch.report import ELSEWHERE, Report
-from yolo_gradwatch.session import Session, tell_own_error
+from yolo_gradwatch.session import Options, Session
 from yolo_gradwatch.thresholds import Thresholds, check_count, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from yolo_gradwatch.records import Finding
-    from yolo_gradwatch.sinks import Sink
 
 _BEGIN = "on_pretrain_routine_start"
 """The event at which Ultralytics has built a trainer that trains."""
@@ -44,11 +44,7 @@ class GradWatch:
             each epoch; the panel itself is never recorded.
         on_finding: Called with each finding when it begins, comes back or grows worse.
         stop_on: Rules or kinds of rules, such as ``("nonfinite",)``, that end the training.
-        sinks: Destinations of a few numbers a window, see `Sink`.
-
-    Attributes:
-        sessions: The trainings that were watched, oldest first: each in this process, or launched
-            in others.
+        outputs: Objects with any of the methods of `Output`, called as the training goes on.
 
     Raises:
         TypeError: An argument is of the wrong type.
@@ -63,7 +59,7 @@ class GradWatch:
         live: bool | None = None,
         on_finding: Callable[[Finding], None] | None = None,
         stop_on: Iterable[str] = (),
-        sinks: Iterable[Sink] = (),
+        outputs: Iterable[object] = (),
     ) -> None:
         check_count("interval", interval)
         if not isinstance(thresholds, Thresholds):
@@ -78,11 +74,11 @@ class GradWatch:
             live=live,
             on_finding=on_finding,
             stop_on=alarms("stop_on", stop_on),
-            sinks=_sinks(sinks),
+            outputs=_outputs(outputs),
         )
         self._has_warned = False
         self._targets: list[weakref.ref[Any]] = []
-        self.sessions: list[Session | Launched] = []
+        self._sessions: list[Session | Launched] = []
 
     def attach(self, model_or_trainer: Any) -> GradWatch:
         """Watch every later training of a model, or the training of a trainer.
@@ -111,7 +107,7 @@ class GradWatch:
             return self
         for other in watches:
             other.leave(target)
-        target.add_callback(_BEGIN, self.begin)
+        target.add_callback(_BEGIN, self._on_begin)
         alive = [one for one in self._targets if one() is not None]
         self._targets = [*alive, weakref.ref(target)]
         _hear_of_launches()
@@ -120,7 +116,7 @@ class GradWatch:
             if trainers.has_begun(target):
                 _LOG.warning("GradWatch: this training has begun: attach before train()")
             else:
-                self.begin(target)  # a trainer's own routine start is over
+                self._on_begin(target)  # a trainer's own routine start is over
         return self
 
     def detach(self) -> None:
@@ -129,12 +125,12 @@ class GradWatch:
         A training that it watches goes on without it, and is reported as interrupted here. A second
         call does nothing.
         """
-        watched = [s for s in self.sessions if isinstance(s, Session)]
+        watched = [s for s in self._sessions if isinstance(s, Session)]
         for target in (*(target() for target in self._targets), *(s.trainer for s in watched)):
             if target is not None:
                 self.leave(target)
         for session in watched:
-            session.end()
+            session.detach()
 
     @property
     def run_dir(self) -> Path | None:
@@ -171,9 +167,9 @@ class GradWatch:
     @property
     def reports(self) -> list[Report]:
         """What was found in each training, oldest first; see `report`."""
-        return [session.report() for session in self.sessions if session.has_report]
+        return [session.report() for session in self._sessions if session.has_report]
 
-    def begin(self, trainer: Any) -> None:
+    def _on_begin(self, trainer: Any) -> None:
         """Watch the training of this trainer, or find it again if it launches others for it.
 
         Ultralytics calls this when it has built a trainer that trains; the other ranks of several
@@ -182,32 +178,32 @@ class GradWatch:
         try:
             self._begin(trainer)
         except Exception as error:  # noqa: BLE001  # there is no session yet that would catch it
-            tell_own_error(error)
+            warn_of_own_error(error)
 
     def _begin(self, trainer: Any) -> None:
         if processes.launches_workers(trainer):
             self._warn_if_dropped(trainer)
-            self.sessions.append(Launched(trainers.save_dir(trainer), self._options.stop_on))
+            self._sessions.append(Launched(trainers.save_dir(trainer), self._options.stop_on))
         elif processes.reports():
-            self.sessions.append(Session(trainer, self._options))
+            self._sessions.append(Session(trainer, self._options))
 
     def __getstate__(self) -> dict[str, object]:
         """The configuration alone: Ultralytics pickles callbacks for the processes of a DDP run."""
-        return {**vars(self), "sessions": [], "_targets": []}
+        return {**vars(self), "_sessions": [], "_targets": []}
 
     @property
     def _session(self) -> Session | Launched | None:
-        return self.sessions[-1] if self.sessions else None
+        return self._sessions[-1] if self._sessions else None
 
     def leave(self, target: Any) -> None:
         """Take this watch off a model or a trainer, and off its training if that is to come."""
         calls = target.callbacks[_BEGIN]
         target.callbacks[_BEGIN] = [c for c in calls if getattr(c, "__self__", None) is not self]
         self._targets = [one for one in self._targets if one() is not target]
-        for session in self.sessions[:]:
+        for session in self._sessions[:]:
             if isinstance(session, Session) and session.is_waiting and session.trainer is target:
-                session.end()
-                self.sessions.remove(session)
+                session.detach()
+                self._sessions.remove(session)
 
     def _warn_if_dropped(self, target: Any) -> None:
         """Say once that a training on several GPUs is not watched, where that is so."""
@@ -225,7 +221,17 @@ def _hear_of_launches() -> None:
 def _begin_launched(trainer: Any) -> None:
     """Tell the watch that is attached, if one is, of a trainer that launches processes."""
     for watch in _attached(trainer):
-        watch.begin(trainer)
+        begin(watch, trainer)
+
+
+def begin(watch: GradWatch, trainer: Any) -> None:
+    """Have a watch begin with the training of this trainer, as an attached one does by itself."""
+    watch._on_begin(trainer)  # noqa: SLF001  # for the rest of the package, not for the user
+
+
+def sessions_of(watch: GradWatch) -> tuple[Session | Launched, ...]:
+    """The trainings that were watched, oldest first, in this process or launched in others."""
+    return tuple(watch._sessions)  # noqa: SLF001  # as above
 
 
 def _attached(target: Any) -> list[GradWatch]:
@@ -234,11 +240,15 @@ def _attached(target: Any) -> list[GradWatch]:
     return [owner for owner in owners if isinstance(owner, GradWatch)]
 
 
-def _sinks(sinks: Iterable[Sink]) -> tuple[Sink, ...]:
-    if not isinstance(sinks, Iterable):
-        raise TypeError(f"sinks must be a list or tuple, got {type(sinks).__name__}")
-    chosen = tuple(sinks)
-    for sink in chosen:
-        if not (callable(getattr(sink, "write", None)) and callable(getattr(sink, "close", None))):
-            raise TypeError(f"sinks: {type(sink).__name__} has no write(scalars, step) and close()")
+def _outputs(outputs: Iterable[object]) -> tuple[object, ...]:
+    if not isinstance(outputs, Iterable):
+        raise TypeError(f"outputs must be a list or tuple, got {type(outputs).__name__}")
+    chosen = tuple(outputs)
+    for output in chosen:
+        if isinstance(output, type):
+            raise TypeError(f"outputs: {output.__qualname__} is a class, give an object of it")
+        if not any(callable(getattr(output, method, None)) for method in METHODS):
+            raise TypeError(
+                f"outputs: {type(output).__name__} has none of the methods {', '.join(METHODS)}"
+            )
     return chosen

@@ -1,0 +1,186 @@
+"""What is done at each event of a training that is watched."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from yolo_gradwatch import contract
+from yolo_gradwatch import layout as layouts
+from yolo_gradwatch import trainer as trainers
+from yolo_gradwatch.capture import Capture
+from yolo_gradwatch.evidence import Note
+
+if TYPE_CHECKING:
+    import weakref
+    from collections.abc import Sequence
+
+    from torch import nn
+
+    from yolo_gradwatch.evidence import Evidence
+    from yolo_gradwatch.reactions import StopRule
+    from yolo_gradwatch.recorder import Recorder
+    from yolo_gradwatch.records import Layout, Members
+
+MOST_BATCHES = 1024
+"""Batches of one optimizer step whose images are remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A model as it is watched.
+
+    Attributes:
+        layout: Its modules.
+        members: Which parameters make up each.
+        watched: Parameters that the training moves, or has moved before.
+        outside: All others.
+    """
+
+    layout: Layout
+    members: Members
+    watched: Sequence[nn.Parameter]
+    outside: Sequence[nn.Parameter]
+
+
+def view(trainer: Any, known: Sequence[nn.Parameter] = ()) -> View:
+    """The model of a trainer with what the training moves by now, and known parameters."""
+    model = trainers.model_of(trainer)
+    meant_frozen = trainers.meant_frozen(trainer)
+    watched = layouts.watched(model, meant_frozen, known)
+    inside = {id(p) for p in watched}
+    outside = [p for p in model.parameters() if id(p) not in inside]
+    return View(*layouts.read(model, meant_frozen, known), watched, outside)
+
+
+class Events:
+    """Reads the gradients of each optimizer step and drives the recorder.
+
+    Args:
+        trainer: The trainer, as long as it lives.
+        seen: Its model.
+        recorder: Takes what was read.
+        evidence: Takes what else is known of a step.
+        stop: Says whether to stop.
+        interval: Optimizer steps from one captured step to the next.
+    """
+
+    def __init__(  # noqa: PLR0913  # all that a training has
+        self,
+        trainer: weakref.ref[Any],
+        seen: View,
+        *,
+        recorder: Recorder,
+        evidence: Evidence,
+        stop: StopRule,
+        interval: int,
+    ) -> None:
+        self._alive = trainer
+        self._view = seen
+        self._recorder = recorder
+        self._evidence = evidence
+        self._stop = stop
+        self._interval = interval
+        self._capture = Capture(seen.watched)
+        self._first_step = recorder.last_step + 1
+        self._epoch = 0
+        self._images: deque[Sequence[str]] = deque(maxlen=MOST_BATCHES)
+        self._is_read = False
+        self._has_stepped = False
+
+    @property
+    def _trainer(self) -> Any:
+        return self._alive()
+
+    def read(self) -> None:
+        """Read the gradients of this optimizer step, unscaled and not yet clipped."""
+        if self._epoch == 0:
+            raise contract.never_began(type(self._trainer), "on_train_epoch_start")
+        recorder = self._recorder
+        recorder.last_step += 1
+        step = recorder.last_step
+        self._is_read = True
+        images = list(self._images)
+        self._images.clear()
+        if (step - self._first_step) % self._interval == 0:
+            self._take_in_thawed(step)
+            names, losses = trainers.losses(self._trainer)
+            self._evidence.note(step, Note(images, trainers.learning_rates(self._trainer), names))
+            self._capture.take(
+                self._epoch,
+                step,
+                trainers.amp_state(self._trainer),
+                losses,
+                detailed=recorder.opens_window(step),
+            )
+
+    def note_step(self) -> None:
+        """Note that the optimizer stepped; inside a step, nothing can be undone."""
+        self._has_stepped = True
+
+    def see(self, images: Sequence[str]) -> None:
+        """Remember the images of a batch until the optimizer steps."""
+        self._images.append(images)
+
+    def start_epoch(self) -> None:
+        """Begin a pass over an epoch; one that comes again is a restart."""
+        epoch = trainers.epoch_of(self._trainer)
+        if epoch <= self._epoch:  # recovery from NaN or from too little memory repeats it
+            self.drain(wait=True)
+            kind = trainers.restart_kind(self._trainer)
+            self._recorder.restart(kind, self._recorder.last_step + 1)
+            self._images.clear()  # what they have given to the gradient is gone
+        self._epoch = epoch
+        self._recorder.start_epoch(epoch, trainers.epochs_of(self._trainer))
+
+    def end_batch(self) -> None:
+        """Take what has landed; stop the training where that can be done between batches."""
+        self._check_step()
+        self.drain()
+        if self._stop.wanted and trainers.stops_between_batches(self._trainer):
+            trainers.stop(self._trainer)
+
+    def end_epoch(self) -> None:
+        """Take every step of the epoch."""
+        self.drain(wait=True)
+        self._recorder.end_epoch()
+
+    def end_fit_epoch(self) -> None:
+        """Stop after a possible NaN recovery, before several processes agree to go on or not."""
+        if self._stop.wanted:
+            trainers.stop(self._trainer)
+
+    def end_training(self) -> None:
+        """End while every logger is still open: integrations come after us."""
+        self.drain(wait=True)
+        self._recorder.end("finished")
+
+    def drain(self, *, wait: bool = False) -> None:
+        """Hand over the steps that have landed, or wait for all."""
+        self._recorder.take(self._capture.drain(wait=wait))
+
+    def take_rest(self) -> None:
+        """Hand over all that can be had of a training that is over."""
+        try:
+            self.drain(wait=True)
+        finally:  # a device that has failed hands nothing over, but some steps have landed
+            self._recorder.settle()
+
+    def _take_in_thawed(self, step: int) -> None:
+        """Watch layers that were frozen on purpose from the step at which they are trained."""
+        if any(p.requires_grad for p in self._view.outside):
+            self.drain(wait=True)
+            self._view = view(self._trainer, self._view.watched)
+            self._capture = Capture(self._view.watched)
+            self._recorder.regroup(self._view.layout, self._view.members, step)
+
+    def _check_step(self) -> None:
+        """Give up if the optimizer stepped in this batch and the gradients were not read.
+
+        Raises:
+            Unwatchable: It did.
+        """
+        if self._has_stepped and not self._is_read:
+            raise contract.skipped_unscale(type(self._trainer))
+        self._has_stepped = self._is_read = False

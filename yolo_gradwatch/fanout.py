@@ -1,0 +1,112 @@
+"""Hands what happens in a training to its outputs, and the one policy for those that raise."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from yolo_gradwatch.outputs import RunInfo
+    from yolo_gradwatch.records import EpochTelemetry, Event, Floats, Layout, News, Sample, Window
+    from yolo_gradwatch.report import Report
+
+_LOG = logging.getLogger(__name__)
+
+
+class Fanout:
+    """The outputs of one training as one output.
+
+    An output that raises an `Exception` gets one warning, one ``close()`` and no more calls; the
+    others go on. What is no `Exception`, such as Ctrl+C, passes.
+
+    Args:
+        outputs: Objects with any of the methods of `Output`, in the order of the calls.
+    """
+
+    def __init__(self, outputs: Sequence[Any]) -> None:
+        self._outputs = list(outputs)
+
+    def start(self, run: RunInfo) -> None:
+        """See `Output`."""
+        self._call("start", run)
+
+    def epoch_start(self, epoch: int, epochs: int) -> None:
+        """See `Output`."""
+        self._call("epoch_start", epoch, epochs)
+
+    def steps(self, samples: Sequence[Sample], norms: Floats) -> None:
+        """See `Output`."""
+        self._call("steps", samples, norms)
+
+    def window(self, window: Window) -> None:
+        """See `Output`."""
+        self._call("window", window)
+
+    def findings(self, changes: Sequence[News]) -> None:
+        """See `Output`."""
+        self._call("findings", changes)
+
+    def epoch(self, clipping: EpochTelemetry) -> None:
+        """See `Output`."""
+        self._call("epoch", clipping)
+
+    def regroup(self, layout: Layout) -> None:
+        """See `Output`."""
+        self._call("regroup", layout)
+
+    def restart(self, event: Event) -> None:
+        """See `Output`."""
+        self._call("restart", event)
+
+    def end(self, report: Report) -> None:
+        """See `Output`."""
+        self._call("end", report)
+
+    def close(self) -> None:
+        """Close all of them, the last one first; a second call does nothing."""
+        outputs, self._outputs = self._outputs, []
+        with ExitStack() as stack:  # Ctrl+C in one leaves none open
+            for output in outputs:
+                stack.callback(_close, output)
+
+    def _call(self, method: str, *args: object) -> None:
+        for output in self._outputs[:]:
+            if not _succeeds(output, method, args):
+                self._outputs = [one for one in self._outputs if one is not output]
+
+
+def _succeeds(output: object, method: str, args: tuple[object, ...]) -> bool:
+    """Call a method of an output; whether it has not raised."""
+    try:
+        getattr(output, method, _ignore)(*args)
+    except Exception as error:  # noqa: BLE001  # an output is not worth the training
+        _warn(output, method, error)
+        with suppress(Exception):  # the user has one warning of it already
+            getattr(output, "close", _ignore)()
+        return False
+    return True
+
+
+def _close(output: object) -> None:
+    try:
+        getattr(output, "close", _ignore)()
+    except Exception as error:  # noqa: BLE001  # an output is not worth the training
+        _warn(output, "close", error)
+
+
+def _ignore(*_args: object) -> None:
+    """Stand in for a method that an output does not have."""
+
+
+def _warn(output: object, method: str, error: Exception) -> None:
+    _LOG.warning(
+        "GradWatch: %s.%s raised %s: %s; it is off from now on, everything else goes on",
+        getattr(output, "name", type(output).__qualname__),
+        method,
+        type(error).__name__,
+        error,
+        exc_info=_LOG.isEnabledFor(logging.DEBUG),
+    )

@@ -1,0 +1,130 @@
+"""The files of a run, as an output of its training."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from yolo_gradwatch import runlog, writer
+from yolo_gradwatch.outputs import OutputBase
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from yolo_gradwatch.outputs import RunInfo
+    from yolo_gradwatch.records import EpochTelemetry, Event, Layout, News, Window
+    from yolo_gradwatch.report import Report
+    from yolo_gradwatch.resume import Past
+
+NOTED_SHARE = 0.01
+"""Of the epochs, how many more there must be before ``gradwatch.json`` is written whole again."""
+
+
+class Files(OutputBase):
+    """Writes the tables of a run and the description that makes them readable.
+
+    Args:
+        past: The run that the training continues; None if its files begin here.
+    """
+
+    def __init__(self, past: Past | None) -> None:
+        self._resumes = past is not None
+        self._events: list[Event] = list(past.events) if past else []
+        self._epochs: list[EpochTelemetry] = list(past.epochs) if past else []
+        self._others: dict[str, Any] = dict(past.others) if past else {}
+        self._log: runlog.RunLog | None = None
+        self._noted = 0
+        self._status = "running"
+        self._writer = writer.own()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the files have begun, and hold everything so far."""
+        return self._log is not None
+
+    def start(self, run: RunInfo) -> None:
+        """Begin the tables and the description."""
+        self._run, self._layout = run, run.layout
+        self._last_step = run.begin.step - 1
+        self._log = runlog.RunLog(run.folder, run.layout, resume=self._resumes)
+        self._log.start()
+        self.restart(run.begin)
+
+    def window(self, window: Window) -> None:
+        """Append one row a module."""
+        self._table.write_window(window)
+
+    def findings(self, changes: Sequence[News]) -> None:
+        """Append one row a change."""
+        self._table.write_news(changes)
+
+    def epoch(self, clipping: EpochTelemetry) -> None:
+        """Write the description again, once there are 1 % more epochs."""
+        self._epochs.append(clipping)
+        self._last_step = clipping.step_last
+        if len(self._epochs) > (1 + NOTED_SHARE) * self._noted:
+            self._describe()
+
+    def regroup(self, layout: Layout) -> None:
+        """Go on with rows of more modules."""
+        self._layout = layout
+        self._table.regroup(layout)
+
+    def restart(self, event: Event) -> None:
+        """Note the event."""
+        self._events.append(event)
+        self._last_step = event.step - 1
+        self._describe()
+
+    def end(self, report: Report) -> None:
+        """Note how the training ended."""
+        self._status = report.status
+        self._epochs = list(report.epochs)
+        self._last_step = max(self._last_step, *(e.step_last for e in self._epochs), 0)
+        self._describe()
+
+    def close(self) -> None:
+        """Close the tables; a run without an end has failed, by an error of ours.
+
+        Raises:
+            OSError: What was written last does not fit.
+        """
+        log, self._log = self._log, None
+        if log is None:
+            return
+        with ExitStack() as stack:
+            stack.callback(log.close)
+            if self._status == "running":
+                self._status = "failed"
+                log.write_meta(self._meta())
+
+    @property
+    def _table(self) -> runlog.RunLog:
+        if self._log is None:
+            raise RuntimeError("the files have not begun")
+        return self._log
+
+    def _describe(self) -> None:
+        self._noted = len(self._epochs)
+        self._table.write_meta(self._meta())
+
+    def _meta(self) -> dict[str, Any]:
+        run = self._run
+        return {
+            **self._others,
+            "format_version": runlog.FORMAT_VERSION,
+            "status": self._status,
+            "process": asdict(self._writer) if self._writer else None,
+            "versions": run.versions,
+            "options": {
+                "interval": run.interval,
+                "stop_on": list(run.stop_on),
+                "training": run.training,
+            },
+            "thresholds": asdict(run.thresholds),
+            "layout": runlog.meta_of_layout(self._layout),
+            "last_step": self._last_step,
+            "events": [asdict(event) for event in self._events],
+            "epochs": [asdict(epoch) for epoch in self._epochs],
+        }

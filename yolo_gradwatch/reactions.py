@@ -1,0 +1,55 @@
+"""What a finding does besides being reported: calls the user, stops the training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from yolo_gradwatch.console import stop_line
+from yolo_gradwatch.detect import matches
+from yolo_gradwatch.outputs import OutputBase
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rich.text import Text
+
+    from yolo_gradwatch.records import Finding, News
+
+
+class Callback(OutputBase):
+    """Calls a function of the user's with each finding that begins, comes back or grows worse."""
+
+    def __init__(self, function: Callable[[Finding], None]) -> None:
+        self.name = getattr(function, "__qualname__", type(function).__qualname__)
+        self._function = function
+
+    def findings(self, changes: Sequence[News]) -> None:
+        """Call the function once a change."""
+        for change in changes:
+            if change.change != "end":
+                self._function(change.finding)
+
+
+class StopRule(OutputBase):
+    """Wants to stop the training at the first finding of some rules.
+
+    Args:
+        words: Rules or kinds of rules.
+        say: Prints a line.
+
+    Attributes:
+        wanted: The finding that is to stop the training; None as long as there is none.
+    """
+
+    def __init__(self, words: tuple[str, ...], say: Callable[[Text], None]) -> None:
+        self._words = words
+        self._say = say
+        self.wanted: Finding | None = None
+
+    def findings(self, changes: Sequence[News]) -> None:
+        """Look for the first that is to stop the training."""
+        for change in changes:
+            is_new = self.wanted is None and change.change != "end"
+            if is_new and matches(change.finding, self._words):
+                self.wanted = change.finding
+                self._say(stop_line(change.finding))

@@ -1,0 +1,138 @@
+"""What a resumed training takes over from the run in its folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from yolo_gradwatch import runlog
+from yolo_gradwatch.diagnosis import replay
+from yolo_gradwatch.layout import dated
+from yolo_gradwatch.review import last_step_of, load_run
+from yolo_gradwatch.tables import grid_of, windows_of
+from yolo_gradwatch.telemetry import epochs_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from yolo_gradwatch.diagnosis import Diagnosis
+    from yolo_gradwatch.records import EpochTelemetry, Event, Layout
+    from yolo_gradwatch.review import Run
+
+OWN_PARTS = (
+    *("format_version", "status", "process", "versions", "options", "thresholds", "layout"),
+    *("last_step", "events", "epochs"),
+)
+"""Parts of ``gradwatch.json`` that are written."""
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A run up to where a resumed training goes on with it.
+
+    Attributes:
+        first_step: Optimizer step with which the training goes on.
+        steps: Captured steps so far.
+        events: Its restarts.
+        epochs: Its passes over an epoch.
+        others: Parts of ``gradwatch.json`` from a later version, which are written again.
+    """
+
+    first_step: int
+    steps: int
+    events: tuple[Event, ...]
+    epochs: tuple[EpochTelemetry, ...]
+    others: dict[str, Any] = field(default_factory=dict)
+
+
+def earlier_run(folder: Path) -> Run | None:
+    """The run that is resumed, if its first part was watched and its files can be continued."""
+    if not (folder / runlog.META_FILE).exists():
+        return None
+    try:
+        run = load_run(folder)
+        json.dumps(run.meta, allow_nan=False)  # much of it is written again
+        _next_step(run)
+    except Exception as error:  # noqa: BLE001  # there is no end to what may be in a file
+        _set_aside(folder, error)
+        return None
+    return run
+
+
+def continued(
+    run: Run, layout: Layout, diagnose: Callable[[Layout], Diagnosis]
+) -> tuple[Layout, Diagnosis, Past | None]:
+    """Take over a run; if that fails, its files are set aside and the training begins new ones.
+
+    Args:
+        run: The run that is resumed.
+        layout: Of the model as it is now.
+        diagnose: Gives a new diagnosis for a layout.
+
+    Returns:
+        The layout with the steps from which modules are watched, the diagnosis that knows the
+        findings so far, and the rest.
+    """
+    try:
+        known = dated(layout, run.layout, _next_step(run))
+        diagnosis = diagnose(known)
+        past = _taken_over(run, known, diagnosis)
+    except Exception as error:  # noqa: BLE001  # there is no end to what may be in a file
+        _set_aside(run.folder, error)
+        return layout, diagnose(layout), None
+    return known, diagnosis, past
+
+
+def _taken_over(run: Run, layout: Layout, diagnosis: Diagnosis) -> Past:
+    events = runlog.events_of_meta(run.meta)
+    epochs = runlog.epochs_of_meta(run.meta)
+    epochs += epochs_of(run.grid, sum(epoch.steps for epoch in epochs))
+    windows = list(windows_of(grid_of(run.windows, layout)))
+    replay(diagnosis, windows, events, run.reported)
+    runlog.mend(run.folder, run.layout.modules[-1])
+    return Past(
+        first_step=_next_step(run),
+        steps=sum(window.steps for window in windows),
+        events=tuple(events),
+        epochs=tuple(epochs),
+        others={name: part for name, part in run.meta.items() if name not in OWN_PARTS},
+    )
+
+
+def as_asked(options: dict[str, object], earlier: Run | None) -> dict[str, object]:
+    """Options of a resumed training as the user gave them to its first part.
+
+    A checkpoint holds what Ultralytics made of them, such as AdamW of ``optimizer=auto``, as if the
+    user had asked for that. Where the first part does not tell, nobody knows: None.
+    """
+    is_known = earlier is not None and earlier.meta["format_version"] > 1
+    first = earlier.meta["options"]["training"] if earlier and is_known else {}
+    model = {"model": first["model"]} if "model" in first else {}  # else the checkpoint
+    if not is_known and options.get("optimizer") != "auto":
+        first = {"optimizer": None, "lr0": None}
+        first["fitted"] = {name: options.get(name) for name in first}
+    made = {n: v for n, v in first.get("fitted", {}).items() if n in first and options.get(n) == v}
+    fitted = {**made, **cast("dict[str, object]", options.get("fitted", {}))}
+    return {**options, **model, **{name: first[name] for name in made}, "fitted": fitted}
+
+
+def _set_aside(folder: Path, error: Exception) -> None:
+    """Keep files that cannot be continued, and say why."""
+    _LOG.warning(
+        "GradWatch starts new files, the old ones are kept as *.old: %s",
+        error,
+        exc_info=_LOG.isEnabledFor(logging.DEBUG),
+    )
+    runlog.set_aside(folder)
+
+
+def _next_step(run: Run) -> int:
+    """The optimizer step with which a resumed run goes on."""
+    begun = (event.step for event in runlog.events_of_meta(run.meta))
+    last = max(int(run.grid.step_last.max(initial=0)), last_step_of(run.meta))
+    return max([last + 1, *begun])

@@ -1,0 +1,130 @@
+"""The live report: a panel where standard output is a terminal, tables in a log."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from yolo_gradwatch import console
+from yolo_gradwatch.board import Board
+from yolo_gradwatch.contract import unknown_bar
+from yolo_gradwatch.outputs import OutputBase
+from yolo_gradwatch.runlog import PICTURE_FILE, RUN_FILES
+from yolo_gradwatch.screen import Screen, draws_panel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from yolo_gradwatch.outputs import RunInfo
+    from yolo_gradwatch.records import EpochTelemetry, Finding, Floats, Layout, News, Sample
+    from yolo_gradwatch.report import Report
+
+_LOG = logging.getLogger(__name__)
+
+
+class Terminal(OutputBase):
+    """Shows a training live, and the report when it is over.
+
+    Args:
+        live: Draw the panel; None draws it where standard output is a terminal.
+        handlers: Log handlers that write to the terminal.
+        has_known_bar: Whether Ultralytics' progress bar can be drawn inside the panel.
+        safely: Calls a function of ours from a stream; what it raises must not reach the training.
+    """
+
+    def __init__(
+        self,
+        live: bool | None,  # noqa: FBT001  # an option of the user's
+        handlers: Sequence[logging.StreamHandler[Any]],
+        *,
+        has_known_bar: bool,
+        safely: Callable[..., None],
+    ) -> None:
+        self._live = live
+        self._handlers = handlers
+        self._has_known_bar = has_known_bar
+        self._safely = safely
+        self._screen: Screen | None = None
+        self._findings: dict[int, Finding] = {}
+        self._has_ended = False
+
+    def start(self, run: RunInfo) -> None:
+        """Open the panel, unless another training has the terminal."""
+        self._folder = run.folder
+        self._modules = len(run.layout.modules)
+        self._board = Board(run.layout, epochs=run.epochs, clip=run.clip, interval=run.interval)
+        if self._draws_panel():
+            screen = Screen(console.Panel(self._board), self._handlers, self._safely)
+            self._screen = screen if screen.open() else None
+
+    def epoch_start(self, epoch: int, epochs: int) -> None:
+        """Show how many epochs are planned by now."""
+        del epoch
+        self._board.epochs = epochs
+
+    def steps(self, samples: Sequence[Sample], norms: Floats) -> None:
+        """Bring the panel up to date."""
+        self._board.add(samples, norms)
+        if self._screen:
+            self._screen.redraw()
+
+    def findings(self, changes: Sequence[News]) -> None:
+        """Print a line a change."""
+        self._findings.update({change.finding.number: change.finding for change in changes})
+        self._board.show(self._findings.values())
+        for change in changes:
+            line = console.news_line(change)
+            # In a log, the frame of Ultralytics' bar has no line end yet.
+            self.print(line if self._screen else Text("\n").append_text(line))
+
+    def epoch(self, clipping: EpochTelemetry) -> None:
+        """Print the table of an epoch where no panel can be read."""
+        del clipping
+        if self._screen is None or self._screen.is_recorded:
+            self.print(console.epoch_table(self._board))
+
+    def regroup(self, layout: Layout) -> None:
+        """Show the blocks of thawed layers too."""
+        more = len(layout.modules) - self._modules
+        self._modules = len(layout.modules)
+        self._board.regroup(layout)
+        what = "module is" if more == 1 else "modules are"
+        step = max(layout.since, default=1)
+        self.print(Text(f"GradWatch: {more} thawed {what} watched from step {step} on", "dim"))
+
+    def end(self, report: Report) -> None:
+        """Close the panel and print the report."""
+        self._close_screen()
+        self.print(console.end_report(report))
+        self._has_ended = True
+
+    def close(self) -> None:
+        """Give the terminal back, and say where the files are."""
+        self._close_screen()
+        if self._has_ended:
+            paths = (self._folder / name for name in (*RUN_FILES, PICTURE_FILE))
+            files = console.file_list(path for path in paths if path.exists())
+            self.print(files, fitted=False)
+
+    def print(self, text: Text, *, fitted: bool = True) -> None:
+        """Print to the terminal or the log; where there is no reader any more, to nobody."""
+        out = self._screen.console if self._screen else console.plain_console()
+        text = console.encodable(console.fitted(text, out) if fitted else text, out)
+        with console.forgiving(out):
+            if self._screen:
+                self._screen.print(text)
+            else:
+                out.print(text, soft_wrap=True)
+
+    def _draws_panel(self) -> bool:
+        is_wanted = draws_panel(self._live)
+        if is_wanted and not self._has_known_bar:
+            _LOG.warning("GradWatch: %s", unknown_bar())
+        return is_wanted and self._has_known_bar
+
+    def _close_screen(self) -> None:
+        screen, self._screen = self._screen, None
+        if screen:
+            screen.close()
