@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from yolo_gradwatch.evidence import Evidence
-    from yolo_gradwatch.reactions import StopRule
-    from yolo_gradwatch.recorder import Recorder
+    from yolo_gradwatch.assembly import Parts
     from yolo_gradwatch.records import Layout, Members
 
 MOST_BATCHES = 1024
@@ -60,30 +58,17 @@ class Events:
     Args:
         trainer: The trainer, as long as it lives.
         seen: Its model.
-        recorder: Takes what was read.
-        evidence: Takes what else is known of a step.
-        stop: Says whether to stop.
+        parts: Of the watch.
         interval: Optimizer steps from one captured step to the next.
     """
 
-    def __init__(  # noqa: PLR0913  # all that a training has
-        self,
-        trainer: weakref.ref[Any],
-        seen: View,
-        *,
-        recorder: Recorder,
-        evidence: Evidence,
-        stop: StopRule,
-        interval: int,
-    ) -> None:
+    def __init__(self, trainer: weakref.ref[Any], seen: View, parts: Parts, interval: int) -> None:
         self._alive = trainer
         self._view = seen
-        self._recorder = recorder
-        self._evidence = evidence
-        self._stop = stop
+        self._recorder, self._evidence, self._stop = parts
         self._interval = interval
         self._capture = Capture(seen.watched)
-        self._first_step = recorder.last_step + 1
+        self._first_step = self._recorder.last_step + 1
         self._epoch = 0
         self._images: deque[Sequence[str]] = deque(maxlen=MOST_BATCHES)
         self._is_read = False
@@ -160,8 +145,16 @@ class Events:
         """Hand over the steps that have landed, or wait for all."""
         self._recorder.take(self._capture.drain(wait=wait))
 
-    def take_rest(self) -> None:
-        """Hand over all that can be had of a training that is over."""
+    def finish(self, outcome: str) -> None:
+        """End the watch of a training that is over, however it has ended."""
+        try:
+            self._take_rest()
+            self._recorder.end(outcome)
+        except KeyboardInterrupt:  # the second one, as a rule
+            self._recorder.end("interrupted")
+            raise
+
+    def _take_rest(self) -> None:
         try:
             self.drain(wait=True)
         finally:  # a device that has failed hands nothing over, but some steps have landed

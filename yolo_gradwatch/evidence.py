@@ -48,17 +48,22 @@ class Note:
 
 
 class Evidence(OutputBase):
-    """Keeps the newest steps and writes those that a finding names."""
+    """Keeps the newest steps and writes those that a finding names.
 
-    def __init__(self) -> None:
+    Args:
+        run: The run's folder.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
         self._notes: OrderedDict[int, Note] = OrderedDict()
         self._landed: OrderedDict[int, tuple[Sample, Floats, Layout]] = OrderedDict()
         self._wanted: set[int] = set()
         self._is_open = True
 
     def start(self, run: RunInfo) -> None:
-        """Note where to write."""
-        self._run, self._layout = run.folder, run.layout
+        """Begin with the modules of the model."""
+        self._layout = run.layout
 
     def note(self, step: int, note: Note) -> None:
         """Keep what is known of a step as it is read."""

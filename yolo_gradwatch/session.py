@@ -3,45 +3,25 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from yolo_gradwatch import contract, resume, runlog
+from yolo_gradwatch import contract, runlog
 from yolo_gradwatch import layout as layouts
 from yolo_gradwatch import trainer as trainers
-from yolo_gradwatch.diagnosis import Diagnosis
+from yolo_gradwatch.assembly import Options, Parts, Training, assemble
 from yolo_gradwatch.events import Events, view
-from yolo_gradwatch.evidence import Evidence
-from yolo_gradwatch.fanout import Fanout
-from yolo_gradwatch.files import Files
 from yolo_gradwatch.guard import Guard
-from yolo_gradwatch.outputs import RunInfo
-from yolo_gradwatch.picture import Picture
-from yolo_gradwatch.reactions import Callback, StopRule
-from yolo_gradwatch.recorder import Recorder
-from yolo_gradwatch.records import CLIP_NORM, Event
 from yolo_gradwatch.report import Report
+from yolo_gradwatch.resume import earlier_run
 from yolo_gradwatch.terminal import Terminal
-from yolo_gradwatch.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from yolo_gradwatch.records import Finding, Layout
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a user asks of the watch; ``GradWatch`` explains each."""
-
-    interval: int = 1
-    thresholds: Thresholds = field(default_factory=Thresholds)
-    live: bool | None = None
-    on_finding: Callable[[Finding], None] | None = None
-    stop_on: tuple[str, ...] = ()
-    outputs: tuple[object, ...] = ()
+    from yolo_gradwatch.records import Finding
 
 
 class Session:
@@ -60,9 +40,8 @@ class Session:
     def __init__(self, trainer: Any, options: Options) -> None:
         self._alive = weakref.ref(trainer)
         self._options = options
-        self._recorder: Recorder | None = None
+        self._parts: Parts | None = None
         self._events: Events | None = None
-        self._stop: StopRule | None = None
         self._report: Report | None = None
         self._stopped_by: Finding | None = None
         self._given: dict[str, object] = {}
@@ -73,12 +52,12 @@ class Session:
     @property
     def stopped_by(self) -> Finding | None:
         """The finding that stopped the training, if one did."""
-        return self._stop.wanted if self._stop else self._stopped_by
+        return self._parts.stop.wanted if self._parts else self._stopped_by
 
     @property
     def has_started(self) -> bool:
         """Whether the training got as far as its first epoch."""
-        return self._recorder is not None or self._report is not None
+        return self._parts is not None or self._report is not None
 
     @property
     def is_broken(self) -> bool:
@@ -106,7 +85,7 @@ class Session:
         Raises:
             RuntimeError: The training has not begun yet.
         """
-        report = self._recorder.report() if self._recorder else self._report
+        report = self._parts.recorder.report() if self._parts else self._report
         if report is None and self.is_broken:
             report = Report(self.folder, "failed", 0, 0, (), ())
         if report is None:
@@ -130,59 +109,37 @@ class Session:
         self._listen("on_train_start", self._start)
 
     def _start(self) -> None:
-        """Build everything that the watch of a training consists of, and begin."""
-        trainer, options = self._alive(), self._options
+        """Begin to watch: the training is about to."""
+        trainer, guard = self._alive(), self._guard
         resumes = trainers.resumes(trainer)
-        earlier = resume.earlier_run(self.folder) if resumes else None
+        earlier = earlier_run(self.folder) if resumes else None
         model = trainers.model_of(trainer)
         seen = view(trainer, layouts.owned(model, earlier.layout.modules) if earlier else ())
-        training = trainers.training_options(trainer, self._given)
-        if resumes:
-            training = resume.as_asked(training, earlier)
-        evidence = Evidence()
-
-        def diagnose(layout: Layout) -> Diagnosis:
-            return Diagnosis(layout, options.thresholds, training, evidence.file)
-
-        layout, diagnosis, past = seen.layout, diagnose(seen.layout), None
-        if earlier:
-            layout, diagnosis, past = resume.continued(earlier, layout, diagnose)
-        clip = training.get("clip")
-        run = RunInfo(
+        training = Training(
             folder=self.folder,
-            layout=layout,
-            thresholds=options.thresholds,
-            begin=Event(past.first_step if past else 1, "resume" if resumes else "start"),
-            interval=options.interval,
-            stop_on=options.stop_on,
-            training=training,
+            options=trainers.training_options(trainer, self._given),
             epochs=trainers.epochs_of(trainer),
-            clip=clip if isinstance(clip, float) else CLIP_NORM,
+            resumes=resumes,
+            earlier=earlier,
             versions=trainers.versions(),
         )
-        files = Files(past)
         terminal = Terminal(
-            options.live,
+            self._options.live,
             trainers.log_handlers(),
             has_known_bar=trainers.has_known_bar(),
-            safely=self._guard.safely,
+            safely=guard.safely,
         )
-        self._stop = StopRule(options.stop_on, terminal.print)
-        called = [Callback(options.on_finding)] if options.on_finding else []
-        picture = Picture(files, self._announce)
-        own = (files, evidence, terminal, *called, self._stop)
-        fanout = Fanout([*own, *options.outputs, picture])
-        self._recorder = Recorder(run, seen.members, diagnosis, fanout, past)
-        self._guard.undo.callback(self._recorder.close)
-        self._recorder.open()
-        self._events = Events(
-            self._alive,
-            seen,
-            recorder=self._recorder,
-            evidence=evidence,
-            stop=self._stop,
-            interval=options.interval,
+        self._parts = parts = assemble(
+            seen.layout,
+            seen.members,
+            training,
+            self._options,
+            terminal=terminal,
+            announce=self._announce,
         )
+        guard.undo.callback(parts.recorder.close)
+        parts.recorder.open()
+        self._events = Events(self._alive, seen, parts, self._options.interval)
         self._connect(self._events)
 
     def _connect(self, events: Events) -> None:
@@ -223,25 +180,18 @@ class Session:
     def _finish(self, outcome: str) -> None:
         """End the watch: the training is over."""
         try:
-            if self._recorder and self._events:
-                self._events.take_rest()
-                self._recorder.end(outcome)
+            if self._events:
+                self._events.finish(outcome)
             elif outcome == "finished":
                 raise contract.never_began(type(self._alive()), "on_train_start")
-        except KeyboardInterrupt:  # the second one, as a rule
-            if self._recorder:
-                self._recorder.end("interrupted")
-            raise
         finally:
             self._guard.release()
 
     def _let_go(self) -> None:
         """Keep the outcome alone."""
-        recorder, stop = self._recorder, self._stop
-        self._recorder = self._events = self._stop = None
-        self._given = {}
-        if recorder and stop:
-            self._report, self._stopped_by = recorder.report(), stop.wanted
+        parts, self._parts, self._events, self._given = self._parts, None, None, {}
+        if parts:
+            self._report, self._stopped_by = parts.recorder.report(), parts.stop.wanted
 
 
 def _call_if_alive(function: weakref.ref[Callable[[], None]]) -> None:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from yolo_gradwatch import processes
 from yolo_gradwatch import trainer as trainers
+from yolo_gradwatch.assembly import Options
 from yolo_gradwatch.detect import alarms
 from yolo_gradwatch.guard import warn_of_own_error
 from yolo_gradwatch.launched import Launched
 from yolo_gradwatch.outputs import METHODS
 from yolo_gradwatch.report import ELSEWHERE, Report
-from yolo_gradwatch.session import Options, Session
+from yolo_gradwatch.session import Session
 from yolo_gradwatch.thresholds import Thresholds, check_count, shown
 
 if TYPE_CHECKING:

@@ -1,0 +1,123 @@
+"""Puts together what the watch of one training consists of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from yolo_gradwatch import resume
+from yolo_gradwatch.diagnosis import Diagnosis
+from yolo_gradwatch.evidence import Evidence
+from yolo_gradwatch.fanout import Fanout
+from yolo_gradwatch.files import Files
+from yolo_gradwatch.outputs import RunInfo
+from yolo_gradwatch.picture import Picture
+from yolo_gradwatch.reactions import Callback, StopRule
+from yolo_gradwatch.recorder import Recorder
+from yolo_gradwatch.records import CLIP_NORM, Event
+from yolo_gradwatch.thresholds import Thresholds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from yolo_gradwatch.records import Finding, Layout, Members
+    from yolo_gradwatch.review import Run
+    from yolo_gradwatch.terminal import Terminal
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a user asks of the watch; ``GradWatch`` explains each."""
+
+    interval: int = 1
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    live: bool | None = None
+    on_finding: Callable[[Finding], None] | None = None
+    stop_on: tuple[str, ...] = ()
+    outputs: tuple[object, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What there is to know of a training as it begins.
+
+    Attributes:
+        folder: The run's folder.
+        options: Arguments that findings refer to.
+        epochs: How many it is to have.
+        resumes: Whether it continues an earlier one in the same folder.
+        earlier: The run that it continues, if that was watched.
+        versions: Of the packages at work.
+    """
+
+    folder: Path
+    options: dict[str, object]
+    epochs: int
+    resumes: bool
+    earlier: Run | None
+    versions: dict[str, str]
+
+
+class Parts(NamedTuple):
+    """What the events of a training speak to.
+
+    Attributes:
+        recorder: Takes what was read.
+        evidence: Takes what else is known of a step.
+        stop: Says whether to stop.
+    """
+
+    recorder: Recorder
+    evidence: Evidence
+    stop: StopRule
+
+
+def assemble(  # noqa: PLR0913  # all that a watch is made of
+    layout: Layout,
+    members: Members,
+    training: Training,
+    options: Options,
+    *,
+    terminal: Terminal,
+    announce: Callable[[Path], None],
+) -> Parts:
+    """Build the recorder of a training and its outputs, in the order of their calls.
+
+    Args:
+        layout: Of the model that is watched.
+        members: Which parameters make up each module.
+        training: What there is to know of it.
+        options: Of the watch.
+        terminal: The live report.
+        announce: Called with the path of the picture when it is drawn.
+    """
+    asked, evidence = training.options, Evidence(training.folder)
+    if training.resumes:
+        asked = resume.as_asked(asked, training.earlier)
+
+    def diagnose(layout: Layout) -> Diagnosis:
+        return Diagnosis(layout, options.thresholds, asked, evidence.file)
+
+    diagnosis, past = diagnose(layout), None
+    if training.earlier:
+        layout, diagnosis, past = resume.continued(training.earlier, layout, diagnose)
+    first_step = past.first_step if past else 1
+    clip = asked.get("clip")
+    run = RunInfo(
+        folder=training.folder,
+        layout=layout,
+        thresholds=options.thresholds,
+        begin=Event(first_step, "resume" if training.resumes else "start"),
+        interval=options.interval,
+        stop_on=options.stop_on,
+        training=asked,
+        epochs=training.epochs,
+        clip=clip if isinstance(clip, float) else CLIP_NORM,
+        versions=training.versions,
+    )
+    files, stop = Files(past), StopRule(options.stop_on, terminal.print)
+    called = [Callback(options.on_finding)] if options.on_finding else []
+    outputs = [files, evidence, terminal, *called, stop, *options.outputs]
+    fanout = Fanout([*outputs, Picture(files, announce)])
+    return Parts(Recorder(run, members, diagnosis, fanout, past), evidence, stop)
