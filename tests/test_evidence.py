@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack, closing
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from recording import Recording
 from values import LAYOUT, MEMBERS, sample
 
 from yolo_gradwatch import evidence, load_run
 from yolo_gradwatch.evidence import KEPT_STEPS, MOST_FILES, Evidence, Note
-from yolo_gradwatch.recorder import Options, Recorder, Training
 from yolo_gradwatch.rollup import Rollup, module_norms
 
 NOTE = Note([("a.png", "b.png"), ("c.png",)], (0.01, 0.1), ("box_loss", "cls_loss"))
 
 
+def begun(run):
+    """Evidence of a training that has begun."""
+    found = Evidence(run)
+    found.start(SimpleNamespace(layout=LAYOUT))
+    return found
+
+
 def kept(run, step=7, note=NOTE, **changes):
     """Evidence that has seen one step."""
-    found = Evidence(run, LAYOUT)
+    found = begun(run)
     found.note(step, note)
     one = replace(sample(step, 2.0, epoch=3), **{"losses": (1.5, 0.25), **changes})
-    found.add([one], module_norms(one.norms, MEMBERS)[None])
+    found.steps([one], module_norms(one.norms, MEMBERS)[None])
     return found
 
 
@@ -35,7 +44,7 @@ def files(run):
 
 
 def test_a_file_holds_what_the_step_was_made_of(tmp_path):
-    name = kept(tmp_path, scale=65536.0, skipped=True).write(7, 7)
+    name = kept(tmp_path, scale=65536.0, skipped=True).file(7, 7)
     assert name == "gradwatch/evidence/step-00007.json"
     content = read(tmp_path, name)
     norms = content.pop("norms")
@@ -53,16 +62,16 @@ def test_a_file_holds_what_the_step_was_made_of(tmp_path):
 
 
 def test_a_step_without_a_scaler_has_no_scale(tmp_path):
-    assert read(tmp_path, kept(tmp_path).write(7, 7))["scale"] is None
+    assert read(tmp_path, kept(tmp_path).file(7, 7))["scale"] is None
 
 
 @pytest.mark.parametrize(("value", "text"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf")])
 def test_numbers_that_json_lacks_are_text(tmp_path, value, text):
-    found = Evidence(tmp_path, LAYOUT)
+    found = begun(tmp_path)
     found.note(1, NOTE)
     one = replace(sample(1), losses=(value, 1.0))
-    found.add([one], np.array([value, *[1.0] * (len(LAYOUT.modules) - 1)])[None])
-    path = tmp_path / found.write(1, 1)
+    found.steps([one], np.array([value, *[1.0] * (len(LAYOUT.modules) - 1)])[None])
+    path = tmp_path / found.file(1, 1)
 
     def refuse(constant):
         pytest.fail(f"{constant} is not JSON")
@@ -75,20 +84,20 @@ def test_numbers_that_json_lacks_are_text(tmp_path, value, text):
 
 def test_images_need_not_be_a_list(tmp_path):
     found = kept(tmp_path, note=replace(NOTE, images=(("a.png",), ())))
-    assert read(tmp_path, found.write(7, 7))["images"] == [["a.png"], []]
+    assert read(tmp_path, found.file(7, 7))["images"] == [["a.png"], []]
 
 
 def test_more_names_than_losses_and_none_at_all(tmp_path):
     found = kept(tmp_path, note=replace(NOTE, losses=("box_loss", "cls_loss", "dfl_loss")))
-    assert list(read(tmp_path, found.write(7, 7))["losses"]) == ["box_loss", "cls_loss"]
+    assert list(read(tmp_path, found.file(7, 7))["losses"]) == ["box_loss", "cls_loss"]
     found = kept(tmp_path, 8, losses=())
-    assert read(tmp_path, found.write(8, 8))["losses"] == {}
+    assert read(tmp_path, found.file(8, 8))["losses"] == {}
 
 
 def test_a_step_without_a_note_still_has_its_numbers(tmp_path):
-    found = Evidence(tmp_path, LAYOUT)
-    found.add([sample(4)], np.ones(len(LAYOUT.modules))[None])
-    content = read(tmp_path, found.write(4, 4))
+    found = begun(tmp_path)
+    found.steps([sample(4)], np.ones(len(LAYOUT.modules))[None])
+    content = read(tmp_path, found.file(4, 4))
     assert (content["images"], content["learning_rates"], content["losses"]) == ([], [], {})
     assert content["norms"]["model.2.b"] == 1.0
 
@@ -99,24 +108,24 @@ def test_nothing_is_written_before_it_is_asked_for(tmp_path):
 
 
 def test_a_step_that_has_not_landed_has_no_file(tmp_path):
-    found = Evidence(tmp_path, LAYOUT)
+    found = begun(tmp_path)
     found.note(1, NOTE)
-    assert found.write(1, 1) == found.write(2, 2) == ""
+    assert found.file(1, 1) == found.file(2, 2) == ""
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_is_there_is_found_by_its_step(tmp_path):
-    name = kept(tmp_path).write(7, 7)
+    name = kept(tmp_path).file(7, 7)
     assert evidence.existing(tmp_path, 7, 7) == name
     assert evidence.existing(tmp_path, 8, 99) == ""
     assert evidence.existing(tmp_path / "not there", 7, 7) == ""
 
 
 def many(run, count):
-    found = Evidence(run, LAYOUT)
+    found = begun(run)
     for step in range(1, count + 1):
         found.note(step, Note([(f"{step}.png",)], (), ()))
-        found.add([sample(step)], np.full(len(LAYOUT.modules), float(step))[None])
+        found.steps([sample(step)], np.full(len(LAYOUT.modules), float(step))[None])
     return found
 
 
@@ -124,8 +133,8 @@ def test_the_newest_steps_are_kept_and_older_ones_forgotten(tmp_path):
     count = KEPT_STEPS + 10
     found = many(tmp_path, count)
     forgotten = count - KEPT_STEPS
-    assert found.write(count + 1, count + 1) == found.write(forgotten, forgotten) == ""
-    content = read(tmp_path, found.write(count, count))
+    assert found.file(count + 1, count + 1) == found.file(forgotten, forgotten) == ""
+    content = read(tmp_path, found.file(count, count))
     assert content["step"] == content["norms"]["model"] == count
     assert content["images"] == [[f"{count}.png"]]
     assert len(found._notes) == len(found._landed) == KEPT_STEPS
@@ -133,9 +142,9 @@ def test_the_newest_steps_are_kept_and_older_ones_forgotten(tmp_path):
 
 def test_of_a_bad_window_the_step_that_is_not_finite_is_told(tmp_path):
     found = many(tmp_path, 100)
-    found.add([sample(101)], np.full(len(LAYOUT.modules), np.nan)[None])
-    found.add([sample(102)], np.full(len(LAYOUT.modules), 1e9)[None])
-    name = found.write(7, 102)  # the first of a window, long forgotten
+    found.steps([sample(101)], np.full(len(LAYOUT.modules), np.nan)[None])
+    found.steps([sample(102)], np.full(len(LAYOUT.modules), 1e9)[None])
+    name = found.file(7, 102)  # the first of a window, long forgotten
     assert name == f"{evidence.FOLDER}/step-00101.json"
     assert evidence.existing(tmp_path, 7, 102) == name
     assert evidence.existing(tmp_path, 7, 100) == evidence.existing(tmp_path, 102, 103) == ""
@@ -145,14 +154,14 @@ def test_of_a_bad_window_the_step_that_is_not_finite_is_told(tmp_path):
 
 def test_of_a_bad_window_of_finite_steps_the_highest_is_told(tmp_path):
     found = many(tmp_path, 100)
-    found.add([sample(101)], np.full(len(LAYOUT.modules), 1.0)[None])
-    assert read(tmp_path, found.write(95, 101))["step"] == 100
+    found.steps([sample(101)], np.full(len(LAYOUT.modules), 1.0)[None])
+    assert read(tmp_path, found.file(95, 101))["step"] == 100
 
 
 def test_at_most_20_files(tmp_path):
     assert MOST_FILES == 20
     found = many(tmp_path, 30)
-    named = [found.write(step, step) for step in range(1, 31)]
+    named = [found.file(step, step) for step in range(1, 31)]
     assert all(named[:20])
     assert not any(named[20:])
     assert len(files(tmp_path)) == 20
@@ -162,21 +171,21 @@ def test_at_most_20_files(tmp_path):
 def test_files_of_the_first_part_of_a_run_count(tmp_path):
     found = many(tmp_path, 30)
     for step in range(1, 20):
-        found.write(step, step)
-    resumed = Evidence(tmp_path, LAYOUT)
+        found.file(step, step)
+    resumed = begun(tmp_path)
     for step in (40, 41):
-        resumed.add([sample(step)], np.ones(len(LAYOUT.modules))[None])
-    assert [bool(resumed.write(step, step)) for step in (40, 41)] == [True, False]
+        resumed.steps([sample(step)], np.ones(len(LAYOUT.modules))[None])
+    assert [bool(resumed.file(step, step)) for step in (40, 41)] == [True, False]
 
 
 @pytest.mark.parametrize(("step", "name"), [(3, "step-00003"), (1_234_567, "step-1234567")])
 def test_names_of_files_sort_by_step(tmp_path, step, name):
-    assert kept(tmp_path, step).write(step, step) == f"gradwatch/evidence/{name}.json"
+    assert kept(tmp_path, step).file(step, step) == f"gradwatch/evidence/{name}.json"
 
 
 def test_clear_removes_the_files_and_nothing_else(tmp_path):
     found = many(tmp_path, 3)
-    assert all(found.write(step, step) for step in (1, 2, 3))
+    assert all(found.file(step, step) for step in (1, 2, 3))
     own = tmp_path / evidence.FOLDER / "notes.txt"
     own.write_text("mine", encoding="utf-8")
     evidence.clear(tmp_path)
@@ -204,10 +213,12 @@ def test_clear_needs_no_folder(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_cannot_be_written_is_an_os_error(tmp_path):
+def test_a_file_that_cannot_be_written_is_an_error_of_the_output(tmp_path):
     (tmp_path / evidence.OWN_FOLDER).write_text("in the way", encoding="utf-8")
+    found = kept(tmp_path)
+    assert found.file(7, 7) == ""
     with pytest.raises(OSError, match="gradwatch"):
-        kept(tmp_path).write(7, 7)
+        found.findings([])
 
 
 # --- written by a recorder, when a finding asks for it --------------------------------------------
@@ -219,21 +230,8 @@ BAD = np.where(np.arange(len(MEMBERS.elements)) == CONV, np.nan, 1.0)
 @pytest.fixture
 def begin(tmp_path):
     """Begin to record a training in ``tmp_path``; all are closed in the end."""
-    begun = []
-
-    def new(*, resumes=False):
-        training = Training(
-            tmp_path, {"amp": False}, epochs=1, resumes=resumes, versions={}, handlers=[]
-        )
-        recorder = Recorder(LAYOUT, MEMBERS, training, Options(live=False))
-        begun.append(recorder)
-        recorder.open(lambda call, *args: call(*args))
-        recorder.start_epoch(1, 1)
-        return recorder
-
-    yield new
-    for recorder in begun:
-        recorder.close()
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(closing(Recording(tmp_path, **options)))
 
 
 def take(recorder, pattern):
@@ -327,13 +325,13 @@ def test_a_disk_that_takes_no_file_costs_a_warning_and_not_the_report(tmp_path, 
     (finding,) = recorder.report().findings
     assert finding.evidence == ""
     assert "step" in finding.message
-    assert [r.name for r in caplog.records] == ["yolo_gradwatch.disk"]
+    assert [r.name for r in caplog.records] == ["yolo_gradwatch.fanout"]
 
 
 @pytest.mark.parametrize(("skipped", "held"), [((3,), 4), ((3, 4, 5), 3), ((), 3)])
 def test_a_step_that_amp_skipped_is_held_only_if_it_skipped_all(tmp_path, skipped, held):
-    found = evidence.Evidence(tmp_path, LAYOUT)
+    found = begun(tmp_path)
     for step, norm in ((3, np.inf), (4, 1e9), (5, 1.0)):
         one = sample(step, norm, skipped=step in skipped)
-        found.add([one], module_norms(one.norms, MEMBERS)[None])
-    assert found.write(3, 5) == f"{evidence.FOLDER}/step-{held:05}.json"
+        found.steps([one], module_norms(one.norms, MEMBERS)[None])
+    assert found.file(3, 5) == f"{evidence.FOLDER}/step-{held:05}.json"

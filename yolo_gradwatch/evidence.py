@@ -58,8 +58,7 @@ class Evidence(OutputBase):
         self._run = run
         self._notes: OrderedDict[int, Note] = OrderedDict()
         self._landed: OrderedDict[int, tuple[Sample, Floats, Layout]] = OrderedDict()
-        self._wanted: set[int] = set()
-        self._is_open = True
+        self._error: OSError | None = None
 
     def start(self, run: RunInfo) -> None:
         """Begin with the modules of the model."""
@@ -83,37 +82,35 @@ class Evidence(OutputBase):
     def file(self, first: int, last: int) -> str:
         """The file on the worst of some steps, within the run's folder; "" if there is none.
 
-        It is there, or is written with the next findings.
+        It is written if it is not there yet. An error of the disk is raised by `findings`.
 
         Args:
             first: The first of these steps.
             last: The last of them.
         """
-        worst = self._worst(first, last)
-        found = existing(self._run, first, last)
-        if found or worst is None or not self._is_open:
-            return found
-        if worst not in self._wanted and len(_files(self._run)) + len(self._wanted) >= MOST_FILES:
-            return ""
-        self._wanted.add(worst)
-        return _name(worst)
+        if self._error is None and not existing(self._run, first, last):
+            try:
+                self._write(first, last)
+            except OSError as error:
+                self._error = error
+        return existing(self._run, first, last)
 
     def findings(self, changes: Sequence[News]) -> None:
-        """Write the files that these findings name.
+        """See `Output`.
 
         Raises:
-            OSError: One cannot be written.
+            OSError: A file could not be written.
         """
-        del changes  # they name what `file` was asked for
-        while self._wanted:
-            step = self._wanted.pop()
-            path = self._run / _name(step)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(self._content(step), indent=1), encoding="utf-8")
+        del changes
+        if self._error:
+            raise self._error
 
-    def close(self) -> None:
-        """Name no more files."""
-        self._is_open = False
+    def _write(self, first: int, last: int) -> None:
+        worst = self._worst(first, last)
+        if worst is not None and len(_files(self._run)) < MOST_FILES:
+            path = self._run / f"{FOLDER}/step-{worst:05}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(self._content(worst), indent=1), encoding="utf-8")
 
     def _worst(self, first: int, last: int) -> int | None:
         """Of these steps that are kept, the first that is not finite, else the highest.
@@ -167,10 +164,6 @@ def clear(run: Path) -> None:
             (run / name).unlink()
     for path in _files(run):
         path.unlink()
-
-
-def _name(step: int) -> str:
-    return f"{FOLDER}/step-{step:05}.json"
 
 
 def _files(run: Path) -> list[Path]:

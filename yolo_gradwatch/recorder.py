@@ -73,6 +73,7 @@ class Recorder:
 
     def open(self) -> None:
         """Start the outputs."""
+        self._settled = time.monotonic()
         self._diagnosis.begin_anew()
         self._outputs.start(self._run)
 

@@ -1,0 +1,55 @@
+"""A training as the watch records it, without a trainer: steps are given by hand."""
+
+from values import LAYOUT, MEMBERS
+
+from yolo_gradwatch.assembly import Options, Training, assemble
+from yolo_gradwatch.resume import earlier_run
+from yolo_gradwatch.terminal import Terminal
+
+
+class Recording:
+    """A recorder in its first epoch, with its outputs; all else is asked of the recorder."""
+
+    def __init__(self, folder, *, resumes=False, live=False, options=None, **asked):
+        training = Training(
+            folder,
+            {"amp": False, **(options or {})},
+            epochs=1,
+            resumes=resumes,
+            earlier=earlier_run(folder) if resumes else None,
+            versions={},
+        )
+        self.raised = []
+        terminal = Terminal(live, [], has_known_bar=True, safely=self._safely)
+        self.pictures = []
+        self.recorder, self.evidence, self.stop = assemble(
+            LAYOUT,
+            MEMBERS,
+            training,
+            Options(**asked),
+            terminal=terminal,
+            announce=self.pictures.append,
+        )
+        self.recorder.open()
+        self.first_step = self.recorder.last_step + 1
+        self.recorder.start_epoch(1, 1)
+
+    def _safely(self, call, *args):
+        try:
+            call(*args)
+        except Exception as error:  # noqa: BLE001  # a session ends the watch
+            self.raised.append(error)
+
+    def __getattr__(self, name):
+        return getattr(self.recorder, name)
+
+    def step(self, one):
+        """Take a sample as the next step."""
+        self.recorder.last_step = one.step
+        self.recorder.opens_window(one.step)
+        self.recorder.take([one])
+
+    def finish(self, status="finished"):
+        """End and close."""
+        self.recorder.end(status)
+        self.recorder.close()
