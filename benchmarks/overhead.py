@@ -6,7 +6,7 @@
 
 Trains on the real Ultralytics trainer with its images in memory, each batch an optimizer step, in
 turns: without a watch, with one, with one that captures every tenth step, and with everything at
-its most expensive (live panel, sink, callback). A round is one training of each.
+its most expensive (live panel, output, callback). A round is one training of each.
 
 Two measures. The ratio of the median steps is what a user feels, but its noise alone is above half
 a percent, and it hides what fewer than half of the steps do. So the time inside our own callbacks
@@ -75,7 +75,7 @@ WATCHES: dict[str, dict[str, Any] | None] = {
 
 
 class Memory:
-    """A sink that keeps what it is given."""
+    """Keeps what it is given."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
@@ -238,7 +238,7 @@ def terminal() -> Iterator[None]:
 def measure(name: str, begin: int, steps: int, options: dict[str, Any]) -> tuple[StepClock, Meter]:
     """One training, watched in the way of that name, with its first step numbered ``begin``."""
     chosen = WATCHES[name]
-    extra = {"sinks": [Memory()], "on_finding": print} if name == "everything" else {}
+    extra = {"outputs": [Memory()], "on_finding": print} if name == "everything" else {}
     clock = StepClock()
     meter = Meter(clock)
 

@@ -1,4 +1,4 @@
-"""End a training at its first NaN, be told of every finding, and log a few numbers."""
+"""End a training at its first NaN, get every finding, and print the norm of each window."""
 
 import sys
 
@@ -7,14 +7,14 @@ from ultralytics import YOLO
 from yolo_gradwatch import GradWatch
 
 
-class PrintedScalars:
-    """Stands for an experiment logger: some thirty numbers a window, not hundreds."""
+class Printed:
+    """An output of your own: any of the methods of `yolo_gradwatch.Output`."""
 
-    def write(self, scalars, step):
-        print(f"step {step}: norm of the whole gradient {scalars.get('gradwatch/model', 0):.3g}")
+    def window(self, window):
+        print(f"step {window.step_last}: norm of the whole gradient {window.norm_mean[0]:.3g}")
 
-    def close(self):
-        print("the training is over")
+    def end(self, report):
+        print(f"the training is over: {report.verdict}")
 
 
 def notify(finding):
@@ -24,5 +24,5 @@ def notify(finding):
 data, weights = (*sys.argv[1:], "coco8.yaml", "yolo26n.pt")[:2]
 
 model = YOLO(weights)
-watch = GradWatch(stop_on=["nonfinite"], on_finding=notify, sinks=[PrintedScalars()]).attach(model)
+watch = GradWatch(stop_on=["nonfinite"], on_finding=notify, outputs=[Printed()]).attach(model)
 model.train(data=data, epochs=3, imgsz=64, batch=4, nbs=4)

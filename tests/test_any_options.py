@@ -53,7 +53,7 @@ ANYTHING = st.one_of(
     st.builds(lambda words: (word for word in words), st.lists(st.sampled_from(ALARMS))),
     st.builds(Thresholds),
 )
-OPTIONS = ["interval", "thresholds", "live", "on_finding", "stop_on", "sinks"]
+OPTIONS = ["interval", "thresholds", "live", "on_finding", "stop_on", "outputs"]
 LIMITS = [field.name for field in fields(Thresholds)]
 
 
@@ -152,7 +152,7 @@ def test_words_may_come_from_anywhere():
 
 
 class Logger:
-    """A sink."""
+    """An output."""
 
     def write(self, scalars, step):
         """Take numbers."""
@@ -161,9 +161,9 @@ class Logger:
         """The end."""
 
 
-def test_a_sink_that_stands_alone_is_told_to_be_put_in_a_list():
-    with pytest.raises(TypeError, match=r"^sinks must be a list or tuple, got Logger$"):
-        GradWatch(sinks=Logger())
+def test_an_output_alone_is_no_list():
+    with pytest.raises(TypeError, match=r"^outputs must be a list or tuple, got Logger$"):
+        GradWatch(outputs=Logger())
 
 
 # --- files of limits ------------------------------------------------------------------------------

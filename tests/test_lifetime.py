@@ -309,22 +309,22 @@ def test_a_watch_that_is_detached_in_a_training_ends_there_and_the_training_goes
 
 @train_mark
 def test_a_watch_may_be_detached_by_what_it_calls(tmp_path, caplog):
-    class Sink:
+    class Output:
         closed = 0
 
-        def write(self, _scalars, step):
-            if step == 3:
+        def window(self, window):
+            if window.step_last == 3:
                 watch.detach()
 
         def close(self):
             self.closed += 1
 
-    sink, found = Sink(), []
-    watch = GradWatch(live=False, sinks=[sink], on_finding=found.append)
+    output, found = Output(), []
+    watch = GradWatch(live=False, outputs=[output], on_finding=found.append)
     trainer = run(tmp_path, watch=watch)
     assert watch.report().status == "interrupted"
     assert watch.report().steps == 3
-    assert (sink.closed, found) == (1, [])
+    assert (output.closed, found) == (1, [])
     assert told(caplog) == []
     assert bits_of(trainer) == bare()
 

@@ -500,7 +500,7 @@ LOOKED_UP = {
     "layout: getattr(layout, name)",
     "layout: getattr(window, name)",
     "screen: getattr(self.stream, name)",
-    "sinks: getattr(output, method)",
+    "fanout: getattr(output, method)",
     "thresholds: getattr(self, f.name)",
     "thresholds: getattr(usual, f.name)",
     "__init__: getattr(import_module(f'{__name__}.{_HOME[name]}'), name)",

@@ -46,7 +46,8 @@ class PredictsOnly(FakeModel):
         ({"stop_on": "nonfinite"}, TypeError, "stop_on must be a list or tuple of names"),
         ({"stop_on": ["tired"]}, ValueError, "stop_on: 'tired' is not one of collapse, dead"),
         ({"stop_on": ["amp_overflow"]}, ValueError, "stop_on: 'amp_overflow' is not one of"),
-        ({"sinks": [print]}, TypeError, r"has no write\(scalars, step\) and close\(\)"),
+        ({"outputs": [print]}, TypeError, "has none of the methods start, "),
+        ({"outputs": [OutputBase]}, TypeError, "OutputBase is a class"),
     ],
 )
 def test_bad_options_are_named_with_their_value(options, error, said):

@@ -6,10 +6,37 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from yolo_gradwatch.outputs import OutputBase
 from yolo_gradwatch.records import WHOLE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from yolo_gradwatch.outputs import RunInfo
     from yolo_gradwatch.records import Layout, Window
+
+
+class Scalars(OutputBase):
+    """Hands a few numbers a window to an experiment logger.
+
+    Args:
+        write: Called with the numbers by name and the last optimizer step of the window.
+    """
+
+    def __init__(self, write: Callable[[dict[str, float], int], object]) -> None:
+        self._write = write
+
+    def start(self, run: RunInfo) -> None:
+        """See `Output`."""
+        self._layout = run.layout
+
+    def regroup(self, layout: Layout) -> None:
+        """See `Output`."""
+        self._layout = layout
+
+    def window(self, window: Window) -> None:
+        """Write the numbers of a window."""
+        self._write(scalars(self._layout, window), window.step_last)
 
 
 def scalars(layout: Layout, window: Window) -> dict[str, float]:

@@ -1,0 +1,140 @@
+"""Outputs that raise: one warning, one close, no more calls, and the others go on."""
+
+import pytest
+from short import told
+
+from yolo_gradwatch import Output
+from yolo_gradwatch.fanout import Fanout
+from yolo_gradwatch.outputs import METHODS, OutputBase
+
+
+class Logger:
+    """An output of the user's, which raises what it is given at some of its methods."""
+
+    def __init__(self, **raises):
+        self.raises, self.calls = raises, []
+
+    def window(self, _window):
+        self._note("window")
+
+    def close(self):
+        self._note("close")
+
+    def _note(self, name):
+        self.calls.append(name)
+        if name in self.raises:
+            raise self.raises[name]
+
+
+def serve(*outputs, times=3):
+    """Hand on so many windows, then close."""
+    fanout = Fanout(outputs)
+    for _ in range(times):
+        fanout.window(None)
+    fanout.close()
+
+
+def test_every_method_reaches_every_output_in_order():
+    calls = []
+
+    def noting(name):
+        return type(
+            "Noting", (), {m: lambda _, *args, m=m: calls.append((name, m, args)) for m in METHODS}
+        )()
+
+    fanout = Fanout([noting("first"), noting("second")])
+    arguments = {"epoch_start": (1, 2), "steps": ([], None), "close": ()}
+    for method in METHODS:
+        getattr(fanout, method)(*arguments.get(method, (method,)))
+    by_name = {
+        name: [(m, args) for n, m, args in calls if n == name] for name in ("first", "second")
+    }
+    assert by_name["first"] == by_name["second"]
+    assert by_name["first"] == [(m, arguments.get(m, (m,))) for m in METHODS]
+    assert [name for name, *_ in calls[:2]] == ["first", "second"]
+
+
+def test_the_protocol_the_base_and_the_fanout_have_the_same_methods():
+    for kind in (Output, OutputBase, Fanout):
+        assert tuple(name for name in vars(kind) if name in METHODS) == METHODS
+    base = OutputBase()
+    assert [
+        getattr(base, m)(*[None] * n) for m, n in (("start", 1), ("steps", 2), ("close", 0))
+    ] == [None, None, None]
+
+
+def test_an_output_may_leave_out_any_method(caplog):
+    fanout = Fanout([object(), OutputBase()])
+    fanout.window(None)
+    fanout.end(None)
+    fanout.close()
+    assert told(caplog) == []
+
+
+def test_one_that_raises_is_named_once_closed_once_and_left_alone(caplog):
+    bad, good = Logger(window=OSError("no connection")), Logger()
+    serve(bad, good)
+    assert bad.calls == ["window", "close"]
+    assert good.calls == ["window"] * 3 + ["close"]
+    (warning,) = told(caplog)
+    assert "Logger.window raised OSError: no connection" in warning
+
+
+def test_a_close_that_raises_after_it_is_silent(caplog):
+    bad = Logger(window=OSError("no connection"), close=ValueError("closed already"))
+    serve(bad)
+    assert bad.calls == ["window", "close"]
+    assert len(told(caplog)) == 1
+
+
+def test_a_close_that_raises_in_the_end_is_one_warning(caplog):
+    bad, good = Logger(close=OSError("no connection")), Logger()
+    serve(good, bad)
+    assert [one.calls for one in (bad, good)] == [["window"] * 3 + ["close"]] * 2
+    (warning,) = told(caplog)
+    assert "Logger.close raised OSError" in warning
+
+
+def test_one_that_equals_another_is_not_taken_for_it():
+    class Same(Logger):
+        __hash__ = None
+
+        def __eq__(self, other):
+            return True
+
+    bad, good = Same(window=OSError("no connection")), Same()
+    serve(bad, good)
+    assert good.calls == ["window"] * 3 + ["close"]
+
+
+def test_a_method_that_cannot_be_found_is_what_raised(caplog):
+    class Lost(Logger):
+        @property
+        def window(self):
+            raise ConnectionError("gone")
+
+    bad = Lost()
+    serve(bad)
+    assert bad.calls == ["close"]
+    assert len(told(caplog)) == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("method", ["window", "close"])
+def test_what_is_no_exception_passes_and_all_are_closed(caplog, error, method):
+    first, bad = Logger(), Logger(**{method: error})
+    fanout = Fanout([first, bad])
+    with pytest.raises(error):
+        fanout.window(None)
+        fanout.close()
+    fanout.close()
+    assert first.calls[-1] == "close"
+    assert told(caplog) == []
+
+
+def test_a_second_close_does_nothing():
+    one = Logger()
+    fanout = Fanout([one])
+    fanout.close()
+    fanout.close()
+    assert one.calls == ["close"]

@@ -1,0 +1,92 @@
+"""What an experiment logger gets of a window."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from build import YOLO26N, layout_of, window_of
+
+from yolo_gradwatch.records import WHOLE, Layout
+from yolo_gradwatch.scalars import Scalars, scalars
+
+SHOWN = ("model", "model.0", "model.1", "model.3", "model.4")
+
+
+def means(layout, **changes):
+    """Norms of 1, other ones by name with `_` for `.`."""
+    norms = np.ones(len(layout.modules), np.float32)
+    for name, norm in changes.items():
+        norms[layout.modules.index(name.replace("_", "."))] = norm
+    return norms
+
+
+def test_the_whole_model_the_blocks_and_the_skips():
+    layout = layout_of()
+    norm_mean = means(layout, model=9.0, model_3=0.5, model_3_conv=0.4)
+    numbers = scalars(layout, window_of(layout, norm_mean=norm_mean, steps=5, skipped=2))
+    assert numbers == {
+        "gradwatch/model": 9.0,
+        "gradwatch/model.0": 1.0,
+        "gradwatch/model.1": 1.0,
+        "gradwatch/model.3": 0.5,
+        "gradwatch/model.4": 1.0,
+        "gradwatch/skipped": 2.0,
+    }
+
+
+@pytest.mark.parametrize("norm", [np.nan, np.inf])
+def test_a_norm_without_a_finite_step_is_left_out(norm):
+    layout = layout_of()
+    numbers = scalars(layout, window_of(layout, norm_mean=means(layout, model_1=norm)))
+    assert set(numbers) == {f"gradwatch/{name}" for name in (*SHOWN, "skipped")} - {
+        "gradwatch/model.1"
+    }
+
+
+def test_a_norm_of_zero_is_a_number():
+    layout = layout_of()
+    numbers = scalars(layout, window_of(layout, norm_mean=means(layout, model_1=0.0)))
+    assert numbers["gradwatch/model.1"] == 0.0
+
+
+def test_there_are_no_more_numbers_than_blocks_and_two():
+    layout = layout_of(YOLO26N)
+    numbers = scalars(layout, window_of(layout))
+    assert len(numbers) <= len(YOLO26N) + 2
+
+
+def test_loggers_get_plain_floats():
+    layout = layout_of()
+    assert {type(number) for number in scalars(layout, window_of(layout)).values()} == {float}
+
+
+def test_a_model_that_is_no_list_of_blocks():
+    layout = Layout(
+        modules=(WHOLE, "backbone", "backbone.0", "head"),
+        types=("Net", "Sequential", "Linear", "Linear"),
+        parameters=(2, 1, 1, 1),
+        block_of=("", "backbone", "backbone", "head"),
+        roles=("", "", "weight", "weight"),
+        blocks=(("backbone", "Sequential"), ("head", "Linear")),
+        inside=((), ()),
+        head="head",
+        edges=(),
+        kernels=(1, 1, 1, 1),
+    )
+    assert list(scalars(layout, window_of(layout))) == [
+        "gradwatch/model",
+        "gradwatch/backbone",
+        "gradwatch/head",
+        "gradwatch/skipped",
+    ]
+
+
+def test_each_window_is_written_under_its_last_step_with_the_layout_of_then():
+    written, narrow, wide = [], layout_of(), layout_of(YOLO26N)
+    output = Scalars(lambda numbers, step: written.append((len(numbers), step)))
+    output.start(SimpleNamespace(layout=narrow))
+    output.window(window_of(narrow, step_last=3))
+    output.regroup(wide)
+    output.window(window_of(wide, step_last=7))
+    assert [step for _, step in written] == [3, 7]
+    assert written[0][0] < written[1][0]
