@@ -1,5 +1,7 @@
 """Outputs that raise: one warning, one close, no more calls, and the others go on."""
 
+from contextlib import closing
+
 import pytest
 from short import told
 
@@ -124,10 +126,8 @@ def test_a_method_that_cannot_be_found_is_what_raised(caplog):
 def test_what_is_no_exception_passes_and_all_are_closed(caplog, error, method):
     first, bad = Logger(), Logger(**{method: error})
     fanout = Fanout([first, bad])
-    with pytest.raises(error):
+    with pytest.raises(error), closing(fanout):
         fanout.window(None)
-        fanout.close()
-    fanout.close()
     assert first.calls[-1] == "close"
     assert told(caplog) == []
 
