@@ -254,7 +254,7 @@ def measure(name: str, begin: int, steps: int, options: dict[str, Any]) -> tuple
 
 def _number_from(begin: int, watch: GradWatch) -> None:
     """Let a training go on as if it had taken the steps before ``begin``."""
-    watched = watch.sessions[-1]
+    watched = watch._sessions[-1]
     watched._step = begin - 1  # noqa: SLF001  # a resumed training sets the same two
     watched._recorder.first_step = begin  # noqa: SLF001
 

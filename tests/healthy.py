@@ -38,8 +38,8 @@ def watched(  # noqa: PLR0913  # as few as there are kinds of trainings
 
 def holds(watch, oracle):
     """Check each training of a watch; their runs."""
-    assert len(watch.sessions) == len(oracle.starts) >= 1
-    return [hold(session, oracle, i) for i, session in enumerate(watch.sessions)]
+    assert len(watch._sessions) == len(oracle.starts) >= 1
+    return [hold(session, oracle, i) for i, session in enumerate(watch._sessions)]
 
 
 def hold(session, oracle, training):

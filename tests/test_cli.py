@@ -256,7 +256,7 @@ def spoiled(monkeypatch):
     from test_training import spoil
 
     event, plant = spoil("model.6.cv2.conv.weight", float("nan"), at=2)
-    begin = GradWatch.begin
+    begin = GradWatch._on_begin
 
     def begin_spoiled(self, trainer):
         begin(self, trainer)
@@ -295,7 +295,7 @@ def test_exit_codes_of_a_sick_training(tmp_path, monkeypatch, capfd, option, cod
 
 @pytest.mark.train
 def test_a_training_without_a_step_fails_under_fail_on(tmp_path, monkeypatch, capfd):
-    begin = GradWatch.begin
+    begin = GradWatch._on_begin
 
     def begin_slowly(self, trainer):
         begin(self, trainer)
@@ -337,7 +337,7 @@ RUNS = {
 def test_each_training_of_a_series_that_fails_is_named(tmp_path, monkeypatch, capfd, names):
     def launch(_out, watch, **_options):
         for name in names:
-            watch.sessions.append(Launched(tmp_path / name, ()))
+            watch._sessions.append(Launched(tmp_path / name, ()))
             if name in RUNS:
                 windows, status, _ = RUNS[name]
                 write_run(tmp_path / name, windows, status=status)
@@ -356,7 +356,7 @@ def test_each_training_of_a_series_that_fails_is_named(tmp_path, monkeypatch, ca
 @pytest.mark.train
 @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (ValueError, 1)])
 def test_exit_codes_of_a_training_that_breaks_off(tmp_path, monkeypatch, capfd, error, code):
-    begin = GradWatch.begin
+    begin = GradWatch._on_begin
 
     def begin_broken(self, trainer):
         def broken(_trainer):

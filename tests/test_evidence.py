@@ -21,7 +21,7 @@ NOTE = Note([("a.png", "b.png"), ("c.png",)], (0.01, 0.1), ("box_loss", "cls_los
 
 def begun(run):
     """Evidence of a training that has begun."""
-    found = Evidence(run)
+    found = Evidence(run, SimpleNamespace(is_whole=True))
     found.start(SimpleNamespace(layout=LAYOUT))
     return found
 

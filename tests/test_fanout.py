@@ -1,6 +1,7 @@
 """Outputs that raise: one warning, one close, no more calls, and the others go on."""
 
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 from short import told
@@ -66,7 +67,7 @@ def test_the_protocol_the_base_and_the_fanout_have_the_same_methods():
 
 
 def test_an_output_may_leave_out_any_method(caplog):
-    fanout = Fanout([object(), OutputBase()])
+    fanout = Fanout([object(), OutputBase(), SimpleNamespace(window=7, close=None)])
     fanout.window(None)
     fanout.end(None)
     fanout.close()

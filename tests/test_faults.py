@@ -25,7 +25,7 @@ def run(folder, name, **options):
     FAULTS[name].plant(model)
     watch = GradWatch(live=False)
     options = {"data": shapes(24), "epochs": 5, **FAULTS[name].options, **options}
-    keep = ("on_train_end", lambda _: panels.append(watch.sessions[-1]._recorder._panel))
+    keep = ("on_train_end", lambda _: panels.append(watch._sessions[-1]._recorder._panel))
     train(folder, watch=watch, model=model, calls=[keep], **options)
     return watch, panels[0]
 

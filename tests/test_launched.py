@@ -152,7 +152,7 @@ def leave(folder, windows, fail_on=(), stop_on=(), **meta):
     gradwatch = GradWatch(stop_on=stop_on)
 
     def run():
-        gradwatch.begin(Launcher(folder))
+        gradwatch._on_begin(Launcher(folder))
         if windows is not None:
             write_files(folder, windows, **meta)
 
@@ -204,13 +204,13 @@ def test_a_launch_is_told_before_it_is_prepared(tmp_path, monkeypatch):
 
 def test_the_watch_that_is_attached_to_a_launching_trainer_hears_of_it(tmp_path):
     ours, other = GradWatch(), GradWatch()
-    _begin_launched(Launcher(tmp_path, [print, [].append, ours.begin]))
-    assert [type(session) for session in ours.sessions] == [Launched]
+    _begin_launched(Launcher(tmp_path, [print, [].append, ours._on_begin]))
+    assert [type(session) for session in ours._sessions] == [Launched]
     assert ours.run_dir == tmp_path
     assert not ours.has_started
     with pytest.raises(RuntimeError, match="there is nothing to report"):
         ours.report()
-    assert other.sessions == []
+    assert other._sessions == []
 
 
 def dropped(caplog):
@@ -226,8 +226,8 @@ def test_an_ultralytics_that_drops_callbacks_is_told_once(
 ):
     monkeypatch.setattr("ultralytics.__version__", version)
     gradwatch = GradWatch()
-    gradwatch.begin(Launcher(tmp_path))
-    gradwatch.begin(Launcher(tmp_path))
+    gradwatch._on_begin(Launcher(tmp_path))
+    gradwatch._on_begin(Launcher(tmp_path))
     said = dropped(caplog)
     assert len(said) == int(drops)
     assert all("pip install -U ultralytics" in line and "on one GPU" in line for line in said)
@@ -248,7 +248,7 @@ def test_who_attaches_to_a_model_is_told_where_there_are_several_gpus(  # noqa: 
     gradwatch = GradWatch().attach(FakeModel())
     gradwatch.attach(FakeModel())
     assert len(dropped(caplog)) == times
-    gradwatch.begin(Launcher(tmp_path))
+    gradwatch._on_begin(Launcher(tmp_path))
     assert len(dropped(caplog)) == (version == "8.4.139")
 
 
@@ -272,8 +272,8 @@ def test_other_ranks_than_the_first_do_nothing(tmp_path, monkeypatch, rank, watc
     trainer.ddp = False
     before = {event: list(calls) for event, calls in trainer.callbacks.items()}
     gradwatch = GradWatch()
-    gradwatch.begin(trainer)
-    assert len(gradwatch.sessions) == watched
+    gradwatch._on_begin(trainer)
+    assert len(gradwatch._sessions) == watched
     is_untouched = vars(trainer) == {"ddp": False, "save_dir": str(tmp_path), "callbacks": before}
     assert is_untouched != bool(watched)
 

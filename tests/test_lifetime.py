@@ -161,7 +161,7 @@ def test_a_finished_training_lets_go_of_model_trainer_and_recorder(tmp_path):
     refs, watch = [], GradWatch(live=False)
 
     def note(trainer):
-        (session,) = watch.sessions
+        (session,) = watch._sessions
         held = (trainer, trainer.model, trainer.optimizer, session._recorder, session._capture)
         refs.extend(weakref.ref(one) for one in held)
 
@@ -243,8 +243,8 @@ def test_a_second_watch_of_a_trainer_takes_its_training_over(tmp_path):
     trainer = trainer_of(tmp_path, kind=brisk_trainer(), model=small())
     first, second = (GradWatch(live=False).attach(trainer) for _ in range(2))
     trainer.train()
-    assert first.sessions == []
-    assert (len(second.sessions), second.report().steps) == (1, 2)
+    assert first._sessions == []
+    assert (len(second._sessions), second.report().steps) == (1, 2)
     assert_nothing_left(trainer)
 
 
@@ -257,7 +257,7 @@ def test_a_watch_that_is_detached_before_the_training_leaves_it_alone(tmp_path):
     assert trainer.callbacks == before
     assert "_do_train" not in vars(trainer)
     trainer.train()
-    assert watch.sessions == []
+    assert watch._sessions == []
     assert not (tmp_path / "run" / "gradwatch.json").exists()
 
 
@@ -348,6 +348,6 @@ def test_a_trainer_whose_training_has_begun_is_not_watched_and_a_warning_says_so
     trainer = Idle(tmp_path)
     trainer.scaler = object()
     watch = GradWatch().attach(trainer)
-    assert watch.sessions == []
+    assert watch._sessions == []
     (record,) = [r for r in caplog.records if r.name == "yolo_gradwatch.watch"]
     assert "has begun" in record.getMessage()

@@ -84,7 +84,7 @@ def test_two_trainings_at_the_same_time_have_files_of_their_own(  # noqa: PLR091
         whole = run.windows[run.windows["module"] == "model"]
         assert list(whole["step_first"]) == list(range(1, images + 1))
         assert list(whole["norm_mean"]) == pytest.approx([float(c) for c in clips[thread]], 1e-5)
-    reports = {session.folder: session.report() for watch in watches for session in watch.sessions}
+    reports = {session.folder: session.report() for watch in watches for session in watch._sessions}
     assert reports == {t.save_dir: load_run(t.save_dir).report() for _, t in trained}
     shown = sys.stdout.getvalue()
     assert shown.count("GradWatch: healthy") == 2

@@ -6,6 +6,7 @@ import pytest
 import training  # noqa: F401  # attach imports Ultralytics, whose settings are then the tests' own
 
 from yolo_gradwatch import GradWatch, Thresholds
+from yolo_gradwatch.outputs import OutputBase
 from yolo_gradwatch.yolo_command import Starter
 
 
@@ -99,7 +100,7 @@ def test_a_callback_of_the_users_own_stays_when_watches_change():
     model.add_callback("on_pretrain_routine_start", calls.append)
     GradWatch().attach(model)
     watch = GradWatch().attach(model)
-    assert model.callbacks["on_pretrain_routine_start"] == [calls.append, watch.begin]
+    assert model.callbacks["on_pretrain_routine_start"] == [calls.append, watch._on_begin]
     assert watch.detach() is None
     assert model.callbacks["on_pretrain_routine_start"] == [calls.append]
 
@@ -157,7 +158,7 @@ def test_a_copy_through_cloudpickle_is_small_and_can_be_used():
     cloudpickle = pytest.importorskip("cloudpickle")
     watch = GradWatch(interval=7, thresholds=Thresholds(dead_windows=5), stop_on=["dead"])
     watch.attach(FakeModel())
-    data = cloudpickle.dumps({"on_pretrain_routine_start": [watch.begin]})
+    data = cloudpickle.dumps({"on_pretrain_routine_start": [watch._on_begin]})
     assert len(data) < 10_000
     copy = pickle.loads(data)["on_pretrain_routine_start"][0].__self__  # noqa: S301  # our own
     assert copy._options == watch._options

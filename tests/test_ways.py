@@ -157,7 +157,7 @@ def test_data_sets_in_series(tmp_path, oracle):
 @pytest.mark.usefixtures("_trains_in_series")
 def test_data_sets_in_series_from_the_command_line(tmp_path, oracle, monkeypatch):
     """With spaces in the paths; otherwise Ultralytics trains each by a command of its own."""
-    watches, begin = set(), GradWatch.begin
+    watches, begin = set(), GradWatch._on_begin
 
     def begin_seen(self, trainer):
         watches.add(self)
@@ -186,6 +186,6 @@ def test_a_model_that_is_tuned_is_watched_in_its_own_trainings_only(tmp_path, or
     tuned = {**TINY, "name": "tuned", "project": str(tmp_path), "data": shapes()}
     model.tune(iterations=iterations, **tuned)
     assert (tmp_path / "tuned" / "best_hyperparameters.yaml").exists()
-    assert watch.sessions == []
+    assert watch._sessions == []
     assert not list(tmp_path.rglob("gradwatch*"))
     watched(tmp_path, oracle, watch=watch, model=model, epochs=1, steps=3)

@@ -92,9 +92,11 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
         terminal: The live report.
         announce: Called with the path of the picture when it is drawn.
     """
-    asked, evidence = training.options, Evidence(training.folder)
+    asked = training.options
     if training.resumes:
         asked = resume.as_asked(asked, training.earlier)
+    files = Files()
+    evidence = Evidence(training.folder, files)
 
     def diagnose(layout: Layout) -> Diagnosis:
         return Diagnosis(layout, options.thresholds, asked, evidence.file)
@@ -116,7 +118,9 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
         clip=clip if isinstance(clip, float) else CLIP_NORM,
         versions=training.versions,
     )
-    files, stop = Files(past), StopRule(options.stop_on, terminal.print)
+    if past:
+        files.go_on(past)
+    stop = StopRule(options.stop_on, terminal.print)
     called = [Callback(options.on_finding)] if options.on_finding else []
     outputs = [files, evidence, terminal, *called, stop, *options.outputs]
     fanout = Fanout([*outputs, Picture(files, announce)])

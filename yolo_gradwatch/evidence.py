@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from yolo_gradwatch.files import Files
     from yolo_gradwatch.outputs import RunInfo
     from yolo_gradwatch.records import Floats, Layout, News, Sample
 
@@ -52,10 +53,12 @@ class Evidence(OutputBase):
 
     Args:
         run: The run's folder.
+        files: The tables that it belongs to.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, files: Files) -> None:
         self._run = run
+        self._files = files
         self._notes: OrderedDict[int, Note] = OrderedDict()
         self._landed: OrderedDict[int, tuple[Sample, Floats, Layout]] = OrderedDict()
         self._error: OSError | None = None
@@ -82,13 +85,14 @@ class Evidence(OutputBase):
     def file(self, first: int, last: int) -> str:
         """The file on the worst of some steps, within the run's folder; "" if there is none.
 
-        It is written if it is not there yet. An error of the disk is raised by `findings`.
+        It is written if it is not there yet and the tables can be written. An error of the disk
+        is raised by `findings`.
 
         Args:
             first: The first of these steps.
             last: The last of them.
         """
-        if self._error is None and not existing(self._run, first, last):
+        if self._files.is_whole and self._error is None and not existing(self._run, first, last):
             try:
                 self._write(first, last)
             except OSError as error:

@@ -81,24 +81,27 @@ class Fanout:
 def _succeeds(output: object, method: str, args: tuple[object, ...]) -> bool:
     """Call a method of an output; whether it has not raised."""
     try:
-        getattr(output, method, _ignore)(*args)
+        _call(output, method, *args)
     except Exception as error:  # noqa: BLE001  # an output is not worth the training
         _warn(output, method, error)
         with suppress(Exception):  # the user has one warning of it already
-            getattr(output, "close", _ignore)()
+            _call(output, "close")
         return False
     return True
 
 
 def _close(output: object) -> None:
     try:
-        getattr(output, "close", _ignore)()
+        _call(output, "close")
     except Exception as error:  # noqa: BLE001  # an output is not worth the training
         _warn(output, "close", error)
 
 
-def _ignore(*_args: object) -> None:
-    """Stand in for a method that an output does not have."""
+def _call(output: object, method: str, *args: object) -> None:
+    """Call a method, if the output has it; the user's object may have an attribute of that name."""
+    call = getattr(output, method, None)
+    if callable(call):
+        call(*args)
 
 
 def _warn(output: object, method: str, error: Exception) -> None:

@@ -22,21 +22,23 @@ NOTED_SHARE = 0.01
 
 
 class Files(OutputBase):
-    """Writes the tables of a run and the description that makes them readable.
+    """Writes the tables of a run and the description that makes them readable."""
 
-    Args:
-        past: The run that the training continues; None if its files begin here.
-    """
-
-    def __init__(self, past: Past | None) -> None:
-        self._resumes = past is not None
-        self._events: list[Event] = list(past.events) if past else []
-        self._epochs: list[EpochTelemetry] = list(past.epochs) if past else []
-        self._others: dict[str, Any] = dict(past.others) if past else {}
+    def __init__(self) -> None:
+        self._resumes = False
+        self._events: list[Event] = []
+        self._epochs: list[EpochTelemetry] = []
+        self._others: dict[str, Any] = {}
         self._log: runlog.RunLog | None = None
         self._noted = 0
         self._status = "running"
         self._writer = writer.own()
+
+    def go_on(self, past: Past) -> None:
+        """Append to the files of the run that is continued."""
+        self._resumes = True
+        self._events, self._epochs = list(past.events), list(past.epochs)
+        self._others = dict(past.others)
 
     @property
     def is_whole(self) -> bool:

@@ -188,7 +188,7 @@ class Recorder:
 
     def _judge(self, windows: Iterable[Window]) -> None:
         for window in windows:
-            changes = self._diagnosis.update(window, self._seen)
             self._outputs.window(window)
+            changes = self._diagnosis.update(window, self._seen)
             if changes:
                 self._outputs.findings(changes)
