@@ -40,7 +40,17 @@ import torch
 from machine import heading, spread, table
 from trainings import FIRST, StepClock, training
 
-from yolo_gradwatch import GradWatch, capture, console, diagnosis, recorder, runlog, screen, session
+from yolo_gradwatch import (
+    GradWatch,
+    capture,
+    console,
+    diagnosis,
+    guard,
+    recorder,
+    runlog,
+    screen,
+)
+from yolo_gradwatch.watch import sessions_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,7 +66,7 @@ PARTS: dict[str, list[tuple[type, str]]] = {
         *((screen.Screen, name) for name in ("redraw", "print", "show_frame")),
         (console.Console, "print"),
     ],
-    "the rest": [(session.Session, "_safely")],
+    "the rest": [(guard.Guard, "safely")],
 }
 """Our share by its parts: what is called within a part is a part of its own."""
 
@@ -78,14 +88,11 @@ class Memory:
     """Keeps what it is given."""
 
     def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
+        self.steps_last: list[int] = []
 
-    def write(self, scalars: Any, step: int) -> None:
-        """Keep the scalars."""
-        self.rows.append({**scalars, "step": step})
-
-    def close(self) -> None:
-        """Nothing to close."""
+    def window(self, window: Any) -> None:
+        """Keep the last step."""
+        self.steps_last.append(window.step_last)
 
 
 class Meter:
@@ -254,9 +261,9 @@ def measure(name: str, begin: int, steps: int, options: dict[str, Any]) -> tuple
 
 def _number_from(begin: int, watch: GradWatch) -> None:
     """Let a training go on as if it had taken the steps before ``begin``."""
-    watched = watch._sessions[-1]
-    watched._step = begin - 1  # noqa: SLF001  # a resumed training sets the same two
-    watched._recorder.first_step = begin  # noqa: SLF001
+    watched = sessions_of(watch)[-1]
+    watched._parts.recorder.last_step = begin - 1  # noqa: SLF001  # as a resumed training does
+    watched._events._first_step = begin  # noqa: SLF001
 
 
 def main() -> None:

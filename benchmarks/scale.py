@@ -130,7 +130,7 @@ def _step_and_window_seconds(
 ) -> tuple[float, float]:
     """Of a step that is looked at together with others, and of the end of a window."""
     steps, windows = [], []
-    step = recorder.first_step + LATE
+    step = recorder.last_step + 1 + LATE
     for _ in range(WINDOWS):
         samples = [step_of(pool[i], step + i, detailed=i == 0) for i in range(many)]
         step += many
@@ -142,7 +142,7 @@ def _step_and_window_seconds(
         end = time.perf_counter()
         steps.append((middle - begin) / many)
         windows.append(end - middle)
-    recorder.first_step = step
+    recorder.last_step = step - 1
     return median(steps), median(windows)
 
 

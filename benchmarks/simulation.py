@@ -23,8 +23,9 @@ import numpy as np
 from machine import peak_memory
 
 from yolo_gradwatch import runlog
-from yolo_gradwatch.recorder import Options, Recorder, Training
+from yolo_gradwatch.assembly import Options, Training, assemble
 from yolo_gradwatch.records import Detail, Sample
+from yolo_gradwatch.terminal import Terminal
 
 if TYPE_CHECKING:
     from yolo_gradwatch.records import Layout, Members
@@ -36,10 +37,16 @@ SKIPS, ANOMALIES = 1000, 40
 def recorder_of(folder: Path, found: Layout, members: Members) -> Recorder:
     """A recorder in its first epoch, which writes into the folder."""
     training = Training(
-        folder, {"amp": True, "clip": 10.0}, EPOCHS, resumes=False, versions={}, handlers=()
+        folder, {"amp": True, "clip": 10.0}, EPOCHS, resumes=False, earlier=None, versions={}
     )
-    recorder = Recorder(found, members, training, Options(live=False))
-    recorder.open(lambda call, *args: call(*args))
+    terminal = Terminal(
+        live=False, handlers=(), has_known_bar=True, safely=lambda call, *a: call(*a)
+    )
+    parts = assemble(
+        found, members, training, Options(), terminal=terminal, announce=lambda _path: None
+    )
+    recorder = parts.recorder
+    recorder.open()
     recorder.start_epoch(1, EPOCHS)
     return recorder
 

@@ -124,8 +124,8 @@ class Session:
             versions=trainers.versions(),
         )
         terminal = Terminal(
-            self._options.live,
-            trainers.log_handlers(),
+            live=self._options.live,
+            handlers=trainers.log_handlers(),
             has_known_bar=trainers.has_known_bar(),
             safely=guard.safely,
         )

@@ -36,9 +36,9 @@ class Terminal(OutputBase):
 
     def __init__(
         self,
-        live: bool | None,  # noqa: FBT001  # an option of the user's
-        handlers: Sequence[logging.StreamHandler[Any]],
         *,
+        live: bool | None,
+        handlers: Sequence[logging.StreamHandler[Any]],
         has_known_bar: bool,
         safely: Callable[..., None],
     ) -> None:
