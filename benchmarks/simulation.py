@@ -28,6 +28,7 @@ from yolo_gradwatch.records import Detail, Sample
 from yolo_gradwatch.terminal import Terminal
 
 if TYPE_CHECKING:
+    from yolo_gradwatch.recorder import Recorder
     from yolo_gradwatch.records import Layout, Members
 
 EPOCHS = 300
@@ -39,9 +40,7 @@ def recorder_of(folder: Path, found: Layout, members: Members) -> Recorder:
     training = Training(
         folder, {"amp": True, "clip": 10.0}, EPOCHS, resumes=False, earlier=None, versions={}
     )
-    terminal = Terminal(
-        live=False, handlers=(), has_known_bar=True, safely=lambda call, *a: call(*a)
-    )
+    terminal = Terminal(live=False, handlers=(), has_known_bar=True, safely=lambda call: call())
     parts = assemble(
         found, members, training, Options(), terminal=terminal, announce=lambda _path: None
     )

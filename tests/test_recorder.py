@@ -379,6 +379,11 @@ def test_ctrl_c_in_a_function_of_the_users_ends_the_training(tmp_path, clock, er
         served(tmp_path, on_finding=notify)
 
 
+@pytest.fixture
+def in_terminal(terminal):
+    terminal()
+
+
 class Stream(io.StringIO):
     """A stream that raises."""
 
@@ -415,10 +420,10 @@ def test_what_the_stream_raises_costs_the_text_only(recording, monkeypatch, tmp_
 
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("live", [False, True])
+@pytest.mark.usefixtures("in_terminal")
 def test_a_bug_in_a_text_of_ours_costs_the_live_report_only(
-    tmp_path, monkeypatch, terminal, caplog, error, live
+    tmp_path, monkeypatch, caplog, error, live
 ):
-    terminal()
     monkeypatch.setattr(console, "fitted", lambda *_args: Broken(error))
     monkeypatch.setattr(console, "encodable", lambda text, _console: text)
     recording = Recording(tmp_path, live=live)
