@@ -40,7 +40,7 @@ def recorder_of(folder: Path, found: Layout, members: Members) -> Recorder:
     training = Training(
         folder, {"amp": True, "clip": 10.0}, EPOCHS, resumes=False, earlier=None, versions={}
     )
-    terminal = Terminal(live=False, handlers=(), has_known_bar=True, safely=lambda call: call())
+    terminal = Terminal(live=False, handlers=(), safely=lambda call: call())
     parts = assemble(
         found, members, training, Options(), terminal=terminal, announce=lambda _path: None
     )

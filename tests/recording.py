@@ -20,7 +20,7 @@ class Recording:
             versions={},
         )
         self.raised = []
-        terminal = Terminal(live=live, handlers=[], has_known_bar=True, safely=self._safely)
+        terminal = Terminal(live=live, handlers=[], safely=self._safely)
         self.pictures = []
         self.recorder, self.evidence, self.stop = assemble(
             LAYOUT,

@@ -126,7 +126,7 @@ class Session:
         terminal = Terminal(
             live=self._options.live,
             handlers=trainers.log_handlers(),
-            has_known_bar=trainers.has_known_bar(),
+            no_panel="" if trainers.has_known_bar() else contract.unknown_bar(),
             safely=guard.safely,
         )
         self._parts = parts = assemble(

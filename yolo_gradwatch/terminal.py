@@ -9,7 +9,6 @@ from rich.text import Text
 
 from yolo_gradwatch import console
 from yolo_gradwatch.board import Board
-from yolo_gradwatch.contract import unknown_bar
 from yolo_gradwatch.outputs import OutputBase
 from yolo_gradwatch.runlog import PICTURE_FILE, RUN_FILES
 from yolo_gradwatch.screen import Screen, draws_panel
@@ -30,7 +29,7 @@ class Terminal(OutputBase):
     Args:
         live: Draw the panel; None draws it where standard output is a terminal.
         handlers: Log handlers that write to the terminal.
-        has_known_bar: Whether Ultralytics' progress bar can be drawn inside the panel.
+        no_panel: Why the training can have no panel; "" if it can.
         safely: Calls a function of ours from a stream; what it raises must not reach the training.
     """
 
@@ -39,12 +38,12 @@ class Terminal(OutputBase):
         *,
         live: bool | None,
         handlers: Sequence[logging.StreamHandler[Any]],
-        has_known_bar: bool,
+        no_panel: str = "",
         safely: Callable[..., None],
     ) -> None:
         self._live = live
         self._handlers = handlers
-        self._has_known_bar = has_known_bar
+        self._no_panel = no_panel
         self._safely = safely
         self._screen: Screen | None = None
         self._findings: dict[int, Finding] = {}
@@ -120,9 +119,9 @@ class Terminal(OutputBase):
 
     def _draws_panel(self) -> bool:
         is_wanted = draws_panel(self._live)
-        if is_wanted and not self._has_known_bar:
-            _LOG.warning("GradWatch: %s", unknown_bar())
-        return is_wanted and self._has_known_bar
+        if is_wanted and self._no_panel:
+            _LOG.warning("GradWatch: %s", self._no_panel)
+        return is_wanted and not self._no_panel
 
     def _close_screen(self) -> None:
         screen, self._screen = self._screen, None
