@@ -10,7 +10,8 @@ from training import HOME, TINY, data_folder, official, shapes, small
 from values import window, write_run
 
 from yolo_gradwatch import GradWatch, __version__, load_run
-from yolo_gradwatch.cli import _failed, main
+from yolo_gradwatch.cli_main import main
+from yolo_gradwatch.cli_train import _failed
 from yolo_gradwatch.launched import Launched
 
 SMALL = [f"{name}={value}" for name, value in TINY.items()]
@@ -178,7 +179,7 @@ def test_an_error_that_is_coloured_is_told_as_plain_text(capfd, monkeypatch):
     names = {"__name__": "ultralytics.cfg"}
     text = "'\\x1b[31m\\x1b[1mepchs\\x1b[0m' is not a valid \\u202eargument"
     exec(f'def refused(*_arguments):\n    raise SyntaxError("{text}")', names)  # noqa: S102
-    monkeypatch.setattr("yolo_gradwatch.yolo_command.run_command", names["refused"])
+    monkeypatch.setattr("yolo_gradwatch.command.run_command", names["refused"])
     assert main(["train", "epochs=3"]) == 2
     assert capfd.readouterr().err == "Error: 'epchs' is not a valid ?argument\n"
 
@@ -215,7 +216,7 @@ def test_help_explains_both_kinds_of_arguments(capfd, arguments):
 
 
 def test_the_hint_knows_every_option_of_the_help(capfd):
-    from yolo_gradwatch.cli import _OURS
+    from yolo_gradwatch.cli_train import _OURS
 
     main(["train", "--help"])
     words = capfd.readouterr().out.split()
@@ -315,7 +316,7 @@ def test_a_training_without_a_step_fails_under_fail_on(tmp_path, monkeypatch, ca
 
 
 def test_a_demo_that_nobody_watched_fails_under_fail_on(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr("yolo_gradwatch.demo.run", lambda *_arguments, **_options: None)
+    monkeypatch.setattr("yolo_gradwatch.cli_train.train_on_shapes", lambda *_arguments, **_options: None)
     assert main(["demo", "--out", str(tmp_path)]) == 0
     assert main(["demo", "--out", str(tmp_path), "--fail-on", "dead"]) == 1
     assert failures(capfd.readouterr().err) == ["failed under --fail-on: no training was watched"]
@@ -342,7 +343,7 @@ def test_each_training_of_a_series_that_fails_is_named(tmp_path, monkeypatch, ca
                 windows, status, _ = RUNS[name]
                 write_run(tmp_path / name, windows, status=status)
 
-    monkeypatch.setattr("yolo_gradwatch.demo.run", launch)
+    monkeypatch.setattr("yolo_gradwatch.cli_train.train_on_shapes", launch)
     said = {name: RUNS[name][2] if name in RUNS else "nothing to report" for name in names}
     bad = [name for name in names if said[name]]
     assert main(["demo", "--fail-on", "dead"]) == bool(bad)

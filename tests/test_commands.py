@@ -24,7 +24,7 @@ from rich.cells import cell_len
 from test_review import CONV, DEAD, EPOCH, START, watch
 from values import LAWS, LAYOUT, NET, Part, inside, normed, plan, runs, window, write_run
 
-from yolo_gradwatch.cli import main
+from yolo_gradwatch.cli_main import main
 from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.records import Event
 from yolo_gradwatch.review import Run, load_run
@@ -605,7 +605,7 @@ def test_what_a_file_says_cannot_steer_the_terminal(tmp_path):
 def test_no_command_loads_what_it_does_not_need(run):
     code = (
         "import sys\n"
-        "from yolo_gradwatch.cli import main\n"
+        "from yolo_gradwatch.cli_main import main\n"
         "for form in ([], ['--csv'], ['--json']):\n"
         "    main(['review', sys.argv[1], '--module', '*', *form])\n"
         "    main(['compare', sys.argv[1], sys.argv[1], *form])\n"
@@ -621,7 +621,7 @@ def test_no_command_loads_what_it_does_not_need(run):
     assert not [name for name in heavy if f"'{name}'" in err]
 
 
-SCRIPT = "from yolo_gradwatch.cli import script; script()"
+SCRIPT = "from yolo_gradwatch.cli_main import script; script()"
 
 
 PIPED = [

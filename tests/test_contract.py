@@ -18,8 +18,8 @@ from short import told as warnings_in
 from torch.nn.utils import clip_grad_norm_
 from training import shapes, train
 
-from yolo_gradwatch import GradWatch, contract, load_run
-from yolo_gradwatch import trainer as trainers
+from yolo_gradwatch import GradWatch, contract, hooks, load_run
+from yolo_gradwatch import training as facts
 from yolo_gradwatch.contract import Unwatchable
 from yolo_gradwatch.records import CLIP_NORM
 
@@ -84,9 +84,9 @@ def test_the_installed_trainer_runs_the_callbacks_around_its_steps_in_order(tmp_
     calls = [(event, lambda _, event=event: happened.append(event)) for event in EVENTS]
 
     def wrap(trainer):
-        trainers.after_unscale(trainer, lambda: happened.append("unscale_"))
-        trainers.after_step(trainer, lambda: happened.append("step"))
-        trainers.before_batch(trainer, lambda _images: happened.append("preprocess_batch"))
+        hooks.after_unscale(trainer, lambda: happened.append("unscale_"))
+        hooks.after_step(trainer, lambda: happened.append("step"))
+        hooks.before_batch(trainer, lambda _images: happened.append("preprocess_batch"))
 
     train(tmp_path, calls=[*calls, ("on_train_start", wrap)], data=shapes(4), val=True)
     step = ["preprocess_batch", "unscale_", "step"]
@@ -125,7 +125,7 @@ def test_the_installed_bar_uses_the_hook_or_frames_that_begin_with_a_carriage_re
         assert first == ""
         assert all("epoch" in frame for frame in frames)
         assert stream.getvalue().endswith("\n")
-    assert trainers.has_known_bar()
+    assert facts.has_known_bar()
 
 
 def test_the_installed_engine_prepares_a_launch_by_the_function_that_is_wrapped():
@@ -260,7 +260,7 @@ def test_a_bar_is_known_if_its_frames_arrive(draw, is_known):
 
 def test_a_bar_that_cannot_be_tried_is_not_known(monkeypatch):
     monkeypatch.setattr("ultralytics.utils.TQDM", lambda items: items)  # and no options
-    assert not trainers.has_known_bar()
+    assert not facts.has_known_bar()
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from test_screen import set_terminal
 from training import HOME, TINY, shapes, train
 
 from yolo_gradwatch import GradWatch, load_run
-from yolo_gradwatch.cli import main
+from yolo_gradwatch.cli_main import main
 from yolo_gradwatch.console import encodable, epoch_table, plain_console
 from yolo_gradwatch.screen import draws_panel, is_live_terminal
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from training import shapes, trainer_of
 
-from yolo_gradwatch import trainer as trainers
+from yolo_gradwatch import hooks
+from yolo_gradwatch import training as facts
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def test_the_clip_stands_among_the_options_of_a_run(tmp_path, base):
     trainer.scaler = idle_scaler()
     trainer.device = torch.device("cpu")
     trainer.optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.5)
-    options = trainers.training_options(trainer, trainers.given_options(trainer))
+    options = facts.training_options(trainer, facts.given_options(trainer))
     assert options["clip"] == 2.5
     assert (options["freeze"], options["data"]) == ([0, 1], str(tmp_path))
     assert options["fitted"] == {"optimizer": "SGD", "amp": False, "device": "cpu"}
@@ -69,7 +70,7 @@ BOX, CLS = torch.tensor(1.5), torch.tensor([2.0])
 )
 def test_loss_items_of_every_version(items, names, expected):
     trainer = SimpleNamespace(loss_items=items, loss_names=names, device=CPU)
-    found = trainers.losses(trainer)
+    found = facts.losses(trainer)
     assert found[0] == expected[0]
     assert [id(one) for one in found[1]] == [id(one) for one in expected[1]]  # not copied
 
@@ -77,9 +78,9 @@ def test_loss_items_of_every_version(items, names, expected):
 def test_learning_rates_are_those_of_the_optimizers_groups():
     groups = [{"lr": 0.1}, {"lr": torch.tensor(0.5)}]
     trainer = SimpleNamespace(optimizer=SimpleNamespace(param_groups=groups))
-    assert trainers.learning_rates(trainer) == (0.1, 0.5)
+    assert facts.learning_rates(trainer) == (0.1, 0.5)
     groups[0]["lr"] = 0.2
-    assert trainers.learning_rates(trainer)[0] == 0.2
+    assert facts.learning_rates(trainer)[0] == 0.2
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_learning_rates_are_those_of_the_optimizers_groups():
     ],
 )
 def test_what_is_meant_to_be_frozen(found, expected):
-    assert trainers.meant_frozen(SimpleNamespace(**found)) == expected
+    assert facts.meant_frozen(SimpleNamespace(**found)) == expected
 
 
 class Preprocesses:
@@ -117,7 +118,7 @@ class Preprocesses:
 )
 def test_the_images_of_a_batch_are_told_before_it_goes_on(batch, images):
     trainer, told = Preprocesses(), []
-    undo = trainers.before_batch(trainer, lambda found: told.append((found, len(trainer.seen))))
+    undo = hooks.before_batch(trainer, lambda found: told.append((found, len(trainer.seen))))
     assert trainer.preprocess_batch(batch, scale=2) == {"done": True}
     assert told == [(images, 0)]
     assert trainer.seen == [(batch, 2)]
@@ -130,7 +131,7 @@ def test_the_images_of_a_batch_are_told_before_it_goes_on(batch, images):
 
 def test_a_wrap_around_ours_is_left_alone():
     trainer = Preprocesses()
-    undo = trainers.before_batch(trainer, lambda _: None)
+    undo = hooks.before_batch(trainer, lambda _: None)
     ours = trainer.preprocess_batch
 
     def later(batch):
@@ -148,7 +149,7 @@ class Trains:
 
 def test_a_wrap_of_somebody_elses_around_the_training_is_left_to_them():
     trainer, told = Trains(), []
-    trainers.around_training(trainer, told.append)
+    hooks.around_training(trainer, told.append)
     ours = trainer._do_train
 
     def others():
@@ -176,7 +177,7 @@ def test_a_system_exit_counts_as_python_counts_it(code, outcome):
             raise SystemExit(code)
 
     trainer, told = Leaves(), []
-    trainers.around_training(trainer, told.append)
+    hooks.around_training(trainer, told.append)
     with pytest.raises(SystemExit):
         trainer._do_train()
     assert told == [outcome]
@@ -185,7 +186,7 @@ def test_a_system_exit_counts_as_python_counts_it(code, outcome):
 
 def test_a_training_is_left_alone_once_nobody_wants_to_know_its_end():
     trainer, told = Trains(), []
-    undo = trainers.around_training(trainer, told.append)
+    undo = hooks.around_training(trainer, told.append)
     undo()
     undo()
     assert vars(trainer) == {}
@@ -216,7 +217,7 @@ class Ends:
     def end(self):
         """Run the callbacks as Ultralytics does, of which the first hands a picture on."""
         undos = []
-        announce = lambda trainer: undos.append(trainers.announce_picture(trainer, "ours.png"))  # noqa: E731
+        announce = lambda trainer: undos.append(hooks.announce_picture(trainer, "ours.png"))  # noqa: E731
         self.callbacks["on_train_end"].insert(0, announce)
         for call in self.callbacks["on_train_end"]:
             call(self)
@@ -252,7 +253,7 @@ def test_an_integration_that_fails_anyway_fails_as_without_us():
 def test_the_integrations_that_take_pictures_are_there():
     from importlib import import_module
 
-    for name in trainers.TAKE_PICTURES:
+    for name in hooks.TAKE_PICTURES:
         import_module(f"{INSIDE}.{name}")
 
 
@@ -265,14 +266,14 @@ def test_a_wrap_of_the_users_own_is_there_again_afterwards():
         return plain(batch)
 
     trainer.preprocess_batch = own
-    undo = trainers.before_batch(trainer, lambda _: None)
+    undo = hooks.before_batch(trainer, lambda _: None)
     undo()
     trainer.preprocess_batch({})
     assert calls == [{}]
 
 
 def test_versions_are_those_of_what_is_installed():
-    told = trainers.versions()
+    told = facts.versions()
     assert list(told) == ["python", "torch", "ultralytics", "yolo-gradwatch"]
     assert told["torch"] == version("torch")
     assert told["ultralytics"] == version("ultralytics")
@@ -284,21 +285,21 @@ def test_the_version_of_a_package_that_runs_from_a_checkout_is_not_known(monkeyp
             raise PackageNotFoundError(name)
         return version(name)
 
-    monkeypatch.setattr(trainers, "version", is_missing)
-    told = trainers.versions()
+    monkeypatch.setattr(facts, "version", is_missing)
+    told = facts.versions()
     assert (told["yolo-gradwatch"], told["torch"]) == ("unknown", version("torch"))
 
 
 def test_the_scaler_is_as_it_was_after_a_watch():
     scaler = idle_scaler()
     trainer, calls = SimpleNamespace(scaler=scaler), []
-    undo = trainers.after_unscale(trainer, lambda: calls.append(1))
+    undo = hooks.after_unscale(trainer, lambda: calls.append(1))
     scaler.unscale_(None)
     undo()
     undo()
     assert "unscale_" not in vars(scaler)
     scaler.unscale_ = own = lambda _: calls.append(2)
-    undo = trainers.after_unscale(trainer, lambda: calls.append(3))
+    undo = hooks.after_unscale(trainer, lambda: calls.append(3))
     scaler.unscale_(None)
     undo()
     assert scaler.unscale_ is own
@@ -319,7 +320,7 @@ def ready(tmp_path):
 
 def test_a_real_trainer_freezes_what_its_option_says(ready):
     trainer = ready(freeze=2)
-    names = trainers.meant_frozen(trainer)
+    names = facts.meant_frozen(trainer)
     assert {"model.0.", "model.1."} <= set(names)
     frozen = [n for n, p in trainer.model.named_parameters() if not p.requires_grad]
     assert frozen
@@ -329,11 +330,11 @@ def test_a_real_trainer_freezes_what_its_option_says(ready):
 def test_a_real_trainer_that_is_not_told_to_freeze_has_no_name_of_a_layer(ready):
     trainer = ready()
     assert all(p.requires_grad for p in trainer.model.parameters())
-    assert not any(name.startswith("model.") for name in trainers.meant_frozen(trainer))
+    assert not any(name.startswith("model.") for name in facts.meant_frozen(trainer))
 
 
 def test_a_real_trainer_tells_the_rates_of_its_optimizer(ready):
     trainer = ready(optimizer="SGD", lr0=0.03, warmup_epochs=0)
-    assert set(trainers.learning_rates(trainer)) == {0.03}
-    assert trainers.training_options(trainer, {})["clip"] == 10.0
-    assert trainers.amp_state(trainer) == []
+    assert set(facts.learning_rates(trainer)) == {0.03}
+    assert facts.training_options(trainer, {})["clip"] == 10.0
+    assert facts.amp_state(trainer) == []

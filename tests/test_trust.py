@@ -20,7 +20,7 @@ from audit import OURS
 from test_follow import Training
 from values import Part, plan, window, write_run
 
-from yolo_gradwatch.cli import main
+from yolo_gradwatch.cli_main import main
 from yolo_gradwatch.evidence import FOLDER, OWN_FOLDER
 from yolo_gradwatch.review import load_run
 from yolo_gradwatch.runlog import ALERTS_FILE, META_FILE, PICTURE_FILE, WINDOWS_FILE
@@ -147,7 +147,7 @@ def is_loading(event):
     name, first = event["event"], event["args"][0]
     if name in {"subprocess.Popen", "os.posix_spawn"}:
         return event["is_import"] and Path(first).name in LOOKS
-    if event["by"] == "processes.gpus" and name.startswith("ctypes."):
+    if event["by"] == "ddp.gpus" and name.startswith("ctypes."):
         return True  # torch counts CUDA devices
     kinds = ("compile", "exec", "marshal.loads", "code.__new__", "ctypes.", "_thread.")
     return event["is_import"] and name.startswith(kinds)

@@ -10,9 +10,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from yolo_gradwatch import contract, runlog
+from yolo_gradwatch import contract, hooks, runlog
 from yolo_gradwatch import layout as layouts
-from yolo_gradwatch import trainer as trainers
+from yolo_gradwatch import training as facts
 from yolo_gradwatch.capture import Capture
 from yolo_gradwatch.evidence import Note
 from yolo_gradwatch.recorder import Options, Recorder, Training, earlier_run
@@ -73,7 +73,7 @@ class Session:
         self._is_read = False
         self._has_stepped = False
         self._images: deque[Sequence[str]] = deque(maxlen=MOST_BATCHES)
-        self.folder: Path = trainers.save_dir(trainer)
+        self.folder: Path = facts.save_dir(trainer)
         self._given: dict[str, object] = {}
         self.is_broken = False
         self._remarks: tuple[str, ...] = ()
@@ -170,47 +170,47 @@ class Session:
             self._hear(call)
 
         contract.check_event(type(self._trainer), event)
-        trainers.add_callback(self._trainer, event, listener, is_first=is_first)
+        hooks.add_callback(self._trainer, event, listener, is_first=is_first)
         self._cleanup.callback(self._unlisten, event, weakref.ref(listener))
 
     def _unlisten(self, event: str, listener: weakref.ref[Callable[[Any], None]]) -> None:
         trainer, call = self._trainer, listener()
         if trainer is not None and call is not None:
-            trainers.remove_callback(trainer, event, call)
+            hooks.remove_callback(trainer, event, call)
 
     def _wait(self) -> None:
-        given = trainers.given_options(self._trainer)
+        given = facts.given_options(self._trainer)
         workers = runlog.arguments_of(self.folder).get("workers")  # on a CPU they are 0 by now
         self._given = given if workers is None else {**given, "workers": workers}
         contract.check_step(type(self._trainer))
-        undo = trainers.around_training(self._trainer, partial(self._hear, self._finish))
+        undo = hooks.around_training(self._trainer, partial(self._hear, self._finish))
         self._cleanup.callback(_call_if_alive, weakref.ref(undo))  # the trainer keeps it alive
         self._listen("on_train_start", self._start)
 
     def _start(self) -> None:
-        earlier = earlier_run(self.folder) if trainers.resumes(self._trainer) else None
-        model = trainers.model_of(self._trainer)
+        earlier = earlier_run(self.folder) if facts.resumes(self._trainer) else None
+        model = facts.model_of(self._trainer)
         known = layouts.owned(model, earlier.layout.modules) if earlier else ()
         layout, members = self._look_at_model(known)
         training = Training(
             folder=self.folder,
-            options=trainers.training_options(self._trainer, self._given),
-            epochs=trainers.epochs_of(self._trainer),
-            resumes=trainers.resumes(self._trainer),
+            options=facts.training_options(self._trainer, self._given),
+            epochs=facts.epochs_of(self._trainer),
+            resumes=facts.resumes(self._trainer),
             earlier=earlier,
-            versions=trainers.versions(),
-            handlers=trainers.log_handlers(),
-            has_known_bar=trainers.has_known_bar(),
+            versions=facts.versions(),
+            handlers=facts.log_handlers(),
+            has_known_bar=facts.has_known_bar(),
         )
         self._recorder = Recorder(layout, members, training, self._options)
         self._cleanup.callback(self._recorder.close)
         self._recorder.open(self._safely)
         self._step = self._recorder.first_step - 1
         read = partial(self._safely, self._read, self._recorder)
-        self._cleanup.callback(trainers.after_unscale(self._trainer, read))
-        self._cleanup.callback(trainers.after_step(self._trainer, self._note_step))
+        self._cleanup.callback(hooks.after_unscale(self._trainer, read))
+        self._cleanup.callback(hooks.after_step(self._trainer, self._note_step))
         see = partial(self._safely, self._see)
-        self._cleanup.callback(trainers.before_batch(self._trainer, see))
+        self._cleanup.callback(hooks.before_batch(self._trainer, see))
         for event, call in {
             "on_train_epoch_start": self._start_epoch,
             "on_train_batch_end": self._end_batch,
@@ -222,8 +222,8 @@ class Session:
 
     def _look_at_model(self, known: Sequence[nn.Parameter] = ()) -> tuple[Layout, Members]:
         """Capture from now on what the training moves, and what it has moved before."""
-        model = trainers.model_of(self._trainer)
-        meant_frozen = trainers.meant_frozen(self._trainer)
+        model = facts.model_of(self._trainer)
+        meant_frozen = facts.meant_frozen(self._trainer)
         self._watched = layouts.watched(model, meant_frozen, known)
         self._capture = Capture(self._watched)
         inside = {id(p) for p in self._watched}
@@ -248,13 +248,13 @@ class Session:
         self._images.clear()
         if (self._step - recorder.first_step) % self._options.interval == 0:
             self._take_in_thawed(recorder)
-            names, losses = trainers.losses(self._trainer)
-            rates = trainers.learning_rates(self._trainer)
+            names, losses = facts.losses(self._trainer)
+            rates = facts.learning_rates(self._trainer)
             recorder.evidence.note(self._step, Note(images, rates, names))
             self._capture.take(
                 self._epoch,
                 self._step,
-                trainers.amp_state(self._trainer),
+                facts.amp_state(self._trainer),
                 losses,
                 detailed=recorder.opens_window(self._step),
             )
@@ -278,20 +278,20 @@ class Session:
         self._images.append(images)
 
     def _start_epoch(self, recorder: Recorder) -> None:
-        epoch = trainers.epoch_of(self._trainer)
+        epoch = facts.epoch_of(self._trainer)
         if epoch <= self._epoch:  # recovery from NaN or from too little memory repeats it
             recorder.take(self._capture.drain(wait=True))
-            recorder.begin_anew(trainers.restart_kind(self._trainer), self._step + 1)
+            recorder.begin_anew(facts.restart_kind(self._trainer), self._step + 1)
             self._images.clear()  # what they have given to the gradient is gone
         self._epoch = epoch
-        recorder.start_epoch(epoch, trainers.epochs_of(self._trainer))
+        recorder.start_epoch(epoch, facts.epochs_of(self._trainer))
 
     def _end_batch(self, recorder: Recorder) -> None:
         self._check_step()
         recorder.take(self._capture.drain())
         recorder.redraw()
-        if recorder.stop_wanted and trainers.stops_between_batches(self._trainer):
-            trainers.stop(self._trainer)
+        if recorder.stop_wanted and hooks.stops_between_batches(self._trainer):
+            hooks.stop(self._trainer)
 
     def _end_epoch(self, recorder: Recorder) -> None:
         recorder.take(self._capture.drain(wait=True))
@@ -300,7 +300,7 @@ class Session:
     def _end_fit_epoch(self, recorder: Recorder) -> None:
         """Stop after a possible NaN recovery, before several processes agree to go on or not."""
         if recorder.stop_wanted:
-            trainers.stop(self._trainer)
+            hooks.stop(self._trainer)
 
     def _end_training(self, recorder: Recorder) -> None:
         """Draw the picture while integrations, which come after us, can still take it along."""
@@ -308,7 +308,7 @@ class Session:
         recorder.draw("finished", self._announce)
 
     def _announce(self, picture: Path) -> None:
-        self._cleanup.callback(trainers.announce_picture(self._trainer, picture))
+        self._cleanup.callback(hooks.announce_picture(self._trainer, picture))
 
     def _finish(self, outcome: str) -> None:
         try:
