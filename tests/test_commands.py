@@ -39,26 +39,26 @@ COLOUR = re.compile(r"\x1b\[(?:\d+;)*[349]\d")
 ODD = ["model.0.[red]x[/]", "model.0.100%", "model.1.a, b", 'model.1.q"q', "model.2.größe 名"]
 
 
-@pytest.fixture
-def run(tmp_path):
-    folder = tmp_path / "detect" / "train"
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The run that most commands read: dead from its first step on."""
+    folder = tmp_path_factory.mktemp("runs") / "detect" / "train"
     folder.mkdir(parents=True)
     watch(folder, DEAD)
     return folder
 
 
-@pytest.fixture
-def long_run(tmp_path):
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory):
     """Ten epochs of as many steps as their number says, dead in the first two."""
-    firsts = [1, *np.cumsum(range(1, 11)) + 1]
+    firsts, folder = [1, *np.cumsum(range(1, 11)) + 1], tmp_path_factory.mktemp("long")
     windows = [
         window(int(firsts[epoch - 1]), steps=epoch, epoch=epoch, zero=[CONV] if epoch < 3 else ())
         for epoch in range(1, 11)
     ]
-    limits = asdict(Thresholds(dead_windows=2))
     epochs = [asdict(replace(EPOCH, epoch=epoch)) for epoch in range(1, 11)]
-    watch(tmp_path, windows, thresholds=limits, epochs=epochs)
-    return tmp_path
+    watch(folder, windows, thresholds=asdict(Thresholds(dead_windows=2)), epochs=epochs)
+    return folder
 
 
 @pytest.fixture
@@ -149,17 +149,10 @@ def process(code, *arguments, **environment):
     )
 
 
-def test_a_review_tells_the_finding_and_the_blocks(run):
-    out = printed("review", run)
-    assert "sick, 1 critical; first dead in model.1.conv at step 1" in out
-    assert "gradient exactly zero since step 1" in out
-    assert "whole model" in out
-
-
 @pytest.mark.parametrize("name", ["", "gradwatch.csv", "gradwatch_alerts.csv"])
-def test_a_folder_and_a_table_in_it_give_the_same_review(run, capsys, name):
-    assert printed("review", run / name) == printed("review", run)
-    assert capsys.readouterr().err == ""
+def test_a_folder_and_a_table_in_it_give_the_same_review(run, name):
+    assert outcome("review", run / name) == outcome("review", run)
+    assert outcome("review", run)[::2] == (0, "")
 
 
 def test_a_run_is_found_from_inside_its_folder(run, monkeypatch):
@@ -172,70 +165,64 @@ def test_a_folder_whose_name_ends_as_that_of_a_table_is_reviewed(tmp_path):
     assert modules_of("review", watched) == list(LAYOUT.modules)
 
 
-def test_a_folder_above_gives_the_newest_run_and_says_which(run, capsys):
-    assert main(["review", str(run.parent)]) == 0
-    assert f"newest watched run in {run.parent}: {run}" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("below", ["train", "detect/train", "runs/detect/train"])
-def test_the_newest_run_is_the_one_with_the_newest_windows(tmp_path, capsys, below):
+def test_of_a_folder_above_the_run_with_the_newest_windows_is_chosen_and_told(tmp_path, below):
     new, old = (write_run(tmp_path / below / name, []) for name in ("a", "b"))
     os.utime(old / "gradwatch.csv", (1, 1))
     above = tmp_path if below.count("/") < 2 else tmp_path / "runs"
-    assert content("review", above)["run"] == str(new)
-    assert capsys.readouterr().err == f"newest watched run in {above}: {new}\n"
+    code, out, err = outcome("review", above, "--json")
+    assert (code, json.loads(out)["run"]) == (0, str(new))
+    assert err == f"newest watched run in {above}: {new}\n"
 
 
-def test_a_run_is_not_looked_for_more_than_three_levels_below(tmp_path, capsys):
+def test_a_run_is_not_looked_for_more_than_three_levels_below(tmp_path):
     write_run(tmp_path / "a/b/c/d", DEAD)
-    assert main(["review", str(tmp_path)]) == 2
-    assert "no watched run in it" in capsys.readouterr().err
+    assert outcome("review", tmp_path)[0] == 2
+    assert outcome("review", tmp_path / "a")[0] == 0
+
+
+NO_GRADIENT = [window(step, none=[CONV]) for step in (1, 2, 3)]
 
 
 @pytest.mark.parametrize(
-    ("words", "code"),
+    ("windows", "words", "code"),
     [
-        *(("dead", 1), ("vanishing", 0), ("nonsense", 2), ("amp_overflow", 2), ("", 0)),
-        *(("vanishing,dead", 1), (" vanishing , no_gradient ", 0), ("dead,nonsense", 2)),
+        *((DEAD, words, 1) for words in ("dead", "vanishing,dead", " dead , nonfinite ")),
+        *((DEAD, words, 0) for words in ("", "vanishing", " vanishing , no_gradient ")),
+        *((DEAD, words, 2) for words in ("nonsense", "amp_overflow", "dead,nonsense")),
+        *((NO_GRADIENT, words, 1) for words in ("no_gradient", "dead")),
     ],
 )
-def test_fail_on(run, capsys, words, code):
-    assert main(["review", str(run), "--fail-on", words]) == code
-    said = f"failed under --fail-on: {run}: dead in {CONV} at step 1\n"
-    assert (capsys.readouterr().err == said) is (code == 1)
+def test_fail_on(tmp_path, windows, words, code):
+    rule = "dead" if windows is DEAD else "no_gradient"
+    watch(tmp_path, windows)
+    found, _, err = outcome("review", tmp_path, "--fail-on", words)
+    assert found == code
+    said = f"failed under --fail-on: {tmp_path}: {rule} in {CONV} at step 1\n"
+    assert (err == said) is (code == 1)
 
 
 @pytest.mark.parametrize("status", ["running", "finished", "failed", "interrupted"])
-def test_a_run_without_a_step_does_not_pass(tmp_path, capsys, status):
+def test_a_run_without_a_step_does_not_pass(tmp_path, status):
     watch(tmp_path, [], status=status)
-    assert main(["review", str(tmp_path)]) == 0
-    assert capsys.readouterr().err == ""
-    assert main(["review", str(tmp_path), "--fail-on=dead"]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"failed under --fail-on: {tmp_path}: ")
-    assert "step" in line
-
-
-def test_a_kind_fails_on_its_rules(tmp_path):
-    watch(tmp_path, [window(step, none=[CONV]) for step in (1, 2, 3)])
-    printed("review", tmp_path, "--fail-on", "no_gradient", code=1)
-    printed("review", tmp_path, "--fail-on", "dead", code=1)
+    assert outcome("review", tmp_path)[::2] == (0, "")
+    code, _, err = outcome("review", tmp_path, "--fail-on=dead")
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith(f"failed under --fail-on: {tmp_path}: ")
 
 
 @pytest.mark.parametrize("narrow", ["--module=model.0", "--rule=vanishing", "--epochs=1", "--csv"])
 def test_fail_on_looks_at_the_whole_run_whatever_is_shown(run, narrow):
-    assert printed("review", run, narrow, "--fail-on", "dead", code=1) == printed(
-        "review", run, narrow
-    )
+    failed = printed("review", run, narrow, "--fail-on", "dead", code=1)
+    assert failed == printed("review", run, narrow)
 
 
-def test_other_limits_decide_anew_and_are_told(run, capsys):
-    assert main(["review", str(run), "--fail-on", "dead", "--dead-windows", "4"]) == 0
-    first, short = capsys.readouterr().err.splitlines()
-    assert first == "re-evaluated with dead_windows 4 (in the training 3)"
+def test_other_limits_re_evaluate_a_run_and_are_told(run):
+    code, _, err = outcome("review", run, "--fail-on", "dead", "--dead-windows", "4")
+    first, short = err.splitlines()
+    assert (code, first) == (0, "re-evaluated with dead_windows 4 (in the training 3)")
     assert "too short" in short
-    assert main(["review", str(run), "--dead-windows", "3"]) == 0
-    assert capsys.readouterr().err == ""
+    assert outcome("review", run, "--dead-windows", "3")[::2] == (0, "")
 
 
 def test_csv_has_the_modules_that_match(run):
@@ -266,7 +253,10 @@ def test_csv_has_the_modules_that_match(run):
 def test_options_narrow_the_modules_together(run, options, names):
     arguments = ["review", run, *shlex.split(options)]
     assert modules_of(*arguments) == list(names)
-    assert [row["module"] for row in content(*arguments)["modules"]] == list(names)
+    told = content(*arguments)
+    assert [row["module"] for row in told["modules"]] == list(names)
+    has_dead = "dead" in options or "--rule" not in options
+    assert [finding["module"] for finding in told["findings"]] == [CONV] * has_dead
     some = f"Gradient norm of {len(names)} of 10 modules"
     said = some if names else "No module has such a finding."
     assert not options or said in printed(*arguments)
@@ -298,15 +288,9 @@ def test_an_epoch_whose_steps_amp_skipped_is_one_of_the_run(tmp_path):
 
 
 def test_some_epochs_show_the_blocks_in_them(long_run):
-    out = printed("review", long_run, "--epochs", "3:4")
-    assert f"Gradient norm of 4 of {len(LAYOUT.modules)} modules" in out
-    assert CONV not in out.partition("Gradient norm of")[2]
-
-
-def test_json_has_the_findings(run):
-    told = content("review", run, "--rule", "dead")
-    assert [finding["module"] for finding in told["findings"]] == [CONV]
-    assert [module["module"] for module in told["modules"]] == [CONV]
+    shown = printed("review", long_run, "--epochs", "3:4").partition("Gradient norm of")[2]
+    assert shown.startswith(f" 4 of {len(LAYOUT.modules)} modules")
+    assert CONV not in shown
 
 
 def test_json_has_every_episode_of_a_finding(tmp_path):
@@ -451,25 +435,15 @@ def test_every_limit_has_an_option_that_reaches_the_report(run, seen_limits, nam
     assert type(getattr(seen_limits[0], name)) is type(value)
 
 
-def test_the_help_names_every_limit(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-    words = printed("review", "--help").split()
-    assert {f"--{name.replace('_', '-')}" for name in LIMITS} <= set(words)
-
-
 def test_a_limit_counts_before_the_file_and_the_file_before_the_run(tmp_path, seen_limits):
     watch(tmp_path, DEAD, thresholds=asdict(Thresholds(spike=1.1, leaf=1.1, collapse=1.1)))
     file = tmp_path / "limits.toml"
     file.write_text("leaf = 1.2\ncollapse = 1.2\n", encoding="utf-8")
-    printed("review", tmp_path)
-    printed("review", tmp_path, "--leaf", 1.3)
-    printed("review", tmp_path, "--thresholds", file)
-    printed("review", tmp_path, "--leaf", 1.3, "--thresholds", file)
-    assert seen_limits == [
-        Thresholds(spike=1.1, leaf=1.1, collapse=1.1),
-        Thresholds(spike=1.1, leaf=1.3, collapse=1.1),
-        Thresholds(leaf=1.2, collapse=1.2),
-        Thresholds(leaf=1.3, collapse=1.2),
+    for options in ("", "--leaf 1.3", f"--thresholds {file}", f"--leaf 1.3 --thresholds {file}"):
+        printed("review", tmp_path, *options.split())
+    assert [(one.spike, one.leaf, one.collapse) for one in seen_limits] == [
+        *((1.1, 1.1, 1.1), (1.1, 1.3, 1.1)),
+        *((Thresholds().spike, 1.2, 1.2), (Thresholds().spike, 1.3, 1.2)),
     ]
 
 
@@ -488,14 +462,12 @@ def test_a_comparison_gives_norms_and_their_ratio_to_the_first_run(tmp_path):
     ]
     table = tables_of("compare", *folders, "--module", "model.1*")
     assert set(table["module"]) == {"model.1", CONV, "model.1.bn"}
-    one = table[table["module"] == CONV].set_index(["run", "part"])[["norm", "ratio"]]
-    assert one.loc[(1, "last")].tolist() == [2.0, 1.0]
-    assert [one.loc[(2, part)].tolist() for part in ("first", "middle", "last")] == [
-        [1.0, 0.5],
-        [1.0, 0.5],
-        [8.0, 4.0],
-    ]
-    assert one.loc[(3, "middle")].tolist() == [3.0, 1.5]
+    found = table[table["module"] == CONV].set_index(["run", "part"])[["norm", "ratio"]]
+    expected = {
+        (1, "last"): [2.0, 1.0], (2, "first"): [1.0, 0.5], (2, "middle"): [1.0, 0.5],
+        (2, "last"): [8.0, 4.0], (3, "middle"): [3.0, 1.5],
+    }
+    assert {key: found.loc[key].tolist() for key in expected} == expected
 
 
 def test_a_comparison_as_json_tells_runs_differences_and_modules(tmp_path):
@@ -526,9 +498,8 @@ def test_a_comparison_shows_blocks_that_one_run_lacks(tmp_path):
 
 
 @pytest.mark.parametrize(("count", "code"), [(1, 2), (2, 0), (26, 0), (27, 2)])
-def test_a_comparison_is_of_two_to_twenty_six_runs(run, capsys, count, code):
-    assert main(["compare", *[str(run)] * count, "--csv"]) == code
-    assert ("compare needs 2 to 26 runs" in capsys.readouterr().err) == (code == 2)
+def test_a_comparison_is_of_two_to_twenty_six_runs(run, count, code):
+    assert outcome("compare", *[run] * count, "--csv")[0] == code
 
 
 @pytest.mark.parametrize("arguments", [["review"], ["review", "--module", "*"], ["compare"]])
@@ -715,17 +686,13 @@ def test_the_picture_has_a_row_a_block(run):
     assert (209, 0, 28) in colours  # the frame of a critical finding
 
 
-def test_a_run_that_is_over_is_followed_to_its_report(run):
-    out = printed("review", run, "--follow")
+@pytest.mark.parametrize(("limit", "code"), [(3, 1), (4, 0)])
+def test_following_judges_under_the_limits_that_are_given(run, limit, code):
+    options = ["--follow", "--fail-on", "dead", f"--dead-windows={limit}"]
+    out = printed("review", run, *options, code=code)
+    assert ("GradWatch critical dead: " in out) == bool(code)
     assert "GradWatch follows" in out
-    assert "GradWatch critical dead: " in out
-    assert "GradWatch: sick, 1 critical" in out
-
-
-def test_following_judges_under_the_limits_that_are_given(run):
-    printed("review", run, "--follow", "--fail-on", "dead", code=1)
-    out = printed("review", run, "--follow", "--fail-on", "dead", "--dead-windows", 4)
-    assert "critical dead" not in out
+    assert out.count("GradWatch: ") == 1  # the report
 
 
 def test_following_ends_with_ctrl_c(tmp_path, monkeypatch):
@@ -743,12 +710,9 @@ def test_data_stays_alone_on_standard_output_when_a_run_was_followed(run, form):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_page_does_not_replace_what_is_no_file(tmp_path, capsys):
-    watch(tmp_path, DEAD)
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    assert main(["review", str(tmp_path), "--html", str(pipe)]) == 2
-    assert "no regular file" in capsys.readouterr().err
+def test_a_page_does_not_replace_what_is_no_file(run, tmp_path):
+    os.mkfifo(pipe := tmp_path / "pipe")
+    assert outcome("review", run, "--html", pipe)[0] == 2
     assert pipe.is_fifo()
 
 
@@ -756,9 +720,8 @@ def test_a_page_does_not_replace_what_is_no_file(tmp_path, capsys):
     ("words", "named"),
     [("dead", ["no_gradient", "dead_branch"]), ("collapse", ["collapse"]), ("nonfinite", [])],
 )
-def test_a_rule_that_a_run_is_too_short_for_is_named_under_fail_on(tmp_path, capsys, words, named):
+def test_a_rule_that_a_run_is_too_short_for_is_named_under_fail_on(tmp_path, words, named):
     write_run(tmp_path, [window(1), window(2)])
-    assert main(["review", str(tmp_path), "--fail-on", words]) == 0
-    err = capsys.readouterr().err
+    code, _, err = outcome("review", tmp_path, "--fail-on", words)
+    assert (code, bool(err)) == (0, bool(named))
     assert all(rule in err for rule in named)
-    assert bool(err) == bool(named)

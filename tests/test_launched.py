@@ -252,14 +252,14 @@ def test_who_attaches_to_a_model_is_told_where_there_are_several_gpus(  # noqa: 
     assert len(dropped(caplog)) == (version == "8.4.139")
 
 
-@pytest.mark.parametrize(("ddp", "times"), [(True, 1), (False, 0)])
+@pytest.mark.parametrize(("launches", "times"), [(True, 1), (False, 0)])
 def test_who_attaches_to_a_trainer_is_told_where_it_has_several_gpus(
-    tmp_path, monkeypatch, caplog, ddp, times
+    tmp_path, monkeypatch, caplog, launches, times
 ):
     monkeypatch.setattr("ultralytics.__version__", "8.4.139")
     monkeypatch.setattr(ddp, "gpus", lambda: 8)
     trainer = Launcher(tmp_path)
-    trainer.ddp = ddp
+    trainer.ddp = launches
     gradwatch = GradWatch().attach(trainer)
     assert len(dropped(caplog)) == times
     assert gradwatch.run_dir == (None if ddp else tmp_path)  # a launch is not begun by attaching
