@@ -464,8 +464,11 @@ def test_a_comparison_gives_norms_and_their_ratio_to_the_first_run(tmp_path):
     assert set(table["module"]) == {"model.1", CONV, "model.1.bn"}
     found = table[table["module"] == CONV].set_index(["run", "part"])[["norm", "ratio"]]
     expected = {
-        (1, "last"): [2.0, 1.0], (2, "first"): [1.0, 0.5], (2, "middle"): [1.0, 0.5],
-        (2, "last"): [8.0, 4.0], (3, "middle"): [3.0, 1.5],
+        (1, "last"): [2.0, 1.0],
+        (2, "first"): [1.0, 0.5],
+        (2, "middle"): [1.0, 0.5],
+        (2, "last"): [8.0, 4.0],
+        (3, "middle"): [3.0, 1.5],
     }
     assert {key: found.loc[key].tolist() for key in expected} == expected
 

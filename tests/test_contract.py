@@ -164,7 +164,11 @@ REFUSED = {
 """Those that clip before they unscale, and the class that is to blame."""
 
 CLIPS = {
-    "ClipsOnly": 1.0, "Mended": 1.0, "ByKeyword": 2.5, "ByPosition": 3.0, "ByName": 4.0,
+    "ClipsOnly": 1.0,
+    "Mended": 1.0,
+    "ByKeyword": 2.5,
+    "ByPosition": 3.0,
+    "ByName": 4.0,
     "OtherCalls": 5.0,
 }
 """At which total norm they clip; the others at 10, as Ultralytics."""
