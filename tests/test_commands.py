@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -32,7 +31,6 @@ from yolo_gradwatch.runlog import RunLog
 from yolo_gradwatch.summary import summary
 from yolo_gradwatch.thresholds import Thresholds
 
-full = pytest.mark.full
 LIMITS = [field.name for field in fields(Thresholds)]
 STYLE = re.compile(r"\x1b\[[\d;]*m")
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*[349]\d")
@@ -534,15 +532,17 @@ def test_names_are_data_everywhere(tmp_path, monkeypatch):
         assert all(text in out for text in (*ODD, str(name)))
 
 
-@pytest.mark.parametrize("width", [40, 80, 200])
-@pytest.mark.parametrize("command", ["review", "compare"])
-def test_a_narrow_terminal_loses_no_name_and_no_number(long_run, monkeypatch, width, command):
+@pytest.mark.parametrize("width", [1, 5, 20, 40, 80, 200])
+@pytest.mark.parametrize("line", ["review . --module *", "compare . . --module *", "review . --top=3"])
+def test_a_narrow_terminal_loses_no_name_and_no_number(long_run, monkeypatch, width, line):
     monkeypatch.chdir(long_run)
-    arguments = [command, *(["."] if command == "review" else [".", "."]), "--module", "*"]
-    out = without_style(shown(monkeypatch, width, *arguments))
+    whole = printed(*line.split()).split()
+    out = without_style(shown(monkeypatch, width, *line.split()))
+    if width < 40:
+        assert {*whole} - {word for word in whole if word in "".join(out.split())} <= {"module"}
+        return
     assert max(map(cell_len, out.splitlines())) <= width
-    lost = Counter(printed(*arguments).split()) - Counter(out.split())
-    assert set(lost) <= {"module"}  # a heading
+    assert set(Counter(whole) - Counter(out.split())) <= {"module"}  # a heading
 
 
 def test_a_name_that_is_longer_than_a_line_is_folded(tmp_path, monkeypatch):
@@ -598,50 +598,6 @@ def test_no_command_loads_what_it_does_not_need(run):
 SCRIPT = "from yolo_gradwatch.cli_main import script; script()"
 
 
-PIPED = [
-    *(("review {run}", 0), ("review {run} --csv", 0), ("review {run} --json --fail-on=dead", 1)),
-    *(("compare {run} {run}", 0), ("review {run} --follow", 0), ("review {run}/nowhere", 2)),
-    *((f"review {{run}} {form}", 0) for form in ("--json", "--modules", "--top=3", "--help")),
-    *((f"review {{run}} {form} --fail-on=dead", 1) for form in ("", "--csv", "--follow")),
-    *((f"review {{run}} --dead-windows=4 --fail-on=dead {form}", 0) for form in ("", "--csv")),
-    *((f"compare {{run}} {{run}} {form}", 0) for form in ("--csv", "--json", "--module=*")),
-    *(("--version", 0), ("demo --list", 0), ("review {run} --html={run}/page.html", 0)),
-]
-"""Commands, and their exit code whoever reads what they print."""
-
-IN_SHORT, READERS = 6, ("2>&1 | true", "| head -1", "| true", "2>&1 | head -1")
-CASES = [
-    pytest.param(*case, pipe, marks=() if pipe == READERS[n % 2] and n < IN_SHORT else full)
-    for n, case in enumerate(PIPED)
-    for pipe in READERS
-]
-
-
-@pytest.mark.parametrize(("command", "code", "pipe"), CASES)
-def test_a_reader_that_leaves_changes_no_exit_code(big_run, command, code, pipe):
-    if not (bash := shutil.which("bash")):
-        pytest.skip("no bash on this system")
-    line = f'{{ sleep 0.1; "$@"; }} {pipe} > /dev/null; exit ${{PIPESTATUS[0]}}'
-    own = [sys.executable, "-c", SCRIPT, *command.format(run=big_run).split()]
-    done = subprocess.run([bash, "-c", line, "sh", *own], capture_output=True, check=False)
-    assert done.returncode == code
-    assert b"Traceback" not in done.stderr
-    assert b"Broken" not in done.stderr
-    assert b"Exception" not in done.stderr
-
-
-@pytest.fixture(scope="module")
-def big_run(tmp_path_factory):
-    """A run whose table of modules is larger than what a pipe holds."""
-    names = [f"model.{block}.m.{n}.conv" for block in range(10) for n in range(100)]
-    layout, _ = plan([Part(name) for name in names])
-    windows = [window(step, layout=layout, zero=names[:1]) for step in (1, 2, 3)]
-    folder = write_run(tmp_path_factory.mktemp("big") / "train", windows, layout)
-    (folder / "gradwatch_alerts.csv").touch()
-    assert len(printed("review", folder, "--csv")) > 1 << 16
-    return folder
-
-
 def test_a_run_is_followed_no_further_than_somebody_reads(tmp_path):
     watch(tmp_path, DEAD, status="running")
     following = "review", tmp_path, "--follow", "--fail-on=dead"
@@ -653,30 +609,6 @@ def test_a_run_is_followed_no_further_than_somebody_reads(tmp_path):
         log.close()
         assert closed.wait(60) == 1
         assert "Traceback" not in closed.stderr.read()
-
-
-@pytest.mark.parametrize("arguments", [["review"], ["review", "--json"], ["review", "--csv"]])
-def test_a_full_disk_is_one_line_and_exit_code_2(run, arguments):
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full on this system")
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, *arguments, run],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-    said = "Error: cannot write the output: No space left on device\n"
-    assert (done.returncode, done.stderr) == (2, said)
-
-
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_a_review_goes_into_a_file_of_any_encoding(run, encoding):
-    with process(SCRIPT, "review", run, PYTHONIOENCODING=encoding) as done:
-        out, err = done.communicate()
-    assert (done.returncode, err) == (0, "")
-    assert "whole model" in out
 
 
 def test_the_picture_has_a_row_a_block(run):
