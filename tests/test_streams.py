@@ -166,42 +166,30 @@ def test_an_encoding_that_nobody_knows_changes_nothing(monkeypatch):
     assert encodable(text, plain_console()) is text
 
 
-@pytest.mark.parametrize(("live", "drawn"), [(None, True), (True, True), (False, False)])
-def test_the_panel_is_drawn_on_a_terminal_unless_it_is_unwanted(monkeypatch, live, drawn):
+HOSTED = ["COLAB_RELEASE_TAG", "COLAB_GPU", "KAGGLE_KERNEL_RUN_TYPE"]
+PANELS = [  # for live=None, True, False
+    pytest.param({}, (True, True, False), True, id="terminal"),
+    *(pytest.param({name: ""}, (False, True, False), False, id=name) for name in HOSTED),
+    pytest.param({"JPY_PARENT_PID": "7"}, (False, False, False), False, id="notebook"),
+    pytest.param(
+        {"TERM": "xterm-color", "GIT_PAGER": "cat"}, (False, False, False), False, id="pager"
+    ),
+]
+
+
+@pytest.mark.parametrize(("variables", "drawn", "is_live"), PANELS)
+def test_where_the_panel_is_drawn_on_a_terminal(monkeypatch, variables, drawn, is_live):
     set_terminal(monkeypatch, columns=80)
     monkeypatch.setattr(sys, "stdout", FakeTerminal())
-    assert draws_panel(live) is drawn
-
-
-@pytest.mark.parametrize(("live", "drawn"), [(None, False), (True, True), (False, False)])
-def test_the_panel_is_drawn_into_a_file_only_if_it_is_wanted(monkeypatch, live, drawn):
-    monkeypatch.setattr(sys, "stdout", io.StringIO())
-    assert draws_panel(live) is drawn
-
-
-@pytest.mark.parametrize("live", [None, True, False])
-@pytest.mark.parametrize(
-    "marks", [{"JPY_PARENT_PID": "7"}, {"TERM": "xterm-color", "GIT_PAGER": "cat"}]
-)
-def test_the_panel_is_never_drawn_below_a_notebook(monkeypatch, marks, live):
-    set_terminal(monkeypatch, columns=80)
-    monkeypatch.setattr(sys, "stdout", FakeTerminal())
-    for name, value in marks.items():
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert draws_panel(live) is False
-    assert not is_live_terminal()
+    assert tuple(draws_panel(live) for live in (None, True, False)) == drawn
+    assert is_live_terminal() is is_live
 
 
-@pytest.mark.parametrize("live", [None, True, False])
-@pytest.mark.parametrize("name", ["COLAB_RELEASE_TAG", "COLAB_GPU", "KAGGLE_KERNEL_RUN_TYPE"])
-def test_a_terminal_of_a_machine_for_notebooks_gets_the_panel_if_it_is_wanted(
-    monkeypatch, name, live
-):
-    set_terminal(monkeypatch, columns=80)
-    monkeypatch.setattr(sys, "stdout", FakeTerminal())
-    monkeypatch.setenv(name, "")
-    assert draws_panel(live) is (live is True)
-    assert not is_live_terminal()
+def test_the_panel_is_drawn_into_a_file_only_if_it_is_wanted(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert [draws_panel(live) for live in (None, True, False)] == [False, True, False]
 
 
 class Shell:
