@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import asdict, dataclass, fields
+import sys
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path  # noqa: TC003  # Typer reads it in annotations
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -116,6 +117,35 @@ def judged(folder: Path, choose: Callable[[Thresholds], Thresholds]) -> tuple[Ru
     if changed:
         tell(f"re-evaluated with {', '.join(changed)}")
     return run, run.report(limits)
+
+
+def chosen_limits(
+    file: Path | None, options: dict[str, float | None], own: Thresholds
+) -> Thresholds:
+    """The limits of the training, or those of a file, but for single ones that are given."""
+    base = limits_of(file) if file else own
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    try:
+        return replace(base, **given)
+    except ValueError as error:
+        name, _, rest = str(error).partition(" ")
+        named = name in given
+        option = (name if named else next(iter(given))).replace("_", "-")
+        refuse(f"--{option} {rest}" if named else f"--{option}: {error}")
+
+
+def epoch_span(epochs: str) -> tuple[int, int] | None:
+    """First and last epoch, from ``3:8``, ``3:``, ``:8`` or ``5``."""
+    if not epochs:
+        return None
+    first, colon, last = epochs.partition(":")
+    try:
+        span = int(first or 1), int(last or sys.maxsize) if colon else int(first)
+    except ValueError:
+        span = (0, 0)
+    if not 1 <= span[0] <= span[1]:
+        refuse(f"--epochs: {epochs!r} is no range of epochs such as 3:8, 3:, :8 or 5")
+    return span
 
 
 def matching(table: pd.DataFrame, pattern: str) -> pd.DataFrame:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -19,10 +19,11 @@ from yolo_gradwatch.cli_options import (
     Json,
     Pattern,
     alarm_words,
+    chosen_limits,
+    epoch_span,
     found,
     judged,
     limits,
-    limits_of,
     matching,
     rule_words,
     taking,
@@ -130,8 +131,8 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
     if html is not None:
         _check_page(html)
     words = alarm_words("--fail-on", fail_on)
-    shown = _Narrowed(module, rule_words("--rule", rule), top, _span(epochs))
-    choose = partial(_chosen_limits, thresholds, limits)
+    shown = _Narrowed(module, rule_words("--rule", rule), top, epoch_span(epochs))
+    choose = partial(chosen_limits, thresholds, limits)
     folder = _followed(run, choose, on_stderr=csv or json) if follow else found(run)
     loaded, report = judged(folder, choose)
     findings = _findings(loaded, report, shown)
@@ -161,35 +162,6 @@ def _followed(path: Path, choose: Callable[[Thresholds], Thresholds], *, on_stde
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:  # nobody reads it any more
         return find_run(path)
-
-
-def _chosen_limits(
-    file: Path | None, options: dict[str, float | None], own: Thresholds
-) -> Thresholds:
-    """The limits of the training, or those of a file, but for single ones that are given."""
-    base = limits_of(file) if file else own
-    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    try:
-        return replace(base, **given)
-    except ValueError as error:
-        name, _, rest = str(error).partition(" ")
-        named = name in given
-        option = (name if named else next(iter(given))).replace("_", "-")
-        refuse(f"--{option} {rest}" if named else f"--{option}: {error}")
-
-
-def _span(epochs: str) -> tuple[int, int] | None:
-    """First and last epoch, from ``3:8``, ``3:``, ``:8`` or ``5``."""
-    if not epochs:
-        return None
-    first, colon, last = epochs.partition(":")
-    try:
-        span = int(first or 1), int(last or sys.maxsize) if colon else int(first)
-    except ValueError:
-        span = (0, 0)
-    if not 1 <= span[0] <= span[1]:
-        refuse(f"--epochs: {epochs!r} is no range of epochs such as 3:8, 3:, :8 or 5")
-    return span
 
 
 def _findings(run: Run, report: Report, shown: _Narrowed) -> list[Finding]:
