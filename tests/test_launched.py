@@ -262,7 +262,9 @@ def test_who_attaches_to_a_trainer_is_told_where_it_has_several_gpus(
     trainer.ddp = launches
     gradwatch = GradWatch().attach(trainer)
     assert len(dropped(caplog)) == times
-    assert gradwatch.run_dir == (None if ddp else tmp_path)  # a launch is not begun by attaching
+    assert gradwatch.run_dir == (
+        None if launches else tmp_path
+    )  # a launch is not begun by attaching
 
 
 @pytest.mark.parametrize(("rank", "watched"), [(-1, 1), (0, 1), (1, 0), (7, 0)])
