@@ -30,7 +30,7 @@ from yolo_gradwatch.records import EpochTelemetry, Event
 if TYPE_CHECKING:
     from yolo_gradwatch import Layout
 
-SCRIPT = "from yolo_gradwatch.cli import script; script()"
+SCRIPT = "from yolo_gradwatch.cli_main import script; script()"
 MEASURE = """
 import resource, subprocess, sys, time
 begin = time.perf_counter()

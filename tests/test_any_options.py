@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 import training
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_commands import outcome
 from test_review import DEAD, watch
@@ -18,8 +18,11 @@ from values import LAWS
 from yolo_gradwatch import GradWatch, Thresholds
 from yolo_gradwatch.detect import ALARMS
 
-MANY = settings(LAWS, max_examples=3000)
-FEW = settings(LAWS, suppress_health_check=[HealthCheck.function_scoped_fixture])
+TIERS = pytest.mark.parametrize(
+    "tier",
+    [LAWS, pytest.param(settings(LAWS, max_examples=3000), marks=pytest.mark.full)],
+    ids=["few", "many"],
+)
 
 
 class Odd:
@@ -53,12 +56,12 @@ ANYTHING = st.one_of(
     st.builds(lambda words: (word for word in words), st.lists(st.sampled_from(ALARMS))),
     st.builds(Thresholds),
 )
-OPTIONS = ["interval", "thresholds", "live", "on_finding", "stop_on", "outputs"]
+OPTIONS = ["interval", "thresholds", "live", "on_finding", "stop_on", "sinks"]
 LIMITS = [field.name for field in fields(Thresholds)]
 
 
-def assert_valid_or_told(build, given_options):
-    """Build something; if it is refused, one line names one of the arguments."""
+def built(build, given_options):
+    """What is built; None if it is refused, by one line that names one of the arguments."""
     try:
         return build(**given_options)
     except (TypeError, ValueError) as error:
@@ -70,8 +73,7 @@ def assert_valid_or_told(build, given_options):
 
 
 def check_watch(given_options):
-    watch = assert_valid_or_told(GradWatch, given_options)
-    if watch is not None:
+    if (watch := built(GradWatch, given_options)) is not None:
         options = watch._options
         assert isinstance(options.interval, int)
         assert options.interval >= 1
@@ -81,89 +83,40 @@ def check_watch(given_options):
 
 
 def check_limits(given_limits):
-    limits = assert_valid_or_told(Thresholds, {"total_low": 1e-320, **given_limits})
-    if limits is not None:
-        assert all(getattr(limits, name) > 0 for name in LIMITS)
+    limits = built(Thresholds, {"total_low": 1e-320, **given_limits})
+    assert limits is None or all(getattr(limits, name) > 0 for name in LIMITS)
 
 
-WATCHES = st.dictionaries(st.sampled_from(OPTIONS), ANYTHING, min_size=1, max_size=3)
-JUDGES = st.dictionaries(st.sampled_from(LIMITS), ANYTHING, min_size=1, max_size=3)
+@TIERS
+@pytest.mark.parametrize(("check", "names"), [(check_watch, OPTIONS), (check_limits, LIMITS)])
+def test_any_option_is_taken_or_one_line_says_what_is_wrong(tier, check, names):
+    options = st.dictionaries(st.sampled_from(names), ANYTHING, min_size=1, max_size=3)
+    tier(given(options)(check))()
 
 
-@LAWS
-@given(WATCHES)
-def test_a_watch_takes_any_option_or_says_what_is_wrong(given_options):
-    check_watch(given_options)
+TABLE, LOGGER = np.array([[1, 2], [3, 4]]), type("Logger", (), {"write": None, "close": None})()
+REFUSED = [
+    *(("interval", value, ValueError) for value in (10**5000, -(10**5000), TABLE, Odd())),
+    *(("live", value, TypeError) for value in (1, 0, np.True_, "yes", TABLE, Odd())),
+    *(("stop_on", value, TypeError) for value in (5, None, True, Odd(), print)),
+    *(
+        ("stop_on", ["vanishing", word], ValueError)
+        for word in (5, None, ["dead"], {"dead": 1}, "Dead", "dead ", b"dead")
+    ),
+    ("sinks", LOGGER, TypeError),
+]
 
 
-@pytest.mark.full
-@MANY
-@given(WATCHES)
-def test_a_watch_takes_any_of_many_options_or_says_what_is_wrong(given_options):
-    check_watch(given_options)
-
-
-@LAWS
-@given(JUDGES)
-def test_limits_are_taken_or_the_line_says_which_is_wrong(given_limits):
-    check_limits(given_limits)
-
-
-@pytest.mark.full
-@MANY
-@given(JUDGES)
-def test_many_limits_are_taken_or_the_line_says_which_is_wrong(given_limits):
-    check_limits(given_limits)
-
-
-HUGE, TABLE = 10**5000, np.array([[1, 2], [3, 4]])
-
-
-@pytest.mark.parametrize("count", [HUGE, -HUGE, TABLE, Odd()], ids=["huge", "low", "table", "odd"])
-def test_a_value_that_has_no_short_name_is_told_in_a_short_line(count):
-    said = "^interval must be [^\n]{0,100}$"
-    with pytest.raises(ValueError, match=said):
-        GradWatch(interval=count)
-
-
-@pytest.mark.parametrize("live", [1, 0, np.True_, "yes", TABLE, Odd()], ids=range(6))
-def test_live_is_true_false_or_none_and_nothing_like_it(live):
-    with pytest.raises(TypeError, match=r"^live must be True, False or None, got "):
-        GradWatch(live=live)
-
-
-@pytest.mark.parametrize("words", [5, None, True, Odd(), print], ids=range(5))
-def test_stop_on_is_a_list_of_words(words):
-    name = type(words).__name__
-    with pytest.raises(TypeError, match=f"^stop_on must be a list or tuple of names, got {name}$"):
-        GradWatch(stop_on=words)
-
-
-@pytest.mark.parametrize("word", [5, None, ["dead"], {"dead": 1}, "Dead", "dead ", b"dead"])
-def test_each_word_of_stop_on_is_one_of_those_there_are(word):
-    with pytest.raises(ValueError, match=r"^stop_on: .* is not one of collapse, dead"):
-        GradWatch(stop_on=["vanishing", word])
+@pytest.mark.parametrize(("option", "value", "error"), REFUSED, ids=range(len(REFUSED)))
+def test_what_is_no_such_value_is_refused_in_a_short_line(option, value, error):
+    with pytest.raises(error, match=rf"^{option}\b[^\n]{{5,300}}$"):
+        GradWatch(**{option: value})
 
 
 def test_words_may_come_from_anywhere():
     words = ["dead", "nonfinite"]
     for several in (words, tuple(words), dict.fromkeys(words), (word for word in words)):
         assert GradWatch(stop_on=several)._options.stop_on == ("dead", "nonfinite")
-
-
-class Logger:
-    """An output."""
-
-    def write(self, scalars, step):
-        """Take numbers."""
-
-    def close(self):
-        """The end."""
-
-
-def test_an_output_alone_is_no_list():
-    with pytest.raises(TypeError, match=r"^outputs must be a list or tuple, got Logger$"):
-        GradWatch(outputs=Logger())
 
 
 # --- files of limits ------------------------------------------------------------------------------
@@ -198,17 +151,9 @@ def check_file(content):
             assert isinstance(limits, Thresholds)
 
 
-@LAWS
-@given(CONTENTS)
-def test_any_file_gives_limits_or_is_named(content):
-    check_file(content)
-
-
-@pytest.mark.full
-@MANY
-@given(CONTENTS)
-def test_any_of_many_files_gives_limits_or_is_named(content):
-    check_file(content)
+@TIERS
+def test_any_file_gives_limits_or_is_named(tier):
+    tier(given(CONTENTS)(check_file))()
 
 
 def test_a_file_that_is_nested_too_deeply_is_named(tmp_path):
@@ -250,17 +195,17 @@ ARGUMENTS = st.lists(
 )
 
 
-BOX = "─ Error ─"
-"""What Typer itself puts around a sentence on arguments that it cannot parse."""
+def assert_refused(code, out, err):
+    """One line, or the box that Typer puts around its own on arguments that it cannot parse."""
+    assert (code, out) == (2, "")
+    assert "─ Error ─" in err or re.fullmatch(r"(re-evaluated [^\n]*\n)?Error: [^\n]+\n", err), err
 
 
 def check_review(run, arguments):
     code, out, err = outcome("review", run, *arguments)
     assert "Traceback" not in out + err
     if code == 2:
-        assert out == ""
-        assert err
-        assert BOX in err or re.fullmatch(r"(re-evaluated [^\n]*\n)?Error: [^\n]+\n", err), err
+        assert_refused(code, out, err)
     else:
         assert code in {0, 1}
         assert out
@@ -273,17 +218,9 @@ def run(tmp_path_factory):
     return folder
 
 
-@FEW
-@given(arguments=ARGUMENTS)
-def test_any_arguments_of_a_review_give_a_review_or_one_line(run, arguments):
-    check_review(run, arguments)
-
-
-@pytest.mark.full
-@settings(MANY, max_examples=1500)
-@given(arguments=ARGUMENTS)
-def test_any_of_many_arguments_of_a_review_give_a_review_or_one_line(run, arguments):
-    check_review(run, arguments)
+@TIERS
+def test_any_arguments_of_a_review_give_a_review_or_one_line(run, tier):
+    tier(given(ARGUMENTS)(lambda arguments: check_review(run, arguments)))()
 
 
 @pytest.mark.parametrize(
@@ -298,10 +235,10 @@ def test_any_of_many_arguments_of_a_review_give_a_review_or_one_line(run, argume
 )
 def test_a_malformed_option_of_a_training_starts_none(arguments, monkeypatch):
     started = []
-    monkeypatch.setattr("yolo_gradwatch.yolo_command.run_command", lambda *_: started.append(1))
+    monkeypatch.setattr("yolo_gradwatch.command.run_command", lambda *_: started.append(1))
     training.data_folder()  # else Ultralytics tells of new settings when it is imported
     code, out, err = outcome("train", "model=yolo26n.yaml", *arguments)
-    assert (code, out, started) == (2, "", [])
+    assert_refused(code, out, err)
+    assert started == []
     assert "Traceback" not in err
     assert "\x1b[2J" not in err
-    assert BOX in err or re.fullmatch(r"Error: [^\n]+\n", err)

@@ -12,7 +12,7 @@ from test_commands import content, printed
 from test_review import DEAD, EPOCH, watch
 from values import meta_of, window
 
-from yolo_gradwatch.cli import main
+from yolo_gradwatch.cli_main import main
 from yolo_gradwatch.runlog import FORMAT_VERSION
 
 WINDOWS, ALERTS, META = "gradwatch.csv", "gradwatch_alerts.csv", "gradwatch.json"

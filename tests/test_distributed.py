@@ -12,9 +12,9 @@ from oracle import RELATIVE
 from test_cli import SMALL
 from training import HOME, TINY, shapes, train
 
-from yolo_gradwatch import GradWatch, load_run, processes
-from yolo_gradwatch import trainer as trainers
-from yolo_gradwatch.cli import main
+from yolo_gradwatch import GradWatch, ddp, load_run
+from yolo_gradwatch import training as facts
+from yolo_gradwatch.cli_main import main
 
 pytestmark = pytest.mark.train
 
@@ -25,8 +25,8 @@ def trainer_class(*, is_old=False):
     """The class, if this Ultralytics is as old as the test is for."""
     from two_processes import TwoProcesses
 
-    if processes.drops_callbacks() != is_old:
-        pytest.skip(f"Ultralytics {trainers.versions()['ultralytics']} is not what this is about")
+    if ddp.drops_callbacks() != is_old:
+        pytest.skip(f"Ultralytics {facts.versions()['ultralytics']} is not what this is about")
     return TwoProcesses
 
 

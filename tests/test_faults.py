@@ -9,22 +9,20 @@ from rich.console import Console
 from training import shapes, train
 
 from yolo_gradwatch import GradWatch, load_run
-from yolo_gradwatch.cli import main
 from yolo_gradwatch.detect import RULES
 from yolo_gradwatch.faults import FAULTS, STEP
 
 SICK = [name for name, fault in FAULTS.items() if fault.rule]
 
 
-def run(folder, name, **options):
+def run(folder, name):
     """A watched training of 30 steps with a planted fault; its watch and its panel."""
     from ultralytics import YOLO
 
-    panels = []
-    model = YOLO("yolo26n.yaml")
+    panels, model = [], YOLO("yolo26n.yaml")
     FAULTS[name].plant(model)
     watch = GradWatch(live=False)
-    options = {"data": shapes(24), "epochs": 5, **FAULTS[name].options, **options}
+    options = {"data": shapes(24), "epochs": 5, **FAULTS[name].options}
     keep = ("on_train_end", lambda _: panels.append(watch._sessions[-1]._recorder._panel))
     train(folder, watch=watch, model=model, calls=[keep], **options)
     return watch, panels[0]
@@ -32,8 +30,7 @@ def run(folder, name, **options):
 
 def shown(panel, width):
     out = io.StringIO()
-    console = Console(file=out, width=width, height=40, color_system=None, _environ={})
-    console.print(panel)
+    Console(file=out, width=width, height=40, color_system=None, _environ={}).print(panel)
     return out.getvalue()
 
 
@@ -57,6 +54,10 @@ def test_a_fault_is_found_and_its_layer_is_named(tmp_path, name):
     assert [*told["message"]][-1] == finding.message
     assert loaded.report().findings == report.findings
     assert len(report.alarms) <= 4  # a handful, not a flood
+    if name in {"loss-spike", "nan"}:  # in one step
+        assert finding.step == STEP
+        assert finding.evidence == f"gradwatch/evidence/step-{STEP:05}.json"
+        assert (watch.run_dir / finding.evidence).exists()
     if finding.step_end is None:
         for width in (80, 140):
             assert f"{fault.rule}: " in shown(panel, width)
@@ -65,18 +66,7 @@ def test_a_fault_is_found_and_its_layer_is_named(tmp_path, name):
 @pytest.mark.train
 def test_the_control_is_healthy(tmp_path):
     report = run(tmp_path, "healthy")[0].report()
-    assert report.healthy, report
-    assert report.verdict.startswith("healthy, nothing found in 30 steps")
-
-
-@pytest.mark.train
-@pytest.mark.parametrize("name", ["loss-spike", "nan"])
-def test_a_fault_in_one_step_is_told_at_that_step_with_its_evidence(tmp_path, name):
-    watch, _ = run(tmp_path, name, epochs=4)
-    (finding,) = (f for f in watch.report().alarms if f.rule == FAULTS[name].rule)
-    assert finding.step == STEP
-    assert finding.evidence == f"gradwatch/evidence/step-{STEP:05}.json"
-    assert (watch.run_dir / finding.evidence).exists()
+    assert (report.healthy, report.findings, report.steps) == (True, (), 30)
 
 
 def test_every_fault_expects_a_rule_that_exists():
@@ -89,16 +79,3 @@ def test_a_fault_that_this_torch_cannot_plant_is_told(monkeypatch):
     monkeypatch.delattr(torch.amp, "GradScaler", raising=False)
     with pytest.raises(NotImplementedError, match=r"this fault needs torch 2\.3 or later, not "):
         FAULTS["amp-overflow"].begin(None)
-
-
-def test_the_faults_are_listed(capsys):
-    assert main(["demo", "--list"]) == 0
-    listed = capsys.readouterr().out
-    assert all(name in listed for name in FAULTS)
-
-
-def test_a_mistyped_fault_is_one_line_and_exit_code_2(capsys):
-    assert main(["demo", "--fault", "gradient-cat"]) == 2
-    error = capsys.readouterr().err
-    assert "did you mean gradient-cut?" in error
-    assert error.count("\n") == 1

@@ -25,7 +25,7 @@ SHELLS = {
     "contract.shows_bar": "costs the panel only, with a warning",
     "contract._Probe.progress": "a bar swallows what its stream raises",
     "contract._Probe.write": "as above",
-    "trainer._Unaware.__call__": "a callback of somebody else's from here on",
+    "hooks._Unaware.__call__": "a callback of somebody else's from here on",
     "screen._StandIn.write": "a stream of the user's from here on; it asks the net",
     "screen._StandIn.progress": "as above",
     "screen._StandIn.is_drawn": "two comparisons, for both",
@@ -45,7 +45,7 @@ REPAIRS = {
     "screen.Screen._give_back",
     "screen.Screen.close",
     "screen._StandIn.release",
-    "trainer.remove_callback",
+    "hooks.remove_callback",
 }
 """What puts everything back: it fails at its first call only, as nothing else could do it."""
 
@@ -60,11 +60,11 @@ CLOSERS = {
 """What closes the files: where it fails, they stay open until nobody knows them any more."""
 
 MODULES = (
-    *("advice", "anomaly", "board", "capture", "causes", "console", "contract", "detect"),
-    *("diagnosis", "disk", "evidence", "findings", "graph", "heatmap", "layout", "levels"),
-    *("look", "marks", "plots", "processes", "recorder", "records", "report", "results"),
+    *("advice", "anomaly", "board", "capture", "causes", "console", "contract", "ddp", "detect"),
+    *("diagnosis", "disk", "evidence", "findings", "graph", "heatmap", "hooks", "layout", "levels"),
+    *("look", "marks", "plots", "recorder", "records", "report", "results"),
     *("review", "rollup", "rules", "runlog", "screen", "session", "sinks", "strips", "tables"),
-    *("telemetry", "thresholds", "timeline", "trainer", "typed", "watch", "writer"),
+    *("telemetry", "thresholds", "timeline", "training", "typed", "watch", "writer"),
 )
 """Those with a function that a training runs."""
 
@@ -165,7 +165,7 @@ def test_an_error_in_any_function_of_ours_costs_the_watch_only(
 def test_a_watch_that_could_not_begin_does_not_pass_fail_on(tmp_path, capfd):
     from test_cli import SMALL
 
-    from yolo_gradwatch.cli import main
+    from yolo_gradwatch.cli_main import main
 
     arguments = ["train", f"model={small()}", f"data={shapes()}", *SMALL, f"project={tmp_path}"]
     with planted.cleared():

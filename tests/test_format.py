@@ -14,7 +14,7 @@ from values import LAYOUT, assert_same, window, write_run
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.causes import at_work, lower_rate
-from yolo_gradwatch.cli import main
+from yolo_gradwatch.cli_main import main
 from yolo_gradwatch.evidence import FOLDER
 from yolo_gradwatch.overview import source_of
 from yolo_gradwatch.recorder import as_asked

@@ -10,8 +10,8 @@ from test_review import watch as write_files
 from test_watch import FakeModel
 from values import window
 
-from yolo_gradwatch import GradWatch, load_run, processes
-from yolo_gradwatch.cli import _leave
+from yolo_gradwatch import GradWatch, ddp, load_run
+from yolo_gradwatch.cli_train import _leave
 from yolo_gradwatch.launched import Launched
 from yolo_gradwatch.records import Event
 from yolo_gradwatch.runlog import FormatError
@@ -193,7 +193,7 @@ def test_a_launch_is_told_before_it_is_prepared(tmp_path, monkeypatch):
         return "command", "file"
 
     monkeypatch.setattr(engine, "generate_ddp_command", prepare)
-    undo = processes.before_launch(lambda trainer: calls.append(("told", trainer)))
+    undo = ddp.before_launch(lambda trainer: calls.append(("told", trainer)))
     assert engine.generate_ddp_command(1) == ("command", "file")
     undo()
     assert engine.generate_ddp_command is prepare
@@ -244,7 +244,7 @@ def test_who_attaches_to_a_model_is_told_where_there_are_several_gpus(  # noqa: 
     tmp_path, monkeypatch, caplog, version, gpus, times
 ):
     monkeypatch.setattr("ultralytics.__version__", version)
-    monkeypatch.setattr(processes, "gpus", lambda: gpus)
+    monkeypatch.setattr(ddp, "gpus", lambda: gpus)
     gradwatch = GradWatch().attach(FakeModel())
     gradwatch.attach(FakeModel())
     assert len(dropped(caplog)) == times
@@ -252,17 +252,19 @@ def test_who_attaches_to_a_model_is_told_where_there_are_several_gpus(  # noqa: 
     assert len(dropped(caplog)) == (version == "8.4.139")
 
 
-@pytest.mark.parametrize(("ddp", "times"), [(True, 1), (False, 0)])
+@pytest.mark.parametrize(("launches", "times"), [(True, 1), (False, 0)])
 def test_who_attaches_to_a_trainer_is_told_where_it_has_several_gpus(
-    tmp_path, monkeypatch, caplog, ddp, times
+    tmp_path, monkeypatch, caplog, launches, times
 ):
     monkeypatch.setattr("ultralytics.__version__", "8.4.139")
-    monkeypatch.setattr(processes, "gpus", lambda: 8)
+    monkeypatch.setattr(ddp, "gpus", lambda: 8)
     trainer = Launcher(tmp_path)
-    trainer.ddp = ddp
+    trainer.ddp = launches
     gradwatch = GradWatch().attach(trainer)
     assert len(dropped(caplog)) == times
-    assert gradwatch.run_dir == (None if ddp else tmp_path)  # a launch is not begun by attaching
+    assert gradwatch.run_dir == (
+        None if launches else tmp_path
+    )  # a launch is not begun by attaching
 
 
 @pytest.mark.parametrize(("rank", "watched"), [(-1, 1), (0, 1), (1, 0), (7, 0)])
@@ -282,7 +284,7 @@ def test_an_ultralytics_that_launches_in_another_way_is_left_alone(monkeypatch):
     from ultralytics.engine import trainer as engine
 
     monkeypatch.delattr(engine, "generate_ddp_command")
-    undo = processes.before_launch(print)
+    undo = ddp.before_launch(print)
     assert not hasattr(engine, "generate_ddp_command")
     undo()
 
@@ -302,7 +304,7 @@ def test_trouble_of_ours_before_a_launch_is_told_and_the_launch_goes_on(monkeypa
         raise OSError("planted")
 
     monkeypatch.setattr(engine, "generate_ddp_command", lambda trainer: ("command", trainer))
-    undo = processes.before_launch(fail)
+    undo = ddp.before_launch(fail)
     try:
         assert engine.generate_ddp_command("a trainer") == ("command", "a trainer")
     finally:
@@ -313,14 +315,14 @@ def test_trouble_of_ours_before_a_launch_is_told_and_the_launch_goes_on(monkeypa
 def test_the_gpus_are_those_that_torch_sees(monkeypatch):
     import torch
 
-    assert processes.gpus() == torch.cuda.device_count()
-    monkeypatch.setattr(processes, "gpus", lambda: 2)
-    assert processes.may_launch(object())
-    monkeypatch.setattr(processes, "gpus", lambda: 1)
-    assert not processes.may_launch(object())
+    assert ddp.gpus() == torch.cuda.device_count()
+    monkeypatch.setattr(ddp, "gpus", lambda: 2)
+    assert ddp.may_launch(object())
+    monkeypatch.setattr(ddp, "gpus", lambda: 1)
+    assert not ddp.may_launch(object())
 
 
 def test_a_rank_that_somebody_else_has_launched_launches_nothing(monkeypatch):
-    monkeypatch.setattr(processes, "gpus", lambda: 2)
+    monkeypatch.setattr(ddp, "gpus", lambda: 2)
     monkeypatch.setattr("ultralytics.utils.LOCAL_RANK", 0)
-    assert not processes.may_launch(object())
+    assert not ddp.may_launch(object())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from types import SimpleNamespace
 
@@ -9,19 +10,8 @@ import pytest
 import torch
 from training import shapes, trainer_of
 
-from yolo_gradwatch import trainer as trainers
-
-
-@pytest.fixture(scope="module")
-def base():
-    from ultralytics.engine.trainer import BaseTrainer
-
-    return BaseTrainer
-
-
-def bare(kind):
-    """An instance that was not set up."""
-    return object.__new__(kind)
+from yolo_gradwatch import hooks
+from yolo_gradwatch import training as facts
 
 
 def idle_scaler():
@@ -31,18 +21,19 @@ def idle_scaler():
     return torch.cuda.amp.GradScaler(enabled=False)  # before torch 2.3
 
 
-def test_the_clip_stands_among_the_options_of_a_run(tmp_path, base):
-    class Gentle(base):
+def test_the_clip_stands_among_the_options_of_a_run(tmp_path):
+    from ultralytics.engine.trainer import BaseTrainer
+
+    class Gentle(BaseTrainer):
         def optimizer_step(self):
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=2.5)
 
-    trainer = bare(Gentle)
+    trainer = object.__new__(Gentle)  # not set up
     trainer.args = SimpleNamespace(task="detect", freeze=[0, 1], data=tmp_path, warmup_epochs=3)
     trainer.train_loader, trainer.epochs = range(50), 100
-    trainer.scaler = idle_scaler()
-    trainer.device = torch.device("cpu")
+    trainer.scaler, trainer.device = idle_scaler(), torch.device("cpu")
     trainer.optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.5)
-    options = trainers.training_options(trainer, trainers.given_options(trainer))
+    options = facts.training_options(trainer, facts.given_options(trainer))
     assert options["clip"] == 2.5
     assert (options["freeze"], options["data"]) == ([0, 1], str(tmp_path))
     assert options["fitted"] == {"optimizer": "SGD", "amp": False, "device": "cpu"}
@@ -68,18 +59,17 @@ BOX, CLS = torch.tensor(1.5), torch.tensor([2.0])
     ],
 )
 def test_loss_items_of_every_version(items, names, expected):
-    trainer = SimpleNamespace(loss_items=items, loss_names=names, device=CPU)
-    found = trainers.losses(trainer)
+    found = facts.losses(SimpleNamespace(loss_items=items, loss_names=names, device=CPU))
     assert found[0] == expected[0]
-    assert [id(one) for one in found[1]] == [id(one) for one in expected[1]]  # not copied
+    assert [*map(id, found[1])] == [*map(id, expected[1])]  # not copied
 
 
 def test_learning_rates_are_those_of_the_optimizers_groups():
     groups = [{"lr": 0.1}, {"lr": torch.tensor(0.5)}]
     trainer = SimpleNamespace(optimizer=SimpleNamespace(param_groups=groups))
-    assert trainers.learning_rates(trainer) == (0.1, 0.5)
+    assert facts.learning_rates(trainer) == (0.1, 0.5)
     groups[0]["lr"] = 0.2
-    assert trainers.learning_rates(trainer)[0] == 0.2
+    assert facts.learning_rates(trainer)[0] == 0.2
 
 
 @pytest.mark.parametrize(
@@ -92,18 +82,26 @@ def test_learning_rates_are_those_of_the_optimizers_groups():
     ],
 )
 def test_what_is_meant_to_be_frozen(found, expected):
-    assert trainers.meant_frozen(SimpleNamespace(**found)) == expected
+    assert facts.meant_frozen(SimpleNamespace(**found)) == expected
 
 
-class Preprocesses:
-    """As much of a trainer as its batches need."""
+class Owner:
+    """As much of a trainer as its hooks need; it is its own scaler."""
 
-    def __init__(self):
-        self.seen = []
+    scaler = property(lambda self: self)
+    result = "trained"
+
+    def _do_train(self):
+        if isinstance(self.result, SystemExit):
+            raise self.result
+        return self.result
+
+    def unscale_(self, optimizer):
+        return optimizer
 
     def preprocess_batch(self, batch, *, scale=1):
-        self.seen.append((batch, scale))
-        return {"done": True}
+        getattr(self, "log", []).append("goes on")
+        return batch, scale
 
 
 @pytest.mark.parametrize(
@@ -116,51 +114,59 @@ class Preprocesses:
     ],
 )
 def test_the_images_of_a_batch_are_told_before_it_goes_on(batch, images):
-    trainer, told = Preprocesses(), []
-    undo = trainers.before_batch(trainer, lambda found: told.append((found, len(trainer.seen))))
-    assert trainer.preprocess_batch(batch, scale=2) == {"done": True}
-    assert told == [(images, 0)]
-    assert trainer.seen == [(batch, 2)]
+    trainer, told = Owner(), []
+    trainer.log = told
+    hooks.before_batch(trainer, told.append)
+    assert trainer.preprocess_batch(batch, scale=2) == (batch, 2)
+    assert told == [images, "goes on"]
+
+
+HOOKS = {
+    "preprocess_batch": hooks.before_batch,
+    "_do_train": hooks.around_training,
+    "unscale_": hooks.after_unscale,
+}
+
+
+@pytest.fixture(params=HOOKS)
+def hooked(request):
+    """A trainer, the name of its method that is wrapped, and what wraps it and notes calls."""
+    trainer, told = Owner(), []
+    arguments = [] if request.param == "_do_train" else [{}]
+    wrap = lambda: HOOKS[request.param](trainer, lambda *_: told.append(1))  # noqa: E731
+    call = lambda: getattr(trainer, request.param)(*arguments)  # noqa: E731
+    return trainer, request.param, wrap, call, told
+
+
+def test_a_wrap_hands_on_and_is_gone_once_it_is_undone(hooked):
+    trainer, _, wrap, call, told = hooked
+    plain = call()
+    undo = wrap()
+    assert (call(), told) == (plain, [1])
     undo()
-    assert vars(trainer) == {"seen": trainer.seen}
     undo()
-    trainer.preprocess_batch(batch)
-    assert len(told) == 1
-
-
-def test_a_wrap_around_ours_is_left_alone():
-    trainer = Preprocesses()
-    undo = trainers.before_batch(trainer, lambda _: None)
-    ours = trainer.preprocess_batch
-
-    def later(batch):
-        return ours(batch)
-
-    trainer.preprocess_batch = later
-    undo()
-    assert trainer.preprocess_batch is later
-
-
-class Trains:
-    def _do_train(self):
-        return "trained"
-
-
-def test_a_wrap_of_somebody_elses_around_the_training_is_left_to_them():
-    trainer, told = Trains(), []
-    trainers.around_training(trainer, told.append)
-    ours = trainer._do_train
-
-    def others():
-        try:
-            return ours()
-        finally:
-            del trainer._do_train
-
-    trainer._do_train = others
-    assert trainer._do_train() == "trained"
-    assert told == ["finished"]
     assert vars(trainer) == {}
+    assert (call(), told) == (plain, [1])
+
+
+def test_a_wrap_of_the_users_own_is_there_again_afterwards(hooked):
+    trainer, name, wrap, call, told = hooked
+    setattr(trainer, name, own := lambda *_: "own")
+    undo = wrap()
+    assert (call(), told) == ("own", [1])
+    undo()
+    assert vars(trainer) == {name: own}
+
+
+def test_a_wrap_around_ours_is_left_alone(hooked):
+    trainer, name, wrap, call, told = hooked
+    undo = wrap()
+    ours = getattr(trainer, name)
+    setattr(trainer, name, later := partial(ours))
+    undo()
+    assert vars(trainer) == {name: later}
+    call()
+    assert told == [1]
 
 
 @pytest.mark.parametrize(
@@ -171,25 +177,13 @@ def test_a_wrap_of_somebody_elses_around_the_training_is_left_to_them():
     ],
 )
 def test_a_system_exit_counts_as_python_counts_it(code, outcome):
-    class Leaves:
-        def _do_train(self):
-            raise SystemExit(code)
-
-    trainer, told = Leaves(), []
-    trainers.around_training(trainer, told.append)
+    trainer, told = Owner(), []
+    trainer.result = SystemExit(code)
+    hooks.around_training(trainer, told.append)
     with pytest.raises(SystemExit):
         trainer._do_train()
     assert told == [outcome]
-    assert vars(trainer) == {}
-
-
-def test_a_training_is_left_alone_once_nobody_wants_to_know_its_end():
-    trainer, told = Trains(), []
-    undo = trainers.around_training(trainer, told.append)
-    undo()
-    undo()
-    assert vars(trainer) == {}
-    assert (trainer._do_train(), told) == ("trained", [])
+    assert "_do_train" not in vars(trainer)
 
 
 class Ends:
@@ -216,7 +210,7 @@ class Ends:
     def end(self):
         """Run the callbacks as Ultralytics does, of which the first hands a picture on."""
         undos = []
-        announce = lambda trainer: undos.append(trainers.announce_picture(trainer, "ours.png"))  # noqa: E731
+        announce = lambda trainer: undos.append(hooks.announce_picture(trainer, "ours.png"))  # noqa: E731
         self.callbacks["on_train_end"].insert(0, announce)
         for call in self.callbacks["on_train_end"]:
             call(self)
@@ -252,57 +246,20 @@ def test_an_integration_that_fails_anyway_fails_as_without_us():
 def test_the_integrations_that_take_pictures_are_there():
     from importlib import import_module
 
-    for name in trainers.TAKE_PICTURES:
+    for name in hooks.TAKE_PICTURES:
         import_module(f"{INSIDE}.{name}")
 
 
-def test_a_wrap_of_the_users_own_is_there_again_afterwards():
-    trainer, calls = Preprocesses(), []
-    plain = trainer.preprocess_batch
-
-    def own(batch):
-        calls.append(batch)
-        return plain(batch)
-
-    trainer.preprocess_batch = own
-    undo = trainers.before_batch(trainer, lambda _: None)
-    undo()
-    trainer.preprocess_batch({})
-    assert calls == [{}]
-
-
-def test_versions_are_those_of_what_is_installed():
-    told = trainers.versions()
+def test_versions_are_those_of_what_is_installed(monkeypatch):
+    told = facts.versions()
     assert list(told) == ["python", "torch", "ultralytics", "yolo-gradwatch"]
-    assert told["torch"] == version("torch")
-    assert told["ultralytics"] == version("ultralytics")
+    assert [told[name] for name in ("torch", "ultralytics")] == [*map(version, [*told][1:3])]
 
+    def from_a_checkout(_name):
+        raise PackageNotFoundError
 
-def test_the_version_of_a_package_that_runs_from_a_checkout_is_not_known(monkeypatch):
-    def is_missing(name):
-        if name == "yolo-gradwatch":
-            raise PackageNotFoundError(name)
-        return version(name)
-
-    monkeypatch.setattr(trainers, "version", is_missing)
-    told = trainers.versions()
-    assert (told["yolo-gradwatch"], told["torch"]) == ("unknown", version("torch"))
-
-
-def test_the_scaler_is_as_it_was_after_a_watch():
-    scaler = idle_scaler()
-    trainer, calls = SimpleNamespace(scaler=scaler), []
-    undo = trainers.after_unscale(trainer, lambda: calls.append(1))
-    scaler.unscale_(None)
-    undo()
-    undo()
-    assert "unscale_" not in vars(scaler)
-    scaler.unscale_ = own = lambda _: calls.append(2)
-    undo = trainers.after_unscale(trainer, lambda: calls.append(3))
-    scaler.unscale_(None)
-    undo()
-    assert scaler.unscale_ is own
-    assert calls == [1, 2, 3]
+    monkeypatch.setattr(facts, "version", from_a_checkout)
+    assert facts.versions() == {**dict.fromkeys(told, "unknown"), "python": told["python"]}
 
 
 @pytest.fixture
@@ -317,23 +274,18 @@ def ready(tmp_path):
     return setup
 
 
-def test_a_real_trainer_freezes_what_its_option_says(ready):
-    trainer = ready(freeze=2)
-    names = trainers.meant_frozen(trainer)
-    assert {"model.0.", "model.1."} <= set(names)
+@pytest.mark.parametrize(("options", "layers"), [({"freeze": 2}, 2), ({}, 0)])
+def test_a_real_trainer_freezes_what_its_option_says(ready, options, layers):
+    trainer = ready(**options)
+    names = facts.meant_frozen(trainer)
+    assert {n for n in names if n.startswith("model.")} == {f"model.{i}." for i in range(layers)}
     frozen = [n for n, p in trainer.model.named_parameters() if not p.requires_grad]
-    assert frozen
+    assert bool(frozen) == bool(layers)
     assert all(any(part in name for part in names) for name in frozen)
-
-
-def test_a_real_trainer_that_is_not_told_to_freeze_has_no_name_of_a_layer(ready):
-    trainer = ready()
-    assert all(p.requires_grad for p in trainer.model.parameters())
-    assert not any(name.startswith("model.") for name in trainers.meant_frozen(trainer))
 
 
 def test_a_real_trainer_tells_the_rates_of_its_optimizer(ready):
     trainer = ready(optimizer="SGD", lr0=0.03, warmup_epochs=0)
-    assert set(trainers.learning_rates(trainer)) == {0.03}
-    assert trainers.training_options(trainer, {})["clip"] == 10.0
-    assert trainers.amp_state(trainer) == []
+    assert set(facts.learning_rates(trainer)) == {0.03}
+    assert facts.training_options(trainer, {})["clip"] == 10.0
+    assert facts.amp_state(trainer) == []

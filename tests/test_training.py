@@ -764,7 +764,7 @@ def test_files_that_cannot_be_continued_are_set_aside(tmp_path, caplog):
 def test_an_error_of_ours_is_told_by_the_file_and_by_fail_on(tmp_path, monkeypatch):
     from test_cli import SMALL
 
-    from yolo_gradwatch.cli import main
+    from yolo_gradwatch.cli_main import main
 
     def broken(*args, **options):
         raise ZeroDivisionError("planted")

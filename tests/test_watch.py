@@ -6,8 +6,8 @@ import pytest
 import training  # noqa: F401  # attach imports Ultralytics, whose settings are then the tests' own
 
 from yolo_gradwatch import GradWatch, Thresholds
+from yolo_gradwatch.command import Starter
 from yolo_gradwatch.outputs import OutputBase
-from yolo_gradwatch.yolo_command import Starter
 
 
 class FakeModel:

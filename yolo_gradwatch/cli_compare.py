@@ -1,4 +1,4 @@
-"""The command that sets trainings side by side, from their files."""
+"""The command ``compare``: several runs side by side, from their files."""
 
 from __future__ import annotations
 
@@ -7,22 +7,8 @@ from typing import Annotated
 
 import typer
 
-from yolo_gradwatch.cli_runs import (
-    Csv,
-    Json,
-    Pattern,
-    found,
-    judged,
-    matching,
-    outcome,
-    records,
-    show,
-    width,
-    write_csv,
-    write_json,
-)
-from yolo_gradwatch.runlog import FormatError
-from yolo_gradwatch.usage import refuse
+from yolo_gradwatch.cli_options import Csv, Json, Pattern, found, judged, matching
+from yolo_gradwatch.cli_output import outcome, records, refuse, show, width, write_csv, write_json
 
 Runs = Annotated[
     list[Path],
@@ -40,17 +26,14 @@ def compare(
 
     For the same model under another optimizer or image size, or with a block of your own.
 
-    Every run is judged under its own limits and stands beside the first.
+    Every run is judged under its own limits and compared with the first.
     """
     from yolo_gradwatch import compare as comparing
     from yolo_gradwatch.overview import side_by_side
 
     if not 2 <= len(runs) <= 26:
         refuse("compare needs 2 to 26 runs, as in: yolo-gradwatch compare runs/a runs/b")
-    try:
-        pairs = [judged(found(path), lambda own: own) for path in runs]
-    except FormatError as error:
-        refuse(error)
+    pairs = [judged(found(path), lambda own: own) for path in runs]
     loaded, reports = [run for run, _ in pairs], [report for _, report in pairs]
     table = comparing.compare(loaded)
     names = comparing.modules_of(loaded, blocks=not module)

@@ -1,49 +1,48 @@
-"""The command that reviews a finished or running training from its files."""
+"""The command ``review``: one run, finished or under way, from its files."""
 
 from __future__ import annotations
 
-import inspect
 import sys
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
 from yolo_gradwatch import console
-from yolo_gradwatch.cli_runs import (
+from yolo_gradwatch.cli_options import (
     Csv,
+    FailOn,
     Json,
     Pattern,
+    alarm_words,
+    chosen_limits,
+    epoch_span,
     found,
     judged,
+    limits,
     matching,
+    rule_words,
+    taking,
+)
+from yolo_gradwatch.cli_output import (
+    INTERRUPTED,
+    check_target,
+    finding_record,
+    leave,
     outcome,
     records,
+    refuse,
     show,
     width,
     write_csv,
+    write_file,
     write_json,
 )
-from yolo_gradwatch.runlog import PICTURE_FILE, FormatError
-from yolo_gradwatch.thresholds import Thresholds
-from yolo_gradwatch.usage import (
-    FINE,
-    FOUND,
-    INTERRUPTED,
-    FailOn,
-    alarm_words,
-    limits_of,
-    refuse,
-    rule_words,
-    tell,
-    tell_failed,
-    tell_unjudged,
-    why_failed,
-)
+from yolo_gradwatch.runlog import PICTURE_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,6 +52,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.records import Finding
     from yolo_gradwatch.report import Report
     from yolo_gradwatch.review import Run
+    from yolo_gradwatch.thresholds import Thresholds
 
 Folder = Annotated[
     Path,
@@ -62,37 +62,29 @@ Folder = Annotated[
         show_default=False,
     ),
 ]
-LimitsFile = Annotated[
-    Path | None,
-    typer.Option(help="TOML file with other limits, NAME = VALUE; others are the defaults."),
-]
 
 
-def _with_limits(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for each limit of the rules."""
-    own = inspect.signature(command, eval_str=True)
-    named = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    limits = [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[
-                (int if field.type == "int" else float) | None,
-                typer.Option(
-                    help=f"Default {field.default:g}; see the README.",
-                    show_default=False,
-                    rich_help_panel="Limits, instead of those of the training",
-                ),
-            ],
-        )
-        for field in fields(Thresholds)
-    ]
-    command.__signature__ = own.replace(parameters=[*named, *limits])  # type: ignore[attr-defined]
-    return command
+@dataclass(frozen=True)
+class _Narrowed:
+    """What of a run is shown: modules, the findings of rules, the N farthest, epochs."""
+
+    pattern: str
+    rules: tuple[str, ...]
+    top: int | None
+    span: tuple[int, int] | None
+
+    @property
+    def has_all_modules(self) -> bool:
+        """Whether no module is left out."""
+        return not (self.pattern or self.rules or self.top)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is left out."""
+        return self.has_all_modules and not self.span
 
 
-@_with_limits
+@taking(limits())
 def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
     run: Folder,
     module: Pattern = "",
@@ -122,49 +114,42 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
         Path | None,
         typer.Option(metavar="FILE", help="Write a page with an interactive heat map."),
     ] = None,
-    thresholds: LimitsFile = None,
+    thresholds: Annotated[
+        Path | None,
+        typer.Option(help="TOML file with other limits, NAME = VALUE; others are the defaults."),
+    ] = None,
     **limits: float | None,
 ) -> None:
     """Review a watched training from its files: what was wrong, where, since when, what to try.
 
     Needs neither a GPU nor the data. --module, --rule, --top and --epochs narrow it down.
 
-    Limits such as --vanishing decide every alert anew.
+    Limits such as --vanishing re-evaluate every finding.
     """
     if csv and json:
         refuse("--csv and --json are two forms of the same; choose one")
     if html is not None:
         _check_page(html)
     words = alarm_words("--fail-on", fail_on)
-    rules = rule_words("--rule", rule)
-    span = _span(epochs)
-    choose = partial(_chosen_limits, thresholds, limits)
-    try:
-        folder = _followed(run, choose, on_stderr=csv or json) if follow else found(run)
-        loaded, report = judged(folder, choose)
-    except FormatError as error:
-        refuse(error)
-    findings = _findings(loaded, report, rules, span)
-    table = _table(loaded, findings, module, span, top, by_rule=bool(rules))
-    is_whole = not (module or rules or top)
+    shown = _Narrowed(module, rule_words("--rule", rule), top, epoch_span(epochs))
+    choose = partial(chosen_limits, thresholds, limits)
+    folder = _followed(run, choose, on_stderr=csv or json) if follow else found(run)
+    loaded, report = judged(folder, choose)
+    findings = _findings(loaded, report, shown)
+    table = _table(loaded, findings, shown)
     if csv:
         write_csv(table, [report])
     elif json:
-        _print_json(loaded, report, findings, table, span)
-    elif follow and is_whole and not span:
+        write_json(_as_json(loaded, report, findings, table, shown))
+    elif follow and shown.is_whole:
         show([console.end_report(report)])
     else:
-        _print_review(loaded, report, findings, table, span=span, is_whole=is_whole)
+        show(_paragraphs(loaded, report, findings, table, shown))
     if plot or modules:
         _draw(loaded, report, modules=modules)
     if html is not None:
         _write_page(loaded, report, html)
-    why = why_failed(report, words)
-    if why:
-        tell_failed(report, why)
-    else:
-        tell_unjudged(report, words)
-    raise typer.Exit(FOUND if why else FINE)
+    leave(report, words)
 
 
 def _followed(path: Path, choose: Callable[[Thresholds], Thresholds], *, on_stderr: bool) -> Path:
@@ -179,115 +164,58 @@ def _followed(path: Path, choose: Callable[[Thresholds], Thresholds], *, on_stde
         return find_run(path)
 
 
-def _chosen_limits(
-    file: Path | None, options: dict[str, float | None], own: Thresholds
-) -> Thresholds:
-    """The limits of the training, or those of a file, but for single ones that are given."""
-    base = limits_of(file) if file else own
-    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    try:
-        return replace(base, **given)
-    except ValueError as error:
-        name, _, rest = str(error).partition(" ")
-        named = name in given
-        option = (name if named else next(iter(given))).replace("_", "-")
-        refuse(f"--{option} {rest}" if named else f"--{option}: {error}")
-
-
-def _span(epochs: str) -> tuple[int, int] | None:
-    """First and last epoch, from ``3:8``, ``3:``, ``:8`` or ``5``."""
-    if not epochs:
-        return None
-    first, colon, last = epochs.partition(":")
-    try:
-        span = int(first or 1), int(last or sys.maxsize) if colon else int(first)
-    except ValueError:
-        span = (0, 0)
-    if not 1 <= span[0] <= span[1]:
-        refuse(f"--epochs: {epochs!r} is no range of epochs such as 3:8, 3:, :8 or 5")
-    return span
-
-
-def _findings(
-    run: Run, report: Report, rules: Sequence[str], span: tuple[int, int] | None
-) -> tuple[Finding, ...]:
-    """The findings of some rules, in some epochs."""
+def _findings(run: Run, report: Report, shown: _Narrowed) -> list[Finding]:
+    """The findings of the rules that were asked for, in those epochs."""
     from yolo_gradwatch import summary
 
-    findings = summary.chosen_by(report.findings, rules) if rules else list(report.findings)
-    return tuple(summary.standing_in(findings, run.grid, span) if span else findings)
+    findings = list(report.findings)
+    if shown.rules:
+        findings = summary.chosen_by(findings, shown.rules)
+    return summary.standing_in(findings, run.grid, shown.span) if shown.span else findings
 
 
-def _table(  # noqa: PLR0913  # one argument an option that narrows it
-    run: Run,
-    findings: Sequence[Finding],
-    pattern: str,
-    span: tuple[int, int] | None,
-    top: int | None,
-    *,
-    by_rule: bool,
-) -> pd.DataFrame:
+def _table(run: Run, findings: Sequence[Finding], shown: _Narrowed) -> pd.DataFrame:
     """The summary of the modules that were asked for."""
     from yolo_gradwatch import summary
 
-    table = summary.summary(run.grid, run.layout, findings, span)
+    table = summary.summary(run.grid, run.layout, findings, shown.span)
     epochs = run.grid.epoch
-    if span and not ((epochs >= span[0]) & (epochs <= span[1])).any():
+    if shown.span and not ((epochs >= shown.span[0]) & (epochs <= shown.span[1])).any():
         last = epochs.max(initial=0)
         refuse(f"--epochs: no optimizer step in these epochs; the run has 1 to {last}")
-    if pattern:
-        table = matching(table, pattern)
-    if by_rule:
+    if shown.pattern:
+        table = matching(table, shown.pattern)
+    if shown.rules:
         table = table[table["module"].isin(summary.concerned(findings))]
-    return summary.farthest(table, top) if top else table
+    return summary.farthest(table, shown.top) if shown.top else table
 
 
-def _print_review(  # noqa: PLR0913  # as `_table`
-    run: Run,
-    report: Report,
-    findings: Sequence[Finding],
-    table: pd.DataFrame,
-    span: tuple[int, int] | None,
-    *,
-    is_whole: bool,
-) -> None:
+def _paragraphs(
+    run: Run, report: Report, findings: Sequence[Finding], table: pd.DataFrame, shown: _Narrowed
+) -> Sequence[Text]:
     """The run at a glance, its blocks in some epochs, or the single modules that were asked for."""
     from yolo_gradwatch.overview import headline, overview, single_modules
     from yolo_gradwatch.summary import of_blocks
 
-    cells = width()
-    if is_whole and not span:
-        show(overview(run, report, table, cells))
-    elif table.empty:
-        show([headline(run, report, findings), Text("No module has such a finding.")])
-    else:
-        shown = of_blocks(table, run.layout) if is_whole else table
-        show(single_modules(run, report, findings, shown, cells))
+    if shown.is_whole:
+        return overview(run, report, table, width())
+    if table.empty:
+        return [headline(run, report, findings), Text("No module has such a finding.")]
+    rows = of_blocks(table, run.layout) if shown.has_all_modules else table
+    return single_modules(run, report, findings, rows, width())
 
 
-def _print_json(
-    run: Run,
-    report: Report,
-    findings: Sequence[Finding],
-    table: pd.DataFrame,
-    span: tuple[int, int] | None,
-) -> None:
-    low, high = span or (1, sys.maxsize)
-    write_json(
-        {
-            **outcome(report),
-            "findings": [_as_json(finding) for finding in findings],
-            "epochs": [asdict(epoch) for epoch in report.epochs if low <= epoch.epoch <= high],
-            "modules": records(table),
-            "meta": {name: run.meta[name] for name in ("versions", "options", "events")},
-        }
-    )
-
-
-def _as_json(finding: Finding) -> dict[str, object]:
-    """A finding with all of its episodes, and what sums these up."""
-    summed = {name: getattr(finding, name) for name in ("epoch", "step", "step_end", "value")}
-    return {**asdict(finding), **summed}
+def _as_json(
+    run: Run, report: Report, findings: Sequence[Finding], table: pd.DataFrame, shown: _Narrowed
+) -> dict[str, object]:
+    low, high = shown.span or (1, sys.maxsize)
+    return {
+        **outcome(report),
+        "findings": [finding_record(finding) for finding in findings],
+        "epochs": [asdict(epoch) for epoch in report.epochs if low <= epoch.epoch <= high],
+        "modules": records(table),
+        "meta": {name: run.meta[name] for name in ("versions", "options", "events")},
+    }
 
 
 def _draw(run: Run, report: Report, *, modules: bool) -> None:
@@ -295,19 +223,12 @@ def _draw(run: Run, report: Report, *, modules: bool) -> None:
     from yolo_gradwatch.heatmap import heatmap
 
     path = run.folder / PICTURE_FILE
-    _written(path, lambda: plots.write(heatmap(run, report, modules=modules), report, path))
+    write_file(path, lambda: plots.write(heatmap(run, report, modules=modules), report, path))
 
 
 def _check_page(path: Path) -> None:
     """Refuse what no page can be written to, before anything else is done."""
-    try:
-        is_folder, is_other = path.is_dir(), path.exists() and not path.is_file()
-    except OSError as error:  # too long a name
-        refuse(f"--html: {path}: {error.strerror}")
-    if not path.name or is_folder:
-        refuse(f"--html: {path} is a folder; name a file, as in page.html")
-    if is_other:  # a device or a pipe, which the page would replace
-        refuse(f"--html: {path} is no regular file; name a file, as in page.html")
+    check_target("--html", path, example="page.html")
     if find_spec("plotly") is None:
         refuse("--html needs plotly: pip install 'yolo-gradwatch[html]'")
 
@@ -315,13 +236,4 @@ def _check_page(path: Path) -> None:
 def _write_page(run: Run, report: Report, path: Path) -> None:
     from yolo_gradwatch import page
 
-    _written(path, lambda: page.write(run, report, path))
-
-
-def _written(path: Path, write: Callable[[], None]) -> None:
-    """Write a file; its path goes where no data goes."""
-    try:
-        write()
-    except OSError as error:
-        refuse(f"{path}: {error.strerror}; choose another folder, or copy the run to one")
-    tell(f"  {path}")
+    write_file(path, lambda: page.write(run, report, path))

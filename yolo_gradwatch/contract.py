@@ -187,7 +187,7 @@ def _remedy(owner: type, instead: str) -> str:
 
 
 def _update() -> str:
-    import ultralytics  # noqa: PLC0415  # heavy; only a training pays for it
+    import ultralytics  # heavy; only a training pays for it
 
     return (
         f"Ultralytics {ultralytics.__version__} works in another way than the versions that this "

@@ -6,9 +6,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from yolo_gradwatch import contract
+from yolo_gradwatch import contract, hooks
 from yolo_gradwatch import layout as layouts
-from yolo_gradwatch import trainer as trainers
+from yolo_gradwatch import training as facts
 from yolo_gradwatch.capture import Capture
 from yolo_gradwatch.evidence import Note
 
@@ -44,8 +44,8 @@ class View:
 
 def view(trainer: Any, known: Sequence[nn.Parameter] = ()) -> View:
     """The model of a trainer with what the training moves by now, and known parameters."""
-    model = trainers.model_of(trainer)
-    meant_frozen = trainers.meant_frozen(trainer)
+    model = facts.model_of(trainer)
+    meant_frozen = facts.meant_frozen(trainer)
     watched = layouts.watched(model, meant_frozen, known)
     inside = {id(p) for p in watched}
     outside = [p for p in model.parameters() if id(p) not in inside]
@@ -90,12 +90,12 @@ class Events:
         self._images.clear()
         if (step - self._first_step) % self._interval == 0:
             self._take_in_thawed(step)
-            names, losses = trainers.losses(self._trainer)
-            self._evidence.note(step, Note(images, trainers.learning_rates(self._trainer), names))
+            names, losses = facts.losses(self._trainer)
+            self._evidence.note(step, Note(images, facts.learning_rates(self._trainer), names))
             self._capture.take(
                 self._epoch,
                 step,
-                trainers.amp_state(self._trainer),
+                facts.amp_state(self._trainer),
                 losses,
                 detailed=recorder.opens_window(step),
             )
@@ -110,21 +110,21 @@ class Events:
 
     def start_epoch(self) -> None:
         """Begin a pass over an epoch; one that comes again is a restart."""
-        epoch = trainers.epoch_of(self._trainer)
+        epoch = facts.epoch_of(self._trainer)
         if epoch <= self._epoch:  # recovery from NaN or from too little memory repeats it
             self.drain(wait=True)
-            kind = trainers.restart_kind(self._trainer)
+            kind = facts.restart_kind(self._trainer)
             self._recorder.restart(kind, self._recorder.last_step + 1)
             self._images.clear()  # what they have given to the gradient is gone
         self._epoch = epoch
-        self._recorder.start_epoch(epoch, trainers.epochs_of(self._trainer))
+        self._recorder.start_epoch(epoch, facts.epochs_of(self._trainer))
 
     def end_batch(self) -> None:
         """Take what has landed; stop the training where that can be done between batches."""
         self._check_step()
         self.drain()
-        if self._stop.wanted and trainers.stops_between_batches(self._trainer):
-            trainers.stop(self._trainer)
+        if self._stop.wanted and hooks.stops_between_batches(self._trainer):
+            hooks.stop(self._trainer)
 
     def end_epoch(self) -> None:
         """Take every step of the epoch."""
@@ -134,7 +134,7 @@ class Events:
     def end_fit_epoch(self) -> None:
         """Stop after a possible NaN recovery, before several processes agree to go on or not."""
         if self._stop.wanted:
-            trainers.stop(self._trainer)
+            hooks.stop(self._trainer)
 
     def end_training(self) -> None:
         """End while every logger is still open: integrations come after us."""

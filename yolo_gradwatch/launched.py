@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from yolo_gradwatch import processes
+from yolo_gradwatch import ddp
 from yolo_gradwatch.detect import matches
 from yolo_gradwatch.review import load_run
 from yolo_gradwatch.runlog import META_FILE, FormatError
@@ -96,8 +96,8 @@ def _first_named(run: Run, words: Collection[str]) -> Finding | None:
 
 def _why_nothing() -> str:
     """In a sentence, why the processes of a training have written no file, and what to do."""
-    if processes.drops_callbacks():
-        return processes.dropped_callbacks()
+    if ddp.drops_callbacks():
+        return ddp.dropped_callbacks()
     return (
         "the processes of this training have not begun their first epoch with a watch; if they "
         "have ended, what they printed says why"

@@ -7,9 +7,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from yolo_gradwatch import contract, runlog
+from yolo_gradwatch import contract, hooks, runlog
 from yolo_gradwatch import layout as layouts
-from yolo_gradwatch import trainer as trainers
+from yolo_gradwatch import training as facts
 from yolo_gradwatch.assembly import Options, Parts, Training, assemble
 from yolo_gradwatch.events import Events, view
 from yolo_gradwatch.guard import Guard
@@ -46,7 +46,7 @@ class Session:
         self._stopped_by: Finding | None = None
         self._given: dict[str, object] = {}
         self._guard = Guard(self._let_go, partial(self._finish, "interrupted"))
-        self.folder: Path = trainers.save_dir(trainer)
+        self.folder: Path = facts.save_dir(trainer)
         self._guard.safely(self._wait)
 
     @property
@@ -99,34 +99,34 @@ class Session:
     def _wait(self) -> None:
         """Have the trainer call us when it begins and when it is over."""
         trainer = self._alive()
-        given = trainers.given_options(trainer)
+        given = facts.given_options(trainer)
         workers = runlog.arguments_of(self.folder).get("workers")  # on a CPU they are 0 by now
         self._given = given if workers is None else {**given, "workers": workers}
         contract.check_step(type(trainer))
         finish = partial(self._guard.at_event, self._finish)
-        undo = trainers.around_training(trainer, finish)
+        undo = hooks.around_training(trainer, finish)
         self._guard.undo.callback(_call_if_alive, weakref.ref(undo))  # the trainer keeps it alive
         self._listen("on_train_start", self._start)
 
     def _start(self) -> None:
         """Begin to watch: the training is about to."""
         trainer, guard = self._alive(), self._guard
-        resumes = trainers.resumes(trainer)
+        resumes = facts.resumes(trainer)
         earlier = earlier_run(self.folder) if resumes else None
-        model = trainers.model_of(trainer)
+        model = facts.model_of(trainer)
         seen = view(trainer, layouts.owned(model, earlier.layout.modules) if earlier else ())
         training = Training(
             folder=self.folder,
-            options=trainers.training_options(trainer, self._given),
-            epochs=trainers.epochs_of(trainer),
+            options=facts.training_options(trainer, self._given),
+            epochs=facts.epochs_of(trainer),
             resumes=resumes,
             earlier=earlier,
-            versions=trainers.versions(),
+            versions=facts.versions(),
         )
         terminal = Terminal(
             live=self._options.live,
-            handlers=trainers.log_handlers(),
-            no_panel="" if trainers.has_known_bar() else contract.unknown_bar(),
+            handlers=facts.log_handlers(),
+            no_panel="" if facts.has_known_bar() else contract.unknown_bar(),
             safely=guard.safely,
         )
         self._parts = parts = assemble(
@@ -145,9 +145,9 @@ class Session:
     def _connect(self, events: Events) -> None:
         """Have the trainer call us from now on."""
         trainer, guard = self._alive(), self._guard
-        guard.undo.callback(trainers.after_unscale(trainer, partial(guard.safely, events.read)))
-        guard.undo.callback(trainers.after_step(trainer, events.note_step))
-        guard.undo.callback(trainers.before_batch(trainer, partial(guard.safely, events.see)))
+        guard.undo.callback(hooks.after_unscale(trainer, partial(guard.safely, events.read)))
+        guard.undo.callback(hooks.after_step(trainer, events.note_step))
+        guard.undo.callback(hooks.before_batch(trainer, partial(guard.safely, events.see)))
         for event, call in {
             "on_train_epoch_start": events.start_epoch,
             "on_train_batch_end": events.end_batch,
@@ -164,18 +164,18 @@ class Session:
             self._guard.at_event(call)
 
         contract.check_event(type(self._alive()), event)
-        trainers.add_callback(self._alive(), event, listener, is_first=is_first)
+        hooks.add_callback(self._alive(), event, listener, is_first=is_first)
         self._guard.undo.callback(self._unlisten, event, weakref.ref(listener))
 
     def _unlisten(self, event: str, listener: weakref.ref[Callable[[Any], None]]) -> None:
         trainer, call = self._alive(), listener()
         if trainer is not None and call is not None:
-            trainers.remove_callback(trainer, event, call)
+            hooks.remove_callback(trainer, event, call)
 
     def _announce(self, picture: Path) -> None:
         trainer = self._alive()
         if trainer is not None:
-            self._guard.undo.callback(trainers.announce_picture(trainer, picture))
+            self._guard.undo.callback(hooks.announce_picture(trainer, picture))
 
     def _finish(self, outcome: str) -> None:
         """End the watch: the training is over."""

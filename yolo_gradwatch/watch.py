@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yolo_gradwatch import processes
-from yolo_gradwatch import trainer as trainers
+from yolo_gradwatch import ddp
+from yolo_gradwatch import training as facts
 from yolo_gradwatch.assembly import Options
 from yolo_gradwatch.detect import alarms
 from yolo_gradwatch.guard import warn_of_own_error
@@ -101,8 +101,8 @@ class GradWatch:
             TypeError: It is neither, or a model that Ultralytics cannot train.
         """
         target = model_or_trainer
-        if not trainers.is_trainer(target):
-            trainers.check_trainable(target)
+        if not facts.is_trainer(target):
+            facts.check_trainable(target)
         watches = _attached(target)
         if self in watches:
             return self
@@ -113,8 +113,8 @@ class GradWatch:
         self._targets = [*alive, weakref.ref(target)]
         _hear_of_launches()
         self._warn_if_dropped(target)
-        if trainers.is_trainer(target) and not processes.launches_workers(target):
-            if trainers.has_begun(target):
+        if facts.is_trainer(target) and not ddp.launches_workers(target):
+            if facts.has_begun(target):
                 _LOG.warning("GradWatch: this training has begun: attach before train()")
             else:
                 self._on_begin(target)  # a trainer's own routine start is over
@@ -158,7 +158,7 @@ class GradWatch:
         """
         if self._session is not None:
             return self._session.report()
-        if not processes.reports():
+        if not ddp.reports():
             return Report(Path(), ELSEWHERE, 0, 0, (), ())
         raise RuntimeError(
             "no training has begun: attach the watch, then call train(); what tune() trains is not "
@@ -182,10 +182,10 @@ class GradWatch:
             warn_of_own_error(error)
 
     def _begin(self, trainer: Any) -> None:
-        if processes.launches_workers(trainer):
+        if ddp.launches_workers(trainer):
             self._warn_if_dropped(trainer)
-            self._sessions.append(Launched(trainers.save_dir(trainer), self._options.stop_on))
-        elif processes.reports():
+            self._sessions.append(Launched(facts.save_dir(trainer), self._options.stop_on))
+        elif ddp.reports():
             self._sessions.append(Session(trainer, self._options))
 
     def __getstate__(self) -> dict[str, object]:
@@ -208,19 +208,19 @@ class GradWatch:
 
     def _warn_if_dropped(self, target: Any) -> None:
         """Say once that a training on several GPUs is not watched, where that is so."""
-        if not self._has_warned and processes.drops_callbacks() and processes.may_launch(target):
+        if not self._has_warned and ddp.drops_callbacks() and ddp.may_launch(target):
             self._has_warned = True
-            _LOG.warning("GradWatch: %s", processes.dropped_callbacks())
+            _LOG.warning("GradWatch: %s", ddp.dropped_callbacks())
 
 
 @cache
 def _hear_of_launches() -> None:
-    """From the first call on, tell every watch of the trainings that are launched in processes."""
-    processes.before_launch(_begin_launched)
+    """From the first call on, tell every watch of the trainings that are launched in ddp."""
+    ddp.before_launch(_begin_launched)
 
 
 def _begin_launched(trainer: Any) -> None:
-    """Tell the watch that is attached, if one is, of a trainer that launches processes."""
+    """Tell the watch that is attached, if one is, of a trainer that launches ddp."""
     for watch in _attached(trainer):
         begin(watch, trainer)
 

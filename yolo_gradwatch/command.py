@@ -1,4 +1,4 @@
-"""Ultralytics' own command line, run in this process.
+"""Trainings that are started in this process: by Ultralytics' own command line, or of a model.
 
 Read in ultralytics 8.4.0 to 8.4.190.
 """
@@ -9,7 +9,7 @@ import dis
 import sys
 from typing import TYPE_CHECKING, Any
 
-from yolo_gradwatch import processes
+from yolo_gradwatch import ddp
 
 if TYPE_CHECKING:
     import logging
@@ -62,13 +62,13 @@ def run_command(arguments: list[str], begin: Callable[[Any], None]) -> None:
         arguments: As after ``yolo``; Ultralytics parses them.
         begin: Called with the trainer of each training, in this process or launched in others.
     """
-    from ultralytics import cfg  # noqa: PLC0415  # heavy; only a training pays for it
-    from ultralytics.utils import LOGGER  # noqa: PLC0415
-    from ultralytics.utils.callbacks.base import default_callbacks  # noqa: PLC0415
+    from ultralytics import cfg  # heavy; only a training pays for it
+    from ultralytics.utils import LOGGER
+    from ultralytics.utils.callbacks.base import default_callbacks
 
     starters = default_callbacks["on_pretrain_routine_start"]
     starters.append(starter := Starter(begin))
-    forget_launches = processes.before_launch(begin)
+    forget_launches = ddp.before_launch(begin)
     argv = cfg.ARGV[:]
     cfg.ARGV[:] = ["yolo", *arguments]
 
@@ -84,6 +84,21 @@ def run_command(arguments: list[str], begin: Callable[[Any], None]) -> None:
         forget_launches()
         cfg.ARGV[:] = argv
         starters.remove(starter)
+
+
+def train_model(name: str, attach: Callable[[Any], object], options: dict[str, Any]) -> None:
+    """Build a model from its file, attach to it, and train it.
+
+    Args:
+        name: A ``.yaml`` or ``.pt`` file that Ultralytics finds.
+        attach: Called with the model.
+        options: Arguments of ``train``.
+    """
+    from ultralytics import YOLO  # heavy; only a training pays for it
+
+    model = YOLO(name)
+    attach(model)
+    model.train(**options)
 
 
 def is_bad_input(error: Exception) -> bool:
@@ -132,14 +147,14 @@ def _owner(entry: TracebackType) -> str:
 
 def argument_names() -> frozenset[str]:
     """Names that Ultralytics' command line knows."""
-    from ultralytics.cfg import DEFAULT_CFG_DICT, MODES, TASKS  # noqa: PLC0415  # heavy
+    from ultralytics.cfg import DEFAULT_CFG_DICT, MODES, TASKS  # heavy
 
     return frozenset((*DEFAULT_CFG_DICT, *MODES, *TASKS))
 
 
 def other_mode(arguments: list[str]) -> str | None:
     """The mode that the arguments ask for, if it is not ``train``."""
-    from ultralytics.cfg import MODES, merge_equals_args  # noqa: PLC0415  # heavy
+    from ultralytics.cfg import MODES, merge_equals_args  # heavy
 
     merged = merge_equals_args(arguments)
     words = [argument.lstrip("-").removeprefix("mode=") for argument in merged]

@@ -1,7 +1,6 @@
-"""All knowledge of Ultralytics' trainer: names, moments, and how to undo what was wrapped.
+"""Facts about a training, read from its Ultralytics trainer.
 
-Read in ultralytics 8.4.0 to 8.4.190. ``BaseTrainer.optimizer_step`` calls ``scaler.unscale_``, then
-clips, steps and zeroes the gradients; right after ``unscale_`` they are what the step sees.
+Read in ultralytics 8.4.0 to 8.4.190.
 """
 
 from __future__ import annotations
@@ -16,17 +15,12 @@ from typing import TYPE_CHECKING, Any
 from yolo_gradwatch.contract import clip_norm, shows_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from torch import Tensor, nn
 
     from yolo_gradwatch.records import EventKind
 
 LEAST_WARMUP = 100
 """Batches for which older versions warm up at the least, unless ``warmup_epochs`` is 0."""
-
-TAKE_PICTURES = ("base", "clearml", "wb")
-"""Callbacks of Ultralytics that take a picture in any case; others do not look, or may fail."""
 
 
 def is_trainer(target: Any) -> bool:
@@ -56,177 +50,6 @@ def check_trainable(model: Any) -> None:
         raise TypeError(
             f"{kind.__name__} has no train() in Ultralytics, so there is nothing to watch"
         )
-
-
-def around_training(trainer: Any, finish: Callable[[str], None]) -> Callable[[], None]:
-    """Call ``finish`` with the outcome when the training ends, however it ends.
-
-    ``on_train_end`` comes on success only, and ``teardown`` is in a ``finally`` in late versions
-    only, so the training itself is wrapped, on the instance. The outcome is ``finished``,
-    ``failed`` or ``interrupted`` (Ctrl+C). ``SystemExit(0)``, by which a scheduler such as Ray Tune
-    stops a training from a callback, is no failure.
-
-    Returns:
-        A function that takes the wrap away; a second call does nothing.
-    """
-    train = trainer._do_train
-
-    def watched_train(*args: Any, **kwargs: Any) -> Any:
-        outcome = "failed"
-        try:
-            result = train(*args, **kwargs)
-            outcome = "finished"
-        except KeyboardInterrupt:
-            outcome = "interrupted"
-            raise
-        except SystemExit as stop:
-            outcome = "finished" if _is_success(stop.code) else "failed"
-            raise
-        else:
-            return result
-        finally:
-            undo()
-            finish(outcome)
-
-    undo = replaced(trainer, "_do_train", watched_train)
-    return undo
-
-
-def _is_success(code: object) -> bool:
-    """Whether Python would exit with 0 after a ``SystemExit`` of this code."""
-    return code is None or (isinstance(code, int) and code == 0)
-
-
-def add_callback(
-    trainer: Any, event: str, callback: Callable[[Any], None], *, is_first: bool = False
-) -> None:
-    """Add a callback, after or before all others, those of Ultralytics' integrations too."""
-    others = trainer.callbacks[event]
-    trainer.callbacks[event] = [callback, *others] if is_first else [*others, callback]
-
-
-class _Unaware:
-    """A callback that does not see a picture.
-
-    Args:
-        callback: What to call.
-        picture: Its key in ``trainer.plots``.
-    """
-
-    def __init__(self, callback: Callable[[Any], None], picture: Path) -> None:
-        self.callback = callback
-        self._picture = picture
-
-    def __call__(self, trainer: Any) -> None:
-        """Call it while the picture is away."""
-        hidden = trainer.plots.pop(self._picture, None)
-        try:
-            self.callback(trainer)
-        finally:
-            if hidden is not None:
-                trainer.plots[self._picture] = hidden
-
-
-def announce_picture(trainer: Any, path: Path) -> Callable[[], None]:
-    """Hand a picture to whatever uploads pictures in ``on_train_end``; called before they are.
-
-    Where Ultralytics draws none (``plots=False``), it would be the only one of the training. Then
-    an integration sees it only if it was read and found to take it in any case: DVCLive, for one,
-    ends a training with an error if it has logged a picture where there is no DVC repository.
-
-    Returns:
-        A function that gives the callbacks back as they were; a second call does nothing.
-    """
-    if not trainer.args.plots:
-        calls = trainer.callbacks["on_train_end"]  # changed in place: the trainer walks through it
-        calls[:] = [_Unaware(call, path) if _may_fail(call) else call for call in calls]
-    trainer.on_plot(path)
-
-    def undo() -> None:
-        calls = trainer.callbacks["on_train_end"]
-        calls[:] = [call.callback if isinstance(call, _Unaware) else call for call in calls]
-
-    return undo
-
-
-def _may_fail(callback: Callable[[Any], None]) -> bool:
-    """Whether an integration of Ultralytics may not take a picture, as far as is known."""
-    package, _, name = getattr(callback, "__module__", "").rpartition(".")
-    return package == "ultralytics.utils.callbacks" and name not in TAKE_PICTURES
-
-
-def remove_callback(trainer: Any, event: str, callback: Callable[[Any], None]) -> None:
-    """Take a callback away; the list is replaced, because the trainer may be walking through it."""
-    trainer.callbacks[event] = [c for c in trainer.callbacks[event] if c is not callback]
-
-
-def after_unscale(trainer: Any, call: Callable[[], None]) -> Callable[[], None]:
-    """Call ``call`` in each optimizer step, once gradients are unscaled and not yet clipped.
-
-    Returns:
-        A function that takes the wrap away; a second call does nothing.
-    """
-    scaler = trainer.scaler
-    unscale = scaler.unscale_
-
-    def watched_unscale(optimizer: Any) -> Any:
-        result = unscale(optimizer)
-        call()
-        return result
-
-    return replaced(scaler, "unscale_", watched_unscale)
-
-
-def replaced(owner: Any, name: str, function: Callable[..., Any]) -> Callable[[], None]:
-    """Put a function in the place of a method of an instance, or of a function of a module.
-
-    Returns:
-        A function that takes it away, if it is still there; a second call does nothing.
-    """
-    before = vars(owner).get(name)  # somebody else's, else None: the method of the class
-    setattr(owner, name, function)
-
-    def undo() -> None:
-        if vars(owner).get(name) is function:
-            delattr(owner, name)
-            if before is not None:
-                setattr(owner, name, before)
-
-    return undo
-
-
-def after_step(trainer: Any, call: Callable[[], None]) -> Callable[[], None]:
-    """Call ``call`` after each step of the optimizer that was not left out.
-
-    Returns:
-        A function that takes the hook away, which is not allowed during a step.
-    """
-    register = getattr(trainer.optimizer, "register_step_post_hook", None)
-    if register is None:  # an optimizer of the user's own that is none of torch's
-        return lambda: None
-
-    def hook(_optimizer: Any, _args: Any, _options: Any) -> None:
-        call()
-
-    remove: Callable[[], None] = register(hook).remove
-    return remove
-
-
-def before_batch(trainer: Any, call: Callable[[Sequence[str]], None]) -> Callable[[], None]:
-    """Call ``call`` with the image files of each batch as it goes to the model.
-
-    ``preprocess_batch`` is the only place that sees them; a classification has none.
-
-    Returns:
-        A function that takes the wrap away; a second call does nothing.
-    """
-    preprocess = trainer.preprocess_batch
-
-    def watched_preprocess(batch: Any, *args: Any, **kwargs: Any) -> Any:
-        call(batch.get("im_file", ()) if isinstance(batch, dict) else ())
-        return preprocess(batch, *args, **kwargs)
-
-    return replaced(trainer, "preprocess_batch", watched_preprocess)
 
 
 def losses(trainer: Any) -> tuple[tuple[str, ...], list[Tensor]]:
@@ -369,31 +192,6 @@ def _plain(value: Any) -> object:
     return value if isinstance(value, (int, float, str, type(None))) else str(value)
 
 
-def train_model(name: str, attach: Callable[[Any], object], options: dict[str, Any]) -> None:
-    """Build a model from its file, attach to it, and train it.
-
-    Args:
-        name: A ``.yaml`` or ``.pt`` file that Ultralytics finds.
-        attach: Called with the model.
-        options: Arguments of ``train``.
-    """
-    from ultralytics import YOLO  # noqa: PLC0415  # heavy; only a training pays for it
-
-    model = YOLO(name)
-    attach(model)
-    model.train(**options)
-
-
-def stop(trainer: Any) -> None:
-    """Ask the trainer to end after this batch, or this epoch where it looks no earlier."""
-    trainer.stop = True
-
-
-def stops_between_batches(trainer: Any) -> bool:
-    """Whether `stop` may be asked for at any batch: several processes agree at an epoch's end."""
-    return int(getattr(trainer, "world_size", 0) or 0) <= 1
-
-
 def versions() -> dict[str, str]:
     """Versions of what a run depends on."""
     names = ("torch", "ultralytics", "yolo-gradwatch")
@@ -418,7 +216,7 @@ def log_handlers() -> list[logging.StreamHandler[Any]]:
 def has_known_bar() -> bool:
     """Whether Ultralytics' progress bar can be drawn inside a panel."""
     try:
-        from ultralytics.utils import TQDM  # noqa: PLC0415
+        from ultralytics.utils import TQDM
 
         return shows_bar(TQDM)
     except Exception:  # noqa: BLE001  # whatever it has become, it costs the panel only

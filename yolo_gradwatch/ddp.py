@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from yolo_gradwatch import trainer as trainers
+from yolo_gradwatch.hooks import replaced
+from yolo_gradwatch.training import is_trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +21,7 @@ _LOG = logging.getLogger(__name__)
 
 def reports() -> bool:
     """Whether this process speaks for the training: the only one, or rank 0 of several."""
-    from ultralytics.utils import RANK  # noqa: PLC0415  # heavy; only a training pays for it
+    from ultralytics.utils import RANK  # heavy; only a training pays for it
 
     return RANK in {-1, 0}
 
@@ -32,15 +33,15 @@ def launches_workers(trainer: Any) -> bool:
 
 def drops_callbacks() -> bool:
     """Whether the processes of a training on several GPUs get no callbacks: before 8.4.140."""
-    import ultralytics  # noqa: PLC0415  # heavy; only a training pays for it
-    from ultralytics.utils.checks import check_version  # noqa: PLC0415
+    import ultralytics  # heavy; only a training pays for it
+    from ultralytics.utils.checks import check_version
 
     return not check_version(ultralytics.__version__, ">=8.4.140")
 
 
 def dropped_callbacks() -> str:
     """In a sentence, what happens where `drops_callbacks` holds, and what to do."""
-    import ultralytics  # noqa: PLC0415  # heavy; only a training pays for it
+    import ultralytics  # heavy; only a training pays for it
 
     return (
         f"Ultralytics {ultralytics.__version__} drops callbacks when it trains on several GPUs, "
@@ -55,16 +56,16 @@ def may_launch(target: Any) -> bool:
     A trainer knows its devices. A model gets to know them in ``train()``, so it may if this machine
     has several GPUs, unless somebody else, such as torchrun, has launched this process as one rank.
     """
-    from ultralytics.utils import LOCAL_RANK  # noqa: PLC0415  # heavy; only a training pays for it
+    from ultralytics.utils import LOCAL_RANK  # heavy; only a training pays for it
 
-    if trainers.is_trainer(target):
+    if is_trainer(target):
         return launches_workers(target)
     return LOCAL_RANK == -1 and gpus() > 1
 
 
 def gpus() -> int:
     """How many CUDA devices there are."""
-    import torch  # noqa: PLC0415  # heavy; only a training pays for it
+    import torch  # heavy; only a training pays for it
 
     return torch.cuda.device_count()
 
@@ -78,7 +79,7 @@ def before_launch(call: Callable[[Any], None]) -> Callable[[], None]:
     Returns:
         A function that takes the wrap away; a second call does nothing.
     """
-    from ultralytics.engine import trainer as module  # noqa: PLC0415  # heavy
+    from ultralytics.engine import trainer as module  # heavy
 
     prepare = getattr(module, "generate_ddp_command", None)
     if prepare is None:  # an Ultralytics of a later day, where a launched run is not found again
@@ -91,4 +92,4 @@ def before_launch(call: Callable[[Any], None]) -> Callable[[], None]:
             _LOG.warning("GradWatch does not find this training again: %s", error)
         return prepare(trainer)
 
-    return trainers.replaced(module, "generate_ddp_command", watched_prepare)
+    return replaced(module, "generate_ddp_command", watched_prepare)

@@ -1,19 +1,14 @@
-"""A training that needs no download and no data: shapes that are drawn here."""
+"""A data set that needs no download: images of coloured shapes with their boxes."""
 
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw
 
-from yolo_gradwatch.faults import FAULTS
-from yolo_gradwatch.trainer import train_model
-
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from yolo_gradwatch.watch import GradWatch
 
 SHAPES = ("circle", "square", "triangle")
 COLOURS = ("crimson", "gold", "seagreen", "royalblue", "darkorchid", "coral")
@@ -73,39 +68,6 @@ def draw_image(chance: random.Random) -> tuple[Image.Image, list[tuple[float, ..
         centre = ((x + side / 2) / SIZE, (y + side / 2) / SIZE)
         boxes.append((kind, *(round(share, 6) for share in (*centre, side / SIZE, side / SIZE))))
     return image, boxes
-
-
-def run(folder: Path, watch: GradWatch, *, epochs: int = 8, fault: str = "healthy") -> None:
-    """Train YOLO26n from scratch on drawn shapes, watched, with or without a planted fault.
-
-    Args:
-        folder: For the data (``data``) and the run (``run``).
-        watch: What watches.
-        epochs: Of six batches each.
-        fault: A name of ``FAULTS``.
-    """
-    planted = FAULTS[fault]
-    data = draw_dataset(folder / "data")
-    options: dict[str, Any] = {
-        "data": str(data),
-        "epochs": epochs,
-        "imgsz": SIZE,
-        "batch": 8,
-        "nbs": 8,  # every batch is an optimizer step
-        "workers": 0,
-        "amp": False,  # on a GPU, Ultralytics would download a model to check AMP
-        "plots": False,  # pictures would download a font
-        "project": str(folder.resolve()),
-        "name": "run",
-        "exist_ok": True,
-        **planted.options,
-    }
-
-    def prepare(model: Any) -> None:
-        planted.plant(model)
-        watch.attach(model)
-
-    train_model("yolo26n.yaml", prepare, options)
 
 
 def _draw_shape(

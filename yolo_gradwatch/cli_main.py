@@ -1,0 +1,112 @@
+"""The command ``yolo-gradwatch``: its commands, its version, and how the process ends."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from contextlib import suppress
+from typing import Annotated, Any
+
+import typer
+
+import yolo_gradwatch
+from yolo_gradwatch.cli_compare import compare
+from yolo_gradwatch.cli_output import EPILOG, FINE, UNUSABLE, refuse
+from yolo_gradwatch.cli_review import review
+from yolo_gradwatch.cli_train import demo, train
+from yolo_gradwatch.runlog import FormatError
+
+
+class _Group(typer.core.TyperGroup):
+    """Hands what is no command of ours to ``train``, as in ``yolo-gradwatch segment train ...``."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that is named, or take all arguments as those of a training."""
+        return super().resolve_command(ctx, args if args[0] in self.commands else ["train", *args])
+
+
+app = typer.Typer(
+    cls=_Group,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"ignore_unknown_options": True},
+    epilog=EPILOG,
+)
+
+
+def _version(wanted: bool | None) -> None:  # noqa: FBT001  # Typer's way
+    if wanted:
+        typer.echo(f"yolo-gradwatch {yolo_gradwatch.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _group(
+    version: Annotated[
+        bool | None,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = None,
+) -> None:
+    """Watch the gradients of an Ultralytics YOLO training and name the layer that is unhealthy."""
+
+
+app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    options_metavar="[OPTIONS] ARGS...",
+    epilog=EPILOG,
+)(train)
+for command in (demo, review, compare):
+    app.command(epilog=EPILOG)(command)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Args:
+        argv: Arguments without the program's name; those of the process by default.
+    """
+    try:
+        app(args=argv, prog_name="yolo-gradwatch")
+    except SystemExit as end:
+        is_read = not isinstance(end.__context__, BrokenPipeError)  # of a help text: 1 from Typer
+        return end.code if isinstance(end.code, int) and is_read else FINE
+    except FormatError as error:
+        return _unusable(error)
+    except OSError as error:
+        return _unusable(_sentence(error))
+    return FINE
+
+
+def _sentence(error: OSError) -> str:
+    """Which file cannot be read, or that the output cannot be written."""
+    what = f"cannot read {error.filename}" if error.filename else "cannot write the output"
+    return f"{what}: {error.strerror}"
+
+
+def _unusable(reason: object) -> int:
+    """Print the reason in one line, and return the exit code that goes with it."""
+    with suppress(typer.Exit):
+        refuse(reason)
+    return UNUSABLE
+
+
+def script() -> None:
+    """Entry point of the console script."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as by >&-, or in a process without a console
+            nobody = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  # till the end
+            setattr(sys, name, nobody)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a log may lack our characters
+    code = main()
+    try:
+        sys.stdout.flush()
+    except OSError as error:  # Python would write once more at its end, and tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        is_told = code == UNUSABLE or isinstance(error, BrokenPipeError)  # who wanted no more
+        code = code if is_told else _unusable(_sentence(error))
+    sys.exit(code)

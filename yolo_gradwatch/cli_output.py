@@ -1,0 +1,198 @@
+"""What commands print and write, and the exit codes that go with it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, NoReturn, TextIO, cast
+
+import typer
+from rich.text import Text
+
+from yolo_gradwatch import console
+from yolo_gradwatch.detect import is_named, matches
+from yolo_gradwatch.typed import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence
+    from pathlib import Path
+
+    import pandas as pd
+
+    from yolo_gradwatch.records import Finding
+    from yolo_gradwatch.report import Report
+
+FINE, FOUND, UNUSABLE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes: no trouble; a finding or a failed training; bad input; --stop-on; Ctrl+C."""
+
+EPILOG = (
+    "Exit codes: 0 fine; 1 a finding under --fail-on, or a training that ended with an exception; "
+    "2 unusable arguments or input; 3 stopped by --stop-on; 130 Ctrl+C."
+)
+
+
+def refuse(message: object) -> NoReturn:
+    """Print one line on what cannot be used, and leave."""
+    line = str(message).strip().split("\n", maxsplit=1)[0] or type(message).__name__
+    line = printable(Text.from_ansi(line).plain)  # Ultralytics 8.4.0 colours a part
+    try:
+        out = console.plain_console(on_stderr=True)
+        out.print(Text.assemble(("Error: ", "bold red"), line), soft_wrap=True)
+    except OSError:
+        _let_go()
+    raise typer.Exit(UNUSABLE)
+
+
+def tell(line: str) -> None:
+    """Print a line beside the output, on standard error."""
+    with printing():
+        typer.echo(printable(line), err=True)
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Have what is printed inside written at once; behind ``| head -1``, nobody need read it.
+
+    Raises:
+        typer.Exit: It cannot be written, as on a full disk.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _let_go()
+    except OSError as error:
+        _let_go()
+        refuse(f"cannot write the output: {error.strerror}")
+
+
+def _let_go() -> None:
+    """Point the streams that take nothing any more at nobody; else they fail again at the end."""
+    for stream in (sys.stdout, sys.stderr):
+        if not _takes(stream):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _takes(stream: TextIO) -> bool:
+    try:
+        stream.flush()
+    except OSError:
+        return False
+    return True
+
+
+def why_failed(report: Report, words: Collection[str]) -> str:
+    """Why a run does not pass ``--fail-on``; "" if it does.
+
+    A run of which no step was watched does not: nothing is known of it.
+
+    Args:
+        report: Of the run.
+        words: Rules and kinds of rules; without one, every run passes.
+    """
+    if words and not report.steps:
+        return "; ".join([report.verdict, *map(str.strip, report.facts())])
+    failed = [finding for finding in report.alarms if matches(finding, words)]
+    return ", ".join(f"{one.rule} in {one.module} at step {one.step}" for one in failed)
+
+
+def tell_unjudged(report: Report, words: Collection[str]) -> None:
+    """Say in one line which of the rules of ``--fail-on`` a run was too short for, if any."""
+    rules = [rule for rule in report.unjudged if is_named(rule, words)]
+    if rules and report.steps:
+        tell(f"passed under --fail-on, but too short to judge {', '.join(rules)}: {report.path}")
+
+
+def leave(report: Report, words: Collection[str]) -> NoReturn:
+    """Leave a command that has shown a run: with 1, and a line that says why, under --fail-on."""
+    why = why_failed(report, words)
+    if why:
+        tell(f"failed under --fail-on: {report.path}: {why}")
+        raise typer.Exit(FOUND)
+    tell_unjudged(report, words)
+    raise typer.Exit(FINE)
+
+
+def width() -> int | None:
+    """Cells of a line of the terminal; None where there is no terminal."""
+    out = console.plain_console()
+    return out.width if out.is_terminal else None
+
+
+def show(parts: Sequence[Text]) -> None:
+    """Print paragraphs with an empty line between them."""
+    out = console.plain_console()
+    shown = [part for part in parts if part]
+    with printing():
+        for i, part in enumerate(shown):
+            space = Text("\n") if i + 1 < len(shown) else Text()
+            out.print(console.fitted(part, out).append_text(space), soft_wrap=True)
+
+
+def outcome(report: Report) -> dict[str, object]:
+    """A report as JSON has it, without its findings."""
+    return {
+        "run": str(report.run),
+        "status": report.status,
+        "verdict": report.verdict,
+        "healthy": report.healthy,
+        "steps": report.steps,
+        "unjudged": report.unjudged,
+        "remarks": report.remarks,
+    }
+
+
+def finding_record(finding: Finding) -> dict[str, object]:
+    """A finding with all of its episodes, and what sums these up."""
+    summed = {name: getattr(finding, name) for name in ("epoch", "step", "step_end", "value")}
+    return {**asdict(finding), **summed}
+
+
+def records(table: pd.DataFrame) -> list[dict[str, object]]:
+    """The rows as JSON has them: null where there is no finite number."""
+    finite = table.replace([math.inf, -math.inf], math.nan).astype("object")
+    return cast("list[dict[str, object]]", finite.where(finite.notna(), None).to_dict("records"))
+
+
+def write_csv(table: pd.DataFrame, reports: Sequence[Report]) -> None:
+    """The table alone on standard output; what was left out of it is told elsewhere."""
+    for report in reports:
+        for remark in report.remarks:
+            tell(remark)
+    # By default pandas ends lines as the system does, and so does the stream once more.
+    _write(table.to_csv(index=False, lineterminator="\n"))
+
+
+def write_json(content: dict[str, object]) -> None:
+    """A table of names and values alone on standard output."""
+    _write(json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def _write(text: str) -> None:
+    with printing():
+        sys.stdout.write(text)
+
+
+def check_target(option: str, path: Path, *, example: str) -> None:
+    """Refuse a path to which no file can be written."""
+    try:
+        is_folder, is_other = path.is_dir(), path.exists() and not path.is_file()
+    except OSError as error:  # too long a name
+        refuse(f"{option}: {path}: {error.strerror}")
+    if not path.name or is_folder:
+        refuse(f"{option}: {path} is a folder; name a file, as in {example}")
+    if is_other:  # a device or a pipe, which the file would replace
+        refuse(f"{option}: {path} is no regular file; name a file, as in {example}")
+
+
+def write_file(path: Path, write: Callable[[], None]) -> None:
+    """Write a file; its path goes where no data goes."""
+    try:
+        write()
+    except OSError as error:
+        refuse(f"{path}: {error.strerror}; choose another folder, or copy the run to one")
+    tell(f"  {path}")
