@@ -19,7 +19,7 @@ import yolo_gradwatch
 from yolo_gradwatch import processes, yolo_command
 from yolo_gradwatch.cli_compare import compare
 from yolo_gradwatch.cli_review import review
-from yolo_gradwatch.runlog import FormatError
+from yolo_gradwatch.schema import FormatError
 from yolo_gradwatch.thresholds import Thresholds
 from yolo_gradwatch.usage import (
     EPILOG,

@@ -21,7 +21,7 @@ from yolo_gradwatch.cli_runs import (
     write_csv,
     write_json,
 )
-from yolo_gradwatch.runlog import FormatError
+from yolo_gradwatch.schema import FormatError
 from yolo_gradwatch.usage import refuse
 
 Runs = Annotated[

@@ -28,7 +28,7 @@ from yolo_gradwatch.cli_runs import (
     write_csv,
     write_json,
 )
-from yolo_gradwatch.runlog import PICTURE_FILE, FormatError
+from yolo_gradwatch.schema import PICTURE_FILE, FormatError
 from yolo_gradwatch.thresholds import Thresholds
 from yolo_gradwatch.usage import (
     FINE,
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.records import Finding
     from yolo_gradwatch.report import Report
-    from yolo_gradwatch.review import Run
+    from yolo_gradwatch.run import Run
 
 Folder = Annotated[
     Path,
@@ -168,8 +168,8 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
 
 
 def _followed(path: Path, choose: Callable[[Thresholds], Thresholds], *, on_stderr: bool) -> Path:
+    from yolo_gradwatch.find import find_run
     from yolo_gradwatch.follow import follow
-    from yolo_gradwatch.review import find_run
 
     try:
         return follow(path, choose, on_stderr=on_stderr)
@@ -273,13 +273,14 @@ def _print_json(
     span: tuple[int, int] | None,
 ) -> None:
     low, high = span or (1, sys.maxsize)
+    meta = asdict(run.meta)
     write_json(
         {
             **outcome(report),
             "findings": [_as_json(finding) for finding in findings],
             "epochs": [asdict(epoch) for epoch in report.epochs if low <= epoch.epoch <= high],
             "modules": records(table),
-            "meta": {name: run.meta[name] for name in ("versions", "options", "events")},
+            "meta": {name: meta[name] for name in ("versions", "options", "events")},
         }
     )
 

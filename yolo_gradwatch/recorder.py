@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from rich.text import Text
 
-from yolo_gradwatch import console, runlog, writer
+from yolo_gradwatch import console, process, runlog
 from yolo_gradwatch.board import Board
 from yolo_gradwatch.contract import unknown_bar
 from yolo_gradwatch.detect import matches
@@ -20,10 +19,13 @@ from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.disk import Disk
 from yolo_gradwatch.evidence import Evidence, existing
 from yolo_gradwatch.layout import dated
+from yolo_gradwatch.meta import Meta, RunOptions, encoded
 from yolo_gradwatch.records import CLIP_NORM, Event
+from yolo_gradwatch.repair import mend, set_aside
 from yolo_gradwatch.report import Report
-from yolo_gradwatch.review import last_step_of, load_run
 from yolo_gradwatch.rollup import Rollup
+from yolo_gradwatch.run import load_run
+from yolo_gradwatch.schema import META_FILE, PICTURE_FILE, RUN_FILES
 from yolo_gradwatch.screen import Screen, draws_panel
 from yolo_gradwatch.sinks import Fanout, scalars
 from yolo_gradwatch.tables import grid_of, windows_of
@@ -42,9 +44,10 @@ if TYPE_CHECKING:
         Members,
         News,
         Sample,
+        Status,
         Window,
     )
-    from yolo_gradwatch.review import Run
+    from yolo_gradwatch.run import Run
     from yolo_gradwatch.sinks import Sink
 
 MOST_WAITING = 32
@@ -55,12 +58,6 @@ WAIT_SECONDS = 0.25
 
 NOTED_SHARE = 0.01
 """Of the epochs, how many more there must be before ``gradwatch.json`` is written whole again."""
-
-OWN_PARTS = (
-    *("format_version", "status", "process", "versions", "options", "thresholds", "layout"),
-    *("last_step", "events", "epochs"),
-)
-"""Parts of ``gradwatch.json`` that are written."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -140,12 +137,12 @@ class Recorder:
         self._panel = console.Panel(self._board)
         self._screen: Screen | None = None
         self._fanout = Fanout()
-        self._others: dict[str, Any] = {}  # of gradwatch.json, from a later version
+        self._others: dict[str, object] = {}  # of gradwatch.json, from a later version
         self._events: list[Event] = []
         self._epochs: list[EpochTelemetry] = []
         self._noted = 0
         self._telemetry = Telemetry(0, self._clip, layout)
-        self._writer = writer.own()
+        self._process = process.own()
         self._status = "running"
         self._drawn = ""
         self._landed: list[Sample] = []
@@ -264,7 +261,7 @@ class Recorder:
         if not self._disk.is_whole:
             return
         self._drawn = status
-        path = self._training.folder / runlog.PICTURE_FILE
+        path = self._training.folder / PICTURE_FILE
         try:
             from yolo_gradwatch.heatmap import heatmap  # noqa: PLC0415  # only the end pays for it
             from yolo_gradwatch.plots import write  # noqa: PLC0415  # loads matplotlib
@@ -338,17 +335,16 @@ class Recorder:
 
     def _take_over(self, run: Run) -> None:
         """Go on with the count, the events and the findings of the run that is resumed."""
-        events = runlog.events_of_meta(run.meta)
-        epochs = runlog.epochs_of_meta(run.meta)
+        events, epochs = list(run.meta.events), list(run.meta.epochs)
         epochs += epochs_of(run.grid, sum(epoch.steps for epoch in epochs))
         windows = list(windows_of(grid_of(run.windows, self._layout)))
         replay(self._diagnosis, windows, events, run.reported)
-        runlog.mend(run.folder, run.layout.modules[-1])  # files that are set aside stay as they are
+        mend(run.folder, run.layout.modules[-1])  # files that are set aside stay as they are
         self._steps = sum(window.steps for window in windows)
         self.first_step = _next_step(run)
         self.last_step = self.first_step - 1
         self._events, self._epochs = events, epochs
-        self._others = {name: part for name, part in run.meta.items() if name not in OWN_PARTS}
+        self._others = run.meta.others
 
     def _keep_epoch(self) -> bool:
         """Whether the pass over an epoch that ends here had a step."""
@@ -397,23 +393,22 @@ class Recorder:
 
     def _write_meta(self) -> None:
         self._noted = len(self._epochs)
-        meta = {
-            **self._others,
-            "format_version": runlog.FORMAT_VERSION,
-            "status": self._status,
-            "process": asdict(self._writer) if self._writer else None,
-            "versions": self._training.versions,
-            "options": {
-                "interval": self._options.interval,
-                "stop_on": list(self._options.stop_on),
-                "training": self._training.options,
-            },
-            "thresholds": asdict(self._options.thresholds),
-            "layout": runlog.meta_of_layout(self._layout),
-            "last_step": self.last_step,
-            "events": [asdict(event) for event in self._events],
-            "epochs": [asdict(epoch) for epoch in self.report().epochs],
-        }
+        options = self._options
+        asked = RunOptions(
+            interval=options.interval, stop_on=options.stop_on, training=self._training.options
+        )
+        meta = Meta(
+            status=cast("Status", self._status),
+            process=self._process,
+            versions=self._training.versions,
+            options=asked,
+            thresholds=options.thresholds,
+            layout=self._layout,
+            last_step=self.last_step,
+            events=tuple(self._events),
+            epochs=self.report().epochs,
+            others=self._others,
+        )
         self._disk.write(lambda log: log.write_meta(meta))
 
     def _print(self, text: Text, *, fitted: bool = True) -> None:
@@ -427,18 +422,18 @@ class Recorder:
                 out.print(text, soft_wrap=True)
 
     def _files(self) -> list[Path]:
-        names = (*runlog.RUN_FILES, runlog.PICTURE_FILE)
+        names = (*RUN_FILES, PICTURE_FILE)
         paths = (self._training.folder / name for name in names)
         return [path for path in paths if path.exists()]
 
 
 def earlier_run(folder: Path) -> Run | None:
     """The run that is resumed, if its first part was watched and its files can be continued."""
-    if not (folder / runlog.META_FILE).exists():
+    if not (folder / META_FILE).exists():
         return None
     try:
         run = load_run(folder)
-        json.dumps(run.meta, allow_nan=False)  # much of it is written again
+        encoded(run.meta)  # much of it is written again
         _next_step(run)
     except Exception as error:  # noqa: BLE001  # there is no end to what may be in a file
         _set_aside(folder, error)
@@ -451,13 +446,13 @@ def _set_aside(folder: Path, error: Exception) -> None:
     is_debugged = _LOG.isEnabledFor(logging.DEBUG)
     told = "GradWatch starts new files, the old ones are kept as *.old: %s"
     _LOG.warning(told, error, exc_info=is_debugged)
-    runlog.set_aside(folder)
+    set_aside(folder)
 
 
 def _next_step(run: Run) -> int:
     """The optimizer step with which a resumed run goes on."""
-    begun = (event.step for event in runlog.events_of_meta(run.meta))
-    last = max(int(run.grid.step_last.max(initial=0)), last_step_of(run.meta))
+    begun = (event.step for event in run.meta.events)
+    last = max(int(run.grid.step_last.max(initial=0)), run.meta.last_step)
     return max([last + 1, *begun])
 
 
@@ -467,8 +462,8 @@ def as_asked(options: dict[str, object], earlier: Run | None) -> dict[str, objec
     A checkpoint holds what Ultralytics made of them, such as AdamW of ``optimizer=auto``, as if the
     user had asked for that. Where the first part does not tell, nobody knows: None.
     """
-    is_known = earlier is not None and earlier.meta["format_version"] > 1
-    first = earlier.meta["options"]["training"] if earlier and is_known else {}
+    is_known = earlier is not None and earlier.meta.format_version > 1
+    first: dict[str, Any] = earlier.meta.options.training if earlier and is_known else {}
     model = {"model": first["model"]} if "model" in first else {}  # else the checkpoint
     if not is_known and options.get("optimizer") != "auto":
         first = {"optimizer": None, "lr0": None}

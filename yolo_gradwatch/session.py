@@ -10,9 +10,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from yolo_gradwatch import contract, runlog
+from yolo_gradwatch import contract
 from yolo_gradwatch import layout as layouts
 from yolo_gradwatch import trainer as trainers
+from yolo_gradwatch.arguments import arguments_of
 from yolo_gradwatch.capture import Capture
 from yolo_gradwatch.evidence import Note
 from yolo_gradwatch.recorder import Options, Recorder, Training, earlier_run
@@ -180,7 +181,7 @@ class Session:
 
     def _wait(self) -> None:
         given = trainers.given_options(self._trainer)
-        workers = runlog.arguments_of(self.folder).get("workers")  # on a CPU they are 0 by now
+        workers = arguments_of(self.folder).get("workers")  # on a CPU they are 0 by now
         self._given = given if workers is None else {**given, "workers": workers}
         contract.check_step(type(self._trainer))
         undo = trainers.around_training(self._trainer, partial(self._hear, self._finish))

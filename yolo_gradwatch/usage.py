@@ -13,8 +13,8 @@ from rich.text import Text
 
 from yolo_gradwatch.console import plain_console
 from yolo_gradwatch.detect import ALARMS, RULES, alarms, is_named, matches
+from yolo_gradwatch.plain import printable
 from yolo_gradwatch.thresholds import Thresholds
-from yolo_gradwatch.typed import printable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
