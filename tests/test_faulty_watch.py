@@ -54,11 +54,12 @@ CLOSERS = {
 """What closes the files: where it fails, they stay open until nobody knows them any more."""
 
 MODULES = (
-    *("advice", "anomaly", "board", "capture", "causes", "console", "contract", "detect"),
+    *("advice", "anomaly", "arguments", "atomic", "board", "capture", "causes", "console"),
+    *("contract", "detect", "find", "meta", "plain", "process", "repair", "run", "schema"),
     *("diagnosis", "disk", "evidence", "findings", "graph", "heatmap", "layout", "levels"),
     *("look", "marks", "plots", "processes", "recorder", "records", "report", "results"),
-    *("review", "rollup", "rules", "runlog", "screen", "session", "sinks", "strips", "tables"),
-    *("telemetry", "thresholds", "timeline", "trainer", "typed", "watch", "writer"),
+    *("rollup", "rules", "runlog", "screen", "session", "sinks", "strips", "tables"),
+    *("telemetry", "thresholds", "timeline", "trainer", "watch"),
 )
 """Those with a function that a training runs."""
 

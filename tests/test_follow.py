@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from test_review import CONV, DEAD, DEAD_PID, MORE, START, process, watch
 from test_screen import seen, set_terminal
-from values import LAWS, LAYOUT, assert_same, grown, meta_of, runs, window
+from values import LAWS, LAYOUT, assert_same, grown, meta_of, put_meta, runs, window
 
 from yolo_gradwatch import follow as following
 from yolo_gradwatch import screen as screens
@@ -34,9 +34,12 @@ from yolo_gradwatch.board import Board
 from yolo_gradwatch.cli import main
 from yolo_gradwatch.console import Panel
 from yolo_gradwatch.follow import Judge, Look, Tail
+from yolo_gradwatch.meta import decoded
 from yolo_gradwatch.records import Event
-from yolo_gradwatch.review import load_run
-from yolo_gradwatch.runlog import ALERTS_FILE, META_FILE, WINDOWS_FILE, FormatError, RunLog, mend
+from yolo_gradwatch.repair import mend
+from yolo_gradwatch.run import load_run
+from yolo_gradwatch.runlog import RunLog
+from yolo_gradwatch.schema import ALERTS_FILE, META_FILE, WINDOWS_FILE, FormatError
 from yolo_gradwatch.thresholds import Thresholds
 
 COMMAND = Path(sys.executable).with_name("yolo-gradwatch")
@@ -54,7 +57,7 @@ class Training:
         self.say("running")
 
     def say(self, status):
-        self._log.write_meta(meta_of(**self._meta, status=status))
+        put_meta(self.folder, **self._meta, status=status)
 
     def write(self, *windows):
         for one in windows:
@@ -89,8 +92,7 @@ def table_of(windows, layout=LAYOUT):
 def put(folder, content, layout=LAYOUT, **meta):
     """Replace the files of a run that goes on."""
     (folder / WINDOWS_FILE).write_bytes(content)
-    text = json.dumps(meta_of(layout, status="running", **meta))
-    (folder / META_FILE).write_text(text, encoding="utf-8")
+    put_meta(folder, layout, status="running", **meta)
 
 
 def assert_all_same(found, expected):
@@ -302,7 +304,7 @@ def test_meta_that_cannot_be_read_is_told(tmp_path, tail):
 def judged(folder, pieces, events, limits=lambda own: own):
     """What a judge tells and knows that sees the windows in pieces."""
     looks = [
-        Look(number == 0, meta_of(events=noted(events, piece)), LAYOUT, tuple(piece))
+        Look(number == 0, decoded(meta_of(events=noted(events, piece))), tuple(piece))
         for number, piece in enumerate(pieces)
     ]
     judge = Judge(folder, limits, looks[0])
@@ -695,7 +697,7 @@ def test_ctrl_c_leaves_the_training_alone(training, meanwhile, capsys):
     meanwhile(lambda: training.write(*DEAD), ctrl_c)
     assert follow(training.folder) == 130
     assert "GradWatch: " not in capsys.readouterr().out
-    assert load_run(training.folder).meta["status"] == "running"
+    assert load_run(training.folder).meta.status == "running"
 
 
 def test_ctrl_c_ends_the_wait(tmp_path, meanwhile):

@@ -88,7 +88,7 @@ def test_how_often_version_1_clipped_is_not_known():
 
 
 def test_version_1_takes_what_was_asked_for_from_the_arguments_of_ultralytics(old):
-    options = load_run(old).meta["options"]["training"]
+    options = load_run(old).meta.options.training
     assert (options["optimizer"], options["lr0"]) == ("auto", 0.01)
     assert (at_work(options, "optimizer"), at_work(options, "lr0")) == ("AdamW", 0.001429)
     assert (options["mosaic"], options["freeze"], options["cos_lr"]) == (1.0, None, False)
@@ -101,7 +101,7 @@ def test_arguments_that_cannot_be_read_change_nothing_else(tmp_path, content):
     (old / "args.yaml").unlink()
     if content is not None:
         (old / "args.yaml").write_text(content, encoding="utf-8")
-    options = load_run(old).meta["options"]["training"]
+    options = load_run(old).meta.options.training
     assert (options["optimizer"], at_work(options, "optimizer")) == ("AdamW", "AdamW")
 
 

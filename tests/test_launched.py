@@ -10,11 +10,10 @@ from test_review import watch as write_files
 from test_watch import FakeModel
 from values import window
 
-from yolo_gradwatch import GradWatch, load_run, processes
+from yolo_gradwatch import FormatError, GradWatch, load_run, processes
 from yolo_gradwatch.cli import _leave
 from yolo_gradwatch.launched import Launched
 from yolo_gradwatch.records import Event
-from yolo_gradwatch.runlog import FormatError
 from yolo_gradwatch.watch import _begin_launched
 
 SICK = [

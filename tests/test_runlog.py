@@ -17,7 +17,7 @@ from values import LAWS, LAYOUT, Part, assert_same, meta_of, plan, window
 from yolo_gradwatch import runlog
 from yolo_gradwatch.evidence import FOLDER
 from yolo_gradwatch.records import Episode, Event, Finding, News, Window
-from yolo_gradwatch.review import load_run
+from yolo_gradwatch.run import load_run
 from yolo_gradwatch.runlog import FORMAT_VERSION, FormatError, RunLog
 from yolo_gradwatch.tables import windows_of
 

@@ -22,8 +22,8 @@ from values import Part, plan, window, write_run
 
 from yolo_gradwatch.cli import main
 from yolo_gradwatch.evidence import FOLDER, OWN_FOLDER
-from yolo_gradwatch.review import load_run
-from yolo_gradwatch.runlog import ALERTS_FILE, META_FILE, PICTURE_FILE, WINDOWS_FILE
+from yolo_gradwatch.run import load_run
+from yolo_gradwatch.schema import ALERTS_FILE, META_FILE, PICTURE_FILE, WINDOWS_FILE
 
 SCRIPT = Path(__file__).with_name("audit.py")
 TREES = {path.stem: ast.parse(path.read_text("utf-8")) for path in Path(OURS).glob("*.py")}
@@ -267,7 +267,7 @@ def test_a_training_on_a_terminal_writes_into_its_folder_only(world):
 def test_a_training_that_fails_and_is_resumed_writes_into_its_folder_only(world):
     seen = world.run("failing", world.root / "project")
     folder = world.root / "project" / "run"
-    assert [event["kind"] for event in load_run(folder).meta["events"]] == ["start", "resume"]
+    assert [event.kind for event in load_run(folder).meta.events] == ["start", "resume"]
     assert_trained(world, seen, folder, evidence=["step-00008.json", "step-00019.json"])
 
 

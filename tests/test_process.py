@@ -9,9 +9,9 @@ from functools import partial
 
 import psutil
 import pytest
+from yolo_gradwatch.writer import MOST_DRIFT, Writer, _started, is_gone, of_meta, own
 
 from yolo_gradwatch import writer
-from yolo_gradwatch.writer import MOST_DRIFT, Writer, _started, is_gone, of_meta, own
 
 
 @pytest.fixture
