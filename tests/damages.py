@@ -52,6 +52,12 @@ def whole_run(folder):
     return folder
 
 
+def spoil(folder, name, change, end="LF"):
+    """Change a file of a run, and its line ends."""
+    content = change((folder / name).read_bytes())
+    (folder / name).write_bytes(with_crlf(content) if end == "CRLF" else content)
+
+
 def with_crlf(content):
     return content.replace(b"\n", b"\r\n")
 

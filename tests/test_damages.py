@@ -16,12 +16,14 @@ from damages import (
     UNREADABLE,
     cell,
     instead,
+    spoil,
     whole_run,
     with_crlf,
 )
 from test_commands import content, outcome
 
 from yolo_gradwatch import FormatError, load_run
+from yolo_gradwatch.follow import Tail
 from yolo_gradwatch.schema import ALERTS_FILE, META_FILE, RUN_FILES, WINDOWS_FILE
 
 DAMAGES = {**TABLES, **JSON}
@@ -38,11 +40,6 @@ def run(files, tmp_path):
     for name, whole in files.items():
         (tmp_path / name).write_bytes(whole)
     return tmp_path
-
-
-def spoil(folder, name, change, end="LF"):
-    content = change((folder / name).read_bytes())
-    (folder / name).write_bytes(with_crlf(content) if end == "CRLF" else content)
 
 
 def refusal(folder):
@@ -63,6 +60,23 @@ def test_the_place_of_a_damage_is_named_by_every_reader(run, name, end):
     assert (error.path, error.line) == (run / damage.file, damage.line)
     assert (error.column, error.place) == (damage.column, damage.place)
     assert outcome("review", run) == (2, "", f"Error: {error}\n")
+
+
+FOLLOWED = [
+    *JSON,
+    *(name for name, one in TABLES.items() if one.file == WINDOWS_FILE and one.line),
+]
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_what_a_review_refuses_is_refused_while_it_grows(run, name):
+    damage = DAMAGES[name]
+    spoil(run, damage.file, damage.change)
+    with pytest.raises(FormatError) as caught:
+        Tail(run).look()
+    assert caught.value.path == run / damage.file
+    if damage.line == 1 or damage.place:
+        assert vars(caught.value) == vars(refusal(run))
 
 
 @pytest.mark.parametrize("column", UNREADABLE)

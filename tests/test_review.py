@@ -10,8 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
-from values import LAWS, LAYOUT, Part, assert_same, plan, put_meta, runs, window
+from hypothesis import given
+from values import LAWS, LAYOUT, Part, plan, put_meta, runs, window
 
 from yolo_gradwatch import load_run
 from yolo_gradwatch import process as processes
@@ -19,7 +19,6 @@ from yolo_gradwatch.diagnosis import Diagnosis
 from yolo_gradwatch.evidence import FOLDER
 from yolo_gradwatch.records import EpochTelemetry, Event
 from yolo_gradwatch.runlog import RunLog
-from yolo_gradwatch.tables import windows_of
 from yolo_gradwatch.thresholds import Thresholds
 
 CONV = "model.1.conv"
@@ -94,17 +93,6 @@ def test_a_review_finds_what_the_live_run_found(run):
     assert report.modules == len(LAYOUT.modules)
 
 
-@settings(LAWS, max_examples=25)
-@given(runs())
-def test_the_windows_of_a_run_read_back(run):
-    windows, events = run
-    with TemporaryDirectory() as name:
-        watch(Path(name), windows, events)
-        loaded = load_run(name)
-        found = list(windows_of(loaded.grid))
-    assert len(found) == len(windows)
-    for one, expected in zip(found, windows, strict=True):
-        assert_same(one, expected)
 
 
 def test_an_event_after_the_last_window_ends_nothing_yet(tmp_path):
