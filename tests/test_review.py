@@ -93,8 +93,6 @@ def test_a_review_finds_what_the_live_run_found(run):
     assert report.modules == len(LAYOUT.modules)
 
 
-
-
 def test_an_event_after_the_last_window_ends_nothing_yet(tmp_path):
     resume = Event(4, "resume")  # killed before its next window closed
     live = watch(tmp_path, DEAD)

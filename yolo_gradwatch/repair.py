@@ -7,12 +7,13 @@ import os
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.atomic import replacing
-from yolo_gradwatch.runlog import WINDOW_COLUMNS
+from yolo_gradwatch.runlog import COUNT_COLUMNS, WINDOW_COLUMNS
 from yolo_gradwatch.schema import (
     ALERT_COLUMNS,
     ALERTS_FILE,
     RUN_FILES,
     WINDOWS_FILE,
+    FormatError,
     cells,
     column_names,
     header_of,
@@ -21,6 +22,9 @@ from yolo_gradwatch.schema import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+_FILLED = ("epoch", "parameters", "skipped", *COUNT_COLUMNS)
+"""Columns of integers: a reader takes no empty cell in them."""
 
 
 def whole_windows(content: bytes, last_module: str, names: Sequence[str] = ()) -> int:
@@ -75,8 +79,17 @@ def mend(folder: Path, last_module: str) -> None:
     """Prepare the tables of a run for a resumed training, which appends to them.
 
     A torn end is cut off, and a table of an earlier version gets the columns that it lacks.
+
+    Raises:
+        FormatError: A table lacks a column that cannot be empty; nothing was changed.
     """
     windows, alerts = folder / WINDOWS_FILE, folder / ALERTS_FILE
+    for path, columns in ((windows, WINDOW_COLUMNS), (alerts, ALERT_COLUMNS)):
+        found = header_of(path)
+        lacking = [name for name in columns if name in _FILLED and name not in found]
+        if found and lacking:
+            what = f"lacks {', '.join(lacking)}; a training cannot go on in it"
+            raise FormatError(path, what, line=1, column=lacking[0])
     _cut(windows, lambda content: whole_windows(content, last_module))
     _cut(alerts, whole_lines)
     _complete(windows, WINDOW_COLUMNS)
