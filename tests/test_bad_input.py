@@ -28,8 +28,11 @@ LIMITS = (
 USAGE = {
     **{f"review {{run}} --top={number}": "--top" for number in ("0", "-3", "abc", "1.5")},
     **{f"review {{run}} {x}": x.partition("=")[0] for x in ("--vanishing=x", "--dead-windows=2.5")},
-    "review {run} --vanishing=": "--vanishing", "review {run} --wibble": "--wibble",
-    "review {run} another": "another", "review": "RUN", "compare": "RUN_A RUN_B",
+    "review {run} --vanishing=": "--vanishing",
+    "review {run} --wibble": "--wibble",
+    "review {run} another": "another",
+    "review": "RUN",
+    "compare": "RUN_A RUN_B",
     "compare {run} {run} --wibble": "--wibble",
 }
 

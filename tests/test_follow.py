@@ -134,7 +134,7 @@ def test_a_table_that_grows_in_chunks_is_read_as_it_was_written(run, data):
         for size in [*cuts, len(content)]:
             put(Path(name), content[:size], events=events)
             look = tail.look()
-            assert look.events == events
+            assert look.meta.events == tuple(events)
             found += look.windows
             assert len(found) == sum(end <= size for end in ends)
     assert_all_same(found, windows)
@@ -166,7 +166,7 @@ def test_a_header_alone_is_a_run_without_a_window(tmp_path, tail):
     put(tmp_path, table_of([])[0])
     look = tail.look()
     assert (look.is_new, look.windows, look.is_over) == (True, (), False)
-    assert look.layout == LAYOUT
+    assert look.meta.layout == LAYOUT
 
 
 def test_a_look_at_what_has_not_grown_finds_nothing(tmp_path, tail):
@@ -199,7 +199,7 @@ def test_a_resumed_run_goes_on_behind_its_mended_end(tmp_path, tail, torn):
     look = tail.look()
     resumed.end()
     assert not look.is_new
-    assert look.events == [START, Event(4, "resume")]
+    assert look.meta.events == (START, Event(4, "resume"))
     assert_all_same(
         [*found, *look.windows], [*map(window, (1, 2, 3)), window(4, norm=2.0), window(5)]
     )
@@ -208,10 +208,10 @@ def test_a_resumed_run_goes_on_behind_its_mended_end(tmp_path, tail, torn):
 def test_a_run_that_goes_on_with_more_modules_is_the_same_run(tmp_path, tail):
     old, _ = table_of(DEAD)
     put(tmp_path, old)
-    assert tail.look().layout == LAYOUT
+    assert tail.look().meta.layout == LAYOUT
     put(tmp_path, old + rows_of(window(4, layout=MORE), MORE), MORE)
     look = tail.look()
-    assert (look.is_new, look.layout) == (False, MORE)
+    assert (look.is_new, look.meta.layout) == (False, MORE)
     assert [one.step_first for one in look.windows] == [4]
 
 
@@ -237,7 +237,7 @@ def test_a_new_run_of_another_model_in_the_folder_is_read_from_its_beginning(tmp
     new = [window(step, layout=NET) for step in (1, 2)]
     put(tmp_path, table_of(new, NET)[0], NET)
     look = tail.look()
-    assert (look.is_new, look.layout) == (True, NET)
+    assert (look.is_new, look.meta.layout) == (True, NET)
     assert_all_same(look.windows, new)
 
 

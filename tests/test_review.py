@@ -224,41 +224,29 @@ def process(pid):
     return {**asdict(processes.own()), "pid": pid}
 
 
-def test_a_run_whose_process_is_gone_was_killed(tmp_path):
-    watch(tmp_path, DEAD, status="running", process=process(DEAD_PID))
+@pytest.mark.parametrize(
+    ("status", "other", "shown"),
+    [
+        ("running", {}, "killed"),
+        *((ended, {}, ended) for ended in ("finished", "failed", "interrupted")),
+        ("running", {"pid": os.getpid()}, "running"),
+        ("running", {"host": "another"}, "running"),
+        ("running", None, "running"),
+    ],
+)
+def test_a_run_without_an_end_whose_process_is_gone_was_killed(tmp_path, status, other, shown):
+    own = None if other is None else {**process(DEAD_PID), **other}
+    watch(tmp_path, DEAD, status=status, process=own)
     run = load_run(tmp_path)
-    assert (run.status, run.meta.status) == ("killed", "running")
-    assert run.remarks == ("the training was killed after step 3: its process is gone",)
-    assert "of 10 modules, killed)" in run.report().verdict
+    assert (run.status, run.meta.status) == (shown, status)
+    assert all("killed after step 3" in remark for remark in run.remarks)
+    assert bool(run.remarks) == (shown == "killed") == ("killed)" in run.report().verdict)
 
 
 def test_a_run_that_was_killed_before_its_first_step_says_so(tmp_path):
     watch(tmp_path, [], status="running", process=process(DEAD_PID))
     facts = str(load_run(tmp_path).report())
     assert "  the training was killed: its process is gone\n" in facts
-
-
-@pytest.mark.parametrize("status", ["finished", "failed", "interrupted"])
-def test_a_run_with_an_end_was_not_killed(tmp_path, status):
-    watch(tmp_path, DEAD, status=status, process=process(DEAD_PID))
-    run = load_run(tmp_path)
-    assert (run.status, run.remarks) == (status, ())
-
-
-@pytest.mark.parametrize(
-    "meta",
-    [
-        {"process": process(os.getpid())},
-        {"process": {**process(DEAD_PID), "host": "another"}},
-        {"process": None},
-        {},
-    ],
-    ids=["there", "elsewhere", "unknown", "older file"],
-)
-def test_a_run_that_may_go_on_is_running(tmp_path, meta):
-    watch(tmp_path, DEAD, status="running", **meta)
-    run = load_run(tmp_path)
-    assert (run.status, run.remarks) == ("running", ())
 
 
 def test_an_end_that_was_written_just_before_is_believed(tmp_path, monkeypatch):

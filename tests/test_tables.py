@@ -78,16 +78,6 @@ def assert_windows(found, expected):
         assert_same(one, other)
 
 
-def test_the_table_has_a_row_for_each_line_in_its_order(tmp_path):
-    path = write(tmp_path)
-    table, _ = tables.read_windows(path, LAYOUT)
-    for line, row in zip(lines_of(path)[1:], table.itertuples(index=False), strict=True):
-        cells = line.split(",")
-        shown = ["" if pd.isna(value) else str(value) for value in row[:-7]]
-        assert shown == cells[:-7]
-        assert ["" if np.isnan(value) else f"{value:g}" for value in row[-7:]] == cells[-7:]
-
-
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 def test_a_file_with_a_header_alone_has_no_rows_but_their_types(tmp_path, end):
     path = write(tmp_path, [])
@@ -347,33 +337,6 @@ def test_a_resumed_run_is_read_as_plain_loops_read_it(run, parts):
     for layout in LAYOUTS:
         grid = tables.grid_of(table, layout)
         assert_grid(grid, grid_by_loops(table, layout), layout)
-
-
-def test_a_module_counts_nothing_in_windows_of_other_modules(tmp_path):
-    more = LAYOUTS[4]
-    write(tmp_path, FEW[:2])
-    path = write(tmp_path, [window(5, layout=more, none=["model.2.c"])], more, resume=True)
-    table, remarks = tables.read_windows(path, more)
-    grid = tables.grid_of(table, more)
-    new = more.modules.index("model.2.c")
-    assert remarks == ()
-    assert grid.none[:, new].tolist() == [0, 0, 1]
-    assert np.isnan(grid.norm_mean[:, new]).all()
-    assert grid.weight_norm[:, new].tolist()[2] == 5.0
-    assert np.isnan(grid.weight_norm[:2, new]).all()
-    assert (grid.norm_mean[:, : len(more.modules) - 1] == 1.0).all()
-
-
-def test_rows_of_modules_that_are_not_in_the_layout_are_left_out(tmp_path):
-    fewer = LAYOUTS[1]
-    path = write(tmp_path, FEW[:2])
-    write(tmp_path, [seen_by(fewer, window(5, zero=[CONV]))], fewer, resume=True)
-    table, _ = tables.read_windows(path, fewer)
-    grid = tables.grid_of(table, fewer)
-    assert "model.0.conv" in set(table["module"])
-    assert grid.norm_mean.shape == (3, len(fewer.modules))
-    assert grid.zero[:, fewer.modules.index(CONV)].tolist() == [0, 0, 1]
-    assert grid.zero.sum() == 1
 
 
 @pytest.mark.parametrize("kind", ["category", "object"])
