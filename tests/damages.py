@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import MISSING, asdict, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from test_review import DEAD, EPOCH, watch
@@ -123,82 +124,57 @@ def both(*changes):
     return change
 
 
-def window_rows(old, number):
-    return old[1 + (number - 1) * ROWS : 1 + number * ROWS]
-
-
+_W, _A, _J = (partial(Damage, name) for name in (WINDOWS_FILE, ALERTS_FILE, META_FILE))
 _OTHER_TOOL = ["a,b\n1,2\n", "\n", "hello\n", '{\n "a": 1\n}\n', "\x00\xff\n", RESULTS, BINARY]
 _CELLS = [
     *((5, "steps", text) for text in ("x", "-1", "0", "", "1.5", "1_0", "٣", str(2**64))),
     *((5, "epoch", "0"), (5, "epoch", "inf"), (14, "norm_mean", "1.2.3"), (LINES, "zero", "1e")),
     *((14, "norm_mean", "nan"), (14, "norm_min", "1 2"), (14, "norm_max", "1.5\x00")),
 ]
+_ALERT_CELLS = {"finding": "one", "step": "-1", "epoch": "", "value": "high", "reported": "0"}
+
+
+def _again(old):
+    return [f"{line},{line.split(',')[0]}" for line in old]
+
+
 TABLES = {
+    **{f"windows: no {name}": _W(without(name), 1, name) for name in WINDOW_NEEDED},
+    **{f"alerts: no {name}": _A(without(name), 1, name) for name in ALERT_NEEDED},
+    **{f"windows: {name} {text!r}": _W(cell(n, name, text), n, name) for n, name, text in _CELLS},
+    **{f"alerts: {name} {x!r}": _A(cell(3, name, x), 3, name) for name, x in _ALERT_CELLS.items()},
+    **{f"windows: other {n}": _W(instead(text), 1) for n, text in enumerate(_OTHER_TOOL)},
+    **{f"alerts: other {n}": _A(instead(text), 1) for n, text in enumerate(_OTHER_TOOL)},
+    **{f"windows: {n} by {by}": _W(resized(n, by), n) for n in (2, LINES) for by in (-9, -1, 1, 2)},
+    **{f"windows: an empty line {line}": _W(between(line, ""), line) for line in (2, 12)},
+    **{f"windows: a header on {n}": _W(between(n, HEADER), n) for n in (2, 3, 12)},
+    "windows: alerts": _W(instead(",".join(ALERT_COLUMNS) + "\n"), 1),
+    "alerts: windows": _A(instead(HEADER + "\n"), 1),
+    "windows: empty": _W(instead(b"")),
+    "alerts: empty": _A(instead(b"")),
+    "windows: no whole line": _W(instead(HEADER + "\r")),
+    "alerts: no whole line": _A(instead("finding,ev")),
+    "windows: a column again": _W(lines(_again), 1),
+    "alerts: a column again": _A(lines(_again), 1),
+    "alerts: a comma": _A(cell(2, "limit", "1,5"), 2),
+    "windows: a short header": _W(lambda old: old.replace(b"zero,", b"", 1), 2),
+    "windows: short before long": _W(both(resized(11, -1), resized(12, 1)), 11),
+    "windows: long before short": _W(both(resized(12, -1), resized(11, 1)), 11),
+    "windows: long rows": _W(lines(lambda old: [old[0], *(f"{line}," for line in old[1:])]), 2),
+    "windows: an open quote": _W(cell(5, "module", '"model.0'), 5),
+    "windows: quotes": _W(both(cell(9, "zero", "x"), cell(3, "type", '"a ""b"""')), 9, "zero"),
+    "windows: two cells": _W(both(cell(20, "zero", "?"), cell(9, "zero", "?")), 9, "zero"),
+    "windows: torn too": _W(both(cell(5, "zero", "x"), lambda old: old[:-10]), 5, "zero"),
+    "windows: two runs": _W(lambda old: old * 2, LINES + 1),
+    "alerts: two runs": _A(lambda old: old * 2, 4),
     **{
-        f"{file}: {name}": Damage(file, change, line)
-        for file in (WINDOWS_FILE, ALERTS_FILE)
+        f"windows: {name} again": _W(lines(change), line, "step_first")
         for name, change, line in [
-            ("empty", instead(b""), None),
-            ("no whole line", instead(HEADER + "\r"), None),
-            *((f"of another tool {n}", instead(text), 1) for n, text in enumerate(_OTHER_TOOL)),
-            ("a column twice", lines(lambda old: [f"{x},{x.split(',')[0]}" for x in old]), 1),
-        ]
-    },
-    "windows: alerts": Damage(WINDOWS_FILE, instead(",".join(ALERT_COLUMNS) + "\n"), 1),
-    "alerts: windows": Damage(ALERTS_FILE, instead(HEADER + "\n"), 1),
-    **{f"windows: no {x}": Damage(WINDOWS_FILE, without(x), 1, x) for x in WINDOW_NEEDED},
-    **{f"alerts: no {x}": Damage(ALERTS_FILE, without(x), 1, x) for x in ALERT_NEEDED},
-    **{
-        f"windows: {column} {text!r}": Damage(WINDOWS_FILE, cell(line, column, text), line, column)
-        for line, column, text in _CELLS
-    },
-    **{
-        f"alerts: {column} {text!r}": Damage(ALERTS_FILE, cell(3, column, text), 3, column)
-        for column, text in (("finding", "one"), ("step", "-1"), ("epoch", ""), ("value", "high"))
-    },
-    "alerts: reported 0": Damage(ALERTS_FILE, cell(3, "reported", "0"), 3, "reported"),
-    "alerts: a comma": Damage(ALERTS_FILE, cell(2, "limit", "1,5"), 2),
-    "windows: a short header": Damage(
-        WINDOWS_FILE, lines(lambda old: [old[0].replace("zero,", ""), *old[1:]]), 2
-    ),
-    **{
-        f"windows: line {line} resized by {by}": Damage(WINDOWS_FILE, resized(line, by), line)
-        for line in (2, 12, LINES)
-        for by in (-9, -1, 1, 2)
-    },
-    "windows: short before long": Damage(WINDOWS_FILE, both(resized(11, -1), resized(12, 1)), 11),
-    "windows: long before short": Damage(WINDOWS_FILE, both(resized(12, -1), resized(11, 1)), 11),
-    "windows: commas at all ends": Damage(
-        WINDOWS_FILE, lines(lambda old: [old[0], *(f"{line}," for line in old[1:])]), 2
-    ),
-    "windows: an open quote": Damage(WINDOWS_FILE, cell(5, "module", '"model.0'), 5),
-    "windows: quotes before damage": Damage(
-        WINDOWS_FILE, both(cell(9, "zero", "x"), cell(3, "type", '"a ""b"""')), 9, "zero"
-    ),
-    "windows: the first of three": Damage(
-        WINDOWS_FILE, both(*(cell(line, "zero", "?") for line in (20, 9, 31))), 9, "zero"
-    ),
-    "windows: torn behind damage": Damage(
-        WINDOWS_FILE, both(cell(5, "zero", "x"), lambda content: content[:-10]), 5, "zero"
-    ),
-    **{
-        f"windows: empty line {line}": Damage(WINDOWS_FILE, between(line, ""), line)
-        for line in (2, 12)
-    },
-    **{
-        f"windows: a header on line {line}": Damage(WINDOWS_FILE, between(line, HEADER), line)
-        for line in (2, 3, 12)
-    },
-    "windows: two runs": Damage(WINDOWS_FILE, lambda old: old * 2, LINES + 1),
-    "alerts: two runs": Damage(ALERTS_FILE, lambda old: old * 2, 4),
-    **{
-        f"windows: {name}": Damage(WINDOWS_FILE, lines(change), line, "step_first")
-        for name, change, line in [
-            ("two runs, one header", lambda old: [*old, *old[1:]], LINES + 1),
-            ("a window again", lambda old: [*old[:21], *window_rows(old, 2), *old[21:]], 22),
-            ("the last window again", lambda old: [*old, *window_rows(old, WINDOWS)], LINES + 1),
-            ("a row again", lambda old: [*old[:15], old[13], *old[15:]], 16),
-            ("swapped windows", lambda old: [old[0], *old[11:21], *old[1:11], *old[21:]], 12),
+            ("all", lambda old: [*old, *old[1:]], LINES + 1),
+            ("window 2", lambda old: [*old[:21], *old[11:21], *old[21:]], 22),
+            ("the last window", lambda old: [*old, *old[-ROWS:]], LINES + 1),
+            ("a row", lambda old: [*old[:15], old[13], *old[15:]], 16),
+            ("window 1 after 2", lambda old: [old[0], *old[11:21], *old[1:11], *old[21:]], 12),
         ]
     },
 }
@@ -224,74 +200,57 @@ def part(path, value):
     return change
 
 
-_VERSIONS = [GONE, 0, -1, "1", None, True, 1.0, 3, 17]
 _REQUIRED = [field.name for field in fields(Layout) if field.default is MISSING]
 _PARTS = [
-    ("layout", GONE, "$"),
+    *(
+        ("format_version", x, "$.format_version")
+        for x in (GONE, 0, -1, "1", None, True, 1.0, 3, 17)
+    ),
     *((f"layout.{name}", GONE, "$.layout") for name in _REQUIRED),
-    *((name, value, f"$.{name}") for name in ("layout", "thresholds") for value in ([], 3)),
-    *(("layout.modules", "model", "$.layout.modules"), ("layout.types", [], "$.layout.types")),
-    *(("layout.modules.1", 1, "$.layout.modules[1]"), ("layout.since", [1], "$.layout.since")),
-    *(("layout.modules.0", "whole", "$.layout.modules"), ("layout.head", None, "$.layout.head")),
-    ("layout.modules.9", "model.2.a", "$.layout.modules"),
-    ("layout.modules.9", "model.2.x.b", "$.layout.modules"),
-    ("layout.modules.9", "model.2.\x1b[31m", "$.layout.modules"),
-    *(("layout.types.1", "\x1b[31m", "$.layout.types"), ("layout.head", "x", "$.layout.head")),
-    ("layout.blocks.0.1", "\x1b[31m", "$.layout.blocks"),
+    *(("layout", GONE, "$"), ("events.0.kind", GONE, "$.events[0]")),
+    *((name, ["x"], f"$.{name}") for name in ("versions", "status", "options", "process")),
+    *((name, 3, f"$.{name}") for name in ("layout", "thresholds", "events", "epochs", "process")),
+    *((f"layout.{name}", [1], f"$.layout.{name}") for name in ("since", "head")),
+    *(("layout.types", [], "$.layout.types"), ("layout.modules", "model", "$.layout.modules")),
+    *(("layout.modules.1", 1, "$.layout.modules[1]"), ("layout.head", "x", "$.layout.head")),
+    *(("layout.modules.0", "whole", "$.layout.modules"), ("layout.blocks", [], "$.layout.inside")),
+    *(("layout.modules.9", f"model.2.{x}", "$.layout.modules") for x in ("a", "x.b", "\x1b[31m")),
+    *((f"layout.types.{n}", "\x1b[31m", "$.layout.types") for n in (1, 9)),
     *(("layout.block_of.9", block, "$.layout.block_of") for block in ("model.2.bn", "model.0")),
-    ("layout.parameters.2", 1.5, "$.layout.parameters[2]"),
     *(("layout.roles.1", role, "$.layout.roles[1]") for role in ("weights", "\x1b[31m")),
     *(("layout.blocks.0", ["model.0"] * n, "$.layout.blocks[0]") for n in (1, 3)),
-    *(("layout.blocks", [], "$.layout.inside"), ("layout.inside", [], "$.layout.inside")),
-    ("layout.inside.0", "SiLU", "$.layout.inside[0]"),
     *(
-        ("layout.edges", [["model.0"]], "$.layout.edges[0]"),
-        ("layout.attentions", 3, "$.layout.attentions"),
+        ("layout.blocks.0.1", "\x1b[31m", "$.layout.blocks"),
+        ("layout.inside", [], "$.layout.inside"),
     ),
-    ("layout.edges", [["model.0", "model.9"]], "$.layout.edges"),
-    *((name, ["x"], f"$.{name}") for name in ("versions", "status", "options", "process")),
-    *(("status", "\x1b[2Jgone", "$.status"), ("options.stop_on", 3, "$.options.stop_on")),
+    *(("layout.edges", [["model.0", "x"]], "$.layout.edges"), ("status", "\x1b[2J", "$.status")),
     *(("options.interval", value, "$.options.interval") for value in (0, "1", 1.5)),
     *((f"options.training{x}", ["x"], f"$.options.training{x}") for x in ("", ".clip", ".fitted")),
     ("options.training.epochs", "many", "$.options.training.epochs"),
     *(("last_step", value, "$.last_step") for value in (-1, 10**16, "3", 1.5)),
-    *(("events", {"step": 1}, "$.events"), ("events.0", "start", "$.events[0]")),
-    *((f"events.0.{name}", GONE, "$.events[0]") for name in ("step", "kind")),
     *(("events.0.step", x, "$.events[0].step") for x in ("3", 1.5, True, None, -1, 10**30)),
-    *(("events.0.kind", 1, "$.events[0].kind"), ("epochs.0.epoch", GONE, "$.epochs[0]")),
-    *((f"epochs.0.{x}", "x", f"$.epochs[0].{x}") for x in ("steps", "norm_median", "scale")),
-    *(("epochs.0.owners", [], "$.epochs[0].owners"), ("epochs.0.scale", True, "$.epochs[0].scale")),
+    *((f"epochs.0.{x}", "x", f"$.epochs[0].{x}") for x in ("steps", "norm_median", "owners")),
     ("epochs.0.owners", {"model.1": "most"}, "$.epochs[0].owners[...]"),
     *(("thresholds.spike", -1, "$.thresholds"), ("thresholds.spike", "x", "$.thresholds.spike")),
-    *(("process", 7, "$.process"), ("process.pid", -1, "$.process")),
-    *(("process.pid", value, "$.process.pid") for value in ("1", True)),
-    *(("process.host", 3, "$.process.host"), ("process.started", None, "$.process.started")),
+    *(("process.pid", -1, "$.process"), ("process.pid", True, "$.process.pid")),
+]
+_TORN = [
+    (b"", 1),
+    (b"{", 1),
+    (b'{"a": 1', 1),
+    (b'{"a":\n1\nb}', 3),
+    (b"not json", 1),
+    (BINARY, None),
 ]
 JSON = {
+    **{f"json: {n}": _J(instead(text), line) for n, (text, line) in enumerate(_TORN)},
+    "json: deep": _J(instead(DEEP)),
+    "json: half": _J(lambda old: old[: len(old) // 2], 1),
+    "json: twice": _J(lambda old: old * 2, 1),
+    **{f"json: {x}": _J(instead(x), place="$") for x in ("[]", "1", "null", '"gradwatch"')},
     **{
-        f"json: {content[:20]!r}": Damage(META_FILE, instead(content), line)
-        for content, line in [
-            *((b"", 1), (b"{", 1), (b'{"a": 1', 1), (b'{"a":\n1\nb}', 3), (b"not json", 1)),
-            *((b"\xff\xfe", None), (BINARY, None), (DEEP.encode(), None)),
-        ]
-    },
-    "json: half": Damage(META_FILE, lambda old: old[: len(old.replace(b" ", b"")) // 2], 1),
-    "json: twice": Damage(META_FILE, lambda old: old * 2, 1),
-    **{
-        f"json: {content}": Damage(META_FILE, instead(content), place="$")
-        for content in ("[]", "1", "null", '"gradwatch"')
-    },
-    **{
-        f"json: format_version {'gone' if version is GONE else version}": Damage(
-            META_FILE, part("format_version", version), place="$.format_version"
-        )
-        for version in _VERSIONS
-    },
-    **{
-        f"json: {path} {'gone' if value is GONE else repr(value)}": Damage(
-            META_FILE, part(path, value), place=place
-        )
-        for path, value, place in _PARTS
+        f"json: {x} {'gone' if y is GONE else ascii(y)}": _J(part(x, y), place=z)
+        for x, y, z in _PARTS
     },
 }
 """Of ``gradwatch.json``, and the place that is named."""
