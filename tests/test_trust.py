@@ -499,6 +499,7 @@ LOOKED_UP = {
     "console: getattr(self._stream, name)",
     "layout: getattr(layout, name)",
     "layout: getattr(window, name)",
+    "meta: getattr(layout, column)",
     "screen: getattr(self.stream, name)",
     "sinks: getattr(output, method)",
     "thresholds: getattr(self, f.name)",
