@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +23,8 @@ import numpy as np
 from machine import heading, spread, table
 from ultralytics import YOLO
 
-from yolo_gradwatch import Thresholds, Window, layout, runlog
+from yolo_gradwatch import Window, layout, runlog, schema
+from yolo_gradwatch.meta import Meta, RunOptions
 from yolo_gradwatch.records import EpochTelemetry, Event
 
 if TYPE_CHECKING:
@@ -61,21 +61,19 @@ def write(folder: Path, model: Layout, windows: int, *, sick: bool) -> None:
     for number in range(windows):
         log.write_window(_window(rng, model, usual, number, sick=sick))
     log.close()
-    epochs = [
+    epochs = tuple(
         EpochTelemetry(n, 20 * windows // 100, 20, 0, 90.0, 300.0, 9.0, {"model.23": 0.6}, None)
         for n in range(1, 101)
-    ]
+    )
     log.write_meta(
-        {
-            "format_version": runlog.FORMAT_VERSION,
-            "status": "finished",
-            "versions": {"yolo-gradwatch": version("yolo-gradwatch")},
-            "options": {"interval": 1, "stop_on": [], "training": {"model": "yolo26n.yaml"}},
-            "thresholds": asdict(Thresholds()),
-            "layout": runlog.meta_of_layout(model),
-            "events": [asdict(Event(1, "start"))],
-            "epochs": [asdict(epoch) for epoch in epochs],
-        }
+        Meta(
+            status="finished",
+            versions={"yolo-gradwatch": version("yolo-gradwatch")},
+            options=RunOptions(training={"model": "yolo26n.yaml"}),
+            layout=model,
+            events=(Event(1, "start"),),
+            epochs=epochs,
+        )
     )
 
 
@@ -132,7 +130,7 @@ def main() -> None:
     model, _ = layout.read(YOLO("yolo26n.yaml").model, ())
     for name in ("healthy", "sick"):
         write(chosen.out / name, model, chosen.windows, sick=name == "sick")
-    size = (chosen.out / "healthy" / runlog.WINDOWS_FILE).stat().st_size / 1e6
+    size = (chosen.out / "healthy" / schema.WINDOWS_FILE).stat().st_size / 1e6
     what = f"{chosen.windows:,} windows of {len(model.modules)} modules, {size:.0f} MB of CSV"
     runs = f"{chosen.repeats} runs of each command"
     print(heading("Review of a long run", ("numpy", "pandas", "matplotlib"), what, runs))

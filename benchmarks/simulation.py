@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from machine import peak_memory
 
-from yolo_gradwatch import runlog
+from yolo_gradwatch import schema
 from yolo_gradwatch.assembly import Options, Training, assemble
 from yolo_gradwatch.records import Detail, Sample
 from yolo_gradwatch.terminal import Terminal
@@ -112,7 +112,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         recorder = recorder_of(Path(folder), *model)
         inside = simulate(recorder, pool, count)
-        size = (Path(folder) / runlog.WINDOWS_FILE).stat().st_size / 1e6
+        size = (Path(folder) / schema.WINDOWS_FILE).stat().st_size / 1e6
         findings = ", ".join(finding.rule for finding in recorder.report().findings)
         recorder.close()
     result = {

@@ -14,7 +14,7 @@ import time
 from io import StringIO
 from pathlib import Path
 
-from yolo_gradwatch import GradWatch, plots, runlog
+from yolo_gradwatch import GradWatch, plots, runlog, schema
 from yolo_gradwatch.recorder import Recorder
 from yolo_gradwatch.session import Session
 
@@ -45,14 +45,14 @@ def wait_before(owner, name, place, *, is_there=lambda *_args: True):
 
 def tear(table, text):
     """Write half of a window of the second epoch, and wait."""
-    if "window" in PLACES and table._path.name == runlog.WINDOWS_FILE and text.startswith("2,"):
+    if "window" in PLACES and table._path.name == schema.WINDOWS_FILE and text.startswith("2,"):
         write_text(table, text[: len(text) // 2])
         wait("window")
     write_text(table, text)
 
 
 def replaces_meta(path, target):
-    return path.name.startswith(f".{runlog.META_FILE}") and target.exists()
+    return path.name.startswith(f".{schema.META_FILE}") and target.exists()
 
 
 def wait_in_batch(trainer):

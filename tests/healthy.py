@@ -5,7 +5,7 @@ from PIL import Image
 from training import shapes, train
 
 from yolo_gradwatch import GradWatch, load_run
-from yolo_gradwatch.runlog import ALERT_COLUMNS
+from yolo_gradwatch.schema import ALERT_COLUMNS
 
 NOTICES = {"amp_overflow", "starved_scale"}
 """What may be said of a healthy training."""
@@ -46,7 +46,7 @@ def hold(session, oracle, training):
     """Check for one training: whole files, the oracle's numbers, the live report, no alarm."""
     run, live = load_run(session.folder), session.report()
     oracle.check(run, training)
-    assert (run.meta["status"], live.status) == ("finished", "finished")
+    assert (run.meta.status, live.status) == ("finished", "finished")
     told = [(epoch.epoch, epoch.steps, epoch.clipped) for epoch in live.epochs]
     assert told == oracle.epochs_of(training)
     assert run.report() == live

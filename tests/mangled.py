@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from test_review import CONV, DEAD, EPOCH, watch
 from values import window
 
-from yolo_gradwatch.runlog import RUN_FILES
+from yolo_gradwatch.schema import RUN_FILES
 
 CELLS = (
     *("", "nan", "inf", "-inf", "-1", "0", "1.5", "1e400", "1e-400", "true", " 1", "1 ", "+1"),
@@ -47,20 +47,17 @@ def mangled_lines(draw, content):
     """A line is gone, there twice, in another place, much longer, or empty."""
     lines = content.split(b"\n")
     where, other = (draw(st.integers(0, len(lines) - 1)) for _ in range(2))
-    change = draw(st.sampled_from(["cut", "double", "swap", "lengthen", "empty", "join"]))
-    if change == "cut":
-        del lines[where]
-    elif change == "double":
-        lines.insert(other, lines[where])
-    elif change == "swap":
-        lines[where], lines[other] = lines[other], lines[where]
-    elif change == "lengthen":
-        lines[where] += draw(st.sampled_from([b",", b"0", b"x", b" "])) * 200_000
-    elif change == "empty":
-        lines[where] = b""
-    else:
-        lines[where : where + 2] = [b"".join(lines[where : where + 2])]
-    return b"\n".join(lines)
+    more = draw(st.sampled_from([b",", b"0", b"x", b" "])) * 200_000
+    changes = {
+        "cut": {where: []},
+        "double": {other: [lines[where], lines[other]]},
+        "swap": {where: [lines[other]], other: [lines[where]]},
+        "lengthen": {where: [lines[where] + more]},
+        "empty": {where: [b""]},
+        "join": {where: [b"".join(lines[where : where + 2])], where + 1: []},
+    }
+    change = changes[draw(st.sampled_from(sorted(changes)))]
+    return b"\n".join(line for n, old in enumerate(lines) for line in change.get(n, [old]))
 
 
 @st.composite

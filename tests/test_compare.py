@@ -24,9 +24,10 @@ from yolo_gradwatch.compare import (
     modules_of,
     only_in,
 )
+from yolo_gradwatch.meta import decoded
 from yolo_gradwatch.records import WHOLE
 from yolo_gradwatch.report import Report
-from yolo_gradwatch.review import Run, load_run
+from yolo_gradwatch.run import Run, load_run
 
 CONV = "model.1.conv"
 FEWER = settings(LAWS, max_examples=25)
@@ -49,7 +50,7 @@ def written(folder, windows, layout=LAYOUT, **meta):
 
 def untrained(layout=LAYOUT, **meta):
     """A run without a window, on paper only."""
-    return Run(Path("run"), pd.DataFrame(), pd.DataFrame(), layout, meta_of(layout, **meta))
+    return Run(Path("run"), pd.DataFrame(), pd.DataFrame(), decoded(meta_of(layout, **meta)))
 
 
 def with_norms(one, norms):

@@ -311,7 +311,7 @@ def test_a_step_without_unscale_is_noticed_at_once_and_told_once(tmp_path, told,
     assert reason in warning
     assert reason in str(watch.report())
     run = load_run(watch.run_dir)
-    assert (run.meta["status"], watch.report().status) == ("failed", "failed")
+    assert (run.meta.status, watch.report().status) == ("failed", "failed")
     assert run.windows["step_first"].nunique() == rows
     bare_run = train(tmp_path / "b", trainer=own_step(usual), data=data)
     assert bits_of(watched.trainer) == bits_of(bare_run.trainer)

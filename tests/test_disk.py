@@ -13,8 +13,7 @@ import pytest
 from short import assert_nothing_left, bare, bits_of, run, streams, told
 from training import small, train
 
-from yolo_gradwatch import GradWatch, load_run
-from yolo_gradwatch.runlog import FormatError
+from yolo_gradwatch import FormatError, GradWatch, load_run
 
 pytestmark = pytest.mark.train
 

@@ -15,7 +15,7 @@ def trained(folder, calls=(), **options):
     """The options that a watched training of two batches an epoch has recorded."""
     watch = GradWatch(live=False)
     train(folder, watch=watch, model=small(), calls=calls, **options)
-    return load_run(watch.run_dir).meta["options"]["training"]
+    return load_run(watch.run_dir).meta.options.training
 
 
 class Rates:
@@ -73,11 +73,11 @@ def test_a_resumed_training_still_knows_what_was_asked(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path, [("on_train_batch_end", interrupt)], epochs=3)
-    first = load_run(tmp_path / "run").meta["options"]["training"]
+    first = load_run(tmp_path / "run").meta.options.training
     last = tmp_path / "run" / "weights" / "last.pt"
     watch = GradWatch(live=False)
     train(tmp_path, watch=watch, model=str(last), resume=True, epochs=3)
-    options = load_run(watch.run_dir).meta["options"]["training"]
+    options = load_run(watch.run_dir).meta.options.training
     names = ("optimizer", "lr0", "warmup_bias_lr", "model")
     assert [options[name] for name in names] == [first[name] for name in names]
     assert [at_work(options, name) for name in names] == [at_work(first, name) for name in names]

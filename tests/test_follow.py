@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from test_review import CONV, DEAD, DEAD_PID, MORE, START, process, watch
 from test_screen import seen, set_terminal
-from values import LAWS, LAYOUT, assert_same, grown, meta_of, runs, window
+from values import LAWS, LAYOUT, assert_same, grown, meta_of, put_meta, runs, window
 
 from yolo_gradwatch import follow as following
 from yolo_gradwatch import screen as screens
@@ -34,9 +34,12 @@ from yolo_gradwatch.board import Board
 from yolo_gradwatch.cli_main import main
 from yolo_gradwatch.console import Panel
 from yolo_gradwatch.follow import Judge, Look, Tail
+from yolo_gradwatch.meta import decoded
 from yolo_gradwatch.records import Event
-from yolo_gradwatch.review import load_run
-from yolo_gradwatch.runlog import ALERTS_FILE, META_FILE, WINDOWS_FILE, FormatError, RunLog, mend
+from yolo_gradwatch.repair import mend
+from yolo_gradwatch.run import load_run
+from yolo_gradwatch.runlog import RunLog
+from yolo_gradwatch.schema import ALERTS_FILE, META_FILE, WINDOWS_FILE, FormatError
 from yolo_gradwatch.thresholds import Thresholds
 
 COMMAND = Path(sys.executable).with_name("yolo-gradwatch")
@@ -54,7 +57,7 @@ class Training:
         self.say("running")
 
     def say(self, status):
-        self._log.write_meta(meta_of(**self._meta, status=status))
+        put_meta(self.folder, **self._meta, status=status)
 
     def write(self, *windows):
         for one in windows:
@@ -89,8 +92,7 @@ def table_of(windows, layout=LAYOUT):
 def put(folder, content, layout=LAYOUT, **meta):
     """Replace the files of a run that goes on."""
     (folder / WINDOWS_FILE).write_bytes(content)
-    text = json.dumps(meta_of(layout, status="running", **meta))
-    (folder / META_FILE).write_text(text, encoding="utf-8")
+    put_meta(folder, layout, status="running", **meta)
 
 
 def assert_all_same(found, expected):
@@ -132,7 +134,7 @@ def test_a_table_that_grows_in_chunks_is_read_as_it_was_written(run, data):
         for size in [*cuts, len(content)]:
             put(Path(name), content[:size], events=events)
             look = tail.look()
-            assert look.events == events
+            assert look.meta.events == tuple(events)
             found += look.windows
             assert len(found) == sum(end <= size for end in ends)
     assert_all_same(found, windows)
@@ -164,7 +166,7 @@ def test_a_header_alone_is_a_run_without_a_window(tmp_path, tail):
     put(tmp_path, table_of([])[0])
     look = tail.look()
     assert (look.is_new, look.windows, look.is_over) == (True, (), False)
-    assert look.layout == LAYOUT
+    assert look.meta.layout == LAYOUT
 
 
 def test_a_look_at_what_has_not_grown_finds_nothing(tmp_path, tail):
@@ -197,7 +199,7 @@ def test_a_resumed_run_goes_on_behind_its_mended_end(tmp_path, tail, torn):
     look = tail.look()
     resumed.end()
     assert not look.is_new
-    assert look.events == [START, Event(4, "resume")]
+    assert look.meta.events == (START, Event(4, "resume"))
     assert_all_same(
         [*found, *look.windows], [*map(window, (1, 2, 3)), window(4, norm=2.0), window(5)]
     )
@@ -206,10 +208,10 @@ def test_a_resumed_run_goes_on_behind_its_mended_end(tmp_path, tail, torn):
 def test_a_run_that_goes_on_with_more_modules_is_the_same_run(tmp_path, tail):
     old, _ = table_of(DEAD)
     put(tmp_path, old)
-    assert tail.look().layout == LAYOUT
+    assert tail.look().meta.layout == LAYOUT
     put(tmp_path, old + rows_of(window(4, layout=MORE), MORE), MORE)
     look = tail.look()
-    assert (look.is_new, look.layout) == (False, MORE)
+    assert (look.is_new, look.meta.layout) == (False, MORE)
     assert [one.step_first for one in look.windows] == [4]
 
 
@@ -235,7 +237,7 @@ def test_a_new_run_of_another_model_in_the_folder_is_read_from_its_beginning(tmp
     new = [window(step, layout=NET) for step in (1, 2)]
     put(tmp_path, table_of(new, NET)[0], NET)
     look = tail.look()
-    assert (look.is_new, look.layout) == (True, NET)
+    assert (look.is_new, look.meta.layout) == (True, NET)
     assert_all_same(look.windows, new)
 
 
@@ -302,7 +304,7 @@ def test_meta_that_cannot_be_read_is_told(tmp_path, tail):
 def judged(folder, pieces, events, limits=lambda own: own):
     """What a judge tells and knows that sees the windows in pieces."""
     looks = [
-        Look(number == 0, meta_of(events=noted(events, piece)), LAYOUT, tuple(piece))
+        Look(number == 0, decoded(meta_of(events=noted(events, piece))), tuple(piece))
         for number, piece in enumerate(pieces)
     ]
     judge = Judge(folder, limits, looks[0])
@@ -695,7 +697,7 @@ def test_ctrl_c_leaves_the_training_alone(training, meanwhile, capsys):
     meanwhile(lambda: training.write(*DEAD), ctrl_c)
     assert follow(training.folder) == 130
     assert "GradWatch: " not in capsys.readouterr().out
-    assert load_run(training.folder).meta["status"] == "running"
+    assert load_run(training.folder).meta.status == "running"
 
 
 def test_ctrl_c_ends_the_wait(tmp_path, meanwhile):

@@ -57,7 +57,7 @@ def test_a_training_that_a_scheduler_stops_has_not_failed(tmp_path, caplog, code
     assert told(caplog) == []
     found = load_run(tmp_path / "run")
     assert found.report() == watch.report()
-    assert (found.meta["status"], found.report().steps) == (status, 4)
+    assert (found.meta.status, found.report().steps) == (status, 4)
     assert (tmp_path / "run" / "gradwatch.png").exists()
 
 
@@ -298,7 +298,7 @@ def test_a_watch_that_is_detached_in_a_training_ends_there_and_the_training_goes
     assert ours == []
     assert not {"preprocess_batch", "_do_train"} & set(vars(trainer))
     report, found = watch.report(), load_run(tmp_path / "run")
-    assert report.status == found.meta["status"] == "interrupted"
+    assert report.status == found.meta.status == "interrupted"
     assert report.findings == found.report().findings
     assert report.steps == found.report().steps
     assert abs(report.steps - steps) <= is_first

@@ -16,10 +16,9 @@ from test_commands import outcome
 from training import train
 from values import LAWS, LAYOUT, MEMBERS, sample
 
-from yolo_gradwatch import GradWatch, follow
+from yolo_gradwatch import FormatError, GradWatch, follow, load_run
 from yolo_gradwatch.recorder import Options, Recorder, Training
-from yolo_gradwatch.review import load_run
-from yolo_gradwatch.runlog import META_FILE, RUN_FILES, FormatError
+from yolo_gradwatch.schema import META_FILE, RUN_FILES
 
 resource = pytest.importorskip("resource")
 
@@ -149,7 +148,7 @@ def check_resumed(files, data):
         recorder.close()
         run = load_run(folder)
         old = {file: (folder / f"{file}.old") for file in RUN_FILES}
-        kinds = [event["kind"] for event in run.meta["events"]]
+        kinds = [event.kind for event in run.meta.events]
         assert kinds[-1] == "resume"
         if old[META_FILE].exists():
             assert kinds == ["resume"]

@@ -17,7 +17,7 @@ def test_norms_without_a_scaler(tmp_path, oracle):
 def test_norms_are_unscaled_under_a_loss_scaler(tmp_path, oracle):
     run = check(tmp_path, oracle, data=shapes(12), trainer=amp_trainer())
     assert (run.windows["skipped"] == 0).all()
-    assert run.meta["epochs"][0]["scale"] == 65536.0
+    assert run.meta.epochs[0].scale == 65536.0
 
 
 def freeze_after(batches, *names):
@@ -87,7 +87,7 @@ def test_norms_of_a_compiled_model_stand_under_the_names_of_its_modules(
     assert set(run.windows["module"]) == module_names()
     assert run.layout.blocks[0] == ("model.0", "Conv")
     assert run.report().healthy
-    assert run.meta["status"] == "finished"
+    assert run.meta.status == "finished"
 
 
 def test_norms_of_gradients_in_channels_last(tmp_path, oracle):
@@ -137,8 +137,8 @@ def test_norms_in_bfloat16_without_a_scaler(tmp_path, oracle, monkeypatch):
     run = check(tmp_path, oracle, [("on_train_start", hook)], data=shapes(12), amp="bf16")
     assert asked == [(torch.bfloat16, "cpu")] * 3
     assert seen[:2] == [(True, False), torch.bfloat16]
-    options = run.meta["options"]["training"]
+    options = run.meta.options.training
     assert (options["amp"], options["fitted"]["amp"]) == ("bf16", False)  # no scaler is at work
-    assert run.meta["epochs"][0]["scale"] is None
+    assert run.meta.epochs[0].scale is None
     assert not run.windows["skipped"].any()
     assert run.report().healthy

@@ -29,7 +29,7 @@ from yolo_gradwatch.overview import (
 )
 from yolo_gradwatch.records import WHOLE, Event, EventKind
 from yolo_gradwatch.report import finding_line
-from yolo_gradwatch.review import load_run
+from yolo_gradwatch.run import load_run
 from yolo_gradwatch.summary import matching, summary
 
 WIDTHS = (80, 140, None)

@@ -20,7 +20,8 @@ from yolo_gradwatch.evidence import FOLDER
 from yolo_gradwatch.recorder import MOST_WAITING, WAIT_SECONDS
 from yolo_gradwatch.records import Detail
 from yolo_gradwatch.rollup import FINE_STRETCHES, WINDOW_SHARE
-from yolo_gradwatch.runlog import ALERT_COLUMNS, RunLog
+from yolo_gradwatch.runlog import RunLog
+from yolo_gradwatch.schema import ALERT_COLUMNS
 
 FAR = 1_000_001  # a step so late that a window holds 20,000 steps
 
@@ -111,7 +112,7 @@ def test_what_waits_at_the_end_is_in_the_files(recording, tmp_path):
     recording.finish("interrupted")
     run = load_run(tmp_path)
     assert run.report().steps == 5
-    assert run.meta["status"] == "interrupted"
+    assert run.meta.status == "interrupted"
 
 
 def test_what_waits_when_the_run_begins_anew_belongs_to_the_time_before(recording, tmp_path):
@@ -131,7 +132,7 @@ def test_the_json_is_written_less_often_the_longer_it_is(recording, tmp_path, mo
     lengths, write = [], RunLog.write_meta
 
     def noted(log, meta):
-        lengths.append(len(meta["epochs"]))
+        lengths.append(len(meta.epochs))
         write(log, meta)
 
     monkeypatch.setattr(RunLog, "write_meta", noted)
@@ -144,7 +145,7 @@ def test_the_json_is_written_less_often_the_longer_it_is(recording, tmp_path, mo
     assert len(lengths) < 400
     assert sum(lengths) < 110 * 1000
     run = load_run(tmp_path)  # as a kill at this moment leaves it
-    assert 0.99 * 1000 <= len(run.meta["epochs"]) <= 1000
+    assert 0.99 * 1000 <= len(run.meta.epochs) <= 1000
     assert run.report().steps == 1000
     assert run.remarks == ()
     recording.end("finished")

@@ -44,7 +44,7 @@ def assert_as_torch(run, oracle):
 
 
 def events_of(run):
-    return [(event["kind"], event["step"]) for event in run.meta["events"]]
+    return [(event.kind, event.step) for event in run.meta.events]
 
 
 def ruin(times):
@@ -70,8 +70,8 @@ def test_recovery_from_nan_goes_on_with_the_count(tmp_path, oracle, times):
     assert passes in {1, 1 + times}
     again = [("nan_recovery", 5 + 2 * min(n, passes - 1)) for n in range(times)]
     assert events_of(run) == [("start", 1), *again]
-    assert [epoch["epoch"] for epoch in run.meta["epochs"]] == [1, *[2] * passes, 3, 4, 5]
-    assert run.meta["status"] == "finished"
+    assert [epoch.epoch for epoch in run.meta.epochs] == [1, *[2] * passes, 3, 4, 5]
+    assert run.meta.status == "finished"
     (finding,) = run.report().findings
     assert (finding.rule, finding.step) == ("nonfinite", 3)
     assert finding.step_end == again[-1][1]
@@ -85,7 +85,7 @@ def test_a_recovery_that_is_given_up_fails_as_without_the_watch(tmp_path, monkey
         watched(tmp_path, Oracle(monkeypatch), epochs=3, calls=[ruin(4)])
     run = load_run(tmp_path / "run")
     assert events_of(run) == [("start", 1), *(("nan_recovery", step) for step in (5, 7, 9))]
-    assert run.meta["status"] == "failed"
+    assert run.meta.status == "failed"
 
 
 def starve(times):
@@ -118,8 +118,8 @@ def test_half_the_batch_after_too_little_memory_goes_on_with_the_count(tmp_path,
     assert trainer.batch_size == 4 >> times
     assert [kind for kind, _ in events_of(run)] == ["start", *["oom_restart"] * times]
     assert events_of(run)[1] == ("oom_restart", 2)
-    assert run.meta["status"] == "finished"
-    assert [epoch["epoch"] for epoch in run.meta["epochs"]][-2:] == [1, 2]
+    assert run.meta.status == "finished"
+    assert [epoch.epoch for epoch in run.meta.epochs][-2:] == [1, 2]
 
 
 @pytest.mark.full
@@ -136,7 +136,7 @@ def test_too_little_memory_after_the_first_epoch_fails_as_without_the_watch(tmp_
     with pytest.raises(torch.cuda.OutOfMemoryError, match="out of memory"):
         watched(tmp_path, Oracle(monkeypatch), epochs=3, calls=calls)
     run = load_run(tmp_path / "run")
-    assert (run.meta["status"], run.report().steps) == ("failed", 3)
+    assert (run.meta.status, run.report().steps) == ("failed", 3)
 
 
 @pytest.mark.full
@@ -151,8 +151,8 @@ def test_a_training_that_stops_early_is_finished(tmp_path, oracle):
     options = {"epochs": 8, "patience": 1, "val": True}
     trainer, run = watched(tmp_path, oracle, trainer=Tired, **options)
     assert trainer.epoch == 1
-    assert run.meta["status"] == "finished"
-    assert [epoch["epoch"] for epoch in run.meta["epochs"]] == [1, 2]
+    assert run.meta.status == "finished"
+    assert [epoch.epoch for epoch in run.meta.epochs] == [1, 2]
 
 
 @pytest.mark.full
@@ -161,5 +161,5 @@ def test_epochs_without_a_step_leave_no_trace_in_the_table(tmp_path, oracle):
     options = {"epochs": 4, "nbs": 16, "warmup_epochs": 0}
     _, run = watched(tmp_path, oracle, **options)
     assert run.report().steps == 2
-    assert [epoch["epoch"] for epoch in run.meta["epochs"]] == [2, 4]
+    assert [epoch.epoch for epoch in run.meta.epochs] == [2, 4]
     assert sorted(set(run.windows["epoch"])) == [2, 4]

@@ -45,7 +45,7 @@ def test_the_total_is_that_of_all_that_is_trained(tmp_path, oracle, names):
     assert not any(name.startswith("model.4.") for name in before)
     assert {"model.4", "model.7.conv"} <= after - before
     assert after == set(run.layout.modules)
-    assert [(e["step"], e["kind"]) for e in run.meta["events"]] == [(1, "start"), (3, "thaw")]
+    assert [(e.step, e.kind) for e in run.meta.events] == [(1, "start"), (3, "thaw")]
     assert run.remarks == ()
     assert run.report().findings == ()
 

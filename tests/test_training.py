@@ -75,7 +75,7 @@ def test_ctrl_c_leaves_whole_files(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, watch=watch, calls=[("on_train_epoch_end", interrupt)])
     run = load_run(watch.run_dir)
-    assert run.meta["status"] == "interrupted"
+    assert run.meta.status == "interrupted"
     assert run.windows["step_last"].max() == 2
     assert (run.folder / "gradwatch.png").exists()
 
@@ -173,7 +173,7 @@ def test_interval_captures_every_third_step_and_the_last_report_says_so(tmp_path
     train(tmp_path, watch=watch, data=shapes(20))  # five steps
     run = load_run(watch.run_dir)
     assert sorted(set(run.windows["step_first"])) == [1, 4]
-    assert run.meta["options"]["interval"] == 3
+    assert run.meta.options.interval == 3
 
 
 def test_a_run_without_an_optimizer_step_says_why(tmp_path, capsys):
@@ -301,8 +301,8 @@ def test_an_overflow_under_amp_is_a_notice(tmp_path):
     whole = run.windows[run.windows["module"] == "model"].set_index("step_first")
     assert list(whole["skipped"]) == [0, 0, 1, 0, 0]
     assert (run.windows["nonfinite"] == 0).all()
-    assert run.meta["epochs"][0]["skipped"] == 1
-    assert run.meta["epochs"][0]["scale"] == 32768.0
+    assert run.meta.epochs[0].skipped == 1
+    assert run.meta.epochs[0].scale == 32768.0
     assert run.report() == report
 
 
@@ -553,8 +553,8 @@ def test_resume_appends_and_continues_the_count(tmp_path):
     resumed = GradWatch(live=False)
     train(tmp_path, watch=resumed, model=str(last), resume=True, epochs=4)
     run = load_run(tmp_path / "run")
-    assert run.meta["status"] == "finished"
-    assert [(e["kind"], e["step"]) for e in run.meta["events"]] == [("start", 1), ("resume", 6)]
+    assert run.meta.status == "finished"
+    assert [(e.kind, e.step) for e in run.meta.events] == [("start", 1), ("resume", 6)]
     whole = run.windows[run.windows["module"] == "model"]
     assert list(whole["step_first"]) == list(range(1, 10))
     assert list(whole["epoch"]) == [1, 1, 2, 2, 3, 3, 3, 4, 4]
@@ -575,10 +575,10 @@ def test_a_resumed_run_counts_steps_that_were_not_captured_too(tmp_path):
     resumed = GradWatch(live=False, interval=3)
     train(tmp_path, watch=resumed, resume=True, **{**options, "model": str(last)})
     run = load_run(tmp_path / "run")
-    assert [(e["kind"], e["step"]) for e in run.meta["events"]] == [("start", 1), ("resume", 6)]
+    assert [(e.kind, e.step) for e in run.meta.events] == [("start", 1), ("resume", 6)]
     whole = run.windows[run.windows["module"] == "model"]
     assert list(whole["step_first"]) == [1, 4, 6, 9]  # five steps an epoch
-    assert run.meta["last_step"] == 10
+    assert run.meta.last_step == 10
     assert run.report() == resumed.report()
 
 
@@ -666,7 +666,7 @@ def test_a_new_run_into_the_same_folder_replaces_the_files(tmp_path):
     train(tmp_path, watch=GradWatch(live=False), epochs=1)
     run = load_run(tmp_path / "run")
     assert run.windows["step_last"].max() == 2
-    assert [e["kind"] for e in run.meta["events"]] == ["start"]
+    assert [e.kind for e in run.meta.events] == ["start"]
 
 
 def poor_trainer():
@@ -739,7 +739,7 @@ def test_a_reader_that_goes_away_ends_neither_the_training_nor_the_watch(
         patch.setattr(sys, "stdout", Gone())
         model = train(tmp_path, watch=watch, epochs=2)
     assert model.trainer.last.exists()
-    assert load_run(watch.run_dir).meta["status"] == "finished"
+    assert load_run(watch.run_dir).meta.status == "finished"
     assert watch.report().steps == 4
 
 
@@ -772,5 +772,5 @@ def test_an_error_of_ours_is_told_by_the_file_and_by_fail_on(tmp_path, monkeypat
     monkeypatch.setattr(Capture, "take", broken)
     arguments = ["train", "model=yolo26n.yaml", f"data={shapes()}", *SMALL, f"project={tmp_path}"]
     assert main([*arguments, "--fail-on", "dead"]) == 1
-    assert load_run(tmp_path / "run").meta["status"] == "failed"
+    assert load_run(tmp_path / "run").meta.status == "failed"
     assert main(arguments) == 0

@@ -23,7 +23,7 @@ from values import Part, plan, window, write_run
 
 from yolo_gradwatch.cli_main import main
 from yolo_gradwatch.evidence import FOLDER, OWN_FOLDER
-from yolo_gradwatch.review import load_run
+from yolo_gradwatch.run import load_run
 from yolo_gradwatch.runlog import ALERTS_FILE, META_FILE, PICTURE_FILE, WINDOWS_FILE
 
 SCRIPT = Path(__file__).with_name("audit.py")

@@ -136,7 +136,7 @@ def test_a_training_that_is_resumed(tmp_path, oracle, distills):
         train(tmp_path, watch=GradWatch(live=False), calls=calls, epochs=4, **chosen)
     last = str(tmp_path / "run" / "weights" / "last.pt")
     (run,), _ = watched(tmp_path, oracle, model=last, data=shapes(), resume=True, steps=8)
-    assert [event["kind"] for event in run.meta["events"]] == ["start", "resume"]
+    assert [event.kind for event in run.meta.events] == ["start", "resume"]
 
 
 @pytest.fixture

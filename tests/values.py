@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from yolo_gradwatch.layout import dated
 from yolo_gradwatch.records import Detail, Event, Layout, Members, Sample, Window
-from yolo_gradwatch.runlog import FORMAT_VERSION, RunLog
+from yolo_gradwatch.runlog import RunLog
+from yolo_gradwatch.schema import FORMAT_VERSION, META_FILE
 from yolo_gradwatch.thresholds import Thresholds
 
 if TYPE_CHECKING:
@@ -197,8 +199,14 @@ def write_run(
     for one in windows:
         log.write_window(one)
     log.close()
-    log.write_meta(meta_of(layout, **meta))
+    put_meta(folder, layout, **meta)
     return folder
+
+
+def put_meta(folder: Path, layout: Layout = LAYOUT, **changes: Any) -> None:
+    """Write the ``gradwatch.json`` of `meta_of`, whether it can be read or not."""
+    text = json.dumps(meta_of(layout, **changes))
+    (folder / META_FILE).write_text(text, encoding="utf-8")
 
 
 def meta_of(

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from yolo_gradwatch.outputs import Output
     from yolo_gradwatch.records import Alert, Episode, Finding, Layout, Window
     from yolo_gradwatch.report import Report
-    from yolo_gradwatch.review import Run, load_run
+    from yolo_gradwatch.run import Run, load_run
+    from yolo_gradwatch.schema import FormatError
     from yolo_gradwatch.thresholds import Thresholds
     from yolo_gradwatch.watch import GradWatch
 
@@ -28,20 +29,22 @@ _HOME = {
     "Alert": "records",
     "Episode": "records",
     "Finding": "records",
+    "FormatError": "schema",
     "GradWatch": "watch",
     "Layout": "records",
     "Output": "outputs",
     "Report": "report",
-    "Run": "review",
+    "Run": "run",
     "Thresholds": "thresholds",
     "Window": "records",
-    "load_run": "review",
+    "load_run": "run",
 }
 
 __all__ = [
     "Alert",
     "Episode",
     "Finding",
+    "FormatError",
     "GradWatch",
     "Layout",
     "Output",

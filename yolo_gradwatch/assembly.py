@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from yolo_gradwatch.records import Finding, Layout, Members
-    from yolo_gradwatch.review import Run
+    from yolo_gradwatch.run import Run
     from yolo_gradwatch.terminal import Terminal
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from yolo_gradwatch import console
 from yolo_gradwatch.detect import is_named, matches
-from yolo_gradwatch.typed import printable
+from yolo_gradwatch.plain import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence

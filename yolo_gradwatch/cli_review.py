@@ -42,7 +42,7 @@ from yolo_gradwatch.cli_output import (
     write_file,
     write_json,
 )
-from yolo_gradwatch.runlog import PICTURE_FILE
+from yolo_gradwatch.schema import PICTURE_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.records import Finding
     from yolo_gradwatch.report import Report
-    from yolo_gradwatch.review import Run
+    from yolo_gradwatch.run import Run
     from yolo_gradwatch.thresholds import Thresholds
 
 Folder = Annotated[
@@ -153,8 +153,8 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
 
 
 def _followed(path: Path, choose: Callable[[Thresholds], Thresholds], *, on_stderr: bool) -> Path:
+    from yolo_gradwatch.find import find_run
     from yolo_gradwatch.follow import follow
-    from yolo_gradwatch.review import find_run
 
     try:
         return follow(path, choose, on_stderr=on_stderr)
@@ -209,12 +209,13 @@ def _as_json(
     run: Run, report: Report, findings: Sequence[Finding], table: pd.DataFrame, shown: _Narrowed
 ) -> dict[str, object]:
     low, high = shown.span or (1, sys.maxsize)
+    meta = asdict(run.meta)
     return {
         **outcome(report),
         "findings": [finding_record(finding) for finding in findings],
         "epochs": [asdict(epoch) for epoch in report.epochs if low <= epoch.epoch <= high],
         "modules": records(table),
-        "meta": {name: run.meta[name] for name in ("versions", "options", "events")},
+        "meta": {name: meta[name] for name in ("versions", "options", "events")},
     }
 
 

@@ -24,7 +24,7 @@ from yolo_gradwatch.cli_output import (
     tell_unjudged,
     why_failed,
 )
-from yolo_gradwatch.runlog import FormatError
+from yolo_gradwatch.schema import FormatError
 from yolo_gradwatch.thresholds import Thresholds
 
 if TYPE_CHECKING:

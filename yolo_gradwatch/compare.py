@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.records import Counts, Finding, Grid, Layout
     from yolo_gradwatch.report import Report
-    from yolo_gradwatch.review import Run
+    from yolo_gradwatch.run import Run
 
 PLACES = ("name", "project", "save_dir", "exist_ok", "resume")
 """Arguments that only say where a run is put, or that it goes on."""
@@ -84,7 +84,7 @@ def differences(runs: Sequence[Run]) -> list[Difference]:
     of all runs is left out, such as most options of format version 1, and so is where a run was
     put.
     """
-    fitted = {name for run in runs for name in run.meta["options"]["training"].get("fitted", ())}
+    fitted = {name for run in runs for name in run.meta.options.fitted}
     options = [_options(run, fitted) for run in runs]
     names = dict.fromkeys(name for one in options for name in one)
     known = [name for name in names if all(name in one for one in options)]
@@ -94,10 +94,10 @@ def differences(runs: Sequence[Run]) -> list[Difference]:
 
 def _options(run: Run, fitted: Collection[str]) -> dict[str, object]:
     """What a training was given, what Ultralytics made of it, and the versions it ran on."""
-    training = run.meta["options"]["training"]
+    training = run.meta.options.training
     given = {name: v for name, v in training.items() if name not in {*PLACES, "fitted"}}
     made = {f"{n} (fitted)": at_work(training, n) for n in given if n in fitted}
-    return {**given, **made, **run.meta["versions"]}
+    return {**given, **made, **run.meta.versions}
 
 
 def only_in(report: Report, others: Sequence[Report]) -> list[Finding]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
-from yolo_gradwatch import runlog, writer
+from yolo_gradwatch import process, runlog
+from yolo_gradwatch.meta import Meta, RunOptions
 from yolo_gradwatch.outputs import OutputBase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from yolo_gradwatch.outputs import RunInfo
-    from yolo_gradwatch.records import EpochTelemetry, Event, Layout, News, Window
+    from yolo_gradwatch.records import EpochTelemetry, Event, Layout, News, Status, Window
     from yolo_gradwatch.report import Report
     from yolo_gradwatch.resume import Past
 
@@ -28,11 +28,11 @@ class Files(OutputBase):
         self._resumes = False
         self._events: list[Event] = []
         self._epochs: list[EpochTelemetry] = []
-        self._others: dict[str, Any] = {}
+        self._others: dict[str, object] = {}
         self._log: runlog.RunLog | None = None
         self._noted = 0
-        self._status = "running"
-        self._writer = writer.own()
+        self._status: Status = "running"
+        self._process = process.own()
 
     def go_on(self, past: Past) -> None:
         """Append to the files of the run that is continued."""
@@ -81,7 +81,7 @@ class Files(OutputBase):
 
     def end(self, report: Report) -> None:
         """Note how the training ended."""
-        self._status = report.status
+        self._status = cast("Status", report.status)
         self._epochs = list(report.epochs)
         self._last_step = max(self._last_step, *(e.step_last for e in self._epochs), 0)
         self._describe()
@@ -111,22 +111,19 @@ class Files(OutputBase):
         self._noted = len(self._epochs)
         self._table.write_meta(self._meta())
 
-    def _meta(self) -> dict[str, Any]:
+    def _meta(self) -> Meta:
         run = self._run
-        return {
-            **self._others,
-            "format_version": runlog.FORMAT_VERSION,
-            "status": self._status,
-            "process": asdict(self._writer) if self._writer else None,
-            "versions": run.versions,
-            "options": {
-                "interval": run.interval,
-                "stop_on": list(run.stop_on),
-                "training": run.training,
-            },
-            "thresholds": asdict(run.thresholds),
-            "layout": runlog.meta_of_layout(self._layout),
-            "last_step": self._last_step,
-            "events": [asdict(event) for event in self._events],
-            "epochs": [asdict(epoch) for epoch in self._epochs],
-        }
+        return Meta(
+            status=self._status,
+            process=self._process,
+            versions=dict(run.versions),
+            options=RunOptions(
+                interval=run.interval, stop_on=run.stop_on, training=dict(run.training)
+            ),
+            thresholds=run.thresholds,
+            layout=self._layout,
+            last_step=self._last_step,
+            events=tuple(self._events),
+            epochs=tuple(self._epochs),
+            others=self._others,
+        )

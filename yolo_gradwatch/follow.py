@@ -8,33 +8,29 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.live import Live
 from rich.text import Text
 
-from yolo_gradwatch import console, runlog, tables
+from yolo_gradwatch import console, tables
 from yolo_gradwatch.board import Board
-from yolo_gradwatch.causes import at_work
 from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.evidence import existing
+from yolo_gradwatch.find import find_run
 from yolo_gradwatch.layout import narrowed, watched_at
-from yolo_gradwatch.records import CLIP_NORM
-from yolo_gradwatch.review import (
-    find_run,
-    interval_of,
-    is_killed,
-    last_said,
-    meta_of,
-    thresholds_of,
-)
+from yolo_gradwatch.meta import read_meta
+from yolo_gradwatch.repair import whole_windows
+from yolo_gradwatch.run import is_killed, last_said
+from yolo_gradwatch.schema import META_FILE, WINDOW_NEEDED, WINDOWS_FILE, FormatError
 from yolo_gradwatch.screen import Screen, is_live_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from yolo_gradwatch.records import Event, Layout, News, Window
+    from yolo_gradwatch.meta import Meta, RunOptions
+    from yolo_gradwatch.records import Layout, News, Window
     from yolo_gradwatch.thresholds import Thresholds
 
 SECONDS = 0.5
@@ -58,7 +54,7 @@ def follow(
         The run's folder.
 
     Raises:
-        runlog.FormatError: Its files cannot be read, or its folder is gone.
+        FormatError: Its files cannot be read, or its folder is gone.
     """
     is_live = is_live_terminal() and not on_stderr
     view = _Terminal() if is_live else _Log(on_stderr=on_stderr)
@@ -77,7 +73,7 @@ def _awaited(path: Path, view: _Terminal | _Log) -> Path:
     if folder is None:
         lack = "" if path.exists() else ", which does not exist yet"
         text = f"GradWatch waits for a watched training in {path}{lack} (Ctrl+C to leave)"
-        with suppress(runlog.FormatError, OSError):
+        with suppress(FormatError, OSError):
             text = f"{_over(path)} is over, {text}"
         view.say(Text(text, "dim"))
     began = time.monotonic()
@@ -89,7 +85,7 @@ def _awaited(path: Path, view: _Terminal | _Log) -> Path:
         if folder is None:
             is_there = path.exists()
             if was_there and not is_there:
-                raise runlog.FormatError(f"{path}: the folder is gone, and no run was in it")
+                raise FormatError(path, "the folder is gone, and no run was in it")
             lack = "no training that goes on" if is_there else "the path does not exist yet"
             view.wait(lack, time.monotonic() - began)
     return folder
@@ -99,27 +95,27 @@ def _over(path: Path) -> Path:
     """The newest run in a folder, which has ended.
 
     Raises:
-        runlog.FormatError: There is none.
+        FormatError: There is none.
     """
     folder = find_run(path)
-    meta_of(folder)
+    read_meta(folder)
     return folder
 
 
 def _found(path: Path) -> Path | None:
     """The folder of the run that is meant; in a folder above, the newest if it goes on."""
-    with suppress(runlog.FormatError, OSError):
+    with suppress(FormatError, OSError):
         folder = find_run(path)
         if folder in {path, path.parent}:
             return folder if _has_files(folder) else None
-        meta, _ = meta_of(folder)
-        if meta["status"] == "running" and not is_killed(meta):
+        meta = read_meta(folder)
+        if meta.status == "running" and not is_killed(meta):
             return folder
     return None
 
 
 def _has_files(folder: Path) -> bool:
-    return all((folder / name).exists() for name in (runlog.WINDOWS_FILE, runlog.META_FILE))
+    return all((folder / name).exists() for name in (WINDOWS_FILE, META_FILE))
 
 
 def _watch(folder: Path, judge_of: Callable[[Look], Judge], view: _Terminal | _Log) -> None:
@@ -141,7 +137,7 @@ def _watch(folder: Path, judge_of: Callable[[Look], Judge], view: _Terminal | _L
                 view.end_epoch(judge.board)
                 return
         elif not folder.exists():
-            raise runlog.FormatError(f"{folder}: the folder is gone, and the run with it")
+            raise FormatError(folder, "the folder is gone, and the run with it")
         else:
             view.wait("the files of the run are gone", time.monotonic() - changed)
         time.sleep(SECONDS)
@@ -154,39 +150,32 @@ class Look:
     Attributes:
         is_new: Whether a run begins with it: the first look, or other files than before.
         meta: The content of ``gradwatch.json``.
-        layout: Of the model that is watched.
         windows: Those that were not there at the look before.
         is_killed: Whether the process of the training is gone without a word.
     """
 
     is_new: bool
-    meta: dict[str, Any]
-    layout: Layout
+    meta: Meta
     windows: tuple[Window, ...]
     is_killed: bool = False
 
     @property
     def is_over(self) -> bool:
         """Whether the training has ended."""
-        return self.is_killed or bool(self.meta["status"] != "running")
+        return self.is_killed or self.meta.status != "running"
 
     def by_epoch(self) -> list[Look]:
         """The same in parts with the windows of one epoch each; one part if there are none."""
         groups = [tuple(group) for _, group in groupby(self.windows, lambda window: window.epoch)]
         return [replace(self, windows=windows) for windows in groups or [()]]
 
-    @property
-    def events(self) -> list[Event]:
-        """The points at which the run began anew, those of all ``windows`` among them."""
-        return runlog.events_of_meta(self.meta)
-
 
 class _Known(NamedTuple):
     """What is known of the run that is followed, to distinguish it from another one."""
 
     layout: Layout
-    thresholds: dict[str, Any]
-    options: dict[str, Any]
+    thresholds: Thresholds
+    options: RunOptions
 
     def continues(self, before: _Known) -> bool:
         """Whether this is the same run, which may have taken in layers that have thawed."""
@@ -207,44 +196,44 @@ class Tail:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._path = folder / runlog.WINDOWS_FILE
+        self._path = folder / WINDOWS_FILE
         self._run: _Known | None = None
         self._end = 0
         self._line = b""
         self._names: tuple[str, ...] = ()
         self._meta_state: tuple[int, ...] = ()
-        self._meta_read: tuple[dict[str, Any], Layout]
+        self._meta_read: Meta
 
     def look(self) -> Look | None:
         """What is new; None as long as there is no run.
 
         Raises:
-            runlog.FormatError: The files cannot be read, by this version or at all.
+            FormatError: The files cannot be read, by this version or at all.
         """
         fresh = self._fresh()
         if fresh is None:
             return None
         # Read after the table: a training notes an event before the windows that follow it.
         try:
-            meta, layout, is_gone = last_said(self._meta)
+            meta, is_gone = last_said(self._meta)
         except FileNotFoundError:
             return None
-        run = _Known(layout, meta["thresholds"], meta["options"])
+        run = _Known(meta.layout, meta.thresholds, meta.options)
         is_new = self._run is None or not run.continues(self._run)
         self._run = run
         if is_new:
             self._end, self._line = 0, b""
-        look = Look(is_new, meta, layout, (), is_killed=is_gone)
+        look = Look(is_new, meta, (), is_killed=is_gone)
         if is_new or look.is_over:  # it may have grown up to its end
             fresh = self._fresh() or b""
-        return replace(look, windows=self._windows(fresh, layout))
+        return replace(look, windows=self._windows(fresh, meta.layout))
 
-    def _meta(self) -> tuple[dict[str, Any], Layout]:
+    def _meta(self) -> Meta:
         """The content of ``gradwatch.json``, parsed once as long as it stays the same."""
-        file = (self._folder / runlog.META_FILE).stat()
+        file = (self._folder / META_FILE).stat()
         state = (file.st_mtime_ns, file.st_size, file.st_ino)
         if state != self._meta_state:
-            self._meta_read, self._meta_state = meta_of(self._folder), state
+            self._meta_read, self._meta_state = read_meta(self._folder), state
         return self._meta_read
 
     def _fresh(self) -> bytes | None:
@@ -260,9 +249,8 @@ class Tail:
             self._run, self._end, self._line = None, 0, b""
             return None
         except OSError as error:
-            raise runlog.FormatError(
-                f"{self._path}: {error.strerror}; is the folder still there?"
-            ) from None
+            what = f"{error.strerror}; is the folder still there?"
+            raise FormatError(self._path, what) from None
 
     def _windows(self, fresh: bytes, layout: Layout) -> tuple[Window, ...]:
         """The whole windows at the beginning of what was read."""
@@ -270,16 +258,15 @@ class Tail:
         begin = 0 if self._line else content.find(b"\n") + 1
         if begin:
             header = content[: begin - 1]
-            self._names = tables.checked_header(self._path, header, runlog.WINDOW_NEEDED)
-        end = runlog.whole_windows(content, layout.modules[-1], self._names)
+            self._names = tables.checked_header(self._path, header, WINDOW_NEEDED)
+        end = whole_windows(content, layout.modules[-1], self._names)
         if end <= max(begin, len(self._line)):
             return ()
         try:
             table = tables.parse(content[begin:end], self._names)
         except ValueError:
-            raise runlog.FormatError(
-                f"{self._path}: a line cannot be read; yolo-gradwatch review tells which"
-            ) from None
+            what = "a line cannot be read; yolo-gradwatch review tells which"
+            raise FormatError(self._path, what) from None
         known = 1 if self._line else 0
         self._end += end - len(self._line)
         self._line = content[content.rfind(b"\n", 0, end - 1) + 1 : end]
@@ -301,28 +288,29 @@ class Judge:
     def __init__(
         self, folder: Path, limits: Callable[[Thresholds], Thresholds], look: Look
     ) -> None:
-        training = look.meta["options"]["training"]
-        own = limits(thresholds_of(look.meta))
-        self._layout = look.layout
-        self._diagnosis = Diagnosis(look.layout, own, training, partial(existing, folder))
+        layout, options = look.meta.layout, look.meta.options
+        own = limits(look.meta.thresholds)
+        self._layout = layout
+        self._diagnosis = Diagnosis(layout, own, options.training, partial(existing, folder))
         self._events = 0
         first = look.windows[0].step_first if look.windows else 1
-        self._shown = watched_at(look.layout, first)
+        self._shown = watched_at(layout, first)
         self.board = Board(
             self._shown,
-            epochs=int(at_work(training, "epochs") or 0),  # type: ignore[call-overload]
-            clip=float(training.get("clip", CLIP_NORM)),
-            interval=interval_of(look.meta),
+            epochs=options.epochs,
+            clip=options.clip,
+            interval=options.interval,
         )
 
     def update(self, look: Look) -> list[News]:
         """What the new windows change."""
-        if look.layout != self._layout:
-            self._layout = look.layout
-            self._diagnosis.regroup(look.layout)
+        if look.meta.layout != self._layout:
+            self._layout = look.meta.layout
+            self._diagnosis.regroup(self._layout)
         for window in look.windows:
             self._show(window)
-        due = [e for e in look.events if look.windows and e.step <= look.windows[-1].step_first]
+        last = look.windows[-1].step_first if look.windows else -1
+        due = [event for event in look.meta.events if event.step <= last]
         news = replay(self._diagnosis, look.windows, due[self._events :])
         self._events = max(self._events, len(due))
         self.board.show(self._diagnosis.findings.all.values())

@@ -11,7 +11,6 @@ from yolo_gradwatch import results
 from yolo_gradwatch.causes import mosaic_closes
 from yolo_gradwatch.graph import Graph
 from yolo_gradwatch.records import FLOAT32_MAX, WHOLE
-from yolo_gradwatch.runlog import events_of_meta
 from yolo_gradwatch.telemetry import block_labels, block_rows
 from yolo_gradwatch.timeline import Timeline
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.records import Counts, Episode, Finding, Flags, Floats, Grid, Layout
     from yolo_gradwatch.report import Report
     from yolo_gradwatch.results import Curves
-    from yolo_gradwatch.review import Run
+    from yolo_gradwatch.run import Run
 
 FINE, NONFINITE, ZERO, NONE, UNKNOWN = range(5)
 """Of a cell: a norm above 0; NaN or Inf in a step; exactly 0, or no gradient, in most steps;
@@ -243,9 +242,9 @@ def _clipped(grid: Grid, clip: float) -> Floats:
 
 def _moments(run: Run) -> tuple[Moment, ...]:
     """Restarts, and the end of the mosaic."""
-    events = events_of_meta(run.meta)
-    found = [Moment(e.step, _RESTARTS[e.kind]) for e in events if e.kind in _RESTARTS]
-    closes = mosaic_closes(run.meta["options"]["training"])
+    restarts = (event for event in run.meta.events if event.kind in _RESTARTS)
+    found = [Moment(event.step, _RESTARTS[event.kind]) for event in restarts]
+    closes = mosaic_closes(run.meta.options.training)
     if closes is not None:
         begins = run.grid.step_first[run.grid.epoch == closes]
         found += [Moment(int(step), "mosaic closed") for step in begins[:1]]

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from yolo_gradwatch import ddp
 from yolo_gradwatch.detect import matches
-from yolo_gradwatch.review import load_run
-from yolo_gradwatch.runlog import META_FILE, FormatError
+from yolo_gradwatch.run import load_run
+from yolo_gradwatch.schema import META_FILE, FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.records import Finding
     from yolo_gradwatch.report import Report
-    from yolo_gradwatch.review import Run
+    from yolo_gradwatch.run import Run
 
 
 class Launched:
@@ -50,7 +50,7 @@ class Launched:
     def is_broken(self) -> bool:
         """Whether, once the training is over, the files tell of no watch to its end."""
         run = self._run()
-        return run is None or run.meta["status"] != "finished"
+        return run is None or run.meta.status != "finished"
 
     @property
     def stopped_by(self) -> Finding | None:
@@ -87,7 +87,7 @@ def _written(folder: Path) -> int | None:
 
 def _first_named(run: Run, words: Collection[str]) -> Finding | None:
     """The finding that was first to begin, come back or grow worse since the run was started."""
-    started = [e["step"] for e in run.meta["events"] if e["kind"] in {"start", "resume"}]
+    started = [e.step for e in run.meta.events if e.kind in {"start", "resume"}]
     is_news = (run.alerts["step"] >= max(started, default=1)) & (run.alerts["event"] != "end")
     findings = {finding.number: finding for finding in run.report().findings}
     told = [findings[n] for n in run.alerts["finding"][is_news] if n in findings]

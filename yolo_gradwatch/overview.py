@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.board import BlockRow
     from yolo_gradwatch.records import EpochTelemetry, Finding
     from yolo_gradwatch.report import Report
-    from yolo_gradwatch.review import Run
+    from yolo_gradwatch.run import Run
 
 _TEXTS = ("module", "type", "findings")
 _HEADINGS = {
@@ -98,13 +98,13 @@ _EVENTS = {
 
 def source_of(run: Run) -> str:
     """How the training ended and restarted, what was trained on what, and with which versions."""
-    versions = ", ".join(f"{name} {version}" for name, version in run.meta["versions"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in run.meta.versions.items())
     using = f" ({versions})" if versions else ""
-    options = run.meta["options"]["training"]
+    options = run.meta.options.training
     model, data = options.get("model"), options.get("data")
     events = [
-        f"{_EVENTS.get(e['kind'], e['kind'])} before step {e['step']:,}"
-        for e in run.meta["events"][1:]
+        f"{_EVENTS.get(event.kind, event.kind)} before step {event.step:,}"
+        for event in run.meta.events[1:]
     ]
     return f"{', '.join([run.status, *events])}, {model} on {data}{using}"
 
@@ -232,7 +232,7 @@ def _findings_apart(reports: Sequence[Report]) -> Text:
 
 def _blocks(run: Run, report: Report, table: pd.DataFrame, width: int | None) -> Text:
     """A line a block with its history, whose width depends on the line's."""
-    board = Board(run.layout, clip=run.clip)
+    board = Board(run.layout, clip=run.meta.options.clip)
     for window in windows_of(run.grid):
         board.add_window(window)
     board.show(report.findings)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from plotly.offline import get_plotlyjs
 
+from yolo_gradwatch.atomic import replacing
 from yolo_gradwatch.heatmap import COLOURS, STATES, WEAK, WEAK_ZERO, ZERO, heatmap
 from yolo_gradwatch.overview import module_columns, source_of
 from yolo_gradwatch.report import finding_line
-from yolo_gradwatch.runlog import replacing
 from yolo_gradwatch.summary import summary
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.heatmap import Heatmap
     from yolo_gradwatch.records import Finding
     from yolo_gradwatch.report import Report
-    from yolo_gradwatch.review import Run
+    from yolo_gradwatch.run import Run
 
 _PARTS = files("yolo_gradwatch") / "page_parts"
 

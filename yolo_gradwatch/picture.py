@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.outputs import OutputBase
-from yolo_gradwatch.review import load_run
-from yolo_gradwatch.runlog import PICTURE_FILE
+from yolo_gradwatch.run import load_run
+from yolo_gradwatch.schema import PICTURE_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from yolo_gradwatch.plain import printable
 from yolo_gradwatch.records import CLIP_NORM
 from yolo_gradwatch.thresholds import Thresholds
-from yolo_gradwatch.typed import printable
 
 if TYPE_CHECKING:
     from pathlib import Path

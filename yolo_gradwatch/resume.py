@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from yolo_gradwatch import runlog
 from yolo_gradwatch.diagnosis import replay
 from yolo_gradwatch.layout import dated
-from yolo_gradwatch.review import last_step_of, load_run
+from yolo_gradwatch.meta import encoded
+from yolo_gradwatch.repair import mend, set_aside
+from yolo_gradwatch.run import load_run
+from yolo_gradwatch.schema import META_FILE
 from yolo_gradwatch.tables import grid_of, windows_of
 from yolo_gradwatch.telemetry import epochs_of
 
@@ -20,13 +21,7 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.diagnosis import Diagnosis
     from yolo_gradwatch.records import EpochTelemetry, Event, Layout
-    from yolo_gradwatch.review import Run
-
-OWN_PARTS = (
-    *("format_version", "status", "process", "versions", "options", "thresholds", "layout"),
-    *("last_step", "events", "epochs"),
-)
-"""Parts of ``gradwatch.json`` that are written."""
+    from yolo_gradwatch.run import Run
 
 _LOG = logging.getLogger(__name__)
 
@@ -47,16 +42,16 @@ class Past:
     steps: int
     events: tuple[Event, ...]
     epochs: tuple[EpochTelemetry, ...]
-    others: dict[str, Any] = field(default_factory=dict)
+    others: dict[str, object] = field(default_factory=dict)
 
 
 def earlier_run(folder: Path) -> Run | None:
     """The run that is resumed, if its first part was watched and its files can be continued."""
-    if not (folder / runlog.META_FILE).exists():
+    if not (folder / META_FILE).exists():
         return None
     try:
         run = load_run(folder)
-        json.dumps(run.meta, allow_nan=False)  # much of it is written again
+        encoded(run.meta)  # much of it is written again
         _next_step(run)
     except Exception as error:  # noqa: BLE001  # there is no end to what may be in a file
         _set_aside(folder, error)
@@ -89,18 +84,17 @@ def continued(
 
 
 def _taken_over(run: Run, layout: Layout, diagnosis: Diagnosis) -> Past:
-    events = runlog.events_of_meta(run.meta)
-    epochs = runlog.epochs_of_meta(run.meta)
+    epochs = list(run.meta.epochs)
     epochs += epochs_of(run.grid, sum(epoch.steps for epoch in epochs))
     windows = list(windows_of(grid_of(run.windows, layout)))
-    replay(diagnosis, windows, events, run.reported)
-    runlog.mend(run.folder, run.layout.modules[-1])
+    replay(diagnosis, windows, run.meta.events, run.reported)
+    mend(run.folder, run.layout.modules[-1])
     return Past(
         first_step=_next_step(run),
         steps=sum(window.steps for window in windows),
-        events=tuple(events),
+        events=run.meta.events,
         epochs=tuple(epochs),
-        others={name: part for name, part in run.meta.items() if name not in OWN_PARTS},
+        others=run.meta.others,
     )
 
 
@@ -110,8 +104,8 @@ def as_asked(options: dict[str, object], earlier: Run | None) -> dict[str, objec
     A checkpoint holds what Ultralytics made of them, such as AdamW of ``optimizer=auto``, as if the
     user had asked for that. Where the first part does not tell, nobody knows: None.
     """
-    is_known = earlier is not None and earlier.meta["format_version"] > 1
-    first = earlier.meta["options"]["training"] if earlier and is_known else {}
+    is_known = earlier is not None and earlier.meta.format_version > 1
+    first: dict[str, Any] = earlier.meta.options.training if earlier and is_known else {}
     model = {"model": first["model"]} if "model" in first else {}  # else the checkpoint
     if not is_known and options.get("optimizer") != "auto":
         first = {"optimizer": None, "lr0": None}
@@ -128,11 +122,11 @@ def _set_aside(folder: Path, error: Exception) -> None:
         error,
         exc_info=_LOG.isEnabledFor(logging.DEBUG),
     )
-    runlog.set_aside(folder)
+    set_aside(folder)
 
 
 def _next_step(run: Run) -> int:
     """The optimizer step with which a resumed run goes on."""
-    begun = (event.step for event in runlog.events_of_meta(run.meta))
-    last = max(int(run.grid.step_last.max(initial=0)), last_step_of(run.meta))
+    begun = (event.step for event in run.meta.events)
+    last = max(int(run.grid.step_last.max(initial=0)), run.meta.last_step)
     return max([last + 1, *begun])

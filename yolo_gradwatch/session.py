@@ -7,9 +7,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from yolo_gradwatch import contract, hooks, runlog
+from yolo_gradwatch import contract, hooks
 from yolo_gradwatch import layout as layouts
 from yolo_gradwatch import training as facts
+from yolo_gradwatch.arguments import arguments_of
 from yolo_gradwatch.assembly import Options, Parts, Training, assemble
 from yolo_gradwatch.events import Events, view
 from yolo_gradwatch.guard import Guard
@@ -100,7 +101,7 @@ class Session:
         """Have the trainer call us when it begins and when it is over."""
         trainer = self._alive()
         given = facts.given_options(trainer)
-        workers = runlog.arguments_of(self.folder).get("workers")  # on a CPU they are 0 by now
+        workers = arguments_of(self.folder).get("workers")  # on a CPU they are 0 by now
         self._given = given if workers is None else {**given, "workers": workers}
         contract.check_step(type(trainer))
         finish = partial(self._guard.at_event, self._finish)

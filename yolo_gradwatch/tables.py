@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from yolo_gradwatch import runlog
+from yolo_gradwatch import runlog, schema
 from yolo_gradwatch.records import Grid, Layout, Window
+from yolo_gradwatch.repair import whole_lines, whole_windows
+from yolo_gradwatch.schema import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,11 +49,11 @@ def read_windows(path: Path, layout: Layout) -> tuple[pd.DataFrame, tuple[str, .
     behind ours, as text.
 
     Raises:
-        runlog.FormatError: It is missing, or a line of it cannot be used.
+        FormatError: It is missing, or a line of it cannot be used.
     """
     content = _content(path)
-    end = runlog.whole_windows(content, layout.modules[-1])
-    table = _table(path, content, end, runlog.WINDOW_NEEDED)
+    end = whole_windows(content, layout.modules[-1])
+    table = _table(path, content, end, schema.WINDOW_NEEDED)
     _check_steps(path, table)
     remarks = (*_lacking(path, table, runlog.WINDOW_COLUMNS), *_torn(path, content, end))
     return _complete(table, runlog.WINDOW_COLUMNS), remarks
@@ -63,13 +65,13 @@ def read_alerts(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     ``reported`` is missing in every row of a file without that column.
 
     Raises:
-        runlog.FormatError: It is missing, or a line of it cannot be used.
+        FormatError: It is missing, or a line of it cannot be used.
     """
     content = _content(path)
-    end = runlog.whole_lines(content)
-    table = _table(path, content, end, runlog.ALERT_NEEDED)
-    remarks = (*_lacking(path, table, runlog.ALERT_COLUMNS), *_torn(path, content, end))
-    return _complete(table, runlog.ALERT_COLUMNS), remarks
+    end = whole_lines(content)
+    table = _table(path, content, end, schema.ALERT_NEEDED)
+    remarks = (*_lacking(path, table, schema.ALERT_COLUMNS), *_torn(path, content, end))
+    return _complete(table, schema.ALERT_COLUMNS), remarks
 
 
 def parse(content: bytes, names: Sequence[str] = runlog.WINDOW_COLUMNS) -> pd.DataFrame:
@@ -134,16 +136,14 @@ def _content(path: Path) -> bytes:
     try:
         return path.read_bytes().removeprefix(BOM_UTF8)  # which spreadsheets write
     except OSError as error:
-        raise runlog.FormatError(
-            f"{path}: {error.strerror}; copy it from the run's folder, "
-            f"{runlog.META_FILE} needs it beside it"
-        ) from None
+        remedy = f"copy it from the run's folder, {schema.META_FILE} needs it beside it"
+        raise FormatError(path, f"{error.strerror}; {remedy}") from None
 
 
 def _table(path: Path, content: bytes, end: int, needed: Sequence[str]) -> pd.DataFrame:
     """The first ``end`` bytes of a CSV file with these columns at least."""
     if not end:
-        raise runlog.FormatError(f"{path}: empty; {_RESTORE}")
+        raise FormatError(path, f"empty; {_RESTORE}")
     names = checked_header(path, content[: content.index(b"\n")], needed)
     whole = content[:end]
     try:
@@ -151,7 +151,7 @@ def _table(path: Path, content: bytes, end: int, needed: Sequence[str]) -> pd.Da
     except ValueError:
         table = None
     if table is None or not _is_possible(table):
-        raise runlog.FormatError(_damage(path, whole, names))
+        raise _damage(path, whole, names)
     return table
 
 
@@ -208,23 +208,18 @@ def checked_header(path: Path, header: bytes, needed: Sequence[str]) -> tuple[st
     """The names of the columns in the first line of a file.
 
     Raises:
-        runlog.FormatError: A column that is needed is missing, one is there twice, or it is
-            another file.
+        FormatError: A column that is needed is missing, one is there twice, or it is another file.
     """
-    found = runlog.column_names(header)
+    found = schema.column_names(header)
     missing = [name for name in needed if name not in found]
+    is_other = f"line 1 is not the header of {path.name}"
     if len(missing) > len(needed) / 2:
-        raise runlog.FormatError(
-            f"{path}: line 1 is not the header of {path.name}; is it a file of another tool?"
-        )
+        raise FormatError(path, f"{is_other}; is it a file of another tool?", line=1)
     if missing:
-        raise runlog.FormatError(
-            f"{path}: line 1: column {missing[0]!r} is missing; {_RESTORE} with all its columns"
-        )
+        what = f"line 1: column {missing[0]!r} is missing; {_RESTORE} with all its columns"
+        raise FormatError(path, what, line=1, column=missing[0])
     if len(set(found)) < len(found) or not all(map(str.isprintable, found)):
-        raise runlog.FormatError(
-            f"{path}: line 1 is not the header of {path.name}; {_RESTORE} with its own columns"
-        )
+        raise FormatError(path, f"{is_other}; {_RESTORE} with its own columns", line=1)
     return found
 
 
@@ -244,33 +239,26 @@ def _is_possible(table: pd.DataFrame) -> bool:
     )
 
 
-def _damage(path: Path, content: bytes, columns: Sequence[str]) -> str:
-    """A sentence on the first line that cannot be used."""
+def _damage(path: Path, content: bytes, columns: Sequence[str]) -> FormatError:
+    """The first line that cannot be used."""
     for line, row in _rows(content):
-        where = f"{path}: line {line}"
         if line > 1 and row == list(columns):
-            return f"{where} is a second header: two runs in one file; keep the lines of one"
+            what = f"line {line} is a second header: two runs in one file; keep the lines of one"
+            return FormatError(path, what, line=line)
         if len(row) != len(columns):
-            return f"{where} has {len(row)} cells instead of {len(columns)}; {_RESTORE}"
-        wrong = [] if line == 1 else _wrong_cells(columns, row)
-        if wrong:
-            return f"{where}: {wrong[0]}; {_RESTORE}"
-    return f"{path}: not a table; {_RESTORE}"
-
-
-def _wrong_cells(columns: Sequence[str], row: Sequence[str]) -> list[str]:
-    """What a line says that its columns cannot hold."""
-    return [
-        f"{text!r} is no {name}"
-        for name, text in zip(columns, row, strict=True)
-        if not re.fullmatch(_PATTERNS.get(name, ".*"), text)
-    ]
+            what = f"line {line} has {len(row)} cells instead of {len(columns)}; {_RESTORE}"
+            return FormatError(path, what, line=line)
+        for name, text in zip(columns, row, strict=True) if line > 1 else ():
+            if not re.fullmatch(_PATTERNS.get(name, ".*"), text):
+                what = f"line {line}: {text!r} is no {name}; {_RESTORE}"
+                return FormatError(path, what, line=line, column=name)
+    return FormatError(path, f"not a table; {_RESTORE}")
 
 
 def _rows(content: bytes) -> Iterator[tuple[int, list[str]]]:
     """The cells of each line, with its number."""
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
-        yield number, runlog.cells(line)
+        yield number, schema.cells(line)
 
 
 _NUMBER = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?inf"
@@ -288,11 +276,10 @@ def _check_steps(path: Path, table: pd.DataFrame) -> None:
     """Refuse rows in which the steps go back: a run only ever goes on."""
     rows = _steps_back(table)
     if rows.size:
-        step = table["step_first"].iloc[rows.min()]
-        raise runlog.FormatError(
-            f"{path}: line {rows.min() + 2}: the steps begin anew at {step}; two runs in one file? "
-            "keep the lines of one"
-        )
+        step, line = table["step_first"].iloc[rows.min()], int(rows.min()) + 2
+        again = f"line {line}: the steps begin again at {step}"
+        remedy = "two runs in one file? keep the lines of one"
+        raise FormatError(path, f"{again}; {remedy}", line=line, column="step_first")
 
 
 def _steps_back(table: pd.DataFrame) -> Counts:

@@ -10,7 +10,7 @@ from rich.text import Text
 from yolo_gradwatch import console
 from yolo_gradwatch.board import Board
 from yolo_gradwatch.outputs import OutputBase
-from yolo_gradwatch.runlog import PICTURE_FILE, RUN_FILES
+from yolo_gradwatch.schema import PICTURE_FILE, RUN_FILES
 from yolo_gradwatch.screen import Screen, draws_panel
 
 if TYPE_CHECKING:

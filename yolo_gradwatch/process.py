@@ -1,4 +1,4 @@
-"""Which process writes the files of a run, and whether a reader can tell that it is gone."""
+"""Which process writes a run, and whether a reader can tell that it is gone."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import psutil
-
-from yolo_gradwatch.typed import built
 
 MOST_DRIFT = 60.0
 """Seconds by which the start of one process may seem to move as the system's clock is set."""
@@ -23,7 +20,7 @@ _UNKNOWN = (psutil.Error, OSError, RuntimeError)
 
 
 @dataclass(frozen=True, slots=True)
-class Writer:
+class Process:
     """The process of a training.
 
     Attributes:
@@ -37,30 +34,20 @@ class Writer:
     host: str
     started: float
 
+    def __post_init__(self) -> None:
+        if self.pid < 0:
+            raise ValueError(f"pid must be at least 0, got {self.pid}")
 
-def own() -> Writer | None:
+
+def own() -> Process | None:
     """This process; None where the system does not tell."""
     try:
-        return Writer(os.getpid(), _host(), _started(psutil.Process()))
+        return Process(os.getpid(), _host(), _started(psutil.Process()))
     except _UNKNOWN:
         return None
 
 
-def of_meta(meta: dict[str, Any]) -> Writer | None:
-    """The process in ``gradwatch.json``; None in a file of before there was one.
-
-    Raises:
-        ValueError: It is mangled.
-    """
-    if meta.get("process") is None:
-        return None
-    writer = built(Writer, meta["process"])
-    if writer.pid < 0:
-        raise ValueError(f"'pid' is {writer.pid}")
-    return writer
-
-
-def is_gone(writer: Writer) -> bool:
+def is_gone(writer: Process) -> bool:
     """Whether a process has ended for sure; False where this process cannot know."""
     if writer.host != _host():
         return False
@@ -75,7 +62,7 @@ def is_gone(writer: Writer) -> bool:
 
 
 def _started(process: psutil.Process) -> float:
-    """See `Writer`; psutil adds the two up on Linux, and is asked for both at once."""
+    """See `Process`; psutil adds the two up on Linux, and is asked for both at once."""
     boot = psutil.boot_time() if psutil.LINUX else 0.0
     return float(process.create_time() - boot)
 

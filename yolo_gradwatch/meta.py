@@ -1,0 +1,252 @@
+"""What a run says of itself: ``gradwatch.json`` as one frozen value, both directions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from yolo_gradwatch.arguments import arguments_of
+from yolo_gradwatch.plain import printable
+from yolo_gradwatch.process import Process  # noqa: TC001  # msgspec reads the annotation
+from yolo_gradwatch.records import CLIP_NORM, WHOLE, EpochTelemetry, Event, Layout, Status
+from yolo_gradwatch.schema import FORMAT_VERSION, META_FILE, FormatError
+from yolo_gradwatch.thresholds import Thresholds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+MOST_STEPS = 10**15
+"""No training has more."""
+
+_RESTORE = "restore it from a copy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What was asked of the watch, and of the training.
+
+    Attributes:
+        interval: Optimizer steps from one captured step to the next.
+        stop_on: Rules or kinds of rules that end the training.
+        training: Its arguments as the user gave them, ``clip``, and ``fitted``: those that
+            Ultralytics changed.
+    """
+
+    interval: int = 1
+    stop_on: tuple[str, ...] = ()
+    training: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def clip(self) -> float:
+        """Total norm above which the trainer clipped."""
+        clip = self.training.get("clip")
+        return float(clip) if isinstance(clip, (int, float)) else CLIP_NORM
+
+    @property
+    def epochs(self) -> int:
+        """How many it was to have; 0 if it does not tell."""
+        epochs = self.fitted.get("epochs", self.training.get("epochs"))
+        return epochs if isinstance(epochs, int) else 0
+
+    @property
+    def fitted(self) -> dict[str, object]:
+        """Arguments that Ultralytics changed, as it made them."""
+        fitted = self.training.get("fitted")
+        return fitted if isinstance(fitted, dict) else {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meta:
+    """The content of ``gradwatch.json``.
+
+    Attributes:
+        format_version: In which it was written.
+        status: How the training ended, or that it runs.
+        process: In which it ran; None in files of before there was one.
+        versions: Of the packages at work.
+        options: Of the watch and of the training.
+        thresholds: Under which it was judged.
+        layout: Of the model that was watched.
+        last_step: Newest optimizer step, captured or not; 0 in files that do not tell.
+        events: Points at which the run restarted, by step.
+        epochs: Clipping and AMP of each pass over an epoch.
+        others: Parts of a later version.
+    """
+
+    format_version: int = FORMAT_VERSION
+    status: Status = "running"
+    process: Process | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    options: RunOptions = field(default_factory=RunOptions)
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    layout: Layout
+    last_step: int = 0
+    events: tuple[Event, ...] = ()
+    epochs: tuple[EpochTelemetry, ...] = ()
+    others: dict[str, object] = field(default_factory=dict)
+
+
+def encoded(meta: Meta) -> str:
+    """The text of ``gradwatch.json``.
+
+    Raises:
+        ValueError: It has a number that JSON has not.
+    """
+    parts = asdict(meta)
+    return json.dumps({**parts.pop("others"), **parts}, indent=1, allow_nan=False)
+
+
+def read_meta(folder: Path) -> Meta:
+    """The content of ``gradwatch.json``, of any format version up to ours.
+
+    Text that is shown and is no name of the layout has "?" for what would steer a terminal.
+
+    Raises:
+        FormatError: It is missing, not JSON, of a later version of this package, or a part of it
+            is missing, of another type, or does not fit the others.
+    """
+    path = folder / META_FILE
+    try:
+        raw = _without_nulls(_parsed(path))
+        if raw["format_version"] == 1:
+            raw = _from_version_1(raw, arguments_of(folder))
+        raw = {name: one if name == "layout" else printable(one) for name, one in raw.items()}
+        meta = decoded(raw)
+    except RecursionError as error:
+        raise FormatError(path, f"not JSON ({error}); {_RESTORE}") from None
+    except msgspec.ValidationError as error:
+        what, is_inside, place = printable(str(error)).rpartition(" - at ")
+        what, place = (what, place.strip("`")) if is_inside else (place, "$")
+        raise FormatError(path, f"{place}: {what}; {_RESTORE}", place=place) from None
+    for place, what in _misfits(meta):
+        raise FormatError(path, f"{place}: {what}; {_RESTORE}", place=place)
+    return meta
+
+
+def decoded(raw: Mapping[str, object]) -> Meta:
+    """The content of ``gradwatch.json`` of format version 2, from its JSON form.
+
+    Raises:
+        msgspec.ValidationError: A part is missing or of another type: which.
+    """
+    own = {one.name for one in fields(Meta)} - {"others"}
+    others = {name: part for name, part in raw.items() if name not in own}
+    known = {name: part for name, part in raw.items() if name in own}
+    return msgspec.convert({**known, "others": others}, Meta)
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    """The parts of the file.
+
+    The standard library reads it because it takes half a surrogate, which stands for a byte in the
+    name of a file that is not UTF-8.
+
+    Raises:
+        FormatError: It is missing, not JSON, or of a version that is not read.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FormatError(path, f"{error.strerror}; was this training watched?") from None
+    except ValueError as error:
+        line = getattr(error, "lineno", None)
+        raise FormatError(path, f"not JSON ({error}); {_RESTORE}", line=line) from None
+    if not isinstance(raw, dict):
+        raise FormatError(path, f"not a table of names and values; {_RESTORE}", place="$")
+    version = raw.get("format_version")
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        what = f"no format version ({printable(repr(version))}); {_RESTORE}"
+        raise FormatError(path, what, place="$.format_version")
+    if version > FORMAT_VERSION:
+        what = (
+            f"written by a newer yolo_gradwatch (format version {version}, this one reads 1 to "
+            f"{FORMAT_VERSION}), update: pip install -U yolo-gradwatch"
+        )
+        raise FormatError(path, what, place="$.format_version")
+    return raw
+
+
+def _without_nulls(raw: dict[str, Any]) -> dict[str, Any]:
+    """The parts that are there, and those of the options: what is null has its default."""
+    there = {name: part for name, part in raw.items() if part is not None}
+    if isinstance(there.get("options"), dict):
+        options = there["options"].items()
+        there["options"] = {name: part for name, part in options if part is not None}
+    return there
+
+
+def _from_version_1(raw: dict[str, Any], given: dict[str, object]) -> dict[str, Any]:
+    """The parts of a file of format version 1 as version 2 has them.
+
+    Version 1 has some arguments of the training as Ultralytics made them; what the user gave is in
+    Ultralytics' own ``args.yaml``.
+
+    Args:
+        raw: Its parts.
+        given: The arguments in ``args.yaml``.
+    """
+    options = raw.get("options", {})
+    training = options.get("training", {}) if isinstance(options, dict) else None
+    if not given or not isinstance(training, dict):
+        return raw
+    fitted = {n: v for n, v in training.items() if n in given and given[n] != v}
+    return {**raw, "options": {**options, "training": {**training, **given, "fitted": fitted}}}
+
+
+def _misfits(meta: Meta) -> Iterator[tuple[str, str]]:
+    """What has the right type and is impossible: where, and in a few words."""
+    training = meta.options.training
+    if meta.options.interval < 1:
+        yield "$.options.interval", f"{meta.options.interval} is no number of steps"
+    for name in ("clip", "epochs"):
+        if not isinstance(training.get(name) or 0, (int, float)):
+            yield f"$.options.training.{name}", "not a number"
+    if not isinstance(training.get("fitted", {}), dict):
+        yield "$.options.training.fitted", "not a table of names and values"
+    steps = {"$.last_step": meta.last_step}
+    steps |= {f"$.events[{number}].step": event.step for number, event in enumerate(meta.events)}
+    for place, step in steps.items():
+        if not 0 <= step <= MOST_STEPS:
+            yield place, f"{step} is no step"
+    for misfits in (_uneven_columns, _misfit_blocks, _misfit_names):
+        for column, what in misfits(meta.layout):
+            yield f"$.layout.{column}", what
+
+
+def _uneven_columns(layout: Layout) -> Iterator[tuple[str, str]]:
+    """Columns of a layout that are not as long as they must be."""
+    size = len(layout.modules)
+    for column in ("types", "parameters", "block_of", "roles", "kernels", "since"):
+        length = len(getattr(layout, column))
+        if length != size and (length or column != "since"):
+            yield column, f"{length} rows for {size} modules"
+    if len(layout.inside) != len(layout.blocks):
+        yield "inside", f"{len(layout.inside)} rows for {len(layout.blocks)} blocks"
+
+
+def _misfit_blocks(layout: Layout) -> Iterator[tuple[str, str]]:
+    """What does not fit the blocks of a layout."""
+    blocks = {name for name, _ in layout.blocks} or {""}  # a model may be a single layer
+    if layout.head not in blocks:
+        yield "head", "not one of the blocks"
+    if not {name for edge in layout.edges for name in edge} <= blocks:
+        yield "edges", "not between the blocks"
+    for name, block in zip(layout.modules, layout.block_of, strict=True):
+        if block and not f"{name}.".startswith(f"{block}."):
+            yield "block_of", f"{name!r} does not lie in {block!r}"
+
+
+def _misfit_names(layout: Layout) -> Iterator[tuple[str, str]]:
+    """Names of a layout that are not unique, lie nowhere, or would spoil a terminal."""
+    modules = layout.modules
+    if len(set(modules)) < len(modules) or WHOLE not in modules[:1]:
+        yield "modules", f"not {WHOLE!r} and others, each once"
+    if not {name.rpartition(".")[0] for name in modules} <= {"", *modules}:
+        yield "modules", "one lies in a module that is missing"
+    for column in ("modules", "types", "blocks"):
+        if not all(text.isprintable() for row in getattr(layout, column) for text in row):
+            yield column, "a name has a character that cannot be printed"

@@ -1,0 +1,16 @@
+"""Text from outside, made safe for a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def printable(value: Any) -> Any:
+    """A value from JSON in whose texts "?" stands for what would steer a terminal."""
+    if isinstance(value, str):
+        return "".join(sign if sign.isprintable() else "?" for sign in value)
+    if isinstance(value, list):
+        return [printable(one) for one in value]
+    if isinstance(value, dict):
+        return {printable(name): printable(one) for name, one in value.items()}
+    return value

@@ -1,0 +1,117 @@
+"""The tables of a run after a kill: what of them is whole, and how a resumed training goes on."""
+
+from __future__ import annotations
+
+import csv
+import os
+from typing import TYPE_CHECKING
+
+from yolo_gradwatch.atomic import replacing
+from yolo_gradwatch.runlog import COUNT_COLUMNS, WINDOW_COLUMNS
+from yolo_gradwatch.schema import (
+    ALERT_COLUMNS,
+    ALERTS_FILE,
+    RUN_FILES,
+    WINDOWS_FILE,
+    FormatError,
+    cells,
+    column_names,
+    header_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+_FILLED = ("epoch", "parameters", "skipped", *COUNT_COLUMNS)
+"""Columns of integers: a reader takes no empty cell in them."""
+
+
+def whole_windows(content: bytes, last_module: str, names: Sequence[str] = ()) -> int:
+    """Bytes of a ``gradwatch.csv`` up to the end of its last whole window.
+
+    A killed training may leave a torn line, or a window without all of its rows. A window is whole
+    if it ends with the last module of the layout, or as the window before it does: a resumed
+    training may watch other modules than its first part.
+
+    Args:
+        content: Of the file.
+        last_module: Of the layout.
+        names: Of the columns; by default those in the first line.
+    """
+    end = whole_lines(content)
+    names = names or column_names(content[: content.find(b"\n") + 1])
+    if not {"step_first", "module"} <= set(names):
+        return end
+    places = names.index("step_first"), names.index("module")
+    begin, step, ends_with = end, None, ""
+    for line in _lines_backwards(content, end):
+        row = cells(line)
+        first, module = (row[i] if i < len(row) else "" for i in places)
+        if step is None:
+            step, ends_with = first, module
+        elif first != step:
+            return end if ends_with in (module, last_module) else begin
+        begin -= len(line)
+    return end
+
+
+def whole_lines(content: bytes) -> int:
+    """Bytes of a file up to the end of its last whole line."""
+    return content.rfind(b"\n") + 1
+
+
+def _lines_backwards(content: bytes, end: int) -> Iterator[bytes]:
+    while end:
+        begin = content.rfind(b"\n", 0, end - 1) + 1
+        yield content[begin:end]
+        end = begin
+
+
+def set_aside(folder: Path) -> None:
+    """Rename the files of a run, so that new ones do not replace them."""
+    for name in RUN_FILES:
+        if (folder / name).exists():
+            (folder / name).replace(folder / f"{name}.old")
+
+
+def mend(folder: Path, last_module: str) -> None:
+    """Prepare the tables of a run for a resumed training, which appends to them.
+
+    A torn end is cut off, and a table of an earlier version gets the columns that it lacks.
+
+    Raises:
+        FormatError: A table lacks a column that cannot be empty; nothing was changed.
+    """
+    windows, alerts = folder / WINDOWS_FILE, folder / ALERTS_FILE
+    for path, columns in ((windows, WINDOW_COLUMNS), (alerts, ALERT_COLUMNS)):
+        found = header_of(path)
+        lacking = [name for name in columns if name in _FILLED and name not in found]
+        if found and lacking:
+            what = f"lacks {', '.join(lacking)}; a training cannot go on in it"
+            raise FormatError(path, what, line=1, column=lacking[0])
+    _cut(windows, lambda content: whole_windows(content, last_module))
+    _cut(alerts, whole_lines)
+    _complete(windows, WINDOW_COLUMNS)
+    _complete(alerts, ALERT_COLUMNS)
+
+
+def _cut(path: Path, end: Callable[[bytes], int]) -> None:
+    if path.exists():
+        os.truncate(path, end(path.read_bytes()))
+
+
+def _complete(path: Path, columns: Sequence[str]) -> None:
+    """Put these columns first, empty where the table lacks them, and others behind."""
+    found = header_of(path)
+    wanted = [*columns, *(name for name in found if name not in columns)]
+    if not found or list(found) == wanted:
+        return
+    with (
+        path.open(newline="", encoding="utf-8-sig") as old,
+        replacing(path) as draft,
+        draft.open("w", newline="", encoding="utf-8") as new,
+    ):
+        table = csv.DictWriter(new, wanted, restval="", lineterminator="\n")
+        table.writeheader()
+        table.writerows(csv.DictReader(old))

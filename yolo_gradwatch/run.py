@@ -1,0 +1,163 @@
+"""Reads the files of a run back, as tables and as a report, without torch or ultralytics."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
+
+from yolo_gradwatch import process, tables
+from yolo_gradwatch.diagnosis import Diagnosis, replay
+from yolo_gradwatch.evidence import existing
+from yolo_gradwatch.find import folder_of
+from yolo_gradwatch.meta import read_meta
+from yolo_gradwatch.report import Report
+from yolo_gradwatch.schema import ALERTS_FILE, META_FILE, WINDOWS_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import pandas as pd
+
+    from yolo_gradwatch.meta import Meta
+    from yolo_gradwatch.records import Grid, Layout
+    from yolo_gradwatch.thresholds import Thresholds
+
+SILENT_MINUTES = 10
+"""Without a new row, from when on a run without an end is told to be silent."""
+
+
+@dataclass(frozen=True, repr=False)
+class Run:
+    """A watched training, from its files.
+
+    Attributes:
+        folder: Where the files are.
+        windows: The rows of ``gradwatch.csv``: one a window and module, whole windows only.
+        alerts: The rows of ``gradwatch_alerts.csv``.
+        meta: The content of ``gradwatch.json``.
+        remarks: What is missing in the files, in sentences.
+        is_killed: Whether they tell of no end, and the process of the training is gone.
+    """
+
+    folder: Path
+    windows: pd.DataFrame
+    alerts: pd.DataFrame
+    meta: Meta
+    remarks: tuple[str, ...] = ()
+    is_killed: bool = False
+
+    def __repr__(self) -> str:
+        modules = len(self.layout.modules)
+        return f"<Run {self.folder}: {len(self.grid.steps)} windows of {modules} modules>"
+
+    @property
+    def layout(self) -> Layout:
+        """Of the model that was watched."""
+        return self.meta.layout
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The windows as arrays over windows and modules, in the order of the layout."""
+        return tables.grid_of(self.windows, self.layout)
+
+    @property
+    def status(self) -> str:
+        """``running``, ``finished``, ``failed`` or ``interrupted``, or ``killed``."""
+        return "killed" if self.is_killed else self.meta.status
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Those under which the training was watched."""
+        return self.meta.thresholds
+
+    @property
+    def reported(self) -> dict[int, int]:
+        """First steps of windows that brought a change, each with the newest step seen by then."""
+        known = self.alerts.dropna(subset=["reported"])
+        return dict(zip(known["step"].tolist(), known["reported"].astype(int), strict=True))
+
+    def report(self, thresholds: Thresholds | None = None) -> Report:
+        """Judge the run again, under its own thresholds or under others."""
+        options, evidence = self.meta.options, partial(existing, self.folder)
+        limits = thresholds or self.thresholds
+        diagnosis = Diagnosis(self.layout, limits, options.training, evidence)
+        reported = self.reported if limits == self.thresholds else None
+        replay(diagnosis, tables.windows_of(self.grid), self.meta.events, reported)
+        return Report(
+            run=self.folder,
+            status=self.status,
+            steps=int(self.grid.steps.sum()),
+            modules=len(self.layout.modules),
+            findings=tuple(diagnosis.findings.all.values()),
+            epochs=self.meta.epochs,
+            clip=options.clip,
+            unjudged=diagnosis.unjudged(),
+            thresholds=limits,
+            remarks=self.remarks,
+            interval=options.interval,
+        )
+
+
+def load_run(path: str | Path) -> Run:
+    """Read a run from its folder or from the ``gradwatch.csv`` in it.
+
+    A training that was killed may have left a torn end; whole windows before it are read, and
+    ``remarks`` says so.
+
+    Raises:
+        FormatError: A file is missing or cannot be read: which, at which line, and what to do.
+    """
+    folder = folder_of(path)
+    meta, is_killed = last_said(partial(read_meta, folder))
+    windows, torn = tables.read_windows(folder / WINDOWS_FILE, meta.layout)
+    alerts, torn_alerts = tables.read_alerts(folder / ALERTS_FILE)
+    end = _killed(windows) if is_killed else _silent(folder, meta)
+    remarks = (*torn, *torn_alerts, *_missing(windows, meta), *end)
+    return Run(folder, windows, alerts, meta, remarks, is_killed)
+
+
+def _missing(windows: pd.DataFrame, meta: Meta) -> tuple[str, ...]:
+    """A sentence on steps that ``gradwatch.json`` knows of and the table does not have."""
+    known = sum(epoch.steps for epoch in meta.epochs)
+    there = int(windows.drop_duplicates("step_first")["steps"].sum())
+    remark = (
+        f"{WINDOWS_FILE} has {there:,} of the {known:,} steps that {META_FILE} knows "
+        "of: rows are missing, and so may be findings"
+    )
+    return (remark,) if there < known else ()
+
+
+def last_said(read: Callable[[], Meta]) -> tuple[Meta, bool]:
+    """What a run says of itself, and whether its training was killed.
+
+    It is read again if it seems so: the process may have written the end just before it went.
+    """
+    meta = read()
+    if not is_killed(meta):
+        return meta, False
+    meta = read()
+    return meta, is_killed(meta)
+
+
+def is_killed(meta: Meta) -> bool:
+    """Whether a training is told to run whose process is gone, as far as this machine can tell."""
+    writer = meta.process
+    return meta.status == "running" and writer is not None and process.is_gone(writer)
+
+
+def _killed(windows: pd.DataFrame) -> tuple[str, ...]:
+    """A sentence on a training that has ended without a word."""
+    after = f" after step {windows['step_last'].max():,}" if len(windows) else ""
+    return (f"the training was killed{after}: its process is gone",)
+
+
+def _silent(folder: Path, meta: Meta) -> tuple[str, ...]:
+    """A sentence on a run without an end that has long written nothing."""
+    minutes = int(time.time() - (folder / WINDOWS_FILE).stat().st_mtime) // 60
+    if meta.status != "running" or minutes < SILENT_MINUTES:
+        return ()
+    remark = f"no end was written, and nothing for {minutes:,} min: was the training killed?"
+    return (remark,)

@@ -1,0 +1,86 @@
+"""The files of a run: their names, their columns, and the error for one that cannot be read."""
+
+from __future__ import annotations
+
+import csv
+from codecs import BOM_UTF8
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FORMAT_VERSION = 2
+"""What is written; every version up to it is read."""
+
+WINDOWS_FILE = "gradwatch.csv"
+ALERTS_FILE = "gradwatch_alerts.csv"
+META_FILE = "gradwatch.json"
+RUN_FILES = (WINDOWS_FILE, ALERTS_FILE, META_FILE)
+"""What a run is read from."""
+
+PICTURE_FILE = "gradwatch.png"
+
+WINDOW_NEEDED = ("epoch", "step_first", "step_last", "module", "steps", "norm_mean")
+"""Columns without which a table of windows says nothing; any other may be missing."""
+
+ALERT_NEEDED = ("finding", "event", "step")
+"""The same of a table of alerts."""
+
+ALERT_COLUMNS = (
+    *("finding", "event", "step", "reported", "epoch", "severity", "rule", "module"),
+    *("value", "limit", "message"),
+)
+
+
+class FormatError(ValueError):
+    """A file of a run that cannot be read: which, where, and what to do.
+
+    Attributes:
+        path: The file, or the folder without one.
+        line: The first line that cannot be used, from 1; None if it is not about one line.
+        column: Of a table, the one that is missing or whose cell is wrong; "" if it is about none.
+        place: In JSON, the part that is wrong, such as ``$.layout.modules[3]``; "" elsewhere.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        what: str,
+        *,
+        line: int | None = None,
+        column: str = "",
+        place: str = "",
+    ) -> None:
+        super().__init__(path, what)
+        self.path = path
+        self.line = line
+        self.column = column
+        self.place = place
+
+    def __str__(self) -> str:
+        """All of it in one sentence."""
+        return "{}: {}".format(*self.args)
+
+
+def header_of(path: Path) -> tuple[str, ...]:
+    """The names of the columns in a CSV file; none where there is no whole header."""
+    try:
+        with path.open("rb") as file:
+            line = file.readline()
+    except OSError:
+        return ()
+    return column_names(line) if line.endswith(b"\n") else ()
+
+
+def column_names(line: bytes) -> tuple[str, ...]:
+    """The names of the columns in the first line of a CSV file."""
+    return tuple(cells(line.removeprefix(BOM_UTF8).rstrip(b"\r\n")))
+
+
+def cells(line: bytes) -> list[str]:
+    """The cells of a line of a CSV file in which no cell goes on in the next line."""
+    text = line.decode("utf-8", "replace")
+    try:
+        return next(csv.reader([text]), [])
+    except csv.Error:  # a character or a length that csv does not take
+        return text.split(",")
