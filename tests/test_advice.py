@@ -8,7 +8,7 @@ from build import episode_of, finding_of, layout_of, leaves_of
 from values import Part, plan
 
 from yolo_gradwatch import advice
-from yolo_gradwatch.detect import RULES
+from yolo_gradwatch.catalog import RULES
 from yolo_gradwatch.records import FLOAT32_MAX, WHOLE
 from yolo_gradwatch.thresholds import Thresholds
 

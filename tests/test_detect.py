@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from values import LAWS, LAYOUT, MEMBERS, NET, NORMS, runs, sample, window
+from yolo_gradwatch.detect import ALARMS, RULES, Detector, alarms, matches
 
 from yolo_gradwatch import rules
-from yolo_gradwatch.detect import ALARMS, RULES, Detector, alarms, matches
 from yolo_gradwatch.records import Finding
 from yolo_gradwatch.rollup import Rollup
 from yolo_gradwatch.thresholds import Thresholds

@@ -54,11 +54,12 @@ CLOSERS = {
 """What closes the files: where it fails, they stay open until nobody knows them any more."""
 
 MODULES = (
-    *("advice", "anomaly", "board", "capture", "causes", "console", "contract", "detect"),
-    *("diagnosis", "disk", "evidence", "findings", "graph", "heatmap", "layout", "levels"),
-    *("look", "marks", "plots", "processes", "recorder", "records", "report", "results"),
-    *("review", "rollup", "rules", "runlog", "screen", "session", "sinks", "strips", "tables"),
-    *("telemetry", "thresholds", "timeline", "trainer", "typed", "watch", "writer"),
+    *("anomaly", "board", "capture", "causes", "console", "contract", "detector", "diagnosis"),
+    *("disk", "evidence", "findings", "graph", "grouping", "heatmap", "layout", "levels", "look"),
+    *("marks", "messages", "plots", "processes", "recorder", "records", "report", "results"),
+    *("review", "rollup", "rule", "rules_dead", "rules_history", "rules_hop", "rules_nonfinite"),
+    *("rules_whole", "runlog", "screen", "session", "sinks", "strips", "tables", "telemetry"),
+    *("thresholds", "timeline", "trainer", "typed", "vocabulary", "watch", "writer"),
 )
 """Those with a function that a training runs."""
 

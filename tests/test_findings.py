@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from build import ended
 from values import FORK_EDGES, HEAD, LAYOUT, TRUNK, Part, plan, window
-
 from yolo_gradwatch.advice import message
-from yolo_gradwatch.detect import RULES
+
+from yolo_gradwatch.catalog import RULES
 from yolo_gradwatch.findings import CALM_WINDOWS, EXPLAINS, Findings, common_name
 from yolo_gradwatch.records import WHOLE, Alert, Episode, News
 from yolo_gradwatch.thresholds import Thresholds

@@ -22,7 +22,8 @@ from values import (
     window,
 )
 
-from yolo_gradwatch.detect import RULES, Detector
+from yolo_gradwatch.catalog import RULES
+from yolo_gradwatch.detector import Detector
 from yolo_gradwatch.records import CLIP_OVERFLOW, WHOLE, Alert
 from yolo_gradwatch.rollup import Rollup
 from yolo_gradwatch.thresholds import Thresholds

@@ -15,7 +15,6 @@ from rich.text import Text
 from yolo_gradwatch import console, runlog, writer
 from yolo_gradwatch.board import Board
 from yolo_gradwatch.contract import unknown_bar
-from yolo_gradwatch.detect import matches
 from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.disk import Disk
 from yolo_gradwatch.evidence import Evidence, existing
@@ -29,6 +28,7 @@ from yolo_gradwatch.sinks import Fanout, scalars
 from yolo_gradwatch.tables import grid_of, windows_of
 from yolo_gradwatch.telemetry import Telemetry, epochs_of
 from yolo_gradwatch.thresholds import Thresholds
+from yolo_gradwatch.vocabulary import matches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
 import typer
 from rich.text import Text
 
+from yolo_gradwatch.catalog import RULES
 from yolo_gradwatch.console import plain_console
-from yolo_gradwatch.detect import ALARMS, RULES, alarms, is_named, matches
 from yolo_gradwatch.thresholds import Thresholds
 from yolo_gradwatch.typed import printable
+from yolo_gradwatch.vocabulary import ALARMS, alarms, is_named, matches
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from yolo_gradwatch import processes
 from yolo_gradwatch import trainer as trainers
-from yolo_gradwatch.detect import alarms
 from yolo_gradwatch.launched import Launched
 from yolo_gradwatch.recorder import Options
 from yolo_gradwatch.report import ELSEWHERE, Report
 from yolo_gradwatch.session import Session, tell_own_error
 from yolo_gradwatch.thresholds import Thresholds, check_count, shown
+from yolo_gradwatch.vocabulary import alarms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
