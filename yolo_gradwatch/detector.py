@@ -29,8 +29,8 @@ class Detector:
         self._layout = layout
         self._limits = limits
         self._reader = Reader(layout)
-        needs = [rule.needs(limits) for rule in RULES.values()]
-        lookback = max(rules_whole.GROWTH_WINDOWS + 1, *needs)
+        patience = [rule.needs(limits) for rule in RULES.values() if rule.unit == "windows"]
+        lookback = max(rules_whole.GROWTH_WINDOWS + 1, *patience)
         self._readings: deque[Reading] = deque(maxlen=lookback)
         self._marks: deque[Mark] = deque(maxlen=rules_whole.PEAK_WINDOWS + rules_whole.FRESH)
         self._skipped: deque[Window] = deque(maxlen=limits.amp_grace + 1)
