@@ -178,9 +178,9 @@ def frozen_words(case: Case) -> Message:
     option = now(case.training, "freeze")
     is_asked_for = _freezes(case.training.get("freeze"), case.finding.module)
     why = (
-        f"{option} asks for that."
+        f"The option {option} asks for that."
         if is_asked_for
-        else f"{option} does not name it: a callback or the model's own code set "
+        else f"The option {option} does not name it: a callback or the model's own code set "
         "requires_grad=False."
     )
     remedy = "" if is_asked_for else "Fine if that is meant."

@@ -42,11 +42,12 @@ def nonfinite_words(case: Case) -> Message:
     """NaN or Inf in steps that were applied, or in too many that AMP skipped."""
     why, remedy = causes.of_nonfinite(case.layout, case.training, case.finding)
     what = f"{case.where}: NaN or Inf in the gradient"
-    doubt = (
-        " Because it has come back, last.pt, from which Ultralytics recovers, is probably spoiled "
-        "as well: start from an earlier checkpoint."
-        if len(case.finding.episodes) > 1
-        else ""
+    has_come_back = len(case.finding.episodes) > 1
+    checkpoint = (
+        "an earlier checkpoint, because last.pt, from which Ultralytics recovers, is probably "
+        "spoiled as well"
+        if has_come_back
+        else "the last checkpoint"
     )
     if case.finding.limit:
         return Message(
@@ -54,15 +55,15 @@ def nonfinite_words(case: Case) -> Message:
             since=f"{case.since}: nothing is learned",
             why=f"Probably {why}.",
             remedy="Lowering the loss scale does not help. Try amp=False; if it stays, "
-            f"{remedy}.{doubt}",
+            f"{remedy}.{f' Restart from {checkpoint}.' if has_come_back else ''}",
         )
     first = "amp=False or bfloat16 first, then " if causes.at_work(case.training, "amp") else ""
     return Message(
         what=what,
         since=f"{case.since}{case.others(' by now')}",
         why=f"Probably {why}.",
-        remedy="Clipping spreads it to every weight, so restart from the last checkpoint. Try "
-        f"{first}{remedy}.{doubt}",
+        remedy=f"Clipping spreads it to every weight, so restart from {checkpoint}. Try "
+        f"{first}{remedy}.",
     )
 
 

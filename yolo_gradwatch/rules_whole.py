@@ -59,7 +59,7 @@ def spike_words(case: Case) -> Message:
     """The whole trunk jumped."""
     return Message(
         what="the whole model: the gradient jumped to "
-        f"{factor(case.finding.value)} the highest before",
+        f"{factor(case.finding.value)} its highest so far,",
         since=case.at,
         why="Probably the loss of that step: an outlier among labels or images, a very small last "
         f"batch, a loss without bounds{case.moment}.",
@@ -91,7 +91,7 @@ def collapse_words(case: Case) -> Message:
     """The whole trunk fell."""
     return Message(
         what="the whole model: the gradient became "
-        f"{factor(case.finding.value)} weaker in all blocks at once",
+        f"{factor(case.finding.value)} weaker in all blocks at once,",
         since=case.at,
         why="Probably the loss is near zero or constant: a loss weight that became tiny, no labels "
         f"any more, or weights that a high learning rate has destroyed{case.moment}.",
