@@ -151,6 +151,206 @@ def test_norms_beyond_single_precision_are_no_trouble():
     assert names([weighing(1, 1e-20), weighing(2, 1e20)], "weight_growth") == [WHOLE]
 
 
+# --- whom a rule names, and where it is silent ----------------------------------------------------
+
+MANY = ("model.4.conv", "model.4.bn", "model.6.cv2.0", "model.6.cv3.0")
+"""Consumers of block 2."""
+
+DETACHED = ("model.6.one2one_cv2", "model.6.one2one_cv3")
+LOW = dict.fromkeys([*BLOCKS, *BOXES], 1e-3)
+LOST = [*lasting(4, upstream(1e-3)), net(9, {**upstream(1e-3), "model.2": np.nan})]
+STILL_NET = lasting(9, zero=NET.modules[1:])
+
+
+def blocks(count, **norms):
+    return lasting(count, {name.replace("b", "model."): norm for name, norm in norms.items()})
+
+
+def shares(*values, module=CONV):
+    return [zeroed(n, share, module) for n, share in enumerate(values, 1)]
+
+
+def high(fields):
+    return normed(net(4, steps=30), {WHOLE: np.inf}, fields=fields)
+
+
+def growing(factor, count):
+    return [weighing(n, factor**n) for n in range(1, count + 1)]
+
+
+def unweighed(one):
+    return replace(one, weight_norm=np.full_like(one.weight_norm, np.nan))
+
+
+def changed(odd, *places):
+    """Weights that have grown fourfold, but for some."""
+    windows = [weighing(1, 5), weighing(2, 20)]
+    for one in windows:
+        one.weight_norm[[NET.modules.index(name) for name in places]] = odd
+    return windows
+
+
+NAMED = {
+    ("partly_dead", CONV): {
+        "nearly all": shares(*[0.999] * 5),
+        "five windows again": shares(0.9, 0.4, *[0.9] * 5),
+        "windows without a count between": [
+            one for each in shares(*[0.9] * 5) for one in (each, *lasting(3))
+        ],
+    },
+    ("vanishing", "model.2"): {
+        "a block that gets nearly nothing": lasting(5, upstream(1e-9)),
+        "read through a block without parameters": lasting(
+            5, {**upstream(1e-3), **dict.fromkeys(MANY[2:], 1e-3)}
+        ),
+        "boxes alone are healthy": lasting(5, {**LOW, "model.6.cv2.0": 1.0}),
+        "scores alone are healthy": lasting(5, {**LOW, "model.6.cv3.0": 1.0}),
+        "the nearest to the loss is the cause": blocks(5, b0=1e-6, b1=1e-6, b2=1e-3),
+        "the norm layer is low too": lasting(5, {"model.2.conv": 1e-3, "model.2.bn": 1e-4}),
+        "but end nothing": [*LOST, net(10, upstream(1e-3))],
+    },
+    ("vanishing", "model.4"): {
+        "a second loss upstream of a healthy block": blocks(5, b0=1e-3, b1=1e-3, b4=1e-3),
+    },
+    ("vanishing", "model.1"): {
+        "in front of an explosion, and low": blocks(5, b0=10**-0.51, b1=10**-0.51, b2=1e6),
+    },
+    ("exploding", "model.2"): {
+        "a block that gets very much": lasting(3, upstream(1e9)),
+        "its weights": lasting(3, {CONV: 1e3}),
+        "a detached branch explains nothing": lasting(
+            3, dict.fromkeys(("model.2", *DETACHED), 1e4)
+        ),
+        "the nearest to the loss is the cause": blocks(3, b0=1e6, b1=1e6, b2=1e3),
+    },
+    ("exploding", "model.4"): {
+        "that explains the one before": blocks(3, b2=1e4, b4=1e4),
+        "a block that feeds the trunk": blocks(3, b4=1e4),
+    },
+    ("spike", WHOLE): {
+        "the highest norm of a window": [*curve(*[0] * 5), level(6, 0, peak=2)],
+        "enough windows before": curve(*[0] * 6, 2),
+        "as high 101 windows ago": curve(2, *[0] * 100, 2.1),
+        "high enough ever since": curve(*[0] * 9, 4, 3, 1.6, 3),
+        "a jump soon after": [*STILL_NET, *curve(0, 2)],
+        "windows without a level before": [*lasting(5, unknown=NET.modules), *curve(0, 2)],
+    },
+    ("collapse", WHOLE): {
+        "the mean norms of a window": [*curve(*[0] * 20), *[level(21, -4, peak=0)] * 3],
+        "most of the last twenty are high": curve(*[1.5] * 30, *[0] * 9, *[-2] * 3),
+        "half of them are very high": curve(*[2.5] * 30, *[0] * 10, *[-2] * 3),
+    },
+    ("total_high", WHOLE): {
+        "one step of many": [*lasting(3), high(["norm_max"])],
+        "also in the mean": [*lasting(3), high(["norm_max", "norm_mean"])],
+        "a window beyond float32 counts": [
+            net(n, {WHOLE: norm}) for n, norm in enumerate((1e8, np.inf, 1e8))
+        ],
+    },
+    ("weight_growth", WHOLE): {
+        "doubled": [weighing(1, 5), weighing(2, 10)],
+        "slowly, over 21 windows": growing(1.036, 21),
+        "slowly, for long": growing(1.036, 40),
+        "20 windows ago": [weighing(1, 5), *(weighing(2 + n, 20) for n in range(20))],
+        "windows without weights between": [
+            weighing(1, 5),
+            *map(unweighed, lasting(9)),
+            weighing(20, 20),
+            unweighed(net(21)),
+        ],
+        "four of seven weights": changed(5, *WEIGHTS[4:]),
+        **{f"one weight of {odd}": changed(odd, WEIGHTS[2]) for odd in (0.0, np.nan, np.inf)},
+    },
+}
+"""For a rule and the module that it names, runs in which it does."""
+
+SILENT = {
+    "partly_dead": {
+        "all: that is dead": shares(*[1.0] * 5),
+        "one was not counted": shares(0.9, 0.9, np.nan, 0.9, 0.9),
+        "the head": shares(*[0.9] * 9, module="model.6.cv2.0.conv"),
+        **{
+            f"{other} in window {n}": shares(*[0.9] * n, other, *[0.9] * (4 - n))
+            for other in (0.0, 0.4, 1.0)
+            for n in range(5)
+        },
+    },
+    "vanishing": {
+        "detached branches send nothing": lasting(5, {**LOW, **dict.fromkeys(DETACHED, 1.0)}),
+        "no gradient of a consumer arrives": lasting(5, dict.fromkeys(BLOCKS, 1e-3)),
+        "in front of a small explosion": blocks(5, b0=10**-0.49, b1=10**-0.49, b2=1e6),
+        "the norm layer tells that a gradient arrives": lasting(5, {"model.2.conv": 1e-3}),
+        "in front of one without a norm": blocks(9, b0=0.2, b1=np.nan),
+        "windows without its norm do not count": LOST,
+        "in front of a dead block": lasting(9, {"model.0": 1e-9}, zero=inside(NET, "model.1")),
+        "without any gradient": lasting(9, zero=inside(NET, "model.0", "model.1", CONV)),
+    },
+    "exploding": {
+        "its norm layer": lasting(3, {"model.2.bn": 1e3}),
+        "a block that feeds the head alone": blocks(3, b5=1e4),
+        **{f"{name} is as high": lasting(3, {"model.2": 1e4, name: 1e4}) for name in MANY[1:]},
+        "zero at the consumers": lasting(
+            9, zero=inside(NET, "model.2", "model.4", "model.5", "model.6")
+        ),
+    },
+    "spike": {
+        "what was as high before": [*curve(*[0] * 4), level(5, 0, peak=2), level(6, 2)],
+        "the head": [*lasting(5), net(6, {"model.6": 1e9, WHOLE: 1e6})],
+        "too few windows before": curve(*[0] * 4, 2),
+        "as high 100 windows ago": curve(2, *[0] * 99, 2.1),
+        "down again, and up": curve(*[0] * 9, 2, 2, 0.1, 0, 2),
+        "a trunk that gets its first gradient": [*STILL_NET, *curve(0, 0)],
+        "a window without a level": [*curve(*[0] * 5, 2), net(9, unknown=NET.modules)],
+    },
+    "collapse": {
+        "too few windows before": curve(*[0] * 19, *[-4] * 3),
+        "two low windows": curve(*[0] * 20, *[-4] * 2),
+        "not in a row": curve(*[0] * 20, -4, -4, 0, -4, -4),
+        "half of them are": curve(*[1.5] * 30, *[0] * 10, *[-2] * 3),
+        "fewer are": curve(*[2.5] * 30, *[0] * 11, *[-2] * 3),
+    },
+    "total_high": {
+        "what is not finite": [net(1, nonfinite=NET.modules)],
+        "what AMP skipped": [*lasting(5), net(6, {WHOLE: np.inf}, skipped=1)],
+    },
+    "weight_growth": {
+        "not quite doubled": [weighing(1, 5), weighing(2, 9.95)],
+        "shrunk": [weighing(1, 5), weighing(2, 0.1)],
+        "the head": [weighing(1, 5, trunk=False), weighing(2, 50, trunk=False)],
+        "slowly, over 20 windows": growing(1.036, 20),
+        "more slowly, for long": growing(1.034, 60),
+        "21 windows ago": [weighing(1, 5), *(weighing(2 + n, 20) for n in range(21))],
+        "no second window with weights": [weighing(1, 5), *map(unweighed, lasting(9))],
+        "three of seven weights": changed(5, *WEIGHTS[3:]),
+    },
+}
+"""For a rule, runs in which it holds nowhere."""
+
+
+@pytest.mark.parametrize(
+    ("rule", "module", "windows"),
+    [
+        pytest.param(rule, module, windows, id=f"{rule}: {what}")
+        for (rule, module), found in NAMED.items()
+        for what, windows in found.items()
+    ],
+)
+def test_a_rule_names_a_module(rule, module, windows):
+    assert names(windows, rule) == [module]
+
+
+@pytest.mark.parametrize(
+    ("rule", "windows"),
+    [
+        pytest.param(rule, windows, id=f"{rule}: {what}")
+        for rule, found in SILENT.items()
+        for what, windows in found.items()
+    ],
+)
+def test_a_rule_is_silent(rule, windows):
+    assert not fired(windows, rule, FIVE)
+
+
 # --- nonfinite and amp_overflow -------------------------------------------------------------------
 
 
@@ -315,32 +515,6 @@ def test_a_family_that_is_neither_boxes_nor_scores_can_die_but_not_starve(silent
 # --- partly_dead ----------------------------------------------------------------------------------
 
 
-def shares(*values, module=CONV):
-    return [zeroed(n, share, module) for n, share in enumerate(values, 1)]
-
-
-@situations(
-    {
-        "nearly all": (shares(*[0.999] * 5), [CONV]),
-        "all: that is dead": (shares(*[1.0] * 5), []),
-        "five windows again": (shares(0.9, 0.4, *[0.9] * 5), [CONV]),
-        "one was not counted": (shares(0.9, 0.9, np.nan, 0.9, 0.9), []),
-        "windows without a count between": (
-            [one for n in range(5) for one in (zeroed(n, 0.9), *lasting(3, first=50))],
-            [CONV],
-        ),
-        "the head": (shares(*[0.9] * 9, module="model.6.cv2.0.conv"), []),
-        **{
-            f"{other} in window {n}": (shares(*[0.9] * n, other, *[0.9] * (4 - n)), [])
-            for other in (0.0, 0.4, 1.0)
-            for n in range(5)
-        },
-    }
-)
-def test_partly_dead(windows, found):
-    assert names(windows, "partly_dead") == found
-
-
 def spread(share, *, kernel=9, module=CONV, **changes):
     """What is found in five windows of a net whose weights have kernels of so many positions."""
     layout = replace(NET, kernels=tuple(kernel for _ in NET.modules), **changes)
@@ -405,100 +579,6 @@ def test_frozen(windows, found):
 
 
 # --- vanishing and exploding ----------------------------------------------------------------------
-
-LOW = dict.fromkeys([*BLOCKS, *BOXES], 1e-3)
-MANY = ("model.4.conv", "model.4.bn", "model.6.cv2.0", "model.6.cv3.0")
-
-
-@situations(
-    {
-        "a block that gets nearly nothing": (lasting(5, upstream(1e-9)), ["model.2"]),
-        "read through a block without parameters": (
-            lasting(5, {**upstream(1e-3), "model.6.cv2.0": 1e-3, "model.6.cv3.0": 1e-3}),
-            ["model.2"],
-        ),
-        "boxes alone are healthy": (lasting(5, {**LOW, "model.6.cv2.0": 1.0}), ["model.2"]),
-        "scores alone are healthy": (lasting(5, {**LOW, "model.6.cv3.0": 1.0}), ["model.2"]),
-        "detached branches send nothing": (
-            lasting(5, {**LOW, "model.6.one2one_cv2": 1.0, "model.6.one2one_cv3": 1.0}),
-            [],
-        ),
-        "no gradient of a consumer arrives": (lasting(5, dict.fromkeys(BLOCKS, 1e-3)), []),
-        "the nearest to the loss is the cause": (
-            lasting(5, {"model.0": 1e-6, "model.1": 1e-6, "model.2": 1e-3}),
-            ["model.2"],
-        ),
-        "a second loss upstream of a healthy block": (
-            lasting(5, {"model.0": 1e-3, "model.1": 1e-3, "model.4": 1e-3}),
-            ["model.4"],
-        ),
-        "in front of a small explosion": (
-            lasting(5, {"model.0": 10**-0.49, "model.1": 10**-0.49, "model.2": 1e6}),
-            [],
-        ),
-        "in front of an explosion, and low": (
-            lasting(5, {"model.0": 10**-0.51, "model.1": 10**-0.51, "model.2": 1e6}),
-            ["model.1"],
-        ),
-        "the norm layer is low too": (
-            lasting(5, {"model.2.conv": 1e-3, "model.2.bn": 1e-4}),
-            ["model.2"],
-        ),
-        "the norm layer tells that a gradient arrives": (lasting(5, {"model.2.conv": 1e-3}), []),
-        "in front of one without a norm": (lasting(9, {"model.0": 0.2, "model.1": np.nan}), []),
-        "windows without its norm do not count": (
-            [*lasting(4, upstream(1e-3)), net(9, {**upstream(1e-3), "model.2": np.nan})],
-            [],
-        ),
-        "but end nothing": (
-            [
-                *lasting(4, upstream(1e-3)),
-                net(9, {**upstream(1e-3), "model.2": np.nan}),
-                net(10, upstream(1e-3)),
-            ],
-            ["model.2"],
-        ),
-        "in front of a dead block": (
-            lasting(9, {"model.0": 1e-9}, zero=inside(NET, "model.1")),
-            [],
-        ),
-        "without any gradient": (lasting(9, zero=inside(NET, "model.0", "model.1", CONV)), []),
-    }
-)
-def test_vanishing(windows, found):
-    assert names(windows, "vanishing") == found
-
-
-@situations(
-    {
-        "a block that gets very much": (lasting(3, upstream(1e9)), ["model.2"]),
-        "its weights": (lasting(3, {CONV: 1e3}), ["model.2"]),
-        "its norm layer": (lasting(3, {"model.2.bn": 1e3}), []),
-        "a block that feeds the trunk": (lasting(3, {"model.4": 1e4}), ["model.4"]),
-        "a block that feeds the head alone": (lasting(3, {"model.5": 1e4}), []),
-        "a detached branch explains nothing": (
-            lasting(3, {"model.2": 1e4, "model.6.one2one_cv2": 1e4, "model.6.one2one_cv3": 1e4}),
-            ["model.2"],
-        ),
-        "the nearest to the loss is the cause": (
-            lasting(3, {"model.0": 1e6, "model.1": 1e6, "model.2": 1e3}),
-            ["model.2"],
-        ),
-        "zero at the consumers": (
-            lasting(9, zero=inside(NET, "model.2", "model.4", "model.5", "model.6")),
-            [],
-        ),
-        **{
-            f"{consumer} is as high": (
-                lasting(3, {"model.2": 1e4, consumer: 1e4}),
-                ["model.4"] * (consumer == "model.4.conv"),
-            )
-            for consumer in MANY
-        },
-    }
-)
-def test_exploding(windows, found):
-    assert names(windows, "exploding") == found
 
 
 @pytest.mark.parametrize("healthy", [10, 30])
@@ -618,51 +698,6 @@ def test_a_weight_with_a_zero_gradient_or_beside_dead_ones():
 
 # --- spike and collapse ---------------------------------------------------------------------------
 
-STILL_NET = lasting(9, zero=NET.modules[1:])
-
-
-@situations(
-    {
-        "the highest norm of a window": ([*curve(*[0] * 5), level(6, 0, peak=2)], [WHOLE]),
-        "what was as high before": ([*curve(*[0] * 4), level(5, 0, peak=2), level(6, 2)], []),
-        "the head": ([*lasting(5), net(6, {"model.6": 1e9, WHOLE: 1e6})], []),
-        "too few windows before": (curve(*[0] * 4, 2), []),
-        "enough windows before": (curve(*[0] * 6, 2), [WHOLE]),
-        "as high 100 windows ago": (curve(2, *[0] * 99, 2.1), []),
-        "as high 101 windows ago": (curve(2, *[0] * 100, 2.1), [WHOLE]),
-        "high enough ever since": (curve(*[0] * 9, 4, 3, 1.6, 3), [WHOLE]),
-        "down again, and up": (curve(*[0] * 9, 2, 2, 0.1, 0, 2), []),
-        "a trunk that gets its first gradient": ([*STILL_NET, *curve(0, 0)], []),
-        "a jump soon after": ([*STILL_NET, *curve(0, 2)], [WHOLE]),
-        "windows without a level before": (
-            [*lasting(5, unknown=NET.modules), *curve(0, 2)],
-            [WHOLE],
-        ),
-        "a window without a level": ([*curve(*[0] * 5, 2), net(9, unknown=NET.modules)], []),
-    }
-)
-def test_spike(windows, found):
-    assert names(windows, "spike") == found
-
-
-@situations(
-    {
-        "the mean norms of a window": (
-            [*curve(*[0] * 20), *(level(n, -4, peak=0) for n in (21, 22, 23))],
-            [WHOLE],
-        ),
-        "too few windows before": (curve(*[0] * 19, *[-4] * 3), []),
-        "two low windows": (curve(*[0] * 20, *[-4] * 2), []),
-        "not in a row": (curve(*[0] * 20, -4, -4, 0, -4, -4), []),
-        "most of the last twenty are high": (curve(*[1.5] * 30, *[0] * 9, *[-2] * 3), [WHOLE]),
-        "half of them are": (curve(*[1.5] * 30, *[0] * 10, *[-2] * 3), []),
-        "half of them are very high": (curve(*[2.5] * 30, *[0] * 10, *[-2] * 3), [WHOLE]),
-        "fewer are": (curve(*[2.5] * 30, *[0] * 11, *[-2] * 3), []),
-    }
-)
-def test_collapse(windows, found):
-    assert names(windows, "collapse") == found
-
 
 def test_a_collapse_says_how_far_it_fell():
     for windows, value in (
@@ -728,30 +763,6 @@ def test_clipping_multiplies_by_zero_above_that_norm(factor, is_zero):
     assert all(bool((one.grad == 0).all()) is is_zero for one in parameters)
 
 
-@situations(
-    {
-        **{
-            f"one step of many, in {field}": (
-                [
-                    *lasting(3),
-                    normed(net(4, steps=30), {WHOLE: np.inf}, fields={"norm_max", field}),
-                ],
-                [WHOLE],
-            )
-            for field in ("norm_max", "norm_mean")
-        },
-        "a window beyond float32 counts": (
-            [net(n, {WHOLE: norm}) for n, norm in enumerate((1e8, np.inf, 1e8))],
-            [WHOLE],
-        ),
-        "what is not finite": ([net(1, nonfinite=NET.modules)], []),
-        "what AMP skipped": ([*lasting(5), net(6, {WHOLE: np.inf}, skipped=1)], []),
-    }
-)
-def test_total_high(windows, found):
-    assert names(windows, "total_high") == found
-
-
 def test_what_clipping_multiplies_by_zero_is_no_measure_for_a_spike_or_a_collapse():
     every = dict.fromkeys(NET.modules, np.inf)
     windows = [*lasting(30), *lasting(59, every, first=31), *lasting(30, first=90)]
@@ -764,51 +775,3 @@ def test_a_block_beyond_float32_is_named_once_that_lasts(block):
     windows = [*lasting(5), *lasting(3, {WHOLE: np.inf, block: np.inf}, first=6)]
     assert holds(windows, "total_high")[5:] == [True] * 3
     assert names(windows, "exploding") == [block]
-
-
-# --- weight_growth --------------------------------------------------------------------------------
-
-
-def growing(factor, count):
-    return [weighing(n, factor**n) for n in range(1, count + 1)]
-
-
-def unweighed(one):
-    return replace(one, weight_norm=np.full_like(one.weight_norm, np.nan))
-
-
-def changed(odd, *places):
-    """Weights that have grown fourfold, but for some."""
-    windows = [weighing(1, 5), weighing(2, 20)]
-    for one in windows:
-        one.weight_norm[[NET.modules.index(name) for name in places]] = odd
-    return windows
-
-
-@situations(
-    {
-        "not quite doubled": ([weighing(1, 5), weighing(2, 9.95)], []),
-        "doubled": ([weighing(1, 5), weighing(2, 10)], [WHOLE]),
-        "shrunk": ([weighing(1, 5), weighing(2, 0.1)], []),
-        "the head": ([weighing(1, 5, trunk=False), weighing(2, 50, trunk=False)], []),
-        "slowly, over 20 windows": (growing(1.036, 20), []),
-        "slowly, over 21 windows": (growing(1.036, 21), [WHOLE]),
-        "slowly, for long": (growing(1.036, 40), [WHOLE]),
-        "more slowly, for long": (growing(1.034, 60), []),
-        "20 windows ago": ([weighing(1, 5), *(weighing(2 + n, 20) for n in range(20))], [WHOLE]),
-        "21 windows ago": ([weighing(1, 5), *(weighing(2 + n, 20) for n in range(21))], []),
-        "windows without weights between": (
-            [weighing(1, 5), *map(unweighed, lasting(9)), weighing(20, 20), unweighed(net(21))],
-            [WHOLE],
-        ),
-        "no second window with weights": ([weighing(1, 5), *map(unweighed, lasting(9))], []),
-        "four of seven weights": (changed(5, *WEIGHTS[4:]), [WHOLE]),
-        "three of seven weights": (changed(5, *WEIGHTS[3:]), []),
-        **{
-            f"one weight of {odd}": (changed(odd, WEIGHTS[2]), [WHOLE])
-            for odd in (0, np.nan, np.inf)
-        },
-    }
-)
-def test_weight_growth(windows, found):
-    assert names(windows, "weight_growth") == found
