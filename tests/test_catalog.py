@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -43,24 +44,6 @@ def test_every_row_fits_the_others():
         assert rule.words.__name__ == f"{name}_words"
 
 
-def test_the_vocabulary_that_files_and_options_use():
-    kinds = {name: rule.kind for name, rule in RULES.items()}
-    assert kinds == {
-        "nonfinite": "nonfinite",
-        **dict.fromkeys(("amp_overflow", "starved_scale", "frozen"), ""),
-        **dict.fromkeys(("dead", "no_gradient", "dead_branch", "partly_dead"), "dead"),
-        **dict.fromkeys(("vanishing", "leaf_vanishing", "collapse", "total_low"), "vanishing"),
-        **dict.fromkeys(
-            ("exploding", "leaf_exploding", "spike", "total_high", "weight_growth"), "exploding"
-        ),
-    }
-    warnings = {name for name, rule in RULES.items() if rule.severity == "warning"}
-    assert warnings == {
-        *("dead_branch", "partly_dead", "leaf_vanishing", "leaf_exploding", "spike"),
-        "weight_growth",
-    }
-
-
 def test_the_windows_that_a_rule_needs_follow_the_limits():
     limits = Thresholds(dead_windows=7, dead_branch_windows=9)
     own = {"dead": 7, "no_gradient": 7, "dead_branch": 9, "starved_scale": 9}
@@ -76,6 +59,14 @@ def test_readme_has_the_table_of_the_catalogue(request):
         README.write_text(f"{before}<!-- rules -->\n{table()}{end}{after}", encoding="utf-8")
     assert end
     assert shown == table()
+
+
+def test_readme_names_the_rules_that_keep_evidence():
+    (sentence,) = re.findall(
+        r"step-N+\.json` is written for (.*) \(at most", README.read_text("utf-8")
+    )
+    kept = {name for name, rule in RULES.items() if rule.keeps_evidence}
+    assert set(re.findall(r"`(\w+)`", sentence)) == kept
 
 
 # --- every rule at its limit ----------------------------------------------------------------------

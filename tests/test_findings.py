@@ -34,7 +34,7 @@ LEFT, RIGHT = "model.1", "model.2"
 
 NOTICES = [name for name, rule in RULES.items() if rule.severity == "notice"]
 ALARMS = [name for name in RULES if name not in NOTICES]
-PROVEN = ["nonfinite", "spike", "total_high"]
+PROVEN = [name for name, rule in RULES.items() if rule.keeps_evidence]
 
 LAW = "leaf_vanishing"
 """A rule whose value is in decades."""
