@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import recordings
 from other_rules import PEERS
 
-from yolo_gradwatch.detect import RULES
+from yolo_gradwatch.catalog import RULES
 from yolo_gradwatch.diagnosis import Diagnosis
 from yolo_gradwatch.records import WHOLE
 from yolo_gradwatch.rollup import WINDOW_SHARE, Rollup

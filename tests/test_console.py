@@ -26,8 +26,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from yolo_gradwatch import advice
 from yolo_gradwatch.board import Board
+from yolo_gradwatch.catalog import RULES
 from yolo_gradwatch.console import (
     Panel,
     end_report,
@@ -38,7 +38,6 @@ from yolo_gradwatch.console import (
     sparkline,
     stop_line,
 )
-from yolo_gradwatch.detect import RULES
 from yolo_gradwatch.records import WHOLE
 from yolo_gradwatch.report import Report
 
@@ -76,11 +75,11 @@ def lines_of(renderable, **options):
 
 def told(rule, module, *, layout=YOLO, amp=False, **changes):
     """A finding in the words that a user reads."""
-    limit = 2.0 if RULES[rule].is_in_decades else 0.0
+    limit = 2.0 if RULES[rule].in_decades else 0.0
     finding = finding_of(
         rule, module, **{"severity": RULES[rule].severity, "limit": limit, **changes}
     )
-    return replace(finding, message=advice.message(layout, {"amp": amp}, finding))
+    return replace(finding, message=str(RULES[finding.rule].message(layout, {"amp": amp}, finding)))
 
 
 def level(block, step):

@@ -7,28 +7,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from values import FORK_EDGES, LAWS, LAYOUT, Part, plan, runs, window
+from values import FORK, LAWS, LAYOUT, runs, window
 
 from yolo_gradwatch.board import Board
-from yolo_gradwatch.detect import RULES
+from yolo_gradwatch.catalog import RULES
 from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.records import WHOLE, Event
 from yolo_gradwatch.thresholds import Thresholds
 
 CONV = "model.1.conv"
+READERS = replace(LAYOUT, edges=(("model.0", "model.1"), ("model.1", "model.2")))
 START = Event(1, "start")
 DEAD = [window(step, zero=[CONV]) for step in (1, 2, 3)]
-
-FORK, _ = plan(
-    [
-        Part(f"model.{block}.{leaf}", is_weight=leaf != "bn")
-        for block in range(4)
-        for leaf in ("a", "b", "c", "bn")
-    ]
-    + [Part("model.4.a")],
-    edges=FORK_EDGES,
-)
-"""Four blocks of three weights and a norm layer; block 0 feeds 1 and 2, which feed 3."""
 
 
 def new(limits=None, layout=LAYOUT):
@@ -150,13 +140,6 @@ def test_a_nan_that_clipping_spreads_is_one_finding_with_the_file_of_its_step():
     assert (worse.finding.module, worse.finding.evidence) == (CONV, "5.json")
 
 
-def test_a_recovery_forgets_but_ends_nothing():
-    windows = [*DEAD, *(window(step, zero=[CONV]) for step in (4, 5, 6, 7))]
-    told = replay(new(), windows, [START, Event(4, "nan_recovery")])
-    assert changes(told) == [("start", "dead", 3)]
-    assert len(told[0].finding.episodes) == 1
-
-
 def test_nan_again_after_a_recovery_is_its_next_episode():
     windows = [window(1), window(2, nonfinite=[CONV]), window(3), window(4, nonfinite=[CONV])]
     told = replay(new(), windows, [START, Event(3, "nan_recovery")])
@@ -228,26 +211,18 @@ def test_a_resume_in_a_new_process_tells_what_the_replay_tells():
     assert second.findings.all == whole.findings.all
 
 
-READERS, _ = plan(
-    [Part(f"model.{b}.{x}", is_weight=x == "conv") for b in range(4) for x in ("conv", "bn")],
-    edges=[(f"model.{b}", f"model.{b + 1}") for b in range(3)],
-)
-"""A chain of blocks of a convolution and its norm layer."""
-
-
 def test_a_weight_that_reads_a_dead_block_lies_downstream_and_its_block_is_not_dead():
-    still = ["model.1.conv", "model.1.bn", "model.2.conv"]
+    still = ["model.0.conv", "model.0.bn", "model.1.conv"]
     windows = [window(step, zero=still, layout=READERS) for step in range(1, 6)]
     diagnosis = new(layout=READERS)
     replay(diagnosis, windows, [START])
     (finding,) = diagnosis.findings.all.values()
-    assert finding.module == "model.1"
-    assert "1 more module downstream" in finding.message
+    assert (finding.module, finding.modules) == ("model.0", tuple(still))
     board = Board(READERS)
     for one in windows:
         board.add_window(one)
     board.show([finding])
-    assert [row.state for row in board.rows()] == ["ok", "dead", "downstream", "ok"]
+    assert [row.state for row in board.rows()] == ["dead", "downstream", "ok"]
 
 
 # --- laws -----------------------------------------------------------------------------------------
@@ -276,80 +251,46 @@ CASES = st.one_of(
 
 
 @LAWS
-@given(CASES)
-def test_a_replay_tells_exactly_the_live_news(case):
+@given(CASES, st.integers(0, 60))
+def test_a_replay_finds_what_the_live_run_found_and_of_a_part_the_first_of_it(case, length):
     layout, (windows, events) = case
     watched, replayed = new(layout=layout), new(layout=layout)
-    assert replay(replayed, windows, events) == live(watched, windows, events)
+    whole = live(watched, windows, events)
+    assert replay(replayed, windows, events) == whole
     assert replayed.findings.all == watched.findings.all
     assert replayed.unjudged() == watched.unjudged()
-
-
-@LAWS
-@given(CASES, st.integers(0, 60))
-def test_a_replay_of_the_first_windows_tells_the_first_news(case, length):
-    layout, (windows, events) = case
-    told = replay(new(layout=layout), windows[:length], events)
-    assert told == replay(new(layout=layout), windows, events)[: len(told)]
+    part = replay(new(layout=layout), windows[:length], events)
+    assert part == whole[: len(part)]
 
 
 @LAWS
 @given(CASES)
-def test_each_episode_has_its_start_and_its_end(case):
+def test_each_finding_tells_its_episodes_in_order(case):
     layout, (windows, events) = case
     diagnosis = new(layout=layout)
     told = replay(diagnosis, windows, events)
-    for number, finding in diagnosis.findings.all.items():
-        own = [one for one in told if one.finding.number == number]
-        if finding.severity == "notice":
-            assert [one.change for one in own] == ["start"]
-            continue
-        story = [one.change for one in own if one.change != "worse"]
-        count = len(finding.episodes)
-        whole = ["start", "end"] * count
-        assert story == (whole if finding.step_end is not None else whole[:-1])
-        starts = [one.finding for one in own if one.change == "start"]
-        assert [len(found.episodes) for found in starts] == list(range(1, count + 1))
     assert [one.step for one in told] == sorted(one.step for one in told)
-
-
-@LAWS
-@given(CASES)
-def test_episodes_do_not_overlap_and_are_reported_in_time(case):
-    layout, (windows, events) = case
-    diagnosis = new(layout=layout)
-    replay(diagnosis, windows, events)
-    for finding in diagnosis.findings.all.values():
-        *over, newest = finding.episodes
-        assert newest.step <= newest.reported
-        assert newest.step_end is None or newest.step < newest.step_end
-        for episode, following in pairwise(finding.episodes):
-            assert episode.step < episode.step_end <= following.step
-            assert episode.reported < following.reported
-        assert all(episode.step <= episode.reported for episode in over)
-
-
-@LAWS
-@given(CASES)
-def test_findings_are_numbered_from_1_as_they_begin(case):
-    layout, (windows, events) = case
-    diagnosis = new(layout=layout)
-    told = replay(diagnosis, windows, events)
     starts = [one.finding for one in told if one.change == "start"]
     numbers = [finding.number for finding in starts if len(finding.episodes) == 1]
     assert numbers == list(range(1, len(numbers) + 1)) == list(diagnosis.findings.all)
-
-
-@LAWS
-@given(CASES)
-def test_an_end_lies_behind_its_beginning_and_before_its_news(case):
-    layout, (windows, events) = case
-    for one in replay(new(layout=layout), windows, events):
-        assert one.finding.step <= one.step
-        if one.change == "end":
-            assert one.finding.episodes[-1].step < one.finding.step_end <= one.step
+    for number, finding in diagnosis.findings.all.items():
+        own = [one for one in told if one.finding.number == number]
+        count = len(finding.episodes)
+        if finding.severity == "notice":
+            assert [one.change for one in own] == ["start"]
         else:
-            assert one.finding.step_end is None
+            whole = ["start", "end"] * count
+            story = [one.change for one in own if one.change != "worse"]
+            assert story == (whole if finding.step_end is not None else whole[:-1])
+        assert all(episode.step <= episode.reported for episode in finding.episodes)
+        for episode, following in pairwise(finding.episodes):
+            assert episode.step < episode.step_end <= following.step
+            assert episode.reported < following.reported
+        for one in own:
+            assert one.finding.step <= one.step
+            is_over = one.finding.step_end is not None
+            assert is_over == (one.change == "end")
+            assert not is_over or one.finding.episodes[-1].step < one.finding.step_end <= one.step
 
 
 @LAWS
@@ -379,32 +320,14 @@ def test_all_is_over_some_healthy_windows_later(run):
 
 # --- what a run was too short for -----------------------------------------------------------------
 
-NEEDS = {
-    "nonfinite": 1,
-    "amp_overflow": 1,
-    "weight_growth": 2,
-    "dead": 3,
-    "no_gradient": 3,
-    "frozen": 3,
-    "exploding": 3,
-    "leaf_vanishing": 3,
-    "leaf_exploding": 3,
-    "total_high": 3,
-    "partly_dead": 5,
-    "vanishing": 5,
-    "spike": 6,
-    "total_low": 10,
-    "collapse": 23,
-    "dead_branch": 50,
-    "starved_scale": 50,
-}
 
-
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 6, 9, 10, 22, 23, 49, 50])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 9, 23, 49, 50])
 def test_rules_that_need_more_windows_are_not_judged(count):
     diagnosis = new()
     replay(diagnosis, [window(step) for step in range(1, count + 1)], [START])
-    assert diagnosis.unjudged() == tuple(name for name in RULES if NEEDS[name] > count)
+    assert diagnosis.unjudged() == tuple(
+        name for name, rule in RULES.items() if rule.needs(Thresholds()) > count
+    )
 
 
 def test_thresholds_say_how_many_windows_a_rule_needs():

@@ -9,7 +9,7 @@ from rich.console import Console
 from training import shapes, train
 
 from yolo_gradwatch import GradWatch, load_run
-from yolo_gradwatch.detect import RULES
+from yolo_gradwatch.catalog import RULES
 from yolo_gradwatch.faults import FAULTS, STEP
 
 SICK = [name for name, fault in FAULTS.items() if fault.rule]

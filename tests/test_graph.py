@@ -63,12 +63,6 @@ def test_units_are_the_blocks_with_parameters_and_the_branches_of_the_head():
     assert graph.units == (*graph.blocks, *branches)
 
 
-def test_families_hold_their_branches_by_scale():
-    families = Graph(NET).families
-    assert list(families) == list(FAMILIES)
-    assert families["one2one_cv3"] == tuple(f"model.6.one2one_cv3.{scale}" for scale in range(3))
-
-
 def test_consumers_are_found_through_blocks_without_parameters():
     assert numbers(Graph(NET)) == {
         "0": ["1"],
@@ -81,17 +75,6 @@ def test_consumers_are_found_through_blocks_without_parameters():
 
 def test_only_some_blocks_feed_another_block():
     assert Graph(NET).feeds_trunk.tolist() == [True, True, True, True, False]
-
-
-def test_a_row_of_blocks_without_parameters_is_looked_through():
-    graph = wired([(0, 1), (1, 2), (2, 3), (3, 4)], empty=(1, 2, 3), blocks=5, head=["conv"])
-    assert numbers(graph) == {"0": ["4"]}
-    assert graph.feeds_trunk.tolist() == [False]
-
-
-def test_what_joins_two_paths_without_parameters_passes_both_on():
-    graph = wired([(0, 2), (1, 2), (2, 3), (2, 4), (3, 4)], empty=(2,), blocks=5, head=["conv"])
-    assert numbers(graph) == {"0": ["3", "4"], "1": ["3", "4"], "3": ["4"]}
 
 
 def test_the_order_of_the_inputs_is_the_order_of_the_scales():
@@ -143,31 +126,10 @@ def test_a_head_without_families_is_one_unit(head):
     assert graph.weights[-1].tolist() == [5, 6] if head[0] == "conv" else [6, 7]
 
 
-def test_a_name_that_begins_like_another_is_not_inside_it():
-    parts = [Part("model.1.a"), Part("model.10.a"), Part("model.10.b"), Part("model.11")]
-    layout, _ = plan(parts)
-    graph = Graph(layout)
-    found = {
-        unit: [layout.modules[m] for m in graph.weights[u]] for u, unit in enumerate(graph.units)
-    }
-    assert found["model.1"] == ["model.1.a"]
-    assert found["model.10"] == ["model.10.a", "model.10.b"]
-
-
 def test_a_block_whose_name_begins_another_has_no_parameters_of_that():
     names = ["model.1", "model.10", "model.11"]
     layout, _ = plan([Part("model.10"), Part("model.11")], names)
     assert Graph(layout).blocks == ("model.10",)
-
-
-def test_units_hold_their_weights_and_norm_layers():
-    graph = Graph(NET)
-    rows = {
-        unit: [[NET.modules[m] for m in found[u]] for found in (graph.weights, graph.norms)]
-        for u, unit in enumerate(graph.units)
-    }
-    assert rows["model.1"] == [["model.1.a", "model.1.b", "model.1.c"], ["model.1.bn"]]
-    assert rows["model.6.cv2.1"] == [["model.6.cv2.1.conv"], []]
 
 
 def test_the_weights_of_the_trunk_know_their_block():
@@ -211,13 +173,6 @@ def test_leaves_own_parameters_and_the_trunk_lies_in_front_of_the_head():
         "model.2.a": (True, False),
         "model.2.b": (True, False),
     }
-
-
-def test_parameters_of_the_model_itself_belong_to_no_block():
-    layout, _ = plan([Part("model"), Part("model.0"), Part("model.1")])
-    graph = Graph(layout)
-    assert graph.blocks == ("model.0",)
-    assert graph.trunk.tolist() == [False, True, False]
 
 
 def test_a_model_that_does_not_tell_who_reads_whom_has_no_consumers():
@@ -274,17 +229,6 @@ def test_a_part_of_a_module_that_is_too_large_can_have_siblings():
     assert found["model.0.layer.2"] == part
 
 
-def test_siblings_do_not_reach_beyond_their_block_or_into_the_head():
-    found = siblings(*(f"model.{n}.conv" for n in range(5)), head="model.9.conv")
-    assert set(found.values()) == {None}
-    assert len(found) == 5
-
-
-def test_two_names_that_begin_alike_are_not_siblings():
-    found = siblings("model.0.m.1.a", "model.0.m.1.b", "model.0.m.10.a", "model.0.m.10.b")
-    assert len(found["model.0.m.1.a"]) == 4
-
-
 # Attention.
 
 
@@ -325,23 +269,6 @@ def test_what_belongs_to_an_attention_is_told_by_its_class(path, kind, is_inside
 
 
 # Upstream.
-
-
-def test_upstream_follows_every_path():
-    graph = Graph(NET)
-    found = {name: graph.upstream(b) for b, name in enumerate(graph.blocks)}
-    assert found == {
-        "model.0": [],
-        "model.1": [0],
-        "model.2": [0, 1],
-        "model.4": [0, 1, 2],
-        "model.5": [0, 1, 2, 3],
-    }
-
-
-def test_upstream_leaves_the_other_path_out():
-    graph = wired([(0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 5)], blocks=6, head=["a"])
-    assert [graph.upstream(b) for b in range(5)] == [[], [0], [0], [0, 1], [0, 2]]
 
 
 @LAWS
@@ -512,14 +439,6 @@ def test_every_weight_and_norm_layer_of_yolo26_is_in_one_unit(yolo):
     assert set(graph.trunk_weights) == {
         m for m, own in enumerate(layout.roles) if own == "weight" and graph.trunk[m]
     }
-
-
-def test_a_torchvision_backbone_is_one_block():
-    layout, _ = layouts.read(built("resnet18", "ClassificationModel"))
-    graph = Graph(layout)
-    assert graph.units == ("model.0", "model.1")
-    assert numbers(graph) == {"0": ["1"]}
-    assert len(graph.weights[0]) == len(graph.norms[0]) == 20
 
 
 @pytest.mark.parametrize(

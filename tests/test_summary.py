@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from values import LAWS, LAYOUT, Part, plan, runs, window
 
-from yolo_gradwatch.detect import RULES
+from yolo_gradwatch.catalog import RULES
 from yolo_gradwatch.records import WHOLE, Grid
 from yolo_gradwatch.summary import (
     COUNTS,

@@ -11,8 +11,9 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from yolo_gradwatch.detector import Detector
 from yolo_gradwatch.layout import dated
-from yolo_gradwatch.records import Detail, Event, Layout, Members, Sample, Window
+from yolo_gradwatch.records import Alert, Detail, Event, Layout, Members, Sample, Window
 from yolo_gradwatch.runlog import RunLog
 from yolo_gradwatch.schema import FORMAT_VERSION, META_FILE
 from yolo_gradwatch.thresholds import Thresholds
@@ -310,3 +311,85 @@ def grown(layout: Layout = LAYOUT, step: int = 5) -> tuple[Layout, Layout]:
     columns = ("modules", "types", "parameters", "block_of", "roles", "kernels")
     part = replace(layout, **{c: tuple(getattr(layout, c)[m] for m in rows) for c in columns})
     return part, dated(layout, part, step)
+
+
+def net(step: int, norms: Any = (), **sick: Any) -> Window:
+    """A window of the net; healthy, if nothing else is said."""
+    return normed(window(step, layout=NET, **sick), dict(norms))
+
+
+def lasting(
+    count: int, norms: Any = (), *, first: int = 1, layout: Layout = NET, **sick: Any
+) -> list[Window]:
+    """So many windows of one step with these norms."""
+    given, steps = dict(norms), range(first, first + count)
+    return [normed(window(n, layout=layout, **sick), given, layout) for n in steps]
+
+
+def skips(count: int, first: int = 1, **sick: Any) -> list[Window]:
+    """Windows of one step each that AMP skipped."""
+    return lasting(count, first=first, skipped=1, **sick)
+
+
+def zeroed(step: int, share: float, module: str = "model.2.conv") -> Window:
+    """A window in which some elements of a gradient are exactly zero."""
+    fraction = np.zeros(len(NET.modules), np.float32)
+    fraction[NET.modules.index(module)] = share
+    return replace(net(step), zero_fraction=fraction)
+
+
+def weighing(step: int, weight: float, *, trunk: bool = True) -> Window:
+    """A window in which the weights of the trunk, or those of the head, have a norm."""
+    weights = np.full(len(NET.modules), 5.0, np.float32)
+    weights[[name.startswith("model.6") is not trunk for name in NET.modules]] = weight
+    return replace(net(step), weight_norm=weights)
+
+
+BLOCKS = [name for name, _ in NET.blocks]
+
+
+def level(step: int, decades: float, peak: float | None = None) -> Window:
+    """A window with the same norm in all modules but the whole, and another highest one."""
+    one = net(step, dict.fromkeys(BLOCKS, 10.0**decades))
+    highest = dict.fromkeys(BLOCKS, 10.0 ** (decades if peak is None else peak))
+    return normed(one, highest, fields=["norm_max"])
+
+
+def curve(*decades: float, first: int = 1) -> list[Window]:
+    """Windows of such levels."""
+    return [level(first + n, value) for n, value in enumerate(decades)]
+
+
+def upstream(norm: float) -> dict[str, float]:
+    """The blocks up to number 2 at a norm; what reads them is at 1."""
+    return dict.fromkeys(("model.0", "model.1", "model.2"), norm)
+
+
+def feed(
+    windows: Iterable[Window], limits: Thresholds | None = None, layout: Layout = NET
+) -> list[list[Alert]]:
+    """The alerts of each window."""
+    detector = Detector(layout, limits or Thresholds())
+    return [detector.update(one) for one in windows]
+
+
+def fired(
+    windows: Sequence[Window],
+    rule: str,
+    limits: Thresholds | None = None,
+    layout: Layout = NET,
+) -> list[Alert]:
+    """The alerts of a rule in the last of some windows."""
+    return [alert for alert in feed(windows, limits, layout)[-1] if alert.rule == rule]
+
+
+FORK, _ = plan(
+    [
+        Part(f"model.{block}.{leaf}", is_weight=leaf != "bn")
+        for block in range(4)
+        for leaf in ("a", "b", "c", "bn")
+    ]
+    + [Part("model.4.a")],
+    edges=FORK_EDGES,
+)
+"""Four blocks of three weights and a norm layer; block 0 feeds 1 and 2, which feed 3."""

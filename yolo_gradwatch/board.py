@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from yolo_gradwatch.catalog import RULES
 from yolo_gradwatch.graph import Paths
 from yolo_gradwatch.records import (
     CLIP_NORM,
@@ -31,24 +32,6 @@ if TYPE_CHECKING:
 
 HISTORY = 128
 """Points of a block's history; when they are used up, neighbours merge."""
-
-STATES = {
-    "nonfinite": "NaN",
-    "no_gradient": "no grad",
-    "leaf_vanishing": "leaf-low",
-    "leaf_exploding": "leaf-high",
-    "weight_growth": "growing",
-    "total_high": "high",
-    "total_low": "low",
-}
-"""Words for a block's state where the rule's own name is not the best one."""
-
-ORIGINS = ("vanishing", "exploding")
-"""Rules of which one block is the origin and others suffer."""
-
-ENTIRE = ("dead", "no_gradient")
-"""Rules that hold for another block only if they hold for all of its layers: a weight that reads
-nothing has no gradient either, though its block gets one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +191,7 @@ class Board:
     def _state(self, finding: Finding, block: str) -> str:
         """What is wrong with a block; of a block that suffers from another, only where it lies."""
         if finding.module == WHOLE or self._is_hit(finding, block):
-            return STATES.get(finding.rule, finding.rule)
+            return RULES[finding.rule].state or finding.rule
         place = self._paths.place(block, finding.module)
         return "affected" if place == "elsewhere" else place
 
@@ -216,9 +199,10 @@ class Board:
         """Whether what was found is true of a block that the finding touches."""
         if self._block_of[finding.module] == block:
             return True
-        if finding.rule in ENTIRE:
+        blocks = RULES[finding.rule].blocks
+        if blocks == "entire":  # a weight that reads nothing has no gradient, its block gets one
             return self._layers[block].issubset(finding.modules)
-        return finding.rule not in ORIGINS
+        return blocks == "all"
 
     @property
     def _calm(self) -> str:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from yolo_gradwatch.catalog import RULES
 from yolo_gradwatch.cli_output import refuse, tell
-from yolo_gradwatch.detect import ALARMS, RULES, alarms
 from yolo_gradwatch.thresholds import Thresholds
+from yolo_gradwatch.vocabulary import ALARMS, alarms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence

@@ -14,8 +14,8 @@ import typer
 from rich.text import Text
 
 from yolo_gradwatch import console
-from yolo_gradwatch.detect import is_named, matches
 from yolo_gradwatch.plain import printable
+from yolo_gradwatch.vocabulary import is_named, matches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence

@@ -12,7 +12,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group
 from rich.text import Text
 
-from yolo_gradwatch.advice import lasted
+from yolo_gradwatch.messages import lasted
 from yolo_gradwatch.report import finding_line
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from yolo_gradwatch.detect import RULES, Detector
+from yolo_gradwatch.catalog import RULES
+from yolo_gradwatch.detector import Detector
 from yolo_gradwatch.findings import Findings
 from yolo_gradwatch.layout import narrowed, watched_at
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch import ddp
-from yolo_gradwatch.detect import matches
 from yolo_gradwatch.run import load_run
 from yolo_gradwatch.schema import META_FILE, FormatError
+from yolo_gradwatch.vocabulary import matches
 
 if TYPE_CHECKING:
     from collections.abc import Collection

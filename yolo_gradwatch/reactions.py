@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.console import stop_line
-from yolo_gradwatch.detect import matches
 from yolo_gradwatch.outputs import OutputBase
+from yolo_gradwatch.vocabulary import matches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -226,7 +226,7 @@ class Alert:
     """One rule that holds for one module in one window.
 
     Attributes:
-        rule: Identifier, see ``detect.RULES``.
+        rule: Identifier, see ``catalog.RULES``.
         severity: As the rule says.
         module: Name of the module.
         epoch: Of the first window of its evidence.
@@ -271,7 +271,7 @@ class Finding:
 
     Attributes:
         number: Counts from 1 within a run.
-        rule: Identifier, see ``detect.RULES``.
+        rule: Identifier, see ``catalog.RULES``.
         severity: Highest of its alerts.
         module: The module it is about: the one nearest to the loss, or ``model``.
         modules: Every module with an alert so far, in forward order.

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from yolo_gradwatch.detect import is_named
 from yolo_gradwatch.records import WHOLE
+from yolo_gradwatch.vocabulary import is_named
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

@@ -1,0 +1,100 @@
+"""For each rule of the catalogue a run that fires it, and a finding to put into words."""
+
+from typing import NamedTuple
+
+from values import NET, Part, curve, inside, lasting, net, plan, upstream, weighing, zeroed
+
+from yolo_gradwatch.records import WHOLE, Window
+from yolo_gradwatch.thresholds import Thresholds
+
+BOXES = tuple(f"model.6.cv2.{scale}" for scale in range(3))
+PAIRED = tuple(f"model.6.one2one_cv2.{scale}" for scale in range(3))
+
+FIVE = Thresholds(dead_branch_windows=5)
+"""All limits as they are, but for the patience with the head."""
+
+
+class Run(NamedTuple):
+    """A run that fires one rule and no other.
+
+    Attributes:
+        windows: As few as the rule needs, under ``FIVE``.
+        module: What the alert names.
+        value: The number that is judged.
+        fires: Whether it does under a limit just below the value, at it, and just above it.
+        step: Of the alert.
+        affected: Blocks that suffer.
+    """
+
+    windows: list[Window]
+    module: str
+    value: float
+    fires: tuple[bool, bool, bool] | None
+    step: int = 1
+    affected: tuple[str, ...] = ()
+
+
+ABOVE, FROM, BELOW, UP_TO = (
+    (True, False, False),
+    (True, True, False),
+    (False, False, True),
+    (False, True, True),
+)
+"""A rule fires above its limit, at it and above, below it, at it and below."""
+
+BEFORE_2 = ("model.0", "model.1")
+
+RUNS = {
+    "nonfinite": Run([net(1, steps=13, skipped=13)], WHOLE, 13, ABOVE),
+    "amp_overflow": Run([net(1, steps=2, skipped=2)], WHOLE, 2, UP_TO),
+    "dead": Run(lasting(3, zero=["model.4.conv"]), "model.4.conv", 3, FROM),
+    "no_gradient": Run(lasting(3, none=["model.4.conv"]), "model.4.conv", 3, FROM),
+    "dead_branch": Run(
+        lasting(5, zero=inside(NET, *BOXES)), "model.6.cv2", 5, FROM, affected=BOXES
+    ),
+    "starved_scale": Run(
+        lasting(5, none=inside(NET, BOXES[2], PAIRED[2])), BOXES[2], 5, FROM, affected=PAIRED[2:]
+    ),
+    "partly_dead": Run(
+        [zeroed(n, 0.75 + 0.05 * (n != 3)) for n in range(1, 6)], "model.2.conv", 0.75, FROM
+    ),
+    "frozen": Run(lasting(3, unknown=["model.2.conv"]), "model.2.conv", 3, None),
+    "vanishing": Run(lasting(5, upstream(1e-3)), "model.2", 3, ABOVE, affected=BEFORE_2),
+    "exploding": Run(lasting(3, upstream(1e3)), "model.2", 3, ABOVE, affected=BEFORE_2),
+    "leaf_vanishing": Run(lasting(3, {"model.1.b": 1e-3}), "model.1.b", 3, ABOVE),
+    "leaf_exploding": Run(lasting(3, {"model.1.b": 1e3}), "model.1.b", 3, ABOVE),
+    "spike": Run(curve(0, 0, 1, 0, 0, 3), WHOLE, 2, ABOVE, 6),
+    "collapse": Run(curve(*[0] * 9, *[1] * 11, -4, -3, -3.5), WHOLE, 4, ABOVE, 21),
+    "total_high": Run(lasting(3, {WHOLE: 1e8}), WHOLE, 1e8, ABOVE),
+    "total_low": Run(lasting(10, {WHOLE: 2.0**-12}), WHOLE, 2.0**-12, BELOW),
+    "weight_growth": Run([weighing(1, 5), weighing(2, 50)], WHOLE, 1, ABOVE),
+}
+
+BRANCH = "model.4.cv2"
+
+HEADED, _ = plan(
+    [
+        *(Part(f"model.{b}.{x}", is_weight=x == "conv") for b in range(4) for x in ("conv", "bn")),
+        *(Part(f"{BRANCH}.{scale}.{x}") for scale in range(3) for x in ("conv", "out")),
+    ],
+    edges=[(f"model.{b}", f"model.{b + 1}") for b in range(4)],
+)
+"""A chain of four blocks and a head with a family of three scales."""
+
+WORDED = {
+    **dict.fromkeys(("dead", "no_gradient", "frozen"), ("model.3.conv", 3.0, 3.0)),
+    **dict.fromkeys(("leaf_vanishing", "leaf_exploding"), ("model.3.conv", 2.5, 2.0)),
+    "nonfinite": ("model.3.conv", 1.0, 0.0),
+    "amp_overflow": (WHOLE, 1.0, 12.0),
+    "dead_branch": (BRANCH, 50.0, 50.0),
+    "starved_scale": (f"{BRANCH}.2", 50.0, 50.0),
+    "partly_dead": ("model.3.conv", 0.8, 0.5),
+    "vanishing": ("model.3", 4.5, 2.0),
+    "exploding": ("model.3", 3.5, 2.5),
+    "spike": (WHOLE, 1.7, 1.5),
+    "collapse": (WHOLE, 3.3, 3.0),
+    "total_high": (WHOLE, 2.5e7, 1e7),
+    "total_low": (WHOLE, 2.5e-5, 1e-3),
+    "weight_growth": (WHOLE, 0.7, 0.3),
+}
+"""A module of ``HEADED``, a value and a limit to put into words."""

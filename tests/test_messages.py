@@ -1,0 +1,448 @@
+"""What the words of a finding depend on; the sentences are in golden/messages.txt."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from build import episode_of, finding_of, layout_of, leaves_of
+from rule_cases import BRANCH, HEADED, WORDED
+from values import Part, plan
+
+from yolo_gradwatch import causes
+from yolo_gradwatch.catalog import RULES
+from yolo_gradwatch.messages import Case, Message, course, described, factor
+from yolo_gradwatch.records import FLOAT32_MAX, WHOLE
+
+TRAINING = {
+    "amp": False,
+    "epochs": 100,
+    "close_mosaic": 10,
+    "warmup_epochs": 3.0,
+    "lr0": 0.01,
+    "optimizer": "SGD",
+    "imgsz": 640,
+    "freeze": None,
+}
+"""Options of an ordinary training."""
+
+AMP = {**TRAINING, "amp": True}
+AUTO = {**TRAINING, "optimizer": "auto"}
+
+THRICE = tuple(episode_of(7 + 10 * n, 9 + 10 * n, epoch=20, value=4.0 + n) for n in range(3))
+BACK = (*THRICE[:1], episode_of(40, epoch=20, value=4.5))
+OFTEN = (*THRICE, THRICE[0], episode_of(1040, epoch=20, value=4.5))
+"""Episodes of a finding that came back once, and of one that came back four times."""
+
+TRUNK = tuple(f"model.{b}" for b in range(4))
+CONV = "model.3.conv"
+
+
+def finding(rule, module=None, **changes):
+    """A finding as in ``WORDED`` where nothing else is said."""
+    name, value, limit = WORDED[rule]
+    given = {"epoch": 20, "value": value, "limit": limit, "severity": RULES[rule].severity}
+    return finding_of(rule, module or name, **{**given, **changes})
+
+
+def message(rule, module=None, training=TRAINING, layout=HEADED, **changes):
+    """The parts of its message."""
+    return RULES[rule].message(layout, training, finding(rule, module, **changes))
+
+
+def built(*parts, inside=(), kind="Block"):
+    """A layout whose block 1 holds these weights and norm layers and modules without parameters."""
+    own = [Part(f"model.1.{name}", is_weight=not name.endswith("bn")) for name in parts]
+    layout, _ = plan([Part("model.0.conv"), *own, Part("model.2.conv")])
+    types = tuple(
+        kind if name == "model.1" else cls
+        for name, cls in zip(layout.modules, layout.types, strict=True)
+    )
+    return replace(layout, types=types, inside=((), tuple(inside), ()))
+
+
+PLAIN = tuple(f"{n}.{x}" for n in range(8) for x in ("conv", "bn"))
+SPREAD = (CONV, f"{BRANCH}.0.conv", f"{BRANCH}.0.out")
+FILE = "gradwatch_evidence/step-00040.json"
+FITTED = {**AUTO, "fitted": {"optimizer": "AdamW", "lr0": 0.001}}
+
+VARIANTS = [
+    ("nonfinite", "under AMP", {"training": AMP}),
+    ("nonfinite", "in all modules", {"module": WHOLE}),
+    (
+        "nonfinite",
+        "in the head and upstream",
+        {"module": BRANCH, "modules": SPREAD, "origin": SPREAD},
+    ),
+    (
+        "nonfinite",
+        "that began in the head alone",
+        {
+            "module": f"{BRANCH}.0.conv",
+            "modules": (CONV, f"{BRANCH}.0.conv"),
+            "origin": (f"{BRANCH}.0.conv",),
+        },
+    ),
+    ("nonfinite", "that AMP skipped", {"value": 13.0, "limit": 12.0}),
+    ("nonfinite", "that came back", {"episodes": BACK, "evidence": FILE}),
+    ("total_high", "that clipping multiplies by 0", {"value": 1e30}),
+    ("total_high", "beyond float32", {"value": FLOAT32_MAX}),
+    ("dead", "with ReLU", {"module": "model.1", "layout": built("a", inside=["ReLU"])}),
+    ("dead", "upstream", {"modules": ("model.0.conv", "model.1.bn", CONV)}),
+    ("dead", "downstream", {"module": "model.1", "modules": ("model.1.bn", "model.2.conv")}),
+    ("partly_dead", "with ReLU", {"module": "model.1.a", "layout": built("a", inside=["ReLU6"])}),
+    (
+        "partly_dead",
+        "that came back",
+        {"episodes": (episode_of(7, 9, value=0.8), episode_of(40, value=0.7))},
+    ),
+    ("frozen", "that another block was asked for", {"training": {"freeze": [0, 1]}}),
+    ("frozen", "as asked for", {"training": {"freeze": [3]}}),
+    ("starved_scale", "of unknown size", {"training": {}}),
+    ("vanishing", "with Sigmoid", {"module": "model.1", "layout": built("a", inside=["Sigmoid"])}),
+    ("vanishing", "without normalization", {"module": "model.1", "layout": built("a", "b")}),
+    ("vanishing", "in a plain stack", {"module": "model.1", "layout": built(*PLAIN)}),
+    ("vanishing", "upstream", {"modules": ("model.0", "model.2", "model.3")}),
+    ("vanishing", "that came back", {"episodes": OFTEN}),
+    ("vanishing", "on both sides", {"module": "model.2", "modules": TRUNK}),
+    ("vanishing", "under a lower limit", {"value": 1.2, "limit": 1.0}),
+    ("total_low", "under a higher limit", {"value": 0.4, "limit": 0.5}),
+    (
+        "total_low",
+        "that came back",
+        {"episodes": (episode_of(7, 9, value=2e-5), episode_of(40, value=3e-5))},
+    ),
+    ("exploding", "without normalization", {"module": "model.1", "layout": built("a", "b")}),
+    ("spike", "as close_mosaic", {"epoch": 91}),
+    ("weight_growth", "with auto", {"training": AUTO}),
+    ("weight_growth", "with a fitted optimizer", {"training": FITTED}),
+]
+"""A rule, and what is different from its case in ``WORDED``."""
+
+
+def test_the_words_of_every_rule(golden):
+    lines = [f"{rule}\n    {message(rule, epoch=2)}\n" for rule in RULES]
+    lines += [f"{rule} {what}\n    {message(rule, **how)}\n" for rule, what, how in VARIANTS]
+    golden("messages", "".join(lines))
+
+
+# --- every message --------------------------------------------------------------------------------
+
+
+def test_a_message_is_one_paragraph_of_its_parts():
+    whole = Message("It broke", "since step 7", "Why.", "Try.", "Again.", "A file.")
+    assert str(whole) == "It broke since step 7. Why. Try. Again. A file."
+    assert str(Message("It broke", "at step 7")) == "It broke at step 7."
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("training", [TRAINING, AMP, {}])
+def test_a_message_has_all_of_its_parts(rule, training):
+    found = message(rule, training=training, step=1234)
+    case = Case(HEADED, training, finding(rule), RULES[rule].unit)
+    assert found.what.startswith(f"{case.where}: ") != (rule == "amp_overflow")
+    assert "step 1,234" in found.since
+    assert found.why
+    assert bool(found.remedy) == (rule != "amp_overflow")
+    assert found.past == found.evidence == ""
+    assert "None" not in str(found)
+
+
+EXTREMES = [
+    {},
+    {"value": 0.31},
+    {"value": 38.0},
+    {"value": 3e38},
+    {"step": 2_345_678, "epoch": 300},
+    {"episodes": 13 * OFTEN[:-1] + BACK[1:]},
+    {"epoch": 91},
+    {"epoch": 2},
+]
+
+
+@pytest.mark.parametrize("changes", EXTREMES, ids=str)
+@pytest.mark.parametrize("rule", RULES)
+def test_a_message_is_made_of_whole_sentences_without_a_nan(rule, changes):
+    if rule == "weight_growth" and changes.get("value", 0) > 50:
+        changes = {"value": 38.0}
+    text = str(message(rule, **changes))
+    assert re.search(r"\n|  |\.\.|\b(nan|inf|None)\b| 1 times", text) is None
+    assert text.endswith(".")
+
+
+LONG = "model.22.m.0.attn.qkv.conv"
+LARGE = replace(
+    layout_of(("C3k2", "Detect")),
+    modules=(WHOLE, "model.22", LONG, f"{LONG}.x", "model.1", "model.1.a", "model.1.b"),
+    types=("DetectionModel", "A2C2f", *["Conv2d"] * 5),
+    block_of=("", *["model.22"] * 3, *["model.1"] * 3),
+)
+"""A layout with names as long as those of Ultralytics' models get."""
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_message_is_not_too_long(rule):
+    name = WORDED[rule][0]
+    where = WHOLE if name == WHOLE else "model.22" if RULES[rule].blocks == "origin" else LONG
+    given = {"modules": LARGE.modules, "step": 1_234_567, "epoch": 91}
+    own = message(rule, where, {**AUTO, "amp": True}, LARGE, **given)
+    assert len(str(own)) < 650
+    past = [episode_of(1_234_567 + n, 1_234_568 + n) for n in range(63)]
+    given = {**given, "episodes": (*past, episode_of(1_234_999, epoch=91)), "evidence": FILE}
+    assert len(str(message(rule, where, {**AUTO, "amp": True}, LARGE, **given))) < 950
+
+
+def test_the_name_of_a_module_has_its_class():
+    layout = layout_of()
+    assert described(layout, WHOLE) == "the whole model"
+    assert described(layout, "model.4.bn") == "model.4.bn (BatchNorm2d)"
+
+
+@pytest.mark.parametrize(
+    ("decades", "words"),
+    [
+        (1.5, "32 times"),
+        (4.5, "32,000 times"),
+        (6.9, "7,900,000 times"),
+        (7.0, "1e+07 times"),
+        (1e9, "1e+300 times"),
+    ],
+)
+def test_a_factor_in_words(decades, words):
+    assert factor(decades) == words
+
+
+@pytest.mark.parametrize("rule", [name for name, row in RULES.items() if row.healthy])
+@pytest.mark.parametrize("side", [0.9, 1.1])
+def test_a_message_does_not_deny_the_limit_that_was_broken(rule, side):
+    healthy = RULES[rule].healthy
+    limit = healthy * side
+    what = message(rule, value=limit, limit=limit).what
+    is_low = rule == "total_low"
+    assert f"{limit:g}" in what
+    assert f"{healthy:,g}" in what
+    assert ("though healthy" in what) == ((side > 1) == is_low)
+
+
+# --- episodes and evidence ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", [name for name, row in RULES.items() if row.kind])
+def test_what_came_back_names_its_newest_episode_and_the_earlier_ones(rule):
+    back = message(rule, episodes=BACK)
+    assert "step 40" in back.since
+    assert "from step 7 until step 9" in back.past
+    often = message(rule, episodes=OFTEN).past
+    assert "4 times" in often
+    assert often.count(" until ") == 3
+    assert "and 1 before" in often
+
+
+def test_nan_that_came_back_doubts_the_checkpoint():
+    assert "last.pt" not in message("nonfinite").remedy
+    for limit in (0.0, 12.0):
+        assert "last.pt" in message("nonfinite", episodes=BACK, limit=limit).remedy
+
+
+def test_the_course_of_a_finding_names_the_newest_of_many_episodes():
+    assert course(finding_of(episodes=BACK)) == "from step 7 until step 9, since step 40"
+    often = course(finding_of(episodes=OFTEN))
+    assert often.startswith("in 5 episodes, ")
+    assert often.endswith("since step 1,040")
+
+
+# --- how many more --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", ["dead", "no_gradient", "partly_dead", "frozen"])
+@pytest.mark.parametrize(
+    ("module", "modules", "others"),
+    [
+        (CONV, (CONV,), None),
+        (CONV, ("model.1.bn", CONV), "1 more module upstream"),
+        (CONV, ("model.0.bn", "model.1.bn", CONV), "2 more modules upstream"),
+        (CONV, ("model.3.bn", CONV), "1 more module in the same block"),
+        (CONV, (CONV, f"{BRANCH}.0.out"), "1 more module downstream"),
+        (
+            CONV,
+            ("model.0.bn", "model.3.bn", CONV, f"{BRANCH}.0.out"),
+            "3 more modules (1 upstream, 1 downstream, 1 in the same block)",
+        ),
+        ("model.3", (CONV, "model.3.bn"), None),
+        ("model.3", ("model.1.bn", CONV, "model.3.bn"), "1 more module upstream"),
+        (WHOLE, leaves_of(HEADED), None),
+    ],
+)
+def test_other_modules_are_counted_where_they_lie(rule, module, modules, others):
+    since = message(rule, module, modules=modules).since
+    assert (f", with {others}" in since) if others else ("more" not in since)
+
+
+def test_a_name_that_only_begins_alike_is_not_inside():
+    layout = layout_of(("Conv",) * 31 + ("Detect",))
+    found = message("dead", "model.3", layout=layout, modules=(CONV, "model.30.conv"))
+    assert "1 more module downstream" in found.since
+
+
+@pytest.mark.parametrize("rule", ["vanishing", "exploding"])
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ((), ""),
+        (("model.1",), "; 1 block upstream is affected"),
+        (("model.0", "model.1"), "; 2 blocks upstream are affected"),
+    ],
+)
+def test_blocks_that_suffer_are_counted(rule, others, words):
+    assert message(rule, modules=(*others, "model.3")).since == f"since step 7{words}"
+
+
+# --- the cause, from the place --------------------------------------------------------------------
+
+HERE, TERM, LOSS = "here or right behind it", "the term of the loss that belongs to", "loss itself"
+HEAD_CONV = f"{BRANCH}.1.conv"
+
+
+@pytest.mark.parametrize(
+    ("module", "modules", "origin", "cause"),
+    [
+        (CONV, (CONV,), (CONV,), HERE),
+        (WHOLE, (WHOLE,), (WHOLE,), LOSS),
+        (BRANCH, (CONV, HEAD_CONV), (CONV, HEAD_CONV), f"{TERM} {BRANCH}"),
+        ("model.4", (CONV, HEAD_CONV), (CONV, HEAD_CONV), f"{TERM} model.4"),
+        (HEAD_CONV, (HEAD_CONV,), (HEAD_CONV,), HERE),
+        (HEAD_CONV, (CONV, HEAD_CONV), (HEAD_CONV,), HERE),
+    ],
+)
+def test_where_a_nan_was_at_first_tells_its_cause(module, modules, origin, cause):
+    found = causes.of_nonfinite(
+        HEADED, TRAINING, finding("nonfinite", module, modules=modules, origin=origin)
+    )
+    assert cause in found.why
+    assert sum(words in found.why for words in (HERE, TERM, LOSS)) == 1
+
+
+@pytest.mark.parametrize(("training", "speaks"), [(AMP, True), (TRAINING, False), ({}, False)])
+def test_nan_speaks_of_amp_only_where_it_is_at_work(training, speaks):
+    assert ("amp=False" in message("nonfinite", training=training).remedy) == speaks
+    assert ("AMP" in str(message("nonfinite", training=training))) is False
+
+
+SATURATED, BARE, STACK, GATED = (
+    *("activations saturate", "it has no normalization", "it is a plain stack of"),
+    "its output is scaled down",
+)
+
+
+@pytest.mark.parametrize(
+    ("layout", "cause", "remedy"),
+    [
+        (built("a", "b", inside=["Sigmoid"]), f"its Sigmoid {SATURATED}", "instead of Sigmoid"),
+        (built("a", "b.bn", inside=["Identity", "Tanh"]), f"its Tanh {SATURATED}", "SiLU"),
+        (built(*PLAIN, inside=["Hardsigmoid", "SiLU"]), f"its Hardsigmoid {SATURATED}", "SiLU"),
+        (built("a", "b", inside=["SiLU", "ReLU"]), BARE, "BatchNorm"),
+        (built("a"), GATED, "find the small factor"),
+        (built("a", "a.bn"), GATED, "find"),
+        (built("a", "b", "b.bn", inside=["SiLU"]), GATED, "find"),
+        (built(*PLAIN), f"{STACK} 8 layers", "every two layers"),
+        (built(*PLAIN[2:]), GATED, "find"),
+        (built(*PLAIN, kind="C3k2"), GATED, "find"),
+        (built(*PLAIN, kind="ResNetLayer"), GATED, "find"),
+        (built(*PLAIN[::2]), BARE, "BatchNorm"),
+    ],
+)
+def test_why_a_block_loses_its_gradient(layout, cause, remedy):
+    found = causes.of_loss(layout, "model.1")
+    assert found.why.startswith(cause)
+    assert remedy in found.remedy
+    assert GATED in causes.of_loss(layout, "model.0").why
+
+
+@pytest.mark.parametrize(
+    ("layout", "is_bare"),
+    [(built("a", "b"), True), (built("a", "b", "b.bn"), False), (built("a"), False)],
+)
+def test_why_a_block_explodes(layout, is_bare):
+    assert (BARE in causes.of_gain(layout, TRAINING, "model.1").why) == is_bare
+
+
+@pytest.mark.parametrize("rule", ["dead", "partly_dead"])
+@pytest.mark.parametrize(
+    ("inside", "module", "relu"),
+    [
+        (["Identity", "ReLU"], "model.1.a", True),
+        (["Identity", "ReLU"], "model.1", True),
+        (["Identity", "ReLU"], "model.0.conv", False),
+        (["SiLU"], "model.1", False),
+        (["LeakyReLU"], "model.1", False),
+        ([], "model.1", False),
+    ],
+)
+def test_relu_units_of_the_block_die(rule, inside, module, relu):
+    why = message(rule, module, layout=built("a", "b", inside=inside)).why
+    assert ("its ReLU" in why) == relu
+
+
+# --- the cause, from the moment -------------------------------------------------------------------
+
+MOSAIC, WARMUP = "the epoch in which close_mosaic took effect", "during the warm-up"
+
+TIMED = [rule for rule in RULES if WARMUP in message(rule, epoch=2).why]
+
+
+@pytest.mark.parametrize("rule", TIMED)
+@pytest.mark.parametrize(
+    ("epoch", "words"),
+    [(1, WARMUP), (3, WARMUP), (4, None), (90, None), (91, MOSAIC), (92, None)],
+)
+def test_what_the_training_did_when_it_began(rule, epoch, words):
+    why = message(rule, epoch=epoch).why
+    assert [said for said in (MOSAIC, WARMUP) if said in why] == [words] * bool(words)
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {},
+        {"epochs": 100},
+        {"epochs": 100, "close_mosaic": 0},
+        {"epochs": 100, "close_mosaic": 100},
+        {"epochs": 10, "close_mosaic": 50},
+        {"epochs": None, "close_mosaic": None, "warmup_epochs": None},
+        {"warmup_epochs": 0},
+        {"warmup_epochs": 0.0},
+    ],
+)
+@pytest.mark.parametrize("epoch", [1, 2, 100])
+def test_a_moment_that_is_not_known_is_not_named(training, epoch):
+    assert causes.moment(training, finding("spike", epoch=epoch)) == ""
+
+
+@pytest.mark.parametrize(("step", "is_named"), [(1, False), (2, True)])
+def test_what_is_there_from_the_first_step_is_not_the_fault_of_the_warm_up(step, is_named):
+    assert bool(causes.moment(TRAINING, finding("vanishing", step=step, epoch=1))) == is_named
+
+
+# --- what to try, from the options ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ({}, "a lower lr0"),
+        ({"lr0": 0.02}, "a lower lr0 (now 0.02)"),
+        ({"lr0": 0.02, "optimizer": "AdamW"}, "a lower lr0 (now 0.02)"),
+        (
+            {"lr0": 0.02, "optimizer": "auto"},
+            "a lower lr0 and a named optimizer (optimizer=auto ignores lr0)",
+        ),
+        (FITTED, "optimizer=AdamW with lr0 below 0.001 (optimizer=auto ignores lr0)"),
+    ],
+)
+def test_the_learning_rate_that_is_to_be_lower(training, words):
+    assert causes.lower_rate(training) == words
+    for rule in ("nonfinite", "dead", "partly_dead", "exploding", "spike", "collapse"):
+        assert words in message(rule, training=training).remedy
+    for rule in ("total_high", "total_low", "weight_growth"):
+        assert words in message(rule, training=training).remedy

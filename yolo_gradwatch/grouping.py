@@ -1,0 +1,130 @@
+"""Which alerts have one cause, and what their finding is named after.
+
+Alerts of one rule on one path through the model have one cause, and so have the weaker rules that
+a stronger one explains. A finding is named after the module nearest to the loss, because a gradient
+is lost or spoiled there and missing upstream.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from yolo_gradwatch.catalog import RULES
+from yolo_gradwatch.graph import Paths, is_in
+from yolo_gradwatch.records import CLIP_OVERFLOW, WHOLE, Alert, Finding, Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Grouping:
+    """Says what belongs together in one model.
+
+    Args:
+        layout: Of the model that is watched.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._paths = Paths(layout)
+
+    def split(self, alerts: list[Alert], finding: Finding) -> tuple[list[Alert], list[Alert]]:
+        """Of alerts of its rule, those that have the cause of a finding, and the others."""
+        known = set(finding.modules)
+        own: list[Alert] = []
+        rest: list[Alert] = []
+        for alert in alerts:
+            belongs = alert.module in known or self._meet(alert, finding)
+            (own if belongs else rest).append(alert)
+        return own, rest
+
+    def together(self, alerts: list[Alert]) -> tuple[list[Alert], list[Alert]]:
+        """Of alerts that begin, those on one path with the one nearest to the loss, and others."""
+        if RULES[alerts[0].rule].spreads:
+            return alerts, []
+        leader = self.source(alerts).module
+        own = [alert for alert in alerts if self._paths.meet(alert.module, [leader])]
+        return own, [alert for alert in alerts if alert not in own]
+
+    def is_explained(self, alert: Alert, lasting: Iterable[Finding]) -> bool:
+        """Whether a finding that lasts makes an alert of a weaker rule redundant.
+
+        A warning does not, where clipping multiplies the gradient by 0: nothing is learned then.
+        """
+        is_lost = RULES[alert.rule].unit == "norm" and alert.value > CLIP_OVERFLOW
+        return any(
+            RULES[finding.rule].makes_redundant(alert.rule) and self._meet(alert, finding)
+            for finding in lasting
+            if finding.severity == "critical" or not is_lost
+        )
+
+    def earlier(self, alerts: list[Alert], findings: Iterable[Finding]) -> Finding | None:
+        """Of findings that are over, the one that would be named after the same module."""
+        name = self.name(alerts)
+        return next((f for f in findings if f.rule == alerts[0].rule and f.module == name), None)
+
+    def source(self, alerts: list[Alert]) -> Alert:
+        """The alert nearest to the loss, after whose module and step a finding is named."""
+        return self._sources(alerts)[-1]
+
+    def name(self, alerts: list[Alert]) -> str:
+        """The module that a finding of these alerts is about."""
+        return common_name(self._layout, tuple(alert.module for alert in self._sources(alerts)))
+
+    def modules(self, alerts: list[Alert], earlier: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """The modules of alerts, those affected and earlier ones, in forward order."""
+        names = {*earlier}
+        for alert in alerts:
+            names.update((alert.module, *alert.affected))
+        return tuple(name for name in self._layout.modules if name in names)
+
+    def _meet(self, alert: Alert, finding: Finding) -> bool:
+        """Clipping spreads what is not finite to the whole model, paths or not."""
+        is_everywhere = RULES[finding.rule].spreads
+        return is_everywhere or self._paths.meet(alert.module, finding.modules)
+
+    def _sources(self, alerts: list[Alert]) -> list[Alert]:
+        """The alerts without those of weights whose input is constant.
+
+        Such a weight has a zero gradient too, though a gradient does arrive: the norm layer behind
+        it has one.
+        """
+        if not RULES[alerts[0].rule].starves_readers:
+            return alerts
+        names = {alert.module for alert in alerts}
+        parents: dict[str, list[str]] = {}
+        for name, role in zip(self._layout.modules, self._layout.roles, strict=True):
+            if role == "norm":
+                parents.setdefault(name.rpartition(".")[0], []).append(name)
+        return [
+            alert
+            for alert in alerts
+            if names.issuperset(parents.get(alert.module.rpartition(".")[0], ()))
+        ] or alerts
+
+
+def by_rule(alerts: Iterable[Alert]) -> dict[str, list[Alert]]:
+    """The alerts of each rule that has any, the strongest rule first."""
+    found: dict[str, list[Alert]] = {rule: [] for rule in RULES}
+    for alert in alerts:
+        found[alert.rule].append(alert)
+    return {rule: own for rule, own in found.items() if own}
+
+
+def common_name(layout: Layout, modules: tuple[str, ...]) -> str:
+    """The widest module around the last of ``modules`` that holds nothing but such modules.
+
+    The whole model is named only if every one of its leaf modules is among them.
+    """
+    leaves = [name for name, role in zip(layout.modules, layout.roles, strict=True) if role]
+    named = set(modules)
+    if named.issuperset(leaves) or WHOLE in named:
+        return WHOLE
+    name = modules[-1]
+    while "." in name:
+        parent = name.rpartition(".")[0]
+        inside = {leaf for leaf in leaves if is_in(parent, leaf)}
+        if parent == WHOLE or not inside <= named:
+            break
+        name = parent
+    return name

@@ -1,0 +1,194 @@
+"""A message on a finding: its parts, how they become a paragraph, and the phrases that rules share.
+
+The words of each rule stand beside its judge, in the modules of rules.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from yolo_gradwatch import causes
+from yolo_gradwatch.graph import Paths, is_in
+from yolo_gradwatch.records import WHOLE, Finding, Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from yolo_gradwatch.graph import Place
+    from yolo_gradwatch.records import Episode
+
+MOST_EPISODES = 3
+"""Of more episodes, only the newest are named one by one."""
+
+PLACES: dict[Place, str] = {
+    "upstream": "upstream",
+    "downstream": "downstream",
+    "inside": "in the same block",
+    "elsewhere": "elsewhere",
+}
+"""Words for where a module lies, seen from the one that a finding is about."""
+
+Unit: TypeAlias = Literal["steps", "windows", "share", "decades", "norm"]
+"""What the value and the limit of a rule count or measure."""
+
+_SHOWN = {"share": " ({:.0%})", "decades": " ({:.3g} decades)", "norm": " (norm {:.2g})"}
+"""How the value of an earlier episode is shown; a count of steps or windows is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A finding in words.
+
+    Attributes:
+        what: What was found in which module, the first half of a sentence.
+        since: When it began and what else it affects, the other half.
+        why: The probable cause in whole sentences; "" if there is nothing to say.
+        remedy: What to try, in whole sentences; "" if there is nothing to do.
+        past: Earlier episodes, in a sentence; "" if there are none.
+        evidence: Where the file on its first step is, in a sentence; "" if there is none.
+    """
+
+    what: str
+    since: str
+    why: str = ""
+    remedy: str = ""
+    past: str = ""
+    evidence: str = ""
+
+    def __str__(self) -> str:
+        """One paragraph."""
+        parts = (f"{self.what} {self.since}.", self.why, self.remedy, self.past, self.evidence)
+        return " ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A finding with all that its words depend on.
+
+    Attributes:
+        layout: Of the model that is watched.
+        training: Options of the training; ``amp`` says whether a loss scaler is at work.
+        finding: What was found; its ``message`` is not read.
+        unit: Of the finding's value.
+        healthy: The value farthest out in healthy recorded trainings; None where that says nothing.
+    """
+
+    layout: Layout
+    training: Mapping[str, object]
+    finding: Finding
+    unit: Unit
+    healthy: float | None = None
+
+    @property
+    def where(self) -> str:
+        """The module with its class."""
+        return described(self.layout, self.finding.module)
+
+    @property
+    def since(self) -> str:
+        """When the newest episode began, for what lasts."""
+        return f"since step {self.finding.episodes[-1].step:,}"
+
+    @property
+    def at(self) -> str:
+        """When the newest episode began, for what happens at once."""
+        newest = self.finding.episodes[-1]
+        return f"at step {newest.step:,} (epoch {newest.epoch})"
+
+    @property
+    def moment(self) -> str:
+        """What the training did then, as the end of a sentence; "" if that says nothing."""
+        return causes.moment(self.training, self.finding)
+
+    @property
+    def lower_rate(self) -> str:
+        """How to lower the learning rate."""
+        return causes.lower_rate(self.training)
+
+    @property
+    def decades(self) -> str:
+        """The value beside the limit that it broke."""
+        limit = f"limit {self.finding.limit:g}, {self.reached(is_low=False)}"
+        return f"{self.finding.value:.3g} decades; {limit}"
+
+    def reached(self, *, is_low: bool) -> str:
+        """What healthy trainings have reached; a limit of the user's may lie within that."""
+        if self.healthy is None:
+            return "healthy trainings are not known"
+        limit = self.finding.limit
+        is_within = limit > self.healthy if is_low else limit < self.healthy
+        though = "though " if is_within else ""
+        verb = "fall to" if is_low else "reach"
+        return f"{though}healthy recorded trainings {verb} {self.healthy:,g}"
+
+    def affected(self) -> str:
+        """How many blocks suffer with the named one, and where they lie, for `Message.since`."""
+        places = self._places("block")
+        if not places:
+            return ""
+        return f"; {places} {'is' if places.startswith('1 block ') else 'are'} affected"
+
+    def others(self, when: str = "") -> str:
+        """How many more modules are affected, and where they lie, for `Message.since`."""
+        places = self._places("more module")
+        return f", with {places}{when}" if places else ""
+
+    def complete(self, message: Message) -> Message:
+        """The words of a rule with what every rule says: earlier episodes, and the evidence."""
+        file = self.finding.evidence
+        evidence = f"Images, losses and norms: {file}." if file else ""
+        return replace(message, past=self._past(), evidence=evidence)
+
+    def _past(self) -> str:
+        """How often it has come back, and its earlier episodes with their values."""
+        earlier = self.finding.episodes[:-1]
+        if not earlier:
+            return ""
+        shown = _SHOWN.get(self.unit, "")
+        named = [f"{lasted(e)}{shown.format(e.value)}" for e in earlier[-MOST_EPISODES:]]
+        hidden = len(earlier) - len(named)
+        more = f", and {hidden} before" if hidden else ""
+        times = "once" if len(earlier) == 1 else f"{len(earlier)} times"
+        return f"It has come back {times}; earlier: {', '.join(named)}{more}."
+
+    def _places(self, noun: str) -> str:
+        """How many modules aside from the named one lie where, as in ``2 blocks upstream``."""
+        own = self.finding.module
+        others = [n for n in self.finding.modules if n != WHOLE and not is_in(own, n)]
+        if own == WHOLE or not others:
+            return ""
+        paths = Paths(self.layout)
+        counts = Counter(paths.place(name, own) for name in others)
+        found = [(counts[place], where) for place, where in PLACES.items() if counts[place]]
+        parts = ", ".join(f"{count} {where}" for count, where in found)
+        where = found[0][1] if len(found) == 1 else f"({parts})"
+        return f"{len(others)} {noun}{'' if len(others) == 1 else 's'} {where}"
+
+
+def described(layout: Layout, name: str) -> str:
+    """A module's name with its class, as in ``model.10 (C2PSA)``."""
+    if name == WHOLE:
+        return "the whole model"
+    return f"{name} ({layout.types[layout.modules.index(name)]})"
+
+
+def factor(decades: float) -> str:
+    """How many times that is, in words of two digits: 4.5 decades are 32,000 times."""
+    times = 10.0 ** min(decades, 300.0)
+    return f"{float(f'{times:.2g}'):,.0f} times" if times < 1e7 else f"{times:.0e} times"
+
+
+def lasted(episode: Episode) -> str:
+    """When an episode began, and when it was over."""
+    if episode.step_end is None:
+        return f"since step {episode.step:,}"
+    return f"from step {episode.step:,} until step {episode.step_end:,}"
+
+
+def course(finding: Finding) -> str:
+    """When each episode of a finding began and was over; of many, the newest."""
+    newest = ", ".join(map(lasted, finding.episodes[-MOST_EPISODES:]))
+    count = len(finding.episodes)
+    return newest if count <= MOST_EPISODES else f"in {count} episodes, the newest {newest}"

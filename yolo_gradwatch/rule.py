@@ -1,0 +1,91 @@
+"""What a rule is: how it is named, judged, worded and shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from yolo_gradwatch.messages import Case, Message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from yolo_gradwatch.messages import Unit
+    from yolo_gradwatch.records import Finding, Layout, Severity
+    from yolo_gradwatch.rules_history import Judge
+    from yolo_gradwatch.thresholds import Thresholds
+
+Blocks: TypeAlias = Literal["all", "entire", "origin"]
+"""Which blocks of a finding show its state: all that it touches, those of which every layer is hit,
+or only the one that it is about. The others show where they lie."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """All that is said of one rule.
+
+    Attributes:
+        name: Identifier in files and options.
+        kind: Family, a word that options accept beside the name; "" for a notice.
+        severity: What an alert of it weighs. A notice is never an alarm.
+        threshold: The field of `Thresholds` that decides; "" if none does.
+        unit: Of the value that is judged.
+        judge: Decides for which modules the rule holds.
+        needs: Windows before it can say anything.
+        words: Puts a finding into words.
+        meaning: What a finding means, in a line.
+        not_meaning: What it does not mean.
+        remedy: What to try, in short.
+        healthy: The value farthest out in healthy recorded trainings, for messages; None if they
+            do not name one.
+        state: Word for the state of a block, where the name is not the best one.
+        blocks: Which blocks of a finding show that state.
+        explains: Rules whose alerts are redundant on the path of such a finding.
+        keeps_evidence: Whether a finding names a file with what its first step was made of.
+        spreads: Whether clipping spreads it to the whole model: all of its alerts have one cause,
+            and it explains every other rule.
+        ends_at_restart: Whether an episode is over when the run restarts, because weights were
+            restored.
+        starves_readers: Whether it also hits the weights that read its source, because their input
+            is constant.
+    """
+
+    name: str
+    kind: str = ""
+    severity: Severity
+    threshold: str = ""
+    unit: Unit
+    judge: Judge
+    needs: Callable[[Thresholds], int]
+    words: Callable[[Case], Message]
+    meaning: str
+    not_meaning: str
+    remedy: str
+    healthy: float | None = None
+    state: str = ""
+    blocks: Blocks = "all"
+    explains: tuple[str, ...] = ()
+    keeps_evidence: bool = False
+    spreads: bool = False
+    ends_at_restart: bool = False
+    starves_readers: bool = False
+
+    @property
+    def in_decades(self) -> bool:
+        """Whether its value is in decades, so that twice as much is worse."""
+        return self.unit == "decades"
+
+    def makes_redundant(self, rule: str) -> bool:
+        """Whether a finding of this rule explains alerts of another one on its path."""
+        return self.spreads or rule in self.explains
+
+    def message(self, layout: Layout, training: Mapping[str, object], finding: Finding) -> Message:
+        """A finding of this rule in words.
+
+        Args:
+            layout: Of the model that is watched.
+            training: Options of the training; ``amp`` says whether a loss scaler is at work.
+            finding: What was found; its ``message`` is not read.
+        """
+        case = Case(layout, training, finding, self.unit, self.healthy)
+        return case.complete(self.words(case))

@@ -1,0 +1,127 @@
+"""What the rules look at, and what they share: pure functions over the newest windows.
+
+All levels are decades, log10 of L2 norms. A rule compares within a window wherever it can, so that
+warm-up, accumulation and loss scale cancel out; only those of the whole net look at their own past.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import numpy as np
+
+from yolo_gradwatch.levels import Reading, medians
+from yolo_gradwatch.records import CLIP_OVERFLOW, Window
+
+if TYPE_CHECKING:
+    from yolo_gradwatch.graph import Graph
+    from yolo_gradwatch.records import Flags, Floats, Layout
+    from yolo_gradwatch.thresholds import Thresholds
+
+
+class Mark(NamedTuple):
+    """The whole net in a window.
+
+    Attributes:
+        epoch: Of the window.
+        step: Its first step.
+        trunk: Level of the trunk.
+        peak: Level of the trunk's highest norms.
+    """
+
+    epoch: int
+    step: int
+    trunk: float
+    peak: float
+
+
+class Hit(NamedTuple):
+    """A module for which a rule holds.
+
+    Attributes:
+        module: Its name.
+        value: The number that was judged.
+        limit: The threshold that it broke.
+        since: First window of the evidence, as anything with ``epoch`` and first step.
+        affected: Blocks that suffer from it, the module's own aside.
+    """
+
+    module: str
+    value: float
+    limit: float
+    since: tuple[int, int]
+    affected: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a rule may look at.
+
+    Attributes:
+        layout: Of the model.
+        graph: Its units and who feeds whom.
+        newest: The newest window.
+        readings: The newest windows with at least one step that AMP did not skip, oldest first.
+        skipped: The windows since then, of which AMP skipped every step.
+        marks: The whole net in the windows of ``readings`` and in those before, without those
+            `beyond_clip`.
+    """
+
+    layout: Layout
+    graph: Graph
+    newest: Window
+    readings: Sequence[Reading]
+    skipped: Sequence[Window]
+    marks: Sequence[Mark]
+
+
+Judge: TypeAlias = Callable[[History, "Thresholds"], Iterator[Hit]]
+"""From what there is to see and the limits to the hits."""
+
+
+def begin(window: Window) -> tuple[int, int]:
+    """Epoch and first step of a window."""
+    return window.epoch, window.step_first
+
+
+def last(history: History, count: int) -> list[Window]:
+    """The newest windows with an applied step, as many as are asked for, or none."""
+    found = [reading.window for reading in history.readings[-count:]]
+    return found if len(found) == count else []
+
+
+def names(layout: Layout, chosen: Flags) -> list[str]:
+    """Names of the chosen modules, in forward order."""
+    return [layout.modules[m] for m in np.flatnonzero(chosen)]
+
+
+def is_frozen(window: Window) -> Flags:
+    """(M,) whether a module was frozen: it has no norm, and no step counts."""
+    counts = window.nonfinite + window.zero + window.none
+    frozen: Flags = np.isnan(window.norm_mean) & (counts == 0)
+    return frozen
+
+
+def beyond_clip(window: Window) -> bool:
+    """Whether a step in it had a finite gradient that clipping multiplies by 0."""
+    return bool(window.norm_max[0] > CLIP_OVERFLOW)
+
+
+def finite(values: Floats) -> Floats:
+    """The values, with NaN for those that stand for a norm of 0 or for no norm."""
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def over(values: Floats, limit: float, least: int) -> dict[int, float]:
+    """Columns whose median over (W, N) windows is above the limit, with that median."""
+    if not (values > limit).any():
+        return {}
+    found = medians(values, least)
+    return {int(i): float(found[i]) for i in np.flatnonzero(found > limit)}
+
+
+def first_over(values: Floats, limit: float) -> int:
+    """The oldest window in which a value was above the limit."""
+    return int(np.flatnonzero(values > limit)[0])

@@ -1,0 +1,190 @@
+"""The rules about the whole net: its level against its past, its norm, its weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from yolo_gradwatch.levels import FLOOR, medians
+from yolo_gradwatch.messages import Message, factor
+from yolo_gradwatch.records import CLIP_OVERFLOW, FLOAT32_MAX, WHOLE
+from yolo_gradwatch.rules_history import Hit, begin, beyond_clip, finite, last
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from yolo_gradwatch.messages import Case
+    from yolo_gradwatch.records import Window
+    from yolo_gradwatch.rules_history import History
+    from yolo_gradwatch.thresholds import Thresholds
+
+
+PEAK_WINDOWS, PEAK_LEAST = 100, 5
+"""Windows that a spike is compared with, and how many are enough."""
+
+COLLAPSE_BEFORE, COLLAPSE_WINDOWS = 20, 3
+"""Windows that a collapse is compared with, and how many in a row it takes."""
+
+HIGH_WINDOWS, LOW_WINDOWS = 3, 10
+"""Windows in a row with a total norm that is too high, or too low."""
+
+GROWTH_WINDOWS = 20
+"""Windows in which the weights of a healthy training do not double."""
+
+FRESH = 100
+"""Windows for which a change of the whole net is reported; after that it is the new normal."""
+
+
+def spike(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """The whole net, while its trunk stands far above all that was before.
+
+    Value: decades above the highest of the windows before it.
+    """
+    peaks = np.array([mark.peak for mark in history.marks])
+    if not peaks.size or not peaks[-1] > np.fmin.reduce(peaks) + limits.spike:
+        return
+    for count in range(min(len(peaks) - PEAK_LEAST, FRESH), 0, -1):  # since the earliest
+        before = peaks[: len(peaks) - count][-PEAK_WINDOWS:]
+        highest = np.fmax.reduce(np.where(before > FLOOR, before, np.nan))
+        rise = peaks[-count:].min() - highest
+        if rise > limits.spike:
+            since = history.marks[-count]
+            yield Hit(WHOLE, float(rise), limits.spike, (since.epoch, since.step))
+            return
+
+
+def spike_words(case: Case) -> Message:
+    """The whole trunk jumped."""
+    return Message(
+        what="the whole model: the gradient jumped to "
+        f"{factor(case.finding.value)} its highest so far,",
+        since=case.at,
+        why="Probably the loss of that step: an outlier among labels or images, a very small last "
+        f"batch, a loss without bounds{case.moment}.",
+        remedy="Clipping limits that step; try to look at its images and labels, and "
+        f"{case.lower_rate} if it comes back.",
+    )
+
+
+def collapse(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """The whole net, while its trunk stands far below what it was before.
+
+    Value: decades below the median of the windows before it.
+    """
+    levels = np.array([mark.trunk for mark in history.marks])
+    if not levels.size or not levels[-1] < np.fmax.reduce(levels) - limits.collapse:
+        return
+    counts = np.arange(min(len(levels) - COLLAPSE_BEFORE, FRESH), COLLAPSE_WINDOWS - 1, -1)
+    if not counts.size:
+        return
+    before = sliding_window_view(levels, COLLAPSE_BEFORE)[len(levels) - COLLAPSE_BEFORE - counts]
+    falls = medians(before.T) - np.maximum.accumulate(levels[::-1])[counts - 1]
+    earliest = int(np.argmax(falls > limits.collapse))
+    if falls[earliest] > limits.collapse:
+        since = history.marks[-counts[earliest]]
+        yield Hit(WHOLE, float(falls[earliest]), limits.collapse, (since.epoch, since.step))
+
+
+def collapse_words(case: Case) -> Message:
+    """The whole trunk fell."""
+    return Message(
+        what="the whole model: the gradient became "
+        f"{factor(case.finding.value)} weaker in all blocks at once,",
+        since=case.at,
+        why="Probably the loss is near zero or constant: a loss weight that became tiny, no labels "
+        f"any more, or weights that a high learning rate has destroyed{case.moment}.",
+        remedy=f"Try the last checkpoint before that step with {case.lower_rate}, and look at the "
+        "loss columns of results.csv.",
+    )
+
+
+def total_high(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """The whole net, when the norm of its gradient is too high for several windows.
+
+    One that clipping multiplies by 0 is found in its first window: nothing is learned there.
+    """
+    newest = [reading.window for reading in history.readings[-1:]]
+    if newest and beyond_clip(newest[0]):
+        highest = min(float(newest[0].norm_max[0]), FLOAT32_MAX)
+        yield Hit(WHOLE, highest, limits.total_high, begin(newest[0]))
+        return
+    totals = _totals(recent := last(history, HIGH_WINDOWS))
+    if totals and min(totals) > limits.total_high:
+        yield Hit(WHOLE, totals[-1], limits.total_high, begin(recent[0]))
+
+
+def total_high_words(case: Case) -> Message:
+    """A total norm that is too high."""
+    value = case.finding.value
+    norm = f"{value:.2g}" if value < FLOAT32_MAX else "beyond 3.4e38"
+    clipping = (
+        "Clipping computes in float32, in which its square is Inf, so it multiplies every gradient "
+        "by 0: nothing is learned."
+        if value > CLIP_OVERFLOW
+        else "Clipping hides that, half precision does not: it overflows."
+    )
+    return Message(
+        what=f"the whole model: total gradient norm {norm}, above {case.finding.limit:g} "
+        f"({case.reached(is_low=False)}),",
+        since=case.since,
+        why=f"{clipping} Probably the loss or its weights (box, cls, dfl) are far too large, or "
+        f"the initialization is{case.moment}.",
+        remedy=f"Try to scale the loss, a normalization in every block, and {case.lower_rate}.",
+    )
+
+
+def total_low(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """The whole net, when the norm of its gradient is too low for several windows."""
+    totals = _totals(recent := last(history, LOW_WINDOWS))
+    if totals and max(totals) < limits.total_low:
+        yield Hit(WHOLE, totals[-1], limits.total_low, begin(recent[0]))
+
+
+def total_low_words(case: Case) -> Message:
+    """A total norm that is too low."""
+    return Message(
+        what=f"the whole model: total gradient norm {case.finding.value:.2g}, below "
+        f"{case.finding.limit:g} ({case.reached(is_low=True)}),",
+        since=f"{case.since}: nothing is learned any more",
+        why="Probably the loss or its weights are far too small, or a high learning rate has "
+        f"destroyed the weights{case.moment}.",
+        remedy=f"Try to scale the loss up, or the last good checkpoint with {case.lower_rate}.",
+    )
+
+
+def weight_growth(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """The whole net, when the weights of its trunk have grown too much in a few windows.
+
+    Value: decades, the median over the weights.
+    """
+    trunk = history.graph.trunk_weights
+    recent = history.readings[-GROWTH_WINDOWS - 1 :]
+    taken = [reading.window for reading in recent if reading.is_weighed]
+    if len(taken) < 2 or not len(trunk):
+        return
+    norms = np.array([window.weight_norm[trunk] for window in taken], np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):  # weights of 0 or NaN say nothing
+        grown = finite(np.log10(norms[-1]) - np.log10(norms[0]))
+    value = medians(grown[:, None], 1)[0]
+    if value > limits.weight_growth:
+        yield Hit(WHOLE, float(value), limits.weight_growth, begin(taken[0]))
+
+
+def weight_growth_words(case: Case) -> Message:
+    """Weights that grow too fast."""
+    return Message(
+        what=f"the whole model: the weights have grown {10**case.finding.value:.1f}-fold within a "
+        "few windows",
+        since=case.since,
+        why=f"Probably the learning rate is far too high{case.moment}. Most such trainings end "
+        "with a gradient near zero.",
+        remedy=f"Try {case.lower_rate} and longer warmup_epochs.",
+    )
+
+
+def _totals(windows: Sequence[Window]) -> list[float]:
+    """Norm of the whole gradient in each window; none if one of them has no such norm."""
+    totals = [min(float(window.norm_mean[0]), FLOAT32_MAX) for window in windows]
+    return [] if np.isnan(totals).any() else totals

@@ -1,0 +1,77 @@
+"""The words that name rules: in options, in the help of the commands and in the README."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from yolo_gradwatch.catalog import RULES
+from yolo_gradwatch.thresholds import Thresholds, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from yolo_gradwatch.records import Finding
+    from yolo_gradwatch.rule import Rule
+
+ALARMS = tuple(
+    sorted({word for rule in RULES.values() if rule.kind for word in (rule.name, rule.kind)})
+)
+"""The rules and kinds that a run can be stopped or failed on."""
+
+HEADINGS = (
+    *("rule", "kind", "severity", "limit and its default"),
+    *("what it means", "what it does *not* mean", "what to try"),
+)
+"""Of the table of rules."""
+
+
+def alarms(option: str, words: object) -> tuple[str, ...]:
+    """Rules or kinds that an option names, checked.
+
+    Raises:
+        TypeError: They are a single text, or nothing that holds several.
+        ValueError: One is not known, or is a notice.
+    """
+    if isinstance(words, str) or not isinstance(words, Iterable):
+        got = f"the text {words!r}" if isinstance(words, str) else type(words).__name__
+        raise TypeError(f"{option} must be a list or tuple of names, got {got}")
+    chosen = tuple(words)
+    for word in chosen:
+        if not isinstance(word, str) or word not in ALARMS:
+            raise ValueError(f"{option}: {shown(word)} is not one of {', '.join(ALARMS)}")
+    return chosen
+
+
+def is_named(rule: str, words: Collection[str]) -> bool:
+    """Whether a user named this rule, or its kind."""
+    return rule in words or RULES[rule].kind in words
+
+
+def matches(finding: Finding, words: Collection[str]) -> bool:
+    """Whether rules or kinds that a user named speak of this finding; never of a notice."""
+    return is_named(finding.rule, words) and finding.severity != "notice"
+
+
+def table() -> str:
+    """The rules as a table in Markdown, alarms first, the worst ones at the top."""
+    order = {severity: n for n, severity in enumerate(("critical", "warning", "notice"))}
+    rules = sorted(RULES.values(), key=lambda rule: order[rule.severity])
+    rows = [HEADINGS, ("---",) * len(HEADINGS), *map(_cells, rules)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _cells(rule: Rule) -> tuple[str, ...]:
+    kind = f"`{rule.kind}`" if rule.kind else ""
+    return (
+        *(f"`{rule.name}`", kind, rule.severity, _limit(rule)),
+        *(rule.meaning, rule.not_meaning, rule.remedy),
+    )
+
+
+def _limit(rule: Rule) -> str:
+    """The field of the thresholds with its default; "" for a rule without one."""
+    if not rule.threshold:
+        return ""
+    default = f"{getattr(Thresholds(), rule.threshold):g}".replace("e+0", "e")
+    return f"`{rule.threshold} = {default}`"
