@@ -38,7 +38,7 @@ FRESH = 100
 
 
 def spike(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """The whole net, while its trunk stands far above all that was before.
+    """The whole net, while its trunk is far above all that was before.
 
     Value: decades above the highest of the windows before it.
     """
@@ -69,7 +69,7 @@ def spike_words(case: Case) -> Message:
 
 
 def collapse(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """The whole net, while its trunk stands far below what it was before.
+    """The whole net, while its trunk is far below what it was before.
 
     Value: decades below the median of the windows before it.
     """
