@@ -27,7 +27,6 @@ from rich.console import Console
 from rich.text import Text
 
 from yolo_gradwatch import advice
-from yolo_gradwatch.board import Board
 from yolo_gradwatch.console import (
     Panel,
     end_report,
@@ -39,6 +38,7 @@ from yolo_gradwatch.console import (
     stop_line,
 )
 from yolo_gradwatch.detect import RULES
+from yolo_gradwatch.live import Board
 from yolo_gradwatch.records import WHOLE
 from yolo_gradwatch.report import Report
 

@@ -30,10 +30,10 @@ from values import LAWS, LAYOUT, assert_same, grown, meta_of, runs, window
 
 from yolo_gradwatch import follow as following
 from yolo_gradwatch import screen as screens
-from yolo_gradwatch.board import Board
 from yolo_gradwatch.cli import main
 from yolo_gradwatch.console import Panel
 from yolo_gradwatch.follow import Judge, Look, Tail
+from yolo_gradwatch.live import Board
 from yolo_gradwatch.records import Event
 from yolo_gradwatch.review import load_run
 from yolo_gradwatch.runlog import ALERTS_FILE, META_FILE, WINDOWS_FILE, FormatError, RunLog, mend

@@ -291,11 +291,11 @@ def _as_json(finding: Finding) -> dict[str, object]:
 
 
 def _draw(run: Run, report: Report, *, modules: bool) -> None:
-    from yolo_gradwatch import plots
+    from yolo_gradwatch import png
     from yolo_gradwatch.heatmap import heatmap
 
     path = run.folder / PICTURE_FILE
-    _written(path, lambda: plots.write(heatmap(run, report, modules=modules), report, path))
+    _written(path, lambda: png.write(heatmap(run, report, modules=modules), report, path))
 
 
 def _check_page(path: Path) -> None:

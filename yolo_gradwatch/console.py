@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from rich.console import ConsoleOptions, RenderResult
 
-    from yolo_gradwatch.board import BlockRow, Board
+    from yolo_gradwatch.live import BlockRow, Board
     from yolo_gradwatch.records import Finding, Floats, News, Severity
     from yolo_gradwatch.report import Report
 

@@ -14,11 +14,11 @@ from rich.live import Live
 from rich.text import Text
 
 from yolo_gradwatch import console, runlog, tables
-from yolo_gradwatch.board import Board
 from yolo_gradwatch.causes import at_work
 from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.evidence import existing
 from yolo_gradwatch.layout import narrowed, watched_at
+from yolo_gradwatch.live import Board
 from yolo_gradwatch.records import CLIP_NORM
 from yolo_gradwatch.review import (
     find_run,

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from yolo_gradwatch.board import Board
 from yolo_gradwatch.columns import Column, columns
 from yolo_gradwatch.compare import PARTS, differences, only_in
 from yolo_gradwatch.console import STYLES, number, sparkline, told, verdict
+from yolo_gradwatch.live import Board
 from yolo_gradwatch.records import FLOAT32_MAX
 from yolo_gradwatch.summary import of_blocks
 from yolo_gradwatch.tables import windows_of
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from yolo_gradwatch.board import BlockRow
+    from yolo_gradwatch.live import BlockRow
     from yolo_gradwatch.records import EpochTelemetry, Finding
     from yolo_gradwatch.report import Report
     from yolo_gradwatch.review import Run

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, cast
 from rich.text import Text
 
 from yolo_gradwatch import console, runlog, writer
-from yolo_gradwatch.board import Board
 from yolo_gradwatch.contract import unknown_bar
 from yolo_gradwatch.detect import matches
 from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.disk import Disk
 from yolo_gradwatch.evidence import Evidence, existing
 from yolo_gradwatch.layout import dated
+from yolo_gradwatch.live import Board
 from yolo_gradwatch.records import CLIP_NORM, Event
 from yolo_gradwatch.report import Report
 from yolo_gradwatch.review import last_step_of, load_run
@@ -267,7 +267,7 @@ class Recorder:
         path = self._training.folder / runlog.PICTURE_FILE
         try:
             from yolo_gradwatch.heatmap import heatmap  # noqa: PLC0415  # only the end pays for it
-            from yolo_gradwatch.plots import write  # noqa: PLC0415  # loads matplotlib
+            from yolo_gradwatch.png import write  # noqa: PLC0415  # loads matplotlib
 
             report = replace(self.report(), status=status)
             write(heatmap(load_run(self._training.folder), report), report, path)

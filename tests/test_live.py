@@ -16,7 +16,7 @@ from build import (
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from yolo_gradwatch.board import HISTORY, Board
+from yolo_gradwatch.live import HISTORY, Board
 from yolo_gradwatch.records import CLIP_NORM, CLIP_OVERFLOW, FLOAT32_MAX, WHOLE, Layout
 
 
