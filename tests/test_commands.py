@@ -151,7 +151,7 @@ def process(code, *arguments, **environment):
 
 def test_a_review_tells_the_finding_and_the_blocks(run):
     out = printed("review", run)
-    assert "sick, 1 critical; first dead in model.1.conv at step 1" in out
+    assert "unhealthy, 1 critical; first dead in model.1.conv at step 1" in out
     assert "gradient exactly zero since step 1" in out
     assert "whole model" in out
 
@@ -719,7 +719,7 @@ def test_a_run_that_is_over_is_followed_to_its_report(run):
     out = printed("review", run, "--follow")
     assert "GradWatch follows" in out
     assert "GradWatch critical dead: " in out
-    assert "GradWatch: sick, 1 critical" in out
+    assert "GradWatch: unhealthy, 1 critical" in out
 
 
 def test_following_judges_under_the_limits_that_are_given(run):

@@ -27,20 +27,15 @@ from rich.console import Console
 from rich.text import Text
 
 from yolo_gradwatch import advice
-from yolo_gradwatch.console import (
-    Panel,
-    end_report,
-    epoch_table,
-    file_list,
-    fitted,
-    news_line,
-    sparkline,
-    stop_line,
-)
+from yolo_gradwatch.console import fitted
 from yolo_gradwatch.detect import RULES
+from yolo_gradwatch.glyphs import sparkline
+from yolo_gradwatch.lines import change_line, end_report, file_list, stop_line
 from yolo_gradwatch.live import Board
+from yolo_gradwatch.panel import Panel
 from yolo_gradwatch.records import WHOLE
 from yolo_gradwatch.report import Report
+from yolo_gradwatch.table import epoch_table
 
 YOLO = layout_of(YOLO26N)
 FILES = [PurePosixPath("runs/train") / name for name in ("gradwatch.csv", "gradwatch_alerts.csv")]
@@ -105,7 +100,7 @@ def healthy():
     return train(board, 240)
 
 
-def sick():
+def unhealthy():
     """As `healthy`, with a block 4 that died and a NaN in block 10 that reached all before it."""
     board = train(healthy(), 59, {"model.4": 0.0})
     train(board, 1, {name: np.nan for name, _ in YOLO.blocks[:11]})
@@ -166,7 +161,7 @@ def test_healthy_panel(golden, width):
 
 @pytest.mark.parametrize("width", [80, 140])
 def test_panel_with_findings_and_a_progress_bar(golden, width):
-    golden(f"panel-sick-{width}", printed(panel_of(sick(), FRAMES[width]), width=width))
+    golden(f"panel-unhealthy-{width}", printed(panel_of(unhealthy(), FRAMES[width]), width=width))
 
 
 @pytest.mark.parametrize("width", [80, 140])
@@ -183,15 +178,15 @@ def test_panel_of_a_training_of_which_some_steps_are_captured(golden, width):
 
 
 def test_panel_without_room_for_all_blocks(golden):
-    golden("panel-low", printed(panel_of(sick(), FRAMES[80]), height=16))
+    golden("panel-low", printed(panel_of(unhealthy(), FRAMES[80]), height=16))
 
 
 def test_epoch_table(golden):
     golden("epoch-table", printed(epoch_table(healthy()), soft_wrap=True))
 
 
-def test_epoch_table_of_a_sick_model(golden):
-    board = sick()
+def test_epoch_table_of_a_unhealthy_model(golden):
+    board = unhealthy()
     more = [
         finding_of(rule, f"model.{block}.conv")
         for rule, block in (
@@ -203,8 +198,8 @@ def test_epoch_table_of_a_sick_model(golden):
             ("dead_branch", 23),
         )
     ]
-    board.show([*board.standing, *more])
-    golden("epoch-table-sick", printed(epoch_table(board), soft_wrap=True))
+    board.show([*board.active, *more])
+    golden("epoch-table-unhealthy", printed(epoch_table(board), soft_wrap=True))
 
 
 def test_an_epoch_table_cuts_no_label_and_no_state():
@@ -235,27 +230,27 @@ def test_news(golden):
     twice = {"episodes": (episode_of(7, 20, value=3.1), episode_of(30, value=4.0))}
     vanishing = told("vanishing", "model.8", modules=("model.7", "model.8"), **twice)
     lines = [
-        news_line(news_of("start", nan)),
-        news_line(news_of("worse", dead)),
-        news_line(news_of("start", vanishing)),
-        news_line(news_of("worse", vanishing)),
-        news_line(news_of("end", ended(dead, 35), step=40)),
-        news_line(news_of("end", ended(vanishing, 1035), step=1040)),
-        news_line(news_of("start", told("amp_overflow", WHOLE))),
+        change_line(news_of("start", nan)),
+        change_line(news_of("worse", dead)),
+        change_line(news_of("start", vanishing)),
+        change_line(news_of("worse", vanishing)),
+        change_line(news_of("end", ended(dead, 35), step=40)),
+        change_line(news_of("end", ended(vanishing, 1035), step=1040)),
+        change_line(news_of("start", told("amp_overflow", WHOLE))),
         stop_line(nan),
     ]
-    golden("news", "".join(printed(line, soft_wrap=True) for line in lines))
+    golden("changes", "".join(printed(line, soft_wrap=True) for line in lines))
 
 
 def test_the_end_of_a_finding_is_told_with_its_own_step():
     over = finding_of("dead", "model.4", step_end=35)
-    line = news_line(news_of("end", over, step=40)).plain
+    line = change_line(news_of("end", over, step=40)).plain
     assert line == "GradWatch resolved: dead in model.4, which lasted from step 7 until step 35"
 
 
 def test_the_end_of_an_episode_says_nothing_of_those_before():
     back = finding_of("dead", "model.4", episodes=(episode_of(7, 20), episode_of(861, 900)))
-    line = news_line(news_of("end", back, step=905)).plain
+    line = change_line(news_of("end", back, step=905)).plain
     assert line.endswith("from step 861 until step 900")
     assert "step 7 " not in line
 
@@ -271,14 +266,14 @@ def test_end_report_of_a_run_of_which_some_steps_were_captured(golden):
     golden("report-interval", printed(end_report(report), soft_wrap=True))
 
 
-def test_end_report_of_a_sick_run(golden):
+def test_end_report_of_a_unhealthy_run(golden):
     findings = (
         told("amp_overflow", WHOLE, step=3),
         told("dead", "model.4", modules=("model.2.bn", "model.4.conv"), step=31, step_end=60),
         told("nonfinite", WHOLE, modules=leaves_of(YOLO), step=242),
     )
     report = report_of(*findings, status="interrupted")
-    golden("report-sick", printed(end_report(report), soft_wrap=True))
+    golden("report-unhealthy", printed(end_report(report), soft_wrap=True))
 
 
 def test_end_report_without_a_step(golden):
@@ -287,7 +282,7 @@ def test_end_report_without_a_step(golden):
 
 
 @pytest.mark.parametrize("width", [80, 140])
-def test_end_report_of_a_sick_run_on_a_terminal(golden, width):
+def test_end_report_of_a_unhealthy_run_on_a_terminal(golden, width):
     episodes = (episode_of(7, 20, value=3.1), episode_of(90, 99, value=2.2))
     back = {"episodes": (*episodes, episode_of(300, 1300, reported=305, value=4.0))}
     findings = (
@@ -305,7 +300,7 @@ def test_end_report_of_a_sick_run_on_a_terminal(golden, width):
 BOARDS = {
     "empty": Board(YOLO, epochs=100),
     "healthy": healthy(),
-    "sick": sick(),
+    "unhealthy": unhealthy(),
     "vanishing": vanishing(),
 }
 
@@ -322,7 +317,7 @@ def test_no_line_of_the_panel_is_wider_than_the_terminal(name, width, height, ha
 @given(st.sampled_from(sorted(BOARDS)), st.integers(10, 200), st.integers(9, 60), st.booleans())
 @example("vanishing", 80, 9, True)  # noqa: FBT003
 @example("vanishing", 20, 13, True)  # noqa: FBT003
-@example("sick", 20, 12, True)  # noqa: FBT003
+@example("unhealthy", 20, 12, True)  # noqa: FBT003
 def test_the_panel_is_no_higher_than_the_terminal(name, width, height, has_frame):
     panel = panel_of(BOARDS[name], FRAME if has_frame else "")
     assert len(lines_of(panel, width=width, height=height)) < height
@@ -360,7 +355,7 @@ def test_a_line_too_few_leaves_out_two_blocks_and_says_so():
     assert "… 2 more blocks" in text
 
 
-def test_sick_blocks_stay_and_the_order_is_that_of_the_model():
+def test_unhealthy_blocks_stay_and_the_order_is_that_of_the_model():
     board = healthy()
     board.show([finding_of("dead", "model.22.conv", modules=("model.7.bn", "model.22.conv"))])
     shown, text = blocks_shown(board, 11)
@@ -368,7 +363,7 @@ def test_sick_blocks_stay_and_the_order_is_that_of_the_model():
     assert "… 14 more blocks" in text
 
 
-def test_more_sick_blocks_than_room():
+def test_more_unhealthy_blocks_than_room():
     board = healthy()
     board.show([finding_of("dead", WHOLE, modules=leaves_of(YOLO))])
     shown, text = blocks_shown(board, 11)
@@ -378,7 +373,7 @@ def test_more_sick_blocks_than_room():
 
 @pytest.mark.parametrize("height", [1, 2, 4, 5, 6])
 def test_a_terminal_of_a_few_lines_does_not_crash_the_panel(height):
-    assert "GradWatch" in printed(panel_of(sick(), FRAME), height=height)
+    assert "GradWatch" in printed(panel_of(unhealthy(), FRAME), height=height)
 
 
 def test_a_model_without_blocks_has_a_panel():
@@ -410,9 +405,9 @@ def finding_lines(board, **options):
 
 
 def test_the_gravest_finding_is_told_in_full_and_others_in_a_line():
-    first, second = finding_lines(sick(), height=40)
+    first, second = finding_lines(unhealthy(), height=40)
     assert len(first) > 3
-    assert " ".join(first) == f"critical nonfinite: {sick().standing[2].message}"
+    assert " ".join(first) == f"critical nonfinite: {unhealthy().active[2].message}"
     (line,) = second
     assert line.startswith("critical dead: model.4 (C3k2)")
     assert line.endswith("…")
@@ -504,7 +499,7 @@ def test_there_is_no_line_on_clipping_before_the_first_step():
     assert not any(line.startswith("clip") for line in lines_of(panel_of(BOARDS["empty"])))
 
 
-@pytest.mark.parametrize("name", ["healthy", "sick"])
+@pytest.mark.parametrize("name", ["healthy", "unhealthy"])
 def test_the_line_on_clipping_is_shortened_in_a_narrow_terminal(name):
     _, line, heading, *_ = lines_of(panel_of(BOARDS[name]), width=40)
     assert line.startswith("clip at 10: ")
@@ -625,8 +620,8 @@ def test_a_terminal_of_a_few_columns_does_not_crash_a_fitted_text(width):
 def test_markup_in_a_finding_is_shown_as_it_is():
     finding = finding_of("dead", LOUD, message=LOUD, modules=("model.0.bn",))
     for change in ("start", "worse"):
-        assert LOUD in printed(news_line(news_of(change, finding)), soft_wrap=True)
-    over = news_line(news_of("end", ended(finding, 9)))
+        assert LOUD in printed(change_line(news_of(change, finding)), soft_wrap=True)
+    over = change_line(news_of("end", ended(finding, 9)))
     assert f"resolved: dead in {LOUD}, which" in printed(over, soft_wrap=True)
     report = printed(end_report(report_of(finding)), soft_wrap=True)
     assert report.count(LOUD) == 2
@@ -648,8 +643,8 @@ def test_markup_in_the_name_of_a_class_is_shown_as_it_is():
 RED, GREEN, YELLOW = "\033[1;31m", "\033[32m", "\033[33m"
 
 
-def test_a_sick_block_is_red_and_a_healthy_one_green():
-    lines = printed(panel_of(sick()), colour="standard").splitlines()
+def test_a_unhealthy_block_is_red_and_a_healthy_one_green():
+    lines = printed(panel_of(unhealthy()), colour="standard").splitlines()
     (bad,) = [line for line in lines if line.startswith("10 C2PSA")]
     (good,) = [line for line in lines if line.startswith("17 Conv")]
     assert f"{RED}NaN" in bad

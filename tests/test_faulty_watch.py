@@ -26,21 +26,21 @@ SHELLS = {
     "contract._Probe.progress": "a bar swallows what its stream raises",
     "contract._Probe.write": "as above",
     "trainer._Unaware.__call__": "a callback of somebody else's from here on",
-    "screen._StandIn.write": "a stream of the user's from here on; it asks the net",
-    "screen._StandIn.progress": "as above",
-    "screen._StandIn.is_drawn": "two comparisons, for both",
-    "screen._StandIn.flush": "calls the real stream",
-    "screen._StandIn.isatty": "calls the real stream",
-    "screen._StandIn.__getattr__": "asks the real stream",
+    "stand_in.StandIn.write": "a stream of the user's from here on; it asks the net",
+    "stand_in.StandIn.progress": "as above",
+    "stand_in.StandIn.is_drawn": "two comparisons, for both",
+    "stand_in.StandIn.flush": "calls the real stream",
+    "stand_in.StandIn.isatty": "calls the real stream",
+    "stand_in.StandIn.__getattr__": "asks the real stream",
 }
 """What others call directly: nothing of ours could catch what it raises."""
 
 REPAIRS = {
     "session.Session._release",
     "recorder.Recorder.close",
-    "screen.Screen._give_back",
+    "stand_in.StandIns.give_back",
     "screen.Screen.close",
-    "screen._StandIn.release",
+    "stand_in.StandIn.release",
     "trainer.remove_callback",
 }
 """What puts everything back: it fails at its first call only, as nothing else could do it."""
@@ -54,11 +54,12 @@ CLOSERS = {
 """What closes the files: where it fails, they stay open until nobody knows them any more."""
 
 MODULES = (
-    *("advice", "anomaly", "board", "capture", "causes", "console", "contract", "detect"),
-    *("diagnosis", "disk", "evidence", "findings", "graph", "heatmap", "layout", "levels"),
-    *("look", "marks", "plots", "processes", "recorder", "records", "report", "results"),
-    *("review", "rollup", "rules", "runlog", "screen", "session", "sinks", "strips", "tables"),
-    *("telemetry", "thresholds", "timeline", "trainer", "typed", "watch", "writer"),
+    *("advice", "anomaly", "capture", "causes", "console", "contract", "detect", "diagnosis"),
+    *("disk", "evidence", "findings", "glyphs", "graph", "heatmap", "layout", "levels", "lines"),
+    *("live", "look", "marks", "panel", "png", "processes", "recorder", "records", "report"),
+    *("results", "review", "rollup", "rules", "runlog", "screen", "session", "sinks", "stand_in"),
+    *("streams", "strips", "table", "tables", "telemetry", "thresholds", "timeline", "trainer"),
+    *("typed", "watch", "writer"),
 )
 """Those with a function that a training runs."""
 

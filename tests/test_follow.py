@@ -31,12 +31,13 @@ from values import LAWS, LAYOUT, assert_same, grown, meta_of, runs, window
 from yolo_gradwatch import follow as following
 from yolo_gradwatch import screen as screens
 from yolo_gradwatch.cli import main
-from yolo_gradwatch.console import Panel
-from yolo_gradwatch.follow import Judge, Look, Tail
+from yolo_gradwatch.follow import Judge
 from yolo_gradwatch.live import Board
+from yolo_gradwatch.panel import Panel
 from yolo_gradwatch.records import Event
 from yolo_gradwatch.review import load_run
 from yolo_gradwatch.runlog import ALERTS_FILE, META_FILE, WINDOWS_FILE, FormatError, RunLog, mend
+from yolo_gradwatch.tail import Look, Tail
 from yolo_gradwatch.thresholds import Thresholds
 
 COMMAND = Path(sys.executable).with_name("yolo-gradwatch")
@@ -350,7 +351,7 @@ def test_a_judge_tells_what_the_training_told(run, cuts):
         news, judge = judged(Path(name), cut(windows, cuts), events)
     told = loaded.alerts[["finding", "event", "step", "message"]].to_numpy().tolist()
     assert [[n.finding.number, n.change, n.step, n.finding.message] for n in news] == told
-    assert judge.board.standing == tuple(f for f in report.findings if f.step_end is None)
+    assert judge.board.active == tuple(f for f in report.findings if f.step_end is None)
     assert drawn(judge.board) == drawn(board_of(windows, report.findings))
 
 
@@ -368,7 +369,7 @@ def test_under_other_limits_a_judge_finds_what_a_review_finds(run, cuts, limits)
     }
     ends = {f.number: f.step_end for f in report.alarms}
     assert ends == {number: latest[number].step_end for number in ends}
-    assert judge.board.standing == tuple(f for f in report.findings if f.step_end is None)
+    assert judge.board.active == tuple(f for f in report.findings if f.step_end is None)
 
 
 @pytest.mark.parametrize("kind", ["resume", "nan_recovery", "oom_restart"])
@@ -379,7 +380,7 @@ def test_an_event_between_looks_begins_the_count_of_a_rule_anew(tmp_path, kind, 
     assert [one.finding.rule for one in news] == ["dead"]
     news, judge = judged(tmp_path, cut(DEAD, edges), [START, Event(3, kind)])
     assert news == []
-    assert judge.board.standing == ()
+    assert judge.board.active == ()
 
 
 # --- the command, while a training goes on whenever it sleeps -------------------------------------
@@ -550,7 +551,7 @@ def test_a_run_is_waited_for(tmp_path, meanwhile, capsys, place):
     assert "GradWatch waits for a watched training in" in out.splitlines()[0]
     assert "does not exist yet" in out.splitlines()[0]
     assert out.count(f"GradWatch follows {folder} ") == 1
-    assert "GradWatch: sick, 1 critical" in out
+    assert "GradWatch: unhealthy, 1 critical" in out
 
 
 @pytest.mark.parametrize("lost", [[WINDOWS_FILE, META_FILE], [WINDOWS_FILE], [META_FILE]])
@@ -642,20 +643,20 @@ def test_a_resumed_run_is_judged_under_its_own_limits(run, meanwhile, capsys):
     )
     follow(run)
     out = capsys.readouterr().out
-    assert "GradWatch: sick, 1 critical" in out
+    assert "GradWatch: unhealthy, 1 critical" in out
     assert len(news_in(out)) == 1
 
 
 def test_what_is_written_between_table_and_end_is_told(training, meanwhile, monkeypatch, capsys):
     meanwhile(lambda: None)
-    read = following.Tail._meta
+    read = Tail._meta
     writes = [lambda: None, lambda: (training.write(*DEAD), training.end())]
 
     def ended(tail):
         writes.pop(0)()
         return read(tail)
 
-    monkeypatch.setattr(following.Tail, "_meta", ended)
+    monkeypatch.setattr(Tail, "_meta", ended)
     follow(training.folder)
     assert len(news_in(capsys.readouterr().out)) == 1
 
@@ -747,8 +748,8 @@ def test_the_panel_says_how_long_nothing_came(training, meanwhile, take_terminal
         training.end,
     )
     follow(training.folder)
-    assert [int(line.split()[3]) for line in shown if line.startswith("no news")] == told
-    assert not any(line.startswith("no news") for line in seen(terminal))
+    assert [int(line.split()[3]) for line in shown if line.startswith("nothing new")] == told
+    assert not any(line.startswith("nothing new") for line in seen(terminal))
 
 
 def test_the_panel_says_that_not_even_a_first_window_came(training, meanwhile, take_terminal):
@@ -756,7 +757,7 @@ def test_the_panel_says_that_not_even_a_first_window_came(training, meanwhile, t
     clock = meanwhile()
     meanwhile(silence(clock, 90), lambda: shown.extend(seen(terminal)), training.end)
     follow(training.folder)
-    assert any(line.startswith("no news for 1 min") for line in shown)
+    assert any(line.startswith("nothing new for 1 min") for line in shown)
 
 
 def test_the_stream_is_given_back_when_the_file_is_mangled(training, meanwhile, take_terminal):
@@ -812,7 +813,7 @@ def test_the_panel_stands_in_a_terminal_until_the_run_ends(tmp_path, in_terminal
     findings = load_run(folder).report().findings
     lines = terminal.lines()
     end = assert_panel(lines, drawn(board_of(windows, findings, NET), size))
-    assert lines[end].startswith("GradWatch: sick, 1 critical; first dead in model.4.conv")
+    assert lines[end].startswith("GradWatch: unhealthy, 1 critical; first dead in model.4.conv")
     assert sum(line.startswith("GradWatch critical dead: ") for line in lines[:end]) == 1
 
 

@@ -16,8 +16,8 @@ from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.causes import at_work, lower_rate
 from yolo_gradwatch.cli import main
 from yolo_gradwatch.evidence import FOLDER
-from yolo_gradwatch.overview import source_of
 from yolo_gradwatch.recorder import as_asked
+from yolo_gradwatch.review_text import source_of
 from yolo_gradwatch.runlog import (
     ALERT_COLUMNS,
     FORMAT_VERSION,

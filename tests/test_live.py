@@ -63,7 +63,7 @@ def test_blocks_of_a_model_that_is_no_list_keep_their_names():
 def test_before_the_first_step_there_are_no_numbers():
     board = board_of(epochs=3)
     assert (board.epoch, board.epochs, board.step, board.total) == (0, 3, 0, None)
-    assert (board.clipped, board.skipped, board.standing) == (0, 0, ())
+    assert (board.clipped, board.skipped, board.active) == (0, 0, ())
     for row in board.rows():
         assert (row.norm, row.state, row.severity) == (None, "-", None)
         assert row.history.size == 0
@@ -359,7 +359,7 @@ def test_notices_say_nothing_about_blocks():
     assert set(shown(notice).values()) == {("-", None)}
     board = board_of()
     board.show([notice])
-    assert board.standing == (notice,)
+    assert board.active == (notice,)
 
 
 def test_a_finding_that_is_over_is_no_longer_shown():
@@ -368,7 +368,7 @@ def test_a_finding_that_is_over_is_no_longer_shown():
     board = board_of()
     board.show([finding_of("dead", "model.0.bn", number=1)])
     board.show(f for f in (over, stands))
-    assert board.standing == (stands,)
+    assert board.active == (stands,)
     assert states(board)["0 Conv"] == ("-", None)
     assert states(board)["1 C3k2"] == ("dead", "critical")
 

@@ -12,14 +12,9 @@ from build import RULE, Terminal, board_of
 from rich.text import Text
 
 from yolo_gradwatch import screen as screens
-from yolo_gradwatch.console import Panel
-from yolo_gradwatch.screen import (
-    FRAME_SECONDS,
-    HOSTED_NOTEBOOKS,
-    REDRAW_SECONDS,
-    Screen,
-    is_live_terminal,
-)
+from yolo_gradwatch.panel import Panel
+from yolo_gradwatch.screen import FRAME_SECONDS, REDRAW_SECONDS, Screen
+from yolo_gradwatch.streams import HOSTED_NOTEBOOKS, is_live_terminal
 
 HIDE, SHOW = "\033[?25l", "\033[?25h"
 ERASE = "\r\033[K"  # how a frame of Ultralytics' progress bar begins
@@ -255,7 +250,7 @@ def test_a_logger_that_holds_its_lock_while_it_prints_stops_nobody(start, monkey
 def test_the_panel_is_given_up_where_the_terminal_is_redirected(start, monkeypatch, write, left):
     screen, terminal = start()
     screen._descriptor = 1
-    monkeypatch.setattr(screens, "_is_direct", lambda descriptor: descriptor != 1)
+    monkeypatch.setattr(screens, "is_direct", lambda descriptor: descriptor != 1)
     before = terminal.getvalue()
     write(screen)
     assert not screen.is_open

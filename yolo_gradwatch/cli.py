@@ -89,7 +89,7 @@ def _group(
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
     ] = None,
 ) -> None:
-    """Watch the gradients of an Ultralytics YOLO training and name the layer that is sick."""
+    """Watch the gradients of an Ultralytics YOLO training and name the unhealthy layer."""
 
 
 @app.command(

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from yolo_gradwatch import console
 from yolo_gradwatch.cli_runs import (
     Csv,
     Json,
@@ -28,6 +27,7 @@ from yolo_gradwatch.cli_runs import (
     write_csv,
     write_json,
 )
+from yolo_gradwatch.lines import end_report
 from yolo_gradwatch.runlog import PICTURE_FILE, FormatError
 from yolo_gradwatch.thresholds import Thresholds
 from yolo_gradwatch.usage import (
@@ -129,7 +129,7 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
 
     Needs neither a GPU nor the data. --module, --rule, --top and --epochs narrow it down.
 
-    Limits such as --vanishing decide every alert anew.
+    Limits such as --vanishing re-evaluate every alert.
     """
     if csv and json:
         refuse("--csv and --json are two forms of the same; choose one")
@@ -152,7 +152,7 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
     elif json:
         _print_json(loaded, report, findings, table, span)
     elif follow and is_whole and not span:
-        show([console.end_report(report)])
+        show([end_report(report)])
     else:
         _print_review(loaded, report, findings, table, span=span, is_whole=is_whole)
     if plot or modules:
@@ -252,7 +252,7 @@ def _print_review(  # noqa: PLR0913  # as `_table`
     is_whole: bool,
 ) -> None:
     """The run at a glance, its blocks in some epochs, or the single modules that were asked for."""
-    from yolo_gradwatch.overview import headline, overview, single_modules
+    from yolo_gradwatch.review_text import headline, overview, single_modules
     from yolo_gradwatch.summary import of_blocks
 
     cells = width()

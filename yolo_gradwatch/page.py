@@ -12,9 +12,9 @@ import numpy as np
 from plotly.offline import get_plotlyjs
 
 from yolo_gradwatch.heatmap import heatmap
-from yolo_gradwatch.overview import module_columns, source_of
 from yolo_gradwatch.page_figure import COVERS, covers, figure
 from yolo_gradwatch.report import finding_line
+from yolo_gradwatch.review_text import module_columns, source_of
 from yolo_gradwatch.runlog import replacing
 from yolo_gradwatch.summary import summary
 from yolo_gradwatch.timeline import Timeline

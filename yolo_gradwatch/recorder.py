@@ -12,20 +12,24 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rich.text import Text
 
-from yolo_gradwatch import console, runlog, writer
+from yolo_gradwatch import console, lines, runlog, writer
 from yolo_gradwatch.contract import unknown_bar
 from yolo_gradwatch.detect import matches
 from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.disk import Disk
 from yolo_gradwatch.evidence import Evidence, existing
+from yolo_gradwatch.glyphs import encodable
 from yolo_gradwatch.layout import dated
 from yolo_gradwatch.live import Board
+from yolo_gradwatch.panel import Panel
 from yolo_gradwatch.records import CLIP_NORM, Event
 from yolo_gradwatch.report import Report
 from yolo_gradwatch.review import last_step_of, load_run
 from yolo_gradwatch.rollup import Rollup
-from yolo_gradwatch.screen import Screen, draws_panel
+from yolo_gradwatch.screen import Screen
 from yolo_gradwatch.sinks import Fanout, scalars
+from yolo_gradwatch.streams import draws_panel
+from yolo_gradwatch.table import epoch_table
 from yolo_gradwatch.tables import grid_of, windows_of
 from yolo_gradwatch.telemetry import Telemetry, epochs_of
 from yolo_gradwatch.thresholds import Thresholds
@@ -137,7 +141,7 @@ class Recorder:
         self._board = Board(
             layout, epochs=training.epochs, clip=self._clip, interval=options.interval
         )
-        self._panel = console.Panel(self._board)
+        self._panel = Panel(self._board)
         self._screen: Screen | None = None
         self._fanout = Fanout()
         self._others: dict[str, Any] = {}  # of gradwatch.json, from a later version
@@ -252,7 +256,7 @@ class Recorder:
         if len(self._epochs) > (1 + NOTED_SHARE) * self._noted:
             self._write_meta()
         if had_steps and (self._screen is None or self._screen.is_recorded):
-            self._print(console.epoch_table(self._board))
+            self._print(epoch_table(self._board))
 
     def draw(self, status: str, announce: Callable[[Path], None] = lambda _path: None) -> None:
         """Draw the picture of the run as it ended.
@@ -283,10 +287,10 @@ class Recorder:
         if self._screen:
             self._screen.close()
             self._screen = None
-        self._print(console.end_report(self.report()))
+        self._print(lines.end_report(self.report()))
         if self._drawn != status:  # last, because whoever stops a training may not wait for it
             self.draw(status)
-        self._print(console.file_list(self._files()), fitted=False)
+        self._print(lines.file_list(self._files()), fitted=False)
 
     def mark(self, status: str) -> None:
         """Write down how the training ended; what was written first stands."""
@@ -384,7 +388,7 @@ class Recorder:
         self._disk.write(lambda log: log.write_news(news))
         self._board.show(self._diagnosis.findings.all.values())
         for one in news:
-            line = console.news_line(one)
+            line = lines.change_line(one)
             # In a log, the frame of Ultralytics' bar has no line end yet.
             self._print(line if self._screen else Text("\n").append_text(line))
             if one.change == "end":
@@ -393,7 +397,7 @@ class Recorder:
                 self._fanout.call(self._options.on_finding, "__call__", one.finding)
             if self.stop_wanted is None and matches(one.finding, self._options.stop_on):
                 self.stop_wanted = one.finding
-                self._print(console.stop_line(one.finding))
+                self._print(lines.stop_line(one.finding))
 
     def _write_meta(self) -> None:
         self._noted = len(self._epochs)
@@ -419,7 +423,7 @@ class Recorder:
     def _print(self, text: Text, *, fitted: bool = True) -> None:
         """Print to the terminal or the log; where there is no reader any more, to nobody."""
         out = self._screen.console if self._screen else console.plain_console()
-        text = console.encodable(console.fitted(text, out) if fitted else text, out)
+        text = encodable(console.fitted(text, out) if fitted else text, out)
         with console.forgiving(out):
             if self._screen:
                 self._screen.print(text)

@@ -17,19 +17,19 @@ from test_console import YOLO, fitted_lines, level
 from values import LAYOUT, Part, normed, plan, runs, window, write_run
 
 from yolo_gradwatch.compare import compare, modules_of
-from yolo_gradwatch.console import number
-from yolo_gradwatch.overview import (
+from yolo_gradwatch.compare_text import side_by_side
+from yolo_gradwatch.glyphs import number
+from yolo_gradwatch.records import WHOLE, Event, EventKind
+from yolo_gradwatch.report import finding_line
+from yolo_gradwatch.review import load_run
+from yolo_gradwatch.review_text import (
     epochs_text,
     headline,
     modules_text,
     overview,
-    side_by_side,
     single_modules,
     source_of,
 )
-from yolo_gradwatch.records import WHOLE, Event, EventKind
-from yolo_gradwatch.report import finding_line
-from yolo_gradwatch.review import load_run
 from yolo_gradwatch.summary import matching, summary
 
 WIDTHS = (80, 140, None)
@@ -105,7 +105,7 @@ def _in_a_folder(tmp_path, monkeypatch):
 def test_a_review_and_a_comparison_on_a_terminal(golden):
     loaded = [calm(Path("train")), sick(Path("train2"))]
     for width in (80, 140):
-        golden(f"review-sick-{width}", on_a_terminal(overview_of(loaded[1], width), width))
+        golden(f"review-unhealthy-{width}", on_a_terminal(overview_of(loaded[1], width), width))
         parts = comparison_of(loaded, width, blocks=True)
         golden(f"compare-{width}", on_a_terminal(parts, width))
 
