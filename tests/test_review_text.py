@@ -72,9 +72,9 @@ def yolo_windows(count, *, steps=1, low=1.0, nan=()):
         if i >= 40:
             norms |= {f"model.{block}": low * norms[f"model.{block}"] for block in range(5)}
         norms[WHOLE] = math.hypot(*norms.values())
-        sick = TENTH if step in nan else ()
-        one = window(step, steps=steps, epoch=1 + i // 30, nonfinite=sick, layout=YOLO)
-        windows.append(normed(one, {n: v for n, v in norms.items() if n not in sick}, YOLO))
+        bad = TENTH if step in nan else ()
+        one = window(step, steps=steps, epoch=1 + i // 30, nonfinite=bad, layout=YOLO)
+        windows.append(normed(one, {n: v for n, v in norms.items() if n not in bad}, YOLO))
     return windows
 
 
