@@ -166,49 +166,38 @@ def test_an_encoding_that_nobody_knows_changes_nothing(monkeypatch):
     assert encodable(text, plain_console()) is text
 
 
-@pytest.mark.parametrize(("live", "drawn"), [(None, True), (True, True), (False, False)])
-def test_the_panel_is_drawn_on_a_terminal_unless_it_is_unwanted(monkeypatch, live, drawn):
-    set_terminal(monkeypatch, columns=80)
-    monkeypatch.setattr(sys, "stdout", FakeTerminal())
-    assert draws_panel(live) is drawn
+KERNELS = [{"JPY_PARENT_PID": "7"}, {"TERM": "xterm-color", "GIT_PAGER": "cat"}]
+HOSTS = ["COLAB_RELEASE_TAG", "COLAB_GPU", "KAGGLE_KERNEL_RUN_TYPE"]
 
 
-@pytest.mark.parametrize(("live", "drawn"), [(None, False), (True, True), (False, False)])
-def test_the_panel_is_drawn_into_a_file_only_if_it_is_wanted(monkeypatch, live, drawn):
-    monkeypatch.setattr(sys, "stdout", io.StringIO())
-    assert draws_panel(live) is drawn
-
-
-@pytest.mark.parametrize("live", [None, True, False])
 @pytest.mark.parametrize(
-    "marks", [{"JPY_PARENT_PID": "7"}, {"TERM": "xterm-color", "GIT_PAGER": "cat"}]
+    ("kind", "variables", "drawn"),
+    [
+        (FakeTerminal, {}, [True, True, False]),
+        (io.StringIO, {}, [False, True, False]),
+        *((FakeTerminal, marks, [False] * 3) for marks in KERNELS),  # below a notebook
+        *((FakeTerminal, {name: ""}, [False, True, False]) for name in HOSTS),
+    ],
 )
-def test_the_panel_is_never_drawn_below_a_notebook(monkeypatch, marks, live):
-    set_terminal(monkeypatch, columns=80)
-    monkeypatch.setattr(sys, "stdout", FakeTerminal())
-    for name, value in marks.items():
-        monkeypatch.setenv(name, value)
-    assert draws_panel(live) is False
-    assert not is_live_terminal()
-
-
-@pytest.mark.parametrize("live", [None, True, False])
-@pytest.mark.parametrize("name", ["COLAB_RELEASE_TAG", "COLAB_GPU", "KAGGLE_KERNEL_RUN_TYPE"])
-def test_a_terminal_of_a_machine_for_notebooks_gets_the_panel_if_it_is_wanted(
-    monkeypatch, name, live
+def test_the_panel_is_drawn_on_a_terminal_or_where_it_is_wanted(
+    monkeypatch, kind, variables, drawn
 ):
     set_terminal(monkeypatch, columns=80)
-    monkeypatch.setattr(sys, "stdout", FakeTerminal())
-    monkeypatch.setenv(name, "")
-    assert draws_panel(live) is (live is True)
-    assert not is_live_terminal()
+    monkeypatch.setattr(sys, "stdout", kind())
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert [draws_panel(live) for live in (None, True, False)] == drawn
+    assert is_live_terminal() == drawn[0]
 
 
 class Shell:
     """The shell of IPython in a terminal, or one of another kind."""
 
 
-@pytest.mark.parametrize(("kind", "is_drawn"), [(Shell, True), (type("Kernel", (), {}), False)])
+@pytest.mark.parametrize(
+    ("kind", "is_drawn"),
+    [(Shell, True), (type("Kernel", (), {}), False), (lambda: None, True)],  # the last: a script
+)
 def test_a_shell_of_ipython_gets_the_panel_in_a_terminal_only(monkeypatch, kind, is_drawn):
     modules = {
         "IPython": SimpleNamespace(get_ipython=kind),
@@ -219,13 +208,6 @@ def test_a_shell_of_ipython_gets_the_panel_in_a_terminal_only(monkeypatch, kind,
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     assert [draws_panel(live) for live in (None, True, False)] == [is_drawn, is_drawn, False]
-
-
-def test_a_script_that_has_loaded_ipython_is_no_notebook(monkeypatch):
-    set_terminal(monkeypatch, columns=80)
-    monkeypatch.setattr(sys, "stdout", FakeTerminal())
-    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: None))
-    assert draws_panel(None)
 
 
 @full
