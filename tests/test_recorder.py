@@ -14,7 +14,7 @@ import pytest
 from short import told
 from values import LAYOUT, MEMBERS, sample
 
-from yolo_gradwatch import console, load_run, recorder
+from yolo_gradwatch import console, load_run, panel, recorder
 from yolo_gradwatch.evidence import FOLDER
 from yolo_gradwatch.recorder import MOST_WAITING, WAIT_SECONDS, Options, Recorder, Training
 from yolo_gradwatch.records import Detail
@@ -427,7 +427,7 @@ def test_a_bug_in_a_text_of_ours_is_no_empty_report(tmp_path, monkeypatch, termi
     """It comes through to the net, with and without a panel below the text."""
     terminal()
     monkeypatch.setattr(console, "fitted", lambda *_args: Broken(error))
-    monkeypatch.setattr(console, "encodable", lambda text, _console: text)
+    monkeypatch.setattr(recorder, "encodable", lambda text, _console: text)
     with (
         closing(begin(tmp_path, live=live)) as recording,
         pytest.raises(type(error), match="planted"),
@@ -439,7 +439,7 @@ def test_a_bug_in_a_text_of_ours_is_no_empty_report(tmp_path, monkeypatch, termi
 def test_a_bug_in_the_panel_is_told_by_the_line_above_it(tmp_path, monkeypatch, terminal, error):
     terminal()
     with closing(begin(tmp_path, live=True)) as recording, monkeypatch.context() as patch:
-        patch.setattr(console.Panel, "__rich_console__", Broken(error).__rich_console__)
+        patch.setattr(panel.Panel, "__rich_console__", Broken(error).__rich_console__)
         with pytest.raises(type(error), match="planted"):
             recording.take([sample(1, np.nan)])
         patch.undo()
