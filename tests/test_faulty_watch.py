@@ -58,7 +58,7 @@ MODULES = (
     *("disk", "evidence", "findings", "glyphs", "graph", "heatmap", "layout", "levels", "lines"),
     *("live", "look", "marks", "panel", "png", "processes", "recorder", "records", "report"),
     *("results", "review", "rollup", "rules", "runlog", "screen", "session", "sinks", "stand_in"),
-    *("streams", "strips", "table", "tables", "telemetry", "thresholds", "timeline", "trainer"),
+    *("streams", "strips", "tables", "telemetry", "thresholds", "timeline", "trainer"),
     *("typed", "watch", "writer"),
 )
 """Those with a function that a training runs."""
