@@ -102,11 +102,11 @@ class Screen:
         if not self.is_open:
             return
         with _TAKING_OVER:
+            self._stand_ins.give_back()  # if it fails, the next call tries again
             self.is_open = False
-            self._stand_ins.give_back()
         self._panel.frame = Text()
         with ExitStack() as stack:  # each is done, even if the one before fails
-            for stand_in in self._stand_ins.all:
+            for stand_in in self._stand_ins.by_stream.values():
                 stack.callback(stand_in.release)
             stack.callback(self._live.stop)
             self._live.refresh()
@@ -115,7 +115,7 @@ class Screen:
     def is_recorded(self) -> bool:
         """Whether somebody records what is printed, who does not get to see the panel."""
         out = sys.stdout
-        is_ours = isinstance(out, StandIn) and out in self._stand_ins.all
+        is_ours = isinstance(out, StandIn) and out in self._stand_ins.by_stream.values()
         return not is_ours or "write" in vars(out) or not is_plain(self._out)
 
     def print(self, text: Text) -> None:

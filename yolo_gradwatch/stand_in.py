@@ -139,12 +139,15 @@ class StandIns:
     Args:
         screen: Above whose panel they write.
         handlers: Log handlers that write to the terminal.
+
+    Attributes:
+        by_stream: All of them, in use or not, by the identity of the stream.
     """
 
     def __init__(self, screen: Screen, handlers: Sequence[logging.StreamHandler[Any]]) -> None:
         self._screen = screen
         self._handlers = handlers
-        self._by_stream: dict[int, StandIn] = {}  # by the identity of the stream
+        self.by_stream: dict[int, StandIn] = {}
 
     def take_over(self) -> None:
         """Put a stand-in in the place of every stream that writes to the terminal."""
@@ -159,16 +162,13 @@ class StandIns:
 
     def give_back(self) -> None:
         """Take them away, but not from a logger that has replaced their ``write``."""
-        unused = {id(one): one.stream for one in self.all if "write" not in vars(one)}
+        unused = {
+            id(one): one.stream for one in self.by_stream.values() if "write" not in vars(one)
+        }
         for handler in self._handlers:
             handler.stream = unused.get(id(handler.stream), handler.stream)
         sys.stdout = unused.get(id(sys.stdout), sys.stdout)
         sys.stderr = unused.get(id(sys.stderr), sys.stderr)
 
-    @property
-    def all(self) -> tuple[StandIn, ...]:
-        """Every one of them, in use or not."""
-        return tuple(self._by_stream.values())
-
     def _of(self, stream: Any) -> Any:
-        return self._by_stream.setdefault(id(stream), StandIn(self._screen, stream))
+        return self.by_stream.setdefault(id(stream), StandIn(self._screen, stream))
