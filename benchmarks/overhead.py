@@ -40,16 +40,7 @@ import torch
 from machine import heading, spread, table
 from trainings import FIRST, StepClock, training
 
-from yolo_gradwatch import (
-    GradWatch,
-    capture,
-    console,
-    diagnosis,
-    guard,
-    recorder,
-    runlog,
-    screen,
-)
+from yolo_gradwatch import GradWatch, capture, console, diagnosis, guard, recorder, runlog, screen
 from yolo_gradwatch.watch import sessions_of
 
 if TYPE_CHECKING:

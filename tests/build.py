@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from hypothesis import settings
 
-from yolo_gradwatch.board import Board
+from yolo_gradwatch.live import Board
 from yolo_gradwatch.records import (
     WHOLE,
     Episode,

@@ -14,7 +14,7 @@ import time
 from io import StringIO
 from pathlib import Path
 
-from yolo_gradwatch import GradWatch, plots, runlog, schema
+from yolo_gradwatch import GradWatch, png, runlog, schema
 from yolo_gradwatch.recorder import Recorder
 from yolo_gradwatch.session import Session
 
@@ -73,7 +73,7 @@ runlog._Table.write_text = tear
 wait_before(runlog.RunLog, "write_meta", "tables")
 wait_before(Path, "replace", "meta", is_there=replaces_meta)
 wait_before(Session, "_take_rest", "end")
-wait_before(plots, "write", "picture")
+wait_before(png, "write", "picture")
 wait_before(Recorder, "close", "close")
 if options.pop("live", False):
     sys.stdout = Terminal()

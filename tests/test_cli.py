@@ -219,11 +219,11 @@ def test_a_bug_in_a_users_data_set_shows_its_traceback(tmp_path, capfd, monkeypa
 @pytest.mark.parametrize("is_wanted", [False, True])
 def test_an_error_of_our_own_shows_its_traceback_on_demand(is_wanted):
     script = """
-from yolo_gradwatch.session import tell_own_error
+from yolo_gradwatch.guard import warn_of_own_error
 try:
     1 / 0
 except ZeroDivisionError as error:
-    tell_own_error(error)
+    warn_of_own_error(error)
 """
     environment = {**os.environ, "YOLO_GRADWATCH_DEBUG": "1" if is_wanted else ""}
     command = [sys.executable, "-c", script]

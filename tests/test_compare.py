@@ -217,8 +217,8 @@ def test_windows_without_a_norm_do_not_count(tmp_path):
     windows = curve(range(1, 41))
     windows[1] = window(2, nonfinite=[CONV])
     windows[2] = window(3, steps=1, skipped=1, unknown=[CONV])
-    sick = [window(step, nonfinite=[CONV]) for step in range(37, 41)]
-    table = compare([written(tmp_path, [*windows[:36], *sick])] * 2)
+    bad = [window(step, nonfinite=[CONV]) for step in range(37, 41)]
+    table = compare([written(tmp_path, [*windows[:36], *bad])] * 2)
     first, _, last = norms_of(table, 1)
     assert first == 1.0  # of 1 and 4, the lower one
     assert math.isnan(last)

@@ -26,20 +26,15 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from yolo_gradwatch.board import Board
 from yolo_gradwatch.catalog import RULES
-from yolo_gradwatch.console import (
-    Panel,
-    end_report,
-    epoch_table,
-    file_list,
-    fitted,
-    news_line,
-    sparkline,
-    stop_line,
-)
+from yolo_gradwatch.console import fitted
+from yolo_gradwatch.glyphs import sparkline
+from yolo_gradwatch.lines import change_line, end_report, file_list, stop_line
+from yolo_gradwatch.live import Board
+from yolo_gradwatch.panel import Panel
 from yolo_gradwatch.records import WHOLE
 from yolo_gradwatch.report import Report
+from yolo_gradwatch.table import epoch_table
 
 YOLO = layout_of(YOLO26N)
 FILES = [PurePosixPath("runs/train") / name for name in ("gradwatch.csv", "gradwatch_alerts.csv")]
@@ -97,6 +92,10 @@ def train(board, steps, changes=None):
     return board
 
 
+def empty():
+    return Board(YOLO, epochs=100)
+
+
 def healthy():
     """A training in its third epoch, of which AMP skipped the first step."""
     board = Board(YOLO, epochs=100)
@@ -104,7 +103,7 @@ def healthy():
     return train(board, 240)
 
 
-def sick():
+def unhealthy():
     """As `healthy`, with a block 4 that died and a NaN in block 10 that reached all before it."""
     board = train(healthy(), 59, {"model.4": 0.0})
     train(board, 1, {name: np.nan for name, _ in YOLO.blocks[:11]})
@@ -153,57 +152,42 @@ def report_of(*findings, steps=1234, epochs=None, status="finished", unjudged=()
     return Report(Path("runs/train"), status, steps, modules, findings, epochs, unjudged=unjudged)
 
 
-@pytest.mark.parametrize("width", [80, 140])
-def test_panel_before_the_first_step(golden, width):
-    golden(f"panel-empty-{width}", printed(panel_of(Board(YOLO, epochs=100)), width=width))
-
-
-@pytest.mark.parametrize("width", [80, 140])
-def test_healthy_panel(golden, width):
-    golden(f"panel-healthy-{width}", printed(panel_of(healthy()), width=width))
-
-
-@pytest.mark.parametrize("width", [80, 140])
-def test_panel_with_findings_and_a_progress_bar(golden, width):
-    golden(f"panel-sick-{width}", printed(panel_of(sick(), FRAMES[width]), width=width))
-
-
-@pytest.mark.parametrize("width", [80, 140])
-def test_panel_with_a_block_that_loses_the_gradient(golden, width):
-    golden(f"panel-vanishing-{width}", printed(panel_of(vanishing()), width=width, height=40))
-
-
-@pytest.mark.parametrize("width", [80, 140])
-def test_panel_of_a_training_of_which_some_steps_are_captured(golden, width):
+def interval():
     board = Board(YOLO, epochs=100, interval=10)
     for step in range(1, 1000, 10):
         board.add([sample_of(step)], norms_of(YOLO, 3.0, 12.0)[None])
-    golden(f"panel-interval-{width}", printed(panel_of(board), width=width, height=8))
+    return board
+
+
+@pytest.mark.parametrize("width", [80, 140])
+@pytest.mark.parametrize(
+    ("board", "height"),
+    [*((build, 30) for build in (empty, healthy, unhealthy)), (vanishing, 40), (interval, 8)],
+)
+def test_the_panel(golden, board, height, width):
+    frame = FRAMES[width] if board is unhealthy else ""
+    shown = printed(panel_of(board(), frame), width=width, height=height)
+    golden(f"panel-{board.__name__}-{width}", shown)
 
 
 def test_panel_without_room_for_all_blocks(golden):
-    golden("panel-low", printed(panel_of(sick(), FRAMES[80]), height=16))
+    golden("panel-low", printed(panel_of(unhealthy(), FRAMES[80]), height=16))
 
 
-def test_epoch_table(golden):
+def test_epoch_tables(golden):
     golden("epoch-table", printed(epoch_table(healthy()), soft_wrap=True))
-
-
-def test_epoch_table_of_a_sick_model(golden):
-    board = sick()
-    more = [
-        finding_of(rule, f"model.{block}.conv")
-        for rule, block in (
-            ("no_gradient", 22),
-            ("partly_dead", 20),
-            ("leaf_vanishing", 19),
-            ("leaf_exploding", 17),
-            ("exploding", 16),
-            ("dead_branch", 23),
-        )
-    ]
-    board.show([*board.standing, *more])
-    golden("epoch-table-sick", printed(epoch_table(board), soft_wrap=True))
+    board = unhealthy()
+    more = {
+        "no_gradient": 22,
+        "partly_dead": 20,
+        "leaf_vanishing": 19,
+        "leaf_exploding": 17,
+        "exploding": 16,
+        "dead_branch": 23,
+    }
+    found = [finding_of(rule, f"model.{block}.conv") for rule, block in more.items()]
+    board.show([*board.active, *found])
+    golden("epoch-table-unhealthy", printed(epoch_table(board), soft_wrap=True))
 
 
 def test_an_epoch_table_cuts_no_label_and_no_state():
@@ -228,65 +212,46 @@ def test_an_epoch_table_stands_in_columns_that_fit_a_line(count, length):
         assert max(map(len, lines)) <= 80
 
 
-def test_news(golden):
+def test_changes_and_the_line_that_stops(golden):
     nan = told("nonfinite", "model.10.conv", amp=True)
     dead = told("dead", "model.4", modules=("model.2.bn", "model.4.bn", "model.4.conv"))
     twice = {"episodes": (episode_of(7, 20, value=3.1), episode_of(30, value=4.0))}
     vanishing = told("vanishing", "model.8", modules=("model.7", "model.8"), **twice)
     lines = [
-        news_line(news_of("start", nan)),
-        news_line(news_of("worse", dead)),
-        news_line(news_of("start", vanishing)),
-        news_line(news_of("worse", vanishing)),
-        news_line(news_of("end", ended(dead, 35), step=40)),
-        news_line(news_of("end", ended(vanishing, 1035), step=1040)),
-        news_line(news_of("start", told("amp_overflow", WHOLE))),
+        change_line(news_of("start", nan)),
+        change_line(news_of("worse", dead)),
+        change_line(news_of("start", vanishing)),
+        change_line(news_of("worse", vanishing)),
+        change_line(news_of("end", ended(dead, 35), step=40)),
+        change_line(news_of("end", ended(vanishing, 1035), step=1040)),
+        change_line(news_of("start", told("amp_overflow", WHOLE))),
+        change_line(
+            news_of(
+                "end",
+                ended(replace(vanishing, episodes=(*vanishing.episodes, episode_of(861))), 900),
+            )
+        ),
         stop_line(nan),
     ]
-    golden("news", "".join(printed(line, soft_wrap=True) for line in lines))
+    golden("changes", "".join(printed(line, soft_wrap=True) for line in lines))
 
 
-def test_the_end_of_a_finding_is_told_with_its_own_step():
-    over = finding_of("dead", "model.4", step_end=35)
-    line = news_line(news_of("end", over, step=40)).plain
-    assert line == "GradWatch resolved: dead in model.4, which lasted from step 7 until step 35"
-
-
-def test_the_end_of_an_episode_says_nothing_of_those_before():
-    back = finding_of("dead", "model.4", episodes=(episode_of(7, 20), episode_of(861, 900)))
-    line = news_line(news_of("end", back, step=905)).plain
-    assert line.endswith("from step 861 until step 900")
-    assert "step 7 " not in line
-
-
-def test_end_report_of_a_healthy_run(golden):
+def test_end_reports(golden):
     notice = told("amp_overflow", WHOLE, step=3)
-    report = report_of(notice, unjudged=("dead_branch", "starved_scale"))
-    golden("report-healthy", printed(end_report(report), soft_wrap=True))
-
-
-def test_end_report_of_a_run_of_which_some_steps_were_captured(golden):
-    report = replace(report_of(unjudged=("dead_branch",)), interval=10)
-    golden("report-interval", printed(end_report(report), soft_wrap=True))
-
-
-def test_end_report_of_a_sick_run(golden):
-    findings = (
-        told("amp_overflow", WHOLE, step=3),
-        told("dead", "model.4", modules=("model.2.bn", "model.4.conv"), step=31, step_end=60),
-        told("nonfinite", WHOLE, modules=leaves_of(YOLO), step=242),
-    )
-    report = report_of(*findings, status="interrupted")
-    golden("report-sick", printed(end_report(report), soft_wrap=True))
-
-
-def test_end_report_without_a_step(golden):
-    report = report_of(steps=0, epochs=())
-    golden("report-no-step", printed(end_report(report), soft_wrap=True))
+    dead = told("dead", "model.4", modules=("model.2.bn", "model.4.conv"), step=31, step_end=60)
+    bad = told("nonfinite", WHOLE, modules=leaves_of(YOLO), step=242)
+    reports = {
+        "healthy": report_of(notice, unjudged=("dead_branch", "starved_scale")),
+        "interval": replace(report_of(unjudged=("dead_branch",)), interval=10),
+        "unhealthy": report_of(notice, dead, bad, status="interrupted"),
+        "no-step": report_of(steps=0, epochs=()),
+    }
+    for name, report in reports.items():
+        golden(f"report-{name}", printed(end_report(report), soft_wrap=True))
 
 
 @pytest.mark.parametrize("width", [80, 140])
-def test_end_report_of_a_sick_run_on_a_terminal(golden, width):
+def test_end_report_of_a_unhealthy_run_on_a_terminal(golden, width):
     episodes = (episode_of(7, 20, value=3.1), episode_of(90, 99, value=2.2))
     back = {"episodes": (*episodes, episode_of(300, 1300, reported=305, value=4.0))}
     findings = (
@@ -301,30 +266,18 @@ def test_end_report_of_a_sick_run_on_a_terminal(golden, width):
 
 # --- what every panel obeys -----------------------------------------------------------------------
 
-BOARDS = {
-    "empty": Board(YOLO, epochs=100),
-    "healthy": healthy(),
-    "sick": sick(),
-    "vanishing": vanishing(),
-}
+BOARDS = {build.__name__: build() for build in (empty, healthy, unhealthy, vanishing)}
 
 
 @LAWS
 @given(st.sampled_from(sorted(BOARDS)), st.integers(10, 200), st.integers(1, 60), st.booleans())
-def test_no_line_of_the_panel_is_wider_than_the_terminal(name, width, height, has_frame):
-    panel = panel_of(BOARDS[name], FRAME if has_frame else "")
-    for line in lines_of(panel, width=width, height=height):
-        assert cell_len(line) <= width
-
-
-@LAWS
-@given(st.sampled_from(sorted(BOARDS)), st.integers(10, 200), st.integers(9, 60), st.booleans())
 @example("vanishing", 80, 9, True)  # noqa: FBT003
 @example("vanishing", 20, 13, True)  # noqa: FBT003
-@example("sick", 20, 12, True)  # noqa: FBT003
-def test_the_panel_is_no_higher_than_the_terminal(name, width, height, has_frame):
-    panel = panel_of(BOARDS[name], FRAME if has_frame else "")
-    assert len(lines_of(panel, width=width, height=height)) < height
+@example("unhealthy", 20, 12, True)  # noqa: FBT003
+def test_the_panel_fits_the_terminal(name, width, height, has_frame):
+    lines = lines_of(panel_of(BOARDS[name], FRAME if has_frame else ""), width=width, height=height)
+    assert all(cell_len(line) <= width for line in lines)
+    assert len(lines) < max(height, 9)
 
 
 @pytest.mark.parametrize("width", [10, 20, 40, 54, 55, 80, 200])
@@ -345,39 +298,31 @@ def blocks_shown(board, height):
     return [row.label for row in board.rows() if f"\n{row.label} " in text], text
 
 
-def test_all_blocks_are_shown_where_there_is_just_room():
+@pytest.mark.parametrize(("spare", "hidden"), [(5, 0), (4, 2)])
+def test_blocks_without_room_are_left_out_and_counted(spare, hidden):
     blocks = len(BOARDS["healthy"].rows())
-    shown, text = blocks_shown(BOARDS["healthy"], blocks + 5)
-    assert len(shown) == blocks
-    assert "more blocks" not in text
+    shown, text = blocks_shown(BOARDS["healthy"], blocks + spare)
+    assert len(shown) == blocks - hidden
+    assert ("more blocks" in text, f"… {hidden} more blocks" in text) == (hidden > 0,) * 2
 
 
-def test_a_line_too_few_leaves_out_two_blocks_and_says_so():
-    blocks = len(BOARDS["healthy"].rows())
-    shown, text = blocks_shown(BOARDS["healthy"], blocks + 4)
-    assert len(shown) == blocks - 2
-    assert "… 2 more blocks" in text
-
-
-def test_sick_blocks_stay_and_the_order_is_that_of_the_model():
+@pytest.mark.parametrize(
+    ("module", "modules", "kept"),
+    [
+        (
+            "model.22.conv",
+            ("model.7.bn", "model.22.conv"),
+            ["0 Conv", "1 Conv", "7 Conv", "22 C3k2"],
+        ),
+        (WHOLE, leaves_of(YOLO), ["19 C3k2", "20 Conv", "22 C3k2", "23 Detect"]),
+    ],
+)
+def test_unhealthy_blocks_stay_and_the_order_is_that_of_the_model(module, modules, kept):
     board = healthy()
-    board.show([finding_of("dead", "model.22.conv", modules=("model.7.bn", "model.22.conv"))])
+    board.show([finding_of("dead", module, modules=modules)])
     shown, text = blocks_shown(board, 11)
-    assert shown == ["0 Conv", "1 Conv", "7 Conv", "22 C3k2"]
+    assert shown == kept
     assert "… 14 more blocks" in text
-
-
-def test_more_sick_blocks_than_room():
-    board = healthy()
-    board.show([finding_of("dead", WHOLE, modules=leaves_of(YOLO))])
-    shown, text = blocks_shown(board, 11)
-    assert len(shown) == 4
-    assert "… 14 more blocks" in text
-
-
-@pytest.mark.parametrize("height", [1, 2, 4, 5, 6])
-def test_a_terminal_of_a_few_lines_does_not_crash_the_panel(height):
-    assert "GradWatch" in printed(panel_of(sick(), FRAME), height=height)
 
 
 def test_a_model_without_blocks_has_a_panel():
@@ -408,10 +353,10 @@ def finding_lines(board, **options):
     return [part.rstrip("\n").split("\n") for part in text.split("● ")[1:]]
 
 
-def test_the_gravest_finding_is_told_in_full_and_others_in_a_line():
-    first, second = finding_lines(sick(), height=40)
+def test_the_most_severe_finding_is_in_full_and_others_in_a_line():
+    first, second = finding_lines(unhealthy(), height=40)
     assert len(first) > 3
-    assert " ".join(first) == f"critical nonfinite: {sick().standing[2].message}"
+    assert " ".join(first) == f"critical nonfinite: {unhealthy().active[2].message}"
     (line,) = second
     assert line.startswith("critical dead: model.4 (C3k2)")
     assert line.endswith("…")
@@ -467,43 +412,30 @@ def clip_line(total, clip=10.0, **norms):
 
 
 @pytest.mark.parametrize(
-    ("total", "clip", "said"),
+    ("total", "clip", "norms", "begin", "owners"),
     [
-        (20.0, 10.0, "clip at 10: factor 0.5 "),
-        (40.0, 0.1, "clip at 0.1: factor 0.0025 "),
-        (10.0, 10.0, "clip at 10: factor 1 "),
-        (3.0, 10.0, "clip at 10: factor 1 "),
-        (1e9, 10.0, "clip at 10: factor 1e-08 "),
+        (20.0, 10.0, (20.0,), "factor 0.5 ", "0 Conv 100%"),
+        (40.0, 0.1, (40.0,), "factor 0.0025 ", "0 Conv 100%"),
+        (10.0, 10.0, (10.0,), "factor 1 ", "0 Conv 100%"),
+        (3.0, 10.0, (3.0,), "factor 1 ", "0 Conv 100%"),
+        (1e9, 10.0, (1e9,), "factor 1e-08 ", "0 Conv 100%"),
+        (5.0, 10.0, (3.0, 0.0, 4.0), "factor 1 ", "2 Detect 64%, 0 Conv 36%"),
+        (100.0, 10.0, (99.5, 9.9, 1.0), "factor 0.1 ", "0 Conv 99%"),  # none below a hundredth
+        *((bad, clip, (bad,), "spreads", "") for bad in (np.nan, np.inf) for clip in (10.0, 0.5)),
+        (0.0, 10.0, (0.0,), "factor 1", ""),
     ],
 )
-def test_by_what_factor_the_newest_step_is_clipped(total, clip, said):
-    assert clip_line(total, clip, b0=total).startswith(said)
-
-
-def test_the_blocks_that_own_the_norm_the_largest_first():
-    line = clip_line(5.0, b0=3.0, b2=4.0)
-    assert line.endswith("squared norm: 2 Detect 64%, 0 Conv 36%")
-
-
-def test_a_block_with_less_than_a_hundredth_is_left_out():
-    assert clip_line(100.0, b0=99.5, b1=9.9, b2=1.0).endswith("squared norm: 0 Conv 99%")
-
-
-@pytest.mark.parametrize("norm", [np.nan, np.inf])
-def test_clipping_spreads_what_is_not_finite(norm):
-    assert clip_line(norm, b0=norm) == "clip at 10: spreads what is not finite to every weight"
-    assert clip_line(norm, clip=0.5, b1=1.0).startswith("clip at 0.5: spreads what is not finite")
-
-
-def test_there_are_no_shares_of_no_norm():
-    assert clip_line(0.0, b0=0.0) == "clip at 10: factor 1"
+def test_the_line_on_clipping_has_its_factor_and_owners(total, clip, norms, begin, owners):
+    line = clip_line(total, clip, **{f"b{i}": norm for i, norm in enumerate(norms)})
+    assert line.startswith(f"clip at {clip:g}: {begin}")
+    assert line.partition("shares of the squared norm: ")[2] == owners
 
 
 def test_there_is_no_line_on_clipping_before_the_first_step():
     assert not any(line.startswith("clip") for line in lines_of(panel_of(BOARDS["empty"])))
 
 
-@pytest.mark.parametrize("name", ["healthy", "sick"])
+@pytest.mark.parametrize("name", ["healthy", "unhealthy"])
 def test_the_line_on_clipping_is_shortened_in_a_narrow_terminal(name):
     _, line, heading, *_ = lines_of(panel_of(BOARDS[name]), width=40)
     assert line.startswith("clip at 10: ")
@@ -624,8 +556,8 @@ def test_a_terminal_of_a_few_columns_does_not_crash_a_fitted_text(width):
 def test_markup_in_a_finding_is_shown_as_it_is():
     finding = finding_of("dead", LOUD, message=LOUD, modules=("model.0.bn",))
     for change in ("start", "worse"):
-        assert LOUD in printed(news_line(news_of(change, finding)), soft_wrap=True)
-    over = news_line(news_of("end", ended(finding, 9)))
+        assert LOUD in printed(change_line(news_of(change, finding)), soft_wrap=True)
+    over = change_line(news_of("end", ended(finding, 9)))
     assert f"resolved: dead in {LOUD}, which" in printed(over, soft_wrap=True)
     report = printed(end_report(report_of(finding)), soft_wrap=True)
     assert report.count(LOUD) == 2
@@ -647,8 +579,8 @@ def test_markup_in_the_name_of_a_class_is_shown_as_it_is():
 RED, GREEN, YELLOW = "\033[1;31m", "\033[32m", "\033[33m"
 
 
-def test_a_sick_block_is_red_and_a_healthy_one_green():
-    lines = printed(panel_of(sick()), colour="standard").splitlines()
+def test_a_unhealthy_block_is_red_and_a_healthy_one_green():
+    lines = printed(panel_of(unhealthy()), colour="standard").splitlines()
     (bad,) = [line for line in lines if line.startswith("10 C2PSA")]
     (good,) = [line for line in lines if line.startswith("17 Conv")]
     assert f"{RED}NaN" in bad

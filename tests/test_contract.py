@@ -387,7 +387,8 @@ def test_an_ultralytics_without_a_callback_is_told_before_the_training(tmp_path,
 def test_an_unknown_bar_costs_the_panel_and_one_warning(tmp_path, told, capsys, wanted):
     from values import LAYOUT, MEMBERS
 
-    from yolo_gradwatch.recorder import Options, Recorder, Training
+    from yolo_gradwatch.assembly import Options, Training
+    from yolo_gradwatch.recorder import Recorder
 
     about = {"epochs": 1, "resumes": False, "versions": {}, "handlers": []}
     training = Training(tmp_path, {}, has_known_bar=False, **about)

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from values import FORK, LAWS, LAYOUT, runs, window
 
-from yolo_gradwatch.board import Board
 from yolo_gradwatch.catalog import RULES
 from yolo_gradwatch.diagnosis import Diagnosis, replay
+from yolo_gradwatch.live import Board
 from yolo_gradwatch.records import WHOLE, Event
 from yolo_gradwatch.thresholds import Thresholds
 

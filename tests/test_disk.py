@@ -77,7 +77,7 @@ def check(folder, caplog, *, live, calls=(), warning):
     assert (report.status, report.steps) == ("finished", 8)
     assert [finding.rule for finding in report.findings] == ["nonfinite"]
     printed = sys.stdout.getvalue()
-    assert printed.count("GradWatch: sick") == 1
+    assert printed.count("GradWatch: unhealthy") == 1
     assert ("GradWatch epoch 4/4" in printed) == (not live)
     return watch
 

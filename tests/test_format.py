@@ -17,10 +17,10 @@ from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.causes import at_work, lower_rate
 from yolo_gradwatch.cli_main import main
 from yolo_gradwatch.evidence import FOLDER
-from yolo_gradwatch.overview import source_of
-from yolo_gradwatch.recorder import as_asked
 from yolo_gradwatch.records import Event
 from yolo_gradwatch.repair import mend
+from yolo_gradwatch.resume import as_asked
+from yolo_gradwatch.review_text import source_of
 from yolo_gradwatch.runlog import WINDOW_COLUMNS, RunLog
 from yolo_gradwatch.schema import ALERT_COLUMNS, FORMAT_VERSION, header_of
 from yolo_gradwatch.tables import windows_of

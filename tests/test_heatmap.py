@@ -34,27 +34,16 @@ def picture(tmp_path):
     return draw
 
 
-def test_rows_are_the_blocks_with_their_number_and_class(picture):
-    shown = picture([window(1)])
-    assert shown.names == BLOCKS
-    assert shown.labels == ("0 Block", "1 Block", "2 Block")
+def test_rows_are_the_blocks_with_parameters_or_all_modules_but_the_whole_model(picture):
+    layout = replace(LAYOUT, blocks=(*LAYOUT.blocks[:2], ("model.2", "[bold]Head")))
+    shown = picture([window(1)], layout=layout)
+    assert (shown.names, shown.labels) == (BLOCKS, ("0 Block", "1 Block", "2 [bold]Head"))
     assert shown.norms.shape == shown.levels.shape == shown.states.shape == (3, 1)
-
-
-def test_rows_are_all_modules_but_the_whole_model(picture):
     shown = picture([window(1), window(2)], modules=True)
     assert shown.names == shown.labels == LAYOUT.modules[1:]
     assert shown.norms.shape == (len(LAYOUT.modules) - 1, 2)
-
-
-def test_a_block_without_parameters_has_no_row(picture):
     shown = picture([window(1, layout=NET)], layout=NET)
-    assert shown.names == ("model.0", "model.1", "model.2", "model.4", "model.5", "model.6")
-
-
-def test_a_class_of_its_own_stands_in_the_label(picture):
-    layout = replace(LAYOUT, blocks=(*LAYOUT.blocks[:2], ("model.2", "[bold]Head")))
-    assert picture([window(1)], layout=layout).labels[-1] == "2 [bold]Head"
+    assert shown.names == tuple(f"model.{i}" for i in (0, 1, 2, 4, 5, 6))
 
 
 def state_by_loops(one, m):
@@ -91,27 +80,19 @@ def test_a_picture_is_what_loops_over_the_windows_give(run, modules):
 
 
 @pytest.mark.parametrize(
-    ("sick", "state"),
+    ("faults", "state"),
     [
-        ({}, FINE),
-        ({"zero": [CONV]}, ZERO),
-        ({"zero": {CONV: 2}}, FINE),
-        ({"zero": {CONV: 3}}, ZERO),
-        ({"none": [CONV]}, NONE),
-        ({"none": {CONV: 2}}, FINE),
-        ({"none": {CONV: 3}}, NONE),
-        ({"none": {CONV: 3}, "zero": {CONV: 1}}, NONE),
-        ({"none": {CONV: 1}, "zero": {CONV: 2}}, FINE),
-        ({"nonfinite": [CONV]}, NONFINITE),
-        ({"nonfinite": {CONV: 1}}, NONFINITE),
-        ({"nonfinite": {CONV: 1}, "none": {CONV: 3}}, NONFINITE),
-        ({"nonfinite": {CONV: 1}, "zero": {CONV: 3}}, NONFINITE),
-        ({"unknown": [CONV]}, UNKNOWN),
+        *(({}, FINE), ({"zero": [CONV]}, ZERO), ({"zero": {CONV: 2}}, FINE)),
+        *(({"zero": {CONV: 3}}, ZERO), ({"none": [CONV]}, NONE), ({"none": {CONV: 2}}, FINE)),
+        *(({"none": {CONV: 3}}, NONE), ({"none": {CONV: 3}, "zero": {CONV: 1}}, NONE)),
+        *(({"none": {CONV: 1}, "zero": {CONV: 2}}, FINE), ({"nonfinite": [CONV]}, NONFINITE)),
+        *(({"nonfinite": {CONV: 1}, other: {CONV: 3}}, NONFINITE) for other in ("none", "zero")),
+        *(({"nonfinite": {CONV: 1}}, NONFINITE), ({"unknown": [CONV]}, UNKNOWN)),
         ({"skipped": 4, "unknown": [CONV]}, UNKNOWN),
     ],
 )
-def test_the_state_of_a_cell(picture, sick, state):
-    shown = picture([window(1, steps=4, norm=100.0, **sick)], modules=True)
+def test_the_state_of_a_cell(picture, faults, state):
+    shown = picture([window(1, steps=4, norm=100.0, **faults)], modules=True)
     row = shown.names.index(CONV)
     assert shown.states[row, 0] == state
     assert shown.states.dtype == np.uint8
@@ -200,15 +181,6 @@ def test_counts_of_clipped_steps_say_their_share(tmp_path):
     assert heatmap(run, run.report()).clipped.T.tolist() == [[0.25, 0.25], [0.75, 0.75], [1, 1]]
 
 
-def test_the_share_of_steps_that_were_skipped(picture):
-    windows = [
-        window(1, steps=4, skipped=1),
-        window(5, steps=2, skipped=2, unknown=LAYOUT.modules),
-        window(7, steps=9),
-    ]
-    assert picture(windows).skipped.tolist() == [0.25, 1.0, 0.0]
-
-
 def test_a_run_without_a_window_has_rows_and_no_column(picture):
     for modules in (False, True):
         shown = picture([], modules=modules)
@@ -231,18 +203,12 @@ FIVE = [
 @pytest.mark.parametrize(
     ("begin", "end", "columns"),
     [
-        (1, None, (0, 4)),
-        (2, None, (1, 4)),
-        (4, None, (1, 4)),
-        (9, None, (2, 4)),
-        (20, None, (4, 4)),
-        (1, 2, (0, 0)),
-        (1, 5, (0, 1)),
-        (3, 10, (1, 2)),
-        (5, 11, (2, 3)),
+        *((1, None, (0, 4)), (2, None, (1, 4)), (4, None, (1, 4)), (9, None, (2, 4))),
+        *((20, None, (4, 4)), (1, 2, (0, 0)), (1, 5, (0, 1)), (3, 10, (1, 2)), (5, 11, (2, 3))),
+        *((99, None, (4, 4)), (2, 99, (1, 4))),  # after the last window
     ],
 )
-def test_a_mark_stands_over_the_windows_of_its_finding(picture, begin, end, columns):
+def test_a_mark_lies_over_the_windows_of_its_finding(picture, begin, end, columns):
     finding = finding_of("dead", CONV, step=begin, step_end=end)
     assert picture(FIVE, [finding]).marks == (Mark(finding, (1,), *columns),)
 
@@ -276,21 +242,6 @@ def test_each_episode_has_a_mark_of_its_own(picture):
     finding = finding_of("dead", CONV, episodes=episodes)
     marks = picture(FIVE, [finding]).marks
     assert marks == tuple(Mark(finding, (1,), column, column) for column in (0, 2, 4))
-
-
-def test_a_finding_that_began_after_the_last_window_stands_over_it(picture):
-    (mark,) = picture(FIVE, [finding_of("dead", CONV, step=99)]).marks
-    assert (mark.first, mark.last) == (4, 4)
-
-
-def test_a_finding_that_ended_after_the_last_window_stands_to_the_last(picture):
-    (mark,) = picture(FIVE, [finding_of("dead", CONV, step=2, step_end=99)]).marks
-    assert (mark.first, mark.last) == (1, 4)
-
-
-def test_a_run_of_a_single_window_has_its_marks_there(picture):
-    found = picture([window(1, steps=7)], [finding_of("dead", CONV, step=3)]).marks
-    assert [(mark.first, mark.last) for mark in found] == [(0, 0)]
 
 
 @pytest.mark.parametrize(
@@ -364,18 +315,13 @@ def test_the_blocks_that_feed_the_head_and_its_branches_have_their_scale(picture
     assert "model.4.cv2.0" in modules.names
 
 
-@pytest.mark.parametrize("inputs", [2, 4])
+@pytest.mark.parametrize("inputs", [1, 2, 4])
 def test_other_numbers_of_scales_are_counted(picture, inputs):
     layout = headed(["cv2"], inputs)
     labels = picture([window(1, layout=layout)], layout=layout).labels
     found = [label.partition("  ")[2] for label in labels]
-    assert found == ["", *(f"scale {i + 1} of {inputs}" for i in range(inputs)), ""]
-
-
-def test_a_head_with_one_input_has_no_scales(picture):
-    layout = headed(["cv2"], 1)
-    labels = picture([window(1, layout=layout)], layout=layout).labels
-    assert labels == ("0 Block", "1 Block", "2 Block")
+    counted = [f"scale {i + 1} of {inputs}" for i in range(inputs)]
+    assert found == ["", *(counted if inputs > 1 else [""]), ""]
 
 
 ROWS = [f"model.{i}" for i in range(6)]
@@ -394,11 +340,24 @@ def levelled(levels, steps=20):
     return found
 
 
-def test_rows_that_are_far_below_the_others_do_not_stretch_the_colours(picture):
-    shown = picture(levelled([1, 0.5, 0, -0.5, -9, -18]), layout=CHAIN)
-    assert shown.weak.tolist() == [False] * 4 + [True] * 2
-    low, high = shown.limits
-    assert (low, high) == pytest.approx((-0.75, 1.25), abs=0.05)  # two decades at least
+LATE = lambda step: 0 if step < 15 else -3  # noqa: E731  # a level that falls
+HIGH = lambda step: 30 if step == 9 else 0  # noqa: E731
+LOW = lambda step: -30 if step == 5 else 0  # noqa: E731
+
+
+@pytest.mark.parametrize(
+    ("levels", "limits", "weak"),
+    [
+        ([1, 0.5, 0, -0.5, -9, -18], (-0.75, 1.25), 2),  # two decades at least
+        ([1.7, 1, 0, 0, -1, -1.7], (-1.7, 1.7), 0),
+        ([1, 1, 1, 1, 0, LATE], (-3, 1), 0),
+        ([1, 1, 0, 0, HIGH, LOW], (-0.5, 1.5), 0),  # a single cell
+    ],
+)
+def test_colours_span_the_rows_that_are_not_far_below_the_others(picture, levels, limits, weak):
+    shown = picture(levelled(levels, steps=150 if HIGH in levels else 20), layout=CHAIN)
+    assert shown.weak.tolist() == [False] * (6 - weak) + [True] * weak
+    assert shown.limits == pytest.approx(limits, abs=0.05)
 
 
 def test_rows_of_a_finding_stretch_the_colours_however_low_they_are(picture):
@@ -407,25 +366,6 @@ def test_rows_of_a_finding_stretch_the_colours_however_low_they_are(picture):
         shown = picture(levelled([1, 1, 1, 1, -4, -4]), [finding], layout=CHAIN, modules=modules)
         assert not shown.weak.any()
         assert shown.limits == pytest.approx((-4, 1), abs=0.01)
-
-
-def test_a_healthy_spread_of_blocks_is_within_the_colours(picture):
-    shown = picture(levelled([1.7, 1, 0, 0, -1, -1.7]), layout=CHAIN)
-    assert not shown.weak.any()
-    assert shown.limits == pytest.approx((-1.7, 1.7), abs=0.01)
-
-
-def test_a_row_that_falls_late_is_no_weak_one(picture):
-    levels = [1, 1, 1, 1, 0, lambda step: 0 if step < 15 else -3]
-    shown = picture(levelled(levels), layout=CHAIN)
-    assert not shown.weak.any()
-    assert shown.limits[0] == pytest.approx(-3, abs=0.01)
-
-
-def test_a_single_cell_far_above_or_below_does_not_stretch_the_colours(picture):
-    levels = [1, 1, 0, 0, lambda step: 30 if step == 9 else 0, lambda step: -30 if step == 5 else 0]
-    shown = picture(levelled(levels, steps=150), layout=CHAIN)
-    assert shown.limits == pytest.approx((-0.5, 1.5), abs=0.05)
 
 
 @pytest.mark.parametrize("faults", [{"zero": CHAIN.modules}, {"nonfinite": CHAIN.modules}])

@@ -12,9 +12,10 @@ from test_launched import Launcher
 from training import brisk_trainer, shapes, small, train, trainer_of
 from values import LAYOUT, MEMBERS, sample
 
-from yolo_gradwatch import GradWatch, load_run, plots
+from yolo_gradwatch import GradWatch, load_run, png
 from yolo_gradwatch import session as sessions
-from yolo_gradwatch.recorder import Recorder, Training
+from yolo_gradwatch.assembly import Training
+from yolo_gradwatch.recorder import Recorder
 from yolo_gradwatch.session import Session
 
 train_mark = pytest.mark.train
@@ -71,7 +72,7 @@ def test_the_files_say_how_it_ended_before_the_picture_is_drawn(tmp_path, monkey
         rows = (path.parent / "gradwatch.csv").read_text().splitlines()
         seen.append((meta["status"], rows[-1].split(",")[2], capsys.readouterr().out))
 
-    monkeypatch.setattr(plots, "write", draw)
+    monkeypatch.setattr(png, "write", draw)
     with pytest.raises(SystemExit):
         run(tmp_path, watch=GradWatch(), calls=[at("on_fit_epoch_end", 2, leave(0))])
     ((status, step, out),) = seen

@@ -15,7 +15,8 @@ from recording import Recording
 from short import told
 from values import MEMBERS, sample
 
-from yolo_gradwatch import console, load_run, recorder
+from yolo_gradwatch import console, load_run, panel, recorder
+from yolo_gradwatch import terminal as terminal_output
 from yolo_gradwatch.evidence import FOLDER
 from yolo_gradwatch.recorder import MOST_WAITING, WAIT_SECONDS
 from yolo_gradwatch.records import Detail
@@ -426,7 +427,7 @@ def test_a_bug_in_a_text_of_ours_costs_the_live_report_only(
     tmp_path, monkeypatch, caplog, error, live
 ):
     monkeypatch.setattr(console, "fitted", lambda *_args: Broken(error))
-    monkeypatch.setattr(console, "encodable", lambda text, _console: text)
+    monkeypatch.setattr(terminal_output, "encodable", lambda text, _console: text)
     recording = Recording(tmp_path, live=live)
     take(recording, range(1, 4))
     recording.finish()
@@ -443,7 +444,7 @@ def test_a_bug_in_a_text_of_ours_costs_the_live_report_only(
 def test_a_bug_in_the_panel_reaches_the_net(tmp_path, monkeypatch, terminal, error):
     terminal()
     with closing(Recording(tmp_path, live=True)) as recording, monkeypatch.context() as patch:
-        patch.setattr(console.Panel, "__rich_console__", Broken(error).__rich_console__)
+        patch.setattr(panel.Panel, "__rich_console__", Broken(error).__rich_console__)
         recording.take([sample(1, np.nan)])
         patch.undo()
     assert recording.raised == [error]

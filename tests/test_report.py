@@ -60,12 +60,12 @@ def test_a_training_that_did_not_finish_says_so(status, said):
 def test_findings_are_counted_by_severity(findings, counts):
     report = report_of(*findings)
     assert not report.healthy
-    assert report.verdict.startswith(f"sick, {counts}; first ")
+    assert report.verdict.startswith(f"unhealthy, {counts}; first ")
 
 
 def test_the_first_alarm_is_named_and_not_a_notice_before_it():
     assert report_of(NOTICE, DEAD, WARNING).verdict == (
-        "sick, 1 critical, 1 warning; first dead in model.3.conv at step 30 "
+        "unhealthy, 1 critical, 1 warning; first dead in model.3.conv at step 30 "
         "(1,234 steps of 57 modules)"
     )
 

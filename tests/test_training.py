@@ -93,7 +93,7 @@ def test_the_picture_is_there_for_whatever_uploads_pictures_at_the_end(tmp_path,
 
 
 @pytest.mark.parametrize(
-    "place", ["yolo_gradwatch.plots.write", "ultralytics.engine.trainer.BaseTrainer.on_plot"]
+    "place", ["yolo_gradwatch.png.write", "ultralytics.engine.trainer.BaseTrainer.on_plot"]
 )
 def test_a_picture_that_cannot_be_drawn_costs_one_warning(tmp_path, caplog, monkeypatch, place):
     def broken(*_args, **_options):

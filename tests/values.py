@@ -144,7 +144,7 @@ def window(  # noqa: PLR0913  # one argument a field
     norm: float = 1.0,
     layout: Layout = LAYOUT,
 ) -> Window:
-    """A window in which the named modules were sick, by default in every applied step."""
+    """A window in which the named modules were unhealthy, by default in every applied step."""
     applied = steps - skipped
     unknown = {*unknown, *_always(nonfinite, applied), *_always(none, applied)}
     dead = _always(zero, applied)
@@ -237,7 +237,7 @@ _STRETCH = st.tuples(
 
 @st.composite
 def runs(draw: st.DrawFn) -> tuple[list[Window], list[Event]]:
-    """Windows whose modules fall sick and recover, and events between them."""
+    """Windows whose modules fail and recover, and events between them."""
     windows, events, step, epoch = [], [Event(1, "start")], 1, 1
     for states, kinds in draw(st.lists(_STRETCH, max_size=6)):
         if windows and draw(st.booleans()):

@@ -1,4 +1,4 @@
-"""Watches the gradients of an Ultralytics YOLO training and names the layer that is sick.
+"""Watches the gradients of an Ultralytics YOLO training and names the unhealthy layer.
 
 The exports are loaded on first use (PEP 562), so that importing the package loads neither torch
 nor ultralytics nor pandas.

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from yolo_gradwatch import console
 from yolo_gradwatch.cli_options import (
     Csv,
     FailOn,
@@ -42,7 +41,9 @@ from yolo_gradwatch.cli_output import (
     write_file,
     write_json,
 )
+from yolo_gradwatch.lines import end_report
 from yolo_gradwatch.schema import PICTURE_FILE
+from yolo_gradwatch.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -142,7 +143,7 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
     elif json:
         write_json(_as_json(loaded, report, findings, table, shown))
     elif follow and shown.is_whole:
-        show([console.end_report(report)])
+        show([end_report(report)])
     else:
         show(_paragraphs(loaded, report, findings, table, shown))
     if plot or modules:
@@ -194,7 +195,7 @@ def _paragraphs(
     run: Run, report: Report, findings: Sequence[Finding], table: pd.DataFrame, shown: _Narrowed
 ) -> Sequence[Text]:
     """The run at a glance, its blocks in some epochs, or the single modules that were asked for."""
-    from yolo_gradwatch.overview import headline, overview, single_modules
+    from yolo_gradwatch.review_text import headline, overview, single_modules
     from yolo_gradwatch.summary import of_blocks
 
     if shown.is_whole:
@@ -220,11 +221,11 @@ def _as_json(
 
 
 def _draw(run: Run, report: Report, *, modules: bool) -> None:
-    from yolo_gradwatch import plots
+    from yolo_gradwatch import png
     from yolo_gradwatch.heatmap import heatmap
 
     path = run.folder / PICTURE_FILE
-    write_file(path, lambda: plots.write(heatmap(run, report, modules=modules), report, path))
+    write_file(path, lambda: png.write(heatmap(run, report, modules=modules), report, path))
 
 
 def _check_page(path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from yolo_gradwatch.catalog import RULES
 from yolo_gradwatch.detector import Detector
 from yolo_gradwatch.findings import Findings
-from yolo_gradwatch.layout import narrowed, watched_at
+from yolo_gradwatch.layout import rescoped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -62,12 +62,12 @@ class Diagnosis:
 
     def _scoped(self, window: Window) -> Window:
         """A window with the modules that were watched then, on which the rules begin to look."""
-        scope = watched_at(self._layout, window.step_first)
-        if scope is not self._scope and scope.modules != self._scope.modules:
-            self._detector = Detector(scope, self._limits)
-            self.findings.regroup(scope)
-        self._scope = scope
-        return narrowed(window, self._layout, scope)
+        window, self._scope = rescoped(window, self._layout, self._scope, self._rescope)
+        return window
+
+    def _rescope(self, scope: Layout) -> None:
+        self._detector = Detector(scope, self._limits)
+        self.findings.regroup(scope)
 
     def begin_anew(self) -> None:
         """Forget what was before a resume or a recovery."""

@@ -5,32 +5,34 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from rich.live import Live
 from rich.text import Text
 
-from yolo_gradwatch import console, tables
-from yolo_gradwatch.board import Board
+from yolo_gradwatch import console
 from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.evidence import existing
 from yolo_gradwatch.find import find_run
-from yolo_gradwatch.layout import narrowed, watched_at
+from yolo_gradwatch.layout import rescoped, watched_at
+from yolo_gradwatch.lines import change_line
+from yolo_gradwatch.live import Board
 from yolo_gradwatch.meta import read_meta
-from yolo_gradwatch.repair import whole_windows
-from yolo_gradwatch.run import is_killed, last_said
-from yolo_gradwatch.schema import META_FILE, WINDOW_NEEDED, WINDOWS_FILE, FormatError
-from yolo_gradwatch.screen import Screen, is_live_terminal
+from yolo_gradwatch.panel import Panel
+from yolo_gradwatch.run import is_killed
+from yolo_gradwatch.schema import META_FILE, WINDOWS_FILE, FormatError
+from yolo_gradwatch.screen import Screen
+from yolo_gradwatch.streams import is_live_terminal
+from yolo_gradwatch.table import epoch_table
+from yolo_gradwatch.tail import Tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from yolo_gradwatch.meta import Meta, RunOptions
-    from yolo_gradwatch.records import Layout, News, Window
+    from yolo_gradwatch.records import News, Window
+    from yolo_gradwatch.tail import Look
     from yolo_gradwatch.thresholds import Thresholds
 
 SECONDS = 0.5
@@ -48,7 +50,7 @@ def follow(
     Args:
         path: The run's folder or one above; it need not exist yet.
         limits: Gives those to judge under from those of the training.
-        on_stderr: Tell the news on standard error and draw no panel.
+        on_stderr: Print changes to standard error and draw no panel.
 
     Returns:
         The run's folder.
@@ -143,136 +145,6 @@ def _watch(folder: Path, judge_of: Callable[[Look], Judge], view: _Terminal | _L
         time.sleep(SECONDS)
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What one look at the files has found.
-
-    Attributes:
-        is_new: Whether a run begins with it: the first look, or other files than before.
-        meta: The content of ``gradwatch.json``.
-        windows: Those that were not there at the look before.
-        is_killed: Whether the process of the training is gone without a word.
-    """
-
-    is_new: bool
-    meta: Meta
-    windows: tuple[Window, ...]
-    is_killed: bool = False
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the training has ended."""
-        return self.is_killed or self.meta.status != "running"
-
-    def by_epoch(self) -> list[Look]:
-        """The same in parts with the windows of one epoch each; one part if there are none."""
-        groups = [tuple(group) for _, group in groupby(self.windows, lambda window: window.epoch)]
-        return [replace(self, windows=windows) for windows in groups or [()]]
-
-
-class _Known(NamedTuple):
-    """What is known of the run that is followed, to distinguish it from another one."""
-
-    layout: Layout
-    thresholds: Thresholds
-    options: RunOptions
-
-    def continues(self, before: _Known) -> bool:
-        """Whether this is the same run, which may have taken in layers that have thawed."""
-        is_same = (self.thresholds, self.options) == (before.thresholds, before.options)
-        has_all = set(before.layout.modules) <= set(self.layout.modules)
-        return is_same and has_all and self.layout.blocks == before.layout.blocks
-
-
-class Tail:
-    """Reads what a training has added to its files.
-
-    Reads bytes that are new, up to the end of the last whole window. The line before them is read
-    again: if it has changed, somebody has begun another run in the folder.
-
-    Args:
-        folder: The run's folder; it need not exist yet.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._path = folder / WINDOWS_FILE
-        self._run: _Known | None = None
-        self._end = 0
-        self._line = b""
-        self._names: tuple[str, ...] = ()
-        self._meta_state: tuple[int, ...] = ()
-        self._meta_read: Meta
-
-    def look(self) -> Look | None:
-        """What is new; None as long as there is no run.
-
-        Raises:
-            FormatError: The files cannot be read, by this version or at all.
-        """
-        fresh = self._fresh()
-        if fresh is None:
-            return None
-        # Read after the table: a training notes an event before the windows that follow it.
-        try:
-            meta, is_gone = last_said(self._meta)
-        except FileNotFoundError:
-            return None
-        run = _Known(meta.layout, meta.thresholds, meta.options)
-        is_new = self._run is None or not run.continues(self._run)
-        self._run = run
-        if is_new:
-            self._end, self._line = 0, b""
-        look = Look(is_new, meta, (), is_killed=is_gone)
-        if is_new or look.is_over:  # it may have grown up to its end
-            fresh = self._fresh() or b""
-        return replace(look, windows=self._windows(fresh, meta.layout))
-
-    def _meta(self) -> Meta:
-        """The content of ``gradwatch.json``, parsed once as long as it stays the same."""
-        file = (self._folder / META_FILE).stat()
-        state = (file.st_mtime_ns, file.st_size, file.st_ino)
-        if state != self._meta_state:
-            self._meta_read, self._meta_state = read_meta(self._folder), state
-        return self._meta_read
-
-    def _fresh(self) -> bytes | None:
-        """What follows the last whole window that was read; None if there is no file."""
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._end - len(self._line))
-                if file.read(len(self._line)) != self._line:
-                    self._run, self._end, self._line = None, 0, b""
-                    file.seek(0)
-                return file.read()
-        except FileNotFoundError:
-            self._run, self._end, self._line = None, 0, b""
-            return None
-        except OSError as error:
-            what = f"{error.strerror}; is the folder still there?"
-            raise FormatError(self._path, what) from None
-
-    def _windows(self, fresh: bytes, layout: Layout) -> tuple[Window, ...]:
-        """The whole windows at the beginning of what was read."""
-        content = self._line + fresh
-        begin = 0 if self._line else content.find(b"\n") + 1
-        if begin:
-            header = content[: begin - 1]
-            self._names = tables.checked_header(self._path, header, WINDOW_NEEDED)
-        end = whole_windows(content, layout.modules[-1], self._names)
-        if end <= max(begin, len(self._line)):
-            return ()
-        try:
-            table = tables.parse(content[begin:end], self._names)
-        except ValueError:
-            what = "a line cannot be read; yolo-gradwatch review tells which"
-            raise FormatError(self._path, what) from None
-        known = 1 if self._line else 0
-        self._end += end - len(self._line)
-        self._line = content[content.rfind(b"\n", 0, end - 1) + 1 : end]
-        return tuple(tables.windows_of(tables.grid_of(table[known:], layout)))
-
-
 class Judge:
     """Judges a run that is growing, as its own training does.
 
@@ -311,25 +183,22 @@ class Judge:
             self._show(window)
         last = look.windows[-1].step_first if look.windows else -1
         due = [event for event in look.meta.events if event.step <= last]
-        news = replay(self._diagnosis, look.windows, due[self._events :])
+        changes = replay(self._diagnosis, look.windows, due[self._events :])
         self._events = max(self._events, len(due))
         self.board.show(self._diagnosis.findings.all.values())
-        return news
+        return changes
 
     def _show(self, window: Window) -> None:
         """Take a window to the board, with the modules that were watched then."""
-        watched = watched_at(self._layout, window.step_first)
-        if watched.modules != self._shown.modules:
-            self.board.regroup(watched)
-        self._shown = watched
-        self.board.add_window(narrowed(window, self._layout, watched))
+        window, self._shown = rescoped(window, self._layout, self._shown, self.board.regroup)
+        self.board.add_window(window)
 
 
 class _Terminal:
-    """The live panel, with what is told above it."""
+    """The live panel, with changes of findings above it."""
 
     def __init__(self) -> None:
-        self._panel: console.Panel | None = None
+        self._panel: Panel | None = None
         self._screen: Screen | None = None
         self._waiting: Live | None = None
 
@@ -363,16 +232,16 @@ class _Terminal:
         if waiting:
             waiting.stop()
 
-    def show(self, board: Board, news: list[News], quiet: float) -> None:
+    def show(self, board: Board, changes: list[News], quiet: float) -> None:
         """Bring the panel up to date; ``quiet`` seconds have passed without a window."""
         if self._panel is None or self._screen is None:
-            self._panel = console.Panel(board)
+            self._panel = Panel(board)
             self._screen = Screen(self._panel, (), lambda call, *args: call(*args))
             self._screen.open()
         self._panel.board = board
         self._panel.frame = Text(_quiet(quiet), "dim")
-        for one in news:
-            self._screen.print(console.fitted(console.news_line(one), self._screen.console))
+        for one in changes:
+            self._screen.print(console.fitted(change_line(one), self._screen.console))
         self._screen.redraw()
 
     def end_epoch(self, board: Board) -> None:
@@ -386,7 +255,7 @@ class _Terminal:
 
 
 class _Log:
-    """News and a table an epoch, as lines."""
+    """Changes of findings and a table an epoch, as lines."""
 
     def __init__(self, *, on_stderr: bool) -> None:
         self.say = partial(console.plain_console(on_stderr=on_stderr).print, soft_wrap=True)
@@ -399,16 +268,16 @@ class _Log:
             self.say(f"GradWatch still waits, for {int(seconds // 60)} min: {lack}")
         self._told = times
 
-    def show(self, board: Board, news: list[News], quiet: float) -> None:
+    def show(self, board: Board, changes: list[News], quiet: float) -> None:
         """Print what is new."""
         del board, quiet
-        for one in news:
-            self.say(console.news_line(one))
+        for one in changes:
+            self.say(change_line(one))
 
     def end_epoch(self, board: Board) -> None:
         """Print the table of an epoch that had a step."""
         if board.step:
-            self.say(console.epoch_table(board))
+            self.say(epoch_table(board))
 
     def close(self) -> None:
         """There is nothing to give back."""
@@ -416,4 +285,6 @@ class _Log:
 
 def _quiet(seconds: float) -> str:
     minutes = int(seconds // 60)
-    return f"no news for {minutes} min: a long step, or the training was killed" if minutes else ""
+    return (
+        f"nothing new for {minutes} min: a long step, or the training was killed" if minutes else ""
+    )

@@ -177,6 +177,12 @@ def heatmap(run: Run, report: Report, *, modules: bool = False) -> Heatmap:
     )
 
 
+def decade(level: float) -> str:
+    """A power of ten: 1e-2, 1e-1, 1, 10, 100, 1000, 1e4."""
+    power = round(level)
+    return str(10**power) if 0 <= power <= 3 else f"1e{power}"
+
+
 def _labels(layout: Layout, names: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
     """Names of the rows, with the scale of those that feed the head and of its branches.
 

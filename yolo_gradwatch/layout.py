@@ -12,7 +12,7 @@ import numpy as np
 from yolo_gradwatch.records import WHOLE, WINDOW_ARRAYS, Counts, Layout, Members, Role, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from torch import nn
 
@@ -146,6 +146,23 @@ def narrowed(window: Window, layout: Layout, part: Layout) -> Window:
     inside = set(part.modules)
     rows = [m for m, name in enumerate(layout.modules) if name in inside]
     return replace(window, **{name: getattr(window, name)[rows] for name in WINDOW_ARRAYS})
+
+
+def rescoped(
+    window: Window, layout: Layout, scope: Layout, regroup: Callable[[Layout], object]
+) -> tuple[Window, Layout]:
+    """A window with the modules that were watched then, and their layout.
+
+    Args:
+        window: In ``layout``.
+        layout: That of the whole run.
+        scope: The layout of the window before.
+        regroup: Takes the new scope where it has other modules.
+    """
+    watched = watched_at(layout, window.step_first)
+    if watched.modules != scope.modules:
+        regroup(watched)
+    return narrowed(window, layout, watched), watched
 
 
 def _named(model: nn.Module) -> dict[str, nn.Module]:

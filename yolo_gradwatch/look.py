@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.text import Text
 
-from yolo_gradwatch.heatmap import COLOURS
+from yolo_gradwatch.heatmap import COLOURS, decade
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,12 +25,6 @@ def short(name: str) -> str:
     """A long name without its middle."""
     half = _LONGEST_NAME // 2
     return name if len(name) <= _LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"
-
-
-def decade(level: float) -> str:
-    """A power of ten: 1e-2, 1e-1, 1, 10, 100, 1000, 1e4."""
-    power = round(level)
-    return str(10**power) if 0 <= power <= 3 else f"1e{power}"
 
 
 def _number(digit: int, power: int) -> str:

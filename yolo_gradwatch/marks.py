@@ -66,7 +66,7 @@ def _mark(
     mark: Mark,
     placed: list[tuple[float, float]],
 ) -> None:
-    """A frame over the steps in which a finding stood, and its number where it began.
+    """A frame over the steps in which a finding was open, and its number where it began.
 
     Args:
         axes: The heat map, or the strip of the norm for a finding on the whole model.

@@ -9,15 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from yolo_gradwatch.records import (
-        EpochTelemetry,
-        Event,
-        Floats,
-        Layout,
-        News,
-        Sample,
-        Window,
-    )
+    from yolo_gradwatch.records import EpochTelemetry, Event, Floats, Layout, News, Sample, Window
     from yolo_gradwatch.report import Report
     from yolo_gradwatch.thresholds import Thresholds
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from base64 import b64encode
 from html import escape
 from importlib.resources import files
 from string import Template
@@ -13,17 +12,18 @@ import numpy as np
 from plotly.offline import get_plotlyjs
 
 from yolo_gradwatch.atomic import replacing
-from yolo_gradwatch.heatmap import COLOURS, STATES, WEAK, WEAK_ZERO, ZERO, heatmap
-from yolo_gradwatch.overview import module_columns, source_of
+from yolo_gradwatch.heatmap import heatmap
+from yolo_gradwatch.page_figure import COVERS, covers, figure
 from yolo_gradwatch.report import finding_line
+from yolo_gradwatch.review_text import module_columns, source_of
 from yolo_gradwatch.summary import summary
+from yolo_gradwatch.timeline import Timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     import pandas as pd
-    from numpy.typing import NDArray
 
     from yolo_gradwatch.heatmap import Heatmap
     from yolo_gradwatch.records import Finding
@@ -45,6 +45,7 @@ def write(run: Run, report: Report, path: Path) -> None:
 
 def page(run: Run, report: Report) -> str:
     """The page: verdict, findings, an interactive heat map and a table of all modules."""
+    views = {"blocks": heatmap(run, report), "modules": heatmap(run, report, modules=True)}
     template = Template(_part("page.html"))
     return template.substitute(
         name=escape(report.name),
@@ -52,8 +53,9 @@ def page(run: Run, report: Report) -> str:
         facts="\n".join(f"<p>{escape(fact.strip())}</p>" for fact in report.facts()),
         source=escape(source_of(run)),
         findings=_findings(report.findings),
+        legends="\n".join(_legend(name, picture) for name, picture in views.items()),
         table=_table(summary(run.grid, run.layout, report.findings)),
-        data=json.dumps(_data(run, report), allow_nan=False).replace("<", "\\u003c"),
+        data=json.dumps(_data(run, views), allow_nan=False).replace("<", "\\u003c"),
         style=_part("page.css"),
         plotly=get_plotlyjs(),
         script=_part("page.js"),
@@ -93,55 +95,64 @@ def _table(table: pd.DataFrame) -> str:
             f'<td {kind} data-value="{escape(str(value.iloc[i]))}">{escape(column.cells[i])}</td>'
             for kind, value, column in zip(kinds, values, columns.values(), strict=True)
         ]
-        sick = ' class="sick"' if found else ""
-        rows.append(f'<tr{sick} data-words="{escape(words.iloc[i])}">{"".join(cells)}')
+        bad = ' class="unhealthy"' if found else ""
+        rows.append(f'<tr{bad} data-words="{escape(words.iloc[i])}">{"".join(cells)}')
     return "\n".join(["<thead><tr>", *heads, "</tr></thead>", "<tbody>", *rows, "</tbody>"])
 
 
-def _data(run: Run, report: Report) -> dict[str, Any]:
-    """What the script of the page draws."""
-    modules, blocks = heatmap(run, report, modules=True), heatmap(run, report)
-    place = {name: row for row, name in enumerate(modules.names)}
-    return {
-        "names": modules.names,
-        "types": run.layout.types[1:],
-        "epoch": modules.epoch.tolist(),
-        "first": modules.step_first.tolist(),
-        "last": modules.step_last.tolist(),
-        "norms": _packed(modules.norms, "<f4"),
-        "states": _packed(modules.states, "u1"),
-        "totals": _packed(modules.totals, "<f4"),
-        "clip": modules.clip,
-        "states_known": [
-            {"word": word, "colour": colour} for word, colour in (*STATES.values(), WEAK, WEAK_ZERO)
-        ],
-        "zero": ZERO,
-        "views": {"blocks": _view(blocks, place), "modules": _view(modules, place)},
-    }
-
-
-def _view(picture: Heatmap, place: dict[str, int]) -> dict[str, Any]:
-    marks = [
-        {
-            "number": mark.finding.number,
-            "rule": mark.finding.rule,
-            "colour": COLOURS[mark.finding.severity],
-            "rows": mark.rows,
-            "first": mark.first,
-            "last": mark.last,
-        }
-        for mark in picture.marks
+def _legend(name: str, picture: Heatmap) -> str:
+    """The covers that there are in one of the views."""
+    there = np.unique(covers(picture))
+    items = [
+        f'<span><i style="background: {colour}"></i>{escape(word)}</span>'
+        for number, (word, colour) in enumerate(COVERS, 1)
+        if number in there
     ]
-    rows = [place[name] for name in picture.names]
+    return f'<p data-rows="{name}" hidden>{"".join(items)}</p>'
+
+
+def _data(run: Run, views: Mapping[str, Heatmap]) -> dict[str, Any]:
+    """What the script of the page draws and says."""
+    one = views["blocks"]
+    has_windows = len(one.epoch) > 0
+    types = dict(zip(run.layout.modules, run.layout.types, strict=True))
     return {
-        "labels": picture.labels,
-        "rows": rows,
-        "marks": marks,
-        "limits": picture.limits,
-        "weak": picture.weak.tolist(),
+        "epoch": one.epoch.tolist(),
+        "first": one.step_first.tolist(),
+        "last": one.step_last.tolist(),
+        "covers": ["", *(word for word, _ in COVERS)],
+        "total": _texts_of_total(one),
+        "views": {name: _view(one, types) for name, one in views.items() if has_windows},
     }
 
 
-def _packed(values: NDArray[Any], kind: str) -> str:
-    """The bytes of an array in rows, as text."""
-    return b64encode(np.ascontiguousarray(values, kind).tobytes()).decode()
+def _texts_of_total(picture: Heatmap) -> list[str]:
+    """(W,) what there is to say of the norm of the whole model in each window."""
+    return [f"norm {mean:.3g} ({low:.3g} to {high:.3g})" for low, mean, high in picture.totals.T]
+
+
+def _view(picture: Heatmap, types: Mapping[str, str]) -> dict[str, Any]:
+    """The figure with its steps in proportion, and what differs where each window is as wide."""
+    edges = Timeline(picture.step_first, picture.step_last).edges
+    shown, even = (
+        figure(picture, sides).to_plotly_json() for sides in (edges, np.arange(float(len(edges))))
+    )
+    differing = ("shapes", "annotations", "xaxis", "xaxis2")
+    return {
+        "figure": shown,
+        "even": {
+            "x": [trace["x"] for trace in even["data"]],
+            "layout": {name: even["layout"][name] for name in differing},
+        },
+        "names": picture.names,
+        "types": [types[name] for name in picture.names],
+        "marks": [
+            {
+                "text": f"finding {mark.finding.number}: {mark.finding.rule}",
+                "rows": mark.rows,
+                "first": mark.first,
+                "last": mark.last,
+            }
+            for mark in picture.marks
+        ],
+    }

@@ -38,7 +38,7 @@ class Picture(OutputBase):
         if not self._files.is_whole:
             return
         from yolo_gradwatch.heatmap import heatmap  # noqa: PLC0415  # only the end pays for it
-        from yolo_gradwatch.plots import write  # noqa: PLC0415  # loads matplotlib
+        from yolo_gradwatch.png import write  # noqa: PLC0415  # loads matplotlib
 
         path = self._folder / PICTURE_FILE
         write(heatmap(load_run(self._folder), report), report, path)

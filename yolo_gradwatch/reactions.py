@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from yolo_gradwatch.console import stop_line
+from yolo_gradwatch.lines import stop_line
 from yolo_gradwatch.outputs import OutputBase
 from yolo_gradwatch.vocabulary import matches
 

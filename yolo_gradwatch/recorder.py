@@ -18,14 +18,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnosis import Diagnosis
     from yolo_gradwatch.fanout import Fanout
     from yolo_gradwatch.outputs import RunInfo
-    from yolo_gradwatch.records import (
-        EpochTelemetry,
-        EventKind,
-        Layout,
-        Members,
-        Sample,
-        Window,
-    )
+    from yolo_gradwatch.records import EpochTelemetry, EventKind, Layout, Members, Sample, Window
     from yolo_gradwatch.resume import Past
 
 MOST_WAITING = 32

@@ -113,7 +113,8 @@ class Report:
         )
         first = self.alarms[0]
         return (
-            f"sick, {counts}; first {first.rule} in {first.module} at step {first.step} ({watched})"
+            f"unhealthy, {counts}; "
+            f"first {first.rule} in {first.module} at step {first.step} ({watched})"
         )
 
     def __repr__(self) -> str:

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from yolo_gradwatch import console
-from yolo_gradwatch.board import Board
+from yolo_gradwatch import console, lines
+from yolo_gradwatch.glyphs import encodable
+from yolo_gradwatch.live import Board
 from yolo_gradwatch.outputs import OutputBase
+from yolo_gradwatch.panel import Panel
 from yolo_gradwatch.schema import PICTURE_FILE, RUN_FILES
-from yolo_gradwatch.screen import Screen, draws_panel
+from yolo_gradwatch.screen import Screen
+from yolo_gradwatch.streams import draws_panel
+from yolo_gradwatch.table import epoch_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,7 +59,7 @@ class Terminal(OutputBase):
         self._modules = len(run.layout.modules)
         self._board = Board(run.layout, epochs=run.epochs, clip=run.clip, interval=run.interval)
         if self._draws_panel():
-            screen = Screen(console.Panel(self._board), self._handlers, self._safely)
+            screen = Screen(Panel(self._board), self._handlers, self._safely)
             self._screen = screen if screen.open() else None
 
     def epoch_start(self, epoch: int, epochs: int) -> None:
@@ -74,7 +78,7 @@ class Terminal(OutputBase):
         self._findings.update({change.finding.number: change.finding for change in changes})
         self._board.show(self._findings.values())
         for change in changes:
-            line = console.news_line(change)
+            line = lines.change_line(change)
             # In a log, the frame of Ultralytics' bar has no line end yet.
             self.print(line if self._screen else Text("\n").append_text(line))
 
@@ -82,7 +86,7 @@ class Terminal(OutputBase):
         """Print the table of an epoch where no panel can be read."""
         del clipping
         if self._screen is None or self._screen.is_recorded:
-            self.print(console.epoch_table(self._board))
+            self.print(epoch_table(self._board))
 
     def regroup(self, layout: Layout) -> None:
         """Show the blocks of thawed layers too."""
@@ -96,7 +100,7 @@ class Terminal(OutputBase):
     def end(self, report: Report) -> None:
         """Close the panel and print the report."""
         self._close_screen()
-        self.print(console.end_report(report))
+        self.print(lines.end_report(report))
         self._has_ended = True
 
     def close(self) -> None:
@@ -104,13 +108,13 @@ class Terminal(OutputBase):
         self._close_screen()
         if self._has_ended:
             paths = (self._folder / name for name in (*RUN_FILES, PICTURE_FILE))
-            files = console.file_list(path for path in paths if path.exists())
+            files = lines.file_list(path for path in paths if path.exists())
             self.print(files, fitted=False)
 
     def print(self, text: Text, *, fitted: bool = True) -> None:
         """Print to the terminal or the log; where there is no reader any more, to nobody."""
         out = self._screen.console if self._screen else console.plain_console()
-        text = console.encodable(console.fitted(text, out) if fitted else text, out)
+        text = encodable(console.fitted(text, out) if fitted else text, out)
         with console.forgiving(out):
             if self._screen:
                 self._screen.print(text)

@@ -1,114 +1,38 @@
 "use strict";
 
+// The figure comes from Python. Here is what depends on what a reader does: which rows and axis
+// are chosen, labels for what is in view, the numbers below the pointer, and the table.
+
 const run = JSON.parse(document.getElementById("run").textContent);
 const windows = run.first.length;
-const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer;
-const norms = new Float32Array(bytes(run.norms));
-const states = new Uint8Array(bytes(run.states));
-const totals = new Float32Array(bytes(run.totals));
 const plot = document.getElementById("plot");
+const tip = document.getElementById("tip");
 const filter = document.getElementById("filter");
-let view = run.views.blocks;
+const chosen = (name) => document.querySelector(`input[name=${name}]:checked`).value;
 const edges = windows ? [...run.first, run.last[windows - 1] + 1].map((step) => step - 0.5) : [];
-let sides = edges; // where the columns begin, and where the last one ends
+let view, sides, levels, covers; // of what is drawn
 
-// Plotly reads a few tags and formulas in its labels; a name from a file is neither.
-const plain = (name) => name.replace(/[&<>$]/g, (sign) => `&#${sign.charCodeAt(0)};`);
-const finite = (value) => (Number.isFinite(value) && value > 0 ? value : null);
-const power = (level) => (level >= 0 && level <= 3 ? String(10 ** level) : `1e${level}`);
-
-function steps(column) {
-  const [first, last] = [run.first[column], run.last[column]];
-  return first === last ? `step ${first}` : `steps ${first} to ${last}`;
+// An array as Plotly for Python packs it.
+function unpacked({ dtype, bdata }) {
+  const bytes = Uint8Array.from(atob(bdata), (letter) => letter.charCodeAt(0));
+  return dtype === "u1" ? bytes : new Float32Array(bytes.buffer);
 }
 
-function cells(value) {
-  return view.rows.map((row) =>
-    Array.from({ length: windows }, (_, column) => value(row * windows + column))
-  );
-}
-
-function heat(top) {
-  const z = cells((cell) => (states[cell] === 0 ? Math.log10(norms[cell]) : null));
-  const [low, high] = view.limits;
-  const ticks = [];
-  const apart = Math.ceil((high - low) / 8) || 1;
-  for (let tick = Math.ceil(low); tick <= high; tick += apart) ticks.push(tick);
-  return {
-    type: "heatmap", x: sides, z, zmin: low, zmax: high, colorscale: "Viridis", hoverinfo: "none",
-    colorbar: {
-      title: { text: "norm (L2)" }, tickvals: ticks, ticktext: ticks.map(power), thickness: 14,
-      lenmode: "pixels", len: 240, y: top, yanchor: "top",
-    },
-  };
-}
-
-// The state of each cell that is not coloured by its level, counted from 1, else 0.
-function uncoloured() {
-  const [weak, weakZero] = [run.states_known.length - 1, run.states_known.length];
-  return view.rows.map((row, y) =>
-    Array.from({ length: windows }, (_, column) => {
-      const cell = row * windows + column;
-      if (states[cell] === run.zero && view.weak[y]) return weakZero;
-      if (states[cell]) return states[cell];
-      return view.weak[y] && Math.log10(norms[cell]) < view.limits[0] ? weak : 0;
-    })
-  );
-}
-
-function withoutNorm() {
-  const scale = run.states_known.flatMap(({ colour }, i, all) => [
-    [i / all.length, colour],
-    [(i + 1) / all.length, colour],
-  ]);
-  return {
-    type: "heatmap", x: sides, z: uncoloured().map((row) => row.map((state) => state || null)), zmin: 0.5,
-    zmax: run.states_known.length + 0.5, colorscale: scale, showscale: false, hoverinfo: "none",
-  };
-}
-
-function total() {
-  const rows = [0, 1, 2].map((row) => Array.from(totals.subarray(row * windows, (row + 1) * windows), finite));
-  const line = (y, more) => ({
-    type: "scatter", mode: "lines", x: sides, y: [...y, y[windows - 1]], yaxis: "y2", hoverinfo: "none",
-    showlegend: false, line: { shape: "hv", width: 0 }, ...more,
-  });
-  return [
-    line(rows[0]),
-    line(rows[2], { fill: "tonexty", fillcolor: "#9ecae1" }),
-    line(rows[1], { line: { shape: "hv", width: 1.2, color: "#08519c" } }),
-    // Plotly draws the axis of the epochs only if something lies on it.
-    { type: "scatter", x: [sides[0]], y: [null], xaxis: "x2", yaxis: "y2", hoverinfo: "skip", showlegend: false },
-  ];
-}
-
-function marks() {
-  const shapes = [];
-  const annotations = [];
-  for (const mark of view.marks) {
-    const place = { x: sides[mark.first], xanchor: "left", font: { color: "#fff", size: 10 }, bgcolor: mark.colour, showarrow: false };
-    const text = String(mark.number);
-    if (mark.rows.length === 0) {
-      const height = Math.log10(finite(totals[windows + mark.first]) || run.clip);
-      annotations.push({ ...place, text, y: height, yref: "y2" });
-      continue;
-    }
-    shapes.push({
-      type: "rect", x0: sides[mark.first], x1: sides[mark.last + 1], y0: mark.rows[0] - 0.5, y1: mark.rows[0] + 0.5,
-      line: { color: mark.colour, width: 2 },
-    });
-    annotations.push({ ...place, text, y: mark.rows[0] });
-    for (const row of mark.rows.slice(1)) annotations.push({ ...place, text: "\u25b9", y: row });
+function draw() {
+  view = run.views[chosen("rows")];
+  const { data, layout } = structuredClone(view.figure); // Plotly changes what it draws
+  [levels, covers] = [unpacked(data[0].z), unpacked(data[1].z)];
+  sides = edges;
+  if (chosen("axis") === "windows") {
+    const { x, layout: changes } = structuredClone(view.even);
+    data.forEach((trace, i) => { trace.x = x[i]; });
+    Object.assign(layout, changes);
+    sides = Array.from(edges, (_, column) => column);
   }
-  const clip = {
-    type: "line", xref: "paper", x0: 0, x1: 1, yref: "y2", y0: run.clip, y1: run.clip,
-    line: { color: "#444", dash: "dash", width: 1 },
-  };
-  const word = {
-    xref: "paper", x: 1, xanchor: "left", yref: "y2", y: Math.log10(run.clip), showarrow: false,
-    text: ` clipped above ${run.clip}`, font: { size: 11 },
-  };
-  return { shapes: [...shapes, clip], annotations: [...annotations, word] };
+  for (const [name, labels] of Object.entries(ticks(...layout.xaxis.range))) Object.assign(layout[name], labels);
+  const buttons = [["toImage"], ["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]];
+  Plotly.react(plot, data, layout, { responsive: true, displaylogo: false, modeBarButtons: buttons });
+  for (const legend of document.querySelectorAll("#states p")) legend.hidden = legend.dataset.rows !== chosen("rows");
 }
 
 // The smallest of 1, 2 and 5 times a power of ten that is not below a number.
@@ -122,99 +46,59 @@ function ticks(low, high) {
   const begin = Math.max(sides.findIndex((side) => side > low) - 1, 0);
   const beyond = sides.findIndex((side) => side >= high);
   const end = beyond < 0 ? windows : Math.max(beyond, 1);
-  const found = { "xaxis.tickvals": [], "xaxis.ticktext": [], "xaxis2.tickvals": [], "xaxis2.ticktext": [] };
-  const add = (axis, place, number) => {
-    found[`${axis}.tickvals`].push(place);
-    found[`${axis}.ticktext`].push(number.toLocaleString("en"));
-  };
-  if (sides === edges) {
-    const apart = round((Math.min(high, edges[windows]) - Math.max(low, edges[0])) / 10);
-    const first = Math.max(Math.ceil(Math.max(low, edges[0]) / apart) * apart, 1);
-    for (let step = first; step <= Math.min(high, edges[windows]); step += apart) add("xaxis", step, step);
-  } else {
-    const apart = Math.max(Math.ceil((end - begin) / 10), 1);
-    for (let column = begin; column < end; column += apart) add("xaxis", column + 0.5, run.first[column]);
-  }
+  const steps = sides === edges ? roundSteps(Math.max(low, edges[0]), Math.min(high, edges[windows])) : someColumns(begin, end);
   const epochs = new Map();
   for (let column = begin; column < end; column += 1) {
-    const epoch = run.epoch[column];
-    if (column && run.epoch[column - 1] === epoch) continue;
-    if (sides[column] >= low && !epochs.has(epoch)) epochs.set(epoch, sides[column]);
+    const isNew = column === 0 || run.epoch[column - 1] !== run.epoch[column];
+    if (isNew && sides[column] >= low && !epochs.has(run.epoch[column])) epochs.set(run.epoch[column], sides[column]);
   }
+  return { xaxis: labelled(steps), xaxis2: labelled(thinned(epochs, (high - low) / 40)) };
+}
+
+function labelled(places) {
+  return { tickvals: places.map(([place]) => place), ticktext: places.map(([, number]) => number.toLocaleString("en")) };
+}
+
+function roundSteps(low, high) {
+  const apart = round((high - low) / 10);
+  const found = [];
+  for (let step = Math.max(Math.ceil(low / apart) * apart, 1); step <= high; step += apart) found.push([step, step]);
+  return found;
+}
+
+function someColumns(begin, end) {
+  const apart = Math.max(Math.ceil((end - begin) / 10), 1);
+  const found = [];
+  for (let column = begin; column < end; column += apart) found.push([column + 0.5, run.first[column]]);
+  return found;
+}
+
+function thinned(epochs, distance) {
   const numbers = [...epochs.keys()];
   const apart = round((Math.max(...numbers) - Math.min(...numbers) + 1) / 12);
-  let before = -Infinity;
+  const found = [];
   for (const [epoch, place] of epochs) {
-    if ((epoch % apart && epoch > 1) || place - before < (high - low) / 40) continue;
-    add("xaxis2", place, epoch);
-    before = place;
+    const isNear = found.length && place - found[found.length - 1][0] < distance;
+    if ((epoch % apart === 0 || epoch <= 1) && !isNear) found.push([place, epoch]);
   }
   return found;
 }
 
-function axis(name, more) {
-  const shown = ticks(sides[0], sides[windows]);
-  return {
-    title: { text: name === "xaxis" ? "optimizer step" : "epoch", standoff: 4 }, range: [sides[0], sides[windows]],
-    tickvals: shown[`${name}.tickvals`], ticktext: shown[`${name}.ticktext`], zeroline: false, showgrid: false, ...more,
-  };
-}
-
-// Labels of the whole model's norm, at every power of ten or some.
-function powers() {
-  const levels = [...Array.from(totals, finite).filter(Boolean), run.clip].map(Math.log10);
-  const [low, high] = [Math.floor(Math.min(...levels)), Math.ceil(Math.max(...levels))];
-  const apart = Math.ceil((high - low) / 4) || 1;
-  const tickvals = [];
-  for (let level = low; level <= high; level += apart) tickvals.push(10 ** level);
-  return { tickvals, ticktext: tickvals.map((value) => power(Math.round(Math.log10(value)))) };
-}
-
-function draw() {
-  const dense = view.rows.length > 60;
-  const [above, gap, around] = [110, 30, 100];
-  const below = Math.max(view.rows.length * (dense ? 12 : 22), 60);
-  const height = above + gap + below;
-  const layout = {
-    height: height + around, margin: { l: 20, r: 20, t: 50, b: around - 50 }, ...marks(),
-    xaxis: axis("xaxis"),
-    xaxis2: axis("xaxis2", { side: "top", overlaying: "x", matches: "x", anchor: "y2", ticks: "outside" }),
-    yaxis: {
-      domain: [0, below / height], range: [view.rows.length - 0.5, -0.5], automargin: true, showgrid: false,
-      tickvals: view.rows.map((_, row) => row), ticktext: view.labels.map(plain),
-      tickfont: { size: dense ? 9 : 12 },
-    },
-    yaxis2: {
-      domain: [1 - above / height, 1], type: "log", title: { text: "whole model", standoff: 4 }, automargin: true,
-      ...powers(),
-    },
-  };
-  const buttons = [["toImage"], ["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]];
-  const config = { responsive: true, displaylogo: false, modeBarButtons: buttons };
-  Plotly.react(plot, [heat(below / height), withoutNorm(), ...total()], layout, config);
-  legend();
-}
-
-function words(point) {
-  const isHeat = point.data.type === "heatmap";
-  const [y, column] = isHeat ? point.pointNumber : [0, Math.min(point.pointNumber, windows - 1)];
-  const when = `epoch ${run.epoch[column]}, ${steps(column)}`;
-  if (!isHeat) {
-    const row = [0, 1, 2].map((i) => totals[i * windows + column].toPrecision(3));
-    return `whole model\n${when}\nnorm ${row[1]} (${row[0]} to ${row[2]})`;
-  }
-  const row = view.rows[y];
+function words({ data, pointNumber }) {
+  const isHeat = data.type === "heatmap";
+  const [row, column] = isHeat ? pointNumber : [0, Math.min(pointNumber, windows - 1)];
+  const [first, last] = [run.first[column], run.last[column]];
+  const when = `epoch ${run.epoch[column]}, ${first === last ? `step ${first}` : `steps ${first} to ${last}`}`;
+  if (!isHeat) return ["whole model", when, run.total[column]];
   const cell = row * windows + column;
-  const norm = Number.isFinite(norms[cell]) ? `norm ${norms[cell].toPrecision(3)}` : "no norm";
-  const state = states[cell] ? `, ${run.states_known[states[cell] - 1].word}` : "";
-  const found = view.marks.filter((mark) => mark.rows.includes(y) && mark.first <= column && column <= mark.last);
-  const lines = [`${run.names[row]} (${run.types[row]})`, when, norm + state];
-  return [...lines, ...found.map((mark) => `finding ${mark.number}: ${mark.rule}`)].join("\n");
+  const norm = Number.isNaN(levels[cell]) ? "no norm" : `norm ${(10 ** levels[cell]).toPrecision(3)}`;
+  const cover = covers[cell] ? `, ${run.covers[covers[cell]]}` : "";
+  const found = view.marks.filter((mark) => mark.rows.includes(row) && mark.first <= column && column <= mark.last);
+  return [`${view.names[row]} (${view.types[row]})`, when, norm + cover, ...found.map(({ text }) => text)];
 }
 
 function hover({ points, event }) {
-  const tip = document.getElementById("tip");
-  tip.textContent = words(points[0]);
+  tip.textContent = words(points[0]).join("\n");
   tip.hidden = false;
   const left = Math.min((event.clientX || 0) + 14, window.innerWidth - tip.offsetWidth - 8);
   const top = Math.min((event.clientY || 0) + 14, window.innerHeight - tip.offsetHeight - 8);
@@ -249,44 +133,22 @@ function sort(head) {
   body.append(...keyed.map(({ row }) => row));
 }
 
-function legend() {
-  const there = new Set(uncoloured().flat());
-  const items = run.states_known.filter((_, i) => there.has(i + 1)).map(({ word, colour }) => {
-    const item = document.createElement("span");
-    const box = document.createElement("i");
-    box.style.background = colour;
-    item.append(box, word);
-    return item;
-  });
-  document.getElementById("states").replaceChildren(...items);
-}
-
 if (windows) {
   draw();
   plot.on("plotly_hover", hover);
-  plot.on("plotly_unhover", () => { document.getElementById("tip").hidden = true; });
+  plot.on("plotly_unhover", () => { tip.hidden = true; });
   plot.on("plotly_click", ({ points }) => {
-    if (points[0].data.type === "heatmap") find(run.names[view.rows[points[0].pointNumber[0]]]);
+    if (points[0].data.type === "heatmap") find(view.names[points[0].pointNumber[0]]);
   });
   plot.on("plotly_relayout", (change) => {
-    if (!("xaxis.tickvals" in change) && Object.keys(change).some((key) => key.startsWith("xaxis"))) {
-      Plotly.relayout(plot, ticks(...plot.layout.xaxis.range));
-    }
+    if ("xaxis.tickvals" in change || !Object.keys(change).some((key) => key.startsWith("xaxis"))) return;
+    const found = ticks(...plot.layout.xaxis.range);
+    const parts = Object.entries(found).flatMap(([axis, labels]) => Object.entries(labels).map(([key, value]) => [`${axis}.${key}`, value]));
+    Plotly.relayout(plot, Object.fromEntries(parts));
   });
+  for (const choice of document.querySelectorAll("input[name=rows], input[name=axis]")) choice.addEventListener("change", draw);
 } else {
   plot.textContent = "no optimizer step was watched";
-}
-for (const choice of document.querySelectorAll("input[name=rows]")) {
-  choice.addEventListener("change", () => {
-    view = run.views[choice.value];
-    if (windows) draw();
-  });
-}
-for (const choice of document.querySelectorAll("input[name=axis]")) {
-  choice.addEventListener("change", () => {
-    sides = choice.value === "steps" ? edges : Array.from(edges, (_, column) => column);
-    if (windows) draw();
-  });
 }
 filter.addEventListener("input", () => find(filter.value));
 for (const head of document.querySelectorAll("#modules th")) head.addEventListener("click", () => sort(head));

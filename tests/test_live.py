@@ -16,7 +16,7 @@ from build import (
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from yolo_gradwatch.board import HISTORY, Board
+from yolo_gradwatch.live import HISTORY, Board
 from yolo_gradwatch.records import CLIP_NORM, CLIP_OVERFLOW, FLOAT32_MAX, WHOLE, Layout
 
 
@@ -63,7 +63,7 @@ def test_blocks_of_a_model_that_is_no_list_keep_their_names():
 def test_before_the_first_step_there_are_no_numbers():
     board = board_of(epochs=3)
     assert (board.epoch, board.epochs, board.step, board.total) == (0, 3, 0, None)
-    assert (board.clipped, board.skipped, board.standing) == (0, 0, ())
+    assert (board.clipped, board.skipped, board.active) == (0, 0, ())
     for row in board.rows():
         assert (row.norm, row.state, row.severity) == (None, "-", None)
         assert row.history.size == 0
@@ -117,17 +117,11 @@ def test_a_bad_newest_step_is_in_the_history_at_once(steps):
 
 def test_a_bad_step_stays_in_a_history_that_is_merged():
     levels = np.ones(HISTORY + 1)
-    levels[10], levels[20] = 0.0, np.nan
+    levels[10], levels[20], levels[30:32] = 0.0, np.nan, (0.0, np.inf)
     history = board_of(levels=levels).rows()[0].history
     assert history[5] == -np.inf
-    assert np.isnan(history[10])
-    assert np.isfinite(np.delete(history, [5, 10])).all()
-
-
-def test_neighbours_of_which_one_is_zero_and_one_infinite_are_merged():
-    levels = np.ones(HISTORY + 1)
-    levels[10:12] = 0.0, np.inf
-    assert np.isnan(board_of(levels=levels).rows()[0].history[5])
+    assert np.isnan(history[[10, 15]]).all()
+    assert np.isfinite(np.delete(history, [5, 10, 15])).all()
 
 
 def test_rows_that_were_handed_out_do_not_change():
@@ -138,39 +132,35 @@ def test_rows_that_were_handed_out_do_not_change():
     np.testing.assert_array_equal(history, before)
 
 
-def test_a_step_that_amp_skipped_is_only_counted():
+@pytest.mark.parametrize("levels", [[2.0], []])
+def test_a_step_that_amp_skipped_is_only_counted(levels):
     layout = layout_of()
-    board = board_of(layout, levels=[2.0])
+    board = board_of(layout, levels=levels)
     board.add([sample_of(2, epoch=2, skipped=True)], norms_of(layout, np.nan)[None])
-    assert (board.epoch, board.step, board.skipped) == (2, 2, 1)
-    assert board.total == 2.0
+    assert (board.epoch, board.step, board.skipped, board.clipped) == (2, 2, 1, 0)
+    norm = levels[0] if levels else None
+    assert board.total == norm
     for row in board.rows():
-        assert row.norm == 2.0
-        np.testing.assert_allclose(row.history, [np.log10(2)])
-
-
-def test_a_first_step_that_amp_skipped_brings_no_norm():
-    layout = layout_of()
-    board = Board(layout)
-    board.add([sample_of(1, skipped=True)], norms_of(layout, np.inf)[None])
-    assert (board.step, board.skipped, board.total, board.clipped) == (1, 1, None, 0)
-    assert [row.norm for row in board.rows()] == [None] * 4
+        assert row.norm == norm
+        np.testing.assert_allclose(row.history, np.log10(levels))
 
 
 @pytest.mark.parametrize(
-    ("total", "share"),
+    ("totals", "clip", "share"),
     [
-        (np.nextafter(CLIP_NORM, 0), 0),
-        (CLIP_NORM, 0),
-        (np.nextafter(CLIP_NORM, np.inf), 1),
-        (np.inf, 1),
-        (np.nan, 0),
+        *(((np.nextafter(CLIP_NORM, 0),), CLIP_NORM, 0), ((CLIP_NORM,), CLIP_NORM, 0)),
+        *(((np.nextafter(CLIP_NORM, np.inf),), CLIP_NORM, 1), ((np.inf,), CLIP_NORM, 1)),
+        *(((np.nan,), CLIP_NORM, 0), ((1.0, 11.0, 12.0, None), CLIP_NORM, 2 / 4)),
+        *(((clip, 2 * clip), clip, 0.5) for clip in (0.1, 1e6)),
     ],
 )
-def test_a_step_is_clipped_above_the_limit(total, share):
+def test_clipped_is_the_share_of_steps_above_the_limit_of_the_trainer(totals, clip, share):
     layout = layout_of()
-    board = Board(layout)
-    board.add([sample_of()], norms_of(layout, 1.0, total=total)[None])
+    board = Board(layout, clip=clip)
+    assert board.clip == clip
+    for step, total in enumerate(totals, 1):
+        sample = sample_of(step, skipped=total is None)
+        board.add([sample], norms_of(layout, 1.0, total=total or 100.0)[None])
     assert board.clipped == share
 
 
@@ -204,26 +194,6 @@ def test_a_window_beyond_float32_is_clipped_to_nothing_and_not_nan(norm):
         assert np.isfinite([row.norm, *row.history]).all()
 
 
-@pytest.mark.parametrize("clip", [0.1, 1e6])
-def test_the_limit_is_that_of_the_trainer(clip):
-    layout = layout_of()
-    board = Board(layout, clip=clip)
-    assert board.clip == clip
-    board.add([sample_of(1)], norms_of(layout, 1.0, total=clip)[None])
-    assert board.clipped == 0
-    board.add([sample_of(2)], norms_of(layout, 1.0, total=2 * clip)[None])
-    assert board.clipped == 0.5
-
-
-def test_clipped_is_a_share_of_all_steps():
-    layout = layout_of()
-    board = Board(layout)
-    for step, total in enumerate((1.0, 11.0, 12.0), 1):
-        board.add([sample_of(step)], norms_of(layout, 1.0, total=total)[None])
-    board.add([sample_of(4, skipped=True)], norms_of(layout, 1.0, total=100.0)[None])
-    assert board.clipped == 2 / 4
-
-
 def owned(board, *norms):
     """The owners after a step with these norms of the four blocks."""
     by_name = dict(zip(("model.0", "model.1", "model.3", "model.4"), norms, strict=True))
@@ -233,88 +203,76 @@ def owned(board, *norms):
 
 
 def test_the_owners_are_the_three_blocks_with_the_largest_shares_of_the_newest_step():
-    board = board_of(levels=[1.0])
-    assert owned(board, 3.0, 4.0, 0.0, 0.0) == [("1 C3k2", 0.64), ("0 Conv", 0.36)]
-    assert owned(board, 1.0, 2.0, 3.0, 4.0) == [
-        ("4 Detect", 0.5333),
-        ("3 C2PSA", 0.3),
-        ("1 C3k2", 0.1333),
-    ]
-
-
-@pytest.mark.parametrize("norm", [np.nan, np.inf, 0.0])
-def test_nobody_owns_what_is_not_finite_or_zero(norm):
     board = board_of()
     assert board.owners == {}
-    assert owned(board, 0.0, norm, 0.0, 0.0) == []
+    assert owned(board, 3.0, 4.0, 0.0, 0.0) == [("1 C3k2", 0.64), ("0 Conv", 0.36)]
+    last = owned(board, 1.0, 2.0, 3.0, 4.0)
+    assert last == [("4 Detect", 0.5333), ("3 C2PSA", 0.3), ("1 C3k2", 0.1333)]
+    board.add([sample_of(9, skipped=True)], norms_of(layout_of(), 1.0)[None])
+    assert list(board.owners.items()) == last
+    for norm in (np.nan, np.inf, 0.0):
+        assert owned(board, 0.0, norm, 0.0, 0.0) == []
 
 
-def test_a_step_that_amp_skipped_leaves_the_owners():
-    board = board_of()
-    owners = dict(owned(board, 0.0, 0.0, 0.0, 1.0))
-    board.add([sample_of(2, skipped=True)], norms_of(layout_of(), 1.0)[None])
-    assert board.owners == owners == {"4 Detect": 1.0}
+OFF_PATH = replace(
+    layout_of(),
+    edges=tuple((f"model.{a}", f"model.{b}") for a, b in ((0, 1), (1, 4), (0, 3), (3, 4))),
+)
+"""Blocks 1 and 3 do not see each other."""
+
+DEAD_LAYERS = ("model.0.conv", "model.0.bn", "model.1.conv", "model.3.conv", "model.4.conv")
+WORDS = {
+    "nonfinite": "NaN",
+    "no_gradient": "no grad",
+    "dead": "dead",
+    "leaf_vanishing": "leaf-low",
+    "leaf_exploding": "leaf-high",
+    "weight_growth": "growing",
+}
+BLOCKS = ("model.0", "model.1")
+BOTH = ("model.0.bn", "model.3.conv")
 
 
 @pytest.mark.parametrize(
-    ("rule", "state"),
+    ("rule", "module", "modules", "words"),
     [
-        ("nonfinite", "NaN"),
-        ("no_gradient", "no grad"),
-        ("dead", "dead"),
-        ("leaf_vanishing", "leaf-low"),
-        ("leaf_exploding", "leaf-high"),
-        ("weight_growth", "growing"),
+        *((rule, "model.3.conv", None, ["-", "-", word, "-"]) for rule, word in WORDS.items()),
+        ("dead", "model.1", None, ["-", "dead", "-", "-"]),
+        *(
+            (
+                rule,
+                "model.3",
+                ("model.0", "model.1", "model.3"),
+                ["upstream", "upstream", rule, "-"],
+            )
+            for rule in ("vanishing", "exploding")
+        ),
+        ("nonfinite", "model.3.conv", BOTH, ["NaN", "-", "NaN", "-"]),
+        ("partly_dead", "model.3.conv", BOTH, ["partly_dead", "-", "partly_dead", "-"]),
+        ("leaf_vanishing", "model.3.conv", BOTH, ["leaf-low", "-", "leaf-low", "-"]),
+        *(  # a block is dead only as a whole
+            (rule, "model.3.conv", DEAD_LAYERS, [word, "upstream", word, "downstream"])
+            for rule, word in (("dead", "dead"), ("no_gradient", "no grad"))
+        ),
+        *(
+            (rule, WHOLE, modules, [word] * 4)
+            for modules in (leaves_of(layout_of()), (WHOLE,))
+            for rule, word in (("nonfinite", "NaN"), ("spike", "spike"))
+        ),
     ],
 )
-def test_a_sick_block_says_what_is_wrong_in_a_word(rule, state):
-    found = shown(finding_of(rule, "model.3.conv"))
-    assert found.pop("3 C2PSA") == (state, "critical")
-    assert set(found.values()) == {("-", None)}
-
-
-@pytest.mark.parametrize("rule", ["vanishing", "exploding"])
-def test_a_block_that_suffers_from_another_only_says_where_to_look(rule):
-    finding = finding_of(rule, "model.3", modules=("model.0", "model.1", "model.3"))
-    assert shown(finding) == {
-        "0 Conv": ("upstream", "critical"),
-        "1 C3k2": ("upstream", "critical"),
-        "3 C2PSA": (rule, "critical"),
-        "4 Detect": ("-", None),
-    }
-
-
-@pytest.mark.parametrize("rule", ["nonfinite", "partly_dead", "leaf_vanishing"])
-def test_other_rules_are_told_of_every_block(rule):
-    finding = finding_of(rule, "model.3.conv", modules=("model.0.bn", "model.3.conv"))
-    found = shown(finding)
-    assert found["0 Conv"] == found["3 C2PSA"] != ("-", None)
-
-
-@pytest.mark.parametrize(("rule", "state"), [("dead", "dead"), ("no_gradient", "no grad")])
-def test_a_block_is_dead_only_as_a_whole(rule, state):
-    modules = ("model.0.conv", "model.0.bn", "model.1.conv", "model.3.conv", "model.4.conv")
-    assert shown(finding_of(rule, "model.3.conv", modules=modules)) == {
-        "0 Conv": (state, "critical"),
-        "1 C3k2": ("upstream", "critical"),
-        "3 C2PSA": (state, "critical"),
-        "4 Detect": ("downstream", "critical"),
-    }
+@pytest.mark.parametrize("severity", ["critical", "warning"])
+def test_a_word_for_every_block_that_a_finding_touches(rule, module, modules, words, severity):
+    found = shown(finding_of(rule, module, modules=modules or (module,), severity=severity))
+    assert list(found) == ["0 Conv", "1 C3k2", "3 C2PSA", "4 Detect"]
+    assert list(found.values()) == [(word, None if word == "-" else severity) for word in words]
 
 
 @pytest.mark.parametrize("rule", ["vanishing", "exploding"])
 def test_a_block_off_the_path_is_only_affected(rule):
-    pairs = ((0, 1), (1, 4), (0, 3), (3, 4))
-    layout = replace(layout_of(), edges=tuple((f"model.{a}", f"model.{b}") for a, b in pairs))
-    finding = finding_of(rule, "model.1", modules=("model.1", "model.3", "model.4"))
-    board = board_of(layout)
-    board.show([finding])
-    assert states(board) == {
-        "0 Conv": ("-", None),
-        "1 C3k2": (rule, "critical"),
-        "3 C2PSA": ("affected", "critical"),
-        "4 Detect": ("downstream", "critical"),
-    }
+    board = board_of(OFF_PATH)
+    board.show([finding_of(rule, "model.1", modules=("model.1", "model.3", "model.4"))])
+    assert [state for state, _ in states(board).values()] == ["-", rule, "affected", "downstream"]
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -326,27 +284,6 @@ def test_of_two_findings_in_a_block_the_critical_one_is_shown(order):
     assert shown(*findings[::order])["1 C3k2"] == ("dead", "critical")
 
 
-def test_a_finding_marks_every_block_that_it_touches():
-    findings = finding_of("dead", "model.3.conv", modules=("model.0.bn", "model.3.conv"))
-    sick = [label for label, state in shown(findings).items() if state != ("-", None)]
-    assert sick == ["0 Conv", "3 C2PSA"]
-
-
-def test_a_container_marks_its_block():
-    assert shown(finding_of("dead", "model.1"))["1 C3k2"] == ("dead", "critical")
-
-
-@pytest.mark.parametrize("modules", [leaves_of(layout_of()), (WHOLE,)])
-@pytest.mark.parametrize(
-    ("rule", "severity", "state"),
-    [("nonfinite", "critical", "NaN"), ("spike", "warning", "spike")],
-)
-def test_a_finding_on_the_whole_model_marks_every_block(modules, rule, severity, state):
-    found = shown(finding_of(rule, WHOLE, modules=modules, severity=severity))
-    assert list(found) == ["0 Conv", "1 C3k2", "3 C2PSA", "4 Detect"]
-    assert set(found.values()) == {(state, severity)}
-
-
 def test_a_critical_finding_in_a_block_is_shown_before_a_warning_on_the_whole_model():
     growth = finding_of("weight_growth", WHOLE, number=2, severity="warning")
     found = shown(finding_of("dead", "model.1.bn", number=1), growth)
@@ -354,23 +291,15 @@ def test_a_critical_finding_in_a_block_is_shown_before_a_warning_on_the_whole_mo
     assert set(found.values()) == {("growing", "warning")}
 
 
-def test_notices_say_nothing_about_blocks():
-    notice = finding_of("amp_overflow", "model.1.conv", severity="notice")
-    assert set(shown(notice).values()) == {("-", None)}
-    board = board_of()
-    board.show([notice])
-    assert board.standing == (notice,)
-
-
-def test_a_finding_that_is_over_is_no_longer_shown():
+def test_notices_and_findings_that_are_over_say_nothing_about_blocks():
+    notice = finding_of("amp_overflow", "model.1.conv", severity="notice", number=3)
     over = finding_of("dead", "model.0.bn", number=1, step_end=12)
-    stands = finding_of("dead", "model.1.bn", number=2)
+    active = finding_of("dead", "model.1.bn", number=2)
     board = board_of()
     board.show([finding_of("dead", "model.0.bn", number=1)])
-    board.show(f for f in (over, stands))
-    assert board.standing == (stands,)
-    assert states(board)["0 Conv"] == ("-", None)
-    assert states(board)["1 C3k2"] == ("dead", "critical")
+    board.show(f for f in (over, active, notice))
+    assert board.active == (active, notice)
+    assert [state for state, _ in states(board).values()] == ["-", "dead", "-", "-"]
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,17 @@
-"""Renders a review on the console: the run, its findings, blocks, epochs or single modules."""
+"""The text of a review: the run, its findings, blocks, epochs or single modules."""
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from yolo_gradwatch.board import Board
-from yolo_gradwatch.columns import Column, columns
-from yolo_gradwatch.compare import PARTS, differences, only_in
-from yolo_gradwatch.console import STYLES, number, sparkline, told, verdict
+from yolo_gradwatch.glyphs import STYLES, norm_text, number, sparkline
+from yolo_gradwatch.lines import finding_text, verdict
+from yolo_gradwatch.live import Board
 from yolo_gradwatch.records import FLOAT32_MAX
 from yolo_gradwatch.summary import of_blocks
+from yolo_gradwatch.table import Column, columns
 from yolo_gradwatch.tables import windows_of
 
 if TYPE_CHECKING:
@@ -22,7 +19,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from yolo_gradwatch.board import BlockRow
+    from yolo_gradwatch.live import BlockRow
     from yolo_gradwatch.records import EpochTelemetry, Finding
     from yolo_gradwatch.report import Report
     from yolo_gradwatch.run import Run
@@ -73,17 +70,18 @@ def single_modules(
     """Some modules of a run, one a line, below the findings that concern them."""
     some = f"{len(table)} of {len(run.layout.modules)} modules"
     heading = Text(f"Gradient norm of {some}, over the optimizer steps", "bold")
-    head = Text("\n").join([headline(run, report, findings), *_remarks(report)])
+    head = Text("\n").join([headline(run, report, findings), *remarks(report)])
     return [head, Text("\n").join([heading, modules_text(table, width)])]
 
 
 def headline(run: Run, report: Report, findings: Iterable[Finding]) -> Text:
     """The verdict, where it comes from, and findings in full."""
     source = Text(f"  {report.path}: {source_of(run)}", "dim")
-    return Text("\n").join([verdict(report), source, *map(told, findings)])
+    return Text("\n").join([verdict(report), source, *map(finding_text, findings)])
 
 
-def _remarks(report: Report) -> list[Text]:
+def remarks(report: Report) -> list[Text]:
+    """What is missing in the files of a run."""
     return [Text(f"  {remark}") for remark in report.remarks]
 
 
@@ -91,7 +89,7 @@ _EVENTS = {
     "start": "started",
     "resume": "resumed",
     "nan_recovery": "recovered from NaN",
-    "oom_restart": "begun again with half the batch",
+    "oom_restart": "restarted with half the batch",
     "thaw": "joined by layers that thawed",
 }
 
@@ -148,88 +146,6 @@ def epochs_text(
     return [Text("\n").join([heading, text, *more])]
 
 
-def side_by_side(
-    runs: Sequence[Run],
-    reports: Sequence[Report],
-    table: pd.DataFrame,
-    names: dict[str, list[str]],
-    width: int | None,
-) -> list[Text]:
-    """Runs beside the first of them.
-
-    Args:
-        runs: Two or more.
-        reports: Theirs.
-        table: What `compare.compare` gives.
-        names: The modules to show, with their class in each run.
-        width: Cells of a line; None for as many as are needed, as in a file.
-    """
-    heads = [
-        line
-        for letter, report in zip(ascii_uppercase, reports, strict=False)
-        for line in (Text(f"{letter}  {report.path}: {report.verdict}"), *_remarks(report))
-    ]
-    differing = [Text(f"   {one.name}: {_by_letter(one.by_run)}") for one in differences(runs)]
-    pairs = [_pair(table, names, i, width) for i in range(1, len(runs))]
-    return [Text("\n").join([*heads, *differing]), *pairs, _findings_apart(reports)]
-
-
-def _by_letter(values: Iterable[object]) -> str:
-    return ", ".join(
-        f"{letter} {value}" for letter, value in zip(ascii_uppercase, values, strict=False)
-    )
-
-
-def _pair(table: pd.DataFrame, names: dict[str, list[str]], other: int, width: int | None) -> Text:
-    """The first run and another one, a line a module that one of them has."""
-    shown = {name: kinds for name, kinds in names.items() if kinds[0] or kinds[other]}
-
-    def cells(what: str, run: int, part: str) -> list[str]:
-        rows = table[(table["run"] == run) & (table["part"] == part)]
-        values = dict(zip(rows["module"], rows[what], strict=True))
-        return [_number(values.get(name)) for name in shown]
-
-    letter = ascii_uppercase[other]
-    classes = [_classes(kinds[0], kinds[other], letter) for kinds in shown.values()]
-    ratios = [Column(f"{letter}/A {p}", cells("ratio", other + 1, p)) for p in PARTS]
-    text = columns(
-        [
-            Column("module", list(shown), is_left=True),
-            Column("A last", cells("norm", 1, "last")),
-            Column(f"{letter} last", cells("norm", other + 1, "last")),
-            *ratios,
-            Column("class", classes, is_left=True),
-        ],
-        width,
-    )
-    what = "first, middle and last tenth of the steps of each run"
-    return Text("\n").join([Text(f"Gradient norm, {letter} beside A: {what}", "bold"), text])
-
-
-def _classes(one: str, other: str, letter: str) -> str:
-    if not one:
-        return f"{other}, only in {letter}"
-    if not other:
-        return f"{one}, only in A"
-    return one if one == other else f"{one} in A, {other} in {letter}"
-
-
-def _findings_apart(reports: Sequence[Report]) -> Text:
-    """The findings that only one run has."""
-    lines = [
-        Text.assemble((f"  only in {ascii_uppercase[i]}:", "bold"), told(finding))
-        for i, report in enumerate(reports)
-        for finding in only_in(report, [other for other in reports if other is not report])
-    ]
-    having = Counter(
-        key for report in reports for key in {(f.rule, f.module) for f in report.findings}
-    )
-    shared = sum(count > 1 for count in having.values())
-    same = f", {shared} in more than one run" if shared else ""
-    heading = Text(f"Findings: {len(lines)} in one run only{same}", "bold")
-    return Text("\n").join([heading, *lines])
-
-
 def _blocks(run: Run, report: Report, table: pd.DataFrame, width: int | None) -> Text:
     """A line a block with its history, whose width depends on the line's."""
     board = Board(run.layout, clip=run.meta.options.clip)
@@ -269,10 +185,5 @@ def _cells(column: pd.Series) -> list[str]:
     if column.name in _TEXTS:
         return [str(value) or "-" for value in column]
     if column.dtype.kind == "f":
-        return [_number(min(value, FLOAT32_MAX)) for value in column]  # Inf is beyond float32
+        return [norm_text(min(value, FLOAT32_MAX)) for value in column]  # Inf is beyond float32
     return [f"{value:,}" for value in column]
-
-
-def _number(value: float | None) -> str:
-    """A norm, "-" where there is none."""
-    return number(None if value is None or math.isnan(value) else float(value))

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from yolo_gradwatch.atomic import replacing
-from yolo_gradwatch.heatmap import COLOURS, FINE, STATES, WEAK, WEAK_ZERO, ZERO
-from yolo_gradwatch.look import DARK, decade, own_look, short
+from yolo_gradwatch.heatmap import COLOURS, FINE, STATES, WEAK, WEAK_ZERO, ZERO, decade
+from yolo_gradwatch.look import DARK, own_look, short
 from yolo_gradwatch.marks import finding_frames, moment_lines, moment_words
 from yolo_gradwatch.messages import course
 from yolo_gradwatch.strips import strips

@@ -43,7 +43,7 @@ class BlockRow:
         norm: L2 gradient norm of the newest step that AMP did not skip; None before the first.
         history: (H,) log10 norms of the run so far, oldest first; -Inf for 0, NaN for non-finite.
         state: ``ok`` or what is wrong, in a word; ``-`` before the first step.
-        severity: Of the worst standing finding; None if there is none.
+        severity: Of the worst open finding; None if there is none.
     """
 
     label: str
@@ -71,7 +71,7 @@ class Board:
         clip: Total norm above which the trainer clips.
         interval: Optimizer steps from one captured step to the next.
         skipped: Captured steps that AMP skipped.
-        standing: Findings that are not over.
+        active: Findings that are not over.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Board:
         self.clip = clip
         self.interval = interval
         self.skipped = 0
-        self.standing: tuple[Finding, ...] = ()
+        self.active: tuple[Finding, ...] = ()
 
     @property
     def clipped(self) -> float:
@@ -171,7 +171,7 @@ class Board:
 
     def show(self, findings: Iterable[Finding]) -> None:
         """Take the findings; those that are over are left out."""
-        self.standing = tuple(f for f in findings if f.step_end is None)
+        self.active = tuple(f for f in findings if f.step_end is None)
 
     def rows(self) -> list[BlockRow]:
         """One row a block that has parameters, in forward order."""
@@ -216,7 +216,7 @@ class Board:
     def _worst(self) -> dict[str, Finding]:
         """For each block, the finding that says most: critical, then its own, then the newest."""
         worst: dict[str, Finding] = {}
-        alarms = (finding for finding in self.standing if finding.severity != "notice")
+        alarms = (finding for finding in self.active if finding.severity != "notice")
         for finding in sorted(alarms, key=_weight):
             worst.update(dict.fromkeys(self._blocks_with(finding), finding))
         return worst

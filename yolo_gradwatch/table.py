@@ -1,15 +1,23 @@
-"""Columns of text that lose nothing: a table where it fits, else a paragraph for each row."""
+"""Tables of text that lose nothing: as columns where they fit, else a paragraph for each row."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from rich.cells import cell_len, set_cell_size
 from rich.text import Text
+
+from yolo_gradwatch.glyphs import STYLES, number
+from yolo_gradwatch.lines import status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from yolo_gradwatch.live import BlockRow, Board
+
 _GAP = "  "
+_LOG_WIDTH = 80
 
 
 class Column(NamedTuple):
@@ -35,7 +43,7 @@ def columns(table: Sequence[Column], width: int | None) -> Text:
         table: Its columns; the first names the rows.
         width: Cells of a line; None for as many as are needed, as in a file.
     """
-    widths = [max(map(_width, (column.heading, *column.cells))) for column in table]
+    widths = [max(map(cell_len, (column.heading, *column.cells))) for column in table]
     if width is not None and sum(widths) + len(_GAP) * (len(table) - 1) > width:
         return _paragraphs(table, width)
     heading = _line([_padded(c.heading, w, c) for c, w in zip(table, widths, strict=True)])
@@ -77,5 +85,25 @@ def _paragraphs(table: Sequence[Column], width: int) -> Text:
     return Text("\n").join(lines)
 
 
-def _width(text: str) -> int:
-    return Text(text).cell_len
+def epoch_table(board: Board) -> Text:
+    """The blocks at the end of an epoch in up to three columns, for logs: nothing is cut."""
+    rows = board.rows()
+    tables = (_in_columns(rows, count) for count in (3, 2, 1))
+    fitting = (lines for lines in tables if all(line.cell_len <= _LOG_WIDTH for line in lines))
+    lines = next(fitting, None) or _in_columns(rows, 1)
+    return Text("\n").join([Text(f"GradWatch {status(board)}", style="bold"), *lines])
+
+
+def _in_columns(rows: Sequence[BlockRow], count: int) -> list[Text]:
+    """Label, norm and state of each block, one below the other in so many columns."""
+    depth = max(math.ceil(len(rows) / count), 1)
+    lines = [Text() for _ in range(depth)]
+    for begin in range(0, len(rows), depth):
+        part = rows[begin : begin + depth]
+        label = max(cell_len(row.label) for row in part)
+        state = max(len(row.state) for row in part) if begin + depth < len(rows) else 0
+        for line, row in zip(lines, part, strict=False):
+            line.append(f"{'   ' if begin else ''}{set_cell_size(row.label, label)}")
+            line.append(f" {number(row.norm):>7} ")
+            line.append(f"{row.state:{state}}", STYLES[row.severity])
+    return lines

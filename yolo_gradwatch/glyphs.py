@@ -1,0 +1,109 @@
+"""Characters, colours and short numbers: how a value looks in one cell or a few."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from yolo_gradwatch.records import Floats, Severity
+
+STYLES: dict[Severity | None, str] = {
+    None: "green",
+    "notice": "cyan",
+    "warning": "yellow",
+    "critical": "bold red",
+}
+"""By the severity of a finding; None for what is healthy."""
+
+DEPTH = 6.0
+"""Decades below the highest norm that a bar can show."""
+
+_SPARKS = "▁▂▃▄▅▆▇█"
+_PARTS = " ▏▎▍▌▋▊▉"
+_SPAN = 2.0  # decades: a history that moves less is drawn flat instead of as noise
+
+
+def number(value: float | None) -> str:
+    """A norm in at most 7 cells."""
+    if value is None:
+        return "-"
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Inf"
+    if value and not 0.01 <= value < 99_999:
+        return f"{value:.1e}"
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
+
+
+def norm_text(value: float | None) -> str:
+    """A norm of a table, in which NaN stands for none."""
+    return "-" if value is None or math.isnan(value) else number(float(value))
+
+
+def bar(norm: float | None, high: float, width: int) -> str:
+    """A horizontal bar over `DEPTH` decades.
+
+    Args:
+        norm: None, or one that is not finite, has no bar.
+        high: Level at which the bar is full.
+        width: Cells of a full bar.
+    """
+    if norm is None or not math.isfinite(norm) or norm <= 0:
+        return ""
+    share = min(max((math.log10(norm) - high + DEPTH) / DEPTH, 0.0), 1.0)
+    whole, part = divmod(round(share * width * 8), 8)
+    return "█" * whole + (_PARTS[part] if part else "")
+
+
+def sparkline(history: Floats, width: int) -> str:
+    """A line of blocks for log10 levels, over at least two decades.
+
+    Args:
+        history: (H,) levels, oldest first; NaN is drawn as ``!``, -Inf as ``·``.
+        width: Cells at the most; the newest point is on the right.
+    """
+    if not history.size:
+        return ""
+    points = _resampled(history, width)
+    is_finite = np.isfinite(points)
+    cells = np.where(points == -np.inf, "·", "!")
+    if is_finite.any():
+        low, high = points[is_finite].min(), points[is_finite].max()
+        span = max(high - low, _SPAN)
+        shares = (points[is_finite] - (high + low) / 2) / span + 0.5
+        levels = np.clip((shares * len(_SPARKS)).astype(int), 0, len(_SPARKS) - 1)
+        cells[is_finite] = np.array(list(_SPARKS))[levels]
+    return "".join(cells.tolist())
+
+
+def _resampled(history: Floats, width: int) -> Floats:
+    """At most ``width`` points: each the mean of its neighbours."""
+    if history.size <= width:
+        return history
+    parts = np.arange(width + 1)
+    begins = parts * (history.size // width) + np.minimum(parts, history.size % width)
+    means: Floats = np.add.reduceat(history, begins[:-1]) / np.diff(begins)
+    return means
+
+
+def cut(text: str, width: int) -> str:
+    """A text whose end gives way to an ellipsis if it is too long."""
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def encodable(text: Text, console: Console) -> Text:
+    """A text in which "?" stands for what the encoding of a log lacks."""
+    encoding = console.encoding
+    try:
+        shown = text.plain.encode(encoding, "replace").decode(encoding)
+    except LookupError:  # a stand-in for a stream may say anything
+        return text
+    if shown != text.plain:
+        text = text.copy()
+        text.plain = shown  # as many characters, so that colours stay in their places
+    return text

@@ -1,0 +1,70 @@
+"""Texts of a line or a few: a change of a finding, the verdict, the end report, the files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from yolo_gradwatch.glyphs import STYLES, number
+from yolo_gradwatch.messages import lasted
+from yolo_gradwatch.report import finding_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from yolo_gradwatch.live import Board
+    from yolo_gradwatch.records import Finding, News
+    from yolo_gradwatch.report import Report
+
+
+def status(board: Board) -> str:
+    """Epoch, step and total norm, and how often was clipped and skipped."""
+    epoch = f"{board.epoch}/{board.epochs}" if board.epochs else str(board.epoch)
+    captured = f" (1 in {board.interval:,})" if board.interval > 1 else ""
+    return (
+        f"epoch {epoch}  step {board.step:,}{captured}  total norm {number(board.total)}  "
+        f"clipped {board.clipped:.0%}  AMP skips {board.skipped:,}"
+    )
+
+
+def change_line(change: News) -> Text:
+    """What a finding does: it begins, comes back, grows worse or is resolved."""
+    finding = change.finding
+    newest = finding.episodes[-1]
+    if change.change == "end":
+        text = f"{finding.rule} in {finding.module}, which lasted {lasted(newest)}"
+        return Text.assemble(("GradWatch resolved: ", "green"), text)
+    again = " (again)" if newest is not finding.episodes[0] else ""
+    what = " (worse)" if change.change == "worse" else again
+    word = f"GradWatch {finding.severity} {finding.rule}{what}: "
+    return Text.assemble((word, STYLES[finding.severity]), finding.message)
+
+
+def stop_line(finding: Finding) -> Text:
+    """Why the training stops."""
+    reason = f"{finding.rule} in {finding.module}"
+    return Text(f"GradWatch stops the training, as stop_on says: {reason}", "bold red")
+
+
+def end_report(report: Report) -> Text:
+    """The verdict, the findings, and what could not be judged."""
+    parts = [verdict(report), *map(finding_text, report.findings), *map(Text, report.facts())]
+    return Text("\n").join(parts)
+
+
+def verdict(report: Report) -> Text:
+    """The outcome in a line."""
+    style = "bold green" if report.healthy else "bold red"
+    return Text(f"GradWatch: {report.verdict}", style if report.steps else "bold yellow")
+
+
+def finding_text(finding: Finding) -> Text:
+    """A finding in full."""
+    return Text(finding_line(finding), STYLES[finding.severity])
+
+
+def file_list(files: Iterable[Path]) -> Text:
+    """Where the files are; not to be wrapped, so that a path can be copied."""
+    return Text("\n").join([Text(f"  {path}", style="dim") for path in files])

@@ -1,0 +1,150 @@
+"""The live panel: blocks with their norms and histories, open findings, the progress bar."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Group
+from rich.text import Text
+
+from yolo_gradwatch.glyphs import DEPTH, STYLES, bar, cut, number, sparkline
+from yolo_gradwatch.lines import status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+    from yolo_gradwatch.live import BlockRow, Board
+    from yolo_gradwatch.records import Finding
+
+_NORM_WIDTH = 8
+_LABEL_WIDTH = 18
+_STATE_WIDTH = 11
+_BAR_WIDTH = 24
+_MOST_FINDINGS = 3
+_FEWEST_BLOCKS = 3  # lines of blocks that findings leave in a low terminal
+
+
+class Panel:
+    """The live report: redrawn from the board whenever it is printed.
+
+    Ruled above and below instead of boxed, so that the progress bar's frame, which is as wide as
+    the terminal, fits inside.
+
+    Args:
+        board: The numbers.
+
+    Attributes:
+        board: The numbers.
+        frame: The lowest line: that of a progress bar, as a rule.
+    """
+
+    def __init__(self, board: Board) -> None:
+        self.board = board
+        self.frame = Text()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width, height = options.max_width, console.height
+        closing = [Text("─" * width, style="dim"), self.frame] if self.frame else []
+        findings = _finding_lines(_most_severe(self.board.active), console, width)
+        owners = [_owners(self.board, width)] if self.board.total is not None else []
+        left = height - 4 - len(closing) - len(owners)
+        findings = findings[: max(left - _FEWEST_BLOCKS, 1)]
+        yield _rule(status(self.board), width)
+        yield from owners
+        yield Group(*_block_lines(self.board.rows(), width, left - len(findings)))
+        yield from findings
+        yield from closing
+        yield Text()  # Ctrl+C is echoed here; at the end of a full line it would tear the panel
+
+
+def _owners(board: Board, width: int) -> Text:
+    """What clipping leaves of the newest step, and which blocks its norm comes from."""
+    left = f"factor {board.factor:.2g}"
+    if math.isnan(board.factor):
+        left = "spreads what is not finite to every weight"
+    line = Text(f"clip at {board.clip:g}: {left}", "dim")
+    shares = [f"{name} {share:.0%}" for name, share in board.owners.items() if share >= 0.01]
+    if shares:
+        line.append(f"  shares of the squared norm: {', '.join(shares)}")
+    line.truncate(width, overflow="ellipsis")
+    return line
+
+
+def _rule(summary: str, width: int) -> Text:
+    """The upper edge of the panel with its title; a long one is shortened rather than cut."""
+    if len(summary) + 15 > width:
+        summary = summary.replace("total norm", "norm")
+    title = Text.assemble(("── ", "dim"), ("GradWatch", "bold"), "  ", summary, " ")
+    title.append("─" * max(width - title.cell_len, 0), style="dim")
+    title.truncate(width, overflow="ellipsis")
+    return title
+
+
+def _most_severe(findings: Iterable[Finding]) -> list[Finding]:
+    """A few findings, critical ones first, of these the newest."""
+    alarms = [finding for finding in findings if finding.severity != "notice"]
+    return sorted(alarms, key=lambda f: (f.severity != "critical", -f.number))[:_MOST_FINDINGS]
+
+
+def _finding_lines(findings: Sequence[Finding], console: Console, width: int) -> list[Text]:
+    """The first finding in full, because it says what to try; the others in a line each."""
+    lines: list[Text] = []
+    for i, finding in enumerate(findings):
+        word = f"● {finding.severity} {finding.rule}: "
+        text = Text.assemble((word, STYLES[finding.severity]), finding.message)
+        wrapped = text.wrap(console, max(width, 1))
+        most = max(console.height // 3, 1) if i == 0 else 1
+        shown = list(wrapped[:most])
+        if len(wrapped) > most:
+            shown[-1] = Text.assemble(shown[-1], "…")
+            shown[-1].truncate(width, overflow="ellipsis")
+        lines += shown
+    return lines
+
+
+def _block_lines(rows: Sequence[BlockRow], width: int, room: int) -> list[Text]:
+    """A heading and a line a block; unhealthy blocks stay when there is no room for all."""
+    shown = _fitting(rows, max(room, 1))
+    label = min(max((len(row.label) for row in rows), default=0), _LABEL_WIDTH)
+    rest = max(width - label - _NORM_WIDTH - _STATE_WIDTH - 8, 8)
+    bar_width = min(rest // 3, _BAR_WIDTH)
+    high = _highest(rows)
+    seen = any(row.history.size for row in rows)
+    scale = f"1e{high - DEPTH:+.0f} … 1e{high:+.0f}" if seen else "log scale"
+    heading = f"{'block':{label}}  {'norm':>{_NORM_WIDTH}}  {'state':{_STATE_WIDTH}}"
+    lines = [Text(f"{heading}  {cut(scale, bar_width):{bar_width}}  history", style="dim")]
+    lines += [_block_line(row, label, bar_width, rest - bar_width, high) for row in shown]
+    if len(shown) < len(rows):
+        lines.append(Text(f"… {len(rows) - len(shown)} more blocks (enlarge the window)", "dim"))
+    for line in lines:
+        line.truncate(width)
+    return lines
+
+
+def _block_line(row: BlockRow, label: int, bar_width: int, spark_width: int, high: float) -> Text:
+    style = STYLES[row.severity]
+    line = Text(f"{cut(row.label, label):{label}}  {number(row.norm):>{_NORM_WIDTH}}  ")
+    line.append(f"{row.state:{_STATE_WIDTH}}  ", style=style)
+    line.append(f"{bar(row.norm, high, bar_width):{bar_width}}  ", style=style)
+    return line.append(sparkline(row.history, spark_width), style="cyan")
+
+
+def _fitting(rows: Sequence[BlockRow], room: int) -> list[BlockRow]:
+    """The rows that fit into ``room`` lines, in forward order.
+
+    Unhealthy ones stay, of these the ones near the loss: what is upstream is often affected too.
+    """
+    if len(rows) <= room:
+        return list(rows)
+    order = sorted(range(len(rows)), key=lambda i: (1, i) if rows[i].severity is None else (0, -i))
+    return [rows[i] for i in sorted(order[: room - 1])]
+
+
+def _highest(rows: Sequence[BlockRow]) -> float:
+    """The upper end of the bars' scale: a whole decade above every norm of the run."""
+    levels = [row.history[np.isfinite(row.history)] for row in rows]
+    return math.ceil(max((float(level.max()) for level in levels if level.size), default=0.0))

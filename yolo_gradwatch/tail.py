@@ -1,0 +1,150 @@
+"""Reads the files of a run as they grow, up to the last whole window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+from yolo_gradwatch import tables
+from yolo_gradwatch.meta import read_meta
+from yolo_gradwatch.repair import whole_windows
+from yolo_gradwatch.run import last_said
+from yolo_gradwatch.schema import META_FILE, WINDOW_NEEDED, WINDOWS_FILE, FormatError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from yolo_gradwatch.meta import Meta, RunOptions
+    from yolo_gradwatch.records import Layout, Window
+    from yolo_gradwatch.thresholds import Thresholds
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look at the files has found.
+
+    Attributes:
+        is_new: Whether a run begins with it: the first look, or other files than before.
+        meta: The content of ``gradwatch.json``.
+        windows: Those that were not there at the look before.
+        is_killed: Whether the process of the training is gone without a word.
+    """
+
+    is_new: bool
+    meta: Meta
+    windows: tuple[Window, ...]
+    is_killed: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the training has ended."""
+        return self.is_killed or self.meta.status != "running"
+
+    def by_epoch(self) -> list[Look]:
+        """The same in parts with the windows of one epoch each; one part if there are none."""
+        groups = [tuple(group) for _, group in groupby(self.windows, lambda window: window.epoch)]
+        return [replace(self, windows=windows) for windows in groups or [()]]
+
+
+class _Known(NamedTuple):
+    """What is known of the run that is followed, to distinguish it from another one."""
+
+    layout: Layout
+    thresholds: Thresholds
+    options: RunOptions
+
+    def continues(self, before: _Known) -> bool:
+        """Whether this is the same run, which may have taken in layers that have thawed."""
+        is_same = (self.thresholds, self.options) == (before.thresholds, before.options)
+        has_all = set(before.layout.modules) <= set(self.layout.modules)
+        return is_same and has_all and self.layout.blocks == before.layout.blocks
+
+
+class Tail:
+    """Reads what a training has added to its files.
+
+    Reads bytes that are new, up to the end of the last whole window. The line before them is read
+    again: if it has changed, somebody has begun another run in the folder.
+
+    Args:
+        folder: The run's folder; it need not exist yet.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._path = folder / WINDOWS_FILE
+        self._run: _Known | None = None
+        self._end = 0
+        self._line = b""
+        self._names: tuple[str, ...] = ()
+        self._meta_state: tuple[int, ...] = ()
+        self._meta_read: Meta
+
+    def look(self) -> Look | None:
+        """What is new; None as long as there is no run.
+
+        Raises:
+            FormatError: The files cannot be read, by this version or at all.
+        """
+        fresh = self._fresh()
+        if fresh is None:
+            return None
+        # Read after the table: a training notes an event before the windows that follow it.
+        try:
+            meta, is_gone = last_said(self._meta)
+        except FileNotFoundError:
+            return None
+        run = _Known(meta.layout, meta.thresholds, meta.options)
+        is_new = self._run is None or not run.continues(self._run)
+        self._run = run
+        if is_new:
+            self._end, self._line = 0, b""
+        look = Look(is_new, meta, (), is_killed=is_gone)
+        if is_new or look.is_over:  # it may have grown up to its end
+            fresh = self._fresh() or b""
+        return replace(look, windows=self._windows(fresh, meta.layout))
+
+    def _meta(self) -> Meta:
+        """The content of ``gradwatch.json``, parsed once as long as it stays the same."""
+        file = (self._folder / META_FILE).stat()
+        state = (file.st_mtime_ns, file.st_size, file.st_ino)
+        if state != self._meta_state:
+            self._meta_read, self._meta_state = read_meta(self._folder), state
+        return self._meta_read
+
+    def _fresh(self) -> bytes | None:
+        """What follows the last whole window that was read; None if there is no file."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._end - len(self._line))
+                if file.read(len(self._line)) != self._line:
+                    self._run, self._end, self._line = None, 0, b""
+                    file.seek(0)
+                return file.read()
+        except FileNotFoundError:
+            self._run, self._end, self._line = None, 0, b""
+            return None
+        except OSError as error:
+            what = f"{error.strerror}; is the folder still there?"
+            raise FormatError(self._path, what) from None
+
+    def _windows(self, fresh: bytes, layout: Layout) -> tuple[Window, ...]:
+        """The whole windows at the beginning of what was read."""
+        content = self._line + fresh
+        begin = 0 if self._line else content.find(b"\n") + 1
+        if begin:
+            header = content[: begin - 1]
+            self._names = tables.checked_header(self._path, header, WINDOW_NEEDED)
+        end = whole_windows(content, layout.modules[-1], self._names)
+        if end <= max(begin, len(self._line)):
+            return ()
+        try:
+            table = tables.parse(content[begin:end], self._names)
+        except ValueError:
+            what = "a line cannot be read; yolo-gradwatch review tells which"
+            raise FormatError(self._path, what) from None
+        known = 1 if self._line else 0
+        self._end += end - len(self._line)
+        self._line = content[content.rfind(b"\n", 0, end - 1) + 1 : end]
+        return tuple(tables.windows_of(tables.grid_of(table[known:], layout)))
