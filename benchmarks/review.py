@@ -24,8 +24,9 @@ import numpy as np
 from machine import heading, spread, table
 from ultralytics import YOLO
 
-from yolo_gradwatch import Thresholds, Window, layout, runlog
-from yolo_gradwatch.records import EpochTelemetry, Event
+from yolo_gradwatch import Thresholds, Window, model_layout, runlog
+from yolo_gradwatch.clipping import EpochClipping
+from yolo_gradwatch.event import Event
 
 if TYPE_CHECKING:
     from yolo_gradwatch import Layout
@@ -62,7 +63,7 @@ def write(folder: Path, model: Layout, windows: int, *, sick: bool) -> None:
         log.write_window(_window(rng, model, usual, number, sick=sick))
     log.close()
     epochs = [
-        EpochTelemetry(n, 20 * windows // 100, 20, 0, 90.0, 300.0, 9.0, {"model.23": 0.6}, None)
+        EpochClipping(n, 20 * windows // 100, 20, 0, 90.0, 300.0, 9.0, {"model.23": 0.6}, None)
         for n in range(1, 101)
     ]
     log.write_meta(
@@ -129,7 +130,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=1400)
     parser.add_argument("--repeats", type=int, default=5)
     chosen = parser.parse_args()
-    model, _ = layout.read(YOLO("yolo26n.yaml").model, ())
+    model, _ = model_layout.read(YOLO("yolo26n.yaml").model, ())
     for name in ("healthy", "sick"):
         write(chosen.out / name, model, chosen.windows, sick=name == "sick")
     size = (chosen.out / "healthy" / runlog.WINDOWS_FILE).stat().st_size / 1e6

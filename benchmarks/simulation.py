@@ -24,10 +24,10 @@ from machine import peak_memory
 
 from yolo_gradwatch import runlog
 from yolo_gradwatch.recorder import Options, Recorder, Training
-from yolo_gradwatch.records import Detail, Sample
+from yolo_gradwatch.sample import Detail, Sample
 
 if TYPE_CHECKING:
-    from yolo_gradwatch.records import Layout, Members
+    from yolo_gradwatch.layout import Layout, Members
 
 EPOCHS = 300
 SKIPS, ANOMALIES = 1000, 40

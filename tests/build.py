@@ -9,16 +9,11 @@ import numpy as np
 from hypothesis import settings
 
 from yolo_gradwatch.board import Board
-from yolo_gradwatch.records import (
-    WHOLE,
-    Episode,
-    EpochTelemetry,
-    Finding,
-    Layout,
-    News,
-    Sample,
-    Window,
-)
+from yolo_gradwatch.clipping import EpochClipping
+from yolo_gradwatch.finding import Episode, Finding, News
+from yolo_gradwatch.layout import WHOLE, Layout
+from yolo_gradwatch.sample import Sample
+from yolo_gradwatch.windows import Window
 
 LAWS = settings(deadline=None, derandomize=True, max_examples=40)
 
@@ -149,6 +144,6 @@ def news_of(change, finding, step=9, reported=9):
 def epoch_of(  # noqa: PLR0913  # one argument a field
     epoch=1, *, steps=10, clipped=0, skipped=0, norm_median=3.0, clip_ratio=None, owners=None
 ):
-    return EpochTelemetry(
+    return EpochClipping(
         epoch, steps, clipped, skipped, norm_median, norm_median, clip_ratio, owners or {}, None
     )

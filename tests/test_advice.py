@@ -8,8 +8,9 @@ from build import episode_of, finding_of, layout_of, leaves_of
 from values import Part, plan
 
 from yolo_gradwatch import advice
+from yolo_gradwatch.arrays import FLOAT32_MAX
 from yolo_gradwatch.detect import RULES
-from yolo_gradwatch.records import FLOAT32_MAX, WHOLE
+from yolo_gradwatch.layout import WHOLE
 from yolo_gradwatch.thresholds import Thresholds
 
 ON = {"amp": True}

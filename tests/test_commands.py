@@ -26,7 +26,7 @@ from values import LAWS, LAYOUT, NET, Part, inside, normed, plan, runs, window, 
 
 from yolo_gradwatch.cli import main
 from yolo_gradwatch.diagnosis import Diagnosis, replay
-from yolo_gradwatch.records import Event
+from yolo_gradwatch.event import Event
 from yolo_gradwatch.review import Run, load_run
 from yolo_gradwatch.runlog import RunLog
 from yolo_gradwatch.summary import summary

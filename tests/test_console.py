@@ -39,7 +39,7 @@ from yolo_gradwatch.console import (
     stop_line,
 )
 from yolo_gradwatch.detect import RULES
-from yolo_gradwatch.records import WHOLE
+from yolo_gradwatch.layout import WHOLE
 from yolo_gradwatch.report import Report
 
 YOLO = layout_of(YOLO26N)

@@ -20,8 +20,8 @@ from training import shapes, train
 
 from yolo_gradwatch import GradWatch, contract, load_run
 from yolo_gradwatch import trainer as trainers
+from yolo_gradwatch.clipping import CLIP_NORM
 from yolo_gradwatch.contract import Unwatchable
-from yolo_gradwatch.records import CLIP_NORM
 
 EVENTS = (
     "on_pretrain_routine_start",

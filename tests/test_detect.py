@@ -12,9 +12,9 @@ from values import LAWS, LAYOUT, MEMBERS, NET, NORMS, runs, sample, window
 
 from yolo_gradwatch import rules
 from yolo_gradwatch.detect import ALARMS, RULES, Detector, alarms, matches
-from yolo_gradwatch.records import Finding
-from yolo_gradwatch.rollup import Rollup
+from yolo_gradwatch.finding import Finding
 from yolo_gradwatch.thresholds import Thresholds
+from yolo_gradwatch.windows import Rollup
 
 CONV = "model.1.conv"
 FEW = settings(LAWS, max_examples=15)

@@ -12,7 +12,8 @@ from values import FORK_EDGES, LAWS, LAYOUT, Part, plan, runs, window
 from yolo_gradwatch.board import Board
 from yolo_gradwatch.detect import RULES
 from yolo_gradwatch.diagnosis import Diagnosis, replay
-from yolo_gradwatch.records import WHOLE, Event
+from yolo_gradwatch.event import Event
+from yolo_gradwatch.layout import WHOLE
 from yolo_gradwatch.thresholds import Thresholds
 
 CONV = "model.1.conv"

@@ -54,11 +54,12 @@ CLOSERS = {
 """What closes the files: where it fails, they stay open until nobody knows them any more."""
 
 MODULES = (
-    *("advice", "anomaly", "board", "capture", "causes", "console", "contract", "detect"),
-    *("diagnosis", "disk", "evidence", "findings", "graph", "heatmap", "layout", "levels"),
-    *("look", "marks", "plots", "processes", "recorder", "records", "report", "results"),
-    *("review", "rollup", "rules", "runlog", "screen", "session", "sinks", "strips", "tables"),
-    *("telemetry", "thresholds", "timeline", "trainer", "typed", "watch", "writer"),
+    *("advice", "board", "capture", "causes", "clipping", "console", "contract", "detect"),
+    *("diagnosis", "disk", "evidence", "finding", "findings", "graph", "heatmap", "layout"),
+    *("levels", "look", "marks", "model_layout", "outliers", "plots", "processes", "recorder"),
+    *("report", "results", "review", "rules", "runlog", "sample", "screen", "session", "sinks"),
+    *("strips", "tables", "thresholds", "timeline", "trainer", "typed", "watch", "windows"),
+    "writer",
 )
 """Those with a function that a training runs."""
 
@@ -118,7 +119,7 @@ def check(folder, caplog, place, *, live, later):
     ("place", "later"),
     [
         ("trainer.save_dir", False),
-        ("layout.read", False),
+        ("model_layout.read", False),
         ("capture.Capture.take", True),
         ("recorder.Recorder.finish", False),
     ],

@@ -8,8 +8,9 @@ from values import FORK_EDGES, HEAD, LAYOUT, TRUNK, Part, plan, window
 
 from yolo_gradwatch.advice import message
 from yolo_gradwatch.detect import RULES
+from yolo_gradwatch.finding import Alert, Episode, News
 from yolo_gradwatch.findings import CALM_WINDOWS, EXPLAINS, Findings, common_name
-from yolo_gradwatch.records import WHOLE, Alert, Episode, News
+from yolo_gradwatch.layout import WHOLE
 from yolo_gradwatch.thresholds import Thresholds
 
 CHAIN, _ = plan(

@@ -33,8 +33,8 @@ from yolo_gradwatch import screen as screens
 from yolo_gradwatch.board import Board
 from yolo_gradwatch.cli import main
 from yolo_gradwatch.console import Panel
+from yolo_gradwatch.event import Event
 from yolo_gradwatch.follow import Judge, Look, Tail
-from yolo_gradwatch.records import Event
 from yolo_gradwatch.review import load_run
 from yolo_gradwatch.runlog import ALERTS_FILE, META_FILE, WINDOWS_FILE, FormatError, RunLog, mend
 from yolo_gradwatch.thresholds import Thresholds

@@ -12,8 +12,8 @@ from values import window
 
 from yolo_gradwatch import GradWatch, load_run, processes
 from yolo_gradwatch.cli import _leave
+from yolo_gradwatch.event import Event
 from yolo_gradwatch.launched import Launched
-from yolo_gradwatch.records import Event
 from yolo_gradwatch.runlog import FormatError
 from yolo_gradwatch.watch import _begin_launched
 

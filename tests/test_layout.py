@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from yolo_gradwatch import layout
+from yolo_gradwatch import model_layout as layout
 from yolo_gradwatch.graph import Graph
-from yolo_gradwatch.records import WHOLE
+from yolo_gradwatch.layout import WHOLE
 
 WRAPPERS = ("module", "_orig_mod", "student_model")
 

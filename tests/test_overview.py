@@ -18,6 +18,8 @@ from values import LAYOUT, Part, normed, plan, runs, window, write_run
 
 from yolo_gradwatch.compare import compare, modules_of
 from yolo_gradwatch.console import number
+from yolo_gradwatch.event import Event, EventKind
+from yolo_gradwatch.layout import WHOLE
 from yolo_gradwatch.overview import (
     epochs_text,
     headline,
@@ -27,7 +29,6 @@ from yolo_gradwatch.overview import (
     single_modules,
     source_of,
 )
-from yolo_gradwatch.records import WHOLE, Event, EventKind
 from yolo_gradwatch.report import finding_line
 from yolo_gradwatch.review import load_run
 from yolo_gradwatch.summary import matching, summary

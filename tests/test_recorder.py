@@ -17,9 +17,9 @@ from values import LAYOUT, MEMBERS, sample
 from yolo_gradwatch import console, load_run, recorder
 from yolo_gradwatch.evidence import FOLDER
 from yolo_gradwatch.recorder import MOST_WAITING, WAIT_SECONDS, Options, Recorder, Training
-from yolo_gradwatch.records import Detail
-from yolo_gradwatch.rollup import FINE_STRETCHES, WINDOW_SHARE
 from yolo_gradwatch.runlog import ALERT_COLUMNS, RunLog
+from yolo_gradwatch.sample import Detail
+from yolo_gradwatch.windows import FINE_STRETCHES, WINDOW_SHARE
 
 FAR = 1_000_001  # a step so late that a window holds 20,000 steps
 

@@ -18,9 +18,11 @@ from values import LAWS, LAYOUT, Part, assert_same, meta_of, plan, runs, window
 from yolo_gradwatch import load_run as exported
 from yolo_gradwatch import review as reviewing
 from yolo_gradwatch import runlog, writer
+from yolo_gradwatch.clipping import CLIP_NORM, EpochClipping
 from yolo_gradwatch.diagnosis import Diagnosis
+from yolo_gradwatch.event import Event
 from yolo_gradwatch.evidence import FOLDER
-from yolo_gradwatch.records import CLIP_NORM, EpochTelemetry, Event, Layout
+from yolo_gradwatch.layout import Layout
 from yolo_gradwatch.review import load_run
 from yolo_gradwatch.runlog import FormatError, RunLog
 from yolo_gradwatch.tables import windows_of
@@ -231,7 +233,7 @@ def test_a_review_under_other_thresholds(tmp_path, patience, healthy):
     assert report.healthy is healthy
 
 
-EPOCH = EpochTelemetry(1, 3, 2, 1, 12.5, 80.0, 1.75, {"model.0": 0.75, "model.1": 0.25}, None)
+EPOCH = EpochClipping(1, 3, 2, 1, 12.5, 80.0, 1.75, {"model.0": 0.75, "model.1": 0.25}, None)
 
 
 def test_a_report_holds_what_the_run_says_of_itself(tmp_path):
@@ -257,7 +259,7 @@ def test_an_epoch_without_its_number_names_the_file(tmp_path):
 
 def test_an_epoch_may_lack_anything_else(tmp_path):
     watch(tmp_path, DEAD, epochs=[{"epoch": 1}])
-    assert load_run(tmp_path).report().epochs == (EpochTelemetry(1),)
+    assert load_run(tmp_path).report().epochs == (EpochClipping(1),)
 
 
 @pytest.mark.parametrize("field", [f.name for f in fields(Layout) if f.default is MISSING])

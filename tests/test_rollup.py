@@ -13,12 +13,14 @@ from oracle import total_norm
 from torch import nn
 from values import LAWS, LAYOUT, MEMBERS, Part, assert_same, plan, sample
 
-from yolo_gradwatch import layout as layouts
-from yolo_gradwatch.anomaly import HISTORY_LEAST, HISTORY_STEPS, SKIPS_IN_A_ROW
+from yolo_gradwatch import model_layout as layouts
+from yolo_gradwatch.clipping import CLIP_OVERFLOW
 from yolo_gradwatch.diagnosis import Diagnosis
-from yolo_gradwatch.records import CLIP_OVERFLOW, Detail
-from yolo_gradwatch.rollup import FINE_STRETCHES, Rollup, module_norms, zero_fraction
+from yolo_gradwatch.layout import module_norms
+from yolo_gradwatch.outliers import HISTORY_LEAST, HISTORY_STEPS, SKIPS_IN_A_ROW
+from yolo_gradwatch.sample import Detail
 from yolo_gradwatch.thresholds import Thresholds
+from yolo_gradwatch.windows import FINE_STRETCHES, Rollup, zero_fraction
 
 P = len(MEMBERS.elements)
 ROW = {name: m for m, name in enumerate(LAYOUT.modules)}

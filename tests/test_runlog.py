@@ -15,11 +15,13 @@ from hypothesis.extra.numpy import arrays
 from values import LAWS, LAYOUT, Part, assert_same, meta_of, plan, window
 
 from yolo_gradwatch import runlog
+from yolo_gradwatch.event import Event
 from yolo_gradwatch.evidence import FOLDER
-from yolo_gradwatch.records import Episode, Event, Finding, News, Window
+from yolo_gradwatch.finding import Episode, Finding, News
 from yolo_gradwatch.review import load_run
 from yolo_gradwatch.runlog import FORMAT_VERSION, FormatError, RunLog
 from yolo_gradwatch.tables import windows_of
+from yolo_gradwatch.windows import Window
 
 M = len(LAYOUT.modules)
 LAST = LAYOUT.modules[-1]
@@ -478,7 +480,7 @@ def test_a_link_in_the_place_of_a_file_or_of_its_draft_is_replaced(tmp_path, nam
 def test_the_layout_of_a_model_without_blocks_comes_back():
     from torch import nn
 
-    from yolo_gradwatch import layout as layouts
+    from yolo_gradwatch import model_layout as layouts
 
     layout, _ = layouts.read(nn.Linear(2, 2), ())
     meta = json.loads(json.dumps({"layout": runlog.meta_of_layout(layout)}))

@@ -5,7 +5,7 @@ import pytest
 from build import YOLO26N, layout_of, window_of
 from short import told
 
-from yolo_gradwatch.records import WHOLE, Layout
+from yolo_gradwatch.layout import WHOLE, Layout
 from yolo_gradwatch.sinks import Fanout, scalars
 
 SHOWN = ("model", "model.0", "model.1", "model.3", "model.4")

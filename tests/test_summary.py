@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from values import LAWS, LAYOUT, Part, plan, runs, window
 
 from yolo_gradwatch.detect import RULES
-from yolo_gradwatch.records import WHOLE, Grid
+from yolo_gradwatch.layout import WHOLE
 from yolo_gradwatch.summary import (
     COUNTS,
     chosen_by,
@@ -25,6 +25,7 @@ from yolo_gradwatch.summary import (
     standing_in,
     summary,
 )
+from yolo_gradwatch.windows import Grid
 
 CONV, BN = "model.1.conv", "model.1.bn"
 NORMS = ("norm_first", "norm_median", "norm_last", "norm_max")

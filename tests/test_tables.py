@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from values import LAWS, LAYOUT, Part, assert_same, plan, runs, window
 
 from yolo_gradwatch import tables
-from yolo_gradwatch.records import WHOLE
+from yolo_gradwatch.layout import WHOLE
 from yolo_gradwatch.runlog import (
     ALERT_COLUMNS,
     ALERT_NEEDED,

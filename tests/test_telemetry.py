@@ -10,8 +10,7 @@ from values import LAYOUT as CHAIN
 from values import window, write_run
 
 from yolo_gradwatch import load_run
-from yolo_gradwatch.records import CLIP_NORM, EpochTelemetry
-from yolo_gradwatch.telemetry import Telemetry, epochs_of
+from yolo_gradwatch.clipping import CLIP_NORM, Clipping, EpochClipping, epochs_of
 
 LAYOUT = layout_of()
 BLOCKS = ("model.0", "model.1", "model.3", "model.4")
@@ -20,7 +19,7 @@ BLOCKS = ("model.0", "model.1", "model.3", "model.4")
 
 def telemetry(*totals, skipped=(), scales=(), clip=CLIP_NORM):
     """An epoch whose steps have these totals; ``skipped`` counts from 0."""
-    collected = Telemetry(3, clip, LAYOUT)
+    collected = Clipping(3, clip, LAYOUT)
     for i, total in enumerate(totals):
         scale = scales[i] if scales else None
         collected.add(
@@ -32,7 +31,7 @@ def telemetry(*totals, skipped=(), scales=(), clip=CLIP_NORM):
 
 def owners_of(*steps, skipped=()):
     """The owners of an epoch from the norms of its blocks, in the order of ``BLOCKS``."""
-    collected = Telemetry(1, CLIP_NORM, LAYOUT)
+    collected = Clipping(1, CLIP_NORM, LAYOUT)
     for i, norms in enumerate(steps):
         total = math.sqrt(sum(norm * norm for norm in norms))
         by_name = dict(zip(BLOCKS, norms, strict=True))
@@ -43,7 +42,7 @@ def owners_of(*steps, skipped=()):
 
 
 def test_an_epoch_without_a_step():
-    assert telemetry() == EpochTelemetry(3, 0, 0, 0, None, None, None, {}, None)
+    assert telemetry() == EpochClipping(3, 0, 0, 0, None, None, None, {}, None)
 
 
 # --- the norm of the whole gradient ---------------------------------------------------------------
@@ -102,7 +101,7 @@ def test_the_scale_is_that_of_the_last_step():
 
 
 def test_a_result_is_a_snapshot_of_plain_numbers():
-    collected = Telemetry(1, CLIP_NORM, LAYOUT)
+    collected = Clipping(1, CLIP_NORM, LAYOUT)
     collected.add([sample_of(1)], norms_of(LAYOUT, 1.0, total=20.0)[None])
     first = collected.result()
     collected.add([sample_of(2)], norms_of(LAYOUT, 1.0, total=40.0)[None])
@@ -150,7 +149,7 @@ STEP = st.tuples(st.tuples(NORM, NORM, NORM, NORM), st.booleans())
 @LAWS
 @given(st.lists(STEP, max_size=8))
 def test_an_epoch_agrees_with_loops_over_its_steps(steps):
-    collected = Telemetry(1, CLIP_NORM, LAYOUT)
+    collected = Clipping(1, CLIP_NORM, LAYOUT)
     totals, shares, counted = [], dict.fromkeys(BLOCKS, 0.0), 0
     for i, (norms, skipped) in enumerate(steps):
         squares = [norm * norm for norm in norms]
@@ -191,8 +190,8 @@ def test_epochs_that_were_not_written_come_out_of_the_windows(tmp_path):
     ]
     grid = load_run(write_run(tmp_path, windows)).grid
     assert list(epochs_of(grid, 3)) == [
-        EpochTelemetry(2, steps=4, clipped=1, skipped=1, norm_median=4.0, norm_max=8.0),
-        EpochTelemetry(3, steps=1),
+        EpochClipping(2, steps=4, clipped=1, skipped=1, norm_median=4.0, norm_max=8.0),
+        EpochClipping(3, steps=1),
     ]
     assert [epoch.epoch for epoch in epochs_of(grid, 0)] == [1, 2, 3]
     assert list(epochs_of(grid, 8)) == list(epochs_of(grid, 100)) == []

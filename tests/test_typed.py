@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from values import LAWS, LAYOUT
 
-from yolo_gradwatch.records import EpochTelemetry, Event, EventKind, Layout
+from yolo_gradwatch.clipping import EpochClipping
+from yolo_gradwatch.event import Event, EventKind
+from yolo_gradwatch.layout import Layout
 from yolo_gradwatch.typed import built
 
 RECORDS = [
@@ -52,10 +54,10 @@ def test_a_field_that_older_versions_did_not_write_keeps_its_default():
         (Event, "step", True),
         (Event, "step", None),
         (Event, "kind", 1),
-        (EpochTelemetry, "norm_median", "x"),
-        (EpochTelemetry, "norm_median", False),
-        (EpochTelemetry, "owners", []),
-        (EpochTelemetry, "owners", {"model.1": "most"}),
+        (EpochClipping, "norm_median", "x"),
+        (EpochClipping, "norm_median", False),
+        (EpochClipping, "owners", []),
+        (EpochClipping, "owners", {"model.1": "most"}),
         (Layout, "modules", "model"),
         (Layout, "modules", ["model", 1]),
         (Layout, "parameters", [1.5]),

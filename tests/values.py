@@ -10,10 +10,12 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from yolo_gradwatch.layout import dated
-from yolo_gradwatch.records import Detail, Event, Layout, Members, Sample, Window
+from yolo_gradwatch.event import Event
+from yolo_gradwatch.layout import Layout, Members, dated
 from yolo_gradwatch.runlog import FORMAT_VERSION, RunLog
+from yolo_gradwatch.sample import Detail, Sample
 from yolo_gradwatch.thresholds import Thresholds
+from yolo_gradwatch.windows import Window
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +34,7 @@ class Part(NamedTuple):
 def plan(
     parts: Sequence[Part], blocks: Sequence[str] = (), edges: Iterable[tuple[str, str]] = ()
 ) -> tuple[Layout, Members]:
-    """What `layout.read` would give for a model with these parameters, in this order."""
+    """What `model_layout.read` would give for a model with these parameters, in this order."""
     rows: dict[str, list[int]] = {}
     for p, part in enumerate(parts):
         for name in around(part.module):

@@ -7,16 +7,18 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch import causes
+from yolo_gradwatch.arrays import FLOAT32_MAX
 from yolo_gradwatch.causes import at_work, first_of, lower_rate, moment, now
+from yolo_gradwatch.clipping import CLIP_OVERFLOW
 from yolo_gradwatch.detect import RULES
 from yolo_gradwatch.graph import Paths, is_in
-from yolo_gradwatch.records import CLIP_OVERFLOW, FLOAT32_MAX, WHOLE, Finding, Layout
+from yolo_gradwatch.layout import WHOLE, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from yolo_gradwatch.finding import Episode, Finding
     from yolo_gradwatch.graph import Place
-    from yolo_gradwatch.records import Episode
 
 MOST_EPISODES = 3
 """Of more episodes, only the newest are named one by one."""

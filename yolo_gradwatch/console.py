@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from rich.console import ConsoleOptions, RenderResult
 
+    from yolo_gradwatch.arrays import Floats
     from yolo_gradwatch.board import BlockRow, Board
-    from yolo_gradwatch.records import Finding, Floats, News, Severity
+    from yolo_gradwatch.finding import Finding, News, Severity
     from yolo_gradwatch.report import Report
 
 STYLES: dict[Severity | None, str] = {

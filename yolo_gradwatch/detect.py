@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch import rules
+from yolo_gradwatch.finding import Alert, Severity
 from yolo_gradwatch.levels import Reader, Reading
-from yolo_gradwatch.records import Alert, Layout, Severity, Window
 from yolo_gradwatch.rules import History, Judge, Mark
 from yolo_gradwatch.thresholds import Thresholds, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from yolo_gradwatch.records import Finding
+    from yolo_gradwatch.finding import Finding
+    from yolo_gradwatch.layout import Layout
+    from yolo_gradwatch.windows import Window
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING
 
 from yolo_gradwatch.detect import RULES, Detector
 from yolo_gradwatch.findings import Findings
-from yolo_gradwatch.layout import narrowed, watched_at
+from yolo_gradwatch.layout import watched_at
+from yolo_gradwatch.windows import narrowed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from yolo_gradwatch.records import Event, Layout, News, Window
+    from yolo_gradwatch.event import Event
+    from yolo_gradwatch.finding import News
+    from yolo_gradwatch.layout import Layout
     from yolo_gradwatch.thresholds import Thresholds
+    from yolo_gradwatch.windows import Window
 
 
 class Diagnosis:

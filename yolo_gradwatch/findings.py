@@ -11,24 +11,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from yolo_gradwatch.advice import message
+from yolo_gradwatch.clipping import CLIP_OVERFLOW
 from yolo_gradwatch.detect import RULES
+from yolo_gradwatch.finding import Alert, Change, Episode, Finding, News
 from yolo_gradwatch.graph import Paths, is_in
-from yolo_gradwatch.records import (
-    CLIP_OVERFLOW,
-    WHOLE,
-    Alert,
-    Change,
-    Episode,
-    Finding,
-    Layout,
-    News,
-    Window,
-)
+from yolo_gradwatch.layout import WHOLE, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from yolo_gradwatch.thresholds import Thresholds
+    from yolo_gradwatch.windows import Window
 
 SPREAD = 2
 """A finding is worse when its modules or its value in decades are this many times what was

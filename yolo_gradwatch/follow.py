@@ -16,10 +16,10 @@ from rich.text import Text
 from yolo_gradwatch import console, runlog, tables
 from yolo_gradwatch.board import Board
 from yolo_gradwatch.causes import at_work
+from yolo_gradwatch.clipping import CLIP_NORM
 from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.evidence import existing
-from yolo_gradwatch.layout import narrowed, watched_at
-from yolo_gradwatch.records import CLIP_NORM
+from yolo_gradwatch.layout import watched_at
 from yolo_gradwatch.review import (
     find_run,
     interval_of,
@@ -29,13 +29,17 @@ from yolo_gradwatch.review import (
     thresholds_of,
 )
 from yolo_gradwatch.screen import Screen, is_live_terminal
+from yolo_gradwatch.windows import narrowed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from yolo_gradwatch.records import Event, Layout, News, Window
+    from yolo_gradwatch.event import Event
+    from yolo_gradwatch.finding import News
+    from yolo_gradwatch.layout import Layout
     from yolo_gradwatch.thresholds import Thresholds
+    from yolo_gradwatch.windows import Window
 
 SECONDS = 0.5
 """From one look at the files to the next."""

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from yolo_gradwatch.arrays import FLOAT32_MAX
 from yolo_gradwatch.board import Board
 from yolo_gradwatch.columns import Column, columns
 from yolo_gradwatch.compare import PARTS, differences, only_in
 from yolo_gradwatch.console import STYLES, number, sparkline, told, verdict
-from yolo_gradwatch.records import FLOAT32_MAX
 from yolo_gradwatch.summary import of_blocks
 from yolo_gradwatch.tables import windows_of
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from yolo_gradwatch.board import BlockRow
-    from yolo_gradwatch.records import EpochTelemetry, Finding
+    from yolo_gradwatch.clipping import EpochClipping
+    from yolo_gradwatch.finding import Finding
     from yolo_gradwatch.report import Report
     from yolo_gradwatch.review import Run
 
@@ -123,7 +124,7 @@ def module_columns(table: pd.DataFrame) -> dict[str, Column]:
 
 
 def epochs_text(
-    epochs: Sequence[EpochTelemetry], width: int | None, interval: int = 1
+    epochs: Sequence[EpochClipping], width: int | None, interval: int = 1
 ) -> list[Text]:
     """Clipping and AMP of each epoch; of very many, the first and the last."""
     if not epochs:

@@ -14,38 +14,34 @@ from rich.text import Text
 
 from yolo_gradwatch import console, runlog, writer
 from yolo_gradwatch.board import Board
+from yolo_gradwatch.clipping import CLIP_NORM, Clipping, epochs_of
 from yolo_gradwatch.contract import unknown_bar
 from yolo_gradwatch.detect import matches
 from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.disk import Disk
+from yolo_gradwatch.event import Event
 from yolo_gradwatch.evidence import Evidence, existing
 from yolo_gradwatch.layout import dated
-from yolo_gradwatch.records import CLIP_NORM, Event
 from yolo_gradwatch.report import Report
 from yolo_gradwatch.review import last_step_of, load_run
-from yolo_gradwatch.rollup import Rollup
 from yolo_gradwatch.screen import Screen, draws_panel
 from yolo_gradwatch.sinks import Fanout, scalars
 from yolo_gradwatch.tables import grid_of, windows_of
-from yolo_gradwatch.telemetry import Telemetry, epochs_of
 from yolo_gradwatch.thresholds import Thresholds
+from yolo_gradwatch.windows import Rollup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from yolo_gradwatch.records import (
-        EpochTelemetry,
-        EventKind,
-        Finding,
-        Layout,
-        Members,
-        News,
-        Sample,
-        Window,
-    )
+    from yolo_gradwatch.clipping import EpochClipping
+    from yolo_gradwatch.event import EventKind
+    from yolo_gradwatch.finding import Finding, News
+    from yolo_gradwatch.layout import Layout, Members
     from yolo_gradwatch.review import Run
+    from yolo_gradwatch.sample import Sample
     from yolo_gradwatch.sinks import Sink
+    from yolo_gradwatch.windows import Window
 
 MOST_WAITING = 32
 """Steps that are looked at together at the most; so many take about four times as long as one."""
@@ -142,9 +138,9 @@ class Recorder:
         self._fanout = Fanout()
         self._others: dict[str, Any] = {}  # of gradwatch.json, from a later version
         self._events: list[Event] = []
-        self._epochs: list[EpochTelemetry] = []
+        self._epochs: list[EpochClipping] = []
         self._noted = 0
-        self._telemetry = Telemetry(0, self._clip, layout)
+        self._telemetry = Clipping(0, self._clip, layout)
         self._writer = writer.own()
         self._status = "running"
         self._drawn = ""
@@ -209,7 +205,7 @@ class Recorder:
         """Count clips and skips of this pass over an epoch, of ``epochs`` as planned by now."""
         self._keep_epoch()
         self._board.epochs = epochs
-        self._telemetry = Telemetry(epoch, self._clip, self._layout)
+        self._telemetry = Clipping(epoch, self._clip, self._layout)
 
     def take(self, samples: Iterable[Sample]) -> None:
         """Take steps as they land, in order; they are looked at when it is worth the while."""
@@ -353,7 +349,7 @@ class Recorder:
     def _keep_epoch(self) -> bool:
         """Whether the pass over an epoch that ends here had a step."""
         epoch = self._telemetry.result()
-        self._telemetry = Telemetry(epoch.epoch, self._clip, self._layout)
+        self._telemetry = Clipping(epoch.epoch, self._clip, self._layout)
         if epoch.steps:
             self._epochs.append(epoch)
         return epoch.steps > 0

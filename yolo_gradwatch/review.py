@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolo_gradwatch import runlog, tables, writer
+from yolo_gradwatch.clipping import CLIP_NORM
 from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.evidence import existing
-from yolo_gradwatch.records import CLIP_NORM, Grid, Layout
 from yolo_gradwatch.report import Report
 from yolo_gradwatch.thresholds import Thresholds
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pandas as pd
+
+    from yolo_gradwatch.layout import Layout
+    from yolo_gradwatch.windows import Grid
 
 
 MOST_STEPS = 10**15

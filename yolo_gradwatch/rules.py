@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from yolo_gradwatch.arrays import FLOAT32_MAX
+from yolo_gradwatch.clipping import CLIP_OVERFLOW
 from yolo_gradwatch.graph import BOXES, SCORES
+from yolo_gradwatch.layout import WHOLE
 from yolo_gradwatch.levels import FLOOR, REACH, Reading, medians
-from yolo_gradwatch.records import CLIP_OVERFLOW, FLOAT32_MAX, WHOLE, Window
 
 if TYPE_CHECKING:
+    from yolo_gradwatch.arrays import Counts, Flags, Floats, Singles
     from yolo_gradwatch.graph import Graph
-    from yolo_gradwatch.records import Counts, Flags, Floats, Layout, Singles
+    from yolo_gradwatch.layout import Layout
     from yolo_gradwatch.thresholds import Thresholds
+    from yolo_gradwatch.windows import Window
 
 HOPS = (10, 5)
 """Windows whose median decides about a vanishing block, and how many are enough."""

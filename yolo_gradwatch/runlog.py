@@ -16,12 +16,18 @@ from itertools import chain
 from typing import IO, TYPE_CHECKING, Any, get_args
 
 from yolo_gradwatch import evidence
-from yolo_gradwatch.records import WHOLE, EpochTelemetry, Event, Layout, News, Status, Window
+from yolo_gradwatch.clipping import EpochClipping
+from yolo_gradwatch.event import Event
+from yolo_gradwatch.layout import WHOLE, Layout
+from yolo_gradwatch.report import Status
 from yolo_gradwatch.typed import built, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
+
+    from yolo_gradwatch.finding import News
+    from yolo_gradwatch.windows import Window
 
 FORMAT_VERSION = 2
 """What is written; every version up to it is read."""
@@ -259,9 +265,9 @@ def events_of_meta(meta: dict[str, Any]) -> list[Event]:
     return [built(Event, raw) for raw in meta["events"]]
 
 
-def epochs_of_meta(meta: dict[str, Any]) -> list[EpochTelemetry]:
+def epochs_of_meta(meta: dict[str, Any]) -> list[EpochClipping]:
     """Clipping and AMP of each epoch."""
-    return [built(EpochTelemetry, raw) for raw in meta["epochs"]]
+    return [built(EpochClipping, raw) for raw in meta["epochs"]]
 
 
 def read_meta(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from yolo_gradwatch import contract, runlog
-from yolo_gradwatch import layout as layouts
+from yolo_gradwatch import model_layout as layouts
 from yolo_gradwatch import trainer as trainers
 from yolo_gradwatch.capture import Capture
 from yolo_gradwatch.evidence import Note
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from yolo_gradwatch.records import Finding, Layout, Members
+    from yolo_gradwatch.finding import Finding
+    from yolo_gradwatch.layout import Layout, Members
 
 MOST_BATCHES = 1024
 """Batches of one optimizer step whose images are remembered."""

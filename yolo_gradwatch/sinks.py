@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from yolo_gradwatch.records import WHOLE, Layout, Window
+from yolo_gradwatch.layout import WHOLE, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from yolo_gradwatch.windows import Window
 
 _LOG = logging.getLogger(__name__)
 

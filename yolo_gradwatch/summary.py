@@ -9,21 +9,15 @@ import numpy as np
 import pandas as pd
 
 from yolo_gradwatch.detect import is_named
-from yolo_gradwatch.records import WHOLE
+from yolo_gradwatch.layout import WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from yolo_gradwatch.records import (
-        Counts,
-        Episode,
-        Finding,
-        Flags,
-        Floats,
-        Grid,
-        Layout,
-        Singles,
-    )
+    from yolo_gradwatch.arrays import Counts, Flags, Floats, Singles
+    from yolo_gradwatch.finding import Episode, Finding
+    from yolo_gradwatch.layout import Layout
+    from yolo_gradwatch.windows import Grid
 
 COUNTS = ("nonfinite", "zero", "none")
 

@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 
 from yolo_gradwatch import runlog
-from yolo_gradwatch.records import Grid, Layout, Window
+from yolo_gradwatch.windows import Grid, Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from yolo_gradwatch.records import Counts
+    from yolo_gradwatch.arrays import Counts
+    from yolo_gradwatch.layout import Layout
 
 UNKNOWN = -1
 """In a grid, the ``clipped`` of a window whose row does not tell."""

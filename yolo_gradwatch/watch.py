@@ -21,7 +21,7 @@ from yolo_gradwatch.thresholds import Thresholds, check_count, shown
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from yolo_gradwatch.records import Finding
+    from yolo_gradwatch.finding import Finding
     from yolo_gradwatch.sinks import Sink
 
 _BEGIN = "on_pretrain_routine_start"

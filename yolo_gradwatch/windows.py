@@ -1,19 +1,23 @@
-"""Adds parameters up to modules and folds steps into windows."""
+"""Windows, and how optimizer steps are folded into them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolo_gradwatch.anomaly import Anomaly
-from yolo_gradwatch.records import CLIP_NORM, CLIP_OVERFLOW, Floats, Window
+from yolo_gradwatch.clipping import CLIP_NORM, CLIP_OVERFLOW
+from yolo_gradwatch.layout import module_norms
+from yolo_gradwatch.outliers import Outliers
+from yolo_gradwatch.sample import applied
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from yolo_gradwatch.records import Flags, Members, Sample, Singles
+    from yolo_gradwatch.arrays import Counts, Flags, Floats, Singles
+    from yolo_gradwatch.layout import Layout, Members
+    from yolo_gradwatch.sample import Sample
 
 WINDOW_SHARE = 0.02
 """A window closes when it holds this share of the steps taken so far."""
@@ -28,24 +32,98 @@ FINE_SKIPS = 12
 """The same after too many steps in a row that AMP skipped: an overflow without end is told."""
 
 
-def module_norms(norms: Floats, members: Members) -> Floats:
-    """L2 norm of each module's gradient from those of its parameters.
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of optimizer steps, one value for each module.
 
-    Args:
-        norms: (..., P) of the parameters, 0 where there is no gradient.
-        members: Which parameters make up each module.
-
-    Returns:
-        (..., M) float64; NaN or Inf where a parameter has one.
+    Attributes:
+        epoch: Counts from 1.
+        step_first: First captured step of the stretch.
+        step_last: Last captured step of the stretch.
+        steps: Captured steps in it.
+        skipped: How many of these AMP skipped.
+        nonfinite: (M,) steps, not skipped, with a NaN or Inf in the norm.
+        zero: (M,) steps, not skipped, with a gradient whose norm is exactly 0.
+        none: (M,) steps, not skipped, in which no parameter of the module had a gradient, though
+            not all were frozen. A module that was frozen has no norm and no count.
+        zero_fraction: (M,) share of exactly zero elements in the module's own weight gradient on
+            the first step; NaN for a module without a weight of two or more dimensions.
+        norm_min: (M,) lowest L2 norm over the finite steps; NaN if there is none.
+        norm_mean: (M,) mean L2 norm over the finite steps; NaN if there is none.
+        norm_max: (M,) highest L2 norm over the finite steps; NaN if there is none.
+        weight_norm: (M,) L2 norm of the module's parameters before the first step; NaN if it was
+            not taken, because an anomaly opened the window.
+        clipped: Steps, not skipped, with a total norm above the clip; -1 if unknown, as in files of
+            format version 1.
     """
-    squares = np.square(norms)[..., members.indices]
-    summed: Floats = np.sqrt(np.add.reduceat(squares, members.starts, axis=-1))
-    return summed
+
+    epoch: int
+    step_first: int
+    step_last: int
+    steps: int
+    skipped: int
+    nonfinite: Counts
+    zero: Counts
+    none: Counts
+    zero_fraction: Singles
+    norm_min: Singles
+    norm_mean: Singles
+    norm_max: Singles
+    weight_norm: Singles
+    clipped: int = -1
 
 
-def applied(samples: Sequence[Sample]) -> Flags:
-    """(S,) whether AMP did not skip each step."""
-    return np.array([not sample.skipped for sample in samples])
+WINDOW_ARRAYS = (
+    *("nonfinite", "zero", "none"),
+    *("zero_fraction", "norm_min", "norm_mean", "norm_max", "weight_norm"),
+)
+"""Fields of a window with a value for each module."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The windows of a run as arrays, in the order of their steps: W windows by M modules.
+
+    Attributes:
+        epoch: (W,) as in a `Window`, like those that follow.
+        step_first: (W,)
+        step_last: (W,)
+        steps: (W,)
+        skipped: (W,)
+        nonfinite: (W, M)
+        zero: (W, M)
+        none: (W, M)
+        zero_fraction: (W, M)
+        norm_min: (W, M)
+        norm_mean: (W, M)
+        norm_max: (W, M)
+        weight_norm: (W, M)
+        clipped: (W,)
+    """
+
+    epoch: Counts
+    step_first: Counts
+    step_last: Counts
+    steps: Counts
+    skipped: Counts
+    nonfinite: Counts
+    zero: Counts
+    none: Counts
+    zero_fraction: Singles
+    norm_min: Singles
+    norm_mean: Singles
+    norm_max: Singles
+    weight_norm: Singles
+    clipped: Counts
+
+
+def narrowed(window: Window, layout: Layout, part: Layout) -> Window:
+    """A window with the modules of a part of its layout alone."""
+    if len(part.modules) == len(layout.modules):
+        return window
+    inside = set(part.modules)
+    rows = [m for m, name in enumerate(layout.modules) if name in inside]
+    return replace(window, **{name: getattr(window, name)[rows] for name in WINDOW_ARRAYS})
 
 
 def zero_fraction(zeros: Floats, members: Members) -> Floats:
@@ -91,7 +169,7 @@ class Rollup:
         self._members = members
         self._interval = interval
         self._clip = clip
-        self._anomaly = Anomaly(members)
+        self._anomaly = Outliers(members)
         self._open: _Open | None = None
         self._ahead: list[int] = []
         self._fine_until = 0
@@ -141,7 +219,7 @@ class Rollup:
     def regroup(self, members: Members) -> None:
         """Go on with more parameters; no window is open."""
         self._members = members
-        self._anomaly = Anomaly(members)
+        self._anomaly = Outliers(members)
 
     def close(self) -> list[Window]:
         """The open window, if any, as it is."""
