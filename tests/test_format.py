@@ -27,7 +27,7 @@ from yolo_gradwatch.runlog import (
     header_of,
     mend,
 )
-from yolo_gradwatch.tables import windows_of
+from yolo_gradwatch.windows import windows_of
 
 DATA = Path(__file__).parent / "data"
 VERSIONS = sorted(path.name for path in DATA.glob("version-*"))

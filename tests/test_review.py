@@ -25,8 +25,8 @@ from yolo_gradwatch.evidence import FOLDER
 from yolo_gradwatch.layout import Layout
 from yolo_gradwatch.review import load_run
 from yolo_gradwatch.runlog import FormatError, RunLog
-from yolo_gradwatch.tables import windows_of
 from yolo_gradwatch.thresholds import Thresholds
+from yolo_gradwatch.windows import windows_of
 
 CONV = "model.1.conv"
 START = Event(1, "start")

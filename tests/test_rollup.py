@@ -20,7 +20,7 @@ from yolo_gradwatch.layout import module_norms
 from yolo_gradwatch.outliers import HISTORY_LEAST, HISTORY_STEPS, SKIPS_IN_A_ROW
 from yolo_gradwatch.sample import Detail
 from yolo_gradwatch.thresholds import Thresholds
-from yolo_gradwatch.windows import FINE_STRETCHES, Rollup, zero_fraction
+from yolo_gradwatch.windows import FINE_STRETCHES, Rollup
 
 P = len(MEMBERS.elements)
 ROW = {name: m for m, name in enumerate(LAYOUT.modules)}

@@ -20,8 +20,7 @@ from yolo_gradwatch.evidence import FOLDER
 from yolo_gradwatch.finding import Episode, Finding, News
 from yolo_gradwatch.review import load_run
 from yolo_gradwatch.runlog import FORMAT_VERSION, FormatError, RunLog
-from yolo_gradwatch.tables import windows_of
-from yolo_gradwatch.windows import Window
+from yolo_gradwatch.windows import Window, windows_of
 
 M = len(LAYOUT.modules)
 LAST = LAYOUT.modules[-1]

@@ -27,6 +27,7 @@ from yolo_gradwatch.runlog import (
     FormatError,
     RunLog,
 )
+from yolo_gradwatch.windows import windows_of
 
 CONV = "model.1.conv"
 ROWS = len(LAYOUT.modules)  # lines of a window
@@ -94,7 +95,7 @@ def told_about(path, read):
 
 
 def windows_in(table, layout=LAYOUT):
-    return list(tables.windows_of(tables.grid_of(table, layout)))
+    return list(windows_of(tables.grid_of(table, layout)))
 
 
 def assert_windows(found, expected):
@@ -858,7 +859,7 @@ def test_a_table_without_rows_makes_a_grid_without_windows(tmp_path, layout):
     table, _ = tables.read_windows(write(tmp_path, []), LAYOUT)
     grid = tables.grid_of(table, layout)
     assert_grid(grid, [], layout)
-    assert list(tables.windows_of(grid)) == []
+    assert list(windows_of(grid)) == []
 
 
 @LAWS

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
+from yolo_gradwatch.arrays import median
 from yolo_gradwatch.causes import at_work
 from yolo_gradwatch.layout import WHOLE
-from yolo_gradwatch.summary import median
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

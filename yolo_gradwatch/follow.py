@@ -29,7 +29,7 @@ from yolo_gradwatch.review import (
     thresholds_of,
 )
 from yolo_gradwatch.screen import Screen, is_live_terminal
-from yolo_gradwatch.windows import narrowed
+from yolo_gradwatch.windows import narrowed, windows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -287,7 +287,7 @@ class Tail:
         known = 1 if self._line else 0
         self._end += end - len(self._line)
         self._line = content[content.rfind(b"\n", 0, end - 1) + 1 : end]
-        return tuple(tables.windows_of(tables.grid_of(table[known:], layout)))
+        return tuple(windows_of(tables.grid_of(table[known:], layout)))
 
 
 class Judge:

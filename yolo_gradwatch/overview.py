@@ -14,8 +14,8 @@ from yolo_gradwatch.board import Board
 from yolo_gradwatch.columns import Column, columns
 from yolo_gradwatch.compare import PARTS, differences, only_in
 from yolo_gradwatch.console import STYLES, number, sparkline, told, verdict
-from yolo_gradwatch.summary import of_blocks
-from yolo_gradwatch.tables import windows_of
+from yolo_gradwatch.summary import OVER_RUN, of_blocks
+from yolo_gradwatch.windows import windows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -25,23 +25,26 @@ if TYPE_CHECKING:
     from yolo_gradwatch.board import BlockRow
     from yolo_gradwatch.clipping import EpochClipping
     from yolo_gradwatch.finding import Finding
+    from yolo_gradwatch.quantities import Quantity
     from yolo_gradwatch.report import Report
     from yolo_gradwatch.review import Run
 
 _TEXTS = ("module", "type", "findings")
+
+
+def _place(row: Quantity) -> int:
+    """Norms come first, then what is counted, then what is taken on a first step only."""
+    return 2 if row.moment == "first step" else int(row.is_count)
+
+
 _HEADINGS = {
     "module": "module",
     "type": "class",
     "parameters": "parameters",
-    "norm_first": "first",
-    "norm_median": "median",
-    "norm_last": "last",
-    "norm_max": "highest",
-    "nonfinite": "NaN/Inf",
-    "zero": "zero",
-    "none": "none",
-    "zero_fraction": "zeros",
-    "weight_norm": "weights",
+    **{
+        column.name: column.heading
+        for row, column in sorted(OVER_RUN, key=lambda pair: _place(pair[0]))
+    },
     "findings": "findings",
 }
 _SPARK = 32

@@ -26,9 +26,9 @@ from yolo_gradwatch.report import Report
 from yolo_gradwatch.review import last_step_of, load_run
 from yolo_gradwatch.screen import Screen, draws_panel
 from yolo_gradwatch.sinks import Fanout, scalars
-from yolo_gradwatch.tables import grid_of, windows_of
+from yolo_gradwatch.tables import grid_of
 from yolo_gradwatch.thresholds import Thresholds
-from yolo_gradwatch.windows import Rollup
+from yolo_gradwatch.windows import Rollup, windows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

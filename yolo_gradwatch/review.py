@@ -14,6 +14,7 @@ from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.evidence import existing
 from yolo_gradwatch.report import Report
 from yolo_gradwatch.thresholds import Thresholds
+from yolo_gradwatch.windows import windows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,7 +92,7 @@ class Run:
         diagnosis = Diagnosis(self.layout, limits, training, evidence)
         reported = self.reported if limits == self.thresholds else None
         events = runlog.events_of_meta(self.meta)
-        replay(diagnosis, tables.windows_of(self.grid), events, reported)
+        replay(diagnosis, windows_of(self.grid), events, reported)
         return Report(
             run=self.folder,
             status=self.status,
