@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from yolo_gradwatch.event import Event
 from yolo_gradwatch.layout import Layout, Members, dated
+from yolo_gradwatch.quantities import MEASURED
 from yolo_gradwatch.runlog import FORMAT_VERSION, RunLog
 from yolo_gradwatch.sample import Detail, Sample
 from yolo_gradwatch.thresholds import Thresholds
-from yolo_gradwatch.windows import Window
+from yolo_gradwatch.windows import Grid, Rollup, Window
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,6 +128,18 @@ def sample(  # noqa: PLR0913  # one argument a field
     )
 
 
+FAR = 1_000_001
+"""A step so late that a window holds 20,000 steps."""
+
+
+def windows_from(
+    samples: Iterable[Sample], members: Members = MEMBERS, interval: int = 1
+) -> list[Window]:
+    """The windows of a run whose samples are looked at one by one."""
+    rollup = Rollup(members, interval)
+    return [window for one in samples for window in rollup.add([one])] + rollup.close()
+
+
 Named = Collection[str] | Mapping[str, int]
 
 
@@ -164,6 +177,18 @@ def window(  # noqa: PLR0913  # one argument a field
         norm_mean=np.array(norms, np.float32),
         norm_max=np.array(norms, np.float32),
         weight_norm=np.full(len(norms), 5.0, np.float32),
+    )
+
+
+def grid_from(windows: Sequence[Window], layout: Layout = LAYOUT) -> Grid:
+    """Windows below each other."""
+    empty = {row.name: np.empty((0, len(layout.modules)), row.dtype) for row in MEASURED}
+    columns = {field.name: [getattr(one, field.name) for one in windows] for field in fields(Grid)}
+    return Grid(
+        **{
+            name: np.array(rows) if rows else empty.get(name, np.empty(0, np.int64))
+            for name, rows in columns.items()
+        }
     )
 
 
