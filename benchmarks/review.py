@@ -27,6 +27,7 @@ from ultralytics import YOLO
 from yolo_gradwatch import Thresholds, Window, model_layout, runlog
 from yolo_gradwatch.clipping import EpochClipping
 from yolo_gradwatch.event import Event
+from yolo_gradwatch.quantities import MEASURED
 
 if TYPE_CHECKING:
     from yolo_gradwatch import Layout
@@ -94,20 +95,22 @@ def _window(
     first = number + 1 if number < SINGLE else SINGLE + 1 + (number - SINGLE) * 20
     steps = 1 if number < SINGLE else 20
     weights = np.isin(model.roles, ["weight"])
+    measured = {
+        **{row.name: row.unknown(len(usual)) for row in MEASURED},
+        "nonfinite": nonfinite * steps,
+        "zero_fraction": np.where(weights, 0, np.nan).astype(np.float32),
+        "norm_min": norms * np.float32(0.71),
+        "norm_mean": norms,
+        "norm_max": norms * np.float32(1.63),
+        "weight_norm": (10 ** (usual + 2)).astype(np.float32),
+    }
     return Window(
         epoch=1 + number // 14,
         step_first=first,
         step_last=first + steps - 1,
         steps=steps,
         skipped=0,
-        nonfinite=nonfinite * steps,
-        zero=np.zeros(len(usual), np.int64),
-        none=np.zeros(len(usual), np.int64),
-        zero_fraction=np.where(weights, 0, np.nan).astype(np.float32),
-        norm_min=norms * np.float32(0.71),
-        norm_mean=norms,
-        norm_max=norms * np.float32(1.63),
-        weight_norm=(10 ** (usual + 2)).astype(np.float32),
+        **measured,
     )
 
 

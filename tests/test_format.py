@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,12 +112,7 @@ def test_a_resumed_run_of_every_version_goes_on(old):
     mend(old, last)
     log = RunLog(old, before.layout, resume=True)
     (last_window,) = [*windows_of(before.grid)][-1:]
-    log.write_window(
-        type(last_window)(
-            **{name: getattr(last_window, name) for name in last_window.__slots__}
-            | {"step_first": 21, "step_last": 21, "clipped": 1}
-        )
-    )
+    log.write_window(replace(last_window, step_first=21, step_last=21, clipped=1))
     log.close()
     after = load_run(old)
     assert header_of(old / "gradwatch.csv") == WINDOW_COLUMNS

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from values import FAR, LAWS, Part, around, plan, sample, windows_from
 
 from yolo_gradwatch.quantities import NAMES, QUANTITIES, Measured
+from yolo_gradwatch.runlog import WINDOWS_FILE, header_of
 from yolo_gradwatch.sample import Detail
 
 README = Path(__file__).parents[1] / "README.md"
+DATA = Path(__file__).parent / "data"
 
 PARTS = [
     *(Part("model.0.conv", 12), Part("model.0.bn", 2, is_weight=False)),
@@ -135,6 +137,13 @@ def test_a_window_holds_what_loops_over_its_steps_give(steps, begin):
 def test_every_row_that_is_measured_has_a_typed_field_and_an_oracle():
     assert tuple(field.name for field in fields(Measured)) == NAMES == tuple(ORACLES)
     assert len({row.name for row in QUANTITIES}) == len(QUANTITIES)
+
+
+def test_files_of_each_version_have_the_columns_of_its_rows_in_their_order():
+    for version in (1, 2):
+        header = header_of(DATA / f"version-{version}" / WINDOWS_FILE)
+        rows = [row.name for row in QUANTITIES if row.since <= version]
+        assert list(header[-len(rows) :]) == rows
 
 
 @pytest.mark.parametrize("row", QUANTITIES, ids=lambda row: row.name)

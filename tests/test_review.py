@@ -23,6 +23,7 @@ from yolo_gradwatch.diagnosis import Diagnosis
 from yolo_gradwatch.event import Event
 from yolo_gradwatch.evidence import FOLDER
 from yolo_gradwatch.layout import Layout
+from yolo_gradwatch.quantities import QUANTITIES
 from yolo_gradwatch.review import load_run
 from yolo_gradwatch.runlog import FormatError, RunLog
 from yolo_gradwatch.thresholds import Thresholds
@@ -79,10 +80,10 @@ def test_the_tables_have_the_columns_of_the_files(tmp_path):
 def test_the_tables_have_exact_types(tmp_path):
     watch(tmp_path, DEAD)
     run = load_run(tmp_path)
-    for name in (*runlog.COUNT_COLUMNS, "epoch", "step_first", "step_last", "steps", "skipped"):
+    for name in ("epoch", "step_first", "step_last", "steps", "skipped"):
         assert run.windows[name].dtype == np.int64, name
-    for name in runlog.FLOAT_COLUMNS:
-        assert run.windows[name].dtype == np.float32, name
+    for row in QUANTITIES:
+        assert run.windows[row.name].dtype == row.dtype, row.name
     assert isinstance(run.windows["module"].dtype, pd.CategoricalDtype)
     assert run.alerts["value"].dtype == np.float64
 

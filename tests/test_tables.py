@@ -15,12 +15,11 @@ from values import LAWS, LAYOUT, Part, assert_same, plan, runs, window
 
 from yolo_gradwatch import tables
 from yolo_gradwatch.layout import WHOLE
+from yolo_gradwatch.quantities import MEASURED, NAMES, QUANTITIES
 from yolo_gradwatch.runlog import (
     ALERT_COLUMNS,
     ALERT_NEEDED,
     ALERTS_FILE,
-    COUNT_COLUMNS,
-    FLOAT_COLUMNS,
     WINDOW_COLUMNS,
     WINDOW_NEEDED,
     WINDOWS_FILE,
@@ -34,7 +33,9 @@ ROWS = len(LAYOUT.modules)  # lines of a window
 WIDTH = len(WINDOW_COLUMNS)
 FEW = [window(1), window(2, steps=3), window(5, zero=[CONV])]
 HEADS = ("epoch", "step_first", "step_last", "steps", "skipped")
-ARRAYS = (*COUNT_COLUMNS, *FLOAT_COLUMNS)
+ARRAYS = NAMES
+COUNT_COLUMNS = [row.name for row in QUANTITIES if row.is_count]
+FLOAT_COLUMNS = [row.name for row in MEASURED if not row.is_count]
 COUNTS = (*HEADS, *COUNT_COLUMNS, "parameters")
 ENDS = pytest.mark.parametrize("end", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
 
@@ -160,9 +161,8 @@ def test_the_table_has_a_row_for_each_line_in_its_order(tmp_path):
     table, _ = tables.read_windows(path, LAYOUT)
     for line, row in zip(lines_of(path)[1:], table.itertuples(index=False), strict=True):
         cells = line.split(",")
-        shown = ["" if pd.isna(value) else str(value) for value in row[:-7]]
-        assert shown == cells[:-7]
-        assert ["" if np.isnan(value) else f"{value:g}" for value in row[-7:]] == cells[-7:]
+        shown = [f"{v:g}" if isinstance(v, float) else str(v) for v in row]
+        assert [text.replace("nan", "").replace("<NA>", "") for text in shown] == cells
 
 
 # --- names ----------------------------------------------------------------------------------------
@@ -347,7 +347,7 @@ def test_a_column_that_is_missing_is_empty(tmp_path, column):
     assert tuple(found.columns) == WINDOW_COLUMNS
     assert found[column].isna().all() or (found[column] == "").all()
     pd.testing.assert_frame_equal(found.drop(columns=column), expected.drop(columns=column))
-    is_new = column in {"clipped", "weight_max", "update_ratio"}  # since format version 2
+    is_new = column == "clipped" or column in {row.name for row in QUANTITIES if row.since > 1}
     assert [column in remark for remark in remarks] == ([] if is_new else [True])
     assert len(windows_in(found)) == len(FEW)
 

@@ -142,6 +142,8 @@ def windows_from(
 
 Named = Collection[str] | Mapping[str, int]
 
+NORMS = ("norm_min", "norm_mean", "norm_max")
+
 
 def window(  # noqa: PLR0913  # one argument a field
     step: int,
@@ -163,20 +165,21 @@ def window(  # noqa: PLR0913  # one argument a field
     norms = [
         np.nan if name in unknown else 0.0 if name in dead else norm for name in layout.modules
     ]
+    values = {
+        **{row.name: row.unknown(len(norms)) for row in MEASURED},
+        "nonfinite": _counts(layout, nonfinite, applied),
+        "zero": _counts(layout, zero, applied),
+        "none": _counts(layout, none, applied),
+        **{name: np.array(norms, np.float32) for name in NORMS},
+        "weight_norm": np.full(len(norms), 5.0, np.float32),
+    }
     return Window(
         epoch=epoch,
         step_first=step,
         step_last=step + steps - 1,
         steps=steps,
         skipped=skipped,
-        nonfinite=_counts(layout, nonfinite, applied),
-        zero=_counts(layout, zero, applied),
-        none=_counts(layout, none, applied),
-        zero_fraction=np.full(len(norms), np.nan, np.float32),
-        norm_min=np.array(norms, np.float32),
-        norm_mean=np.array(norms, np.float32),
-        norm_max=np.array(norms, np.float32),
-        weight_norm=np.full(len(norms), 5.0, np.float32),
+        **values,
     )
 
 
@@ -295,8 +298,6 @@ NET, _ = plan(
     ],
 )
 """A chain of blocks, of which number 3 has no parameters, and a head that reads 2, 4 and 5."""
-
-NORMS = ("norm_min", "norm_mean", "norm_max")
 
 
 def inside(layout: Layout, *names: str) -> list[str]:
