@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from values import LAWS, LAYOUT, grid_from, runs, window
 
+from yolo_gradwatch.arrays import first, highest, last, median, total
 from yolo_gradwatch.detect import RULES
 from yolo_gradwatch.layout import WHOLE
 from yolo_gradwatch.quantities import MEASURED
@@ -65,35 +66,20 @@ def any_windows(draw):
     return windows
 
 
-def known(windows, m, name):
-    """The values of a module in the windows that have one."""
-    values = [float(getattr(one, name)[m]) for one in windows]
+def known(values):
     return [value for value in values if not math.isnan(value)] or [math.nan]
 
 
-def total(name):
-    return lambda windows, m: sum(int(getattr(one, name)[m]) for one in windows)
-
-
-def newest(name):
-    return lambda windows, m: known(windows, m, name)[-1]
-
-
-def middle(windows, m):
-    """The median over the steps that were not skipped, where there is a norm."""
-    norms = [float(one.norm_mean[m]) for one in windows for _ in range(one.steps - one.skipped)]
-    return median_low([norm for norm in norms if not math.isnan(norm)] or [math.nan])
-
-
-ORACLES = {
-    **{name: total(name) for name in ("nonfinite", "zero", "none")},
-    "norm_first": lambda windows, m: known(windows, m, "norm_mean")[0],
-    "norm_median": middle,
-    "norm_last": newest("norm_mean"),
-    "norm_max": lambda windows, m: max(known(windows, m, "norm_max")),
-    **{name: newest(name) for name in ("zero_fraction", "weight_norm")},
+BY_LOOPS = {
+    total: lambda values, _steps: sum(values),
+    first: lambda values, _steps: known(values)[0],
+    last: lambda values, _steps: known(values)[-1],
+    highest: lambda values, _steps: max(known(values)),
+    median: lambda values, steps: median_low(
+        known([value for value, count in zip(values, steps, strict=True) for _ in range(count)])
+    ),
 }
-"""What loops over the windows give for each column, in their order."""
+"""What loops over the values and the applied steps of the windows give."""
 
 
 def assert_summary(table, windows):
@@ -103,13 +89,12 @@ def assert_summary(table, windows):
     for name, column in (("module", "modules"), ("type", "types"), ("parameters", "parameters")):
         assert table[name].tolist() == list(getattr(LAYOUT, column))
     assert set(table["steps"]) == {sum(one.steps - one.skipped for one in windows)}
-    for name, oracle in ORACLES.items():
-        expected = [oracle(windows, m) for m in range(len(LAYOUT.modules))]
-        np.testing.assert_array_equal(table[name], expected, name)
-
-
-def test_every_column_of_a_quantity_has_an_oracle():
-    assert list(ORACLES) == COLUMNS
+    steps = [one.steps - one.skipped for one in windows]
+    for row, column in OVER_RUN:
+        by_module = zip(*(getattr(one, row.name).tolist() for one in windows), strict=True)
+        values = list(by_module) or [()] * len(LAYOUT.modules)
+        expected = [BY_LOOPS[column.fold](list(own), steps) for own in values]
+        np.testing.assert_array_equal(table[column.name], expected, column.name)
 
 
 @LAWS
@@ -120,9 +105,9 @@ def test_a_summary_is_what_loops_over_the_windows_give(windows):
 
 @LAWS
 @given(any_windows(), st.integers(0, 4), st.integers(0, 8))
-def test_a_summary_of_some_epochs_is_that_of_their_windows(windows, first, last):
-    table = summary(grid_from(windows), LAYOUT, (), (first, last))
-    assert_summary(table, [one for one in windows if first <= one.epoch <= last])
+def test_a_summary_of_some_epochs_is_that_of_their_windows(windows, begin, end):
+    table = summary(grid_from(windows), LAYOUT, (), (begin, end))
+    assert_summary(table, [one for one in windows if begin <= one.epoch <= end])
 
 
 def test_steps_weigh_in_the_median_but_those_that_amp_skipped():
@@ -336,8 +321,8 @@ def test_standing_in_is_what_a_look_at_every_step_finds(spans, steps, epochs):
     findings += [finding_of(number=9, episodes=tuple(episodes))] if episodes else []
     inside = [
         step
-        for epoch, first, last in zip(grid.epoch, grid.step_first, grid.step_last, strict=True)
-        for step in range(first, last + 1)
+        for epoch, low, high in zip(grid.epoch, grid.step_first, grid.step_last, strict=True)
+        for step in range(low, high + 1)
         if epochs[0] <= epoch <= epochs[1]
     ]
 

@@ -35,8 +35,9 @@ FEW = [window(1), window(2, steps=3), window(5, zero=[CONV])]
 HEADS = ("epoch", "step_first", "step_last", "steps", "skipped")
 ARRAYS = NAMES
 COUNT_COLUMNS = [row.name for row in QUANTITIES if row.is_count]
+FIRST_COUNTS = [row.name for row in QUANTITIES if row.is_count and row.since == 1]
 FLOAT_COLUMNS = [row.name for row in MEASURED if not row.is_count]
-COUNTS = (*HEADS, *COUNT_COLUMNS, "parameters")
+COUNTS = (*HEADS, *FIRST_COUNTS, "parameters")
 ENDS = pytest.mark.parametrize("end", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
 
 
@@ -777,7 +778,7 @@ def grid_by_loops(table, layout):
         head = tuple(row[name] for name in HEADS)
         window_rows = grid.setdefault(row["step_first"], (head, {}))[1]
         window_rows[row["module"]] = [row[name] for name in ARRAYS]
-    nothing = [0] * len(COUNT_COLUMNS) + [np.nan] * len(FLOAT_COLUMNS)
+    nothing = [row.empty for row in MEASURED]
     return [
         (head, [rows.get(name, nothing) for name in layout.modules])
         for _, (head, rows) in sorted(grid.items())

@@ -39,11 +39,10 @@ def summary(
         epochs: First and last epoch to look at; all of them by default.
 
     Returns:
-        ``module``, ``type``, ``parameters``; ``steps`` that were not skipped, and of these
-        ``nonfinite``, ``zero`` and ``none`` as in ``gradwatch.csv``; the L2 gradient norm as
-        ``norm_first``, ``norm_median`` (over the steps), ``norm_last`` and ``norm_max``, NaN where
-        there is none; the newest ``zero_fraction`` and ``weight_norm``; and ``findings``, the rules
-        that name the module, separated by spaces, in parentheses where it suffers from another one.
+        ``module``, ``type``, ``parameters``; ``steps`` that were not skipped; the columns of
+        `OVER_RUN`, counts summed over the windows, norms and details NaN where there is none; and
+        ``findings``, the rules that name the module, separated by spaces, in parentheses where it
+        suffers from another one.
     """
     low, high = epochs or (0, np.iinfo(np.int64).max)
     chosen = (grid.epoch >= low) & (grid.epoch <= high)
