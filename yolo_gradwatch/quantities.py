@@ -98,9 +98,11 @@ class Quantity:
         return "%d" if self.is_count else "%.9g"
 
     def stored(self, values: Floats) -> Values:
-        """Values as the file holds them, so that a replay decides on the same numbers."""
-        with np.errstate(over="ignore"):  # beyond 3.4e38: Inf
-            return values.astype(self.dtype)
+        """Values as the file holds them, so that a replay decides on the same numbers.
+
+        One beyond 3.4e38 becomes Inf, of which numpy warns.
+        """
+        return values.astype(self.dtype)
 
     def unknown(self, size: int) -> Values:
         """(M,) values of a window in which it was not taken."""
@@ -140,8 +142,8 @@ def _add_to_mean(running: Floats, steps: Steps) -> None:
 
 
 def _mean(running: Floats) -> Floats:
-    with np.errstate(invalid="ignore"):  # 0 / 0: a module without a valid step
-        mean: Floats = running[0] / running[1]
+    unknown = np.full_like(running[0], np.nan)
+    mean: Floats = np.divide(running[0], running[1], out=unknown, where=running[1] > 0)
     return mean
 
 

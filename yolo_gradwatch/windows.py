@@ -214,7 +214,10 @@ class _Open:
         self._clip = clip
         self._steps = self._skipped = self._clipped = 0
         self._running = {
-            row.name: (row.fold, np.repeat(np.array(row.fold.start)[:, None], size, axis=1))
+            row.name: (
+                row.fold,
+                np.full((len(row.fold.start), size), np.array(row.fold.start)[:, None]),
+            )
             for row in MEASURED
             if isinstance(row.fold, Running)
         }
@@ -233,7 +236,8 @@ class _Open:
 
     def closed(self, members: Members) -> Window:
         """The window as it is."""
-        values: dict[str, Any] = {row.name: self._value(row, members) for row in MEASURED}
+        with np.errstate(over="ignore"):  # a norm beyond float32 is Inf
+            values: dict[str, Any] = {row.name: self._value(row, members) for row in MEASURED}
         return Window(
             epoch=self.epoch,
             step_first=self.first,
