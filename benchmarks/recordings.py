@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yolo_gradwatch.records import WHOLE, Detail, Layout, Members, Role, Sample
+from yolo_gradwatch.layout import WHOLE, Layout, Members, Role
+from yolo_gradwatch.sample import Detail, Sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

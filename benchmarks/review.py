@@ -23,9 +23,11 @@ import numpy as np
 from machine import heading, spread, table
 from ultralytics import YOLO
 
-from yolo_gradwatch import Window, layout, runlog, schema
+from yolo_gradwatch import Window, model_layout, runlog, schema
+from yolo_gradwatch.clipping import EpochClipping
+from yolo_gradwatch.event import Event
 from yolo_gradwatch.meta import Meta, RunOptions
-from yolo_gradwatch.records import EpochTelemetry, Event
+from yolo_gradwatch.quantities import MEASURED
 
 if TYPE_CHECKING:
     from yolo_gradwatch import Layout
@@ -62,7 +64,7 @@ def write(folder: Path, model: Layout, windows: int, *, sick: bool) -> None:
         log.write_window(_window(rng, model, usual, number, sick=sick))
     log.close()
     epochs = tuple(
-        EpochTelemetry(n, 20 * windows // 100, 20, 0, 90.0, 300.0, 9.0, {"model.23": 0.6}, None)
+        EpochClipping(n, 20 * windows // 100, 20, 0, 90.0, 300.0, 9.0, {"model.23": 0.6}, None)
         for n in range(1, 101)
     )
     log.write_meta(
@@ -91,20 +93,22 @@ def _window(
     first = number + 1 if number < SINGLE else SINGLE + 1 + (number - SINGLE) * 20
     steps = 1 if number < SINGLE else 20
     weights = np.isin(model.roles, ["weight"])
+    measured = {
+        **{row.name: row.unknown(len(usual)) for row in MEASURED},
+        "nonfinite": nonfinite * steps,
+        "zero_fraction": np.where(weights, 0, np.nan).astype(np.float32),
+        "norm_min": norms * np.float32(0.71),
+        "norm_mean": norms,
+        "norm_max": norms * np.float32(1.63),
+        "weight_norm": (10 ** (usual + 2)).astype(np.float32),
+    }
     return Window(
         epoch=1 + number // 14,
         step_first=first,
         step_last=first + steps - 1,
         steps=steps,
         skipped=0,
-        nonfinite=nonfinite * steps,
-        zero=np.zeros(len(usual), np.int64),
-        none=np.zeros(len(usual), np.int64),
-        zero_fraction=np.where(weights, 0, np.nan).astype(np.float32),
-        norm_min=norms * np.float32(0.71),
-        norm_mean=norms,
-        norm_max=norms * np.float32(1.63),
-        weight_norm=(10 ** (usual + 2)).astype(np.float32),
+        **measured,
     )
 
 
@@ -127,7 +131,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=1400)
     parser.add_argument("--repeats", type=int, default=5)
     chosen = parser.parse_args()
-    model, _ = layout.read(YOLO("yolo26n.yaml").model, ())
+    model, _ = model_layout.read(YOLO("yolo26n.yaml").model, ())
     for name in ("healthy", "sick"):
         write(chosen.out / name, model, chosen.windows, sick=name == "sick")
     size = (chosen.out / "healthy" / schema.WINDOWS_FILE).stat().st_size / 1e6

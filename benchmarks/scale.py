@@ -33,14 +33,14 @@ from simulation import pool_of, recorder_of, step_of
 from torch import nn
 from trainings import YOLO
 
-from yolo_gradwatch import GradWatch, layout
+from yolo_gradwatch import GradWatch, model_layout
 from yolo_gradwatch.capture import Capture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from yolo_gradwatch.recorder import Recorder
-    from yolo_gradwatch.records import Sample
+    from yolo_gradwatch.sample import Sample
 
 WINDOWS = 300
 MANY = 32
@@ -94,9 +94,9 @@ def _imports(statement: str) -> list[float]:
 
 
 def _costs(model: nn.Module, device: str) -> list[str]:
-    layout_seconds = _seconds(lambda: layout.read(model), 5)
-    found, members = layout.read(model)
-    parameters = layout.watched(model)
+    layout_seconds = _seconds(lambda: model_layout.read(model), 5)
+    found, members = model_layout.read(model)
+    parameters = model_layout.watched(model)
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter)
     capture = Capture(parameters)
@@ -148,7 +148,7 @@ def _step_and_window_seconds(
 
 def steps(chosen: argparse.Namespace) -> None:
     """Simulate a long training, in a process without torch, and print what it took."""
-    model = layout.read(YOLO("yolo26n.yaml").model)
+    model = model_layout.read(YOLO("yolo26n.yaml").model)
     with tempfile.TemporaryDirectory() as folder:
         plan = Path(folder) / "model.pickle"
         plan.write_bytes(pickle.dumps(model))
@@ -166,8 +166,8 @@ def steps(chosen: argparse.Namespace) -> None:
 def memory(chosen: argparse.Namespace) -> None:
     """Read again and again, and print by how much the memory grew."""
     model = YOLO("yolo26n.yaml").model.to(chosen.device)
-    found, members = layout.read(model)
-    parameters = layout.watched(model)
+    found, members = model_layout.read(model)
+    parameters = model_layout.watched(model)
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter)
     rows = []

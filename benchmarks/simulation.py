@@ -24,12 +24,12 @@ from machine import peak_memory
 
 from yolo_gradwatch import schema
 from yolo_gradwatch.assembly import Options, Training, assemble
-from yolo_gradwatch.records import Detail, Sample
+from yolo_gradwatch.sample import Detail, Sample
 from yolo_gradwatch.terminal import Terminal
 
 if TYPE_CHECKING:
+    from yolo_gradwatch.layout import Layout, Members
     from yolo_gradwatch.recorder import Recorder
-    from yolo_gradwatch.records import Layout, Members
 
 EPOCHS = 300
 SKIPS, ANOMALIES = 1000, 40

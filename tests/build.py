@@ -8,17 +8,13 @@ from itertools import pairwise
 import numpy as np
 from hypothesis import settings
 
+from yolo_gradwatch.clipping import EpochClipping
+from yolo_gradwatch.finding import Episode, Finding, News
+from yolo_gradwatch.layout import WHOLE, Layout
 from yolo_gradwatch.live import Board
-from yolo_gradwatch.records import (
-    WHOLE,
-    Episode,
-    EpochTelemetry,
-    Finding,
-    Layout,
-    News,
-    Sample,
-    Window,
-)
+from yolo_gradwatch.quantities import MEASURED
+from yolo_gradwatch.sample import Sample
+from yolo_gradwatch.windows import Window
 
 LAWS = settings(deadline=None, derandomize=True, max_examples=40)
 
@@ -100,9 +96,9 @@ def board_of(layout=None, *, epochs=0, levels=()):
 def window_of(layout, **changes):
     """One healthy step."""
     size = len(layout.modules)
-    counts, floats = np.zeros(size, np.int64), np.ones(size, np.float32)
-    window = Window(1, 5, 5, 1, 0, counts, counts, counts, floats, floats, floats, floats, floats)
-    return replace(window, **changes)
+    values = {row.name: np.full(size, 0 if row.is_count else 1, row.dtype) for row in MEASURED}
+    one = Window(epoch=1, step_first=5, step_last=5, steps=1, skipped=0, **values)
+    return replace(one, **changes)
 
 
 def episode_of(step=7, step_end=None, *, epoch=1, reported=None, value=1.0):
@@ -149,6 +145,6 @@ def news_of(change, finding, step=9, reported=9):
 def epoch_of(  # noqa: PLR0913  # one argument a field
     epoch=1, *, steps=10, clipped=0, skipped=0, norm_median=3.0, clip_ratio=None, owners=None
 ):
-    return EpochTelemetry(
+    return EpochClipping(
         epoch, steps, clipped, skipped, norm_median, norm_median, clip_ratio, owners or {}, None
     )

@@ -11,8 +11,9 @@ from test_review import DEAD, EPOCH, watch
 from values import LAYOUT, window
 
 from yolo_gradwatch import process
-from yolo_gradwatch.records import Layout
-from yolo_gradwatch.runlog import COUNT_COLUMNS, FLOAT_COLUMNS, WINDOW_COLUMNS
+from yolo_gradwatch.layout import Layout
+from yolo_gradwatch.quantities import MEASURED
+from yolo_gradwatch.runlog import WINDOW_COLUMNS
 from yolo_gradwatch.schema import (
     ALERT_COLUMNS,
     ALERT_NEEDED,
@@ -29,6 +30,8 @@ ROWS = len(LAYOUT.modules)  # lines of a window
 WINDOWS = 11
 LINES = 1 + WINDOWS * ROWS
 HEADER = ",".join(WINDOW_COLUMNS)
+COUNT_COLUMNS = [row.name for row in MEASURED if row.is_count]
+FLOAT_COLUMNS = [row.name for row in MEASURED if not row.is_count]
 COUNTS = ("epoch", "step_first", "step_last", "parameters", "steps", "skipped", *COUNT_COLUMNS)
 DEEP = "[" * 100_000
 BINARY = bytes(range(256)) * 8

@@ -11,7 +11,8 @@ from rule_cases import FIVE, RUNS, WORDED
 from values import NET, feed, fired, inside, net, weighing, zeroed
 
 from yolo_gradwatch.catalog import RULES
-from yolo_gradwatch.records import WHOLE, Alert, Finding
+from yolo_gradwatch.finding import Alert, Finding
+from yolo_gradwatch.layout import WHOLE
 from yolo_gradwatch.thresholds import Thresholds
 from yolo_gradwatch.vocabulary import ALARMS, alarms, matches, table
 

@@ -124,7 +124,7 @@ def check(folder, caplog, place, *, live, later):
     ("place", "later"),
     [
         ("trainer.save_dir", False),
-        ("layout.read", False),
+        ("model_layout.read", False),
         ("capture.Capture.take", True),
         ("recorder.Recorder.end", False),
         ("files.Files.window", True),

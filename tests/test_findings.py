@@ -7,9 +7,10 @@ from build import ended
 from values import FORK_EDGES, HEAD, LAYOUT, TRUNK, Part, plan, window
 
 from yolo_gradwatch.catalog import RULES
+from yolo_gradwatch.finding import Alert, Episode, News
 from yolo_gradwatch.findings import CALM_WINDOWS, Findings
 from yolo_gradwatch.grouping import common_name
-from yolo_gradwatch.records import WHOLE, Alert, Episode, News
+from yolo_gradwatch.layout import WHOLE
 from yolo_gradwatch.thresholds import Thresholds
 
 CHAIN, _ = plan(

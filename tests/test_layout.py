@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from yolo_gradwatch import layout
+from yolo_gradwatch import model_layout
 from yolo_gradwatch.graph import Graph
-from yolo_gradwatch.records import WHOLE
+from yolo_gradwatch.layout import WHOLE, is_attention
+from yolo_gradwatch.model_layout import clean_name, read, watched
 
 WRAPPERS = ("module", "_orig_mod", "student_model")
 
@@ -25,14 +26,6 @@ class Around(nn.Module):
         self.add_module(name, model)
 
 
-class Teaching(nn.Module):
-    def __init__(self, student):
-        super().__init__()
-        self.teacher_model = ultralytics_like().requires_grad_(requires_grad=False)
-        self.student_model = student
-        self.projector = nn.ModuleList([nn.Conv2d(3, 3, 1)])
-
-
 class Net(nn.Module):
     """A model of named children that knows nothing of Ultralytics."""
 
@@ -40,6 +33,14 @@ class Net(nn.Module):
         super().__init__()
         for name, child in children.items():
             self.add_module(name, child)
+
+
+def own(kind, base=nn.Module, *args, shape=None, **shapes):
+    """A layer of a class of its own, with parameters of such shapes."""
+    module = type(kind, (base,), {})(*args)
+    for name, size in ({**shapes, "own": shape} if shape is not None else shapes).items():
+        setattr(module, name, nn.Parameter(torch.ones(size)))
+    return module
 
 
 def chain():
@@ -76,9 +77,16 @@ def tied():
 
 
 def partly_frozen():
+    """The first layer is frozen, and so is the bias of the last."""
     model = chain()
     model[0].requires_grad_(requires_grad=False)
     model[3].bias.requires_grad_(requires_grad=False)
+    return model
+
+
+def half_frozen_layer():
+    model = Net(frozen=nn.Linear(2, 2), last=nn.Linear(2, 2))
+    model.frozen.weight.requires_grad_(requires_grad=False)
     return model
 
 
@@ -88,31 +96,33 @@ def own_parameter():
     return model
 
 
-def compiled_inside():
+def compiled_inside(part=0):
+    """A compiled block, or a compiled norm layer within one."""
     model = ultralytics_like()
-    model.model[0] = block(-1, Around("_orig_mod", model.model[0]))
+    if part is None:
+        model.model[0][1] = Around("_orig_mod", model.model[0][1])
+    else:
+        model.model[part] = block(-1, Around("_orig_mod", model.model[part]))
     return model
 
 
-def wrapped():
-    return Around("module", Around("_orig_mod", ultralytics_like()))
-
-
 def taught():
-    return Teaching(ultralytics_like())
+    return Net(
+        teacher_model=ultralytics_like().requires_grad_(requires_grad=False),
+        student_model=ultralytics_like(),
+        projector=nn.ModuleList([nn.Conv2d(3, 3, 1)]),
+    )
 
 
-MODELS = (
-    chain,
-    ultralytics_like,
-    shared,
-    tied,
-    partly_frozen,
-    own_parameter,
-    compiled_inside,
-    wrapped,
-    taught,
-)
+def with_activations():
+    return Net(
+        model=nn.Sequential(
+            block(-1, nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sigmoid(), nn.Sequential(nn.Tanh()))),
+            block(-1, nn.Upsample()),
+            block(-1, nn.Conv2d(3, 3, 1)),
+            block(-1, nn.Sequential(nn.SiLU(), nn.PReLU(), nn.Conv2d(3, 3, 1), nn.SiLU())),
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -137,95 +147,134 @@ def sizes_by_path(model):
     return {path: sum(sizes.values()) for path, sizes in found.items()}
 
 
+MODELS = (
+    *(chain, ultralytics_like, shared, tied, partly_frozen, own_parameter, compiled_inside),
+    *(lambda: Around("module", Around("_orig_mod", ultralytics_like())), taught),
+)
+
+
 @pytest.mark.parametrize("build", MODELS)
-def test_every_module_with_a_trainable_parameter_has_exactly_one_row(build):
+def test_every_module_with_a_trainable_parameter_has_one_row_and_its_parameters(build):
     model = build()
-    found, _ = layout.read(model)
+    found, members = read(model)
     expected = sizes_by_path(model)
     if build is shared:  # one module, two paths: the first is its name
         del expected["second.0"]
     assert dict(zip(found.modules, found.parameters, strict=True)) == expected
     assert len(set(found.modules)) == len(found.modules)
-    assert found.modules[0] == WHOLE
-    assert found.block_of[0] == ""
-
-
-@pytest.mark.parametrize("build", MODELS)
-def test_members_hold_the_parameters_of_each_module(build):
-    model = build()
-    found, members = layout.read(model)
-    parameters = layout.watched(model)
+    assert (found.modules[0], found.block_of[0]) == (WHOLE, "")
+    parameters = watched(model)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    assert all(a is b for a, b in zip(parameters, trainable, strict=True))
     stretches = np.split(members.indices, members.starts[1:])
-    assert len(stretches) == len(found.modules)
     for size, stretch in zip(found.parameters, stretches, strict=True):
         assert len(set(stretch)) == len(stretch)
         assert sum(parameters[p].numel() for p in stretch) == size
     assert members.elements.tolist() == [p.numel() for p in parameters]
-    assert {int(p) for _, p in members.weights} == {
-        i for i, p in enumerate(parameters) if p.ndim >= 2
-    }
+    weights = {i for i, p in enumerate(parameters) if p.ndim >= 2}
+    assert {int(p) for _, p in members.weights} == weights
 
 
-def test_a_parameter_that_is_shared_counts_once_in_the_parent():
-    found, members = layout.read(tied())
-    assert dict(zip(found.modules, found.parameters, strict=True)) == {
-        "model": 16,
-        "encoder": 16,
-        "decoder": 16,
-    }
-    assert members.weights.tolist() == [[1, 0], [2, 0]]
+READ = {
+    tied: {"modules": ("model", "encoder", "decoder"), "parameters": (16, 16, 16)},
+    shared: {"modules": ("model", "first", "second", "second.1"), "parameters": (16, 12, 16, 4)},
+    partly_frozen: {"modules": ("model", "1", "3"), "parameters": (16, 8, 8)},
+    half_frozen_layer: {"roles": ("", "other", "weight")},  # of what is watched
+    with_activations: {"inside": (("Sigmoid", "Tanh"), ("Upsample",), (), ("SiLU",))},
+    own_parameter: {"modules": read(ultralytics_like())[0].modules},
+    lambda: Net(stem=chain(), act=nn.ReLU(), fc=nn.Linear(2, 2)): {
+        "blocks": (("stem", "Sequential"), ("fc", "Linear")),
+        "block_of": ("", "stem", "stem", "stem", "stem", "fc"),
+        "head": "fc",
+        "edges": (),
+    },
+    lambda: nn.Linear(2, 3): {
+        "modules": ("model",),
+        "roles": ("weight",),
+        "blocks": (),
+        "inside": (),
+        "head": "",
+    },
+    ultralytics_like: {
+        "blocks": tuple(
+            (f"model.{n}", kind)
+            for n, kind in enumerate(("Sequential", "Conv2d", "Upsample", "Sequential", "Net"))
+        ),
+        "inside": ((), (), ("Upsample",), (), ()),
+        "head": "model.4",
+        "edges": tuple(
+            (f"model.{a}", f"model.{b}")
+            for a, b in ((0, 1), (1, 2), (2, 3), (0, 3), (3, 4), (1, 4))
+        ),
+    },
+}
 
 
-def test_a_module_under_two_names_has_the_row_of_the_first():
-    found, _ = layout.read(shared())
-    assert found.modules == ("model", "first", "second", "second.1")
-    assert found.parameters == (16, 12, 16, 4)
+@pytest.mark.parametrize("build", READ)
+def test_what_is_read_of_a_model(build):
+    found, _ = read(build())
+    assert {name: getattr(found, name) for name in READ[build]} == READ[build]
 
 
-def test_frozen_parameters_are_left_out():
-    model = partly_frozen()
-    found, members = layout.read(model)
-    assert found.modules == ("model", "1", "3")
-    assert found.parameters == (16, 8, 8)
-    assert len(members.elements) == len(layout.watched(model)) == 3
+@pytest.mark.parametrize(
+    ("build", "trunk"),
+    [
+        (ultralytics_like, [1, 1, 1]),  # neither model.2, which has none, nor the head
+        (lambda: Net(stem=chain(), act=nn.ReLU(), fc=nn.Linear(2, 2)), [2]),
+        (lambda: nn.Linear(2, 3), []),
+    ],
+)
+def test_the_trunk_are_the_weights_of_the_blocks_below_the_head(build, trunk):
+    assert [len(weights) for weights in read(build())[1].trunk] == trunk
 
 
-def test_trainable_parameters_keep_the_order_of_named_parameters():
-    model = partly_frozen()
-    expected = [p for _, p in model.named_parameters() if p.requires_grad]
-    assert all(a is b for a, b in zip(layout.watched(model), expected, strict=True))
+def test_the_inside_of_a_block_stays_the_same_when_its_layers_are_frozen():
+    model = ultralytics_like()
+    model.model[0].requires_grad_(requires_grad=False)
+    assert read(model)[0].inside == READ[ultralytics_like]["inside"]
+
+
+# --- roles ----------------------------------------------------------------------------------------
 
 
 def roles_of(model):
-    found, _ = layout.read(model)
+    found, _ = read(model)
     return {name: role for name, role in zip(found.modules, found.roles, strict=True) if role}
 
 
-def test_a_module_that_owns_a_parameter_has_a_role_and_a_container_has_none():
-    assert roles_of(ultralytics_like()) == {
-        "model.0.0": "weight",
-        "model.0.1": "norm",
-        "model.1": "weight",
-        "model.3.0": "weight",
-        "model.4.cv2.0": "weight",
-        "model.4.cv2.1": "weight",
-    }
+def conv_norm_act():
+    """A container whose class has the word."""
+    return own("ConvNormAct", nn.Sequential, nn.Conv2d(2, 4, 1), nn.BatchNorm2d(4), nn.SiLU())
 
 
-class Gain(nn.Module):
-    """A parameter of one dimension that is no norm layer's."""
-
-    def __init__(self):
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(3))
+def gained():
+    module = conv_norm_act()
+    module.gain = nn.Parameter(torch.ones(4))
+    return module
 
 
-class Table(Gain):
-    """A weight beside a parameter of one dimension."""
-
-    def __init__(self):
-        super().__init__()
-        self.table = nn.Parameter(torch.ones(2, 3))
+@pytest.mark.parametrize(
+    ("build", "roles"),
+    [
+        (own_parameter, {"model": "other", **roles_of(ultralytics_like())}),
+        (
+            ultralytics_like,
+            {
+                "model.0.0": "weight",
+                "model.0.1": "norm",
+                "model.1": "weight",
+                **dict.fromkeys(("model.3.0", "model.4.cv2.0", "model.4.cv2.1"), "weight"),
+            },
+        ),
+        (lambda: Net(block=conv_norm_act()), {"block.0": "weight", "block.1": "norm"}),
+        (
+            lambda: Net(block=gained()),
+            {"block": "other", "block.0": "weight", "block.1": "norm"},
+        ),
+    ],
+)
+def test_a_module_that_owns_a_parameter_has_a_role_and_a_container_has_none(build, roles):
+    assert roles_of(build()) == roles
 
 
 def without_bias(module):
@@ -234,112 +283,53 @@ def without_bias(module):
     return module
 
 
-@pytest.mark.parametrize(
-    ("module", "role"),
-    [
-        (nn.Linear(2, 2), "weight"),
-        (nn.ConvTranspose2d(2, 2, 1, bias=False), "weight"),
-        (nn.Embedding(2, 2), "weight"),
-        (Table(), "weight"),
-        (Gain(), "other"),
-        (nn.PReLU(), "other"),
-        (nn.BatchNorm2d(2), "norm"),
-        (nn.GroupNorm(1, 2), "norm"),
-        (nn.LayerNorm((2, 2)), "norm"),  # its weight has two dimensions
-        (without_bias(nn.LayerNorm((2, 2))), "norm"),
-    ],
-)
-def test_the_role_of_a_layer(module, role):
-    assert roles_of(Net(layer=module)) == {"layer": role}
-
-
-class Scale(nn.Module):
-    """A factor for each channel."""
-
-    def __init__(self, *shape):
-        super().__init__()
-        self.gamma = nn.Parameter(torch.ones(shape))
-
-
-@pytest.mark.parametrize("shape", [(), (4,), (4, 1, 1), (1, 4, 1, 1)])
-def test_a_factor_for_each_channel_is_no_weight(shape):
-    assert roles_of(Net(layer=Scale(*shape))) == {"layer": "other"}
-
-
-OF_TORCH = [
-    *(nn.BatchNorm1d(4), nn.BatchNorm2d(4), nn.BatchNorm3d(4), nn.SyncBatchNorm(4)),
-    *(nn.InstanceNorm2d(4, affine=True), nn.GroupNorm(2, 4), nn.LayerNorm((2, 3, 4))),
-    *([nn.RMSNorm((2, 4))] if hasattr(nn, "RMSNorm") else []),  # torch 2.4 has it
-]
-
-
-@pytest.mark.parametrize("module", OF_TORCH, ids=lambda module: type(module).__name__)
-def test_a_norm_layer_of_torch_is_one_and_so_is_what_inherits_from_it(module):
+def inherits(module):
+    """A layer of a class that inherits from one of torch's."""
     module.__class__ = type("Plain", (type(module),), {})
-    assert roles_of(Net(layer=module)) == {"layer": "norm"}
-
-
-def own(kind, base=nn.Module, *args, shape=None):
-    """A layer of a class of its own with a parameter of such a shape."""
-    module = type(kind, (base,), {})(*args)
-    if shape is not None:
-        module.own = nn.Parameter(torch.ones(shape))
     return module
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["LayerNorm2d", "RMSNorm", "GRN", "FRN2d", "L2Norm", "Layernorm", "my_norm", "EvoNormB0"],
-)
-@pytest.mark.parametrize("shape", [(4,), (4, 1, 1), (1, 4, 1, 1), (1, 1, 1, 4)])
-def test_a_class_whose_name_has_the_word_and_that_owns_a_number_a_channel_is_a_norm_layer(
-    kind, shape
-):
-    assert roles_of(Net(layer=own(kind, shape=shape))) == {"layer": "norm"}
-    assert roles_of(Net(layer=own(kind, shape=(4, 2)))) == {"layer": "weight"}
+CHANNELS = [(4,), (4, 1, 1), (1, 4, 1, 1), (1, 1, 1, 4)]
+NORM_WORDS = ["LayerNorm2d", "RMSNorm", "GRN", "FRN2d", "L2Norm", "Layernorm", "my_norm"]
+NORM_LETTERS = ["Normalizer", "Normal", "Enormous", "Abnormal", "Gain"]
+LAYERS = [
+    ("weight", nn.Linear(2, 2)),
+    ("weight", nn.ConvTranspose2d(2, 2, 1, bias=False)),
+    ("weight", nn.Embedding(2, 2)),
+    ("weight", own("Table", gain=(3,), table=(2, 3))),
+    ("weight", own("NormedConv2d", nn.Conv2d, 2, 4, 3)),
+    ("weight", own("NormConv", nn.Conv2d, 2, 4, 1)),
+    ("weight", own("LayerNormLinear", nn.Linear, 2, 4)),
+    *(("weight", own(kind, shape=(4, 2))) for kind in (*NORM_WORDS, *NORM_LETTERS)),
+    ("other", nn.PReLU()),
+    *(("other", own("Scale", shape=shape)) for shape in ((), *CHANNELS)),
+    *(("other", own(kind, shape=(4,))) for kind in NORM_LETTERS),
+    *(("norm", own(kind, shape=s)) for kind in (*NORM_WORDS, "EvoNormB0") for s in CHANNELS),
+    ("norm", nn.BatchNorm2d(2)),
+    ("norm", nn.LayerNorm((2, 2))),  # its weight has two dimensions
+    ("norm", without_bias(nn.LayerNorm((2, 2)))),
+    *(("norm", inherits(kind(4))) for kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)),
+    *(("norm", inherits(one)) for one in (nn.SyncBatchNorm(4), nn.GroupNorm(2, 4))),
+    ("norm", inherits(nn.InstanceNorm2d(4, affine=True))),
+    ("norm", inherits(nn.LayerNorm((2, 3, 4)))),
+    *([("norm", inherits(nn.RMSNorm((2, 4))))] if hasattr(nn, "RMSNorm") else []),  # torch 2.4
+]
 
 
-@pytest.mark.parametrize("kind", ["Normalizer", "Normal", "Enormous", "Abnormal", "Gain"])
-def test_a_class_whose_name_has_the_letters_only_is_no_norm_layer(kind):
-    assert roles_of(Net(layer=own(kind, shape=(4,)))) == {"layer": "other"}
-    assert roles_of(Net(layer=own(kind, shape=(4, 2)))) == {"layer": "weight"}
-
-
-@pytest.mark.parametrize(
-    ("kind", "base", "arguments"),
-    [
-        ("NormedConv2d", nn.Conv2d, (2, 4, 3)),
-        ("NormConv", nn.Conv2d, (2, 4, 1)),
-        ("LayerNormLinear", nn.Linear, (2, 4)),
-    ],
-)
-def test_a_weight_is_one_whatever_its_class_is_called(kind, base, arguments):
-    layer = own(kind, base, *arguments)
-    model = nn.Sequential(layer, nn.Conv2d(4, 4, 1))
-    _, members = layout.read(model)
-    assert roles_of(model) == {"0": "weight", "1": "weight"}
-    assert [len(weights) for weights in members.trunk] == [1]
-
-
-class ConvNormAct(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.norm, self.act = nn.Conv2d(2, 4, 1), nn.BatchNorm2d(4), nn.SiLU()
-
-
-def test_a_container_is_no_norm_layer():
-    assert roles_of(Net(block=ConvNormAct())) == {"block.conv": "weight", "block.norm": "norm"}
-    block = ConvNormAct()
-    block.gain = nn.Parameter(torch.ones(4))
-    assert roles_of(Net(block=block))["block"] == "other"
+@pytest.mark.parametrize(("role", "module"), LAYERS, ids=lambda part: type(part).__name__)
+def test_the_role_of_a_layer(role, module):
+    assert roles_of(Net(layer=module)) == {"layer": role}
+    if role == "weight":
+        _, members = read(nn.Sequential(module, nn.Conv2d(4, 4, 1)))
+        assert [len(weights) for weights in members.trunk] == [1]
 
 
 @pytest.mark.parametrize("kind", ["Mixer", "PatternBlock", "Attention"])
 @pytest.mark.parametrize("compiled", [False, True])
-def test_an_attention_is_told_by_what_it_inherits_from(kind, compiled):
+def test_an_attention_is_recognized_by_what_it_inherits_from(kind, compiled):
     inner = own(kind, nn.MultiheadAttention, 4, 2)
     model = Net(mix=Around("_orig_mod", inner) if compiled else inner, last=nn.Linear(4, 4))
-    found, _ = layout.read(model)
+    found, _ = read(model)
     assert found.attentions == ("mix",)
     inside = dict(zip(found.modules, Graph(found).attention, strict=True))
     assert inside == {"model": False, "mix": True, "mix.out_proj": True, "last": False}
@@ -347,105 +337,40 @@ def test_an_attention_is_told_by_what_it_inherits_from(kind, compiled):
 
 @pytest.mark.parametrize("kind", ["Lattice", "PatternBlock", "Attic", "Flatten", "Unflatten"])
 def test_a_class_whose_name_has_the_letters_only_is_no_attention(kind):
-    found, _ = layout.read(Net(mix=own(kind, nn.Linear, 4, 2), last=nn.Linear(4, 4)))
+    found, _ = read(Net(mix=own(kind, nn.Linear, 4, 2), last=nn.Linear(4, 4)))
     assert found.attentions == ()
     assert not Graph(found).attention.any()
 
 
-def classes_of_ultralytics():
-    """All classes of layers that Ultralytics' models are built of."""
+def test_the_attentions_and_norm_layers_of_ultralytics_are_known():
+    """Those of the installed version, by the letters that a word is looked for with."""
     from ultralytics.nn import modules
 
     parts = (part for part in vars(modules).values() if inspect.ismodule(part))
     every = (kind for part in (modules, *parts) for kind in vars(part).values())
-    return {k.__name__ for k in every if inspect.isclass(k) and issubclass(k, nn.Module)}
-
-
-def test_the_attentions_and_norm_layers_of_ultralytics_are_known():
-    """Those of the installed version, by the letters that a word is looked for with."""
-    kinds = classes_of_ultralytics()
+    kinds = {k.__name__ for k in every if inspect.isclass(k) and issubclass(k, nn.Module)}
     assert {"AAttn", "Attention", "MSDeformAttn"} <= kinds
     letters = {kind for kind in kinds if re.search("att", kind, re.IGNORECASE)}
-    assert {kind for kind in kinds if layout.is_attention(kind)} == letters - {"Flatten"}
+    assert {kind for kind in kinds if is_attention(kind)} == letters - {"Flatten"}
     letters = {kind for kind in kinds if re.search("norm", kind, re.IGNORECASE)}
-    assert {kind for kind in kinds if layout._is_norm(kind)} == letters
+    assert {kind for kind in kinds if model_layout._is_norm(kind)} == letters
 
 
 @pytest.mark.parametrize(
     ("module", "positions"),
     [
-        (nn.Conv2d(2, 2, 1), 1),
-        (nn.Conv2d(2, 2, 3), 9),
+        *((nn.Conv2d(2, 2, 1), 1), (nn.Conv2d(2, 2, 3), 9), (nn.Conv1d(2, 2, 5), 5)),
         (nn.Conv2d(4, 4, (1, 7), groups=4, bias=False), 7),
-        (nn.Conv1d(2, 2, 5), 5),
-        (nn.ConvTranspose2d(2, 3, 2), 4),
-        (nn.Linear(2, 2), 1),
-        (nn.BatchNorm2d(2), 1),
+        *((nn.ConvTranspose2d(2, 3, 2), 4), (nn.Linear(2, 2), 1), (nn.BatchNorm2d(2), 1)),
     ],
 )
 @pytest.mark.parametrize("wrapper", [None, "_orig_mod"])
 def test_kernels_are_the_positions_of_the_modules_own_weight(module, positions, wrapper):
     layer = Around(wrapper, module) if wrapper else module
-    found, _ = layout.read(Net(layer=layer))
-    assert dict(zip(found.modules, found.kernels, strict=True)) == {"model": 1, "layer": positions}
+    assert read(Net(layer=layer))[0].kernels == (1, positions)
 
 
-def test_yolo_kernels_are_those_of_its_convolutions(yolo):
-    found, _ = layout.read(yolo)
-    named = {layout.clean_name(name): module for name, module in yolo.named_modules()}
-    sizes = {
-        name: kernel[0] * kernel[1]
-        for name in found.modules
-        if (kernel := getattr(named[name], "kernel_size", None))
-    }
-    expected = tuple(sizes.get(name, 1) for name in found.modules)
-    assert found.kernels == expected
-    assert set(expected) == {1, 9}
-
-
-def test_the_role_is_that_of_what_is_watched():
-    model = Net(frozen=nn.Linear(2, 2), last=nn.Linear(2, 2))
-    model.frozen.weight.requires_grad_(requires_grad=False)
-    assert roles_of(model) == {"frozen": "other", "last": "weight"}
-
-
-def test_a_module_with_a_parameter_of_its_own_and_children_has_a_role_too():
-    assert roles_of(own_parameter())["model"] == "other"
-
-
-def test_a_block_tells_which_classes_without_parameters_are_inside():
-    model = Net(
-        model=nn.Sequential(
-            block(-1, nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sigmoid(), nn.Sequential(nn.Tanh()))),
-            block(-1, nn.Upsample()),
-            block(-1, nn.Conv2d(3, 3, 1)),
-            block(-1, nn.Sequential(nn.SiLU(), nn.PReLU(), nn.Conv2d(3, 3, 1), nn.SiLU())),
-        )
-    )
-    found, _ = layout.read(model)
-    assert found.inside == (("Sigmoid", "Tanh"), ("Upsample",), (), ("SiLU",))
-
-
-def test_the_inside_of_a_block_stays_the_same_when_its_layers_are_frozen():
-    model = ultralytics_like()
-    model.model[0].requires_grad_(requires_grad=False)
-    found, _ = layout.read(model)
-    plain, _ = layout.read(ultralytics_like())
-    assert found.inside == plain.inside == ((), (), ("Upsample",), (), ())
-
-
-NAMES = ("0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias")
-
-
-def frozen_chain():
-    """The first layer is frozen, and so is the bias of the last."""
-    model = partly_frozen()
-    assert [n for n, p in model.named_parameters() if not p.requires_grad] == [
-        "0.weight",
-        "0.bias",
-        "3.bias",
-    ]
-    return model
+# --- what is watched ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -460,23 +385,19 @@ def frozen_chain():
     ],
 )
 def test_what_is_frozen_without_being_meant_to_is_watched(meant, left_out):
-    model = frozen_chain()
-    named = dict(model.named_parameters())
-    expected = [named[name] for name in NAMES if name not in left_out]
-    found = layout.watched(model, meant)
-    assert len(found) == len(expected)
-    assert all(a is b for a, b in zip(found, expected, strict=True))
-    read, members = layout.read(model, meant)
-    assert read.parameters[0] == sum(p.numel() for p in expected)
+    model = partly_frozen()
+    expected = [p for name, p in model.named_parameters() if name not in left_out]
+    assert all(a is b for a, b in zip(watched(model, meant), expected, strict=True))
+    found, members = read(model, meant)
+    assert found.parameters[0] == sum(p.numel() for p in expected)
     assert members.elements.tolist() == [p.numel() for p in expected]
 
 
 def test_parameters_that_can_have_no_gradient_are_never_watched():
     model = Net(layer=nn.Linear(2, 2))
     model.codes = nn.Parameter(torch.ones(3, dtype=torch.int8), requires_grad=False)
-    assert len(layout.watched(model, ())) == 2
-    found, _ = layout.read(model, ())
-    assert found.parameters == (6, 6)
+    assert len(watched(model, ())) == 2
+    assert read(model, ())[0].parameters == (6, 6)
 
 
 @pytest.mark.parametrize("name", ["module", "_orig_mod"])
@@ -484,91 +405,44 @@ def test_names_that_are_meant_to_be_frozen_are_found_in_a_wrapper(name):
     model = ultralytics_like()
     for part in (model.model[0], model.model[1]):
         part.requires_grad_(requires_grad=False)
-    found, _ = layout.read(Around(name, model), ("model.0.",))
-    assert "model.0" not in found.modules
-    assert "model.1" in found.modules
+    found, _ = read(Around(name, model), ("model.0.",))
+    assert {"model.0", "model.1"} & set(found.modules) == {"model.1"}
 
 
-def test_a_model_without_a_list_of_blocks_has_its_children_as_blocks():
-    found, members = layout.read(Net(stem=chain(), act=nn.ReLU(), fc=nn.Linear(2, 2)))
-    assert found.blocks == (("stem", "Sequential"), ("fc", "Linear"))
-    assert found.head == "fc"
-    assert found.edges == ()
-    assert found.block_of == ("", "stem", "stem", "stem", "stem", "fc")
-    assert [trunk.tolist() for trunk in members.trunk] == [[0, 4]]
-
-
-def test_a_single_module_is_the_whole_model():
-    found, members = layout.read(nn.Linear(2, 3))
-    assert (found.modules, found.roles) == (("model",), ("weight",))
-    assert (found.blocks, found.inside, found.head) == ((), (), "")
-    assert members.trunk == ()
-
-
-def test_blocks_of_an_ultralytics_like_model():
-    found, members = layout.read(ultralytics_like())
-    assert [name for name, _ in found.blocks] == [f"model.{n}" for n in range(5)]
-    assert found.blocks[2] == ("model.2", "Upsample")
-    assert len(found.inside) == len(found.blocks)
-    assert found.head == "model.4"
-    assert found.edges == (
-        ("model.0", "model.1"),
-        ("model.1", "model.2"),
-        ("model.2", "model.3"),
-        ("model.0", "model.3"),
-        ("model.3", "model.4"),
-        ("model.1", "model.4"),
-    )
-    assert [len(trunk) for trunk in members.trunk] == [1, 1, 1]  # neither model.2 nor the head
+# --- wrappers -------------------------------------------------------------------------------------
 
 
 WRAPPINGS = {
-    "ddp": lambda: Around("module", ultralytics_like()),
-    "compiled": lambda: Around("_orig_mod", ultralytics_like()),
-    "compiled in ddp": wrapped,
-    "ddp in compiled": lambda: Around("_orig_mod", Around("module", ultralytics_like())),
-    "compiled inside": compiled_inside,
-    "compiled inside ddp": lambda: Around("module", compiled_inside()),
+    "ddp": lambda build: Around("module", build()),
+    "compiled": lambda build: Around("_orig_mod", build()),
+    "compiled in ddp": lambda build: Around("module", Around("_orig_mod", build())),
+    "ddp in compiled": lambda build: Around("_orig_mod", Around("module", build())),
 }
 
 
-@pytest.mark.parametrize("wrapping", WRAPPINGS)
-def test_wrappers_change_nothing(wrapping):
-    plain, plain_members = layout.read(ultralytics_like())
-    found, members = layout.read(WRAPPINGS[wrapping]())
+def assert_reads_the_same(model, plain_model):
+    (found, members), (plain, plain_members) = read(model), read(plain_model)
     assert found == plain
     for field in ("indices", "starts", "elements", "weights"):
         np.testing.assert_array_equal(getattr(members, field), getattr(plain_members, field))
 
 
-@pytest.mark.parametrize("name", ["module", "_orig_mod"])
-def test_a_wrapped_module_keeps_its_role(name):
-    plain, plain_members = layout.read(own_parameter())
-    found, members = layout.read(Around(name, own_parameter()))
-    assert found.roles == plain.roles
-    np.testing.assert_array_equal(members.weights, plain_members.weights)
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+@pytest.mark.parametrize("build", [ultralytics_like, own_parameter])
+def test_wrappers_change_nothing(wrapping, build):
+    assert_reads_the_same(WRAPPINGS[wrapping](build), build())
 
 
-@pytest.mark.parametrize("part", [0, 1])
-def test_a_compiled_layer_keeps_its_role(part):
-    model, plain_model = ultralytics_like(), ultralytics_like()
-    if part == 0:
-        model.model[0][1] = Around("_orig_mod", model.model[0][1])  # a norm layer
-    else:
-        model.model[1] = block(-1, Around("_orig_mod", model.model[1]))
-    found, members = layout.read(model)
-    plain, plain_members = layout.read(plain_model)
-    assert found.roles == plain.roles
-    assert found.inside == plain.inside
-    np.testing.assert_array_equal(members.weights, plain_members.weights)
+@pytest.mark.parametrize("part", [0, 1, None])
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: Around("module", model)])
+def test_a_compiled_layer_is_read_as_any_other(part, wrap):
+    assert_reads_the_same(wrap(compiled_inside(part)), ultralytics_like())
 
 
 @pytest.mark.parametrize(
     ("name", "clean"),
     [
-        ("", "model"),
-        ("model", "model"),
-        ("module", "model"),
+        *(("", "model"), ("model", "model"), ("module", "model")),
         ("module.model.0.conv", "model.0.conv"),
         ("_orig_mod.module.model.0", "model.0"),
         ("module.student_model.model.22", "model.22"),
@@ -580,87 +454,23 @@ def test_a_compiled_layer_keeps_its_role(part):
     ],
 )
 def test_clean_name(name, clean):
-    assert layout.clean_name(name) == clean
+    assert clean_name(name) == clean
+
+
+def assert_reads_as_its_student(found, student):
+    plain, _ = read(student)
+    count = len(plain.modules)
+    assert found.modules[:count] == plain.modules
+    assert found.modules[count] == "projector"
+    assert all(name.startswith("projector") for name in found.modules[count:])
+    assert (found.head, found.edges) == (plain.head, plain.edges)
+    return plain
 
 
 def test_a_frozen_teacher_is_left_out_and_the_projector_is_kept():
-    found, _ = layout.read(taught())
-    plain, _ = layout.read(ultralytics_like())
-    assert found.modules[: len(plain.modules)] == plain.modules
-    assert found.modules[len(plain.modules) :] == ("projector", "projector.0")
-    assert found.head == "model.4"
-    assert found.edges == plain.edges
+    found, _ = read(taught())
+    plain = assert_reads_as_its_student(found, ultralytics_like())
     assert found.parameters[0] == plain.parameters[0] + 12
-
-
-def test_yolo_has_one_row_for_the_whole_model_and_none_for_its_sequential(yolo):
-    found, _ = layout.read(yolo)
-    assert found.modules[0] == "model"
-    assert found.types[0] == "DetectionModel"
-    assert found.modules.count("model") == 1
-    assert found.modules[1] == "model.0"
-    assert found.parameters[0] == sum(p.numel() for p in yolo.parameters() if p.requires_grad)
-
-
-def test_yolo_rows_equal_an_independent_computation(yolo):
-    found, _ = layout.read(yolo)
-    assert dict(zip(found.modules, found.parameters, strict=True)) == sizes_by_path(yolo)
-
-
-def test_yolo_blocks(yolo):
-    found, members = layout.read(yolo)
-    assert [name for name, _ in found.blocks] == [f"model.{n}" for n in range(24)]
-    assert found.head == "model.23"
-    for name, owner in zip(found.modules, found.block_of, strict=True):
-        assert owner == ".".join(name.split(".")[:2]) if name != "model" else owner == ""
-    with_weights = {owner for owner in found.block_of if owner not in ("", "model.23")}
-    assert len(members.trunk) == len(with_weights)
-
-
-def test_yolo_roles_are_those_of_its_layers(yolo):
-    found, _ = layout.read(yolo)
-    named = dict(yolo.named_modules())
-    owners = {
-        layout.clean_name(name): module
-        for name, module in named.items()
-        if any(p.requires_grad for p in module.parameters(recurse=False))
-    }
-    kinds = {"BatchNorm2d": "norm", "Conv2d": "weight"}
-    assert roles_of(yolo) == {n: kinds[type(module).__name__] for n, module in owners.items()}
-    assert set(found.roles) == {"", "norm", "weight"}
-
-
-def test_yolo_has_its_activations_inside(yolo):
-    found, _ = layout.read(yolo)
-    inside = dict(zip((name for name, _ in found.blocks), found.inside, strict=True))
-    assert inside["model.0"] == ("SiLU",)
-    assert {"MaxPool2d", "SiLU"} <= set(inside["model.9"])
-    assert inside["model.11"] == ("Upsample",)
-    assert inside["model.12"] == ("Concat",)
-
-
-def test_yolo_edges(yolo):
-    found, _ = layout.read(yolo)
-    into = defaultdict(list)
-    for source, target in found.edges:
-        into[target].append(source)
-    types = dict(found.blocks)
-    concats = {name: into[name] for name in types if types[name] == "Concat"}
-    assert concats == {
-        "model.12": ["model.11", "model.6"],
-        "model.15": ["model.14", "model.4"],
-        "model.18": ["model.17", "model.13"],
-        "model.21": ["model.20", "model.10"],
-    }
-    assert into["model.23"] == ["model.16", "model.19", "model.22"]
-    assert into["model.0"] == []
-
-
-def test_yolo_in_ddp_and_compile_reads_the_same(yolo):
-    plain, _ = layout.read(yolo)
-    found, _ = layout.read(Around("module", Around("_orig_mod", yolo)))
-    assert found.modules == plain.modules
-    assert (found.head, found.edges) == (plain.head, plain.edges)
 
 
 def test_ultralytics_distillation_reads_as_its_student():
@@ -669,8 +479,50 @@ def test_ultralytics_distillation_reads_as_its_student():
 
     teacher, student = (DetectionModel("yolo26n.yaml", verbose=False) for _ in range(2))
     student.args = SimpleNamespace(imgsz=64, dis=1.0)
-    found, _ = layout.read(distill.DistillationModel(teacher, student))
-    plain, _ = layout.read(student)
-    assert found.modules[: len(plain.modules)] == plain.modules
-    assert all(name.startswith("projector") for name in found.modules[len(plain.modules) :])
-    assert (found.head, found.edges) == (plain.head, plain.edges)
+    found, _ = read(distill.DistillationModel(teacher, student))
+    assert_reads_as_its_student(found, student)
+
+
+# --- YOLO -----------------------------------------------------------------------------------------
+
+
+def test_yolo_rows_equal_an_independent_computation(yolo):
+    found, members = read(yolo)
+    assert dict(zip(found.modules, found.parameters, strict=True)) == sizes_by_path(yolo)
+    assert found.modules[:2] == ("model", "model.0")
+    assert found.types[0] == "DetectionModel"
+    assert [name for name, _ in found.blocks] == [f"model.{n}" for n in range(24)]
+    owners = (".".join(name.split(".")[:2]) if name != WHOLE else "" for name in found.modules)
+    assert found.block_of == tuple(owners)
+    assert len(members.trunk) == len({*found.block_of} - {"", "model.23"})
+    assert_reads_the_same(Around("module", Around("_orig_mod", yolo)), yolo)
+
+
+def test_yolo_roles_and_kernels_are_those_of_its_layers(yolo):
+    found, _ = read(yolo)
+    named = {clean_name(name): module for name, module in yolo.named_modules()}
+    kinds = {"BatchNorm2d": "norm", "Conv2d": "weight"}
+    assert found.roles == tuple(kinds.get(type(named[name]).__name__, "") for name in found.modules)
+    sizes = (getattr(named[name], "kernel_size", (1, 1)) for name in found.modules)
+    assert found.kernels == tuple(height * width for height, width in sizes)
+    assert set(found.kernels) == {1, 9}
+
+
+def test_yolo_blocks_with_their_activations_and_edges(yolo):
+    found, _ = read(yolo)
+    inside = dict(zip((name for name, _ in found.blocks), found.inside, strict=True))
+    assert inside["model.0"] == ("SiLU",)
+    assert {"MaxPool2d", "SiLU"} <= set(inside["model.9"])
+    assert (inside["model.11"], inside["model.12"]) == (("Upsample",), ("Concat",))
+    into = defaultdict(list)
+    for source, target in found.edges:
+        into[target].append(source)
+    assert {name: into[name] for name, kind in found.blocks if kind == "Concat"} == {
+        "model.12": ["model.11", "model.6"],
+        "model.15": ["model.14", "model.4"],
+        "model.18": ["model.17", "model.13"],
+        "model.21": ["model.20", "model.10"],
+    }
+    assert found.head == "model.23"
+    assert into["model.23"] == ["model.16", "model.19", "model.22"]
+    assert into["model.0"] == []

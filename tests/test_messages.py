@@ -11,9 +11,10 @@ from rule_cases import BRANCH, HEADED, WORDED
 from values import Part, plan
 
 from yolo_gradwatch import causes
+from yolo_gradwatch.arrays import FLOAT32_MAX
 from yolo_gradwatch.catalog import RULES
+from yolo_gradwatch.layout import WHOLE
 from yolo_gradwatch.messages import Case, Message, course, described, factor
-from yolo_gradwatch.records import FLOAT32_MAX, WHOLE
 
 TRAINING = {
     "amp": False,

@@ -15,8 +15,9 @@ from torch import nn
 from values import LAWS, LAYOUT, put_meta
 
 from yolo_gradwatch import Thresholds, layout, process
+from yolo_gradwatch.clipping import CLIP_NORM, EpochClipping
+from yolo_gradwatch.event import Event, EventKind
 from yolo_gradwatch.meta import Meta, RunOptions, encoded, read_meta
-from yolo_gradwatch.records import CLIP_NORM, EpochTelemetry, Event, EventKind
 from yolo_gradwatch.schema import META_FILE
 
 VERSION_2 = Path(__file__).parent / "data" / "version-2"
@@ -37,7 +38,7 @@ FULL = Meta(
     ),
     last_step=99,
     events=tuple(Event(step, kind) for step, kind in enumerate(get_args(EventKind))),
-    epochs=(epoch_of(owners={"model.1": 0.5, "model.2": 1.0}), EpochTelemetry(2, scale=65536.0)),
+    epochs=(epoch_of(owners={"model.1": 0.5, "model.2": 1.0}), EpochClipping(2, scale=65536.0)),
     others={"mood": {"of": ["the", None]}},
 )
 
@@ -77,7 +78,7 @@ def test_fields_that_earlier_versions_did_not_write_have_their_defaults(tmp_path
     for name in ("since", "attentions"):
         spoil(tmp_path, META_FILE, part(f"layout.{name}", GONE))
     meta = read_meta(tmp_path)
-    assert (meta.layout, meta.epochs) == (LAYOUT, (EpochTelemetry(1),))
+    assert (meta.layout, meta.epochs) == (LAYOUT, (EpochClipping(1),))
     assert meta.thresholds == Thresholds(dead_windows=2)
     assert (meta.options.clip, meta.options.epochs) == (CLIP_NORM, 0)
 

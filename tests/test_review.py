@@ -15,9 +15,10 @@ from values import LAWS, LAYOUT, Part, plan, put_meta, runs, window
 
 from yolo_gradwatch import load_run
 from yolo_gradwatch import process as processes
+from yolo_gradwatch.clipping import EpochClipping
 from yolo_gradwatch.diagnosis import Diagnosis
+from yolo_gradwatch.event import Event
 from yolo_gradwatch.evidence import FOLDER
-from yolo_gradwatch.records import EpochTelemetry, Event
 from yolo_gradwatch.runlog import RunLog
 from yolo_gradwatch.thresholds import Thresholds
 
@@ -164,7 +165,7 @@ def test_a_review_under_other_thresholds(tmp_path, patience, healthy):
     assert report.healthy is healthy
 
 
-EPOCH = EpochTelemetry(1, 3, 2, 1, 12.5, 80.0, 1.75, {"model.0": 0.75, "model.1": 0.25}, None)
+EPOCH = EpochClipping(1, 3, 2, 1, 12.5, 80.0, 1.75, {"model.0": 0.75, "model.1": 0.25}, None)
 
 
 def test_a_report_holds_what_the_run_says_of_itself(tmp_path):

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from values import LAWS, LAYOUT, Part, assert_same, plan, runs, window
 
 from yolo_gradwatch import tables
-from yolo_gradwatch.records import WHOLE
-from yolo_gradwatch.runlog import COUNT_COLUMNS, FLOAT_COLUMNS, WINDOW_COLUMNS, RunLog
+from yolo_gradwatch.layout import WHOLE
+from yolo_gradwatch.quantities import MEASURED, NAMES, QUANTITIES
+from yolo_gradwatch.runlog import WINDOW_COLUMNS, RunLog
 from yolo_gradwatch.schema import (
     ALERT_COLUMNS,
     ALERT_NEEDED,
@@ -25,13 +26,17 @@ from yolo_gradwatch.schema import (
     WINDOWS_FILE,
     FormatError,
 )
+from yolo_gradwatch.windows import windows_of
 
 CONV = "model.1.conv"
 ROWS = len(LAYOUT.modules)  # lines of a window
 FEW = [window(1), window(2, steps=3), window(5, zero=[CONV])]
 HEADS = ("epoch", "step_first", "step_last", "steps", "skipped")
-ARRAYS = (*COUNT_COLUMNS, *FLOAT_COLUMNS)
-COUNTS = (*HEADS, *COUNT_COLUMNS, "parameters")
+ARRAYS = NAMES
+COUNT_COLUMNS = [row.name for row in QUANTITIES if row.is_count]
+FIRST_COUNTS = [row.name for row in QUANTITIES if row.is_count and row.since == 1]
+FLOAT_COLUMNS = [row.name for row in MEASURED if not row.is_count]
+COUNTS = (*HEADS, *FIRST_COUNTS, "parameters")
 
 
 def write(folder, windows=FEW, layout=LAYOUT, *, resume=False):
@@ -69,7 +74,7 @@ def read(path):
 
 
 def windows_in(table, layout=LAYOUT):
-    return list(tables.windows_of(tables.grid_of(table, layout)))
+    return list(windows_of(tables.grid_of(table, layout)))
 
 
 def assert_windows(found, expected):
@@ -180,7 +185,8 @@ def test_a_column_that_is_missing_is_empty(tmp_path, file, column):
     assert tuple(found.columns) == tuple(expected.columns)
     assert found[column].isna().all() or (found[column] == "").all()
     pd.testing.assert_frame_equal(found.drop(columns=column), expected.drop(columns=column))
-    is_new = column in {"clipped", "weight_max", "update_ratio", "reported"}  # since version 2
+    later = {row.name for row in QUANTITIES if row.since > 1}
+    is_new = column in {"clipped", "reported"} or column in later
     assert [column in remark for remark in remarks] == ([] if is_new else [True])
 
 
@@ -302,7 +308,7 @@ def grid_by_loops(table, layout):
         head = tuple(row[name] for name in HEADS)
         window_rows = grid.setdefault(row["step_first"], (head, {}))[1]
         window_rows[row["module"]] = [row[name] for name in ARRAYS]
-    nothing = [0] * len(COUNT_COLUMNS) + [np.nan] * len(FLOAT_COLUMNS)
+    nothing = [row.empty for row in MEASURED]
     return [
         (head, [rows.get(name, nothing) for name in layout.modules])
         for _, (head, rows) in sorted(grid.items())
@@ -351,7 +357,7 @@ def test_a_table_without_rows_makes_a_grid_without_windows(tmp_path, layout):
     table, _ = tables.read_windows(write(tmp_path, []), LAYOUT)
     grid = tables.grid_of(table, layout)
     assert_grid(grid, [], layout)
-    assert list(tables.windows_of(grid)) == []
+    assert list(windows_of(grid)) == []
 
 
 @LAWS

@@ -12,14 +12,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from yolo_gradwatch.detector import Detector
-from yolo_gradwatch.layout import dated
-from yolo_gradwatch.records import Alert, Detail, Event, Layout, Members, Sample, Window
+from yolo_gradwatch.event import Event
+from yolo_gradwatch.layout import Layout, Members, dated
+from yolo_gradwatch.quantities import MEASURED
 from yolo_gradwatch.runlog import RunLog
+from yolo_gradwatch.sample import Detail, Sample
 from yolo_gradwatch.schema import FORMAT_VERSION, META_FILE
 from yolo_gradwatch.thresholds import Thresholds
+from yolo_gradwatch.windows import Grid, Rollup, Window
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from yolo_gradwatch.finding import Alert
 
 LAWS = settings(deadline=None, derandomize=True, max_examples=40)
 
@@ -35,7 +40,7 @@ class Part(NamedTuple):
 def plan(
     parts: Sequence[Part], blocks: Sequence[str] = (), edges: Iterable[tuple[str, str]] = ()
 ) -> tuple[Layout, Members]:
-    """What `layout.read` would give for a model with these parameters, in this order."""
+    """What `model_layout.read` would give for a model with these parameters, in this order."""
     rows: dict[str, list[int]] = {}
     for p, part in enumerate(parts):
         for name in around(part.module):
@@ -128,7 +133,21 @@ def sample(  # noqa: PLR0913  # one argument a field
     )
 
 
+FAR = 1_000_001
+"""A step so late that a window holds 20,000 steps."""
+
+
+def windows_from(
+    samples: Iterable[Sample], members: Members = MEMBERS, interval: int = 1
+) -> list[Window]:
+    """The windows of a run whose samples are looked at one by one."""
+    rollup = Rollup(members, interval)
+    return [window for one in samples for window in rollup.add([one])] + rollup.close()
+
+
 Named = Collection[str] | Mapping[str, int]
+
+NORMS = ("norm_min", "norm_mean", "norm_max")
 
 
 def window(  # noqa: PLR0913  # one argument a field
@@ -151,20 +170,33 @@ def window(  # noqa: PLR0913  # one argument a field
     norms = [
         np.nan if name in unknown else 0.0 if name in dead else norm for name in layout.modules
     ]
+    values = {
+        **{row.name: row.unknown(len(norms)) for row in MEASURED},
+        "nonfinite": _counts(layout, nonfinite, applied),
+        "zero": _counts(layout, zero, applied),
+        "none": _counts(layout, none, applied),
+        **{name: np.array(norms, np.float32) for name in NORMS},
+        "weight_norm": np.full(len(norms), 5.0, np.float32),
+    }
     return Window(
         epoch=epoch,
         step_first=step,
         step_last=step + steps - 1,
         steps=steps,
         skipped=skipped,
-        nonfinite=_counts(layout, nonfinite, applied),
-        zero=_counts(layout, zero, applied),
-        none=_counts(layout, none, applied),
-        zero_fraction=np.full(len(norms), np.nan, np.float32),
-        norm_min=np.array(norms, np.float32),
-        norm_mean=np.array(norms, np.float32),
-        norm_max=np.array(norms, np.float32),
-        weight_norm=np.full(len(norms), 5.0, np.float32),
+        **values,
+    )
+
+
+def grid_from(windows: Sequence[Window], layout: Layout = LAYOUT) -> Grid:
+    """Windows below each other."""
+    empty = {row.name: np.empty((0, len(layout.modules)), row.dtype) for row in MEASURED}
+    columns = {field.name: [getattr(one, field.name) for one in windows] for field in fields(Grid)}
+    return Grid(
+        **{
+            name: np.array(rows) if rows else empty.get(name, np.empty(0, np.int64))
+            for name, rows in columns.items()
+        }
     )
 
 
@@ -277,8 +309,6 @@ NET, _ = plan(
     ],
 )
 """A chain of blocks, of which number 3 has no parameters, and a head that reads 2, 4 and 5."""
-
-NORMS = ("norm_min", "norm_mean", "norm_max")
 
 
 def inside(layout: Layout, *names: str) -> list[str]:

@@ -12,13 +12,15 @@ from os import environ
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from yolo_gradwatch.finding import Alert, Episode, Finding
+    from yolo_gradwatch.layout import Layout
     from yolo_gradwatch.outputs import Output
-    from yolo_gradwatch.records import Alert, Episode, Finding, Layout, Window
     from yolo_gradwatch.report import Report
     from yolo_gradwatch.run import Run, load_run
     from yolo_gradwatch.schema import FormatError
     from yolo_gradwatch.thresholds import Thresholds
     from yolo_gradwatch.watch import GradWatch
+    from yolo_gradwatch.windows import Window
 
 __version__ = "0.1.0"
 
@@ -26,17 +28,17 @@ if environ.get("YOLO_GRADWATCH_DEBUG"):  # warnings then come with the traceback
     logging.getLogger(__name__).setLevel(logging.DEBUG)
 
 _HOME = {
-    "Alert": "records",
-    "Episode": "records",
-    "Finding": "records",
+    "Alert": "finding",
+    "Episode": "finding",
+    "Finding": "finding",
     "FormatError": "schema",
     "GradWatch": "watch",
-    "Layout": "records",
+    "Layout": "layout",
     "Output": "outputs",
     "Report": "report",
     "Run": "run",
     "Thresholds": "thresholds",
-    "Window": "records",
+    "Window": "windows",
     "load_run": "run",
 }
 

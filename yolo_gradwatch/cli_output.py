@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from yolo_gradwatch.records import Finding
+    from yolo_gradwatch.finding import Finding
     from yolo_gradwatch.report import Report
 
 FINE, FOUND, UNUSABLE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130

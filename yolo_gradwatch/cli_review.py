@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from yolo_gradwatch.records import Finding
+    from yolo_gradwatch.finding import Finding
     from yolo_gradwatch.report import Report
     from yolo_gradwatch.run import Run
     from yolo_gradwatch.thresholds import Thresholds

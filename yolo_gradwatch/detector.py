@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from yolo_gradwatch import rules_whole
 from yolo_gradwatch.catalog import RULES
+from yolo_gradwatch.finding import Alert
 from yolo_gradwatch.levels import Reader, Reading
-from yolo_gradwatch.records import Alert, Layout, Window
 from yolo_gradwatch.rules_history import History, Mark, beyond_clip
 
 if TYPE_CHECKING:
+    from yolo_gradwatch.layout import Layout
     from yolo_gradwatch.thresholds import Thresholds
+    from yolo_gradwatch.windows import Window
 
 
 class Detector:

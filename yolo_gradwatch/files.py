@@ -12,10 +12,14 @@ from yolo_gradwatch.outputs import OutputBase
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from yolo_gradwatch.clipping import EpochClipping
+    from yolo_gradwatch.event import Event
+    from yolo_gradwatch.finding import News
+    from yolo_gradwatch.layout import Layout
     from yolo_gradwatch.outputs import RunInfo
-    from yolo_gradwatch.records import EpochTelemetry, Event, Layout, News, Status, Window
-    from yolo_gradwatch.report import Report
+    from yolo_gradwatch.report import Report, Status
     from yolo_gradwatch.resume import Past
+    from yolo_gradwatch.windows import Window
 
 NOTED_SHARE = 0.01
 """Of the epochs, how many more there must be before ``gradwatch.json`` is written whole again."""
@@ -27,7 +31,7 @@ class Files(OutputBase):
     def __init__(self) -> None:
         self._resumes = False
         self._events: list[Event] = []
-        self._epochs: list[EpochTelemetry] = []
+        self._epochs: list[EpochClipping] = []
         self._others: dict[str, object] = {}
         self._log: runlog.RunLog | None = None
         self._noted = 0
@@ -61,7 +65,7 @@ class Files(OutputBase):
         """Append one row a change."""
         self._table.write_news(changes)
 
-    def epoch(self, clipping: EpochTelemetry) -> None:
+    def epoch(self, clipping: EpochClipping) -> None:
         """Write the description again, once there are 1 % more epochs."""
         self._epochs.append(clipping)
         self._last_step = clipping.step_last

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from yolo_gradwatch.records import Floats, Severity
+    from yolo_gradwatch.arrays import Floats
+    from yolo_gradwatch.finding import Severity
 
 STYLES: dict[Severity | None, str] = {
     None: "green",

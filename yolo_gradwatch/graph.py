@@ -17,7 +17,8 @@ from yolo_gradwatch.layout import is_attention
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from yolo_gradwatch.records import Counts, Flags, Layout
+    from yolo_gradwatch.arrays import Counts, Flags
+    from yolo_gradwatch.layout import Layout
 
 DETACHED = "one2one_"
 """Families of the head whose input is detached: they send no gradient into the trunk."""

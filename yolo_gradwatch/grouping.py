@@ -10,11 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.catalog import RULES
+from yolo_gradwatch.clipping import CLIP_OVERFLOW
 from yolo_gradwatch.graph import Paths, is_in
-from yolo_gradwatch.records import CLIP_OVERFLOW, WHOLE, Alert, Finding, Layout
+from yolo_gradwatch.layout import WHOLE, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from yolo_gradwatch.finding import Alert, Finding
 
 
 class Grouping:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
-    from yolo_gradwatch.records import Finding
+    from yolo_gradwatch.finding import Finding
     from yolo_gradwatch.report import Report
     from yolo_gradwatch.run import Run
 

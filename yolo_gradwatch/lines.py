@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from yolo_gradwatch.finding import Finding, News
     from yolo_gradwatch.live import Board
-    from yolo_gradwatch.records import Finding, News
     from yolo_gradwatch.report import Report
 
 

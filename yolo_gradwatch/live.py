@@ -9,26 +9,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from yolo_gradwatch.arrays import FLOAT32_MAX
 from yolo_gradwatch.catalog import RULES
-from yolo_gradwatch.graph import Paths
-from yolo_gradwatch.records import (
+from yolo_gradwatch.clipping import (
     CLIP_NORM,
     CLIP_OVERFLOW,
-    FLOAT32_MAX,
-    WHOLE,
-    Finding,
-    Layout,
-    Sample,
-    Severity,
-    Window,
+    block_labels,
+    block_rows,
+    block_shares,
+    owners,
 )
-from yolo_gradwatch.rollup import applied
-from yolo_gradwatch.telemetry import block_labels, block_rows, block_shares, owners
+from yolo_gradwatch.graph import Paths
+from yolo_gradwatch.layout import WHOLE, Layout
+from yolo_gradwatch.sample import Sample, applied
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from yolo_gradwatch.records import Floats
+    from yolo_gradwatch.arrays import Floats
+    from yolo_gradwatch.finding import Finding, Severity
+    from yolo_gradwatch.windows import Window
 
 HISTORY = 128
 """Points of a block's history; when they are used up, neighbours merge."""

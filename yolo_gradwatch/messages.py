@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from yolo_gradwatch import causes
 from yolo_gradwatch.graph import Paths, is_in
-from yolo_gradwatch.records import WHOLE, Finding, Layout
+from yolo_gradwatch.layout import WHOLE, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from yolo_gradwatch.finding import Episode, Finding
     from yolo_gradwatch.graph import Place
-    from yolo_gradwatch.records import Episode
 
 MOST_EPISODES = 3
 """Of more episodes, only the newest are named one by one."""

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from yolo_gradwatch.arguments import arguments_of
+from yolo_gradwatch.clipping import CLIP_NORM, EpochClipping
+from yolo_gradwatch.event import Event  # noqa: TC001  # msgspec reads the annotation
+from yolo_gradwatch.layout import WHOLE, Layout
 from yolo_gradwatch.plain import printable
-from yolo_gradwatch.process import Process  # noqa: TC001  # msgspec reads the annotation
-from yolo_gradwatch.records import CLIP_NORM, WHOLE, EpochTelemetry, Event, Layout, Status
+from yolo_gradwatch.process import Process  # noqa: TC001  # as above
+from yolo_gradwatch.report import Status  # noqa: TC001  # as above
 from yolo_gradwatch.schema import FORMAT_VERSION, META_FILE, FormatError
 from yolo_gradwatch.thresholds import Thresholds
 
@@ -86,7 +89,7 @@ class Meta:
     layout: Layout
     last_step: int = 0
     events: tuple[Event, ...] = ()
-    epochs: tuple[EpochTelemetry, ...] = ()
+    epochs: tuple[EpochClipping, ...] = ()
     others: dict[str, object] = field(default_factory=dict)
 
 

@@ -9,9 +9,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from yolo_gradwatch.records import EpochTelemetry, Event, Floats, Layout, News, Sample, Window
+    from yolo_gradwatch.arrays import Floats
+    from yolo_gradwatch.clipping import EpochClipping
+    from yolo_gradwatch.event import Event
+    from yolo_gradwatch.finding import News
+    from yolo_gradwatch.layout import Layout
     from yolo_gradwatch.report import Report
+    from yolo_gradwatch.sample import Sample
     from yolo_gradwatch.thresholds import Thresholds
+    from yolo_gradwatch.windows import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +74,7 @@ class Output(Protocol):
     def findings(self, changes: Sequence[News]) -> None:
         """Findings, at least one, have begun, come back, grown worse or ended."""
 
-    def epoch(self, clipping: EpochTelemetry) -> None:
+    def epoch(self, clipping: EpochClipping) -> None:
         """A pass over an epoch with at least one captured step is over."""
 
     def regroup(self, layout: Layout) -> None:
@@ -105,7 +111,7 @@ class OutputBase:
     def findings(self, changes: Sequence[News]) -> None:
         """See `Output`."""
 
-    def epoch(self, clipping: EpochTelemetry) -> None:
+    def epoch(self, clipping: EpochClipping) -> None:
         """See `Output`."""
 
     def regroup(self, layout: Layout) -> None:

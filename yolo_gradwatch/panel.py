@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console, ConsoleOptions, RenderResult
 
+    from yolo_gradwatch.finding import Finding
     from yolo_gradwatch.live import BlockRow, Board
-    from yolo_gradwatch.records import Finding
 
 _NORM_WIDTH = 8
 _LABEL_WIDTH = 18

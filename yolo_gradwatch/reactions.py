@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from rich.text import Text
 
-    from yolo_gradwatch.records import Finding, News
+    from yolo_gradwatch.finding import Finding, News
 
 
 class Callback(OutputBase):

@@ -6,20 +6,26 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from yolo_gradwatch.clipping import Clipping
+from yolo_gradwatch.diagnosis import Diagnosis
+from yolo_gradwatch.event import Event
+from yolo_gradwatch.fanout import Fanout
 from yolo_gradwatch.layout import dated
-from yolo_gradwatch.records import Event
 from yolo_gradwatch.report import Report
-from yolo_gradwatch.rollup import Rollup
-from yolo_gradwatch.telemetry import Telemetry
+from yolo_gradwatch.windows import Rollup
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from yolo_gradwatch.clipping import EpochClipping
     from yolo_gradwatch.diagnosis import Diagnosis
+    from yolo_gradwatch.event import EventKind
     from yolo_gradwatch.fanout import Fanout
+    from yolo_gradwatch.layout import Layout, Members
     from yolo_gradwatch.outputs import RunInfo
-    from yolo_gradwatch.records import EpochTelemetry, EventKind, Layout, Members, Sample, Window
     from yolo_gradwatch.resume import Past
+    from yolo_gradwatch.sample import Sample
+    from yolo_gradwatch.windows import Window
 
 MOST_WAITING = 32
 """Steps that are looked at together at the most; so many take about four times as long as one."""
@@ -56,7 +62,7 @@ class Recorder:
         self._outputs = outputs
         self._rollup = Rollup(members, run.interval, run.clip)
         self._epochs = list(past.epochs) if past else []
-        self._telemetry = Telemetry(0, run.clip, run.layout)
+        self._telemetry = Clipping(0, run.clip, run.layout)
         self._status = "running"
         self._landed: list[Sample] = []
         self._settled = 0.0
@@ -77,7 +83,7 @@ class Recorder:
     def start_epoch(self, epoch: int, epochs: int) -> None:
         """Begin a pass over an epoch, of ``epochs`` as planned by now."""
         self._keep_epoch()
-        self._telemetry = Telemetry(epoch, self._run.clip, self._layout)
+        self._telemetry = Clipping(epoch, self._run.clip, self._layout)
         self._outputs.epoch_start(epoch, epochs)
 
     def end_epoch(self) -> None:
@@ -163,14 +169,14 @@ class Recorder:
             or time.monotonic() - self._settled >= WAIT_SECONDS
         )
 
-    def _pass(self) -> EpochTelemetry:
+    def _pass(self) -> EpochClipping:
         """The pass over an epoch so far."""
         return replace(self._telemetry.result(), step_last=self.last_step)
 
     def _keep_epoch(self) -> None:
         """Hand on the pass over an epoch that ends here, if it had a step."""
         epoch = self._pass()
-        self._telemetry = Telemetry(epoch.epoch, self._run.clip, self._layout)
+        self._telemetry = Clipping(epoch.epoch, self._run.clip, self._layout)
         if epoch.steps:
             self._epochs.append(epoch)
             self._outputs.epoch(epoch)

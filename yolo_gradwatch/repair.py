@@ -7,7 +7,8 @@ import os
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.atomic import replacing
-from yolo_gradwatch.runlog import COUNT_COLUMNS, WINDOW_COLUMNS
+from yolo_gradwatch.quantities import QUANTITIES
+from yolo_gradwatch.runlog import WINDOW_COLUMNS
 from yolo_gradwatch.schema import (
     ALERT_COLUMNS,
     ALERTS_FILE,
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-_FILLED = ("epoch", "parameters", "skipped", *COUNT_COLUMNS)
+_FILLED = (
+    *("epoch", "parameters", "skipped"),
+    *(row.name for row in QUANTITIES if row.is_count and row.since == 1),
+)
 """Columns of integers: a reader takes no empty cell in them."""
 
 

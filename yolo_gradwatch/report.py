@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from yolo_gradwatch.clipping import CLIP_NORM
 from yolo_gradwatch.plain import printable
-from yolo_gradwatch.records import CLIP_NORM
 from yolo_gradwatch.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from yolo_gradwatch.records import EpochTelemetry, Finding
+    from yolo_gradwatch.clipping import EpochClipping
+    from yolo_gradwatch.finding import Finding
 
+
+Status = Literal["running", "finished", "failed", "interrupted"]
+"""How a training ended, as its file says."""
 
 ELSEWHERE = "elsewhere"
 """Status of a report in a process that is not rank 0 of its training."""
@@ -61,7 +65,7 @@ class Report:
     steps: int
     modules: int
     findings: tuple[Finding, ...]
-    epochs: tuple[EpochTelemetry, ...]
+    epochs: tuple[EpochClipping, ...]
     clip: float = CLIP_NORM
     unjudged: tuple[str, ...] = ()
     thresholds: Thresholds = field(default_factory=Thresholds)

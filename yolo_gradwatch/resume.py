@@ -6,21 +6,24 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+from yolo_gradwatch.clipping import epochs_of
 from yolo_gradwatch.diagnosis import replay
 from yolo_gradwatch.layout import dated
 from yolo_gradwatch.meta import encoded
 from yolo_gradwatch.repair import mend, set_aside
 from yolo_gradwatch.run import load_run
 from yolo_gradwatch.schema import META_FILE
-from yolo_gradwatch.tables import grid_of, windows_of
-from yolo_gradwatch.telemetry import epochs_of
+from yolo_gradwatch.tables import grid_of
+from yolo_gradwatch.windows import windows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from yolo_gradwatch.clipping import EpochClipping
     from yolo_gradwatch.diagnosis import Diagnosis
-    from yolo_gradwatch.records import EpochTelemetry, Event, Layout
+    from yolo_gradwatch.event import Event
+    from yolo_gradwatch.layout import Layout
     from yolo_gradwatch.run import Run
 
 _LOG = logging.getLogger(__name__)
@@ -41,7 +44,7 @@ class Past:
     first_step: int
     steps: int
     events: tuple[Event, ...]
-    epochs: tuple[EpochTelemetry, ...]
+    epochs: tuple[EpochClipping, ...]
     others: dict[str, object] = field(default_factory=dict)
 
 

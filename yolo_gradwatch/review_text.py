@@ -6,38 +6,42 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from yolo_gradwatch.arrays import FLOAT32_MAX
 from yolo_gradwatch.glyphs import STYLES, norm_text, number, sparkline
 from yolo_gradwatch.lines import finding_text, verdict
 from yolo_gradwatch.live import Board
-from yolo_gradwatch.records import FLOAT32_MAX
-from yolo_gradwatch.summary import of_blocks
+from yolo_gradwatch.summary import OVER_RUN, of_blocks
 from yolo_gradwatch.table import Column, columns
-from yolo_gradwatch.tables import windows_of
+from yolo_gradwatch.windows import windows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     import pandas as pd
 
+    from yolo_gradwatch.clipping import EpochClipping
+    from yolo_gradwatch.finding import Finding
     from yolo_gradwatch.live import BlockRow
-    from yolo_gradwatch.records import EpochTelemetry, Finding
+    from yolo_gradwatch.quantities import Quantity
     from yolo_gradwatch.report import Report
     from yolo_gradwatch.run import Run
 
 _TEXTS = ("module", "type", "findings")
+
+
+def _place(row: Quantity) -> int:
+    """Norms come first, then what is counted, then what is taken on a first step only."""
+    return 2 if row.moment == "first step" else int(row.is_count)
+
+
 _HEADINGS = {
     "module": "module",
     "type": "class",
     "parameters": "parameters",
-    "norm_first": "first",
-    "norm_median": "median",
-    "norm_last": "last",
-    "norm_max": "highest",
-    "nonfinite": "NaN/Inf",
-    "zero": "zero",
-    "none": "none",
-    "zero_fraction": "zeros",
-    "weight_norm": "weights",
+    **{
+        column.name: column.heading
+        for row, column in sorted(OVER_RUN, key=lambda pair: _place(pair[0]))
+    },
     "findings": "findings",
 }
 _SPARK = 32
@@ -121,7 +125,7 @@ def module_columns(table: pd.DataFrame) -> dict[str, Column]:
 
 
 def epochs_text(
-    epochs: Sequence[EpochTelemetry], width: int | None, interval: int = 1
+    epochs: Sequence[EpochClipping], width: int | None, interval: int = 1
 ) -> list[Text]:
     """Clipping and AMP of each epoch; of very many, the first and the last."""
     if not epochs:

@@ -10,8 +10,9 @@ from yolo_gradwatch.messages import Case, Message
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from yolo_gradwatch.finding import Finding, Severity
+    from yolo_gradwatch.layout import Layout
     from yolo_gradwatch.messages import Unit
-    from yolo_gradwatch.records import Finding, Layout, Severity
     from yolo_gradwatch.rules_history import Judge
     from yolo_gradwatch.thresholds import Thresholds
 

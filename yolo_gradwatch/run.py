@@ -14,6 +14,7 @@ from yolo_gradwatch.find import folder_of
 from yolo_gradwatch.meta import read_meta
 from yolo_gradwatch.report import Report
 from yolo_gradwatch.schema import ALERTS_FILE, META_FILE, WINDOWS_FILE
+from yolo_gradwatch.windows import windows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from yolo_gradwatch.layout import Layout
     from yolo_gradwatch.meta import Meta
-    from yolo_gradwatch.records import Grid, Layout
     from yolo_gradwatch.thresholds import Thresholds
+    from yolo_gradwatch.windows import Grid
 
 SILENT_MINUTES = 10
 """Without a new row, from when on a run without an end is told to be silent."""
@@ -85,7 +87,7 @@ class Run:
         limits = thresholds or self.thresholds
         diagnosis = Diagnosis(self.layout, limits, options.training, evidence)
         reported = self.reported if limits == self.thresholds else None
-        replay(diagnosis, tables.windows_of(self.grid), self.meta.events, reported)
+        replay(diagnosis, windows_of(self.grid), self.meta.events, reported)
         return Report(
             run=self.folder,
             status=self.status,

@@ -10,7 +10,9 @@ from typing import IO, TYPE_CHECKING
 
 from yolo_gradwatch import evidence
 from yolo_gradwatch.atomic import replacing
+from yolo_gradwatch.layout import Layout
 from yolo_gradwatch.meta import encoded
+from yolo_gradwatch.quantities import NAMES, QUANTITIES
 from yolo_gradwatch.schema import (
     ALERT_COLUMNS,
     ALERTS_FILE,
@@ -24,13 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from yolo_gradwatch.finding import News
+    from yolo_gradwatch.layout import Layout
     from yolo_gradwatch.meta import Meta
-    from yolo_gradwatch.records import Layout, News, Window
-
-COUNT_COLUMNS = ("nonfinite", "zero", "none")
-FLOAT_COLUMNS = ("zero_fraction", "norm_min", "norm_mean", "norm_max", "weight_norm")
-UNFILLED_COLUMNS = ("weight_max", "update_ratio")
-"""Columns of the format that nothing is measured for yet: empty cells."""
+    from yolo_gradwatch.quantities import Quantity
+    from yolo_gradwatch.windows import Window
 
 WINDOW_COLUMNS = (
     "epoch",
@@ -42,9 +42,7 @@ WINDOW_COLUMNS = (
     "steps",
     "skipped",
     "clipped",
-    *COUNT_COLUMNS,
-    *FLOAT_COLUMNS,
-    *UNFILLED_COLUMNS,
+    *(row.name for row in QUANTITIES),
 )
 
 _NUMBER = "\1"  # in front of each float of a row that is being made; no name has it
@@ -127,7 +125,7 @@ class RunLog:
         steps = (window.epoch, window.step_first, window.step_last)
         shared = (*steps, window.steps, window.skipped, clipped)
         numbers = [[value] * len(window.zero) for value in shared]
-        numbers += [getattr(window, name).tolist() for name in (*COUNT_COLUMNS, *FLOAT_COLUMNS)]
+        numbers += [getattr(window, name).tolist() for name in NAMES]
         text = self._pattern % tuple(chain.from_iterable(zip(*numbers, strict=True)))
         self._windows.write_text(text.replace(f"{_NUMBER}nan", "").replace(_NUMBER, ""))
 
@@ -163,13 +161,19 @@ def _pattern(layout: Layout, others: int) -> str:
         layout: Of the model.
         others: Columns behind ours that the file has already.
     """
-    floats = [f"{_NUMBER}%.9g"] * len(FLOAT_COLUMNS)
-    empty = [""] * (len(UNFILLED_COLUMNS) + others)
-    counts = ["%d", "%d", "%s", *["%d"] * len(COUNT_COLUMNS)]
+    measured = [_cell(row) for row in QUANTITIES]
+    empty = [""] * others
     fixed = zip(layout.modules, layout.types, layout.parameters, strict=True)
     escaped = ([str(cell).replace("%", "%%") for cell in cells] for cells in fixed)
-    rows = [[*["%d"] * 3, *cells, *counts, *floats, *empty] for cells in escaped]
+    rows = [[*["%d"] * 3, *cells, "%d", "%d", "%s", *measured, *empty] for cells in escaped]
     return _lines(rows)
+
+
+def _cell(row: Quantity) -> str:
+    """The cell of a quantity in such a pattern; empty if nothing measures it."""
+    if row.fold is None:
+        return ""
+    return row.format if row.is_count else f"{_NUMBER}{row.format}"
 
 
 def _alert_row(news: News) -> tuple[object, ...]:

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from yolo_gradwatch.layout import WHOLE
 from yolo_gradwatch.outputs import OutputBase
-from yolo_gradwatch.records import WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from yolo_gradwatch.layout import Layout
     from yolo_gradwatch.outputs import RunInfo
-    from yolo_gradwatch.records import Layout, Window
+    from yolo_gradwatch.windows import Window
 
 
 class Scalars(OutputBase):

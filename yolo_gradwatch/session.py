@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from yolo_gradwatch import contract, hooks
-from yolo_gradwatch import layout as layouts
+from yolo_gradwatch import model_layout as layouts
 from yolo_gradwatch import training as facts
 from yolo_gradwatch.arguments import arguments_of
 from yolo_gradwatch.assembly import Options, Parts, Training, assemble
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from yolo_gradwatch.records import Finding
+    from yolo_gradwatch.finding import Finding
 
 
 class Session:

@@ -8,24 +8,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from yolo_gradwatch.records import WHOLE
+from yolo_gradwatch.layout import WHOLE
+from yolo_gradwatch.quantities import MEASURED
 from yolo_gradwatch.vocabulary import is_named
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from yolo_gradwatch.records import (
-        Counts,
-        Episode,
-        Finding,
-        Flags,
-        Floats,
-        Grid,
-        Layout,
-        Singles,
-    )
+    from yolo_gradwatch.finding import Episode, Finding
+    from yolo_gradwatch.layout import Layout
+    from yolo_gradwatch.windows import Grid
 
-COUNTS = ("nonfinite", "zero", "none")
+OVER_RUN = tuple(
+    (row, column)
+    for row in sorted(MEASURED, key=lambda row: row.moment == "first step")
+    for column in row.over_run
+)
+"""The columns of measured quantities, those of every step first."""
 
 
 def summary(
@@ -40,29 +39,24 @@ def summary(
         epochs: First and last epoch to look at; all of them by default.
 
     Returns:
-        ``module``, ``type``, ``parameters``; ``steps`` that were not skipped, and of these
-        ``nonfinite``, ``zero`` and ``none`` as in ``gradwatch.csv``; the L2 gradient norm as
-        ``norm_first``, ``norm_median`` (over the steps), ``norm_last`` and ``norm_max``, NaN where
-        there is none; the newest ``zero_fraction`` and ``weight_norm``; and ``findings``, the rules
-        that name the module, separated by spaces, in parentheses where it suffers from another one.
+        ``module``, ``type``, ``parameters``; ``steps`` that were not skipped; the columns of
+        `OVER_RUN`, counts summed over the windows, norms and details NaN where there is none; and
+        ``findings``, the rules that name the module, separated by spaces, in parentheses where it
+        suffers from another one.
     """
     low, high = epochs or (0, np.iinfo(np.int64).max)
     chosen = (grid.epoch >= low) & (grid.epoch <= high)
     steps = (grid.steps - grid.skipped)[chosen]
-    mean, peak = grid.norm_mean[chosen], grid.norm_max[chosen]
     return pd.DataFrame(
         {
             "module": layout.modules,
             "type": layout.types,
             "parameters": layout.parameters,
             "steps": steps.sum(),
-            **{name: getattr(grid, name)[chosen].sum(axis=0) for name in COUNTS},
-            "norm_first": _first(mean),
-            "norm_median": median(mean, steps),
-            "norm_last": _first(mean[::-1]),
-            "norm_max": np.fmax.reduce(peak, axis=0, initial=np.nan),
-            "zero_fraction": _first(grid.zero_fraction[chosen][::-1]),
-            "weight_norm": _first(grid.weight_norm[chosen][::-1]),
+            **{
+                column.name: column.fold(getattr(grid, row.name)[chosen], steps)
+                for row, column in OVER_RUN
+            },
             "findings": _rules(layout, findings),
         }
     )
@@ -127,26 +121,3 @@ def _rules(layout: Layout, findings: Iterable[Finding]) -> list[str]:
             if finding.rule not in own.get(name, {finding.rule: None}):
                 own[name][f"({finding.rule})"] = None
     return [" ".join(own[name]) for name in layout.modules]
-
-
-def _first(values: Singles) -> Singles:
-    """(M,) the first of (W, M) values that there is; NaN if there is none."""
-    there: Flags = ~np.isnan(values)
-    if not len(values):
-        return np.full(values.shape[1], np.nan, np.float32)
-    return np.asarray(values[there.argmax(axis=0), np.arange(values.shape[1])], np.float32)
-
-
-def median(values: Singles, weights: Counts) -> Floats:
-    """(M,) median of (W, M) values, each counted as often as its weight says, NaN aside.
-
-    The lower one of two in the middle; NaN for a column without any.
-    """
-    if not len(values):
-        return np.full(values.shape[1], np.nan)
-    order = np.argsort(values, axis=0)  # NaN comes last
-    weight = np.where(np.isnan(values), 0, weights[:, None])
-    mass = np.take_along_axis(weight, order, axis=0).cumsum(axis=0)
-    middle = (mass >= mass[-1] / 2).argmax(axis=0)
-    median = np.take_along_axis(values, np.take_along_axis(order, middle[None], axis=0), axis=0)[0]
-    return np.where(mass[-1] > 0, median, np.nan).astype(np.float64)

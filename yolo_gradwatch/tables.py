@@ -11,28 +11,33 @@ import numpy as np
 import pandas as pd
 
 from yolo_gradwatch import runlog, schema
-from yolo_gradwatch.records import Grid, Layout, Window
+from yolo_gradwatch.layout import Layout
+from yolo_gradwatch.quantities import MEASURED, QUANTITIES
 from yolo_gradwatch.repair import whole_lines, whole_windows
 from yolo_gradwatch.schema import FormatError
+from yolo_gradwatch.windows import SHARED, UNKNOWN, Grid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from yolo_gradwatch.records import Counts
+    from yolo_gradwatch.arrays import Counts
+    from yolo_gradwatch.layout import Layout
+    from yolo_gradwatch.quantities import Quantity
 
-UNKNOWN = -1
-"""In a grid, the ``clipped`` of a window whose row does not tell."""
+_FLOATS = tuple(row.name for row in QUANTITIES if not row.is_count)
+_LATER = ("clipped", "reported", *(row.name for row in QUANTITIES if row.since > 1))
+"""Columns that files of format version 1 lack: rows of before have an empty cell."""
 
-_SHARED = ("epoch", "step_first", "step_last", "steps", "skipped")
-_COUNTS = (*_SHARED, *runlog.COUNT_COLUMNS, "parameters", "finding", "step")
-_LATER_COUNTS = ("clipped", "reported")  # of format version 2: rows of before have an empty cell
-_LATER = (*_LATER_COUNTS, *runlog.UNFILLED_COLUMNS)
+_COUNTED = (*SHARED, "clipped", *(row.name for row in QUANTITIES if row.is_count))
+_ALL_COUNTS = (*_COUNTED, "parameters", "finding", "step", "reported")
+_COUNTS = tuple(name for name in _ALL_COUNTS if name not in _LATER)
+_LATER_COUNTS = tuple(name for name in _ALL_COUNTS if name in _LATER)
 _TYPES = {
     **dict.fromkeys(("module", "type", "rule", "severity", "event"), "category"),
     **dict.fromkeys(_COUNTS, "int64"),
     **dict.fromkeys(_LATER_COUNTS, "float64"),  # until they are checked
-    **dict.fromkeys((*runlog.FLOAT_COLUMNS, *runlog.UNFILLED_COLUMNS), "float32"),
+    **dict.fromkeys(_FLOATS, "float32"),
     **dict.fromkeys(("value", "limit"), "float64"),
 }
 _MOST = 10**18
@@ -109,27 +114,16 @@ def grid_of(table: pd.DataFrame, layout: Layout) -> Grid:
     cells = where[known], columns[known]
     shape = len(firsts), len(layout.modules)
 
-    def spread(name: str, empty: Any) -> Any:
-        full = np.full(shape, empty)
-        full[cells] = table[name].fillna(empty).to_numpy(full.dtype)[known]
+    def spread(row: Quantity) -> Any:
+        full = np.full(shape, row.empty, row.dtype)
+        full[cells] = table[row.name].fillna(row.empty).to_numpy(row.dtype)[known]
         return full
 
     return Grid(
-        **{name: heads[name].fillna(0).to_numpy(np.int64) for name in _SHARED},
+        **{name: heads[name].fillna(0).to_numpy(np.int64) for name in SHARED},
         clipped=heads["clipped"].fillna(UNKNOWN).to_numpy(np.int64),
-        **{name: spread(name, np.int64(0)) for name in runlog.COUNT_COLUMNS},
-        **{name: spread(name, np.float32(np.nan)) for name in runlog.FLOAT_COLUMNS},
+        **{row.name: spread(row) for row in MEASURED},
     )
-
-
-def windows_of(grid: Grid) -> Iterator[Window]:
-    """The windows of a grid, one after the other."""
-    arrays = (*runlog.COUNT_COLUMNS, *runlog.FLOAT_COLUMNS)
-    for w in range(len(grid.steps)):
-        values: dict[str, Any] = {
-            name: int(getattr(grid, name)[w]) for name in (*_SHARED, "clipped")
-        }
-        yield Window(**values, **{name: getattr(grid, name)[w] for name in arrays})
 
 
 def _content(path: Path) -> bytes:
@@ -266,7 +260,7 @@ _CELLS = {"int64": "[0-9]{1,18}", "float32": f"({_NUMBER})?", "float64": _NUMBER
 _PATTERNS = {
     **{name: _CELLS[kind] for name, kind in _TYPES.items() if kind in _CELLS},
     **dict.fromkeys(_ORDINALS, "[1-9][0-9]{0,17}"),
-    "clipped": "([0-9]{1,18})?",
+    **dict.fromkeys(_LATER_COUNTS, "([0-9]{1,18})?"),
     "reported": "([1-9][0-9]{0,17})?",
 }
 """What a cell must look like, by its column."""

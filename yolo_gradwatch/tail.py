@@ -11,13 +11,15 @@ from yolo_gradwatch.meta import read_meta
 from yolo_gradwatch.repair import whole_windows
 from yolo_gradwatch.run import last_said
 from yolo_gradwatch.schema import META_FILE, WINDOW_NEEDED, WINDOWS_FILE, FormatError
+from yolo_gradwatch.windows import windows_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from yolo_gradwatch.layout import Layout
     from yolo_gradwatch.meta import Meta, RunOptions
-    from yolo_gradwatch.records import Layout, Window
     from yolo_gradwatch.thresholds import Thresholds
+    from yolo_gradwatch.windows import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,4 +149,4 @@ class Tail:
         known = 1 if self._line else 0
         self._end += end - len(self._line)
         self._line = content[content.rfind(b"\n", 0, end - 1) + 1 : end]
-        return tuple(tables.windows_of(tables.grid_of(table[known:], layout)))
+        return tuple(windows_of(tables.grid_of(table[known:], layout)))

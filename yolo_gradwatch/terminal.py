@@ -20,9 +20,13 @@ from yolo_gradwatch.table import epoch_table
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from yolo_gradwatch.arrays import Floats
+    from yolo_gradwatch.clipping import EpochClipping
+    from yolo_gradwatch.finding import Finding, News
+    from yolo_gradwatch.layout import Layout
     from yolo_gradwatch.outputs import RunInfo
-    from yolo_gradwatch.records import EpochTelemetry, Finding, Floats, Layout, News, Sample
     from yolo_gradwatch.report import Report
+    from yolo_gradwatch.sample import Sample
 
 _LOG = logging.getLogger(__name__)
 
@@ -82,7 +86,7 @@ class Terminal(OutputBase):
             # In a log, the frame of Ultralytics' bar has no line end yet.
             self.print(line if self._screen else Text("\n").append_text(line))
 
-    def epoch(self, clipping: EpochTelemetry) -> None:
+    def epoch(self, clipping: EpochClipping) -> None:
         """Print the table of an epoch where no panel can be read."""
         del clipping
         if self._screen is None or self._screen.is_recorded:

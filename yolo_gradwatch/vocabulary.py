@@ -11,7 +11,7 @@ from yolo_gradwatch.thresholds import Thresholds, shown
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from yolo_gradwatch.records import Finding
+    from yolo_gradwatch.finding import Finding
     from yolo_gradwatch.rule import Rule
 
 ALARMS = tuple(

@@ -23,7 +23,7 @@ from yolo_gradwatch.vocabulary import alarms
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from yolo_gradwatch.records import Finding
+    from yolo_gradwatch.finding import Finding
 
 _BEGIN = "on_pretrain_routine_start"
 """The event at which Ultralytics has built a trainer that trains."""

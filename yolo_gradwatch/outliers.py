@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from yolo_gradwatch.records import CLIP_OVERFLOW
+from yolo_gradwatch.clipping import CLIP_OVERFLOW
 
 if TYPE_CHECKING:
-    from yolo_gradwatch.records import Flags, Floats, Members
+    from yolo_gradwatch.arrays import Flags, Floats
+    from yolo_gradwatch.layout import Members
 
 HISTORY_STEPS = 100
 """Steps that the level of a block is compared with."""
@@ -29,7 +30,7 @@ SOUND, TOO_LARGE, NONFINITE = range(3)
 """Of a step that is applied: how badly it is spoilt."""
 
 
-class Anomaly:
+class Outliers:
     """Judges steps in their order, by the levels of the trunk's blocks.
 
     Args:

@@ -7,113 +7,78 @@ from build import LAWS, layout_of, norms_of, sample_of
 from hypothesis import given
 from hypothesis import strategies as st
 from values import LAYOUT as CHAIN
-from values import window, write_run
+from values import grid_from, window
 
-from yolo_gradwatch import load_run
-from yolo_gradwatch.records import CLIP_NORM, EpochTelemetry
-from yolo_gradwatch.telemetry import Telemetry, epochs_of
+from yolo_gradwatch.clipping import CLIP_NORM, Clipping, EpochClipping, epochs_of
 
 LAYOUT = layout_of()
 BLOCKS = ("model.0", "model.1", "model.3", "model.4")
 """Those of ``LAYOUT`` that have parameters."""
 
 
-def telemetry(*totals, skipped=(), scales=(), clip=CLIP_NORM):
+def clipping(*totals, skipped=(), scales=(), clip=CLIP_NORM):
     """An epoch whose steps have these totals; ``skipped`` counts from 0."""
-    collected = Telemetry(3, clip, LAYOUT)
+    collected = Clipping(3, clip, LAYOUT)
     for i, total in enumerate(totals):
-        scale = scales[i] if scales else None
-        collected.add(
-            [sample_of(i + 1, skipped=i in skipped, scale=scale)],
-            norms_of(LAYOUT, 1.0, total=total)[None],
-        )
+        step = sample_of(i + 1, skipped=i in skipped, scale=scales[i] if scales else None)
+        collected.add([step], norms_of(LAYOUT, 1.0, total=total)[None])
     return collected.result()
 
 
 def owners_of(*steps, skipped=()):
     """The owners of an epoch from the norms of its blocks, in the order of ``BLOCKS``."""
-    collected = Telemetry(1, CLIP_NORM, LAYOUT)
+    collected = Clipping(1, CLIP_NORM, LAYOUT)
     for i, norms in enumerate(steps):
         total = math.sqrt(sum(norm * norm for norm in norms))
-        by_name = dict(zip(BLOCKS, norms, strict=True))
-        collected.add(
-            [sample_of(i + 1, skipped=i in skipped)], norms_of(LAYOUT, by_name, total)[None]
-        )
+        rows = norms_of(LAYOUT, dict(zip(BLOCKS, norms, strict=True)), total)
+        collected.add([sample_of(i + 1, skipped=i in skipped)], rows[None])
     return collected.result().owners
 
 
 def test_an_epoch_without_a_step():
-    assert telemetry() == EpochTelemetry(3, 0, 0, 0, None, None, None, {}, None)
-
-
-# --- the norm of the whole gradient ---------------------------------------------------------------
+    assert clipping() == EpochClipping(3, 0, 0, 0, None, None, None, {}, None)
 
 
 @pytest.mark.parametrize("clip", [CLIP_NORM, 0.1, 1e6])
-@pytest.mark.parametrize("above", [False, True])
-def test_a_step_is_clipped_above_the_limit(clip, above):
-    total = np.nextafter(clip, np.inf) if above else clip
-    assert telemetry(total, clip=clip).clipped == above
-    assert telemetry(np.nextafter(clip, 0), clip=clip).clipped == 0
-
-
-@pytest.mark.parametrize(("total", "clipped"), [(np.inf, 1), (np.nan, 0)])
-def test_of_what_is_not_finite_inf_is_above_the_limit(total, clipped):
-    epoch = telemetry(total)
-    assert (epoch.clipped, epoch.clip_ratio, epoch.norm_max) == (clipped, None, None)
-
-
-def test_the_median_and_the_highest_are_of_finite_steps_that_were_applied():
-    epoch = telemetry(1.0, 2.0, 4.0, np.nan, np.inf, 1000.0, skipped=(5,))
-    assert (epoch.norm_median, epoch.norm_max) == (2.0, 4.0)
-    assert (epoch.steps, epoch.skipped, epoch.clipped) == (6, 1, 1)
-
-
-def test_an_epoch_without_a_finite_step_has_no_norm():
-    epoch = telemetry(np.nan, np.inf, 5.0, skipped=(2,))
-    assert (epoch.norm_median, epoch.norm_max) == (None, None)
+def test_a_step_is_clipped_above_the_limit(clip):
+    totals = (np.nextafter(clip, 0), clip, np.nextafter(clip, np.inf))
+    assert [clipping(total, clip=clip).clipped for total in totals] == [0, 0, 1]
 
 
 @pytest.mark.parametrize(
-    ("totals", "ratio"),
+    ("totals", "skipped", "expected"),
     [
-        ((5.0, 10.0), None),
-        ((20.0,), 2.0),
-        ((1.0, 1.0, 20.0, 30.0, 400.0), 3.0),
-        ((20.0, 40.0, np.inf, np.nan), 3.0),
+        ((np.inf,), (), {"clipped": 1, "clip_ratio": None, "norm_max": None}),
+        ((np.nan,), (), {"clipped": 0, "clip_ratio": None, "norm_max": None}),
+        ((1.0, 2.0, 4.0, np.nan, np.inf, 1000.0), (5,), {"norm_median": 2.0, "norm_max": 4.0}),
+        ((np.nan, np.inf, 5.0), (2,), {"norm_median": None, "norm_max": None, "skipped": 1}),
+        ((5.0, 10.0), (), {"clip_ratio": None}),
+        ((20.0, 40.0, np.inf, np.nan), (), {"clip_ratio": 3.0}),
+        ((11.0, 12.0), (0,), {"clipped": 1, "clip_ratio": 1.2, "norm_max": 12.0}),
     ],
 )
-def test_the_clip_ratio_is_the_median_of_clipped_steps(totals, ratio):
-    assert telemetry(*totals).clip_ratio == ratio
+def test_norms_and_ratios_are_of_finite_steps_that_were_applied(totals, skipped, expected):
+    epoch = clipping(*totals, skipped=skipped)
+    assert {name: getattr(epoch, name) for name in expected} == expected
 
 
 def test_the_clip_ratio_is_measured_against_the_clip():
-    assert telemetry(1.0, 2.0, clip=0.5).clip_ratio == 3.0
-
-
-def test_a_skipped_step_is_not_clipped():
-    epoch = telemetry(11.0, 12.0, skipped=(0,))
-    assert (epoch.clipped, epoch.clip_ratio, epoch.norm_max) == (1, 1.2, 12.0)
+    assert clipping(1.0, 2.0, clip=0.5).clip_ratio == 3.0
 
 
 def test_the_scale_is_that_of_the_last_step():
-    assert telemetry(1.0, 1.0, scales=(65536.0, 32768.0)).scale == 32768.0
-    assert telemetry(1.0).scale is None
+    assert clipping(1.0, 1.0, scales=(65536.0, 32768.0)).scale == 32768.0
 
 
 def test_a_result_is_a_snapshot_of_plain_numbers():
-    collected = Telemetry(1, CLIP_NORM, LAYOUT)
+    collected = Clipping(1, CLIP_NORM, LAYOUT)
     collected.add([sample_of(1)], norms_of(LAYOUT, 1.0, total=20.0)[None])
     first = collected.result()
     collected.add([sample_of(2)], norms_of(LAYOUT, 1.0, total=40.0)[None])
     assert (first.steps, collected.result().steps) == (1, 2)
-    assert collected.result().norm_median == 30.0
-    for value in (first.norm_median, first.norm_max, first.clip_ratio, *first.owners.values()):
-        assert type(value) is float
+    floats = (first.norm_median, first.norm_max, first.clip_ratio, *first.owners.values())
+    assert {type(value) for value in floats} == {float}
     assert type(first.clipped) is int
-
-
-# --- the blocks that own it -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -124,9 +89,8 @@ def test_a_result_is_a_snapshot_of_plain_numbers():
         ((1.0, 2.0, 3.0, 4.0), {"model.4": 0.5333, "model.3": 0.3, "model.1": 0.1333}),
         ((0.0, 0.0, 1e-30, 0.0), {"model.3": 1.0}),
         ((0.0, 1e150, 0.0, 0.0), {"model.1": 1.0}),
+        *(((bad, bad, 1.0, 1.0), {}) for bad in (np.nan, np.inf)),
         ((0.0, 0.0, 0.0, 0.0), {}),
-        ((1.0, np.nan, 1.0, 1.0), {}),
-        ((1.0, np.inf, 1.0, 1.0), {}),
     ],
 )
 def test_the_three_blocks_with_the_largest_shares(norms, owners):
@@ -135,12 +99,7 @@ def test_the_three_blocks_with_the_largest_shares(norms, owners):
 
 def test_shares_are_means_over_steps_and_not_of_norms():
     assert owners_of((1.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1e6)) == {"model.0": 0.5, "model.4": 0.5}
-
-
-def test_steps_that_are_skipped_or_not_finite_own_nothing():
-    nan, other, mine = (np.nan,) * 4, (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0)
-    assert owners_of(nan, other, mine, skipped=(1,)) == {"model.3": 1.0}
-    assert owners_of(nan, other, skipped=(1,)) == {}
+    assert owners_of((np.nan,) * 4, (0.0, 1.0, 0.0, 0.0), skipped=(1,)) == {}
 
 
 NORM = st.one_of(st.floats(1e-6, 1e6), st.sampled_from([0.0, 1e9, np.nan, np.inf]))
@@ -150,7 +109,7 @@ STEP = st.tuples(st.tuples(NORM, NORM, NORM, NORM), st.booleans())
 @LAWS
 @given(st.lists(STEP, max_size=8))
 def test_an_epoch_agrees_with_loops_over_its_steps(steps):
-    collected = Telemetry(1, CLIP_NORM, LAYOUT)
+    collected = Clipping(1, CLIP_NORM, LAYOUT)
     totals, shares, counted = [], dict.fromkeys(BLOCKS, 0.0), 0
     for i, (norms, skipped) in enumerate(steps):
         squares = [norm * norm for norm in norms]
@@ -171,8 +130,7 @@ def test_an_epoch_agrees_with_loops_over_its_steps(steps):
     assert epoch.clipped == sum(total > CLIP_NORM for total in totals)
     assert epoch.norm_max == (max(finite) if finite else None)
     assert epoch.norm_median == (np.median(finite) if finite else None)
-    ratio = pytest.approx(np.median(over) / CLIP_NORM) if over else None
-    assert epoch.clip_ratio == ratio
+    assert epoch.clip_ratio == (pytest.approx(np.median(over) / CLIP_NORM) if over else None)
     largest = sorted((share / max(counted, 1) for share in shares.values()), reverse=True)[:3]
     found = list(epoch.owners.values())
     assert found == sorted(found, reverse=True)
@@ -181,18 +139,19 @@ def test_an_epoch_agrees_with_loops_over_its_steps(steps):
         assert share == pytest.approx(shares[name] / counted, abs=6e-5)
 
 
-def test_epochs_that_were_not_written_come_out_of_the_windows(tmp_path):
+def test_epochs_that_were_not_written_come_out_of_the_windows():
     """Of a run that was killed: three steps are known, those behind them are not."""
-    windows = [
-        *(window(step, epoch=1) for step in (1, 2, 3)),
-        replace(window(4, steps=2, epoch=2, norm=4.0), clipped=1),
-        replace(window(6, steps=2, skipped=1, epoch=2, norm=8.0), clipped=0),
-        replace(window(8, epoch=3, nonfinite=CHAIN.modules), clipped=0),
-    ]
-    grid = load_run(write_run(tmp_path, windows)).grid
+    grid = grid_from(
+        [
+            *(window(step, epoch=1) for step in (1, 2, 3)),
+            replace(window(4, steps=2, epoch=2, norm=4.0), clipped=1),
+            replace(window(6, steps=2, skipped=1, epoch=2, norm=8.0), clipped=0),
+            replace(window(8, epoch=3, nonfinite=CHAIN.modules), clipped=0),
+        ]
+    )
     assert list(epochs_of(grid, 3)) == [
-        EpochTelemetry(2, steps=4, clipped=1, skipped=1, norm_median=4.0, norm_max=8.0),
-        EpochTelemetry(3, steps=1),
+        EpochClipping(2, steps=4, clipped=1, skipped=1, norm_median=4.0, norm_max=8.0),
+        EpochClipping(3, steps=1),
     ]
     assert [epoch.epoch for epoch in epochs_of(grid, 0)] == [1, 2, 3]
     assert list(epochs_of(grid, 8)) == list(epochs_of(grid, 100)) == []

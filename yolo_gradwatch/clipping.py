@@ -3,23 +3,63 @@
 from __future__ import annotations
 
 from array import array
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolo_gradwatch.records import WHOLE, EpochTelemetry, Floats, Layout, Sample
-from yolo_gradwatch.rollup import applied
+from yolo_gradwatch.layout import WHOLE
+from yolo_gradwatch.sample import applied
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from yolo_gradwatch.records import Grid
+    from yolo_gradwatch.arrays import Floats
+    from yolo_gradwatch.layout import Layout
+    from yolo_gradwatch.sample import Sample
+    from yolo_gradwatch.windows import Grid
+
+CLIP_NORM = 10.0
+"""Total gradient norm above which Ultralytics clips, where its own code does not tell."""
+
+CLIP_OVERFLOW = float(np.sqrt(np.finfo(np.float32).max))
+"""Total norm above which clipping multiplies by 0, because its square in float32 is Inf."""
 
 OWNERS = 3
 """Blocks that are named as owners of the norm."""
 
 
-class Telemetry:
+@dataclass(frozen=True, slots=True)
+class EpochClipping:
+    """Clipping and AMP of one pass over an epoch.
+
+    Attributes:
+        epoch: Counts from 1; an epoch that is repeated has one entry a pass.
+        steps: Captured optimizer steps.
+        clipped: How many of these had a total norm above the clip, not skipped.
+        skipped: How many of these AMP skipped.
+        norm_median: Median total norm over the finite steps; None if there is none.
+        norm_max: Highest total norm over the finite steps; None if there is none.
+        clip_ratio: Median of total norm over clip in the clipped steps; None if there is none.
+        owners: The blocks with the largest shares of the squared norm, in the mean over the
+            finite steps.
+        scale: Loss scale of AMP at the last step; None without a scaler.
+        step_last: Newest optimizer step, captured or not; 0 in files that do not tell.
+    """
+
+    epoch: int
+    steps: int = 0
+    clipped: int = 0
+    skipped: int = 0
+    norm_median: float | None = None
+    norm_max: float | None = None
+    clip_ratio: float | None = None
+    owners: dict[str, float] = field(default_factory=dict)
+    scale: float | None = None
+    step_last: int = 0
+
+
+class Clipping:
     """Collects the steps of one pass over an epoch.
 
     Args:
@@ -58,13 +98,13 @@ class Telemetry:
         self._shares = np.add.reduce([self._shares, *shares[told]])
         self._finite += int(told.sum())
 
-    def result(self) -> EpochTelemetry:
+    def result(self) -> EpochClipping:
         """The epoch so far."""
         totals = np.array(self._totals)
         finite = totals[np.isfinite(totals)]
         clipped = totals[totals > self._clip]
         ratios = clipped[np.isfinite(clipped)] / self._clip
-        return EpochTelemetry(
+        return EpochClipping(
             epoch=self._epoch,
             steps=len(totals),
             clipped=len(clipped),
@@ -77,7 +117,7 @@ class Telemetry:
         )
 
 
-def epochs_of(grid: Grid, known: int) -> Iterator[EpochTelemetry]:
+def epochs_of(grid: Grid, known: int) -> Iterator[EpochClipping]:
     """Passes over an epoch behind so many steps, as far as windows tell.
 
     A training that was killed has not written its newest ones. The median is of the windows' means;
@@ -89,7 +129,7 @@ def epochs_of(grid: Grid, known: int) -> Iterator[EpochTelemetry]:
         means, peaks = grid.norm_mean[rows, 0].astype(np.float64), grid.norm_max[rows, 0]
         finite = np.repeat(means, applied_steps)
         finite, peaks = finite[np.isfinite(finite)], peaks[np.isfinite(peaks)]
-        yield EpochTelemetry(
+        yield EpochClipping(
             epoch=int(grid.epoch[rows[0]]),
             steps=int(grid.steps[rows].sum()),
             clipped=int(np.maximum(grid.clipped[rows], 0).sum()),

@@ -1,0 +1,122 @@
+"""Alerts, what groups them, and what changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["notice", "warning", "critical"]
+
+Change = Literal["start", "worse", "end"]
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One rule that holds for one module in one window.
+
+    Attributes:
+        rule: Identifier, see ``detect.RULES``.
+        severity: As the rule says.
+        module: Name of the module.
+        epoch: Of the first window of its evidence.
+        step: First step of that window.
+        value: The number that was judged.
+        limit: The threshold that it broke.
+        affected: Blocks that suffer from it, its own aside.
+    """
+
+    rule: str
+    severity: Severity
+    module: str
+    epoch: int
+    step: int
+    value: float
+    limit: float
+    affected: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One stretch of steps over which a finding lasted.
+
+    Attributes:
+        epoch: Epoch of its first alert.
+        step: Step of its first alert.
+        step_end: Step at which it was over; None while it lasts.
+        reported: Newest optimizer step that had been seen when its beginning was reported.
+        value: The number that was judged when it was last reported.
+    """
+
+    epoch: int
+    step: int
+    step_end: int | None
+    reported: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Alerts of one cause.
+
+    Attributes:
+        number: Counts from 1 within a run.
+        rule: Identifier, see ``detect.RULES``.
+        severity: Highest of its alerts.
+        module: The module it is about: the one nearest to the loss, or ``model``.
+        modules: Every module with an alert so far, in forward order.
+        episodes: When it lasted, oldest first; at least one, and only the last may be open.
+        limit: The threshold.
+        message: What happened, why probably and what to try.
+        origin: Those of ``modules`` with which it began.
+        evidence: File that holds what its first step was made of; "" if there is none.
+    """
+
+    number: int
+    rule: str
+    severity: Severity
+    module: str
+    modules: tuple[str, ...]
+    episodes: tuple[Episode, ...]
+    limit: float
+    message: str
+    origin: tuple[str, ...] = ()
+    evidence: str = ""
+
+    @property
+    def epoch(self) -> int:
+        """Epoch in which it began for the first time."""
+        return self.episodes[0].epoch
+
+    @property
+    def step(self) -> int:
+        """Step at which it began for the first time."""
+        return self.episodes[0].step
+
+    @property
+    def step_end(self) -> int | None:
+        """Step at which its newest episode was over; None while that lasts."""
+        return self.episodes[-1].step_end
+
+    @property
+    def value(self) -> float:
+        """The number that was judged when it was last reported."""
+        return self.episodes[-1].value
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """A finding that has just begun or come back, grown worse or ended.
+
+    Attributes:
+        change: What happened to it.
+        epoch: Of the window that brought the change.
+        step: First step of that window.
+        finding: Its state from now on.
+        reported: Newest optimizer step that had been seen when it was reported.
+    """
+
+    change: Change
+    epoch: int
+    step: int
+    finding: Finding
+    reported: int

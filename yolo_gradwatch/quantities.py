@@ -1,0 +1,253 @@
+"""What is measured of every module: a row a quantity.
+
+A new quantity is a row of `QUANTITIES` and, once something measures it, a fold and a field of
+`Measured`. Windows, the columns of ``gradwatch.csv``, the tables of a run and README follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+
+from yolo_gradwatch.arrays import Floats, first, highest, last, median, total
+from yolo_gradwatch.layout import Members, module_norms
+from yolo_gradwatch.sample import Detail, Steps
+
+if TYPE_CHECKING:
+    from yolo_gradwatch.arrays import Counts, Flags, Singles, Values
+
+AtFirst: TypeAlias = Callable[[Detail, Members], Floats]
+"""(M,) float64 from what is read on a window's first step only."""
+
+Moment = Literal["every step", "first step", ""]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A fold over every step of a window, in memory that does not grow with the steps.
+
+    Attributes:
+        start: The K running values of a module before the first step.
+        add: Takes steps that follow into the (K, M) running values, in place.
+        value: (M,) of the window, from its (K, M) running values.
+    """
+
+    start: tuple[float, ...]
+    add: Callable[[Floats, Steps], object]
+    value: Callable[[Floats], Floats]
+
+
+@dataclass(frozen=True, slots=True)
+class OverRun:
+    """A column of the table that has one row a module.
+
+    Attributes:
+        name: Of the column.
+        heading: What people see above it.
+        fold: (M,) from the values of W windows, (W, M), and the applied steps in each, (W,).
+    """
+
+    name: str
+    heading: str
+    fold: Callable[[Values, Counts], Values]
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """One number for each module in each window.
+
+    Attributes:
+        name: Of the column in ``gradwatch.csv``, and of the field of `Measured`.
+        dtype: float32, of which NaN means that there is no such number, or int64.
+        fold: How steps become a window's value; None for a reserved column, which is empty.
+        meaning: What README's table of columns says.
+        over_run: Columns that it has in the table of a run.
+        since: Format version that brought the column; older files lack it.
+    """
+
+    name: str
+    dtype: type[np.float32 | np.int64]
+    fold: Running | AtFirst | None
+    meaning: str
+    over_run: tuple[OverRun, ...] = ()
+    since: int = 1
+
+    @property
+    def moment(self) -> Moment:
+        """On which steps of a window it is taken."""
+        if self.fold is None:
+            return ""
+        return "every step" if isinstance(self.fold, Running) else "first step"
+
+    @property
+    def is_count(self) -> bool:
+        """Whether it counts steps."""
+        return self.dtype is np.int64
+
+    @property
+    def empty(self) -> float:
+        """The value where there is no number."""
+        return 0 if self.is_count else np.nan
+
+    @property
+    def format(self) -> str:
+        """How a cell is written; nine digits give a float32 back bit for bit."""
+        return "%d" if self.is_count else "%.9g"
+
+    def stored(self, values: Floats) -> Values:
+        """Values as the file holds them, so that a replay decides on the same numbers.
+
+        One beyond 3.4e38 becomes Inf, of which numpy warns.
+        """
+        return values.astype(self.dtype)
+
+    def unknown(self, size: int) -> Values:
+        """(M,) values of a window in which it was not taken."""
+        return np.full(size, self.empty, self.dtype)
+
+
+def _counted(flags: Callable[[Steps], Flags | None]) -> Running:
+    """How many steps have a flag, of which there is one a step and module, or none at all."""
+
+    def add(running: Floats, steps: Steps) -> None:
+        found = flags(steps)
+        if found is not None:
+            running[0] += found.sum(axis=0)
+
+    return Running((0.0,), add, lambda running: running[0])
+
+
+def _add_lowest(running: Floats, steps: Steps) -> None:
+    lowest = np.where(steps.valid, steps.norms, np.inf).min(axis=0)
+    np.minimum(running[0], lowest, out=running[0])
+
+
+def _add_highest(running: Floats, steps: Steps) -> None:
+    highest = np.where(steps.valid, steps.norms, -np.inf).max(axis=0)
+    np.maximum(running[0], highest, out=running[0])
+
+
+def _finite(running: Floats) -> Floats:
+    """NaN where no step was valid; valid ones are finite."""
+    return np.where(np.isinf(running[0]), np.nan, running[0])
+
+
+def _add_to_mean(running: Floats, steps: Steps) -> None:
+    # One row after the other, so that the sum does not depend on how many came at once.
+    running[0] = np.add.reduce([running[0], *np.where(steps.valid, steps.norms, 0.0)])
+    running[1] += steps.valid.sum(axis=0)
+
+
+def _mean(running: Floats) -> Floats:
+    unknown = np.full_like(running[0], np.nan)
+    mean: Floats = np.divide(running[0], running[1], out=unknown, where=running[1] > 0)
+    return mean
+
+
+def _zero_fraction(detail: Detail, members: Members) -> Floats:
+    """NaN for a module without a weight or without its gradient."""
+    module, parameter = members.weights.T
+    size = len(members.starts)
+    found = np.bincount(module, detail.zeros[parameter], size)
+    elements = np.bincount(module, members.elements[parameter], size)
+    with np.errstate(invalid="ignore"):  # 0 / 0: no weight
+        share: Floats = found / elements
+    return share
+
+
+def _weight_norm(detail: Detail, members: Members) -> Floats:
+    return module_norms(detail.weight_norms, members)
+
+
+QUANTITIES = (
+    Quantity(
+        "nonfinite",
+        np.int64,
+        _counted(lambda steps: steps.applied & ~steps.finite),
+        "steps, not skipped, with a NaN or Inf norm",
+        (OverRun("nonfinite", "NaN/Inf", total),),
+    ),
+    Quantity(
+        "zero",
+        np.int64,
+        _counted(lambda steps: steps.applied & steps.valid & (steps.norms == 0)),
+        "steps, not skipped, with a norm of exactly 0",
+        (OverRun("zero", "zero", total),),
+    ),
+    Quantity(
+        "none",
+        np.int64,
+        _counted(lambda steps: None if steps.lost is None else steps.applied & steps.lost),
+        "steps, not skipped, in which no parameter of the module had a gradient, though not all "
+        "were frozen",
+        (OverRun("none", "none", total),),
+    ),
+    Quantity(
+        "zero_fraction",
+        np.float32,
+        _zero_fraction,
+        "share of exactly zero elements in the module's own weight gradient, at the window's "
+        "first step",
+        (OverRun("zero_fraction", "zeros", last),),
+    ),
+    Quantity(
+        "norm_min",
+        np.float32,
+        Running((np.inf,), _add_lowest, _finite),
+        "lowest L2 norm of the gradient over the finite steps, accumulated, unscaled, before "
+        "clipping",
+    ),
+    Quantity(
+        "norm_mean",
+        np.float32,
+        Running((0.0, 0.0), _add_to_mean, _mean),
+        "mean of the same norms",
+        (
+            OverRun("norm_first", "first", first),
+            OverRun("norm_median", "median", median),
+            OverRun("norm_last", "last", last),
+        ),
+    ),
+    Quantity(
+        "norm_max",
+        np.float32,
+        Running((-np.inf,), _add_highest, _finite),
+        "highest of the same norms",
+        (OverRun("norm_max", "highest", highest),),
+    ),
+    Quantity(
+        "weight_norm",
+        np.float32,
+        _weight_norm,
+        "L2 norm of the parameters, before the window's first step",
+        (OverRun("weight_norm", "weights", last),),
+    ),
+    Quantity("weight_max", np.float32, None, "reserved, empty so far", since=2),
+    Quantity("update_ratio", np.float32, None, "reserved, empty so far", since=2),
+)
+"""In the order of their columns."""
+
+MEASURED = tuple(row for row in QUANTITIES if row.fold)
+"""Those that a window holds."""
+
+NAMES = tuple(row.name for row in MEASURED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """The measured quantities: (M,) in a window, (W, M) in a grid.
+
+    What each of them is says its row of `QUANTITIES`.
+    """
+
+    nonfinite: Counts
+    zero: Counts
+    none: Counts
+    zero_fraction: Singles
+    norm_min: Singles
+    norm_mean: Singles
+    norm_max: Singles
+    weight_norm: Singles

@@ -1,0 +1,127 @@
+"""Optimizer steps: one as read from the device, and some as arrays over modules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from yolo_gradwatch.layout import module_norms
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from yolo_gradwatch.arrays import Flags, Floats
+    from yolo_gradwatch.layout import Members
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """What is read on the first step of a window only.
+
+    Attributes:
+        weight_norms: (P,) L2 norm of each parameter before the step.
+        zeros: (P,) exactly zero elements of each gradient; NaN for parameters of fewer than two
+            dimensions and where there is no gradient.
+    """
+
+    weight_norms: Floats
+    zeros: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One optimizer step as read from the device.
+
+    Attributes:
+        epoch: Counts from 1.
+        step: Optimizer step of the run, counts from 1.
+        norms: (P,) L2 gradient norm, unscaled, before clipping; 0 where ``missing``.
+        missing: (P,) whether the parameter had no gradient (``grad is None``).
+        frozen: (P,) whether that is because it was frozen since the training began; None if no
+            parameter was.
+        skipped: Whether AMP's scaler skips this step because of an overflow.
+        scale: Loss scale of AMP; None without a scaler.
+        detail: Taken on the first step of a window, else None.
+        losses: Loss items of the last batch before the step.
+    """
+
+    epoch: int
+    step: int
+    norms: Floats
+    missing: Flags
+    skipped: bool = False
+    scale: float | None = None
+    detail: Detail | None = None
+    frozen: Flags | None = None
+    losses: tuple[float, ...] = ()
+
+
+def applied(samples: Sequence[Sample]) -> Flags:
+    """(S,) whether AMP did not skip each step."""
+    return np.array([not sample.skipped for sample in samples])
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """S samples as arrays over modules.
+
+    Attributes:
+        numbers: (S,) optimizer step of each.
+        parameters: (S, P) norms of the parameters.
+        norms: (S, M) norms of the modules; 0 where there is no gradient.
+        applied: (S, 1) whether AMP did not skip it.
+        finite: (S, M) whether the norm is finite.
+        valid: (S, M) whether it is and there is a gradient.
+        lost: (S, M) whether no parameter of the module had a gradient, though not all were frozen;
+            None if all had one.
+    """
+
+    numbers: list[int]
+    parameters: Floats
+    norms: Floats
+    applied: Flags
+    finite: Flags
+    valid: Flags
+    lost: Flags | None
+
+    def part(self, begin: int, end: int) -> Steps:
+        """The steps from place ``begin`` up to and without ``end``."""
+        return Steps(
+            self.numbers[begin:end],
+            self.parameters[begin:end],
+            self.norms[begin:end],
+            self.applied[begin:end],
+            self.finite[begin:end],
+            self.valid[begin:end],
+            None if self.lost is None else self.lost[begin:end],
+        )
+
+
+def steps_of(samples: Sequence[Sample], members: Members) -> Steps:
+    """Samples, at least one, as arrays."""
+    parameters = np.stack([sample.norms for sample in samples])
+    norms = module_norms(parameters, members)
+    finite = np.isfinite(norms)
+    missing = _all_of([sample.missing for sample in samples], members)
+    frozen = _all_of([sample.frozen for sample in samples], members)
+    return Steps(
+        numbers=[sample.step for sample in samples],
+        parameters=parameters,
+        norms=norms,
+        applied=applied(samples)[:, None],
+        finite=finite,
+        valid=finite if missing is None else finite & ~missing,
+        lost=missing if missing is None or frozen is None else missing & ~frozen,
+    )
+
+
+def _all_of(flags: Sequence[Flags | None], members: Members) -> Flags | None:
+    """(S, M) whether all parameters of a module have a flag; None if none has it anywhere."""
+    known = next((one for one in flags if one is not None and one.any()), None)
+    if known is None:
+        return None
+    stacked = np.stack([np.zeros_like(known) if one is None else one for one in flags])
+    found: Flags = np.logical_and.reduceat(stacked[:, members.indices], members.starts, axis=1)
+    return found
