@@ -14,7 +14,7 @@ from mangled import mangled_json
 from torch import nn
 from values import LAWS, LAYOUT, put_meta
 
-from yolo_gradwatch import Thresholds, layout, process
+from yolo_gradwatch import Thresholds, model_layout, process
 from yolo_gradwatch.clipping import CLIP_NORM, EpochClipping
 from yolo_gradwatch.event import Event, EventKind
 from yolo_gradwatch.meta import Meta, RunOptions, encoded, read_meta
@@ -48,7 +48,7 @@ def put(folder, text):
 
 
 @pytest.mark.parametrize(
-    "meta", [FULL, Meta(layout=LAYOUT), Meta(layout=layout.read(nn.Linear(2, 2), ())[0])]
+    "meta", [FULL, Meta(layout=LAYOUT), Meta(layout=model_layout.read(nn.Linear(2, 2), ())[0])]
 )
 def test_a_run_reads_back_what_it_wrote(tmp_path, meta):
     put(tmp_path, encoded(meta))
