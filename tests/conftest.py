@@ -73,6 +73,24 @@ def oracle(monkeypatch, record_property):
     record_property("modules", max(map(len, seen.norms), default=0))
 
 
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.train)])
+def way(request):
+    """Train on the fake trainer, and on Ultralytics' own in the tier with trainings."""
+    return _way(request.param)
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=[pytest.mark.train, pytest.mark.full])])
+def faked(request):
+    """Train on the fake trainer, and on Ultralytics' own in the full tier."""
+    return _way(request.param)
+
+
+def _way(name):
+    from short import FAKE, real
+
+    return FAKE if name == "fake" else real()
+
+
 @pytest.fixture(autouse=True)
 def _ultralytics_logs_to_this_test():
     """Point Ultralytics' handlers, made when it was imported, at the stream of this test."""

@@ -174,15 +174,15 @@ def witness(base=None, *, at=0, fault=""):
     return Witness
 
 
-def amp_trainer():
-    """A detection trainer with a loss scaler of 65536, which a CPU does not have by itself."""
+def amp_trainer(base=None):
+    """A trainer class with a loss scaler of 65536, which a CPU does not have by itself."""
     import torch
     from ultralytics.models.yolo.detect import DetectionTrainer
 
     if not hasattr(torch.amp, "GradScaler"):
         pytest.skip(f"torch {torch.__version__} has no loss scaler for a CPU, 2.3 has")
 
-    class ScaledTrainer(DetectionTrainer):
+    class ScaledTrainer(base or DetectionTrainer):
         def _setup_train(self):
             super()._setup_train()
             self.scaler = torch.amp.GradScaler("cpu", init_scale=65536.0)
@@ -191,7 +191,7 @@ def amp_trainer():
 
 
 def brisk_trainer():
-    """A detection trainer that neither validates nor saves, for trainings by the dozen."""
+    """A detection trainer that does not validate, and saves if ``save`` says so."""
     from ultralytics.models.yolo.detect import DetectionTrainer
 
     class BriskTrainer(DetectionTrainer):
@@ -199,7 +199,7 @@ def brisk_trainer():
             return {}, 0.0
 
         def save_model(self):
-            return False
+            return bool(self.args.save) and super().save_model()
 
         def final_eval(self):
             """Nothing was saved."""
