@@ -123,7 +123,7 @@ class FakeTrainer:
         torch.manual_seed(0)
         self.model = Net()
         self.ema = SimpleNamespace(ema=self.model)
-        self.freeze_layer_names = [f"model.{i}." for i in range(self.args.freeze)]
+        self.freeze_layer_names = [*(f"model.{i}." for i in range(self.args.freeze)), ".dfl"]
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(not name.startswith(tuple(self.freeze_layer_names)))
         self.amp = bool(self.args.amp)

@@ -34,16 +34,16 @@ class Way:
 
         return YOLO(small())
 
-    def trainer(self, folder, *, kind=None, images=8, model=None, **options):
+    def trainer(self, folder, *, kind=None, images=8, attached=None, **options):
         """A trainer that has not begun: by default for four epochs of two batches, a step each."""
         data = shapes(images) if self.is_real else "noise"
         overrides = {**TINY, "imgsz": 32, "epochs": 4, "save": False, "model": small()}
         overrides |= {"data": data, "project": str(folder), **options}
         overrides |= {} if self.is_real else {"images": images}
-        callbacks = model.callbacks if model else None
+        callbacks = attached.callbacks if attached else None
         return (kind or self.base)(overrides=overrides, _callbacks=callbacks)
 
-    def train(self, folder, *, watch=None, first=(), calls=(), model=None, **options):
+    def train(self, folder, *, watch=None, first=(), calls=(), attached=None, **options):
         """Train, and return the trainer.
 
         Args:
@@ -51,17 +51,17 @@ class Way:
             watch: Attached after the callbacks of ``first``, before those of ``calls``.
             first: Pairs of an event and a callback.
             calls: As ``first``.
-            model: One of `model` that is there already.
+            attached: One of `model` that is there already.
             options: As for `trainer`.
         """
-        model = model or self.model()
+        model = attached or self.model()
         for event, call in first:
             model.add_callback(event, call)
         if watch is not None:
             watch.attach(model)
         for event, call in calls:
             model.add_callback(event, call)
-        trainer = self.trainer(folder, model=model, **options)
+        trainer = self.trainer(folder, attached=model, **options)
         trainer.train()
         return trainer
 
@@ -138,7 +138,7 @@ def leave(error):
 def bits_of(trainer):
     """The weights, and their average over the steps."""
     states = (trainer.model.state_dict(), trainer.ema.ema.state_dict())
-    return [(name, v.numpy().tobytes()) for state in states for name, v in state.items()]
+    return [(name, v.cpu().numpy().tobytes()) for state in states for name, v in state.items()]
 
 
 def streams():

@@ -473,7 +473,7 @@ def test_a_watch_that_was_detached_can_be_attached_again(way, tmp_path):
     watch.detach()
     model = way.model()
     watch.attach(model).detach()
-    way.train(tmp_path, model=model, name="unwatched")
+    way.train(tmp_path, attached=model, name="unwatched")
     assert not (tmp_path / "unwatched" / "gradwatch.csv").exists()
     way.train(tmp_path, watch=watch, name="again")
     assert [report.run.name for report in watch.reports] == ["run", "again"]

@@ -168,7 +168,8 @@ def witness(base=None, *, at=0, fault=""):
             )
             self.images.clear()
             if fault == "spike" and len(self.notes) == at:
-                torch._foreach_mul_([p.grad for p in self.model.parameters()], 1e4)
+                gradients = (p.grad for p in self.model.parameters())
+                torch._foreach_mul_([grad for grad in gradients if grad is not None], 1e4)
             super().optimizer_step()
 
     return Witness
