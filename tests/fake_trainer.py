@@ -60,6 +60,8 @@ class FakeTrainer:
     """
 
     loss_names = ("box_loss", "cls_loss")
+    ddp = False
+    """Whether the training is to run in processes that it launches."""
 
     def __init__(self, overrides, _callbacks=None):
         self.args = SimpleNamespace(**{"images": 8, "warmup_epochs": 0, "freeze": 0, **overrides})
@@ -69,11 +71,12 @@ class FakeTrainer:
         lines = [f"{name}: {value}\n" for name, value in vars(self.args).items()]
         (self.save_dir / "args.yaml").write_text("".join(lines), encoding="utf-8")
         self.callbacks = defaultdict(list, {e: [*c] for e, c in (_callbacks or {}).items()})
-        self.device, self.world_size, self.ddp = torch.device("cpu"), 0, False
+        self.device, self.world_size = torch.device("cpu"), 0
         self.batch_size, self.epochs = self.args.batch, self.args.epochs
         self.resume = bool(getattr(self.args, "resume", False))
         self.plots, self.start_epoch, self.nan_recovery_attempts = {}, 0, 0
-        self.run_callbacks("on_pretrain_routine_start")
+        if not self.ddp:
+            self.run_callbacks("on_pretrain_routine_start")
 
     def add_callback(self, event, callback):
         self.callbacks[event].append(callback)
