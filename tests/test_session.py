@@ -8,6 +8,7 @@ import tracemalloc
 import weakref
 
 import pytest
+import typer
 from short import (
     FAKE,
     assert_nothing_left,
@@ -21,12 +22,17 @@ from short import (
 )
 
 from yolo_gradwatch import GradWatch, load_run
+from yolo_gradwatch.capture import Capture
+from yolo_gradwatch.cli import _leave
 
 EVENTS = (
     *("on_pretrain_routine_start", "on_pretrain_routine_end", "on_train_start"),
     *("on_train_epoch_start", "on_train_batch_start", "on_train_batch_end", "on_train_epoch_end"),
     *("on_model_save", "on_fit_epoch_end", "on_train_end", "teardown"),
 )
+
+PLACES = [(False, False), (True, False), (False, True)]
+"""Whether a callback of the user's is before ours, and whether there is a panel."""
 
 
 @pytest.fixture(autouse=True)
@@ -171,12 +177,14 @@ def test_the_files_tell_how_a_training_was_ended(way, tmp_path, caplog, error, s
     assert (tmp_path / "run" / "gradwatch.png").exists()
 
 
-@pytest.mark.parametrize("is_first", [False, True])
+@pytest.mark.parametrize(("is_first", "live"), PLACES)
 @pytest.mark.parametrize("event", [event for event in EVENTS if event != "on_model_save"])
-def test_an_error_of_the_users_own_ends_the_training_as_without_the_watch(
-    faked, tmp_path, caplog, event, is_first
+def test_an_error_of_the_users_own_ends_the_training_as_without_the_watch(  # noqa: PLR0913, PLR0917  # cases
+    faked, tmp_path, caplog, terminal, event, is_first, live
 ):
-    trainers, watch, before = [], GradWatch(live=False), streams()
+    terminal()
+    caplog.clear()  # which gives its handler a new stream
+    trainers, watch, before = [], GradWatch(live=live), streams()
     calls = [(event, trainers.append), at(event, 1, leave(ZeroDivisionError(event)))]
     with pytest.raises(ZeroDivisionError, match=event):
         faked.spoiled(tmp_path, watch=watch, **{"first" if is_first else "calls": calls})
@@ -283,6 +291,19 @@ def test_an_error_of_ours_costs_the_watch_and_never_the_training(  # noqa: PLR09
     if is_begun:
         assert load_run(tmp_path / "run").meta["status"] == watch.report().status == "failed"
         assert "planted" in watch.report().remarks[0]
+
+
+@pytest.mark.parametrize(("fail_on", "code"), [((), 0), (("dead",), 1)])
+def test_a_watch_that_failed_does_not_pass_under_fail_on(tmp_path, monkeypatch, fail_on, code):
+    def train():
+        calls = [("on_train_start", lambda _: monkeypatch.delattr(Capture, "take"))]
+        FAKE.train(tmp_path, watch=watch, calls=calls)
+
+    watch = GradWatch(live=False)
+    with pytest.raises(typer.Exit) as left:
+        _leave(watch, fail_on, train)
+    assert watch.report().status == "failed"
+    assert left.value.exit_code == code
 
 
 @pytest.mark.parametrize("place", ["yolo_gradwatch.plots.write", "on_plot"])
@@ -429,7 +450,7 @@ DETACHED = {
 
 
 @pytest.mark.parametrize("event", DETACHED)
-@pytest.mark.parametrize(("is_first", "live"), [(False, False), (True, False), (False, True)])
+@pytest.mark.parametrize(("is_first", "live"), PLACES)
 def test_a_watch_that_is_detached_in_a_training_ends_there_and_the_training_goes_on(  # noqa: PLR0913, PLR0917  # cases
     faked, tmp_path, caplog, terminal, event, is_first, live
 ):
