@@ -62,6 +62,7 @@ def test_the_counts_are_those_of_the_last_line(matrix, last, counts):
     assert bad == ()
 
 
+@pytest.mark.slow
 def test_the_counts_are_those_that_pytest_itself_prints(matrix, tmp_path):
     test = tmp_path / "test_it.py"
     test.write_text(

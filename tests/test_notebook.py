@@ -134,6 +134,7 @@ def test_a_notebook_has_no_panel_where_somebody_stands_in_for_its_output(execute
     assert_readable(printed(outputs), epochs=1)
 
 
+@pytest.mark.full
 def test_a_command_of_a_cell_has_a_terminal_on_which_nothing_is_drawn(executed, tmp_path):
     folder = tmp_path / "demo"
     trained, followed = executed(

@@ -72,6 +72,7 @@ def test_a_missing_tool_is_skipped_with_a_word(name, nothing_installed):
     assert peers.measure_apart(name, OPTIONS) == "not installed"
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_says_so_in_its_last_line():
     found = peers.measure_apart(BARE, {**OPTIONS, "steps": "many"})
     assert found.startswith("failed: ")
@@ -116,6 +117,7 @@ def test_without_the_bare_run_there_is_nothing_to_compare_with(nothing_installed
 
 
 @pytest.mark.train
+@pytest.mark.full
 def test_an_item_a_parameter_is_a_synchronization_a_parameter():
     found = peers.measure_apart("an .item() a parameter", OPTIONS)
     assert 366 <= found.synchronizations < 366 + 20  # parameters of YOLO26n, and the step's own
