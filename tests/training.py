@@ -219,5 +219,6 @@ def brisk_trainer(base=None, *, saves_last=False):
         def _clear_memory(self, threshold=None):
             """A third of the time of a training this short."""
 
-    BriskTrainer.__name__ = (base or DetectionTrainer).__name__
+    for name in ("__name__", "__module__"):  # as a user is told of it
+        setattr(BriskTrainer, name, getattr(base or DetectionTrainer, name))
     return BriskTrainer
