@@ -1,6 +1,6 @@
 # make demo        the main job: train YOLO26n on drawn shapes, watched (no download of data)
 # make test        everything that a change must pass: lint, types, tests with real trainings
-# make test-fast   the tests without trainings, in a minute or two on all cores
+# make test-fast   the tests without trainings, processes and browsers, in a minute on two cores
 # Each makes its own virtual environment first; VENV=... puts it elsewhere.
 
 VENV ?= .venv
@@ -16,7 +16,7 @@ test: $(VENV)/.installed-dev lint
 	OMP_NUM_THREADS=1 $(RUN) pytest -n auto --cov --cov-report=term-missing:skip-covered
 
 test-fast: $(VENV)/.installed-dev
-	$(RUN) pytest -n auto -m "not train"
+	$(RUN) pytest -n auto -m "not train and not slow"
 
 lint: $(VENV)/.installed-dev
 	$(RUN) ruff check .

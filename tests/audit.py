@@ -149,7 +149,8 @@ def training(witness, folder, *, calls=(), **options):
     data, kind = shapes(40), spoiled(at=8, fault="spike")
     witness.during = "training"
     watch = GradWatch()
-    train(Path(folder), watch=watch, data=data, trainer=kind, calls=calls, **options)
+    options = {"data": data, "trainer": kind, "save": True, **options}
+    train(Path(folder), watch=watch, calls=calls, **options)
     return [finding.rule for finding in watch.report().findings]
 
 

@@ -1,8 +1,10 @@
+import inspect
 import logging
+import subprocess
 import sys
 from itertools import count
 from pathlib import Path
-from types import SimpleNamespace
+from types import CodeType, SimpleNamespace
 
 import pytest
 
@@ -16,7 +18,30 @@ def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="also the tests that are run on purpose")
 
 
+def starts_process(function, seen):
+    """Whether a function of the tests, or one that it names, uses ``subprocess``."""
+    codes = [getattr(inspect.unwrap(function), "__code__", None)]
+    known = getattr(function, "__globals__", {})
+    if codes[0] is None or codes[0] in seen:
+        return False
+    seen.add(codes[0])
+    for code in codes:  # which grows by the functions inside of this one
+        codes.extend(one for one in code.co_consts if isinstance(one, CodeType))
+    for value in (known.get(name) for code in codes for name in code.co_names):
+        if value is subprocess:
+            return True
+        parts = vars(value).values() if inspect.isclass(value) else [value]
+        if any(inspect.isfunction(one) and starts_process(one, seen) for one in parts):
+            return True
+    return False
+
+
 def pytest_collection_modifyitems(config, items):
+    for item in items:
+        fixtures = item._fixtureinfo.name2fixturedefs.values()
+        functions = [item.function, *(one.func for found in fixtures for one in found)]
+        if any(starts_process(function, set()) for function in functions):
+            item.add_marker(pytest.mark.slow)
     if config.getoption("--full"):
         return
     left_out = [item for item in items if "full" in item.keywords]
@@ -71,6 +96,24 @@ def oracle(monkeypatch, record_property):
     yield seen
     record_property("steps", len(seen.norms))
     record_property("modules", max(map(len, seen.norms), default=0))
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.train)])
+def way(request):
+    """Train on the fake trainer, and on Ultralytics' own in the tier with trainings."""
+    return _way(request.param)
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=[pytest.mark.train, pytest.mark.full])])
+def faked(request):
+    """Train on the fake trainer, and on Ultralytics' own in the full tier."""
+    return _way(request.param)
+
+
+def _way(name):
+    from short import FAKE, real
+
+    return FAKE if name == "fake" else real()
 
 
 @pytest.fixture(autouse=True)

@@ -1,58 +1,144 @@
-"""A training of eight steps on a model of six blocks, and what it must leave as it was."""
+"""Short trainings on the fake trainer or Ultralytics' own, and what a watch must not change."""
 
 import sys
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from training import brisk_trainer, small, trainer_of
+from training import TINY, amp_trainer, brisk_trainer, shapes, small
 
 
-def spoil_step_8(trainer):
-    passes = []
-
-    def hook(gradient):
-        passes.append(1)
-        return gradient * float("nan") if len(passes) == 8 else gradient
-
-    dict(trainer.model.named_parameters())["model.1.conv.weight"].register_hook(hook)
-
-
-def run(folder, *, watch=None, first=(), calls=()):
-    """A training of eight steps, the last of which is not finite.
+class Way:
+    """How a test trains.
 
     Args:
-        folder: Of the project.
-        watch: Attached after the callbacks of ``first``, before those of ``calls``.
-        first: Pairs of an event and a callback.
-        calls: As ``first``.
-    """
-    from ultralytics import YOLO
+        is_real: On Ultralytics' trainer instead of the fake one.
 
-    model = YOLO(small())
-    for event, call in first:
-        model.add_callback(event, call)
-    if watch is not None:
-        watch.attach(model)
-    for event, call in [("on_train_start", spoil_step_8), *calls]:
-        model.add_callback(event, call)
-    options = {"kind": brisk_trainer(), "model": small(), "epochs": 4, "imgsz": 32}
-    trainer = trainer_of(folder, calls=model.callbacks, **options)
-    trainer.train()
-    return trainer
+    Attributes:
+        base: The class of its trainers, which tests may derive from.
+    """
+
+    def __init__(self, *, is_real):
+        from fake_trainer import FakeTrainer
+
+        self.is_real = is_real
+        self.base = brisk_trainer() if is_real else FakeTrainer
+
+    def model(self):
+        """A model of six blocks."""
+        from fake_trainer import FakeModel
+
+        if not self.is_real:
+            return FakeModel()
+        from ultralytics import YOLO
+
+        return YOLO(small())
+
+    def trainer(self, folder, *, kind=None, images=8, attached=None, **options):
+        """A trainer that has not begun: by default for four epochs of two batches, a step each."""
+        data = shapes(images) if self.is_real else "noise"
+        overrides = {**TINY, "imgsz": 32, "epochs": 4, "save": False, "model": small()}
+        overrides |= {"data": data, "project": str(folder), **options}
+        overrides |= {} if self.is_real else {"images": images}
+        callbacks = attached.callbacks if attached else None
+        return (kind or self.base)(overrides=overrides, _callbacks=callbacks)
+
+    def train(self, folder, *, watch=None, first=(), calls=(), attached=None, **options):
+        """Train, and return the trainer.
+
+        Args:
+            folder: Of the project; the run is ``folder / "run"``.
+            watch: Attached after the callbacks of ``first``, before those of ``calls``.
+            first: Pairs of an event and a callback.
+            calls: As ``first``.
+            attached: One of `model` that is there already.
+            options: As for `trainer`.
+        """
+        model = attached or self.model()
+        for event, call in first:
+            model.add_callback(event, call)
+        if watch is not None:
+            watch.attach(model)
+        for event, call in calls:
+            model.add_callback(event, call)
+        trainer = self.trainer(folder, attached=model, **options)
+        trainer.train()
+        return trainer
+
+    def scaled(self):
+        """The class of a trainer with a loss scaler of 65536."""
+        return amp_trainer(self.base)
+
+    @cache  # noqa: B019  # there are two ways
+    def bare(self):
+        """The weights of the training of `spoiled` that nobody watches."""
+        with TemporaryDirectory() as folder:
+            return bits_of(self.spoiled(Path(folder)))
+
+    def spoiled(self, folder, *, calls=(), **options):
+        """Train eight steps, the last of which is not finite."""
+        return self.train(folder, calls=[spoil("model.1.conv.weight", at=8), *calls], **options)
+
+
+FAKE = Way(is_real=False)
+
+
+@cache
+def real():
+    """Ultralytics' trainer; a test that asks for it loads Ultralytics."""
+    return Way(is_real=True)
+
+
+def run(folder, **options):
+    """A real training of eight steps, see `Way.spoiled`."""
+    return real().spoiled(folder, **options)
+
+
+def bare():
+    """The weights of the real training that nobody watches."""
+    return real().bare()
+
+
+def spoil(name, value=float("nan"), *, at, until=None):
+    """A callback that multiplies a parameter's gradient in one backward pass, or in several."""
+
+    def plant(trainer):
+        passes = []
+
+        def hook(gradient):
+            passes.append(1)
+            return gradient * value if at <= len(passes) <= (until or at) else gradient
+
+        dict(trainer.model.named_parameters())[name].register_hook(hook)
+
+    return ("on_train_start", plant)
+
+
+def at(event, count, call):
+    """A callback that calls at the so-many-th time of an event, with the trainer."""
+    times = []
+
+    def counted(trainer):
+        times.append(1)
+        if len(times) == count:
+            call(trainer)
+
+    return (event, counted)
+
+
+def leave(error):
+    """A callback's function that raises."""
+
+    def call(_trainer):
+        raise error
+
+    return call
 
 
 def bits_of(trainer):
     """The weights, and their average over the steps."""
     states = (trainer.model.state_dict(), trainer.ema.ema.state_dict())
-    return [(name, v.numpy().tobytes()) for state in states for name, v in state.items()]
-
-
-@cache
-def bare():
-    """The weights of the training that nobody watches."""
-    with TemporaryDirectory() as folder:
-        return bits_of(run(Path(folder)))
+    return [(name, v.cpu().numpy().tobytes()) for state in states for name, v in state.items()]
 
 
 def streams():

@@ -91,6 +91,7 @@ def test_rank_0_records_the_reduced_gradients_and_the_launcher_finds_the_run(tmp
     assert notes[1] == {"recorders": 0, "wraps": [], "listeners": 0}
 
 
+@pytest.mark.full
 def test_a_launched_training_stops_and_the_command_line_says_so(tmp_path, monkeypatch, capfd):
     """A NaN that only the other rank has is in the gradient of both."""
     from two_processes import PLANT_NAN

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from training import HOME, shapes, train
+from training import HOME, shapes, small, train
 
 from yolo_gradwatch import GradWatch, load_run
 
@@ -34,7 +34,7 @@ def run(folder, name, *arguments):
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A checkpoint, as ``yolo26n.pt`` would be downloaded for."""
-    return train(tmp_path_factory.mktemp("weights")).trainer.last
+    return train(tmp_path_factory.mktemp("weights"), model=small()).trainer.last
 
 
 SAID = {

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from build import finding_of
-from training import amp_trainer, shapes, small, train
+from short import at, leave, real
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.causes import at_work, lower_rate, moment
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.train
 def trained(folder, calls=(), **options):
     """The options that a watched training of two batches an epoch has recorded."""
     watch = GradWatch(live=False)
-    train(folder, watch=watch, model=small(), calls=calls, **options)
+    real().train(folder, watch=watch, calls=calls, **{"epochs": 1, **options})
     return load_run(watch.run_dir).meta.options.training
 
 
@@ -55,7 +55,7 @@ def test_an_automatic_optimizer_ignores_lr0_so_advice_names_the_optimizer(tmp_pa
     assert "0.5" not in advice
 
 
-@pytest.mark.parametrize("optimizer", ["SGD", "AdamW", "MuSGD", "sgd"])
+@pytest.mark.parametrize("optimizer", ["AdamW", "MuSGD", "sgd"])
 def test_lr0_is_used_once_an_optimizer_is_named_so_advice_names_lr0(tmp_path, optimizer):
     rates = Rates()
     options = trained(tmp_path, rates.calls, optimizer=optimizer, lr0=0.02)
@@ -67,17 +67,12 @@ def test_lr0_is_used_once_an_optimizer_is_named_so_advice_names_lr0(tmp_path, op
 
 
 def test_a_resumed_training_still_knows_what_was_asked(tmp_path):
-    def interrupt(trainer):
-        if trainer.epoch == 1:
-            raise KeyboardInterrupt
-
+    calls = [at("on_train_batch_end", 3, leave(KeyboardInterrupt))]
     with pytest.raises(KeyboardInterrupt):
-        trained(tmp_path, [("on_train_batch_end", interrupt)], epochs=3)
+        trained(tmp_path, calls, epochs=3, save=True)
     first = load_run(tmp_path / "run").meta.options.training
     last = tmp_path / "run" / "weights" / "last.pt"
-    watch = GradWatch(live=False)
-    train(tmp_path, watch=watch, model=str(last), resume=True, epochs=3)
-    options = load_run(watch.run_dir).meta.options.training
+    options = trained(tmp_path, resume=str(last), epochs=3)
     names = ("optimizer", "lr0", "warmup_bias_lr", "model")
     assert [options[name] for name in names] == [first[name] for name in names]
     assert [at_work(options, name) for name in names] == [at_work(first, name) for name in names]
@@ -85,16 +80,14 @@ def test_a_resumed_training_still_knows_what_was_asked(tmp_path):
 
 
 def test_every_argument_is_recorded_as_it_was_given(tmp_path):
+    """Of workers a CPU has none, and no loss scaler."""
     given = {"weight_decay": 0.001, "mosaic": 0.3, "cos_lr": True, "box": 5.0, "freeze": [0, 1]}
-    options = trained(tmp_path, **given)
+    options = trained(tmp_path, workers=3, amp=True, **given)
     assert given.items() <= options.items()
     assert not given.keys() & options["fitted"].keys()
     assert len(options) > 90
-
-
-def test_workers_are_recorded_as_given_though_a_cpu_has_none(tmp_path):
-    options = trained(tmp_path, workers=3)
     assert (options["workers"], at_work(options, "workers")) == (3, 0)
+    assert (options["amp"], at_work(options, "amp")) == (True, False)
 
 
 def test_freeze_is_at_work_as_it_was_given_and_nothing_else_is_frozen(tmp_path):
@@ -135,20 +128,17 @@ def test_close_mosaic_takes_effect_in_the_epoch_that_advice_names(tmp_path, epoc
     assert named == [epoch for epoch in closed if epoch > 1]
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
+def test_a_training_that_mixes_no_images_has_no_mosaic_to_close(tmp_path):
+    options = trained(tmp_path, epochs=4, close_mosaic=2, warmup_epochs=0)
+    third = finding_of(step=9, epoch=3)
+    assert "close_mosaic" in moment(options, third)
+    for changes in (
         {"task": "classify"},
         {"mosaic": 0.0, "mixup": 0.0, "copy_paste": 0, "cutmix": 0.0},
         {"rect": True},
         {"time": 0.5},
-    ],
-)
-def test_a_training_that_mixes_no_images_has_no_mosaic_to_close(tmp_path, changes):
-    options = trained(tmp_path, epochs=4, close_mosaic=2, warmup_epochs=0)
-    third = finding_of(step=9, epoch=3)
-    assert "close_mosaic" in moment(options, third)
-    assert moment({**options, **changes}, third) == ""
+    ):
+        assert moment({**options, **changes}, third) == "", changes
 
 
 @pytest.mark.parametrize("warmup", [0, 1, 60])
@@ -176,15 +166,10 @@ def test_the_clip_is_that_of_the_real_step(tmp_path, monkeypatch):
         return clip(parameters, max_norm, **options)
 
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
-    options = trained(tmp_path, data=shapes())
+    options = trained(tmp_path)
     assert set(seen) == {options["clip"]}
 
 
-def test_no_scaler_is_at_work_on_a_cpu_though_amp_was_asked_for(tmp_path):
-    options = trained(tmp_path, amp=True)
-    assert (options["amp"], at_work(options, "amp")) == (True, False)
-
-
 def test_a_scaler_at_work_is_recorded(tmp_path):
-    options = trained(tmp_path, trainer=amp_trainer(), amp=True)
+    options = trained(tmp_path, kind=real().scaled(), amp=True)
     assert (options["amp"], at_work(options, "amp")) == (True, True)

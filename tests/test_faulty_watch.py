@@ -13,7 +13,7 @@ import pytest
 from short import assert_nothing_left, bare, bits_of, run, streams, told
 from training import shapes, small
 
-from yolo_gradwatch import GradWatch, load_run
+from yolo_gradwatch import GradWatch
 
 pytestmark = pytest.mark.train
 
@@ -119,22 +119,14 @@ def check(folder, caplog, place, *, live, later):
     assert sum("stops watching" in one for one in said) <= 1
 
 
-@pytest.mark.parametrize("live", [False, True])
 @pytest.mark.parametrize(
-    ("place", "later"),
-    [
-        ("trainer.save_dir", False),
-        ("model_layout.read", False),
-        ("capture.Capture.take", True),
-        ("recorder.Recorder.end", False),
-        ("files.Files.window", True),
-    ],
+    ("place", "later"), [("layout.read", False), ("capture.Capture.take", True)]
 )
-def test_an_error_of_ours_costs_the_watch_and_never_the_training(  # noqa: PLR0913, PLR0917  # cases
-    tmp_path, caplog, terminal, place, live, later
+def test_an_error_of_ours_costs_the_watch_and_never_the_training(
+    tmp_path, caplog, terminal, place, later
 ):
     terminal()
-    check(tmp_path, caplog, place, live=live, later=later)
+    check(tmp_path, caplog, place, live=True, later=later)
 
 
 @pytest.mark.full
@@ -186,57 +178,3 @@ def test_a_watch_that_did_not_reach_the_end_does_not_pass_fail_on(tmp_path, capf
     (told,) = failures(capfd.readouterr().err)
     assert f"{tmp_path / 'run'}: " in told
     assert "planted" in told
-
-
-class UsersOwnError(Exception):
-    """What a callback of the user's raises."""
-
-
-EVENTS = (
-    "on_train_batch_end",
-    "on_pretrain_routine_start",
-    "on_pretrain_routine_end",
-    "on_train_start",
-    "on_train_epoch_start",
-    "on_train_batch_start",
-    "on_train_epoch_end",
-    "on_fit_epoch_end",
-    "on_train_end",
-    "teardown",
-)
-
-
-@pytest.mark.parametrize("live", [False, True])
-@pytest.mark.parametrize("is_first", [False, True])
-@pytest.mark.parametrize(
-    "event", [EVENTS[0], *(pytest.param(e, marks=pytest.mark.full) for e in EVENTS[1:])]
-)
-def test_an_error_of_the_users_own_ends_the_training_as_without_the_watch(  # noqa: PLR0913, PLR0917  # cases
-    tmp_path, caplog, terminal, event, is_first, live
-):
-    trainers = []
-    at = 2 if "epoch" in event or "batch" in event else 1
-
-    def broken(trainer):
-        trainers.append(trainer)
-        if len(trainers) == at:
-            raise UsersOwnError(event)
-
-    terminal()
-    caplog.clear()
-    before = streams()
-    watch = GradWatch(live=live)
-    with pytest.raises(UsersOwnError, match=event):
-        run(tmp_path, watch=watch, **{"first" if is_first else "calls": [(event, broken)]})
-    assert streams() == before
-    assert len(trainers) == at
-    assert told(caplog) == []
-    if event == "on_pretrain_routine_start":
-        return  # there is no trainer yet
-    assert_nothing_left(trainers[0])
-    is_watched = not event.startswith("on_pretrain") and event != "on_train_start"
-    assert watch.has_started == is_watched
-    if is_watched:
-        assert watch.report().status == ("finished" if event == "teardown" else "failed")
-        assert load_run(tmp_path / "run").report() == watch.report()
-        assert (tmp_path / "run" / "gradwatch.png").exists()

@@ -156,7 +156,7 @@ def test_a_resumed_training_keeps_what_a_later_version_has_added(tmp_path):
         for parameter in trainer.model.model[0].parameters():
             parameter.requires_grad_(requires_grad=False)
 
-    options = {"data": shapes(12), "epochs": 4}
+    options = {"data": shapes(12), "epochs": 4, "save": True}
     watch, calls = GradWatch(live=False), [("on_train_batch_end", interrupt)]
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, watch=watch, model=small(), calls=calls, **options)

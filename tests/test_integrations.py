@@ -43,25 +43,19 @@ def train(folder, *names, python=sys.executable, stand_ins=True, watched=True):
 
 
 @pytest.mark.train
+@pytest.mark.full
 def test_a_stand_in_of_dvclive_is_served_by_ultralytics(tmp_path):
     """Else the tests below would show nothing: its callbacks run, and it has no picture."""
     assert train(tmp_path, "dvc", watched=False)[:2] == (0, {"dvclive": []})
 
 
 @pytest.mark.train
-def test_dvclive_without_a_repository_ends_a_training_as_without_the_watch(tmp_path):
-    code, pictures, said = train(tmp_path, "dvc")
-    assert code == 0, said
-    assert pictures == {"dvclive": []}
-    assert "GradWatch" not in said
-    assert (tmp_path / "run" / "gradwatch.png").exists()
-
-
-@pytest.mark.train
-def test_wandb_gets_the_picture_beside_dvclive(tmp_path):
+def test_wandb_gets_the_picture_and_dvclive_which_would_fail_does_not(tmp_path):
     code, pictures, said = train(tmp_path, "dvc", "wandb")
     assert code == 0, said
     assert pictures == {"dvclive": [], "wandb": ["gradwatch"]}
+    assert "GradWatch" not in said
+    assert (tmp_path / "run" / "gradwatch.png").exists()
 
 
 @pytest.fixture(scope="module")

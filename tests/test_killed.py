@@ -99,7 +99,7 @@ def check_killed(folder, seen, capsys):
         assert len(capsys.readouterr().err.splitlines()) == 1
         return
     killed = assert_read(run_dir, rows)
-    assert (killed.meta["status"], killed.status) == ("running", "killed")
+    assert (killed.meta.status, killed.status) == ("running", "killed")
     assert main(["review", str(run_dir)]) == 0
     assert "its process is gone" in capsys.readouterr().out
     if zipfile.is_zipfile(run_dir / "weights" / "last.pt"):  # else there is nothing to resume
@@ -108,7 +108,7 @@ def check_killed(folder, seen, capsys):
         assert again[: len(rows)] == rows
         assert len(again) > len(rows)
         run = assert_read(run_dir, again)
-        assert run.meta["events"][-1]["kind"] == "resume"
+        assert run.meta.events[-1]["kind"] == "resume"
         assert run.report() == watch.report()
 
 
@@ -169,7 +169,7 @@ def test_ctrl_c_ends_the_training_as_without_the_watch(tmp_path, live, places):
     assert shown.rstrip().splitlines()[-1] == "KeyboardInterrupt"
     assert "GradWatch stops watching" not in shown
     run = assert_read(tmp_path / "run", whole_windows(tmp_path / "run"))
-    assert run.meta["status"] == "interrupted"
+    assert run.meta.status == "interrupted"
     assert run.report().steps == 2
 
 

@@ -123,6 +123,7 @@ def test_a_notebook_has_no_panel_even_where_one_is_asked_for(executed, stand_in)
     assert_readable(printed(outputs), epochs=1)
 
 
+@pytest.mark.full
 def test_a_command_of_a_cell_has_a_terminal_on_which_nothing_is_drawn(executed, tmp_path):
     folder = tmp_path / "demo"
     trained, followed = executed(

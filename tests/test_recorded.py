@@ -79,8 +79,8 @@ def assert_whole(lines, panels, tables):
     ("kind", "moment"),
     [
         ("patched", "early"),
-        ("wrapped", "early"),
-        ("replaced", "early"),
+        pytest.param("wrapped", "early", marks=full),
+        pytest.param("replaced", "early", marks=full),
         pytest.param("patched", "late", marks=full),
         pytest.param("wrapped", "late", marks=full),
         ("replaced", "late"),
@@ -100,7 +100,7 @@ def test_lines_are_recorded_and_the_panel_is_not(trained, kind, moment):
         ("piped", "early"),
         pytest.param("in_terminals", "early", marks=full),
         pytest.param("piped", "late", marks=full),
-        ("in_terminals", "late"),
+        pytest.param("in_terminals", "late", marks=full),
     ],
 )
 def test_there_is_no_panel_where_the_descriptor_is_redirected(trained, kind, moment):

@@ -139,7 +139,7 @@ def test_of_very_many_columns_some_are_curves(read):
 
 @pytest.mark.train
 def test_the_curves_of_a_training_are_what_ultralytics_wrote(tmp_path):
-    model = train(tmp_path, model=small(), epochs=3, imgsz=32)
+    model = train(tmp_path, model=small(), epochs=3, imgsz=32, val=True)
     with (tmp_path / "run" / "results.csv").open(encoding="utf-8", newline="") as file:
         rows = [{k.strip(): v for k, v in one.items()} for one in csv.DictReader(file)]
     curves = results.read(tmp_path / "run")

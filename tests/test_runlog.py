@@ -261,7 +261,10 @@ def test_mending_without_files_creates_none(tmp_path):
 @pytest.mark.parametrize(
     ("name", "column"),
     [
-        *(("gradwatch.csv", name) for name in ("parameters", "skipped", *(row.name for row in MEASURED if row.is_count))),
+        *(
+            ("gradwatch.csv", name)
+            for name in ("parameters", "skipped", *(row.name for row in MEASURED if row.is_count))
+        ),
         ("gradwatch_alerts.csv", "epoch"),
     ],
 )

@@ -49,7 +49,9 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("check", "value"), REFUSED, ids=lambda one: getattr(one, "__name__", repr(one)))
+@pytest.mark.parametrize(
+    ("check", "value"), REFUSED, ids=lambda one: getattr(one, "__name__", repr(one))
+)
 def test_a_limit_that_makes_no_sense_is_refused_by_name(check, value):
     is_count = check is check_count
     words = "an integer of at least 1" if is_count else "a positive number"

@@ -4,31 +4,11 @@ import weakref
 
 import pytest
 import training  # noqa: F401  # attach imports Ultralytics, whose settings are then the tests' own
+from fake_trainer import FakeModel
 
 from yolo_gradwatch import GradWatch, Thresholds
 from yolo_gradwatch.command import Starter
 from yolo_gradwatch.outputs import OutputBase
-
-
-class FakeModel:
-    """What attach needs of an Ultralytics model."""
-
-    task = "detect"
-    tasks = ("trainer", "predictor")
-
-    def __init__(self):
-        self.task_map = {"detect": dict.fromkeys(self.tasks, object)}
-        self.callbacks = {"on_pretrain_routine_start": []}
-
-    def add_callback(self, event, call):
-        self.callbacks[event].append(call)
-
-    def train(self):
-        """Never called."""
-
-
-class PredictsOnly(FakeModel):
-    tasks = ("predictor",)
 
 
 @pytest.mark.parametrize(
@@ -70,8 +50,8 @@ def test_attach_refuses_a_torch_module():
 
 
 def test_attach_refuses_a_model_without_training():
-    with pytest.raises(TypeError, match=r"PredictsOnly has no train\(\) in Ultralytics"):
-        GradWatch().attach(PredictsOnly())
+    with pytest.raises(TypeError, match=r"FakeModel has no train\(\) in Ultralytics"):
+        GradWatch().attach(FakeModel(tasks=["predictor"]))
 
 
 def test_attach_gives_the_watch_and_a_second_time_changes_nothing():

@@ -25,7 +25,6 @@ def options(*chosen, marks=()):
 OPTIONS = options(
     ({"nbs": 16, "epochs": 4, "warmup_epochs": 0}, 3),  # four batches each
     ({"rect": True}, 6),
-) + options(
     ({"multi_scale": 0.5, "imgsz": 96}, 6),
     ({"close_mosaic": 1}, 6),
     ({"val": True}, 6),
@@ -133,7 +132,7 @@ def test_a_training_that_is_resumed(tmp_path, oracle, distills):
     chosen = {"distill_model": teacher(tmp_path)} if distills else {}
     calls = [("on_train_start", oracle.take_model), ("on_train_epoch_start", interrupt)]
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, watch=GradWatch(live=False), calls=calls, epochs=4, **chosen)
+        train(tmp_path, watch=GradWatch(live=False), calls=calls, epochs=4, save=True, **chosen)
     last = str(tmp_path / "run" / "weights" / "last.pt")
     (run,), _ = watched(tmp_path, oracle, model=last, data=shapes(), resume=True, steps=8)
     assert [event.kind for event in run.meta.events] == ["start", "resume"]
@@ -154,6 +153,7 @@ def test_data_sets_in_series(tmp_path, oracle):
     assert len({run.folder for run in runs}) == len(runs) == 2
 
 
+@full
 @pytest.mark.usefixtures("_trains_in_series")
 def test_data_sets_in_series_from_the_command_line(tmp_path, oracle, monkeypatch):
     """With spaces in the paths; otherwise Ultralytics trains each by a command of its own."""
@@ -176,7 +176,8 @@ def test_data_sets_in_series_from_the_command_line(tmp_path, oracle, monkeypatch
     assert [folder in run.folder.parents for run in runs] == [True, True]
 
 
-@pytest.mark.parametrize("iterations", cases(1) + cases(2, marks=full))
+@full
+@pytest.mark.parametrize("iterations", [1, 2])
 def test_a_model_that_is_tuned_is_watched_in_its_own_trainings_only(tmp_path, oracle, iterations):
     """Ultralytics tunes by ``yolo train`` commands, which know nothing of the callbacks."""
     from ultralytics import YOLO

@@ -82,6 +82,9 @@ def train(  # noqa: PLR0913  # as few as there are kinds of trainings
 ):
     """Train a model, watched or not, and return it.
 
+    It is validated if ``val`` says so, and saved in its last epoch only if ``save`` does not say
+    more: both take as long as the training itself.
+
     Args:
         folder: Project folder; the run is ``folder / "run"``.
         watch: Attached before the callbacks of ``calls``.
@@ -99,7 +102,10 @@ def train(  # noqa: PLR0913  # as few as there are kinds of trainings
         watch.attach(model)
     for event, call in calls:
         model.add_callback(event, call)
-    model.train(trainer=trainer, data=data, project=str(folder), **{**TINY, **options})
+    options = {**TINY, "save": False, **options}
+    if trainer is None and not options["val"] and not isinstance(data, list):
+        trainer = brisk_trainer(model._smart_load("trainer"), saves_last=True)
+    model.train(trainer=trainer, data=data, project=str(folder), **options)
     return model
 
 
@@ -168,21 +174,22 @@ def witness(base=None, *, at=0, fault=""):
             )
             self.images.clear()
             if fault == "spike" and len(self.notes) == at:
-                torch._foreach_mul_([p.grad for p in self.model.parameters()], 1e4)
+                gradients = (p.grad for p in self.model.parameters())
+                torch._foreach_mul_([grad for grad in gradients if grad is not None], 1e4)
             super().optimizer_step()
 
     return Witness
 
 
-def amp_trainer():
-    """A detection trainer with a loss scaler of 65536, which a CPU does not have by itself."""
+def amp_trainer(base=None):
+    """A trainer class with a loss scaler of 65536, which a CPU does not have by itself."""
     import torch
     from ultralytics.models.yolo.detect import DetectionTrainer
 
     if not hasattr(torch.amp, "GradScaler"):
         pytest.skip(f"torch {torch.__version__} has no loss scaler for a CPU, 2.3 has")
 
-    class ScaledTrainer(DetectionTrainer):
+    class ScaledTrainer(base or DetectionTrainer):
         def _setup_train(self):
             super()._setup_train()
             self.scaler = torch.amp.GradScaler("cpu", init_scale=65536.0)
@@ -190,21 +197,28 @@ def amp_trainer():
     return ScaledTrainer
 
 
-def brisk_trainer():
-    """A detection trainer that neither validates nor saves, for trainings by the dozen."""
+def brisk_trainer(base=None, *, saves_last=False):
+    """A trainer class that does not validate, and saves if ``save`` says so, or at the end too.
+
+    Args:
+        base: A trainer class; that of detection by default.
+        saves_last: Whether it saves its last epoch in any case, as ``YOLO.train`` asks for.
+    """
     from ultralytics.models.yolo.detect import DetectionTrainer
 
-    class BriskTrainer(DetectionTrainer):
+    class BriskTrainer(base or DetectionTrainer):
         def validate(self):
-            return {}, 0.0
+            return self.metrics, 0.0
 
         def save_model(self):
-            return False
+            return (self.args.save or saves_last) and super().save_model() is not False
 
         def final_eval(self):
-            """Nothing was saved."""
+            """It would validate what was saved."""
 
         def _clear_memory(self, threshold=None):
             """A third of the time of a training this short."""
 
+    for name in ("__name__", "__module__"):  # as a user is told of it
+        setattr(BriskTrainer, name, getattr(base or DetectionTrainer, name))
     return BriskTrainer

@@ -183,7 +183,8 @@ class _Unaware:
 
 def _may_fail(callback: Callable[[Any], None]) -> bool:
     """Whether an integration of Ultralytics may not take a picture, as far as is known."""
-    package, _, name = getattr(callback, "__module__", "").rpartition(".")
+    module = getattr(callback, "__module__", None) or ""  # None for a method of a built-in type
+    package, _, name = module.rpartition(".")
     return package == "ultralytics.utils.callbacks" and name not in TAKE_PICTURES
 
 

@@ -1,0 +1,577 @@
+"""A watch from the first event of a training to its last, however it ends."""
+
+import gc
+import io
+import json
+import sys
+import tracemalloc
+import weakref
+
+import pytest
+import typer
+from short import (
+    FAKE,
+    assert_nothing_left,
+    at,
+    bits_of,
+    leave,
+    real,
+    spoil,
+    streams,
+    told,
+)
+
+from yolo_gradwatch import GradWatch, load_run
+from yolo_gradwatch.capture import Capture
+from yolo_gradwatch.cli_train import _leave
+
+EVENTS = (
+    *("on_pretrain_routine_start", "on_pretrain_routine_end", "on_train_start"),
+    *("on_train_epoch_start", "on_train_batch_start", "on_train_batch_end", "on_train_epoch_end"),
+    *("on_model_save", "on_fit_epoch_end", "on_train_end", "teardown"),
+)
+
+PLACES = [(False, False), (True, False), (False, True)]
+"""Whether a callback of the user's is before ours, and whether there is a panel."""
+
+
+@pytest.fixture(autouse=True)
+def _quick_pictures(monkeypatch):
+    monkeypatch.setattr("yolo_gradwatch.plots.write", lambda _map, _report, path: path.touch())
+
+
+# --- the fake trainer does what the real one does -------------------------------------------------
+
+
+class Noted:
+    """Notes each event, each part of a step, and what code of ours reads from the trainer."""
+
+    def __init__(self, base):
+        self.happened, self.read = [], set()
+        notes = self
+
+        class Trainer(base):
+            def __getattribute__(self, name):
+                value = super().__getattribute__(name)
+                if sys._getframe(1).f_globals["__name__"].startswith("yolo_gradwatch"):
+                    notes.read.add(name)
+                return value
+
+            def preprocess_batch(self, batch):
+                notes.happened.append("preprocess_batch")
+                return super().preprocess_batch(batch)
+
+            def optimizer_step(self):
+                notes.happened.append("optimizer_step")
+                super().optimizer_step()
+
+        self.kind = Trainer
+        self.calls = [(event, self._note(event)) for event in EVENTS]
+
+    def _note(self, event):
+        return lambda trainer: self.happened.append((event, getattr(trainer, "epoch", None)))
+
+
+def ruin(trainer):
+    """Make a weight NaN, once a run."""
+    dict(trainer.model.named_parameters())["model.2.conv.weight"].data.fill_(float("nan"))
+
+
+def starve(trainer):
+    """Run out of memory in the forward pass of the second batch, once."""
+    passes = []
+
+    def hook(_module, _inputs):
+        passes.append(1)
+        if len(passes) == 2:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    trainer.model.model[2].register_forward_pre_hook(hook)
+
+
+def stop(trainer):
+    trainer.stop = True
+
+
+KINDS = {
+    "to its end": ({}, None),
+    "with several batches a step": ({"nbs": 16, "images": 24}, None),
+    "stopped in an epoch": ({}, ("on_train_batch_end", 3, stop)),
+    "failing": ({}, ("on_train_batch_end", 3, leave(ZeroDivisionError))),
+    "interrupted": ({}, ("on_fit_epoch_end", 2, leave(KeyboardInterrupt))),
+    "with a NaN": ({"save": True}, ("on_train_epoch_start", 2, ruin)),
+    "with little memory": ({"imgsz": 64}, ("on_train_start", 1, starve)),
+}
+
+
+def noted(way, folder, options, call):
+    """Everything that happened in such a training, and what was read from its trainer."""
+    notes, ends = Noted(way.base), []
+    calls = [*notes.calls, *([at(*call)] if call else [])]
+    options = {"kind": notes.kind, "warmup_epochs": 0, **options}
+    try:
+        way.train(folder, watch=GradWatch(live=False), calls=calls, **options)
+    except (ZeroDivisionError, KeyboardInterrupt) as error:
+        ends.append(type(error))
+    meta = load_run(folder / "run").meta
+    events = [(event["kind"], event["step"]) for event in meta["events"]]
+    return (notes.happened, ends, meta["status"], meta["last_step"], events), notes.read
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_fake_trainer_does_what_the_real_one_does(tmp_path, kind):
+    import ultralytics
+    from ultralytics.utils.checks import check_version
+
+    if not check_version(ultralytics.__version__, ">=8.4.190"):
+        pytest.skip("the fake trainer is that of later versions")
+    fake, read_from_fake = noted(FAKE, tmp_path / "fake", *KINDS[kind])
+    expected, read = noted(real(), tmp_path / "real", *KINDS[kind])
+    assert fake == expected
+    assert read - {"plots"} <= read_from_fake  # only integrations are kept from seeing a picture
+
+
+# --- to its end -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_training_is_as_without_the_watch_and_nothing_is_left(way, tmp_path, terminal, live):
+    terminal()
+    before, watch = streams(), GradWatch(live=live)
+    trainer = way.spoiled(tmp_path, watch=watch)
+    assert bits_of(trainer) == way.bare()
+    assert streams() == before
+    assert_nothing_left(trainer)
+    report, run = watch.report(), load_run(tmp_path / "run")
+    assert (report.status, report.steps) == ("finished", 8)
+    assert run.report() == report
+    (finding,) = report.findings
+    assert (finding.rule, finding.module, finding.step) == ("nonfinite", "model.1.conv", 8)
+    shown = sys.stdout.getvalue()
+    assert shown.count("GradWatch epoch") == (0 if live else 4)
+    assert shown.count(str(tmp_path / "run" / "gradwatch.csv")) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (KeyboardInterrupt(), "interrupted"),
+        (SystemExit(0), "finished"),  # a scheduler stops it
+        (SystemExit(None), "finished"),
+        (SystemExit(3), "failed"),
+        (SystemExit("no"), "failed"),
+        (ZeroDivisionError("the user's own"), "failed"),
+    ],
+)
+def test_the_files_tell_how_a_training_was_ended(way, tmp_path, caplog, error, status):
+    watch, before = GradWatch(live=False), streams()
+    with pytest.raises(type(error)) as left:
+        way.spoiled(tmp_path, watch=watch, calls=[at("on_fit_epoch_end", 2, leave(error))])
+    assert left.value is error
+    assert streams() == before
+    assert told(caplog) == []
+    run = load_run(tmp_path / "run")
+    assert run.report() == watch.report()
+    assert (run.meta.status, watch.report().steps) == (status, 4)
+    assert (tmp_path / "run" / "gradwatch.png").exists()
+
+
+@pytest.mark.parametrize(("is_first", "live"), PLACES)
+@pytest.mark.parametrize("event", [event for event in EVENTS if event != "on_model_save"])
+def test_an_error_of_the_users_own_ends_the_training_as_without_the_watch(  # noqa: PLR0913, PLR0917  # cases
+    faked, tmp_path, caplog, terminal, event, is_first, live
+):
+    terminal()
+    caplog.clear()  # which gives its handler a new stream
+    trainers, watch, before = [], GradWatch(live=live), streams()
+    calls = [(event, trainers.append), at(event, 1, leave(ZeroDivisionError(event)))]
+    with pytest.raises(ZeroDivisionError, match=event):
+        faked.spoiled(tmp_path, watch=watch, **{"first" if is_first else "calls": calls})
+    assert streams() == before
+    assert told(caplog) == []
+    if event == "on_pretrain_routine_start":
+        return  # there is no trainer yet
+    assert_nothing_left(trainers[0])
+    has_started = not event.startswith("on_pretrain") and event != "on_train_start"
+    assert watch.has_started == has_started
+    if has_started:
+        assert watch.report().status == ("finished" if event == "teardown" else "failed")
+        assert load_run(tmp_path / "run").report() == watch.report()
+        assert (tmp_path / "run" / "gradwatch.png").exists()
+
+
+def test_the_files_tell_how_it_ended_before_the_picture_is_drawn(
+    way, tmp_path, monkeypatch, capsys
+):
+    """A scheduler may kill the process two seconds after it has stopped a training."""
+    seen = []
+
+    def draw(_heatmap, _report, path):
+        meta = json.loads((path.parent / "gradwatch.json").read_text())
+        rows = (path.parent / "gradwatch.csv").read_text().splitlines()
+        out = capsys.readouterr().out
+        seen.append((meta["status"], rows[-1].split(",")[2], "GradWatch: healthy" in out))
+
+    monkeypatch.setattr("yolo_gradwatch.plots.write", draw)
+    calls = [at("on_fit_epoch_end", 2, leave(SystemExit(0)))]
+    with pytest.raises(SystemExit):
+        way.train(tmp_path, watch=GradWatch(), calls=calls)
+    assert seen == [("finished", "4", True)]
+
+
+def test_the_picture_is_there_for_whatever_uploads_pictures_at_the_end(way, tmp_path):
+    seen = []
+    calls = [("on_train_end", lambda trainer: seen.extend(map(str, trainer.plots)))]
+    way.train(tmp_path, watch=GradWatch(live=False), calls=calls)
+    assert seen == [str(tmp_path / "run" / "gradwatch.png")]
+
+
+def test_a_training_without_an_optimizer_step_says_so(way, tmp_path):
+    class Idle(way.base):
+        def optimizer_step(self):
+            """As an epoch that ends before nbs images were seen."""
+
+    watch = GradWatch(live=False)
+    way.train(tmp_path, watch=watch, kind=Idle)
+    assert "no optimizer step" in watch.report().verdict
+    assert "nbs" in str(watch.report())
+    assert load_run(watch.run_dir).windows.empty
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), ValueError("closed file")])
+def test_a_reader_that_goes_away_ends_neither_training_nor_watch(
+    faked, tmp_path, monkeypatch, error
+):
+    class Gone(io.StringIO):
+        """Refuses our lines only: on all others Ultralytics itself would stumble."""
+
+        def write(self, text):
+            if "GradWatch" in text:
+                raise error
+            return super().write(text)
+
+    watch = GradWatch()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Gone())
+        faked.train(tmp_path, watch=watch)
+    assert load_run(watch.run_dir).report() == watch.report()
+    assert (watch.report().status, watch.report().steps) == ("finished", 8)
+
+
+# --- trouble of our own, and trainers that cannot be watched --------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("place", "is_begun"),
+    [
+        ("yolo_gradwatch.trainer.save_dir", False),
+        ("yolo_gradwatch.layout.read", False),
+        ("yolo_gradwatch.capture.Capture.take", True),
+        ("yolo_gradwatch.rollup.Rollup.add", True),
+    ],
+)
+def test_an_error_of_ours_costs_the_watch_and_never_the_training(  # noqa: PLR0913, PLR0917  # cases
+    faked, tmp_path, caplog, monkeypatch, place, is_begun
+):
+    def broken(*_args, **_options):
+        raise OSError("planted")
+
+    watch = GradWatch(live=False)
+    calls = [at("on_train_epoch_start", 2, lambda _: monkeypatch.setattr(place, broken))]
+    if not is_begun:
+        monkeypatch.setattr(place, broken)
+    trainer = faked.spoiled(tmp_path, watch=watch, calls=calls if is_begun else ())
+    assert bits_of(trainer) == faked.bare()
+    assert_nothing_left(trainer)
+    (one,) = told(caplog)
+    assert "an error of its own" in one
+    assert "OSError: planted" in one
+    assert watch.has_started == is_begun
+    if is_begun:
+        assert load_run(tmp_path / "run").meta.status == watch.report().status == "failed"
+        assert "planted" in watch.report().remarks[0]
+
+
+@pytest.mark.parametrize(("fail_on", "code"), [((), 0), (("dead",), 1)])
+def test_a_watch_that_failed_does_not_pass_under_fail_on(tmp_path, monkeypatch, fail_on, code):
+    def train():
+        calls = [("on_train_start", lambda _: monkeypatch.delattr(Capture, "take"))]
+        FAKE.train(tmp_path, watch=watch, calls=calls)
+
+    watch = GradWatch(live=False)
+    with pytest.raises(typer.Exit) as left:
+        _leave(watch, fail_on, train)
+    assert watch.report().status == "failed"
+    assert left.value.exit_code == code
+
+
+@pytest.mark.parametrize("place", ["yolo_gradwatch.plots.write", "on_plot"])
+def test_a_picture_that_cannot_be_drawn_costs_one_warning(
+    faked, tmp_path, caplog, monkeypatch, place
+):
+    def broken(*_args, **_options):
+        raise ZeroDivisionError("planted")
+
+    if place == "on_plot":
+        monkeypatch.setattr(faked.base, place, broken)
+    else:
+        monkeypatch.setattr(place, broken)
+    watch = GradWatch(live=False)
+    faked.train(tmp_path, watch=watch)
+    (one,) = told(caplog)
+    assert "could not draw" in one
+    assert watch.report().status == "finished"
+
+
+def steps_alone(base):
+    class StepsAlone(base):
+        """From its third step on."""
+
+        def optimizer_step(self):
+            self.steps = getattr(self, "steps", 0) + 1
+            if self.steps <= 2:
+                super().optimizer_step()
+            else:
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+
+    return StepsAlone
+
+
+def clips_first(base):
+    import torch
+
+    class ClipsFirst(base):
+        def optimizer_step(self):
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=1.0)
+            super().optimizer_step()
+
+    return ClipsFirst
+
+
+def leaves_out(event):
+    def make(base):
+        class Silent(base):
+            def run_callbacks(self, name):
+                if name != event:
+                    super().run_callbacks(name)
+
+        return Silent
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "why", "steps"),
+    [
+        (steps_alone, "unscale_ was not called before", 2),
+        (clips_first, "ClipsFirst.optimizer_step clips", 0),
+        (leaves_out("on_train_start"), "did not run the callback on_train_start", 0),
+        (leaves_out("on_train_epoch_start"), "did not run the callback on_train_epoch_start", 0),
+    ],
+)
+def test_a_trainer_that_cannot_be_watched_is_told_once_and_trains(  # noqa: PLR0913, PLR0917  # cases
+    faked, tmp_path, caplog, make, why, steps
+):
+    kind, watch = make(faked.base), GradWatch(live=False)
+    trainer = faked.train(tmp_path / "watched", kind=kind, watch=watch)
+    (one,) = told(caplog)
+    assert why in one
+    assert why in str(watch.report())
+    assert (watch.report().status, watch.report().steps) == ("failed", steps)
+    assert bits_of(trainer) == bits_of(faked.train(tmp_path / "bare", kind=kind))
+    assert_nothing_left(trainer)
+
+
+def test_another_rank_than_0_is_left_alone(faked, tmp_path, monkeypatch):
+    watch = GradWatch(live=False)
+    first = [at("on_pretrain_routine_start", 1, lambda _: monkeypatch.setattr(RANK, 1))]
+    last = [at("on_pretrain_routine_start", 1, lambda _: monkeypatch.setattr(RANK, -1))]
+    trainer = faked.train(tmp_path, watch=watch, first=first, calls=last)
+    assert_nothing_left(trainer)
+    assert watch._sessions == []
+    assert not list(tmp_path.rglob("gradwatch*"))
+
+
+RANK = "ultralytics.utils.RANK"
+
+
+def test_a_trainer_whose_training_has_begun_is_not_watched(faked, tmp_path, caplog):
+    watch = GradWatch(live=False)
+    faked.train(tmp_path, calls=[("on_train_start", watch.attach)])
+    assert watch._sessions == []
+    (one,) = told(caplog)
+    assert "has begun" in one
+
+
+# --- another watch, and none ----------------------------------------------------------------------
+
+
+def test_a_second_training_of_a_watch_has_its_own_folder(way, tmp_path):
+    watch = GradWatch(live=False)
+    way.train(tmp_path, watch=watch)
+    way.train(tmp_path, watch=watch, name="again", epochs=2)
+    assert [report.run.name for report in watch.reports] == ["run", "again"]
+    assert [report.steps for report in watch.reports] == [8, 4]
+    assert watch.run_dir == tmp_path / "again"
+    assert load_run(tmp_path / "run").report() == watch.reports[0]
+
+
+def test_a_trainer_can_be_attached_to_and_the_newest_watch_takes_over(way, tmp_path):
+    trainer = way.trainer(tmp_path)
+    first, second = (GradWatch(live=False).attach(trainer) for _ in range(2))
+    trainer.train()
+    assert first._sessions == []
+    assert second.report().steps == 8
+    assert_nothing_left(trainer)
+
+
+def test_a_watch_that_is_detached_before_the_training_leaves_it_alone(way, tmp_path):
+    trainer = way.trainer(tmp_path)
+    before = {event: list(calls) for event, calls in trainer.callbacks.items() if calls}
+    watch = GradWatch(live=False).attach(trainer)
+    watch.detach()
+    assert {event: calls for event, calls in trainer.callbacks.items() if calls} == before
+    assert "_do_train" not in vars(trainer)
+    trainer.train()
+    assert watch._sessions == []
+    assert not (tmp_path / "run" / "gradwatch.json").exists()
+
+
+DETACHED = {
+    "on_train_batch_start": (3, 2),
+    "on_train_batch_end": (3, 3),
+    "on_train_epoch_start": (2, 2),
+    "on_fit_epoch_end": (2, 4),
+    "on_train_end": (1, 8),
+}
+"""The event, its so-many-th time, and the steps until then."""
+
+
+@pytest.mark.parametrize("event", DETACHED)
+@pytest.mark.parametrize(("is_first", "live"), PLACES)
+def test_a_watch_that_is_detached_in_a_training_ends_there_and_the_training_goes_on(  # noqa: PLR0913, PLR0917  # cases
+    faked, tmp_path, caplog, terminal, event, is_first, live
+):
+    terminal()
+    watch, before, calls = GradWatch(live=live), streams(), []
+    count, steps = DETACHED[event]
+
+    def detach(_trainer):
+        calls.append(1)
+        watch.detach()
+        watch.detach()
+        assert streams() == before
+
+    where = {"first" if is_first else "calls": [at(event, count, detach)]}
+    trainer = faked.spoiled(tmp_path, watch=watch, **where)
+    assert calls == [1]
+    assert bits_of(trainer) == faked.bare()
+    assert told(caplog) == []
+    assert not [c for one in trainer.callbacks.values() for c in one if "gradwatch" in repr(c)]
+    assert not {"preprocess_batch", "_do_train"} & set(vars(trainer))
+    report, found = watch.report(), load_run(tmp_path / "run")
+    assert report.status == found.meta.status == "interrupted"
+    assert (report.findings, report.steps) == (found.report().findings, found.report().steps)
+    assert abs(report.steps - steps) <= is_first
+    assert len(report.remarks) == 1
+    assert watch.reports == [report]
+    assert (tmp_path / "run" / "gradwatch.png").exists()
+
+
+def test_a_watch_may_be_detached_by_what_it_calls(way, tmp_path, caplog):
+    watch = GradWatch(live=False, on_finding=lambda _finding: watch.detach())
+    calls = [spoil("model.1.conv.weight", at=3)]
+    way.train(tmp_path, watch=watch, calls=calls, save=True)  # it recovers from the NaN
+    assert (watch.report().status, watch.report().steps) == ("interrupted", 3)
+    assert told(caplog) == []
+
+
+def test_a_watch_that_was_detached_can_be_attached_again(way, tmp_path):
+    watch = GradWatch(live=False)
+    way.train(tmp_path, watch=watch)
+    watch.detach()
+    model = way.model()
+    watch.attach(model).detach()
+    way.train(tmp_path, attached=model, name="unwatched")
+    assert not (tmp_path / "unwatched" / "gradwatch.csv").exists()
+    way.train(tmp_path, watch=watch, name="again")
+    assert [report.run.name for report in watch.reports] == ["run", "again"]
+
+
+# --- what is left in memory -----------------------------------------------------------------------
+
+
+def test_a_finished_training_lets_go_of_everything_but_its_report(way, tmp_path):
+    refs, watch = [], GradWatch(live=False)
+
+    def note(trainer):
+        (session,) = watch._sessions
+        held = [trainer, trainer.model, trainer.optimizer]
+        held += [part for part in vars(session).values() if "gradwatch" in type(part).__module__]
+        refs.extend(weakref.ref(one) for one in held if hasattr(type(one), "__weakref__"))
+
+    way.train(tmp_path, watch=watch, calls=[at("on_train_epoch_start", 2, note)])
+    gc.collect()
+    assert {ref() for ref in refs} == {None}
+    assert len(refs) >= 5
+    assert watch.report() == load_run(tmp_path / "run").report()
+    assert watch.reports == [watch.report()]
+    assert watch.has_started
+
+
+@pytest.mark.parametrize("event", ["on_pretrain_routine_end", "on_train_start", "on_train_end"])
+def test_a_training_that_failed_lets_go_of_its_trainer_too(faked, tmp_path, event):
+    refs = []
+    calls = [(event, lambda trainer: refs.append(weakref.ref(trainer)))]
+    calls += [at(event, 1, leave(ZeroDivisionError))]
+    with pytest.raises(ZeroDivisionError):
+        faked.train(tmp_path, watch=GradWatch(live=False), calls=calls)
+    gc.collect()
+    assert [ref() for ref in refs] == [None]
+
+
+def test_a_trainer_that_never_trains_is_not_kept_alive(way, tmp_path):
+    trainer = way.trainer(tmp_path)
+    watch = GradWatch(live=False).attach(trainer)
+    gone = weakref.ref(trainer)
+    del trainer
+    gc.collect()
+    assert gone() is None
+    assert watch.reports == []
+    assert not watch.has_started
+    watch.detach()
+
+
+@pytest.mark.slow
+def test_many_trainings_leave_their_reports_only(tmp_path, capsys):
+    watch = GradWatch(live=False)
+
+    def many(count):
+        for _ in range(count):
+            FAKE.train(tmp_path, watch=watch, epochs=1)
+        capsys.readouterr()
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before, after = many(3), many(8)
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / 8 < 10_000  # bytes a training
+    assert [report.steps for report in watch.reports] == [2] * 11
+
+
+def test_a_class_of_a_trainer_is_not_remembered():
+    from ultralytics.engine.trainer import BaseTrainer
+
+    from yolo_gradwatch import contract
+
+    kind = type("Own", (BaseTrainer,), {"__module__": __name__})
+    contract.check_event(kind, "on_train_start")
+    gone = weakref.ref(kind)
+    del kind
+    gc.collect()
+    assert gone() is None
