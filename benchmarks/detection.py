@@ -32,16 +32,16 @@ from other_rules import PEERS
 
 from yolo_gradwatch.catalog import RULES
 from yolo_gradwatch.diagnosis import Diagnosis
-from yolo_gradwatch.layout import WHOLE
+from yolo_gradwatch.measure.layout import WHOLE
+from yolo_gradwatch.measure.windows import WINDOW_SHARE, Rollup
 from yolo_gradwatch.thresholds import Thresholds
-from yolo_gradwatch.windows import WINDOW_SHARE, Rollup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from recordings import Recording
 
-    from yolo_gradwatch.windows import Window
+    from yolo_gradwatch.measure.windows import Window
 
 KINDS = ("vanishing", "exploding", "nonfinite", "dead")
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yolo_gradwatch.layout import WHOLE, Layout, Members, Role
-from yolo_gradwatch.sample import Detail, Sample
+from yolo_gradwatch.measure.layout import WHOLE, Layout, Members, Role
+from yolo_gradwatch.measure.sample import Detail, Sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

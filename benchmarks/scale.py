@@ -33,14 +33,15 @@ from simulation import pool_of, recorder_of, step_of
 from torch import nn
 from trainings import YOLO
 
-from yolo_gradwatch import GradWatch, model_layout
-from yolo_gradwatch.capture import Capture
+from yolo_gradwatch import GradWatch
+from yolo_gradwatch.measure import model_layout
+from yolo_gradwatch.measure.capture import Capture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from yolo_gradwatch.measure.sample import Sample
     from yolo_gradwatch.recorder import Recorder
-    from yolo_gradwatch.sample import Sample
 
 WINDOWS = 300
 MANY = 32

@@ -24,11 +24,11 @@ from machine import peak_memory
 
 from yolo_gradwatch import schema
 from yolo_gradwatch.assembly import Options, Training, assemble
-from yolo_gradwatch.sample import Detail, Sample
+from yolo_gradwatch.measure.sample import Detail, Sample
 from yolo_gradwatch.terminal import Terminal
 
 if TYPE_CHECKING:
-    from yolo_gradwatch.layout import Layout, Members
+    from yolo_gradwatch.measure.layout import Layout, Members
     from yolo_gradwatch.recorder import Recorder
 
 EPOCHS = 300

@@ -8,13 +8,13 @@ from itertools import pairwise
 import numpy as np
 from hypothesis import settings
 
-from yolo_gradwatch.clipping import EpochClipping
 from yolo_gradwatch.finding import Episode, Finding, News
-from yolo_gradwatch.layout import WHOLE, Layout
 from yolo_gradwatch.live import Board
-from yolo_gradwatch.quantities import MEASURED
-from yolo_gradwatch.sample import Sample
-from yolo_gradwatch.windows import Window
+from yolo_gradwatch.measure.clipping import EpochClipping
+from yolo_gradwatch.measure.layout import WHOLE, Layout
+from yolo_gradwatch.measure.quantities import MEASURED
+from yolo_gradwatch.measure.sample import Sample
+from yolo_gradwatch.measure.windows import Window
 
 LAWS = settings(deadline=None, derandomize=True, max_examples=40)
 

@@ -11,8 +11,8 @@ from test_review import DEAD, EPOCH, watch
 from values import LAYOUT, window
 
 from yolo_gradwatch import process
-from yolo_gradwatch.layout import Layout
-from yolo_gradwatch.quantities import MEASURED
+from yolo_gradwatch.measure.layout import Layout
+from yolo_gradwatch.measure.quantities import MEASURED
 from yolo_gradwatch.runlog import WINDOW_COLUMNS
 from yolo_gradwatch.schema import (
     ALERT_COLUMNS,

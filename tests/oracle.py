@@ -7,7 +7,7 @@ import pytest
 from training import train
 
 from yolo_gradwatch import GradWatch, load_run
-from yolo_gradwatch.model_layout import clean_name
+from yolo_gradwatch.measure.model_layout import clean_name
 
 RELATIVE = 1e-5
 FLOAT32 = 1e-4

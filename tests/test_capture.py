@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from yolo_gradwatch.capture import MOST_LOSSES, RING, Capture, norms_of
+from yolo_gradwatch.measure.capture import MOST_LOSSES, RING, Capture, norms_of
 
 
 def needs_cuda(test):
@@ -60,7 +60,7 @@ def test_details_hold_weight_norms_and_zero_elements_of_weights():
 def _both_ways(request, monkeypatch):
     """Of this torch, and of those before 2.4."""
     if request.param == "one by one":
-        monkeypatch.setattr("yolo_gradwatch.capture._HAS_DTYPE", False)
+        monkeypatch.setattr("yolo_gradwatch.measure.capture._HAS_DTYPE", False)
 
 
 @pytest.mark.usefixtures("_both_ways")

@@ -12,7 +12,7 @@ from values import NET, feed, fired, inside, net, weighing, zeroed
 
 from yolo_gradwatch.catalog import RULES
 from yolo_gradwatch.finding import Alert, Finding
-from yolo_gradwatch.layout import WHOLE
+from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.thresholds import Thresholds
 from yolo_gradwatch.vocabulary import ALARMS, alarms, matches, table
 

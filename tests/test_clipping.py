@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from values import LAYOUT as CHAIN
 from values import grid_from, window
 
-from yolo_gradwatch.clipping import CLIP_NORM, Clipping, EpochClipping, epochs_of
+from yolo_gradwatch.measure.clipping import CLIP_NORM, Clipping, EpochClipping, epochs_of
 
 LAYOUT = layout_of()
 BLOCKS = ("model.0", "model.1", "model.3", "model.4")

@@ -26,7 +26,7 @@ from values import LAWS, LAYOUT, NET, Part, inside, normed, plan, window, write_
 from yolo_gradwatch.cli_main import main
 from yolo_gradwatch.cli_output import finding_record
 from yolo_gradwatch.diagnosis import Diagnosis, replay
-from yolo_gradwatch.event import Event
+from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.run import Run, load_run
 from yolo_gradwatch.runlog import RunLog
 from yolo_gradwatch.summary import summary

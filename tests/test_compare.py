@@ -24,7 +24,7 @@ from yolo_gradwatch.compare import (
     modules_of,
     only_in,
 )
-from yolo_gradwatch.layout import WHOLE
+from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.meta import decoded
 from yolo_gradwatch.report import Report
 from yolo_gradwatch.run import Run, load_run

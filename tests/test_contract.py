@@ -19,8 +19,8 @@ from training import shapes, train
 
 from yolo_gradwatch import GradWatch, contract, hooks, load_run
 from yolo_gradwatch import training as facts
-from yolo_gradwatch.clipping import CLIP_NORM
 from yolo_gradwatch.contract import Unwatchable
+from yolo_gradwatch.measure.clipping import CLIP_NORM
 
 EVENTS = (
     "on_pretrain_routine_start",

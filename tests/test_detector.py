@@ -27,8 +27,8 @@ from values import (
 from yolo_gradwatch import rules_hop, rules_whole
 from yolo_gradwatch.catalog import RULES
 from yolo_gradwatch.detector import Detector
+from yolo_gradwatch.measure.windows import Rollup
 from yolo_gradwatch.thresholds import Thresholds
-from yolo_gradwatch.windows import Rollup
 
 FEW = settings(LAWS, max_examples=15)
 

@@ -11,9 +11,9 @@ from values import FORK, LAWS, LAYOUT, runs, window
 
 from yolo_gradwatch.catalog import RULES
 from yolo_gradwatch.diagnosis import Diagnosis, replay
-from yolo_gradwatch.event import Event
-from yolo_gradwatch.layout import WHOLE
 from yolo_gradwatch.live import Board
+from yolo_gradwatch.measure.event import Event
+from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.thresholds import Thresholds
 
 CONV = "model.1.conv"

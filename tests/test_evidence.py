@@ -14,8 +14,8 @@ from values import LAYOUT, MEMBERS, sample
 
 from yolo_gradwatch import evidence, load_run
 from yolo_gradwatch.evidence import KEPT_STEPS, MOST_FILES, Evidence, Note
-from yolo_gradwatch.layout import module_norms
-from yolo_gradwatch.windows import Rollup
+from yolo_gradwatch.measure.layout import module_norms
+from yolo_gradwatch.measure.windows import Rollup
 
 NOTE = Note([("a.png", "b.png"), ("c.png",)], (0.01, 0.1), ("box_loss", "cls_loss"))
 

@@ -10,7 +10,7 @@ from yolo_gradwatch.catalog import RULES
 from yolo_gradwatch.finding import Alert, Episode, News
 from yolo_gradwatch.findings import CALM_WINDOWS, Findings
 from yolo_gradwatch.grouping import common_name
-from yolo_gradwatch.layout import WHOLE
+from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.thresholds import Thresholds
 
 CHAIN, _ = plan(

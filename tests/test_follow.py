@@ -31,9 +31,9 @@ from values import LAWS, LAYOUT, assert_same, grown, meta_of, put_meta, runs, wi
 from yolo_gradwatch import follow as following
 from yolo_gradwatch import screen as screens
 from yolo_gradwatch.cli_main import main
-from yolo_gradwatch.event import Event
 from yolo_gradwatch.follow import Judge
 from yolo_gradwatch.live import Board
+from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.meta import decoded
 from yolo_gradwatch.panel import Panel
 from yolo_gradwatch.repair import mend

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 from values import FAMILIES, FORK_EDGES, LAWS, LAYOUT, NET, Part, plan
 
-from yolo_gradwatch import model_layout as layouts
 from yolo_gradwatch.graph import Graph, Paths
+from yolo_gradwatch.measure import model_layout as layouts
 
 
 @pytest.fixture(scope="module", autouse=True)

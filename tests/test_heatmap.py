@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from test_compare import FEWER, written
 from values import HEAD, LAYOUT, NET, TRUNK, Part, plan, runs, window
 
-from yolo_gradwatch.arrays import FLOAT32_MAX
-from yolo_gradwatch.event import Event
 from yolo_gradwatch.heatmap import FINE, NONE, NONFINITE, UNKNOWN, ZERO, Mark, heatmap
-from yolo_gradwatch.layout import WHOLE
+from yolo_gradwatch.measure.arrays import FLOAT32_MAX
+from yolo_gradwatch.measure.event import Event
+from yolo_gradwatch.measure.layout import WHOLE
 
 CONV, BN = "model.1.conv", "model.1.bn"
 BLOCKS = ("model.0", "model.1", "model.2")
@@ -427,7 +427,7 @@ def test_what_ultralytics_wrote_beside_the_files_is_in_the_picture(tmp_path):
 def test_the_scales_of_real_models_are_those_of_their_strides(picture, name):
     from ultralytics.nn.tasks import DetectionModel
 
-    from yolo_gradwatch import model_layout as layouts
+    from yolo_gradwatch.measure import model_layout as layouts
 
     model = DetectionModel(f"{name}.yaml", verbose=False)
     layout, _ = layouts.read(model)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from yolo_gradwatch import model_layout
 from yolo_gradwatch.graph import Graph
-from yolo_gradwatch.layout import WHOLE, is_attention
-from yolo_gradwatch.model_layout import clean_name, read, watched
+from yolo_gradwatch.measure import model_layout
+from yolo_gradwatch.measure.layout import WHOLE, is_attention
+from yolo_gradwatch.measure.model_layout import clean_name, read, watched
 
 WRAPPERS = ("module", "_orig_mod", "student_model")
 

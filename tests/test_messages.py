@@ -11,9 +11,9 @@ from rule_cases import BRANCH, HEADED, WORDED
 from values import Part, plan
 
 from yolo_gradwatch import causes
-from yolo_gradwatch.arrays import FLOAT32_MAX
 from yolo_gradwatch.catalog import RULES
-from yolo_gradwatch.layout import WHOLE
+from yolo_gradwatch.measure.arrays import FLOAT32_MAX
+from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.messages import Case, Message, course, described, factor
 
 TRAINING = {

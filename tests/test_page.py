@@ -13,9 +13,9 @@ from test_review import CONV, DEAD, watch
 from values import LAYOUT, Part, plan, window, write_run
 
 from yolo_gradwatch import load_run
-from yolo_gradwatch.arrays import FLOAT32_MAX
 from yolo_gradwatch.cli_main import main
 from yolo_gradwatch.heatmap import NONFINITE, STATES, WEAK, WEAK_ZERO, ZERO
+from yolo_gradwatch.measure.arrays import FLOAT32_MAX
 from yolo_gradwatch.summary import summary
 
 page = pytest.importorskip("yolo_gradwatch.page", reason="the extra 'html' is not installed")

@@ -19,7 +19,7 @@ def test_nothing_is_computed_in_float64_where_the_device_has_none():
         pytest.skip("torch 2.4 and before cannot make such tensors under a mode")
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    from yolo_gradwatch.capture import Capture
+    from yolo_gradwatch.measure.capture import Capture
 
     class OnMps(torch.Tensor):
         """A tensor that says that it lies on Apple's device."""

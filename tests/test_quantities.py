@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from values import FAR, LAWS, Part, around, plan, sample, windows_from
 
-from yolo_gradwatch.quantities import NAMES, QUANTITIES, Measured
-from yolo_gradwatch.sample import Detail
+from yolo_gradwatch.measure.quantities import NAMES, QUANTITIES, Measured
+from yolo_gradwatch.measure.sample import Detail
 from yolo_gradwatch.schema import WINDOWS_FILE, header_of
 
 README = Path(__file__).parents[1] / "README.md"

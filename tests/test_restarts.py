@@ -13,8 +13,8 @@ from values import LAYOUT, NET, grown, window, write_run
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.diagnosis import Diagnosis, replay
-from yolo_gradwatch.event import Event
-from yolo_gradwatch.layout import dated, watched_at
+from yolo_gradwatch.measure.event import Event
+from yolo_gradwatch.measure.layout import dated, watched_at
 from yolo_gradwatch.thresholds import Thresholds
 
 

@@ -37,11 +37,11 @@ from values import (
 )
 
 from yolo_gradwatch.catalog import RULES
-from yolo_gradwatch.clipping import CLIP_OVERFLOW
 from yolo_gradwatch.finding import Alert
-from yolo_gradwatch.layout import WHOLE
+from yolo_gradwatch.measure.clipping import CLIP_OVERFLOW
+from yolo_gradwatch.measure.layout import WHOLE
+from yolo_gradwatch.measure.windows import Rollup
 from yolo_gradwatch.thresholds import Thresholds
-from yolo_gradwatch.windows import Rollup
 
 FEW = settings(LAWS, max_examples=15)
 CONV = "model.2.conv"

@@ -19,12 +19,12 @@ from yolo_gradwatch import FormatError, load_run, runlog
 from yolo_gradwatch.atomic import replacing
 from yolo_gradwatch.evidence import FOLDER
 from yolo_gradwatch.finding import News
+from yolo_gradwatch.measure.quantities import MEASURED
+from yolo_gradwatch.measure.windows import Window, windows_of
 from yolo_gradwatch.meta import Meta, read_meta
-from yolo_gradwatch.quantities import MEASURED
 from yolo_gradwatch.repair import mend, set_aside, whole_windows
 from yolo_gradwatch.runlog import RunLog
 from yolo_gradwatch.schema import RUN_FILES
-from yolo_gradwatch.windows import Window, windows_of
 
 M = len(LAYOUT.modules)
 META = Meta(layout=LAYOUT)

@@ -22,8 +22,8 @@ from short import (
 )
 
 from yolo_gradwatch import GradWatch, load_run
-from yolo_gradwatch.capture import Capture
 from yolo_gradwatch.cli_train import _leave
+from yolo_gradwatch.measure.capture import Capture
 
 EVENTS = (
     *("on_pretrain_routine_start", "on_pretrain_routine_end", "on_train_start"),
@@ -266,8 +266,8 @@ def test_a_reader_that_goes_away_ends_neither_training_nor_watch(
     ("place", "is_begun"),
     [
         ("yolo_gradwatch.trainer.save_dir", False),
-        ("yolo_gradwatch.layout.read", False),
-        ("yolo_gradwatch.capture.Capture.take", True),
+        ("yolo_gradwatch.measure.layout.read", False),
+        ("yolo_gradwatch.measure.capture.Capture.take", True),
         ("yolo_gradwatch.rollup.Rollup.add", True),
     ],
 )

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from values import LAWS, LAYOUT, grid_from, runs, window
 
-from yolo_gradwatch.arrays import first, highest, last, median, total
 from yolo_gradwatch.catalog import RULES
-from yolo_gradwatch.layout import WHOLE
-from yolo_gradwatch.quantities import MEASURED
+from yolo_gradwatch.measure.arrays import first, highest, last, median, total
+from yolo_gradwatch.measure.layout import WHOLE
+from yolo_gradwatch.measure.quantities import MEASURED
 from yolo_gradwatch.summary import (
     OVER_RUN,
     chosen_by,

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from values import LAWS, LAYOUT, Part, assert_same, plan, runs, window
 
 from yolo_gradwatch import tables
-from yolo_gradwatch.layout import WHOLE
-from yolo_gradwatch.quantities import MEASURED, NAMES, QUANTITIES
+from yolo_gradwatch.measure.layout import WHOLE
+from yolo_gradwatch.measure.quantities import MEASURED, NAMES, QUANTITIES
+from yolo_gradwatch.measure.windows import windows_of
 from yolo_gradwatch.runlog import WINDOW_COLUMNS, RunLog
 from yolo_gradwatch.schema import (
     ALERT_COLUMNS,
@@ -26,7 +27,6 @@ from yolo_gradwatch.schema import (
     WINDOWS_FILE,
     FormatError,
 )
-from yolo_gradwatch.windows import windows_of
 
 CONV = "model.1.conv"
 ROWS = len(LAYOUT.modules)  # lines of a window

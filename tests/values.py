@@ -12,14 +12,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from yolo_gradwatch.detector import Detector
-from yolo_gradwatch.event import Event
-from yolo_gradwatch.layout import Layout, Members, dated
-from yolo_gradwatch.quantities import MEASURED
+from yolo_gradwatch.measure.event import Event
+from yolo_gradwatch.measure.layout import Layout, Members, dated
+from yolo_gradwatch.measure.quantities import MEASURED
+from yolo_gradwatch.measure.sample import Detail, Sample
+from yolo_gradwatch.measure.windows import Grid, Rollup, Window
 from yolo_gradwatch.runlog import RunLog
-from yolo_gradwatch.sample import Detail, Sample
 from yolo_gradwatch.schema import FORMAT_VERSION, META_FILE
 from yolo_gradwatch.thresholds import Thresholds
-from yolo_gradwatch.windows import Grid, Rollup, Window
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from yolo_gradwatch import resume
-from yolo_gradwatch.clipping import CLIP_NORM
 from yolo_gradwatch.diagnosis import Diagnosis
-from yolo_gradwatch.event import Event
 from yolo_gradwatch.evidence import Evidence
 from yolo_gradwatch.fanout import Fanout
 from yolo_gradwatch.files import Files
+from yolo_gradwatch.measure.clipping import CLIP_NORM
+from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.outputs import RunInfo
 from yolo_gradwatch.picture import Picture
 from yolo_gradwatch.reactions import Callback, StopRule
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from yolo_gradwatch.finding import Finding
-    from yolo_gradwatch.layout import Layout, Members
+    from yolo_gradwatch.measure.layout import Layout, Members
     from yolo_gradwatch.run import Run
     from yolo_gradwatch.terminal import Terminal
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from yolo_gradwatch.graph import is_in
-from yolo_gradwatch.layout import WHOLE, Layout
+from yolo_gradwatch.measure.layout import WHOLE, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

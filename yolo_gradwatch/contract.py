@@ -14,7 +14,7 @@ from functools import cache
 from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 
-from yolo_gradwatch.clipping import CLIP_NORM
+from yolo_gradwatch.measure.clipping import CLIP_NORM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

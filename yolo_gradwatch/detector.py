@@ -12,9 +12,9 @@ from yolo_gradwatch.levels import Reader, Reading
 from yolo_gradwatch.rules_history import History, Mark, beyond_clip
 
 if TYPE_CHECKING:
-    from yolo_gradwatch.layout import Layout
+    from yolo_gradwatch.measure.layout import Layout
+    from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.thresholds import Thresholds
-    from yolo_gradwatch.windows import Window
 
 
 class Detector:

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 from yolo_gradwatch.catalog import RULES
 from yolo_gradwatch.detector import Detector
 from yolo_gradwatch.findings import Findings
-from yolo_gradwatch.windows import rescoped
+from yolo_gradwatch.measure.windows import rescoped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from yolo_gradwatch.event import Event
     from yolo_gradwatch.finding import News
-    from yolo_gradwatch.layout import Layout
+    from yolo_gradwatch.measure.event import Event
+    from yolo_gradwatch.measure.layout import Layout
+    from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.thresholds import Thresholds
-    from yolo_gradwatch.windows import Window
 
 
 class Diagnosis:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from yolo_gradwatch import contract, hooks
-from yolo_gradwatch import model_layout as layouts
 from yolo_gradwatch import training as facts
-from yolo_gradwatch.capture import Capture
 from yolo_gradwatch.evidence import Note
+from yolo_gradwatch.measure import model_layout as layouts
+from yolo_gradwatch.measure.capture import Capture
 
 if TYPE_CHECKING:
     import weakref
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from yolo_gradwatch.assembly import Parts
-    from yolo_gradwatch.layout import Layout, Members
+    from yolo_gradwatch.measure.layout import Layout, Members
 
 MOST_BATCHES = 1024
 """Batches of one optimizer step whose images are remembered."""

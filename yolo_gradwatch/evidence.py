@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from yolo_gradwatch.arrays import Floats
     from yolo_gradwatch.files import Files
     from yolo_gradwatch.finding import News
-    from yolo_gradwatch.layout import Layout
+    from yolo_gradwatch.measure.arrays import Floats
+    from yolo_gradwatch.measure.layout import Layout
+    from yolo_gradwatch.measure.sample import Sample
     from yolo_gradwatch.outputs import RunInfo
-    from yolo_gradwatch.sample import Sample
 
 OWN_FOLDER = "gradwatch"
 """Within the run's folder, what is not read as a table of it."""

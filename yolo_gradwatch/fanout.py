@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from yolo_gradwatch.arrays import Floats
-    from yolo_gradwatch.clipping import EpochClipping
-    from yolo_gradwatch.event import Event
     from yolo_gradwatch.finding import News
-    from yolo_gradwatch.layout import Layout
+    from yolo_gradwatch.measure.arrays import Floats
+    from yolo_gradwatch.measure.clipping import EpochClipping
+    from yolo_gradwatch.measure.event import Event
+    from yolo_gradwatch.measure.layout import Layout
+    from yolo_gradwatch.measure.sample import Sample
+    from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.outputs import RunInfo
     from yolo_gradwatch.report import Report
-    from yolo_gradwatch.sample import Sample
-    from yolo_gradwatch.windows import Window
 
 _LOG = logging.getLogger(__name__)
 

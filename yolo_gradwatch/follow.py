@@ -15,9 +15,10 @@ from yolo_gradwatch import console
 from yolo_gradwatch.diagnosis import Diagnosis, replay
 from yolo_gradwatch.evidence import existing
 from yolo_gradwatch.find import find_run
-from yolo_gradwatch.layout import watched_at
 from yolo_gradwatch.lines import change_line
 from yolo_gradwatch.live import Board
+from yolo_gradwatch.measure.layout import watched_at
+from yolo_gradwatch.measure.windows import rescoped
 from yolo_gradwatch.meta import read_meta
 from yolo_gradwatch.panel import Panel
 from yolo_gradwatch.run import is_killed
@@ -26,16 +27,15 @@ from yolo_gradwatch.screen import Screen
 from yolo_gradwatch.streams import is_live_terminal
 from yolo_gradwatch.table import epoch_table
 from yolo_gradwatch.tail import Tail
-from yolo_gradwatch.windows import rescoped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from yolo_gradwatch.finding import News
+    from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.tail import Look
     from yolo_gradwatch.thresholds import Thresholds
-    from yolo_gradwatch.windows import Window
 
 SECONDS = 0.5
 """From one look at the files to the next."""

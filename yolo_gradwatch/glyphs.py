@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from yolo_gradwatch.arrays import Floats
     from yolo_gradwatch.finding import Severity
+    from yolo_gradwatch.measure.arrays import Floats
 
 STYLES: dict[Severity | None, str] = {
     None: "green",

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from yolo_gradwatch.layout import is_attention
+from yolo_gradwatch.measure.layout import is_attention
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from yolo_gradwatch.arrays import Counts, Flags
-    from yolo_gradwatch.layout import Layout
+    from yolo_gradwatch.measure.arrays import Counts, Flags
+    from yolo_gradwatch.measure.layout import Layout
 
 DETACHED = "one2one_"
 """Families of the head whose input is detached: they send no gradient into the trunk."""

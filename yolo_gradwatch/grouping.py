@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.catalog import RULES
-from yolo_gradwatch.clipping import CLIP_OVERFLOW
 from yolo_gradwatch.graph import Paths, is_in
-from yolo_gradwatch.layout import WHOLE, Layout
+from yolo_gradwatch.measure.clipping import CLIP_OVERFLOW
+from yolo_gradwatch.measure.layout import WHOLE, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

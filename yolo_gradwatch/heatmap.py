@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_gradwatch import results
-from yolo_gradwatch.arrays import FLOAT32_MAX
 from yolo_gradwatch.causes import mosaic_closes
-from yolo_gradwatch.clipping import block_labels, block_rows
 from yolo_gradwatch.graph import Graph
-from yolo_gradwatch.layout import WHOLE
+from yolo_gradwatch.measure.arrays import FLOAT32_MAX
+from yolo_gradwatch.measure.clipping import block_labels, block_rows
+from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from yolo_gradwatch.arrays import Counts, Flags, Floats
     from yolo_gradwatch.finding import Episode, Finding
-    from yolo_gradwatch.layout import Layout
+    from yolo_gradwatch.measure.arrays import Counts, Flags, Floats
+    from yolo_gradwatch.measure.layout import Layout
+    from yolo_gradwatch.measure.windows import Grid
     from yolo_gradwatch.report import Report
     from yolo_gradwatch.results import Curves
     from yolo_gradwatch.run import Run
-    from yolo_gradwatch.windows import Grid
 
 FINE, NONFINITE, ZERO, NONE, UNKNOWN = range(5)
 """Of a cell: a norm above 0; NaN or Inf in a step; exactly 0, or no gradient, in most steps;

@@ -12,9 +12,9 @@ from yolo_gradwatch.graph import Graph
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from yolo_gradwatch.arrays import Counts, Floats, Singles
-    from yolo_gradwatch.layout import Layout
-    from yolo_gradwatch.windows import Window
+    from yolo_gradwatch.measure.arrays import Counts, Floats, Singles
+    from yolo_gradwatch.measure.layout import Layout
+    from yolo_gradwatch.measure.windows import Window
 
 REACH = 1.5
 """Decades by which a block may stand above its own consumers before its level is cut to that, so

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolo_gradwatch.arrays import FLOAT32_MAX
 from yolo_gradwatch.catalog import RULES
-from yolo_gradwatch.clipping import (
+from yolo_gradwatch.graph import Paths
+from yolo_gradwatch.measure.arrays import FLOAT32_MAX
+from yolo_gradwatch.measure.clipping import (
     CLIP_NORM,
     CLIP_OVERFLOW,
     block_labels,
@@ -19,16 +20,15 @@ from yolo_gradwatch.clipping import (
     block_shares,
     owners,
 )
-from yolo_gradwatch.graph import Paths
-from yolo_gradwatch.layout import WHOLE, Layout
-from yolo_gradwatch.sample import Sample, applied
+from yolo_gradwatch.measure.layout import WHOLE, Layout
+from yolo_gradwatch.measure.sample import Sample, applied
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from yolo_gradwatch.arrays import Floats
     from yolo_gradwatch.finding import Finding, Severity
-    from yolo_gradwatch.windows import Window
+    from yolo_gradwatch.measure.arrays import Floats
+    from yolo_gradwatch.measure.windows import Window
 
 HISTORY = 128
 """Points of a block's history; when they are used up, neighbours merge."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from yolo_gradwatch import causes
 from yolo_gradwatch.graph import Paths, is_in
-from yolo_gradwatch.layout import WHOLE, Layout
+from yolo_gradwatch.measure.layout import WHOLE, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

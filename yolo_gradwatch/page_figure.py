@@ -17,8 +17,8 @@ from yolo_gradwatch.heatmap import COLOURS, STATES, WEAK, WEAK_ZERO, ZERO, decad
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from yolo_gradwatch.arrays import Floats
     from yolo_gradwatch.heatmap import Heatmap, Mark
+    from yolo_gradwatch.measure.arrays import Floats
 
 COVERS = (*STATES.values(), WEAK, WEAK_ZERO)
 """Words and colour of each cover of a cell, counted from 1."""

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from yolo_gradwatch.arrays import Counts, Floats
     from yolo_gradwatch.heatmap import Heatmap
+    from yolo_gradwatch.measure.arrays import Counts, Floats
     from yolo_gradwatch.report import Report
 
 DPI = 100

@@ -6,26 +6,26 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from yolo_gradwatch.clipping import Clipping
 from yolo_gradwatch.diagnosis import Diagnosis
-from yolo_gradwatch.event import Event
 from yolo_gradwatch.fanout import Fanout
-from yolo_gradwatch.layout import dated
+from yolo_gradwatch.measure.clipping import Clipping
+from yolo_gradwatch.measure.event import Event
+from yolo_gradwatch.measure.layout import dated
+from yolo_gradwatch.measure.windows import Rollup
 from yolo_gradwatch.report import Report
-from yolo_gradwatch.windows import Rollup
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from yolo_gradwatch.clipping import EpochClipping
     from yolo_gradwatch.diagnosis import Diagnosis
-    from yolo_gradwatch.event import EventKind
     from yolo_gradwatch.fanout import Fanout
-    from yolo_gradwatch.layout import Layout, Members
+    from yolo_gradwatch.measure.clipping import EpochClipping
+    from yolo_gradwatch.measure.event import EventKind
+    from yolo_gradwatch.measure.layout import Layout, Members
+    from yolo_gradwatch.measure.sample import Sample
+    from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.outputs import RunInfo
     from yolo_gradwatch.resume import Past
-    from yolo_gradwatch.sample import Sample
-    from yolo_gradwatch.windows import Window
 
 MOST_WAITING = 32
 """Steps that are looked at together at the most; so many take about four times as long as one."""

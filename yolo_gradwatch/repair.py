@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.atomic import replacing
-from yolo_gradwatch.quantities import QUANTITIES
+from yolo_gradwatch.measure.quantities import QUANTITIES
 from yolo_gradwatch.runlog import WINDOW_COLUMNS
 from yolo_gradwatch.schema import (
     ALERT_COLUMNS,

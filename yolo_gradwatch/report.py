@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from yolo_gradwatch.clipping import CLIP_NORM
+from yolo_gradwatch.measure.clipping import CLIP_NORM
 from yolo_gradwatch.plain import printable
 from yolo_gradwatch.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from yolo_gradwatch.clipping import EpochClipping
     from yolo_gradwatch.finding import Finding
+    from yolo_gradwatch.measure.clipping import EpochClipping
 
 
 Status = Literal["running", "finished", "failed", "interrupted"]

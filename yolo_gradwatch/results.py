@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from yolo_gradwatch.arrays import Counts, Floats
+    from yolo_gradwatch.measure.arrays import Counts, Floats
 
 RESULTS_FILE = "results.csv"
 

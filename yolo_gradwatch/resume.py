@@ -6,24 +6,24 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from yolo_gradwatch.clipping import epochs_of
 from yolo_gradwatch.diagnosis import replay
-from yolo_gradwatch.layout import dated
+from yolo_gradwatch.measure.clipping import epochs_of
+from yolo_gradwatch.measure.layout import dated
+from yolo_gradwatch.measure.windows import windows_of
 from yolo_gradwatch.meta import encoded
 from yolo_gradwatch.repair import mend, set_aside
 from yolo_gradwatch.run import load_run
 from yolo_gradwatch.schema import META_FILE
 from yolo_gradwatch.tables import grid_of
-from yolo_gradwatch.windows import windows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from yolo_gradwatch.clipping import EpochClipping
     from yolo_gradwatch.diagnosis import Diagnosis
-    from yolo_gradwatch.event import Event
-    from yolo_gradwatch.layout import Layout
+    from yolo_gradwatch.measure.clipping import EpochClipping
+    from yolo_gradwatch.measure.event import Event
+    from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.run import Run
 
 _LOG = logging.getLogger(__name__)

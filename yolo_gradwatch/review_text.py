@@ -6,23 +6,23 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from yolo_gradwatch.arrays import FLOAT32_MAX
 from yolo_gradwatch.glyphs import STYLES, norm_text, number, sparkline
 from yolo_gradwatch.lines import finding_text, verdict
 from yolo_gradwatch.live import Board
+from yolo_gradwatch.measure.arrays import FLOAT32_MAX
+from yolo_gradwatch.measure.windows import windows_of
 from yolo_gradwatch.summary import OVER_RUN, of_blocks
 from yolo_gradwatch.table import Column, columns
-from yolo_gradwatch.windows import windows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     import pandas as pd
 
-    from yolo_gradwatch.clipping import EpochClipping
     from yolo_gradwatch.finding import Finding
     from yolo_gradwatch.live import BlockRow
-    from yolo_gradwatch.quantities import Quantity
+    from yolo_gradwatch.measure.clipping import EpochClipping
+    from yolo_gradwatch.measure.quantities import Quantity
     from yolo_gradwatch.report import Report
     from yolo_gradwatch.run import Run
 

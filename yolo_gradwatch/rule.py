@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from yolo_gradwatch.finding import Finding, Severity
-    from yolo_gradwatch.layout import Layout
+    from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.messages import Unit
     from yolo_gradwatch.rules_history import Judge
     from yolo_gradwatch.thresholds import Thresholds

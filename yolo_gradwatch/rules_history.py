@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
-from yolo_gradwatch.clipping import CLIP_OVERFLOW
 from yolo_gradwatch.levels import Reading, medians
+from yolo_gradwatch.measure.clipping import CLIP_OVERFLOW
 
 if TYPE_CHECKING:
-    from yolo_gradwatch.arrays import Flags, Floats
     from yolo_gradwatch.graph import Graph
-    from yolo_gradwatch.layout import Layout
+    from yolo_gradwatch.measure.arrays import Flags, Floats
+    from yolo_gradwatch.measure.layout import Layout
+    from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.thresholds import Thresholds
-    from yolo_gradwatch.windows import Window
 
 
 class Mark(NamedTuple):

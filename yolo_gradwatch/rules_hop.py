@@ -14,8 +14,8 @@ from yolo_gradwatch.rules_history import Hit, begin, finite, first_over, over
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from yolo_gradwatch.arrays import Flags, Floats
     from yolo_gradwatch.levels import Reading
+    from yolo_gradwatch.measure.arrays import Flags, Floats
     from yolo_gradwatch.messages import Case
     from yolo_gradwatch.rules_history import History
     from yolo_gradwatch.thresholds import Thresholds

@@ -10,9 +10,9 @@ from typing import IO, TYPE_CHECKING
 
 from yolo_gradwatch import evidence
 from yolo_gradwatch.atomic import replacing
-from yolo_gradwatch.layout import Layout
+from yolo_gradwatch.measure.layout import Layout
+from yolo_gradwatch.measure.quantities import NAMES, QUANTITIES
 from yolo_gradwatch.meta import encoded
-from yolo_gradwatch.quantities import NAMES, QUANTITIES
 from yolo_gradwatch.schema import (
     ALERT_COLUMNS,
     ALERTS_FILE,
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from yolo_gradwatch.finding import News
-    from yolo_gradwatch.layout import Layout
+    from yolo_gradwatch.measure.layout import Layout
+    from yolo_gradwatch.measure.quantities import Quantity
+    from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.meta import Meta
-    from yolo_gradwatch.quantities import Quantity
-    from yolo_gradwatch.windows import Window
 
 WINDOW_COLUMNS = (
     "epoch",

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from yolo_gradwatch.arrays import Floats
     from yolo_gradwatch.heatmap import Heatmap
+    from yolo_gradwatch.measure.arrays import Floats
     from yolo_gradwatch.timeline import Timeline
 
     Strip = tuple[float, Callable[[Axes, Heatmap, Timeline], None]]

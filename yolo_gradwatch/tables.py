@@ -11,19 +11,19 @@ import numpy as np
 import pandas as pd
 
 from yolo_gradwatch import runlog, schema
-from yolo_gradwatch.layout import Layout
-from yolo_gradwatch.quantities import MEASURED, QUANTITIES
+from yolo_gradwatch.measure.layout import Layout
+from yolo_gradwatch.measure.quantities import MEASURED, QUANTITIES
+from yolo_gradwatch.measure.windows import SHARED, UNKNOWN, Grid
 from yolo_gradwatch.repair import whole_lines, whole_windows
 from yolo_gradwatch.schema import FormatError
-from yolo_gradwatch.windows import SHARED, UNKNOWN, Grid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from yolo_gradwatch.arrays import Counts
-    from yolo_gradwatch.layout import Layout
-    from yolo_gradwatch.quantities import Quantity
+    from yolo_gradwatch.measure.arrays import Counts
+    from yolo_gradwatch.measure.layout import Layout
+    from yolo_gradwatch.measure.quantities import Quantity
 
 _FLOATS = tuple(row.name for row in QUANTITIES if not row.is_count)
 _LATER = ("clipped", "reported", *(row.name for row in QUANTITIES if row.since > 1))

@@ -7,19 +7,19 @@ from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from yolo_gradwatch import tables
+from yolo_gradwatch.measure.windows import windows_of
 from yolo_gradwatch.meta import read_meta
 from yolo_gradwatch.repair import whole_windows
 from yolo_gradwatch.run import last_said
 from yolo_gradwatch.schema import META_FILE, WINDOW_NEEDED, WINDOWS_FILE, FormatError
-from yolo_gradwatch.windows import windows_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from yolo_gradwatch.layout import Layout
+    from yolo_gradwatch.measure.layout import Layout
+    from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.meta import Meta, RunOptions
     from yolo_gradwatch.thresholds import Thresholds
-    from yolo_gradwatch.windows import Window
 
 
 @dataclass(frozen=True, slots=True)

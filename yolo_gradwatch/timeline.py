@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from yolo_gradwatch.arrays import Counts, Flags, Floats
+    from yolo_gradwatch.measure.arrays import Counts, Flags, Floats
 
 DENSE = 50
 """First steps, each a window of its own, that a long run shows on a scale of their own."""

@@ -17,7 +17,7 @@ from yolo_gradwatch.contract import clip_norm, shows_bar
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from yolo_gradwatch.event import EventKind
+    from yolo_gradwatch.measure.event import EventKind
 
 LEAST_WARMUP = 100
 """Batches for which older versions warm up at the least, unless ``warmup_epochs`` is 0."""

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yolo_gradwatch.layout import WHOLE, Layout, Members, Role, is_attention, words
+from yolo_gradwatch.measure.layout import WHOLE, Layout, Members, Role, is_attention, words
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
     from torch import nn
 
-    from yolo_gradwatch.arrays import Counts
+    from yolo_gradwatch.measure.arrays import Counts
 
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|student_model)(?:\.|$))+")
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from yolo_gradwatch.arrays import Floats, first, highest, last, median, total
-from yolo_gradwatch.layout import Members, module_norms
-from yolo_gradwatch.sample import Detail, Steps
+from yolo_gradwatch.measure.arrays import Floats, first, highest, last, median, total
+from yolo_gradwatch.measure.layout import Members, module_norms
+from yolo_gradwatch.measure.sample import Detail, Steps
 
 if TYPE_CHECKING:
-    from yolo_gradwatch.arrays import Counts, Flags, Singles, Values
+    from yolo_gradwatch.measure.arrays import Counts, Flags, Singles, Values
 
 AtFirst: TypeAlias = Callable[[Detail, Members], Floats]
 """(M,) float64 from what is read on a window's first step only."""

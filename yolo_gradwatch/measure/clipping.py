@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolo_gradwatch.layout import WHOLE
-from yolo_gradwatch.sample import applied
+from yolo_gradwatch.measure.layout import WHOLE
+from yolo_gradwatch.measure.sample import applied
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from yolo_gradwatch.arrays import Floats
-    from yolo_gradwatch.layout import Layout
-    from yolo_gradwatch.sample import Sample
-    from yolo_gradwatch.windows import Grid
+    from yolo_gradwatch.measure.arrays import Floats
+    from yolo_gradwatch.measure.layout import Layout
+    from yolo_gradwatch.measure.sample import Sample
+    from yolo_gradwatch.measure.windows import Grid
 
 CLIP_NORM = 10.0
 """Total gradient norm above which Ultralytics clips, where its own code does not tell."""

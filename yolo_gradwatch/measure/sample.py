@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolo_gradwatch.layout import module_norms
+from yolo_gradwatch.measure.layout import module_norms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from yolo_gradwatch.arrays import Flags, Floats
-    from yolo_gradwatch.layout import Members
+    from yolo_gradwatch.measure.arrays import Flags, Floats
+    from yolo_gradwatch.measure.layout import Members
 
 
 @dataclass(frozen=True, slots=True)

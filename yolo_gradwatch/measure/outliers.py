@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from yolo_gradwatch.clipping import CLIP_OVERFLOW
+from yolo_gradwatch.measure.clipping import CLIP_OVERFLOW
 
 if TYPE_CHECKING:
-    from yolo_gradwatch.arrays import Flags, Floats
-    from yolo_gradwatch.layout import Members
+    from yolo_gradwatch.measure.arrays import Flags, Floats
+    from yolo_gradwatch.measure.layout import Members
 
 HISTORY_STEPS = 100
 """Steps that the level of a block is compared with."""

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from yolo_gradwatch.sample import Detail, Sample
+from yolo_gradwatch.measure.sample import Detail, Sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from torch import Tensor, nn
 
-    from yolo_gradwatch.arrays import Flags, Floats
+    from yolo_gradwatch.measure.arrays import Flags, Floats
 
 
 MOST_LOSSES = 32

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 if TYPE_CHECKING:
-    from yolo_gradwatch.arrays import Counts, Floats
+    from yolo_gradwatch.measure.arrays import Counts, Floats
 
 Role = Literal["", "weight", "norm", "other"]
 

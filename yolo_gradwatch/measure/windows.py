@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yolo_gradwatch.clipping import CLIP_NORM, CLIP_OVERFLOW
-from yolo_gradwatch.layout import watched_at
-from yolo_gradwatch.outliers import Outliers
-from yolo_gradwatch.quantities import MEASURED, NAMES, Measured, Running
-from yolo_gradwatch.sample import steps_of
+from yolo_gradwatch.measure.clipping import CLIP_NORM, CLIP_OVERFLOW
+from yolo_gradwatch.measure.layout import watched_at
+from yolo_gradwatch.measure.outliers import Outliers
+from yolo_gradwatch.measure.quantities import MEASURED, NAMES, Measured, Running
+from yolo_gradwatch.measure.sample import steps_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from yolo_gradwatch.arrays import Counts, Floats, Values
-    from yolo_gradwatch.layout import Layout, Members
-    from yolo_gradwatch.quantities import Quantity
-    from yolo_gradwatch.sample import Sample, Steps
+    from yolo_gradwatch.measure.arrays import Counts, Floats, Values
+    from yolo_gradwatch.measure.layout import Layout, Members
+    from yolo_gradwatch.measure.quantities import Quantity
+    from yolo_gradwatch.measure.sample import Sample, Steps
 
 WINDOW_SHARE = 0.02
 """A window closes when it holds this share of the steps taken so far."""

@@ -1,0 +1,1 @@
+"""What is read in a step, and how steps become windows."""
