@@ -30,11 +30,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import recordings
 from other_rules import PEERS
 
-from yolo_gradwatch.catalog import RULES
-from yolo_gradwatch.diagnosis import Diagnosis
+from yolo_gradwatch.diagnose.catalog import RULES
+from yolo_gradwatch.diagnose.diagnosis import Diagnosis
+from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.measure.windows import WINDOW_SHARE, Rollup
-from yolo_gradwatch.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from hypothesis import settings
 
-from yolo_gradwatch.finding import Episode, Finding, News
+from yolo_gradwatch.diagnose.finding import Episode, Finding, News
 from yolo_gradwatch.live import Board
 from yolo_gradwatch.measure.clipping import EpochClipping
 from yolo_gradwatch.measure.layout import WHOLE, Layout

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 from values import NET, Part, curve, inside, lasting, net, plan, upstream, weighing, zeroed
 
+from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.measure.windows import Window
-from yolo_gradwatch.thresholds import Thresholds
 
 BOXES = tuple(f"model.6.cv2.{scale}" for scale in range(3))
 PAIRED = tuple(f"model.6.one2one_cv2.{scale}" for scale in range(3))

@@ -16,7 +16,7 @@ from test_review import DEAD, watch
 from values import LAWS
 
 from yolo_gradwatch import GradWatch, Thresholds
-from yolo_gradwatch.vocabulary import ALARMS
+from yolo_gradwatch.diagnose.vocabulary import ALARMS
 
 TIERS = pytest.mark.parametrize(
     "tier",

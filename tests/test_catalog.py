@@ -10,11 +10,11 @@ import pytest
 from rule_cases import FIVE, RUNS, WORDED
 from values import NET, feed, fired, inside, net, weighing, zeroed
 
-from yolo_gradwatch.catalog import RULES
-from yolo_gradwatch.finding import Alert, Finding
+from yolo_gradwatch.diagnose.catalog import RULES
+from yolo_gradwatch.diagnose.finding import Alert, Finding
+from yolo_gradwatch.diagnose.thresholds import Thresholds
+from yolo_gradwatch.diagnose.vocabulary import ALARMS, alarms, matches, table
 from yolo_gradwatch.measure.layout import WHOLE
-from yolo_gradwatch.thresholds import Thresholds
-from yolo_gradwatch.vocabulary import ALARMS, alarms, matches, table
 
 README = Path(__file__).parents[1] / "README.md"
 

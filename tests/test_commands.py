@@ -25,12 +25,12 @@ from values import LAWS, LAYOUT, NET, Part, inside, normed, plan, window, write_
 
 from yolo_gradwatch.cli_main import main
 from yolo_gradwatch.cli_output import finding_record
-from yolo_gradwatch.diagnosis import Diagnosis, replay
+from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay
+from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.run import Run, load_run
 from yolo_gradwatch.runlog import RunLog
 from yolo_gradwatch.summary import summary
-from yolo_gradwatch.thresholds import Thresholds
 
 LIMITS = [field.name for field in fields(Thresholds)]
 STYLE = re.compile(r"\x1b\[[\d;]*m")

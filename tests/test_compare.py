@@ -24,9 +24,9 @@ from yolo_gradwatch.compare import (
     modules_of,
     only_in,
 )
+from yolo_gradwatch.diagnose.report import Report
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.meta import decoded
-from yolo_gradwatch.report import Report
 from yolo_gradwatch.run import Run, load_run
 
 CONV = "model.1.conv"

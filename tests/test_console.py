@@ -26,14 +26,14 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from yolo_gradwatch.catalog import RULES
 from yolo_gradwatch.console import fitted
+from yolo_gradwatch.diagnose.catalog import RULES
+from yolo_gradwatch.diagnose.report import Report
 from yolo_gradwatch.glyphs import sparkline
 from yolo_gradwatch.lines import change_line, end_report, file_list, stop_line
 from yolo_gradwatch.live import Board
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.panel import Panel
-from yolo_gradwatch.report import Report
 from yolo_gradwatch.table import epoch_table
 
 YOLO = layout_of(YOLO26N)

@@ -24,11 +24,12 @@ from values import (
     window,
 )
 
-from yolo_gradwatch import rules_hop, rules_whole
-from yolo_gradwatch.catalog import RULES
-from yolo_gradwatch.detector import Detector
+from yolo_gradwatch.diagnose.catalog import RULES
+from yolo_gradwatch.diagnose.detector import Detector
+from yolo_gradwatch.diagnose.rules import hop as rules_hop
+from yolo_gradwatch.diagnose.rules import whole as rules_whole
+from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.windows import Rollup
-from yolo_gradwatch.thresholds import Thresholds
 
 FEW = settings(LAWS, max_examples=15)
 

@@ -6,7 +6,7 @@ from build import finding_of
 from short import at, leave, real
 
 from yolo_gradwatch import GradWatch, load_run
-from yolo_gradwatch.causes import at_work, lower_rate, moment
+from yolo_gradwatch.diagnose.causes import at_work, lower_rate, moment
 
 pytestmark = pytest.mark.train
 

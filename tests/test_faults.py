@@ -9,7 +9,7 @@ from rich.console import Console
 from training import shapes, train
 
 from yolo_gradwatch import GradWatch, load_run
-from yolo_gradwatch.catalog import RULES
+from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.faults import FAULTS, STEP
 from yolo_gradwatch.panel import Panel
 from yolo_gradwatch.terminal import Terminal

@@ -6,12 +6,12 @@ import pytest
 from build import ended
 from values import FORK_EDGES, HEAD, LAYOUT, TRUNK, Part, plan, window
 
-from yolo_gradwatch.catalog import RULES
-from yolo_gradwatch.finding import Alert, Episode, News
-from yolo_gradwatch.findings import CALM_WINDOWS, Findings
-from yolo_gradwatch.grouping import common_name
+from yolo_gradwatch.diagnose.catalog import RULES
+from yolo_gradwatch.diagnose.finding import Alert, Episode, News
+from yolo_gradwatch.diagnose.findings import CALM_WINDOWS, Findings
+from yolo_gradwatch.diagnose.grouping import common_name
+from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.layout import WHOLE
-from yolo_gradwatch.thresholds import Thresholds
 
 CHAIN, _ = plan(
     [Part(f"model.{block}.{leaf}") for block in range(4) for leaf in "abcd"],

@@ -31,6 +31,7 @@ from values import LAWS, LAYOUT, assert_same, grown, meta_of, put_meta, runs, wi
 from yolo_gradwatch import follow as following
 from yolo_gradwatch import screen as screens
 from yolo_gradwatch.cli_main import main
+from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.follow import Judge
 from yolo_gradwatch.live import Board
 from yolo_gradwatch.measure.event import Event
@@ -41,7 +42,6 @@ from yolo_gradwatch.run import load_run
 from yolo_gradwatch.runlog import RunLog
 from yolo_gradwatch.schema import ALERTS_FILE, META_FILE, WINDOWS_FILE, FormatError
 from yolo_gradwatch.tail import Look, Tail
-from yolo_gradwatch.thresholds import Thresholds
 
 COMMAND = Path(sys.executable).with_name("yolo-gradwatch")
 NET = layout_of(YOLO26N)

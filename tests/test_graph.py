@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from values import FAMILIES, FORK_EDGES, LAWS, LAYOUT, NET, Part, plan
 
-from yolo_gradwatch.graph import Graph, Paths
+from yolo_gradwatch.diagnose.graph import Graph, Paths
 from yolo_gradwatch.measure import model_layout as layouts
 
 

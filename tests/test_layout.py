@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from yolo_gradwatch.graph import Graph
+from yolo_gradwatch.diagnose.graph import Graph
 from yolo_gradwatch.measure import model_layout
 from yolo_gradwatch.measure.layout import WHOLE, is_attention
 from yolo_gradwatch.measure.model_layout import clean_name, read, watched

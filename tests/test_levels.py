@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from values import FAMILIES, LAWS, NET, Part, inside, normed, plan, window
 
-from yolo_gradwatch.levels import CEILING, FLOOR, REACH, Reader
+from yolo_gradwatch.diagnose.reading import CEILING, FLOOR, REACH, Reader
 from yolo_gradwatch.measure import model_layout as layouts
 
 BLOCKS = [name for name, _ in NET.blocks]

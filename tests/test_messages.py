@@ -10,11 +10,11 @@ from build import episode_of, finding_of, layout_of, leaves_of
 from rule_cases import BRANCH, HEADED, WORDED
 from values import Part, plan
 
-from yolo_gradwatch import causes
-from yolo_gradwatch.catalog import RULES
+from yolo_gradwatch.diagnose import causes
+from yolo_gradwatch.diagnose.catalog import RULES
+from yolo_gradwatch.diagnose.messages import Case, Message, course, described, factor
 from yolo_gradwatch.measure.arrays import FLOAT32_MAX
 from yolo_gradwatch.measure.layout import WHOLE
-from yolo_gradwatch.messages import Case, Message, course, described, factor
 
 TRAINING = {
     "amp": False,

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 from build import episode_of, epoch_of, finding_of
 
-from yolo_gradwatch.report import Report
-from yolo_gradwatch.thresholds import Thresholds
+from yolo_gradwatch.diagnose.report import Report
+from yolo_gradwatch.diagnose.thresholds import Thresholds
 
 NOTICE = finding_of("amp_overflow", "model", severity="notice", number=1, step=2, message="calm.")
 DEAD = finding_of("dead", "model.3.conv", number=2, step=30, message="it is dead.")

@@ -12,10 +12,10 @@ from training import needs, witness
 from values import LAYOUT, NET, grown, window, write_run
 
 from yolo_gradwatch import GradWatch, load_run
-from yolo_gradwatch.diagnosis import Diagnosis, replay
+from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay
+from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.measure.layout import dated, watched_at
-from yolo_gradwatch.thresholds import Thresholds
 
 
 def watched(way, folder, oracle, *, calls=(), **options):

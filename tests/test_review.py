@@ -15,12 +15,12 @@ from values import LAWS, LAYOUT, Part, plan, put_meta, runs, window
 
 from yolo_gradwatch import load_run
 from yolo_gradwatch import process as processes
-from yolo_gradwatch.diagnosis import Diagnosis
+from yolo_gradwatch.diagnose.diagnosis import Diagnosis
+from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.evidence import FOLDER
 from yolo_gradwatch.measure.clipping import EpochClipping
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.runlog import RunLog
-from yolo_gradwatch.thresholds import Thresholds
 
 CONV = "model.1.conv"
 START = Event(1, "start")

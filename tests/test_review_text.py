@@ -18,10 +18,10 @@ from values import LAYOUT, Part, normed, plan, runs, window, write_run
 
 from yolo_gradwatch.compare import compare, modules_of
 from yolo_gradwatch.compare_text import side_by_side
+from yolo_gradwatch.diagnose.report import finding_line
 from yolo_gradwatch.glyphs import number
 from yolo_gradwatch.measure.event import Event, EventKind
 from yolo_gradwatch.measure.layout import WHOLE
-from yolo_gradwatch.report import finding_line
 from yolo_gradwatch.review_text import (
     epochs_text,
     headline,

@@ -36,12 +36,12 @@ from values import (
     zeroed,
 )
 
-from yolo_gradwatch.catalog import RULES
-from yolo_gradwatch.finding import Alert
+from yolo_gradwatch.diagnose.catalog import RULES
+from yolo_gradwatch.diagnose.finding import Alert
+from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.clipping import CLIP_OVERFLOW
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.measure.windows import Rollup
-from yolo_gradwatch.thresholds import Thresholds
 
 FEW = settings(LAWS, max_examples=15)
 CONV = "model.2.conv"

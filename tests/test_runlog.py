@@ -17,8 +17,8 @@ from values import LAWS, LAYOUT, Part, assert_same, plan, put_meta, window
 
 from yolo_gradwatch import FormatError, load_run, runlog
 from yolo_gradwatch.atomic import replacing
+from yolo_gradwatch.diagnose.finding import News
 from yolo_gradwatch.evidence import FOLDER
-from yolo_gradwatch.finding import News
 from yolo_gradwatch.measure.quantities import MEASURED
 from yolo_gradwatch.measure.windows import Window, windows_of
 from yolo_gradwatch.meta import Meta, read_meta

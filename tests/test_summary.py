@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from values import LAWS, LAYOUT, grid_from, runs, window
 
-from yolo_gradwatch.catalog import RULES
+from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.measure.arrays import first, highest, last, median, total
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.measure.quantities import MEASURED

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from values import LAWS
 
-from yolo_gradwatch.thresholds import Thresholds, check_count, check_positive
+from yolo_gradwatch.diagnose.thresholds import Thresholds, check_count, check_positive
 
 DEFAULTS = asdict(Thresholds())
 NAMES = list(DEFAULTS)

@@ -15,14 +15,14 @@ from oracle import total_norm
 from torch import nn
 from values import FAR, LAWS, LAYOUT, MEMBERS, Part, assert_same, plan, sample, windows_from
 
-from yolo_gradwatch.diagnosis import Diagnosis
+from yolo_gradwatch.diagnose.diagnosis import Diagnosis
+from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure import model_layout
 from yolo_gradwatch.measure.clipping import CLIP_OVERFLOW
 from yolo_gradwatch.measure.layout import module_norms
 from yolo_gradwatch.measure.outliers import HISTORY_LEAST, HISTORY_STEPS, SKIPS_IN_A_ROW
 from yolo_gradwatch.measure.sample import Detail
 from yolo_gradwatch.measure.windows import FINE_STRETCHES, Rollup
-from yolo_gradwatch.thresholds import Thresholds
 
 P = len(MEMBERS.elements)
 ROW = {name: m for m, name in enumerate(LAYOUT.modules)}

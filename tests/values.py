@@ -11,7 +11,8 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from yolo_gradwatch.detector import Detector
+from yolo_gradwatch.diagnose.detector import Detector
+from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.measure.layout import Layout, Members, dated
 from yolo_gradwatch.measure.quantities import MEASURED
@@ -19,12 +20,11 @@ from yolo_gradwatch.measure.sample import Detail, Sample
 from yolo_gradwatch.measure.windows import Grid, Rollup, Window
 from yolo_gradwatch.runlog import RunLog
 from yolo_gradwatch.schema import FORMAT_VERSION, META_FILE
-from yolo_gradwatch.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from yolo_gradwatch.finding import Alert
+    from yolo_gradwatch.diagnose.finding import Alert
 
 LAWS = settings(deadline=None, derandomize=True, max_examples=40)
 

@@ -12,14 +12,14 @@ from os import environ
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from yolo_gradwatch.finding import Alert, Episode, Finding
+    from yolo_gradwatch.diagnose.finding import Alert, Episode, Finding
+    from yolo_gradwatch.diagnose.report import Report
+    from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.outputs import Output
-    from yolo_gradwatch.report import Report
     from yolo_gradwatch.run import Run, load_run
     from yolo_gradwatch.schema import FormatError
-    from yolo_gradwatch.thresholds import Thresholds
     from yolo_gradwatch.watch import GradWatch
 
 __version__ = "0.1.0"

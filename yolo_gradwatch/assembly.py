@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from yolo_gradwatch import resume
-from yolo_gradwatch.diagnosis import Diagnosis
+from yolo_gradwatch.diagnose.diagnosis import Diagnosis
+from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.evidence import Evidence
 from yolo_gradwatch.fanout import Fanout
 from yolo_gradwatch.files import Files
@@ -16,13 +17,12 @@ from yolo_gradwatch.outputs import RunInfo
 from yolo_gradwatch.picture import Picture
 from yolo_gradwatch.reactions import Callback, StopRule
 from yolo_gradwatch.recorder import Recorder
-from yolo_gradwatch.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from yolo_gradwatch.finding import Finding
+    from yolo_gradwatch.diagnose.finding import Finding
     from yolo_gradwatch.measure.layout import Layout, Members
     from yolo_gradwatch.run import Run
     from yolo_gradwatch.terminal import Terminal

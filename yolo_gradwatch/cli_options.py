@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from yolo_gradwatch.catalog import RULES
 from yolo_gradwatch.cli_output import refuse, tell
-from yolo_gradwatch.thresholds import Thresholds
-from yolo_gradwatch.vocabulary import ALARMS, alarms
+from yolo_gradwatch.diagnose.catalog import RULES
+from yolo_gradwatch.diagnose.thresholds import Thresholds
+from yolo_gradwatch.diagnose.vocabulary import ALARMS, alarms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     import pandas as pd
 
-    from yolo_gradwatch.report import Report
+    from yolo_gradwatch.diagnose.report import Report
     from yolo_gradwatch.run import Run
 
 _Command = TypeVar("_Command", bound="Callable[..., None]")

@@ -14,8 +14,8 @@ import typer
 from rich.text import Text
 
 from yolo_gradwatch import console
+from yolo_gradwatch.diagnose.vocabulary import is_named, matches
 from yolo_gradwatch.plain import printable
-from yolo_gradwatch.vocabulary import is_named, matches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from yolo_gradwatch.finding import Finding
-    from yolo_gradwatch.report import Report
+    from yolo_gradwatch.diagnose.finding import Finding
+    from yolo_gradwatch.diagnose.report import Report
 
 FINE, FOUND, UNUSABLE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: no trouble; a finding or a failed training; bad input; --stop-on; Ctrl+C."""

@@ -41,19 +41,19 @@ from yolo_gradwatch.cli_output import (
     write_file,
     write_json,
 )
+from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.lines import end_report
 from yolo_gradwatch.schema import PICTURE_FILE
-from yolo_gradwatch.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import pandas as pd
 
-    from yolo_gradwatch.finding import Finding
-    from yolo_gradwatch.report import Report
+    from yolo_gradwatch.diagnose.finding import Finding
+    from yolo_gradwatch.diagnose.report import Report
+    from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.run import Run
-    from yolo_gradwatch.thresholds import Thresholds
 
 Folder = Annotated[
     Path,

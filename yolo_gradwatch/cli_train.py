@@ -24,8 +24,8 @@ from yolo_gradwatch.cli_output import (
     tell_unjudged,
     why_failed,
 )
+from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.schema import FormatError
-from yolo_gradwatch.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from yolo_gradwatch.causes import at_work
+from yolo_gradwatch.diagnose.causes import at_work
 from yolo_gradwatch.measure.arrays import median
 from yolo_gradwatch.measure.layout import WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from yolo_gradwatch.finding import Finding
+    from yolo_gradwatch.diagnose.finding import Finding
+    from yolo_gradwatch.diagnose.report import Report
     from yolo_gradwatch.measure.arrays import Counts
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.windows import Grid
-    from yolo_gradwatch.report import Report
     from yolo_gradwatch.run import Run
 
 PLACES = ("name", "project", "save_dir", "exist_ok", "resume")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from yolo_gradwatch.report import Report
+    from yolo_gradwatch.diagnose.report import Report
     from yolo_gradwatch.run import Run
 
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from yolo_gradwatch.diagnose.finding import News
     from yolo_gradwatch.files import Files
-    from yolo_gradwatch.finding import News
     from yolo_gradwatch.measure.arrays import Floats
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.sample import Sample

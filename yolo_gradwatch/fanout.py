@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from yolo_gradwatch.finding import News
+    from yolo_gradwatch.diagnose.finding import News
+    from yolo_gradwatch.diagnose.report import Report
     from yolo_gradwatch.measure.arrays import Floats
     from yolo_gradwatch.measure.clipping import EpochClipping
     from yolo_gradwatch.measure.event import Event
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.sample import Sample
     from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.outputs import RunInfo
-    from yolo_gradwatch.report import Report
 
 _LOG = logging.getLogger(__name__)
 

@@ -12,13 +12,13 @@ from yolo_gradwatch.outputs import OutputBase
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from yolo_gradwatch.finding import News
+    from yolo_gradwatch.diagnose.finding import News
+    from yolo_gradwatch.diagnose.report import Report, Status
     from yolo_gradwatch.measure.clipping import EpochClipping
     from yolo_gradwatch.measure.event import Event
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.outputs import RunInfo
-    from yolo_gradwatch.report import Report, Status
     from yolo_gradwatch.resume import Past
 
 NOTED_SHARE = 0.01

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from yolo_gradwatch import console
-from yolo_gradwatch.diagnosis import Diagnosis, replay
+from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay
 from yolo_gradwatch.evidence import existing
 from yolo_gradwatch.find import find_run
 from yolo_gradwatch.lines import change_line
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from yolo_gradwatch.finding import News
+    from yolo_gradwatch.diagnose.finding import News
+    from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.tail import Look
-    from yolo_gradwatch.thresholds import Thresholds
 
 SECONDS = 0.5
 """From one look at the files to the next."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from yolo_gradwatch.finding import Severity
+    from yolo_gradwatch.diagnose.finding import Severity
     from yolo_gradwatch.measure.arrays import Floats
 
 STYLES: dict[Severity | None, str] = {

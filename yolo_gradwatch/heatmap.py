@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_gradwatch import results
-from yolo_gradwatch.causes import mosaic_closes
-from yolo_gradwatch.graph import Graph
+from yolo_gradwatch.diagnose.causes import mosaic_closes
+from yolo_gradwatch.diagnose.graph import Graph
 from yolo_gradwatch.measure.arrays import FLOAT32_MAX
 from yolo_gradwatch.measure.clipping import block_labels, block_rows
 from yolo_gradwatch.measure.layout import WHOLE
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from yolo_gradwatch.finding import Episode, Finding
+    from yolo_gradwatch.diagnose.finding import Episode, Finding
+    from yolo_gradwatch.diagnose.report import Report
     from yolo_gradwatch.measure.arrays import Counts, Flags, Floats
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.windows import Grid
-    from yolo_gradwatch.report import Report
     from yolo_gradwatch.results import Curves
     from yolo_gradwatch.run import Run
 

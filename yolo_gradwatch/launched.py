@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch import ddp
+from yolo_gradwatch.diagnose.vocabulary import matches
 from yolo_gradwatch.run import load_run
 from yolo_gradwatch.schema import META_FILE, FormatError
-from yolo_gradwatch.vocabulary import matches
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
-    from yolo_gradwatch.finding import Finding
-    from yolo_gradwatch.report import Report
+    from yolo_gradwatch.diagnose.finding import Finding
+    from yolo_gradwatch.diagnose.report import Report
     from yolo_gradwatch.run import Run
 
 

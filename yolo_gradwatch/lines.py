@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from yolo_gradwatch.diagnose.messages import lasted
+from yolo_gradwatch.diagnose.report import finding_line
 from yolo_gradwatch.glyphs import STYLES, number
-from yolo_gradwatch.messages import lasted
-from yolo_gradwatch.report import finding_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from yolo_gradwatch.finding import Finding, News
+    from yolo_gradwatch.diagnose.finding import Finding, News
+    from yolo_gradwatch.diagnose.report import Report
     from yolo_gradwatch.live import Board
-    from yolo_gradwatch.report import Report
 
 
 def status(board: Board) -> str:

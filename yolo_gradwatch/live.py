@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolo_gradwatch.catalog import RULES
-from yolo_gradwatch.graph import Paths
+from yolo_gradwatch.diagnose.catalog import RULES
+from yolo_gradwatch.diagnose.graph import Paths
 from yolo_gradwatch.measure.arrays import FLOAT32_MAX
 from yolo_gradwatch.measure.clipping import (
     CLIP_NORM,
@@ -26,7 +26,7 @@ from yolo_gradwatch.measure.sample import Sample, applied
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from yolo_gradwatch.finding import Finding, Severity
+    from yolo_gradwatch.diagnose.finding import Finding, Severity
     from yolo_gradwatch.measure.arrays import Floats
     from yolo_gradwatch.measure.windows import Window
 

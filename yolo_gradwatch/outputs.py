@@ -9,15 +9,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from yolo_gradwatch.finding import News
+    from yolo_gradwatch.diagnose.finding import News
+    from yolo_gradwatch.diagnose.report import Report
+    from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.arrays import Floats
     from yolo_gradwatch.measure.clipping import EpochClipping
     from yolo_gradwatch.measure.event import Event
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.sample import Sample
     from yolo_gradwatch.measure.windows import Window
-    from yolo_gradwatch.report import Report
-    from yolo_gradwatch.thresholds import Thresholds
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ import numpy as np
 from plotly.offline import get_plotlyjs
 
 from yolo_gradwatch.atomic import replacing
+from yolo_gradwatch.diagnose.report import finding_line
 from yolo_gradwatch.heatmap import heatmap
 from yolo_gradwatch.page_figure import COVERS, covers, figure
-from yolo_gradwatch.report import finding_line
 from yolo_gradwatch.review_text import module_columns, source_of
 from yolo_gradwatch.summary import summary
 from yolo_gradwatch.timeline import Timeline
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from yolo_gradwatch.finding import Finding
+    from yolo_gradwatch.diagnose.finding import Finding
+    from yolo_gradwatch.diagnose.report import Report
     from yolo_gradwatch.heatmap import Heatmap
-    from yolo_gradwatch.report import Report
     from yolo_gradwatch.run import Run
 
 _PARTS = files("yolo_gradwatch") / "page_parts"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console, ConsoleOptions, RenderResult
 
-    from yolo_gradwatch.finding import Finding
+    from yolo_gradwatch.diagnose.finding import Finding
     from yolo_gradwatch.live import BlockRow, Board
 
 _NORM_WIDTH = 8

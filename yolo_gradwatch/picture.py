@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from yolo_gradwatch.diagnose.report import Report
     from yolo_gradwatch.files import Files
     from yolo_gradwatch.outputs import RunInfo
-    from yolo_gradwatch.report import Report
 
 
 class Picture(OutputBase):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from yolo_gradwatch.diagnose.vocabulary import matches
 from yolo_gradwatch.lines import stop_line
 from yolo_gradwatch.outputs import OutputBase
-from yolo_gradwatch.vocabulary import matches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rich.text import Text
 
-    from yolo_gradwatch.finding import Finding, News
+    from yolo_gradwatch.diagnose.finding import Finding, News
 
 
 class Callback(OutputBase):

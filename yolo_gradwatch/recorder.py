@@ -6,18 +6,18 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from yolo_gradwatch.diagnosis import Diagnosis
+from yolo_gradwatch.diagnose.diagnosis import Diagnosis
+from yolo_gradwatch.diagnose.report import Report
 from yolo_gradwatch.fanout import Fanout
 from yolo_gradwatch.measure.clipping import Clipping
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.measure.layout import dated
 from yolo_gradwatch.measure.windows import Rollup
-from yolo_gradwatch.report import Report
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from yolo_gradwatch.diagnosis import Diagnosis
+    from yolo_gradwatch.diagnose.diagnosis import Diagnosis
     from yolo_gradwatch.fanout import Fanout
     from yolo_gradwatch.measure.clipping import EpochClipping
     from yolo_gradwatch.measure.event import EventKind

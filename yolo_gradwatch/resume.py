@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from yolo_gradwatch.diagnosis import replay
+from yolo_gradwatch.diagnose.diagnosis import replay
 from yolo_gradwatch.measure.clipping import epochs_of
 from yolo_gradwatch.measure.layout import dated
 from yolo_gradwatch.measure.windows import windows_of
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from yolo_gradwatch.diagnosis import Diagnosis
+    from yolo_gradwatch.diagnose.diagnosis import Diagnosis
     from yolo_gradwatch.measure.clipping import EpochClipping
     from yolo_gradwatch.measure.event import Event
     from yolo_gradwatch.measure.layout import Layout

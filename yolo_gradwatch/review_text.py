@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from yolo_gradwatch.finding import Finding
+    from yolo_gradwatch.diagnose.finding import Finding
+    from yolo_gradwatch.diagnose.report import Report
     from yolo_gradwatch.live import BlockRow
     from yolo_gradwatch.measure.clipping import EpochClipping
     from yolo_gradwatch.measure.quantities import Quantity
-    from yolo_gradwatch.report import Report
     from yolo_gradwatch.run import Run
 
 _TEXTS = ("module", "type", "findings")

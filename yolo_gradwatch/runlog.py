@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from yolo_gradwatch.finding import News
+    from yolo_gradwatch.diagnose.finding import News
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.quantities import Quantity
     from yolo_gradwatch.measure.windows import Window

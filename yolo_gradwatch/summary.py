@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from yolo_gradwatch.diagnose.vocabulary import is_named
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.measure.quantities import MEASURED
-from yolo_gradwatch.vocabulary import is_named
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from yolo_gradwatch.finding import Episode, Finding
+    from yolo_gradwatch.diagnose.finding import Episode, Finding
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.windows import Grid
 

@@ -16,10 +16,10 @@ from yolo_gradwatch.schema import META_FILE, WINDOW_NEEDED, WINDOWS_FILE, Format
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.meta import Meta, RunOptions
-    from yolo_gradwatch.thresholds import Thresholds
 
 
 @dataclass(frozen=True, slots=True)

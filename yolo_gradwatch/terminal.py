@@ -20,13 +20,13 @@ from yolo_gradwatch.table import epoch_table
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from yolo_gradwatch.finding import Finding, News
+    from yolo_gradwatch.diagnose.finding import Finding, News
+    from yolo_gradwatch.diagnose.report import Report
     from yolo_gradwatch.measure.arrays import Floats
     from yolo_gradwatch.measure.clipping import EpochClipping
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.sample import Sample
     from yolo_gradwatch.outputs import RunInfo
-    from yolo_gradwatch.report import Report
 
 _LOG = logging.getLogger(__name__)
 

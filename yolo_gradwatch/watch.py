@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 from yolo_gradwatch import ddp
 from yolo_gradwatch import training as facts
 from yolo_gradwatch.assembly import Options
+from yolo_gradwatch.diagnose.report import ELSEWHERE, Report
+from yolo_gradwatch.diagnose.thresholds import Thresholds, check_count, shown
+from yolo_gradwatch.diagnose.vocabulary import alarms
 from yolo_gradwatch.guard import warn_of_own_error
 from yolo_gradwatch.launched import Launched
 from yolo_gradwatch.outputs import METHODS
-from yolo_gradwatch.report import ELSEWHERE, Report
 from yolo_gradwatch.session import Session
-from yolo_gradwatch.thresholds import Thresholds, check_count, shown
-from yolo_gradwatch.vocabulary import alarms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from yolo_gradwatch.finding import Finding
+    from yolo_gradwatch.diagnose.finding import Finding
 
 _BEGIN = "on_pretrain_routine_start"
 """The event at which Ultralytics has built a trainer that trains."""

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolo_gradwatch import causes
+from yolo_gradwatch.diagnose import causes
+from yolo_gradwatch.diagnose.messages import Message
+from yolo_gradwatch.diagnose.rules.history import Hit, begin, is_frozen, names
 from yolo_gradwatch.measure.layout import WHOLE
-from yolo_gradwatch.messages import Message
-from yolo_gradwatch.rules_history import Hit, begin, is_frozen, names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from yolo_gradwatch.diagnose.messages import Case
+    from yolo_gradwatch.diagnose.rules.history import History
+    from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.arrays import Flags
-    from yolo_gradwatch.messages import Case
-    from yolo_gradwatch.rules_history import History
-    from yolo_gradwatch.thresholds import Thresholds
 
 
 def nonfinite(history: History, limits: Thresholds) -> Iterator[Hit]:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from yolo_gradwatch.catalog import RULES
-from yolo_gradwatch.graph import Paths, is_in
+from yolo_gradwatch.diagnose.catalog import RULES
+from yolo_gradwatch.diagnose.graph import Paths, is_in
 from yolo_gradwatch.measure.clipping import CLIP_OVERFLOW
 from yolo_gradwatch.measure.layout import WHOLE, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from yolo_gradwatch.finding import Alert, Finding
+    from yolo_gradwatch.diagnose.finding import Alert, Finding
 
 
 class Grouping:

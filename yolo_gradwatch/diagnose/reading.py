@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolo_gradwatch.graph import Graph
+from yolo_gradwatch.diagnose.graph import Graph
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolo_gradwatch.causes import RECTIFYING, first_of, now
-from yolo_gradwatch.graph import BOXES, SCORES, is_in
+from yolo_gradwatch.diagnose.causes import RECTIFYING, first_of, now
+from yolo_gradwatch.diagnose.graph import BOXES, SCORES, is_in
+from yolo_gradwatch.diagnose.messages import Message
+from yolo_gradwatch.diagnose.rules.history import Hit, begin, is_frozen, last, names
 from yolo_gradwatch.measure.layout import WHOLE
-from yolo_gradwatch.messages import Message
-from yolo_gradwatch.rules_history import Hit, begin, is_frozen, last, names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from yolo_gradwatch.diagnose.messages import Case
+    from yolo_gradwatch.diagnose.rules.history import History
+    from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.arrays import Counts, Flags, Singles
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.windows import Window
-    from yolo_gradwatch.messages import Case
-    from yolo_gradwatch.rules_history import History
-    from yolo_gradwatch.thresholds import Thresholds
 
 
 PARTLY_WINDOWS = 5

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
-from yolo_gradwatch.levels import Reading, medians
+from yolo_gradwatch.diagnose.reading import Reading, medians
 from yolo_gradwatch.measure.clipping import CLIP_OVERFLOW
 
 if TYPE_CHECKING:
-    from yolo_gradwatch.graph import Graph
+    from yolo_gradwatch.diagnose.graph import Graph
+    from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.arrays import Flags, Floats
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.windows import Window
-    from yolo_gradwatch.thresholds import Thresholds
 
 
 class Mark(NamedTuple):

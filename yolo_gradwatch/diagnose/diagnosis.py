@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from yolo_gradwatch.catalog import RULES
-from yolo_gradwatch.detector import Detector
-from yolo_gradwatch.findings import Findings
+from yolo_gradwatch.diagnose.catalog import RULES
+from yolo_gradwatch.diagnose.detector import Detector
+from yolo_gradwatch.diagnose.findings import Findings
 from yolo_gradwatch.measure.windows import rescoped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from yolo_gradwatch.finding import News
+    from yolo_gradwatch.diagnose.finding import News
+    from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.event import Event
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.windows import Window
-    from yolo_gradwatch.thresholds import Thresholds
 
 
 class Diagnosis:

@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolo_gradwatch import causes
-from yolo_gradwatch.levels import REACH, medians
-from yolo_gradwatch.messages import Message, described, factor
-from yolo_gradwatch.rules_history import Hit, begin, finite, first_over, over
+from yolo_gradwatch.diagnose import causes
+from yolo_gradwatch.diagnose.messages import Message, described, factor
+from yolo_gradwatch.diagnose.reading import REACH, medians
+from yolo_gradwatch.diagnose.rules.history import Hit, begin, finite, first_over, over
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from yolo_gradwatch.levels import Reading
+    from yolo_gradwatch.diagnose.messages import Case
+    from yolo_gradwatch.diagnose.reading import Reading
+    from yolo_gradwatch.diagnose.rules.history import History
+    from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.arrays import Flags, Floats
-    from yolo_gradwatch.messages import Case
-    from yolo_gradwatch.rules_history import History
-    from yolo_gradwatch.thresholds import Thresholds
 
 
 HOPS = (10, 5)

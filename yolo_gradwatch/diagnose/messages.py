@@ -9,15 +9,15 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from yolo_gradwatch import causes
-from yolo_gradwatch.graph import Paths, is_in
+from yolo_gradwatch.diagnose import causes
+from yolo_gradwatch.diagnose.graph import Paths, is_in
 from yolo_gradwatch.measure.layout import WHOLE, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from yolo_gradwatch.finding import Episode, Finding
-    from yolo_gradwatch.graph import Place
+    from yolo_gradwatch.diagnose.finding import Episode, Finding
+    from yolo_gradwatch.diagnose.graph import Place
 
 MOST_EPISODES = 3
 """Of more episodes, only the newest are named one by one."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from yolo_gradwatch.messages import Case, Message
+from yolo_gradwatch.diagnose.messages import Case, Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from yolo_gradwatch.finding import Finding, Severity
+    from yolo_gradwatch.diagnose.finding import Finding, Severity
+    from yolo_gradwatch.diagnose.messages import Unit
+    from yolo_gradwatch.diagnose.rules.history import Judge
+    from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.layout import Layout
-    from yolo_gradwatch.messages import Unit
-    from yolo_gradwatch.rules_history import Judge
-    from yolo_gradwatch.thresholds import Thresholds
 
 Blocks: TypeAlias = Literal["all", "entire", "origin"]
 """Which blocks of a finding show its state: all that it touches, those of which every layer is hit,

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from yolo_gradwatch.levels import FLOOR, medians
+from yolo_gradwatch.diagnose.messages import Message, factor
+from yolo_gradwatch.diagnose.reading import FLOOR, medians
+from yolo_gradwatch.diagnose.rules.history import Hit, begin, beyond_clip, finite, last
 from yolo_gradwatch.measure.arrays import FLOAT32_MAX
 from yolo_gradwatch.measure.clipping import CLIP_OVERFLOW
 from yolo_gradwatch.measure.layout import WHOLE
-from yolo_gradwatch.messages import Message, factor
-from yolo_gradwatch.rules_history import Hit, begin, beyond_clip, finite, last
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from yolo_gradwatch.diagnose.messages import Case
+    from yolo_gradwatch.diagnose.rules.history import History
+    from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.windows import Window
-    from yolo_gradwatch.messages import Case
-    from yolo_gradwatch.rules_history import History
-    from yolo_gradwatch.thresholds import Thresholds
 
 
 PEAK_WINDOWS, PEAK_LEAST = 100, 5

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.clipping import CLIP_NORM
 from yolo_gradwatch.plain import printable
-from yolo_gradwatch.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from yolo_gradwatch.finding import Finding
+    from yolo_gradwatch.diagnose.finding import Finding
     from yolo_gradwatch.measure.clipping import EpochClipping
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from yolo_gradwatch.catalog import RULES
-from yolo_gradwatch.finding import Alert, Change, Episode, Finding, News
-from yolo_gradwatch.grouping import Grouping, by_rule
+from yolo_gradwatch.diagnose.catalog import RULES
+from yolo_gradwatch.diagnose.finding import Alert, Change, Episode, Finding, News
+from yolo_gradwatch.diagnose.grouping import Grouping, by_rule
 from yolo_gradwatch.measure.clipping import CLIP_OVERFLOW
 from yolo_gradwatch.measure.windows import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.windows import Window
-    from yolo_gradwatch.thresholds import Thresholds
 
 SPREAD = 2
 """A finding is worse when its modules or its value in decades are this many times what was

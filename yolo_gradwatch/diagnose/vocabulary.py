@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from yolo_gradwatch.catalog import RULES
-from yolo_gradwatch.thresholds import Thresholds, shown
+from yolo_gradwatch.diagnose.catalog import RULES
+from yolo_gradwatch.diagnose.thresholds import Thresholds, shown
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from yolo_gradwatch.finding import Finding
-    from yolo_gradwatch.rule import Rule
+    from yolo_gradwatch.diagnose.finding import Finding
+    from yolo_gradwatch.diagnose.rule import Rule
 
 ALARMS = tuple(
     sorted({word for rule in RULES.values() if rule.kind for word in (rule.name, rule.kind)})

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from yolo_gradwatch import rules_whole
-from yolo_gradwatch.catalog import RULES
-from yolo_gradwatch.finding import Alert
-from yolo_gradwatch.levels import Reader, Reading
-from yolo_gradwatch.rules_history import History, Mark, beyond_clip
+from yolo_gradwatch.diagnose.catalog import RULES
+from yolo_gradwatch.diagnose.finding import Alert
+from yolo_gradwatch.diagnose.reading import Reader, Reading
+from yolo_gradwatch.diagnose.rules import whole as rules_whole
+from yolo_gradwatch.diagnose.rules.history import History, Mark, beyond_clip
 
 if TYPE_CHECKING:
+    from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.windows import Window
-    from yolo_gradwatch.thresholds import Thresholds
 
 
 class Detector:

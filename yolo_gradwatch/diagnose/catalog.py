@@ -6,8 +6,11 @@ test it just below, at and just above that limit.
 
 from __future__ import annotations
 
-from yolo_gradwatch import rules_dead, rules_hop, rules_nonfinite, rules_whole
-from yolo_gradwatch.rule import Rule
+from yolo_gradwatch.diagnose.rule import Rule
+from yolo_gradwatch.diagnose.rules import dead as rules_dead
+from yolo_gradwatch.diagnose.rules import hop as rules_hop
+from yolo_gradwatch.diagnose.rules import nonfinite as rules_nonfinite
+from yolo_gradwatch.diagnose.rules import whole as rules_whole
 
 _WITHOUT = ("dead_branch", "starved_scale", "partly_dead", "vanishing", "leaf_vanishing")
 _STILL = (*_WITHOUT, "leaf_exploding", "exploding", "collapse", "total_low")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from yolo_gradwatch.graph import is_in
+from yolo_gradwatch.diagnose.graph import is_in
 from yolo_gradwatch.measure.layout import WHOLE, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from yolo_gradwatch.finding import Finding
+    from yolo_gradwatch.diagnose.finding import Finding
 
 SATURATING = ("Sigmoid", "Tanh", "Hardsigmoid", "Hardtanh", "LogSigmoid", "Softsign")
 """Activations whose slope goes to zero on both sides or on one."""

@@ -1,0 +1,1 @@
+"""The rules by family: judges, and the words of their findings."""
