@@ -40,9 +40,10 @@ import torch
 from machine import heading, spread, table
 from trainings import FIRST, StepClock, training
 
-from yolo_gradwatch import GradWatch, console, guard, recorder, runlog, screen
+from yolo_gradwatch import GradWatch, console, guard, recorder, screen
 from yolo_gradwatch.diagnose import diagnosis
 from yolo_gradwatch.measure import capture
+from yolo_gradwatch.runs import writer as runlog
 from yolo_gradwatch.watch import sessions_of
 
 if TYPE_CHECKING:

@@ -23,12 +23,14 @@ import numpy as np
 from machine import heading, spread, table
 from ultralytics import YOLO
 
-from yolo_gradwatch import Window, runlog, schema
+from yolo_gradwatch import Window
 from yolo_gradwatch.measure import model_layout
 from yolo_gradwatch.measure.clipping import EpochClipping
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.measure.quantities import MEASURED
-from yolo_gradwatch.meta import Meta, RunOptions
+from yolo_gradwatch.runs import schema
+from yolo_gradwatch.runs import writer as runlog
+from yolo_gradwatch.runs.meta import Meta, RunOptions
 
 if TYPE_CHECKING:
     from yolo_gradwatch import Layout

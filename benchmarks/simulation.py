@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from machine import peak_memory
 
-from yolo_gradwatch import schema
 from yolo_gradwatch.assembly import Options, Training, assemble
 from yolo_gradwatch.measure.sample import Detail, Sample
+from yolo_gradwatch.runs import schema
 from yolo_gradwatch.terminal import Terminal
 
 if TYPE_CHECKING:

@@ -14,8 +14,10 @@ import time
 from io import StringIO
 from pathlib import Path
 
-from yolo_gradwatch import GradWatch, png, runlog, schema
+from yolo_gradwatch import GradWatch, png
 from yolo_gradwatch.recorder import Recorder
+from yolo_gradwatch.runs import schema
+from yolo_gradwatch.runs import writer as runlog
 from yolo_gradwatch.session import Session
 
 TIRED = 120

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from test_review import DEAD, EPOCH, watch
 from values import LAYOUT, window
 
-from yolo_gradwatch import process
 from yolo_gradwatch.measure.layout import Layout
 from yolo_gradwatch.measure.quantities import MEASURED
-from yolo_gradwatch.runlog import WINDOW_COLUMNS
-from yolo_gradwatch.schema import (
+from yolo_gradwatch.runs import process
+from yolo_gradwatch.runs.schema import (
     ALERT_COLUMNS,
     ALERT_NEEDED,
     ALERTS_FILE,
@@ -22,6 +21,7 @@ from yolo_gradwatch.schema import (
     WINDOW_NEEDED,
     WINDOWS_FILE,
 )
+from yolo_gradwatch.runs.writer import WINDOW_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,7 +5,7 @@ from PIL import Image
 from training import shapes, train
 
 from yolo_gradwatch import GradWatch, load_run
-from yolo_gradwatch.schema import ALERT_COLUMNS
+from yolo_gradwatch.runs.schema import ALERT_COLUMNS
 
 NOTICES = {"amp_overflow", "starved_scale"}
 """What may be said of a healthy training."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from test_review import CONV, DEAD, EPOCH, watch
 from values import window
 
-from yolo_gradwatch.schema import RUN_FILES
+from yolo_gradwatch.runs.schema import RUN_FILES
 
 CELLS = (
     *("", "nan", "inf", "-inf", "-1", "0", "1.5", "1e400", "1e-400", "true", " 1", "1 ", "+1"),

@@ -28,8 +28,8 @@ from yolo_gradwatch.cli_output import finding_record
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.event import Event
-from yolo_gradwatch.run import Run, load_run
-from yolo_gradwatch.runlog import RunLog
+from yolo_gradwatch.runs.run import Run, load_run
+from yolo_gradwatch.runs.writer import RunLog
 from yolo_gradwatch.summary import summary
 
 LIMITS = [field.name for field in fields(Thresholds)]

@@ -26,8 +26,8 @@ from yolo_gradwatch.compare import (
 )
 from yolo_gradwatch.diagnose.report import Report
 from yolo_gradwatch.measure.layout import WHOLE
-from yolo_gradwatch.meta import decoded
-from yolo_gradwatch.run import Run, load_run
+from yolo_gradwatch.runs.meta import decoded
+from yolo_gradwatch.runs.run import Run, load_run
 
 CONV = "model.1.conv"
 FEWER = settings(LAWS, max_examples=25)

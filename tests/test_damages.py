@@ -23,8 +23,8 @@ from damages import (
 from test_commands import content, outcome
 
 from yolo_gradwatch import FormatError, load_run
-from yolo_gradwatch.schema import ALERTS_FILE, META_FILE, RUN_FILES, WINDOWS_FILE
-from yolo_gradwatch.tail import Tail
+from yolo_gradwatch.runs.schema import ALERTS_FILE, META_FILE, RUN_FILES, WINDOWS_FILE
+from yolo_gradwatch.runs.tail import Tail
 
 DAMAGES = {**TABLES, **JSON}
 

@@ -12,10 +12,11 @@ import pytest
 from recording import Recording
 from values import LAYOUT, MEMBERS, sample
 
-from yolo_gradwatch import evidence, load_run
-from yolo_gradwatch.evidence import KEPT_STEPS, MOST_FILES, Evidence, Note
+from yolo_gradwatch import load_run
 from yolo_gradwatch.measure.layout import module_norms
 from yolo_gradwatch.measure.windows import Rollup
+from yolo_gradwatch.runs import evidence
+from yolo_gradwatch.runs.evidence import KEPT_STEPS, MOST_FILES, Evidence, Note
 
 NOTE = Note([("a.png", "b.png"), ("c.png",)], (0.01, 0.1), ("box_loss", "cls_loss"))
 

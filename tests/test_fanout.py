@@ -8,7 +8,7 @@ from short import told
 
 from yolo_gradwatch import Output
 from yolo_gradwatch.fanout import Fanout
-from yolo_gradwatch.outputs import METHODS, OutputBase
+from yolo_gradwatch.runs.outputs import METHODS, OutputBase
 
 
 class Logger:

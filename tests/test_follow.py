@@ -35,13 +35,13 @@ from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.follow import Judge
 from yolo_gradwatch.live import Board
 from yolo_gradwatch.measure.event import Event
-from yolo_gradwatch.meta import decoded
 from yolo_gradwatch.panel import Panel
-from yolo_gradwatch.repair import mend
-from yolo_gradwatch.run import load_run
-from yolo_gradwatch.runlog import RunLog
-from yolo_gradwatch.schema import ALERTS_FILE, META_FILE, WINDOWS_FILE, FormatError
-from yolo_gradwatch.tail import Look, Tail
+from yolo_gradwatch.runs.meta import decoded
+from yolo_gradwatch.runs.repair import mend
+from yolo_gradwatch.runs.run import load_run
+from yolo_gradwatch.runs.schema import ALERTS_FILE, META_FILE, WINDOWS_FILE, FormatError
+from yolo_gradwatch.runs.tail import Look, Tail
+from yolo_gradwatch.runs.writer import RunLog
 
 COMMAND = Path(sys.executable).with_name("yolo-gradwatch")
 NET = layout_of(YOLO26N)

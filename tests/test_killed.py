@@ -17,8 +17,8 @@ from training import TINY, shapes, small, train
 
 from yolo_gradwatch import load_run
 from yolo_gradwatch.cli_main import main
-from yolo_gradwatch.runlog import WINDOW_COLUMNS
-from yolo_gradwatch.schema import FormatError
+from yolo_gradwatch.runs.schema import FormatError
+from yolo_gradwatch.runs.writer import WINDOW_COLUMNS
 
 pytestmark = pytest.mark.train
 

@@ -14,7 +14,7 @@ from yolo_gradwatch import GradWatch, ddp, load_run
 from yolo_gradwatch.cli_train import _leave
 from yolo_gradwatch.launched import Launched
 from yolo_gradwatch.measure.event import Event
-from yolo_gradwatch.schema import FormatError
+from yolo_gradwatch.runs.schema import FormatError
 from yolo_gradwatch.watch import _begin_launched
 
 SICK = [

@@ -19,7 +19,7 @@ from values import LAWS, LAYOUT, MEMBERS, sample
 from yolo_gradwatch import FormatError, GradWatch, follow, load_run
 from yolo_gradwatch.assembly import Options, Training
 from yolo_gradwatch.recorder import Recorder
-from yolo_gradwatch.schema import META_FILE, RUN_FILES
+from yolo_gradwatch.runs.schema import META_FILE, RUN_FILES
 
 resource = pytest.importorskip("resource")
 

@@ -14,12 +14,13 @@ from mangled import mangled_json
 from torch import nn
 from values import LAWS, LAYOUT, put_meta
 
-from yolo_gradwatch import Thresholds, process
+from yolo_gradwatch import Thresholds
 from yolo_gradwatch.measure import model_layout
 from yolo_gradwatch.measure.clipping import CLIP_NORM, EpochClipping
 from yolo_gradwatch.measure.event import Event, EventKind
-from yolo_gradwatch.meta import Meta, RunOptions, encoded, read_meta
-from yolo_gradwatch.schema import META_FILE
+from yolo_gradwatch.runs import process
+from yolo_gradwatch.runs.meta import Meta, RunOptions, encoded, read_meta
+from yolo_gradwatch.runs.schema import META_FILE
 
 VERSION_2 = Path(__file__).parent / "data" / "version-2"
 FULL = Meta(

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from yolo_gradwatch.process import MOST_DRIFT, _started, is_gone, own
+from yolo_gradwatch.runs.process import MOST_DRIFT, _started, is_gone, own
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_where_the_system_does_not_tell_there_is_no_process(monkeypatch):
 
 
 def test_another_process_of_this_machine_has_the_same_host():
-    code = "from yolo_gradwatch.process import own; print(own().host)"
+    code = "from yolo_gradwatch.runs.process import own; print(own().host)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == own().host
 

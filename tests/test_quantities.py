@@ -17,7 +17,7 @@ from values import FAR, LAWS, Part, around, plan, sample, windows_from
 
 from yolo_gradwatch.measure.quantities import NAMES, QUANTITIES, Measured
 from yolo_gradwatch.measure.sample import Detail
-from yolo_gradwatch.schema import WINDOWS_FILE, header_of
+from yolo_gradwatch.runs.schema import WINDOWS_FILE, header_of
 
 README = Path(__file__).parents[1] / "README.md"
 DATA = Path(__file__).parent / "data"

@@ -17,12 +17,12 @@ from values import MEMBERS, sample
 
 from yolo_gradwatch import console, load_run, panel, recorder
 from yolo_gradwatch import terminal as terminal_output
-from yolo_gradwatch.evidence import FOLDER
 from yolo_gradwatch.measure.sample import Detail
 from yolo_gradwatch.measure.windows import FINE_STRETCHES, WINDOW_SHARE
 from yolo_gradwatch.recorder import MOST_WAITING, WAIT_SECONDS
-from yolo_gradwatch.runlog import RunLog
-from yolo_gradwatch.schema import ALERT_COLUMNS
+from yolo_gradwatch.runs.evidence import FOLDER
+from yolo_gradwatch.runs.schema import ALERT_COLUMNS
+from yolo_gradwatch.runs.writer import RunLog
 
 FAR = 1_000_001  # a step so late that a window holds 20,000 steps
 

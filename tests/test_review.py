@@ -14,13 +14,13 @@ from hypothesis import given
 from values import LAWS, LAYOUT, Part, plan, put_meta, runs, window
 
 from yolo_gradwatch import load_run
-from yolo_gradwatch import process as processes
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis
 from yolo_gradwatch.diagnose.thresholds import Thresholds
-from yolo_gradwatch.evidence import FOLDER
 from yolo_gradwatch.measure.clipping import EpochClipping
 from yolo_gradwatch.measure.event import Event
-from yolo_gradwatch.runlog import RunLog
+from yolo_gradwatch.runs import process as processes
+from yolo_gradwatch.runs.evidence import FOLDER
+from yolo_gradwatch.runs.writer import RunLog
 
 CONV = "model.1.conv"
 START = Event(1, "start")
@@ -189,7 +189,7 @@ def test_the_words_of_a_finding_know_the_training(tmp_path):
 def test_a_review_loads_neither_torch_nor_ultralytics(tmp_path):
     watch(tmp_path, DEAD)
     code = (
-        "import json, sys, yolo_gradwatch.run as run;"
+        "import json, sys, yolo_gradwatch.runs.run as run;"
         "str(run.load_run(sys.argv[1]).report());"
         "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     )

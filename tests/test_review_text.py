@@ -30,7 +30,7 @@ from yolo_gradwatch.review_text import (
     single_modules,
     source_of,
 )
-from yolo_gradwatch.run import load_run
+from yolo_gradwatch.runs.run import load_run
 from yolo_gradwatch.summary import matching, summary
 
 WIDTHS = (80, 140, None)

@@ -15,16 +15,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from values import LAWS, LAYOUT, Part, assert_same, plan, put_meta, window
 
-from yolo_gradwatch import FormatError, load_run, runlog
-from yolo_gradwatch.atomic import replacing
+from yolo_gradwatch import FormatError, load_run
 from yolo_gradwatch.diagnose.finding import News
-from yolo_gradwatch.evidence import FOLDER
 from yolo_gradwatch.measure.quantities import MEASURED
 from yolo_gradwatch.measure.windows import Window, windows_of
-from yolo_gradwatch.meta import Meta, read_meta
-from yolo_gradwatch.repair import mend, set_aside, whole_windows
-from yolo_gradwatch.runlog import RunLog
-from yolo_gradwatch.schema import RUN_FILES
+from yolo_gradwatch.runs import writer as runlog
+from yolo_gradwatch.runs.atomic import replacing
+from yolo_gradwatch.runs.evidence import FOLDER
+from yolo_gradwatch.runs.meta import Meta, read_meta
+from yolo_gradwatch.runs.repair import mend, set_aside, whole_windows
+from yolo_gradwatch.runs.schema import RUN_FILES
+from yolo_gradwatch.runs.writer import RunLog
 
 M = len(LAYOUT.modules)
 META = Meta(layout=LAYOUT)

@@ -14,12 +14,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from values import LAWS, LAYOUT, Part, assert_same, plan, runs, window
 
-from yolo_gradwatch import tables
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.measure.quantities import MEASURED, NAMES, QUANTITIES
 from yolo_gradwatch.measure.windows import windows_of
-from yolo_gradwatch.runlog import WINDOW_COLUMNS, RunLog
-from yolo_gradwatch.schema import (
+from yolo_gradwatch.runs import tables
+from yolo_gradwatch.runs.schema import (
     ALERT_COLUMNS,
     ALERT_NEEDED,
     ALERTS_FILE,
@@ -27,6 +26,7 @@ from yolo_gradwatch.schema import (
     WINDOWS_FILE,
     FormatError,
 )
+from yolo_gradwatch.runs.writer import WINDOW_COLUMNS, RunLog
 
 CONV = "model.1.conv"
 ROWS = len(LAYOUT.modules)  # lines of a window

@@ -22,9 +22,9 @@ from test_follow import Training
 from values import Part, plan, window, write_run
 
 from yolo_gradwatch.cli_main import main
-from yolo_gradwatch.evidence import FOLDER, OWN_FOLDER
-from yolo_gradwatch.run import load_run
-from yolo_gradwatch.schema import ALERTS_FILE, META_FILE, PICTURE_FILE, WINDOWS_FILE
+from yolo_gradwatch.runs.evidence import FOLDER, OWN_FOLDER
+from yolo_gradwatch.runs.run import load_run
+from yolo_gradwatch.runs.schema import ALERTS_FILE, META_FILE, PICTURE_FILE, WINDOWS_FILE
 
 SCRIPT = Path(__file__).with_name("audit.py")
 TREES = {path.stem: ast.parse(path.read_text("utf-8")) for path in Path(OURS).glob("*.py")}

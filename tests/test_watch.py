@@ -8,7 +8,7 @@ from fake_trainer import FakeModel
 
 from yolo_gradwatch import GradWatch, Thresholds
 from yolo_gradwatch.command import Starter
-from yolo_gradwatch.outputs import OutputBase
+from yolo_gradwatch.runs.outputs import OutputBase
 
 
 @pytest.mark.parametrize(

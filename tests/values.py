@@ -18,8 +18,8 @@ from yolo_gradwatch.measure.layout import Layout, Members, dated
 from yolo_gradwatch.measure.quantities import MEASURED
 from yolo_gradwatch.measure.sample import Detail, Sample
 from yolo_gradwatch.measure.windows import Grid, Rollup, Window
-from yolo_gradwatch.runlog import RunLog
-from yolo_gradwatch.schema import FORMAT_VERSION, META_FILE
+from yolo_gradwatch.runs.schema import FORMAT_VERSION, META_FILE
+from yolo_gradwatch.runs.writer import RunLog
 
 if TYPE_CHECKING:
     from pathlib import Path

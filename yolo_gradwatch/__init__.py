@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.windows import Window
-    from yolo_gradwatch.outputs import Output
-    from yolo_gradwatch.run import Run, load_run
-    from yolo_gradwatch.schema import FormatError
+    from yolo_gradwatch.runs.outputs import Output
+    from yolo_gradwatch.runs.run import Run, load_run
+    from yolo_gradwatch.runs.schema import FormatError
     from yolo_gradwatch.watch import GradWatch
 
 __version__ = "0.1.0"

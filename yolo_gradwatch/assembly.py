@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from yolo_gradwatch import resume
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis
 from yolo_gradwatch.diagnose.thresholds import Thresholds
-from yolo_gradwatch.evidence import Evidence
 from yolo_gradwatch.fanout import Fanout
-from yolo_gradwatch.files import Files
 from yolo_gradwatch.measure.clipping import CLIP_NORM
 from yolo_gradwatch.measure.event import Event
-from yolo_gradwatch.outputs import RunInfo
 from yolo_gradwatch.picture import Picture
 from yolo_gradwatch.reactions import Callback, StopRule
 from yolo_gradwatch.recorder import Recorder
+from yolo_gradwatch.runs import resume
+from yolo_gradwatch.runs.evidence import Evidence
+from yolo_gradwatch.runs.files import Files
+from yolo_gradwatch.runs.outputs import RunInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.diagnose.finding import Finding
     from yolo_gradwatch.measure.layout import Layout, Members
-    from yolo_gradwatch.run import Run
+    from yolo_gradwatch.runs.run import Run
     from yolo_gradwatch.terminal import Terminal
 
 

@@ -15,7 +15,7 @@ from yolo_gradwatch.cli_compare import compare
 from yolo_gradwatch.cli_output import EPILOG, FINE, UNUSABLE, refuse
 from yolo_gradwatch.cli_review import review
 from yolo_gradwatch.cli_train import demo, train
-from yolo_gradwatch.schema import FormatError
+from yolo_gradwatch.runs.schema import FormatError
 
 
 class _Group(typer.core.TyperGroup):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from yolo_gradwatch.diagnose.report import Report
-    from yolo_gradwatch.run import Run
+    from yolo_gradwatch.runs.run import Run
 
 _Command = TypeVar("_Command", bound="Callable[..., None]")
 
@@ -96,7 +96,7 @@ def taking(options: Sequence[inspect.Parameter]) -> Callable[[_Command], _Comman
 
 def found(path: Path) -> Path:
     """The folder of a run; one that was chosen is told."""
-    from yolo_gradwatch.find import find_run
+    from yolo_gradwatch.runs.find import find_run
 
     folder = find_run(path)
     if folder not in {path, path.parent}:
@@ -106,7 +106,7 @@ def found(path: Path) -> Path:
 
 def judged(folder: Path, choose: Callable[[Thresholds], Thresholds]) -> tuple[Run, Report]:
     """A run and its findings, under its own limits or those that ``choose`` makes of them."""
-    from yolo_gradwatch.run import load_run
+    from yolo_gradwatch.runs.run import load_run
 
     run = load_run(folder)
     limits = choose(run.thresholds)

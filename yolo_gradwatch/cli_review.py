@@ -43,7 +43,7 @@ from yolo_gradwatch.cli_output import (
 )
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.lines import end_report
-from yolo_gradwatch.schema import PICTURE_FILE
+from yolo_gradwatch.runs.schema import PICTURE_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.finding import Finding
     from yolo_gradwatch.diagnose.report import Report
     from yolo_gradwatch.diagnose.thresholds import Thresholds
-    from yolo_gradwatch.run import Run
+    from yolo_gradwatch.runs.run import Run
 
 Folder = Annotated[
     Path,
@@ -154,8 +154,8 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
 
 
 def _followed(path: Path, choose: Callable[[Thresholds], Thresholds], *, on_stderr: bool) -> Path:
-    from yolo_gradwatch.find import find_run
     from yolo_gradwatch.follow import follow
+    from yolo_gradwatch.runs.find import find_run
 
     try:
         return follow(path, choose, on_stderr=on_stderr)

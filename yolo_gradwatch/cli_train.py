@@ -25,7 +25,7 @@ from yolo_gradwatch.cli_output import (
     why_failed,
 )
 from yolo_gradwatch.diagnose.thresholds import Thresholds
-from yolo_gradwatch.schema import FormatError
+from yolo_gradwatch.runs.schema import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.arrays import Counts
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.windows import Grid
-    from yolo_gradwatch.run import Run
+    from yolo_gradwatch.runs.run import Run
 
 PLACES = ("name", "project", "save_dir", "exist_ok", "resume")
 """Arguments that only say where a run is put, or that it goes on."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from yolo_gradwatch.diagnose.report import Report
-    from yolo_gradwatch.run import Run
+    from yolo_gradwatch.runs.run import Run
 
 
 def side_by_side(

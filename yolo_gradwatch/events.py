@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from yolo_gradwatch import contract, hooks
 from yolo_gradwatch import training as facts
-from yolo_gradwatch.evidence import Note
 from yolo_gradwatch.measure import model_layout as layouts
 from yolo_gradwatch.measure.capture import Capture
+from yolo_gradwatch.runs.evidence import Note
 
 if TYPE_CHECKING:
     import weakref

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.sample import Sample
     from yolo_gradwatch.measure.windows import Window
-    from yolo_gradwatch.outputs import RunInfo
+    from yolo_gradwatch.runs.outputs import RunInfo
 
 _LOG = logging.getLogger(__name__)
 

@@ -13,20 +13,20 @@ from rich.text import Text
 
 from yolo_gradwatch import console
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay
-from yolo_gradwatch.evidence import existing
-from yolo_gradwatch.find import find_run
 from yolo_gradwatch.lines import change_line
 from yolo_gradwatch.live import Board
 from yolo_gradwatch.measure.layout import watched_at
 from yolo_gradwatch.measure.windows import rescoped
-from yolo_gradwatch.meta import read_meta
 from yolo_gradwatch.panel import Panel
-from yolo_gradwatch.run import is_killed
-from yolo_gradwatch.schema import META_FILE, WINDOWS_FILE, FormatError
+from yolo_gradwatch.runs.evidence import existing
+from yolo_gradwatch.runs.find import find_run
+from yolo_gradwatch.runs.meta import read_meta
+from yolo_gradwatch.runs.run import is_killed
+from yolo_gradwatch.runs.schema import META_FILE, WINDOWS_FILE, FormatError
+from yolo_gradwatch.runs.tail import Tail
 from yolo_gradwatch.screen import Screen
 from yolo_gradwatch.streams import is_live_terminal
 from yolo_gradwatch.table import epoch_table
-from yolo_gradwatch.tail import Tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.finding import News
     from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.windows import Window
-    from yolo_gradwatch.tail import Look
+    from yolo_gradwatch.runs.tail import Look
 
 SECONDS = 0.5
 """From one look at the files to the next."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.windows import Grid
     from yolo_gradwatch.results import Curves
-    from yolo_gradwatch.run import Run
+    from yolo_gradwatch.runs.run import Run
 
 FINE, NONFINITE, ZERO, NONE, UNKNOWN = range(5)
 """Of a cell: a norm above 0; NaN or Inf in a step; exactly 0, or no gradient, in most steps;

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from yolo_gradwatch import ddp
 from yolo_gradwatch.diagnose.vocabulary import matches
-from yolo_gradwatch.run import load_run
-from yolo_gradwatch.schema import META_FILE, FormatError
+from yolo_gradwatch.runs.run import load_run
+from yolo_gradwatch.runs.schema import META_FILE, FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.diagnose.finding import Finding
     from yolo_gradwatch.diagnose.report import Report
-    from yolo_gradwatch.run import Run
+    from yolo_gradwatch.runs.run import Run
 
 
 class Launched:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from plotly.offline import get_plotlyjs
 
-from yolo_gradwatch.atomic import replacing
 from yolo_gradwatch.diagnose.report import finding_line
 from yolo_gradwatch.heatmap import heatmap
 from yolo_gradwatch.page_figure import COVERS, covers, figure
 from yolo_gradwatch.review_text import module_columns, source_of
+from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.summary import summary
 from yolo_gradwatch.timeline import Timeline
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.finding import Finding
     from yolo_gradwatch.diagnose.report import Report
     from yolo_gradwatch.heatmap import Heatmap
-    from yolo_gradwatch.run import Run
+    from yolo_gradwatch.runs.run import Run
 
 _PARTS = files("yolo_gradwatch") / "page_parts"
 

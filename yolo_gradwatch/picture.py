@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from yolo_gradwatch.outputs import OutputBase
-from yolo_gradwatch.run import load_run
-from yolo_gradwatch.schema import PICTURE_FILE
+from yolo_gradwatch.runs.outputs import OutputBase
+from yolo_gradwatch.runs.run import load_run
+from yolo_gradwatch.runs.schema import PICTURE_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from yolo_gradwatch.diagnose.report import Report
-    from yolo_gradwatch.files import Files
-    from yolo_gradwatch.outputs import RunInfo
+    from yolo_gradwatch.runs.files import Files
+    from yolo_gradwatch.runs.outputs import RunInfo
 
 
 class Picture(OutputBase):

@@ -15,11 +15,11 @@ from matplotlib.colors import Normalize, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from yolo_gradwatch.atomic import replacing
 from yolo_gradwatch.diagnose.messages import course
 from yolo_gradwatch.heatmap import COLOURS, FINE, STATES, WEAK, WEAK_ZERO, ZERO, decade
 from yolo_gradwatch.look import DARK, own_look, short
 from yolo_gradwatch.marks import finding_frames, moment_lines, moment_words
+from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.strips import strips
 from yolo_gradwatch.timeline import Timeline
 

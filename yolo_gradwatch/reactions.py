@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from yolo_gradwatch.diagnose.vocabulary import matches
 from yolo_gradwatch.lines import stop_line
-from yolo_gradwatch.outputs import OutputBase
+from yolo_gradwatch.runs.outputs import OutputBase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

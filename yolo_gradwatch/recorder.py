@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.layout import Layout, Members
     from yolo_gradwatch.measure.sample import Sample
     from yolo_gradwatch.measure.windows import Window
-    from yolo_gradwatch.outputs import RunInfo
-    from yolo_gradwatch.resume import Past
+    from yolo_gradwatch.runs.outputs import RunInfo
+    from yolo_gradwatch.runs.resume import Past
 
 MOST_WAITING = 32
 """Steps that are looked at together at the most; so many take about four times as long as one."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.live import BlockRow
     from yolo_gradwatch.measure.clipping import EpochClipping
     from yolo_gradwatch.measure.quantities import Quantity
-    from yolo_gradwatch.run import Run
+    from yolo_gradwatch.runs.run import Run
 
 _TEXTS = ("module", "type", "findings")
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_gradwatch.measure.layout import WHOLE
-from yolo_gradwatch.outputs import OutputBase
+from yolo_gradwatch.runs.outputs import OutputBase
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.windows import Window
-    from yolo_gradwatch.outputs import RunInfo
+    from yolo_gradwatch.runs.outputs import RunInfo
 
 
 class Scalars(OutputBase):

@@ -10,9 +10,9 @@ from rich.text import Text
 from yolo_gradwatch import console, lines
 from yolo_gradwatch.glyphs import encodable
 from yolo_gradwatch.live import Board
-from yolo_gradwatch.outputs import OutputBase
 from yolo_gradwatch.panel import Panel
-from yolo_gradwatch.schema import PICTURE_FILE, RUN_FILES
+from yolo_gradwatch.runs.outputs import OutputBase
+from yolo_gradwatch.runs.schema import PICTURE_FILE, RUN_FILES
 from yolo_gradwatch.screen import Screen
 from yolo_gradwatch.streams import draws_panel
 from yolo_gradwatch.table import epoch_table
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.clipping import EpochClipping
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.sample import Sample
-    from yolo_gradwatch.outputs import RunInfo
+    from yolo_gradwatch.runs.outputs import RunInfo
 
 _LOG = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from yolo_gradwatch.diagnose.thresholds import Thresholds, check_count, shown
 from yolo_gradwatch.diagnose.vocabulary import alarms
 from yolo_gradwatch.guard import warn_of_own_error
 from yolo_gradwatch.launched import Launched
-from yolo_gradwatch.outputs import METHODS
+from yolo_gradwatch.runs.outputs import METHODS
 from yolo_gradwatch.session import Session
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from contextlib import closing
 from itertools import chain
 from typing import IO, TYPE_CHECKING
 
-from yolo_gradwatch import evidence
-from yolo_gradwatch.atomic import replacing
+from yolo_gradwatch.runs import evidence
+from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.measure.layout import Layout
 from yolo_gradwatch.measure.quantities import NAMES, QUANTITIES
-from yolo_gradwatch.meta import encoded
-from yolo_gradwatch.schema import (
+from yolo_gradwatch.runs.meta import encoded
+from yolo_gradwatch.runs.schema import (
     ALERT_COLUMNS,
     ALERTS_FILE,
     META_FILE,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.quantities import Quantity
     from yolo_gradwatch.measure.windows import Window
-    from yolo_gradwatch.meta import Meta
+    from yolo_gradwatch.runs.meta import Meta
 
 WINDOW_COLUMNS = (
     "epoch",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from yolo_gradwatch.schema import WINDOWS_FILE, FormatError
+from yolo_gradwatch.runs.schema import WINDOWS_FILE, FormatError
 
 
 def find_run(path: str | Path) -> Path:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, cast
 
-from yolo_gradwatch import process, runlog
-from yolo_gradwatch.meta import Meta, RunOptions
-from yolo_gradwatch.outputs import OutputBase
+from yolo_gradwatch.runs import process
+from yolo_gradwatch.runs import writer as runlog
+from yolo_gradwatch.runs.meta import Meta, RunOptions
+from yolo_gradwatch.runs.outputs import OutputBase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.event import Event
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.windows import Window
-    from yolo_gradwatch.outputs import RunInfo
-    from yolo_gradwatch.resume import Past
+    from yolo_gradwatch.runs.outputs import RunInfo
+    from yolo_gradwatch.runs.resume import Past
 
 NOTED_SHARE = 0.01
 """Of the epochs, how many more there must be before ``gradwatch.json`` is written whole again."""

@@ -8,18 +8,18 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from yolo_gradwatch.outputs import OutputBase
+from yolo_gradwatch.runs.outputs import OutputBase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from yolo_gradwatch.diagnose.finding import News
-    from yolo_gradwatch.files import Files
+    from yolo_gradwatch.runs.files import Files
     from yolo_gradwatch.measure.arrays import Floats
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.sample import Sample
-    from yolo_gradwatch.outputs import RunInfo
+    from yolo_gradwatch.runs.outputs import RunInfo
 
 OWN_FOLDER = "gradwatch"
 """Within the run's folder, what is not read as a table of it."""

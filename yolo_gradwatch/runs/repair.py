@@ -6,10 +6,10 @@ import csv
 import os
 from typing import TYPE_CHECKING
 
-from yolo_gradwatch.atomic import replacing
+from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.measure.quantities import QUANTITIES
-from yolo_gradwatch.runlog import WINDOW_COLUMNS
-from yolo_gradwatch.schema import (
+from yolo_gradwatch.runs.writer import WINDOW_COLUMNS
+from yolo_gradwatch.runs.schema import (
     ALERT_COLUMNS,
     ALERTS_FILE,
     RUN_FILES,

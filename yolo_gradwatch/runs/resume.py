@@ -10,11 +10,11 @@ from yolo_gradwatch.diagnose.diagnosis import replay
 from yolo_gradwatch.measure.clipping import epochs_of
 from yolo_gradwatch.measure.layout import dated
 from yolo_gradwatch.measure.windows import windows_of
-from yolo_gradwatch.meta import encoded
-from yolo_gradwatch.repair import mend, set_aside
-from yolo_gradwatch.run import load_run
-from yolo_gradwatch.schema import META_FILE
-from yolo_gradwatch.tables import grid_of
+from yolo_gradwatch.runs.meta import encoded
+from yolo_gradwatch.runs.repair import mend, set_aside
+from yolo_gradwatch.runs.run import load_run
+from yolo_gradwatch.runs.schema import META_FILE
+from yolo_gradwatch.runs.tables import grid_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.clipping import EpochClipping
     from yolo_gradwatch.measure.event import Event
     from yolo_gradwatch.measure.layout import Layout
-    from yolo_gradwatch.run import Run
+    from yolo_gradwatch.runs.run import Run
 
 _LOG = logging.getLogger(__name__)
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from yolo_gradwatch import tables
+from yolo_gradwatch.runs import tables
 from yolo_gradwatch.measure.windows import windows_of
-from yolo_gradwatch.meta import read_meta
-from yolo_gradwatch.repair import whole_windows
-from yolo_gradwatch.run import last_said
-from yolo_gradwatch.schema import META_FILE, WINDOW_NEEDED, WINDOWS_FILE, FormatError
+from yolo_gradwatch.runs.meta import read_meta
+from yolo_gradwatch.runs.repair import whole_windows
+from yolo_gradwatch.runs.run import last_said
+from yolo_gradwatch.runs.schema import META_FILE, WINDOW_NEEDED, WINDOWS_FILE, FormatError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.windows import Window
-    from yolo_gradwatch.meta import Meta, RunOptions
+    from yolo_gradwatch.runs.meta import Meta, RunOptions
 
 
 @dataclass(frozen=True, slots=True)

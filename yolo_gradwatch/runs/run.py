@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from yolo_gradwatch import process, tables
+from yolo_gradwatch.runs import process
+from yolo_gradwatch.runs import tables
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay
 from yolo_gradwatch.diagnose.report import Report
-from yolo_gradwatch.evidence import existing
-from yolo_gradwatch.find import folder_of
+from yolo_gradwatch.runs.evidence import existing
+from yolo_gradwatch.runs.find import folder_of
 from yolo_gradwatch.measure.windows import windows_of
-from yolo_gradwatch.meta import read_meta
-from yolo_gradwatch.schema import ALERTS_FILE, META_FILE, WINDOWS_FILE
+from yolo_gradwatch.runs.meta import read_meta
+from yolo_gradwatch.runs.schema import ALERTS_FILE, META_FILE, WINDOWS_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.windows import Grid
-    from yolo_gradwatch.meta import Meta
+    from yolo_gradwatch.runs.meta import Meta
 
 SILENT_MINUTES = 10
 """Without a new row, from when on a run without an end is told to be silent."""
