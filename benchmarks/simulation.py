@@ -25,7 +25,7 @@ from machine import peak_memory
 from yolo_gradwatch.assembly import Options, Training, assemble
 from yolo_gradwatch.measure.sample import Detail, Sample
 from yolo_gradwatch.runs import schema
-from yolo_gradwatch.terminal import Terminal
+from yolo_gradwatch.views.terminal.output import Terminal
 
 if TYPE_CHECKING:
     from yolo_gradwatch.measure.layout import Layout, Members

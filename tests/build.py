@@ -9,12 +9,12 @@ import numpy as np
 from hypothesis import settings
 
 from yolo_gradwatch.diagnose.finding import Episode, Finding, News
-from yolo_gradwatch.live import Board
 from yolo_gradwatch.measure.clipping import EpochClipping
 from yolo_gradwatch.measure.layout import WHOLE, Layout
 from yolo_gradwatch.measure.quantities import MEASURED
 from yolo_gradwatch.measure.sample import Sample
 from yolo_gradwatch.measure.windows import Window
+from yolo_gradwatch.views.live import Board
 
 LAWS = settings(deadline=None, derandomize=True, max_examples=40)
 

@@ -70,8 +70,8 @@ def terminal(monkeypatch):
     """
     from build import Terminal
 
-    from yolo_gradwatch import screen
     from yolo_gradwatch.training import log_handlers
+    from yolo_gradwatch.views.terminal import screen
 
     def take():
         clock = SimpleNamespace(monotonic=count(0.0, 2 * screen.MOST_SECONDS).__next__)

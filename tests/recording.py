@@ -4,7 +4,7 @@ from values import LAYOUT, MEMBERS
 
 from yolo_gradwatch.assembly import Options, Training, assemble
 from yolo_gradwatch.runs.resume import earlier_run
-from yolo_gradwatch.terminal import Terminal
+from yolo_gradwatch.views.terminal.output import Terminal
 
 
 class Recording:

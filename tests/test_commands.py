@@ -30,7 +30,7 @@ from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.runs.run import Run, load_run
 from yolo_gradwatch.runs.writer import RunLog
-from yolo_gradwatch.summary import summary
+from yolo_gradwatch.views.summary import summary
 
 LIMITS = [field.name for field in fields(Thresholds)]
 STYLE = re.compile(r"\x1b\[[\d;]*m")
@@ -590,7 +590,7 @@ def test_following_ends_with_ctrl_c(tmp_path, monkeypatch):
     def interrupt(_seconds):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("yolo_gradwatch.follow.time.sleep", interrupt)
+    monkeypatch.setattr("yolo_gradwatch.views.terminal.follow.time.sleep", interrupt)
     watch(tmp_path, DEAD, status="running")
     assert "critical dead" in printed("review", tmp_path, "--follow", code=130)
 

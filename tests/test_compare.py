@@ -15,7 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from values import LAWS, LAYOUT, Part, meta_of, plan, window, write_run
 
-from yolo_gradwatch.compare import (
+from yolo_gradwatch.diagnose.report import Report
+from yolo_gradwatch.measure.layout import WHOLE
+from yolo_gradwatch.runs.meta import decoded
+from yolo_gradwatch.runs.run import Run, load_run
+from yolo_gradwatch.views.compare import (
     PARTS,
     Difference,
     _merged,
@@ -24,10 +28,6 @@ from yolo_gradwatch.compare import (
     modules_of,
     only_in,
 )
-from yolo_gradwatch.diagnose.report import Report
-from yolo_gradwatch.measure.layout import WHOLE
-from yolo_gradwatch.runs.meta import decoded
-from yolo_gradwatch.runs.run import Run, load_run
 
 CONV = "model.1.conv"
 FEWER = settings(LAWS, max_examples=25)

@@ -26,15 +26,15 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from yolo_gradwatch.console import fitted
 from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.report import Report
-from yolo_gradwatch.glyphs import sparkline
-from yolo_gradwatch.lines import change_line, end_report, file_list, stop_line
-from yolo_gradwatch.live import Board
 from yolo_gradwatch.measure.layout import WHOLE
-from yolo_gradwatch.panel import Panel
-from yolo_gradwatch.table import epoch_table
+from yolo_gradwatch.views.live import Board
+from yolo_gradwatch.views.terminal.console import fitted
+from yolo_gradwatch.views.terminal.glyphs import sparkline
+from yolo_gradwatch.views.terminal.lines import change_line, end_report, file_list, stop_line
+from yolo_gradwatch.views.terminal.panel import Panel
+from yolo_gradwatch.views.terminal.table import epoch_table
 
 YOLO = layout_of(YOLO26N)
 FILES = [PurePosixPath("runs/train") / name for name in ("gradwatch.csv", "gradwatch_alerts.csv")]

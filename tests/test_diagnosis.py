@@ -12,9 +12,9 @@ from values import FORK, LAWS, LAYOUT, runs, window
 from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay
 from yolo_gradwatch.diagnose.thresholds import Thresholds
-from yolo_gradwatch.live import Board
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.measure.layout import WHOLE
+from yolo_gradwatch.views.live import Board
 
 CONV = "model.1.conv"
 READERS = replace(LAYOUT, edges=(("model.0", "model.1"), ("model.1", "model.2")))

@@ -11,8 +11,8 @@ from training import shapes, train
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.faults import FAULTS, STEP
-from yolo_gradwatch.panel import Panel
-from yolo_gradwatch.terminal import Terminal
+from yolo_gradwatch.views.terminal.output import Terminal
+from yolo_gradwatch.views.terminal.panel import Panel
 
 SICK = [name for name, fault in FAULTS.items() if fault.rule]
 OFTEN = ("gradient-cut", "nan", "loss-spike", "detached")

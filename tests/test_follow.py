@@ -28,20 +28,20 @@ from test_review import CONV, DEAD, DEAD_PID, MORE, START, process, watch
 from test_screen import seen, set_terminal
 from values import LAWS, LAYOUT, assert_same, grown, meta_of, put_meta, runs, window
 
-from yolo_gradwatch import follow as following
-from yolo_gradwatch import screen as screens
 from yolo_gradwatch.cli_main import main
 from yolo_gradwatch.diagnose.thresholds import Thresholds
-from yolo_gradwatch.follow import Judge
-from yolo_gradwatch.live import Board
 from yolo_gradwatch.measure.event import Event
-from yolo_gradwatch.panel import Panel
 from yolo_gradwatch.runs.meta import decoded
 from yolo_gradwatch.runs.repair import mend
 from yolo_gradwatch.runs.run import load_run
 from yolo_gradwatch.runs.schema import ALERTS_FILE, META_FILE, WINDOWS_FILE, FormatError
 from yolo_gradwatch.runs.tail import Look, Tail
 from yolo_gradwatch.runs.writer import RunLog
+from yolo_gradwatch.views.live import Board
+from yolo_gradwatch.views.terminal import follow as following
+from yolo_gradwatch.views.terminal import screen as screens
+from yolo_gradwatch.views.terminal.follow import Judge
+from yolo_gradwatch.views.terminal.panel import Panel
 
 COMMAND = Path(sys.executable).with_name("yolo-gradwatch")
 NET = layout_of(YOLO26N)

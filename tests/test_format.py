@@ -18,12 +18,12 @@ from yolo_gradwatch.cli_main import main
 from yolo_gradwatch.diagnose.causes import at_work, lower_rate
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.measure.windows import windows_of
-from yolo_gradwatch.review_text import source_of
 from yolo_gradwatch.runs.evidence import FOLDER
 from yolo_gradwatch.runs.repair import mend
 from yolo_gradwatch.runs.resume import as_asked
 from yolo_gradwatch.runs.schema import ALERT_COLUMNS, FORMAT_VERSION, header_of
 from yolo_gradwatch.runs.writer import WINDOW_COLUMNS, RunLog
+from yolo_gradwatch.views.terminal.review import source_of
 
 DATA = Path(__file__).parent / "data"
 VERSIONS = sorted(path.name for path in DATA.glob("version-*"))

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from test_compare import FEWER, written
 from values import HEAD, LAYOUT, NET, TRUNK, Part, plan, runs, window
 
-from yolo_gradwatch.heatmap import FINE, NONE, NONFINITE, UNKNOWN, ZERO, Mark, heatmap
 from yolo_gradwatch.measure.arrays import FLOAT32_MAX
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.measure.layout import WHOLE
+from yolo_gradwatch.views.heatmap import FINE, NONE, NONFINITE, UNKNOWN, ZERO, Mark, heatmap
 
 CONV, BN = "model.1.conv", "model.1.bn"
 BLOCKS = ("model.0", "model.1", "model.2")

@@ -16,10 +16,10 @@ from build import (
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from yolo_gradwatch.live import HISTORY, Board
 from yolo_gradwatch.measure.arrays import FLOAT32_MAX
 from yolo_gradwatch.measure.clipping import CLIP_NORM, CLIP_OVERFLOW
 from yolo_gradwatch.measure.layout import WHOLE, Layout
+from yolo_gradwatch.views.live import HISTORY, Board
 
 
 def states(board):

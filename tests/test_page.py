@@ -14,11 +14,13 @@ from values import LAYOUT, Part, plan, window, write_run
 
 from yolo_gradwatch import load_run
 from yolo_gradwatch.cli_main import main
-from yolo_gradwatch.heatmap import NONFINITE, STATES, WEAK, WEAK_ZERO, ZERO
 from yolo_gradwatch.measure.arrays import FLOAT32_MAX
-from yolo_gradwatch.summary import summary
+from yolo_gradwatch.views.heatmap import NONFINITE, STATES, WEAK, WEAK_ZERO, ZERO
+from yolo_gradwatch.views.summary import summary
 
-page = pytest.importorskip("yolo_gradwatch.page", reason="the extra 'html' is not installed")
+page = pytest.importorskip(
+    "yolo_gradwatch.views.html.page", reason="the extra 'html' is not installed"
+)
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
@@ -387,7 +389,7 @@ def test_without_plotly_the_install_command_is_told(run, tmp_path):
 import sys
 sys.modules["plotly"] = None
 from yolo_gradwatch.cli_main import main
-from yolo_gradwatch.heatmap import STATES, WEAK, WEAK_ZERO
+from yolo_gradwatch.views.heatmap import STATES, WEAK, WEAK_ZERO
 from yolo_gradwatch.cli_main import main
 sys.exit(main(["review", {str(run.folder)!r}, "--html", {str(tmp_path / "p.html")!r}]))
 """

@@ -13,9 +13,10 @@ from PIL import Image
 from test_review import CONV, DEAD, watch
 from values import LAWS, Part, plan, window, write_run
 
-from yolo_gradwatch import heatmap as heatmaps
-from yolo_gradwatch import load_run, png, results
-from yolo_gradwatch.heatmap import (
+from yolo_gradwatch import load_run
+from yolo_gradwatch.views import heatmap as heatmaps
+from yolo_gradwatch.views import results
+from yolo_gradwatch.views.heatmap import (
     COLOURS,
     FINE,
     NONE,
@@ -30,8 +31,9 @@ from yolo_gradwatch.heatmap import (
     Moment,
     decade,
 )
-from yolo_gradwatch.results import Curves
-from yolo_gradwatch.timeline import Timeline
+from yolo_gradwatch.views.png import figure as png
+from yolo_gradwatch.views.results import Curves
+from yolo_gradwatch.views.timeline import Timeline
 
 ALL_STATES = (FINE, NONFINITE, ZERO, NONE, UNKNOWN)
 

@@ -16,13 +16,15 @@ from test_compare import CONV, FEWER, OTHER, curve, written
 from test_console import YOLO, fitted_lines, level
 from values import LAYOUT, Part, normed, plan, runs, window, write_run
 
-from yolo_gradwatch.compare import compare, modules_of
-from yolo_gradwatch.compare_text import side_by_side
 from yolo_gradwatch.diagnose.report import finding_line
-from yolo_gradwatch.glyphs import number
 from yolo_gradwatch.measure.event import Event, EventKind
 from yolo_gradwatch.measure.layout import WHOLE
-from yolo_gradwatch.review_text import (
+from yolo_gradwatch.runs.run import load_run
+from yolo_gradwatch.views.compare import compare, modules_of
+from yolo_gradwatch.views.summary import matching, summary
+from yolo_gradwatch.views.terminal.compare import side_by_side
+from yolo_gradwatch.views.terminal.glyphs import number
+from yolo_gradwatch.views.terminal.review import (
     epochs_text,
     headline,
     modules_text,
@@ -30,8 +32,6 @@ from yolo_gradwatch.review_text import (
     single_modules,
     source_of,
 )
-from yolo_gradwatch.runs.run import load_run
-from yolo_gradwatch.summary import matching, summary
 
 WIDTHS = (80, 140, None)
 EVERY_WIDTH = st.one_of(st.none(), st.integers(40, 200))

@@ -12,10 +12,10 @@ import pytest
 from build import RULE, Terminal, board_of
 from rich.text import Text
 
-from yolo_gradwatch import screen as screens
-from yolo_gradwatch.panel import Panel
-from yolo_gradwatch.screen import FRAME_SECONDS, REDRAW_SECONDS, Screen
-from yolo_gradwatch.streams import HOSTED_NOTEBOOKS, is_live_terminal
+from yolo_gradwatch.views.terminal import screen as screens
+from yolo_gradwatch.views.terminal.panel import Panel
+from yolo_gradwatch.views.terminal.screen import FRAME_SECONDS, REDRAW_SECONDS, Screen
+from yolo_gradwatch.views.terminal.streams import HOSTED_NOTEBOOKS, is_live_terminal
 
 HIDE, SHOW = "\033[?25l", "\033[?25h"
 ERASE = "\r\033[K"  # how a frame of Ultralytics' progress bar begins

@@ -22,10 +22,10 @@ from values import Part, plan, window, write_run
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.cli_main import main
-from yolo_gradwatch.console import plain_console
-from yolo_gradwatch.glyphs import encodable
-from yolo_gradwatch.streams import draws_panel, is_live_terminal
-from yolo_gradwatch.table import epoch_table
+from yolo_gradwatch.views.terminal.console import plain_console
+from yolo_gradwatch.views.terminal.glyphs import encodable
+from yolo_gradwatch.views.terminal.streams import draws_panel, is_live_terminal
+from yolo_gradwatch.views.terminal.table import epoch_table
 
 full = pytest.mark.full
 
@@ -220,7 +220,7 @@ def test_a_real_terminal_gets_the_panel_from_ipython_too(module):
     pytest.importorskip("IPython")
     from test_terminal import Terminal
 
-    asked = "from yolo_gradwatch.streams import draws_panel; print('drawn:', draws_panel(None))"
+    asked = "from yolo_gradwatch.views.terminal.streams import draws_panel; print('drawn:', draws_panel(None))"
     command = (sys.executable, *(("-m", module) if module else ()), "-c", asked)
     terminal = Terminal(80, 24, command=command, PYTHONPATH=os.pathsep.join(sys.path))
     terminal.read_until(Terminal.is_over)
@@ -390,7 +390,7 @@ def test_one_stream_may_be_a_file_and_the_other_the_terminal(script, tmp_path, n
 )
 def test_a_notebook_is_seen_above_a_command_that_hands_no_variables_on(above):
     """As ``!env -i`` and ``!sudo`` do."""
-    code = "from yolo_gradwatch.streams import is_notebook; print(is_notebook())"
+    code = "from yolo_gradwatch.views.terminal.streams import is_notebook; print(is_notebook())"
     clean = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", code]
     inner = f"import subprocess; subprocess.run({command!r}, env={clean!r}, check=True)"

@@ -17,7 +17,7 @@ from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.measure.arrays import first, highest, last, median, total
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.measure.quantities import MEASURED
-from yolo_gradwatch.summary import (
+from yolo_gradwatch.views.summary import (
     OVER_RUN,
     chosen_by,
     concerned,

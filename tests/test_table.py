@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from values import LAWS
 
-from yolo_gradwatch.table import Column, columns
+from yolo_gradwatch.views.terminal.table import Column, columns
 
 TABLE = [
     Column("module", ["model.0", "model.10"], is_left=True),

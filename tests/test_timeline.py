@@ -4,7 +4,7 @@ from build import LAWS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yolo_gradwatch.timeline import DENSE, Timeline
+from yolo_gradwatch.views.timeline import DENSE, Timeline
 
 
 def timeline_of(widths, begin=1):

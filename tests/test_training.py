@@ -9,7 +9,7 @@ from short import at, bits_of, leave, spoil, told
 from training import HOME, official, train, witness
 
 from yolo_gradwatch import GradWatch, load_run
-from yolo_gradwatch.heatmap import FINE, heatmap
+from yolo_gradwatch.views.heatmap import FINE, heatmap
 
 CONV = "model.1.conv"
 WEIGHT = f"{CONV}.weight"

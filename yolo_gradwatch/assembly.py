@@ -10,13 +10,13 @@ from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.fanout import Fanout
 from yolo_gradwatch.measure.clipping import CLIP_NORM
 from yolo_gradwatch.measure.event import Event
-from yolo_gradwatch.picture import Picture
 from yolo_gradwatch.reactions import Callback, StopRule
 from yolo_gradwatch.recorder import Recorder
 from yolo_gradwatch.runs import resume
 from yolo_gradwatch.runs.evidence import Evidence
 from yolo_gradwatch.runs.files import Files
 from yolo_gradwatch.runs.outputs import RunInfo
+from yolo_gradwatch.views.picture import Picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.finding import Finding
     from yolo_gradwatch.measure.layout import Layout, Members
     from yolo_gradwatch.runs.run import Run
-    from yolo_gradwatch.terminal import Terminal
+    from yolo_gradwatch.views.terminal.output import Terminal
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,8 @@ def compare(
 
     Every run is judged under its own limits and compared with the first.
     """
-    from yolo_gradwatch import compare as comparing
-    from yolo_gradwatch.compare_text import side_by_side
+    from yolo_gradwatch.views import compare as comparing
+    from yolo_gradwatch.views.terminal.compare import side_by_side
 
     if not 2 <= len(runs) <= 26:
         refuse("compare needs 2 to 26 runs, as in: yolo-gradwatch compare runs/a runs/b")

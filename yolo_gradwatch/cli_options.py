@@ -151,7 +151,7 @@ def epoch_span(epochs: str) -> tuple[int, int] | None:
 
 def matching(table: pd.DataFrame, pattern: str) -> pd.DataFrame:
     """The rows of the modules that match, if there are any."""
-    from yolo_gradwatch import summary
+    from yolo_gradwatch.views import summary
 
     found = summary.matching(table, pattern)
     if found.empty:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, NoReturn, TextIO, cast
 import typer
 from rich.text import Text
 
-from yolo_gradwatch import console
 from yolo_gradwatch.diagnose.vocabulary import is_named, matches
 from yolo_gradwatch.plain import printable
+from yolo_gradwatch.views.terminal import console
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence

@@ -42,8 +42,8 @@ from yolo_gradwatch.cli_output import (
     write_json,
 )
 from yolo_gradwatch.diagnose.thresholds import Thresholds
-from yolo_gradwatch.lines import end_report
 from yolo_gradwatch.runs.schema import PICTURE_FILE
+from yolo_gradwatch.views.terminal.lines import end_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -154,8 +154,8 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
 
 
 def _followed(path: Path, choose: Callable[[Thresholds], Thresholds], *, on_stderr: bool) -> Path:
-    from yolo_gradwatch.follow import follow
     from yolo_gradwatch.runs.find import find_run
+    from yolo_gradwatch.views.terminal.follow import follow
 
     try:
         return follow(path, choose, on_stderr=on_stderr)
@@ -167,7 +167,7 @@ def _followed(path: Path, choose: Callable[[Thresholds], Thresholds], *, on_stde
 
 def _findings(run: Run, report: Report, shown: _Narrowed) -> list[Finding]:
     """The findings of the rules that were asked for, in those epochs."""
-    from yolo_gradwatch import summary
+    from yolo_gradwatch.views import summary
 
     findings = list(report.findings)
     if shown.rules:
@@ -177,7 +177,7 @@ def _findings(run: Run, report: Report, shown: _Narrowed) -> list[Finding]:
 
 def _table(run: Run, findings: Sequence[Finding], shown: _Narrowed) -> pd.DataFrame:
     """The summary of the modules that were asked for."""
-    from yolo_gradwatch import summary
+    from yolo_gradwatch.views import summary
 
     table = summary.summary(run.grid, run.layout, findings, shown.span)
     epochs = run.grid.epoch
@@ -195,8 +195,8 @@ def _paragraphs(
     run: Run, report: Report, findings: Sequence[Finding], table: pd.DataFrame, shown: _Narrowed
 ) -> Sequence[Text]:
     """The run at a glance, its blocks in some epochs, or the single modules that were asked for."""
-    from yolo_gradwatch.review_text import headline, overview, single_modules
-    from yolo_gradwatch.summary import of_blocks
+    from yolo_gradwatch.views.summary import of_blocks
+    from yolo_gradwatch.views.terminal.review import headline, overview, single_modules
 
     if shown.is_whole:
         return overview(run, report, table, width())
@@ -221,8 +221,8 @@ def _as_json(
 
 
 def _draw(run: Run, report: Report, *, modules: bool) -> None:
-    from yolo_gradwatch import png
-    from yolo_gradwatch.heatmap import heatmap
+    from yolo_gradwatch.views.heatmap import heatmap
+    from yolo_gradwatch.views.png import figure as png
 
     path = run.folder / PICTURE_FILE
     write_file(path, lambda: png.write(heatmap(run, report, modules=modules), report, path))
@@ -236,6 +236,6 @@ def _check_page(path: Path) -> None:
 
 
 def _write_page(run: Run, report: Report, path: Path) -> None:
-    from yolo_gradwatch import page
+    from yolo_gradwatch.views.html import page
 
     write_file(path, lambda: page.write(run, report, path))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.diagnose.vocabulary import matches
-from yolo_gradwatch.lines import stop_line
 from yolo_gradwatch.runs.outputs import OutputBase
+from yolo_gradwatch.views.terminal.lines import stop_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -16,7 +16,7 @@ from yolo_gradwatch.guard import Guard
 from yolo_gradwatch.measure import model_layout as layouts
 from yolo_gradwatch.runs.arguments import arguments_of
 from yolo_gradwatch.runs.resume import earlier_run
-from yolo_gradwatch.terminal import Terminal
+from yolo_gradwatch.views.terminal.output import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,16 +8,16 @@ import numpy as np
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from yolo_gradwatch.heatmap import COLOURS
-from yolo_gradwatch.look import DARK
+from yolo_gradwatch.views.heatmap import COLOURS
+from yolo_gradwatch.views.png.look import DARK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.axes import Axes
 
-    from yolo_gradwatch.heatmap import Heatmap, Mark
-    from yolo_gradwatch.timeline import Timeline
+    from yolo_gradwatch.views.heatmap import Heatmap, Mark
+    from yolo_gradwatch.views.timeline import Timeline
 
 _MOST_MOMENTS, _MOST_MARKS = 30, 300
 _NARROWEST = 0.003  # of the axis: a frame that can be seen

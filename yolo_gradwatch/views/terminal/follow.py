@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING
 from rich.live import Live
 from rich.text import Text
 
-from yolo_gradwatch import console
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay
-from yolo_gradwatch.lines import change_line
-from yolo_gradwatch.live import Board
 from yolo_gradwatch.measure.layout import watched_at
 from yolo_gradwatch.measure.windows import rescoped
-from yolo_gradwatch.panel import Panel
 from yolo_gradwatch.runs.evidence import existing
 from yolo_gradwatch.runs.find import find_run
 from yolo_gradwatch.runs.meta import read_meta
 from yolo_gradwatch.runs.run import is_killed
 from yolo_gradwatch.runs.schema import META_FILE, WINDOWS_FILE, FormatError
 from yolo_gradwatch.runs.tail import Tail
-from yolo_gradwatch.screen import Screen
-from yolo_gradwatch.streams import is_live_terminal
-from yolo_gradwatch.table import epoch_table
+from yolo_gradwatch.views.live import Board
+from yolo_gradwatch.views.terminal import console
+from yolo_gradwatch.views.terminal.lines import change_line
+from yolo_gradwatch.views.terminal.panel import Panel
+from yolo_gradwatch.views.terminal.screen import Screen
+from yolo_gradwatch.views.terminal.streams import is_live_terminal
+from yolo_gradwatch.views.terminal.table import epoch_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable

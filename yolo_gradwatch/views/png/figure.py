@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from yolo_gradwatch.diagnose.messages import course
-from yolo_gradwatch.heatmap import COLOURS, FINE, STATES, WEAK, WEAK_ZERO, ZERO, decade
-from yolo_gradwatch.look import DARK, own_look, short
-from yolo_gradwatch.marks import finding_frames, moment_lines, moment_words
 from yolo_gradwatch.runs.atomic import replacing
-from yolo_gradwatch.strips import strips
-from yolo_gradwatch.timeline import Timeline
+from yolo_gradwatch.views.heatmap import COLOURS, FINE, STATES, WEAK, WEAK_ZERO, ZERO, decade
+from yolo_gradwatch.views.png.look import DARK, own_look, short
+from yolo_gradwatch.views.png.marks import finding_frames, moment_lines, moment_words
+from yolo_gradwatch.views.png.strips import strips
+from yolo_gradwatch.views.timeline import Timeline
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from yolo_gradwatch.diagnose.report import Report
-    from yolo_gradwatch.heatmap import Heatmap
     from yolo_gradwatch.measure.arrays import Counts, Floats
+    from yolo_gradwatch.views.heatmap import Heatmap
 
 DPI = 100
 WIDTH = 13.0

@@ -12,12 +12,12 @@ import numpy as np
 from plotly.offline import get_plotlyjs
 
 from yolo_gradwatch.diagnose.report import finding_line
-from yolo_gradwatch.heatmap import heatmap
-from yolo_gradwatch.page_figure import COVERS, covers, figure
-from yolo_gradwatch.review_text import module_columns, source_of
 from yolo_gradwatch.runs.atomic import replacing
-from yolo_gradwatch.summary import summary
-from yolo_gradwatch.timeline import Timeline
+from yolo_gradwatch.views.heatmap import heatmap
+from yolo_gradwatch.views.html.figure import COVERS, covers, figure
+from yolo_gradwatch.views.summary import summary
+from yolo_gradwatch.views.terminal.review import module_columns, source_of
+from yolo_gradwatch.views.timeline import Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.diagnose.finding import Finding
     from yolo_gradwatch.diagnose.report import Report
-    from yolo_gradwatch.heatmap import Heatmap
     from yolo_gradwatch.runs.run import Run
+    from yolo_gradwatch.views.heatmap import Heatmap
 
 _PARTS = files("yolo_gradwatch") / "page_parts"
 

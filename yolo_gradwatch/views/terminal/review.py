@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from yolo_gradwatch.glyphs import STYLES, norm_text, number, sparkline
-from yolo_gradwatch.lines import finding_text, verdict
-from yolo_gradwatch.live import Board
 from yolo_gradwatch.measure.arrays import FLOAT32_MAX
 from yolo_gradwatch.measure.windows import windows_of
-from yolo_gradwatch.summary import OVER_RUN, of_blocks
-from yolo_gradwatch.table import Column, columns
+from yolo_gradwatch.views.live import Board
+from yolo_gradwatch.views.summary import OVER_RUN, of_blocks
+from yolo_gradwatch.views.terminal.glyphs import STYLES, norm_text, number, sparkline
+from yolo_gradwatch.views.terminal.lines import finding_text, verdict
+from yolo_gradwatch.views.terminal.table import Column, columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.diagnose.finding import Finding
     from yolo_gradwatch.diagnose.report import Report
-    from yolo_gradwatch.live import BlockRow
     from yolo_gradwatch.measure.clipping import EpochClipping
     from yolo_gradwatch.measure.quantities import Quantity
     from yolo_gradwatch.runs.run import Run
+    from yolo_gradwatch.views.live import BlockRow
 
 _TEXTS = ("module", "type", "findings")
 

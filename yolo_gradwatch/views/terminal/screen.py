@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from rich.live import Live
 from rich.text import Text
 
-from yolo_gradwatch.console import live_console, plain_console
-from yolo_gradwatch.stand_in import StandIn, StandIns
-from yolo_gradwatch.streams import below, descriptor_of, is_direct, is_plain
+from yolo_gradwatch.views.terminal.console import live_console, plain_console
+from yolo_gradwatch.views.terminal.stand_in import StandIn, StandIns
+from yolo_gradwatch.views.terminal.streams import below, descriptor_of, is_direct, is_plain
 
 if TYPE_CHECKING:
     import logging
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from yolo_gradwatch.panel import Panel
+    from yolo_gradwatch.views.terminal.panel import Panel
 
 REDRAW_SECONDS = 0.25
 FRAME_SECONDS = 0.1

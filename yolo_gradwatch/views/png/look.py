@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.text import Text
 
-from yolo_gradwatch.heatmap import COLOURS, decade
+from yolo_gradwatch.views.heatmap import COLOURS, decade
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from yolo_gradwatch import console, lines
-from yolo_gradwatch.glyphs import encodable
-from yolo_gradwatch.live import Board
-from yolo_gradwatch.panel import Panel
 from yolo_gradwatch.runs.outputs import OutputBase
 from yolo_gradwatch.runs.schema import PICTURE_FILE, RUN_FILES
-from yolo_gradwatch.screen import Screen
-from yolo_gradwatch.streams import draws_panel
-from yolo_gradwatch.table import epoch_table
+from yolo_gradwatch.views.live import Board
+from yolo_gradwatch.views.terminal import console, lines
+from yolo_gradwatch.views.terminal.glyphs import encodable
+from yolo_gradwatch.views.terminal.panel import Panel
+from yolo_gradwatch.views.terminal.screen import Screen
+from yolo_gradwatch.views.terminal.streams import draws_panel
+from yolo_gradwatch.views.terminal.table import epoch_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from yolo_gradwatch.diagnose.messages import lasted
 from yolo_gradwatch.diagnose.report import finding_line
-from yolo_gradwatch.glyphs import STYLES, number
+from yolo_gradwatch.views.terminal.glyphs import STYLES, number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.diagnose.finding import Finding, News
     from yolo_gradwatch.diagnose.report import Report
-    from yolo_gradwatch.live import Board
+    from yolo_gradwatch.views.live import Board
 
 
 def status(board: Board) -> str:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from yolo_gradwatch.compare import PARTS, differences, only_in
-from yolo_gradwatch.glyphs import norm_text
-from yolo_gradwatch.lines import finding_text
-from yolo_gradwatch.review_text import remarks
-from yolo_gradwatch.table import Column, columns
+from yolo_gradwatch.views.compare import PARTS, differences, only_in
+from yolo_gradwatch.views.terminal.glyphs import norm_text
+from yolo_gradwatch.views.terminal.lines import finding_text
+from yolo_gradwatch.views.terminal.review import remarks
+from yolo_gradwatch.views.terminal.table import Column, columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -9,8 +9,8 @@ import numpy as np
 from rich.console import Group
 from rich.text import Text
 
-from yolo_gradwatch.glyphs import DEPTH, STYLES, bar, cut, number, sparkline
-from yolo_gradwatch.lines import status
+from yolo_gradwatch.views.terminal.glyphs import DEPTH, STYLES, bar, cut, number, sparkline
+from yolo_gradwatch.views.terminal.lines import status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
     from yolo_gradwatch.diagnose.finding import Finding
-    from yolo_gradwatch.live import BlockRow, Board
+    from yolo_gradwatch.views.live import BlockRow, Board
 
 _NORM_WIDTH = 8
 _LABEL_WIDTH = 18

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import plotly.graph_objects as go
 
-from yolo_gradwatch.heatmap import COLOURS, STATES, WEAK, WEAK_ZERO, ZERO, decade
+from yolo_gradwatch.views.heatmap import COLOURS, STATES, WEAK, WEAK_ZERO, ZERO, decade
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from yolo_gradwatch.heatmap import Heatmap, Mark
     from yolo_gradwatch.measure.arrays import Floats
+    from yolo_gradwatch.views.heatmap import Heatmap, Mark
 
 COVERS = (*STATES.values(), WEAK, WEAK_ZERO)
 """Words and colour of each cover of a cell, counted from 1."""

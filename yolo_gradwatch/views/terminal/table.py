@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from yolo_gradwatch.glyphs import STYLES, number
-from yolo_gradwatch.lines import status
+from yolo_gradwatch.views.terminal.glyphs import STYLES, number
+from yolo_gradwatch.views.terminal.lines import status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from yolo_gradwatch.live import BlockRow, Board
+    from yolo_gradwatch.views.live import BlockRow, Board
 
 _GAP = "  "
 _LOG_WIDTH = 80

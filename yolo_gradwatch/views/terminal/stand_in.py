@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from rich.ansi import AnsiDecoder
 from rich.text import Text
 
-from yolo_gradwatch.console import live_console
-from yolo_gradwatch.streams import is_terminal
+from yolo_gradwatch.views.terminal.console import live_console
+from yolo_gradwatch.views.terminal.streams import is_terminal
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Iterable, Sequence
 
-    from yolo_gradwatch.screen import Screen
+    from yolo_gradwatch.views.terminal.screen import Screen
 
 
 class StandIn:

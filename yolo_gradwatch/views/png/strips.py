@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolo_gradwatch.look import DARK, GREY, LINES, log_axis, short
+from yolo_gradwatch.views.png.look import DARK, GREY, LINES, log_axis, short
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from matplotlib.axes import Axes
 
-    from yolo_gradwatch.heatmap import Heatmap
     from yolo_gradwatch.measure.arrays import Floats
-    from yolo_gradwatch.timeline import Timeline
+    from yolo_gradwatch.views.heatmap import Heatmap
+    from yolo_gradwatch.views.timeline import Timeline
 
     Strip = tuple[float, Callable[[Axes, Heatmap, Timeline], None]]
 

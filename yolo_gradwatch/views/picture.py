@@ -37,8 +37,8 @@ class Picture(OutputBase):
         """Draw the run as it ended."""
         if not self._files.is_whole:
             return
-        from yolo_gradwatch.heatmap import heatmap  # noqa: PLC0415  # only the end pays for it
-        from yolo_gradwatch.png import write  # noqa: PLC0415  # loads matplotlib
+        from yolo_gradwatch.views.heatmap import heatmap  # noqa: PLC0415  # only the end pays for it
+        from yolo_gradwatch.views.png.figure import write  # noqa: PLC0415  # loads matplotlib
 
         path = self._folder / PICTURE_FILE
         write(heatmap(load_run(self._folder), report), report, path)
