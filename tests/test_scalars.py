@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from build import YOLO26N, layout_of, window_of
 
+from yolo_gradwatch.loggers.scalars import Scalars, scalars
 from yolo_gradwatch.measure.layout import WHOLE, Layout
-from yolo_gradwatch.scalars import Scalars, scalars
 
 SHOWN = ("model", "model.0", "model.1", "model.3", "model.4")
 

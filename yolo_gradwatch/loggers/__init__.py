@@ -1,0 +1,1 @@
+"""Everything that another program is sent."""
