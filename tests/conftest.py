@@ -69,8 +69,8 @@ def terminal(monkeypatch):
     The panel is drawn whenever it is asked to, as if the training took its time.
     """
     from build import Terminal
+    from yolo_gradwatch.watch.gradwatch.ultralytics.training import log_handlers
 
-    from yolo_gradwatch.training import log_handlers
     from yolo_gradwatch.views.terminal import screen
 
     def take():

@@ -1,8 +1,8 @@
 """A training as the watch records it, without a trainer: steps are given by hand."""
 
 from values import LAYOUT, MEMBERS
+from yolo_gradwatch.watch.gradwatch.assembly import Options, Training, assemble
 
-from yolo_gradwatch.assembly import Options, Training, assemble
 from yolo_gradwatch.runs.resume import earlier_run
 from yolo_gradwatch.views.terminal.output import Terminal
 

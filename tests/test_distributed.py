@@ -11,9 +11,10 @@ import pytest
 from oracle import RELATIVE
 from test_cli import SMALL
 from training import HOME, TINY, shapes, train
+from yolo_gradwatch.watch.gradwatch.ultralytics import ddp
+from yolo_gradwatch.watch.gradwatch.ultralytics import training as facts
 
-from yolo_gradwatch import GradWatch, ddp, load_run
-from yolo_gradwatch import training as facts
+from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.cli_main import main
 
 pytestmark = pytest.mark.train

@@ -14,16 +14,17 @@ import pytest
 from recording import Recording
 from short import told
 from values import MEMBERS, sample
+from yolo_gradwatch.watch.gradwatch.recorder import MOST_WAITING, WAIT_SECONDS
 
-from yolo_gradwatch import load_run, recorder
+from yolo_gradwatch import load_run
 from yolo_gradwatch.measure.sample import Detail
 from yolo_gradwatch.measure.windows import FINE_STRETCHES, WINDOW_SHARE
-from yolo_gradwatch.recorder import MOST_WAITING, WAIT_SECONDS
 from yolo_gradwatch.runs.evidence import FOLDER
 from yolo_gradwatch.runs.schema import ALERT_COLUMNS
 from yolo_gradwatch.runs.writer import RunLog
 from yolo_gradwatch.views.terminal import console, panel
 from yolo_gradwatch.views.terminal import output as terminal_output
+from yolo_gradwatch.watch.gradwatch import recorder
 
 FAR = 1_000_001  # a step so late that a window holds 20,000 steps
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.runs.outputs import Output
     from yolo_gradwatch.runs.run import Run, load_run
     from yolo_gradwatch.runs.schema import FormatError
-    from yolo_gradwatch.watch import GradWatch
+    from yolo_gradwatch.watch.gradwatch import GradWatch
 
 __version__ = "0.1.0"
 

@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from yolo_gradwatch import command, ddp
 from yolo_gradwatch.cli_options import Watching, alarm_words, fields_of, limits_of, taking
 from yolo_gradwatch.cli_output import (
     FINE,
@@ -26,14 +25,15 @@ from yolo_gradwatch.cli_output import (
 )
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.runs.schema import FormatError
+from yolo_gradwatch.watch.gradwatch.ultralytics import command, ddp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from yolo_gradwatch.faults import Fault
-    from yolo_gradwatch.launched import Launched
-    from yolo_gradwatch.session import Session
-    from yolo_gradwatch.watch import GradWatch
+    from yolo_gradwatch.watch.gradwatch import GradWatch
+    from yolo_gradwatch.watch.gradwatch.launched import Launched
+    from yolo_gradwatch.watch.gradwatch.session import Session
 
 _OURS = ("--interval", "--live", "--no-live", "--thresholds", "--stop-on", "--fail-on")
 
@@ -49,7 +49,7 @@ def train(ctx: typer.Context, **options: Any) -> None:
     A task may stand in front: [bold]yolo-gradwatch segment train ...[/bold]. The dashed options
     below are those of the watch; any other dashed name is handed on if Ultralytics knows it.
     """
-    from yolo_gradwatch.watch import begin  # it loads torch
+    from yolo_gradwatch.watch.gradwatch import begin  # it loads torch
 
     watch, fail_words = _watch(Watching(**options))
     arguments = _training_arguments(ctx.args)
@@ -132,7 +132,7 @@ def _hint(word: str, known: Collection[str], otherwise: str) -> str:
 
 def _watch(options: Watching) -> tuple[GradWatch, tuple[str, ...]]:
     """The watch that was asked for, and the rules or kinds of rules of ``--fail-on``."""
-    from yolo_gradwatch.watch import GradWatch  # it loads torch
+    from yolo_gradwatch.watch.gradwatch import GradWatch  # it loads torch
 
     fail_words = alarm_words("--fail-on", options.fail_on)
     stop_words = alarm_words("--stop-on", options.stop_on)
@@ -188,7 +188,7 @@ def _leave(watch: GradWatch, fail_words: tuple[str, ...], run: Callable[[], None
 
 
 def _sessions(watch: GradWatch) -> Sequence[Session | Launched]:
-    from yolo_gradwatch.watch import sessions_of  # it loads torch
+    from yolo_gradwatch.watch.gradwatch import sessions_of  # it loads torch
 
     return sessions_of(watch)
 

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis
 from yolo_gradwatch.diagnose.thresholds import Thresholds
-from yolo_gradwatch.fanout import Fanout
 from yolo_gradwatch.measure.clipping import CLIP_NORM
 from yolo_gradwatch.measure.event import Event
-from yolo_gradwatch.reactions import Callback, StopRule
-from yolo_gradwatch.recorder import Recorder
 from yolo_gradwatch.runs import resume
 from yolo_gradwatch.runs.evidence import Evidence
 from yolo_gradwatch.runs.files import Files
 from yolo_gradwatch.runs.outputs import RunInfo
 from yolo_gradwatch.views.picture import Picture
+from yolo_gradwatch.watch.gradwatch.fanout import Fanout
+from yolo_gradwatch.watch.gradwatch.reactions import Callback, StopRule
+from yolo_gradwatch.watch.gradwatch.recorder import Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,16 +9,16 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yolo_gradwatch import ddp
-from yolo_gradwatch import training as facts
-from yolo_gradwatch.assembly import Options
 from yolo_gradwatch.diagnose.report import ELSEWHERE, Report
 from yolo_gradwatch.diagnose.thresholds import Thresholds, check_count, shown
 from yolo_gradwatch.diagnose.vocabulary import alarms
-from yolo_gradwatch.guard import warn_of_own_error
-from yolo_gradwatch.launched import Launched
 from yolo_gradwatch.runs.outputs import METHODS
-from yolo_gradwatch.session import Session
+from yolo_gradwatch.watch.gradwatch.assembly import Options
+from yolo_gradwatch.watch.gradwatch.guard import warn_of_own_error
+from yolo_gradwatch.watch.gradwatch.launched import Launched
+from yolo_gradwatch.watch.gradwatch.session import Session
+from yolo_gradwatch.watch.gradwatch.ultralytics import ddp
+from yolo_gradwatch.watch.gradwatch.ultralytics import training as facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

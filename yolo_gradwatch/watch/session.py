@@ -7,16 +7,16 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from yolo_gradwatch import contract, hooks
-from yolo_gradwatch import training as facts
-from yolo_gradwatch.assembly import Options, Parts, Training, assemble
 from yolo_gradwatch.diagnose.report import Report
-from yolo_gradwatch.events import Events, view
-from yolo_gradwatch.guard import Guard
 from yolo_gradwatch.measure import model_layout as layouts
 from yolo_gradwatch.runs.arguments import arguments_of
 from yolo_gradwatch.runs.resume import earlier_run
 from yolo_gradwatch.views.terminal.output import Terminal
+from yolo_gradwatch.watch.gradwatch.assembly import Options, Parts, Training, assemble
+from yolo_gradwatch.watch.gradwatch.events import Events, view
+from yolo_gradwatch.watch.gradwatch.guard import Guard
+from yolo_gradwatch.watch.gradwatch.ultralytics import contract, hooks
+from yolo_gradwatch.watch.gradwatch.ultralytics import training as facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

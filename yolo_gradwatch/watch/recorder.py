@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING
 
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis
 from yolo_gradwatch.diagnose.report import Report
-from yolo_gradwatch.fanout import Fanout
 from yolo_gradwatch.measure.clipping import Clipping
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.measure.layout import dated
 from yolo_gradwatch.measure.windows import Rollup
+from yolo_gradwatch.watch.gradwatch.fanout import Fanout
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from yolo_gradwatch.diagnose.diagnosis import Diagnosis
-    from yolo_gradwatch.fanout import Fanout
     from yolo_gradwatch.measure.clipping import EpochClipping
     from yolo_gradwatch.measure.event import EventKind
     from yolo_gradwatch.measure.layout import Layout, Members
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.runs.outputs import RunInfo
     from yolo_gradwatch.runs.resume import Past
+    from yolo_gradwatch.watch.gradwatch.fanout import Fanout
 
 MOST_WAITING = 32
 """Steps that are looked at together at the most; so many take about four times as long as one."""
