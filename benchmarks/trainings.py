@@ -28,7 +28,7 @@ with contextlib.redirect_stdout(sys.stderr):  # it tells of its new settings as 
     from ultralytics.engine import trainer as engine
     from ultralytics.models.yolo.detect import DetectionTrainer
 
-from yolo_gradwatch.shapes import draw_dataset  # noqa: E402  # imports Ultralytics
+from yolo_gradwatch.demo.shapes import draw_dataset  # noqa: E402  # imports Ultralytics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -374,7 +374,7 @@ def test_a_command_that_watched_nothing_fails_under_fail_on_but_on_other_ranks(
 
 
 def test_the_faults_are_listed():
-    from yolo_gradwatch.faults import FAULTS
+    from yolo_gradwatch.demo.faults import FAULTS
 
     code, out, _ = outcome("demo", "--list")
     assert code == 0

@@ -9,8 +9,8 @@ from rich.console import Console
 from training import shapes, train
 
 from yolo_gradwatch import GradWatch, load_run
+from yolo_gradwatch.demo.faults import FAULTS, STEP
 from yolo_gradwatch.diagnose.catalog import RULES
-from yolo_gradwatch.faults import FAULTS, STEP
 from yolo_gradwatch.views.terminal.output import Terminal
 from yolo_gradwatch.views.terminal.panel import Panel
 

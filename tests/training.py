@@ -62,7 +62,7 @@ def official(name):
 
 def shapes(images=8):
     """A drawn data set with ``images`` to train on: ``images / 4`` steps an epoch."""
-    from yolo_gradwatch.shapes import draw_dataset
+    from yolo_gradwatch.demo.shapes import draw_dataset
 
     data_folder()
     return str(draw_dataset(HOME / f"shapes-{images}", train=images, val=4))

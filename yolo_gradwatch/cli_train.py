@@ -30,7 +30,7 @@ from yolo_gradwatch.watch.gradwatch.ultralytics import command, ddp
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from yolo_gradwatch.faults import Fault
+    from yolo_gradwatch.demo.faults import Fault
     from yolo_gradwatch.watch.gradwatch import GradWatch
     from yolo_gradwatch.watch.gradwatch.launched import Launched
     from yolo_gradwatch.watch.gradwatch.session import Session
@@ -72,7 +72,7 @@ def demo(
 
     With [bold]--fault NAME[/bold] something is wrong in it, to see what the watch says of it.
     """
-    from yolo_gradwatch.faults import FAULTS  # it loads torch
+    from yolo_gradwatch.demo.faults import FAULTS  # it loads torch
 
     if list_:
         _print_faults(FAULTS)
@@ -92,7 +92,7 @@ def train_on_shapes(folder: Path, watch: GradWatch, fault: Fault, epochs: int) -
         fault: Planted before the watch looks at the model.
         epochs: Of six batches each.
     """
-    from yolo_gradwatch.shapes import SIZE, draw_dataset
+    from yolo_gradwatch.demo.shapes import SIZE, draw_dataset
 
     options: dict[str, Any] = {
         "data": str(draw_dataset(folder / "data")),

@@ -1,0 +1,1 @@
+"""A data set that is drawn here, and faults to plant."""
