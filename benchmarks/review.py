@@ -35,7 +35,7 @@ from yolo_gradwatch.runs.meta import Meta, RunOptions
 if TYPE_CHECKING:
     from yolo_gradwatch import Layout
 
-SCRIPT = "from yolo_gradwatch.cli_main import script; script()"
+SCRIPT = "from yolo_gradwatch.cli.main import script; script()"
 MEASURE = """
 import resource, subprocess, sys, time
 begin = time.perf_counter()

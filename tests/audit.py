@@ -122,7 +122,7 @@ def told(value):
 
 def command(witness, *arguments):
     """Run a command line of ours; its exit code."""
-    from yolo_gradwatch.cli_main import main
+    from yolo_gradwatch.cli.main import main
 
     return main([*arguments])
 

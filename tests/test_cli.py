@@ -15,8 +15,9 @@ from training import TINY, data_folder, official, shapes, small
 from values import window, write_run
 from yolo_gradwatch.watch.gradwatch.launched import Launched
 
-from yolo_gradwatch import GradWatch, __version__, cli_train, load_run
-from yolo_gradwatch.cli_main import app, main
+from yolo_gradwatch import GradWatch, __version__, load_run
+from yolo_gradwatch.cli import train as cli_train
+from yolo_gradwatch.cli.main import app, main
 
 SMALL = [f"{name}={value}" for name, value in TINY.items()]
 

@@ -23,8 +23,8 @@ from rich.cells import cell_len
 from test_review import CONV, DEAD, EPOCH, START, watch
 from values import LAWS, LAYOUT, NET, Part, inside, normed, plan, window, write_run
 
-from yolo_gradwatch.cli_main import main
-from yolo_gradwatch.cli_output import finding_record
+from yolo_gradwatch.cli.main import main
+from yolo_gradwatch.cli.output import finding_record
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.event import Event
@@ -536,7 +536,7 @@ def test_what_a_file_says_cannot_steer_the_terminal(tmp_path):
 def test_no_command_loads_what_it_does_not_need(run):
     code = """
 import sys
-from yolo_gradwatch.cli_main import main
+from yolo_gradwatch.cli.main import main
 for form in ([], ["--csv"], ["--json"]):
     main(["review", sys.argv[1], "--module", "*", *form])
     main(["compare", sys.argv[1], sys.argv[1], *form])
@@ -551,7 +551,7 @@ print(*{name.partition(".")[0] for name in sys.modules}, file=sys.stderr)
     assert not heavy & {*err.split()}
 
 
-SCRIPT = "from yolo_gradwatch.cli_main import script; script()"
+SCRIPT = "from yolo_gradwatch.cli.main import script; script()"
 
 
 def test_a_run_is_followed_no_further_than_somebody_reads(tmp_path):

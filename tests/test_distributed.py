@@ -15,7 +15,7 @@ from yolo_gradwatch.watch.gradwatch.ultralytics import ddp
 from yolo_gradwatch.watch.gradwatch.ultralytics import training as facts
 
 from yolo_gradwatch import GradWatch, load_run
-from yolo_gradwatch.cli_main import main
+from yolo_gradwatch.cli.main import main
 
 pytestmark = pytest.mark.train
 

@@ -157,7 +157,7 @@ def test_an_error_in_any_function_of_ours_costs_the_watch_only(
 def test_a_watch_that_could_not_begin_does_not_pass_fail_on(tmp_path, capfd):
     from test_cli import SMALL
 
-    from yolo_gradwatch.cli_main import main
+    from yolo_gradwatch.cli.main import main
 
     arguments = ["train", f"model={small()}", f"data={shapes()}", *SMALL, f"project={tmp_path}"]
     with planted.cleared():

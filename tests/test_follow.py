@@ -28,7 +28,7 @@ from test_review import CONV, DEAD, DEAD_PID, MORE, START, process, watch
 from test_screen import seen, set_terminal
 from values import LAWS, LAYOUT, assert_same, grown, meta_of, put_meta, runs, window
 
-from yolo_gradwatch.cli_main import main
+from yolo_gradwatch.cli.main import main
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.runs.meta import decoded

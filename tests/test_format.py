@@ -14,7 +14,7 @@ from training import shapes, small, train
 from values import LAYOUT, assert_same, window, write_run
 
 from yolo_gradwatch import GradWatch, load_run
-from yolo_gradwatch.cli_main import main
+from yolo_gradwatch.cli.main import main
 from yolo_gradwatch.diagnose.causes import at_work, lower_rate
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.measure.windows import windows_of

@@ -16,7 +16,7 @@ import pytest
 from training import TINY, shapes, small, train
 
 from yolo_gradwatch import load_run
-from yolo_gradwatch.cli_main import main
+from yolo_gradwatch.cli.main import main
 from yolo_gradwatch.runs.schema import FormatError
 from yolo_gradwatch.runs.writer import WINDOW_COLUMNS
 

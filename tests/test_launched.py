@@ -13,7 +13,7 @@ from yolo_gradwatch.watch.gradwatch.launched import Launched
 from yolo_gradwatch.watch.gradwatch.ultralytics import ddp
 
 from yolo_gradwatch import GradWatch, load_run
-from yolo_gradwatch.cli_train import _leave
+from yolo_gradwatch.cli.train import _leave
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.runs.schema import FormatError
 from yolo_gradwatch.watch.gradwatch import _begin_launched

@@ -13,7 +13,7 @@ from test_review import CONV, DEAD, watch
 from values import LAYOUT, Part, plan, window, write_run
 
 from yolo_gradwatch import load_run
-from yolo_gradwatch.cli_main import main
+from yolo_gradwatch.cli.main import main
 from yolo_gradwatch.measure.arrays import FLOAT32_MAX
 from yolo_gradwatch.views.heatmap import NONFINITE, STATES, WEAK, WEAK_ZERO, ZERO
 from yolo_gradwatch.views.summary import summary
@@ -388,9 +388,9 @@ def test_without_plotly_the_install_command_is_told(run, tmp_path):
     code = f"""
 import sys
 sys.modules["plotly"] = None
-from yolo_gradwatch.cli_main import main
+from yolo_gradwatch.cli.main import main
 from yolo_gradwatch.views.heatmap import STATES, WEAK, WEAK_ZERO
-from yolo_gradwatch.cli_main import main
+from yolo_gradwatch.cli.main import main
 sys.exit(main(["review", {str(run.folder)!r}, "--html", {str(tmp_path / "p.html")!r}]))
 """
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -418,7 +418,7 @@ def test_no_state_of_matplotlib_is_touched(tmp_path):
     code = f"""
 import sys, matplotlib
 before = matplotlib.rcParams.copy()
-from yolo_gradwatch.cli_main import main
+from yolo_gradwatch.cli.main import main
 assert main(["review", {str(tmp_path)!r}, "--plot", "--modules"]) == 0
 assert matplotlib.rcParams.copy() == before
 assert "matplotlib.pyplot" not in sys.modules

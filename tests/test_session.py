@@ -22,7 +22,7 @@ from short import (
 )
 
 from yolo_gradwatch import GradWatch, load_run
-from yolo_gradwatch.cli_train import _leave
+from yolo_gradwatch.cli.train import _leave
 from yolo_gradwatch.measure.capture import Capture
 
 EVENTS = (

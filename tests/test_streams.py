@@ -21,7 +21,7 @@ from training import HOME, TINY, shapes, train
 from values import Part, plan, window, write_run
 
 from yolo_gradwatch import GradWatch, load_run
-from yolo_gradwatch.cli_main import main
+from yolo_gradwatch.cli.main import main
 from yolo_gradwatch.views.terminal.console import plain_console
 from yolo_gradwatch.views.terminal.glyphs import encodable
 from yolo_gradwatch.views.terminal.streams import draws_panel, is_live_terminal

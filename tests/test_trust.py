@@ -21,7 +21,7 @@ from audit import OURS
 from test_follow import Training
 from values import Part, plan, window, write_run
 
-from yolo_gradwatch.cli_main import main
+from yolo_gradwatch.cli.main import main
 from yolo_gradwatch.runs.evidence import FOLDER, OWN_FOLDER
 from yolo_gradwatch.runs.run import load_run
 from yolo_gradwatch.runs.schema import ALERTS_FILE, META_FILE, PICTURE_FILE, WINDOWS_FILE

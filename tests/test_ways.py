@@ -10,7 +10,7 @@ from healthy import cases, holds, watched
 from training import TINY, needs, shapes, train
 
 from yolo_gradwatch import GradWatch
-from yolo_gradwatch.cli_main import main
+from yolo_gradwatch.cli.main import main
 
 pytestmark = pytest.mark.train
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from yolo_gradwatch.cli_output import refuse, tell
+from yolo_gradwatch.cli.output import refuse, tell
 from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.diagnose.vocabulary import ALARMS, alarms

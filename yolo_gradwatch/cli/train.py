@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from yolo_gradwatch.cli_options import Watching, alarm_words, fields_of, limits_of, taking
-from yolo_gradwatch.cli_output import (
+from yolo_gradwatch.cli.options import Watching, alarm_words, fields_of, limits_of, taking
+from yolo_gradwatch.cli.output import (
     FINE,
     FOUND,
     INTERRUPTED,

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from yolo_gradwatch.cli_options import Csv, Json, Pattern, found, judged, matching
-from yolo_gradwatch.cli_output import outcome, records, refuse, show, width, write_csv, write_json
+from yolo_gradwatch.cli.options import Csv, Json, Pattern, found, judged, matching
+from yolo_gradwatch.cli.output import outcome, records, refuse, show, width, write_csv, write_json
 
 Runs = Annotated[
     list[Path],

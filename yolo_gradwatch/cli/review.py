@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from yolo_gradwatch.cli_options import (
+from yolo_gradwatch.cli.options import (
     Csv,
     FailOn,
     Json,
@@ -27,7 +27,7 @@ from yolo_gradwatch.cli_options import (
     rule_words,
     taking,
 )
-from yolo_gradwatch.cli_output import (
+from yolo_gradwatch.cli.output import (
     INTERRUPTED,
     check_target,
     finding_record,

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import typer
 
 import yolo_gradwatch
-from yolo_gradwatch.cli_compare import compare
-from yolo_gradwatch.cli_output import EPILOG, FINE, UNUSABLE, refuse
-from yolo_gradwatch.cli_review import review
-from yolo_gradwatch.cli_train import demo, train
+from yolo_gradwatch.cli.compare import compare
+from yolo_gradwatch.cli.output import EPILOG, FINE, UNUSABLE, refuse
+from yolo_gradwatch.cli.review import review
+from yolo_gradwatch.cli.train import demo, train
 from yolo_gradwatch.runs.schema import FormatError
 
 
