@@ -40,9 +40,8 @@ from yolo_gradwatch.measure.capture import Capture
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from yolo_gradwatch.watch.gradwatch.recorder import Recorder
-
     from yolo_gradwatch.measure.sample import Sample
+    from yolo_gradwatch.watch.recorder import Recorder
 
 WINDOWS = 300
 MANY = 32

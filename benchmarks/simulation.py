@@ -21,16 +21,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from machine import peak_memory
-from yolo_gradwatch.watch.gradwatch.assembly import Options, Training, assemble
 
 from yolo_gradwatch.measure.sample import Detail, Sample
 from yolo_gradwatch.runs import schema
 from yolo_gradwatch.views.terminal.output import Terminal
+from yolo_gradwatch.watch.assembly import Options, Training, assemble
 
 if TYPE_CHECKING:
-    from yolo_gradwatch.watch.gradwatch.recorder import Recorder
-
     from yolo_gradwatch.measure.layout import Layout, Members
+    from yolo_gradwatch.watch.recorder import Recorder
 
 EPOCHS = 300
 SKIPS, ANOMALIES = 1000, 40

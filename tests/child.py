@@ -14,13 +14,12 @@ import time
 from io import StringIO
 from pathlib import Path
 
-from yolo_gradwatch.watch.gradwatch.recorder import Recorder
-from yolo_gradwatch.watch.gradwatch.session import Session
-
 from yolo_gradwatch import GradWatch
 from yolo_gradwatch.runs import schema
 from yolo_gradwatch.runs import writer as runlog
 from yolo_gradwatch.views.png import figure as png
+from yolo_gradwatch.watch.recorder import Recorder
+from yolo_gradwatch.watch.session import Session
 
 TIRED = 120
 """Seconds after which it ends itself, should nobody do it."""

@@ -69,9 +69,9 @@ def terminal(monkeypatch):
     The panel is drawn whenever it is asked to, as if the training took its time.
     """
     from build import Terminal
-    from yolo_gradwatch.watch.gradwatch.ultralytics.training import log_handlers
 
     from yolo_gradwatch.views.terminal import screen
+    from yolo_gradwatch.watch.ultralytics.training import log_handlers
 
     def take():
         clock = SimpleNamespace(monotonic=count(0.0, 2 * screen.MOST_SECONDS).__next__)

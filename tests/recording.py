@@ -1,10 +1,10 @@
 """A training as the watch records it, without a trainer: steps are given by hand."""
 
 from values import LAYOUT, MEMBERS
-from yolo_gradwatch.watch.gradwatch.assembly import Options, Training, assemble
 
 from yolo_gradwatch.runs.resume import earlier_run
 from yolo_gradwatch.views.terminal.output import Terminal
+from yolo_gradwatch.watch.assembly import Options, Training, assemble
 
 
 class Recording:

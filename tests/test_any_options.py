@@ -236,7 +236,7 @@ def test_any_arguments_of_a_review_give_a_review_or_one_line(run, tier):
 def test_a_malformed_option_of_a_training_starts_none(arguments, monkeypatch):
     started = []
     monkeypatch.setattr(
-        "yolo_gradwatch.watch.gradwatch.ultralytics.command.run_command",
+        "yolo_gradwatch.watch.ultralytics.command.run_command",
         lambda *_: started.append(1),
     )
     training.data_folder()  # else Ultralytics tells of new settings when it is imported

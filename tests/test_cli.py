@@ -13,11 +13,11 @@ from test_review import CONV, DEAD
 from test_training import spoil
 from training import TINY, data_folder, official, shapes, small
 from values import window, write_run
-from yolo_gradwatch.watch.gradwatch.launched import Launched
 
 from yolo_gradwatch import GradWatch, __version__, load_run
 from yolo_gradwatch.cli import train as cli_train
 from yolo_gradwatch.cli.main import app, main
+from yolo_gradwatch.watch.launched import Launched
 
 SMALL = [f"{name}={value}" for name, value in TINY.items()]
 
@@ -83,7 +83,7 @@ REFUSED = """
 def test_what_cannot_be_used_is_one_line_and_exit_code_2(tmp_path, golden, monkeypatch):
     data_folder()
     monkeypatch.setattr(
-        "yolo_gradwatch.watch.gradwatch.ultralytics.command.argument_names",
+        "yolo_gradwatch.watch.ultralytics.command.argument_names",
         lambda: frozenset(["imgsz"]),
     )
     write_run(tmp_path, DEAD)
@@ -223,7 +223,7 @@ def test_a_bug_in_a_users_data_set_shows_its_traceback(tmp_path, capfd, monkeypa
 @pytest.mark.parametrize("is_wanted", [False, True])
 def test_an_error_of_our_own_shows_its_traceback_on_demand(is_wanted):
     script = """
-from yolo_gradwatch.watch.gradwatch.guard import warn_of_own_error
+from yolo_gradwatch.watch.guard import warn_of_own_error
 try:
     1 / 0
 except ZeroDivisionError as error:
@@ -239,7 +239,7 @@ except ZeroDivisionError as error:
 def test_an_error_that_is_coloured_is_told_as_plain_text(monkeypatch):
     text = "'\\x1b[31m\\x1b[1mepchs\\x1b[0m' is not a valid \\u202eargument"
     refused = bug(f'raise SyntaxError("{text}")', "ultralytics.cfg")
-    monkeypatch.setattr("yolo_gradwatch.watch.gradwatch.ultralytics.command.run_command", refused)
+    monkeypatch.setattr("yolo_gradwatch.watch.ultralytics.command.run_command", refused)
     err = "Error: 'epchs' is not a valid ?argument\n"
     assert outcome("train", "epochs=3") == (2, "", err)
 

@@ -16,12 +16,12 @@ from short import bits_of
 from short import told as warnings_in
 from torch.nn.utils import clip_grad_norm_
 from training import shapes, train
-from yolo_gradwatch.watch.gradwatch.ultralytics import contract, hooks
-from yolo_gradwatch.watch.gradwatch.ultralytics import training as facts
-from yolo_gradwatch.watch.gradwatch.ultralytics.contract import Unwatchable
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.measure.clipping import CLIP_NORM
+from yolo_gradwatch.watch.ultralytics import contract, hooks
+from yolo_gradwatch.watch.ultralytics import training as facts
+from yolo_gradwatch.watch.ultralytics.contract import Unwatchable
 
 EVENTS = (
     "on_pretrain_routine_start",
@@ -387,8 +387,9 @@ def test_an_ultralytics_without_a_callback_is_told_before_the_training(tmp_path,
 @pytest.mark.parametrize("wanted", [True, False])
 def test_an_unknown_bar_costs_the_panel_and_one_warning(tmp_path, told, capsys, wanted):
     from values import LAYOUT, MEMBERS
-    from yolo_gradwatch.watch.gradwatch.assembly import Options, Training
-    from yolo_gradwatch.watch.gradwatch.recorder import Recorder
+
+    from yolo_gradwatch.watch.assembly import Options, Training
+    from yolo_gradwatch.watch.recorder import Recorder
 
     about = {"epochs": 1, "resumes": False, "versions": {}, "handlers": []}
     training = Training(tmp_path, {}, has_known_bar=False, **about)

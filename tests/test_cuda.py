@@ -4,9 +4,9 @@ import pytest
 import torch
 from oracle import Oracle
 from training import shapes, train
-from yolo_gradwatch.watch.gradwatch.session import Session
 
 from yolo_gradwatch import GradWatch, load_run
+from yolo_gradwatch.watch.session import Session
 
 pytestmark = [
     pytest.mark.train,

@@ -11,11 +11,11 @@ import pytest
 from oracle import RELATIVE
 from test_cli import SMALL
 from training import HOME, TINY, shapes, train
-from yolo_gradwatch.watch.gradwatch.ultralytics import ddp
-from yolo_gradwatch.watch.gradwatch.ultralytics import training as facts
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.cli.main import main
+from yolo_gradwatch.watch.ultralytics import ddp
+from yolo_gradwatch.watch.ultralytics import training as facts
 
 pytestmark = pytest.mark.train
 

@@ -327,7 +327,7 @@ def test_a_disk_that_takes_no_file_costs_a_warning_and_not_the_report(tmp_path, 
     (finding,) = recorder.report().findings
     assert finding.evidence == ""
     assert "step" in finding.message
-    assert [r.name for r in caplog.records] == ["yolo_gradwatch.watch.gradwatch.fanout"]
+    assert [r.name for r in caplog.records] == ["yolo_gradwatch.watch.fanout"]
 
 
 @pytest.mark.parametrize(("skipped", "held"), [((3,), 4), ((3, 4, 5), 3), ((), 3)])

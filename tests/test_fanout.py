@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 from short import told
-from yolo_gradwatch.watch.gradwatch.fanout import Fanout
 
 from yolo_gradwatch import Output
 from yolo_gradwatch.runs.outputs import METHODS, OutputBase
+from yolo_gradwatch.watch.fanout import Fanout
 
 
 class Logger:

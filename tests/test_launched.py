@@ -9,14 +9,14 @@ from test_review import CONV, DEAD, START
 from test_review import watch as write_files
 from training import TINY
 from values import window
-from yolo_gradwatch.watch.gradwatch.launched import Launched
-from yolo_gradwatch.watch.gradwatch.ultralytics import ddp
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.cli.train import _leave
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.runs.schema import FormatError
 from yolo_gradwatch.watch.gradwatch import _begin_launched
+from yolo_gradwatch.watch.launched import Launched
+from yolo_gradwatch.watch.ultralytics import ddp
 
 SICK = [
     *(window(step, zero=[CONV]) for step in (1, 2, 3, 4)),

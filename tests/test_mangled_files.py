@@ -15,12 +15,12 @@ from mangled import mangled, sound_run
 from test_commands import outcome
 from training import train
 from values import LAWS, LAYOUT, MEMBERS, sample
-from yolo_gradwatch.watch.gradwatch.assembly import Options, Training
-from yolo_gradwatch.watch.gradwatch.recorder import Recorder
 
 from yolo_gradwatch import FormatError, GradWatch, load_run
 from yolo_gradwatch.runs.schema import META_FILE, RUN_FILES
 from yolo_gradwatch.views.terminal import follow
+from yolo_gradwatch.watch.assembly import Options, Training
+from yolo_gradwatch.watch.recorder import Recorder
 
 resource = pytest.importorskip("resource")
 

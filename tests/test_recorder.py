@@ -14,7 +14,6 @@ import pytest
 from recording import Recording
 from short import told
 from values import MEMBERS, sample
-from yolo_gradwatch.watch.gradwatch.recorder import MOST_WAITING, WAIT_SECONDS
 
 from yolo_gradwatch import load_run
 from yolo_gradwatch.measure.sample import Detail
@@ -25,6 +24,7 @@ from yolo_gradwatch.runs.writer import RunLog
 from yolo_gradwatch.views.terminal import console, panel
 from yolo_gradwatch.views.terminal import output as terminal_output
 from yolo_gradwatch.watch.gradwatch import recorder
+from yolo_gradwatch.watch.recorder import MOST_WAITING, WAIT_SECONDS
 
 FAR = 1_000_001  # a step so late that a window holds 20,000 steps
 

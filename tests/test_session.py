@@ -566,7 +566,8 @@ def test_many_trainings_leave_their_reports_only(tmp_path, capsys):
 
 def test_a_class_of_a_trainer_is_not_remembered():
     from ultralytics.engine.trainer import BaseTrainer
-    from yolo_gradwatch.watch.gradwatch.ultralytics import contract
+
+    from yolo_gradwatch.watch.ultralytics import contract
 
     kind = type("Own", (BaseTrainer,), {"__module__": __name__})
     contract.check_event(kind, "on_train_start")

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from training import shapes, trainer_of
-from yolo_gradwatch.watch.gradwatch.ultralytics import hooks
-from yolo_gradwatch.watch.gradwatch.ultralytics import training as facts
+
+from yolo_gradwatch.watch.ultralytics import hooks
+from yolo_gradwatch.watch.ultralytics import training as facts
 
 
 def idle_scaler():

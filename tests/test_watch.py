@@ -5,10 +5,10 @@ import weakref
 import pytest
 import training  # noqa: F401  # attach imports Ultralytics, whose settings are then the tests' own
 from fake_trainer import FakeModel
-from yolo_gradwatch.watch.gradwatch.ultralytics.command import Starter
 
 from yolo_gradwatch import GradWatch, Thresholds
 from yolo_gradwatch.runs.outputs import OutputBase
+from yolo_gradwatch.watch.ultralytics.command import Starter
 
 
 @pytest.mark.parametrize(

@@ -28,18 +28,18 @@ if environ.get("YOLO_GRADWATCH_DEBUG"):  # warnings then come with the traceback
     logging.getLogger(__name__).setLevel(logging.DEBUG)
 
 _HOME = {
-    "Alert": "finding",
-    "Episode": "finding",
-    "Finding": "finding",
-    "FormatError": "schema",
-    "GradWatch": "watch",
-    "Layout": "layout",
-    "Output": "outputs",
-    "Report": "report",
-    "Run": "run",
-    "Thresholds": "thresholds",
-    "Window": "windows",
-    "load_run": "run",
+    "Alert": "diagnose.finding",
+    "Episode": "diagnose.finding",
+    "Finding": "diagnose.finding",
+    "FormatError": "runs.schema",
+    "GradWatch": "watch.gradwatch",
+    "Layout": "measure.layout",
+    "Output": "runs.outputs",
+    "Report": "diagnose.report",
+    "Run": "runs.run",
+    "Thresholds": "diagnose.thresholds",
+    "Window": "measure.windows",
+    "load_run": "runs.run",
 }
 
 __all__ = [

@@ -25,15 +25,15 @@ from yolo_gradwatch.cli.output import (
 )
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.runs.schema import FormatError
-from yolo_gradwatch.watch.gradwatch.ultralytics import command, ddp
+from yolo_gradwatch.watch.ultralytics import command, ddp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from yolo_gradwatch.demo.faults import Fault
     from yolo_gradwatch.watch.gradwatch import GradWatch
-    from yolo_gradwatch.watch.gradwatch.launched import Launched
-    from yolo_gradwatch.watch.gradwatch.session import Session
+    from yolo_gradwatch.watch.launched import Launched
+    from yolo_gradwatch.watch.session import Session
 
 _OURS = ("--interval", "--live", "--no-live", "--thresholds", "--stop-on", "--fail-on")
 

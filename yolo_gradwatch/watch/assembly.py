@@ -14,9 +14,9 @@ from yolo_gradwatch.runs.evidence import Evidence
 from yolo_gradwatch.runs.files import Files
 from yolo_gradwatch.runs.outputs import RunInfo
 from yolo_gradwatch.views.picture import Picture
-from yolo_gradwatch.watch.gradwatch.fanout import Fanout
-from yolo_gradwatch.watch.gradwatch.reactions import Callback, StopRule
-from yolo_gradwatch.watch.gradwatch.recorder import Recorder
+from yolo_gradwatch.watch.fanout import Fanout
+from yolo_gradwatch.watch.reactions import Callback, StopRule
+from yolo_gradwatch.watch.recorder import Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

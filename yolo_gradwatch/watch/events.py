@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from yolo_gradwatch.measure import model_layout as layouts
 from yolo_gradwatch.measure.capture import Capture
 from yolo_gradwatch.runs.evidence import Note
-from yolo_gradwatch.watch.gradwatch.ultralytics import contract, hooks
-from yolo_gradwatch.watch.gradwatch.ultralytics import training as facts
+from yolo_gradwatch.watch.ultralytics import contract, hooks
+from yolo_gradwatch.watch.ultralytics import training as facts
 
 if TYPE_CHECKING:
     import weakref
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from yolo_gradwatch.measure.layout import Layout, Members
-    from yolo_gradwatch.watch.gradwatch.assembly import Parts
+    from yolo_gradwatch.watch.assembly import Parts
 
 MOST_BATCHES = 1024
 """Batches of one optimizer step whose images are remembered."""

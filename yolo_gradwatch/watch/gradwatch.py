@@ -13,12 +13,12 @@ from yolo_gradwatch.diagnose.report import ELSEWHERE, Report
 from yolo_gradwatch.diagnose.thresholds import Thresholds, check_count, shown
 from yolo_gradwatch.diagnose.vocabulary import alarms
 from yolo_gradwatch.runs.outputs import METHODS
-from yolo_gradwatch.watch.gradwatch.assembly import Options
-from yolo_gradwatch.watch.gradwatch.guard import warn_of_own_error
-from yolo_gradwatch.watch.gradwatch.launched import Launched
-from yolo_gradwatch.watch.gradwatch.session import Session
-from yolo_gradwatch.watch.gradwatch.ultralytics import ddp
-from yolo_gradwatch.watch.gradwatch.ultralytics import training as facts
+from yolo_gradwatch.watch.assembly import Options
+from yolo_gradwatch.watch.guard import warn_of_own_error
+from yolo_gradwatch.watch.launched import Launched
+from yolo_gradwatch.watch.session import Session
+from yolo_gradwatch.watch.ultralytics import ddp
+from yolo_gradwatch.watch.ultralytics import training as facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,7 +6,7 @@ import logging
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
-from yolo_gradwatch.watch.gradwatch.ultralytics.contract import Unwatchable
+from yolo_gradwatch.watch.ultralytics.contract import Unwatchable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

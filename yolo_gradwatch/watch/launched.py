@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from yolo_gradwatch.diagnose.vocabulary import matches
 from yolo_gradwatch.runs.run import load_run
 from yolo_gradwatch.runs.schema import META_FILE, FormatError
-from yolo_gradwatch.watch.gradwatch.ultralytics import ddp
+from yolo_gradwatch.watch.ultralytics import ddp
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -12,7 +12,7 @@ from yolo_gradwatch.measure.clipping import Clipping
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.measure.layout import dated
 from yolo_gradwatch.measure.windows import Rollup
-from yolo_gradwatch.watch.gradwatch.fanout import Fanout
+from yolo_gradwatch.watch.fanout import Fanout
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.runs.outputs import RunInfo
     from yolo_gradwatch.runs.resume import Past
-    from yolo_gradwatch.watch.gradwatch.fanout import Fanout
+    from yolo_gradwatch.watch.fanout import Fanout
 
 MOST_WAITING = 32
 """Steps that are looked at together at the most; so many take about four times as long as one."""

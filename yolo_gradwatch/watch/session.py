@@ -12,11 +12,11 @@ from yolo_gradwatch.measure import model_layout as layouts
 from yolo_gradwatch.runs.arguments import arguments_of
 from yolo_gradwatch.runs.resume import earlier_run
 from yolo_gradwatch.views.terminal.output import Terminal
-from yolo_gradwatch.watch.gradwatch.assembly import Options, Parts, Training, assemble
-from yolo_gradwatch.watch.gradwatch.events import Events, view
-from yolo_gradwatch.watch.gradwatch.guard import Guard
-from yolo_gradwatch.watch.gradwatch.ultralytics import contract, hooks
-from yolo_gradwatch.watch.gradwatch.ultralytics import training as facts
+from yolo_gradwatch.watch.assembly import Options, Parts, Training, assemble
+from yolo_gradwatch.watch.events import Events, view
+from yolo_gradwatch.watch.guard import Guard
+from yolo_gradwatch.watch.ultralytics import contract, hooks
+from yolo_gradwatch.watch.ultralytics import training as facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

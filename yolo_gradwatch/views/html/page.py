@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.runs.run import Run
     from yolo_gradwatch.views.heatmap import Heatmap
 
-_PARTS = files("yolo_gradwatch") / "page_parts"
+_PARTS = files("yolo_gradwatch.views.html") / "parts"
 
 
 def write(run: Run, report: Report, path: Path) -> None:

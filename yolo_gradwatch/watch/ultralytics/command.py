@@ -9,7 +9,7 @@ import dis
 import sys
 from typing import TYPE_CHECKING, Any
 
-from yolo_gradwatch.watch.gradwatch.ultralytics import ddp
+from yolo_gradwatch.watch.ultralytics import ddp
 
 if TYPE_CHECKING:
     import logging

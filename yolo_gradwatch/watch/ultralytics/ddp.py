@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from yolo_gradwatch.watch.gradwatch.ultralytics.training import is_trainer
 from yolo_gradwatch.watch.ultralytics.hooks import replaced
+from yolo_gradwatch.watch.ultralytics.training import is_trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yolo_gradwatch.watch.gradwatch.ultralytics.contract import clip_norm, shows_bar
+from yolo_gradwatch.watch.ultralytics.contract import clip_norm, shows_bar
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
