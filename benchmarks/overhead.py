@@ -56,7 +56,7 @@ PARTS: dict[str, list[tuple[type, str]]] = {
     "landing": [(capture.Capture, "drain")],
     "roll-up": [(recorder.Recorder, "take")],
     "rules": [(diagnosis.Diagnosis, "update")],
-    "file": [(runlog.RunLog, name) for name in ("write_window", "write_news", "write_meta")],
+    "file": [(runlog.RunLog, name) for name in ("write_window", "write_changes", "write_meta")],
     "console": [
         *((screen.Screen, name) for name in ("redraw", "print", "show_frame")),
         (console.Console, "print"),

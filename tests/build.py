@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from hypothesis import settings
 
-from yolo_gradwatch.diagnose.finding import Episode, Finding, News
+from yolo_gradwatch.diagnose.finding import Episode, Finding, FindingChange
 from yolo_gradwatch.measure.clipping import EpochClipping
 from yolo_gradwatch.measure.layout import WHOLE, Layout
 from yolo_gradwatch.measure.quantities import MEASURED
@@ -138,8 +138,8 @@ def ended(finding, step_end):
     return replace(finding, episodes=(*finding.episodes[:-1], newest))
 
 
-def news_of(change, finding, step=9, reported=9):
-    return News(change, 1, step, finding, reported)
+def change_of(change, finding, step=9, reported=9):
+    return FindingChange(change, 1, step, finding, reported)
 
 
 def epoch_of(  # noqa: PLR0913  # one argument a field

@@ -7,7 +7,7 @@ from dataclasses import MISSING, asdict, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from test_review import DEAD, EPOCH, watch
+from test_run import DEAD, EPOCH, watch
 from values import LAYOUT, window
 
 from yolo_gradwatch.measure.layout import Layout

@@ -5,7 +5,7 @@ from copy import deepcopy
 from dataclasses import asdict, replace
 
 from hypothesis import strategies as st
-from test_review import CONV, DEAD, EPOCH, watch
+from test_run import CONV, DEAD, EPOCH, watch
 from values import window
 
 from yolo_gradwatch.runs.schema import RUN_FILES

@@ -17,17 +17,18 @@ _swapped = []
 
 
 def places():
-    """Every function of ours by its name: module, class and function."""
+    """Every function of ours by its name: room, module, class and function."""
     found = {}
-    for one in pkgutil.iter_modules(yolo_gradwatch.__path__):
-        module = importlib.import_module(f"yolo_gradwatch.{one.name}")
+    for one in pkgutil.walk_packages(yolo_gradwatch.__path__, "yolo_gradwatch."):
+        module = importlib.import_module(one.name)
         for name, value in vars(module).items():
             if getattr(value, "__module__", None) == module.__name__:
                 members = vars(value).items() if inspect.isclass(value) else [("", value)]
                 for member, inner in members:
                     function = _function(inner)
-                    if function and Path(function.__code__.co_filename).parent == PACKAGE:
-                        found[".".join(filter(None, (one.name, name, member)))] = function
+                    if function and Path(function.__code__.co_filename).is_relative_to(PACKAGE):
+                        place = one.name.removeprefix("yolo_gradwatch.")
+                        found[".".join(filter(None, (place, name, member)))] = function
     return found
 
 
@@ -52,8 +53,9 @@ def cleared():
 def plant(name, *, once=False):
     """Let a function raise from now on, or at its next call only."""
     function = places()[name]
-    module, *path = name.split(".")
-    known = reduce(getattr, path, importlib.import_module(f"yolo_gradwatch.{module}"))
+    module = function.__module__
+    path = name.removeprefix(f"{module.removeprefix('yolo_gradwatch.')}.").split(".")
+    known = reduce(getattr, path, importlib.import_module(module))
     getattr(known, "cache_clear", lambda: None)()  # else it may not be called at all
     _swapped.append((function, function.__code__, name, once))
     function.__code__ = _broken.__code__.replace(co_freevars=function.__code__.co_freevars)

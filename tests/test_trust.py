@@ -27,7 +27,10 @@ from yolo_gradwatch.runs.run import load_run
 from yolo_gradwatch.runs.schema import ALERTS_FILE, META_FILE, PICTURE_FILE, WINDOWS_FILE
 
 SCRIPT = Path(__file__).with_name("audit.py")
-TREES = {path.stem: ast.parse(path.read_text("utf-8")) for path in Path(OURS).glob("*.py")}
+TREES = {
+    path.relative_to(OURS).with_suffix("").as_posix(): ast.parse(path.read_text("utf-8"))
+    for path in Path(OURS).rglob("*.py")
+}
 
 
 # --- a process of its own, and what it may do -----------------------------------------------------

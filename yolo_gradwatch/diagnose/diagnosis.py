@@ -1,4 +1,4 @@
-"""From windows and events to news: what a live run and a replay of its files share."""
+"""From windows and events to changes of findings: what a live run and a replay of its files share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from yolo_gradwatch.measure.windows import rescoped
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from yolo_gradwatch.diagnose.finding import News
+    from yolo_gradwatch.diagnose.finding import FindingChange
     from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.event import Event
     from yolo_gradwatch.measure.layout import Layout
@@ -46,7 +46,7 @@ class Diagnosis:
         self._longest = 0
         self.findings = Findings(layout, limits, training, evidence)
 
-    def update(self, window: Window, reported: int = 0) -> list[News]:
+    def update(self, window: Window, reported: int = 0) -> list[FindingChange]:
         """What the window changes.
 
         Args:
@@ -72,11 +72,11 @@ class Diagnosis:
         self._detector = Detector(scope, self._limits)
         self.findings.regroup(scope)
 
-    def begin_anew(self) -> None:
+    def restart(self) -> None:
         """Forget what was before a resume or a recovery."""
         self._windows = 0
         self._detector.forget()
-        self.findings.begin_anew()
+        self.findings.restart()
 
     def unjudged(self) -> tuple[str, ...]:
         """The rules that need more windows in a row than there were."""
@@ -90,7 +90,7 @@ def replay(
     windows: Iterable[Window],
     events: Iterable[Event],
     reported: Mapping[int, int] | None = None,
-) -> list[News]:
+) -> list[FindingChange]:
     """The changes of a whole run, as its training reported them.
 
     Args:
@@ -101,11 +101,11 @@ def replay(
             training had seen when it reported that; the last one of the window where it is missing.
     """
     known = reported or {}
-    told: list[News] = []
+    told: list[FindingChange] = []
     pending = list(events)
     for window in windows:
         while pending and pending[0].step <= window.step_first:
             pending.pop(0)
-            diagnosis.begin_anew()
+            diagnosis.restart()
         told += diagnosis.update(window, known.get(window.step_first, 0))
     return told

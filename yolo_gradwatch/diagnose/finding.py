@@ -104,7 +104,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class FindingChange:
     """A finding that has just begun or come back, grown worse or ended.
 
     Attributes:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from yolo_gradwatch.diagnose.catalog import RULES
-from yolo_gradwatch.diagnose.finding import Alert, Change, Episode, Finding, News
+from yolo_gradwatch.diagnose.finding import Alert, Change, Episode, Finding, FindingChange
 from yolo_gradwatch.diagnose.grouping import Grouping, by_rule
 from yolo_gradwatch.measure.clipping import CLIP_OVERFLOW
 from yolo_gradwatch.measure.windows import Window
@@ -98,7 +98,7 @@ class Findings:
         self._layout = layout
         self._grouping = Grouping(layout)
 
-    def update(self, window: Window, alerts: Iterable[Alert], reported: int) -> list[News]:
+    def update(self, window: Window, alerts: Iterable[Alert], reported: int) -> list[FindingChange]:
         """What the alerts of this window change.
 
         Args:
@@ -107,7 +107,7 @@ class Findings:
             reported: Newest optimizer step that has been seen by now.
         """
         now = _Now(window.epoch, window.step_first, window.step_last, reported)
-        news = []
+        changes = []
         alerted: set[int] = set()
         for rule, fresh in by_rule(alerts).items():
             rest = fresh
@@ -115,7 +115,7 @@ class Findings:
                 own, rest = self._grouping.split(rest, finding)
                 if own:
                     alerted.add(finding.number)
-                    news += self._go_on(finding, now, own)
+                    changes += self._go_on(finding, now, own)
             rest = [a for a in rest if not self._grouping.is_explained(a, self._lasting())]
             while rest:
                 own, rest = self._grouping.together(rest)
@@ -123,11 +123,11 @@ class Findings:
                 begun = self._begin(now, own, earlier)
                 alerted.add(begun.finding.number)
                 if earlier is None or earlier.severity != "notice":
-                    news.append(begun)
+                    changes.append(begun)
         calm = [] if window.skipped == window.steps else self._calm_down(now, alerted)
-        return [*news, *calm]
+        return [*changes, *calm]
 
-    def begin_anew(self) -> None:
+    def restart(self) -> None:
         """The run restarts: a finding that lasts is over only if it does not come back."""
         for finding in self._lasting():
             last = self._reported[finding.number]
@@ -136,7 +136,7 @@ class Findings:
     def _lasting(self) -> list[Finding]:
         return [finding for finding in self.all.values() if finding.step_end is None]
 
-    def _begin(self, now: _Now, alerts: list[Alert], earlier: Finding | None) -> News:
+    def _begin(self, now: _Now, alerts: list[Alert], earlier: Finding | None) -> FindingChange:
         """A finding that begins, or the next episode of one that was over."""
         first = self._grouping.source(alerts)
         epoch, step = first.epoch, first.step
@@ -164,7 +164,7 @@ class Findings:
         )
         return self._report("start", now, begun, alerts)
 
-    def _go_on(self, finding: Finding, now: _Now, alerts: list[Alert]) -> list[News]:
+    def _go_on(self, finding: Finding, now: _Now, alerts: list[Alert]) -> list[FindingChange]:
         """A finding that has not been reported to be over."""
         last = self._reported[finding.number]
         if last.interrupted:
@@ -183,9 +183,9 @@ class Findings:
         worse = replace(grown, episodes=(*finding.episodes[:-1], episode), limit=alerts[-1].limit)
         return [self._report("worse", now, worse, alerts)]
 
-    def _calm_down(self, now: _Now, alerted: set[int]) -> list[News]:
+    def _calm_down(self, now: _Now, alerted: set[int]) -> list[FindingChange]:
         """End what has had no alert for long enough; the end of a notice is not reported."""
-        news = []
+        changes = []
         for finding in self._lasting():
             if finding.number in alerted:
                 continue
@@ -194,23 +194,25 @@ class Findings:
             last.calm += 1
             if last.calm >= max(CALM_WINDOWS, RULES[finding.rule].needs(self._limits)):
                 ended = self._end(finding, now)
-                news += [ended] if finding.severity != "notice" else []
-        return news
+                changes += [ended] if finding.severity != "notice" else []
+        return changes
 
-    def _end(self, finding: Finding, now: _Now) -> News:
+    def _end(self, finding: Finding, now: _Now) -> FindingChange:
         """The end of an episode, with its first calm window."""
         _, step = self._reported[finding.number].calm_since
         episode = replace(finding.episodes[-1], step_end=step)
         over = replace(finding, episodes=(*finding.episodes[:-1], episode))
         self.all[over.number] = over
-        return News("end", now.epoch, now.step, over, now.reported)
+        return FindingChange("end", now.epoch, now.step, over, now.reported)
 
-    def _report(self, change: Change, now: _Now, finding: Finding, alerts: list[Alert]) -> News:
+    def _report(
+        self, change: Change, now: _Now, finding: Finding, alerts: list[Alert]
+    ) -> FindingChange:
         """Note what is reported, in words too; worse is what is worse than that."""
         last = _Reported(len(finding.modules), max(alert.value for alert in alerts))
         found = self._worded(finding)
         self._reported[found.number], self.all[found.number] = last, found
-        return News(change, now.epoch, now.step, found, now.reported)
+        return FindingChange(change, now.epoch, now.step, found, now.reported)
 
     def _worded(self, finding: Finding) -> Finding:
         words = RULES[finding.rule].message(self._layout, self._training, finding)

@@ -75,7 +75,7 @@ class Outliers:
             anomalous[i] |= first[i] or self._skips == SKIPS_IN_A_ROW
         return anomalous, first
 
-    def begin_anew(self) -> None:
+    def restart(self) -> None:
         """A spoilt step that follows is the first again."""
         self._spoilt = SOUND
 

@@ -199,9 +199,9 @@ class Rollup:
         window, self._open = self._open, None
         return [window.closed(self._members)] if window else []
 
-    def begin_anew(self) -> None:
+    def restart(self) -> None:
         """The run restarts: a step that is spoilt again is a window of its own again."""
-        self._outliers.begin_anew()
+        self._outliers.restart()
 
     def _close(self, rest: Steps) -> list[Window]:
         """The open window, which ends with these steps."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from yolo_gradwatch.diagnose.finding import News
+    from yolo_gradwatch.diagnose.finding import FindingChange
     from yolo_gradwatch.runs.files import Files
     from yolo_gradwatch.measure.arrays import Floats
     from yolo_gradwatch.measure.layout import Layout
@@ -102,7 +102,7 @@ class Evidence(OutputBase):
                 self._error = error
         return existing(self._run, first, last)
 
-    def findings(self, changes: Sequence[News]) -> None:
+    def findings(self, changes: Sequence[FindingChange]) -> None:
         """See `Output`.
 
         Raises:

@@ -13,7 +13,7 @@ from yolo_gradwatch.runs.outputs import OutputBase
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from yolo_gradwatch.diagnose.finding import News
+    from yolo_gradwatch.diagnose.finding import FindingChange
     from yolo_gradwatch.diagnose.report import Report, Status
     from yolo_gradwatch.measure.clipping import EpochClipping
     from yolo_gradwatch.measure.event import Event
@@ -62,9 +62,9 @@ class Files(OutputBase):
         """Append one row a module."""
         self._table.write_window(window)
 
-    def findings(self, changes: Sequence[News]) -> None:
+    def findings(self, changes: Sequence[FindingChange]) -> None:
         """Append one row a change."""
-        self._table.write_news(changes)
+        self._table.write_changes(changes)
 
     def epoch(self, clipping: EpochClipping) -> None:
         """Write the description again, once there are 1 % more epochs."""

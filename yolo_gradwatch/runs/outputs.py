@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from yolo_gradwatch.diagnose.finding import News
+    from yolo_gradwatch.diagnose.finding import FindingChange
     from yolo_gradwatch.diagnose.report import Report
     from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.arrays import Floats
@@ -71,7 +71,7 @@ class Output(Protocol):
     def window(self, window: Window) -> None:
         """A window is complete."""
 
-    def findings(self, changes: Sequence[News]) -> None:
+    def findings(self, changes: Sequence[FindingChange]) -> None:
         """Findings, at least one, have begun, come back, grown worse or ended."""
 
     def epoch(self, clipping: EpochClipping) -> None:
@@ -108,7 +108,7 @@ class OutputBase:
     def window(self, window: Window) -> None:
         """See `Output`."""
 
-    def findings(self, changes: Sequence[News]) -> None:
+    def findings(self, changes: Sequence[FindingChange]) -> None:
         """See `Output`."""
 
     def epoch(self, clipping: EpochClipping) -> None:

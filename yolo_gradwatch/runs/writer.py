@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from yolo_gradwatch.diagnose.finding import News
+    from yolo_gradwatch.diagnose.finding import FindingChange
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.quantities import Quantity
     from yolo_gradwatch.measure.windows import Window
@@ -129,9 +129,9 @@ class RunLog:
         text = self._pattern % tuple(chain.from_iterable(zip(*numbers, strict=True)))
         self._windows.write_text(text.replace(f"{_NUMBER}nan", "").replace(_NUMBER, ""))
 
-    def write_news(self, news: Iterable[News]) -> None:
+    def write_changes(self, changes: Iterable[FindingChange]) -> None:
         """Append one row for each finding that began, came back, grew worse or ended."""
-        self._alerts.write([_alert_row(one) for one in news])
+        self._alerts.write([_alert_row(one) for one in changes])
 
     def write_meta(self, meta: Meta) -> None:
         """Replace ``gradwatch.json`` whole, so that a reader never sees half of it."""
@@ -176,14 +176,14 @@ def _cell(row: Quantity) -> str:
     return row.format if row.is_count else f"{_NUMBER}{row.format}"
 
 
-def _alert_row(news: News) -> tuple[object, ...]:
-    finding = news.finding
+def _alert_row(change: FindingChange) -> tuple[object, ...]:
+    finding = change.finding
     return (
         finding.number,
-        news.change,
-        news.step,
-        news.reported,
-        news.epoch,
+        change.change,
+        change.step,
+        change.reported,
+        change.epoch,
         finding.severity,
         finding.rule,
         finding.module,

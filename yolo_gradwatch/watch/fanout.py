@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from yolo_gradwatch.diagnose.finding import News
+    from yolo_gradwatch.diagnose.finding import FindingChange
     from yolo_gradwatch.diagnose.report import Report
     from yolo_gradwatch.measure.arrays import Floats
     from yolo_gradwatch.measure.clipping import EpochClipping
@@ -51,7 +51,7 @@ class Fanout:
         """See `Output`."""
         self._call("window", window)
 
-    def findings(self, changes: Sequence[News]) -> None:
+    def findings(self, changes: Sequence[FindingChange]) -> None:
         """See `Output`."""
         self._call("findings", changes)
 

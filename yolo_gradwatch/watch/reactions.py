@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from rich.text import Text
 
-    from yolo_gradwatch.diagnose.finding import Finding, News
+    from yolo_gradwatch.diagnose.finding import Finding, FindingChange
 
 
 class Callback(OutputBase):
@@ -23,7 +23,7 @@ class Callback(OutputBase):
         self.name = getattr(function, "__qualname__", type(function).__qualname__)
         self._function = function
 
-    def findings(self, changes: Sequence[News]) -> None:
+    def findings(self, changes: Sequence[FindingChange]) -> None:
         """Call the function once a change."""
         for change in changes:
             if change.change != "end":
@@ -46,7 +46,7 @@ class StopRule(OutputBase):
         self._say = say
         self.wanted: Finding | None = None
 
-    def findings(self, changes: Sequence[News]) -> None:
+    def findings(self, changes: Sequence[FindingChange]) -> None:
         """Look for the first that is to stop the training."""
         for change in changes:
             is_new = self.wanted is None and change.change != "end"

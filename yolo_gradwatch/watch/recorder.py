@@ -73,7 +73,7 @@ class Recorder:
     def open(self) -> None:
         """Start the outputs."""
         self._settled = time.monotonic()
-        self._diagnosis.begin_anew()
+        self._diagnosis.restart()
         self._outputs.start(self._run)
 
     def opens_window(self, step: int) -> bool:
@@ -94,8 +94,8 @@ class Recorder:
     def restart(self, kind: EventKind, step: int) -> None:
         """Note that what comes from ``step`` on is not compared with what was before."""
         self._close_window()
-        self._rollup.begin_anew()
-        self._diagnosis.begin_anew()
+        self._rollup.restart()
+        self._diagnosis.restart()
         self._outputs.restart(Event(step, kind))
 
     def regroup(self, layout: Layout, members: Members, step: int) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from yolo_gradwatch.diagnose.finding import News
+    from yolo_gradwatch.diagnose.finding import FindingChange
     from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.runs.tail import Look
@@ -176,7 +176,7 @@ class Judge:
             interval=options.interval,
         )
 
-    def update(self, look: Look) -> list[News]:
+    def update(self, look: Look) -> list[FindingChange]:
         """What the new windows change."""
         if look.meta.layout != self._layout:
             self._layout = look.meta.layout
@@ -234,7 +234,7 @@ class _Terminal:
         if waiting:
             waiting.stop()
 
-    def show(self, board: Board, changes: list[News], quiet: float) -> None:
+    def show(self, board: Board, changes: list[FindingChange], quiet: float) -> None:
         """Bring the panel up to date; ``quiet`` seconds have passed without a window."""
         if self._panel is None or self._screen is None:
             self._panel = Panel(board)
@@ -270,7 +270,7 @@ class _Log:
             self.say(f"GradWatch still waits, for {int(seconds // 60)} min: {lack}")
         self._told = times
 
-    def show(self, board: Board, changes: list[News], quiet: float) -> None:
+    def show(self, board: Board, changes: list[FindingChange], quiet: float) -> None:
         """Print what is new."""
         del board, quiet
         for one in changes:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from yolo_gradwatch.diagnose.finding import Finding, News
+    from yolo_gradwatch.diagnose.finding import Finding, FindingChange
     from yolo_gradwatch.diagnose.report import Report
     from yolo_gradwatch.views.live import Board
 
@@ -29,7 +29,7 @@ def status(board: Board) -> str:
     )
 
 
-def change_line(change: News) -> Text:
+def change_line(change: FindingChange) -> Text:
     """What a finding does: it begins, comes back, grows worse or is resolved."""
     finding = change.finding
     newest = finding.episodes[-1]

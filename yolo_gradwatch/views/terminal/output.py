@@ -20,7 +20,7 @@ from yolo_gradwatch.views.terminal.table import epoch_table
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from yolo_gradwatch.diagnose.finding import Finding, News
+    from yolo_gradwatch.diagnose.finding import Finding, FindingChange
     from yolo_gradwatch.diagnose.report import Report
     from yolo_gradwatch.measure.arrays import Floats
     from yolo_gradwatch.measure.clipping import EpochClipping
@@ -77,7 +77,7 @@ class Terminal(OutputBase):
         if self._screen:
             self._screen.redraw()
 
-    def findings(self, changes: Sequence[News]) -> None:
+    def findings(self, changes: Sequence[FindingChange]) -> None:
         """Print a line a change."""
         self._findings.update({change.finding.number: change.finding for change in changes})
         self._board.show(self._findings.values())

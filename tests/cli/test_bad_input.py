@@ -1,0 +1,120 @@
+"""Paths, limits and words that a command cannot use: exit code 2, and one sentence."""
+
+import re
+
+import pytest
+from test_commands import outcome
+from test_run import watch
+from values import window
+
+PATHS = (
+    *("nowhere", "notes.txt", "nowhere.csv", "unwatched", "nowhere/gradwatch.csv"),
+    *("unwatched/results.csv", "[bold]run[/]", "with spaces", "100% {x}", "größe 名"),
+)
+OPTIONS = (
+    *(f"--vanishing={value}" for value in ("0", "-1", "nan")),
+    *(f"--total-high={value}" for value in ("inf", "1e400", "1e-9")),
+    *("--dead-windows=0", "--dead-windows=-1", "--amp-grace=10000000000", "--zero-fraction=1"),
+    *("--total-low=1e9", "--rule=nonsense", "--rule=dead,[red]", "--fail-on=tired"),
+    *("--fail-on=amp_overflow", "--module=nothing.*", "--module=[red]x[/]", f"--html={'x' * 300}"),
+    *(f"--epochs={span}" for span in ("8:3", "x", "0:2", "1:2:3", "-1", "0", "1.5", "3-8", " ")),
+    *(f"--epochs={span}" for span in ("4", "4:", "12:20", "9" * 30)),  # the run has 1 to 3
+)
+LIMITS = (
+    *("wibble = 1", "[rules]\nspike = 1", "vanishing =", "spike = 1\nspike = 2", "vanishing = -1"),
+    *("vanishing = nan", 'vanishing = "high"', "dead_windows = 2.5", "dead_windows = true"),
+    *("zero_fraction = 1", "total_low = 1e9", "\udcff"),
+)
+USAGE = {
+    **{f"review {{run}} --top={number}": "--top" for number in ("0", "-3", "abc", "1.5")},
+    **{f"review {{run}} {x}": x.partition("=")[0] for x in ("--vanishing=x", "--dead-windows=2.5")},
+    "review {run} --vanishing=": "--vanishing",
+    "review {run} --wibble": "--wibble",
+    "review {run} another": "another",
+    "review": "RUN",
+    "compare": "RUN_A RUN_B",
+    "compare {run} {run} --wibble": "--wibble",
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of three epochs, and things beside it that are none."""
+    folder = tmp_path / "train"
+    folder.mkdir()
+    watch(folder, [window(epoch, epoch=epoch) for epoch in (1, 2, 3)])
+    (tmp_path / "unwatched").mkdir()
+    (tmp_path / "unwatched" / "results.csv").touch()
+    (tmp_path / "notes.txt").touch()
+    return folder
+
+
+def refused(*arguments):
+    """The sentence of a command that must refuse its input."""
+    code, out, err = outcome(*arguments)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"Error: [^\n]+\n", err)
+    return err.removeprefix("Error: ").rstrip("\n")
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_path_without_a_run_is_named_as_it_was_given(run, name):
+    path = run.parent / name
+    said = refused("review", path)
+    assert said.startswith(
+        f"{path.parent / 'gradwatch.json' if '/g' in name or '/r' in name else path}: "
+    )
+    assert refused("compare", run, path) == said
+
+
+def test_a_path_that_the_system_does_not_take_is_named(run):
+    path = run / ("x" * 300)
+    for command in (["review", path], ["compare", run, path]):
+        assert refused(*command) == f"cannot read {path}: File name too long"
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_the_option_that_cannot_be_used_is_named(run, option):
+    assert re.match(rf"{option.partition('=')[0]}:? ", refused("review", run, "--csv", option))
+
+
+def limits(run, text):
+    file = run.parent / "limits.toml"
+    file.write_text(text, encoding="utf-8", errors="surrogateescape")
+    return file
+
+
+@pytest.mark.parametrize("text", LIMITS)
+def test_a_file_of_limits_that_cannot_be_used_is_named(run, text):
+    file = limits(run, text)
+    assert refused("review", run, "--thresholds", file).startswith(f"{file}: ")
+
+
+@pytest.mark.parametrize("name", ["nowhere.toml", "[red]nowhere[/].toml", ""])
+def test_a_file_of_limits_that_is_not_there_is_named(run, name):
+    sentence = refused("review", run, "--thresholds", run.parent / name)
+    assert sentence.startswith(f"{run.parent / name}: cannot read thresholds: ")
+
+
+def test_a_pattern_that_matches_no_module_of_any_run_is_told(run):
+    option = "--module=nothing.*"
+    assert refused("compare", run, run, option) == refused("review", run, option)
+
+
+def test_what_is_said_of_what_cannot_be_used(run, golden):
+    said = [f"{name}\n    {refused('review', run.parent / name)}\n" for name in PATHS]
+    said += [f"{x[:40]}\n    {refused('review', run, '--csv', x)}\n" for x in OPTIONS]
+    for text in LIMITS:
+        sentence = refused("review", run, "--thresholds", limits(run, text))
+        if "cannot read" in sentence:  # what is behind it is not ours
+            sentence = sentence[: sentence.index("thresholds:")]
+        said.append(f"{text!a}\n    {sentence}\n")
+    golden("refusals", "".join(said).replace(str(run.parent), "."))
+
+
+@pytest.mark.parametrize("command", USAGE)
+def test_arguments_of_another_kind_are_told(run, command):
+    code, out, err = outcome(*command.format(run=run).split())
+    assert (code, out) == (2, "")
+    assert USAGE[command] in err
+    assert "Traceback" not in err

@@ -1,0 +1,71 @@
+"""Each example, run as a user would."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from places import REPOSITORY
+from training import HOME, shapes, small, train
+
+from yolo_gradwatch import GradWatch, load_run
+
+pytestmark = pytest.mark.train
+
+EXAMPLES = REPOSITORY / "examples"
+
+
+def run(folder, name, *arguments):
+    """What an example prints."""
+    program = "bash" if name.endswith(".sh") else sys.executable
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [program, EXAMPLES / name, *map(str, arguments)],
+        cwd=folder,
+        env={**os.environ, "PATH": path, "YOLO_CONFIG_DIR": str(HOME)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A checkpoint, as ``yolo26n.pt`` would be downloaded for."""
+    return train(tmp_path_factory.mktemp("weights"), model=small()).trainer.last
+
+
+SAID = {
+    "attach.py": ["healthy, nothing found in 6 steps"],
+    "stop_and_notify.py": ["step 1: norm of the whole gradient", "the training is over"],
+    "command_line.sh": ["GradWatch: healthy"],
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_a_training(tmp_path, weights, name):
+    out = run(tmp_path, name, shapes(), weights)
+    assert all(text in out for text in SAID[name])
+    assert out.count("GradWatch: healthy") == 2 or name != "command_line.sh"
+
+
+def test_review_csv(tmp_path):
+    watch = GradWatch(live=False)
+    train(tmp_path, watch=watch)
+    out = run(tmp_path, "review_csv.py", watch.run_dir)
+    answers = out.split("\n\nWh")
+    assert "GradWatch: healthy" in answers[0]
+    (convolutions,) = [line for line in answers[1].splitlines() if line.startswith("Conv2d")]
+    rows = load_run(watch.run_dir).windows
+    first = rows[(rows["type"] == "Conv2d") & (rows["step_last"] == 1)]["norm_mean"].median()
+    assert float(convolutions.split()[1]) == pytest.approx(first, abs=1e-4)
+    assert "model." in answers[2]
+    assert answers[3].endswith(f"{watch.report().verdict}\n")
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.iterdir()), ids=lambda path: path.name)
+def test_an_example_is_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 60

@@ -1,0 +1,188 @@
+"""What holds for every row of the catalogue, whatever the rule."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields, replace
+
+import pytest
+from places import REPOSITORY
+from rule_cases import FIVE, RUNS, WORDED
+from values import NET, feed, fired, inside, net, weighing, zeroed
+
+from yolo_gradwatch.diagnose.catalog import RULES
+from yolo_gradwatch.diagnose.finding import Alert, Finding
+from yolo_gradwatch.diagnose.thresholds import Thresholds
+from yolo_gradwatch.diagnose.vocabulary import ALARMS, alarms, matches, table
+from yolo_gradwatch.measure.layout import WHOLE
+
+README = REPOSITORY / "README.md"
+
+NOTICES = [name for name, rule in RULES.items() if rule.severity == "notice"]
+LIMITED = [name for name, rule in RULES.items() if rule.threshold]
+
+JUDGED = [name for name in RULES if name not in ("nonfinite", "amp_overflow")]
+"""Rules that steps which AMP skipped say nothing about."""
+
+
+# --- the rows -------------------------------------------------------------------------------------
+
+
+def test_every_rule_has_a_run_that_fires_it_and_a_case_for_its_words():
+    assert list(RUNS) == list(RULES)
+    assert set(WORDED) == set(RULES)
+
+
+def test_every_row_fits_the_others():
+    names = {field.name for field in fields(Thresholds)}
+    used = {rule.threshold for rule in RULES.values()} - {""}
+    assert used == names
+    for name, rule in RULES.items():
+        assert (rule.kind == "") == (rule.severity == "notice")
+        assert set(rule.explains) <= set(RULES) - {name}
+        assert rule.kind in {"", *RULES}
+        assert rule.judge.__name__ == name
+        assert rule.words.__name__ == f"{name}_words"
+
+
+def test_the_windows_that_a_rule_needs_follow_the_limits():
+    limits = Thresholds(dead_windows=7, dead_branch_windows=9)
+    own = {"dead": 7, "no_gradient": 7, "dead_branch": 9, "starved_scale": 9}
+    for name, rule in RULES.items():
+        assert rule.needs(limits) == own.get(name, len(RUNS[name].windows))
+
+
+def test_readme_has_the_table_of_the_catalogue(request):
+    text = README.read_text(encoding="utf-8")
+    before, _, rest = text.partition("<!-- rules -->\n")
+    shown, end, after = rest.partition("<!-- end of rules -->\n")
+    if request.config.getoption("--rewrite-golden"):
+        README.write_text(f"{before}<!-- rules -->\n{table()}{end}{after}", encoding="utf-8")
+        shown = table()
+    assert end
+    assert shown == table()
+
+
+def test_readme_names_the_rules_that_keep_evidence():
+    (sentence,) = re.findall(
+        r"step-N+\.json` is written for (.*) \(at most", README.read_text("utf-8")
+    )
+    kept = {name for name, rule in RULES.items() if rule.keeps_evidence}
+    assert set(re.findall(r"`(\w+)`", sentence)) == kept
+
+
+# --- every rule at its limit ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_fires_with_as_many_windows_as_it_needs_and_no_other_does(rule):
+    run = RUNS[rule]
+    *before, (alert,) = feed(run.windows, FIVE)
+    assert len(run.windows) == RULES[rule].needs(FIVE)
+    assert not any(before)
+    limit = alert.limit
+    severity = RULES[rule].severity
+    value = pytest.approx(run.value)
+    assert alert == Alert(rule, severity, run.module, 1, run.step, value, limit, run.affected)
+    field = RULES[rule].threshold
+    assert limit == (getattr(FIVE, field) if field else run.value)
+
+
+@pytest.mark.parametrize("rule", LIMITED)
+def test_a_rule_just_below_its_limit_at_it_and_just_above_it(rule):
+    run, field = RUNS[rule], RULES[rule].threshold
+    (alert,) = fired(run.windows, rule, FIVE)
+    is_count = isinstance(getattr(FIVE, field), int)
+    at, off = (int(alert.value), 1) if is_count else (alert.value, 1e-6 * alert.value)
+    for limit, fires in zip((at - off, at, at + off), run.fires, strict=True):
+        found = fired(run.windows, rule, replace(FIVE, **{field: limit}))
+        assert [one.limit for one in found] == [limit] * fires
+
+
+def test_only_a_rule_without_a_limit_is_not_tested_at_one():
+    assert [name for name, run in RUNS.items() if run.fires] == LIMITED
+
+
+# --- every rule along a run -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", JUDGED)
+def test_windows_that_amp_skipped_neither_begin_nor_end_anything(rule):
+    windows = RUNS[rule].windows
+    loud = {WHOLE: 1e9, "model.1": 1e9, "model.4": 1e-9}
+    skipped = net(99, loud, skipped=1, unknown=inside(NET, "model.0"))
+    mixed = [one for each in windows for one in (skipped, each)]
+    assert fired([*mixed, skipped], rule, FIVE) == fired(windows, rule, FIVE)
+    last = [replace(windows[-1], step_first=90 + n, skipped=windows[-1].steps) for n in range(12)]
+    assert not fired([*windows[:-1], *last], rule, FIVE)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_holds_as_long_as_its_cause_and_no_longer(rule):
+    windows = RUNS[rule].windows
+    more = [replace(windows[-1], step_first=90 + n) for n in range(4)]
+    alerts = feed([*windows, *more], FIVE)[-5:]
+    assert all(rule in {alert.rule for alert in each} for each in alerts)
+    assert not fired([*windows, *(zeroed(step, 0.0) for step in range(90, 112))], rule, FIVE)
+
+
+@pytest.mark.parametrize("rule", [r for r in JUDGED if r not in ("spike", "collapse")])
+def test_a_rule_finds_its_cause_also_in_a_training_that_was_healthy(rule):
+    before = [weighing(step - 1000, 5) for step in range(20)]
+    begun = [replace(one, step_first=one.step_first + 1000) for one in RUNS[rule].windows]
+    later = [replace(begun[-1], step_first=1100 + n) for n in range(5)]
+    found = fired([*before, *begun, *later], rule, FIVE)
+    assert [alert.module for alert in found] == [RUNS[rule].module]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_wide_windows_are_known_by_their_first_step(rule):
+    counts = ("steps", "skipped", "nonfinite", "zero", "none")
+    wide = [
+        replace(
+            one,
+            epoch=7,
+            step_first=200 * n,
+            step_last=200 * n + 199,
+            **{count: getattr(one, count) * 10 for count in counts},
+        )
+        for n, one in enumerate(RUNS[rule].windows, 1)
+    ]
+    (alert,) = fired(wide, rule, replace(FIVE, amp_grace=129 if rule == "nonfinite" else 99))
+    assert (alert.epoch, alert.step) == (7, 200 * RUNS[rule].step)
+
+
+# --- the words that options take ------------------------------------------------------------------
+
+
+def test_alarms_are_the_rules_and_kinds_that_are_no_notice():
+    kinds = {rule.kind for rule in RULES.values()} - {""}
+    assert list(ALARMS) == sorted({*RULES, *kinds} - set(NOTICES))
+
+
+def test_alarms_that_an_option_names_are_taken_in_their_order():
+    assert alarms("stop_on", ["vanishing", "dead"]) == ("vanishing", "dead")
+    assert alarms("stop_on", iter(ALARMS)) == ALARMS
+    assert alarms("stop_on", ()) == ()
+
+
+@pytest.mark.parametrize("word", [*NOTICES, "", "Dead", "slow"])
+def test_an_alarm_that_is_none_is_refused(word):
+    expected = rf"^stop_on: '{word}' is not one of collapse, dead, .*, weight_growth$"
+    with pytest.raises(ValueError, match=expected):
+        alarms("stop_on", ["dead", word])
+
+
+def test_a_single_text_is_no_list_of_alarms():
+    with pytest.raises(TypeError, match=r"^--fail-on must be a list or tuple .*'dead'$"):
+        alarms("--fail-on", "dead")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_finding_matches_its_rule_and_its_kind_and_a_notice_nothing(rule):
+    row = RULES[rule]
+    finding = Finding(1, rule, row.severity, "model.1", ("model.1",), (), 0.0, "")
+    for word in (*RULES, *ALARMS, ""):
+        is_meant = row.severity != "notice" and word in {rule, row.kind}
+        assert matches(finding, (word, "other")) == is_meant
+    assert not matches(finding, ())

@@ -1,0 +1,373 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from values import FORK, LAWS, LAYOUT, runs, window
+
+from yolo_gradwatch.diagnose.catalog import RULES
+from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay
+from yolo_gradwatch.diagnose.thresholds import Thresholds
+from yolo_gradwatch.measure.event import Event
+from yolo_gradwatch.measure.layout import WHOLE
+from yolo_gradwatch.views.live import Board
+
+CONV = "model.1.conv"
+READERS = replace(LAYOUT, edges=(("model.0", "model.1"), ("model.1", "model.2")))
+START = Event(1, "start")
+DEAD = [window(step, zero=[CONV]) for step in (1, 2, 3)]
+
+
+def new(limits=None, layout=LAYOUT):
+    return Diagnosis(
+        layout, limits or Thresholds(), {"amp": True}, lambda first, _last: f"{first}.json"
+    )
+
+
+def live(diagnosis, windows, events):
+    """A training as its recorder drives it: an event comes after the windows before it."""
+    told = []
+    for n, one in enumerate(windows):
+        before = windows[n - 1].step_first if n else 0
+        for event in events:
+            if before < event.step <= one.step_first:
+                diagnosis.restart()
+        told += diagnosis.update(one)
+    for event in events:
+        if not windows or event.step > windows[-1].step_first:
+            diagnosis.restart()
+    return told
+
+
+def changes(news):
+    return [(one.change, one.finding.rule, one.step) for one in news]
+
+
+SICK = ("nonfinite", "none")
+
+
+def levels(step, places):
+    """A window of one step in which blocks, or weights of them, are decades off or `SICK`.
+
+    The place "" stands for everything.
+    """
+    one = window(step, layout=FORK)
+    norms = np.ones(len(FORK.modules), np.float32)
+    counts = {name: np.zeros(len(norms), np.int64) for name in (*SICK, "zero")}
+    for place, state in places.items():
+        name = place.replace("b", "model.", 1)
+        inside = np.array([not name or f"{m}.".startswith(f"{name}.") for m in FORK.modules])
+        if state in SICK:
+            counts[state][inside] = 1
+            norms[inside] = np.nan
+        else:
+            counts["zero"][inside] = state == -np.inf
+            norms[inside] = 10.0**state if state < 39 else np.inf
+    return replace(one, norm_min=norms, norm_mean=norms, norm_max=norms, **counts)
+
+
+# --- windows and events to news -------------------------------------------------------------------
+
+
+def test_a_healthy_run_has_no_news():
+    diagnosis = new()
+    assert replay(diagnosis, [window(step) for step in range(1, 200)], [START]) == []
+    assert diagnosis.findings.all == {}
+
+
+def test_a_sick_run():
+    diagnosis = new()
+    windows = [*DEAD, window(4, zero=[CONV]), *map(window, range(5, 20))]
+    assert changes(replay(diagnosis, windows, [START])) == [
+        ("start", "dead", 3),
+        ("end", "dead", 9),
+    ]
+    (finding,) = diagnosis.findings.all.values()
+    assert (finding.module, finding.step, finding.step_end) == (CONV, 1, 5)
+
+
+@pytest.mark.parametrize(
+    ("sick", "rule", "module", "modules"),
+    [
+        (("b0", -4), "vanishing", "model.0", ("model.0",)),
+        (("b0 b1 b2 b3", -4), "vanishing", "model.3", ("model.0", "model.1", "model.2", "model.3")),
+        (("b1", 4), "exploding", "model.1", ("model.1",)),
+        (("b0 b1", 4), "exploding", "model.1", ("model.0", "model.1")),
+        (("b1.b", -4), "leaf_vanishing", "model.1.b", ("model.1.b",)),
+        (("b3.c", 4), "leaf_exploding", "model.3.c", ("model.3.c",)),
+    ],
+)
+def test_one_sick_place_is_one_finding_of_one_rule(sick, rule, module, modules):
+    places, offset = sick
+    decades = dict.fromkeys(places.split(), float(offset))
+    windows = [levels(step, decades) for step in range(1, 40)]
+    (news,) = replay(new(layout=FORK), windows, [START])
+    assert (news.change, news.finding.rule) == ("start", rule)
+    assert (news.finding.module, news.finding.modules) == (module, modules)
+    assert (news.finding.step, round(news.finding.value, 3)) == (1, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "rule", "since", "told"),
+    [
+        (30, 4.0, "spike", 31, 31),
+        (30, -4.0, "collapse", 31, 33),
+        (0, 8.0, "total_high", 1, 3),
+        (0, 25.0, "total_high", 1, 1),
+        (30, 25.0, "total_high", 31, 31),
+        (30, 45.0, "total_high", 31, 31),
+        (0, -4.0, "total_low", 1, 10),
+    ],
+)
+def test_a_change_of_the_whole_net_is_one_finding(before, after, rule, since, told):
+    windows = [levels(step, {"": after * (step > before)}) for step in range(1, 60)]
+    (news,) = replay(new(layout=FORK), windows, [START])
+    assert changes([news]) == [("start", rule, told)]
+    assert (news.finding.module, news.finding.step) == (WHOLE, since)
+    assert news.finding.evidence == (f"{since}.json" if rule in {"spike", "total_high"} else "")
+
+
+def test_a_nan_that_clipping_spreads_is_one_finding_with_the_file_of_its_step():
+    diagnosis = new()
+    windows = [*map(window, range(1, 5)), window(5, nonfinite=[CONV])]
+    windows += [window(step, nonfinite=LAYOUT.modules) for step in range(6, 30)]
+    start, worse = replay(diagnosis, windows, [START])
+    assert changes([start, worse]) == [("start", "nonfinite", 5), ("worse", "nonfinite", 6)]
+    assert (start.finding.module, start.finding.evidence) == (CONV, "5.json")
+    assert (worse.finding.module, worse.finding.evidence) == (CONV, "5.json")
+
+
+def test_nan_again_after_a_recovery_is_its_next_episode():
+    windows = [window(1), window(2, nonfinite=[CONV]), window(3), window(4, nonfinite=[CONV])]
+    told = replay(new(), windows, [START, Event(3, "nan_recovery")])
+    assert changes(told) == [
+        ("start", "nonfinite", 2),
+        ("end", "nonfinite", 4),
+        ("start", "nonfinite", 4),
+    ]
+    assert [(e.step, e.step_end) for e in told[-1].finding.episodes] == [(2, 3), (4, None)]
+
+
+def test_what_a_recovery_has_cured_is_over_with_the_first_window_after_it():
+    diagnosis = new()
+    windows = [*DEAD, *map(window, range(4, 12))]
+    told = replay(diagnosis, windows, [START, Event(4, "nan_recovery")])
+    assert changes(told) == [("start", "dead", 3), ("end", "dead", 8)]
+    assert diagnosis.findings.all[1].step_end == 4
+
+
+@pytest.mark.parametrize("kind", ["resume", "nan_recovery", "oom_restart"])
+@pytest.mark.parametrize(("step", "told"), [(2, 4), (3, 5), (4, 3)])
+def test_two_windows_before_an_event_and_one_after_it_do_not_add_up(kind, step, told):
+    windows = [window(n, zero=[CONV]) for n in range(1, 6)]
+    assert changes(replay(new(), windows, [START, Event(step, kind)]))[0] == ("start", "dead", told)
+
+
+@pytest.mark.parametrize(("step", "told"), [(2, 20), (3, 30), (8, 30), (10, 30), (11, 10)])
+def test_an_event_between_captured_steps_comes_before_the_next_window(step, told):
+    windows = [window(n, zero=[CONV]) for n in (1, 2, 10, 20, 30)]
+    news = replay(new(), windows, [START, Event(step, "resume")])
+    assert changes(news) == [("start", "dead", told)]
+
+
+@pytest.mark.parametrize("step", [4, 8, 10])
+def test_nan_behind_an_event_between_captured_steps_has_come_back(step):
+    windows = [window(n, nonfinite=[CONV]) for n in (3, 10, 20)]
+    news = replay(new(), windows, [START, Event(step, "resume")])
+    assert changes(news) == [
+        ("start", "nonfinite", 3),
+        ("end", "nonfinite", 10),
+        ("start", "nonfinite", 10),
+    ]
+    assert [(e.step, e.step_end) for e in news[2].finding.episodes] == [(3, 10), (10, None)]
+
+
+def test_an_event_after_the_last_window_changes_no_finding():
+    events = [START, Event(4, "resume")]  # killed before its next window closed
+    watched, replayed = new(), new()
+    assert replay(replayed, DEAD, events) == live(watched, DEAD, events)
+    assert replayed.findings.all == watched.findings.all
+    assert replayed.findings.all[1].step_end is None
+
+
+def test_thresholds_decide():
+    assert replay(new(Thresholds(dead_windows=4)), DEAD, [START]) == []
+    assert changes(replay(new(Thresholds(dead_windows=2)), DEAD, [START])) == [("start", "dead", 2)]
+
+
+def test_a_resume_in_a_new_process_tells_what_the_replay_tells():
+    windows = [*DEAD, *(window(step, zero=[CONV]) for step in range(4, 8))]
+    resume = Event(4, "resume")
+    first, second = new(), new()
+    told = live(first, windows[:3], [START])
+    replay(second, windows[:3], [START])
+    second.restart()
+    told += [one for each in windows[3:] for one in second.update(each)]
+    whole = new()
+    assert told == replay(whole, windows, [START, resume])
+    assert second.findings.all == whole.findings.all
+
+
+def test_a_weight_that_reads_a_dead_block_lies_downstream_and_its_block_is_not_dead():
+    still = ["model.0.conv", "model.0.bn", "model.1.conv"]
+    windows = [window(step, zero=still, layout=READERS) for step in range(1, 6)]
+    diagnosis = new(layout=READERS)
+    replay(diagnosis, windows, [START])
+    (finding,) = diagnosis.findings.all.values()
+    assert (finding.module, finding.modules) == ("model.0", tuple(still))
+    board = Board(READERS)
+    for one in windows:
+        board.add_window(one)
+    board.show([finding])
+    assert [row.state for row in board.rows()] == ["dead", "downstream", "ok"]
+
+
+# --- laws -----------------------------------------------------------------------------------------
+
+
+@st.composite
+def journeys(draw):
+    """Windows of FORK whose blocks and weights move by decades for a while, and events."""
+    places = st.sampled_from(["", "b0", "b1", "b2", "b3", "b4", "b1.b", "b3.c"])
+    states = st.sampled_from(  # what is not finite hides all the rest
+        [0.0, -4.0, 4.0, 8.0, -9.0, -np.inf, "none", *(SICK if draw(st.booleans()) else ())]
+    )
+    windows, events = [], [START]
+    for sick in draw(st.lists(st.dictionaries(places, states, max_size=3), min_size=2, max_size=5)):
+        if draw(st.booleans()):
+            events.append(Event(len(windows) + 1, "nan_recovery"))
+        for _ in range(draw(st.integers(2, 25))):
+            windows.append(levels(len(windows) + 1, sick))
+    return windows, events
+
+
+CASES = st.one_of(
+    st.tuples(st.just(LAYOUT), runs()),
+    st.tuples(st.just(FORK), journeys()),
+)
+
+
+@LAWS
+@given(CASES, st.integers(0, 60))
+def test_a_replay_finds_what_the_live_run_found_and_of_a_part_the_first_of_it(case, length):
+    layout, (windows, events) = case
+    watched, replayed = new(layout=layout), new(layout=layout)
+    whole = live(watched, windows, events)
+    assert replay(replayed, windows, events) == whole
+    assert replayed.findings.all == watched.findings.all
+    assert replayed.unjudged() == watched.unjudged()
+    part = replay(new(layout=layout), windows[:length], events)
+    assert part == whole[: len(part)]
+
+
+@LAWS
+@given(CASES)
+def test_each_finding_tells_its_episodes_in_order(case):
+    layout, (windows, events) = case
+    diagnosis = new(layout=layout)
+    told = replay(diagnosis, windows, events)
+    assert [one.step for one in told] == sorted(one.step for one in told)
+    starts = [one.finding for one in told if one.change == "start"]
+    numbers = [finding.number for finding in starts if len(finding.episodes) == 1]
+    assert numbers == list(range(1, len(numbers) + 1)) == list(diagnosis.findings.all)
+    for number, finding in diagnosis.findings.all.items():
+        own = [one for one in told if one.finding.number == number]
+        count = len(finding.episodes)
+        if finding.severity == "notice":
+            assert [one.change for one in own] == ["start"]
+        else:
+            whole = ["start", "end"] * count
+            story = [one.change for one in own if one.change != "worse"]
+            assert story == (whole if finding.step_end is not None else whole[:-1])
+        assert all(episode.step <= episode.reported for episode in finding.episodes)
+        for episode, following in pairwise(finding.episodes):
+            assert episode.step < episode.step_end <= following.step
+            assert episode.reported < following.reported
+        for one in own:
+            assert one.finding.step <= one.step
+            is_over = one.finding.step_end is not None
+            assert is_over == (one.change == "end")
+            assert not is_over or one.finding.episodes[-1].step < one.finding.step_end <= one.step
+
+
+@LAWS
+@given(CASES)
+def test_nothing_begins_while_a_nan_stands(case):
+    layout, (windows, events) = case
+    standing = set()
+    for one in replay(new(layout=layout), windows, events):
+        assert not (standing and one.change == "start")
+        if one.finding.rule == "nonfinite":
+            {"end": standing.discard}.get(one.change, standing.add)(one.finding.number)
+
+
+@LAWS
+@given(runs())
+def test_all_is_over_some_healthy_windows_later(run):
+    windows, events = run
+    diagnosis = new()
+    replay(diagnosis, windows, events)
+    last = windows[-1].step_last if windows else 0
+    for step in range(last + 1, last + 12):
+        diagnosis.update(window(step))
+    standing = [f for f in diagnosis.findings.all.values() if f.step_end is None]
+    # A trunk that stood still since an event and comes to life is above all that was before.
+    assert all(f.severity == "notice" or f.rule == "spike" for f in standing)
+
+
+# --- what a run was too short for -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 9, 23, 49, 50])
+def test_rules_that_need_more_windows_are_not_judged(count):
+    diagnosis = new()
+    replay(diagnosis, [window(step) for step in range(1, count + 1)], [START])
+    assert diagnosis.unjudged() == tuple(
+        name for name, rule in RULES.items() if rule.needs(Thresholds()) > count
+    )
+
+
+def test_thresholds_say_how_many_windows_a_rule_needs():
+    diagnosis = new(Thresholds(dead_windows=7, dead_branch_windows=2))
+    replay(diagnosis, [window(step) for step in range(1, 7)], [START])
+    assert diagnosis.unjudged() == ("dead", "no_gradient", "collapse", "total_low")
+
+
+def test_windows_that_amp_skipped_whole_do_not_judge():
+    diagnosis = new()
+    windows = [window(step, skipped=step % 2) for step in range(1, 27)]
+    replay(diagnosis, windows, [START])
+    assert diagnosis.unjudged() == ("dead_branch", "starved_scale", "collapse")
+
+
+@pytest.mark.parametrize(("cut", "judged"), [(5, 20), (13, 13), (20, 20), (25, 25)])
+def test_the_longest_stretch_without_an_event_counts(cut, judged):
+    diagnosis = new()
+    windows = [window(step) for step in range(1, 26)]
+    replay(diagnosis, windows, [START, Event(cut + 1, "resume")])
+    assert ("collapse" in diagnosis.unjudged()) == (judged < 23)
+
+
+@pytest.mark.parametrize("rule", ["dead", "no_gradient"])
+@pytest.mark.parametrize(("count", "found"), [(2, False), (3, True)])
+def test_a_rule_that_is_not_judged_cannot_alert(rule, count, found):
+    sick = {"dead": "zero", "no_gradient": "none"}[rule]
+    diagnosis = new()
+    replay(diagnosis, [window(step, **{sick: [CONV]}) for step in range(1, count + 1)], [START])
+    assert [f.rule for f in diagnosis.findings.all.values()] == [rule] * found
+    assert (rule in diagnosis.unjudged()) != found
+
+
+@LAWS
+@given(CASES)
+def test_a_rule_that_found_something_was_judged(case):
+    layout, (windows, events) = case
+    diagnosis = new(layout=layout)
+    replay(diagnosis, windows, events)
+    found = {finding.rule for finding in diagnosis.findings.all.values()}
+    skipped = {"amp_overflow", "nonfinite"}  # they also judge what AMP skipped
+    assert not (found - skipped) & set(diagnosis.unjudged())

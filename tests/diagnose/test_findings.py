@@ -1,0 +1,655 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from build import ended
+from values import FORK_EDGES, HEAD, LAYOUT, TRUNK, Part, plan, window
+
+from yolo_gradwatch.diagnose.catalog import RULES
+from yolo_gradwatch.diagnose.finding import Alert, Episode, FindingChange
+from yolo_gradwatch.diagnose.findings import CALM_WINDOWS, Findings
+from yolo_gradwatch.diagnose.grouping import common_name
+from yolo_gradwatch.diagnose.thresholds import Thresholds
+from yolo_gradwatch.measure.layout import WHOLE
+
+CHAIN, _ = plan(
+    [Part(f"model.{block}.{leaf}") for block in range(4) for leaf in "abcd"],
+    edges=[("model.0", "model.1"), ("model.1", "model.2"), ("model.2", "model.3")],
+)
+"""Four blocks of four leaves, one after the other."""
+
+A, B, C, D = (f"model.1.{leaf}" for leaf in "abcd")
+
+FORK, _ = plan(
+    [
+        Part(f"model.{block}.{leaf}", is_weight=leaf == "conv")
+        for block in range(5)
+        for leaf in ("conv", "bn")
+    ],
+    edges=FORK_EDGES,
+)
+"""Block 0 feeds blocks 1 and 2, which do not see each other; block 3 reads both."""
+
+LEFT, RIGHT = "model.1", "model.2"
+
+NOTICES = [name for name, rule in RULES.items() if rule.severity == "notice"]
+ALARMS = [name for name in RULES if name not in NOTICES]
+PROVEN = [name for name, rule in RULES.items() if rule.keeps_evidence]
+
+LAW = "leaf_vanishing"
+"""A rule whose value is in decades."""
+
+
+def alert(module, step=1, *, rule="dead", value=3.0, affected=()):
+    return Alert(rule, RULES[rule].severity, module, 1, step, value, 3.0, affected)
+
+
+class Story:
+    """Feeds the alerts of one window after the other."""
+
+    def __init__(self, layout=CHAIN, limits=None, files=()):
+        self.layout = layout
+        self.asked = []
+        self.files = files
+        self.findings = Findings(layout, limits or Thresholds(), {"amp": True}, self.file)
+        self.step = 0
+
+    def file(self, step, last):
+        assert step <= last == self.step
+        self.asked.append(step)
+        return f"evidence/{step}.json" if step in self.files else ""
+
+    def next(self, *modules, rule="dead", value=3.0, skipped=0):
+        """What one window changes in which these modules have an alert."""
+        self.step += 1
+        alerts = [alert(module, self.step, rule=rule, value=value) for module in modules]
+        return self.tell(alerts, skipped=skipped)
+
+    def both(self, *pairs):
+        """What one window changes that brings alerts of several rules."""
+        self.step += 1
+        return self.tell([alert(module, self.step, rule=rule) for rule, module in pairs])
+
+    def tell(self, alerts, skipped=0, reported=0, step=None):
+        self.step = step or self.step
+        one = window(self.step, skipped=skipped, layout=self.layout)
+        return self.findings.update(one, alerts, reported or self.step)
+
+    def calm(self, windows=CALM_WINDOWS):
+        """What windows without an alert change."""
+        return [one for _ in range(windows) for one in self.next()]
+
+    def lasting(self):
+        return [f.number for f in self.findings.all.values() if f.step_end is None]
+
+
+def changes(news):
+    return [(one.change, one.finding.number) for one in news]
+
+
+def rules_of(news):
+    return [(one.change, one.finding.rule) for one in news]
+
+
+def spelled(news):
+    """The first change of each window in a word."""
+    return " ".join(one[0].change if one else "-" for one in news)
+
+
+# --- it begins ------------------------------------------------------------------------------------
+
+
+def test_no_alert_no_change():
+    story = Story()
+    assert story.next() == []
+    assert story.findings.all == {}
+
+
+def test_a_finding_that_starts():
+    story = Story()
+    (news,) = story.tell([alert(A, 4, value=5.0), alert(B, 4, value=5.0)], step=6)
+    found = news.finding
+    assert news == FindingChange("start", 1, 6, found, 6)
+    assert (found.number, found.rule, found.severity) == (1, "dead", "critical")
+    assert (found.module, found.modules, found.origin) == (B, (A, B), (A, B))
+    assert found.episodes == (Episode(1, 4, None, 6, 5.0),)
+    assert (found.epoch, found.step, found.step_end, found.value) == (1, 4, None, 5.0)
+    assert (found.limit, found.evidence) == (3.0, "")
+    assert story.findings.all == {1: found}
+
+
+def test_a_finding_begins_with_the_module_that_it_is_named_after():
+    alerts = [alert(A, 8, rule="vanishing"), alert(C, 5, rule="vanishing", affected=("model.0",))]
+    (news,) = Story().tell(alerts, step=9)
+    assert (news.finding.module, news.finding.step) == (C, 5)
+    assert news.finding.modules == ("model.0", A, C)
+
+
+def test_each_rule_has_its_own_finding_the_strongest_first():
+    news = Story().both(
+        ("weight_growth", WHOLE), ("partly_dead", A), ("vanishing", "model.1"), ("frozen", B)
+    )
+    assert [(one.finding.rule, one.finding.number) for one in news] == [
+        ("partly_dead", 1),
+        ("frozen", 2),
+        ("vanishing", 3),
+        ("weight_growth", 4),
+    ]
+
+
+def test_the_words_of_a_finding_know_all_of_its_modules():
+    """Also where one more is no reason to report it again."""
+    story = Story()
+    for modules, is_new in (((A, B, C), True), ((A, B, C, D), False)):
+        assert bool(story.next(*modules)) == is_new
+        found = story.findings.all[1]
+        assert found.message == str(RULES["dead"].message(CHAIN, {"amp": True}, found))
+        assert found.modules == modules
+
+
+# --- it grows worse -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sizes", "changed"),
+    [
+        ((1, 2), "start worse"),
+        ((2, 3, 4), "start - worse"),
+        ((3, 5, 6), "start - worse"),
+        ((4, 7), "start -"),
+        ((1, 2, 3, 4, 7, 8, 9), "start worse - worse - worse -"),
+        ((4, 1, 4, 8), "start - - worse"),
+        ((1,) * 9, "start" + " -" * 8),
+    ],
+)
+def test_a_finding_is_worse_at_twice_the_modules_that_were_reported(sizes, changed):
+    story = Story()
+    names = [n for n, role in zip(CHAIN.modules, CHAIN.roles, strict=True) if role]
+    assert spelled([story.next(*names[:size]) for size in sizes]) == changed
+    assert len(story.findings.all[1].modules) == max(sizes)
+
+
+@pytest.mark.parametrize(
+    ("rule", "values", "changed"),
+    [
+        (LAW, (2.5, 4.9, 5.0), "start - worse"),
+        (LAW, (3.0, 5.9, 3.0), "start - -"),
+        (LAW, (2.0, 4.0, 7.9, 8.0), "start worse - worse"),
+        (LAW, (4.0, 2.0, 4.0, 8.0), "start - - worse"),
+        ("total_high", (1e8, 1e18, 1e20, 3e38), "start - worse -"),
+        *((rule, (3.0, 30.0), "start worse") for rule in ALARMS if RULES[rule].in_decades),
+        *((rule, (3.0, 30.0), "start -") for rule in ALARMS if not RULES[rule].in_decades),
+    ],
+)
+def test_a_finding_in_decades_is_worse_at_twice_what_was_reported(rule, values, changed):
+    story = Story()
+    assert spelled([story.next(A, rule=rule, value=value) for value in values]) == changed
+
+
+@pytest.mark.parametrize("values", [(6.0, 3.0), (3.0, 6.0)])
+def test_a_finding_is_worse_by_the_worst_of_its_alerts(values):
+    story = Story()
+    story.next(A, B, rule=LAW)
+    pairs = zip((A, B), values, strict=True)
+    (news,) = story.tell([alert(name, 2, rule=LAW, value=value) for name, value in pairs])
+    assert (news.change, news.finding.value) == ("worse", 6.0)
+
+
+def test_two_that_begin_together_are_not_worse_a_window_later():
+    story = Story()
+    places = (("model.0", 5.0), ("model.2", 2.1))
+    alerts = [alert(name, rule="vanishing", value=value) for name, value in places]
+    assert spelled([story.tell(alerts) for _ in range(3)]) == "start - -"
+
+
+def test_a_finding_counts_all_modules_it_ever_had_in_forward_order():
+    story = Story()
+    assert spelled([story.next(*names) for names in ([B, C], [A, B], [C, D])]) == "start - worse"
+    assert story.findings.all[1].modules == (A, B, C, D)
+    assert story.findings.all[1].origin == (B, C)
+
+
+def test_a_worse_finding_keeps_its_number_its_name_and_its_start():
+    story = Story()
+    story.next(A, rule="nonfinite", value=1.0)
+    story.step = 2
+    (news,) = story.tell([replace(alert(B, 2, rule="nonfinite", value=13.0), limit=12.0)])
+    found = news.finding
+    assert (news.change, news.step) == ("worse", 2)
+    assert (found.number, found.module, found.step) == (1, A, 1)
+    assert (found.value, found.limit) == (13.0, 12.0)
+    assert story.next(A, B, rule="nonfinite", value=99.0) == []
+    assert story.findings.all[1].value == 13.0  # as it was reported
+
+
+# --- it is over -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", ALARMS)
+@pytest.mark.parametrize("patience", [1, 5, 6, 30])
+def test_a_finding_is_over_after_as_many_calm_windows_as_its_rule_needs(rule, patience):
+    limits = Thresholds(dead_windows=patience)
+    windows = max(CALM_WINDOWS, RULES[rule].needs(limits))
+    story = Story(limits=limits)
+    (start,) = story.next(A, rule=rule)
+    assert story.calm(windows - 1) == []
+    (news,) = story.next()
+    assert news == FindingChange("end", 1, 1 + windows, ended(start.finding, 2), 1 + windows)
+    assert story.findings.all == {1: news.finding}
+    assert story.calm(100) == []
+
+
+def test_an_alert_in_between_begins_the_calm_again():
+    story = Story()
+    news = [*story.next(A), *story.calm(4), *story.next(A), *story.calm(4)]
+    assert changes(news) == [("start", 1)]
+    (news,) = story.next()
+    assert (news.change, news.finding.step_end, len(news.finding.episodes)) == ("end", 7, 1)
+
+
+def test_a_finding_lasts_as_long_as_one_of_its_modules_has_an_alert():
+    story = Story()
+    news = [story.next(*names) for names in ([A, B], *[[A]] * 9, *[[B]] * 9)]
+    assert spelled(news) == "start" + " -" * 18
+
+
+def test_windows_that_amp_skipped_whole_are_not_calm():
+    story = Story()
+    story.next(A)
+    for windows in (4, 0):
+        assert [story.next(skipped=1) for _ in range(20)] == [[]] * 20
+        assert story.calm(windows) == []
+    (news,) = story.next()
+    assert (news.change, news.step, news.finding.step_end) == ("end", 46, 22)
+
+
+def test_a_window_that_amp_skipped_in_part_is_calm():
+    story = Story()
+    story.next(A)
+    parts = [window(10 * n, steps=10, skipped=9, layout=CHAIN) for n in range(1, 6)]
+    assert spelled([story.findings.update(part, [], 60) for part in parts]) == "- - - - end"
+
+
+# --- it comes back --------------------------------------------------------------------------------
+
+
+def test_a_finding_that_comes_back_is_the_same_one_with_another_episode():
+    story = Story()
+    news = [one for _ in range(17) for one in [*story.next(A), *story.calm()]]
+    assert changes(news) == [("start", 1), ("end", 1)] * 17
+    assert [len(one.finding.episodes) for one in news[::2]] == list(range(1, 18))
+    assert (list(story.findings.all), story.lasting()) == ([1], [])
+
+
+def test_episodes_keep_their_own_begin_and_end_and_worst_value():
+    story = Story()
+    for values in ((2.0, 4.0, 3.0), (9.0, 9.0), (3.0, 3.0)):
+        for value in values:
+            story.next(A, value=value, rule=LAW)
+        story.calm(100)
+    assert story.findings.all[1].episodes == (
+        Episode(1, 1, 4, 1, 4.0),
+        Episode(1, 104, 106, 104, 9.0),
+        Episode(1, 206, 208, 206, 3.0),
+    )
+
+
+def test_evidence_that_reaches_back_into_the_last_episode_begins_after_it():
+    story = Story()
+    story.next(A)
+    story.calm()
+    (news,) = story.tell([alert(A, 1)], step=7)
+    assert [(e.step, e.step_end) for e in news.finding.episodes] == [(1, 2), (2, None)]
+
+
+@pytest.mark.parametrize("change", ["start", "worse", "end", "back"])
+def test_a_change_says_which_step_had_been_seen(change):
+    story = Story()
+    news = story.tell([alert(A, 4)], reported=13, step=10)
+    if change == "worse":
+        news = story.tell([alert(A, 4), alert(B, 4)], reported=17)
+    elif change in {"end", "back"}:
+        for step in range(11, 16):
+            news = story.tell([], reported=step + 3, step=step)
+    if change == "back":
+        news = story.tell([alert(A, 38)], reported=43, step=40)
+    (one,) = news
+    assert [e.reported for e in one.finding.episodes] == [13, 43][: 1 + (change == "back")]
+    assert one.reported == {"start": 13, "worse": 17, "end": 18, "back": 43}[change]
+
+
+def test_what_would_be_named_otherwise_is_a_new_finding():
+    story = Story()
+    numbers = []
+    for modules in ((A, B), (A,), (A, B, C, D), (B,)):  # named B, A, the whole block, B
+        numbers += changes(story.next(*modules))
+        story.calm()
+    assert numbers == [("start", 1), ("start", 2), ("start", 3), ("start", 1)]
+    assert [f.module for f in story.findings.all.values()] == [B, A, "model.1"]
+    assert rules_of(story.next(A, rule="partly_dead")) == [("start", "partly_dead")]
+
+
+def test_after_its_end_another_module_of_its_path_is_a_new_finding():
+    story = Story(FORK)
+    for module, number in (("model.3.conv", 1), ("model.1.conv", 2), ("model.3.conv", 1)):
+        assert changes(story.next(module)) == [("start", number)]
+        story.calm()
+    assert story.findings.all[1].modules == ("model.3.conv",)
+
+
+def test_a_return_is_worse_by_what_was_reported_of_it():
+    story = Story()
+    story.next(A, rule=LAW, value=9.0)
+    story.calm()
+    news = [story.next(A, rule=LAW, value=value) for value in (2.0, 3.9, 4.0)]
+    news += [story.next(A, B, rule=LAW, value=4.0)]
+    assert spelled(news) == "start - worse worse"
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_100_windows_with_an_alert_and_without_are_one_finding_and_reported_once(rule):
+    story = Story()
+    news = [one for n in range(100) for one in story.next(*[A] * (n % 2), rule=rule)]
+    assert changes(news) == [("start", 1)]
+
+
+# --- the run restarts -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", [name for name in ALARMS if name != "nonfinite"])
+def test_what_a_restart_does_not_touch_has_not_come_back(rule):
+    story = Story()
+    (start,) = story.next(A, rule=rule)
+    for _ in range(9):
+        story.findings.restart()
+        assert story.calm(4) == []
+        assert story.next(A, rule=rule) == []
+    assert story.findings.all == {1: start.finding}
+
+
+@pytest.mark.parametrize("calm", [0, 4])
+def test_nan_after_a_recovery_from_it_is_an_episode_of_its_own(calm):
+    story = Story()
+    news = [*story.next(A, rule="nonfinite")]
+    for _ in range(3):
+        story.findings.restart()
+        assert story.calm(calm) == []
+        news += story.next(A, rule="nonfinite")
+        assert story.next(A, rule="nonfinite") == []
+    assert "".join(one.change[0] for one in news) == "s" + "es" * 3
+    first, second, *_ = news[-1].finding.episodes
+    assert first == Episode(1, 1, 2, 1, 3.0)
+    assert (second.step, second.reported) == (2 + calm, 2 + calm)
+
+
+def test_the_calm_before_a_recovery_does_not_count():
+    story = Story()
+    story.next(A)
+    story.calm(4)
+    story.findings.restart()
+    assert story.calm(4) == []
+    (news,) = story.next()
+    assert (news.change, news.finding.step_end) == ("end", 6)
+    before = dict(story.findings.all)
+    story.findings.restart()
+    assert (story.findings.all, story.calm(60)) == (before, [])
+
+
+# --- one path, one finding ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "joins"),
+    [
+        ("model.1.conv", "model.1.bn", True),
+        ("model.1.conv", "model.0.conv", True),
+        ("model.0.conv", "model.1.conv", True),
+        ("model.0.conv", "model.3.conv", True),
+        ("model.1", "model.3.bn", True),
+        ("model.1.conv", "model.2.conv", False),
+        ("model.2.conv", "model.1.conv", False),
+        ("model.1.conv", "model.4.conv", True),
+        ("model.4.conv", "model.2.bn", True),
+        ("model.1.conv", WHOLE, True),
+        (WHOLE, "model.2.bn", True),
+    ],
+)
+@pytest.mark.parametrize("rule", ["no_gradient", "nonfinite"])
+def test_alerts_on_one_path_are_one_finding_and_what_is_not_finite_is_one_anywhere(
+    first, second, joins, rule
+):
+    for modules in ([second], [first, second]):
+        story = Story(FORK)
+        story.next(first, rule=rule)
+        story.next(*modules, rule=rule)
+        assert len(story.findings.all) == (1 if joins or rule == "nonfinite" else 2)
+
+
+@pytest.mark.parametrize("rule", ["dead", "vanishing", "leaf_exploding"])
+def test_unrelated_paths_are_two_findings_even_if_they_begin_together(rule):
+    news = Story(FORK).next(LEFT, RIGHT, rule=rule)
+    assert changes(news) == [("start", 1), ("start", 2)]
+    assert [one.finding.modules for one in news] == [(RIGHT,), (LEFT,)]
+
+
+def test_paths_that_meet_in_the_one_nearest_to_the_loss_are_one_finding():
+    (news,) = Story(FORK).next(LEFT, RIGHT, "model.3", rule="vanishing")
+    assert (news.finding.module, news.finding.modules) == ("model.3", (LEFT, RIGHT, "model.3"))
+    (news,) = Story(FORK).next(f"{LEFT}.conv", f"{RIGHT}.conv", rule="nonfinite")
+    assert (news.change, news.finding.module) == ("start", f"{RIGHT}.conv")
+
+
+def test_two_findings_of_one_rule_go_their_own_ways():
+    story = Story(FORK)
+    story.next(LEFT)
+    assert changes(story.next(LEFT, RIGHT)) == [("start", 2)]
+    assert changes([one for _ in range(CALM_WINDOWS) for one in story.next(RIGHT)]) == [("end", 1)]
+    assert [f.modules for f in story.findings.all.values()] == [(LEFT,), (RIGHT,)]
+
+
+def test_where_a_nan_began_counts_once_clipping_has_spread_it():
+    story = Story(FORK)
+    first = ("model.3.bn", "model.4.conv")
+    news = story.next(*first, rule="nonfinite")
+    news += story.next(*(name for name in FORK.modules if name != WHOLE), rule="nonfinite")
+    assert [one.change for one in news] == ["start", "worse"]
+    assert {(one.finding.module, one.finding.origin) for one in news} == {(first[-1], first)}
+
+
+def test_without_edges_each_block_is_alone():
+    story = Story(LAYOUT)
+    news = [story.next(name) for name in ("model.0.conv", "model.0.bn", "model.1.bn")]
+    assert [changes(one) for one in news] == [[("start", 1)], [("worse", 1)], [("start", 2)]]
+
+
+# --- a stronger rule explains a weaker one --------------------------------------------------------
+
+PAIRS = [
+    *(("dead", weaker) for weaker in ("vanishing", "no_gradient", "partly_dead", "exploding")),
+    *(("dead", weaker) for weaker in ("collapse", "total_low")),
+    *(("no_gradient", weaker) for weaker in ("dead", "dead_branch", "leaf_vanishing")),
+    ("dead_branch", "starved_scale"),
+    *(("vanishing", weaker) for weaker in ("leaf_vanishing", "collapse", "total_low")),
+    *(("exploding", weaker) for weaker in ("leaf_exploding", "spike", "total_high")),
+    ("exploding", "weight_growth"),
+    ("leaf_exploding", "spike"),
+    ("collapse", "total_low"),
+    ("total_low", "collapse"),
+]
+
+
+@pytest.mark.parametrize(("stronger", "weaker"), PAIRS)
+def test_a_weaker_rule_on_the_path_of_a_stronger_one_is_not_reported(stronger, weaker):
+    story = Story(FORK)
+    story.next(LEFT, rule=stronger)
+    for module in ("model.0.conv", LEFT, "model.3.bn", "model.4.conv"):
+        assert story.both((stronger, LEFT), (weaker, module)) == []
+    assert list(story.findings.all) == [1]
+    elsewhere = story.both((stronger, LEFT), (weaker, RIGHT))
+    assert rules_of(elsewhere) == [("start", weaker)]
+
+
+@pytest.mark.parametrize("weaker", RULES)
+def test_what_is_not_finite_explains_everything_everywhere(weaker):
+    story = Story(FORK)
+    story.next(LEFT, rule="nonfinite")
+    news = story.both(("nonfinite", LEFT), (weaker, f"{RIGHT}.conv"))
+    assert "start" not in {one.change for one in news}
+    assert list(story.findings.all) == [1]
+
+
+@pytest.mark.parametrize(
+    ("stronger", "weaker"),
+    [pair for pair in PAIRS if list(RULES).index(pair[0]) < list(RULES).index(pair[1])],
+)
+def test_of_two_that_begin_together_the_stronger_one_is_the_finding(stronger, weaker):
+    news = Story(FORK).both((weaker, LEFT), (stronger, LEFT))
+    assert rules_of(news) == [("start", stronger)]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("leaf_vanishing", "vanishing"),
+        ("spike", "exploding"),
+        ("vanishing", "dead"),
+        ("amp_overflow", "nonfinite"),
+        ("vanishing", "exploding"),
+        ("dead", "spike"),
+    ],
+)
+def test_a_weaker_rule_does_not_hide_a_stronger_one(first, second):
+    story = Story(FORK)
+    story.next(LEFT, rule=first)
+    assert rules_of(story.both((first, LEFT), (second, LEFT))) == [("start", second)]
+
+
+@pytest.mark.parametrize(("value", "is_reported"), [(1e10, False), (1e20, True)])
+def test_a_warning_explains_no_gradient_that_clipping_multiplies_by_zero(value, is_reported):
+    story = Story()
+    assert rules_of(story.next(A, rule="leaf_exploding")) == [("start", "leaf_exploding")]
+    alerts = [alert(A, 2, rule="leaf_exploding"), alert(WHOLE, 2, rule="total_high", value=value)]
+    assert rules_of(story.tell(alerts, step=2)) == [("start", "total_high")] * is_reported
+
+
+def test_a_weaker_rule_that_outlives_the_stronger_one_is_reported_then():
+    story = Story(FORK)
+    story.both(("vanishing", LEFT), ("leaf_vanishing", f"{LEFT}.conv"))
+    news = [rules_of(story.next(f"{LEFT}.conv", rule="leaf_vanishing")) for _ in range(6)]
+    assert news == [*[[]] * 4, [("end", "vanishing")], [("start", "leaf_vanishing")]]
+
+
+def test_a_weaker_finding_that_lasts_already_goes_on():
+    story = Story(FORK)
+    story.next(f"{LEFT}.conv", rule="leaf_vanishing")
+    story.both(("vanishing", LEFT), ("leaf_vanishing", f"{LEFT}.conv"))
+    news = [rules_of(story.next(LEFT, rule="vanishing")) for _ in range(CALM_WINDOWS)]
+    assert news == [*[[]] * 4, [("end", "leaf_vanishing")]]
+    assert story.lasting() == [2]
+
+
+def test_a_weaker_finding_that_is_over_stays_so_while_a_stronger_one_explains_it():
+    story = Story(FORK)
+    story.next(LEFT, rule="vanishing")
+    story.calm()
+    news = story.both(("nonfinite", LEFT), ("vanishing", LEFT))
+    assert rules_of(news) == [("start", "nonfinite")]
+    assert story.lasting() == [2]
+
+
+# --- notices --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", NOTICES)
+def test_a_notice_is_reported_once_a_run_and_knows_when_it_was_over(rule):
+    story = Story()
+    quiet_and_not = ([], [A], *[[]] * 60, [A], [A, B, C, D], [])
+    news = [one for names in quiet_and_not for one in story.next(*names, rule=rule)]
+    story.findings.restart()
+    news += [*story.next(A, B, rule=rule), *story.calm(60)]
+    assert changes(news) == [("start", 1)]
+    (found,) = story.findings.all.values()
+    first, last = found.episodes
+    assert found.severity == "notice"
+    assert (first.step, first.step_end) == (2, 3)
+    assert last.step_end is not None
+
+
+# --- evidence -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("files", [(), (7,)])
+def test_evidence_is_asked_for_the_step_of_a_nan_or_of_a_very_large_gradient(rule, files):
+    story = Story(files=files)
+    (news,) = story.tell([alert(A, 7, rule=rule)], step=9)
+    assert story.asked == [7] * (rule in PROVEN)
+    file = "evidence/7.json" if files and rule in PROVEN else ""
+    assert news.finding.evidence == file
+    assert news.finding.message.endswith(f"{file}." if file else ".")
+    story.next(A, rule=rule)
+    assert story.asked == [7] * (rule in PROVEN)
+
+
+def test_what_comes_back_has_evidence_of_its_own():
+    story = Story(files=(1, 8))
+    for evidence in (1, 8, 8):  # there is no file on step 15
+        story.next(A, rule="spike")
+        assert story.findings.all[1].evidence == f"evidence/{evidence}.json"
+        story.calm(6)
+    assert story.asked == [1, 8, 15]
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+DEEP, _ = plan([Part(f"model.0.m.{n}.{x}") for n in range(2) for x in "ab"] + [Part("model.1")])
+ALIKE, _ = plan([Part(f"model.{name}") for name in ("1.a", "10.a", "10.b", "2.a")])
+OWN, _ = plan([Part(name) for name in ("stem.a", "stem.b", "fc")])
+OWNER, _ = plan([Part("model.0"), Part("model.0.a"), Part("model.1")])
+
+
+@pytest.mark.parametrize(
+    ("layout", "modules", "name"),
+    [
+        (LAYOUT, ("model.1.conv",), "model.1.conv"),
+        (LAYOUT, ("model.0.conv", "model.1.bn"), "model.1.bn"),
+        (LAYOUT, ("model.1.conv", "model.1.bn"), "model.1"),
+        (LAYOUT, TRUNK, "model.1"),
+        (LAYOUT, (*TRUNK, "model.2.a"), "model.2.a"),
+        (LAYOUT, HEAD, "model.2"),
+        (LAYOUT, (*TRUNK, *HEAD), "model"),
+        (LAYOUT, ("model",), "model"),
+        (LAYOUT, ("model.0", "model.1"), "model.1"),
+        (DEEP, ("model.0.m.1.a",), "model.0.m.1.a"),
+        (DEEP, ("model.0.m.1.a", "model.0.m.1.b"), "model.0.m.1"),
+        (DEEP, tuple(f"model.0.m.{n}.{x}" for n in range(2) for x in "ab"), "model.0"),
+        (ALIKE, ("model.1.a",), "model.1"),
+        (ALIKE, ("model.1.a", "model.10.a"), "model.10.a"),
+        (OWN, ("stem.a", "stem.b"), "stem"),
+        (OWN, ("fc",), "fc"),
+        (OWN, ("stem.a", "stem.b", "fc"), "model"),
+        (OWNER, ("model.0.a",), "model.0.a"),
+        (OWNER, ("model.0", "model.0.a"), "model.0"),
+    ],
+)
+def test_the_widest_module_that_holds_nothing_else_gives_the_name(layout, modules, name):
+    assert common_name(layout, modules) == name
+
+
+@pytest.mark.parametrize(
+    ("layout", "rule", "dead", "name"),
+    [
+        # the output of block 1 is constant: the weight of block 3, which reads it, is dead too
+        (FORK, "dead", ("model.1.conv", "model.1.bn", "model.3.conv"), "model.1"),
+        (FORK, "dead", ("model.1.bn", "model.3.conv"), "model.1.bn"),
+        (FORK, "dead", ("model.1.conv", "model.1.bn", "model.3.conv", "model.3.bn"), "model.3"),
+        (FORK, "dead", ("model.3.conv",), "model.3.conv"),
+        (FORK, "dead", ("model.1.conv", "model.3.conv"), "model.3.conv"),
+        (FORK, "no_gradient", ("model.1.conv", "model.1.bn", "model.3.conv"), "model.3.conv"),
+        (CHAIN, "dead", (A, "model.2.a"), "model.2.a"),
+    ],
+)
+def test_a_weight_whose_input_is_constant_is_not_the_source(layout, rule, dead, name):
+    (news,) = Story(layout).next(*dead, rule=rule)
+    assert (news.finding.module, news.finding.modules) == (name, dead)

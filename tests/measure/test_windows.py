@@ -1,0 +1,592 @@
+"""Which steps a window holds. What it says of them is in test_quantities."""
+
+from __future__ import annotations
+
+import tracemalloc
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import total_norm
+from torch import nn
+from values import FAR, LAWS, LAYOUT, MEMBERS, Part, assert_same, plan, sample, windows_from
+
+from yolo_gradwatch.diagnose.diagnosis import Diagnosis
+from yolo_gradwatch.diagnose.thresholds import Thresholds
+from yolo_gradwatch.measure import model_layout
+from yolo_gradwatch.measure.clipping import CLIP_OVERFLOW
+from yolo_gradwatch.measure.layout import module_norms
+from yolo_gradwatch.measure.outliers import HISTORY_LEAST, HISTORY_STEPS, SKIPS_IN_A_ROW
+from yolo_gradwatch.measure.sample import Detail
+from yolo_gradwatch.measure.windows import FINE_STRETCHES, Rollup
+
+P = len(MEMBERS.elements)
+ROW = {name: m for m, name in enumerate(LAYOUT.modules)}
+
+BEYOND = 1e38
+"""Norm of each parameter in a step that clipping multiplies by 0, though all of it is finite."""
+
+ONE_BLOCK = plan([Part("model.0.conv"), Part("model.1.conv")])[1]
+"""A trunk of one weight, so that its norm is the level of its block; and a head."""
+
+STEPS = {".": 1.0, "s": np.inf, "n": np.nan, "i": np.inf, "b": BEYOND, "B": 1e39}
+"""Steps as letters: fine, skipped by AMP, and the four kinds that are spoilt."""
+
+
+def steps_of(letters, first=FAR, interval=1):
+    return [
+        sample(first + interval * i, STEPS[letter], skipped=letter == "s")
+        for i, letter in enumerate(letters)
+    ]
+
+
+def spans(windows, first=0):
+    return [(window.step_first - first, window.step_last - first) for window in windows]
+
+
+def alone(windows, first=0):
+    """The steps that are windows of their own."""
+    return [window.step_first - first for window in windows if window.steps == 1]
+
+
+def expected_windows(steps, *, interval=1, epoch=10**9, anomalies=()):
+    """First and last step of each window, from the words of the design in whole numbers.
+
+    Anomalies are steps that are not finite.
+    """
+    windows, first, fine_until, stretches, was_bad = [], 1, 0, 0, False
+    for step in range(1, steps + 1, interval):
+        is_bad = step in anomalies
+        begins, was_bad = is_bad and not was_bad, is_bad
+        if begins and step > fine_until and stretches < 40:
+            stretches += 1
+            fine_until = step + 10 * interval
+        if begins and first < step:
+            windows.append((first, step - interval))
+        first = step if begins else first
+        held = step - first + interval
+        ends = (step + interval - 1) // epoch > (step - 1) // epoch  # the next one is in another
+        if begins or step <= fine_until or 50 * held >= step or ends:
+            windows.append((first, step))
+            first = step + interval
+    return windows if first > step else [*windows, (first, step)]
+
+
+# --- from parameters to modules -------------------------------------------------------------------
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Linear(4, 4)
+        self.decoder = nn.Linear(4, 4)
+        self.decoder.weight = self.encoder.weight
+        self.again = self.encoder
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.again(self.decoder(self.encoder(x)))
+
+
+def chain():
+    return nn.Sequential(nn.Linear(4, 5), nn.Sequential(nn.ReLU(), nn.Linear(5, 4)))
+
+
+def half_frozen():
+    model = chain()
+    model[0].weight.requires_grad_(requires_grad=False)
+    return model
+
+
+@pytest.mark.parametrize("build", [chain, Tied, half_frozen])
+def test_module_norms_equal_those_of_torch_and_the_models_what_clipping_returns(build):
+    torch.manual_seed(0)
+    model = build()
+    model(torch.randn(3, 4)).square().sum().backward()
+    parameters = model_layout.watched(model)
+    found, members = model_layout.read(model)
+    norms = np.array([0.0 if p.grad is None else p.grad.double().norm().item() for p in parameters])
+    modules = {model_layout.clean_name(name): module for name, module in model.named_modules()}
+    for name, norm in zip(found.modules, module_norms(norms, members), strict=True):
+        gradients = [p.grad.double() for p in modules[name].parameters() if p.grad is not None]
+        assert norm == pytest.approx(total_norm(gradients), rel=1e-12)
+    total = torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0).item()
+    assert module_norms(norms, members)[0] == pytest.approx(total, rel=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_nonfinite_parameter_spoils_only_the_modules_around_it(bad):
+    norms = module_norms(np.array([1, 1, 1, bad, 1, 1, 1, 1.0]), MEMBERS)
+    spoilt = {name: norms[m] for name, m in ROW.items() if not np.isfinite(norms[m])}
+    assert list(spoilt) == ["model", "model.1", "model.1.conv"]
+    np.testing.assert_array_equal(list(spoilt.values()), [bad] * 3)
+
+
+SIZES = st.lists(st.one_of(st.just(0.0), st.floats(2**-149, 3.4e38)), min_size=P, max_size=P).map(
+    np.array
+)
+"""Norms that float32 gradients can have."""
+
+
+@LAWS
+@given(SIZES, st.integers(-20, 20))
+def test_a_parent_is_at_least_as_large_as_each_child_and_norms_scale(norms, power):
+    found = module_norms(norms, MEMBERS)
+    for name, m in ROW.items():
+        for other, n in ROW.items():
+            if name == "model" or other.startswith(f"{name}."):
+                assert found[m] >= found[n] * (1 - 1e-12)
+    scaled = module_norms(norms * 2.0**power, MEMBERS)
+    np.testing.assert_allclose(scaled, found * 2.0**power, rtol=1e-12)
+
+
+# --- how windows grow -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("steps", "interval", "epoch"),
+    [
+        *((5000, 1, 10**9), (5000, 1, 333), (1500, 1, 1), (5000, 7, 10**9), (3000, 4, 50)),
+        (900, 100, 10**9),
+    ],
+)
+def test_windows_follow_the_rule_of_the_design(steps, interval, epoch):
+    taken = range(1, steps + 1, interval)
+    windows = windows_from(
+        (sample(step, epoch=1 + (step - 1) // epoch) for step in taken), interval=interval
+    )
+    assert spans(windows) == expected_windows(steps, interval=interval, epoch=epoch)
+    assert sum(window.steps for window in windows) == len(taken)
+    if epoch == 10**9 and interval == 1:
+        assert spans(windows)[:51] == [*((step, step) for step in range(1, 51)), (51, 52)]
+
+
+@LAWS
+@given(
+    st.sets(st.integers(1, 200), max_size=9),
+    st.integers(1, 3),
+    st.sampled_from([10**9, 90, 40, 7]),
+    st.sampled_from([np.nan, np.inf, BEYOND]),
+)
+def test_anomalous_steps_open_fine_stretches(bad, interval, epoch, norm):
+    taken = range(1, 201, interval)
+    samples = [
+        sample(step, norm if step in bad else 1.0, epoch=1 + (step - 1) // epoch) for step in taken
+    ]
+    expected = expected_windows(200, interval=interval, epoch=epoch, anomalies=bad)
+    assert spans(windows_from(samples, interval=interval)) == expected
+
+
+def test_a_resumed_run_begins_with_a_wide_window():
+    windows = windows_from(sample(step) for step in range(1001, 1051))
+    assert spans(windows) == [(1001, 1021), (1022, 1042), (1043, 1050)]
+
+
+def test_the_end_of_an_epoch_closes_a_window():
+    rollup = Rollup(MEMBERS)
+    for step in (1001, 1002):
+        assert rollup.add([sample(step, epoch=1)]) == []
+    closed = [*rollup.add([sample(1003, epoch=2)]), *rollup.close()]
+    assert spans(closed) == [(1001, 1002), (1003, 1003)]
+    assert [window.epoch for window in closed] == [1, 2]
+    assert rollup.close() == []
+
+
+def fine(first, last):
+    return [(step, step) for step in range(first, last + 1)]
+
+
+SPANS = {
+    **{"....." + bad + "." * 14: [(0, 4), *fine(5, 15), (16, 19)] for bad in "nibB"},
+    **{skips: [(0, len(skips) - 1)] for skips in ("sss", "..sss", "sss.sss.sss", "ss." * 20)},
+    **{  # the fourth skip in a row opens a fine stretch
+        f"{before}ssss{after}{'.' * 15}": [
+            (0, len(before) + 2),
+            *fine(len(before) + 3, len(before) + 15),
+            (len(before) + 16, len(before + after) + 18),
+        ]
+        for before in ("", ".", "..s.")
+        for after in ("", "s", "...")
+    },
+    # Skips that go on open one stretch only, and so do anomalies within one.
+    "." * 5 + "s" * 600 + "." * 20: [(0, 7), *fine(8, 20), (21, 624)],
+    ".....n....n....n" + "." * 14: [(0, 4), *fine(5, 15), (16, 29)],
+}
+
+
+@pytest.mark.parametrize("letters", SPANS)
+def test_windows_around_steps_that_stand_out(letters):
+    assert SKIPS_IN_A_ROW == 4
+    assert spans(windows_from(steps_of(letters)), FAR) == SPANS[letters]
+
+
+def test_skips_count_in_a_row_over_the_end_of_an_epoch():
+    steps = [replace(one, epoch=1 + (one.step >= FAR + 2)) for one in steps_of("ssss")]
+    assert spans(windows_from(steps), FAR) == [(0, 1), (2, 2), (3, 3)]
+
+
+def test_after_an_anomaly_the_next_10_captured_steps_are_windows():
+    windows = windows_from(steps_of(".....n" + "." * 24, interval=10), interval=10)
+    assert alone(windows, FAR) == list(range(50, 160, 10))
+
+
+# --- levels that stand out ------------------------------------------------------------------------
+
+
+def level_samples(levels, first=FAR):
+    """Steps whose trunk block has the given norms."""
+    return [sample(first + i, [level, 1.0], size=2) for i, level in enumerate(levels)]
+
+
+LEVELS = [
+    *(([1.0] * 30 + [10.0 * (1 + shift)], shift > 0) for shift in (-1e-9, 0, 1e-9)),
+    *(([1.0] * 30 + [0.1 * (1 + shift)], shift < 0) for shift in (-1e-9, 0, 1e-9)),
+    *(([1.0] * 30 + [5.0] + [1.0] * 30 + [last], last > 50) for last in (49.0, 51.0)),
+    *(([1.0] * 30 + [0.2] + [1.0] * 30 + [last], last < 0.02) for last in (0.021, 0.019)),
+    *(([1.0] * before + [100.0], before >= HISTORY_LEAST) for before in (18, 19, 20)),
+    *(([10.0] + [1.0] * since + [30.0], since >= HISTORY_STEPS) for since in (99, 100, 101)),
+    # a block that dies, one that wakes, and one that stays dead
+    *(([1.0] * 30 + [0.0], True), ([0.0] * 30 + [1e-6], True), ([0.0] * 31, False)),
+    # a step that clipping multiplies by 0 is no history
+    *(([1.0] * 30 + [BEYOND] + [1.0] * 30 + [last], last > 10) for last in (11.0, 9.0)),
+]
+
+
+@pytest.mark.parametrize(("levels", "opens"), LEVELS)
+def test_a_level_more_than_a_decade_off_the_last_100_steps_opens_a_stretch(levels, opens):
+    assert (HISTORY_LEAST, HISTORY_STEPS) == (19, 100)
+    samples = level_samples([*levels, *[levels[-1]] * 3])
+    last = len(levels) - 1
+    assert ((last, last) in spans(windows_from(samples, ONE_BLOCK), FAR)) is opens
+
+
+def test_skipped_steps_are_no_history():
+    levels = level_samples([1.0] * (HISTORY_LEAST - 1))
+    skipped = [
+        sample(FAR + 50 + 2 * i, [np.inf, 1.0], size=2, skipped=True) for i in range(HISTORY_LEAST)
+    ]
+    between = [sample(FAR + 51, [1.0, 1.0], size=2)]
+    cases = {False: skipped[:3], True: [*skipped[:1], *between, *skipped[1:3]]}
+    for opens, steps in cases.items():
+        jump = level_samples([100.0, 1.0], FAR + 100)
+        assert (len(windows_from([*levels, *steps, *jump], ONE_BLOCK)) > 1) is opens
+
+
+THREE_WEIGHTS = [
+    *(Part(f"model.0.{n}") for n in "abc"),
+    *(Part(f"model.0.{n}", is_weight=False) for n in "defg"),
+    Part("model.1"),
+]
+TWO_WEIGHTS = [Part("model.0.a"), Part("model.0.b"), Part("model.1")]
+TRUNK_AND_HEAD = [Part("model.0.conv"), Part("model.1.conv")]
+
+
+@pytest.mark.parametrize(
+    ("parts", "norms", "opens"),
+    [
+        # the level of a block is the median of its weights
+        (THREE_WEIGHTS, (1000, 1, 1, 1, 1, 1, 1, 1), False),
+        (THREE_WEIGHTS, (1, 1, 1, 1000, 1000, 1000, 1000, 1000), False),
+        (THREE_WEIGHTS, (1000, 1, 1000, 1, 1, 1, 1, 1), True),
+        (TWO_WEIGHTS, (19.0 * (1 - 1e-9), 1, 1), False),
+        (TWO_WEIGHTS, (19.0 * (1 + 1e-9), 1, 1), True),
+        # neither the head has one, nor a model without a trunk
+        (TRUNK_AND_HEAD, (1, 1e6), False),
+        ([Part("model.0")], (1e6,), False),
+        ([Part("model.0", is_weight=False), Part("model.1")], (1e6, 1e6), False),
+    ],
+)
+def test_the_level_is_the_median_of_the_weights_of_a_block_of_the_trunk(parts, norms, opens):
+    steps = [sample(FAR + i, size=len(parts)) for i in range(30)]
+    steps.append(sample(FAR + 30, norms, size=len(parts)))
+    assert len(windows_from(steps, plan(parts)[1])) == 1 + opens
+
+
+# --- a limited number of stretches ----------------------------------------------------------------
+
+
+def with_jumps(count, *, every=120):
+    """Steps of which one in so many jumps, and the steps that do."""
+    jumps = [FAR + every * (n + 1) for n in range(count)]
+    levels = [100.0 if step in jumps else 1.0 for step in range(FAR, jumps[-1] + every)]
+    return level_samples(levels), jumps
+
+
+def test_at_most_40_stretches():
+    assert FINE_STRETCHES == 40
+    samples, jumps = with_jumps(42)
+    windows = windows_from(samples, ONE_BLOCK)
+    assert alone(windows) == [step + i for step in jumps[:40] for i in range(11)]
+    assert windows[-1].norm_max[0] > 99
+
+
+def test_spoilt_steps_that_are_far_apart_use_stretches_up():
+    windows = windows_from(steps_of(("n" + "." * 19) * 42))
+    bad = range(0, 20 * 42, 20)
+    assert alone(windows, FAR) == [step + i for step in bad[:40] for i in range(11)] + [*bad[40:]]
+
+
+@pytest.mark.parametrize("norms", [[np.nan, 1.0], [np.inf, 1.0], [1.0, np.nan], [1e39, 1.0]])
+@pytest.mark.parametrize("lasts", [1, 2, 30, 5000])
+def test_a_spoilt_step_closes_its_window_after_all_stretches_are_used_up(norms, lasts):
+    samples, jumps = with_jumps(FINE_STRETCHES)
+    first = samples[-1].step + 501
+    bad = [sample(first + i, norms, size=2) for i in range(lasts)]
+    fine = level_samples([1.0] * 500, samples[-1].step + 1), level_samples([1.0], first + lasts)
+    begins = []
+    rollup = Rollup(ONE_BLOCK)
+    for one in [*samples, *fine[0], *bad, *fine[1]]:
+        begins += [(w.step_first, w.step_last, one.step) for w in rollup.add([one])]
+    assert begins[-2:] == [(jumps[-1] + 11, first - 1, first), (first, first, first)]
+    assert spans(rollup.close()) == [(first + 1, first + lasts)]
+
+
+def test_a_run_that_is_nan_to_its_end_does_not_write_a_window_a_step():
+    windows = windows_from(
+        sample(step, np.nan if step > 2000 else 1.0) for step in range(1, 20_001)
+    )
+    assert windows[-1].step_last == 20_000
+    inside = [window for window in windows if window.step_first > 2000]
+    assert [window.steps for window in inside[:11]] == [1] * 11
+    assert 100 < len(inside) < 150  # a window is 2 % of 2,000 to 20,000 steps
+
+
+def test_a_nan_behind_steps_that_are_too_large_is_a_window_of_its_own():
+    """An explosion that ends in NaN is no reason to report the NaN later."""
+    samples, _ = with_jumps(FINE_STRETCHES)
+    begin = samples[-1].step + 1
+    large = [sample(begin + i, [1e25, 1.0], size=2) for i in range(30)]
+    bad = [sample(begin + 30 + i, [np.nan, 1.0], size=2) for i in range(3)]
+    windows = spans(windows_from([*samples, *large, *bad], ONE_BLOCK), begin)
+    assert [one for one in windows if one[0] >= 0] == [(0, 0), (1, 29), (30, 30), (31, 32)]
+
+
+def test_spoilt_steps_in_a_row_are_one_anomaly():
+    """So a streak leaves the stretches to other anomalies."""
+    samples, jumps = with_jumps(FINE_STRETCHES)
+    first = FAR - 1000
+    bad = [sample(step, [np.nan, 1.0], size=2) for step in range(first, first + 900)]
+    assert alone(windows_from([*bad, *samples], ONE_BLOCK)) == [
+        *range(first, first + 11),
+        *(step + i for step in jumps[: FINE_STRETCHES - 1] for i in range(11)),
+    ]
+
+
+@pytest.mark.parametrize("between", [1, 2, 50])
+def test_a_step_that_amp_skips_does_not_end_a_streak_and_a_fine_one_does(between):
+    for letter, count in (("s", 1), (".", 2)):
+        rollup = Rollup(MEMBERS)
+        rollup._stretches = FINE_STRETCHES
+        windows = rollup.add(steps_of(f"n{letter * between}n.")) + rollup.close()
+        assert sum(w.steps == 1 and w.nonfinite[0] == 1 for w in windows) == count
+
+
+def test_what_begins_anew_ends_a_streak():
+    rollup = Rollup(MEMBERS)
+    rollup._stretches = FINE_STRETCHES
+    found = rollup.add(steps_of("nnn")) + rollup.close()
+    rollup.restart()
+    found += rollup.add(steps_of("nnn", FAR + 3))
+    assert spans(found, FAR) == [(0, 0), (1, 2), (3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("norm", "is_spoilt"), [(CLIP_OVERFLOW * (1 - 1e-9), False), (CLIP_OVERFLOW * 1.001, True)]
+)
+def test_a_step_is_spoilt_from_where_clipping_multiplies_by_zero(norm, is_spoilt):
+    rollup = Rollup(ONE_BLOCK)
+    rollup.add(level_samples([1.0]))
+    high = sample(FAR + 1, [0.0, norm], size=2)
+    assert rollup.is_urgent([high]) is is_spoilt
+    assert bool(rollup.add([high])) is is_spoilt
+
+
+def long_overflow(begins, lasts, after=300, interval=1):
+    """FindingChange of a long run in which some steps in a row overflow, with the step of each."""
+    norms = np.where(np.arange(P) == 3, np.inf, 1.0)
+    rollup = Rollup(MEMBERS, interval)
+    diagnosis = Diagnosis(LAYOUT, Thresholds(), {"amp": True}, lambda *_steps: "")
+    for step in range(begins - 300, begins + lasts + after, interval):
+        bad = begins <= step < begins + lasts
+        one = sample(step, norms if bad else 1.0, skipped=bad)
+        for window in rollup.add([one]):
+            for news in diagnosis.update(window):
+                yield step, news
+
+
+@pytest.mark.parametrize("begins", [1000, 5003, 100_017, FAR])
+@pytest.mark.parametrize("interval", [1, 10])
+def test_a_long_overflow_late_in_a_run_is_reported_at_once(begins, interval):
+    """Windows are 20 to 20,000 steps long there, and 12 skipped steps in a row are let pass."""
+    news = long_overflow(begins, 60 * interval, interval=interval)
+    step, first = next(one for one in news if one[1].finding.rule == "nonfinite")
+    assert (first.change, first.finding.severity) == ("start", "critical")
+    assert begins + 12 * interval <= step <= begins + 20 * interval
+    assert first.finding.module == "model.1.conv"
+    assert begins <= first.finding.step <= begins + 4 * interval
+
+
+@pytest.mark.parametrize("lasts", [1, 3, 12])
+def test_an_overflow_that_amp_gets_over_late_in_a_run_is_no_alarm(lasts):
+    news = list(long_overflow(5003, lasts))
+    assert {one.finding.severity for _, one in news} <= {"notice"}
+
+
+# --- many steps at once ---------------------------------------------------------------------------
+
+
+BLOCK_1 = [3, 4]  # parameters of model.1
+KINDS = st.sampled_from(
+    [*["fine"] * 6, "nan", "beyond", "jump", "skip", "missing", "frozen", "zero"]
+)
+
+
+def drawn_samples(kinds, first):
+    """Steps of any kind, with norms of many digits; each 30 are an epoch."""
+    rng = np.random.default_rng(len(kinds))
+    for step, kind in enumerate(kinds, first):
+        norms = rng.lognormal(size=P)
+        norms[3] = {"nan": np.nan, "skip": np.inf, "zero": 0.0, "beyond": 1e39}.get(kind, norms[3])
+        one = sample(
+            step,
+            norms * (1e3 if kind == "jump" else 1.0),
+            epoch=1 + step // 30,
+            missing=np.isin(np.arange(P), BLOCK_1) & (kind in ("missing", "frozen")),
+            skipped=kind == "skip",
+            detail=Detail(np.full(P, float(step)), np.full(P, 1.0)),
+        )
+        yield replace(one, frozen=one.missing) if kind == "frozen" else one
+
+
+@LAWS
+@given(
+    st.lists(KINDS, min_size=1, max_size=150),
+    st.sets(st.integers(1, 149)),
+    st.sampled_from([1, 1001, FAR]),
+)
+def test_windows_are_the_same_bit_for_bit_however_many_samples_come_at_once(kinds, cuts, first):
+    samples = list(drawn_samples(kinds, first))
+    edges = [0, *sorted(cut for cut in cuts if cut < len(samples)), len(samples)]
+    rollup = Rollup(MEMBERS)
+    together = [w for a, b in pairwise(edges) for w in rollup.add(samples[a:b])] + rollup.close()
+    for one, other in zip(together, windows_from(samples), strict=True):
+        assert_same(one, other)
+
+
+def test_freezing_a_block_late_in_a_run_is_no_number_of_its_own():
+    frozen = np.isin(np.arange(P), BLOCK_1)
+    steps = [sample(FAR + i, 2.0, missing=frozen & (i >= 30)) for i in range(60)]
+    windows = windows_from(replace(one, frozen=one.missing) for one in steps)
+    assert sum(window.steps for window in windows) == 60
+    assert not any((window.none + window.zero + window.nonfinite).any() for window in windows)
+
+
+def test_details_are_unknown_where_an_anomaly_opened_the_window():
+    detail = Detail(np.ones(P), np.zeros(P))
+    first, second = windows_from([sample(FAR, detail=detail), *steps_of(".n", FAR + 1)])
+    assert not np.isnan(first.weight_norm).any()
+    assert np.isnan([second.weight_norm, second.zero_fraction]).all()
+
+
+def test_a_window_of_many_steps_takes_no_more_memory_than_one_of_few():
+    rollup = Rollup(MEMBERS)
+    batch = [sample(FAR + i) for i in range(32)]
+    rollup.add(batch)
+    tracemalloc.start()
+    for n in range(1, 500):
+        rollup.add([replace(one, step=one.step + 32 * n) for one in batch])
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert grown < 100_000
+    assert spans(rollup.close()) == [(FAR, FAR + 32 * 500 - 1)]
+
+
+def test_windows_are_foretold_while_many_steps_are_not_looked_at():
+    """The first steps of windows have details though the steps before them still wait."""
+    plain, late, waiting = Rollup(MEMBERS), Rollup(MEMBERS), []
+    expected, found = [], []
+    for step in range(101, 301):
+        expected.append(plain.opens_window(step))
+        plain.add([sample(step)])
+        found.append(late.opens_window(step))
+        waiting.append(sample(step))
+        if len(waiting) == 7:
+            late.add(waiting)
+            waiting = []
+    assert found == expected
+    assert 40 < sum(found) < 70
+
+
+def test_newest_is_the_last_sample():
+    rollup = Rollup(MEMBERS)
+    assert rollup.newest.shape == (0, len(LAYOUT.modules))
+    for step, norm in ((FAR, 2.0), (FAR + 1, 3.0)):
+        rollup.add([sample(step, norm)])
+        np.testing.assert_allclose(rollup.newest[-1, 0], norm * np.sqrt(P))
+    rollup.close()
+    np.testing.assert_allclose(rollup.newest[-1, 0], 3 * np.sqrt(P))
+
+
+@LAWS
+@given(
+    st.sets(st.integers(1, 150), max_size=5),
+    st.integers(1, 4),
+    st.sampled_from([10**9, 75, 20]),
+    st.sampled_from([0, 2000]),
+)
+def test_opens_window_foretells_where_windows_begin(bad, interval, epoch, offset):
+    """As far as can be known: a step does not tell beforehand that it will be anomalous."""
+    rollup = Rollup(MEMBERS, interval)
+    opened, windows, last = set(), [], 1
+    for step in range(1 + offset, 151 + offset, interval):
+        current = 1 + step // epoch
+        if current != last:
+            windows += rollup.close()
+        last = current
+        if rollup.opens_window(step):
+            opened.add(step)
+        norm = np.nan if step - offset in bad else 1.0
+        windows += rollup.add([sample(step, norm, epoch=current)])
+    first = {window.step_first for window in windows + rollup.close()}
+    assert opened <= first
+    assert first - opened <= {step + offset for step in bad}
+
+
+def test_a_full_window_is_foretold_while_its_steps_are_on_their_way():
+    rollup = Rollup(MEMBERS)
+    rollup.add([sample(1001)])
+    # 1001 to 1021 are 2 % of 1021 steps, landed or not
+    assert [rollup.opens_window(step) for step in (1002, 1021, 1022)] == [False, False, True]
+
+
+@pytest.mark.parametrize("anomalies", [0, 40])
+def test_300_epochs_of_coco_stay_below_60_mb(anomalies):
+    steps, epochs, modules, row = 2_200_000, 300, 434, 110
+    bad = {steps * n // 41 for n in range(1, anomalies + 1)}
+    windows = expected_windows(steps, epoch=steps // epochs, anomalies=bad)
+    assert len(windows) * modules * row < 60e6
+
+
+# --- clipping -------------------------------------------------------------------------------------
+
+
+@LAWS
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from([0.1, 0.5, 1.0, 5.0, 9.0, np.inf, np.nan]), st.booleans()),
+        min_size=1,
+    ),
+    first=st.sampled_from([1, 500]),
+    clip=st.sampled_from([1.0, 10.0, 1e3]),
+)
+def test_a_window_counts_the_steps_whose_total_norm_is_above_the_clip(steps, first, clip):
+    samples = [sample(i, norm, skipped=skips) for i, (norm, skips) in enumerate(steps, first)]
+    rollup = Rollup(MEMBERS, clip=clip)
+    for one in [*rollup.add(samples), *rollup.close()]:
+        inside = [s for s in samples if one.step_first <= s.step <= one.step_last]
+        above = [s for s in inside if not s.skipped and np.linalg.norm(s.norms) > clip]
+        assert one.clipped == len(above)

@@ -1,0 +1,125 @@
+"""What a run says of itself: written and read back, by this version and by others."""
+
+from places import DATA
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import get_args
+
+import pytest
+from build import epoch_of
+from damages import GONE, part, spoil
+from hypothesis import given
+from mangled import mangled_json
+from torch import nn
+from values import LAWS, LAYOUT, put_meta
+
+from yolo_gradwatch import Thresholds
+from yolo_gradwatch.measure import model_layout
+from yolo_gradwatch.measure.clipping import CLIP_NORM, EpochClipping
+from yolo_gradwatch.measure.event import Event, EventKind
+from yolo_gradwatch.runs import process
+from yolo_gradwatch.runs.meta import Meta, RunOptions, encoded, read_meta
+from yolo_gradwatch.runs.schema import META_FILE
+
+VERSION_2 = DATA / "version-2"
+FULL = Meta(
+    status="interrupted",
+    process=process.own(),
+    versions={"torch": "2.9.1"},
+    options=RunOptions(
+        interval=3, stop_on=("dead",), training={"clip": 2.5, "fitted": {"epochs": 7}, "box": None}
+    ),
+    thresholds=Thresholds(spike=2.0, dead_windows=4),
+    layout=replace(
+        LAYOUT,
+        inside=(("SiLU",), (), ("Sigmoid", "Upsample")),
+        edges=(("model.0", "model.1"), ("model.1", "model.2")),
+        since=(1,) * len(LAYOUT.modules),
+        attentions=("model.1",),
+    ),
+    last_step=99,
+    events=tuple(Event(step, kind) for step, kind in enumerate(get_args(EventKind))),
+    epochs=(epoch_of(owners={"model.1": 0.5, "model.2": 1.0}), EpochClipping(2, scale=65536.0)),
+    others={"mood": {"of": ["the", None]}},
+)
+
+
+def put(folder, text):
+    (folder / META_FILE).write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "meta", [FULL, Meta(layout=LAYOUT), Meta(layout=model_layout.read(nn.Linear(2, 2), ())[0])]
+)
+def test_a_run_reads_back_what_it_wrote(tmp_path, meta):
+    put(tmp_path, encoded(meta))
+    assert read_meta(tmp_path) == meta
+
+
+def test_what_was_read_is_written_as_it_was():
+    text = (VERSION_2 / META_FILE).read_text(encoding="utf-8")
+    assert encoded(read_meta(VERSION_2)) == text
+
+
+@pytest.mark.parametrize("value", [GONE, None])
+@pytest.mark.parametrize(
+    "name",
+    [*sorted({*asdict(FULL)} - {"format_version", "layout", "others"}), "options.interval"],
+)
+def test_a_part_that_is_missing_or_null_has_its_default(tmp_path, name, value):
+    put(tmp_path, part(name, value)(encoded(FULL).encode()).decode())
+    outer, _, inner = name.partition(".")
+    default = getattr(Meta(layout=LAYOUT), outer)
+    expected = replace(FULL.options, **{inner: getattr(default, inner)}) if inner else default
+    assert read_meta(tmp_path) == replace(FULL, **{outer: expected})
+
+
+def test_fields_that_earlier_versions_did_not_write_have_their_defaults(tmp_path):
+    put_meta(tmp_path, epochs=[{"epoch": 1}], thresholds={"dead_windows": 2})
+    for name in ("since", "attentions"):
+        spoil(tmp_path, META_FILE, part(f"layout.{name}", GONE))
+    meta = read_meta(tmp_path)
+    assert (meta.layout, meta.epochs) == (LAYOUT, (EpochClipping(1),))
+    assert meta.thresholds == Thresholds(dead_windows=2)
+    assert (meta.options.clip, meta.options.epochs) == (CLIP_NORM, 0)
+
+
+def test_fields_of_a_later_version_are_ignored_and_its_parts_kept(tmp_path):
+    raw = json.loads(encoded(FULL))
+    raw["others"] = raw["events"][0]["cause"] = raw["layout"]["colours"] = ["red"]
+    raw["options"]["more"] = raw["thresholds"]["more"] = raw["process"]["more"] = 1
+    put(tmp_path, json.dumps(raw))
+    meta = read_meta(tmp_path)
+    assert meta == replace(FULL, others={"mood": {"of": ["the", None]}, "others": ["red"]})
+    assert json.loads(encoded(meta))["others"] == ["red"]
+
+
+def test_text_from_outside_is_made_safe_for_a_terminal(tmp_path):
+    """Half a surrogate is what Python makes of a byte in the name of a file that is not UTF-8."""
+    options = RunOptions(training={"data": "/data/\udcff.yaml", "name\n": ["\x1b[31mred"]})
+    put(tmp_path, encoded(replace(FULL, options=options, versions={"torch": "\x07"})))
+    meta = read_meta(tmp_path)
+    assert meta.options.training == {"data": "/data/?.yaml", "name?": ["?[31mred"]}
+    assert meta.versions == {"torch": "?"}
+
+
+def test_options_at_work_are_those_that_ultralytics_made(tmp_path):
+    put(tmp_path, encoded(FULL))
+    options = read_meta(tmp_path).options
+    assert (options.clip, options.epochs, options.fitted) == (2.5, 7, {"epochs": 7})
+
+
+@LAWS
+@given(mangled_json(encoded(FULL)))
+def test_any_json_is_a_run_that_reads_back_or_is_refused(content):
+    with TemporaryDirectory() as name:
+        put(Path(name), content.decode())
+        try:
+            meta = read_meta(Path(name))
+            text = encoded(meta)
+        except ValueError:  # refused, or with an infinite number, which is not written again
+            return
+        put(Path(name), text)
+        assert read_meta(Path(name)) == meta

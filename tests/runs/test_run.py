@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given
+from values import LAWS, LAYOUT, Part, plan, put_meta, runs, window
+
+from yolo_gradwatch import load_run
+from yolo_gradwatch.diagnose.diagnosis import Diagnosis
+from yolo_gradwatch.diagnose.thresholds import Thresholds
+from yolo_gradwatch.measure.clipping import EpochClipping
+from yolo_gradwatch.measure.event import Event
+from yolo_gradwatch.runs import process as processes
+from yolo_gradwatch.runs.evidence import FOLDER
+from yolo_gradwatch.runs.writer import RunLog
+
+CONV = "model.1.conv"
+START = Event(1, "start")
+DEAD = [window(step, zero=[CONV]) for step in (1, 2, 3)]
+
+
+def watch(folder, windows, events=(START,), **meta):
+    """Watch a training as its recorder does; the diagnosis at its end."""
+    log = RunLog(folder, LAYOUT, resume=False)
+    log.start()
+    diagnosis = Diagnosis(LAYOUT, Thresholds(), {"amp": False}, lambda *_steps: "")
+    pending = list(events)
+    for one in windows:
+        while pending and pending[0].step <= one.step_first:
+            pending.pop(0)
+            diagnosis.restart()
+        news = diagnosis.update(one)
+        log.write_window(one)
+        log.write_changes(news)
+    log.close()
+    put_meta(folder, events=events, **meta)
+    return diagnosis
+
+
+@pytest.mark.parametrize("name", ["", "gradwatch.csv", "gradwatch_alerts.csv"])
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_run_is_read_from_its_folder_or_a_table_in_it(tmp_path, name, kind):
+    watch(tmp_path, DEAD)
+    run = load_run(kind(tmp_path / name))
+    assert run.folder == tmp_path
+    assert run.layout == LAYOUT
+    assert run.meta.status == "finished"
+
+
+def test_a_run_without_a_window_has_empty_tables(tmp_path):
+    watch(tmp_path, [])
+    run = load_run(tmp_path)
+    assert len(run.windows) == len(run.alerts) == 0
+    assert run.report().steps == 0
+    assert run.report().findings == ()
+    assert "no optimizer step" in run.report().verdict
+
+
+MORE, _ = plan([*(Part(name) for name in LAYOUT.modules if "." in name), Part("model.2.c")])
+"""The layout of a training that is resumed with fewer frozen layers."""
+
+
+def resume_with_more(folder, windows):
+    log = RunLog(folder, MORE, resume=True)
+    put_meta(folder, MORE, events=[START, Event(4, "resume")])
+    for one in windows:
+        log.write_window(one)
+    log.close()
+
+
+def test_windows_before_a_resume_with_more_modules_are_whole(tmp_path):
+    watch(tmp_path, DEAD)
+    resume_with_more(tmp_path, [])  # killed before its first window
+    assert load_run(tmp_path).windows["step_first"].max() == 3
+
+
+@LAWS
+@given(runs())
+def test_a_review_finds_what_the_live_run_found(run):
+    windows, events = run
+    with TemporaryDirectory() as name:
+        live = watch(Path(name), windows, events)
+        report = load_run(name).report()
+    assert report.findings == tuple(live.findings.all.values())
+    assert report.steps == sum(one.steps for one in windows)
+    assert report.modules == len(LAYOUT.modules)
+
+
+def test_an_event_after_the_last_window_ends_nothing_yet(tmp_path):
+    resume = Event(4, "resume")  # killed before its next window closed
+    live = watch(tmp_path, DEAD)
+    live.restart()
+    put_meta(tmp_path, events=[START, resume])
+    (finding,) = load_run(tmp_path).report().findings
+    assert finding == live.findings.all[1]
+    assert finding.step_end is None
+
+
+def test_a_finding_that_an_event_has_ended_is_over_in_the_review(tmp_path):
+    windows = [*DEAD, *map(window, range(4, 12))]
+    live = watch(tmp_path, windows, [START, Event(4, "nan_recovery")])
+    (finding,) = load_run(tmp_path).report().findings
+    assert finding == live.findings.all[1]
+    assert finding.step_end == 4
+
+
+def prove(folder, step):
+    path = folder / FOLDER / f"step-{step:05}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{}", encoding="utf-8")
+
+
+def test_a_review_names_the_evidence_that_is_there(tmp_path):
+    windows = [window(1), window(2, nonfinite=[CONV]), *map(window, range(3, 9))]
+    windows += [window(9, nonfinite=[CONV])]
+    watch(tmp_path, windows)
+    assert [f.evidence for f in load_run(tmp_path).report().findings] == [""]
+    prove(tmp_path, 2)
+    (finding,) = load_run(tmp_path).report().findings
+    assert (len(finding.episodes), finding.evidence) == (2, f"{FOLDER}/step-00002.json")
+    prove(tmp_path, 9)  # the newest time that it began counts
+    (finding,) = load_run(tmp_path).report().findings
+    assert finding.evidence == f"{FOLDER}/step-00009.json"
+    assert f"{FOLDER}/step-00009.json" in finding.message
+
+
+def test_a_review_writes_nothing(tmp_path):
+    watch(tmp_path, [window(1, nonfinite=[CONV])])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    load_run(tmp_path).report()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_layer_that_was_frozen_is_told_by_the_files(tmp_path):
+    frozen = ["model.0.conv", "model.0.bn"]
+    windows = [*map(window, range(1, 4))]
+    windows += [window(step, unknown=["model.0", *frozen]) for step in range(4, 10)]
+    watch(tmp_path, windows)
+    report = load_run(tmp_path).report()
+    (finding,) = report.findings
+    assert (finding.rule, finding.module, finding.step) == ("frozen", "model.0", 4)
+    assert report.healthy
+
+
+def test_a_review_says_for_which_rules_the_run_was_too_short(tmp_path):
+    live = watch(tmp_path, DEAD)
+    report = load_run(tmp_path).report()
+    assert report.unjudged == live.unjudged()
+    assert {"dead_branch", "spike", "collapse"} <= set(report.unjudged)
+    assert not {"dead", "nonfinite"} & set(report.unjudged)
+
+
+@pytest.mark.parametrize(("patience", "healthy"), [(2, False), (3, False), (4, True)])
+def test_a_review_under_other_thresholds(tmp_path, patience, healthy):
+    watch(tmp_path, DEAD)
+    report = load_run(tmp_path).report(Thresholds(dead_windows=patience))
+    assert report.healthy is healthy
+
+
+EPOCH = EpochClipping(1, 3, 2, 1, 12.5, 80.0, 1.75, {"model.0": 0.75, "model.1": 0.25}, None)
+
+
+def test_a_report_holds_what_the_run_says_of_itself(tmp_path):
+    options = {"interval": 1, "stop_on": [], "training": {"amp": False, "clip": 2.5}}
+    watch(tmp_path, DEAD, status="interrupted", epochs=[asdict(EPOCH)], options=options)
+    report = load_run(tmp_path).report()
+    assert (report.run, report.status, report.epochs) == (tmp_path, "interrupted", (EPOCH,))
+    assert report.clip == 2.5
+    assert list(report.epochs[0].owners) == ["model.0", "model.1"]  # the largest first
+
+
+def test_the_words_of_a_finding_know_the_training(tmp_path):
+    windows = [window(1, nonfinite=[CONV])]
+    options = {"interval": 1, "stop_on": [], "training": {"amp": True}}
+    watch(tmp_path, windows, options=options)
+    assert "amp=False" in str(load_run(tmp_path).report())
+    watch(tmp_path, windows)
+    assert "amp=False" not in str(load_run(tmp_path).report())
+
+
+def test_a_review_loads_neither_torch_nor_ultralytics(tmp_path):
+    watch(tmp_path, DEAD)
+    code = (
+        "import json, sys, yolo_gradwatch.runs.run as run;"
+        "str(run.load_run(sys.argv[1]).report());"
+        "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, str(tmp_path)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    loaded = set(json.loads(out.stdout))
+    assert "yolo_gradwatch" in loaded
+    assert not loaded & {"torch", "ultralytics", "rich", "typer", "matplotlib", "cv2"}
+
+
+@pytest.mark.parametrize(
+    ("status", "minutes", "told"),
+    [("running", 25, True), ("running", 9, False), ("failed", 25, False)],
+)
+def test_a_run_that_was_killed_long_ago_is_told(tmp_path, status, minutes, told):
+    watch(tmp_path, DEAD, status=status)
+    then = time.time() - 60 * minutes - 5
+    os.utime(tmp_path / "gradwatch.csv", (then, then))
+    remarks = load_run(tmp_path).remarks
+    expected = f"no end was written, and nothing for {minutes} min: was the training killed?"
+    assert remarks == ((expected,) if told else ())
+
+
+DEAD_PID = 10**20
+"""No process has it."""
+
+
+def process(pid):
+    return {**asdict(processes.own()), "pid": pid}
+
+
+@pytest.mark.parametrize(
+    ("status", "other", "shown"),
+    [
+        ("running", {}, "killed"),
+        *((ended, {}, ended) for ended in ("finished", "failed", "interrupted")),
+        ("running", {"pid": os.getpid()}, "running"),
+        ("running", {"host": "another"}, "running"),
+        ("running", None, "running"),
+    ],
+)
+def test_a_run_without_an_end_whose_process_is_gone_was_killed(tmp_path, status, other, shown):
+    own = None if other is None else {**process(DEAD_PID), **other}
+    watch(tmp_path, DEAD, status=status, process=own)
+    run = load_run(tmp_path)
+    assert (run.status, run.meta.status) == (shown, status)
+    assert all("killed after step 3" in remark for remark in run.remarks)
+    assert bool(run.remarks) == (shown == "killed") == ("killed)" in run.report().verdict)
+
+
+def test_a_run_that_was_killed_before_its_first_step_says_so(tmp_path):
+    watch(tmp_path, [], status="running", process=process(DEAD_PID))
+    facts = str(load_run(tmp_path).report())
+    assert "  the training was killed: its process is gone\n" in facts
+
+
+def test_an_end_that_was_written_just_before_is_believed(tmp_path, monkeypatch):
+    """The process writes its end and goes after its file was read, before it is asked for."""
+    watch(tmp_path, DEAD, status="running", process=process(DEAD_PID))
+
+    def ends(_process):
+        watch(tmp_path, DEAD, status="finished", process=process(DEAD_PID))
+        return True
+
+    monkeypatch.setattr(processes, "is_gone", ends)
+    assert load_run(tmp_path).status == "finished"

@@ -1,0 +1,831 @@
+"""A training that runs elsewhere, followed from its files as they grow."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from build import RULE, YOLO26N, hear_ctrl_c, layout_of
+from build import Terminal as FakeTerminal
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from test_run import CONV, DEAD, DEAD_PID, MORE, START, process, watch
+from test_screen import seen, set_terminal
+from values import LAWS, LAYOUT, assert_same, grown, meta_of, put_meta, runs, window
+
+from yolo_gradwatch.cli.main import main
+from yolo_gradwatch.diagnose.thresholds import Thresholds
+from yolo_gradwatch.measure.event import Event
+from yolo_gradwatch.runs.meta import decoded
+from yolo_gradwatch.runs.repair import mend
+from yolo_gradwatch.runs.run import load_run
+from yolo_gradwatch.runs.schema import ALERTS_FILE, META_FILE, WINDOWS_FILE, FormatError
+from yolo_gradwatch.runs.tail import Look, Tail
+from yolo_gradwatch.runs.writer import RunLog
+from yolo_gradwatch.views.live import Board
+from yolo_gradwatch.views.terminal import follow as following
+from yolo_gradwatch.views.terminal import screen as screens
+from yolo_gradwatch.views.terminal.follow import Judge
+from yolo_gradwatch.views.terminal.panel import Panel
+
+COMMAND = Path(sys.executable).with_name("yolo-gradwatch")
+NET = layout_of(YOLO26N)
+
+
+class Training:
+    """A training elsewhere, of which only the files are seen."""
+
+    def __init__(self, folder, *, layout=LAYOUT, events=(START,), **meta):
+        self.folder = folder
+        self._log = RunLog(folder, layout, resume=len(events) > 1)
+        self._meta = {"layout": layout, "events": events, **meta}
+        self._log.start()
+        self.say("running")
+
+    def say(self, status):
+        put_meta(self.folder, **self._meta, status=status)
+
+    def write(self, *windows):
+        for one in windows:
+            self._log.write_window(one)
+
+    def restart(self, event):
+        self._meta["events"] += (event,)
+        self.say("running")
+
+    def end(self, status="finished"):
+        self.close()
+        self.say(status)
+
+    def close(self):
+        self._log.close()
+
+
+def table_of(windows, layout=LAYOUT):
+    """The bytes of a table, and how many there are after each window."""
+    with TemporaryDirectory() as name:
+        path = Path(name) / WINDOWS_FILE
+        log = RunLog(Path(name), layout, resume=False)
+        log.start()
+        ends = []
+        for one in windows:
+            log.write_window(one)
+            ends.append(path.stat().st_size)
+        log.close()
+        return path.read_bytes(), ends
+
+
+def put(folder, content, layout=LAYOUT, **meta):
+    """Replace the files of a run that goes on."""
+    (folder / WINDOWS_FILE).write_bytes(content)
+    put_meta(folder, layout, status="running", **meta)
+
+
+def assert_all_same(found, expected):
+    assert [one.step_first for one in found] == [one.step_first for one in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert_same(one, other)
+
+
+# --- the tail of a table --------------------------------------------------------------------------
+
+THREE = [window(1), window(2, zero=[CONV]), window(3, steps=4, skipped=1, epoch=2)]
+
+
+@pytest.fixture
+def tail(tmp_path):
+    return Tail(tmp_path)
+
+
+@LAWS
+@given(runs(), st.data())
+def test_a_table_that_grows_in_chunks_is_read_as_it_was_written(run, data):
+    windows, events = run
+    content, ends = table_of(windows)
+    cuts = data.draw(st.lists(st.integers(0, len(content)), max_size=6).map(sorted))
+    found = []
+    with TemporaryDirectory() as name:
+        tail = Tail(Path(name))
+        for size in [*cuts, len(content)]:
+            put(Path(name), content[:size], events=events)
+            look = tail.look()
+            assert look.meta.events == tuple(events)
+            found += look.windows
+            assert len(found) == sum(end <= size for end in ends)
+    assert_all_same(found, windows)
+
+
+def test_a_run_is_there_once_it_has_both_files(tmp_path, tail):
+    assert Tail(tmp_path / "not there yet").look() is None
+    content, _ = table_of(THREE)
+    (tmp_path / WINDOWS_FILE).write_bytes(content)
+    assert tail.look() is None
+    put(tmp_path, b"")
+    (tmp_path / WINDOWS_FILE).unlink()
+    assert tail.look() is None
+    put(tmp_path, table_of([])[0])  # a header alone
+    look = tail.look()
+    assert (look.is_new, look.windows, look.is_over) == (True, (), False)
+    assert look.meta.layout == LAYOUT
+
+
+def test_a_look_at_what_has_not_grown_finds_nothing(tmp_path, tail):
+    put(tmp_path, table_of(THREE)[0])
+    assert tail.look().is_new
+    look = tail.look()
+    assert (look.is_new, look.windows) == (False, ())
+
+
+@pytest.mark.parametrize("status", ["finished", "failed", "interrupted"])
+def test_a_run_is_over_with_the_status_of_its_end(tmp_path, tail, status):
+    training = Training(tmp_path)
+    training.write(*THREE)
+    assert not tail.look().is_over
+    training.end(status)
+    look = tail.look()
+    assert (look.is_over, look.is_new, look.windows) == (True, False, ())
+
+
+@pytest.mark.parametrize("torn", [1, 60, 400])
+def test_a_resumed_run_goes_on_behind_its_mended_end(tmp_path, tail, torn):
+    content, ends = table_of([window(step) for step in range(1, 6)])
+    put(tmp_path, content[: ends[2] + torn])
+    (tmp_path / ALERTS_FILE).write_bytes(b"")
+    found = [*tail.look().windows]
+    mend(tmp_path, LAYOUT.modules[-1])
+    assert tail.look().windows == ()
+    resumed = Training(tmp_path, events=(START, Event(4, "resume")))
+    resumed.write(window(4, norm=2.0), window(5))
+    look = tail.look()
+    resumed.end()
+    assert not look.is_new
+    assert look.meta.events == (START, Event(4, "resume"))
+    assert_all_same(
+        [*found, *look.windows], [*map(window, (1, 2, 3)), window(4, norm=2.0), window(5)]
+    )
+
+
+def test_a_run_that_goes_on_with_more_modules_is_the_same_run(tmp_path, tail):
+    old, _ = table_of(DEAD)
+    put(tmp_path, old)
+    assert tail.look().meta.layout == LAYOUT
+    put(tmp_path, old + rows_of(window(4, layout=MORE), MORE), MORE)
+    look = tail.look()
+    assert (look.is_new, look.meta.layout) == (False, MORE)
+    assert [one.step_first for one in look.windows] == [4]
+
+
+def rows_of(one, layout):
+    return table_of([one], layout)[0].partition(b"\n")[2]
+
+
+@pytest.mark.parametrize("gap", [False, True], ids=["at once", "deleted before"])
+@pytest.mark.parametrize(("windows", "layout"), [*((n, LAYOUT) for n in (0, 1, 3, 8)), (2, NET)])
+def test_a_new_run_in_the_folder_is_read_from_its_beginning(tmp_path, tail, windows, layout, gap):
+    put(tmp_path, table_of(DEAD)[0])
+    assert len(tail.look().windows) == 3
+    if gap:
+        (tmp_path / WINDOWS_FILE).unlink()
+        assert tail.look() is None
+    new = [window(step, norm=2.0, layout=layout) for step in range(1, windows + 1)]
+    put(tmp_path, table_of(new, layout)[0], layout)
+    look = tail.look()
+    assert (look.is_new, look.layout) == (True, layout)
+    assert_all_same(look.windows, new)
+    assert not tail.look().is_new
+
+
+def test_a_new_run_of_another_model_in_the_folder_is_read_from_its_beginning(tmp_path, tail):
+    put(tmp_path, table_of(DEAD)[0])
+    tail.look()
+    new = [window(step, layout=NET) for step in (1, 2)]
+    put(tmp_path, table_of(new, NET)[0], NET)
+    look = tail.look()
+    assert (look.is_new, look.meta.layout) == (True, NET)
+    assert_all_same(look.windows, new)
+
+
+def test_a_new_run_that_has_only_its_header_is_seen_at_once(tmp_path, tail):
+    put(tmp_path, table_of(DEAD)[0])
+    tail.look()
+    put(tmp_path, table_of([])[0])
+    look = tail.look()
+    assert (look.is_new, look.windows) == (True, ())
+    put(tmp_path, table_of(THREE)[0])
+    assert_all_same(tail.look().windows, THREE)
+
+
+def test_a_run_that_is_deleted_and_begun_again_is_new(tmp_path, tail):
+    put(tmp_path, table_of(DEAD)[0])
+    tail.look()
+    (tmp_path / WINDOWS_FILE).unlink()
+    assert tail.look() is None
+    put(tmp_path, table_of(DEAD)[0])
+    look = tail.look()
+    assert look.is_new
+    assert_all_same(look.windows, DEAD)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        *((b",1,0,", new) for new in (b",x,0,", b",1.5,0,", b",-1,0,", b",1" + 30 * b"0" + b",0,")),
+        *((b",1,5,,\n", new) for new in (b",1,5,,,\n", b",1,5\n")),
+        (b"\n1,2,2,", b"\n1,1,1,"),  # steps that go back
+        (b"norm_min,norm_mean", b"norm_mean,norm_mean"),  # the table of another tool
+    ],
+    ids=range(8),
+)
+def test_a_mangled_table_is_an_error_in_a_line(tmp_path, tail, old, new):
+    content, ends = table_of(THREE)
+    kept = 0 if old in table_of([])[0] else ends[0] - 1
+    if kept:
+        put(tmp_path, content[: ends[0]])
+        tail.look()
+    assert old in content[kept:]
+    put(tmp_path, content[:kept] + new.join(content[kept:].rsplit(old, 1)))
+    where = "" if kept else "line 1 is not the header"
+    with pytest.raises(FormatError, match=rf"gradwatch\.csv: {where}[^\n]*$"):
+        tail.look()
+
+
+def test_meta_of_a_newer_version_is_an_error(tmp_path, tail):
+    put(tmp_path, table_of(THREE)[0], format_version=99)
+    with pytest.raises(FormatError, match=r"written by a newer .*version 99"):
+        tail.look()
+
+
+# --- the judge ------------------------------------------------------------------------------------
+
+
+def judged(folder, pieces, events, limits=lambda own: own):
+    """What a judge tells and knows that sees the windows in pieces."""
+    looks = [
+        Look(number == 0, decoded(meta_of(events=noted(events, piece))), tuple(piece))
+        for number, piece in enumerate(pieces)
+    ]
+    judge = Judge(folder, limits, looks[0])
+    return [one for look in looks for one in judge.update(look)], judge
+
+
+def noted(events, piece):
+    """The events that a training has noted by the end of a piece."""
+    return [event for event in events if not piece or event.step <= piece[-1].step_last + 1]
+
+
+def cut(windows, cuts):
+    edges = [0, *sorted(min(at, len(windows)) for at in cuts), len(windows)]
+    return [windows[a:b] for a, b in pairwise(edges)]
+
+
+def drawn(board, size=(100, 40)):
+    """The panel as text."""
+    console = Console(width=size[0], height=size[1], file=io.StringIO(), _environ={})
+    console.print(Panel(board))
+    return console.file.getvalue()
+
+
+def board_of(windows, findings, layout=LAYOUT):
+    """The board of a run that is seen in one pass."""
+    board = Board(layout)
+    for one in windows:
+        board.add_window(one)
+    board.show(findings)
+    return board
+
+
+CUTS = st.lists(st.integers(0, 30), max_size=6)
+LIMITS = st.builds(Thresholds, dead_windows=st.integers(1, 4), amp_grace=st.integers(1, 4))
+
+
+@LAWS
+@given(runs(), CUTS)
+def test_a_judge_tells_what_the_training_told(run, cuts):
+    windows, events = run
+    with TemporaryDirectory() as name:
+        watch(Path(name), windows, events)
+        loaded = load_run(name)
+        report = loaded.report()
+        changes, judge = judged(Path(name), cut(windows, cuts), events)
+    told = loaded.alerts[["finding", "event", "step", "message"]].to_numpy().tolist()
+    assert [[n.finding.number, n.change, n.step, n.finding.message] for n in changes] == told
+    assert judge.board.active == tuple(f for f in report.findings if f.step_end is None)
+    assert drawn(judge.board) == drawn(board_of(windows, report.findings))
+
+
+@LAWS
+@given(runs(), CUTS, LIMITS)
+def test_under_other_limits_a_judge_finds_what_a_review_finds(run, cuts, limits):
+    windows, events = run
+    with TemporaryDirectory() as name:
+        watch(Path(name), windows, events)
+        report = load_run(name).report(limits)
+        changes, judge = judged(Path(name), cut(windows, cuts), events, lambda _: limits)
+    latest = {
+        one.finding.number: one.finding for one in changes
+    }  # the end of a notice is not in it
+    assert {(f.number, f.rule, f.module, f.step) for f in latest.values()} == {
+        (f.number, f.rule, f.module, f.step) for f in report.findings
+    }
+    ends = {f.number: f.step_end for f in report.alarms}
+    assert ends == {number: latest[number].step_end for number in ends}
+    assert judge.board.active == tuple(f for f in report.findings if f.step_end is None)
+
+
+# --- the command, while a training goes on whenever it sleeps -------------------------------------
+
+
+@pytest.fixture
+def meanwhile(monkeypatch):
+    """Say what happens elsewhere, one thing a sleep; the command must not sleep more often."""
+    clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
+    happening = []
+
+    def sleep(seconds):
+        clock.now += seconds
+        assert happening, "it should have ended"
+        happening.pop(0)()
+
+    def meanwhile(*calls):
+        happening.extend(calls)
+        return clock
+
+    clock.sleep = sleep
+    monkeypatch.setattr(following, "time", clock)
+    monkeypatch.setattr(screens, "time", clock)
+    return meanwhile
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "detect" / "train"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def training(run):
+    training = Training(run)
+    yield training
+    training.close()
+
+
+def ctrl_c():
+    raise KeyboardInterrupt
+
+
+def follow(folder, *options):
+    return main(["review", str(folder), "--follow", *options])
+
+
+def changes_in(text):
+    starts = tuple(f"GradWatch {word}" for word in ("critical", "warning", "notice", "resolved"))
+    return [line for line in text.splitlines() if line.startswith(starts)]
+
+
+@pytest.mark.parametrize("status", ["finished", "failed", "interrupted"])
+def test_the_end_of_the_run_is_followed_by_its_report(training, meanwhile, capsys, status):
+    meanwhile(lambda: training.write(*DEAD), lambda: training.end(status))
+    assert follow(training.folder) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"GradWatch follows {training.folder} (Ctrl+C to leave)"
+    report = str(load_run(training.folder).report()).splitlines()
+    assert [line for line in lines if line.startswith("GradWatch: ")] == [
+        line for line in report if line.startswith("GradWatch: ")
+    ]
+    assert any(line.startswith("GradWatch critical dead: ") for line in lines)
+
+
+def test_a_training_that_is_killed_is_followed_by_its_report(training, meanwhile, capsys):
+    def say(pid):
+        content = (training.folder / WINDOWS_FILE).read_bytes()
+        put(training.folder, content, process=process(pid))
+
+    say(os.getpid())
+    meanwhile(lambda: training.write(*DEAD), lambda: say(DEAD_PID))
+    assert follow(training.folder, "--fail-on", "dead") == 1
+    out = capsys.readouterr().out
+    assert "of 10 modules, killed)" in out
+    assert "the training was killed after step 3: its process is gone" in out
+
+
+def test_a_run_that_was_killed_is_not_what_is_meant_by_a_folder_above(run, meanwhile, capsys):
+    other = run.parent / "train2"
+    watch(run, DEAD, status="running", process=process(DEAD_PID))
+    meanwhile(
+        other.mkdir,
+        lambda: watch(other, DEAD, status="running", process=process(os.getpid())),
+        lambda: watch(other, DEAD),
+    )
+    assert follow(run.parent) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{run} is over, ")
+    assert any(line.startswith(f"GradWatch follows {other} ") for line in lines)
+
+
+def test_the_log_tells_what_the_training_told(training, tmp_path, meanwhile, capsys):
+    windows = [*DEAD, *(window(step, zero=[CONV]) for step in (4, 5)), *map(window, range(6, 16))]
+    events = [Event(3, "nan_recovery"), Event(9, "oom_restart")]
+    meanwhile(
+        lambda: training.write(*windows[:2]),
+        lambda: training.restart(events[0]),
+        lambda: training.write(*windows[2:8]),
+        lambda: (training.restart(events[1]), training.write(*windows[8:12])),
+        lambda: (training.write(*windows[12:]), training.end()),
+    )
+    assert follow(training.folder) == 0
+    watch(tmp_path, windows, [START, *events])
+    loaded = load_run(tmp_path)
+    assert changes_in(capsys.readouterr().out) == [
+        f"GradWatch critical dead: {loaded.alerts['message'][0]}",
+        f"GradWatch resolved: dead in {CONV}, which lasted from step 3 until step 9",
+    ]
+
+
+def test_the_log_has_a_table_at_the_end_of_each_epoch(training, meanwhile, capsys):
+    epochs = [[window(4 * n + step, epoch=n + 1) for step in range(1, 5)] for n in range(3)]
+    meanwhile(
+        lambda: training.write(*epochs[0][:2]),
+        lambda: training.write(*epochs[0][2:]),
+        lambda: training.write(*epochs[1], epochs[2][0]),
+        lambda: training.write(*epochs[2][1:]),
+        training.end,
+    )
+    follow(training.folder)
+    heads = [line for line in capsys.readouterr().out.splitlines() if " epoch " in line]
+    steps = [re.search(r"epoch (\d)\D.*step (\d+)", head).groups() for head in heads]
+    assert steps == [("1", "4"), ("2", "8"), ("3", "12")]
+
+
+def finish(folder):
+    """Say that the training has ended."""
+    meta = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
+    (folder / META_FILE).write_text(json.dumps({**meta, "status": "finished"}), encoding="utf-8")
+
+
+def test_a_thaw_is_followed_without_telling_anything_twice(tmp_path, meanwhile, capsys):
+    part, whole = grown(step=5)
+    before = [window(step, layout=part, zero=[CONV]) for step in range(1, 5)]
+    later = [window(step, layout=whole, zero=[CONV], epoch=2) for step in range(5, 9)]
+    text, _ = table_of(before, part)
+    rows, _ = table_of(later, whole)
+    rest = rows[rows.index(b"\n") + 1 :]
+    watch(tmp_path, [])  # for its table of alerts
+    put(tmp_path, text, part)
+    events = [START, Event(5, "thaw")]
+    meanwhile(
+        lambda: put(tmp_path, text, part),
+        lambda: put(tmp_path, text + rest, whole, events=events),
+        lambda: finish(tmp_path),
+    )
+    assert follow(tmp_path) == 0
+    out = capsys.readouterr().out
+    assert out.count("critical dead") == 2  # as it begins, and in the report
+    assert [line.split()[2] for line in out.splitlines() if " epoch " in line] == ["1", "2"]
+    first, second = out.split("GradWatch epoch ")[1:]
+    assert "0 Block" not in first
+    assert "0 Block" in second
+
+
+@pytest.mark.parametrize("place", [".", "gradwatch.csv", "..", "../.."])
+def test_a_run_is_waited_for(tmp_path, meanwhile, capsys, place):
+    folder = tmp_path / "runs" / "detect" / "train"
+    meanwhile(
+        lambda: folder.mkdir(parents=True),
+        lambda: watch(folder, DEAD, status="running"),
+        lambda: watch(folder, DEAD),
+    )
+    assert follow(Path(os.path.normpath(folder / place))) == 0
+    out = capsys.readouterr().out
+    assert "GradWatch waits for a watched training in" in out.splitlines()[0]
+    assert "does not exist yet" in out.splitlines()[0]
+    assert out.count(f"GradWatch follows {folder} ") == 1
+    assert "GradWatch: unhealthy, 1 critical" in out
+
+
+@pytest.mark.parametrize("lost", [[WINDOWS_FILE, META_FILE], [WINDOWS_FILE], [META_FILE]])
+def test_a_run_whose_files_are_gone_may_come_back(training, meanwhile, capsys, lost):
+    clock = meanwhile()
+    folder = training.folder
+    meanwhile(
+        lambda: training.write(*DEAD),
+        lambda: [(folder / name).unlink() for name in lost],
+        silence(clock, following.WAIT_SECONDS),
+        lambda: watch(folder, DEAD[:1]),
+    )
+    assert follow(folder) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (told,) = [line for line in lines if line.startswith("GradWatch still waits")]
+    assert "gone" in told
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_run_whose_folder_is_deleted_ends(training, meanwhile, capsys, at_once):
+    folder = training.folder
+    files = [(folder / name).unlink for name in (META_FILE, WINDOWS_FILE, ALERTS_FILE)]
+    deleted = [lambda: shutil.rmtree(folder)] if at_once else [*files, folder.rmdir]
+    meanwhile(lambda: training.write(*DEAD), *deleted)
+    assert follow(folder) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Error: {folder}: ")
+
+
+def test_a_folder_that_is_deleted_before_a_run_was_in_it_ends_the_wait(tmp_path, meanwhile, capsys):
+    folder = tmp_path / "runs"
+    meanwhile(folder.mkdir, lambda: None, folder.rmdir)
+    assert follow(folder) == 2
+    assert capsys.readouterr().err.startswith(f"Error: {folder}: ")
+
+
+def test_a_log_says_now_and_then_that_nothing_has_come(tmp_path, meanwhile, capsys):
+    clock = meanwhile()
+    meanwhile(*[silence(clock, 60)] * 25, ctrl_c)
+    assert follow(tmp_path / "typo") == 130
+    first, *still = capsys.readouterr().out.splitlines()
+    assert f"{tmp_path}/typo, which does not exist yet" in first
+    assert [re.search(r"(\d+) min", line).group(1) for line in still] == ["10", "20"]
+
+
+def test_a_run_that_is_over_is_not_what_is_meant_by_a_folder_above(tmp_path, meanwhile, capsys):
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+    watch(tmp_path / "old", DEAD)
+    os.utime(tmp_path / "old" / "gradwatch.csv", (1, 1))
+    meanwhile(
+        lambda: watch(tmp_path / "new", DEAD[:1], status="running"),
+        lambda: watch(tmp_path / "new", DEAD[:1]),
+    )
+    assert follow(tmp_path) == 0
+    out = capsys.readouterr().out
+    assert f"GradWatch waits for a watched training in {tmp_path} " in out
+    assert f"GradWatch follows {tmp_path / 'new'} " in out
+
+
+def test_a_run_that_replaces_the_followed_one_is_followed_instead(run, meanwhile, capsys):
+    old = Training(run)
+    old.write(*DEAD)
+    old.close()
+    new = []
+    meanwhile(
+        lambda: new.append(Training(run)),
+        lambda: (
+            new[0].write(*[window(n, zero=["model.0.conv"]) for n in (1, 2, 3, 4)]),
+            new[0].end(),
+        ),
+    )
+    assert follow(run) == 0
+    told = changes_in(capsys.readouterr().out)
+    assert [line.partition(" (")[0].rpartition(" ")[2] for line in told] == [CONV, "model.0.conv"]
+
+
+def test_a_resumed_run_is_judged_under_its_own_limits(run, meanwhile, capsys):
+    killed = Training(run)
+    killed.write(*DEAD[:1])
+    killed.close()
+    resumed = []
+    limits = {**asdict(Thresholds()), "dead_windows": 2}
+    meanwhile(
+        lambda: resumed.append(
+            Training(run, events=(START, Event(2, "resume")), thresholds=limits)
+        ),
+        lambda: (resumed[0].write(*DEAD[1:]), resumed[0].end()),
+    )
+    follow(run)
+    out = capsys.readouterr().out
+    assert "GradWatch: unhealthy, 1 critical" in out
+    assert len(changes_in(out)) == 1
+
+
+def test_what_is_written_between_table_and_end_is_told(training, meanwhile, monkeypatch, capsys):
+    meanwhile(lambda: None)
+    read = Tail._meta
+    writes = [lambda: None, lambda: (training.write(*DEAD), training.end())]
+
+    def ended(tail):
+        writes.pop(0)()
+        return read(tail)
+
+    monkeypatch.setattr(Tail, "_meta", ended)
+    follow(training.folder)
+    assert len(changes_in(capsys.readouterr().out)) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        *((["--fail-on", "dead"], 1), (["--fail-on", "nonfinite"], 0)),
+        *((["--fail-on", "nonsense"], 2), (["--fail-on", "dead", "--dead-windows", "4"], 0)),
+    ],
+)
+def test_findings_under_the_chosen_limits_decide_the_exit_code(
+    training, meanwhile, capsys, options, code
+):
+    meanwhile(lambda: training.write(*DEAD), training.end)
+    assert follow(training.folder, *options) == code
+    found = changes_in(capsys.readouterr().out)
+    assert len(found) == (code < 2 and "--dead-windows" not in options)
+
+
+@pytest.mark.parametrize(
+    ("option", "read"),
+    [
+        ("--json", lambda text: [one["module"] for one in json.loads(text)["findings"]]),
+        ("--csv", lambda text: pd.read_csv(io.StringIO(text))["module"].tolist()),
+    ],
+)
+def test_standard_output_is_what_was_asked_for(training, meanwhile, capsys, option, read):
+    meanwhile(lambda: training.write(*DEAD), training.end)
+    assert follow(training.folder, option) == 0
+    modules = {"--json": [CONV], "--csv": list(LAYOUT.modules)}[option]
+    assert read(capsys.readouterr().out) == modules
+
+
+def test_ctrl_c_leaves_the_training_alone_and_ends_the_wait(training, tmp_path, meanwhile, capsys):
+    meanwhile(lambda: training.write(*DEAD), ctrl_c)
+    assert follow(training.folder) == 130
+    assert "GradWatch: " not in capsys.readouterr().out
+    assert load_run(training.folder).meta.status == "running"
+
+
+def test_ctrl_c_ends_the_wait(tmp_path, meanwhile):
+    meanwhile(ctrl_c)
+    assert follow(tmp_path / "not there yet") == 130
+
+
+def test_a_mangled_file_ends_it_with_one_line(training, meanwhile, capsys):
+    def mangle():
+        path = training.folder / WINDOWS_FILE
+        path.write_bytes(path.read_bytes() + b"nonsense\n" + rows_of(window(2), LAYOUT))
+
+    meanwhile(lambda: training.write(window(1)), mangle)
+    assert follow(training.folder) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Error: ")
+    assert "gradwatch.csv: " in line
+
+
+# --- the panel ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def take_terminal(monkeypatch):
+    """Put a terminal in place of standard output; pytest swaps that before each test."""
+
+    def take():
+        set_terminal(monkeypatch, columns=100)
+        monkeypatch.setattr(sys, "stdout", FakeTerminal())
+        return sys.stdout
+
+    return take
+
+
+def silence(clock, seconds):
+    """Nothing happens for a while."""
+    return lambda: setattr(clock, "now", clock.now + seconds)
+
+
+@pytest.mark.parametrize(
+    ("silent", "minutes"), [((1, 50), []), ((1, 60), [1]), ((1, 150), [2]), ((0, 90), [1])]
+)
+def test_the_panel_says_how_long_nothing_came(training, meanwhile, take_terminal, silent, minutes):
+    terminal, shown = take_terminal(), []
+    windows, seconds = silent
+    clock = meanwhile()
+    meanwhile(
+        *[lambda: training.write(window(1))] * windows,
+        silence(clock, seconds),
+        lambda: shown.extend(seen(terminal)),
+        lambda: training.write(window(2)),
+        training.end,
+    )
+    follow(training.folder)
+    begin = "nothing new for "
+    assert [int(line.split()[3]) for line in shown if line.startswith(begin)] == minutes
+    assert not any(line.startswith(begin) for line in seen(terminal))
+
+
+def test_the_stream_is_given_back_when_the_file_is_mangled(training, meanwhile, take_terminal):
+    terminal = take_terminal()
+    meanwhile(
+        lambda: training.write(window(1)),
+        lambda: (training.folder / META_FILE).write_text("{", encoding="utf-8"),
+    )
+    assert follow(training.folder) == 2
+    assert sys.stdout is terminal
+    assert sum(line.startswith(RULE) for line in seen(terminal)) == 1
+
+
+# --- in a real terminal, and in a pipe ------------------------------------------------------------
+
+
+@pytest.fixture
+def followed():
+    """The command in a terminal, following a folder."""
+    pytest.importorskip("pty")
+    from test_terminal import Terminal
+
+    return lambda folder, size=(80, 24): Terminal(*size, "review", str(folder), "--follow")
+
+
+def is_over(terminal):
+    return terminal.is_over()
+
+
+def shows(text):
+    return lambda terminal: any(text in line for line in terminal.screen.display)
+
+
+def assert_panel(lines, expected):
+    """The lines have the whole panel, once; where it ends."""
+    panel = [line.rstrip() for line in expected.splitlines() if line.strip()]
+    (at,) = [i for i, line in enumerate(lines) if line.startswith(RULE)]
+    assert lines[at : at + len(panel)] == panel
+    return at + len(panel)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (140, 40)])
+def test_the_panel_stands_in_a_terminal_until_the_run_ends(tmp_path, followed, size):
+    folder = tmp_path / "run"
+    terminal = followed(folder, size)
+    terminal.read_until(shows("GradWatch waits"))
+    folder.mkdir()
+    training = Training(folder, layout=NET)
+    windows = [window(step, layout=NET, zero=["model.4.conv"]) for step in range(1, 6)]
+    training.write(windows[0])
+    terminal.read_until(shows("step 1 "))
+    training.write(*windows[1:])
+    terminal.read_until(shows("step 5 "))
+    assert sum(RULE in line for line in terminal.lines()) == 1
+    training.end()
+    terminal.read_until(is_over)
+    assert terminal.code() == 0
+    findings = load_run(folder).report().findings
+    lines = terminal.lines()
+    end = assert_panel(lines, drawn(board_of(windows, findings, NET), size))
+    assert lines[end].startswith("GradWatch: unhealthy, 1 critical; first dead in model.4.conv")
+    assert sum(line.startswith("GradWatch critical dead: ") for line in lines[:end]) == 1
+
+
+def test_a_terminal_shows_how_long_a_path_has_not_come(tmp_path, followed):
+    terminal = followed(tmp_path / "typo")
+    terminal.read_until(shows("waiting for 1 s: the path does not exist yet"))
+    terminal.read_until(shows("waiting for 2 s: the path does not exist yet"))
+    terminal.type(b"\x03")
+    terminal.read_until(is_over)
+    assert terminal.code() == 130
+    assert not any("waiting for" in line for line in terminal.lines())
+
+
+def test_a_folder_that_is_deleted_ends_the_panel(training, followed):
+    terminal = followed(training.folder)
+    training.write(*DEAD)
+    terminal.read_until(shows("step 3 "))
+    shutil.rmtree(training.folder)
+    terminal.read_until(is_over, seconds=20)
+    assert terminal.code() == 2
+    assert any(line.startswith("Error: ") for line in terminal.lines())
+
+
+def test_ctrl_c_in_a_terminal_gives_it_back(training, followed):
+    terminal = followed(training.folder)
+    training.write(*DEAD)
+    terminal.read_until(shows("step 3 "))
+    terminal.type(b"\x03")
+    terminal.read_until(is_over)
+    assert terminal.code() == 130
+    lines = terminal.lines()
+    end = assert_panel(
+        lines, drawn(board_of(DEAD, load_run(training.folder).report().findings), (80, 24))
+    )
+    assert [line for line in lines[end:] if line != "^C"] == []
+
+
+def test_a_log_is_written_line_by_line(training):
+    command = [COMMAND, "review", training.folder, "--follow"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, preexec_fn=hear_ctrl_c) as process:  # noqa: PLW1509
+        patience = threading.Timer(60, process.kill)
+        patience.start()
+        assert process.stdout.readline().startswith("GradWatch follows")
+        training.write(*DEAD)
+        next(line for line in process.stdout if line.startswith("GradWatch critical dead: "))
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate()
+        patience.cancel()
+    assert process.returncode == 130
+    assert told == ""

@@ -1,0 +1,416 @@
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from html import unescape
+
+import numpy as np
+import pytest
+from test_png import ODD
+from test_run import CONV, DEAD, watch
+from values import LAYOUT, Part, plan, window, write_run
+
+from yolo_gradwatch import load_run
+from yolo_gradwatch.cli.main import main
+from yolo_gradwatch.measure.arrays import FLOAT32_MAX
+from yolo_gradwatch.views.heatmap import NONFINITE, STATES, WEAK, WEAK_ZERO, ZERO
+from yolo_gradwatch.views.summary import summary
+
+page = pytest.importorskip(
+    "yolo_gradwatch.views.html.page", reason="the extra 'html' is not installed"
+)
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+needs_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
+
+WITNESS = """<script>
+window.trouble = [];
+window.onerror = (message) => trouble.push(String(message));
+window.onsecuritypolicyviolation = (event) => trouble.push(event.violatedDirective);
+console.error = console.warn = (...words) => trouble.push(words.join(" "));
+</script>"""
+
+TOLD = """<script>
+const tell = (answer) => {{
+  const place = document.createElement("pre");
+  place.id = "told";
+  place.textContent = JSON.stringify({{ trouble, answer }});
+  document.body.append(place);
+}};
+const wait = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+const names = () => [...document.querySelectorAll("#modules tbody tr")]
+  .filter((row) => !row.hidden).map((row) => row.cells[0].textContent);
+(async () => {{ await wait(300); {helpers} {script} }})()
+  .then(tell, (error) => tell(String(error)));
+</script></body>"""
+
+
+def visit(path, script):
+    """What a script says that runs in the opened page, in a real browser without a network."""
+    text = path.read_text(encoding="utf-8")
+    text = text.replace("<meta charset", WITNESS + "<meta charset", 1)
+    opened = path.with_name("opened.html")
+    opened.write_text(
+        text.replace("</body>", TOLD.format(helpers=SCRIPT, script=script)), encoding="utf-8"
+    )
+    shown = subprocess.run(
+        [
+            *(CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu"),
+            *(f"--user-data-dir={path.parent / 'browser'}", "--enable-logging=stderr"),
+            *("--window-size=1200,900", "--virtual-time-budget=20000", "--dump-dom"),
+            opened.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "CONSOLE" not in shown.stderr
+    told = json.loads(unescape(re.search(r'<pre id="told">(.*?)</pre>', shown.stdout)[1]))
+    assert told["trouble"] == []
+    return told["answer"]
+
+
+SCRIPT = """
+const click = async (value) => {
+  document.querySelector(`[value=${value}]`).click();
+  await wait(300);
+};
+const full = (trace) => plot._fullData[trace];
+const states = () => document.getElementById("states").innerText;
+const over = (trace, pointNumber) => {
+  plot.emit("plotly_hover", { points: [{ pointNumber, data: plot.data[trace] }], event: {} });
+  return document.getElementById("tip").textContent.split("\\n");
+};
+const axes = () => [plot.layout.xaxis.ticktext, plot.layout.xaxis2.ticktext,
+  plot.layout.xaxis.tickvals, plot.layout.xaxis2.tickvals];
+const grid = (trace) => full(trace).z
+  .map((row) => Array.from(row, (z) => Number.isFinite(z) ? z : null));
+"""
+
+VISIT = """
+const told = {
+  labels: plot.layout.yaxis.ticktext,
+  images: plot.querySelectorAll(".heatmaplayer image").length,
+  lines: plot.querySelectorAll(".scatterlayer .trace path.js-line").length,
+  modules_first: names(),
+  frames: plot.layout.shapes.filter((shape) => shape.type === "rect").length,
+  block: over(0, [1, 0]),
+  count: document.getElementById("count").textContent,
+};
+
+const layer = plot.querySelector(".nsewdrag[data-subplot=xy]");
+const box = layer.getBoundingClientRect();
+const mouse = { bubbles: true, clientX: box.left + 5, clientY: box.top + 5 };
+layer.dispatchEvent(new MouseEvent("mouseover", mouse));
+layer.dispatchEvent(new MouseEvent("mousemove", mouse));
+await wait(500);
+told.mouse = document.getElementById("tip").textContent.split("\\n");
+
+plot.emit("plotly_click", { points: [{ pointNumber: [1, 0], data: plot.data[0] }] });
+told.clicked = names();
+
+await click("modules");
+Object.assign(told, {
+  modules: plot.layout.yaxis.ticktext, states: states(), levels: grid(0), covers: grid(1),
+  dead: over(0, [4, 0]), bad: over(0, [8, 3]), whole: over(4, 3),
+});
+plot.emit("plotly_unhover", {});
+told.hidden = document.getElementById("tip").hidden;
+
+told.found = FILTERS.map((text) => {
+  filter.value = text;
+  filter.dispatchEvent(new Event("input"));
+  return [names(), document.getElementById("count").textContent];
+});
+told.orders = {};
+for (const head of document.querySelectorAll("#modules th")) {
+  told.orders[head.textContent] = [0, 1].map(() => {
+    head.firstChild.click();
+    return names();
+  });
+}
+return told;
+"""
+
+FOUND = (CONV, "model.2.b")
+IN_TABLE = [*FOUND, *(name for name in LAYOUT.modules if name not in FOUND)]
+
+FILTERS = {
+    "model.1": [CONV, "model.1", "model.1.bn"],
+    "CONV2D bn": ["model.0.bn", "model.1.bn"],
+    "dead": [CONV],
+    "nothing of this": [],
+    "": IN_TABLE,
+}
+
+
+def opened(folder, windows, script, **changes):
+    """The run of these windows, and what a script says in its page."""
+    watch(folder, windows)
+    run = load_run(folder)
+    page.write(run, replace(run.report(), **changes), folder / "page.html")
+    return visit(folder / "page.html", script)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    watch(folder, [*DEAD, window(4, steps=3, nonfinite=["model.2.b"])])
+    return load_run(folder)
+
+
+@pytest.fixture(scope="module")
+def path(run, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    page.write(run, run.report(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def told(path):
+    if not CHROMIUM:
+        pytest.skip("no Chromium on this machine")
+    return visit(path, VISIT.replace("FILTERS", json.dumps(list(FILTERS))))
+
+
+def test_the_page_draws_the_heat_map(told):
+    assert told["labels"] == ["0 Block", "1 Block", "2 Block"]
+    assert told["images"] == 2  # levels, and covers of cells without one
+    assert (told["lines"], told["frames"]) == (3, 2)
+    assert told["count"] == f"{len(LAYOUT.modules)} of {len(LAYOUT.modules)} modules"
+
+
+def test_all_modules_are_a_click_away_in_the_levels_of_the_run(told, run):
+    assert told["modules"] == list(LAYOUT.modules[1:])
+    assert re.findall("NaN or Inf|exactly zero", told["states"]) == ["NaN or Inf", "exactly zero"]
+    norms = run.grid.norm_mean[:, 1:].T.astype(float)
+    expected = np.log10(np.where(norms > 0, norms, np.nan))
+    np.testing.assert_allclose(np.array(told["levels"], float), expected, rtol=1e-6)
+    covered = np.where(run.grid.nonfinite[:, 1:].T > 0, NONFINITE, np.where(norms == 0, ZERO, 0))
+    np.testing.assert_array_equal(told["covers"], covered)
+
+
+def test_hovering_tells_module_step_and_norm(told):
+    assert told["block"] == ["model.1 (Block)", "epoch 1, step 1", "norm 1.00", "finding 1: dead"]
+    assert told["dead"][:3] == [f"{CONV} (Conv2d)", "epoch 1, step 1", "norm 0.00, exactly zero"]
+    assert told["bad"][:3] == ["model.2.b (Conv2d)", "epoch 1, steps 4 to 6", "no norm, NaN or Inf"]
+    assert told["whole"][:2] == ["whole model", "epoch 1, steps 4 to 6"]
+    assert told["mouse"] == ["model.0 (Block)", "epoch 1, step 1", "norm 1.00"]  # a real one
+    assert told["hidden"]
+
+
+def test_the_table_begins_with_the_modules_of_findings_and_can_be_filtered(told):
+    assert told["modules_first"] == IN_TABLE
+    assert told["clicked"] == FILTERS["model.1"]  # by a click on the map
+    counts = [f"{len(names)} of {len(LAYOUT.modules)} modules" for names in FILTERS.values()]
+    assert told["found"] == [list(pair) for pair in zip(FILTERS.values(), counts, strict=True)]
+
+
+def test_the_table_can_be_sorted_up_and_down(told, run):
+    table = summary(run.grid, run.layout, run.report().findings).set_index("module", drop=False)
+    headings = {
+        "module": "module",
+        "class": "type",
+        "parameters": "parameters",
+        "first": "norm_first",
+        "highest": "norm_max",
+        "zero": "zero",
+        "weights": "weight_norm",
+        "zeros": "zero_fraction",
+        "NaN/Inf": "nonfinite",
+    }
+    for heading, column in headings.items():
+        for rises, found in zip((True, False), told["orders"][heading], strict=True):
+            values = table.loc[found, column]
+            known = values.dropna().tolist()
+            assert len(found) == len(table)
+            assert known == sorted(known, reverse=not rises), heading
+            assert values.isna().tolist() == sorted(values.isna()), heading  # without one: last
+    assert all(set(found[:2]) == set(FOUND) for found in told["orders"]["findings"])
+
+
+def growing(steps=1000):
+    """Windows that are single steps at first and longer later, 20 steps an epoch."""
+    windows, step = [], 1
+    while step <= steps:
+        size = min(max(step // 50, 1), 20 - (step - 1) % 20)
+        windows.append(window(step, steps=size, epoch=(step - 1) // 20 + 1))
+        step += size
+    return windows
+
+
+@needs_browser
+def test_steps_and_epochs_on_both_axes_and_in_what_is_in_view(tmp_path):
+    windows = growing()
+    told = opened(
+        tmp_path,
+        windows,
+        """const x = () => Array.from(full(0).x);
+        const zoom = async (...range) => {
+          await Plotly.relayout(plot, { "xaxis.range": range }); await wait(300); return axes(); };
+        const told = { x: x(), axes: axes(),
+          drawn: [...plot.querySelectorAll(".x2tick text")].map((tick) => tick.textContent) };
+        told.zoomed = await zoom(19.5, 41.5);
+        told.back = await zoom(0.5, 1000.5);
+        await click("windows");
+        return { ...told, even: x(), even_axes: axes(), tip: over(0, [0, 120])[1] };""",
+    )
+    assert told["x"] == [*(one.step_first - 0.5 for one in windows), 1000.5]
+    steps, epochs, at, begins = told["axes"]
+    assert steps == [*(str(step) for step in range(100, 1000, 100)), "1,000"]
+    assert at == list(range(100, 1001, 100))
+    assert epochs == told["drawn"] == ["1", *(str(epoch) for epoch in range(5, 51, 5))]
+    assert begins == [0.5, *(20 * (epoch - 1) + 0.5 for epoch in range(5, 51, 5))]
+    assert told["back"] == told["axes"]
+    assert told["zoomed"][:2] == [[str(step) for step in range(20, 41, 5)], ["2", "3"]]
+    assert told["even"] == list(range(len(windows) + 1))
+    steps, epochs, at, begins = told["even_axes"]
+    assert steps == [f"{windows[int(place)].step_first:,}" for place in at]
+    for epoch, place in zip(epochs, begins, strict=True):
+        assert windows[place].epoch == int(epoch) != windows[place - 1].epoch
+    one = windows[120]
+    assert one.steps > 1
+    assert told["tip"] == f"epoch {one.epoch}, steps {one.step_first} to {one.step_last}"
+
+
+@needs_browser
+def test_colours_are_those_of_what_is_alive(tmp_path):
+    windows = []
+    for step in range(1, 21):
+        one = window(step, norm=10.0)
+        low = [name.startswith("model.0") for name in LAYOUT.modules]
+        norms = np.where(low, 1e-12 if step < 19 else 0, one.norm_mean).astype("f4")
+        windows.append(replace(one, norm_mean=norms))
+    run = load_run(write_run(tmp_path, windows, replace(LAYOUT, edges=())))
+    page.write(run, replace(run.report(), findings=()), tmp_path / "page.html")
+    limits, covered, words = visit(
+        tmp_path / "page.html",
+        "return [[full(0).zmin, full(0).zmax], grid(1).map((row) => [row[0], row[19]]), states()];",
+    )
+    assert limits == [0.0, 2.0]
+    assert covered == [[len(STATES) + 1, len(STATES) + 2], [0, 0], [0, 0]]
+    assert WEAK[0] in words
+    assert WEAK_ZERO[0] in words
+
+
+@needs_browser
+def test_a_norm_beyond_float32_is_shown_as_the_highest_and_not_as_nan(tmp_path):
+    windows = [window(1, norm=np.inf), window(2, norm=10.0)]
+    levels, state = opened(tmp_path, windows, "return [grid(0), states()];")
+    np.testing.assert_allclose(levels, [[np.log10(FLOAT32_MAX), 1.0]] * 3, rtol=1e-6)
+    assert not state.strip()
+
+
+@needs_browser
+def test_a_run_without_a_window_says_so(tmp_path):
+    text = opened(tmp_path, [], "return plot.textContent;")
+    assert text == "no optimizer step was watched"
+
+
+HOSTILE = (
+    *ODD[:-1],
+    "</script><script>trouble.push('ran')</script>",
+    "<img src=x onerror=trouble.push('ran')>",
+    "\"'><b onmouseover=trouble.push(1)>",
+    "<!--",
+    "$name ${verdict} $$",
+    "&lt;i&gt;",
+)
+
+
+@needs_browser
+def test_names_from_the_file_are_shown_and_never_run(tmp_path):
+    layout, _ = plan([Part(name) for name in HOSTILE])
+    folder = tmp_path / "<b>$run&amp;"
+    folder.mkdir()
+    run = load_run(write_run(folder, [window(1, layout=layout)], layout))
+    page.write(run, run.report(), tmp_path / "page.html")
+    told = visit(
+        tmp_path / "page.html",
+        """await click("modules");
+        const tips = run.views.modules.names.map((_, y) => over(0, [y, 0])[0]);
+        const ticks = [...plot.querySelectorAll(".ytick text")].map((tick) => tick.textContent);
+        return { names: names(), tips, ticks, title: document.querySelector("h1").textContent,
+                 added: document.querySelectorAll("img, b").length };""",
+    )
+    assert told["names"] == list(layout.modules)
+    assert told["tips"] == [
+        f"{name} ({kind})" for name, kind in zip(layout.modules[1:], layout.types[1:], strict=True)
+    ]
+    assert set(layout.modules[1:]) <= set(told["ticks"])
+    assert told["title"].endswith("/<b>$run&amp;")
+    assert told["added"] == 0
+
+
+def test_the_page_needs_no_network(path):
+    text = path.read_text(encoding="utf-8")
+    ours = text.replace(page.get_plotlyjs(), "")
+    assert not re.search(r"(src|href)\s*=|https?://|@import|url\(", ours)
+    assert "default-src 'none'" in ours
+
+
+def test_the_page_has_the_words_of_the_report(path, run):
+    text = unescape(path.read_text(encoding="utf-8"))
+    report = run.report()
+    for line in str(report).splitlines()[1:]:
+        assert line.strip() in text
+    assert report.verdict in text
+
+
+def test_the_command_writes_the_page_and_says_where(run, tmp_path, capsys):
+    path = tmp_path / "p.html"
+    assert main(["review", str(run.folder), "--html", str(path), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert str(path) in captured.err
+    assert json.loads(captured.out)["healthy"] is False
+    assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("no/p.html", "p.html: No such file or directory"),
+        *((name, "is a folder; name a file, as in page.html") for name in ("", ".", "..")),
+    ],
+)
+def test_a_page_that_cannot_be_written_is_an_error(run, monkeypatch, capsys, name, words):
+    monkeypatch.chdir(run.folder)
+    assert main(["review", str(run.folder), "--html", name]) == 2
+    captured = capsys.readouterr()
+    assert not captured.out or "folder" not in words  # that is seen before the run is read
+    assert words in captured.err
+
+
+def test_without_plotly_the_install_command_is_told(run, tmp_path):
+    code = f"""
+import sys
+sys.modules["plotly"] = None
+from yolo_gradwatch.cli.main import main
+from yolo_gradwatch.views.heatmap import STATES, WEAK, WEAK_ZERO
+from yolo_gradwatch.cli.main import main
+sys.exit(main(["review", {str(run.folder)!r}, "--html", {str(tmp_path / "p.html")!r}]))
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert told.returncode == 2
+    assert "pip install 'yolo-gradwatch[html]'" in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_each_episode_of_a_finding_has_a_mark_and_the_finding_one_line(tmp_path):
+    dead = {1, 2, 3, 20, 21, 22}
+    watch(tmp_path, [window(step, zero=[CONV] * (step in dead)) for step in range(1, 40)])
+    run = load_run(tmp_path)
+    report = run.report()
+    text = page.page(run, report)
+    data = json.loads(re.search('<script id="run"[^>]*>(.*)</script>', text)[1])
+    for view in data["views"].values():
+        marks = [(mark["text"], mark["first"], mark["last"]) for mark in view["marks"]]
+        assert marks == [("finding 1: dead", 0, 2), ("finding 1: dead", 19, 21)]
+        frames = [one for one in view["figure"]["layout"]["shapes"] if one["type"] == "rect"]
+        assert [(one["x0"], one["x1"]) for one in frames] == [(0.5, 3.5), (19.5, 22.5)]
+    (line,) = re.findall("<li class.*</li>", text)
+    for step in ("since step 20", "from step 1 until step 4", "Reported at step 22"):
+        assert step in line

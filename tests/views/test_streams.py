@@ -1,0 +1,403 @@
+"""Where the output goes: closed, a file, a pipe, another encoding, or a terminal of any kind."""
+
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+from build import RULE
+from build import Terminal as FakeTerminal
+from test_commands import SCRIPT, printed
+from test_console import board_of
+from test_screen import set_terminal
+from training import HOME, TINY, shapes, train
+from values import Part, plan, window, write_run
+
+from yolo_gradwatch import GradWatch, load_run
+from yolo_gradwatch.cli.main import main
+from yolo_gradwatch.views.terminal.console import plain_console
+from yolo_gradwatch.views.terminal.glyphs import encodable
+from yolo_gradwatch.views.terminal.streams import draws_panel, is_live_terminal
+from yolo_gradwatch.views.terminal.table import epoch_table
+
+full = pytest.mark.full
+
+
+# --- commands, in processes of their own ----------------------------------------------------------
+
+COMMANDS = [
+    *(("review {run}", 0), ("review {run} --fail-on=dead", 1), ("review {run} --csv", 0)),
+    *(("review {run} --json --fail-on=dead", 1), ("compare {run} {run}", 0)),
+    *(("review {run} --follow", 0), ("review {run}/nowhere", 2), ("review {run} --json", 0)),
+    *((f"review {{run}} {form}", 0) for form in ("--modules", "--top=3", "--help")),
+    *((f"review {{run}} {form} --fail-on=dead", 1) for form in ("--csv", "--follow")),
+    *((f"review {{run}} --dead-windows=4 --fail-on=dead {form}", 0) for form in ("", "--csv")),
+    *((f"compare {{run}} {{run}} {form}", 0) for form in ("--csv", "--json", "--module=*")),
+    *(("review {run} --html={run}/page.html", 0), ("demo --list", 0), ("train --wibble", 2)),
+    *(("--version", 0), ("--help", 0)),
+]
+"""Commands, and their exit code wherever their output goes."""
+
+CLOSED = (">&- 2>&-", ">&-", "2>&-")
+READERS = ("2>&1 | true", "| head -1", "| true", "2>&1 | head -1")
+ENCODINGS = [
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    *({"PYTHONIOENCODING": one} for one in ("ascii", "latin-1", "utf-16", "cp437", "cp1252")),
+]
+PIPED = '{{ sleep 0.1; "$@"; }} {} > /dev/null; exit ${{PIPESTATUS[0]}}'
+OUTPUTS = [
+    *((f'"$@" {where}', {}) for where in CLOSED),
+    *((PIPED.format(pipe), {}) for pipe in READERS),
+    *(('"$@"', environment) for environment in ENCODINGS),
+]
+
+
+def cases():
+    """Every command with every output; in short, two or three of each."""
+    for n, (command, code) in enumerate(COMMANDS):
+        for m, output in enumerate(OUTPUTS):
+            is_short = (n < 2 and m in {0, 7}) or (n < 6 and m == 3 + n % 2)
+            yield pytest.param(command, code, *output, marks=() if is_short else full)
+
+
+def shell(line, *arguments, **environment):
+    """A line of a shell, in which the arguments are ``"$@"``."""
+    if not (bash := shutil.which("bash")):
+        pytest.skip("no bash on this system")
+    return subprocess.run(
+        [bash, "-c", line, "bash", *map(str, arguments)],
+        env={**os.environ, "YOLO_CONFIG_DIR": str(HOME), **environment},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run whose table of modules is larger than what a pipe holds."""
+    names = [f"model.{block}.m.{n}.conv" for block in range(10) for n in range(100)]
+    layout, _ = plan([Part(name) for name in names])
+    windows = [window(step, layout=layout, zero=names[:1]) for step in (1, 2, 3)]
+    folder = write_run(tmp_path_factory.mktemp("big") / "train", windows, layout)
+    (folder / "gradwatch_alerts.csv").touch()
+    assert len(printed("review", folder, "--csv")) > 1 << 16
+    return folder
+
+
+@pytest.mark.parametrize(("command", "code", "line", "environment"), [*cases()])
+def test_a_command_ends_with_its_own_code_wherever_it_prints(run, command, code, line, environment):
+    own = (sys.executable, "-c", SCRIPT, *command.format(run=run).split())
+    done = shell(line, *own, **environment)
+    assert done.returncode == code
+    assert not re.search("Traceback|Broken|Exception", done.stderr)
+    assert bool(done.stdout) >= (bool(environment) and code != 2)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("form", ["", "--json", "--csv"])
+def test_a_full_disk_is_one_line_and_exit_code_2(run, form):
+    command = f"review {run} {form}".split()
+    done = shell('"$@" > /dev/full', sys.executable, "-c", SCRIPT, *command)
+    said = "Error: cannot write the output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, said)
+
+
+def test_a_page_is_written_though_nobody_is_told(run, tmp_path):
+    page = tmp_path / "page.html"
+    command = (sys.executable, "-c", SCRIPT, "review", run, f"--html={page}")
+    assert shell('"$@" >&- 2>&-', *command).returncode == 0
+    assert page.read_text(encoding="utf-8").startswith("<!")
+
+
+def test_csv_has_the_same_line_ends_on_every_system(run, monkeypatch):
+    monkeypatch.setattr(os, "linesep", "\r\n")  # as on Windows, whose streams make \r\n of \n too
+    with redirect_stdout(io.StringIO(newline="")) as out:
+        assert main(["review", str(run), "--csv"]) == 0
+    assert "\r" not in out.getvalue()
+
+
+# --- encodings, notebooks and stand-ins for streams -----------------------------------------------
+
+
+def stream(encoding):
+    return io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437", "cp1252", "utf-8", "utf-16"])
+def test_a_log_of_any_encoding_gets_every_line(monkeypatch, encoding):
+    from rich.text import Text
+
+    monkeypatch.setattr(sys, "stdout", stream(encoding))
+    console = plain_console()
+    text = Text("23 Segmen… größe \ud800 名", "red")
+    console.print(encodable(text, console))
+    sys.stdout.flush()
+    told = sys.stdout.buffer.getvalue().decode(encoding)
+    assert told.startswith("23 Segmen")
+    assert len(told.rstrip()) == len(text.plain)
+    assert encodable(text, console).spans == text.spans
+    assert text.plain.endswith("名")  # the original is as it was
+
+
+def test_what_a_log_can_show_is_left_as_it_is(monkeypatch):
+    table = epoch_table(board_of(levels=[1.0, 2.0]))
+    monkeypatch.setattr(sys, "stdout", stream("ascii"))
+    assert encodable(table, plain_console()) is table
+
+
+class Said(io.StringIO):
+    """A stream that says something else of its encoding."""
+
+    encoding = "that of a colleague"
+
+
+def test_an_encoding_that_nobody_knows_changes_nothing(monkeypatch):
+    from rich.text import Text
+
+    monkeypatch.setattr(sys, "stdout", Said())
+    text = Text("größe")
+    assert encodable(text, plain_console()) is text
+
+
+HOSTED = ["COLAB_RELEASE_TAG", "COLAB_GPU", "KAGGLE_KERNEL_RUN_TYPE"]
+PANELS = [  # for live=None, True, False
+    pytest.param({}, (True, True, False), True, id="terminal"),
+    *(pytest.param({name: ""}, (False, True, False), False, id=name) for name in HOSTED),
+    pytest.param({"JPY_PARENT_PID": "7"}, (False, False, False), False, id="notebook"),
+    pytest.param(
+        {"TERM": "xterm-color", "GIT_PAGER": "cat"}, (False, False, False), False, id="pager"
+    ),
+]
+
+
+@pytest.mark.parametrize(("variables", "drawn", "is_live"), PANELS)
+def test_where_the_panel_is_drawn_on_a_terminal(monkeypatch, variables, drawn, is_live):
+    set_terminal(monkeypatch, columns=80)
+    monkeypatch.setattr(sys, "stdout", FakeTerminal())
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert tuple(draws_panel(live) for live in (None, True, False)) == drawn
+    assert is_live_terminal() is is_live
+
+
+def test_the_panel_is_drawn_into_a_file_only_if_it_is_wanted(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert [draws_panel(live) for live in (None, True, False)] == [False, True, False]
+
+
+class Shell:
+    """The shell of IPython in a terminal, or one of another kind."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_drawn"),
+    [(Shell, True), (type("Kernel", (), {}), False), (lambda: None, True)],  # the last: a script
+)
+def test_a_shell_of_ipython_gets_the_panel_in_a_terminal_only(monkeypatch, kind, is_drawn):
+    modules = {
+        "IPython": SimpleNamespace(get_ipython=kind),
+        "IPython.terminal.interactiveshell": SimpleNamespace(TerminalInteractiveShell=Shell),
+    }
+    set_terminal(monkeypatch, columns=80)
+    monkeypatch.setattr(sys, "stdout", FakeTerminal())
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    assert [draws_panel(live) for live in (None, True, False)] == [is_drawn, is_drawn, False]
+
+
+@full
+@pytest.mark.parametrize("module", ["IPython", None])
+def test_a_real_terminal_gets_the_panel_from_ipython_too(module):
+    pytest.importorskip("IPython")
+    from test_terminal import Terminal
+
+    asked = (
+        "from yolo_gradwatch.views.terminal.streams import draws_panel; "
+        "print('drawn:', draws_panel(None))"
+    )
+    command = (sys.executable, *(("-m", module) if module else ()), "-c", asked)
+    terminal = Terminal(80, 24, command=command, PYTHONPATH=os.pathsep.join(sys.path))
+    terminal.read_until(Terminal.is_over)
+    assert terminal.code() == 0
+    assert "drawn: True" in terminal.lines()
+
+
+class Bare:
+    """As small as a stand-in for a stream can be: Ultralytics needs no more."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+
+@pytest.mark.train
+def test_a_stream_that_can_only_be_written_to_gets_tables_and_report(tmp_path, monkeypatch):
+    watch = GradWatch()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Bare())
+        train(tmp_path, watch=watch)
+        told = sys.stdout.text
+    assert watch.report().status == "finished"
+    assert "GradWatch epoch 1/1" in told
+    assert "GradWatch: healthy, nothing found in 2 steps" in told
+
+
+@pytest.mark.train
+def test_a_log_in_ascii_names_files_whose_path_it_cannot_spell(tmp_path, monkeypatch):
+    watch = GradWatch()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream("ascii"))
+        train(tmp_path / "größe", watch=watch)
+        sys.stdout.flush()
+        told = sys.stdout.buffer.getvalue().decode("ascii")
+    assert load_run(tmp_path / "größe" / "run").report().status == "finished"
+    assert "GradWatch epoch 1/1" in told
+    assert f"{tmp_path}/gr??e/run/gradwatch.csv" in told
+
+
+# --- python script.py, bare and watched -----------------------------------------------------------
+
+TRAINING = """
+import sys
+from ultralytics import YOLO
+from yolo_gradwatch import GradWatch
+kind, options = sys.argv[1], {options!r}
+model = YOLO("yolo26n.yaml")
+if kind != "bare":
+    watch = GradWatch(live={{"None": None, "True": True}}[kind]).attach(model)
+model.train(**options)
+if kind != "bare":
+    print(watch.report())
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+    """A user's script, whose argument says whether it is watched and with which panel."""
+    options = {**TINY, "data": shapes(), "project": str(tmp_path / "runs"), "epochs": 2}
+    path = tmp_path / "script.py"
+    path.write_text(TRAINING.format(options=options), encoding="utf-8")
+    return path
+
+
+INTO_LOG = "> {log}"
+PLACES = [
+    *((where, {}) for where in (">&-", INTO_LOG, "| head -1", ">&- 2>&-", "2>&-", "< /dev/null")),
+    *((INTO_LOG, case) for case in ENCODINGS),
+    *((INTO_LOG, {name: "1"}) for name in ("NO_COLOR", "FORCE_COLOR")),
+    *((INTO_LOG, {"TERM": term}) for term in ("dumb", "")),
+]
+
+
+@pytest.mark.train
+@full
+@pytest.mark.parametrize(
+    ("live", "redirection", "environment"),
+    [*(("None", *case) for case in PLACES), *(("True", *case) for case in PLACES[:3])],
+)
+def test_a_watched_script_ends_as_the_bare_one(script, tmp_path, redirection, environment, live):
+    log, codes = tmp_path / "log", []
+    where = redirection.format(log=log)
+    for kind in ("bare", live):
+        command = f'{{ "$@"; echo $? > {tmp_path}/code; }} {where}'
+        done = shell(command, sys.executable, script, kind, **environment)
+        codes.append(
+            ((tmp_path / "code").read_text(encoding="ascii"), done.stderr.count("Traceback"))
+        )
+    assert codes[0][0].strip().isdecimal()
+    assert codes[1] == codes[0]
+    assert "GradWatch stops watching" not in done.stdout + done.stderr
+    if log.exists():
+        told = log.read_bytes().decode(environment.get("PYTHONIOENCODING", "utf-8"), "replace")
+        assert "GradWatch: healthy, nothing found in 4 steps" in " ".join(told.split())
+        assert ("\x1b[1A" in told) == (live == "True")
+
+
+@pytest.mark.train
+@pytest.mark.parametrize(
+    ("size", "later"),
+    [
+        ((20, 10), (100, 30)),
+        pytest.param((100, 30), (20, 5), marks=full),
+        pytest.param((20, 5), (20, 5), marks=full),
+        pytest.param((1, 5), (1, 5), marks=full),
+    ],
+)
+def test_a_terminal_may_be_small_and_resized_while_it_trains(script, size, later):
+    from test_terminal import Terminal
+
+    terminal = Terminal(*size, "None", command=(sys.executable, script))
+    terminal.read_until(
+        lambda t: any(line.startswith("──"[: size[0]]) for line in t.screen.display)
+    )
+    terminal.resize(*later)
+    terminal.read_until(Terminal.is_over)
+    assert terminal.code() == 0
+    text = "".join("".join(line.split()) for line in terminal.lines())
+    assert "Traceback" not in text
+    assert "healthy,nothingfoundin4steps" in text
+    if later[0] >= 80:
+        assert sum(line.startswith(RULE) for line in terminal.lines()) == 1
+
+
+@pytest.mark.train
+@full
+@pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"TERM": None}, {"NO_COLOR": "1"}])
+def test_a_terminal_of_another_kind_gets_what_it_can_show(script, environment):
+    from test_terminal import Terminal
+
+    terminal = Terminal(80, 24, "None", command=(sys.executable, script), **environment)
+    terminal.read_until(Terminal.is_over)
+    assert terminal.code() == 0
+    lines = terminal.lines()
+    panels = sum(line.startswith(RULE) for line in lines)
+    tables = sum(line.startswith("GradWatch epoch ") for line in lines)
+    assert (panels, tables) == ((0, 2) if environment.get("TERM", "") == "dumb" else (1, 0))
+
+
+@pytest.mark.train
+@full
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_one_stream_may_be_a_file_and_the_other_the_terminal(script, tmp_path, name):
+    from test_terminal import Terminal
+
+    with (tmp_path / "log").open("wb") as log:
+        terminal = Terminal(
+            80, 24, "None", command=(sys.executable, script), streams={name: log}.items()
+        )
+        terminal.read_until(Terminal.is_over)
+        assert terminal.code() == 0
+    told = (tmp_path / "log").read_text(encoding="utf-8")
+    report = "GradWatch: healthy, nothing found in 4 steps"
+    assert sum(line.startswith(RULE) for line in terminal.lines()) == (name == "stderr")
+    assert (report in told) == (name == "stdout")
+    assert any(report in line for line in terminal.lines()) == (name == "stderr")
+    assert "\x1b[1A" not in told
+    assert not re.search("Traceback|Error", told)
+
+
+@pytest.mark.skipif(not psutil.LINUX, reason="what is above a process is read on Linux")
+@pytest.mark.parametrize(
+    "above", [{}, {"JPY_PARENT_PID": "1"}, {"TERM": "xterm-color", "GIT_PAGER": "cat"}]
+)
+def test_a_notebook_is_seen_above_a_command_that_hands_no_variables_on(above):
+    """As ``!env -i`` and ``!sudo`` do."""
+    code = "from yolo_gradwatch.views.terminal.streams import is_notebook; print(is_notebook())"
+    clean = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code]
+    inner = f"import subprocess; subprocess.run({command!r}, env={clean!r}, check=True)"
+    outer = [sys.executable, "-c", inner]
+    environment = {**clean, **above}
+    found = subprocess.run(outer, env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == str(bool(above))

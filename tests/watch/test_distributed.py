@@ -1,0 +1,173 @@
+"""Trainings in several processes, as Ultralytics launches them for several GPUs."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from oracle import RELATIVE
+from places import TESTS
+from test_cli import SMALL
+from training import HOME, TINY, shapes, train
+
+from yolo_gradwatch import GradWatch, load_run
+from yolo_gradwatch.cli.main import main
+from yolo_gradwatch.watch.ultralytics import ddp
+from yolo_gradwatch.watch.ultralytics import training as facts
+
+pytestmark = pytest.mark.train
+
+STEPS = (1, 2, 3)
+
+
+def trainer_class(*, is_old=False):
+    """The class, if this Ultralytics is as old as the test is for."""
+    from two_processes import TwoProcesses
+
+    if ddp.drops_callbacks() != is_old:
+        pytest.skip(f"Ultralytics {facts.versions()['ultralytics']} is not what this is about")
+    return TwoProcesses
+
+
+def added(folder, step):
+    """What each of the two ranks has added to the gradient of a step, in float64."""
+    import torch
+
+    ranks = [torch.load(folder / f"step-{step}-rank-{rank}.pt") for rank in (0, 1)]
+    return [{name: gradient.double() for name, gradient in rank.items()} for rank in ranks]
+
+
+def norms_of(gradients, modules):
+    """L2 norm of all gradients in each module."""
+
+    def norm(module):
+        inside = "" if module == "model" else f"{module}."
+        return sum(square for name, square in squares.items() if name.startswith(inside)) ** 0.5
+
+    squares = {name: float((gradient**2).sum()) for name, gradient in gradients.items()}
+    return np.array([norm(module) for module in modules])
+
+
+def assert_norms_are_those_of_the_mean(folder, run):
+    """Of what both ranks have added, and not those of rank 0."""
+    for step in STEPS:
+        rows = run.windows[run.windows["step_first"] == step]
+        first, second = added(folder, step)
+        mean = {name: (first[name] + second[name]) / 2 for name in first}
+        found = rows["norm_mean"].to_numpy(np.float64)
+        np.testing.assert_allclose(found, norms_of(mean, rows["module"]), rtol=RELATIVE, atol=1e-12)
+        alone = norms_of(first, rows["module"])
+        assert (np.abs(found - alone) > 0.01 * alone).mean() > 0.9
+
+
+def test_rank_0_records_the_reduced_gradients_and_the_launcher_finds_the_run(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("gradwatch.json", "of_an_earlier_run.txt"):
+        (folder / name).write_text("{", encoding="utf-8")
+    watch = GradWatch(live=False)
+    model = train(tmp_path, watch=watch, trainer=trainer_class(), data=shapes(12))
+
+    assert model.trainer.ddp
+    assert not hasattr(model.trainer, "scaler")  # nothing was trained in this process
+    assert not (folder / "of_an_earlier_run.txt").exists()  # the launcher emptied the folder
+    run = load_run(folder)
+    assert_norms_are_those_of_the_mean(tmp_path, run)
+    assert run.windows["step_last"].max() == len(STEPS)
+    assert not any(name.startswith("module") for name in run.windows["module"])
+
+    assert watch.run_dir == folder
+    assert watch.has_started
+    assert watch.stopped_by is None
+    assert watch.report() == run.report()
+    assert watch.report().status == "finished"
+    assert watch.report().healthy
+
+    notes = [json.loads((tmp_path / f"end-rank-{rank}.json").read_text()) for rank in (0, 1)]
+    assert notes[0]["recorders"] == 1
+    assert notes[0]["wraps"] == ["unscale_", "preprocess_batch"]
+    assert notes[0]["listeners"] > 0
+    assert notes[1] == {"recorders": 0, "wraps": [], "listeners": 0}
+
+
+@pytest.mark.full
+def test_a_launched_training_stops_and_the_command_line_says_so(tmp_path, monkeypatch, capfd):
+    """A NaN that only the other rank has is in the gradient of both."""
+    from two_processes import PLANT_NAN
+    from ultralytics.models.yolo import detect
+
+    monkeypatch.setattr(detect, "DetectionTrainer", trainer_class())
+    monkeypatch.setenv(PLANT_NAN, "2")
+    arguments = ["train", "model=yolo26n.yaml", f"data={shapes(12)}", *SMALL, "epochs=4"]
+    options = [f"project={tmp_path}", "--stop-on", "nonfinite", "--no-live"]
+    assert main([*arguments, *options]) == 3
+    run = load_run(tmp_path / "run")
+    (finding,) = run.report().findings
+    assert (finding.rule, finding.step) == ("nonfinite", 2)
+    assert finding.module == "model.6.cv2.conv"
+    assert run.windows["epoch"].max() == 1
+    assert "GradWatch:" in capfd.readouterr().out
+
+
+def test_an_ultralytics_that_drops_callbacks_is_told_before_the_launch(
+    tmp_path, monkeypatch, caplog
+):
+    trainer = trainer_class(is_old=True)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    watch = GradWatch(live=False)
+    train(tmp_path, watch=watch, trainer=trainer, data=shapes(12))
+    assert "drops callbacks when it trains on several GPUs" in caplog.text
+    assert list((tmp_path / "run").glob("gradwatch*")) == []
+    assert watch.run_dir == tmp_path / "run"
+    assert not watch.has_started
+    with pytest.raises(RuntimeError, match=r"drops callbacks .* update it"):
+        watch.report()
+
+
+def test_a_script_of_torchrun_prints_the_report_on_rank_0_and_says_so_on_others(tmp_path):
+    """Any version is watched there, because Ultralytics launches nothing and pickles nothing."""
+    script = TESTS / "torchrun_script.py"
+    options = {**TINY, "data": shapes(12), "project": str(tmp_path)}
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc_per_node=2", script, json.dumps(options)),
+        ],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "YOLO_CONFIG_DIR": str(HOME)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = (
+        json.loads((tmp_path / f"rank-{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)
+    )
+    run = load_run(tmp_path / "run")
+    assert run.report().steps == len(STEPS)
+    assert first == {
+        "warned": [],
+        "before": None,
+        "status": "finished",
+        "verdict": run.report().verdict,
+        "healthy": True,
+        "steps": len(STEPS),
+        "run_dir": str(tmp_path / "run"),
+        "has_started": True,
+        "is_stopped": False,
+        "sessions": 1,
+    }
+    assert "rank 0" in second.pop("verdict")
+    assert second == {
+        "warned": [],
+        "before": "elsewhere",
+        "status": "elsewhere",
+        "healthy": True,
+        "steps": 0,
+        "run_dir": "None",
+        "has_started": False,
+        "is_stopped": False,
+        "sessions": 0,
+    }
+    assert "GradWatch: healthy, nothing found in" in done.stdout

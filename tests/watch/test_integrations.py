@@ -1,0 +1,96 @@
+"""Integrations of Ultralytics: they get the picture, and none fails because of it.
+
+They are off wherever pytest is loaded, so these trainings run in a process of their own.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+from places import TESTS
+from training import TINY, shapes, small
+
+STAND_INS = TESTS / "stand_ins"
+OURS = TESTS.parent
+INTEGRATED = TESTS / "integrated.py"
+
+
+def train(folder, *names, python=sys.executable, stand_ins=True, watched=True):
+    """Train with these integrations; the exit code, what was printed last, and what went wrong."""
+    folder.mkdir(parents=True, exist_ok=True)
+    options = {**TINY, "model": small(), "data": shapes(), "project": str(folder)}
+    hides = ("PYTEST_", "GITHUB_", "RUNNER_OS")
+    done = subprocess.run(
+        [python, INTEGRATED, json.dumps({**options, "watched": watched}), *names],
+        env={
+            **{name: value for name, value in os.environ.items() if not name.startswith(hides)},
+            "PYTHONPATH": os.pathsep.join(map(str, [STAND_INS, OURS] if stand_ins else [OURS])),
+            "YOLO_CONFIG_DIR": str(folder / "config"),
+        },
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        return done.returncode, {}, done.stderr
+    return 0, json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+@pytest.mark.train
+@pytest.mark.full
+def test_a_stand_in_of_dvclive_is_served_by_ultralytics(tmp_path):
+    """Else the tests below would show nothing: its callbacks run, and it has no picture."""
+    assert train(tmp_path, "dvc", watched=False)[:2] == (0, {"dvclive": []})
+
+
+@pytest.mark.train
+def test_wandb_gets_the_picture_and_dvclive_which_would_fail_does_not(tmp_path):
+    code, pictures, said = train(tmp_path, "dvc", "wandb")
+    assert code == 0, said
+    assert pictures == {"dvclive": [], "wandb": ["gradwatch"]}
+    assert "GradWatch" not in said
+    assert (tmp_path / "run" / "gradwatch.png").exists()
+
+
+@pytest.fixture(scope="module")
+def with_dvclive(tmp_path_factory):
+    """The Python of an environment that has DVCLive beside everything that is here."""
+    folder = tmp_path_factory.mktemp("dvclive")
+    venv.create(folder, with_pip=True, symlinks=True)
+    python = folder / "bin" / "python"
+    where = {"base": str(folder), "platbase": str(folder)}
+    packages = Path(sysconfig.get_path("purelib", "posix_prefix", vars=where))
+    (packages / "ours.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
+    install = [python, "-m", "pip", "install", "--quiet", "dvclive"]
+    done = subprocess.run(install, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"DVCLive cannot be installed here: {done.stderr[-300:]}")
+    return python
+
+
+@pytest.mark.train
+@pytest.mark.full
+@pytest.mark.parametrize("has_repository", [False, True])
+def test_dvclive_itself(tmp_path, with_dvclive, has_repository):
+    if has_repository:
+        someone = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        for command in (
+            ["git", "init", "-q"],
+            [with_dvclive, "-m", "dvc", "init", "-q"],
+            ["git", *someone, "commit", "-q", "-m", "begin"],
+        ):
+            subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    for watched in (False, True):
+        code, _, said = train(
+            tmp_path, "dvc", python=with_dvclive, stand_ins=False, watched=watched
+        )
+        assert code == 0, said
+        assert (tmp_path / "dvclive" / "metrics.json").exists()
+        assert not (tmp_path / "dvclive" / "plots" / "images").exists()
+    assert (tmp_path / "run" / "gradwatch.png").exists()

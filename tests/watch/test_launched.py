@@ -1,0 +1,292 @@
+"""A training in other processes, found again by its files."""
+
+import os
+
+import pytest
+import typer
+from fake_trainer import FakeModel, FakeTrainer
+from test_run import CONV, DEAD, START
+from test_run import watch as write_files
+from training import TINY
+from values import window
+
+from yolo_gradwatch import GradWatch, load_run
+from yolo_gradwatch.cli.train import _leave
+from yolo_gradwatch.measure.event import Event
+from yolo_gradwatch.runs.schema import FormatError
+from yolo_gradwatch.watch.gradwatch import _begin_launched
+from yolo_gradwatch.watch.launched import Launched
+from yolo_gradwatch.watch.ultralytics import ddp
+
+SICK = [
+    *(window(step, zero=[CONV]) for step in (1, 2, 3, 4)),
+    window(5, zero=[CONV], nonfinite=["model.2.a"]),
+]
+"""Dead from step 3 on, when it is told, and not finite in step 5."""
+
+
+def launcher(folder, begin=None, *, ddp=True):
+    """A trainer that starts processes, as a rule, and calls ``begin`` before its training."""
+    kind = type("Launcher", (FakeTrainer,), {"ddp": ddp})
+    calls = {"on_pretrain_routine_start": [begin] if ddp and begin else []}
+    project = {"project": str(folder.parent), "name": folder.name}
+    return kind({**TINY, **project}, calls)
+
+
+def test_a_launched_training_has_nothing_to_tell_before_its_first_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("ultralytics.__version__", "8.4.140")
+    launched = Launched(tmp_path, ())
+    assert launched.folder == tmp_path
+    assert not launched.has_started
+    assert launched.stopped_by is None
+    assert launched.is_broken
+    with pytest.raises(RuntimeError, match="have not begun their first epoch with a watch"):
+        launched.report()
+
+
+def test_files_of_an_earlier_run_are_not_taken_for_those_of_a_launched_one(tmp_path):
+    write_files(tmp_path, DEAD)
+    launched = Launched(tmp_path, ("dead",))
+    assert not launched.has_started
+    assert launched.stopped_by is None
+    with pytest.raises(RuntimeError, match="there is nothing to report"):
+        launched.report()
+    write_files(tmp_path, DEAD)
+    os.utime(tmp_path / "gradwatch.json", ns=(1, 1))  # where a clock is coarse
+    assert launched.has_started
+    assert launched.stopped_by.rule == "dead"
+
+
+def test_the_report_is_that_of_the_files(tmp_path):
+    launched = Launched(tmp_path, ())
+    write_files(tmp_path, SICK, status="running")
+    assert launched.has_started
+    assert launched.report() == load_run(tmp_path).report()
+    assert launched.report().status == "running"
+    write_files(tmp_path, SICK)
+    assert launched.report().status == "finished"
+
+
+@pytest.mark.parametrize(
+    ("status", "is_broken"),
+    [("finished", False), ("failed", True), ("running", True), ("interrupted", True)],
+)
+def test_nobody_watched_to_the_end_unless_the_file_says_finished(tmp_path, status, is_broken):
+    launched = Launched(tmp_path, ())
+    write_files(tmp_path, SICK, status=status)
+    assert launched.is_broken is is_broken
+
+
+def test_files_that_cannot_be_read_are_told_when_asked_for_a_report(tmp_path):
+    launched = Launched(tmp_path, ("dead",))
+    write_files(tmp_path, SICK)
+    (tmp_path / "gradwatch.json").write_text("{", encoding="utf-8")
+    assert launched.is_broken
+    assert launched.stopped_by is None
+    with pytest.raises(FormatError, match=r"gradwatch\.json"):
+        launched.report()
+
+
+CURED = [window(step) for step in range(4, 16)]
+
+
+@pytest.mark.parametrize(
+    ("words", "rule", "windows", "event"),
+    [
+        ((), None, SICK, None),
+        (("exploding",), None, SICK, None),
+        (("dead",), "dead", SICK, None),
+        (("nonfinite",), "nonfinite", SICK, None),
+        (("nonfinite", "dead"), "dead", SICK, None),  # the first of the two
+        (("dead",), "dead", SICK, Event(2, "resume")),
+        (("dead",), None, SICK, Event(4, "resume")),  # what was before is past
+        (("nonfinite",), "nonfinite", SICK, Event(4, "resume")),
+        (("nonfinite",), "nonfinite", SICK, Event(5, "resume")),
+        (("nonfinite",), None, SICK, Event(6, "resume")),
+        (("dead",), None, [*DEAD, *CURED], Event(4, "resume")),  # it ends then
+        (("dead",), "dead", SICK, Event(4, "nan_recovery")),  # which is no new start
+    ],
+)
+def test_the_finding_that_stopped_is_the_first_that_was_named(  # cases
+    tmp_path, words, rule, windows, event
+):
+    launched = Launched(tmp_path, words)
+    write_files(tmp_path, windows, events=(START, event) if event else (START,))
+    finding = launched.stopped_by
+    assert (finding and finding.rule) == rule
+    assert finding is None or finding in launched.report().findings
+
+
+def leave(folder, windows, fail_on=(), stop_on=(), **meta):
+    """The exit code of a command whose training was launched, and has written such files."""
+    gradwatch = GradWatch(stop_on=stop_on)
+
+    def run():
+        gradwatch._on_begin(launcher(folder))
+        if windows is not None:
+            write_files(folder, windows, **meta)
+
+    try:
+        _leave(gradwatch, fail_on, run)
+    except typer.Exit as left:
+        return left.exit_code
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({}, 0),
+        ({"fail_on": ("dead",)}, 1),
+        ({"fail_on": ("exploding",)}, 0),
+        ({"stop_on": ("dead",)}, 3),
+        ({"stop_on": ("exploding",), "fail_on": ("nonfinite",)}, 1),
+        ({"fail_on": ("exploding",), "status": "failed"}, 1),
+        ({"status": "failed"}, 0),
+    ],
+)
+def test_exit_codes_are_those_of_a_training_in_one_process(tmp_path, options, code):
+    assert leave(tmp_path, SICK, **options) == code
+
+
+@pytest.mark.parametrize(("fail_on", "code"), [((), 0), (("dead",), 1)])
+def test_a_launched_training_without_files_does_not_pass_under_fail_on(tmp_path, fail_on, code):
+    assert leave(tmp_path, None, fail_on=fail_on) == code
+
+
+def test_a_launch_is_told_before_it_is_prepared(tmp_path, monkeypatch):
+    from ultralytics.engine import trainer as engine
+
+    calls = []
+
+    def prepare(trainer):
+        calls.append(("prepared", trainer))
+        return "command", "file"
+
+    monkeypatch.setattr(engine, "generate_ddp_command", prepare)
+    undo = ddp.before_launch(lambda trainer: calls.append(("told", trainer)))
+    assert engine.generate_ddp_command(1) == ("command", "file")
+    undo()
+    assert engine.generate_ddp_command is prepare
+    undo()
+    assert engine.generate_ddp_command is prepare
+    assert calls == [("told", 1), ("prepared", 1)]
+
+
+def test_the_watch_that_is_attached_to_a_launching_trainer_hears_of_it(tmp_path):
+    ours, other = GradWatch(), GradWatch()
+    _begin_launched(launcher(tmp_path, ours._on_begin))
+    assert [type(session) for session in ours._sessions] == [Launched]
+    assert ours.run_dir == tmp_path
+    assert not ours.has_started
+    with pytest.raises(RuntimeError, match="there is nothing to report"):
+        ours.report()
+    assert other._sessions == []
+
+
+def dropped(caplog):
+    return [r.getMessage() for r in caplog.records if "drops callbacks" in r.getMessage()]
+
+
+@pytest.mark.parametrize(
+    ("version", "drops"),
+    [("8.4.0", True), ("8.4.139", True), ("8.4.140", False), ("8.4.190", False), ("9.0", False)],
+)
+def test_an_ultralytics_that_drops_callbacks_is_told_once(
+    tmp_path, monkeypatch, caplog, version, drops
+):
+    monkeypatch.setattr("ultralytics.__version__", version)
+    gradwatch = GradWatch()
+    gradwatch._on_begin(launcher(tmp_path))
+    gradwatch._on_begin(launcher(tmp_path))
+    said = dropped(caplog)
+    assert len(said) == int(drops)
+    assert all("pip install -U ultralytics" in line and "on one GPU" in line for line in said)
+    reason = "drops callbacks .*update it" if drops else "have not begun their first epoch"
+    with pytest.raises(RuntimeError, match=reason):
+        gradwatch.report()
+
+
+@pytest.mark.parametrize(
+    ("version", "gpus", "times"),
+    [("8.4.139", 2, 1), ("8.4.139", 1, 0), ("8.4.139", 0, 0), ("8.4.140", 2, 0)],
+)
+def test_who_attaches_to_a_model_is_told_where_there_are_several_gpus(  # noqa: PLR0913, PLR0917
+    tmp_path, monkeypatch, caplog, version, gpus, times
+):
+    monkeypatch.setattr("ultralytics.__version__", version)
+    monkeypatch.setattr(ddp, "gpus", lambda: gpus)
+    gradwatch = GradWatch().attach(FakeModel())
+    gradwatch.attach(FakeModel())
+    assert len(dropped(caplog)) == times
+    gradwatch._on_begin(launcher(tmp_path))
+    assert len(dropped(caplog)) == (version == "8.4.139")
+
+
+@pytest.mark.parametrize(("launches", "times"), [(True, 1), (False, 0)])
+def test_who_attaches_to_a_trainer_is_told_where_it_has_several_gpus(
+    tmp_path, monkeypatch, caplog, launches, times
+):
+    monkeypatch.setattr("ultralytics.__version__", "8.4.139")
+    monkeypatch.setattr(ddp, "gpus", lambda: 8)
+    gradwatch = GradWatch().attach(launcher(tmp_path, ddp=launches))
+    assert len(dropped(caplog)) == times
+    assert gradwatch.run_dir == (
+        None if launches else tmp_path
+    )  # a launch is not begun by attaching
+
+
+@pytest.mark.parametrize(("rank", "watched"), [(-1, 1), (0, 1), (1, 0), (7, 0)])
+def test_other_ranks_than_the_first_do_nothing(tmp_path, monkeypatch, rank, watched):
+    monkeypatch.setattr("ultralytics.utils.RANK", rank)
+    gradwatch, trainer = GradWatch(), launcher(tmp_path, ddp=False)
+    gradwatch._on_begin(trainer)
+    assert len(gradwatch._sessions) == watched
+    assert ("_do_train" in vars(trainer)) == bool(watched)
+
+
+def test_an_ultralytics_that_launches_in_another_way_is_left_alone(monkeypatch):
+    from ultralytics.engine import trainer as engine
+
+    monkeypatch.delattr(engine, "generate_ddp_command")
+    undo = ddp.before_launch(print)
+    assert not hasattr(engine, "generate_ddp_command")
+    undo()
+
+
+def test_ultralytics_prepares_a_launch_by_the_name_that_is_wrapped():
+    import inspect
+
+    from ultralytics.engine.trainer import BaseTrainer
+
+    assert "generate_ddp_command(self)" in inspect.getsource(BaseTrainer.train)
+
+
+def test_trouble_of_ours_before_a_launch_is_told_and_the_launch_goes_on(monkeypatch, caplog):
+    from ultralytics.engine import trainer as engine
+
+    def fail(_trainer):
+        raise OSError("planted")
+
+    monkeypatch.setattr(engine, "generate_ddp_command", lambda trainer: ("command", trainer))
+    undo = ddp.before_launch(fail)
+    try:
+        assert engine.generate_ddp_command("a trainer") == ("command", "a trainer")
+    finally:
+        undo()
+    assert "does not find this training again: planted" in caplog.text
+
+
+def test_the_gpus_are_those_that_torch_sees(monkeypatch):
+    import torch
+
+    assert ddp.gpus() == torch.cuda.device_count()
+    monkeypatch.setattr(ddp, "gpus", lambda: 2)
+    assert ddp.may_launch(object())
+    monkeypatch.setattr(ddp, "gpus", lambda: 1)
+    assert not ddp.may_launch(object())
+
+
+def test_a_rank_that_somebody_else_has_launched_launches_nothing(monkeypatch):
+    monkeypatch.setattr(ddp, "gpus", lambda: 2)
+    monkeypatch.setattr("ultralytics.utils.LOCAL_RANK", 0)
+    assert not ddp.may_launch(object())
