@@ -1,4 +1,4 @@
-"""From windows and events to changes of findings: what a live run and a replay of its files share."""
+"""From windows and events to changes of findings, in a live run and in a replay alike."""
 
 from __future__ import annotations
 
