@@ -56,7 +56,7 @@ ANYTHING = st.one_of(
     st.builds(lambda words: (word for word in words), st.lists(st.sampled_from(ALARMS))),
     st.builds(Thresholds),
 )
-OPTIONS = ["interval", "thresholds", "live", "on_finding", "stop_on", "sinks"]
+OPTIONS = ["interval", "thresholds", "live", "on_finding", "stop_on", "outputs"]
 LIMITS = [field.name for field in fields(Thresholds)]
 
 
@@ -103,7 +103,7 @@ REFUSED = [
         ("stop_on", ["vanishing", word], ValueError)
         for word in (5, None, ["dead"], {"dead": 1}, "Dead", "dead ", b"dead")
     ),
-    ("sinks", LOGGER, TypeError),
+    *(("outputs", value, TypeError) for value in (LOGGER, [LOGGER], [type(LOGGER)])),
 ]
 
 

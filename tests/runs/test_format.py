@@ -1,6 +1,5 @@
 """Files of every format version can be read, continued and reviewed."""
 
-from places import DATA
 from __future__ import annotations
 
 import json
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from places import DATA
 from training import shapes, small, train
 from values import LAYOUT, assert_same, window, write_run
 

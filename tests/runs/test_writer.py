@@ -110,7 +110,9 @@ def test_a_window_is_one_row_a_module(tmp_path, log):
 
 def test_news_are_rows_of_the_alerts(tmp_path, log):
     over = ended(FINDING, 9)
-    log.write_changes([FindingChange("start", 1, 5, FINDING, 7), FindingChange("end", 2, 9, over, 9)])
+    log.write_changes(
+        [FindingChange("start", 1, 5, FINDING, 7), FindingChange("end", 2, 9, over, 9)]
+    )
     with (tmp_path / "gradwatch_alerts.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))[1:]
     rest = ["critical", "dead", "model.3.conv", "3", "3", FINDING.message]
@@ -281,7 +283,9 @@ def test_a_table_without_a_column_that_is_never_empty_is_not_mended(tmp_path, na
 
 
 def test_mending_cuts_a_torn_line_off_the_alerts(tmp_path, log):
-    log.write_changes([FindingChange("start", 1, 5, FINDING, 5), FindingChange("end", 2, 9, FINDING, 9)])
+    log.write_changes(
+        [FindingChange("start", 1, 5, FINDING, 5), FindingChange("end", 2, 9, FINDING, 9)]
+    )
     path = tmp_path / "gradwatch_alerts.csv"
     content = path.read_bytes()
     header, first, _ = content.splitlines(keepends=True)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from yolo_gradwatch.runs.arguments import arguments_of
 from yolo_gradwatch.diagnose.report import Status  # noqa: TC001  # as above
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.clipping import CLIP_NORM, EpochClipping
 from yolo_gradwatch.measure.event import Event  # noqa: TC001  # msgspec reads the annotation
 from yolo_gradwatch.measure.layout import WHOLE, Layout
 from yolo_gradwatch.plain import printable
+from yolo_gradwatch.runs.arguments import arguments_of
 from yolo_gradwatch.runs.process import Process  # noqa: TC001  # as above
 from yolo_gradwatch.runs.schema import FORMAT_VERSION, META_FILE, FormatError
 

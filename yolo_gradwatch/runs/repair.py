@@ -6,9 +6,8 @@ import csv
 import os
 from typing import TYPE_CHECKING
 
-from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.measure.quantities import QUANTITIES
-from yolo_gradwatch.runs.writer import WINDOW_COLUMNS
+from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.runs.schema import (
     ALERT_COLUMNS,
     ALERTS_FILE,
@@ -19,6 +18,7 @@ from yolo_gradwatch.runs.schema import (
     column_names,
     header_of,
 )
+from yolo_gradwatch.runs.writer import WINDOW_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from yolo_gradwatch.runs import process
-from yolo_gradwatch.runs import tables
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay
 from yolo_gradwatch.diagnose.report import Report
+from yolo_gradwatch.measure.windows import windows_of
+from yolo_gradwatch.runs import process, tables
 from yolo_gradwatch.runs.evidence import existing
 from yolo_gradwatch.runs.find import folder_of
-from yolo_gradwatch.measure.windows import windows_of
 from yolo_gradwatch.runs.meta import read_meta
 from yolo_gradwatch.runs.schema import ALERTS_FILE, META_FILE, WINDOWS_FILE
 

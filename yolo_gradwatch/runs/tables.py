@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from yolo_gradwatch.runs import writer as runlog
-from yolo_gradwatch.runs import schema
 from yolo_gradwatch.measure.layout import Layout
 from yolo_gradwatch.measure.quantities import MEASURED, QUANTITIES
 from yolo_gradwatch.measure.windows import SHARED, UNKNOWN, Grid
+from yolo_gradwatch.runs import schema
+from yolo_gradwatch.runs import writer as runlog
 from yolo_gradwatch.runs.repair import whole_lines, whole_windows
 from yolo_gradwatch.runs.schema import FormatError
 

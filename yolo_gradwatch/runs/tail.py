@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from yolo_gradwatch.runs import tables
 from yolo_gradwatch.measure.windows import windows_of
+from yolo_gradwatch.runs import tables
 from yolo_gradwatch.runs.meta import read_meta
 from yolo_gradwatch.runs.repair import whole_windows
 from yolo_gradwatch.runs.run import last_said

@@ -8,10 +8,10 @@ from contextlib import closing
 from itertools import chain
 from typing import IO, TYPE_CHECKING
 
-from yolo_gradwatch.runs import evidence
-from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.measure.layout import Layout
 from yolo_gradwatch.measure.quantities import NAMES, QUANTITIES
+from yolo_gradwatch.runs import evidence
+from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.runs.meta import encoded
 from yolo_gradwatch.runs.schema import (
     ALERT_COLUMNS,
