@@ -15,6 +15,7 @@ from training import TINY, data_folder, official, shapes, small
 from values import window, write_run
 
 from yolo_gradwatch import GradWatch, __version__, load_run
+from yolo_gradwatch.cli import demo as cli_demo
 from yolo_gradwatch.cli import train as cli_train
 from yolo_gradwatch.cli.main import app, main
 from yolo_gradwatch.watch.launched import Launched
@@ -44,7 +45,7 @@ def plant(monkeypatch):
             begin(self, trainer)
             trainer.add_callback(event, call)
 
-        monkeypatch.setattr(GradWatch, "begin", begin_planted)
+        monkeypatch.setattr(GradWatch, "_on_begin", begin_planted)
 
     return add
 
@@ -352,7 +353,7 @@ def test_each_training_of_a_series_that_fails_is_named(tmp_path, monkeypatch, na
             if windows is not None:
                 write_run(tmp_path / name, windows, status=status)
 
-    monkeypatch.setattr(cli_train, "train_on_shapes", launch)
+    monkeypatch.setattr(cli_demo, "train_on_shapes", launch)
     bad = [name for name in names if RUNS[name][2]]
     code, _, err = outcome("demo", "--fail-on", "dead")
     told = failures(err)
@@ -368,7 +369,7 @@ def test_a_command_that_watched_nothing_fails_under_fail_on_but_on_other_ranks(
 ):
     """Under torchrun, rank 0 answers for them."""
     monkeypatch.setattr("ultralytics.utils.RANK", rank)
-    monkeypatch.setattr(cli_train, "train_on_shapes", lambda *_arguments: None)
+    monkeypatch.setattr(cli_demo, "train_on_shapes", lambda *_arguments: None)
     assert main(["demo"]) == 0
     found, _, err = outcome("demo", "--fail-on", "dead")
     assert (found, len(failures(err))) == (code, code)

@@ -12,9 +12,10 @@ import typer
 
 import yolo_gradwatch
 from yolo_gradwatch.cli.compare import compare
+from yolo_gradwatch.cli.demo import demo
 from yolo_gradwatch.cli.output import EPILOG, FINE, UNUSABLE, refuse
 from yolo_gradwatch.cli.review import review
-from yolo_gradwatch.cli.train import demo, train
+from yolo_gradwatch.cli.train import train
 from yolo_gradwatch.runs.schema import FormatError
 
 
