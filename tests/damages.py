@@ -18,10 +18,10 @@ from yolo_gradwatch.runs.schema import (
     ALERT_NEEDED,
     ALERTS_FILE,
     META_FILE,
+    WINDOW_COLUMNS,
     WINDOW_NEEDED,
     WINDOWS_FILE,
 )
-from yolo_gradwatch.runs.writer import WINDOW_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

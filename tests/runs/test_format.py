@@ -22,8 +22,8 @@ from yolo_gradwatch.measure.windows import windows_of
 from yolo_gradwatch.runs.evidence import FOLDER
 from yolo_gradwatch.runs.repair import mend
 from yolo_gradwatch.runs.resume import as_asked
-from yolo_gradwatch.runs.schema import ALERT_COLUMNS, FORMAT_VERSION, header_of
-from yolo_gradwatch.runs.writer import WINDOW_COLUMNS, RunLog
+from yolo_gradwatch.runs.schema import ALERT_COLUMNS, FORMAT_VERSION, WINDOW_COLUMNS, header_of
+from yolo_gradwatch.runs.writer import RunLog
 from yolo_gradwatch.views.terminal.review import source_of
 
 VERSIONS = sorted(path.name for path in DATA.glob("version-*"))

@@ -22,11 +22,12 @@ from yolo_gradwatch.runs.schema import (
     ALERT_COLUMNS,
     ALERT_NEEDED,
     ALERTS_FILE,
+    WINDOW_COLUMNS,
     WINDOW_NEEDED,
     WINDOWS_FILE,
     FormatError,
 )
-from yolo_gradwatch.runs.writer import WINDOW_COLUMNS, RunLog
+from yolo_gradwatch.runs.writer import RunLog
 
 CONV = "model.1.conv"
 ROWS = len(LAYOUT.modules)  # lines of a window

@@ -19,12 +19,11 @@ from yolo_gradwatch import FormatError, load_run
 from yolo_gradwatch.diagnose.finding import FindingChange
 from yolo_gradwatch.measure.quantities import MEASURED
 from yolo_gradwatch.measure.windows import Window, windows_of
-from yolo_gradwatch.runs import writer as runlog
 from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.runs.evidence import FOLDER
 from yolo_gradwatch.runs.meta import Meta, read_meta
 from yolo_gradwatch.runs.repair import mend, set_aside, whole_windows
-from yolo_gradwatch.runs.schema import RUN_FILES
+from yolo_gradwatch.runs.schema import RUN_FILES, WINDOW_COLUMNS
 from yolo_gradwatch.runs.writer import RunLog
 
 M = len(LAYOUT.modules)
@@ -214,7 +213,7 @@ RUN = [
 ]
 
 
-HEADER = len(",".join(runlog.WINDOW_COLUMNS)) + 1
+HEADER = len(",".join(WINDOW_COLUMNS)) + 1
 
 
 def tear(folder, end):

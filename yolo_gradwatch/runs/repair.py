@@ -12,13 +12,13 @@ from yolo_gradwatch.runs.schema import (
     ALERT_COLUMNS,
     ALERTS_FILE,
     RUN_FILES,
+    WINDOW_COLUMNS,
     WINDOWS_FILE,
     FormatError,
     cells,
     column_names,
     header_of,
 )
-from yolo_gradwatch.runs.writer import WINDOW_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

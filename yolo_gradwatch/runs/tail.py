@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from yolo_gradwatch.measure.windows import windows_of
-from yolo_gradwatch.runs import tables
+from yolo_gradwatch.runs import checks, tables
 from yolo_gradwatch.runs.meta import read_meta
 from yolo_gradwatch.runs.repair import whole_windows
 from yolo_gradwatch.runs.run import last_said
@@ -137,7 +137,7 @@ class Tail:
         begin = 0 if self._line else content.find(b"\n") + 1
         if begin:
             header = content[: begin - 1]
-            self._names = tables.checked_header(self._path, header, WINDOW_NEEDED)
+            self._names = checks.checked_header(self._path, header, WINDOW_NEEDED)
         end = whole_windows(content, layout.modules[-1], self._names)
         if end <= max(begin, len(self._line)):
             return ()

@@ -18,6 +18,7 @@ from yolo_gradwatch.runs.schema import (
     ALERTS_FILE,
     META_FILE,
     PICTURE_FILE,
+    WINDOW_COLUMNS,
     WINDOWS_FILE,
     header_of,
 )
@@ -31,19 +32,6 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.quantities import Quantity
     from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.runs.meta import Meta
-
-WINDOW_COLUMNS = (
-    "epoch",
-    "step_first",
-    "step_last",
-    "module",
-    "type",
-    "parameters",
-    "steps",
-    "skipped",
-    "clipped",
-    *(row.name for row in QUANTITIES),
-)
 
 _NUMBER = "\1"  # in front of each float of a row that is being made; no name has it
 
