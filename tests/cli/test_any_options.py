@@ -9,11 +9,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 import training
+from commands import outcome
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_commands import outcome
-from test_run import DEAD, watch
 from values import LAWS
+from watched import DEAD, watch
 
 from yolo_gradwatch import GradWatch, Thresholds
 from yolo_gradwatch.diagnose.vocabulary import ALARMS

@@ -3,9 +3,9 @@
 import re
 
 import pytest
-from test_commands import outcome
-from test_run import watch
+from commands import outcome
 from values import window
+from watched import watch
 
 PATHS = (
     *("nowhere", "notes.txt", "nowhere.csv", "unwatched", "nowhere/gradwatch.csv"),

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import typer
-from test_commands import outcome
-from test_run import CONV, DEAD
+from commands import outcome
 from test_training import spoil
 from training import TINY, data_folder, official, shapes, small
 from values import window, write_run
+from watched import CONV, DEAD
 
 from yolo_gradwatch import GradWatch, __version__, load_run
 from yolo_gradwatch.cli import demo as cli_demo
@@ -65,19 +65,9 @@ REFUSED = """
     demo --fault gradient-cat
     demo --fault ?
     demo --out /dev/null/demo
-    review /nowhere
     review {run} --csv --json
-    review {run} --rule tired
-    review {run} --fail-on amp_overflow
-    review {run} --module model.9
-    review {run} --epochs 3:1
-    review {run} --epochs 7
-    review {run} --vanishing 0
-    review {run} --thresholds nowhere.toml
     review {run} --html {run}
     compare {run}
-    compare {run} /nowhere
-    compare {run} {run} --module model.9
 """
 
 

@@ -13,6 +13,7 @@ import pytest
 from places import DATA
 from training import shapes, small, train
 from values import LAYOUT, assert_same, window, write_run
+from watched import write
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.cli.main import main
@@ -23,7 +24,6 @@ from yolo_gradwatch.runs.evidence import FOLDER
 from yolo_gradwatch.runs.repair import mend
 from yolo_gradwatch.runs.resume import as_asked
 from yolo_gradwatch.runs.schema import ALERT_COLUMNS, FORMAT_VERSION, WINDOW_COLUMNS, header_of
-from yolo_gradwatch.runs.writer import RunLog
 from yolo_gradwatch.views.terminal.review import source_of
 
 VERSIONS = sorted(path.name for path in DATA.glob("version-*"))
@@ -105,10 +105,9 @@ def test_a_resumed_run_of_every_version_goes_on(old):
     before = load_run(old)
     last = before.layout.modules[-1]
     mend(old, last)
-    log = RunLog(old, before.layout, resume=True)
     *_, newest = windows_of(before.grid)
-    log.write_window(replace(newest, step_first=21, step_last=21, clipped=1))
-    log.close()
+    more = replace(newest, step_first=21, step_last=21, clipped=1)
+    write(old, [more], layout=before.layout, resume=True)
     after = load_run(old)
     assert header_of(old / "gradwatch.csv") == WINDOW_COLUMNS
     assert header_of(old / "gradwatch_alerts.csv") == ALERT_COLUMNS
@@ -133,9 +132,7 @@ def test_a_resumed_run_keeps_columns_that_a_later_version_has_added(tmp_path):
     table.insert(3, "curvature", "0.5")
     table.to_csv(path, index=False)
     mend(tmp_path, LAYOUT.modules[-1])
-    log = RunLog(tmp_path, LAYOUT, resume=True)
-    log.write_window(window(7))
-    log.close()
+    write(tmp_path, [window(7)], resume=True)
     run = load_run(tmp_path)
     assert tuple(run.windows.columns) == (*WINDOW_COLUMNS, "curvature")
     rows = len(LAYOUT.modules)

@@ -9,11 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from commands import outcome
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from mangled import mangled, sound_run
 from recording import Recording
-from test_commands import outcome
 from training import train
 from values import LAWS, sample
 
