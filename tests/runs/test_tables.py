@@ -82,6 +82,8 @@ def test_a_file_with_a_header_alone_has_no_rows_but_their_types(tmp_path, end):
     path = write(tmp_path, [])
     table, remarks = tables.read_windows(put(path, lines_of(path), end), LAYOUT)
     assert (len(table), remarks) == (0, ())
+    for layout in LAYOUTS:
+        assert_grid(tables.grid_of(table, layout), [], layout)
     assert tuple(table.columns) == WINDOW_COLUMNS
     assert all(table[name].dtype == np.int64 for name in COUNTS)
     assert all(table[name].dtype == np.float32 for name in FLOAT_COLUMNS)
@@ -344,11 +346,3 @@ def test_some_rows_in_any_order_make_a_grid_of_their_windows(tmp_path, kind):
     table, _ = tables.read_windows(write(tmp_path), LAYOUT)
     some = table[table["step_first"] > 1].sample(frac=1, random_state=0)
     assert_windows(windows_in(some.astype({"module": kind})), FEW[1:])
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_table_without_rows_makes_a_grid_without_windows(tmp_path, layout):
-    table, _ = tables.read_windows(write(tmp_path, []), LAYOUT)
-    grid = tables.grid_of(table, layout)
-    assert_grid(grid, [], layout)
-    assert list(windows_of(grid)) == []
