@@ -1,4 +1,4 @@
-"""Options of any kind: what is impossible is told in one line that names it, and nothing is run."""
+"""Options of any kind: one line names what is impossible, and nothing is run."""
 
 import re
 from dataclasses import fields

@@ -121,7 +121,7 @@ def test_the_hint_knows_every_option_of_a_training():
     ],
     ids=["module", "script"],
 )
-def test_the_version_is_told(command):
+def test_the_version_is_printed(command):
     command = [sys.executable, *command] if command[0] == "-m" else command
     done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, f"yolo-gradwatch {__version__}\n")
@@ -227,7 +227,7 @@ except ZeroDivisionError as error:
     assert ("Traceback" in done.stderr) is is_wanted
 
 
-def test_an_error_that_is_coloured_is_told_as_plain_text(monkeypatch):
+def test_an_error_that_is_coloured_is_printed_as_plain_text(monkeypatch):
     text = "'\\x1b[31m\\x1b[1mepchs\\x1b[0m' is not a valid \\u202eargument"
     refused = bug(f'raise SyntaxError("{text}")', "ultralytics.cfg")
     monkeypatch.setattr("yolo_gradwatch.watch.ultralytics.command.run_command", refused)

@@ -407,7 +407,7 @@ def test_a_comparison_is_of_two_to_twenty_six_runs(run, count, code):
 
 @pytest.mark.parametrize("arguments", [["review"], ["review", "--module", "*"], ["compare"]])
 @pytest.mark.parametrize("form", ["", "--csv", "--json"])
-def test_a_run_without_a_step_is_told_in_every_form(tmp_path, arguments, form):
+def test_a_run_without_a_step_is_shown_in_every_form(tmp_path, arguments, form):
     write_run(tmp_path, [])
     folders = [tmp_path] * (1 + (arguments[0] == "compare"))
     out = printed(arguments[0], *folders, *arguments[1:], *filter(None, [form]))

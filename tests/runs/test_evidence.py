@@ -126,7 +126,7 @@ def test_the_newest_steps_are_kept_and_older_ones_forgotten(tmp_path):
     assert len(found._notes) == len(found._landed) == KEPT_STEPS
 
 
-def test_of_a_bad_window_the_step_that_is_not_finite_is_told(tmp_path):
+def test_of_a_bad_window_the_step_that_is_not_finite_is_named(tmp_path):
     found = many(tmp_path, 100)
     found.steps([sample(101)], np.full(len(LAYOUT.modules), np.nan)[None])
     found.steps([sample(102)], np.full(len(LAYOUT.modules), 1e9)[None])
@@ -138,7 +138,7 @@ def test_of_a_bad_window_the_step_that_is_not_finite_is_told(tmp_path):
     assert (content["step"], content["norms"]["model"]) == (101, "nan")
 
 
-def test_of_a_bad_window_of_finite_steps_the_highest_is_told(tmp_path):
+def test_of_a_bad_window_of_finite_steps_the_highest_is_named(tmp_path):
     found = many(tmp_path, 100)
     found.steps([sample(101)], np.full(len(LAYOUT.modules), 1.0)[None])
     assert read(tmp_path, found.file(95, 101))["step"] == 100

@@ -137,7 +137,7 @@ def test_the_words_of_a_finding_know_the_training(tmp_path):
     ("status", "minutes", "told"),
     [("running", 25, True), ("running", 9, False), ("failed", 25, False)],
 )
-def test_a_run_that_was_killed_long_ago_is_told(tmp_path, status, minutes, told):
+def test_a_run_that_was_killed_long_ago_is_remarked(tmp_path, status, minutes, told):
     watch(tmp_path, DEAD, status=status)
     then = time.time() - 60 * minutes - 5
     os.utime(tmp_path / "gradwatch.csv", (then, then))

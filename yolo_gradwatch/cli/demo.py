@@ -31,9 +31,9 @@ def demo(
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of six batches each.")] = 8,
     **options: Any,
 ) -> None:
-    """Train YOLO26n on shapes that are drawn here: no download, no data of yours, a minute.
+    """Train YOLO26n for a minute on drawn shapes: no download, no data of your own.
 
-    With [bold]--fault NAME[/bold] something is wrong in it, to see what the watch says of it.
+    With [bold]--fault NAME[/bold], a fault is planted, to see its report.
     """
     from yolo_gradwatch.demo.faults import FAULTS  # it loads torch
 

@@ -166,7 +166,7 @@ def records(table: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def write_csv(table: pd.DataFrame, reports: Sequence[Report]) -> None:
-    """The table alone on standard output; what was left out of it is told elsewhere."""
+    """The table alone on standard output; remarks go to standard error."""
     for report in reports:
         for remark in report.remarks:
             tell(remark)

@@ -23,7 +23,7 @@ def train(ctx: typer.Context, **options: Any) -> None:
 
     [bold]yolo-gradwatch train model=yolo26n.pt data=coco8.yaml epochs=10 imgsz=640[/bold]
 
-    A task may stand in front: [bold]yolo-gradwatch segment train ...[/bold]. The dashed options
+    A task may come first: [bold]yolo-gradwatch segment train ...[/bold]. The dashed options
     below are those of the watch; any other dashed name is handed on if Ultralytics knows it.
     """
     from yolo_gradwatch.watch.gradwatch import begin  # it loads torch

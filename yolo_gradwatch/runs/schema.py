@@ -41,7 +41,7 @@ ALERT_COLUMNS = (
 
 
 LATER = ("clipped", "reported", *(row.name for row in QUANTITIES if row.since > 1))
-"""Columns that files of format version 1 lack: rows of before have an empty cell."""
+"""Columns that files of format version 1 lack: their rows have an empty cell there."""
 
 _COUNTED = (
     *(*SHARED, "clipped", *(row.name for row in QUANTITIES if row.is_count)),

@@ -30,7 +30,7 @@ class Look:
         is_new: Whether a run begins with it: the first look, or other files than before.
         meta: The content of ``gradwatch.json``.
         windows: Those that were not there at the look before.
-        is_killed: Whether the process of the training is gone without a word.
+        is_killed: Whether the process of the training is gone, without an end in the files.
     """
 
     is_new: bool
@@ -67,7 +67,7 @@ class Tail:
     """Reads what a training has added to its files.
 
     Reads bytes that are new, up to the end of the last whole window. The line before them is read
-    again: if it has changed, somebody has begun another run in the folder.
+    again: if it has changed, another run has been started in the folder.
 
     Args:
         folder: The run's folder; it need not exist yet.

@@ -142,8 +142,8 @@ def _lines(rows: Iterable[Sequence[object]]) -> str:
 def _pattern(layout: Layout, others: int) -> str:
     """The rows of a window as a pattern that its numbers are put into, all of them in one call.
 
-    float32 with nine digits reads back bit for bit. Their mark tells a NaN, which becomes an empty
-    cell, from a name that contains the word.
+    float32 with nine digits reads back bit for bit. Their mark distinguishes a NaN, which becomes
+    an empty cell, from a name that contains the word.
 
     Args:
         layout: Of the model.
