@@ -7,8 +7,8 @@ from dataclasses import MISSING, asdict, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from test_run import DEAD, EPOCH, watch
 from values import LAYOUT, window
+from watched import DEAD, EPOCH, watch
 
 from yolo_gradwatch.measure.layout import Layout
 from yolo_gradwatch.measure.quantities import MEASURED
@@ -18,10 +18,10 @@ from yolo_gradwatch.runs.schema import (
     ALERT_NEEDED,
     ALERTS_FILE,
     META_FILE,
+    WINDOW_COLUMNS,
     WINDOW_NEEDED,
     WINDOWS_FILE,
 )
-from yolo_gradwatch.runs.writer import WINDOW_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,9 +30,18 @@ ROWS = len(LAYOUT.modules)  # lines of a window
 WINDOWS = 11
 LINES = 1 + WINDOWS * ROWS
 HEADER = ",".join(WINDOW_COLUMNS)
-COUNT_COLUMNS = [row.name for row in MEASURED if row.is_count]
+
+
 FLOAT_COLUMNS = [row.name for row in MEASURED if not row.is_count]
-COUNTS = ("epoch", "step_first", "step_last", "parameters", "steps", "skipped", *COUNT_COLUMNS)
+COUNTS = (
+    "epoch",
+    "step_first",
+    "step_last",
+    "parameters",
+    "steps",
+    "skipped",
+    *(row.name for row in MEASURED if row.is_count),
+)
 DEEP = "[" * 100_000
 BINARY = bytes(range(256)) * 8
 RESULTS = b"epoch,time,train/box_loss,metrics/mAP50(B),lr/pg0\n1,2.5,1.4,0.1,0.01\n"

@@ -5,8 +5,8 @@ from copy import deepcopy
 from dataclasses import asdict, replace
 
 from hypothesis import strategies as st
-from test_run import CONV, DEAD, EPOCH, watch
 from values import window
+from watched import CONV, DEAD, EPOCH, watch
 
 from yolo_gradwatch.runs.schema import RUN_FILES
 

@@ -219,7 +219,7 @@ def assert_same(found: Window, expected: Window) -> None:
             signs = (np.signbit(np.nan_to_num(values)) for values in (one, other))
             np.testing.assert_array_equal(*signs, field.name)
         else:
-            assert one == other, field.name
+            assert (type(one), one) == (type(other), other), field.name
 
 
 def write_run(

@@ -1,4 +1,4 @@
-"""Options of any kind: what is impossible is told in one line that names it, and nothing is run."""
+"""Options of any kind: one line names what is impossible, and nothing is run."""
 
 import re
 from dataclasses import fields
@@ -9,11 +9,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 import training
+from commands import outcome
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_commands import outcome
-from test_run import DEAD, watch
 from values import LAWS
+from watched import DEAD, watch
 
 from yolo_gradwatch import GradWatch, Thresholds
 from yolo_gradwatch.diagnose.vocabulary import ALARMS
@@ -56,7 +56,7 @@ ANYTHING = st.one_of(
     st.builds(lambda words: (word for word in words), st.lists(st.sampled_from(ALARMS))),
     st.builds(Thresholds),
 )
-OPTIONS = ["interval", "thresholds", "live", "on_finding", "stop_on", "sinks"]
+OPTIONS = ["interval", "thresholds", "live", "on_finding", "stop_on", "outputs"]
 LIMITS = [field.name for field in fields(Thresholds)]
 
 
@@ -103,7 +103,7 @@ REFUSED = [
         ("stop_on", ["vanishing", word], ValueError)
         for word in (5, None, ["dead"], {"dead": 1}, "Dead", "dead ", b"dead")
     ),
-    ("sinks", LOGGER, TypeError),
+    *(("outputs", value, TypeError) for value in (LOGGER, [LOGGER], [type(LOGGER)])),
 ]
 
 

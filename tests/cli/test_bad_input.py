@@ -3,9 +3,9 @@
 import re
 
 import pytest
-from test_commands import outcome
-from test_run import watch
+from commands import outcome
 from values import window
+from watched import watch
 
 PATHS = (
     *("nowhere", "notes.txt", "nowhere.csv", "unwatched", "nowhere/gradwatch.csv"),
@@ -96,7 +96,7 @@ def test_a_file_of_limits_that_is_not_there_is_named(run, name):
     assert sentence.startswith(f"{run.parent / name}: cannot read thresholds: ")
 
 
-def test_a_pattern_that_matches_no_module_of_any_run_is_told(run):
+def test_a_pattern_that_matches_no_module_of_any_run_is_refused(run):
     option = "--module=nothing.*"
     assert refused("compare", run, run, option) == refused("review", run, option)
 

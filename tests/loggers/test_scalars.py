@@ -22,16 +22,17 @@ def means(layout, **changes):
 
 def test_the_whole_model_the_blocks_and_the_skips():
     layout = layout_of()
-    norm_mean = means(layout, model=9.0, model_3=0.5, model_3_conv=0.4)
+    norm_mean = means(layout, model=9.0, model_1=0.0, model_3=0.5, model_3_conv=0.4)
     numbers = scalars(layout, window_of(layout, norm_mean=norm_mean, steps=5, skipped=2))
     assert numbers == {
         "gradwatch/model": 9.0,
         "gradwatch/model.0": 1.0,
-        "gradwatch/model.1": 1.0,
+        "gradwatch/model.1": 0.0,
         "gradwatch/model.3": 0.5,
         "gradwatch/model.4": 1.0,
         "gradwatch/skipped": 2.0,
     }
+    assert {type(number) for number in numbers.values()} == {float}
 
 
 @pytest.mark.parametrize("norm", [np.nan, np.inf])
@@ -41,23 +42,6 @@ def test_a_norm_without_a_finite_step_is_left_out(norm):
     assert set(numbers) == {f"gradwatch/{name}" for name in (*SHOWN, "skipped")} - {
         "gradwatch/model.1"
     }
-
-
-def test_a_norm_of_zero_is_a_number():
-    layout = layout_of()
-    numbers = scalars(layout, window_of(layout, norm_mean=means(layout, model_1=0.0)))
-    assert numbers["gradwatch/model.1"] == 0.0
-
-
-def test_there_are_no_more_numbers_than_blocks_and_two():
-    layout = layout_of(YOLO26N)
-    numbers = scalars(layout, window_of(layout))
-    assert len(numbers) <= len(YOLO26N) + 2
-
-
-def test_loggers_get_plain_floats():
-    layout = layout_of()
-    assert {type(number) for number in scalars(layout, window_of(layout)).values()} == {float}
 
 
 def test_a_model_that_is_no_list_of_blocks():
@@ -89,4 +73,4 @@ def test_each_window_is_written_under_its_last_step_with_the_layout_of_then():
     output.regroup(wide)
     output.window(window_of(wide, step_last=7))
     assert [step for _, step in written] == [3, 7]
-    assert written[0][0] < written[1][0]
+    assert written[0][0] < written[1][0] <= len(YOLO26N) + 2

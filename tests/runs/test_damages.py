@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from commands import content, outcome
 from damages import (
     JSON,
     REMARKED,
@@ -20,7 +21,6 @@ from damages import (
     whole_run,
     with_crlf,
 )
-from test_commands import content, outcome
 
 from yolo_gradwatch import FormatError, load_run
 from yolo_gradwatch.runs.schema import ALERTS_FILE, META_FILE, RUN_FILES, WINDOWS_FILE

@@ -16,7 +16,7 @@ from yolo_gradwatch import load_run
 from yolo_gradwatch.measure.layout import module_norms
 from yolo_gradwatch.measure.windows import Rollup
 from yolo_gradwatch.runs import evidence
-from yolo_gradwatch.runs.evidence import KEPT_STEPS, MOST_FILES, Evidence, Note
+from yolo_gradwatch.runs.evidence import KEPT_STEPS, Evidence, Note
 
 NOTE = Note([("a.png", "b.png"), ("c.png",)], (0.01, 0.1), ("box_loss", "cls_loss"))
 
@@ -63,10 +63,6 @@ def test_a_file_holds_what_the_step_was_made_of(tmp_path):
     assert list(norms.values()) == module_norms(np.full(8, 2.0), MEMBERS).tolist()
 
 
-def test_a_step_without_a_scaler_has_no_scale(tmp_path):
-    assert read(tmp_path, kept(tmp_path).file(7, 7))["scale"] is None
-
-
 @pytest.mark.parametrize(("value", "text"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf")])
 def test_numbers_that_json_lacks_are_text(tmp_path, value, text):
     found = begun(tmp_path)
@@ -84,18 +80,6 @@ def test_numbers_that_json_lacks_are_text(tmp_path, value, text):
     assert content["norms"]["model.0"] == 1.0
 
 
-def test_images_need_not_be_a_list(tmp_path):
-    found = kept(tmp_path, note=replace(NOTE, images=(("a.png",), ())))
-    assert read(tmp_path, found.file(7, 7))["images"] == [["a.png"], []]
-
-
-def test_more_names_than_losses_and_none_at_all(tmp_path):
-    found = kept(tmp_path, note=replace(NOTE, losses=("box_loss", "cls_loss", "dfl_loss")))
-    assert list(read(tmp_path, found.file(7, 7))["losses"]) == ["box_loss", "cls_loss"]
-    found = kept(tmp_path, 8, losses=())
-    assert read(tmp_path, found.file(8, 8))["losses"] == {}
-
-
 def test_a_step_without_a_note_still_has_its_numbers(tmp_path):
     found = begun(tmp_path)
     found.steps([sample(4)], np.ones(len(LAYOUT.modules))[None])
@@ -104,23 +88,21 @@ def test_a_step_without_a_note_still_has_its_numbers(tmp_path):
     assert content["norms"]["model.2.b"] == 1.0
 
 
-def test_nothing_is_written_before_it_is_asked_for(tmp_path):
-    kept(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_step_that_has_not_landed_has_no_file(tmp_path):
-    found = begun(tmp_path)
-    found.note(1, NOTE)
-    assert found.file(1, 1) == found.file(2, 2) == ""
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file_that_is_there_is_found_by_its_step(tmp_path):
-    name = kept(tmp_path).file(7, 7)
-    assert evidence.existing(tmp_path, 7, 7) == name
-    assert evidence.existing(tmp_path, 8, 99) == ""
-    assert evidence.existing(tmp_path / "not there", 7, 7) == ""
+@pytest.mark.parametrize(
+    ("of_note", "of_sample", "part", "expected"),
+    [
+        ({}, {}, "scale", None),
+        ({"images": (("a.png",), ())}, {}, "images", [["a.png"], []]),
+        ({"losses": ("box", "cls", "dfl")}, {}, "losses", {"box": 1.5, "cls": 0.25}),
+        ({}, {"losses": ()}, "losses", {}),
+    ],
+)
+def test_what_a_step_lacks_is_left_out(tmp_path, of_note, of_sample, part, expected):
+    name = kept(tmp_path, 1_234_567, note=replace(NOTE, **of_note), **of_sample).file(
+        1_234_567, 1_234_567
+    )
+    assert name == "gradwatch/evidence/step-1234567.json"
+    assert read(tmp_path, name)[part] == expected
 
 
 def many(run, count):
@@ -135,14 +117,16 @@ def test_the_newest_steps_are_kept_and_older_ones_forgotten(tmp_path):
     count = KEPT_STEPS + 10
     found = many(tmp_path, count)
     forgotten = count - KEPT_STEPS
+    found.note(count + 1, NOTE)  # it has not landed
     assert found.file(count + 1, count + 1) == found.file(forgotten, forgotten) == ""
     content = read(tmp_path, found.file(count, count))
     assert content["step"] == content["norms"]["model"] == count
     assert content["images"] == [[f"{count}.png"]]
+    assert files(tmp_path) == [f"step-{count:05}.json"]
     assert len(found._notes) == len(found._landed) == KEPT_STEPS
 
 
-def test_of_a_bad_window_the_step_that_is_not_finite_is_told(tmp_path):
+def test_of_a_bad_window_the_step_that_is_not_finite_is_named(tmp_path):
     found = many(tmp_path, 100)
     found.steps([sample(101)], np.full(len(LAYOUT.modules), np.nan)[None])
     found.steps([sample(102)], np.full(len(LAYOUT.modules), 1e9)[None])
@@ -154,20 +138,10 @@ def test_of_a_bad_window_the_step_that_is_not_finite_is_told(tmp_path):
     assert (content["step"], content["norms"]["model"]) == (101, "nan")
 
 
-def test_of_a_bad_window_of_finite_steps_the_highest_is_told(tmp_path):
+def test_of_a_bad_window_of_finite_steps_the_highest_is_named(tmp_path):
     found = many(tmp_path, 100)
     found.steps([sample(101)], np.full(len(LAYOUT.modules), 1.0)[None])
     assert read(tmp_path, found.file(95, 101))["step"] == 100
-
-
-def test_at_most_20_files(tmp_path):
-    assert MOST_FILES == 20
-    found = many(tmp_path, 30)
-    named = [found.file(step, step) for step in range(1, 31)]
-    assert all(named[:20])
-    assert not any(named[20:])
-    assert len(files(tmp_path)) == 20
-    assert evidence.existing(tmp_path, 5, 5) == named[4]  # what is written is still named
 
 
 def test_files_of_the_first_part_of_a_run_count(tmp_path):
@@ -178,20 +152,6 @@ def test_files_of_the_first_part_of_a_run_count(tmp_path):
     for step in (40, 41):
         resumed.steps([sample(step)], np.ones(len(LAYOUT.modules))[None])
     assert [bool(resumed.file(step, step)) for step in (40, 41)] == [True, False]
-
-
-@pytest.mark.parametrize(("step", "name"), [(3, "step-00003"), (1_234_567, "step-1234567")])
-def test_names_of_files_sort_by_step(tmp_path, step, name):
-    assert kept(tmp_path, step).file(step, step) == f"gradwatch/evidence/{name}.json"
-
-
-def test_clear_removes_the_files_and_nothing_else(tmp_path):
-    found = many(tmp_path, 3)
-    assert all(found.file(step, step) for step in (1, 2, 3))
-    own = tmp_path / evidence.FOLDER / "notes.txt"
-    own.write_text("mine", encoding="utf-8")
-    evidence.clear(tmp_path)
-    assert files(tmp_path) == ["notes.txt"]
 
 
 @pytest.mark.parametrize(
@@ -212,15 +172,8 @@ def test_clear_takes_a_link_away_and_leaves_what_it_points_to(tmp_path, folder):
 def test_clear_needs_no_folder(tmp_path):
     evidence.clear(tmp_path)
     evidence.clear(tmp_path / "not there yet")
+    assert evidence.existing(tmp_path / "not there yet", 1, 1) == ""
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file_that_cannot_be_written_is_an_error_of_the_output(tmp_path):
-    (tmp_path / evidence.OWN_FOLDER).write_text("in the way", encoding="utf-8")
-    found = kept(tmp_path)
-    assert found.file(7, 7) == ""
-    with pytest.raises(OSError, match="gradwatch"):
-        found.findings([])
 
 
 # --- written by a recorder, when a finding asks for it --------------------------------------------
@@ -298,12 +251,6 @@ def test_each_time_that_a_fault_comes_back_is_kept_up_to_20(tmp_path, begin):
     assert len(finding.episodes) == 25
     assert files(tmp_path) == [f"step-{6 * n:05}.json" for n in range(1, 21)]
     assert finding.evidence == "gradwatch/evidence/step-00120.json"
-
-
-def test_a_new_run_in_the_same_folder_begins_without_files(tmp_path, begin):
-    take(begin(), "..x.")
-    begin()
-    assert files(tmp_path) == []
 
 
 def test_a_resumed_run_knows_the_findings_and_their_files(tmp_path, begin):

@@ -1,6 +1,5 @@
 """Files of every format version can be read, continued and reviewed."""
 
-from places import DATA
 from __future__ import annotations
 
 import json
@@ -11,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from training import shapes, small, train
-from values import LAYOUT, assert_same, window, write_run
+from damages import part, spoil
+from places import DATA
+from recording import Recording
+from values import LAYOUT, sample, window, write_run
+from watched import write
 
-from yolo_gradwatch import GradWatch, load_run
+from yolo_gradwatch import load_run
 from yolo_gradwatch.cli.main import main
 from yolo_gradwatch.diagnose.causes import at_work, lower_rate
 from yolo_gradwatch.measure.event import Event
@@ -22,8 +24,7 @@ from yolo_gradwatch.measure.windows import windows_of
 from yolo_gradwatch.runs.evidence import FOLDER
 from yolo_gradwatch.runs.repair import mend
 from yolo_gradwatch.runs.resume import as_asked
-from yolo_gradwatch.runs.schema import ALERT_COLUMNS, FORMAT_VERSION, header_of
-from yolo_gradwatch.runs.writer import WINDOW_COLUMNS, RunLog
+from yolo_gradwatch.runs.schema import ALERT_COLUMNS, FORMAT_VERSION, WINDOW_COLUMNS, header_of
 from yolo_gradwatch.views.terminal.review import source_of
 
 VERSIONS = sorted(path.name for path in DATA.glob("version-*"))
@@ -105,10 +106,9 @@ def test_a_resumed_run_of_every_version_goes_on(old):
     before = load_run(old)
     last = before.layout.modules[-1]
     mend(old, last)
-    log = RunLog(old, before.layout, resume=True)
     *_, newest = windows_of(before.grid)
-    log.write_window(replace(newest, step_first=21, step_last=21, clipped=1))
-    log.close()
+    more = replace(newest, step_first=21, step_last=21, clipped=1)
+    write(old, [more], layout=before.layout, resume=True)
     after = load_run(old)
     assert header_of(old / "gradwatch.csv") == WINDOW_COLUMNS
     assert header_of(old / "gradwatch_alerts.csv") == ALERT_COLUMNS
@@ -126,57 +126,28 @@ def test_mending_what_is_up_to_date_changes_no_byte(tmp_path):
     assert (tmp_path / "gradwatch.csv").read_bytes() == content
 
 
-def test_a_resumed_run_keeps_columns_that_a_later_version_has_added(tmp_path):
-    write_run(tmp_path, WINDOWS)
-    path = tmp_path / "gradwatch.csv"
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    table.insert(3, "curvature", "0.5")
-    table.to_csv(path, index=False)
-    mend(tmp_path, LAYOUT.modules[-1])
-    log = RunLog(tmp_path, LAYOUT, resume=True)
-    log.write_window(window(7))
-    log.close()
-    run = load_run(tmp_path)
-    assert tuple(run.windows.columns) == (*WINDOW_COLUMNS, "curvature")
-    rows = len(LAYOUT.modules)
-    assert run.windows["curvature"].tolist() == ["0.5"] * rows * len(WINDOWS) + [""] * rows
-    for one, other in zip(windows_of(run.grid), [*WINDOWS, window(7)], strict=True):
-        assert_same(one, other)
-
-
-@pytest.mark.train
 def test_a_resumed_training_keeps_what_a_later_version_has_added(tmp_path):
     """Columns of both tables, with an alert after the resume, and parts of the JSON."""
-
-    def interrupt(trainer):
-        if trainer.epoch == 2:
-            raise KeyboardInterrupt
-
-    def freeze(trainer):
-        for parameter in trainer.model.model[0].parameters():
-            parameter.requires_grad_(requires_grad=False)
-
-    options = {"data": shapes(12), "epochs": 4, "save": True}
-    watch, calls = GradWatch(live=False), [("on_train_batch_end", interrupt)]
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, watch=watch, model=small(), calls=calls, **options)
-    folder = watch.run_dir
+    first = Recording(tmp_path)
+    first.step(sample(1))
+    first.finish("interrupted")
     for name in ("gradwatch.csv", "gradwatch_alerts.csv"):
-        table = pd.read_csv(folder / name, dtype=str, keep_default_na=False)
+        table = pd.read_csv(tmp_path / name, dtype=str, keep_default_na=False)
         table.insert(2, "curvature", "0.5")
-        table.to_csv(folder / name, index=False)
-    meta = json.loads((folder / "gradwatch.json").read_text(encoding="utf-8"))
-    (folder / "gradwatch.json").write_text(json.dumps({**meta, "mood": "calm"}), encoding="utf-8")
-
-    last, resumed = folder / "weights" / "last.pt", GradWatch(live=False)
-    calls = [("on_train_batch_end", freeze)]
-    train(tmp_path, watch=resumed, model=str(last), resume=True, calls=calls, **options)
-    run = load_run(folder)
+        table.to_csv(tmp_path / name, index=False)
+    spoil(tmp_path, "gradwatch.json", part("mood", "calm"))
+    resumed = Recording(tmp_path, resumes=True)
+    resumed.step(sample(2, np.nan))
+    resumed.finish()
+    run = load_run(tmp_path)
     assert run.remarks == ()
     assert run.report() == resumed.report()
-    assert run.alerts["rule"].tolist() == ["frozen"]
+    assert run.alerts["rule"].tolist() == ["nonfinite"]
     assert run.alerts["curvature"].tolist() == [""]
-    assert run.windows["curvature"].iloc[[0, -1]].tolist() == ["0.5", ""]
+    assert tuple(run.windows.columns) == (*WINDOW_COLUMNS, "curvature")
+    rows = len(LAYOUT.modules)
+    assert run.windows["curvature"].tolist() == ["0.5"] * rows + [""] * rows
+    assert [one.step_first for one in windows_of(run.grid)] == [1, 2]
     assert run.meta.others == {"mood": "calm"}
 
 

@@ -9,18 +9,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from commands import outcome
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from mangled import mangled, sound_run
-from test_commands import outcome
+from recording import Recording
 from training import train
-from values import LAWS, LAYOUT, MEMBERS, sample
+from values import LAWS, sample
 
 from yolo_gradwatch import FormatError, GradWatch, load_run
 from yolo_gradwatch.runs.schema import META_FILE, RUN_FILES
+from yolo_gradwatch.views.picture import Picture
 from yolo_gradwatch.views.terminal import follow
-from yolo_gradwatch.watch.assembly import Options, Training
-from yolo_gradwatch.watch.recorder import Recorder
 
 resource = pytest.importorskip("resource")
 
@@ -109,8 +109,9 @@ def check(files, data):
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    """Follow without a pause."""
+    """Follow without a pause, and end without the picture, which takes as long as all else."""
     monkeypatch.setattr(follow, "SECONDS", 0.001)
+    monkeypatch.setattr(Picture, "end", lambda *_arguments: None)
 
 
 @pytest.fixture(scope="module")
@@ -125,12 +126,6 @@ def trained(tmp_path_factory):
     return {name: (watch.run_dir / name).read_bytes() for name in RUN_FILES}
 
 
-@settings(LAWS, **UNSHRUNK)
-@given(data=st.data())
-def test_mangled_files_give_a_report_or_one_sentence(built, data):
-    check(built, data)
-
-
 def check_resumed(files, data):
     """Mangle a file or two of a run, and go on with it: in these files, or in new ones."""
     names = data.draw(st.sets(st.sampled_from(RUN_FILES), min_size=1, max_size=2), "files")
@@ -140,52 +135,39 @@ def check_resumed(files, data):
             changed = data.draw(mangled(file, content), file) if file in names else content
             (folder / file).write_bytes(changed)
         before = {file: (folder / file).read_bytes() for file in RUN_FILES}
-        training = Training(folder, {"amp": False}, 9, resumes=True, versions={}, handlers=[])
-        recorder = Recorder(LAYOUT, MEMBERS, training, Options(live=False))
-        recorder.open(lambda call, *args: call(*args))
-        recorder.start_epoch(3, 9)
-        recorder.take([sample(recorder.first_step + n) for n in range(3)])
-        recorder.end_epoch()
-        recorder.mark("finished")  # without the picture, which takes as long as all else
-        recorder.close()
+        recording = Recording(folder, resumes=True)
+        recording.take([sample(recording.first_step + n) for n in range(3)])
+        recording.end_epoch()
+        recording.finish()
         run = load_run(folder)
         old = {file: (folder / f"{file}.old") for file in RUN_FILES}
         kinds = [event.kind for event in run.meta.events]
         assert kinds[-1] == "resume"
         if old[META_FILE].exists():
             assert kinds == ["resume"]
-            assert recorder.first_step == 1
+            assert recording.first_step == 1
             assert run.report().steps == 3
             assert {file: path.read_bytes() for file, path in old.items()} == before
         else:
             assert len(kinds) > 1
-            assert run.windows["step_last"].max() == recorder.first_step + 2
-        assert run.report().findings == recorder.report().findings
+            assert run.windows["step_last"].max() == recording.first_step + 2
+        assert run.report().findings == recording.report().findings
 
 
-@settings(LAWS, **UNSHRUNK)
-@given(data=st.data())
-def test_a_run_with_mangled_files_is_gone_on_with_or_begun_again(built, data):
-    check_resumed(built, data)
+FULL = pytest.mark.full
 
 
-@pytest.mark.full
-@settings(LAWS, max_examples=300, **UNSHRUNK)
-@given(data=st.data())
-def test_many_runs_with_mangled_files_are_gone_on_with_or_begun_again(built, data):
-    check_resumed(built, data)
-
-
-@pytest.mark.full
-@settings(LAWS, max_examples=3000, **UNSHRUNK)
-@given(data=st.data())
-def test_many_mangled_files_give_a_report_or_one_sentence(built, data):
-    check(built, data)
-
-
-@pytest.mark.train
-@pytest.mark.full
-@settings(LAWS, max_examples=300, **UNSHRUNK)
-@given(data=st.data())
-def test_mangled_files_of_a_training_give_a_report_or_one_sentence(trained, data):
-    check(trained, data)
+@pytest.mark.parametrize(
+    ("law", "files", "examples"),
+    [
+        (check, "built", LAWS.max_examples),
+        (check_resumed, "built", LAWS.max_examples),
+        pytest.param(check, "built", 3000, marks=FULL),
+        pytest.param(check_resumed, "built", 300, marks=FULL),
+        pytest.param(check, "trained", 300, marks=[FULL, pytest.mark.train]),
+    ],
+)
+def test_mangled_files_give_a_report_a_resumed_run_or_one_sentence(request, law, files, examples):
+    several = settings(LAWS, max_examples=examples, **UNSHRUNK)
+    whole = request.getfixturevalue(files)
+    several(given(data=st.data())(lambda data: law(whole, data)))()

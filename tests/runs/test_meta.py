@@ -1,6 +1,5 @@
 """What a run says of itself: written and read back, by this version and by others."""
 
-from places import DATA
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from build import epoch_of
 from damages import GONE, part, spoil
 from hypothesis import given
 from mangled import mangled_json
+from places import DATA
 from torch import nn
 from values import LAWS, LAYOUT, put_meta
 
@@ -59,8 +59,11 @@ def test_a_run_reads_back_what_it_wrote(tmp_path, meta):
 
 
 def test_what_was_read_is_written_as_it_was():
-    text = (VERSION_2 / META_FILE).read_text(encoding="utf-8")
-    assert encoded(read_meta(VERSION_2)) == text
+    """To the letter, but for a field that the file was written without, which has its default."""
+    raw = json.loads((VERSION_2 / META_FILE).read_text(encoding="utf-8"))
+    assert not any("step_last" in epoch for epoch in raw["epochs"])
+    raw["epochs"] = [{**epoch, "step_last": 0} for epoch in raw["epochs"]]
+    assert encoded(read_meta(VERSION_2)) == json.dumps(raw, indent=1)
 
 
 @pytest.mark.parametrize("value", [GONE, None])

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -11,38 +8,14 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given
-from values import LAWS, LAYOUT, Part, plan, put_meta, runs, window
+from values import LAWS, LAYOUT, put_meta, runs, window
+from watched import CONV, DEAD, DEAD_PID, EPOCH, MORE, START, process, watch
 
 from yolo_gradwatch import load_run
-from yolo_gradwatch.diagnose.diagnosis import Diagnosis
 from yolo_gradwatch.diagnose.thresholds import Thresholds
-from yolo_gradwatch.measure.clipping import EpochClipping
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.runs import process as processes
 from yolo_gradwatch.runs.evidence import FOLDER
-from yolo_gradwatch.runs.writer import RunLog
-
-CONV = "model.1.conv"
-START = Event(1, "start")
-DEAD = [window(step, zero=[CONV]) for step in (1, 2, 3)]
-
-
-def watch(folder, windows, events=(START,), **meta):
-    """Watch a training as its recorder does; the diagnosis at its end."""
-    log = RunLog(folder, LAYOUT, resume=False)
-    log.start()
-    diagnosis = Diagnosis(LAYOUT, Thresholds(), {"amp": False}, lambda *_steps: "")
-    pending = list(events)
-    for one in windows:
-        while pending and pending[0].step <= one.step_first:
-            pending.pop(0)
-            diagnosis.restart()
-        news = diagnosis.update(one)
-        log.write_window(one)
-        log.write_changes(news)
-    log.close()
-    put_meta(folder, events=events, **meta)
-    return diagnosis
 
 
 @pytest.mark.parametrize("name", ["", "gradwatch.csv", "gradwatch_alerts.csv"])
@@ -64,21 +37,9 @@ def test_a_run_without_a_window_has_empty_tables(tmp_path):
     assert "no optimizer step" in run.report().verdict
 
 
-MORE, _ = plan([*(Part(name) for name in LAYOUT.modules if "." in name), Part("model.2.c")])
-"""The layout of a training that is resumed with fewer frozen layers."""
-
-
-def resume_with_more(folder, windows):
-    log = RunLog(folder, MORE, resume=True)
-    put_meta(folder, MORE, events=[START, Event(4, "resume")])
-    for one in windows:
-        log.write_window(one)
-    log.close()
-
-
 def test_windows_before_a_resume_with_more_modules_are_whole(tmp_path):
     watch(tmp_path, DEAD)
-    resume_with_more(tmp_path, [])  # killed before its first window
+    put_meta(tmp_path, MORE, events=[START, Event(4, "resume")])  # killed before its first window
     assert load_run(tmp_path).windows["step_first"].max() == 3
 
 
@@ -139,17 +100,6 @@ def test_a_review_writes_nothing(tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_layer_that_was_frozen_is_told_by_the_files(tmp_path):
-    frozen = ["model.0.conv", "model.0.bn"]
-    windows = [*map(window, range(1, 4))]
-    windows += [window(step, unknown=["model.0", *frozen]) for step in range(4, 10)]
-    watch(tmp_path, windows)
-    report = load_run(tmp_path).report()
-    (finding,) = report.findings
-    assert (finding.rule, finding.module, finding.step) == ("frozen", "model.0", 4)
-    assert report.healthy
-
-
 def test_a_review_says_for_which_rules_the_run_was_too_short(tmp_path):
     live = watch(tmp_path, DEAD)
     report = load_run(tmp_path).report()
@@ -163,9 +113,6 @@ def test_a_review_under_other_thresholds(tmp_path, patience, healthy):
     watch(tmp_path, DEAD)
     report = load_run(tmp_path).report(Thresholds(dead_windows=patience))
     assert report.healthy is healthy
-
-
-EPOCH = EpochClipping(1, 3, 2, 1, 12.5, 80.0, 1.75, {"model.0": 0.75, "model.1": 0.25}, None)
 
 
 def test_a_report_holds_what_the_run_says_of_itself(tmp_path):
@@ -186,43 +133,17 @@ def test_the_words_of_a_finding_know_the_training(tmp_path):
     assert "amp=False" not in str(load_run(tmp_path).report())
 
 
-def test_a_review_loads_neither_torch_nor_ultralytics(tmp_path):
-    watch(tmp_path, DEAD)
-    code = (
-        "import json, sys, yolo_gradwatch.runs.run as run;"
-        "str(run.load_run(sys.argv[1]).report());"
-        "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
-    )
-    out = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, str(tmp_path)],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    loaded = set(json.loads(out.stdout))
-    assert "yolo_gradwatch" in loaded
-    assert not loaded & {"torch", "ultralytics", "rich", "typer", "matplotlib", "cv2"}
-
-
 @pytest.mark.parametrize(
     ("status", "minutes", "told"),
     [("running", 25, True), ("running", 9, False), ("failed", 25, False)],
 )
-def test_a_run_that_was_killed_long_ago_is_told(tmp_path, status, minutes, told):
+def test_a_run_that_was_killed_long_ago_is_remarked(tmp_path, status, minutes, told):
     watch(tmp_path, DEAD, status=status)
     then = time.time() - 60 * minutes - 5
     os.utime(tmp_path / "gradwatch.csv", (then, then))
     remarks = load_run(tmp_path).remarks
     expected = f"no end was written, and nothing for {minutes} min: was the training killed?"
     assert remarks == ((expected,) if told else ())
-
-
-DEAD_PID = 10**20
-"""No process has it."""
-
-
-def process(pid):
-    return {**asdict(processes.own()), "pid": pid}
 
 
 @pytest.mark.parametrize(

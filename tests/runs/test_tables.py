@@ -8,7 +8,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 import pytest
-from build import finding_of, change_of
+import watched
+from build import change_of, finding_of
 from damages import cell, spoil, without
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -22,18 +23,18 @@ from yolo_gradwatch.runs.schema import (
     ALERT_COLUMNS,
     ALERT_NEEDED,
     ALERTS_FILE,
+    WINDOW_COLUMNS,
     WINDOW_NEEDED,
     WINDOWS_FILE,
     FormatError,
 )
-from yolo_gradwatch.runs.writer import WINDOW_COLUMNS, RunLog
 
 CONV = "model.1.conv"
 ROWS = len(LAYOUT.modules)  # lines of a window
 FEW = [window(1), window(2, steps=3), window(5, zero=[CONV])]
 HEADS = ("epoch", "step_first", "step_last", "steps", "skipped")
-ARRAYS = NAMES
-COUNT_COLUMNS = [row.name for row in QUANTITIES if row.is_count]
+
+
 FIRST_COUNTS = [row.name for row in QUANTITIES if row.is_count and row.since == 1]
 FLOAT_COLUMNS = [row.name for row in MEASURED if not row.is_count]
 COUNTS = (*HEADS, *FIRST_COUNTS, "parameters")
@@ -41,20 +42,13 @@ COUNTS = (*HEADS, *FIRST_COUNTS, "parameters")
 
 def write(folder, windows=FEW, layout=LAYOUT, *, resume=False):
     """The ``gradwatch.csv`` that a training leaves."""
-    log = RunLog(folder, layout, resume=resume)
-    log.start()
-    for one in windows:
-        log.write_window(one)
-    log.close()
+    watched.write(folder, windows, layout=layout, resume=resume)
     return folder / WINDOWS_FILE
 
 
 def write_alerts(folder, *findings):
     """The ``gradwatch_alerts.csv`` that a training leaves."""
-    log = RunLog(folder, LAYOUT, resume=False)
-    log.start()
-    log.write_changes([change_of("start", finding) for finding in findings])
-    log.close()
+    watched.write(folder, changes=[change_of("start", finding) for finding in findings])
     return folder / ALERTS_FILE
 
 
@@ -88,6 +82,8 @@ def test_a_file_with_a_header_alone_has_no_rows_but_their_types(tmp_path, end):
     path = write(tmp_path, [])
     table, remarks = tables.read_windows(put(path, lines_of(path), end), LAYOUT)
     assert (len(table), remarks) == (0, ())
+    for layout in LAYOUTS:
+        assert_grid(tables.grid_of(table, layout), [], layout)
     assert tuple(table.columns) == WINDOW_COLUMNS
     assert all(table[name].dtype == np.int64 for name in COUNTS)
     assert all(table[name].dtype == np.float32 for name in FLOAT_COLUMNS)
@@ -298,7 +294,7 @@ def seen_by(layout, one):
     """A window as a training writes it that watches other modules."""
     place = {name: m for m, name in enumerate(LAYOUT.modules)}
     rows = [place.get(name, 0) for name in layout.modules]
-    return replace(one, **{name: getattr(one, name)[rows] for name in ARRAYS})
+    return replace(one, **{name: getattr(one, name)[rows] for name in NAMES})
 
 
 def grid_by_loops(table, layout):
@@ -307,7 +303,7 @@ def grid_by_loops(table, layout):
     for row in table.to_dict("records"):
         head = tuple(row[name] for name in HEADS)
         window_rows = grid.setdefault(row["step_first"], (head, {}))[1]
-        window_rows[row["module"]] = [row[name] for name in ARRAYS]
+        window_rows[row["module"]] = [row[name] for name in NAMES]
     nothing = [row.empty for row in MEASURED]
     return [
         (head, [rows.get(name, nothing) for name in layout.modules])
@@ -321,9 +317,9 @@ def assert_grid(grid, expected, layout):
         values = getattr(grid, name)
         assert values.dtype == np.int64, name
         assert values.tolist() == [head[h] for head, _ in expected], name
-    for a, name in enumerate(ARRAYS):
+    for a, name in enumerate(NAMES):
         values = getattr(grid, name)
-        assert values.dtype == (np.int64 if name in COUNT_COLUMNS else np.float32), name
+        assert values.dtype == (np.float32 if name in FLOAT_COLUMNS else np.int64), name
         cells = [[row[a] for row in rows] for _, rows in expected]
         np.testing.assert_array_equal(values, np.reshape(np.array(cells), shape), name)
 
@@ -350,23 +346,3 @@ def test_some_rows_in_any_order_make_a_grid_of_their_windows(tmp_path, kind):
     table, _ = tables.read_windows(write(tmp_path), LAYOUT)
     some = table[table["step_first"] > 1].sample(frac=1, random_state=0)
     assert_windows(windows_in(some.astype({"module": kind})), FEW[1:])
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_table_without_rows_makes_a_grid_without_windows(tmp_path, layout):
-    table, _ = tables.read_windows(write(tmp_path, []), LAYOUT)
-    grid = tables.grid_of(table, layout)
-    assert_grid(grid, [], layout)
-    assert list(windows_of(grid)) == []
-
-
-@LAWS
-@given(runs())
-def test_a_grid_gives_the_windows_that_were_written(run):
-    windows, _ = run
-    with TemporaryDirectory() as name:
-        table, _ = tables.read_windows(write(Path(name), windows), LAYOUT)
-    found = windows_in(table)
-    assert_windows(found, windows)
-    for one in found:
-        assert all(type(getattr(one, name)) is int for name in HEADS)

@@ -9,7 +9,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from build import ended, finding_of
+import watched
+from build import finding_of
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -19,12 +20,11 @@ from yolo_gradwatch import FormatError, load_run
 from yolo_gradwatch.diagnose.finding import FindingChange
 from yolo_gradwatch.measure.quantities import MEASURED
 from yolo_gradwatch.measure.windows import Window, windows_of
-from yolo_gradwatch.runs import writer as runlog
 from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.runs.evidence import FOLDER
 from yolo_gradwatch.runs.meta import Meta, read_meta
 from yolo_gradwatch.runs.repair import mend, set_aside, whole_windows
-from yolo_gradwatch.runs.schema import RUN_FILES
+from yolo_gradwatch.runs.schema import RUN_FILES, WINDOW_COLUMNS
 from yolo_gradwatch.runs.writer import RunLog
 
 M = len(LAYOUT.modules)
@@ -58,15 +58,12 @@ def any_window(draw, step=1):
     )
 
 
+CHANGES = [FindingChange("start", 1, 5, FINDING, 7), FindingChange("end", 2, 9, FINDING, 9)]
+
+
 def write(folder, windows, *, layout=LAYOUT, resume=False):
     """Write a run; where in the file each window ended."""
-    log = RunLog(folder, layout, resume=resume)
-    log.start()
-    ends = []
-    for one in windows:
-        log.write_window(one)
-        ends.append((folder / "gradwatch.csv").stat().st_size)
-    log.close()
+    ends = watched.write(folder, windows, layout=layout, resume=resume)
     put_meta(folder, layout)
     return ends
 
@@ -108,25 +105,19 @@ def test_a_window_is_one_row_a_module(tmp_path, log):
     assert rows[-1].startswith("2,7,10,model.2.b,Conv2d,5,4,1,2,3,0,0,,,0.333333343,,5,,")
 
 
-def test_news_are_rows_of_the_alerts(tmp_path, log):
-    over = ended(FINDING, 9)
-    log.write_changes([FindingChange("start", 1, 5, FINDING, 7), FindingChange("end", 2, 9, over, 9)])
+def test_changes_are_rows_of_the_alerts(tmp_path, log):
+    log.write_changes(CHANGES)
     with (tmp_path / "gradwatch_alerts.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))[1:]
     rest = ["critical", "dead", "model.3.conv", "3", "3", FINDING.message]
     assert rows == [["1", "start", "5", "7", "1", *rest], ["1", "end", "9", "9", "2", *rest]]
 
 
-def test_nothing_is_opened_before_the_first_write(tmp_path):
-    kept = proof(tmp_path)
-    RunLog(tmp_path, LAYOUT, resume=False).close()
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [kept]
-
-
 def test_each_file_is_opened_by_its_first_write(tmp_path, log):
+    assert not list(tmp_path.iterdir())
     log.write_window(window(1))
     assert [path.name for path in tmp_path.iterdir()] == ["gradwatch.csv"]
-    log.write_changes([FindingChange("start", 1, 1, FINDING, 1)])
+    log.write_changes(CHANGES)
     log.write_meta(META)
     assert {path.name for path in tmp_path.iterdir()} == {*RUN_FILES}
 
@@ -147,10 +138,7 @@ def test_a_table_that_cannot_be_closed_does_not_leave_the_other_one_open(tmp_pat
 
 
 def test_a_new_run_replaces_the_files_of_an_old_one(tmp_path):
-    write(tmp_path, [window(1), window(2)])
-    old = RunLog(tmp_path, LAYOUT, resume=False)
-    old.write_changes([FindingChange("start", 1, 1, FINDING, 1)])
-    old.close()
+    watched.write(tmp_path, [window(1), window(2)], CHANGES)
     write(tmp_path, [window(1, norm=2.0)])
     (only,) = read(tmp_path)
     assert_same(only, window(1, norm=2.0))
@@ -212,7 +200,7 @@ RUN = [
 ]
 
 
-HEADER = len(",".join(runlog.WINDOW_COLUMNS)) + 1
+HEADER = len(",".join(WINDOW_COLUMNS)) + 1
 
 
 def tear(folder, end):
@@ -281,7 +269,7 @@ def test_a_table_without_a_column_that_is_never_empty_is_not_mended(tmp_path, na
 
 
 def test_mending_cuts_a_torn_line_off_the_alerts(tmp_path, log):
-    log.write_changes([FindingChange("start", 1, 5, FINDING, 5), FindingChange("end", 2, 9, FINDING, 9)])
+    log.write_changes(CHANGES)
     path = tmp_path / "gradwatch_alerts.csv"
     content = path.read_bytes()
     header, first, _ = content.splitlines(keepends=True)
@@ -296,9 +284,7 @@ def test_a_resumed_run_writes_the_header_of_the_alerts_that_was_torn(tmp_path):
     write(tmp_path, RUN)
     (tmp_path / "gradwatch_alerts.csv").write_bytes(b"finding,ev")
     mend(tmp_path, LAST)
-    log = RunLog(tmp_path, LAYOUT, resume=True)
-    log.write_changes([FindingChange("start", 1, 5, FINDING, 5)])
-    log.close()
+    watched.write(tmp_path, changes=CHANGES[:1], resume=True)
     assert list(load_run(tmp_path).alerts["finding"]) == [1]
 
 

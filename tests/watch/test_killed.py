@@ -17,8 +17,7 @@ from training import TINY, shapes, small, train
 
 from yolo_gradwatch import load_run
 from yolo_gradwatch.cli.main import main
-from yolo_gradwatch.runs.schema import FormatError
-from yolo_gradwatch.runs.writer import WINDOW_COLUMNS
+from yolo_gradwatch.runs.schema import WINDOW_COLUMNS, FormatError
 
 pytestmark = pytest.mark.train
 

@@ -11,7 +11,7 @@ from training import TINY
 from values import window
 
 from yolo_gradwatch import GradWatch, load_run
-from yolo_gradwatch.cli.train import _leave
+from yolo_gradwatch.cli.watching import leave_after
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.runs.schema import FormatError
 from yolo_gradwatch.watch.gradwatch import _begin_launched
@@ -127,7 +127,7 @@ def leave(folder, windows, fail_on=(), stop_on=(), **meta):
             write_files(folder, windows, **meta)
 
     try:
-        _leave(gradwatch, fail_on, run)
+        leave_after(gradwatch, fail_on, run)
     except typer.Exit as left:
         return left.exit_code
 

@@ -22,7 +22,7 @@ from short import (
 )
 
 from yolo_gradwatch import GradWatch, load_run
-from yolo_gradwatch.cli.train import _leave
+from yolo_gradwatch.cli.watching import leave_after
 from yolo_gradwatch.measure.capture import Capture
 
 EVENTS = (
@@ -301,7 +301,7 @@ def test_a_watch_that_failed_does_not_pass_under_fail_on(tmp_path, monkeypatch, 
 
     watch = GradWatch(live=False)
     with pytest.raises(typer.Exit) as left:
-        _leave(watch, fail_on, train)
+        leave_after(watch, fail_on, train)
     assert watch.report().status == "failed"
     assert left.value.exit_code == code
 

@@ -12,9 +12,10 @@ import typer
 
 import yolo_gradwatch
 from yolo_gradwatch.cli.compare import compare
+from yolo_gradwatch.cli.demo import demo
 from yolo_gradwatch.cli.output import EPILOG, FINE, UNUSABLE, refuse
 from yolo_gradwatch.cli.review import review
-from yolo_gradwatch.cli.train import demo, train
+from yolo_gradwatch.cli.train import train
 from yolo_gradwatch.runs.schema import FormatError
 
 
@@ -105,8 +106,8 @@ def script() -> None:
     code = main()
     try:
         sys.stdout.flush()
-    except OSError as error:  # Python would write once more at its end, and tell
+    except OSError as error:  # Python would write once more at its end, and complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        is_told = code == UNUSABLE or isinstance(error, BrokenPipeError)  # who wanted no more
-        code = code if is_told else _unusable(_sentence(error))
+        is_known = code == UNUSABLE or isinstance(error, BrokenPipeError)  # who wanted no more
+        code = code if is_known else _unusable(_sentence(error))
     sys.exit(code)

@@ -95,7 +95,7 @@ def taking(options: Sequence[inspect.Parameter]) -> Callable[[_Command], _Comman
 
 
 def found(path: Path) -> Path:
-    """The folder of a run; one that was chosen is told."""
+    """The folder of a run; prints which one, where it had to be chosen."""
     from yolo_gradwatch.runs.find import find_run
 
     folder = find_run(path)

@@ -8,6 +8,7 @@ import os
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, NoReturn, TextIO, cast
 
 import typer
@@ -51,6 +52,12 @@ def tell(line: str) -> None:
     """Print a line beside the output, on standard error."""
     with printing():
         typer.echo(printable(line), err=True)
+
+
+def hint(word: str, known: Collection[str], otherwise: str) -> str:
+    """What may have been meant by a word that nobody knows."""
+    near = get_close_matches(word, known)
+    return f"; did you mean {near[0]}?" if near else f"; {otherwise}"
 
 
 @contextmanager
@@ -159,7 +166,7 @@ def records(table: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def write_csv(table: pd.DataFrame, reports: Sequence[Report]) -> None:
-    """The table alone on standard output; what was left out of it is told elsewhere."""
+    """The table alone on standard output; remarks go to standard error."""
     for report in reports:
         for remark in report.remarks:
             tell(remark)

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from yolo_gradwatch.diagnose.finding import FindingChange
-    from yolo_gradwatch.runs.files import Files
     from yolo_gradwatch.measure.arrays import Floats
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.sample import Sample
+    from yolo_gradwatch.runs.files import Files
     from yolo_gradwatch.runs.outputs import RunInfo
 
 OWN_FOLDER = "gradwatch"

@@ -47,7 +47,7 @@ class Files(OutputBase):
 
     @property
     def is_whole(self) -> bool:
-        """Whether the files have begun, and hold everything so far."""
+        """Whether the files have been started, and hold everything so far."""
         return self._log is not None
 
     def start(self, run: RunInfo) -> None:
@@ -109,7 +109,7 @@ class Files(OutputBase):
     @property
     def _table(self) -> runlog.RunLog:
         if self._log is None:
-            raise RuntimeError("the files have not begun")
+            raise RuntimeError("the files have not been started")
         return self._log
 
     def _describe(self) -> None:

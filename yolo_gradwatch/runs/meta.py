@@ -1,4 +1,4 @@
-"""What a run says of itself: ``gradwatch.json`` as one frozen value, both directions."""
+"""The description of a run: ``gradwatch.json`` as one frozen value, both directions."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from yolo_gradwatch.runs.arguments import arguments_of
 from yolo_gradwatch.diagnose.report import Status  # noqa: TC001  # as above
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.clipping import CLIP_NORM, EpochClipping
 from yolo_gradwatch.measure.event import Event  # noqa: TC001  # msgspec reads the annotation
 from yolo_gradwatch.measure.layout import WHOLE, Layout
 from yolo_gradwatch.plain import printable
+from yolo_gradwatch.runs.arguments import arguments_of
 from yolo_gradwatch.runs.process import Process  # noqa: TC001  # as above
 from yolo_gradwatch.runs.schema import FORMAT_VERSION, META_FILE, FormatError
 
@@ -51,7 +51,7 @@ class RunOptions:
 
     @property
     def epochs(self) -> int:
-        """How many it was to have; 0 if it does not tell."""
+        """How many were planned; 0 if unknown."""
         epochs = self.fitted.get("epochs", self.training.get("epochs"))
         return epochs if isinstance(epochs, int) else 0
 
@@ -69,12 +69,12 @@ class Meta:
     Attributes:
         format_version: In which it was written.
         status: How the training ended, or that it runs.
-        process: In which it ran; None in files of before there was one.
+        process: In which it ran; None in older files.
         versions: Of the packages at work.
         options: Of the watch and of the training.
         thresholds: Under which it was judged.
         layout: Of the model that was watched.
-        last_step: Newest optimizer step, captured or not; 0 in files that do not tell.
+        last_step: Newest optimizer step, captured or not; 0 in older files.
         events: Points at which the run restarted, by step.
         epochs: Clipping and AMP of each pass over an epoch.
         others: Parts of a later version.

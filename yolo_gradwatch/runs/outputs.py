@@ -1,4 +1,4 @@
-"""What an output of a watched training is told, and when."""
+"""The calls that an output of a watched training gets, and when."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which process writes a run, and whether a reader can tell that it is gone."""
+"""The process that writes a run, and whether it is known to be gone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_DRIFT = 60.0
 
 
 _UNKNOWN = (psutil.Error, OSError, RuntimeError)
-"""What psutil raises where the system does not tell; the last one if /proc/stat is not whole."""
+"""Raised by psutil where the system gives no answer; the last one if /proc/stat is not whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Process:
 
 
 def own() -> Process | None:
-    """This process; None where the system does not tell."""
+    """This process; None where the system gives no answer."""
     try:
         return Process(os.getpid(), _host(), _started(psutil.Process()))
     except _UNKNOWN:

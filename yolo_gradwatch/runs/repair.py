@@ -6,13 +6,13 @@ import csv
 import os
 from typing import TYPE_CHECKING
 
-from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.measure.quantities import QUANTITIES
-from yolo_gradwatch.runs.writer import WINDOW_COLUMNS
+from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.runs.schema import (
     ALERT_COLUMNS,
     ALERTS_FILE,
     RUN_FILES,
+    WINDOW_COLUMNS,
     WINDOWS_FILE,
     FormatError,
     cells,

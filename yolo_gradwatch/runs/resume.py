@@ -105,7 +105,7 @@ def as_asked(options: dict[str, object], earlier: Run | None) -> dict[str, objec
     """Options of a resumed training as the user gave them to its first part.
 
     A checkpoint holds what Ultralytics made of them, such as AdamW of ``optimizer=auto``, as if the
-    user had asked for that. Where the first part does not tell, nobody knows: None.
+    user had asked for that. None where the first part has no record of it.
     """
     is_known = earlier is not None and earlier.meta.format_version > 1
     first: dict[str, Any] = earlier.meta.options.training if earlier and is_known else {}

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from yolo_gradwatch.runs import process
-from yolo_gradwatch.runs import tables
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay
 from yolo_gradwatch.diagnose.report import Report
+from yolo_gradwatch.measure.windows import windows_of
+from yolo_gradwatch.runs import process, tables
 from yolo_gradwatch.runs.evidence import existing
 from yolo_gradwatch.runs.find import folder_of
-from yolo_gradwatch.measure.windows import windows_of
 from yolo_gradwatch.runs.meta import read_meta
 from yolo_gradwatch.runs.schema import ALERTS_FILE, META_FILE, WINDOWS_FILE
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.runs.meta import Meta
 
 SILENT_MINUTES = 10
-"""Without a new row, from when on a run without an end is told to be silent."""
+"""Without a new row, after which a run without an end gets a remark."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,7 +41,7 @@ class Run:
         alerts: The rows of ``gradwatch_alerts.csv``.
         meta: The content of ``gradwatch.json``.
         remarks: What is missing in the files, in sentences.
-        is_killed: Whether they tell of no end, and the process of the training is gone.
+        is_killed: Whether they have no end, and the process of the training is gone.
     """
 
     folder: Path
@@ -134,7 +133,7 @@ def _missing(windows: pd.DataFrame, meta: Meta) -> tuple[str, ...]:
 
 
 def last_said(read: Callable[[], Meta]) -> tuple[Meta, bool]:
-    """What a run says of itself, and whether its training was killed.
+    """The description of a run, and whether its training was killed.
 
     It is read again if it seems so: the process may have written the end just before it went.
     """
@@ -146,13 +145,13 @@ def last_said(read: Callable[[], Meta]) -> tuple[Meta, bool]:
 
 
 def is_killed(meta: Meta) -> bool:
-    """Whether a training is told to run whose process is gone, as far as this machine can tell."""
+    """Whether a run without an end has lost its process, as far as this machine knows."""
     writer = meta.process
     return meta.status == "running" and writer is not None and process.is_gone(writer)
 
 
 def _killed(windows: pd.DataFrame) -> tuple[str, ...]:
-    """A sentence on a training that has ended without a word."""
+    """A sentence on a training whose process is gone without an end."""
     after = f" after step {windows['step_last'].max():,}" if len(windows) else ""
     return (f"the training was killed{after}: its process is gone",)
 

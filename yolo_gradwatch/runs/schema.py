@@ -6,6 +6,9 @@ import csv
 from codecs import BOM_UTF8
 from typing import TYPE_CHECKING
 
+from yolo_gradwatch.measure.quantities import QUANTITIES
+from yolo_gradwatch.measure.windows import SHARED
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -20,6 +23,11 @@ RUN_FILES = (WINDOWS_FILE, ALERTS_FILE, META_FILE)
 
 PICTURE_FILE = "gradwatch.png"
 
+WINDOW_COLUMNS = (
+    *("epoch", "step_first", "step_last", "module", "type", "parameters"),
+    *("steps", "skipped", "clipped", *(row.name for row in QUANTITIES)),
+)
+
 WINDOW_NEEDED = ("epoch", "step_first", "step_last", "module", "steps", "norm_mean")
 """Columns without which a table of windows says nothing; any other may be missing."""
 
@@ -30,6 +38,28 @@ ALERT_COLUMNS = (
     *("finding", "event", "step", "reported", "epoch", "severity", "rule", "module"),
     *("value", "limit", "message"),
 )
+
+
+LATER = ("clipped", "reported", *(row.name for row in QUANTITIES if row.since > 1))
+"""Columns that files of format version 1 lack: their rows have an empty cell there."""
+
+_COUNTED = (
+    *(*SHARED, "clipped", *(row.name for row in QUANTITIES if row.is_count)),
+    *("parameters", "finding", "step", "reported"),
+)
+COUNTS = tuple(name for name in _COUNTED if name not in LATER)
+LATER_COUNTS = tuple(name for name in _COUNTED if name in LATER)
+TYPES = {
+    **dict.fromkeys(("module", "type", "rule", "severity", "event"), "category"),
+    **dict.fromkeys(COUNTS, "int64"),
+    **dict.fromkeys(LATER_COUNTS, "float64"),  # until they are checked
+    **dict.fromkeys((row.name for row in QUANTITIES if not row.is_count), "float32"),
+    **dict.fromkeys(("value", "limit"), "float64"),
+}
+"""What each column holds, as pandas names it."""
+
+ORDINALS = ("epoch", "step_first", "step_last", "steps", "reported")
+"""Columns that count from 1."""
 
 
 class FormatError(ValueError):

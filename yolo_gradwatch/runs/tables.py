@@ -3,49 +3,25 @@
 from __future__ import annotations
 
 import io
-import re
 from codecs import BOM_UTF8
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from yolo_gradwatch.runs import writer as runlog
-from yolo_gradwatch.runs import schema
 from yolo_gradwatch.measure.layout import Layout
-from yolo_gradwatch.measure.quantities import MEASURED, QUANTITIES
+from yolo_gradwatch.measure.quantities import MEASURED
 from yolo_gradwatch.measure.windows import SHARED, UNKNOWN, Grid
+from yolo_gradwatch.runs import checks, schema
 from yolo_gradwatch.runs.repair import whole_lines, whole_windows
 from yolo_gradwatch.runs.schema import FormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from yolo_gradwatch.measure.arrays import Counts
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.quantities import Quantity
-
-_FLOATS = tuple(row.name for row in QUANTITIES if not row.is_count)
-_LATER = ("clipped", "reported", *(row.name for row in QUANTITIES if row.since > 1))
-"""Columns that files of format version 1 lack: rows of before have an empty cell."""
-
-_COUNTED = (*SHARED, "clipped", *(row.name for row in QUANTITIES if row.is_count))
-_ALL_COUNTS = (*_COUNTED, "parameters", "finding", "step", "reported")
-_COUNTS = tuple(name for name in _ALL_COUNTS if name not in _LATER)
-_LATER_COUNTS = tuple(name for name in _ALL_COUNTS if name in _LATER)
-_TYPES = {
-    **dict.fromkeys(("module", "type", "rule", "severity", "event"), "category"),
-    **dict.fromkeys(_COUNTS, "int64"),
-    **dict.fromkeys(_LATER_COUNTS, "float64"),  # until they are checked
-    **dict.fromkeys(_FLOATS, "float32"),
-    **dict.fromkeys(("value", "limit"), "float64"),
-}
-_MOST = 10**18
-"""No count is larger."""
-
-_ORDINALS = ("epoch", "step_first", "step_last", "steps", "reported")
-_RESTORE = "restore the file from a copy"
 
 
 def read_windows(path: Path, layout: Layout) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -60,9 +36,9 @@ def read_windows(path: Path, layout: Layout) -> tuple[pd.DataFrame, tuple[str, .
     content = _content(path)
     end = whole_windows(content, layout.modules[-1])
     table = _table(path, content, end, schema.WINDOW_NEEDED)
-    _check_steps(path, table)
-    remarks = (*_lacking(path, table, runlog.WINDOW_COLUMNS), *_torn(path, content, end))
-    return _complete(table, runlog.WINDOW_COLUMNS), remarks
+    checks.check_steps(path, table)
+    remarks = (*_lacking(path, table, schema.WINDOW_COLUMNS), *_torn(path, content, end))
+    return _complete(table, schema.WINDOW_COLUMNS), remarks
 
 
 def read_alerts(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -80,7 +56,7 @@ def read_alerts(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     return _complete(table, schema.ALERT_COLUMNS), remarks
 
 
-def parse(content: bytes, names: Sequence[str] = runlog.WINDOW_COLUMNS) -> pd.DataFrame:
+def parse(content: bytes, names: Sequence[str] = schema.WINDOW_COLUMNS) -> pd.DataFrame:
     """Rows of ``gradwatch.csv`` that follow its header.
 
     Args:
@@ -91,11 +67,11 @@ def parse(content: bytes, names: Sequence[str] = runlog.WINDOW_COLUMNS) -> pd.Da
         ValueError: A line is not one of it, or the steps go back.
     """
     table = _parse(content, names, header=None)
-    if not (_is_even(content, len(names)) and _is_possible(table)):
+    if not (checks.is_even(content, len(names)) and checks.is_possible(table)):
         raise ValueError("a line with too few or too many cells, or a negative count")
-    if _steps_back(table).size:
-        raise ValueError("the steps begin anew")
-    return _complete(table, runlog.WINDOW_COLUMNS)
+    if checks.steps_back(table).size:
+        raise ValueError("the steps go back")
+    return _complete(table, schema.WINDOW_COLUMNS)
 
 
 def grid_of(table: pd.DataFrame, layout: Layout) -> Grid:
@@ -138,40 +114,40 @@ def _content(path: Path) -> bytes:
 def _table(path: Path, content: bytes, end: int, needed: Sequence[str]) -> pd.DataFrame:
     """The first ``end`` bytes of a CSV file with these columns at least."""
     if not end:
-        raise FormatError(path, f"empty; {_RESTORE}")
-    names = checked_header(path, content[: content.index(b"\n")], needed)
+        raise FormatError(path, f"empty; {checks.RESTORE}")
+    names = checks.checked_header(path, content[: content.index(b"\n")], needed)
     whole = content[:end]
     try:
-        table = _parse(whole, names, header=0) if _is_even(whole, len(names)) else None
+        table = _parse(whole, names, header=0) if checks.is_even(whole, len(names)) else None
     except ValueError:
         table = None
-    if table is None or not _is_possible(table):
-        raise _damage(path, whole, names)
+    if table is None or not checks.is_possible(table):
+        raise checks.first_damage(path, whole, names)
     return table
 
 
 def _complete(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """A checked table with these columns first, and empty ones for those that it lacks."""
     for name in columns:
-        kind = _TYPES.get(name, "str")
+        kind = schema.TYPES.get(name, "str")
         if name not in table:
             dtype: Any = "Int64" if kind == "int64" else kind
             empty = "" if kind in {"category", "str"} else np.nan
             table[name] = pd.Series(empty, table.index).astype(dtype)
-        if name in _LATER_COUNTS:
+        if name in schema.LATER_COUNTS:
             table[name] = table[name].astype("Int64")
     return table[[*columns, *(name for name in table if name not in columns)]]
 
 
 def _lacking(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> tuple[str, ...]:
     """A sentence on columns that every version has and this file lacks."""
-    lacking = [name for name in columns if name not in table and name not in _LATER]
+    lacking = [name for name in columns if name not in table and name not in schema.LATER]
     remark = f"{path.name} lacks {', '.join(lacking)}: what needs it is not judged"
     return (remark,) if lacking else ()
 
 
 def _parse(content: bytes, names: Sequence[str], header: int | None) -> pd.DataFrame:
-    types = {name: _TYPES.get(name, "str") for name in names}
+    types = {name: schema.TYPES.get(name, "str") for name in names}
     try:
         with np.errstate(invalid="ignore"):  # an infinite count is refused, not warned of
             table: pd.DataFrame = pd.read_csv(
@@ -185,105 +161,6 @@ def _parse(content: bytes, names: Sequence[str], header: int | None) -> pd.DataF
     except OverflowError:
         raise ValueError("a number with too many digits") from None
     return table
-
-
-def _is_even(content: bytes, columns: int) -> bool:
-    """Whether every line has as many cells; pandas fills up short ones without a word.
-
-    A NUL counts as damage: before pandas 3 a number ends there.
-    """
-    if b"\0" in content:
-        return False
-    if b'"' in content:
-        return all(len(row) == columns for _, row in _rows(content))
-    return content.count(b",") == (columns - 1) * content.count(b"\n")
-
-
-def checked_header(path: Path, header: bytes, needed: Sequence[str]) -> tuple[str, ...]:
-    """The names of the columns in the first line of a file.
-
-    Raises:
-        FormatError: A column that is needed is missing, one is there twice, or it is another file.
-    """
-    found = schema.column_names(header)
-    missing = [name for name in needed if name not in found]
-    is_other = f"line 1 is not the header of {path.name}"
-    if len(missing) > len(needed) / 2:
-        raise FormatError(path, f"{is_other}; is it a file of another tool?", line=1)
-    if missing:
-        what = f"line 1: column {missing[0]!r} is missing; {_RESTORE} with all its columns"
-        raise FormatError(path, what, line=1, column=missing[0])
-    if len(set(found)) < len(found) or not all(map(str.isprintable, found)):
-        raise FormatError(path, f"{is_other}; {_RESTORE} with its own columns", line=1)
-    return found
-
-
-def _is_possible(table: pd.DataFrame) -> bool:
-    """Whether no count is negative or above int64, and none of those 0 that begin at 1.
-
-    Of numbers above int64 pandas 2.0 makes a column of uint64, later ones refuse them.
-    """
-    counts = [table[name] for name in _COUNTS if name in table]
-    later = [table[name].dropna() for name in _LATER_COUNTS if name in table]
-    return all(
-        column.dtype == "int64" and (column >= (column.name in _ORDINALS)).all()
-        for column in counts
-    ) and all(
-        (column.between(column.name in _ORDINALS, _MOST) & (column % 1 == 0)).all()
-        for column in later
-    )
-
-
-def _damage(path: Path, content: bytes, columns: Sequence[str]) -> FormatError:
-    """The first line that cannot be used."""
-    for line, row in _rows(content):
-        if line > 1 and row == list(columns):
-            what = f"line {line} is a second header: two runs in one file; keep the lines of one"
-            return FormatError(path, what, line=line)
-        if len(row) != len(columns):
-            what = f"line {line} has {len(row)} cells instead of {len(columns)}; {_RESTORE}"
-            return FormatError(path, what, line=line)
-        for name, text in zip(columns, row, strict=True) if line > 1 else ():
-            if not re.fullmatch(_PATTERNS.get(name, ".*"), text):
-                what = f"line {line}: {text!r} is no {name}; {_RESTORE}"
-                return FormatError(path, what, line=line, column=name)
-    return FormatError(path, f"not a table; {_RESTORE}")
-
-
-def _rows(content: bytes) -> Iterator[tuple[int, list[str]]]:
-    """The cells of each line, with its number."""
-    for number, line in enumerate(content.split(b"\n")[:-1], 1):
-        yield number, schema.cells(line)
-
-
-_NUMBER = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?inf"
-_CELLS = {"int64": "[0-9]{1,18}", "float32": f"({_NUMBER})?", "float64": _NUMBER}
-_PATTERNS = {
-    **{name: _CELLS[kind] for name, kind in _TYPES.items() if kind in _CELLS},
-    **dict.fromkeys(_ORDINALS, "[1-9][0-9]{0,17}"),
-    **dict.fromkeys(_LATER_COUNTS, "([0-9]{1,18})?"),
-    "reported": "([1-9][0-9]{0,17})?",
-}
-"""What a cell must look like, by its column."""
-
-
-def _check_steps(path: Path, table: pd.DataFrame) -> None:
-    """Refuse rows in which the steps go back: a run only ever goes on."""
-    rows = _steps_back(table)
-    if rows.size:
-        step, line = table["step_first"].iloc[rows.min()], int(rows.min()) + 2
-        again = f"line {line}: the steps begin again at {step}"
-        remedy = "two runs in one file? keep the lines of one"
-        raise FormatError(path, f"{again}; {remedy}", line=line, column="step_first")
-
-
-def _steps_back(table: pd.DataFrame) -> Counts:
-    """Rows with a step before that of the row above, or with a window and module once more."""
-    firsts = table["step_first"].to_numpy()
-    codes = table["module"].cat.codes.to_numpy()
-    keys = firsts * (len(table["module"].cat.categories) + 1) + codes
-    again = np.flatnonzero(pd.Series(keys).duplicated())
-    return np.concatenate([np.flatnonzero(np.diff(firsts) < 0) + 1, again])
 
 
 def _torn(path: Path, content: bytes, end: int) -> tuple[str, ...]:

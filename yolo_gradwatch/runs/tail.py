@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from yolo_gradwatch.runs import tables
 from yolo_gradwatch.measure.windows import windows_of
+from yolo_gradwatch.runs import checks, tables
 from yolo_gradwatch.runs.meta import read_meta
 from yolo_gradwatch.runs.repair import whole_windows
 from yolo_gradwatch.runs.run import last_said
@@ -30,7 +30,7 @@ class Look:
         is_new: Whether a run begins with it: the first look, or other files than before.
         meta: The content of ``gradwatch.json``.
         windows: Those that were not there at the look before.
-        is_killed: Whether the process of the training is gone without a word.
+        is_killed: Whether the process of the training is gone, without an end in the files.
     """
 
     is_new: bool
@@ -67,7 +67,7 @@ class Tail:
     """Reads what a training has added to its files.
 
     Reads bytes that are new, up to the end of the last whole window. The line before them is read
-    again: if it has changed, somebody has begun another run in the folder.
+    again: if it has changed, another run has been started in the folder.
 
     Args:
         folder: The run's folder; it need not exist yet.
@@ -137,7 +137,7 @@ class Tail:
         begin = 0 if self._line else content.find(b"\n") + 1
         if begin:
             header = content[: begin - 1]
-            self._names = tables.checked_header(self._path, header, WINDOW_NEEDED)
+            self._names = checks.checked_header(self._path, header, WINDOW_NEEDED)
         end = whole_windows(content, layout.modules[-1], self._names)
         if end <= max(begin, len(self._line)):
             return ()

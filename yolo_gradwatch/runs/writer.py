@@ -8,16 +8,17 @@ from contextlib import closing
 from itertools import chain
 from typing import IO, TYPE_CHECKING
 
-from yolo_gradwatch.runs import evidence
-from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.measure.layout import Layout
 from yolo_gradwatch.measure.quantities import NAMES, QUANTITIES
+from yolo_gradwatch.runs import evidence
+from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.runs.meta import encoded
 from yolo_gradwatch.runs.schema import (
     ALERT_COLUMNS,
     ALERTS_FILE,
     META_FILE,
     PICTURE_FILE,
+    WINDOW_COLUMNS,
     WINDOWS_FILE,
     header_of,
 )
@@ -31,19 +32,6 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.quantities import Quantity
     from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.runs.meta import Meta
-
-WINDOW_COLUMNS = (
-    "epoch",
-    "step_first",
-    "step_last",
-    "module",
-    "type",
-    "parameters",
-    "steps",
-    "skipped",
-    "clipped",
-    *(row.name for row in QUANTITIES),
-)
 
 _NUMBER = "\1"  # in front of each float of a row that is being made; no name has it
 
@@ -154,8 +142,8 @@ def _lines(rows: Iterable[Sequence[object]]) -> str:
 def _pattern(layout: Layout, others: int) -> str:
     """The rows of a window as a pattern that its numbers are put into, all of them in one call.
 
-    float32 with nine digits reads back bit for bit. Their mark tells a NaN, which becomes an empty
-    cell, from a name that contains the word.
+    float32 with nine digits reads back bit for bit. Their mark distinguishes a NaN, which becomes
+    an empty cell, from a name that contains the word.
 
     Args:
         layout: Of the model.

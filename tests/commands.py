@@ -1,0 +1,55 @@
+"""The command line, called as a user calls it."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+
+import pytest
+
+from yolo_gradwatch.cli.main import main
+
+SCRIPT = "from yolo_gradwatch.cli.main import script; script()"
+OF_TYPER = [f"-Wignore::DeprecationWarning:typer{part}" for part in ("", ".core")]
+WARNINGS = ("-Werror", *OF_TYPER)
+"""Ours are errors; Typer 0.20 uses what Click 8.5 deprecates."""
+
+
+def printed(*arguments, code=0):
+    """What a command prints on standard output, where that is no terminal."""
+    with redirect_stdout(io.StringIO()) as out:
+        assert main([*map(str, arguments)]) == code
+    return out.getvalue()
+
+
+def outcome(*arguments):
+    """Exit code, standard output and standard error of a command; the streams take any text."""
+    out, err = (
+        io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace")
+        for _ in range(2)
+    )
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main([*map(str, arguments)])
+    for stream in (out, err):
+        stream.flush()
+    return code, *(stream.buffer.getvalue().decode() for stream in (out, err))
+
+
+def content(*arguments):
+    """What --json prints, which is JSON as its standard says: without NaN and Infinity."""
+    return json.loads(printed(*arguments, "--json"), parse_constant=pytest.fail)
+
+
+def process(code, *arguments, **environment):
+    """A Python process of its own, and its pipes."""
+    return subprocess.Popen(
+        [sys.executable, *WARNINGS, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env={**os.environ, **environment},
+    )

@@ -1,0 +1,87 @@
+"""The command ``demo``: a training on drawn shapes, with a fault planted on demand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from yolo_gradwatch.cli.options import Watching, fields_of, taking
+from yolo_gradwatch.cli.output import hint, refuse
+from yolo_gradwatch.cli.watching import leave_after, watch_of
+from yolo_gradwatch.watch.ultralytics import command
+
+if TYPE_CHECKING:
+    from yolo_gradwatch.demo.faults import Fault
+    from yolo_gradwatch.watch.gradwatch import GradWatch
+
+
+@taking(fields_of(Watching))
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the data and the run.")] = Path(
+        "gradwatch-demo"
+    ),
+    fault: Annotated[
+        str, typer.Option(metavar="NAME", help="Plant a fault; --list names them.")
+    ] = "healthy",
+    list_: Annotated[bool, typer.Option("--list", help="List the faults and leave.")] = False,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of six batches each.")] = 8,
+    **options: Any,
+) -> None:
+    """Train YOLO26n for a minute on drawn shapes: no download, no data of your own.
+
+    With [bold]--fault NAME[/bold], a fault is planted, to see its report.
+    """
+    from yolo_gradwatch.demo.faults import FAULTS  # it loads torch
+
+    if list_:
+        _print_faults(FAULTS)
+        return
+    if fault not in FAULTS:
+        refuse(f"--fault: there is no {fault!r}{hint(fault, FAULTS, 'see --list')}")
+    watch, fail_words = watch_of(Watching(**options))
+    leave_after(watch, fail_words, lambda: train_on_shapes(out, watch, FAULTS[fault], epochs))
+
+
+def train_on_shapes(folder: Path, watch: GradWatch, fault: Fault, epochs: int) -> None:
+    """Train YOLO26n from scratch on drawn shapes, watched.
+
+    Args:
+        folder: For the data (``data``) and the run (``run``).
+        watch: What watches.
+        fault: Planted before the watch looks at the model.
+        epochs: Of six batches each.
+    """
+    from yolo_gradwatch.demo.shapes import SIZE, draw_dataset
+
+    options: dict[str, Any] = {
+        "data": str(draw_dataset(folder / "data")),
+        "epochs": epochs,
+        "imgsz": SIZE,
+        "batch": 8,
+        "nbs": 8,  # every batch is an optimizer step
+        "workers": 0,
+        "amp": False,  # on a GPU, Ultralytics would download a model to check AMP
+        "plots": False,  # pictures would download a font
+        "project": str(folder.resolve()),
+        "name": "run",
+        "exist_ok": True,
+        **fault.options,
+    }
+
+    def prepare(model: Any) -> None:
+        fault.plant(model)
+        watch.attach(model)
+
+    command.train_model("yolo26n.yaml", prepare, options)
+
+
+def _print_faults(faults: dict[str, Fault]) -> None:
+    """One line a fault: its name, what is wrong, and the rule that finds it."""
+    table = Table("fault", "what is wrong", "found by", box=None, pad_edge=False)
+    for name, fault in faults.items():
+        table.add_row(name, fault.title, fault.rule or "nothing: no alarm")
+    Console().print(table)

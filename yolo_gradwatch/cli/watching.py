@@ -1,0 +1,108 @@
+"""What the commands that train share: the watch, and the exit code of what it has seen."""
+
+from __future__ import annotations
+
+import traceback
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
+
+from yolo_gradwatch.cli.options import Watching, alarm_words, limits_of
+from yolo_gradwatch.cli.output import (
+    FINE,
+    FOUND,
+    INTERRUPTED,
+    STOPPED,
+    refuse,
+    tell,
+    tell_unjudged,
+    why_failed,
+)
+from yolo_gradwatch.diagnose.thresholds import Thresholds
+from yolo_gradwatch.runs.schema import FormatError
+from yolo_gradwatch.watch.ultralytics import command, ddp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from yolo_gradwatch.watch.gradwatch import GradWatch
+    from yolo_gradwatch.watch.launched import Launched
+    from yolo_gradwatch.watch.session import Session
+
+
+def watch_of(options: Watching) -> tuple[GradWatch, tuple[str, ...]]:
+    """The watch that was asked for, and the rules or kinds of rules of ``--fail-on``."""
+    from yolo_gradwatch.watch.gradwatch import GradWatch  # it loads torch
+
+    fail_words = alarm_words("--fail-on", options.fail_on)
+    stop_words = alarm_words("--stop-on", options.stop_on)
+    limits = limits_of(options.thresholds) if options.thresholds else Thresholds()
+    try:
+        watch = GradWatch(
+            interval=options.interval, thresholds=limits, live=options.live, stop_on=stop_words
+        )
+    except ValueError as error:
+        refuse(f"--{error}" if str(error).startswith("interval") else error)
+    return watch, fail_words
+
+
+def leave_after(watch: GradWatch, fail_words: tuple[str, ...], run: Callable[[], None]) -> NoReturn:
+    """Run a training, or several in series, and leave with the exit code of the outcome."""
+    try:
+        run()
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    except Exception as error:
+        if not _has_begun(watch) and command.is_bad_input(error):
+            _refuse_input(error)
+        traceback.print_exc()
+        raise typer.Exit(FOUND) from error
+    if any(session.stopped_by for session in _sessions(watch)):
+        raise typer.Exit(STOPPED)
+    failed = _failed(watch, fail_words) if fail_words else []
+    for why in failed:
+        tell(f"failed under --fail-on: {why}")
+    if fail_words and not failed:
+        for session in _sessions(watch):
+            tell_unjudged(session.report(), fail_words)
+    raise typer.Exit(FOUND if failed else FINE)
+
+
+def _sessions(watch: GradWatch) -> Sequence[Session | Launched]:
+    from yolo_gradwatch.watch.gradwatch import sessions_of  # it loads torch
+
+    return sessions_of(watch)
+
+
+def _has_begun(watch: GradWatch) -> bool:
+    """Whether the newest training came to its first epoch, as far as it was watched."""
+    return any(session.has_started or session.is_broken for session in _sessions(watch)[-1:])
+
+
+def _refuse_input(error: Exception) -> NoReturn:
+    """Say in one line why Ultralytics cannot use what it was given."""
+    if isinstance(error, OSError) and error.filename:
+        refuse(
+            f"{error.filename}: {error.strerror}; choose another folder with --out (demo) or "
+            "project=, or correct the path"
+        )
+    refuse(error)
+
+
+def _failed(watch: GradWatch, words: tuple[str, ...]) -> list[str]:
+    """Why trainings do not pass: a finding that is not wanted, or that nobody watched for it."""
+    if not _sessions(watch):  # under torchrun, rank 0 answers for the others
+        return ["no training was watched"] if ddp.reports() else []
+    whys = {session.folder: _why_failed(session, words) for session in _sessions(watch)}
+    return [f"{folder}: {why}" for folder, why in whys.items() if why]
+
+
+def _why_failed(session: Session | Launched, words: tuple[str, ...]) -> str:
+    try:
+        report = session.report()
+    except (RuntimeError, FormatError) as error:  # there is nothing to report: why
+        return str(error)
+    reasons = [why_failed(report, words)]
+    if session.is_broken and report.steps:
+        reasons += report.remarks or [f"not watched to its end: the run is {report.status}"]
+    return "; ".join(filter(None, reasons))

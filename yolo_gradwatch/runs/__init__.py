@@ -1,0 +1,1 @@
+"""A watched run on disk, both directions."""
