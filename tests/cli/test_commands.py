@@ -363,7 +363,7 @@ OTHER_LIMITS = st.fixed_dictionaries(
 @given(uneven_runs(), OTHER_LIMITS)
 def test_other_limits_find_what_a_run_under_them_would_have_found(run, limits):
     windows, events = run
-    diagnosis = Diagnosis(NET, Thresholds(**limits), {"amp": False}, lambda *_steps: "")
+    diagnosis = Diagnosis(NET, Thresholds(**limits), {"amp": False})
     replay(diagnosis, windows, events)
     options = [f"--{name.replace('_', '-')}={limits[name]!r}" for name in limits]
     with TemporaryDirectory() as name:

@@ -19,13 +19,12 @@ from yolo_gradwatch.views.live import Board
 CONV = "model.1.conv"
 READERS = replace(LAYOUT, edges=(("model.0", "model.1"), ("model.1", "model.2")))
 START = Event(1, "start")
+FILES = {step: f"{step}.json" for step in range(1, 60)}
 DEAD = [window(step, zero=[CONV]) for step in (1, 2, 3)]
 
 
 def new(limits=None, layout=LAYOUT):
-    return Diagnosis(
-        layout, limits or Thresholds(), {"amp": True}, lambda first, _last: f"{first}.json"
-    )
+    return Diagnosis(layout, limits or Thresholds(), {"amp": True})
 
 
 def live(diagnosis, windows, events):
@@ -125,7 +124,7 @@ def test_one_sick_place_is_one_finding_of_one_rule(sick, rule, module, modules):
 )
 def test_a_change_of_the_whole_net_is_one_finding(before, after, rule, since, told):
     windows = [levels(step, {"": after * (step > before)}) for step in range(1, 60)]
-    (news,) = replay(new(layout=FORK), windows, [START])
+    (news,) = replay(new(layout=FORK), windows, [START], files=FILES)
     assert changes([news]) == [("start", rule, told)]
     assert (news.finding.module, news.finding.step) == (WHOLE, since)
     assert news.finding.evidence == (f"{since}.json" if rule in {"spike", "total_high"} else "")
@@ -135,7 +134,7 @@ def test_a_nan_that_clipping_spreads_is_one_finding_with_the_file_of_its_step():
     diagnosis = new()
     windows = [*map(window, range(1, 5)), window(5, nonfinite=[CONV])]
     windows += [window(step, nonfinite=LAYOUT.modules) for step in range(6, 30)]
-    start, worse = replay(diagnosis, windows, [START])
+    start, worse = replay(diagnosis, windows, [START], files=FILES)
     assert changes([start, worse]) == [("start", "nonfinite", 5), ("worse", "nonfinite", 6)]
     assert (start.finding.module, start.finding.evidence) == (CONV, "5.json")
     assert (worse.finding.module, worse.finding.evidence) == (CONV, "5.json")

@@ -409,7 +409,7 @@ def long_overflow(begins, lasts, after=300, interval=1):
     """FindingChange of a long run in which some steps in a row overflow, with the step of each."""
     norms = np.where(np.arange(P) == 3, np.inf, 1.0)
     rollup = Rollup(MEMBERS, interval)
-    diagnosis = Diagnosis(LAYOUT, Thresholds(), {"amp": True}, lambda *_steps: "")
+    diagnosis = Diagnosis(LAYOUT, Thresholds(), {"amp": True})
     for step in range(begins - 300, begins + lasts + after, interval):
         bad = begins <= step < begins + lasts
         one = sample(step, norms if bad else 1.0, skipped=bad)

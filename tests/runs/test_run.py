@@ -31,7 +31,7 @@ def watch(folder, windows, events=(START,), **meta):
     """Watch a training as its recorder does; the diagnosis at its end."""
     log = RunLog(folder, LAYOUT, resume=False)
     log.start()
-    diagnosis = Diagnosis(LAYOUT, Thresholds(), {"amp": False}, lambda *_steps: "")
+    diagnosis = Diagnosis(LAYOUT, Thresholds(), {"amp": False})
     pending = list(events)
     for one in windows:
         while pending and pending[0].step <= one.step_first:
