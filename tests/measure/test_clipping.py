@@ -150,9 +150,7 @@ def test_epochs_that_were_not_written_come_out_of_the_windows():
         ]
     )
     assert list(epochs_of(grid, 3)) == [
-        EpochClipping(
-            2, steps=4, clipped=1, skipped=1, norm_median=4.0, norm_max=8.0, step_last=7
-        ),
+        EpochClipping(2, steps=4, clipped=1, skipped=1, norm_median=4.0, norm_max=8.0, step_last=7),
         EpochClipping(3, steps=1, step_last=8),
     ]
     assert [epoch.epoch for epoch in epochs_of(grid, 0)] == [1, 2, 3]
