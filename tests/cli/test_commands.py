@@ -24,8 +24,8 @@ from test_run import CONV, DEAD, EPOCH, START, watch
 from values import LAWS, LAYOUT, NET, Part, inside, normed, plan, window, write_run
 
 from yolo_gradwatch.cli.main import main
-from yolo_gradwatch.cli.output import finding_record
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay
+from yolo_gradwatch.diagnose.report import finding_record
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.runs.run import Run, load_run
