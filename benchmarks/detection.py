@@ -107,17 +107,17 @@ def ours(recording: Recording, window: int = 1) -> Iterator[Alarm]:
     offset = 0 if window == 1 else round(window / WINDOW_SHARE)
     rollup = Rollup(recording.members)
     training = {"amp": bool(recording.meta["scaler"])}
-    diagnosis = Diagnosis(recording.layout, Thresholds(), training, lambda *_steps: "")
+    diagnosis = Diagnosis(recording.layout, Thresholds(), training)
     windows: list[tuple[Window, int]] = []
     for sample in recording.samples():
         moved = replace(sample, step=sample.step + offset, epoch=1 if offset else sample.epoch)
         windows += [(one, moved.step) for one in rollup.add([moved])]
     windows += [(one, one.step_last) for one in rollup.close()]
     for one, seen in windows:
-        for news in diagnosis.update(one, seen):
-            if news.change == "start" and news.finding.severity != "notice":
-                kind = RULES[news.finding.rule].kind
-                yield Alarm(news.reported - 1 - offset, kind, news.finding.module)
+        for change in diagnosis.update(one, seen):
+            finding = change.finding
+            if change.change == "start" and finding.severity != "notice":
+                yield Alarm(change.reported - 1 - offset, RULES[finding.rule].kind, finding.module)
 
 
 def peer(name: str) -> Callable[[Recording], Iterator[Alarm]]:

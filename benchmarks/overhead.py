@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 PARTS: dict[str, list[tuple[type, str]]] = {
     "capture": [(capture.Capture, "take")],
-    "copy": [(capture.Capture, "_copy")],
+    "copy": [(capture.Ring, "copy")],
     "landing": [(capture.Capture, "drain")],
     "roll-up": [(recorder.Recorder, "take")],
     "rules": [(diagnosis.Diagnosis, "update")],

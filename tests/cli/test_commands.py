@@ -38,8 +38,8 @@ from values import (
 from watched import CONV, DEAD, EPOCH, START, watch, write
 
 from yolo_gradwatch.cli.main import main
-from yolo_gradwatch.cli.output import finding_record
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay
+from yolo_gradwatch.diagnose.report import finding_record
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.runs.run import Run, load_run
@@ -305,7 +305,7 @@ STRETCHES = [
 @given(OTHER_LIMITS, st.lists(st.sampled_from([9, 29, 50]), unique=True).map(sorted))
 def test_other_limits_find_what_a_run_under_them_would_have_found(limits, restarts):
     windows, events = STRETCHES, [START, *(Event(step, "nan_recovery") for step in restarts)]
-    diagnosis = Diagnosis(NET, Thresholds(**limits), {"amp": False}, lambda *_steps: "")
+    diagnosis = Diagnosis(NET, Thresholds(**limits), {"amp": False})
     replay(diagnosis, windows, events)
     options = [f"--{name.replace('_', '-')}={limits[name]!r}" for name in limits]
     with TemporaryDirectory() as name:

@@ -35,8 +35,6 @@ LEFT, RIGHT = "model.1", "model.2"
 
 NOTICES = [name for name, rule in RULES.items() if rule.severity == "notice"]
 ALARMS = [name for name in RULES if name not in NOTICES]
-PROVEN = [name for name, rule in RULES.items() if rule.keeps_evidence]
-
 LAW = "leaf_vanishing"
 """A rule whose value is in decades."""
 
@@ -48,17 +46,10 @@ def alert(module, step=1, *, rule="dead", value=3.0, affected=()):
 class Story:
     """Feeds the alerts of one window after the other."""
 
-    def __init__(self, layout=CHAIN, limits=None, files=()):
+    def __init__(self, layout=CHAIN, limits=None):
         self.layout = layout
-        self.asked = []
-        self.files = files
-        self.findings = Findings(layout, limits or Thresholds(), {"amp": True}, self.file)
+        self.findings = Findings(layout, limits or Thresholds(), {"amp": True})
         self.step = 0
-
-    def file(self, step, last):
-        assert step <= last == self.step
-        self.asked.append(step)
-        return f"evidence/{step}.json" if step in self.files else ""
 
     def next(self, *modules, rule="dead", value=3.0, skipped=0):
         """What one window changes in which these modules have an alert."""
@@ -580,25 +571,26 @@ def test_a_notice_is_reported_once_a_run_and_knows_when_it_was_over(rule):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("files", [(), (7,)])
-def test_evidence_is_asked_for_the_step_of_a_nan_or_of_a_very_large_gradient(rule, files):
-    story = Story(files=files)
-    (news,) = story.tell([alert(A, 7, rule=rule)], step=9)
-    assert story.asked == [7] * (rule in PROVEN)
-    file = "evidence/7.json" if files and rule in PROVEN else ""
-    assert news.finding.evidence == file
-    assert news.finding.message.endswith(f"{file}." if file else ".")
-    story.next(A, rule=rule)
-    assert story.asked == [7] * (rule in PROVEN)
+def test_evidence_is_wanted_from_the_first_step_on_where_the_rule_keeps_it(rule):
+    """Of each episode once, and not of what grows worse or ends."""
+    story = Story()
+    (start,) = story.tell([alert(A, 7, rule=rule)], step=9)
+    assert start.wants == ((7, 9) if RULES[rule].keeps_evidence else None)
+    later = [one for n in (0, 0, 6) for one in (*story.next(A, B, rule=rule), *story.calm(n))]
+    assert {one.wants for one in later if one.change != "start"} <= {None}
 
 
-def test_what_comes_back_has_evidence_of_its_own():
-    story = Story(files=(1, 8))
-    for evidence in (1, 8, 8):  # there is no file on step 15
-        story.next(A, rule="spike")
-        assert story.findings.all[1].evidence == f"evidence/{evidence}.json"
+def test_a_file_that_is_attached_is_named_until_another_one_is():
+    story = Story()
+    for file in ("evidence/1.json", "evidence/8.json"):
+        (start,) = story.next(A, rule="spike")
+        named = story.findings.attach(start, file)
+        assert named == replace(start, finding=story.findings.all[1])
+        assert named.finding.evidence == file
+        assert named.finding.message.endswith(f" {file}.")
         story.calm(6)
-    assert story.asked == [1, 8, 15]
+    (back,) = story.next(A, rule="spike")
+    assert back.finding.evidence == file
 
 
 # --- names ----------------------------------------------------------------------------------------

@@ -67,6 +67,10 @@ PLAIN = tuple(f"{n}.{x}" for n in range(8) for x in ("conv", "bn"))
 SPREAD = (CONV, f"{BRANCH}.0.conv", f"{BRANCH}.0.out")
 FILE = "gradwatch_evidence/step-00040.json"
 FITTED = {**AUTO, "fitted": {"optimizer": "AdamW", "lr0": 0.001}}
+RATED = (
+    *("nonfinite", "dead", "partly_dead", "exploding", "spike", "collapse"),
+    *("total_high", "total_low", "weight_growth"),
+)
 
 VARIANTS = [
     ("nonfinite", "under AMP", {"training": AMP}),
@@ -87,6 +91,7 @@ VARIANTS = [
     ),
     ("nonfinite", "that AMP skipped", {"value": 13.0, "limit": 12.0}),
     ("nonfinite", "that came back", {"episodes": BACK, "evidence": FILE}),
+    ("nonfinite", "that AMP skipped and came back", {"episodes": BACK, "limit": 12.0}),
     ("total_high", "that clipping multiplies by 0", {"value": 1e30}),
     ("total_high", "beyond float32", {"value": FLOAT32_MAX}),
     ("dead", "with ReLU", {"module": "model.1", "layout": built("a", inside=["ReLU"])}),
@@ -126,6 +131,84 @@ def test_the_words_of_every_rule(golden):
     lines = [f"{rule}\n    {message(rule, epoch=2)}\n" for rule in RULES]
     lines += [f"{rule} {what}\n    {message(rule, **how)}\n" for rule, what, how in VARIANTS]
     golden("messages", "".join(lines))
+
+
+OUT = f"{BRANCH}.0.out"
+HEAD_CONV = f"{BRANCH}.1.conv"
+NAMESAKES = layout_of(("Conv",) * 31 + ("Detect",))
+
+LOSSES = {
+    "with Sigmoid": built("a", "b", inside=["Sigmoid"]),
+    "with Tanh": built("a", "b.bn", inside=["Identity", "Tanh"]),
+    "with Hardsigmoid in a stack": built(*PLAIN, inside=["Hardsigmoid", "SiLU"]),
+    "without normalization": built("a", "b", inside=["SiLU", "ReLU"]),
+    "of one weight": built("a"),
+    "of one weight, normalized": built("a", "a.bn"),
+    "normalized": built("a", "b", "b.bn", inside=["SiLU"]),
+    "a stack of 8": built(*PLAIN),
+    "a stack of 7": built(*PLAIN[2:]),
+    "with residuals": built(*PLAIN, kind="C3k2"),
+    "of ResNet": built(*PLAIN, kind="ResNetLayer"),
+    "a stack without normalization": built(*PLAIN[::2]),
+}
+
+ORIGINS = (
+    *((CONV, (CONV,), (CONV,)), (WHOLE, (WHOLE,), (WHOLE,))),
+    *((BRANCH, (CONV, HEAD_CONV), (CONV, HEAD_CONV)), (HEAD_CONV, (HEAD_CONV,), (HEAD_CONV,))),
+    *(
+        ("model.4", (CONV, HEAD_CONV), (CONV, HEAD_CONV)),
+        (HEAD_CONV, (CONV, HEAD_CONV), (HEAD_CONV,)),
+    ),
+)
+"""Named module, modules and origin of what is not finite."""
+
+OTHERS = (
+    *((CONV, (CONV,)), (CONV, ("model.1.bn", CONV)), (CONV, ("model.0.bn", "model.1.bn", CONV))),
+    *((CONV, ("model.3.bn", CONV)), (CONV, (CONV, OUT)), ("model.3", (CONV, "model.3.bn"))),
+    (CONV, ("model.0.bn", "model.3.bn", CONV, OUT)),
+    *(("model.3", ("model.1.bn", CONV, "model.3.bn")), (WHOLE, leaves_of(HEADED))),
+)
+"""A named module, and all modules of the finding."""
+
+
+PHRASES = {
+    **{f"{decades:g} decades": factor(decades) for decades in (1.5, 4.5, 6.9, 7.0, 1e9)},
+    **{name: described(layout_of(), name) for name in (WHOLE, "model.4.bn")},
+    **{f"{len(found)} episodes": course(finding_of(episodes=found)) for found in (BACK, OFTEN)},
+    **{f"rate {asked}": causes.lower_rate(asked) for asked in ({}, {"lr0": 0.02}, TRAINING)},
+    **{f"rate of auto, fitted {one is FITTED}": causes.lower_rate(one) for one in (AUTO, FITTED)},
+    **{
+        f"epoch {epoch}": causes.moment(TRAINING, finding("spike", epoch=epoch)) or "nothing"
+        for epoch in (1, 3, 4, 90, 91, 92)
+    },
+    **{f"{own} of {all_}": message("dead", own, modules=all_).since for own, all_ in OTHERS},
+    **{
+        f"blocks {others}": message("vanishing", modules=(*others, "model.3")).since
+        for others in ((), ("model.1",), ("model.0", "model.1"))
+    },
+    "a name that begins alike": message(
+        "dead", "model.3", layout=NAMESAKES, modules=(CONV, "model.30.conv")
+    ).since,
+    **{
+        f"NaN in {own} of {all_} from {origin}": causes.of_nonfinite(
+            HEADED, TRAINING, finding("nonfinite", own, modules=all_, origin=origin)
+        ).why
+        for own, all_, origin in ORIGINS
+    },
+    **{f"loss {n}": " / ".join(causes.of_loss(one, "model.1")) for n, one in LOSSES.items()},
+    **{f"gain {n}": causes.of_gain(one, TRAINING, "model.1").why for n, one in LOSSES.items()},
+    **{
+        f"{rule} {own} beside {kinds}": message(rule, own, layout=built("a", "b", inside=kinds)).why
+        for kinds in (["Identity", "ReLU"], ["SiLU"], ["LeakyReLU"], [])
+        for rule in ("dead", "partly_dead")
+        for own in ("model.1", "model.0.conv")
+    },
+}
+"""Phrases of messages, and what each depends on."""
+
+
+def test_the_phrases_of_messages(golden):
+    golden("phrases", "".join(f"{what}\n    {words}\n" for what, words in PHRASES.items()))
 
 
 # --- every message --------------------------------------------------------------------------------
@@ -194,26 +277,6 @@ def test_a_message_is_not_too_long(rule):
     assert len(str(message(rule, where, {**AUTO, "amp": True}, LARGE, **given))) < 950
 
 
-def test_the_name_of_a_module_has_its_class():
-    layout = layout_of()
-    assert described(layout, WHOLE) == "the whole model"
-    assert described(layout, "model.4.bn") == "model.4.bn (BatchNorm2d)"
-
-
-@pytest.mark.parametrize(
-    ("decades", "words"),
-    [
-        (1.5, "32 times"),
-        (4.5, "32,000 times"),
-        (6.9, "7,900,000 times"),
-        (7.0, "1e+07 times"),
-        (1e9, "1e+300 times"),
-    ],
-)
-def test_a_factor_in_words(decades, words):
-    assert factor(decades) == words
-
-
 @pytest.mark.parametrize("rule", [name for name, row in RULES.items() if row.healthy])
 @pytest.mark.parametrize("side", [0.9, 1.1])
 def test_a_message_does_not_deny_the_limit_that_was_broken(rule, side):
@@ -240,166 +303,7 @@ def test_what_came_back_names_its_newest_episode_and_the_earlier_ones(rule):
     assert "and 1 before" in often
 
 
-def test_nan_that_came_back_doubts_the_checkpoint():
-    assert "last.pt" not in message("nonfinite").remedy
-    for limit in (0.0, 12.0):
-        assert "last.pt" in message("nonfinite", episodes=BACK, limit=limit).remedy
-
-
-def test_the_course_of_a_finding_names_the_newest_of_many_episodes():
-    assert course(finding_of(episodes=BACK)) == "from step 7 until step 9, since step 40"
-    often = course(finding_of(episodes=OFTEN))
-    assert often.startswith("in 5 episodes, ")
-    assert often.endswith("since step 1,040")
-
-
-# --- how many more --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("rule", ["dead", "no_gradient", "partly_dead", "frozen"])
-@pytest.mark.parametrize(
-    ("module", "modules", "others"),
-    [
-        (CONV, (CONV,), None),
-        (CONV, ("model.1.bn", CONV), "1 more module upstream"),
-        (CONV, ("model.0.bn", "model.1.bn", CONV), "2 more modules upstream"),
-        (CONV, ("model.3.bn", CONV), "1 more module in the same block"),
-        (CONV, (CONV, f"{BRANCH}.0.out"), "1 more module downstream"),
-        (
-            CONV,
-            ("model.0.bn", "model.3.bn", CONV, f"{BRANCH}.0.out"),
-            "3 more modules (1 upstream, 1 downstream, 1 in the same block)",
-        ),
-        ("model.3", (CONV, "model.3.bn"), None),
-        ("model.3", ("model.1.bn", CONV, "model.3.bn"), "1 more module upstream"),
-        (WHOLE, leaves_of(HEADED), None),
-    ],
-)
-def test_other_modules_are_counted_where_they_lie(rule, module, modules, others):
-    since = message(rule, module, modules=modules).since
-    assert (f", with {others}" in since) if others else ("more" not in since)
-
-
-def test_a_name_that_only_begins_alike_is_not_inside():
-    layout = layout_of(("Conv",) * 31 + ("Detect",))
-    found = message("dead", "model.3", layout=layout, modules=(CONV, "model.30.conv"))
-    assert "1 more module downstream" in found.since
-
-
-@pytest.mark.parametrize("rule", ["vanishing", "exploding"])
-@pytest.mark.parametrize(
-    ("others", "words"),
-    [
-        ((), ""),
-        (("model.1",), "; 1 block upstream is affected"),
-        (("model.0", "model.1"), "; 2 blocks upstream are affected"),
-    ],
-)
-def test_blocks_that_suffer_are_counted(rule, others, words):
-    assert message(rule, modules=(*others, "model.3")).since == f"since step 7{words}"
-
-
-# --- the cause, from the place --------------------------------------------------------------------
-
-HERE, TERM, LOSS = "here or right behind it", "the term of the loss that belongs to", "loss itself"
-HEAD_CONV = f"{BRANCH}.1.conv"
-
-
-@pytest.mark.parametrize(
-    ("module", "modules", "origin", "cause"),
-    [
-        (CONV, (CONV,), (CONV,), HERE),
-        (WHOLE, (WHOLE,), (WHOLE,), LOSS),
-        (BRANCH, (CONV, HEAD_CONV), (CONV, HEAD_CONV), f"{TERM} {BRANCH}"),
-        ("model.4", (CONV, HEAD_CONV), (CONV, HEAD_CONV), f"{TERM} model.4"),
-        (HEAD_CONV, (HEAD_CONV,), (HEAD_CONV,), HERE),
-        (HEAD_CONV, (CONV, HEAD_CONV), (HEAD_CONV,), HERE),
-    ],
-)
-def test_where_a_nan_was_at_first_tells_its_cause(module, modules, origin, cause):
-    found = causes.of_nonfinite(
-        HEADED, TRAINING, finding("nonfinite", module, modules=modules, origin=origin)
-    )
-    assert cause in found.why
-    assert sum(words in found.why for words in (HERE, TERM, LOSS)) == 1
-
-
-@pytest.mark.parametrize(("training", "speaks"), [(AMP, True), (TRAINING, False), ({}, False)])
-def test_nan_speaks_of_amp_only_where_it_is_at_work(training, speaks):
-    assert ("amp=False" in message("nonfinite", training=training).remedy) == speaks
-    assert ("AMP" in str(message("nonfinite", training=training))) is False
-
-
-SATURATED, BARE, STACK, GATED = (
-    *("activations saturate", "it has no normalization", "it is a plain stack of"),
-    "its output is scaled down",
-)
-
-
-@pytest.mark.parametrize(
-    ("layout", "cause", "remedy"),
-    [
-        (built("a", "b", inside=["Sigmoid"]), f"its Sigmoid {SATURATED}", "instead of Sigmoid"),
-        (built("a", "b.bn", inside=["Identity", "Tanh"]), f"its Tanh {SATURATED}", "SiLU"),
-        (built(*PLAIN, inside=["Hardsigmoid", "SiLU"]), f"its Hardsigmoid {SATURATED}", "SiLU"),
-        (built("a", "b", inside=["SiLU", "ReLU"]), BARE, "BatchNorm"),
-        (built("a"), GATED, "find the small factor"),
-        (built("a", "a.bn"), GATED, "find"),
-        (built("a", "b", "b.bn", inside=["SiLU"]), GATED, "find"),
-        (built(*PLAIN), f"{STACK} 8 layers", "every two layers"),
-        (built(*PLAIN[2:]), GATED, "find"),
-        (built(*PLAIN, kind="C3k2"), GATED, "find"),
-        (built(*PLAIN, kind="ResNetLayer"), GATED, "find"),
-        (built(*PLAIN[::2]), BARE, "BatchNorm"),
-    ],
-)
-def test_why_a_block_loses_its_gradient(layout, cause, remedy):
-    found = causes.of_loss(layout, "model.1")
-    assert found.why.startswith(cause)
-    assert remedy in found.remedy
-    assert GATED in causes.of_loss(layout, "model.0").why
-
-
-@pytest.mark.parametrize(
-    ("layout", "is_bare"),
-    [(built("a", "b"), True), (built("a", "b", "b.bn"), False), (built("a"), False)],
-)
-def test_why_a_block_explodes(layout, is_bare):
-    assert (BARE in causes.of_gain(layout, TRAINING, "model.1").why) == is_bare
-
-
-@pytest.mark.parametrize("rule", ["dead", "partly_dead"])
-@pytest.mark.parametrize(
-    ("inside", "module", "relu"),
-    [
-        (["Identity", "ReLU"], "model.1.a", True),
-        (["Identity", "ReLU"], "model.1", True),
-        (["Identity", "ReLU"], "model.0.conv", False),
-        (["SiLU"], "model.1", False),
-        (["LeakyReLU"], "model.1", False),
-        ([], "model.1", False),
-    ],
-)
-def test_relu_units_of_the_block_die(rule, inside, module, relu):
-    why = message(rule, module, layout=built("a", "b", inside=inside)).why
-    assert ("its ReLU" in why) == relu
-
-
 # --- the cause, from the moment -------------------------------------------------------------------
-
-MOSAIC, WARMUP = "the epoch in which close_mosaic took effect", "during the warm-up"
-
-TIMED = [rule for rule in RULES if WARMUP in message(rule, epoch=2).why]
-
-
-@pytest.mark.parametrize("rule", TIMED)
-@pytest.mark.parametrize(
-    ("epoch", "words"),
-    [(1, WARMUP), (3, WARMUP), (4, None), (90, None), (91, MOSAIC), (92, None)],
-)
-def test_what_the_training_did_when_it_began(rule, epoch, words):
-    why = message(rule, epoch=epoch).why
-    assert [said for said in (MOSAIC, WARMUP) if said in why] == [words] * bool(words)
 
 
 @pytest.mark.parametrize(
@@ -428,22 +332,7 @@ def test_what_is_there_from_the_first_step_is_not_the_fault_of_the_warm_up(step,
 # --- what to try, from the options ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("training", "words"),
-    [
-        ({}, "a lower lr0"),
-        ({"lr0": 0.02}, "a lower lr0 (now 0.02)"),
-        ({"lr0": 0.02, "optimizer": "AdamW"}, "a lower lr0 (now 0.02)"),
-        (
-            {"lr0": 0.02, "optimizer": "auto"},
-            "a lower lr0 and a named optimizer (optimizer=auto ignores lr0)",
-        ),
-        (FITTED, "optimizer=AdamW with lr0 below 0.001 (optimizer=auto ignores lr0)"),
-    ],
-)
-def test_the_learning_rate_that_is_to_be_lower(training, words):
-    assert causes.lower_rate(training) == words
-    for rule in ("nonfinite", "dead", "partly_dead", "exploding", "spike", "collapse"):
-        assert words in message(rule, training=training).remedy
-    for rule in ("total_high", "total_low", "weight_growth"):
-        assert words in message(rule, training=training).remedy
+@pytest.mark.parametrize("rule", RATED)
+def test_a_rule_whose_remedy_is_a_lower_rate_names_it_as_the_options_have_it(rule):
+    for training in (TRAINING, AUTO, FITTED):
+        assert causes.lower_rate(training) in message(rule, training=training).remedy

@@ -5,7 +5,6 @@ import statistics
 from dataclasses import replace
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -26,80 +25,13 @@ def of(column, unit, layout=NET):
     return column[Reader(layout).graph.units.index(unit)]
 
 
-def parted(*parts):
-    """A block of these parts, which one other block and then the head read."""
-    layout, _ = plan(
-        [*parts, Part("model.1"), Part("model.2")],
-        ["model.0", "model.1", "model.2"],
-        [("model.0", "model.1"), ("model.1", "model.2")],
-    )
-    return layout
-
-
-# Levels of units.
-
-
-def test_the_level_of_a_module_is_that_of_its_mean_norm():
-    one = normed(window(1, layout=NET), {"model.0.conv": 1e3}, fields=["norm_mean"])
-    row = NET.modules.index("model.0.conv")
-    assert Reader(NET).read(one).modules[row] == 3.0
-    other = normed(window(1, layout=NET), {"model.0.conv": 1e3}, fields=["norm_min", "norm_max"])
-    assert Reader(NET).read(other).modules[row] == 0.0
-
-
-# What is lost on the way.
-
-
-@pytest.mark.parametrize(
-    ("level", "lost"), [(1.0, 1.0), (REACH - 0.01, REACH - 0.01), (REACH + 0.01, REACH), (9, REACH)]
-)
-def test_a_consumer_counts_only_as_far_as_it_may_stand_above_its_own(level, lost):
-    found = reading({"model.2": 10.0**level})
-    assert of(found.lost, "model.1") == pytest.approx(lost, abs=1e-6)
-    assert of(found.best, "model.1") == pytest.approx(level, abs=1e-6)
-
-
-def test_a_block_without_consumers_has_no_hop():
-    found = reading(layout=replace(NET, edges=()))
-    assert np.isnan(found.best).all()
-    assert np.isnan(found.lost).all()
-
-
-@pytest.mark.parametrize(
-    ("norms", "lost"),
-    [
-        ({"model.5": 0.0}, np.inf),
-        ({"model.6": 0.0}, -np.inf),
-        ({"model.5": 0.0, "model.6": 0.0}, np.nan),
-        ({"model.5": np.nan}, np.nan),
-    ],
-)
-def test_a_norm_of_zero_or_none_makes_a_hop_that_is_not_finite(norms, lost):
-    np.testing.assert_equal(of(reading(norms).lost, "model.5"), lost)
+# Beyond float32, and without any norm.
 
 
 def test_a_norm_beyond_float32_stands_above_every_other():
     assert of(reading({"model.5": np.inf}).lost, "model.5") == -CEILING
     assert of(reading({"model.5": np.inf, "model.6": np.inf}).lost, "model.5") == 0.0
     assert of(reading({"model.5": 3.4e38}).lost, "model.5") > -CEILING
-
-
-# How far a weight stands apart.
-
-
-def apart(norms, weight="model.1.b", layout=NET):
-    found = reading(norms, layout)
-    names = [layout.modules[m] for m in Reader(layout).graph.trunk_weights]
-    return found.apart[:, names.index(weight)]
-
-
-# The whole trunk.
-
-
-def test_the_peak_is_that_of_the_highest_norms():
-    one = normed(window(1, layout=NET), dict.fromkeys(BLOCKS, 1e3), fields=["norm_max"])
-    found = Reader(NET).read(one)
-    assert (found.trunk, found.trunk_peak) == (0.0, 3.0)
 
 
 def test_a_trunk_without_any_gradient_lies_below_the_least_norm():

@@ -1,14 +1,38 @@
+"""The outcome of a run: its facts here, its words in golden/reports.txt."""
+
+import json
+import math
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 from build import episode_of, epoch_of, finding_of
 
+from yolo_gradwatch.diagnose.finding import Finding
 from yolo_gradwatch.diagnose.report import Report
 from yolo_gradwatch.diagnose.thresholds import Thresholds
+from yolo_gradwatch.measure.clipping import EpochClipping
 
 NOTICE = finding_of("amp_overflow", "model", severity="notice", number=1, step=2, message="calm.")
 DEAD = finding_of("dead", "model.3.conv", number=2, step=30, message="it is dead.")
 WARNING = finding_of("dead", "model.1.bn", number=3, step=40, severity="warning", message="hm.")
+OVER = finding_of("dead", step_end=55, message="it was dead.")
+LATE = finding_of("dead", episodes=(episode_of(41, reported=1045),), message="it is dead.")
+BACK = replace(OVER, episodes=(episode_of(7, 20, reported=9), episode_of(41, 55, reported=45)))
+
+CLIPPED = (
+    epoch_of(1, steps=10, clipped=10, skipped=1, norm_median=8.0, clip_ratio=5.0),
+    epoch_of(2, steps=10, clipped=5, norm_median=1234.0, clip_ratio=1.2),
+    epoch_of(2, steps=20, clipped=0, norm_median=2.0),
+)
+OWNED = (
+    epoch_of(1, steps=10, owners={"model.0": 0.5, "model.1": 0.3, "model.2": 0.1}),
+    epoch_of(2, steps=30, owners={"model.9": 0.8, "model.0": 0.1}),
+    epoch_of(3, steps=60),  # one without owners does not thin out the others
+)
+LAX = Thresholds(vanishing=4.0, total_low=1e-9)
+STRICT = Thresholds(vanishing=1.0, total_low=1e-2, dead_windows=2)
+STEPLESS = {"steps": 0, "epochs": (), "unjudged": ("dead", "collapse")}
 
 
 def report_of(*findings, status="finished", steps=1234, modules=57, epochs=None, **others):
@@ -16,241 +40,73 @@ def report_of(*findings, status="finished", steps=1234, modules=57, epochs=None,
     return Report(Path("runs/train"), status, steps, modules, findings, epochs, **others)
 
 
-def test_a_run_without_findings_is_healthy():
-    report = report_of()
-    assert report.healthy
-    assert report.alarms == ()
-    assert report.verdict == "healthy, nothing found in 1,234 steps of 57 modules"
+REPORTS = {
+    "healthy": report_of(),
+    "one step of one module": report_of(steps=1, modules=1),
+    "a notice": report_of(NOTICE),
+    "a notice and two alarms": report_of(NOTICE, DEAD, WARNING, DEAD),
+    "a warning": report_of(WARNING),
+    "running": report_of(status="running"),
+    "failed": report_of(status="failed"),
+    "interrupted, with a finding": report_of(DEAD, status="interrupted"),
+    "over": report_of(OVER),
+    "reported later": report_of(LATE),
+    "came back": report_of(BACK),
+    **{f"no step, {s}": report_of(**STEPLESS, status=s) for s in ("finished", "failed", "running")},
+    "no step, elsewhere": report_of(**STEPLESS, status="elsewhere"),
+    "laxer limits": report_of(thresholds=LAX),
+    "laxer limits and a finding": report_of(DEAD, thresholds=LAX),
+    "too short for one rule": report_of(unjudged=("collapse",)),
+    "too short for two rules": report_of(unjudged=("dead_branch", "collapse")),
+    "too short, with a finding": report_of(DEAD, unjudged=("collapse",)),
+    "clipped": report_of(steps=40, epochs=CLIPPED),
+    "clipped, with a finding": report_of(WARNING, steps=40, epochs=CLIPPED),
+    "another clip": report_of(clip=1e6),
+    "some steps captured": report_of(interval=10, epochs=(epoch_of(skipped=2),)),
+    "no finite step": report_of(epochs=(epoch_of(norm_median=None),)),
+    "killed in its first epoch": report_of(epochs=(), status="running"),
+    "owners of the norm": report_of(DEAD, epochs=OWNED, unjudged=("collapse",)),
+    "a remark": report_of(remarks=("rows are missing",)),
+}
 
 
-def test_notices_are_no_alarms():
-    report = report_of(NOTICE)
-    assert report.healthy
-    assert report.alarms == ()
-    assert report.verdict.startswith("healthy, ")
-
-
-def test_one_is_no_plural():
-    verdict = report_of(steps=1, modules=1).verdict
-    assert verdict == "healthy, nothing found in 1 step of 1 module"
+def test_the_words_of_a_report(golden):
+    golden("reports", "".join(f"# {what}\n{report}\n\n" for what, report in REPORTS.items()))
 
 
 @pytest.mark.parametrize(
-    ("status", "said"),
-    [
-        ("running", "still running"),
-        ("failed", "training or watch failed"),
-        ("interrupted", "interrupted"),
-    ],
+    ("findings", "alarms"), [((), ()), ((NOTICE,), ()), ((NOTICE, DEAD, WARNING), (DEAD, WARNING))]
 )
-def test_a_training_that_did_not_finish_says_so(status, said):
-    assert report_of(status=status).verdict.endswith(f" modules, {said}")
-    assert f"of 57 modules, {said})" in report_of(DEAD, status=status).verdict
-
-
-@pytest.mark.parametrize(
-    ("findings", "counts"),
-    [
-        ((DEAD,), "1 critical"),
-        ((WARNING,), "1 warning"),
-        ((DEAD, WARNING), "1 critical, 1 warning"),
-        ((NOTICE, DEAD, WARNING, DEAD), "2 critical, 1 warning"),
-    ],
-)
-def test_findings_are_counted_by_severity(findings, counts):
+def test_a_run_is_healthy_without_an_alarm_and_a_notice_is_none(findings, alarms):
     report = report_of(*findings)
-    assert not report.healthy
-    assert report.verdict.startswith(f"unhealthy, {counts}; first ")
+    assert (report.alarms, report.healthy) == (alarms, not alarms)
 
 
-def test_the_first_alarm_is_named_and_not_a_notice_before_it():
-    assert report_of(NOTICE, DEAD, WARNING).verdict == (
-        "unhealthy, 1 critical, 1 warning; first dead in model.3.conv at step 30 "
-        "(1,234 steps of 57 modules)"
-    )
+def test_stricter_limits_take_nothing_from_a_report():
+    assert str(report_of(thresholds=STRICT)) == str(report_of())
 
 
-@pytest.mark.parametrize("findings", [(), (NOTICE,), (DEAD,)])
-@pytest.mark.parametrize("status", ["finished", "failed", "interrupted"])
-def test_there_is_no_verdict_without_a_step(findings, status):
-    report = report_of(*findings, steps=0, epochs=(), status=status)
-    assert report.verdict == "no verdict, because no optimizer step was watched"
+@pytest.mark.parametrize("what", REPORTS)
+def test_a_report_as_json_has_it(what):
+    report = REPORTS[what]
+    found = report.to_dict()
+    assert json.loads(json.dumps(found, allow_nan=False)) == found  # plain types alone
+    assert (found["run"], found["verdict"]) == (str(report.run), report.verdict)
+    for name in ("status", "healthy", "steps"):
+        assert found[name] == getattr(report, name)
+    assert (found["unjudged"], found["remarks"]) == ([*report.unjudged], [*report.remarks])
+    sums = {"epoch", "step", "step_end", "value"}
+    for record, finding in zip(found["findings"], report.findings, strict=True):
+        assert set(record) == {field.name for field in fields(Finding)} | sums
+        assert [record[name] for name in sums] == [getattr(finding, name) for name in sums]
+        assert len(record["episodes"]) == len(finding.episodes)
+    for record, epoch in zip(found["epochs"], report.epochs, strict=True):
+        assert record == {f.name: getattr(epoch, f.name) for f in fields(EpochClipping)}
 
 
-def test_why_there_was_no_step():
-    (reason,) = report_of(steps=0, epochs=()).facts()
-    assert "nbs" in reason
-
-
-def test_the_text_has_a_line_for_the_verdict_and_each_finding_and_the_facts():
-    report = report_of(NOTICE, DEAD)
-    assert str(report).split("\n") == [
-        f"GradWatch: {report.verdict}",
-        "  notice amp_overflow: calm.",
-        "  critical dead: it is dead.",
-        *report.facts(),
-    ]
-
-
-def test_a_finding_that_is_over_says_when():
-    over = finding_of("dead", step_end=55, message="it was dead.")
-    assert "\n  critical dead: it was dead. It was over at step 55.\n" in str(report_of(over))
-
-
-def test_a_finding_says_when_it_was_reported_if_that_was_later():
-    late = finding_of("dead", episodes=(episode_of(41, reported=1045),), message="it is dead.")
-    assert "it is dead. Reported at step 1,045.\n" in str(report_of(late))
-    assert "Reported" not in str(report_of(DEAD))
-
-
-def test_a_finding_that_came_back_says_when_its_newest_episode_was_reported_and_over():
-    episodes = (episode_of(7, 20, reported=9), episode_of(41, 55, reported=45))
-    back = finding_of("dead", episodes=episodes, message="it was dead.")
-    said = "it was dead. Reported at step 45. It was over at step 55.\n"
-    assert said in str(report_of(back))
-
-
-# --- limits that let more pass --------------------------------------------------------------------
-
-LAX = Thresholds(vanishing=4.0, total_low=1e-9)
-STRICT = Thresholds(vanishing=1.0, total_low=1e-2, dead_windows=2)
-
-
-def test_a_run_is_not_plainly_healthy_under_laxer_limits():
-    report = report_of(thresholds=LAX)
-    assert report.healthy
-    assert report.verdict.startswith("healthy under laxer limits than the defaults, nothing found")
-    said = "  judged with laxer limits: vanishing 4 (default 2), total_low 1e-09 (default 0.001)"
-    assert said in report.facts()
-
-
-def test_laxer_limits_are_named_beside_findings_too():
-    facts = report_of(DEAD, thresholds=LAX).facts()
-    assert any("vanishing 4 (default 2)" in fact for fact in facts)
-
-
-def test_stricter_limits_take_nothing_from_a_verdict():
-    report = report_of(thresholds=STRICT)
-    assert report.verdict == report_of().verdict
-    assert report.facts() == report_of().facts()
-
-
-# --- what could not be judged ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("rules", "said"), [(("collapse",), "1 rule"), (("dead_branch", "collapse"), "2 rules")]
-)
-def test_a_run_that_was_too_short_says_for_which_rules(rules, said):
-    report = report_of(unjudged=rules)
-    assert report.healthy
-    assert report.verdict.endswith(f"in 1,234 steps of 57 modules; too short for {said}")
-    assert report.facts()[0] == f"  too short to judge: {', '.join(rules)}"
-
-
-def test_a_run_that_was_long_enough_does_not_speak_of_it():
-    assert "too short" not in str(report_of())
-
-
-def test_a_sick_run_that_was_too_short_says_so_below_its_findings():
-    report = report_of(DEAD, unjudged=("collapse",))
-    assert "too short" not in report.verdict
-    assert str(report).split("\n")[2] == "  too short to judge: collapse"
-
-
-def test_without_a_step_the_reason_is_told_and_not_the_rules():
-    (reason,) = report_of(steps=0, epochs=(), unjudged=("dead", "collapse")).facts()
-    assert "nbs" in reason
-
-
-@pytest.mark.parametrize("status", ["failed", "interrupted", "running"])
-def test_a_training_that_ended_before_its_first_step_does_not_blame_nbs(status):
-    (reason,) = report_of(steps=0, epochs=(), status=status).facts()
-    assert "nbs" not in reason
-
-
-def test_a_training_that_goes_on_without_a_step_so_far_has_not_ended():
-    (reason,) = report_of(steps=0, epochs=(), status="running").facts()
-    assert reason == "  the training has not come to its first optimizer step yet"
-
-
-# --- clipping, AMP and the owners of the norm -----------------------------------------------------
-
-
-def test_clips_and_skips_are_those_of_all_epochs():
-    epochs = (
-        epoch_of(1, steps=10, clipped=10, skipped=1, norm_median=8.0, clip_ratio=5.0),
-        epoch_of(2, steps=10, clipped=5, norm_median=1234.0, clip_ratio=1.2),
-        epoch_of(2, steps=20, clipped=0, norm_median=2.0),
-    )
-    (fact,) = report_of(steps=40, epochs=epochs).facts()
-    assert "norm 8 in the median epoch," in fact
-    assert "clipped at 10 on 38% of the steps, by a factor of 3.1 in the median epoch" in fact
-    assert fact.endswith("AMP skipped 1 step")
-
-
-@pytest.mark.parametrize(("clip", "said"), [(10.0, "10"), (0.1, "0.1"), (1e6, "1e+06")])
-def test_the_clip_is_that_of_the_trainer(clip, said):
-    (fact,) = report_of(clip=clip).facts()
-    assert f"clipped at {said} on" in fact
-
-
-def test_only_of_a_healthy_run_clipping_is_called_normal():
-    epochs = (epoch_of(steps=10, clipped=5, clip_ratio=2.0),)
-    (fact,) = report_of(NOTICE, epochs=epochs).facts()
-    assert "clipped at 10 on 50% of the steps, by a factor of 2 in the median epoch (normal" in fact
-    (sick,) = report_of(NOTICE, WARNING, epochs=epochs).facts()
-    assert sick == fact.replace(" (normal for YOLO)", "")
-
-
-def test_without_a_clipped_step_there_is_no_factor():
-    (fact,) = report_of(epochs=(epoch_of(steps=10),)).facts()
-    assert "clipped at 10 on 0% of the steps (normal for YOLO)" in fact
-    assert "factor" not in fact
-
-
-@pytest.mark.parametrize(("skipped", "said"), [(0, "0 steps"), (1, "1 step"), (2, "2 steps")])
-def test_skips_are_counted(skipped, said):
-    (fact,) = report_of(steps=10, epochs=(epoch_of(skipped=skipped),)).facts()
-    assert fact.endswith(f"AMP skipped {said}")
-
-
-def test_no_finite_step_leaves_the_median_out():
-    (fact,) = report_of(steps=10, epochs=(epoch_of(norm_median=None),)).facts()
-    assert "median" not in fact
-    assert "whole model: clipped" in fact
-
-
-def test_a_run_that_was_killed_in_its_first_epoch_has_no_numbers():
-    assert report_of(epochs=(), status="running").facts() == []
-
-
-def test_the_owners_of_the_norm_are_a_mean_over_the_steps_of_all_epochs():
-    epochs = (
-        epoch_of(1, steps=10, owners={"model.0": 0.5, "model.1": 0.3, "model.2": 0.1}),
-        epoch_of(2, steps=30, owners={"model.9": 0.8, "model.0": 0.1}),
-    )
-    _, owners = report_of(steps=40, epochs=epochs).facts()
-    assert owners == "  most of the squared norm: model.9 60%, model.0 20%, model.1 8%"
-
-
-def test_an_epoch_without_owners_does_not_thin_out_the_others():
-    epochs = (epoch_of(1, steps=10, owners={"model.0": 0.5}), epoch_of(2, steps=30))
-    _, owners = report_of(steps=40, epochs=epochs).facts()
-    assert owners == "  most of the squared norm: model.0 50%"
-
-
-def test_without_owners_there_is_no_line_on_them():
-    assert len(report_of().facts()) == 1
-
-
-def test_the_facts_stand_below_the_findings():
-    epochs = (epoch_of(steps=10, owners={"model.0": 1.0}),)
-    report = report_of(DEAD, epochs=epochs, unjudged=("collapse",))
-    assert [line.split(":")[0] for line in str(report).split("\n")] == [
-        "GradWatch",
-        "  critical dead",
-        "  too short to judge",
-        "  gradient of the whole model",
-        "  most of the squared norm",
-    ]
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
+def test_json_has_no_number_that_is_not_finite(odd):
+    finding = replace(DEAD, episodes=(episode_of(value=odd),))
+    found = report_of(finding, epochs=(replace(epoch_of(), scale=odd),)).to_dict()
+    assert (found["findings"][0]["value"], found["epochs"][0]["scale"]) == (None, None)
+    assert found["findings"][0]["episodes"][0]["value"] is None

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from values import LAWS
 
-from yolo_gradwatch.diagnose.thresholds import Thresholds, check_count, check_positive
+from yolo_gradwatch.diagnose.thresholds import Thresholds
 
 DEFAULTS = asdict(Thresholds())
 NAMES = list(DEFAULTS)
@@ -42,24 +42,6 @@ def test_a_limit_that_lets_more_pass_than_its_default_is_laxer(name):
     assert Thresholds(**{name: own}).laxer() == {}
 
 
-REFUSED = [
-    *((check_count, value) for value in (-1, 0, True, False, 3.0, "3", None, math.nan, [3])),
-    *((check_positive, value) for value in (0, -0.0, -1e-9, math.nan, math.inf, -math.inf)),
-    *((check_positive, value) for value in (True, "2.0", None, [2.0], 2j, 10**400)),
-]
-
-
-@pytest.mark.parametrize(
-    ("check", "value"), REFUSED, ids=lambda one: getattr(one, "__name__", repr(one))
-)
-def test_a_limit_that_makes_no_sense_is_refused_by_name(check, value):
-    is_count = check is check_count
-    words = "an integer of at least 1" if is_count else "a positive number"
-    for name in COUNTS if is_count else LEVELS:
-        with pytest.raises(ValueError, match=f"^{name} must be {words}, got "):
-            Thresholds(**{name: value})
-
-
 @pytest.mark.parametrize(
     ("given_limits", "message"),
     [
@@ -82,7 +64,8 @@ def test_limits_must_fit_each_other(given_limits, message):
 
 
 ANYTHING = st.one_of(
-    st.integers(-5, 10**6), st.floats(), st.booleans(), st.none(), st.text(), st.just([1])
+    *(st.integers(-5, 10**6), st.floats(), st.booleans(), st.none(), st.text()),
+    st.sampled_from([[1], 2j, 10**400, -0.0, math.nan, math.inf]),
 )
 
 
@@ -142,17 +125,11 @@ def test_a_file_can_set_every_limit(file):
         ("amp_grace = 0", r"amp_grace must be an integer of at least 1, got 0$"),
         ("amp_grace = true", r"amp_grace must be an integer of at least 1, got True$"),
         ("dead_windows = 2.5", r"dead_windows must be an integer of at least 1, got 2\.5$"),
-        ("dead_windows = 2.0", r"dead_windows must be an integer of at least 1, got 2\.0$"),
         ("dead_windows = 'few'", r"dead_windows must be an integer of at least 1, got 'few'$"),
-        ("amp_grace = {a = 1}", r"amp_grace must be an integer of at least 1, got "),
-        ("vanishing = -2.0", r"vanishing must be a positive number, got -2\.0$"),
         ("vanishing = 0", r"vanishing must be a positive number, got 0$"),
         ("vanishing = nan", r"vanishing must be a positive number, got nan$"),
         ("vanishing = inf", r"vanishing must be a positive number, got inf$"),
-        ("vanishing = true", r"vanishing must be a positive number, got True$"),
-        ("vanishing = '2.0'", r"vanishing must be a positive number, got '2\.0'$"),
         ("zero_fraction = 1.5", r"zero_fraction must be below 1, got 1\.5$"),
-        ("zero_fraction = 50", r"zero_fraction must be below 1, got 50$"),
         (
             "total_low = 1e7",
             r"total_low must be below total_high, got 10000000\.0 and 10000000\.0$",
@@ -161,7 +138,6 @@ def test_a_file_can_set_every_limit(file):
         ("vanish = 2.0\nabc = 1", rf"unknown threshold 'abc'; known: {', '.join(NAMES)}$"),
         ("[limits]\namp_grace = 3", rf"unknown threshold 'limits'; known: {', '.join(NAMES)}$"),
         ("amp_grace = \n", r"cannot read thresholds: .*line 1"),
-        ("amp_grace = 3\namp_grace = 4\n", r"cannot read thresholds: .*line 2"),
         ("amp_grace: 3\n", r"cannot read thresholds: .*line 1"),
         ("amp_grace = 3 # Schwelle für AMP".encode("latin-1"), r"cannot read thresholds: "),
         ("amp_grace = 3".encode("utf-16"), r"cannot read thresholds: "),

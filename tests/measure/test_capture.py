@@ -1,11 +1,10 @@
-from collections import deque
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from yolo_gradwatch.measure.capture import MOST_LOSSES, RING, Capture, norms_of
+from yolo_gradwatch.measure.capture import MOST_LOSSES, RING, Capture
+from yolo_gradwatch.measure.norms import norms_of
 
 
 def needs_cuda(test):
@@ -60,7 +59,7 @@ def test_details_hold_weight_norms_and_zero_elements_of_weights():
 def _both_ways(request, monkeypatch):
     """Of this torch, and of those before 2.4."""
     if request.param == "one by one":
-        monkeypatch.setattr("yolo_gradwatch.measure.capture._HAS_DTYPE", False)
+        monkeypatch.setattr("yolo_gradwatch.measure.norms._HAS_DTYPE", False)
 
 
 @pytest.mark.usefixtures("_both_ways")
@@ -81,8 +80,8 @@ def test_a_device_that_may_lack_float64_is_asked_for_float32():
     except NotImplementedError:
         pytest.skip("the norm of this torch does not know such a device")
     assert norms.dtype == torch.float32
-    capture = Capture([*model.parameters()])
-    assert (capture._dtype, len(capture._ring)) == (torch.float32, 0)
+    ring = Capture([*model.parameters()])._ring
+    assert (ring.dtype, len(ring.buffers)) == (torch.float32, 0)
 
 
 def test_the_norm_of_a_large_tensor_is_exact_to_float32():
@@ -227,6 +226,9 @@ class Event:
     def __init__(self, landed):
         self.landed, self.waits = landed, 0
 
+    def record(self, stream):
+        pass
+
     def query(self):
         return self.landed
 
@@ -234,33 +236,25 @@ class Event:
         self.waits += 1
 
 
-class Ringed(Capture):
-    """Copies into the buffers of a ring, as on CUDA, though on a CPU."""
+@pytest.fixture
+def ringed(monkeypatch):
+    """A capture on a CPU with buffers as on CUDA, whose copies land at once or when waited for."""
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: None)
 
-    landed = True
+    def begin(parameter, *, landed):
+        capture = Capture([parameter])
+        rows = torch.empty((RING, 3 + MOST_LOSSES), dtype=torch.float64)
+        capture._ring.buffers.extend((row, Event(landed)) for row in rows)
+        return capture
 
-    def _buffers(self):
-        size = 2 + MOST_LOSSES + 2 * len(self._parameters) + len(self._weights)
-        return deque(
-            (torch.empty(size, dtype=torch.float64), Event(self.landed)) for _ in range(RING)
-        )
-
-    def _copy(self, parts):
-        vector = torch.cat([part.to(torch.float64) for part in parts])
-        host, landed = self._buffer()
-        host[: len(vector)].copy_(vector)
-        return host, landed
+    return begin
 
 
-class Slow(Ringed):
-    landed = False
-
-
-@pytest.mark.parametrize("kind", [Ringed, Slow])
+@pytest.mark.parametrize("landed", [True, False])
 @pytest.mark.parametrize("count", [1, RING - 1, RING, RING + 1, 3 * RING + 2])
-def test_a_ring_of_buffers_loses_no_step(kind, count):
+def test_a_ring_of_buffers_loses_no_step(ringed, landed, count):
     parameter = nn.Parameter(torch.ones(1))
-    capture = kind([parameter])
+    capture = ringed(parameter, landed=landed)
     for step in range(1, count + 1):
         parameter.grad = torch.full((1,), float(step))
         capture.take(1, step, [], detailed=step % 3 == 0)
@@ -269,14 +263,14 @@ def test_a_ring_of_buffers_loses_no_step(kind, count):
     samples = list(capture.drain(wait=True))
     assert [sample.step for sample in samples] == list(range(1, count + 1))
     assert [float(sample.norms[0]) for sample in samples] == [sample.step for sample in samples]
-    waits = sum(event.waits for _, event in capture._ring)
-    assert waits == (0 if kind is Ringed else count)
+    waits = sum(event.waits for _, event in capture._ring.buffers)
+    assert waits == (0 if landed else count)
 
 
-def test_steps_that_have_not_landed_are_not_waited_for():
+def test_steps_that_have_not_landed_are_not_waited_for(ringed):
     parameter = nn.Parameter(torch.ones(1))
     parameter.grad = torch.ones(1)
-    capture = Slow([parameter])
+    capture = ringed(parameter, landed=False)
     for step in range(1, RING + 3):
         capture.take(1, step, [], detailed=False)
     assert [sample.step for sample in capture.drain()] == [1, 2]  # their buffers were needed
@@ -289,9 +283,9 @@ def test_pinned_buffers_are_allocated_once():
     capture, _ = on_cuda()
     extras = [torch.zeros(1, device="cuda"), torch.ones((), device="cuda")]
     losses = [torch.ones(MOST_LOSSES, device="cuda")]
-    places = {buffer.data_ptr() for buffer, _ in capture._ring}
+    places = {buffer.data_ptr() for buffer, _ in capture._ring.buffers}
     assert len(places) == RING
-    assert all(buffer.is_pinned() for buffer, _ in capture._ring)
+    assert all(buffer.is_pinned() for buffer, _ in capture._ring.buffers)
     for step in range(1, 101):
         capture.take(1, step, extras, losses, detailed=True)  # the longest vector
         assert {flight.host.data_ptr() for flight in capture._flying} <= places

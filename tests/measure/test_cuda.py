@@ -6,7 +6,7 @@ from oracle import Oracle
 from training import shapes, train
 
 from yolo_gradwatch import GradWatch, load_run
-from yolo_gradwatch.watch.session import Session
+from yolo_gradwatch.watch.guard import Guard
 
 pytestmark = [
     pytest.mark.train,
@@ -41,7 +41,7 @@ def test_norms_equal_those_of_the_oracle(tmp_path, monkeypatch, amp, channels_la
 @pytest.mark.parametrize("amp", [False, True])
 @pytest.mark.parametrize("live", [False, True])
 def test_no_callback_of_ours_waits_for_the_device(tmp_path, monkeypatch, amp, live):
-    safely, waits, wait = Session._safely, [], torch.cuda.Event.synchronize
+    safely, waits, wait = Guard.safely, [], torch.cuda.Event.synchronize
 
     def counted(self):  # no synchronization of the whole device, so the debug mode lets it pass
         waits.append(1)
@@ -56,7 +56,7 @@ def test_no_callback_of_ours_waits_for_the_device(tmp_path, monkeypatch, amp, li
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(Session, "_safely", strictly)
+    monkeypatch.setattr(Guard, "safely", strictly)
     watch = GradWatch(live=live)
     options = {"amp": amp, "device": "0", "epochs": 20}
     train(tmp_path, watch=watch, data=shapes(40), **options)

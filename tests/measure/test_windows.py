@@ -8,16 +8,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import total_norm
-from torch import nn
 from values import FAR, LAWS, LAYOUT, MEMBERS, Part, assert_same, plan, sample, windows_from
 
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis
 from yolo_gradwatch.diagnose.thresholds import Thresholds
-from yolo_gradwatch.measure import model_layout
 from yolo_gradwatch.measure.clipping import CLIP_OVERFLOW
 from yolo_gradwatch.measure.layout import module_norms
 from yolo_gradwatch.measure.outliers import HISTORY_LEAST, HISTORY_STEPS, SKIPS_IN_A_ROW
@@ -34,7 +30,7 @@ ONE_BLOCK = plan([Part("model.0.conv"), Part("model.1.conv")])[1]
 """A trunk of one weight, so that its norm is the level of its block; and a head."""
 
 STEPS = {".": 1.0, "s": np.inf, "n": np.nan, "i": np.inf, "b": BEYOND, "B": 1e39}
-"""Steps as letters: fine, skipped by AMP, and the four kinds that are spoilt."""
+"""Steps as letters: fine, skipped by AMP, and the four kinds that are spoiled."""
 
 
 def steps_of(letters, first=FAR, interval=1):
@@ -79,51 +75,12 @@ def expected_windows(steps, *, interval=1, epoch=10**9, anomalies=()):
 # --- from parameters to modules -------------------------------------------------------------------
 
 
-class Tied(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.encoder = nn.Linear(4, 4)
-        self.decoder = nn.Linear(4, 4)
-        self.decoder.weight = self.encoder.weight
-        self.again = self.encoder
-        self.unused = nn.Linear(2, 2)
-
-    def forward(self, x):
-        return self.again(self.decoder(self.encoder(x)))
-
-
-def chain():
-    return nn.Sequential(nn.Linear(4, 5), nn.Sequential(nn.ReLU(), nn.Linear(5, 4)))
-
-
-def half_frozen():
-    model = chain()
-    model[0].weight.requires_grad_(requires_grad=False)
-    return model
-
-
-@pytest.mark.parametrize("build", [chain, Tied, half_frozen])
-def test_module_norms_equal_those_of_torch_and_the_models_what_clipping_returns(build):
-    torch.manual_seed(0)
-    model = build()
-    model(torch.randn(3, 4)).square().sum().backward()
-    parameters = model_layout.watched(model)
-    found, members = model_layout.read(model)
-    norms = np.array([0.0 if p.grad is None else p.grad.double().norm().item() for p in parameters])
-    modules = {model_layout.clean_name(name): module for name, module in model.named_modules()}
-    for name, norm in zip(found.modules, module_norms(norms, members), strict=True):
-        gradients = [p.grad.double() for p in modules[name].parameters() if p.grad is not None]
-        assert norm == pytest.approx(total_norm(gradients), rel=1e-12)
-    total = torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0).item()
-    assert module_norms(norms, members)[0] == pytest.approx(total, rel=1e-6)
-
-
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_nonfinite_parameter_spoils_only_the_modules_around_it(bad):
     norms = module_norms(np.array([1, 1, 1, bad, 1, 1, 1, 1.0]), MEMBERS)
-    spoilt = {name: norms[m] for name, m in ROW.items() if not np.isfinite(norms[m])}
-    assert list(spoilt) == ["model", "model.1", "model.1.conv"]
-    np.testing.assert_array_equal(list(spoilt.values()), [bad] * 3)
+    spoiled = {name: norms[m] for name, m in ROW.items() if not np.isfinite(norms[m])}
+    assert list(spoiled) == ["model", "model.1", "model.1.conv"]
+    np.testing.assert_array_equal(list(spoiled.values()), [bad] * 3)
 
 
 SIZES = st.lists(st.one_of(st.just(0.0), st.floats(2**-149, 3.4e38)), min_size=P, max_size=P).map(
@@ -324,7 +281,7 @@ def test_at_most_40_stretches():
     assert windows[-1].norm_max[0] > 99
 
 
-def test_spoilt_steps_that_are_far_apart_use_stretches_up():
+def test_spoiled_steps_that_are_far_apart_use_stretches_up():
     windows = windows_from(steps_of(("n" + "." * 19) * 42))
     bad = range(0, 20 * 42, 20)
     assert alone(windows, FAR) == [step + i for step in bad[:40] for i in range(11)] + [*bad[40:]]
@@ -332,7 +289,7 @@ def test_spoilt_steps_that_are_far_apart_use_stretches_up():
 
 @pytest.mark.parametrize("norms", [[np.nan, 1.0], [np.inf, 1.0], [1.0, np.nan], [1e39, 1.0]])
 @pytest.mark.parametrize("lasts", [1, 2, 30, 5000])
-def test_a_spoilt_step_closes_its_window_after_all_stretches_are_used_up(norms, lasts):
+def test_a_spoiled_step_closes_its_window_after_all_stretches_are_used_up(norms, lasts):
     samples, jumps = with_jumps(FINE_STRETCHES)
     first = samples[-1].step + 501
     bad = [sample(first + i, norms, size=2) for i in range(lasts)]
@@ -365,7 +322,7 @@ def test_a_nan_behind_steps_that_are_too_large_is_a_window_of_its_own():
     assert [one for one in windows if one[0] >= 0] == [(0, 0), (1, 29), (30, 30), (31, 32)]
 
 
-def test_spoilt_steps_in_a_row_are_one_anomaly():
+def test_spoiled_steps_in_a_row_are_one_anomaly():
     """So a streak leaves the stretches to other anomalies."""
     samples, jumps = with_jumps(FINE_STRETCHES)
     first = FAR - 1000
@@ -385,7 +342,7 @@ def test_a_step_that_amp_skips_does_not_end_a_streak_and_a_fine_one_does(between
         assert sum(w.steps == 1 and w.nonfinite[0] == 1 for w in windows) == count
 
 
-def test_what_begins_anew_ends_a_streak():
+def test_what_restarts_ends_a_streak():
     rollup = Rollup(MEMBERS)
     rollup._stretches = FINE_STRETCHES
     found = rollup.add(steps_of("nnn")) + rollup.close()
@@ -395,27 +352,27 @@ def test_what_begins_anew_ends_a_streak():
 
 
 @pytest.mark.parametrize(
-    ("norm", "is_spoilt"), [(CLIP_OVERFLOW * (1 - 1e-9), False), (CLIP_OVERFLOW * 1.001, True)]
+    ("norm", "is_spoiled"), [(CLIP_OVERFLOW * (1 - 1e-9), False), (CLIP_OVERFLOW * 1.001, True)]
 )
-def test_a_step_is_spoilt_from_where_clipping_multiplies_by_zero(norm, is_spoilt):
+def test_a_step_is_spoiled_from_where_clipping_multiplies_by_zero(norm, is_spoiled):
     rollup = Rollup(ONE_BLOCK)
     rollup.add(level_samples([1.0]))
     high = sample(FAR + 1, [0.0, norm], size=2)
-    assert rollup.is_urgent([high]) is is_spoilt
-    assert bool(rollup.add([high])) is is_spoilt
+    assert rollup.is_urgent([high]) is is_spoiled
+    assert bool(rollup.add([high])) is is_spoiled
 
 
 def long_overflow(begins, lasts, after=300, interval=1):
-    """FindingChange of a long run in which some steps in a row overflow, with the step of each."""
+    """Changes of a long run in which some steps in a row overflow, with the step of each."""
     norms = np.where(np.arange(P) == 3, np.inf, 1.0)
     rollup = Rollup(MEMBERS, interval)
-    diagnosis = Diagnosis(LAYOUT, Thresholds(), {"amp": True}, lambda *_steps: "")
+    diagnosis = Diagnosis(LAYOUT, Thresholds(), {"amp": True})
     for step in range(begins - 300, begins + lasts + after, interval):
         bad = begins <= step < begins + lasts
         one = sample(step, norms if bad else 1.0, skipped=bad)
         for window in rollup.add([one]):
-            for news in diagnosis.update(window):
-                yield step, news
+            for change in diagnosis.update(window):
+                yield step, change
 
 
 @pytest.mark.parametrize("begins", [1000, 5003, 100_017, FAR])
@@ -554,21 +511,6 @@ def test_opens_window_foretells_where_windows_begin(bad, interval, epoch, offset
     first = {window.step_first for window in windows + rollup.close()}
     assert opened <= first
     assert first - opened <= {step + offset for step in bad}
-
-
-def test_a_full_window_is_foretold_while_its_steps_are_on_their_way():
-    rollup = Rollup(MEMBERS)
-    rollup.add([sample(1001)])
-    # 1001 to 1021 are 2 % of 1021 steps, landed or not
-    assert [rollup.opens_window(step) for step in (1002, 1021, 1022)] == [False, False, True]
-
-
-@pytest.mark.parametrize("anomalies", [0, 40])
-def test_300_epochs_of_coco_stay_below_60_mb(anomalies):
-    steps, epochs, modules, row = 2_200_000, 300, 434, 110
-    bad = {steps * n // 41 for n in range(1, anomalies + 1)}
-    windows = expected_windows(steps, epoch=steps // epochs, anomalies=bad)
-    assert len(windows) * modules * row < 60e6
 
 
 # --- clipping -------------------------------------------------------------------------------------

@@ -302,7 +302,7 @@ def test_rows_that_begin_later_are_no_frozen_layers(steps):
     part, whole = grown(NET, steps + 1)
     windows = [window(step, layout=part) for step in range(1, steps + 1)]
     later = [window(step, layout=whole) for step in range(steps + 1, 2 * steps)]
-    live = Diagnosis(part, Thresholds(), {}, lambda _step: "")
+    live = Diagnosis(part, Thresholds(), {})
     changes = [change for one in windows for change in live.update(one)]
     live.regroup(whole)
     live.restart()
@@ -311,7 +311,7 @@ def test_rows_that_begin_later_are_no_frozen_layers(steps):
 
     absent = [name for name in whole.modules if name not in part.modules]
     spread = [window(step, layout=whole, unknown=absent) for step in range(1, steps + 1)]
-    again = Diagnosis(whole, Thresholds(), {}, lambda _step: "")
+    again = Diagnosis(whole, Thresholds(), {})
     events = [Event(1, "start"), Event(steps + 1, "thaw")]
     assert replay(again, [*spread, *later], events) == []
     assert again.unjudged() == live.unjudged()

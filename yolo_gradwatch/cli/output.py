@@ -7,7 +7,6 @@ import math
 import os
 import sys
 from contextlib import contextmanager
-from dataclasses import asdict
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, NoReturn, TextIO, cast
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from yolo_gradwatch.diagnose.finding import Finding
     from yolo_gradwatch.diagnose.report import Report
 
 FINE, FOUND, UNUSABLE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -141,22 +139,8 @@ def show(parts: Sequence[Text]) -> None:
 
 
 def outcome(report: Report) -> dict[str, object]:
-    """A report as JSON has it, without its findings."""
-    return {
-        "run": str(report.run),
-        "status": report.status,
-        "verdict": report.verdict,
-        "healthy": report.healthy,
-        "steps": report.steps,
-        "unjudged": report.unjudged,
-        "remarks": report.remarks,
-    }
-
-
-def finding_record(finding: Finding) -> dict[str, object]:
-    """A finding with all of its episodes, and what sums these up."""
-    summed = {name: getattr(finding, name) for name in ("epoch", "step", "step_end", "value")}
-    return {**asdict(finding), **summed}
+    """A report as JSON has it, without its findings and epochs."""
+    return {k: v for k, v in report.to_dict().items() if k not in {"findings", "epochs"}}
 
 
 def records(table: pd.DataFrame) -> list[dict[str, object]]:

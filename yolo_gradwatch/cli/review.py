@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,9 +30,7 @@ from yolo_gradwatch.cli.options import (
 from yolo_gradwatch.cli.output import (
     INTERRUPTED,
     check_target,
-    finding_record,
     leave,
-    outcome,
     records,
     refuse,
     show,
@@ -41,6 +39,7 @@ from yolo_gradwatch.cli.output import (
     write_file,
     write_json,
 )
+from yolo_gradwatch.diagnose.report import finding_record
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.runs.schema import PICTURE_FILE
 from yolo_gradwatch.views.terminal.lines import end_report
@@ -211,10 +210,10 @@ def _as_json(
 ) -> dict[str, object]:
     low, high = shown.span or (1, sys.maxsize)
     meta = asdict(run.meta)
+    epochs = tuple(epoch for epoch in report.epochs if low <= epoch.epoch <= high)
     return {
-        **outcome(report),
+        **replace(report, epochs=epochs).to_dict(),
         "findings": [finding_record(finding) for finding in findings],
-        "epochs": [asdict(epoch) for epoch in report.epochs if low <= epoch.epoch <= high],
         "modules": records(table),
         "meta": {name: meta[name] for name in ("versions", "options", "events")},
     }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.finding import Alert
 from yolo_gradwatch.diagnose.reading import Reader, Reading
-from yolo_gradwatch.diagnose.rules import whole as rules_whole
+from yolo_gradwatch.diagnose.rules import whole
 from yolo_gradwatch.diagnose.rules.history import History, Mark, beyond_clip
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ class Detector:
         self._limits = limits
         self._reader = Reader(layout)
         patience = [rule.needs(limits) for rule in RULES.values() if rule.unit == "windows"]
-        lookback = max(rules_whole.GROWTH_WINDOWS + 1, *patience)
+        lookback = max(whole.GROWTH_WINDOWS + 1, *patience)
         self._readings: deque[Reading] = deque(maxlen=lookback)
-        self._marks: deque[Mark] = deque(maxlen=rules_whole.PEAK_WINDOWS + rules_whole.FRESH)
+        self._marks: deque[Mark] = deque(maxlen=whole.PEAK_WINDOWS + whole.FRESH)
         self._skipped: deque[Window] = deque(maxlen=limits.amp_grace + 1)
 
     def update(self, window: Window) -> list[Alert]:

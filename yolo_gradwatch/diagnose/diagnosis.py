@@ -10,7 +10,7 @@ from yolo_gradwatch.diagnose.findings import Findings
 from yolo_gradwatch.measure.windows import rescoped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from yolo_gradwatch.diagnose.finding import FindingChange
     from yolo_gradwatch.diagnose.thresholds import Thresholds
@@ -26,25 +26,18 @@ class Diagnosis:
         layout: Of the model that is watched.
         limits: Of the rules.
         training: Options of the training that the words of a finding refer to.
-        evidence: Gives the file on one of the steps from a first to a last, "" where there is none.
 
     Attributes:
         findings: All of them so far.
     """
 
-    def __init__(
-        self,
-        layout: Layout,
-        limits: Thresholds,
-        training: Mapping[str, object],
-        evidence: Callable[[int, int], str],
-    ) -> None:
+    def __init__(self, layout: Layout, limits: Thresholds, training: Mapping[str, object]) -> None:
         self._layout = self._scope = layout
         self._limits = limits
         self._detector = Detector(layout, limits)
         self._windows = 0
         self._longest = 0
-        self.findings = Findings(layout, limits, training, evidence)
+        self.findings = Findings(layout, limits, training)
 
     def update(self, window: Window, reported: int = 0) -> list[FindingChange]:
         """What the window changes.
@@ -58,6 +51,17 @@ class Diagnosis:
         self._longest = max(self._longest, self._windows)
         seen = max(window.step_last, reported)
         return self.findings.update(window, self._detector.update(window), seen)
+
+    def attach(self, change: FindingChange, file: str) -> FindingChange:
+        """A change with the file on the steps that it wants, which its finding keeps.
+
+        To be called before the next window.
+
+        Args:
+            change: As `update` returned it.
+            file: Name within the run's folder; "" leaves the change as it is.
+        """
+        return self.findings.attach(change, file) if file else change
 
     def regroup(self, layout: Layout) -> None:
         """Go on with a layout that has more modules."""
@@ -90,6 +94,7 @@ def replay(
     windows: Iterable[Window],
     events: Iterable[Event],
     reported: Mapping[int, int] | None = None,
+    files: Mapping[int, str] | None = None,
 ) -> list[FindingChange]:
     """The changes of a whole run, as its training reported them.
 
@@ -99,13 +104,22 @@ def replay(
         events: In the order of their steps.
         reported: For the first step of a window that brought a change, the newest step that the
             training had seen when it reported that; the last one of the window where it is missing.
+        files: The evidence that was kept: names within the run's folder by their step.
     """
-    known = reported or {}
-    told: list[FindingChange] = []
+    known, kept = reported or {}, files or {}
+    changes: list[FindingChange] = []
     pending = list(events)
     for window in windows:
         while pending and pending[0].step <= window.step_first:
             pending.pop(0)
             diagnosis.restart()
-        told += diagnosis.update(window, known.get(window.step_first, 0))
-    return told
+        for change in diagnosis.update(window, known.get(window.step_first, 0)):
+            file = first_within(kept, *change.wants) if change.wants else ""
+            changes.append(diagnosis.attach(change, file))
+    return changes
+
+
+def first_within(files: Mapping[int, str], first: int, last: int) -> str:
+    """The file on the first of some steps that has one; "" if there is none."""
+    step = min((step for step in files if first <= step <= last), default=None)
+    return "" if step is None else files[step]

@@ -15,7 +15,7 @@ class Alert:
     """One rule that holds for one module in one window.
 
     Attributes:
-        rule: Identifier, see ``detect.RULES``.
+        rule: Identifier, see `catalog.RULES`.
         severity: As the rule says.
         module: Name of the module.
         epoch: Of the first window of its evidence.
@@ -60,7 +60,7 @@ class Finding:
 
     Attributes:
         number: Counts from 1 within a run.
-        rule: Identifier, see ``detect.RULES``.
+        rule: Identifier, see `catalog.RULES`.
         severity: Highest of its alerts.
         module: The module it is about: the one nearest to the loss, or ``model``.
         modules: Every module with an alert so far, in forward order.
@@ -113,6 +113,8 @@ class FindingChange:
         step: First step of that window.
         finding: Its state from now on.
         reported: Newest optimizer step that had been seen when it was reported.
+        wants: First and last step of which the finding is to name a file, see `Diagnosis.attach`;
+            None if it needs none.
     """
 
     change: Change
@@ -120,3 +122,4 @@ class FindingChange:
     step: int
     finding: Finding
     reported: int
+    wants: tuple[int, int] | None = None

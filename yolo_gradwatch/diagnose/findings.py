@@ -12,7 +12,7 @@ from yolo_gradwatch.measure.clipping import CLIP_OVERFLOW
 from yolo_gradwatch.measure.windows import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.layout import Layout
@@ -73,20 +73,12 @@ class Findings:
         layout: Of the model that is watched.
         limits: Of the rules; they say how many windows a rule needs.
         training: Options of the training that the words of a finding refer to.
-        evidence: Gives the file on one of the steps from a first to a last, "" where there is none.
 
     Attributes:
         all: Every finding so far, lasting or over, by number.
     """
 
-    def __init__(
-        self,
-        layout: Layout,
-        limits: Thresholds,
-        training: Mapping[str, object],
-        evidence: Callable[[int, int], str],
-    ) -> None:
-        self._evidence = evidence
+    def __init__(self, layout: Layout, limits: Thresholds, training: Mapping[str, object]) -> None:
         self._limits = limits
         self._training = training
         self._reported: dict[int, _Reported] = {}
@@ -133,6 +125,12 @@ class Findings:
             last = self._reported[finding.number]
             last.calm, last.interrupted = 0, RULES[finding.rule].ends_at_restart
 
+    def attach(self, change: FindingChange, file: str) -> FindingChange:
+        """A change that is the newest of its finding, which names a file from now on."""
+        found = self._worded(replace(change.finding, evidence=file))
+        self.all[found.number] = found
+        return replace(change, finding=found)
+
     def _lasting(self) -> list[Finding]:
         return [finding for finding in self.all.values() if finding.step_end is None]
 
@@ -154,15 +152,15 @@ class Findings:
             limit=first.limit,
             message="",
         )
-        is_kept = RULES[first.rule].keeps_evidence
         begun = replace(
             finding,
             modules=self._grouping.modules(alerts, finding.modules),
             episodes=(*finding.episodes, Episode(epoch, step, None, now.reported, first.value)),
             limit=first.limit,
-            evidence=(is_kept and self._evidence(first.step, now.last)) or finding.evidence,
         )
-        return self._report("start", now, begun, alerts)
+        change = self._report("start", now, begun, alerts)
+        is_kept = RULES[first.rule].keeps_evidence
+        return replace(change, wants=(first.step, now.last)) if is_kept else change
 
     def _go_on(self, finding: Finding, now: _Now, alerts: list[Alert]) -> list[FindingChange]:
         """A finding that has not been reported to be over."""

@@ -1,6 +1,6 @@
 """A message on a finding: its parts, how they become a paragraph, and the phrases that rules share.
 
-The words of a rule are next to its judge, in the modules `rules_*`.
+The words of a rule are next to its judge, in the modules of `rules`.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -13,11 +14,11 @@ from yolo_gradwatch.measure.clipping import CLIP_NORM
 from yolo_gradwatch.plain import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from yolo_gradwatch.diagnose.finding import Finding
     from yolo_gradwatch.measure.clipping import EpochClipping
-
 
 Status = Literal["running", "finished", "failed", "interrupted"]
 """How a training ended, as its file says."""
@@ -103,7 +104,7 @@ class Report:
             return "no verdict in this process, because rank 0 of the training reports"
         if not self.steps:
             return "no verdict, because no optimizer step was watched"
-        watched = f"{_count(self.steps, self._step)} of {_count(self.modules, 'module')}"
+        watched = f"{_count(self.steps, _step(self.interval))} of {_count(self.modules, 'module')}"
         if self.status != "finished":
             watched += f", {_STATUS.get(self.status, self.status)}"
         if self.healthy:
@@ -135,55 +136,22 @@ class Report:
         if not self.steps:
             return [*remarks, f"  {_STEPLESS.get(self.status, _ENDED_EARLY)}"]
         short = [f"  too short to judge: {', '.join(self.unjudged)}"] if self.unjudged else []
-        return [*remarks, *self._captured(), *short, *self._laxer(), *self._gradient()]
+        laxer = _laxer(self.thresholds)
+        return [*remarks, *_captured(self.interval), *short, *laxer, *_gradient(self)]
 
-    @property
-    def _step(self) -> str:
-        """What is counted: not every step, where only some are captured."""
-        return "step" if self.interval == 1 else "captured step"
-
-    def _captured(self) -> list[str]:
-        """That counts of steps are not of all steps, where that is so."""
-        if self.interval == 1:
-            return []
-        few = f"1 in {self.interval:,} optimizer steps was captured"
-        return [f"  {few}: counts and shares of steps are of these alone"]
-
-    def _laxer(self) -> list[str]:
-        """The limits under which less is found than under the defaults."""
-        laxer = self.thresholds.laxer().items()
-        limits = ", ".join(f"{name} {own:g} (default {usual:g})" for name, (own, usual) in laxer)
-        return [f"  judged with laxer limits: {limits}"] if limits else []
-
-    def _gradient(self) -> list[str]:
-        """The norm of the whole gradient, how it was clipped, and whose it was."""
-        steps = sum(epoch.steps for epoch in self.epochs)
-        if not steps:  # killed in its first epoch
-            return []
-        clipped = sum(epoch.clipped for epoch in self.epochs)
-        skipped = sum(epoch.skipped for epoch in self.epochs)
-        medians = [e.norm_median for e in self.epochs if e.norm_median is not None]
-        ratios = [e.clip_ratio for e in self.epochs if e.clip_ratio is not None]
-        norm = f"norm {np.median(medians):.3g} in the median epoch, " if medians else ""
-        ratio = f", by a factor of {np.median(ratios):.2g} in the median epoch" if ratios else ""
-        normal = " (normal for YOLO)" if self.healthy else ""
-        line = (
-            f"  gradient of the whole model: {norm}clipped at {self.clip:g} on "
-            f"{clipped / steps:.0%} of the {self._step}s{ratio}{normal}, AMP skipped "
-            f"{_count(skipped, self._step)}"
-        )
-        owners = ", ".join(f"{name} {share:.0%}" for name, share in self._owners().items())
-        return [line, f"  most of the squared norm: {owners}"] if owners else [line]
-
-    def _owners(self) -> dict[str, float]:
-        """The blocks that own the squared norm, in the mean over the epochs' steps."""
-        shares: dict[str, float] = defaultdict(float)
-        for epoch in self.epochs:
-            for name, share in epoch.owners.items():
-                shares[name] += share * epoch.steps
-        steps = sum(epoch.steps for epoch in self.epochs if epoch.owners)
-        largest = sorted(shares.items(), key=lambda item: -item[1])[:3]
-        return {name: share / steps for name, share in largest}
+    def to_dict(self) -> dict[str, object]:
+        """The outcome as JSON has it: plain types, and None for a number that is not finite."""
+        return {
+            "run": str(self.run),
+            "status": self.status,
+            "verdict": self.verdict,
+            "healthy": self.healthy,
+            "steps": self.steps,
+            "unjudged": list(self.unjudged),
+            "remarks": list(self.remarks),
+            "findings": [finding_record(finding) for finding in self.findings],
+            "epochs": [plain(asdict(epoch)) for epoch in self.epochs],
+        }
 
 
 def finding_line(finding: Finding) -> str:
@@ -192,6 +160,74 @@ def finding_line(finding: Finding) -> str:
     late = f" Reported at step {newest.reported:,}." if newest.reported > newest.step else ""
     over = "" if newest.step_end is None else f" It was over at step {newest.step_end:,}."
     return f"  {finding.severity} {finding.rule}: {finding.message}{late}{over}"
+
+
+def finding_record(finding: Finding) -> dict[str, object]:
+    """A finding with all of its episodes, and what sums these up, as JSON has it."""
+    summed = {name: getattr(finding, name) for name in ("epoch", "step", "step_end", "value")}
+    record: dict[str, object] = plain({**asdict(finding), **summed})
+    return record
+
+
+def plain(value: Any) -> Any:
+    """Names and values as JSON has them: lists, and None for a number that is not finite."""
+    if isinstance(value, dict):
+        return {name: plain(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _step(interval: int) -> str:
+    """What is counted: not every step, where only some are captured."""
+    return "step" if interval == 1 else "captured step"
+
+
+def _captured(interval: int) -> list[str]:
+    """That counts of steps are not of all steps, where that is so."""
+    if interval == 1:
+        return []
+    few = f"1 in {interval:,} optimizer steps was captured"
+    return [f"  {few}: counts and shares of steps are of these alone"]
+
+
+def _laxer(thresholds: Thresholds) -> list[str]:
+    """The limits under which less is found than under the defaults."""
+    laxer = thresholds.laxer().items()
+    limits = ", ".join(f"{name} {own:g} (default {usual:g})" for name, (own, usual) in laxer)
+    return [f"  judged with laxer limits: {limits}"] if limits else []
+
+
+def _gradient(report: Report) -> list[str]:
+    """The norm of the whole gradient, how it was clipped, and whose it was."""
+    epochs, noun = report.epochs, _step(report.interval)
+    steps = sum(epoch.steps for epoch in epochs)
+    if not steps:  # killed in its first epoch
+        return []
+    clipped = sum(epoch.clipped for epoch in epochs)
+    skipped = sum(epoch.skipped for epoch in epochs)
+    medians = [e.norm_median for e in epochs if e.norm_median is not None]
+    ratios = [e.clip_ratio for e in epochs if e.clip_ratio is not None]
+    norm = f"norm {np.median(medians):.3g} in the median epoch, " if medians else ""
+    ratio = f", by a factor of {np.median(ratios):.2g} in the median epoch" if ratios else ""
+    normal = " (normal for YOLO)" if report.healthy else ""
+    line = (
+        f"  gradient of the whole model: {norm}clipped at {report.clip:g} on "
+        f"{clipped / steps:.0%} of the {noun}s{ratio}{normal}, AMP skipped {_count(skipped, noun)}"
+    )
+    owners = ", ".join(f"{name} {share:.0%}" for name, share in _owners(epochs).items())
+    return [line, f"  most of the squared norm: {owners}"] if owners else [line]
+
+
+def _owners(epochs: Sequence[EpochClipping]) -> dict[str, float]:
+    """The blocks that own the squared norm, in the mean over the epochs' steps."""
+    shares: dict[str, float] = defaultdict(float)
+    for epoch in epochs:
+        for name, share in epoch.owners.items():
+            shares[name] += share * epoch.steps
+    steps = sum(epoch.steps for epoch in epochs if epoch.owners)
+    largest = sorted(shares.items(), key=lambda item: -item[1])[:3]
+    return {name: share / steps for name, share in largest}
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,8 +1,8 @@
-"""Reads the gradient norms of one optimizer step without stopping the device.
+"""Brings the gradient norms of optimizer steps to the host without stopping the device.
 
 One vector holds everything that is wanted of a step: the norms, a few scalars of the trainer, and
 on request the details. On a GPU it is copied to pinned memory behind an event; `drain` hands over
-the steps whose copy has landed. Besides ``faults`` the only module that computes with torch.
+the steps whose copy has landed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from yolo_gradwatch.measure.norms import details_of, norms_of, precision
 from yolo_gradwatch.measure.sample import Detail, Sample
 
 if TYPE_CHECKING:
@@ -23,17 +24,11 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.measure.arrays import Flags, Floats
 
-
 MOST_LOSSES = 32
 """Room for loss items in a buffer; Ultralytics has three to five."""
 
 RING = 8
 """Steps that can be on their way to the host at once; Ultralytics waits for each batch's loss."""
-
-FLOAT64 = ("cpu", "cuda")
-"""Kinds of devices that are known to have float64; MPS has none, of others nothing is known."""
-
-_HAS_DTYPE = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,26 +46,38 @@ class _Flight:
     detailed: bool
 
 
-def norms_of(tensors: list[Tensor]) -> Tensor:
-    """L2 norm of each tensor, summed in float64 where the device has it.
+class Ring:
+    """Copies vectors to the host; from CUDA into pinned buffers, which are used in turn.
 
-    In float32 a norm overflows to Inf from elements of 1e18 on, underflows to 0 below 1e-23, and
-    on a CPU the sum over a tensor of 5 million elements is off by 2e-4.
+    The buffers are allocated once; where there is no CUDA, there are none.
 
     Args:
-        tensors: N tensors on one device, at least one.
-
-    Returns:
-        Tensor of shape (N,) on that device; float64 on a CPU, and from torch 2.4 on with CUDA, else
-        float32 (MPS has no other). No synchronization.
+        device: Where the vectors are.
+        size: Numbers in the longest one.
     """
-    device = tensors[0].device.type
-    if _HAS_DTYPE and device in FLOAT64:
-        return torch.stack(torch._foreach_norm(tensors, 2, dtype=torch.float64))
-    if device == "cpu":
-        norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in tensors]
-        return torch.stack(norms)
-    return torch.stack([norm.float() for norm in torch._foreach_norm(tensors, 2)])
+
+    def __init__(self, device: torch.device, size: int) -> None:
+        self.dtype = precision(device)
+        self.buffers: deque[tuple[Tensor, torch.cuda.Event]] = deque()
+        if device.type == "cuda":
+            rows = torch.empty((RING, size), dtype=self.dtype, pin_memory=True)
+            self.buffers.extend((row, torch.cuda.Event()) for row in rows)
+
+    def copy(self, parts: Sequence[Tensor]) -> tuple[Tensor, torch.cuda.Event | None]:
+        """Join the parts into one vector on the host, and the event that tells when it is there.
+
+        It takes the buffer that was used the longest ago.
+        """
+        if not parts:
+            return torch.empty(0), None
+        vector = torch.cat([part.to(self.dtype) for part in parts])
+        if not self.buffers:
+            return vector.cpu(), None  # SYNC: on MPS and others there is no event to wait for
+        self.buffers.rotate(-1)
+        host, landed = self.buffers[-1]
+        host[: len(vector)].copy_(vector, non_blocking=True)
+        landed.record(torch.cuda.current_stream(vector.device))
+        return host, landed
 
 
 class Capture:
@@ -87,8 +94,8 @@ class Capture:
         self._flying: deque[_Flight] = deque()
         self._waited: list[Sample] = []
         self._all_there = self._flags([])
-        self._dtype = torch.float64 if self._device.type in FLOAT64 else torch.float32
-        self._ring = self._buffers()
+        size = 2 + MOST_LOSSES + 2 * len(self._parameters) + len(self._weights)
+        self._ring = Ring(self._parameters[0].device, size)
 
     @torch.no_grad()
     def take(
@@ -120,8 +127,10 @@ class Capture:
         scalars = [*extras, *losses] if counted else extras
         parts = [torch.cat([scalar.reshape(-1) for scalar in scalars])] if scalars else []
         parts += [norms_of(gradients)] if gradients else []
-        parts += self._details() if detailed else []
-        host, landed = self._copy(parts)
+        parts += details_of(self._parameters) if detailed else []
+        while len(self._flying) >= RING:  # nobody has drained for so many steps
+            self._waited.append(self._land())
+        host, landed = self._ring.copy(parts)
         frozen = [] if is_whole else self._frozen()
         self._flying.append(
             _Flight(epoch, step, host, landed, present, frozen, len(extras), counted, detailed)
@@ -138,10 +147,6 @@ class Capture:
         while self._flying and (wait or self._has_landed()):
             yield self._land()
 
-    @property
-    def _device(self) -> torch.device:
-        return self._parameters[0].device
-
     def _has_landed(self) -> bool:
         landed = self._flying[0].landed
         return landed is None or landed.query()
@@ -153,42 +158,6 @@ class Capture:
         """Of the parameters without a gradient, those that were frozen in mid-training."""
         pairs = enumerate(self._parameters)
         return [i for i, p in pairs if p.grad is None and not p.requires_grad]
-
-    def _details(self) -> list[Tensor]:
-        """Norms of the P parameters, and for each weight with a gradient its non-zero elements."""
-        weights = (p.grad for p in self._parameters if p.ndim >= 2)
-        counts = [torch.count_nonzero(weight) for weight in weights if weight is not None]
-        return [norms_of(self._parameters), *([torch.stack(counts)] if counts else [])]
-
-    def _copy(self, parts: list[Tensor]) -> tuple[Tensor, torch.cuda.Event | None]:
-        """Join the parts into one vector on the host, and the event that tells when it is there."""
-        if not parts:
-            return torch.empty(0), None
-        vector = torch.cat([part.to(self._dtype) for part in parts])
-        if not vector.is_cuda:
-            return vector.cpu(), None  # SYNC: on MPS and others there is no event to wait for
-        host, landed = self._buffer()
-        host[: len(vector)].copy_(vector, non_blocking=True)
-        landed.record(torch.cuda.current_stream(vector.device))
-        return host, landed
-
-    def _buffers(self) -> deque[tuple[Tensor, torch.cuda.Event]]:
-        """Pinned buffers for the longest vector, with the event that tells when each is filled.
-
-        They are allocated once; where there is no CUDA, there are none.
-        """
-        if self._device.type != "cuda":
-            return deque()
-        size = 2 + MOST_LOSSES + 2 * len(self._parameters) + len(self._weights)
-        ring = torch.empty((RING, size), dtype=self._dtype, pin_memory=True)
-        return deque((row, torch.cuda.Event()) for row in ring)
-
-    def _buffer(self) -> tuple[Tensor, torch.cuda.Event]:
-        """The buffer that was used the longest ago."""
-        while len(self._flying) >= RING:  # nobody has drained for so many steps
-            self._waited.append(self._land())
-        self._ring.rotate(-1)
-        return self._ring[-1]
 
     def _land(self) -> Sample:
         """The oldest step on its way."""

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from yolo_gradwatch.diagnose.diagnosis import first_within
 from yolo_gradwatch.runs.outputs import OutputBase
 
 if TYPE_CHECKING:
@@ -154,10 +155,17 @@ def existing(run: Path, first: int, last: int) -> str:
 
     A finding begins with a window; its file is named after the step of it that was the worst.
     """
-    numbers = {path: path.stem.removeprefix("step-") for path in _files(run)}
-    steps = {path: int(number) for path, number in numbers.items() if number.isdecimal()}
-    inside = [path for path, step in steps.items() if first <= step <= last]
-    return min(inside, key=steps.__getitem__).relative_to(run).as_posix() if inside else ""
+    return first_within(by_step(run), first, last)
+
+
+def by_step(run: Path) -> dict[int, str]:
+    """Names within the run's folder of its files, by the step that each is on."""
+    numbers = {path: path.stem.removeprefix("step-") for path in reversed(_files(run))}
+    return {
+        int(number): path.relative_to(run).as_posix()
+        for path, number in numbers.items()
+        if number.isdecimal()
+    }
 
 
 def clear(run: Path) -> None:

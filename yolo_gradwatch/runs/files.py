@@ -27,23 +27,21 @@ NOTED_SHARE = 0.01
 
 
 class Files(OutputBase):
-    """Writes the tables of a run and the description that makes them readable."""
+    """Writes the tables of a run and the description that makes them readable.
 
-    def __init__(self) -> None:
-        self._resumes = False
-        self._events: list[Event] = []
-        self._epochs: list[EpochClipping] = []
-        self._others: dict[str, object] = {}
+    Args:
+        past: The run that is continued, to whose files it appends; None if it begins here.
+    """
+
+    def __init__(self, past: Past | None = None) -> None:
+        self._resumes = past is not None
+        self._events = list(past.events) if past else []
+        self._epochs = list(past.epochs) if past else []
+        self._others = dict(past.others) if past else {}
         self._log: runlog.RunLog | None = None
         self._noted = 0
         self._status: Status = "running"
         self._process = process.own()
-
-    def go_on(self, past: Past) -> None:
-        """Append to the files of the run that is continued."""
-        self._resumes = True
-        self._events, self._epochs = list(past.events), list(past.epochs)
-        self._others = dict(past.others)
 
     @property
     def is_whole(self) -> bool:

@@ -11,7 +11,7 @@ from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay
 from yolo_gradwatch.diagnose.report import Report
 from yolo_gradwatch.measure.windows import windows_of
 from yolo_gradwatch.runs import process, tables
-from yolo_gradwatch.runs.evidence import existing
+from yolo_gradwatch.runs.evidence import by_step
 from yolo_gradwatch.runs.find import folder_of
 from yolo_gradwatch.runs.meta import read_meta
 from yolo_gradwatch.runs.schema import ALERTS_FILE, META_FILE, WINDOWS_FILE
@@ -83,11 +83,11 @@ class Run:
 
     def report(self, thresholds: Thresholds | None = None) -> Report:
         """Judge the run again, under its own thresholds or under others."""
-        options, evidence = self.meta.options, partial(existing, self.folder)
-        limits = thresholds or self.thresholds
-        diagnosis = Diagnosis(self.layout, limits, options.training, evidence)
+        options, limits = self.meta.options, thresholds or self.thresholds
+        diagnosis = Diagnosis(self.layout, limits, options.training)
         reported = self.reported if limits == self.thresholds else None
-        replay(diagnosis, windows_of(self.grid), self.meta.events, reported)
+        events, files = self.meta.events, by_step(self.folder)
+        replay(diagnosis, windows_of(self.grid), events, reported, files)
         return Report(
             run=self.folder,
             status=self.status,

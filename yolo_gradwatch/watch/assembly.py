@@ -97,11 +97,9 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
     asked = training.options
     if training.resumes:
         asked = resume.as_asked(asked, training.earlier)
-    files = Files()
-    evidence = Evidence(training.folder, files)
 
     def diagnose(layout: Layout) -> Diagnosis:
-        return Diagnosis(layout, options.thresholds, asked, evidence.file)
+        return Diagnosis(layout, options.thresholds, asked)
 
     diagnosis, past = diagnose(layout), None
     if training.earlier:
@@ -120,10 +118,11 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
         clip=clip if isinstance(clip, float) else CLIP_NORM,
         versions=training.versions,
     )
-    if past:
-        files.go_on(past)
+    files = Files(past)
+    evidence = Evidence(training.folder, files)
     stop = StopRule(options.stop_on, terminal.print)
     called = [Callback(options.on_finding)] if options.on_finding else []
     outputs = [files, evidence, terminal, *called, stop, *options.outputs]
     fanout = Fanout([*outputs, Picture(files, announce)])
-    return Parts(Recorder(run, members, diagnosis, fanout, past), evidence, stop)
+    recorder = Recorder(run, members, diagnosis, fanout, evidence.file, past)
+    return Parts(recorder, evidence, stop)

@@ -15,7 +15,7 @@ from yolo_gradwatch.measure.windows import Rollup
 from yolo_gradwatch.watch.fanout import Fanout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from yolo_gradwatch.diagnose.diagnosis import Diagnosis
     from yolo_gradwatch.measure.clipping import EpochClipping
@@ -42,24 +42,28 @@ class Recorder:
         members: Which parameters make up each module.
         diagnosis: It knows the findings of the run that is continued.
         outputs: Get windows and findings.
+        evidence: Keeps a file on one of the steps from a first to a last, and gives its name; ""
+            if it cannot.
         past: The run that is continued; None if it begins here.
 
     Attributes:
         last_step: Number of the newest optimizer step, captured or not.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  # each is a part of its own
         self,
         run: RunInfo,
         members: Members,
         diagnosis: Diagnosis,
         outputs: Fanout,
+        evidence: Callable[[int, int], str],
         past: Past | None = None,
     ) -> None:
         self._run = run
         self._layout = run.layout
         self._diagnosis = diagnosis
         self._outputs = outputs
+        self._evidence = evidence
         self._rollup = Rollup(members, run.interval, run.clip)
         self._epochs = list(past.epochs) if past else []
         self._telemetry = Clipping(0, run.clip, run.layout)
@@ -188,6 +192,11 @@ class Recorder:
     def _judge(self, windows: Iterable[Window]) -> None:
         for window in windows:
             self._outputs.window(window)
-            changes = self._diagnosis.update(window, self._seen)
+            changes = [
+                self._diagnosis.attach(change, self._evidence(*change.wants))
+                if change.wants
+                else change
+                for change in self._diagnosis.update(window, self._seen)
+            ]
             if changes:
                 self._outputs.findings(changes)

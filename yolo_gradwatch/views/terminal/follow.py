@@ -14,7 +14,7 @@ from rich.text import Text
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay
 from yolo_gradwatch.measure.layout import watched_at
 from yolo_gradwatch.measure.windows import rescoped
-from yolo_gradwatch.runs.evidence import existing
+from yolo_gradwatch.runs.evidence import by_step
 from yolo_gradwatch.runs.find import find_run
 from yolo_gradwatch.runs.meta import read_meta
 from yolo_gradwatch.runs.run import is_killed
@@ -164,8 +164,8 @@ class Judge:
     ) -> None:
         layout, options = look.meta.layout, look.meta.options
         own = limits(look.meta.thresholds)
-        self._layout = layout
-        self._diagnosis = Diagnosis(layout, own, options.training, partial(existing, folder))
+        self._folder, self._layout = folder, layout
+        self._diagnosis = Diagnosis(layout, own, options.training)
         self._events = 0
         first = look.windows[0].step_first if look.windows else 1
         self._shown = watched_at(layout, first)
@@ -185,7 +185,8 @@ class Judge:
             self._show(window)
         last = look.windows[-1].step_first if look.windows else -1
         due = [event for event in look.meta.events if event.step <= last]
-        changes = replay(self._diagnosis, look.windows, due[self._events :])
+        events, files = due[self._events :], by_step(self._folder)
+        changes = replay(self._diagnosis, look.windows, events, files=files)
         self._events = max(self._events, len(due))
         self.board.show(self._diagnosis.findings.all.values())
         return changes
