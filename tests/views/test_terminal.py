@@ -9,7 +9,6 @@ import sys
 import termios
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from build import RULE, hear_ctrl_c
@@ -20,7 +19,7 @@ pyte = pytest.importorskip("pyte")
 
 pytestmark = pytest.mark.train
 
-COMMAND = Path(sys.executable).with_name("yolo-gradwatch")
+COMMAND = (sys.executable, "-m", "yolo_gradwatch")
 
 
 def _begin():
@@ -41,7 +40,7 @@ class Terminal:
         environment: Variables that are other ones; None for one that is not there.
     """
 
-    def __init__(self, columns, lines, *arguments, command=(COMMAND,), streams=(), **environment):
+    def __init__(self, columns, lines, *arguments, command=COMMAND, streams=(), **environment):
         self.screen = pyte.HistoryScreen(columns, lines, history=5000)
         self._stream = pyte.ByteStream(self.screen)
         self._master, slave = pty.openpty()
