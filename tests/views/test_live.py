@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from yolo_gradwatch.measure.arrays import FLOAT32_MAX
 from yolo_gradwatch.measure.clipping import CLIP_NORM, CLIP_OVERFLOW
 from yolo_gradwatch.measure.layout import WHOLE, Layout
-from yolo_gradwatch.views.live import HISTORY, Board
+from yolo_gradwatch.views.history import HISTORY
+from yolo_gradwatch.views.live import Board
 
 
 def states(board):
