@@ -16,12 +16,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 import pytest
-from build import Terminal
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nets import NET, inside, normed
 from rich.cells import cell_len
+from terminals import Terminal
 from test_run import CONV, DEAD, EPOCH, START, watch
-from values import LAWS, LAYOUT, NET, Part, inside, normed, plan, window, write_run
+from values import LAWS, LAYOUT, Part, plan, window, write_run
 
 from yolo_gradwatch.cli.main import main
 from yolo_gradwatch.cli.output import finding_record

@@ -8,21 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from values import (
-    LAWS,
-    LAYOUT,
-    MEMBERS,
-    NET,
-    NORMS,
-    feed,
-    fired,
-    lasting,
-    net,
-    runs,
-    sample,
-    skips,
-    window,
-)
+from nets import NET, feed, fired, lasting, net, skips
+from values import LAWS, LAYOUT, MEMBERS, NORMS, runs, sample, window
 
 from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.detector import Detector

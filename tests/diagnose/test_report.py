@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from build import episode_of, epoch_of, finding_of
+from shown import episode_of, epoch_of, finding_of
 
 from yolo_gradwatch.diagnose.report import Report
 from yolo_gradwatch.diagnose.thresholds import Thresholds

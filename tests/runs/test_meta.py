@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import get_args
 
 import pytest
-from build import epoch_of
+from shown import epoch_of
 from damages import GONE, part, spoil
 from hypothesis import given
 from mangled import mangled_json

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 import pytest
-from build import finding_of, change_of
+from shown import finding_of, change_of
 from damages import cell, spoil, without
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st

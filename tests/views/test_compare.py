@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 import pytest
-from build import finding_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shown import finding_of
 from values import LAWS, LAYOUT, Part, meta_of, plan, window, write_run
 
 from yolo_gradwatch.diagnose.report import Report

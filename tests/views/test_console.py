@@ -6,25 +6,13 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
-from build import (
-    LAWS,
-    YOLO26N,
-    board_of,
-    change_of,
-    ended,
-    episode_of,
-    epoch_of,
-    finding_of,
-    layout_of,
-    leaves_of,
-    norms_of,
-    sample_of,
-)
 from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
+from shown import board_of, change_of, ended, episode_of, epoch_of, finding_of, norms_of, sample_of
+from values import LAWS, YOLO26N, layout_of, leaves_of
 
 from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.report import Report

@@ -7,11 +7,12 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from build import episode_of, finding_of
 from hypothesis import given
 from hypothesis import strategies as st
+from nets import NET
+from shown import episode_of, finding_of
 from test_compare import FEWER, written
-from values import HEAD, LAYOUT, NET, TRUNK, Part, plan, runs, window
+from values import HEAD, LAYOUT, TRUNK, Part, plan, runs, window
 
 from yolo_gradwatch.measure.arrays import FLOAT32_MAX
 from yolo_gradwatch.measure.event import Event

@@ -7,14 +7,15 @@ from tempfile import TemporaryDirectory
 from typing import get_args
 
 import pytest
-from build import epoch_of, finding_of
 from hypothesis import given
 from hypothesis import strategies as st
+from nets import normed
 from rich.cells import cell_len
 from rich.console import Console
+from shown import epoch_of, finding_of
 from test_compare import CONV, FEWER, OTHER, curve, written
 from test_console import YOLO, fitted_lines, level
-from values import LAYOUT, Part, normed, plan, runs, window, write_run
+from values import LAYOUT, Part, plan, runs, window, write_run
 
 from yolo_gradwatch.diagnose.report import finding_line
 from yolo_gradwatch.measure.event import Event, EventKind

@@ -8,9 +8,9 @@ from statistics import median_low
 import numpy as np
 import pandas as pd
 import pytest
-from build import episode_of, finding_of
 from hypothesis import given
 from hypothesis import strategies as st
+from shown import episode_of, finding_of
 from values import LAWS, LAYOUT, grid_from, runs, window
 
 from yolo_gradwatch.diagnose.catalog import RULES
