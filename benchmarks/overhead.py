@@ -45,7 +45,8 @@ from yolo_gradwatch.diagnose import diagnosis
 from yolo_gradwatch.measure import capture
 from yolo_gradwatch.runs import writer as runlog
 from yolo_gradwatch.views.terminal import console, screen
-from yolo_gradwatch.watch.gradwatch import guard, recorder, sessions_of
+from yolo_gradwatch.watch import guard, recorder
+from yolo_gradwatch.watch.gradwatch import sessions_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -68,7 +68,7 @@ def terminal(monkeypatch):
 
     The panel is drawn whenever it is asked to, as if the training took its time.
     """
-    from build import Terminal
+    from terminals import Terminal
 
     from yolo_gradwatch.views.terminal import screen
     from yolo_gradwatch.watch.ultralytics.training import log_handlers

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from values import NET, Part, curve, inside, lasting, net, plan, upstream, weighing, zeroed
+from nets import NET, curve, inside, lasting, net, upstream, weighing, zeroed
+from values import Part, plan
 
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.layout import WHOLE

@@ -42,7 +42,7 @@ def write(folder, windows=(), changes=(), *, layout=LAYOUT, resume=False):
 
 def watch(folder, windows, events=(START,), **meta):
     """Watch a training as its recorder does; the diagnosis at its end."""
-    diagnosis = Diagnosis(LAYOUT, Thresholds(), {"amp": False}, lambda *_steps: "")
+    diagnosis = Diagnosis(LAYOUT, Thresholds(), {"amp": False})
     pending, changes = list(events), []
     for one in windows:
         while pending and pending[0].step <= one.step_first:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 from commands import outcome
-from test_training import spoil
+from short import spoil
 from training import TINY, data_folder, official, shapes, small
 from values import window, write_run
 from watched import CONV, DEAD

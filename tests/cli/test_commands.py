@@ -14,27 +14,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 import pytest
-from build import Terminal
 from commands import SCRIPT, content, outcome, printed, process
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nets import NET, curve, inside, lasting, skips, upstream, weighing, zeroed
 from rich.cells import cell_len
-from values import (
-    LAWS,
-    LAYOUT,
-    NET,
-    Part,
-    curve,
-    inside,
-    lasting,
-    plan,
-    skips,
-    upstream,
-    weighing,
-    window,
-    write_run,
-    zeroed,
-)
+from terminals import Terminal
+from values import LAWS, LAYOUT, Part, plan, window, write_run
 from watched import CONV, DEAD, EPOCH, START, watch, write
 
 from yolo_gradwatch.cli.main import main

@@ -6,9 +6,9 @@ import re
 from dataclasses import fields, replace
 
 import pytest
+from nets import NET, feed, fired, inside, net, weighing, zeroed
 from places import REPOSITORY
 from rule_cases import FIVE, RUNS, WORDED
-from values import NET, feed, fired, inside, net, weighing, zeroed
 
 from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.finding import Alert, Finding

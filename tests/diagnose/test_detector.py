@@ -6,18 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from values import (
-    LAWS,
-    LAYOUT,
-    NET,
-    NORMS,
-    feed,
-    lasting,
-    net,
-    runs,
-    skips,
-    window,
-)
+from nets import NET, feed, lasting, net, skips
+from values import LAWS, LAYOUT, NORMS, runs, window
 
 from yolo_gradwatch.diagnose.detector import Detector
 from yolo_gradwatch.diagnose.rules import hop, whole

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from values import FORK, LAWS, LAYOUT, runs, window
+from nets import FORK
+from values import LAWS, LAYOUT, runs, window
 
 from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay

@@ -3,8 +3,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from build import ended
-from values import FORK_EDGES, HEAD, LAYOUT, TRUNK, Part, plan, window
+from nets import FORK_EDGES
+from shown import ended
+from values import HEAD, LAYOUT, TRUNK, Part, plan, window
 
 from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.finding import Alert, Episode, FindingChange

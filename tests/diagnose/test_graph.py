@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from nets import FAMILIES, FORK_EDGES, NET
 from torch import nn
-from values import FAMILIES, FORK_EDGES, LAWS, LAYOUT, NET, Part, plan
+from values import LAWS, LAYOUT, Part, plan
 
 from yolo_gradwatch.diagnose.graph import Graph, Paths
 from yolo_gradwatch.measure import model_layout as layouts

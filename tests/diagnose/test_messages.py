@@ -6,9 +6,9 @@ import re
 from dataclasses import replace
 
 import pytest
-from build import episode_of, finding_of, layout_of, leaves_of
 from rule_cases import BRANCH, HEADED, WORDED
-from values import Part, plan
+from shown import episode_of, finding_of
+from values import Part, layout_of, leaves_of, plan
 
 from yolo_gradwatch.diagnose import causes
 from yolo_gradwatch.diagnose.catalog import RULES

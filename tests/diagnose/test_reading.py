@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from nets import FAMILIES, NET, inside, normed
 from torch import nn
-from values import FAMILIES, LAWS, NET, Part, inside, normed, plan, window
+from values import LAWS, Part, plan, window
 
 from yolo_gradwatch.diagnose.reading import CEILING, FLOOR, REACH, Reader
 from yolo_gradwatch.measure import model_layout as layouts

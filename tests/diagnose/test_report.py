@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-from build import episode_of, epoch_of, finding_of
+from shown import episode_of, epoch_of, finding_of
 
 from yolo_gradwatch.diagnose.finding import Finding
 from yolo_gradwatch.diagnose.report import Report

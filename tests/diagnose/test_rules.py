@@ -10,16 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rule_cases import BOXES, FIVE, PAIRED, RUNS
-from values import (
+from nets import (
     BLOCKS,
     FORK,
-    HEAD,
-    LAWS,
-    LAYOUT,
     NET,
-    TRUNK,
-    Part,
     curve,
     feed,
     fired,
@@ -28,13 +22,13 @@ from values import (
     level,
     net,
     normed,
-    plan,
-    sample,
     skips,
     upstream,
     weighing,
     zeroed,
 )
+from rule_cases import BOXES, FIVE, PAIRED, RUNS
+from values import HEAD, LAWS, LAYOUT, TRUNK, Part, plan, sample
 
 from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.finding import Alert

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from build import YOLO26N, layout_of, window_of
+from shown import window_of
+from values import YOLO26N, layout_of
 
 from yolo_gradwatch.loggers.scalars import Scalars, scalars
 from yolo_gradwatch.measure.layout import WHOLE, Layout

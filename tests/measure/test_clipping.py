@@ -3,11 +3,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from build import LAWS, layout_of, norms_of, sample_of
 from hypothesis import given
 from hypothesis import strategies as st
+from shown import norms_of, sample_of
+from values import LAWS, grid_from, layout_of, window
 from values import LAYOUT as CHAIN
-from values import grid_from, window
 
 from yolo_gradwatch.measure.clipping import CLIP_NORM, Clipping, EpochClipping, epochs_of
 

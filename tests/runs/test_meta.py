@@ -7,11 +7,11 @@ from tempfile import TemporaryDirectory
 from typing import get_args
 
 import pytest
-from build import epoch_of
 from damages import GONE, part, spoil
 from hypothesis import given
 from mangled import mangled_json
 from places import DATA
+from shown import epoch_of
 from torch import nn
 from values import LAWS, LAYOUT, put_meta
 

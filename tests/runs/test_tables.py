@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import watched
-from build import change_of, finding_of
 from damages import cell, spoil, without
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from shown import change_of, finding_of
 from values import LAWS, LAYOUT, Part, assert_same, plan, runs, window
 
 from yolo_gradwatch.measure.layout import WHOLE

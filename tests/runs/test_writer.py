@@ -10,10 +10,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 import watched
-from build import finding_of
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from shown import finding_of
 from values import LAWS, LAYOUT, Part, assert_same, plan, put_meta, window
 
 from yolo_gradwatch import FormatError, load_run

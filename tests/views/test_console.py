@@ -6,25 +6,13 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
-from build import (
-    LAWS,
-    YOLO26N,
-    board_of,
-    change_of,
-    ended,
-    episode_of,
-    epoch_of,
-    finding_of,
-    layout_of,
-    leaves_of,
-    norms_of,
-    sample_of,
-)
 from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
+from shown import board_of, change_of, ended, episode_of, epoch_of, finding_of, norms_of, sample_of
+from values import LAWS, YOLO26N, layout_of, leaves_of
 
 from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.report import Report
@@ -280,12 +268,6 @@ def test_the_panel_fits_the_terminal(name, width, height, has_frame):
     assert len(lines) < max(height, 9)
 
 
-@pytest.mark.parametrize("width", [10, 20, 40, 54, 55, 80, 200])
-def test_a_panel_without_findings_has_as_many_lines_in_every_width(width):
-    panel = panel_of(BOARDS["healthy"], FRAME)
-    assert len(lines_of(panel, width=width)) == len(lines_of(panel, width=140))
-
-
 def test_wide_characters_do_not_widen_the_panel():
     board = board_of(layout_of(("畳み込みブロック畳み込みブロック", "Detect")), levels=[1.0])
     board.show([finding_of("dead", "model.0.conv", message="勾配がゼロです" * 20)])
@@ -341,26 +323,10 @@ def test_a_critical_finding_is_shown_before_warnings_that_stand_longer():
     assert sum(f"old {i}" in text for i in range(1, 5)) == 2
 
 
-def test_notices_are_no_lines_of_the_panel():
-    board = healthy()
-    board.show([finding_of("amp_overflow", WHOLE, severity="notice", message="calm")])
-    assert "calm" not in printed(panel_of(board))
-
-
 def finding_lines(board, **options):
     """The lines of the panel on findings, joined by finding."""
     text = printed(panel_of(board), **options)
     return [part.rstrip("\n").split("\n") for part in text.split("● ")[1:]]
-
-
-def test_the_most_severe_finding_is_in_full_and_others_in_a_line():
-    first, second = finding_lines(unhealthy(), height=40)
-    assert len(first) > 3
-    assert " ".join(first) == f"critical nonfinite: {unhealthy().active[2].message}"
-    (line,) = second
-    assert line.startswith("critical dead: model.4 (C3k2)")
-    assert line.endswith("…")
-    assert cell_len(f"● {line}") <= 80
 
 
 @pytest.mark.parametrize(("height", "lines"), [(12, 4), (18, 6), (30, 10), (45, 15), (90, 20)])
@@ -429,18 +395,6 @@ def test_the_line_on_clipping_has_its_factor_and_owners(total, clip, norms, begi
     line = clip_line(total, clip, **{f"b{i}": norm for i, norm in enumerate(norms)})
     assert line.startswith(f"clip at {clip:g}: {begin}")
     assert line.partition("shares of the squared norm: ")[2] == owners
-
-
-def test_there_is_no_line_on_clipping_before_the_first_step():
-    assert not any(line.startswith("clip") for line in lines_of(panel_of(BOARDS["empty"])))
-
-
-@pytest.mark.parametrize("name", ["healthy", "unhealthy"])
-def test_the_line_on_clipping_is_shortened_in_a_narrow_terminal(name):
-    _, line, heading, *_ = lines_of(panel_of(BOARDS[name]), width=40)
-    assert line.startswith("clip at 10: ")
-    assert line.endswith("…")
-    assert heading.startswith("block ")
 
 
 # --- numbers --------------------------------------------------------------------------------------
@@ -655,7 +609,3 @@ def test_a_bad_step_is_not_lost_where_points_are_merged():
     assert "·" in sparkline(levels, 10)
     levels[51] = np.nan
     assert "!" in sparkline(levels, 10)
-
-
-def test_an_empty_history_is_an_empty_line():
-    assert sparkline(np.empty(0), 10) == ""

@@ -2,24 +2,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from build import (
-    LAWS,
-    SMALL,
-    board_of,
-    finding_of,
-    layout_of,
-    leaves_of,
-    norms_of,
-    sample_of,
-    window_of,
-)
 from hypothesis import example, given
 from hypothesis import strategies as st
+from shown import board_of, finding_of, norms_of, sample_of, window_of
+from values import LAWS, SMALL, layout_of, leaves_of
 
 from yolo_gradwatch.measure.arrays import FLOAT32_MAX
 from yolo_gradwatch.measure.clipping import CLIP_NORM, CLIP_OVERFLOW
 from yolo_gradwatch.measure.layout import WHOLE, Layout
-from yolo_gradwatch.views.live import HISTORY, Board
+from yolo_gradwatch.views.history import HISTORY
+from yolo_gradwatch.views.live import Board
 
 
 def states(board):

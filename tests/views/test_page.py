@@ -9,8 +9,8 @@ from html import unescape
 import numpy as np
 import pytest
 from test_png import ODD
-from test_run import CONV, DEAD, watch
 from values import LAYOUT, Part, plan, window, write_run
+from watched import CONV, DEAD, watch
 
 from yolo_gradwatch import load_run
 from yolo_gradwatch.cli.main import main

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from build import episode_of, finding_of
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import colormaps, style
 from matplotlib.colors import to_rgba
 from PIL import Image
-from test_run import CONV, DEAD, watch
+from shown import episode_of, finding_of
 from values import LAWS, Part, plan, window, write_run
+from watched import CONV, DEAD, watch
 
 from yolo_gradwatch import load_run
 from yolo_gradwatch.views import heatmap as heatmaps
@@ -248,7 +248,11 @@ def test_of_many_findings_the_first_ten_are_listed(report):
 
 
 @pytest.mark.parametrize(
-    ("rows", "columns"), [(0, 0), (3, 0), (1, 1), (434, 20), (24, 1500), (3000, 40)]
+    ("rows", "columns"),
+    [
+        *((0, 0), (3, 0), (1, 1), (24, 1500)),
+        *(pytest.param(*size, marks=pytest.mark.slow) for size in ((434, 20), (3000, 40))),
+    ],
 )
 def test_every_size_is_drawn(report, tmp_path, rows, columns):
     states = np.full((rows, columns), FINE)

@@ -7,8 +7,8 @@ import re
 import sys
 
 import pytest
-from build import RULE
 from places import TESTS
+from terminals import RULE
 from training import TINY, shapes
 
 pytest.importorskip("fcntl")
@@ -30,7 +30,7 @@ full = pytest.mark.full
 @pytest.fixture
 def trained(tmp_path):
     """What a training shows on a terminal, and what was recorded of it."""
-    from test_terminal import Terminal
+    from pseudo_terminal import Terminal
 
     def trained(*command, **environment):
         record = tmp_path / "record"

@@ -123,6 +123,7 @@ def test_cells_that_are_padded_and_other_line_ends_and_a_mark_are_read(read):
     assert curves.losses["box_loss"].tolist() == [2.0]
 
 
+@pytest.mark.slow
 def test_of_a_huge_file_the_beginning_is_read(read):
     text = HEADER + "".join(row(epoch) for epoch in range(1, 300_000))
     assert len(text) > 9_000_000

@@ -7,14 +7,15 @@ from tempfile import TemporaryDirectory
 from typing import get_args
 
 import pytest
-from build import epoch_of, finding_of
 from hypothesis import given
 from hypothesis import strategies as st
+from nets import normed
 from rich.cells import cell_len
 from rich.console import Console
+from shown import epoch_of, finding_of
 from test_compare import CONV, FEWER, OTHER, curve, written
 from test_console import YOLO, fitted_lines, level
-from values import LAYOUT, Part, normed, plan, runs, window, write_run
+from values import LAYOUT, Part, plan, runs, window, write_run
 
 from yolo_gradwatch.diagnose.report import finding_line
 from yolo_gradwatch.measure.event import Event, EventKind
@@ -382,16 +383,6 @@ def pair(tmp_path, monkeypatch):
     ]
 
 
-def test_runs_begin_with_their_verdicts_and_the_options_in_which_they_differ(pair):
-    heads, *_ = comparison_of(pair, None)
-    assert heads.plain.splitlines() == [
-        f"A  a: {pair[0].report().verdict}",
-        f"B  b: {pair[1].report().verdict}",
-        "   lr0: A 0.01, B 0.1",
-        "   imgsz: A 640, B 320",
-    ]
-
-
 def test_two_runs_stand_side_by_side(pair):
     _, table, _ = comparison_of(pair, None)
     assert table.plain.splitlines() == [
@@ -408,15 +399,6 @@ def test_two_runs_stand_side_by_side(pair):
         "model.2            2       8          4           4         4  Block",
         "model.2.a          2       8          4           4         4  Conv2d",
         "model.2.b          2       -          -           -         -  Conv2d, only in A",
-    ]
-
-
-def test_findings_of_one_run_are_told_apart(pair):
-    *_, findings = comparison_of(pair, None)
-    (dead,) = pair[1].report().findings
-    assert findings.plain.splitlines() == [
-        "Findings: 1 in one run only",
-        f"  only in B:{finding_line(dead)}",
     ]
 
 

@@ -7,15 +7,15 @@ from functools import partial
 from threading import Thread
 from types import SimpleNamespace
 
-import pyte
 import pytest
-from build import RULE, Terminal, board_of
 from rich.text import Text
+from shown import board_of
+from terminals import RULE, Terminal, seen, set_terminal
 
 from yolo_gradwatch.views.terminal import screen as screens
 from yolo_gradwatch.views.terminal.panel import Panel
 from yolo_gradwatch.views.terminal.screen import FRAME_SECONDS, REDRAW_SECONDS, Screen
-from yolo_gradwatch.views.terminal.streams import HOSTED_NOTEBOOKS, is_live_terminal
+from yolo_gradwatch.views.terminal.streams import is_live_terminal
 
 HIDE, SHOW = "\033[?25l", "\033[?25h"
 ERASE = "\r\033[K"  # how a frame of Ultralytics' progress bar begins
@@ -43,13 +43,6 @@ class Safely:
             self.raised.append(error)
 
 
-def seen(terminal):
-    """The lines that a terminal shows after everything that was written to it."""
-    screen = pyte.Screen(250, 250)
-    pyte.Stream(screen).feed(terminal.getvalue().replace("\n", "\r\n"))
-    return [line.rstrip() for line in screen.display[: screen.cursor.y + 1]]
-
-
 def above(terminal):
     """The lines above the panel."""
     lines = seen(terminal)
@@ -60,15 +53,6 @@ def above(terminal):
 def drawn(terminal):
     """How often the panel was drawn."""
     return terminal.getvalue().count("GradWatch")
-
-
-def set_terminal(monkeypatch, columns):
-    """The environment of a terminal with so many columns and 30 lines."""
-    colours = ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLORTERM")
-    for name in (*colours, "JPY_PARENT_PID", *HOSTED_NOTEBOOKS):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in {"TERM": "xterm", "COLUMNS": str(columns), "LINES": "30"}.items():
-        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture

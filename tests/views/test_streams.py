@@ -12,11 +12,10 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from build import RULE
-from build import Terminal as FakeTerminal
-from test_commands import SCRIPT, printed
-from test_console import board_of
-from test_screen import set_terminal
+from commands import SCRIPT, printed
+from shown import board_of
+from terminals import RULE, set_terminal
+from terminals import Terminal as FakeTerminal
 from training import HOME, TINY, shapes, train
 from values import Part, plan, window, write_run
 
@@ -218,7 +217,7 @@ def test_a_shell_of_ipython_gets_the_panel_in_a_terminal_only(monkeypatch, kind,
 @pytest.mark.parametrize("module", ["IPython", None])
 def test_a_real_terminal_gets_the_panel_from_ipython_too(module):
     pytest.importorskip("IPython")
-    from test_terminal import Terminal
+    from pseudo_terminal import Terminal
 
     asked = (
         "from yolo_gradwatch.views.terminal.streams import draws_panel; "
@@ -335,7 +334,7 @@ def test_a_watched_script_ends_as_the_bare_one(script, tmp_path, redirection, en
     ],
 )
 def test_a_terminal_may_be_small_and_resized_while_it_trains(script, size, later):
-    from test_terminal import Terminal
+    from pseudo_terminal import Terminal
 
     terminal = Terminal(*size, "None", command=(sys.executable, script))
     terminal.read_until(
@@ -355,7 +354,7 @@ def test_a_terminal_may_be_small_and_resized_while_it_trains(script, size, later
 @full
 @pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"TERM": None}, {"NO_COLOR": "1"}])
 def test_a_terminal_of_another_kind_gets_what_it_can_show(script, environment):
-    from test_terminal import Terminal
+    from pseudo_terminal import Terminal
 
     terminal = Terminal(80, 24, "None", command=(sys.executable, script), **environment)
     terminal.read_until(Terminal.is_over)
@@ -370,7 +369,7 @@ def test_a_terminal_of_another_kind_gets_what_it_can_show(script, environment):
 @full
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
 def test_one_stream_may_be_a_file_and_the_other_the_terminal(script, tmp_path, name):
-    from test_terminal import Terminal
+    from pseudo_terminal import Terminal
 
     with (tmp_path / "log").open("wb") as log:
         terminal = Terminal(

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from build import LAWS
 from hypothesis import given
 from hypothesis import strategies as st
+from values import LAWS
 
 from yolo_gradwatch.views.timeline import DENSE, Timeline
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from build import finding_of
 from short import at, leave, real
+from shown import finding_of
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.diagnose.causes import at_work, lower_rate, moment

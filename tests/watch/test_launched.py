@@ -5,10 +5,10 @@ import os
 import pytest
 import typer
 from fake_trainer import FakeModel, FakeTrainer
-from test_run import CONV, DEAD, START
-from test_run import watch as write_files
 from training import TINY
 from values import window
+from watched import CONV, DEAD, START
+from watched import watch as write_files
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.cli.watching import leave_after

@@ -5,7 +5,7 @@ import sys
 from textwrap import dedent
 
 import pytest
-from build import RULE
+from terminals import RULE
 from training import HOME, TINY, shapes
 
 from yolo_gradwatch import load_run

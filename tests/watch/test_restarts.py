@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from nets import NET
 from short import at, leave, spoil
 from training import needs, witness
-from values import LAYOUT, NET, grown, window, write_run
+from values import LAYOUT, grown, window, write_run
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay

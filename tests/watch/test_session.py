@@ -9,17 +9,7 @@ import weakref
 
 import pytest
 import typer
-from short import (
-    FAKE,
-    assert_nothing_left,
-    at,
-    bits_of,
-    leave,
-    real,
-    spoil,
-    streams,
-    told,
-)
+from short import FAKE, assert_nothing_left, at, bits_of, leave, real, spoil, streams, told
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.cli.watching import leave_after

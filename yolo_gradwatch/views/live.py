@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolo_gradwatch.diagnose.catalog import RULES
-from yolo_gradwatch.diagnose.graph import Paths
 from yolo_gradwatch.measure.arrays import FLOAT32_MAX
 from yolo_gradwatch.measure.clipping import (
     CLIP_NORM,
@@ -20,18 +17,17 @@ from yolo_gradwatch.measure.clipping import (
     block_shares,
     owners,
 )
-from yolo_gradwatch.measure.layout import WHOLE, Layout
 from yolo_gradwatch.measure.sample import Sample, applied
+from yolo_gradwatch.views.history import History
+from yolo_gradwatch.views.states import BlockStates
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from yolo_gradwatch.diagnose.finding import Finding, Severity
     from yolo_gradwatch.measure.arrays import Floats
+    from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.windows import Window
-
-HISTORY = 128
-"""Points of a block's history; when they are used up, neighbours merge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +74,7 @@ class Board:
         self, layout: Layout, *, epochs: int = 0, clip: float = CLIP_NORM, interval: int = 1
     ) -> None:
         self._blocks: list[str] = []
-        self._points = np.empty((HISTORY, 0))
-        self._filled = 0
-        self._stride = 1
-        self._sum: Floats = np.zeros(0)  # of the steps that have not filled a point
-        self._summed = 0
+        self._history = History()
         self._norms: Floats = np.zeros(0)
         self.regroup(layout)
         self._clipped = 0
@@ -123,15 +115,9 @@ class Board:
         self._rows = block_rows(layout)
         self._blocks = [layout.modules[m] for m in self._rows]
         self._labels = block_labels(layout)
-        self._block_of = dict(zip(layout.modules, layout.block_of, strict=True))
-        self._paths = Paths(layout)
-        self._layers: dict[str, set[str]] = defaultdict(set)
-        for name, block, role in zip(layout.modules, layout.block_of, layout.roles, strict=True):
-            if role:
-                self._layers[block].add(name)
+        self._states = BlockStates(layout)
         old = [place.get(name, -1) for name in self._blocks]
-        self._points = np.pad(self._points, ((0, 0), (0, 1)), constant_values=-np.inf)[:, old]
-        self._sum = np.append(self._sum, -np.inf)[old]
+        self._history.regroup(old)
         self._norms = np.append(self._norms, 0.0)[old]
 
     def add(self, samples: Sequence[Sample], norms: Floats) -> None:
@@ -167,7 +153,7 @@ class Board:
         with np.errstate(divide="ignore", invalid="ignore"):
             levels = np.where(np.isfinite(blocks), np.log10(blocks), np.nan)
         for level in levels:
-            self._remember(level)
+            self._history.add(level)
 
     def show(self, findings: Iterable[Finding]) -> None:
         """Take the findings; those that are over are left out."""
@@ -175,71 +161,12 @@ class Board:
 
     def rows(self) -> list[BlockRow]:
         """One row a block that has parameters, in forward order."""
-        worst = self._worst()
-        history = self._history()
-        return [
-            BlockRow(
-                label=label,
-                norm=None if self.total is None else float(self._norms[i]),
-                history=history[:, i],
-                state=self._state(f, block) if (f := worst.get(block)) else self._calm,
-                severity=f.severity if f else None,
-            )
-            for i, (block, label) in enumerate(zip(self._blocks, self._labels, strict=True))
-        ]
-
-    def _state(self, finding: Finding, block: str) -> str:
-        """What is wrong with a block; of a block that suffers from another, only where it lies."""
-        if finding.module == WHOLE or self._is_hit(finding, block):
-            return RULES[finding.rule].state or finding.rule
-        place = self._paths.place(block, finding.module)
-        return "affected" if place == "elsewhere" else place
-
-    def _is_hit(self, finding: Finding, block: str) -> bool:
-        """Whether what was found is true of a block that the finding touches."""
-        if self._block_of[finding.module] == block:
-            return True
-        blocks = RULES[finding.rule].blocks
-        if blocks == "entire":  # a weight that reads nothing has no gradient, its block gets one
-            return self._layers[block].issubset(finding.modules)
-        return blocks == "all"
-
-    @property
-    def _calm(self) -> str:
-        return "ok" if self._steps else "-"
-
-    def _history(self) -> Floats:
-        """(H, B) points, the newest made of the steps that have not filled one yet."""
-        points = self._points[: self._filled].copy()
-        return np.vstack([points, self._sum / self._summed]) if self._summed else points
-
-    def _worst(self) -> dict[str, Finding]:
-        """For each block, the finding that says most: critical, then its own, then the newest."""
-        worst: dict[str, Finding] = {}
-        alarms = (finding for finding in self.active if finding.severity != "notice")
-        for finding in sorted(alarms, key=_weight):
-            worst.update(dict.fromkeys(self._blocks_with(finding), finding))
-        return worst
-
-    def _blocks_with(self, finding: Finding) -> set[str]:
-        """The blocks that a finding concerns; one on the whole model concerns them all."""
-        if finding.module == WHOLE:
-            return set(self._blocks)
-        return {self._block_of[name] for name in finding.modules}
-
-    def _remember(self, levels: Floats) -> None:
-        self._sum = self._sum + levels if self._summed else levels
-        self._summed += 1
-        if self._summed < self._stride:
-            return
-        if self._filled == HISTORY:
-            self._points[: HISTORY // 2] = self._points.reshape(HISTORY // 2, 2, -1).mean(axis=1)
-            self._filled, self._stride = HISTORY // 2, 2 * self._stride
-            return
-        self._points[self._filled] = self._sum / self._summed
-        self._filled += 1
-        self._summed = 0
-
-
-def _weight(finding: Finding) -> tuple[bool, bool, int]:
-    return finding.severity == "critical", finding.module != WHOLE, finding.number
+        states = self._states.under(self.active)
+        calm = ("ok" if self._steps else "-", None)
+        history = self._history.points()
+        rows = []
+        for i, (block, label) in enumerate(zip(self._blocks, self._labels, strict=True)):
+            norm = None if self.total is None else float(self._norms[i])
+            state, severity = states.get(block, calm)
+            rows.append(BlockRow(label, norm, history[:, i], state, severity))
+        return rows

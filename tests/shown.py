@@ -1,74 +1,16 @@
-"""Small layouts, findings, samples and windows on paper, for what is shown to a user."""
+"""Findings, epochs and boards, for what is shown to a user."""
 
-import io
-import signal
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
-from hypothesis import settings
+from values import layout_of
 
 from yolo_gradwatch.diagnose.finding import Episode, Finding, FindingChange
 from yolo_gradwatch.measure.clipping import EpochClipping
-from yolo_gradwatch.measure.layout import WHOLE, Layout
 from yolo_gradwatch.measure.quantities import MEASURED
 from yolo_gradwatch.measure.sample import Sample
 from yolo_gradwatch.measure.windows import Window
 from yolo_gradwatch.views.live import Board
-
-LAWS = settings(deadline=None, derandomize=True, max_examples=40)
-
-RULE = "── GradWatch"
-"""How the panel begins."""
-
-EMPTY = ("Upsample", "Concat")
-"""Blocks that have no parameters."""
-
-SMALL = ("Conv", "C3k2", "Upsample", "C2PSA", "Detect")
-
-YOLO26N = (
-    *("Conv", "Conv", "C3k2", "Conv", "C3k2", "Conv", "C3k2", "Conv", "C3k2", "SPPF", "C2PSA"),
-    *("Upsample", "Concat", "C3k2", "Upsample", "Concat", "C3k2", "Conv", "Concat", "C3k2"),
-    *("Conv", "Concat", "C3k2", "Detect"),
-)
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def hear_ctrl_c():
-    """Let a process that is about to begin end with Ctrl+C, also below ``nohup ... &``."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is ignored is inherited
-
-
-def layout_of(classes=SMALL):
-    """A chain of blocks, each but the empty ones a convolution and its normalization."""
-    blocks = tuple((f"{WHOLE}.{i}", name) for i, name in enumerate(classes))
-    rows = [(WHOLE, "DetectionModel", "", "")]
-    for block, name in blocks:
-        if name not in EMPTY:
-            rows.append((block, name, block, ""))
-            rows.append((f"{block}.conv", "Conv2d", block, "weight"))
-            rows.append((f"{block}.bn", "BatchNorm2d", block, "norm"))
-    modules, types, block_of, roles = zip(*rows, strict=True)
-    return Layout(
-        modules=modules,
-        types=types,
-        parameters=tuple(10 for _ in rows),
-        block_of=block_of,
-        roles=roles,
-        blocks=blocks,
-        inside=tuple(() for _ in blocks),
-        head=blocks[-1][0],
-        edges=tuple((a[0], b[0]) for a, b in pairwise(blocks)),
-        kernels=tuple(1 for _ in rows),
-    )
-
-
-def leaves_of(layout):
-    return tuple(name for name, role in zip(layout.modules, layout.roles, strict=True) if role)
 
 
 def norms_of(layout, of_block, total=None):

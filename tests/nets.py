@@ -1,0 +1,156 @@
+"""Layouts of a few blocks, and windows of them that the rules judge."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from values import NORMS, Part, plan, window
+
+from yolo_gradwatch.diagnose.detector import Detector
+from yolo_gradwatch.diagnose.thresholds import Thresholds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from yolo_gradwatch.diagnose.finding import Alert
+    from yolo_gradwatch.measure.layout import Layout
+    from yolo_gradwatch.measure.windows import Window
+
+FORK_EDGES = [
+    ("model.0", "model.1"),
+    ("model.0", "model.2"),
+    ("model.1", "model.3"),
+    ("model.2", "model.3"),
+    ("model.3", "model.4"),
+]
+"""Block 0 feeds blocks 1 and 2, which do not see each other; block 3 reads both."""
+
+
+FAMILIES = ("cv2", "cv3", "one2one_cv2", "one2one_cv3")
+
+
+NET, _ = plan(
+    [
+        *(Part("model.0.conv"), Part("model.0.bn", is_weight=False)),
+        *(Part("model.1.a"), Part("model.1.b"), Part("model.1.c")),
+        Part("model.1.bn", is_weight=False),
+        *(Part("model.2.conv"), Part("model.2.bn", is_weight=False)),
+        *(Part("model.4.conv"), Part("model.4.bn", is_weight=False)),
+        *(Part("model.5.conv"), Part("model.5.bn", is_weight=False)),
+        *(Part(f"model.6.{family}.{scale}.conv") for family in FAMILIES for scale in range(3)),
+    ],
+    [f"model.{n}" for n in range(7)],
+    [
+        *((f"model.{n}", f"model.{n + 1}") for n in range(5)),
+        *((f"model.{n}", "model.6") for n in (2, 4, 5)),
+    ],
+)
+"""A chain of blocks, of which number 3 has no parameters, and a head that reads 2, 4 and 5."""
+
+
+def inside(layout: Layout, *names: str) -> list[str]:
+    """The named modules and all that is inside them."""
+    return [m for m in layout.modules if any(m == n or m.startswith(f"{n}.") for n in names)]
+
+
+def normed(
+    one: Window,
+    norms: Mapping[str, float],
+    layout: Layout = NET,
+    fields: Sequence[str] = NORMS,
+) -> Window:
+    """A window with other norms in the named modules and all that is inside them.
+
+    The whole model is named alone: its name stands for its own row.
+    """
+    columns = {field: getattr(one, field).copy() for field in fields}
+    for name, norm in norms.items():
+        found = [name] if name == "model" else inside(layout, name)
+        rows = [layout.modules.index(module) for module in found]
+        for column in columns.values():
+            column[rows] = norm
+    return replace(one, **columns)
+
+
+def net(step: int, norms: Any = (), **sick: Any) -> Window:
+    """A window of the net; healthy, if nothing else is said."""
+    return normed(window(step, layout=NET, **sick), dict(norms))
+
+
+def lasting(
+    count: int, norms: Any = (), *, first: int = 1, layout: Layout = NET, **sick: Any
+) -> list[Window]:
+    """So many windows of one step with these norms."""
+    given, steps = dict(norms), range(first, first + count)
+    return [normed(window(n, layout=layout, **sick), given, layout) for n in steps]
+
+
+def skips(count: int, first: int = 1, **sick: Any) -> list[Window]:
+    """Windows of one step each that AMP skipped."""
+    return lasting(count, first=first, skipped=1, **sick)
+
+
+def zeroed(step: int, share: float, module: str = "model.2.conv") -> Window:
+    """A window in which some elements of a gradient are exactly zero."""
+    fraction = np.zeros(len(NET.modules), np.float32)
+    fraction[NET.modules.index(module)] = share
+    return replace(net(step), zero_fraction=fraction)
+
+
+def weighing(step: int, weight: float, *, trunk: bool = True) -> Window:
+    """A window in which the weights of the trunk, or those of the head, have a norm."""
+    weights = np.full(len(NET.modules), 5.0, np.float32)
+    weights[[name.startswith("model.6") is not trunk for name in NET.modules]] = weight
+    return replace(net(step), weight_norm=weights)
+
+
+BLOCKS = [name for name, _ in NET.blocks]
+
+
+def level(step: int, decades: float, peak: float | None = None) -> Window:
+    """A window with the same norm in all modules but the whole, and another highest one."""
+    one = net(step, dict.fromkeys(BLOCKS, 10.0**decades))
+    highest = dict.fromkeys(BLOCKS, 10.0 ** (decades if peak is None else peak))
+    return normed(one, highest, fields=["norm_max"])
+
+
+def curve(*decades: float, first: int = 1) -> list[Window]:
+    """Windows of such levels."""
+    return [level(first + n, value) for n, value in enumerate(decades)]
+
+
+def upstream(norm: float) -> dict[str, float]:
+    """The blocks up to number 2 at a norm; what reads them is at 1."""
+    return dict.fromkeys(("model.0", "model.1", "model.2"), norm)
+
+
+def feed(
+    windows: Iterable[Window], limits: Thresholds | None = None, layout: Layout = NET
+) -> list[list[Alert]]:
+    """The alerts of each window."""
+    detector = Detector(layout, limits or Thresholds())
+    return [detector.update(one) for one in windows]
+
+
+def fired(
+    windows: Sequence[Window],
+    rule: str,
+    limits: Thresholds | None = None,
+    layout: Layout = NET,
+) -> list[Alert]:
+    """The alerts of a rule in the last of some windows."""
+    return [alert for alert in feed(windows, limits, layout)[-1] if alert.rule == rule]
+
+
+FORK, _ = plan(
+    [
+        Part(f"model.{block}.{leaf}", is_weight=leaf != "bn")
+        for block in range(4)
+        for leaf in ("a", "b", "c", "bn")
+    ]
+    + [Part("model.4.a")],
+    edges=FORK_EDGES,
+)
+"""Four blocks of three weights and a norm layer; block 0 feeds 1 and 2, which feed 3."""
