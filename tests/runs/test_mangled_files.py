@@ -19,7 +19,8 @@ from values import LAWS, LAYOUT, MEMBERS, sample
 from yolo_gradwatch import FormatError, GradWatch, load_run
 from yolo_gradwatch.runs.schema import META_FILE, RUN_FILES
 from yolo_gradwatch.views.terminal import follow
-from yolo_gradwatch.watch.assembly import Options, Training
+from yolo_gradwatch.watch.assembly import Training
+from yolo_gradwatch.watch.options import Options
 from yolo_gradwatch.watch.recorder import Recorder
 
 resource = pytest.importorskip("resource")

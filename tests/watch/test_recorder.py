@@ -23,7 +23,7 @@ from yolo_gradwatch.runs.schema import ALERT_COLUMNS
 from yolo_gradwatch.runs.writer import RunLog
 from yolo_gradwatch.views.terminal import console, panel
 from yolo_gradwatch.views.terminal import output as terminal_output
-from yolo_gradwatch.watch.gradwatch import recorder
+from yolo_gradwatch.watch import recorder
 from yolo_gradwatch.watch.recorder import MOST_WAITING, WAIT_SECONDS
 
 FAR = 1_000_001  # a step so late that a window holds 20,000 steps
