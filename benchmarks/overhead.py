@@ -43,7 +43,7 @@ from trainings import FIRST, StepClock, training
 from yolo_gradwatch import GradWatch
 from yolo_gradwatch.diagnose import diagnosis
 from yolo_gradwatch.measure import capture
-from yolo_gradwatch.runs import writer as runlog
+from yolo_gradwatch.runs.writer import RunLog
 from yolo_gradwatch.views.terminal import console, screen
 from yolo_gradwatch.watch import guard, recorder
 from yolo_gradwatch.watch.gradwatch import sessions_of
@@ -57,7 +57,7 @@ PARTS: dict[str, list[tuple[type, str]]] = {
     "landing": [(capture.Capture, "drain")],
     "roll-up": [(recorder.Recorder, "take")],
     "rules": [(diagnosis.Diagnosis, "update")],
-    "file": [(runlog.RunLog, name) for name in ("write_window", "write_changes", "write_meta")],
+    "file": [(RunLog, name) for name in ("write_window", "write_changes", "write_meta")],
     "console": [
         *((screen.Screen, name) for name in ("redraw", "print", "show_frame")),
         (console.Console, "print"),

@@ -25,7 +25,8 @@ from machine import peak_memory
 from yolo_gradwatch.measure.sample import Detail, Sample
 from yolo_gradwatch.runs import schema
 from yolo_gradwatch.views.terminal.output import Terminal
-from yolo_gradwatch.watch.assembly import Options, Training, assemble
+from yolo_gradwatch.watch.assembly import Training, assemble
+from yolo_gradwatch.watch.options import Options
 
 if TYPE_CHECKING:
     from yolo_gradwatch.measure.layout import Layout, Members

@@ -40,7 +40,7 @@ def row(case: ET.Element) -> tuple[str, ...]:
     """The cells of a test; ``seen`` is what it recorded of itself as properties."""
     seen = [f"{one.get('name')} {one.get('value')}" for one in case.iter("property")]
     seconds = f"{float(case.get('time', '0')):.0f}"
-    file = Path(case.get("file", "")).name
+    file = case.get("file", "").removeprefix("tests/")
     return file, case.get("name", ""), result(case), ", ".join(seen), seconds
 
 

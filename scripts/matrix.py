@@ -204,8 +204,8 @@ def project() -> dict[str, Any]:
 def core_tests() -> list[str]:
     """Every test file but those of `ELSEWHERE`."""
     left_out = {f"test_{name}.py" for name in ELSEWHERE}
-    files = sorted((ROOT / "tests").glob("test_*.py"))
-    return [f"tests/{file.name}" for file in files if file.name not in left_out]
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    return [str(file.relative_to(ROOT)) for file in files if file.name not in left_out]
 
 
 def interpreter(text: str) -> tuple[str, str]:

@@ -33,13 +33,13 @@ def watched(  # noqa: PLR0913  # as few as there are kinds of trainings
     options = {"epochs": 2, "data": data or shapes(12), **options}
     model = train(folder, watch=watch, calls=calls, **options)
     assert len(oracle.norms) == steps
-    return holds(watch, oracle), model
+    return holds(watch._attachment.sessions, oracle), model
 
 
-def holds(watch, oracle):
-    """Check each training of a watch; their runs."""
-    assert len(watch._sessions) == len(oracle.starts) >= 1
-    return [hold(session, oracle, i) for i, session in enumerate(watch._sessions)]
+def holds(sessions, oracle):
+    """Check each training; their runs."""
+    assert len(sessions) == len(oracle.starts) >= 1
+    return [hold(session, oracle, i) for i, session in enumerate(sessions)]
 
 
 def hold(session, oracle, training):

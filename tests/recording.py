@@ -4,7 +4,8 @@ from values import LAYOUT, MEMBERS
 
 from yolo_gradwatch.runs.resume import earlier_run
 from yolo_gradwatch.views.terminal.output import Terminal
-from yolo_gradwatch.watch.assembly import Options, Training, assemble
+from yolo_gradwatch.watch.assembly import Training, assemble
+from yolo_gradwatch.watch.options import Options
 
 
 class Recording:

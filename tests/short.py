@@ -154,7 +154,7 @@ def assert_nothing_left(trainer):
     assert not trainer.optimizer._optimizer_step_post_hooks
     assert not {"preprocess_batch", "_do_train"} & set(vars(trainer))
     ours = [c for calls in trainer.callbacks.values() for c in calls if "yolo_gradwatch" in repr(c)]
-    assert [c.__name__ for c in ours] == ["_on_begin"]
+    assert [c.__name__ for c in ours] == ["on_begin"]
 
 
 def told(caplog):

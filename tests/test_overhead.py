@@ -111,7 +111,7 @@ def test_a_training_is_measured_in_turns(overhead, monkeypatch, capsys):
 def test_a_simulated_training_leaves_a_run_and_its_figures(tmp_path):
     recorder = simulation.recorder_of(tmp_path, LAYOUT, MEMBERS)
     inside = simulation.simulate(recorder, simulation.pool_of(MEMBERS), 3000)
-    recorder.finish("finished")
+    recorder.end("finished")
     recorder.close()
     assert inside > 0
     run = load_run(tmp_path)

@@ -163,6 +163,8 @@ def is_definition(event):
         return name == "compile" and source == "ast.parse"
     if name not in {"compile", "exec"}:
         return False
+    if source == "basevalidators.build_validator":
+        return True  # plotly 7 evaluates the name of a class of its own
     if by.endswith(".<module>") and source.startswith(DEFINERS):
         return True
     return source.startswith(EVALUATORS) and (name == "exec" or event["args"][0] in ANNOTATIONS)
@@ -473,9 +475,12 @@ def test_a_link_in_the_place_of_a_drawing_is_replaced(tmp_path, victim, option, 
 # --- the source -----------------------------------------------------------------------------------
 
 LOOKED_UP = {
-    1: "__init__ cli_output console runlog screen sinks summary",
-    2: "cli_main cli_options faults layout tables",
-    3: "hooks thresholds",
+    1: (
+        "__init__ cli/output diagnose/vocabulary measure/layout runs/writer views/summary "
+        "views/terminal/console views/terminal/stand_in watch/fanout watch/options"
+    ),
+    2: "cli/main cli/options demo/faults runs/meta",
+    3: "diagnose/thresholds measure/windows watch/ultralytics/hooks",
 }
 """How often modules look up an attribute by a name that is no constant.
 
@@ -517,4 +522,5 @@ def test_no_text_of_a_file_is_a_pattern_that_is_filled_in():
         and call.func.attr in {"format", "format_map", "substitute", "safe_substitute"}
         and not isinstance(call.func.value, ast.Constant)
     }
-    assert patterns == {"page: template.substitute"}  # of a part of the page, which is ours
+    ours = {"diagnose/messages: shown.format", "views/html/page: template.substitute"}
+    assert patterns == ours  # constants, and a part of the page

@@ -40,7 +40,7 @@ note = {
     "run_dir": str(watch.run_dir),
     "has_started": watch.has_started,
     "is_stopped": watch.stopped_by is not None,
-    "sessions": len(watch._sessions),
+    "sessions": len(watch._attachment.sessions),
 }
 path = Path(options["project"]) / f"rank-{os.environ['RANK']}.json"
 path.write_text(json.dumps(note), encoding="utf-8")

@@ -14,10 +14,11 @@ from training import TINY, data_folder, official, shapes, small
 from values import window, write_run
 from watched import CONV, DEAD
 
-from yolo_gradwatch import GradWatch, __version__, load_run
+from yolo_gradwatch import __version__, load_run
 from yolo_gradwatch.cli import demo as cli_demo
 from yolo_gradwatch.cli import train as cli_train
 from yolo_gradwatch.cli.main import app, main
+from yolo_gradwatch.watch.attachment import Attachment
 from yolo_gradwatch.watch.launched import Launched
 
 SMALL = [f"{name}={value}" for name, value in TINY.items()]
@@ -38,14 +39,14 @@ def failures(err):
 @pytest.fixture
 def plant(monkeypatch):
     """Add a callback to every training of a command."""
-    begin = GradWatch._on_begin
+    begin = Attachment.on_begin
 
     def add(event, call):
         def begin_planted(self, trainer):
             begin(self, trainer)
             trainer.add_callback(event, call)
 
-        monkeypatch.setattr(GradWatch, "_on_begin", begin_planted)
+        monkeypatch.setattr(Attachment, "on_begin", begin_planted)
 
     return add
 
@@ -338,7 +339,7 @@ RUNS = {
 def test_each_training_of_a_series_that_fails_is_named(tmp_path, monkeypatch, names):
     def launch(_out, watch, *_arguments):
         for name in names:
-            watch._sessions.append(Launched(tmp_path / name, ()))
+            watch._attachment.sessions.append(Launched(tmp_path / name, ()))
             windows, status, _ = RUNS[name]
             if windows is not None:
                 write_run(tmp_path / name, windows, status=status)

@@ -36,7 +36,7 @@ def run(folder, name):
 
 def board_of(watch):
     """The numbers of the live report of the training that is watched now."""
-    (session,) = watch._sessions
+    (session,) = watch._attachment.sessions
     outputs = session._parts.recorder._outputs._outputs
     return next(one._board for one in outputs if isinstance(one, Terminal))
 

@@ -60,7 +60,7 @@ def test_no_callback_of_ours_waits_for_the_device(tmp_path, monkeypatch, amp, li
     watch = GradWatch(live=live)
     options = {"amp": amp, "device": "0", "epochs": 20}
     train(tmp_path, watch=watch, data=shapes(40), **options)
-    assert not watch._sessions[-1].is_broken
+    assert not watch._attachment.sessions[-1].is_broken
     assert watch.report().steps == 200
     assert len(waits) <= options["epochs"]  # at the end of an epoch it may
     assert load_run(watch.run_dir).report().steps == 200

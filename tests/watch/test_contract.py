@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import logging
+import sys
 from contextlib import suppress
 from itertools import groupby
 
 import pytest
 import torch
-from short import bits_of
+from short import FAKE, bits_of
 from short import told as warnings_in
 from torch.nn.utils import clip_grad_norm_
 from training import shapes, train
@@ -385,17 +386,11 @@ def test_an_ultralytics_without_a_callback_is_told_before_the_training(tmp_path,
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_an_unknown_bar_costs_the_panel_and_one_warning(tmp_path, told, capsys, wanted):
-    from values import LAYOUT, MEMBERS
-
-    from yolo_gradwatch.watch.assembly import Options, Training
-    from yolo_gradwatch.watch.recorder import Recorder
-
-    about = {"epochs": 1, "resumes": False, "versions": {}, "handlers": []}
-    training = Training(tmp_path, {}, has_known_bar=False, **about)
-    recorder = Recorder(LAYOUT, MEMBERS, training, Options(live=wanted))
-    recorder.open(lambda call, *args: call(*args))
-    recorder.close()
-    assert "\x1b" not in capsys.readouterr().out
-    assert len(told()) == wanted
-    assert all(contract.unknown_bar() in warning for warning in told())
+def test_an_unknown_bar_costs_the_panel_and_one_warning(
+    tmp_path, told, terminal, monkeypatch, wanted
+):
+    terminal()
+    monkeypatch.setattr(facts, "has_known_bar", lambda: False)
+    FAKE.train(tmp_path, watch=GradWatch(live=wanted))
+    assert "\x1b[?25" not in sys.stdout.getvalue()  # as a panel shows the cursor
+    assert told() == [f"GradWatch: {contract.unknown_bar()}"] * wanted

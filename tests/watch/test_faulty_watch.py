@@ -20,18 +20,18 @@ pytestmark = pytest.mark.train
 SHELLS = {
     "watch.guard.Guard.safely": "the net itself",
     "watch.guard.Guard.at_event": "calls the net",
-    "watch.gradwatch.GradWatch._on_begin": "a net around what it calls",
+    "watch.attachment.Attachment.on_begin": "a net around what it calls",
     "watch.events.Events.note_step": "one assignment, after a step of the optimizer",
     "watch.ultralytics.contract.shows_bar": "costs the panel only, with a warning",
     "watch.ultralytics.contract._Probe.progress": "a bar swallows what its stream raises",
     "watch.ultralytics.contract._Probe.write": "as above",
     "watch.ultralytics.hooks._Unaware.__call__": "a callback of somebody else's from here on",
-    "views.terminal.screen._StandIn.write": "a stream of the user's from here on; it asks the net",
-    "views.terminal.screen._StandIn.progress": "as above",
-    "views.terminal.screen._StandIn.is_drawn": "two comparisons, for both",
-    "views.terminal.screen._StandIn.flush": "calls the real stream",
-    "views.terminal.screen._StandIn.isatty": "calls the real stream",
-    "views.terminal.screen._StandIn.__getattr__": "asks the real stream",
+    "views.terminal.stand_in.StandIn.write": "a stream of the user's from here on; it asks the net",
+    "views.terminal.stand_in.StandIn.progress": "as above",
+    "views.terminal.stand_in.StandIn.is_drawn": "two comparisons, for both",
+    "views.terminal.stand_in.StandIn.flush": "calls the real stream",
+    "views.terminal.stand_in.StandIn.isatty": "calls the real stream",
+    "views.terminal.stand_in.StandIn.__getattr__": "asks the real stream",
 }
 """What others call directly: nothing of ours could catch what it raises."""
 
@@ -40,11 +40,11 @@ REPAIRS = {
     "watch.session.Session._let_go",
     "watch.recorder.Recorder.close",
     "watch.fanout.Fanout.close",
-    "terminal.Terminal.close",
-    "terminal.Terminal._close_screen",
+    "views.terminal.output.Terminal.close",
+    "views.terminal.output.Terminal._close_screen",
     "views.terminal.screen.Screen._give_back",
     "views.terminal.screen.Screen.close",
-    "views.terminal.screen._StandIn.release",
+    "views.terminal.stand_in.StandIn.release",
     "watch.ultralytics.hooks.remove_callback",
 }
 """What puts everything back: it fails at its first call only, as nothing else could do it."""
@@ -156,11 +156,11 @@ def test_a_watch_that_could_not_begin_does_not_pass_fail_on(tmp_path, capfd):
 
     arguments = ["train", f"model={small()}", f"data={shapes()}", *SMALL, f"project={tmp_path}"]
     with planted.cleared():
-        planted.plant("watch.ultralytics.hooks.save_dir")
+        planted.plant("watch.ultralytics.training.save_dir")
         assert main([*arguments, "--fail-on", "dead"]) == 1
         assert planted.FIRED
     assert "failed under --fail-on: no training was watched\n" in capfd.readouterr().err
-    assert not (tmp_path / "run" / "watch.gradwatch.csv").exists()
+    assert not (tmp_path / "run" / "gradwatch.csv").exists()
 
 
 def test_a_watch_that_did_not_reach_the_end_does_not_pass_fail_on(tmp_path, capfd):

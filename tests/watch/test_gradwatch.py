@@ -61,18 +61,19 @@ def test_attach_gives_the_watch_and_a_second_time_changes_nothing():
     assert len(model.callbacks["on_pretrain_routine_start"]) == 1
 
 
-def attached(target):
-    return [call.__self__ for call in target.callbacks["on_pretrain_routine_start"]]
+def attached(target, *watches):
+    known = {watch._attachment: watch for watch in watches}
+    return [known[call.__self__] for call in target.callbacks["on_pretrain_routine_start"]]
 
 
 def test_the_newest_watch_takes_over():
     model, other = FakeModel(), FakeModel()
     first, second = GradWatch().attach(model).attach(other), GradWatch()
     second.attach(model)
-    assert attached(model) == [second]
-    assert attached(other) == [first]
+    assert attached(model, first, second) == [second]
+    assert attached(other, first, second) == [first]
     first.attach(model)
-    assert attached(model) == [first]
+    assert attached(model, first, second) == [first]
 
 
 def test_a_callback_of_the_users_own_stays_when_watches_change():
@@ -80,7 +81,8 @@ def test_a_callback_of_the_users_own_stays_when_watches_change():
     model.add_callback("on_pretrain_routine_start", calls.append)
     GradWatch().attach(model)
     watch = GradWatch().attach(model)
-    assert model.callbacks["on_pretrain_routine_start"] == [calls.append, watch._on_begin]
+    begin = watch._attachment.on_begin
+    assert model.callbacks["on_pretrain_routine_start"] == [calls.append, begin]
     assert watch.detach() is None
     assert model.callbacks["on_pretrain_routine_start"] == [calls.append]
 
@@ -93,9 +95,9 @@ def test_detach_takes_the_watch_off_everything_and_once_is_enough():
     other.attach(models[0])
     watch.detach()
     watch.detach()
-    assert [attached(model) for model in models] == [[other], []]
+    assert [attached(model, watch, other) for model in models] == [[other], []]
     watch.attach(models[1])
-    assert attached(models[1]) == [watch]
+    assert attached(models[1], watch) == [watch]
 
 
 def test_a_watch_keeps_no_model_alive():
@@ -108,7 +110,7 @@ def test_a_watch_keeps_no_model_alive():
     watch.detach()
     for _ in range(100):
         watch.attach(FakeModel())
-    assert len(watch._targets) == 1
+    assert len(watch._attachment._targets) == 1
 
 
 def test_before_a_training_there_is_no_folder_and_no_report():
@@ -138,12 +140,14 @@ def test_a_copy_through_cloudpickle_is_small_and_can_be_used():
     cloudpickle = pytest.importorskip("cloudpickle")
     watch = GradWatch(interval=7, thresholds=Thresholds(dead_windows=5), stop_on=["dead"])
     watch.attach(FakeModel())
-    data = cloudpickle.dumps({"on_pretrain_routine_start": [watch._on_begin]})
+    data = cloudpickle.dumps({"watch": watch, "calls": [watch._attachment.on_begin]})
     assert len(data) < 10_000
-    copy = pickle.loads(data)["on_pretrain_routine_start"][0].__self__  # noqa: S301  # our own
-    assert copy._options == watch._options
-    assert copy.attach(FakeModel()) is copy
-    assert copy.run_dir is None
+    copy = pickle.loads(data)  # noqa: S301  # our own
+    again, (call,) = copy["watch"], copy["calls"]
+    assert call.__self__ is again._attachment
+    assert again._attachment._options == watch._attachment._options
+    assert again.attach(FakeModel()) is again
+    assert again.run_dir is None
 
 
 def test_the_command_lines_callback_survives_a_deep_copy_without_being_equal():

@@ -14,7 +14,7 @@ from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.cli.watching import leave_after
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.runs.schema import FormatError
-from yolo_gradwatch.watch.gradwatch import _begin_launched
+from yolo_gradwatch.watch.attachment import _begin_launched
 from yolo_gradwatch.watch.launched import Launched
 from yolo_gradwatch.watch.ultralytics import ddp
 
@@ -122,7 +122,7 @@ def leave(folder, windows, fail_on=(), stop_on=(), **meta):
     gradwatch = GradWatch(stop_on=stop_on)
 
     def run():
-        gradwatch._on_begin(launcher(folder))
+        gradwatch._attachment.on_begin(launcher(folder))
         if windows is not None:
             write_files(folder, windows, **meta)
 
@@ -174,13 +174,13 @@ def test_a_launch_is_told_before_it_is_prepared(tmp_path, monkeypatch):
 
 def test_the_watch_that_is_attached_to_a_launching_trainer_hears_of_it(tmp_path):
     ours, other = GradWatch(), GradWatch()
-    _begin_launched(launcher(tmp_path, ours._on_begin))
-    assert [type(session) for session in ours._sessions] == [Launched]
+    _begin_launched(launcher(tmp_path, ours._attachment.on_begin))
+    assert [type(session) for session in ours._attachment.sessions] == [Launched]
     assert ours.run_dir == tmp_path
     assert not ours.has_started
     with pytest.raises(RuntimeError, match="there is nothing to report"):
         ours.report()
-    assert other._sessions == []
+    assert other._attachment.sessions == []
 
 
 def dropped(caplog):
@@ -196,8 +196,8 @@ def test_an_ultralytics_that_drops_callbacks_is_told_once(
 ):
     monkeypatch.setattr("ultralytics.__version__", version)
     gradwatch = GradWatch()
-    gradwatch._on_begin(launcher(tmp_path))
-    gradwatch._on_begin(launcher(tmp_path))
+    gradwatch._attachment.on_begin(launcher(tmp_path))
+    gradwatch._attachment.on_begin(launcher(tmp_path))
     said = dropped(caplog)
     assert len(said) == int(drops)
     assert all("pip install -U ultralytics" in line and "on one GPU" in line for line in said)
@@ -218,7 +218,7 @@ def test_who_attaches_to_a_model_is_told_where_there_are_several_gpus(  # noqa: 
     gradwatch = GradWatch().attach(FakeModel())
     gradwatch.attach(FakeModel())
     assert len(dropped(caplog)) == times
-    gradwatch._on_begin(launcher(tmp_path))
+    gradwatch._attachment.on_begin(launcher(tmp_path))
     assert len(dropped(caplog)) == (version == "8.4.139")
 
 
@@ -239,8 +239,8 @@ def test_who_attaches_to_a_trainer_is_told_where_it_has_several_gpus(
 def test_other_ranks_than_the_first_do_nothing(tmp_path, monkeypatch, rank, watched):
     monkeypatch.setattr("ultralytics.utils.RANK", rank)
     gradwatch, trainer = GradWatch(), launcher(tmp_path, ddp=False)
-    gradwatch._on_begin(trainer)
-    assert len(gradwatch._sessions) == watched
+    gradwatch._attachment.on_begin(trainer)
+    assert len(gradwatch._attachment.sessions) == watched
     assert ("_do_train" in vars(trainer)) == bool(watched)
 
 

@@ -93,7 +93,7 @@ def test_a_notebook_shows_tables_and_reports_as_text(executed, tmp_path):
         watch.attach(model)
         model.train(**options);
         """,
-        "len(watch._sessions), sys.stdout is stdout",
+        "len(watch._attachment.sessions), sys.stdout is stdout",
     )
     report = assert_readable(printed(first), epochs=2)
     assert re.fullmatch(
@@ -151,7 +151,7 @@ def test_a_training_that_a_notebook_interrupts_leaves_a_report_and_can_be_repeat
         """
         import os, signal
         def interrupt(trainer):
-            if len(watch._sessions) == 1:
+            if len(watch._attachment.sessions) == 1:
                 os.kill(os.getpid(), signal.SIGINT)  # as the button of the notebook does
         watch = GradWatch().attach(model)
         model.add_callback("on_train_epoch_end", interrupt)

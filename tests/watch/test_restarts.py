@@ -55,7 +55,7 @@ def events_of(run):
 
 
 def epochs_of(run):
-    return [epoch["epoch"] for epoch in run.meta.epochs]
+    return [epoch.epoch for epoch in run.meta.epochs]
 
 
 # --- NaN ------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from short import assert_nothing_left, streams, told
 from training import brisk_trainer, shapes, small, trainer_of
 
 from yolo_gradwatch import GradWatch, load_run
+from yolo_gradwatch.watch.gradwatch import sessions_of
 
 pytestmark = pytest.mark.train
 
@@ -84,7 +85,7 @@ def test_two_trainings_at_the_same_time_have_files_of_their_own(  # noqa: PLR091
         whole = run.windows[run.windows["module"] == "model"]
         assert list(whole["step_first"]) == list(range(1, images + 1))
         assert list(whole["norm_mean"]) == pytest.approx([float(c) for c in clips[thread]], 1e-5)
-    reports = {session.folder: session.report() for watch in watches for session in watch._sessions}
+    reports = {s.folder: s.report() for watch in watches for s in sessions_of(watch)}
     assert reports == {t.save_dir: load_run(t.save_dir).report() for _, t in trained}
     shown = sys.stdout.getvalue()
     assert shown.count("GradWatch: healthy") == 2

@@ -294,7 +294,7 @@ def test_a_new_run_into_the_same_folder_replaces_all_files(way, tmp_path):
     assert list(evidence.iterdir()) == []
     assert report.healthy
     assert run.windows["step_last"].max() == 2
-    assert [event["kind"] for event in run.meta.events] == ["start"]
+    assert [event.kind for event in run.meta.events] == ["start"]
 
 
 # --- what a user asks for -------------------------------------------------------------------------
@@ -303,7 +303,7 @@ def test_a_new_run_into_the_same_folder_replaces_all_files(way, tmp_path):
 def test_interval_captures_every_third_step(way, tmp_path):
     _, run = watched(way, tmp_path, images=20, about={"interval": 3})
     assert list(whole(run)["step_first"]) == [1, 4]
-    assert run.meta.options["interval"] == 3
+    assert run.meta.options.interval == 3
 
 
 def test_stop_on_ends_the_training_and_keeps_its_checkpoint(way, tmp_path):
@@ -342,7 +342,7 @@ IN_EPOCH_3 = ("on_train_batch_end", 11)
 
 
 def events_of(run):
-    return [(event["kind"], event["step"]) for event in run.meta.events]
+    return [(event.kind, event.step) for event in run.meta.events]
 
 
 def test_resume_appends_and_continues_the_count(way, tmp_path):
@@ -420,7 +420,7 @@ def test_every_model_class_of_ultralytics_can_be_attached_to(kind, name):
 
     model = getattr(ultralytics, kind)(name)
     watch = GradWatch().attach(model)
-    assert model.callbacks["on_pretrain_routine_start"][-1] == watch._on_begin
+    assert model.callbacks["on_pretrain_routine_start"][-1] == watch._attachment.on_begin
 
 
 def test_a_model_without_training_is_refused():

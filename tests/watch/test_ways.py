@@ -11,6 +11,7 @@ from training import TINY, needs, shapes, train
 
 from yolo_gradwatch import GradWatch
 from yolo_gradwatch.cli.main import main
+from yolo_gradwatch.watch.attachment import Attachment
 
 pytestmark = pytest.mark.train
 
@@ -157,7 +158,7 @@ def test_data_sets_in_series(tmp_path, oracle):
 @pytest.mark.usefixtures("_trains_in_series")
 def test_data_sets_in_series_from_the_command_line(tmp_path, oracle, monkeypatch):
     """With spaces in the paths; otherwise Ultralytics trains each by a command of its own."""
-    watches, begin = set(), GradWatch._on_begin
+    watches, begin = set(), Attachment.on_begin
 
     def begin_seen(self, trainer):
         watches.add(self)
@@ -165,14 +166,14 @@ def test_data_sets_in_series_from_the_command_line(tmp_path, oracle, monkeypatch
         if oracle.take_model not in trainer.callbacks["on_train_start"]:
             trainer.add_callback("on_train_start", oracle.take_model)
 
-    monkeypatch.setattr(GradWatch, "begin", begin_seen)
+    monkeypatch.setattr(Attachment, "on_begin", begin_seen)
     folder = tmp_path / "two sets"
     sets = [shapes(8), shapes(12)]
     arguments = {**TINY, "data": sets, "project": folder, "exist_ok": False}
     words = [f"{name}={value}" for name, value in arguments.items()]
     assert main(["train", "model=yolo26n.yaml", *words]) == 0
     (watch,) = watches
-    runs = holds(watch, oracle)
+    runs = holds(watch.sessions, oracle)
     assert [folder in run.folder.parents for run in runs] == [True, True]
 
 
@@ -187,6 +188,6 @@ def test_a_model_that_is_tuned_is_watched_in_its_own_trainings_only(tmp_path, or
     tuned = {**TINY, "name": "tuned", "project": str(tmp_path), "data": shapes()}
     model.tune(iterations=iterations, **tuned)
     assert (tmp_path / "tuned" / "best_hyperparameters.yaml").exists()
-    assert watch._sessions == []
+    assert watch._attachment.sessions == []
     assert not list(tmp_path.rglob("gradwatch*"))
     watched(tmp_path, oracle, watch=watch, model=model, epochs=1, steps=3)

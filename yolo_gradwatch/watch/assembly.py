@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis
-from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.clipping import CLIP_NORM
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.runs import resume
@@ -22,22 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from yolo_gradwatch.diagnose.finding import Finding
     from yolo_gradwatch.measure.layout import Layout, Members
     from yolo_gradwatch.runs.run import Run
     from yolo_gradwatch.views.terminal.output import Terminal
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a user asks of the watch; ``GradWatch`` explains each."""
-
-    interval: int = 1
-    thresholds: Thresholds = field(default_factory=Thresholds)
-    live: bool | None = None
-    on_finding: Callable[[Finding], None] | None = None
-    stop_on: tuple[str, ...] = ()
-    outputs: tuple[object, ...] = ()
+    from yolo_gradwatch.watch.options import Options
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,7 @@ class Events:
         """Begin a pass over an epoch; one that comes again is a restart."""
         epoch = facts.epoch_of(self._trainer)
         if epoch <= self._epoch:  # recovery from NaN or from too little memory repeats it
-            self.drain(wait=True)
+            self.end_epoch()
             kind = facts.restart_kind(self._trainer)
             self._recorder.restart(kind, self._recorder.last_step + 1)
             self._images.clear()  # what they have given to the gradient is gone

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from yolo_gradwatch.diagnose.diagnosis import Diagnosis
 from yolo_gradwatch.diagnose.report import Report
-from yolo_gradwatch.measure.clipping import Clipping
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.measure.layout import dated
 from yolo_gradwatch.measure.windows import Rollup
-from yolo_gradwatch.watch.fanout import Fanout
+from yolo_gradwatch.watch.epochs import Epochs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from yolo_gradwatch.diagnose.diagnosis import Diagnosis
-    from yolo_gradwatch.measure.clipping import EpochClipping
     from yolo_gradwatch.measure.event import EventKind
     from yolo_gradwatch.measure.layout import Layout, Members
     from yolo_gradwatch.measure.sample import Sample
@@ -65,8 +61,7 @@ class Recorder:
         self._outputs = outputs
         self._evidence = evidence
         self._rollup = Rollup(members, run.interval, run.clip)
-        self._epochs = list(past.epochs) if past else []
-        self._telemetry = Clipping(0, run.clip, run.layout)
+        self._epochs = Epochs(run.layout, run.clip, past.epochs if past else ())
         self._status = "running"
         self._landed: list[Sample] = []
         self._settled = 0.0
@@ -87,7 +82,7 @@ class Recorder:
     def start_epoch(self, epoch: int, epochs: int) -> None:
         """Begin a pass over an epoch, of ``epochs`` as planned by now."""
         self._keep_epoch()
-        self._telemetry = Clipping(epoch, self._run.clip, self._layout)
+        self._epochs.begin(epoch)
         self._outputs.epoch_start(epoch, epochs)
 
     def end_epoch(self) -> None:
@@ -107,7 +102,7 @@ class Recorder:
         self._close_window()
         self._layout = dated(layout, self._layout, step)
         self._rollup.regroup(members)
-        self._telemetry.regroup(self._layout)
+        self._epochs.regroup(self._layout)
         self._diagnosis.regroup(self._layout)
         self._outputs.regroup(self._layout)
         self.restart("thaw", step)
@@ -128,7 +123,7 @@ class Recorder:
         windows = self._rollup.add(samples)
         norms = self._rollup.newest
         self._steps += len(samples)
-        self._telemetry.add(samples, norms)
+        self._epochs.add(samples, norms)
         self._outputs.steps(samples, norms)
         self._judge(windows)
 
@@ -144,15 +139,13 @@ class Recorder:
 
     def report(self) -> Report:
         """What was found so far; steps that wait to be looked at are not in it yet."""
-        running = self._pass()
-        epochs = (*self._epochs, running) if running.steps else tuple(self._epochs)
         return Report(
             run=self._run.folder,
             status=self._status,
             steps=self._steps,
             modules=len(self._layout.modules),
             findings=tuple(self._diagnosis.findings.all.values()),
-            epochs=epochs,
+            epochs=self._epochs.so_far(self.last_step),
             clip=self._run.clip,
             unjudged=self._diagnosis.unjudged(),
             thresholds=self._run.thresholds,
@@ -173,16 +166,10 @@ class Recorder:
             or time.monotonic() - self._settled >= WAIT_SECONDS
         )
 
-    def _pass(self) -> EpochClipping:
-        """The pass over an epoch so far."""
-        return replace(self._telemetry.result(), step_last=self.last_step)
-
     def _keep_epoch(self) -> None:
         """Hand on the pass over an epoch that ends here, if it had a step."""
-        epoch = self._pass()
-        self._telemetry = Clipping(epoch.epoch, self._run.clip, self._layout)
-        if epoch.steps:
-            self._epochs.append(epoch)
+        epoch = self._epochs.end(self.last_step)
+        if epoch:
             self._outputs.epoch(epoch)
 
     def _close_window(self) -> None:

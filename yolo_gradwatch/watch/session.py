@@ -12,17 +12,18 @@ from yolo_gradwatch.measure import model_layout as layouts
 from yolo_gradwatch.runs.arguments import arguments_of
 from yolo_gradwatch.runs.resume import earlier_run
 from yolo_gradwatch.views.terminal.output import Terminal
-from yolo_gradwatch.watch.assembly import Options, Parts, Training, assemble
+from yolo_gradwatch.watch.assembly import Parts, Training, assemble
 from yolo_gradwatch.watch.events import Events, view
 from yolo_gradwatch.watch.guard import Guard
+from yolo_gradwatch.watch.listening import around_training, connect, listen
 from yolo_gradwatch.watch.ultralytics import contract, hooks
 from yolo_gradwatch.watch.ultralytics import training as facts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from yolo_gradwatch.diagnose.finding import Finding
+    from yolo_gradwatch.watch.options import Options
 
 
 class Session:
@@ -104,10 +105,8 @@ class Session:
         workers = arguments_of(self.folder).get("workers")  # on a CPU they are 0 by now
         self._given = given if workers is None else {**given, "workers": workers}
         contract.check_step(type(trainer))
-        finish = partial(self._guard.at_event, self._finish)
-        undo = hooks.around_training(trainer, finish)
-        self._guard.undo.callback(_call_if_alive, weakref.ref(undo))  # the trainer keeps it alive
-        self._listen("on_train_start", self._start)
+        around_training(trainer, self._guard, self._finish)
+        listen(trainer, self._guard, "on_train_start", self._start)
 
     def _start(self) -> None:
         """Begin to watch: the training is about to."""
@@ -141,37 +140,7 @@ class Session:
         guard.undo.callback(parts.recorder.close)
         parts.recorder.open()
         self._events = Events(self._alive, seen, parts, self._options.interval)
-        self._connect(self._events)
-
-    def _connect(self, events: Events) -> None:
-        """Have the trainer call us from now on."""
-        trainer, guard = self._alive(), self._guard
-        guard.undo.callback(hooks.after_unscale(trainer, partial(guard.safely, events.read)))
-        guard.undo.callback(hooks.after_step(trainer, events.note_step))
-        guard.undo.callback(hooks.before_batch(trainer, partial(guard.safely, events.see)))
-        for event, call in {
-            "on_train_epoch_start": events.start_epoch,
-            "on_train_batch_end": events.end_batch,
-            "on_train_epoch_end": events.end_epoch,
-            "on_fit_epoch_end": events.end_fit_epoch,
-        }.items():
-            self._listen(event, call)
-        self._listen("on_train_end", events.end_training, is_first=True)
-
-    def _listen(self, event: str, call: Callable[[], None], *, is_first: bool = False) -> None:
-        """Have the trainer call us at an event, until the watch is over."""
-
-        def listener(_trainer: Any) -> None:
-            self._guard.at_event(call)
-
-        contract.check_event(type(self._alive()), event)
-        hooks.add_callback(self._alive(), event, listener, is_first=is_first)
-        self._guard.undo.callback(self._unlisten, event, weakref.ref(listener))
-
-    def _unlisten(self, event: str, listener: weakref.ref[Callable[[Any], None]]) -> None:
-        trainer, call = self._alive(), listener()
-        if trainer is not None and call is not None:
-            hooks.remove_callback(trainer, event, call)
+        connect(trainer, guard, self._events)
 
     def _announce(self, picture: Path) -> None:
         trainer = self._alive()
@@ -193,9 +162,3 @@ class Session:
         parts, self._parts, self._events, self._given = self._parts, None, None, {}
         if parts:
             self._report, self._stopped_by = parts.recorder.report(), parts.stop.wanted
-
-
-def _call_if_alive(function: weakref.ref[Callable[[], None]]) -> None:
-    call = function()
-    if call:
-        call()

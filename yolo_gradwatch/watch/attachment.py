@@ -1,0 +1,133 @@
+"""Where a watch is attached, and the trainings that it has watched since."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from yolo_gradwatch.watch.guard import warn_of_own_error
+from yolo_gradwatch.watch.launched import Launched
+from yolo_gradwatch.watch.session import Session
+from yolo_gradwatch.watch.ultralytics import ddp
+from yolo_gradwatch.watch.ultralytics import training as facts
+
+if TYPE_CHECKING:
+    from yolo_gradwatch.watch.options import Options
+
+_BEGIN = "on_pretrain_routine_start"
+"""The event at which Ultralytics has built a trainer that trains."""
+
+_LOG = logging.getLogger(__name__)
+
+
+class Attachment:
+    """The models and trainers that call one watch when they train; it keeps none of them alive.
+
+    Args:
+        options: Of the watch.
+
+    Attributes:
+        sessions: The trainings, oldest first, in this process or launched in others.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._has_warned = False
+        self._targets: list[weakref.ref[Any]] = []
+        self.sessions: list[Session | Launched] = []
+
+    @property
+    def newest(self) -> Session | Launched | None:
+        """The newest training, if there was one."""
+        return self.sessions[-1] if self.sessions else None
+
+    def attach(self, target: Any) -> None:
+        """Have a model or a trainer call this watch, in place of any other.
+
+        Raises:
+            TypeError: It is neither, or a model that Ultralytics cannot train.
+        """
+        if not facts.is_trainer(target):
+            facts.check_trainable(target)
+        others = _attached(target)
+        if self in others:
+            return
+        for other in others:
+            other.leave(target)
+        target.add_callback(_BEGIN, self.on_begin)
+        alive = [one for one in self._targets if one() is not None]
+        self._targets = [*alive, weakref.ref(target)]
+        _hear_of_launches()
+        self._warn_if_dropped(target)
+        if facts.is_trainer(target) and not ddp.launches_workers(target):
+            if facts.has_begun(target):
+                _LOG.warning("GradWatch: this training has begun: attach before train()")
+            else:
+                self.on_begin(target)  # a trainer's own routine start is over
+
+    def detach(self) -> None:
+        """Leave every model and trainer, and end the watch of a training that goes on."""
+        watched = [one for one in self.sessions if isinstance(one, Session)]
+        for target in (*(target() for target in self._targets), *(s.trainer for s in watched)):
+            if target is not None:
+                self.leave(target)
+        for session in watched:
+            session.detach()
+
+    def leave(self, target: Any) -> None:
+        """Leave a model or a trainer, and its training if that is to come."""
+        calls = target.callbacks[_BEGIN]
+        target.callbacks[_BEGIN] = [c for c in calls if getattr(c, "__self__", None) is not self]
+        self._targets = [one for one in self._targets if one() is not target]
+        for session in self.sessions[:]:
+            if isinstance(session, Session) and session.is_waiting and session.trainer is target:
+                session.detach()
+                self.sessions.remove(session)
+
+    def on_begin(self, trainer: Any) -> None:
+        """Watch the training of this trainer, or find it again if it launches others for it.
+
+        Ultralytics calls this when it has built a trainer that trains; the other ranks of several
+        do nothing here.
+        """
+        try:
+            self._begin(trainer)
+        except Exception as error:  # noqa: BLE001  # there is no session yet that would catch it
+            warn_of_own_error(error)
+
+    def _begin(self, trainer: Any) -> None:
+        if ddp.launches_workers(trainer):
+            self._warn_if_dropped(trainer)
+            self.sessions.append(Launched(facts.save_dir(trainer), self._options.stop_on))
+        elif ddp.reports():
+            self.sessions.append(Session(trainer, self._options))
+
+    def __getstate__(self) -> dict[str, object]:
+        """The configuration alone: Ultralytics pickles callbacks for the processes of a DDP run."""
+        return {**vars(self), "sessions": [], "_targets": []}
+
+    def _warn_if_dropped(self, target: Any) -> None:
+        """Say once that a training on several GPUs is not watched, where that is so."""
+        if not self._has_warned and ddp.drops_callbacks() and ddp.may_launch(target):
+            self._has_warned = True
+            _LOG.warning("GradWatch: %s", ddp.dropped_callbacks())
+
+
+@cache
+def _hear_of_launches() -> None:
+    """From the first call on, have every watch find the trainings that are launched in ddp."""
+    ddp.before_launch(_begin_launched)
+
+
+def _begin_launched(trainer: Any) -> None:
+    """Have the watch that is attached, if one is, find what a trainer launches in ddp."""
+    for attachment in _attached(trainer):
+        attachment.on_begin(trainer)
+
+
+def _attached(target: Any) -> list[Attachment]:
+    """The watches that are attached to a model or a trainer: one at the most."""
+    owners = (getattr(callback, "__self__", None) for callback in target.callbacks.get(_BEGIN, []))
+    return [owner for owner in owners if isinstance(owner, Attachment)]

@@ -1,0 +1,63 @@
+"""How the passes over the epochs of a training were clipped and skipped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from yolo_gradwatch.measure.clipping import Clipping
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from yolo_gradwatch.measure.arrays import Floats
+    from yolo_gradwatch.measure.clipping import EpochClipping
+    from yolo_gradwatch.measure.layout import Layout
+    from yolo_gradwatch.measure.sample import Sample
+
+
+class Epochs:
+    """The passes over epochs, one of them running; a restart passes over an epoch again.
+
+    Args:
+        layout: Of the model that is watched.
+        clip: Total norm above which the trainer clips.
+        past: Those of the run that is continued.
+    """
+
+    def __init__(self, layout: Layout, clip: float, past: Iterable[EpochClipping] = ()) -> None:
+        self._layout = layout
+        self._clip = clip
+        self._past = list(past)
+        self.begin(0)
+
+    def begin(self, epoch: int) -> None:
+        """Begin a pass."""
+        self._epoch = epoch
+        self._running = Clipping(epoch, self._clip, self._layout)
+
+    def regroup(self, layout: Layout) -> None:
+        """Go on with more modules."""
+        self._layout = layout
+        self._running.regroup(layout)
+
+    def add(self, samples: Sequence[Sample], norms: Floats) -> None:
+        """Take steps, with their (S, M) module norms."""
+        self._running.add(samples, norms)
+
+    def end(self, last_step: int) -> EpochClipping | None:
+        """End the running pass; None if it had no step."""
+        over = self._result(last_step)
+        self.begin(self._epoch)
+        if not over.steps:
+            return None
+        self._past.append(over)
+        return over
+
+    def so_far(self, last_step: int) -> tuple[EpochClipping, ...]:
+        """Every pass that had a step, the running one last."""
+        running = self._result(last_step)
+        return (*self._past, running) if running.steps else tuple(self._past)
+
+    def _result(self, last_step: int) -> EpochClipping:
+        return replace(self._running.result(), step_last=last_step)

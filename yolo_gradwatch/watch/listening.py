@@ -1,0 +1,67 @@
+"""How a trainer calls the watch, from the training's start until the watch is over."""
+
+from __future__ import annotations
+
+import weakref
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from yolo_gradwatch.watch.ultralytics import contract, hooks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from yolo_gradwatch.watch.events import Events
+    from yolo_gradwatch.watch.guard import Guard
+
+
+def listen(
+    trainer: Any, guard: Guard, event: str, call: Callable[[], None], *, is_first: bool = False
+) -> None:
+    """Have a trainer call us at an event, until the watch is over.
+
+    Raises:
+        Unwatchable: It has no such event.
+    """
+
+    def listener(_trainer: Any) -> None:
+        guard.at_event(call)
+
+    contract.check_event(type(trainer), event)
+    hooks.add_callback(trainer, event, listener, is_first=is_first)
+    guard.undo.callback(_unlisten, weakref.ref(trainer), event, weakref.ref(listener))
+
+
+def around_training(trainer: Any, guard: Guard, finish: Callable[[str], None]) -> None:
+    """Have a trainer call us with the outcome when its training is over."""
+    undo = hooks.around_training(trainer, partial(guard.at_event, finish))
+    guard.undo.callback(_call_if_alive, weakref.ref(undo))  # the trainer keeps it alive
+
+
+def connect(trainer: Any, guard: Guard, events: Events) -> None:
+    """Have a trainer call us at each step and event from now on."""
+    guard.undo.callback(hooks.after_unscale(trainer, partial(guard.safely, events.read)))
+    guard.undo.callback(hooks.after_step(trainer, events.note_step))
+    guard.undo.callback(hooks.before_batch(trainer, partial(guard.safely, events.see)))
+    for event, call in {
+        "on_train_epoch_start": events.start_epoch,
+        "on_train_batch_end": events.end_batch,
+        "on_train_epoch_end": events.end_epoch,
+        "on_fit_epoch_end": events.end_fit_epoch,
+    }.items():
+        listen(trainer, guard, event, call)
+    listen(trainer, guard, "on_train_end", events.end_training, is_first=True)
+
+
+def _unlisten(
+    trainer: weakref.ref[Any], event: str, listener: weakref.ref[Callable[[Any], None]]
+) -> None:
+    known, call = trainer(), listener()
+    if known is not None and call is not None:
+        hooks.remove_callback(known, event, call)
+
+
+def _call_if_alive(function: weakref.ref[Callable[[], None]]) -> None:
+    call = function()
+    if call:
+        call()
