@@ -1,7 +1,9 @@
 """For each rule of the catalogue a run that fires it, and a finding to put into words."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
 from nets import NET, curve, inside, lasting, net, upstream, weighing, zeroed
 from values import Part, plan
 
@@ -100,3 +102,25 @@ WORDED = {
     "weight_growth": (WHOLE, 0.7, 0.3),
 }
 """A module of ``HEADED``, a value and a limit to put into words."""
+
+ODD = [0.0, np.nan, np.inf, 1e-40, 1e-9, 1e-3, 0.1, 1.0, 1.0, 1.0, 10.0, 1e3, 1e9, 1e15, 3e38]
+
+
+def anything(seed, values=ODD, count=30):
+    """Windows in which nothing fits together."""
+    random = np.random.default_rng(seed)
+    size = len(NET.modules)
+
+    def drawn(choices):
+        return random.choice(choices, size).astype(np.float32)
+
+    for step in range(1, count + 1):
+        steps = int(random.integers(1, 4))
+        counts = random.integers(0, steps + 1, (3, size)) * (random.random((3, size)) < 0.3)
+        yield replace(
+            net(step, steps=steps, skipped=int(random.choice([0, 0, 0, 1]))),
+            **dict(zip(("nonfinite", "zero", "none"), counts, strict=True)),
+            **{name: drawn(values) for name in ("norm_min", "norm_mean", "norm_max")},
+            weight_norm=drawn([0, np.nan, np.inf, 1e-30, 1, 2, 1e30]),
+            zero_fraction=drawn([0, 0.4, 0.6, 1, np.nan]),
+        )

@@ -1,29 +1,17 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import NET, feed, lasting, net, skips
-from values import LAWS, LAYOUT, NORMS, runs, window
+from nets import NET, feed, lasting, skips
+from rule_cases import anything
+from values import LAWS, LAYOUT, runs, window
 
 from yolo_gradwatch.diagnose.detector import Detector
 from yolo_gradwatch.diagnose.rules import hop, whole
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 
 FEW = settings(LAWS, max_examples=15)
-
-
-def wild(seed, count=30):
-    """Windows with norms that jump by decades, some zero, some without a norm."""
-    random = np.random.default_rng(seed)
-    for step in range(1, count + 1):
-        norms = 10.0 ** random.normal(random.normal(0, 1.5), 1.0, len(NET.modules))
-        norms[random.random(len(norms)) < 0.1] = random.choice([0, np.nan])
-        columns = dict.fromkeys(NORMS, norms.astype(np.float32))
-        yield replace(net(step, skipped=int(random.random() < 0.2)), **columns)
 
 
 def forgetful(before, after):
@@ -54,7 +42,7 @@ def test_what_is_forgotten_counts_no_more(before, after):
 @FEW
 @given(st.integers(0, 10**6), st.integers(0, 30))
 def test_what_is_forgotten_is_as_if_it_had_not_been(seed, length):
-    windows = list(wild(seed))
+    windows = list(anything(seed))
     assert forgetful(windows[:length], windows[length:]) == feed(windows[length:])
 
 
@@ -81,6 +69,6 @@ def test_memory_is_bounded_and_enough_for_every_rule(limits, kept):
 @FEW
 @given(st.integers(0, 10**6), st.integers(0, 30), runs())
 def test_alerts_of_a_prefix_are_a_prefix(seed, length, run):
-    for windows, layout in ((list(wild(seed)), NET), (run[0], LAYOUT)):
+    for windows, layout in ((list(anything(seed)), NET), (run[0], LAYOUT)):
         prefix = feed(windows[:length], layout=layout)
         assert prefix == feed(windows, layout=layout)[:length]

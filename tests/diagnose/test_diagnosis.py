@@ -15,7 +15,6 @@ from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.measure.layout import WHOLE
-from yolo_gradwatch.views.live import Board
 
 CONV = "model.1.conv"
 READERS = replace(LAYOUT, edges=(("model.0", "model.1"), ("model.1", "model.2")))
@@ -30,38 +29,38 @@ def new(limits=None, layout=LAYOUT):
 
 def live(diagnosis, windows, events):
     """A training as its recorder drives it: an event comes after the windows before it."""
-    told = []
+    seen = []
     for n, one in enumerate(windows):
         before = windows[n - 1].step_first if n else 0
         for event in events:
             if before < event.step <= one.step_first:
                 diagnosis.restart()
-        told += diagnosis.update(one)
+        seen += diagnosis.update(one)
     for event in events:
         if not windows or event.step > windows[-1].step_first:
             diagnosis.restart()
-    return told
+    return seen
 
 
-def changes(news):
-    return [(one.change, one.finding.rule, one.step) for one in news]
+def changes(seen):
+    return [(one.change, one.finding.rule, one.step) for one in seen]
 
 
-SICK = ("nonfinite", "none")
+BROKEN = ("nonfinite", "none")
 
 
 def levels(step, places):
-    """A window of one step in which blocks, or weights of them, are decades off or `SICK`.
+    """A window of one step in which blocks, or weights of them, are decades off or `BROKEN`.
 
-    The place "" stands for everything.
+    The place "" is everything.
     """
     one = window(step, layout=FORK)
     norms = np.ones(len(FORK.modules), np.float32)
-    counts = {name: np.zeros(len(norms), np.int64) for name in (*SICK, "zero")}
+    counts = {name: np.zeros(len(norms), np.int64) for name in (*BROKEN, "zero")}
     for place, state in places.items():
         name = place.replace("b", "model.", 1)
         inside = np.array([not name or f"{m}.".startswith(f"{name}.") for m in FORK.modules])
-        if state in SICK:
+        if state in BROKEN:
             counts[state][inside] = 1
             norms[inside] = np.nan
         else:
@@ -70,10 +69,10 @@ def levels(step, places):
     return replace(one, norm_min=norms, norm_mean=norms, norm_max=norms, **counts)
 
 
-# --- windows and events to news -------------------------------------------------------------------
+# --- windows and events to changes ----------------------------------------------------------------
 
 
-def test_a_sick_run():
+def test_an_unhealthy_run():
     diagnosis = new()
     windows = [*DEAD, window(4, zero=[CONV]), *map(window, range(5, 20))]
     assert changes(replay(diagnosis, windows, [START])) == [
@@ -85,7 +84,7 @@ def test_a_sick_run():
 
 
 @pytest.mark.parametrize(
-    ("sick", "rule", "module", "modules"),
+    ("fault", "rule", "module", "modules"),
     [
         (("b0", -4), "vanishing", "model.0", ("model.0",)),
         (("b0 b1 b2 b3", -4), "vanishing", "model.3", ("model.0", "model.1", "model.2", "model.3")),
@@ -95,18 +94,18 @@ def test_a_sick_run():
         (("b3.c", 4), "leaf_exploding", "model.3.c", ("model.3.c",)),
     ],
 )
-def test_one_sick_place_is_one_finding_of_one_rule(sick, rule, module, modules):
-    places, offset = sick
+def test_one_unhealthy_place_is_one_finding_of_one_rule(fault, rule, module, modules):
+    places, offset = fault
     decades = dict.fromkeys(places.split(), float(offset))
     windows = [levels(step, decades) for step in range(1, 40)]
-    (news,) = replay(new(layout=FORK), windows, [START])
-    assert (news.change, news.finding.rule) == ("start", rule)
-    assert (news.finding.module, news.finding.modules) == (module, modules)
-    assert (news.finding.step, round(news.finding.value, 3)) == (1, 4.0)
+    (change,) = replay(new(layout=FORK), windows, [START])
+    assert (change.change, change.finding.rule) == ("start", rule)
+    assert (change.finding.module, change.finding.modules) == (module, modules)
+    assert (change.finding.step, round(change.finding.value, 3)) == (1, 4.0)
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "rule", "since", "told"),
+    ("before", "after", "rule", "since", "at"),
     [
         (30, 4.0, "spike", 31, 31),
         (30, -4.0, "collapse", 31, 33),
@@ -117,12 +116,12 @@ def test_one_sick_place_is_one_finding_of_one_rule(sick, rule, module, modules):
         (0, -4.0, "total_low", 1, 10),
     ],
 )
-def test_a_change_of_the_whole_net_is_one_finding(before, after, rule, since, told):
+def test_a_change_of_the_whole_net_is_one_finding(before, after, rule, since, at):
     windows = [levels(step, {"": after * (step > before)}) for step in range(1, 60)]
-    (news,) = replay(new(layout=FORK), windows, [START], files=FILES)
-    assert changes([news]) == [("start", rule, told)]
-    assert (news.finding.module, news.finding.step) == (WHOLE, since)
-    assert news.finding.evidence == (f"{since}.json" if rule in {"spike", "total_high"} else "")
+    (change,) = replay(new(layout=FORK), windows, [START], files=FILES)
+    assert changes([change]) == [("start", rule, at)]
+    assert (change.finding.module, change.finding.step) == (WHOLE, since)
+    assert change.finding.evidence == (f"{since}.json" if rule in {"spike", "total_high"} else "")
 
 
 def test_a_nan_that_clipping_spreads_is_one_finding_with_the_file_of_its_step():
@@ -153,23 +152,23 @@ def test_nan_again_after_an_event_is_its_next_episode(steps, event, calm):
 def test_what_a_recovery_has_cured_is_over_with_the_first_window_after_it():
     diagnosis = new()
     windows = [*DEAD, *map(window, range(4, 12))]
-    told = replay(diagnosis, windows, [START, Event(4, "nan_recovery")])
-    assert changes(told) == [("start", "dead", 3), ("end", "dead", 8)]
+    seen = replay(diagnosis, windows, [START, Event(4, "nan_recovery")])
+    assert changes(seen) == [("start", "dead", 3), ("end", "dead", 8)]
     assert diagnosis.findings.all[1].step_end == 4
 
 
 @pytest.mark.parametrize("kind", ["resume", "nan_recovery", "oom_restart"])
-@pytest.mark.parametrize(("step", "told"), [(2, 4), (3, 5), (4, 3)])
-def test_two_windows_before_an_event_and_one_after_it_do_not_add_up(kind, step, told):
+@pytest.mark.parametrize(("step", "at"), [(2, 4), (3, 5), (4, 3)])
+def test_two_windows_before_an_event_and_one_after_it_do_not_add_up(kind, step, at):
     windows = [window(n, zero=[CONV]) for n in range(1, 6)]
-    assert changes(replay(new(), windows, [START, Event(step, kind)]))[0] == ("start", "dead", told)
+    assert changes(replay(new(), windows, [START, Event(step, kind)]))[0] == ("start", "dead", at)
 
 
-@pytest.mark.parametrize(("step", "told"), [(2, 20), (3, 30), (8, 30), (10, 30), (11, 10)])
-def test_an_event_between_captured_steps_comes_before_the_next_window(step, told):
+@pytest.mark.parametrize(("step", "at"), [(2, 20), (3, 30), (8, 30), (10, 30), (11, 10)])
+def test_an_event_between_captured_steps_comes_before_the_next_window(step, at):
     windows = [window(n, zero=[CONV]) for n in (1, 2, 10, 20, 30)]
-    news = replay(new(), windows, [START, Event(step, "resume")])
-    assert changes(news) == [("start", "dead", told)]
+    seen = replay(new(), windows, [START, Event(step, "resume")])
+    assert changes(seen) == [("start", "dead", at)]
 
 
 def test_an_event_after_the_last_window_changes_no_finding():
@@ -189,27 +188,13 @@ def test_a_resume_in_a_new_process_tells_what_the_replay_tells():
     windows = [*DEAD, *(window(step, zero=[CONV]) for step in range(4, 8))]
     resume = Event(4, "resume")
     first, second = new(), new()
-    told = live(first, windows[:3], [START])
+    seen = live(first, windows[:3], [START])
     replay(second, windows[:3], [START])
     second.restart()
-    told += [one for each in windows[3:] for one in second.update(each)]
+    seen += [one for each in windows[3:] for one in second.update(each)]
     whole = new()
-    assert told == replay(whole, windows, [START, resume])
+    assert seen == replay(whole, windows, [START, resume])
     assert second.findings.all == whole.findings.all
-
-
-def test_a_weight_that_reads_a_dead_block_lies_downstream_and_its_block_is_not_dead():
-    still = ["model.0.conv", "model.0.bn", "model.1.conv"]
-    windows = [window(step, zero=still, layout=READERS) for step in range(1, 6)]
-    diagnosis = new(layout=READERS)
-    replay(diagnosis, windows, [START])
-    (finding,) = diagnosis.findings.all.values()
-    assert (finding.module, finding.modules) == ("model.0", tuple(still))
-    board = Board(READERS)
-    for one in windows:
-        board.add_window(one)
-    board.show([finding])
-    assert [row.state for row in board.rows()] == ["dead", "downstream", "ok"]
 
 
 # --- laws -----------------------------------------------------------------------------------------
@@ -220,14 +205,16 @@ def journeys(draw):
     """Windows of FORK whose blocks and weights move by decades for a while, and events."""
     places = st.sampled_from(["", "b0", "b1", "b2", "b3", "b4", "b1.b", "b3.c"])
     states = st.sampled_from(  # what is not finite hides all the rest
-        [0.0, -4.0, 4.0, 8.0, -9.0, -np.inf, "none", *(SICK if draw(st.booleans()) else ())]
+        [0.0, -4.0, 4.0, 8.0, -9.0, -np.inf, "none", *(BROKEN if draw(st.booleans()) else ())]
     )
     windows, events = [], [START]
-    for sick in draw(st.lists(st.dictionaries(places, states, max_size=3), min_size=2, max_size=5)):
+    for fault in draw(
+        st.lists(st.dictionaries(places, states, max_size=3), min_size=2, max_size=5)
+    ):
         if draw(st.booleans()):
             events.append(Event(len(windows) + 1, "nan_recovery"))
         for _ in range(draw(st.integers(2, 25))):
-            windows.append(levels(len(windows) + 1, sick))
+            windows.append(levels(len(windows) + 1, fault))
     return windows, events
 
 
@@ -255,13 +242,13 @@ def test_a_replay_finds_what_the_live_run_found_and_of_a_part_the_first_of_it(ca
 def test_each_finding_tells_its_episodes_in_order(case):
     layout, (windows, events) = case
     diagnosis = new(layout=layout)
-    told = replay(diagnosis, windows, events)
-    assert [one.step for one in told] == sorted(one.step for one in told)
-    starts = [one.finding for one in told if one.change == "start"]
+    seen = replay(diagnosis, windows, events)
+    assert [one.step for one in seen] == sorted(one.step for one in seen)
+    starts = [one.finding for one in seen if one.change == "start"]
     numbers = [finding.number for finding in starts if len(finding.episodes) == 1]
     assert numbers == list(range(1, len(numbers) + 1)) == list(diagnosis.findings.all)
     for number, finding in diagnosis.findings.all.items():
-        own = [one for one in told if one.finding.number == number]
+        own = [one for one in seen if one.finding.number == number]
         count = len(finding.episodes)
         if finding.severity == "notice":
             assert [one.change for one in own] == ["start"]
@@ -282,13 +269,13 @@ def test_each_finding_tells_its_episodes_in_order(case):
 
 @LAWS
 @given(CASES)
-def test_nothing_begins_while_a_nan_stands(case):
+def test_nothing_begins_while_a_nan_lasts(case):
     layout, (windows, events) = case
-    standing = set()
+    lasting = set()
     for one in replay(new(layout=layout), windows, events):
-        assert not (standing and one.change == "start")
+        assert not (lasting and one.change == "start")
         if one.finding.rule == "nonfinite":
-            {"end": standing.discard}.get(one.change, standing.add)(one.finding.number)
+            {"end": lasting.discard}.get(one.change, lasting.add)(one.finding.number)
 
 
 @LAWS
@@ -300,9 +287,9 @@ def test_all_is_over_some_healthy_windows_later(run):
     last = windows[-1].step_last if windows else 0
     for step in range(last + 1, last + 12):
         diagnosis.update(window(step))
-    standing = [f for f in diagnosis.findings.all.values() if f.step_end is None]
-    # A trunk that stood still since an event and comes to life is above all that was before.
-    assert all(f.severity == "notice" or f.rule == "spike" for f in standing)
+    lasting = [f for f in diagnosis.findings.all.values() if f.step_end is None]
+    # A trunk without a gradient since an event and comes to life is above all that was before.
+    assert all(f.severity == "notice" or f.rule == "spike" for f in lasting)
 
 
 # --- what a run was too short for -----------------------------------------------------------------

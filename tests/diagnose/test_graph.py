@@ -210,20 +210,9 @@ def test_a_part_of_a_module_that_is_too_large_can_have_siblings():
 @pytest.mark.parametrize(
     "kind",
     [
-        "Attention",
-        "AAttn",
-        "MultiheadAttention",
-        "MSDeformAttn",
-        "MultiScaleAttention",
-        "attn",
-        "RoPEAttention",
-        "MHSA",
-        "window_attention",
-        "SelfAttn2d",
-        "Attn3x3",
-        "CoordAtt",
-        "CrossATT",
-        "Coordinate_Att",
+        *("Attention", "AAttn", "MultiheadAttention", "MSDeformAttn", "MultiScaleAttention"),
+        *("attn", "RoPEAttention", "MHSA", "window_attention", "SelfAttn2d", "Attn3x3"),
+        *("CoordAtt", "CrossATT", "Coordinate_Att"),
     ],
 )
 def test_what_belongs_to_an_attention_is_told_by_its_class(path, kind, is_inside):
@@ -405,13 +394,11 @@ def test_every_weight_and_norm_layer_of_yolo26_is_in_one_unit(yolo):
 @pytest.mark.parametrize(
     ("module", "of", "place"),
     [
-        ("model.1.conv", "model.1.bn", "inside"),
-        ("model.1", "model.1.bn", "inside"),
-        ("model.0.bn", "model.3", "upstream"),
-        ("model.3.conv", "model.0.bn", "downstream"),
-        ("model.1.conv", "model.2.conv", "elsewhere"),
-        ("model.2.conv", "model.4.conv", "upstream"),
+        *((name, "model.1.bn", "inside") for name in ("model.1.conv", "model.1")),
+        *(("model.0.bn", "model.3", "upstream"), ("model.2.conv", "model.4.conv", "upstream")),
+        *((name, "model.0.bn", "downstream") for name in ("model.3.conv", "model.4.conv")),
         ("model.4.conv", "model.2.conv", "downstream"),
+        ("model.1.conv", "model.2.conv", "elsewhere"),
     ],
 )
 def test_where_a_module_lies_seen_from_another_one(module, of, place):

@@ -63,15 +63,15 @@ def _both_ways(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("_both_ways")
-@pytest.mark.parametrize("value", [1e-30, 1e-23, 1e18, 1e30])
+@pytest.mark.parametrize("value", [1e-30, 1e-23, 1e18, 1e30, np.inf, np.nan])
 def test_norms_beyond_float32_neither_overflow_nor_underflow(value):
     norm = norms_of([torch.full((100,), value)])
-    assert float(norm[0]) == pytest.approx(10 * value, rel=1e-6)
+    assert float(norm[0]) == pytest.approx(10 * value, rel=1e-6, nan_ok=True)
 
 
 @pytest.mark.usefixtures("_both_ways")
 def test_a_device_that_may_lack_float64_is_asked_for_float32():
-    """As MPS; the device ``meta`` stands for it, which knows types and shapes alone."""
+    """As MPS; the device ``meta`` takes its place and knows types and shapes alone."""
     model = nn.Linear(2, 2, device="meta")
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -88,13 +88,6 @@ def test_the_norm_of_a_large_tensor_is_exact_to_float32():
     torch.manual_seed(0)
     large = torch.randn(768, 768, 3, 3)
     assert float(norms_of([large])[0]) == pytest.approx(wanted([large])[0], rel=1e-7)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_non_finite_gradients_stay_non_finite(value):
-    parameter = nn.Parameter(torch.ones(3))
-    parameter.grad = torch.tensor([1.0, value, 0.0])
-    assert not np.isfinite(taken([parameter]).norms[0])
 
 
 @pytest.mark.parametrize(("found", "skipped"), [(0.0, False), (1.0, True)])

@@ -114,7 +114,7 @@ def first_of(layout: Layout, name: str, classes: Sequence[str]) -> str:
 
 
 def moment(training: Mapping[str, object], finding: Finding) -> str:
-    """What the training did when it began, as the end of a sentence; "" if that tells nothing."""
+    """What the training did when it began, as the end of a sentence; "" if that says nothing."""
     newest = finding.episodes[-1]
     if newest.epoch == mosaic_closes(training):
         return "; it began in the epoch in which close_mosaic took effect"

@@ -24,7 +24,7 @@ DETACHED = "one2one_"
 """Families of the head whose input is detached: they send no gradient into the trunk."""
 
 LEAST_WEIGHTS, MOST_WEIGHTS = 3, 40
-"""Weights that a module must and may have for one of them to stand out."""
+"""Weights that a module must and may have for one of them to be an outlier."""
 
 BOXES = "cv2"
 """Families whose names end so are the boxes': without an object, their gradient is zero."""

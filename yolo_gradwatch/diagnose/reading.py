@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.windows import Window
 
 REACH = 1.5
-"""Decades by which a block may stand above its own consumers before its level is cut to that, so
+"""Decades by which a block may lie above its own consumers before its level is cut to that, so
 that the block in front of an explosion is not called vanishing."""
 
 
 FLOOR, CEILING = -45.0, 39.0
-"""Levels that stand for a trunk without any gradient, and for a norm beyond every float32."""
+"""Levels that mean a trunk without any gradient, and for a norm beyond every float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Reading:
             or its largest norm layer, whichever is higher.
         best: (B,) the highest of its consumers; NaN without any.
         lost: (B,) decades lost from the consumers to the block, the *hop*.
-        apart: (2, K) decades by which each weight of the trunk stands above its siblings and above
+        apart: (2, K) decades by which each weight of the trunk lies above its siblings and above
             the blocks that read it, whichever is less; and the same below. NaN without siblings.
         trunk: Median over all weights of the trunk; ``FLOOR`` for a norm of 0.
         trunk_peak: The same of the highest norms in the window.
@@ -83,7 +83,7 @@ class Reader:
         best = self._consumers.highest(sent)
         cut = sent.copy()
         cut[:count] = np.minimum(arriving, np.where(np.isnan(best), np.inf, best + REACH))
-        with np.errstate(invalid="ignore"):  # -Inf - -Inf: both stand still
+        with np.errstate(invalid="ignore"):  # -Inf - -Inf: both are zero
             lost = self._consumers.highest(cut) - arriving
         return Reading(
             window=window,
@@ -102,7 +102,7 @@ class Reader:
     def _apart(self, modules: Floats, best: Floats) -> Floats:
         levels, block = modules[self.graph.trunk_weights], self.graph.block_of_weight
         alike = np.append(self._siblings.medians(modules), np.nan)[self.graph.group_of_weight]
-        with np.errstate(invalid="ignore"):  # -Inf - -Inf: all of it stands still
+        with np.errstate(invalid="ignore"):  # -Inf - -Inf: all of it is zero
             above = np.stack([levels - alike, levels - best[block]])
         apart: Floats = np.array([np.fmin.reduce(above), np.fmin.reduce(-above)])
         apart[:, self.graph.group_of_weight < 0] = np.nan

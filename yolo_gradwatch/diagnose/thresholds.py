@@ -25,7 +25,7 @@ class Thresholds:
 
     A *decade* is a factor of ten between two gradient norms. Counts are positive integers, the
     other limits positive finite numbers. The evidence is from recorded short trainings with every
-    optimizer step captured, 45 of them healthy; `benchmarks/detection.py` measures them anew.
+    optimizer step captured, 45 of them healthy; `benchmarks/detection.py` measures them.
 
     Attributes:
         amp_grace: Captured steps in a row that AMP's scaler may skip while it looks for a scale.
@@ -40,10 +40,10 @@ class Thresholds:
             1. Healthy: 0.02 at the most.
         vanishing: Decades lost from the blocks that read a block to the block itself. Healthy:
             1.57 at the most; faulty: 2.19 at the least; a cut to 1e-4 loses about 4.
-        exploding: Decades by which a block stands above the blocks that read it. Healthy: 1.17
+        exploding: Decades by which a block lies above the blocks that read it. Healthy: 1.17
             at the most.
         leaf: Decades between a weight and the rest of its block. Healthy: 0.91 at the most.
-        spike: Decades by which the whole trunk stands above the highest of its last 100 windows.
+        spike: Decades by which the whole trunk lies above the highest of its last 100 windows.
             Healthy: 0.71 at the most.
         collapse: Decades by which the whole trunk falls below the median of the 20 windows
             before. Healthy: 1.79 at the most.

@@ -64,7 +64,7 @@ class Ring:
             self.buffers.extend((row, torch.cuda.Event()) for row in rows)
 
     def copy(self, parts: Sequence[Tensor]) -> tuple[Tensor, torch.cuda.Event | None]:
-        """Join the parts into one vector on the host, and the event that tells when it is there.
+        """Join the parts into one vector on the host, and the event that is due when it is there.
 
         It takes the buffer that was used the longest ago.
         """

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.windows import Grid
 
 CLIP_NORM = 10.0
-"""Total gradient norm above which Ultralytics clips, where its own code does not tell."""
+"""Total gradient norm above which Ultralytics clips, unless its code says otherwise."""
 
 CLIP_OVERFLOW = float(np.sqrt(np.finfo(np.float32).max))
 """Total norm above which clipping multiplies by 0, because its square in float32 is Inf."""
@@ -44,7 +44,7 @@ class EpochClipping:
         owners: The blocks with the largest shares of the squared norm, in the mean over the
             finite steps.
         scale: Loss scale of AMP at the last step; None without a scaler.
-        step_last: Newest optimizer step, captured or not; 0 in files that do not tell.
+        step_last: Newest optimizer step, captured or not; 0 in files without it.
     """
 
     epoch: int
@@ -93,10 +93,10 @@ class Clipping:
         self._totals.extend(np.where(is_applied, norms[:, 0], np.nan).tolist())
         self._scale = samples[-1].scale
         shares = block_shares(norms[:, self._rows], norms[:, :1])
-        told = is_applied & np.isfinite(shares).all(axis=1)
+        known = is_applied & np.isfinite(shares).all(axis=1)
         # One row after the other, so that the sum does not depend on how many came at once.
-        self._shares = np.add.reduce([self._shares, *shares[told]])
-        self._finite += int(told.sum())
+        self._shares = np.add.reduce([self._shares, *shares[known]])
+        self._finite += int(known.sum())
 
     def result(self) -> EpochClipping:
         """The epoch so far."""
@@ -118,7 +118,7 @@ class Clipping:
 
 
 def epochs_of(grid: Grid, known: int) -> Iterator[EpochClipping]:
-    """Passes over an epoch behind so many steps, as far as windows tell.
+    """Passes over an epoch behind so many steps, as far as windows show them.
 
     A training that was killed has not written its newest ones. The median is of the windows' means;
     owners, scale and the ratio of the clip are not known.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Role = Literal["", "weight", "norm", "other"]
 
 WHOLE = "model"
-"""Name of the row that stands for the whole model."""
+"""Name of the row of the whole model."""
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 

@@ -1,4 +1,4 @@
-"""Whether an optimizer step stands out from the last ones, so that it gets a window of its own."""
+"""Whether a step differs so much from the last ones that it gets a window of its own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LEVEL_JUMP = 1.0
 
 
 SOUND, TOO_LARGE, NONFINITE = range(3)
-"""Of a step that is applied: how badly it is spoilt."""
+"""Of a step that is applied: how badly it is spoiled."""
 
 
 class Outliers:
@@ -46,12 +46,12 @@ class Outliers:
         self._history = np.full((HISTORY_STEPS, len(sizes)), np.nan)
         self._seen = 0
         self._skips = 0
-        self._spoilt = SOUND
+        self._spoiled = SOUND
 
     def found(self, norms: Floats, totals: Floats, applied: Flags) -> tuple[Flags, Flags]:
-        """Which steps are anomalous, and which of these begin a streak of spoilt ones.
+        """Which steps are anomalous, and which of these begin a streak of spoiled ones.
 
-        A step is spoilt if it is applied with a gradient that is not finite, or so large that
+        A step is spoiled if it is applied with a gradient that is not finite, or so large that
         clipping multiplies it by 0. All others that are applied join the history. A gradient that
         is not finite begins a streak of its own behind one that is too large.
 
@@ -64,20 +64,20 @@ class Outliers:
             (S,) and (S,)
         """
         sound = totals <= CLIP_OVERFLOW  # not NaN
-        spoilt = np.where(sound, SOUND, np.where(np.isfinite(totals), TOO_LARGE, NONFINITE))
+        spoiled = np.where(sound, SOUND, np.where(np.isfinite(totals), TOO_LARGE, NONFINITE))
         anomalous, first = np.zeros((2, len(applied)), np.bool_)
         anomalous[applied & sound] = self._jumped(norms[applied & sound])
-        for i, (is_applied, kind) in enumerate(zip(applied, spoilt.tolist(), strict=True)):
+        for i, (is_applied, kind) in enumerate(zip(applied, spoiled.tolist(), strict=True)):
             self._skips = 0 if is_applied else self._skips + 1
             if is_applied:
-                first[i] = kind > self._spoilt
-                self._spoilt = kind
+                first[i] = kind > self._spoiled
+                self._spoiled = kind
             anomalous[i] |= first[i] or self._skips == SKIPS_IN_A_ROW
         return anomalous, first
 
     def restart(self) -> None:
-        """A spoilt step that follows is the first again."""
-        self._spoilt = SOUND
+        """A spoiled step that follows is the first again."""
+        self._spoiled = SOUND
 
     def _jumped(self, norms: Floats) -> Flags:
         """(S,) whether a level of (S, P) norms lies beyond those of the last steps before it."""

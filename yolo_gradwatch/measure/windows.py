@@ -31,13 +31,13 @@ FINE_STRETCHES = 40
 """Anomalies of a run that open such a fine stretch."""
 
 FINE_SKIPS = 12
-"""The same after too many steps in a row that AMP skipped: an overflow without end is told."""
+"""The same after too many steps in a row that AMP skipped: an endless overflow is reported."""
 
 SHARED = ("epoch", "step_first", "step_last", "steps", "skipped")
 """What a window has one of for all modules, in every version of its file."""
 
 UNKNOWN = -1
-"""The ``clipped`` of a window whose row in a file does not tell."""
+"""The ``clipped`` of a window whose row in a file does not have it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +122,8 @@ class Rollup:
     """Turns samples into windows; an epoch's end and an anomaly close one early.
 
     An anomalous step begins a window of its own, and so do those after it, for a limited number of
-    anomalies. A step that is spoilt (applied with a gradient that is not finite, or that clipping
-    multiplies by 0) is a window of its own always, unless the step before it was spoilt too: a
+    anomalies. A step that is spoiled (applied with a gradient that is not finite, or that clipping
+    multiplies by 0) is a window of its own always, unless the step before it was spoiled too: a
     streak of such steps is one anomaly, and after the first ones its windows grow as all others.
 
     Samples may come one by one or many at once: the windows are the same, and many at once cost far
@@ -162,7 +162,7 @@ class Rollup:
         return first == step
 
     def is_urgent(self, waiting: Sequence[Sample]) -> bool:
-        """Whether samples that are not added yet, at least one, end a window or are spoilt."""
+        """Whether samples that are not added yet, at least one, end a window or are spoiled."""
         first = self._open.first if self._open else waiting[0].step
         newest = waiting[-1]
         is_sound = np.linalg.norm(newest.norms) <= CLIP_OVERFLOW  # not NaN
@@ -200,7 +200,7 @@ class Rollup:
         return [window.closed(self._members)] if window else []
 
     def restart(self) -> None:
-        """The run restarts: a step that is spoilt again is a window of its own again."""
+        """The run restarts: a step that is spoiled again is a window of its own again."""
         self._outliers.restart()
 
     def _close(self, rest: Steps) -> list[Window]:

@@ -40,7 +40,7 @@ def dead(history: History, limits: Thresholds) -> Iterator[Hit]:
     The head is left out: on a scale on which no object lands, zero is healthy there. Value and
     limit: windows.
     """
-    yield from _standing_still(history, limits, lambda window: window.zero)
+    yield from _silent(history, limits, lambda window: window.zero)
 
 
 def dead_words(case: Case) -> Message:
@@ -63,7 +63,7 @@ def dead_words(case: Case) -> Message:
 
 def no_gradient(history: History, limits: Thresholds) -> Iterator[Hit]:
     """Modules of the trunk that no gradient has reached at all for several windows."""
-    yield from _standing_still(history, limits, lambda window: window.none)
+    yield from _silent(history, limits, lambda window: window.none)
 
 
 def no_gradient_words(case: Case) -> Message:
@@ -190,7 +190,7 @@ def frozen_words(case: Case) -> Message:
     return Message(what=f"{case.where}: frozen", since=since, why=why, remedy=remedy)
 
 
-def _standing_still(
+def _silent(
     history: History, limits: Thresholds, count: Callable[[Window], Counts]
 ) -> Iterator[Hit]:
     """Leaf modules of the trunk with the count in every applied step of the last windows."""

@@ -112,7 +112,7 @@ def beyond_clip(window: Window) -> bool:
 
 
 def finite(values: Floats) -> Floats:
-    """The values, with NaN for those that stand for a norm of 0 or for no norm."""
+    """The values, with NaN for those that mean a norm of 0 or no norm."""
     return np.where(np.isfinite(values), values, np.nan)
 
 

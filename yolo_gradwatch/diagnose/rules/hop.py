@@ -114,7 +114,7 @@ def leaf_exploding_words(case: Case) -> Message:
 
 
 def _outliers(history: History, limits: Thresholds, *, side: int) -> Iterator[Hit]:
-    """Weights that stand out from their block and from the blocks that read it, to one side."""
+    """Weights far from their block and from the blocks that read it, to one side."""
     recent = history.readings[-JUMPS[0] :]
     if len(recent) < JUMPS[1]:
         return
@@ -154,7 +154,7 @@ def _origins(
 
 
 def _leaf(case: Case, comparison: str, cause: str, factor_to_remove: str) -> Message:
-    """A weight that stands out from its block."""
+    """A weight far from the others of its block."""
     block = case.layout.block_of[case.layout.modules.index(case.finding.module)]
     return Message(
         what=f"{case.where}: its gradient is {factor(case.finding.value)} {comparison} than that "
