@@ -89,32 +89,26 @@ def test_the_cell_that_a_column_cannot_hold_is_named(run, column):
         assert (error.line, error.column) == (line, column), text
 
 
-def removed(path, _monkeypatch):
-    path.unlink()
+def raising(error, path, read):
+    def instead(one, **options):
+        if one == path:
+            raise error
+        return read(one, **options)
 
-
-def a_folder(path, _monkeypatch):
-    path.unlink()
-    path.mkdir()
-
-
-def on_a_broken_disk(path, monkeypatch):
-    def broken(read):
-        def instead(one, **options):
-            if one == path:
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-            return read(one, **options)
-
-        return instead
-
-    for read in ("read_bytes", "read_text"):
-        monkeypatch.setattr(Path, read, broken(getattr(Path, read)))
+    return instead
 
 
 @pytest.mark.parametrize("name", RUN_FILES)
-@pytest.mark.parametrize("damage", [removed, a_folder, on_a_broken_disk])
+@pytest.mark.parametrize("damage", ["removed", "a folder", "on a broken disk"])
 def test_a_file_that_cannot_be_opened_is_named_with_a_remedy(run, monkeypatch, name, damage):
-    damage(run / name, monkeypatch)
+    if damage == "on a broken disk":
+        refused = OSError(errno.EIO, os.strerror(errno.EIO))
+        for read in ("read_bytes", "read_text"):
+            monkeypatch.setattr(Path, read, raising(refused, run / name, getattr(Path, read)))
+    else:
+        (run / name).unlink()
+    if damage == "a folder":
+        (run / name).mkdir()
     error = refusal(run)
     assert (error.path, error.line, error.column, error.place) == (run / name, None, "", "")
     assert "; " in str(error)

@@ -30,17 +30,13 @@ def started_by_us(process):
     return replace(own(), pid=process.pid, started=_started(psutil.Process(process.pid)))
 
 
-def test_this_process_is_there():
-    assert own().pid == os.getpid()
-    assert not is_gone(own())
-
-
 def test_another_process_is_there_until_it_is_killed(child):
     other = started_by_us(child)
-    assert not is_gone(other)
+    assert (own().pid, is_gone(own()), is_gone(other)) == (os.getpid(), False, False)
     child.kill()
     child.wait()
     assert is_gone(other)
+    assert is_gone(replace(own(), pid=10**20))  # which no process can have
 
 
 def test_a_process_that_was_killed_and_is_not_yet_missed_is_gone(child):
@@ -101,30 +97,19 @@ def test_another_process_of_this_machine_has_the_same_host():
     assert done.stdout.strip() == own().host
 
 
-@pytest.mark.parametrize(
-    ("owner", "name", "value"),
-    [(platform, "node", "another"), (os, "getuid", 12345)],
-    ids=["machine", "user"],
-)
-def test_another_machine_or_user_has_another_host(monkeypatch, owner, name, value):
+ELSEWHERE = [(platform, "node", "another"), (os, "getuid", 12345)]
+if sys.platform == "linux":  # a container of the same name
+    ELSEWHERE += [(Path, "read_text", "another"), (Path, "readlink", "another")]
+
+
+@pytest.mark.parametrize(("owner", "name", "value"), ELSEWHERE)
+def test_another_machine_user_or_container_has_another_host(monkeypatch, owner, name, value):
     before = own().host
-    monkeypatch.setattr(owner, name, lambda: value)
+    monkeypatch.setattr(owner, name, lambda *_path, **_options: value)
     assert own().host != before
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a container of Linux")
-@pytest.mark.parametrize("name", ["read_text", "readlink"])
-def test_a_container_of_the_same_name_has_another_host(monkeypatch, name):
-    before = own().host
-    monkeypatch.setattr(Path, name, lambda _path, **_options: "another")
-    assert own().host != before
-
-
-def test_the_name_of_the_machine_is_not_told(monkeypatch):
+def test_the_name_of_the_machine_is_not_in_the_files(monkeypatch):
     monkeypatch.setattr(platform, "node", lambda: "cafe")
     assert "cafe" not in own().host
     assert len(own().host) == 16
-
-
-def test_a_number_that_no_process_can_have_is_gone():
-    assert is_gone(replace(own(), pid=10**20))

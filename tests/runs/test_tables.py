@@ -143,14 +143,8 @@ def test_a_window_is_torn_if_a_quoted_name_is_missing_at_its_end(tmp_path):
 
 @pytest.mark.parametrize(
     "order",
-    [
-        WINDOW_COLUMNS[::-1],
-        (*WINDOW_COLUMNS[1:], WINDOW_COLUMNS[0]),
-        (*WINDOW_COLUMNS, "comment"),
-        ("comment", *WINDOW_COLUMNS),
-        (WINDOW_COLUMNS[1], WINDOW_COLUMNS[0], *WINDOW_COLUMNS[2:]),
-    ],
-    ids=["backwards", "turned", "one more", "one more in front", "two swapped"],
+    [WINDOW_COLUMNS[::-1], (*WINDOW_COLUMNS, "comment"), ("comment", *WINDOW_COLUMNS)],
+    ids=["backwards", "one more", "one more in front"],
 )
 def test_columns_are_found_by_their_names_and_others_are_kept(tmp_path, order):
     path = write(tmp_path)
