@@ -74,22 +74,22 @@ def normed(
     return replace(one, **columns)
 
 
-def net(step: int, norms: Any = (), **sick: Any) -> Window:
+def net(step: int, norms: Any = (), **faults: Any) -> Window:
     """A window of the net; healthy, if nothing else is said."""
-    return normed(window(step, layout=NET, **sick), dict(norms))
+    return normed(window(step, layout=NET, **faults), dict(norms))
 
 
 def lasting(
-    count: int, norms: Any = (), *, first: int = 1, layout: Layout = NET, **sick: Any
+    count: int, norms: Any = (), *, first: int = 1, layout: Layout = NET, **faults: Any
 ) -> list[Window]:
     """So many windows of one step with these norms."""
     given, steps = dict(norms), range(first, first + count)
-    return [normed(window(n, layout=layout, **sick), given, layout) for n in steps]
+    return [normed(window(n, layout=layout, **faults), given, layout) for n in steps]
 
 
-def skips(count: int, first: int = 1, **sick: Any) -> list[Window]:
+def skips(count: int, first: int = 1, **faults: Any) -> list[Window]:
     """Windows of one step each that AMP skipped."""
-    return lasting(count, first=first, skipped=1, **sick)
+    return lasting(count, first=first, skipped=1, **faults)
 
 
 def zeroed(step: int, share: float, module: str = "model.2.conv") -> Window:

@@ -70,7 +70,7 @@ class Terminal:
         return self._process.poll() is not None
 
     def resize(self, columns, lines):
-        """As a user does with the corner of a window; the command is told by a signal."""
+        """As a user does with the corner of a window; a signal tells the command."""
         self._feed()
         self.screen.resize(lines, columns)
         self._resize(columns, lines)

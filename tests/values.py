@@ -310,14 +310,14 @@ def runs(draw: st.DrawFn) -> tuple[list[Window], list[Event]]:
             epoch += 1
         for kind in kinds:
             steps = draw(st.integers(1, 5))
-            sick = {
+            bad = {
                 state: [name for name, found in states.items() if found == state]
                 for state in ("nonfinite", "zero", "none")
             }
             if kind == "skip":
-                sick = {"unknown": sick["nonfinite"]}
+                bad = {"unknown": bad["nonfinite"]}
             skipped = steps if kind == "skip" else 0
-            windows.append(window(step, steps=steps, skipped=skipped, epoch=epoch, **sick))
+            windows.append(window(step, steps=steps, skipped=skipped, epoch=epoch, **bad))
             step += steps
     return windows, events
 

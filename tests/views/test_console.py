@@ -191,7 +191,7 @@ def test_an_epoch_table_cuts_no_label_and_no_state():
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 7, 23])
 @pytest.mark.parametrize("length", [4, 16, 40, 90])
-def test_an_epoch_table_stands_in_columns_that_fit_a_line(count, length):
+def test_an_epoch_table_has_columns_that_fit_a_line(count, length):
     layout = layout_of(("C" * length,) * count + ("Detect",))
     board = board_of(layout, levels=[1.0])
     _, *lines = epoch_table(board).plain.splitlines()
@@ -239,7 +239,7 @@ def test_end_reports(golden):
 
 
 @pytest.mark.parametrize("width", [80, 140])
-def test_end_report_of_a_unhealthy_run_on_a_terminal(golden, width):
+def test_end_report_of_an_unhealthy_run_on_a_terminal(golden, width):
     episodes = (episode_of(7, 20, value=3.1), episode_of(90, 99, value=2.2))
     back = {"episodes": (*episodes, episode_of(300, 1300, reported=305, value=4.0))}
     findings = (
@@ -311,7 +311,7 @@ def test_a_model_without_blocks_has_a_panel():
     assert "GradWatch" in printed(panel_of(board_of(layout_of(("Upsample",)))))
 
 
-def test_a_critical_finding_is_shown_before_warnings_that_stand_longer():
+def test_a_critical_finding_is_shown_before_warnings_that_are_older():
     board = healthy()
     old = [
         finding_of("dead", f"model.{i}.conv", number=i, severity="warning", message=f"old {i}")
@@ -533,7 +533,7 @@ def test_markup_in_the_name_of_a_class_is_shown_as_it_is():
 RED, GREEN, YELLOW = "\033[1;31m", "\033[32m", "\033[33m"
 
 
-def test_a_unhealthy_block_is_red_and_a_healthy_one_green():
+def test_an_unhealthy_block_is_red_and_a_healthy_one_green():
     lines = printed(panel_of(unhealthy()), colour="standard").splitlines()
     (bad,) = [line for line in lines if line.startswith("10 C2PSA")]
     (good,) = [line for line in lines if line.startswith("17 Conv")]
@@ -551,7 +551,7 @@ def test_the_verdict_is_coloured_by_what_it_says(findings, steps, colour):
     assert first.startswith(f"{colour}GradWatch: ")
 
 
-def test_what_stops_the_training_is_told_in_red():
+def test_the_line_that_stops_the_training_is_red():
     line = printed(stop_line(finding_of("dead", LOUD)), soft_wrap=True, colour="standard")
     assert line.startswith(f"{RED}GradWatch stops the training, as stop_on says: dead in {LOUD}")
 

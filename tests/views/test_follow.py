@@ -47,10 +47,10 @@ from yolo_gradwatch.runs.run import load_run
 from yolo_gradwatch.runs.schema import ALERTS_FILE, META_FILE, WINDOWS_FILE, FormatError
 from yolo_gradwatch.runs.tail import Look, Tail
 from yolo_gradwatch.runs.writer import RunLog
+from yolo_gradwatch.views.judge import Judge
 from yolo_gradwatch.views.live import Board
 from yolo_gradwatch.views.terminal import follow as following
 from yolo_gradwatch.views.terminal import screen as screens
-from yolo_gradwatch.views.terminal.follow import Judge
 from yolo_gradwatch.views.terminal.panel import Panel
 
 COMMAND = (sys.executable, "-m", "yolo_gradwatch")
@@ -266,7 +266,7 @@ LIMITS = st.builds(Thresholds, dead_windows=st.integers(1, 4), amp_grace=st.inte
 
 @LAWS
 @given(runs(), CUTS)
-def test_a_judge_tells_what_the_training_told(run, cuts):
+def test_a_judge_finds_what_the_training_found(run, cuts):
     windows, events = run
     with TemporaryDirectory() as name:
         watch(Path(name), windows, events)
@@ -389,7 +389,7 @@ def test_a_run_that_was_killed_is_not_what_is_meant_by_a_folder_above(run, meanw
     assert any(line.startswith(f"GradWatch follows {other} ") for line in lines)
 
 
-def test_the_log_tells_what_the_training_told(training, tmp_path, meanwhile, capsys):
+def test_the_log_says_what_the_training_said(training, tmp_path, meanwhile, capsys):
     windows = [*DEAD, *(window(step, zero=[CONV]) for step in (4, 5)), *map(window, range(6, 16))]
     events = [Event(3, "nan_recovery"), Event(9, "oom_restart")]
     meanwhile(
@@ -429,7 +429,7 @@ def finish(folder):
     (folder / META_FILE).write_text(json.dumps({**meta, "status": "finished"}), encoding="utf-8")
 
 
-def test_a_thaw_is_followed_without_telling_anything_twice(tmp_path, meanwhile, capsys):
+def test_a_thaw_is_followed_without_saying_anything_twice(tmp_path, meanwhile, capsys):
     part, whole = grown(step=5)
     before = [window(step, layout=part, zero=[CONV]) for step in range(1, 5)]
     later = [window(step, layout=whole, zero=[CONV], epoch=2) for step in range(5, 9)]
@@ -562,7 +562,7 @@ def test_a_resumed_run_is_judged_under_its_own_limits(run, meanwhile, capsys):
     assert len(changes_in(out)) == 1
 
 
-def test_what_is_written_between_table_and_end_is_told(training, meanwhile, monkeypatch, capsys):
+def test_what_is_written_between_table_and_end_is_shown(training, meanwhile, monkeypatch, capsys):
     meanwhile(lambda: None)
     read = Tail._meta
     writes = [lambda: None, lambda: (training.write(*DEAD), training.end())]
@@ -705,7 +705,7 @@ def assert_panel(lines, expected):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(80, 24), (140, 40)])
-def test_the_panel_stands_in_a_terminal_until_the_run_ends(tmp_path, followed, size):
+def test_the_panel_is_in_a_terminal_until_the_run_ends(tmp_path, followed, size):
     folder = tmp_path / "run"
     terminal = followed(folder, size)
     terminal.read_until(shows("GradWatch waits"))

@@ -384,7 +384,7 @@ def test_a_page_that_cannot_be_written_is_an_error(run, monkeypatch, capsys, nam
     assert words in captured.err
 
 
-def test_without_plotly_the_install_command_is_told(run, tmp_path):
+def test_without_plotly_the_install_command_is_shown(run, tmp_path):
     code = f"""
 import sys
 sys.modules["plotly"] = None

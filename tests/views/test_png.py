@@ -90,7 +90,7 @@ def colours_of(figure, columns):
 
 
 def texts_of(figure):
-    """Everything that stands on a figure outside its axes."""
+    """Every text of a figure outside its axes."""
     return [text.get_text() for text in figure.texts]
 
 

@@ -274,7 +274,7 @@ def test_a_run_without_a_window(tmp_path, width):
     assert_nothing_is_lost(modules.plain, list(LAYOUT.modules))
 
 
-def test_lines_that_were_left_out_of_the_files_are_told(tmp_path):
+def test_lines_that_were_left_out_of_the_files_are_reported(tmp_path):
     written(tmp_path, DEAD)
     path = tmp_path / "gradwatch.csv"
     path.write_bytes(path.read_bytes()[:-3])
@@ -360,7 +360,7 @@ def test_an_option_cannot_write_control_sequences_to_the_terminal(tmp_path):
     assert "\x1b" not in plain(comparison_of(loaded, None))
 
 
-def test_a_run_need_not_tell_its_versions(tmp_path):
+def test_a_run_need_not_name_its_versions(tmp_path):
     written(tmp_path, DEAD)
     path = tmp_path / "gradwatch.json"
     path.write_text(path.read_text(encoding="utf-8").replace('"versions"', '"v"'), encoding="utf-8")
@@ -449,7 +449,7 @@ def test_no_name_or_number_of_a_comparison_is_lost_in_any_width(one, other, widt
     assert all(cell_len(line) <= (width or math.inf) for line in table.plain.splitlines()[1:])
 
 
-def test_the_line_on_where_a_run_comes_from_says_how_it_began_anew(tmp_path):
+def test_the_line_on_where_a_run_comes_from_says_how_it_restarted(tmp_path):
     events = (Event(1, "start"), Event(3, "nan_recovery"), Event(1234, "resume"))
     write_run(tmp_path, [window(1), window(2)], events=events)
     said = source_of(load_run(tmp_path))
@@ -459,6 +459,6 @@ def test_the_line_on_where_a_run_comes_from_says_how_it_began_anew(tmp_path):
 
 
 @pytest.mark.parametrize("kind", get_args(EventKind))
-def test_every_way_to_begin_anew_has_its_words(tmp_path, kind):
+def test_every_restart_has_its_words(tmp_path, kind):
     write_run(tmp_path, [window(1)], events=(Event(1, "start"), Event(2, kind)))
     assert " before step 2, " in source_of(load_run(tmp_path))

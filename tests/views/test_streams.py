@@ -110,7 +110,7 @@ def test_a_full_disk_is_one_line_and_exit_code_2(run, form):
     assert (done.returncode, done.stderr) == (2, said)
 
 
-def test_a_page_is_written_though_nobody_is_told(run, tmp_path):
+def test_a_page_is_written_though_nobody_reads_the_output(run, tmp_path):
     page = tmp_path / "page.html"
     command = (sys.executable, "-c", SCRIPT, "review", run, f"--html={page}")
     assert shell('"$@" >&- 2>&-', *command).returncode == 0

@@ -19,12 +19,12 @@ from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.measure.quantities import MEASURED
 from yolo_gradwatch.views.summary import (
     OVER_RUN,
+    active_in,
     chosen_by,
     concerned,
     farthest,
     matching,
     of_blocks,
-    standing_in,
     summary,
 )
 
@@ -253,7 +253,7 @@ RESUMED = grid_from([window(step, epoch=epoch) for step, epoch in enumerate([1, 
 )
 def test_a_finding_lasted_in_the_epochs_with_one_of_its_steps(grid, episodes, epochs):
     finding = finding_of(episodes=tuple(episode_of(*one) for one in episodes))
-    assert [e for e in range(6) if standing_in([finding], grid, (e, e))] == epochs
+    assert [e for e in range(6) if active_in([finding], grid, (e, e))] == epochs
 
 
 _SPANS = st.tuples(st.integers(1, 25), st.one_of(st.none(), st.integers(1, 10)))
@@ -265,7 +265,7 @@ _SPANS = st.tuples(st.integers(1, 25), st.one_of(st.none(), st.integers(1, 10)))
     st.lists(st.integers(1, 5), max_size=8),
     st.tuples(st.integers(0, 5), st.integers(0, 5)),
 )
-def test_standing_in_is_what_a_look_at_every_step_finds(spans, steps, epochs):
+def test_active_in_is_what_a_look_at_every_step_finds(spans, steps, epochs):
     grid = epochs_of(*steps)
     episodes = [episode_of(begin, length and begin + length) for begin, length in spans]
     findings = [finding_of(number=n, episodes=(one,)) for n, one in enumerate(episodes, 1)]
@@ -281,4 +281,4 @@ def test_standing_in_is_what_a_look_at_every_step_finds(spans, steps, epochs):
         ends = [(one.step, one.step_end or math.inf) for one in finding.episodes]
         return any(begin <= step < end for begin, end in ends for step in inside)
 
-    assert standing_in(findings, grid, epochs) == list(filter(lasted, findings))
+    assert active_in(findings, grid, epochs) == list(filter(lasted, findings))

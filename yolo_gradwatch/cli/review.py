@@ -171,7 +171,7 @@ def _findings(run: Run, report: Report, shown: _Narrowed) -> list[Finding]:
     findings = list(report.findings)
     if shown.rules:
         findings = summary.chosen_by(findings, shown.rules)
-    return summary.standing_in(findings, run.grid, shown.span) if shown.span else findings
+    return summary.active_in(findings, run.grid, shown.span) if shown.span else findings
 
 
 def _table(run: Run, findings: Sequence[Finding], shown: _Narrowed) -> pd.DataFrame:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 FINE, NONFINITE, ZERO, NONE, UNKNOWN = range(5)
 """Of a cell: a norm above 0; NaN or Inf in a step; exactly 0, or no gradient, in most steps;
-nothing to tell, because AMP skipped every step of the window or the module was frozen."""
+unknown, because AMP skipped every step of the window or the module was frozen."""
 
 STATES = {
     NONFINITE: ("NaN or Inf", "#e4002b"),

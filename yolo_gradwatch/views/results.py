@@ -25,7 +25,7 @@ _Rows = dict[int, dict[str, float]]
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """Numbers of E epochs by their name, those that there are.
+    """The columns of numbers of E epochs, by name.
 
     Attributes:
         epochs: (E,) rising.

@@ -98,7 +98,7 @@ def chosen_by(findings: Iterable[Finding], words: Collection[str]) -> list[Findi
     return [finding for finding in findings if is_named(finding.rule, words)]
 
 
-def standing_in(findings: Iterable[Finding], grid: Grid, epochs: tuple[int, int]) -> list[Finding]:
+def active_in(findings: Iterable[Finding], grid: Grid, epochs: tuple[int, int]) -> list[Finding]:
     """The findings with an episode at some step of these epochs."""
     inside = (grid.epoch >= epochs[0]) & (grid.epoch <= epochs[1])
     first, last = grid.step_first[inside], grid.step_last[inside]

@@ -61,7 +61,7 @@ class Timeline:
         return found
 
     def columns(self, count: int) -> tuple[Counts, Counts]:
-        """The windows in each of so many columns of equal width: the first, and one past the last.
+        """The windows in each of ``count`` equally wide columns: the first, and one past the last.
 
         Every window is in at least one column.
         """
@@ -72,18 +72,18 @@ class Timeline:
         return begin, end
 
     def ticks(self, most: int) -> list[int]:
-        """Round numbers of steps, about so many, and the first step."""
+        """About ``most`` round numbers of steps, and the first step."""
         first, last = self.edges[0] + 0.5, self.edges[-1] - 0.5
         dense = _round_numbers(first, self._cut, 3) if self.gap else []
         rest = _round_numbers(max(self._cut, first), last, most)
         return self._apart([int(first), *dense, *rest], 0.03)
 
     def epochs(self, epoch: Counts, most: int) -> dict[int, float]:
-        """Round numbers of epochs, at most so many and the first, and where these begin.
+        """The first epoch and at most ``most`` round ones, and where they begin.
 
         Args:
             epoch: (W,) of each window.
-            most: Of them, and one more.
+            most: Of the round ones.
         """
         begins: dict[int, float] = {}
         for number, place in zip(epoch.tolist(), self.left.tolist(), strict=True):
@@ -114,7 +114,7 @@ class Timeline:
 
 
 def _round_numbers(first: float, last: float, most: int) -> list[int]:
-    """Multiples of 1, 2 or 5 times a power of ten from ``first`` to ``last``, at most so many."""
+    """At most ``most`` multiples of 1, 2 or 5 times a power of ten, ``first`` to ``last``."""
     power = 1
     while True:
         for nice in _NICE:

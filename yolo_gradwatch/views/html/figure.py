@@ -25,7 +25,7 @@ COVERS = (*STATES.values(), WEAK, WEAK_ZERO)
 
 _ESCAPED = str.maketrans({sign: f"&#{ord(sign)};" for sign in "&<>$"})
 _ABOVE, _GAP, _AROUND = 110, 30, 100  # pixels: the norm of the whole model, below it, both margins
-_FEW_ROWS = 60  # up to so many, rows and their names are large
+_FEW_ROWS = 60  # up to this many, rows and their names are large
 _LEAST = 60  # pixels of the heat map
 
 
@@ -271,6 +271,6 @@ def _inner(height: int) -> int:
 
 
 def _decades(low: float, high: float, most: int) -> list[int]:
-    """Whole levels between two, about so many."""
+    """About ``most`` whole levels between two."""
     apart = math.ceil((high - low) / most) or 1
     return list(range(math.ceil(low), math.floor(high) + 1, apart))

@@ -101,7 +101,7 @@ def _table(table: pd.DataFrame) -> str:
 
 
 def _legend(name: str, picture: Heatmap) -> str:
-    """The covers that there are in one of the views."""
+    """A legend of the covers that occur in one of the views."""
     there = np.unique(covers(picture))
     items = [
         f'<span><i style="background: {colour}"></i>{escape(word)}</span>'

@@ -39,7 +39,7 @@ WIDTH = 13.0
 
 _RANKS = np.array([1, 4, 3, 2, 0])  # by state: which is shown where columns are merged
 _BY_RANK = np.argsort(_RANKS)
-_FEW_ROWS = 60  # up to so many, rows and their names are large
+_FEW_ROWS = 60  # up to this many, rows and their names are large
 _MOST_LISTED = 10
 _TALLEST = 85.0  # inches of the heat map
 _LETTERS = 0.1  # inches that a name needs
@@ -53,7 +53,7 @@ def write(picture: Heatmap, report: Report, path: Path) -> None:
         OSError: It cannot be written.
     """
     with replacing(path) as draft, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a box stands for it
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # it is drawn as a box
         draw(picture, report).savefig(draft, format="png", dpi=DPI, facecolor="white")
 
 
@@ -77,7 +77,7 @@ def draw(picture: Heatmap, report: Report) -> Figure:
 
 
 def _body(figure: Figure, picture: Heatmap, top: float, heat: float) -> None:
-    """The heat map, so many inches high and below ``top``, with the strips below it."""
+    """The heat map, which begins at ``top`` and has this height in inches, and the strips below."""
     letter = 0.075 if len(picture.labels) <= _FEW_ROWS else 0.052
     left = 0.5 + letter * max(map(len, map(short, picture.labels)))
     box = _Box(left, WIDTH - left - _SIDE, figure.get_figheight())

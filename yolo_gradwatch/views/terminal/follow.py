@@ -11,16 +11,12 @@ from typing import TYPE_CHECKING
 from rich.live import Live
 from rich.text import Text
 
-from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay
-from yolo_gradwatch.measure.layout import watched_at
-from yolo_gradwatch.measure.windows import rescoped
-from yolo_gradwatch.runs.evidence import by_step
 from yolo_gradwatch.runs.find import find_run
 from yolo_gradwatch.runs.meta import read_meta
 from yolo_gradwatch.runs.run import is_killed
 from yolo_gradwatch.runs.schema import META_FILE, WINDOWS_FILE, FormatError
 from yolo_gradwatch.runs.tail import Tail
-from yolo_gradwatch.views.live import Board
+from yolo_gradwatch.views.judge import Judge
 from yolo_gradwatch.views.terminal import console
 from yolo_gradwatch.views.terminal.lines import change_line
 from yolo_gradwatch.views.terminal.panel import Panel
@@ -34,8 +30,8 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.diagnose.finding import FindingChange
     from yolo_gradwatch.diagnose.thresholds import Thresholds
-    from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.runs.tail import Look
+    from yolo_gradwatch.views.live import Board
 
 SECONDS = 0.5
 """From one look at the files to the next."""
@@ -147,56 +143,6 @@ def _watch(folder: Path, judge_of: Callable[[Look], Judge], view: _Terminal | _L
         time.sleep(SECONDS)
 
 
-class Judge:
-    """Judges a run that is growing, as its own training does.
-
-    Args:
-        folder: The run's folder.
-        limits: Gives those to judge under from those of the training.
-        look: The first one at the run.
-
-    Attributes:
-        board: What the panel shows.
-    """
-
-    def __init__(
-        self, folder: Path, limits: Callable[[Thresholds], Thresholds], look: Look
-    ) -> None:
-        layout, options = look.meta.layout, look.meta.options
-        own = limits(look.meta.thresholds)
-        self._folder, self._layout = folder, layout
-        self._diagnosis = Diagnosis(layout, own, options.training)
-        self._events = 0
-        first = look.windows[0].step_first if look.windows else 1
-        self._shown = watched_at(layout, first)
-        self.board = Board(
-            self._shown,
-            epochs=options.epochs,
-            clip=options.clip,
-            interval=options.interval,
-        )
-
-    def update(self, look: Look) -> list[FindingChange]:
-        """What the new windows change."""
-        if look.meta.layout != self._layout:
-            self._layout = look.meta.layout
-            self._diagnosis.regroup(self._layout)
-        for window in look.windows:
-            self._show(window)
-        last = look.windows[-1].step_first if look.windows else -1
-        due = [event for event in look.meta.events if event.step <= last]
-        events, files = due[self._events :], by_step(self._folder)
-        changes = replay(self._diagnosis, look.windows, events, files=files)
-        self._events = max(self._events, len(due))
-        self.board.show(self._diagnosis.findings.all.values())
-        return changes
-
-    def _show(self, window: Window) -> None:
-        """Take a window to the board, with the modules that were watched then."""
-        window, self._shown = rescoped(window, self._layout, self._shown, self.board.regroup)
-        self.board.add_window(window)
-
-
 class _Terminal:
     """The live panel, with changes of findings above it."""
 
@@ -211,7 +157,7 @@ class _Terminal:
         console.plain_console().print(text, soft_wrap=True)
 
     def wait(self, lack: str, seconds: float) -> None:
-        """Keep in sight what has been lacking for so long, below the panel if that is there."""
+        """Show what has been missing, and for how long; below the panel if there is one."""
         line = Text(f"waiting for {int(seconds)} s: {lack}", "dim", no_wrap=True)
         if self._panel and self._screen:
             self._panel.frame = line
@@ -262,14 +208,14 @@ class _Log:
 
     def __init__(self, *, on_stderr: bool) -> None:
         self.say = partial(console.plain_console(on_stderr=on_stderr).print, soft_wrap=True)
-        self._told = 0
+        self._said = 0
 
     def wait(self, lack: str, seconds: float) -> None:
-        """Say now and then what has been lacking for so long."""
+        """Print now and then what has been missing, and for how long."""
         times = int(seconds // WAIT_SECONDS)
-        if times > self._told:
+        if times > self._said:
             self.say(f"GradWatch still waits, for {int(seconds // 60)} min: {lack}")
-        self._told = times
+        self._said = times
 
     def show(self, board: Board, changes: list[FindingChange], quiet: float) -> None:
         """Print what is new."""

@@ -42,7 +42,7 @@ def number(value: float | None) -> str:
 
 
 def norm_text(value: float | None) -> str:
-    """A norm of a table, in which NaN stands for none."""
+    """A norm in a table; NaN means that there is none."""
     return "-" if value is None or math.isnan(value) else number(float(value))
 
 
@@ -98,7 +98,7 @@ def cut(text: str, width: int) -> str:
 
 
 def encodable(text: Text, console: Console) -> Text:
-    """A text in which "?" stands for what the encoding of a log lacks."""
+    """A text with "?" for each character that the encoding of a log lacks."""
     encoding = console.encoding
     try:
         shown = text.plain.encode(encoding, "replace").decode(encoding)

@@ -59,7 +59,7 @@ def _is_of_kernel(environment: Mapping[str, str]) -> bool:
 
 
 def _environments_above() -> Iterator[Mapping[str, str]]:
-    """Of the processes that have led to this one, as far as the system tells.
+    """The environments of the processes above this one, as far as the system shows them.
 
     ``!sudo`` and ``!env -i`` hand no variables on.
     """

@@ -95,7 +95,7 @@ def epoch_table(board: Board) -> Text:
 
 
 def _in_columns(rows: Sequence[BlockRow], count: int) -> list[Text]:
-    """Label, norm and state of each block, one below the other in so many columns."""
+    """Label, norm and state of each block, filled column by column."""
     depth = max(math.ceil(len(rows) / count), 1)
     lines = [Text() for _ in range(depth)]
     for begin in range(0, len(rows), depth):

@@ -1,0 +1,70 @@
+"""Judges a run whose files are still growing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay
+from yolo_gradwatch.measure.layout import watched_at
+from yolo_gradwatch.measure.windows import rescoped
+from yolo_gradwatch.runs.evidence import by_step
+from yolo_gradwatch.views.live import Board
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from yolo_gradwatch.diagnose.finding import FindingChange
+    from yolo_gradwatch.diagnose.thresholds import Thresholds
+    from yolo_gradwatch.measure.windows import Window
+    from yolo_gradwatch.runs.tail import Look
+
+
+class Judge:
+    """Judges a growing run as its own training does.
+
+    Args:
+        folder: The run's folder.
+        limits: Gives those to judge under from those of the training.
+        look: The first one at the run.
+
+    Attributes:
+        board: What the panel shows.
+    """
+
+    def __init__(
+        self, folder: Path, limits: Callable[[Thresholds], Thresholds], look: Look
+    ) -> None:
+        layout, options = look.meta.layout, look.meta.options
+        own = limits(look.meta.thresholds)
+        self._folder, self._layout = folder, layout
+        self._diagnosis = Diagnosis(layout, own, options.training)
+        self._events = 0
+        first = look.windows[0].step_first if look.windows else 1
+        self._shown = watched_at(layout, first)
+        self.board = Board(
+            self._shown,
+            epochs=options.epochs,
+            clip=options.clip,
+            interval=options.interval,
+        )
+
+    def update(self, look: Look) -> list[FindingChange]:
+        """What the new windows change."""
+        if look.meta.layout != self._layout:
+            self._layout = look.meta.layout
+            self._diagnosis.regroup(self._layout)
+        for window in look.windows:
+            self._show(window)
+        last = look.windows[-1].step_first if look.windows else -1
+        due = [event for event in look.meta.events if event.step <= last]
+        events, files = due[self._events :], by_step(self._folder)
+        changes = replay(self._diagnosis, look.windows, events, files=files)
+        self._events = max(self._events, len(due))
+        self.board.show(self._diagnosis.findings.all.values())
+        return changes
+
+    def _show(self, window: Window) -> None:
+        """Take a window to the board, with the modules that were watched then."""
+        window, self._shown = rescoped(window, self._layout, self._shown, self.board.regroup)
+        self.board.add_window(window)
