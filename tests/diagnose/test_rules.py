@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import (
+    BLOCKS,
     FORK,
     NET,
     curve,
@@ -27,7 +28,7 @@ from nets import (
     zeroed,
 )
 from rule_cases import BOXES, FIVE, ODD, PAIRED, RUNS, anything
-from values import BLOCKS, HEAD, LAWS, LAYOUT, TRUNK, Part, plan
+from values import HEAD, LAWS, LAYOUT, TRUNK, Part, plan
 
 from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.finding import Alert
