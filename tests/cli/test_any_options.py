@@ -74,7 +74,7 @@ def built(build, given_options):
 
 def check_watch(given_options):
     if (watch := built(GradWatch, given_options)) is not None:
-        options = watch._options
+        options = watch._attachment._options
         assert isinstance(options.interval, int)
         assert options.interval >= 1
         assert options.live in {None, True, False}
@@ -116,7 +116,7 @@ def test_what_is_no_such_value_is_refused_in_a_short_line(option, value, error):
 def test_words_may_come_from_anywhere():
     words = ["dead", "nonfinite"]
     for several in (words, tuple(words), dict.fromkeys(words), (word for word in words)):
-        assert GradWatch(stop_on=several)._options.stop_on == ("dead", "nonfinite")
+        assert GradWatch(stop_on=several)._attachment._options.stop_on == ("dead", "nonfinite")
 
 
 # --- files of limits ------------------------------------------------------------------------------
