@@ -40,9 +40,10 @@ REPAIRS = {
     "watch.session.Session._let_go",
     "watch.recorder.Recorder.close",
     "watch.fanout.Fanout.close",
+    "watch.fanout._call",
     "views.terminal.output.Terminal.close",
     "views.terminal.output.Terminal._close_screen",
-    "views.terminal.screen.Screen._give_back",
+    "views.terminal.stand_in.StandIns.give_back",
     "views.terminal.screen.Screen.close",
     "views.terminal.stand_in.StandIn.release",
     "watch.ultralytics.hooks.remove_callback",
@@ -59,7 +60,7 @@ CLOSERS = {
 }
 """What closes the files: where it fails, they stay open until nobody knows them any more."""
 
-ROOMS = ("measure", "diagnose", "runs", "views", "watch")
+ROOMS = ("plain", "measure", "diagnose", "runs", "views", "watch")
 """Those of which a training runs a function."""
 
 

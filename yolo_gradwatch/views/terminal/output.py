@@ -132,6 +132,6 @@ class Terminal(OutputBase):
         return is_wanted and not self._no_panel
 
     def _close_screen(self) -> None:
-        screen, self._screen = self._screen, None
-        if screen:
-            screen.close()
+        if self._screen:
+            self._screen.close()  # if it fails, the next call tries again
+            self._screen = None
