@@ -120,6 +120,23 @@ def spoil(name, value=float("nan"), *, at, until=None):
     return ("on_train_start", plant)
 
 
+def ruin(trainer):
+    """Make a weight NaN."""
+    dict(trainer.model.named_parameters())["model.2.conv.weight"].data.fill_(float("nan"))
+
+
+def starve(trainer):
+    """Run out of memory in the forward pass of the second batch, once."""
+    passes = []
+
+    def hook(_module, _inputs):
+        passes.append(1)
+        if len(passes) == 2:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    trainer.model.model[2].register_forward_pre_hook(hook)
+
+
 def at(event, count, call):
     """A callback that calls at the so-many-th time of an event, with the trainer."""
     times = []
