@@ -114,10 +114,10 @@ def ours(recording: Recording, window: int = 1) -> Iterator[Alarm]:
         windows += [(one, moved.step) for one in rollup.add([moved])]
     windows += [(one, one.step_last) for one in rollup.close()]
     for one, seen in windows:
-        for news in diagnosis.update(one, seen):
-            if news.change == "start" and news.finding.severity != "notice":
-                kind = RULES[news.finding.rule].kind
-                yield Alarm(news.reported - 1 - offset, kind, news.finding.module)
+        for change in diagnosis.update(one, seen):
+            if change.change == "start" and change.finding.severity != "notice":
+                kind = RULES[change.finding.rule].kind
+                yield Alarm(change.reported - 1 - offset, kind, change.finding.module)
 
 
 def peer(name: str) -> Callable[[Recording], Iterator[Alarm]]:

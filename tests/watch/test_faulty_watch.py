@@ -116,7 +116,12 @@ def check(folder, caplog, place, *, live, later):
 
 @pytest.mark.parametrize(
     ("place", "later"),
-    [("measure.model_layout.read", False), ("measure.capture.Capture.take", True)],
+    [
+        ("measure.model_layout.read", False),
+        ("views.terminal.streams.is_terminal", False),  # which leaves the terminal half taken
+        ("measure.capture.Capture.take", True),
+        ("views.terminal.screen.Screen.close", True),
+    ],
 )
 def test_an_error_of_ours_costs_the_watch_and_never_the_training(
     tmp_path, caplog, terminal, place, later

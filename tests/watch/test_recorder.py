@@ -180,8 +180,14 @@ def alone(at, norm):
     return norms
 
 
-@pytest.mark.parametrize("first", [1, 2, 31, 400])
-@pytest.mark.parametrize("lasts", [1, 59, 300])
+MORE_STRETCHES = [(1, 59), (1, 300), (2, 1), (2, 59), (31, 1), (31, 300), (400, 59), (400, 300)]
+
+
+@pytest.mark.parametrize(
+    ("first", "lasts"),
+    [(1, 1), (2, 300), (31, 59), (400, 1)]
+    + [pytest.param(*one, marks=pytest.mark.full) for one in MORE_STRETCHES],
+)
 @pytest.mark.parametrize("high", [alone(slice(None), 1e38), alone(0, 1e39), alone(-1, 1e20)])
 def test_a_gradient_that_clipping_multiplies_by_zero_is_found_at_its_first_step(
     tmp_path, clock, first, lasts, high

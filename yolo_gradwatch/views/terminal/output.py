@@ -63,8 +63,9 @@ class Terminal(OutputBase):
         self._modules = len(run.layout.modules)
         self._board = Board(run.layout, epochs=run.epochs, clip=run.clip, interval=run.interval)
         if self._draws_panel():
-            screen = Screen(Panel(self._board), self._handlers, self._safely)
-            self._screen = screen if screen.open() else None
+            self._screen = Screen(Panel(self._board), self._handlers, self._safely)
+            if not self._screen.open():
+                self._screen = None
 
     def epoch_start(self, epoch: int, epochs: int) -> None:
         """Show how many epochs are planned by now."""
