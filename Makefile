@@ -16,7 +16,7 @@ test: $(VENV)/.installed-dev lint
 	OMP_NUM_THREADS=1 $(RUN) pytest -n auto --cov --cov-report=term-missing:skip-covered
 
 test-fast: $(VENV)/.installed-dev
-	$(RUN) pytest -n auto -m "not train and not slow"
+	OMP_NUM_THREADS=1 $(RUN) pytest -n auto -m "not train and not slow"
 
 lint: $(VENV)/.installed-dev
 	$(RUN) ruff check .

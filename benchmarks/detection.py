@@ -115,9 +115,9 @@ def ours(recording: Recording, window: int = 1) -> Iterator[Alarm]:
     windows += [(one, one.step_last) for one in rollup.close()]
     for one, seen in windows:
         for change in diagnosis.update(one, seen):
-            finding = change.finding
-            if change.change == "start" and finding.severity != "notice":
-                yield Alarm(change.reported - 1 - offset, RULES[finding.rule].kind, finding.module)
+            if change.change == "start" and change.finding.severity != "notice":
+                kind = RULES[change.finding.rule].kind
+                yield Alarm(change.reported - 1 - offset, kind, change.finding.module)
 
 
 def peer(name: str) -> Callable[[Recording], Iterator[Alarm]]:

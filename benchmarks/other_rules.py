@@ -1,12 +1,12 @@
 """The default rules of other tools, to run on the same recordings.
 
-Each rule is written anew from the thresholds that its project publishes; no code is taken over.
+Each rule is rewritten from the thresholds that its project publishes; no code is taken over.
 A recording holds one L2 norm for each parameter and optimizer step. What a tool takes from
 activations, from updates or from an accuracy is therefore left out, and said so in its function.
 All of them look at every step: their own sampling is named where it is coarser.
 
 A tool that reports after the training gives its verdict on the whole run at the last step; what
-it dates itself stands at that date. A gradient of exactly zero is scored as ``dead`` also where a
+it dates itself is at that date. A gradient of exactly zero is scored as ``dead`` also where a
 tool calls it vanishing, which can only help the tool.
 """
 
@@ -133,7 +133,7 @@ def neural_observatory(meta: Meta, arrays: Arrays) -> Iterator[Alarm]:
     The tool gives each finding a severity and counts it as a warning from 0.4 on, which its
     formulas reach at m <= 2.5e-9 and m >= 1e3 * 10 ** 1.2; only warnings are alarms here. It
     measures the gradient of a layer's output, for which the norm of the gradient of the layer's
-    parameters stands in, and reports after the training. Layers that normalize are left out, as
+    parameters is in, and reports after the training. Layers that normalize are left out, as
     by its default. DeadNeuron and ActivationStatistics need activations, ParameterHealth needs
     the drift of the weights. The spikes of AnomalyDetection, five deviations above the mean, are
     at most 4 % of the steps, which is a severity of 0.08.
@@ -168,7 +168,7 @@ def torchmortem(meta: Meta, arrays: Arrays) -> Iterator[Alarm]:
     https://github.com/sebseager/torchmortem and https://pypi.org/project/torchmortem.
 
     The tool measures the gradient of a layer's output, for which the norm of the gradient of the
-    layer's parameters stands in, and reports after the training. No gradient counts as 0, as
+    layer's parameters is in, and reports after the training. No gradient counts as 0, as
     there. It has no rule on NaN. DeadUnit, Saturation and RankCollapse need activations,
     UpdateRatio needs updates; WeightNorm, GradientNoise and LossDynamics do not tell the kinds
     that are scored here.

@@ -55,7 +55,7 @@ COMMANDS = {
 }
 
 
-def write(folder: Path, model: Layout, windows: int, *, sick: bool) -> None:
+def write(folder: Path, model: Layout, windows: int, *, unhealthy: bool) -> None:
     """A run of so many windows."""
     folder.mkdir(parents=True, exist_ok=True)
     log = runlog.RunLog(folder, model, resume=False)
@@ -64,7 +64,7 @@ def write(folder: Path, model: Layout, windows: int, *, sick: bool) -> None:
     usual = rng.normal(-1.5, 0.3, len(model.modules))
     usual[0] = 2.0
     for number in range(windows):
-        log.write_window(_window(rng, model, usual, number, sick=sick))
+        log.write_window(_window(rng, model, usual, number, unhealthy=unhealthy))
     log.close()
     epochs = tuple(
         EpochClipping(n, 20 * windows // 100, 20, 0, 90.0, 300.0, 9.0, {"model.23": 0.6}, None)
@@ -83,11 +83,11 @@ def write(folder: Path, model: Layout, windows: int, *, sick: bool) -> None:
 
 
 def _window(
-    rng: np.random.Generator, model: Layout, usual: np.ndarray, number: int, *, sick: bool
+    rng: np.random.Generator, model: Layout, usual: np.ndarray, number: int, *, unhealthy: bool
 ) -> Window:
     levels = usual + rng.normal(0, 0.1) + rng.normal(0, 0.05, len(usual))
     nonfinite = np.zeros(len(usual), np.int64)
-    if sick:
+    if unhealthy:
         upstream = np.isin(model.block_of, [f"model.{block}" for block in range(5)])
         levels[upstream] -= 3 if number % 200 > 100 else 0
         levels[1:] += 3 if number % 50 == 49 else 0
@@ -135,15 +135,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     chosen = parser.parse_args()
     model, _ = model_layout.read(YOLO("yolo26n.yaml").model, ())
-    for name in ("healthy", "sick"):
-        write(chosen.out / name, model, chosen.windows, sick=name == "sick")
+    for name in ("healthy", "unhealthy"):
+        write(chosen.out / name, model, chosen.windows, unhealthy=name == "unhealthy")
     size = (chosen.out / "healthy" / schema.WINDOWS_FILE).stat().st_size / 1e6
     what = f"{chosen.windows:,} windows of {len(model.modules)} modules, {size:.0f} MB of CSV"
     runs = f"{chosen.repeats} runs of each command"
     print(heading("Review of a long run", ("numpy", "pandas", "matplotlib"), what, runs))
     rows = []
     for title, words in COMMANDS.items():
-        for name in ("healthy", "sick"):
+        for name in ("healthy", "unhealthy"):
             command = [word.format(run=chosen.out / name) for word in words]
             seconds, memory = zip(*(measure(command) for _ in range(chosen.repeats)), strict=True)
             rows.append([title, name, spread(seconds), f"{max(memory):.0f}"])

@@ -23,7 +23,7 @@ os.environ.setdefault("YOLO_CONFIG_DIR", str(HOME))
 os.environ.setdefault("YOLO_OFFLINE", "true")
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 
-with contextlib.redirect_stdout(sys.stderr):  # it tells of its new settings as it is imported
+with contextlib.redirect_stdout(sys.stderr):  # it prints its new settings as it is imported
     from ultralytics import YOLO  # noqa: F401  # for the scripts, after the environment
     from ultralytics.engine import trainer as engine
     from ultralytics.models.yolo.detect import DetectionTrainer
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 FIRST = 50
-"""Steps that are told apart from the steady state: each of them is a window of its own."""
+"""Steps that are kept apart from the steady state: each of them is a window of its own."""
 
 
 class InMemory(DetectionTrainer):
@@ -114,7 +114,7 @@ def training(
 
     Args:
         watch: Attaches whatever watches to the trainer.
-        clock: Told when each step begins.
+        clock: Notes when each step begins.
         steps: Optimizer steps.
         options: Arguments of Ultralytics' training; ``batch`` images make a step.
     """

@@ -104,10 +104,10 @@ def parsed(output: str) -> tuple[dict[str, int], tuple[str, ...]]:
     last = re.findall(r"^=* ?((?:\d+ \w+, )*\d+ \w+) in [\d.]+s", output, re.MULTILINE)
     if not last:
         raise ValueError("pytest ran no test to its end")
-    told = {word: int(number) for number, word in re.findall(r"(\d+) (\w+)", last[-1])}
-    told["errors"] = told.pop("error", 0) + told.pop("errors", 0)
+    numbers = {word: int(number) for number, word in re.findall(r"(\d+) (\w+)", last[-1])}
+    numbers["errors"] = numbers.pop("error", 0) + numbers.pop("errors", 0)
     bad = re.findall(r"^(?:FAILED|ERROR) (\S+?(?:\[.*?\])?)(?: - .*)?$", output, re.MULTILINE)
-    return {name: told.get(name, 0) for name in COUNTS}, tuple(bad)
+    return {name: numbers.get(name, 0) for name in COUNTS}, tuple(bad)
 
 
 def row(environment: Environment, outcome: Outcome) -> str:

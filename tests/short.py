@@ -85,8 +85,14 @@ FAKE = Way(is_real=False)
 
 @cache
 def real():
-    """Ultralytics' trainer; a test that asks for it loads Ultralytics."""
-    return Way(is_real=True)
+    """Ultralytics' trainer; a test that asks for it loads Ultralytics.
+
+    In 8.4.0 and 8.4.100 the first training of a process has other random numbers than later ones.
+    """
+    way = Way(is_real=True)
+    with TemporaryDirectory() as folder:
+        way.train(Path(folder), epochs=1)
+    return way
 
 
 def run(folder, **options):
@@ -112,6 +118,23 @@ def spoil(name, value=float("nan"), *, at, until=None):
         dict(trainer.model.named_parameters())[name].register_hook(hook)
 
     return ("on_train_start", plant)
+
+
+def ruin(trainer):
+    """Make a weight NaN."""
+    dict(trainer.model.named_parameters())["model.2.conv.weight"].data.fill_(float("nan"))
+
+
+def starve(trainer):
+    """Run out of memory in the forward pass of the second batch, once."""
+    passes = []
+
+    def hook(_module, _inputs):
+        passes.append(1)
+        if len(passes) == 2:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    trainer.model.model[2].register_forward_pre_hook(hook)
 
 
 def at(event, count, call):

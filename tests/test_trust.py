@@ -261,14 +261,6 @@ def test_the_demo_on_a_terminal_writes_into_its_folder_only(world):
 
 @pytest.mark.train
 @pytest.mark.full
-def test_a_training_on_a_terminal_writes_into_its_folder_only(world):
-    seen, shown = world.run_in_terminal("training", world.root / "project")
-    assert "── GradWatch" in shown
-    assert_trained(world, seen, world.root / "project" / "run", evidence=["step-00008.json"])
-
-
-@pytest.mark.train
-@pytest.mark.full
 def test_a_training_that_fails_and_is_resumed_writes_into_its_folder_only(world):
     seen = world.run("failing", world.root / "project")
     folder = world.root / "project" / "run"

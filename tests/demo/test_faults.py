@@ -1,4 +1,4 @@
-"""Planted faults through the real trainer: each is found, named, told and written."""
+"""Planted faults through the real trainer: each is found, named and written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.views.terminal.output import Terminal
 from yolo_gradwatch.views.terminal.panel import Panel
 
-SICK = [name for name, fault in FAULTS.items() if fault.rule]
+FAULTY = [name for name, fault in FAULTS.items() if fault.rule]
 OFTEN = ("gradient-cut", "nan", "loss-spike", "detached")
 """Those that are planted in every test run; the others in the full tier."""
 
@@ -50,7 +50,7 @@ def shown(panel, width):
 @pytest.mark.train
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=() if name in OFTEN else pytest.mark.full) for name in SICK],
+    [pytest.param(name, marks=() if name in OFTEN else pytest.mark.full) for name in FAULTY],
 )
 def test_a_fault_is_found_and_its_layer_is_named(tmp_path, name):
     import torch
@@ -64,10 +64,10 @@ def test_a_fault_is_found_and_its_layer_is_named(tmp_path, name):
     assert finding.module == fault.module
     assert finding.message in str(report)
     loaded = load_run(watch.run_dir)
-    told = loaded.alerts[loaded.alerts["finding"] == finding.number]
-    assert next(iter(told["event"])) == "start"
-    assert {*told["rule"]} == {fault.rule}
-    assert [*told["message"]][-1] == finding.message
+    rows = loaded.alerts[loaded.alerts["finding"] == finding.number]
+    assert next(iter(rows["event"])) == "start"
+    assert {*rows["rule"]} == {fault.rule}
+    assert [*rows["message"]][-1] == finding.message
     assert loaded.report().findings == report.findings
     assert len(report.alarms) <= 4  # a handful, not a flood
     if name in {"loss-spike", "nan"}:  # at its step, with evidence
@@ -87,10 +87,10 @@ def test_the_control_is_healthy(tmp_path):
 
 
 def test_every_fault_expects_a_rule_that_exists():
-    assert {FAULTS[name].rule for name in SICK} <= set(RULES)
+    assert {FAULTS[name].rule for name in FAULTY} <= set(RULES)
 
 
-def test_a_fault_that_this_torch_cannot_plant_is_told(monkeypatch):
+def test_a_fault_that_this_torch_cannot_plant_is_refused(monkeypatch):
     import torch
 
     monkeypatch.delattr(torch.amp, "GradScaler", raising=False)

@@ -13,12 +13,12 @@ from itertools import groupby
 
 import pytest
 import torch
-from short import FAKE, bits_of
+from short import FAKE
 from short import told as warnings_in
 from torch.nn.utils import clip_grad_norm_
 from training import shapes, train
 
-from yolo_gradwatch import GradWatch, load_run
+from yolo_gradwatch import GradWatch
 from yolo_gradwatch.measure.clipping import CLIP_NORM
 from yolo_gradwatch.watch.ultralytics import contract, hooks
 from yolo_gradwatch.watch.ultralytics import training as facts
@@ -284,42 +284,6 @@ def told(caplog):
     return lambda: warnings_in(caplog)
 
 
-def own_step(usual):
-    """A trainer class that steps by itself, but for these steps."""
-    from ultralytics.models.yolo.detect import DetectionTrainer
-
-    class OwnStep(DetectionTrainer):
-        steps = 0
-
-        def optimizer_step(self):
-            self.steps += 1
-            if self.steps in usual:
-                super().optimizer_step()
-                return
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-
-    return OwnStep
-
-
-@pytest.mark.train
-@pytest.mark.parametrize(("usual", "rows"), [((), 0), ((1, 2), 2)])
-def test_a_step_without_unscale_is_noticed_at_once_and_told_once(tmp_path, told, usual, rows):
-    watch, data = GradWatch(live=False), shapes(20)
-    watched = train(tmp_path / "a", watch=watch, trainer=own_step(usual), data=data)
-    (warning,) = told()
-    kind = type(watched.trainer)
-    reason = str(contract.skipped_unscale(kind))
-    assert reason in warning
-    assert reason in str(watch.report())
-    run = load_run(watch.run_dir)
-    assert (run.meta.status, watch.report().status) == ("failed", "failed")
-    assert run.windows["step_first"].nunique() == rows
-    bare_run = train(tmp_path / "b", trainer=own_step(usual), data=data)
-    assert bits_of(watched.trainer) == bits_of(bare_run.trainer)
-    assert not watched.trainer.optimizer._optimizer_step_post_hooks
-
-
 @pytest.mark.train
 def test_an_optimizer_that_hands_on_to_its_parent_is_watched(tmp_path, told):
     """torch wraps the step of each class once there is one, so that its hooks run twice here."""
@@ -337,42 +301,6 @@ def test_an_optimizer_that_hands_on_to_its_parent_is_watched(tmp_path, told):
     train(tmp_path, watch=watch, calls=[("on_pretrain_routine_end", exchange)])
     assert told() == []
     assert watch.report().steps == 2
-
-
-@pytest.mark.train
-def test_a_trainer_that_clips_first_is_not_watched(tmp_path, told):
-    from ultralytics.models.yolo.detect import DetectionTrainer
-
-    class ClipsFirst(DetectionTrainer):
-        def optimizer_step(self):
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=1.0)
-            super().optimizer_step()
-
-    watch = GradWatch(live=False)
-    model = train(tmp_path, watch=watch, trainer=ClipsFirst)
-    (warning,) = told()
-    reason = warning.partition(": ")[2]
-    assert reason.startswith("ClipsFirst.optimizer_step clips ")
-    assert (watch.has_started, watch.report().steps) == (False, 0)
-    assert reason in str(watch.report())
-    assert not (watch.run_dir / "gradwatch.csv").exists()
-    assert model.trainer.last.exists()
-
-
-@pytest.mark.train
-@pytest.mark.parametrize("event", ["on_train_start", "on_train_epoch_start"])
-def test_a_trainer_that_leaves_out_an_event_is_told(tmp_path, told, event):
-    from ultralytics.models.yolo.detect import DetectionTrainer
-
-    class Silent(DetectionTrainer):
-        def run_callbacks(self, name):
-            if name != event:
-                super().run_callbacks(name)
-
-    model = train(tmp_path, watch=GradWatch(live=False), trainer=Silent)
-    (warning,) = told()
-    assert str(contract.never_began(Silent, event)) in warning
-    assert model.trainer.last.exists()
 
 
 @pytest.mark.train

@@ -1,4 +1,4 @@
-"""Outputs that raise: one warning, one close, no more calls, and the others go on."""
+"""Unusual outputs; what a whole training hands to them is in ``test_outputs.py``."""
 
 from contextlib import closing
 from types import SimpleNamespace
@@ -37,33 +37,9 @@ def serve(*outputs, times=3):
     fanout.close()
 
 
-def test_every_method_reaches_every_output_in_order():
-    calls = []
-
-    def noting(name):
-        return type(
-            "Noting", (), {m: lambda _, *args, m=m: calls.append((name, m, args)) for m in METHODS}
-        )()
-
-    fanout = Fanout([noting("first"), noting("second")])
-    arguments = {"epoch_start": (1, 2), "steps": ([], None), "close": ()}
-    for method in METHODS:
-        getattr(fanout, method)(*arguments.get(method, (method,)))
-    by_name = {
-        name: [(m, args) for n, m, args in calls if n == name] for name in ("first", "second")
-    }
-    assert by_name["first"] == by_name["second"]
-    assert by_name["first"] == [(m, arguments.get(m, (m,))) for m in METHODS]
-    assert [name for name, *_ in calls[:2]] == ["first", "second"]
-
-
 def test_the_protocol_the_base_and_the_fanout_have_the_same_methods():
     for kind in (Output, OutputBase, Fanout):
         assert tuple(name for name in vars(kind) if name in METHODS) == METHODS
-    base = OutputBase()
-    assert [
-        getattr(base, m)(*[None] * n) for m, n in (("start", 1), ("steps", 2), ("close", 0))
-    ] == [None, None, None]
 
 
 def test_an_output_may_leave_out_any_method(caplog):
@@ -74,28 +50,11 @@ def test_an_output_may_leave_out_any_method(caplog):
     assert told(caplog) == []
 
 
-def test_one_that_raises_is_named_once_closed_once_and_left_alone(caplog):
-    bad, good = Logger(window=OSError("no connection")), Logger()
-    serve(bad, good)
-    assert bad.calls == ["window", "close"]
-    assert good.calls == ["window"] * 3 + ["close"]
-    (warning,) = told(caplog)
-    assert "Logger.window raised OSError: no connection" in warning
-
-
 def test_a_close_that_raises_after_it_is_silent(caplog):
     bad = Logger(window=OSError("no connection"), close=ValueError("closed already"))
     serve(bad)
     assert bad.calls == ["window", "close"]
     assert len(told(caplog)) == 1
-
-
-def test_a_close_that_raises_in_the_end_is_one_warning(caplog):
-    bad, good = Logger(close=OSError("no connection")), Logger()
-    serve(good, bad)
-    assert [one.calls for one in (bad, good)] == [["window"] * 3 + ["close"]] * 2
-    (warning,) = told(caplog)
-    assert "Logger.close raised OSError" in warning
 
 
 def test_one_that_equals_another_is_not_taken_for_it():
@@ -129,13 +88,7 @@ def test_what_is_no_exception_passes_and_all_are_closed(caplog, error, method):
     fanout = Fanout([first, bad])
     with pytest.raises(error), closing(fanout):
         fanout.window(None)
+    fanout.close()  # a second one does nothing
     assert first.calls[-1] == "close"
+    assert first.calls.count("close") == 1
     assert told(caplog) == []
-
-
-def test_a_second_close_does_nothing():
-    one = Logger()
-    fanout = Fanout([one])
-    fanout.close()
-    fanout.close()
-    assert one.calls == ["close"]

@@ -40,9 +40,10 @@ REPAIRS = {
     "watch.session.Session._let_go",
     "watch.recorder.Recorder.close",
     "watch.fanout.Fanout.close",
+    "watch.fanout._call",
     "views.terminal.output.Terminal.close",
     "views.terminal.output.Terminal._close_screen",
-    "views.terminal.screen.Screen._give_back",
+    "views.terminal.stand_in.StandIns.give_back",
     "views.terminal.screen.Screen.close",
     "views.terminal.stand_in.StandIn.release",
     "watch.ultralytics.hooks.remove_callback",
@@ -59,7 +60,7 @@ CLOSERS = {
 }
 """What closes the files: where it fails, they stay open until nobody knows them any more."""
 
-ROOMS = ("measure", "diagnose", "runs", "views", "watch")
+ROOMS = ("plain", "measure", "diagnose", "runs", "views", "watch")
 """Those of which a training runs a function."""
 
 
@@ -115,7 +116,12 @@ def check(folder, caplog, place, *, live, later):
 
 @pytest.mark.parametrize(
     ("place", "later"),
-    [("measure.model_layout.read", False), ("measure.capture.Capture.take", True)],
+    [
+        ("measure.model_layout.read", False),
+        ("views.terminal.streams.is_terminal", False),  # which leaves the terminal half taken
+        ("measure.capture.Capture.take", True),
+        ("views.terminal.screen.Screen.close", True),
+    ],
 )
 def test_an_error_of_ours_costs_the_watch_and_never_the_training(
     tmp_path, caplog, terminal, place, later

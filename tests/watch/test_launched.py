@@ -18,7 +18,7 @@ from yolo_gradwatch.watch.attachment import _begin_launched
 from yolo_gradwatch.watch.launched import Launched
 from yolo_gradwatch.watch.ultralytics import ddp
 
-SICK = [
+UNHEALTHY = [
     *(window(step, zero=[CONV]) for step in (1, 2, 3, 4)),
     window(5, zero=[CONV], nonfinite=["model.2.a"]),
 ]
@@ -59,11 +59,11 @@ def test_files_of_an_earlier_run_are_not_taken_for_those_of_a_launched_one(tmp_p
 
 def test_the_report_is_that_of_the_files(tmp_path):
     launched = Launched(tmp_path, ())
-    write_files(tmp_path, SICK, status="running")
+    write_files(tmp_path, UNHEALTHY, status="running")
     assert launched.has_started
     assert launched.report() == load_run(tmp_path).report()
     assert launched.report().status == "running"
-    write_files(tmp_path, SICK)
+    write_files(tmp_path, UNHEALTHY)
     assert launched.report().status == "finished"
 
 
@@ -73,13 +73,13 @@ def test_the_report_is_that_of_the_files(tmp_path):
 )
 def test_nobody_watched_to_the_end_unless_the_file_says_finished(tmp_path, status, is_broken):
     launched = Launched(tmp_path, ())
-    write_files(tmp_path, SICK, status=status)
+    write_files(tmp_path, UNHEALTHY, status=status)
     assert launched.is_broken is is_broken
 
 
 def test_files_that_cannot_be_read_are_told_when_asked_for_a_report(tmp_path):
     launched = Launched(tmp_path, ("dead",))
-    write_files(tmp_path, SICK)
+    write_files(tmp_path, UNHEALTHY)
     (tmp_path / "gradwatch.json").write_text("{", encoding="utf-8")
     assert launched.is_broken
     assert launched.stopped_by is None
@@ -93,18 +93,18 @@ CURED = [window(step) for step in range(4, 16)]
 @pytest.mark.parametrize(
     ("words", "rule", "windows", "event"),
     [
-        ((), None, SICK, None),
-        (("exploding",), None, SICK, None),
-        (("dead",), "dead", SICK, None),
-        (("nonfinite",), "nonfinite", SICK, None),
-        (("nonfinite", "dead"), "dead", SICK, None),  # the first of the two
-        (("dead",), "dead", SICK, Event(2, "resume")),
-        (("dead",), None, SICK, Event(4, "resume")),  # what was before is past
-        (("nonfinite",), "nonfinite", SICK, Event(4, "resume")),
-        (("nonfinite",), "nonfinite", SICK, Event(5, "resume")),
-        (("nonfinite",), None, SICK, Event(6, "resume")),
+        ((), None, UNHEALTHY, None),
+        (("exploding",), None, UNHEALTHY, None),
+        (("dead",), "dead", UNHEALTHY, None),
+        (("nonfinite",), "nonfinite", UNHEALTHY, None),
+        (("nonfinite", "dead"), "dead", UNHEALTHY, None),  # the first of the two
+        (("dead",), "dead", UNHEALTHY, Event(2, "resume")),
+        (("dead",), None, UNHEALTHY, Event(4, "resume")),  # what was before is past
+        (("nonfinite",), "nonfinite", UNHEALTHY, Event(4, "resume")),
+        (("nonfinite",), "nonfinite", UNHEALTHY, Event(5, "resume")),
+        (("nonfinite",), None, UNHEALTHY, Event(6, "resume")),
         (("dead",), None, [*DEAD, *CURED], Event(4, "resume")),  # it ends then
-        (("dead",), "dead", SICK, Event(4, "nan_recovery")),  # which is no new start
+        (("dead",), "dead", UNHEALTHY, Event(4, "nan_recovery")),  # which is no new start
     ],
 )
 def test_the_finding_that_stopped_is_the_first_that_was_named(  # cases
@@ -145,7 +145,7 @@ def leave(folder, windows, fail_on=(), stop_on=(), **meta):
     ],
 )
 def test_exit_codes_are_those_of_a_training_in_one_process(tmp_path, options, code):
-    assert leave(tmp_path, SICK, **options) == code
+    assert leave(tmp_path, UNHEALTHY, **options) == code
 
 
 @pytest.mark.parametrize(("fail_on", "code"), [((), 0), (("dead",), 1)])

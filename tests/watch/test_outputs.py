@@ -1,7 +1,7 @@
 """What an output of the user's is handed in a training, in which order, and if it raises."""
 
 import pytest
-from short import assert_nothing_left, at, bits_of, leave, spoil, told
+from short import assert_nothing_left, at, bits_of, leave, ruin, spoil, starve, told
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.measure.capture import Capture
@@ -85,22 +85,6 @@ def test_an_output_is_handed_everything_in_the_order_in_which_it_happens(way, tm
 
 def thaw(trainer):
     trainer.model.requires_grad_(requires_grad=True)
-
-
-def ruin(trainer):
-    dict(trainer.model.named_parameters())["model.2.conv.weight"].data.fill_(float("nan"))
-
-
-def starve(trainer):
-    """Run out of memory in the forward pass of the second batch, once."""
-    passes = []
-
-    def hook(_module, _inputs):
-        passes.append(1)
-        if len(passes) == 2:
-            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.")
-
-    trainer.model.model[2].register_forward_pre_hook(hook)
 
 
 @pytest.mark.parametrize(

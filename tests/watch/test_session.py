@@ -9,7 +9,19 @@ import weakref
 
 import pytest
 import typer
-from short import FAKE, assert_nothing_left, at, bits_of, leave, real, spoil, streams, told
+from short import (
+    FAKE,
+    assert_nothing_left,
+    at,
+    bits_of,
+    leave,
+    real,
+    ruin,
+    spoil,
+    starve,
+    streams,
+    told,
+)
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.cli.watching import leave_after
@@ -62,23 +74,6 @@ class Noted:
 
     def _note(self, event):
         return lambda trainer: self.happened.append((event, getattr(trainer, "epoch", None)))
-
-
-def ruin(trainer):
-    """Make a weight NaN, once a run."""
-    dict(trainer.model.named_parameters())["model.2.conv.weight"].data.fill_(float("nan"))
-
-
-def starve(trainer):
-    """Run out of memory in the forward pass of the second batch, once."""
-    passes = []
-
-    def hook(_module, _inputs):
-        passes.append(1)
-        if len(passes) == 2:
-            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.")
-
-    trainer.model.model[2].register_forward_pre_hook(hook)
 
 
 def stop(trainer):
@@ -364,15 +359,21 @@ def leaves_out(event):
     ],
 )
 def test_a_trainer_that_cannot_be_watched_is_told_once_and_trains(  # noqa: PLR0913, PLR0917  # cases
-    faked, tmp_path, caplog, make, why, steps
+    way, tmp_path, caplog, make, why, steps
 ):
-    kind, watch = make(faked.base), GradWatch(live=False)
-    trainer = faked.train(tmp_path / "watched", kind=kind, watch=watch)
+    kind, watch = make(way.base), GradWatch(live=False)
+    trainer = way.train(tmp_path / "watched", kind=kind, watch=watch, epochs=2, save=True)
     (one,) = told(caplog)
     assert why in one
     assert why in str(watch.report())
     assert (watch.report().status, watch.report().steps) == ("failed", steps)
-    assert bits_of(trainer) == bits_of(faked.train(tmp_path / "bare", kind=kind))
+    assert trainer.last.exists()
+    assert (watch.run_dir / "gradwatch.csv").exists() == watch.has_started
+    if watch.has_started:
+        run = load_run(watch.run_dir)
+        assert (run.meta.status, run.windows["step_first"].nunique()) == ("failed", steps)
+    again = way.train(tmp_path / "bare", kind=kind, epochs=2, save=True)
+    assert bits_of(trainer) == bits_of(again)
     assert_nothing_left(trainer)
 
 

@@ -1,6 +1,6 @@
 """A gallery of faults to plant into a training, so that anyone can see what each looks like.
 
-The classes stand at module level, because checkpoints pickle them. A fault is planted through
+The classes are at module level, because checkpoints pickle them. A fault is planted through
 Ultralytics' callbacks, before the watch looks at the model, and the watch knows nothing of it.
 """
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Launched:
-    """A training on several GPUs: rank 0 watches it, and its files tell what was found.
+    """A training on several GPUs: rank 0 watches it, and its files say what was found.
 
     It answers what a `Session` answers, from the files as they are when it is asked.
 
@@ -48,7 +48,7 @@ class Launched:
 
     @property
     def is_broken(self) -> bool:
-        """Whether, once the training is over, the files tell of no watch to its end."""
+        """Whether the files of a training that is over say that the watch ended before it."""
         run = self._run()
         return run is None or run.meta.status != "finished"
 
@@ -88,10 +88,10 @@ def _written(folder: Path) -> int | None:
 def _first_named(run: Run, words: Collection[str]) -> Finding | None:
     """The finding that was first to begin, come back or grow worse since the run was started."""
     started = [e.step for e in run.meta.events if e.kind in {"start", "resume"}]
-    is_news = (run.alerts["step"] >= max(started, default=1)) & (run.alerts["event"] != "end")
+    is_new = (run.alerts["step"] >= max(started, default=1)) & (run.alerts["event"] != "end")
     findings = {finding.number: finding for finding in run.report().findings}
-    told = [findings[n] for n in run.alerts["finding"][is_news] if n in findings]
-    return next((finding for finding in told if matches(finding, words)), None)
+    named = [findings[n] for n in run.alerts["finding"][is_new] if n in findings]
+    return next((finding for finding in named if matches(finding, words)), None)
 
 
 def _why_nothing() -> str:

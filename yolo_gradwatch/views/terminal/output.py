@@ -63,8 +63,9 @@ class Terminal(OutputBase):
         self._modules = len(run.layout.modules)
         self._board = Board(run.layout, epochs=run.epochs, clip=run.clip, interval=run.interval)
         if self._draws_panel():
-            screen = Screen(Panel(self._board), self._handlers, self._safely)
-            self._screen = screen if screen.open() else None
+            self._screen = Screen(Panel(self._board), self._handlers, self._safely)
+            if not self._screen.open():
+                self._screen = None
 
     def epoch_start(self, epoch: int, epochs: int) -> None:
         """Show how many epochs are planned by now."""
@@ -132,6 +133,6 @@ class Terminal(OutputBase):
         return is_wanted and not self._no_panel
 
     def _close_screen(self) -> None:
-        screen, self._screen = self._screen, None
-        if screen:
-            screen.close()
+        if self._screen:
+            self._screen.close()  # if it fails, the next call tries again
+            self._screen = None

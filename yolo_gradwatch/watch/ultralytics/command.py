@@ -73,7 +73,7 @@ def run_command(arguments: list[str], begin: Callable[[Any], None]) -> None:
     cfg.ARGV[:] = ["yolo", *arguments]
 
     def is_no_help(record: logging.LogRecord) -> bool:
-        """Of a wrong argument, one line tells more than that and 40 lines of help before it."""
+        """For a wrong argument, one line says more than 40 lines of help and that line."""
         return record.msg != cfg.CLI_HELP_MSG or "help" in arguments
 
     LOGGER.addFilter(is_no_help)
@@ -102,7 +102,7 @@ def train_model(name: str, attach: Callable[[Any], object], options: dict[str, A
 
 
 def is_bad_input(error: Exception) -> bool:
-    """Whether an error before the first epoch tells of arguments or files that cannot be used.
+    """Whether an error before the first epoch is about arguments or files that cannot be used.
 
     That is what Ultralytics raises on purpose, what a library raises that reads an argument or a
     file for it, and what the system says of a path. All else is a bug, whoever's it is; so is

@@ -42,7 +42,7 @@ class Unwatchable(RuntimeError):  # noqa: N818  # says what a training is, as Lo
 def check_step(kind: type) -> None:
     """Raise if the optimizer step of this trainer class clips before it unscales.
 
-    Told by its source. One that does not unscale at all is noticed when it steps.
+    Judged by its source. One that does not unscale at all is noticed when it steps.
 
     Raises:
         Unwatchable: It does; the gradients that could be read would be clipped, or scaled by AMP.
