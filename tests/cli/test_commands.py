@@ -287,6 +287,7 @@ STRETCHES = [
 """Windows on which most rules find something, more or less under other limits."""
 
 
+@pytest.mark.slow
 @settings(LAWS, max_examples=20)
 @given(OTHER_LIMITS, st.lists(st.sampled_from([9, 29, 50]), unique=True).map(sorted))
 def test_other_limits_find_what_a_run_under_them_would_have_found(limits, restarts):

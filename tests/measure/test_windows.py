@@ -282,6 +282,7 @@ def test_spoiled_steps_that_are_far_apart_use_stretches_up():
     assert alone(windows, FAR) == [step + i for step in bad[:40] for i in range(11)] + [*bad[40:]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norms", [[np.nan, 1.0], [np.inf, 1.0], [1.0, np.nan], [1e39, 1.0]])
 @pytest.mark.parametrize("lasts", [1, 2, 30, 5000])
 def test_a_spoiled_step_closes_its_window_after_all_stretches_are_used_up(norms, lasts):
@@ -297,6 +298,7 @@ def test_a_spoiled_step_closes_its_window_after_all_stretches_are_used_up(norms,
     assert spans(rollup.close()) == [(first + 1, first + lasts)]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_nan_to_its_end_does_not_write_a_window_a_step():
     windows = windows_from(
         sample(step, np.nan if step > 2000 else 1.0) for step in range(1, 20_001)

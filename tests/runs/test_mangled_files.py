@@ -157,6 +157,7 @@ def check_resumed(files, data):
 FULL = pytest.mark.full
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("law", "files", "examples"),
     [

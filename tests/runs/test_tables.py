@@ -318,6 +318,7 @@ def assert_grid(grid, expected, layout):
         np.testing.assert_array_equal(values, np.reshape(np.array(cells), shape), name)
 
 
+@pytest.mark.slow
 @LAWS
 @given(runs(), st.lists(st.tuples(st.integers(1, 12), st.sampled_from(LAYOUTS)), max_size=3))
 def test_a_resumed_run_is_read_as_plain_loops_read_it(run, parts):

@@ -167,6 +167,7 @@ def test_a_resume_without_files_begins_them(tmp_path):
     assert [one.step_first for one in read(tmp_path)] == [5]
 
 
+@pytest.mark.slow
 @LAWS
 @given(any_window())
 def test_what_is_read_equals_what_was_written(one):

@@ -100,6 +100,7 @@ def ratio_by_loops(norm, first):
     return norm / first if first else math.inf
 
 
+@pytest.mark.slow
 @FEWER
 @given(trainings(), trainings(OTHER))
 def test_a_comparison_is_what_loops_over_the_windows_give(one, other):
@@ -275,6 +276,7 @@ def test_only_in_is_what_loops_find(own, others):
 ORDERS = st.lists(st.lists(st.sampled_from("abcdefghij"), max_size=8), max_size=5)
 
 
+@pytest.mark.slow
 @settings(LAWS, max_examples=500)
 @given(ORDERS)
 def test_names_of_many_runs_are_merged_as_if_each_was_inserted(orders):

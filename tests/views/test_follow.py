@@ -122,6 +122,7 @@ def tail(tmp_path):
     return Tail(tmp_path)
 
 
+@pytest.mark.slow
 @LAWS
 @given(runs(), st.data())
 def test_a_table_that_grows_in_chunks_is_read_as_it_was_written(run, data):
@@ -264,6 +265,7 @@ CUTS = st.lists(st.integers(0, 30), max_size=6)
 LIMITS = st.builds(Thresholds, dead_windows=st.integers(1, 4), amp_grace=st.integers(1, 4))
 
 
+@pytest.mark.slow
 @LAWS
 @given(runs(), CUTS)
 def test_a_judge_finds_what_the_training_found(run, cuts):
@@ -279,6 +281,7 @@ def test_a_judge_finds_what_the_training_found(run, cuts):
     assert drawn(judge.board) == drawn(board_of(windows, report.findings))
 
 
+@pytest.mark.slow
 @LAWS
 @given(runs(), CUTS, LIMITS)
 def test_under_other_limits_a_judge_finds_what_a_review_finds(run, cuts, limits):

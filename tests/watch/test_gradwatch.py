@@ -100,6 +100,7 @@ def test_detach_takes_the_watch_off_everything_and_once_is_enough():
     assert attached(models[1], watch) == [watch]
 
 
+@pytest.mark.slow
 def test_a_watch_keeps_no_model_alive():
     model, watch = FakeModel(), GradWatch()
     watch.attach(model)

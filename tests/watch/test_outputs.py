@@ -152,6 +152,7 @@ def test_it_is_closed_where_the_watch_ends_before_the_training(faked, tmp_path, 
     assert ends(broken) == [("close",)]  # an error of ours is no end
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_one_that_raises_is_closed_and_nothing_else_changes(faked, tmp_path, caplog, method):
     options = {"freeze": 2}

@@ -87,8 +87,9 @@ def test_a_step_that_is_not_finite_is_looked_at_at_once(recording):
     assert [finding.rule for finding in recording.report().findings] == ["nonfinite"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", [np.nan, np.inf, 1e38])
-def test_a_spoilt_step_stops_a_training_at_once_after_all_fine_stretches(tmp_path, clock, norm):
+def test_a_spoiled_step_stops_a_training_at_once_after_all_fine_stretches(tmp_path, clock, norm):
     recording = Recording(tmp_path, stop_on=("nonfinite", "total_high"))
     every, late = 300, 300 * FINE_STRETCHES + 5000
     for step in range(1, late + 1):
@@ -130,6 +131,7 @@ def test_what_waits_when_the_run_restarts_belongs_to_the_time_before(recording, 
     ]
 
 
+@pytest.mark.slow
 def test_the_json_is_written_less_often_the_longer_it_is(recording, tmp_path, monkeypatch):
     """Each epoch at first, then as it grows by 1 %."""
     lengths, write = [], RunLog.write_meta
@@ -183,6 +185,7 @@ def alone(at, norm):
 MORE_STRETCHES = [(1, 59), (1, 300), (2, 1), (2, 59), (31, 1), (31, 300), (400, 59), (400, 300)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "lasts"),
     [(1, 1), (2, 300), (31, 59), (400, 1)]
@@ -238,6 +241,7 @@ def unreported(findings):
     ]
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_however_many_steps_are_looked_at_together(tmp_path, clock, monkeypatch):
     """But for details: whether a window begins must be known as its first step is read."""
     runs = {n: recorded(tmp_path / str(n), monkeypatch, n) for n in (1, 5, 32)}

@@ -21,6 +21,7 @@ def idle_scaler():
     return torch.cuda.amp.GradScaler(enabled=False)  # before torch 2.3
 
 
+@pytest.mark.slow
 def test_the_clip_stands_among_the_options_of_a_run(tmp_path):
     from ultralytics.engine.trainer import BaseTrainer
 
