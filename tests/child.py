@@ -18,10 +18,10 @@ from yolo_gradwatch import GradWatch
 from yolo_gradwatch.runs import schema
 from yolo_gradwatch.runs import writer as runlog
 from yolo_gradwatch.views.png import figure as png
+from yolo_gradwatch.watch.events import Events
 from yolo_gradwatch.watch.recorder import Recorder
-from yolo_gradwatch.watch.session import Session
 
-TIRED = 120
+LONGEST = 120
 """Seconds after which it ends itself, should nobody do it."""
 
 
@@ -68,14 +68,14 @@ class Terminal(StringIO):
         return True
 
 
-signal.alarm(TIRED)
+signal.alarm(LONGEST)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where the tests run
 options, PLACES = json.loads(sys.argv[1]), sys.argv[2:]
 write_text = runlog._Table.write_text
 runlog._Table.write_text = tear
 wait_before(runlog.RunLog, "write_meta", "tables")
 wait_before(Path, "replace", "meta", is_there=replaces_meta)
-wait_before(Session, "_take_rest", "end")
+wait_before(Events, "_take_rest", "end")
 wait_before(png, "write", "picture")
 wait_before(Recorder, "close", "close")
 if options.pop("live", False):

@@ -84,7 +84,7 @@ class TwoProcesses(DetectionTrainer):
         note = {
             "recorders": sum(type(found).__name__ == "Recorder" for found in gc.get_objects()),
             "wraps": [name for name, owner in wrapped.items() if name in vars(owner)],
-            "listeners": sum(call.__module__ == "yolo_gradwatch.watch.session" for call in calls),
+            "listeners": sum(call.__module__ == "yolo_gradwatch.watch.listening" for call in calls),
         }
         self._beside(f"end-rank-{RANK}.json").write_text(json.dumps(note), encoding="utf-8")
 

@@ -29,7 +29,7 @@ def run(folder, name):
     is_recovered = {"save": name == "nan"}
     options = {"data": shapes(24), "epochs": 5, **is_recovered, **FAULTS[name].options}
     boards = []
-    keep = ("on_train_start", lambda _: boards.append(board_of(watch)))
+    keep = ("on_train_epoch_start", lambda _: boards.append(board_of(watch)))
     train(folder, watch=watch, model=model, calls=[keep], **options)
     return watch, Panel(boards[0])
 

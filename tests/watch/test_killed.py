@@ -107,7 +107,7 @@ def check_killed(folder, seen, capsys):
         assert again[: len(rows)] == rows
         assert len(again) > len(rows)
         run = assert_read(run_dir, again)
-        assert run.meta.events[-1]["kind"] == "resume"
+        assert run.meta.events[-1].kind == "resume"
         assert run.report() == watch.report()
 
 
