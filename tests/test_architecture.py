@@ -1,5 +1,6 @@
 """What may be imported when, and what is public; the doors between rooms are import-linter's."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -21,8 +22,11 @@ def test_the_architecture_document_is_short_and_names_every_room_and_module():
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda one: one.stem)
-def test_no_module_is_longer_than_300_lines(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+def test_no_module_is_longer_than_300_lines_and_no_class_than_150(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 300
+    classes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)]
+    assert not [one.name for one in classes if one.end_lineno - one.lineno >= 150]
 
 
 def loaded_after(statement):

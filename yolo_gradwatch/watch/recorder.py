@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from yolo_gradwatch.diagnose.diagnosis import Diagnosis
+    from yolo_gradwatch.diagnose.finding import FindingChange
     from yolo_gradwatch.measure.event import EventKind
     from yolo_gradwatch.measure.layout import Layout, Members
     from yolo_gradwatch.measure.sample import Sample
@@ -38,8 +39,7 @@ class Recorder:
         members: Which parameters make up each module.
         diagnosis: It knows the findings of the run that is continued.
         outputs: Get windows and findings.
-        evidence: Keeps a file on one of the steps from a first to a last, and gives its name; ""
-            if it cannot.
+        evidence: Writes a file on one of the steps from a first to a last; its name, or "".
         past: The run that is continued; None if it begins here.
 
     Attributes:
@@ -64,7 +64,6 @@ class Recorder:
         self._epochs = Epochs(run.layout, run.clip, past.epochs if past else ())
         self._status = "running"
         self._landed: list[Sample] = []
-        self._settled = 0.0
         self._seen = 0
         self._steps = past.steps if past else 0
         self.last_step = run.begin.step - 1
@@ -108,9 +107,14 @@ class Recorder:
         self.restart("thaw", step)
 
     def take(self, samples: Iterable[Sample]) -> None:
-        """Take steps as they land, in order; they are looked at when it is worth the while."""
+        """Take steps as they land, in order.
+
+        They are looked at if the rules should look, many wait, or the last look was long ago.
+        """
         self._landed += samples
-        if self._landed and self._is_due():
+        is_late = time.monotonic() - self._settled >= WAIT_SECONDS
+        is_due = is_late or len(self._landed) >= MOST_WAITING
+        if self._landed and (is_due or self._rollup.is_urgent(self._landed)):
             self.settle()
 
     def settle(self) -> None:
@@ -158,18 +162,9 @@ class Recorder:
             self._status = "failed"
         self._outputs.close()
 
-    def _is_due(self) -> bool:
-        """Whether the rules should look, many steps wait, or the last look was some time ago."""
-        return (
-            self._rollup.is_urgent(self._landed)
-            or len(self._landed) >= MOST_WAITING
-            or time.monotonic() - self._settled >= WAIT_SECONDS
-        )
-
     def _keep_epoch(self) -> None:
         """Hand on the pass over an epoch that ends here, if it had a step."""
-        epoch = self._epochs.end(self.last_step)
-        if epoch:
+        if epoch := self._epochs.end(self.last_step):
             self._outputs.epoch(epoch)
 
     def _close_window(self) -> None:
@@ -179,11 +174,10 @@ class Recorder:
     def _judge(self, windows: Iterable[Window]) -> None:
         for window in windows:
             self._outputs.window(window)
-            changes = [
-                self._diagnosis.attach(change, self._evidence(*change.wants))
-                if change.wants
-                else change
-                for change in self._diagnosis.update(window, self._seen)
-            ]
+            changes = self._diagnosis.update(window, self._seen)
             if changes:
-                self._outputs.findings(changes)
+                self._outputs.findings([self._proven(change) for change in changes])
+
+    def _proven(self, change: FindingChange) -> FindingChange:
+        file = self._evidence(*change.wants) if change.wants else ""
+        return self._diagnosis.attach(change, file)
