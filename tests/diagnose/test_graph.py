@@ -78,6 +78,15 @@ def test_a_net_with_a_block_without_parameters_and_a_head_of_families():
     ]
 
 
+def test_blocks_without_parameters_are_looked_through_to_a_head_that_is_one_unit():
+    graph = wired([(0, 1), (1, 2), (2, 3), (3, 4)], empty=(1, 2, 3), blocks=5, head=["conv"])
+    assert numbers(graph) == {"0": ["4"]}
+    assert graph.feeds_trunk.tolist() == [False]
+    graph = wired([(0, 2), (1, 2), (2, 3), (2, 4), (3, 4)], empty=(2,), blocks=5, head=["conv"])
+    assert numbers(graph) == {"0": ["3", "4"], "1": ["3", "4"], "3": ["4"]}
+    assert graph.feeds_trunk.tolist() == [True, True, False]
+
+
 @pytest.mark.parametrize(
     ("edges", "head", "empty", "expected"),
     [
