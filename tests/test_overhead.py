@@ -108,6 +108,7 @@ def test_a_training_is_measured_in_turns(overhead, monkeypatch, capsys):
     assert float(microseconds[parts.index("capture")]) > 0
 
 
+@pytest.mark.slow
 def test_a_simulated_training_leaves_a_run_and_its_figures(tmp_path):
     recorder = simulation.recorder_of(tmp_path, LAYOUT, MEMBERS)
     inside = simulation.simulate(recorder, simulation.pool_of(MEMBERS), 3000)

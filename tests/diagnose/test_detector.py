@@ -66,6 +66,7 @@ def test_memory_is_bounded_and_enough_for_every_rule(limits, kept):
 # --- laws -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @FEW
 @given(st.integers(0, 10**6), st.integers(0, 30), runs())
 def test_alerts_of_a_prefix_are_a_prefix(seed, length, run):

@@ -43,6 +43,7 @@ def test_windows_before_a_resume_with_more_modules_are_whole(tmp_path):
     assert load_run(tmp_path).windows["step_first"].max() == 3
 
 
+@pytest.mark.slow
 @LAWS
 @given(runs())
 def test_a_review_finds_what_the_live_run_found(run):

@@ -197,6 +197,7 @@ def torn(remarks):
     return [[int(number) for number in re.findall(r"\d+", remark)] for remark in remarks]
 
 
+@pytest.mark.slow
 @settings(LAWS, max_examples=100)
 @given(st.data())
 def test_a_killed_training_loses_its_last_window_at_most(data):
@@ -253,6 +254,7 @@ def test_alerts_are_read_as_they_were_written(tmp_path):
 # --- rows without their header --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @LAWS
 @given(runs())
 def test_rows_that_follow_their_header_are_read_as_with_it(run):

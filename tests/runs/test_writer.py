@@ -220,6 +220,7 @@ def test_whole_windows_end_before_the_tear_wherever_it_is(tmp_path):
         assert whole_windows(content[:end], LAST) == expected, end
 
 
+@pytest.mark.slow
 @LAWS
 @given(st.data())
 def test_a_resumed_run_goes_on_without_a_hole_wherever_the_first_part_was_killed(data):

@@ -324,6 +324,7 @@ def test_scores_stand_at_the_end_of_their_epoch_and_only_where_there_was_one(rep
     assert figure.axes[3].lines[0].get_xydata().tolist() == [[1.0, 0.5]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "values", [[0.0, 0.0], [1e-9, 1.0], [-1.0, 2.0], [-2.0, -1.0], [1e300, 1e-300], [np.nan, 3.0]]
 )
@@ -380,6 +381,7 @@ def test_a_long_run_has_a_break_behind_its_first_steps_in_all_parts(report, step
 ODD = ("$\\frac{", "<b>&amp;</b>", "[bold]x[/]", "层.卷积", "a" * 300, "%s{}", "\U0001f600")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD)
 def test_names_are_drawn_as_they_are(report, tmp_path, name):
     mark = Mark(finding_of("dead", name), (0,), 0, 0)
@@ -391,6 +393,7 @@ def test_names_are_drawn_as_they_are(report, tmp_path, name):
     assert not label.get_parse_math()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*ODD, "\x00", "\x1b[31m", "\x7f\u202e"])
 def test_columns_of_results_are_drawn_whatever_their_name(report, tmp_path, name):
     text = f"epoch,train/{name},lr/{name},metrics/mAP50({name}\n1,1,2,3\n"

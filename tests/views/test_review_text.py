@@ -194,6 +194,7 @@ def assert_nothing_is_lost(text, cells):
             assert tokens.count(cell) >= cells.count(cell)
 
 
+@pytest.mark.slow
 @FEWER
 @given(runs(), EVERY_WIDTH)
 def test_no_name_or_number_of_the_blocks_is_lost_in_any_width(run, width):
@@ -432,6 +433,7 @@ def test_runs_without_a_window_stand_side_by_side(tmp_path, pair):
         assert findings.plain == "Findings: 0 in one run only"
 
 
+@pytest.mark.slow
 @FEWER
 @given(runs(), runs(), EVERY_WIDTH)
 def test_no_name_or_number_of_a_comparison_is_lost_in_any_width(one, other, width):

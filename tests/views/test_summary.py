@@ -97,6 +97,7 @@ def test_a_summary_is_what_loops_over_the_windows_give(windows):
     assert_summary(summed(windows), windows)
 
 
+@pytest.mark.slow
 @LAWS
 @given(any_windows(), st.integers(0, 4), st.integers(0, 8))
 def test_a_summary_of_some_epochs_is_that_of_their_windows(windows, begin, end):

@@ -114,6 +114,7 @@ def width_of_table(table):
     return sum(widest) + 2 * (len(table) - 1)
 
 
+@pytest.mark.slow
 @LAWS
 @given(tables("ab1.[]/:{}% "))
 def test_a_table_is_what_format_strings_give(table):

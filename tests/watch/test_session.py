@@ -513,6 +513,7 @@ def test_a_finished_training_lets_go_of_everything_but_its_report(way, tmp_path)
     assert watch.has_started
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("event", ["on_pretrain_routine_end", "on_train_start", "on_train_end"])
 def test_a_training_that_failed_lets_go_of_its_trainer_too(faked, tmp_path, event):
     refs = []

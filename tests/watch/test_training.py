@@ -348,6 +348,7 @@ def events_of(run):
     return [(event.kind, event.step) for event in run.meta.events]
 
 
+@pytest.mark.slow
 def test_resume_appends_and_continues_the_count(way, tmp_path):
     _, run = resumed(way, tmp_path, IN_EPOCH_3)
     assert events_of(run) == [("start", 1), ("resume", 12)]
@@ -373,6 +374,7 @@ def test_a_fault_that_goes_on_after_a_resume_is_the_same_finding(way, tmp_path):
     assert list(run.alerts["event"]) == ["start"]
 
 
+@pytest.mark.slow
 def test_a_fault_that_a_resume_cures_is_over_from_there_on(way, tmp_path):
     before, run = resumed(way, tmp_path, IN_EPOCH_3, calls=[at("on_train_start", 1, cut)])
     (old,), (new,) = before.report().findings, run.report().findings
