@@ -1,15 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from devices import needs_cuda, no_waiting
 from torch import nn
 
 from yolo_gradwatch.measure.capture import MOST_LOSSES, RING, Capture
 from yolo_gradwatch.measure.norms import norms_of
-
-
-def needs_cuda(test):
-    missing = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-    return pytest.mark.gpu(missing(test))
 
 
 def model_with_gradients():
@@ -200,13 +196,10 @@ def test_taking_a_sample_does_not_synchronize_with_the_device():
     losses = [torch.ones((), device="cuda"), torch.ones(3, device="cuda")]
     capture.take(1, 1, extras, losses, detailed=True)
     list(capture.drain(wait=True))
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting():
         for step in range(2, 202):
             capture.take(1, step, extras, losses, detailed=step % 10 == 0)
             list(capture.drain())
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     torch.cuda.synchronize()
     sample = list(capture.drain(wait=True))[-1]
     assert (sample.step, sample.losses) == (201, (1.0, 1.0, 1.0, 1.0))

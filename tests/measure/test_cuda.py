@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from devices import NO_CUDA, no_waiting
 from oracle import Oracle
 from training import shapes, train
 
@@ -11,7 +12,7 @@ from yolo_gradwatch.watch.guard import Guard
 pytestmark = [
     pytest.mark.train,
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    NO_CUDA,
 ]
 
 
@@ -50,11 +51,8 @@ def test_no_callback_of_ours_waits_for_the_device(tmp_path, monkeypatch, amp, li
     monkeypatch.setattr(torch.cuda.Event, "synchronize", counted)
 
     def strictly(self, call, *args):
-        torch.cuda.set_sync_debug_mode("error")  # what it raises is caught by the safety net
-        try:
+        with no_waiting():  # what it raises is caught by the safety net
             safely(self, call, *args)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
 
     monkeypatch.setattr(Guard, "safely", strictly)
     watch = GradWatch(live=live)
@@ -68,9 +66,5 @@ def test_no_callback_of_ours_waits_for_the_device(tmp_path, monkeypatch, amp, li
 
 def test_the_check_for_waiting_finds_one():
     norm = torch.ones(3, device="cuda").norm()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        with pytest.raises(RuntimeError, match="synchronizing"):
-            norm.item()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    with no_waiting(), pytest.raises(RuntimeError, match="synchronizing"):
+        norm.item()

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from devices import needs_cuda
 from short import at, bits_of, leave, spoil, told
 from training import HOME, official, train, witness
 
@@ -455,12 +456,8 @@ def test_the_documented_way_trains_validates_and_saves(tmp_path):
 
 
 @pytest.mark.train
-@pytest.mark.gpu
+@needs_cuda
 def test_weights_are_the_same_bit_for_bit_on_a_gpu(tmp_path):
-    import torch
-
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     watches = {"bare": None, "watched": GradWatch(live=False)}
     runs = [train(tmp_path / n, watch=w, epochs=2, device="0") for n, w in watches.items()]
     one, other = (bits_of(run.trainer) for run in runs)
