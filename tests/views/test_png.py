@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -265,6 +266,20 @@ def test_every_size_is_drawn(report, tmp_path, rows, columns):
     assert ("no optimizer step was watched" in texts) == (columns == 0)
     assert f"{tmp_path.parent.name}/{tmp_path.name}"[:20] in texts[0]
     assert texts[1] == report.verdict
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [1, 60, 61])
+def test_no_line_of_words_lies_on_another_or_leaves_the_picture(report, rows):
+    marks = [Mark(finding_of(module="model.0"), (0,), 0, 0)]
+    names = tuple(f"model.{i}.cv2.1.conv" for i in range(rows))
+    figure = png.draw(picture_of([[FINE]] * rows, names=names, marks=marks), report)
+    heat, boxes = figure.axes[0], [text.get_window_extent() for text in figure.texts]
+    assert len(boxes) >= 3  # title, verdict, finding
+    boxes.append(heat.child_axes[0].get_tightbbox())  # the epochs above the heat map
+    names = [text.get_window_extent() for text in heat.texts[:rows]]
+    assert all(a.y0 >= b.y1 for lines in (boxes, names) for a, b in pairwise(lines))
+    assert min(box.x0 for box in (*boxes, *names)) >= 0
 
 
 def test_a_window_in_which_all_was_skipped_leaves_a_gap(report):
