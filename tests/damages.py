@@ -142,6 +142,7 @@ _CELLS = [
     *((5, "steps", text) for text in ("x", "-1", "0", "", "1.5", "1_0", "٣", str(2**64))),
     *((5, "epoch", "0"), (5, "epoch", "inf"), (14, "norm_mean", "1.2.3"), (LINES, "zero", "1e")),
     *((14, "norm_mean", "nan"), (14, "norm_min", "1 2"), (14, "norm_max", "1.5\x00")),
+    (9, "type", "Conv\x00"),
 ]
 _ALERT_CELLS = {"finding": "one", "step": "-1", "epoch": "", "value": "high", "reported": "0"}
 

@@ -63,7 +63,7 @@ def checked_header(path: Path, header: bytes, needed: Sequence[str]) -> tuple[st
 def is_even(content: bytes, columns: int) -> bool:
     """Whether every line has as many cells; pandas fills up short ones without a word.
 
-    A NUL counts as damage: before pandas 3 a number ends there.
+    A NUL counts as damage: before pandas 3 a number ends there, and text never holds one.
     """
     if b"\0" in content:
         return False
@@ -113,7 +113,7 @@ def first_damage(path: Path, content: bytes, columns: Sequence[str]) -> FormatEr
             what = f"line {line} has {len(row)} cells instead of {len(columns)}; {RESTORE}"
             return FormatError(path, what, line=line)
         for name, text in zip(columns, row, strict=True) if line > 1 else ():
-            if not re.fullmatch(_PATTERNS.get(name, ".*"), text):
+            if not re.fullmatch(_PATTERNS.get(name, r"[^\0]*"), text):
                 what = f"line {line}: {text!r} is no {name}; {RESTORE}"
                 return FormatError(path, what, line=line, column=name)
     return FormatError(path, f"not a table; {RESTORE}")
