@@ -324,12 +324,13 @@ def test_the_demo_needs_no_data_and_leaves_the_files(tmp_path):
 
 # --- several trainings of one command -------------------------------------------------------------
 
+LATE = [window(step, zero=[CONV]) for step in (1218, 1219, 1220)]
 RUNS = {
     "healthy": ([window(1)], "finished", ""),
     "dead": (DEAD, "finished", f"dead in {CONV} at step 1"),
     "stepless": ([], "finished", "no optimizer step was watched"),
     "cut": ([window(1)], "interrupted", "not watched to its end: the run is interrupted"),
-    "dead and cut": (DEAD, "failed", f"dead in {CONV} at step 1; not watched to its end"),
+    "dead and cut": (LATE, "failed", f"dead in {CONV} at step 1,218; not watched to its end"),
     "nothing": (None, "", "nothing to report"),
 }
 """What trainings in processes of their own have left, and what is said of each."""

@@ -15,7 +15,7 @@ from yolo_gradwatch.measure.clipping import EpochClipping
 
 NOTICE = finding_of("amp_overflow", "model", severity="notice", number=1, step=2, message="calm.")
 DEAD = finding_of("dead", "model.3.conv", number=2, step=30, message="it is dead.")
-WARNING = finding_of("dead", "model.1.bn", number=3, step=40, severity="warning", message="hm.")
+WARNING = finding_of("dead", "model.1.bn", number=3, step=1218, severity="warning", message="hm.")
 OVER = finding_of("dead", step_end=55, message="it was dead.")
 LATE = finding_of("dead", episodes=(episode_of(41, reported=1045),), message="it is dead.")
 BACK = replace(OVER, episodes=(episode_of(7, 20, reported=9), episode_of(41, 55, reported=45)))

@@ -119,7 +119,7 @@ class Report:
         first = self.alarms[0]
         return (
             f"unhealthy, {counts}; "
-            f"first {first.rule} in {first.module} at step {first.step} ({watched})"
+            f"first {first.rule} in {first.module} at step {first.step:,} ({watched})"
         )
 
     def __repr__(self) -> str:

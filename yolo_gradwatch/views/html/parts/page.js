@@ -87,7 +87,7 @@ function thinned(epochs, distance) {
 function words({ data, pointNumber }) {
   const isHeat = data.type === "heatmap";
   const [row, column] = isHeat ? pointNumber : [0, Math.min(pointNumber, windows - 1)];
-  const [first, last] = [run.first[column], run.last[column]];
+  const [first, last] = [run.first[column], run.last[column]].map((step) => step.toLocaleString("en"));
   const when = `epoch ${run.epoch[column]}, ${first === last ? `step ${first}` : `steps ${first} to ${last}`}`;
   if (!isHeat) return ["whole model", when, run.total[column]];
   const cell = row * windows + column;
