@@ -55,6 +55,9 @@ def plant(monkeypatch):
 
 REFUSED = """
     --wibble
+    tain data=coco8.yaml
+    reviw {run}
+    track model=yolo26n.pt
     train --intervall 3
     train --wibble
     train --interval 0 model=yolo26n.yaml
