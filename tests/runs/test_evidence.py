@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -26,6 +26,18 @@ def begun(run):
     found = Evidence(run, SimpleNamespace(is_whole=True))
     found.start(SimpleNamespace(layout=LAYOUT))
     return found
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_disk_that_cannot_be_written_is_reported_unless_the_tables_have_done_so(
+    tmp_path, is_whole
+):
+    found = kept(tmp_path)
+    (tmp_path / "gradwatch").touch()  # where the folder would be
+    assert found.file(7, 7) == ""
+    found._files.is_whole = is_whole
+    with pytest.raises(OSError, match="gradwatch") if is_whole else nullcontext():
+        found.findings([])
 
 
 def kept(run, step=7, note=NOTE, **changes):

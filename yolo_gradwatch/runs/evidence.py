@@ -107,10 +107,11 @@ class Evidence(OutputBase):
         """See `Output`.
 
         Raises:
-            OSError: A file could not be written.
+            OSError: A file could not be written, and the tables still can: what has ended these
+                too, such as a full disk, is reported once.
         """
         del changes
-        if self._error:
+        if self._error and self._files.is_whole:
             raise self._error
 
     def _write(self, first: int, last: int) -> None:
