@@ -13,7 +13,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--rewrite-golden", action="store_true", help="write tests/golden anew; read the diff then"
+        "--rewrite-golden", action="store_true", help="rewrite tests/golden; read the diff then"
     )
     parser.addoption("--full", action="store_true", help="also the tests that are run on purpose")
 

@@ -404,7 +404,7 @@ def test_what_stands_in_files_is_printed_as_text(read, name):
 
 
 @pytest.mark.parametrize("name", ["modules", "csv", "compare csv", "json", "compare json", "html"])
-def test_every_name_is_told_as_it_stands_in_the_file(read, name):
+def test_every_name_is_shown_as_it_is_in_the_file(read, name):
     world, _, layout, seen, _ = read
     _, out, _ = seen["outcome"][name]
     names = {*layout.modules[1:]}

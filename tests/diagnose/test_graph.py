@@ -224,7 +224,7 @@ def test_a_part_of_a_module_that_is_too_large_can_have_siblings():
         *("CoordAtt", "CrossATT", "Coordinate_Att"),
     ],
 )
-def test_what_belongs_to_an_attention_is_told_by_its_class(path, kind, is_inside):
+def test_what_belongs_to_an_attention_is_known_by_its_class(path, kind, is_inside):
     layout, _ = plan([Part(f"model.0.{path}"), Part("model.1")])
     types = [kind if name == "model.0.attn" else "Conv2d" for name in layout.modules]
     graph = Graph(replace(layout, types=tuple(types)))

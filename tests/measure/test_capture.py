@@ -137,7 +137,7 @@ def layers(*, frozen=(), without=(), zero=()):
     ("frozen", "without", "zero"),
     [((), (), ()), ((), (1,), (0,)), ((0,), (2,), ()), ((0, 1, 2), (), ()), ((), (0, 1, 2), ())],
 )
-def test_a_missing_gradient_is_told_from_one_that_is_zero_or_frozen(
+def test_a_missing_gradient_differs_from_one_that_is_zero_or_frozen(
     frozen, without, zero, detailed
 ):
     sample = taken(

@@ -353,7 +353,7 @@ def test_every_state_of_a_block_fits_its_column(rule):
     assert {line.index("█") for line in lines} == {lines[0].index("█")}
 
 
-def test_states_of_the_epoch_table_can_be_told_apart():
+def test_states_of_the_epoch_table_differ():
     shown = set()
     rules = [n for n in RULES if RULES[n].kind]
     for rule in rules:

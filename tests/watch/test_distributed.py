@@ -111,7 +111,7 @@ def test_a_launched_training_stops_and_the_command_line_says_so(tmp_path, monkey
     assert "GradWatch:" in capfd.readouterr().out
 
 
-def test_an_ultralytics_that_drops_callbacks_is_told_before_the_launch(
+def test_an_ultralytics_that_drops_callbacks_is_named_before_the_launch(
     tmp_path, monkeypatch, caplog
 ):
     trainer = trainer_class(is_old=True)

@@ -108,7 +108,7 @@ def thaw(trainer):
     ],
     ids=["thaw", "NaN", "memory"],
 )
-def test_what_begins_again_is_told_between_what_was_and_what_comes(
+def test_a_restart_is_reported_between_what_was_and_what_comes(
     way, tmp_path, options, call, expected
 ):
     _, _, calls, _ = trained(way, tmp_path, calls=[at(*call)], **options)

@@ -358,7 +358,7 @@ def leaves_out(event):
         (leaves_out("on_train_epoch_start"), "did not run the callback on_train_epoch_start", 0),
     ],
 )
-def test_a_trainer_that_cannot_be_watched_is_told_once_and_trains(  # noqa: PLR0913, PLR0917  # cases
+def test_a_trainer_that_cannot_be_watched_gets_one_warning_and_trains(  # noqa: PLR0913, PLR0917  # cases
     way, tmp_path, caplog, make, why, steps
 ):
     kind, watch = make(way.base), GradWatch(live=False)

@@ -115,7 +115,7 @@ class Owner:
         ((1, 2), ()),
     ],
 )
-def test_the_images_of_a_batch_are_told_before_it_goes_on(batch, images):
+def test_the_images_of_a_batch_are_noted_before_it_goes_on(batch, images):
     trainer, told = Owner(), []
     trainer.log = told
     hooks.before_batch(trainer, told.append)

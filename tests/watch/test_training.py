@@ -199,7 +199,7 @@ def test_a_layer_that_is_thawed_again_has_norms_again(way, tmp_path):
     assert list(conv.index[conv["norm_mean"].isna()]) == [3, 4, 5]
 
 
-def test_layers_that_the_user_asked_to_freeze_are_not_told(way, tmp_path):
+def test_layers_that_the_user_asked_to_freeze_are_no_finding(way, tmp_path):
     report, run = watched(way, tmp_path, images=20, freeze=2)
     assert report.findings == ()
     assert "model.1" not in run.layout.modules
