@@ -18,7 +18,7 @@ from values import LAWS, LAYOUT, Part, assert_same, plan, put_meta, window
 
 from yolo_gradwatch import FormatError, load_run
 from yolo_gradwatch.diagnose.finding import FindingChange
-from yolo_gradwatch.measure.quantities import MEASURED
+from yolo_gradwatch.measure.quantities import QUANTITIES
 from yolo_gradwatch.measure.windows import Window, windows_of
 from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.runs.evidence import FOLDER
@@ -54,7 +54,7 @@ def any_window(draw, step=1):
         step_last=step + draw(st.integers(0, 10**12)),
         steps=draw(st.integers(1, 10**12)),
         skipped=draw(st.integers(0, 10**12)),
-        **{row.name: draw(_values(row)) for row in MEASURED},
+        **{row.name: draw(_values(row)) for row in QUANTITIES},
     )
 
 
@@ -254,7 +254,7 @@ def test_mending_without_files_creates_none(tmp_path):
     [
         *(
             ("gradwatch.csv", name)
-            for name in ("parameters", "skipped", *(row.name for row in MEASURED if row.is_count))
+            for name in ("parameters", "skipped", *(row.name for row in QUANTITIES if row.is_count))
         ),
         ("gradwatch_alerts.csv", "epoch"),
     ],

@@ -16,7 +16,7 @@ from short import told
 from values import MEMBERS, sample
 
 from yolo_gradwatch import load_run
-from yolo_gradwatch.measure.sample import Detail
+from yolo_gradwatch.measure.sample import Detail, Weights
 from yolo_gradwatch.measure.windows import FINE_STRETCHES, WINDOW_SHARE
 from yolo_gradwatch.runs.evidence import FOLDER
 from yolo_gradwatch.runs.schema import ALERT_COLUMNS
@@ -226,7 +226,7 @@ def recorded(folder, monkeypatch, waiting):
     recording = Recording(folder)
     for step in range(1, 2500):
         factor = {1900: 1e3, 2204: np.nan, 2350: 1e-3}.get(step, 1.0 + step % 7 / 10)
-        detail = Detail(np.ones(len(MEMBERS.elements)), np.zeros(len(MEMBERS.elements)))
+        detail = Detail(np.zeros(len(MEMBERS.elements)), Weights(*np.ones((2, len(MEMBERS.names)))))
         opens = recording.opens_window(step)
         recording.take([sample(step, factor, detail=detail if opens else None)])
     recording.finish()
@@ -245,7 +245,7 @@ def unreported(findings):
 def test_a_run_is_the_same_however_many_steps_are_looked_at_together(tmp_path, clock, monkeypatch):
     """But for details: whether a window begins must be known as its first step is read."""
     runs = {n: recorded(tmp_path / str(n), monkeypatch, n) for n in (1, 5, 32)}
-    details = ["zero_fraction", "weight_norm"]
+    details = ["zero_fraction", "weight_norm", "weight_max"]
     first = runs[1]
     assert {finding.rule for finding in first.report().findings} >= {"nonfinite", "spike"}
     for n, run in runs.items():

@@ -78,6 +78,10 @@ class Recorder:
         """Whether the sample of ``step`` will begin a window, as far as is known before it."""
         return self._rollup.opens_window(step)
 
+    def weighs(self, step: int) -> bool:
+        """Whether the weights are due at ``step``, which begins a window."""
+        return self._rollup.weighs(step)
+
     def start_epoch(self, epoch: int, epochs: int) -> None:
         """Begin a pass over an epoch, of ``epochs`` as planned by now."""
         self._keep_epoch()
