@@ -86,7 +86,7 @@ def simulate(recorder: Recorder, pool: list[Sample], count: int) -> float:
                 recorder.end_epoch()
             epoch += 1
             recorder.start_epoch(epoch, EPOCHS)
-        detailed = recorder.opens_window(step)
+        detailed = recorder.wanted(step)[0]
         middle = time.perf_counter()
         one = pool[step % len(pool)]
         sample = step_of(

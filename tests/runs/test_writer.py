@@ -101,8 +101,8 @@ def test_a_window_is_one_row_a_module(tmp_path, log):
     log.write_window(replace(one, norm_mean=np.full(M, 1 / 3, np.float32), clipped=2))
     rows = lines(tmp_path / "gradwatch.csv")[1:]
     assert [row.split(",")[3] for row in rows] == list(LAYOUT.modules)
-    assert rows[2].startswith("2,7,10,model.0.conv,Conv2d,12,4,1,2,0,2,0,,1,0.333333343,1,5,,")
-    assert rows[-1].startswith("2,7,10,model.2.b,Conv2d,5,4,1,2,3,0,0,,,0.333333343,,5,,")
+    assert rows[2].startswith("2,7,10,model.0.conv,Conv2d,12,4,1,2,0,2,0,,1,0.333333343,1,5,1,")
+    assert rows[-1].startswith("2,7,10,model.2.b,Conv2d,5,4,1,2,3,0,0,,,0.333333343,,5,1,")
 
 
 def test_changes_are_rows_of_the_alerts(tmp_path, log):

@@ -23,8 +23,8 @@ from yolo_gradwatch.runs.schema import ALERT_COLUMNS
 from yolo_gradwatch.runs.writer import RunLog
 from yolo_gradwatch.views.terminal import console, panel
 from yolo_gradwatch.views.terminal import output as terminal_output
-from yolo_gradwatch.watch import recorder
-from yolo_gradwatch.watch.recorder import MOST_WAITING, WAIT_SECONDS
+from yolo_gradwatch.watch import pending
+from yolo_gradwatch.watch.pending import MOST_WAITING, WAIT_SECONDS
 
 FAR = 1_000_001  # a step so late that a window holds 20,000 steps
 
@@ -32,7 +32,7 @@ FAR = 1_000_001  # a step so late that a window holds 20,000 steps
 @pytest.fixture
 def clock(monkeypatch):
     clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
-    monkeypatch.setattr(recorder, "time", clock)
+    monkeypatch.setattr(pending, "time", clock)
     return clock
 
 
@@ -47,7 +47,7 @@ def take(recording, steps):
     """Take these steps one by one; those after which none waits any more."""
     looked_at = []
     for step in steps:
-        recording.opens_window(step)
+        recording.wanted(step)
         recording.take([sample(step)])
         if not recording._landed:
             looked_at.append(step)
@@ -94,7 +94,7 @@ def test_a_spoiled_step_stops_a_training_at_once_after_all_fine_stretches(tmp_pa
     every, late = 300, 300 * FINE_STRETCHES + 5000
     for step in range(1, late + 1):
         jumps = step % every == 0 and step <= every * FINE_STRETCHES
-        recording.opens_window(step)
+        recording.wanted(step)
         recording.take([sample(step, norm if step == late else 20.0 if jumps else 1.0)])
         if step == late - 1:
             assert recording._rollup._stretches == FINE_STRETCHES
@@ -169,7 +169,7 @@ def run_of(folder, norms, **options):
     folder.mkdir(exist_ok=True)
     with closing(Recording(folder, **options)) as recording:
         for step, norm in enumerate(norms, 1):
-            recording.opens_window(step)
+            recording.wanted(step)
             recording.take([sample(step, norm)])
         recording.finish()
     return recording.report(), load_run(folder)
@@ -222,12 +222,12 @@ def test_a_run_that_clipping_multiplies_by_zero_to_its_end_is_never_healthy(tmp_
 def recorded(folder, monkeypatch, waiting):
     """The run of some steps with jumps and a NaN, of which so many are looked at together."""
     folder.mkdir()
-    monkeypatch.setattr(recorder, "MOST_WAITING", waiting)
+    monkeypatch.setattr(pending, "MOST_WAITING", waiting)
     recording = Recording(folder)
     for step in range(1, 2500):
         factor = {1900: 1e3, 2204: np.nan, 2350: 1e-3}.get(step, 1.0 + step % 7 / 10)
         detail = Detail(np.zeros(len(MEMBERS.elements)), Weights(*np.ones((2, len(MEMBERS.names)))))
-        opens = recording.opens_window(step)
+        opens = recording.wanted(step)[0]
         recording.take([sample(step, factor, detail=detail if opens else None)])
     recording.finish()
     assert load_run(folder).report().findings == recording.report().findings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,9 +10,17 @@ import torch
 from yolo_gradwatch.measure.norms import norms_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor, nn
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise MemoryError from error
 
 
 class Updates:
@@ -35,10 +44,8 @@ class Updates:
         Raises:
             MemoryError: There is no room for them on the device.
         """
-        try:
+        with _room():
             self._before = [p.clone() for p in self._parameters]
-        except torch.cuda.OutOfMemoryError as error:
-            raise MemoryError from error
 
     @torch.no_grad()
     def end(self) -> tuple[Tensor, Tensor] | None:
@@ -47,13 +54,17 @@ class Updates:
         Returns:
             (P,) L2 norms of the weights before the step and (P,) of their change, on the device;
             None if the weights were not kept. No synchronization.
+
+        Raises:
+            MemoryError: See `begin`.
         """
         before, self._before = self._before, []
         if not before:
             return None
-        norms = norms_of(before)
-        torch._foreach_sub_(before, self._parameters)
-        return norms, norms_of(before)
+        with _room():
+            norms = norms_of(before)
+            torch._foreach_sub_(before, self._parameters)
+            return norms, norms_of(before)
 
     def forget(self) -> None:
         """Let go of the weights that were kept for a step that did not come to its end."""

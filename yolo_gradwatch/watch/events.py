@@ -95,8 +95,7 @@ class Events:
             self._take_in_thawed(step)
             names, losses = facts.losses(self._trainer)
             self._evidence.note(step, Note(images, facts.learning_rates(self._trainer), names))
-            opens = recorder.opens_window(step)
-            weighs = opens and recorder.weighs(step)
+            opens, weighs = recorder.wanted(step)
             self._capture.take(
                 self._epoch,
                 step,

@@ -84,17 +84,16 @@ def around_step(
         A function that takes the hooks away, which is not allowed during a step.
     """
     optimizer = trainer.optimizer
-    kinds = ("register_step_pre_hook", "register_step_post_hook")
-    if not all(hasattr(optimizer, kind) for kind in kinds):
+    if not hasattr(optimizer, "register_step_pre_hook"):  # the user's own, and none of torch's
         _LOG.warning(
             "GradWatch: updates are not measured, because the optimizer %s has no step hooks",
             type(optimizer).__name__,
         )
         return lambda: None
-    handles = [
-        getattr(optimizer, kind)(lambda *_, call=call: call())
-        for kind, call in zip(kinds, (before, after), strict=True)
-    ]
+    handles = (
+        optimizer.register_step_pre_hook(lambda *_: before()),
+        optimizer.register_step_post_hook(lambda *_: after()),
+    )
 
     def undo() -> None:
         for handle in handles:
