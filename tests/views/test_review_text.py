@@ -245,8 +245,7 @@ def test_single_modules_in_a_narrow_terminal_are_paragraphs(tmp_path):
         "model.1.conv",
         "  class Conv2d  parameters 6  first 0  median 0  last 0",
         "  highest 0  NaN/Inf 0  zero 3  none 0  zeros -  weights 5",
-        "  largest 1  update -",
-        "  findings dead",
+        "  largest 1  update -  findings dead",
     ]
 
 

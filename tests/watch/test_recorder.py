@@ -49,7 +49,7 @@ def take(recording, steps):
     for step in steps:
         recording.wanted(step)
         recording.take([sample(step)])
-        if not recording._landed:
+        if not recording._pending.samples:
             looked_at.append(step)
     return looked_at
 
@@ -81,9 +81,9 @@ def test_a_step_waits_for_a_quarter_of_a_second_at_the_most(recording, clock):
 
 def test_a_step_that_is_not_finite_is_looked_at_at_once(recording):
     take(recording, [FAR, FAR + 1])
-    assert len(recording._landed) == 2
+    assert len(recording._pending.samples) == 2
     recording.take([sample(FAR + 2, np.nan)])
-    assert recording._landed == []
+    assert recording._pending.samples == []
     assert [finding.rule for finding in recording.report().findings] == ["nonfinite"]
 
 
@@ -107,7 +107,7 @@ def test_nothing_waits_beyond_an_epoch(recording):
     take(recording, range(FAR, FAR + 5))
     assert recording.report().steps == 0
     recording.end_epoch()
-    assert recording._landed == []
+    assert recording._pending.samples == []
     assert recording.report().steps == 5
 
 
