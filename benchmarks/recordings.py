@@ -48,8 +48,8 @@ class Recording:
     members: Members
     watched: NDArray[np.bool_]
 
-    def samples(self) -> Iterator[Sample]:
-        """The optimizer steps, with their details."""
+    def samples(self, offset: int = 0) -> Iterator[Sample]:
+        """The optimizer steps, with their details; the first has the number ``1 + offset``."""
         status = self.arrays["status"][:, self.watched]
         bad = self.arrays["nonfinite"][:, self.watched] > 0
         missing, frozen = status == NO_GRADIENT, status == FROZEN
@@ -60,10 +60,11 @@ class Recording:
         epoch = self.arrays["steps"][:, self.meta["step_columns"].index("epoch")].astype(int)
         weighed, unknown = Doubling(), np.full(len(self.members.elements), np.nan)
         for t in range(len(norms)):
-            is_weighed = t + 1 > RARELY or weighed.is_due(t + 1)
+            step = t + 1 + offset
+            is_weighed = step > RARELY or weighed.is_due(step)
             yield Sample(
                 epoch=int(epoch[t]) + 1,
-                step=t + 1,
+                step=step,
                 norms=norms[t],
                 missing=missing[t] | frozen[t],
                 frozen=frozen[t] if frozen[t].any() else None,
