@@ -11,7 +11,7 @@ from values import LAYOUT, window
 from watched import DEAD, EPOCH, watch
 
 from yolo_gradwatch.measure.layout import Layout
-from yolo_gradwatch.measure.quantities import MEASURED
+from yolo_gradwatch.measure.quantities import QUANTITIES
 from yolo_gradwatch.runs import process
 from yolo_gradwatch.runs.schema import (
     ALERT_COLUMNS,
@@ -32,7 +32,7 @@ LINES = 1 + WINDOWS * ROWS
 HEADER = ",".join(WINDOW_COLUMNS)
 
 
-FLOAT_COLUMNS = [row.name for row in MEASURED if not row.is_count]
+FLOAT_COLUMNS = [row.name for row in QUANTITIES if not row.is_count]
 COUNTS = (
     "epoch",
     "step_first",
@@ -40,7 +40,7 @@ COUNTS = (
     "parameters",
     "steps",
     "skipped",
-    *(row.name for row in MEASURED if row.is_count),
+    *(row.name for row in QUANTITIES if row.is_count),
 )
 DEEP = "[" * 100_000
 BINARY = bytes(range(256)) * 8

@@ -47,7 +47,7 @@ class Recording:
     def step(self, one):
         """Take a sample as the next step."""
         self.recorder.last_step = one.step
-        self.recorder.opens_window(one.step)
+        self.recorder.wanted(one.step)
         self.recorder.take([one])
 
     def finish(self, status="finished"):

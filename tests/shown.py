@@ -7,7 +7,7 @@ from values import layout_of
 
 from yolo_gradwatch.diagnose.finding import Episode, Finding, FindingChange
 from yolo_gradwatch.measure.clipping import EpochClipping
-from yolo_gradwatch.measure.quantities import MEASURED
+from yolo_gradwatch.measure.quantities import QUANTITIES
 from yolo_gradwatch.measure.sample import Sample
 from yolo_gradwatch.measure.windows import Window
 from yolo_gradwatch.views.live import Board
@@ -38,7 +38,7 @@ def board_of(layout=None, *, epochs=0, levels=()):
 def window_of(layout, **changes):
     """One healthy step."""
     size = len(layout.modules)
-    values = {row.name: np.full(size, 0 if row.is_count else 1, row.dtype) for row in MEASURED}
+    values = {row.name: np.full(size, 0 if row.is_count else 1, row.dtype) for row in QUANTITIES}
     one = Window(epoch=1, step_first=5, step_last=5, steps=1, skipped=0, **values)
     return replace(one, **changes)
 

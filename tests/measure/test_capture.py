@@ -15,16 +15,16 @@ def model_with_gradients():
     return model
 
 
-def taken(parameters, *, extras=(), losses=(), detailed=False):
-    capture = Capture(list(parameters))
-    capture.take(3, 7, list(extras), list(losses), detailed=detailed)
+def taken(parameters, *, others=(), extras=(), losses=(), detailed=False):
+    capture = Capture(list(parameters), others)
+    capture.take(3, 7, list(extras), list(losses), detailed=detailed, weighed=detailed)
     (sample,) = capture.drain()
     assert list(capture.drain()) == []
     return sample
 
 
 def wanted(gradients):
-    return [float(torch.linalg.vector_norm(gradient.double())) for gradient in gradients]
+    return [float(torch.linalg.vector_norm(one.detach().double())) for one in gradients]
 
 
 @pytest.mark.parametrize("detailed", [False, True])
@@ -42,12 +42,46 @@ def test_norms_equal_those_of_float64_and_gradients_are_not_touched(detailed):
     assert all(p.grad.grad_fn is None for p in model.parameters())
 
 
+@pytest.mark.parametrize("odd", [-3.0, 2e30, -np.inf, np.nan])
+@pytest.mark.parametrize("place", range(3))
+def test_the_largest_value_of_each_tensor_is_read_and_shows_what_is_not_finite(odd, place):
+    weight, empty, buffer = (
+        nn.Parameter(torch.ones(2, 3)),
+        nn.Parameter(torch.ones(0)),
+        torch.ones(3),
+    )
+    weight.grad, empty.grad = torch.ones(2, 3), torch.ones(0)
+    half = torch.full((4,), -0.5, dtype=torch.float16)
+    tensors = [weight, buffer, half.float()]
+    tensors[place].data[-1] = odd
+    others = [tensors[1], tensors[2] if place == 2 else half]
+    largest = taken([weight, empty], others=others, detailed=True).detail.weights.largest
+    expected = [np.abs(t.detach().double().numpy()).max() for t in tensors]
+    np.testing.assert_array_equal(largest, [expected[0], 0.0, *expected[1:]])
+
+
+def test_a_change_follows_its_step_and_is_left_out_where_that_is_skipped():
+    model = model_with_gradients()
+    capture = Capture(list(model.parameters()))
+    before, moved = torch.rand(2, len(list(model.parameters())))
+    for step, skipped in enumerate([0.0, 1.0, 0.0], 1):
+        extras = [torch.tensor([skipped]), torch.tensor(8.0)]
+        capture.take(1, step, extras, detailed=step == 1, weighed=step == 1)
+        if step < 3:
+            capture.add_change(before, moved)
+    first, second, third = capture.drain()
+    np.testing.assert_array_equal(first.change.before, before.double())
+    np.testing.assert_array_equal(first.change.moved, moved.double())
+    assert first.detail.weights.norms.tolist() == wanted(model.parameters())
+    assert (second.skipped, second.change, third.change) == (True, None, None)
+
+
 def test_details_hold_weight_norms_and_zero_elements_of_weights():
     weight, bias = nn.Parameter(torch.full((2, 3), 2.0)), nn.Parameter(torch.ones(2))
     weight.grad = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     bias.grad = torch.zeros(2)
     detail = taken([weight, bias], detailed=True).detail
-    np.testing.assert_allclose(detail.weight_norms, [np.sqrt(24), np.sqrt(2)])
+    np.testing.assert_allclose(detail.weights.norms, [np.sqrt(24), np.sqrt(2)])
     np.testing.assert_array_equal(detail.zeros, [4, np.nan])
 
 
@@ -118,7 +152,7 @@ def test_loss_items_travel_with_the_norms_and_mix_with_nothing(kind, extras, det
     assert (sample.skipped, sample.scale) == ((True, 8.0) if extras else (False, None))
     np.testing.assert_array_equal(sample.norms, plain.norms)
     if detailed:
-        np.testing.assert_array_equal(sample.detail.weight_norms, plain.detail.weight_norms)
+        np.testing.assert_array_equal(sample.detail.weights.norms, plain.detail.weights.norms)
         np.testing.assert_array_equal(sample.detail.zeros, plain.detail.zeros)
 
 
@@ -152,7 +186,7 @@ def test_a_missing_gradient_differs_from_one_that_is_zero_or_frozen(
     assert flags == ([i in frozen for i in range(3)] if frozen else None)
     assert sample.losses == (1.5,)
     if detailed:
-        np.testing.assert_array_equal(sample.detail.weight_norms, [2, 2, 2])
+        np.testing.assert_array_equal(sample.detail.weights.norms, [2, 2, 2])
         zeros = [np.nan if i in missing else 4 * (i in zero) for i in range(3)]
         np.testing.assert_array_equal(sample.detail.zeros, zeros)
 
@@ -244,7 +278,7 @@ def test_a_ring_of_buffers_loses_no_step(ringed, landed, count):
     for step in range(1, count + 1):
         parameter.grad = torch.full((1,), float(step))
         capture.take(1, step, [], detailed=step % 3 == 0)
-        busy = [flight.host.data_ptr() for flight in capture._flying]
+        busy = [flight.landing.host.data_ptr() for flight in capture._flying]
         assert len(set(busy)) == len(busy) <= RING
     samples = list(capture.drain(wait=True))
     assert [sample.step for sample in samples] == list(range(1, count + 1))
@@ -274,7 +308,7 @@ def test_pinned_buffers_are_allocated_once():
     assert all(buffer.is_pinned() for buffer, _ in capture._ring.buffers)
     for step in range(1, 101):
         capture.take(1, step, extras, losses, detailed=True)  # the longest vector
-        assert {flight.host.data_ptr() for flight in capture._flying} <= places
+        assert {flight.landing.host.data_ptr() for flight in capture._flying} <= places
         list(capture.drain())
 
 

@@ -17,7 +17,7 @@ from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.clipping import CLIP_OVERFLOW
 from yolo_gradwatch.measure.layout import module_norms
 from yolo_gradwatch.measure.outliers import HISTORY_LEAST, HISTORY_STEPS, SKIPS_IN_A_ROW
-from yolo_gradwatch.measure.sample import Detail
+from yolo_gradwatch.measure.sample import Change, Detail, Weights
 from yolo_gradwatch.measure.windows import FINE_STRETCHES, Rollup
 
 P = len(MEMBERS.elements)
@@ -411,9 +411,10 @@ def drawn_samples(kinds, first):
             epoch=1 + step // 30,
             missing=np.isin(np.arange(P), BLOCK_1) & (kind in ("missing", "frozen")),
             skipped=kind == "skip",
-            detail=Detail(np.full(P, float(step)), np.full(P, 1.0)),
+            detail=Detail(np.full(P, 1.0), Weights(*np.full((2, P), float(step)))),
         )
-        yield replace(one, frozen=one.missing) if kind == "frozen" else one
+        change = None if step % 3 else Change(*np.full((2, P), float(step)))
+        yield replace(one, frozen=one.missing if kind == "frozen" else None, change=change)
 
 
 @LAWS

@@ -229,11 +229,12 @@ def test_single_modules_stand_below_the_findings_that_concern_them(tmp_path):
     heading, names, *rows = (" ".join(line.split()) for line in modules.plain.splitlines())
     assert heading == "Gradient norm of 2 of 10 modules, over the optimizer steps"
     assert names == (
-        "module class parameters first median last highest NaN/Inf zero none zeros weights findings"
+        "module class parameters first median last highest NaN/Inf zero none zeros weights largest "
+        "update findings"
     )
     assert rows == [
-        "model.0.conv Conv2d 12 1 1 1 1 0 0 0 - 5 -",
-        "model.1.conv Conv2d 6 0 0 0 0 0 3 0 - 5 dead",
+        "model.0.conv Conv2d 12 1 1 1 1 0 0 0 - 5 1 - -",
+        "model.1.conv Conv2d 6 0 0 0 0 0 3 0 - 5 1 - dead",
     ]
 
 
@@ -244,7 +245,7 @@ def test_single_modules_in_a_narrow_terminal_are_paragraphs(tmp_path):
         "model.1.conv",
         "  class Conv2d  parameters 6  first 0  median 0  last 0",
         "  highest 0  NaN/Inf 0  zero 3  none 0  zeros -  weights 5",
-        "  findings dead",
+        "  largest 1  update -  findings dead",
     ]
 
 

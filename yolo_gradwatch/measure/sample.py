@@ -17,17 +17,46 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Detail:
-    """What is read on the first step of a window only.
+class Weights:
+    """What is read of the weights before a step.
 
     Attributes:
-        weight_norms: (P,) L2 norm of each parameter before the step.
-        zeros: (P,) exactly zero elements of each gradient; NaN for parameters of fewer than two
-            dimensions and where there is no gradient.
+        norms: (P,) L2 norm of each parameter.
+        largest: (T,) largest absolute value of each parameter and each floating-point buffer; NaN
+            where one of the values is.
     """
 
-    weight_norms: Floats
+    norms: Floats
+    largest: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an optimizer step made of the weights.
+
+    Attributes:
+        before: (P,) L2 norm of each parameter before the step.
+        moved: (P,) L2 norm of the difference that the step made.
+    """
+
+    before: Floats
+    moved: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """What is not read on every step of a window.
+
+    Attributes:
+        zeros: (P,) exactly zero elements of each gradient of the window's first step; NaN for
+            parameters of fewer than two dimensions and where there is no gradient.
+        weights: Before the window's first step; None if they were not due.
+        change: By the window's first applied step; None if it was not due, or not measured.
+    """
+
     zeros: Floats
+    weights: Weights | None = None
+    change: Change | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +72,8 @@ class Sample:
             parameter was.
         skipped: Whether AMP's scaler skips this step because of an overflow.
         scale: Loss scale of AMP; None without a scaler.
-        detail: Taken on the first step of a window, else None.
+        detail: Taken on the first step of a window, else None; without a change.
+        change: By this step, where it was measured and the step was not skipped.
         losses: Loss items of the last batch before the step.
     """
 
@@ -54,6 +84,7 @@ class Sample:
     skipped: bool = False
     scale: float | None = None
     detail: Detail | None = None
+    change: Change | None = None
     frozen: Flags | None = None
     losses: tuple[float, ...] = ()
 
@@ -76,6 +107,7 @@ class Steps:
         valid: (S, M) whether it is and there is a gradient.
         lost: (S, M) whether no parameter of the module had a gradient, though not all were frozen;
             None if all had one.
+        changes: (S,) what each step made of the weights, where that was measured.
     """
 
     numbers: list[int]
@@ -85,6 +117,7 @@ class Steps:
     finite: Flags
     valid: Flags
     lost: Flags | None
+    changes: list[Change | None]
 
     def part(self, begin: int, end: int) -> Steps:
         """The steps from place ``begin`` up to and without ``end``."""
@@ -96,6 +129,7 @@ class Steps:
             self.finite[begin:end],
             self.valid[begin:end],
             None if self.lost is None else self.lost[begin:end],
+            self.changes[begin:end],
         )
 
 
@@ -114,6 +148,7 @@ def steps_of(samples: Sequence[Sample], members: Members) -> Steps:
         finite=finite,
         valid=finite if missing is None else finite & ~missing,
         lost=missing if missing is None or frozen is None else missing & ~frozen,
+        changes=[sample.change for sample in samples],
     )
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from yolo_gradwatch.measure.clipping import CLIP_NORM, CLIP_OVERFLOW
+from yolo_gradwatch.measure.doubling import Doubling
 from yolo_gradwatch.measure.layout import watched_at
 from yolo_gradwatch.measure.outliers import Outliers
-from yolo_gradwatch.measure.quantities import MEASURED, NAMES, Measured, Running
+from yolo_gradwatch.measure.quantities import NAMES, QUANTITIES, Measured, Running
 from yolo_gradwatch.measure.sample import steps_of
 
 if TYPE_CHECKING:
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.arrays import Counts, Floats, Values
     from yolo_gradwatch.measure.layout import Layout, Members
     from yolo_gradwatch.measure.quantities import Quantity
-    from yolo_gradwatch.measure.sample import Sample, Steps
+    from yolo_gradwatch.measure.sample import Change, Detail, Sample, Steps
 
 WINDOW_SHARE = 0.02
 """A window closes when it holds this share of the steps taken so far."""
+
+RARELY = 50
+"""Steps up to which the weights are read at powers of two only, and not in every window."""
 
 FINE_STEPS = 10
 """Captured steps after an anomalous one that are windows of their own."""
@@ -52,6 +56,8 @@ class Window(Measured):
         skipped: How many of these AMP skipped.
         clipped: Steps, not skipped, with a total norm above the clip; -1 if unknown, as in files of
             format version 1.
+        largest: Name of the parameter or buffer with the largest absolute value of all, of the
+            first with NaN if there is any; "" where weights were not read, or are those of a file.
     """
 
     epoch: int
@@ -60,6 +66,7 @@ class Window(Measured):
     steps: int
     skipped: int
     clipped: int = UNKNOWN
+    largest: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +150,7 @@ class Rollup:
         self._interval = interval
         self._clip = clip
         self._outliers = Outliers(members)
+        self._doubling = Doubling()
         self._open: _Open | None = None
         self._ahead: list[int] = []
         self._fine_until = 0
@@ -160,6 +168,10 @@ class Rollup:
             if first is None or self._is_last(first, taken - self._interval):
                 first = taken
         return first == step
+
+    def weighs(self, step: int) -> bool:
+        """Whether the weights are due at ``step``, which begins a window; asked once, in order."""
+        return step > RARELY or self._doubling.is_due(step)
 
     def is_urgent(self, waiting: Sequence[Sample]) -> bool:
         """Whether samples that are not added yet, at least one, end a window or are spoiled."""
@@ -228,6 +240,7 @@ class _Open:
     def __init__(self, sample: Sample, size: int, clip: float) -> None:
         self.epoch, self.first, self._last = sample.epoch, sample.step, sample.step
         self._detail = sample.detail
+        self._change: Change | None = None
         self._size = size
         self._clip = clip
         self._steps = self._skipped = self._clipped = 0
@@ -236,7 +249,7 @@ class _Open:
                 row.fold,
                 np.full((len(row.fold.start), size), np.array(row.fold.start)[:, None]),
             )
-            for row in MEASURED
+            for row in QUANTITIES
             if isinstance(row.fold, Running)
         }
 
@@ -249,13 +262,17 @@ class _Open:
         self._steps += len(steps.numbers)
         self._skipped += int((~is_applied).sum())
         self._clipped += int((steps.norms[is_applied, 0] > self._clip).sum())
+        self._change = self._change or next(filter(None, steps.changes), None)
         for fold, running in self._running.values():
             fold.add(running, steps)
 
     def closed(self, members: Members) -> Window:
         """The window as it is."""
+        detail = self._detail and replace(self._detail, change=self._change)
         with np.errstate(over="ignore"):  # a norm beyond float32 is Inf
-            values: dict[str, Any] = {row.name: self._value(row, members) for row in MEASURED}
+            values: dict[str, Any] = {
+                row.name: self._value(row, detail, members) for row in QUANTITIES
+            }
         return Window(
             epoch=self.epoch,
             step_first=self.first,
@@ -263,13 +280,17 @@ class _Open:
             steps=self._steps,
             skipped=self._skipped,
             clipped=self._clipped,
+            largest=self._largest(members),
             **values,
         )
 
-    def _value(self, row: Quantity, members: Members) -> Values:
-        if row.name in self._running:
-            fold, running = self._running[row.name]
-            return row.stored(fold.value(running))
-        if self._detail is None or row.fold is None or isinstance(row.fold, Running):
-            return row.unknown(self._size)
-        return row.stored(row.fold(self._detail, members))
+    def _largest(self, members: Members) -> str:
+        if not self._detail or not self._detail.weights:
+            return ""
+        return members.names[self._detail.weights.largest.argmax()]  # NaN counts as the largest
+
+    def _value(self, row: Quantity, detail: Detail | None, members: Members) -> Values:
+        if isinstance(row.fold, Running):
+            return row.stored(row.fold.value(self._running[row.name][1]))
+        found = row.fold(detail, members) if detail else None
+        return row.unknown(self._size) if found is None else row.stored(found)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from yolo_gradwatch.measure.layout import Layout
-from yolo_gradwatch.measure.quantities import MEASURED
+from yolo_gradwatch.measure.quantities import QUANTITIES
 from yolo_gradwatch.measure.windows import SHARED, UNKNOWN, Grid
 from yolo_gradwatch.runs import checks, schema
 from yolo_gradwatch.runs.repair import whole_lines, whole_windows
@@ -99,7 +99,7 @@ def grid_of(table: pd.DataFrame, layout: Layout) -> Grid:
     return Grid(
         **{name: heads[name].fillna(0).to_numpy(np.int64) for name in SHARED},
         clipped=heads["clipped"].fillna(UNKNOWN).to_numpy(np.int64),
-        **{row.name: spread(row) for row in MEASURED},
+        **{row.name: spread(row) for row in QUANTITIES},
     )
 
 

@@ -158,9 +158,7 @@ def _pattern(layout: Layout, others: int) -> str:
 
 
 def _cell(row: Quantity) -> str:
-    """The cell of a quantity in such a pattern; empty if nothing measures it."""
-    if row.fold is None:
-        return ""
+    """The cell of a quantity in such a pattern."""
     return row.format if row.is_count else f"{_NUMBER}{row.format}"
 
 

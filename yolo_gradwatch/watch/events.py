@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from yolo_gradwatch.measure import model_layout as layouts
 from yolo_gradwatch.measure.capture import Capture
 from yolo_gradwatch.runs.evidence import Note
+from yolo_gradwatch.watch.step_change import StepChange
 from yolo_gradwatch.watch.ultralytics import contract, hooks
 from yolo_gradwatch.watch.ultralytics import training as facts
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import weakref
     from collections.abc import Sequence
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from yolo_gradwatch.measure.layout import Layout, Members
     from yolo_gradwatch.watch.assembly import Parts
@@ -34,12 +35,14 @@ class View:
         members: Which parameters make up each.
         watched: Parameters that the training moves, or has moved before.
         outside: All others.
+        others: These and the floating-point buffers.
     """
 
     layout: Layout
     members: Members
     watched: Sequence[nn.Parameter]
     outside: Sequence[nn.Parameter]
+    others: Sequence[Tensor]
 
 
 def view(trainer: Any, known: Sequence[nn.Parameter] = ()) -> View:
@@ -49,7 +52,8 @@ def view(trainer: Any, known: Sequence[nn.Parameter] = ()) -> View:
     watched = layouts.watched(model, meant_frozen, known)
     inside = {id(p) for p in watched}
     outside = [p for p in model.parameters() if id(p) not in inside]
-    return View(*layouts.read(model, meant_frozen, known), watched, outside)
+    others = [*layouts.others(model, watched).values()]
+    return View(*layouts.read(model, meant_frozen, known), watched, outside, others)
 
 
 class Events:
@@ -64,10 +68,9 @@ class Events:
 
     def __init__(self, trainer: weakref.ref[Any], seen: View, parts: Parts, interval: int) -> None:
         self._alive = trainer
-        self._view = seen
         self._recorder, self._evidence, self._stop = parts
         self._interval = interval
-        self._capture = Capture(seen.watched)
+        self._read_from(seen)
         self._first_step = self._recorder.last_step + 1
         self._epoch = 0
         self._images: deque[Sequence[str]] = deque(maxlen=MOST_BATCHES)
@@ -92,17 +95,25 @@ class Events:
             self._take_in_thawed(step)
             names, losses = facts.losses(self._trainer)
             self._evidence.note(step, Note(images, facts.learning_rates(self._trainer), names))
+            opens, weighs = recorder.wanted(step)
             self._capture.take(
                 self._epoch,
                 step,
                 facts.amp_state(self._trainer),
                 losses,
-                detailed=recorder.opens_window(step),
+                detailed=opens,
+                weighed=weighs,
             )
+            self._change.read(opens=opens, weighs=weighs)
 
-    def note_step(self) -> None:
-        """Note that the optimizer stepped; inside a step, nothing can be undone."""
+    def before_step(self) -> None:
+        """The optimizer is about to step."""
+        self._change.begin()
+
+    def after_step(self) -> None:
+        """The optimizer has stepped; inside a step, nothing can be undone."""
         self._has_stepped = True
+        self._change.end(self._recorder.last_step)
 
     def see(self, images: Sequence[str]) -> None:
         """Remember the images of a batch until the optimizer steps."""
@@ -122,6 +133,7 @@ class Events:
     def end_batch(self) -> None:
         """Take what has landed; stop the training where that can be done between batches."""
         self._check_step()
+        self._change.end_batch()
         self.drain()
         if self._stop.wanted and hooks.stops_between_batches(self._trainer):
             hooks.stop(self._trainer)
@@ -143,7 +155,9 @@ class Events:
 
     def drain(self, *, wait: bool = False) -> None:
         """Hand over the steps that have landed, or wait for all."""
-        self._recorder.take(self._capture.drain(wait=wait))
+        samples = list(self._capture.drain(wait=wait))
+        self._change.landed(samples)
+        self._recorder.take(samples)
 
     def finish(self, outcome: str) -> None:
         """End the watch of a training that is over, however it has ended."""
@@ -153,6 +167,11 @@ class Events:
         except KeyboardInterrupt:  # the second one, as a rule
             self._recorder.end("interrupted")
             raise
+
+    def _read_from(self, seen: View) -> None:
+        self._view = seen
+        self._capture = Capture(seen.watched, seen.others)
+        self._change = StepChange(self._capture, seen.watched)
 
     def _take_rest(self) -> None:
         try:
@@ -164,8 +183,7 @@ class Events:
         """Watch layers that were frozen on purpose from the step at which they are trained."""
         if any(p.requires_grad for p in self._view.outside):
             self.drain(wait=True)
-            self._view = view(self._trainer, self._view.watched)
-            self._capture = Capture(self._view.watched)
+            self._read_from(view(self._trainer, self._view.watched))
             self._recorder.regroup(self._view.layout, self._view.members, step)
 
     def _check_step(self) -> None:

@@ -159,11 +159,14 @@ def total_low_words(case: Case) -> Message:
 def weight_growth(history: History, limits: Thresholds) -> Iterator[Hit]:
     """The whole net, when the weights of its trunk have grown too much in a few windows.
 
+    Where the weights are read rarely, between the last two readings of them.
+
     Value: decades, the median over the weights.
     """
     trunk = history.graph.trunk_weights
-    recent = history.readings[-GROWTH_WINDOWS - 1 :]
-    taken = [reading.window for reading in recent if reading.is_weighed]
+    weighed = [reading for reading in history.readings if reading.is_weighed]
+    recent = [r for r in history.readings[-GROWTH_WINDOWS - 1 :] if r.is_weighed]
+    taken = [r.window for r in (recent if len(recent) > 1 else weighed[-2:])]
     if len(taken) < 2 or not len(trunk):
         return
     norms = np.array([window.weight_norm[trunk] for window in taken], np.float64)
