@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from yolo_gradwatch.measure.losses import ROOM, Kind, Taken, items_of
 from yolo_gradwatch.measure.norms import details_of, norms_of, precision
 from yolo_gradwatch.measure.sample import Detail, Sample
 
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.measure.arrays import Flags, Floats
 
-MOST_LOSSES = 32
-"""Room for loss items in a buffer; Ultralytics has three to five."""
-
 RING = 8
 """Steps that can be on their way to the host at once; Ultralytics waits for each batch's loss."""
+
+
+NO_LOSSES = Taken([], (), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,8 @@ class _Flight:
     present: list[int] | None
     frozen: list[int]
     extras: int
-    losses: int
+    losses: tuple[Kind, ...]
+    rates: tuple[float, ...]
     detailed: bool
 
 
@@ -94,7 +96,7 @@ class Capture:
         self._flying: deque[_Flight] = deque()
         self._waited: list[Sample] = []
         self._all_there = self._flags([])
-        size = 2 + MOST_LOSSES + 2 * len(self._parameters) + len(self._weights)
+        size = 2 + ROOM + 2 * len(self._parameters) + len(self._weights)
         self._ring = Ring(self._parameters[0].device, size)
 
     @torch.no_grad()
@@ -103,7 +105,7 @@ class Capture:
         epoch: int,
         step: int,
         extras: Sequence[Tensor],
-        losses: Sequence[Tensor] = (),
+        losses: Taken = NO_LOSSES,
         *,
         detailed: bool,
     ) -> None:
@@ -116,15 +118,13 @@ class Capture:
             epoch: Counts from 1.
             step: Counts from 1.
             extras: AMP's found_inf and scale, one element each, on the device; empty without AMP.
-            losses: Loss items on the device, of any shape.
+            losses: Loss items of the batches since the captured step before.
             detailed: Whether to read what is wanted on the first step of a window.
         """
         gradients = [g for p in self._parameters if (g := p.grad) is not None]
         is_whole = len(gradients) == len(self._parameters)
         present = None if is_whole else self._present()
-        counted = sum(loss.numel() for loss in losses)
-        counted = counted if counted <= MOST_LOSSES else 0
-        scalars = [*extras, *losses] if counted else extras
+        scalars = [*extras, *losses.tensors]
         parts = [torch.cat([scalar.reshape(-1) for scalar in scalars])] if scalars else []
         parts += [norms_of(gradients)] if gradients else []
         parts += details_of(self._parameters) if detailed else []
@@ -132,9 +132,8 @@ class Capture:
             self._waited.append(self._land())
         host, landed = self._ring.copy(parts)
         frozen = [] if is_whole else self._frozen()
-        self._flying.append(
-            _Flight(epoch, step, host, landed, present, frozen, len(extras), counted, detailed)
-        )
+        known = (len(extras), losses.kinds, losses.rates, detailed)
+        self._flying.append(_Flight(epoch, step, host, landed, present, frozen, *known))
 
     def drain(self, *, wait: bool = False) -> Iterator[Sample]:
         """Hand over, in order, the steps whose copy has landed.
@@ -166,7 +165,7 @@ class Capture:
             flight.landed.synchronize()  # SYNC: an epoch ends, or no buffer is free
         values = flight.host.numpy().astype(np.float64)
         extras, values = values[: flight.extras], values[flight.extras :]
-        losses, values = values[: flight.losses], values[flight.losses :]
+        losses, values = items_of(values, flight.losses)
         norms, missing, values = self._norms(values, flight.present)
         return Sample(
             epoch=flight.epoch,
@@ -176,7 +175,8 @@ class Capture:
             skipped=bool(flight.extras and extras[0] > 0),
             scale=float(extras[1]) if flight.extras else None,
             detail=self._detail(values, missing) if flight.detailed else None,
-            losses=tuple(losses.tolist()),
+            losses=losses,
+            rates=flight.rates,
             frozen=self._flags(flight.frozen) if flight.frozen else None,
         )
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.measure.arrays import Flags, Floats
     from yolo_gradwatch.measure.layout import Members
+    from yolo_gradwatch.measure.loss_items import BatchItems
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,9 @@ class Sample:
         skipped: Whether AMP's scaler skips this step because of an overflow.
         scale: Loss scale of AMP; None without a scaler.
         detail: Taken on the first step of a window, else None.
-        losses: Loss items of the last batch before the step.
+        losses: Loss items of the batches since the captured step before; the last batch is the
+            newest one of the last part.
+        rates: Learning rates of the optimizer's groups.
     """
 
     epoch: int
@@ -55,7 +58,8 @@ class Sample:
     scale: float | None = None
     detail: Detail | None = None
     frozen: Flags | None = None
-    losses: tuple[float, ...] = ()
+    losses: tuple[BatchItems, ...] = ()
+    rates: tuple[float, ...] = ()
 
 
 def applied(samples: Sequence[Sample]) -> Flags:
@@ -68,6 +72,7 @@ class Steps:
     """S samples as arrays over modules.
 
     Attributes:
+        samples: (S,)
         numbers: (S,) optimizer step of each.
         parameters: (S, P) norms of the parameters.
         norms: (S, M) norms of the modules; 0 where there is no gradient.
@@ -78,6 +83,7 @@ class Steps:
             None if all had one.
     """
 
+    samples: Sequence[Sample]
     numbers: list[int]
     parameters: Floats
     norms: Floats
@@ -89,6 +95,7 @@ class Steps:
     def part(self, begin: int, end: int) -> Steps:
         """The steps from place ``begin`` up to and without ``end``."""
         return Steps(
+            self.samples[begin:end],
             self.numbers[begin:end],
             self.parameters[begin:end],
             self.norms[begin:end],
@@ -107,6 +114,7 @@ def steps_of(samples: Sequence[Sample], members: Members) -> Steps:
     missing = _all_of([sample.missing for sample in samples], members)
     frozen = _all_of([sample.frozen for sample in samples], members)
     return Steps(
+        samples=samples,
         numbers=[sample.step for sample in samples],
         parameters=parameters,
         norms=norms,

@@ -9,6 +9,7 @@ import numpy as np
 
 from yolo_gradwatch.measure.clipping import CLIP_NORM, CLIP_OVERFLOW
 from yolo_gradwatch.measure.layout import watched_at
+from yolo_gradwatch.measure.loss_items import LossFold
 from yolo_gradwatch.measure.outliers import Outliers
 from yolo_gradwatch.measure.quantities import MEASURED, NAMES, Measured, Running
 from yolo_gradwatch.measure.sample import steps_of
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.measure.arrays import Counts, Floats, Values
     from yolo_gradwatch.measure.layout import Layout, Members
+    from yolo_gradwatch.measure.loss_items import LossItem
     from yolo_gradwatch.measure.quantities import Quantity
     from yolo_gradwatch.measure.sample import Sample, Steps
 
@@ -52,6 +54,7 @@ class Window(Measured):
         skipped: How many of these AMP skipped.
         clipped: Steps, not skipped, with a total norm above the clip; -1 if unknown, as in files of
             format version 1.
+        losses: Loss items and learning rates; empty where unknown.
     """
 
     epoch: int
@@ -60,6 +63,7 @@ class Window(Measured):
     steps: int
     skipped: int
     clipped: int = UNKNOWN
+    losses: tuple[LossItem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +88,7 @@ class Grid(Measured):
 
 
 def windows_of(grid: Grid) -> Iterator[Window]:
-    """The windows of a grid, one after the other."""
+    """The windows of a grid, one after the other, without loss items."""
     for w in range(len(grid.steps)):
         values: dict[str, Any] = {
             name: int(getattr(grid, name)[w]) for name in (*SHARED, "clipped")
@@ -231,6 +235,7 @@ class _Open:
         self._size = size
         self._clip = clip
         self._steps = self._skipped = self._clipped = 0
+        self._losses = LossFold()
         self._running = {
             row.name: (
                 row.fold,
@@ -249,6 +254,7 @@ class _Open:
         self._steps += len(steps.numbers)
         self._skipped += int((~is_applied).sum())
         self._clipped += int((steps.norms[is_applied, 0] > self._clip).sum())
+        self._losses.take(steps.samples)
         for fold, running in self._running.values():
             fold.add(running, steps)
 
@@ -263,6 +269,7 @@ class _Open:
             steps=self._steps,
             skipped=self._skipped,
             clipped=self._clipped,
+            losses=self._losses.items(),
             **values,
         )
 
