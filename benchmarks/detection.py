@@ -34,7 +34,7 @@ from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.layout import WHOLE
-from yolo_gradwatch.measure.windows import WINDOW_SHARE, Rollup
+from yolo_gradwatch.measure.rollup import WINDOW_SHARE, Rollup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

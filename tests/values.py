@@ -16,8 +16,9 @@ from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.measure.layout import WHOLE, Layout, Members, dated
 from yolo_gradwatch.measure.quantities import QUANTITIES
+from yolo_gradwatch.measure.rollup import Rollup
 from yolo_gradwatch.measure.sample import Detail, Sample
-from yolo_gradwatch.measure.windows import Grid, Rollup, Window
+from yolo_gradwatch.measure.windows import Grid, Window
 from yolo_gradwatch.runs.schema import FORMAT_VERSION, META_FILE
 from yolo_gradwatch.runs.writer import RunLog
 

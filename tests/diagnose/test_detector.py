@@ -10,7 +10,7 @@ from values import LAWS, LAYOUT, runs, window
 from yolo_gradwatch.diagnose.detector import Detector
 from yolo_gradwatch.diagnose.rules import hop, whole
 from yolo_gradwatch.diagnose.thresholds import Thresholds
-from yolo_gradwatch.measure.windows import RARELY
+from yolo_gradwatch.measure.rollup import RARELY
 
 FEW = settings(LAWS, max_examples=15)
 

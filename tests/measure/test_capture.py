@@ -4,7 +4,9 @@ import torch
 from devices import needs_cuda, no_waiting
 from torch import nn
 
-from yolo_gradwatch.measure.capture import MOST_LOSSES, RING, Capture
+from yolo_gradwatch.measure.capture import NO_LOSSES, RING, Capture
+from yolo_gradwatch.measure.loss_items import COUNT
+from yolo_gradwatch.measure.losses import MOST_ITEMS, MOST_KINDS, ROOM, LossMeter
 from yolo_gradwatch.measure.norms import norms_of
 
 
@@ -15,9 +17,16 @@ def model_with_gradients():
     return model
 
 
-def taken(parameters, *, others=(), extras=(), losses=(), detailed=False):
+def noted(*items):
+    """Loss items of one batch, as a step takes them along."""
+    meter = LossMeter()
+    meter.add(tuple(f"item {i}" for i in range(sum(item.numel() for item in items))), items)
+    return meter.take()
+
+
+def taken(parameters, *, others=(), extras=(), losses=NO_LOSSES, detailed=False):
     capture = Capture(list(parameters), others)
-    capture.take(3, 7, list(extras), list(losses), detailed=detailed, weighed=detailed)
+    capture.take(3, 7, list(extras), losses, detailed=detailed, weighed=detailed)
     (sample,) = capture.drain()
     assert list(capture.drain()) == []
     return sample
@@ -135,8 +144,8 @@ ITEMS = {
     "with a graph": ([torch.tensor(3.0, requires_grad=True)], (3.0,)),
     "whole numbers": ([torch.tensor(3)], (3.0,)),
     "not finite": ([torch.tensor([np.nan, np.inf, -np.inf])], (np.nan, np.inf, -np.inf)),
-    "as many as fit": ([torch.ones(MOST_LOSSES)], (1.0,) * MOST_LOSSES),
-    "one too many": ([torch.ones(MOST_LOSSES + 1)], ()),
+    "as many as fit": ([torch.ones(MOST_ITEMS)], (1.0,) * MOST_ITEMS),
+    "one too many": ([torch.ones(MOST_ITEMS + 1)], ()),
 }
 
 
@@ -147,8 +156,11 @@ def test_loss_items_travel_with_the_norms_and_mix_with_nothing(kind, extras, det
     losses, expected = ITEMS[kind]
     model = model_with_gradients()
     plain = taken(model.parameters(), detailed=detailed)
-    sample = taken(model.parameters(), extras=extras, losses=losses, detailed=detailed)
-    assert repr(sample.losses) == repr(tuple(map(float, expected)))
+    sample = taken(model.parameters(), extras=extras, losses=noted(*losses), detailed=detailed)
+    assert len(sample.losses) == bool(expected)
+    for items in sample.losses:
+        np.testing.assert_array_equal(items.rows, [expected])
+        assert list(items.newest) == [f"item {i}" for i in range(len(expected))]
     assert (sample.skipped, sample.scale) == ((True, 8.0) if extras else (False, None))
     np.testing.assert_array_equal(sample.norms, plain.norms)
     if detailed:
@@ -176,7 +188,7 @@ def test_a_missing_gradient_differs_from_one_that_is_zero_or_frozen(
 ):
     sample = taken(
         layers(frozen=frozen, without=without, zero=zero),
-        losses=[torch.tensor(1.5)],
+        losses=noted(torch.tensor(1.5)),
         detailed=detailed,
     )
     missing = {*frozen, *without}
@@ -184,7 +196,7 @@ def test_a_missing_gradient_differs_from_one_that_is_zero_or_frozen(
     assert sample.norms.tolist() == [0 if i in {*missing, *zero} else 2 for i in range(3)]
     flags = None if sample.frozen is None else sample.frozen.tolist()
     assert flags == ([i in frozen for i in range(3)] if frozen else None)
-    assert sample.losses == (1.5,)
+    assert sample.losses[0].rows == 1.5
     if detailed:
         np.testing.assert_array_equal(sample.detail.weights.norms, [2, 2, 2])
         zeros = [np.nan if i in missing else 4 * (i in zero) for i in range(3)]
@@ -228,15 +240,20 @@ def test_taking_a_sample_does_not_synchronize_with_the_device():
     capture, gradients = on_cuda()
     extras = [torch.zeros(1, device="cuda"), torch.ones((), device="cuda")]
     losses = [torch.ones((), device="cuda"), torch.ones(3, device="cuda")]
-    capture.take(1, 1, extras, losses, detailed=True)
+    meter = LossMeter()
+    capture.take(1, 1, extras, noted(*losses), detailed=True)
     list(capture.drain(wait=True))
     with no_waiting():
         for step in range(2, 202):
-            capture.take(1, step, extras, losses, detailed=step % 10 == 0)
+            for _ in range(70):  # some of them are folded
+                meter.add(("a", "b", "c", "d"), losses)
+            capture.take(1, step, extras, meter.take(), detailed=step % 10 == 0)
             list(capture.drain())
     torch.cuda.synchronize()
     sample = list(capture.drain(wait=True))[-1]
-    assert (sample.step, sample.losses) == (201, (1.0, 1.0, 1.0, 1.0))
+    (items,) = sample.losses
+    assert (sample.step, items.newest) == (201, dict.fromkeys("abcd", 1.0))
+    assert len(items.rows) + items.folded[COUNT, 0] == 70
     np.testing.assert_allclose(sample.norms, wanted(gradients), rtol=1e-6)
 
 
@@ -263,7 +280,7 @@ def ringed(monkeypatch):
 
     def begin(parameter, *, landed):
         capture = Capture([parameter])
-        rows = torch.empty((RING, 3 + MOST_LOSSES), dtype=torch.float64)
+        rows = torch.empty((RING, 3 + ROOM), dtype=torch.float64)
         capture._ring.buffers.extend((row, Event(landed)) for row in rows)
         return capture
 
@@ -298,11 +315,29 @@ def test_steps_that_have_not_landed_are_not_waited_for(ringed):
     assert len(list(capture.drain(wait=True))) == RING
 
 
+def longest(device):
+    """As many loss items as a step can take along."""
+    meter = LossMeter()
+    for kind in range(MOST_KINDS + 1):
+        names = tuple(f"{kind}/{i}" for i in range(MOST_ITEMS))
+        for _ in range(8):
+            meter.add(names, [torch.ones(MOST_ITEMS, device=device)])
+    return meter.take()
+
+
+def test_a_step_takes_no_more_loss_items_along_than_its_buffer_has_room_for():
+    sample = taken(model_with_gradients().parameters(), losses=longest("cpu"), detailed=True)
+    assert sum(tensor.numel() for tensor in longest("cpu").tensors) == ROOM
+    assert [items.names[0] for items in sample.losses] == [f"{i}/0" for i in range(MOST_KINDS)]
+    assert all((items.rows == 1).all() for items in sample.losses)
+    assert [items.folded[COUNT, 0] for items in sample.losses] == [4] * MOST_KINDS
+
+
 @needs_cuda
 def test_pinned_buffers_are_allocated_once():
     capture, _ = on_cuda()
     extras = [torch.zeros(1, device="cuda"), torch.ones((), device="cuda")]
-    losses = [torch.ones(MOST_LOSSES, device="cuda")]
+    losses = longest("cuda")
     places = {buffer.data_ptr() for buffer, _ in capture._ring.buffers}
     assert len(places) == RING
     assert all(buffer.is_pinned() for buffer, _ in capture._ring.buffers)

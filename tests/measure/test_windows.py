@@ -17,8 +17,8 @@ from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.clipping import CLIP_OVERFLOW
 from yolo_gradwatch.measure.layout import module_norms
 from yolo_gradwatch.measure.outliers import HISTORY_LEAST, HISTORY_STEPS, SKIPS_IN_A_ROW
+from yolo_gradwatch.measure.rollup import FINE_STRETCHES, Rollup
 from yolo_gradwatch.measure.sample import Change, Detail, Weights
-from yolo_gradwatch.measure.windows import FINE_STRETCHES, Rollup
 
 P = len(MEMBERS.elements)
 ROW = {name: m for m, name in enumerate(LAYOUT.modules)}

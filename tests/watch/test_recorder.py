@@ -16,8 +16,8 @@ from short import told
 from values import MEMBERS, sample
 
 from yolo_gradwatch import load_run
+from yolo_gradwatch.measure.rollup import FINE_STRETCHES, WINDOW_SHARE
 from yolo_gradwatch.measure.sample import Detail, Weights
-from yolo_gradwatch.measure.windows import FINE_STRETCHES, WINDOW_SHARE
 from yolo_gradwatch.runs.evidence import FOLDER
 from yolo_gradwatch.runs.schema import ALERT_COLUMNS
 from yolo_gradwatch.runs.writer import RunLog

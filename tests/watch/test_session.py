@@ -255,7 +255,7 @@ def test_a_reader_that_goes_away_ends_neither_training_nor_watch(
         ("yolo_gradwatch.watch.ultralytics.training.save_dir", False),
         ("yolo_gradwatch.measure.model_layout.read", False),
         ("yolo_gradwatch.measure.capture.Capture.take", True),
-        ("yolo_gradwatch.measure.windows.Rollup.add", True),
+        ("yolo_gradwatch.measure.rollup.Rollup.add", True),
     ],
 )
 def test_an_error_of_ours_costs_the_watch_and_never_the_training(  # noqa: PLR0913, PLR0917  # cases

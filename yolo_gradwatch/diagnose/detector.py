@@ -10,7 +10,7 @@ from yolo_gradwatch.diagnose.finding import Alert
 from yolo_gradwatch.diagnose.reading import Reader, Reading
 from yolo_gradwatch.diagnose.rules import whole
 from yolo_gradwatch.diagnose.rules.history import History, Mark, beyond_clip
-from yolo_gradwatch.measure.windows import RARELY
+from yolo_gradwatch.measure.rollup import RARELY
 
 if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.thresholds import Thresholds

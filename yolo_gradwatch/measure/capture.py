@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from yolo_gradwatch.measure.losses import ROOM, Kind, Taken, items_of
 from yolo_gradwatch.measure.norms import largest_of, nonzeros_of, norms_of, precision
 from yolo_gradwatch.measure.sample import Change, Detail, Sample, Weights
 
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.measure.arrays import Flags, Floats
 
-MOST_LOSSES = 32
-"""Room for loss items in a buffer; Ultralytics has three to five."""
-
 RING = 8
 """Steps that can be on their way to the host at once; Ultralytics waits for each batch's loss."""
+
+
+NO_LOSSES = Taken([], (), ())
 
 
 @dataclass(slots=True)
@@ -67,7 +68,8 @@ class _Flight:
     present: list[int] | None
     frozen: list[int]
     extras: int
-    losses: int
+    losses: tuple[Kind, ...]
+    rates: tuple[float, ...]
     detailed: bool
     weighed: bool
 
@@ -127,7 +129,7 @@ class Capture:
         self._flying: deque[_Flight] = deque()
         self._waited: list[Sample] = []
         self._all_there = self._flags([])
-        size = 2 + MOST_LOSSES + 4 * len(self._parameters) + len(self._weights) + len(self._tensors)
+        size = 2 + ROOM + 4 * len(self._parameters) + len(self._weights) + len(self._tensors)
         self._ring = Ring(self._parameters[0].device, size)
 
     @torch.no_grad()
@@ -136,7 +138,7 @@ class Capture:
         epoch: int,
         step: int,
         extras: Sequence[Tensor],
-        losses: Sequence[Tensor] = (),
+        losses: Taken = NO_LOSSES,
         *,
         detailed: bool,
         weighed: bool = False,
@@ -150,24 +152,22 @@ class Capture:
             epoch: Counts from 1.
             step: Counts from 1.
             extras: AMP's found_inf and scale, one element each, on the device; empty without AMP.
-            losses: Loss items on the device, of any shape.
+            losses: Loss items of the batches since the captured step before.
             detailed: Whether to count the exact zeros, as on the first step of a window.
             weighed: Whether to read the weights too.
         """
         gradients = [g for p in self._parameters if (g := p.grad) is not None]
         is_whole = len(gradients) == len(self._parameters)
         present = None if is_whole else self._present()
-        counted = sum(loss.numel() for loss in losses)
-        counted = counted if counted <= MOST_LOSSES else 0
-        scalars = [*extras, *losses] if counted else extras
+        scalars = [*extras, *losses.tensors]
         parts = [torch.cat([scalar.reshape(-1) for scalar in scalars])] if scalars else []
         parts += [norms_of(gradients)] if gradients else []
         parts += self._details(weighed=weighed) if detailed else []
         while len(self._flying) >= RING:  # nobody has drained for so many steps
             self._waited.append(self._land())
         frozen = [] if is_whole else self._frozen()
-        kinds = (len(extras), counted, detailed, weighed)
-        self._flying.append(_Flight(epoch, step, self._ring.copy(parts), present, frozen, *kinds))
+        known = (len(extras), losses.kinds, losses.rates, detailed, weighed)
+        self._flying.append(_Flight(epoch, step, self._ring.copy(parts), present, frozen, *known))
 
     @torch.no_grad()
     def add_change(self, before: Tensor, moved: Tensor) -> None:
@@ -208,7 +208,7 @@ class Capture:
         flight = self._flying.popleft()
         values = flight.landing.values()
         extras, values = values[: flight.extras], values[flight.extras :]
-        losses, values = values[: flight.losses], values[flight.losses :]
+        losses, values = items_of(values, flight.losses)
         norms, missing, values = self._norms(values, flight.present)
         detail, values = self._detail(flight, values, missing)
         skipped = bool(flight.extras and extras[0] > 0)
@@ -221,7 +221,8 @@ class Capture:
             scale=float(extras[1]) if flight.extras else None,
             detail=detail,
             change=Change(*np.split(values, 2)) if len(values) and not skipped else None,
-            losses=tuple(losses.tolist()),
+            losses=losses,
+            rates=flight.rates,
             frozen=self._flags(flight.frozen) if flight.frozen else None,
         )
 

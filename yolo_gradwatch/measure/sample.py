@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.measure.arrays import Flags, Floats
     from yolo_gradwatch.measure.layout import Members
+    from yolo_gradwatch.measure.loss_items import BatchItems
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,9 @@ class Sample:
         scale: Loss scale of AMP; None without a scaler.
         detail: Taken on the first step of a window, else None; without a change.
         change: By this step, where it was measured and the step was not skipped.
-        losses: Loss items of the last batch before the step.
+        losses: Loss items of the batches since the captured step before; the last batch is the
+            newest one of the last part.
+        rates: Learning rates of the optimizer's groups.
     """
 
     epoch: int
@@ -86,7 +89,8 @@ class Sample:
     detail: Detail | None = None
     change: Change | None = None
     frozen: Flags | None = None
-    losses: tuple[float, ...] = ()
+    losses: tuple[BatchItems, ...] = ()
+    rates: tuple[float, ...] = ()
 
 
 def applied(samples: Sequence[Sample]) -> Flags:
@@ -99,6 +103,7 @@ class Steps:
     """S samples as arrays over modules.
 
     Attributes:
+        samples: (S,)
         numbers: (S,) optimizer step of each.
         parameters: (S, P) norms of the parameters.
         norms: (S, M) norms of the modules; 0 where there is no gradient.
@@ -107,9 +112,9 @@ class Steps:
         valid: (S, M) whether it is and there is a gradient.
         lost: (S, M) whether no parameter of the module had a gradient, though not all were frozen;
             None if all had one.
-        changes: (S,) what each step made of the weights, where that was measured.
     """
 
+    samples: Sequence[Sample]
     numbers: list[int]
     parameters: Floats
     norms: Floats
@@ -117,11 +122,11 @@ class Steps:
     finite: Flags
     valid: Flags
     lost: Flags | None
-    changes: list[Change | None]
 
     def part(self, begin: int, end: int) -> Steps:
         """The steps from place ``begin`` up to and without ``end``."""
         return Steps(
+            self.samples[begin:end],
             self.numbers[begin:end],
             self.parameters[begin:end],
             self.norms[begin:end],
@@ -129,7 +134,6 @@ class Steps:
             self.finite[begin:end],
             self.valid[begin:end],
             None if self.lost is None else self.lost[begin:end],
-            self.changes[begin:end],
         )
 
 
@@ -141,6 +145,7 @@ def steps_of(samples: Sequence[Sample], members: Members) -> Steps:
     missing = _all_of([sample.missing for sample in samples], members)
     frozen = _all_of([sample.frozen for sample in samples], members)
     return Steps(
+        samples=samples,
         numbers=[sample.step for sample in samples],
         parameters=parameters,
         norms=norms,
@@ -148,7 +153,6 @@ def steps_of(samples: Sequence[Sample], members: Members) -> Steps:
         finite=finite,
         valid=finite if missing is None else finite & ~missing,
         lost=missing if missing is None or frozen is None else missing & ~frozen,
-        changes=[sample.change for sample in samples],
     )
 
 

@@ -87,9 +87,15 @@ def is_possible(table: pd.DataFrame) -> bool:
     )
 
 
-def check_steps(path: Path, table: pd.DataFrame) -> None:
-    """Refuse rows in which the steps go back: a run only ever goes on."""
-    rows = steps_back(table)
+def check_steps(path: Path, table: pd.DataFrame, row: str = "module") -> None:
+    """Refuse rows in which the steps go back: a run only ever goes on.
+
+    Args:
+        path: Of the file.
+        table: Its rows.
+        row: The column that distinguishes the rows of a window.
+    """
+    rows = steps_back(table, row)
     if rows.size:
         step, line = table["step_first"].iloc[rows.min()], int(rows.min()) + 2
         again = f"line {line}: the steps begin again at {step}"
@@ -97,9 +103,9 @@ def check_steps(path: Path, table: pd.DataFrame) -> None:
         raise FormatError(path, f"{again}; {remedy}", line=line, column="step_first")
 
 
-def steps_back(table: pd.DataFrame) -> Counts:
+def steps_back(table: pd.DataFrame, row: str = "module") -> Counts:
     """Rows with a step before that of the row above, or with a window and module once more."""
-    again = np.flatnonzero(table.duplicated(["step_first", "module"]))
+    again = np.flatnonzero(table.duplicated(["step_first", row]))
     return np.concatenate([np.flatnonzero(np.diff(table["step_first"]) < 0) + 1, again])
 
 

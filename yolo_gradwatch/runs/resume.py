@@ -11,6 +11,7 @@ from yolo_gradwatch.measure.clipping import epochs_of
 from yolo_gradwatch.measure.layout import dated
 from yolo_gradwatch.measure.windows import windows_of
 from yolo_gradwatch.runs.evidence import by_step
+from yolo_gradwatch.runs.losses import with_losses
 from yolo_gradwatch.runs.meta import encoded
 from yolo_gradwatch.runs.repair import mend, set_aside
 from yolo_gradwatch.runs.run import load_run
@@ -90,7 +91,7 @@ def continued(
 def _taken_over(run: Run, layout: Layout, diagnosis: Diagnosis) -> Past:
     epochs = list(run.meta.epochs)
     epochs += epochs_of(run.grid, sum(epoch.steps for epoch in epochs))
-    windows = list(windows_of(grid_of(run.windows, layout)))
+    windows = list(with_losses(windows_of(grid_of(run.windows, layout)), run.losses))
     replay(diagnosis, windows, run.meta.events, run.reported, by_step(run.folder))
     mend(run.folder, run.layout.modules[-1])
     return Past(

@@ -23,6 +23,9 @@ RUN_FILES = (WINDOWS_FILE, ALERTS_FILE, META_FILE)
 
 PICTURE_FILE = "gradwatch.png"
 
+LOSSES_FILE = "gradwatch/losses.csv"
+"""A run may lack it."""
+
 WINDOW_COLUMNS = (
     *("epoch", "step_first", "step_last", "module", "type", "parameters"),
     *("steps", "skipped", "clipped", *(row.name for row in QUANTITIES)),
@@ -39,6 +42,13 @@ ALERT_COLUMNS = (
     *("value", "limit", "message"),
 )
 
+LOSS_COLUMNS = (
+    *("epoch", "step_first", "step_last", "item", "steps", "nonfinite", "zero"),
+    *("min", "mean", "max"),
+)
+
+LOSS_NEEDED = ("epoch", "step_first", "step_last", "item", "steps", "mean")
+"""As of a table of windows."""
 
 LATER = ("clipped", "reported", *(row.name for row in QUANTITIES if row.since > 1))
 """Columns that files of format version 1 lack: their rows have an empty cell there."""
@@ -50,10 +60,11 @@ _COUNTED = (
 COUNTS = tuple(name for name in _COUNTED if name not in LATER)
 LATER_COUNTS = tuple(name for name in _COUNTED if name in LATER)
 TYPES = {
-    **dict.fromkeys(("module", "type", "rule", "severity", "event"), "category"),
+    **dict.fromkeys(("module", "type", "rule", "severity", "event", "item"), "category"),
     **dict.fromkeys(COUNTS, "int64"),
     **dict.fromkeys(LATER_COUNTS, "float64"),  # until they are checked
     **dict.fromkeys((row.name for row in QUANTITIES if not row.is_count), "float32"),
+    **dict.fromkeys(("min", "mean", "max"), "float32"),
     **dict.fromkeys(("value", "limit"), "float64"),
 }
 """What each column holds, as pandas names it."""

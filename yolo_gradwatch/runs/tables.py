@@ -56,6 +56,32 @@ def read_alerts(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     return _complete(table, schema.ALERT_COLUMNS), remarks
 
 
+def read_losses(path: Path, last: float) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The rows of ``gradwatch/losses.csv`` and remarks as in `read_windows`; none without a file.
+
+    Args:
+        path: Of the file.
+        last: First step of the last whole window; rows of later ones are left out.
+
+    Raises:
+        FormatError: It cannot be read, or a line of it cannot be used.
+    """
+    if not path.exists():
+        return no_losses(), ()
+    content = _content(path)
+    end = whole_lines(content)
+    table = _table(path, content, end, schema.LOSS_NEEDED)
+    checks.check_steps(path, table, "item")
+    remarks = (*_lacking(path, table, schema.LOSS_COLUMNS), *_torn(path, content, end))
+    table = _complete(table, schema.LOSS_COLUMNS)
+    return table[table["step_first"] <= last].reset_index(drop=True), remarks
+
+
+def no_losses() -> pd.DataFrame:
+    """The same table of a run without such a file."""
+    return _complete(pd.DataFrame(), schema.LOSS_COLUMNS)
+
+
 def parse(content: bytes, names: Sequence[str] = schema.WINDOW_COLUMNS) -> pd.DataFrame:
     """Rows of ``gradwatch.csv`` that follow its header.
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from yolo_gradwatch.measure import model_layout as layouts
 from yolo_gradwatch.measure.capture import Capture
-from yolo_gradwatch.runs.evidence import Note
+from yolo_gradwatch.measure.losses import LossMeter
+from yolo_gradwatch.runs.evidence import Batch
 from yolo_gradwatch.watch.step_change import StepChange
 from yolo_gradwatch.watch.ultralytics import contract, hooks
 from yolo_gradwatch.watch.ultralytics import training as facts
@@ -73,7 +74,8 @@ class Events:
         self._read_from(seen)
         self._first_step = self._recorder.last_step + 1
         self._epoch = 0
-        self._images: deque[Sequence[str]] = deque(maxlen=MOST_BATCHES)
+        self._meter = LossMeter()
+        self._batches: deque[Batch] = deque(maxlen=MOST_BATCHES)
         self._is_read = False
         self._has_stepped = False
 
@@ -88,19 +90,19 @@ class Events:
         recorder = self._recorder
         recorder.last_step += 1
         step = recorder.last_step
+        self._meet_losses()
         self._is_read = True
-        images = list(self._images)
-        self._images.clear()
+        batches = list(self._batches)
+        self._batches.clear()
         if (step - self._first_step) % self._interval == 0:
             self._take_in_thawed(step)
-            names, losses = facts.losses(self._trainer)
-            self._evidence.note(step, Note(images, facts.learning_rates(self._trainer), names))
+            self._evidence.note(step, batches)
             opens, weighs = recorder.wanted(step)
             self._capture.take(
                 self._epoch,
                 step,
                 facts.amp_state(self._trainer),
-                losses,
+                self._meter.take(facts.learning_rates(self._trainer)),
                 detailed=opens,
                 weighed=weighs,
             )
@@ -115,9 +117,9 @@ class Events:
         self._has_stepped = True
         self._change.end(self._recorder.last_step)
 
-    def see(self, images: Sequence[str]) -> None:
-        """Remember the images of a batch until the optimizer steps."""
-        self._images.append(images)
+    def see(self, images: Sequence[str], objects: int | None) -> None:
+        """Remember what a batch is made of until the optimizer steps."""
+        self._batches.append(Batch(images, objects))
 
     def start_epoch(self) -> None:
         """Begin a pass over an epoch; one that comes again is a restart."""
@@ -126,12 +128,14 @@ class Events:
             self.end_epoch()
             kind = facts.restart_kind(self._trainer)
             self._recorder.restart(kind, self._recorder.last_step + 1)
-            self._images.clear()  # what they have given to the gradient is gone
+            self._batches.clear()  # what they have given to the gradient is gone
+            self._meter.forget()
         self._epoch = epoch
         self._recorder.start_epoch(epoch, facts.epochs_of(self._trainer))
 
     def end_batch(self) -> None:
         """Take what has landed; stop the training where that can be done between batches."""
+        self._meet_losses()
         self._check_step()
         self._change.end_batch()
         self.drain()
@@ -178,6 +182,11 @@ class Events:
             self.drain(wait=True)
         finally:  # a device that has failed hands nothing over, but some steps have landed
             self._recorder.settle()
+
+    def _meet_losses(self) -> None:
+        """Note the loss items of a batch once: in its optimizer step, if it has one, or after."""
+        if not self._is_read:
+            self._meter.add(*facts.losses(self._trainer))
 
     def _take_in_thawed(self, step: int) -> None:
         """Watch layers that were frozen on purpose from the step at which they are trained."""

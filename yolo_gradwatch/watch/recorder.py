@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from yolo_gradwatch.diagnose.report import Report
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.measure.layout import dated
-from yolo_gradwatch.measure.windows import Rollup
+from yolo_gradwatch.measure.rollup import Rollup
 from yolo_gradwatch.watch.epochs import Epochs
 from yolo_gradwatch.watch.pending import Pending
 

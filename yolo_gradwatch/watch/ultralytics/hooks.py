@@ -102,10 +102,13 @@ def around_step(
     return undo
 
 
-def before_batch(trainer: Any, call: Callable[[Sequence[str]], None]) -> Callable[[], None]:
-    """Call ``call`` with the image files of each batch as it goes to the model.
+def before_batch(
+    trainer: Any, call: Callable[[Sequence[str], int | None], None]
+) -> Callable[[], None]:
+    """Call ``call`` with the image files of each batch as it goes to the model, and its objects.
 
-    ``preprocess_batch`` is the only place that sees them; a classification has none.
+    ``preprocess_batch`` is the only place that sees them; a classification has no files, and a
+    class for each image. The number of objects is None where it is unknown.
 
     Returns:
         A function that takes the wrap away; a second call does nothing.
@@ -113,10 +116,17 @@ def before_batch(trainer: Any, call: Callable[[Sequence[str]], None]) -> Callabl
     preprocess = trainer.preprocess_batch
 
     def watched_preprocess(batch: Any, *args: Any, **kwargs: Any) -> Any:
-        call(batch.get("im_file", ()) if isinstance(batch, dict) else ())
+        call(batch.get("im_file", ()) if isinstance(batch, dict) else (), _objects(batch))
         return preprocess(batch, *args, **kwargs)
 
     return replaced(trainer, "preprocess_batch", watched_preprocess)
+
+
+def _objects(batch: Any) -> int | None:
+    """How many objects are in a batch, of which each has a class; None if it does not say."""
+    classes: Any = batch.get("cls") if isinstance(batch, dict) else None
+    has_length = hasattr(classes, "__len__") and getattr(classes, "ndim", 1) > 0
+    return len(classes) if has_length else None
 
 
 def replaced(owner: Any, name: str, function: Callable[..., Any]) -> Callable[[], None]:
