@@ -11,6 +11,7 @@ from yolo_gradwatch.measure.capture import Capture
 from yolo_gradwatch.runs.evidence import Note
 from yolo_gradwatch.watch.ultralytics import contract, hooks
 from yolo_gradwatch.watch.ultralytics import training as facts
+from yolo_gradwatch.watch.ultralytics.optimizer import Membership
 
 if TYPE_CHECKING:
     import weakref
@@ -68,6 +69,7 @@ class Events:
         self._recorder, self._evidence, self._stop = parts
         self._interval = interval
         self._capture = Capture(seen.watched)
+        self._membership = Membership()
         self._first_step = self._recorder.last_step + 1
         self._epoch = 0
         self._images: deque[Sequence[str]] = deque(maxlen=MOST_BATCHES)
@@ -90,6 +92,8 @@ class Events:
         self._images.clear()
         if (step - self._first_step) % self._interval == 0:
             self._take_in_thawed(step)
+            if recorder.opens_window(step):
+                self._note_membership(step)
             names, losses = facts.losses(self._trainer)
             self._evidence.note(step, Note(images, facts.learning_rates(self._trainer), names))
             self._capture.take(
@@ -118,6 +122,7 @@ class Events:
             self._images.clear()  # what they have given to the gradient is gone
         self._epoch = epoch
         self._recorder.start_epoch(epoch, facts.epochs_of(self._trainer))
+        self._note_membership(self._recorder.last_step + 1, thorough=True)
 
     def end_batch(self) -> None:
         """Take what has landed; stop the training where that can be done between batches."""
@@ -167,6 +172,14 @@ class Events:
             self._view = view(self._trainer, self._view.watched)
             self._capture = Capture(self._view.watched)
             self._recorder.regroup(self._view.layout, self._view.members, step)
+
+    def _note_membership(self, step: int, *, thorough: bool = False) -> None:
+        """Hand on what the optimizer moves from a step on, where that is not as it was."""
+        before = self._recorder.optimizer
+        now = self._membership.changed(self._trainer, step, before, thorough=thorough)
+        if now:
+            self.drain(wait=True)
+            self._recorder.membership(now)
 
     def _check_step(self) -> None:
         """Give up if the optimizer stepped in this batch and the gradients were not read.

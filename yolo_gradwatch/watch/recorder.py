@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.finding import FindingChange
     from yolo_gradwatch.measure.event import EventKind
     from yolo_gradwatch.measure.layout import Layout, Members
+    from yolo_gradwatch.measure.optimizer import Optimizer
     from yolo_gradwatch.measure.sample import Sample
     from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.runs.outputs import RunInfo
@@ -44,6 +45,7 @@ class Recorder:
 
     Attributes:
         last_step: Number of the newest optimizer step, captured or not.
+        optimizer: What moves the parameters, as it was noted last; None if unknown.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917  # each is a part of its own
@@ -67,6 +69,7 @@ class Recorder:
         self._seen = 0
         self._steps = past.steps if past else 0
         self.last_step = run.begin.step - 1
+        self.optimizer: Optimizer | None = past.optimizer if past else None
 
     def open(self) -> None:
         """Start the outputs."""
@@ -105,6 +108,12 @@ class Recorder:
         self._diagnosis.regroup(self._layout)
         self._outputs.regroup(self._layout)
         self.restart("thaw", step)
+
+    def membership(self, optimizer: Optimizer) -> None:
+        """Note what the optimizer moves from its ``step`` on; no window spans a change."""
+        self._close_window()
+        self.optimizer = optimizer
+        self._outputs.membership(optimizer)
 
     def take(self, samples: Iterable[Sample]) -> None:
         """Take steps as they land, in order.
