@@ -40,7 +40,8 @@ class Optimizer:
             fixed ``.dfl``.
         frozen_otherwise: Parameters that are frozen without such an option.
         thawed: Trainable parameters that were frozen earlier in the run.
-        step: The first optimizer step for which this holds.
+        step: The first optimizer step for which this is known to hold; it is looked at before an
+            epoch and at the first step of a window.
     """
 
     name: str

@@ -66,10 +66,10 @@ class Events:
     def __init__(self, trainer: weakref.ref[Any], seen: View, parts: Parts, interval: int) -> None:
         self._alive = trainer
         self._view = seen
-        self._recorder, self._evidence, self._stop = parts
+        self._recorder, self._evidence, self._stop, known = parts
         self._interval = interval
         self._capture = Capture(seen.watched)
-        self._membership = Membership()
+        self._membership = Membership(known)
         self._first_step = self._recorder.last_step + 1
         self._epoch = 0
         self._images: deque[Sequence[str]] = deque(maxlen=MOST_BATCHES)
@@ -175,11 +175,10 @@ class Events:
 
     def _note_membership(self, step: int, *, thorough: bool = False) -> None:
         """Hand on what the optimizer moves from a step on, where that is not as it was."""
-        before = self._recorder.optimizer
-        now = self._membership.changed(self._trainer, step, before, thorough=thorough)
-        if now:
+        optimizer = self._membership.changed(self._trainer, step, thorough=thorough)
+        if optimizer:
             self.drain(wait=True)
-            self._recorder.membership(now)
+            self._recorder.membership(optimizer)
 
     def _check_step(self) -> None:
         """Give up if the optimizer stepped in this batch and the gradients were not read.

@@ -45,7 +45,6 @@ class Recorder:
 
     Attributes:
         last_step: Number of the newest optimizer step, captured or not.
-        optimizer: What moves the parameters, as it was noted last; None if unknown.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917  # each is a part of its own
@@ -69,7 +68,6 @@ class Recorder:
         self._seen = 0
         self._steps = past.steps if past else 0
         self.last_step = run.begin.step - 1
-        self.optimizer: Optimizer | None = past.optimizer if past else None
 
     def open(self) -> None:
         """Start the outputs."""
@@ -112,7 +110,6 @@ class Recorder:
     def membership(self, optimizer: Optimizer) -> None:
         """Note what the optimizer moves from its ``step`` on; no window spans a change."""
         self._close_window()
-        self.optimizer = optimizer
         self._outputs.membership(optimizer)
 
     def take(self, samples: Iterable[Sample]) -> None:
