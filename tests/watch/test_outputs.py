@@ -15,6 +15,7 @@ TELLS = {
     "findings": lambda changes: tuple(one.finding.rule for one in changes),
     "epoch": lambda clipping: (clipping.epoch, clipping.steps),
     "regroup": lambda layout: (max(layout.since),),
+    "membership": lambda optimizer: (optimizer.step,),
     "restart": lambda event: (event.kind, event.step),
     "end": lambda report: (report.status,),
     "close": tuple,
@@ -59,7 +60,8 @@ def epoch(number, *, finds=(), end=True):
     steps = [call for n in (first, first + 1) for call in (("steps", n, 2), ("window", n, n))] + [
         ("findings", *finds)
     ] * bool(finds)
-    return [("epoch_start", number, 4), *steps, *[("epoch", number, 2)] * end]
+    begin = [("epoch_start", number, 4), *[("membership", 1)] * (number == 1)]
+    return [*begin, *steps, *[("epoch", number, 2)] * end]
 
 
 def ends(calls):
@@ -93,7 +95,13 @@ def thaw(trainer):
         (
             {"freeze": 2},
             ("on_train_batch_start", 3, thaw),
-            [("epoch_start", 2, 4), ("regroup", 3), ("restart", "thaw", 3), ("steps", 3, 2)],
+            [
+                ("epoch_start", 2, 4),
+                ("regroup", 3),
+                ("restart", "thaw", 3),
+                ("membership", 3),
+                ("steps", 3, 2),
+            ],
         ),
         (
             {"save": True},

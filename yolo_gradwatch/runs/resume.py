@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.clipping import EpochClipping
     from yolo_gradwatch.measure.event import Event
     from yolo_gradwatch.measure.layout import Layout
+    from yolo_gradwatch.measure.optimizer import Optimizer
     from yolo_gradwatch.runs.run import Run
 
 _LOG = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class Past:
         steps: Captured steps so far.
         events: Its restarts.
         epochs: Its passes over an epoch.
+        optimizer: What moved its parameters; None if unknown.
         others: Parts of ``gradwatch.json`` from a later version, which are written again.
     """
 
@@ -47,6 +49,7 @@ class Past:
     steps: int
     events: tuple[Event, ...]
     epochs: tuple[EpochClipping, ...]
+    optimizer: Optimizer | None = None
     others: dict[str, object] = field(default_factory=dict)
 
 
@@ -99,6 +102,7 @@ def _taken_over(run: Run, layout: Layout, diagnosis: Diagnosis) -> Past:
         steps=sum(window.steps for window in windows),
         events=run.meta.events,
         epochs=tuple(epochs),
+        optimizer=run.meta.optimizer,
         others=run.meta.others,
     )
 

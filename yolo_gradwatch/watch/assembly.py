@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from yolo_gradwatch.measure.layout import Layout, Members
+    from yolo_gradwatch.measure.optimizer import Optimizer
     from yolo_gradwatch.runs.run import Run
     from yolo_gradwatch.views.terminal.output import Terminal
     from yolo_gradwatch.watch.options import Options
@@ -55,11 +56,13 @@ class Parts(NamedTuple):
         recorder: Takes what was read.
         evidence: Takes what else is known of a step.
         stop: Says whether to stop.
+        optimizer: What moved the parameters of the run that is continued; None if unknown.
     """
 
     recorder: Recorder
     evidence: Evidence
     stop: StopRule
+    optimizer: Optimizer | None
 
 
 def assemble(  # noqa: PLR0913  # all that a watch is made of
@@ -112,4 +115,4 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
     outputs = [files, evidence, terminal, *called, stop, *options.outputs]
     fanout = Fanout([*outputs, Picture(files, announce)])
     recorder = Recorder(run, members, diagnosis, fanout, evidence.file, past)
-    return Parts(recorder, evidence, stop)
+    return Parts(recorder, evidence, stop, past.optimizer if past else None)

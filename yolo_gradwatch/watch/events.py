@@ -13,6 +13,7 @@ from yolo_gradwatch.runs.evidence import Batch
 from yolo_gradwatch.watch.step_change import StepChange
 from yolo_gradwatch.watch.ultralytics import contract, hooks
 from yolo_gradwatch.watch.ultralytics import training as facts
+from yolo_gradwatch.watch.ultralytics.optimizer import Membership
 
 if TYPE_CHECKING:
     import weakref
@@ -69,9 +70,10 @@ class Events:
 
     def __init__(self, trainer: weakref.ref[Any], seen: View, parts: Parts, interval: int) -> None:
         self._alive = trainer
-        self._recorder, self._evidence, self._stop = parts
+        self._recorder, self._evidence, self._stop, known = parts
         self._interval = interval
         self._read_from(seen)
+        self._membership = Membership(known)
         self._first_step = self._recorder.last_step + 1
         self._epoch = 0
         self._meter = LossMeter()
@@ -98,6 +100,8 @@ class Events:
             self._take_in_thawed(step)
             self._evidence.note(step, batches)
             opens, weighs = recorder.wanted(step)
+            if opens:
+                self._note_membership(step)
             self._capture.take(
                 self._epoch,
                 step,
@@ -132,6 +136,7 @@ class Events:
             self._meter.forget()
         self._epoch = epoch
         self._recorder.start_epoch(epoch, facts.epochs_of(self._trainer))
+        self._note_membership(self._recorder.last_step + 1, thorough=True)
 
     def end_batch(self) -> None:
         """Take what has landed; stop the training where that can be done between batches."""
@@ -194,6 +199,13 @@ class Events:
             self.drain(wait=True)
             self._read_from(view(self._trainer, self._view.watched))
             self._recorder.regroup(self._view.layout, self._view.members, step)
+
+    def _note_membership(self, step: int, *, thorough: bool = False) -> None:
+        """Hand on what the optimizer moves from a step on, where that is not as it was."""
+        optimizer = self._membership.changed(self._trainer, step, thorough=thorough)
+        if optimizer:
+            self.drain(wait=True)
+            self._recorder.membership(optimizer)
 
     def _check_step(self) -> None:
         """Give up if the optimizer stepped in this batch and the gradients were not read.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.finding import FindingChange
     from yolo_gradwatch.measure.event import EventKind
     from yolo_gradwatch.measure.layout import Layout, Members
+    from yolo_gradwatch.measure.optimizer import Optimizer
     from yolo_gradwatch.measure.sample import Sample
     from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.runs.outputs import RunInfo
@@ -99,6 +100,11 @@ class Recorder:
         self._diagnosis.regroup(self._layout)
         self._outputs.regroup(self._layout)
         self.restart("thaw", step)
+
+    def membership(self, optimizer: Optimizer) -> None:
+        """Note what the optimizer moves from its ``step`` on; no window spans a change."""
+        self._close_window()
+        self._outputs.membership(optimizer)
 
     def take(self, samples: Iterable[Sample]) -> None:
         """Take steps as they land, in order.
