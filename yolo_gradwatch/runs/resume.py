@@ -12,9 +12,9 @@ from yolo_gradwatch.measure.layout import dated
 from yolo_gradwatch.measure.windows import windows_of
 from yolo_gradwatch.runs.evidence import by_step
 from yolo_gradwatch.runs.meta import encoded
-from yolo_gradwatch.runs.repair import mend, set_aside
+from yolo_gradwatch.runs.repair import mend, mend_flow, set_aside
 from yolo_gradwatch.runs.run import load_run
-from yolo_gradwatch.runs.schema import META_FILE
+from yolo_gradwatch.runs.schema import FLOW_FILE, META_FILE, FormatError
 from yolo_gradwatch.runs.tables import grid_of
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Past:
         events: Its restarts.
         epochs: Its passes over an epoch.
         others: Parts of ``gradwatch.json`` from a later version, which are written again.
+        traces: Batches that were traced through the modules.
     """
 
     first_step: int
@@ -47,6 +48,7 @@ class Past:
     events: tuple[Event, ...]
     epochs: tuple[EpochClipping, ...]
     others: dict[str, object] = field(default_factory=dict)
+    traces: int = 0
 
 
 def earlier_run(folder: Path) -> Run | None:
@@ -99,7 +101,23 @@ def _taken_over(run: Run, layout: Layout, diagnosis: Diagnosis) -> Past:
         events=run.meta.events,
         epochs=tuple(epochs),
         others=run.meta.others,
+        traces=_traces(run),
     )
+
+
+def _traces(run: Run) -> int:
+    """Make the table of traces fit for more; how many it keeps: those of steps that were done."""
+    try:
+        steps = run.flow["step"].to_numpy()
+    except FormatError as error:
+        _LOG.warning(
+            "GradWatch starts a new %s, the old one is kept as *.old: %s", FLOW_FILE, error
+        )
+        mend_flow(run.folder, 0)
+        return 0
+    kept = steps[steps < _next_step(run)]
+    mend_flow(run.folder, 1 + len(kept))
+    return len(set(kept.tolist()))
 
 
 def as_asked(options: dict[str, object], earlier: Run | None) -> dict[str, object]:

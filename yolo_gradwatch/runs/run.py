@@ -14,7 +14,7 @@ from yolo_gradwatch.runs import process, tables
 from yolo_gradwatch.runs.evidence import by_step
 from yolo_gradwatch.runs.find import folder_of
 from yolo_gradwatch.runs.meta import read_meta
-from yolo_gradwatch.runs.schema import ALERTS_FILE, META_FILE, WINDOWS_FILE
+from yolo_gradwatch.runs.schema import ALERTS_FILE, FLOW_FILE, META_FILE, WINDOWS_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +64,17 @@ class Run:
     def grid(self) -> Grid:
         """The windows as arrays over windows and modules, in the order of the layout."""
         return tables.grid_of(self.windows, self.layout)
+
+    @cached_property
+    def flow(self) -> pd.DataFrame:
+        """The rows of ``gradwatch/flow.csv``: one a call of a module, in forward order.
+
+        Empty if no batch was traced. A number is NaN where nothing was measured, and where it is.
+
+        Raises:
+            FormatError: The file cannot be read.
+        """
+        return tables.read_flow(self.folder / FLOW_FILE)
 
     @property
     def status(self) -> str:

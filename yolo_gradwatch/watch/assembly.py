@@ -16,6 +16,7 @@ from yolo_gradwatch.views.picture import Picture
 from yolo_gradwatch.watch.fanout import Fanout
 from yolo_gradwatch.watch.reactions import Callback, StopRule
 from yolo_gradwatch.watch.recorder import Recorder
+from yolo_gradwatch.watch.schedule import Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,11 +56,13 @@ class Parts(NamedTuple):
         recorder: Takes what was read.
         evidence: Takes what else is known of a step.
         stop: Says whether to stop.
+        schedule: Says which batches are traced; None if none is.
     """
 
     recorder: Recorder
     evidence: Evidence
     stop: StopRule
+    schedule: Schedule | None
 
 
 def assemble(  # noqa: PLR0913  # all that a watch is made of
@@ -108,8 +111,10 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
     files = Files(past)
     evidence = Evidence(training.folder, files)
     stop = StopRule(options.stop_on, terminal.print)
+    schedule = Schedule(past.traces if past else 0) if options.flow else None
     called = [Callback(options.on_finding)] if options.on_finding else []
-    outputs = [files, evidence, terminal, *called, stop, *options.outputs]
+    wishes = [schedule] if schedule else []
+    outputs = [files, evidence, *wishes, terminal, *called, stop, *options.outputs]
     fanout = Fanout([*outputs, Picture(files, announce)])
     recorder = Recorder(run, members, diagnosis, fanout, evidence.file, past)
-    return Parts(recorder, evidence, stop)
+    return Parts(recorder, evidence, stop, schedule)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from yolo_gradwatch.measure import model_layout as layouts
 from yolo_gradwatch.measure.capture import Capture
 from yolo_gradwatch.runs.evidence import Note
+from yolo_gradwatch.watch.tracing import Tracing
 from yolo_gradwatch.watch.ultralytics import contract, hooks
 from yolo_gradwatch.watch.ultralytics import training as facts
 
@@ -65,7 +66,8 @@ class Events:
     def __init__(self, trainer: weakref.ref[Any], seen: View, parts: Parts, interval: int) -> None:
         self._alive = trainer
         self._view = seen
-        self._recorder, self._evidence, self._stop = parts
+        self._recorder, self._evidence, self._stop, schedule = parts
+        self._tracing = Tracing(trainer, self._recorder, schedule)
         self._interval = interval
         self._capture = Capture(seen.watched)
         self._first_step = self._recorder.last_step + 1
@@ -82,6 +84,7 @@ class Events:
         """Read the gradients of this optimizer step, unscaled and not yet clipped."""
         if self._epoch == 0:
             raise contract.never_began(type(self._trainer), "on_train_epoch_start")
+        self._tracing.stop()
         recorder = self._recorder
         recorder.last_step += 1
         step = recorder.last_step
@@ -105,8 +108,13 @@ class Events:
         self._has_stepped = True
 
     def see(self, images: Sequence[str]) -> None:
-        """Remember the images of a batch until the optimizer steps."""
+        """Remember the images of a batch until the optimizer steps; it goes to the model now."""
         self._images.append(images)
+        self._tracing.begin_batch(self._epoch, self._recorder.last_step + 1)
+
+    def leave_model(self) -> None:
+        """Take the hooks of a trace away before anybody else sees the model."""
+        self._tracing.stop()
 
     def start_epoch(self) -> None:
         """Begin a pass over an epoch; one that comes again is a restart."""
@@ -115,6 +123,7 @@ class Events:
             self.end_epoch()
             kind = facts.restart_kind(self._trainer)
             self._recorder.restart(kind, self._recorder.last_step + 1)
+            self._tracing.discard()
             self._images.clear()  # what they have given to the gradient is gone
         self._epoch = epoch
         self._recorder.start_epoch(epoch, facts.epochs_of(self._trainer))
@@ -122,6 +131,7 @@ class Events:
     def end_batch(self) -> None:
         """Take what has landed; stop the training where that can be done between batches."""
         self._check_step()
+        self._tracing.end_batch()
         self.drain()
         if self._stop.wanted and hooks.stops_between_batches(self._trainer):
             hooks.stop(self._trainer)
@@ -144,6 +154,11 @@ class Events:
     def drain(self, *, wait: bool = False) -> None:
         """Hand over the steps that have landed, or wait for all."""
         self._recorder.take(self._capture.drain(wait=wait))
+        self._tracing.drain(wait=wait)
+
+    def let_go(self) -> None:
+        """Leave the model as it was: the watch is over."""
+        self._tracing.discard()
 
     def finish(self, outcome: str) -> None:
         """End the watch of a training that is over, however it has ended."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.event import EventKind
     from yolo_gradwatch.measure.layout import Layout, Members
     from yolo_gradwatch.measure.sample import Sample
+    from yolo_gradwatch.measure.trace import Flow
     from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.runs.outputs import RunInfo
     from yolo_gradwatch.runs.resume import Past
@@ -44,6 +45,7 @@ class Recorder:
 
     Attributes:
         last_step: Number of the newest optimizer step, captured or not.
+        remarks: What is missing in the run, in sentences.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917  # each is a part of its own
@@ -67,6 +69,7 @@ class Recorder:
         self._seen = 0
         self._steps = past.steps if past else 0
         self.last_step = run.begin.step - 1
+        self.remarks: list[str] = []
 
     def open(self) -> None:
         """Start the outputs."""
@@ -117,6 +120,10 @@ class Recorder:
         if self._landed and (is_due or self._rollup.is_urgent(self._landed)):
             self.settle()
 
+    def flow(self, flow: Flow) -> None:
+        """Take a trace of one batch through the modules."""
+        self._outputs.flow(flow)
+
     def settle(self) -> None:
         """Look at every step that has landed."""
         samples, self._landed = self._landed, []
@@ -153,6 +160,7 @@ class Recorder:
             clip=self._run.clip,
             unjudged=self._diagnosis.unjudged(),
             thresholds=self._run.thresholds,
+            remarks=tuple(self.remarks),
             interval=self._run.interval,
         )
 
