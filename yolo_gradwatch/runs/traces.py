@@ -24,7 +24,7 @@ def rows(flow: Flow) -> Iterator[list[object]]:
 
 
 def newest(path: Path) -> Flow | None:
-    """The last trace of a table that has been checked; None if there is none."""
+    """The last trace of a table that `tables.read_flow` takes; None if there is none."""
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     names = column_names(lines[0]) if lines else ()
     found: list[dict[str, str]] = []
