@@ -23,7 +23,7 @@ class Recording:
         self.raised = []
         terminal = Terminal(live=live, handlers=[], safely=self._safely)
         self.pictures = []
-        self.recorder, self.evidence, self.stop = assemble(
+        self.recorder, self.evidence, self.stop, *_ = assemble(
             LAYOUT,
             MEMBERS,
             training,

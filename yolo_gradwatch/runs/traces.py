@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from yolo_gradwatch.measure.trace import Call, Flow
-from yolo_gradwatch.runs.schema import FLOW_COLUMNS, FLOW_NUMBERS, cells, column_names
+from yolo_gradwatch.runs.schema import FLOW_NUMBERS, cells, column_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
 def rows(flow: Flow) -> Iterator[list[object]]:
     """One row a call; float32 with nine digits reads back bit for bit."""
     for call in flow.calls:
-        numbers = [getattr(call, name) for name in FLOW_NUMBERS]
-        named = [getattr(call, name) for name in FLOW_COLUMNS[2 : -len(numbers)]]
+        values = asdict(call)
+        numbers = [values.pop(name) for name in FLOW_NUMBERS]
         texts = ["" if number is None else f"{number:.9g}" for number in numbers]
-        yield [flow.epoch, flow.step, *named, *texts]
+        yield [flow.epoch, flow.step, *values.values(), *texts]
 
 
 def newest(path: Path) -> Flow | None:

@@ -57,12 +57,14 @@ class Parts(NamedTuple):
         evidence: Takes what else is known of a step.
         stop: Says whether to stop.
         schedule: Says which batches are traced; None if none is.
+        outputs: Get the traces.
     """
 
     recorder: Recorder
     evidence: Evidence
     stop: StopRule
     schedule: Schedule | None
+    outputs: Fanout
 
 
 def assemble(  # noqa: PLR0913  # all that a watch is made of
@@ -117,4 +119,4 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
     outputs = [files, evidence, *wishes, terminal, *called, stop, *options.outputs]
     fanout = Fanout([*outputs, Picture(files, announce)])
     recorder = Recorder(run, members, diagnosis, fanout, evidence.file, past)
-    return Parts(recorder, evidence, stop, schedule)
+    return Parts(recorder, evidence, stop, schedule, fanout)

@@ -66,8 +66,8 @@ class Events:
     def __init__(self, trainer: weakref.ref[Any], seen: View, parts: Parts, interval: int) -> None:
         self._alive = trainer
         self._view = seen
-        self._recorder, self._evidence, self._stop, schedule = parts
-        self._tracing = Tracing(trainer, self._recorder, schedule)
+        self._recorder, self._evidence, self._stop = parts[:3]
+        self._tracing = Tracing(trainer, parts)
         self._interval = interval
         self._capture = Capture(seen.watched)
         self._first_step = self._recorder.last_step + 1

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.event import EventKind
     from yolo_gradwatch.measure.layout import Layout, Members
     from yolo_gradwatch.measure.sample import Sample
-    from yolo_gradwatch.measure.trace import Flow
     from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.runs.outputs import RunInfo
     from yolo_gradwatch.runs.resume import Past
@@ -119,10 +118,6 @@ class Recorder:
         is_due = is_late or len(self._landed) >= MOST_WAITING
         if self._landed and (is_due or self._rollup.is_urgent(self._landed)):
             self.settle()
-
-    def flow(self, flow: Flow) -> None:
-        """Take a trace of one batch through the modules."""
-        self._outputs.flow(flow)
 
     def settle(self) -> None:
         """Look at every step that has landed."""

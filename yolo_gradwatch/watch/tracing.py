@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from yolo_gradwatch.measure.landing import Landing
-    from yolo_gradwatch.watch.recorder import Recorder
-    from yolo_gradwatch.watch.schedule import Schedule
+    from yolo_gradwatch.watch.assembly import Parts
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,16 +32,14 @@ class Tracing:
 
     Args:
         trainer: The trainer, as long as it lives.
-        recorder: Takes the traces.
-        schedule: Says which batches; None for no traces at all.
+        parts: Of the watch; without a schedule, nothing is traced.
     """
 
-    def __init__(
-        self, trainer: weakref.ref[Any], recorder: Recorder, schedule: Schedule | None
-    ) -> None:
+    def __init__(self, trainer: weakref.ref[Any], parts: Parts) -> None:
         self._alive = trainer
-        self._recorder = recorder
-        self._schedule = schedule
+        self._remarks = parts.recorder.remarks
+        self._schedule = parts.schedule
+        self._outputs = parts.outputs
         self._probe: Probe | None = None
         self._at = (0, 0)
         self._flying: deque[tuple[tuple[int, int], Landing]] = deque()
@@ -63,7 +60,7 @@ class Tracing:
         trainer = self._alive()
         if facts.is_compiled(trainer):
             self._schedule = None
-            self._recorder.remarks.append(COMPILED)
+            self._remarks.append(COMPILED)
             return
         model = facts.model_of(trainer)
         device = next(model.parameters()).device
@@ -98,7 +95,7 @@ class Tracing:
         """Hand on the traces that have landed, or wait for all."""
         while self._flying and (wait or self._flying[0][1].has_landed):
             (epoch, step), landing = self._flying.popleft()
-            self._recorder.flow(landing.flow(epoch, step))
+            self._outputs.flow(landing.flow(epoch, step))
 
     def discard(self) -> None:
         """Take the hooks away from a batch that was not trained to its end."""
@@ -111,7 +108,7 @@ class Tracing:
     def _give_up(self, error: Exception) -> None:
         self._schedule = None
         what = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        self._recorder.remarks.append(f"no flow from step {self._at[1]:,} on: {what}")
+        self._remarks.append(f"no flow from step {self._at[1]:,} on: {what}")
         _LOG.warning("GradWatch traces no more batches, all else goes on: %s", what)
 
 
