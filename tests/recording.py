@@ -23,7 +23,7 @@ class Recording:
         self.raised = []
         terminal = Terminal(live=live, handlers=[], safely=self._safely)
         self.pictures = []
-        self.recorder, self.evidence, self.stop, *_ = assemble(
+        self.recorder, self.evidence, self.stop, self.schedule, self.outputs = assemble(
             LAYOUT,
             MEMBERS,
             training,
