@@ -43,8 +43,7 @@ class Recorder:
         past: The run that is continued; None if it begins here.
 
     Attributes:
-        last_step: Number of the newest optimizer step, captured or not.
-        remarks: What is missing in the run, in sentences.
+        last_step: Number of the newest optimizer step, captured or not; ``remarks`` go to reports.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917  # each is a part of its own
@@ -65,8 +64,7 @@ class Recorder:
         self._epochs = Epochs(run.layout, run.clip, past.epochs if past else ())
         self._status = "running"
         self._landed: list[Sample] = []
-        self._seen = 0
-        self._steps = past.steps if past else 0
+        self._seen, self._steps = 0, past.steps if past else 0
         self.last_step = run.begin.step - 1
         self.remarks: list[str] = []
 
@@ -177,8 +175,7 @@ class Recorder:
     def _judge(self, windows: Iterable[Window]) -> None:
         for window in windows:
             self._outputs.window(window)
-            changes = self._diagnosis.update(window, self._seen)
-            if changes:
+            if changes := self._diagnosis.update(window, self._seen):
                 self._outputs.findings([self._proven(change) for change in changes])
 
     def _proven(self, change: FindingChange) -> FindingChange:
