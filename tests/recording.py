@@ -23,7 +23,7 @@ class Recording:
         self.raised = []
         terminal = Terminal(live=live, handlers=[], safely=self._safely)
         self.pictures = []
-        self.recorder, self.evidence, self.stop, _ = assemble(
+        parts = assemble(
             LAYOUT,
             MEMBERS,
             training,
@@ -31,6 +31,8 @@ class Recording:
             terminal=terminal,
             announce=self.pictures.append,
         )
+        self.recorder, self.evidence, self.stop = parts[:3]
+        self.schedule, self.outputs = parts.schedule, parts.outputs
         self.recorder.open()
         self.first_step = self.recorder.last_step + 1
         self.recorder.start_epoch(1, 1)

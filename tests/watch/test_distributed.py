@@ -77,6 +77,10 @@ def test_rank_0_records_the_reduced_gradients_and_the_launcher_finds_the_run(tmp
     assert_norms_are_those_of_the_mean(tmp_path, run)
     assert run.windows["step_last"].max() == len(STEPS)
     assert not any(name.startswith("module") for name in run.windows["module"])
+    assert run.flow.groupby("step").size().to_dict() == {1: 543, 2: 543}
+    assert set(run.layout.modules) - set(run.flow["module"]) >= {"model"}
+    assert not any(name.startswith("module") for name in run.flow["module"])
+    assert np.isfinite(run.flow["gradient_norm"]).all()
 
     assert watch.run_dir == folder
     assert watch.has_started

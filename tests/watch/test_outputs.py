@@ -14,6 +14,7 @@ TELLS = {
     "window": lambda window: (window.step_first, window.step_last),
     "findings": lambda changes: tuple(one.finding.rule for one in changes),
     "epoch": lambda clipping: (clipping.epoch, clipping.steps),
+    "flow": lambda flow: (flow.step,),
     "regroup": lambda layout: (max(layout.since),),
     "membership": lambda optimizer: (optimizer.step,),
     "restart": lambda event: (event.kind, event.step),
@@ -57,9 +58,11 @@ def trained(way, folder, *, calls=(), raises=None, **options):
 def epoch(number, *, finds=(), end=True):
     """The calls in a pass over an epoch of two steps, each of them a window, in a new training."""
     first = 2 * number - 1
-    steps = [call for n in (first, first + 1) for call in (("steps", n, 2), ("window", n, n))] + [
-        ("findings", *finds)
-    ] * bool(finds)
+    steps = []
+    for step in (first, first + 1):
+        steps += [("steps", step, 2), ("window", step, step)]
+        steps += [("findings", *finds)] * bool(finds and step > first)
+        steps += [("flow", step)] * (step in {1, 2, 4, 8})
     begin = [("epoch_start", number, 4), *[("membership", 1)] * (number == 1)]
     return [*begin, *steps, *[("epoch", number, 2)] * end]
 
@@ -121,7 +124,9 @@ def test_a_restart_is_reported_between_what_was_and_what_comes(
 ):
     _, _, calls, _ = trained(way, tmp_path, calls=[at(*call)], **options)
     begin = calls.index(expected[0])
-    assert [one for one in calls[begin:] if one[0] != "findings"][: len(expected)] == expected
+    assert [one for one in calls[begin:] if one[0] not in {"findings", "flow"}][
+        : len(expected)
+    ] == expected
     assert sum(one[0] == "restart" for one in calls) == 1
     assert ends(calls) == FINISHED
 

@@ -507,7 +507,7 @@ def test_a_finished_training_lets_go_of_everything_but_its_report(way, tmp_path)
     way.train(tmp_path, watch=watch, calls=[at("on_train_epoch_start", 2, note)])
     gc.collect()
     assert {ref() for ref in refs} == {None}
-    assert len(refs) == 7
+    assert len(refs) == 9
     assert watch.report() == load_run(tmp_path / "run").report()
     assert watch.reports == [watch.report()]
     assert watch.has_started

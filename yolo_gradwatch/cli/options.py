@@ -54,6 +54,9 @@ class Watching:
         str, typer.Option(metavar="WORDS", help=f"Stop the training on these. {WORDS}")
     ] = ""
     fail_on: FailOn = ""
+    flow: Annotated[
+        bool, typer.Option("--flow/--no-flow", help="Trace single batches through every module.")
+    ] = True
 
 
 def fields_of(record: type) -> list[inspect.Parameter]:

@@ -41,7 +41,7 @@ from yolo_gradwatch.cli.output import (
 )
 from yolo_gradwatch.diagnose.report import finding_record
 from yolo_gradwatch.diagnose.thresholds import Thresholds
-from yolo_gradwatch.runs.schema import PICTURE_FILE
+from yolo_gradwatch.runs.schema import FLOW_FILE, PICTURE_FILE
 from yolo_gradwatch.views.terminal.lines import end_report
 
 if TYPE_CHECKING:
@@ -110,6 +110,9 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
     modules: Annotated[
         bool, typer.Option("--modules", help="All modules in the picture, not the blocks.")
     ] = False,
+    flow: Annotated[
+        bool, typer.Option("--flow", help="The newest batch that was traced, call by call.")
+    ] = False,
     html: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write a page with an interactive heat map."),
@@ -128,6 +131,8 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
     """
     if csv and json:
         refuse("--csv and --json are two forms of the same; choose one")
+    if flow and (csv or json):
+        refuse(f"--flow is a table for the eye; the numbers are in {FLOW_FILE}")
     if html is not None:
         _check_page(html)
     words = alarm_words("--fail-on", fail_on)
@@ -141,6 +146,8 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
         write_csv(table, [report])
     elif json:
         write_json(_as_json(loaded, report, findings, table, shown))
+    elif flow:
+        show([_flow(loaded, module)])
     elif follow and shown.is_whole:
         show([end_report(report)])
     else:
@@ -203,6 +210,19 @@ def _paragraphs(
         return [headline(run, report, findings), Text("No module has such a finding.")]
     rows = of_blocks(table, run.layout) if shown.has_all_modules else table
     return single_modules(run, report, findings, rows, width())
+
+
+def _flow(run: Run, pattern: str) -> Text:
+    """The newest trace, of the modules that were asked for."""
+    from yolo_gradwatch.runs import traces
+    from yolo_gradwatch.views.terminal.flow import flow_text
+
+    table = run.flow  # which is checked
+    flow = traces.newest(run.folder / FLOW_FILE)
+    if flow is None:
+        refuse(f"--flow: no batch of this run was traced, there is no {FLOW_FILE}")
+    places = matching(table.tail(len(flow.calls)).reset_index(drop=True), pattern or "*").index
+    return flow_text(flow, [flow.calls[place] for place in places], width())
 
 
 def _as_json(

@@ -12,7 +12,10 @@ from yolo_gradwatch.cli.output import hint, refuse
 from yolo_gradwatch.cli.watching import leave_after, watch_of
 from yolo_gradwatch.watch.ultralytics import command
 
-_OURS = ("--interval", "--live", "--no-live", "--thresholds", "--stop-on", "--fail-on")
+_OURS = (
+    *("--interval", "--live", "--no-live", "--thresholds", "--stop-on", "--fail-on"),
+    *("--flow", "--no-flow"),
+)
 
 
 @taking(fields_of(Watching))

@@ -39,7 +39,11 @@ def watch_of(options: Watching) -> tuple[GradWatch, tuple[str, ...]]:
     limits = limits_of(options.thresholds) if options.thresholds else Thresholds()
     try:
         watch = GradWatch(
-            interval=options.interval, thresholds=limits, live=options.live, stop_on=stop_words
+            interval=options.interval,
+            thresholds=limits,
+            live=options.live,
+            stop_on=stop_words,
+            flow=options.flow,
         )
     except ValueError as error:
         refuse(f"--{error}" if str(error).startswith("interval") else error)

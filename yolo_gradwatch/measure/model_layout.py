@@ -77,6 +77,20 @@ def owned(model: nn.Module, names: Collection[str]) -> list[nn.Parameter]:
     return [p for module in inside for p in module.parameters(recurse=False)]
 
 
+def inside(model: nn.Module) -> dict[str, nn.Module]:
+    """Every module in a model by its name, without wrappers; a shared one has its first name."""
+    named = _named(model).items()
+    return {name: _inner(module) for name, module in named if name != WHOLE}
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether ``torch.compile`` is at work in a model."""
+    return any(
+        "_orig_mod" in name.split(".") or getattr(module, "_compiled_call_impl", None) is not None
+        for name, module in model.named_modules()
+    )
+
+
 def read(
     model: nn.Module, meant_frozen: Sequence[str] = ("",), known: Collection[nn.Parameter] = ()
 ) -> tuple[Layout, Members]:

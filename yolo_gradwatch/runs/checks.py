@@ -9,6 +9,7 @@ import numpy as np
 
 from yolo_gradwatch.runs.schema import (
     COUNTS,
+    FLOW_NUMBERS,
     LATER_COUNTS,
     ORDINALS,
     TYPES,
@@ -37,6 +38,7 @@ _PATTERNS = {
     **dict.fromkeys(ORDINALS, "[1-9][0-9]{0,17}"),
     **dict.fromkeys(LATER_COUNTS, "([0-9]{1,18})?"),
     "reported": "([1-9][0-9]{0,17})?",
+    **dict.fromkeys(FLOW_NUMBERS, f"({_NUMBER}|nan)?"),
 }
 """What a cell must look like, by its column."""
 
@@ -101,6 +103,18 @@ def check_steps(path: Path, table: pd.DataFrame, row: str = "module") -> None:
         again = f"line {line}: the steps begin again at {step}"
         remedy = "two runs in one file? keep the lines of one"
         raise FormatError(path, f"{again}; {remedy}", line=line, column="step_first")
+
+
+def check_calls(path: Path, table: pd.DataFrame) -> None:
+    """Refuse rows that are not in the order of their calls: a trace begins after the one before."""
+    places = table[["step", "order"]].to_numpy()
+    steps, orders = np.diff(places[:, 0]), np.diff(places[:, 1])
+    rows = np.flatnonzero((steps < 0) | ((steps == 0) & (orders <= 0))) + 1
+    if rows.size:
+        step, line = places[rows[0], 0], int(rows[0]) + 2
+        what = f"line {line}: step {step} is there again"
+        remedy = "two runs in one file? keep the lines of one"
+        raise FormatError(path, f"{what}; {remedy}", line=line, column="step")
 
 
 def steps_back(table: pd.DataFrame, row: str = "module") -> Counts:

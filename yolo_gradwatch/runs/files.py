@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.event import Event
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.optimizer import Optimizer
+    from yolo_gradwatch.measure.trace import Flow
     from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.runs.outputs import RunInfo
     from yolo_gradwatch.runs.resume import Past
@@ -72,6 +73,10 @@ class Files(OutputBase):
         self._last_step = clipping.step_last
         if len(self._epochs) > (1 + NOTED_SHARE) * self._noted:
             self._describe()
+
+    def flow(self, flow: Flow) -> None:
+        """Append one row a call."""
+        self._table.write_flow(flow)
 
     def regroup(self, layout: Layout) -> None:
         """Go on with rows of more modules."""

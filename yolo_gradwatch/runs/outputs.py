@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.optimizer import Optimizer
     from yolo_gradwatch.measure.sample import Sample
+    from yolo_gradwatch.measure.trace import Flow
     from yolo_gradwatch.measure.windows import Window
 
 
@@ -78,6 +79,9 @@ class Output(Protocol):
     def epoch(self, clipping: EpochClipping) -> None:
         """A pass over an epoch with at least one captured step is over."""
 
+    def flow(self, flow: Flow) -> None:
+        """One batch was traced through the modules; see `GradWatch` for when."""
+
     def regroup(self, layout: Layout) -> None:
         """More modules are watched from now on, because layers have thawed."""
 
@@ -119,6 +123,9 @@ class OutputBase:
         """See `Output`."""
 
     def epoch(self, clipping: EpochClipping) -> None:
+        """See `Output`."""
+
+    def flow(self, flow: Flow) -> None:
         """See `Output`."""
 
     def regroup(self, layout: Layout) -> None:

@@ -11,6 +11,8 @@ from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.runs.schema import (
     ALERT_COLUMNS,
     ALERTS_FILE,
+    FLOW_COLUMNS,
+    FLOW_FILE,
     LOSS_COLUMNS,
     LOSSES_FILE,
     RUN_FILES,
@@ -76,7 +78,7 @@ def _lines_backwards(content: bytes, end: int) -> Iterator[bytes]:
 
 def set_aside(folder: Path) -> None:
     """Rename the files of a run, so that new ones do not replace them."""
-    for name in (*RUN_FILES, LOSSES_FILE):
+    for name in (*RUN_FILES, FLOW_FILE, LOSSES_FILE):
         if (folder / name).exists():
             (folder / name).replace(folder / f"{name}.old")
 
@@ -125,6 +127,21 @@ def _whole_losses(content: bytes, last: int) -> int:
             break
         end -= len(line)
     return end
+
+
+def mend_flow(folder: Path, end: int) -> None:
+    """Prepare the table of traces likewise.
+
+    Args:
+        folder: The run's folder.
+        end: Lines that are kept, its header among them; 0 sets the whole file aside.
+    """
+    path = folder / FLOW_FILE
+    if end:
+        _cut(path, lambda content: sum(len(line) + 1 for line in content.split(b"\n")[:end]))
+        _complete(path, FLOW_COLUMNS)
+    elif path.exists():
+        path.replace(path.with_name(f"{path.name}.old"))
 
 
 def _cut(path: Path, end: Callable[[bytes], int]) -> None:

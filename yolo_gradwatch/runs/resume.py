@@ -13,9 +13,9 @@ from yolo_gradwatch.measure.windows import windows_of
 from yolo_gradwatch.runs.evidence import by_step
 from yolo_gradwatch.runs.losses import with_losses
 from yolo_gradwatch.runs.meta import encoded
-from yolo_gradwatch.runs.repair import mend, set_aside
+from yolo_gradwatch.runs.repair import mend, mend_flow, set_aside
 from yolo_gradwatch.runs.run import load_run
-from yolo_gradwatch.runs.schema import META_FILE
+from yolo_gradwatch.runs.schema import FLOW_FILE, META_FILE, FormatError
 from yolo_gradwatch.runs.tables import grid_of
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Past:
         epochs: Its passes over an epoch.
         optimizer: What moved its parameters; None if unknown.
         others: Parts of ``gradwatch.json`` from a later version, which are written again.
+        traces: Batches that were traced through the modules.
     """
 
     first_step: int
@@ -51,6 +52,7 @@ class Past:
     epochs: tuple[EpochClipping, ...]
     optimizer: Optimizer | None = None
     others: dict[str, object] = field(default_factory=dict)
+    traces: int = 0
 
 
 def earlier_run(folder: Path) -> Run | None:
@@ -104,7 +106,23 @@ def _taken_over(run: Run, layout: Layout, diagnosis: Diagnosis) -> Past:
         epochs=tuple(epochs),
         optimizer=run.meta.optimizer,
         others=run.meta.others,
+        traces=_traces(run),
     )
+
+
+def _traces(run: Run) -> int:
+    """Make the table of traces fit for more; how many it keeps: those of steps that were done."""
+    try:
+        steps = run.flow["step"].to_numpy()
+    except FormatError as error:
+        _LOG.warning(
+            "GradWatch starts a new %s, the old one is kept as *.old: %s", FLOW_FILE, error
+        )
+        mend_flow(run.folder, 0)
+        return 0
+    kept = steps[steps < _next_step(run)]
+    mend_flow(run.folder, 1 + len(kept))
+    return len(set(kept.tolist()))
 
 
 def as_asked(options: dict[str, object], earlier: Run | None) -> dict[str, object]:

@@ -15,7 +15,13 @@ from yolo_gradwatch.runs.evidence import by_step
 from yolo_gradwatch.runs.find import folder_of
 from yolo_gradwatch.runs.losses import with_losses
 from yolo_gradwatch.runs.meta import read_meta
-from yolo_gradwatch.runs.schema import ALERTS_FILE, LOSSES_FILE, META_FILE, WINDOWS_FILE
+from yolo_gradwatch.runs.schema import (
+    ALERTS_FILE,
+    FLOW_FILE,
+    LOSSES_FILE,
+    META_FILE,
+    WINDOWS_FILE,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,6 +78,17 @@ class Run:
     def windows_in_order(self) -> Iterator[Window]:
         """The windows one after the other, with their loss items."""
         return with_losses(windows_of(self.grid), self.losses)
+
+    @cached_property
+    def flow(self) -> pd.DataFrame:
+        """The rows of ``gradwatch/flow.csv``: one a call of a module, in forward order.
+
+        Empty if no batch was traced. A number is NaN where nothing was measured, and where it is.
+
+        Raises:
+            FormatError: The file cannot be read.
+        """
+        return tables.read_flow(self.folder / FLOW_FILE)
 
     @property
     def status(self) -> str:

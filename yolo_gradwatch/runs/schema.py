@@ -21,6 +21,9 @@ META_FILE = "gradwatch.json"
 RUN_FILES = (WINDOWS_FILE, ALERTS_FILE, META_FILE)
 """What a run is read from."""
 
+FLOW_FILE = "gradwatch/flow.csv"
+"""In a folder of its own, with everything else that a run can be read without."""
+
 PICTURE_FILE = "gradwatch.png"
 
 LOSSES_FILE = "gradwatch/losses.csv"
@@ -50,12 +53,23 @@ LOSS_COLUMNS = (
 LOSS_NEEDED = ("epoch", "step_first", "step_last", "item", "steps", "mean")
 """As of a table of windows."""
 
+FLOW_COLUMNS = (
+    *("epoch", "step", "order", "module", "call", "type", "elements"),
+    *("output_rms", "output_max", "output_zero", "output_saturated", "gradient_norm"),
+)
+
+FLOW_NEEDED = ("epoch", "step", "order", "module", "call")
+"""The same of a table of traces."""
+
+FLOW_NUMBERS = FLOW_COLUMNS[-5:]
+"""Empty where nothing was measured; ``nan`` is the number that was."""
+
 LATER = ("clipped", "reported", *(row.name for row in QUANTITIES if row.since > 1))
 """Columns that files of format version 1 lack: their rows have an empty cell there."""
 
 _COUNTED = (
     *(*SHARED, "clipped", *(row.name for row in QUANTITIES if row.is_count)),
-    *("parameters", "finding", "step", "reported"),
+    *("parameters", "finding", "step", "reported", "order", "call", "elements"),
 )
 COUNTS = tuple(name for name in _COUNTED if name not in LATER)
 LATER_COUNTS = tuple(name for name in _COUNTED if name in LATER)
@@ -64,12 +78,12 @@ TYPES = {
     **dict.fromkeys(COUNTS, "int64"),
     **dict.fromkeys(LATER_COUNTS, "float64"),  # until they are checked
     **dict.fromkeys((row.name for row in QUANTITIES if not row.is_count), "float32"),
-    **dict.fromkeys(("min", "mean", "max"), "float32"),
+    **dict.fromkeys(("min", "mean", "max", *FLOW_NUMBERS), "float32"),
     **dict.fromkeys(("value", "limit"), "float64"),
 }
 """What each column holds, as pandas names it."""
 
-ORDINALS = ("epoch", "step_first", "step_last", "steps", "reported")
+ORDINALS = ("epoch", "step_first", "step_last", "steps", "reported", "order", "call")
 """Columns that count from 1."""
 
 

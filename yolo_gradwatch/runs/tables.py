@@ -82,6 +82,20 @@ def no_losses() -> pd.DataFrame:
     return _complete(pd.DataFrame(), schema.LOSS_COLUMNS)
 
 
+def read_flow(path: Path) -> pd.DataFrame:
+    """The rows of ``gradwatch/flow.csv``, whole lines only; none where there is no such file.
+
+    A number is NaN where nothing was measured, and where it is.
+
+    Raises:
+        FormatError: A line of it cannot be used.
+    """
+    content = _content(path) if path.exists() else ",".join(schema.FLOW_COLUMNS).encode() + b"\n"
+    table = _table(path, content, whole_lines(content), schema.FLOW_NEEDED)
+    checks.check_calls(path, table)
+    return _complete(table, schema.FLOW_COLUMNS)
+
+
 def parse(content: bytes, names: Sequence[str] = schema.WINDOW_COLUMNS) -> pd.DataFrame:
     """Rows of ``gradwatch.csv`` that follow its header.
 
@@ -180,13 +194,18 @@ def _parse(content: bytes, names: Sequence[str], header: int | None) -> pd.DataF
                 io.BytesIO(content),
                 dtype=types,
                 keep_default_na=False,
-                na_values={name: [""] for name, kind in types.items() if kind.startswith("float")},
+                na_values={name: _empty(name) for name in types if types[name].startswith("float")},
                 names=list(names),
                 header=header,
             )
     except OverflowError:
         raise ValueError("a number with too many digits") from None
     return table
+
+
+def _empty(name: str) -> list[str]:
+    """Cells of a column of numbers that hold none."""
+    return ["", "nan"] if name in schema.FLOW_NUMBERS else [""]
 
 
 def _torn(path: Path, content: bytes, end: int) -> tuple[str, ...]:

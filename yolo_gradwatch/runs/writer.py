@@ -10,12 +10,14 @@ from typing import IO, TYPE_CHECKING
 
 from yolo_gradwatch.measure.layout import Layout
 from yolo_gradwatch.measure.quantities import NAMES, QUANTITIES
-from yolo_gradwatch.runs import evidence, losses
+from yolo_gradwatch.runs import evidence, losses, traces
 from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.runs.meta import encoded
 from yolo_gradwatch.runs.schema import (
     ALERT_COLUMNS,
     ALERTS_FILE,
+    FLOW_COLUMNS,
+    FLOW_FILE,
     LOSS_COLUMNS,
     LOSSES_FILE,
     META_FILE,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.finding import FindingChange
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.quantities import Quantity
+    from yolo_gradwatch.measure.trace import Flow
     from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.runs.meta import Meta
 
@@ -74,6 +77,7 @@ class _Table:
             file.close()
 
     def _open(self) -> IO[str]:
+        self._path.parent.mkdir(exist_ok=True)
         new = not (self._append and self._path.exists() and self._path.stat().st_size)
         file = self._path.open("w" if new else "a", newline="", encoding="utf-8")
         if new:
@@ -97,6 +101,7 @@ class RunLog:
         self.regroup(layout)
         self._alerts = _Table(folder / ALERTS_FILE, ALERT_COLUMNS, append=resume)
         self._losses = _Table(folder / LOSSES_FILE, LOSS_COLUMNS, append=resume)
+        self._flow = _Table(folder / FLOW_FILE, FLOW_COLUMNS, append=resume)
 
     def start(self) -> None:
         """Create the tables, with their header only."""
@@ -104,7 +109,7 @@ class RunLog:
         self._alerts.write([])
         if self._is_new:
             evidence.clear(self._folder)
-            for name in (PICTURE_FILE, LOSSES_FILE):
+            for name in (PICTURE_FILE, LOSSES_FILE, FLOW_FILE):
                 with suppress(NotADirectoryError):
                     (self._folder / name).unlink(missing_ok=True)
 
@@ -132,6 +137,10 @@ class RunLog:
         """Append one row for each finding that began, came back, grew worse or ended."""
         self._alerts.write([_alert_row(one) for one in changes])
 
+    def write_flow(self, flow: Flow) -> None:
+        """Append one row a call; the file is begun by the first trace."""
+        self._flow.write(traces.rows(flow))
+
     def write_meta(self, meta: Meta) -> None:
         """Replace ``gradwatch.json`` whole, so that a reader never sees half of it."""
         with replacing(self._folder / META_FILE) as draft:
@@ -139,7 +148,12 @@ class RunLog:
 
     def close(self) -> None:
         """Close the tables, each even if a full disk lets another one fail."""
-        with closing(self._alerts), closing(self._losses), closing(self._windows):
+        with (
+            closing(self._flow),
+            closing(self._alerts),
+            closing(self._losses),
+            closing(self._windows),
+        ):
             pass
 
 

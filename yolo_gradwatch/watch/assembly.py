@@ -16,6 +16,7 @@ from yolo_gradwatch.views.picture import Picture
 from yolo_gradwatch.watch.fanout import Fanout
 from yolo_gradwatch.watch.reactions import Callback, StopRule
 from yolo_gradwatch.watch.recorder import Recorder
+from yolo_gradwatch.watch.schedule import Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,12 +58,16 @@ class Parts(NamedTuple):
         evidence: Takes what else is known of a step.
         stop: Says whether to stop.
         optimizer: What moved the parameters of the run that is continued; None if unknown.
+        schedule: Says which batches are traced; None if none is.
+        outputs: Get the traces.
     """
 
     recorder: Recorder
     evidence: Evidence
     stop: StopRule
     optimizer: Optimizer | None
+    schedule: Schedule | None
+    outputs: Fanout
 
 
 def assemble(  # noqa: PLR0913  # all that a watch is made of
@@ -111,8 +116,11 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
     files = Files(past)
     evidence = Evidence(training.folder, files)
     stop = StopRule(options.stop_on, terminal.print)
+    schedule = Schedule(past.traces if past else 0) if options.flow else None
     called = [Callback(options.on_finding)] if options.on_finding else []
-    outputs = [files, evidence, terminal, *called, stop, *options.outputs]
+    wishes = [schedule] if schedule else []
+    outputs = [files, evidence, *wishes, terminal, *called, stop, *options.outputs]
     fanout = Fanout([*outputs, Picture(files, announce)])
     recorder = Recorder(run, members, diagnosis, fanout, evidence.file, past)
-    return Parts(recorder, evidence, stop, past.optimizer if past else None)
+    known = past.optimizer if past else None
+    return Parts(recorder, evidence, stop, known, schedule, fanout)

@@ -11,6 +11,7 @@ from yolo_gradwatch.measure.capture import Capture
 from yolo_gradwatch.measure.losses import LossMeter
 from yolo_gradwatch.runs.evidence import Batch
 from yolo_gradwatch.watch.step_change import StepChange
+from yolo_gradwatch.watch.tracing import Tracing
 from yolo_gradwatch.watch.ultralytics import contract, hooks
 from yolo_gradwatch.watch.ultralytics import training as facts
 from yolo_gradwatch.watch.ultralytics.optimizer import Membership
@@ -70,7 +71,8 @@ class Events:
 
     def __init__(self, trainer: weakref.ref[Any], seen: View, parts: Parts, interval: int) -> None:
         self._alive = trainer
-        self._recorder, self._evidence, self._stop, known = parts
+        self._recorder, self._evidence, self._stop, known = parts[:4]
+        self._tracing = Tracing(trainer, parts)
         self._interval = interval
         self._read_from(seen)
         self._membership = Membership(known)
@@ -89,6 +91,7 @@ class Events:
         """Read the gradients of this optimizer step, unscaled and not yet clipped."""
         if self._epoch == 0:
             raise contract.never_began(type(self._trainer), "on_train_epoch_start")
+        self._tracing.stop()
         recorder = self._recorder
         recorder.last_step += 1
         step = recorder.last_step
@@ -122,8 +125,13 @@ class Events:
         self._change.end(self._recorder.last_step)
 
     def see(self, images: Sequence[str], objects: int | None) -> None:
-        """Remember what a batch is made of until the optimizer steps."""
+        """Remember what a batch is made of until the optimizer steps; it goes to the model now."""
         self._batches.append(Batch(images, objects))
+        self._tracing.begin_batch(self._epoch, self._recorder.last_step + 1)
+
+    def leave_model(self) -> None:
+        """Take the hooks of a trace away before anybody else sees the model."""
+        self._tracing.stop()
 
     def start_epoch(self) -> None:
         """Begin a pass over an epoch; one that comes again is a restart."""
@@ -132,6 +140,7 @@ class Events:
             self.end_epoch()
             kind = facts.restart_kind(self._trainer)
             self._recorder.restart(kind, self._recorder.last_step + 1)
+            self._tracing.discard()
             self._batches.clear()  # what they have given to the gradient is gone
             self._meter.forget()
         self._epoch = epoch
@@ -143,6 +152,7 @@ class Events:
         self._meet_losses()
         self._check_step()
         self._change.end_batch()
+        self._tracing.end_batch()
         self.drain()
         if self._stop.wanted and hooks.stops_between_batches(self._trainer):
             hooks.stop(self._trainer)
@@ -167,6 +177,11 @@ class Events:
         samples = list(self._capture.drain(wait=wait))
         self._change.landed(samples)
         self._recorder.take(samples)
+        self._tracing.drain(wait=wait)
+
+    def let_go(self) -> None:
+        """Leave the model as it was: the watch is over."""
+        self._tracing.discard()
 
     def finish(self, outcome: str) -> None:
         """End the watch of a training that is over, however it has ended."""

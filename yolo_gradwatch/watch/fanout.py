@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.optimizer import Optimizer
     from yolo_gradwatch.measure.sample import Sample
+    from yolo_gradwatch.measure.trace import Flow
     from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.runs.outputs import RunInfo
 
@@ -59,6 +60,10 @@ class Fanout:
     def epoch(self, clipping: EpochClipping) -> None:
         """See `Output`."""
         self._call("epoch", clipping)
+
+    def flow(self, flow: Flow) -> None:
+        """See `Output`."""
+        self._call("flow", flow)
 
     def regroup(self, layout: Layout) -> None:
         """See `Output`."""

@@ -35,6 +35,9 @@ class GradWatch:
         on_finding: Called with each finding when it begins, comes back or grows worse.
         stop_on: Rules or kinds of rules, such as ``("nonfinite",)``, that end the training.
         outputs: Objects with any of the methods of `Output`, called as the training goes on.
+        flow: Trace single batches through every module, what comes out and which gradient arrives:
+            at the optimizer steps 1, 2, 4, 8, ... and in the batch after a finding begins, at most
+            40 in a run. From step 65 on they may take 0.2 % of the time.
 
     Raises:
         TypeError: An argument is of the wrong type.
@@ -50,6 +53,7 @@ class GradWatch:
         on_finding: Callable[[Finding], None] | None = None,
         stop_on: Iterable[str] = (),
         outputs: Iterable[object] = (),
+        flow: bool = True,
     ) -> None:
         options = Options(
             interval=interval,
@@ -58,6 +62,7 @@ class GradWatch:
             on_finding=on_finding,
             stop_on=alarms("stop_on", stop_on),
             outputs=checked_outputs(outputs),
+            flow=flow,
         )
         self._attachment = Attachment(options)
 

@@ -38,7 +38,7 @@ class Recorder:
         past: The run that is continued; None if it begins here.
 
     Attributes:
-        last_step: Number of the newest optimizer step, captured or not.
+        last_step: Number of the newest optimizer step, captured or not; ``remarks`` go to reports.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917  # each is a part of its own
@@ -59,9 +59,9 @@ class Recorder:
         self._epochs = Epochs(run.layout, run.clip, past.epochs if past else ())
         self._status = "running"
         self._pending = Pending()
-        self._seen = 0
-        self._steps = past.steps if past else 0
+        self._seen, self._steps = 0, past.steps if past else 0
         self.last_step = run.begin.step - 1
+        self.remarks: list[str] = []
 
     def open(self) -> None:
         """Start the outputs."""
@@ -151,6 +151,7 @@ class Recorder:
             clip=self._run.clip,
             unjudged=self._diagnosis.unjudged(),
             thresholds=self._run.thresholds,
+            remarks=tuple(self.remarks),
             interval=self._run.interval,
         )
 
@@ -172,8 +173,7 @@ class Recorder:
     def _judge(self, windows: Iterable[Window]) -> None:
         for window in windows:
             self._outputs.window(window)
-            changes = self._diagnosis.update(window, self._seen)
-            if changes:
+            if changes := self._diagnosis.update(window, self._seen):
                 self._outputs.findings([self._proven(change) for change in changes])
 
     def _proven(self, change: FindingChange) -> FindingChange:

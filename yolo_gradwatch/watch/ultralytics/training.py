@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from yolo_gradwatch.measure import model_layout as layouts
 from yolo_gradwatch.plain import printable
 from yolo_gradwatch.watch.ultralytics.contract import clip_norm, shows_bar
 
@@ -121,6 +122,22 @@ def amp_state(trainer: Any) -> list[Tensor]:
         return []
     found = list(scaler._found_inf_per_device(trainer.optimizer).values())
     return [found[0], scaler._scale] if found else []
+
+
+def loss_scale(trainer: Any) -> Tensor | None:
+    """By what AMP's scaler multiplies the loss, left on the device; None where it does not."""
+    scale: Tensor | None = trainer.scaler._scale if trainer.scaler.is_enabled() else None
+    return scale
+
+
+def replicas(trainer: Any) -> int:
+    """By what Ultralytics multiplies the loss besides: under DDP, the number of processes."""
+    return max(int(getattr(trainer, "world_size", 0) or 0), 1)
+
+
+def is_compiled(trainer: Any) -> bool:
+    """Whether ``torch.compile`` is at work in the model."""
+    return bool(getattr(trainer.args, "compile", False)) or layouts.is_compiled(trainer.model)
 
 
 def model_of(trainer: Any) -> nn.Module:

@@ -1,0 +1,96 @@
+"""A trace through the modules on its way to the host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from yolo_gradwatch.measure.trace import Call, Flow
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+    from torch import Tensor
+
+    from yolo_gradwatch.measure.arrays import Floats
+
+
+@dataclass(slots=True)
+class Called:
+    """A call whose numbers are under way; ``outputs`` are places in the lists of readings."""
+
+    module: str
+    call: int
+    type: str
+    outputs: tuple[int, ...]
+    saturated: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Landing:
+    """A trace on its way to the host."""
+
+    host: Tensor
+    landed: torch.cuda.Event | None
+    calls: Sequence[Called]
+    elements: Sequence[int]
+    gradients: Sequence[int]
+    scaled: bool
+    replicas: int
+
+    @property
+    def has_landed(self) -> bool:
+        """Whether it is there."""
+        return self.landed is None or self.landed.query()
+
+    def flow(self, epoch: int, step: int) -> Flow:
+        """The trace, when it is there; it is waited for."""
+        if self.landed is not None and not self.landed.query():
+            self.landed.synchronize()  # SYNC: an epoch ends
+        values = self.host.numpy().astype(np.float64)
+        scale, values = (values[0], values[1:]) if self.scaled else (1.0, values)
+        size = len(self.elements)
+        norms, largest, nonzero, rest = np.split(values, [size, 2 * size, 3 * size])
+        shares, arrived = np.split(rest, [len(rest) - len(self.gradients)])
+        gradients = np.full(size, -1.0)  # none has arrived
+        with np.errstate(all="ignore"):  # a scale may be spoiled too
+            gradients[list(self.gradients)] = arrived / (scale * self.replicas)
+            calls = [
+                self._call(order, called, norms, largest, nonzero, shares, gradients)
+                for order, called in enumerate(self.calls, 1)
+            ]
+        return Flow(epoch, step, tuple(calls))
+
+    def _call(  # noqa: PLR0913, PLR0917  # each list of readings
+        self,
+        order: int,
+        called: Called,
+        norms: Floats,
+        largest: Floats,
+        nonzero: Floats,
+        shares: Floats,
+        gradients: Floats,
+    ) -> Call:
+        places = list(called.outputs)
+        elements = sum(self.elements[place] for place in places)
+        named = (order, called.module, called.call, called.type, elements)
+        if not places:
+            return Call(*named)
+        there = gradients[places][gradients[places] != -1.0]
+        share = None if called.saturated is None else shares[called.saturated] / elements
+        return Call(
+            *named,
+            output_rms=_rounded(np.linalg.norm(norms[places]) / np.sqrt(elements)),
+            output_max=_rounded(largest[places].max()),
+            output_zero=_rounded(1.0 - nonzero[places].sum() / elements),
+            output_saturated=None if share is None else _rounded(share),
+            gradient_norm=_rounded(np.linalg.norm(there)) if there.size else None,
+        )
+
+
+def _rounded(value: Any) -> float:
+    """As a file holds it."""
+    return float(np.float32(value))

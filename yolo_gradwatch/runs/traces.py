@@ -1,0 +1,52 @@
+"""Traces through the modules as rows of ``gradwatch/flow.csv``, and one of them back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from yolo_gradwatch.measure.trace import Call, Flow
+from yolo_gradwatch.runs.schema import FLOW_NUMBERS, cells, column_names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def rows(flow: Flow) -> Iterator[list[object]]:
+    """One row a call; float32 with nine digits reads back bit for bit."""
+    for call in flow.calls:
+        values = asdict(call)
+        numbers = [values.pop(name) for name in FLOW_NUMBERS]
+        texts = ["" if number is None else f"{number:.9g}" for number in numbers]
+        yield [flow.epoch, flow.step, *values.values(), *texts]
+
+
+def newest(path: Path) -> Flow | None:
+    """The last trace of a table that `tables.read_flow` takes; None if there is none."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    names = column_names(lines[0]) if lines else ()
+    found: list[dict[str, str]] = []
+    for line in reversed(lines[1:]):
+        row = dict(zip(names, cells(line), strict=True))
+        if found and row["step"] != found[-1]["step"]:
+            break
+        found.append(row)
+    if not found:
+        return None
+    calls = tuple(_call(row) for row in reversed(found))
+    return Flow(int(found[0]["epoch"]), int(found[0]["step"]), calls)
+
+
+def _call(row: dict[str, str]) -> Call:
+    texts = {name: row.get(name, "") for name in FLOW_NUMBERS}
+    return Call(
+        order=int(row["order"]),
+        module=row["module"],
+        call=int(row["call"]),
+        type=row.get("type", ""),
+        elements=int(row.get("elements") or 0),
+        **{name: float(np.float32(text)) if text else None for name, text in texts.items()},
+    )
