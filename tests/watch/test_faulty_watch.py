@@ -21,7 +21,7 @@ SHELLS = {
     "watch.guard.Guard.safely": "the net itself",
     "watch.guard.Guard.at_event": "calls the net",
     "watch.attachment.Attachment.on_begin": "a net around what it calls",
-    "watch.events.Events.note_step": "one assignment, after a step of the optimizer",
+    "watch.batches.Batches.note_step": "one assignment, after a step of the optimizer",
     "watch.ultralytics.contract.shows_bar": "costs the panel only, with a warning",
     "watch.ultralytics.contract._Probe.progress": "a bar swallows what its stream raises",
     "watch.ultralytics.contract._Probe.write": "as above",

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from yolo_gradwatch.measure import model_layout as layouts
 from yolo_gradwatch.measure.capture import Capture
-from yolo_gradwatch.measure.losses import LossMeter
-from yolo_gradwatch.runs.evidence import Batch
+from yolo_gradwatch.watch.batches import Batches
 from yolo_gradwatch.watch.step_change import StepChange
 from yolo_gradwatch.watch.tracing import Tracing
 from yolo_gradwatch.watch.ultralytics import contract, hooks
@@ -24,9 +22,6 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.measure.layout import Layout, Members
     from yolo_gradwatch.watch.assembly import Parts
-
-MOST_BATCHES = 1024
-"""Batches of one optimizer step whose images are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +62,21 @@ class Events:
         seen: Its model.
         parts: Of the watch.
         interval: Optimizer steps from one captured step to the next.
+
+    Attributes:
+        tracing: Of batches through the modules.
     """
 
     def __init__(self, trainer: weakref.ref[Any], seen: View, parts: Parts, interval: int) -> None:
         self._alive = trainer
         self._recorder, self._evidence, self._stop, known = parts[:4]
-        self._tracing = Tracing(trainer, parts)
+        self.tracing = Tracing(trainer, parts)
         self._interval = interval
         self._read_from(seen)
         self._membership = Membership(known)
         self._first_step = self._recorder.last_step + 1
         self._epoch = 0
-        self._meter = LossMeter()
-        self._batches: deque[Batch] = deque(maxlen=MOST_BATCHES)
-        self._is_read = False
-        self._has_stepped = False
+        self._batches = Batches()
 
     @property
     def _trainer(self) -> Any:
@@ -91,14 +86,11 @@ class Events:
         """Read the gradients of this optimizer step, unscaled and not yet clipped."""
         if self._epoch == 0:
             raise contract.never_began(type(self._trainer), "on_train_epoch_start")
-        self._tracing.stop()
+        self.tracing.stop()
         recorder = self._recorder
         recorder.last_step += 1
         step = recorder.last_step
-        self._meet_losses()
-        self._is_read = True
-        batches = list(self._batches)
-        self._batches.clear()
+        batches = self._batches.read(self._trainer)
         if (step - self._first_step) % self._interval == 0:
             self._take_in_thawed(step)
             self._evidence.note(step, batches)
@@ -109,7 +101,7 @@ class Events:
                 self._epoch,
                 step,
                 facts.amp_state(self._trainer),
-                self._meter.take(facts.learning_rates(self._trainer)),
+                self._batches.take_losses(self._trainer),
                 detailed=opens,
                 weighed=weighs,
             )
@@ -121,17 +113,13 @@ class Events:
 
     def after_step(self) -> None:
         """The optimizer has stepped; inside a step, nothing can be undone."""
-        self._has_stepped = True
+        self._batches.note_step()
         self._change.end(self._recorder.last_step)
 
     def see(self, images: Sequence[str], objects: int | None) -> None:
         """Remember what a batch is made of until the optimizer steps; it goes to the model now."""
-        self._batches.append(Batch(images, objects))
-        self._tracing.begin_batch(self._epoch, self._recorder.last_step + 1)
-
-    def leave_model(self) -> None:
-        """Take the hooks of a trace away before anybody else sees the model."""
-        self._tracing.stop()
+        self._batches.begin(images, objects)
+        self.tracing.begin_batch(self._epoch, self._recorder.last_step + 1)
 
     def start_epoch(self) -> None:
         """Begin a pass over an epoch; one that comes again is a restart."""
@@ -140,19 +128,17 @@ class Events:
             self.end_epoch()
             kind = facts.restart_kind(self._trainer)
             self._recorder.restart(kind, self._recorder.last_step + 1)
-            self._tracing.discard()
-            self._batches.clear()  # what they have given to the gradient is gone
-            self._meter.forget()
+            self.tracing.discard()
+            self._batches.forget()
         self._epoch = epoch
         self._recorder.start_epoch(epoch, facts.epochs_of(self._trainer))
         self._note_membership(self._recorder.last_step + 1, thorough=True)
 
     def end_batch(self) -> None:
         """Take what has landed; stop the training where that can be done between batches."""
-        self._meet_losses()
-        self._check_step()
+        self._batches.end(self._trainer)
         self._change.end_batch()
-        self._tracing.end_batch()
+        self.tracing.end_batch()
         self.drain()
         if self._stop.wanted and hooks.stops_between_batches(self._trainer):
             hooks.stop(self._trainer)
@@ -177,11 +163,7 @@ class Events:
         samples = list(self._capture.drain(wait=wait))
         self._change.landed(samples)
         self._recorder.take(samples)
-        self._tracing.drain(wait=wait)
-
-    def let_go(self) -> None:
-        """Leave the model as it was: the watch is over."""
-        self._tracing.discard()
+        self.tracing.drain(wait=wait)
 
     def finish(self, outcome: str) -> None:
         """End the watch of a training that is over, however it has ended."""
@@ -203,11 +185,6 @@ class Events:
         finally:  # a device that has failed hands nothing over, but some steps have landed
             self._recorder.settle()
 
-    def _meet_losses(self) -> None:
-        """Note the loss items of a batch once: in its optimizer step, if it has one, or after."""
-        if not self._is_read:
-            self._meter.add(*facts.losses(self._trainer))
-
     def _take_in_thawed(self, step: int) -> None:
         """Watch layers that were frozen on purpose from the step at which they are trained."""
         if any(p.requires_grad for p in self._view.outside):
@@ -221,13 +198,3 @@ class Events:
         if optimizer:
             self.drain(wait=True)
             self._recorder.membership(optimizer)
-
-    def _check_step(self) -> None:
-        """Give up if the optimizer stepped in this batch and the gradients were not read.
-
-        Raises:
-            Unwatchable: It did.
-        """
-        if self._has_stepped and not self._is_read:
-            raise contract.skipped_unscale(type(self._trainer))
-        self._has_stepped = self._is_read = False

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from yolo_gradwatch.diagnose.diagnosis import Diagnosis
-    from yolo_gradwatch.diagnose.finding import FindingChange
     from yolo_gradwatch.measure.event import EventKind
     from yolo_gradwatch.measure.layout import Layout, Members
     from yolo_gradwatch.measure.optimizer import Optimizer
@@ -174,8 +173,5 @@ class Recorder:
         for window in windows:
             self._outputs.window(window)
             if changes := self._diagnosis.update(window, self._seen):
-                self._outputs.findings([self._proven(change) for change in changes])
-
-    def _proven(self, change: FindingChange) -> FindingChange:
-        file = self._evidence(*change.wants) if change.wants else ""
-        return self._diagnosis.attach(change, file)
+                files = [self._evidence(*c.wants) if c.wants else "" for c in changes]
+                self._outputs.findings(list(map(self._diagnosis.attach, changes, files)))
