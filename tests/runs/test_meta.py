@@ -70,10 +70,13 @@ def test_a_run_reads_back_what_it_wrote(tmp_path, meta):
 
 
 def test_what_was_read_is_written_as_it_was():
-    """To the letter, but for fields that the file was written without: they have their defaults."""
+    """To the letter, but for fields that the file was written without, which have their default."""
     raw = json.loads((VERSION_2 / META_FILE).read_text(encoding="utf-8"))
     assert not any("step_last" in epoch for epoch in raw["epochs"])
     raw["epochs"] = [{**epoch, "step_last": 0} for epoch in raw["epochs"]]
+    raw["thresholds"] |= {
+        name: value for name, value in asdict(Thresholds()).items() if name not in raw["thresholds"]
+    }
     assert "optimizer" not in raw
     raw["optimizer"] = None
     assert encoded(read_meta(VERSION_2)) == json.dumps(raw, indent=1)

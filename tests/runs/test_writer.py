@@ -13,6 +13,7 @@ import watched
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from places import DATA
 from shown import finding_of
 from values import LAWS, LAYOUT, Part, assert_same, plan, put_meta, window
 
@@ -24,7 +25,7 @@ from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.runs.evidence import FOLDER
 from yolo_gradwatch.runs.meta import Meta, read_meta
 from yolo_gradwatch.runs.repair import mend, set_aside, whole_windows
-from yolo_gradwatch.runs.schema import RUN_FILES, WINDOW_COLUMNS
+from yolo_gradwatch.runs.schema import RUN_FILES, WINDOW_COLUMNS, header_of
 from yolo_gradwatch.runs.writer import RunLog
 
 M = len(LAYOUT.modules)
@@ -87,10 +88,9 @@ def log(tmp_path):
 def test_the_columns_of_the_tables(tmp_path, log):
     log.start()
     (header,) = lines(tmp_path / "gradwatch.csv")
-    assert header == (
-        "epoch,step_first,step_last,module,type,parameters,steps,skipped,clipped,nonfinite,zero,"
-        "none,zero_fraction,norm_min,norm_mean,norm_max,weight_norm,weight_max,update_ratio"
-    )
+    assert header == ",".join(WINDOW_COLUMNS)
+    stored = header_of(DATA / "version-2" / "gradwatch.csv")
+    assert [name for name in header.split(",") if name in stored] == list(stored)
     assert lines(tmp_path / "gradwatch_alerts.csv") == [
         "finding,event,step,reported,epoch,severity,rule,module,value,limit,message"
     ]

@@ -203,7 +203,7 @@ def test_a_new_run_in_the_folder_is_read_from_its_beginning(tmp_path, tail, wind
     ("old", "new"),
     [
         *((b",1,0,", new) for new in (b",x,0,", b",1.5,0,", b",-1,0,", b",1" + 30 * b"0" + b",0,")),
-        *((b",1,5,1,\n", new) for new in (b",1,5,1,,\n", b",1,5\n")),
+        *((b",1,1,1,5,", new) for new in (b",1,1,1,1,5,", b",1,1,5,")),  # a cell more, or less
         (b"\n1,2,2,", b"\n1,1,1,"),  # steps that go back
         (b"norm_min,norm_mean", b"norm_mean,norm_mean"),  # the table of another tool
     ],

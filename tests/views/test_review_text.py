@@ -221,32 +221,13 @@ def test_no_name_or_number_of_single_modules_is_lost_in_any_width(run, width):
     assert_nothing_is_lost(text, cells)
 
 
-def test_single_modules_stand_below_the_findings_that_concern_them(tmp_path):
+def test_single_modules_follow_the_findings_that_concern_them(tmp_path, golden):
     run = written(tmp_path, DEAD)
-    table, finding = table_of(run), finding_of("dead", CONV)
-    head, modules = single_modules(run, run.report(), [finding], matching(table, "*.conv"), None)
+    chosen, finding = matching(table_of(run), "*.conv"), finding_of("dead", CONV)
+    head, modules = single_modules(run, run.report(), [finding], chosen, None)
     assert head.plain == headline(run, run.report(), [finding]).plain
-    heading, names, *rows = (" ".join(line.split()) for line in modules.plain.splitlines())
-    assert heading == "Gradient norm of 2 of 10 modules, over the optimizer steps"
-    assert names == (
-        "module class parameters first median last highest NaN/Inf zero none zeros weights largest "
-        "update findings"
-    )
-    assert rows == [
-        "model.0.conv Conv2d 12 1 1 1 1 0 0 0 - 5 1 - -",
-        "model.1.conv Conv2d 6 0 0 0 0 0 3 0 - 5 1 - dead",
-    ]
-
-
-def test_single_modules_in_a_narrow_terminal_are_paragraphs(tmp_path):
-    run = written(tmp_path, DEAD)
-    text = modules_text(matching(table_of(run), CONV), 60).plain
-    assert text.splitlines() == [
-        "model.1.conv",
-        "  class Conv2d  parameters 6  first 0  median 0  last 0",
-        "  highest 0  NaN/Inf 0  zero 3  none 0  zeros -  weights 5",
-        "  largest 1  update -  findings dead",
-    ]
+    narrow = modules_text(matching(table_of(run), CONV), 60).plain
+    golden("modules", f"{modules.plain}\n\n{narrow}\n")
 
 
 def test_a_pattern_that_only_matches_the_whole_model(tmp_path):
