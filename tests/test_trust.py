@@ -24,7 +24,13 @@ from values import Part, plan, window, write_run
 from yolo_gradwatch.cli.main import main
 from yolo_gradwatch.runs.evidence import FOLDER, OWN_FOLDER
 from yolo_gradwatch.runs.run import load_run
-from yolo_gradwatch.runs.schema import ALERTS_FILE, META_FILE, PICTURE_FILE, WINDOWS_FILE
+from yolo_gradwatch.runs.schema import (
+    ALERTS_FILE,
+    LOSSES_FILE,
+    META_FILE,
+    PICTURE_FILE,
+    WINDOWS_FILE,
+)
 
 SCRIPT = Path(__file__).with_name("audit.py")
 TREES = {
@@ -275,9 +281,11 @@ def assert_trained(world, seen, folder, *data, evidence=()):
     names = {Path(path).name for path in written(events) if Path(path).parent == folder}
     whole = {WINDOWS_FILE, ALERTS_FILE, META_FILE, PICTURE_FILE}
     drafts = {f".{name}.tmp" for name in (META_FILE, PICTURE_FILE)}
-    assert names == {*whole, *drafts, *([OWN_FOLDER] if evidence else [])}
+    assert names == {*whole, *drafts, OWN_FOLDER}
     assert all((folder / name).is_file() for name in whole)
     assert sorted(path.name for path in (folder / FOLDER).glob("*")) == list(evidence)
+    inside = {path.name for path in (folder / OWN_FOLDER).iterdir() if path.is_file()}
+    assert inside == {Path(LOSSES_FILE).name}
     places = (world.fonts, world.report, folder.parent)
     left = [path for path in world.files() if not is_in(str(world.root / path), places)]
     assert [path for path in left if "Ultralytics" not in path] == []

@@ -16,25 +16,24 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.measure.windows import Window
 
-_COUNTS = ("steps", "nonfinite", "zero")
-_VALUES = ("min", "mean", "max")
-
 
 def rows_of(window: Window) -> Iterator[tuple[object, ...]]:
     """One row an item; nine digits give a float32 back bit for bit."""
     for one in window.losses:
-        counts = (getattr(one, name) for name in _COUNTS)
-        values = (getattr(one, name) for name in _VALUES)
+        shared = (window.epoch, window.step_first, window.step_last, one.item)
+        counts = (one.steps, one.nonfinite, one.zero)
+        values = (one.min, one.mean, one.max)
         cells = ("" if value is None else f"{value:.9g}" for value in values)
-        yield (window.epoch, window.step_first, window.step_last, one.item, *counts, *cells)
+        yield (*shared, *counts, *cells)
 
 
 def with_losses(windows: Iterable[Window], table: pd.DataFrame) -> Iterator[Window]:
     """Windows with the loss items that a checked table has of them."""
     found = defaultdict(list)
     columns = [table[name].tolist() for name in ("step_first", "item")]
-    columns += [table[name].fillna(0).tolist() for name in _COUNTS]  # a file may lack one
-    columns += [table[name].tolist() for name in _VALUES]
+    counts = ("steps", "nonfinite", "zero")
+    columns += [table[name].fillna(0).tolist() for name in counts]  # a file may lack one
+    columns += [table[name].tolist() for name in ("min", "mean", "max")]
     for step, item, steps, nonfinite, zero, *values in zip(*columns, strict=True):
         known = (None if math.isnan(value) else value for value in values)
         found[step].append(LossItem(item, steps, nonfinite, zero, *known))

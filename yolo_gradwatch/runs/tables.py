@@ -79,7 +79,8 @@ def read_losses(path: Path, last: float) -> tuple[pd.DataFrame, tuple[str, ...]]
 
 def no_losses() -> pd.DataFrame:
     """The same table of a run without such a file."""
-    return _complete(pd.DataFrame(), schema.LOSS_COLUMNS)
+    columns = schema.LOSS_COLUMNS
+    return _complete(_parse(f"{','.join(columns)}\n".encode(), columns, header=0), columns)
 
 
 def read_flow(path: Path) -> pd.DataFrame:
