@@ -2,6 +2,7 @@ import inspect
 import logging
 import subprocess
 import sys
+from functools import cache
 from itertools import count
 from pathlib import Path
 from types import CodeType, SimpleNamespace
@@ -16,6 +17,12 @@ def pytest_addoption(parser):
         "--rewrite-golden", action="store_true", help="write tests/golden anew; read the diff then"
     )
     parser.addoption("--full", action="store_true", help="also the tests that are run on purpose")
+
+
+@cache
+def is_slow(function):
+    """Whether a function of the tests starts a process; the same for all cases of a test."""
+    return starts_process(function, set())
 
 
 def starts_process(function, seen):
@@ -40,7 +47,7 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         fixtures = item._fixtureinfo.name2fixturedefs.values()
         functions = [item.function, *(one.func for found in fixtures for one in found)]
-        if any(starts_process(function, set()) for function in functions):
+        if any(map(is_slow, functions)):
             item.add_marker(pytest.mark.slow)
     if config.getoption("--full"):
         return
