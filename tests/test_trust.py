@@ -18,8 +18,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from audit import OURS
-from test_follow import Training
 from values import Part, plan, window, write_run
+from watched import Training
 
 from yolo_gradwatch.cli.main import main
 from yolo_gradwatch.runs.evidence import FOLDER, OWN_FOLDER
