@@ -18,8 +18,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from audit import OURS
-from test_follow import Training
 from values import Part, plan, window, write_run
+from watched import Training
 
 from yolo_gradwatch.cli.main import main
 from yolo_gradwatch.runs.evidence import FOLDER, OWN_FOLDER
@@ -270,7 +270,7 @@ def test_the_demo_on_a_terminal_writes_into_its_folder_only(world):
 def test_a_training_that_fails_and_is_resumed_writes_into_its_folder_only(world):
     seen = world.run("failing", world.root / "project")
     folder = world.root / "project" / "run"
-    assert [event["kind"] for event in load_run(folder).meta.events] == ["start", "resume"]
+    assert [event.kind for event in load_run(folder).meta.events] == ["start", "resume"]
     assert_trained(world, seen, folder, evidence=["step-00008.json", "step-00019.json"])
 
 

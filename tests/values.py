@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 LAWS = settings(deadline=None, derandomize=True, max_examples=40)
+FEWER = settings(LAWS, max_examples=25)
 
 
 class Part(NamedTuple):

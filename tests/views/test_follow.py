@@ -36,7 +36,7 @@ from values import (
     runs,
     window,
 )
-from watched import CONV, DEAD, DEAD_PID, START, process, watch
+from watched import CONV, DEAD, DEAD_PID, START, Training, process, watch
 
 from yolo_gradwatch.cli.main import main
 from yolo_gradwatch.diagnose.thresholds import Thresholds
@@ -55,35 +55,6 @@ from yolo_gradwatch.views.terminal.panel import Panel
 
 COMMAND = (sys.executable, "-m", "yolo_gradwatch")
 NET = layout_of(YOLO26N)
-
-
-class Training:
-    """A training elsewhere, of which only the files are seen."""
-
-    def __init__(self, folder, *, layout=LAYOUT, events=(START,), **meta):
-        self.folder = folder
-        self._log = RunLog(folder, layout, resume=len(events) > 1)
-        self._meta = {"layout": layout, "events": events, **meta}
-        self._log.start()
-        self.say("running")
-
-    def say(self, status):
-        put_meta(self.folder, **self._meta, status=status)
-
-    def write(self, *windows):
-        for one in windows:
-            self._log.write_window(one)
-
-    def restart(self, event):
-        self._meta["events"] += (event,)
-        self.say("running")
-
-    def end(self, status="finished"):
-        self.close()
-        self.say(status)
-
-    def close(self):
-        self._log.close()
 
 
 def table_of(windows, layout=LAYOUT):

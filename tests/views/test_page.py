@@ -8,7 +8,7 @@ from html import unescape
 
 import numpy as np
 import pytest
-from test_png import ODD
+from shown import ODD
 from values import LAYOUT, Part, plan, window, write_run
 from watched import CONV, DEAD, watch
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from matplotlib import colormaps, style
 from matplotlib.colors import to_rgba
 from PIL import Image
-from shown import episode_of, finding_of
+from shown import ODD, episode_of, finding_of
 from values import LAWS, Part, plan, window, write_run
 from watched import CONV, DEAD, watch
 
@@ -391,9 +391,6 @@ def test_a_long_run_has_a_break_behind_its_first_steps_in_all_parts(report, step
     ticks = [label.get_text() for label in figure.axes[2].get_xticklabels()]
     long = ["1", "20", "40", *(f"{step:,}" for step in range(200, 1401, 200))]
     assert (ticks == long) == bool(bands)
-
-
-ODD = ("$\\frac{", "<b>&amp;</b>", "[bold]x[/]", "层.卷积", "a" * 300, "%s{}", "\U0001f600")
 
 
 @pytest.mark.slow

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from nets import normed
 from rich.cells import cell_len
 from rich.console import Console
-from shown import epoch_of, finding_of
-from test_compare import CONV, FEWER, OTHER, curve, written
-from test_console import YOLO, fitted_lines, level
-from values import LAYOUT, Part, plan, runs, window, write_run
+from shown import YOLO, epoch_of, finding_of, fitted_lines, level
+from values import FEWER, LAYOUT, Part, plan, runs, window, write_run
+from watched import CONV, DEAD, OTHER, curve, written
 
 from yolo_gradwatch.diagnose.report import finding_line
 from yolo_gradwatch.measure.event import Event, EventKind
@@ -110,9 +109,6 @@ def test_a_review_and_a_comparison_on_a_terminal(golden):
         golden(f"review-unhealthy-{width}", on_a_terminal(overview_of(loaded[1], width), width))
         parts = comparison_of(loaded, width, blocks=True)
         golden(f"compare-{width}", on_a_terminal(parts, width))
-
-
-DEAD = [window(step, zero=[CONV]) for step in (1, 2, 3)]
 
 
 @pytest.mark.usefixtures("_in_a_folder")

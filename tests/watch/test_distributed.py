@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 import pytest
+from commands import SMALL
 from oracle import RELATIVE
 from places import TESTS
-from test_cli import SMALL
 from training import HOME, TINY, shapes, train
 
 from yolo_gradwatch import GradWatch, load_run
