@@ -1,6 +1,7 @@
 """Loss items of trainings, held against the trainer's own, batch by batch."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,7 +112,7 @@ def assert_windows(run, expected):
     found = list(run.windows_in_order())
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
-        assert_same(one, other)
+        assert_same(one, replace(other, largest=""))
 
 
 def in_items(*batches, change):

@@ -507,7 +507,7 @@ def test_a_finished_training_lets_go_of_everything_but_its_report(way, tmp_path)
     def note(trainer):
         (session,) = watch._attachment.sessions
         held = (trainer, trainer.model, trainer.optimizer, session._events, *session._parts)
-        refs.extend(map(weakref.ref, held))
+        refs.extend(weakref.ref(one) for one in held if one is not None)
 
     way.train(tmp_path, watch=watch, calls=[at("on_train_epoch_start", 2, note)])
     gc.collect()
