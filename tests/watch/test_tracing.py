@@ -230,6 +230,16 @@ def test_other_callbacks_see_the_model_as_it_is(way, tmp_path):
     assert seen == [0] * 4
 
 
+def test_an_optimizer_that_calls_the_model_again_is_not_traced(way, tmp_path):
+    seen = []
+
+    def look(trainer):
+        trainer.optimizer.register_step_pre_hook(lambda *_: seen.append(len(hooks_of(trainer))))
+
+    watched(way, tmp_path, calls=[("on_train_start", look)], epochs=2)
+    assert seen == [0] * 4
+
+
 def test_a_resumed_training_goes_on_with_the_powers_of_two(way, tmp_path):
     watch = GradWatch(live=False)
     with pytest.raises(KeyboardInterrupt):
