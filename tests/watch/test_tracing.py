@@ -1,5 +1,6 @@
 """Traces of a training: in which steps, at which cost, and that it does not notice."""
 
+import inspect
 from functools import partial
 from types import SimpleNamespace
 
@@ -275,7 +276,10 @@ def test_an_output_gets_each_trace(faked, tmp_path):
 @pytest.mark.parametrize("model", ["yolo26n.yaml", "yolov8n.yaml", "rtdetr-l.yaml"])
 def test_every_model_gives_every_call_and_keeps_its_weights(tmp_path, model):
     if model.startswith("rtdetr"):
-        pytest.importorskip("scipy")
+        from ultralytics.models.utils import ops
+
+        if "scipy" in inspect.getsource(ops):  # older versions match by it
+            pytest.importorskip("scipy")
     results = []
     for flow in (False, True):
         kept = []
