@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from short import FAKE, assert_nothing_left, at, bits_of, leave, spoil, starve, told
+from short import FAKE, assert_nothing_left, at, bits_of, leave, real, spoil, starve, told
 from torch import nn
 from training import needs, train
 
@@ -230,6 +230,16 @@ def test_other_callbacks_see_the_model_as_it_is(way, tmp_path):
     assert seen == [0] * 4
 
 
+def test_an_optimizer_that_calls_the_model_again_is_not_traced(way, tmp_path):
+    seen = []
+
+    def look(trainer):
+        trainer.optimizer.register_step_pre_hook(lambda *_: seen.append(len(hooks_of(trainer))))
+
+    watched(way, tmp_path, calls=[("on_train_start", look)], epochs=2)
+    assert seen == [0] * 4
+
+
 def test_a_resumed_training_goes_on_with_the_powers_of_two(way, tmp_path):
     watch = GradWatch(live=False)
     with pytest.raises(KeyboardInterrupt):
@@ -265,8 +275,9 @@ def test_an_output_gets_each_trace(faked, tmp_path):
 @pytest.mark.parametrize("model", ["yolo26n.yaml", "yolov8n.yaml", "rtdetr-l.yaml"])
 def test_every_model_gives_every_call_and_keeps_its_weights(tmp_path, model):
     if model.startswith("rtdetr"):
-        pytest.importorskip("scipy")
-    results = []
+        pytest.importorskip("ultralytics.models.utils.ops")  # which needs scipy in 8.4.0
+    real()  # whose first training of a process has other random numbers in older versions
+    results, size = [], 160 if model.startswith("rtdetr") else 64  # it has 300 queries
     for flow in (False, True):
         kept = []
         watch = GradWatch(live=False, flow=flow)
@@ -275,6 +286,7 @@ def test_every_model_gives_every_call_and_keeps_its_weights(tmp_path, model):
             tmp_path / str(flow),
             watch=watch,
             model=make(),
+            imgsz=size,
             calls=[("on_train_end", kept.append)],
         )
         results.append(bits_of(kept[0]))
