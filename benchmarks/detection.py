@@ -34,7 +34,7 @@ from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.layout import WHOLE
-from yolo_gradwatch.measure.windows import WINDOW_SHARE, Rollup
+from yolo_gradwatch.measure.rollup import WINDOW_SHARE, Rollup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -109,8 +109,8 @@ def ours(recording: Recording, window: int = 1) -> Iterator[Alarm]:
     training = {"amp": bool(recording.meta["scaler"])}
     diagnosis = Diagnosis(recording.layout, Thresholds(), training)
     windows: list[tuple[Window, int]] = []
-    for sample in recording.samples():
-        moved = replace(sample, step=sample.step + offset, epoch=1 if offset else sample.epoch)
+    for sample in recording.samples(offset):
+        moved = replace(sample, epoch=1) if offset else sample
         windows += [(one, moved.step) for one in rollup.add([moved])]
     windows += [(one, one.step_last) for one in rollup.close()]
     for one, seen in windows:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from yolo_gradwatch.measure.doubling import Doubling
 from yolo_gradwatch.measure.layout import WHOLE, Layout, Members, Role
-from yolo_gradwatch.measure.sample import Detail, Sample
+from yolo_gradwatch.measure.rollup import RARELY
+from yolo_gradwatch.measure.sample import Detail, Sample, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,8 +48,8 @@ class Recording:
     members: Members
     watched: NDArray[np.bool_]
 
-    def samples(self) -> Iterator[Sample]:
-        """The optimizer steps, with their details."""
+    def samples(self, offset: int = 0) -> Iterator[Sample]:
+        """The optimizer steps, with their details; the first has the number ``1 + offset``."""
         status = self.arrays["status"][:, self.watched]
         bad = self.arrays["nonfinite"][:, self.watched] > 0
         missing, frozen = status == NO_GRADIENT, status == FROZEN
@@ -56,15 +58,21 @@ class Recording:
         zeros = self.arrays["zero_fraction"][:, self.watched] * self.members.elements
         weights = self.arrays["weight_norm"][:, self.watched].astype(np.float64)
         epoch = self.arrays["steps"][:, self.meta["step_columns"].index("epoch")].astype(int)
+        weighed, unknown = Doubling(), np.full(len(self.members.elements), np.nan)
         for t in range(len(norms)):
+            step = t + 1 + offset
+            is_weighed = step > RARELY or weighed.is_due(step)
             yield Sample(
                 epoch=int(epoch[t]) + 1,
-                step=t + 1,
+                step=step,
                 norms=norms[t],
                 missing=missing[t] | frozen[t],
                 frozen=frozen[t] if frozen[t].any() else None,
                 skipped=bool(self.meta["scaler"] and bad[t].any()),
-                detail=Detail(weights[t], zeros[t].astype(np.float64)),
+                detail=Detail(
+                    zeros[t].astype(np.float64),
+                    Weights(weights[t], unknown) if is_weighed else None,
+                ),
             )
 
 
@@ -124,6 +132,9 @@ def _members(
         elements=np.array([p["elements"] for p in parameters], np.int64),
         weights=np.array(weights, np.int64).reshape(-1, 2),
         trunk=tuple(np.array(found, np.int64) for found in trunk if found),
+        held=np.array([i for own in rows.values() for i in own], np.int64),
+        held_starts=np.cumsum([0, *map(len, rows.values())], dtype=np.int64)[:-1],
+        names=tuple(p["name"] for p in parameters),
     )
 
 

@@ -27,7 +27,7 @@ from yolo_gradwatch import Window
 from yolo_gradwatch.measure import model_layout
 from yolo_gradwatch.measure.clipping import EpochClipping
 from yolo_gradwatch.measure.event import Event
-from yolo_gradwatch.measure.quantities import MEASURED
+from yolo_gradwatch.measure.quantities import QUANTITIES
 from yolo_gradwatch.runs import schema
 from yolo_gradwatch.runs import writer as runlog
 from yolo_gradwatch.runs.meta import Meta, RunOptions
@@ -97,7 +97,7 @@ def _window(
     steps = 1 if number < SINGLE else 20
     weights = np.isin(model.roles, ["weight"])
     measured = {
-        **{row.name: row.unknown(len(usual)) for row in MEASURED},
+        **{row.name: row.unknown(len(usual)) for row in QUANTITIES},
         "nonfinite": nonfinite * steps,
         "zero_fraction": np.where(weights, 0, np.nan).astype(np.float32),
         "norm_min": norms * np.float32(0.71),

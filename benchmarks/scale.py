@@ -189,7 +189,7 @@ def memory(chosen: argparse.Namespace) -> None:
 
 def _read_many(recorder: Recorder, capture: Capture, numbers: range) -> None:
     for step in numbers:
-        capture.take(1, step, [], detailed=recorder.opens_window(step))
+        capture.take(1, step, [], detailed=recorder.wanted(step)[0])
         recorder.take(capture.drain())
     recorder.take(capture.drain(wait=True))
     recorder.settle()

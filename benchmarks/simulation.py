@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from machine import peak_memory
 
-from yolo_gradwatch.measure.sample import Detail, Sample
+from yolo_gradwatch.measure.sample import Change, Detail, Sample, Weights
 from yolo_gradwatch.runs import schema
 from yolo_gradwatch.views.terminal.output import Terminal
 from yolo_gradwatch.watch.assembly import Training, assemble
@@ -57,8 +57,11 @@ def pool_of(members: Members, size: int = 512) -> list[Sample]:
     usual = 10 ** rng.normal(-1.5, 0.3, len(members.elements))
     spread = 10 ** rng.normal(0, 0.1, (size, len(usual)))
     present = np.zeros(len(usual), np.bool_)
-    detail = Detail(np.sqrt(members.elements), np.where(np.arange(len(usual)) % 3, np.nan, 0.0))
-    return [Sample(1, 1, usual * row, present, detail=detail) for row in spread]
+    weights = np.sqrt(members.elements)
+    zeros = np.where(np.arange(len(usual)) % 3, np.nan, 0.0)
+    detail = Detail(zeros, Weights(weights, rng.lognormal(size=len(members.names))))
+    change = Change(weights, weights * 10 ** rng.normal(-3, 0.3, len(weights)))
+    return [Sample(1, 1, usual * row, present, detail=detail, change=change) for row in spread]
 
 
 def step_of(
@@ -66,7 +69,8 @@ def step_of(
 ) -> Sample:
     """A step of the pool under another number, with or without details, scaled."""
     norms = one.norms if factor == 1.0 else one.norms * factor
-    return Sample(epoch, step, norms, one.missing, detail=one.detail if detailed else None)
+    detail, change = (one.detail, one.change) if detailed else (None, None)
+    return Sample(epoch, step, norms, one.missing, detail=detail, change=change)
 
 
 def simulate(recorder: Recorder, pool: list[Sample], count: int) -> float:
@@ -82,7 +86,7 @@ def simulate(recorder: Recorder, pool: list[Sample], count: int) -> float:
                 recorder.end_epoch()
             epoch += 1
             recorder.start_epoch(epoch, EPOCHS)
-        detailed = recorder.opens_window(step)
+        detailed = recorder.wanted(step)[0]
         middle = time.perf_counter()
         one = pool[step % len(pool)]
         sample = step_of(

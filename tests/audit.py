@@ -140,7 +140,7 @@ def commands(witness, lines):
 
 def training(witness, folder, *, calls=(), **options):
     """Train on forty images, with a spike in the eighth of ten steps; the rules of its findings."""
-    from training import shapes, train
+    from training import shapes, small, train
     from training import witness as spoiled
 
     from yolo_gradwatch import GradWatch
@@ -149,7 +149,7 @@ def training(witness, folder, *, calls=(), **options):
     data, kind = shapes(40), spoiled(at=8, fault="spike")
     witness.during = "training"
     watch = GradWatch()
-    options = {"data": data, "trainer": kind, "save": True, **options}
+    options = {"model": small(), "data": data, "trainer": kind, "save": True, **options}
     train(Path(folder), watch=watch, calls=calls, **options)
     return [finding.rule for finding in watch.report().findings]
 

@@ -8,6 +8,7 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
+from training import TINY, shapes, small
 
 from yolo_gradwatch.cli.main import main
 
@@ -15,6 +16,8 @@ SCRIPT = "from yolo_gradwatch.cli.main import script; script()"
 OF_TYPER = [f"-Wignore::DeprecationWarning:typer{part}" for part in ("", ".core")]
 WARNINGS = ("-Werror", *OF_TYPER)
 """Ours are errors; Typer 0.20 uses what Click 8.5 deprecates."""
+
+SMALL = [f"{name}={value}" for name, value in TINY.items()]
 
 
 def printed(*arguments, code=0):
@@ -35,6 +38,18 @@ def outcome(*arguments):
     for stream in (out, err):
         stream.flush()
     return code, *(stream.buffer.getvalue().decode() for stream in (out, err))
+
+
+def trained(folder, *arguments):
+    """The exit code of a small training that gets these arguments instead of its own."""
+    given = {a.partition("=")[0]: a for a in arguments}
+    own = [f"model={small()}", f"data={shapes()}", *SMALL, f"project={folder}"]
+    return main(["train", *{**{a.partition("=")[0]: a for a in own}, **given}.values()])
+
+
+def failures(err):
+    """What a command says of a run that does not pass --fail-on, one line for each."""
+    return [line for line in err.splitlines() if line.startswith("failed under --fail-on: ")]
 
 
 def content(*arguments):

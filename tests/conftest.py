@@ -2,6 +2,7 @@ import inspect
 import logging
 import subprocess
 import sys
+from functools import cache
 from itertools import count
 from pathlib import Path
 from types import CodeType, SimpleNamespace
@@ -13,34 +14,44 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--rewrite-golden", action="store_true", help="write tests/golden anew; read the diff then"
+        "--rewrite-golden", action="store_true", help="rewrite tests/golden; read the diff then"
     )
     parser.addoption("--full", action="store_true", help="also the tests that are run on purpose")
 
 
-def starts_process(function, seen):
+@cache
+def starts_process(function):
     """Whether a function of the tests, or one that it names, uses ``subprocess``."""
-    codes = [getattr(inspect.unwrap(function), "__code__", None)]
-    known = getattr(function, "__globals__", {})
-    if codes[0] is None or codes[0] in seen:
-        return False
-    seen.add(codes[0])
+    left, seen = [function], set()
+    while left:
+        one = left.pop()
+        if one is subprocess:
+            return True
+        if one not in seen:
+            seen.add(one)
+            left.extend(named_in(one))
+    return False
+
+
+@cache
+def named_in(function):
+    """The functions, of classes too, and ``subprocess``, where a function names them."""
+    function = inspect.unwrap(function)
+    codes = [getattr(function, "__code__", None)]
+    if codes[0] is None:
+        return []
     for code in codes:  # which grows by the functions inside of this one
         codes.extend(one for one in code.co_consts if isinstance(one, CodeType))
-    for value in (known.get(name) for code in codes for name in code.co_names):
-        if value is subprocess:
-            return True
-        parts = vars(value).values() if inspect.isclass(value) else [value]
-        if any(inspect.isfunction(one) and starts_process(one, seen) for one in parts):
-            return True
-    return False
+    known = [function.__globals__.get(name) for code in codes for name in code.co_names]
+    inside = [one for value in known if inspect.isclass(value) for one in vars(value).values()]
+    return [one for one in (*known, *inside) if one is subprocess or inspect.isfunction(one)]
 
 
 def pytest_collection_modifyitems(config, items):
     for item in items:
         fixtures = item._fixtureinfo.name2fixturedefs.values()
         functions = [item.function, *(one.func for found in fixtures for one in found)]
-        if any(starts_process(function, set()) for function in functions):
+        if any(map(starts_process, functions)):
             item.add_marker(pytest.mark.slow)
     if config.getoption("--full"):
         return

@@ -11,7 +11,7 @@ from values import LAYOUT, window
 from watched import DEAD, EPOCH, watch
 
 from yolo_gradwatch.measure.layout import Layout
-from yolo_gradwatch.measure.quantities import MEASURED
+from yolo_gradwatch.measure.quantities import QUANTITIES
 from yolo_gradwatch.runs import process
 from yolo_gradwatch.runs.schema import (
     ALERT_COLUMNS,
@@ -32,7 +32,7 @@ LINES = 1 + WINDOWS * ROWS
 HEADER = ",".join(WINDOW_COLUMNS)
 
 
-FLOAT_COLUMNS = [row.name for row in MEASURED if not row.is_count]
+FLOAT_COLUMNS = [row.name for row in QUANTITIES if not row.is_count]
 COUNTS = (
     "epoch",
     "step_first",
@@ -40,7 +40,7 @@ COUNTS = (
     "parameters",
     "steps",
     "skipped",
-    *(row.name for row in MEASURED if row.is_count),
+    *(row.name for row in QUANTITIES if row.is_count),
 )
 DEEP = "[" * 100_000
 BINARY = bytes(range(256)) * 8
@@ -142,6 +142,7 @@ _CELLS = [
     *((5, "steps", text) for text in ("x", "-1", "0", "", "1.5", "1_0", "٣", str(2**64))),
     *((5, "epoch", "0"), (5, "epoch", "inf"), (14, "norm_mean", "1.2.3"), (LINES, "zero", "1e")),
     *((14, "norm_mean", "nan"), (14, "norm_min", "1 2"), (14, "norm_max", "1.5\x00")),
+    (9, "type", "Conv\x00"),
 ]
 _ALERT_CELLS = {"finding": "one", "step": "-1", "epoch": "", "value": "high", "reported": "0"}
 

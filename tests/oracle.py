@@ -37,6 +37,7 @@ class Oracle:
         self.trainer, self.watched = None, set()
         self.starts, self.epochs = [], []
         self.norms, self.clip, self.weights, self.zeros = [], [], [], []
+        self.largest_values, self.updates = [], []
         clip = torch.nn.utils.clip_grad_norm_
 
         def spied(parameters, max_norm, **options):
@@ -55,9 +56,28 @@ class Oracle:
         self.watched = {id(p) for p in trainer.model.parameters() if p.requires_grad}
         if not trainer.resume:
             self.starts.append(len(self.norms))
+        step = trainer.optimizer.step
+
+        def spied(*args, **options):
+            before = {id(p): p.detach().clone() for p in trainer.model.parameters()}
+            result = step(*args, **options)
+            self.updates[-1] = self._change(before)
+            return result
+
+        trainer.optimizer.step = spied
+
+    def _change(self, before):
+        """By which share of their norm the weights of each module have changed."""
+        found = {}
+        for path, module in self.trainer.model.named_modules():
+            inside = [p for p in module.parameters() if id(p) in self.watched]
+            moved = total_norm([p.detach().double() - before[id(p)].double() for p in inside])
+            whole = total_norm([before[id(p)].double() for p in inside])
+            found.setdefault(clean_name(path), moved / whole if whole else float("nan"))
+        return found
 
     def _look(self, torch):
-        norms, weights, zeros = {}, {}, {}
+        norms, weights, zeros, largest = {}, {}, {}, {}
         self.watched |= {id(p) for p in self.trainer.model.parameters() if p.requires_grad}
         watched = [p for p in self.trainer.model.parameters() if id(p) in self.watched]
         gradient = {id(p): p.grad.double() for p in watched if p.grad is not None}
@@ -70,12 +90,17 @@ class Oracle:
             found = [gradient[i] for i in inside if i in gradient]
             norms[name] = total_norm(found) if found else float("nan")  # all of it was frozen
             weights[name] = total_norm([value[i] for i in inside])
+            held = [*module.parameters(), *module.buffers()]
+            held = torch.cat([t.detach().double().flatten() for t in held if t.is_floating_point()])
+            largest[name] = float(torch.linalg.vector_norm(held, torch.inf))
             own = [p.grad for p in module.parameters(recurse=False) if p.ndim > 1]
             elements = [g.flatten() for g in own if g is not None]
             if elements:
                 zeros[name] = float((torch.cat(elements) == 0).double().mean())
         self.norms.append(norms)
         self.weights.append(weights)
+        self.largest_values.append(largest)
+        self.updates.append(None)  # until the optimizer has stepped
         self.zeros.append(zeros)
         self.epochs.append(self.trainer.epoch + 1)
         self.largest = max(p.numel() for p in watched)
@@ -107,14 +132,26 @@ class Oracle:
             assert sorted(rows.index) == sorted(self.norms[i])
             for column in ("norm_min", "norm_mean", "norm_max"):
                 self._close(rows[column], self.norms[i])
-            self._close(rows["weight_norm"], self.weights[i])
-            clip = pytest.approx(self.clip[i], FLOAT32 if self.largest < MANY else INEXACT)
-            assert rows.loc["model", "norm_mean"] == clip
+            self._check_weights(rows, step, i)
+            if np.isfinite(self.clip[i]):
+                clip = pytest.approx(self.clip[i], FLOAT32 if self.largest < MANY else INEXACT)
+                assert rows.loc["model", "norm_mean"] == clip
             if not rows["skipped"].any():
                 assert (rows["clipped"] == int(self.clip[i] > LARGEST)).all()
             fractions = rows["zero_fraction"].dropna()
             assert sorted(fractions.index) == sorted(self.zeros[i])
             self._close(fractions, self.zeros[i])
+
+    def _check_weights(self, rows, step, i):
+        if step <= 50 and step & (step - 1):
+            assert rows[["weight_norm", "weight_max", "update_ratio"]].isna().all(axis=None)
+            return
+        self._close(rows["weight_norm"], self.weights[i])
+        self._close(rows["weight_max"], self.largest_values[i])
+        if rows["skipped"].any():
+            assert rows["update_ratio"].isna().all()
+        else:
+            self._close(rows["update_ratio"], self.updates[i])
 
     @staticmethod
     def _close(column, expected):

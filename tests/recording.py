@@ -23,7 +23,7 @@ class Recording:
         self.raised = []
         terminal = Terminal(live=live, handlers=[], safely=self._safely)
         self.pictures = []
-        self.recorder, self.evidence, self.stop, *_ = assemble(
+        parts = assemble(
             LAYOUT,
             MEMBERS,
             training,
@@ -31,6 +31,8 @@ class Recording:
             terminal=terminal,
             announce=self.pictures.append,
         )
+        self.recorder, self.evidence, self.stop = parts[:3]
+        self.schedule, self.outputs = parts.schedule, parts.outputs
         self.recorder.open()
         self.first_step = self.recorder.last_step + 1
         self.recorder.start_epoch(1, 1)
@@ -47,7 +49,7 @@ class Recording:
     def step(self, one):
         """Take a sample as the next step."""
         self.recorder.last_step = one.step
-        self.recorder.opens_window(one.step)
+        self.recorder.wanted(one.step)
         self.recorder.take([one])
 
     def finish(self, status="finished"):

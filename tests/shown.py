@@ -1,16 +1,24 @@
 """Findings, epochs and boards, for what is shown to a user."""
 
+import io
+import math
 from dataclasses import replace
 
 import numpy as np
-from values import layout_of
+from rich.console import Console
+from values import YOLO26N, layout_of
 
 from yolo_gradwatch.diagnose.finding import Episode, Finding, FindingChange
 from yolo_gradwatch.measure.clipping import EpochClipping
-from yolo_gradwatch.measure.quantities import MEASURED
+from yolo_gradwatch.measure.quantities import QUANTITIES
 from yolo_gradwatch.measure.sample import Sample
 from yolo_gradwatch.measure.windows import Window
 from yolo_gradwatch.views.live import Board
+from yolo_gradwatch.views.terminal.console import fitted
+
+YOLO = layout_of(YOLO26N)
+ODD = ("$\\frac{", "<b>&amp;</b>", "[bold]x[/]", "层.卷积", "a" * 300, "%s{}", "\U0001f600")
+"""Names that look like markup, or are hard to draw."""
 
 
 def norms_of(layout, of_block, total=None):
@@ -20,6 +28,12 @@ def norms_of(layout, of_block, total=None):
     norms = np.array([of_block.get(block, 1.0) for block in layout.block_of])
     norms[0] = norms[1] if total is None else total
     return norms
+
+
+def level(block, step):
+    """Norms that fall slowly and shake a little, each block's below those behind it."""
+    number = int(block.split(".")[1])
+    return 10 ** (1.5 + number / 20 - step / 150 + 0.1 * math.sin(0.7 * step + number))
 
 
 def sample_of(step=1, *, epoch=1, skipped=False, scale=None):
@@ -38,7 +52,7 @@ def board_of(layout=None, *, epochs=0, levels=()):
 def window_of(layout, **changes):
     """One healthy step."""
     size = len(layout.modules)
-    values = {row.name: np.full(size, 0 if row.is_count else 1, row.dtype) for row in MEASURED}
+    values = {row.name: np.full(size, 0 if row.is_count else 1, row.dtype) for row in QUANTITIES}
     one = Window(epoch=1, step_first=5, step_last=5, steps=1, skipped=0, **values)
     return replace(one, **changes)
 
@@ -90,3 +104,11 @@ def epoch_of(  # noqa: PLR0913  # one argument a field
     return EpochClipping(
         epoch, steps, clipped, skipped, norm_median, norm_median, clip_ratio, owners or {}, None
     )
+
+
+def fitted_lines(text, width, *, is_terminal=True):
+    """The lines of a text in a stream of this width."""
+    console = Console(
+        file=io.StringIO(), width=width, force_terminal=is_terminal, legacy_windows=False
+    )
+    return fitted(text, console).plain.split("\n")

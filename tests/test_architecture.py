@@ -1,6 +1,7 @@
 """What may be imported when, and what is public; the doors between rooms are import-linter's."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,12 @@ def test_no_module_is_longer_than_300_lines_and_no_class_than_150(path):
     assert len(text.splitlines()) <= 300
     classes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)]
     assert not [one.name for one in classes if one.end_lineno - one.lineno >= 150]
+
+
+def test_every_record_is_frozen_but_those_that_gather():
+    text = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
+    loose = re.findall(r"^@dataclass(?!\(frozen=True).*\nclass (\w+)", text, re.MULTILINE)
+    assert sorted(loose) == ["Landing", "_Readings", "_Reported", "_Waiting"]
 
 
 def loaded_after(statement):

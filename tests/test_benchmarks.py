@@ -131,7 +131,7 @@ def test_a_recording_is_read_as_the_layout_and_the_samples_that_a_watch_would_se
     assert np.flatnonzero(one.missing).tolist() == [bias]
     assert one.frozen is None
     assert one.detail.zeros[COLUMN[CONV]] == 25
-    assert (one.detail.weight_norms == 5).all()
+    assert (one.detail.weights.norms == 5).all()
 
 
 def test_over_parameters_each_is_a_module_of_its_own(save):

@@ -89,7 +89,7 @@ def test_the_core_tests_are_whole_files_of_this_checkout(matrix):
     assert gone == []
 
 
-def test_an_environment_without_its_python_is_told_and_no_success(matrix, tmp_path):
+def test_an_environment_without_its_python_is_named_and_no_success(matrix, tmp_path):
     environment = matrix.Environment("oldest", "3.10", {})
     outcome = matrix.tried(environment, "", tmp_path, [])
     assert outcome.bad == ("no python3.10; name it by --python VERSION=PATH",)

@@ -122,7 +122,7 @@ def test_a_simulated_training_leaves_a_run_and_its_figures(tmp_path):
     assert whole["epoch"].max() == simulation.EPOCHS
 
 
-def test_the_memory_of_this_process_is_told():
+def test_the_memory_of_this_process_is_measured():
     assert 20 < machine.peak_memory() < 24_000
 
 

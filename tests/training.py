@@ -152,9 +152,11 @@ def witness(base=None, *, at=0, fault=""):
     class Witness(base or DetectionTrainer):
         notes = []  # noqa: RUF012  # of the class, because the test does not see the instance
         images = []  # noqa: RUF012
+        objects = []  # noqa: RUF012
 
         def preprocess_batch(self, batch):
             self.images.append(list(batch.get("im_file", ())))
+            self.objects.append(len(batch["cls"]) if "cls" in batch else None)
             batch = super().preprocess_batch(batch)
             if fault == "nan" and len(self.notes) + 1 == at:
                 batch["img"] = batch["img"] * float("nan")
@@ -167,12 +169,14 @@ def witness(base=None, *, at=0, fault=""):
             self.notes.append(
                 {
                     "images": self.images[:],
+                    "objects": self.objects[:],
                     "losses": {name: float(item) for name, item in items.items()},
                     "learning_rates": [group["lr"] for group in self.optimizer.param_groups],
                     "scale": self.scaler.get_scale() if self.scaler.is_enabled() else None,
                 }
             )
             self.images.clear()
+            self.objects.clear()
             if fault == "spike" and len(self.notes) == at:
                 gradients = (p.grad for p in self.model.parameters())
                 torch._foreach_mul_([grad for grad in gradients if grad is not None], 1e4)

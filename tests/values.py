@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.measure.layout import WHOLE, Layout, Members, dated
-from yolo_gradwatch.measure.quantities import MEASURED
+from yolo_gradwatch.measure.quantities import QUANTITIES
+from yolo_gradwatch.measure.rollup import Rollup
 from yolo_gradwatch.measure.sample import Detail, Sample
-from yolo_gradwatch.measure.windows import Grid, Rollup, Window
+from yolo_gradwatch.measure.windows import Grid, Window
 from yolo_gradwatch.runs.schema import FORMAT_VERSION, META_FILE
 from yolo_gradwatch.runs.writer import RunLog
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 
 LAWS = settings(deadline=None, derandomize=True, max_examples=40)
+FEWER = settings(LAWS, max_examples=25)
 
 
 class Part(NamedTuple):
@@ -68,6 +70,9 @@ def plan(
         elements=np.array([part.elements for part in parts], np.int64),
         weights=np.array(weights, np.int64).reshape(-1, 2),
         trunk=tuple(np.array(found) for found in trunk if found),
+        held=np.array([p for found in rows.values() for p in found], np.int64),
+        held_starts=np.cumsum([0, *map(len, rows.values())], dtype=np.int64)[:-1],
+        names=tuple(f"{part.module}.{p}" for p, part in enumerate(parts)),
     )
     return layout, members
 
@@ -203,12 +208,13 @@ def window(  # noqa: PLR0913  # one argument a field
         np.nan if name in unknown else 0.0 if name in dead else norm for name in layout.modules
     ]
     values = {
-        **{row.name: row.unknown(len(norms)) for row in MEASURED},
+        **{row.name: row.unknown(len(norms)) for row in QUANTITIES},
         "nonfinite": _counts(layout, nonfinite, applied),
         "zero": _counts(layout, zero, applied),
         "none": _counts(layout, none, applied),
         **{name: np.array(norms, np.float32) for name in NORMS},
         "weight_norm": np.full(len(norms), 5.0, np.float32),
+        "weight_max": np.full(len(norms), 1.0, np.float32),
     }
     return Window(
         epoch=epoch,
@@ -222,7 +228,7 @@ def window(  # noqa: PLR0913  # one argument a field
 
 def grid_from(windows: Sequence[Window], layout: Layout = LAYOUT) -> Grid:
     """Windows below each other."""
-    empty = {row.name: np.empty((0, len(layout.modules)), row.dtype) for row in MEASURED}
+    empty = {row.name: np.empty((0, len(layout.modules)), row.dtype) for row in QUANTITIES}
     columns = {field.name: [getattr(one, field.name) for one in windows] for field in fields(Grid)}
     return Grid(
         **{

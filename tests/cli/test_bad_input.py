@@ -113,7 +113,7 @@ def test_what_is_said_of_what_cannot_be_used(run, golden):
 
 
 @pytest.mark.parametrize("command", USAGE)
-def test_arguments_of_another_kind_are_told(run, command):
+def test_arguments_of_another_kind_are_refused(run, command):
     code, out, err = outcome(*command.format(run=run).split())
     assert (code, out) == (2, "")
     assert USAGE[command] in err

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import typer
-from commands import outcome
+from commands import SMALL, failures, outcome, trained
 from short import spoil
-from training import TINY, data_folder, official, shapes, small
+from training import data_folder, official, shapes
 from values import window, write_run
 from watched import CONV, DEAD
 
@@ -20,20 +20,6 @@ from yolo_gradwatch.cli import train as cli_train
 from yolo_gradwatch.cli.main import app, main
 from yolo_gradwatch.watch.attachment import Attachment
 from yolo_gradwatch.watch.launched import Launched
-
-SMALL = [f"{name}={value}" for name, value in TINY.items()]
-
-
-def trained(folder, *arguments):
-    """The exit code of a small training that gets these arguments instead of its own."""
-    given = {a.partition("=")[0]: a for a in arguments}
-    own = [f"model={small()}", f"data={shapes()}", *SMALL, f"project={folder}"]
-    return main(["train", *{**{a.partition("=")[0]: a for a in own}, **given}.values()])
-
-
-def failures(err):
-    """What a command says of a run that does not pass --fail-on, one line for each."""
-    return [line for line in err.splitlines() if line.startswith("failed under --fail-on: ")]
 
 
 @pytest.fixture
@@ -55,6 +41,9 @@ def plant(monkeypatch):
 
 REFUSED = """
     --wibble
+    tain data=coco8.yaml
+    reviw {run}
+    track model=yolo26n.pt
     train --intervall 3
     train --wibble
     train --interval 0 model=yolo26n.yaml
@@ -324,12 +313,13 @@ def test_the_demo_needs_no_data_and_leaves_the_files(tmp_path):
 
 # --- several trainings of one command -------------------------------------------------------------
 
+LATE = [window(step, zero=[CONV]) for step in (1218, 1219, 1220)]
 RUNS = {
     "healthy": ([window(1)], "finished", ""),
     "dead": (DEAD, "finished", f"dead in {CONV} at step 1"),
     "stepless": ([], "finished", "no optimizer step was watched"),
     "cut": ([window(1)], "interrupted", "not watched to its end: the run is interrupted"),
-    "dead and cut": (DEAD, "failed", f"dead in {CONV} at step 1; not watched to its end"),
+    "dead and cut": (LATE, "failed", f"dead in {CONV} at step 1,218; not watched to its end"),
     "nothing": (None, "", "nothing to report"),
 }
 """What trainings in processes of their own have left, and what is said of each."""

@@ -112,7 +112,7 @@ def test_a_folder_whose_name_ends_as_that_of_a_table_is_reviewed(tmp_path):
 
 
 @pytest.mark.parametrize("below", ["train", "detect/train", "runs/detect/train"])
-def test_of_a_folder_above_the_run_with_the_newest_windows_is_chosen_and_told(tmp_path, below):
+def test_of_a_folder_above_the_run_with_the_newest_windows_is_chosen(tmp_path, below):
     new, old = (write_run(tmp_path / below / name, []) for name in ("a", "b"))
     os.utime(old / "gradwatch.csv", (1, 1))
     above = tmp_path if below.count("/") < 2 else tmp_path / "runs"
@@ -163,7 +163,7 @@ def test_fail_on_looks_at_the_whole_run_whatever_is_shown(run, narrow):
     assert failed == printed("review", run, narrow)
 
 
-def test_other_limits_re_evaluate_a_run_and_are_told(run):
+def test_other_limits_re_evaluate_a_run_and_are_named(run):
     code, _, err = outcome("review", run, "--fail-on", "dead", "--dead-windows", "4")
     first, short = err.splitlines()
     assert (code, first) == (0, "re-evaluated with dead_windows 4 (in the training 3)")
@@ -202,7 +202,7 @@ def test_options_narrow_the_modules_together(run, options, names):
     assert not options or said in printed(*arguments)
 
 
-def test_the_farthest_are_told_first_by_finding_then_by_level(tmp_path):
+def test_the_farthest_come_first_by_finding_then_by_level(tmp_path):
     low = {"model.0.bn": 1e-3, "model.2.a": 1e-2}
     scale = np.array([low.get(name, 1.0) for name in LAYOUT.modules], np.float32)
     watch(tmp_path, [replace(one, norm_mean=one.norm_mean * scale) for one in DEAD])

@@ -224,7 +224,7 @@ def test_a_part_of_a_module_that_is_too_large_can_have_siblings():
         *("CoordAtt", "CrossATT", "Coordinate_Att"),
     ],
 )
-def test_what_belongs_to_an_attention_is_told_by_its_class(path, kind, is_inside):
+def test_what_belongs_to_an_attention_is_known_by_its_class(path, kind, is_inside):
     layout, _ = plan([Part(f"model.0.{path}"), Part("model.1")])
     types = [kind if name == "model.0.attn" else "Conv2d" for name in layout.modules]
     graph = Graph(replace(layout, types=tuple(types)))
@@ -289,8 +289,8 @@ MODELS = [
     ("yolo26n-obb.yaml", "OBBModel", 64),
     ("yolo26n-pose.yaml", "PoseModel", 64),
     ("yolo26n-cls.yaml", "ClassificationModel", 64),
-    ("resnet18", "ClassificationModel", 64),
-    ("rtdetr-l.yaml", "RTDETRDetectionModel", 160),
+    pytest.param(*("resnet18", "ClassificationModel", 64), marks=pytest.mark.slow),
+    pytest.param(*("rtdetr-l.yaml", "RTDETRDetectionModel", 160), marks=pytest.mark.slow),
 ]
 
 
@@ -365,7 +365,9 @@ HEADS = {
 }
 
 
-@pytest.mark.parametrize("config", HEADS)
+@pytest.mark.parametrize(
+    "config", [*list(HEADS)[:-1], pytest.param("rtdetr-l.yaml", marks=pytest.mark.slow)]
+)
 def test_families_and_scales_of_ultralytics_heads(config):
     kind, families, scales = HEADS[config]
     layout, _ = layouts.read(built(config, kind))

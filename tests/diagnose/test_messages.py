@@ -12,7 +12,7 @@ from values import Part, layout_of, leaves_of, plan
 
 from yolo_gradwatch.diagnose import causes
 from yolo_gradwatch.diagnose.catalog import RULES
-from yolo_gradwatch.diagnose.messages import Case, course, described, factor
+from yolo_gradwatch.diagnose.messages import Case, course, described, factor, significant
 from yolo_gradwatch.measure.arrays import FLOAT32_MAX
 from yolo_gradwatch.measure.layout import WHOLE
 
@@ -173,6 +173,7 @@ OTHERS = (
 
 PHRASES = {
     **{f"{decades:g} decades": factor(decades) for decades in (1.5, 4.5, 6.9, 7.0, 1e9)},
+    **{f"{one:g} in 2 digits": significant(one, 2) for one in (0.0123, 9.96, 99.6, 1234.0, 9.96e6)},
     **{name: described(layout_of(), name) for name in (WHOLE, "model.4.bn")},
     **{f"{len(found)} episodes": course(finding_of(episodes=found)) for found in (BACK, OFTEN)},
     **{f"rate {asked}": causes.lower_rate(asked) for asked in ({}, {"lr0": 0.02}, TRAINING)},

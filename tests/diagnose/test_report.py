@@ -15,15 +15,15 @@ from yolo_gradwatch.measure.clipping import EpochClipping
 
 NOTICE = finding_of("amp_overflow", "model", severity="notice", number=1, step=2, message="calm.")
 DEAD = finding_of("dead", "model.3.conv", number=2, step=30, message="it is dead.")
-WARNING = finding_of("dead", "model.1.bn", number=3, step=40, severity="warning", message="hm.")
+WARNING = finding_of("dead", "model.1.bn", number=3, step=1218, severity="warning", message="hm.")
 OVER = finding_of("dead", step_end=55, message="it was dead.")
 LATE = finding_of("dead", episodes=(episode_of(41, reported=1045),), message="it is dead.")
 BACK = replace(OVER, episodes=(episode_of(7, 20, reported=9), episode_of(41, 55, reported=45)))
 
 CLIPPED = (
-    epoch_of(1, steps=10, clipped=10, skipped=1, norm_median=8.0, clip_ratio=5.0),
+    epoch_of(1, steps=10, clipped=10, skipped=1, norm_median=8.0, clip_ratio=218.5),
     epoch_of(2, steps=10, clipped=5, norm_median=1234.0, clip_ratio=1.2),
-    epoch_of(2, steps=20, clipped=0, norm_median=2.0),
+    epoch_of(2, steps=20, clipped=0, norm_median=2000.0),
 )
 OWNED = (
     epoch_of(1, steps=10, owners={"model.0": 0.5, "model.1": 0.3, "model.2": 0.1}),

@@ -155,6 +155,12 @@ def unweighed(one):
     return replace(one, weight_norm=np.full_like(one.weight_norm, np.nan))
 
 
+def test_growth_lasts_while_the_weights_are_not_read_again():
+    windows = [weighing(1, 5), *map(unweighed, lasting(15, first=2)), weighing(17, 20)]
+    assert names([*windows, *map(unweighed, lasting(20, first=18))], "weight_growth") == [WHOLE]
+    assert not names([*windows[:-1], unweighed(net(17))], "weight_growth")
+
+
 def changed(odd, *places):
     """Weights that have grown fourfold, but for some."""
     windows = [weighing(1, 5), weighing(2, 20)]

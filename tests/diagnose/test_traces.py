@@ -75,7 +75,9 @@ def test_all_recordings_are_there_and_sorted_as_their_labels_say():
     assert {*MISSED, *WRONG_LAYER, *DIFFERENT} <= set(FAULTY)
 
 
-@pytest.mark.parametrize("window", [1, 2, 5, 20])
+@pytest.mark.parametrize(
+    "window", [1, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (2, 5, 20))]
+)
 @pytest.mark.parametrize("name", HEALTHY)
 def test_a_healthy_recording_has_no_alarm(name, window):
     assert outcome(name, window).alarms == ()
@@ -109,6 +111,7 @@ def test_a_fault_is_found_within_steps():
     assert max(delays("nonfinite")) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*HEALTHY, *FAULTY])
 def test_rules_over_modules_decide_as_rules_over_parameters(name):
     over_parameters = recordings.load(TRACES / f"{name}.npz", by_parameter=True)

@@ -4,7 +4,9 @@ import torch
 from devices import needs_cuda, no_waiting
 from torch import nn
 
-from yolo_gradwatch.measure.capture import MOST_LOSSES, RING, Capture
+from yolo_gradwatch.measure.capture import NO_LOSSES, RING, Capture
+from yolo_gradwatch.measure.loss_items import COUNT
+from yolo_gradwatch.measure.losses import MOST_ITEMS, MOST_KINDS, ROOM, LossMeter
 from yolo_gradwatch.measure.norms import norms_of
 
 
@@ -15,16 +17,23 @@ def model_with_gradients():
     return model
 
 
-def taken(parameters, *, extras=(), losses=(), detailed=False):
-    capture = Capture(list(parameters))
-    capture.take(3, 7, list(extras), list(losses), detailed=detailed)
+def noted(*items):
+    """Loss items of one batch, as a step takes them along."""
+    meter = LossMeter()
+    meter.add(tuple(f"item {i}" for i in range(sum(item.numel() for item in items))), items)
+    return meter.take()
+
+
+def taken(parameters, *, others=(), extras=(), losses=NO_LOSSES, detailed=False):
+    capture = Capture(list(parameters), others)
+    capture.take(3, 7, list(extras), losses, detailed=detailed, weighed=detailed)
     (sample,) = capture.drain()
     assert list(capture.drain()) == []
     return sample
 
 
 def wanted(gradients):
-    return [float(torch.linalg.vector_norm(gradient.double())) for gradient in gradients]
+    return [float(torch.linalg.vector_norm(one.detach().double())) for one in gradients]
 
 
 @pytest.mark.parametrize("detailed", [False, True])
@@ -42,12 +51,46 @@ def test_norms_equal_those_of_float64_and_gradients_are_not_touched(detailed):
     assert all(p.grad.grad_fn is None for p in model.parameters())
 
 
+@pytest.mark.parametrize("odd", [-3.0, 2e30, -np.inf, np.nan])
+@pytest.mark.parametrize("place", range(3))
+def test_the_largest_value_of_each_tensor_is_read_and_shows_what_is_not_finite(odd, place):
+    weight, empty, buffer = (
+        nn.Parameter(torch.ones(2, 3)),
+        nn.Parameter(torch.ones(0)),
+        torch.ones(3),
+    )
+    weight.grad, empty.grad = torch.ones(2, 3), torch.ones(0)
+    half = torch.full((4,), -0.5, dtype=torch.float16)
+    tensors = [weight, buffer, half.float()]
+    tensors[place].data[-1] = odd
+    others = [tensors[1], tensors[2] if place == 2 else half]
+    largest = taken([weight, empty], others=others, detailed=True).detail.weights.largest
+    expected = [np.abs(t.detach().double().numpy()).max() for t in tensors]
+    np.testing.assert_array_equal(largest, [expected[0], 0.0, *expected[1:]])
+
+
+def test_a_change_follows_its_step_and_is_left_out_where_that_is_skipped():
+    model = model_with_gradients()
+    capture = Capture(list(model.parameters()))
+    before, moved = torch.rand(2, len(list(model.parameters())))
+    for step, skipped in enumerate([0.0, 1.0, 0.0], 1):
+        extras = [torch.tensor([skipped]), torch.tensor(8.0)]
+        capture.take(1, step, extras, detailed=step == 1, weighed=step == 1)
+        if step < 3:
+            capture.add_change(before, moved)
+    first, second, third = capture.drain()
+    np.testing.assert_array_equal(first.change.before, before.double())
+    np.testing.assert_array_equal(first.change.moved, moved.double())
+    assert first.detail.weights.norms.tolist() == wanted(model.parameters())
+    assert (second.skipped, second.change, third.change) == (True, None, None)
+
+
 def test_details_hold_weight_norms_and_zero_elements_of_weights():
     weight, bias = nn.Parameter(torch.full((2, 3), 2.0)), nn.Parameter(torch.ones(2))
     weight.grad = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     bias.grad = torch.zeros(2)
     detail = taken([weight, bias], detailed=True).detail
-    np.testing.assert_allclose(detail.weight_norms, [np.sqrt(24), np.sqrt(2)])
+    np.testing.assert_allclose(detail.weights.norms, [np.sqrt(24), np.sqrt(2)])
     np.testing.assert_array_equal(detail.zeros, [4, np.nan])
 
 
@@ -101,8 +144,8 @@ ITEMS = {
     "with a graph": ([torch.tensor(3.0, requires_grad=True)], (3.0,)),
     "whole numbers": ([torch.tensor(3)], (3.0,)),
     "not finite": ([torch.tensor([np.nan, np.inf, -np.inf])], (np.nan, np.inf, -np.inf)),
-    "as many as fit": ([torch.ones(MOST_LOSSES)], (1.0,) * MOST_LOSSES),
-    "one too many": ([torch.ones(MOST_LOSSES + 1)], ()),
+    "as many as fit": ([torch.ones(MOST_ITEMS)], (1.0,) * MOST_ITEMS),
+    "one too many": ([torch.ones(MOST_ITEMS + 1)], ()),
 }
 
 
@@ -113,12 +156,15 @@ def test_loss_items_travel_with_the_norms_and_mix_with_nothing(kind, extras, det
     losses, expected = ITEMS[kind]
     model = model_with_gradients()
     plain = taken(model.parameters(), detailed=detailed)
-    sample = taken(model.parameters(), extras=extras, losses=losses, detailed=detailed)
-    assert repr(sample.losses) == repr(tuple(map(float, expected)))
+    sample = taken(model.parameters(), extras=extras, losses=noted(*losses), detailed=detailed)
+    assert len(sample.losses) == bool(expected)
+    for items in sample.losses:
+        np.testing.assert_array_equal(items.rows, [expected])
+        assert list(items.newest) == [f"item {i}" for i in range(len(expected))]
     assert (sample.skipped, sample.scale) == ((True, 8.0) if extras else (False, None))
     np.testing.assert_array_equal(sample.norms, plain.norms)
     if detailed:
-        np.testing.assert_array_equal(sample.detail.weight_norms, plain.detail.weight_norms)
+        np.testing.assert_array_equal(sample.detail.weights.norms, plain.detail.weights.norms)
         np.testing.assert_array_equal(sample.detail.zeros, plain.detail.zeros)
 
 
@@ -137,12 +183,12 @@ def layers(*, frozen=(), without=(), zero=()):
     ("frozen", "without", "zero"),
     [((), (), ()), ((), (1,), (0,)), ((0,), (2,), ()), ((0, 1, 2), (), ()), ((), (0, 1, 2), ())],
 )
-def test_a_missing_gradient_is_told_from_one_that_is_zero_or_frozen(
+def test_a_missing_gradient_differs_from_one_that_is_zero_or_frozen(
     frozen, without, zero, detailed
 ):
     sample = taken(
         layers(frozen=frozen, without=without, zero=zero),
-        losses=[torch.tensor(1.5)],
+        losses=noted(torch.tensor(1.5)),
         detailed=detailed,
     )
     missing = {*frozen, *without}
@@ -150,9 +196,9 @@ def test_a_missing_gradient_is_told_from_one_that_is_zero_or_frozen(
     assert sample.norms.tolist() == [0 if i in {*missing, *zero} else 2 for i in range(3)]
     flags = None if sample.frozen is None else sample.frozen.tolist()
     assert flags == ([i in frozen for i in range(3)] if frozen else None)
-    assert sample.losses == (1.5,)
+    assert sample.losses[0].rows == 1.5
     if detailed:
-        np.testing.assert_array_equal(sample.detail.weight_norms, [2, 2, 2])
+        np.testing.assert_array_equal(sample.detail.weights.norms, [2, 2, 2])
         zeros = [np.nan if i in missing else 4 * (i in zero) for i in range(3)]
         np.testing.assert_array_equal(sample.detail.zeros, zeros)
 
@@ -194,15 +240,20 @@ def test_taking_a_sample_does_not_synchronize_with_the_device():
     capture, gradients = on_cuda()
     extras = [torch.zeros(1, device="cuda"), torch.ones((), device="cuda")]
     losses = [torch.ones((), device="cuda"), torch.ones(3, device="cuda")]
-    capture.take(1, 1, extras, losses, detailed=True)
+    meter = LossMeter()
+    capture.take(1, 1, extras, noted(*losses), detailed=True)
     list(capture.drain(wait=True))
     with no_waiting():
         for step in range(2, 202):
-            capture.take(1, step, extras, losses, detailed=step % 10 == 0)
+            for _ in range(70):  # some of them are folded
+                meter.add(("a", "b", "c", "d"), losses)
+            capture.take(1, step, extras, meter.take(), detailed=step % 10 == 0)
             list(capture.drain())
     torch.cuda.synchronize()
     sample = list(capture.drain(wait=True))[-1]
-    assert (sample.step, sample.losses) == (201, (1.0, 1.0, 1.0, 1.0))
+    (items,) = sample.losses
+    assert (sample.step, items.newest) == (201, dict.fromkeys("abcd", 1.0))
+    assert len(items.rows) + items.folded[COUNT, 0] == 70
     np.testing.assert_allclose(sample.norms, wanted(gradients), rtol=1e-6)
 
 
@@ -229,7 +280,7 @@ def ringed(monkeypatch):
 
     def begin(parameter, *, landed):
         capture = Capture([parameter])
-        rows = torch.empty((RING, 3 + MOST_LOSSES), dtype=torch.float64)
+        rows = torch.empty((RING, 3 + ROOM), dtype=torch.float64)
         capture._ring.buffers.extend((row, Event(landed)) for row in rows)
         return capture
 
@@ -244,7 +295,7 @@ def test_a_ring_of_buffers_loses_no_step(ringed, landed, count):
     for step in range(1, count + 1):
         parameter.grad = torch.full((1,), float(step))
         capture.take(1, step, [], detailed=step % 3 == 0)
-        busy = [flight.host.data_ptr() for flight in capture._flying]
+        busy = [flight.landing.host.data_ptr() for flight in capture._flying]
         assert len(set(busy)) == len(busy) <= RING
     samples = list(capture.drain(wait=True))
     assert [sample.step for sample in samples] == list(range(1, count + 1))
@@ -264,17 +315,35 @@ def test_steps_that_have_not_landed_are_not_waited_for(ringed):
     assert len(list(capture.drain(wait=True))) == RING
 
 
+def longest(device):
+    """As many loss items as a step can take along."""
+    meter = LossMeter()
+    for kind in range(MOST_KINDS + 1):
+        names = tuple(f"{kind}/{i}" for i in range(MOST_ITEMS))
+        for _ in range(8):
+            meter.add(names, [torch.ones(MOST_ITEMS, device=device)])
+    return meter.take()
+
+
+def test_a_step_takes_no_more_loss_items_along_than_its_buffer_has_room_for():
+    sample = taken(model_with_gradients().parameters(), losses=longest("cpu"), detailed=True)
+    assert sum(tensor.numel() for tensor in longest("cpu").tensors) == ROOM
+    assert [items.names[0] for items in sample.losses] == [f"{i}/0" for i in range(MOST_KINDS)]
+    assert all((items.rows == 1).all() for items in sample.losses)
+    assert [items.folded[COUNT, 0] for items in sample.losses] == [4] * MOST_KINDS
+
+
 @needs_cuda
 def test_pinned_buffers_are_allocated_once():
     capture, _ = on_cuda()
     extras = [torch.zeros(1, device="cuda"), torch.ones((), device="cuda")]
-    losses = [torch.ones(MOST_LOSSES, device="cuda")]
+    losses = longest("cuda")
     places = {buffer.data_ptr() for buffer, _ in capture._ring.buffers}
     assert len(places) == RING
     assert all(buffer.is_pinned() for buffer, _ in capture._ring.buffers)
     for step in range(1, 101):
         capture.take(1, step, extras, losses, detailed=True)  # the longest vector
-        assert {flight.host.data_ptr() for flight in capture._flying} <= places
+        assert {flight.landing.host.data_ptr() for flight in capture._flying} <= places
         list(capture.drain())
 
 

@@ -4,6 +4,7 @@ import copy
 import gc
 import math
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from yolo_gradwatch.measure.flow import Probe, tensors_in
 from yolo_gradwatch.measure.model_layout import inside, is_compiled
-from yolo_gradwatch.measure.norms import norm_of
+from yolo_gradwatch.measure.norms import extent_of, norm_of
 from yolo_gradwatch.measure.saturation import ends_of
 
 
@@ -378,6 +379,19 @@ def test_nothing_is_left_in_memory_between_traces():
     for _ in range(3):
         traced(model)
     assert count() == before
+
+
+def test_halves_and_floats_elsewhere_than_on_a_cpu_are_read_without_float64():
+    """As on MPS: the reductions are those of torch, in float32."""
+
+    class Elsewhere(torch.Tensor):
+        device = property(lambda _self: SimpleNamespace(type="mps"))
+
+    for dtype in (torch.float32, torch.float16):
+        values = torch.tensor([[3.0, 0.0], [0.0, -4.0]], dtype=dtype).as_subclass(Elsewhere)
+        norm, (largest, nonzero) = norm_of(values), extent_of(values)
+        assert {one.dtype for one in (norm, largest, nonzero)} == {torch.float32}
+        assert [float(one) for one in (norm, largest, nonzero)] == [5.0, 4.0, 2.0]
 
 
 class Half(nn.Module):

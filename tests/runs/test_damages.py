@@ -48,8 +48,10 @@ def refusal(folder):
     return caught.value
 
 
-ENDS = ("LF", "CRLF")
-CASES = [*((name, end) for name in TABLES for end in ENDS), *((name, "LF") for name in JSON)]
+CASES = [
+    *((name, "LF") for name in DAMAGES),
+    *(pytest.param(name, "CRLF", marks=pytest.mark.slow) for name in TABLES),
+]
 
 
 @pytest.mark.parametrize(("name", "end"), CASES)
@@ -116,7 +118,8 @@ def test_a_file_that_cannot_be_opened_is_named_with_a_remedy(run, monkeypatch, n
     assert (code, out, err.count("\n")) == (2, "", 1)
 
 
-@pytest.mark.parametrize(("name", "end"), [(name, end) for name in REMARKED for end in ENDS])
+@pytest.mark.parametrize("end", ["LF", "CRLF"])
+@pytest.mark.parametrize("name", REMARKED)
 def test_what_is_whole_is_read_with_a_remark_that_every_reader_has(run, name, end):
     file, change, windows = REMARKED[name]
     spoil(run, file, change, end)

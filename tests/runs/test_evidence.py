@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -14,11 +14,20 @@ from values import LAYOUT, MEMBERS, sample
 
 from yolo_gradwatch import load_run
 from yolo_gradwatch.measure.layout import module_norms
-from yolo_gradwatch.measure.windows import Rollup
+from yolo_gradwatch.measure.loss_items import BatchItems
+from yolo_gradwatch.measure.rollup import Rollup
 from yolo_gradwatch.runs import evidence
-from yolo_gradwatch.runs.evidence import KEPT_STEPS, Evidence, Note
+from yolo_gradwatch.runs.evidence import KEPT_STEPS, Batch, Evidence
 
-NOTE = Note([("a.png", "b.png"), ("c.png",)], (0.01, 0.1), ("box_loss", "cls_loss"))
+NOTE = [Batch(("a.png", "b.png"), 5), Batch(("c.png",), 0)]
+
+
+def items(*batches):
+    """Loss items of the batches of a step."""
+    return (BatchItems(("box_loss", "cls_loss"), np.array(batches)),)
+
+
+READ = {"losses": items((9.0, 9.0), (1.5, 0.25)), "rates": (0.01, 0.1)}
 
 
 def begun(run):
@@ -28,11 +37,23 @@ def begun(run):
     return found
 
 
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_disk_that_cannot_be_written_is_reported_unless_the_tables_have_done_so(
+    tmp_path, is_whole
+):
+    found = kept(tmp_path)
+    (tmp_path / "gradwatch").touch()  # where the folder would be
+    assert found.file(7, 7) == ""
+    found._files.is_whole = is_whole
+    with pytest.raises(OSError, match="gradwatch") if is_whole else nullcontext():
+        found.findings([])
+
+
 def kept(run, step=7, note=NOTE, **changes):
     """Evidence that has seen one step."""
     found = begun(run)
     found.note(step, note)
-    one = replace(sample(step, 2.0, epoch=3), **{"losses": (1.5, 0.25), **changes})
+    one = replace(sample(step, 2.0, epoch=3), **{**READ, **changes})
     found.steps([one], module_norms(one.norms, MEMBERS)[None])
     return found
 
@@ -58,6 +79,7 @@ def test_a_file_holds_what_the_step_was_made_of(tmp_path):
         "learning_rates": [0.01, 0.1],
         "losses": {"box_loss": 1.5, "cls_loss": 0.25},
         "images": [["a.png", "b.png"], ["c.png"]],
+        "objects": [5, 0],
     }
     assert tuple(norms) == LAYOUT.modules
     assert list(norms.values()) == module_norms(np.full(8, 2.0), MEMBERS).tolist()
@@ -67,7 +89,7 @@ def test_a_file_holds_what_the_step_was_made_of(tmp_path):
 def test_numbers_that_json_lacks_are_text(tmp_path, value, text):
     found = begun(tmp_path)
     found.note(1, NOTE)
-    one = replace(sample(1), losses=(value, 1.0))
+    one = replace(sample(1), losses=items((value, 1.0)))
     found.steps([one], np.array([value, *[1.0] * (len(LAYOUT.modules) - 1)])[None])
     path = tmp_path / found.file(1, 1)
 
@@ -89,18 +111,17 @@ def test_a_step_without_a_note_still_has_its_numbers(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("of_note", "of_sample", "part", "expected"),
+    ("note", "of_sample", "part", "expected"),
     [
-        ({}, {}, "scale", None),
-        ({"images": (("a.png",), ())}, {}, "images", [["a.png"], []]),
-        ({"losses": ("box", "cls", "dfl")}, {}, "losses", {"box": 1.5, "cls": 0.25}),
-        ({}, {"losses": ()}, "losses", {}),
+        (NOTE, {}, "scale", None),
+        ([Batch(("a.png",)), Batch(())], {}, "images", [["a.png"], []]),
+        ([Batch((), 3), Batch(())], {}, "objects", [3, None]),
+        (NOTE, {"losses": ()}, "losses", {}),
+        (NOTE, {"rates": ()}, "learning_rates", []),
     ],
 )
-def test_what_a_step_lacks_is_left_out(tmp_path, of_note, of_sample, part, expected):
-    name = kept(tmp_path, 1_234_567, note=replace(NOTE, **of_note), **of_sample).file(
-        1_234_567, 1_234_567
-    )
+def test_what_a_step_lacks_is_left_out(tmp_path, note, of_sample, part, expected):
+    name = kept(tmp_path, 1_234_567, note=note, **of_sample).file(1_234_567, 1_234_567)
     assert name == "gradwatch/evidence/step-1234567.json"
     assert read(tmp_path, name)[part] == expected
 
@@ -108,7 +129,7 @@ def test_what_a_step_lacks_is_left_out(tmp_path, of_note, of_sample, part, expec
 def many(run, count):
     found = begun(run)
     for step in range(1, count + 1):
-        found.note(step, Note([(f"{step}.png",)], (), ()))
+        found.note(step, [Batch((f"{step}.png",))])
         found.steps([sample(step)], np.full(len(LAYOUT.modules), float(step))[None])
     return found
 
@@ -193,7 +214,7 @@ def take(recorder, pattern):
     """Take steps: an ``x`` has a NaN in one layer, a ``^`` is 10,000 times as high."""
     first = recorder.first_step
     for step, kind in enumerate(pattern, first):
-        recorder.evidence.note(step, Note([(f"{step}.png",)], (), ()))
+        recorder.evidence.note(step, [Batch((f"{step}.png",))])
         recorder.take([sample(step, {"x": BAD, "^": 1e4}.get(kind, 1.0))])
 
 

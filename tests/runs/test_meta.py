@@ -19,6 +19,7 @@ from yolo_gradwatch import Thresholds
 from yolo_gradwatch.measure import model_layout
 from yolo_gradwatch.measure.clipping import CLIP_NORM, EpochClipping
 from yolo_gradwatch.measure.event import Event, EventKind
+from yolo_gradwatch.measure.optimizer import Group, Optimizer
 from yolo_gradwatch.runs import process
 from yolo_gradwatch.runs.meta import Meta, RunOptions, encoded, read_meta
 from yolo_gradwatch.runs.schema import META_FILE
@@ -42,6 +43,16 @@ FULL = Meta(
     last_step=99,
     events=tuple(Event(step, kind) for step, kind in enumerate(get_args(EventKind))),
     epochs=(epoch_of(owners={"model.1": 0.5, "model.2": 1.0}), EpochClipping(2, scale=65536.0)),
+    optimizer=Optimizer(
+        "AdamW",
+        groups=(Group(0.01, 0.0005, 2, 30), Group(None, 0.0, 0, 0)),
+        outside=("model.1.conv.weight",),
+        zero_rate=("model.2.weight", "model.2.bias"),
+        frozen=("model.0.weight",),
+        frozen_otherwise=("model.1.bn.bias",),
+        thawed=("model.2.bias",),
+        step=7,
+    ),
     others={"mood": {"of": ["the", None]}},
 )
 
@@ -59,10 +70,15 @@ def test_a_run_reads_back_what_it_wrote(tmp_path, meta):
 
 
 def test_what_was_read_is_written_as_it_was():
-    """To the letter, but for a field that the file was written without, which has its default."""
+    """To the letter, but for fields that the file was written without, which have their default."""
     raw = json.loads((VERSION_2 / META_FILE).read_text(encoding="utf-8"))
     assert not any("step_last" in epoch for epoch in raw["epochs"])
     raw["epochs"] = [{**epoch, "step_last": 0} for epoch in raw["epochs"]]
+    raw["thresholds"] |= {
+        name: value for name, value in asdict(Thresholds()).items() if name not in raw["thresholds"]
+    }
+    assert "optimizer" not in raw
+    raw["optimizer"] = None
     assert encoded(read_meta(VERSION_2)) == json.dumps(raw, indent=1)
 
 

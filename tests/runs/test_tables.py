@@ -16,7 +16,7 @@ from shown import change_of, finding_of
 from values import LAWS, LAYOUT, Part, assert_same, plan, runs, window
 
 from yolo_gradwatch.measure.layout import WHOLE
-from yolo_gradwatch.measure.quantities import MEASURED, NAMES, QUANTITIES
+from yolo_gradwatch.measure.quantities import NAMES, QUANTITIES
 from yolo_gradwatch.measure.windows import windows_of
 from yolo_gradwatch.runs import tables
 from yolo_gradwatch.runs.schema import (
@@ -36,7 +36,7 @@ HEADS = ("epoch", "step_first", "step_last", "steps", "skipped")
 
 
 FIRST_COUNTS = [row.name for row in QUANTITIES if row.is_count and row.since == 1]
-FLOAT_COLUMNS = [row.name for row in MEASURED if not row.is_count]
+FLOAT_COLUMNS = [row.name for row in QUANTITIES if not row.is_count]
 COUNTS = (*HEADS, *FIRST_COUNTS, "parameters")
 
 
@@ -300,7 +300,7 @@ def grid_by_loops(table, layout):
         head = tuple(row[name] for name in HEADS)
         window_rows = grid.setdefault(row["step_first"], (head, {}))[1]
         window_rows[row["module"]] = [row[name] for name in NAMES]
-    nothing = [row.empty for row in MEASURED]
+    nothing = [row.empty for row in QUANTITIES]
     return [
         (head, [rows.get(name, nothing) for name in layout.modules])
         for _, (head, rows) in sorted(grid.items())

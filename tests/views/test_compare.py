@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shown import finding_of
-from values import LAWS, LAYOUT, Part, meta_of, plan, window, write_run
+from values import FEWER, LAWS, LAYOUT, Part, meta_of, plan, window
+from watched import CONV, OTHER, curve, written
 
 from yolo_gradwatch.diagnose.report import Report
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.runs.meta import decoded
-from yolo_gradwatch.runs.run import Run, load_run
+from yolo_gradwatch.runs.run import Run
 from yolo_gradwatch.views.compare import (
     PARTS,
     Difference,
@@ -29,23 +30,11 @@ from yolo_gradwatch.views.compare import (
     only_in,
 )
 
-CONV = "model.1.conv"
-FEWER = settings(LAWS, max_examples=25)
-OTHER, _ = plan(
-    [Part("model.0.conv"), Part("model.1.conv"), Part("model.1.new"), Part("model.2.a")]
-)
-"""As `LAYOUT`, without its norm layers and one leaf of the head, and with a leaf of its own."""
-
 SHARES = {
     "first": (Fraction(0), Fraction(1, 10)),
     "middle": (Fraction(9, 20), Fraction(11, 20)),
     "last": (Fraction(9, 10), Fraction(1)),
 }
-
-
-def written(folder, windows, layout=LAYOUT, **meta):
-    """A run, read from the files that its training wrote."""
-    return load_run(write_run(folder, windows, layout, **meta))
 
 
 def untrained(layout=LAYOUT, **meta):
@@ -55,13 +44,6 @@ def untrained(layout=LAYOUT, **meta):
 
 def with_norms(one, norms):
     return replace(one, norm_mean=np.array(norms, np.float32))
-
-
-def curve(norms, steps=1, layout=LAYOUT):
-    """Windows in which all modules have the same norm."""
-    return [
-        window(1 + i * steps, steps=steps, norm=norm, layout=layout) for i, norm in enumerate(norms)
-    ]
 
 
 _NORM = st.one_of(st.just(math.nan), st.just(0.0), st.floats(2.0**-60, 2.0**60, width=32))

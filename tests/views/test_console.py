@@ -11,20 +11,30 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
-from shown import board_of, change_of, ended, episode_of, epoch_of, finding_of, norms_of, sample_of
-from values import LAWS, YOLO26N, layout_of, leaves_of
+from shown import (
+    YOLO,
+    board_of,
+    change_of,
+    ended,
+    episode_of,
+    epoch_of,
+    finding_of,
+    fitted_lines,
+    level,
+    norms_of,
+    sample_of,
+)
+from values import LAWS, layout_of, leaves_of
 
 from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.report import Report
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.views.live import Board
-from yolo_gradwatch.views.terminal.console import fitted
 from yolo_gradwatch.views.terminal.glyphs import sparkline
 from yolo_gradwatch.views.terminal.lines import change_line, end_report, file_list, stop_line
 from yolo_gradwatch.views.terminal.panel import Panel
 from yolo_gradwatch.views.terminal.table import epoch_table
 
-YOLO = layout_of(YOLO26N)
 FILES = [PurePosixPath("runs/train") / name for name in ("gradwatch.csv", "gradwatch_alerts.csv")]
 FRAMES = {  # as Ultralytics cuts them to the terminal
     80: "      2/100      2.49G      4.…: 34% ━━━━──────── 40/118 3.1it/s 12.9s<25.2s",
@@ -63,12 +73,6 @@ def told(rule, module, *, layout=YOLO, amp=False, **changes):
         rule, module, **{"severity": RULES[rule].severity, "limit": limit, **changes}
     )
     return replace(finding, message=str(RULES[finding.rule].message(layout, {"amp": amp}, finding)))
-
-
-def level(block, step):
-    """Norms that fall slowly and shake a little, each block's below those behind it."""
-    number = int(block.split(".")[1])
-    return 10 ** (1.5 + number / 20 - step / 150 + 0.1 * math.sin(0.7 * step + number))
 
 
 def train(board, steps, changes=None):
@@ -353,7 +357,7 @@ def test_every_state_of_a_block_fits_its_column(rule):
     assert {line.index("█") for line in lines} == {lines[0].index("█")}
 
 
-def test_states_of_the_epoch_table_can_be_told_apart():
+def test_states_of_the_epoch_table_differ():
     shown = set()
     rules = [n for n in RULES if RULES[n].kind]
     for rule in rules:
@@ -457,13 +461,6 @@ def test_the_header_of_a_long_training_fits_into_80_columns():
 # --- text that is fitted to a terminal ------------------------------------------------------------
 
 WORDS = st.lists(st.text("abc[]", min_size=1, max_size=9), max_size=30).map(" ".join)
-
-
-def fitted_lines(text, width, *, is_terminal=True):
-    console = Console(
-        file=io.StringIO(), width=width, force_terminal=is_terminal, legacy_windows=False
-    )
-    return fitted(text, console).plain.split("\n")
 
 
 @LAWS
@@ -574,11 +571,11 @@ def test_a_sparkline_has_a_cell_a_point_and_no_more_than_the_width(levels, width
 @LAWS
 @given(st.lists(LEVELS, min_size=1, max_size=100))
 def test_each_point_is_drawn_by_its_kind(levels):
-    for level, cell in zip(levels, sparkline(np.array(levels), 100), strict=True):
-        if level == -np.inf:
+    for one, cell in zip(levels, sparkline(np.array(levels), 100), strict=True):
+        if one == -np.inf:
             assert cell == "·"
         else:
-            assert (cell == "!") == (not np.isfinite(level))
+            assert (cell == "!") == (not np.isfinite(one))
 
 
 @LAWS

@@ -36,7 +36,7 @@ from values import (
     runs,
     window,
 )
-from watched import CONV, DEAD, DEAD_PID, START, process, watch
+from watched import CONV, DEAD, DEAD_PID, START, Training, process, watch
 
 from yolo_gradwatch.cli.main import main
 from yolo_gradwatch.diagnose.thresholds import Thresholds
@@ -55,35 +55,6 @@ from yolo_gradwatch.views.terminal.panel import Panel
 
 COMMAND = (sys.executable, "-m", "yolo_gradwatch")
 NET = layout_of(YOLO26N)
-
-
-class Training:
-    """A training elsewhere, of which only the files are seen."""
-
-    def __init__(self, folder, *, layout=LAYOUT, events=(START,), **meta):
-        self.folder = folder
-        self._log = RunLog(folder, layout, resume=len(events) > 1)
-        self._meta = {"layout": layout, "events": events, **meta}
-        self._log.start()
-        self.say("running")
-
-    def say(self, status):
-        put_meta(self.folder, **self._meta, status=status)
-
-    def write(self, *windows):
-        for one in windows:
-            self._log.write_window(one)
-
-    def restart(self, event):
-        self._meta["events"] += (event,)
-        self.say("running")
-
-    def end(self, status="finished"):
-        self.close()
-        self.say(status)
-
-    def close(self):
-        self._log.close()
 
 
 def table_of(windows, layout=LAYOUT):
@@ -203,7 +174,7 @@ def test_a_new_run_in_the_folder_is_read_from_its_beginning(tmp_path, tail, wind
     ("old", "new"),
     [
         *((b",1,0,", new) for new in (b",x,0,", b",1.5,0,", b",-1,0,", b",1" + 30 * b"0" + b",0,")),
-        *((b",1,5,,\n", new) for new in (b",1,5,,,\n", b",1,5\n")),
+        *((b",1,1,1,5,", new) for new in (b",1,1,1,1,5,", b",1,1,5,")),  # a cell more, or less
         (b"\n1,2,2,", b"\n1,1,1,"),  # steps that go back
         (b"norm_min,norm_mean", b"norm_mean,norm_mean"),  # the table of another tool
     ],

@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nets import NET
 from shown import episode_of, finding_of
-from test_compare import FEWER, written
-from values import HEAD, LAYOUT, TRUNK, Part, plan, runs, window
+from values import FEWER, HEAD, LAYOUT, TRUNK, Part, plan, runs, window
+from watched import CONV, written
 
 from yolo_gradwatch.measure.arrays import FLOAT32_MAX
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.views.heatmap import FINE, NONE, NONFINITE, UNKNOWN, ZERO, Mark, heatmap
 
-CONV, BN = "model.1.conv", "model.1.bn"
+BN = "model.1.bn"
 BLOCKS = ("model.0", "model.1", "model.2")
 
 

@@ -8,7 +8,7 @@ from html import unescape
 
 import numpy as np
 import pytest
-from test_png import ODD
+from shown import ODD
 from values import LAYOUT, Part, plan, window, write_run
 from watched import CONV, DEAD, watch
 
@@ -237,7 +237,7 @@ def growing(steps=1000):
     windows, step = [], 1
     while step <= steps:
         size = min(max(step // 50, 1), 20 - (step - 1) % 20)
-        windows.append(window(step, steps=size, epoch=(step - 1) // 20 + 1))
+        windows.append(window(step, steps=size, norm=1234.0, epoch=(step - 1) // 20 + 1))
         step += size
     return windows
 
@@ -256,7 +256,8 @@ def test_steps_and_epochs_on_both_axes_and_in_what_is_in_view(tmp_path):
         told.zoomed = await zoom(19.5, 41.5);
         told.back = await zoom(0.5, 1000.5);
         await click("windows");
-        return { ...told, even: x(), even_axes: axes(), tip: over(0, [0, 120])[1] };""",
+        return { ...told, even: x(), even_axes: axes(),
+          tips: [120, windows - 1].map((column) => over(0, [0, column]).slice(1, 3)) };""",
     )
     assert told["x"] == [*(one.step_first - 0.5 for one in windows), 1000.5]
     steps, epochs, at, begins = told["axes"]
@@ -273,7 +274,8 @@ def test_steps_and_epochs_on_both_axes_and_in_what_is_in_view(tmp_path):
         assert windows[place].epoch == int(epoch) != windows[place - 1].epoch
     one = windows[120]
     assert one.steps > 1
-    assert told["tip"] == f"epoch {one.epoch}, steps {one.step_first} to {one.step_last}"
+    when = f"epoch {one.epoch}, steps {one.step_first} to {one.step_last}"
+    assert told["tips"] == [[when, "norm 1,230"], ["epoch 50, step 1,000", "norm 1,230"]]
 
 
 @needs_browser

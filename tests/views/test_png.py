@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from matplotlib import colormaps, style
 from matplotlib.colors import to_rgba
 from PIL import Image
-from shown import episode_of, finding_of
+from shown import ODD, episode_of, finding_of
 from values import LAWS, Part, plan, window, write_run
 from watched import CONV, DEAD, watch
 
@@ -267,6 +268,20 @@ def test_every_size_is_drawn(report, tmp_path, rows, columns):
     assert texts[1] == report.verdict
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [1, 60, 61])
+def test_no_line_of_words_lies_on_another_or_leaves_the_picture(report, rows):
+    marks = [Mark(finding_of(module="model.0"), (0,), 0, 0)]
+    names = tuple(f"model.{i}.cv2.1.conv" for i in range(rows))
+    figure = png.draw(picture_of([[FINE]] * rows, names=names, marks=marks), report)
+    heat, boxes = figure.axes[0], [text.get_window_extent() for text in figure.texts]
+    assert len(boxes) >= 3  # title, verdict, finding
+    boxes.append(heat.child_axes[0].get_tightbbox())  # the epochs above the heat map
+    names = [text.get_window_extent() for text in heat.texts[:rows]]
+    assert all(a.y0 >= b.y1 for lines in (boxes, names) for a, b in pairwise(lines))
+    assert min(box.x0 for box in (*boxes, *names)) >= 0
+
+
 def test_a_window_in_which_all_was_skipped_leaves_a_gap(report):
     picture = picture_of([[FINE, UNKNOWN, FINE]])
     totals = np.array([[1.0, np.nan, 1.0]] * 3)
@@ -376,9 +391,6 @@ def test_a_long_run_has_a_break_behind_its_first_steps_in_all_parts(report, step
     ticks = [label.get_text() for label in figure.axes[2].get_xticklabels()]
     long = ["1", "20", "40", *(f"{step:,}" for step in range(200, 1401, 200))]
     assert (ticks == long) == bool(bands)
-
-
-ODD = ("$\\frac{", "<b>&amp;</b>", "[bold]x[/]", "层.卷积", "a" * 300, "%s{}", "\U0001f600")
 
 
 @pytest.mark.slow

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from nets import normed
 from rich.cells import cell_len
 from rich.console import Console
-from shown import epoch_of, finding_of
-from test_compare import CONV, FEWER, OTHER, curve, written
-from test_console import YOLO, fitted_lines, level
-from values import LAYOUT, Part, plan, runs, window, write_run
+from shown import YOLO, epoch_of, finding_of, fitted_lines, level
+from values import FEWER, LAYOUT, Part, plan, runs, window, write_run
+from watched import CONV, DEAD, OTHER, curve, written
 
 from yolo_gradwatch.diagnose.report import finding_line
 from yolo_gradwatch.measure.event import Event, EventKind
@@ -110,9 +109,6 @@ def test_a_review_and_a_comparison_on_a_terminal(golden):
         golden(f"review-unhealthy-{width}", on_a_terminal(overview_of(loaded[1], width), width))
         parts = comparison_of(loaded, width, blocks=True)
         golden(f"compare-{width}", on_a_terminal(parts, width))
-
-
-DEAD = [window(step, zero=[CONV]) for step in (1, 2, 3)]
 
 
 @pytest.mark.usefixtures("_in_a_folder")
@@ -221,31 +217,13 @@ def test_no_name_or_number_of_single_modules_is_lost_in_any_width(run, width):
     assert_nothing_is_lost(text, cells)
 
 
-def test_single_modules_stand_below_the_findings_that_concern_them(tmp_path):
+def test_single_modules_follow_the_findings_that_concern_them(tmp_path, golden):
     run = written(tmp_path, DEAD)
-    table, finding = table_of(run), finding_of("dead", CONV)
-    head, modules = single_modules(run, run.report(), [finding], matching(table, "*.conv"), None)
+    chosen, finding = matching(table_of(run), "*.conv"), finding_of("dead", CONV)
+    head, modules = single_modules(run, run.report(), [finding], chosen, None)
     assert head.plain == headline(run, run.report(), [finding]).plain
-    heading, names, *rows = (" ".join(line.split()) for line in modules.plain.splitlines())
-    assert heading == "Gradient norm of 2 of 10 modules, over the optimizer steps"
-    assert names == (
-        "module class parameters first median last highest NaN/Inf zero none zeros weights findings"
-    )
-    assert rows == [
-        "model.0.conv Conv2d 12 1 1 1 1 0 0 0 - 5 -",
-        "model.1.conv Conv2d 6 0 0 0 0 0 3 0 - 5 dead",
-    ]
-
-
-def test_single_modules_in_a_narrow_terminal_are_paragraphs(tmp_path):
-    run = written(tmp_path, DEAD)
-    text = modules_text(matching(table_of(run), CONV), 60).plain
-    assert text.splitlines() == [
-        "model.1.conv",
-        "  class Conv2d  parameters 6  first 0  median 0  last 0",
-        "  highest 0  NaN/Inf 0  zero 3  none 0  zeros -  weights 5",
-        "  findings dead",
-    ]
+    narrow = modules_text(matching(table_of(run), CONV), 60).plain
+    golden("modules", f"{modules.plain}\n\n{narrow}\n")
 
 
 def test_a_pattern_that_only_matches_the_whole_model(tmp_path):

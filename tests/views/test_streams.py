@@ -188,6 +188,14 @@ def test_where_the_panel_is_drawn_on_a_terminal(monkeypatch, variables, drawn, i
     assert is_live_terminal() is is_live
 
 
+@pytest.mark.parametrize(("encoding", "is_live"), [("ascii", False), ("utf-8", True)])
+def test_a_terminal_that_cannot_show_the_bars_gets_no_panel(monkeypatch, encoding, is_live):
+    set_terminal(monkeypatch, columns=80)
+    monkeypatch.setattr(sys, "stdout", terminal := FakeTerminal())
+    monkeypatch.setattr(type(terminal), "encoding", encoding, raising=False)
+    assert is_live_terminal() is is_live
+
+
 def test_the_panel_is_drawn_into_a_file_only_if_it_is_wanted(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     assert [draws_panel(live) for live in (None, True, False)] == [False, True, False]

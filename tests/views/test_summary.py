@@ -16,7 +16,7 @@ from values import LAWS, LAYOUT, grid_from, runs, window
 from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.measure.arrays import first, highest, last, median, total
 from yolo_gradwatch.measure.layout import WHOLE
-from yolo_gradwatch.measure.quantities import MEASURED
+from yolo_gradwatch.measure.quantities import QUANTITIES
 from yolo_gradwatch.views.summary import (
     OVER_RUN,
     active_in,
@@ -52,7 +52,7 @@ def any_windows(draw):
                 [draw(st.integers(0, steps) if row.is_count else _SINGLES) for _ in LAYOUT.modules],
                 row.dtype,
             )
-            for row in MEASURED
+            for row in QUANTITIES
         }
         one = window(step, steps=steps, skipped=min(skipped, steps), epoch=epoch)
         windows.append(replace(one, **values))

@@ -224,7 +224,7 @@ def test_the_clip_of_a_trainer_without_source_is_the_usual_one(base):
         assert contract.clip_norm(bare(type("Foreign", (base,), {"optimizer_step": step}))) == 10.0
 
 
-def test_what_breaks_the_contract_is_told_with_a_remedy(base, golden, monkeypatch, stepping):
+def test_what_breaks_the_contract_is_named_with_a_remedy(base, golden, monkeypatch, stepping):
     monkeypatch.setattr("ultralytics.__version__", "8.4.999")
     own, told = type("Own", (base,), {"optimizer_step": dict.update, "__module__": "own"}), []
     for check, *arguments in (
@@ -304,7 +304,9 @@ def test_an_optimizer_that_hands_on_to_its_parent_is_watched(tmp_path, told):
 
 
 @pytest.mark.train
-def test_an_ultralytics_without_a_callback_is_told_before_the_training(tmp_path, told, monkeypatch):
+def test_an_ultralytics_without_a_callback_is_named_before_the_training(
+    tmp_path, told, monkeypatch
+):
     monkeypatch.setattr(contract, "_events", lambda _owner: frozenset({"on_train_start"}))
     watch = GradWatch(live=False)
     train(tmp_path, watch=watch)

@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 import pytest
+from commands import SMALL
 from oracle import RELATIVE
 from places import TESTS
-from test_cli import SMALL
 from training import HOME, TINY, shapes, train
 
 from yolo_gradwatch import GradWatch, load_run
@@ -77,6 +77,10 @@ def test_rank_0_records_the_reduced_gradients_and_the_launcher_finds_the_run(tmp
     assert_norms_are_those_of_the_mean(tmp_path, run)
     assert run.windows["step_last"].max() == len(STEPS)
     assert not any(name.startswith("module") for name in run.windows["module"])
+    assert run.flow.groupby("step").size().to_dict() == {1: 543, 2: 543}
+    assert set(run.layout.modules) - set(run.flow["module"]) >= {"model"}
+    assert not any(name.startswith("module") for name in run.flow["module"])
+    assert np.isfinite(run.flow["gradient_norm"]).all()
 
     assert watch.run_dir == folder
     assert watch.has_started
@@ -111,7 +115,7 @@ def test_a_launched_training_stops_and_the_command_line_says_so(tmp_path, monkey
     assert "GradWatch:" in capfd.readouterr().out
 
 
-def test_an_ultralytics_that_drops_callbacks_is_told_before_the_launch(
+def test_an_ultralytics_that_drops_callbacks_is_named_before_the_launch(
     tmp_path, monkeypatch, caplog
 ):
     trainer = trainer_class(is_old=True)

@@ -10,10 +10,12 @@ from tempfile import TemporaryDirectory
 import planted
 import psutil
 import pytest
+from commands import SMALL, failures, trained
 from short import assert_nothing_left, bare, bits_of, run, streams, told
 from training import shapes, small
 
 from yolo_gradwatch import GradWatch
+from yolo_gradwatch.cli.main import main
 
 pytestmark = pytest.mark.train
 
@@ -21,7 +23,11 @@ SHELLS = {
     "watch.guard.Guard.safely": "the net itself",
     "watch.guard.Guard.at_event": "calls the net",
     "watch.attachment.Attachment.on_begin": "a net around what it calls",
-    "watch.events.Events.note_step": "one assignment, after a step of the optimizer",
+    "watch.events.Events.before_step": "calls a net, inside a step of the optimizer",
+    "watch.events.Events.after_step": "as above",
+    "watch.step_change.StepChange.begin": "a net around what it calls",
+    "watch.step_change.StepChange.end": "as above",
+    "watch.batches.Batches.note_step": "one assignment, after a step of the optimizer",
     "watch.ultralytics.contract.shows_bar": "costs the panel only, with a warning",
     "watch.ultralytics.contract._Probe.progress": "a bar swallows what its stream raises",
     "watch.ultralytics.contract._Probe.write": "as above",
@@ -156,10 +162,6 @@ def test_an_error_in_any_function_of_ours_costs_the_watch_only(
 
 
 def test_a_watch_that_could_not_begin_does_not_pass_fail_on(tmp_path, capfd):
-    from test_cli import SMALL
-
-    from yolo_gradwatch.cli.main import main
-
     arguments = ["train", f"model={small()}", f"data={shapes()}", *SMALL, f"project={tmp_path}"]
     with planted.cleared():
         planted.plant("watch.ultralytics.training.save_dir")
@@ -170,8 +172,6 @@ def test_a_watch_that_could_not_begin_does_not_pass_fail_on(tmp_path, capfd):
 
 
 def test_a_watch_that_did_not_reach_the_end_does_not_pass_fail_on(tmp_path, capfd):
-    from test_cli import failures, trained
-
     with planted.cleared():
         planted.plant("measure.capture.Capture.take")
         assert trained(tmp_path, "--fail-on=dead") == 1

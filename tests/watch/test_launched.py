@@ -77,7 +77,7 @@ def test_nobody_watched_to_the_end_unless_the_file_says_finished(tmp_path, statu
     assert launched.is_broken is is_broken
 
 
-def test_files_that_cannot_be_read_are_told_when_asked_for_a_report(tmp_path):
+def test_files_that_cannot_be_read_are_named_when_asked_for_a_report(tmp_path):
     launched = Launched(tmp_path, ("dead",))
     write_files(tmp_path, UNHEALTHY)
     (tmp_path / "gradwatch.json").write_text("{", encoding="utf-8")
@@ -153,7 +153,7 @@ def test_a_launched_training_without_files_does_not_pass_under_fail_on(tmp_path,
     assert leave(tmp_path, None, fail_on=fail_on) == code
 
 
-def test_a_launch_is_told_before_it_is_prepared(tmp_path, monkeypatch):
+def test_a_launch_is_reported_before_it_is_prepared(tmp_path, monkeypatch):
     from ultralytics.engine import trainer as engine
 
     calls = []
@@ -191,7 +191,7 @@ def dropped(caplog):
     ("version", "drops"),
     [("8.4.0", True), ("8.4.139", True), ("8.4.140", False), ("8.4.190", False), ("9.0", False)],
 )
-def test_an_ultralytics_that_drops_callbacks_is_told_once(
+def test_an_ultralytics_that_drops_callbacks_gets_one_warning(
     tmp_path, monkeypatch, caplog, version, drops
 ):
     monkeypatch.setattr("ultralytics.__version__", version)
@@ -210,7 +210,7 @@ def test_an_ultralytics_that_drops_callbacks_is_told_once(
     ("version", "gpus", "times"),
     [("8.4.139", 2, 1), ("8.4.139", 1, 0), ("8.4.139", 0, 0), ("8.4.140", 2, 0)],
 )
-def test_who_attaches_to_a_model_is_told_where_there_are_several_gpus(  # noqa: PLR0913, PLR0917
+def test_who_attaches_to_a_model_is_warned_where_there_are_several_gpus(  # noqa: PLR0913, PLR0917
     tmp_path, monkeypatch, caplog, version, gpus, times
 ):
     monkeypatch.setattr("ultralytics.__version__", version)
@@ -223,7 +223,7 @@ def test_who_attaches_to_a_model_is_told_where_there_are_several_gpus(  # noqa: 
 
 
 @pytest.mark.parametrize(("launches", "times"), [(True, 1), (False, 0)])
-def test_who_attaches_to_a_trainer_is_told_where_it_has_several_gpus(
+def test_who_attaches_to_a_trainer_is_warned_where_it_has_several_gpus(
     tmp_path, monkeypatch, caplog, launches, times
 ):
     monkeypatch.setattr("ultralytics.__version__", "8.4.139")
@@ -261,7 +261,7 @@ def test_ultralytics_prepares_a_launch_by_the_name_that_is_wrapped():
     assert "generate_ddp_command(self)" in inspect.getsource(BaseTrainer.train)
 
 
-def test_trouble_of_ours_before_a_launch_is_told_and_the_launch_goes_on(monkeypatch, caplog):
+def test_trouble_of_ours_before_a_launch_is_a_warning_and_it_goes_on(monkeypatch, caplog):
     from ultralytics.engine import trainer as engine
 
     def fail(_trainer):

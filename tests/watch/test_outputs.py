@@ -16,6 +16,7 @@ TELLS = {
     "epoch": lambda clipping: (clipping.epoch, clipping.steps),
     "flow": lambda flow: (flow.step,),
     "regroup": lambda layout: (max(layout.since),),
+    "membership": lambda optimizer: (optimizer.step,),
     "restart": lambda event: (event.kind, event.step),
     "end": lambda report: (report.status,),
     "close": tuple,
@@ -62,7 +63,8 @@ def epoch(number, *, finds=(), end=True):
         steps += [("steps", step, 2), ("window", step, step)]
         steps += [("findings", *finds)] * bool(finds and step > first)
         steps += [("flow", step)] * (step in {1, 2, 4, 8})
-    return [("epoch_start", number, 4), *steps, *[("epoch", number, 2)] * end]
+    begin = [("epoch_start", number, 4), *[("membership", 1)] * (number == 1)]
+    return [*begin, *steps, *[("epoch", number, 2)] * end]
 
 
 def ends(calls):
@@ -96,7 +98,13 @@ def thaw(trainer):
         (
             {"freeze": 2},
             ("on_train_batch_start", 3, thaw),
-            [("epoch_start", 2, 4), ("regroup", 3), ("restart", "thaw", 3), ("steps", 3, 2)],
+            [
+                ("epoch_start", 2, 4),
+                ("regroup", 3),
+                ("restart", "thaw", 3),
+                ("membership", 3),
+                ("steps", 3, 2),
+            ],
         ),
         (
             {"save": True},
@@ -111,7 +119,7 @@ def thaw(trainer):
     ],
     ids=["thaw", "NaN", "memory"],
 )
-def test_what_begins_again_is_told_between_what_was_and_what_comes(
+def test_a_restart_is_reported_between_what_was_and_what_comes(
     way, tmp_path, options, call, expected
 ):
     _, _, calls, _ = trained(way, tmp_path, calls=[at(*call)], **options)

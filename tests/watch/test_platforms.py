@@ -20,6 +20,8 @@ def test_nothing_is_computed_in_float64_where_the_device_has_none():
     from torch.utils._python_dispatch import TorchDispatchMode
 
     from yolo_gradwatch.measure.capture import Capture
+    from yolo_gradwatch.measure.losses import MOST_NUMBERS, LossMeter
+    from yolo_gradwatch.measure.updates import Updates
 
     class OnMps(torch.Tensor):
         """A tensor that says that it lies on Apple's device."""
@@ -43,13 +45,27 @@ def test_nothing_is_computed_in_float64_where_the_device_has_none():
     loss = torch.tensor([1.5]).as_subclass(OnMps)
     with NoDoubles():
         capture = Capture(parameters)
-        capture.take(1, 1, [], [loss], detailed=True)
+        meter = LossMeter()
+        for _ in range(2 * MOST_NUMBERS + 1):
+            meter.add(("loss",), [loss])
+        capture.take(1, 1, [], meter.take(), detailed=True, weighed=True)
+        updates = Updates(parameters)
+        updates.begin()
+        with torch.no_grad():
+            parameters[0].add_(1.0)
+        capture.add_change(*updates.end())
         with pytest.raises(TypeError, match="float64"):
             torch.ones(1).double()
     (sample,) = capture.drain(wait=True)
     assert sample.norms.tolist() == [6.0, 0.0, 5.0]
-    assert sample.losses == (1.5,)
-    assert sample.detail.weight_norms.tolist() == [3.0, 2.0, 2.0]
+    (items,) = sample.losses
+    assert items.rows.tolist() == [[1.5]]
+    count = 2.0 * MOST_NUMBERS
+    assert items.folded[:, 0].tolist() == [1.5, 1.5, 1.5 * count, count, 0, 0]
+    assert sample.detail.weights.norms.tolist() == [3.0, 2.0, 2.0]
+    assert sample.detail.weights.largest.tolist() == [1.0, 1.0, 1.0]
+    assert sample.change.before.tolist() == [3.0, 2.0, 2.0]
+    assert sample.change.moved.tolist() == [3.0, 0.0, 0.0]
     np.testing.assert_array_equal(sample.detail.zeros, [0.0, np.nan, 2.0])
 
 

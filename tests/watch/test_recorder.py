@@ -16,15 +16,15 @@ from short import told
 from values import MEMBERS, sample
 
 from yolo_gradwatch import load_run
-from yolo_gradwatch.measure.sample import Detail
-from yolo_gradwatch.measure.windows import FINE_STRETCHES, WINDOW_SHARE
+from yolo_gradwatch.measure.rollup import FINE_STRETCHES, WINDOW_SHARE
+from yolo_gradwatch.measure.sample import Detail, Weights
 from yolo_gradwatch.runs.evidence import FOLDER
 from yolo_gradwatch.runs.schema import ALERT_COLUMNS
 from yolo_gradwatch.runs.writer import RunLog
 from yolo_gradwatch.views.terminal import console, panel
 from yolo_gradwatch.views.terminal import output as terminal_output
-from yolo_gradwatch.watch import recorder
-from yolo_gradwatch.watch.recorder import MOST_WAITING, WAIT_SECONDS
+from yolo_gradwatch.watch import pending
+from yolo_gradwatch.watch.pending import MOST_WAITING, WAIT_SECONDS
 
 FAR = 1_000_001  # a step so late that a window holds 20,000 steps
 
@@ -32,7 +32,7 @@ FAR = 1_000_001  # a step so late that a window holds 20,000 steps
 @pytest.fixture
 def clock(monkeypatch):
     clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
-    monkeypatch.setattr(recorder, "time", clock)
+    monkeypatch.setattr(pending, "time", clock)
     return clock
 
 
@@ -47,9 +47,9 @@ def take(recording, steps):
     """Take these steps one by one; those after which none waits any more."""
     looked_at = []
     for step in steps:
-        recording.opens_window(step)
+        recording.wanted(step)
         recording.take([sample(step)])
-        if not recording._landed:
+        if not recording._pending.samples:
             looked_at.append(step)
     return looked_at
 
@@ -81,9 +81,9 @@ def test_a_step_waits_for_a_quarter_of_a_second_at_the_most(recording, clock):
 
 def test_a_step_that_is_not_finite_is_looked_at_at_once(recording):
     take(recording, [FAR, FAR + 1])
-    assert len(recording._landed) == 2
+    assert len(recording._pending.samples) == 2
     recording.take([sample(FAR + 2, np.nan)])
-    assert recording._landed == []
+    assert recording._pending.samples == []
     assert [finding.rule for finding in recording.report().findings] == ["nonfinite"]
 
 
@@ -94,7 +94,7 @@ def test_a_spoiled_step_stops_a_training_at_once_after_all_fine_stretches(tmp_pa
     every, late = 300, 300 * FINE_STRETCHES + 5000
     for step in range(1, late + 1):
         jumps = step % every == 0 and step <= every * FINE_STRETCHES
-        recording.opens_window(step)
+        recording.wanted(step)
         recording.take([sample(step, norm if step == late else 20.0 if jumps else 1.0)])
         if step == late - 1:
             assert recording._rollup._stretches == FINE_STRETCHES
@@ -107,7 +107,7 @@ def test_nothing_waits_beyond_an_epoch(recording):
     take(recording, range(FAR, FAR + 5))
     assert recording.report().steps == 0
     recording.end_epoch()
-    assert recording._landed == []
+    assert recording._pending.samples == []
     assert recording.report().steps == 5
 
 
@@ -169,7 +169,7 @@ def run_of(folder, norms, **options):
     folder.mkdir(exist_ok=True)
     with closing(Recording(folder, **options)) as recording:
         for step, norm in enumerate(norms, 1):
-            recording.opens_window(step)
+            recording.wanted(step)
             recording.take([sample(step, norm)])
         recording.finish()
     return recording.report(), load_run(folder)
@@ -222,12 +222,12 @@ def test_a_run_that_clipping_multiplies_by_zero_to_its_end_is_never_healthy(tmp_
 def recorded(folder, monkeypatch, waiting):
     """The run of some steps with jumps and a NaN, of which so many are looked at together."""
     folder.mkdir()
-    monkeypatch.setattr(recorder, "MOST_WAITING", waiting)
+    monkeypatch.setattr(pending, "MOST_WAITING", waiting)
     recording = Recording(folder)
     for step in range(1, 2500):
         factor = {1900: 1e3, 2204: np.nan, 2350: 1e-3}.get(step, 1.0 + step % 7 / 10)
-        detail = Detail(np.ones(len(MEMBERS.elements)), np.zeros(len(MEMBERS.elements)))
-        opens = recording.opens_window(step)
+        detail = Detail(np.zeros(len(MEMBERS.elements)), Weights(*np.ones((2, len(MEMBERS.names)))))
+        opens = recording.wanted(step)[0]
         recording.take([sample(step, factor, detail=detail if opens else None)])
     recording.finish()
     assert load_run(folder).report().findings == recording.report().findings
@@ -245,7 +245,7 @@ def unreported(findings):
 def test_a_run_is_the_same_however_many_steps_are_looked_at_together(tmp_path, clock, monkeypatch):
     """But for details: whether a window begins must be known as its first step is read."""
     runs = {n: recorded(tmp_path / str(n), monkeypatch, n) for n in (1, 5, 32)}
-    details = ["zero_fraction", "weight_norm"]
+    details = ["zero_fraction", "weight_norm", "weight_max"]
     first = runs[1]
     assert {finding.rule for finding in first.report().findings} >= {"nonfinite", "spike"}
     for n, run in runs.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from platform import python_version
 from types import SimpleNamespace
 
 import pytest
@@ -41,7 +42,7 @@ def test_the_clip_stands_among_the_options_of_a_run(tmp_path):
 
 
 CPU = torch.device("cpu")
-BOX, CLS = torch.tensor(1.5), torch.tensor([2.0])
+BOX, CLS, PAIR = torch.tensor(1.5), torch.tensor([2.0]), torch.tensor([0.5, 2.5])
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,13 @@ BOX, CLS = torch.tensor(1.5), torch.tensor([2.0])
         (BOX, ("box_loss",), (("box_loss",), [BOX])),
         (BOX, ["box_loss"], (("box_loss",), [BOX])),
         (BOX, "loss", (("loss",), [BOX])),
+        (PAIR, ("box_loss", "cls_loss"), (("box_loss", "cls_loss"), [PAIR])),
+        (PAIR, ("box_loss",), (("loss/0", "loss/1"), [PAIR])),
+        (PAIR, ("loss", "loss"), (("loss/0", "loss/1"), [PAIR])),
+        ({"box_loss": BOX, "class": PAIR}, (), (("box_loss", "class/0", "class/1"), [BOX, PAIR])),
+        ({"a\x1b": BOX, 1: CLS}, (), (("a?", "1"), [BOX, CLS])),
+        ({"a\n": BOX, "a\t": CLS}, (), (("loss/0", "loss/1"), [BOX, CLS])),
+        ({"box_loss": torch.ones(1, dtype=torch.complex64)}, (), ((), [])),
         (torch.ones(3, device="meta"), ("a", "b", "c"), ((), [])),
         (None, ("a",), ((), [])),
         ([1.5], ("a",), ((), [])),
@@ -106,20 +114,23 @@ class Owner:
 
 
 @pytest.mark.parametrize(
-    ("batch", "images"),
+    ("batch", "images", "objects"),
     [
-        ({"im_file": ["a.png", "b.png"], "img": 1}, ["a.png", "b.png"]),
-        ({"im_file": ("a.png",)}, ("a.png",)),
-        ({"img": 1, "cls": 2}, ()),
-        ((1, 2), ()),
+        ({"im_file": ["a.png", "b.png"], "img": 1}, ["a.png", "b.png"], None),
+        ({"im_file": ("a.png",), "cls": torch.ones(7, 1)}, ("a.png",), 7),
+        ({"cls": torch.ones(0, 1)}, (), 0),
+        ({"cls": [1, 2]}, (), 2),
+        ({"cls": torch.ones(())}, (), None),
+        ({"img": 1, "cls": 2}, (), None),
+        ((1, 2), (), None),
     ],
 )
-def test_the_images_of_a_batch_are_told_before_it_goes_on(batch, images):
+def test_images_and_objects_of_a_batch_are_noted_before_it_goes_on(batch, images, objects):
     trainer, told = Owner(), []
     trainer.log = told
-    hooks.before_batch(trainer, told.append)
+    hooks.before_batch(trainer, lambda *of_batch: told.append(of_batch))
     assert trainer.preprocess_batch(batch, scale=2) == (batch, 2)
-    assert told == [images, "goes on"]
+    assert told == [(images, objects), "goes on"]
 
 
 HOOKS = {
@@ -254,7 +265,8 @@ def test_the_integrations_that_take_pictures_are_there():
 def test_versions_are_those_of_what_is_installed(monkeypatch):
     told = facts.versions()
     assert list(told) == ["python", "torch", "ultralytics", "yolo-gradwatch"]
-    assert [told[name] for name in ("torch", "ultralytics")] == [*map(version, [*told][1:3])]
+    installed = [python_version(), version("torch"), version("ultralytics")]
+    assert [told[name] for name in [*told][:3]] == installed
 
     def from_a_checkout(_name):
         raise PackageNotFoundError

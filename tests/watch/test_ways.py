@@ -68,7 +68,7 @@ def test_every_optimizer(tmp_path, oracle, name, lr0):
 
 
 @full
-def test_the_default_rate_destroys_the_weights_in_rmsprop_and_that_is_told(tmp_path):
+def test_the_default_rate_destroys_the_weights_in_rmsprop_and_is_reported(tmp_path):
     """A healthy box loss is above three; here nothing is matched to any box after five epochs."""
     watch = GradWatch(live=False)
     model = train(tmp_path, watch=watch, data=shapes(12), optimizer="RMSProp", epochs=5)

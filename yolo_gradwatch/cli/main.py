@@ -6,7 +6,8 @@ import io
 import os
 import sys
 from contextlib import suppress
-from typing import Annotated, Any
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +18,10 @@ from yolo_gradwatch.cli.output import EPILOG, FINE, UNUSABLE, refuse
 from yolo_gradwatch.cli.review import review
 from yolo_gradwatch.cli.train import train
 from yolo_gradwatch.runs.schema import FormatError
+from yolo_gradwatch.watch.ultralytics.command import argument_names
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 
 class _Group(typer.core.TyperGroup):
@@ -24,7 +29,17 @@ class _Group(typer.core.TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that is named, or take all arguments as those of a training."""
-        return super().resolve_command(ctx, args if args[0] in self.commands else ["train", *args])
+        if args[0] not in self.commands:
+            _refuse_mistyped(args[0], self.commands)
+            args = ["train", *args]
+        return super().resolve_command(ctx, args)
+
+
+def _refuse_mistyped(word: str, commands: Collection[str]) -> None:
+    """Refuse a word that is nearly a command of ours, and none of Ultralytics' words."""
+    near = get_close_matches(word, commands, n=1)
+    if near and word.isalpha() and word not in argument_names():
+        refuse(f"there is no command {word}; did you mean {near[0]}?")
 
 
 app = typer.Typer(

@@ -102,7 +102,7 @@ def why_failed(report: Report, words: Collection[str]) -> str:
     if words and not report.steps:
         return "; ".join([report.verdict, *map(str.strip, report.facts())])
     failed = [finding for finding in report.alarms if matches(finding, words)]
-    return ", ".join(f"{one.rule} in {one.module} at step {one.step}" for one in failed)
+    return ", ".join(f"{one.rule} in {one.module} at step {one.step:,}" for one in failed)
 
 
 def tell_unjudged(report: Report, words: Collection[str]) -> None:

@@ -10,6 +10,7 @@ from yolo_gradwatch.diagnose.finding import Alert
 from yolo_gradwatch.diagnose.reading import Reader, Reading
 from yolo_gradwatch.diagnose.rules import whole
 from yolo_gradwatch.diagnose.rules.history import History, Mark, beyond_clip
+from yolo_gradwatch.measure.rollup import RARELY
 
 if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.thresholds import Thresholds
@@ -32,7 +33,7 @@ class Detector:
         self._limits = limits
         self._reader = Reader(layout)
         patience = [rule.needs(limits) for rule in RULES.values() if rule.unit == "windows"]
-        lookback = max(whole.GROWTH_WINDOWS + 1, *patience)
+        lookback = max(RARELY, whole.GROWTH_WINDOWS + 1, *patience)
         self._readings: deque[Reading] = deque(maxlen=lookback)
         self._marks: deque[Mark] = deque(maxlen=whole.PEAK_WINDOWS + whole.FRESH)
         self._skipped: deque[Window] = deque(maxlen=limits.amp_grace + 1)

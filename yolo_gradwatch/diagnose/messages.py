@@ -14,7 +14,7 @@ from yolo_gradwatch.diagnose.graph import Paths, is_in
 from yolo_gradwatch.measure.layout import WHOLE, Layout
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from yolo_gradwatch.diagnose.finding import Episode, Finding
     from yolo_gradwatch.diagnose.graph import Place
@@ -33,7 +33,11 @@ PLACES: dict[Place, str] = {
 Unit: TypeAlias = Literal["steps", "windows", "share", "decades", "norm"]
 """What the value and the limit of a rule count or measure."""
 
-_SHOWN = {"share": " ({:.0%})", "decades": " ({:.3g} decades)", "norm": " (norm {:.2g})"}
+_SHOWN: dict[Unit, Callable[[float], str]] = {
+    "share": " ({:.0%})".format,
+    "decades": " ({:.3g} decades)".format,
+    "norm": lambda norm: f" (norm {significant(norm, 2)})",
+}
 """How the value of an earlier episode is shown; a count of steps or windows is not."""
 
 
@@ -146,8 +150,8 @@ class Case:
         earlier = self.finding.episodes[:-1]
         if not earlier:
             return ""
-        shown = _SHOWN.get(self.unit, "")
-        named = [f"{lasted(e)}{shown.format(e.value)}" for e in earlier[-MOST_EPISODES:]]
+        shown = _SHOWN.get(self.unit, "".format)
+        named = [f"{lasted(e)}{shown(e.value)}" for e in earlier[-MOST_EPISODES:]]
         hidden = len(earlier) - len(named)
         more = f", and {hidden} before" if hidden else ""
         times = "once" if len(earlier) == 1 else f"{len(earlier)} times"
@@ -176,8 +180,13 @@ def described(layout: Layout, name: str) -> str:
 
 def factor(decades: float) -> str:
     """How many times that is, in words of two digits: 4.5 decades are 32,000 times."""
-    times = 10.0 ** min(decades, 300.0)
-    return f"{float(f'{times:.2g}'):,.0f} times" if times < 1e7 else f"{times:.0e} times"
+    return f"{significant(10.0 ** min(decades, 300.0), 2)} times"
+
+
+def significant(value: float, digits: int) -> str:
+    """A number of so many significant digits, as one writes it: 110, 31,000, and 3.1e+07."""
+    rounded = float(f"{value:.{digits}g}")
+    return f"{rounded:,.0f}" if 10**digits <= rounded < 1e7 else f"{value:.{digits}g}"
 
 
 def lasted(episode: Episode) -> str:

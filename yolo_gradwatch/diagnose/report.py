@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from yolo_gradwatch.diagnose.messages import significant
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.clipping import CLIP_NORM
 from yolo_gradwatch.plain import printable
@@ -119,7 +120,7 @@ class Report:
         first = self.alarms[0]
         return (
             f"unhealthy, {counts}; "
-            f"first {first.rule} in {first.module} at step {first.step} ({watched})"
+            f"first {first.rule} in {first.module} at step {first.step:,} ({watched})"
         )
 
     def __repr__(self) -> str:
@@ -208,12 +209,13 @@ def _gradient(report: Report) -> list[str]:
     skipped = sum(epoch.skipped for epoch in epochs)
     medians = [e.norm_median for e in epochs if e.norm_median is not None]
     ratios = [e.clip_ratio for e in epochs if e.clip_ratio is not None]
-    norm = f"norm {np.median(medians):.3g} in the median epoch, " if medians else ""
-    ratio = f", by a factor of {np.median(ratios):.2g} in the median epoch" if ratios else ""
+    norm = f"norm {significant(np.median(medians), 3)} in the median epoch, " if medians else ""
+    factor = f"a factor of {significant(np.median(ratios), 2)}" if ratios else ""
+    by = f", by {factor} in the median epoch" if ratios else ""
     normal = " (normal for YOLO)" if report.healthy else ""
     line = (
         f"  gradient of the whole model: {norm}clipped at {report.clip:g} on "
-        f"{clipped / steps:.0%} of the {noun}s{ratio}{normal}, AMP skipped {_count(skipped, noun)}"
+        f"{clipped / steps:.0%} of the {noun}s{by}{normal}, AMP skipped {_count(skipped, noun)}"
     )
     owners = ", ".join(f"{name} {share:.0%}" for name, share in _owners(epochs).items())
     return [line, f"  most of the squared norm: {owners}"] if owners else [line]

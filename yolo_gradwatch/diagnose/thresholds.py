@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -90,8 +93,24 @@ class Thresholds:
         }
 
     @classmethod
+    def from_mapping(cls, table: Mapping[str, Any]) -> Thresholds:
+        """Limits by name; others keep their default.
+
+        Raises:
+            ValueError: A name is unknown, or a value impossible.
+        """
+        names = [field.name for field in fields(cls)]
+        unknown = sorted(set(table) - set(names))
+        if unknown:
+            raise ValueError(f"unknown threshold {unknown[0]!r}; known: {', '.join(names)}")
+        return cls(**table)
+
+    @classmethod
     def from_toml(cls, path: str | Path) -> Thresholds:
         """Read limits from a TOML file of ``name = value`` lines; others keep their default.
+
+        A convenience for users, who have this class at hand: nothing else in this room opens a
+        file, and no rule calls it.
 
         Raises:
             ValueError: The file cannot be read, is not TOML, or holds an unknown name or an
@@ -102,12 +121,8 @@ class Thresholds:
                 table: dict[str, Any] = tomllib.load(file)
         except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"{path}: cannot read thresholds: {error}") from error
-        names = [field.name for field in fields(cls)]
-        unknown = sorted(set(table) - set(names))
-        if unknown:
-            raise ValueError(f"{path}: unknown threshold {unknown[0]!r}; known: {', '.join(names)}")
         try:
-            return cls(**table)
+            return cls.from_mapping(table)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 

@@ -1,8 +1,8 @@
 """Brings the gradient norms of optimizer steps to the host without stopping the device.
 
 One vector holds everything that is wanted of a step: the norms, a few scalars of the trainer, and
-on request the details. On a GPU it is copied to pinned memory behind an event; `drain` hands over
-the steps whose copy has landed.
+on request the details. What the step changes in the weights follows behind it. On a GPU it is
+copied to pinned memory behind an event; `drain` hands over the steps whose copy has landed.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from yolo_gradwatch.measure.norms import details_of, norms_of, precision
-from yolo_gradwatch.measure.sample import Detail, Sample
+from yolo_gradwatch.measure.losses import ROOM, Kind, Taken, items_of
+from yolo_gradwatch.measure.norms import largest_of, nonzeros_of, norms_of, precision
+from yolo_gradwatch.measure.sample import Change, Detail, Sample, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,11 +25,37 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.measure.arrays import Flags, Floats
 
-MOST_LOSSES = 32
-"""Room for loss items in a buffer; Ultralytics has three to five."""
-
 RING = 8
 """Steps that can be on their way to the host at once; Ultralytics waits for each batch's loss."""
+
+
+NO_LOSSES = Taken([], (), ())
+
+
+@dataclass(slots=True)
+class Landing:
+    """A vector on its way to the host.
+
+    Attributes:
+        host: Where it lands, from the front.
+        size: Numbers of it.
+        event: Due when they are there; None if they are.
+    """
+
+    host: Tensor
+    size: int
+    event: torch.cuda.Event | None
+
+    @property
+    def has_landed(self) -> bool:
+        """Whether all numbers are there."""
+        return self.event is None or self.event.query()
+
+    def values(self) -> Floats:
+        """The numbers, waited for if need be."""
+        if self.event is not None and not self.event.query():
+            self.event.synchronize()  # SYNC: an epoch ends, or no buffer is free
+        return self.host[: self.size].numpy().astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +64,14 @@ class _Flight:
 
     epoch: int
     step: int
-    host: Tensor
-    landed: torch.cuda.Event | None
+    landing: Landing
     present: list[int] | None
     frozen: list[int]
     extras: int
-    losses: int
+    losses: tuple[Kind, ...]
+    rates: tuple[float, ...]
     detailed: bool
+    weighed: bool
 
 
 class Ring:
@@ -63,21 +91,26 @@ class Ring:
             rows = torch.empty((RING, size), dtype=self.dtype, pin_memory=True)
             self.buffers.extend((row, torch.cuda.Event()) for row in rows)
 
-    def copy(self, parts: Sequence[Tensor]) -> tuple[Tensor, torch.cuda.Event | None]:
-        """Join the parts into one vector on the host, and the event that is due when it is there.
+    def copy(self, parts: Sequence[Tensor]) -> Landing:
+        """Send the parts to the host as one vector, into the buffer used the longest ago."""
+        landing = Landing(torch.empty(0, dtype=self.dtype), 0, None)
+        if self.buffers:
+            self.buffers.rotate(-1)
+            landing.host, landing.event = self.buffers[-1]
+        if parts:
+            self.append(landing, parts)
+        return landing
 
-        It takes the buffer that was used the longest ago.
-        """
-        if not parts:
-            return torch.empty(0), None
+    def append(self, landing: Landing, parts: Sequence[Tensor]) -> None:
+        """Send more parts, to behind what is there or on its way."""
         vector = torch.cat([part.to(self.dtype) for part in parts])
-        if not self.buffers:
-            return vector.cpu(), None  # SYNC: on MPS and others there is no event to wait for
-        self.buffers.rotate(-1)
-        host, landed = self.buffers[-1]
-        host[: len(vector)].copy_(vector, non_blocking=True)
-        landed.record(torch.cuda.current_stream(vector.device))
-        return host, landed
+        begin, landing.size = landing.size, landing.size + len(vector)
+        if landing.event is None:
+            vector = vector.cpu()  # SYNC: on MPS and others there is no event to wait for
+            landing.host = torch.cat([landing.host, vector]) if begin else vector
+            return
+        landing.host[begin : landing.size].copy_(vector, non_blocking=True)
+        landing.event.record(torch.cuda.current_stream(vector.device))
 
 
 class Capture:
@@ -85,56 +118,66 @@ class Capture:
 
     Args:
         parameters: P trainable parameters, at least one; their order is the identity of the norms.
+        others: Further floating-point tensors, of which only the largest value is read.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], others: Sequence[Tensor] = ()) -> None:
         self._parameters: list[Tensor] = list(parameters)
+        self._tensors = [t if t.numel() else t.new_zeros(1) for t in (*self._parameters, *others)]
         self._weights = np.flatnonzero([p.ndim >= 2 for p in self._parameters])
         self._sizes = np.array([p.numel() for p in self._parameters], np.float64)
         self._flying: deque[_Flight] = deque()
         self._waited: list[Sample] = []
         self._all_there = self._flags([])
-        size = 2 + MOST_LOSSES + 2 * len(self._parameters) + len(self._weights)
+        size = 2 + ROOM + 4 * len(self._parameters) + len(self._weights) + len(self._tensors)
         self._ring = Ring(self._parameters[0].device, size)
 
     @torch.no_grad()
-    def take(
+    def take(  # noqa: PLR0913  # what a step is, and what is wanted of it
         self,
         epoch: int,
         step: int,
         extras: Sequence[Tensor],
-        losses: Sequence[Tensor] = (),
+        losses: Taken = NO_LOSSES,
         *,
         detailed: bool,
+        weighed: bool = False,
     ) -> None:
         """Start copying the gradient norms of this moment to the host.
 
         One ``_foreach_norm`` over all gradients, one copy of 8 bytes a parameter, no
-        synchronization; with ``detailed`` also the norms of the weights and a count for each.
+        synchronization; with ``detailed`` also a count for each weight.
 
         Args:
             epoch: Counts from 1.
             step: Counts from 1.
             extras: AMP's found_inf and scale, one element each, on the device; empty without AMP.
-            losses: Loss items on the device, of any shape.
-            detailed: Whether to read what is wanted on the first step of a window.
+            losses: Loss items of the batches since the captured step before.
+            detailed: Whether to count the exact zeros, as on the first step of a window.
+            weighed: Whether to read the weights too.
         """
         gradients = [g for p in self._parameters if (g := p.grad) is not None]
         is_whole = len(gradients) == len(self._parameters)
         present = None if is_whole else self._present()
-        counted = sum(loss.numel() for loss in losses)
-        counted = counted if counted <= MOST_LOSSES else 0
-        scalars = [*extras, *losses] if counted else extras
+        scalars = [*extras, *losses.tensors]
         parts = [torch.cat([scalar.reshape(-1) for scalar in scalars])] if scalars else []
         parts += [norms_of(gradients)] if gradients else []
-        parts += details_of(self._parameters) if detailed else []
+        parts += self._details(weighed=weighed) if detailed else []
         while len(self._flying) >= RING:  # nobody has drained for so many steps
             self._waited.append(self._land())
-        host, landed = self._ring.copy(parts)
         frozen = [] if is_whole else self._frozen()
-        self._flying.append(
-            _Flight(epoch, step, host, landed, present, frozen, len(extras), counted, detailed)
-        )
+        known = (len(extras), losses.kinds, losses.rates, detailed, weighed)
+        self._flying.append(_Flight(epoch, step, self._ring.copy(parts), present, frozen, *known))
+
+    @torch.no_grad()
+    def add_change(self, before: Tensor, moved: Tensor) -> None:
+        """Send what the step that was taken last has changed.
+
+        Args:
+            before: (P,) L2 norms of the parameters before it.
+            moved: (P,) L2 norms of what it changed.
+        """
+        self._ring.append(self._flying[-1].landing, [before, moved])
 
     def drain(self, *, wait: bool = False) -> Iterator[Sample]:
         """Hand over, in order, the steps whose copy has landed.
@@ -144,12 +187,13 @@ class Capture:
         """
         waited, self._waited = self._waited, []
         yield from waited
-        while self._flying and (wait or self._has_landed()):
+        while self._flying and (wait or self._flying[0].landing.has_landed):
             yield self._land()
 
-    def _has_landed(self) -> bool:
-        landed = self._flying[0].landed
-        return landed is None or landed.query()
+    def _details(self, *, weighed: bool) -> list[Tensor]:
+        gradients = [g for p in self._parameters if p.ndim >= 2 and (g := p.grad) is not None]
+        parts = [nonzeros_of(gradients)] if gradients else []
+        return [*parts, norms_of(self._parameters), largest_of(self._tensors)] if weighed else parts
 
     def _present(self) -> list[int]:
         return [i for i, p in enumerate(self._parameters) if p.grad is not None]
@@ -162,21 +206,23 @@ class Capture:
     def _land(self) -> Sample:
         """The oldest step on its way."""
         flight = self._flying.popleft()
-        if flight.landed is not None and not flight.landed.query():
-            flight.landed.synchronize()  # SYNC: an epoch ends, or no buffer is free
-        values = flight.host.numpy().astype(np.float64)
+        values = flight.landing.values()
         extras, values = values[: flight.extras], values[flight.extras :]
-        losses, values = values[: flight.losses], values[flight.losses :]
+        losses, values = items_of(values, flight.losses)
         norms, missing, values = self._norms(values, flight.present)
+        detail, values = self._detail(flight, values, missing)
+        skipped = bool(flight.extras and extras[0] > 0)
         return Sample(
             epoch=flight.epoch,
             step=flight.step,
             norms=norms,
             missing=missing,
-            skipped=bool(flight.extras and extras[0] > 0),
+            skipped=skipped,
             scale=float(extras[1]) if flight.extras else None,
-            detail=self._detail(values, missing) if flight.detailed else None,
-            losses=tuple(losses.tolist()),
+            detail=detail,
+            change=Change(*np.split(values, 2)) if len(values) and not skipped else None,
+            losses=losses,
+            rates=flight.rates,
             frozen=self._flags(flight.frozen) if flight.frozen else None,
         )
 
@@ -194,9 +240,18 @@ class Capture:
         flags[chosen] = True
         return flags
 
-    def _detail(self, values: Floats, missing: Flags) -> Detail:
+    def _detail(
+        self, flight: _Flight, values: Floats, missing: Flags
+    ) -> tuple[Detail | None, Floats]:
+        """The details of a step, and the values behind them."""
+        if not flight.detailed:
+            return None, values
         counted = self._weights[~missing[self._weights]]
-        weight_norms, rest = np.split(values, [len(self._parameters)])
+        found, values = np.split(values, [len(counted)])
         zeros = np.full(len(self._parameters), np.nan)
-        zeros[counted] = self._sizes[counted] - rest[: len(counted)]
-        return Detail(weight_norms, zeros)
+        zeros[counted] = self._sizes[counted] - found
+        if not flight.weighed:
+            return Detail(zeros), values
+        ends = [len(self._parameters), len(self._parameters) + len(self._tensors)]
+        norms, largest, values = np.split(values, ends)
+        return Detail(zeros, Weights(norms, largest)), values

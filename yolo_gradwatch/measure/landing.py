@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.arrays import Floats
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Called:
     """A call whose numbers are under way; ``outputs`` are places in the lists of readings."""
 

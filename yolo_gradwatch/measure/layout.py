@@ -1,7 +1,8 @@
 """The modules of a model as values, and how its parameters add up to them.
 
 Axes: P parameters in the order of ``model.named_parameters()``, M modules in the order of
-``model.named_modules()`` with the whole model first.
+``model.named_modules()`` with the whole model first, T tensors: the P parameters and then whatever
+else a module holds, which is its other parameters and its floating-point buffers.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """Which parameters make up each module, as one flat list cut into stretches.
+    """Which parameters and other tensors make up each module, as flat lists cut into stretches.
 
     Attributes:
         indices: Parameter indices of module 0, then of module 1, ...
@@ -74,6 +75,9 @@ class Members:
         weights: (W, 2) pairs of a module and a parameter of two or more dimensions that it owns.
         trunk: For each block but the head, the parameter indices of its weights (two or more
             dimensions); blocks without any are left out.
+        held: Tensor indices of module 0, then of module 1, ...
+        held_starts: (M,) where the stretch of each module begins in ``held``.
+        names: (T,) names of the tensors.
     """
 
     indices: Counts
@@ -81,6 +85,9 @@ class Members:
     elements: Counts
     weights: Counts
     trunk: tuple[Counts, ...]
+    held: Counts
+    held_starts: Counts
+    names: tuple[str, ...]
 
 
 def module_norms(norms: Floats, members: Members) -> Floats:
@@ -96,6 +103,12 @@ def module_norms(norms: Floats, members: Members) -> Floats:
     squares = np.square(norms)[..., members.indices]
     summed: Floats = np.sqrt(np.add.reduceat(squares, members.starts, axis=-1))
     return summed
+
+
+def module_largest(largest: Floats, members: Members) -> Floats:
+    """(M,) largest value of what each module holds, from the (T,) of its tensors; NaN shows."""
+    found: Floats = np.maximum.reduceat(largest[members.held], members.held_starts)
+    return found
 
 
 def dated(layout: Layout, earlier: Layout, step: int) -> Layout:

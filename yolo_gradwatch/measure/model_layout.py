@@ -13,7 +13,7 @@ from yolo_gradwatch.measure.layout import WHOLE, Layout, Members, Role, is_atten
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from yolo_gradwatch.measure.arrays import Counts
 
@@ -54,6 +54,20 @@ def watched(
         or id(p) in kept
         or (p.is_floating_point() and not any(part in name for part in meant_frozen))
     ]
+
+
+def others(model: nn.Module, parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:
+    """Parameters that are none of these, and floating-point buffers, on the same device.
+
+    Returns:
+        Each once, by its clean name.
+    """
+    seen, device = {id(p) for p in parameters}, parameters[0].device
+    found = {}
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if id(tensor) not in seen and tensor.is_floating_point() and tensor.device == device:
+            found[clean_name(name)] = tensor
+    return found
 
 
 def owned(model: nn.Module, names: Collection[str]) -> list[nn.Parameter]:
@@ -113,12 +127,19 @@ def read(
     )
     own = [(m, p) for m, name in enumerate(rows) for p in _own(modules[name], position)]
     weights = [(m, p) for m, p in own if parameters[p].ndim >= 2]
+    further = others(model, parameters)
+    place = position | {id(t): len(position) + i for i, t in enumerate(further.values())}
+    held = [_held(modules[name], place) for name in rows]
+    own_names = {id(p): clean_name(name) for name, p in model.named_parameters()}
     members = Members(
         indices=np.array([p for found in rows.values() for p in found], np.int64),
         starts=np.cumsum([0, *map(len, rows.values())], dtype=np.int64)[:-1],
         elements=sizes,
         weights=np.array(weights, np.int64).reshape(-1, 2),
         trunk=tuple(_weights_of(rows, weights, [name for name in blocks if name != head])),
+        held=np.array([t for found in held for t in found], np.int64),
+        held_starts=np.cumsum([0, *map(len, held)], dtype=np.int64)[:-1],
+        names=(*(own_names[id(p)] for p in parameters), *further),
     )
     return layout, members
 
@@ -133,6 +154,10 @@ def _named(model: nn.Module) -> dict[str, nn.Module]:
 
 def _positions(module: nn.Module, position: dict[int, int]) -> list[int]:
     return [position[id(p)] for p in module.parameters() if id(p) in position]
+
+
+def _held(module: nn.Module, place: dict[int, int]) -> list[int]:
+    return [place[id(t)] for t in (*module.parameters(), *module.buffers()) if id(t) in place]
 
 
 def _own(module: nn.Module, position: dict[int, int]) -> list[int]:

@@ -1,7 +1,7 @@
 """What is measured of every module: a row a quantity.
 
-A new quantity is a row of `QUANTITIES` and, once something measures it, a fold and a field of
-`Measured`. Windows, the columns of ``gradwatch.csv``, the tables of a run and README follow.
+A new quantity is a row of `QUANTITIES` with its fold, and a field of `Measured`. Windows, the
+columns of ``gradwatch.csv``, the tables of a run and README follow.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from yolo_gradwatch.measure.arrays import Floats, first, highest, last, median, total
-from yolo_gradwatch.measure.layout import Members, module_norms
+from yolo_gradwatch.measure.layout import Members, module_largest, module_norms
 from yolo_gradwatch.measure.sample import Detail, Steps
 
 if TYPE_CHECKING:
     from yolo_gradwatch.measure.arrays import Counts, Flags, Singles, Values
 
-AtFirst: TypeAlias = Callable[[Detail, Members], Floats]
-"""(M,) float64 from what is read on a window's first step only."""
+Once: TypeAlias = Callable[[Detail, Members], Floats | None]
+"""(M,) float64 from what is read on one step of a window; None if it was not."""
 
-Moment = Literal["every step", "first step", ""]
+Moment = Literal["every step", "once"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Quantity:
     Attributes:
         name: Of the column in ``gradwatch.csv``, and of the field of `Measured`.
         dtype: float32, of which NaN means that there is no such number, or int64.
-        fold: How steps become a window's value; None for a reserved column, which is empty.
+        fold: How steps become a window's value.
         meaning: What README's table of columns says.
         over_run: Columns that it has in the table of a run.
         since: Format version that brought the column; older files lack it.
@@ -70,17 +70,15 @@ class Quantity:
 
     name: str
     dtype: type[np.float32 | np.int64]
-    fold: Running | AtFirst | None
+    fold: Running | Once
     meaning: str
     over_run: tuple[OverRun, ...] = ()
     since: int = 1
 
     @property
     def moment(self) -> Moment:
-        """On which steps of a window it is taken."""
-        if self.fold is None:
-            return ""
-        return "every step" if isinstance(self.fold, Running) else "first step"
+        """On how many steps of a window it is taken."""
+        return "every step" if isinstance(self.fold, Running) else "once"
 
     @property
     def is_count(self) -> bool:
@@ -158,9 +156,27 @@ def _zero_fraction(detail: Detail, members: Members) -> Floats:
     return share
 
 
-def _weight_norm(detail: Detail, members: Members) -> Floats:
-    return module_norms(detail.weight_norms, members)
+def _weight_norm(detail: Detail, members: Members) -> Floats | None:
+    return module_norms(detail.weights.norms, members) if detail.weights else None
 
+
+def _weight_max(detail: Detail, members: Members) -> Floats | None:
+    return module_largest(detail.weights.largest, members) if detail.weights else None
+
+
+def _update_ratio(detail: Detail, members: Members) -> Floats | None:
+    """NaN for a module whose weights are all 0."""
+    if not detail.change:
+        return None
+    moved, before = (
+        module_norms(norms, members) for norms in (detail.change.moved, detail.change.before)
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio: Floats = np.where(before > 0, moved / before, np.nan)
+    return ratio
+
+
+_SPARSE = "in the first 50 steps only at steps 1, 2, 4, 8, 16 and 32, else empty"
 
 QUANTITIES = (
     Quantity(
@@ -222,18 +238,31 @@ QUANTITIES = (
         "weight_norm",
         np.float32,
         _weight_norm,
-        "L2 norm of the parameters, before the window's first step",
+        f"L2 norm of the parameters, before the window's first step; {_SPARSE}",
         (OverRun("weight_norm", "weights", last),),
     ),
-    Quantity("weight_max", np.float32, None, "reserved, empty so far", since=2),
-    Quantity("update_ratio", np.float32, None, "reserved, empty so far", since=2),
+    Quantity(
+        "weight_max",
+        np.float32,
+        _weight_max,
+        "largest absolute value among the parameters and floating-point buffers, then; NaN and Inf "
+        "show",
+        (OverRun("weight_max", "largest", last),),
+        since=2,
+    ),
+    Quantity(
+        "update_ratio",
+        np.float32,
+        _update_ratio,
+        "L2 norm of what the window's first step that is not skipped changes in the parameters, "
+        "over their L2 norm before it; on the same windows",
+        (OverRun("update_ratio", "update", median),),
+        since=2,
+    ),
 )
 """In the order of their columns."""
 
-MEASURED = tuple(row for row in QUANTITIES if row.fold)
-"""Those that a window holds."""
-
-NAMES = tuple(row.name for row in MEASURED)
+NAMES = tuple(row.name for row in QUANTITIES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,3 +280,5 @@ class Measured:
     norm_mean: Singles
     norm_max: Singles
     weight_norm: Singles
+    weight_max: Singles
+    update_ratio: Singles

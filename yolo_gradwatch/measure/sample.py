@@ -14,20 +14,50 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.measure.arrays import Flags, Floats
     from yolo_gradwatch.measure.layout import Members
+    from yolo_gradwatch.measure.loss_items import BatchItems
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What is read of the weights before a step.
+
+    Attributes:
+        norms: (P,) L2 norm of each parameter.
+        largest: (T,) largest absolute value of each parameter and each floating-point buffer; NaN
+            where one of the values is.
+    """
+
+    norms: Floats
+    largest: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an optimizer step made of the weights.
+
+    Attributes:
+        before: (P,) L2 norm of each parameter before the step.
+        moved: (P,) L2 norm of the difference that the step made.
+    """
+
+    before: Floats
+    moved: Floats
 
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """What is read on the first step of a window only.
+    """What is not read on every step of a window.
 
     Attributes:
-        weight_norms: (P,) L2 norm of each parameter before the step.
-        zeros: (P,) exactly zero elements of each gradient; NaN for parameters of fewer than two
-            dimensions and where there is no gradient.
+        zeros: (P,) exactly zero elements of each gradient of the window's first step; NaN for
+            parameters of fewer than two dimensions and where there is no gradient.
+        weights: Before the window's first step; None if they were not due.
+        change: By the window's first applied step; None if it was not due, or not measured.
     """
 
-    weight_norms: Floats
     zeros: Floats
+    weights: Weights | None = None
+    change: Change | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +73,11 @@ class Sample:
             parameter was.
         skipped: Whether AMP's scaler skips this step because of an overflow.
         scale: Loss scale of AMP; None without a scaler.
-        detail: Taken on the first step of a window, else None.
-        losses: Loss items of the last batch before the step.
+        detail: Taken on the first step of a window, else None; without a change.
+        change: By this step, where it was measured and the step was not skipped.
+        losses: Loss items of the batches since the captured step before; the last batch is the
+            newest one of the last part.
+        rates: Learning rates of the optimizer's groups.
     """
 
     epoch: int
@@ -54,8 +87,10 @@ class Sample:
     skipped: bool = False
     scale: float | None = None
     detail: Detail | None = None
+    change: Change | None = None
     frozen: Flags | None = None
-    losses: tuple[float, ...] = ()
+    losses: tuple[BatchItems, ...] = ()
+    rates: tuple[float, ...] = ()
 
 
 def applied(samples: Sequence[Sample]) -> Flags:
@@ -68,6 +103,7 @@ class Steps:
     """S samples as arrays over modules.
 
     Attributes:
+        samples: (S,)
         numbers: (S,) optimizer step of each.
         parameters: (S, P) norms of the parameters.
         norms: (S, M) norms of the modules; 0 where there is no gradient.
@@ -78,6 +114,7 @@ class Steps:
             None if all had one.
     """
 
+    samples: Sequence[Sample]
     numbers: list[int]
     parameters: Floats
     norms: Floats
@@ -89,6 +126,7 @@ class Steps:
     def part(self, begin: int, end: int) -> Steps:
         """The steps from place ``begin`` up to and without ``end``."""
         return Steps(
+            self.samples[begin:end],
             self.numbers[begin:end],
             self.parameters[begin:end],
             self.norms[begin:end],
@@ -107,6 +145,7 @@ def steps_of(samples: Sequence[Sample], members: Members) -> Steps:
     missing = _all_of([sample.missing for sample in samples], members)
     frozen = _all_of([sample.frozen for sample in samples], members)
     return Steps(
+        samples=samples,
         numbers=[sample.step for sample in samples],
         parameters=parameters,
         norms=norms,

@@ -65,7 +65,7 @@ def checked_header(path: Path, header: bytes, needed: Sequence[str]) -> tuple[st
 def is_even(content: bytes, columns: int) -> bool:
     """Whether every line has as many cells; pandas fills up short ones without a word.
 
-    A NUL counts as damage: before pandas 3 a number ends there.
+    A NUL counts as damage: before pandas 3 a number ends there, and text never holds one.
     """
     if b"\0" in content:
         return False
@@ -89,9 +89,15 @@ def is_possible(table: pd.DataFrame) -> bool:
     )
 
 
-def check_steps(path: Path, table: pd.DataFrame) -> None:
-    """Refuse rows in which the steps go back: a run only ever goes on."""
-    rows = steps_back(table)
+def check_steps(path: Path, table: pd.DataFrame, row: str = "module") -> None:
+    """Refuse rows in which the steps go back: a run only ever goes on.
+
+    Args:
+        path: Of the file.
+        table: Its rows.
+        row: The column that distinguishes the rows of a window.
+    """
+    rows = steps_back(table, row)
     if rows.size:
         step, line = table["step_first"].iloc[rows.min()], int(rows.min()) + 2
         again = f"line {line}: the steps begin again at {step}"
@@ -111,9 +117,9 @@ def check_calls(path: Path, table: pd.DataFrame) -> None:
         raise FormatError(path, f"{what}; {remedy}", line=line, column="step")
 
 
-def steps_back(table: pd.DataFrame) -> Counts:
+def steps_back(table: pd.DataFrame, row: str = "module") -> Counts:
     """Rows with a step before that of the row above, or with a window and module once more."""
-    again = np.flatnonzero(table.duplicated(["step_first", "module"]))
+    again = np.flatnonzero(table.duplicated(["step_first", row]))
     return np.concatenate([np.flatnonzero(np.diff(table["step_first"]) < 0) + 1, again])
 
 
@@ -127,7 +133,7 @@ def first_damage(path: Path, content: bytes, columns: Sequence[str]) -> FormatEr
             what = f"line {line} has {len(row)} cells instead of {len(columns)}; {RESTORE}"
             return FormatError(path, what, line=line)
         for name, text in zip(columns, row, strict=True) if line > 1 else ():
-            if not re.fullmatch(_PATTERNS.get(name, ".*"), text):
+            if not re.fullmatch(_PATTERNS.get(name, r"[^\0]*"), text):
                 what = f"line {line}: {text!r} is no {name}; {RESTORE}"
                 return FormatError(path, what, line=line, column=name)
     return FormatError(path, f"not a table; {RESTORE}")

@@ -38,18 +38,16 @@ KEPT_STEPS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
-    """What is known of a step before its numbers have landed.
+class Batch:
+    """What a batch is made of.
 
     Attributes:
-        images: For each batch that was accumulated, its image files; of a mosaic, the first one.
-        learning_rates: Of the optimizer's groups of parameters.
-        losses: Names of the loss items.
+        images: Its image files; of a mosaic, the first one.
+        objects: How many are in it; None if unknown.
     """
 
-    images: Sequence[Sequence[str]]
-    learning_rates: Sequence[float]
-    losses: Sequence[str]
+    images: Sequence[str]
+    objects: int | None = None
 
 
 class Evidence(OutputBase):
@@ -63,7 +61,7 @@ class Evidence(OutputBase):
     def __init__(self, run: Path, files: Files) -> None:
         self._run = run
         self._files = files
-        self._notes: OrderedDict[int, Note] = OrderedDict()
+        self._notes: OrderedDict[int, Sequence[Batch]] = OrderedDict()
         self._landed: OrderedDict[int, tuple[Sample, Floats, Layout]] = OrderedDict()
         self._error: OSError | None = None
 
@@ -71,9 +69,9 @@ class Evidence(OutputBase):
         """Begin with the modules of the model."""
         self._layout = run.layout
 
-    def note(self, step: int, note: Note) -> None:
-        """Keep what is known of a step as it is read."""
-        self._notes[step] = note
+    def note(self, step: int, batches: Sequence[Batch]) -> None:
+        """Keep the batches that a step has accumulated, before its numbers have landed."""
+        self._notes[step] = batches
         _shorten(self._notes)
 
     def steps(self, samples: Sequence[Sample], norms: Floats) -> None:
@@ -107,10 +105,11 @@ class Evidence(OutputBase):
         """See `Output`.
 
         Raises:
-            OSError: A file could not be written.
+            OSError: A file could not be written, and the tables still can: what has ended these
+                too, such as a full disk, is reported once.
         """
         del changes
-        if self._error:
+        if self._error and self._files.is_whole:
             raise self._error
 
     def _write(self, first: int, last: int) -> None:
@@ -135,17 +134,18 @@ class Evidence(OutputBase):
 
     def _content(self, step: int) -> dict[str, Any]:
         sample, norms, layout = self._landed[step]
-        note = self._notes.get(step, Note((), (), ()))
-        losses = zip(note.losses, sample.losses, strict=False)
+        batches = self._notes.get(step, ())
+        losses = sample.losses[-1].newest if sample.losses else {}
         modules = zip(layout.modules, norms.tolist(), strict=True)
         return {
             "step": step,
             "epoch": sample.epoch,
             "skipped": sample.skipped,
             "scale": sample.scale,
-            "learning_rates": list(note.learning_rates),
-            "losses": {name: _plain(value) for name, value in losses},
-            "images": [list(batch) for batch in note.images],
+            "learning_rates": list(sample.rates),
+            "losses": {name: _plain(value) for name, value in losses.items()},
+            "images": [list(batch.images) for batch in batches],
+            "objects": [batch.objects for batch in batches],
             "norms": {name: _plain(value) for name, value in modules},
         }
 

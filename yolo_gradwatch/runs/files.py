@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.clipping import EpochClipping
     from yolo_gradwatch.measure.event import Event
     from yolo_gradwatch.measure.layout import Layout
+    from yolo_gradwatch.measure.optimizer import Optimizer
     from yolo_gradwatch.measure.trace import Flow
     from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.runs.outputs import RunInfo
@@ -38,6 +39,7 @@ class Files(OutputBase):
         self._resumes = past is not None
         self._events = list(past.events) if past else []
         self._epochs = list(past.epochs) if past else []
+        self._optimizer = past.optimizer if past else None
         self._others = dict(past.others) if past else {}
         self._log: runlog.RunLog | None = None
         self._noted = 0
@@ -80,6 +82,11 @@ class Files(OutputBase):
         """Go on with rows of more modules."""
         self._layout = layout
         self._table.regroup(layout)
+
+    def membership(self, optimizer: Optimizer) -> None:
+        """Note what the optimizer moves."""
+        self._optimizer = optimizer
+        self._describe()
 
     def restart(self, event: Event) -> None:
         """Note the event."""
@@ -133,5 +140,6 @@ class Files(OutputBase):
             last_step=self._last_step,
             events=tuple(self._events),
             epochs=tuple(self._epochs),
+            optimizer=self._optimizer,
             others=self._others,
         )

@@ -13,6 +13,7 @@ from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.clipping import CLIP_NORM, EpochClipping
 from yolo_gradwatch.measure.event import Event  # noqa: TC001  # msgspec reads the annotation
 from yolo_gradwatch.measure.layout import WHOLE, Layout
+from yolo_gradwatch.measure.optimizer import Optimizer  # noqa: TC001  # as above
 from yolo_gradwatch.plain import printable
 from yolo_gradwatch.runs.arguments import arguments_of
 from yolo_gradwatch.runs.process import Process  # noqa: TC001  # as above
@@ -77,6 +78,7 @@ class Meta:
         last_step: Newest optimizer step, captured or not; 0 in older files.
         events: Points at which the run restarted, by step.
         epochs: Clipping and AMP of each pass over an epoch.
+        optimizer: What it moves, as noted last; None if unknown, as in older files.
         others: Parts of a later version.
     """
 
@@ -90,6 +92,7 @@ class Meta:
     last_step: int = 0
     events: tuple[Event, ...] = ()
     epochs: tuple[EpochClipping, ...] = ()
+    optimizer: Optimizer | None = None
     others: dict[str, object] = field(default_factory=dict)
 
 
@@ -211,6 +214,8 @@ def _misfits(meta: Meta) -> Iterator[tuple[str, str]]:
     if not isinstance(training.get("fitted", {}), dict):
         yield "$.options.training.fitted", "not a table of names and values"
     steps = {"$.last_step": meta.last_step}
+    if meta.optimizer:
+        steps["$.optimizer.step"] = meta.optimizer.step
     steps |= {f"$.events[{number}].step": event.step for number, event in enumerate(meta.events)}
     for place, step in steps.items():
         if not 0 <= step <= MOST_STEPS:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.clipping import EpochClipping
     from yolo_gradwatch.measure.event import Event
     from yolo_gradwatch.measure.layout import Layout
+    from yolo_gradwatch.measure.optimizer import Optimizer
     from yolo_gradwatch.measure.sample import Sample
     from yolo_gradwatch.measure.trace import Flow
     from yolo_gradwatch.measure.windows import Window
@@ -84,6 +85,12 @@ class Output(Protocol):
     def regroup(self, layout: Layout) -> None:
         """More modules are watched from now on, because layers have thawed."""
 
+    def membership(self, optimizer: Optimizer) -> None:
+        """What the optimizer moves from its ``step`` on, after every window of before.
+
+        Called as the first epoch begins, also of a training that is resumed, and after a change.
+        """
+
     def restart(self, event: Event) -> None:
         """What comes next is not compared with what was before."""
 
@@ -122,6 +129,9 @@ class OutputBase:
         """See `Output`."""
 
     def regroup(self, layout: Layout) -> None:
+        """See `Output`."""
+
+    def membership(self, optimizer: Optimizer) -> None:
         """See `Output`."""
 
     def restart(self, event: Event) -> None:

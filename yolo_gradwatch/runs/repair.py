@@ -13,6 +13,8 @@ from yolo_gradwatch.runs.schema import (
     ALERTS_FILE,
     FLOW_COLUMNS,
     FLOW_FILE,
+    LOSS_COLUMNS,
+    LOSSES_FILE,
     RUN_FILES,
     WINDOW_COLUMNS,
     WINDOWS_FILE,
@@ -76,7 +78,7 @@ def _lines_backwards(content: bytes, end: int) -> Iterator[bytes]:
 
 def set_aside(folder: Path) -> None:
     """Rename the files of a run, so that new ones do not replace them."""
-    for name in (*RUN_FILES, FLOW_FILE):
+    for name in (*RUN_FILES, FLOW_FILE, LOSSES_FILE):
         if (folder / name).exists():
             (folder / name).replace(folder / f"{name}.old")
 
@@ -89,8 +91,9 @@ def mend(folder: Path, last_module: str) -> None:
     Raises:
         FormatError: A table lacks a column that cannot be empty; nothing was changed.
     """
-    windows, alerts = folder / WINDOWS_FILE, folder / ALERTS_FILE
-    for path, columns in ((windows, WINDOW_COLUMNS), (alerts, ALERT_COLUMNS)):
+    windows, alerts, losses = (folder / name for name in (WINDOWS_FILE, ALERTS_FILE, LOSSES_FILE))
+    tables = {windows: WINDOW_COLUMNS, alerts: ALERT_COLUMNS, losses: LOSS_COLUMNS}
+    for path, columns in tables.items():
         found = header_of(path)
         lacking = [name for name in columns if name in _FILLED and name not in found]
         if found and lacking:
@@ -98,8 +101,32 @@ def mend(folder: Path, last_module: str) -> None:
             raise FormatError(path, what, line=1, column=lacking[0])
     _cut(windows, lambda content: whole_windows(content, last_module))
     _cut(alerts, whole_lines)
-    _complete(windows, WINDOW_COLUMNS)
-    _complete(alerts, ALERT_COLUMNS)
+    _cut(losses, lambda content: _whole_losses(content, _last_step(windows)))
+    for path, columns in tables.items():
+        _complete(path, columns)
+
+
+def _last_step(windows: Path) -> int:
+    """First step of the last window in a table of whole windows; 0 if there is none."""
+    names, content = header_of(windows), windows.read_bytes() if windows.exists() else b""
+    last = cells(next(_lines_backwards(content, len(content)), b""))
+    step = dict(zip(names, last, strict=False)).get("step_first", "")
+    return int(step) if step.isdecimal() else 0
+
+
+def _whole_losses(content: bytes, last: int) -> int:
+    """Bytes of a ``gradwatch/losses.csv`` up to the last row of a window that is whole.
+
+    Its rows are written before those of the window.
+    """
+    end = whole_lines(content)
+    names = column_names(content[: content.find(b"\n") + 1])
+    for line in _lines_backwards(content, end):
+        step = dict(zip(names, cells(line), strict=False)).get("step_first", "")
+        if not step.isdecimal() or int(step) <= last:
+            break
+        end -= len(line)
+    return end
 
 
 def mend_flow(folder: Path, end: int) -> None:

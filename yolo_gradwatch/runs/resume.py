@@ -11,6 +11,7 @@ from yolo_gradwatch.measure.clipping import epochs_of
 from yolo_gradwatch.measure.layout import dated
 from yolo_gradwatch.measure.windows import windows_of
 from yolo_gradwatch.runs.evidence import by_step
+from yolo_gradwatch.runs.losses import with_losses
 from yolo_gradwatch.runs.meta import encoded
 from yolo_gradwatch.runs.repair import mend, mend_flow, set_aside
 from yolo_gradwatch.runs.run import load_run
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.clipping import EpochClipping
     from yolo_gradwatch.measure.event import Event
     from yolo_gradwatch.measure.layout import Layout
+    from yolo_gradwatch.measure.optimizer import Optimizer
     from yolo_gradwatch.runs.run import Run
 
 _LOG = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ class Past:
         steps: Captured steps so far.
         events: Its restarts.
         epochs: Its passes over an epoch.
+        optimizer: What moved its parameters; None if unknown.
         others: Parts of ``gradwatch.json`` from a later version, which are written again.
         traces: Batches that were traced through the modules.
     """
@@ -47,6 +50,7 @@ class Past:
     steps: int
     events: tuple[Event, ...]
     epochs: tuple[EpochClipping, ...]
+    optimizer: Optimizer | None = None
     others: dict[str, object] = field(default_factory=dict)
     traces: int = 0
 
@@ -92,7 +96,7 @@ def continued(
 def _taken_over(run: Run, layout: Layout, diagnosis: Diagnosis) -> Past:
     epochs = list(run.meta.epochs)
     epochs += epochs_of(run.grid, sum(epoch.steps for epoch in epochs))
-    windows = list(windows_of(grid_of(run.windows, layout)))
+    windows = list(with_losses(windows_of(grid_of(run.windows, layout)), run.losses))
     replay(diagnosis, windows, run.meta.events, run.reported, by_step(run.folder))
     mend(run.folder, run.layout.modules[-1])
     return Past(
@@ -100,6 +104,7 @@ def _taken_over(run: Run, layout: Layout, diagnosis: Diagnosis) -> Past:
         steps=sum(window.steps for window in windows),
         events=run.meta.events,
         epochs=tuple(epochs),
+        optimizer=run.meta.optimizer,
         others=run.meta.others,
         traces=_traces(run),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -13,18 +13,25 @@ from yolo_gradwatch.measure.windows import windows_of
 from yolo_gradwatch.runs import process, tables
 from yolo_gradwatch.runs.evidence import by_step
 from yolo_gradwatch.runs.find import folder_of
+from yolo_gradwatch.runs.losses import with_losses
 from yolo_gradwatch.runs.meta import read_meta
-from yolo_gradwatch.runs.schema import ALERTS_FILE, FLOW_FILE, META_FILE, WINDOWS_FILE
+from yolo_gradwatch.runs.schema import (
+    ALERTS_FILE,
+    FLOW_FILE,
+    LOSSES_FILE,
+    META_FILE,
+    WINDOWS_FILE,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import pandas as pd
 
     from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.layout import Layout
-    from yolo_gradwatch.measure.windows import Grid
+    from yolo_gradwatch.measure.windows import Grid, Window
     from yolo_gradwatch.runs.meta import Meta
 
 SILENT_MINUTES = 10
@@ -39,6 +46,8 @@ class Run:
         folder: Where the files are.
         windows: The rows of ``gradwatch.csv``: one a window and module, whole windows only.
         alerts: The rows of ``gradwatch_alerts.csv``.
+        losses: The rows of ``gradwatch/losses.csv``: one a window and loss item; none if the run
+            has no such file.
         meta: The content of ``gradwatch.json``.
         remarks: What is missing in the files, in sentences.
         is_killed: Whether they have no end, and the process of the training is gone.
@@ -50,6 +59,7 @@ class Run:
     meta: Meta
     remarks: tuple[str, ...] = ()
     is_killed: bool = False
+    losses: pd.DataFrame = field(default_factory=tables.no_losses)
 
     def __repr__(self) -> str:
         modules = len(self.layout.modules)
@@ -64,6 +74,10 @@ class Run:
     def grid(self) -> Grid:
         """The windows as arrays over windows and modules, in the order of the layout."""
         return tables.grid_of(self.windows, self.layout)
+
+    def windows_in_order(self) -> Iterator[Window]:
+        """The windows one after the other, with their loss items."""
+        return with_losses(windows_of(self.grid), self.losses)
 
     @cached_property
     def flow(self) -> pd.DataFrame:
@@ -98,7 +112,7 @@ class Run:
         diagnosis = Diagnosis(self.layout, limits, options.training)
         reported = self.reported if limits == self.thresholds else None
         events, files = self.meta.events, by_step(self.folder)
-        replay(diagnosis, windows_of(self.grid), events, reported, files)
+        replay(diagnosis, self.windows_in_order(), events, reported, files)
         return Report(
             run=self.folder,
             status=self.status,
@@ -127,9 +141,11 @@ def load_run(path: str | Path) -> Run:
     meta, is_killed = last_said(partial(read_meta, folder))
     windows, torn = tables.read_windows(folder / WINDOWS_FILE, meta.layout)
     alerts, torn_alerts = tables.read_alerts(folder / ALERTS_FILE)
+    last = windows["step_first"].max() if len(windows) else 0
+    losses, torn_losses = tables.read_losses(folder / LOSSES_FILE, last)
     end = _killed(windows) if is_killed else _silent(folder, meta)
-    remarks = (*torn, *torn_alerts, *_missing(windows, meta), *end)
-    return Run(folder, windows, alerts, meta, remarks, is_killed)
+    remarks = (*torn, *torn_alerts, *torn_losses, *_missing(windows, meta), *end)
+    return Run(folder, windows, alerts, meta, remarks, is_killed, losses)
 
 
 def _missing(windows: pd.DataFrame, meta: Meta) -> tuple[str, ...]:

@@ -26,6 +26,9 @@ FLOW_FILE = "gradwatch/flow.csv"
 
 PICTURE_FILE = "gradwatch.png"
 
+LOSSES_FILE = "gradwatch/losses.csv"
+"""A run may lack it."""
+
 WINDOW_COLUMNS = (
     *("epoch", "step_first", "step_last", "module", "type", "parameters"),
     *("steps", "skipped", "clipped", *(row.name for row in QUANTITIES)),
@@ -41,6 +44,14 @@ ALERT_COLUMNS = (
     *("finding", "event", "step", "reported", "epoch", "severity", "rule", "module"),
     *("value", "limit", "message"),
 )
+
+LOSS_COLUMNS = (
+    *("epoch", "step_first", "step_last", "item", "steps", "nonfinite", "zero"),
+    *("min", "mean", "max"),
+)
+
+LOSS_NEEDED = ("epoch", "step_first", "step_last", "item", "steps", "mean")
+"""As of a table of windows."""
 
 FLOW_COLUMNS = (
     *("epoch", "step", "order", "module", "call", "type", "elements"),
@@ -63,11 +74,11 @@ _COUNTED = (
 COUNTS = tuple(name for name in _COUNTED if name not in LATER)
 LATER_COUNTS = tuple(name for name in _COUNTED if name in LATER)
 TYPES = {
-    **dict.fromkeys(("module", "type", "rule", "severity", "event"), "category"),
+    **dict.fromkeys(("module", "type", "rule", "severity", "event", "item"), "category"),
     **dict.fromkeys(COUNTS, "int64"),
     **dict.fromkeys(LATER_COUNTS, "float64"),  # until they are checked
     **dict.fromkeys((row.name for row in QUANTITIES if not row.is_count), "float32"),
-    **dict.fromkeys(FLOW_NUMBERS, "float32"),
+    **dict.fromkeys(("min", "mean", "max", *FLOW_NUMBERS), "float32"),
     **dict.fromkeys(("value", "limit"), "float64"),
 }
 """What each column holds, as pandas names it."""

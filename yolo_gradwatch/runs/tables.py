@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from yolo_gradwatch.measure.layout import Layout
-from yolo_gradwatch.measure.quantities import MEASURED
+from yolo_gradwatch.measure.quantities import QUANTITIES
 from yolo_gradwatch.measure.windows import SHARED, UNKNOWN, Grid
 from yolo_gradwatch.runs import checks, schema
 from yolo_gradwatch.runs.repair import whole_lines, whole_windows
@@ -54,6 +54,33 @@ def read_alerts(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     table = _table(path, content, end, schema.ALERT_NEEDED)
     remarks = (*_lacking(path, table, schema.ALERT_COLUMNS), *_torn(path, content, end))
     return _complete(table, schema.ALERT_COLUMNS), remarks
+
+
+def read_losses(path: Path, last: float) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The rows of ``gradwatch/losses.csv`` and remarks as in `read_windows`; none without a file.
+
+    Args:
+        path: Of the file.
+        last: First step of the last whole window; rows of later ones are left out.
+
+    Raises:
+        FormatError: It cannot be read, or a line of it cannot be used.
+    """
+    if not path.exists():
+        return no_losses(), ()
+    content = _content(path)
+    end = whole_lines(content)
+    table = _table(path, content, end, schema.LOSS_NEEDED)
+    checks.check_steps(path, table, "item")
+    remarks = (*_lacking(path, table, schema.LOSS_COLUMNS), *_torn(path, content, end))
+    table = _complete(table, schema.LOSS_COLUMNS)
+    return table[table["step_first"] <= last].reset_index(drop=True), remarks
+
+
+def no_losses() -> pd.DataFrame:
+    """The same table of a run without such a file."""
+    columns = schema.LOSS_COLUMNS
+    return _complete(_parse(f"{','.join(columns)}\n".encode(), columns, header=0), columns)
 
 
 def read_flow(path: Path) -> pd.DataFrame:
@@ -113,7 +140,7 @@ def grid_of(table: pd.DataFrame, layout: Layout) -> Grid:
     return Grid(
         **{name: heads[name].fillna(0).to_numpy(np.int64) for name in SHARED},
         clipped=heads["clipped"].fillna(UNKNOWN).to_numpy(np.int64),
-        **{row.name: spread(row) for row in MEASURED},
+        **{row.name: spread(row) for row in QUANTITIES},
     )
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import chain
 from typing import IO, TYPE_CHECKING
 
 from yolo_gradwatch.measure.layout import Layout
 from yolo_gradwatch.measure.quantities import NAMES, QUANTITIES
-from yolo_gradwatch.runs import evidence, traces
+from yolo_gradwatch.runs import evidence, losses, traces
 from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.runs.meta import encoded
 from yolo_gradwatch.runs.schema import (
@@ -18,6 +18,8 @@ from yolo_gradwatch.runs.schema import (
     ALERTS_FILE,
     FLOW_COLUMNS,
     FLOW_FILE,
+    LOSS_COLUMNS,
+    LOSSES_FILE,
     META_FILE,
     PICTURE_FILE,
     WINDOW_COLUMNS,
@@ -98,6 +100,7 @@ class RunLog:
         self._windows = _Table(folder / WINDOWS_FILE, WINDOW_COLUMNS, append=resume)
         self.regroup(layout)
         self._alerts = _Table(folder / ALERTS_FILE, ALERT_COLUMNS, append=resume)
+        self._losses = _Table(folder / LOSSES_FILE, LOSS_COLUMNS, append=resume)
         self._flow = _Table(folder / FLOW_FILE, FLOW_COLUMNS, append=resume)
 
     def start(self) -> None:
@@ -106,15 +109,22 @@ class RunLog:
         self._alerts.write([])
         if self._is_new:
             evidence.clear(self._folder)
-            (self._folder / PICTURE_FILE).unlink(missing_ok=True)
-            (self._folder / FLOW_FILE).unlink(missing_ok=True)
+            for name in (PICTURE_FILE, LOSSES_FILE, FLOW_FILE):
+                with suppress(NotADirectoryError):
+                    (self._folder / name).unlink(missing_ok=True)
 
     def regroup(self, layout: Layout) -> None:
         """Go on with the modules of another layout."""
         self._pattern = _pattern(layout, self._windows.others)
 
     def write_window(self, window: Window) -> None:
-        """Append one row a module."""
+        """Append one row a module, and one a loss item to their own table.
+
+        The latter comes first, so that a killed training leaves no window without its items.
+        """
+        if window.losses:
+            (self._folder / LOSSES_FILE).parent.mkdir(exist_ok=True)
+            self._losses.write(losses.rows_of(window))
         clipped = window.clipped if window.clipped >= 0 else ""
         steps = (window.epoch, window.step_first, window.step_last)
         shared = (*steps, window.steps, window.skipped, clipped)
@@ -138,7 +148,12 @@ class RunLog:
 
     def close(self) -> None:
         """Close the tables, each even if a full disk lets another one fail."""
-        with closing(self._flow), closing(self._alerts), closing(self._windows):
+        with (
+            closing(self._flow),
+            closing(self._alerts),
+            closing(self._losses),
+            closing(self._windows),
+        ):
             pass
 
 
@@ -168,9 +183,7 @@ def _pattern(layout: Layout, others: int) -> str:
 
 
 def _cell(row: Quantity) -> str:
-    """The cell of a quantity in such a pattern; empty if nothing measures it."""
-    if row.fold is None:
-        return ""
+    """The cell of a quantity in such a pattern."""
     return row.format if row.is_count else f"{_NUMBER}{row.format}"
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from yolo_gradwatch.diagnose.vocabulary import is_named
 from yolo_gradwatch.measure.layout import WHOLE
-from yolo_gradwatch.measure.quantities import MEASURED
+from yolo_gradwatch.measure.quantities import QUANTITIES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 OVER_RUN = tuple(
     (row, column)
-    for row in sorted(MEASURED, key=lambda row: row.moment == "first step")
+    for row in sorted(QUANTITIES, key=lambda row: row.moment == "once")
     for column in row.over_run
 )
 """The columns of measured quantities, those of every step first."""

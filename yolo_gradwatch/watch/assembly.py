@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from yolo_gradwatch.measure.layout import Layout, Members
+    from yolo_gradwatch.measure.optimizer import Optimizer
     from yolo_gradwatch.runs.run import Run
     from yolo_gradwatch.views.terminal.output import Terminal
     from yolo_gradwatch.watch.options import Options
@@ -56,6 +57,7 @@ class Parts(NamedTuple):
         recorder: Takes what was read.
         evidence: Takes what else is known of a step.
         stop: Says whether to stop.
+        optimizer: What moved the parameters of the run that is continued; None if unknown.
         schedule: Says which batches are traced; None if none is.
         outputs: Get the traces.
     """
@@ -63,6 +65,7 @@ class Parts(NamedTuple):
     recorder: Recorder
     evidence: Evidence
     stop: StopRule
+    optimizer: Optimizer | None
     schedule: Schedule | None
     outputs: Fanout
 
@@ -119,4 +122,5 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
     outputs = [files, evidence, *wishes, terminal, *called, stop, *options.outputs]
     fanout = Fanout([*outputs, Picture(files, announce)])
     recorder = Recorder(run, members, diagnosis, fanout, evidence.file, past)
-    return Parts(recorder, evidence, stop, schedule, fanout)
+    known = past.optimizer if past else None
+    return Parts(recorder, evidence, stop, known, schedule, fanout)

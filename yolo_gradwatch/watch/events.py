@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from yolo_gradwatch.measure import model_layout as layouts
 from yolo_gradwatch.measure.capture import Capture
-from yolo_gradwatch.runs.evidence import Note
+from yolo_gradwatch.watch.batches import Batches
+from yolo_gradwatch.watch.step_change import StepChange
 from yolo_gradwatch.watch.tracing import Tracing
 from yolo_gradwatch.watch.ultralytics import contract, hooks
 from yolo_gradwatch.watch.ultralytics import training as facts
+from yolo_gradwatch.watch.ultralytics.optimizer import Membership
 
 if TYPE_CHECKING:
     import weakref
     from collections.abc import Sequence
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from yolo_gradwatch.measure.layout import Layout, Members
     from yolo_gradwatch.watch.assembly import Parts
-
-MOST_BATCHES = 1024
-"""Batches of one optimizer step whose images are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +33,14 @@ class View:
         members: Which parameters make up each.
         watched: Parameters that the training moves, or has moved before.
         outside: All others.
+        others: These and the floating-point buffers.
     """
 
     layout: Layout
     members: Members
     watched: Sequence[nn.Parameter]
     outside: Sequence[nn.Parameter]
+    others: Sequence[Tensor]
 
 
 def view(trainer: Any, known: Sequence[nn.Parameter] = ()) -> View:
@@ -50,7 +50,8 @@ def view(trainer: Any, known: Sequence[nn.Parameter] = ()) -> View:
     watched = layouts.watched(model, meant_frozen, known)
     inside = {id(p) for p in watched}
     outside = [p for p in model.parameters() if id(p) not in inside]
-    return View(*layouts.read(model, meant_frozen, known), watched, outside)
+    others = [*layouts.others(model, watched).values()]
+    return View(*layouts.read(model, meant_frozen, known), watched, outside, others)
 
 
 class Events:
@@ -61,20 +62,21 @@ class Events:
         seen: Its model.
         parts: Of the watch.
         interval: Optimizer steps from one captured step to the next.
+
+    Attributes:
+        tracing: Of batches through the modules.
     """
 
     def __init__(self, trainer: weakref.ref[Any], seen: View, parts: Parts, interval: int) -> None:
         self._alive = trainer
-        self._view = seen
-        self._recorder, self._evidence, self._stop = parts[:3]
-        self._tracing = Tracing(trainer, parts)
+        self._recorder, self._evidence, self._stop, known = parts[:4]
+        self.tracing = Tracing(trainer, parts)
         self._interval = interval
-        self._capture = Capture(seen.watched)
+        self._read_from(seen)
+        self._membership = Membership(known)
         self._first_step = self._recorder.last_step + 1
         self._epoch = 0
-        self._images: deque[Sequence[str]] = deque(maxlen=MOST_BATCHES)
-        self._is_read = False
-        self._has_stepped = False
+        self._batches = Batches()
 
     @property
     def _trainer(self) -> Any:
@@ -84,37 +86,40 @@ class Events:
         """Read the gradients of this optimizer step, unscaled and not yet clipped."""
         if self._epoch == 0:
             raise contract.never_began(type(self._trainer), "on_train_epoch_start")
-        self._tracing.stop()
+        self.tracing.stop()
         recorder = self._recorder
         recorder.last_step += 1
         step = recorder.last_step
-        self._is_read = True
-        images = list(self._images)
-        self._images.clear()
+        batches = self._batches.read(self._trainer)
         if (step - self._first_step) % self._interval == 0:
             self._take_in_thawed(step)
-            names, losses = facts.losses(self._trainer)
-            self._evidence.note(step, Note(images, facts.learning_rates(self._trainer), names))
+            self._evidence.note(step, batches)
+            opens, weighs = recorder.wanted(step)
+            if opens:
+                self._note_membership(step)
             self._capture.take(
                 self._epoch,
                 step,
                 facts.amp_state(self._trainer),
-                losses,
-                detailed=recorder.opens_window(step),
+                self._batches.take_losses(self._trainer),
+                detailed=opens,
+                weighed=weighs,
             )
+            self._change.read(opens=opens, weighs=weighs)
 
-    def note_step(self) -> None:
-        """Note that the optimizer stepped; inside a step, nothing can be undone."""
-        self._has_stepped = True
+    def before_step(self) -> None:
+        """The optimizer is about to step."""
+        self._change.begin()
 
-    def see(self, images: Sequence[str]) -> None:
-        """Remember the images of a batch until the optimizer steps; it goes to the model now."""
-        self._images.append(images)
-        self._tracing.begin_batch(self._epoch, self._recorder.last_step + 1)
+    def after_step(self) -> None:
+        """The optimizer has stepped; inside a step, nothing can be undone."""
+        self._batches.note_step()
+        self._change.end(self._recorder.last_step)
 
-    def leave_model(self) -> None:
-        """Take the hooks of a trace away before anybody else sees the model."""
-        self._tracing.stop()
+    def see(self, images: Sequence[str], objects: int | None) -> None:
+        """Remember what a batch is made of until the optimizer steps; it goes to the model now."""
+        self._batches.begin(images, objects)
+        self.tracing.begin_batch(self._epoch, self._recorder.last_step + 1)
 
     def start_epoch(self) -> None:
         """Begin a pass over an epoch; one that comes again is a restart."""
@@ -123,15 +128,17 @@ class Events:
             self.end_epoch()
             kind = facts.restart_kind(self._trainer)
             self._recorder.restart(kind, self._recorder.last_step + 1)
-            self._tracing.discard()
-            self._images.clear()  # what they have given to the gradient is gone
+            self.tracing.discard()
+            self._batches.forget()
         self._epoch = epoch
         self._recorder.start_epoch(epoch, facts.epochs_of(self._trainer))
+        self._note_membership(self._recorder.last_step + 1, thorough=True)
 
     def end_batch(self) -> None:
         """Take what has landed; stop the training where that can be done between batches."""
-        self._check_step()
-        self._tracing.end_batch()
+        self._batches.end(self._trainer)
+        self._change.end_batch()
+        self.tracing.end_batch()
         self.drain()
         if self._stop.wanted and hooks.stops_between_batches(self._trainer):
             hooks.stop(self._trainer)
@@ -153,12 +160,10 @@ class Events:
 
     def drain(self, *, wait: bool = False) -> None:
         """Hand over the steps that have landed, or wait for all."""
-        self._recorder.take(self._capture.drain(wait=wait))
-        self._tracing.drain(wait=wait)
-
-    def let_go(self) -> None:
-        """Leave the model as it was: the watch is over."""
-        self._tracing.discard()
+        samples = list(self._capture.drain(wait=wait))
+        self._change.landed(samples)
+        self._recorder.take(samples)
+        self.tracing.drain(wait=wait)
 
     def finish(self, outcome: str) -> None:
         """End the watch of a training that is over, however it has ended."""
@@ -168,6 +173,11 @@ class Events:
         except KeyboardInterrupt:  # the second one, as a rule
             self._recorder.end("interrupted")
             raise
+
+    def _read_from(self, seen: View) -> None:
+        self._view = seen
+        self._capture = Capture(seen.watched, seen.others)
+        self._change = StepChange(self._capture, seen.watched)
 
     def _take_rest(self) -> None:
         try:
@@ -179,16 +189,12 @@ class Events:
         """Watch layers that were frozen on purpose from the step at which they are trained."""
         if any(p.requires_grad for p in self._view.outside):
             self.drain(wait=True)
-            self._view = view(self._trainer, self._view.watched)
-            self._capture = Capture(self._view.watched)
+            self._read_from(view(self._trainer, self._view.watched))
             self._recorder.regroup(self._view.layout, self._view.members, step)
 
-    def _check_step(self) -> None:
-        """Give up if the optimizer stepped in this batch and the gradients were not read.
-
-        Raises:
-            Unwatchable: It did.
-        """
-        if self._has_stepped and not self._is_read:
-            raise contract.skipped_unscale(type(self._trainer))
-        self._has_stepped = self._is_read = False
+    def _note_membership(self, step: int, *, thorough: bool = False) -> None:
+        """Hand on what the optimizer moves from a step on, where that is not as it was."""
+        optimizer = self._membership.changed(self._trainer, step, thorough=thorough)
+        if optimizer:
+            self.drain(wait=True)
+            self._recorder.membership(optimizer)

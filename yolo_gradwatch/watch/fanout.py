@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.clipping import EpochClipping
     from yolo_gradwatch.measure.event import Event
     from yolo_gradwatch.measure.layout import Layout
+    from yolo_gradwatch.measure.optimizer import Optimizer
     from yolo_gradwatch.measure.sample import Sample
     from yolo_gradwatch.measure.trace import Flow
     from yolo_gradwatch.measure.windows import Window
@@ -67,6 +68,10 @@ class Fanout:
     def regroup(self, layout: Layout) -> None:
         """See `Output`."""
         self._call("regroup", layout)
+
+    def membership(self, optimizer: Optimizer) -> None:
+        """See `Output`."""
+        self._call("membership", optimizer)
 
     def restart(self, event: Event) -> None:
         """See `Output`."""

@@ -41,10 +41,10 @@ def around_training(trainer: Any, guard: Guard, finish: Callable[[str], None]) -
 def connect(trainer: Any, guard: Guard, events: Events) -> None:
     """Have a trainer call us at each step and event from now on."""
     guard.undo.callback(hooks.after_unscale(trainer, partial(guard.safely, events.read)))
-    guard.undo.callback(hooks.after_step(trainer, events.note_step))
-    guard.undo.callback(events.let_go)
+    guard.undo.callback(hooks.around_step(trainer, events.before_step, events.after_step))
+    guard.undo.callback(events.tracing.discard)
     guard.undo.callback(hooks.before_batch(trainer, partial(guard.safely, events.see)))
-    listen(trainer, guard, "on_train_batch_end", events.leave_model, is_first=True)
+    listen(trainer, guard, "on_train_batch_end", events.tracing.stop, is_first=True)
     for event, call in {
         "on_train_epoch_start": events.start_epoch,
         "on_train_batch_end": events.end_batch,

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.diagnose.report import Report
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.measure.layout import dated
-from yolo_gradwatch.measure.windows import Rollup
+from yolo_gradwatch.measure.rollup import Rollup
 from yolo_gradwatch.watch.epochs import Epochs
+from yolo_gradwatch.watch.pending import Pending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from yolo_gradwatch.diagnose.diagnosis import Diagnosis
-    from yolo_gradwatch.diagnose.finding import FindingChange
     from yolo_gradwatch.measure.event import EventKind
     from yolo_gradwatch.measure.layout import Layout, Members
+    from yolo_gradwatch.measure.optimizer import Optimizer
     from yolo_gradwatch.measure.sample import Sample
     from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.runs.outputs import RunInfo
     from yolo_gradwatch.runs.resume import Past
     from yolo_gradwatch.watch.fanout import Fanout
-
-MOST_WAITING = 32
-"""Steps that are looked at together at the most; so many take about four times as long as one."""
-
-WAIT_SECONDS = 0.25
-"""How long a step waits for others at the most, so that report and panel are up to date."""
 
 
 class Recorder:
@@ -43,8 +37,7 @@ class Recorder:
         past: The run that is continued; None if it begins here.
 
     Attributes:
-        last_step: Number of the newest optimizer step, captured or not.
-        remarks: What is missing in the run, in sentences.
+        last_step: Number of the newest optimizer step, captured or not; ``remarks`` go to reports.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917  # each is a part of its own
@@ -64,21 +57,20 @@ class Recorder:
         self._rollup = Rollup(members, run.interval, run.clip)
         self._epochs = Epochs(run.layout, run.clip, past.epochs if past else ())
         self._status = "running"
-        self._landed: list[Sample] = []
-        self._seen = 0
-        self._steps = past.steps if past else 0
+        self._pending = Pending()
+        self._seen, self._steps = 0, past.steps if past else 0
         self.last_step = run.begin.step - 1
         self.remarks: list[str] = []
 
     def open(self) -> None:
         """Start the outputs."""
-        self._settled = time.monotonic()
         self._diagnosis.restart()
         self._outputs.start(self._run)
 
-    def opens_window(self, step: int) -> bool:
-        """Whether the sample of ``step`` will begin a window, as far as is known before it."""
-        return self._rollup.opens_window(step)
+    def wanted(self, step: int) -> tuple[bool, bool]:
+        """Whether ``step`` will begin a window, as far as is known, and the weights are due."""
+        opens = self._rollup.opens_window(step)
+        return opens, opens and self._rollup.weighs(step)
 
     def start_epoch(self, epoch: int, epochs: int) -> None:
         """Begin a pass over an epoch, of ``epochs`` as planned by now."""
@@ -108,21 +100,24 @@ class Recorder:
         self._outputs.regroup(self._layout)
         self.restart("thaw", step)
 
+    def membership(self, optimizer: Optimizer) -> None:
+        """Note what the optimizer moves from its ``step`` on; no window spans a change."""
+        self._close_window()
+        self._outputs.membership(optimizer)
+
     def take(self, samples: Iterable[Sample]) -> None:
         """Take steps as they land, in order.
 
         They are looked at if the rules should look, many wait, or the last look was long ago.
         """
-        self._landed += samples
-        is_late = time.monotonic() - self._settled >= WAIT_SECONDS
-        is_due = is_late or len(self._landed) >= MOST_WAITING
-        if self._landed and (is_due or self._rollup.is_urgent(self._landed)):
+        is_due = self._pending.add(samples)
+        waiting = self._pending.samples
+        if is_due or (waiting and self._rollup.is_urgent(waiting)):
             self.settle()
 
     def settle(self) -> None:
         """Look at every step that has landed."""
-        samples, self._landed = self._landed, []
-        self._settled = time.monotonic()
+        samples = self._pending.take()
         if not samples:
             return
         self._seen = samples[-1].step
@@ -177,10 +172,6 @@ class Recorder:
     def _judge(self, windows: Iterable[Window]) -> None:
         for window in windows:
             self._outputs.window(window)
-            changes = self._diagnosis.update(window, self._seen)
-            if changes:
-                self._outputs.findings([self._proven(change) for change in changes])
-
-    def _proven(self, change: FindingChange) -> FindingChange:
-        file = self._evidence(*change.wants) if change.wants else ""
-        return self._diagnosis.attach(change, file)
+            if changes := self._diagnosis.update(window, self._seen):
+                files = [self._evidence(*c.wants) if c.wants else "" for c in changes]
+                self._outputs.findings(list(map(self._diagnosis.attach, changes, files)))

@@ -94,7 +94,7 @@ def dead_branch_words(case: Case) -> Message:
     """A family of the head without a gradient at any scale."""
     return Message(
         what=f"{case.where}: gradient exactly zero at every scale of the head for "
-        f"{case.finding.value:.0f} windows,",
+        f"{case.finding.value:,.0f} windows,",
         since=case.since,
         why="Either no image has an object that it could learn from, or its output is cut off from "
         "the loss.",

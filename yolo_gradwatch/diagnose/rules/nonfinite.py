@@ -51,7 +51,7 @@ def nonfinite_words(case: Case) -> Message:
     )
     if case.finding.limit:
         return Message(
-            what=f"{what}, AMP skipped each of the {case.finding.value:.0f} steps captured",
+            what=f"{what}, AMP skipped each of the {case.finding.value:,.0f} steps captured",
             since=f"{case.since}: nothing is learned",
             why=f"Probably {why}.",
             remedy="Lowering the loss scale does not help. Try amp=False; if it stays, "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from yolo_gradwatch.diagnose.messages import Message, factor
+from yolo_gradwatch.diagnose.messages import Message, factor, significant
 from yolo_gradwatch.diagnose.reading import FLOOR, medians
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, beyond_clip, finite, last
 from yolo_gradwatch.measure.arrays import FLOAT32_MAX
@@ -120,7 +120,7 @@ def total_high(history: History, limits: Thresholds) -> Iterator[Hit]:
 def total_high_words(case: Case) -> Message:
     """A total norm that is too high."""
     value = case.finding.value
-    norm = f"{value:.2g}" if value < FLOAT32_MAX else "beyond 3.4e38"
+    norm = significant(value, 2) if value < FLOAT32_MAX else "beyond 3.4e38"
     clipping = (
         "Clipping computes in float32, in which its square is Inf, so it multiplies every gradient "
         "by 0: nothing is learned."
@@ -147,7 +147,7 @@ def total_low(history: History, limits: Thresholds) -> Iterator[Hit]:
 def total_low_words(case: Case) -> Message:
     """A total norm that is too low."""
     return Message(
-        what=f"the whole model: total gradient norm {case.finding.value:.2g}, below "
+        what=f"the whole model: total gradient norm {significant(case.finding.value, 2)}, below "
         f"{case.finding.limit:g} ({case.reached(is_low=True)}),",
         since=f"{case.since}: nothing is learned any more",
         why="Probably the loss or its weights are far too small, or a high learning rate has "
@@ -159,11 +159,14 @@ def total_low_words(case: Case) -> Message:
 def weight_growth(history: History, limits: Thresholds) -> Iterator[Hit]:
     """The whole net, when the weights of its trunk have grown too much in a few windows.
 
+    Where the weights are read rarely, between the last two readings of them.
+
     Value: decades, the median over the weights.
     """
     trunk = history.graph.trunk_weights
-    recent = history.readings[-GROWTH_WINDOWS - 1 :]
-    taken = [reading.window for reading in recent if reading.is_weighed]
+    weighed = [reading for reading in history.readings if reading.is_weighed]
+    recent = [r for r in history.readings[-GROWTH_WINDOWS - 1 :] if r.is_weighed]
+    taken = [r.window for r in (recent if len(recent) > 1 else weighed[-2:])]
     if len(taken) < 2 or not len(trunk):
         return
     norms = np.array([window.weight_norm[trunk] for window in taken], np.float64)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from plotly.offline import get_plotlyjs
 
+from yolo_gradwatch.diagnose.messages import significant
 from yolo_gradwatch.diagnose.report import finding_line
 from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.views.heatmap import heatmap
@@ -128,7 +129,8 @@ def _data(run: Run, views: Mapping[str, Heatmap]) -> dict[str, Any]:
 
 def _texts_of_total(picture: Heatmap) -> list[str]:
     """(W,) what there is to say of the norm of the whole model in each window."""
-    return [f"norm {mean:.3g} ({low:.3g} to {high:.3g})" for low, mean, high in picture.totals.T]
+    shown = ([significant(norm, 3) for norm in norms] for norms in picture.totals.T)
+    return [f"norm {mean} ({low} to {high})" for low, mean, high in shown]
 
 
 def _view(picture: Heatmap, types: Mapping[str, str]) -> dict[str, Any]:

@@ -227,7 +227,7 @@ def _steps(axes: Axes, timeline: Timeline, below: float) -> None:
         axes.text(
             left / 2,
             below,
-            f"first {timeline.dense} steps",
+            f"first {timeline.dense:,} steps",
             transform=axes.transAxes,
             fontsize=8,
             ha="center",

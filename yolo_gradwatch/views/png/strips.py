@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from yolo_gradwatch.diagnose.messages import significant
 from yolo_gradwatch.views.png.look import DARK, GREY, LINES, log_axis, short
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def _from_zero(axes: Axes, low: float, high: float) -> None:
     axes.set_ylim(min(low, 0.0) * 1.05, top * 1.1)
     power = 10.0 ** np.floor(np.log10(top))
     ticks = [0.0, np.floor(top / power) * power]
-    axes.set_yticks(ticks, [f"{tick:.3g}" for tick in ticks])
+    axes.set_yticks(ticks, [significant(tick, 3) for tick in ticks])
 
 
 def _title(axes: Axes, words: str) -> None:

@@ -31,7 +31,7 @@ def flow_text(flow: Flow, calls: Sequence[Call], width: int | None) -> Text:
     count = f"{len(flow.calls):,} calls"
     some = count if len(calls) == len(flow.calls) else f"{len(calls):,} of {count}"
     where = f"step {flow.step:,} (epoch {flow.epoch:,})"
-    heading = f"Flow through the modules in a batch of {where}, {some} in forward order"
+    heading = f"Flow of a batch of {where}: {some} in forward order"
     table = _columns(flow, calls)
     if width is not None and _needed(table) > width:
         table = [column for column in table if column.heading != "class"]

@@ -30,8 +30,8 @@ _TEXTS = ("module", "type", "findings")
 
 
 def _place(row: Quantity) -> int:
-    """Norms come first, then what is counted, then what is taken on a first step only."""
-    return 2 if row.moment == "first step" else int(row.is_count)
+    """Norms come first, then what is counted, then what is taken once a window."""
+    return 2 if row.moment == "once" else int(row.is_count)
 
 
 _HEADINGS = {

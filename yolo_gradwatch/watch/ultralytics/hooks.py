@@ -6,11 +6,14 @@ clips, steps and zeroes the gradients; right after ``unscale_`` they are what th
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+_LOG = logging.getLogger(__name__)
 
 TAKE_PICTURES = ("base", "clearml", "wb")
 """Callbacks of Ultralytics that take a picture in any case; others do not look, or may fail."""
@@ -72,27 +75,40 @@ def after_unscale(trainer: Any, call: Callable[[], None]) -> Callable[[], None]:
     return replaced(scaler, "unscale_", watched_unscale)
 
 
-def after_step(trainer: Any, call: Callable[[], None]) -> Callable[[], None]:
-    """Call ``call`` after each step of the optimizer that was not left out.
+def around_step(
+    trainer: Any, before: Callable[[], None], after: Callable[[], None]
+) -> Callable[[], None]:
+    """Call ``before`` and ``after`` around each step of the optimizer that is not left out.
 
     Returns:
-        A function that takes the hook away, which is not allowed during a step.
+        A function that takes the hooks away, which is not allowed during a step.
     """
-    register = getattr(trainer.optimizer, "register_step_post_hook", None)
-    if register is None:  # an optimizer of the user's own that is none of torch's
+    optimizer = trainer.optimizer
+    if not hasattr(optimizer, "register_step_pre_hook"):  # the user's own, and none of torch's
+        _LOG.warning(
+            "GradWatch: updates are not measured, because the optimizer %s has no step hooks",
+            type(optimizer).__name__,
+        )
         return lambda: None
+    handles = (
+        optimizer.register_step_pre_hook(lambda *_: before()),
+        optimizer.register_step_post_hook(lambda *_: after()),
+    )
 
-    def hook(_optimizer: Any, _args: Any, _options: Any) -> None:
-        call()
+    def undo() -> None:
+        for handle in handles:
+            handle.remove()
 
-    remove: Callable[[], None] = register(hook).remove
-    return remove
+    return undo
 
 
-def before_batch(trainer: Any, call: Callable[[Sequence[str]], None]) -> Callable[[], None]:
-    """Call ``call`` with the image files of each batch as it goes to the model.
+def before_batch(
+    trainer: Any, call: Callable[[Sequence[str], int | None], None]
+) -> Callable[[], None]:
+    """Call ``call`` with the image files of each batch as it goes to the model, and its objects.
 
-    ``preprocess_batch`` is the only place that sees them; a classification has none.
+    ``preprocess_batch`` is the only place that sees them; a classification has no files, and a
+    class for each image. The number of objects is None where it is unknown.
 
     Returns:
         A function that takes the wrap away; a second call does nothing.
@@ -100,10 +116,17 @@ def before_batch(trainer: Any, call: Callable[[Sequence[str]], None]) -> Callabl
     preprocess = trainer.preprocess_batch
 
     def watched_preprocess(batch: Any, *args: Any, **kwargs: Any) -> Any:
-        call(batch.get("im_file", ()) if isinstance(batch, dict) else ())
+        call(batch.get("im_file", ()) if isinstance(batch, dict) else (), _objects(batch))
         return preprocess(batch, *args, **kwargs)
 
     return replaced(trainer, "preprocess_batch", watched_preprocess)
+
+
+def _objects(batch: Any) -> int | None:
+    """How many objects are in a batch, of which each has a class; None if it does not say."""
+    classes: Any = batch.get("cls") if isinstance(batch, dict) else None
+    has_length = hasattr(classes, "__len__") and getattr(classes, "ndim", 1) > 0
+    return len(classes) if has_length else None
 
 
 def replaced(owner: Any, name: str, function: Callable[..., Any]) -> Callable[[], None]:

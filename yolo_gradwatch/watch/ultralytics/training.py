@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolo_gradwatch.measure import model_layout as layouts
+from yolo_gradwatch.plain import printable
 from yolo_gradwatch.watch.ultralytics.contract import clip_norm, shows_bar
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from yolo_gradwatch.measure.event import EventKind
@@ -56,21 +58,43 @@ def check_trainable(model: Any) -> None:
 def losses(trainer: Any) -> tuple[tuple[str, ...], list[Tensor]]:
     """Names and values of the loss items of the last batch, left on the device.
 
-    ``loss_items`` is a tensor in 8.4.0 and a dict in 8.4.190.
+    ``loss_items`` is a tensor in 8.4.0 and a dict in 8.4.190; None after a batch that did not fit
+    into memory.
+
+    Returns:
+        A name for each number, and tensors on the trainer's device with so many numbers.
     """
-    items, where = trainer.loss_items, trainer.device.type
+    items: Any = getattr(trainer, "loss_items", None)
+    where: torch.device = trainer.device
     if isinstance(items, dict):
         there = {name: item for name, item in items.items() if _lies_on(item, where)}
-        return tuple(there), list(there.values())
+        names = [one for name, item in there.items() for one in _numbered(str(name), item.numel())]
+        return _distinct(names), list(there.values())
     if _lies_on(items, where):
-        names = getattr(trainer, "loss_names", ())
-        return tuple(names if isinstance(names, (list, tuple)) else (names,)), [items]
+        known = getattr(trainer, "loss_names", ())
+        names = [str(name) for name in (known if isinstance(known, (list, tuple)) else [known])]
+        is_known = len(names) == items.numel()
+        return _distinct(names if is_known else _numbered("loss", items.numel())), [items]
     return (), []
 
 
-def _lies_on(item: Any, kind: str) -> bool:
-    """Whether this is a tensor on such a device."""
-    return bool(getattr(getattr(item, "device", None), "type", None) == kind)
+def _lies_on(item: Any, where: torch.device) -> bool:
+    """Whether this is a tensor of real numbers on a device."""
+    device: Any = getattr(item, "device", None)
+    is_there = getattr(device, "type", None) == where.type
+    return is_there and where.index in {None, device.index} and not item.is_complex()
+
+
+def _numbered(name: str, count: int) -> list[str]:
+    """A name for each number of an item."""
+    return [name] if count == 1 else [f"{name}/{number}" for number in range(count)]
+
+
+def _distinct(names: list[str]) -> tuple[str, ...]:
+    """Names of a table's rows, none of which is there twice."""
+    shown = [printable(name) for name in names]
+    is_distinct = len(set(shown)) == len(shown)
+    return tuple(shown if is_distinct else _numbered("loss", len(shown)))
 
 
 def learning_rates(trainer: Any) -> tuple[float, ...]:

@@ -84,14 +84,20 @@ function thinned(epochs, distance) {
   return found;
 }
 
+// As one writes them: 0.00125, 1.00, 1,230, and 1.23e+7.
+function threeDigits(number) {
+  const digits = number.toPrecision(3);
+  return number < 999.5 || number >= 1e7 ? digits : Number(digits).toLocaleString("en");
+}
+
 function words({ data, pointNumber }) {
   const isHeat = data.type === "heatmap";
   const [row, column] = isHeat ? pointNumber : [0, Math.min(pointNumber, windows - 1)];
-  const [first, last] = [run.first[column], run.last[column]];
+  const [first, last] = [run.first[column], run.last[column]].map((step) => step.toLocaleString("en"));
   const when = `epoch ${run.epoch[column]}, ${first === last ? `step ${first}` : `steps ${first} to ${last}`}`;
   if (!isHeat) return ["whole model", when, run.total[column]];
   const cell = row * windows + column;
-  const norm = Number.isNaN(levels[cell]) ? "no norm" : `norm ${(10 ** levels[cell]).toPrecision(3)}`;
+  const norm = Number.isNaN(levels[cell]) ? "no norm" : `norm ${threeDigits(10 ** levels[cell])}`;
   const cover = covers[cell] ? `, ${run.covers[covers[cell]]}` : "";
   const found = view.marks.filter((mark) => mark.rows.includes(row) && mark.first <= column && column <= mark.last);
   return [`${view.names[row]} (${view.types[row]})`, when, norm + cover, ...found.map(({ text }) => text)];

@@ -1,0 +1,214 @@
+"""The table of loss items: what is written is read back, and damage is named."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+import watched
+from damages import both, cell, lines, resized, without
+from hypothesis import given
+from hypothesis import strategies as st
+from values import LAWS, LAYOUT, assert_same, put_meta, window
+
+from yolo_gradwatch import FormatError, load_run
+from yolo_gradwatch.measure.loss_items import LossItem
+from yolo_gradwatch.runs.repair import mend, set_aside
+from yolo_gradwatch.runs.schema import LOSS_COLUMNS, LOSSES_FILE
+from yolo_gradwatch.runs.tail import Tail
+
+ITEMS = (
+    LossItem("box_loss", 4, 1, 0, 0.5, 0.75, 1.0),
+    LossItem("sum", 4, 4, 0, None, None, None),
+    LossItem("lr/0", 1, 0, 1, 0.0, 0.0, 0.0),
+)
+
+
+def with_items(step, *, steps=1, items=ITEMS):
+    return replace(window(step, steps=steps), losses=items)
+
+
+RUN = [with_items(1), with_items(2, steps=3), window(5), with_items(6)]
+
+
+def write(folder, windows=RUN, *, resume=False):
+    watched.write(folder, windows, resume=resume)
+    put_meta(folder)
+    return folder / LOSSES_FILE
+
+
+def assert_windows(run, expected):
+    found = list(run.windows_in_order())
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert_same(one, other)
+
+
+def test_a_window_is_one_row_an_item(tmp_path):
+    rows = write(tmp_path).read_text(encoding="utf-8").splitlines()
+    assert rows[0] == "epoch,step_first,step_last,item,steps,nonfinite,zero,min,mean,max"
+    assert rows[4:7] == [
+        "1,2,4,box_loss,4,1,0,0.5,0.75,1",
+        "1,2,4,sum,4,4,0,,,",
+        "1,2,4,lr/0,1,0,1,0,0,0",
+    ]
+    table = load_run(tmp_path).losses
+    assert list(table["step_first"]) == [1, 1, 1, 2, 2, 2, 6, 6, 6]
+    assert [str(table[name].dtype) for name in ("steps", "mean")] == ["int64", "float32"]
+    assert_windows(load_run(tmp_path), RUN)
+
+
+FLOATS = st.floats(width=32, allow_nan=False) | st.sampled_from([float(np.float32(1 / 3)), -0.0])
+NAMES = st.text(st.characters(codec="utf-8"), max_size=6).filter(str.isprintable)
+COUNTS = st.integers(0, 2**53)
+ANY = st.builds(LossItem, NAMES, st.integers(1, 2**53), COUNTS, COUNTS, FLOATS, FLOATS, FLOATS)
+
+
+@pytest.mark.slow
+@LAWS
+@given(st.lists(ANY, min_size=1, max_size=5, unique_by=lambda one: one.item))
+def test_what_is_read_equals_what_was_written(items):
+    windows = [with_items(1, items=tuple(items)), with_items(2)]
+    with TemporaryDirectory() as folder:
+        write(Path(folder), windows)
+        assert_windows(load_run(folder), windows)
+
+
+@pytest.mark.parametrize("windows", [[], [window(1), window(2)]])
+def test_a_run_without_loss_items_has_an_empty_table_and_no_file(tmp_path, windows):
+    path = write(tmp_path, windows)
+    assert not path.parent.exists()
+    run = load_run(tmp_path)
+    assert (len(run.losses), run.remarks) == (0, ())
+    assert tuple(run.losses.columns) == LOSS_COLUMNS
+    kinds = run.losses.dtypes.astype(str)
+    assert_windows(run, windows)
+    write(tmp_path)
+    assert (kinds == load_run(tmp_path).losses.dtypes.astype(str)).all()
+
+
+def test_a_new_run_replaces_the_table_and_a_resumed_one_goes_on_with_it(tmp_path):
+    write(tmp_path)
+    write(tmp_path, [with_items(1)])
+    assert_windows(load_run(tmp_path), [with_items(1)])
+    write(tmp_path, [with_items(2)], resume=True)
+    assert_windows(load_run(tmp_path), [with_items(1), with_items(2)])
+    write(tmp_path, [window(1)])
+    assert not (tmp_path / LOSSES_FILE).exists()
+
+
+def test_a_resumed_run_begins_the_table_that_the_first_part_lacks(tmp_path):
+    write(tmp_path, [window(1)])
+    mend(tmp_path, LAYOUT.modules[-1])
+    write(tmp_path, [with_items(2)], resume=True)
+    assert_windows(load_run(tmp_path), [window(1), with_items(2)])
+
+
+HEADER = len(",".join(LOSS_COLUMNS)) + 1
+
+
+def test_a_window_has_all_of_its_items_or_is_left_out_wherever_a_training_is_killed(tmp_path):
+    """The rows of loss items are written first, then those of the modules."""
+    path = write(tmp_path, RUN[:1])
+    losses, table = path.read_bytes(), (tmp_path / "gradwatch.csv").read_bytes()
+    write(tmp_path, RUN[:2])
+    more = path.read_bytes()
+    for end in range(len(losses), len(more) + 1):
+        path.write_bytes(more[:end])
+        (tmp_path / "gradwatch.csv").write_bytes(table)
+        assert_windows(load_run(tmp_path), RUN[:1])
+        mend(tmp_path, LAYOUT.modules[-1])
+        assert path.read_bytes() == losses
+
+
+def test_a_torn_end_is_remarked_on_and_cut_off_by_a_resumed_run(tmp_path):
+    path = write(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-3])
+    (remark,) = load_run(tmp_path).remarks
+    assert "losses.csv" in remark
+    assert len(load_run(tmp_path).losses) == 8
+    mend(tmp_path, LAYOUT.modules[-1])
+    assert path.read_bytes() == b"".join(whole.splitlines(keepends=True)[:-1])
+    assert load_run(tmp_path).remarks == ()
+
+
+DAMAGES = {
+    "a count": (cell(3, "steps", "x"), 3, "steps"),
+    "no step": (cell(3, "step_first", "0"), 3, "step_first"),
+    "a negative count": (cell(4, "nonfinite", "-1"), 4, "nonfinite"),
+    "a number": (cell(5, "mean", "1.2.3"), 5, "mean"),
+    "a cell too few": (resized(6, -1), 6, ""),
+    "a cell too many": (resized(6, 1), 6, ""),
+    "the first of two": (both(cell(8, "max", "x"), cell(9, "max", "x")), 8, "max"),
+    "an item again": (lines(lambda old: [*old[:3], old[2], *old[3:]]), 4, "step_first"),
+    "steps that go back": (lines(lambda old: [old[0], *old[4:7], *old[1:4]]), 5, "step_first"),
+    "two runs": (lambda old: old * 2, 11, ""),
+    "no column": (without("mean"), 1, "mean"),
+    "another file": (lambda _old: b"a,b\n1,2\n", 1, ""),
+    "empty": (lambda _old: b"", None, ""),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_the_place_of_a_damage_is_named_and_a_resumed_run_sets_it_aside(tmp_path, name):
+    change, line, column = DAMAGES[name]
+    path = write(tmp_path)
+    path.write_bytes(change(path.read_bytes()))
+    for read in (lambda: load_run(tmp_path), lambda: Tail(tmp_path).look()):
+        with pytest.raises(FormatError) as caught:
+            read()
+        assert (caught.value.path, caught.value.line, caught.value.column) == (path, line, column)
+    content = path.read_bytes()
+    set_aside(tmp_path)
+    assert path.with_name("losses.csv.old").read_bytes() == content
+    assert not path.exists()
+
+
+def test_a_table_that_cannot_be_opened_is_named(tmp_path):
+    path = write(tmp_path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(FormatError) as caught:
+        load_run(tmp_path)
+    assert caught.value.path == path
+
+
+@pytest.mark.parametrize("column", ["nonfinite", "zero", "min", "max"])
+def test_a_column_that_is_missing_is_remarked_on(tmp_path, column):
+    path = write(tmp_path)
+    path.write_bytes(without(column)(path.read_bytes()))
+    run = load_run(tmp_path)
+    assert [column in remark for remark in run.remarks] == [True]
+    (first, *_), *_ = (one.losses for one in run.windows_in_order())
+    assert getattr(first, column) == (0 if column in {"nonfinite", "zero"} else None)
+    assert replace(first, **{column: getattr(ITEMS[0], column)}) == ITEMS[0]
+
+
+def test_columns_of_a_later_version_are_kept(tmp_path):
+    path = write(tmp_path)
+    path.write_bytes(
+        lines(lambda old: [f"{old[0]},own", *(f"{x},7" for x in old[1:])])(path.read_bytes())
+    )
+    mend(tmp_path, LAYOUT.modules[-1])
+    write(tmp_path, [with_items(7)], resume=True)
+    assert list(load_run(tmp_path).losses["own"]) == [*["7"] * 9, *[""] * 3]
+
+
+def test_windows_that_are_followed_have_their_items(tmp_path):
+    write(tmp_path, RUN[:2])
+    tail = Tail(tmp_path)
+    first = tail.look().windows
+    write(tmp_path, RUN[2:], resume=True)
+    for found, expected in zip([*first, *tail.look().windows], RUN, strict=True):
+        assert_same(found, expected)
+
+
+def test_a_file_in_the_place_of_the_folder_is_no_reason_to_fail_at_the_start(tmp_path):
+    (tmp_path / "gradwatch").touch()
+    write(tmp_path, [window(1)])
+    assert math.isfinite(load_run(tmp_path).grid.norm_mean[0, 0])

@@ -1,0 +1,156 @@
+"""Loss items of batches, and how they become those of a window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from yolo_gradwatch.measure.arrays import Floats
+    from yolo_gradwatch.measure.sample import Sample
+
+TOTAL = "sum"
+"""Name of the sum of the items."""
+
+LEAST, MOST, ADDED, COUNT, NONFINITE, ZERO = range(6)
+"""Rows of running values: three of finite values only, and from the third on those that add up."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchItems:
+    """Loss items of some batches in a row that have the same items.
+
+    Attributes:
+        names: (I,)
+        rows: (B, I) values of the newest batches, at least one, in their order.
+        folded: (6, I + 1) running values of earlier ones, with those of the sum of the items in the
+            last column; None if there are no more.
+    """
+
+    names: tuple[str, ...]
+    rows: Floats
+    folded: Floats | None = None
+
+    @property
+    def newest(self) -> dict[str, float]:
+        """The items of the last batch."""
+        return dict(zip(self.names, self.rows[-1].tolist(), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class LossItem:
+    """A loss item, or a learning rate, in a window.
+
+    Floats are rounded to float32, as the file holds them; None if there was no finite value.
+
+    Attributes:
+        item: Name of the item; ``sum`` of all items together, ``lr/0`` and so on of the learning
+            rates of the optimizer's groups.
+        steps: Batches, those of skipped steps too; of a learning rate, captured steps.
+        nonfinite: How many of these had a NaN or Inf.
+        zero: How many had exactly 0.
+        min: Lowest finite value.
+        mean: Mean of the finite values.
+        max: Highest finite value.
+    """
+
+    item: str
+    steps: int
+    nonfinite: int
+    zero: int
+    min: float | None
+    mean: float | None
+    max: float | None
+
+
+class LossFold:
+    """The loss items and learning rates of an open window, in memory that does not grow."""
+
+    def __init__(self) -> None:
+        self._items: dict[tuple[str, ...], Floats] = {}
+        self._rates: dict[tuple[str, ...], Floats] = {}
+
+    def take(self, samples: Sequence[Sample]) -> None:
+        """Add steps that follow."""
+        batches = (batch for sample in samples for batch in sample.losses)
+        for names, alike in groupby(batches, attrgetter("names")):
+            running = _of(self._items, (*names, TOTAL))
+            rows: list[Floats] = []
+            for batch in alike:
+                if batch.folded is not None:
+                    _add(running, rows)
+                    _join(running, batch.folded)
+                    rows = []
+                rows.append(with_total(batch.rows))
+            _add(running, rows)
+        for size, rates in groupby((sample.rates for sample in samples), len):
+            names = tuple(f"lr/{group}" for group in range(size))
+            _add(_of(self._rates, names), [np.array(list(rates))])
+
+    def items(self) -> tuple[LossItem, ...]:
+        """The items, their sum, and the learning rates; of each name one."""
+        columns: dict[str, Floats] = {}
+        for names, running in [*self._items.items(), *self._rates.items()]:
+            is_taken = TOTAL in names[:-1]  # by an item, which then has no sum beside it
+            for name, column in zip(names[:-1] if is_taken else names, running.T, strict=False):
+                _join(columns.setdefault(name, _begun(())), column)
+        return tuple(_item(name, column) for name, column in columns.items())
+
+
+def with_total(rows: Floats) -> Floats:
+    """(B, I + 1) items of batches, with their sum behind them."""
+    with np.errstate(invalid="ignore"):  # Inf and -Inf make a NaN
+        return np.column_stack([rows, rows.sum(axis=1)])
+
+
+def _of(known: dict[tuple[str, ...], Floats], names: tuple[str, ...]) -> Floats:
+    """(6, N) running values of columns of these names, which are changed in place."""
+    return known.setdefault(names, _begun((len(names),)))
+
+
+def _begun(shape: tuple[int, ...]) -> Floats:
+    running = np.zeros((6, *shape))
+    running[LEAST], running[MOST] = np.inf, -np.inf
+    return running
+
+
+def _add(running: Floats, blocks: Sequence[Floats]) -> None:
+    """Add batches, (B, N) in each block."""
+    if not blocks:
+        return
+    rows = np.concatenate(blocks)
+    finite = np.isfinite(rows)
+    running[LEAST] = np.minimum(running[LEAST], np.where(finite, rows, np.inf).min(axis=0))
+    running[MOST] = np.maximum(running[MOST], np.where(finite, rows, -np.inf).max(axis=0))
+    # One row after the other, so that the sum does not depend on how many came at once.
+    running[ADDED] = np.add.reduce([running[ADDED], *np.where(finite, rows, 0.0)])
+    running[COUNT] += len(rows)
+    running[NONFINITE] += len(rows) - finite.sum(axis=0)
+    running[ZERO] += (rows == 0).sum(axis=0)
+
+
+def _join(running: Floats, more: Floats) -> None:
+    """Add running values of others."""
+    running[LEAST] = np.minimum(running[LEAST], more[LEAST])
+    running[MOST] = np.maximum(running[MOST], more[MOST])
+    running[ADDED:] += more[ADDED:]
+
+
+def _item(name: str, column: Floats) -> LossItem:
+    steps, nonfinite, zero = (int(column[row]) for row in (COUNT, NONFINITE, ZERO))
+    finite = steps - nonfinite
+    values = (column[LEAST], column[ADDED] / finite, column[MOST]) if finite else (None,) * 3
+    lowest, mean, highest = (None if value is None else _stored(value) for value in values)
+    return LossItem(name, steps, nonfinite, zero, lowest, mean, highest)
+
+
+def _stored(value: float) -> float:
+    """A number as the file holds it, so that a replay decides on the same one."""
+    with np.errstate(over="ignore"):  # one beyond float32 is Inf
+        return float(np.float32(value))

@@ -1,0 +1,213 @@
+"""How optimizer steps are folded into windows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from yolo_gradwatch.measure.clipping import CLIP_NORM, CLIP_OVERFLOW
+from yolo_gradwatch.measure.doubling import Doubling
+from yolo_gradwatch.measure.loss_items import LossFold
+from yolo_gradwatch.measure.outliers import Outliers
+from yolo_gradwatch.measure.quantities import QUANTITIES, Running
+from yolo_gradwatch.measure.sample import steps_of
+from yolo_gradwatch.measure.windows import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from yolo_gradwatch.measure.arrays import Floats, Values
+    from yolo_gradwatch.measure.layout import Members
+    from yolo_gradwatch.measure.quantities import Quantity
+    from yolo_gradwatch.measure.sample import Change, Detail, Sample, Steps
+
+WINDOW_SHARE = 0.02
+"""A window closes when it holds this share of the steps taken so far."""
+
+RARELY = 50
+"""Steps up to which the weights are read at powers of two only, and not in every window."""
+
+FINE_STEPS = 10
+"""Captured steps after an anomalous one that are windows of their own."""
+
+FINE_STRETCHES = 40
+"""Anomalies of a run that open such a fine stretch."""
+
+FINE_SKIPS = 12
+"""The same after too many steps in a row that AMP skipped: an endless overflow is reported."""
+
+
+class Rollup:
+    """Turns samples into windows; an epoch's end and an anomaly close one early.
+
+    An anomalous step begins a window of its own, and so do those after it, for a limited number of
+    anomalies. A step that is spoiled (applied with a gradient that is not finite, or that clipping
+    multiplies by 0) is a window of its own always, unless the step before it was spoiled too: a
+    streak of such steps is one anomaly, and after the first ones its windows grow as all others.
+
+    Samples may come one by one or many at once: the windows are the same, and many at once cost far
+    less than one by one.
+
+    Args:
+        members: Which parameters make up each module.
+        interval: Optimizer steps from one captured step to the next.
+        clip: Total norm above which the trainer clips.
+
+    Attributes:
+        newest: (S, M) norms of the samples that were added last, for the live report.
+    """
+
+    def __init__(self, members: Members, interval: int = 1, clip: float = CLIP_NORM) -> None:
+        self._members = members
+        self._interval = interval
+        self._clip = clip
+        self._outliers = Outliers(members)
+        self._doubling = Doubling()
+        self._open: _Open | None = None
+        self._ahead: list[int] = []
+        self._fine_until = 0
+        self._stretches = 0
+        self.newest: Floats = np.empty((0, len(members.starts)))
+
+    def opens_window(self, step: int) -> bool:
+        """Whether the sample of ``step`` will begin a window, as far as is known before it.
+
+        It is asked once for each step, in order, before that is taken.
+        """
+        self._ahead.append(step)
+        first = self._open.first if self._open else None
+        for taken in self._ahead:
+            if first is None or self._is_last(first, taken - self._interval):
+                first = taken
+        return first == step
+
+    def weighs(self, step: int) -> bool:
+        """Whether the weights are due at ``step``, which begins a window; asked once, in order."""
+        return step > RARELY or self._doubling.is_due(step)
+
+    def is_urgent(self, waiting: Sequence[Sample]) -> bool:
+        """Whether samples that are not added yet, at least one, end a window or are spoiled."""
+        first = self._open.first if self._open else waiting[0].step
+        newest = waiting[-1]
+        is_sound = np.linalg.norm(newest.norms) <= CLIP_OVERFLOW  # not NaN
+        return self._is_last(first, newest.step) or not is_sound
+
+    def add(self, samples: Sequence[Sample]) -> list[Window]:
+        """Windows that are complete with these samples, at least one."""
+        steps = steps_of(samples, self._members)
+        self.newest = steps.norms
+        self._ahead = [step for step in self._ahead if step > samples[-1].step]
+        closed: list[Window] = []
+        begin = 0
+        found = self._outliers.found(steps.parameters, steps.norms[:, 0], steps.applied[:, 0])
+        for i, (sample, is_anomalous, is_alone) in enumerate(zip(samples, *found, strict=True)):
+            breaks = (is_anomalous and self._open_stretch(sample)) or is_alone
+            if self._open and (breaks or self._open.epoch != sample.epoch):
+                closed += self._close(steps.part(begin, i))
+                begin = i
+            self._open = self._open or _Open(sample, len(self._members.starts), self._clip)
+            if is_alone or self._is_last(self._open.first, sample.step):
+                closed += self._close(steps.part(begin, i + 1))
+                begin = i + 1
+        if self._open:
+            self._open.take(steps.part(begin, len(samples)))
+        return closed
+
+    def regroup(self, members: Members) -> None:
+        """Go on with more parameters; no window is open."""
+        self._members = members
+        self._outliers = Outliers(members)
+
+    def close(self) -> list[Window]:
+        """The open window, if any, as it is."""
+        window, self._open = self._open, None
+        return [window.closed(self._members)] if window else []
+
+    def restart(self) -> None:
+        """The run restarts: a step that is spoiled again is a window of its own again."""
+        self._outliers.restart()
+
+    def _close(self, rest: Steps) -> list[Window]:
+        """The open window, which ends with these steps."""
+        if self._open:
+            self._open.take(rest)
+        return self.close()
+
+    def _is_last(self, first: int, step: int) -> bool:
+        """Whether a window that began with ``first`` ends with ``step``."""
+        return step <= self._fine_until or step - first + self._interval >= WINDOW_SHARE * step
+
+    def _open_stretch(self, sample: Sample) -> bool:
+        if sample.step <= self._fine_until or self._stretches == FINE_STRETCHES:
+            return False
+        self._stretches += 1
+        steps = FINE_SKIPS if sample.skipped else FINE_STEPS
+        self._fine_until = sample.step + steps * self._interval
+        return True
+
+
+class _Open:
+    """A window that is not complete yet, in memory that does not grow with its steps."""
+
+    def __init__(self, sample: Sample, size: int, clip: float) -> None:
+        self.epoch, self.first, self._last = sample.epoch, sample.step, sample.step
+        self._detail = sample.detail
+        self._change: Change | None = None
+        self._size = size
+        self._clip = clip
+        self._steps = self._skipped = self._clipped = 0
+        self._losses = LossFold()
+        self._running = {
+            row.name: (
+                row.fold,
+                np.full((len(row.fold.start), size), np.array(row.fold.start)[:, None]),
+            )
+            for row in QUANTITIES
+            if isinstance(row.fold, Running)
+        }
+
+    def take(self, steps: Steps) -> None:
+        """Add steps that follow."""
+        if not steps.numbers:
+            return
+        is_applied = steps.applied[:, 0]
+        self._last = steps.numbers[-1]
+        self._steps += len(steps.numbers)
+        self._skipped += int((~is_applied).sum())
+        self._clipped += int((steps.norms[is_applied, 0] > self._clip).sum())
+        self._change = self._change or next((s.change for s in steps.samples if s.change), None)
+        self._losses.take(steps.samples)
+        for fold, running in self._running.values():
+            fold.add(running, steps)
+
+    def closed(self, members: Members) -> Window:
+        """The window as it is."""
+        detail = self._detail and replace(self._detail, change=self._change)
+        with np.errstate(over="ignore"):  # a norm beyond float32 is Inf
+            values: dict[str, Any] = {
+                row.name: self._value(row, detail, members) for row in QUANTITIES
+            }
+        return Window(
+            epoch=self.epoch,
+            step_first=self.first,
+            step_last=self._last,
+            steps=self._steps,
+            skipped=self._skipped,
+            clipped=self._clipped,
+            largest=self._largest(members),
+            losses=self._losses.items(),
+            **values,
+        )
+
+    def _largest(self, members: Members) -> str:
+        if not self._detail or not self._detail.weights:
+            return ""
+        return members.names[self._detail.weights.largest.argmax()]  # NaN counts as the largest
+
+    def _value(self, row: Quantity, detail: Detail | None, members: Members) -> Values:
+        if isinstance(row.fold, Running):
+            return row.stored(row.fold.value(self._running[row.name][1]))
+        found = row.fold(detail, members) if detail else None
+        return row.unknown(self._size) if found is None else row.stored(found)
