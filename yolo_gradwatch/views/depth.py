@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from yolo_gradwatch.views.heatmap import COLOURS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -18,13 +20,15 @@ if TYPE_CHECKING:
     from yolo_gradwatch.runs.run import Run
 
 PANELS = {
-    "gradient": "gradient norm at the output",
+    "gradient": "gradient norm that arrives at the output",
     "rms": "RMS of the output",
-    "update": "update of the weights, relative",
+    "update": "update of the weights, relative to their norm",
 }
 """Fields of a `Curve`, with what they show."""
 
 AFTER = "after"
+
+_FADED = ("#9ecae1", "#4292c6", "#08519c")  # from the first trace to the last
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,17 @@ class Depth:
     found: tuple[int, ...]
     curves: tuple[Curve, ...]
 
+    @property
+    def colours(self) -> list[str]:
+        """Of each curve: the later, the darker; red after a finding."""
+        faded = iter(_FADED[-sum(not curve.is_finding for curve in self.curves) :])
+        return [COLOURS["critical"] if c.is_finding else next(faded) for c in self.curves]
+
+    @property
+    def labels(self) -> list[str]:
+        """Of each block: its name and class."""
+        return [f"{name} {kind}" for name, kind in zip(self.blocks, self.types, strict=True)]
+
 
 def depth(run: Run, report: Report) -> Depth:
     """The first, a middle and the last trace of a run, and that after its worst finding.
@@ -97,13 +112,12 @@ def depth(run: Run, report: Report) -> Depth:
 def _chosen(flow: pd.DataFrame, alarms: Sequence[Finding]) -> dict[int, str]:
     """Steps of the traces to show, each with its role."""
     steps = np.unique(flow["step"]).tolist()
-    if not steps:
-        return {}
-    chosen = {steps[len(steps) // 2]: "middle", steps[-1]: "last", steps[0]: "first"}
     worst = min(alarms, key=lambda f: (f.severity != "critical", f.number), default=None)
-    if worst:
-        after = [step for step in steps if step > worst.episodes[0].reported]
-        chosen |= dict.fromkeys(after[:1], f"{AFTER} {worst.rule}")
+    after = [step for step in steps if worst and step > worst.episodes[0].reported][:1]
+    others = [step for step in steps if step not in after]
+    chosen = dict.fromkeys(after, f"{AFTER} {worst.rule}" if worst else "")
+    if others:
+        chosen |= {others[len(others) // 2]: "middle", others[-1]: "last", others[0]: "first"}
     return chosen
 
 

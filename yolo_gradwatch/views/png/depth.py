@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.views.depth import PANELS
 from yolo_gradwatch.views.heatmap import COLOURS
-from yolo_gradwatch.views.png.look import DARK, LINES, log_axis, own_look, short
+from yolo_gradwatch.views.png.look import DARK, log_axis, own_look, short
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,12 +21,11 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.diagnose.report import Report
     from yolo_gradwatch.measure.arrays import Floats
-    from yolo_gradwatch.views.depth import Curve, Depth
+    from yolo_gradwatch.views.depth import Depth
 
 WIDTH, DPI = 13.0, 100
 _PANEL, _GAP, _TOP, _NAMES = 2.0, 0.35, 0.95, 1.25  # inches
 _LEFT, _RIGHT = 0.8, 0.2
-_FADED = ("#9ecae1", "#4292c6", LINES[0])  # from the first trace to the last
 
 
 def write(picture: Depth, report: Report, path: Path) -> None:
@@ -52,6 +51,7 @@ def draw(picture: Depth, report: Report) -> Figure:
         _panels(figure, picture, height)
     else:
         figure.text(0.5, 0.5, "no batch was traced through the modules", ha="center")
+    figure.text(x, 0.1 / height, "▼ exactly zero   x not finite", fontsize=8, color=DARK)
     own_look(figure)
     return figure
 
@@ -64,7 +64,7 @@ def _panels(figure: Figure, picture: Depth, height: float) -> None:
         axes = figure.add_axes((_LEFT / WIDTH, bottom / height, width, _PANEL / height))
         _panel(axes, picture, name, title)
         bottom -= _GAP
-    names = [f"{short(n)} {k}" for n, k in zip(picture.blocks, picture.types, strict=True)]
+    names = [short(label) for label in picture.labels]
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
     axes.tick_params(axis="x", bottom=True, labelbottom=True)
     figure.axes[0].legend(
@@ -77,8 +77,10 @@ def _panel(axes: Axes, picture: Depth, name: str, title: str) -> None:
     known = np.concatenate([found[np.isfinite(found)] for found in levels])
     low, high = (known.min(), known.max()) if known.size else (-1.0, 1.0)
     log_axis(axes, float(low), float(high))
-    for curve, found, (colour, style) in zip(picture.curves, levels, _styles(picture), strict=True):
-        axes.plot(found, style, color=colour, label=curve.label, linewidth=1.3, markersize=3)
+    for curve, found, colour in zip(picture.curves, levels, picture.colours, strict=True):
+        places = np.flatnonzero(~np.isnan(found))
+        style = "o--" if curve.is_finding else "o-"
+        axes.plot(places, found[places], style, c=colour, label=curve.label, lw=1.3, markersize=3)
         _odd(axes, getattr(curve, name), colour)
     for block in picture.found:
         axes.axvspan(block - 0.5, block + 0.5, color=COLOURS["critical"], alpha=0.08, linewidth=0)
@@ -87,20 +89,6 @@ def _panel(axes: Axes, picture: Depth, name: str, title: str) -> None:
     axes.tick_params(axis="x", bottom=False, labelbottom=False)
     axes.grid(axis="x", color="#eeeeee", linewidth=0.6)
     axes.set_title(title, loc="left", fontsize=9, color=DARK)
-
-
-def _styles(picture: Depth) -> list[tuple[str, str]]:
-    """Colour and line of each curve."""
-    healthy = [curve for curve in picture.curves if not curve.is_finding]
-    faded = dict(zip([curve.step for curve in healthy], _shades(healthy), strict=True))
-    return [
-        (COLOURS["critical"], "o--") if curve.is_finding else (faded[curve.step], "o-")
-        for curve in picture.curves
-    ]
-
-
-def _shades(curves: list[Curve]) -> tuple[str, ...]:
-    return _FADED[len(_FADED) - len(curves) :]
 
 
 def _levels(values: Floats) -> Floats:
