@@ -9,6 +9,7 @@ from html import unescape
 import numpy as np
 import pytest
 from shown import ODD
+from traced import run_of
 from values import LAYOUT, Part, plan, window, write_run
 from watched import CONV, DEAD, watch
 
@@ -416,3 +417,28 @@ def test_each_episode_of_a_finding_has_a_mark_and_the_finding_one_line(tmp_path)
     (line,) = re.findall("<li class.*</li>", text)
     for step in ("since step 20", "from step 1 until step 4", "Reported at step 22"):
         assert step in line
+
+
+@needs_browser
+def test_the_network_is_a_tab_where_batches_were_traced(tmp_path):
+    run = run_of(tmp_path, (1, 2, 4), dead_from=2)
+    page.write(run, run.report(), tmp_path / "page.html")
+    answer = visit(
+        tmp_path / "page.html",
+        """
+        const deep = document.getElementById("depth");
+        await click("depth");
+        const found = [deep.data.length, deep.querySelectorAll(".trace").length, plot.hidden];
+        await click("blocks");
+        return [...found, deep.hidden, plot.hidden];
+        """,
+    )
+    assert answer == [9, 9, True, True, False]
+
+
+@needs_browser
+def test_there_is_no_such_tab_without_traces(tmp_path):
+    run = run_of(tmp_path, ())
+    page.write(run, run.report(), tmp_path / "page.html")
+    label = "document.querySelector('input[value=depth]').parentElement"
+    assert visit(tmp_path / "page.html", f"return {label}.hidden;") is True

@@ -41,7 +41,7 @@ from yolo_gradwatch.cli.output import (
 )
 from yolo_gradwatch.diagnose.report import finding_record
 from yolo_gradwatch.diagnose.thresholds import Thresholds
-from yolo_gradwatch.runs.schema import FLOW_FILE, PICTURE_FILE
+from yolo_gradwatch.runs.schema import DEPTH_FILE, FLOW_FILE, PICTURE_FILE
 from yolo_gradwatch.views.terminal.lines import end_report
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
         bool, typer.Option("--follow", help="Live report of a training that runs elsewhere.")
     ] = False,
     plot: Annotated[
-        bool, typer.Option("--plot", help=f"Draw {PICTURE_FILE} into the run's folder.")
+        bool,
+        typer.Option("--plot", help=f"Draw {PICTURE_FILE} and {DEPTH_FILE} into the run's folder."),
     ] = False,
     modules: Annotated[
         bool, typer.Option("--modules", help="All modules in the picture, not the blocks.")
@@ -241,10 +242,13 @@ def _as_json(
 
 def _draw(run: Run, report: Report, *, modules: bool) -> None:
     from yolo_gradwatch.views.heatmap import heatmap
+    from yolo_gradwatch.views.picture import draw_depth
     from yolo_gradwatch.views.png import figure as png
 
     path = run.folder / PICTURE_FILE
     write_file(path, lambda: png.write(heatmap(run, report, modules=modules), report, path))
+    if len(run.flow):
+        write_file(run.folder / DEPTH_FILE, lambda: draw_depth(run, report))
 
 
 def _check_page(path: Path) -> None:

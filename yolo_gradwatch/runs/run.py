@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.layout import Layout
@@ -89,6 +91,18 @@ class Run:
             FormatError: The file cannot be read.
         """
         return tables.read_flow(self.folder / FLOW_FILE)
+
+    def plot_flow(self) -> Figure:
+        """The network from its first block to its last, at a few traced batches, as a figure.
+
+        Raises:
+            FormatError: A file of the run cannot be read.
+        """
+        numbers = import_module("yolo_gradwatch.views.depth")  # by name: views lie above runs
+        picture = import_module("yolo_gradwatch.views.png.depth")
+        report = self.report()
+        figure: Figure = picture.draw(numbers.depth(self, report), report)
+        return figure
 
     @property
     def status(self) -> str:

@@ -26,6 +26,8 @@ FLOW_FILE = "gradwatch/flow.csv"
 
 PICTURE_FILE = "gradwatch.png"
 
+DEPTH_FILE = "gradwatch/flow.png"
+
 LOSSES_FILE = "gradwatch/losses.csv"
 """A run may lack it."""
 

@@ -16,6 +16,7 @@ from yolo_gradwatch.runs.meta import encoded
 from yolo_gradwatch.runs.schema import (
     ALERT_COLUMNS,
     ALERTS_FILE,
+    DEPTH_FILE,
     FLOW_COLUMNS,
     FLOW_FILE,
     LOSS_COLUMNS,
@@ -109,7 +110,7 @@ class RunLog:
         self._alerts.write([])
         if self._is_new:
             evidence.clear(self._folder)
-            for name in (PICTURE_FILE, LOSSES_FILE, FLOW_FILE):
+            for name in (PICTURE_FILE, DEPTH_FILE, LOSSES_FILE, FLOW_FILE):
                 with suppress(NotADirectoryError):
                     (self._folder / name).unlink(missing_ok=True)
 

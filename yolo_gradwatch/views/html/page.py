@@ -14,7 +14,9 @@ from plotly.offline import get_plotlyjs
 from yolo_gradwatch.diagnose.messages import significant
 from yolo_gradwatch.diagnose.report import finding_line
 from yolo_gradwatch.runs.atomic import replacing
+from yolo_gradwatch.views.depth import depth
 from yolo_gradwatch.views.heatmap import heatmap
+from yolo_gradwatch.views.html import depth as along
 from yolo_gradwatch.views.html.figure import COVERS, covers, figure
 from yolo_gradwatch.views.summary import summary
 from yolo_gradwatch.views.terminal.review import module_columns, source_of
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.finding import Finding
     from yolo_gradwatch.diagnose.report import Report
     from yolo_gradwatch.runs.run import Run
+    from yolo_gradwatch.views.depth import Depth
     from yolo_gradwatch.views.heatmap import Heatmap
 
 _PARTS = files("yolo_gradwatch.views.html") / "parts"
@@ -46,6 +49,7 @@ def write(run: Run, report: Report, path: Path) -> None:
 
 def page(run: Run, report: Report) -> str:
     """The page: verdict, findings, an interactive heat map and a table of all modules."""
+    deep = depth(run, report)
     views = {"blocks": heatmap(run, report), "modules": heatmap(run, report, modules=True)}
     template = Template(_part("page.html"))
     return template.substitute(
@@ -56,7 +60,8 @@ def page(run: Run, report: Report) -> str:
         findings=_findings(report.findings),
         legends="\n".join(_legend(name, picture) for name, picture in views.items()),
         table=_table(summary(run.grid, run.layout, report.findings)),
-        data=json.dumps(_data(run, views), allow_nan=False).replace("<", "\\u003c"),
+        data=json.dumps(_data(run, views, deep), allow_nan=False).replace("<", "\\u003c"),
+        no_depth="" if deep.curves else "hidden",
         style=_part("page.css"),
         plotly=get_plotlyjs(),
         script=_part("page.js"),
@@ -112,7 +117,7 @@ def _legend(name: str, picture: Heatmap) -> str:
     return f'<p data-rows="{name}" hidden>{"".join(items)}</p>'
 
 
-def _data(run: Run, views: Mapping[str, Heatmap]) -> dict[str, Any]:
+def _data(run: Run, views: Mapping[str, Heatmap], deep: Depth) -> dict[str, Any]:
     """What the script of the page draws and says."""
     one = views["blocks"]
     has_windows = len(one.epoch) > 0
@@ -124,6 +129,7 @@ def _data(run: Run, views: Mapping[str, Heatmap]) -> dict[str, Any]:
         "covers": ["", *(word for word, _ in COVERS)],
         "total": _texts_of_total(one),
         "views": {name: _view(one, types) for name, one in views.items() if has_windows},
+        "depth": along.figure(deep) if deep.curves else None,
     }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from yolo_gradwatch.runs.outputs import OutputBase
-from yolo_gradwatch.runs.schema import PICTURE_FILE, RUN_FILES
+from yolo_gradwatch.runs.schema import DEPTH_FILE, PICTURE_FILE, RUN_FILES
 from yolo_gradwatch.views.live import Board
 from yolo_gradwatch.views.terminal import console, lines
 from yolo_gradwatch.views.terminal.glyphs import encodable
@@ -112,7 +112,7 @@ class Terminal(OutputBase):
         """Give the terminal back, and say where the files are."""
         self._close_screen()
         if self._has_ended:
-            paths = (self._folder / name for name in (*RUN_FILES, PICTURE_FILE))
+            paths = (self._folder / name for name in (*RUN_FILES, PICTURE_FILE, DEPTH_FILE))
             files = lines.file_list(path for path in paths if path.exists())
             self.print(files, fitted=False)
 

@@ -6,6 +6,7 @@
 const run = JSON.parse(document.getElementById("run").textContent);
 const windows = run.first.length;
 const plot = document.getElementById("plot");
+const depth = document.getElementById("depth");
 const tip = document.getElementById("tip");
 const filter = document.getElementById("filter");
 const chosen = (name) => document.querySelector(`input[name=${name}]:checked`).value;
@@ -18,7 +19,19 @@ function unpacked({ dtype, bdata }) {
   return dtype === "u1" ? bytes : new Float32Array(bytes.buffer);
 }
 
+const buttons = [["toImage"], ["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]];
+const options = { responsive: true, displaylogo: false, modeBarButtons: buttons };
+
 function draw() {
+  const isDeep = chosen("rows") === "depth";
+  plot.hidden = isDeep;
+  depth.hidden = !isDeep;
+  for (const legend of document.querySelectorAll("#states p")) legend.hidden = legend.dataset.rows !== chosen("rows");
+  if (isDeep) {
+    const { data, layout } = structuredClone(run.depth);
+    Plotly.react(depth, data, layout, options);
+    return;
+  }
   view = run.views[chosen("rows")];
   const { data, layout } = structuredClone(view.figure); // Plotly changes what it draws
   [levels, covers] = [unpacked(data[0].z), unpacked(data[1].z)];
@@ -30,9 +43,7 @@ function draw() {
     sides = Array.from(edges, (_, column) => column);
   }
   for (const [name, labels] of Object.entries(ticks(...layout.xaxis.range))) Object.assign(layout[name], labels);
-  const buttons = [["toImage"], ["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]];
-  Plotly.react(plot, data, layout, { responsive: true, displaylogo: false, modeBarButtons: buttons });
-  for (const legend of document.querySelectorAll("#states p")) legend.hidden = legend.dataset.rows !== chosen("rows");
+  Plotly.react(plot, data, layout, options);
 }
 
 // The smallest of 1, 2 and 5 times a power of ten that is not below a number.

@@ -1,0 +1,146 @@
+"""Numbers along the depth of the network, at a few traces of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from yolo_gradwatch.views.heatmap import COLOURS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+    from yolo_gradwatch.diagnose.finding import Finding
+    from yolo_gradwatch.diagnose.report import Report
+    from yolo_gradwatch.measure.arrays import Floats
+    from yolo_gradwatch.runs.run import Run
+
+PANELS = {
+    "gradient": "gradient norm that arrives at the output",
+    "rms": "RMS of the output",
+    "update": "update of the weights, relative to their norm",
+}
+"""Fields of a `Curve`, with what they show."""
+
+AFTER = "after"
+
+_FADED = ("#9ecae1", "#4292c6", "#08519c")  # from the first trace to the last
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """The blocks at one trace; NaN where there is no number.
+
+    Attributes:
+        step: Optimizer step.
+        role: ``first``, ``middle`` or ``last``, or ``after`` and the rule of the finding before.
+        gradient: (B,) L2 norm of the gradient that arrives at the output of the block.
+        rms: (B,) root of the mean square of the output.
+        update: (B,) change of the weights by a step, relative to their norm: in the newest window
+            up to then in which it was measured.
+    """
+
+    step: int
+    role: str
+    gradient: Floats
+    rms: Floats
+    update: Floats
+
+    @property
+    def is_finding(self) -> bool:
+        """Whether it followed a finding."""
+        return self.role.startswith(AFTER)
+
+    @property
+    def label(self) -> str:
+        """The step, and why it is shown."""
+        return f"step {self.step:,} ({self.role})"
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """The blocks of a model at some traces of a run.
+
+    Attributes:
+        blocks: (B,) names, in forward order.
+        types: (B,) classes.
+        found: Places of blocks with an alarm.
+        curves: By step, none if nothing was traced.
+    """
+
+    blocks: tuple[str, ...]
+    types: tuple[str, ...]
+    found: tuple[int, ...]
+    curves: tuple[Curve, ...]
+
+    @property
+    def colours(self) -> list[str]:
+        """Of each curve: the later, the darker; red after a finding."""
+        faded = iter(_FADED[-sum(not curve.is_finding for curve in self.curves) :])
+        return [COLOURS["critical"] if c.is_finding else next(faded) for c in self.curves]
+
+    @property
+    def labels(self) -> list[str]:
+        """Of each block: its name and class."""
+        return [f"{name} {kind}" for name, kind in zip(self.blocks, self.types, strict=True)]
+
+
+def depth(run: Run, report: Report) -> Depth:
+    """The first, a middle and the last trace of a run, and that after its worst finding.
+
+    Raises:
+        FormatError: A file of the run cannot be read.
+    """
+    layout = run.layout
+    blocks = [name for name, _ in layout.blocks]
+    alarms = [f for f in report.findings if f.severity != "notice"]
+    block_of = dict(zip(layout.modules, layout.block_of, strict=True))
+    concerned = {block_of.get(f.module, "") for f in alarms}
+    chosen = sorted(_chosen(run.flow, alarms).items())
+    return Depth(
+        blocks=tuple(blocks),
+        types=tuple(kind for _, kind in layout.blocks),
+        found=tuple(b for b, name in enumerate(blocks) if name in concerned),
+        curves=tuple(_curve(run, blocks, step, role) for step, role in chosen),
+    )
+
+
+def _chosen(flow: pd.DataFrame, alarms: Sequence[Finding]) -> dict[int, str]:
+    """Steps of the traces to show, each with its role."""
+    steps = np.unique(flow["step"]).tolist()
+    worst = min(alarms, key=lambda f: (f.severity != "critical", f.number), default=None)
+    after = [step for step in steps if worst and step > worst.episodes[0].reported][:1]
+    others = [step for step in steps if step not in after]
+    chosen = dict.fromkeys(after, f"{AFTER} {worst.rule}" if worst else "")
+    if others:
+        chosen |= {others[len(others) // 2]: "middle", others[-1]: "last", others[0]: "first"}
+    return chosen
+
+
+def _curve(run: Run, blocks: Sequence[str], step: int, role: str) -> Curve:
+    calls = run.flow[(run.flow["step"] == step) & (run.flow["call"] == 1)]
+    found = calls.set_index("module").reindex(list(blocks))
+    return Curve(
+        step=step,
+        role=role,
+        gradient=found["gradient_norm"].to_numpy(np.float64),
+        rms=found["output_rms"].to_numpy(np.float64),
+        update=_updates(run, blocks, step),
+    )
+
+
+def _updates(run: Run, blocks: Sequence[str], step: int) -> Floats:
+    """(B,) newest update ratios that were measured up to a step."""
+    grid = run.grid
+    ratios = grid.update_ratio[grid.step_first <= step]
+    place = {name: m for m, name in enumerate(run.layout.modules)}
+    found = np.full(len(blocks), np.nan)
+    for b, name in enumerate(blocks):
+        known = ratios[:, place[name]] if name in place else np.empty(0)
+        known = known[~np.isnan(known)]
+        found[b] = known[-1] if len(known) else np.nan
+    return found
