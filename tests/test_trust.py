@@ -26,6 +26,8 @@ from yolo_gradwatch.runs.evidence import FOLDER, OWN_FOLDER
 from yolo_gradwatch.runs.run import load_run
 from yolo_gradwatch.runs.schema import (
     ALERTS_FILE,
+    DEPTH_FILE,
+    FLOW_FILE,
     LOSSES_FILE,
     META_FILE,
     PICTURE_FILE,
@@ -285,7 +287,7 @@ def assert_trained(world, seen, folder, *data, evidence=()):
     assert all((folder / name).is_file() for name in whole)
     assert sorted(path.name for path in (folder / FOLDER).glob("*")) == list(evidence)
     inside = {path.name for path in (folder / OWN_FOLDER).iterdir() if path.is_file()}
-    assert inside == {Path(LOSSES_FILE).name}
+    assert inside == {Path(one).name for one in (LOSSES_FILE, FLOW_FILE, DEPTH_FILE)}
     places = (world.fonts, world.report, folder.parent)
     left = [path for path in world.files() if not is_in(str(world.root / path), places)]
     assert [path for path in left if "Ultralytics" not in path] == []

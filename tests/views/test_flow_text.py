@@ -7,7 +7,7 @@ import pytest
 from commands import outcome, printed
 from hypothesis import given
 from hypothesis import strategies as st
-from test_console import fitted_lines
+from shown import fitted_lines
 from values import LAYOUT, window, write_run
 
 from yolo_gradwatch.measure.trace import Call, Flow

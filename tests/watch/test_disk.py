@@ -82,7 +82,7 @@ def test_a_disk_that_fills_up_costs_the_files_and_nothing_else(
 ):
     terminal()
     way.bare()
-    with small_disk(tmp_path, 48 * 1024 if way.is_real else 24 * 1024):
+    with small_disk(tmp_path, 72 * 1024 if way.is_real else 24 * 1024):
         read = load_run(check(way, tmp_path, caplog, live=live, warning="No space left on device"))
         assert 0 < read.report().steps < 8
         assert list(read.windows["step_first"].unique()) == list(range(1, read.report().steps + 1))

@@ -44,7 +44,6 @@ def connect(trainer: Any, guard: Guard, events: Events) -> None:
     guard.undo.callback(hooks.around_step(trainer, events.before_step, events.after_step))
     guard.undo.callback(events.tracing.discard)
     guard.undo.callback(hooks.before_batch(trainer, partial(guard.safely, events.see)))
-    listen(trainer, guard, "on_train_batch_end", events.tracing.stop, is_first=True)
     for event, call in {
         "on_train_epoch_start": events.start_epoch,
         "on_train_batch_end": events.end_batch,
@@ -52,6 +51,7 @@ def connect(trainer: Any, guard: Guard, events: Events) -> None:
         "on_fit_epoch_end": events.end_fit_epoch,
     }.items():
         listen(trainer, guard, event, call)
+    listen(trainer, guard, "on_train_batch_end", events.tracing.stop, is_first=True)
     listen(trainer, guard, "on_train_end", events.end_training, is_first=True)
 
 
