@@ -43,9 +43,9 @@ def test_the_numbers_are_those_of_each_block_in_its_first_call(tmp_path):
     run = run_of(tmp_path, (1, 3, 8))
     first, middle, last = depth(run, run.report()).curves
     for curve in (first, middle, last):
-        np.testing.assert_array_equal(curve.rms, [1, 2, 3])
-        np.testing.assert_array_equal(curve.gradient, [2, 4, 6])
-    updates = [curve.update[0] for curve in (first, middle, last)]
+        np.testing.assert_array_equal(curve.values["rms"], [1, 2, 3])
+        np.testing.assert_array_equal(curve.values["gradient"], [2, 4, 6])
+    updates = [curve.values["update"][0] for curve in (first, middle, last)]
     np.testing.assert_allclose(updates, [0.001, 0.002, 0.008], rtol=1e-6)  # none at 3: that of 2
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from yolo_gradwatch.views.heatmap import COLOURS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
 
@@ -24,7 +24,7 @@ PANELS = {
     "rms": "RMS of the output",
     "update": "update of the weights, relative to their norm",
 }
-"""Fields of a `Curve`, with what they show."""
+"""What a `Curve` shows, in the order of the panels."""
 
 AFTER = "after"
 
@@ -38,17 +38,13 @@ class Curve:
     Attributes:
         step: Optimizer step.
         role: ``first``, ``middle`` or ``last``, or ``after`` and the rule of the finding before.
-        gradient: (B,) L2 norm of the gradient that arrives at the output of the block.
-        rms: (B,) root of the mean square of the output.
-        update: (B,) change of the weights by a step, relative to their norm: in the newest window
-            up to then in which it was measured.
+        values: (B,) of each of `PANELS`; ``update`` is that of the newest window up to then in
+            which it was measured.
     """
 
     step: int
     role: str
-    gradient: Floats
-    rms: Floats
-    update: Floats
+    values: Mapping[str, Floats]
 
     @property
     def is_finding(self) -> bool:
@@ -127,9 +123,11 @@ def _curve(run: Run, blocks: Sequence[str], step: int, role: str) -> Curve:
     return Curve(
         step=step,
         role=role,
-        gradient=found["gradient_norm"].to_numpy(np.float64),
-        rms=found["output_rms"].to_numpy(np.float64),
-        update=_updates(run, blocks, step),
+        values={
+            "gradient": found["gradient_norm"].to_numpy(np.float64),
+            "rms": found["output_rms"].to_numpy(np.float64),
+            "update": _updates(run, blocks, step),
+        },
     )
 
 

@@ -61,7 +61,7 @@ def figure(picture: Depth) -> dict[str, Any]:
 def _lines(picture: Depth) -> Iterator[dict[str, Any]]:
     for n, name in enumerate(PANELS):
         for curve, colour in zip(picture.curves, picture.colours, strict=True):
-            values = getattr(curve, name).tolist()
+            values = curve.values[name].tolist()
             yield {
                 "y": [value if math.isfinite(value) and value > 0 else None for value in values],
                 "yaxis": f"y{n + 1}",

@@ -73,7 +73,7 @@ def _panels(figure: Figure, picture: Depth, height: float) -> None:
 
 
 def _panel(axes: Axes, picture: Depth, name: str, title: str) -> None:
-    levels = [_levels(getattr(curve, name)) for curve in picture.curves]
+    levels = [_levels(curve.values[name]) for curve in picture.curves]
     known = np.concatenate([found[np.isfinite(found)] for found in levels])
     low, high = (known.min(), known.max()) if known.size else (-1.0, 1.0)
     log_axis(axes, float(low), float(high))
@@ -81,7 +81,7 @@ def _panel(axes: Axes, picture: Depth, name: str, title: str) -> None:
         places = np.flatnonzero(~np.isnan(found))
         style = "o--" if curve.is_finding else "o-"
         axes.plot(places, found[places], style, c=colour, label=curve.label, lw=1.3, markersize=3)
-        _odd(axes, getattr(curve, name), colour)
+        _odd(axes, curve.values[name], colour)
     for block in picture.found:
         axes.axvspan(block - 0.5, block + 0.5, color=COLOURS["critical"], alpha=0.08, linewidth=0)
     axes.set_xlim(-0.5, len(picture.blocks) - 0.5)
