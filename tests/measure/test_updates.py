@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from oracle import check
+from short import FAKE
 from torch import nn
 from training import amp_trainer, shapes, witness
 
+from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.measure.capture import Capture
 from yolo_gradwatch.measure.doubling import Doubling
 from yolo_gradwatch.measure.updates import Updates
@@ -35,7 +37,8 @@ class Loop:
         self.scaler = torch.amp.GradScaler("cpu", enabled=scaled, init_scale=4.0)
         parameters = list(self.model.parameters())
         self.capture = Capture(parameters)
-        self.change = StepChange(self.capture, parameters)
+        self.remarks = []
+        self.change = StepChange(self.capture, parameters, self.remarks)
         self.step, self.samples, self.moved = 0, [], []
         trainer = SimpleNamespace(optimizer=self.optimizer)
         self.undo = hooks.around_step(trainer, self.change.begin, self._after)
@@ -129,7 +132,7 @@ def test_hooks_are_taken_away(loop):
 
 @pytest.mark.parametrize("name", ["begin", "end"])
 @pytest.mark.parametrize("fails", [RuntimeError, torch.cuda.OutOfMemoryError])
-def test_a_failure_stays_out_of_the_step(loop, monkeypatch, caplog, name, fails):
+def test_a_failure_stays_out_of_the_step(loop, monkeypatch, name, fails):
     def fail(*_args, **_options):
         raise fails("planted")
 
@@ -144,15 +147,31 @@ def test_a_failure_stays_out_of_the_step(loop, monkeypatch, caplog, name, fails)
     if fails is RuntimeError:
         with pytest.raises(RuntimeError, match="planted"):
             loop.change.end_batch()
-    assert len(caplog.records) == (fails is not RuntimeError)
+    assert len(loop.remarks) == (fails is not RuntimeError)
     loop.take(opens=True, weighs=True)
     assert loop.moved[-1][0] > 0
     assert loop.measured() == []
 
 
-def test_an_optimizer_without_hooks_is_named_once(caplog):
-    hooks.around_step(SimpleNamespace(optimizer=object()), print, print)()
-    assert [record.args for record in caplog.records] == [("object",)]
+def test_an_optimizer_without_hooks_costs_a_remark_and_the_update_ratios(tmp_path):
+    class Own:
+        """One of torch's without hooks."""
+
+        def __init__(self, optimizer):
+            self.param_groups = optimizer.param_groups
+            self.zero_grad, self.step = optimizer.zero_grad, optimizer.step
+
+    def swap(trainer):
+        trainer.optimizer = Own(trainer.optimizer)
+
+    watch = GradWatch(live=False)
+    calls = [("on_pretrain_routine_end", swap)]
+    FAKE.train(tmp_path, watch=watch, calls=calls, epochs=1)
+    (remark,) = watch.report().remarks
+    assert "Own" in remark
+    run = load_run(watch.run_dir)
+    assert run.windows["update_ratio"].isna().all()
+    assert run.windows["weight_max"].notna().any()
 
 
 def test_weights_of_which_no_copy_was_made_have_no_change():

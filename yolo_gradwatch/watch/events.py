@@ -177,7 +177,7 @@ class Events:
     def _read_from(self, seen: View) -> None:
         self._view = seen
         self._capture = Capture(seen.watched, seen.others)
-        self._change = StepChange(self._capture, seen.watched)
+        self._change = StepChange(self._capture, seen.watched, self._recorder.remarks)
 
     def _take_rest(self) -> None:
         try:

@@ -139,6 +139,9 @@ class Session:
         )
         guard.undo.callback(parts.recorder.close)
         parts.recorder.open()
+        if not hooks.has_step_hooks(trainer):
+            kind = type(facts.optimizer_of(trainer)).__name__
+            parts.recorder.remarks.append(f"no update ratios: the optimizer {kind} has no hooks")
         self._events = Events(self._alive, seen, parts, self._options.interval)
         connect(trainer, guard, self._events)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.measure.updates import Updates
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.capture import Capture
     from yolo_gradwatch.measure.sample import Sample
 
-_LOG = logging.getLogger(__name__)
-
 
 class StepChange:
     """Measures the first step of a window that is not skipped, where the weights are due.
@@ -24,10 +21,14 @@ class StepChange:
     Args:
         capture: Takes what is measured.
         parameters: P that are watched.
+        remarks: Of the report, to which a reason for an end is added.
     """
 
-    def __init__(self, capture: Capture, parameters: Sequence[nn.Parameter]) -> None:
+    def __init__(
+        self, capture: Capture, parameters: Sequence[nn.Parameter], remarks: list[str]
+    ) -> None:
         self._capture = capture
+        self._remarks = remarks
         self._updates: Updates | None = Updates(parameters)
         self._is_due = False
         self._is_captured = False
@@ -81,6 +82,6 @@ class StepChange:
     def _fail(self, error: Exception) -> None:
         self._updates = None
         if isinstance(error, MemoryError):
-            _LOG.warning("GradWatch: too little memory to measure updates, so there are no more")
+            self._remarks.append("no more update ratios: too little memory on the device")
         else:
             self._error = error

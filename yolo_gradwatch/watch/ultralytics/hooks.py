@@ -6,14 +6,11 @@ clips, steps and zeroes the gradients; right after ``unscale_`` they are what th
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
-
-_LOG = logging.getLogger(__name__)
 
 TAKE_PICTURES = ("base", "clearml", "wb")
 """Callbacks of Ultralytics that take a picture in any case; others do not look, or may fail."""
@@ -75,6 +72,11 @@ def after_unscale(trainer: Any, call: Callable[[], None]) -> Callable[[], None]:
     return replaced(scaler, "unscale_", watched_unscale)
 
 
+def has_step_hooks(trainer: Any) -> bool:
+    """Whether the optimizer can call us; one of the user's own that is none of torch's cannot."""
+    return hasattr(trainer.optimizer, "register_step_pre_hook")
+
+
 def around_step(
     trainer: Any, before: Callable[[], None], after: Callable[[], None]
 ) -> Callable[[], None]:
@@ -84,11 +86,7 @@ def around_step(
         A function that takes the hooks away, which is not allowed during a step.
     """
     optimizer = trainer.optimizer
-    if not hasattr(optimizer, "register_step_pre_hook"):  # the user's own, and none of torch's
-        _LOG.warning(
-            "GradWatch: updates are not measured, because the optimizer %s has no step hooks",
-            type(optimizer).__name__,
-        )
+    if not has_step_hooks(trainer):
         return lambda: None
     handles = (
         optimizer.register_step_pre_hook(lambda *_: before()),

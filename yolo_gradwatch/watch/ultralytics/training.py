@@ -97,6 +97,11 @@ def _distinct(names: list[str]) -> tuple[str, ...]:
     return tuple(shown if is_distinct else _numbered("loss", len(shown)))
 
 
+def optimizer_of(trainer: Any) -> Any:
+    """The optimizer."""
+    return trainer.optimizer
+
+
 def learning_rates(trainer: Any) -> tuple[float, ...]:
     """Of the optimizer's groups of parameters, at this moment."""
     return tuple(float(group["lr"]) for group in trainer.optimizer.param_groups)
