@@ -501,7 +501,7 @@ def test_a_finished_training_lets_go_of_everything_but_its_report(way, tmp_path)
 
     def note(trainer):
         (session,) = watch._attachment.sessions
-        held = (trainer, trainer.model, trainer.optimizer, session._events, *session._parts)
+        held = (trainer, trainer.model, trainer.optimizer, session._events, *session._parts[:3])
         refs.extend(map(weakref.ref, held))
 
     way.train(tmp_path, watch=watch, calls=[at("on_train_epoch_start", 2, note)])

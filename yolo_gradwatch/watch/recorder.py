@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from yolo_gradwatch.diagnose.diagnosis import Diagnosis
-    from yolo_gradwatch.diagnose.finding import FindingChange
     from yolo_gradwatch.measure.event import EventKind
     from yolo_gradwatch.measure.layout import Layout, Members
     from yolo_gradwatch.measure.optimizer import Optimizer
@@ -65,8 +64,7 @@ class Recorder:
         self._epochs = Epochs(run.layout, run.clip, past.epochs if past else ())
         self._status = "running"
         self._landed: list[Sample] = []
-        self._seen = 0
-        self._steps = past.steps if past else 0
+        self._seen, self._steps = 0, past.steps if past else 0
         self.last_step = run.begin.step - 1
 
     def open(self) -> None:
@@ -125,8 +123,7 @@ class Recorder:
 
     def settle(self) -> None:
         """Look at every step that has landed."""
-        samples, self._landed = self._landed, []
-        self._settled = time.monotonic()
+        samples, self._landed, self._settled = self._landed, [], time.monotonic()
         if not samples:
             return
         self._seen = samples[-1].step
@@ -182,8 +179,5 @@ class Recorder:
             self._outputs.window(window)
             changes = self._diagnosis.update(window, self._seen)
             if changes:
-                self._outputs.findings([self._proven(change) for change in changes])
-
-    def _proven(self, change: FindingChange) -> FindingChange:
-        file = self._evidence(*change.wants) if change.wants else ""
-        return self._diagnosis.attach(change, file)
+                files = [self._evidence(*c.wants) if c.wants else "" for c in changes]
+                self._outputs.findings([*map(self._diagnosis.attach, changes, files)])
