@@ -42,22 +42,27 @@ from trainings import FIRST, StepClock, training
 
 from yolo_gradwatch import GradWatch
 from yolo_gradwatch.diagnose import diagnosis
-from yolo_gradwatch.measure import capture
+from yolo_gradwatch.measure import capture, flow, losses
 from yolo_gradwatch.runs.writer import RunLog
 from yolo_gradwatch.views.terminal import console, screen
-from yolo_gradwatch.watch import guard, recorder
+from yolo_gradwatch.watch import guard, recorder, step_change
 from yolo_gradwatch.watch.gradwatch import sessions_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+WRITES = ("write_window", "write_changes", "write_meta", "write_flow")
+
 PARTS: dict[str, list[tuple[type, str]]] = {
     "capture": [(capture.Capture, "take")],
     "copy": [(capture.Ring, "copy")],
     "landing": [(capture.Capture, "drain")],
+    "losses": [(losses.LossMeter, name) for name in ("add", "take")],
+    "updates": [(step_change.StepChange, name) for name in ("begin", "end")],
+    "flow": [(flow.Probe, name) for name in ("start", "stop", "_safely")],
     "roll-up": [(recorder.Recorder, "take")],
     "rules": [(diagnosis.Diagnosis, "update")],
-    "file": [(RunLog, name) for name in ("write_window", "write_changes", "write_meta")],
+    "file": [(RunLog, name) for name in WRITES],
     "console": [
         *((screen.Screen, name) for name in ("redraw", "print", "show_frame")),
         (console.Console, "print"),
