@@ -92,7 +92,8 @@ class Oracle:
             weights[name] = total_norm([value[i] for i in inside])
             held = [*module.parameters(), *module.buffers()]
             held = torch.cat([t.detach().double().flatten() for t in held if t.is_floating_point()])
-            largest[name] = float(torch.linalg.vector_norm(held, torch.inf))
+            most = float(torch.linalg.vector_norm(held, torch.inf))
+            largest[name] = float("inf") if np.isnan(most) else most
             own = [p.grad for p in module.parameters(recurse=False) if p.ndim > 1]
             elements = [g.flatten() for g in own if g is not None]
             if elements:

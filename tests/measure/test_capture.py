@@ -295,7 +295,7 @@ def test_a_ring_of_buffers_loses_no_step(ringed, landed, count):
     for step in range(1, count + 1):
         parameter.grad = torch.full((1,), float(step))
         capture.take(1, step, [], detailed=step % 3 == 0)
-        busy = [flight.landing.host.data_ptr() for flight in capture._flying]
+        busy = [flight.transfer.host.data_ptr() for flight in capture._flying]
         assert len(set(busy)) == len(busy) <= RING
     samples = list(capture.drain(wait=True))
     assert [sample.step for sample in samples] == list(range(1, count + 1))
@@ -343,7 +343,7 @@ def test_pinned_buffers_are_allocated_once():
     assert all(buffer.is_pinned() for buffer, _ in capture._ring.buffers)
     for step in range(1, 101):
         capture.take(1, step, extras, losses, detailed=True)  # the longest vector
-        assert {flight.landing.host.data_ptr() for flight in capture._flying} <= places
+        assert {flight.transfer.host.data_ptr() for flight in capture._flying} <= places
         list(capture.drain())
 
 

@@ -75,7 +75,7 @@ def counted(is_counted):
 
 
 def max_of(values):
-    return math.nan if any(map(math.isnan, values)) else max(values)
+    return math.inf if any(map(math.isnan, values)) else max(values)
 
 
 def ratio_of(facts, detail, module):

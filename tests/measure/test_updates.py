@@ -40,8 +40,8 @@ class Loop:
         self.remarks = []
         self.change = StepChange(self.capture, parameters, self.remarks)
         self.step, self.samples, self.moved = 0, [], []
-        trainer = SimpleNamespace(optimizer=self.optimizer)
-        self.undo = hooks.around_step(trainer, self.change.begin, self._after)
+        self.hooks = hooks.StepHooks(self.change.begin, self._after)
+        self.hooks.attach(SimpleNamespace(optimizer=self.optimizer))
 
     def _after(self):
         self.change.end(self.step)
@@ -125,9 +125,26 @@ def test_nothing_is_kept_after_a_step(loop):
 
 
 def test_hooks_are_taken_away(loop):
-    loop.undo()
+    loop.hooks.remove()
     loop.take(opens=True, weighs=True)
     assert loop.measured() == []
+
+
+def test_another_optimizer_is_hooked_instead(loop):
+    loop.take(opens=True, weighs=True)
+    loop.optimizer = type(loop.optimizer)(loop.model.parameters(), lr=0.05)
+    for _ in range(2):  # a second call does nothing
+        loop.hooks.attach(SimpleNamespace(optimizer=loop.optimizer))
+    loop.take(opens=True, weighs=True)
+    assert loop.measured() == [1, 2]
+
+
+def test_weights_that_moved_to_another_storage_are_compared(loop):
+    for parameter in loop.model.parameters():
+        parameter.data = parameter.data.clone()
+    loop.take(opens=True, weighs=True)
+    assert loop.measured() == [1]
+    assert loop.samples[0].change.moved.any()
 
 
 @pytest.mark.parametrize("name", ["begin", "end"])

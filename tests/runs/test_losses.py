@@ -16,10 +16,13 @@ from hypothesis import strategies as st
 from values import LAWS, LAYOUT, assert_same, put_meta, window
 
 from yolo_gradwatch import FormatError, load_run
+from yolo_gradwatch.diagnose.diagnosis import Diagnosis
+from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.loss_items import LossItem
-from yolo_gradwatch.runs.repair import mend, set_aside
+from yolo_gradwatch.runs.repair import mend
+from yolo_gradwatch.runs.resume import continued
 from yolo_gradwatch.runs.schema import LOSS_COLUMNS, LOSSES_FILE
-from yolo_gradwatch.runs.tail import Tail
+from yolo_gradwatch.runs.tables import read_losses
 
 ITEMS = (
     LossItem("box_loss", 4, 1, 0, 0.5, 0.75, 1.0),
@@ -155,27 +158,34 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_the_place_of_a_damage_is_named_and_a_resumed_run_sets_it_aside(tmp_path, name):
+def test_the_place_of_a_damage_is_named_and_the_rest_of_the_run_is_read(tmp_path, name):
     change, line, column = DAMAGES[name]
     path = write(tmp_path)
     path.write_bytes(change(path.read_bytes()))
-    for read in (lambda: load_run(tmp_path), lambda: Tail(tmp_path).look()):
-        with pytest.raises(FormatError) as caught:
-            read()
-        assert (caught.value.path, caught.value.line, caught.value.column) == (path, line, column)
-    content = path.read_bytes()
-    set_aside(tmp_path)
-    assert path.with_name("losses.csv.old").read_bytes() == content
+    with pytest.raises(FormatError) as caught:
+        read_losses(path, math.inf)
+    assert (caught.value.path, caught.value.line, caught.value.column) == (path, line, column)
+    assert_left_out(tmp_path, str(caught.value))
+
+
+def assert_left_out(folder, error):
+    """The run has its windows without their items, and a resumed training sets the table aside."""
+    run, path = load_run(folder), folder / LOSSES_FILE
+    assert len(run.losses) == 0
+    (remark,) = run.remarks
+    assert error in remark
+    assert_windows(run, [replace(one, losses=()) for one in RUN])
+    _, _, past = continued(run, LAYOUT, lambda layout: Diagnosis(layout, Thresholds(), {}))
+    assert past.steps == sum(one.steps for one in RUN)
+    assert path.with_name("losses.csv.old").exists()
     assert not path.exists()
 
 
-def test_a_table_that_cannot_be_opened_is_named(tmp_path):
+def test_a_table_that_cannot_be_opened_is_left_out(tmp_path):
     path = write(tmp_path)
     path.unlink()
     path.mkdir()
-    with pytest.raises(FormatError) as caught:
-        load_run(tmp_path)
-    assert caught.value.path == path
+    assert_left_out(tmp_path, str(path))
 
 
 @pytest.mark.parametrize("column", ["nonfinite", "zero", "min", "max"])
@@ -197,15 +207,6 @@ def test_columns_of_a_later_version_are_kept(tmp_path):
     mend(tmp_path, LAYOUT.modules[-1])
     write(tmp_path, [with_items(7)], resume=True)
     assert list(load_run(tmp_path).losses["own"]) == [*["7"] * 9, *[""] * 3]
-
-
-def test_windows_that_are_followed_have_their_items(tmp_path):
-    write(tmp_path, RUN[:2])
-    tail = Tail(tmp_path)
-    first = tail.look().windows
-    write(tmp_path, RUN[2:], resume=True)
-    for found, expected in zip([*first, *tail.look().windows], RUN, strict=True):
-        assert_same(found, expected)
 
 
 def test_a_file_in_the_place_of_the_folder_is_no_reason_to_fail_at_the_start(tmp_path):

@@ -90,23 +90,32 @@ def run(tmp_path):
 
 
 def test_the_newest_is_shown(run):
-    assert printed("review", run, "--flow") == flow_text(FLOW, FLOW.calls, None).plain + "\n"
+    assert printed("review", run, "--flow") == shown_by_review(FLOW, FLOW.calls)
+
+
+def shown_by_review(flow, calls):
+    return flow_text(flow, calls, None, [HEALTHY.step, FLOW.step]).plain + "\n"
+
+
+def test_an_older_one_is_shown_by_its_epoch(run):
+    expected = shown_by_review(HEALTHY, HEALTHY.calls)
+    assert printed("review", run, "--flow", "--epochs", "1:2") == expected
 
 
 def test_single_modules_are_shown(run):
     text = printed("review", run, "--flow", "--module", "model.0*")
     calls = [call for call in FLOW.calls if call.module.startswith("model.0")]
     assert len(calls) == 5
-    assert text == flow_text(FLOW, calls, None).plain + "\n"
+    assert text == shown_by_review(FLOW, calls)
 
 
 @pytest.mark.parametrize(
-    "options", [["--csv"], ["--json"], ["--module", "nothing.*"]], ids=" ".join
+    "options", [["--csv"], ["--json"], ["--module", "nothing.*"], ["--epochs", "2:2"]], ids=" ".join
 )
 def test_what_cannot_be_shown_is_refused(run, options):
     code, out, err = outcome("review", run, "--flow", *options)
     assert (code, out) == (2, "")
-    assert options[0] in err or "flow.csv" in err
+    assert options[0] in err or "steps 1, 1,024" in err
 
 
 def test_a_run_without_a_trace_says_so(run):

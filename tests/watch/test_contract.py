@@ -86,7 +86,7 @@ def test_the_installed_trainer_runs_the_callbacks_around_its_steps_in_order(tmp_
 
     def wrap(trainer):
         hooks.after_unscale(trainer, lambda: happened.append("unscale_"))
-        hooks.around_step(trainer, lambda: None, lambda: happened.append("step"))
+        hooks.StepHooks(lambda: None, lambda: happened.append("step")).attach(trainer)
         hooks.before_batch(trainer, lambda *_: happened.append("preprocess_batch"))
 
     train(tmp_path, calls=[*calls, ("on_train_start", wrap)], data=shapes(4), val=True)

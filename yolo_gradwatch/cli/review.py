@@ -112,7 +112,8 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
         bool, typer.Option("--modules", help="All modules in the picture, not the blocks.")
     ] = False,
     flow: Annotated[
-        bool, typer.Option("--flow", help="The newest batch that was traced, call by call.")
+        bool,
+        typer.Option("--flow", help="The newest traced batch; --epochs for older ones."),
     ] = False,
     html: Annotated[
         Path | None,
@@ -148,7 +149,7 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
     elif json:
         write_json(_as_json(loaded, report, findings, table, shown))
     elif flow:
-        show([_flow(loaded, module)])
+        show([_flow(loaded, shown)])
     elif follow and shown.is_whole:
         show([end_report(report)])
     else:
@@ -213,17 +214,20 @@ def _paragraphs(
     return single_modules(run, report, findings, rows, width())
 
 
-def _flow(run: Run, pattern: str) -> Text:
-    """The newest trace, of the modules that were asked for."""
+def _flow(run: Run, shown: _Narrowed) -> Text:
+    """The newest trace of the epochs that were asked for, with the modules that were."""
     from yolo_gradwatch.runs import traces
     from yolo_gradwatch.views.terminal.flow import flow_text
 
     table = run.flow  # which is checked
-    flow = traces.newest(run.folder / FLOW_FILE)
+    flow = traces.newest(run.folder / FLOW_FILE, shown.span)
+    steps = table["step"].unique().tolist()
     if flow is None:
-        refuse(f"--flow: no batch of this run was traced, there is no {FLOW_FILE}")
-    places = matching(table.tail(len(flow.calls)).reset_index(drop=True), pattern or "*").index
-    return flow_text(flow, [flow.calls[place] for place in places], width())
+        known = f"only steps {', '.join(f'{one:,}' for one in steps)} were" if steps else ""
+        refuse(f"--flow: no such batch was traced, {known or f'there is no {FLOW_FILE}'}")
+    rows = table[table["step"] == flow.step].reset_index(drop=True)
+    calls = [flow.calls[place] for place in matching(rows, shown.pattern or "*").index]
+    return flow_text(flow, calls, width(), steps)
 
 
 def _as_json(

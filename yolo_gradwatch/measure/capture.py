@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from yolo_gradwatch.measure.losses import ROOM, Kind, Taken, items_of
-from yolo_gradwatch.measure.norms import largest_of, nonzeros_of, norms_of, precision
+from yolo_gradwatch.measure.norms import largest_of, nonzeros_of, norms_of, precision, room
 from yolo_gradwatch.measure.sample import Change, Detail, Sample, Weights
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ NO_LOSSES = Taken([], (), ())
 
 
 @dataclass(slots=True)
-class Landing:
+class Transfer:
     """A vector on its way to the host.
 
     Attributes:
@@ -64,7 +64,7 @@ class _Flight:
 
     epoch: int
     step: int
-    landing: Landing
+    transfer: Transfer
     present: list[int] | None
     frozen: list[int]
     extras: int
@@ -91,26 +91,26 @@ class Ring:
             rows = torch.empty((RING, size), dtype=self.dtype, pin_memory=True)
             self.buffers.extend((row, torch.cuda.Event()) for row in rows)
 
-    def copy(self, parts: Sequence[Tensor]) -> Landing:
+    def copy(self, parts: Sequence[Tensor]) -> Transfer:
         """Send the parts to the host as one vector, into the buffer used the longest ago."""
-        landing = Landing(torch.empty(0, dtype=self.dtype), 0, None)
+        transfer = Transfer(torch.empty(0, dtype=self.dtype), 0, None)
         if self.buffers:
             self.buffers.rotate(-1)
-            landing.host, landing.event = self.buffers[-1]
+            transfer.host, transfer.event = self.buffers[-1]
         if parts:
-            self.append(landing, parts)
-        return landing
+            self.append(transfer, parts)
+        return transfer
 
-    def append(self, landing: Landing, parts: Sequence[Tensor]) -> None:
+    def append(self, transfer: Transfer, parts: Sequence[Tensor]) -> None:
         """Send more parts, to behind what is there or on its way."""
         vector = torch.cat([part.to(self.dtype) for part in parts])
-        begin, landing.size = landing.size, landing.size + len(vector)
-        if landing.event is None:
+        begin, transfer.size = transfer.size, transfer.size + len(vector)
+        if transfer.event is None:
             vector = vector.cpu()  # SYNC: on MPS and others there is no event to wait for
-            landing.host = torch.cat([landing.host, vector]) if begin else vector
+            transfer.host = torch.cat([transfer.host, vector]) if begin else vector
             return
-        landing.host[begin : landing.size].copy_(vector, non_blocking=True)
-        landing.event.record(torch.cuda.current_stream(vector.device))
+        transfer.host[begin : transfer.size].copy_(vector, non_blocking=True)
+        transfer.event.record(torch.cuda.current_stream(vector.device))
 
 
 class Capture:
@@ -176,8 +176,12 @@ class Capture:
         Args:
             before: (P,) L2 norms of the parameters before it.
             moved: (P,) L2 norms of what it changed.
+
+        Raises:
+            MemoryError: There is no room for them on the device.
         """
-        self._ring.append(self._flying[-1].landing, [before, moved])
+        with room():
+            self._ring.append(self._flying[-1].transfer, [before, moved])
 
     def drain(self, *, wait: bool = False) -> Iterator[Sample]:
         """Hand over, in order, the steps whose copy has landed.
@@ -187,7 +191,7 @@ class Capture:
         """
         waited, self._waited = self._waited, []
         yield from waited
-        while self._flying and (wait or self._flying[0].landing.has_landed):
+        while self._flying and (wait or self._flying[0].transfer.has_landed):
             yield self._land()
 
     def _details(self, *, weighed: bool) -> list[Tensor]:
@@ -206,7 +210,7 @@ class Capture:
     def _land(self) -> Sample:
         """The oldest step on its way."""
         flight = self._flying.popleft()
-        values = flight.landing.values()
+        values = flight.transfer.values()
         extras, values = values[: flight.extras], values[flight.extras :]
         losses, values = items_of(values, flight.losses)
         norms, missing, values = self._norms(values, flight.present)

@@ -184,7 +184,7 @@ class Probe:
             readings.gradients[place] = norm_of(gradient.detach())
 
     def _land(self) -> Landing:
-        """Start copying to the host."""
+        """Start copying to the host; the first pinned buffer of a size may wait for the device."""
         vector = self._readings.vector(precision(self._device))
         landed, host = None, vector
         if vector.device.type == "cuda":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
@@ -19,6 +20,15 @@ PLAIN = (1e-12, 1e18)
 """Between them, a norm in float32 has neither lost nor overflowed anything that matters."""
 
 _HAS_DTYPE = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 4)
+
+
+@contextmanager
+def room() -> Iterator[None]:
+    """Make a lack of memory on the device a MemoryError."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise MemoryError from error
 
 
 def precision(device: torch.device) -> torch.dtype:

@@ -161,7 +161,11 @@ def _weight_norm(detail: Detail, members: Members) -> Floats | None:
 
 
 def _weight_max(detail: Detail, members: Members) -> Floats | None:
-    return module_largest(detail.weights.largest, members) if detail.weights else None
+    """Inf for a NaN too, of which a file has none: its empty cell says that nothing was read."""
+    if not detail.weights:
+        return None
+    found = module_largest(detail.weights.largest, members)
+    return np.where(np.isnan(found), np.inf, found)
 
 
 def _update_ratio(detail: Detail, members: Members) -> Floats | None:
@@ -176,7 +180,7 @@ def _update_ratio(detail: Detail, members: Members) -> Floats | None:
     return ratio
 
 
-_SPARSE = "in the first 50 steps only at steps 1, 2, 4, 8, 16 and 32, else empty"
+_SPARSE = "in the first 50 steps only from each power of two on, else empty"
 
 QUANTITIES = (
     Quantity(
@@ -245,8 +249,8 @@ QUANTITIES = (
         "weight_max",
         np.float32,
         _weight_max,
-        "largest absolute value among the parameters and floating-point buffers, then; NaN and Inf "
-        "show",
+        "largest absolute value among the parameters and floating-point buffers, read with "
+        "`weight_norm`; Inf also stands for NaN",
         (OverRun("weight_max", "largest", last),),
         since=2,
     ),
@@ -254,8 +258,9 @@ QUANTITIES = (
         "update_ratio",
         np.float32,
         _update_ratio,
-        "L2 norm of what the window's first step that is not skipped changes in the parameters, "
-        "over their L2 norm before it; on the same windows",
+        "L2 norm of the change that the window's first step that is not skipped makes to the "
+        "parameters, over their L2 norm before it; measured in the same windows as `weight_norm`. "
+        "0 where the learning rate is 0, as at the first step of a warm-up",
         (OverRun("update_ratio", "update", median),),
         since=2,
     ),

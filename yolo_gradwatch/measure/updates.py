@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 
-from yolo_gradwatch.measure.norms import norms_of
+from yolo_gradwatch.measure.norms import norms_of, room
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor, nn
-
-
-@contextmanager
-def _room() -> Iterator[None]:
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError as error:
-        raise MemoryError from error
 
 
 class Updates:
@@ -34,7 +25,7 @@ class Updates:
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        self._parameters = [p.detach() for p in parameters]
+        self._parameters: list[Tensor] = list(parameters)
         self._before: list[Tensor] = []
 
     @torch.no_grad()
@@ -44,7 +35,7 @@ class Updates:
         Raises:
             MemoryError: There is no room for them on the device.
         """
-        with _room():
+        with room():
             self._before = [p.clone() for p in self._parameters]
 
     @torch.no_grad()
@@ -61,7 +52,7 @@ class Updates:
         before, self._before = self._before, []
         if not before:
             return None
-        with _room():
+        with room():
             norms = norms_of(before)
             torch._foreach_sub_(before, self._parameters)
             return norms, norms_of(before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,8 +16,8 @@ from yolo_gradwatch.runs.losses import with_losses
 from yolo_gradwatch.runs.meta import encoded
 from yolo_gradwatch.runs.repair import mend, mend_flow, set_aside
 from yolo_gradwatch.runs.run import load_run
-from yolo_gradwatch.runs.schema import FLOW_FILE, META_FILE, FormatError
-from yolo_gradwatch.runs.tables import grid_of
+from yolo_gradwatch.runs.schema import FLOW_FILE, LOSSES_FILE, META_FILE, FormatError
+from yolo_gradwatch.runs.tables import grid_of, read_losses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from yolo_gradwatch.runs.run import Run
 
 _LOG = logging.getLogger(__name__)
+
+_ONE_ASIDE = "GradWatch starts a new %s, the old one is kept as *.old: %s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ def _taken_over(run: Run, layout: Layout, diagnosis: Diagnosis) -> Past:
     epochs += epochs_of(run.grid, sum(epoch.steps for epoch in epochs))
     windows = list(with_losses(windows_of(grid_of(run.windows, layout)), run.losses))
     replay(diagnosis, windows, run.meta.events, run.reported, by_step(run.folder))
+    _check_losses(run.folder / LOSSES_FILE)
     mend(run.folder, run.layout.modules[-1])
     return Past(
         first_step=_next_step(run),
@@ -110,14 +114,21 @@ def _taken_over(run: Run, layout: Layout, diagnosis: Diagnosis) -> Past:
     )
 
 
+def _check_losses(path: Path) -> None:
+    """Set a damaged table of loss items aside: the rest of the run can be continued."""
+    try:
+        read_losses(path, math.inf)
+    except FormatError as error:
+        _LOG.warning(_ONE_ASIDE, LOSSES_FILE, error)
+        path.replace(path.with_name(f"{path.name}.old"))
+
+
 def _traces(run: Run) -> int:
     """Make the table of traces fit for more; how many it keeps: those of steps that were done."""
     try:
         steps = run.flow["step"].to_numpy()
     except FormatError as error:
-        _LOG.warning(
-            "GradWatch starts a new %s, the old one is kept as *.old: %s", FLOW_FILE, error
-        )
+        _LOG.warning(_ONE_ASIDE, FLOW_FILE, error)
         mend_flow(run.folder, 0)
         return 0
     kept = steps[steps < _next_step(run)]

@@ -22,6 +22,7 @@ from yolo_gradwatch.runs.schema import (
     LOSSES_FILE,
     META_FILE,
     WINDOWS_FILE,
+    FormatError,
 )
 
 if TYPE_CHECKING:
@@ -156,10 +157,18 @@ def load_run(path: str | Path) -> Run:
     windows, torn = tables.read_windows(folder / WINDOWS_FILE, meta.layout)
     alerts, torn_alerts = tables.read_alerts(folder / ALERTS_FILE)
     last = windows["step_first"].max() if len(windows) else 0
-    losses, torn_losses = tables.read_losses(folder / LOSSES_FILE, last)
+    losses, torn_losses = _losses(folder / LOSSES_FILE, last)
     end = _killed(windows) if is_killed else _silent(folder, meta)
     remarks = (*torn, *torn_alerts, *torn_losses, *_missing(windows, meta), *end)
     return Run(folder, windows, alerts, meta, remarks, is_killed, losses)
+
+
+def _losses(path: Path, last: float) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The table of loss items; none where it is damaged, because the rest is worth reading."""
+    try:
+        return tables.read_losses(path, last)
+    except FormatError as error:
+        return tables.no_losses(), (f"loss items are left out: {error}",)
 
 
 def _missing(windows: pd.DataFrame, meta: Meta) -> tuple[str, ...]:

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from yolo_gradwatch.measure.windows import windows_of
 from yolo_gradwatch.runs import checks, tables
-from yolo_gradwatch.runs.losses import with_losses
 from yolo_gradwatch.runs.meta import read_meta
 from yolo_gradwatch.runs.repair import whole_windows
 from yolo_gradwatch.runs.run import last_said
 from yolo_gradwatch.runs.schema import (
-    LOSSES_FILE,
     META_FILE,
     WINDOW_NEEDED,
     WINDOWS_FILE,
@@ -156,5 +154,4 @@ class Tail:
         known = 1 if self._line else 0
         self._end += end - len(self._line)
         self._line = content[content.rfind(b"\n", 0, end - 1) + 1 : end]
-        losses, _ = tables.read_losses(self._folder / LOSSES_FILE, table["step_first"].max())
-        return tuple(with_losses(windows_of(tables.grid_of(table[known:], layout)), losses))
+        return tuple(windows_of(tables.grid_of(table[known:], layout)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -24,8 +25,14 @@ def rows(flow: Flow) -> Iterator[list[object]]:
         yield [flow.epoch, flow.step, *values.values(), *texts]
 
 
-def newest(path: Path) -> Flow | None:
-    """The last trace of a table that `tables.read_flow` takes; None if there is none."""
+def newest(path: Path, epochs: tuple[int, int] | None = None) -> Flow | None:
+    """The last trace of a table that `tables.read_flow` takes; None if there is none.
+
+    Args:
+        path: Of the table.
+        epochs: First and last epoch to look at; all of them by default.
+    """
+    low, high = epochs or (1, sys.maxsize)
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     names = column_names(lines[0]) if lines else ()
     found: list[dict[str, str]] = []
@@ -33,7 +40,8 @@ def newest(path: Path) -> Flow | None:
         row = dict(zip(names, cells(line), strict=True))
         if found and row["step"] != found[-1]["step"]:
             break
-        found.append(row)
+        if low <= int(row["epoch"]) <= high:
+            found.append(row)
     if not found:
         return None
     calls = tuple(_call(row) for row in reversed(found))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from yolo_gradwatch.views.heatmap import COLOURS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import pandas as pd
 
@@ -33,18 +33,18 @@ _FADED = ("#9ecae1", "#4292c6", "#08519c")  # from the first trace to the last
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """The blocks at one trace; NaN where there is no number.
+    """The blocks at one trace; NaN where nothing was measured.
 
     Attributes:
         step: Optimizer step.
         role: ``first``, ``middle`` or ``last``, or ``after`` and the rule of the finding before.
-        values: (B,) of each of `PANELS`; ``update`` is that of the newest window up to then in
-            which it was measured.
+        levels: (B,) of each of `PANELS`, Inf for what is NaN. ``update`` is that of the window
+            that holds the step, if it was measured there.
     """
 
     step: int
     role: str
-    values: Mapping[str, Floats]
+    levels: Mapping[str, Floats]
 
     @property
     def is_finding(self) -> bool:
@@ -101,7 +101,7 @@ def depth(run: Run, report: Report) -> Depth:
         blocks=tuple(blocks),
         types=tuple(kind for _, kind in layout.blocks),
         found=tuple(b for b, name in enumerate(blocks) if name in concerned),
-        curves=tuple(_curve(run, blocks, step, role) for step, role in chosen),
+        curves=tuple(_with_lost([_curve(run, blocks, *one) for one in chosen])),
     )
 
 
@@ -120,25 +120,40 @@ def _chosen(flow: pd.DataFrame, alarms: Sequence[Finding]) -> dict[int, str]:
 def _curve(run: Run, blocks: Sequence[str], step: int, role: str) -> Curve:
     calls = run.flow[(run.flow["step"] == step) & (run.flow["call"] == 1)]
     found = calls.set_index("module").reindex(list(blocks))
+    rms = found["output_rms"].to_numpy(np.float64)
+    is_spoiled = np.isnan(rms) & (found["elements"].to_numpy(np.float64) > 0)
     return Curve(
         step=step,
         role=role,
-        values={
+        levels={
             "gradient": found["gradient_norm"].to_numpy(np.float64),
-            "rms": found["output_rms"].to_numpy(np.float64),
+            "rms": np.where(is_spoiled, np.inf, rms),
             "update": _updates(run, blocks, step),
         },
     )
 
 
+def _with_lost(curves: list[Curve]) -> Iterator[Curve]:
+    """Gradients that have no number are NaN if those of another trace have one: Inf stands for it.
+
+    The table of traces has NaN for both.
+    """
+    if not curves:
+        return
+    gradients = np.array([curve.levels["gradient"] for curve in curves])
+    is_lost = np.isnan(gradients) & ~np.isnan(gradients).all(axis=0)
+    for curve, row, lost in zip(curves, gradients, is_lost, strict=True):
+        shown = np.where(lost, np.inf, row)
+        yield replace(curve, levels={**curve.levels, "gradient": shown})
+
+
 def _updates(run: Run, blocks: Sequence[str], step: int) -> Floats:
-    """(B,) newest update ratios that were measured up to a step."""
+    """(B,) update ratios of the window that holds a step; NaN where none was measured in it."""
     grid = run.grid
-    ratios = grid.update_ratio[grid.step_first <= step]
+    inside = (grid.step_first <= step) & (step <= grid.step_last)
     place = {name: m for m, name in enumerate(run.layout.modules)}
     found = np.full(len(blocks), np.nan)
     for b, name in enumerate(blocks):
-        known = ratios[:, place[name]] if name in place else np.empty(0)
-        known = known[~np.isnan(known)]
-        found[b] = known[-1] if len(known) else np.nan
+        if name in place and inside.any():
+            found[b] = grid.update_ratio[inside][0, place[name]]
     return found

@@ -65,15 +65,17 @@ class Events:
 
     Attributes:
         tracing: Of batches through the modules.
+        step_hooks: Of the optimizer.
     """
 
     def __init__(self, trainer: weakref.ref[Any], seen: View, parts: Parts, interval: int) -> None:
         self._alive = trainer
-        self._recorder, self._evidence, self._stop, known = parts[:4]
+        self._recorder, self._evidence, self._stop = parts.recorder, parts.evidence, parts.stop
         self.tracing = Tracing(trainer, parts)
         self._interval = interval
         self._read_from(seen)
-        self._membership = Membership(known)
+        self._membership = Membership(parts.optimizer)
+        self.step_hooks = hooks.StepHooks(self._before_step, self._after_step)
         self._first_step = self._recorder.last_step + 1
         self._epoch = 0
         self._batches = Batches()
@@ -107,11 +109,11 @@ class Events:
             )
             self._change.read(opens=opens, weighs=weighs)
 
-    def before_step(self) -> None:
+    def _before_step(self) -> None:
         """The optimizer is about to step."""
         self._change.begin()
 
-    def after_step(self) -> None:
+    def _after_step(self) -> None:
         """The optimizer has stepped; inside a step, nothing can be undone."""
         self._batches.note_step()
         self._change.end(self._recorder.last_step)
@@ -130,6 +132,7 @@ class Events:
             self._recorder.restart(kind, self._recorder.last_step + 1)
             self.tracing.discard()
             self._batches.forget()
+            self.step_hooks.attach(self._trainer)  # some versions build another optimizer
         self._epoch = epoch
         self._recorder.start_epoch(epoch, facts.epochs_of(self._trainer))
         self._note_membership(self._recorder.last_step + 1, thorough=True)

@@ -41,7 +41,8 @@ def around_training(trainer: Any, guard: Guard, finish: Callable[[str], None]) -
 def connect(trainer: Any, guard: Guard, events: Events) -> None:
     """Have a trainer call us at each step and event from now on."""
     guard.undo.callback(hooks.after_unscale(trainer, partial(guard.safely, events.read)))
-    guard.undo.callback(hooks.around_step(trainer, events.before_step, events.after_step))
+    guard.undo.callback(events.step_hooks.remove)
+    events.step_hooks.attach(trainer)
     guard.undo.callback(events.tracing.discard)
     guard.undo.callback(hooks.before_batch(trainer, partial(guard.safely, events.see)))
     for event, call in {

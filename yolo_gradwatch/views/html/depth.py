@@ -59,21 +59,47 @@ def figure(picture: Depth) -> dict[str, Any]:
 
 
 def _lines(picture: Depth) -> Iterator[dict[str, Any]]:
+    """A line for each curve of a panel, and marks for what a logarithmic axis does not show."""
     for n, name in enumerate(PANELS):
         for curve, colour in zip(picture.curves, picture.colours, strict=True):
-            values = curve.values[name].tolist()
+            known = {b: v for b, v in enumerate(curve.levels[name].tolist()) if not math.isnan(v)}
+            axis = {"yaxis": f"y{n + 1}", "legendgroup": curve.label, "name": curve.label}
             yield {
-                "y": [value if math.isfinite(value) and value > 0 else None for value in values],
-                "yaxis": f"y{n + 1}",
-                "name": curve.label,
-                "legendgroup": curve.label,
+                **axis,
+                "x": list(known),
+                "y": [v if _is_shown(v) else None for v in known.values()],
                 "showlegend": n == 0,
-                "connectgaps": True,
                 "mode": "lines+markers",
                 "line": {"color": colour, "dash": "dash" if curve.is_finding else "solid"},
                 "marker": {"size": 5},
                 "hovertemplate": "%{y:.3g}",
             }
+            odd = {b: v for b, v in known.items() if not _is_shown(v)}
+            if odd:
+                yield {
+                    **axis,
+                    "x": list(odd),
+                    "y": [_edge(picture, name, is_low=v == 0) for v in odd.values()],
+                    "text": ["exactly zero" if v == 0 else "not finite" for v in odd.values()],
+                    "showlegend": False,
+                    "mode": "markers",
+                    "marker": {
+                        "size": 8,
+                        "color": colour,
+                        "symbol": ["triangle-down" if v == 0 else "x" for v in odd.values()],
+                    },
+                    "hovertemplate": "%{text}",
+                }
+
+
+def _is_shown(value: float) -> bool:
+    return math.isfinite(value) and value > 0
+
+
+def _edge(picture: Depth, name: str, *, is_low: bool) -> float:
+    """Where a mark of a panel is: at its lowest number, or at its highest."""
+    values = (v for curve in picture.curves for v in curve.levels[name].tolist() if _is_shown(v))
+    return (min if is_low else max)(values, default=1.0)
 
 
 def _band(block: int) -> dict[str, Any]:

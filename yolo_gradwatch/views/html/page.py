@@ -14,7 +14,8 @@ from plotly.offline import get_plotlyjs
 from yolo_gradwatch.diagnose.messages import significant
 from yolo_gradwatch.diagnose.report import finding_line
 from yolo_gradwatch.runs.atomic import replacing
-from yolo_gradwatch.views.depth import depth
+from yolo_gradwatch.runs.schema import FormatError
+from yolo_gradwatch.views.depth import Depth, depth
 from yolo_gradwatch.views.heatmap import heatmap
 from yolo_gradwatch.views.html import depth as along
 from yolo_gradwatch.views.html.figure import COVERS, covers, figure
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.finding import Finding
     from yolo_gradwatch.diagnose.report import Report
     from yolo_gradwatch.runs.run import Run
-    from yolo_gradwatch.views.depth import Depth
     from yolo_gradwatch.views.heatmap import Heatmap
 
 _PARTS = files("yolo_gradwatch.views.html") / "parts"
@@ -49,7 +49,10 @@ def write(run: Run, report: Report, path: Path) -> None:
 
 def page(run: Run, report: Report) -> str:
     """The page: verdict, findings, an interactive heat map and a table of all modules."""
-    deep = depth(run, report)
+    try:
+        deep = depth(run, report)
+    except FormatError:  # the rest of the page does not need the traces
+        deep = Depth((), (), (), ())
     views = {"blocks": heatmap(run, report), "modules": heatmap(run, report, modules=True)}
     template = Template(_part("page.html"))
     return template.substitute(

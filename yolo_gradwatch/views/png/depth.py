@@ -73,15 +73,15 @@ def _panels(figure: Figure, picture: Depth, height: float) -> None:
 
 
 def _panel(axes: Axes, picture: Depth, name: str, title: str) -> None:
-    levels = [_levels(curve.values[name]) for curve in picture.curves]
+    levels = [_levels(curve.levels[name]) for curve in picture.curves]
     known = np.concatenate([found[np.isfinite(found)] for found in levels])
     low, high = (known.min(), known.max()) if known.size else (-1.0, 1.0)
     log_axis(axes, float(low), float(high))
     for curve, found, colour in zip(picture.curves, levels, picture.colours, strict=True):
-        places = np.flatnonzero(~np.isnan(found))
+        places = np.flatnonzero(~np.isnan(curve.levels[name]))  # 0 and Inf interrupt the line
         style = "o--" if curve.is_finding else "o-"
         axes.plot(places, found[places], style, c=colour, label=curve.label, lw=1.3, markersize=3)
-        _odd(axes, curve.values[name], colour)
+        _odd(axes, curve.levels[name], colour)
     for block in picture.found:
         axes.axvspan(block - 0.5, block + 0.5, color=COLOURS["critical"], alpha=0.08, linewidth=0)
     axes.set_xlim(-0.5, len(picture.blocks) - 0.5)
@@ -99,7 +99,7 @@ def _levels(values: Floats) -> Floats:
 
 
 def _odd(axes: Axes, values: Floats, colour: str) -> None:
-    """Marks at the lower edge for exact zeros, and at the upper one for Inf."""
+    """Marks at the lower edge for exact zeros, and at the upper one for what is not finite."""
     edges = axes.get_xaxis_transform()
     for places, height, mark in (
         (np.flatnonzero(values == 0), 0.03, "v"),

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 _GAP = 2
 
 
-def flow_text(flow: Flow, calls: Sequence[Call], width: int | None) -> Text:
+def flow_text(
+    flow: Flow, calls: Sequence[Call], width: int | None, steps: Sequence[int] = ()
+) -> Text:
     """A trace as a table in forward order, below the first call that is not finite.
 
     Args:
@@ -27,6 +29,7 @@ def flow_text(flow: Flow, calls: Sequence[Call], width: int | None) -> Text:
         calls: Those of it that are shown.
         width: Cells of a line; None for as many as are needed. Where they are too few, the classes
             are left out.
+        steps: Of all traces of the run.
     """
     count = f"{len(flow.calls):,} calls"
     some = count if len(calls) == len(flow.calls) else f"{len(calls):,} of {count}"
@@ -35,7 +38,9 @@ def flow_text(flow: Flow, calls: Sequence[Call], width: int | None) -> Text:
     table = _columns(flow, calls)
     if width is not None and _needed(table) > width:
         table = [column for column in table if column.heading != "class"]
-    return Text("\n").join([Text(heading, "bold"), *_not_finite(flow), columns(table, width)])
+    others = [Text(f"traced: steps {', '.join(f'{one:,}' for one in steps)}")] if steps else []
+    parts = [Text(heading, "bold"), *others, *_not_finite(flow), columns(table, width)]
+    return Text("\n").join(parts)
 
 
 def _needed(table: Sequence[Column]) -> int:

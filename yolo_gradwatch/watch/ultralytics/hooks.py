@@ -77,27 +77,37 @@ def has_step_hooks(trainer: Any) -> bool:
     return hasattr(trainer.optimizer, "register_step_pre_hook")
 
 
-def around_step(
-    trainer: Any, before: Callable[[], None], after: Callable[[], None]
-) -> Callable[[], None]:
-    """Call ``before`` and ``after`` around each step of the optimizer that is not left out.
+class StepHooks:
+    """Calls ``before`` and ``after`` around each step of an optimizer that is not left out.
 
-    Returns:
-        A function that takes the hooks away, which is not allowed during a step.
+    Args:
+        before: Called first.
+        after: Called last.
     """
-    optimizer = trainer.optimizer
-    if not has_step_hooks(trainer):
-        return lambda: None
-    handles = (
-        optimizer.register_step_pre_hook(lambda *_: before()),
-        optimizer.register_step_post_hook(lambda *_: after()),
-    )
 
-    def undo() -> None:
+    def __init__(self, before: Callable[[], None], after: Callable[[], None]) -> None:
+        self._calls = before, after
+        self._optimizer: Any = None
+        self._handles: list[Any] = []
+
+    def attach(self, trainer: Any) -> None:
+        """Hook the trainer's optimizer, if it is another one by now; not during a step."""
+        if trainer.optimizer is self._optimizer:
+            return
+        self.remove()
+        if has_step_hooks(trainer):
+            self._optimizer = optimizer = trainer.optimizer
+            before, after = self._calls
+            self._handles = [
+                optimizer.register_step_pre_hook(lambda *_: before()),
+                optimizer.register_step_post_hook(lambda *_: after()),
+            ]
+
+    def remove(self) -> None:
+        """Take the hooks away, which is not allowed during a step; a second call does nothing."""
+        handles, self._handles, self._optimizer = self._handles, [], None
         for handle in handles:
             handle.remove()
-
-    return undo
 
 
 def before_batch(

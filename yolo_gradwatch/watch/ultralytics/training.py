@@ -103,8 +103,9 @@ def optimizer_of(trainer: Any) -> Any:
 
 
 def learning_rates(trainer: Any) -> tuple[float, ...]:
-    """Of the optimizer's groups of parameters, at this moment."""
-    return tuple(float(group["lr"]) for group in trainer.optimizer.param_groups)
+    """Of the optimizer's groups of parameters, at this moment; NaN for one on a device."""
+    rates = (group.get("lr") for group in trainer.optimizer.param_groups)
+    return tuple(float(rate) if isinstance(rate, (int, float)) else math.nan for rate in rates)
 
 
 def meant_frozen(trainer: Any) -> tuple[str, ...]:
