@@ -80,6 +80,7 @@ DEVICE_PARTS = ("kernels", "copy on the device")
 WATCHES: dict[str, dict[str, Any] | None] = {
     "off": None,
     "on": {"live": False},
+    "no flow": {"live": False, "flow": False},
     "interval=10": {"live": False, "interval": 10},
     "everything": {"live": True},
 }
