@@ -21,11 +21,16 @@ def means(layout, **changes):
     return norms
 
 
+def norms_of(numbers):
+    """Without the updates."""
+    return {name: n for name, n in numbers.items() if "/update/" not in name}
+
+
 def test_the_whole_model_the_blocks_and_the_skips():
     layout = layout_of()
     norm_mean = means(layout, model=9.0, model_1=0.0, model_3=0.5, model_3_conv=0.4)
     numbers = scalars(layout, window_of(layout, norm_mean=norm_mean, steps=5, skipped=2))
-    assert numbers == {
+    assert norms_of(numbers) == {
         "gradwatch/model": 9.0,
         "gradwatch/model.0": 1.0,
         "gradwatch/model.1": 0.0,
@@ -40,9 +45,18 @@ def test_the_whole_model_the_blocks_and_the_skips():
 def test_a_norm_without_a_finite_step_is_left_out(norm):
     layout = layout_of()
     numbers = scalars(layout, window_of(layout, norm_mean=means(layout, model_1=norm)))
-    assert set(numbers) == {f"gradwatch/{name}" for name in (*SHOWN, "skipped")} - {
+    assert set(norms_of(numbers)) == {f"gradwatch/{name}" for name in (*SHOWN, "skipped")} - {
         "gradwatch/model.1"
     }
+
+
+def test_updates_are_written_where_they_were_measured():
+    layout = layout_of()
+    norms, ratios = means(layout), means(layout, model_1=np.nan, model_3=0.25)
+    numbers = scalars(layout, window_of(layout, norm_mean=norms, update_ratio=ratios))
+    updates = {name: n for name, n in numbers.items() if name.startswith("gradwatch/update/")}
+    expected = {f"gradwatch/update/{name}": 1.0 for name in SHOWN if name != "model.1"}
+    assert updates == {**expected, "gradwatch/update/model.3": 0.25}
 
 
 def test_a_model_that_is_no_list_of_blocks():
@@ -58,7 +72,7 @@ def test_a_model_that_is_no_list_of_blocks():
         edges=(),
         kernels=(1, 1, 1, 1),
     )
-    assert list(scalars(layout, window_of(layout))) == [
+    assert list(norms_of(scalars(layout, window_of(layout)))) == [
         "gradwatch/model",
         "gradwatch/backbone",
         "gradwatch/head",
@@ -74,4 +88,4 @@ def test_each_window_is_written_under_its_last_step_with_the_layout_of_then():
     output.regroup(wide)
     output.window(window_of(wide, step_last=7))
     assert [step for _, step in written] == [3, 7]
-    assert written[0][0] < written[1][0] <= len(YOLO26N) + 2
+    assert written[0][0] < written[1][0] <= 2 * (len(YOLO26N) + 2)

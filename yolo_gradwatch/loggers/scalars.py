@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from yolo_gradwatch.measure.layout import WHOLE
+from yolo_gradwatch.measure.quantities import QUANTITIES
 from yolo_gradwatch.runs.outputs import OutputBase
 
 if TYPE_CHECKING:
@@ -41,15 +41,18 @@ class Scalars(OutputBase):
 
 
 def scalars(layout: Layout, window: Window) -> dict[str, float]:
-    """Norms of the whole model and of each top-level block, and AMP's skips.
+    """Norms and updates of the whole model and of each top-level block, and AMP's skips.
 
-    Bounded by the number of blocks, some thirty, so that a logger's pages stay usable. A norm that
-    has no finite step is left out.
+    Bounded by twice the number of blocks, some fifty, so that a logger's pages stay usable. A number
+    that is not finite, or was not measured in this window, is left out.
     """
-    blocks = dict(layout.blocks)
-    norms = {
-        f"gradwatch/{name}": float(window.norm_mean[m])
-        for m, name in enumerate(layout.modules)
-        if (name == WHOLE or name in blocks) and np.isfinite(window.norm_mean[m])
+    blocks = {WHOLE, *dict(layout.blocks)}
+    places = [m for m, name in enumerate(layout.modules) if name in blocks]
+    numbers = {
+        f"gradwatch/{row.logged}{layout.modules[m]}": float(getattr(window, row.name)[m])
+        for row in QUANTITIES
+        if row.logged is not None
+        for m in places
     }
-    return {**norms, "gradwatch/skipped": float(window.skipped)}
+    found = {name: number for name, number in numbers.items() if math.isfinite(number)}
+    return {**found, "gradwatch/skipped": float(window.skipped)}

@@ -66,6 +66,7 @@ class Quantity:
         meaning: What README's table of columns says.
         over_run: Columns that it has in the table of a run.
         since: Format version that brought the column; older files lack it.
+        logged: What experiment loggers put before the name of a block; None if they do not get it.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Quantity:
     meaning: str
     over_run: tuple[OverRun, ...] = ()
     since: int = 1
+    logged: str | None = None
 
     @property
     def moment(self) -> Moment:
@@ -230,6 +232,7 @@ QUANTITIES = (
             OverRun("norm_median", "median", median),
             OverRun("norm_last", "last", last),
         ),
+        logged="",
     ),
     Quantity(
         "norm_max",
@@ -263,6 +266,7 @@ QUANTITIES = (
         "0 where the learning rate is 0, as at the first step of a warm-up",
         (OverRun("update_ratio", "update", median),),
         since=2,
+        logged="update/",
     ),
 )
 """In the order of their columns."""
