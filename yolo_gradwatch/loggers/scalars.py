@@ -43,8 +43,8 @@ class Scalars(OutputBase):
 def scalars(layout: Layout, window: Window) -> dict[str, float]:
     """Norms and updates of the whole model and of each top-level block, and AMP's skips.
 
-    Bounded by twice the number of blocks, some fifty, so that a logger's pages stay usable. A number
-    that is not finite, or was not measured in this window, is left out.
+    Bounded by twice the number of blocks, some fifty, so that a logger's pages stay usable. A
+    number that is not finite, or was not measured in this window, is left out.
     """
     blocks = {WHOLE, *dict(layout.blocks)}
     places = [m for m, name in enumerate(layout.modules) if name in blocks]
