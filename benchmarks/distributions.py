@@ -72,7 +72,7 @@ def spread(title: str, values: pd.Series) -> list[str]:
     ]
 
 
-def report(title: str, runs: Sequence[Run]) -> str:
+def report(kind: str, runs: Sequence[Run]) -> str:
     """The table of some runs."""
     windows = pd.concat([weighed(run) for run in runs])
     flow = pd.concat([run.flow for run in runs])
@@ -90,14 +90,19 @@ def report(title: str, runs: Sequence[Run]) -> str:
         if not item.startswith("lr/")
     ]
     columns = ["quantity", "numbers", "not finite", *(f"{level:g} %" for level in LEVELS)]
-    return f"{title}: {len(runs)} runs.\n\n{table(columns, rows)}\n"
+    return f"{kind}: {len(runs)} runs.\n\n{table(columns, rows)}\n"
+
+
+def title(run: Run) -> str:
+    """The folder of a run; of one that is only called ``run``, the folder above."""
+    return run.folder.parent.name if run.folder.name == "run" else run.folder.name
 
 
 def keep(folder: Path, kind: str, runs: Sequence[Run]) -> None:
     """Store the thinned numbers of some runs, each kind of table in one file."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in (("windows", weighed), ("flow", ends), ("losses", lambda run: run.losses)):
-        tables = [part(run).assign(run=run.folder.parent.name) for run in runs]
+        tables = [part(run).assign(run=title(run)) for run in runs]
         path = folder / f"{kind}-{name}.csv.xz"
         pd.concat(tables).to_csv(path, index=False, float_format=DIGITS)
 
