@@ -43,7 +43,9 @@ def untrained(layout=LAYOUT, **meta):
 
 
 def with_norms(one, norms):
-    return replace(one, norm_mean=np.array(norms, np.float32))
+    """The other quantities that are compared are multiples of the norms."""
+    norms = np.array(norms, np.float32)
+    return replace(one, norm_mean=norms, weight_max=2 * norms, update_ratio=4 * norms)
 
 
 _NORM = st.one_of(st.just(math.nan), st.just(0.0), st.floats(2.0**-60, 2.0**60, width=32))
@@ -61,19 +63,22 @@ def trainings(draw, layout=LAYOUT):
     return windows
 
 
-def norm_by_loops(windows, m, part):
+def by_loops(windows, m, part, name="norm_mean"):
     """The median over twentieths of a step, each of which lies in one window."""
     begin = windows[0].step_first - 1 if windows else 0
     span = windows[-1].step_last - begin if windows else 0
     low, high = (share * 20 * span for share in SHARES[part])
     norms = [
-        float(one.norm_mean[m])
+        float(getattr(one, name)[m])
         for one in windows
         for place in range(20 * (one.step_first - 1 - begin), 20 * (one.step_last - begin))
         if low <= place < high
     ]
     known = [norm for norm in norms if not math.isnan(norm)]
     return median_low(known) if known else math.nan
+
+
+COMPARED = ("norm_mean", "weight_max", "update_ratio")
 
 
 def ratio_by_loops(norm, first):
@@ -94,12 +99,12 @@ def test_a_comparison_is_what_loops_over_the_windows_give(one, other):
     for place, (windows, layout) in enumerate(trained, 1):
         for part in SHARES:
             for m, (module, kind) in enumerate(zip(layout.modules, layout.types, strict=True)):
-                norm = norm_by_loops(windows, m, part)
+                norm, *more = (by_loops(windows, m, part, name) for name in COMPARED)
                 if place == 1:
                     firsts[module, part] = norm
                 ratio = ratio_by_loops(norm, firsts.get((module, part), math.nan))
-                expected.append((place, module, kind, part, norm, ratio))
-    names = ["run", "module", "type", "part", "norm", "ratio"]
+                expected.append((place, module, kind, part, norm, *more, ratio))
+    names = ["run", "module", "type", "part", "norm", *COMPARED[1:], "ratio"]
     pd.testing.assert_frame_equal(table, pd.DataFrame(expected, columns=names), check_exact=True)
 
 

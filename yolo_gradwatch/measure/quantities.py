@@ -67,6 +67,7 @@ class Quantity:
         over_run: Columns that it has in the table of a run.
         since: Format version that brought the column; older files lack it.
         logged: What experiment loggers put before the name of a block; None if they do not get it.
+        is_compared: Whether a comparison of runs has a column of it, beside the norm.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Quantity:
     over_run: tuple[OverRun, ...] = ()
     since: int = 1
     logged: str | None = None
+    is_compared: bool = False
 
     @property
     def moment(self) -> Moment:
@@ -256,6 +258,7 @@ QUANTITIES = (
         "`weight_norm`; Inf also stands for NaN",
         (OverRun("weight_max", "largest", last),),
         since=2,
+        is_compared=True,
     ),
     Quantity(
         "update_ratio",
@@ -267,6 +270,7 @@ QUANTITIES = (
         (OverRun("update_ratio", "update", median),),
         since=2,
         logged="update/",
+        is_compared=True,
     ),
 )
 """In the order of their columns."""

@@ -10,6 +10,7 @@ import pandas as pd
 from yolo_gradwatch.diagnose.causes import at_work
 from yolo_gradwatch.measure.arrays import median
 from yolo_gradwatch.measure.layout import WHOLE
+from yolo_gradwatch.measure.quantities import QUANTITIES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -44,8 +45,8 @@ def compare(runs: Sequence[Run]) -> pd.DataFrame:
     Returns:
         A row for each run, module and part: ``run`` (its place, from 1), ``module``, ``type``,
         ``part`` (``first``, ``middle`` or ``last`` tenth of its steps), ``norm`` (L2, median over
-        these steps, NaN if there is none) and ``ratio`` (to the norm of the first run; NaN where
-        one of the two has none).
+        these steps, NaN if there is none), the quantities that are compared beside it (likewise),
+        and ``ratio`` (of the norm to that of the first run; NaN where one of the two has none).
     """
     table = pd.concat([_norms(place, run) for place, run in enumerate(runs, 1)], ignore_index=True)
     keys = ["module", "part"]
@@ -141,6 +142,7 @@ def _merged(orders: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _norms(place: int, run: Run) -> pd.DataFrame:
+    stretches = {part: _weights(run.grid, *stretch) for part, stretch in PARTS.items()}
     parts = [
         pd.DataFrame(
             {
@@ -148,10 +150,15 @@ def _norms(place: int, run: Run) -> pd.DataFrame:
                 "module": run.layout.modules,
                 "type": run.layout.types,
                 "part": part,
-                "norm": median(run.grid.norm_mean, _weights(run.grid, *stretch)),
+                "norm": median(run.grid.norm_mean, weights),
+                **{
+                    row.name: median(getattr(run.grid, row.name), weights)
+                    for row in QUANTITIES
+                    if row.is_compared
+                },
             }
         )
-        for part, stretch in PARTS.items()
+        for part, weights in stretches.items()
     ]
     return pd.concat(parts, ignore_index=True)
 
