@@ -75,7 +75,7 @@ def assert_readable(text, epochs):
     assert all("23 Detect" in table for table in tables)
     report = text[text.index("GradWatch: healthy, nothing found in") :]
     *told, path = report.splitlines()
-    assert path.endswith("gradwatch.png")
+    assert path.endswith("gradwatch/flow.png")
     assert [line for line in told if len(line) > 80 and "/gradwatch" not in line] == []
     return report.split()
 

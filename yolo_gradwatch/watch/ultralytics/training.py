@@ -104,8 +104,13 @@ def optimizer_of(trainer: Any) -> Any:
 
 def learning_rates(trainer: Any) -> tuple[float, ...]:
     """Of the optimizer's groups of parameters, at this moment; NaN for one on a device."""
-    rates = (group.get("lr") for group in trainer.optimizer.param_groups)
-    return tuple(float(rate) if isinstance(rate, (int, float)) else math.nan for rate in rates)
+    return tuple(_rate(group.get("lr")) for group in trainer.optimizer.param_groups)
+
+
+def _rate(value: Any) -> float:
+    """A number, or a tensor of one on the host; NaN for anything else, which may have to wait."""
+    is_here = getattr(getattr(value, "device", None), "type", "") == "cpu"
+    return float(value) if isinstance(value, (int, float)) or is_here else math.nan
 
 
 def meant_frozen(trainer: Any) -> tuple[str, ...]:
