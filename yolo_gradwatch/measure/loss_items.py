@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 TOTAL = "sum"
 """Name of the sum of the items."""
 
-LEAST, MOST, ADDED, COUNT, NONFINITE, ZERO = range(6)
+RUNNING = 6
+LEAST, MOST, ADDED, COUNT, NONFINITE, ZERO = range(RUNNING)
 """Rows of running values: three of finite values only, and from the third on those that add up."""
 
 

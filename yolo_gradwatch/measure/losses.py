@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from yolo_gradwatch.measure.loss_items import ADDED, LEAST, MOST, BatchItems
+from yolo_gradwatch.measure.loss_items import ADDED, LEAST, MOST, RUNNING, BatchItems
 from yolo_gradwatch.measure.norms import precision
 
 if TYPE_CHECKING:
@@ -25,9 +25,6 @@ MOST_NUMBERS = 128
 
 MOST_KINDS = 4
 """Different sets of items between two captured steps; further ones are left out."""
-
-RUNNING = 6
-"""Rows of running values."""
 
 ROOM = MOST_KINDS * (MOST_NUMBERS + RUNNING * (MOST_ITEMS + 1))
 """Most numbers that a step takes along."""

@@ -8,7 +8,6 @@ from contextlib import closing, suppress
 from itertools import chain
 from typing import IO, TYPE_CHECKING
 
-from yolo_gradwatch.measure.layout import Layout
 from yolo_gradwatch.measure.quantities import NAMES, QUANTITIES
 from yolo_gradwatch.runs import evidence, losses, traces
 from yolo_gradwatch.runs.atomic import replacing
@@ -124,7 +123,6 @@ class RunLog:
         The latter comes first, so that a killed training leaves no window without its items.
         """
         if window.losses:
-            (self._folder / LOSSES_FILE).parent.mkdir(exist_ok=True)
             self._losses.write(losses.rows_of(window))
         clipped = window.clipped if window.clipped >= 0 else ""
         steps = (window.epoch, window.step_first, window.step_last)

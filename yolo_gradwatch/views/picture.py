@@ -14,35 +14,51 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.diagnose.report import Report
     from yolo_gradwatch.runs.files import Files
-    from yolo_gradwatch.runs.outputs import RunInfo
     from yolo_gradwatch.runs.run import Run
+
+
+class Ended:
+    """A run from its files as it ended, read once for all its pictures.
+
+    Args:
+        files: Of the run.
+    """
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._report: Report | None = None
+
+    def run(self, report: Report) -> Run | None:
+        """The run of which this is the report; None if its files are not whole."""
+        if not self._files.is_whole:
+            return None
+        if self._report is not report:
+            self._run, self._report = load_run(report.run), report
+        return self._run
 
 
 class Picture(OutputBase):
     """Draws ``gradwatch.png`` into the run's folder.
 
     Args:
-        files: From which it is drawn, if they are whole.
+        ended: From which it is drawn.
         announce: Called with the path of the picture.
     """
 
-    def __init__(self, files: Files, announce: Callable[[Path], None]) -> None:
-        self._files = files
+    def __init__(self, ended: Ended, announce: Callable[[Path], None]) -> None:
+        self._ended = ended
         self._announce = announce
-
-    def start(self, run: RunInfo) -> None:
-        """Note where to draw."""
-        self._folder = run.folder
 
     def end(self, report: Report) -> None:
         """Draw the run as it ended."""
-        if not self._files.is_whole:
+        run = self._ended.run(report)
+        if run is None:
             return
         from yolo_gradwatch.views.heatmap import heatmap  # noqa: PLC0415  # only the end pays for it
         from yolo_gradwatch.views.png.figure import write  # noqa: PLC0415  # loads matplotlib
 
-        path = self._folder / PICTURE_FILE
-        write(heatmap(load_run(self._folder), report), report, path)
+        path = run.folder / PICTURE_FILE
+        write(heatmap(run, report), report, path)
         self._announce(path)
 
 
@@ -50,20 +66,17 @@ class DepthPicture(OutputBase):
     """Draws ``gradwatch/flow.png``, if a batch was traced.
 
     Args:
-        files: From which it is drawn, if they are whole.
+        ended: From which it is drawn.
     """
 
-    def __init__(self, files: Files) -> None:
-        self._files = files
-
-    def start(self, run: RunInfo) -> None:
-        """Note where to draw."""
-        self._folder = run.folder
+    def __init__(self, ended: Ended) -> None:
+        self._ended = ended
 
     def end(self, report: Report) -> None:
         """Draw the run as it ended."""
-        if self._files.is_whole:
-            draw_depth(load_run(self._folder), report)
+        run = self._ended.run(report)
+        if run is not None:
+            draw_depth(run, report)
 
 
 def draw_depth(run: Run, report: Report) -> None:

@@ -12,7 +12,7 @@ from yolo_gradwatch.runs import resume
 from yolo_gradwatch.runs.evidence import Evidence
 from yolo_gradwatch.runs.files import Files
 from yolo_gradwatch.runs.outputs import RunInfo
-from yolo_gradwatch.views.picture import DepthPicture, Picture
+from yolo_gradwatch.views.picture import DepthPicture, Ended, Picture
 from yolo_gradwatch.watch.fanout import Fanout
 from yolo_gradwatch.watch.reactions import Callback, StopRule
 from yolo_gradwatch.watch.recorder import Recorder
@@ -120,7 +120,8 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
     called = [Callback(options.on_finding)] if options.on_finding else []
     wishes = [schedule] if schedule else []
     outputs = [files, evidence, *wishes, terminal, *called, stop, *options.outputs]
-    fanout = Fanout([*outputs, Picture(files, announce), DepthPicture(files)])
+    ended = Ended(files)
+    fanout = Fanout([*outputs, Picture(ended, announce), DepthPicture(ended)])
     recorder = Recorder(run, members, diagnosis, fanout, evidence.file, past)
     known = past.optimizer if past else None
     return Parts(recorder, evidence, stop, known, schedule, fanout)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.views.depth import PANELS
 from yolo_gradwatch.views.heatmap import COLOURS
-from yolo_gradwatch.views.png.look import DARK, log_axis, own_look, short
+from yolo_gradwatch.views.png.look import DARK, DPI, log_axis, own_look, save, short
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,20 +21,14 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.arrays import Floats
     from yolo_gradwatch.views.depth import Depth
 
-WIDTH, DPI = 13.0, 100
+WIDTH = 13.0
 _PANEL, _GAP, _TOP, _NAMES = 2.0, 0.35, 0.95, 1.25  # inches
 _LEFT, _RIGHT = 0.8, 0.2
 
 
 def write(picture: Depth, report: Report, path: Path) -> None:
-    """Write the picture as a PNG file, replacing an earlier one whole.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    with replacing(path) as draft, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # it is drawn as a box
-        draw(picture, report).savefig(draft, format="png", dpi=DPI, facecolor="white")
+    """Write the picture as a PNG file; see `save`."""
+    save(lambda: draw(picture, report), path)
 
 
 def draw(picture: Depth, report: Report) -> Figure:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import textwrap
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,9 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from yolo_gradwatch.diagnose.messages import course
-from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.views.heatmap import COLOURS, FINE, STATES, WEAK, WEAK_ZERO, ZERO, decade
-from yolo_gradwatch.views.png.look import DARK, own_look, short
+from yolo_gradwatch.views.png.look import DARK, DPI, own_look, save, short
 from yolo_gradwatch.views.png.marks import finding_frames, moment_lines, moment_words
 from yolo_gradwatch.views.png.strips import strips
 from yolo_gradwatch.views.timeline import Timeline
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.arrays import Counts, Floats
     from yolo_gradwatch.views.heatmap import Heatmap
 
-DPI = 100
 WIDTH = 13.0
 """Inches."""
 
@@ -47,14 +44,8 @@ _SIDE, _GAP, _LANE, _LINE, _LOWEST, _WORDS = 1.75, 0.12, 0.24, 0.2, 0.55, 0.3  #
 
 
 def write(picture: Heatmap, report: Report, path: Path) -> None:
-    """Write the picture as a PNG file, replacing an earlier one whole.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    with replacing(path) as draft, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # it is drawn as a box
-        draw(picture, report).savefig(draft, format="png", dpi=DPI, facecolor="white")
+    """Write the picture as a PNG file; see `save`."""
+    save(lambda: draw(picture, report), path)
 
 
 def draw(picture: Heatmap, report: Report) -> Figure:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import TYPE_CHECKING
 
 from matplotlib.text import Text
 
+from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.views.heatmap import COLOURS, decade
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+DPI = 100
 
 GREY, DARK = "#8a8a8a", "#444444"
 LINES = ("#08519c", "#b8560f", "#2b8a3e", "#7b3f99", "#5a5a5a")
@@ -19,6 +26,17 @@ LINES = ("#08519c", "#b8560f", "#2b8a3e", "#7b3f99", "#5a5a5a")
 
 _INKS = {*COLOURS.values(), "#ffffff", GREY, DARK, *LINES}
 _LONGEST_NAME = 48
+
+
+def save(draw: Callable[[], Figure], path: Path) -> None:
+    """Draw a figure and write it as a PNG file, replacing an earlier one whole.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    with replacing(path) as draft, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # it is drawn as a box
+        draw().savefig(draft, format="png", dpi=DPI, facecolor="white")
 
 
 def short(name: str) -> str:
