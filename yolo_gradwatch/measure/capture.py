@@ -82,13 +82,14 @@ class Ring:
     Args:
         device: Where the vectors are.
         size: Numbers in the longest one.
+        count: Buffers.
     """
 
-    def __init__(self, device: torch.device, size: int) -> None:
+    def __init__(self, device: torch.device, size: int, count: int = RING) -> None:
         self.dtype = precision(device)
         self.buffers: deque[tuple[Tensor, torch.cuda.Event]] = deque()
         if device.type == "cuda":
-            rows = torch.empty((RING, size), dtype=self.dtype, pin_memory=True)
+            rows = torch.empty((count, size), dtype=self.dtype, pin_memory=True)
             self.buffers.extend((row, torch.cuda.Event()) for row in rows)
 
     def copy(self, parts: Sequence[Tensor]) -> Transfer:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from yolo_gradwatch.measure.capture import Ring
 from yolo_gradwatch.measure.landing import Called, Landing
 from yolo_gradwatch.measure.norms import extent_of, norm_of, precision
 from yolo_gradwatch.measure.saturation import ends_of, saturated
@@ -186,18 +187,10 @@ class Probe:
     def _land(self) -> Landing:
         """Start copying to the host; the first pinned buffer of a size may wait for the device."""
         vector = self._readings.vector(precision(self._device))
-        landed, host = None, vector
-        if vector.device.type == "cuda":
-            host = torch.empty(vector.shape, dtype=vector.dtype, pin_memory=True)
-            host.copy_(vector, non_blocking=True)
-            landed = torch.cuda.Event()
-            landed.record(torch.cuda.current_stream(vector.device))
-        elif vector.device.type != "cpu":
-            host = vector.cpu()  # SYNC: on MPS and others there is no event to wait for
+        transfer = Ring(self._device, len(vector), count=1).copy([vector])
         readings = self._readings
         return Landing(
-            host,
-            landed,
+            transfer,
             self._calls,
             readings.elements,
             list(readings.gradients),

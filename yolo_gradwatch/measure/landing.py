@@ -12,10 +12,8 @@ from yolo_gradwatch.measure.trace import Call, Flow
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import torch
-    from torch import Tensor
-
     from yolo_gradwatch.measure.arrays import Floats
+    from yolo_gradwatch.measure.capture import Transfer
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +31,16 @@ class Called:
 class Landing:
     """A trace on its way to the host."""
 
-    host: Tensor
-    landed: torch.cuda.Event | None
+    transfer: Transfer
     calls: Sequence[Called]
     elements: Sequence[int]
     gradients: Sequence[int]
     scaled: bool
     replicas: int
 
-    @property
-    def has_landed(self) -> bool:
-        """Whether it is there."""
-        return self.landed is None or self.landed.query()
-
     def flow(self, epoch: int, step: int) -> Flow:
         """The trace, when it is there; it is waited for."""
-        if self.landed is not None and not self.landed.query():
-            self.landed.synchronize()  # SYNC: an epoch ends
-        values = self.host.numpy().astype(np.float64)
+        values = self.transfer.values()
         scale, values = (values[0], values[1:]) if self.scaled else (1.0, values)
         size = len(self.elements)
         norms, largest, nonzero, rest = np.split(values, [size, 2 * size, 3 * size])

@@ -87,13 +87,13 @@ class Tracing:
         if own is None:
             self._usual = took
         elif self._schedule:
-            is_counted = self._flying and self._flying[-1][1].landed is not None
+            is_counted = self._flying and self._flying[-1][1].transfer.event
             cost = max(own, took - self._usual) if is_counted else own
             self._schedule.note(self._at[1], cost)
 
     def drain(self, *, wait: bool = False) -> None:
         """Hand on the traces that have landed, or wait for all."""
-        while self._flying and (wait or self._flying[0][1].has_landed):
+        while self._flying and (wait or self._flying[0][1].transfer.has_landed):
             (epoch, step), landing = self._flying.popleft()
             self._outputs.flow(landing.flow(epoch, step))
 
