@@ -1,18 +1,22 @@
 # make demo        the main job: train YOLO26n on drawn shapes, watched (no download of data)
 # make test        everything that a change must pass: lint, types, tests with real trainings
 # make test-fast   the tests without trainings, processes and browsers, in a minute on two cores
+# make coverage    make test, and which lines no test runs: a quarter slower
 # Each makes its own virtual environment first; VENV=... puts it elsewhere.
 
 VENV ?= .venv
 PYTHON ?= python3
 RUN := $(VENV)/bin/python -m
 
-.PHONY: demo test test-fast lint clean
+.PHONY: demo test coverage test-fast lint clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/yolo-gradwatch demo
 
 test: $(VENV)/.installed-dev lint
+	OMP_NUM_THREADS=1 $(RUN) pytest -n auto
+
+coverage: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(RUN) pytest -n auto --cov --cov-report=term-missing:skip-covered
 
 test-fast: $(VENV)/.installed-dev

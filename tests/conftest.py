@@ -110,21 +110,24 @@ def oracle(monkeypatch, record_property):
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.train)])
-def way(request):
+def way(request, monkeypatch):
     """Train on the fake trainer, and on Ultralytics' own in the tier with trainings."""
-    return _way(request.param)
+    return _way(request.param, monkeypatch)
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=[pytest.mark.train, pytest.mark.full])])
-def faked(request):
+def faked(request, monkeypatch):
     """Train on the fake trainer, and on Ultralytics' own in the full tier."""
-    return _way(request.param)
+    return _way(request.param, monkeypatch)
 
 
-def _way(name):
-    from short import FAKE, real
+def _way(name, monkeypatch):
+    from short import FAKE, blank_pictures, real
 
-    return FAKE if name == "fake" else real()
+    if name == "real":
+        return real()
+    blank_pictures(monkeypatch)
+    return FAKE
 
 
 @pytest.fixture(autouse=True)

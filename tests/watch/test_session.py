@@ -12,9 +12,11 @@ import pytest
 import typer
 from short import (
     FAKE,
+    PICTURES,
     assert_nothing_left,
     at,
     bits_of,
+    blank_pictures,
     leave,
     real,
     ruin,
@@ -38,7 +40,7 @@ EVENTS = (
     *("on_model_save", "on_fit_epoch_end", "on_train_end", "teardown"),
 )
 
-PICTURE = "yolo_gradwatch.views.png.figure.write"
+PICTURE = PICTURES[0]
 
 PLACES = [(False, False), (True, False), (False, True)]
 """Whether a callback of the user's is before ours, and whether there is a panel."""
@@ -46,7 +48,7 @@ PLACES = [(False, False), (True, False), (False, True)]
 
 @pytest.fixture(autouse=True)
 def _quick_pictures(monkeypatch):
-    monkeypatch.setattr(PICTURE, lambda _map, _report, path: path.touch())
+    blank_pictures(monkeypatch)
 
 
 # --- the fake trainer does what the real one does -------------------------------------------------

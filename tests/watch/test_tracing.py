@@ -272,7 +272,10 @@ def test_an_output_gets_each_trace(faked, tmp_path):
 
 
 @pytest.mark.train
-@pytest.mark.parametrize("model", ["yolo26n.yaml", "yolov8n.yaml", "rtdetr-l.yaml"])
+@pytest.mark.parametrize(
+    "model",
+    ["yolo26n.yaml", "yolov8n.yaml", pytest.param("rtdetr-l.yaml", marks=pytest.mark.full)],
+)
 def test_every_model_gives_every_call_and_keeps_its_weights(tmp_path, model):
     if model.startswith("rtdetr"):
         pytest.importorskip("ultralytics.models.utils.ops")  # which needs scipy in 8.4.0
