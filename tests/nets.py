@@ -130,7 +130,7 @@ def feed(
     windows: Iterable[Window], limits: Thresholds | None = None, layout: Layout = NET
 ) -> list[list[Alert]]:
     """The alerts of each window."""
-    detector = Detector(layout, limits or Thresholds())
+    detector = Detector(layout, limits or Thresholds(), {})
     return [detector.update(one) for one in windows]
 
 

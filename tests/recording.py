@@ -31,8 +31,8 @@ class Recording:
             terminal=terminal,
             announce=self.pictures.append,
         )
-        self.recorder, self.evidence, self.stop = parts[:3]
-        self.schedule, self.outputs = parts.schedule, parts.outputs
+        self.recorder, self.evidence, self.stop = parts.recorder, parts.evidence, parts.stop
+        self.schedule, self.flow = parts.schedule, parts.diagnosing.flow
         self.recorder.open()
         self.first_step = self.recorder.last_step + 1
         self.recorder.start_epoch(1, 1)

@@ -17,7 +17,7 @@ FEW = settings(LAWS, max_examples=15)
 
 def forgetful(before, after):
     """The alerts of windows before which the others were forgotten."""
-    detector = Detector(NET, Thresholds())
+    detector = Detector(NET, Thresholds(), {})
     for one in before:
         detector.update(one)
     detector.forget()
@@ -52,7 +52,7 @@ def test_what_is_forgotten_is_as_if_it_had_not_been(seed, length):
     [({}, 50), ({"dead_branch_windows": 1}, 50), ({"dead_windows": 80}, 80)],
 )
 def test_memory_is_bounded_and_enough_for_every_rule(limits, kept):
-    detector = Detector(LAYOUT, Thresholds(amp_grace=9, **limits))
+    detector = Detector(LAYOUT, Thresholds(amp_grace=9, **limits), {})
     for step in range(1, 210):
         detector.update(window(step))
     assert len(detector._readings) == kept

@@ -77,8 +77,8 @@ def test_what_was_read_is_written_as_it_was():
     raw["thresholds"] |= {
         name: value for name, value in asdict(Thresholds()).items() if name not in raw["thresholds"]
     }
-    assert "optimizer" not in raw
-    raw["optimizer"] = None
+    assert not {"optimizer", "optimizers_before"} & set(raw)
+    raw |= {"optimizer": None, "optimizers_before": []}
     assert encoded(read_meta(VERSION_2)) == json.dumps(raw, indent=1)
 
 

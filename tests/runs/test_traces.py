@@ -161,7 +161,7 @@ def test_columns_of_a_later_version_are_kept_and_missing_ones_are_empty(run):
 def resumed(folder):
     """Resume the run and trace one more step."""
     recording = Recording(folder, resumes=True)
-    recording.outputs.flow(trace(recording.first_step, epoch=3))
+    recording.flow(trace(recording.first_step, epoch=3))
     recording.recorder.end("finished")
     recording.recorder.close()
     assert recording.raised == []

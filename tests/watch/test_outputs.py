@@ -60,9 +60,9 @@ def epoch(number, *, finds=(), end=True):
     first = 2 * number - 1
     steps = []
     for step in (first, first + 1):
+        steps += [("flow", step)] * (step in {1, 2, 4, 8})
         steps += [("steps", step, 2), ("window", step, step)]
         steps += [("findings", *finds)] * bool(finds and step > first)
-        steps += [("flow", step)] * (step in {1, 2, 4, 8})
     begin = [("epoch_start", number, 4), *[("membership", 1)] * (number == 1)]
     return [*begin, *steps, *[("epoch", number, 2)] * end]
 

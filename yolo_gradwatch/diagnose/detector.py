@@ -13,8 +13,12 @@ from yolo_gradwatch.diagnose.rules.history import History, Mark, beyond_clip
 from yolo_gradwatch.measure.rollup import RARELY
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.layout import Layout
+    from yolo_gradwatch.measure.optimizer import Optimizer
+    from yolo_gradwatch.measure.trace import Flow
     from yolo_gradwatch.measure.windows import Window
 
 
@@ -26,10 +30,12 @@ class Detector:
     Args:
         layout: Of the model that is watched.
         limits: Of the rules.
+        training: Options of the training.
     """
 
-    def __init__(self, layout: Layout, limits: Thresholds) -> None:
+    def __init__(self, layout: Layout, limits: Thresholds, training: Mapping[str, object]) -> None:
         self._layout = layout
+        self._training = training
         self._limits = limits
         self._reader = Reader(layout)
         patience = [rule.needs(limits) for rule in RULES.values() if rule.unit == "windows"]
@@ -38,8 +44,16 @@ class Detector:
         self._marks: deque[Mark] = deque(maxlen=whole.PEAK_WINDOWS + whole.FRESH)
         self._skipped: deque[Window] = deque(maxlen=limits.amp_grace + 1)
 
-    def update(self, window: Window) -> list[Alert]:
-        """Alerts that hold with this window."""
+    def update(
+        self, window: Window, optimizer: Optimizer | None = None, flow: Flow | None = None
+    ) -> list[Alert]:
+        """Alerts that hold with this window.
+
+        Args:
+            window: The newest.
+            optimizer: What it moves by now.
+            flow: The newest batch that was traced, no later than the window.
+        """
         if window.skipped == window.steps:
             self._skipped.append(window)
         else:
@@ -52,9 +66,22 @@ class Detector:
             readings=tuple(self._readings),
             skipped=tuple(self._skipped),
             marks=tuple(self._marks),
+            training=self._training,
+            optimizer=optimizer,
+            flow=flow,
         )
         return [
-            Alert(name, rule.severity, hit.module, *hit.since, hit.value, hit.limit, hit.affected)
+            Alert(
+                rule=name,
+                severity=rule.severity,
+                module=hit.module,
+                epoch=hit.since[0],
+                step=hit.since[1],
+                value=hit.value,
+                limit=hit.limit,
+                affected=hit.affected,
+                reason=hit.reason,
+            )
             for name, rule in RULES.items()
             for hit in rule.judge(history, self._limits)
         ]

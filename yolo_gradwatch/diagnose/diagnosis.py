@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.diagnose.catalog import RULES
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.event import Event
     from yolo_gradwatch.measure.layout import Layout
+    from yolo_gradwatch.measure.optimizer import Optimizer
+    from yolo_gradwatch.measure.trace import Flow
     from yolo_gradwatch.measure.windows import Window
 
 
@@ -34,7 +37,11 @@ class Diagnosis:
     def __init__(self, layout: Layout, limits: Thresholds, training: Mapping[str, object]) -> None:
         self._layout = self._scope = layout
         self._limits = limits
-        self._detector = Detector(layout, limits)
+        self._training = training
+        self._detector = Detector(layout, limits, training)
+        self._optimizer: Optimizer | None = None
+        self._flow: Flow | None = None
+        self._flows: deque[Flow] = deque()
         self._windows = 0
         self._longest = 0
         self.findings = Findings(layout, limits, training)
@@ -49,8 +56,19 @@ class Diagnosis:
         window = self._scoped(window)
         self._windows += window.skipped < window.steps
         self._longest = max(self._longest, self._windows)
+        while self._flows and self._flows[0].step <= window.step_last:
+            self._flow = self._flows.popleft()
         seen = max(window.step_last, reported)
-        return self.findings.update(window, self._detector.update(window), seen)
+        alerts = self._detector.update(window, self._optimizer, self._flow)
+        return self.findings.update(window, alerts, seen)
+
+    def membership(self, optimizer: Optimizer) -> None:
+        """Note what the optimizer moves from the next window on."""
+        self._optimizer = optimizer
+
+    def flow(self, flow: Flow) -> None:
+        """Take a batch that was traced through the modules, before the window of its step."""
+        self._flows.append(flow)
 
     def attach(self, change: FindingChange, file: str) -> FindingChange:
         """A change with the file on the steps that it wants, which its finding keeps.
@@ -73,12 +91,14 @@ class Diagnosis:
         return window
 
     def _rescope(self, scope: Layout) -> None:
-        self._detector = Detector(scope, self._limits)
+        self._detector = Detector(scope, self._limits, self._training)
         self.findings.regroup(scope)
 
     def restart(self) -> None:
         """Forget what was before a resume or a recovery."""
         self._windows = 0
+        self._flow = None
+        self._flows.clear()
         self._detector.forget()
         self.findings.restart()
 
@@ -89,12 +109,15 @@ class Diagnosis:
         )
 
 
-def replay(
+def replay(  # noqa: PLR0913  # all that its training knew
     diagnosis: Diagnosis,
     windows: Iterable[Window],
     events: Iterable[Event],
     reported: Mapping[int, int] | None = None,
     files: Mapping[int, str] | None = None,
+    *,
+    optimizers: Iterable[Optimizer] = (),
+    flows: Iterable[Flow] = (),
 ) -> list[FindingChange]:
     """The changes of a whole run, as its training reported them.
 
@@ -105,14 +128,24 @@ def replay(
         reported: For the first step of a window that brought a change, the newest step that the
             training had seen when it reported that; the last one of the window where it is missing.
         files: The evidence that was kept: names within the run's folder by their step.
+        optimizers: What the optimizer moved, in the order of their steps.
+        flows: Batches that were traced, in the order of their steps.
     """
     known, kept = reported or {}, files or {}
     changes: list[FindingChange] = []
-    pending = list(events)
+    pending, moved, traced = deque(events), deque(optimizers), deque(flows)
+
+    def trace(until: int) -> None:
+        while traced and traced[0].step <= until:
+            diagnosis.flow(traced.popleft())
+
     for window in windows:
         while pending and pending[0].step <= window.step_first:
-            pending.pop(0)
+            trace(pending.popleft().step - 1)
             diagnosis.restart()
+        while moved and moved[0].step <= window.step_first:
+            diagnosis.membership(moved.popleft())
+        trace(window.step_last)
         for change in diagnosis.update(window, known.get(window.step_first, 0)):
             file = first_within(kept, *change.wants) if change.wants else ""
             changes.append(diagnosis.attach(change, file))

@@ -11,6 +11,23 @@ Change = Literal["start", "worse", "end"]
 
 
 @dataclass(frozen=True, slots=True)
+class Reason:
+    """What was measured about the cause of a finding, for its words.
+
+    Attributes:
+        kind: What it is, a word that the words of the rule know.
+        names: Modules, tensors, loss items or options that it is about, as the kind says.
+        values: Numbers, as the kind says.
+        rank: Of two reasons for one finding, the higher one is kept; of equals, the earlier.
+    """
+
+    kind: str
+    names: tuple[str, ...] = ()
+    values: tuple[float, ...] = ()
+    rank: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Alert:
     """One rule that holds for one module in one window.
 
@@ -23,6 +40,7 @@ class Alert:
         value: The number that was judged.
         limit: The threshold that it broke.
         affected: Blocks that suffer from it, its own aside.
+        reason: Of what was measured about its cause; None if nothing was.
     """
 
     rule: str
@@ -33,6 +51,7 @@ class Alert:
     value: float
     limit: float
     affected: tuple[str, ...] = ()
+    reason: Reason | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +88,7 @@ class Finding:
         message: What happened, why probably and what to try.
         origin: Those of ``modules`` with which it began.
         evidence: File that holds what its first step was made of; "" if there is none.
+        reason: What was measured about the cause of its newest episode; None if nothing was.
     """
 
     number: int
@@ -81,6 +101,7 @@ class Finding:
     message: str
     origin: tuple[str, ...] = ()
     evidence: str = ""
+    reason: Reason | None = None
 
     @property
     def epoch(self) -> int:

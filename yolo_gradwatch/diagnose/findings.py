@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from yolo_gradwatch.diagnose.catalog import RULES
-from yolo_gradwatch.diagnose.finding import Alert, Change, Episode, Finding, FindingChange
+from yolo_gradwatch.diagnose.finding import Alert, Change, Episode, Finding, FindingChange, Reason
 from yolo_gradwatch.diagnose.grouping import Grouping, by_rule
 from yolo_gradwatch.measure.clipping import CLIP_OVERFLOW
 from yolo_gradwatch.measure.windows import Window
@@ -157,6 +157,7 @@ class Findings:
             modules=self._grouping.modules(alerts, finding.modules),
             episodes=(*finding.episodes, Episode(epoch, step, None, now.reported, first.value)),
             limit=first.limit,
+            reason=_surest(None, alerts),
         )
         change = self._report("start", now, begun, alerts)
         is_kept = RULES[first.rule].keeps_evidence
@@ -170,8 +171,8 @@ class Findings:
             end = self._end(finding, now)
             return [end, self._begin(now, alerts, end.finding)]
         last.calm = 0
-        grown = replace(finding, modules=self._grouping.modules(alerts, finding.modules))
-        if grown.modules != finding.modules:
+        grown = _grown(finding, alerts, self._grouping)
+        if grown != finding:
             grown = self._worded(grown)
         self.all[finding.number] = grown
         value = max(alert.value for alert in alerts)
@@ -215,3 +216,15 @@ class Findings:
     def _worded(self, finding: Finding) -> Finding:
         words = RULES[finding.rule].message(self._layout, self._training, finding)
         return replace(finding, message=str(words))
+
+
+def _grown(finding: Finding, alerts: list[Alert], grouping: Grouping) -> Finding:
+    """A finding that lasts, with these alerts too."""
+    modules = grouping.modules(alerts, finding.modules)
+    return replace(finding, modules=modules, reason=_surest(finding.reason, alerts))
+
+
+def _surest(known: Reason | None, alerts: Iterable[Alert]) -> Reason | None:
+    """What is known of a cause by now."""
+    reasons = [known, *(alert.reason for alert in alerts)]
+    return max((one for one in reasons if one), key=lambda one: one.rank, default=None)

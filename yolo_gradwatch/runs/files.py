@@ -39,7 +39,7 @@ class Files(OutputBase):
         self._resumes = past is not None
         self._events = list(past.events) if past else []
         self._epochs = list(past.epochs) if past else []
-        self._optimizer = past.optimizer if past else None
+        self._optimizers = list(past.optimizers) if past else []
         self._others = dict(past.others) if past else {}
         self._log: runlog.RunLog | None = None
         self._noted = 0
@@ -85,7 +85,7 @@ class Files(OutputBase):
 
     def membership(self, optimizer: Optimizer) -> None:
         """Note what the optimizer moves."""
-        self._optimizer = optimizer
+        self._optimizers.append(optimizer)
         self._describe()
 
     def restart(self, event: Event) -> None:
@@ -140,6 +140,7 @@ class Files(OutputBase):
             last_step=self._last_step,
             events=tuple(self._events),
             epochs=tuple(self._epochs),
-            optimizer=self._optimizer,
+            optimizer=self._optimizers[-1] if self._optimizers else None,
+            optimizers_before=tuple(self._optimizers[:-1]),
             others=self._others,
         )

@@ -79,6 +79,7 @@ class Meta:
         events: Points at which the run restarted, by step.
         epochs: Clipping and AMP of each pass over an epoch.
         optimizer: What it moves, as noted last; None if unknown, as in older files.
+        optimizers_before: What was noted before that, by step.
         others: Parts of a later version.
     """
 
@@ -93,7 +94,13 @@ class Meta:
     events: tuple[Event, ...] = ()
     epochs: tuple[EpochClipping, ...] = ()
     optimizer: Optimizer | None = None
+    optimizers_before: tuple[Optimizer, ...] = ()
     others: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def optimizers(self) -> tuple[Optimizer, ...]:
+        """All that was noted of what the optimizer moves, by step."""
+        return (*self.optimizers_before, *([self.optimizer] if self.optimizer else []))
 
 
 def encoded(meta: Meta) -> str:
@@ -216,6 +223,8 @@ def _misfits(meta: Meta) -> Iterator[tuple[str, str]]:
     steps = {"$.last_step": meta.last_step}
     if meta.optimizer:
         steps["$.optimizer.step"] = meta.optimizer.step
+    before = enumerate(meta.optimizers_before)
+    steps |= {f"$.optimizers_before[{number}].step": one.step for number, one in before}
     steps |= {f"$.events[{number}].step": event.step for number, event in enumerate(meta.events)}
     for place, step in steps.items():
         if not 0 <= step <= MOST_STEPS:

@@ -80,7 +80,10 @@ class Output(Protocol):
         """A pass over an epoch with at least one captured step is over."""
 
     def flow(self, flow: Flow) -> None:
-        """One batch was traced through the modules; see `GradWatch` for when."""
+        """One batch was traced through the modules, before `steps` gets its optimizer step.
+
+        See `GradWatch` for when.
+        """
 
     def regroup(self, layout: Layout) -> None:
         """More modules are watched from now on, because layers have thawed."""

@@ -11,6 +11,7 @@ from yolo_gradwatch.diagnose.diagnosis import replay
 from yolo_gradwatch.measure.clipping import epochs_of
 from yolo_gradwatch.measure.layout import dated
 from yolo_gradwatch.measure.windows import windows_of
+from yolo_gradwatch.runs import traces
 from yolo_gradwatch.runs.evidence import by_step
 from yolo_gradwatch.runs.losses import with_losses
 from yolo_gradwatch.runs.meta import encoded
@@ -44,7 +45,7 @@ class Past:
         steps: Captured steps so far.
         events: Its restarts.
         epochs: Its passes over an epoch.
-        optimizer: What moved its parameters; None if unknown.
+        optimizers: What moved its parameters, by step; none if unknown.
         others: Parts of ``gradwatch.json`` from a later version, which are written again.
         traces: Batches that were traced through the modules.
     """
@@ -53,7 +54,7 @@ class Past:
     steps: int
     events: tuple[Event, ...]
     epochs: tuple[EpochClipping, ...]
-    optimizer: Optimizer | None = None
+    optimizers: tuple[Optimizer, ...] = ()
     others: dict[str, object] = field(default_factory=dict)
     traces: int = 0
 
@@ -100,17 +101,26 @@ def _taken_over(run: Run, layout: Layout, diagnosis: Diagnosis) -> Past:
     epochs = list(run.meta.epochs)
     epochs += epochs_of(run.grid, sum(epoch.steps for epoch in epochs))
     windows = list(with_losses(windows_of(grid_of(run.windows, layout)), run.losses))
-    replay(diagnosis, windows, run.meta.events, run.reported, by_step(run.folder))
     _check_losses(run.folder / LOSSES_FILE)
+    count = _traces(run)
+    replay(
+        diagnosis,
+        windows,
+        run.meta.events,
+        run.reported,
+        by_step(run.folder),
+        optimizers=run.meta.optimizers,
+        flows=traces.all_of(run.folder / FLOW_FILE),
+    )
     mend(run.folder, run.layout.modules[-1])
     return Past(
         first_step=_next_step(run),
         steps=sum(window.steps for window in windows),
         events=run.meta.events,
         epochs=tuple(epochs),
-        optimizer=run.meta.optimizer,
+        optimizers=run.meta.optimizers,
         others=run.meta.others,
-        traces=_traces(run),
+        traces=count,
     )
 
 

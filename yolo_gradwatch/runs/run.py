@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay
 from yolo_gradwatch.diagnose.report import Report
 from yolo_gradwatch.measure.windows import windows_of
-from yolo_gradwatch.runs import process, tables
+from yolo_gradwatch.runs import process, tables, traces
 from yolo_gradwatch.runs.evidence import by_step
 from yolo_gradwatch.runs.find import folder_of
 from yolo_gradwatch.runs.losses import with_losses
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.layout import Layout
+    from yolo_gradwatch.measure.trace import Flow
     from yolo_gradwatch.measure.windows import Grid, Window
     from yolo_gradwatch.runs.meta import Meta
 
@@ -93,6 +94,13 @@ class Run:
         """
         return tables.read_flow(self.folder / FLOW_FILE)
 
+    def _flows(self) -> tuple[list[Flow], tuple[str, ...]]:
+        """The batches that were traced; none where their file is damaged, and a sentence on it."""
+        try:
+            return (traces.all_of(self.folder / FLOW_FILE) if len(self.flow) else []), ()
+        except FormatError as error:
+            return [], (f"traces are left out: {error}",)
+
     def plot_flow(self) -> Figure:
         """The network from its first block to its last, at a few traced batches, as a figure.
 
@@ -126,8 +134,16 @@ class Run:
         options, limits = self.meta.options, thresholds or self.thresholds
         diagnosis = Diagnosis(self.layout, limits, options.training)
         reported = self.reported if limits == self.thresholds else None
-        events, files = self.meta.events, by_step(self.folder)
-        replay(diagnosis, self.windows_in_order(), events, reported, files)
+        flows, remarks = self._flows()
+        replay(
+            diagnosis,
+            self.windows_in_order(),
+            self.meta.events,
+            reported,
+            by_step(self.folder),
+            optimizers=self.meta.optimizers,
+            flows=flows,
+        )
         return Report(
             run=self.folder,
             status=self.status,
@@ -138,7 +154,7 @@ class Run:
             clip=options.clip,
             unjudged=diagnosis.unjudged(),
             thresholds=limits,
-            remarks=self.remarks,
+            remarks=(*self.remarks, *remarks),
             interval=options.interval,
         )
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from yolo_gradwatch.measure.windows import windows_of
-from yolo_gradwatch.runs import checks, tables
+from yolo_gradwatch.runs import checks, tables, traces
+from yolo_gradwatch.runs.losses import with_losses
 from yolo_gradwatch.runs.meta import read_meta
 from yolo_gradwatch.runs.repair import whole_windows
 from yolo_gradwatch.runs.run import last_said
 from yolo_gradwatch.runs.schema import (
+    FLOW_FILE,
+    LOSSES_FILE,
     META_FILE,
     WINDOW_NEEDED,
     WINDOWS_FILE,
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.layout import Layout
+    from yolo_gradwatch.measure.trace import Flow
     from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.runs.meta import Meta, RunOptions
 
@@ -34,13 +39,15 @@ class Look:
     Attributes:
         is_new: Whether a run begins with it: the first look, or other files than before.
         meta: The content of ``gradwatch.json``.
-        windows: Those that were not there at the look before.
+        windows: Those that were not there at the look before, with their loss items.
+        flows: Batches that were traced up to the last of these windows, and not there before.
         is_killed: Whether the process of the training is gone, without an end in the files.
     """
 
     is_new: bool
     meta: Meta
     windows: tuple[Window, ...]
+    flows: tuple[Flow, ...] = ()
     is_killed: bool = False
 
     @property
@@ -51,7 +58,13 @@ class Look:
     def by_epoch(self) -> list[Look]:
         """The same in parts with the windows of one epoch each; one part if there are none."""
         groups = [tuple(group) for _, group in groupby(self.windows, lambda window: window.epoch)]
-        return [replace(self, windows=windows) for windows in groups or [()]]
+        parts, flows = [], list(self.flows)
+        for windows in groups or [()]:
+            last = windows[-1].step_last if windows else 0
+            own = tuple(flow for flow in flows if flow.step <= last)
+            flows = flows[len(own) :]
+            parts.append(replace(self, windows=windows, flows=own))
+        return parts
 
 
 class _Known(NamedTuple):
@@ -85,6 +98,7 @@ class Tail:
         self._end = 0
         self._line = b""
         self._names: tuple[str, ...] = ()
+        self._traced = 0
         self._meta_state: tuple[int, ...] = ()
         self._meta_read: Meta
 
@@ -106,11 +120,29 @@ class Tail:
         is_new = self._run is None or not run.continues(self._run)
         self._run = run
         if is_new:
-            self._end, self._line = 0, b""
+            self._end, self._line, self._traced = 0, b"", 0
         look = Look(is_new, meta, (), is_killed=is_gone)
         if is_new or look.is_over:  # it may have grown up to its end
             fresh = self._fresh() or b""
-        return replace(look, windows=self._windows(fresh, meta.layout))
+        windows = self._windows(fresh, meta.layout)
+        if not windows:
+            return look
+        last = windows[-1]
+        with suppress(FormatError):  # review names what is damaged
+            losses, _ = tables.read_losses(self._folder / LOSSES_FILE, last.step_first)
+            windows = tuple(with_losses(windows, losses))
+        return replace(look, windows=windows, flows=self._flows(last.step_last))
+
+    def _flows(self, last: int) -> tuple[Flow, ...]:
+        """Batches up to a step that were traced since the last look."""
+        path = self._folder / FLOW_FILE
+        with suppress(FormatError):  # as above
+            tables.read_flow(path)
+            flows = traces.all_of(path)[self._traced :]
+            flows = [flow for flow in flows if flow.step <= last]
+            self._traced += len(flows)
+            return tuple(flows)
+        return ()
 
     def _meta(self) -> Meta:
         """The content of ``gradwatch.json``, parsed once as long as it stays the same."""

@@ -1,9 +1,11 @@
-"""Traces through the modules as rows of ``gradwatch/flow.csv``, and one of them back."""
+"""Traces through the modules as rows of ``gradwatch/flow.csv``, and back."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +14,7 @@ from yolo_gradwatch.measure.trace import Call, Flow
 from yolo_gradwatch.runs.schema import FLOW_NUMBERS, cells, column_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 
@@ -33,19 +35,30 @@ def newest(path: Path, epochs: tuple[int, int] | None = None) -> Flow | None:
         epochs: First and last epoch to look at; all of them by default.
     """
     low, high = epochs or (1, sys.maxsize)
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    names = column_names(lines[0]) if lines else ()
     found: list[dict[str, str]] = []
-    for line in reversed(lines[1:]):
-        row = dict(zip(names, cells(line), strict=True))
+    for row in reversed(_rows(path)):
         if found and row["step"] != found[-1]["step"]:
             break
         if low <= int(row["epoch"]) <= high:
             found.append(row)
-    if not found:
-        return None
-    calls = tuple(_call(row) for row in reversed(found))
-    return Flow(int(found[0]["epoch"]), int(found[0]["step"]), calls)
+    return _flow(found[::-1]) if found else None
+
+
+def all_of(path: Path) -> list[Flow]:
+    """The traces of a table that `tables.read_flow` takes, in their order."""
+    return [_flow(list(found)) for _, found in groupby(_rows(path), itemgetter("step"))]
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """Whole lines, each by column."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    names = column_names(lines[0]) if lines else ()
+    return [dict(zip(names, cells(line), strict=True)) for line in lines[1:]]
+
+
+def _flow(rows: Sequence[dict[str, str]]) -> Flow:
+    calls = tuple(map(_call, rows))
+    return Flow(int(rows[0]["epoch"]), int(rows[0]["step"]), calls)
 
 
 def _call(row: dict[str, str]) -> Call:

@@ -59,7 +59,14 @@ class Judge:
         last = look.windows[-1].step_first if look.windows else -1
         due = [event for event in look.meta.events if event.step <= last]
         events, files = due[self._events :], by_step(self._folder)
-        changes = replay(self._diagnosis, look.windows, events, files=files)
+        changes = replay(
+            self._diagnosis,
+            look.windows,
+            events,
+            files=files,
+            optimizers=look.meta.optimizers,
+            flows=look.flows,
+        )
         self._events = max(self._events, len(due))
         self.board.show(self._diagnosis.findings.all.values())
         return changes

@@ -13,6 +13,7 @@ from yolo_gradwatch.runs.evidence import Evidence
 from yolo_gradwatch.runs.files import Files
 from yolo_gradwatch.runs.outputs import RunInfo
 from yolo_gradwatch.views.picture import DepthPicture, Ended, Picture
+from yolo_gradwatch.watch.diagnosing import Diagnosing
 from yolo_gradwatch.watch.fanout import Fanout
 from yolo_gradwatch.watch.reactions import Callback, StopRule
 from yolo_gradwatch.watch.recorder import Recorder
@@ -55,19 +56,19 @@ class Parts(NamedTuple):
 
     Attributes:
         recorder: Takes what was read.
+        diagnosing: Takes the traces.
         evidence: Takes what else is known of a step.
         stop: Says whether to stop.
         optimizer: What moved the parameters of the run that is continued; None if unknown.
         schedule: Says which batches are traced; None if none is.
-        outputs: Get the traces.
     """
 
     recorder: Recorder
+    diagnosing: Diagnosing
     evidence: Evidence
     stop: StopRule
     optimizer: Optimizer | None
     schedule: Schedule | None
-    outputs: Fanout
 
 
 def assemble(  # noqa: PLR0913  # all that a watch is made of
@@ -122,6 +123,7 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
     outputs = [files, evidence, *wishes, terminal, *called, stop, *options.outputs]
     ended = Ended(files)
     fanout = Fanout([*outputs, Picture(ended, announce), DepthPicture(ended)])
-    recorder = Recorder(run, members, diagnosis, fanout, evidence.file, past)
-    known = past.optimizer if past else None
-    return Parts(recorder, evidence, stop, known, schedule, fanout)
+    diagnosing = Diagnosing(diagnosis, fanout, evidence.file)
+    recorder = Recorder(run, members, diagnosing, fanout, past)
+    known = past.optimizers[-1] if past and past.optimizers else None
+    return Parts(recorder, diagnosing, evidence, stop, known, schedule)

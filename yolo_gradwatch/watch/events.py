@@ -165,8 +165,8 @@ class Events:
         """Hand over the steps that have landed, or wait for all."""
         samples = list(self._capture.drain(wait=wait))
         self._change.landed(samples)
-        self._recorder.take(samples)
         self.tracing.drain(wait=wait)
+        self._recorder.take(samples)
 
     def finish(self, outcome: str) -> None:
         """End the watch of a training that is over, however it has ended."""

@@ -12,9 +12,8 @@ from yolo_gradwatch.watch.epochs import Epochs
 from yolo_gradwatch.watch.pending import Pending
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
-    from yolo_gradwatch.diagnose.diagnosis import Diagnosis
     from yolo_gradwatch.measure.event import EventKind
     from yolo_gradwatch.measure.layout import Layout, Members
     from yolo_gradwatch.measure.optimizer import Optimizer
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.runs.outputs import RunInfo
     from yolo_gradwatch.runs.resume import Past
+    from yolo_gradwatch.watch.diagnosing import Diagnosing
     from yolo_gradwatch.watch.fanout import Fanout
 
 
@@ -31,29 +31,26 @@ class Recorder:
     Args:
         run: What there is to know of the training.
         members: Which parameters make up each module.
-        diagnosis: It knows the findings of the run that is continued.
-        outputs: Get windows and findings.
-        evidence: Writes a file on one of the steps from a first to a last; its name, or "".
+        diagnosing: It knows the findings of the run that is continued.
+        outputs: Get the rest.
         past: The run that is continued; None if it begins here.
 
     Attributes:
         last_step: Number of the newest optimizer step, captured or not; ``remarks`` go to reports.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917  # each is a part of its own
+    def __init__(
         self,
         run: RunInfo,
         members: Members,
-        diagnosis: Diagnosis,
+        diagnosing: Diagnosing,
         outputs: Fanout,
-        evidence: Callable[[int, int], str],
         past: Past | None = None,
     ) -> None:
         self._run = run
         self._layout = run.layout
-        self._diagnosis = diagnosis
+        self._diagnosing, self._diagnosis = diagnosing, diagnosing.diagnosis
         self._outputs = outputs
-        self._evidence = evidence
         self._rollup = Rollup(members, run.interval, run.clip)
         self._epochs = Epochs(run.layout, run.clip, past.epochs if past else ())
         self._status = "running"
@@ -103,7 +100,7 @@ class Recorder:
     def membership(self, optimizer: Optimizer) -> None:
         """Note what the optimizer moves from its ``step`` on; no window spans a change."""
         self._close_window()
-        self._outputs.membership(optimizer)
+        self._diagnosing.membership(optimizer)
 
     def take(self, samples: Iterable[Sample]) -> None:
         """Take steps as they land, in order.
@@ -171,7 +168,4 @@ class Recorder:
 
     def _judge(self, windows: Iterable[Window]) -> None:
         for window in windows:
-            self._outputs.window(window)
-            if changes := self._diagnosis.update(window, self._seen):
-                files = [self._evidence(*c.wants) if c.wants else "" for c in changes]
-                self._outputs.findings(list(map(self._diagnosis.attach, changes, files)))
+            self._diagnosing.window(window, self._seen)

@@ -37,9 +37,9 @@ class Tracing:
 
     def __init__(self, trainer: weakref.ref[Any], parts: Parts) -> None:
         self._alive = trainer
+        self._take = parts.diagnosing.flow
         self._remarks = parts.recorder.remarks
         self._schedule = parts.schedule
-        self._outputs = parts.outputs
         self._probe: Probe | None = None
         self._at = (0, 0)
         self._flying: deque[tuple[tuple[int, int], Landing]] = deque()
@@ -95,7 +95,7 @@ class Tracing:
         """Hand on the traces that have landed, or wait for all."""
         while self._flying and (wait or self._flying[0][1].transfer.has_landed):
             (epoch, step), landing = self._flying.popleft()
-            self._outputs.flow(landing.flow(epoch, step))
+            self._take(landing.flow(epoch, step))
 
     def discard(self) -> None:
         """Take the hooks away from a batch that was not trained to its end."""

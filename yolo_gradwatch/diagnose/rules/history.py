@@ -6,7 +6,7 @@ warm-up, accumulation and loss scale cancel out; only those of the whole net loo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -16,10 +16,13 @@ from yolo_gradwatch.diagnose.reading import Reading, medians
 from yolo_gradwatch.measure.clipping import CLIP_OVERFLOW
 
 if TYPE_CHECKING:
+    from yolo_gradwatch.diagnose.finding import Reason
     from yolo_gradwatch.diagnose.graph import Graph
     from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.arrays import Flags, Floats
     from yolo_gradwatch.measure.layout import Layout
+    from yolo_gradwatch.measure.optimizer import Optimizer
+    from yolo_gradwatch.measure.trace import Flow
     from yolo_gradwatch.measure.windows import Window
 
 
@@ -48,6 +51,7 @@ class Hit(NamedTuple):
         limit: The threshold that it broke.
         since: First window of the evidence, as anything with ``epoch`` and first step.
         affected: Blocks that suffer from it, the module's own aside.
+        reason: What was measured about the cause; None if nothing was.
     """
 
     module: str
@@ -55,6 +59,7 @@ class Hit(NamedTuple):
     limit: float
     since: tuple[int, int]
     affected: tuple[str, ...] = ()
+    reason: Reason | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,10 @@ class History:
         skipped: The windows since then, of which AMP skipped every step.
         marks: The whole net in the windows of ``readings`` and in those before, without those
             `beyond_clip`.
+        training: Options of the training.
+        optimizer: What it moves by now; None if unknown, as in older files.
+        flow: The newest batch that was traced through the modules, since the run began or
+            restarted, and no later than the newest window; None if there is none.
     """
 
     layout: Layout
@@ -77,6 +86,9 @@ class History:
     readings: Sequence[Reading]
     skipped: Sequence[Window]
     marks: Sequence[Mark]
+    training: Mapping[str, object]
+    optimizer: Optimizer | None = None
+    flow: Flow | None = None
 
 
 Judge: TypeAlias = Callable[[History, "Thresholds"], Iterator[Hit]]
