@@ -75,7 +75,17 @@ class TwoProcesses(DetectionTrainer):
         self.steps += 1
         torch.save(self.added, self._beside(f"step-{self.steps}-rank-{RANK}.pt"))
         self.added = {}
+        before = self._weights()
         super().optimizer_step()
+        items = self.loss_items
+        if torch.is_tensor(items):
+            items = dict(zip(self.loss_names, items, strict=True))
+        moved = (before, self._weights(), items)
+        torch.save(moved, self._beside(f"moved-{self.steps}-rank-{RANK}.pt"))
+
+    def _weights(self):
+        named = unwrap_model(self.model).named_parameters()
+        return {name: p.detach().double() for name, p in named if p.requires_grad}
 
     def _do_train(self):
         super()._do_train()

@@ -62,6 +62,21 @@ def assert_norms_are_those_of_the_mean(folder, run):
         assert (np.abs(found - alone) > 0.01 * alone).mean() > 0.9
 
 
+def assert_updates_and_losses_are_those_of_rank_0(folder, run):
+    import torch
+
+    for step in STEPS:
+        before, after, items = torch.load(folder / f"moved-{step}-rank-0.pt")
+        losses = run.losses[run.losses["step_first"] == step].set_index("item")["mean"]
+        for name, value in items.items():
+            assert losses[name] == pytest.approx(float(value), rel=1e-6)
+        rows = run.windows[run.windows["step_first"] == step]
+        moved = norms_of({name: after[name] - before[name] for name in before}, rows["module"])
+        expected = moved / norms_of(before, rows["module"]) if step in {1, 2} else np.nan
+        found = rows["update_ratio"].to_numpy(np.float64)
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-9)
+
+
 def test_rank_0_records_the_reduced_gradients_and_the_launcher_finds_the_run(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
@@ -75,6 +90,7 @@ def test_rank_0_records_the_reduced_gradients_and_the_launcher_finds_the_run(tmp
     assert not (folder / "of_an_earlier_run.txt").exists()  # the launcher emptied the folder
     run = load_run(folder)
     assert_norms_are_those_of_the_mean(tmp_path, run)
+    assert_updates_and_losses_are_those_of_rank_0(tmp_path, run)
     assert run.windows["step_last"].max() == len(STEPS)
     assert not any(name.startswith("module") for name in run.windows["module"])
     assert run.flow.groupby("step").size().to_dict() == {1: 543, 2: 543}
