@@ -34,6 +34,15 @@ _BEGINNING = {
 """What differs first, in words."""
 
 
+_NAMES = {
+    "model": "the whole model",
+    TOTAL: "the sum",
+    "weights": "their norm",
+    "update": "change of the weights by their norm",
+}
+"""Of what is named by its kind, or otherwise than in the files."""
+
+
 def sentences(found: Parting, letter: str) -> list[str]:
     """What there is to say of a run beside A.
 
@@ -74,12 +83,12 @@ def _silent(found: Parting) -> str:
 def _equal(found: Parting) -> list[str]:
     steps = f"up to step {found.last:,}, the last that both have"
     if found.outcome == "losses":
-        return [f"The gradients are the same {steps}{_rounded(found)}."]
+        return [f"The gradients are the same{_rounded(found)} {steps}."]
     what = "Losses and gradients are" if found.items else "The gradients are"
     unknown = "" if found.items else "; the losses are not in the files of both"
     if found.exact == found.last:
         return [f"{what} equal bit for bit {steps}{unknown}."]
-    return [f"{what} the same {steps}{_rounded(found)}{unknown}."]
+    return [f"{what} the same{_rounded(found)} {steps}{unknown}."]
 
 
 def _before(found: Parting, letter: str) -> str:
@@ -88,12 +97,13 @@ def _before(found: Parting, letter: str) -> str:
     when = f"at step {high:,}" if low == high else f"in steps {low:,} to {high:,}"
     if found.outcome == "drift":
         return (
-            f"{letter} is the same as A up to step {found.same:,}{_rounded(found)}, and drifts "
+            f"{letter} is the same as A{_rounded(found)} up to step {found.same:,}, and drifts "
             f"away from step {low:,} on without a jump, as the same training does on another "
             "machine."
         )
     if not found.same:
-        return f"{letter} differs from A from the first step on ({when})."
+        since = "the first step" if high == 1 else f"step {high:,}, the first that both have,"
+        return f"{letter} differs from A from {since} on."
     if found.exact == found.same:
         how = "; until then all is equal bit for bit"
     elif found.silent:
@@ -106,7 +116,7 @@ def _before(found: Parting, letter: str) -> str:
 def _rounded(found: Parting) -> str:
     if not found.rounding:
         return ""
-    return f" up to rounding (at most {significant(found.rounding, 1)} apart)"
+    return f" but for rounding (at most {significant(found.rounding, 1)} apart)"
 
 
 def _parted(found: Parting) -> list[str]:
@@ -131,7 +141,7 @@ def _why(found: Parting, first: Kind) -> str:
     if first == "rate":
         return ". Another schedule, or a callback that changes it."
     if first == "update":
-        return ", of the same gradient. Another optimizer, momentum or weight decay."
+        return ", from the same gradient. Another optimizer, momentum or weight decay."
     if first == "gradient":
         same = (
             "The losses are the same there, so that it arises " if found.items else "It may arise "
@@ -158,7 +168,7 @@ def _named(apart: Sequence[Apart]) -> str:
 def _values(one: Apart) -> str:
     """A number in A and in the other run, and how many times as large it is there."""
     a, b = one.values
-    name = {"model": "the whole model", "sum": "the sum"}.get(one.name, one.name)
+    name = _NAMES.get(one.kind) or _NAMES.get(one.name, one.name)
     if not (math.isfinite(a) and math.isfinite(b)):
         shown = [significant(v, 3) if math.isfinite(v) else "not finite or none" for v in (a, b)]
         return f"{name} {shown[0]} and {shown[1]}"
