@@ -476,6 +476,7 @@ def test_a_watch_that_is_detached_in_a_training_ends_there_and_the_training_goes
     assert (report.findings, report.steps) == (found.report().findings, found.report().steps)
     assert abs(report.steps - steps) <= is_first
     assert len(report.remarks) == 1
+    assert found.report().remarks == report.remarks
     assert watch.reports == [report]
     assert (tmp_path / "run" / "gradwatch.png").exists()
 

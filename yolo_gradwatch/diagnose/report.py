@@ -156,7 +156,8 @@ class Report:
         if not self.steps:
             return [*remarks, f"  {_STEPLESS.get(self.status, _ENDED_EARLY)}"]
         short = [f"  too short to judge: {', '.join(self.unjudged)}"] if self.unjudged else []
-        if self.is_too_short and self.status == "finished":
+        is_all = self.interval == 1 and self.applied == self.steps
+        if self.is_too_short and is_all and self.status == "finished":
             short = [f"  {_gave_few(self)}", *short]
         laxer = _laxer(self.thresholds)
         return [*remarks, *_captured(self.interval), *short, *laxer, *_gradient(self)]
