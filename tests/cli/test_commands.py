@@ -506,6 +506,18 @@ def test_the_picture_has_a_row_a_block(run):
     assert (209, 0, 28) in colours  # the frame of a critical finding
 
 
+def test_all_modules_are_listed_and_drawn_only_if_asked_for(run, capsys):
+    picture = run / "gradwatch.png"
+    picture.unlink(missing_ok=True)
+    listed = {}
+    for options in ((), ("--modules",)):
+        assert main(["review", str(run), *options]) == 0
+        words = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()}
+        listed[options] = words & set(LAYOUT.modules)
+        assert not picture.exists()
+    assert listed["--modules",] == set(LAYOUT.modules) > listed[()]
+
+
 @pytest.mark.parametrize(("limit", "code"), [(3, 1), (4, 0)])
 def test_following_judges_under_the_limits_that_are_given(run, limit, code):
     options = ["--follow", "--fail-on", "dead", f"--dead-windows={limit}"]

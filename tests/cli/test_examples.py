@@ -57,7 +57,7 @@ def test_review_csv(tmp_path):
     train(tmp_path, watch=watch)
     out = run(tmp_path, "review_csv.py", watch.run_dir)
     answers = out.split("\n\nWh")
-    assert "GradWatch: healthy" in answers[0]
+    assert "GradWatch: no verdict" in answers[0]
     (convolutions,) = [line for line in answers[1].splitlines() if line.startswith("Conv2d")]
     rows = load_run(watch.run_dir).windows
     first = rows[(rows["type"] == "Conv2d") & (rows["step_last"] == 1)]["norm_mean"].median()

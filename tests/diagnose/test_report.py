@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from shown import episode_of, epoch_of, finding_of
 
+from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.finding import Finding
-from yolo_gradwatch.diagnose.report import Report
+from yolo_gradwatch.diagnose.report import LEAST_STEPS, Report
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.clipping import EpochClipping
 
@@ -43,6 +44,11 @@ def report_of(*findings, status="finished", steps=1234, modules=57, epochs=None,
 REPORTS = {
     "healthy": report_of(),
     "one step of one module": report_of(steps=1, modules=1),
+    "a few steps": report_of(steps=4, unjudged=("vanishing",)),
+    "a few steps so far": report_of(NOTICE, steps=4, status="running"),
+    "a few applied steps": report_of(steps=20, epochs=(epoch_of(steps=20, skipped=16),)),
+    "a few captured steps": report_of(steps=2, interval=10, epochs=()),
+    "a few steps, with a finding": report_of(DEAD, steps=4),
     "a notice": report_of(NOTICE),
     "a notice and two alarms": report_of(NOTICE, DEAD, WARNING, DEAD),
     "a warning": report_of(WARNING),
@@ -80,6 +86,24 @@ def test_the_words_of_a_report(golden):
 def test_a_run_is_healthy_without_an_alarm_and_a_notice_is_none(findings, alarms):
     report = report_of(*findings)
     assert (report.alarms, report.healthy) == (alarms, not alarms)
+
+
+@pytest.mark.parametrize("findings", [(), (NOTICE,), (DEAD,)])
+@pytest.mark.parametrize("skipped", [0, 3])
+@pytest.mark.parametrize("steps", [1, 4, 5, 7, 8])
+def test_next_to_no_steps_give_no_verdict_unless_something_was_found(steps, skipped, findings):
+    skipped = min(skipped, steps)
+    epochs = (epoch_of(steps=steps, skipped=skipped),)
+    report = report_of(*findings, steps=steps, epochs=epochs)
+    begins = (
+        "unhealthy" if DEAD in findings else "healthy" if steps - skipped >= 5 else "no verdict"
+    )
+    assert report.verdict.startswith(begins)
+    assert report.is_too_short == (begins == "no verdict")
+
+
+def test_as_many_steps_as_vanishing_needs_give_a_verdict():
+    assert RULES["vanishing"].needs(Thresholds()) == LEAST_STEPS
 
 
 def test_stricter_limits_take_nothing_from_a_report():

@@ -53,6 +53,7 @@ FULL = Meta(
         thawed=("model.2.bias",),
         step=7,
     ),
+    remarks=("no flow",),
     others={"mood": {"of": ["the", None]}},
 )
 
@@ -77,8 +78,9 @@ def test_what_was_read_is_written_as_it_was():
     raw["thresholds"] |= {
         name: value for name, value in asdict(Thresholds()).items() if name not in raw["thresholds"]
     }
-    assert not {"optimizer", "optimizers_before"} & set(raw)
-    raw |= {"optimizer": None, "optimizers_before": []}
+    later = {"optimizer": None, "optimizers_before": [], "remarks": []}
+    assert not set(later) & set(raw)
+    raw |= later
     assert encoded(read_meta(VERSION_2)) == json.dumps(raw, indent=1)
 
 

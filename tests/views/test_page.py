@@ -3,6 +3,7 @@ import re
 import shutil
 import subprocess
 import sys
+from base64 import b64decode
 from dataclasses import replace
 from html import unescape
 
@@ -16,6 +17,7 @@ from watched import CONV, DEAD, watch
 from yolo_gradwatch import load_run
 from yolo_gradwatch.cli.main import main
 from yolo_gradwatch.measure.arrays import FLOAT32_MAX
+from yolo_gradwatch.measure.quantities import QUANTITIES
 from yolo_gradwatch.views.heatmap import NONFINITE, STATES, WEAK, WEAK_ZERO, ZERO
 from yolo_gradwatch.views.summary import summary
 
@@ -24,6 +26,7 @@ page = pytest.importorskip(
 )
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+quantities = pytest.importorskip("yolo_gradwatch.views.html.hover").quantities
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
 
 WITNESS = """<script>
@@ -159,7 +162,9 @@ def opened(folder, windows, script, **changes):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    watch(folder, [*DEAD, window(4, steps=3, nonfinite=["model.2.b"])])
+    last = window(4, steps=3, nonfinite=["model.2.b"])
+    ratios = np.arange(len(LAYOUT.modules), dtype=np.float32) / 100
+    watch(folder, [*DEAD, replace(last, update_ratio=ratios)])
     return load_run(folder)
 
 
@@ -195,12 +200,42 @@ def test_all_modules_are_a_click_away_in_the_levels_of_the_run(told, run):
 
 
 def test_hovering_tells_module_step_and_norm(told):
-    assert told["block"] == ["model.1 (Block)", "epoch 1, step 1", "norm 1.00", "finding 1: dead"]
+    assert told["block"][:3] == ["model.1 (Block)", "epoch 1, step 1", "norm 1.00"]
+    assert told["block"][4:] == ["finding 1: dead"]
     assert told["dead"][:3] == [f"{CONV} (Conv2d)", "epoch 1, step 1", "norm 0.00, exactly zero"]
     assert told["bad"][:3] == ["model.2.b (Conv2d)", "epoch 1, steps 4 to 6", "no norm, NaN or Inf"]
     assert told["whole"][:2] == ["whole model", "epoch 1, steps 4 to 6"]
-    assert told["mouse"] == ["model.0 (Block)", "epoch 1, step 1", "norm 1.00"]  # a real one
+    assert told["mouse"][:3] == ["model.0 (Block)", "epoch 1, step 1", "norm 1.00"]  # a real one
     assert told["hidden"]
+
+
+def test_hovering_tells_what_else_was_measured_in_that_window(told):
+    weights = ["weights 5.00", "largest 1.00"]
+    row = LAYOUT.modules.index("model.2.b")
+    updates = [f"update {share:.3g}" for share in (row / 100, 0)]
+    assert told["block"][3].split(", ") == ["highest 1.00", *weights]
+    assert told["dead"][3].split(", ") == ["zero in 1 step", "highest 0.00", *weights]
+    bad, whole = told["bad"][3].split(", "), told["whole"][3].split(", ")
+    assert bad[:-1] == ["NaN/Inf in 3 steps", *weights]
+    assert float(bad[-1].removeprefix("update ")) == float(updates[0].removeprefix("update "))
+    assert whole == ["highest 1.00", *weights, "update 0.00"]
+
+
+def test_every_quantity_that_has_a_heading_is_below_the_pointer(run):
+    found = {table["heading"]: table for table in quantities(run.grid)}
+    for quantity in QUANTITIES:
+        if not quantity.over_run or quantity.name == "norm_mean":  # the colour of the cell
+            continue
+        values = getattr(run.grid, quantity.name).astype(float)
+        values[(values == 0) & quantity.is_count] = np.nan
+        known = [column for column, row in enumerate(values) if not np.isnan(row).all()]
+        table = found.pop(quantity.over_run[-1].heading, {"columns": []})
+        assert table["columns"] == known
+        if known:
+            packed = np.frombuffer(b64decode(table["values"]["bdata"]), "<f4")
+            expected = values[known].T.astype(np.float32)
+            np.testing.assert_array_equal(packed.reshape(expected.shape), expected)
+    assert not found
 
 
 def test_the_table_begins_with_the_modules_of_findings_and_can_be_filtered(told):

@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -362,8 +363,30 @@ def pair(tmp_path, monkeypatch):
     ]
 
 
+def norms_in(parts):
+    return [part for part in parts if part.plain.startswith("Gradient norm")]
+
+
+def test_what_differs_most_beside_the_norm_is_listed(tmp_path):
+    largest = np.array([9, 9, 3, 1, 2, 2, 1.05, np.inf, np.nan, 1, 1], np.float32)
+    assert len(largest) >= len(LAYOUT.modules)
+    changed = replace(window(1), weight_max=largest[: len(LAYOUT.modules)])
+    loaded = [written(tmp_path / "a", [window(1)]), written(tmp_path / "b", [changed])]
+    *_, table, _ = comparison_of(loaded, 80)
+    most = np.argsort(-np.nan_to_num(largest[: len(LAYOUT.modules)]), kind="stable")[:3]
+    rows = [row.split() for row in table.plain.splitlines()[2:]]
+    assert [row[:2] for row in rows] == [["largest", LAYOUT.modules[m]] for m in most]
+    assert [row[3:] for row in rows] == [["1", "Inf", "Inf"], ["1", "9", "9"], ["1", "9", "9"]]
+
+
+def test_nothing_beside_the_norm_is_listed_where_all_is_alike(tmp_path):
+    near = replace(window(1), weight_max=np.full(len(LAYOUT.modules), 1.05, np.float32))
+    loaded = [written(tmp_path / "a", [window(1)]), written(tmp_path / "b", [near])]
+    assert not comparison_of(loaded, 80)[-2].plain
+
+
 def test_two_runs_stand_side_by_side(pair):
-    _, table, _ = comparison_of(pair, None)
+    (table,) = norms_in(comparison_of(pair, None))
     assert table.plain.splitlines() == [
         "Gradient norm, B beside A: first, middle and last tenth of the steps of each run",
         "module        A last  B last  B/A first  B/A middle  B/A last  class",
@@ -387,7 +410,8 @@ def test_a_finding_of_both_runs_is_counted_and_not_repeated(pair):
 
 
 def test_a_third_run_stands_beside_the_first(pair):
-    heads, second, third, findings = comparison_of([*pair, pair[0]], None)
+    parts = comparison_of([*pair, pair[0]], None)
+    heads, (second, third), findings = parts[0], norms_in(parts), parts[-1]
     assert [line[:1] for line in heads.plain.splitlines()] == ["A", "B", "C", " ", " "]
     assert "   lr0: A 0.01, B 0.1, C 0.01" in heads.plain.splitlines()
     assert "model.1.new" in second.plain
@@ -400,13 +424,15 @@ def test_a_third_run_stands_beside_the_first(pair):
 def test_a_module_of_another_class_has_both(tmp_path):
     changed = replace(LAYOUT, types=tuple(kind.replace("2d", "3d") for kind in LAYOUT.types))
     loaded = [written(tmp_path / "a", DEAD), written(tmp_path / "b", DEAD, changed)]
-    assert comparison_of(loaded, None)[1].plain.count("Conv2d in A, Conv3d in B") == 6
+    (table,) = norms_in(comparison_of(loaded, None))
+    assert table.plain.count("Conv2d in A, Conv3d in B") == 6
 
 
 def test_runs_without_a_window_stand_side_by_side(tmp_path, pair):
     empty = written(tmp_path / "empty", [])
     for loaded in ([empty, pair[0]], [pair[0], empty], [empty, empty]):
-        _, table, findings = comparison_of(loaded, None)
+        *parts, findings = comparison_of(loaded, None)
+        (table,) = norms_in(parts)
         assert all(row.split()[3:6] == ["-", "-", "-"] for row in table.plain.splitlines()[2:])
         assert findings.plain == "Findings: 0 in one run only"
 
@@ -420,7 +446,7 @@ def test_no_name_or_number_of_a_comparison_is_lost_in_any_width(one, other, widt
             written(Path(name) / letter, windows, events=events)
             for letter, (windows, events) in (("a", one), ("b", other))
         ]
-        _, table, _ = comparison_of(loaded, width)
+        (table,) = norms_in(comparison_of(loaded, width))
         norms = compare(loaded)
     ratios = norms.loc[norms["run"] == 2, "ratio"]
     lasts = norms.loc[norms["part"] == "last", "norm"]

@@ -257,7 +257,7 @@ def test_a_stream_that_can_only_be_written_to_gets_tables_and_report(tmp_path, m
         told = sys.stdout.text
     assert watch.report().status == "finished"
     assert "GradWatch epoch 1/1" in told
-    assert "GradWatch: healthy, nothing found in 2 steps" in told
+    assert "GradWatch: no verdict, because only 2 optimizer steps were watched" in told
 
 
 @pytest.mark.train
@@ -327,7 +327,9 @@ def test_a_watched_script_ends_as_the_bare_one(script, tmp_path, redirection, en
     assert "GradWatch stops watching" not in done.stdout + done.stderr
     if log.exists():
         told = log.read_bytes().decode(environment.get("PYTHONIOENCODING", "utf-8"), "replace")
-        assert "GradWatch: healthy, nothing found in 4 steps" in " ".join(told.split())
+        assert "GradWatch: no verdict, because only 4 optimizer steps were watched" in " ".join(
+            told.split()
+        )
         assert ("\x1b[1A" in told) == (live == "True")
 
 
@@ -353,7 +355,7 @@ def test_a_terminal_may_be_small_and_resized_while_it_trains(script, size, later
     assert terminal.code() == 0
     text = "".join("".join(line.split()) for line in terminal.lines())
     assert "Traceback" not in text
-    assert "healthy,nothingfoundin4steps" in text
+    assert "noverdict,becauseonly4optimizerstepswerewatched" in text
     if later[0] >= 80:
         assert sum(line.startswith(RULE) for line in terminal.lines()) == 1
 
@@ -386,7 +388,7 @@ def test_one_stream_may_be_a_file_and_the_other_the_terminal(script, tmp_path, n
         terminal.read_until(Terminal.is_over)
         assert terminal.code() == 0
     told = (tmp_path / "log").read_text(encoding="utf-8")
-    report = "GradWatch: healthy, nothing found in 4 steps"
+    report = "GradWatch: no verdict, because only 4 optimizer steps were watched"
     assert sum(line.startswith(RULE) for line in terminal.lines()) == (name == "stderr")
     assert (report in told) == (name == "stdout")
     assert any(report in line for line in terminal.lines()) == (name == "stderr")

@@ -73,7 +73,7 @@ def assert_readable(text, epochs):
     tables = ["\n".join(lines[i : i + 7]) for i in starts]
     assert [table.split()[2] for table in tables] == [f"{n}/{epochs}" for n in range(1, epochs + 1)]
     assert all("23 Detect" in table for table in tables)
-    report = text[text.index("GradWatch: healthy, nothing found in") :]
+    report = text[text.index("GradWatch: no verdict, because only") :]
     *told, path = report.splitlines()
     assert path.endswith("gradwatch/flow.png")
     assert [line for line in told if len(line) > 80 and "/gradwatch" not in line] == []
@@ -97,7 +97,7 @@ def test_a_notebook_shows_tables_and_reports_as_text(executed, tmp_path):
     )
     report = assert_readable(printed(first), epochs=2)
     assert re.fullmatch(
-        "<Report [^\n]+: healthy, nothing found in 4 steps [^\n]+>", value_of(value)
+        "<Report [^\n]+: no verdict, because only 4 optimizer steps were watched>", value_of(value)
     )
     words = printed(told).split()
     assert report[: len(words)] == words

@@ -205,7 +205,7 @@ def test_the_files_tell_how_it_ended_before_the_picture_is_drawn(
         meta = json.loads((path.parent / "gradwatch.json").read_text())
         rows = (path.parent / "gradwatch.csv").read_text().splitlines()
         out = capsys.readouterr().out
-        seen.append((meta["status"], rows[-1].split(",")[2], "GradWatch: healthy" in out))
+        seen.append((meta["status"], rows[-1].split(",")[2], "GradWatch: no verdict" in out))
 
     monkeypatch.setattr(PICTURE, draw)
     calls = [at("on_fit_epoch_end", 2, leave(SystemExit(0)))]
@@ -476,6 +476,7 @@ def test_a_watch_that_is_detached_in_a_training_ends_there_and_the_training_goes
     assert (report.findings, report.steps) == (found.report().findings, found.report().steps)
     assert abs(report.steps - steps) <= is_first
     assert len(report.remarks) == 1
+    assert found.report().remarks == report.remarks
     assert watch.reports == [report]
     assert (tmp_path / "run" / "gradwatch.png").exists()
 

@@ -167,6 +167,7 @@ def test_an_error_in_a_hook_ends_the_flow_and_nothing_else(  # noqa: PLR0913, PL
     (remark,) = report.remarks
     assert error.__name__ in remark
     assert remark in capsys.readouterr().out
+    assert load_run(run.folder).report().remarks == (remark,)
     assert not hooks_of(trainer)
 
 
@@ -176,6 +177,7 @@ def test_a_compiled_model_is_left_out_with_a_remark(tmp_path):
     assert run.flow.empty
     (remark,) = watch.report().remarks
     assert "torch.compile" in remark
+    assert load_run(run.folder).report().remarks == (remark,)
 
 
 def test_a_batch_that_did_not_fit_is_traced_when_it_comes_again(way, tmp_path):

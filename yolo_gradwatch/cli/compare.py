@@ -22,14 +22,17 @@ def compare(
     csv: Csv = False,
     json: Json = False,
 ) -> None:
-    """Compare watched trainings: norms at the same share of training, and findings.
+    """Compare watched trainings: from which step on they differ, norms, and findings.
 
     For the same model under another optimizer or image size, or with a block of your own.
 
-    Every run is judged under its own limits and compared with the first.
+    Every run is judged under its own limits and compared with the first: step by step, and at the
+    same share of training.
     """
     from yolo_gradwatch.views import compare as comparing
+    from yolo_gradwatch.views.parting import parting
     from yolo_gradwatch.views.terminal.compare import side_by_side
+    from yolo_gradwatch.views.terminal.parting import parting_record
 
     if not 2 <= len(runs) <= 26:
         refuse("compare needs 2 to 26 runs, as in: yolo-gradwatch compare runs/a runs/b")
@@ -44,10 +47,12 @@ def compare(
     if csv:
         write_csv(table, reports)
     elif json:
+        partings = enumerate((parting(loaded[0], other) for other in loaded[1:]), 2)
         write_json(
             {
                 "runs": [outcome(report) for report in reports],
                 "differences": {d.name: d.by_run for d in comparing.differences(loaded)},
+                "partings": [parting_record(i, one) for i, one in partings],
                 "modules": records(table),
             }
         )

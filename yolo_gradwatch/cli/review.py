@@ -66,22 +66,23 @@ Folder = Annotated[
 
 @dataclass(frozen=True)
 class _Narrowed:
-    """What of a run is shown: modules, the findings of rules, the N farthest, epochs."""
+    """What of a run is shown: modules, the findings of rules, the N farthest, epochs, or all."""
 
     pattern: str
     rules: tuple[str, ...]
     top: int | None
     span: tuple[int, int] | None
+    single: bool = False
 
     @property
-    def has_all_modules(self) -> bool:
-        """Whether no module is left out."""
-        return not (self.pattern or self.rules or self.top)
+    def is_by_blocks(self) -> bool:
+        """Whether single modules were not asked for."""
+        return not (self.pattern or self.rules or self.top or self.single)
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing is left out."""
-        return self.has_all_modules and not self.span
+        """Whether it is the run at a glance, with nothing left out or added."""
+        return self.is_by_blocks and not self.span
 
 
 @taking(limits())
@@ -109,7 +110,7 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
         typer.Option("--plot", help=f"Draw {PICTURE_FILE} and {DEPTH_FILE} into the run's folder."),
     ] = False,
     modules: Annotated[
-        bool, typer.Option("--modules", help="All modules in the picture, not the blocks.")
+        bool, typer.Option("--modules", help="All modules, not the blocks, here and under --plot.")
     ] = False,
     flow: Annotated[
         bool,
@@ -138,7 +139,7 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
     if html is not None:
         _check_page(html)
     words = alarm_words("--fail-on", fail_on)
-    shown = _Narrowed(module, rule_words("--rule", rule), top, epoch_span(epochs))
+    shown = _Narrowed(module, rule_words("--rule", rule), top, epoch_span(epochs), modules)
     choose = partial(chosen_limits, thresholds, limits)
     folder = _followed(run, choose, on_stderr=csv or json) if follow else found(run)
     loaded, report = judged(folder, choose)
@@ -154,7 +155,7 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
         show([end_report(report)])
     else:
         show(_paragraphs(loaded, report, findings, table, shown))
-    if plot or modules:
+    if plot:
         _draw(loaded, report, modules=modules)
     if html is not None:
         _write_page(loaded, report, html)
@@ -210,7 +211,7 @@ def _paragraphs(
         return overview(run, report, table, width())
     if table.empty:
         return [headline(run, report, findings), Text("No module has such a finding.")]
-    rows = of_blocks(table, run.layout) if shown.has_all_modules else table
+    rows = of_blocks(table, run.layout) if shown.is_by_blocks else table
     return single_modules(run, report, findings, rows, width())
 
 

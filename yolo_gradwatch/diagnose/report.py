@@ -37,6 +37,12 @@ _STEPLESS = {
 }
 """Why a run of this status has no optimizer step, and what to do."""
 
+LEAST_STEPS = 5
+"""Applied steps without which nothing found does not mean healthy: `vanishing` needs as many.
+
+It is the last of the rules on the gradient of a single block; dead and exploding blocks need 3.
+"""
+
 _ENDED_EARLY = "the training, or the watch, ended before the first optimizer step"
 
 _STATUS = {"running": "still running", "failed": "training or watch failed"}
@@ -58,7 +64,7 @@ class Report:
         clip: Total norm above which the trainer clips.
         unjudged: Rules that need more windows than there were.
         thresholds: Limits of the rules under which the run was judged.
-        remarks: What is missing in the run's files, in sentences.
+        remarks: What was not measured, or is missing in the run's files, in sentences.
         interval: Optimizer steps from one captured step to the next.
     """
 
@@ -89,6 +95,16 @@ class Report:
         return not self.alarms
 
     @property
+    def is_too_short(self) -> bool:
+        """Whether there is no alarm only because next to nothing was watched."""
+        return self.healthy and self.applied < LEAST_STEPS
+
+    @property
+    def applied(self) -> int:
+        """Captured optimizer steps that AMP has not skipped."""
+        return self.steps - sum(epoch.skipped for epoch in self.epochs)
+
+    @property
     def path(self) -> str:
         """The run's folder as a terminal can show it."""
         return str(printable(str(self.run)))
@@ -105,9 +121,12 @@ class Report:
             return "no verdict in this process, because rank 0 of the training reports"
         if not self.steps:
             return "no verdict, because no optimizer step was watched"
+        status = "" if self.status == "finished" else _STATUS.get(self.status, self.status)
+        ended = f", {status}" if status else ""
+        if self.is_too_short:
+            return f"no verdict, because only {_few(self)}{ended}"
         watched = f"{_count(self.steps, _step(self.interval))} of {_count(self.modules, 'module')}"
-        if self.status != "finished":
-            watched += f", {_STATUS.get(self.status, self.status)}"
+        watched += ended
         if self.healthy:
             found = "no alarm" if self.findings else "nothing found"
             short = f"; too short for {_count(len(self.unjudged), 'rule')}" if self.unjudged else ""
@@ -137,6 +156,9 @@ class Report:
         if not self.steps:
             return [*remarks, f"  {_STEPLESS.get(self.status, _ENDED_EARLY)}"]
         short = [f"  too short to judge: {', '.join(self.unjudged)}"] if self.unjudged else []
+        is_all = self.interval == 1 and self.applied == self.steps
+        if self.is_too_short and is_all and self.status == "finished":
+            short = [f"  {_gave_few(self)}", *short]
         laxer = _laxer(self.thresholds)
         return [*remarks, *_captured(self.interval), *short, *laxer, *_gradient(self)]
 
@@ -179,9 +201,27 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _step(interval: int) -> str:
+def _step(interval: int, noun: str = "step") -> str:
     """What is counted: not every step, where only some are captured."""
-    return "step" if interval == 1 else "captured step"
+    return noun if interval == 1 else "captured step"
+
+
+def _few(report: Report) -> str:
+    """That there were too few steps to judge by."""
+    are = "was" if report.steps == 1 else "were"
+    watched = f"{_count(report.steps, _step(report.interval, 'optimizer step'))} {are} watched"
+    skipped = report.steps - report.applied
+    return f"{watched}, {skipped:,} of them skipped by AMP" if skipped else watched
+
+
+def _gave_few(report: Report) -> str:
+    """Why a training that has finished had so few steps, and what to do."""
+    epochs = len({epoch.epoch for epoch in report.epochs})
+    gave = f": {_count(epochs, 'epoch')} gave {_count(report.steps, 'step')}" if epochs else ""
+    return (
+        f"gradients accumulate over nbs images (64 unless set){gave}; set nbs to the batch size, "
+        "or train longer"
+    )
 
 
 def _captured(interval: int) -> list[str]:

@@ -33,9 +33,13 @@ class Files(OutputBase):
 
     Args:
         past: The run that is continued, to whose files it appends; None if it begins here.
+
+    Attributes:
+        remarks: Of the report, which may grow.
     """
 
     def __init__(self, past: Past | None = None) -> None:
+        self.remarks: Sequence[str] = ()
         self._resumes = past is not None
         self._events = list(past.events) if past else []
         self._epochs = list(past.epochs) if past else []
@@ -142,5 +146,6 @@ class Files(OutputBase):
             epochs=tuple(self._epochs),
             optimizer=self._optimizers[-1] if self._optimizers else None,
             optimizers_before=tuple(self._optimizers[:-1]),
+            remarks=tuple(dict.fromkeys(self.remarks)),
             others=self._others,
         )

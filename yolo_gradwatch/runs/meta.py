@@ -80,6 +80,7 @@ class Meta:
         epochs: Clipping and AMP of each pass over an epoch.
         optimizer: What it moves, as noted last; None if unknown, as in older files.
         optimizers_before: What was noted before that, by step.
+        remarks: What was not measured, and why, in sentences; none in older files.
         others: Parts of a later version.
     """
 
@@ -95,6 +96,7 @@ class Meta:
     epochs: tuple[EpochClipping, ...] = ()
     optimizer: Optimizer | None = None
     optimizers_before: tuple[Optimizer, ...] = ()
+    remarks: tuple[str, ...] = ()
     others: dict[str, object] = field(default_factory=dict)
 
     @property

@@ -46,6 +46,7 @@ class Past:
         events: Its restarts.
         epochs: Its passes over an epoch.
         optimizers: What moved its parameters, by step; none if unknown.
+        remarks: What was not measured, in sentences.
         others: Parts of ``gradwatch.json`` from a later version, which are written again.
         traces: Batches that were traced through the modules.
     """
@@ -55,6 +56,7 @@ class Past:
     events: tuple[Event, ...]
     epochs: tuple[EpochClipping, ...]
     optimizers: tuple[Optimizer, ...] = ()
+    remarks: tuple[str, ...] = ()
     others: dict[str, object] = field(default_factory=dict)
     traces: int = 0
 
@@ -119,6 +121,7 @@ def _taken_over(run: Run, layout: Layout, diagnosis: Diagnosis) -> Past:
         events=run.meta.events,
         epochs=tuple(epochs),
         optimizers=run.meta.optimizers,
+        remarks=run.meta.remarks,
         others=run.meta.others,
         traces=count,
     )

@@ -53,7 +53,7 @@ class Run:
         losses: The rows of ``gradwatch/losses.csv``: one a window and loss item; none if the run
             has no such file.
         meta: The content of ``gradwatch.json``.
-        remarks: What is missing in the files, in sentences.
+        remarks: What was not measured, and what is missing in the files, in sentences.
         is_killed: Whether they have no end, and the process of the training is gone.
     """
 
@@ -175,7 +175,7 @@ def load_run(path: str | Path) -> Run:
     last = windows["step_first"].max() if len(windows) else 0
     losses, torn_losses = _losses(folder / LOSSES_FILE, last)
     end = _killed(windows) if is_killed else _silent(folder, meta)
-    remarks = (*torn, *torn_alerts, *torn_losses, *_missing(windows, meta), *end)
+    remarks = (*meta.remarks, *torn, *torn_alerts, *torn_losses, *_missing(windows, meta), *end)
     return Run(folder, windows, alerts, meta, remarks, is_killed, losses)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.diagnose.finding import Finding
     from yolo_gradwatch.diagnose.report import Report
-    from yolo_gradwatch.measure.arrays import Counts
+    from yolo_gradwatch.measure.arrays import Counts, Singles
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.windows import Grid
     from yolo_gradwatch.runs.run import Run
@@ -51,12 +51,19 @@ def compare(runs: Sequence[Run]) -> pd.DataFrame:
     table = pd.concat([_norms(place, run) for place, run in enumerate(runs, 1)], ignore_index=True)
     keys = ["module", "part"]
     first = table[table["run"] == 1].set_index(keys)["norm"]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        table["ratio"] = (
-            table["norm"].to_numpy()
-            / first.reindex(pd.MultiIndex.from_frame(table[keys])).to_numpy()
-        )
+    firsts = first.reindex(pd.MultiIndex.from_frame(table[keys])).to_numpy()
+    table["ratio"] = ratio(table["norm"].to_numpy(), firsts)
     return table
+
+
+def ratio(values: Singles, firsts: Singles) -> Singles:
+    """How many times as large each value is as that of the first run.
+
+    Inf where that is 0, NaN where both are or one is missing.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: Singles = values / firsts
+    return found
 
 
 def modules_of(runs: Sequence[Run], *, blocks: bool = False) -> dict[str, list[str]]:

@@ -125,5 +125,6 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
     fanout = Fanout([*outputs, Picture(ended, announce), DepthPicture(ended)])
     diagnosing = Diagnosing(diagnosis, fanout, evidence.file)
     recorder = Recorder(run, members, diagnosing, fanout, past)
+    files.remarks = recorder.remarks
     known = past.optimizers[-1] if past and past.optimizers else None
     return Parts(recorder, diagnosing, evidence, stop, known, schedule)

@@ -57,7 +57,7 @@ class Recorder:
         self._pending = Pending()
         self._seen, self._steps = 0, past.steps if past else 0
         self.last_step = run.begin.step - 1
-        self.remarks: list[str] = []
+        self.remarks = list(past.remarks) if past else []
 
     def open(self) -> None:
         """Start the outputs."""
@@ -147,7 +147,7 @@ class Recorder:
             clip=self._run.clip,
             unjudged=self._diagnosis.unjudged(),
             thresholds=self._run.thresholds,
-            remarks=tuple(self.remarks),
+            remarks=tuple(dict.fromkeys(self.remarks)),
             interval=self._run.interval,
         )
 

@@ -92,7 +92,9 @@ class Session:
             report = Report(self.folder, "failed", 0, 0, (), ())
         if report is None:
             raise RuntimeError("the training has not begun yet, so there is nothing to report")
-        return replace(report, remarks=(*report.remarks, *self._guard.remarks))
+        return replace(
+            report, remarks=tuple(dict.fromkeys([*report.remarks, *self._guard.remarks]))
+        )
 
     def detach(self) -> None:
         """End the watch as if the training were interrupted here; it goes on by itself."""
@@ -137,7 +139,7 @@ class Session:
             terminal=terminal,
             announce=self._announce,
         )
-        guard.undo.callback(parts.recorder.close)
+        guard.undo.callback(self._close, parts)
         parts.recorder.open()
         if not hooks.has_step_hooks(trainer):
             kind = type(facts.optimizer_of(trainer)).__name__
@@ -150,10 +152,16 @@ class Session:
         if trainer is not None:
             self._guard.undo.callback(hooks.announce_picture(trainer, picture))
 
+    def _close(self, parts: Parts) -> None:
+        """Close the outputs, which know by then why the watch is over."""
+        parts.recorder.remarks.extend(self._guard.remarks)
+        parts.recorder.close()
+
     def _finish(self, outcome: str) -> None:
         """End the watch: the training is over."""
         try:
-            if self._events:
+            if self._events and self._parts:
+                self._parts.recorder.remarks.extend(self._guard.remarks)
                 self._events.finish(outcome)
             elif outcome == "finished":
                 raise contract.never_began(type(self._alive()), "on_train_start")

@@ -19,6 +19,7 @@ from yolo_gradwatch.views.depth import Depth, depth
 from yolo_gradwatch.views.heatmap import heatmap
 from yolo_gradwatch.views.html import depth as along
 from yolo_gradwatch.views.html.figure import COVERS, covers, figure
+from yolo_gradwatch.views.html.hover import quantities
 from yolo_gradwatch.views.summary import summary
 from yolo_gradwatch.views.terminal.review import module_columns, source_of
 from yolo_gradwatch.views.timeline import Timeline
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.diagnose.finding import Finding
     from yolo_gradwatch.diagnose.report import Report
+    from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.runs.run import Run
     from yolo_gradwatch.views.heatmap import Heatmap
 
@@ -124,14 +126,15 @@ def _data(run: Run, views: Mapping[str, Heatmap], deep: Depth) -> dict[str, Any]
     """What the script of the page draws and says."""
     one = views["blocks"]
     has_windows = len(one.epoch) > 0
-    types = dict(zip(run.layout.modules, run.layout.types, strict=True))
+    rows = {name: row for row, name in enumerate(run.layout.modules)}
     return {
         "epoch": one.epoch.tolist(),
         "first": one.step_first.tolist(),
         "last": one.step_last.tolist(),
         "covers": ["", *(word for word, _ in COVERS)],
         "total": _texts_of_total(one),
-        "views": {name: _view(one, types) for name, one in views.items() if has_windows},
+        "views": {name: _view(one, run.layout, rows) for name, one in views.items() if has_windows},
+        "quantities": quantities(run.grid),
         "depth": along.figure(deep) if deep.curves else None,
     }
 
@@ -142,7 +145,7 @@ def _texts_of_total(picture: Heatmap) -> list[str]:
     return [f"norm {mean} ({low} to {high})" for low, mean, high in shown]
 
 
-def _view(picture: Heatmap, types: Mapping[str, str]) -> dict[str, Any]:
+def _view(picture: Heatmap, layout: Layout, rows: Mapping[str, int]) -> dict[str, Any]:
     """The figure with its steps in proportion, and what differs where each window is as wide."""
     edges = Timeline(picture.step_first, picture.step_last).edges
     shown, even = (
@@ -156,7 +159,8 @@ def _view(picture: Heatmap, types: Mapping[str, str]) -> dict[str, Any]:
             "layout": {name: even["layout"][name] for name in differing},
         },
         "names": picture.names,
-        "types": [types[name] for name in picture.names],
+        "types": [layout.types[rows[name]] for name in picture.names],
+        "rows": [rows[name] for name in picture.names],
         "marks": [
             {
                 "text": f"finding {mark.finding.number}: {mark.finding.rule}",

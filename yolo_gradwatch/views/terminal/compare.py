@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
+import numpy as np
+import pandas as pd
 from rich.text import Text
 
-from yolo_gradwatch.views.compare import PARTS, differences, only_in
+from yolo_gradwatch.measure.quantities import QUANTITIES
+from yolo_gradwatch.views.compare import PARTS, differences, only_in, ratio
+from yolo_gradwatch.views.parting import parting
 from yolo_gradwatch.views.terminal.glyphs import norm_text
 from yolo_gradwatch.views.terminal.lines import finding_text
+from yolo_gradwatch.views.terminal.parting import sentences
 from yolo_gradwatch.views.terminal.review import remarks
 from yolo_gradwatch.views.terminal.table import Column, columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    import pandas as pd
-
     from yolo_gradwatch.diagnose.report import Report
     from yolo_gradwatch.runs.run import Run
+    from yolo_gradwatch.views.parting import Parting
+
+
+_APART, _MOST = 1.1, 3
+"""Beside the norm: factor from which on a module is shown, and how many of a quantity are."""
 
 
 def side_by_side(
@@ -45,8 +54,22 @@ def side_by_side(
         for line in (Text(f"{letter}  {report.path}: {report.verdict}"), *remarks(report))
     ]
     differing = [Text(f"   {one.name}: {_by_letter(one.by_run)}") for one in differences(runs)]
-    pairs = [_pair(table, names, i, width) for i in range(1, len(runs))]
+    pairs = [
+        part
+        for i in range(1, len(runs))
+        for part in (
+            _steps(parting(runs[0], runs[i]), ascii_uppercase[i]),
+            _pair(table, names, i, width),
+            _farthest(table, names, i, width),
+        )
+    ]
     return [Text("\n").join([*heads, *differing]), *pairs, _findings_apart(reports)]
+
+
+def _steps(found: Parting, letter: str) -> Text:
+    """From which step on a run differs from the first."""
+    lines = [Text(f"  {sentence}") for sentence in sentences(found, letter)]
+    return Text("\n").join([Text(f"Step by step, {letter} beside A", "bold"), *lines])
 
 
 def _by_letter(values: Iterable[object]) -> str:
@@ -79,6 +102,41 @@ def _pair(table: pd.DataFrame, names: dict[str, list[str]], other: int, width: i
     )
     what = "first, middle and last tenth of the steps of each run"
     return Text("\n").join([Text(f"Gradient norm, {letter} beside A: {what}", "bold"), text])
+
+
+def _farthest(
+    table: pd.DataFrame, names: dict[str, list[str]], other: int, width: int | None
+) -> Text:
+    """The modules that differ most in what is compared beside the norm; "" if nothing does."""
+    letter, keys = ascii_uppercase[other], ["module", "part"]
+    a, b = (table[table["run"] == run].set_index(keys) for run in (1, other + 1))
+    rows: list[tuple[str, ...]] = []
+    for quantity in QUANTITIES:
+        if not quantity.is_compared:
+            continue
+        both = pd.DataFrame({"a": a[quantity.name], "b": b[quantity.name]}).dropna()
+        both = both[both.index.isin(names, level="module")]
+        both["ratio"] = ratio(both["b"].to_numpy(), both["a"].to_numpy())
+        with np.errstate(divide="ignore", invalid="ignore"):
+            both["far"] = np.abs(np.log(both["ratio"].to_numpy()))
+        far = both[both["far"] > math.log(_APART)].sort_values(
+            "far", ascending=False, kind="stable"
+        )
+        far = far[~far.index.get_level_values("module").duplicated()].head(_MOST)
+        heading = quantity.over_run[-1].heading
+        rows += [
+            (heading, *where, *(norm_text(value) for value in values))
+            for where, *values in far[["a", "b", "ratio"]].itertuples(name=None)
+        ]
+    if not rows:
+        return Text()
+    heads = ("quantity", *keys, "A", letter, f"{letter}/A")
+    table_of = [
+        Column(head, cells, is_left=i < 3)
+        for i, (head, cells) in enumerate(zip(heads, zip(*rows, strict=True), strict=True))
+    ]
+    title = f"Beside the norm, what differs most, {letter} beside A"
+    return Text("\n").join([Text(title, "bold"), columns(table_of, width)])
 
 
 def _classes(one: str, other: str, letter: str) -> str:

@@ -57,7 +57,8 @@ def end_report(report: Report) -> Text:
 def verdict(report: Report) -> Text:
     """The outcome in a line."""
     style = "bold green" if report.healthy else "bold red"
-    return Text(f"GradWatch: {report.verdict}", style if report.steps else "bold yellow")
+    style = "bold yellow" if report.is_too_short else style
+    return Text(f"GradWatch: {report.verdict}", style)
 
 
 def finding_text(finding: Finding) -> Text:

@@ -11,6 +11,10 @@ const tip = document.getElementById("tip");
 const filter = document.getElementById("filter");
 const chosen = (name) => document.querySelector(`input[name=${name}]:checked`).value;
 const edges = windows ? [...run.first, run.last[windows - 1] + 1].map((step) => step - 0.5) : [];
+const beside = run.quantities.map(({ heading, steps, columns, values }) => ({
+  heading, steps, size: columns.length, values: unpacked(values),
+  place: new Map(columns.map((column, i) => [column, i])),
+}));
 let view, sides, levels, covers; // of what is drawn
 
 // An array as Plotly for Python packs it.
@@ -101,17 +105,28 @@ function threeDigits(number) {
   return number < 999.5 || number >= 1e7 ? digits : Number(digits).toLocaleString("en");
 }
 
+// What was measured of a module in a window beside its norm; a row of the layout.
+function measured(row, column) {
+  const found = beside.flatMap(({ heading, steps, size, values, place }) => {
+    const number = place.has(column) ? values[row * size + place.get(column)] : NaN;
+    if (Number.isNaN(number)) return [];
+    if (steps) return [`${heading} in ${number.toLocaleString("en")} ${number === 1 ? "step" : "steps"}`];
+    return [`${heading} ${Number.isFinite(number) ? threeDigits(number) : "Inf"}`];
+  });
+  return found.length ? [found.join(", ")] : [];
+}
+
 function words({ data, pointNumber }) {
   const isHeat = data.type === "heatmap";
   const [row, column] = isHeat ? pointNumber : [0, Math.min(pointNumber, windows - 1)];
   const [first, last] = [run.first[column], run.last[column]].map((step) => step.toLocaleString("en"));
   const when = `epoch ${run.epoch[column]}, ${first === last ? `step ${first}` : `steps ${first} to ${last}`}`;
-  if (!isHeat) return ["whole model", when, run.total[column]];
+  if (!isHeat) return ["whole model", when, run.total[column], ...measured(0, column)];
   const cell = row * windows + column;
   const norm = Number.isNaN(levels[cell]) ? "no norm" : `norm ${threeDigits(10 ** levels[cell])}`;
   const cover = covers[cell] ? `, ${run.covers[covers[cell]]}` : "";
   const found = view.marks.filter((mark) => mark.rows.includes(row) && mark.first <= column && column <= mark.last);
-  return [`${view.names[row]} (${view.types[row]})`, when, norm + cover, ...found.map(({ text }) => text)];
+  return [`${view.names[row]} (${view.types[row]})`, when, norm + cover, ...measured(view.rows[row], column), ...found.map(({ text }) => text)];
 }
 
 function hover({ points, event }) {
