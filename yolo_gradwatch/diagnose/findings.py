@@ -26,6 +26,11 @@ CALM_WINDOWS = 5
 """Windows without an alert, at the least, before a finding is over."""
 
 
+WELL_WINDOWS = 50
+"""Windows without an alarm that make what follows a change: a model that is built wrong shows it
+within them."""
+
+
 class _Now(NamedTuple):
     """When a change is reported: the window that brought it, and the newest step seen."""
 
@@ -82,6 +87,7 @@ class Findings:
         self._limits = limits
         self._training = training
         self._reported: dict[int, _Reported] = {}
+        self._firsts: list[int] = []
         self.all: dict[int, Finding] = {}
         self.regroup(layout)
 
@@ -99,6 +105,8 @@ class Findings:
             reported: Newest optimizer step that has been seen by now.
         """
         now = _Now(window.epoch, window.step_first, window.step_last, reported)
+        if len(self._firsts) < WELL_WINDOWS and window.skipped < window.steps:
+            self._firsts.append(window.step_first)
         changes = []
         alerted: set[int] = set()
         for rule, fresh in by_rule(alerts).items():
@@ -121,6 +129,7 @@ class Findings:
 
     def restart(self) -> None:
         """The run restarts: a finding that lasts is over only if it does not come back."""
+        self._firsts.clear()
         for finding in self._lasting():
             last = self._reported[finding.number]
             last.calm, last.interrupted = 0, RULES[finding.rule].ends_at_restart
@@ -130,6 +139,12 @@ class Findings:
         found = self._worded(replace(change.finding, evidence=file))
         self.all[found.number] = found
         return replace(change, finding=found)
+
+    def _well(self, step: int) -> int:
+        """Steps up to one in which nothing alarmed, if they are many; else 0."""
+        alarmed = any(f.severity != "notice" and f.step < step for f in self.all.values())
+        is_late = len(self._firsts) == WELL_WINDOWS and step > self._firsts[-1]
+        return step - self._firsts[0] if is_late and not alarmed else 0
 
     def _lasting(self) -> list[Finding]:
         return [finding for finding in self.all.values() if finding.step_end is None]
@@ -158,6 +173,7 @@ class Findings:
             episodes=(*finding.episodes, Episode(epoch, step, None, now.reported, first.value)),
             limit=first.limit,
             reason=_surest(None, alerts),
+            well=self._well(step),
         )
         change = self._report("start", now, begun, alerts)
         is_kept = RULES[first.rule].keeps_evidence

@@ -34,6 +34,9 @@ RARELY = 50
 FINE_STEPS = 10
 """Captured steps after an anomalous one that are windows of their own: a fine stretch."""
 
+COARSE = 250
+"""Step up to which a shift opens none: windows hold a few steps there, and levels move a lot."""
+
 FINE_SKIPS = 12
 """The same after too many steps in a row that AMP skipped: an endless overflow is reported."""
 
@@ -150,6 +153,7 @@ class Rollup:
         return anomalous, self._shifts.found(steps.samples, steps.parameters, usable), alone
 
     def _opens_stretch(self, sample: Sample, is_anomalous: np.bool_, is_shift: np.bool_) -> bool:
+        is_shift &= np.bool_(sample.step > COARSE * self._interval)
         if sample.step <= self._fine_until or not (is_anomalous or is_shift):
             return False
         if not self._allowance.allows(sample.step, is_shift=bool(is_shift)):
