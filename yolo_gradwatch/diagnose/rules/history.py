@@ -34,7 +34,8 @@ a single step 1.55.
 """
 
 RUN_UP, RUN_UP_WINDOWS = 0.3, 10
-"""Decades above the median of the windows before, at least ten, at which a drift has begun."""
+"""Decades above the median of the older half of the windows before, of at least ten, at which a
+drift has begun."""
 
 
 class Mark(NamedTuple):
@@ -181,5 +182,6 @@ def run_up(before: Floats, values: Floats, limit: float) -> int:
     past = np.concatenate([before, values[: first_over(values, limit)]])
     if len(past) < RUN_UP_WINDOWS:
         return 0
-    usual = ~(past > medians(past[:, None])[0] + RUN_UP)
-    return int(usual[::-1].argmax()) if usual.any() else 0
+    usual = ~(past > medians(past[: len(past) // 2, None])[0] + RUN_UP)
+    count = int(usual[::-1].argmax()) if usual.any() else 0
+    return count if count > 1 else 0  # a jump, within a window
