@@ -19,7 +19,12 @@ STEPS_IN_A_ROW = 5
 """Steps that must all lie beyond the past: one or two that stand out are noise."""
 
 LEVEL_SHIFT = 0.75
-"""Decades beyond what as many steps in a row have reached before."""
+"""Decades beyond what as many steps in a row have reached before.
+
+Of 35 healthy recordings, 2,360 steps in all behind their 60th, 4 open a stretch at 0.75, and 29
+would at 0.5. A block that begins to vanish moves by 1.3 decades or more, from a hop of 0.7 in the
+median to one above 2; one that begins to explode, or a weight that leaves its block, by 2.
+"""
 
 FURTHER = 0.25
 """Decades by which a drift goes on before it counts again."""
