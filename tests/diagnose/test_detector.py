@@ -49,7 +49,7 @@ def test_what_is_forgotten_is_as_if_it_had_not_been(seed, length):
 
 @pytest.mark.parametrize(
     ("limits", "kept"),
-    [({}, 50), ({"dead_branch_windows": 1}, 50), ({"dead_windows": 80}, 80)],
+    [({}, 120), ({"dead_branch_windows": 1}, 120), ({"dead_windows": 180}, 180)],
 )
 def test_memory_is_bounded_and_enough_for_every_rule(limits, kept):
     detector = Detector(LAYOUT, Thresholds(amp_grace=9, **limits), {})

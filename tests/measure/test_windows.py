@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from dataclasses import replace
 from itertools import pairwise
+from math import log2
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from values import FAR, LAWS, LAYOUT, MEMBERS, Part, assert_same, plan, sample, 
 
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis
 from yolo_gradwatch.diagnose.thresholds import Thresholds
+from yolo_gradwatch.measure.allowance import Allowance
 from yolo_gradwatch.measure.clipping import CLIP_OVERFLOW
 from yolo_gradwatch.measure.layout import module_norms
-from yolo_gradwatch.measure.outliers import HISTORY_LEAST, HISTORY_STEPS, SKIPS_IN_A_ROW
-from yolo_gradwatch.measure.rollup import FINE_STRETCHES, Rollup
+from yolo_gradwatch.measure.outliers import HISTORY_LEAST, SKIPS_IN_A_ROW
+from yolo_gradwatch.measure.rollup import Rollup
 from yolo_gradwatch.measure.sample import Change, Detail, Weights
 
 P = len(MEMBERS.elements)
@@ -54,13 +56,17 @@ def expected_windows(steps, *, interval=1, epoch=10**9, anomalies=()):
 
     Anomalies are steps that are not finite.
     """
-    windows, first, fine_until, stretches, was_bad = [], 1, 0, 0, False
+    windows, first, fine_until, was_bad = [], 1, 0, False
+    left, renewed = 10.0, 50
     for step in range(1, steps + 1, interval):
         is_bad = step in anomalies
         begins, was_bad = is_bad and not was_bad, is_bad
-        if begins and step > fine_until and stretches < 40:
-            stretches += 1
-            fine_until = step + 10 * interval
+        if begins and step > fine_until:
+            left = min(10.0, left + 3 * log2(max(1.0, step / renewed)))
+            renewed = max(renewed, step)
+            if left >= 5:
+                left -= 1
+                fine_until = step + 10 * interval
         if begins and first < step:
             windows.append((first, step - interval))
         first = step if begins else first
@@ -200,7 +206,9 @@ LEVELS = [
     *(([1.0] * 30 + [5.0] + [1.0] * 30 + [last], last > 50) for last in (49.0, 51.0)),
     *(([1.0] * 30 + [0.2] + [1.0] * 30 + [last], last < 0.02) for last in (0.021, 0.019)),
     *(([1.0] * before + [100.0], before >= HISTORY_LEAST) for before in (18, 19, 20)),
-    *(([10.0] + [1.0] * since + [30.0], since >= HISTORY_STEPS) for since in (99, 100, 101)),
+    # the past is 45 % of the steps, and 120 at the least
+    *(([10.0] + [1.0] * since + [30.0], since > 118) for since in (99, 118, 119)),
+    *(([1.0] * 1000 + [10.0] + [1.0] * since + [30.0], since > 900) for since in (700, 1100)),
     # a block that dies, one that wakes, and one that stays dead
     *(([1.0] * 30 + [0.0], True), ([0.0] * 30 + [1e-6], True), ([0.0] * 31, False)),
     # a step that clipping multiplies by 0 is no history
@@ -209,8 +217,8 @@ LEVELS = [
 
 
 @pytest.mark.parametrize(("levels", "opens"), LEVELS)
-def test_a_level_more_than_a_decade_off_the_last_100_steps_opens_a_stretch(levels, opens):
-    assert (HISTORY_LEAST, HISTORY_STEPS) == (19, 100)
+def test_a_level_more_than_a_decade_off_its_past_opens_a_stretch(levels, opens):
+    assert HISTORY_LEAST == 19
     samples = level_samples([*levels, *[levels[-1]] * 3])
     last = len(levels) - 1
     assert ((last, last) in spans(windows_from(samples, ONE_BLOCK), FAR)) is opens
@@ -258,43 +266,63 @@ def test_the_level_is_the_median_of_the_weights_of_a_block_of_the_trunk(parts, n
     assert len(windows_from(steps, plan(parts)[1])) == 1 + opens
 
 
-# --- a limited number of stretches ----------------------------------------------------------------
+# --- a number of stretches that renews ------------------------------------------------------------
 
 
-def with_jumps(count, *, every=120):
-    """Steps of which one in so many jumps, and the steps that do."""
-    jumps = [FAR + every * (n + 1) for n in range(count)]
-    levels = [100.0 if step in jumps else 1.0 for step in range(FAR, jumps[-1] + every)]
-    return level_samples(levels), jumps
+def used_up(rollup):
+    """A roll-up whose stretches are used up at its next step."""
+    rollup._allowance._left, rollup._allowance._step = 0.0, 10**9
+    return rollup
 
 
-def test_at_most_40_stretches():
-    assert FINE_STRETCHES == 40
-    samples, jumps = with_jumps(42)
-    windows = windows_from(samples, ONE_BLOCK)
-    assert alone(windows) == [step + i for step in jumps[:40] for i in range(11)]
-    assert windows[-1].norm_max[0] > 99
+def test_noise_leaves_four_stretches_to_shifts():
+    noise, shifts = Allowance(50), Allowance(50)
+    assert [noise.allows(40, is_shift=False) for _ in range(8)] == [True] * 6 + [False] * 2
+    assert [noise.allows(40, is_shift=True) for _ in range(5)] == [True] * 4 + [False]
+    assert [shifts.allows(40, is_shift=True) for _ in range(11)] == [True] * 10 + [False]
+
+
+@pytest.mark.parametrize("begin", [50, 1000, 100_000])
+def test_three_stretches_become_free_as_the_steps_double(begin):
+    allowance = Allowance(50)
+    while allowance.allows(begin, is_shift=True):
+        pass
+    taken = [
+        allowance.allows(step, is_shift=True) for step in np.linspace(begin, 2.01 * begin, 2000)
+    ]
+    assert sum(taken) == 3
+    assert sum(allowance.allows(begin * 2**40, is_shift=True) for _ in range(20)) == 10
+
+
+def test_a_stretch_that_is_used_up_leaves_the_highest_norm_in_its_window():
+    rollup = used_up(Rollup(ONE_BLOCK))
+    windows = rollup.add(level_samples([1.0] * 30 + [100.0] + [1.0] * 30)) + rollup.close()
+    assert [(w.steps, w.norm_max[0] > 99) for w in windows] == [(61, True)]
+
+
+def test_noise_as_before_opens_no_stretch():
+    levels = [100.0 if step % 100 == 99 else 1.0 for step in range(100 * 40)]
+    windows = windows_from(level_samples(levels), ONE_BLOCK)
+    assert alone(windows, FAR) == [*range(99, 110)]
 
 
 def test_spoiled_steps_that_are_far_apart_use_stretches_up():
     windows = windows_from(steps_of(("n" + "." * 19) * 42))
     bad = range(0, 20 * 42, 20)
-    assert alone(windows, FAR) == [step + i for step in bad[:40] for i in range(11)] + [*bad[40:]]
+    assert alone(windows, FAR) == [step + i for step in bad[:6] for i in range(11)] + [*bad[6:]]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("norms", [[np.nan, 1.0], [np.inf, 1.0], [1.0, np.nan], [1e39, 1.0]])
 @pytest.mark.parametrize("lasts", [1, 2, 30, 5000])
 def test_a_spoiled_step_closes_its_window_after_all_stretches_are_used_up(norms, lasts):
-    samples, jumps = with_jumps(FINE_STRETCHES)
-    first = samples[-1].step + 501
+    before, first = level_samples([1.0] * 500), FAR + 500
     bad = [sample(first + i, norms, size=2) for i in range(lasts)]
-    fine = level_samples([1.0] * 500, samples[-1].step + 1), level_samples([1.0], first + lasts)
     begins = []
-    rollup = Rollup(ONE_BLOCK)
-    for one in [*samples, *fine[0], *bad, *fine[1]]:
+    rollup = used_up(Rollup(ONE_BLOCK))
+    for one in [*before, *bad, *level_samples([1.0], first + lasts)]:
         begins += [(w.step_first, w.step_last, one.step) for w in rollup.add([one])]
-    assert begins[-2:] == [(jumps[-1] + 11, first - 1, first), (first, first, first)]
+    assert begins == [(FAR, first - 1, first), (first, first, first)]
     assert spans(rollup.close()) == [(first + 1, first + lasts)]
 
 
@@ -311,37 +339,31 @@ def test_a_run_that_is_nan_to_its_end_does_not_write_a_window_a_step():
 
 def test_a_nan_behind_steps_that_are_too_large_is_a_window_of_its_own():
     """An explosion that ends in NaN is no reason to report the NaN later."""
-    samples, _ = with_jumps(FINE_STRETCHES)
-    begin = samples[-1].step + 1
-    large = [sample(begin + i, [1e25, 1.0], size=2) for i in range(30)]
-    bad = [sample(begin + 30 + i, [np.nan, 1.0], size=2) for i in range(3)]
-    windows = spans(windows_from([*samples, *large, *bad], ONE_BLOCK), begin)
-    assert [one for one in windows if one[0] >= 0] == [(0, 0), (1, 29), (30, 30), (31, 32)]
+    large = [sample(FAR + i, [1e25, 1.0], size=2) for i in range(30)]
+    bad = [sample(FAR + 30 + i, [np.nan, 1.0], size=2) for i in range(3)]
+    rollup = used_up(Rollup(ONE_BLOCK))
+    windows = spans(rollup.add([*large, *bad]) + rollup.close(), FAR)
+    assert windows == [(0, 0), (1, 29), (30, 30), (31, 32)]
 
 
 def test_spoiled_steps_in_a_row_are_one_anomaly():
     """So a streak leaves the stretches to other anomalies."""
-    samples, jumps = with_jumps(FINE_STRETCHES)
-    first = FAR - 1000
-    bad = [sample(step, [np.nan, 1.0], size=2) for step in range(first, first + 900)]
-    assert alone(windows_from([*bad, *samples], ONE_BLOCK)) == [
-        *range(first, first + 11),
-        *(step + i for step in jumps[: FINE_STRETCHES - 1] for i in range(11)),
-    ]
+    rollup = Rollup(ONE_BLOCK)
+    windows = rollup.add([sample(FAR + i, [np.nan, 1.0], size=2) for i in range(900)])
+    assert alone(windows, FAR) == [*range(11)]
+    assert rollup._allowance._left == 9.0
 
 
 @pytest.mark.parametrize("between", [1, 2, 50])
 def test_a_step_that_amp_skips_does_not_end_a_streak_and_a_fine_one_does(between):
     for letter, count in (("s", 1), (".", 2)):
-        rollup = Rollup(MEMBERS)
-        rollup._stretches = FINE_STRETCHES
+        rollup = used_up(Rollup(MEMBERS))
         windows = rollup.add(steps_of(f"n{letter * between}n.")) + rollup.close()
         assert sum(w.steps == 1 and w.nonfinite[0] == 1 for w in windows) == count
 
 
 def test_what_restarts_ends_a_streak():
-    rollup = Rollup(MEMBERS)
-    rollup._stretches = FINE_STRETCHES
+    rollup = used_up(Rollup(MEMBERS))
     found = rollup.add(steps_of("nnn")) + rollup.close()
     rollup.restart()
     found += rollup.add(steps_of("nnn", FAR + 3))
@@ -388,6 +410,72 @@ def test_a_long_overflow_late_in_a_run_is_reported_at_once(begins, interval):
 def test_an_overflow_that_amp_gets_over_late_in_a_run_is_no_alarm(lasts):
     changes = list(long_overflow(5003, lasts))
     assert {one.finding.severity for _, one in changes} <= {"notice"}
+
+
+# --- shifts ---------------------------------------------------------------------------------------
+
+
+def opened(samples, members=ONE_BLOCK):
+    """The steps that open a fine stretch."""
+    found = alone(windows_from(samples, members), FAR)
+    return [step for step in found if step - 1 not in found]
+
+
+USUAL = [1.0] * 100
+
+SHIFTS = [
+    (USUAL + [5.7] * 5, [104]),
+    (USUAL + [5.6] * 30, []),  # 10**0.75 is 5.62
+    (USUAL + [1 / 5.7] * 5, [104]),
+    (USUAL + [1 / 5.6] * 30, []),
+    (USUAL + [5.7] * 4 + [1.0] * 20, []),
+    (USUAL + ([9.0] * 4 + [1.0]) * 9, []),
+    ([1.0] * 55 + [9.0] * 9, [59 + 1]),  # the 61st step is the first that is judged
+    # what it goes on to counts after a quarter of a decade, which is a factor of 1.78
+    (USUAL + [6.0] * 14 + [10.6] * 5, [104]),
+    (USUAL + [6.0] * 14 + [10.7] * 5, [104, 118]),
+    # it may come back and go again
+    (USUAL + [6.0] * 20 + [1.0] * 20 + [6.0] * 20, [104]),
+    # a drift of 2 % a step, in which no step stands out
+    ([1.0] * 1000 + [0.98**n for n in range(1, 180)], [1089, 1118, 1147, 1176]),
+]
+
+
+@pytest.mark.parametrize(("levels", "steps"), SHIFTS)
+def test_five_steps_beyond_the_past_open_a_stretch(levels, steps):
+    assert opened(level_samples(levels)) == steps
+
+
+def test_a_weight_that_leaves_its_block_is_a_shift_and_a_trunk_that_moves_together_is_one():
+    parts = [Part(f"model.{b}.{n}") for b in range(3) for n in "abc"]
+    members = plan([*parts, Part("model.3")])[1]
+    rng = np.random.default_rng(0)
+    noise = rng.lognormal(0, 0.7, 160)  # of the batch: two decades from end to end
+    for factors, opens in (
+        ({4: 0.05}, True),
+        ({4: 0.0}, True),
+        ({9: 0.0}, False),
+        (dict.fromkeys(range(9), 1e-3), True),
+        ({}, False),
+    ):
+        scale = np.array([factors.get(p, 1.0) for p in range(10)])
+        steps = [
+            sample(FAR + i, level * (scale if i >= 140 else 1.0), size=10)
+            for i, level in enumerate(noise)
+        ]
+        found = opened(steps, members)
+        assert bool(found) is opens
+        assert all(140 <= step <= 144 for step in found)
+
+
+@pytest.mark.parametrize(("factor", "opens"), [(2.0, []), (2.1, [30]), (0.1, [])])
+def test_a_rate_that_jumps_opens_a_stretch(factor, opens):
+    rates = [0.0] * 10 + [0.01 * n for n in range(1, 11)] + [0.1] * 10 + [0.1 * factor] * 30
+    steps = [
+        replace(one, rates=(0.02, rate))
+        for one, rate in zip(level_samples([1.0] * 60), rates, strict=True)
+    ]
+    assert opened(steps) == opens
 
 
 # --- many steps at once ---------------------------------------------------------------------------

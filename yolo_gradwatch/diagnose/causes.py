@@ -118,10 +118,15 @@ def moment(training: Mapping[str, object], finding: Finding) -> str:
     newest = finding.episodes[-1]
     if newest.epoch == mosaic_closes(training):
         return "; it began in the epoch in which close_mosaic took effect"
-    warmup = at_work(training, "warmup_epochs")
-    if newest.step > 1 and isinstance(warmup, (int, float)) and newest.epoch - 1 < warmup:
+    if newest.step > 1 and warms_up(training, newest.epoch):
         return "; it began during the warm-up, while the learning rate was changing"
     return ""
+
+
+def warms_up(training: Mapping[str, object], epoch: int) -> bool:
+    """Whether the learning rate changes in an epoch because of the warm-up."""
+    warmup = at_work(training, "warmup_epochs")
+    return isinstance(warmup, (int, float)) and epoch - 1 < warmup
 
 
 def mosaic_closes(training: Mapping[str, object]) -> int | None:

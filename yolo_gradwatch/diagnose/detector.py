@@ -10,7 +10,6 @@ from yolo_gradwatch.diagnose.finding import Alert
 from yolo_gradwatch.diagnose.reading import Reader, Reading
 from yolo_gradwatch.diagnose.rules import whole
 from yolo_gradwatch.diagnose.rules.history import History, Mark, beyond_clip
-from yolo_gradwatch.measure.rollup import RARELY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +19,10 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.optimizer import Optimizer
     from yolo_gradwatch.measure.trace import Flow
     from yolo_gradwatch.measure.windows import Window
+
+
+LOOKBACK = 120
+"""Windows that are kept at the least: those of a drift, and those before it."""
 
 
 class Detector:
@@ -39,7 +42,7 @@ class Detector:
         self._limits = limits
         self._reader = Reader(layout)
         patience = [rule.needs(limits) for rule in RULES.values() if rule.unit == "windows"]
-        lookback = max(RARELY, whole.GROWTH_WINDOWS + 1, *patience)
+        lookback = max(LOOKBACK, whole.GROWTH_WINDOWS + 1, *patience)
         self._readings: deque[Reading] = deque(maxlen=lookback)
         self._marks: deque[Mark] = deque(maxlen=whole.PEAK_WINDOWS + whole.FRESH)
         self._skipped: deque[Window] = deque(maxlen=limits.amp_grace + 1)

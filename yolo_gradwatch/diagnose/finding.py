@@ -89,6 +89,8 @@ class Finding:
         origin: Those of ``modules`` with which it began.
         evidence: File that holds what its first step was made of; "" if there is none.
         reason: What was measured about the cause of its newest episode; None if nothing was.
+        well: Steps before its newest episode, at least fifty windows, in which nothing alarmed; 0
+            if it began earlier, or in a run with other alarms.
     """
 
     number: int
@@ -102,6 +104,7 @@ class Finding:
     origin: tuple[str, ...] = ()
     evidence: str = ""
     reason: Reason | None = None
+    well: int = 0
 
     @property
     def epoch(self) -> int:

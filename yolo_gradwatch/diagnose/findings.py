@@ -26,6 +26,11 @@ CALM_WINDOWS = 5
 """Windows without an alert, at the least, before a finding is over."""
 
 
+WELL_WINDOWS = 50
+"""Windows without an alarm that make what follows a change: a model that is built wrong shows it
+within them."""
+
+
 class _Now(NamedTuple):
     """When a change is reported: the window that brought it, and the newest step seen."""
 
@@ -66,6 +71,23 @@ class _Reported:
         )
 
 
+class _Well:
+    """The first windows since the run began or restarted, without those that AMP skipped."""
+
+    def __init__(self) -> None:
+        self._firsts: list[int] = []
+
+    def add(self, window: Window) -> None:
+        if len(self._firsts) < WELL_WINDOWS and window.skipped < window.steps:
+            self._firsts.append(window.step_first)
+
+    def until(self, step: int, findings: Iterable[Finding]) -> int:
+        """Steps up to one in which nothing alarmed, if they are many windows; else 0."""
+        alarmed = any(f.severity != "notice" and f.step < step for f in findings)
+        is_late = len(self._firsts) == WELL_WINDOWS and step > self._firsts[-1]
+        return step - self._firsts[0] if is_late and not alarmed else 0
+
+
 class Findings:
     """Follows the alerts of a run.
 
@@ -82,6 +104,7 @@ class Findings:
         self._limits = limits
         self._training = training
         self._reported: dict[int, _Reported] = {}
+        self._well = _Well()
         self.all: dict[int, Finding] = {}
         self.regroup(layout)
 
@@ -99,6 +122,7 @@ class Findings:
             reported: Newest optimizer step that has been seen by now.
         """
         now = _Now(window.epoch, window.step_first, window.step_last, reported)
+        self._well.add(window)
         changes = []
         alerted: set[int] = set()
         for rule, fresh in by_rule(alerts).items():
@@ -121,6 +145,7 @@ class Findings:
 
     def restart(self) -> None:
         """The run restarts: a finding that lasts is over only if it does not come back."""
+        self._well = _Well()
         for finding in self._lasting():
             last = self._reported[finding.number]
             last.calm, last.interrupted = 0, RULES[finding.rule].ends_at_restart
@@ -158,6 +183,7 @@ class Findings:
             episodes=(*finding.episodes, Episode(epoch, step, None, now.reported, first.value)),
             limit=first.limit,
             reason=_surest(None, alerts),
+            well=self._well.until(step, self.all.values()),
         )
         change = self._report("start", now, begun, alerts)
         is_kept = RULES[first.rule].keeps_evidence

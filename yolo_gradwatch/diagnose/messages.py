@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from yolo_gradwatch.diagnose import causes
+from yolo_gradwatch.diagnose.causes import Cause
 from yolo_gradwatch.diagnose.graph import Paths, is_in
 from yolo_gradwatch.measure.layout import WHOLE, Layout
 
@@ -105,6 +106,31 @@ class Case:
     def moment(self) -> str:
         """What the training did then, as the end of a sentence; "" if that says nothing."""
         return causes.moment(self.training, self.finding)
+
+    @property
+    def changed(self) -> str:
+        """That something changed when it began, a sentence and a space; "" if it began early."""
+        well, newest = self.finding.well, self.finding.episodes[-1]
+        if not well or causes.warms_up(self.training, newest.epoch):
+            return ""
+        return (
+            f"All was well for {well:,} steps, so something changed at about step "
+            f"{newest.step:,}: a callback, the schedule, a resume or the data{self.moment}. "
+        )
+
+    def cause(self, why: str, remedy: str) -> Cause:
+        """The probable cause and what to try: what changed, or what is built that way.
+
+        Args:
+            why: Of a model that was built that way, after "Probably".
+            remedy: For such a model, after "Try".
+        """
+        if not self.changed:
+            return Cause(f"Probably {why}{self.moment}.", f"Try {remedy}.")
+        return Cause(
+            self.changed.rstrip(),
+            "Look for what runs from that step on, and go on from the last checkpoint before it.",
+        )
 
     @property
     def lower_rate(self) -> str:

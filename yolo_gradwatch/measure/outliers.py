@@ -5,25 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from yolo_gradwatch.measure.clipping import CLIP_OVERFLOW
+from yolo_gradwatch.measure.past import Past
 
 if TYPE_CHECKING:
     from yolo_gradwatch.measure.arrays import Flags, Floats
     from yolo_gradwatch.measure.layout import Members
 
-HISTORY_STEPS = 100
-"""Steps that the level of a block is compared with."""
-
 SKIPS_IN_A_ROW = 4
 """Steps in a row that AMP skipped, of which the last is anomalous: more than a calibration."""
 
 HISTORY_LEAST = 19
-"""Steps of history before the first step is judged."""
+"""Steps of its past before the first step is judged."""
 
 LEVEL_JUMP = 1.0
-"""Decades beyond the highest or lowest level of the history that make a step anomalous."""
+"""Decades beyond the highest or lowest level of its past that make a step anomalous."""
 
 
 SOUND, TOO_LARGE, NONFINITE = range(3)
@@ -43,8 +40,7 @@ class Outliers:
         for row, found in zip(self._weights, members.trunk, strict=True):
             row[: len(found)] = found
         self._middle = np.stack([(sizes - 1) // 2, sizes // 2], axis=1)[None]
-        self._history = np.full((HISTORY_STEPS, len(sizes)), np.nan)
-        self._seen = 0
+        self._past = Past(len(sizes))
         self._skips = 0
         self._spoiled = SOUND
 
@@ -80,17 +76,24 @@ class Outliers:
         self._spoiled = SOUND
 
     def _jumped(self, norms: Floats) -> Flags:
-        """(S,) whether a level of (S, P) norms lies beyond those of the last steps before it."""
+        """(S,) whether a level of (S, P) norms lies beyond those of the past."""
         levels = self._levels(norms)
-        past = np.concatenate([self._history, levels])
-        before = sliding_window_view(past, HISTORY_STEPS, axis=0)[: len(levels)]
-        high = np.fmax.reduce(before, axis=-1) + LEVEL_JUMP
-        low = np.fmin.reduce(before, axis=-1) - LEVEL_JUMP
-        is_judged = self._seen + np.arange(len(levels)) >= HISTORY_LEAST
-        self._history = past[-HISTORY_STEPS:]
-        self._seen += len(levels)
-        jumped: Flags = ((levels > high) | (levels < low)).any(axis=1) & is_judged
+        jumped = np.zeros(len(levels), np.bool_)
+        begin = 0
+        while begin < len(levels):
+            part = levels[begin : begin + self._past.room]
+            if self._past.seen < HISTORY_LEAST or self._is_away(part).any():
+                part = part[:1]  # each step is judged by all before it
+                jumped[begin] = self._past.seen >= HISTORY_LEAST and self._is_away(part).any()
+            self._past.add(part, part)
+            begin += len(part)
         return jumped
+
+    def _is_away(self, levels: Floats) -> Flags:
+        low, high = self._past.band()
+        beyond = (levels > high + LEVEL_JUMP) | (levels < low - LEVEL_JUMP)
+        away: Flags = np.logical_or.reduce(beyond, axis=1)
+        return away
 
     def _levels(self, norms: Floats) -> Floats:
         """(S, B) log10 of the median of the weights of each trunk block; -Inf where that is 0."""

@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from yolo_gradwatch.measure.allowance import Allowance
 from yolo_gradwatch.measure.clipping import CLIP_NORM, CLIP_OVERFLOW
 from yolo_gradwatch.measure.doubling import Doubling
 from yolo_gradwatch.measure.loss_items import LossFold
 from yolo_gradwatch.measure.outliers import Outliers
 from yolo_gradwatch.measure.quantities import QUANTITIES, Running
 from yolo_gradwatch.measure.sample import steps_of
+from yolo_gradwatch.measure.shifts import Shifts
 from yolo_gradwatch.measure.windows import Window
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from yolo_gradwatch.measure.arrays import Floats, Values
+    from yolo_gradwatch.measure.arrays import Flags, Floats, Values
     from yolo_gradwatch.measure.layout import Members
     from yolo_gradwatch.measure.quantities import Quantity
     from yolo_gradwatch.measure.sample import Change, Detail, Sample, Steps
@@ -30,10 +32,10 @@ RARELY = 50
 """Steps up to which the weights are read at powers of two only, and not in every window."""
 
 FINE_STEPS = 10
-"""Captured steps after an anomalous one that are windows of their own."""
+"""Captured steps after an anomalous one that are windows of their own: a fine stretch."""
 
-FINE_STRETCHES = 40
-"""Anomalies of a run that open such a fine stretch."""
+COARSE = 250
+"""Step up to which a shift opens none: windows hold a few steps there, and levels move a lot."""
 
 FINE_SKIPS = 12
 """The same after too many steps in a row that AMP skipped: an endless overflow is reported."""
@@ -42,10 +44,11 @@ FINE_SKIPS = 12
 class Rollup:
     """Turns samples into windows; an epoch's end and an anomaly close one early.
 
-    An anomalous step begins a window of its own, and so do those after it, for a limited number of
-    anomalies. A step that is spoiled (applied with a gradient that is not finite, or that clipping
-    multiplies by 0) is a window of its own always, unless the step before it was spoiled too: a
-    streak of such steps is one anomaly, and after the first ones its windows grow as all others.
+    A step that is anomalous or shows a shift begins a window of its own, and so do those after it,
+    as often as the `Allowance` lets them. A step that is spoiled (applied with a gradient that is
+    not finite, or that clipping multiplies by 0) is a window of its own always, unless the step
+    before it was spoiled too: a streak of such steps is one anomaly, and after the first ones its
+    windows grow as all others.
 
     Samples may come one by one or many at once: the windows are the same, and many at once cost far
     less than one by one.
@@ -67,8 +70,9 @@ class Rollup:
         self._doubling = Doubling()
         self._open: _Open | None = None
         self._ahead: list[int] = []
+        self._shifts = Shifts(members)
+        self._allowance = Allowance(RARELY)
         self._fine_until = 0
-        self._stretches = 0
         self.newest: Floats = np.empty((0, len(members.starts)))
 
     def opens_window(self, step: int) -> bool:
@@ -101,9 +105,10 @@ class Rollup:
         self._ahead = [step for step in self._ahead if step > samples[-1].step]
         closed: list[Window] = []
         begin = 0
-        found = self._outliers.found(steps.parameters, steps.norms[:, 0], steps.applied[:, 0])
-        for i, (sample, is_anomalous, is_alone) in enumerate(zip(samples, *found, strict=True)):
-            breaks = (is_anomalous and self._open_stretch(sample)) or is_alone
+        for i, (sample, *found, is_alone) in enumerate(
+            zip(samples, *self._found(steps), strict=True)
+        ):
+            breaks = self._opens_stretch(sample, *found) or is_alone
             if self._open and (breaks or self._open.epoch != sample.epoch):
                 closed += self._close(steps.part(begin, i))
                 begin = i
@@ -119,6 +124,7 @@ class Rollup:
         """Go on with more parameters; no window is open."""
         self._members = members
         self._outliers = Outliers(members)
+        self._shifts = Shifts(members)
 
     def close(self) -> list[Window]:
         """The open window, if any, as it is."""
@@ -139,10 +145,19 @@ class Rollup:
         """Whether a window that began with ``first`` ends with ``step``."""
         return step <= self._fine_until or step - first + self._interval >= WINDOW_SHARE * step
 
-    def _open_stretch(self, sample: Sample) -> bool:
-        if sample.step <= self._fine_until or self._stretches == FINE_STRETCHES:
+    def _found(self, steps: Steps) -> tuple[Flags, Flags, Flags]:
+        """(S,) which steps are anomalous, which show a shift, and which are alone."""
+        totals, applied = steps.norms[:, 0], steps.applied[:, 0]
+        anomalous, alone = self._outliers.found(steps.parameters, totals, applied)
+        usable = applied & (totals <= CLIP_OVERFLOW)
+        return anomalous, self._shifts.found(steps.samples, steps.parameters, usable), alone
+
+    def _opens_stretch(self, sample: Sample, is_anomalous: np.bool_, is_shift: np.bool_) -> bool:
+        is_shift &= np.bool_(sample.step > COARSE * self._interval)
+        if sample.step <= self._fine_until or not (is_anomalous or is_shift):
             return False
-        self._stretches += 1
+        if not self._allowance.allows(sample.step, is_shift=bool(is_shift)):
+            return False
         steps = FINE_SKIPS if sample.skipped else FINE_STEPS
         self._fine_until = sample.step + steps * self._interval
         return True

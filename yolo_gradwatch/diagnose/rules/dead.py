@@ -55,7 +55,7 @@ def dead_words(case: Case) -> Message:
     return Message(
         what=f"{case.where}: gradient exactly zero",
         since=f"{case.since}{case.others()}, so it does not learn",
-        why=f"Probably {why}{case.moment}.",
+        why=f"{case.changed}Probably {why}{'' if case.changed else case.moment}.",
         remedy="Try SiLU or LeakyReLU with BatchNorm, a non-zero initialization, and "
         f"{case.lower_rate}.",
     )
@@ -71,8 +71,8 @@ def no_gradient_words(case: Case) -> Message:
     return Message(
         what=f"{case.where}: no gradient at all",
         since=f"{case.since}{case.others()}, so it is not trained",
-        why="Probably its output does not lead to the loss: unused in forward, or cut off by "
-        "detach(), torch.no_grad() or .data.",
+        why=f"{case.changed}Probably its output does not lead to the loss: unused in forward, or "
+        "cut off by detach(), torch.no_grad() or .data.",
         remedy="Try to connect it, or freeze it if that is meant.",
     )
 

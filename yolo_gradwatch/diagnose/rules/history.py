@@ -26,6 +26,18 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.windows import Window
 
 
+ENOUGH_STEPS, ENOUGH_WINDOWS = 50, 3
+"""Newest windows with so many steps, at least three, say as much as many of a single step.
+
+Healthy long runs, median of a hop over three windows: 1.51 at the most, as over ten; over three of
+a single step 1.55.
+"""
+
+RUN_UP, RUN_UP_WINDOWS = 0.3, 10
+"""Decades above the median of the older half of the windows before, of at least ten, at which a
+drift has begun."""
+
+
 class Mark(NamedTuple):
     """The whole net in a window.
 
@@ -139,3 +151,37 @@ def over(values: Floats, limit: float, least: int) -> dict[int, float]:
 def first_over(values: Floats, limit: float) -> int:
     """The oldest window in which a value was above the limit."""
     return int(np.flatnonzero(values > limit)[0])
+
+
+def newest(history: History, most: int, least: int) -> list[Reading]:
+    """The newest readings that decide: so many, or fewer that hold enough steps; else none."""
+    chosen: list[Reading] = []
+    steps = 0
+    for reading in history.readings[: -most - 1 : -1]:
+        chosen.append(reading)
+        steps += reading.window.steps - reading.window.skipped
+        if steps >= ENOUGH_STEPS and len(chosen) >= ENOUGH_WINDOWS:
+            return chosen[::-1]
+    return chosen[::-1] if len(chosen) >= least else []
+
+
+def risen(values: Floats, median: float) -> float:
+    """The newest of (W,) values if they rise to it, else their median."""
+    is_rising = (np.diff(values[-3:]) > 0).all() and values[-1] == np.fmax.reduce(values)
+    return float(values[-1]) if is_rising else median
+
+
+def run_up(before: Floats, values: Floats, limit: float) -> int:
+    """How many windows before the first value above the limit a drift to it began.
+
+    Args:
+        before: (B,) values of the windows before.
+        values: (W,) those that decide.
+        limit: One of them at least is above it.
+    """
+    past = np.concatenate([before, values[: first_over(values, limit)]])
+    if len(past) < RUN_UP_WINDOWS:
+        return 0
+    usual = ~(past > medians(past[: len(past) // 2, None])[0] + RUN_UP)
+    count = int(usual[::-1].argmax()) if usual.any() else 0
+    return count if count > 1 else 0  # a jump, within a window

@@ -9,10 +9,19 @@ import numpy as np
 from yolo_gradwatch.diagnose import causes
 from yolo_gradwatch.diagnose.messages import Message, described, factor
 from yolo_gradwatch.diagnose.reading import REACH, medians
-from yolo_gradwatch.diagnose.rules.history import Hit, begin, finite, first_over, over
+from yolo_gradwatch.diagnose.rules.history import (
+    Hit,
+    begin,
+    finite,
+    first_over,
+    newest,
+    over,
+    risen,
+    run_up,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from yolo_gradwatch.diagnose.messages import Case
     from yolo_gradwatch.diagnose.reading import Reading
@@ -33,8 +42,8 @@ def vanishing(history: History, limits: Thresholds) -> Iterator[Hit]:
 
     Of several on one path, the one nearest to the loss is the cause. Value and limit: decades.
     """
-    recent = history.readings[-HOPS[0] :]
-    if len(recent) < HOPS[1] or not history.graph.blocks:
+    recent = newest(history, *HOPS)
+    if not recent or not history.graph.blocks:
         return
     lost = finite(np.stack([reading.lost for reading in recent]))
     if not (lost > limits.vanishing).any():  # neither is a median of it
@@ -42,18 +51,19 @@ def vanishing(history: History, limits: Thresholds) -> Iterator[Hit]:
     best = medians(finite(np.stack([reading.best for reading in recent])))
     arriving = medians(finite(np.stack([reading.arriving for reading in recent])))
     low = arriving[:, None] < best - REACH
-    yield from _origins(history, recent, lost, (limits.vanishing, HOPS[1]), low)
+    least = min(HOPS[1], len(recent))
+    yield from _origins(history, lost, (limits.vanishing, least), low, lambda r: r.lost)
 
 
 def vanishing_words(case: Case) -> Message:
     """A block that loses the gradient."""
-    why, remedy = causes.of_loss(case.layout, case.finding.module)
+    why, remedy = case.cause(*causes.of_loss(case.layout, case.finding.module))
     return Message(
         what=f"{case.where}: its gradient is {factor(case.finding.value)} weaker than that of the "
         f"blocks that read it ({case.decades}),",
         since=f"{case.since}{case.affected()}",
-        why=f"Probably {why}{case.moment}.",
-        remedy=f"Try {remedy}.",
+        why=why,
+        remedy=remedy,
     )
 
 
@@ -68,23 +78,26 @@ def exploding(history: History, limits: Thresholds) -> Iterator[Hit]:
     count = len(history.graph.blocks)
     weights = finite(np.stack([reading.weights[:count] for reading in recent]))
     best = finite(np.stack([reading.best for reading in recent]))
+
+    def gain(reading: Reading) -> Floats:
+        return finite(reading.weights[:count]) - finite(reading.best)
+
     gained = np.where(history.graph.feeds_trunk, weights - best, np.nan)
     if not (gained > limits.exploding).any():
         return
     high = medians(weights)[:, None] > medians(best) + REACH
-    yield from _origins(history, recent, gained, (limits.exploding, JUMPS[1]), high)
+    yield from _origins(history, gained, (limits.exploding, JUMPS[1]), high, gain)
 
 
 def exploding_words(case: Case) -> Message:
     """A block that multiplies the gradient."""
-    why, remedy = causes.of_gain(case.layout, case.training, case.finding.module)
+    why, remedy = case.cause(*causes.of_gain(case.layout, case.training, case.finding.module))
     return Message(
         what=f"{case.where}: the gradient of its weights is {factor(case.finding.value)} stronger "
         f"than that of the blocks that read it ({case.decades}),",
         since=f"{case.since}{case.affected()}",
-        why="Clipping then leaves next to nothing for all other blocks. Probably "
-        f"{why}{case.moment}.",
-        remedy=f"Try {remedy}.",
+        why=f"Clipping then leaves next to nothing for all other blocks. {why}",
+        remedy=remedy,
     )
 
 
@@ -119,47 +132,66 @@ def _outliers(history: History, limits: Thresholds, *, side: int) -> Iterator[Hi
     if len(recent) < JUMPS[1]:
         return
     apart = finite(np.stack([reading.apart[side] for reading in recent]))
+    earlier = finite(_before(history, len(recent), lambda r: r.apart[side]))
     for i, value in over(apart, limits.leaf, JUMPS[1]).items():
-        since = begin(recent[first_over(apart[:, i], limits.leaf)].window)
+        since = _since(history, earlier[:, i], apart[:, i], limits.leaf)
         name = history.layout.modules[history.graph.trunk_weights[i]]
-        yield Hit(name, value, limits.leaf, since)
+        yield Hit(name, risen(apart[:, i], value), limits.leaf, since)
 
 
 def _origins(
     history: History,
-    recent: Sequence[Reading],
     excess: Floats,
     limit: tuple[float, int],
     suffers: Flags,
+    read: Callable[[Reading], Floats],
 ) -> Iterator[Hit]:
     """Blocks with too much of something, but those that only suffer from another one.
 
     Args:
         history: With the graph of the blocks.
-        recent: W readings.
-        excess: (W, B) what is judged.
+        excess: (W, B) what is judged, of the newest windows.
         limit: Of the median of ``excess``, and windows that are enough for it.
         suffers: (B, B) whether a block, if it is upstream of another one, suffers with it.
+        read: (B,) what is judged, of a window before.
     """
     found = over(excess, *limit)
+    earlier = finite(_before(history, len(excess), read)) if found else excess
     suffering: set[int] = set()
     for b in sorted(found, reverse=True):  # the nearest to the loss first
         if b in suffering:
             continue
         affected = [a for a in history.graph.upstream(b) if suffers[a, b]]
         suffering.update(affected)
-        since = begin(recent[first_over(excess[:, b], limit[0])].window)
+        since = _since(history, earlier[:, b], excess[:, b], limit[0])
         names = tuple(history.graph.blocks[a] for a in affected)
-        yield Hit(history.graph.blocks[b], found[b], limit[0], since, names)
+        value = risen(excess[:, b], found[b])
+        yield Hit(history.graph.blocks[b], value, limit[0], since, names)
+
+
+def _before(history: History, count: int, read: Callable[[Reading], Floats]) -> Floats:
+    """(V, N) of the windows before the newest ones."""
+    values = [read(reading) for reading in history.readings[:-count]]
+    return np.stack(values) if values else np.empty((0, len(read(history.readings[-1]))))
+
+
+def _since(history: History, before: Floats, values: Floats, limit: float) -> tuple[int, int]:
+    """Where (W,) values of the newest windows, (V,) before them, began to rise above the limit."""
+    at = len(before) + first_over(values, limit) - run_up(before, values, limit)
+    return begin(history.readings[at].window)
 
 
 def _leaf(case: Case, comparison: str, cause: str, factor_to_remove: str) -> Message:
     """A weight far from the others of its block."""
     block = case.layout.block_of[case.layout.modules.index(case.finding.module)]
+    why, remedy = case.cause(
+        f"something behind this layer alone {cause}",
+        f"to remove {factor_to_remove}, and put a BatchNorm behind the layer",
+    )
     return Message(
         what=f"{case.where}: its gradient is {factor(case.finding.value)} {comparison} than that "
         f"of its neighbours in {described(case.layout, block)} ({case.decades}),",
         since=case.since,
-        why=f"Probably something behind this layer alone {cause}{case.moment}.",
-        remedy=f"Try to remove {factor_to_remove}, and put a BatchNorm behind the layer.",
+        why=why,
+        remedy=remedy,
     )
