@@ -102,9 +102,12 @@ RUNS = {
         4,
     ),
     "weight_jump": Run(
-        [weighing(n, 5 * 10 ** (0.001 * n if n < 22 else 0.071)) for n in range(1, 23)],
+        [
+            *(weighing(n, 4.0625 if n % 2 == 0 else 4.0) for n in range(1, 22)),
+            weighing(22, 6),
+        ],
         WHOLE,
-        log10(50),
+        log10(log10(1.5) / log10(1.015625)),
         ABOVE,
         21,
     ),

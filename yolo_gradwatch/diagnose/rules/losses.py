@@ -100,18 +100,20 @@ def loss_imbalance(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 def loss_imbalance_words(case: Case) -> Message:
     """One loss item drowns the others."""
-    name, (value, norm) = _of(case)
-    times = significant(10.0 ** min(case.finding.value, 300.0), 2)
-    left = significant(norm / CLIP_NORM, 2)
-    gain = float(f"{10.0 ** -min(case.finding.value, 300.0):.0e}")
+    item, size, norm = _measured(case)
+    decades = min(case.finding.value, 300.0)
+    left = (
+        f" of every gradient 1/{significant(norm / CLIP_NORM, 2)}" if norm else " next to nothing"
+    )
     return Message(
-        what=f"the whole model: {name} is {significant(value, 2)}, {times} times all other loss "
-        "items together (healthy recorded trainings: 10 times at the most),",
+        what=f"the whole model: {item}{f' is {size},' if size else ' is'} "
+        f"{significant(10.0**decades, 2)} times all other loss items together (limit "
+        f"{10.0**case.finding.limit:,.0f}; healthy recorded trainings: 10 at the most),",
         since=case.since,
-        why=f"The total gradient norm is {significant(norm, 2)}, and clipping to {CLIP_NORM:g} "
-        f"leaves 1/{left} of every gradient: beside {name}, the other items hardly train anything.",
-        remedy=f"{_gain(case.training, name)}Divide the target of {name} by its spread, or give "
-        f"the term a gain of about {gain:g}; a bounded loss (smooth L1) helps as well.",
+        why=f"Clipping to {CLIP_NORM:g} leaves{left}, so beside this item the others hardly train "
+        "anything.",
+        remedy=f"{_gain(case.training, item)}Divide its target by the target's spread, or give the "
+        f"term a gain of about {10.0**-decades:.0e}; a bounded loss (smooth L1) helps as well.",
     )
 
 
@@ -136,25 +138,28 @@ def initial_loss(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 def initial_loss_words(case: Case) -> Message:
     """A loss that begins far above all that is usual."""
-    name, (value, norm) = _of(case)
+    item, size, norm = _measured(case)
+    total_norm = f" and the total gradient norm at {significant(norm, 2)}" if norm else ""
     return Message(
-        what=f"the whole model: {name} begins at {significant(value, 2)} (healthy recorded "
-        "trainings begin at 12 at the most, poses at 100)",
-        since=f"and the total gradient norm at {significant(norm, 2)}, {case.since}",
+        what=f"the whole model: {item} begins at "
+        f"{size or significant(case.finding.value, 2)}{total_norm} (limit of the loss "
+        f"{significant(case.finding.limit, 2)}; healthy recorded trainings begin at 12 at the "
+        "most, poses at 100),",
+        since=case.since,
         why="Probably weights are initialized too large, those of the head's last convolutions "
-        "above all: outputs are far off, and clipping leaves too little of each step to correct "
-        "them. Targets or a gain of the wrong size do the same.",
-        remedy=f"{_gain(case.training, name)}Try the initialization of Ultralytics, at least for "
-        "the head's last convolutions (weights with a standard deviation of about 0.05, biases by "
-        "bias_init()), and pretrained weights; then look at the units of the targets and the gain "
-        "of this item.",
+        "above all: its outputs are far off. Targets or a gain of the wrong size do the same.",
+        remedy=f"{_gain(case.training, item)}Try the initialization of Ultralytics, at least for "
+        "the head's last convolutions (a standard deviation of about 0.05, biases by bias_init()), "
+        "or pretrained weights; then look at the units of the targets.",
     )
 
 
-def _of(case: Case) -> tuple[str, Sequence[float]]:
-    """The item that a finding is about, and what was measured of it."""
+def _measured(case: Case) -> tuple[str, str, float]:
+    """The item that a finding is about, its size in words, and the norm; "" and 0 if unknown."""
     reason = case.finding.reason
-    return (reason.names[0], reason.values) if reason else ("an item", (np.nan, np.nan))
+    if reason is None:
+        return "one loss item", "", 0.0
+    return reason.names[0], significant(reason.values[0], 2), reason.values[1]
 
 
 def _gain(training: Mapping[str, object], item: str) -> str:

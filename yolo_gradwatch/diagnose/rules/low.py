@@ -72,8 +72,9 @@ def converged_words(case: Case) -> Message:
         return Message(
             what=what,
             since=case.since,
-            why="It fell gradually. If the loss in results.csv is near zero, the training has "
-            "converged or memorized its images; if it is not, nothing is learned any more.",
+            why="It fell gradually, and the loss is not known here. Near zero, it says that the "
+            "training has converged or memorized its images; else nothing is learned any more.",
+            remedy="Look at the loss columns of results.csv.",
         )
     first, newest = (significant(value, 2) for value in reason.values)
     return Message(

@@ -34,6 +34,9 @@ MOVED = 0.03
 """Decades by which a tenth of the layers have changed since the jump, at the least. In stretches
 of a healthy training: 0.01 at the most; a learning rate times 50: 0.1 in one."""
 
+RECENT = 10
+"""Stretches in which weights must have moved so fast for it to last."""
+
 LEAST_SPEED = 1e-6
 """Decades a step below which a file of three digits, or float32, shows nothing."""
 
@@ -55,8 +58,8 @@ def rate_jump(history: History, limits: Thresholds) -> Iterator[Hit]:
 
     Value: decades above the highest before.
     """
-    known = [_rates(reading.window) for reading in history.readings]
-    known = [one for one in known if one.rates]
+    found_in = [_rates(reading.window) for reading in history.readings]
+    known = [one for one in found_in if one.rates] if found_in and found_in[-1].rates else []
     best: tuple[float, int, str] | None = None
     for group in known[-1].rates if known else ():
         series = np.array([one.rates.get(group, np.nan) for one in known])
@@ -79,8 +82,8 @@ def rate_jump_words(case: Case) -> Message:
         what=f"the whole model: the learning rate jumped from {before} to {after}, to "
         f"{factor(case.finding.value)} its highest so far,",
         since=case.at,
-        why="All was well until then, as far as this goes: neither warm-up nor schedule jumps like "
-        f"that, so look at what changed then: a callback, a scheduler, a resume{case.moment}.",
+        why="Neither a warm-up nor a schedule jumps like that: look at what changed at that step, "
+        f"such as a callback, a scheduler of your own or a resume{case.moment}.",
         remedy="If it is not on purpose, go back to the last checkpoint before that step.",
     )
 
@@ -101,10 +104,11 @@ def weight_jump(history: History, limits: Thresholds) -> Iterator[Hit]:
         if isinstance(warmup, (int, float)) and weighed[at].epoch - 1 < warmup:
             continue
         before = max(np.fmax.reduce(speeds[:at]), LEAST_SPEED)
-        if not speeds[at] > 10.0**limits.weight_jump * before:
-            continue
-        if _quick(np.abs(levels[-1] - levels[at])) > MOVED:
-            value = float(np.log10(np.fmax.reduce(speeds[at:]) / before))
+        faster = np.log10(np.maximum(speeds[at:], LEAST_SPEED) / before)
+        recent = np.fmax.reduce(faster[-RECENT:])
+        is_far = _quick(np.abs(levels[-1] - levels[at])) > MOVED
+        if faster[0] > limits.weight_jump and recent > limits.weight_jump and is_far:
+            value = float(np.fmax.reduce(faster))
             yield Hit(WHOLE, value, limits.weight_jump, begin(weighed[at]))
             return
 
@@ -150,7 +154,8 @@ def _speeds(windows: Sequence[Window], rows: Counts) -> tuple[Floats, Floats]:
     with np.errstate(divide="ignore", invalid="ignore"):  # weights of 0 or NaN say nothing
         levels = finite(np.log10(norms))
     moved = [_quick(row) for row in np.abs(np.diff(levels, axis=0))]
-    return levels, np.array(moved) / np.diff([one.step_first for one in windows])
+    steps = np.diff([one.step_first for one in windows])
+    return levels, np.array(moved) / np.maximum(steps, 1)
 
 
 def _quick(values: Floats) -> float:
