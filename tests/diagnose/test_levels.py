@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from nets import NET, feed, fired, inside, lasting, net, weighing
 from rule_cases import fallen, items, rates
+from shown import finding_of
 
+from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.detector import Detector
+from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.report import Report
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.clipping import EpochClipping
@@ -74,6 +77,16 @@ def test_a_loss_that_begins_too_large(means, training, found):
     assert "initial_loss" not in rules_at(losing(5, 9e3, **means), training)
     later = [*losing(5, 2e4, box=6.0, cls=5.0), *losing(5, 2e4, first=6, **means)]
     assert "initial_loss" not in rules_at(later, training)
+
+
+@pytest.mark.parametrize(("item", "is_own"), [("box_loss", True), ("grade_loss", False)])
+def test_only_an_item_of_the_users_has_a_target_to_divide(item, is_own):
+    reason = Reason("item", (item,), (6e4, 2e5))
+    finding = finding_of("loss_imbalance", WHOLE, value=4.0, limit=2.0, reason=reason)
+    words = RULES["loss_imbalance"].message(NET, {"box": 7.5}, finding)
+    raised = RULES["loss_imbalance"].message(NET, {"box": 7500.0}, finding)
+    assert ("spread" in words.remedy) != is_own
+    assert "box=7500" in raised.why
 
 
 # --- weights --------------------------------------------------------------------------------------

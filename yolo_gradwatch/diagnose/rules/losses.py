@@ -40,6 +40,9 @@ the sum of the scores that the head's biases begin with."""
 GAINS = {"box": 7.5, "cls": 0.5, "dfl": 1.5, "pose": 12.0, "kobj": 1.0, "rle": 1.0, "angle": 1.0}
 """Options that multiply a loss item, and their defaults."""
 
+OWN = {f"{name}_loss" for name in (*GAINS, "seg", "sem", "l1", "giou", "bbox")} | {"loss"}
+"""Loss items of Ultralytics itself, whose targets have the right size."""
+
 MANY = 10
 """Times its default from which on a gain is named."""
 
@@ -102,18 +105,22 @@ def loss_imbalance_words(case: Case) -> Message:
     """One loss item drowns the others."""
     item, size, norm = _measured(case)
     decades = min(case.finding.value, 300.0)
-    left = (
-        f" of every gradient 1/{significant(norm / CLIP_NORM, 2)}" if norm else " next to nothing"
-    )
+    left = f"1/{significant(norm / CLIP_NORM, 2)}" if norm else "next to nothing"
+    why, remedy = _cause(case.training)
+    if item not in OWN and not _raised(case.training):
+        why = ""
+        remedy = (
+            "Divide its target by the target's spread, or give the term a gain of about "
+            f"{10.0**-decades:.0e}; a bounded loss (smooth L1) helps as well."
+        )
     return Message(
         what=f"the whole model: {item}{f' is {size},' if size else ' is'} "
         f"{significant(10.0**decades, 2)} times all other loss items together (limit "
         f"{10.0**case.finding.limit:,.0f}; healthy recorded trainings: 10 at the most),",
         since=case.since,
-        why=f"Clipping to {CLIP_NORM:g} leaves{left}, so beside this item the others hardly train "
-        "anything.",
-        remedy=f"{_gain(case.training, item)}Divide its target by the target's spread, or give the "
-        f"term a gain of about {10.0**-decades:.0e}; a bounded loss (smooth L1) helps as well.",
+        why=f"Clipping to {CLIP_NORM:g} leaves {left} of every gradient, so beside this item the "
+        f"others hardly train anything. {why}".strip(),
+        remedy=remedy,
     )
 
 
@@ -139,6 +146,7 @@ def initial_loss(history: History, limits: Thresholds) -> Iterator[Hit]:
 def initial_loss_words(case: Case) -> Message:
     """A loss that begins far above all that is usual."""
     item, size, norm = _measured(case)
+    why, remedy = _cause(case.training)
     total_norm = f" and the total gradient norm at {significant(norm, 2)}" if norm else ""
     return Message(
         what=f"the whole model: {item} begins at "
@@ -146,11 +154,8 @@ def initial_loss_words(case: Case) -> Message:
         f"{significant(case.finding.limit, 2)}; healthy recorded trainings begin at 12 at the "
         "most, poses at 100),",
         since=case.since,
-        why="Probably weights are initialized too large, those of the head's last convolutions "
-        "above all: its outputs are far off. Targets or a gain of the wrong size do the same.",
-        remedy=f"{_gain(case.training, item)}Try the initialization of Ultralytics, at least for "
-        "the head's last convolutions (a standard deviation of about 0.05, biases by bias_init()), "
-        "or pretrained weights; then look at the units of the targets.",
+        why=why,
+        remedy=remedy,
     )
 
 
@@ -162,13 +167,30 @@ def _measured(case: Case) -> tuple[str, str, float]:
     return reason.names[0], significant(reason.values[0], 2), reason.values[1]
 
 
-def _gain(training: Mapping[str, object], item: str) -> str:
-    """That the gain of an item is far above its default, in a sentence; "" if it is not."""
-    option = item.removesuffix("_loss")
-    gain, usual = training.get(option), GAINS.get(option)
-    if usual is None or not isinstance(gain, (int, float)) or gain < MANY * usual:
-        return ""
-    return f"{option}={gain:g} is its gain ({usual:g} by default): lower that first. "
+def _cause(training: Mapping[str, object]) -> tuple[str, str]:
+    """Why an item of Ultralytics' own is too large, and what to try, in sentences."""
+    if raised := _raised(training):
+        return f"Gains far above their defaults do that: {', '.join(raised)}.", "Lower that first."
+    why = (
+        "Probably weights are initialized too large, those of the head's last convolutions above "
+        "all, so that outputs are far off. Targets or a gain of the wrong size do the same."
+    )
+    remedy = (
+        "Try the initialization of Ultralytics, at least for the head's last convolutions (a "
+        "standard deviation of about 0.05, biases by bias_init()), or pretrained weights; then "
+        "look at the units of the targets."
+    )
+    return why, remedy
+
+
+def _raised(training: Mapping[str, object]) -> list[str]:
+    """Gains that are far above their defaults."""
+    given = ((option, training.get(option), usual) for option, usual in GAINS.items())
+    return [
+        f"{option}={gain:g} ({usual:g} by default)"
+        for option, gain, usual in given
+        if isinstance(gain, (int, float)) and gain >= MANY * usual
+    ]
 
 
 def _imbalance(window: Window) -> Largest | None:

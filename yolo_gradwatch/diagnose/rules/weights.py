@@ -92,9 +92,9 @@ def small_weights_words(case: Case) -> Message:
     finding = case.finding
     blocks = finding.reason.names if finding.reason else ()
     who = described(case.layout, finding.module)
-    if finding.module == WHOLE:
+    if finding.module == WHOLE and blocks:
         named = ", ".join(blocks) if len(blocks) <= NAMED else f"{blocks[0]} to {blocks[-1]}"
-        who = f"the whole model: {len(blocks)} blocks ({named})"
+        who = f"the whole model, {len(blocks)} blocks ({named})"
     return Message(
         what=f"{who}: the weights have an RMS of {_rms(case)}, "
         f"{significant(_USUAL / finding.value, 2)} times below a usual initialization,",
@@ -112,7 +112,7 @@ _USUAL = 0.4
 
 def _rms(case: Case) -> str:
     reason = case.finding.reason
-    return significant(reason.values[0], 2) if reason else "another size"
+    return significant(reason.values[0], 2) if reason else "another order"
 
 
 def _weighed(history: History) -> tuple[Reading | None, Reading | None]:
