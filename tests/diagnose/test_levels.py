@@ -79,6 +79,14 @@ def test_a_loss_that_begins_too_large(means, training, found):
     assert "initial_loss" not in rules_at(later, training)
 
 
+@pytest.mark.parametrize(("loss", "found"), [(200.0, False), (300.0, True)])
+def test_a_class_loss_of_images_with_few_objects_is_usual(loss, found):
+    training = {"batch": 16, "imgsz": 640}
+    windows = losing(5, 2e3, box_loss=0.5, cls_loss=loss)
+    assert ("loss_imbalance" in rules_at(windows, training)) == found
+    assert "loss_imbalance" in rules_at(windows)
+
+
 @pytest.mark.parametrize(("item", "is_own"), [("box_loss", True), ("grade_loss", False)])
 def test_only_an_item_of_the_users_has_a_target_to_divide(item, is_own):
     reason = Reason("item", (item,), (6e4, 2e5))

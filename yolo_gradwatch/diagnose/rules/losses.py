@@ -84,7 +84,8 @@ def loss_imbalance(history: History, limits: Thresholds) -> Iterator[Hit]:
     """The whole net, while one loss item is far above all others, and clipping bites.
 
     A batch without objects leaves the class loss alone: where the others are 0 there is nothing to
-    compare with. An item that is shown but not trained on leaves the gradient as it is.
+    compare with, and where they are rare it is large. An item that is shown but not trained on
+    leaves the gradient as it is.
 
     Value: decades by which it lies above the sum of the others, the lowest of the windows.
     """
@@ -94,10 +95,11 @@ def loss_imbalance(history: History, limits: Thresholds) -> Iterator[Hit]:
         return
     shares = [np.log10(one.value) - np.log10(one.others) for _, one in found if one]
     norm = float(np.median([window.norm_mean[0] for window, _ in found]))
-    if min(shares) > limits.loss_imbalance and norm > CLIPPED * CLIP_NORM:
-        value = float(np.median([one.value for _, one in found if one]))
-        reason = Reason("item", tuple(names), (value, norm))
-        since = begin(_since(history, names.pop(), limits.loss_imbalance))
+    name, value = names.pop(), float(np.median([one.value for _, one in found if one]))
+    usual = _background(history.training) if name in OWN else 0.0
+    if min(shares) > limits.loss_imbalance and norm > CLIPPED * CLIP_NORM and value > usual:
+        reason = Reason("item", (name,), (value, norm))
+        since = begin(_since(history, name, limits.loss_imbalance))
         yield Hit(WHOLE, float(min(shares)), limits.loss_imbalance, since, reason=reason)
 
 
