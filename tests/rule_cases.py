@@ -1,6 +1,7 @@
 """For each rule of the catalogue a run that fires it, and a finding to put into words."""
 
 from dataclasses import replace
+from math import log10
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from values import Part, plan
 
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.layout import WHOLE
+from yolo_gradwatch.measure.loss_items import LossItem
 from yolo_gradwatch.measure.windows import Window
 
 BOXES = tuple(f"model.6.cv2.{scale}" for scale in range(3))
@@ -16,6 +18,23 @@ PAIRED = tuple(f"model.6.one2one_cv2.{scale}" for scale in range(3))
 
 FIVE = Thresholds(dead_branch_windows=5)
 """All limits as they are, but for the patience with the head."""
+
+
+def items(**means):
+    """Loss items of a window of one batch, with their sum."""
+    means["sum"] = sum(means.values())
+    return tuple(LossItem(name, 1, 0, int(v == 0), v, v, v) for name, v in means.items())
+
+
+def rates(*values):
+    """Learning rates of a window of one step."""
+    named = ((f"lr/{group}", value) for group, value in enumerate(values))
+    return tuple(LossItem(name, 1, 0, int(v == 0), v, v, v) for name, v in named)
+
+
+def fallen(count, loss=0.0078125, first=2):
+    """Windows of a gradient next to nothing, with a small loss."""
+    return lasting(count, {WHOLE: 2.0**-12}, first=first, losses=items(cls=loss))
 
 
 class Run(NamedTuple):
@@ -63,14 +82,40 @@ RUNS = {
         [zeroed(n, 0.75 + 0.05 * (n != 3)) for n in range(1, 6)], "model.2.conv", 0.75, FROM
     ),
     "frozen": Run(lasting(3, unknown=["model.2.conv"]), "model.2.conv", 3, None),
+    "small_weights": Run([weighing(1, 2.0**-10)], WHOLE, 2.0**-10 / 10**0.25, BELOW),
     "vanishing": Run(lasting(5, upstream(1e-3)), "model.2", 3, ABOVE, affected=BEFORE_2),
     "exploding": Run(lasting(3, upstream(1e3)), "model.2", 3, ABOVE, affected=BEFORE_2),
     "leaf_vanishing": Run(lasting(3, {"model.1.b": 1e-3}), "model.1.b", 3, ABOVE),
     "leaf_exploding": Run(lasting(3, {"model.1.b": 1e3}), "model.1.b", 3, ABOVE),
+    "loss_imbalance": Run(
+        lasting(5, {WHOLE: 2e3}, losses=items(box=1.0, own=1024.0)), WHOLE, log10(1024), ABOVE
+    ),
+    "large_weights": Run([weighing(1, 64)], WHOLE, 64 / 10**0.25, ABOVE),
+    "initial_loss": Run(
+        lasting(5, {WHOLE: 2e4}, losses=items(box=8.0, cls=512.0)), WHOLE, 512, ABOVE
+    ),
+    "rate_jump": Run(
+        [net(n, losses=rates(0.01 if n < 4 else 0.08)) for n in range(1, 5)],
+        WHOLE,
+        log10(8),
+        ABOVE,
+        4,
+    ),
+    "weight_jump": Run(
+        [
+            *(weighing(n, 4.0625 if n % 2 == 0 else 4.0) for n in range(1, 22)),
+            weighing(22, 6),
+        ],
+        WHOLE,
+        log10(log10(1.5) / log10(1.015625)),
+        ABOVE,
+        21,
+    ),
     "spike": Run(curve(0, 0, 1, 0, 0, 3), WHOLE, 2, ABOVE, 6),
     "collapse": Run(curve(*[0] * 9, *[1] * 11, -4, -3, -3.5), WHOLE, 4, ABOVE, 21),
     "total_high": Run(lasting(3, {WHOLE: 1e8}), WHOLE, 1e8, ABOVE),
     "total_low": Run(lasting(10, {WHOLE: 2.0**-12}), WHOLE, 2.0**-12, BELOW),
+    "converged": Run([net(1, losses=items(cls=8.0)), *fallen(10)], WHOLE, 2.0**-12, BELOW, 2),
     "weight_growth": Run([weighing(1, 5), weighing(2, 50)], WHOLE, 1, ABOVE),
 }
 
@@ -95,6 +140,13 @@ WORDED = {
     "partly_dead": ("model.3.conv", 0.8, 0.5),
     "vanishing": ("model.3", 4.5, 2.0),
     "exploding": ("model.3", 3.5, 2.5),
+    "small_weights": (WHOLE, 0.0013, 0.015),
+    "loss_imbalance": (WHOLE, 4.2, 2.0),
+    "large_weights": (WHOLE, 13.0, 4.0),
+    "initial_loss": (WHOLE, 580.0, 200.0),
+    "rate_jump": (WHOLE, 1.7, 0.7),
+    "weight_jump": (WHOLE, 1.4, 1.0),
+    "converged": (WHOLE, 2.5e-5, 1e-3),
     "spike": (WHOLE, 1.7, 1.5),
     "collapse": (WHOLE, 3.3, 3.0),
     "total_high": (WHOLE, 2.5e7, 1e7),

@@ -25,6 +25,8 @@ from yolo_gradwatch.runs.writer import RunLog
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from yolo_gradwatch.measure.loss_items import LossItem
+
 
 LAWS = settings(deadline=None, derandomize=True, max_examples=40)
 FEWER = settings(LAWS, max_examples=25)
@@ -199,6 +201,7 @@ def window(  # noqa: PLR0913  # one argument a field
     unknown: Collection[str] = (),
     norm: float = 1.0,
     layout: Layout = LAYOUT,
+    losses: tuple[LossItem, ...] = (),
 ) -> Window:
     """A window in which the named modules were unhealthy, by default in every applied step."""
     applied = steps - skipped
@@ -222,6 +225,7 @@ def window(  # noqa: PLR0913  # one argument a field
         step_last=step + steps - 1,
         steps=steps,
         skipped=skipped,
+        losses=losses,
         **values,
     )
 

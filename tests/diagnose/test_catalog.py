@@ -25,6 +25,10 @@ JUDGED = [name for name in RULES if name not in ("nonfinite", "amp_overflow")]
 """Rules that steps which AMP skipped say nothing about."""
 
 
+STARTED = ("large_weights", "initial_loss", "total_low", "converged")
+"""Rules that compare with how the run began."""
+
+
 # --- the rows -------------------------------------------------------------------------------------
 
 
@@ -84,6 +88,7 @@ def test_a_rule_fires_with_as_many_windows_as_it_needs_and_no_other_does(rule):
     limit = alert.limit
     severity = RULES[rule].severity
     value = pytest.approx(run.value)
+    alert = replace(alert, reason=None)
     assert alert == Alert(rule, severity, run.module, 1, run.step, value, limit, run.affected)
     field = RULES[rule].threshold
     assert limit == (getattr(FIVE, field) if field else run.value)
@@ -127,7 +132,7 @@ def test_a_rule_holds_as_long_as_its_cause_and_no_longer(rule):
     assert not fired([*windows, *(zeroed(step, 0.0) for step in range(90, 112))], rule, FIVE)
 
 
-@pytest.mark.parametrize("rule", [r for r in JUDGED if r not in ("spike", "collapse")])
+@pytest.mark.parametrize("rule", [r for r in JUDGED if r not in {"spike", "collapse", *STARTED}])
 def test_a_rule_finds_its_cause_also_in_a_training_that_was_healthy(rule):
     before = [weighing(step - 1000, 5) for step in range(20)]
     begun = [replace(one, step_first=one.step_first + 1000) for one in RUNS[rule].windows]

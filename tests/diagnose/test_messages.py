@@ -12,6 +12,7 @@ from values import Part, layout_of, leaves_of, plan
 
 from yolo_gradwatch.diagnose import causes
 from yolo_gradwatch.diagnose.catalog import RULES
+from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.messages import Case, course, described, factor, significant
 from yolo_gradwatch.measure.arrays import FLOAT32_MAX
 from yolo_gradwatch.measure.layout import WHOLE
@@ -63,6 +64,7 @@ def built(*parts, inside=(), kind="Block"):
     return replace(layout, types=types, inside=((), tuple(inside), ()))
 
 
+BLOCKS = tuple(f"model.{n}" for n in range(4))
 PLAIN = tuple(f"{n}.{x}" for n in range(8) for x in ("conv", "bn"))
 SPREAD = (CONV, f"{BRANCH}.0.conv", f"{BRANCH}.0.out")
 FILE = "gradwatch_evidence/step-00040.json"
@@ -121,6 +123,22 @@ VARIANTS = [
     ),
     ("exploding", "without normalization", {"module": "model.1", "layout": built("a", "b")}),
     ("spike", "as close_mosaic", {"epoch": 91}),
+    ("loss_imbalance", "of an item", {"reason": Reason("item", ("grade_loss",), (6e4, 2e5))}),
+    (
+        "loss_imbalance",
+        "by a gain",
+        {"reason": Reason("item", ("box_loss",), (6e4, 2e5)), "training": {"box": 7500.0}},
+    ),
+    ("initial_loss", "of an item", {"reason": Reason("item", ("cls_loss",), (580.0, 2e5))}),
+    ("large_weights", "by their RMS", {"reason": Reason("rms", values=(1.0,))}),
+    ("small_weights", "in most blocks", {"reason": Reason("rms", BLOCKS, (1e-4,))}),
+    (
+        "small_weights",
+        "in one block",
+        {"module": "model.1", "reason": Reason("rms", ("model.1",), (1e-4,))},
+    ),
+    ("rate_jump", "from one to another", {"reason": Reason("rate", ("lr/0",), (0.01, 0.5))}),
+    ("converged", "with a loss", {"reason": Reason("solved", values=(0.7, 3e-5))}),
     ("weight_growth", "with auto", {"training": AUTO}),
     ("weight_growth", "with a fitted optimizer", {"training": FITTED}),
 ]

@@ -701,13 +701,14 @@ ZEROED = float(np.nextafter(np.float32(CLIP_OVERFLOW), np.float32(np.inf)))
 
 
 @pytest.mark.parametrize(
-    ("rule", "norms"), [("total_high", (3e8, 4e8)), ("total_low", (3e-4, 0.0))]
+    ("rule", "norms", "since"),
+    [("total_high", (3e8, 4e8), 1), ("total_low", (3e-4, 0.0), 2)],
 )
-def test_a_total_must_last_and_is_that_of_the_newest_window(rule, norms):
+def test_a_total_must_last_and_is_that_of_the_newest_window(rule, norms, since):
     count = RULES[rule].needs(FIVE)
     windows = [*lasting(count, {WHOLE: norms[0]}), net(13, {WHOLE: norms[1]})]
     (alert,) = fired(windows, rule)
-    assert (alert.step, alert.value) == (2, np.float32(norms[1]))
+    assert (alert.step, alert.value) == (since, np.float32(norms[1]))
     for other, position in itertools.product((1.0, np.nan), (1, 2, count)):
         broken = [*windows]
         broken[position] = net(50, {WHOLE: other})

@@ -6,8 +6,9 @@ test it just below, at and just above that limit.
 
 from __future__ import annotations
 
+from yolo_gradwatch.diagnose import levels
 from yolo_gradwatch.diagnose.rule import Rule
-from yolo_gradwatch.diagnose.rules import dead, hop, nonfinite, whole
+from yolo_gradwatch.diagnose.rules import dead, hop, low, nonfinite, whole
 
 _WITHOUT = ("dead_branch", "starved_scale", "partly_dead", "vanishing", "leaf_vanishing")
 _STILL = (*_WITHOUT, "leaf_exploding", "exploding", "collapse", "total_low")
@@ -126,6 +127,7 @@ _ROWS = (
         not_meaning="a fault",
         remedy="nothing, if it is meant",
     ),
+    *levels.SMALL,
     Rule(
         name="vanishing",
         kind="vanishing",
@@ -189,6 +191,7 @@ _ROWS = (
         state="leaf-high",
         explains=("spike", "total_high"),
     ),
+    *levels.LARGE,
     Rule(
         name="spike",
         kind="exploding",
@@ -240,9 +243,9 @@ _ROWS = (
         severity="critical",
         threshold="total_low",
         unit="norm",
-        judge=whole.total_low,
-        needs=lambda _: whole.LOW_WINDOWS,
-        words=whole.total_low_words,
+        judge=low.total_low,
+        needs=lambda _: low.LOW_WINDOWS,
+        words=low.total_low_words,
         meaning="the total norm is below the limit for several windows",
         not_meaning="that the loss is small",
         remedy="scale the loss up; a checkpoint from before; lower `lr0`",
@@ -250,6 +253,7 @@ _ROWS = (
         state="low",
         explains=("collapse",),
     ),
+    *levels.SOLVED,
     Rule(
         name="weight_growth",
         kind="exploding",

@@ -9,7 +9,7 @@ from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.finding import Alert
 from yolo_gradwatch.diagnose.reading import Reader, Reading
 from yolo_gradwatch.diagnose.rules import whole
-from yolo_gradwatch.diagnose.rules.history import History, Mark, beyond_clip
+from yolo_gradwatch.diagnose.rules.history import OPENING, History, Mark, beyond_clip
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,6 +44,7 @@ class Detector:
         patience = [rule.needs(limits) for rule in RULES.values() if rule.unit == "windows"]
         lookback = max(LOOKBACK, whole.GROWTH_WINDOWS + 1, *patience)
         self._readings: deque[Reading] = deque(maxlen=lookback)
+        self._opening: list[Reading] = []
         self._marks: deque[Mark] = deque(maxlen=whole.PEAK_WINDOWS + whole.FRESH)
         self._skipped: deque[Window] = deque(maxlen=limits.amp_grace + 1)
 
@@ -72,6 +73,7 @@ class Detector:
             training=self._training,
             optimizer=optimizer,
             flow=flow,
+            opening=tuple(self._opening),
         )
         return [
             Alert(
@@ -97,6 +99,8 @@ class Detector:
 
     def _remember(self, reading: Reading) -> None:
         self._readings.append(reading)
+        if len(self._opening) < OPENING:
+            self._opening.append(reading)
         window = reading.window
         if beyond_clip(window):  # no measure for what follows
             return

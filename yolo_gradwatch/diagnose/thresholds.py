@@ -18,7 +18,7 @@ else:  # pragma: no cover  # the same library under its older name
 MOST = 10**9
 """No count is larger."""
 
-_LOWEST = ("total_low",)  # limits that what is measured must not fall below
+_LOWEST = ("total_low", "small_weights")  # limits that what is measured must not fall below
 _LONGEST = 60  # characters of a value in a message
 
 
@@ -52,8 +52,25 @@ class Thresholds:
             before. Healthy: 1.79 at the most.
         total_high: Norm of the whole gradient, before clipping. Healthy: 3.8e5 at the most.
         total_low: Norm of the whole gradient. Healthy: 0.36 at the least.
-        weight_growth: Decades by which the weights of the trunk grow in 20 windows; 0.3 is a
-            factor of two. Healthy: 0.04 at the most; a learning rate of 1 or 10: 0.56 to 2.1.
+        weight_growth: Decades by which the weights of the trunk grow in 20 windows, in the median,
+            or half of what a tenth of them grow by; 0.3 is a factor of two, or of four. Healthy:
+            0.04 at the most, and half of 0.18; a learning rate of 1 or 10: 0.56 to 2.1, and half
+            of 1.0 to 2.4.
+        weight_jump: Decades by which the weights move faster than ever before, for the quickest
+            tenth of the layers. Healthy: 0.3 at the most, 0.8 where weights were rounded to three
+            digits; a learning rate times 50: 1.8.
+        rate_jump: Decades by which a learning rate lies above its highest before, after the first
+            steps of a warm-up. Healthy: 0.3 at the most.
+        loss_imbalance: Decades by which a loss item lies above the sum of all others, while
+            clipping shrinks the gradient 100 times or more. Healthy: 0.98 at the most; squared
+            errors of hundreds or thousands: 3.5 to 7.4.
+        initial_loss: Largest loss item in the first five windows, with objects in the images.
+            Healthy: 94 at the most, for a pose, else 12; initialized too large: 590 to 1,100.
+        large_weights: Scale of the weights (norm over the fourth root of the elements) that a run
+            begins with, the median over the trunk. Healthy: 0.33 to 0.82 for every usual
+            initialization; drawn from normal(0, 1): 13.
+        small_weights: Scale of the largest weight of a block. Healthy: 0.15 at the least in any
+            layer; drawn from normal(0, 1e-4): 0.0005 to 0.0023.
 
     Raises:
         ValueError: A field has an impossible value.
@@ -71,6 +88,12 @@ class Thresholds:
     total_high: float = 1e7
     total_low: float = 1e-3
     weight_growth: float = 0.3
+    weight_jump: float = 1.0
+    rate_jump: float = 0.7
+    loss_imbalance: float = 2.0
+    initial_loss: float = 200.0
+    large_weights: float = 4.0
+    small_weights: float = 0.015
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import numpy as np
 
 from yolo_gradwatch.diagnose.reading import Reading, medians
+from yolo_gradwatch.measure.arrays import FLOAT32_MAX
 from yolo_gradwatch.measure.clipping import CLIP_OVERFLOW
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ a single step 1.55.
 RUN_UP, RUN_UP_WINDOWS = 0.3, 10
 """Decades above the median of the older half of the windows before, of at least ten, at which a
 drift has begun."""
+
+OPENING = 5
+"""Readings that a run is remembered to have begun with."""
 
 
 class Mark(NamedTuple):
@@ -90,6 +94,7 @@ class History:
         optimizer: What it moves by now; None if unknown, as in older files.
         flow: The newest batch that was traced through the modules, since the run began or
             restarted, and no later than the newest window; None if there is none.
+        opening: The first readings of the run, up to `OPENING`; a restart does not forget them.
     """
 
     layout: Layout
@@ -101,6 +106,7 @@ class History:
     training: Mapping[str, object]
     optimizer: Optimizer | None = None
     flow: Flow | None = None
+    opening: Sequence[Reading] = ()
 
 
 Judge: TypeAlias = Callable[[History, "Thresholds"], Iterator[Hit]]
@@ -116,6 +122,12 @@ def last(history: History, count: int) -> list[Window]:
     """The newest windows with an applied step, as many as are asked for, or none."""
     found = [reading.window for reading in history.readings[-count:]]
     return found if len(found) == count else []
+
+
+def totals(windows: Sequence[Window]) -> list[float]:
+    """Norm of the whole gradient in each window; none if one of them has no such norm."""
+    norms = [min(float(window.norm_mean[0]), FLOAT32_MAX) for window in windows]
+    return [] if np.isnan(norms).any() else norms
 
 
 def names(layout: Layout, chosen: Flags) -> list[str]:

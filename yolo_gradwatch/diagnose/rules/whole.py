@@ -9,18 +9,18 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from yolo_gradwatch.diagnose.messages import Message, factor, significant
 from yolo_gradwatch.diagnose.reading import FLOOR, medians
-from yolo_gradwatch.diagnose.rules.history import Hit, begin, beyond_clip, finite, last
+from yolo_gradwatch.diagnose.rules.history import Hit, begin, beyond_clip, finite
 from yolo_gradwatch.measure.arrays import FLOAT32_MAX
 from yolo_gradwatch.measure.clipping import CLIP_OVERFLOW
 from yolo_gradwatch.measure.layout import WHOLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from yolo_gradwatch.diagnose.messages import Case
     from yolo_gradwatch.diagnose.rules.history import History
     from yolo_gradwatch.diagnose.thresholds import Thresholds
-    from yolo_gradwatch.measure.windows import Window
+    from yolo_gradwatch.measure.arrays import Floats
 
 
 PEAK_WINDOWS, PEAK_LEAST = 100, 5
@@ -29,11 +29,21 @@ PEAK_WINDOWS, PEAK_LEAST = 100, 5
 COLLAPSE_BEFORE, COLLAPSE_WINDOWS = 20, 3
 """Windows that a collapse is compared with, and how many in a row it takes."""
 
-HIGH_WINDOWS, LOW_WINDOWS = 3, 10
-"""Windows in a row with a total norm that is too high, or too low."""
+HIGH_WINDOWS = 3
+"""Windows in a row with a total norm that is too high."""
+
+STILL_HIGH = 0.1
+"""Share of the limit below which a norm must fall before it is not too high any more: one that
+swings around the limit is one episode, and this is still above all that healthy trainings show."""
 
 GROWTH_WINDOWS = 20
 """Windows in which the weights of a healthy training do not double."""
+
+UPPER_LEAST = 10
+"""Layers of which a tenth may be judged alone."""
+
+STILL_SHARE = 0.1
+"""Share of a growth up to which it has not begun."""
 
 FRESH = 100
 """Windows for which a change of the whole net is reported; after that it is the new normal."""
@@ -112,9 +122,14 @@ def total_high(history: History, limits: Thresholds) -> Iterator[Hit]:
         highest = min(float(newest[0].norm_max[0]), FLOAT32_MAX)
         yield Hit(WHOLE, highest, limits.total_high, begin(newest[0]))
         return
-    totals = _totals(recent := last(history, HIGH_WINDOWS))
-    if totals and min(totals) > limits.total_high:
-        yield Hit(WHOLE, totals[-1], limits.total_high, begin(recent[0]))
+    windows = [reading.window for reading in history.readings]
+    norms = np.array([one.norm_mean[0] for one in windows], np.float64)
+    ended = np.flatnonzero(~(norms > STILL_HIGH * limits.total_high))  # NaN ends it too
+    for first in range(ended[-1] + 1 if len(ended) else 0, len(norms) - HIGH_WINDOWS + 1):
+        if (norms[first : first + HIGH_WINDOWS] > limits.total_high).all():
+            value = min(float(norms[-1]), FLOAT32_MAX)
+            yield Hit(WHOLE, value, limits.total_high, begin(windows[first]))
+            return
 
 
 def total_high_words(case: Case) -> Message:
@@ -137,31 +152,12 @@ def total_high_words(case: Case) -> Message:
     )
 
 
-def total_low(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """The whole net, when the norm of its gradient is too low for several windows."""
-    totals = _totals(recent := last(history, LOW_WINDOWS))
-    if totals and max(totals) < limits.total_low:
-        yield Hit(WHOLE, totals[-1], limits.total_low, begin(recent[0]))
-
-
-def total_low_words(case: Case) -> Message:
-    """A total norm that is too low."""
-    return Message(
-        what=f"the whole model: total gradient norm {significant(case.finding.value, 2)}, below "
-        f"{case.finding.limit:g} ({case.reached(is_low=True)}),",
-        since=f"{case.since}: nothing is learned any more",
-        why="Probably the loss or its weights are far too small, or a high learning rate has "
-        f"destroyed the weights{case.moment}.",
-        remedy=f"Try to scale the loss up, or the last good checkpoint with {case.lower_rate}.",
-    )
-
-
 def weight_growth(history: History, limits: Thresholds) -> Iterator[Hit]:
     """The whole net, when the weights of its trunk have grown too much in a few windows.
 
     Where the weights are read rarely, between the last two readings of them.
 
-    Value: decades, the median over the weights.
+    Value: decades, the median over the weights, or half of those of the quickest tenth of them.
     """
     trunk = history.graph.trunk_weights
     weighed = [reading for reading in history.readings if reading.is_weighed]
@@ -170,11 +166,22 @@ def weight_growth(history: History, limits: Thresholds) -> Iterator[Hit]:
     if len(taken) < 2 or not len(trunk):
         return
     norms = np.array([window.weight_norm[trunk] for window in taken], np.float64)
+    usual = np.maximum(np.array(history.layout.parameters)[trunk], 1) ** 0.25
     with np.errstate(divide="ignore", invalid="ignore"):  # weights of 0 or NaN say nothing
-        grown = finite(np.log10(norms[-1]) - np.log10(norms[0]))
-    value = medians(grown[:, None], 1)[0]
-    if value > limits.weight_growth:
-        yield Hit(WHOLE, float(value), limits.weight_growth, begin(taken[0]))
+        grown = finite(np.log10(norms) - np.log10(norms[0]))
+    large = np.where(norms[-1] > usual, grown, np.nan)  # others may have begun near 0
+    upper = np.nan_to_num(_upper(large), nan=0.0) / 2 if len(trunk) >= UPPER_LEAST else 0.0
+    course = np.fmax(medians(grown.T, 1), upper)
+    if course[-1] > limits.weight_growth:
+        still = np.flatnonzero(course <= STILL_SHARE * course[-1])
+        since = taken[still[-1] if len(still) else 0]
+        yield Hit(WHOLE, float(course[-1]), limits.weight_growth, begin(since))
+
+
+def _upper(values: Floats) -> Floats:
+    """(W,) what a tenth of all layers reach at the least; values that are not known lie below."""
+    known = np.where(np.isnan(values), -np.inf, values)
+    return np.sort(known, axis=1)[:, -max(round(values.shape[1] / 10), 1)]
 
 
 def weight_growth_words(case: Case) -> Message:
@@ -187,9 +194,3 @@ def weight_growth_words(case: Case) -> Message:
         "with a gradient near zero.",
         remedy=f"Try {case.lower_rate} and longer warmup_epochs.",
     )
-
-
-def _totals(windows: Sequence[Window]) -> list[float]:
-    """Norm of the whole gradient in each window; none if one of them has no such norm."""
-    totals = [min(float(window.norm_mean[0]), FLOAT32_MAX) for window in windows]
-    return [] if np.isnan(totals).any() else totals

@@ -1,0 +1,217 @@
+"""Orders of magnitude, learning rates, and trainings in which nothing is left to learn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from nets import NET, feed, fired, inside, lasting, net, weighing
+from rule_cases import fallen, items, rates
+from shown import finding_of
+
+from yolo_gradwatch.diagnose.catalog import RULES
+from yolo_gradwatch.diagnose.detector import Detector
+from yolo_gradwatch.diagnose.finding import Reason
+from yolo_gradwatch.diagnose.report import Report
+from yolo_gradwatch.diagnose.thresholds import Thresholds
+from yolo_gradwatch.measure.clipping import EpochClipping
+from yolo_gradwatch.measure.layout import WHOLE
+
+LIMITS = Thresholds()
+
+
+def rules_at(windows, training=None):
+    """The rules that hold in the last of some windows."""
+    detector = Detector(NET, LIMITS, training or {})
+    return {a.rule for a in [detector.update(one) for one in windows][-1]}
+
+
+def losing(count, norm, first=1, **means):
+    return lasting(count, {WHOLE: norm}, first=first, losses=items(**means))
+
+
+# --- loss items -----------------------------------------------------------------------------------
+
+
+def test_a_large_item_is_named_with_its_size_and_the_norm():
+    (alert,) = fired(losing(8, 2e5, box=4.0, grade=6e4), "loss_imbalance")
+    assert alert.step == 1
+    assert (alert.reason.names, alert.reason.values) == (("grade",), (6e4, pytest.approx(2e5)))
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        losing(1, 2e5, first=5, box=4.0, grade=30.0),
+        losing(1, 2e5, first=5, box=6e4, grade=4.0),
+        losing(1, 2e5, first=5, box=0.0, grade=6e4),
+        lasting(1, {WHOLE: 2e5}, first=5),
+    ],
+    ids=["small again", "another item", "no object", "losses unknown"],
+)
+def test_an_item_must_be_too_large_in_all_windows(last):
+    assert "loss_imbalance" in rules_at(losing(5, 2e5, box=4.0, grade=6e4))
+    assert "loss_imbalance" not in rules_at([*losing(4, 2e5, box=4.0, grade=6e4), *last])
+
+
+@pytest.mark.parametrize(("norm", "found"), [(900, False), (1100, True)])
+def test_an_item_that_is_only_shown_is_no_matter(norm, found):
+    windows = losing(5, norm, box=4.0, shown=6e4)
+    assert ("loss_imbalance" in rules_at(windows)) == found
+
+
+@pytest.mark.parametrize(
+    ("means", "training", "found"),
+    [
+        ({"box": 6.0, "cls": 500.0}, {}, True),
+        ({"box": 6.0, "cls": 500.0}, {"batch": 8, "imgsz": 96}, True),
+        ({"box": 6.0, "cls": 500.0}, {"batch": 64, "imgsz": 640}, False),
+        ({"box": 0.0, "cls": 500.0}, {}, False),
+        ({"box": 6.0, "cls": 94.0}, {}, False),
+        ({"loss": 500.0}, {}, True),
+    ],
+)
+def test_a_loss_that_begins_too_large(means, training, found):
+    assert ("initial_loss" in rules_at(losing(5, 2e4, **means), training)) == found
+    assert "initial_loss" not in rules_at(losing(5, 9e3, **means), training)
+    later = [*losing(5, 2e4, box=6.0, cls=5.0), *losing(5, 2e4, first=6, **means)]
+    assert "initial_loss" not in rules_at(later, training)
+
+
+@pytest.mark.parametrize(("loss", "found"), [(200.0, False), (300.0, True)])
+def test_a_class_loss_of_images_with_few_objects_is_usual(loss, found):
+    training = {"batch": 16, "imgsz": 640}
+    windows = losing(5, 2e3, box_loss=0.5, cls_loss=loss)
+    assert ("loss_imbalance" in rules_at(windows, training)) == found
+    assert "loss_imbalance" in rules_at(windows)
+
+
+@pytest.mark.parametrize(("item", "is_own"), [("box_loss", True), ("grade_loss", False)])
+def test_only_an_item_of_the_users_has_a_target_to_divide(item, is_own):
+    reason = Reason("item", (item,), (6e4, 2e5))
+    finding = finding_of("loss_imbalance", WHOLE, value=4.0, limit=2.0, reason=reason)
+    words = RULES["loss_imbalance"].message(NET, {"box": 7.5}, finding)
+    raised = RULES["loss_imbalance"].message(NET, {"box": 7500.0}, finding)
+    assert ("spread" in words.remedy) != is_own
+    assert "box=7500" in raised.why
+
+
+# --- weights --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1e-3, 0.0])
+@pytest.mark.parametrize(
+    ("blocks", "found"),
+    [
+        (("model.1",), ["model.1"]),
+        (("model.1", "model.4"), ["model.1", "model.4"]),
+        (("model.0", "model.1", "model.2"), [WHOLE]),
+    ],
+)
+def test_small_weights_name_their_blocks_and_zeros_are_meant(blocks, found, size):
+    window = weighing(1, 1.0)
+    rows = [NET.modules.index(name) for name in inside(NET, *blocks)]
+    window.weight_norm[rows] = size
+    alerts = fired([window], "small_weights")
+    assert [alert.module for alert in alerts] == (found if size else [])
+    assert {n for alert in alerts for n in alert.reason.names} == (set(blocks) if size else set())
+
+
+def test_weights_that_grow_were_not_initialized_too_large():
+    assert "large_weights" in rules_at([weighing(1, 30), weighing(2, 30)])
+    assert "large_weights" not in rules_at([weighing(1, 1), weighing(2, 30)])
+    assert "large_weights" not in rules_at([weighing(1, 30), weighing(2, 1)])
+
+
+# --- the learning rate ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("course", "since"),
+    [
+        ([0.01] * 5 + [0.5] * 3, 6),
+        ([0.0, 0.001, 0.002, 0.003, 0.004, 0.005], None),
+        ([0.0, 0.0, 0.001, 0.009, 0.01], None),
+        ([0.1, 0.08, 0.001, 0.05], None),
+        ([0.01] * 5 + [0.5, 0.01], None),
+        ([0.01] * 5 + [0.04], None),
+    ],
+    ids=["jump", "warm-up", "short warm-up", "second cycle", "back again", "less than fivefold"],
+)
+def test_a_rate_that_jumps(course, since):
+    windows = [net(n, losses=rates(0.01, rate)) for n, rate in enumerate(course, 1)]
+    found = fired(windows, "rate_jump")
+    assert [alert.step for alert in found] == ([since] if since else [])
+    assert [alert.reason.names for alert in found] == ([("lr/1",)] if since else [])
+
+
+def moving(epoch=9):
+    """A net of which the weights suddenly move 26 times faster."""
+    before = [weighing(n, 4.0625 if n % 2 == 0 else 4.0) for n in range(1, 22)]
+    return [replace(one, epoch=epoch) for one in (*before, weighing(22, 6.0))]
+
+
+@pytest.mark.parametrize(("epoch", "found"), [(3, False), (4, True)])
+def test_weights_may_move_faster_in_a_warm_up(epoch, found):
+    assert ("weight_jump" in rules_at(moving(epoch), {"warmup_epochs": 3.0})) == found
+
+
+def test_weights_that_are_calm_again_move_no_more():
+    calm = [replace(weighing(n, 6.0), epoch=9) for n in range(23, 33)]
+    assert "weight_jump" in rules_at([*moving(), *calm[:9]])
+    assert "weight_jump" not in rules_at([*moving(), *calm])
+
+
+# --- nothing left to learn ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("opening", "later", "found"),
+    [
+        (losing(1, 50.0, cls=2.0), fallen(10, loss=1e-3), "converged"),
+        (losing(1, 50.0, cls=2.0), fallen(10, loss=1.0), "total_low"),
+        (losing(1, 1e-3, cls=2.0), fallen(10, loss=1e-3), "total_low"),
+        (lasting(1, {WHOLE: 50.0}), lasting(10, {WHOLE: 1e-4}, first=2), "converged"),
+        (lasting(1, {WHOLE: 1e-3}), lasting(10, {WHOLE: 1e-4}, first=2), "total_low"),
+    ],
+    ids=["solved", "a high loss", "never higher", "no loss", "no loss, never higher"],
+)
+def test_a_low_norm_is_a_fault_unless_the_loss_fell_with_it(opening, later, found):
+    assert rules_at([*opening, *later]) == {found}
+
+
+def test_weights_that_have_grown_are_destroyed_and_not_solved():
+    windows = [*losing(1, 50.0, cls=2.0), *fallen(10, loss=1e-3)]
+    large = np.full(len(NET.modules), 50.0, np.float32)
+    windows[1:] = [replace(one, weight_norm=large) for one in windows[1:]]
+    assert "total_low" in rules_at(windows)
+    assert "converged" not in rules_at(windows)
+
+
+def test_a_solved_training_says_how_far_its_loss_fell():
+    alert = feed([*losing(1, 50.0, cls=2.0), *fallen(10, loss=2.0**-10)])[-1][0]
+    assert (alert.severity, alert.reason.values) == ("notice", (2.0, 2.0**-10))
+
+
+# --- a norm around its limit ----------------------------------------------------------------------
+
+
+def test_a_norm_that_swings_around_its_limit_is_too_high_throughout():
+    course = [2e7, 2e7, 2e7, 5e6, 2e7, 2e6, 5e6]
+    windows = [net(n, {WHOLE: norm}) for n, norm in enumerate(course, 1)]
+    assert [bool(fired(windows[:n], "total_high")) for n in (2, 3, 4, 5, 6, 7)] == [
+        False,
+        *[True] * 5,
+    ]
+    assert not fired([*windows, net(8, {WHOLE: 9e5})], "total_high")
+
+
+# --- clipping in the report -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("ratio", "is_usual"), [(143.0, True), (500.0, False)])
+def test_only_a_usual_factor_of_clipping_is_called_normal(tmp_path, ratio, is_usual):
+    epoch = EpochClipping(1, steps=100, clipped=100, norm_median=10 * ratio, clip_ratio=ratio)
+    report = Report(tmp_path, "finished", 100, 9, (), (epoch,))
+    assert ("normal for YOLO" in str(report)) == is_usual

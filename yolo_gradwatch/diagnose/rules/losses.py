@@ -1,0 +1,228 @@
+"""The rules about the sizes of the loss items, beside the norm of the whole gradient."""
+
+from __future__ import annotations
+
+from itertools import takewhile
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from yolo_gradwatch.diagnose.finding import Reason
+from yolo_gradwatch.diagnose.messages import Message, significant
+from yolo_gradwatch.diagnose.rules.history import Hit, begin, last
+from yolo_gradwatch.measure.clipping import CLIP_NORM
+from yolo_gradwatch.measure.layout import WHOLE
+from yolo_gradwatch.measure.loss_items import TOTAL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from yolo_gradwatch.diagnose.messages import Case
+    from yolo_gradwatch.diagnose.rules.history import History
+    from yolo_gradwatch.diagnose.thresholds import Thresholds
+    from yolo_gradwatch.measure.windows import Window
+
+LARGE_WINDOWS = 5
+"""Windows in a row with items that are too large: single batches may be."""
+
+CLIPPED = 100.0
+"""Times that clipping must shrink the gradient before a large item takes anything from others."""
+
+START_NORM = 1e4
+"""Norm of the whole gradient with which losses begin that come from an initialization. Healthy
+trainings begin at 10 to 8e3, RT-DETR and poses at up to 3.8e5, but with losses of 100 at most."""
+
+BACKGROUND = 15.0
+"""Class loss that a batch without objects begins with, for each of its images of 640 pixels: twice
+the sum of the scores that the head's biases begin with."""
+
+
+GAINS = {"box": 7.5, "cls": 0.5, "dfl": 1.5, "pose": 12.0, "kobj": 1.0, "rle": 1.0, "angle": 1.0}
+"""Options that multiply a loss item, and their defaults."""
+
+OWN = {f"{name}_loss" for name in (*GAINS, "seg", "sem", "l1", "giou", "bbox")} | {"loss"}
+"""Loss items of Ultralytics itself, whose targets have the right size."""
+
+MANY = 10
+"""Times its default from which on a gain is named."""
+
+
+class Largest(NamedTuple):
+    """The largest loss item of a window.
+
+    Attributes:
+        name: Of the item.
+        value: Its mean.
+        others: Sum of the means of the other ones.
+        is_alone: Whether there is no other item.
+    """
+
+    name: str
+    value: float
+    others: float
+    is_alone: bool
+
+
+def total(window: Window) -> float | None:
+    """Mean of the sum of the loss items; None if it is not known, or a batch was not finite."""
+    found = next((one for one in window.losses if one.item == TOTAL), None)
+    return None if found is None or found.nonfinite else found.mean
+
+
+def largest(window: Window) -> Largest | None:
+    """The largest item of a window; None if the items are not known or not finite."""
+    items = [o for o in window.losses if o.item != TOTAL and not o.item.startswith("lr/")]
+    values = {o.item: o.mean for o in items if o.mean is not None and not o.nonfinite}
+    if not values or len(values) < len(items) or not all(map(np.isfinite, values.values())):
+        return None
+    name = max(values, key=lambda item: values[item])
+    others = sum(abs(value) for item, value in values.items() if item != name)
+    return Largest(name, values[name], others, len(values) == 1)
+
+
+def loss_imbalance(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """The whole net, while one loss item is far above all others, and clipping bites.
+
+    A batch without objects leaves the class loss alone: where the others are 0 there is nothing to
+    compare with, and where they are rare it is large. An item that is shown but not trained on
+    leaves the gradient as it is.
+
+    Value: decades by which it lies above the sum of the others, the lowest of the windows.
+    """
+    found = [(window, _imbalance(window)) for window in last(history, LARGE_WINDOWS)]
+    names = {one.name for _, one in found if one}
+    if len(names) != 1 or not all(one for _, one in found):
+        return
+    shares = [np.log10(one.value) - np.log10(one.others) for _, one in found if one]
+    norm = float(np.median([window.norm_mean[0] for window, _ in found]))
+    name, value = names.pop(), float(np.median([one.value for _, one in found if one]))
+    usual = _background(history.training) if name in OWN else 0.0
+    if min(shares) > limits.loss_imbalance and norm > CLIPPED * CLIP_NORM and value > usual:
+        reason = Reason("item", (name,), (value, norm))
+        since = begin(_since(history, name, limits.loss_imbalance))
+        yield Hit(WHOLE, float(min(shares)), limits.loss_imbalance, since, reason=reason)
+
+
+def loss_imbalance_words(case: Case) -> Message:
+    """One loss item drowns the others."""
+    item, size, norm = _measured(case)
+    decades = min(case.finding.value, 300.0)
+    left = f"1/{significant(norm / CLIP_NORM, 2)}" if norm else "next to nothing"
+    why, remedy = _cause(case.training)
+    if item not in OWN and not _raised(case.training):
+        why = ""
+        remedy = (
+            "Divide its target by the target's spread, or give the term a gain of about "
+            f"{10.0**-decades:.0e}; a bounded loss (smooth L1) helps as well."
+        )
+    return Message(
+        what=f"the whole model: {item}{f' is {size},' if size else ' is'} "
+        f"{significant(10.0**decades, 2)} times all other loss items together (limit "
+        f"{10.0**case.finding.limit:,.0f}; healthy recorded trainings: 10 at the most),",
+        since=case.since,
+        why=f"Clipping to {CLIP_NORM:g} leaves {left} of every gradient, so beside this item the "
+        f"others hardly train anything. {why}".strip(),
+        remedy=remedy,
+    )
+
+
+def initial_loss(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """The whole net, while a loss is far too large that was so from the first step on.
+
+    Of a batch without objects the class loss is large, and all other items are 0.
+
+    Value: the largest loss item, the median of the windows.
+    """
+    limit = max(limits.initial_loss, _background(history.training))
+    now = last(history, LARGE_WINDOWS)
+    if not now or len(history.opening) < LARGE_WINDOWS:
+        return
+    opening = [reading.window for reading in history.opening]
+    first, newest = _level(opening), _level(now)
+    norm = float(np.median([window.norm_mean[0] for window in opening]))
+    if first and newest and min(first.value, newest.value) > limit and norm > START_NORM:
+        reason = Reason("item", (first.name,), (first.value, norm))
+        yield Hit(WHOLE, newest.value, limit, begin(opening[0]), reason=reason)
+
+
+def initial_loss_words(case: Case) -> Message:
+    """A loss that begins far above all that is usual."""
+    item, size, norm = _measured(case)
+    why, remedy = _cause(case.training)
+    total_norm = f" and the total gradient norm at {significant(norm, 2)}" if norm else ""
+    return Message(
+        what=f"the whole model: {item} begins at "
+        f"{size or significant(case.finding.value, 2)}{total_norm} (limit of the loss "
+        f"{significant(case.finding.limit, 2)}; healthy recorded trainings begin at 12 at the "
+        "most, poses at 100),",
+        since=case.since,
+        why=why,
+        remedy=remedy,
+    )
+
+
+def _measured(case: Case) -> tuple[str, str, float]:
+    """The item that a finding is about, its size in words, and the norm; "" and 0 if unknown."""
+    reason = case.finding.reason
+    if reason is None:
+        return "one loss item", "", 0.0
+    return reason.names[0], significant(reason.values[0], 2), reason.values[1]
+
+
+def _cause(training: Mapping[str, object]) -> tuple[str, str]:
+    """Why an item of Ultralytics' own is too large, and what to try, in sentences."""
+    if raised := _raised(training):
+        return f"Gains far above their defaults do that: {', '.join(raised)}.", "Lower that first."
+    why = (
+        "Probably weights are initialized too large, those of the head's last convolutions above "
+        "all, so that outputs are far off. Targets or a gain of the wrong size do the same."
+    )
+    remedy = (
+        "Try the initialization of Ultralytics, at least for the head's last convolutions (a "
+        "standard deviation of about 0.05, biases by bias_init()), or pretrained weights; then "
+        "look at the units of the targets."
+    )
+    return why, remedy
+
+
+def _raised(training: Mapping[str, object]) -> list[str]:
+    """Gains that are far above their defaults."""
+    given = ((option, training.get(option), usual) for option, usual in GAINS.items())
+    return [
+        f"{option}={gain:g} ({usual:g} by default)"
+        for option, gain, usual in given
+        if isinstance(gain, (int, float)) and gain >= MANY * usual
+    ]
+
+
+def _imbalance(window: Window) -> Largest | None:
+    """The largest item, if there are others that are not 0."""
+    found = largest(window)
+    return found if found and found.value > 0 and found.others > 0 else None
+
+
+def _since(history: History, name: str, limit: float) -> Window:
+    """The first window of those in which this item has been too large without a break."""
+
+    def is_large(window: Window) -> bool:
+        found = _imbalance(window)
+        return bool(found and found.name == name and found.value > 10.0**limit * found.others)
+
+    newest = (reading.window for reading in reversed(history.readings))
+    return list(takewhile(is_large, newest))[-1]
+
+
+def _level(windows: Sequence[Window]) -> Largest | None:
+    """The largest item in the median of the windows with objects; None if those are too few."""
+    found = [one for one in map(largest, windows) if one and (one.others > 0 or one.is_alone)]
+    if 2 * len(found) <= len(windows):
+        return None
+    return sorted(found, key=lambda one: one.value)[(len(found) - 1) // 2]
+
+
+def _background(training: Mapping[str, object]) -> float:
+    """The class loss that batches with few objects begin with at the most."""
+    batch, size = training.get("batch"), training.get("imgsz")
+    if not isinstance(batch, (int, float)) or not isinstance(size, (int, float)):
+        return 0.0
+    return BACKGROUND * max(batch, 0) * (size / 640) ** 2

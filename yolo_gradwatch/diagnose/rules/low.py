@@ -1,0 +1,123 @@
+"""The rules about a gradient that is next to nothing: broken, or because nothing is left to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from yolo_gradwatch.diagnose.finding import Reason
+from yolo_gradwatch.diagnose.messages import Message, significant
+from yolo_gradwatch.diagnose.reading import medians
+from yolo_gradwatch.diagnose.rules.history import Hit, begin, finite, last, totals
+from yolo_gradwatch.diagnose.rules.losses import total
+from yolo_gradwatch.diagnose.rules.whole import collapse
+from yolo_gradwatch.measure.layout import WHOLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from yolo_gradwatch.diagnose.messages import Case
+    from yolo_gradwatch.diagnose.rules.history import History
+    from yolo_gradwatch.diagnose.thresholds import Thresholds
+
+LOW_WINDOWS = 10
+"""Windows in a row with a total norm that is too low."""
+
+BEGAN = 10.0
+"""Times the limit that the norm began at, at the least, where it fell as the loss did."""
+
+SOLVED = 100.0
+"""Times that the loss is below its start where it is solved or memorized. Trainings of which the
+norm is too low, and which are solved: 1,800 at the least; those with broken weights or a tiny loss
+weight from the start: 3 at the most, unless the loss falls to 0 with weights that have grown."""
+
+
+def total_low(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """The whole net, when the norm of its gradient is too low, and not because all is learned."""
+    for hit, reason in _low(history, limits):
+        if reason is None:
+            yield hit
+
+
+def total_low_words(case: Case) -> Message:
+    """A total norm that is too low."""
+    return Message(
+        what=f"the whole model: total gradient norm {significant(case.finding.value, 2)}, below "
+        f"{case.finding.limit:g} ({case.reached(is_low=True)}),",
+        since=f"{case.since}: nothing is learned any more",
+        why="Probably the loss or its weights are far too small, or a high learning rate has "
+        f"destroyed the weights{case.moment}.",
+        remedy=f"Try to scale the loss up, or the last good checkpoint with {case.lower_rate}.",
+    )
+
+
+def converged(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """The whole net, when the norm of its gradient became low as its loss did.
+
+    So it does in a training that has solved its task, or memorized its images. Where the loss is
+    not known, a norm that fell gradually, under weights that have not grown, is taken for that.
+    """
+    for hit, reason in _low(history, limits):
+        if reason is not None:
+            yield hit._replace(reason=reason)
+
+
+def converged_words(case: Case) -> Message:
+    """Nothing is left to learn."""
+    norm = significant(case.finding.value, 2)
+    what = f"the whole model: total gradient norm {norm}, below {case.finding.limit:g},"
+    reason = case.finding.reason
+    if reason is None or not reason.values:
+        return Message(
+            what=what,
+            since=case.since,
+            why="It fell gradually, and the loss is not known here. Near zero, it says that the "
+            "training has converged or memorized its images; else nothing is learned any more.",
+            remedy="Look at the loss columns of results.csv.",
+        )
+    first, newest = (significant(value, 2) for value in reason.values)
+    return Message(
+        what=what,
+        since=case.since,
+        why=f"Converged or memorized: the loss is near zero (from {first} to {newest}), so "
+        "hardly anything is left to learn.",
+        remedy="Compare with the validation loss: if that is much higher, use more images or "
+        "augmentation; otherwise the training may end here.",
+    )
+
+
+def _low(history: History, limits: Thresholds) -> Iterator[tuple[Hit, Reason | None]]:
+    """A norm that is too low for several windows, and the reason if all is learned."""
+    norms = totals(recent := last(history, LOW_WINDOWS))
+    if norms and max(norms) < limits.total_low:
+        yield Hit(WHOLE, norms[-1], limits.total_low, begin(recent[0])), _solved(history, limits)
+
+
+def _solved(history: History, limits: Thresholds) -> Reason | None:
+    """Why a low norm is no fault; None if it is one."""
+    began = totals([reading.window for reading in history.opening])
+    if not began or max(began) < BEGAN * limits.total_low:  # was it ever higher?
+        return None
+    if _grown(history) > limits.weight_growth or any(collapse(history, limits)):
+        return None
+    sums = [total(reading.window) for reading in history.opening]
+    newest = [total(window) for window in last(history, LOW_WINDOWS)]
+    if not any(window.losses for window in last(history, LOW_WINDOWS)):
+        return Reason("unknown")
+    first, now = ([one for one in known if one is not None] for known in (sums, newest))
+    if not first or len(now) < len(newest) or SOLVED * max(now) > max(first):
+        return None
+    return Reason("solved", values=(max(first), now[-1]), rank=1)
+
+
+def _grown(history: History) -> float:
+    """Decades by which the weights of the trunk have grown since the run began, in the median."""
+    trunk = history.graph.trunk_weights
+    weighed = [r.window for r in (*history.opening[:1], *history.readings) if r.is_weighed]
+    if len(weighed) < 2 or not len(trunk):
+        return 0.0
+    norms = np.array([one.weight_norm[trunk] for one in (weighed[0], weighed[-1])], np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):  # weights of 0 or NaN say nothing
+        grown = finite(np.log10(norms[1]) - np.log10(norms[0]))
+    return float(np.nan_to_num(medians(grown[:, None], 1)[0], nan=0.0))

@@ -1,0 +1,164 @@
+"""The rules about the learning rate, and about weights that suddenly move faster."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from yolo_gradwatch.diagnose.causes import at_work
+from yolo_gradwatch.diagnose.finding import Reason
+from yolo_gradwatch.diagnose.messages import Message, factor, significant
+from yolo_gradwatch.diagnose.rules.history import Hit, begin, finite
+from yolo_gradwatch.measure.layout import WHOLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from yolo_gradwatch.diagnose.messages import Case
+    from yolo_gradwatch.diagnose.rules.history import History
+    from yolo_gradwatch.diagnose.thresholds import Thresholds
+    from yolo_gradwatch.measure.arrays import Counts, Floats
+    from yolo_gradwatch.measure.windows import Window
+
+RATE_BEFORE = 3
+"""Windows with a rate above 0 before a jump: a warm-up that begins at 0 doubles it at once."""
+
+SPEED_BEFORE = 20
+"""Stretches between readings of the weights that a speed is compared with, at the least."""
+
+QUICK = 0.9
+"""Quantile of the layers that is judged: a tenth of them may be at fault alone."""
+
+MOVED = 0.03
+"""Decades by which a tenth of the layers have changed since the jump, at the least. In stretches
+of a healthy training: 0.01 at the most; a learning rate times 50: 0.1 in one."""
+
+RECENT = 10
+"""Stretches in which weights must have moved so fast for it to last."""
+
+LEAST_SPEED = 1e-6
+"""Decades a step below which a file of three digits, or float32, shows nothing."""
+
+RATE = "lr/"
+"""Prefix of the learning rates among the loss items."""
+
+
+class _Rates(NamedTuple):
+    """The highest learning rates of a window, by the group of the optimizer."""
+
+    window: Window
+    rates: dict[str, float]
+
+
+def rate_jump(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """The whole net, while a learning rate is far above all that it was before a jump.
+
+    A schedule moves it by steps: after the first of a warm-up, at most twofold.
+
+    Value: decades above the highest before.
+    """
+    found_in = [_rates(reading.window) for reading in history.readings]
+    known = [one for one in found_in if one.rates] if found_in and found_in[-1].rates else []
+    best: tuple[float, int, str] | None = None
+    for group in known[-1].rates if known else ():
+        series = np.array([one.rates.get(group, np.nan) for one in known])
+        found = _jump(series, limits.rate_jump)
+        if found and (best is None or found[0] > best[0]):
+            best = (*found, group)
+    if best is None:
+        return
+    value, at, group = best
+    before, after = known[at - 1].rates[group], known[at].rates[group]
+    reason = Reason("rate", (group,), (before, after))
+    yield Hit(WHOLE, value, limits.rate_jump, begin(known[at].window), reason=reason)
+
+
+def rate_jump_words(case: Case) -> Message:
+    """A learning rate that jumped."""
+    reason = case.finding.reason
+    before, after = (significant(v, 2) for v in reason.values) if reason else ("?", "?")
+    return Message(
+        what=f"the whole model: the learning rate jumped from {before} to {after}, to "
+        f"{factor(case.finding.value)} its highest so far,",
+        since=case.at,
+        why="Neither a warm-up nor a schedule jumps like that: look at what changed at that step, "
+        f"such as a callback, a scheduler of your own or a resume{case.moment}.",
+        remedy="If it is not on purpose, go back to the last checkpoint before that step.",
+    )
+
+
+def weight_jump(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """The whole net, while its weights move far faster than ever before.
+
+    The speed is by how many decades a step the norms change, for the quickest tenth of the layers.
+
+    Value: decades by which the speed lies above the highest before, at its highest since then.
+    """
+    weighed = [reading.window for reading in history.readings if reading.is_weighed]
+    if len(weighed) < SPEED_BEFORE + 2 or not len(history.graph.trunk_weights):
+        return
+    levels, speeds = _speeds(weighed, history.graph.trunk_weights)
+    warmup = at_work(history.training, "warmup_epochs")
+    for at in range(SPEED_BEFORE, len(speeds)):
+        if isinstance(warmup, (int, float)) and weighed[at].epoch - 1 < warmup:
+            continue
+        before = max(np.fmax.reduce(speeds[:at]), LEAST_SPEED)
+        faster = np.log10(np.maximum(speeds[at:], LEAST_SPEED) / before)
+        recent = np.fmax.reduce(faster[-RECENT:])
+        is_far = _quick(np.abs(levels[-1] - levels[at])) > MOVED
+        if faster[0] > limits.weight_jump and recent > limits.weight_jump and is_far:
+            value = float(np.fmax.reduce(faster))
+            yield Hit(WHOLE, value, limits.weight_jump, begin(weighed[at]))
+            return
+
+
+def weight_jump_words(case: Case) -> Message:
+    """Weights that suddenly move faster."""
+    return Message(
+        what="the whole model: its weights move "
+        f"{factor(case.finding.value)} as fast as ever before,",
+        since=case.since,
+        why="All was well until then, so something changed: probably the learning rate, by a "
+        f"callback, a scheduler or a resume{case.moment}. Weights that move so fast forget what "
+        "they have learned.",
+        remedy="Try the last checkpoint before that step, and what sets the learning rate there "
+        "(columns lr/ of results.csv).",
+    )
+
+
+def _rates(window: Window) -> _Rates:
+    found = {
+        one.item: one.max
+        for one in window.losses
+        if one.item.startswith(RATE) and one.max is not None and np.isfinite(one.max)
+    }
+    return _Rates(window, found)
+
+
+def _jump(series: Floats, limit: float) -> tuple[float, int] | None:
+    """Decades of the newest rate above the highest before the earliest jump, and where that is."""
+    highest, count = 0.0, 0
+    for at, rate in enumerate(series):
+        if highest > 0 and count >= RATE_BEFORE and rate > 10.0**limit * highest:
+            value = float(np.log10(series[-1] / highest)) if series[-1] > 0 else 0.0
+            return (value, at) if value > limit else None
+        if rate > 0:
+            highest, count = max(highest, float(rate)), count + 1
+    return None
+
+
+def _speeds(windows: Sequence[Window], rows: Counts) -> tuple[Floats, Floats]:
+    """(W, K) decades of the norms of weights, and (W - 1,) decades a step from one to the next."""
+    norms = np.array([one.weight_norm[rows] for one in windows], np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):  # weights of 0 or NaN say nothing
+        levels = finite(np.log10(norms))
+    moved = [_quick(row) for row in np.abs(np.diff(levels, axis=0))]
+    steps = np.diff([one.step_first for one in windows])
+    return levels, np.array(moved) / np.maximum(steps, 1)
+
+
+def _quick(values: Floats) -> float:
+    """The quickest tenth of the layers."""
+    known = values[~np.isnan(values)]
+    return float(np.quantile(known, QUICK)) if len(known) else np.nan

@@ -1,0 +1,143 @@
+"""The rules about weights of the wrong size: as they were initialized.
+
+The *scale* of a weight is its norm over the fourth root of its elements. A standard initialization
+(by fan in, fan out or both, orthogonal) keeps it near 0.5, whatever the shape.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from yolo_gradwatch.diagnose.finding import Reason
+from yolo_gradwatch.diagnose.messages import Message, described, significant
+from yolo_gradwatch.diagnose.reading import medians
+from yolo_gradwatch.diagnose.rules.history import Hit, begin
+from yolo_gradwatch.measure.layout import WHOLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from yolo_gradwatch.diagnose.messages import Case
+    from yolo_gradwatch.diagnose.reading import Reading
+    from yolo_gradwatch.diagnose.rules.history import History
+    from yolo_gradwatch.diagnose.thresholds import Thresholds
+    from yolo_gradwatch.measure.arrays import Floats
+
+NAMED = 4
+"""Blocks that a message names one by one."""
+
+
+def large_weights(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """The whole net, while the weights of its trunk are far too large, as they were at the start.
+
+    Value: scale of the weights, the median over the trunk.
+    """
+    first, newest = _weighed(history)
+    if first is None or newest is None or not len(history.graph.trunk_weights):
+        return
+    trunk = history.graph.trunk_weights
+    both = [_scales(history, one)[trunk] for one in (first, newest)]
+    low = medians(np.array(both).T, 1).min()
+    if low > limits.large_weights:
+        rms = float(np.nanmedian(_sizes(history, newest)[trunk]))
+        reason = Reason("rms", values=(rms,))
+        yield Hit(WHOLE, float(low), limits.large_weights, begin(first.window), reason=reason)
+
+
+def large_weights_words(case: Case) -> Message:
+    """Weights that begin far too large."""
+    return Message(
+        what=f"the whole model: the weights have an RMS of {_rms(case)} in the median layer, "
+        f"{significant(case.finding.value / _USUAL, 2)} times that of a usual initialization,",
+        since=case.since,
+        why="They are initialized too large. BatchNorm divides that out of the signal, but each "
+        "step then moves them by that much less, and outputs without BatchNorm are far off.",
+        remedy="Try the initialization of Ultralytics, or one by the fan in of each layer "
+        "(Kaiming, Xavier, orthogonal).",
+    )
+
+
+def small_weights(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """Blocks of the trunk of which all weights are far too small, or the whole net if most are.
+
+    Weights of exactly 0 are zero on purpose, and count nowhere.
+
+    Value: scale of the largest weight in the block, of the whole net in the median block.
+    """
+    _, newest = _weighed(history)
+    if newest is None:
+        return
+    sizes, scales = _sizes(history, newest), _scales(history, newest)
+    small: dict[str, float] = {}
+    known = 0
+    for block, rows in zip(history.graph.blocks, history.graph.weights, strict=False):
+        own = scales[rows][scales[rows] > 0]
+        known += len(own) > 0
+        if len(own) and own.max() < limits.small_weights:
+            small[block] = float(own.max())
+    since, limit = begin(newest.window), limits.small_weights
+    rms = {block: _median(sizes[history.graph.weights[b]]) for b, block in _places(history, small)}
+    if 2 * len(small) > known:
+        reason = Reason("rms", tuple(small), (_median(np.array([*rms.values()])),))
+        yield Hit(WHOLE, _median(np.array([*small.values()])), limit, since, reason=reason)
+        return
+    for block, scale in small.items():
+        yield Hit(block, scale, limit, since, reason=Reason("rms", (block,), (rms[block],)))
+
+
+def small_weights_words(case: Case) -> Message:
+    """Weights that are far too small."""
+    finding = case.finding
+    blocks = finding.reason.names if finding.reason else ()
+    who = described(case.layout, finding.module)
+    if finding.module == WHOLE and blocks:
+        named = ", ".join(blocks) if len(blocks) <= NAMED else f"{blocks[0]} to {blocks[-1]}"
+        who = f"the whole model, {len(blocks)} blocks ({named})"
+    return Message(
+        what=f"{who}: the weights have an RMS of {_rms(case)}, "
+        f"{significant(_USUAL / finding.value, 2)} times below a usual initialization,",
+        since=case.since,
+        why="They are initialized too small: the variance of the signal is far below BatchNorm's "
+        "eps, which swallows it, so that signal and gradient fade from block to block.",
+        remedy="Try the initialization of Ultralytics, or one by the fan in of each layer "
+        "(Kaiming, Xavier, orthogonal).",
+    )
+
+
+_USUAL = 0.4
+"""Scale of the median weight in a model of Ultralytics as it is created."""
+
+
+def _rms(case: Case) -> str:
+    reason = case.finding.reason
+    return significant(reason.values[0], 2) if reason else "another order"
+
+
+def _weighed(history: History) -> tuple[Reading | None, Reading | None]:
+    """The first reading of the run and the newest one, in which weights were read."""
+    first = history.opening[0] if history.opening and history.opening[0].is_weighed else None
+    return first, next((one for one in reversed(history.readings) if one.is_weighed), None)
+
+
+def _sizes(history: History, reading: Reading) -> Floats:
+    """(M,) root mean square of the parameters of each module; NaN where that is not known."""
+    norms = reading.window.weight_norm.astype(np.float64)
+    norms[~np.isfinite(norms)] = np.nan
+    sizes: Floats = norms / np.sqrt(np.maximum(history.layout.parameters, 1))
+    return sizes
+
+
+def _scales(history: History, reading: Reading) -> Floats:
+    """(M,) scale of the parameters of each module."""
+    scales: Floats = _sizes(history, reading) * np.maximum(history.layout.parameters, 1) ** 0.25
+    return scales
+
+
+def _places(history: History, names: dict[str, float]) -> Iterator[tuple[int, str]]:
+    return ((b, block) for b, block in enumerate(history.graph.blocks) if block in names)
+
+
+def _median(values: Floats) -> float:
+    return float(medians(values[:, None], 1)[0])
