@@ -307,14 +307,14 @@ def test_rules_that_need_more_windows_are_not_judged(count):
 def test_thresholds_say_how_many_windows_a_rule_needs():
     diagnosis = new(Thresholds(dead_windows=7, dead_branch_windows=2))
     replay(diagnosis, [window(step) for step in range(1, 7)], [START])
-    assert diagnosis.unjudged() == ("dead", "no_gradient", "collapse", "total_low")
+    assert diagnosis.unjudged() == ("dead", "no_gradient", "not_updated", "collapse", "total_low")
 
 
 def test_windows_that_amp_skipped_whole_do_not_judge():
     diagnosis = new()
     windows = [window(step, skipped=step % 2) for step in range(1, 27)]
     replay(diagnosis, windows, [START])
-    assert diagnosis.unjudged() == ("dead_branch", "starved_scale", "collapse")
+    assert diagnosis.unjudged() == ("dead_branch", "few_objects", "starved_scale", "collapse")
 
 
 @pytest.mark.parametrize(("cut", "judged"), [(5, 20), (13, 13), (20, 20), (25, 25)])

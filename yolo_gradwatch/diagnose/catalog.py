@@ -1,7 +1,7 @@
 """Every rule, a row each.
 
-To add a rule: write its judge and its words, give it a row here and a limit in ``Thresholds``, and
-test it just below, at and just above that limit.
+To add a rule: write its judge and its words, give it a row here, or beside its judge, and a limit
+in ``Thresholds``, and test it just below, at and just above that limit.
 """
 
 from __future__ import annotations
@@ -77,23 +77,7 @@ _ROWS = (
         explains=(*_STILL, "dead"),
         stays_in_head=True,
     ),
-    Rule(
-        name="not_updated",
-        kind="dead",
-        severity="critical",
-        threshold="dead_windows",
-        unit="windows",
-        judge=updates.not_updated,
-        needs=lambda limits: limits.dead_windows,
-        words=updates.not_updated_words,
-        meaning="parameters get a gradient and never change; from the first step on for those in "
-        "no group of the optimizer",
-        not_meaning="frozen, a learning rate of 0, or an update too small for float32",
-        remedy="put them into a group of the optimizer, or freeze them",
-        state="unmoved",
-        explains=("vanishing", "leaf_vanishing", "leaf_exploding", "exploding", "total_high"),
-        one_cause=True,
-    ),
+    updates.NOT_UPDATED,
     Rule(
         name="dead_branch",
         kind="dead",
@@ -109,18 +93,7 @@ _ROWS = (
         remedy="look at the labels; a gain of zero or a `detach()` behind it",
         explains=("starved_scale",),
     ),
-    Rule(
-        name="few_objects",
-        severity="notice",
-        threshold="dead_branch_windows",
-        unit="windows",
-        judge=head.few_objects,
-        needs=lambda limits: limits.dead_branch_windows,
-        words=head.few_objects_words,
-        meaning="boxes learned in at most half of the steps of that many windows",
-        not_meaning="a fault where most images are background",
-        remedy="the labels, `imgsz`",
-    ),
+    head.FEW_OBJECTS,
     Rule(
         name="starved_scale",
         severity="notice",
@@ -146,29 +119,8 @@ _ROWS = (
         not_meaning="zeros at kernel positions that only see padding",
         remedy="SiLU or LeakyReLU, lower `lr0`",
     ),
-    Rule(
-        name="zero_gain",
-        severity="notice",
-        unit="windows",
-        judge=head.zero_gain,
-        needs=lambda _: 1,
-        words=head.zero_gain_words,
-        meaning="a loss item is exactly 0 because its gain is 0",
-        not_meaning="a fault, if it is meant",
-        remedy="nothing, if it is meant",
-    ),
-    Rule(
-        name="zero_rate",
-        severity="notice",
-        unit="windows",
-        judge=updates.zero_rate,
-        needs=lambda _: 1,
-        words=updates.zero_rate_words,
-        meaning="trainable parameters are in a group whose learning rate is 0 for good",
-        not_meaning="the start of a warm-up",
-        remedy="nothing, if it is meant; else the group's `lr`",
-        one_cause=True,
-    ),
+    head.ZERO_LOSS,
+    updates.ZERO_RATE,
     Rule(
         name="frozen",
         severity="notice",

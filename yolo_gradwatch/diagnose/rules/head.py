@@ -8,6 +8,7 @@ from yolo_gradwatch.diagnose.causes import now
 from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.graph import BOXES, SCORES
 from yolo_gradwatch.diagnose.messages import Message, significant
+from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules import branches, items
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, last
 
@@ -26,6 +27,9 @@ Healthy: 0 as a rule, 0.23 where half of the images are background, 0.81 where o
 Objects of less than 2 pixels: 0.84.
 """
 
+POSE = "pose_loss"
+"""The item that visible keypoints alone make."""
+
 NOTHING = 1e-2
 """Mean box loss over mean class loss, below which boxes learn nothing even where they learn.
 
@@ -41,11 +45,9 @@ def dead_branch(history: History, limits: Thresholds) -> Iterator[Hit]:
     windows.
     """
     off = _turned_off(history)
-    since = begin(history.newest)
     for family, reason in off.items():
-        yield Hit(
-            branches.name(history, family), 1, 1, since, history.graph.families[family], reason
-        )
+        since, units = begin(last(history, 1)[0]), history.graph.families[family]
+        yield Hit(branches.name(history, family), 1, 1, since, units, reason)
     count = limits.dead_branch_windows
     recent = last(history, count)
     for family in _dead_families(history, recent):
@@ -96,27 +98,40 @@ def few_objects_words(case: Case) -> Message:
     return _seldom_words(case, case.finding.reason)
 
 
-def zero_gain(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """Gains of 0 whose loss item is 0, but for those that turn a whole branch off.
+def zero_loss(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """Loss items that are always 0 though the branch that they train learns from others.
 
-    Value and limit: windows.
+    At once where a gain of 0 is why. Else only ``pose_loss``, after long: no keypoint is visible.
+    ``sem_loss`` and ``kobj_loss`` are 0 in healthy trainings too. Value and limit: windows.
     """
-    del limits
-    if history.newest.skipped == history.newest.steps:
-        return
     off = {name for reason in _turned_off(history).values() for name in reason.names}
-    found = items.gains_of_zero(history.training, [history.newest])
+    module = history.layout.head or history.layout.modules[0]
+    newest, count = last(history, 1), limits.dead_branch_windows
+    found = items.gains_of_zero(history.training, newest)
     rest = tuple(dict.fromkeys(gain for gain in found.values() if gain not in off))
     if rest:
-        module = history.layout.head or history.layout.modules[0]
         names = (*rest, *(item for item, gain in found.items() if gain in rest))
-        reason = Reason("gains", names, (float(len(rest)),))
-        yield Hit(module, 1, 1, begin(history.newest), reason=reason)
+        reason = Reason("gains", names, (float(len(rest)),), rank=1)
+        yield Hit(module, 1, 1, begin(newest[0]), reason=reason)
+    recent = last(history, count)
+    if POSE not in items.always_zero(recent) or POSE in found:
+        return
+    is_known = any(items.trains(POSE, family) for family in _dead_families(history, recent))
+    if not is_known and all(s < SELDOM for s in branches.shares(history, recent).values()):
+        yield Hit(module, count, count, begin(recent[0]), reason=Reason("labels", (POSE,)))
 
 
-def zero_gain_words(case: Case) -> Message:
-    """Gains of 0."""
+def zero_loss_words(case: Case) -> Message:
+    """Loss items that are always 0."""
     reason = case.finding.reason
+    if reason and reason.kind == "labels":
+        return Message(
+            what=f"{case.where}: {_are(reason.names)} exactly 0 in every batch",
+            since=f"{case.since}, while the boxes learn",
+            why="No keypoint is labelled as visible.",
+            remedy="Check the third number of each keypoint in the labels: 0 means that it does "
+            "not count.",
+        )
     count = int(reason.values[0]) if reason else 0
     names = reason.names if reason else ()
     options = _joined(f"{gain}=0" for gain in names[:count]) or "its gain is 0"
@@ -124,19 +139,19 @@ def zero_gain_words(case: Case) -> Message:
         what=f"{case.where}: {_are(names[count:]) if names else 'a loss item is'} exactly 0 in "
         "every batch",
         since=f"{case.since}, because {options}",
+        why="A gain of 0 multiplies a loss item by zero.",
         remedy="Fine if that is meant.",
     )
 
 
 def _turned_off(history: History) -> dict[str, Reason]:
     """Families without any gradient in the newest window whose items a gain of 0 multiplies."""
-    newest = history.newest
-    applied = newest.steps - newest.skipped
-    gains = items.gains_of_zero(history.training, [newest]) if applied else {}
+    newest = last(history, 1)
+    applied, gains = items.steps_of(newest), items.gains_of_zero(history.training, newest)
     found: dict[str, Reason] = {}
     for family in history.graph.families if gains else ():
         own = {item: gain for item, gain in gains.items() if items.trains(item, family)}
-        if own and branches.silent_steps(history, [newest], family) == applied:
+        if own and branches.silent_steps(history, newest, family) == applied:
             found[family] = Reason("gain", tuple(dict.fromkeys(own.values())), rank=2)
     return found
 
@@ -227,9 +242,36 @@ def _seldom_words(case: Case, reason: Reason | None) -> Message:
 
 
 def _joined(words: Iterable[str]) -> str:
-    return " and ".join(words)
+    *some, last_one = ["", *words]
+    return " and ".join(filter(None, (", ".join(some[1:]), last_one)))
 
 
 def _are(found: Sequence[str]) -> str:
     """Names as the subject of a sentence."""
     return f"{_joined(found)} {'is' if len(found) == 1 else 'are'}"
+
+
+FEW_OBJECTS = Rule(
+    name="few_objects",
+    severity="notice",
+    threshold="dead_branch_windows",
+    unit="windows",
+    judge=few_objects,
+    needs=lambda limits: limits.dead_branch_windows,
+    words=few_objects_words,
+    meaning="boxes learned in at most half of the steps of that many windows",
+    not_meaning="a fault where most images are background",
+    remedy="the labels, `imgsz`",
+)
+
+ZERO_LOSS = Rule(
+    name="zero_loss",
+    severity="notice",
+    unit="windows",
+    judge=zero_loss,
+    needs=lambda _: 1,
+    words=zero_loss_words,
+    meaning="a loss item is exactly 0: its gain is 0, or no keypoint is labelled as visible",
+    not_meaning="a fault, if it is meant",
+    remedy="nothing, if it is meant",
+)

@@ -64,11 +64,7 @@ def starved_scale(history: History, limits: Thresholds) -> Iterator[Hit]:
 def starved_scale_words(case: Case) -> Message:
     """Scales of the head on which hardly any object lands."""
     size = now(case.training, "imgsz")
-    what, how, branches = (
-        f"{case.where}: no object lands on this scale of the head",
-        "",
-        "branch is",
-    )
+    what, how = f"{case.where}: no object lands on this scale of the head", ""
     if reason := case.finding.reason:
         of, *learned = reason.values
         places = " and ".join(reason.names)
@@ -76,10 +72,9 @@ def starved_scale_words(case: Case) -> Message:
         pairs = zip(reason.names, learned, strict=True)
         counts = " and ".join(f"{place} in {n:,.0f}" for place, n in pairs)
         how = f"; boxes taught {counts} of {of:,.0f} steps"
-        branches = "branch is" if len(learned) == 1 else "scale is"
     return Message(
         what=what,
-        since=f"{case.since}{how}; other scales learn, so this {branches} not dead",
+        since=f"{case.since}{how}; other scales learn, so no branch is dead",
         why="The sizes of the boxes in pixels decide which scale learns, so that this is normal "
         "where objects have one size.",
         remedy=f"If they have not, check {size} and the sizes of the boxes.",

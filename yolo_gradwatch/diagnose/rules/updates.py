@@ -8,7 +8,8 @@ import numpy as np
 
 from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.messages import Message, listed
-from yolo_gradwatch.diagnose.rules.history import Hit, begin, is_frozen, names
+from yolo_gradwatch.diagnose.rule import Rule
+from yolo_gradwatch.diagnose.rules.history import Hit, begin, is_frozen, last, names
 from yolo_gradwatch.diagnose.rules.items import RATE
 from yolo_gradwatch.measure.layout import WHOLE
 
@@ -42,14 +43,17 @@ def not_updated(history: History, limits: Thresholds) -> Iterator[Hit]:
     gradient has an update of 0 but at a learning rate of 0. Value and limit: windows.
     """
     outside = history.optimizer.outside if history.optimizer else ()
-    if outside and history.newest.skipped < history.newest.steps:
+    if outside:
         yield from _outside(history, outside)
         return
     windows = _read(history)[-limits.dead_windows :]
     if len(windows) < limits.dead_windows:
         return
-    still = np.logical_and.reduce([_stays(history, window) for window in windows])
-    found = names(history.layout, still & history.graph.leaves)
+    still = np.logical_and.reduce([_rests(history, window) for window in windows])
+    due = np.logical_and.reduce([_is_due(history, window) for window in windows])
+    blocks = np.array(history.layout.block_of)
+    around = np.isin(blocks, blocks[still & due & history.graph.leaves])
+    found = names(history.layout, still & around & history.graph.leaves)
     reason = Reason("still", tuple(found))
     for name in found:
         yield Hit(name, len(windows), limits.dead_windows, begin(windows[0]), reason=reason)
@@ -74,8 +78,8 @@ def not_updated_words(case: Case) -> Message:
         f"the optimizer and will never change ({listed(reason.names)}),",
         since=case.since,
         why=f"{'It gets a gradient' if one else 'They get gradients'}, which zero_grad() does not "
-        "clear either. An own build_optimizer that collects parameters by the type of their "
-        "module misses plain nn.Parameter.",
+        "clear either. An own build_optimizer that collects parameters by the type or name of "
+        "their module misses some.",
         remedy="Give the optimizer all of model.parameters(), or freeze these if that is meant.",
     )
 
@@ -87,10 +91,10 @@ def zero_rate(history: History, limits: Thresholds) -> Iterator[Hit]:
     """
     del limits
     still = history.optimizer.zero_rate if history.optimizer else ()
-    if still and history.newest.skipped < history.newest.steps:
-        reason = Reason("zero rate", still, rank=len(still))
+    reason = Reason("zero rate", still, rank=len(still))
+    for window in last(history, 1):
         for owner in _owners(history.layout, still):
-            yield Hit(owner, 1, 1, begin(history.newest), reason=reason)
+            yield Hit(owner, 1, 1, begin(window), reason=reason)
 
 
 def zero_rate_words(case: Case) -> Message:
@@ -98,22 +102,24 @@ def zero_rate_words(case: Case) -> Message:
     found = case.finding.reason.names if case.finding.reason else ()
     count = len(found)
     which = f": {listed(found)}" if found else ""
+    moves = "it does" if count == 1 else "they do"
     return Message(
         what=f"{case.where}: {count} trainable parameter{' is' if count == 1 else 's are'} in a "
         "group of the optimizer with a learning rate of 0",
-        since=f"{case.since}{case.others()}, so they do not change{which}",
-        remedy="Fine if that is meant; freeze=... saves their gradients, too.",
+        since=f"{case.since}{case.others()}, so {moves} not change{which}",
+        why="Their group was given a rate of 0, and a schedule only multiplies that.",
+        remedy="Fine if that is meant; to freeze them saves their gradients, too.",
     )
 
 
 def _outside(history: History, outside: tuple[str, ...]) -> Iterator[Hit]:
     """The modules that own parameters in no group, but for those without any gradient."""
-    rows, window = history.graph.rows, history.newest
-    applied = window.steps - window.skipped
-    reason = Reason("outside", outside, rank=len(outside))
-    for owner in _owners(history.layout, outside):
-        if window.none[rows[owner]] < applied:
-            yield Hit(owner, 1, 1, begin(window), reason=reason)
+    rows, reason = history.graph.rows, Reason("outside", outside, rank=len(outside))
+    for window in last(history, 1):
+        applied = window.steps - window.skipped
+        for owner in _owners(history.layout, outside):
+            if window.none[rows[owner]] < applied:
+                yield Hit(owner, 1, 1, begin(window), reason=reason)
 
 
 def _owners(layout: Layout, parameters: Sequence[str]) -> list[str]:
@@ -139,18 +145,54 @@ def _rate(history: History, window: Window) -> float:
     return min(lowest, default=0.0)
 
 
-def _stays(history: History, window: Window) -> Flags:
+def _rests(history: History, window: Window) -> Flags:
     """(M,) whether a module with a gradient does not move in a window in which most do."""
     ratio = window.update_ratio
-    if not (ratio[history.graph.leaves] > 0).mean() > 1 / 2:
-        return np.zeros(len(ratio), np.bool_)
-    elements = np.array(history.layout.parameters)
-    clipped = min(1.0, CLIP / max(float(window.norm_max[0]), 1e-30))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        pull = np.minimum(window.norm_min * clipped, np.sqrt(elements))
-        due = _rate(history, window) * pull / window.weight_norm
     counts = window.nonfinite + window.zero + window.none
-    found: Flags = (ratio == 0) & (due > ROOM) & (counts == 0) & ~is_frozen(window)
+    found: Flags = (ratio == 0) & (counts == 0) & ~is_frozen(window)
+    found &= bool((ratio[history.graph.leaves] > 0).mean() > 1 / 2)
     still = history.optimizer.zero_rate if history.optimizer else ()
     found[[history.graph.rows[owner] for owner in _owners(history.layout, still)]] = False
     return found
+
+
+def _is_due(history: History, window: Window) -> Flags:
+    """(M,) whether the step must have been going to move a module by more than float32 swallows."""
+    elements = np.array(history.layout.parameters)
+    clipped = min(1.0, CLIP / max(float(window.norm_max[0]), CLIP))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pull = np.minimum(window.norm_min * clipped, np.sqrt(elements))
+        found: Flags = _rate(history, window) * pull / window.weight_norm > ROOM
+    return found
+
+
+NOT_UPDATED = Rule(
+    name="not_updated",
+    kind="dead",
+    severity="critical",
+    threshold="dead_windows",
+    unit="windows",
+    judge=not_updated,
+    needs=lambda limits: limits.dead_windows,
+    words=not_updated_words,
+    meaning="parameters get a gradient and never change; from the first step on for those in "
+    "no group of the optimizer",
+    not_meaning="frozen, a learning rate of 0, or an update too small for float32",
+    remedy="put them into a group of the optimizer, or freeze them",
+    state="unmoved",
+    explains=("vanishing", "leaf_vanishing", "leaf_exploding", "exploding", "total_high"),
+    one_cause=True,
+)
+
+ZERO_RATE = Rule(
+    name="zero_rate",
+    severity="notice",
+    unit="windows",
+    judge=zero_rate,
+    needs=lambda _: 1,
+    words=zero_rate_words,
+    meaning="trainable parameters are in a group whose learning rate is 0 for good",
+    not_meaning="the start of a warm-up",
+    remedy="nothing, if it is meant; else the group's `lr`",
+    one_cause=True,
+)
