@@ -85,12 +85,15 @@ class Grouping:
         return tuple(name for name in self._layout.modules if name in names)
 
     def _stays_away(self, finding: Finding, alert: Alert) -> bool:
-        """Whether a finding lies in the head, and its rule explains nothing beside it then."""
-        if not RULES[finding.rule].stays_in_head:
+        """Whether one of the two is about a part of the head alone, and the other one beside it."""
+        one, row = alert.module, RULES[finding.rule]
+        if row.spreads or any(is_in(one, m) or is_in(m, one) for m in finding.modules):
             return False
-        is_outside = not all(is_in(self._layout.head, module) for module in finding.modules)
-        one = alert.module
-        return not (is_outside or any(is_in(one, m) or is_in(m, one) for m in finding.modules))
+        head = self._layout.head
+        is_found_there = all(is_in(head, module) for module in finding.modules)
+        return (row.stays_in_head and is_found_there) or (
+            RULES[alert.rule].stays_in_head and is_in(head, one)
+        )
 
     def _meet(self, alert: Alert, finding: Finding) -> bool:
         """Clipping spreads what is not finite to the whole model, paths or not."""

@@ -46,7 +46,8 @@ class Rule:
         spreads: Whether clipping spreads it to the whole model: all of its alerts have one cause,
             and it explains every other rule.
         one_cause: Whether all of its alerts have one cause, on one path or not.
-        stays_in_head: Whether a finding in the head explains nothing but what overlaps with it.
+        stays_in_head: Whether what it finds in the head explains nothing beside that, and is not
+            explained by it.
         ends_at_restart: Whether an episode is over when the run restarts, because weights were
             restored.
         starves_readers: Whether it also hits the weights that read its source, because their input
