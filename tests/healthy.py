@@ -7,7 +7,7 @@ from training import shapes, train
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.runs.schema import ALERT_COLUMNS
 
-NOTICES = {"amp_overflow", "starved_scale"}
+NOTICES = {"amp_overflow", "starved_scale", "few_objects"}
 """What may be said of a healthy training."""
 
 

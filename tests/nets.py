@@ -10,12 +10,14 @@ from values import NORMS, Part, plan, window
 
 from yolo_gradwatch.diagnose.detector import Detector
 from yolo_gradwatch.diagnose.thresholds import Thresholds
+from yolo_gradwatch.measure.loss_items import LossItem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from yolo_gradwatch.diagnose.finding import Alert
     from yolo_gradwatch.measure.layout import Layout
+    from yolo_gradwatch.measure.optimizer import Optimizer
     from yolo_gradwatch.measure.windows import Window
 
 FORK_EDGES = [
@@ -106,6 +108,25 @@ def weighing(step: int, weight: float, *, trunk: bool = True) -> Window:
     return replace(net(step), weight_norm=weights)
 
 
+def costing(one: Window, **values: float) -> Window:
+    """A window of as many batches as steps, each with these loss items, and ``lr`` as the rate."""
+    steps = one.steps
+
+    def item(name: str, value: float) -> LossItem:
+        return LossItem(name, steps, 0, steps * (value == 0), value, value, value)
+
+    named = {"lr/0" if name == "lr" else name: value for name, value in values.items()}
+    return replace(one, losses=tuple(item(*pair) for pair in named.items()))
+
+
+def resting(step: int, *modules: str, ratio: float = 0.0, lr: float = 0.1, **faults: Any) -> Window:
+    """A window with a rate in which all modules move but these, and have weights of norm 5."""
+    ratios = np.full(len(NET.modules), 1e-3, np.float32)
+    ratios[[NET.modules.index(name) for name in modules]] = ratio
+    one = replace(net(step, **faults), update_ratio=ratios)
+    return costing(replace(one, weight_norm=np.full(len(NET.modules), 5, np.float32)), lr=lr)
+
+
 BLOCKS = [name for name, _ in NET.blocks]
 
 
@@ -127,11 +148,16 @@ def upstream(norm: float) -> dict[str, float]:
 
 
 def feed(
-    windows: Iterable[Window], limits: Thresholds | None = None, layout: Layout = NET
+    windows: Iterable[Window],
+    limits: Thresholds | None = None,
+    layout: Layout = NET,
+    training: Mapping[str, object] | None = None,
+    optimizer: Optimizer | None = None,
 ) -> list[list[Alert]]:
-    """The alerts of each window."""
-    detector = Detector(layout, limits or Thresholds(), {})
-    return [detector.update(one) for one in windows]
+    """The alerts of each window, without their reasons."""
+    detector = Detector(layout, limits or Thresholds(), training or {})
+    found = [detector.update(one, optimizer) for one in windows]
+    return [[replace(alert, reason=None) for alert in each] for each in found]
 
 
 def fired(
@@ -139,9 +165,10 @@ def fired(
     rule: str,
     limits: Thresholds | None = None,
     layout: Layout = NET,
+    **given: Any,
 ) -> list[Alert]:
     """The alerts of a rule in the last of some windows."""
-    return [alert for alert in feed(windows, limits, layout)[-1] if alert.rule == rule]
+    return [alert for alert in feed(windows, limits, layout, **given)[-1] if alert.rule == rule]
 
 
 FORK, _ = plan(

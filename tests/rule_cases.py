@@ -2,15 +2,27 @@
 
 from dataclasses import replace
 from math import log10
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from nets import NET, curve, inside, lasting, net, upstream, weighing, zeroed
+from nets import (
+    NET,
+    costing,
+    curve,
+    inside,
+    lasting,
+    net,
+    resting,
+    upstream,
+    weighing,
+    zeroed,
+)
 from values import Part, plan
 
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.measure.loss_items import LossItem
+from yolo_gradwatch.measure.optimizer import Group, Optimizer
 from yolo_gradwatch.measure.windows import Window
 
 BOXES = tuple(f"model.6.cv2.{scale}" for scale in range(3))
@@ -47,6 +59,7 @@ class Run(NamedTuple):
         fires: Whether it does under a limit just below the value, at it, and just above it.
         step: Of the alert.
         affected: Blocks that suffer.
+        given: More for the detector: options of the training, or the optimizer.
     """
 
     windows: list[Window]
@@ -55,6 +68,7 @@ class Run(NamedTuple):
     fires: tuple[bool, bool, bool] | None
     step: int = 1
     affected: tuple[str, ...] = ()
+    given: dict[str, Any] = {}  # noqa: RUF012  # nobody changes it
 
 
 ABOVE, FROM, BELOW, UP_TO = (
@@ -67,20 +81,39 @@ ABOVE, FROM, BELOW, UP_TO = (
 
 BEFORE_2 = ("model.0", "model.1")
 
+STILL = Optimizer("SGD", (Group(0.0, 0.0, 1, 10),), zero_rate=("model.2.conv.weight",))
+"""An optimizer with a group whose rate is 0 for good."""
+
 RUNS = {
     "nonfinite": Run([net(1, steps=13, skipped=13)], WHOLE, 13, ABOVE),
     "amp_overflow": Run([net(1, steps=2, skipped=2)], WHOLE, 2, UP_TO),
     "dead": Run(lasting(3, zero=["model.4.conv"]), "model.4.conv", 3, FROM),
     "no_gradient": Run(lasting(3, none=["model.4.conv"]), "model.4.conv", 3, FROM),
+    "not_updated": Run([resting(n, "model.4.conv") for n in range(1, 4)], "model.4.conv", 3, FROM),
     "dead_branch": Run(
         lasting(5, zero=inside(NET, *BOXES)), "model.6.cv2", 5, FROM, affected=BOXES
     ),
+    "few_objects": Run(
+        lasting(5, steps=2, zero=dict.fromkeys(inside(NET, *BOXES), 1)),
+        "model.6.cv2",
+        5,
+        FROM,
+        affected=BOXES,
+    ),
     "starved_scale": Run(
-        lasting(5, none=inside(NET, BOXES[2], PAIRED[2])), BOXES[2], 5, FROM, affected=PAIRED[2:]
+        lasting(5, zero=inside(NET, BOXES[2], PAIRED[2])), BOXES[2], 5, FROM, affected=PAIRED[2:]
     ),
     "partly_dead": Run(
         [zeroed(n, 0.75 + 0.05 * (n != 3)) for n in range(1, 6)], "model.2.conv", 0.75, FROM
     ),
+    "zero_loss": Run(
+        [costing(net(1), box_loss=0.0, cls_loss=1.0)],
+        "model.6",
+        1,
+        None,
+        given={"training": {"box": 0.0}},
+    ),
+    "zero_rate": Run([net(1)], "model.2.conv", 1, None, given={"optimizer": STILL}),
     "frozen": Run(lasting(3, unknown=["model.2.conv"]), "model.2.conv", 3, None),
     "small_weights": Run([weighing(1, 2.0**-10)], WHOLE, 2.0**-10 / 10**0.25, BELOW),
     "vanishing": Run(lasting(5, upstream(1e-3)), "model.2", 3, ABOVE, affected=BEFORE_2),
@@ -131,11 +164,14 @@ HEADED, _ = plan(
 """A chain of four blocks and a head with a family of three scales."""
 
 WORDED = {
-    **dict.fromkeys(("dead", "no_gradient", "frozen"), ("model.3.conv", 3.0, 3.0)),
+    **dict.fromkeys(("dead", "no_gradient", "not_updated", "frozen"), ("model.3.conv", 3.0, 3.0)),
     **dict.fromkeys(("leaf_vanishing", "leaf_exploding"), ("model.3.conv", 2.5, 2.0)),
     "nonfinite": ("model.3.conv", 1.0, 0.0),
     "amp_overflow": (WHOLE, 1.0, 12.0),
     "dead_branch": (BRANCH, 50.0, 50.0),
+    "few_objects": (BRANCH, 50.0, 50.0),
+    "zero_loss": ("model.4", 1.0, 1.0),
+    "zero_rate": ("model.3.conv", 1.0, 1.0),
     "starved_scale": (f"{BRANCH}.2", 50.0, 50.0),
     "partly_dead": ("model.3.conv", 0.8, 0.5),
     "vanishing": ("model.3", 4.5, 2.0),

@@ -6,7 +6,7 @@ import re
 from dataclasses import fields, replace
 
 import pytest
-from nets import NET, feed, fired, inside, net, weighing, zeroed
+from nets import NET, feed, fired, inside, net, resting, weighing, zeroed
 from places import REPOSITORY
 from rule_cases import FIVE, RUNS, WORDED
 
@@ -28,6 +28,7 @@ JUDGED = [name for name in RULES if name not in ("nonfinite", "amp_overflow")]
 STARTED = ("large_weights", "initial_loss", "total_low", "converged")
 """Rules that compare with how the run began."""
 
+LATER = range(90, 112)
 
 # --- the rows -------------------------------------------------------------------------------------
 
@@ -82,7 +83,7 @@ def test_readme_names_the_rules_that_keep_evidence():
 @pytest.mark.parametrize("rule", RULES)
 def test_a_rule_fires_with_as_many_windows_as_it_needs_and_no_other_does(rule):
     run = RUNS[rule]
-    *before, (alert,) = feed(run.windows, FIVE)
+    *before, (alert,) = feed(run.windows, FIVE, **run.given)
     assert len(run.windows) == RULES[rule].needs(FIVE)
     assert not any(before)
     limit = alert.limit
@@ -118,18 +119,21 @@ def test_windows_that_amp_skipped_neither_begin_nor_end_anything(rule):
     loud = {WHOLE: 1e9, "model.1": 1e9, "model.4": 1e-9}
     skipped = net(99, loud, skipped=1, unknown=inside(NET, "model.0"))
     mixed = [one for each in windows for one in (skipped, each)]
-    assert fired([*mixed, skipped], rule, FIVE) == fired(windows, rule, FIVE)
+    given = RUNS[rule].given
+    found = fired([*mixed, skipped], rule, FIVE, **given)
+    assert found == fired(windows, rule, FIVE, **given)
     last = [replace(windows[-1], step_first=90 + n, skipped=windows[-1].steps) for n in range(12)]
-    assert not fired([*windows[:-1], *last], rule, FIVE)
+    assert not fired([*windows[:-1], *last], rule, FIVE, **given)
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_rule_holds_as_long_as_its_cause_and_no_longer(rule):
     windows = RUNS[rule].windows
     more = [replace(windows[-1], step_first=90 + n) for n in range(4)]
-    alerts = feed([*windows, *more], FIVE)[-5:]
+    alerts = feed([*windows, *more], FIVE, **RUNS[rule].given)[-5:]
     assert all(rule in {alert.rule for alert in each} for each in alerts)
-    assert not fired([*windows, *(zeroed(step, 0.0) for step in range(90, 112))], rule, FIVE)
+    well = [replace(resting(step), zero_fraction=zeroed(step, 0).zero_fraction) for step in LATER]
+    assert not fired([*windows, *well], rule, FIVE)
 
 
 @pytest.mark.parametrize("rule", [r for r in JUDGED if r not in {"spike", "collapse", *STARTED}])
@@ -137,7 +141,7 @@ def test_a_rule_finds_its_cause_also_in_a_training_that_was_healthy(rule):
     before = [weighing(step - 1000, 5) for step in range(20)]
     begun = [replace(one, step_first=one.step_first + 1000) for one in RUNS[rule].windows]
     later = [replace(begun[-1], step_first=1100 + n) for n in range(5)]
-    found = fired([*before, *begun, *later], rule, FIVE)
+    found = fired([*before, *begun, *later], rule, FIVE, **RUNS[rule].given)
     assert [alert.module for alert in found] == [RUNS[rule].module]
 
 
@@ -154,7 +158,8 @@ def test_wide_windows_are_known_by_their_first_step(rule):
         )
         for n, one in enumerate(RUNS[rule].windows, 1)
     ]
-    (alert,) = fired(wide, rule, replace(FIVE, amp_grace=129 if rule == "nonfinite" else 99))
+    limits = replace(FIVE, amp_grace=129 if rule == "nonfinite" else 99)
+    (alert,) = fired(wide, rule, limits, **RUNS[rule].given)
     assert (alert.epoch, alert.step) == (7, 200 * RUNS[rule].step)
 
 

@@ -308,7 +308,7 @@ def test_thresholds_say_how_many_windows_a_rule_needs():
     diagnosis = new(Thresholds(dead_windows=7, dead_branch_windows=2))
     replay(diagnosis, [window(step) for step in range(1, 7)], [START])
     assert diagnosis.unjudged() == (
-        *("dead", "no_gradient", "weight_jump"),
+        *("dead", "no_gradient", "not_updated", "weight_jump"),
         *("collapse", "total_low", "converged"),
     )
 
@@ -317,7 +317,9 @@ def test_windows_that_amp_skipped_whole_do_not_judge():
     diagnosis = new()
     windows = [window(step, skipped=step % 2) for step in range(1, 27)]
     replay(diagnosis, windows, [START])
-    assert diagnosis.unjudged() == ("dead_branch", "starved_scale", "weight_jump", "collapse")
+    assert diagnosis.unjudged() == (
+        *("dead_branch", "few_objects", "starved_scale", "weight_jump", "collapse"),
+    )
 
 
 @pytest.mark.parametrize(("cut", "judged"), [(5, 20), (13, 13), (20, 20), (25, 25)])

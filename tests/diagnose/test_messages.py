@@ -108,6 +108,23 @@ VARIANTS = [
     ("frozen", "that another block was asked for", {"training": {"freeze": [0, 1]}}),
     ("frozen", "as asked for", {"training": {"freeze": [3]}}),
     ("starved_scale", "of unknown size", {"training": {}}),
+    *(
+        (rule, f"by {reason.kind}", {"reason": reason})
+        for rule, reason in (
+            ("not_updated", Reason("outside", tuple(f"model.{n}.w" for n in range(6)))),
+            ("not_updated", Reason("outside", ("model.3.conv.w",))),
+            ("zero_rate", Reason("zero rate", ("model.3.conv.w",))),
+            ("dead_branch", Reason("gain", ("pose", "kobj", "rle"))),
+            ("dead_branch", Reason("no objects", ("box_loss", "l1_loss"))),
+            ("dead_branch", Reason("others learn", ("model.4.cv3",))),
+            ("dead_branch", Reason("others learn", ("model.4.cv3", "pose_loss"))),
+            ("dead_branch", Reason("seldom", (), (15.0, 96.0, 4e-4))),
+            ("few_objects", Reason("seldom", (), (15.0, 96.0, 3.0))),
+            ("starved_scale", Reason("scales", ("P4", "P5"), (50.0, 3.0, 0.0))),
+            ("zero_loss", Reason("gains", ("box", "box_loss", "seg_loss"), (1.0,))),
+            ("zero_loss", Reason("labels", ("pose_loss",))),
+        )
+    ),
     ("vanishing", "with Sigmoid", {"module": "model.1", "layout": built("a", inside=["Sigmoid"])}),
     ("vanishing", "without normalization", {"module": "model.1", "layout": built("a", "b")}),
     ("vanishing", "in a plain stack", {"module": "model.1", "layout": built(*PLAIN)}),

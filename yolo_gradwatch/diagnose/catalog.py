@@ -1,14 +1,14 @@
 """Every rule, a row each.
 
-To add a rule: write its judge and its words, give it a row here and a limit in ``Thresholds``, and
-test it just below, at and just above that limit.
+To add a rule: write its judge and its words, give it a row here, or beside its judge, and a limit
+in ``Thresholds``, and test it just below, at and just above that limit.
 """
 
 from __future__ import annotations
 
 from yolo_gradwatch.diagnose import levels
 from yolo_gradwatch.diagnose.rule import Rule
-from yolo_gradwatch.diagnose.rules import dead, hop, low, nonfinite, whole
+from yolo_gradwatch.diagnose.rules import dead, head, hop, low, nonfinite, scales, updates, whole
 
 _WITHOUT = ("dead_branch", "starved_scale", "partly_dead", "vanishing", "leaf_vanishing")
 _STILL = (*_WITHOUT, "leaf_exploding", "exploding", "collapse", "total_low")
@@ -70,36 +70,40 @@ _ROWS = (
         judge=dead.no_gradient,
         needs=lambda limits: limits.dead_windows,
         words=dead.no_gradient_words,
-        meaning="no gradient reaches a layer of the trunk at all: unused, or cut off by `detach()`",
+        meaning="no gradient reaches a layer at all: unused, or cut off by `detach()`",
         not_meaning="a frozen layer",
         remedy="connect it, or freeze it",
         state="no grad",
         blocks="entire",
         explains=(*_STILL, "dead"),
+        stays_in_head=True,
     ),
+    updates.NOT_UPDATED,
     Rule(
         name="dead_branch",
         kind="dead",
         severity="warning",
         threshold="dead_branch_windows",
         unit="windows",
-        judge=dead.dead_branch,
+        judge=head.dead_branch,
         needs=lambda limits: limits.dead_branch_windows,
-        words=dead.dead_branch_words,
-        meaning="a branch of the head has had no gradient at any scale for that many windows",
+        words=head.dead_branch_words,
+        meaning="a branch of the head has had no gradient at any scale for that many windows, or "
+        "boxes learned seldom and next to nothing; at once where a gain of 0 turns it off",
         not_meaning="one scale without objects",
         remedy="look at the labels; a gain of zero or a `detach()` behind it",
         explains=("starved_scale",),
     ),
+    head.FEW_OBJECTS,
     Rule(
         name="starved_scale",
         severity="notice",
         threshold="dead_branch_windows",
         unit="windows",
-        judge=dead.starved_scale,
+        judge=scales.starved_scale,
         needs=lambda limits: limits.dead_branch_windows,
-        words=dead.starved_scale_words,
-        meaning="no object lands on one scale of the head for that many windows",
+        words=scales.starved_scale_words,
+        meaning="hardly any object lands on a scale of the head for that many windows",
         not_meaning="that the branch is dead: other scales learn",
         remedy="`imgsz`, if the objects should land there",
     ),
@@ -116,6 +120,8 @@ _ROWS = (
         not_meaning="zeros at kernel positions that only see padding",
         remedy="SiLU or LeakyReLU, lower `lr0`",
     ),
+    head.ZERO_LOSS,
+    updates.ZERO_RATE,
     Rule(
         name="frozen",
         severity="notice",

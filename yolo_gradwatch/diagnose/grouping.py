@@ -33,6 +33,8 @@ class Grouping:
 
     def split(self, alerts: list[Alert], finding: Finding) -> tuple[list[Alert], list[Alert]]:
         """Of alerts of its rule, those that have the cause of a finding, and the others."""
+        if RULES[finding.rule].one_cause:
+            return alerts, []
         known = set(finding.modules)
         own: list[Alert] = []
         rest: list[Alert] = []
@@ -43,7 +45,7 @@ class Grouping:
 
     def together(self, alerts: list[Alert]) -> tuple[list[Alert], list[Alert]]:
         """Of alerts that begin, those on one path with the one nearest to the loss, and others."""
-        if RULES[alerts[0].rule].spreads:
+        if RULES[alerts[0].rule].spreads or RULES[alerts[0].rule].one_cause:
             return alerts, []
         leader = self.source(alerts).module
         own = [alert for alert in alerts if self._paths.meet(alert.module, [leader])]
@@ -58,6 +60,7 @@ class Grouping:
         return any(
             RULES[finding.rule].makes_redundant(alert.rule) and self._meet(alert, finding)
             for finding in lasting
+            if not self._stays_away(finding, alert)
             if finding.severity == "critical" or not is_lost
         )
 
@@ -80,6 +83,17 @@ class Grouping:
         for alert in alerts:
             names.update((alert.module, *alert.affected))
         return tuple(name for name in self._layout.modules if name in names)
+
+    def _stays_away(self, finding: Finding, alert: Alert) -> bool:
+        """Whether one of the two is about a part of the head alone, and the other one beside it."""
+        one, row = alert.module, RULES[finding.rule]
+        if row.spreads or any(is_in(one, m) or is_in(m, one) for m in finding.modules):
+            return False
+        head = self._layout.head
+        is_found_there = all(is_in(head, module) for module in finding.modules)
+        return (row.stays_in_head and is_found_there) or (
+            RULES[alert.rule].stays_in_head and is_in(head, one)
+        )
 
     def _meet(self, alert: Alert, finding: Finding) -> bool:
         """Clipping spreads what is not finite to the whole model, paths or not."""

@@ -15,13 +15,16 @@ from yolo_gradwatch.diagnose.graph import Paths, is_in
 from yolo_gradwatch.measure.layout import WHOLE, Layout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from yolo_gradwatch.diagnose.finding import Episode, Finding
     from yolo_gradwatch.diagnose.graph import Place
 
 MOST_EPISODES = 3
 """Of more episodes, only the newest are named one by one."""
+
+MOST_NAMES = 4
+"""Of more names, only the first are listed."""
 
 PLACES: dict[Place, str] = {
     "upstream": "upstream",
@@ -215,6 +218,13 @@ def significant(value: float, digits: int) -> str:
     """A number of so many significant digits, as one writes it: 110, 31,000, and 3.1e+07."""
     rounded = float(f"{value:.{digits}g}")
     return f"{rounded:,.0f}" if 10**digits <= rounded < 1e7 else f"{value:.{digits}g}"
+
+
+def listed(found: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    shown = ", ".join(found[:MOST_NAMES])
+    hidden = len(found) - MOST_NAMES
+    return f"{shown} and {hidden} more" if hidden > 0 else shown
 
 
 def lasted(episode: Episode) -> str:

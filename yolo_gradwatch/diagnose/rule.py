@@ -45,6 +45,9 @@ class Rule:
         keeps_evidence: Whether a finding names a file with what its first step was made of.
         spreads: Whether clipping spreads it to the whole model: all of its alerts have one cause,
             and it explains every other rule.
+        one_cause: Whether all of its alerts have one cause, on one path or not.
+        stays_in_head: Whether what it finds in the head explains nothing beside that, and is not
+            explained by it.
         ends_at_restart: Whether an episode is over when the run restarts, because weights were
             restored.
         starves_readers: Whether it also hits the weights that read its source, because their input
@@ -68,6 +71,8 @@ class Rule:
     explains: tuple[str, ...] = ()
     keeps_evidence: bool = False
     spreads: bool = False
+    one_cause: bool = False
+    stays_in_head: bool = False
     ends_at_restart: bool = False
     starves_readers: bool = False
 

@@ -1,0 +1,217 @@
+"""The rules about branches of the head: labels, options, scales, absent gradients."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from nets import NET, costing, fired, inside, lasting, net, normed
+from rule_cases import BOXES, FIVE, PAIRED
+from values import Part, plan
+
+from yolo_gradwatch.diagnose.detector import Detector
+from yolo_gradwatch.diagnose.diagnosis import Diagnosis
+from yolo_gradwatch.diagnose.finding import Reason
+
+CV2, HEAD, ALL = "model.6.cv2", "model.6", inside(NET, *BOXES, *PAIRED)
+OTHER = "model.6.one2one_cv2.0.conv"
+
+
+def reasons(windows, rule, training=None, limits=FIVE, layout=NET):
+    """Of its alerts in the last window: the module and the reason."""
+    detector = Detector(layout, limits, training or {})
+    alerts = [detector.update(one) for one in windows][-1]
+    return [(alert.module, alert.reason) for alert in alerts if alert.rule == rule]
+
+
+# --- an absent gradient ---------------------------------------------------------------------------
+
+
+def absent(**items):
+    return [costing(one, **items) if items else one for one in lasting(3, none=[OTHER])]
+
+
+@pytest.mark.parametrize(
+    ("windows", "is_found"),
+    [
+        (absent(), True),
+        (absent(box_loss=1.0, cls_loss=1.0), True),
+        (absent(loss=1.0), True),
+        (absent(cls_loss=1.0), True),
+        (absent(box_loss=0.0, cls_loss=1.0), False),
+        (absent()[:2], False),
+        (lasting(3, none=[OTHER], zero=ALL), False),
+    ],
+)
+def test_an_absent_gradient_in_the_head_is_no_matter_of_labels(windows, is_found):
+    found = [alert.module for alert in fired(windows, "no_gradient")]
+    assert found == [OTHER] * is_found
+
+
+def test_a_part_that_only_a_visual_prompt_uses_may_rest():
+    types = tuple(
+        "SAVPE" if n == "model.6.cv3" else t for n, t in zip(NET.modules, NET.types, strict=True)
+    )
+    layout = replace(NET, types=types)
+    windows = lasting(3, none=inside(NET, "model.6.cv3"))
+    assert fired(windows, "no_gradient")
+    assert not fired(windows, "no_gradient", layout=layout)
+
+
+POSE, _ = plan(
+    [Part("model.0"), *(Part(f"model.1.{f}.{n}") for f in ("cv2", "cv3", "cv4") for n in range(2))],
+    edges=[("model.0", "model.1"), ("model.0", "model.1")],
+)
+
+
+# --- gains of zero --------------------------------------------------------------------------------
+
+
+def test_a_gain_of_zero_is_named_at_once_with_the_branch_that_it_turns_off():
+    off = costing(net(1, zero=inside(NET, *BOXES)), box_loss=0.0, dfl_loss=0.0, cls_loss=1.0)
+    gains = {"box": 0.0, "dfl": 0}
+    assert reasons([off], "dead_branch", gains) == [(CV2, Reason("gain", ("box", "dfl"), rank=2))]
+    assert not reasons([off], "zero_loss", gains)
+    assert not reasons([off], "dead_branch", {"box": 7.5, "dfl": False})
+    learns = costing(net(1), box_loss=0.0, cls_loss=1.0)
+    assert not reasons([learns], "dead_branch", gains)
+    expected = Reason("gains", ("box", "box_loss"), (1.0,), 1)
+    assert reasons([learns], "zero_loss", gains) == [(HEAD, expected)]
+    assert not reasons([costing(net(1), box_loss=1e-9)], "zero_loss", gains)
+
+
+def test_a_gain_of_zero_turns_even_scores_off():
+    scores = inside(NET, *(f"model.6.cv3.{scale}" for scale in range(3)))
+    off = costing(net(1, zero=scores), box_loss=1.0, cls_loss=0.0)
+    assert reasons([off], "dead_branch", {"cls": 0.0})[0][0] == "model.6.cv3"
+
+
+@pytest.mark.parametrize(
+    ("pose", "cut", "is_found"), [(0.0, 5, True), (0.0, 4, False), (1e-9, 5, False)]
+)
+def test_keypoints_that_are_never_visible_are_a_notice(pose, cut, is_found):
+    windows = [costing(o, box_loss=1.0, pose_loss=pose) for o in lasting(cut, layout=POSE)]
+    expected = [("model.1", Reason("labels", ("pose_loss",)))] * is_found
+    assert reasons(windows, "zero_loss", layout=POSE) == expected
+    assert not reasons(posed(box_loss=1.0, pose_loss=pose), "zero_loss", layout=POSE)
+
+
+# --- why a branch does not learn ------------------------------------------------------------------
+
+
+def posed(**items):
+    silent = lasting(5, layout=POSE, zero=inside(POSE, "model.1.cv4.0", "model.1.cv4.1"))
+    return [costing(one, **items) for one in silent]
+
+
+@pytest.mark.parametrize(("pose", "named"), [(0.0, ("pose_loss",)), (1.0, ())])
+def test_boxes_that_learn_rule_the_labels_out(pose, named):
+    windows = posed(box_loss=1.0, pose_loss=pose, cls_loss=1.0)
+    expected = Reason("others learn", ("model.1.cv2", *named))
+    assert reasons(windows, "dead_branch", layout=POSE) == [("model.1.cv4", expected)]
+
+
+def test_batches_without_objects_are_read_from_the_losses():
+    windows = [costing(o, box_loss=0.0, cls_loss=1.0) for o in lasting(5, zero=inside(NET, *BOXES))]
+    expected = Reason("no objects", ("box_loss",), rank=3)
+    assert reasons(windows, "dead_branch") == [(CV2, expected)]
+
+
+# --- boxes that learn seldom ----------------------------------------------------------------------
+
+
+def seldom(zero, box):
+    """Five windows of ten steps, of which so many are without a gradient at any scale."""
+    windows = lasting(5, steps=10, zero=dict.fromkeys(inside(NET, *BOXES), zero))
+    return [costing(one, box_loss=box, cls_loss=1.0) for one in windows]
+
+
+@pytest.mark.parametrize(
+    ("zero", "box", "rule"),
+    [
+        (9, 1.0, "few_objects"),
+        (5, 1.0, "few_objects"),
+        (4, 1.0, ""),
+        (9, 0.0099, "dead_branch"),
+        (5, 0.0099, "dead_branch"),
+        (4, 0.0099, ""),
+        (9, 0.0101, "few_objects"),
+    ],
+)
+def test_boxes_that_learn_seldom_are_an_alarm_only_if_they_learn_nothing_then(zero, box, rule):
+    windows = seldom(zero, box)
+    found = {name: reasons(windows, name) for name in ("few_objects", "dead_branch")}
+    values = (50.0 - 5 * zero, 50.0, box)
+    expected = [(CV2, Reason("seldom", (), pytest.approx(values), 3))]
+    assert found == {name: expected if name == rule else [] for name in found}
+
+
+# --- starved scales -------------------------------------------------------------------------------
+
+
+def starving(level, steps=10, zero=0, where=(BOXES[2], PAIRED[2])):
+    """Five windows in which some branches have a norm of so many decades less, and zeros."""
+    count = dict.fromkeys(inside(NET, *where), zero)
+    norms = dict.fromkeys(where, 10.0**level)
+    return [normed(one, norms) for one in lasting(5, steps=steps, zero=count)]
+
+
+@pytest.mark.parametrize(
+    ("windows", "learned"),
+    [
+        (starving(-4.1), 0),
+        (starving(-12), 0),
+        (starving(-3.9), None),
+        (starving(-1, zero=9), 5),
+        (starving(-1, zero=8), None),
+        ([*starving(-12)[:4], *starving(-1, zero=5)[:1]], 5),
+        (starving(-12, where=BOXES[2:]), None),
+        (starving(-12, where=PAIRED[2:]), None),
+    ],
+)
+def test_a_scale_that_gets_crumbs_or_learns_in_a_tenth_of_the_steps_is_starved(windows, learned):
+    found = reasons(windows, "starved_scale")
+    expected = [(BOXES[2], Reason("scales", ("P5",), (50.0, float(learned or 0)), rank=1))]
+    assert found == ([] if learned is None else expected)
+
+
+def test_batches_without_objects_say_nothing_about_scales():
+    background = lasting(3, zero=ALL)
+    few = [*background, *starving(-12, steps=1)[:2]]
+    assert not fired(few, "starved_scale", FIVE)
+    assert fired([*background[:2], *starving(-12, steps=1)[:3]], "starved_scale", FIVE)
+
+
+def test_scales_of_other_heads_are_counted():
+    layout, _ = plan(
+        [Part("model.0"), *(Part(f"model.1.cv2.{n}") for n in range(4))],
+        edges=[("model.0", "model.1")] * 4,
+    )
+    windows = lasting(5, layout=layout, zero=["model.1.cv2.0"])
+    ((module, reason),) = reasons(windows, "starved_scale", layout=layout)
+    assert (module, reason.names) == ("model.1.cv2.0", ("scale 1 of 4",))
+    assert np.isfinite(reason.values).all()
+
+
+# --- beside other findings ------------------------------------------------------------------------
+
+
+def found_in(windows):
+    diagnosis = Diagnosis(NET, FIVE, {})
+    for one in windows:
+        diagnosis.update(one)
+    return {(finding.rule, finding.module) for finding in diagnosis.findings.all.values()}
+
+
+def test_an_unused_part_of_the_head_hides_no_fault_beside_it():
+    unused = ("no_gradient", OTHER.removesuffix(".conv"))
+    windows = lasting(9, none=[OTHER], zero=["model.0.conv"])
+    assert found_in(windows) == {unused, ("dead", "model.0.conv")}
+    windows = lasting(9, none=[OTHER], zero=inside(NET, *BOXES))
+    assert found_in(windows) >= {("dead_branch", CV2)}
+
+
+def test_an_unused_branch_is_one_finding():
+    windows = [costing(o, loss=1.0) for o in lasting(9, none=inside(NET, *BOXES))]
+    assert found_in(windows) == {("no_gradient", CV2)}

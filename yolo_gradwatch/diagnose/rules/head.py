@@ -1,0 +1,278 @@
+"""The rules about branches of the head: by labels, by options, or cut off."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from yolo_gradwatch.diagnose.causes import now
+from yolo_gradwatch.diagnose.finding import Reason
+from yolo_gradwatch.diagnose.graph import BOXES, SCORES
+from yolo_gradwatch.diagnose.messages import Message, significant
+from yolo_gradwatch.diagnose.rule import Rule
+from yolo_gradwatch.diagnose.rules import branches, items
+from yolo_gradwatch.diagnose.rules.history import Hit, begin, last
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from yolo_gradwatch.diagnose.messages import Case
+    from yolo_gradwatch.diagnose.rules.history import History
+    from yolo_gradwatch.diagnose.thresholds import Thresholds
+    from yolo_gradwatch.measure.windows import Window
+
+SELDOM = 0.5
+"""Share of the steps without a gradient at any scale from which boxes learn seldom.
+
+Healthy: 0 as a rule, 0.23 where half of the images are background, 0.81 where objects are rare.
+Objects of less than 2 pixels: 0.84.
+"""
+
+POSE = "pose_loss"
+"""The item that visible keypoints alone make."""
+
+NOTHING = 1e-2
+"""Mean box loss over mean class loss, below which boxes learn nothing even where they learn.
+
+Healthy: 0.17 at the least, among short trainings of 16 models. Objects of less than 2 pixels: below
+1e-3.
+"""
+
+
+def dead_branch(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """Families of the head that do not learn at any scale.
+
+    At once where a gain of 0 turns them off. Else, scores aside, those that have had a gradient of
+    exactly zero for long, and boxes that learn seldom, and then next to nothing. Value and limit:
+    windows.
+    """
+    off = _turned_off(history)
+    for family, reason in off.items():
+        since, units = begin(last(history, 1)[0]), history.graph.families[family]
+        yield Hit(branches.name(history, family), 1, 1, since, units, reason)
+    count = limits.dead_branch_windows
+    recent = last(history, count)
+    for family in _dead_families(history, recent):
+        if family not in off:
+            why, units = _reason(history, recent, family), history.graph.families[family]
+            yield Hit(branches.name(history, family), count, count, begin(recent[0]), units, why)
+
+
+def dead_branch_words(case: Case) -> Message:
+    """A family of the head that does not learn at any scale."""
+    reason = case.finding.reason
+    if reason and reason.kind == "seldom":
+        return _seldom_words(case, reason)
+    if reason and reason.kind == "gain":
+        options = _joined(f"{gain}=0" for gain in reason.names)
+        return Message(
+            what=f"{case.where}: gradient exactly zero at every scale of the head,",
+            since=f"{case.since}, because {options}",
+            why="A gain of 0 multiplies the loss of this branch by zero, so that it stays as it "
+            "was initialized.",
+            remedy="Set a gain above 0, or do not use what this branch puts out.",
+        )
+    why, remedy = _why_dead(case, reason)
+    return Message(
+        what=f"{case.where}: gradient exactly zero at every scale of the head for "
+        f"{case.finding.value:,.0f} windows,",
+        since=case.since,
+        why=why,
+        remedy=remedy,
+    )
+
+
+def few_objects(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """Box families that learn in less than half of the steps, but do learn then.
+
+    Value and limit: windows.
+    """
+    count = limits.dead_branch_windows
+    recent = last(history, count)
+    for family, share in branches.shares(history, recent).items():
+        if SELDOM <= share < 1 and not _is_nothing(recent):
+            reason, units = _seldom(history, recent, family), history.graph.families[family]
+            yield Hit(branches.name(history, family), count, count, begin(recent[0]), units, reason)
+
+
+def few_objects_words(case: Case) -> Message:
+    """Boxes that learn in few steps."""
+    return _seldom_words(case, case.finding.reason)
+
+
+def zero_loss(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """Loss items that are always 0 though the branch that they train learns from others.
+
+    At once where a gain of 0 is why. Else only ``pose_loss``, after long: no keypoint is visible.
+    ``sem_loss`` and ``kobj_loss`` are 0 in healthy trainings too. Value and limit: windows.
+    """
+    off = {name for reason in _turned_off(history).values() for name in reason.names}
+    module = history.layout.head or history.layout.modules[0]
+    newest, count = last(history, 1), limits.dead_branch_windows
+    found = items.gains_of_zero(history.training, newest)
+    rest = tuple(dict.fromkeys(gain for gain in found.values() if gain not in off))
+    if rest:
+        names = (*rest, *(item for item, gain in found.items() if gain in rest))
+        reason = Reason("gains", names, (float(len(rest)),), rank=1)
+        yield Hit(module, 1, 1, begin(newest[0]), reason=reason)
+    recent = last(history, count)
+    if POSE not in items.always_zero(recent) or POSE in found:
+        return
+    is_known = any(items.trains(POSE, family) for family in _dead_families(history, recent))
+    if not is_known and all(s < SELDOM for s in branches.shares(history, recent).values()):
+        yield Hit(module, count, count, begin(recent[0]), reason=Reason("labels", (POSE,)))
+
+
+def zero_loss_words(case: Case) -> Message:
+    """Loss items that are always 0."""
+    reason = case.finding.reason
+    if reason and reason.kind == "labels":
+        return Message(
+            what=f"{case.where}: {_are(reason.names)} exactly 0 in every batch",
+            since=f"{case.since}, while the boxes learn",
+            why="No keypoint is labelled as visible.",
+            remedy="Check the third number of each keypoint in the labels: 0 means that it does "
+            "not count.",
+        )
+    count = int(reason.values[0]) if reason else 0
+    names = reason.names if reason else ()
+    options = _joined(f"{gain}=0" for gain in names[:count]) or "its gain is 0"
+    return Message(
+        what=f"{case.where}: {_are(names[count:]) if names else 'a loss item is'} exactly 0 in "
+        "every batch",
+        since=f"{case.since}, because {options}",
+        why="A gain of 0 multiplies a loss item by zero.",
+        remedy="Fine if that is meant.",
+    )
+
+
+def _turned_off(history: History) -> dict[str, Reason]:
+    """Families without any gradient in the newest window whose items a gain of 0 multiplies."""
+    newest = last(history, 1)
+    applied, gains = items.steps_of(newest), items.gains_of_zero(history.training, newest)
+    found: dict[str, Reason] = {}
+    for family in history.graph.families if gains else ():
+        own = {item: gain for item, gain in gains.items() if items.trains(item, family)}
+        if own and branches.silent_steps(history, newest, family) == applied:
+            found[family] = Reason("gain", tuple(dict.fromkeys(own.values())), rank=2)
+    return found
+
+
+def _is_nothing(recent: Sequence[Window]) -> bool:
+    """Whether the box loss is next to nothing beside that of the classes."""
+    known = items.by_name(recent)
+    boxes = items.mean(known.get("box_loss", ()))
+    scores = items.mean(
+        [one for n, found in known.items() if items.is_of_scores(n) for one in found]
+    )
+    return boxes is not None and scores is not None and boxes < NOTHING * scores
+
+
+def _dead_families(history: History, recent: Sequence[Window]) -> list[str]:
+    families = [f for f in history.graph.families if not f.endswith(SCORES)] if recent else []
+    steps, seldom = items.steps_of(recent), _is_nothing(recent)
+    shares = {f: branches.silent_steps(history, recent, f) / steps for f in families}
+    return [
+        f for f, s in shares.items() if s == 1 or (f.endswith(BOXES) and seldom and s >= SELDOM)
+    ]
+
+
+def _reason(history: History, recent: Sequence[Window], family: str) -> Reason | None:
+    """What the losses and the other branches say about a family that does not learn."""
+    zero = items.always_zero(recent)
+    if family.endswith(BOXES):
+        if branches.shares(history, recent)[family] < 1:
+            return _seldom(history, recent, family)
+        kind = "no objects" if any(items.trains(item, family) for item in zero) else ""
+        own = [item for item in zero if not items.is_of_scores(item)]
+        return Reason(kind, tuple(own), rank=3) if kind else None
+    learning = [f for f, share in branches.shares(history, recent).items() if share < 1 - SELDOM]
+    if not learning:
+        return None
+    own = [item for item in zero if items.trains(item, family)]
+    return Reason("others learn", (branches.name(history, learning[0]), *own))
+
+
+def _seldom(history: History, recent: Sequence[Window], family: str) -> Reason:
+    steps = items.steps_of(recent)
+    learned = steps - branches.silent_steps(history, recent, family)
+    found = items.by_name(recent)
+    highest = [one.max for one in found.get("box_loss", ()) if one.max is not None]
+    return Reason("seldom", (), (float(learned), float(steps), *(highest and [max(highest)])), 3)
+
+
+def _why_dead(case: Case, reason: Reason | None) -> tuple[str, str]:
+    """Why a branch gets no gradient, and what to try."""
+    labels = "Look at the labels first (train_batch0.jpg, and the 'backgrounds' that Ultralytics "
+    if reason is None:
+        why = "Either no image has an object that it could learn from, or its output is cut off "
+        remedy = "counts); if they are right, look for a gain of zero or a detach() behind this "
+        return f"{why}from the loss.", f"{labels}{remedy}branch."
+    if reason.kind == "no objects":
+        why = f"{_are(reason.names)} exactly 0 in every batch while the scores learn: no image has "
+        size = now(case.training, "imgsz")
+        return f"{why}an object that counts.", f"{labels}counts), then the box sizes at {size}."
+    other, *own = reason.names
+    if not own:
+        why = f"The labels are not the reason, because {other} learns: its output is cut off from "
+        remedy = "Look for a detach(), torch.no_grad() or a factor of zero behind this branch."
+        return f"{why}the loss.", remedy
+    why = f"Boxes are not the reason, because {other} learns: {_are(own)} exactly 0 in every batch."
+    remedy = "Check the labels of this term alone (keypoints that are all marked invisible, empty "
+    return why, f"{remedy}masks), then its code for a factor of zero."
+
+
+def _seldom_words(case: Case, reason: Reason | None) -> Message:
+    """Boxes that learn seldom, and next to nothing or as usual then."""
+    learned, steps, *highest = reason.values if reason else (0.0, 0.0)
+    often = f"in {learned:,.0f} of {steps:,.0f} steps" if reason else "seldom"
+    what, size = f"{case.where}: the boxes learned {often}", now(case.training, "imgsz")
+    if case.finding.rule == "few_objects":
+        return Message(
+            what=what,
+            since=f"{case.since}; in the others no object counted",
+            why="That is normal where most images are background.",
+            remedy=f"If they are not, check the labels, {size} and the sizes of the boxes.",
+        )
+    most = f", and box_loss was {significant(highest[0], 2)} at the most" if highest else ""
+    return Message(
+        what=what,
+        since=f"{case.since}{most}, while the scores learn",
+        why=f"Nearly all objects are too small for {size}, or their labels are missing.",
+        remedy="Look at the labels (train_batch0.jpg), then train with a larger imgsz or on tiles.",
+    )
+
+
+def _joined(words: Iterable[str]) -> str:
+    *some, last_one = ["", *words]
+    return " and ".join(filter(None, (", ".join(some[1:]), last_one)))
+
+
+def _are(found: Sequence[str]) -> str:
+    """Names as the subject of a sentence."""
+    return f"{_joined(found)} {'is' if len(found) == 1 else 'are'}"
+
+
+FEW_OBJECTS = Rule(
+    name="few_objects",
+    severity="notice",
+    threshold="dead_branch_windows",
+    unit="windows",
+    judge=few_objects,
+    needs=lambda limits: limits.dead_branch_windows,
+    words=few_objects_words,
+    meaning="boxes learned in at most half of the steps of that many windows",
+    not_meaning="a fault where most images are background",
+    remedy="the labels, `imgsz`",
+)
+
+ZERO_LOSS = Rule(
+    name="zero_loss",
+    severity="notice",
+    unit="windows",
+    judge=zero_loss,
+    needs=lambda _: 1,
+    words=zero_loss_words,
+    meaning="a loss item is exactly 0: its gain is 0, or no keypoint is labelled as visible",
+    not_meaning="a fault, if it is meant",
+    remedy="nothing, if it is meant",
+)

@@ -1,0 +1,103 @@
+"""Loss items: the gain that scales each, the branch that it trains, and their values in windows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from yolo_gradwatch.diagnose.graph import BOXES, SCORES
+from yolo_gradwatch.measure.loss_items import TOTAL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from yolo_gradwatch.measure.loss_items import LossItem
+    from yolo_gradwatch.measure.windows import Window
+
+RATE = "lr/"
+"""How the names of learning rates begin, which are kept among the items."""
+
+_GAINS = {
+    "box_loss": "box",
+    "cls_loss": "cls",
+    "dfl_loss": "dfl",
+    "l1_loss": "dfl",
+    "seg_loss": "box",
+    "pose_loss": "pose",
+    "kobj_loss": "kobj",
+    "rle_loss": "rle",
+    "angle_loss": "angle",
+}
+"""The option that multiplies each item of Ultralytics' own losses."""
+
+_OF_SCORES = ("cls", "class")
+"""Parts of the names of items that a batch without objects has too."""
+
+_OF_BOXES = ("box_loss", "dfl_loss", "l1_loss", "giou_loss")
+"""Items that the box branches are trained by."""
+
+
+def steps_of(windows: Iterable[Window]) -> int:
+    """Applied steps of windows."""
+    return sum(window.steps - window.skipped for window in windows)
+
+
+def by_name(windows: Iterable[Window]) -> dict[str, list[LossItem]]:
+    """The items of windows, one a window in which an item is known; no rates, no sum."""
+    found: dict[str, list[LossItem]] = {}
+    for item in (item for window in windows for item in window.losses):
+        if item.item != TOTAL and not item.item.startswith(RATE):
+            found.setdefault(item.item, []).append(item)
+    return found
+
+
+def always_zero(windows: Iterable[Window]) -> list[str]:
+    """Items that are exactly 0 in every batch of the windows."""
+    known = by_name(windows)
+    return [name for name, found in known.items() if all(i.zero == i.steps for i in found)]
+
+
+def has_objects(window: Window) -> bool | None:
+    """Whether the losses say that a batch had an object; None where they cannot tell.
+
+    Without one, an item of the scores alone is not 0.
+    """
+    items = by_name([window])
+    others = [found[0] for name, found in items.items() if not is_of_scores(name)]
+    if not items or not others:
+        return True if items else None
+    return any(item.zero < item.steps for item in others)
+
+
+def is_of_scores(name: str) -> bool:
+    """Whether a loss item is one that batches without objects have too."""
+    return any(word in name.lower() for word in _OF_SCORES)
+
+
+def gains_of_zero(training: Mapping[str, object], windows: Sequence[Window]) -> dict[str, str]:
+    """Items that are 0 in every batch because of a gain that is 0: each with that option."""
+    return {
+        name: gain
+        for name in always_zero(windows)
+        if (gain := _GAINS.get(name)) and is_zero(training.get(gain))
+    }
+
+
+def is_zero(option: object) -> bool:
+    """Whether an option is the number 0."""
+    return isinstance(option, (int, float)) and not isinstance(option, bool) and option == 0
+
+
+def trains(item: str, family: str) -> bool:
+    """Whether an item trains a family of the head: boxes, scores, or what a task adds to them."""
+    if family.endswith(BOXES):
+        return item in _OF_BOXES
+    if family.endswith(SCORES):
+        return is_of_scores(item)
+    return item not in _OF_BOXES and not is_of_scores(item)
+
+
+def mean(found: Iterable[LossItem]) -> float | None:
+    """Mean over the batches of some windows; None if no value is finite."""
+    known = [(one.mean, one.steps - one.nonfinite) for one in found if one.mean is not None]
+    batches = sum(count for _, count in known)
+    return sum(value * count for value, count in known) / batches if batches else None

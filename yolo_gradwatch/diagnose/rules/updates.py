@@ -1,0 +1,198 @@
+"""The rules about parameters that have a gradient and do not change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from yolo_gradwatch.diagnose.finding import Reason
+from yolo_gradwatch.diagnose.messages import Message, listed
+from yolo_gradwatch.diagnose.rule import Rule
+from yolo_gradwatch.diagnose.rules.history import Hit, begin, is_frozen, last, names
+from yolo_gradwatch.diagnose.rules.items import RATE
+from yolo_gradwatch.measure.layout import WHOLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from yolo_gradwatch.diagnose.messages import Case
+    from yolo_gradwatch.diagnose.rules.history import History
+    from yolo_gradwatch.diagnose.thresholds import Thresholds
+    from yolo_gradwatch.measure.arrays import Flags
+    from yolo_gradwatch.measure.layout import Layout
+    from yolo_gradwatch.measure.windows import Window
+
+ROOM = 1e-5
+"""Update, over the weights, that a step must have been going to make for its absence to count.
+
+float32 swallows what is below 6e-8 of a weight. Estimated as the lower of two: the rate times the
+clipped gradient, as SGD moves a weight, and times 1 for each element, as Adam does.
+"""
+
+CLIP = 10.0
+"""The norm to which Ultralytics clips the whole gradient."""
+
+
+def not_updated(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """Parameters that get a gradient and never change, while others do.
+
+    They are in no group of the optimizer: known before the first step. Or the optimizer is not
+    known, or passes over them: then the update is exactly 0 in the last windows in which it was
+    read. In healthy trainings no trainable parameter is outside the optimizer, and no module with a
+    gradient has an update of 0 but at a learning rate of 0. Value and limit: windows.
+    """
+    outside = history.optimizer.outside if history.optimizer else ()
+    if outside:
+        yield from _outside(history, outside)
+        return
+    windows = _read(history)[-limits.dead_windows :]
+    if len(windows) < limits.dead_windows:
+        return
+    still = np.logical_and.reduce([_rests(history, window) for window in windows])
+    due = np.logical_and.reduce([_is_due(history, window) for window in windows])
+    blocks = np.array(history.layout.block_of)
+    around = np.isin(blocks, blocks[still & due & history.graph.leaves])
+    found = names(history.layout, still & around & history.graph.leaves)
+    reason = Reason("still", tuple(found))
+    for name in found:
+        yield Hit(name, len(windows), limits.dead_windows, begin(windows[0]), reason=reason)
+
+
+def not_updated_words(case: Case) -> Message:
+    """Parameters that never change."""
+    reason = case.finding.reason
+    if reason is None or reason.kind == "still":
+        return Message(
+            what=f"{case.where}: gets a gradient and never changes",
+            since=f"{case.since}{case.others()}, while other modules move",
+            why="Probably the optimizer passes over it: a custom step, or a group of its own that "
+            "is never stepped.",
+            remedy="Put it into a group of the optimizer that steps, or freeze it if that is "
+            "meant.",
+        )
+    count = len(reason.names)
+    one = count == 1
+    return Message(
+        what=f"{case.where}: {count} trainable parameter{' is' if one else 's are'} in no group of "
+        f"the optimizer and will never change ({listed(reason.names)}),",
+        since=case.since,
+        why=f"{'It gets a gradient' if one else 'They get gradients'}, which zero_grad() does not "
+        "clear either. An own build_optimizer that collects parameters by the type or name of "
+        "their module misses some.",
+        remedy="Give the optimizer all of model.parameters(), or freeze these if that is meant.",
+    )
+
+
+def zero_rate(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """Trainable parameters in a group whose learning rate is 0 for good. Value and limit: windows.
+
+    A notice: that is also a way to freeze.
+    """
+    del limits
+    still = history.optimizer.zero_rate if history.optimizer else ()
+    reason = Reason("zero rate", still, rank=len(still))
+    for window in last(history, 1):
+        for owner in _owners(history.layout, still):
+            yield Hit(owner, 1, 1, begin(window), reason=reason)
+
+
+def zero_rate_words(case: Case) -> Message:
+    """Parameters whose group has a learning rate of 0."""
+    found = case.finding.reason.names if case.finding.reason else ()
+    count = len(found)
+    which = f": {listed(found)}" if found else ""
+    moves = "it does" if count == 1 else "they do"
+    return Message(
+        what=f"{case.where}: {count} trainable parameter{' is' if count == 1 else 's are'} in a "
+        "group of the optimizer with a learning rate of 0",
+        since=f"{case.since}{case.others()}, so {moves} not change{which}",
+        why="Their group was given a rate of 0, and a schedule only multiplies that.",
+        remedy="Fine if that is meant; to freeze them saves their gradients, too.",
+    )
+
+
+def _outside(history: History, outside: tuple[str, ...]) -> Iterator[Hit]:
+    """The modules that own parameters in no group, but for those without any gradient."""
+    rows, reason = history.graph.rows, Reason("outside", outside, rank=len(outside))
+    for window in last(history, 1):
+        applied = window.steps - window.skipped
+        for owner in _owners(history.layout, outside):
+            if window.none[rows[owner]] < applied:
+                yield Hit(owner, 1, 1, begin(window), reason=reason)
+
+
+def _owners(layout: Layout, parameters: Sequence[str]) -> list[str]:
+    """The modules that own these parameters, in forward order."""
+    known = set(layout.modules)
+    owners = {name.rpartition(".")[0] for name in parameters}
+    found = {owner if owner in known else WHOLE for owner in owners}
+    return [name for name in layout.modules if name in found]
+
+
+def _read(history: History) -> list[Window]:
+    """Windows in which updates were read, at a learning rate that is above 0 in each group."""
+    windows = [reading.window for reading in history.readings]
+    return [w for w in windows if not np.isnan(w.update_ratio).all() and _rate(history, w) > 0]
+
+
+def _rate(history: History, window: Window) -> float:
+    """The lowest learning rate of a group in a window; those that are 0 for good aside."""
+    groups = history.optimizer.groups if history.optimizer else ()
+    off = {f"{RATE}{n}" for n, group in enumerate(groups) if group.lr == 0}
+    rates = [item for item in window.losses if item.item.startswith(RATE)]
+    lowest = [0.0 if i.min is None or i.nonfinite else i.min for i in rates if i.item not in off]
+    return min(lowest, default=0.0)
+
+
+def _rests(history: History, window: Window) -> Flags:
+    """(M,) whether a module with a gradient does not move in a window in which most do."""
+    ratio = window.update_ratio
+    counts = window.nonfinite + window.zero + window.none
+    found: Flags = (ratio == 0) & (counts == 0) & ~is_frozen(window)
+    found &= bool((ratio[history.graph.leaves] > 0).mean() > 1 / 2)
+    still = history.optimizer.zero_rate if history.optimizer else ()
+    found[[history.graph.rows[owner] for owner in _owners(history.layout, still)]] = False
+    return found
+
+
+def _is_due(history: History, window: Window) -> Flags:
+    """(M,) whether the step must have been going to move a module by more than float32 swallows."""
+    elements = np.array(history.layout.parameters)
+    clipped = min(1.0, CLIP / max(float(window.norm_max[0]), CLIP))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pull = np.minimum(window.norm_min * clipped, np.sqrt(elements))
+        found: Flags = _rate(history, window) * pull / window.weight_norm > ROOM
+    return found
+
+
+NOT_UPDATED = Rule(
+    name="not_updated",
+    kind="dead",
+    severity="critical",
+    threshold="dead_windows",
+    unit="windows",
+    judge=not_updated,
+    needs=lambda limits: limits.dead_windows,
+    words=not_updated_words,
+    meaning="parameters get a gradient and never change; from the first step on for those in "
+    "no group of the optimizer",
+    not_meaning="frozen, a learning rate of 0, or an update too small for float32",
+    remedy="put them into a group of the optimizer, or freeze them",
+    state="unmoved",
+    explains=("vanishing", "leaf_vanishing", "leaf_exploding", "exploding", "total_high"),
+    one_cause=True,
+)
+
+ZERO_RATE = Rule(
+    name="zero_rate",
+    severity="notice",
+    unit="windows",
+    judge=zero_rate,
+    needs=lambda _: 1,
+    words=zero_rate_words,
+    meaning="trainable parameters are in a group whose learning rate is 0 for good",
+    not_meaning="the start of a warm-up",
+    remedy="nothing, if it is meant; else the group's `lr`",
+    one_cause=True,
+)
