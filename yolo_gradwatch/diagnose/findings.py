@@ -166,17 +166,7 @@ class Findings:
         if earlier:  # evidence may reach back into the calm, but not into the last episode
             over = self._reported[earlier.number].calm_since
             epoch, step = max((epoch, step), over, key=lambda place: place[1])
-        finding = earlier or Finding(
-            number=max(self.all, default=0) + 1,
-            rule=first.rule,
-            severity=first.severity,
-            module=self._grouping.name(alerts),
-            modules=(),
-            origin=self._grouping.modules(alerts),
-            episodes=(),
-            limit=first.limit,
-            message="",
-        )
+        finding = earlier or _unknown(max(self.all, default=0) + 1, alerts, self._grouping)
         begun = replace(
             finding,
             modules=self._grouping.modules(alerts, finding.modules),
@@ -242,6 +232,22 @@ class Findings:
     def _worded(self, finding: Finding) -> Finding:
         words = RULES[finding.rule].message(self._layout, self._training, finding)
         return replace(finding, message=str(words))
+
+
+def _unknown(number: int, alerts: list[Alert], grouping: Grouping) -> Finding:
+    """A finding that has no episode yet."""
+    first = grouping.source(alerts)
+    return Finding(
+        number=number,
+        rule=first.rule,
+        severity=first.severity,
+        module=grouping.name(alerts),
+        modules=(),
+        origin=grouping.modules(alerts),
+        episodes=(),
+        limit=first.limit,
+        message="",
+    )
 
 
 def _grown(finding: Finding, alerts: list[Alert], grouping: Grouping) -> Finding:
