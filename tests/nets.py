@@ -154,10 +154,9 @@ def feed(
     training: Mapping[str, object] | None = None,
     optimizer: Optimizer | None = None,
 ) -> list[list[Alert]]:
-    """The alerts of each window, without their reasons."""
+    """The alerts of each window."""
     detector = Detector(layout, limits or Thresholds(), training or {})
-    found = [detector.update(one, optimizer) for one in windows]
-    return [[replace(alert, reason=None) for alert in each] for each in found]
+    return [detector.update(one, optimizer) for one in windows]
 
 
 def fired(

@@ -132,7 +132,9 @@ def test_a_rule_holds_as_long_as_its_cause_and_no_longer(rule):
     more = [replace(windows[-1], step_first=90 + n) for n in range(4)]
     alerts = feed([*windows, *more], FIVE, **RUNS[rule].given)[-5:]
     assert all(rule in {alert.rule for alert in each} for each in alerts)
-    well = [replace(resting(step), zero_fraction=zeroed(step, 0).zero_fraction) for step in LATER]
+    usual = {"zero_fraction": zeroed(1, 0).zero_fraction}
+    usual |= {"losses": windows[0].losses} if rule == "rate_jump" else {}
+    well = [replace(resting(step), **usual) for step in LATER]
     assert not fired([*windows, *well], rule, FIVE)
 
 

@@ -123,7 +123,7 @@ def test_weights_that_grow_from_a_jump_of_the_rate_are_found_as_soon(begin):
         500,
         lambda n, levels: {"levels": levels, "growth": 1.1**n, "rate": 0.5},
     )
-    assert (finding.rule, finding.module) == ("weight_growth", WHOLE)
+    assert (finding.rule, finding.module) == ("rate_jump", WHOLE)
     assert took <= max(20, begin / 500)
 
 
