@@ -20,6 +20,10 @@ REACH = 1.5
 """Decades by which a block may lie above its own consumers before its level is cut to that, so
 that the block in front of an explosion is not called vanishing."""
 
+BYPASSED = 2.0
+"""Decades by which a consumer may lie below its own consumers before it says nothing about what
+passes: healthy blocks lose 1.6 at the most. What reads it then speaks for it."""
+
 
 FLOOR, CEILING = -45.0, 39.0
 """Levels that mean a trunk without any gradient, and for a norm beyond every float32."""
@@ -35,7 +39,8 @@ class Reading:
         weights: (U,) median over the weights of a unit.
         arriving: (B,) whether a gradient arrives at a block at all: the median over its weights
             or its largest norm layer, whichever is higher.
-        best: (B,) the highest of its consumers; NaN without any.
+        best: (B,) the highest of its consumers, looking through those that lie far below theirs;
+            NaN without any.
         lost: (B,) decades lost from the consumers to the block, the *hop*.
         apart: (2, K) decades by which each weight of the trunk lies above its siblings and above
             the blocks that read it, whichever is less; and the same below. NaN without siblings.
@@ -82,7 +87,9 @@ class Reader:
         sent = np.concatenate([arriving, weights[count:]])
         best = self._consumers.highest(sent)
         cut = sent.copy()
-        cut[:count] = np.minimum(arriving, np.where(np.isnan(best), np.inf, best + REACH))
+        if not (arriving >= best - BYPASSED).all():
+            sent, best = self._through(sent, best)
+        cut[:count] = np.minimum(sent[:count], np.where(np.isnan(best), np.inf, best + REACH))
         with np.errstate(invalid="ignore"):  # -Inf - -Inf: both are zero
             lost = self._consumers.highest(cut) - arriving
         return Reading(
@@ -98,6 +105,16 @@ class Reader:
             is_counted=not np.isnan(window.zero_fraction).all(),
             is_weighed=not np.isnan(window.weight_norm).all(),
         )
+
+    def _through(self, sent: Floats, best: Floats) -> tuple[Floats, Floats]:
+        """What units send, and the highest of a block's consumers, looking through low ones."""
+        sent, best = sent.copy(), best.copy()
+        for b in reversed(range(len(best))):  # consumers lie behind what they read
+            found = sent[list(self.graph.consumers[b])]
+            best[b] = np.fmax.reduce(found, initial=np.nan)
+            if not sent[b] >= best[b] - BYPASSED:  # nor where nothing is known of it
+                sent[b] = best[b]
+        return sent, best
 
     def _apart(self, modules: Floats, best: Floats) -> Floats:
         levels, block = modules[self.graph.trunk_weights], self.graph.block_of_weight
