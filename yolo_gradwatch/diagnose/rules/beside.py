@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -28,18 +29,38 @@ PASSES = 0.5
 lost on its way through. Gates and branches: -0.1 at the most. A gradient that is cut, shrunk or
 saturated: 0.7 at the least, mostly 3."""
 
-FACTOR = 0.5
+FACTOR = 0.0
 """Decades by which a factor of a branch, such as gamma, lies above everything else in its block.
-Layer scales and zero-initialized factors: 0.9 at the least, and 4 at the start."""
+Layer scales and zero-initialized factors: 0.3 at the least, and 4 at the start; the scales of a
+BatchNorm, which are much like a factor near 1, lie 1.3 below their convolution."""
+
+SURPLUS = (1.05, 1.1)
+"""How much more gradient than its other readers send must arrive at an input of a block, as a
+factor: at most the first if none has passed the block, at least the second if some has. Cut or
+saturated: 0.97 to 1.03. Gates and branches: 1.02 to 5,000, 95 % of them above 1.1."""
+
+MOST_LOST = 4.0
+"""Decades that a gate may lose where nothing shows whether the gradient passes it. CBAM: 3.3 at the
+most, squeeze-and-excitation 2.3; a cut to 1e-4 in a block as small: 4.5 at the least."""
+
+GROWTH = 0.5
+"""Decades more than at the time of a trace that a block may lose, for the trace to hold."""
 
 SLOW_LEAST = 3
 """Windows with measured updates that are enough for their median."""
 
 _BOUNDS = {"Concat": 1.0, "Upsample": 2.0}
-"""By how much what reads a block may at most multiply the norm of a gradient, where that is known.
+"""By how much a block without weights at most multiplies the norm of a gradient, where known.
 
 Of an upsampled map, four gradients are summed up to one.
 """
+
+
+class _Output(NamedTuple):
+    """The norm of the gradient at an output, and its elements."""
+
+    norm: float
+    elements: int
 
 
 def passed(history: History, recent: Sequence[Reading], limit: float) -> Flags:
@@ -65,11 +86,7 @@ def passed(history: History, recent: Sequence[Reading], limit: float) -> Flags:
             found[b] = np.nanmax(behind) > best[b] - PASSES
         else:
             since = recent[first_over(lost[:, b], limit)].window.step_first
-            found[b] = (
-                graph.gates[b]
-                or _has_factor(history, recent, int(b))
-                or _is_traced_past(history, graph.blocks[b], since)
-            )
+            found[b] = _is_beside(history, recent, int(b), since)
     return found
 
 
@@ -106,6 +123,17 @@ def slow_branch_words(case: Case) -> Message:
     )
 
 
+def _is_beside(history: History, recent: Sequence[Reading], block: int, since: int) -> bool:
+    """Whether the gradient passes beside a block behind which every other one is read by others."""
+    if _has_factor(history, recent, block):
+        return True
+    traced = _traced(history, block, since)
+    if traced is None and history.graph.gates[block]:
+        lost = medians(finite(np.stack([reading.lost for reading in recent])))[block]
+        return bool(lost < MOST_LOST)
+    return bool(traced)
+
+
 def _moved(history: History) -> Floats:
     """(B,) how far the weights of a block move, as a share of what the trunk's do; NaN if unknown.
 
@@ -136,41 +164,63 @@ def _has_factor(history: History, recent: Sequence[Reading], block: int) -> bool
         name = f"{layout.modules[m]}."
         parts = [k for k in inside if layout.roles[k] and layout.modules[k].startswith(name)]
         squares = norms[:, m] ** 2 - (norms[:, parts] ** 2).sum(axis=1)
-        own = medians(finite(np.sqrt(np.maximum(squares, 0.0)))[:, None])[0]
+        own = np.sqrt(np.maximum(np.nanmean(squares), 0.0))  # one step may have next to none
         if own > 10.0 ** (arriving + FACTOR):
             return True
     return False
 
 
-def _is_traced_past(history: History, block: str, since: int) -> bool:
-    """Whether a trace since then shows that what arrives at a block goes on to one of its inputs.
+def _traced(history: History, block: int, since: int) -> bool | None:
+    """Whether a trace shows that what arrives at a block goes on to one of its inputs.
 
-    The gradient of an input that others read too is a sum, of which they send at most what arrives
-    at them: what is more than that has passed the block.
+    The gradient of an input that others read too is a sum: what is more than they send has passed
+    the block. None if that cannot be said, or if the
+    block may have lost less when the trace was taken.
     """
-    flow = history.flow
-    if flow is None or flow.step < since:
-        return False
-    norms, kinds = _outputs(flow, history), dict(history.layout.blocks)
-    if block not in norms:
-        return False
-    for source, target in history.layout.edges:
-        if target == block and source in norms:
-            others = [t for s, t in history.layout.edges if s == source and t != block]
-            sent = [
-                norms.get(t, np.inf) * _BOUNDS.get(kinds[t], np.inf) if norms.get(t) != 0 else 0
-                for t in others
-            ]
-            if norms[source] - sum(sent) > norms[block] * 10.0**-REACH > 0:
-                return True
-    return False
+    if history.flow is None or not _is_of_now(history, history.flow.step, block, since):
+        return None
+    name, edges = history.graph.blocks[block], history.layout.edges
+    outputs, kinds = _outputs(history.flow, history), dict(history.layout.blocks)
+    if name not in outputs:
+        return None
+    found: list[bool | None] = []
+    for source in (s for s, t in edges if t == name and s in outputs):
+        others = [t for s, t in edges if s == source and t != name]
+        if all(t in outputs and kinds[t] in _BOUNDS for t in others):
+            others_send = [_sent(outputs[source], outputs[t], _BOUNDS[kinds[t]]) for t in others]
+            found.append(_goes_on(outputs[name], outputs[source], math.hypot(*others_send)))
+    return True if True in found else False if found and None not in found else None
 
 
-def _outputs(flow: Flow, history: History) -> dict[str, float]:
-    """The norm of the gradient at the output of each block that has one."""
+def _sent(source: _Output, reader: _Output, bound: float) -> float:
+    """The norm of what a reader without weights sends back: as much as its share of the output."""
+    share = min(1.0, source.elements / reader.elements)
+    return bound * reader.norm * math.sqrt(share)
+
+
+def _goes_on(block: _Output, source: _Output, others: float) -> bool | None:
+    """Whether a block's gradient goes on to an input, which gets some from others too."""
+    rest = math.sqrt(max(source.norm**2 - others**2, 0.0))
+    if rest <= block.norm * 10.0**-REACH or source.norm < others * SURPLUS[0]:
+        return False
+    return True if source.norm > others * SURPLUS[1] else None
+
+
+def _is_of_now(history: History, step: int, block: int, since: int) -> bool:
+    """Whether a block lost about as much at the step of a trace as it does now."""
+    if step >= since:
+        return True
+    lost = [(r.window.step_first, r.lost[block]) for r in history.readings]
+    then = [value for first, value in lost if first <= step][-WINDOWS[1] :]
+    lately = [value for _, value in lost[-WINDOWS[1] :]]
+    return bool(then and np.nanmedian(then) >= np.nanmedian(lately) - GROWTH)
+
+
+def _outputs(flow: Flow, history: History) -> dict[str, _Output]:
+    """The gradient at the output of each block that has one."""
     blocks = {name for name, _ in history.layout.blocks}
     return {
-        call.module: call.gradient_norm
+        call.module: _Output(call.gradient_norm, call.elements)
         for call in flow.calls
-        if call.module in blocks and call.gradient_norm is not None
+        if call.module in blocks and call.gradient_norm
     }
