@@ -106,6 +106,12 @@ def weighing(step: int, weight: float, *, trunk: bool = True) -> Window:
     return replace(net(step), weight_norm=weights)
 
 
+def moving(one: Window, shares: Mapping[str, float]) -> Window:
+    """A window whose update moves all weights alike, but some blocks by a share of that."""
+    moved = replace(one, update_ratio=np.full_like(one.norm_mean, 2.0**-10))
+    return normed(moved, {n: s * 2.0**-10 for n, s in shares.items()}, fields=["update_ratio"])
+
+
 BLOCKS = [name for name, _ in NET.blocks]
 
 

@@ -29,7 +29,7 @@ def file(tmp_path):
     return write
 
 
-LAXER = {name: DEFAULTS[name] * (0.5 if name == "total_low" else 1.5) for name in LEVELS}
+LAXER = {name: DEFAULTS[name] * (0.5 if name in LOWEST else 1.5) for name in LEVELS}
 LAXER |= {name: DEFAULTS[name] + 1 for name in COUNTS}
 
 
@@ -37,7 +37,7 @@ LAXER |= {name: DEFAULTS[name] + 1 for name in COUNTS}
 def test_a_limit_that_lets_more_pass_than_its_default_is_laxer(name):
     assert Thresholds().laxer() == {}
     assert Thresholds(**{name: LAXER[name]}).laxer() == {name: (LAXER[name], DEFAULTS[name])}
-    stricter = DEFAULTS[name] * 2 if name == "total_low" else DEFAULTS[name] / 2
+    stricter = DEFAULTS[name] * 2 if name in LOWEST else DEFAULTS[name] / 2
     own = int(stricter) if name in COUNTS else stricter
     assert Thresholds(**{name: own}).laxer() == {}
 

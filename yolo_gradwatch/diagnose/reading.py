@@ -86,12 +86,10 @@ class Reader:
         arriving = np.fmax(weights[:count], self._norms.highest(modules))
         sent = np.concatenate([arriving, weights[count:]])
         best = self._consumers.highest(sent)
-        cut = sent.copy()
-        if not (arriving >= best - BYPASSED).all():
+        lost = self._lost(sent, best, arriving)
+        if ((lost > BYPASSED) & np.isfinite(lost)).any():
             sent, best = self._through(sent, best)
-        cut[:count] = np.minimum(sent[:count], np.where(np.isnan(best), np.inf, best + REACH))
-        with np.errstate(invalid="ignore"):  # -Inf - -Inf: both are zero
-            lost = self._consumers.highest(cut) - arriving
+            lost = self._lost(sent, best, arriving)
         return Reading(
             window=window,
             modules=modules,
@@ -106,14 +104,25 @@ class Reader:
             is_weighed=not np.isnan(window.weight_norm).all(),
         )
 
+    def _lost(self, sent: Floats, best: Floats, arriving: Floats) -> Floats:
+        """Decades from the consumers of each block to the block."""
+        cut = sent.copy()
+        cut[: len(best)] = np.minimum(sent[: len(best)], _reach(best))
+        with np.errstate(invalid="ignore"):  # -Inf - -Inf: both are zero
+            lost: Floats = self._consumers.highest(cut) - arriving
+        return lost
+
     def _through(self, sent: Floats, best: Floats) -> tuple[Floats, Floats]:
         """What units send, and the highest of a block's consumers, looking through low ones."""
         sent, best = sent.copy(), best.copy()
+        cut = sent.copy()
         for b in reversed(range(len(best))):  # consumers lie behind what they read
-            found = sent[list(self.graph.consumers[b])]
-            best[b] = np.fmax.reduce(found, initial=np.nan)
-            if not sent[b] >= best[b] - BYPASSED:  # nor where nothing is known of it
-                sent[b] = best[b]
+            own = list(self.graph.consumers[b])
+            best[b] = np.fmax.reduce(sent[own], initial=np.nan)
+            passing = np.fmax.reduce(cut[own], initial=np.nan)
+            if -np.inf < sent[b] < passing - BYPASSED:  # a dead one is what it is
+                sent[b] = passing
+            cut[b] = min(sent[b], _reach(best[b : b + 1])[0])
         return sent, best
 
     def _apart(self, modules: Floats, best: Floats) -> Floats:
@@ -128,6 +137,11 @@ class Reader:
     def _whole(self, modules: Floats) -> float:
         level = self._trunk.medians(modules)[0]
         return float(np.maximum(level, FLOOR))  # NaN stays NaN
+
+
+def _reach(best: Floats) -> Floats:
+    """The highest level that counts of a block, from that of its consumers."""
+    return np.where(np.isnan(best), np.inf, best + REACH)
 
 
 class _Padded:

@@ -114,8 +114,8 @@ def slow_branch_words(case: Case) -> Message:
     return Message(
         what=f"{case.where}: its weights move {significant(1 / case.finding.value, 2)} times less "
         "than those of the other blocks",
-        since=f"{case.since}, while the gradient passes beside it, so nothing is lost for the "
-        "blocks before it",
+        since=f"{case.since}{case.others()}, while the gradient passes beside it, so nothing is "
+        "lost for the blocks before it",
         why="Its branch is scaled by a gate or a factor near zero: a gamma or layer scale, a "
         "zero-initialized layer. That is usual at the start.",
         remedy="If it lasts, try AdamW, which moves such weights as it does others, or a larger "
