@@ -31,7 +31,7 @@ saturated: 0.7 at the least, mostly 3."""
 
 FACTOR = 0.0
 """Decades by which a factor of a branch, such as gamma, lies above everything else in its block.
-Layer scales and zero-initialized factors: 0.3 at the least, and 4 at the start; the scales of a
+Layer scales and zero-initialized factors: 0.3 at the least, 4 at the start; the scales of a
 BatchNorm, which are much like a factor near 1, lie 1.3 below their convolution."""
 
 SURPLUS = (1.05, 1.1)
@@ -116,7 +116,7 @@ def slow_branch_words(case: Case) -> Message:
         "than those of the other blocks",
         since=f"{case.since}{case.others()}, while the gradient passes beside it, so nothing is "
         "lost for the blocks before it",
-        why="Its branch is scaled by a gate or a factor near zero: a gamma or layer scale, a "
+        why="Probably a gate or a factor near zero scales its branch: a gamma or layer scale, a "
         "zero-initialized layer. That is usual at the start.",
         remedy="If it lasts, try AdamW, which moves such weights as it does others, or a larger "
         "first value of that factor.",
