@@ -37,6 +37,12 @@ def traced(step, **norms):
     return Flow(1, step, tuple(calls))
 
 
+def plain(layout, norm):
+    """A layout with another parameter in place of a norm layer."""
+    roles = zip(layout.modules, layout.roles, strict=True)
+    return replace(layout, roles=tuple("other" if name == norm else role for name, role in roles))
+
+
 def last(windows, flow=None, layout=SKIP):
     """What is named with the last window, by rule."""
     detector = Detector(layout, Thresholds(), {})
@@ -84,7 +90,9 @@ def test_a_trace_from_before_the_loss_says_nothing():
 @pytest.mark.parametrize(("size", "found"), [(49, {}), (50, VANISHING)])
 def test_a_block_far_smaller_than_its_neighbours_is_a_gate(size, found):
     sizes = tuple(size if name == "model.1" else 1000 for name in SKIP.modules)
-    layout = replace(SKIP, parameters=sizes)
+    normed = replace(SKIP, parameters=sizes)
+    assert last(lasting(5, LOW, layout=normed), layout=normed) == VANISHING
+    layout = plain(normed, "model.1.bn")
     assert last(lasting(5, LOW, layout=layout), layout=layout) == found
     assert last(lasting(5, {"model.1": 10**-4.5}, layout=layout), layout=layout) == VANISHING
     cut = traced(1, b0=1.0, b1=1.0, b3=1.0)
@@ -113,6 +121,8 @@ def test_the_units_of_a_gate_may_be_zero_for_long():
     windows = lasting(20, layout=SKIP)
     for one in windows:
         one.zero_fraction[rows] = 0.6
-    assert last(windows) == {"partly_dead": "model.2.conv"}  # the last of two
+    assert last(windows) == {"partly_dead": "model.2.conv"}  # the later of both
     sizes = tuple(49 if name == "model.2" else 1000 for name in SKIP.modules)
-    assert last(windows, layout=replace(SKIP, parameters=sizes)) == {"partly_dead": "model.1.conv"}
+    assert last(windows, layout=plain(replace(SKIP, parameters=sizes), "model.2.bn")) == {
+        "partly_dead": "model.1.conv"
+    }

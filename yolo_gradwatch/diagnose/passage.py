@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.layout import Layout
 
 GATE_SHARE = 0.05
-"""A block with less than this share of the parameters of its largest neighbour is a gate.
-
-Squeeze-and-excitation of ratio 16 and CBAM have 0.005 to 0.03, of ratio 4 0.042. The smallest
-block of any Ultralytics YOLO behind its first one has 0.12.
+"""A block without a norm layer and with less than this share of the parameters of its largest
+neighbour is a gate. Squeeze-and-excitation of ratio 16 and CBAM have 0.005 to 0.03, of ratio 4
+0.042. Blocks of Ultralytics' models may be as small (0.019 in YOLOv6n), but all have a norm layer.
 """
 
 WITHIN_SHARE = 0.02
-"""The same for a weight within its block: at ratio 4, 0.014; a convolution of a C3k2 has 0.023."""
+"""The same for a weight within its block, with no norm layer beside it. Convolutions may be as
+small (84 of 209 in YOLOv9t), but have one."""
 
 
 def only_through(consumers: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
@@ -49,7 +49,7 @@ def only_through(consumers: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], .
 def small_blocks(
     layout: Layout, blocks: Sequence[str], consumers: Sequence[Sequence[int]]
 ) -> Flags:
-    """(B,) whether a block is a gate: far smaller than its largest neighbour, and not the first."""
+    """(B,) whether a block is a gate: without a norm layer, small, and not the first."""
     parameters = dict(zip(layout.modules, layout.parameters, strict=True))
     sizes = np.array([parameters[block] for block in blocks], np.float64)
     largest = np.zeros(len(blocks))
@@ -60,7 +60,9 @@ def small_blocks(
                 largest[block] = max(largest[block], sizes[reader])
                 largest[reader] = max(largest[reader], sizes[block])
                 is_fed[reader] = True
-    found: Flags = is_fed & (sizes < GATE_SHARE * largest)
+    normed = {of for of, role in zip(layout.block_of, layout.roles, strict=True) if role == "norm"}
+    is_plain = np.array([block not in normed for block in blocks], np.bool_)
+    found: Flags = is_fed & is_plain & (sizes < GATE_SHARE * largest)
     return found
 
 
@@ -68,9 +70,13 @@ def small_weights(layout: Layout, gates: Sequence[str]) -> Flags:
     """(M,) whether a module lies in a block that is a gate, or is itself one within its block."""
     parameters = dict(zip(layout.modules, layout.parameters, strict=True))
     inside = set(gates)
+    parents = [name.rpartition(".")[0] for name in layout.modules]
+    normed = {p for p, role in zip(parents, layout.roles, strict=True) if role == "norm"}
+    places = zip(layout.block_of, layout.parameters, parents, strict=True)
     return np.array(
         [
-            block in inside or own < WITHIN_SHARE * parameters.get(block or WHOLE, 0)
-            for block, own in zip(layout.block_of, layout.parameters, strict=True)
+            block in inside
+            or (parent not in normed and own < WITHIN_SHARE * parameters.get(block or WHOLE, 0))
+            for block, own, parent in places
         ]
     )
