@@ -127,6 +127,12 @@ def resting(step: int, *modules: str, ratio: float = 0.0, lr: float = 0.1, **fau
     return costing(replace(one, weight_norm=np.full(len(NET.modules), 5, np.float32)), lr=lr)
 
 
+def moving(one: Window, shares: Mapping[str, float]) -> Window:
+    """A window whose update moves all weights alike, but some blocks by a share of that."""
+    moved = replace(one, update_ratio=np.full_like(one.norm_mean, 2.0**-10))
+    return normed(moved, {n: s * 2.0**-10 for n, s in shares.items()}, fields=["update_ratio"])
+
+
 BLOCKS = [name for name, _ in NET.blocks]
 
 

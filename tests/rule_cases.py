@@ -11,6 +11,7 @@ from nets import (
     curve,
     inside,
     lasting,
+    moving,
     net,
     resting,
     upstream,
@@ -104,7 +105,7 @@ RUNS = {
         lasting(5, zero=inside(NET, BOXES[2], PAIRED[2])), BOXES[2], 5, FROM, affected=PAIRED[2:]
     ),
     "partly_dead": Run(
-        [zeroed(n, 0.75 + 0.05 * (n != 3)) for n in range(1, 6)], "model.2.conv", 0.75, FROM
+        [zeroed(n, 0.75 + 0.05 * (n != 9)) for n in range(1, 22, 4)], "model.2.conv", 0.75, FROM
     ),
     "zero_loss": Run(
         [costing(net(1), box_loss=0.0, cls_loss=1.0)],
@@ -117,6 +118,12 @@ RUNS = {
     "frozen": Run(lasting(3, unknown=["model.2.conv"]), "model.2.conv", 3, None),
     "small_weights": Run([weighing(1, 2.0**-10)], WHOLE, 2.0**-10 / 10**0.25, BELOW),
     "vanishing": Run(lasting(5, upstream(1e-3)), "model.2", 3, ABOVE, affected=BEFORE_2),
+    "slow_branch": Run(
+        [moving(one, {"model.1": 2.0**-6}) for one in lasting(5, {"model.1": 1e-3})],
+        "model.1",
+        2.0**-6,
+        BELOW,
+    ),
     "exploding": Run(lasting(3, upstream(1e3)), "model.2", 3, ABOVE, affected=BEFORE_2),
     "leaf_vanishing": Run(lasting(3, {"model.1.b": 1e-3}), "model.1.b", 3, ABOVE),
     "leaf_exploding": Run(lasting(3, {"model.1.b": 1e3}), "model.1.b", 3, ABOVE),
@@ -175,6 +182,7 @@ WORDED = {
     "starved_scale": (f"{BRANCH}.2", 50.0, 50.0),
     "partly_dead": ("model.3.conv", 0.8, 0.5),
     "vanishing": ("model.3", 4.5, 2.0),
+    "slow_branch": ("model.3", 0.008, 0.05),
     "exploding": ("model.3", 3.5, 2.5),
     "small_weights": (WHOLE, 0.0013, 0.015),
     "loss_imbalance": (WHOLE, 4.2, 2.0),

@@ -141,8 +141,11 @@ def test_a_rule_holds_as_long_as_its_cause_and_no_longer(rule):
 @pytest.mark.parametrize("rule", [r for r in JUDGED if r not in {"spike", "collapse", *STARTED}])
 def test_a_rule_finds_its_cause_also_in_a_training_that_was_healthy(rule):
     before = [weighing(step - 1000, 5) for step in range(20)]
-    begun = [replace(one, step_first=one.step_first + 1000) for one in RUNS[rule].windows]
-    later = [replace(begun[-1], step_first=1100 + n) for n in range(5)]
+    begun = [
+        replace(one, step_first=one.step_first + 1000, step_last=one.step_last + 1000)
+        for one in RUNS[rule].windows
+    ]
+    later = [replace(begun[-1], step_first=1100 + n, step_last=1100 + n) for n in range(5)]
     found = fired([*before, *begun, *later], rule, FIVE, **RUNS[rule].given)
     assert [alert.module for alert in found] == [RUNS[rule].module]
 

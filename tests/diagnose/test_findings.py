@@ -627,3 +627,9 @@ def test_the_widest_module_that_holds_nothing_else_gives_the_name(layout, module
 def test_a_weight_whose_input_is_constant_is_not_the_source(layout, rule, dead, name):
     (change,) = Story(layout).next(*dead, rule=rule)
     assert (change.finding.module, change.finding.modules) == (name, dead)
+
+
+def test_units_that_died_are_named_where_they_are_and_not_where_they_are_read():
+    (change,) = Story(FORK).next("model.0.conv", f"{LEFT}.conv", rule="partly_dead")
+    assert change.finding.module == "model.0.conv"
+    assert change.finding.modules == ("model.0.conv", f"{LEFT}.conv")

@@ -11,7 +11,7 @@ from nets import FAMILIES, NET, inside, normed
 from torch import nn
 from values import LAWS, Part, plan, window
 
-from yolo_gradwatch.diagnose.reading import CEILING, FLOOR, REACH, Reader
+from yolo_gradwatch.diagnose.reading import BYPASSED, CEILING, FLOOR, REACH, Reader
 from yolo_gradwatch.measure import model_layout as layouts
 
 BLOCKS = [name for name, _ in NET.blocks]
@@ -125,7 +125,10 @@ class Oracle:
         return highest([self.weights(block), *(self.level[m] for m in self.own(block, "norm"))])
 
     def sent(self, unit):
-        return self.arriving(unit) if unit in self.blocks else self.weights(unit)
+        if unit not in self.blocks:
+            return self.weights(unit)
+        level, passing = self.arriving(unit), self.passing(unit)
+        return passing if -math.inf < level < passing - BYPASSED else level
 
     def consumers(self, block):
         scale = -1
@@ -145,13 +148,16 @@ class Oracle:
     def best(self, block):
         return highest(self.sent(unit) for unit in self.consumers(block))
 
-    def lost(self, block):
+    def passing(self, block):
         found = []
         for unit in self.consumers(block):
             level = self.sent(unit)
             limit = self.best(unit) + REACH if unit in self.blocks else math.nan
             found.append(min(level, limit))  # one that is NaN: the level
-        return highest(found) - self.arriving(block)
+        return highest(found)
+
+    def lost(self, block):
+        return self.passing(block) - self.arriving(block)
 
     def apart(self, block, sign):
         weights = self.own(block, "weight")

@@ -131,7 +131,7 @@ MANY = ("model.4.conv", "model.4.bn", "model.6.cv2.0", "model.6.cv3.0")
 
 DETACHED = ("model.6.one2one_cv2", "model.6.one2one_cv3")
 LOW = dict.fromkeys([*BLOCKS, *BOXES], 1e-3)
-LOST = [*lasting(4, upstream(1e-3)), net(9, {**upstream(1e-3), "model.2": np.nan})]
+LOST = [*lasting(4, upstream(1e-3)), net(9, upstream(np.nan))]
 STILL_NET = lasting(9, zero=NET.modules[1:])
 
 
@@ -140,7 +140,7 @@ def blocks(count, **norms):
 
 
 def shares(*values, module=CONV):
-    return [zeroed(n, share, module) for n, share in enumerate(values, 1)]
+    return [zeroed(4 * n + 1, share, module) for n, share in enumerate(values)]
 
 
 def high(fields):
@@ -171,10 +171,11 @@ def changed(odd, *places):
 
 NAMED = {
     ("partly_dead", CONV): {
-        "nearly all": shares(*[0.999] * 5),
-        "five windows again": shares(0.9, 0.4, *[0.9] * 5),
+        "nearly all": shares(*[0.999] * 6),
+        "six windows again": shares(0.9, 0.4, *[0.9] * 6),
+        "windows of one step for long enough": [zeroed(n, 0.9) for n in range(1, 21)],
         "windows without a count between": [
-            one for each in shares(*[0.9] * 5) for one in (each, *lasting(3))
+            one for each in shares(*[0.9] * 6) for one in (each, *lasting(3))
         ],
     },
     ("vanishing", "model.2"): {
@@ -185,7 +186,9 @@ NAMED = {
         "boxes alone are healthy": lasting(5, {**LOW, "model.6.cv2.0": 1.0}),
         "scores alone are healthy": lasting(5, {**LOW, "model.6.cv3.0": 1.0}),
         "the nearest to the loss is the cause": blocks(5, b0=1e-6, b1=1e-6, b2=1e-3),
-        "the norm layer is low too": lasting(5, {"model.2.conv": 1e-3, "model.2.bn": 1e-4}),
+        "the norm layer is low too": lasting(
+            5, {"model.0": 0.1, "model.1": 0.1, CONV: 1e-3, "model.2.bn": 1e-4}
+        ),
         "but end nothing": [*LOST, net(10, upstream(1e-3))],
     },
     ("vanishing", "model.4"): {
@@ -245,13 +248,14 @@ NAMED = {
 
 SILENT = {
     "partly_dead": {
-        "all: that is dead": shares(*[1.0] * 5),
-        "one was not counted": shares(0.9, 0.9, np.nan, 0.9, 0.9),
+        "all: that is dead": shares(*[1.0] * 6),
+        "one was not counted": shares(0.9, 0.9, np.nan, 0.9, 0.9, 0.9),
+        "many windows, but few steps": [zeroed(n, 0.9) for n in range(1, 20)],
         "the head": shares(*[0.9] * 9, module="model.6.cv2.0.conv"),
         **{
-            f"{other} in window {n}": shares(*[0.9] * n, other, *[0.9] * (4 - n))
+            f"{other} in window {n}": shares(*[0.9] * n, other, *[0.9] * (5 - n))
             for other in (0.0, 0.4, 1.0)
-            for n in range(5)
+            for n in range(6)
         },
     },
     "vanishing": {
@@ -486,9 +490,9 @@ def test_a_family_that_is_neither_boxes_nor_scores_can_die_but_not_starve(silent
 
 
 def spread(share, *, kernel=9, module=CONV, **changes):
-    """What is found in five windows of a net whose weights have kernels of so many positions."""
+    """What is found in six windows of a net whose weights have kernels of so many positions."""
     layout = replace(NET, kernels=tuple(kernel for _ in NET.modules), **changes)
-    return names(shares(*[share] * 5, module=module), "partly_dead", layout=layout)
+    return names(shares(*[share] * 6, module=module), "partly_dead", layout=layout)
 
 
 @pytest.mark.parametrize(("positions", "kernel"), [(5, 9), (6, 9), (8, 9), (13, 25), (24, 25)])
@@ -500,7 +504,7 @@ def test_kernel_positions_that_see_only_padding_are_healthy(positions, kernel):
         assert bool(spread(share + off, kernel=kernel)) is fires
     assert spread(share, kernel=1) == [CONV]
     layout = replace(NET, kernels=tuple(kernel for _ in NET.modules))
-    assert names(shares(*[share] * 2, 0.7, *[share] * 2), "partly_dead", layout=layout) == [CONV]
+    assert names(shares(*[share] * 3, 0.7, *[share] * 2), "partly_dead", layout=layout) == [CONV]
 
 
 @pytest.mark.parametrize(
@@ -574,7 +578,11 @@ def test_a_block_is_judged_by_the_median_of_some_windows(healthy, rule, norm, co
 def test_a_block_suffers_that_lies_far_from_the_consumers_of_the_cause(
     rule, cause, sign, decades, affected
 ):
-    norms = {"model.0": 10 ** (sign * decades), "model.1": 1.0, "model.2": 10.0**cause}
+    norms = {
+        "model.0": 10 ** (sign * decades),
+        "model.1": 10 ** (sign * 1.2),
+        "model.2": 10.0**cause,
+    }
     (alert,) = fired(lasting(5, norms), rule)
     assert alert.affected == affected
 

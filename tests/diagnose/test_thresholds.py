@@ -29,7 +29,7 @@ def file(tmp_path):
     return write
 
 
-LOWEST = ("total_low", "small_weights")
+LOWEST = ("total_low", "small_weights", "slow_branch")
 LAXER = {name: DEFAULTS[name] * (0.5 if name in LOWEST else 1.5) for name in LEVELS}
 LAXER |= {name: DEFAULTS[name] + 1 for name in COUNTS}
 

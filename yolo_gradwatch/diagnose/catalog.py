@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from yolo_gradwatch.diagnose import levels
 from yolo_gradwatch.diagnose.rule import Rule
-from yolo_gradwatch.diagnose.rules import dead, head, hop, low, nonfinite, scales, updates, whole
+from yolo_gradwatch.diagnose.rules import (
+    beside,
+    dead,
+    head,
+    hop,
+    low,
+    nonfinite,
+    partly,
+    scales,
+    updates,
+    whole,
+)
 
 _WITHOUT = ("dead_branch", "starved_scale", "partly_dead", "vanishing", "leaf_vanishing")
 _STILL = (*_WITHOUT, "leaf_exploding", "exploding", "collapse", "total_low")
@@ -113,12 +124,13 @@ _ROWS = (
         severity="warning",
         threshold="zero_fraction",
         unit="share",
-        judge=dead.partly_dead,
-        needs=lambda _: dead.PARTLY_WINDOWS,
-        words=dead.partly_dead_words,
-        meaning="that share of a weight's elements gets exactly zero: units have died",
-        not_meaning="zeros at kernel positions that only see padding",
+        judge=partly.partly_dead,
+        needs=lambda _: partly.WINDOWS,
+        words=partly.partly_dead_words,
+        meaning="that share of a weight's elements gets exactly zero for long: units have died",
+        not_meaning="zeros at kernel positions that only see padding, or units of a small gate",
         remedy="SiLU or LeakyReLU, lower `lr0`",
+        begins_upstream=True,
     ),
     head.ZERO_LOSS,
     updates.ZERO_RATE,
@@ -149,6 +161,20 @@ _ROWS = (
         healthy=1.6,
         blocks="origin",
         explains=("leaf_vanishing", "leaf_exploding", "collapse", "total_low"),
+    ),
+    Rule(
+        name="slow_branch",
+        severity="notice",
+        threshold="slow_branch",
+        unit="share",
+        judge=beside.slow_branch,
+        needs=lambda _: beside.WINDOWS[1],
+        words=beside.slow_branch_words,
+        meaning="the weights of a gate or of a branch behind a factor near zero hardly move, while "
+        "the gradient passes beside them",
+        not_meaning="that the blocks before it get too little",
+        remedy="AdamW, or a larger first value of that factor",
+        state="slow",
     ),
     Rule(
         name="exploding",

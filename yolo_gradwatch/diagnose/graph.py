@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from yolo_gradwatch.diagnose.passage import only_through, small_blocks, small_weights
 from yolo_gradwatch.measure.layout import is_attention
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ class Graph:
         consumers: (B,) for each trunk block the units that read it, looked up through blocks
             without parameters.
         feeds_trunk: (B,) whether another trunk block is among its consumers.
+        behind: (B,) for each trunk block those before it whose every path leads through it.
+        gates: (B,) whether a trunk block is so small that it can only weigh what passes.
+        small: (M,) whether a module lies in a gate, or is one within its block.
         weights: (U,) for each unit the modules in it that own a weight.
         norms: (U,) for each unit the norm layers in it.
         trunk_weights: (K,) all modules of the trunk that own a weight.
@@ -80,6 +84,10 @@ class Graph:
         self.feeds_trunk = np.array(
             [any(u < len(self.blocks) for u in found) for found in self.consumers], np.bool_
         )
+        self.behind = only_through(self.consumers)
+        self.gates = small_blocks(layout, self.blocks, self.consumers)
+        named = [self.blocks[b] for b in np.flatnonzero(self.gates)]
+        self.small = small_weights(layout, named)
         self.weights = tuple(_rows(layout, unit, "weight") for unit in self.units)
         self.norms = tuple(_rows(layout, unit, "norm") for unit in self.units)
         trunk = self.weights[: len(self.blocks)]

@@ -2,7 +2,7 @@
 
 Alerts of one rule on one path through the model have one cause, and so have the weaker rules that
 a stronger one explains. A finding is named after the module nearest to the loss, because a gradient
-is lost or spoiled there and missing upstream.
+is lost or spoiled there and missing upstream; of units that died, after the one farthest from it.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Grouping:
         return next((f for f in findings if f.rule == alerts[0].rule and f.module == name), None)
 
     def source(self, alerts: list[Alert]) -> Alert:
-        """The alert nearest to the loss, after whose module and step a finding is named."""
+        """The alert after whose module and step a finding is named."""
         return self._sources(alerts)[-1]
 
     def name(self, alerts: list[Alert]) -> str:
@@ -104,8 +104,10 @@ class Grouping:
         """The alerts without those of weights whose input is constant.
 
         Such a weight has a zero gradient too, though a gradient does arrive: the norm layer behind
-        it has one.
+        it has one. Where only some of the input is, its source is the first of the alerts.
         """
+        if RULES[alerts[0].rule].begins_upstream:
+            return alerts[:1]
         if not RULES[alerts[0].rule].starves_readers:
             return alerts
         names = {alert.module for alert in alerts}

@@ -20,6 +20,10 @@ REACH = 1.5
 """Decades by which a block may lie above its own consumers before its level is cut to that, so
 that the block in front of an explosion is not called vanishing."""
 
+BYPASSED = 2.0
+"""Decades by which a consumer may lie below its own consumers before it says nothing about what
+passes: healthy blocks lose 1.6 at the most. What reads it then speaks for it."""
+
 
 FLOOR, CEILING = -45.0, 39.0
 """Levels that mean a trunk without any gradient, and for a norm beyond every float32."""
@@ -35,7 +39,8 @@ class Reading:
         weights: (U,) median over the weights of a unit.
         arriving: (B,) whether a gradient arrives at a block at all: the median over its weights
             or its largest norm layer, whichever is higher.
-        best: (B,) the highest of its consumers; NaN without any.
+        best: (B,) the highest of its consumers, looking through those that lie far below theirs;
+            NaN without any.
         lost: (B,) decades lost from the consumers to the block, the *hop*.
         apart: (2, K) decades by which each weight of the trunk lies above its siblings and above
             the blocks that read it, whichever is less; and the same below. NaN without siblings.
@@ -81,10 +86,10 @@ class Reader:
         arriving = np.fmax(weights[:count], self._norms.highest(modules))
         sent = np.concatenate([arriving, weights[count:]])
         best = self._consumers.highest(sent)
-        cut = sent.copy()
-        cut[:count] = np.minimum(arriving, np.where(np.isnan(best), np.inf, best + REACH))
-        with np.errstate(invalid="ignore"):  # -Inf - -Inf: both are zero
-            lost = self._consumers.highest(cut) - arriving
+        lost = self._lost(sent, best, arriving)
+        if ((lost > BYPASSED) & np.isfinite(lost)).any():
+            sent, best = self._through(sent, best)
+            lost = self._lost(sent, best, arriving)
         return Reading(
             window=window,
             modules=modules,
@@ -99,6 +104,27 @@ class Reader:
             is_weighed=not np.isnan(window.weight_norm).all(),
         )
 
+    def _lost(self, sent: Floats, best: Floats, arriving: Floats) -> Floats:
+        """Decades from the consumers of each block to the block."""
+        cut = sent.copy()
+        cut[: len(best)] = np.minimum(sent[: len(best)], _reach(best))
+        with np.errstate(invalid="ignore"):  # -Inf - -Inf: both are zero
+            lost: Floats = self._consumers.highest(cut) - arriving
+        return lost
+
+    def _through(self, sent: Floats, best: Floats) -> tuple[Floats, Floats]:
+        """What units send, and the highest of a block's consumers, looking through low ones."""
+        sent, best = sent.copy(), best.copy()
+        cut = sent.copy()
+        for b in reversed(range(len(best))):  # consumers lie behind what they read
+            own = list(self.graph.consumers[b])
+            best[b] = np.fmax.reduce(sent[own], initial=np.nan)
+            passing = np.fmax.reduce(cut[own], initial=np.nan)
+            if -np.inf < sent[b] < passing - BYPASSED:  # a dead one is what it is
+                sent[b] = passing
+            cut[b] = min(sent[b], _reach(best[b : b + 1])[0])
+        return sent, best
+
     def _apart(self, modules: Floats, best: Floats) -> Floats:
         levels, block = modules[self.graph.trunk_weights], self.graph.block_of_weight
         alike = np.append(self._siblings.medians(modules), np.nan)[self.graph.group_of_weight]
@@ -111,6 +137,11 @@ class Reader:
     def _whole(self, modules: Floats) -> float:
         level = self._trunk.medians(modules)[0]
         return float(np.maximum(level, FLOOR))  # NaN stays NaN
+
+
+def _reach(best: Floats) -> Floats:
+    """The highest level that counts of a block, from that of its consumers."""
+    return np.where(np.isnan(best), np.inf, best + REACH)
 
 
 class _Padded:

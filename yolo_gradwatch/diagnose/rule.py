@@ -52,6 +52,8 @@ class Rule:
             restored.
         starves_readers: Whether it also hits the weights that read its source, because their input
             is constant.
+        begins_upstream: Whether it spreads from its source to the weights that read it alone, so
+            that a finding is named after the module farthest from the loss.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Rule:
     stays_in_head: bool = False
     ends_at_restart: bool = False
     starves_readers: bool = False
+    begins_upstream: bool = False
 
     @property
     def in_decades(self) -> bool:

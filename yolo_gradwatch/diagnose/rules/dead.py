@@ -20,16 +20,9 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.messages import Case
     from yolo_gradwatch.diagnose.rules.history import History
     from yolo_gradwatch.diagnose.thresholds import Thresholds
-    from yolo_gradwatch.measure.arrays import Counts, Flags, Singles
-    from yolo_gradwatch.measure.layout import Layout
+    from yolo_gradwatch.measure.arrays import Counts, Flags
     from yolo_gradwatch.measure.windows import Window
 
-
-PARTLY_WINDOWS = 5
-"""Windows in a row with many zero elements that make a weight partly dead."""
-
-PADDING_TOLERANCE = 5e-4
-"""By how much a share of zeros may differ from that of kernel positions that see padding."""
 
 PROMPTS = ("SAVPE",)
 """Classes in YOLOE's head that only a visual prompt uses."""
@@ -91,37 +84,6 @@ def no_gradient_words(case: Case) -> Message:
         why=f"{case.changed}Probably its output does not lead to the loss: unused in forward, or "
         "cut off by detach(), torch.no_grad() or .data.",
         remedy="Try to connect it, or freeze it if that is meant.",
-    )
-
-
-def partly_dead(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """Weights of the trunk with many elements of exactly zero gradient for several windows.
-
-    Not those of an attention: over a single position, queries and keys have a zero gradient.
-    Value and limit: share of the elements, the lowest of these windows.
-    """
-    counted = [r.window for r in history.readings if r.is_counted][-PARTLY_WINDOWS:]
-    if len(counted) < PARTLY_WINDOWS:
-        return
-    shares = np.stack([window.zero_fraction for window in counted])
-    is_dead = (shares < 1).all(axis=0) & ~_only_padding(shares, history.layout)
-    is_dead &= ~history.graph.attention
-    lowest = np.where(is_dead, shares.min(axis=0), np.nan)
-    for m in np.flatnonzero((lowest >= limits.zero_fraction) & history.graph.trunk):
-        value = float(lowest[m])
-        yield Hit(history.layout.modules[m], value, limits.zero_fraction, begin(counted[0]))
-
-
-def partly_dead_words(case: Case) -> Message:
-    """Many elements of a gradient of exactly zero."""
-    relu = first_of(case.layout, case.finding.module, RECTIFYING)
-    why = f"units of its {relu} have" if relu else "units behind it have"
-    return Message(
-        what=f"{case.where}: {case.finding.value:.0%} of the elements of its weight get a gradient "
-        "of exactly zero",
-        since=f"{case.since}{case.others()}",
-        why=f"Probably {why} died{case.moment}.",
-        remedy=f"Try SiLU or LeakyReLU with BatchNorm, and {case.lower_rate}.",
     )
 
 
@@ -190,18 +152,6 @@ def _shows_objects(history: History, window: Window) -> bool:
     families = (units for f, units in history.graph.families.items() if f.endswith(BOXES))
     rows = [history.graph.rows[unit] for units in families for unit in units]
     return bool(((window.zero + window.none)[rows] < applied).any())
-
-
-def _only_padding(shares: Singles, layout: Layout) -> Flags:
-    """(M,) whether all zeros are those of kernel positions that only ever see padding.
-
-    A kernel that is larger than its input has them: a 3x3 kernel on a single pixel, 8 of 9. Dead
-    units seldom make such a multiple, as 32 of 48 would.
-    """
-    kernels = np.array(layout.kernels)
-    off = np.abs(shares * kernels - np.rint(shares * kernels)) / kernels
-    found: Flags = (kernels > 1) & (off < PADDING_TOLERANCE).all(axis=0)
-    return found
 
 
 def _freezes(freeze: object, name: str) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 from yolo_gradwatch.diagnose import causes
 from yolo_gradwatch.diagnose.messages import Message, described, factor
 from yolo_gradwatch.diagnose.reading import REACH, medians
+from yolo_gradwatch.diagnose.rules.beside import WINDOWS, passed
 from yolo_gradwatch.diagnose.rules.history import (
     Hit,
     begin,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.arrays import Flags, Floats
 
 
-HOPS = (10, 5)
+HOPS = WINDOWS
 """Windows whose median decides about a vanishing block, and how many are enough."""
 
 JUMPS = (5, 3)
@@ -38,7 +39,7 @@ JUMPS = (5, 3)
 
 
 def vanishing(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """Blocks that receive far less gradient than the blocks that read them.
+    """Blocks that receive far less gradient than the blocks that read them, and pass on as little.
 
     Of several on one path, the one nearest to the loss is the cause. Value and limit: decades.
     """
@@ -48,6 +49,7 @@ def vanishing(history: History, limits: Thresholds) -> Iterator[Hit]:
     lost = finite(np.stack([reading.lost for reading in recent]))
     if not (lost > limits.vanishing).any():  # neither is a median of it
         return
+    lost = np.where(passed(history, recent, limits.vanishing), np.nan, lost)
     best = medians(finite(np.stack([reading.best for reading in recent])))
     arriving = medians(finite(np.stack([reading.arriving for reading in recent])))
     low = arriving[:, None] < best - REACH

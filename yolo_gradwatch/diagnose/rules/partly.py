@@ -1,0 +1,84 @@
+"""The rule about weights of which many elements get a gradient of exactly zero."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from yolo_gradwatch.diagnose.causes import RECTIFYING, first_of
+from yolo_gradwatch.diagnose.messages import Message
+from yolo_gradwatch.diagnose.rules.history import Hit, begin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from yolo_gradwatch.diagnose.messages import Case
+    from yolo_gradwatch.diagnose.rules.history import History
+    from yolo_gradwatch.diagnose.thresholds import Thresholds
+    from yolo_gradwatch.measure.arrays import Flags, Singles
+    from yolo_gradwatch.measure.layout import Layout
+    from yolo_gradwatch.measure.windows import Window
+
+WINDOWS = 6
+"""Counted windows in a row with many zero elements that make a weight partly dead, at the least."""
+
+STEPS = 20
+"""Steps over which these windows reach, at the least: the first windows have one step each."""
+
+PADDING_TOLERANCE = 5e-4
+"""By how much a share of zeros may differ from that of kernel positions that see padding."""
+
+
+def partly_dead(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """Weights of the trunk with many elements of exactly zero gradient, for long.
+
+    Not those of an attention: over a single position, queries and keys have a zero gradient. Nor
+    those of a gate: of its few units behind a global pooling, half may be zero for every image of
+    a batch, and for the whole of a healthy training. Value and limit: share of the elements, the
+    lowest of these windows.
+    """
+    counted = _stretch([reading.window for reading in history.readings if reading.is_counted])
+    if not counted:
+        return
+    shares = np.stack([window.zero_fraction for window in counted])
+    is_dead = (shares < 1).all(axis=0) & ~_only_padding(shares, history.layout)
+    is_dead &= ~history.graph.attention & ~history.graph.small
+    lowest = np.where(is_dead, shares.min(axis=0), np.nan)
+    for m in np.flatnonzero((lowest >= limits.zero_fraction) & history.graph.trunk):
+        value = float(lowest[m])
+        yield Hit(history.layout.modules[m], value, limits.zero_fraction, begin(counted[0]))
+
+
+def partly_dead_words(case: Case) -> Message:
+    """Many elements of a gradient of exactly zero."""
+    relu = first_of(case.layout, case.finding.module, RECTIFYING)
+    why = f"units of its {relu} have" if relu else "units behind it have"
+    return Message(
+        what=f"{case.where}: {case.finding.value:.0%} of the elements of its weight get a gradient "
+        "of exactly zero",
+        since=f"{case.since}{case.others()}",
+        why=f"Probably {why} died{case.moment}.",
+        remedy=f"Try SiLU or LeakyReLU with BatchNorm, and {case.lower_rate}.",
+    )
+
+
+def _stretch(windows: list[Window]) -> list[Window]:
+    """The newest windows, as few as are many enough and reach over enough steps; or none."""
+    for count in range(WINDOWS, len(windows) + 1):
+        found = windows[-count:]
+        if found[-1].step_last - found[0].step_first + 1 >= STEPS:
+            return found
+    return []
+
+
+def _only_padding(shares: Singles, layout: Layout) -> Flags:
+    """(M,) whether all zeros are those of kernel positions that only ever see padding.
+
+    A kernel that is larger than its input has them: a 3x3 kernel on a single pixel, 8 of 9. Dead
+    units seldom make such a multiple, as 32 of 48 would.
+    """
+    kernels = np.array(layout.kernels)
+    off = np.abs(shares * kernels - np.rint(shares * kernels)) / kernels
+    found: Flags = (kernels > 1) & (off < PADDING_TOLERANCE).all(axis=0)
+    return found
