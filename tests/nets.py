@@ -9,7 +9,9 @@ import numpy as np
 from values import NORMS, Part, plan, window
 
 from yolo_gradwatch.diagnose.detector import Detector
+from yolo_gradwatch.diagnose.graph import is_in
 from yolo_gradwatch.diagnose.thresholds import Thresholds
+from yolo_gradwatch.measure.loss_items import LossItem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -104,6 +106,28 @@ def weighing(step: int, weight: float, *, trunk: bool = True) -> Window:
     weights = np.full(len(NET.modules), 5.0, np.float32)
     weights[[name.startswith("model.6") is not trunk for name in NET.modules]] = weight
     return replace(net(step), weight_norm=weights)
+
+
+def bad_loss(one: Window, *bad: str, batches: int = 1) -> Window:
+    """A window of a detection in which some loss items are not finite."""
+    names = ("box_loss", "cls_loss", "dfl_loss")
+    found = [LossItem(n, batches, batches * (n in bad), 0, 1.0, 1.0, 1.0) for n in names]
+    return replace(one, losses=tuple(found))
+
+
+def beyond(step: int, largest: Mapping[str, float], *, layout: Layout = NET) -> Window:
+    """A window in which the weights were read, and a buffer of some modules is that large.
+
+    Those around such a module hold the same value.
+    """
+    one = window(step, layout=layout)
+    size = len(layout.modules)
+    values, norms = np.ones(size, np.float32), np.full(size, 5.0, np.float32)
+    for name, value in largest.items():
+        for m, outer in enumerate(layout.modules):
+            if is_in(outer, name):
+                values[m] = value
+    return replace(one, weight_norm=norms, weight_max=values)
 
 
 BLOCKS = [name for name, _ in NET.blocks]

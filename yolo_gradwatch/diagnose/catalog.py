@@ -7,7 +7,8 @@ test it just below, at and just above that limit.
 from __future__ import annotations
 
 from yolo_gradwatch.diagnose.rule import Rule
-from yolo_gradwatch.diagnose.rules import dead, hop, nonfinite, whole
+from yolo_gradwatch.diagnose.rules import amp, dead, hop, loss, nonfinite, stored, whole
+from yolo_gradwatch.diagnose.rules.nonfinite_words import nonfinite_words
 
 _WITHOUT = ("dead_branch", "starved_scale", "partly_dead", "vanishing", "leaf_vanishing")
 _STILL = (*_WITHOUT, "leaf_exploding", "exploding", "collapse", "total_low")
@@ -21,12 +22,11 @@ _ROWS = (
         unit="steps",
         judge=nonfinite.nonfinite,
         needs=lambda _: 1,
-        words=nonfinite.nonfinite_words,
-        meaning="NaN or Inf in a gradient that was applied, or AMP skipped more captured steps in "
-        "a row than the limit",
-        not_meaning="a step that AMP skips now and then",
-        remedy="`amp=False` or bfloat16; an epsilon in that operation; lower `lr0`; a checkpoint "
-        "from before",
+        words=nonfinite_words,
+        meaning="NaN or Inf in a gradient that was applied, or in the loss of a step that AMP "
+        "skipped; or AMP skipped more captured steps than the limit, in a row or half of them",
+        not_meaning="a step with a finite loss that AMP skips now and then",
+        remedy="an epsilon in the operation or loss item that the message names, or float32 there",
         state="NaN",
         keeps_evidence=True,
         spreads=True,
@@ -37,12 +37,40 @@ _ROWS = (
         severity="notice",
         threshold="amp_grace",
         unit="steps",
-        judge=nonfinite.amp_overflow,
+        judge=amp.amp_overflow,
         needs=lambda _: 1,
-        words=nonfinite.amp_overflow_words,
-        meaning="AMP skipped a step and lowered its loss scale",
+        words=amp.amp_overflow_words,
+        meaning="AMP skipped a step with a finite loss and lowered its loss scale",
         not_meaning="that anything is wrong; it is calibration",
         remedy="nothing",
+    ),
+    Rule(
+        name="loss_nonfinite",
+        severity="notice",
+        unit="steps",
+        judge=loss.loss_nonfinite,
+        needs=lambda _: 1,
+        words=loss.loss_nonfinite_words,
+        meaning="a loss item was NaN or Inf, but every gradient was finite",
+        not_meaning="that a weight is hurt",
+        remedy="look at the labels of that step, or divide by max(count, 1)",
+        keeps_evidence=True,
+    ),
+    Rule(
+        name="weight_overflow",
+        kind="nonfinite",
+        severity="critical",
+        threshold="weight_overflow",
+        unit="value",
+        judge=stored.weight_overflow,
+        needs=lambda _: 1,
+        words=stored.weight_overflow_words,
+        meaning="a parameter or a buffer (BatchNorm's running statistics) is not finite, or beyond "
+        "half precision, in which checkpoints are stored",
+        not_meaning="a NaN in the gradient: the training loss may look fine",
+        remedy="the images or the forward of the steps before; a checkpoint from before",
+        state="overflow",
+        is_beside=True,
     ),
     Rule(
         name="dead",

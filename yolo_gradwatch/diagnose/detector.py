@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.trace import Flow
     from yolo_gradwatch.measure.windows import Window
 
+MOST_RECENT = 1000
+"""Windows of which AMP's skipped steps are counted, whatever the limit for these is."""
+
 
 class Detector:
     """Feeds windows to every rule, keeping only those that a rule may look back on.
@@ -43,6 +46,7 @@ class Detector:
         self._readings: deque[Reading] = deque(maxlen=lookback)
         self._marks: deque[Mark] = deque(maxlen=whole.PEAK_WINDOWS + whole.FRESH)
         self._skipped: deque[Window] = deque(maxlen=limits.amp_grace + 1)
+        self._recent: deque[Window] = deque(maxlen=min(2 * (limits.amp_grace + 1), MOST_RECENT))
 
     def update(
         self, window: Window, optimizer: Optimizer | None = None, flow: Flow | None = None
@@ -54,6 +58,7 @@ class Detector:
             optimizer: What it moves by now.
             flow: The newest batch that was traced, no later than the window.
         """
+        self._recent.append(window)
         if window.skipped == window.steps:
             self._skipped.append(window)
         else:
@@ -69,6 +74,7 @@ class Detector:
             training=self._training,
             optimizer=optimizer,
             flow=flow,
+            recent=tuple(self._recent),
         )
         return [
             Alert(
@@ -91,6 +97,7 @@ class Detector:
         self._readings.clear()
         self._marks.clear()
         self._skipped.clear()
+        self._recent.clear()
 
     def _remember(self, reading: Reading) -> None:
         self._readings.append(reading)

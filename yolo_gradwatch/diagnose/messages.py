@@ -30,13 +30,14 @@ PLACES: dict[Place, str] = {
 }
 """Words for where a module lies, seen from the one that a finding is about."""
 
-Unit: TypeAlias = Literal["steps", "windows", "share", "decades", "norm"]
+Unit: TypeAlias = Literal["steps", "windows", "share", "decades", "norm", "value"]
 """What the value and the limit of a rule count or measure."""
 
 _SHOWN: dict[Unit, Callable[[float], str]] = {
     "share": " ({:.0%})".format,
     "decades": " ({:.3g} decades)".format,
     "norm": lambda norm: f" (norm {significant(norm, 2)})",
+    "value": " ({:.2g})".format,
 }
 """How the value of an earlier episode is shown; a count of steps or windows is not."""
 

@@ -45,6 +45,7 @@ class Rule:
         keeps_evidence: Whether a finding names a file with what its first step was made of.
         spreads: Whether clipping spreads it to the whole model: all of its alerts have one cause,
             and it explains every other rule.
+        is_beside: Whether it is reported beside a finding that spreads, which does not explain it.
         ends_at_restart: Whether an episode is over when the run restarts, because weights were
             restored.
         starves_readers: Whether it also hits the weights that read its source, because their input
@@ -68,6 +69,7 @@ class Rule:
     explains: tuple[str, ...] = ()
     keeps_evidence: bool = False
     spreads: bool = False
+    is_beside: bool = False
     ends_at_restart: bool = False
     starves_readers: bool = False
 

@@ -46,6 +46,7 @@ class Rollup:
     anomalies. A step that is spoiled (applied with a gradient that is not finite, or that clipping
     multiplies by 0) is a window of its own always, unless the step before it was spoiled too: a
     streak of such steps is one anomaly, and after the first ones its windows grow as all others.
+    So is a step whose loss is not finite, unless there was one as short ago as a window is long.
 
     Samples may come one by one or many at once: the windows are the same, and many at once cost far
     less than one by one.
@@ -67,6 +68,9 @@ class Rollup:
         self._doubling = Doubling()
         self._open: _Open | None = None
         self._ahead: list[int] = []
+        self._is_weighing_asked = False
+        self._wary_until = 0
+        self._bad_loss = 0
         self._fine_until = 0
         self._stretches = 0
         self.newest: Floats = np.empty((0, len(members.starts)))
@@ -84,15 +88,25 @@ class Rollup:
         return first == step
 
     def weighs(self, step: int) -> bool:
-        """Whether the weights are due at ``step``, which begins a window; asked once, in order."""
-        return step > RARELY or self._doubling.is_due(step)
+        """Whether the weights are due at ``step``, which begins a window; asked once, in order.
+
+        They are due too behind a step with a gradient or loss that is not finite: a GPU has handed
+        it over by then, and what is still finite says where it began, what is not what it spoiled.
+        """
+        is_asked, self._is_weighing_asked = self._is_weighing_asked, False
+        is_due = step > RARELY or self._doubling.is_due(step)
+        return is_due or is_asked or step <= self._wary_until
+
+    def weigh_next(self) -> None:
+        """Have the weights read in the next window that begins."""
+        self._is_weighing_asked = True
 
     def is_urgent(self, waiting: Sequence[Sample]) -> bool:
         """Whether samples that are not added yet, at least one, end a window or are spoiled."""
         first = self._open.first if self._open else waiting[0].step
         newest = waiting[-1]
         is_sound = np.linalg.norm(newest.norms) <= CLIP_OVERFLOW  # not NaN
-        return self._is_last(first, newest.step) or not is_sound
+        return self._is_last(first, newest.step) or not is_sound or newest.has_bad_loss
 
     def add(self, samples: Sequence[Sample]) -> list[Window]:
         """Windows that are complete with these samples, at least one."""
@@ -102,7 +116,8 @@ class Rollup:
         closed: list[Window] = []
         begin = 0
         found = self._outliers.found(steps.parameters, steps.norms[:, 0], steps.applied[:, 0])
-        for i, (sample, is_anomalous, is_alone) in enumerate(zip(samples, *found, strict=True)):
+        for i, (sample, is_anomalous, is_first) in enumerate(zip(samples, *found, strict=True)):
+            is_alone = self._is_alone(sample, is_finite=steps.finite[i, 0]) or is_first
             breaks = (is_anomalous and self._open_stretch(sample)) or is_alone
             if self._open and (breaks or self._open.epoch != sample.epoch):
                 closed += self._close(steps.part(begin, i))
@@ -138,6 +153,15 @@ class Rollup:
     def _is_last(self, first: int, step: int) -> bool:
         """Whether a window that began with ``first`` ends with ``step``."""
         return step <= self._fine_until or step - first + self._interval >= WINDOW_SHARE * step
+
+    def _is_alone(self, sample: Sample, *, is_finite: bool) -> bool:
+        """Whether its loss gives a step a window of its own; note that something is not finite."""
+        has_bad_loss = sample.has_bad_loss
+        if has_bad_loss or not is_finite:
+            self._wary_until = sample.step + FINE_STEPS * self._interval
+        is_alone = has_bad_loss and sample.step - self._bad_loss >= WINDOW_SHARE * sample.step
+        self._bad_loss = sample.step if is_alone else self._bad_loss
+        return is_alone
 
     def _open_stretch(self, sample: Sample) -> bool:
         if sample.step <= self._fine_until or self._stretches == FINE_STRETCHES:

@@ -76,6 +76,8 @@ class History:
             `beyond_clip`.
         training: Options of the training.
         optimizer: What it moves by now; None if unknown, as in older files.
+        recent: The newest windows of either kind, oldest first, at least the steps among which
+            AMP's skipped ones are counted.
         flow: The newest batch that was traced through the modules, since the run began or
             restarted, and no later than the newest window; None if there is none.
     """
@@ -89,6 +91,7 @@ class History:
     training: Mapping[str, object]
     optimizer: Optimizer | None = None
     flow: Flow | None = None
+    recent: Sequence[Window] = ()
 
 
 Judge: TypeAlias = Callable[[History, "Thresholds"], Iterator[Hit]]
