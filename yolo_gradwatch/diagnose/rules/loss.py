@@ -52,7 +52,7 @@ def loss_nonfinite_words(case: Case) -> Message:
     """A loss that was NaN where no gradient was."""
     reason = case.finding.reason
     names = reason.names if reason else ()
-    is_zero = bool(reason) and reason.values == (0.0,)
+    is_zero = reason is not None and reason.values == (0.0,)
     finite = f"every gradient was {'exactly 0' if is_zero else 'finite'}"
     return Message(
         what=f"{listed(names) or 'the loss'} {'were' if len(names) > 1 else 'was'} NaN or Inf",

@@ -36,11 +36,13 @@ def nonfinite(history: History, limits: Thresholds) -> Iterator[Hit]:
     if newest.nonfinite[0]:
         counts = newest.nonfinite * leaves
         found = {history.layout.modules[m]: float(counts[m]) for m in np.flatnonzero(counts)}
-        yield from _hits(found, 0.0, begin(newest), _reason(history))
+        reason = _reason(history)
+        yield from _hits(found, 0.0, begin(newest), reason, _place(history, reason))
     elif newest.skipped and has_bad_loss(newest):
         bad = names(history.layout, _without_norm(history)) or [WHOLE]
         found = dict.fromkeys(bad, float(newest.skipped))
-        yield from _hits(found, 0.0, begin(newest), _reason(history))
+        reason = _reason(history)
+        yield from _hits(found, 0.0, begin(newest), reason, _place(history, reason))
     elif overflow := endless_overflow(history, limits):
         in_a_row = overflow.skips == overflow.steps
         bad = names(history.layout, _without_norm(history)) if in_a_row else []
@@ -51,10 +53,13 @@ def nonfinite(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def _hits(
-    found: dict[str, float], limit: float, since: tuple[int, int], reason: Reason | None
+    found: dict[str, float],
+    limit: float,
+    since: tuple[int, int],
+    reason: Reason | None,
+    place: str = "",
 ) -> Iterator[Hit]:
     """One for each module; of a place in the forward, one of that place alone."""
-    place = reason.names[0] if reason and reason.kind == "forward" else ""
     if place:
         others = tuple(name for name in found if name != WHOLE)
         yield Hit(place, max(found.values()), limit, since, others, reason)
@@ -106,10 +111,19 @@ def _was_skipped(window: Window) -> tuple[float]:
     return (float(window.skipped > 0),)
 
 
+def _place(history: History, reason: Reason | None) -> str:
+    """The module in whose forward it was made, if one is known that is watched; else ""."""
+    if not reason or reason.kind not in {"forward", "call"}:
+        return ""
+    if reason.names[0] in history.graph.rows:
+        return reason.names[0]
+    found = trail(history)
+    return _module_of(history, found.suspects, found.spoiled) if found and found.suspects else ""
+
+
 def _module_of(history: History, suspects: tuple[str, ...], spoiled: str) -> str:
     """What the finding is named after: a block that is watched, the one nearest to what is bad."""
-    watched = set(history.layout.modules)
-    named = [name for name in suspects if name in watched]
+    named = [name for name in suspects if name in history.graph.rows]
     return named[-1] if named else spoiled
 
 

@@ -46,8 +46,8 @@ def weight_overflow(history: History, limits: Thresholds) -> Iterator[Hit]:
     kind = "buffers" if is_buffer[rows].all() else "weights"
     own = [n for n, m in zip(found, rows, strict=True) if is_buffer[m] == (kind == "buffers")]
     reason = Reason(kind, tuple(own))
-    place = own[0] if len(found) == 1 else WHOLE
-    others = () if place != WHOLE else tuple(found)
+    place = own[0] if len(own) == 1 else WHOLE
+    others = tuple(name for name in found if name != place)
     since = next(window for window in history.recent if _shows(window, known, rows, limits))
     yield Hit(place, largest, limits.weight_overflow, begin(since), others, reason)
 
