@@ -130,6 +130,12 @@ def beyond(step: int, largest: Mapping[str, float], *, layout: Layout = NET) -> 
     return replace(one, weight_norm=norms, weight_max=values)
 
 
+def heavy(step: int, module: str, weight: float) -> Window:
+    """A window in which a parameter of a module is that large."""
+    one = beyond(step, {module: weight})
+    return replace(one, weight_norm=np.where(one.weight_max == weight, one.weight_max, 5.0))
+
+
 BLOCKS = [name for name, _ in NET.blocks]
 
 

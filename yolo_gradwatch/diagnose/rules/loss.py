@@ -38,14 +38,14 @@ def has_bad_loss(window: Window) -> bool:
 def loss_nonfinite(history: History, limits: Thresholds) -> Iterator[Hit]:  # noqa: ARG001
     """The whole model, where a loss was NaN or Inf and every gradient was finite.
 
-    Value: batches with such a loss, limit: how many are expected.
+    Value and limit: batches with such a loss.
     """
     newest, bad = history.newest, bad_items(history.newest)
-    if not bad or newest.skipped or newest.nonfinite[0]:
+    if not bad or newest.skipped or newest.nonfinite.any():
         return
     worst = max(item.nonfinite for item in bad)
     reason = Reason("loss items", tuple(item.item for item in bad), (float(newest.norm_min[0]),))
-    yield Hit(WHOLE, float(worst), 0.0, begin(newest), reason=reason)
+    yield Hit(WHOLE, float(worst), float(worst), begin(newest), reason=reason)
 
 
 def loss_nonfinite_words(case: Case) -> Message:

@@ -33,7 +33,7 @@ def nonfinite(history: History, limits: Thresholds) -> Iterator[Hit]:
     no matter of the scale, from the first step on. Value: bad steps, limit: how many are allowed.
     """
     newest, leaves = history.newest, history.graph.leaves
-    if newest.nonfinite[0]:
+    if newest.nonfinite.any():
         counts = newest.nonfinite * leaves
         found = {history.layout.modules[m]: float(counts[m]) for m in np.flatnonzero(counts)}
         reason = _reason(history)
@@ -135,7 +135,7 @@ def _first_call(history: History) -> tuple[str, ...]:
     """
     flow, newest = history.flow, history.newest
     applied = [r.window for r in history.readings if r.window is not newest]
-    if not flow or flow.step < newest.step_first or any(w.nonfinite[0] for w in applied):
+    if not flow or flow.step < newest.step_first or any(w.nonfinite.any() for w in applied):
         return ()
     call = flow.first_not_finite
     if not call:

@@ -92,7 +92,7 @@ def _is_statistics(case: Case, name: str) -> bool:
 
 def _is_sound(window: Window) -> bool:
     """Whether the step before which the weights were read was finite itself."""
-    return not (window.nonfinite[0] or window.skipped == window.steps or has_bad_loss(window))
+    return not (window.nonfinite.any() or window.skipped == window.steps or has_bad_loss(window))
 
 
 def _beyond(window: Window, limits: Thresholds) -> Flags:
