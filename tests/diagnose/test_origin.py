@@ -103,6 +103,8 @@ def test_weights_that_are_nan_already_say_so():
     nan = np.full(len(CHAIN.modules), np.nan, np.float32)
     bad = replace(spoiled_from(0), weight_norm=nan)
     assert {alert.reason.kind for alert in alerts(CLEAN, bad)} == {"weights"}
+    after = replace(bad, step_first=3, step_last=3)  # a step before has made them so
+    assert {alert.reason for alert in alerts(CLEAN, spoiled_from(5), after)} == {None}
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,8 @@ def _reason(history: History) -> Reason | None:
     ``values`` has a 1 where AMP has skipped the step, so that no weight is hurt.
     """
     newest = history.newest
-    if not newest.skipped and has_bad_weights(history):
+    is_first = not any(window.nonfinite.any() for window in _before(history))
+    if not newest.skipped and is_first and has_bad_weights(history):
         return Reason("weights", rank=ALL)
     if not items(newest):
         return None
@@ -107,6 +108,11 @@ def _in_loss(newest: Window) -> Reason:
     return Reason("loss", (), values, ALL)
 
 
+def _before(history: History) -> list[Window]:
+    """The applied windows before the newest one, since the run began or restarted."""
+    return [r.window for r in history.readings if r.window is not history.newest]
+
+
 def _was_skipped(window: Window) -> tuple[float]:
     return (float(window.skipped > 0),)
 
@@ -134,8 +140,8 @@ def _first_call(history: History) -> tuple[str, ...]:
     step that was applied says nothing: by then, all weights are NaN.
     """
     flow, newest = history.flow, history.newest
-    applied = [r.window for r in history.readings if r.window is not newest]
-    if not flow or flow.step < newest.step_first or any(w.nonfinite.any() for w in applied):
+    has_followed = any(window.nonfinite.any() for window in _before(history))
+    if not flow or flow.step < newest.step_first or has_followed:
         return ()
     call = flow.first_not_finite
     if not call:
