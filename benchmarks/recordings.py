@@ -49,7 +49,10 @@ class Recording:
     watched: NDArray[np.bool_]
 
     def samples(self, offset: int = 0) -> Iterator[Sample]:
-        """The optimizer steps, with their details; the first has the number ``1 + offset``."""
+        """The optimizer steps, with their details; the first has the number ``1 + offset``.
+
+        Largest values were not recorded: the norm, which bounds them, stands for them.
+        """
         status = self.arrays["status"][:, self.watched]
         bad = self.arrays["nonfinite"][:, self.watched] > 0
         missing, frozen = status == NO_GRADIENT, status == FROZEN
@@ -58,7 +61,7 @@ class Recording:
         zeros = self.arrays["zero_fraction"][:, self.watched] * self.members.elements
         weights = self.arrays["weight_norm"][:, self.watched].astype(np.float64)
         epoch = self.arrays["steps"][:, self.meta["step_columns"].index("epoch")].astype(int)
-        weighed, unknown = Doubling(), np.full(len(self.members.elements), np.nan)
+        weighed = Doubling()
         for t in range(len(norms)):
             step = t + 1 + offset
             is_weighed = step > RARELY or weighed.is_due(step)
@@ -71,7 +74,7 @@ class Recording:
                 skipped=bool(self.meta["scaler"] and bad[t].any()),
                 detail=Detail(
                     zeros[t].astype(np.float64),
-                    Weights(weights[t], unknown) if is_weighed else None,
+                    Weights(weights[t], largest=weights[t]) if is_weighed else None,
                 ),
             )
 

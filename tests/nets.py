@@ -9,6 +9,7 @@ import numpy as np
 from values import NORMS, Part, plan, window
 
 from yolo_gradwatch.diagnose.detector import Detector
+from yolo_gradwatch.diagnose.graph import is_in
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.loss_items import LossItem
 
@@ -131,6 +132,34 @@ def moving(one: Window, shares: Mapping[str, float]) -> Window:
     """A window whose update moves all weights alike, but some blocks by a share of that."""
     moved = replace(one, update_ratio=np.full_like(one.norm_mean, 2.0**-10))
     return normed(moved, {n: s * 2.0**-10 for n, s in shares.items()}, fields=["update_ratio"])
+
+
+def bad_loss(one: Window, *bad: str, batches: int = 1) -> Window:
+    """A window of a detection in which some loss items are not finite."""
+    names = ("box_loss", "cls_loss", "dfl_loss")
+    found = [LossItem(n, batches, batches * (n in bad), 0, 1.0, 1.0, 1.0) for n in names]
+    return replace(one, losses=tuple(found))
+
+
+def beyond(step: int, largest: Mapping[str, float], *, layout: Layout = NET) -> Window:
+    """A window in which the weights were read, and a buffer of some modules is that large.
+
+    Those around such a module hold the same value.
+    """
+    one = window(step, layout=layout)
+    size = len(layout.modules)
+    values, norms = np.ones(size, np.float32), np.full(size, 5.0, np.float32)
+    for name, value in largest.items():
+        for m, outer in enumerate(layout.modules):
+            if is_in(outer, name):
+                values[m] = value
+    return replace(one, weight_norm=norms, weight_max=values)
+
+
+def heavy(step: int, module: str, weight: float) -> Window:
+    """A window in which a parameter of a module is that large."""
+    one = beyond(step, {module: weight})
+    return replace(one, weight_norm=np.where(one.weight_max == weight, one.weight_max, 5.0))
 
 
 BLOCKS = [name for name, _ in NET.blocks]

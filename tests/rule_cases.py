@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from nets import (
     NET,
+    bad_loss,
     costing,
     curve,
+    heavy,
     inside,
     lasting,
     moving,
@@ -88,6 +90,8 @@ STILL = Optimizer("SGD", (Group(0.0, 0.0, 1, 10),), zero_rate=("model.2.conv.wei
 RUNS = {
     "nonfinite": Run([net(1, steps=13, skipped=13)], WHOLE, 13, ABOVE),
     "amp_overflow": Run([net(1, steps=2, skipped=2)], WHOLE, 2, UP_TO),
+    "loss_nonfinite": Run([bad_loss(net(1), "box_loss")], WHOLE, 1, None),
+    "weight_overflow": Run([heavy(1, "model.2.conv", 1e5)], "model.2.conv", 1e5, ABOVE),
     "dead": Run(lasting(3, zero=["model.4.conv"]), "model.4.conv", 3, FROM),
     "no_gradient": Run(lasting(3, none=["model.4.conv"]), "model.4.conv", 3, FROM),
     "not_updated": Run([resting(n, "model.4.conv") for n in range(1, 4)], "model.4.conv", 3, FROM),
@@ -175,6 +179,8 @@ WORDED = {
     **dict.fromkeys(("leaf_vanishing", "leaf_exploding"), ("model.3.conv", 2.5, 2.0)),
     "nonfinite": ("model.3.conv", 1.0, 0.0),
     "amp_overflow": (WHOLE, 1.0, 12.0),
+    "loss_nonfinite": (WHOLE, 1.0, 1.0),
+    "weight_overflow": ("model.3.bn", 1e5, 65504.0),
     "dead_branch": (BRANCH, 50.0, 50.0),
     "few_objects": (BRANCH, 50.0, 50.0),
     "zero_loss": ("model.4", 1.0, 1.0),

@@ -226,8 +226,8 @@ PHRASES = {
         "dead", "model.3", layout=NAMESAKES, modules=(CONV, "model.30.conv")
     ).since,
     **{
-        f"NaN in {own} of {all_} from {origin}": causes.of_nonfinite(
-            HEADED, TRAINING, finding("nonfinite", own, modules=all_, origin=origin)
+        f"NaN in {own} of {all_} from {origin}": message(
+            "nonfinite", own, modules=all_, origin=origin
         ).why
         for own, all_, origin in ORIGINS
     },
@@ -255,7 +255,8 @@ def test_the_phrases_of_messages(golden):
 def test_a_message_has_all_of_its_parts(rule, training):
     found = message(rule, training=training, step=1234)
     case = Case(HEADED, training, finding(rule), RULES[rule].unit)
-    assert found.what.startswith(f"{case.where}: ") != (rule == "amp_overflow")
+    is_about_the_step = rule in {"amp_overflow", "loss_nonfinite"}
+    assert found.what.startswith(f"{case.where}: ") != is_about_the_step
     assert "step 1,234" in found.since
     assert found.why
     assert bool(found.remedy) == (rule != "amp_overflow")

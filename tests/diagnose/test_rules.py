@@ -349,9 +349,13 @@ def test_a_rule_is_silent(rule, windows):
         "a longer one": (skips(30, unknown=[CONV]), [CONV]),
         "a short row": (skips(12, unknown=[CONV]), []),
         "no leaf differs": (skips(13), [WHOLE]),
-        "an applied step ends it": ([*skips(12), net(13), *skips(12, 14)], []),
+        "applied steps end it": (
+            [*skips(12), *(net(n) for n in range(13, 39)), *skips(12, 39)],
+            [],
+        ),
+        "one applied step does not": ([*skips(12), net(13), *skips(12, 14)], [WHOLE]),
         "also within a window": (
-            [*skips(10), net(11, steps=100, skipped=99), net(111, steps=3, skipped=3)],
+            [*skips(10), net(11, steps=100, skipped=30), net(111, steps=3, skipped=3)],
             [],
         ),
         **{

@@ -268,12 +268,12 @@ def test_a_healthy_run_leaves_no_file(tmp_path, begin):
 def test_each_time_that_a_fault_comes_back_is_kept_up_to_20(tmp_path, begin, monkeypatch):
     monkeypatch.setattr(Allowance, "allows", lambda *_step, **_kind: True)
     recorder = begin()
-    take(recorder, ".....x" * 25)
+    take(recorder, ("." * 29 + "x") * 25)
     recorder.end_epoch()
     (finding,) = recorder.report().findings
     assert len(finding.episodes) == 25
-    assert files(tmp_path) == [f"step-{6 * n:05}.json" for n in range(1, 21)]
-    assert finding.evidence == "gradwatch/evidence/step-00120.json"
+    assert files(tmp_path) == [f"step-{30 * n:05}.json" for n in range(1, 21)]
+    assert finding.evidence == "gradwatch/evidence/step-00600.json"
 
 
 def test_a_resumed_run_knows_the_findings_and_their_files(tmp_path, begin):
@@ -284,9 +284,9 @@ def test_a_resumed_run_knows_the_findings_and_their_files(tmp_path, begin):
     assert resumed.first_step == 9
     assert files(tmp_path) == ["step-00003.json"]
     assert resumed.report().findings == first.report().findings
-    take(resumed, "...x")
+    take(resumed, "." * 25 + "x")
     resumed.finish("finished")
-    assert files(tmp_path) == ["step-00003.json", "step-00012.json"]
+    assert files(tmp_path) == ["step-00003.json", "step-00034.json"]
     assert load_run(tmp_path).report() == resumed.report()
 
 

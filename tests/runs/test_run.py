@@ -82,17 +82,17 @@ def prove(folder, step):
 
 
 def test_a_review_names_the_evidence_that_is_there(tmp_path):
-    windows = [window(1), window(2, nonfinite=[CONV]), *map(window, range(3, 9))]
-    windows += [window(9, nonfinite=[CONV])]
+    windows = [window(1), window(2, nonfinite=[CONV]), *map(window, range(3, 29))]
+    windows += [window(29, nonfinite=[CONV])]
     watch(tmp_path, windows)
     assert [f.evidence for f in load_run(tmp_path).report().findings] == [""]
     prove(tmp_path, 2)
     (finding,) = load_run(tmp_path).report().findings
     assert (len(finding.episodes), finding.evidence) == (2, f"{FOLDER}/step-00002.json")
-    prove(tmp_path, 9)  # the newest time that it began counts
+    prove(tmp_path, 29)  # the newest time that it began counts
     (finding,) = load_run(tmp_path).report().findings
-    assert finding.evidence == f"{FOLDER}/step-00009.json"
-    assert f"{FOLDER}/step-00009.json" in finding.message
+    assert finding.evidence == f"{FOLDER}/step-00029.json"
+    assert f"{FOLDER}/step-00029.json" in finding.message
 
 
 def test_a_review_writes_nothing(tmp_path):

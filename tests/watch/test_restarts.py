@@ -88,7 +88,8 @@ def test_recovery_from_nan_goes_on_with_the_count(way, tmp_path, oracle, times):
     assert run.meta.status == "finished"
     (finding,) = run.report().findings
     assert (finding.rule, finding.step) == ("nonfinite", 3)
-    assert finding.step_end == again[-1][1]
+    assert finding.step_end is None  # it might return within a few steps
+    assert len(finding.episodes) == 1
 
 
 def test_a_recovery_that_is_given_up_fails_as_without_the_watch(faked, tmp_path, oracle):

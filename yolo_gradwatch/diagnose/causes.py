@@ -40,26 +40,6 @@ class Cause(NamedTuple):
     remedy: str
 
 
-def of_nonfinite(layout: Layout, training: Mapping[str, object], finding: Finding) -> Cause:
-    """Why a gradient may be NaN or Inf, by where it was when it was first seen."""
-    slower = lower_rate(training)
-    at_the_loss = f"{slower}, longer warmup_epochs, and a look at the labels and a custom loss"
-    if finding.module == WHOLE:
-        return Cause("it comes from the loss itself, because it reaches every module", at_the_loss)
-    upstream = [name for name in finding.origin if not is_in(layout.head, name)]
-    if is_in(layout.head, finding.module) and upstream:
-        why = (
-            f"it comes from the term of the loss that belongs to {finding.module}, not from a "
-            "layer, because it enters at the head's outputs and spreads upstream"
-        )
-        return Cause(why, at_the_loss)
-    why = (
-        "it arises here or right behind it (division by zero, log or sqrt of 0, exp of a large "
-        "number), because what lies nearer to the loss was finite then"
-    )
-    return Cause(why, f"an epsilon in that operation, a normalization before it, or {slower}")
-
-
 def of_loss(layout: Layout, name: str) -> Cause:
     """Why a block may lose the gradient on its way through."""
     weights, norms = _owned(layout, name, "weight"), _owned(layout, name, "norm")

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.trace import Flow
     from yolo_gradwatch.measure.windows import Window
 
+MOST_RECENT = 1000
+"""Windows of which AMP's skipped steps are counted, whatever the limit for these is."""
+
 
 LOOKBACK = 120
 """Windows that are kept at the least: those of a drift, and those before it."""
@@ -47,6 +50,7 @@ class Detector:
         self._opening: list[Reading] = []
         self._marks: deque[Mark] = deque(maxlen=whole.PEAK_WINDOWS + whole.FRESH)
         self._skipped: deque[Window] = deque(maxlen=limits.amp_grace + 1)
+        self._recent: deque[Window] = deque(maxlen=min(2 * (limits.amp_grace + 1), MOST_RECENT))
 
     def update(
         self, window: Window, optimizer: Optimizer | None = None, flow: Flow | None = None
@@ -58,6 +62,7 @@ class Detector:
             optimizer: What it moves by now.
             flow: The newest batch that was traced, no later than the window.
         """
+        self._recent.append(window)
         if window.skipped == window.steps:
             self._skipped.append(window)
         else:
@@ -74,6 +79,7 @@ class Detector:
             optimizer=optimizer,
             flow=flow,
             opening=tuple(self._opening),
+            recent=tuple(self._recent),
         )
         return [
             Alert(
@@ -96,6 +102,7 @@ class Detector:
         self._readings.clear()
         self._marks.clear()
         self._skipped.clear()
+        self._recent.clear()
 
     def _remember(self, reading: Reading) -> None:
         self._readings.append(reading)

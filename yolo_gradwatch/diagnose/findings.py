@@ -25,6 +25,10 @@ reported, or when clipping multiplies the gradient by 0 by now."""
 CALM_WINDOWS = 5
 """Windows without an alert, at the least, before a finding is over."""
 
+CALM_STEPS = 20
+"""Steps without an alert before a finding that spreads is over, restart or not: weights that are
+restored make the same NaN again a few steps later, which is not worth another report."""
+
 
 WELL_WINDOWS = 50
 """Windows without an alarm that make what follows a change: a model that is built wrong shows it
@@ -47,6 +51,7 @@ class _Reported:
     Attributes:
         modules: How many it had.
         value: The highest of its alerts.
+        alerted: Last step of the newest window with an alert.
         calm: Windows without an alert since then.
         calm_since: Epoch and step of the first of them.
         interrupted: Whether the run restarted in an episode that is over by that.
@@ -54,6 +59,7 @@ class _Reported:
 
     modules: int
     value: float
+    alerted: int
     calm: int = 0
     calm_since: tuple[int, int] = (0, 0)
     interrupted: bool = False
@@ -63,9 +69,13 @@ class _Reported:
         self.calm_since = self.calm_since if self.calm else (now.epoch, now.step)
 
     def is_exceeded_by(self, finding: Finding, value: float) -> bool:
-        """Whether a finding with this value is worse than what was reported."""
+        """Whether a finding with this value is worse than what was reported.
+
+        That one which spreads has reached other modules goes without saying.
+        """
+        has_spread = len(finding.modules) >= SPREAD * self.modules
         return finding.severity != "notice" and (
-            len(finding.modules) >= SPREAD * self.modules
+            (has_spread and not RULES[finding.rule].spreads)
             or self.value <= CLIP_OVERFLOW < value
             or (RULES[finding.rule].in_decades and value >= SPREAD * self.value)
         )
@@ -182,11 +192,11 @@ class Findings:
     def _go_on(self, finding: Finding, now: _Now, alerts: list[Alert]) -> list[FindingChange]:
         """A finding that has not been reported to be over."""
         last = self._reported[finding.number]
-        if last.interrupted:
+        if last.interrupted and not _is_fresh(finding, last, now):
             last.rest(now)
             end = self._end(finding, now)
             return [end, self._begin(now, alerts, end.finding)]
-        last.calm = 0
+        last.calm, last.alerted, last.interrupted = 0, now.last, False
         grown = _grown(finding, alerts, self._grouping)
         if grown != finding:
             grown = self._worded(grown)
@@ -207,7 +217,8 @@ class Findings:
             last = self._reported[finding.number]
             last.rest(now)
             last.calm += 1
-            if last.calm >= max(CALM_WINDOWS, RULES[finding.rule].needs(self._limits)):
+            is_calm = last.calm >= max(CALM_WINDOWS, RULES[finding.rule].needs(self._limits))
+            if is_calm and not _is_fresh(finding, last, now):
                 ended = self._end(finding, now)
                 changes += [ended] if finding.severity != "notice" else []
         return changes
@@ -224,7 +235,7 @@ class Findings:
         self, change: Change, now: _Now, finding: Finding, alerts: list[Alert]
     ) -> FindingChange:
         """Note what is reported, in words too; worse is what is worse than that."""
-        last = _Reported(len(finding.modules), max(alert.value for alert in alerts))
+        last = _Reported(len(finding.modules), max(alert.value for alert in alerts), now.last)
         found = self._worded(finding)
         self._reported[found.number], self.all[found.number] = last, found
         return FindingChange(change, now.epoch, now.step, found, now.reported)
@@ -248,6 +259,11 @@ def _unknown(number: int, alerts: list[Alert], grouping: Grouping) -> Finding:
         limit=first.limit,
         message="",
     )
+
+
+def _is_fresh(finding: Finding, last: _Reported, now: _Now) -> bool:
+    """Whether a finding that spreads had its last alert a few steps ago."""
+    return RULES[finding.rule].spreads and now.step - last.alerted <= CALM_STEPS
 
 
 def _grown(finding: Finding, alerts: list[Alert], grouping: Grouping) -> Finding:

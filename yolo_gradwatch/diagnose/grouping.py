@@ -56,6 +56,8 @@ class Grouping:
 
         A warning does not, where clipping multiplies the gradient by 0: nothing is learned then.
         """
+        if RULES[alert.rule].is_beside:
+            return False
         is_lost = RULES[alert.rule].unit == "norm" and alert.value > CLIP_OVERFLOW
         return any(
             RULES[finding.rule].makes_redundant(alert.rule) and self._meet(alert, finding)

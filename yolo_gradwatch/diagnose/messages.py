@@ -34,7 +34,7 @@ PLACES: dict[Place, str] = {
 }
 """Words for where a module lies, seen from the one that a finding is about."""
 
-Unit: TypeAlias = Literal["steps", "windows", "share", "decades", "norm", "scale", "loss"]
+Unit: TypeAlias = Literal["steps", "windows", "share", "decades", "norm", "scale", "loss", "value"]
 """What the value and the limit of a rule count or measure."""
 
 _SHOWN: dict[Unit, Callable[[float], str]] = {
@@ -43,6 +43,7 @@ _SHOWN: dict[Unit, Callable[[float], str]] = {
     "norm": lambda norm: f" (norm {significant(norm, 2)})",
     "scale": lambda scale: f" (scale {significant(scale, 2)})",
     "loss": lambda loss: f" (loss {significant(loss, 2)})",
+    "value": " ({:.2g})".format,
 }
 """How the value of an earlier episode is shown; a count of steps or windows is not."""
 

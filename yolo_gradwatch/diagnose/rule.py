@@ -48,6 +48,7 @@ class Rule:
         one_cause: Whether all of its alerts have one cause, on one path or not.
         stays_in_head: Whether what it finds in the head explains nothing beside that, and is not
             explained by it.
+        is_beside: Whether it is reported beside a finding that spreads, which does not explain it.
         ends_at_restart: Whether an episode is over when the run restarts, because weights were
             restored.
         starves_readers: Whether it also hits the weights that read its source, because their input
@@ -75,6 +76,7 @@ class Rule:
     spreads: bool = False
     one_cause: bool = False
     stays_in_head: bool = False
+    is_beside: bool = False
     ends_at_restart: bool = False
     starves_readers: bool = False
     begins_upstream: bool = False

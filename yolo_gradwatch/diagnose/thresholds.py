@@ -31,9 +31,10 @@ class Thresholds:
     optimizer step captured, 45 of them healthy; `benchmarks/detection.py` measures them.
 
     Attributes:
-        amp_grace: Captured steps in a row that AMP's scaler may skip while it looks for a scale.
-            Its first scale, 65536, needs 16 halvings to reach 1; healthy trainings skip a few steps
-            at the start and one now and then.
+        amp_grace: Captured steps in a row that AMP's scaler may skip while it looks for a scale, or
+            as half of the newest ones. Its first scale, 65536, needs 16 halvings to reach 1;
+            healthy trainings skip a few steps at the start and one now and then.
+        weight_overflow: Absolute value of a parameter or buffer that half precision still holds.
         dead_windows: Windows in a row in which a trunk module has a gradient of exactly 0, or
             none at all, before it counts as dead. No healthy recorded training had one such step.
         dead_branch_windows: Windows in a row in which a branch of the head has a gradient of
@@ -81,6 +82,7 @@ class Thresholds:
     """
 
     amp_grace: int = 12
+    weight_overflow: float = 65504.0
     dead_windows: int = 3
     dead_branch_windows: int = 50
     zero_fraction: float = 0.5

@@ -147,7 +147,9 @@ class Capture:
         """Start copying the gradient norms of this moment to the host.
 
         One ``_foreach_norm`` over all gradients, one copy of 8 bytes a parameter, no
-        synchronization; with ``detailed`` also a count for each weight.
+        synchronization; with ``detailed`` also a count for each weight. On a CPU, where that costs
+        no wait, a step with a gradient that is not finite has its weights read too: what is finite
+        among them says where it began, and the step will spoil them.
 
         Args:
             epoch: Counts from 1.
@@ -162,8 +164,9 @@ class Capture:
         present = None if is_whole else self._present()
         scalars = [*extras, *losses.tensors]
         parts = [torch.cat([scalar.reshape(-1) for scalar in scalars])] if scalars else []
-        parts += [norms_of(gradients)] if gradients else []
-        parts += self._details(weighed=weighed) if detailed else []
+        norms = [norms_of(gradients)] if gradients else []
+        weighed = weighed or any(_is_known_bad(found) for found in norms)
+        parts += norms + self._details(detailed=detailed, weighed=weighed)
         while len(self._flying) >= RING:  # nobody has drained for so many steps
             self._waited.append(self._land())
         frozen = [] if is_whole else self._frozen()
@@ -195,9 +198,11 @@ class Capture:
         while self._flying and (wait or self._flying[0].transfer.has_landed):
             yield self._land()
 
-    def _details(self, *, weighed: bool) -> list[Tensor]:
-        gradients = [g for p in self._parameters if p.ndim >= 2 and (g := p.grad) is not None]
-        parts = [nonzeros_of(gradients)] if gradients else []
+    def _details(self, *, detailed: bool, weighed: bool) -> list[Tensor]:
+        parts = []
+        if detailed:
+            gradients = [g for p in self._parameters if p.ndim >= 2 and (g := p.grad) is not None]
+            parts = [nonzeros_of(gradients)] if gradients else []
         return [*parts, norms_of(self._parameters), largest_of(self._tensors)] if weighed else parts
 
     def _present(self) -> list[int]:
@@ -249,14 +254,20 @@ class Capture:
         self, flight: _Flight, values: Floats, missing: Flags
     ) -> tuple[Detail | None, Floats]:
         """The details of a step, and the values behind them."""
-        if not flight.detailed:
+        if not flight.detailed and not flight.weighed:
             return None, values
-        counted = self._weights[~missing[self._weights]]
-        found, values = np.split(values, [len(counted)])
         zeros = np.full(len(self._parameters), np.nan)
-        zeros[counted] = self._sizes[counted] - found
+        if flight.detailed:
+            counted = self._weights[~missing[self._weights]]
+            found, values = np.split(values, [len(counted)])
+            zeros[counted] = self._sizes[counted] - found
         if not flight.weighed:
             return Detail(zeros), values
         ends = [len(self._parameters), len(self._parameters) + len(self._tensors)]
         norms, largest, values = np.split(values, ends)
         return Detail(zeros, Weights(norms, largest)), values
+
+
+def _is_known_bad(norms: Tensor) -> bool:
+    """Whether a norm is not finite, as far as that is known without waiting for a device."""
+    return norms.device.type == "cpu" and not bool(norms.isfinite().all())

@@ -43,6 +43,12 @@ class BatchItems:
         """The items of the last batch."""
         return dict(zip(self.names, self.rows[-1].tolist(), strict=True))
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether every item of every batch is."""
+        is_folded_finite = self.folded is None or not self.folded[NONFINITE].any()
+        return bool(is_folded_finite and np.isfinite(self.rows).all())
+
 
 @dataclass(frozen=True, slots=True)
 class LossItem:

@@ -184,7 +184,10 @@ def _update_ratio(detail: Detail, members: Members) -> Floats | None:
     return ratio
 
 
-_SPARSE = "in the first 50 steps only from each power of two on, else empty"
+_SPARSE = (
+    "in the first 50 steps only from each power of two on, at an epoch's start, and around a step "
+    "that is not finite, else empty"
+)
 
 QUANTITIES = (
     Quantity(

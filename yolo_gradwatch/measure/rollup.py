@@ -48,7 +48,8 @@ class Rollup:
     as often as the `Allowance` lets them. A step that is spoiled (applied with a gradient that is
     not finite, or that clipping multiplies by 0) is a window of its own always, unless the step
     before it was spoiled too: a streak of such steps is one anomaly, and after the first ones its
-    windows grow as all others.
+    windows grow as all others. So is a step whose loss is not finite, unless there was one as short
+    ago as a window is long.
 
     Samples may come one by one or many at once: the windows are the same, and many at once cost far
     less than one by one.
@@ -72,6 +73,9 @@ class Rollup:
         self._ahead: list[int] = []
         self._shifts = Shifts(members)
         self._allowance = Allowance(RARELY)
+        self._is_weighing_asked = False
+        self._wary_until = 0
+        self._bad_loss = 0
         self._fine_until = 0
         self.newest: Floats = np.empty((0, len(members.starts)))
 
@@ -88,15 +92,25 @@ class Rollup:
         return first == step
 
     def weighs(self, step: int) -> bool:
-        """Whether the weights are due at ``step``, which begins a window; asked once, in order."""
-        return step > RARELY or self._doubling.is_due(step)
+        """Whether the weights are due at ``step``, which begins a window; asked once, in order.
+
+        They are due too behind a step with a gradient or loss that is not finite: a GPU has handed
+        it over by then, and what is still finite says where it began, what is not what it spoiled.
+        """
+        is_asked, self._is_weighing_asked = self._is_weighing_asked, False
+        is_due = step > RARELY or self._doubling.is_due(step)
+        return is_due or is_asked or step <= self._wary_until
+
+    def weigh_next(self) -> None:
+        """Have the weights read in the next window that begins."""
+        self._is_weighing_asked = True
 
     def is_urgent(self, waiting: Sequence[Sample]) -> bool:
         """Whether samples that are not added yet, at least one, end a window or are spoiled."""
         first = self._open.first if self._open else waiting[0].step
         newest = waiting[-1]
         is_sound = np.linalg.norm(newest.norms) <= CLIP_OVERFLOW  # not NaN
-        return self._is_last(first, newest.step) or not is_sound
+        return self._is_last(first, newest.step) or not is_sound or newest.has_bad_loss
 
     def add(self, samples: Sequence[Sample]) -> list[Window]:
         """Windows that are complete with these samples, at least one."""
@@ -105,9 +119,10 @@ class Rollup:
         self._ahead = [step for step in self._ahead if step > samples[-1].step]
         closed: list[Window] = []
         begin = 0
-        for i, (sample, *found, is_alone) in enumerate(
+        for i, (sample, *found, is_first) in enumerate(
             zip(samples, *self._found(steps), strict=True)
         ):
+            is_alone = self._is_alone(sample, is_finite=steps.finite[i, 0]) or is_first
             breaks = self._opens_stretch(sample, *found) or is_alone
             if self._open and (breaks or self._open.epoch != sample.epoch):
                 closed += self._close(steps.part(begin, i))
@@ -151,6 +166,15 @@ class Rollup:
         anomalous, alone = self._outliers.found(steps.parameters, totals, applied)
         usable = applied & (totals <= CLIP_OVERFLOW)
         return anomalous, self._shifts.found(steps.samples, steps.parameters, usable), alone
+
+    def _is_alone(self, sample: Sample, *, is_finite: bool) -> bool:
+        """Whether its loss gives a step a window of its own; note that something is not finite."""
+        has_bad_loss = sample.has_bad_loss
+        if has_bad_loss or not is_finite:
+            self._wary_until = sample.step + FINE_STEPS * self._interval
+        is_alone = has_bad_loss and sample.step - self._bad_loss >= WINDOW_SHARE * sample.step
+        self._bad_loss = sample.step if is_alone else self._bad_loss
+        return is_alone
 
     def _opens_stretch(self, sample: Sample, is_anomalous: np.bool_, is_shift: np.bool_) -> bool:
         is_shift &= np.bool_(sample.step > COARSE * self._interval)

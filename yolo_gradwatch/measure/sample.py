@@ -50,7 +50,8 @@ class Detail:
 
     Attributes:
         zeros: (P,) exactly zero elements of each gradient of the window's first step; NaN for
-            parameters of fewer than two dimensions and where there is no gradient.
+            parameters of fewer than two dimensions, where there is no gradient, and where they
+            were not counted.
         weights: Before the window's first step; None if they were not due.
         change: By the window's first applied step; None if it was not due, or not measured.
     """
@@ -91,6 +92,11 @@ class Sample:
     frozen: Flags | None = None
     losses: tuple[BatchItems, ...] = ()
     rates: tuple[float, ...] = ()
+
+    @property
+    def has_bad_loss(self) -> bool:
+        """Whether a loss item of one of its batches is not finite."""
+        return not all(batches.is_finite for batches in self.losses)
 
 
 def applied(samples: Sequence[Sample]) -> Flags:

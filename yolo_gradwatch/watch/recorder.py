@@ -72,6 +72,7 @@ class Recorder:
     def start_epoch(self, epoch: int, epochs: int) -> None:
         """Begin a pass over an epoch, of ``epochs`` as planned by now."""
         self._keep_epoch()
+        self._rollup.weigh_next()
         self._epochs.begin(epoch)
         self._outputs.epoch_start(epoch, epochs)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from yolo_gradwatch.diagnose.messages import Message, significant
 from yolo_gradwatch.diagnose.reading import REACH, medians
+from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, finite, first_over, over
 
 if TYPE_CHECKING:
@@ -111,9 +112,9 @@ def slow_branch(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 def slow_branch_words(case: Case) -> Message:
     """A branch that hardly learns."""
+    less = significant(1 / max(case.finding.value, 1e-9), 2)
     return Message(
-        what=f"{case.where}: its weights move {significant(1 / case.finding.value, 2)} times less "
-        "than those of the other blocks",
+        what=f"{case.where}: its weights move {less} times less than those of the other blocks",
         since=f"{case.since}{case.others()}, while the gradient passes beside it, so nothing is "
         "lost for the blocks before it",
         why="Probably a gate or a factor near zero scales its branch: a gamma or layer scale, a "
@@ -224,3 +225,19 @@ def _outputs(flow: Flow, history: History) -> dict[str, _Output]:
         for call in flow.calls
         if call.module in blocks and call.gradient_norm
     }
+
+
+SLOW_BRANCH = Rule(
+    name="slow_branch",
+    severity="notice",
+    threshold="slow_branch",
+    unit="share",
+    judge=slow_branch,
+    needs=lambda _: WINDOWS[1],
+    words=slow_branch_words,
+    meaning="the weights of a gate or of a branch behind a factor near zero hardly move, while "
+    "the gradient passes beside them",
+    not_meaning="that the blocks before it get too little",
+    remedy="AdamW, or a larger first value of that factor",
+    state="slow",
+)

@@ -10,6 +10,7 @@ import numpy as np
 from yolo_gradwatch.diagnose.causes import RECTIFYING, first_of, now
 from yolo_gradwatch.diagnose.graph import BOXES, is_in
 from yolo_gradwatch.diagnose.messages import Message
+from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, is_frozen, last, names
 from yolo_gradwatch.diagnose.rules.items import has_objects
 from yolo_gradwatch.measure.layout import WHOLE
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 PROMPTS = ("SAVPE",)
 """Classes in YOLOE's head that only a visual prompt uses."""
+
+_WITHOUT = ("dead_branch", "starved_scale", "partly_dead", "vanishing", "leaf_vanishing")
+_STILL = (*_WITHOUT, "leaf_exploding", "exploding", "collapse", "total_low")
 
 FROZEN_WINDOWS = 3
 """Windows in a row in which a layer was frozen before that is reported."""
@@ -158,3 +162,53 @@ def _freezes(freeze: object, name: str) -> bool:
     """Whether the option ``freeze`` names the block of a module."""
     layers = range(freeze) if isinstance(freeze, int) else freeze
     return isinstance(layers, Iterable) and any(is_in(f"{WHOLE}.{i}", name) for i in layers)
+
+
+DEAD = Rule(
+    name="dead",
+    kind="dead",
+    severity="critical",
+    threshold="dead_windows",
+    unit="windows",
+    judge=dead,
+    needs=lambda limits: limits.dead_windows,
+    words=dead_words,
+    meaning="a layer of the trunk has had a gradient of exactly zero for that many windows",
+    not_meaning="a scale of the head on which no object lands",
+    remedy="SiLU or LeakyReLU with BatchNorm, a non-zero initialization",
+    blocks="entire",
+    explains=(*_STILL, "no_gradient"),
+    starves_readers=True,
+)
+
+
+NO_GRADIENT = Rule(
+    name="no_gradient",
+    kind="dead",
+    severity="critical",
+    threshold="dead_windows",
+    unit="windows",
+    judge=no_gradient,
+    needs=lambda limits: limits.dead_windows,
+    words=no_gradient_words,
+    meaning="no gradient reaches a layer at all: unused, or cut off by `detach()`",
+    not_meaning="a frozen layer",
+    remedy="connect it, or freeze it",
+    state="no grad",
+    blocks="entire",
+    explains=(*_STILL, "dead"),
+    stays_in_head=True,
+)
+
+
+FROZEN = Rule(
+    name="frozen",
+    severity="notice",
+    unit="windows",
+    judge=frozen,
+    needs=lambda _: FROZEN_WINDOWS,
+    words=frozen_words,
+    meaning="a layer was frozen by something else than `freeze=`",
+    not_meaning="a fault",
+    remedy="nothing, if it is meant",
+)

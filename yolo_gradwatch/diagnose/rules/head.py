@@ -276,3 +276,20 @@ ZERO_LOSS = Rule(
     not_meaning="a fault, if it is meant",
     remedy="nothing, if it is meant",
 )
+
+
+DEAD_BRANCH = Rule(
+    name="dead_branch",
+    kind="dead",
+    severity="warning",
+    threshold="dead_branch_windows",
+    unit="windows",
+    judge=dead_branch,
+    needs=lambda limits: limits.dead_branch_windows,
+    words=dead_branch_words,
+    meaning="a branch of the head has had no gradient at any scale for that many windows, or "
+    "boxes learned seldom and next to nothing; at once where a gain of 0 turns it off",
+    not_meaning="one scale without objects",
+    remedy="look at the labels; a gain of zero or a `detach()` behind it",
+    explains=("starved_scale",),
+)

@@ -92,6 +92,8 @@ class History:
             `beyond_clip`.
         training: Options of the training.
         optimizer: What it moves by now; None if unknown, as in older files.
+        recent: The newest windows of either kind, oldest first, at least the steps among which
+            AMP's skipped ones are counted.
         flow: The newest batch that was traced through the modules, since the run began or
             restarted, and no later than the newest window; None if there is none.
         opening: The first readings of the run, up to `OPENING`; a restart does not forget them.
@@ -107,6 +109,7 @@ class History:
     optimizer: Optimizer | None = None
     flow: Flow | None = None
     opening: Sequence[Reading] = ()
+    recent: Sequence[Window] = ()
 
 
 Judge: TypeAlias = Callable[[History, "Thresholds"], Iterator[Hit]]

@@ -9,6 +9,7 @@ import numpy as np
 from yolo_gradwatch.diagnose import causes
 from yolo_gradwatch.diagnose.messages import Message, described, factor
 from yolo_gradwatch.diagnose.reading import REACH, medians
+from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.beside import WINDOWS, passed
 from yolo_gradwatch.diagnose.rules.history import (
     Hit,
@@ -197,3 +198,74 @@ def _leaf(case: Case, comparison: str, cause: str, factor_to_remove: str) -> Mes
         why=why,
         remedy=remedy,
     )
+
+
+VANISHING = Rule(
+    name="vanishing",
+    kind="vanishing",
+    severity="critical",
+    threshold="vanishing",
+    unit="decades",
+    judge=vanishing,
+    needs=lambda _: HOPS[1],
+    words=vanishing_words,
+    meaning="a block gets 100 times less gradient than the blocks that read it",
+    not_meaning="a small gradient: what counts is the loss from block to block",
+    remedy="a residual connection, BatchNorm, SiLU or ReLU instead of Sigmoid or Tanh",
+    healthy=1.6,
+    blocks="origin",
+    explains=("leaf_vanishing", "leaf_exploding", "collapse", "total_low"),
+)
+
+
+EXPLODING = Rule(
+    name="exploding",
+    kind="exploding",
+    severity="critical",
+    threshold="exploding",
+    unit="decades",
+    judge=exploding,
+    needs=lambda _: JUMPS[1],
+    words=exploding_words,
+    meaning="a block's weights get 300 times more than the blocks that read it",
+    not_meaning="a total norm above the clip: that is normal",
+    remedy="BatchNorm, a smaller initialization, no gain above 1, lower `lr0`",
+    healthy=1.2,
+    blocks="origin",
+    explains=("leaf_vanishing", "leaf_exploding", "spike", "total_high", "weight_growth"),
+)
+
+
+LEAF_VANISHING = Rule(
+    name="leaf_vanishing",
+    kind="vanishing",
+    severity="warning",
+    threshold="leaf",
+    unit="decades",
+    judge=leaf_vanishing,
+    needs=lambda _: JUMPS[1],
+    words=leaf_vanishing_words,
+    meaning="one weight lies two decades below its neighbours in the block",
+    not_meaning="that the whole block is unhealthy",
+    remedy="look behind that layer for a gate, a gain near zero, a saturated activation",
+    healthy=1.3,
+    state="leaf-low",
+)
+
+
+LEAF_EXPLODING = Rule(
+    name="leaf_exploding",
+    kind="exploding",
+    severity="warning",
+    threshold="leaf",
+    unit="decades",
+    judge=leaf_exploding,
+    needs=lambda _: JUMPS[1],
+    words=leaf_exploding_words,
+    meaning="one weight lies two decades above its neighbours in the block",
+    not_meaning="that the whole block is unhealthy",
+    remedy="look behind that layer for a gain or a very small input",
+    healthy=1.3,
+    state="leaf-high",
+    explains=("spike", "total_high"),
+)

@@ -9,6 +9,7 @@ import numpy as np
 
 from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.messages import Message, significant
+from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, last
 from yolo_gradwatch.measure.clipping import CLIP_NORM
 from yolo_gradwatch.measure.layout import WHOLE
@@ -226,3 +227,38 @@ def _background(training: Mapping[str, object]) -> float:
     if not isinstance(batch, (int, float)) or not isinstance(size, (int, float)):
         return 0.0
     return BACKGROUND * max(batch, 0) * (size / 640) ** 2
+
+
+LOSS_IMBALANCE = Rule(
+    name="loss_imbalance",
+    kind="exploding",
+    severity="critical",
+    threshold="loss_imbalance",
+    unit="decades",
+    judge=loss_imbalance,
+    needs=lambda _: LARGE_WINDOWS,
+    words=loss_imbalance_words,
+    meaning="one loss item is 100 times all others together, and clipping leaves less than a "
+    "hundredth of the gradient",
+    not_meaning="items of different size: healthy trainings reach 10 times",
+    remedy="divide the target by its spread, or a small gain",
+    state="drowned",
+    explains=("spike", "total_high", "initial_loss"),
+)
+
+
+INITIAL_LOSS = Rule(
+    name="initial_loss",
+    kind="exploding",
+    severity="warning",
+    threshold="initial_loss",
+    unit="loss",
+    judge=initial_loss,
+    needs=lambda _: LARGE_WINDOWS,
+    words=initial_loss_words,
+    meaning="a loss begins far above all that is usual, and the gradient with it",
+    not_meaning="the class loss of images without objects",
+    remedy="a smaller initialization of the head's last convolutions; units of the targets",
+    state="far off",
+    explains=("total_high",),
+)

@@ -9,6 +9,7 @@ import numpy as np
 from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.messages import Message, significant
 from yolo_gradwatch.diagnose.reading import medians
+from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, finite, last, totals
 from yolo_gradwatch.diagnose.rules.losses import total
 from yolo_gradwatch.diagnose.rules.whole import collapse
@@ -121,3 +122,36 @@ def _grown(history: History) -> float:
     with np.errstate(divide="ignore", invalid="ignore"):  # weights of 0 or NaN say nothing
         grown = finite(np.log10(norms[1]) - np.log10(norms[0]))
     return float(np.nan_to_num(medians(grown[:, None], 1)[0], nan=0.0))
+
+
+TOTAL_LOW = Rule(
+    name="total_low",
+    kind="vanishing",
+    severity="critical",
+    threshold="total_low",
+    unit="norm",
+    judge=total_low,
+    needs=lambda _: LOW_WINDOWS,
+    words=total_low_words,
+    meaning="the total norm is below the limit for several windows",
+    not_meaning="that the loss is small",
+    remedy="scale the loss up; a checkpoint from before; lower `lr0`",
+    healthy=0.3,
+    state="low",
+    explains=("collapse",),
+)
+
+
+CONVERGED = Rule(
+    name="converged",
+    severity="notice",
+    threshold="total_low",
+    unit="norm",
+    judge=converged,
+    needs=lambda _: LOW_WINDOWS + 1,
+    words=converged_words,
+    meaning="the total norm fell below the limit as the loss did, or, where the loss is not "
+    "known, gradually",
+    not_meaning="a fault: the task is solved, or the images are memorized",
+    remedy="nothing; more data or augmentation if the validation loss is far higher",
+)

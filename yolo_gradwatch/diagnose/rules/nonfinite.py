@@ -1,4 +1,4 @@
-"""The rules about gradients that are NaN or Inf, and about the steps that AMP skips for them."""
+"""The rule about gradients that are NaN or Inf, and what was measured about where that began."""
 
 from __future__ import annotations
 
@@ -6,85 +6,156 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolo_gradwatch.diagnose import causes
-from yolo_gradwatch.diagnose.messages import Message
+from yolo_gradwatch.diagnose.finding import Reason
+from yolo_gradwatch.diagnose.rule import Rule
+from yolo_gradwatch.diagnose.rules.amp import endless_overflow
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, is_frozen, names
+from yolo_gradwatch.diagnose.rules.loss import bad_items, has_bad_loss, items
+from yolo_gradwatch.diagnose.rules.nonfinite_words import nonfinite_words
+from yolo_gradwatch.diagnose.rules.origin import has_bad_weights, has_read_weights, trail
 from yolo_gradwatch.measure.layout import WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from yolo_gradwatch.diagnose.messages import Case
     from yolo_gradwatch.diagnose.rules.history import History
     from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.arrays import Flags
+    from yolo_gradwatch.measure.windows import Window
+
+CALL, FORWARD, LOSS, ALL = 4, 3, 2, 1
+"""Ranks of reasons: a traced call names the place itself, buffers a stretch, the loss a term."""
 
 
 def nonfinite(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """Modules with a NaN or Inf gradient in a step that was applied, or in too many skipped ones.
+    """Modules with a NaN or Inf gradient in a step that was applied, or that AMP cannot help.
 
-    AMP's scaler skips a step with an overflow and lowers its scale: calibration, until it has
-    done so more often in a row than any scale explains. Value: bad steps, limit: how many are
-    allowed.
+    AMP's scaler skips a step with an overflow and lowers its scale: calibration, if the loss is
+    finite, until it has done so more often than any scale explains. A loss that is not finite is
+    no matter of the scale, from the first step on. Value: bad steps, limit: how many are allowed.
     """
     newest, leaves = history.newest, history.graph.leaves
-    for m in np.flatnonzero(newest.nonfinite * leaves):
-        yield Hit(history.layout.modules[m], float(newest.nonfinite[m]), 0.0, begin(newest))
-    skips = sum(window.skipped for window in history.skipped)
-    if skips > limits.amp_grace:
-        bad = leaves & np.isnan(newest.norm_mean) & ~_without_gradient(history)
-        for name in names(history.layout, bad) or [WHOLE]:
-            since = begin(history.skipped[0])
-            yield Hit(name, float(skips), float(limits.amp_grace), since)
+    if newest.nonfinite.any():
+        counts = newest.nonfinite * leaves
+        found = {history.layout.modules[m]: float(counts[m]) for m in np.flatnonzero(counts)}
+        reason = _reason(history)
+        yield from _hits(found, 0.0, begin(newest), reason, _place(history, reason))
+    elif newest.skipped and has_bad_loss(newest):
+        bad = names(history.layout, _without_norm(history)) or [WHOLE]
+        found = dict.fromkeys(bad, float(newest.skipped))
+        reason = _reason(history)
+        yield from _hits(found, 0.0, begin(newest), reason, _place(history, reason))
+    elif overflow := endless_overflow(history, limits):
+        in_a_row = overflow.skips == overflow.steps
+        bad = names(history.layout, _without_norm(history)) if in_a_row else []
+        found = dict.fromkeys(bad or [WHOLE], float(overflow.skips))
+        share = (float(overflow.skips), float(overflow.steps))
+        reason = _reason(history) if in_a_row else Reason("often", values=share)
+        yield from _hits(found, float(limits.amp_grace), overflow.since, reason)
 
 
-def nonfinite_words(case: Case) -> Message:
-    """NaN or Inf in steps that were applied, or in too many that AMP skipped."""
-    why, remedy = causes.of_nonfinite(case.layout, case.training, case.finding)
-    what = f"{case.where}: NaN or Inf in the gradient"
-    has_come_back = len(case.finding.episodes) > 1
-    checkpoint = (
-        "an earlier checkpoint, because last.pt, from which Ultralytics recovers, is probably "
-        "spoiled as well"
-        if has_come_back
-        else "the last checkpoint"
-    )
-    if case.finding.limit:
-        return Message(
-            what=f"{what}, AMP skipped each of the {case.finding.value:,.0f} steps captured",
-            since=f"{case.since}: nothing is learned",
-            why=f"Probably {why}.",
-            remedy="Lowering the loss scale does not help. Try amp=False; if it stays, "
-            f"{remedy}.{f' Restart from {checkpoint}.' if has_come_back else ''}",
-        )
-    first = "amp=False or bfloat16 first, then " if causes.at_work(case.training, "amp") else ""
-    return Message(
-        what=what,
-        since=f"{case.since}{case.others(' by now')}",
-        why=f"Probably {why}.",
-        remedy=f"Clipping spreads it to every weight, so restart from {checkpoint}. Try "
-        f"{first}{remedy}.",
-    )
+def _hits(
+    found: dict[str, float],
+    limit: float,
+    since: tuple[int, int],
+    reason: Reason | None,
+    place: str = "",
+) -> Iterator[Hit]:
+    """One for each module; of a place in the forward, one of that place alone."""
+    if place:
+        others = tuple(name for name in found if name != WHOLE)
+        yield Hit(place, max(found.values()), limit, since, others, reason)
+        return
+    for name, value in found.items():
+        yield Hit(name, value, limit, since, reason=reason)
 
 
-def amp_overflow(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """The whole model, when AMP's scaler skipped a step to calibrate its scale.
+def _reason(history: History) -> Reason | None:
+    """What was measured about the cause; None if the loss is not known.
 
-    Value: steps skipped, limit: how many in a row would be an alarm.
+    ``values`` has a 1 where AMP has skipped the step, so that no weight is hurt.
     """
     newest = history.newest
-    in_a_row = sum(window.skipped for window in history.skipped)
-    if newest.skipped and in_a_row <= limits.amp_grace:
-        yield Hit(WHOLE, float(newest.skipped), float(limits.amp_grace), begin(newest))
+    is_first = not any(window.nonfinite.any() for window in _before(history))
+    if not newest.skipped and is_first and has_bad_weights(history):
+        return Reason("weights", rank=ALL)
+    if not items(newest):
+        return None
+    if not bad_items(newest):
+        return Reason("slope", values=_was_skipped(newest), rank=LOSS)
+    return _in_forward(history) or _in_loss(newest)
 
 
-def amp_overflow_words(case: Case) -> Message:
-    """A step that AMP skipped to find its scale."""
-    return Message(
-        what="AMP skipped a step and lowered its loss scale",
-        since=f"at step {case.finding.episodes[-1].step:,} or soon after",
-        why="That is calibration, and harmless unless it happens many times in a row.",
-    )
+def _in_forward(history: History) -> Reason | None:
+    """A place in front of the loss; None if nothing shows one."""
+    was_skipped = _was_skipped(history.newest)
+    if call := _first_call(history):
+        return Reason("call", call, was_skipped, CALL)
+    found = trail(history)
+    if found is None:
+        return None
+    if not found.suspects:
+        return Reason("input", (found.spoiled,), was_skipped, FORWARD)
+    place = _module_of(history, found.suspects, found.spoiled)
+    return Reason("forward", (place, *found[:2], *found.suspects), was_skipped, FORWARD)
+
+
+def _in_loss(newest: Window) -> Reason:
+    """Loss items, where the forward shows nothing: the first names are bad, the others are not."""
+    bad = [item.item for item in bad_items(newest)]
+    sound = [item.item for item in items(newest) if not item.nonfinite]
+    if sound or len(bad) == 1:
+        return Reason("loss items", (*bad, "", *sound), _was_skipped(newest), LOSS)
+    values = (*_was_skipped(newest), float(has_read_weights(newest)))
+    return Reason("loss", (), values, ALL)
+
+
+def _before(history: History) -> list[Window]:
+    """The applied windows before the newest one, since the run began or restarted."""
+    return [r.window for r in history.readings if r.window is not history.newest]
+
+
+def _was_skipped(window: Window) -> tuple[float]:
+    return (float(window.skipped > 0),)
+
+
+def _place(history: History, reason: Reason | None) -> str:
+    """The module in whose forward it was made, if one is known that is watched; else ""."""
+    if not reason or reason.kind not in {"forward", "call"}:
+        return ""
+    if reason.names[0] in history.graph.rows:
+        return reason.names[0]
+    found = trail(history)
+    return _module_of(history, found.suspects, found.spoiled) if found and found.suspects else ""
+
+
+def _module_of(history: History, suspects: tuple[str, ...], spoiled: str) -> str:
+    """What the finding is named after: a block that is watched, the one nearest to what is bad."""
+    named = [name for name in suspects if name in history.graph.rows]
+    return named[-1] if named else spoiled
+
+
+def _first_call(history: History) -> tuple[str, ...]:
+    """The first call that put out a NaN or Inf in the newest window; () if unknown.
+
+    Its module, its class and the last module before it, "" if it was the first. A trace after a
+    step that was applied says nothing: by then, all weights are NaN.
+    """
+    flow, newest = history.flow, history.newest
+    has_followed = any(window.nonfinite.any() for window in _before(history))
+    if not flow or flow.step < newest.step_first or has_followed:
+        return ()
+    call = flow.first_not_finite
+    if not call:
+        return ()
+    before = next((c.module for c in reversed(flow.calls[: call.order - 1]) if c.is_finite), "")
+    return call.module, call.type, before
+
+
+def _without_norm(history: History) -> Flags:
+    """(M,) whether a leaf had no finite norm in the newest window, though it had a gradient."""
+    bad: Flags = history.graph.leaves & np.isnan(history.newest.norm_mean)
+    return bad & ~_without_gradient(history)
 
 
 def _without_gradient(history: History) -> Flags:
@@ -94,3 +165,23 @@ def _without_gradient(history: History) -> Flags:
     last = history.readings[-1].window
     without: Flags = (last.none == last.steps - last.skipped) | is_frozen(last)
     return without
+
+
+NONFINITE = Rule(
+    name="nonfinite",
+    kind="nonfinite",
+    severity="critical",
+    threshold="amp_grace",
+    unit="steps",
+    judge=nonfinite,
+    needs=lambda _: 1,
+    words=nonfinite_words,
+    meaning="NaN or Inf in a gradient that was applied, or in the loss of a step that AMP "
+    "skipped; or AMP skipped more captured steps than the limit, in a row or half of them",
+    not_meaning="a step with a finite loss that AMP skips now and then",
+    remedy="an epsilon in the operation or loss item that the message names, or float32 there",
+    state="NaN",
+    keeps_evidence=True,
+    spreads=True,
+    ends_at_restart=True,
+)

@@ -8,6 +8,7 @@ import numpy as np
 
 from yolo_gradwatch.diagnose.causes import RECTIFYING, first_of
 from yolo_gradwatch.diagnose.messages import Message
+from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin
 
 if TYPE_CHECKING:
@@ -82,3 +83,19 @@ def _only_padding(shares: Singles, layout: Layout) -> Flags:
     off = np.abs(shares * kernels - np.rint(shares * kernels)) / kernels
     found: Flags = (kernels > 1) & (off < PADDING_TOLERANCE).all(axis=0)
     return found
+
+
+PARTLY_DEAD = Rule(
+    name="partly_dead",
+    kind="dead",
+    severity="warning",
+    threshold="zero_fraction",
+    unit="share",
+    judge=partly_dead,
+    needs=lambda _: WINDOWS,
+    words=partly_dead_words,
+    meaning="that share of a weight's elements gets exactly zero for long: units have died",
+    not_meaning="zeros at kernel positions that only see padding, or units of a small gate",
+    remedy="SiLU or LeakyReLU, lower `lr0`",
+    begins_upstream=True,
+)

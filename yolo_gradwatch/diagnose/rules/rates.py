@@ -9,6 +9,7 @@ import numpy as np
 from yolo_gradwatch.diagnose.causes import at_work
 from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.messages import Message, factor, significant
+from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, finite
 from yolo_gradwatch.measure.layout import WHOLE
 
@@ -162,3 +163,37 @@ def _quick(values: Floats) -> float:
     """The quickest tenth of the layers."""
     known = values[~np.isnan(values)]
     return float(np.quantile(known, QUICK)) if len(known) else np.nan
+
+
+RATE_JUMP = Rule(
+    name="rate_jump",
+    kind="exploding",
+    severity="warning",
+    threshold="rate_jump",
+    unit="decades",
+    judge=rate_jump,
+    needs=lambda _: RATE_BEFORE + 1,
+    words=rate_jump_words,
+    meaning="a learning rate jumped to 5 times its highest so far, or more",
+    not_meaning="a warm-up or a schedule",
+    remedy="the callback, scheduler or resume that set it",
+    state="rate up",
+    explains=("weight_jump", "weight_growth"),
+)
+
+
+WEIGHT_JUMP = Rule(
+    name="weight_jump",
+    kind="exploding",
+    severity="warning",
+    threshold="weight_jump",
+    unit="decades",
+    judge=weight_jump,
+    needs=lambda _: SPEED_BEFORE + 2,
+    words=weight_jump_words,
+    meaning="the weights move 10 times faster than ever before",
+    not_meaning="a warm-up",
+    remedy="the checkpoint before it; what sets the learning rate",
+    state="moving",
+    explains=("weight_growth",),
+)

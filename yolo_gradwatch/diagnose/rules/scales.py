@@ -9,6 +9,7 @@ import numpy as np
 from yolo_gradwatch.diagnose.causes import now
 from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.messages import Message
+from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.branches import box_families, without
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, last
 
@@ -98,3 +99,17 @@ def _learned(history: History, recent: Sequence[Window], family: str) -> tuple[l
 def _scale(scale: int, count: int) -> str:
     """What a scale is called; heads of three have P3, P4 and P5 as a rule."""
     return f"P{3 + scale}" if count == USUAL else f"scale {scale + 1} of {count}"
+
+
+STARVED_SCALE = Rule(
+    name="starved_scale",
+    severity="notice",
+    threshold="dead_branch_windows",
+    unit="windows",
+    judge=starved_scale,
+    needs=lambda limits: limits.dead_branch_windows,
+    words=starved_scale_words,
+    meaning="hardly any object lands on a scale of the head for that many windows",
+    not_meaning="that the branch is dead: other scales learn",
+    remedy="`imgsz`, if the objects should land there",
+)

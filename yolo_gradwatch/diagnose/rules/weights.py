@@ -13,6 +13,7 @@ import numpy as np
 from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.messages import Message, described, significant
 from yolo_gradwatch.diagnose.reading import medians
+from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin
 from yolo_gradwatch.measure.layout import WHOLE
 
@@ -141,3 +142,37 @@ def _places(history: History, names: dict[str, float]) -> Iterator[tuple[int, st
 
 def _median(values: Floats) -> float:
     return float(medians(values[:, None], 1)[0])
+
+
+SMALL_WEIGHTS = Rule(
+    name="small_weights",
+    kind="vanishing",
+    severity="warning",
+    threshold="small_weights",
+    unit="scale",
+    judge=small_weights,
+    needs=lambda _: 1,
+    words=small_weights_words,
+    meaning="all weights of a block are 30 times below a usual initialization, or of most blocks",
+    not_meaning="weights of exactly zero, which a branch may begin with",
+    remedy="the initialization of Ultralytics, or one by the fan in",
+    state="tiny",
+    explains=("vanishing", "exploding", "leaf_vanishing", "leaf_exploding", "total_low"),
+)
+
+
+LARGE_WEIGHTS = Rule(
+    name="large_weights",
+    kind="exploding",
+    severity="warning",
+    threshold="large_weights",
+    unit="scale",
+    judge=large_weights,
+    needs=lambda _: 1,
+    words=large_weights_words,
+    meaning="the weights begin 10 times above a usual initialization",
+    not_meaning="weights that grow",
+    remedy="the initialization of Ultralytics, or one by the fan in",
+    state="large",
+    explains=("loss_imbalance", "initial_loss", "total_high"),
+)

@@ -9,6 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from yolo_gradwatch.diagnose.messages import Message, factor, significant
 from yolo_gradwatch.diagnose.reading import FLOOR, medians
+from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, beyond_clip, finite
 from yolo_gradwatch.measure.arrays import FLOAT32_MAX
 from yolo_gradwatch.measure.clipping import CLIP_OVERFLOW
@@ -194,3 +195,70 @@ def weight_growth_words(case: Case) -> Message:
         "with a gradient near zero.",
         remedy=f"Try {case.lower_rate} and longer warmup_epochs.",
     )
+
+
+SPIKE = Rule(
+    name="spike",
+    kind="exploding",
+    severity="warning",
+    threshold="spike",
+    unit="decades",
+    judge=spike,
+    needs=lambda _: PEAK_LEAST + 1,
+    words=spike_words,
+    meaning="the whole trunk jumped to 30 times its highest so far",
+    not_meaning="a step above the clip",
+    remedy="the images and losses of that step, in the file that the finding names",
+    keeps_evidence=True,
+)
+
+
+COLLAPSE = Rule(
+    name="collapse",
+    kind="vanishing",
+    severity="critical",
+    threshold="collapse",
+    unit="decades",
+    judge=collapse,
+    needs=lambda _: COLLAPSE_BEFORE + COLLAPSE_WINDOWS,
+    words=collapse_words,
+    meaning="the whole trunk fell to a thousandth of what it was",
+    not_meaning="a loss that becomes small: gradients then shrink slowly",
+    remedy="the checkpoint before it, lower `lr0`",
+    explains=("total_low",),
+)
+
+
+TOTAL_HIGH = Rule(
+    name="total_high",
+    kind="exploding",
+    severity="critical",
+    threshold="total_high",
+    unit="norm",
+    judge=total_high,
+    needs=lambda _: HIGH_WINDOWS,
+    words=total_high_words,
+    meaning="the total norm is above the limit for several windows; above 1.8e19, where "
+    "clipping multiplies by 0, from the first step on",
+    not_meaning="that clipping fired",
+    remedy="scale the loss; normalization; lower `lr0`",
+    healthy=4e5,
+    state="high",
+    keeps_evidence=True,
+)
+
+
+WEIGHT_GROWTH = Rule(
+    name="weight_growth",
+    kind="exploding",
+    severity="warning",
+    threshold="weight_growth",
+    unit="decades",
+    judge=weight_growth,
+    needs=lambda _: 2,
+    words=weight_growth_words,
+    meaning="the weights doubled within 20 windows",
+    not_meaning="weights that grow over a whole training",
+    remedy="lower `lr0`, longer `warmup_epochs`; it mostly ends in silence",
+    state="growing",
+)

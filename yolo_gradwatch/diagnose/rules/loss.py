@@ -1,0 +1,85 @@
+"""Loss items that are not finite: which, and what that says of the weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from yolo_gradwatch.diagnose.finding import Reason
+from yolo_gradwatch.diagnose.messages import Message
+from yolo_gradwatch.diagnose.rule import Rule
+from yolo_gradwatch.diagnose.rules.history import Hit, begin
+from yolo_gradwatch.measure.layout import WHOLE
+from yolo_gradwatch.measure.loss_items import TOTAL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from yolo_gradwatch.diagnose.messages import Case
+    from yolo_gradwatch.diagnose.rules.history import History
+    from yolo_gradwatch.diagnose.thresholds import Thresholds
+    from yolo_gradwatch.measure.loss_items import LossItem
+    from yolo_gradwatch.measure.windows import Window
+
+
+def items(window: Window) -> list[LossItem]:
+    """The loss items of a window, without their sum and the learning rates."""
+    return [i for i in window.losses if i.item != TOTAL and not i.item.startswith("lr/")]
+
+
+def bad_items(window: Window) -> list[LossItem]:
+    """Those that were not finite in at least one batch."""
+    return [item for item in items(window) if item.nonfinite]
+
+
+def has_bad_loss(window: Window) -> bool:
+    """Whether a loss item was not finite; unknown ones are taken to be."""
+    return bool(bad_items(window))
+
+
+def loss_nonfinite(history: History, limits: Thresholds) -> Iterator[Hit]:  # noqa: ARG001
+    """The whole model, where a loss was NaN or Inf and every gradient was finite.
+
+    Value and limit: batches with such a loss.
+    """
+    newest, bad = history.newest, bad_items(history.newest)
+    if not bad or newest.skipped or newest.nonfinite.any():
+        return
+    worst = max(item.nonfinite for item in bad)
+    reason = Reason("loss items", tuple(item.item for item in bad), (float(newest.norm_min[0]),))
+    yield Hit(WHOLE, float(worst), float(worst), begin(newest), reason=reason)
+
+
+def loss_nonfinite_words(case: Case) -> Message:
+    """A loss that was NaN where no gradient was."""
+    reason = case.finding.reason
+    names = reason.names if reason else ()
+    is_zero = reason is not None and reason.values == (0.0,)
+    finite = f"every gradient was {'exactly 0' if is_zero else 'finite'}"
+    return Message(
+        what=f"{listed(names) or 'the loss'} {'were' if len(names) > 1 else 'was'} NaN or Inf",
+        since=f"{case.at}, but {finite}: no weight is hurt",
+        why="A mean over no object or pixel does that, in a batch of which all is ignored. The "
+        "losses that are printed stay NaN until the epoch ends.",
+        remedy="Look at the labels of that step's images, or divide by at least 1.",
+    )
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence: ``a``, ``a and b``, ``a, b and c``."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+LOSS_NONFINITE = Rule(
+    name="loss_nonfinite",
+    severity="notice",
+    unit="steps",
+    judge=loss_nonfinite,
+    needs=lambda _: 1,
+    words=loss_nonfinite_words,
+    meaning="a loss item was NaN or Inf, but every gradient was finite",
+    not_meaning="that a weight is hurt",
+    remedy="look at the labels of that step, or divide by max(count, 1)",
+    keeps_evidence=True,
+)

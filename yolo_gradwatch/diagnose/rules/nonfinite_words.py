@@ -1,0 +1,219 @@
+"""What is said of gradients that are NaN or Inf: what was measured, or else what is probable."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from yolo_gradwatch.diagnose import causes
+from yolo_gradwatch.diagnose.causes import Cause
+from yolo_gradwatch.diagnose.graph import is_in
+from yolo_gradwatch.diagnose.messages import Message, described
+from yolo_gradwatch.diagnose.rules.loss import listed
+from yolo_gradwatch.measure.layout import WHOLE
+
+if TYPE_CHECKING:
+    from yolo_gradwatch.diagnose.finding import Reason
+    from yolo_gradwatch.diagnose.messages import Case
+
+LOOK = "exp of a large number, a division, a log or a root"
+"""What makes a NaN of finite values, as a rule."""
+
+
+def nonfinite_words(case: Case) -> Message:
+    """NaN or Inf in steps that were applied, or that AMP skipped to no avail."""
+    reason = case.finding.reason
+    if reason and reason.kind == "often":
+        return _often(case, reason)
+    cause = _measured(case, reason) if reason else None
+    probable = _probable(case)
+    why = cause.why if cause else f"Probably {probable.why}."
+    remedy = cause.remedy if cause else probable.remedy
+    what = f"{case.where}: NaN or Inf in the {_medium(reason)}"
+    if case.finding.limit:
+        return Message(
+            what=f"{what}, AMP skipped each of the {case.finding.value:,.0f} steps captured",
+            since=f"{case.since}: nothing is learned",
+            why=why,
+            remedy=f"Lowering the loss scale does not help. Try amp=False; if it stays, {remedy}.",
+        )
+    first = "amp=False or bfloat16 first, then " if causes.at_work(case.training, "amp") else ""
+    return Message(
+        what=what,
+        since=f"{case.since}{case.others(' by now')}",
+        why=why,
+        remedy=f"{_harm(case, reason)} Try {'' if cause else first}{remedy}.",
+    )
+
+
+def _medium(reason: Reason | None) -> str:
+    """Where it shows first."""
+    is_forward = reason and reason.kind in {"forward", "call", "input"}
+    return "forward" if is_forward else "gradient"
+
+
+def _often(case: Case, reason: Reason) -> Message:
+    """AMP skips half of the steps."""
+    skips, steps = reason.values
+    return Message(
+        what=f"{case.where}: AMP skipped {skips:,.0f} of {steps:,.0f} steps captured",
+        since=f"{case.since}: so many are lost, and lowering the loss scale does not help",
+        why="The loss was finite then, so it overflows in the backward: a scale that fits one "
+        "batch does not fit the next.",
+        remedy="Try amp=False or bfloat16; if it stays, look for a very large slope: a division "
+        "by a small number, a loss item of very large size.",
+    )
+
+
+def _harm(case: Case, reason: Reason | None) -> str:
+    """What the step did to the weights, and what there is to go back to."""
+    if reason and reason.values[:1] == (1.0,):
+        return (
+            "AMP skipped the step, so no weight is hurt, but it is no calibration: the loss itself "
+            "is NaN or Inf, at any loss scale."
+        )
+    spread = "Clipping spreads it to every weight"
+    if reason and reason.kind == "weights":
+        return "A step spreads it to every weight."
+    if case.finding.episodes[-1].epoch == 1:
+        return f"{spread}, and in the first epoch there is no checkpoint to go back to."
+    epoch = case.finding.episodes[-1].epoch
+    return f"{spread}; the weights of a checkpoint from before epoch {epoch} are finite."
+
+
+def _measured(case: Case, reason: Reason) -> Cause | None:
+    """The cause, as far as it was measured, in whole sentences."""
+    kinds = {
+        "forward": _of_forward,
+        "call": _of_call,
+        "input": _of_input,
+        "loss items": _of_loss_items,
+        "loss": _of_loss,
+        "slope": _of_slope,
+        "weights": _of_weights,
+    }
+    return kinds[reason.kind](case, reason) if reason.kind in kinds else None
+
+
+def _of_forward(case: Case, reason: Reason) -> Cause:
+    """BatchNorm's buffers say between which blocks."""
+    _, spoiled, clean, *suspects = reason.names
+    places = listed([_block(case, name) for name in suspects])
+    upto = f" and finite up to {clean}" if clean else ""
+    why = (
+        f"It arises in the forward, in {places.replace(' and ', ' or ')} or right behind it: the "
+        f"loss is NaN or Inf, and BatchNorm's running statistics are not finite from {spoiled} on"
+        f"{upto}."
+    )
+    return Cause(why, f"to find {LOOK} there, and to compute it in float32 or with an epsilon")
+
+
+def _of_call(case: Case, reason: Reason) -> Cause:
+    """A trace names the call."""
+    module, kind, before = reason.names
+    if not before:
+        return _of_input(case, reason)
+    why = (
+        f"It arises in the forward: in the batch that was traced, {module} ({kind}) is the first "
+        f"module whose output is NaN or Inf; that of {before} before it was finite."
+    )
+    return Cause(why, f"to find {LOOK} there, and to compute it in float32 or with an epsilon")
+
+
+def _of_input(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # all reasons are called alike
+    """Nothing in front of it was finite."""
+    why = (
+        f"It begins in the first layer, {reason.names[0]}, whose weights are finite: suspect the "
+        "images first, with NaN, Inf or very large values from a file or an augmentation."
+    )
+    return Cause(why, "a look at the images of that step and the code that prepares them")
+
+
+def _of_loss_items(case: Case, reason: Reason) -> Cause:
+    """One item of several."""
+    split = reason.names.index("")
+    bad, sound = reason.names[:split], reason.names[split + 1 :]
+    others = f", {listed(sound)} {'are' if len(sound) > 1 else 'is'} not" if sound else ""
+    trains = "" if case.finding.module == WHOLE else f", which trains {case.finding.module},"
+    many = len(bad) > 1
+    terms = f"{'those terms' if many else 'that term'} of the loss{trains} probably"
+    why = (
+        f"{listed(bad)} {'are' if many else 'is'} NaN or Inf{others}: {terms} "
+        f"{'divide by 0, or take' if many else 'divides by 0, or takes'} a root or log of 0, for "
+        "some object or pixel."
+    )
+    return Cause(why, "an epsilon in that term, and a look at the labels of that step")
+
+
+def _of_loss(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # see above
+    """All items, and no buffer says where."""
+    if reason.values[1:] == (1.0,):
+        why = (
+            "Every item of the loss is NaN or Inf, but no running statistics of BatchNorm are: it "
+            "arises behind the last normalization, in the head's last layers or in what all items "
+            "share, such as the targets or their assignment."
+        )
+    else:
+        why = (
+            "Every item of the loss is NaN or Inf: it arises in the forward, or in what all share."
+        )
+    return Cause(why, f"to find {LOOK} there, and a look at the labels of that step")
+
+
+def _of_slope(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # see above
+    """The loss is finite, the gradient is not."""
+    name, head = case.finding.module, case.layout.head
+    has_upstream = any(not is_in(head, origin) for origin in case.finding.origin)
+    if name == WHOLE or (is_in(head, name) and has_upstream):
+        place = "" if name == WHOLE else f" It enters at {name}, in the term that trains it."
+        why = (
+            "The loss is finite, its slope is not: a root or a norm, a power below 1, abs or a "
+            f"division at 0.{place}"
+        )
+    else:
+        why = (
+            "The loss is finite, and so is the gradient nearer to it: an operation here or right "
+            "behind it has no finite slope (a root, a norm or a power below 1 at 0, exp of a large "
+            "number)."
+        )
+    return Cause(why, "an epsilon under that root, or a clamp in front of it")
+
+
+def _of_weights(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # see above
+    """The weights were NaN before the step."""
+    why = (
+        "The weights were not finite already when this step began: a step before it, or the "
+        "checkpoint that was loaded, has spoiled them."
+    )
+    return Cause(why, "an earlier checkpoint")
+
+
+def _block(case: Case, name: str) -> str:
+    """A block with its class, also one without parameters."""
+    if name in case.layout.modules:
+        return described(case.layout, name)
+    return f"{name} ({dict(case.layout.blocks).get(name, 'module')})"
+
+
+def _probable(case: Case) -> Cause:
+    """Why a gradient may be NaN or Inf, by where it was when it was first seen."""
+    finding, layout = case.finding, case.layout
+    at_the_loss = (
+        "an epsilon in the loss (division by 0, root or log of 0), a look at the labels and a "
+        f"custom loss, or {case.lower_rate} and longer warmup_epochs"
+    )
+    if finding.module == WHOLE:
+        return Cause("it comes from the loss itself, because it reaches every module", at_the_loss)
+    upstream = [name for name in finding.origin if not is_in(layout.head, name)]
+    if is_in(layout.head, finding.module) and upstream:
+        why = (
+            f"it comes from the term of the loss that belongs to {finding.module}, not from a "
+            "layer, because it enters at the head's outputs and spreads upstream"
+        )
+        return Cause(why, at_the_loss)
+    why = (
+        "it arises here or right behind it (division by zero, log or sqrt of 0, exp of a large "
+        "number), because what lies nearer to the loss was finite then"
+    )
+    return Cause(
+        why, f"an epsilon in that operation, a normalization before it, or {case.lower_rate}"
+    )

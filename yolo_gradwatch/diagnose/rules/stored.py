@@ -1,0 +1,143 @@
+"""Weights and buffers that are not finite, or beyond what a checkpoint can hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from yolo_gradwatch.diagnose.finding import Reason
+from yolo_gradwatch.diagnose.graph import is_in
+from yolo_gradwatch.diagnose.messages import Message, significant
+from yolo_gradwatch.diagnose.rule import Rule
+from yolo_gradwatch.diagnose.rules.history import Hit, begin, names
+from yolo_gradwatch.diagnose.rules.loss import has_bad_loss
+from yolo_gradwatch.diagnose.rules.origin import has_read_weights, statistics
+from yolo_gradwatch.measure.layout import WHOLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from yolo_gradwatch.diagnose.messages import Case
+    from yolo_gradwatch.diagnose.rules.history import History
+    from yolo_gradwatch.diagnose.thresholds import Thresholds
+    from yolo_gradwatch.measure.arrays import Flags
+    from yolo_gradwatch.measure.windows import Window
+
+
+def weight_overflow(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """Modules with a parameter or buffer that is not finite, or too large for half precision.
+
+    As read before the newest step that was sound itself: what a NaN step did to the weights is
+    said by `nonfinite`. A buffer of another module than a BatchNorm counts if it was smaller
+    before: a mask of -Inf is one on purpose. Value: the largest, limit: what is still stored.
+    """
+    sound = [window for window in history.recent if _is_sound(window)]
+    known = next((w for w in reversed(sound) if has_read_weights(w)), None)
+    if known is None:
+        return
+    beyond = _beyond(known, limits)
+    is_buffer = beyond & _in_buffer(known)
+    beyond &= ~is_buffer | statistics(history.layout) | _was_smaller(sound, known, limits)
+    found = _innermost(names(history.layout, beyond))
+    if not found:
+        return
+    rows = [history.graph.rows[name] for name in found]
+    largest = float(known.weight_max[rows].max())
+    kind = "buffers" if is_buffer[rows].all() else "weights"
+    own = [n for n, m in zip(found, rows, strict=True) if is_buffer[m] == (kind == "buffers")]
+    reason = Reason(kind, tuple(own))
+    place = own[0] if len(own) == 1 else WHOLE
+    others = tuple(name for name in found if name != place)
+    since = next(window for window in history.recent if _shows(window, known, rows, limits))
+    yield Hit(place, largest, limits.weight_overflow, begin(since), others, reason)
+
+
+def weight_overflow_words(case: Case) -> Message:
+    """A value that validation and the checkpoint do not stand."""
+    finding = case.finding
+    is_finite = np.isfinite(finding.value)
+    found = finding.reason.names if finding.reason else (finding.module,)
+    is_buffer = bool(finding.reason and finding.reason.kind == "buffers")
+    said = "weights"
+    if is_buffer:
+        are_statistics = all(_is_statistics(case, name) for name in found)
+        said = "running statistics" if are_statistics else "buffers"
+    many = finding.module == WHOLE
+    where = f"{len(found)} layers, the first {found[0]}" if many else case.where
+    how = f"reach {significant(finding.value, 2)}" if is_finite else "are not finite"
+    harm = (
+        "The training loss does not show it, but validation uses them: its losses become NaN or "
+        "huge and mAP 0."
+        if is_buffer
+        else "Validation and every later step compute with them."
+    )
+    stored = (
+        f"Checkpoints hold half precision, at most {finding.limit:,.0f}: there it becomes Inf, or "
+        "is replaced without a word (nan_to_num: NaN by 0, Inf by that limit)."
+    )
+    remedy = (
+        "Look for a batch of very large or infinite values (images, or a forward whose step AMP "
+        "skipped). Go on from a checkpoint from before, or reset the statistics of these layers."
+        if is_buffer
+        else f"Go on from a checkpoint from before, with {case.lower_rate}."
+    )
+    return Message(
+        what=f"{where}: {said} {how}", since=case.since, why=f"{harm} {stored}", remedy=remedy
+    )
+
+
+def _is_statistics(case: Case, name: str) -> bool:
+    return bool(statistics(case.layout)[case.layout.modules.index(name)])
+
+
+def _is_sound(window: Window) -> bool:
+    """Whether the step before which the weights were read was finite itself."""
+    return not (window.nonfinite.any() or window.skipped == window.steps or has_bad_loss(window))
+
+
+def _beyond(window: Window, limits: Thresholds) -> Flags:
+    beyond: Flags = window.weight_max > limits.weight_overflow
+    return beyond
+
+
+def _shows(window: Window, known: Window, rows: list[int], limits: Thresholds) -> bool:
+    """Whether some module is beyond the limit in a window, whose parameters are not NaN."""
+    found = _beyond(window, limits) & ~np.isnan(window.weight_norm)
+    return window is known or bool(found[rows].any())
+
+
+def _in_buffer(window: Window) -> Flags:
+    """(M,) whether the largest value is one of a buffer: no parameter is above their norm."""
+    found: Flags = window.weight_max > window.weight_norm
+    return found
+
+
+def _was_smaller(windows: Sequence[Window], known: Window, limits: Thresholds) -> Flags:
+    """(M,) whether the largest value was within the limit in an earlier window."""
+    earlier = [w for w in windows if w is not known and has_read_weights(w)]
+    smaller = [w.weight_max <= limits.weight_overflow for w in earlier]
+    return np.logical_or.reduce(smaller) if smaller else np.zeros(len(known.weight_max), np.bool_)
+
+
+def _innermost(found: Sequence[str]) -> list[str]:
+    """Those without another one of them inside."""
+    return [n for n in found if not any(o != n and is_in(n, o) for o in found)]
+
+
+WEIGHT_OVERFLOW = Rule(
+    name="weight_overflow",
+    kind="nonfinite",
+    severity="critical",
+    threshold="weight_overflow",
+    unit="value",
+    judge=weight_overflow,
+    needs=lambda _: 1,
+    words=weight_overflow_words,
+    meaning="a parameter or a buffer (BatchNorm's running statistics) is not finite, or beyond "
+    "half precision, in which checkpoints are stored",
+    not_meaning="a NaN in the gradient: the training loss may look fine",
+    remedy="the images or the forward of the steps before; a checkpoint from before",
+    state="overflow",
+    is_beside=True,
+)
