@@ -199,10 +199,9 @@ class Capture:
             yield self._land()
 
     def _details(self, *, detailed: bool, weighed: bool) -> list[Tensor]:
-        parts = []
-        if detailed:
-            gradients = [g for p in self._parameters if p.ndim >= 2 and (g := p.grad) is not None]
-            parts = [nonzeros_of(gradients)] if gradients else []
+        matrices = [p for p in self._parameters if p.ndim >= 2] if detailed else []
+        gradients = [g for p in matrices if (g := p.grad) is not None]
+        parts = [nonzeros_of(gradients)] if gradients else []
         return [*parts, norms_of(self._parameters), largest_of(self._tensors)] if weighed else parts
 
     def _present(self) -> list[int]:
@@ -256,11 +255,10 @@ class Capture:
         """The details of a step, and the values behind them."""
         if not flight.detailed and not flight.weighed:
             return None, values
+        counted = self._weights[~missing[self._weights] & flight.detailed]
+        found, values = np.split(values, [len(counted)])
         zeros = np.full(len(self._parameters), np.nan)
-        if flight.detailed:
-            counted = self._weights[~missing[self._weights]]
-            found, values = np.split(values, [len(counted)])
-            zeros[counted] = self._sizes[counted] - found
+        zeros[counted] = self._sizes[counted] - found
         if not flight.weighed:
             return Detail(zeros), values
         ends = [len(self._parameters), len(self._parameters) + len(self._tensors)]
