@@ -75,9 +75,7 @@ def test_what_was_read_is_written_as_it_was():
     raw = json.loads((VERSION_2 / META_FILE).read_text(encoding="utf-8"))
     assert not any("step_last" in epoch for epoch in raw["epochs"])
     raw["epochs"] = [{**epoch, "step_last": 0} for epoch in raw["epochs"]]
-    raw["thresholds"] |= {
-        name: value for name, value in asdict(Thresholds()).items() if name not in raw["thresholds"]
-    }
+    raw["thresholds"] = {**asdict(Thresholds()), **raw["thresholds"]}
     later = {"optimizer": None, "optimizers_before": [], "remarks": []}
     assert not set(later) & set(raw)
     raw |= later
