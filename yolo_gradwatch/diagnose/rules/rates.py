@@ -28,6 +28,10 @@ RATE_BEFORE = 3
 SPEED_BEFORE = 20
 """Stretches between readings of the weights that a speed is compared with, at the least."""
 
+REMEMBERED = 50
+"""Windows among which the weights must have moved slower before: in a warm-up they move as fast as
+after a jump."""
+
 QUICK = 0.9
 """Quantile of the layers that is judged: a tenth of them may be at fault alone."""
 
@@ -96,7 +100,7 @@ def weight_jump(history: History, limits: Thresholds) -> Iterator[Hit]:
 
     Value: decades by which the speed lies above the highest before, at its highest since then.
     """
-    weighed = [reading.window for reading in history.readings if reading.is_weighed]
+    weighed = [r.window for r in history.readings[-REMEMBERED:] if r.is_weighed]
     if len(weighed) < SPEED_BEFORE + 2 or not len(history.graph.trunk_weights):
         return
     levels, speeds = _speeds(weighed, history.graph.trunk_weights)
