@@ -443,9 +443,9 @@ def test_following_a_training_writes_nothing(world):
     other.write(window(1))
     with world.start("command", "review", folder, "--follow", stdout=subprocess.PIPE) as process:
         assert process.stdout.readline().startswith(b"GradWatch follows")
-        other.write(*map(window, range(2, 5)))
+        other.write(*map(window, range(2, 7)))
         other.end()
-        assert b"nothing found in 4 steps" in process.stdout.read()
+        assert b"nothing found in 6 steps" in process.stdout.read()
     seen = world.seen()
     assert trouble(seen["events"]) == []
     assert seen["outcome"] == 0

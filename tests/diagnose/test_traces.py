@@ -38,10 +38,6 @@ WRONG_LAYER = {
 }
 
 DIFFERENT = {
-    "d02_26n_dyingrelu_inner": (
-        "the biases alone lie 0.5 decades below their norm layers: parameters say vanishing in the "
-        "same block six steps before both say dead in it"
-    ),
     "e15_v8n_nobn_img1e6_at40": (
         "without norm layers, a weight alone lies 0.4 decades below its convolution with the bias: "
         "parameters cry wolf before the fault, at a hop of 2.1"

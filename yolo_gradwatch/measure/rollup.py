@@ -31,6 +31,9 @@ WINDOW_SHARE = 0.02
 RARELY = 50
 """Steps up to which the weights are read at powers of two only, and not in every window."""
 
+WEIGHED_APART = 8
+"""Steps without a reading of the weights, at the least, before they are read as an epoch begins."""
+
 FINE_STEPS = 10
 """Captured steps after an anomalous one that are windows of their own: a fine stretch."""
 
@@ -76,6 +79,7 @@ class Rollup:
         self._is_weighing_asked = False
         self._wary_until = 0
         self._bad_loss = 0
+        self._weighed = 0
         self._fine_until = 0
         self.newest: Floats = np.empty((0, len(members.starts)))
 
@@ -98,11 +102,14 @@ class Rollup:
         it over by then, and what is still finite says where it began, what is not what it spoiled.
         """
         is_asked, self._is_weighing_asked = self._is_weighing_asked, False
-        is_due = step > RARELY or self._doubling.is_due(step)
-        return is_due or is_asked or step <= self._wary_until
+        is_late = is_asked and step - self._weighed >= WEIGHED_APART
+        is_due = step > RARELY or self._doubling.is_due(step) or is_late
+        if is_due or step <= self._wary_until:
+            self._weighed = step
+        return self._weighed == step
 
     def weigh_next(self) -> None:
-        """Have the weights read in the next window that begins."""
+        """Have the weights read in the next window, unless they were a few steps before."""
         self._is_weighing_asked = True
 
     def is_urgent(self, waiting: Sequence[Sample]) -> bool:
