@@ -27,6 +27,9 @@ DETACHED = "one2one_"
 LEAST_WEIGHTS, MOST_WEIGHTS = 3, 40
 """Weights that a module must and may have for one of them to be an outlier."""
 
+PROMPTS = ("SAVPE",)
+"""Classes in YOLOE's head that only a visual prompt uses."""
+
 BOXES = "cv2"
 """Families whose names end so are the boxes': without an object, their gradient is zero."""
 
@@ -56,6 +59,8 @@ class Graph:
         siblings: Groups of weights that are alike, see `_siblings`.
         group_of_weight: (K,) the group of each; -1 for one that has none.
         leaves: (M,) whether a module owns parameters itself: containers only repeat their children.
+        trained_head: (M,) whether a module lies in the head, but for what a training may leave out
+            by design.
         trunk: (M,) whether a module lies in a block in front of the head.
         attention: (M,) whether a module belongs to an attention, by the class of that.
         families: Names of the head's families, each with its units by scale.
@@ -96,6 +101,7 @@ class Graph:
         self.siblings, self.group_of_weight = _siblings(layout, self.trunk_weights)
         self.leaves = np.array(layout.roles) != ""
         self.attention = _in_attention(layout)
+        self.trained_head = _trained_head(layout)
         self.trunk = np.array([block not in ("", layout.head) for block in layout.block_of])
 
     def upstream(self, block: int) -> list[int]:
@@ -196,6 +202,18 @@ def _seen(readers: dict[str, list[str]], block: str, units: Iterable[str]) -> se
             passed.add(name)
             pending += readers.get(name, [])
     return found
+
+
+def _trained_head(layout: Layout) -> Flags:
+    kinds = zip(layout.modules, layout.types, strict=True)
+    unused = [name for name, kind in kinds if kind in PROMPTS]
+    inside = [
+        layout.head != ""
+        and is_in(layout.head, name)
+        and not any(is_in(outer, name) for outer in unused)
+        for name in layout.modules
+    ]
+    return np.array(inside)
 
 
 def is_in(outer: str, name: str) -> bool:

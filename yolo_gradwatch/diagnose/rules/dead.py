@@ -21,12 +21,9 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.messages import Case
     from yolo_gradwatch.diagnose.rules.history import History
     from yolo_gradwatch.diagnose.thresholds import Thresholds
-    from yolo_gradwatch.measure.arrays import Counts, Flags
+    from yolo_gradwatch.measure.arrays import Counts
     from yolo_gradwatch.measure.windows import Window
 
-
-PROMPTS = ("SAVPE",)
-"""Classes in YOLOE's head that only a visual prompt uses."""
 
 _WITHOUT = ("dead_branch", "starved_scale", "partly_dead", "vanishing", "leaf_vanishing")
 _STILL = (*_WITHOUT, "leaf_exploding", "exploding", "collapse", "total_low")
@@ -75,7 +72,7 @@ def no_gradient(history: History, limits: Thresholds) -> Iterator[Hit]:
     if not recent or not all(_shows_objects(history, window) for window in recent):
         return
     always = [window.none == window.steps - window.skipped for window in recent]
-    still = history.graph.leaves & _in_head(history) & np.all(always, axis=0)
+    still = history.graph.leaves & history.graph.trained_head & np.all(always, axis=0)
     for name in names(history.layout, still):
         yield Hit(name, float(len(recent)), float(limits.dead_windows), begin(recent[0]))
 
@@ -131,20 +128,6 @@ def _silent(
     still = history.graph.leaves & history.graph.trunk & np.all(always, axis=0)
     for name in names(history.layout, still):
         yield Hit(name, float(len(recent)), float(limits.dead_windows), begin(recent[0]))
-
-
-def _in_head(history: History) -> Flags:
-    """(M,) whether a module lies in the head, but for what a training may leave out by design."""
-    layout = history.layout
-    kinds = zip(layout.modules, layout.types, strict=True)
-    unused = [name for name, kind in kinds if kind in PROMPTS]
-    inside = [
-        layout.head != ""
-        and is_in(layout.head, name)
-        and not any(is_in(outer, name) for outer in unused)
-        for name in layout.modules
-    ]
-    return np.array(inside)
 
 
 def _shows_objects(history: History, window: Window) -> bool:
