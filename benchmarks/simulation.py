@@ -57,7 +57,7 @@ def pool_of(members: Members, size: int = 512) -> list[Sample]:
     usual = 10 ** rng.normal(-1.5, 0.3, len(members.elements))
     spread = 10 ** rng.normal(0, 0.1, (size, len(usual)))
     present = np.zeros(len(usual), np.bool_)
-    weights = np.sqrt(members.elements)
+    weights = 0.4 * members.elements**0.25  # as they are initialized
     zeros = np.where(np.arange(len(usual)) % 3, np.nan, 0.0)
     detail = Detail(zeros, Weights(weights, rng.lognormal(size=len(members.names))))
     change = Change(weights, weights * 10 ** rng.normal(-3, 0.3, len(weights)))
