@@ -64,7 +64,7 @@ def not_updated_words(case: Case) -> Message:
     reason = case.finding.reason
     if reason is None or reason.kind == "still":
         return Message(
-            what=f"{case.where}: gets a gradient and never changes",
+            what=f"{case.where}: has a gradient and does not change",
             since=f"{case.since}{case.others()}, while other modules move",
             why="Probably the optimizer passes over it: a custom step, or a group of its own that "
             "is never stepped.",
