@@ -46,6 +46,14 @@ DIFFERENT = {
 """Where parameters on their own decide otherwise than the modules that hold them, and why."""
 
 
+def some(names):
+    """The names as parameters, of which the fast tier takes every third."""
+    return [
+        name if number % 3 == 0 else pytest.param(name, marks=pytest.mark.slow)
+        for number, name in enumerate(names)
+    ]
+
+
 @cache
 def recording(name):
     return recordings.load(TRACES / f"{name}.npz")
@@ -74,23 +82,23 @@ def test_all_recordings_are_there_and_sorted_as_their_labels_say():
 @pytest.mark.parametrize(
     "window", [1, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (2, 5, 20))]
 )
-@pytest.mark.parametrize("name", HEALTHY)
+@pytest.mark.parametrize("name", some(HEALTHY))
 def test_a_healthy_recording_has_no_alarm(name, window):
     assert outcome(name, window).alarms == ()
 
 
-@pytest.mark.parametrize("name", FAULTY)
+@pytest.mark.parametrize("name", some(FAULTY))
 def test_there_is_no_alarm_before_the_fault(name):
     onset = recording(name).meta["onset"]
     assert [alarm for alarm in outcome(name).alarms if alarm.step < onset] == []
 
 
-@pytest.mark.parametrize("name", FAULTY)
+@pytest.mark.parametrize("name", some(FAULTY))
 def test_a_fault_is_found(name):
     assert (outcome(name).hit is None) is (name in MISSED)
 
 
-@pytest.mark.parametrize("name", [name for name in FAULTY if name not in MISSED])
+@pytest.mark.parametrize("name", some(name for name in FAULTY if name not in MISSED))
 def test_the_right_layer_is_named(name):
     assert outcome(name).is_right is (name not in WRONG_LAYER)
 
@@ -102,6 +110,7 @@ def delays(kind=""):
     return [one.hit.step - meta["onset"] for one, meta in pairs if kind in ("", meta["kind"])]
 
 
+@pytest.mark.slow
 def test_a_fault_is_found_within_steps():
     assert median(delays()) <= 5
     assert max(delays("nonfinite")) == 0
