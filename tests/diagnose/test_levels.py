@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.detector import Detector
 from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.report import Report
+from yolo_gradwatch.diagnose.rules.rates import QUICK, _quick
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.clipping import EpochClipping
 from yolo_gradwatch.measure.layout import WHOLE
@@ -161,6 +163,16 @@ def test_weights_that_are_calm_again_move_no_more():
     calm = [replace(weighing(n, 6.0), epoch=9) for n in range(23, 33)]
     assert "weight_jump" in rules_at([*moving(), *calm[:9]])
     assert "weight_jump" not in rules_at([*moving(), *calm])
+
+
+def test_the_quickest_tenth_is_the_quantile_that_numpy_finds():
+    rng = np.random.default_rng(0)
+    values = np.where(rng.random((9, 17)) < 0.3, np.nan, rng.random((9, 17)))
+    values[1], values[2, 1:] = np.nan, np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a row without any
+        expected = np.nanquantile(values, QUICK, axis=1)
+    np.testing.assert_allclose(_quick(values), expected, rtol=1e-12)
 
 
 # --- nothing left to learn ------------------------------------------------------------------------
