@@ -94,7 +94,7 @@ def loss_imbalance(history: History, limits: Thresholds) -> Iterator[Hit]:
     names = {one.name for _, one in found if one}
     if len(names) != 1 or not all(one for _, one in found):
         return
-    shares = [np.log10(one.value) - np.log10(one.others) for _, one in found if one]
+    shares = [_share(one) for _, one in found if one]
     norm = float(np.median([window.norm_mean[0] for window, _ in found]))
     name, value = names.pop(), float(np.median([one.value for _, one in found if one]))
     usual = _background(history.training) if name in OWN else 0.0
@@ -202,12 +202,17 @@ def _imbalance(window: Window) -> Largest | None:
     return found if found and found.value > 0 and found.others > 0 else None
 
 
+def _share(found: Largest) -> float:
+    """Decades by which an item lies above the sum of the others."""
+    return float(np.log10(found.value) - np.log10(found.others))
+
+
 def _since(history: History, name: str, limit: float) -> Window:
     """The first window of those in which this item has been too large without a break."""
 
     def is_large(window: Window) -> bool:
         found = _imbalance(window)
-        return bool(found and found.name == name and found.value > 10.0**limit * found.others)
+        return bool(found and found.name == name and _share(found) > limit)
 
     newest = (reading.window for reading in reversed(history.readings))
     return list(takewhile(is_large, newest))[-1]
