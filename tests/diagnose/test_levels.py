@@ -58,7 +58,7 @@ def test_an_item_must_be_too_large_in_all_windows(last):
 
 
 def test_an_item_at_the_limit_but_for_rounding_is_judged_alike_everywhere():
-    windows = losing(5, 2e5, box=1562.4375, grade=156243.75)  # 100 times: 2.0000000000000004
+    windows = losing(5, 2e5, box=1562.4375, grade=156243.75)  # 2.0000000000000004 decades
     assert [alert.step for alert in fired(windows, "loss_imbalance")] in ([], [1])
 
 
