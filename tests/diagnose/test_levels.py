@@ -92,6 +92,8 @@ def test_a_class_loss_of_images_with_few_objects_is_usual(loss, found):
     windows = losing(5, 2e3, box_loss=0.5, cls_loss=loss)
     assert ("loss_imbalance" in rules_at(windows, training)) == found
     assert "loss_imbalance" in rules_at(windows)
+    fitted = {"batch": -1, "imgsz": 640, "fitted": {"batch": 16}}  # AutoBatch
+    assert ("loss_imbalance" in rules_at(windows, fitted)) == found
 
 
 @pytest.mark.parametrize(("item", "is_own"), [("box_loss", True), ("grade_loss", False)])

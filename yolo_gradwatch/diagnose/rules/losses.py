@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from yolo_gradwatch.diagnose.causes import at_work
 from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.messages import Message, significant
 from yolo_gradwatch.diagnose.rule import Rule
@@ -228,7 +229,7 @@ def _level(windows: Sequence[Window]) -> Largest | None:
 
 def _background(training: Mapping[str, object]) -> float:
     """The class loss that batches with few objects begin with at the most."""
-    batch, size = training.get("batch"), training.get("imgsz")
+    batch, size = at_work(training, "batch"), at_work(training, "imgsz")
     if not isinstance(batch, (int, float)) or not isinstance(size, (int, float)):
         return 0.0
     return BACKGROUND * max(batch, 0) * (size / 640) ** 2
