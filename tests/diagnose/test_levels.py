@@ -57,6 +57,11 @@ def test_an_item_must_be_too_large_in_all_windows(last):
     assert "loss_imbalance" not in rules_at([*losing(4, 2e5, box=4.0, grade=6e4), *last])
 
 
+def test_an_item_at_the_limit_but_for_rounding_is_judged_alike_everywhere():
+    windows = losing(5, 2e5, box=1562.4375, grade=156243.75)  # 2.0000000000000004 decades
+    assert [alert.step for alert in fired(windows, "loss_imbalance")] in ([], [1])
+
+
 @pytest.mark.parametrize(("norm", "found"), [(900, False), (1100, True)])
 def test_an_item_that_is_only_shown_is_no_matter(norm, found):
     windows = losing(5, norm, box=4.0, shown=6e4)
@@ -87,6 +92,8 @@ def test_a_class_loss_of_images_with_few_objects_is_usual(loss, found):
     windows = losing(5, 2e3, box_loss=0.5, cls_loss=loss)
     assert ("loss_imbalance" in rules_at(windows, training)) == found
     assert "loss_imbalance" in rules_at(windows)
+    fitted = {"batch": -1, "imgsz": 640, "fitted": {"batch": 16}}  # AutoBatch
+    assert ("loss_imbalance" in rules_at(windows, fitted)) == found
 
 
 @pytest.mark.parametrize(("item", "is_own"), [("box_loss", True), ("grade_loss", False)])

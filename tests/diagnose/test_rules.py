@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -94,6 +94,15 @@ def test_whatever_the_windows_hold_alerts_make_sense(seed):
             assert set(alert.affected) <= set(NET.modules) - {alert.module}
             if RULES[alert.rule].in_decades:
                 assert alert.value > alert.limit
+
+
+LEVELS = [name for name, value in asdict(Thresholds()).items() if isinstance(value, float)]
+
+
+@pytest.mark.parametrize("name", sorted({*LEVELS} - {"zero_fraction", "total_low"}))
+def test_a_limit_may_be_as_large_as_a_float(name):
+    for windows in (list(anything(1)), *(run.windows for run in RUNS.values())):
+        feed(windows, Thresholds(**{name: 1e308}))
 
 
 @FEW

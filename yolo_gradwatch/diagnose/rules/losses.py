@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from yolo_gradwatch.diagnose.causes import at_work
 from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.messages import Message, significant
 from yolo_gradwatch.diagnose.rule import Rule
@@ -94,7 +95,7 @@ def loss_imbalance(history: History, limits: Thresholds) -> Iterator[Hit]:
     names = {one.name for _, one in found if one}
     if len(names) != 1 or not all(one for _, one in found):
         return
-    shares = [np.log10(one.value) - np.log10(one.others) for _, one in found if one]
+    shares = [_share(one) for _, one in found if one]
     norm = float(np.median([window.norm_mean[0] for window, _ in found]))
     name, value = names.pop(), float(np.median([one.value for _, one in found if one]))
     usual = _background(history.training) if name in OWN else 0.0
@@ -202,12 +203,17 @@ def _imbalance(window: Window) -> Largest | None:
     return found if found and found.value > 0 and found.others > 0 else None
 
 
+def _share(found: Largest) -> float:
+    """Decades by which an item lies above the sum of the others."""
+    return float(np.log10(found.value) - np.log10(found.others))
+
+
 def _since(history: History, name: str, limit: float) -> Window:
     """The first window of those in which this item has been too large without a break."""
 
     def is_large(window: Window) -> bool:
         found = _imbalance(window)
-        return bool(found and found.name == name and found.value > 10.0**limit * found.others)
+        return bool(found and found.name == name and _share(found) > limit)
 
     newest = (reading.window for reading in reversed(history.readings))
     return list(takewhile(is_large, newest))[-1]
@@ -223,7 +229,7 @@ def _level(windows: Sequence[Window]) -> Largest | None:
 
 def _background(training: Mapping[str, object]) -> float:
     """The class loss that batches with few objects begin with at the most."""
-    batch, size = training.get("batch"), training.get("imgsz")
+    batch, size = at_work(training, "batch"), at_work(training, "imgsz")
     if not isinstance(batch, (int, float)) or not isinstance(size, (int, float)):
         return 0.0
     return BACKGROUND * max(batch, 0) * (size / 640) ** 2

@@ -148,7 +148,7 @@ def _jump(series: Floats, limit: float) -> tuple[float, int] | None:
     """Decades of the newest rate above the highest before the earliest jump, and where that is."""
     highest, count = 0.0, 0
     for at, rate in enumerate(series):
-        if highest > 0 and count >= RATE_BEFORE and rate > 10.0**limit * highest:
+        if highest > 0 and count >= RATE_BEFORE and rate > 0 and np.log10(rate / highest) > limit:
             value = float(np.log10(series[-1] / highest)) if series[-1] > 0 else 0.0
             return (value, at) if value > limit else None
         if rate > 0:

@@ -97,7 +97,7 @@ def _is_sound(window: Window) -> bool:
 
 
 def _beyond(window: Window, limits: Thresholds) -> Flags:
-    beyond: Flags = window.weight_max > limits.weight_overflow
+    beyond: Flags = window.weight_max.astype(np.float64) > limits.weight_overflow
     return beyond
 
 
@@ -116,7 +116,7 @@ def _in_buffer(window: Window) -> Flags:
 def _was_smaller(windows: Sequence[Window], known: Window, limits: Thresholds) -> Flags:
     """(M,) whether the largest value was within the limit in an earlier window."""
     earlier = [w for w in windows if w is not known and has_read_weights(w)]
-    smaller = [w.weight_max <= limits.weight_overflow for w in earlier]
+    smaller = [w.weight_max.astype(np.float64) <= limits.weight_overflow for w in earlier]
     return np.logical_or.reduce(smaller) if smaller else np.zeros(len(known.weight_max), np.bool_)
 
 
