@@ -109,6 +109,15 @@ def test_a_factor_that_gets_more_than_the_rest_of_its_block_shows_a_branch(own, 
     assert last(windows, layout=replace(SKIP, roles=roles)) == found
 
 
+def test_a_factor_that_is_frozen_shows_nothing():
+    row = SKIP.modules.index("model.1")
+    roles = tuple("other" if m == row else role for m, role in enumerate(SKIP.roles))
+    windows = lasting(5, LOW, layout=SKIP)
+    for one in windows:
+        one.norm_mean[row] = np.nan
+    assert last(windows, layout=replace(SKIP, roles=roles))["vanishing"] == "model.1"
+
+
 def test_a_block_in_front_of_a_low_one_is_compared_with_what_reads_that():
     low = {"model.1": 1e-4, "model.0": 1.0}
     assert fired(lasting(5, low), "exploding") == []

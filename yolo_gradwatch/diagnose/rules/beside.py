@@ -165,7 +165,8 @@ def _has_factor(history: History, recent: Sequence[Reading], block: int) -> bool
         name = f"{layout.modules[m]}."
         parts = [k for k in inside if layout.roles[k] and layout.modules[k].startswith(name)]
         squares = norms[:, m] ** 2 - (norms[:, parts] ** 2).sum(axis=1)
-        own = np.sqrt(np.maximum(np.nanmean(squares), 0.0))  # one step may have next to none
+        known = squares[~np.isnan(squares)]  # none while it is frozen
+        own = np.sqrt(max(known.mean(), 0.0)) if len(known) else 0.0  # a step may have next to none
         if own > 10.0 ** (arriving + FACTOR):
             return True
     return False
