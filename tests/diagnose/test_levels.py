@@ -127,6 +127,18 @@ def test_small_weights_name_their_blocks_and_zeros_are_meant(blocks, found, size
     assert {n for alert in alerts for n in alert.reason.names} == (set(blocks) if size else set())
 
 
+def test_a_branch_that_began_at_zero_is_not_initialized_too_small():
+    row = NET.modules.index("model.1.a")
+    rows = [NET.modules.index(name) for name in inside(NET, "model.1")]
+    first, later = weighing(1, 1.0), weighing(2, 1.0)
+    later.weight_norm[rows] = 1e-3
+    assert [alert.module for alert in fired([first, later], "small_weights")] == ["model.1"]
+    first.weight_norm[rows] = 0.0
+    assert fired([first, later], "small_weights") == []
+    first.weight_norm[row] = 1e-3  # one of them did not
+    assert [alert.module for alert in fired([first, later], "small_weights")] == ["model.1"]
+
+
 def test_weights_that_grow_were_not_initialized_too_large():
     assert "large_weights" in rules_at([weighing(1, 30), weighing(2, 30)])
     assert "large_weights" not in rules_at([weighing(1, 1), weighing(2, 30)])

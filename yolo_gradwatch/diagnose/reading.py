@@ -169,6 +169,8 @@ class _Padded:
 
 def medians(values: Floats, least: int = 1) -> Floats:
     """(N,) median of each column of (W, N) values, NaN aside; NaN with fewer than ``least``."""
+    if not len(values):
+        return np.full(values.shape[1], np.nan)
     ordered = np.sort(values, axis=0)  # NaN last
     count = (~np.isnan(ordered)).sum(axis=0)
     columns = np.arange(values.shape[1])

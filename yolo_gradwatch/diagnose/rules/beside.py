@@ -215,7 +215,10 @@ def _is_of_now(history: History, step: int, block: int, since: int) -> bool:
     lost = [(r.window.step_first, r.lost[block]) for r in history.readings]
     then = [value for first, value in lost if first <= step][-WINDOWS[1] :]
     lately = [value for _, value in lost[-WINDOWS[1] :]]
-    return bool(then and np.nanmedian(then) >= np.nanmedian(lately) - GROWTH)
+    if not then:
+        return False
+    before, now = (medians(np.array(values)[:, None])[0] for values in (then, lately))
+    return bool(before >= now - GROWTH)
 
 
 def _outputs(flow: Flow, history: History) -> dict[str, _Output]:

@@ -135,8 +135,9 @@ def _outliers(history: History, limits: Thresholds, *, side: int) -> Iterator[Hi
     if len(recent) < JUMPS[1]:
         return
     apart = finite(np.stack([reading.apart[side] for reading in recent]))
-    earlier = finite(_before(history, len(recent), lambda r: r.apart[side]))
-    for i, value in over(apart, limits.leaf, JUMPS[1]).items():
+    found = over(apart, limits.leaf, JUMPS[1])
+    earlier = finite(_before(history, len(recent), lambda r: r.apart[side])) if found else apart
+    for i, value in found.items():
         since = _since(history, earlier[:, i], apart[:, i], limits.leaf)
         name = history.layout.modules[history.graph.trunk_weights[i]]
         yield Hit(name, risen(apart[:, i], value), limits.leaf, since)

@@ -85,7 +85,7 @@ def rate_jump_words(case: Case) -> Message:
     before, after = (significant(v, 2) for v in reason.values) if reason else ("?", "?")
     return Message(
         what=f"the whole model: the learning rate jumped from {before} to {after}, to "
-        f"{factor(case.finding.value)} its highest so far,",
+        f"{factor(case.finding.value)} the highest in the windows before,",
         since=case.at,
         why="Neither a warm-up nor a schedule jumps like that: look at what changed at that step, "
         f"such as a callback, a scheduler of your own or a resume{case.moment}.",
@@ -125,7 +125,7 @@ def weight_jump_words(case: Case) -> Message:
     """Weights that suddenly move faster."""
     return Message(
         what="the whole model: its weights move "
-        f"{factor(case.finding.value)} as fast as ever before,",
+        f"{factor(case.finding.value)} as fast as in the windows before,",
         since=case.since,
         why="All was well until then, so something changed: probably the learning rate, by a "
         f"callback, a scheduler or a resume{case.moment}. Weights that move so fast forget what "

@@ -63,14 +63,16 @@ def large_weights_words(case: Case) -> Message:
 def small_weights(history: History, limits: Thresholds) -> Iterator[Hit]:
     """Blocks of the trunk of which all weights are far too small, or the whole net if most are.
 
-    Weights of exactly 0 are zero on purpose, and count nowhere.
+    Weights that are exactly 0, or began so, are small on purpose, and count nowhere.
 
     Value: scale of the largest weight in the block, of the whole net in the median block.
     """
-    _, newest = _weighed(history)
+    first, newest = _weighed(history)
     if newest is None:
         return
     sizes, scales = _sizes(history, newest), _scales(history, newest)
+    if first is not None:
+        scales = np.where(_sizes(history, first) == 0, 0.0, scales)
     small: dict[str, float] = {}
     known = 0
     for block, rows in zip(history.graph.blocks, history.graph.weights, strict=False):
