@@ -94,7 +94,6 @@ def told(training, begin, steps, change):
 LATE = [1000, 20_000, pytest.param(200_000, marks=pytest.mark.slow)]
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("begin", LATE)
 def test_noise_raises_no_alarm_and_leaves_the_stretches_to_faults(begin):
     training = healthy(begin - 1)
@@ -103,7 +102,6 @@ def test_noise_raises_no_alarm_and_leaves_the_stretches_to_faults(begin):
     assert training.rollup._allowance._left >= 9
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("begin", LATE)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_found_within_20_steps_or_a_500th_of_the_run(fault, begin):
