@@ -188,6 +188,7 @@ def chained(*_arguments, **_options):
         bug("raise TypeError('bad')", "ultralytics.data.dataset")()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("one", [*BUGS, chained])
 @pytest.mark.parametrize("place", ["get_labels", "build_transforms", "__getitem__"])
 def test_a_bug_in_a_users_data_set_shows_its_traceback(tmp_path, capfd, monkeypatch, one, place):

@@ -112,6 +112,7 @@ def test_a_window_whose_weights_are_not_due_and_a_step_that_is_not_captured_are_
     assert loop.measured() == [5]
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_after_a_step(loop):
     def live():
         gc.collect()

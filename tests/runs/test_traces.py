@@ -69,6 +69,7 @@ def run(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 @given(any_flow(), any_flow(step=7))
 def test_what_is_read_is_what_was_written(first, last):
     with TemporaryDirectory() as name:

@@ -248,6 +248,7 @@ def test_of_many_findings_the_first_ten_are_listed(report):
     assert "… and 3 more" in texts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "columns"),
     [

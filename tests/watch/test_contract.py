@@ -315,6 +315,7 @@ def test_an_ultralytics_without_a_callback_is_named_before_the_training(
     assert watch.report().steps == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wanted", [True, False])
 def test_an_unknown_bar_costs_the_panel_and_one_warning(
     tmp_path, told, terminal, monkeypatch, wanted
