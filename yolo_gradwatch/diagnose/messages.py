@@ -221,6 +221,13 @@ def significant(value: float, digits: int) -> str:
     return f"{rounded:,.0f}" if 10**digits <= rounded < 1e7 else f"{value:.{digits}g}"
 
 
+def joined(names: Sequence[str]) -> str:
+    """Names in a sentence: ``a``, ``a and b``, ``a, b and c``."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 def listed(found: Sequence[str]) -> str:
     """The first of some names, and how many more there are."""
     shown = ", ".join(found[:MOST_NAMES])

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 TOTAL = "sum"
 """Name of the sum of the items."""
 
+RATE = "lr/"
+"""How the names of learning rates begin, which are kept beside the items."""
+
 RUNNING = 6
 LEAST, MOST, ADDED, COUNT, NONFINITE, ZERO = range(RUNNING)
 """Rows of running values: three of finite values only, and from the third on those that add up."""
@@ -97,7 +100,7 @@ class LossFold:
                 rows.append(with_total(batch.rows))
             _add(running, rows)
         for size, rates in groupby((sample.rates for sample in samples), len):
-            names = tuple(f"lr/{group}" for group in range(size))
+            names = tuple(f"{RATE}{group}" for group in range(size))
             _add(_of(self._rates, names), [np.array(list(rates))])
 
     def items(self) -> tuple[LossItem, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from yolo_gradwatch.measure.clipping import block_rows
 from yolo_gradwatch.measure.layout import WHOLE
-from yolo_gradwatch.measure.loss_items import TOTAL
+from yolo_gradwatch.measure.loss_items import RATE, TOTAL
 
 if TYPE_CHECKING:
     from yolo_gradwatch.measure.arrays import Counts, Floats
@@ -114,7 +114,7 @@ def _of_losses(one: Run, other: Run, places: tuple[Counts, Counts]) -> list[Seri
     found = []
     for name in shared:
         values = a[name], b[name]
-        is_rate = name.startswith("lr/")
+        is_rate = name.startswith(RATE)
         whole = np.zeros(len(is_known))
         if not is_rate and TOTAL in shared:
             whole = np.fmax(np.abs(a[TOTAL]), np.abs(b[TOTAL]))

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from yolo_gradwatch.diagnose.causes import now
 from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.graph import BOXES, SCORES
-from yolo_gradwatch.diagnose.messages import Message, significant
+from yolo_gradwatch.diagnose.messages import Message, joined, significant
 from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules import branches, items
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, last
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from yolo_gradwatch.diagnose.messages import Case
     from yolo_gradwatch.diagnose.rules.history import History
@@ -63,7 +63,7 @@ def dead_branch_words(case: Case) -> Message:
     if reason and reason.kind == "seldom":
         return _seldom_words(case, reason)
     if reason and reason.kind == "gain":
-        options = _joined(f"{gain}=0" for gain in reason.names)
+        options = joined([f"{gain}=0" for gain in reason.names])
         return Message(
             what=f"{case.where}: gradient exactly zero at every scale of the head,",
             since=f"{case.since}, because {options}",
@@ -135,7 +135,7 @@ def zero_loss_words(case: Case) -> Message:
         )
     count = int(reason.values[0]) if reason else 0
     names = reason.names if reason else ()
-    options = _joined(f"{gain}=0" for gain in names[:count]) or "its gain is 0"
+    options = joined([f"{gain}=0" for gain in names[:count]]) or "its gain is 0"
     return Message(
         what=f"{case.where}: {_are(names[count:]) if names else 'a loss item is'} exactly 0 in "
         "every batch",
@@ -242,14 +242,9 @@ def _seldom_words(case: Case, reason: Reason | None) -> Message:
     )
 
 
-def _joined(words: Iterable[str]) -> str:
-    *some, last_one = ["", *words]
-    return " and ".join(filter(None, (", ".join(some[1:]), last_one)))
-
-
 def _are(found: Sequence[str]) -> str:
     """Names as the subject of a sentence."""
-    return f"{_joined(found)} {'is' if len(found) == 1 else 'are'}"
+    return f"{joined(found)} {'is' if len(found) == 1 else 'are'}"
 
 
 FEW_OBJECTS = Rule(

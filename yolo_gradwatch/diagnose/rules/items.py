@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.diagnose.graph import BOXES, SCORES
-from yolo_gradwatch.measure.loss_items import TOTAL
+from yolo_gradwatch.measure.loss_items import RATE, TOTAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from yolo_gradwatch.measure.loss_items import LossItem
     from yolo_gradwatch.measure.windows import Window
-
-RATE = "lr/"
-"""How the names of learning rates begin, which are kept among the items."""
 
 _GAINS = {
     "box_loss": "box",
@@ -41,12 +38,16 @@ def steps_of(windows: Iterable[Window]) -> int:
     return sum(window.steps - window.skipped for window in windows)
 
 
+def terms(window: Window) -> list[LossItem]:
+    """The loss items of a window, without their sum and the learning rates."""
+    return [i for i in window.losses if i.item != TOTAL and not i.item.startswith(RATE)]
+
+
 def by_name(windows: Iterable[Window]) -> dict[str, list[LossItem]]:
     """The items of windows, one a window in which an item is known; no rates, no sum."""
     found: dict[str, list[LossItem]] = {}
-    for item in (item for window in windows for item in window.losses):
-        if item.item != TOTAL and not item.item.startswith(RATE):
-            found.setdefault(item.item, []).append(item)
+    for item in (item for window in windows for item in terms(window)):
+        found.setdefault(item.item, []).append(item)
     return found
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.diagnose.finding import Reason
-from yolo_gradwatch.diagnose.messages import Message
+from yolo_gradwatch.diagnose.messages import Message, joined
 from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin
+from yolo_gradwatch.diagnose.rules.items import terms
 from yolo_gradwatch.measure.layout import WHOLE
-from yolo_gradwatch.measure.loss_items import TOTAL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from yolo_gradwatch.diagnose.messages import Case
     from yolo_gradwatch.diagnose.rules.history import History
@@ -21,14 +21,9 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.windows import Window
 
 
-def items(window: Window) -> list[LossItem]:
-    """The loss items of a window, without their sum and the learning rates."""
-    return [i for i in window.losses if i.item != TOTAL and not i.item.startswith("lr/")]
-
-
 def bad_items(window: Window) -> list[LossItem]:
     """Those that were not finite in at least one batch."""
-    return [item for item in items(window) if item.nonfinite]
+    return [item for item in terms(window) if item.nonfinite]
 
 
 def has_bad_loss(window: Window) -> bool:
@@ -56,19 +51,12 @@ def loss_nonfinite_words(case: Case) -> Message:
     is_zero = reason is not None and reason.values == (0.0,)
     finite = f"every gradient was {'exactly 0' if is_zero else 'finite'}"
     return Message(
-        what=f"{listed(names) or 'the loss'} {'were' if len(names) > 1 else 'was'} NaN or Inf",
+        what=f"{joined(names) or 'the loss'} {'were' if len(names) > 1 else 'was'} NaN or Inf",
         since=f"{case.at}, but {finite}: no weight is hurt",
         why="A mean over no object or pixel does that, in a batch of which all is ignored. The "
         "losses that are printed stay NaN until the epoch ends.",
         remedy="Look at the labels of that step's images, or divide by at least 1.",
     )
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names in a sentence: ``a``, ``a and b``, ``a, b and c``."""
-    if len(names) < 2:
-        return "".join(names)
-    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 LOSS_NONFINITE = Rule(

@@ -12,6 +12,7 @@ from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.messages import Message, significant
 from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, last
+from yolo_gradwatch.diagnose.rules.items import terms
 from yolo_gradwatch.measure.clipping import CLIP_NORM
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.measure.loss_items import TOTAL
@@ -73,7 +74,7 @@ def total(window: Window) -> float | None:
 
 def largest(window: Window) -> Largest | None:
     """The largest item of a window; None if the items are not known or not finite."""
-    items = [o for o in window.losses if o.item != TOTAL and not o.item.startswith("lr/")]
+    items = terms(window)
     values = {o.item: o.mean for o in items if o.mean is not None and not o.nonfinite}
     if not values or len(values) < len(items) or not all(map(np.isfinite, values.values())):
         return None

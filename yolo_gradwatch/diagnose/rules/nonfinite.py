@@ -10,7 +10,8 @@ from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.amp import endless_overflow
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, is_frozen, names
-from yolo_gradwatch.diagnose.rules.loss import bad_items, has_bad_loss, items
+from yolo_gradwatch.diagnose.rules.items import terms
+from yolo_gradwatch.diagnose.rules.loss import bad_items, has_bad_loss
 from yolo_gradwatch.diagnose.rules.nonfinite_words import nonfinite_words
 from yolo_gradwatch.diagnose.rules.origin import has_bad_weights, has_read_weights, trail
 from yolo_gradwatch.measure.layout import WHOLE
@@ -79,7 +80,7 @@ def _reason(history: History) -> Reason | None:
     is_first = not any(window.nonfinite.any() for window in _before(history))
     if not newest.skipped and is_first and has_bad_weights(history):
         return Reason("weights", rank=ALL)
-    if not items(newest):
+    if not terms(newest):
         return None
     if not bad_items(newest):
         return Reason("slope", values=_was_skipped(newest), rank=LOSS)
@@ -103,7 +104,7 @@ def _in_forward(history: History) -> Reason | None:
 def _in_loss(newest: Window) -> Reason:
     """Loss items, where the forward shows nothing: the first names are bad, the others are not."""
     bad = [item.item for item in bad_items(newest)]
-    sound = [item.item for item in items(newest) if not item.nonfinite]
+    sound = [item.item for item in terms(newest) if not item.nonfinite]
     if sound or len(bad) == 1:
         return Reason("loss items", (*bad, "", *sound), _was_skipped(newest), LOSS)
     values = (*_was_skipped(newest), float(has_read_weights(newest)))

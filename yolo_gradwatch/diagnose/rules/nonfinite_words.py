@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from yolo_gradwatch.diagnose import causes
 from yolo_gradwatch.diagnose.causes import Cause
 from yolo_gradwatch.diagnose.graph import is_in
-from yolo_gradwatch.diagnose.messages import Message, described
-from yolo_gradwatch.diagnose.rules.loss import listed
+from yolo_gradwatch.diagnose.messages import Message, described, joined
 from yolo_gradwatch.measure.layout import WHOLE
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ def _measured(case: Case, reason: Reason) -> Cause | None:
 def _of_forward(case: Case, reason: Reason) -> Cause:
     """BatchNorm's buffers say between which blocks."""
     _, spoiled, clean, *suspects = reason.names
-    places = listed([_block(case, name) for name in suspects])
+    places = joined([_block(case, name) for name in suspects])
     upto = f" and finite up to {clean}" if clean else ""
     why = (
         f"It arises in the forward, in {places.replace(' and ', ' or ')} or right behind it: the "
@@ -132,12 +131,12 @@ def _of_loss_items(case: Case, reason: Reason) -> Cause:
     """One item of several."""
     split = reason.names.index("")
     bad, sound = reason.names[:split], reason.names[split + 1 :]
-    others = f", {listed(sound)} {'are' if len(sound) > 1 else 'is'} not" if sound else ""
+    others = f", {joined(sound)} {'are' if len(sound) > 1 else 'is'} not" if sound else ""
     trains = "" if case.finding.module == WHOLE else f", which trains {case.finding.module},"
     many = len(bad) > 1
     terms = f"{'those terms' if many else 'that term'} of the loss{trains} probably"
     why = (
-        f"{listed(bad)} {'are' if many else 'is'} NaN or Inf{others}: {terms} "
+        f"{joined(bad)} {'are' if many else 'is'} NaN or Inf{others}: {terms} "
         f"{'divide by 0, or take' if many else 'divides by 0, or takes'} a root or log of 0, for "
         "some object or pixel."
     )

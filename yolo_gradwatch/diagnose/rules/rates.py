@@ -12,6 +12,7 @@ from yolo_gradwatch.diagnose.messages import Message, factor, significant
 from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, finite
 from yolo_gradwatch.measure.layout import WHOLE
+from yolo_gradwatch.measure.loss_items import RATE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,9 +45,6 @@ RECENT = 10
 
 LEAST_SPEED = 1e-6
 """Decades a step below which a file of three digits, or float32, shows nothing."""
-
-RATE = "lr/"
-"""Prefix of the learning rates among the loss items."""
 
 
 class _Rates(NamedTuple):

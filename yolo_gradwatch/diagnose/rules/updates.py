@@ -10,8 +10,9 @@ from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.messages import Message, listed
 from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, is_frozen, last, names
-from yolo_gradwatch.diagnose.rules.items import RATE
+from yolo_gradwatch.measure.clipping import CLIP_NORM
 from yolo_gradwatch.measure.layout import WHOLE
+from yolo_gradwatch.measure.loss_items import RATE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,9 +30,6 @@ ROOM = 1e-5
 float32 swallows what is below 6e-8 of a weight. Estimated as the lower of two: the rate times the
 clipped gradient, as SGD moves a weight, and times 1 for each element, as Adam does.
 """
-
-CLIP = 10.0
-"""The norm to which Ultralytics clips the whole gradient."""
 
 
 def not_updated(history: History, limits: Thresholds) -> Iterator[Hit]:
@@ -159,7 +157,7 @@ def _rests(history: History, window: Window) -> Flags:
 def _is_due(history: History, window: Window) -> Flags:
     """(M,) whether the step must have been going to move a module by more than float32 swallows."""
     elements = np.array(history.layout.parameters)
-    clipped = min(1.0, CLIP / max(float(window.norm_max[0]), CLIP))
+    clipped = min(1.0, CLIP_NORM / max(float(window.norm_max[0]), CLIP_NORM))
     with np.errstate(divide="ignore", invalid="ignore"):
         pull = np.minimum(window.norm_min * clipped, np.sqrt(elements))
         found: Flags = _rate(history, window) * pull / window.weight_norm > ROOM
