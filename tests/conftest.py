@@ -61,6 +61,15 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture
+def as_rank(monkeypatch):
+    """Be one of the ranks; Ultralytics copies the number on import, so that comes before."""
+    import ultralytics.data.build
+    import ultralytics.models.yolo  # noqa: F401
+
+    return lambda rank: monkeypatch.setattr("ultralytics.utils.RANK", rank)
+
+
+@pytest.fixture
 def golden(request):
     """Compare a text with ``tests/golden/NAME.txt``, or write it there under the option."""
 

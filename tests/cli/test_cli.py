@@ -347,10 +347,10 @@ def test_each_training_of_a_series_that_fails_is_named(tmp_path, monkeypatch, na
 
 @pytest.mark.parametrize(("rank", "code"), [(-1, 1), (0, 1), (1, 0), (7, 0)])
 def test_a_command_that_watched_nothing_fails_under_fail_on_but_on_other_ranks(
-    monkeypatch, rank, code
+    monkeypatch, as_rank, rank, code
 ):
     """Under torchrun, rank 0 answers for them."""
-    monkeypatch.setattr("ultralytics.utils.RANK", rank)
+    as_rank(rank)
     monkeypatch.setattr(cli_demo, "train_on_shapes", lambda *_arguments: None)
     assert main(["demo"]) == 0
     found, _, err = outcome("demo", "--fail-on", "dead")

@@ -123,8 +123,8 @@ def test_before_a_training_there_is_no_folder_and_no_report():
         watch.report()
 
 
-def test_another_rank_than_0_says_that_rank_0_reports(monkeypatch):
-    monkeypatch.setattr("ultralytics.utils.RANK", 1)
+def test_another_rank_than_0_says_that_rank_0_reports(as_rank):
+    as_rank(1)
     watch = GradWatch().attach(FakeModel())
     report = watch.report()
     assert (report.status, report.steps, report.findings) == ("elsewhere", 0, ())

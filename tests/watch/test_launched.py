@@ -236,8 +236,8 @@ def test_who_attaches_to_a_trainer_is_warned_where_it_has_several_gpus(
 
 
 @pytest.mark.parametrize(("rank", "watched"), [(-1, 1), (0, 1), (1, 0), (7, 0)])
-def test_other_ranks_than_the_first_do_nothing(tmp_path, monkeypatch, rank, watched):
-    monkeypatch.setattr("ultralytics.utils.RANK", rank)
+def test_other_ranks_than_the_first_do_nothing(tmp_path, as_rank, rank, watched):
+    as_rank(rank)
     gradwatch, trainer = GradWatch(), launcher(tmp_path, ddp=False)
     gradwatch._attachment.on_begin(trainer)
     assert len(gradwatch._attachment.sessions) == watched

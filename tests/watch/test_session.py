@@ -384,17 +384,14 @@ def test_a_trainer_that_cannot_be_watched_gets_one_warning_and_trains(  # noqa: 
     assert_nothing_left(trainer)
 
 
-def test_another_rank_than_0_is_left_alone(faked, tmp_path, monkeypatch):
+def test_another_rank_than_0_is_left_alone(faked, tmp_path, as_rank):
     watch = GradWatch(live=False)
-    first = [at("on_pretrain_routine_start", 1, lambda _: monkeypatch.setattr(RANK, 1))]
-    last = [at("on_pretrain_routine_start", 1, lambda _: monkeypatch.setattr(RANK, -1))]
+    first = [at("on_pretrain_routine_start", 1, lambda _: as_rank(1))]
+    last = [at("on_pretrain_routine_start", 1, lambda _: as_rank(-1))]
     trainer = faked.train(tmp_path, watch=watch, first=first, calls=last)
     assert_nothing_left(trainer)
     assert watch._attachment.sessions == []
     assert not list(tmp_path.rglob("gradwatch*"))
-
-
-RANK = "ultralytics.utils.RANK"
 
 
 def test_a_trainer_whose_training_has_begun_is_not_watched(faked, tmp_path, caplog):
