@@ -228,13 +228,15 @@ PHRASES = {
     **{
         f"NaN in {own} of {all_} from {origin}": message(
             "nonfinite", own, modules=all_, origin=origin
-        ).why
+        ).cause
         for own, all_, origin in ORIGINS
     },
     **{f"loss {n}": " / ".join(causes.of_loss(one, "model.1")) for n, one in LOSSES.items()},
     **{f"gain {n}": causes.of_gain(one, TRAINING, "model.1").why for n, one in LOSSES.items()},
     **{
-        f"{rule} {own} beside {kinds}": message(rule, own, layout=built("a", "b", inside=kinds)).why
+        f"{rule} {own} beside {kinds}": message(
+            rule, own, layout=built("a", "b", inside=kinds)
+        ).cause
         for kinds in (["Identity", "ReLU"], ["SiLU"], ["LeakyReLU"], [])
         for rule in ("dead", "partly_dead")
         for own in ("model.1", "model.0.conv")
@@ -258,7 +260,7 @@ def test_a_message_has_all_of_its_parts(rule, training):
     is_about_the_step = rule in {"amp_overflow", "loss_nonfinite"}
     assert found.what.startswith(f"{case.where}: ") != is_about_the_step
     assert "step 1,234" in found.since
-    assert found.why
+    assert found.why or found.cause
     assert bool(found.remedy) == (rule != "amp_overflow")
     assert found.past == found.evidence == ""
     assert "None" not in str(found)

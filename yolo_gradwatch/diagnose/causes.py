@@ -1,4 +1,4 @@
-"""Why probably, and what to try: read from the layout around a module, the options, the moment."""
+"""What is likely, and what to try: read from the layout around a module, the options, the moment."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ RESIDUAL = ("Bottleneck", "C2f", "C3", "C2PSA", "RepNCSP", "ELAN", "HGBlock", "R
 
 
 class Cause(NamedTuple):
-    """A probable cause.
+    """The cause of a finding.
 
     Attributes:
-        why: Part of a sentence that begins with "Probably".
+        why: Part of a sentence that begins with "Likely" or "Measured:".
         remedy: Part of a sentence that begins with "Try".
     """
 

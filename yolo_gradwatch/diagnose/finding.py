@@ -85,7 +85,7 @@ class Finding:
         modules: Every module with an alert so far, in forward order.
         episodes: When it lasted, oldest first; at least one, and only the last may be open.
         limit: The threshold.
-        message: What happened, why probably and what to try.
+        message: What happened, why and what to try.
         origin: Those of ``modules`` with which it began.
         evidence: File that holds what its first step was made of; "" if there is none.
         reason: What was measured about the cause of its newest episode; None if nothing was.

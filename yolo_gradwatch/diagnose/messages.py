@@ -10,18 +10,21 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from yolo_gradwatch.diagnose import causes
-from yolo_gradwatch.diagnose.causes import Cause
 from yolo_gradwatch.diagnose.graph import Paths, is_in
 from yolo_gradwatch.measure.layout import WHOLE, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from yolo_gradwatch.diagnose.causes import Cause
     from yolo_gradwatch.diagnose.finding import Episode, Finding
     from yolo_gradwatch.diagnose.graph import Place
 
 MOST_EPISODES = 3
 """Of more episodes, only the newest are named one by one."""
+
+UNDO = "Look for what runs from that step on, and go on from the last checkpoint before it."
+"""What to try where something has changed in the course of a training."""
 
 MOST_NAMES = 4
 """Of more names, only the first are listed."""
@@ -55,7 +58,10 @@ class Message:
     Attributes:
         what: What was found in which module, the first half of a sentence.
         since: When it began and what else it affects, the other half.
-        why: The probable cause in whole sentences; "" if there is nothing to say.
+        why: What is certain of its cause, or of what it does, in whole sentences; "" if nothing is.
+        likely: The probable cause, in sentences without the first capital; "" if none is guessed.
+        measured: The cause where it was measured, likewise.
+        harm: What is lost by it, in whole sentences; "" if there is nothing to say.
         remedy: What to try, in whole sentences; "" if there is nothing to do.
         past: Earlier episodes, in a sentence; "" if there are none.
         evidence: Where the file on its first step is, in a sentence; "" if there is none.
@@ -64,13 +70,24 @@ class Message:
     what: str
     since: str
     why: str = ""
+    likely: str = ""
+    measured: str = ""
+    harm: str = ""
     remedy: str = ""
     past: str = ""
     evidence: str = ""
 
+    @property
+    def cause(self) -> str:
+        """The cause, with what it rests on; "" if none is named beside what is certain."""
+        if self.measured:
+            return f"Measured: {self.measured}"
+        return f"Likely {self.likely}" if self.likely else ""
+
     def __str__(self) -> str:
         """One paragraph."""
-        parts = (f"{self.what} {self.since}.", self.why, self.remedy, self.past, self.evidence)
+        first = (f"{self.what} {self.since}.", self.why, self.cause)
+        parts = (*first, self.harm, self.remedy, self.past, self.evidence)
         return " ".join(part for part in parts if part)
 
 
@@ -115,28 +132,27 @@ class Case:
 
     @property
     def changed(self) -> str:
-        """That something changed when it began, a sentence and a space; "" if it began early."""
+        """That something changed when it began, in a sentence; "" if it began early."""
         well, newest = self.finding.well, self.finding.episodes[-1]
         if not well or causes.warms_up(self.training, newest.epoch):
             return ""
         return (
             f"All was well for {well:,} steps, so something changed at about step "
-            f"{newest.step:,}: a callback, the schedule, a resume or the data{self.moment}. "
+            f"{newest.step:,}: a callback, the schedule, a resume or the data{self.moment}."
         )
 
-    def cause(self, why: str, remedy: str) -> Cause:
-        """The probable cause and what to try: what changed, or what is built that way.
+    def explained(self, message: Message, cause: Cause) -> Message:
+        """A message with the cause and what to try: what changed, or what is built that way.
 
         Args:
-            why: Of a model that was built that way, after "Probably".
-            remedy: For such a model, after "Try".
+            message: Says what was found.
+            cause: Of a model that was built that way.
         """
-        if not self.changed:
-            return Cause(f"Probably {why}{self.moment}.", f"Try {remedy}.")
-        return Cause(
-            self.changed.rstrip(),
-            "Look for what runs from that step on, and go on from the last checkpoint before it.",
-        )
+        if self.changed:
+            why = f"{message.why} {self.changed}".lstrip()
+            return replace(message, why=why, remedy=UNDO)
+        likely = f"{cause.why}{self.moment}."
+        return replace(message, likely=likely, remedy=f"Try {cause.remedy}.")
 
     @property
     def lower_rate(self) -> str:

@@ -117,7 +117,7 @@ def slow_branch_words(case: Case) -> Message:
         what=f"{case.where}: its weights move {less} times less than those of the other blocks",
         since=f"{case.since}{case.others()}, while the gradient passes beside it, so nothing is "
         "lost for the blocks before it",
-        why="Probably a gate or a factor near zero scales its branch: a gamma or layer scale, a "
+        likely="a gate or a factor near zero scales its branch: a gamma or layer scale, a "
         "zero-initialized layer. That is usual at the start.",
         remedy="If it lasts, try AdamW, which moves such weights as it does others, or a larger "
         "first value of that factor.",

@@ -53,7 +53,8 @@ def dead_words(case: Case) -> Message:
     return Message(
         what=f"{case.where}: gradient exactly zero",
         since=f"{case.since}{case.others()}, so it does not learn",
-        why=f"{case.changed}Probably {why}{'' if case.changed else case.moment}.",
+        why=case.changed,
+        likely=f"{why}{'' if case.changed else case.moment}.",
         remedy="Try SiLU or LeakyReLU with BatchNorm, a non-zero initialization, and "
         f"{case.lower_rate}.",
     )
@@ -82,7 +83,8 @@ def no_gradient_words(case: Case) -> Message:
     return Message(
         what=f"{case.where}: no gradient at all",
         since=f"{case.since}{case.others()}, so it is not trained",
-        why=f"{case.changed}Probably its output does not lead to the loss: unused in forward, or "
+        why=case.changed,
+        likely="its output does not lead to the loss: unused in forward, or "
         "cut off by detach(), torch.no_grad() or .data.",
         remedy="Try to connect it, or freeze it if that is meant.",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.diagnose.causes import now
@@ -26,6 +27,9 @@ SELDOM = 0.5
 Healthy: 0 as a rule, 0.23 where half of the images are background, 0.81 where objects are rare.
 Objects of less than 2 pixels: 0.84.
 """
+
+LABELS = "Look at the labels first (train_batch0.jpg, and the 'backgrounds' that Ultralytics"
+"""What to try first where a branch gets no gradient, up to the word that follows."""
 
 POSE = "pose_loss"
 """The item that visible keypoints alone make."""
@@ -71,14 +75,21 @@ def dead_branch_words(case: Case) -> Message:
             "was initialized.",
             remedy="Set a gain above 0, or do not use what this branch puts out.",
         )
-    why, remedy = _why_dead(case, reason)
-    return Message(
+    message = Message(
         what=f"{case.where}: gradient exactly zero at every scale of the head for "
         f"{case.finding.value:,.0f} windows,",
         since=case.since,
-        why=why,
-        remedy=remedy,
     )
+    if reason is None:
+        return replace(
+            message,
+            likely="either no image has an object that it could learn from, or its output is cut "
+            "off from the loss.",
+            remedy=f"{LABELS} counts); if they are right, look for a gain of zero or a detach() "
+            "behind this branch.",
+        )
+    measured, remedy = _why_dead(case, reason)
+    return replace(message, measured=measured, remedy=remedy)
 
 
 def few_objects(history: History, limits: Thresholds) -> Iterator[Hit]:
@@ -200,23 +211,18 @@ def _seldom(history: History, recent: Sequence[Window], family: str) -> Reason:
     return Reason("seldom", (), (float(learned), float(steps), *(highest and [max(highest)])), 3)
 
 
-def _why_dead(case: Case, reason: Reason | None) -> tuple[str, str]:
-    """Why a branch gets no gradient, and what to try."""
-    labels = "Look at the labels first (train_batch0.jpg, and the 'backgrounds' that Ultralytics "
-    if reason is None:
-        why = "Either no image has an object that it could learn from, or its output is cut off "
-        remedy = "counts); if they are right, look for a gain of zero or a detach() behind this "
-        return f"{why}from the loss.", f"{labels}{remedy}branch."
+def _why_dead(case: Case, reason: Reason) -> tuple[str, str]:
+    """Why a branch gets no gradient, as it was measured, and what to try."""
     if reason.kind == "no objects":
         why = f"{_are(reason.names)} exactly 0 in every batch while the scores learn: no image has "
         size = now(case.training, "imgsz")
-        return f"{why}an object that counts.", f"{labels}counts), then the box sizes at {size}."
+        return f"{why}an object that counts.", f"{LABELS} counts), then the box sizes at {size}."
     other, *own = reason.names
     if not own:
-        why = f"The labels are not the reason, because {other} learns: its output is cut off from "
+        why = f"the labels are not the reason, because {other} learns: its output is cut off from "
         remedy = "Look for a detach(), torch.no_grad() or a factor of zero behind this branch."
         return f"{why}the loss.", remedy
-    why = f"Boxes are not the reason, because {other} learns: {_are(own)} exactly 0 in every batch."
+    why = f"boxes are not the reason, because {other} learns: {_are(own)} exactly 0 in every batch."
     remedy = "Check the labels of this term alone (keypoints that are all marked invisible, empty "
     return why, f"{remedy}masks), then its code for a factor of zero."
 
@@ -237,7 +243,7 @@ def _seldom_words(case: Case, reason: Reason | None) -> Message:
     return Message(
         what=what,
         since=f"{case.since}{most}, while the scores learn",
-        why=f"Nearly all objects are too small for {size}, or their labels are missing.",
+        likely=f"nearly all objects are too small for {size}, or their labels are missing.",
         remedy="Look at the labels (train_batch0.jpg), then train with a larger imgsz or on tiles.",
     )
 

@@ -60,14 +60,12 @@ def vanishing(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 def vanishing_words(case: Case) -> Message:
     """A block that loses the gradient."""
-    why, remedy = case.cause(*causes.of_loss(case.layout, case.finding.module))
-    return Message(
+    message = Message(
         what=f"{case.where}: its gradient is {factor(case.finding.value)} weaker than that of the "
         f"blocks that read it ({case.decades}),",
         since=f"{case.since}{case.affected()}",
-        why=why,
-        remedy=remedy,
     )
+    return case.explained(message, causes.of_loss(case.layout, case.finding.module))
 
 
 def exploding(history: History, limits: Thresholds) -> Iterator[Hit]:
@@ -94,14 +92,14 @@ def exploding(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 def exploding_words(case: Case) -> Message:
     """A block that multiplies the gradient."""
-    why, remedy = case.cause(*causes.of_gain(case.layout, case.training, case.finding.module))
-    return Message(
+    message = Message(
         what=f"{case.where}: the gradient of its weights is {factor(case.finding.value)} stronger "
         f"than that of the blocks that read it ({case.decades}),",
         since=f"{case.since}{case.affected()}",
-        why=f"Clipping then leaves next to nothing for all other blocks. {why}",
-        remedy=remedy,
+        why="Clipping then leaves next to nothing for all other blocks.",
     )
+    cause = causes.of_gain(case.layout, case.training, case.finding.module)
+    return case.explained(message, cause)
 
 
 def leaf_vanishing(history: History, limits: Thresholds) -> Iterator[Hit]:
@@ -188,17 +186,16 @@ def _since(history: History, before: Floats, values: Floats, limit: float) -> tu
 def _leaf(case: Case, comparison: str, cause: str, factor_to_remove: str) -> Message:
     """A weight far from the others of its block."""
     block = case.layout.block_of[case.layout.modules.index(case.finding.module)]
-    why, remedy = case.cause(
+    likely = causes.Cause(
         f"something behind this layer alone {cause}",
         f"to remove {factor_to_remove}, and put a BatchNorm behind the layer",
     )
-    return Message(
+    message = Message(
         what=f"{case.where}: its gradient is {factor(case.finding.value)} {comparison} than that "
         f"of its neighbours in {described(case.layout, block)} ({case.decades}),",
         since=case.since,
-        why=why,
-        remedy=remedy,
     )
+    return case.explained(message, likely)
 
 
 VANISHING = Rule(

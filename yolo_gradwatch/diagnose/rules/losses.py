@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -111,22 +112,22 @@ def loss_imbalance_words(case: Case) -> Message:
     item, size, norm = _measured(case)
     decades = min(case.finding.value, 300.0)
     left = f"1/{significant(norm / CLIP_NORM, 2)}" if norm else "next to nothing"
-    why, remedy = _cause(case.training)
-    if item not in OWN and not _raised(case.training):
-        why = ""
-        remedy = (
-            "Divide its target by the target's spread, or give the term a gain of about "
-            f"{10.0**-decades:.0e}; a bounded loss (smooth L1) helps as well."
-        )
-    return Message(
+    clipping = (
+        f"Clipping to {CLIP_NORM:g} leaves {left} of every gradient, so beside this item the "
+        "others hardly train anything."
+    )
+    message = Message(
         what=f"the whole model: {item}{f' is {size},' if size else ' is'} "
         f"{significant(10.0**decades, 2)} times all other loss items together (limit "
         f"{10.0**case.finding.limit:,.0f}; healthy recorded trainings: 10 at the most),",
         since=case.since,
-        why=f"Clipping to {CLIP_NORM:g} leaves {left} of every gradient, so beside this item the "
-        f"others hardly train anything. {why}".strip(),
-        remedy=remedy,
+        why=clipping,
+        remedy="Divide its target by the target's spread, or give the term a gain of about "
+        f"{10.0**-decades:.0e}; a bounded loss (smooth L1) helps as well.",
     )
+    if item in OWN or _raised(case.training):
+        return _explained(message, case.training)
+    return message
 
 
 def initial_loss(history: History, limits: Thresholds) -> Iterator[Hit]:
@@ -151,17 +152,15 @@ def initial_loss(history: History, limits: Thresholds) -> Iterator[Hit]:
 def initial_loss_words(case: Case) -> Message:
     """A loss that begins far above all that is usual."""
     item, size, norm = _measured(case)
-    why, remedy = _cause(case.training)
     total_norm = f" and the total gradient norm at {significant(norm, 2)}" if norm else ""
-    return Message(
+    message = Message(
         what=f"the whole model: {item} begins at "
         f"{size or significant(case.finding.value, 2)}{total_norm} (limit of the loss "
         f"{significant(case.finding.limit, 2)}; healthy recorded trainings begin at 12 at the "
         "most, poses at 100),",
         since=case.since,
-        why=why,
-        remedy=remedy,
     )
+    return _explained(message, case.training)
 
 
 def _measured(case: Case) -> tuple[str, str, float]:
@@ -172,12 +171,13 @@ def _measured(case: Case) -> tuple[str, str, float]:
     return reason.names[0], significant(reason.values[0], 2), reason.values[1]
 
 
-def _cause(training: Mapping[str, object]) -> tuple[str, str]:
-    """Why an item of Ultralytics' own is too large, and what to try, in sentences."""
+def _explained(message: Message, training: Mapping[str, object]) -> Message:
+    """A message with why an item of Ultralytics' own is too large, and what to try."""
     if raised := _raised(training):
-        return f"Gains far above their defaults do that: {', '.join(raised)}.", "Lower that first."
-    why = (
-        "Probably weights are initialized too large, those of the head's last convolutions above "
+        gains = f"Gains far above their defaults do that: {', '.join(raised)}."
+        return replace(message, why=f"{message.why} {gains}".lstrip(), remedy="Lower that first.")
+    likely = (
+        "weights are initialized too large, those of the head's last convolutions above "
         "all, so that outputs are far off. Targets or a gain of the wrong size do the same."
     )
     remedy = (
@@ -185,7 +185,7 @@ def _cause(training: Mapping[str, object]) -> tuple[str, str]:
         "standard deviation of about 0.05, biases by bias_init()), or pretrained weights; then "
         "look at the units of the targets."
     )
-    return why, remedy
+    return replace(message, likely=likely, remedy=remedy)
 
 
 def _raised(training: Mapping[str, object]) -> list[str]:

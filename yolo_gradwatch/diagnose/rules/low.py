@@ -47,7 +47,7 @@ def total_low_words(case: Case) -> Message:
         what=f"the whole model: total gradient norm {significant(case.finding.value, 2)}, below "
         f"{case.finding.limit:g} ({case.reached(is_low=True)}),",
         since=f"{case.since}: nothing is learned any more",
-        why="Probably the loss or its weights are far too small, or a high learning rate has "
+        likely="the loss or its weights are far too small, or a high learning rate has "
         f"destroyed the weights{case.moment}.",
         remedy=f"Try to scale the loss up, or the last good checkpoint with {case.lower_rate}.",
     )

@@ -1,7 +1,8 @@
-"""What is said of gradients that are NaN or Inf: what was measured, or else what is probable."""
+"""What is said of gradients that are NaN or Inf: what was measured, or else what is likely."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.diagnose import causes
@@ -24,24 +25,27 @@ def nonfinite_words(case: Case) -> Message:
     if reason and reason.kind == "often":
         return _often(case, reason)
     cause = _measured(case, reason) if reason else None
-    probable = _probable(case)
-    why = cause.why if cause else f"Probably {probable.why}."
-    remedy = cause.remedy if cause else probable.remedy
+    likely = _likely(case)
+    remedy = cause.remedy if cause else likely.remedy
     what = f"{case.where}: NaN or Inf in the {_medium(reason)}"
     if case.finding.limit:
-        return Message(
+        message = Message(
             what=f"{what}, AMP skipped each of the {case.finding.value:,.0f} steps captured",
             since=f"{case.since}: nothing is learned",
-            why=why,
-            remedy=f"Lowering the loss scale does not help. Try amp=False; if it stays, {remedy}.",
+            harm="Lowering the loss scale does not help.",
+            remedy=f"Try amp=False; if it stays, {remedy}.",
         )
-    first = "amp=False or bfloat16 first, then " if causes.at_work(case.training, "amp") else ""
-    return Message(
-        what=what,
-        since=f"{case.since}{case.others(' by now')}",
-        why=why,
-        remedy=f"{_harm(case, reason)} Try {'' if cause else first}{remedy}.",
-    )
+    else:
+        is_first = not cause and causes.at_work(case.training, "amp")
+        message = Message(
+            what=what,
+            since=f"{case.since}{case.others(' by now')}",
+            harm=_harm(case, reason),
+            remedy=f"Try {'amp=False or bfloat16 first, then ' if is_first else ''}{remedy}.",
+        )
+    if cause:
+        return replace(message, measured=cause.why)
+    return replace(message, likely=f"{likely.why}.")
 
 
 def _medium(reason: Reason | None) -> str:
@@ -56,7 +60,7 @@ def _often(case: Case, reason: Reason) -> Message:
     return Message(
         what=f"{case.where}: AMP skipped {skips:,.0f} of {steps:,.0f} steps captured",
         since=f"{case.since}: so many are lost, and lowering the loss scale does not help",
-        why="The loss was finite then, so it overflows in the backward: a scale that fits one "
+        measured="the loss was finite then, so it overflows in the backward: a scale that fits one "
         "batch does not fit the next.",
         remedy="Try amp=False or bfloat16; if it stays, look for a very large slope: a division "
         "by a small number, a loss item of very large size.",
@@ -80,7 +84,7 @@ def _harm(case: Case, reason: Reason | None) -> str:
 
 
 def _measured(case: Case, reason: Reason) -> Cause | None:
-    """The cause, as far as it was measured, in whole sentences."""
+    """The cause, as far as it was measured; its ``why`` with the full stop."""
     kinds = {
         "forward": _of_forward,
         "call": _of_call,
@@ -99,7 +103,7 @@ def _of_forward(case: Case, reason: Reason) -> Cause:
     places = joined([_block(case, name) for name in suspects])
     upto = f" and finite up to {clean}" if clean else ""
     why = (
-        f"It arises in the forward, in {places.replace(' and ', ' or ')} or right behind it: the "
+        f"it arises in the forward, in {places.replace(' and ', ' or ')} or right behind it: the "
         f"loss is NaN or Inf, and BatchNorm's running statistics are not finite from {spoiled} on"
         f"{upto}."
     )
@@ -112,7 +116,7 @@ def _of_call(case: Case, reason: Reason) -> Cause:
     if not before:
         return _of_input(case, reason)
     why = (
-        f"It arises in the forward: in the batch that was traced, {module} ({kind}) is the first "
+        f"it arises in the forward: in the batch that was traced, {module} ({kind}) is the first "
         f"module whose output is NaN or Inf; that of {before} before it was finite."
     )
     return Cause(why, f"to find {LOOK} there, and to compute it in float32 or with an epsilon")
@@ -121,7 +125,7 @@ def _of_call(case: Case, reason: Reason) -> Cause:
 def _of_input(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # all reasons are called alike
     """Nothing in front of it was finite."""
     why = (
-        f"It begins in the first layer, {reason.names[0]}, whose weights are finite: suspect the "
+        f"it begins in the first layer, {reason.names[0]}, whose weights are finite: suspect the "
         "images first, with NaN, Inf or very large values from a file or an augmentation."
     )
     return Cause(why, "a look at the images of that step and the code that prepares them")
@@ -134,7 +138,7 @@ def _of_loss_items(case: Case, reason: Reason) -> Cause:
     others = f", {joined(sound)} {'are' if len(sound) > 1 else 'is'} not" if sound else ""
     trains = "" if case.finding.module == WHOLE else f", which trains {case.finding.module},"
     many = len(bad) > 1
-    terms = f"{'those terms' if many else 'that term'} of the loss{trains} probably"
+    terms = f"{'those terms' if many else 'that term'} of the loss{trains} likely"
     why = (
         f"{joined(bad)} {'are' if many else 'is'} NaN or Inf{others}: {terms} "
         f"{'divide by 0, or take' if many else 'divides by 0, or takes'} a root or log of 0, for "
@@ -147,13 +151,13 @@ def _of_loss(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # see above
     """All items, and no buffer says where."""
     if reason.values[1:] == (1.0,):
         why = (
-            "Every item of the loss is NaN or Inf, but no running statistics of BatchNorm are: it "
+            "every item of the loss is NaN or Inf, but no running statistics of BatchNorm are: it "
             "arises behind the last normalization, in the head's last layers or in what all items "
             "share, such as the targets or their assignment."
         )
     else:
         why = (
-            "Every item of the loss is NaN or Inf: it arises in the forward, or in what all share."
+            "every item of the loss is NaN or Inf: it arises in the forward, or in what all share."
         )
     return Cause(why, f"to find {LOOK} there, and a look at the labels of that step")
 
@@ -165,12 +169,12 @@ def _of_slope(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # see above
     if name == WHOLE or (is_in(head, name) and has_upstream):
         place = "" if name == WHOLE else f" It enters at {name}, in the term that trains it."
         why = (
-            "The loss is finite, its slope is not: a root or a norm, a power below 1, abs or a "
+            "the loss is finite, its slope is not: a root or a norm, a power below 1, abs or a "
             f"division at 0.{place}"
         )
     else:
         why = (
-            "The loss is finite, and so is the gradient nearer to it: an operation here or right "
+            "the loss is finite, and so is the gradient nearer to it: an operation here or right "
             "behind it has no finite slope (a root, a norm or a power below 1 at 0, exp of a large "
             "number)."
         )
@@ -180,7 +184,7 @@ def _of_slope(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # see above
 def _of_weights(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # see above
     """The weights were NaN before the step."""
     why = (
-        "The weights were not finite already when this step began: a step before it, or the "
+        "the weights were not finite already when this step began: a step before it, or the "
         "checkpoint that was loaded, has spoiled them."
     )
     return Cause(why, "an earlier checkpoint")
@@ -193,7 +197,7 @@ def _block(case: Case, name: str) -> str:
     return f"{name} ({dict(case.layout.blocks).get(name, 'module')})"
 
 
-def _probable(case: Case) -> Cause:
+def _likely(case: Case) -> Cause:
     """Why a gradient may be NaN or Inf, by where it was when it was first seen."""
     finding, layout = case.finding, case.layout
     at_the_loss = (

@@ -59,7 +59,7 @@ def partly_dead_words(case: Case) -> Message:
         what=f"{case.where}: {case.finding.value:.0%} of the elements of its weight get a gradient "
         "of exactly zero",
         since=f"{case.since}{case.others()}",
-        why=f"Probably {why} died{case.moment}.",
+        likely=f"{why} died{case.moment}.",
         remedy=f"Try SiLU or LeakyReLU with BatchNorm, and {case.lower_rate}.",
     )
 

@@ -125,7 +125,8 @@ def weight_jump_words(case: Case) -> Message:
         what="the whole model: its weights move "
         f"{factor(case.finding.value)} as fast as in the windows before,",
         since=case.since,
-        why="All was well until then, so something changed: probably the learning rate, by a "
+        why="All was well until then, so something changed.",
+        likely="the learning rate, by a "
         f"callback, a scheduler or a resume{case.moment}. Weights that move so fast forget what "
         "they have learned.",
         remedy="Try the last checkpoint before that step, and what sets the learning rate there "

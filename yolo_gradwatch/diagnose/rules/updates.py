@@ -64,7 +64,7 @@ def not_updated_words(case: Case) -> Message:
         return Message(
             what=f"{case.where}: has a gradient and does not change",
             since=f"{case.since}{case.others()}, while other modules move",
-            why="Probably the optimizer passes over it: a custom step, or a group of its own that "
+            likely="the optimizer passes over it: a custom step, or a group of its own that "
             "is never stepped.",
             remedy="Put it into a group of the optimizer that steps, or freeze it if that is "
             "meant.",

@@ -74,7 +74,7 @@ def spike_words(case: Case) -> Message:
         what="the whole model: the gradient jumped to "
         f"{factor(case.finding.value)} its highest so far,",
         since=case.at,
-        why="Probably the loss of that step: an outlier among labels or images, a very small last "
+        likely="the loss of that step: an outlier among labels or images, a very small last "
         f"batch, a loss without bounds{case.moment}.",
         remedy="Clipping limits that step; try to look at its images and labels, and "
         f"{case.lower_rate} if it comes back.",
@@ -106,7 +106,7 @@ def collapse_words(case: Case) -> Message:
         what="the whole model: the gradient became "
         f"{factor(case.finding.value)} weaker in all blocks at once,",
         since=case.at,
-        why="Probably the loss is near zero or constant: a loss weight that became tiny, no labels "
+        likely="the loss is near zero or constant: a loss weight that became tiny, no labels "
         f"any more, or weights that a high learning rate has destroyed{case.moment}.",
         remedy=f"Try the last checkpoint before that step with {case.lower_rate}, and look at the "
         "loss columns of results.csv.",
@@ -147,7 +147,8 @@ def total_high_words(case: Case) -> Message:
         what=f"the whole model: total gradient norm {norm}, above {case.finding.limit:g} "
         f"({case.reached(is_low=False)}),",
         since=case.since,
-        why=f"{clipping} Probably the loss or its weights (box, cls, dfl) are far too large, or "
+        why=clipping,
+        likely="the loss or its weights (box, cls, dfl) are far too large, or "
         f"the initialization is{case.moment}.",
         remedy=f"Try to scale the loss, a normalization in every block, and {case.lower_rate}.",
     )
@@ -191,7 +192,7 @@ def weight_growth_words(case: Case) -> Message:
         what=f"the whole model: the weights have grown {10**case.finding.value:.1f}-fold within a "
         "few windows",
         since=case.since,
-        why=f"Probably the learning rate is far too high{case.moment}. Most such trainings end "
+        likely=f"the learning rate is far too high{case.moment}. Most such trainings end "
         "with a gradient near zero.",
         remedy=f"Try {case.lower_rate} and longer warmup_epochs.",
     )
