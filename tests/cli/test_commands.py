@@ -25,7 +25,7 @@ from watched import CONV, DEAD, EPOCH, START, watch, write
 
 from yolo_gradwatch.cli.main import main
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay
-from yolo_gradwatch.diagnose.report import finding_record
+from yolo_gradwatch.diagnose.record import finding_record
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.runs.run import Run, load_run

@@ -39,7 +39,7 @@ from yolo_gradwatch.cli.output import (
     write_file,
     write_json,
 )
-from yolo_gradwatch.diagnose.report import finding_record
+from yolo_gradwatch.diagnose.record import finding_record
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.runs.schema import DEPTH_FILE, FLOW_FILE, PICTURE_FILE
 from yolo_gradwatch.views.terminal.lines import end_report

@@ -1,4 +1,4 @@
-"""What is likely, and what to try: read from the layout around a module, the options, the moment."""
+"""Likely causes and what to try: read from the layout around a module, the options, the moment."""
 
 from __future__ import annotations
 

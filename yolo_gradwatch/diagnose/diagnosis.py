@@ -60,7 +60,7 @@ class Diagnosis:
             self._flow = self._flows.popleft()
         seen = max(window.step_last, reported)
         alerts = self._detector.update(window, self._optimizer, self._flow)
-        return self.findings.update(window, alerts, seen)
+        return self.findings.update(window, alerts, seen, self._flow)
 
     def membership(self, optimizer: Optimizer) -> None:
         """Note what the optimizer moves from the next window on."""

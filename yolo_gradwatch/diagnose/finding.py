@@ -7,7 +7,8 @@ from typing import Literal
 
 Severity = Literal["notice", "warning", "critical"]
 
-Change = Literal["start", "worse", "end"]
+Change = Literal["start", "worse", "cause", "end"]
+"""An episode begins, grows worse, has a surer cause, or is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,10 @@ class Finding:
         origin: Those of ``modules`` with which it began.
         evidence: File that holds what its first step was made of; "" if there is none.
         reason: What was measured about the cause of its newest episode; None if nothing was.
+        judged: Where a trace of a batch is the surer reason, that of its judge, for its words.
+        is_traced: Whether ``reason`` is what a trace of a batch says.
+        is_measured: Whether the cause that ``message`` names was measured; if not, it is likely.
+        why: The sentence on the cause in ``message``; "" if there is none.
         well: Steps before its newest episode, at least fifty windows, in which nothing alarmed; 0
             if it began earlier, or in a run with other alarms.
     """
@@ -104,6 +109,10 @@ class Finding:
     origin: tuple[str, ...] = ()
     evidence: str = ""
     reason: Reason | None = None
+    judged: Reason | None = None
+    is_traced: bool = False
+    is_measured: bool = False
+    why: str = ""
     well: int = 0
 
     @property
@@ -129,7 +138,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class FindingChange:
-    """A finding that has just begun or come back, grown worse or ended.
+    """A finding that has just begun or come back, grown worse or ended, or whose cause is known.
 
     Attributes:
         change: What happened to it.

@@ -1,12 +1,13 @@
-"""Keeps the findings of a run; each is reported when it begins, grows worse, ends, comes back."""
+"""Keeps the findings of a run and reports what changes in them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from yolo_gradwatch.diagnose import reasons
 from yolo_gradwatch.diagnose.catalog import RULES
-from yolo_gradwatch.diagnose.finding import Alert, Change, Episode, Finding, FindingChange, Reason
+from yolo_gradwatch.diagnose.finding import Alert, Change, Episode, Finding, FindingChange
 from yolo_gradwatch.diagnose.grouping import Grouping, by_rule
 from yolo_gradwatch.measure.clipping import CLIP_OVERFLOW
 from yolo_gradwatch.measure.windows import Window
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.layout import Layout
+    from yolo_gradwatch.measure.trace import Flow
     from yolo_gradwatch.measure.windows import Window
 
 SPREAD = 2
@@ -115,6 +117,8 @@ class Findings:
         self._training = training
         self._reported: dict[int, _Reported] = {}
         self._well = _Well()
+        self._flow: Flow | None = None
+        self._traced = reasons.Traced(training)
         self.all: dict[int, Finding] = {}
         self.regroup(layout)
 
@@ -123,14 +127,18 @@ class Findings:
         self._layout = layout
         self._grouping = Grouping(layout)
 
-    def update(self, window: Window, alerts: Iterable[Alert], reported: int) -> list[FindingChange]:
+    def update(
+        self, window: Window, alerts: Iterable[Alert], reported: int, flow: Flow | None = None
+    ) -> list[FindingChange]:
         """What the alerts of this window change.
 
         Args:
             window: The newest.
             alerts: Its own.
             reported: Newest optimizer step that has been seen by now.
+            flow: The newest batch that was traced, no later than the window.
         """
+        self._flow = flow
         now = _Now(window.epoch, window.step_first, window.step_last, reported)
         self._well.add(window)
         changes = []
@@ -182,9 +190,9 @@ class Findings:
             modules=self._grouping.modules(alerts, finding.modules),
             episodes=(*finding.episodes, Episode(epoch, step, None, now.reported, first.value)),
             limit=first.limit,
-            reason=_surest(None, alerts),
             well=self._well.until(step, self.all.values()),
         )
+        begun = self._traced.surer(reasons.begun(begun, alerts), self._layout, self._flow)
         change = self._report("start", now, begun, alerts)
         is_kept = RULES[first.rule].keeps_evidence
         return replace(change, wants=(first.step, now.last)) if is_kept else change
@@ -197,13 +205,16 @@ class Findings:
             end = self._end(finding, now)
             return [end, self._begin(now, alerts, end.finding)]
         last.calm, last.alerted, last.interrupted = 0, now.last, False
-        grown = _grown(finding, alerts, self._grouping)
+        modules = self._grouping.modules(alerts, finding.modules)
+        grown = reasons.grown(replace(finding, modules=modules), alerts)
+        grown = self._traced.surer(grown, self._layout, self._flow)
         if grown != finding:
             grown = self._worded(grown)
         self.all[finding.number] = grown
         value = max(alert.value for alert in alerts)
         if not last.is_exceeded_by(grown, value):
-            return []
+            known = FindingChange("cause", now.epoch, now.step, grown, now.reported)
+            return [known] if _is_explained_better(grown, finding) else []
         episode = replace(finding.episodes[-1], value=value)
         worse = replace(grown, episodes=(*finding.episodes[:-1], episode), limit=alerts[-1].limit)
         return [self._report("worse", now, worse, alerts)]
@@ -242,7 +253,8 @@ class Findings:
 
     def _worded(self, finding: Finding) -> Finding:
         words = RULES[finding.rule].message(self._layout, self._training, finding)
-        return replace(finding, message=str(words))
+        is_measured, why = bool(words.measured), words.cause or words.why
+        return replace(finding, message=str(words), is_measured=is_measured, why=why)
 
 
 def _unknown(number: int, alerts: list[Alert], grouping: Grouping) -> Finding:
@@ -266,13 +278,7 @@ def _is_fresh(finding: Finding, last: _Reported, now: _Now) -> bool:
     return RULES[finding.rule].spreads and now.step - last.alerted <= CALM_STEPS
 
 
-def _grown(finding: Finding, alerts: list[Alert], grouping: Grouping) -> Finding:
-    """A finding that lasts, with these alerts too."""
-    modules = grouping.modules(alerts, finding.modules)
-    return replace(finding, modules=modules, reason=_surest(finding.reason, alerts))
-
-
-def _surest(known: Reason | None, alerts: Iterable[Alert]) -> Reason | None:
-    """What is known of a cause by now."""
-    reasons = [known, *(alert.reason for alert in alerts)]
-    return max((one for one in reasons if one), key=lambda one: one.rank, default=None)
+def _is_explained_better(finding: Finding, before: Finding) -> bool:
+    """Whether a finding that is more than a notice has a surer cause, in other words."""
+    is_surer = reasons.is_surer(finding.reason, before.reason) and finding.why != before.why
+    return is_surer and finding.severity != "notice"

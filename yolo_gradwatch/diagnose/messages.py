@@ -84,6 +84,11 @@ class Message:
             return f"Measured: {self.measured}"
         return f"Likely {self.likely}" if self.likely else ""
 
+    def measuring(self, cause: Cause) -> Message:
+        """The same with a cause that a trace has measured, and what to try then."""
+        remedy = self.remedy if self.remedy == UNDO else f"Try {cause.remedy}."
+        return replace(self, likely="", measured=f"{cause.why}.", remedy=remedy)
+
     def __str__(self) -> str:
         """One paragraph."""
         first = (f"{self.what} {self.since}.", self.why, self.cause)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from yolo_gradwatch.diagnose.messages import significant
+from yolo_gradwatch.diagnose.record import finding_record, plain
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.clipping import CLIP_NORM
 from yolo_gradwatch.plain import printable
@@ -187,22 +187,6 @@ def finding_line(finding: Finding) -> str:
     late = f" Reported at step {newest.reported:,}." if newest.reported > newest.step else ""
     over = "" if newest.step_end is None else f" It was over at step {newest.step_end:,}."
     return f"  {finding.severity} {finding.rule}: {finding.message}{late}{over}"
-
-
-def finding_record(finding: Finding) -> dict[str, object]:
-    """A finding with all of its episodes, and what sums these up, as JSON has it."""
-    summed = {name: getattr(finding, name) for name in ("epoch", "step", "step_end", "value")}
-    record: dict[str, object] = plain({**asdict(finding), **summed})
-    return record
-
-
-def plain(value: Any) -> Any:
-    """Names and values as JSON has them: lists, and None for a number that is not finite."""
-    if isinstance(value, dict):
-        return {name: plain(one) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _step(interval: int, noun: str = "step") -> str:

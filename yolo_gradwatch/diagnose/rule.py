@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from yolo_gradwatch.diagnose.measured_words import cause_of
 from yolo_gradwatch.diagnose.messages import Case, Message
 
 if TYPE_CHECKING:
@@ -98,5 +99,10 @@ class Rule:
             training: Options of the training; ``amp`` says whether a loss scaler is at work.
             finding: What was found; its ``message`` is not read.
         """
-        case = Case(layout, training, finding, self.unit, self.healthy)
-        return case.complete(self.words(case))
+        own = replace(finding, reason=finding.judged) if finding.is_traced else finding
+        case = Case(layout, training, own, self.unit, self.healthy)
+        message = case.complete(self.words(case))
+        cause = None
+        if finding.is_traced and finding.reason:
+            cause = cause_of(finding.reason, layout, training)
+        return message.measuring(cause) if cause else message

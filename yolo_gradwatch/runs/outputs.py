@@ -74,7 +74,7 @@ class Output(Protocol):
         """A window is complete."""
 
     def findings(self, changes: Sequence[FindingChange]) -> None:
-        """Findings, at least one, have begun, come back, grown worse or ended."""
+        """Findings, at least one, have begun, come back, grown worse, ended, or got a cause."""
 
     def epoch(self, clipping: EpochClipping) -> None:
         """A pass over an epoch with at least one captured step is over."""

@@ -133,7 +133,7 @@ class RunLog:
         self._windows.write_text(text.replace(f"{_NUMBER}nan", "").replace(_NUMBER, ""))
 
     def write_changes(self, changes: Iterable[FindingChange]) -> None:
-        """Append one row for each finding that began, came back, grew worse or ended."""
+        """Append one row a change of a finding."""
         self._alerts.write([_alert_row(one) for one in changes])
 
     def write_flow(self, flow: Flow) -> None:

@@ -32,7 +32,8 @@ class GradWatch:
         live: Draw the live panel; None draws it where standard output is a terminal. Without it,
             in a notebook, and where a logger records the console, a table is printed at the end of
             each epoch; the panel itself is never recorded.
-        on_finding: Called with each finding when it begins, comes back or grows worse.
+        on_finding: Called with each finding when it begins, comes back or grows worse, and when its
+            cause becomes known.
         stop_on: Rules or kinds of rules, such as ``("nonfinite",)``, that end the training.
         outputs: Objects with any of the methods of `Output`, called as the training goes on.
         flow: Trace single batches through every module, what comes out and which gradient arrives:

@@ -88,7 +88,9 @@ def _written(folder: Path) -> int | None:
 def _first_named(run: Run, words: Collection[str]) -> Finding | None:
     """The finding that was first to begin, come back or grow worse since the run was started."""
     started = [e.step for e in run.meta.events if e.kind in {"start", "resume"}]
-    is_new = (run.alerts["step"] >= max(started, default=1)) & (run.alerts["event"] != "end")
+    is_new = (run.alerts["step"] >= max(started, default=1)) & run.alerts["event"].isin(
+        ["start", "worse"]
+    )
     findings = {finding.number: finding for finding in run.report().findings}
     named = [findings[n] for n in run.alerts["finding"][is_new] if n in findings]
     return next((finding for finding in named if matches(finding, words)), None)

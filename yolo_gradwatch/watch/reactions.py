@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Callback(OutputBase):
-    """Calls a function of the user's with each finding that begins, comes back or grows worse."""
+    """Calls a function of the user's with each finding, whatever it does but end."""
 
     def __init__(self, function: Callable[[Finding], None]) -> None:
         self.name = getattr(function, "__qualname__", type(function).__qualname__)
@@ -49,7 +49,7 @@ class StopRule(OutputBase):
     def findings(self, changes: Sequence[FindingChange]) -> None:
         """Look for the first that is to stop the training."""
         for change in changes:
-            is_new = self.wanted is None and change.change != "end"
+            is_new = self.wanted is None and change.change in {"start", "worse"}
             if is_new and matches(change.finding, self._words):
                 self.wanted = change.finding
                 self._say(stop_line(change.finding))

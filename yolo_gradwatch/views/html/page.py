@@ -79,7 +79,8 @@ def _part(name: str) -> str:
 
 def _findings(findings: Iterable[Finding]) -> str:
     items = [
-        f'<li class="{f.severity}">{f.number}. {escape(finding_line(f).strip())}</li>'
+        f'<li class="{f.severity}" data-measured="{str(f.is_measured).lower()}">'
+        f"{f.number}. {escape(finding_line(f).strip())}</li>"
         for f in findings
     ]
     around = ("<section><h2>Findings</h2>", '<ul id="findings">', *items, "</ul></section>")

@@ -30,12 +30,15 @@ def status(board: Board) -> str:
 
 
 def change_line(change: FindingChange) -> Text:
-    """What a finding does: it begins, comes back, grows worse or is resolved."""
+    """What a finding does: it begins, comes back, grows worse, is explained or is resolved."""
     finding = change.finding
     newest = finding.episodes[-1]
     if change.change == "end":
         text = f"{finding.rule} in {finding.module}, which lasted {lasted(newest)}"
         return Text.assemble(("GradWatch resolved: ", "green"), text)
+    if change.change == "cause":
+        word = f"GradWatch cause of {finding.rule} in {finding.module}: "
+        return Text.assemble((word, STYLES[finding.severity]), finding.why)
     again = " (again)" if newest is not finding.episodes[0] else ""
     what = " (worse)" if change.change == "worse" else again
     word = f"GradWatch {finding.severity} {finding.rule}{what}: "

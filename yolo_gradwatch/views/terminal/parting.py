@@ -8,7 +8,7 @@ from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.diagnose.messages import significant
-from yolo_gradwatch.diagnose.report import plain
+from yolo_gradwatch.diagnose.record import plain
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.measure.loss_items import TOTAL
 
