@@ -1,11 +1,11 @@
 """Which batches are traced."""
 
 import pytest
-from shown import finding_of
+from shown import episode_of, finding_of
 
 from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.finding import FindingChange
-from yolo_gradwatch.watch.schedule import LAST_FREE, MOST_SHARE, MOST_TRACES, Schedule
+from yolo_gradwatch.watch.schedule import FREE, LAST_FREE, MOST_SHARE, MOST_TRACES, Schedule
 
 POWERS = [2**n for n in range(12)]
 
@@ -26,7 +26,7 @@ def run(schedule, clock, steps, *, batches=1, cost=0.0, found=()):  # noqa: PLR0
     for step in steps:
         for part in range(batches):
             if (step, part) in found:
-                schedule.findings([change()])
+                schedule.findings([change(number=step)])
             if schedule.wants(step):
                 traced.append((step, part))
                 clock.now += cost
@@ -35,8 +35,8 @@ def run(schedule, clock, steps, *, batches=1, cost=0.0, found=()):  # noqa: PLR0
     return traced
 
 
-def change(kind="start", rule="nonfinite"):
-    finding = finding_of(rule, severity=RULES[rule].severity)
+def change(kind="start", rule="nonfinite", **fields):
+    finding = finding_of(rule, severity=RULES[rule].severity, **fields)
     return FindingChange(kind, 1, 1, finding, 1)
 
 
@@ -73,6 +73,7 @@ def test_a_finding_in_a_step_that_was_traced_waits_for_the_next():
         ("start", "nonfinite", True),
         ("start", "spike", True),
         ("worse", "nonfinite", False),
+        ("cause", "nonfinite", False),
         ("end", "nonfinite", False),
         ("start", "amp_overflow", False),
     ],
@@ -103,12 +104,48 @@ def test_a_healthy_training_stays_below_the_share_at_every_step(cost):
     assert bool(later) == (cost < 10.0)
 
 
-def test_the_first_finding_is_traced_and_later_ones_while_the_share_lasts():
+def test_the_first_findings_are_traced_at_once_and_later_ones_wait_for_the_share():
     clock = Clock()
-    found = [(step, 0) for step in (100, 110, 120, 700)]
-    traced = run(Schedule(clock=clock), clock, range(97, 1000), cost=1.0, found=found)
-    assert traced == [(100, 0), (700, 0)]  # after 100 s, a second is used up until 500 s are over
-    assert [clock.now > 600.0] == [True]
+    first = [(100 + n, 0) for n in range(FREE)]
+    found = [*first, (150, 0), (160, 0), (700, 0)]
+    traced = run(Schedule(clock=clock), clock, range(97, 1400), cost=1.0, found=found)
+    assert traced[: FREE + 1] == [*first, (150, 0)]
+    # 150 has used up 500 s; then one trace is enough for 160, and 700 waits for twice as much
+    assert [500 < step < 700 for step, _ in traced[FREE + 1 :]] == [True, False]
+    assert traced[-1][0] > 1000
+
+
+def test_a_finding_that_is_over_waits_no_longer():
+    schedule = Schedule()
+    schedule.findings([change(number=1), change(number=2)])
+    schedule.findings([change("end", number=1)])
+    assert schedule.wants(3)
+    schedule.findings([change("end", number=2)])
+    assert not schedule.wants(3)
+
+
+def test_findings_that_begin_in_one_batch_share_a_trace():
+    schedule = Schedule()
+    schedule.findings([change(number=1), change(number=2)])
+    assert schedule.wants(3)
+    schedule.note(3, 0.1)
+    assert not schedule.wants(5)
+
+
+def test_a_finding_of_the_run_that_is_continued_is_traced():
+    assert Schedule(3, findings=[1]).wants(101)
+    assert not Schedule(3).wants(101)
+
+
+def test_what_comes_back_leaves_half_of_the_traces_to_what_begins():
+    back = {"episodes": (episode_of(7, 9), episode_of(40))}
+    few, many = Schedule(MOST_TRACES // 2 - 1), Schedule(MOST_TRACES // 2)
+    for schedule in few, many:
+        schedule.findings([change(**back)])
+    assert few.wants(101)
+    assert not many.wants(101)
+    many.findings([change()])
+    assert many.wants(101)
 
 
 def test_a_step_that_begins_again_is_traced_if_its_trace_was_lost():

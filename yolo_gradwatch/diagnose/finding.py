@@ -131,6 +131,11 @@ class Finding:
         return self.episodes[-1].step_end
 
     @property
+    def waits_for_cause(self) -> bool:
+        """Whether it is an alarm that lasts, with a cause that no trace has measured."""
+        return self.step_end is None and self.severity != "notice" and not self.is_traced
+
+    @property
     def value(self) -> float:
         """The number that was judged when it was last reported."""
         return self.episodes[-1].value

@@ -117,7 +117,9 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
     files = Files(past)
     evidence = Evidence(training.folder, files)
     stop = StopRule(options.stop_on, terminal.print)
-    schedule = Schedule(past.traces if past else 0) if options.flow else None
+    waiting = [f.number for f in diagnosis.findings.all.values() if f.waits_for_cause]
+    traces = past.traces if past else 0
+    schedule = Schedule(traces, findings=waiting) if options.flow else None
     called = [Callback(options.on_finding)] if options.on_finding else []
     wishes = [schedule] if schedule else []
     outputs = [files, evidence, *wishes, terminal, *called, stop, *options.outputs]

@@ -38,7 +38,8 @@ class GradWatch:
         outputs: Objects with any of the methods of `Output`, called as the training goes on.
         flow: Trace single batches through every module, what comes out and which gradient arrives:
             at the optimizer steps 1, 2, 4, 8, ... and in the batch after a finding begins, at most
-            40 in a run. From step 65 on they may take 0.2 % of the time.
+            40 in a run. From step 65 on they may take 0.2 % of the time, but for those of the first
+            four findings.
 
     Raises:
         TypeError: An argument is of the wrong type.
