@@ -7,7 +7,9 @@ import pytest
 from short import at
 
 from yolo_gradwatch import GradWatch, load_run
-from yolo_gradwatch.diagnose import detector
+from yolo_gradwatch.diagnose import detector, reasons, rule
+from yolo_gradwatch.diagnose.causes import Cause
+from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.runs.tail import Tail
 from yolo_gradwatch.views.judge import Judge
 
@@ -107,3 +109,85 @@ def test_damaged_traces_cost_the_traces_alone(faked, tmp_path, seen):
     assert seen() == [(*one[:3], None, one[4]) for one in live]
     assert any("flow.csv" in remark for remark in report.remarks)
     assert json.loads((tmp_path / "run" / "gradwatch.json").read_text())["optimizers_before"] == []
+
+
+# --- what explains a finding ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """A trace explains whatever it is asked of, with a number that it has; the steps asked of."""
+    asked = []
+
+    def measured(_finding, _layout, flow, _training):
+        asked.append(flow.step)
+        call = flow.calls[-1]
+        return Reason("told", (call.module,), (call.output_rms, call.gradient_norm), 9)
+
+    def cause_of(reason, _layout, _training):
+        return Cause(f"{reason.names} {reason.values}", "that") if reason.kind == "told" else None
+
+    monkeypatch.setattr(reasons, "measured", measured)
+    monkeypatch.setattr(rule, "cause_of", cause_of)
+    return asked
+
+
+def kill(trainer):
+    """Let the first block have no gradient from now on."""
+    for name, parameter in trainer.model.named_parameters():
+        if name.startswith("model.0."):
+            parameter.register_hook(lambda grad: grad * 0)
+
+
+def rows_of(alerts):
+    return alerts[["finding", "event", "step", "message"]].to_numpy().tolist()
+
+
+def test_a_cause_is_the_same_in_the_report_the_files_a_replay_and_whoever_follows(
+    faked, tmp_path, told
+):
+    tail, judges, followed, called = Tail(tmp_path / "run"), [], [], []
+
+    def look(_trainer):
+        found = tail.look()
+        judges[:] = judges or [Judge(tmp_path / "run", lambda own: own, found)]
+        for part in found.by_epoch():
+            followed.extend(judges[0].update(part))
+
+    calls = [at("on_train_batch_start", 9, kill), ("on_fit_epoch_end", look)]
+    watch = GradWatch(live=False, on_finding=called.append)
+    faked.train(tmp_path, watch=watch, calls=calls, epochs=8)
+    look(None)
+    run, (dead,) = load_run(tmp_path / "run"), watch.report().findings
+    events = [("start", 11), ("cause", 12)]
+    assert list(run.alerts[["event", "step"]].itertuples(index=False, name=None)) == events
+    assert (dead.rule, dead.step, dead.is_measured) == ("dead", 9, True)
+    assert [finding.is_measured for finding in called] == [False, True]
+    assert told == [12, 12, 16, 16]  # live and by whoever follows
+    assert run.report() == watch.report()
+    assert run.alerts["message"].iloc[-1] == dead.message
+    told_of = [[one.finding.number, one.change, one.step, one.finding.message] for one in followed]
+    assert told_of == rows_of(run.alerts)
+
+
+def test_a_finding_that_a_training_leaves_unexplained_is_explained_when_it_is_resumed(
+    faked, tmp_path, told
+):
+    options = {"save": True, "epochs": 8}
+    stop = ("on_fit_epoch_end", lambda trainer: setattr(trainer, "stop", trainer.epoch == 5))
+    first = [at("on_train_batch_start", 10, kill), stop]
+    watch = GradWatch(live=False)
+    faked.train(tmp_path, watch=watch, calls=first, **options)
+    assert rows_of(load_run(tmp_path / "run").alerts)[0][1:3] == ["start", 12]
+    assert not watch.report().findings[0].is_measured
+    assert told == []
+    last = str(tmp_path / "run" / "weights" / "last.pt")
+    again = GradWatch(live=False)
+    calls = [("on_train_start", kill)]
+    faked.train(tmp_path, watch=again, calls=calls, resume=last, **options)
+    run, (dead,) = load_run(tmp_path / "run"), again.report().findings
+    assert run.alerts["event"].tolist() == ["start", "cause"]
+    assert told[0] == 13  # the first batch; the rule needs three windows again
+    assert run.alerts["step"].iloc[-1] == 15
+    assert dead.is_measured
+    assert run.report() == again.report()
