@@ -27,6 +27,7 @@ from shown import (
 from values import LAWS, layout_of, leaves_of
 
 from yolo_gradwatch.diagnose.catalog import RULES
+from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.report import Report
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.views.live import Board
@@ -72,7 +73,9 @@ def told(rule, module, *, layout=YOLO, amp=False, **changes):
     finding = finding_of(
         rule, module, **{"severity": RULES[rule].severity, "limit": limit, **changes}
     )
-    return replace(finding, message=str(RULES[finding.rule].message(layout, {"amp": amp}, finding)))
+    words = RULES[finding.rule].message(layout, {"amp": amp}, finding)
+    known = {"why": words.cause or words.why, "is_measured": bool(words.measured)}
+    return replace(finding, message=str(words), **known)
 
 
 def train(board, steps, changes=None):
@@ -209,8 +212,12 @@ def test_changes_and_the_line_that_stops(golden):
     dead = told("dead", "model.4", modules=("model.2.bn", "model.4.bn", "model.4.conv"))
     twice = {"episodes": (episode_of(7, 20, value=3.1), episode_of(30, value=4.0))}
     vanishing = told("vanishing", "model.8", modules=("model.7", "model.8"), **twice)
+    call = Reason("call", ("model.10.m.0", "PSABlock", "model.10.cv1"), rank=4)
+    outside = Reason("outside", ("model.10.conv.weight",))
     lines = [
         change_line(change_of("start", nan)),
+        change_line(change_of("cause", told("nonfinite", "model.10.conv", reason=call))),
+        change_line(change_of("cause", told("not_updated", "model.10.conv", reason=outside))),
         change_line(change_of("worse", dead)),
         change_line(change_of("start", vanishing)),
         change_line(change_of("worse", vanishing)),
@@ -506,7 +513,7 @@ def test_a_terminal_of_a_few_columns_does_not_crash_a_fitted_text(width):
 
 def test_markup_in_a_finding_is_shown_as_it_is():
     finding = finding_of("dead", LOUD, message=LOUD, modules=("model.0.bn",))
-    for change in ("start", "worse"):
+    for change in ("start", "worse", "cause"):
         assert LOUD in printed(change_line(change_of(change, finding)), soft_wrap=True)
     over = change_line(change_of("end", ended(finding, 9)))
     assert f"resolved: dead in {LOUD}, which" in printed(over, soft_wrap=True)

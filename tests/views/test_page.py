@@ -454,6 +454,16 @@ def test_each_episode_of_a_finding_has_a_mark_and_the_finding_one_line(tmp_path)
         assert step in line
 
 
+@pytest.mark.parametrize(("is_measured", "word"), [(True, "true"), (False, "false")])
+def test_the_page_says_of_a_finding_whether_its_cause_was_measured(tmp_path, is_measured, word):
+    watch(tmp_path, [window(step, zero=[CONV]) for step in range(1, 9)])
+    run = load_run(tmp_path)
+    report = run.report()
+    findings = tuple(replace(one, is_measured=is_measured) for one in report.findings)
+    (line,) = re.findall("<li class.*</li>", page.page(run, replace(report, findings=findings)))
+    assert f'data-measured="{word}"' in line
+
+
 @needs_browser
 def test_the_network_is_a_tab_where_batches_were_traced(tmp_path):
     run = run_of(tmp_path, (1, 2, 4), dead_from=2)

@@ -26,6 +26,9 @@ MOST_EPISODES = 3
 UNDO = "Look for what runs from that step on, and go on from the last checkpoint before it."
 """What to try where something has changed in the course of a training."""
 
+MEASURED = "Measured: "
+"""In front of a cause that rests on a measurement."""
+
 MOST_NAMES = 4
 """Of more names, only the first are listed."""
 
@@ -81,7 +84,7 @@ class Message:
     def cause(self) -> str:
         """The cause, with what it rests on; "" if none is named beside what is certain."""
         if self.measured:
-            return f"Measured: {self.measured}"
+            return f"{MEASURED}{self.measured}"
         return f"Likely {self.likely}" if self.likely else ""
 
     def measuring(self, cause: Cause) -> Message:

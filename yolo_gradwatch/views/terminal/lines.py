@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from yolo_gradwatch.diagnose.messages import lasted
+from yolo_gradwatch.diagnose.messages import MEASURED, lasted
 from yolo_gradwatch.diagnose.report import finding_line
 from yolo_gradwatch.views.terminal.glyphs import STYLES, number
 
@@ -37,8 +37,9 @@ def change_line(change: FindingChange) -> Text:
         text = f"{finding.rule} in {finding.module}, which lasted {lasted(newest)}"
         return Text.assemble(("GradWatch resolved: ", "green"), text)
     if change.change == "cause":
-        word = f"GradWatch cause of {finding.rule} in {finding.module}: "
-        return Text.assemble((word, STYLES[finding.severity]), finding.why)
+        how = ", measured: " if finding.is_measured else ": "
+        word = f"GradWatch cause of {finding.rule} in {finding.module}{how}"
+        return Text.assemble((word, STYLES[finding.severity]), finding.why.removeprefix(MEASURED))
     again = " (again)" if newest is not finding.episodes[0] else ""
     what = " (worse)" if change.change == "worse" else again
     word = f"GradWatch {finding.severity} {finding.rule}{what}: "
