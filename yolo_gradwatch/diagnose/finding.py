@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Severity = Literal["notice", "warning", "critical"]
@@ -129,6 +129,10 @@ class Finding:
     def step_end(self) -> int | None:
         """Step at which its newest episode was over; None while that lasts."""
         return self.episodes[-1].step_end
+
+    def with_newest(self, episode: Episode) -> Finding:
+        """The finding with this in place of its newest episode."""
+        return replace(self, episodes=(*self.episodes[:-1], episode))
 
     @property
     def waits_for_cause(self) -> bool:

@@ -205,18 +205,16 @@ class Findings:
             end = self._end(finding, now)
             return [end, self._begin(now, alerts, end.finding)]
         last.calm, last.alerted, last.interrupted = 0, now.last, False
-        modules = self._grouping.modules(alerts, finding.modules)
-        grown = reasons.grown(replace(finding, modules=modules), alerts)
-        grown = self._traced.surer(grown, self._layout, self._flow)
-        if grown != finding:
-            grown = self._worded(grown)
+        own = replace(finding, modules=self._grouping.modules(alerts, finding.modules))
+        grown = self._traced.surer(reasons.grown(own, alerts), self._layout, self._flow)
+        grown = grown if grown == finding else self._worded(grown)
         self.all[finding.number] = grown
         value = max(alert.value for alert in alerts)
         if not last.is_exceeded_by(grown, value):
             known = FindingChange("cause", now.epoch, now.step, grown, now.reported)
             return [known] if _is_explained_better(grown, finding) else []
-        episode = replace(finding.episodes[-1], value=value)
-        worse = replace(grown, episodes=(*finding.episodes[:-1], episode), limit=alerts[-1].limit)
+        worse = grown.with_newest(replace(finding.episodes[-1], value=value))
+        worse = replace(worse, limit=alerts[-1].limit)
         return [self._report("worse", now, worse, alerts)]
 
     def _calm_down(self, now: _Now, alerted: set[int]) -> list[FindingChange]:
@@ -237,8 +235,7 @@ class Findings:
     def _end(self, finding: Finding, now: _Now) -> FindingChange:
         """The end of an episode, with its first calm window."""
         _, step = self._reported[finding.number].calm_since
-        episode = replace(finding.episodes[-1], step_end=step)
-        over = replace(finding, episodes=(*finding.episodes[:-1], episode))
+        over = finding.with_newest(replace(finding.episodes[-1], step_end=step))
         self.all[over.number] = over
         return FindingChange("end", now.epoch, now.step, over, now.reported)
 
@@ -252,9 +249,7 @@ class Findings:
         return FindingChange(change, now.epoch, now.step, found, now.reported)
 
     def _worded(self, finding: Finding) -> Finding:
-        words = RULES[finding.rule].message(self._layout, self._training, finding)
-        is_measured, why = bool(words.measured), words.cause or words.why
-        return replace(finding, message=str(words), is_measured=is_measured, why=why)
+        return RULES[finding.rule].worded(self._layout, self._training, finding)
 
 
 def _unknown(number: int, alerts: list[Alert], grouping: Grouping) -> Finding:

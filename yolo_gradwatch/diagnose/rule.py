@@ -106,3 +106,9 @@ class Rule:
         if finding.is_traced and finding.reason:
             cause = cause_of(finding.reason, layout, training)
         return message.measuring(cause) if cause else message
+
+    def worded(self, layout: Layout, training: Mapping[str, object], finding: Finding) -> Finding:
+        """The finding with its message, and what that says of the cause; see `message`."""
+        words = self.message(layout, training, finding)
+        is_measured, why = bool(words.measured), words.cause or words.why
+        return replace(finding, message=str(words), is_measured=is_measured, why=why)
