@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from yolo_gradwatch.measure.kept import Kept
 
 Severity = Literal["notice", "warning", "critical"]
 
@@ -91,6 +94,8 @@ class Finding:
         reason: What was measured about the cause of its newest episode; None if nothing was.
         well: Steps before its newest episode, at least fifty windows, in which nothing alarmed; 0
             if it began earlier, or in a run with other alarms.
+        kept: The checkpoint that was kept before its newest episode, as long as that is the one
+            that is there; else None.
     """
 
     number: int
@@ -105,6 +110,7 @@ class Finding:
     evidence: str = ""
     reason: Reason | None = None
     well: int = 0
+    kept: Kept | None = None
 
     @property
     def epoch(self) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from yolo_gradwatch.diagnose import causes
 from yolo_gradwatch.diagnose.causes import Cause
 from yolo_gradwatch.diagnose.graph import Paths, is_in
+from yolo_gradwatch.measure.kept import LAST_HEALTHY
 from yolo_gradwatch.measure.layout import WHOLE, Layout
 
 if TYPE_CHECKING:
@@ -135,8 +136,14 @@ class Case:
             return Cause(f"Probably {why}{self.moment}.", f"Try {remedy}.")
         return Cause(
             self.changed.rstrip(),
-            "Look for what runs from that step on, and go on from the last checkpoint before it.",
+            "Look for what runs from that step on, and go on from "
+            f"{self.way_back('the last checkpoint before it')}.",
         )
+
+    def way_back(self, otherwise: str) -> str:
+        """The checkpoint to go back to: the one that was kept, else in these words."""
+        kept = self.finding.kept
+        return f"{LAST_HEALTHY} (epoch {kept.epoch})" if kept else otherwise
 
     @property
     def lower_rate(self) -> str:
