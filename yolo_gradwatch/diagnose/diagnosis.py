@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.diagnose.catalog import RULES
@@ -33,6 +34,7 @@ class Diagnosis:
 
     Attributes:
         findings: All of them so far.
+        way_back: The checkpoint that is kept by now; None if there is none.
     """
 
     def __init__(self, layout: Layout, limits: Thresholds, training: Mapping[str, object]) -> None:
@@ -45,6 +47,7 @@ class Diagnosis:
         self._flows: deque[Flow] = deque()
         self._windows = 0
         self._longest = 0
+        self.way_back: Kept | None = None
         self.findings = Findings(layout, limits, training)
 
     def update(self, window: Window, reported: int = 0) -> list[FindingChange]:
@@ -61,7 +64,7 @@ class Diagnosis:
             self._flow = self._flows.popleft()
         seen = max(window.step_last, reported)
         alerts = self._detector.update(window, self._optimizer, self._flow)
-        return self.findings.update(window, alerts, seen)
+        return [self._with_way_back(one) for one in self.findings.update(window, alerts, seen)]
 
     def membership(self, optimizer: Optimizer) -> None:
         """Note what the optimizer moves from the next window on."""
@@ -77,9 +80,11 @@ class Diagnosis:
         Args:
             kept: An earlier one than is known is left out; None if the file is gone.
         """
-        known = self.findings.kept
+        known = self.way_back
         if kept is None or known is None or kept.is_after(known):
-            self.findings.keep(kept)
+            self.way_back = kept
+            for finding in [one for one in self.findings.all.values() if one.kept]:
+                self.findings.reword(replace(finding, kept=None))
 
     def attach(self, change: FindingChange, file: str) -> FindingChange:
         """A change with the file on the steps that it wants, which its finding keeps.
@@ -90,7 +95,18 @@ class Diagnosis:
             change: As `update` returned it.
             file: Name within the run's folder; "" leaves the change as it is.
         """
-        return self.findings.attach(change, file) if file else change
+        if not file:
+            return change
+        return replace(change, finding=self.findings.reword(replace(change.finding, evidence=file)))
+
+    def _with_way_back(self, change: FindingChange) -> FindingChange:
+        """A change; what begins knows the checkpoint that was kept before."""
+        finding, kept = change.finding, self.way_back
+        if kept and kept.step >= finding.episodes[-1].step:
+            kept = None
+        if change.change != "start" or kept == finding.kept:
+            return change
+        return replace(change, finding=self.findings.reword(replace(finding, kept=kept)))
 
     def regroup(self, layout: Layout) -> None:
         """Go on with a layout that has more modules."""

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from yolo_gradwatch.diagnose.thresholds import Thresholds
-    from yolo_gradwatch.measure.kept import Kept
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.windows import Window
 
@@ -109,7 +108,6 @@ class Findings:
 
     Attributes:
         all: Every finding so far, lasting or over, by number.
-        kept: The checkpoint that is kept by now; None if there is none.
     """
 
     def __init__(self, layout: Layout, limits: Thresholds, training: Mapping[str, object]) -> None:
@@ -118,7 +116,6 @@ class Findings:
         self._reported: dict[int, _Reported] = {}
         self._well = _Well()
         self.all: dict[int, Finding] = {}
-        self.kept: Kept | None = None
         self.regroup(layout)
 
     def regroup(self, layout: Layout) -> None:
@@ -163,22 +160,11 @@ class Findings:
             last = self._reported[finding.number]
             last.calm, last.interrupted = 0, RULES[finding.rule].ends_at_restart
 
-    @property
-    def has_critical(self) -> bool:
-        """Whether a critical finding lasts."""
-        return any(finding.severity == "critical" for finding in self._lasting())
-
-    def keep(self, kept: Kept | None) -> None:
-        """Go on with another checkpoint; what findings name is not there any more."""
-        self.kept = kept
-        for finding in [f for f in self.all.values() if f.kept]:
-            self.all[finding.number] = self._worded(replace(finding, kept=None))
-
-    def attach(self, change: FindingChange, file: str) -> FindingChange:
-        """A change that is the newest of its finding, which names a file from now on."""
-        found = self._worded(replace(change.finding, evidence=file))
+    def reword(self, finding: Finding) -> Finding:
+        """Take the newest state of a finding with something else that its words name."""
+        found = self._worded(finding)
         self.all[found.number] = found
-        return replace(change, finding=found)
+        return found
 
     def _lasting(self) -> list[Finding]:
         return [finding for finding in self.all.values() if finding.step_end is None]
@@ -198,7 +184,6 @@ class Findings:
             limit=first.limit,
             reason=_surest(None, alerts),
             well=self._well.until(step, self.all.values()),
-            kept=self.kept if self.kept and self.kept.step < step else None,
         )
         change = self._report("start", now, begun, alerts)
         is_kept = RULES[first.rule].keeps_evidence

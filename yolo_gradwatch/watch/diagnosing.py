@@ -43,7 +43,7 @@ class Diagnosing:
     def window(self, window: Window, seen: int) -> None:
         """Take a window, judged when optimizer step ``seen`` was the newest."""
         self._outputs.window(window)
-        if self.diagnosis.findings.kept and not is_kept(self._folder):  # somebody removed it
+        if self.diagnosis.way_back and not is_kept(self._folder):  # somebody removed it
             self.diagnosis.kept(None)
         if changes := self.diagnosis.update(window, seen):
             files = [self._evidence(*c.wants) if c.wants else "" for c in changes]

@@ -68,7 +68,9 @@ class Keeping:
         _LOG.warning("GradWatch: %s; the training goes on", remark)
 
     def _keep(self, trainer: Any) -> None:
-        if self._diagnosing.diagnosis.findings.has_critical or not checkpoints.is_storable(trainer):
+        findings = self._diagnosing.diagnosis.findings.all.values()
+        has_critical = any(f.severity == "critical" and f.step_end is None for f in findings)
+        if has_critical or not checkpoints.is_storable(trainer):
             return
         newest = checkpoints.last_of(trainer)
         self._path.parent.mkdir(exist_ok=True)
