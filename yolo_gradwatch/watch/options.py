@@ -39,9 +39,9 @@ class Options:
             raise TypeError(f"thresholds must be a Thresholds, got {_kind(self.thresholds)}")
         if not (self.live is None or isinstance(self.live, bool)):
             raise TypeError(f"live must be True, False or None, got {shown(self.live)}")
-        for name in ("flow", "keep_healthy"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, got {shown(getattr(self, name))}")
+        for name, value in (("flow", self.flow), ("keep_healthy", self.keep_healthy)):
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} must be True or False, got {shown(value)}")
         if not (self.on_finding is None or callable(self.on_finding)):
             raise TypeError(f"on_finding must be callable, got {_kind(self.on_finding)}")
 
