@@ -1,12 +1,10 @@
 """The copy of the newest checkpoint from before anything went wrong."""
 
 import errno
-import inspect
 from types import SimpleNamespace
 
 import pytest
 import torch
-from fake_trainer import FakeTrainer
 from short import FAKE, assert_nothing_left, at, bits_of, spoil, told
 from torch import nn
 from training import TINY, shapes, small
@@ -89,7 +87,7 @@ def fail(_source, target):
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "broken"),
+    "broken",
     [
         (keeping, "_copy", fail),
         (keeping, "_free", lambda _folder: 0.0),
@@ -97,11 +95,9 @@ def fail(_source, target):
         (checkpoints, "is_storable", lambda trainer: trainer.no_such_thing),
     ],
 )
-def test_what_fails_costs_the_copy_and_one_warning(
-    tmp_path, monkeypatch, caplog, owner, name, broken
-):
+def test_what_fails_costs_the_copy_and_one_warning(tmp_path, monkeypatch, caplog, broken):
     """From the second epoch on, so that the copy of the first stays."""
-    later = at("on_train_epoch_start", 2, lambda _trainer: monkeypatch.setattr(owner, name, broken))
+    later = at("on_train_epoch_start", 2, lambda _trainer: monkeypatch.setattr(*broken))
     trainer, watch, run = trained(FAKE, tmp_path, calls=[later])
     (said,) = told(caplog)
     assert LAST_HEALTHY in said
@@ -131,17 +127,12 @@ def test_ctrl_c_in_a_copy_leaves_the_one_of_before(tmp_path, monkeypatch):
     assert not [*(tmp_path / "run" / "weights").glob(".*")]
 
 
-@pytest.mark.parametrize("option", [{"save": False}, {"kind": "silent"}])
-def test_a_training_that_saves_nothing_says_so_and_is_watched(tmp_path, caplog, option):
-    class SilentTrainer(FakeTrainer):
-        """Runs no callback when it has saved."""
-
-    source = inspect.getsource(FakeTrainer._do_train).replace("on_model_save", "on_my_save")
-    namespace = {}
-    exec(inspect.cleandoc("import math\n") + "\n" + inspect.cleandoc(source), namespace)  # noqa: S102
-    SilentTrainer._do_train = namespace["_do_train"]
-    option = {"kind": SilentTrainer} if "kind" in option else option
-    _, watch, run = trained(FAKE, tmp_path, **option)
+@pytest.mark.parametrize("lack", ["save", "event"])
+def test_a_training_that_saves_nothing_says_so_and_is_watched(tmp_path, caplog, monkeypatch, lack):
+    """With ``save=False``, or by a trainer of the user's that does not say when it has saved."""
+    if lack == "event":
+        monkeypatch.setattr(checkpoints, "EVENT", "on_no_such_event")
+    _, watch, run = trained(FAKE, tmp_path, save=lack != "save")
     (said,) = told(caplog)
     assert LAST_HEALTHY in said
     assert (run.meta.kept, watch.report().status, watch.report().steps) == ((), "finished", 8)

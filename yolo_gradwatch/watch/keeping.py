@@ -24,7 +24,7 @@ _LOG = logging.getLogger(__name__)
 ROOM = 3
 """Checkpoints for which there must be room: the copy, and what Ultralytics writes next."""
 
-CHUNK = 2**22
+CHUNK = 2**20
 """Bytes that are copied at a time."""
 
 

@@ -74,7 +74,7 @@ def _harm(case: Case, reason: Reason | None) -> str:
     if reason and reason.kind == "weights":
         return "A step spreads it to every weight."
     if case.finding.kept:
-        return f"{spread}: remove the cause, then resume from {case.way_back('')}."
+        return f"{spread}: remove the cause, then go on from {case.way_back('')}."
     if case.finding.episodes[-1].epoch == 1:
         return f"{spread}, and in the first epoch there is no checkpoint to go back to."
     epoch = case.finding.episodes[-1].epoch
