@@ -532,10 +532,10 @@ def test_a_file_that_is_attached_is_named_until_another_one_is():
     story = Story()
     for file in ("evidence/1.json", "evidence/8.json"):
         (start,) = story.next(A, rule="spike")
-        named = story.findings.attach(start, file)
-        assert named == replace(start, finding=story.findings.all[1])
-        assert named.finding.evidence == file
-        assert named.finding.message.endswith(f" {file}.")
+        named = story.findings.reword(replace(start.finding, evidence=file))
+        assert named == story.findings.all[1]
+        assert named.evidence == file
+        assert named.message.endswith(f" {file}.")
         story.calm(6)
     (back,) = story.next(A, rule="spike")
     assert back.finding.evidence == file

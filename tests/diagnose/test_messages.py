@@ -15,6 +15,7 @@ from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.messages import Case, course, described, factor, significant
 from yolo_gradwatch.measure.arrays import FLOAT32_MAX
+from yolo_gradwatch.measure.kept import Kept
 from yolo_gradwatch.measure.layout import WHOLE
 
 TRAINING = {
@@ -158,6 +159,21 @@ VARIANTS = [
     ("converged", "with a loss", {"reason": Reason("solved", values=(0.7, 3e-5))}),
     ("weight_growth", "with auto", {"training": AUTO}),
     ("weight_growth", "with a fitted optimizer", {"training": FITTED}),
+    *(
+        (rule, "beside a checkpoint that was kept", {"kept": Kept(19, 6), **how})
+        for rule, how in (
+            ("nonfinite", {}),
+            ("nonfinite", {"reason": Reason("weights", values=(0.0, 1.0))}),
+            ("weight_overflow", {}),
+            ("weight_overflow", {"reason": Reason("buffers", ("model.3.bn",))}),
+            ("rate_jump", {}),
+            ("weight_jump", {}),
+            ("collapse", {}),
+            ("total_low", {}),
+            ("vanishing", {"well": 500}),
+        )
+    ),
+    ("nonfinite", "of weights that were loaded", {"reason": Reason("weights", values=(0.0, 0.0))}),
 ]
 """A rule, and what is different from its case in ``WORDED``."""
 

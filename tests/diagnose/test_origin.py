@@ -8,6 +8,7 @@ from nets import bad_loss, beyond, net
 from values import layout_of
 
 from yolo_gradwatch.diagnose.detector import Detector
+from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.measure.trace import Call, Flow
@@ -102,7 +103,9 @@ def test_what_was_spoiled_before_says_nothing():
 def test_weights_that_are_nan_already_say_so():
     nan = np.full(len(CHAIN.modules), np.nan, np.float32)
     bad = replace(spoiled_from(0), weight_norm=nan)
-    assert {alert.reason.kind for alert in alerts(CLEAN, bad)} == {"weights"}
+    for before, was_finite in (((), 0.0), ((CLEAN,), 1.0)):  # then the checkpoint was, too
+        reason = Reason("weights", values=(0.0, was_finite), rank=1)
+        assert {alert.reason for alert in alerts(*before, bad)} == {reason}
     after = replace(bad, step_first=3, step_last=3)  # a step before has made them so
     assert {alert.reason for alert in alerts(CLEAN, spoiled_from(5), after)} == {None}
 

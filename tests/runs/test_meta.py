@@ -19,6 +19,7 @@ from yolo_gradwatch import Thresholds
 from yolo_gradwatch.measure import model_layout
 from yolo_gradwatch.measure.clipping import CLIP_NORM, EpochClipping
 from yolo_gradwatch.measure.event import Event, EventKind
+from yolo_gradwatch.measure.kept import Kept
 from yolo_gradwatch.measure.optimizer import Group, Optimizer
 from yolo_gradwatch.runs import process
 from yolo_gradwatch.runs.meta import Meta, RunOptions, encoded, read_meta
@@ -53,6 +54,7 @@ FULL = Meta(
         thawed=("model.2.bias",),
         step=7,
     ),
+    kept=(Kept(1, 20), Kept(3, 60)),
     remarks=("no flow",),
     others={"mood": {"of": ["the", None]}},
 )
@@ -76,7 +78,7 @@ def test_what_was_read_is_written_as_it_was():
     assert not any("step_last" in epoch for epoch in raw["epochs"])
     raw["epochs"] = [{**epoch, "step_last": 0} for epoch in raw["epochs"]]
     raw["thresholds"] = {**asdict(Thresholds()), **raw["thresholds"]}
-    later = {"optimizer": None, "optimizers_before": [], "remarks": []}
+    later = {"optimizer": None, "optimizers_before": [], "kept": [], "remarks": []}
     assert not set(later) & set(raw)
     raw |= later
     assert encoded(read_meta(VERSION_2)) == json.dumps(raw, indent=1)

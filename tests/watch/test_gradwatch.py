@@ -23,6 +23,8 @@ from yolo_gradwatch.watch.ultralytics.command import Starter
             "thresholds must be a Thresholds, got dict",
         ),
         ({"live": "yes"}, TypeError, "live must be True, False or None, got 'yes'"),
+        ({"flow": 1}, TypeError, "flow must be True or False, got 1"),
+        ({"keep_healthy": "yes"}, TypeError, "keep_healthy must be True or False, got 'yes'"),
         ({"on_finding": 3}, TypeError, "on_finding must be callable, got int"),
         ({"stop_on": "nonfinite"}, TypeError, "stop_on must be a list or tuple of names"),
         ({"stop_on": ["tired"]}, ValueError, "stop_on: 'tired' is not one of collapse, dead"),
@@ -139,7 +141,8 @@ def test_another_rank_than_0_says_that_rank_0_reports(as_rank):
 
 def test_a_copy_through_cloudpickle_is_small_and_can_be_used():
     cloudpickle = pytest.importorskip("cloudpickle")
-    watch = GradWatch(interval=7, thresholds=Thresholds(dead_windows=5), stop_on=["dead"])
+    limits = Thresholds(dead_windows=5)
+    watch = GradWatch(interval=7, thresholds=limits, stop_on=["dead"], keep_healthy=True)
     watch.attach(FakeModel())
     data = cloudpickle.dumps({"watch": watch, "calls": [watch._attachment.on_begin]})
     assert len(data) < 10_000

@@ -18,6 +18,7 @@ TELLS = {
     "regroup": lambda layout: (max(layout.since),),
     "membership": lambda optimizer: (optimizer.step,),
     "restart": lambda event: (event.kind, event.step),
+    "kept": lambda kept: (kept.epoch, kept.step),
     "end": lambda report: (report.status,),
     "close": tuple,
 }
@@ -50,7 +51,7 @@ def trained(way, folder, *, calls=(), raises=None, **options):
     """Train with two outputs, the first of which may raise; the trainer, its calls, and theirs."""
     notes = [], []
     outputs = [Noted(notes[0], raises), Noted(notes[1])]
-    watch = GradWatch(live=False, outputs=outputs)
+    watch = GradWatch(live=False, outputs=outputs, keep_healthy="save" in options)
     trainer = way.train(folder, watch=watch, calls=calls, warmup_epochs=0, **options)
     return trainer, watch, *notes
 
@@ -168,7 +169,7 @@ def test_it_is_closed_where_the_watch_ends_before_the_training(faked, tmp_path, 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_one_that_raises_is_closed_and_nothing_else_changes(faked, tmp_path, caplog, method):
-    options = {"freeze": 2}
+    options = {"freeze": 2, "save": True}
     calls = [at("on_train_batch_start", 3, thaw), spoil("model.2.conv.weight", at=8)]
     usual, _, _, expected = trained(faked, tmp_path / "usual", calls=calls, **options)
     calls = [at("on_train_batch_start", 3, thaw), spoil("model.2.conv.weight", at=8)]

@@ -57,6 +57,13 @@ class Watching:
     flow: Annotated[
         bool, typer.Option("--flow/--no-flow", help="Trace single batches through every module.")
     ] = True
+    keep_healthy: Annotated[
+        bool,
+        typer.Option(
+            "--keep-healthy",
+            help="Keep last.pt as weights/last_healthy.pt as long as no critical finding lasts.",
+        ),
+    ] = False
 
 
 def fields_of(record: type) -> list[inspect.Parameter]:

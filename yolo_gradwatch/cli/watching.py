@@ -44,6 +44,7 @@ def watch_of(options: Watching) -> tuple[GradWatch, tuple[str, ...]]:
             live=options.live,
             stop_on=stop_words,
             flow=options.flow,
+            keep_healthy=options.keep_healthy,
         )
     except ValueError as error:
         refuse(f"--{error}" if str(error).startswith("interval") else error)

@@ -37,6 +37,9 @@ class Detector:
         layout: Of the model that is watched.
         limits: Of the rules.
         training: Options of the training.
+
+    Attributes:
+        was_finite: Whether a step was applied and finite since the training took over its weights.
     """
 
     def __init__(self, layout: Layout, limits: Thresholds, training: Mapping[str, object]) -> None:
@@ -44,6 +47,7 @@ class Detector:
         self._training = training
         self._limits = limits
         self._reader = Reader(layout)
+        self.was_finite = False
         patience = [rule.needs(limits) for rule in RULES.values() if rule.unit == "windows"]
         lookback = max(LOOKBACK, whole.GROWTH_WINDOWS + 1, *patience)
         self._readings: deque[Reading] = deque(maxlen=lookback)
@@ -80,7 +84,9 @@ class Detector:
             flow=flow,
             opening=tuple(self._opening),
             recent=tuple(self._recent),
+            was_finite=self.was_finite,
         )
+        self.was_finite |= window.skipped < window.steps and not window.nonfinite.any()
         return [
             Alert(
                 rule=name,
@@ -97,8 +103,13 @@ class Detector:
             for hit in rule.judge(history, self._limits)
         ]
 
-    def forget(self) -> None:
-        """Drop what was before a resume or a recovery."""
+    def forget(self, *, is_new: bool = False) -> None:
+        """Drop what was before a resume or a recovery.
+
+        Args:
+            is_new: Whether the training takes over its weights from elsewhere.
+        """
+        self.was_finite &= not is_new
         self._readings.clear()
         self._marks.clear()
         self._skipped.clear()

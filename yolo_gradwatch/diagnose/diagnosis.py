@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.diagnose.catalog import RULES
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.finding import FindingChange
     from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.event import Event
+    from yolo_gradwatch.measure.kept import Kept
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.optimizer import Optimizer
     from yolo_gradwatch.measure.trace import Flow
@@ -32,6 +34,7 @@ class Diagnosis:
 
     Attributes:
         findings: All of them so far.
+        way_back: The checkpoint that is kept by now; None if there is none.
     """
 
     def __init__(self, layout: Layout, limits: Thresholds, training: Mapping[str, object]) -> None:
@@ -44,6 +47,7 @@ class Diagnosis:
         self._flows: deque[Flow] = deque()
         self._windows = 0
         self._longest = 0
+        self.way_back: Kept | None = None
         self.findings = Findings(layout, limits, training)
 
     def update(self, window: Window, reported: int = 0) -> list[FindingChange]:
@@ -60,7 +64,8 @@ class Diagnosis:
             self._flow = self._flows.popleft()
         seen = max(window.step_last, reported)
         alerts = self._detector.update(window, self._optimizer, self._flow)
-        return self.findings.update(window, alerts, seen, self._flow)
+        changes = self.findings.update(window, alerts, seen, self._flow)
+        return [self._with_way_back(one) for one in changes]
 
     def membership(self, optimizer: Optimizer) -> None:
         """Note what the optimizer moves from the next window on."""
@@ -69,6 +74,18 @@ class Diagnosis:
     def flow(self, flow: Flow) -> None:
         """Take a batch that was traced through the modules, before the window of its step."""
         self._flows.append(flow)
+
+    def kept(self, kept: Kept | None) -> None:
+        """Take what was kept of a checkpoint, after every window of its epoch.
+
+        Args:
+            kept: An earlier one than is known is left out; None if the file is gone.
+        """
+        known = self.way_back
+        if kept is None or known is None or kept.is_after(known):
+            self.way_back = kept
+            for finding in [one for one in self.findings.all.values() if one.kept]:
+                self.findings.reword(replace(finding, kept=None))
 
     def attach(self, change: FindingChange, file: str) -> FindingChange:
         """A change with the file on the steps that it wants, which its finding keeps.
@@ -79,7 +96,18 @@ class Diagnosis:
             change: As `update` returned it.
             file: Name within the run's folder; "" leaves the change as it is.
         """
-        return self.findings.attach(change, file) if file else change
+        if not file:
+            return change
+        return replace(change, finding=self.findings.reword(replace(change.finding, evidence=file)))
+
+    def _with_way_back(self, change: FindingChange) -> FindingChange:
+        """A change; what begins knows the checkpoint that was kept before."""
+        finding, kept = change.finding, self.way_back
+        if kept and kept.step >= finding.episodes[-1].step:
+            kept = None
+        if change.change != "start" or kept == finding.kept:
+            return change
+        return replace(change, finding=self.findings.reword(replace(finding, kept=kept)))
 
     def regroup(self, layout: Layout) -> None:
         """Go on with a layout that has more modules."""
@@ -91,15 +119,21 @@ class Diagnosis:
         return window
 
     def _rescope(self, scope: Layout) -> None:
+        was_finite = self._detector.was_finite
         self._detector = Detector(scope, self._limits, self._training)
+        self._detector.was_finite = was_finite
         self.findings.regroup(scope)
 
-    def restart(self) -> None:
-        """Forget what was before a resume or a recovery."""
+    def restart(self, kind: str = "") -> None:
+        """Forget what was before a resume or a recovery.
+
+        Args:
+            kind: Of the event.
+        """
         self._windows = 0
         self._flow = None
         self._flows.clear()
-        self._detector.forget()
+        self._detector.forget(is_new=kind in {"start", "resume"})
         self.findings.restart()
 
     def unjudged(self) -> tuple[str, ...]:
@@ -118,6 +152,7 @@ def replay(  # noqa: PLR0913  # all that its training knew
     *,
     optimizers: Iterable[Optimizer] = (),
     flows: Iterable[Flow] = (),
+    kept: Iterable[Kept] = (),
 ) -> list[FindingChange]:
     """The changes of a whole run, as its training reported them.
 
@@ -130,25 +165,32 @@ def replay(  # noqa: PLR0913  # all that its training knew
         files: The evidence that was kept: names within the run's folder by their step.
         optimizers: What the optimizer moved, in the order of their steps.
         flows: Batches that were traced, in the order of their steps.
+        kept: What was kept of checkpoints, in the order of their steps.
     """
-    known, kept = reported or {}, files or {}
+    known, named = reported or {}, files or {}
     changes: list[FindingChange] = []
     pending, moved, traced = deque(events), deque(optimizers), deque(flows)
+    copies = deque(kept)
 
     def trace(until: int) -> None:
         while traced and traced[0].step <= until:
             diagnosis.flow(traced.popleft())
 
     for window in windows:
+        while copies and copies[0].step < window.step_first:
+            diagnosis.kept(copies.popleft())
         while pending and pending[0].step <= window.step_first:
-            trace(pending.popleft().step - 1)
-            diagnosis.restart()
+            event = pending.popleft()
+            trace(event.step - 1)
+            diagnosis.restart(event.kind)
         while moved and moved[0].step <= window.step_first:
             diagnosis.membership(moved.popleft())
         trace(window.step_last)
         for change in diagnosis.update(window, known.get(window.step_first, 0)):
-            file = first_within(kept, *change.wants) if change.wants else ""
+            file = first_within(named, *change.wants) if change.wants else ""
             changes.append(diagnosis.attach(change, file))
+    for copy in copies:
+        diagnosis.kept(copy)
     return changes
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from yolo_gradwatch.measure.kept import Kept
 
 Severity = Literal["notice", "warning", "critical"]
 
@@ -96,6 +99,8 @@ class Finding:
         why: The sentence on the cause in ``message``; "" if there is none.
         well: Steps before its newest episode, at least fifty windows, in which nothing alarmed; 0
             if it began earlier, or in a run with other alarms.
+        kept: The checkpoint that was kept before its newest episode, as long as that is the one
+            that is there; else None.
     """
 
     number: int
@@ -114,6 +119,7 @@ class Finding:
     is_measured: bool = False
     why: str = ""
     well: int = 0
+    kept: Kept | None = None
 
     @property
     def epoch(self) -> int:

@@ -168,11 +168,11 @@ class Findings:
             last = self._reported[finding.number]
             last.calm, last.interrupted = 0, RULES[finding.rule].ends_at_restart
 
-    def attach(self, change: FindingChange, file: str) -> FindingChange:
-        """A change that is the newest of its finding, which names a file from now on."""
-        found = self._worded(replace(change.finding, evidence=file))
+    def reword(self, finding: Finding) -> Finding:
+        """Take the newest state of a finding with something else that its words name."""
+        found = self._worded(finding)
         self.all[found.number] = found
-        return replace(change, finding=found)
+        return found
 
     def _lasting(self) -> list[Finding]:
         return [finding for finding in self.all.values() if finding.step_end is None]

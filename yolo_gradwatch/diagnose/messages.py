@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from yolo_gradwatch.diagnose import causes
 from yolo_gradwatch.diagnose.graph import Paths, is_in
+from yolo_gradwatch.measure.kept import LAST_HEALTHY
 from yolo_gradwatch.measure.layout import WHOLE, Layout
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 MOST_EPISODES = 3
 """Of more episodes, only the newest are named one by one."""
 
-UNDO = "Look for what runs from that step on, and go on from the last checkpoint before it."
+UNDO = "Look for what runs from that step on, and go on from"
 """What to try where something has changed in the course of a training."""
 
 MEASURED = "Measured: "
@@ -89,7 +90,7 @@ class Message:
 
     def measuring(self, cause: Cause) -> Message:
         """The same with a cause that a trace has measured, and what to try then."""
-        remedy = self.remedy if self.remedy == UNDO else f"Try {cause.remedy}."
+        remedy = self.remedy if self.remedy.startswith(UNDO) else f"Try {cause.remedy}."
         return replace(self, likely="", measured=f"{cause.why}.", remedy=remedy)
 
     def __str__(self) -> str:
@@ -158,9 +159,15 @@ class Case:
         """
         if self.changed:
             why = f"{message.why} {self.changed}".lstrip()
-            return replace(message, why=why, remedy=UNDO)
+            remedy = f"{UNDO} {self.way_back('the last checkpoint before it')}."
+            return replace(message, why=why, remedy=remedy)
         likely = f"{cause.why}{self.moment}."
         return replace(message, likely=likely, remedy=f"Try {cause.remedy}.")
+
+    def way_back(self, otherwise: str) -> str:
+        """The checkpoint to go back to: the one that was kept, else in these words."""
+        kept = self.finding.kept
+        return f"{LAST_HEALTHY} (epoch {kept.epoch})" if kept else otherwise
 
     @property
     def lower_rate(self) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.report import Report, Status
     from yolo_gradwatch.measure.clipping import EpochClipping
     from yolo_gradwatch.measure.event import Event
+    from yolo_gradwatch.measure.kept import Kept
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.optimizer import Optimizer
     from yolo_gradwatch.measure.trace import Flow
@@ -44,6 +45,7 @@ class Files(OutputBase):
         self._events = list(past.events) if past else []
         self._epochs = list(past.epochs) if past else []
         self._optimizers = list(past.optimizers) if past else []
+        self._kept = list(past.kept) if past else []
         self._others = dict(past.others) if past else {}
         self._log: runlog.RunLog | None = None
         self._noted = 0
@@ -98,6 +100,11 @@ class Files(OutputBase):
         self._last_step = event.step - 1
         self._describe()
 
+    def kept(self, kept: Kept) -> None:
+        """Note what was kept, before a window that may bring a finding."""
+        self._kept.append(kept)
+        self._describe()
+
     def end(self, report: Report) -> None:
         """Note how the training ended."""
         self._status = cast("Status", report.status)
@@ -146,6 +153,7 @@ class Files(OutputBase):
             epochs=tuple(self._epochs),
             optimizer=self._optimizers[-1] if self._optimizers else None,
             optimizers_before=tuple(self._optimizers[:-1]),
+            kept=tuple(self._kept),
             remarks=tuple(dict.fromkeys(self.remarks)),
             others=self._others,
         )

@@ -12,6 +12,7 @@ from yolo_gradwatch.diagnose.report import Status  # noqa: TC001  # as above
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.clipping import CLIP_NORM, EpochClipping
 from yolo_gradwatch.measure.event import Event  # noqa: TC001  # msgspec reads the annotation
+from yolo_gradwatch.measure.kept import Kept  # noqa: TC001  # as above
 from yolo_gradwatch.measure.layout import WHOLE, Layout
 from yolo_gradwatch.measure.optimizer import Optimizer  # noqa: TC001  # as above
 from yolo_gradwatch.plain import printable
@@ -80,6 +81,8 @@ class Meta:
         epochs: Clipping and AMP of each pass over an epoch.
         optimizer: What it moves, as noted last; None if unknown, as in older files.
         optimizers_before: What was noted before that, by step.
+        kept: Of which epochs ``weights/last_healthy.pt`` was the checkpoint, by step; the last one
+            counts.
         remarks: What was not measured, and why, in sentences; none in older files.
         others: Parts of a later version.
     """
@@ -96,6 +99,7 @@ class Meta:
     epochs: tuple[EpochClipping, ...] = ()
     optimizer: Optimizer | None = None
     optimizers_before: tuple[Optimizer, ...] = ()
+    kept: tuple[Kept, ...] = ()
     remarks: tuple[str, ...] = ()
     others: dict[str, object] = field(default_factory=dict)
 
@@ -228,6 +232,7 @@ def _misfits(meta: Meta) -> Iterator[tuple[str, str]]:
     before = enumerate(meta.optimizers_before)
     steps |= {f"$.optimizers_before[{number}].step": one.step for number, one in before}
     steps |= {f"$.events[{number}].step": event.step for number, event in enumerate(meta.events)}
+    steps |= {f"$.kept[{number}].step": one.step for number, one in enumerate(meta.kept)}
     for place, step in steps.items():
         if not 0 <= step <= MOST_STEPS:
             yield place, f"{step} is no step"

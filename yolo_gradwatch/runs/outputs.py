@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.arrays import Floats
     from yolo_gradwatch.measure.clipping import EpochClipping
     from yolo_gradwatch.measure.event import Event
+    from yolo_gradwatch.measure.kept import Kept
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.optimizer import Optimizer
     from yolo_gradwatch.measure.sample import Sample
@@ -97,6 +98,9 @@ class Output(Protocol):
     def restart(self, event: Event) -> None:
         """What comes next is not compared with what was before."""
 
+    def kept(self, kept: Kept) -> None:
+        """``weights/last_healthy.pt`` is the checkpoint of another epoch from now on."""
+
     def end(self, report: Report) -> None:
         """The training is over; the first thing in ``on_train_end``.
 
@@ -138,6 +142,9 @@ class OutputBase:
         """See `Output`."""
 
     def restart(self, event: Event) -> None:
+        """See `Output`."""
+
+    def kept(self, kept: Kept) -> None:
         """See `Output`."""
 
     def end(self, report: Report) -> None:

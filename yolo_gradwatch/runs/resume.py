@@ -13,6 +13,7 @@ from yolo_gradwatch.measure.layout import dated
 from yolo_gradwatch.measure.windows import windows_of
 from yolo_gradwatch.runs import traces
 from yolo_gradwatch.runs.evidence import by_step
+from yolo_gradwatch.runs.healthy import kept_of
 from yolo_gradwatch.runs.losses import with_losses
 from yolo_gradwatch.runs.meta import encoded
 from yolo_gradwatch.runs.repair import mend, mend_flow, set_aside
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.diagnosis import Diagnosis
     from yolo_gradwatch.measure.clipping import EpochClipping
     from yolo_gradwatch.measure.event import Event
+    from yolo_gradwatch.measure.kept import Kept
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.optimizer import Optimizer
     from yolo_gradwatch.runs.run import Run
@@ -49,6 +51,7 @@ class Past:
         remarks: What was not measured, in sentences.
         others: Parts of ``gradwatch.json`` from a later version, which are written again.
         traces: Batches that were traced through the modules.
+        kept: What was kept of checkpoints, by step, if the file is still there.
     """
 
     first_step: int
@@ -59,6 +62,7 @@ class Past:
     remarks: tuple[str, ...] = ()
     others: dict[str, object] = field(default_factory=dict)
     traces: int = 0
+    kept: tuple[Kept, ...] = ()
 
 
 def earlier_run(folder: Path) -> Run | None:
@@ -104,7 +108,7 @@ def _taken_over(run: Run, layout: Layout, diagnosis: Diagnosis) -> Past:
     epochs += epochs_of(run.grid, sum(epoch.steps for epoch in epochs))
     windows = list(with_losses(windows_of(grid_of(run.windows, layout)), run.losses))
     _check_losses(run.folder / LOSSES_FILE)
-    count = _traces(run)
+    count, kept = _traces(run), kept_of(run.folder, run.meta)
     replay(
         diagnosis,
         windows,
@@ -113,6 +117,7 @@ def _taken_over(run: Run, layout: Layout, diagnosis: Diagnosis) -> Past:
         by_step(run.folder),
         optimizers=run.meta.optimizers,
         flows=traces.all_of(run.folder / FLOW_FILE),
+        kept=kept,
     )
     mend(run.folder, run.layout.modules[-1])
     return Past(
@@ -124,6 +129,7 @@ def _taken_over(run: Run, layout: Layout, diagnosis: Diagnosis) -> Past:
         remarks=run.meta.remarks,
         others=run.meta.others,
         traces=count,
+        kept=kept,
     )
 
 

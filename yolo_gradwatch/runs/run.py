@@ -14,6 +14,7 @@ from yolo_gradwatch.measure.windows import windows_of
 from yolo_gradwatch.runs import process, tables, traces
 from yolo_gradwatch.runs.evidence import by_step
 from yolo_gradwatch.runs.find import folder_of
+from yolo_gradwatch.runs.healthy import kept_of
 from yolo_gradwatch.runs.losses import with_losses
 from yolo_gradwatch.runs.meta import read_meta
 from yolo_gradwatch.runs.schema import (
@@ -143,6 +144,7 @@ class Run:
             by_step(self.folder),
             optimizers=self.meta.optimizers,
             flows=flows,
+            kept=kept_of(self.folder, self.meta),
         )
         return Report(
             run=self.folder,

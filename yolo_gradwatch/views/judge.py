@@ -8,6 +8,7 @@ from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay
 from yolo_gradwatch.measure.layout import watched_at
 from yolo_gradwatch.measure.windows import rescoped
 from yolo_gradwatch.runs.evidence import by_step
+from yolo_gradwatch.runs.healthy import kept_of
 from yolo_gradwatch.views.live import Board
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Judge:
             self._show(window)
         last = look.windows[-1].step_first if look.windows else -1
         due = [event for event in look.meta.events if event.step <= last]
+        seen = look.windows[-1].step_last if look.windows else -1
         events, files = due[self._events :], by_step(self._folder)
         changes = replay(
             self._diagnosis,
@@ -66,6 +68,7 @@ class Judge:
             files=files,
             optimizers=look.meta.optimizers,
             flows=look.flows,
+            kept=[one for one in kept_of(self._folder, look.meta) if one.step <= seen],
         )
         self._events = max(self._events, len(due))
         self.board.show(self._diagnosis.findings.all.values())

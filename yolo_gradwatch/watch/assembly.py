@@ -15,6 +15,7 @@ from yolo_gradwatch.runs.outputs import RunInfo
 from yolo_gradwatch.views.picture import DepthPicture, Ended, Picture
 from yolo_gradwatch.watch.diagnosing import Diagnosing
 from yolo_gradwatch.watch.fanout import Fanout
+from yolo_gradwatch.watch.keeping import Keeping
 from yolo_gradwatch.watch.reactions import Callback, StopRule
 from yolo_gradwatch.watch.recorder import Recorder
 from yolo_gradwatch.watch.schedule import Schedule
@@ -61,6 +62,7 @@ class Parts(NamedTuple):
         stop: Says whether to stop.
         optimizer: What moved the parameters of the run that is continued; None if unknown.
         schedule: Says which batches are traced; None if none is.
+        keeping: Copies checkpoints; None if none is to be kept.
     """
 
     recorder: Recorder
@@ -69,6 +71,7 @@ class Parts(NamedTuple):
     stop: StopRule
     optimizer: Optimizer | None
     schedule: Schedule | None
+    keeping: Keeping | None
 
 
 def assemble(  # noqa: PLR0913  # all that a watch is made of
@@ -125,8 +128,9 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
     outputs = [files, evidence, *wishes, terminal, *called, stop, *options.outputs]
     ended = Ended(files)
     fanout = Fanout([*outputs, Picture(ended, announce), DepthPicture(ended)])
-    diagnosing = Diagnosing(diagnosis, fanout, evidence.file)
+    diagnosing = Diagnosing(diagnosis, fanout, evidence.file, training.folder)
     recorder = Recorder(run, members, diagnosing, fanout, past)
     files.remarks = recorder.remarks
     known = past.optimizers[-1] if past and past.optimizers else None
-    return Parts(recorder, diagnosing, evidence, stop, known, schedule)
+    keeping = Keeping(training.folder, recorder, diagnosing) if options.keep_healthy else None
+    return Parts(recorder, diagnosing, evidence, stop, known, schedule, keeping)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.arrays import Floats
     from yolo_gradwatch.measure.clipping import EpochClipping
     from yolo_gradwatch.measure.event import Event
+    from yolo_gradwatch.measure.kept import Kept
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.optimizer import Optimizer
     from yolo_gradwatch.measure.sample import Sample
@@ -76,6 +77,10 @@ class Fanout:
     def restart(self, event: Event) -> None:
         """See `Output`."""
         self._call("restart", event)
+
+    def kept(self, kept: Kept) -> None:
+        """See `Output`."""
+        self._call("kept", kept)
 
     def end(self, report: Report) -> None:
         """See `Output`."""

@@ -40,6 +40,9 @@ class GradWatch:
             at the optimizer steps 1, 2, 4, 8, ... and in the batch after a finding begins, at most
             40 in a run. From step 65 on they may take 0.2 % of the time, but for those of the first
             four findings.
+        keep_healthy: Copy ``last.pt`` to ``weights/last_healthy.pt`` at the end of each epoch, as
+            long as no critical finding lasts. Findings name it where one should go back, and
+            ``resume`` goes on from it. Needs ``save=True``, the default.
 
     Raises:
         TypeError: An argument is of the wrong type.
@@ -56,6 +59,7 @@ class GradWatch:
         stop_on: Iterable[str] = (),
         outputs: Iterable[object] = (),
         flow: bool = True,
+        keep_healthy: bool = False,
     ) -> None:
         options = Options(
             interval=interval,
@@ -65,6 +69,7 @@ class GradWatch:
             stop_on=alarms("stop_on", stop_on),
             outputs=checked_outputs(outputs),
             flow=flow,
+            keep_healthy=keep_healthy,
         )
         self._attachment = Attachment(options)
 

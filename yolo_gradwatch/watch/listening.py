@@ -6,13 +6,14 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from yolo_gradwatch.watch.ultralytics import contract, hooks
+from yolo_gradwatch.watch.ultralytics import checkpoints, contract, hooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from yolo_gradwatch.watch.events import Events
     from yolo_gradwatch.watch.guard import Guard
+    from yolo_gradwatch.watch.keeping import Keeping
 
 
 def listen(
@@ -38,8 +39,10 @@ def around_training(trainer: Any, guard: Guard, finish: Callable[[str], None]) -
     guard.undo.callback(_call_if_alive, weakref.ref(undo))  # the trainer keeps it alive
 
 
-def connect(trainer: Any, guard: Guard, events: Events) -> None:
+def connect(trainer: Any, guard: Guard, events: Events, keeping: Keeping | None) -> None:
     """Have a trainer call us at each step and event from now on."""
+    if keeping:
+        _connect_keeping(trainer, guard, keeping)
     guard.undo.callback(hooks.after_unscale(trainer, partial(guard.safely, events.read)))
     guard.undo.callback(events.step_hooks.remove)
     events.step_hooks.attach(trainer)
@@ -54,6 +57,19 @@ def connect(trainer: Any, guard: Guard, events: Events) -> None:
         listen(trainer, guard, event, call)
     listen(trainer, guard, "on_train_batch_end", events.tracing.stop, is_first=True)
     listen(trainer, guard, "on_train_end", events.end_training, is_first=True)
+
+
+def _connect_keeping(trainer: Any, guard: Guard, keeping: Keeping) -> None:
+    """Have a trainer call us when it has saved; one that does not say so is watched all the same.
+
+    First of all who listen, so that the file is as it was written.
+    """
+    keep = partial(keeping.keep, weakref.ref(trainer))
+    try:
+        listen(trainer, guard, checkpoints.EVENT, keep, is_first=True)
+        keeping.begin(trainer)
+    except contract.Unwatchable as reason:
+        keeping.warn(str(reason))
 
 
 def _unlisten(

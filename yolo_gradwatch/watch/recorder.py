@@ -36,7 +36,9 @@ class Recorder:
         past: The run that is continued; None if it begins here.
 
     Attributes:
-        last_step: Number of the newest optimizer step, captured or not; ``remarks`` go to reports.
+        last_step: Number of the newest optimizer step, captured or not.
+        seen: Number of the newest one that was captured and looked at.
+        remarks: For reports.
     """
 
     def __init__(
@@ -55,13 +57,13 @@ class Recorder:
         self._epochs = Epochs(run.layout, run.clip, past.epochs if past else ())
         self._status = "running"
         self._pending = Pending()
-        self._seen, self._steps = 0, past.steps if past else 0
-        self.last_step = run.begin.step - 1
+        self._steps = past.steps if past else 0
+        self.last_step = self.seen = run.begin.step - 1
         self.remarks = list(past.remarks) if past else []
 
     def open(self) -> None:
         """Start the outputs."""
-        self._diagnosis.restart()
+        self._diagnosis.restart(self._run.begin.kind)
         self._outputs.start(self._run)
 
     def wanted(self, step: int) -> tuple[bool, bool]:
@@ -85,7 +87,7 @@ class Recorder:
         """Note that what comes from ``step`` on is not compared with what was before."""
         self._close_window()
         self._rollup.restart()
-        self._diagnosis.restart()
+        self._diagnosis.restart(kind)
         self._outputs.restart(Event(step, kind))
 
     def regroup(self, layout: Layout, members: Members, step: int) -> None:
@@ -118,7 +120,7 @@ class Recorder:
         samples = self._pending.take()
         if not samples:
             return
-        self._seen = samples[-1].step
+        self.seen = samples[-1].step
         windows = self._rollup.add(samples)
         norms = self._rollup.newest
         self._steps += len(samples)
@@ -169,4 +171,4 @@ class Recorder:
 
     def _judge(self, windows: Iterable[Window]) -> None:
         for window in windows:
-            self._diagnosing.window(window, self._seen)
+            self._diagnosing.window(window, self.seen)

@@ -145,7 +145,7 @@ class Session:
             kind = type(facts.optimizer_of(trainer)).__name__
             parts.recorder.remarks.append(f"no update ratios: the optimizer {kind} has no hooks")
         self._events = Events(self._alive, seen, parts, self._options.interval)
-        connect(trainer, guard, self._events)
+        connect(trainer, guard, self._events, parts.keeping)
 
     def _announce(self, picture: Path) -> None:
         trainer = self._alive()

@@ -97,6 +97,8 @@ class History:
         flow: The newest batch that was traced through the modules, since the run began or
             restarted, and no later than the newest window; None if there is none.
         opening: The first readings of the run, up to `OPENING`; a restart does not forget them.
+        was_finite: Whether an earlier step was applied and finite since the training began or was
+            resumed.
     """
 
     layout: Layout
@@ -110,6 +112,7 @@ class History:
     flow: Flow | None = None
     opening: Sequence[Reading] = ()
     recent: Sequence[Window] = ()
+    was_finite: bool = False
 
 
 Judge: TypeAlias = Callable[[History, "Thresholds"], Iterator[Hit]]

@@ -49,7 +49,8 @@ def total_low_words(case: Case) -> Message:
         since=f"{case.since}: nothing is learned any more",
         likely="the loss or its weights are far too small, or a high learning rate has "
         f"destroyed the weights{case.moment}.",
-        remedy=f"Try to scale the loss up, or the last good checkpoint with {case.lower_rate}.",
+        remedy=f"Try to scale the loss up, or {case.way_back('the last good checkpoint')} with "
+        f"{case.lower_rate}.",
     )
 
 

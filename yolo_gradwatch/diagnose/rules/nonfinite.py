@@ -74,12 +74,13 @@ def _hits(
 def _reason(history: History) -> Reason | None:
     """What was measured about the cause; None if the loss is not known.
 
-    ``values`` has a 1 where AMP has skipped the step, so that no weight is hurt.
+    ``values`` has a 1 where AMP has skipped the step, so that no weight is hurt. Of weights that
+    were spoiled before it, a second 1 says that earlier steps were finite.
     """
     newest = history.newest
     is_first = not any(window.nonfinite.any() for window in _before(history))
     if not newest.skipped and is_first and has_bad_weights(history):
-        return Reason("weights", rank=ALL)
+        return Reason("weights", (), (0.0, float(history.was_finite)), ALL)
     if not terms(newest):
         return None
     if not bad_items(newest):

@@ -77,6 +77,8 @@ def _harm(case: Case, reason: Reason | None) -> str:
     spread = "Clipping spreads it to every weight"
     if reason and reason.kind == "weights":
         return "A step spreads it to every weight."
+    if case.finding.kept:
+        return f"{spread}: remove the cause, then go on from {case.way_back('')}."
     if case.finding.episodes[-1].epoch == 1:
         return f"{spread}, and in the first epoch there is no checkpoint to go back to."
     epoch = case.finding.episodes[-1].epoch
@@ -181,13 +183,15 @@ def _of_slope(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # see above
     return Cause(why, "an epsilon under that root, or a clamp in front of it")
 
 
-def _of_weights(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # see above
+def _of_weights(case: Case, reason: Reason) -> Cause:
     """The weights were NaN before the step."""
+    was_finite = reason.values[1:] == (1.0,)  # so the checkpoint was
+    other = "other code, such as a callback" if was_finite else "the checkpoint that was loaded"
     why = (
-        "the weights were not finite already when this step began: a step before it, or the "
-        "checkpoint that was loaded, has spoiled them."
+        f"the weights were not finite already when this step began: a step before it, or {other}, "
+        "has spoiled them."
     )
-    return Cause(why, "an earlier checkpoint")
+    return Cause(why, case.way_back("an earlier checkpoint"))
 
 
 def _block(case: Case, name: str) -> str:

@@ -87,7 +87,8 @@ def rate_jump_words(case: Case) -> Message:
         since=case.at,
         why="Neither a warm-up nor a schedule jumps like that: look at what changed at that step, "
         f"such as a callback, a scheduler of your own or a resume{case.moment}.",
-        remedy="If it is not on purpose, go back to the last checkpoint before that step.",
+        remedy="If it is not on purpose, go back to "
+        f"{case.way_back('the last checkpoint before that step')}.",
     )
 
 
@@ -129,8 +130,8 @@ def weight_jump_words(case: Case) -> Message:
         likely="the learning rate, by a "
         f"callback, a scheduler or a resume{case.moment}. Weights that move so fast forget what "
         "they have learned.",
-        remedy="Try the last checkpoint before that step, and what sets the learning rate there "
-        "(columns lr/ of results.csv).",
+        remedy=f"Try {case.way_back('the last checkpoint before that step')}, and what sets the "
+        "learning rate there (columns lr/ of results.csv).",
     )
 
 

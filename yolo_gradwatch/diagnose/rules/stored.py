@@ -76,11 +76,12 @@ def weight_overflow_words(case: Case) -> Message:
         f"Checkpoints hold half precision, at most {finding.limit:,.0f}: there it becomes Inf, or "
         "is replaced without a word (nan_to_num: NaN by 0, Inf by that limit)."
     )
+    back = case.way_back("a checkpoint from before")
     remedy = (
         "Look for a batch of very large or infinite values (images, or a forward whose step AMP "
-        "skipped). Go on from a checkpoint from before, or reset the statistics of these layers."
+        f"skipped). Go on from {back}, or reset the statistics of these layers."
         if is_buffer
-        else f"Go on from a checkpoint from before, with {case.lower_rate}."
+        else f"Go on from {back}, with {case.lower_rate}."
     )
     return Message(
         what=f"{where}: {said} {how}", since=case.since, why=f"{harm} {stored}", remedy=remedy

@@ -108,8 +108,8 @@ def collapse_words(case: Case) -> Message:
         since=case.at,
         likely="the loss is near zero or constant: a loss weight that became tiny, no labels "
         f"any more, or weights that a high learning rate has destroyed{case.moment}.",
-        remedy=f"Try the last checkpoint before that step with {case.lower_rate}, and look at the "
-        "loss columns of results.csv.",
+        remedy=f"Try {case.way_back('the last checkpoint before that step')} with "
+        f"{case.lower_rate}, and look at the loss columns of results.csv.",
     )
 
 

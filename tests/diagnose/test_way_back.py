@@ -1,0 +1,89 @@
+"""Which checkpoint a finding names, and that a replay names the same."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from values import LAYOUT, window
+
+from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay
+from yolo_gradwatch.diagnose.thresholds import Thresholds
+from yolo_gradwatch.measure.event import Event
+from yolo_gradwatch.measure.kept import LAST_HEALTHY, Kept
+
+CONV = "model.1.conv"
+NAN = [window(6, nonfinite=[CONV])]
+FINE = [window(step) for step in range(1, 6)]
+
+
+def new():
+    return Diagnosis(LAYOUT, Thresholds(), {})
+
+
+def found(*kept):
+    """The finding of a run whose sixth step is not finite."""
+    diagnosis = new()
+    replay(diagnosis, [*FINE, *NAN], [Event(1, "start")], kept=kept)
+    return diagnosis.findings.all[1]
+
+
+@pytest.mark.parametrize(
+    ("kept", "named"),
+    [
+        ((), None),
+        ((Kept(1, 2),), Kept(1, 2)),
+        ((Kept(1, 2), Kept(2, 4)), Kept(2, 4)),
+        ((Kept(1, 4), Kept(2, 4)), Kept(2, 4)),  # an epoch without a step
+        ((Kept(2, 5),), Kept(2, 5)),
+        ((Kept(2, 4), Kept(3, 6)), None),  # the file is of that step itself by now
+    ],
+)
+def test_a_finding_names_the_checkpoint_from_before_it_as_long_as_it_is_there(kept, named):
+    finding = found(*kept)
+    assert finding.kept == named
+    told = f"{LAST_HEALTHY} (epoch {named.epoch})" if named else ""
+    assert told in finding.message
+    assert (LAST_HEALTHY in finding.message) == bool(named)
+
+
+def test_what_is_gone_or_another_by_now_is_named_no_more():
+    usual = found().message
+    for later in (None, Kept(4, 40)):
+        diagnosis = new()
+        for one in FINE:
+            diagnosis.update(one)
+        diagnosis.kept(Kept(2, 5))
+        (change,) = diagnosis.update(*NAN)
+        assert change.finding.message != usual
+        diagnosis.kept(Kept(1, 2))  # known by now: a follower is handed all of them again
+        assert diagnosis.findings.all[1] == change.finding
+        diagnosis.kept(later)
+        assert diagnosis.findings.all[1].kept is None
+        assert diagnosis.findings.all[1].message == usual
+
+
+def test_what_comes_back_names_what_was_kept_before_that():
+    diagnosis = new()
+    again = [window(step) for step in range(7, 40)]
+    both = [Kept(2, 5), Kept(4, 30)]
+    last = window(40, nonfinite=[CONV])
+    changes = replay(diagnosis, [*FINE, *NAN, *again, last], [Event(1, "start")], kept=both)
+    begun = [change.finding.kept for change in changes if change.change == "start"]
+    assert begun == both
+
+
+@pytest.mark.parametrize(
+    ("kind", "was_finite"),
+    [("resume", 0.0), ("nan_recovery", 1.0), ("oom_restart", 1.0), ("thaw", 1.0)],
+)
+def test_a_checkpoint_is_not_called_spoiled_once_steps_from_it_were_finite(kind, was_finite):
+    """Of a resume, the first step shows what was loaded; the other ones go on from the same run."""
+    gone = np.full(len(LAYOUT.modules), np.nan, np.float32)
+    bad = window(6, nonfinite=LAYOUT.modules)
+    spoiled = replace(bad, weight_norm=gone, weight_max=np.full_like(gone, np.inf))
+    events = [Event(1, "start"), Event(6, kind)]
+    for steps, expected in ((FINE, was_finite), (FINE[:0], 0.0)):
+        diagnosis = new()
+        replay(diagnosis, [*steps, spoiled], events)
+        reason = diagnosis.findings.all[1].reason
+        assert (reason.kind, reason.values) == ("weights", (0.0, expected))

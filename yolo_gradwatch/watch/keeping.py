@@ -1,0 +1,100 @@
+"""Keeps a copy of the newest checkpoint as long as all is well, to go back to later."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from typing import TYPE_CHECKING, Any
+
+from yolo_gradwatch.measure.kept import LAST_HEALTHY, Kept
+from yolo_gradwatch.runs.atomic import replacing
+from yolo_gradwatch.watch.ultralytics import checkpoints
+from yolo_gradwatch.watch.ultralytics import training as facts
+
+if TYPE_CHECKING:
+    import weakref
+    from pathlib import Path
+
+    from yolo_gradwatch.watch.diagnosing import Diagnosing
+    from yolo_gradwatch.watch.recorder import Recorder
+
+_LOG = logging.getLogger(__name__)
+
+ROOM = 3
+"""Checkpoints for which there must be room: the copy, and what Ultralytics writes next."""
+
+CHUNK = 2**20
+"""Bytes that are copied at a time."""
+
+
+class Keeping:
+    """Copies ``last.pt`` when it has been written, at the end of each epoch without trouble.
+
+    A link would not do: Ultralytics writes into the same file again. Whatever fails costs the copy
+    of that epoch and, once, a warning; the copy of before stays as it was.
+
+    Args:
+        folder: The run's folder.
+        recorder: It has seen every step of the epoch by then, and takes remarks.
+        diagnosing: Knows what is found, and takes what is kept.
+    """
+
+    def __init__(self, folder: Path, recorder: Recorder, diagnosing: Diagnosing) -> None:
+        self._path = folder / LAST_HEALTHY
+        self._recorder = recorder
+        self._diagnosing = diagnosing
+        self._has_warned = False
+
+    def begin(self, trainer: Any) -> None:
+        """Say so if the training saves nothing that could be kept."""
+        if not checkpoints.saves(trainer):
+            self.warn("with save=False, Ultralytics writes no checkpoint before the last epoch")
+
+    def keep(self, trainer: weakref.ref[Any]) -> None:
+        """Copy the checkpoint that has just been written, unless a critical finding lasts."""
+        try:
+            self._keep(trainer())
+        except Exception as error:  # noqa: BLE001  # a copy is not worth the watch
+            self.warn(f"{type(error).__name__}: {error}")
+
+    def warn(self, why: str) -> None:
+        """Say once why there is no copy."""
+        if self._has_warned:
+            return
+        self._has_warned = True
+        remark = f"{LAST_HEALTHY} is not kept up to date: {why}"
+        self._recorder.remarks.append(remark)
+        _LOG.warning("GradWatch: %s; the training goes on", remark)
+
+    def _keep(self, trainer: Any) -> None:
+        findings = self._diagnosing.diagnosis.findings.all.values()
+        has_critical = any(f.severity == "critical" and f.step_end is None for f in findings)
+        if has_critical or not checkpoints.is_storable(trainer):
+            return
+        newest = checkpoints.last_of(trainer)
+        self._path.parent.mkdir(exist_ok=True)
+        size, free = newest.stat().st_size, _free(self._path.parent)
+        if free < ROOM * size:
+            self.warn(f"the disk has room for {free / 1e6:,.0f} MB, a copy takes {size / 1e6:,.0f}")
+            return
+        with replacing(self._path) as draft:
+            _copy(newest, draft)
+        self._diagnosing.kept(Kept(facts.epoch_of(trainer), self._recorder.seen))
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy the content of a file."""
+    with source.open("rb", buffering=0) as old, target.open("wb", buffering=0) as new:
+        while chunk := memoryview(old.read(CHUNK)):
+            while chunk:  # a write may take less
+                chunk = chunk[new.write(chunk) :]
+
+
+def _free(folder: Path) -> float:
+    """Bytes that may be written; Inf where the system does not say, as on Windows."""
+    look = getattr(os, "statvfs", None)
+    if look is None:
+        return math.inf
+    disk = look(folder)
+    return float(disk.f_bavail * disk.f_frsize)

@@ -1,0 +1,51 @@
+"""What Ultralytics saves at the end of an epoch.
+
+Read in ultralytics 8.4.0 to 8.4.190: ``save_model`` writes ``last.pt`` in place, whole and from
+memory, and ``on_model_save`` follows at once, on rank 0 only. It holds the EMA in half precision
+and the optimizer; when the training is over, ``last.pt`` is written again without the optimizer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from yolo_gradwatch.measure.norms import largest_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+EVENT = "on_model_save"
+"""Runs when the files are complete, before anything else is done to them."""
+
+HALF_MAX = 65504.0
+"""Largest number of half precision."""
+
+_STATISTICS = ("running_mean", "running_var")
+"""Buffers that must be finite; of others, some are -Inf on purpose."""
+
+
+def last_of(trainer: Any) -> Path:
+    """The file of the newest epoch."""
+    return Path(trainer.last)
+
+
+def saves(trainer: Any) -> bool:
+    """Whether each epoch is saved; if not, only the last one is."""
+    return bool(trainer.args.save)
+
+
+def is_storable(trainer: Any) -> bool:
+    """Whether half precision holds all that was saved: every weight is finite, and none too large.
+
+    From 8.4.100 on, the file does not show it, because NaN and Inf are replaced in it. Waits for
+    the device.
+    """
+    ema = trainer.ema.ema
+    statistics = (b for n, b in ema.named_buffers() if n.endswith(_STATISTICS))
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for value in (*ema.parameters(), *statistics):
+        if value.is_floating_point() and value.numel():
+            by_device.setdefault(value.device, []).append(value.detach())
+    return all(bool((largest_of(own) <= HALF_MAX).all()) for own in by_device.values())
