@@ -10,7 +10,7 @@ import numpy as np
 
 from yolo_gradwatch.measure.doubling import Doubling
 from yolo_gradwatch.measure.layout import WHOLE, Layout, Members, Role
-from yolo_gradwatch.measure.rollup import RARELY
+from yolo_gradwatch.measure.weighing import RARELY
 from yolo_gradwatch.measure.sample import Detail, Sample, Weights
 
 if TYPE_CHECKING:

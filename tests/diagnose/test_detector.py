@@ -10,7 +10,7 @@ from values import LAWS, LAYOUT, runs, window
 from yolo_gradwatch.diagnose.detector import Detector
 from yolo_gradwatch.diagnose.rules import hop, low, whole
 from yolo_gradwatch.diagnose.thresholds import Thresholds
-from yolo_gradwatch.measure.rollup import RARELY
+from yolo_gradwatch.measure.weighing import RARELY
 
 FEW = settings(LAWS, max_examples=15)
 

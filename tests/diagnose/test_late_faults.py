@@ -47,8 +47,8 @@ class Training:
         missing, growth = fault.get("missing", np.zeros(SIZE, np.bool_)), fault.get("growth", 1.0)
         begins = self.rollup.opens_window(step)
         weights = Weights(np.full(SIZE, growth), np.full(SIZE, growth))
-        weighed = weights if begins and self.rollup.weighs(step) else None
-        detail = Detail(np.zeros(SIZE), weighed) if begins else None
+        weighed = weights if self.rollup.weighs(step, opens=begins) else None
+        detail = Detail(np.zeros(SIZE), weighed) if begins or weighed else None
         norms, rates = np.where(missing, 0.0, 10.0**levels), (fault.get("rate", 0.01),)
         self.waiting.append(Sample(1, step, norms, missing, detail=detail, rates=rates))
         if len(self.waiting) < together and not self.rollup.is_urgent(self.waiting):
