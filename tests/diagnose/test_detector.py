@@ -15,7 +15,7 @@ from yolo_gradwatch.measure.weighing import RARELY
 FEW = settings(LAWS, max_examples=15)
 
 
-STARTED = ("large_weights", "initial_loss", "total_low", "converged")
+STARTED = ("large_weights", "initial_loss", "total_low", "converged", "stray_step")
 """Rules that compare with how the run began, which a restart does not change."""
 
 
