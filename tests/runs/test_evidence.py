@@ -313,9 +313,9 @@ def test_a_step_that_amp_skipped_is_held_only_if_it_skipped_all(tmp_path, skippe
 def test_a_stray_step_of_a_run_that_has_converged_keeps_its_batch_and_is_no_alarm(tmp_path, noise):
     """As high a step in the half of the run before leaves the second one in a long window."""
     recording = Recording(tmp_path)
-    for step in range(1, 6001):
-        is_stray = step == 5800 or (noise and step == 5000)
-        level = 5.0 if is_stray else max(-step / 400, -4.0)
+    for step in range(1, 4001):
+        is_stray = step == 3800 or (noise and step == 3300)
+        level = 5.0 if is_stray else max(-step / 300, -4.0)
         recording.evidence.note(step, [Batch([f"{step}.jpg"])])
         recording.step(sample(step, 10.0 ** (level - 4.0 * is_stray + 1.0)))
     recording.finish()
@@ -323,7 +323,7 @@ def test_a_stray_step_of_a_run_that_has_converged_keeps_its_batch_and_is_no_alar
     assert report.healthy
     (stray,) = [one for one in report.findings if one.rule == "stray_step"]
     newest = stray.episodes[-1]
-    assert newest.step <= 5800 <= newest.step + 200
+    assert newest.step <= 3800 <= newest.step + 80
     assert len(stray.episodes) == 1 + noise
-    assert read(tmp_path, stray.evidence)["images"] == [["5800.jpg"]]
+    assert read(tmp_path, stray.evidence)["images"] == [["3800.jpg"]]
     assert recording.report().findings == report.findings
