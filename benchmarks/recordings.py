@@ -10,8 +10,8 @@ import numpy as np
 
 from yolo_gradwatch.measure.doubling import Doubling
 from yolo_gradwatch.measure.layout import WHOLE, Layout, Members, Role
-from yolo_gradwatch.measure.rollup import RARELY
 from yolo_gradwatch.measure.sample import Detail, Sample, Weights
+from yolo_gradwatch.measure.weighing import RARELY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -133,7 +133,7 @@ def _step_and_window_seconds(
     steps, windows = [], []
     step = recorder.last_step + 1 + LATE
     for _ in range(WINDOWS):
-        samples = [step_of(pool[i], step + i, detailed=i == 0) for i in range(many)]
+        samples = [step_of(pool[i], step + i, detailed=i == 0, weighed=i == 0) for i in range(many)]
         step += many
         begin = time.perf_counter()
         recorder.take(samples)
@@ -189,7 +189,8 @@ def memory(chosen: argparse.Namespace) -> None:
 
 def _read_many(recorder: Recorder, capture: Capture, numbers: range) -> None:
     for step in numbers:
-        capture.take(1, step, [], detailed=recorder.wanted(step)[0])
+        detailed, weighed = recorder.wanted(step)
+        capture.take(1, step, [], detailed=detailed, weighed=weighed)
         recorder.take(capture.drain())
     recorder.take(capture.drain(wait=True))
     recorder.settle()

@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 
 EPOCHS = 300
 SKIPS, ANOMALIES = 1000, 40
+LATE = (1000, 20_000, 200_000)
+"""Steps at which weights begin to grow, which nothing else shows: in a training of its own each."""
+GROWTH, MOST_GROWN = 1.1, 100.0
+"""By how much a step, and how far."""
+APART = 7
+"""Steps from the beginning of a window to that."""
 
 
 def recorder_of(folder: Path, found: Layout, members: Members) -> Recorder:
@@ -64,19 +70,51 @@ def pool_of(members: Members, size: int = 512) -> list[Sample]:
     return [Sample(1, 1, usual * row, present, detail=detail, change=change) for row in spread]
 
 
-def step_of(
-    one: Sample, step: int, *, epoch: int = 1, detailed: bool = False, factor: float = 1.0
+def step_of(  # noqa: PLR0913  # what a step is, and what is read of it
+    one: Sample,
+    step: int,
+    *,
+    epoch: int = 1,
+    detailed: bool = False,
+    weighed: bool = False,
+    factor: float = 1.0,
+    growth: float = 1.0,
 ) -> Sample:
-    """A step of the pool under another number, with or without details, scaled."""
+    """A step of the pool under another number, with or without details and weights, scaled."""
     norms = one.norms if factor == 1.0 else one.norms * factor
-    detail, change = (one.detail, one.change) if detailed else (None, None)
+    detail, change = (one.detail, one.change) if detailed or weighed else (None, None)
+    if detail and detail.weights:
+        grown = detail.weights if growth == 1.0 else _grown(detail.weights, growth)
+        zeros = detail.zeros if detailed else np.full_like(detail.zeros, np.nan)
+        detail = Detail(zeros, grown if weighed else None)
     return Sample(epoch, step, norms, one.missing, detail=detail, change=change)
 
 
-def simulate(recorder: Recorder, pool: list[Sample], count: int) -> float:
-    """Take so many steps; the seconds that the recorder needed."""
+def _grown(weights: Weights, growth: float) -> Weights:
+    return Weights(weights.norms * growth, weights.largest * growth)
+
+
+def reported_after(recorder: Recorder, pool: list[Sample], begin: int) -> int:
+    """Steps from the first with weights that have grown to the report of that."""
+    simulate(recorder, pool, begin - APART, skips=0)
+    recorder.start_epoch(EPOCHS + 1, EPOCHS + 1)
+    step = begin - APART
+    while not recorder.report().alarms:
+        step += 1
+        growth = min(GROWTH ** max(step - begin, 0), MOST_GROWN)
+        detailed, weighed = recorder.wanted(step)
+        one = pool[step % len(pool)]
+        sample = step_of(
+            one, step, epoch=EPOCHS + 1, detailed=detailed, weighed=weighed, growth=growth
+        )
+        recorder.take([sample])
+    return step - begin
+
+
+def simulate(recorder: Recorder, pool: list[Sample], count: int, skips: int = SKIPS) -> float:
+    """Take so many steps, some of which AMP skips; the seconds that the recorder needed."""
     per_epoch = max(count // EPOCHS, 1)
-    skipped = _spread_out(count, SKIPS)
+    skipped = _spread_out(count, skips)
     strange = _spread_out(count, ANOMALIES)
     inside, epoch = 0.0, 0
     for step in range(1, count + 1):
@@ -86,12 +124,11 @@ def simulate(recorder: Recorder, pool: list[Sample], count: int) -> float:
                 recorder.end_epoch()
             epoch += 1
             recorder.start_epoch(epoch, EPOCHS)
-        detailed = recorder.wanted(step)[0]
+        detailed, weighed = recorder.wanted(step)
         middle = time.perf_counter()
         one = pool[step % len(pool)]
-        sample = step_of(
-            one, step, epoch=epoch, detailed=detailed, factor=20.0 if step in strange else 1.0
-        )
+        factor = 20.0 if step in strange else 1.0
+        sample = step_of(one, step, epoch=epoch, detailed=detailed, weighed=weighed, factor=factor)
         if step in skipped:
             sample = Sample(epoch, step, np.full_like(one.norms, np.inf), one.missing, skipped=True)
         inside += middle - begin
@@ -120,6 +157,14 @@ def main() -> None:
         size = (Path(folder) / schema.WINDOWS_FILE).stat().st_size / 1e6
         findings = ", ".join(finding.rule for finding in recorder.report().findings)
         recorder.close()
+    late = {}
+    for begin in LATE:
+        with tempfile.TemporaryDirectory() as folder:
+            recorder = recorder_of(Path(folder), *model)
+            after = reported_after(recorder, pool, begin)
+            rules = ", ".join(finding.rule for finding in recorder.report().alarms)
+            late[f"weights grow from step {begin:,} on"] = f"{rules} after {after:,} steps"
+            recorder.close()
     result = {
         "roll-up, rules, files: µs a step": f"{1e6 * inside / count:.1f}",
         "in all, s": f"{inside:.1f}",
@@ -127,6 +172,7 @@ def main() -> None:
         "most memory of the process, MB": f"{peak_memory():.0f}",
         "torch is loaded": str("torch" in sys.modules),
         "findings": findings or "none",
+        **late,
     }
     print(json.dumps(result))
 

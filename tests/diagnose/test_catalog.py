@@ -25,7 +25,7 @@ JUDGED = [name for name in RULES if name not in ("nonfinite", "amp_overflow", "l
 """Rules that go on over steps which AMP skipped."""
 
 
-STARTED = ("large_weights", "initial_loss", "total_low", "converged")
+STARTED = ("large_weights", "initial_loss", "total_low", "converged", "stray_step")
 """Rules that compare with how the run began."""
 
 LATER = range(90, 112)
@@ -71,7 +71,7 @@ def test_readme_has_the_table_of_the_catalogue(request):
 
 def test_readme_names_the_rules_that_keep_evidence():
     (sentence,) = re.findall(
-        r"step-N+\.json` is written for (.*) \(at most", README.read_text("utf-8")
+        r"step-N+\.json` is written for (.*)\s\(at most", README.read_text("utf-8")
     )
     kept = {name for name, rule in RULES.items() if rule.keeps_evidence}
     assert set(re.findall(r"`(\w+)`", sentence)) == kept

@@ -10,12 +10,12 @@ from values import LAWS, LAYOUT, runs, window
 from yolo_gradwatch.diagnose.detector import Detector
 from yolo_gradwatch.diagnose.rules import hop, low, whole
 from yolo_gradwatch.diagnose.thresholds import Thresholds
-from yolo_gradwatch.measure.rollup import RARELY
+from yolo_gradwatch.measure.weighing import RARELY
 
 FEW = settings(LAWS, max_examples=15)
 
 
-STARTED = ("large_weights", "initial_loss", "total_low", "converged")
+STARTED = ("large_weights", "initial_loss", "total_low", "converged", "stray_step")
 """Rules that compare with how the run began, which a restart does not change."""
 
 

@@ -312,7 +312,7 @@ def test_thresholds_say_how_many_windows_a_rule_needs():
     replay(diagnosis, [window(step) for step in range(1, 7)], [START])
     assert diagnosis.unjudged() == (
         *("dead", "no_gradient", "not_updated", "weight_jump"),
-        *("collapse", "total_low", "converged"),
+        *("stray_step", "collapse", "total_low", "converged"),
     )
 
 

@@ -46,9 +46,10 @@ class Training:
     def take(self, step, levels, together=3, **fault):
         missing, growth = fault.get("missing", np.zeros(SIZE, np.bool_)), fault.get("growth", 1.0)
         begins = self.rollup.opens_window(step)
-        weights = Weights(np.full(SIZE, growth), np.full(SIZE, growth))
-        weighed = weights if begins and self.rollup.weighs(step) else None
-        detail = Detail(np.zeros(SIZE), weighed) if begins else None
+        largest = np.full(SIZE, fault.get("largest", growth))
+        weights = Weights(np.full(SIZE, growth), largest)
+        weighed = weights if self.rollup.weighs(step, opens=begins) else None
+        detail = Detail(np.zeros(SIZE), weighed) if begins or weighed else None
         norms, rates = np.where(missing, 0.0, 10.0**levels), (fault.get("rate", 0.01),)
         self.waiting.append(Sample(1, step, norms, missing, detail=detail, rates=rates))
         if len(self.waiting) < together and not self.rollup.is_urgent(self.waiting):
@@ -113,6 +114,30 @@ def test_a_fault_is_found_within_20_steps_or_a_500th_of_the_run(fault, begin):
     assert finding.well == finding.step - 1
 
 
+WEIGHTS = {
+    "grow by 10 % a step": ("weight_jump", lambda n: {"growth": min(1.1**n, 100.0)}),
+    "grow by 1 % a step": ("weight_jump", lambda n: {"growth": 1.01**n}),
+    "shrink to a tenth": ("weight_jump", lambda n: {"growth": 0.1 if n else 1.0}),
+    "overflow": ("weight_overflow", lambda n: {"largest": np.inf if n else 1.0}),
+}
+"""The rule that is right, and what n steps of the fault make of the weights."""
+
+
+@pytest.mark.parametrize("after", [1, 8, 150])
+@pytest.mark.parametrize("begin", LATE)
+@pytest.mark.parametrize("fault", WEIGHTS)
+def test_a_fault_that_only_weights_show_is_found_as_soon(fault, begin, after):
+    rule, change = WEIGHTS[fault]
+    took, finding = told(
+        healthy(begin - 1),
+        begin,
+        after + 500,
+        lambda n, levels: {"levels": levels, **change(max(n - after + 1, 0))},
+    )
+    assert (finding.rule, finding.module) == (rule, WHOLE)
+    assert 0 < took - after <= max(20, begin / 500)
+
+
 @pytest.mark.parametrize("begin", [1000, 20_000])
 def test_weights_that_grow_from_a_jump_of_the_rate_are_found_as_soon(begin):
     took, finding = told(
@@ -135,7 +160,7 @@ def test_a_drift_is_found_soon_after_the_limit_and_begins_before_it(begin):
         lambda n, levels: {"levels": levels - np.log10(1.0 / 0.98) * n * (BLOCK <= 2)},
     )
     assert (finding.rule, finding.module) == ("vanishing", "model.2")
-    assert 200 <= took <= 270
+    assert 200 <= took <= 229 + 20
     assert begin <= finding.step <= begin + 150
 
 

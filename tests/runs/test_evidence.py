@@ -307,3 +307,23 @@ def test_a_step_that_amp_skipped_is_held_only_if_it_skipped_all(tmp_path, skippe
         one = sample(step, norm, skipped=step in skipped)
         found.steps([one], module_norms(one.norms, MEMBERS)[None])
     assert found.file(3, 5) == f"{evidence.FOLDER}/step-{held:05}.json"
+
+
+@pytest.mark.parametrize("noise", [0, 1], ids=["a window of its own", "within a long window"])
+def test_a_stray_step_of_a_run_that_has_converged_keeps_its_batch_and_is_no_alarm(tmp_path, noise):
+    """As high a step in the half of the run before leaves the second one in a long window."""
+    recording = Recording(tmp_path)
+    for step in range(1, 4001):
+        is_stray = step == 3800 or (noise and step == 3300)
+        level = 5.0 if is_stray else max(-step / 300, -4.0)
+        recording.evidence.note(step, [Batch([f"{step}.jpg"])])
+        recording.step(sample(step, 10.0 ** (level - 4.0 * is_stray + 1.0)))
+    recording.finish()
+    report = load_run(tmp_path).report()
+    assert report.healthy
+    (stray,) = [one for one in report.findings if one.rule == "stray_step"]
+    newest = stray.episodes[-1]
+    assert newest.step <= 3800 <= newest.step + 80
+    assert len(stray.episodes) == 1 + noise
+    assert read(tmp_path, stray.evidence)["images"] == [["3800.jpg"]]
+    assert recording.report().findings == report.findings

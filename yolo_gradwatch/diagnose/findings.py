@@ -156,7 +156,8 @@ class Findings:
                 earlier = self._grouping.earlier(own, self.all.values())
                 begun = self._begin(now, own, earlier)
                 alerted.add(begun.finding.number)
-                if earlier is None or earlier.severity != "notice":
+                is_notice = begun.finding.severity == "notice"
+                if earlier is None or not is_notice or RULES[rule].comes_back:
                     changes.append(begun)
         calm = [] if window.skipped == window.steps else self._calm_down(now, alerted)
         return [*changes, *calm]

@@ -44,6 +44,7 @@ class Rule:
         blocks: Which blocks of a finding show that state.
         explains: Rules whose alerts are redundant on the path of such a finding.
         keeps_evidence: Whether a finding names a file with what its first step was made of.
+        comes_back: Whether a notice is reported again when it comes back.
         spreads: Whether clipping spreads it to the whole model: all of its alerts have one cause,
             and it explains every other rule.
         one_cause: Whether all of its alerts have one cause, on one path or not.
@@ -74,6 +75,7 @@ class Rule:
     blocks: Blocks = "all"
     explains: tuple[str, ...] = ()
     keeps_evidence: bool = False
+    comes_back: bool = False
     spreads: bool = False
     one_cause: bool = False
     stays_in_head: bool = False

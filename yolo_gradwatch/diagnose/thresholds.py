@@ -53,6 +53,10 @@ class Thresholds:
         leaf: Decades between a weight and the rest of its block. Healthy: 0.91 at the most.
         spike: Decades by which the whole trunk lies above the highest of its last 100 windows.
             Healthy: 0.71 at the most.
+        stray_step: Decades by which the highest norm of a window lies above the median of the 10
+            windows before, in a training that has converged. Healthy long trainings: 1.3 at the
+            most while they learn, 2.4 with images that are memorized, 4.3 with a task that is
+            solved, but for two single steps at 5.4.
         collapse: Decades by which the whole trunk falls below the median of the 20 windows
             before. Healthy: 1.79 at the most.
         total_high: Norm of the whole gradient, before clipping. Healthy: 3.8e5 at the most.
@@ -91,6 +95,7 @@ class Thresholds:
     exploding: float = 2.5
     leaf: float = 2.0
     spike: float = 1.5
+    stray_step: float = 4.5
     collapse: float = 3.0
     total_high: float = 1e7
     total_low: float = 1e-3

@@ -9,12 +9,12 @@ import numpy as np
 
 from yolo_gradwatch.measure.allowance import Allowance
 from yolo_gradwatch.measure.clipping import CLIP_NORM, CLIP_OVERFLOW
-from yolo_gradwatch.measure.doubling import Doubling
 from yolo_gradwatch.measure.loss_items import LossFold
 from yolo_gradwatch.measure.outliers import Outliers
 from yolo_gradwatch.measure.quantities import QUANTITIES, Running
 from yolo_gradwatch.measure.sample import steps_of
 from yolo_gradwatch.measure.shifts import Shifts
+from yolo_gradwatch.measure.weighing import RARELY, Weighing
 from yolo_gradwatch.measure.windows import Window
 
 if TYPE_CHECKING:
@@ -27,12 +27,6 @@ if TYPE_CHECKING:
 
 WINDOW_SHARE = 0.02
 """A window closes when it holds this share of the steps taken so far."""
-
-RARELY = 50
-"""Steps up to which the weights are read at powers of two only, and not in every window."""
-
-WEIGHED_APART = 8
-"""Steps without a reading of the weights, at the least, before they are read as an epoch begins."""
 
 FINE_STEPS = 10
 """Captured steps after an anomalous one that are windows of their own: a fine stretch."""
@@ -52,7 +46,7 @@ class Rollup:
     not finite, or that clipping multiplies by 0) is a window of its own always, unless the step
     before it was spoiled too: a streak of such steps is one anomaly, and after the first ones its
     windows grow as all others. So is a step whose loss is not finite, unless there was one as short
-    ago as a window is long.
+    ago as a window is long, and one before which the weights show a change (`Weighing`).
 
     Samples may come one by one or many at once: the windows are the same, and many at once cost far
     less than one by one.
@@ -71,15 +65,12 @@ class Rollup:
         self._interval = interval
         self._clip = clip
         self._outliers = Outliers(members)
-        self._doubling = Doubling()
         self._open: _Open | None = None
         self._ahead: list[int] = []
         self._shifts = Shifts(members)
         self._allowance = Allowance(RARELY)
-        self._is_weighing_asked = False
-        self._wary_until = 0
+        self._weighing = Weighing(members, interval)
         self._bad_loss = 0
-        self._weighed = 0
         self._fine_until = 0
         self.newest: Floats = np.empty((0, len(members.starts)))
 
@@ -95,29 +86,29 @@ class Rollup:
                 first = taken
         return first == step
 
-    def weighs(self, step: int) -> bool:
-        """Whether the weights are due at ``step``, which begins a window; asked once, in order.
+    def weighs(self, step: int, *, opens: bool) -> bool:
+        """Whether the weights are due at ``step``; asked once for each step, in order.
 
         They are due too behind a step with a gradient or loss that is not finite: a GPU has handed
         it over by then, and what is still finite says where it began, what is not what it spoiled.
+
+        Args:
+            step: Counts from 1.
+            opens: What `opens_window` says of it.
         """
-        is_asked, self._is_weighing_asked = self._is_weighing_asked, False
-        is_late = is_asked and step - self._weighed >= WEIGHED_APART
-        is_due = step > RARELY or self._doubling.is_due(step) or is_late
-        if is_due or step <= self._wary_until:
-            self._weighed = step
-        return self._weighed == step
+        return self._weighing.is_due(step, opens=opens)
 
     def weigh_next(self) -> None:
         """Have the weights read in the next window, unless they were a few steps before."""
-        self._is_weighing_asked = True
+        self._weighing.ask()
 
     def is_urgent(self, waiting: Sequence[Sample]) -> bool:
-        """Whether samples that are not added yet, at least one, end a window or are spoiled."""
+        """Whether samples that are not added yet, at least one, may end a window or are spoiled."""
         first = self._open.first if self._open else waiting[0].step
         newest = waiting[-1]
         is_sound = np.linalg.norm(newest.norms) <= CLIP_OVERFLOW  # not NaN
-        return self._is_last(first, newest.step) or not is_sound or newest.has_bad_loss
+        may_end = self._is_last(first, newest.step) or newest.detail is not None
+        return may_end or not is_sound or newest.has_bad_loss
 
     def add(self, samples: Sequence[Sample]) -> list[Window]:
         """Windows that are complete with these samples, at least one."""
@@ -130,11 +121,12 @@ class Rollup:
             zip(samples, *self._found(steps), strict=True)
         ):
             is_alone = self._is_alone(sample, is_finite=steps.finite[i, 0]) or is_first
+            is_alone |= self._shows_change(sample)
             breaks = self._opens_stretch(sample, *found) or is_alone
             if self._open and (breaks or self._open.epoch != sample.epoch):
                 closed += self._close(steps.part(begin, i))
                 begin = i
-            self._open = self._open or _Open(sample, len(self._members.starts), self._clip)
+            self._open = self._open or self._begun(sample)
             if is_alone or self._is_last(self._open.first, sample.step):
                 closed += self._close(steps.part(begin, i + 1))
                 begin = i + 1
@@ -147,6 +139,7 @@ class Rollup:
         self._members = members
         self._outliers = Outliers(members)
         self._shifts = Shifts(members)
+        self._weighing.regroup(members)
 
     def close(self) -> list[Window]:
         """The open window, if any, as it is."""
@@ -156,6 +149,12 @@ class Rollup:
     def restart(self) -> None:
         """The run restarts: a step that is spoiled again is a window of its own again."""
         self._outliers.restart()
+        self._weighing.restart()
+
+    def _begun(self, sample: Sample) -> _Open:
+        """A window that begins with this step."""
+        self._weighing.begin(sample)
+        return _Open(sample, len(self._members.starts), self._clip)
 
     def _close(self, rest: Steps) -> list[Window]:
         """The open window, which ends with these steps."""
@@ -178,10 +177,15 @@ class Rollup:
         """Whether its loss gives a step a window of its own; note that something is not finite."""
         has_bad_loss = sample.has_bad_loss
         if has_bad_loss or not is_finite:
-            self._wary_until = sample.step + FINE_STEPS * self._interval
+            self._weighing.beware(until=sample.step + FINE_STEPS * self._interval)
         is_alone = has_bad_loss and sample.step - self._bad_loss >= WINDOW_SHARE * sample.step
         self._bad_loss = sample.step if is_alone else self._bad_loss
         return is_alone
+
+    def _shows_change(self, sample: Sample) -> bool:
+        """Whether the weights before a step give it a window of its own."""
+        is_fine = sample.step <= max(self._fine_until, COARSE * self._interval)
+        return not is_fine and self._weighing.shows_change(sample)
 
     def _opens_stretch(self, sample: Sample, is_anomalous: np.bool_, is_shift: np.bool_) -> bool:
         is_shift &= np.bool_(sample.step > COARSE * self._interval)

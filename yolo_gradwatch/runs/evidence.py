@@ -6,19 +6,20 @@ import json
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from yolo_gradwatch.diagnose.diagnosis import first_within
 from yolo_gradwatch.runs.outputs import OutputBase
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from yolo_gradwatch.diagnose.finding import FindingChange
     from yolo_gradwatch.measure.arrays import Floats
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.sample import Sample
+    from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.runs.files import Files
     from yolo_gradwatch.runs.outputs import RunInfo
 
@@ -50,8 +51,21 @@ class Batch:
     objects: int | None = None
 
 
+class _Landed(NamedTuple):
+    """A step whose numbers have landed: its norms by module, and what it was made of."""
+
+    sample: Sample
+    norms: Floats
+    layout: Layout
+    batches: Sequence[Batch]
+
+
+def _total(landed: _Landed) -> float:
+    return float(landed.norms[0])
+
+
 class Evidence(OutputBase):
-    """Keeps the newest steps and writes those that a finding names.
+    """Keeps the newest steps, and the highest of a window, and writes those that a finding names.
 
     Args:
         run: The run's folder.
@@ -62,7 +76,9 @@ class Evidence(OutputBase):
         self._run = run
         self._files = files
         self._notes: OrderedDict[int, Sequence[Batch]] = OrderedDict()
-        self._landed: OrderedDict[int, tuple[Sample, Floats, Layout]] = OrderedDict()
+        self._landed: OrderedDict[int, _Landed] = OrderedDict()
+        self._highest: _Landed | None = None
+        self._closed = 0
         self._error: OSError | None = None
 
     def start(self, run: RunInfo) -> None:
@@ -77,8 +93,14 @@ class Evidence(OutputBase):
     def steps(self, samples: Sequence[Sample], norms: Floats) -> None:
         """Keep the numbers of steps as they land."""
         for sample, own in zip(samples, norms, strict=True):
-            self._landed[sample.step] = (sample, own, self._layout)
+            batches = self._notes.get(sample.step, ())
+            self._landed[sample.step] = _Landed(sample, own, self._layout, batches)
         _shorten(self._landed)
+        self._highest = max(filter(self._may_be_highest, self._kept()), key=_total, default=None)
+
+    def window(self, window: Window) -> None:
+        """Note that a window has closed."""
+        self._closed = window.step_last
 
     def regroup(self, layout: Layout) -> None:
         """Go on with the modules of another layout."""
@@ -125,16 +147,28 @@ class Evidence(OutputBase):
         It is ``first`` itself, unless a window of many steps was found to be bad. A step that AMP
         skipped counts only if it skipped them all.
         """
-        kept = {step: one for step, one in self._landed.items() if first <= step <= last}
-        applied = {step: one for step, one in kept.items() if not one[0].skipped} or kept
-        totals = {step: norms[0] for step, (_, norms, _) in applied.items()}
+        kept = {one.sample.step: one for one in self._kept() if first <= one.sample.step <= last}
+        applied = {step: one for step, one in kept.items() if not one.sample.skipped} or kept
+        totals = {step: _total(one) for step, one in applied.items()}
         bad = (step for step, total in totals.items() if not math.isfinite(total))
-        highest = max(totals, key=lambda step: totals[step]) if first in kept else None
+        is_whole = first in kept or (self._highest and self._highest.sample.step in kept)
+        highest = max(totals, key=lambda step: totals[step]) if is_whole else None
         return next(bad, highest)
 
+    def _kept(self) -> Iterator[_Landed]:
+        """What is known, in the order of the steps."""
+        yield from [self._highest] if self._highest else []
+        yield from self._landed.values()
+
+    def _may_be_highest(self, landed: _Landed) -> bool:
+        """Whether it belongs to a window that is open, and has a gradient that counts."""
+        is_open = landed.sample.step > self._closed
+        return is_open and not landed.sample.skipped and math.isfinite(_total(landed))
+
     def _content(self, step: int) -> dict[str, Any]:
-        sample, norms, layout = self._landed[step]
-        batches = self._notes.get(step, ())
+        sample, norms, layout, batches = next(
+            one for one in self._kept() if one.sample.step == step
+        )
         losses = sample.losses[-1].newest if sample.losses else {}
         modules = zip(layout.modules, norms.tolist(), strict=True)
         return {

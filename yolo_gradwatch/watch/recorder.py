@@ -67,9 +67,9 @@ class Recorder:
         self._outputs.start(self._run)
 
     def wanted(self, step: int) -> tuple[bool, bool]:
-        """Whether ``step`` will begin a window, as far as is known, and the weights are due."""
+        """Whether ``step`` will begin a window, as far as is known; whether the weights are due."""
         opens = self._rollup.opens_window(step)
-        return opens, opens and self._rollup.weighs(step)
+        return opens, self._rollup.weighs(step, opens=opens)
 
     def start_epoch(self, epoch: int, epochs: int) -> None:
         """Begin a pass over an epoch, of ``epochs`` as planned by now."""

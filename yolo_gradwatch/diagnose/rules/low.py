@@ -93,10 +93,10 @@ def _low(history: History, limits: Thresholds) -> Iterator[tuple[Hit, Reason | N
     """A norm that is too low for several windows, and the reason if all is learned."""
     norms = totals(recent := last(history, LOW_WINDOWS))
     if norms and max(norms) < limits.total_low:
-        yield Hit(WHOLE, norms[-1], limits.total_low, begin(recent[0])), _solved(history, limits)
+        yield Hit(WHOLE, norms[-1], limits.total_low, begin(recent[0])), solved(history, limits)
 
 
-def _solved(history: History, limits: Thresholds) -> Reason | None:
+def solved(history: History, limits: Thresholds) -> Reason | None:
     """Why a low norm is no fault; None if it is one."""
     began = totals([reading.window for reading in history.opening])
     if not began or max(began) < BEGAN * limits.total_low:  # was it ever higher?

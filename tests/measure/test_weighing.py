@@ -1,0 +1,76 @@
+"""When the weights are read, and which change of them counts."""
+
+import numpy as np
+import pytest
+from values import MEMBERS
+
+from yolo_gradwatch.measure.allowance import MOST
+from yolo_gradwatch.measure.sample import Detail, Sample, Weights
+from yolo_gradwatch.measure.weighing import HALF_MAX, MOVED, Weighing
+
+P = len(MEMBERS.elements)
+TRUNK = np.concatenate(MEMBERS.trunk)
+
+
+def weighed(step, norms=1.0, largest=1.0):
+    weights = Weights(np.full(P, 1.0) * norms, np.full(len(MEMBERS.names), 1.0) * largest)
+    return Sample(1, step, np.ones(P), np.zeros(P, np.bool_), detail=Detail(np.zeros(P), weights))
+
+
+def begun(**before):
+    weighing = Weighing(MEMBERS, 1)
+    weighing.begin(weighed(1000, **before))
+    return weighing
+
+
+def due(opens, interval=1, last=3000):
+    weighing = Weighing(MEMBERS, interval)
+    return [n for n in range(1, last, interval) if weighing.is_due(n, opens=n in opens)]
+
+
+def test_weights_are_read_within_windows_every_ten_steps_or_a_thousandth_of_them():
+    assert due({1, 2, 64, 80}, last=100) == [1, 2, 51, 61, 64, 74, 80, 90]
+    assert due({1}, interval=10, last=400) == [1, 101, 201, 301]
+    late = due({20_000}, last=20_100)
+    assert late[-5:] == [20_000, 20_021, 20_042, 20_063, 20_084]
+
+
+def only(rows, value):
+    norms = np.ones(P)
+    norms[rows] = value
+    return norms
+
+
+@pytest.mark.parametrize(
+    ("now", "counts"),
+    [
+        ({"norms": 10 ** (MOVED * 0.99)}, False),
+        ({"norms": 10 ** (MOVED * 1.01)}, True),
+        ({"norms": 10 ** -(MOVED * 1.01)}, True),
+        ({"norms": only(np.setdiff1d(np.arange(P), TRUNK), 9.0)}, False),
+        ({"norms": only(TRUNK[:1], 9.0)}, True),
+        ({"norms": only(TRUNK, 0.0)}, False),
+        ({"norms": only(TRUNK, np.nan)}, False),
+        ({"largest": HALF_MAX}, False),
+        ({"largest": HALF_MAX * 1.01}, True),
+        ({"largest": np.nan}, True),
+    ],
+)
+def test_a_tenth_of_the_layers_or_an_overflow_counts(now, counts):
+    assert begun().shows_change(weighed(1010, **now)) is counts
+
+
+def test_an_overflow_that_began_the_window_is_no_change():
+    assert not begun(largest=np.inf).shows_change(weighed(1010, largest=np.inf))
+
+
+def test_without_weights_at_the_beginning_nothing_counts():
+    for weighing in (Weighing(MEMBERS, 1), begun()):
+        weighing.restart()
+        assert not weighing.shows_change(weighed(1010, 9.0))
+
+
+def test_changes_are_bounded():
+    weighing = begun()
+    found = sum(weighing.shows_change(weighed(1000 + n, 9.0)) for n in range(100))
+    assert found == MOST

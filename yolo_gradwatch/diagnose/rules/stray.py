@@ -1,0 +1,80 @@
+"""The rule about a single batch that a training which has converged does not know yet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from yolo_gradwatch.diagnose.finding import Reason
+from yolo_gradwatch.diagnose.messages import Message, factor
+from yolo_gradwatch.diagnose.rule import Rule
+from yolo_gradwatch.diagnose.rules.history import Hit, begin, beyond_clip, last, totals
+from yolo_gradwatch.diagnose.rules.low import solved
+from yolo_gradwatch.measure.layout import WHOLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from yolo_gradwatch.diagnose.messages import Case
+    from yolo_gradwatch.diagnose.rules.history import History
+    from yolo_gradwatch.diagnose.thresholds import Thresholds
+
+NEIGHBOURS = 10
+"""Windows of before that a step is compared with."""
+
+
+def stray_step(history: History, limits: Thresholds) -> Iterator[Hit]:
+    """The whole net, in a step far above its neighbours, of a training that has converged.
+
+    Above what the run began with, it is a `spike`.
+
+    Value: decades above the median of the windows before.
+    """
+    windows = last(history, NEIGHBOURS + 1)
+    if not windows or beyond_clip(windows[-1]):
+        return
+    before = replace(history, readings=history.readings[:-1], marks=history.marks[:-1])
+    began = [float(reading.window.norm_max[0]) for reading in history.opening]
+    levels = [float(windows[-1].norm_max[0]), *totals(windows[:-1]), *began]
+    if len(levels) <= NEIGHBOURS + len(began) or not min(levels) > 0:
+        return
+    highest, *others = np.log10(levels)
+    rise = float(highest - np.median(others[:NEIGHBOURS]))
+    is_spike = highest - max(others[NEIGHBOURS:]) > limits.spike
+    if rise > limits.stray_step and not is_spike and solved(before, limits):
+        reason = Reason("steps", values=(windows[-1].steps,))
+        yield Hit(WHOLE, rise, limits.stray_step, begin(windows[-1]), reason=reason)
+
+
+def stray_step_words(case: Case) -> Message:
+    """One batch that stands out."""
+    reason = case.finding.reason
+    is_exact = reason is not None and reason.values == (1,)
+    return Message(
+        what="the whole model: one step has a gradient "
+        f"{factor(case.finding.value)} that of its neighbours,",
+        since=case.at if is_exact else f"{case.at} or soon after",
+        why="The training has converged, and this batch is an exception: probably an image with "
+        "a wrong label, or one unlike all others.",
+        remedy="Clipping limits that step; look at its images and labels.",
+    )
+
+
+STRAY_STEP = Rule(
+    name="stray_step",
+    severity="notice",
+    threshold="stray_step",
+    unit="decades",
+    judge=stray_step,
+    needs=lambda _: NEIGHBOURS + 2,
+    words=stray_step_words,
+    meaning="in a training that has converged, the gradient of one step is 30,000 times that of "
+    "its neighbours, or more",
+    not_meaning="a fault of the model",
+    remedy="the images and labels of that step, in the file that the notice names",
+    explains=("spike",),
+    keeps_evidence=True,
+    comes_back=True,
+)

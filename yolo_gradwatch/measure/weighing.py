@@ -1,0 +1,133 @@
+"""When the weights are read, and whether a reading shows a change that the gradient may not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from yolo_gradwatch.measure.allowance import Allowance
+from yolo_gradwatch.measure.doubling import Doubling
+
+if TYPE_CHECKING:
+    from yolo_gradwatch.measure.arrays import Counts, Flags
+    from yolo_gradwatch.measure.layout import Members
+    from yolo_gradwatch.measure.sample import Sample, Weights
+
+RARELY = 50
+"""Steps up to which the weights are read at powers of two only, and not in every window."""
+
+EPOCH_APART = 8
+"""Steps without a reading of the weights, at the least, before they are read as an epoch begins."""
+
+LOOK_APART, LOOK_SHARE = 10, 0.001
+"""Captured steps, and share of the steps so far, after which the weights are read within a window.
+
+A reading of the weights costs about as much as one of the gradients, so this adds a tenth of that
+at the most, and next to nothing late in a run.
+"""
+
+MOVED = 0.03
+"""Decades by which a tenth of the layers have changed, at the least, where that is no noise.
+
+Within a window of a healthy long training, behind step 250: 0.006 at the most; within one of a
+learning rate times 50: 0.1.
+"""
+
+HALF_MAX = 65504.0
+"""The largest number that half precision, and so a checkpoint, can hold."""
+
+
+class Weighing:
+    """Decides when the weights are due, and compares them with those that began a window.
+
+    A reading within a window is in no file unless it shows a change, which then begins a window.
+    An `Allowance` of its own bounds how often.
+
+    Args:
+        members: Which parameters make up each block of the trunk.
+        interval: Optimizer steps from one captured step to the next.
+    """
+
+    def __init__(self, members: Members, interval: int) -> None:
+        self._trunk = _trunk(members)
+        self._interval = interval
+        self._doubling = Doubling()
+        self._allowance = Allowance(RARELY)
+        self._is_asked = False
+        self._wary_until = 0
+        self._newest = 0
+        self._before: Weights | None = None
+
+    def ask(self) -> None:
+        """Have the weights read in the next window, unless they were a few steps before."""
+        self._is_asked = True
+
+    def beware(self, until: int) -> None:
+        """Have the weights read in every window that begins up to step ``until``."""
+        self._wary_until = until
+
+    def is_due(self, step: int, *, opens: bool) -> bool:
+        """Whether the weights are due at ``step``; asked once, in order.
+
+        Args:
+            step: Counts from 1.
+            opens: Whether it begins a window, as far as is known.
+        """
+        apart = step - self._newest
+        is_due = step > RARELY and apart >= max(LOOK_APART * self._interval, LOOK_SHARE * step)
+        if opens:
+            is_asked, self._is_asked = self._is_asked, False
+            is_due |= step > RARELY or self._doubling.is_due(step) or step <= self._wary_until
+            is_due |= is_asked and apart >= EPOCH_APART
+        self._newest = step if is_due else self._newest
+        return is_due
+
+    def shows_change(self, sample: Sample) -> bool:
+        """Whether the weights before a step are not as noise can have left them; if so, it counts.
+
+        They overflow, or a tenth of the layers have moved too far since a window began.
+        """
+        found = _weights(sample)
+        if found is None or self._before is None:
+            return False
+        overflows = bool((_beyond_half(found) & ~_beyond_half(self._before)).any())
+        is_changed = overflows or self._has_moved(found, self._before)
+        return is_changed and self._allowance.allows(sample.step, is_shift=True)
+
+    def begin(self, sample: Sample) -> None:
+        """Take note of a step that begins a window."""
+        self._before = _weights(sample) or self._before
+
+    def regroup(self, members: Members) -> None:
+        """Go on with other parameters."""
+        self._trunk = _trunk(members)
+        self._before = None
+
+    def restart(self) -> None:
+        """The weights may be those of another step from now on."""
+        self._before = None
+
+    def _has_moved(self, found: Weights, before: Weights) -> bool:
+        if not len(self._trunk):
+            return False
+        with np.errstate(divide="ignore", invalid="ignore"):  # weights of 0 or NaN say nothing
+            moved = np.abs(np.log10(found.norms[self._trunk]) - np.log10(before.norms[self._trunk]))
+        known = np.sort(np.where(np.isfinite(moved), moved, 0.0))
+        return bool(known[-max(round(len(known) / 10), 1)] > MOVED)
+
+
+def _trunk(members: Members) -> Counts:
+    """Parameter indices of the weights of all blocks but the head."""
+    found: Counts = np.concatenate([np.empty(0, np.int64), *members.trunk])
+    return found
+
+
+def _weights(sample: Sample) -> Weights | None:
+    return sample.detail.weights if sample.detail else None
+
+
+def _beyond_half(weights: Weights) -> Flags:
+    """(T,) which tensors hold a value that half precision cannot."""
+    beyond: Flags = ~(weights.largest <= HALF_MAX)  # NaN is one
+    return beyond
