@@ -15,52 +15,34 @@ import numpy as np
 import torch
 
 from yolo_gradwatch.measure.losses import ROOM, Kind, Taken, items_of
-from yolo_gradwatch.measure.norms import largest_of, nonzeros_of, norms_of, precision, room
+from yolo_gradwatch.measure.norms import largest_of, nonzeros_of, norms_of, room
+from yolo_gradwatch.measure.ring import RING, Ring, Transfer
 from yolo_gradwatch.measure.sample import Change, Detail, Sample, Weights
+from yolo_gradwatch.measure.scan import Scan, room_of, scan
+from yolo_gradwatch.measure.table import table_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from torch import Tensor, nn
 
-    from yolo_gradwatch.measure.arrays import Flags, Floats
-
-RING = 8
-"""Steps that can be on their way to the host at once; Ultralytics waits for each batch's loss."""
-
+    from yolo_gradwatch.measure.arrays import Counts, Flags, Floats
+    from yolo_gradwatch.measure.chunks import Chunks
+    from yolo_gradwatch.measure.table import Table
 
 NO_LOSSES = Taken([], (), ())
 
 
 @dataclass(slots=True)
-class Transfer:
-    """A vector on its way to the host.
+class _Flight:
+    """A step on its way to the host.
 
     Attributes:
-        host: Where it lands, from the front.
-        size: Numbers of it.
-        event: Due when they are there; None if they are.
+        present: Which gradients are there; None if all are.
+        gradients: How a kernel has read them; None if torch has.
+        weights: As ``gradients``.
+        changes: How a kernel has read the change; None if torch has.
     """
-
-    host: Tensor
-    size: int
-    event: torch.cuda.Event | None
-
-    @property
-    def has_landed(self) -> bool:
-        """Whether all numbers are there."""
-        return self.event is None or self.event.query()
-
-    def values(self) -> Floats:
-        """The numbers, waited for if need be."""
-        if self.event is not None and not self.event.query():
-            self.event.synchronize()  # SYNC: an epoch ends, or no buffer is free
-        return self.host[: self.size].numpy().astype(np.float64)
-
-
-@dataclass(frozen=True, slots=True)
-class _Flight:
-    """A step on its way to the host; ``present`` is None where every gradient is there."""
 
     epoch: int
     step: int
@@ -72,46 +54,9 @@ class _Flight:
     rates: tuple[float, ...]
     detailed: bool
     weighed: bool
-
-
-class Ring:
-    """Copies vectors to the host; from CUDA into pinned buffers, which are used in turn.
-
-    The buffers are allocated once; where there is no CUDA, there are none.
-
-    Args:
-        device: Where the vectors are.
-        size: Numbers in the longest one.
-        count: Buffers.
-    """
-
-    def __init__(self, device: torch.device, size: int, count: int = RING) -> None:
-        self.dtype = precision(device)
-        self.buffers: deque[tuple[Tensor, torch.cuda.Event]] = deque()
-        if device.type == "cuda":
-            rows = torch.empty((count, size), dtype=self.dtype, pin_memory=True)
-            self.buffers.extend((row, torch.cuda.Event()) for row in rows)
-
-    def copy(self, parts: Sequence[Tensor]) -> Transfer:
-        """Send the parts to the host as one vector, into the buffer used the longest ago."""
-        transfer = Transfer(torch.empty(0, dtype=self.dtype), 0, None)
-        if self.buffers:
-            self.buffers.rotate(-1)
-            transfer.host, transfer.event = self.buffers[-1]
-        if parts:
-            self.append(transfer, parts)
-        return transfer
-
-    def append(self, transfer: Transfer, parts: Sequence[Tensor]) -> None:
-        """Send more parts, to behind what is there or on its way."""
-        vector = torch.cat([part.to(self.dtype) for part in parts])
-        begin, transfer.size = transfer.size, transfer.size + len(vector)
-        if transfer.event is None:
-            vector = vector.cpu()  # SYNC: on MPS and others there is no event to wait for
-            transfer.host = torch.cat([transfer.host, vector]) if begin else vector
-            return
-        transfer.host[begin : transfer.size].copy_(vector, non_blocking=True)
-        transfer.event.record(torch.cuda.current_stream(vector.device))
+    gradients: Scan | None = None
+    weights: Scan | None = None
+    changes: Chunks | None = None
 
 
 class Capture:
@@ -130,8 +75,11 @@ class Capture:
         self._flying: deque[_Flight] = deque()
         self._waited: list[Sample] = []
         self._all_there = self._flags([])
-        size = 2 + ROOM + 4 * len(self._parameters) + len(self._weights) + len(self._tensors)
-        self._ring = Ring(self._parameters[0].device, size)
+        size = 4 * len(self._parameters) + len(self._weights) + len(self._tensors)
+        self._tables = _tables_of(self._parameters, self._tensors)
+        if self._tables:
+            size = sum(room_of(table.chunks) for table in (*self._tables, self._tables[0]))
+        self._ring = Ring(self._parameters[0].device, 2 + ROOM + size)
 
     @torch.no_grad()
     def take(  # noqa: PLR0913  # what a step is, and what is wanted of it
@@ -146,10 +94,11 @@ class Capture:
     ) -> None:
         """Start copying the gradient norms of this moment to the host.
 
-        One ``_foreach_norm`` over all gradients, one copy of 8 bytes a parameter, no
-        synchronization; with ``detailed`` also a count for each weight. On a CPU, where that costs
-        no wait, a step with a gradient that is not finite has its weights read too: what is finite
-        among them says where it began, and the step will spoil them.
+        No synchronization. On CUDA one launch of a kernel that reads each gradient once, and with
+        ``weighed`` one for the weights; elsewhere, and where no kernel can be built, one
+        ``_foreach_norm`` over all gradients, and with ``detailed`` a count for each weight. On a
+        CPU, where that costs no wait, a step with a gradient that is not finite has its weights
+        read too: what is finite among them says where it began, and the step will spoil them.
 
         Args:
             epoch: Counts from 1.
@@ -161,31 +110,46 @@ class Capture:
         """
         gradients = [g for p in self._parameters if (g := p.grad) is not None]
         is_whole = len(gradients) == len(self._parameters)
-        present = None if is_whole else self._present()
         scalars = [*extras, *losses.tensors]
         parts = [torch.cat([scalar.reshape(-1) for scalar in scalars])] if scalars else []
-        norms = [norms_of(gradients)] if gradients else []
-        weighed = weighed or any(_is_known_bad(found) for found in norms)
-        parts += norms + self._details(detailed=detailed, weighed=weighed)
+        if not self._tables:
+            norms = [norms_of(gradients)] if gradients else []
+            weighed = weighed or any(_is_known_bad(found) for found in norms)
+            parts += norms + self._details(detailed=detailed, weighed=weighed)
         while len(self._flying) >= RING:  # nobody has drained for so many steps
             self._waited.append(self._land())
+        present = None if is_whole else self._present()
         frozen = [] if is_whole else self._frozen()
+        transfer = self._ring.begin()
+        if parts:
+            self._ring.put(transfer, parts)
         known = (len(extras), losses.kinds, losses.rates, detailed, weighed)
-        self._flying.append(_Flight(epoch, step, self._ring.copy(parts), present, frozen, *known))
+        flight = _Flight(epoch, step, transfer, present, frozen, *known)
+        if self._tables:
+            of_gradients, of_weights = self._tables
+            found = gradients if is_whole else [p.grad for p in self._parameters]
+            flight.gradients = scan(of_gradients, found, self._ring, transfer)
+            if weighed:
+                flight.weights = scan(of_weights, self._tensors, self._ring, transfer)
+        self._ring.send(transfer)
+        self._flying.append(flight)
 
     @torch.no_grad()
-    def add_change(self, before: Tensor, moved: Tensor) -> None:
+    def add_change(self, before: Tensor, moved: Tensor, chunks: Chunks | None = None) -> None:
         """Send what the step that was taken last has changed.
 
         Args:
             before: (P,) L2 norms of the parameters before it.
             moved: (P,) L2 norms of what it changed.
+            chunks: If not None, both are (C,) sums of squares instead.
 
         Raises:
             MemoryError: There is no room for them on the device.
         """
+        flight = self._flying[-1]
         with room():
-            self._ring.append(self._flying[-1].transfer, [before, moved])
+            self._ring.append(flight.transfer, [before, moved])
+        flight.changes = chunks
 
     def drain(self, *, wait: bool = False) -> Iterator[Sample]:
         """Hand over, in order, the steps whose copy has landed.
@@ -218,8 +182,8 @@ class Capture:
         values = flight.transfer.values()
         extras, values = values[: flight.extras], values[flight.extras :]
         losses, values = items_of(values, flight.losses)
-        norms, missing, values = self._norms(values, flight.present)
-        detail, values = self._detail(flight, values, missing)
+        missing = self._all_there if flight.present is None else ~self._flags(flight.present)
+        norms, detail, values = self._read(flight, values, missing)
         skipped = bool(flight.extras and extras[0] > 0)
         return Sample(
             epoch=flight.epoch,
@@ -229,20 +193,40 @@ class Capture:
             skipped=skipped,
             scale=float(extras[1]) if flight.extras else None,
             detail=detail,
-            change=Change(*np.split(values, 2)) if len(values) and not skipped else None,
+            change=_change(flight, values) if len(values) and not skipped else None,
             losses=losses,
             rates=flight.rates,
             frozen=self._flags(flight.frozen) if flight.frozen else None,
         )
 
-    def _norms(self, values: Floats, present: list[int] | None) -> tuple[Floats, Flags, Floats]:
-        """(P,) norms, (P,) which gradients are missing, and the values behind the norms."""
+    def _read(
+        self, flight: _Flight, values: Floats, missing: Flags
+    ) -> tuple[Floats, Detail | None, Floats]:
+        """(P,) norms, the details of a step, and the values behind them."""
         size = len(self._parameters)
-        if present is None:
-            return values[:size], self._all_there, values[size:]
-        norms = np.zeros(size)
-        norms[present] = values[: len(present)]
-        return norms, ~self._flags(present), values[len(present) :]
+        if flight.gradients is None:
+            norms, values = np.split(values, [size - np.count_nonzero(missing)])
+            if flight.present is not None:
+                norms, there = np.zeros(size), norms
+                norms[flight.present] = there
+            return norms, *self._detail(flight, values, missing)
+        found, values = flight.gradients.split(values)
+        weights = None
+        if flight.weights is not None:
+            read, values = flight.weights.split(values)
+            weights = Weights(read.norms[:size], read.largest)
+        counted = self._counted(flight, missing)
+        detail = self._detail_of(counted, found.nonzero[counted], weights)
+        return found.norms, detail if flight.detailed or weights else None, values
+
+    def _counted(self, flight: _Flight, missing: Flags) -> Counts:
+        """The parameters whose zeros are wanted and there."""
+        return self._weights[~missing[self._weights] & flight.detailed]
+
+    def _detail_of(self, counted: Counts, nonzero: Floats, weights: Weights | None) -> Detail:
+        zeros = np.full(len(self._parameters), np.nan)
+        zeros[counted] = self._sizes[counted] - nonzero
+        return Detail(zeros, weights)
 
     def _flags(self, chosen: list[int]) -> Flags:
         flags = np.zeros(len(self._parameters), np.bool_)
@@ -255,15 +239,30 @@ class Capture:
         """The details of a step, and the values behind them."""
         if not flight.detailed and not flight.weighed:
             return None, values
-        counted = self._weights[~missing[self._weights] & flight.detailed]
-        found, values = np.split(values, [len(counted)])
-        zeros = np.full(len(self._parameters), np.nan)
-        zeros[counted] = self._sizes[counted] - found
-        if not flight.weighed:
-            return Detail(zeros), values
-        ends = [len(self._parameters), len(self._parameters) + len(self._tensors)]
-        norms, largest, values = np.split(values, ends)
-        return Detail(zeros, Weights(norms, largest)), values
+        counted = self._counted(flight, missing)
+        nonzero, values = np.split(values, [len(counted)])
+        weights = None
+        if flight.weighed:
+            ends = [len(self._parameters), len(self._parameters) + len(self._tensors)]
+            norms, largest, values = np.split(values, ends)
+            weights = Weights(norms, largest)
+        return self._detail_of(counted, nonzero, weights), values
+
+
+def _tables_of(
+    parameters: Sequence[Tensor], tensors: Sequence[Tensor]
+) -> tuple[Table, Table] | None:
+    """What reads the gradients and the weights by a kernel; None where torch does."""
+    gradients = table_of(parameters)
+    weights = table_of(tensors) if gradients else None
+    return (gradients, weights) if gradients and weights else None
+
+
+def _change(flight: _Flight, values: Floats) -> Change:
+    before, moved = np.split(values, 2)
+    if flight.changes is None:
+        return Change(before, moved)
+    return Change(flight.changes.norms(before), flight.changes.norms(moved))
 
 
 def _is_known_bad(norms: Tensor) -> bool:
