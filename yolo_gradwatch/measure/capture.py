@@ -8,17 +8,16 @@ copied to pinned memory behind an event; `drain` hands over the steps whose copy
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from yolo_gradwatch.measure.losses import ROOM, Kind, Taken, items_of
+from yolo_gradwatch.measure.flight import Flight, Unpacker
+from yolo_gradwatch.measure.losses import ROOM, Taken
 from yolo_gradwatch.measure.norms import largest_of, nonzeros_of, norms_of, room
-from yolo_gradwatch.measure.ring import RING, Ring, Transfer
-from yolo_gradwatch.measure.sample import Change, Detail, Sample, Weights
-from yolo_gradwatch.measure.scan import Scan, room_of, scan
+from yolo_gradwatch.measure.ring import RING, Ring
+from yolo_gradwatch.measure.scan import room_of, scan
 from yolo_gradwatch.measure.table import table_of
 
 if TYPE_CHECKING:
@@ -26,37 +25,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from yolo_gradwatch.measure.arrays import Counts, Flags, Floats
     from yolo_gradwatch.measure.chunks import Chunks
+    from yolo_gradwatch.measure.ring import Transfer
+    from yolo_gradwatch.measure.sample import Sample
+    from yolo_gradwatch.measure.scan import Scan
     from yolo_gradwatch.measure.table import Table
 
 NO_LOSSES = Taken([], (), ())
-
-
-@dataclass(slots=True)
-class _Flight:
-    """A step on its way to the host.
-
-    Attributes:
-        present: Which gradients are there; None if all are.
-        gradients: How a kernel has read them; None if torch has.
-        weights: As ``gradients``.
-        changes: How a kernel has read the change; None if torch has.
-    """
-
-    epoch: int
-    step: int
-    transfer: Transfer
-    present: list[int] | None
-    frozen: list[int]
-    extras: int
-    losses: tuple[Kind, ...]
-    rates: tuple[float, ...]
-    detailed: bool
-    weighed: bool
-    gradients: Scan | None = None
-    weights: Scan | None = None
-    changes: Chunks | None = None
 
 
 class Capture:
@@ -70,12 +45,12 @@ class Capture:
     def __init__(self, parameters: Sequence[nn.Parameter], others: Sequence[Tensor] = ()) -> None:
         self._parameters: list[Tensor] = list(parameters)
         self._tensors = [t if t.numel() else t.new_zeros(1) for t in (*self._parameters, *others)]
-        self._weights = np.flatnonzero([p.ndim >= 2 for p in self._parameters])
-        self._sizes = np.array([p.numel() for p in self._parameters], np.float64)
-        self._flying: deque[_Flight] = deque()
+        matrices = [i for i, p in enumerate(self._parameters) if p.ndim >= 2]
+        sizes = [p.numel() for p in self._parameters]
+        self._unpacker = Unpacker(sizes, matrices, len(self._tensors))
+        self._flying: deque[Flight] = deque()
         self._waited: list[Sample] = []
-        self._all_there = self._flags([])
-        size = 4 * len(self._parameters) + len(self._weights) + len(self._tensors)
+        size = 4 * len(sizes) + len(matrices) + len(self._tensors)
         self._tables = _tables_of(self._parameters, self._tensors)
         if self._tables:
             size = sum(room_of(table.chunks) for table in (*self._tables, self._tables[0]))
@@ -118,21 +93,15 @@ class Capture:
             parts += norms + self._details(detailed=detailed, weighed=weighed)
         while len(self._flying) >= RING:  # nobody has drained for so many steps
             self._waited.append(self._land())
-        present = None if is_whole else self._present()
-        frozen = [] if is_whole else self._frozen()
         transfer = self._ring.begin()
         if parts:
             self._ring.put(transfer, parts)
-        known = (len(extras), losses.kinds, losses.rates, detailed, weighed)
-        flight = _Flight(epoch, step, transfer, present, frozen, *known)
-        if self._tables:
-            of_gradients, of_weights = self._tables
-            found = gradients if is_whole else [p.grad for p in self._parameters]
-            flight.gradients = scan(of_gradients, found, self._ring, transfer)
-            if weighed:
-                flight.weights = scan(of_weights, self._tensors, self._ring, transfer)
+        scans = self._scans(gradients, transfer, weighed=weighed)
         self._ring.send(transfer)
-        self._flying.append(flight)
+        present = None if is_whole else self._present()
+        frozen = [] if is_whole else self._frozen()
+        known = (len(extras), losses.kinds, losses.rates, detailed, weighed)
+        self._flying.append(Flight(epoch, step, transfer, present, frozen, *known, *scans))
 
     @torch.no_grad()
     def add_change(self, before: Tensor, moved: Tensor, chunks: Chunks | None = None) -> None:
@@ -149,7 +118,7 @@ class Capture:
         flight = self._flying[-1]
         with room():
             self._ring.append(flight.transfer, [before, moved])
-        flight.changes = chunks
+        self._flying[-1] = replace(flight, changes=chunks)
 
     def drain(self, *, wait: bool = False) -> Iterator[Sample]:
         """Hand over, in order, the steps whose copy has landed.
@@ -161,6 +130,20 @@ class Capture:
         yield from waited
         while self._flying and (wait or self._flying[0].transfer.has_landed):
             yield self._land()
+
+    def _scans(
+        self, gradients: Sequence[Tensor], transfer: Transfer, *, weighed: bool
+    ) -> tuple[Scan | None, Scan | None]:
+        """Read the gradients and on request the weights by a kernel, where there is one."""
+        if not self._tables:
+            return None, None
+        of_gradients, of_weights = self._tables
+        is_whole = len(gradients) == len(self._parameters)
+        found = gradients if is_whole else [p.grad for p in self._parameters]
+        return (
+            scan(of_gradients, found, self._ring, transfer),
+            scan(of_weights, self._tensors, self._ring, transfer) if weighed else None,
+        )
 
     def _details(self, *, detailed: bool, weighed: bool) -> list[Tensor]:
         matrices = [p for p in self._parameters if p.ndim >= 2] if detailed else []
@@ -178,75 +161,7 @@ class Capture:
 
     def _land(self) -> Sample:
         """The oldest step on its way."""
-        flight = self._flying.popleft()
-        values = flight.transfer.values()
-        extras, values = values[: flight.extras], values[flight.extras :]
-        losses, values = items_of(values, flight.losses)
-        missing = self._all_there if flight.present is None else ~self._flags(flight.present)
-        norms, detail, values = self._read(flight, values, missing)
-        skipped = bool(flight.extras and extras[0] > 0)
-        return Sample(
-            epoch=flight.epoch,
-            step=flight.step,
-            norms=norms,
-            missing=missing,
-            skipped=skipped,
-            scale=float(extras[1]) if flight.extras else None,
-            detail=detail,
-            change=_change(flight, values) if len(values) and not skipped else None,
-            losses=losses,
-            rates=flight.rates,
-            frozen=self._flags(flight.frozen) if flight.frozen else None,
-        )
-
-    def _read(
-        self, flight: _Flight, values: Floats, missing: Flags
-    ) -> tuple[Floats, Detail | None, Floats]:
-        """(P,) norms, the details of a step, and the values behind them."""
-        size = len(self._parameters)
-        if flight.gradients is None:
-            norms, values = np.split(values, [size - np.count_nonzero(missing)])
-            if flight.present is not None:
-                norms, there = np.zeros(size), norms
-                norms[flight.present] = there
-            return norms, *self._detail(flight, values, missing)
-        found, values = flight.gradients.split(values)
-        weights = None
-        if flight.weights is not None:
-            read, values = flight.weights.split(values)
-            weights = Weights(read.norms[:size], read.largest)
-        counted = self._counted(flight, missing)
-        detail = self._detail_of(counted, found.nonzero[counted], weights)
-        return found.norms, detail if flight.detailed or weights else None, values
-
-    def _counted(self, flight: _Flight, missing: Flags) -> Counts:
-        """The parameters whose zeros are wanted and there."""
-        return self._weights[~missing[self._weights] & flight.detailed]
-
-    def _detail_of(self, counted: Counts, nonzero: Floats, weights: Weights | None) -> Detail:
-        zeros = np.full(len(self._parameters), np.nan)
-        zeros[counted] = self._sizes[counted] - nonzero
-        return Detail(zeros, weights)
-
-    def _flags(self, chosen: list[int]) -> Flags:
-        flags = np.zeros(len(self._parameters), np.bool_)
-        flags[chosen] = True
-        return flags
-
-    def _detail(
-        self, flight: _Flight, values: Floats, missing: Flags
-    ) -> tuple[Detail | None, Floats]:
-        """The details of a step, and the values behind them."""
-        if not flight.detailed and not flight.weighed:
-            return None, values
-        counted = self._counted(flight, missing)
-        nonzero, values = np.split(values, [len(counted)])
-        weights = None
-        if flight.weighed:
-            ends = [len(self._parameters), len(self._parameters) + len(self._tensors)]
-            norms, largest, values = np.split(values, ends)
-            weights = Weights(norms, largest)
-        return self._detail_of(counted, nonzero, weights), values
+        return self._unpacker.sample(self._flying.popleft())
 
 
 def _tables_of(
@@ -256,13 +171,6 @@ def _tables_of(
     gradients = table_of(parameters)
     weights = table_of(tensors) if gradients else None
     return (gradients, weights) if gradients and weights else None
-
-
-def _change(flight: _Flight, values: Floats) -> Change:
-    before, moved = np.split(values, 2)
-    if flight.changes is None:
-        return Change(before, moved)
-    return Change(flight.changes.norms(before), flight.changes.norms(moved))
 
 
 def _is_known_bad(norms: Tensor) -> bool:
