@@ -25,9 +25,8 @@ _LOG = logging.getLogger(__name__)
 ROWS = 8
 """Vectors of pointers whose launches can wait for the device at once."""
 
-_addresses = torch.Tensor.data_ptr
-_strides = torch.Tensor.stride
-_devices = torch.Tensor.get_device
+_address = torch.Tensor.data_ptr
+_stride = torch.Tensor.stride
 _is_contiguous = torch.Tensor.is_contiguous
 _bytes = attrgetter("nbytes")
 
@@ -74,26 +73,36 @@ class Table:
         self._stream: object = self  # none yet
         self._layout: object = None
         self._odd: list[int] = []
-        self._there: list[int] | None = None
 
-    def odd(self, tensors: Sequence[Tensor | None]) -> list[int]:
-        """Which tensors the kernel cannot read; of a further call with the same layout at once.
+    def look(self, tensors: Sequence[Tensor | None]) -> tuple[Counts, list[int]]:
+        """Where the tensors are, and whether the kernel can read them as they are.
 
         Args:
             tensors: (N,); None where there is none.
+
+        Returns:
+            (N,) addresses, 0 where there is nothing that the kernel can read, and the places of the
+            tensors that it cannot read.
         """
-        there = [tensor for tensor in tensors if tensor is not None]
+        there: Sequence[Any] = tensors
         places = None
-        if len(there) < len(tensors):
+        try:
+            found = list(map(_address, there))
+        except TypeError:  # some are missing
+            there = [tensor for tensor in tensors if tensor is not None]
             places = [i for i, tensor in enumerate(tensors) if tensor is not None]
-        layout = (places, list(map(_bytes, there)), list(map(_devices, there)), _laid_out(there))
+            found = list(map(_address, there))
+        layout = (places, _layout_of(there))
         if layout != self._layout:
             pairs = enumerate(zip(tensors, self._sizes, strict=True))
-            self._odd = [
-                i for i, (one, size) in pairs if one is not None and self._is_odd(one, size)
-            ]
-            self._layout, self._there = layout, places
-        return self._odd
+            self._odd = [i for i, (one, size) in pairs if self._is_odd(one, size)]
+            self._layout = layout
+        addresses = np.array(found, np.int64)
+        if places is not None:
+            addresses = np.zeros(len(self._sizes), np.int64)
+            addresses[places] = found
+        addresses[self._odd] = 0
+        return addresses, self._odd
 
     def read(
         self, tensors: Sequence[Tensor | None], floats: Tensor, ints: Tensor, first: int
@@ -109,26 +118,27 @@ class Table:
         Returns:
             Places of the tensors that were left out because the kernel cannot read them.
         """
-        odd = self.odd(tensors)
-        place = (floats, ints, first, self.chunks.count)
-        self._launch(self._kernel.read, self._addresses(tensors), *place)
+        addresses, odd = self.look(tensors)
+        self._launch(self._kernel.read, addresses, floats, ints, first, self.chunks.count)
         return odd
 
     def keep(self, tensors: Sequence[Tensor]) -> Tensor | None:
         """Copy the tensors, one behind the other; None if the kernel cannot read one of them."""
-        if self.odd(tensors):
+        addresses, odd = self.look(tensors)
+        if odd:
             return None
         copies = torch.empty(self.chunks.elements, device=self._device)
-        self._launch(self._kernel.keep, self._addresses(tensors), copies, self.chunks.count)
+        self._launch(self._kernel.keep, addresses, copies, self.chunks.count)
         return copies
 
     def compare(self, tensors: Sequence[Tensor], copies: Tensor) -> Tensor | None:
         """(2, C) sums of the squares of the copies, and of what has changed since; see `keep`."""
-        if self.odd(tensors):
+        addresses, odd = self.look(tensors)
+        if odd:
             return None
         count = self.chunks.count
         sums = torch.empty((2, count), dtype=torch.float64, device=self._device)
-        self._launch(self._kernel.compare, self._addresses(tensors), copies, sums, count)
+        self._launch(self._kernel.compare, addresses, copies, sums, count)
         return sums
 
     def build(self) -> None:
@@ -141,25 +151,14 @@ class Table:
         self._launch(self._kernel.keep, none, copies, count)
         self._launch(self._kernel.compare, none, copies, floats.view(2, count), count)
 
-    def _is_odd(self, tensor: Tensor, size: int) -> bool:
+    def _is_odd(self, tensor: Tensor | None, size: int) -> bool:
         """Whether a tensor with elements is of a type, or lies in a way, that the kernel cannot."""
-        if not tensor.numel() == size > 0:
-            return tensor.numel() != size
-        is_plain = type(tensor) in {torch.Tensor, torch.nn.Parameter}
+        if tensor is None or tensor.numel() == size == 0:
+            return False
+        is_plain = type(tensor) in {torch.Tensor, torch.nn.Parameter} and tensor.numel() == size
         is_known = tensor.dtype is torch.float32 and tensor.layout is torch.strided
         is_here = tensor.device == self._device
         return not (is_plain and is_known and is_here and is_dense(tensor))
-
-    def _addresses(self, tensors: Sequence[Tensor | None]) -> Counts:
-        """(N,) addresses; 0 where there is no tensor, or an odd one."""
-        if self._there is None and not self._odd:
-            return np.array(list(map(_addresses, tensors)), np.int64)  # type: ignore[arg-type]
-        found = np.zeros(len(self._sizes), np.int64)
-        odd = set(self._odd)
-        for i, tensor in enumerate(tensors):
-            if tensor is not None and i not in odd:
-                found[i] = tensor.data_ptr()
-        return found
 
     def _launch(self, kernel: Any, addresses: Counts, *args: Any) -> None:
         stream = None if self._device.type == "cpu" else torch.cuda.current_stream(self._device)
@@ -193,9 +192,13 @@ def _rows(size: int, device: torch.device) -> list[Pointers]:
     return [Pointers(a, a.numpy(), b, torch.cuda.Event() if on_cuda else None) for a, b in pairs]
 
 
-def _laid_out(tensors: Sequence[Tensor]) -> object:
-    """None if all are contiguous, else their strides."""
-    return None if all(map(_is_contiguous, tensors)) else list(map(_strides, tensors))
+def _layout_of(tensors: Sequence[Tensor]) -> object:
+    """What cannot change without a new look at the tensors.
+
+    Their types and devices change for all of them at once, and a type changes the bytes.
+    """
+    strides = None if all(map(_is_contiguous, tensors)) else list(map(_stride, tensors))
+    return list(map(_bytes, tensors)), strides, tensors[0].device if tensors else None
 
 
 def is_dense(tensor: Tensor) -> bool:
