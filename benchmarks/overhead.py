@@ -42,7 +42,7 @@ from trainings import FIRST, StepClock, training
 
 from yolo_gradwatch import GradWatch
 from yolo_gradwatch.diagnose import diagnosis
-from yolo_gradwatch.measure import capture, flow, losses
+from yolo_gradwatch.measure import capture, flow, losses, ring
 from yolo_gradwatch.runs.writer import RunLog
 from yolo_gradwatch.views.terminal import console, screen
 from yolo_gradwatch.watch import guard, recorder, step_change
@@ -55,7 +55,7 @@ WRITES = ("write_window", "write_changes", "write_meta", "write_flow")
 
 PARTS: dict[str, list[tuple[type, str]]] = {
     "capture": [(capture.Capture, "take")],
-    "copy": [(capture.Ring, "copy")],
+    "copy": [(ring.Ring, "send")],
     "landing": [(capture.Capture, "drain")],
     "losses": [(losses.LossMeter, name) for name in ("add", "take")],
     "updates": [(step_change.StepChange, name) for name in ("begin", "end")],
@@ -141,7 +141,7 @@ class Meter:
     def device_share(self, steps: range) -> dict[str, float]:
         """Mean seconds a step that the device was at it, on CUDA.
 
-        A reading is its kernels and the copy; the copy begins with joining all into one vector.
+        A reading is its kernels and the copy to the host.
         """
         spent = {
             part: sum(begin.elapsed_time(end) / 1e3 for step, begin, end in found if step in steps)

@@ -4,10 +4,11 @@ import torch
 from devices import needs_cuda, no_waiting
 from torch import nn
 
-from yolo_gradwatch.measure.capture import NO_LOSSES, RING, Capture
+from yolo_gradwatch.measure.capture import NO_LOSSES, Capture
 from yolo_gradwatch.measure.loss_items import COUNT
 from yolo_gradwatch.measure.losses import MOST_ITEMS, MOST_KINDS, ROOM, LossMeter
 from yolo_gradwatch.measure.norms import norms_of
+from yolo_gradwatch.measure.ring import RING, Slot
 
 
 def model_with_gradients():
@@ -120,7 +121,7 @@ def test_a_device_that_may_lack_float64_is_asked_for_float32():
         pytest.skip("the norm of this torch does not know such a device")
     assert norms.dtype == torch.float32
     ring = Capture([*model.parameters()])._ring
-    assert (ring.dtype, len(ring.buffers)) == (torch.float32, 0)
+    assert (ring.dtype, len(ring.slots)) == (torch.float32, 0)
 
 
 def test_the_norm_of_a_large_tensor_is_exact_to_float32():
@@ -280,8 +281,9 @@ def ringed(monkeypatch):
 
     def begin(parameter, *, landed):
         capture = Capture([parameter])
-        rows = torch.empty((RING, 3 + ROOM), dtype=torch.float64)
-        capture._ring.buffers.extend((row, Event(landed)) for row in rows)
+        rows = torch.empty((2, RING, 3 + ROOM), dtype=torch.float64)
+        slots = [Slot(a, Event(landed), b, b.view(torch.int32)) for a, b in zip(*rows, strict=True)]
+        capture._ring.slots.extend(slots)
         return capture
 
     return begin
@@ -300,7 +302,7 @@ def test_a_ring_of_buffers_loses_no_step(ringed, landed, count):
     samples = list(capture.drain(wait=True))
     assert [sample.step for sample in samples] == list(range(1, count + 1))
     assert [float(sample.norms[0]) for sample in samples] == [sample.step for sample in samples]
-    waits = sum(event.waits for _, event in capture._ring.buffers)
+    waits = sum(slot.event.waits for slot in capture._ring.slots)
     assert waits == (0 if landed else count)
 
 
@@ -338,9 +340,9 @@ def test_pinned_buffers_are_allocated_once():
     capture, _ = on_cuda()
     extras = [torch.zeros(1, device="cuda"), torch.ones((), device="cuda")]
     losses = longest("cuda")
-    places = {buffer.data_ptr() for buffer, _ in capture._ring.buffers}
+    places = {slot.host.data_ptr() for slot in capture._ring.slots}
     assert len(places) == RING
-    assert all(buffer.is_pinned() for buffer, _ in capture._ring.buffers)
+    assert all(slot.host.is_pinned() for slot in capture._ring.slots)
     for step in range(1, 101):
         capture.take(1, step, extras, losses, detailed=True)  # the longest vector
         assert {flight.transfer.host.data_ptr() for flight in capture._flying} <= places

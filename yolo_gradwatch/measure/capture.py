@@ -8,110 +8,30 @@ copied to pinned memory behind an event; `drain` hands over the steps whose copy
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from yolo_gradwatch.measure.losses import ROOM, Kind, Taken, items_of
-from yolo_gradwatch.measure.norms import largest_of, nonzeros_of, norms_of, precision, room
-from yolo_gradwatch.measure.sample import Change, Detail, Sample, Weights
+from yolo_gradwatch.measure.flight import Flight, Unpacker
+from yolo_gradwatch.measure.losses import ROOM, Taken
+from yolo_gradwatch.measure.norms import largest_of, nonzeros_of, norms_of, room
+from yolo_gradwatch.measure.ring import RING, Ring
+from yolo_gradwatch.measure.scan import room_of, scan
+from yolo_gradwatch.measure.table import table_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from torch import Tensor, nn
 
-    from yolo_gradwatch.measure.arrays import Flags, Floats
-
-RING = 8
-"""Steps that can be on their way to the host at once; Ultralytics waits for each batch's loss."""
-
+    from yolo_gradwatch.measure.chunks import Chunks
+    from yolo_gradwatch.measure.ring import Transfer
+    from yolo_gradwatch.measure.sample import Sample
+    from yolo_gradwatch.measure.scan import Scan
+    from yolo_gradwatch.measure.table import Table
 
 NO_LOSSES = Taken([], (), ())
-
-
-@dataclass(slots=True)
-class Transfer:
-    """A vector on its way to the host.
-
-    Attributes:
-        host: Where it lands, from the front.
-        size: Numbers of it.
-        event: Due when they are there; None if they are.
-    """
-
-    host: Tensor
-    size: int
-    event: torch.cuda.Event | None
-
-    @property
-    def has_landed(self) -> bool:
-        """Whether all numbers are there."""
-        return self.event is None or self.event.query()
-
-    def values(self) -> Floats:
-        """The numbers, waited for if need be."""
-        if self.event is not None and not self.event.query():
-            self.event.synchronize()  # SYNC: an epoch ends, or no buffer is free
-        return self.host[: self.size].numpy().astype(np.float64)
-
-
-@dataclass(frozen=True, slots=True)
-class _Flight:
-    """A step on its way to the host; ``present`` is None where every gradient is there."""
-
-    epoch: int
-    step: int
-    transfer: Transfer
-    present: list[int] | None
-    frozen: list[int]
-    extras: int
-    losses: tuple[Kind, ...]
-    rates: tuple[float, ...]
-    detailed: bool
-    weighed: bool
-
-
-class Ring:
-    """Copies vectors to the host; from CUDA into pinned buffers, which are used in turn.
-
-    The buffers are allocated once; where there is no CUDA, there are none.
-
-    Args:
-        device: Where the vectors are.
-        size: Numbers in the longest one.
-        count: Buffers.
-    """
-
-    def __init__(self, device: torch.device, size: int, count: int = RING) -> None:
-        self.dtype = precision(device)
-        self.buffers: deque[tuple[Tensor, torch.cuda.Event]] = deque()
-        if device.type == "cuda":
-            rows = torch.empty((count, size), dtype=self.dtype, pin_memory=True)
-            self.buffers.extend((row, torch.cuda.Event()) for row in rows)
-
-    def copy(self, parts: Sequence[Tensor]) -> Transfer:
-        """Send the parts to the host as one vector, into the buffer used the longest ago."""
-        transfer = Transfer(torch.empty(0, dtype=self.dtype), 0, None)
-        if self.buffers:
-            self.buffers.rotate(-1)
-            transfer.host, transfer.event = self.buffers[-1]
-        if parts:
-            self.append(transfer, parts)
-        return transfer
-
-    def append(self, transfer: Transfer, parts: Sequence[Tensor]) -> None:
-        """Send more parts, to behind what is there or on its way."""
-        vector = torch.cat([part.to(self.dtype) for part in parts])
-        begin, transfer.size = transfer.size, transfer.size + len(vector)
-        if transfer.event is None:
-            vector = vector.cpu()  # SYNC: on MPS and others there is no event to wait for
-            transfer.host = torch.cat([transfer.host, vector]) if begin else vector
-            return
-        transfer.host[begin : transfer.size].copy_(vector, non_blocking=True)
-        transfer.event.record(torch.cuda.current_stream(vector.device))
 
 
 class Capture:
@@ -125,13 +45,16 @@ class Capture:
     def __init__(self, parameters: Sequence[nn.Parameter], others: Sequence[Tensor] = ()) -> None:
         self._parameters: list[Tensor] = list(parameters)
         self._tensors = [t if t.numel() else t.new_zeros(1) for t in (*self._parameters, *others)]
-        self._weights = np.flatnonzero([p.ndim >= 2 for p in self._parameters])
-        self._sizes = np.array([p.numel() for p in self._parameters], np.float64)
-        self._flying: deque[_Flight] = deque()
+        matrices = [i for i, p in enumerate(self._parameters) if p.ndim >= 2]
+        sizes = [p.numel() for p in self._parameters]
+        self._unpacker = Unpacker(sizes, matrices, len(self._tensors))
+        self._flying: deque[Flight] = deque()
         self._waited: list[Sample] = []
-        self._all_there = self._flags([])
-        size = 2 + ROOM + 4 * len(self._parameters) + len(self._weights) + len(self._tensors)
-        self._ring = Ring(self._parameters[0].device, size)
+        size = 4 * len(sizes) + len(matrices) + len(self._tensors)
+        self._tables = _tables_of(self._parameters, self._tensors)
+        if self._tables:
+            size = sum(room_of(table.chunks) for table in (*self._tables, self._tables[0]))
+        self._ring = Ring(self._parameters[0].device, 2 + ROOM + size)
 
     @torch.no_grad()
     def take(  # noqa: PLR0913  # what a step is, and what is wanted of it
@@ -146,10 +69,11 @@ class Capture:
     ) -> None:
         """Start copying the gradient norms of this moment to the host.
 
-        One ``_foreach_norm`` over all gradients, one copy of 8 bytes a parameter, no
-        synchronization; with ``detailed`` also a count for each weight. On a CPU, where that costs
-        no wait, a step with a gradient that is not finite has its weights read too: what is finite
-        among them says where it began, and the step will spoil them.
+        No synchronization. On CUDA one launch of a kernel that reads each gradient once, and with
+        ``weighed`` one for the weights; elsewhere, and where no kernel can be built, one
+        ``_foreach_norm`` over all gradients, and with ``detailed`` a count for each weight. On a
+        CPU, where that costs no wait, a step with a gradient that is not finite has its weights
+        read too: what is finite among them says where it began, and the step will spoil them.
 
         Args:
             epoch: Counts from 1.
@@ -161,31 +85,40 @@ class Capture:
         """
         gradients = [g for p in self._parameters if (g := p.grad) is not None]
         is_whole = len(gradients) == len(self._parameters)
-        present = None if is_whole else self._present()
         scalars = [*extras, *losses.tensors]
         parts = [torch.cat([scalar.reshape(-1) for scalar in scalars])] if scalars else []
-        norms = [norms_of(gradients)] if gradients else []
-        weighed = weighed or any(_is_known_bad(found) for found in norms)
-        parts += norms + self._details(detailed=detailed, weighed=weighed)
+        if not self._tables:
+            norms = [norms_of(gradients)] if gradients else []
+            weighed = weighed or any(_is_known_bad(found) for found in norms)
+            parts += norms + self._details(detailed=detailed, weighed=weighed)
         while len(self._flying) >= RING:  # nobody has drained for so many steps
             self._waited.append(self._land())
+        transfer = self._ring.begin()
+        if parts:
+            self._ring.put(transfer, parts)
+        scans = self._scans(gradients, transfer, weighed=weighed)
+        self._ring.send(transfer)
+        present = None if is_whole else self._present()
         frozen = [] if is_whole else self._frozen()
         known = (len(extras), losses.kinds, losses.rates, detailed, weighed)
-        self._flying.append(_Flight(epoch, step, self._ring.copy(parts), present, frozen, *known))
+        self._flying.append(Flight(epoch, step, transfer, present, frozen, *known, *scans))
 
     @torch.no_grad()
-    def add_change(self, before: Tensor, moved: Tensor) -> None:
+    def add_change(self, before: Tensor, moved: Tensor, chunks: Chunks | None = None) -> None:
         """Send what the step that was taken last has changed.
 
         Args:
             before: (P,) L2 norms of the parameters before it.
             moved: (P,) L2 norms of what it changed.
+            chunks: If not None, both are (C,) sums of squares instead.
 
         Raises:
             MemoryError: There is no room for them on the device.
         """
+        flight = self._flying[-1]
         with room():
-            self._ring.append(self._flying[-1].transfer, [before, moved])
+            self._ring.append(flight.transfer, [before, moved])
+        self._flying[-1] = replace(flight, changes=chunks)
 
     def drain(self, *, wait: bool = False) -> Iterator[Sample]:
         """Hand over, in order, the steps whose copy has landed.
@@ -197,6 +130,20 @@ class Capture:
         yield from waited
         while self._flying and (wait or self._flying[0].transfer.has_landed):
             yield self._land()
+
+    def _scans(
+        self, gradients: Sequence[Tensor], transfer: Transfer, *, weighed: bool
+    ) -> tuple[Scan | None, Scan | None]:
+        """Read the gradients and on request the weights by a kernel, where there is one."""
+        if not self._tables:
+            return None, None
+        of_gradients, of_weights = self._tables
+        is_whole = len(gradients) == len(self._parameters)
+        found = gradients if is_whole else [p.grad for p in self._parameters]
+        return (
+            scan(of_gradients, found, self._ring, transfer),
+            scan(of_weights, self._tensors, self._ring, transfer) if weighed else None,
+        )
 
     def _details(self, *, detailed: bool, weighed: bool) -> list[Tensor]:
         matrices = [p for p in self._parameters if p.ndim >= 2] if detailed else []
@@ -214,56 +161,16 @@ class Capture:
 
     def _land(self) -> Sample:
         """The oldest step on its way."""
-        flight = self._flying.popleft()
-        values = flight.transfer.values()
-        extras, values = values[: flight.extras], values[flight.extras :]
-        losses, values = items_of(values, flight.losses)
-        norms, missing, values = self._norms(values, flight.present)
-        detail, values = self._detail(flight, values, missing)
-        skipped = bool(flight.extras and extras[0] > 0)
-        return Sample(
-            epoch=flight.epoch,
-            step=flight.step,
-            norms=norms,
-            missing=missing,
-            skipped=skipped,
-            scale=float(extras[1]) if flight.extras else None,
-            detail=detail,
-            change=Change(*np.split(values, 2)) if len(values) and not skipped else None,
-            losses=losses,
-            rates=flight.rates,
-            frozen=self._flags(flight.frozen) if flight.frozen else None,
-        )
+        return self._unpacker.sample(self._flying.popleft())
 
-    def _norms(self, values: Floats, present: list[int] | None) -> tuple[Floats, Flags, Floats]:
-        """(P,) norms, (P,) which gradients are missing, and the values behind the norms."""
-        size = len(self._parameters)
-        if present is None:
-            return values[:size], self._all_there, values[size:]
-        norms = np.zeros(size)
-        norms[present] = values[: len(present)]
-        return norms, ~self._flags(present), values[len(present) :]
 
-    def _flags(self, chosen: list[int]) -> Flags:
-        flags = np.zeros(len(self._parameters), np.bool_)
-        flags[chosen] = True
-        return flags
-
-    def _detail(
-        self, flight: _Flight, values: Floats, missing: Flags
-    ) -> tuple[Detail | None, Floats]:
-        """The details of a step, and the values behind them."""
-        if not flight.detailed and not flight.weighed:
-            return None, values
-        counted = self._weights[~missing[self._weights] & flight.detailed]
-        found, values = np.split(values, [len(counted)])
-        zeros = np.full(len(self._parameters), np.nan)
-        zeros[counted] = self._sizes[counted] - found
-        if not flight.weighed:
-            return Detail(zeros), values
-        ends = [len(self._parameters), len(self._parameters) + len(self._tensors)]
-        norms, largest, values = np.split(values, ends)
-        return Detail(zeros, Weights(norms, largest)), values
+def _tables_of(
+    parameters: Sequence[Tensor], tensors: Sequence[Tensor]
+) -> tuple[Table, Table] | None:
+    """What reads the gradients and the weights by a kernel; None where torch does."""
+    gradients = table_of(parameters)
+    weights = table_of(tensors) if gradients else None
+    return (gradients, weights) if gradients and weights else None
 
 
 def _is_known_bad(norms: Tensor) -> bool:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from yolo_gradwatch.measure.capture import Ring
 from yolo_gradwatch.measure.landing import Called, Landing
 from yolo_gradwatch.measure.norms import extent_of, norm_of, precision
+from yolo_gradwatch.measure.ring import Ring
 from yolo_gradwatch.measure.saturation import ends_of, saturated
 
 if TYPE_CHECKING:

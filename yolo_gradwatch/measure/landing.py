@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from yolo_gradwatch.measure.arrays import Floats
-    from yolo_gradwatch.measure.capture import Transfer
+    from yolo_gradwatch.measure.ring import Transfer
 
 
 @dataclass(frozen=True, slots=True)

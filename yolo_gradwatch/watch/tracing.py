@@ -87,7 +87,7 @@ class Tracing:
         if own is None:
             self._usual = took
         elif self._schedule:
-            is_counted = self._flying and self._flying[-1][1].transfer.event
+            is_counted = self._flying and self._flying[-1][1].transfer.slot
             cost = max(own, took - self._usual) if is_counted else own
             self._schedule.note(self._at[1], cost)
 

@@ -1,0 +1,240 @@
+"""A list of tensors on CUDA that one launch of a kernel reads, and which of them it can read."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from functools import cache
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from yolo_gradwatch.measure.chunks import Chunks, chunks_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from yolo_gradwatch.measure.arrays import Counts
+
+_LOG = logging.getLogger(__name__)
+
+ROWS = 8
+"""Vectors of pointers whose launches can wait for the device at once."""
+
+_address = torch.Tensor.data_ptr
+_stride = torch.Tensor.stride
+_is_contiguous = torch.Tensor.is_contiguous
+_bytes = attrgetter("nbytes")
+
+
+class Pointers(NamedTuple):
+    """Addresses of N tensors on the host and on the device.
+
+    Attributes:
+        host: (N,) int64, pinned on CUDA.
+        array: The same as an array.
+        device: (N,)
+        event: Due when the last kernel that uses them has run; None on a CPU.
+    """
+
+    host: Tensor
+    array: Counts
+    device: Tensor
+    event: torch.cuda.Event | None
+
+
+class Table:
+    """Reads N tensors on one device in one launch.
+
+    On the host a step costs a few calls into C for each tensor: its address, and whether its size
+    and layout still are as they were when they were looked at. Nothing is allocated, and no
+    address is sent that was sent by the step before on the same stream.
+
+    Args:
+        sizes: (N,) elements of each tensor.
+        device: Where they are; a CPU in Triton's interpreter alone.
+        kernel: The module of kernels.
+
+    Attributes:
+        chunks: How the tensors are cut.
+    """
+
+    def __init__(self, sizes: Sequence[int], device: torch.device, kernel: Any) -> None:
+        self.chunks: Chunks = chunks_of(sizes)
+        self._sizes = list(sizes)
+        self._device = device
+        self._kernel = kernel
+        self._on_device = torch.from_numpy(self.chunks.table).to(device)
+        self._rows = deque(_rows(len(self._sizes), device))
+        self._stream: object = self  # none yet
+        self._layout: object = None
+        self._odd: list[int] = []
+
+    def look(self, tensors: Sequence[Tensor | None]) -> tuple[Counts, list[int]]:
+        """Where the tensors are, and whether the kernel can read them as they are.
+
+        Args:
+            tensors: (N,); None where there is none.
+
+        Returns:
+            (N,) addresses, 0 where there is nothing that the kernel can read, and the places of the
+            tensors that it cannot read.
+        """
+        there: Sequence[Any] = tensors
+        places = None
+        try:
+            found = list(map(_address, there))
+        except TypeError:  # some are missing
+            there = [tensor for tensor in tensors if tensor is not None]
+            places = [i for i, tensor in enumerate(tensors) if tensor is not None]
+            found = list(map(_address, there))
+        layout = (places, _layout_of(there))
+        if layout != self._layout:
+            pairs = enumerate(zip(tensors, self._sizes, strict=True))
+            self._odd = [i for i, (one, size) in pairs if self._is_odd(one, size)]
+            self._layout = layout
+        addresses = np.array(found, np.int64)
+        if places is not None:
+            addresses = np.zeros(len(self._sizes), np.int64)
+            addresses[places] = found
+        addresses[self._odd] = 0
+        return addresses, self._odd
+
+    def read(
+        self, tensors: Sequence[Tensor | None], floats: Tensor, ints: Tensor, first: int
+    ) -> list[int]:
+        """Read the tensors into a vector, behind its first numbers; no synchronization.
+
+        Args:
+            tensors: (N,); None where there is none, for which zeros are given.
+            floats: float64, on the device; ``chunks.numbers`` numbers are written.
+            ints: The same memory as int32.
+            first: Behind how many numbers.
+
+        Returns:
+            Places of the tensors that were left out because the kernel cannot read them.
+        """
+        addresses, odd = self.look(tensors)
+        self._launch(self._kernel.read, addresses, floats, ints, first, self.chunks.count)
+        return odd
+
+    def keep(self, tensors: Sequence[Tensor]) -> Tensor | None:
+        """Copy the tensors, one behind the other; None if the kernel cannot read one of them."""
+        addresses, odd = self.look(tensors)
+        if odd:
+            return None
+        copies = torch.empty(self.chunks.elements, device=self._device)
+        self._launch(self._kernel.keep, addresses, copies, self.chunks.count)
+        return copies
+
+    def compare(self, tensors: Sequence[Tensor], copies: Tensor) -> Tensor | None:
+        """(2, C) sums of the squares of the copies, and of what has changed since; see `keep`."""
+        addresses, odd = self.look(tensors)
+        if odd:
+            return None
+        count = self.chunks.count
+        sums = torch.empty((2, count), dtype=torch.float64, device=self._device)
+        self._launch(self._kernel.compare, addresses, copies, sums, count)
+        return sums
+
+    def build(self) -> None:
+        """Build the kernels now, before a step of the training needs them."""
+        floats = torch.empty(self.chunks.numbers, dtype=torch.float64, device=self._device)
+        nothing = [None] * len(self._sizes)
+        self.read(nothing, floats, floats.view(torch.int32), 0)
+        copies, count = floats.view(torch.float32), self.chunks.count
+        none = np.zeros(len(self._sizes), np.int64)
+        self._launch(self._kernel.keep, none, copies, count)
+        self._launch(self._kernel.compare, none, copies, floats.view(2, count), count)
+
+    def _is_odd(self, tensor: Tensor | None, size: int) -> bool:
+        """Whether a tensor with elements is of a type, or lies in a way, that the kernel cannot."""
+        if tensor is None or tensor.numel() == size == 0:
+            return False
+        is_plain = type(tensor) in {torch.Tensor, torch.nn.Parameter} and tensor.numel() == size
+        is_known = tensor.dtype is torch.float32 and tensor.layout is torch.strided
+        is_here = tensor.device == self._device
+        return not (is_plain and is_known and is_here and is_dense(tensor))
+
+    def _launch(self, kernel: Any, addresses: Counts, *args: Any) -> None:
+        stream = None if self._device.type == "cpu" else torch.cuda.current_stream(self._device)
+        if stream != self._stream or not np.array_equal(self._rows[-1].array, addresses):
+            self._rows.rotate(-1)
+            self._upload(self._rows[-1], addresses)
+            self._stream = stream
+        pointers = self._rows[-1]
+        grid, block = (self.chunks.count,), self._kernel.BLOCK
+        if pointers.event is None:
+            kernel[grid](pointers.device, self._on_device, *args, BLOCK=block)
+            return
+        with torch.cuda.device(self._device):
+            kernel[grid](pointers.device, self._on_device, *args, BLOCK=block, num_warps=4)
+        pointers.event.record(stream)
+
+    @staticmethod
+    def _upload(row: Pointers, addresses: Counts) -> None:
+        if row.event is not None and not row.event.query():
+            row.event.synchronize()  # SYNC: the device is eight launches behind
+        row.array[:] = addresses
+        row.device.copy_(row.host, non_blocking=True)
+
+
+def _rows(size: int, device: torch.device) -> list[Pointers]:
+    on_cuda = device.type == "cuda"
+    width = size + -size % 16  # every row begins at a multiple of 128 bytes
+    hosts = torch.zeros((ROWS, width), dtype=torch.int64, pin_memory=on_cuda)[:, :size]
+    devices = torch.empty((ROWS, width), dtype=torch.int64, device=device)[:, :size]
+    pairs = zip(hosts, devices, strict=True)
+    return [Pointers(a, a.numpy(), b, torch.cuda.Event() if on_cuda else None) for a, b in pairs]
+
+
+def _layout_of(tensors: Sequence[Tensor]) -> object:
+    """What cannot change without a new look at the tensors.
+
+    Their types and devices change for all of them at once, and a type changes the bytes.
+    """
+    strides = None if all(map(_is_contiguous, tensors)) else list(map(_stride, tensors))
+    return list(map(_bytes, tensors)), strides, tensors[0].device if tensors else None
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the elements fill one piece of memory, each once, in whatever order."""
+    pairs = zip(tensor.stride(), tensor.shape, strict=True)
+    expected = 1
+    for stride, size in sorted((stride, size) for stride, size in pairs if size > 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+@cache
+def _kernels() -> Any:
+    """The module of kernels; None where there is no Triton."""
+    try:
+        from yolo_gradwatch.measure import kernel
+    except Exception as error:  # noqa: BLE001  # missing, or broken in ways of its own
+        _LOG.debug("no Triton, so gradients are read by torch: %r", error)
+        return None
+    return kernel
+
+
+def table_of(tensors: Sequence[Tensor]) -> Table | None:
+    """A table for tensors, at least one, that lie where the first does.
+
+    None where they are not on CUDA, where there is no Triton, or where it cannot build a kernel.
+    """
+    device = tensors[0].device
+    if device.type != "cuda" or (kernel := _kernels()) is None:
+        return None
+    try:
+        table = Table([tensor.numel() for tensor in tensors], device, kernel)
+        table.build()
+    except Exception as error:  # noqa: BLE001  # no compiler, a card that is too old, no memory
+        _LOG.debug("no kernel can be built, so gradients are read by torch: %r", error)
+        return None
+    return table
