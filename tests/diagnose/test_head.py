@@ -13,6 +13,7 @@ from values import Part, plan
 from yolo_gradwatch.diagnose.detector import Detector
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis
 from yolo_gradwatch.diagnose.finding import Reason
+from yolo_gradwatch.measure.loss_items import LossItem
 
 CV2, HEAD, ALL = "model.6.cv2", "model.6", inside(NET, *BOXES, *PAIRED)
 OTHER = "model.6.one2one_cv2.0.conv"
@@ -121,10 +122,22 @@ def test_batches_without_objects_are_read_from_the_losses():
 # --- boxes that learn seldom ----------------------------------------------------------------------
 
 
-def seldom(zero, box):
-    """Five windows of ten steps, of which so many are without a gradient at any scale."""
+def seldom(zero, box=None, empty=None, batches=10):
+    """Five windows of ten steps, so many without a gradient in each scale of a family.
+
+    Args:
+        zero: Steps.
+        box: Mean box loss; None if no loss is known.
+        empty: Batches with a box loss of 0, by default as many as steps without a gradient.
+        batches: In each window.
+    """
     windows = lasting(5, steps=10, zero=dict.fromkeys(inside(NET, *BOXES), zero))
-    return [costing(one, box_loss=box, cls_loss=1.0) for one in windows]
+    if box is None:
+        return windows
+    empty = zero if empty is None else empty
+    boxes = LossItem("box_loss", batches, 0, empty, 0.0, box, box)
+    scores = LossItem("cls_loss", batches, 0, 0, 1.0, 1.0, 1.0)
+    return [replace(one, losses=(boxes, scores)) for one in windows]
 
 
 @pytest.mark.parametrize(
@@ -142,9 +155,28 @@ def seldom(zero, box):
 def test_boxes_that_learn_seldom_are_an_alarm_only_if_they_learn_nothing_then(zero, box, rule):
     windows = seldom(zero, box)
     found = {name: reasons(windows, name) for name in ("few_objects", "dead_branch")}
-    values = (50.0 - 5 * zero, 50.0, box)
+    learned = 50.0 - 5 * zero
+    values = (learned, learned, 50.0, box)
     expected = [(CV2, Reason("seldom", (), pytest.approx(values), 3))]
     assert found == {name: expected if name == rule else [] for name in found}
+
+
+@pytest.mark.parametrize(
+    ("windows", "learned"),
+    [
+        (seldom(6), (20, 50)),  # three scales, silent in 18 of 30: together in none to 6 of 10
+        (seldom(8), (10, 30)),
+        (seldom(9), (5, 15)),
+        (seldom(9, 1.0, empty=8), (10, 10)),
+        (seldom(9, 1.0, empty=3), (15, 15)),  # no less than the scales say
+        (seldom(8, 1.0, empty=7, batches=20), (15, 30)),  # two batches a step
+        (seldom(6, 1.0, empty=3), None),
+        (seldom(6, 1.0, empty=4, batches=20), None),
+    ],
+)
+def test_in_how_many_steps_boxes_learned_is_bounded_where_windows_have_several(windows, learned):
+    found = [reason.values[:3] for _, reason in reasons(windows, "few_objects")]
+    assert found == ([] if learned is None else [(*learned, 50)])
 
 
 # --- starved scales -------------------------------------------------------------------------------

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from yolo_gradwatch.diagnose.graph import BOXES
-from yolo_gradwatch.diagnose.rules.items import steps_of
+from yolo_gradwatch.diagnose.rules.items import empty_batches, steps_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,13 +35,41 @@ def without(history: History, windows: Sequence[Window], family: str) -> Counts:
     )
 
 
-def silent_steps(history: History, windows: Sequence[Window], family: str) -> int:
-    """Applied steps without a gradient at any scale; of wide windows, at the most so many."""
-    return int(without(history, windows, family).min(axis=1).sum())
+class Silence(NamedTuple):
+    """Applied steps without a gradient at any scale of a family.
+
+    A window counts the zeros of each scale, so that one of several steps only bounds how often
+    these fell together.
+
+    Attributes:
+        least: At the least.
+        most: At the most.
+    """
+
+    least: int
+    most: int
+
+
+def silence(history: History, windows: Sequence[Window], family: str) -> Silence:
+    """How often a family was silent; of boxes, the loss of batches without objects knows more."""
+    zeros, least, most = without(history, windows, family), 0, 0
+    for window, counts in zip(windows, zeros, strict=True):
+        applied = window.steps - window.skipped
+        lowest = max(int(counts.sum()) - (len(counts) - 1) * applied, 0)
+        highest = int(counts.min())
+        empty = empty_batches(window) if family.endswith(BOXES) else None
+        if empty is not None:
+            highest = max(min(highest, empty.batches), lowest)
+            lowest = highest if empty.is_by_step else lowest
+        least, most = least + lowest, most + highest
+    return Silence(least, most)
 
 
 def shares(history: History, recent: Sequence[Window]) -> dict[str, float]:
-    """For each box family the share of steps without a gradient at any scale; none if too few."""
+    """For each box family the share of steps without a gradient at any scale; none if too few.
+
+    Where windows only bound it, the highest.
+    """
     steps = steps_of(recent)
     families = box_families(history) if steps else []
-    return {family: silent_steps(history, recent, family) / steps for family in families}
+    return {family: silence(history, recent, family).most / steps for family in families}

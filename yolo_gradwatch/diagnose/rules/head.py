@@ -152,7 +152,7 @@ def _turned_off(history: History) -> dict[str, Reason]:
     found: dict[str, Reason] = {}
     for family in history.graph.families if gains else ():
         own = {item: gain for item, gain in gains.items() if items.trains(item, family)}
-        if own and branches.silent_steps(history, newest, family) == applied:
+        if own and branches.silence(history, newest, family).most == applied:
             found[family] = Reason("gain", tuple(dict.fromkeys(own.values())), rank=2)
     return found
 
@@ -170,7 +170,7 @@ def _is_nothing(recent: Sequence[Window]) -> bool:
 def _dead_families(history: History, recent: Sequence[Window]) -> list[str]:
     families = [f for f in history.graph.families if not f.endswith(SCORES)] if recent else []
     steps, seldom = items.steps_of(recent), _is_nothing(recent)
-    shares = {f: branches.silent_steps(history, recent, f) / steps for f in families}
+    shares = {f: branches.silence(history, recent, f).most / steps for f in families}
     return [
         f for f, s in shares.items() if s == 1 or (f.endswith(BOXES) and seldom and s >= SELDOM)
     ]
@@ -193,11 +193,12 @@ def _reason(history: History, recent: Sequence[Window], family: str) -> Reason |
 
 
 def _seldom(history: History, recent: Sequence[Window], family: str) -> Reason:
-    steps = items.steps_of(recent)
-    learned = steps - branches.silent_steps(history, recent, family)
+    """In how many steps boxes learned at the least and at the most, of how many, and their loss."""
+    steps, silent = items.steps_of(recent), branches.silence(history, recent, family)
     found = items.by_name(recent)
     highest = [one.max for one in found.get("box_loss", ()) if one.max is not None]
-    return Reason("seldom", (), (float(learned), float(steps), *(highest and [max(highest)])), 3)
+    counts = (steps - silent.most, steps - silent.least, steps)
+    return Reason("seldom", (), (*map(float, counts), *(highest and [max(highest)])), 3)
 
 
 def _why_dead(case: Case, reason: Reason | None) -> tuple[str, str]:
@@ -223,8 +224,8 @@ def _why_dead(case: Case, reason: Reason | None) -> tuple[str, str]:
 
 def _seldom_words(case: Case, reason: Reason | None) -> Message:
     """Boxes that learn seldom, and next to nothing or as usual then."""
-    learned, steps, *highest = reason.values if reason else (0.0, 0.0)
-    often = f"in {learned:,.0f} of {steps:,.0f} steps" if reason else "seldom"
+    least, most, steps, *highest = reason.values if reason else (0.0, 0.0, 0.0)
+    often = f"in {_between(least, most, steps)} of {steps:,.0f} steps" if reason else "seldom"
     what, size = f"{case.where}: the boxes learned {often}", now(case.training, "imgsz")
     if case.finding.rule == "few_objects":
         return Message(
@@ -233,13 +234,22 @@ def _seldom_words(case: Case, reason: Reason | None) -> Message:
             why="That is normal where most images are background.",
             remedy=f"If they are not, check the labels, {size} and the sizes of the boxes.",
         )
-    most = f", and box_loss was {significant(highest[0], 2)} at the most" if highest else ""
+    loss = f", and box_loss was {significant(highest[0], 2)} at the most" if highest else ""
     return Message(
         what=what,
-        since=f"{case.since}{most}, while the scores learn",
+        since=f"{case.since}{loss}, while the scores learn",
         why=f"Nearly all objects are too small for {size}, or their labels are missing.",
         remedy="Look at the labels (train_batch0.jpg), then train with a larger imgsz or on tiles.",
     )
+
+
+def _between(least: float, most: float, of: float) -> str:
+    """A number of steps that is known, or what bounds it."""
+    if least == most:
+        return f"{least:,.0f}"
+    if most < of:
+        return f"{least:,.0f} to {most:,.0f}"
+    return f"at least {least:,.0f}"
 
 
 def _are(found: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from yolo_gradwatch.diagnose.graph import BOXES, SCORES
 from yolo_gradwatch.measure.loss_items import RATE, TOTAL
@@ -33,6 +33,18 @@ _OF_BOXES = ("box_loss", "dfl_loss", "l1_loss", "giou_loss")
 """Items that the box branches are trained by."""
 
 
+class Empty(NamedTuple):
+    """Batches of a window from which the boxes learned nothing.
+
+    Attributes:
+        batches: How many.
+        is_by_step: Whether each applied step of the window is one batch.
+    """
+
+    batches: int
+    is_by_step: bool
+
+
 def steps_of(windows: Iterable[Window]) -> int:
     """Applied steps of windows."""
     return sum(window.steps - window.skipped for window in windows)
@@ -55,6 +67,15 @@ def always_zero(windows: Iterable[Window]) -> list[str]:
     """Items that are exactly 0 in every batch of the windows."""
     known = by_name(windows)
     return [name for name, found in known.items() if all(i.zero == i.steps for i in found)]
+
+
+def empty_batches(window: Window) -> Empty | None:
+    """The batches in which every item of the boxes is 0; None where no such item is known."""
+    known = [item for item in terms(window) if item.item in _OF_BOXES]
+    if not known:
+        return None
+    is_by_step = not window.skipped and all(item.steps == window.steps for item in known)
+    return Empty(min(item.zero for item in known), is_by_step)
 
 
 def has_objects(window: Window) -> bool | None:
