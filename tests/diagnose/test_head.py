@@ -146,10 +146,10 @@ def seldom(zero, box=None, empty=None, batches=10):
         (9, 1.0, "few_objects"),
         (5, 1.0, "few_objects"),
         (4, 1.0, ""),
-        (9, 0.0099, "dead_branch"),
-        (5, 0.0099, "dead_branch"),
-        (4, 0.0099, ""),
-        (9, 0.0101, "few_objects"),
+        (9, 0.00099, "dead_branch"),
+        (5, 0.00499, "dead_branch"),
+        (4, 0.0001, ""),
+        (9, 0.00101, "few_objects"),
     ],
 )
 def test_boxes_that_learn_seldom_are_an_alarm_only_if_they_learn_nothing_then(zero, box, rule):
@@ -177,6 +177,16 @@ def test_boxes_that_learn_seldom_are_an_alarm_only_if_they_learn_nothing_then(ze
 def test_in_how_many_steps_boxes_learned_is_bounded_where_windows_have_several(windows, learned):
     found = [reason.values[:3] for _, reason in reasons(windows, "few_objects")]
     assert found == ([] if learned is None else [(*learned, 50)])
+
+
+@pytest.mark.parametrize(("box", "rule"), [(0.0101, "few_objects"), (0.0099, "dead_branch")])
+def test_the_box_loss_is_compared_where_boxes_count_alone(box, rule):
+    """Without objects the loss of the classes is large, and that of the boxes 0."""
+    empty = [costing(o, box_loss=0.0, cls_loss=99.0) for o in lasting(4, zero=inside(NET, *BOXES))]
+    windows = [*empty, costing(net(5), box_loss=box, cls_loss=1.0)]
+    assert [name for name in ("few_objects", "dead_branch") if reasons(windows, name)] == [rule]
+    wide = seldom(9, box / 10)  # the mean over ten batches, of which nine are without objects
+    assert [name for name in ("few_objects", "dead_branch") if reasons(wide, name)] == [rule]
 
 
 # --- starved scales -------------------------------------------------------------------------------

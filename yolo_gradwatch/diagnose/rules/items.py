@@ -78,6 +78,11 @@ def empty_batches(window: Window) -> Empty | None:
     return Empty(min(item.zero for item in known), is_by_step)
 
 
+def has_boxes(window: Window) -> bool:
+    """Whether the box loss of a batch is known not to be 0."""
+    return any(item.item == "box_loss" and item.zero < item.steps for item in window.losses)
+
+
 def has_objects(window: Window) -> bool | None:
     """Whether the losses say that a batch had an object; None where they cannot tell.
 
@@ -123,3 +128,10 @@ def mean(found: Iterable[LossItem]) -> float | None:
     known = [(one.mean, one.steps - one.nonfinite) for one in found if one.mean is not None]
     batches = sum(count for _, count in known)
     return sum(value * count for value, count in known) / batches if batches else None
+
+
+def mean_of_others(found: Iterable[LossItem]) -> float | None:
+    """Mean over the batches with a value that is not 0; None if no such value is finite."""
+    known = [(o.mean, o.steps - o.nonfinite, o.zero) for o in found if o.mean is not None]
+    batches = sum(count - zero for _, count, zero in known)
+    return sum(value * count for value, count, _ in known) / batches if batches else None
