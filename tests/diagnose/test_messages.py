@@ -45,7 +45,9 @@ def finding(rule, module=None, **changes):
     """A finding as in ``WORDED`` where nothing else is said."""
     name, value, limit = WORDED[rule]
     given = {"epoch": 20, "value": value, "limit": limit, "severity": RULES[rule].severity}
-    return finding_of(rule, module or name, **{**given, **changes})
+    found = finding_of(rule, module or name, **{**given, **changes})
+    warming = found.episodes[-1].epoch <= TRAINING["warmup_epochs"]
+    return replace(found, warming=changes.get("warming", warming))
 
 
 def message(rule, module=None, training=TRAINING, layout=HEADED, **changes):
@@ -349,7 +351,7 @@ def test_what_came_back_names_its_newest_episode_and_the_earlier_ones(rule):
 )
 @pytest.mark.parametrize("epoch", [1, 2, 100])
 def test_a_moment_that_is_not_known_is_not_named(training, epoch):
-    assert causes.moment(training, finding("spike", epoch=epoch)) == ""
+    assert causes.moment(training, finding("spike", epoch=epoch, warming=False)) == ""
 
 
 @pytest.mark.parametrize(("step", "is_named"), [(1, False), (2, True)])

@@ -10,6 +10,7 @@ from yolo_gradwatch.diagnose.finding import Alert
 from yolo_gradwatch.diagnose.reading import Reader, Reading
 from yolo_gradwatch.diagnose.rules import whole
 from yolo_gradwatch.diagnose.rules.history import OPENING, History, Mark, beyond_clip
+from yolo_gradwatch.diagnose.warmup import Warmup
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,6 +49,7 @@ class Detector:
         lookback = max(LOOKBACK, whole.GROWTH_WINDOWS + 1, *patience)
         self._readings: deque[Reading] = deque(maxlen=lookback)
         self._opening: list[Reading] = []
+        self._warmup = Warmup(training)
         self._marks: deque[Mark] = deque(maxlen=whole.PEAK_WINDOWS + whole.FRESH)
         self._skipped: deque[Window] = deque(maxlen=limits.amp_grace + 1)
         self._recent: deque[Window] = deque(maxlen=min(2 * (limits.amp_grace + 1), MOST_RECENT))
@@ -63,6 +65,7 @@ class Detector:
             flow: The newest batch that was traced, no later than the window.
         """
         self._recent.append(window)
+        self._warmup.add(window)
         if window.skipped == window.steps:
             self._skipped.append(window)
         else:
@@ -80,6 +83,7 @@ class Detector:
             flow=flow,
             opening=tuple(self._opening),
             recent=tuple(self._recent),
+            is_warming=self._warmup.covers,
         )
         return [
             Alert(
@@ -92,6 +96,7 @@ class Detector:
                 limit=hit.limit,
                 affected=hit.affected,
                 reason=hit.reason,
+                warming=self._warmup.covers(*hit.since),
             )
             for name, rule in RULES.items()
             for hit in rule.judge(history, self._limits)

@@ -41,6 +41,7 @@ class Alert:
         limit: The threshold that it broke.
         affected: Blocks that suffer from it, its own aside.
         reason: Of what was measured about its cause; None if nothing was.
+        warming: Whether the warm-up of the learning rate was at work in that step.
     """
 
     rule: str
@@ -52,6 +53,7 @@ class Alert:
     limit: float
     affected: tuple[str, ...] = ()
     reason: Reason | None = None
+    warming: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class Finding:
         reason: What was measured about the cause of its newest episode; None if nothing was.
         well: Steps before its newest episode, at least fifty windows, in which nothing alarmed; 0
             if it began earlier, or in a run with other alarms.
+        warming: Whether its newest episode began in the warm-up of the learning rate.
     """
 
     number: int
@@ -105,6 +108,7 @@ class Finding:
     evidence: str = ""
     reason: Reason | None = None
     well: int = 0
+    warming: bool = False
 
     @property
     def epoch(self) -> int:

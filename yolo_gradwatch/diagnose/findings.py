@@ -184,6 +184,7 @@ class Findings:
             limit=first.limit,
             reason=_surest(None, alerts),
             well=self._well.until(step, self.all.values()),
+            warming=first.warming,
         )
         change = self._report("start", now, begun, alerts)
         is_kept = RULES[first.rule].keeps_evidence

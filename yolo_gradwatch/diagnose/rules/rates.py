@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from yolo_gradwatch.diagnose.causes import at_work
 from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.messages import Message, factor, significant
 from yolo_gradwatch.diagnose.rule import Rule
@@ -102,13 +101,12 @@ def weight_jump(history: History, limits: Thresholds) -> Iterator[Hit]:
     if len(weighed) < SPEED_BEFORE + 2 or not len(history.graph.trunk_weights):
         return
     levels, speeds = _speeds(weighed, history.graph.trunk_weights)
-    warmup = at_work(history.training, "warmup_epochs")
     highest = np.maximum(np.fmax.accumulate(speeds), LEAST_SPEED)
     rises = np.log10(
         np.maximum(speeds, LEAST_SPEED)[SPEED_BEFORE:] / highest[SPEED_BEFORE - 1 : -1]
     )
     for at in (SPEED_BEFORE + np.flatnonzero(rises > limits.weight_jump)).tolist():
-        if isinstance(warmup, (int, float)) and weighed[at].epoch - 1 < warmup:
+        if history.is_warming(*begin(weighed[at])):
             continue
         faster = np.log10(np.maximum(speeds[at:], LEAST_SPEED) / highest[at - 1])
         recent = np.fmax.reduce(faster[-RECENT:])
