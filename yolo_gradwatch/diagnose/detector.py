@@ -11,6 +11,7 @@ from yolo_gradwatch.diagnose.reading import Reader, Reading
 from yolo_gradwatch.diagnose.rules import whole
 from yolo_gradwatch.diagnose.rules.history import OPENING, History, Mark, beyond_clip
 from yolo_gradwatch.diagnose.warmup import Warmup
+from yolo_gradwatch.measure.windows import widened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,6 +109,14 @@ class Detector:
         self._marks.clear()
         self._skipped.clear()
         self._recent.clear()
+
+    def rescoped(self, layout: Layout) -> Detector:
+        """One for a layout with more modules, which remembers how the run began."""
+        other = Detector(layout, self._limits, self._training)
+        began = [widened(reading.window, self._layout, layout) for reading in self._opening]
+        other._opening = [other._reader.read(window) for window in began]
+        other._warmup = self._warmup
+        return other
 
     def _remember(self, reading: Reading) -> None:
         self._readings.append(reading)

@@ -91,7 +91,7 @@ class Diagnosis:
         return window
 
     def _rescope(self, scope: Layout) -> None:
-        self._detector = Detector(scope, self._limits, self._training)
+        self._detector = self._detector.rescoped(scope)
         self.findings.regroup(scope)
 
     def restart(self) -> None:

@@ -30,14 +30,6 @@ Objects of less than 2 pixels: 0.84.
 POSE = "pose_loss"
 """The item that visible keypoints alone make."""
 
-NOTHING = 1e-2
-"""Mean box loss over mean class loss, below which boxes learn nothing even where they learn.
-
-Windows in which no box counts say nothing. Healthy: 0.17 at the least, among short trainings of 16
-models; 0.55 to 4 where 83 to 99 % of the images are background, but 0.01 over all of their windows.
-Objects of less than 2 pixels: 4e-4.
-"""
-
 
 def dead_branch(history: History, limits: Thresholds) -> Iterator[Hit]:
     """Families of the head that do not learn at any scale.
@@ -90,7 +82,7 @@ def few_objects(history: History, limits: Thresholds) -> Iterator[Hit]:
     count = limits.dead_branch_windows
     recent = last(history, count)
     for family, share in branches.shares(history, recent).items():
-        if SELDOM <= share < 1 and not _is_nothing(recent):
+        if SELDOM <= share < 1 and not items.are_boxes_nothing(recent):
             reason, units = _seldom(history, recent, family), history.graph.families[family]
             yield Hit(branches.name(history, family), count, count, begin(recent[0]), units, reason)
 
@@ -158,19 +150,9 @@ def _turned_off(history: History) -> dict[str, Reason]:
     return found
 
 
-def _is_nothing(recent: Sequence[Window]) -> bool:
-    """Whether the box loss is next to nothing beside that of the classes, where boxes count."""
-    known = items.by_name([window for window in recent if items.has_boxes(window)])
-    boxes = items.mean_of_others(known.get("box_loss", ()))
-    scores = items.mean(
-        [one for n, found in known.items() if items.is_of_scores(n) for one in found]
-    )
-    return boxes is not None and scores is not None and boxes < NOTHING * scores
-
-
 def _dead_families(history: History, recent: Sequence[Window]) -> list[str]:
     families = [f for f in history.graph.families if not f.endswith(SCORES)] if recent else []
-    steps, seldom = items.steps_of(recent), _is_nothing(recent)
+    steps, seldom = items.steps_of(recent), items.are_boxes_nothing(recent)
     shares = {f: branches.silence(history, recent, f).most / steps for f in families}
     return [
         f for f, s in shares.items() if s == 1 or (f.endswith(BOXES) and seldom and s >= SELDOM)

@@ -33,6 +33,15 @@ _OF_BOXES = ("box_loss", "dfl_loss", "l1_loss", "giou_loss")
 """Items that the box branches are trained by."""
 
 
+NOTHING = 1e-2
+"""Mean box loss over mean class loss, below which boxes learn nothing even where they learn.
+
+Windows in which no box counts say nothing. Healthy: 0.17 at the least, among short trainings of 16
+models; 0.55 to 4 where 83 to 99 % of the images are background, but 0.01 over all of their windows.
+Objects of less than 2 pixels: 4e-4.
+"""
+
+
 class Empty(NamedTuple):
     """Batches of a window from which the boxes learned nothing.
 
@@ -135,3 +144,11 @@ def mean_of_others(found: Iterable[LossItem]) -> float | None:
     known = [(o.mean, o.steps - o.nonfinite, o.zero) for o in found if o.mean is not None]
     batches = sum(count - zero for _, count, zero in known)
     return sum(value * count for value, count, _ in known) / batches if batches else None
+
+
+def are_boxes_nothing(recent: Sequence[Window]) -> bool:
+    """Whether the box loss is next to nothing beside that of the classes, where boxes count."""
+    known = by_name([window for window in recent if has_boxes(window)])
+    boxes = mean_of_others(known.get("box_loss", ()))
+    scores = mean([one for n, found in known.items() if is_of_scores(n) for one in found])
+    return boxes is not None and scores is not None and boxes < NOTHING * scores

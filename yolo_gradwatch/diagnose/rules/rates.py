@@ -9,7 +9,7 @@ import numpy as np
 from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.messages import Message, factor, significant
 from yolo_gradwatch.diagnose.rule import Rule
-from yolo_gradwatch.diagnose.rules.history import Hit, begin, finite
+from yolo_gradwatch.diagnose.rules.history import Hit, begin, finite, is_frozen
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.measure.loss_items import RATE
 
@@ -101,6 +101,8 @@ def weight_jump(history: History, limits: Thresholds) -> Iterator[Hit]:
     if len(weighed) < SPEED_BEFORE + 2 or not len(history.graph.trunk_weights):
         return
     levels, speeds = _speeds(weighed, history.graph.trunk_weights)
+    if not levels.size:
+        return
     highest = np.maximum(np.fmax.accumulate(speeds), LEAST_SPEED)
     rises = np.log10(
         np.maximum(speeds, LEAST_SPEED)[SPEED_BEFORE:] / highest[SPEED_BEFORE - 1 : -1]
@@ -153,7 +155,12 @@ def _jump(series: Floats, limit: float) -> tuple[float, int] | None:
 
 
 def _speeds(windows: Sequence[Window], rows: Counts) -> tuple[Floats, Floats]:
-    """(W, K) decades of the norms of weights, and (W - 1,) decades a step from one to the next."""
+    """(W, K) decades of the norms of weights, and (W - 1,) decades a step from one to the next.
+
+    Layers that were frozen in a window are left out: they seem to jump when they thaw.
+    """
+    if np.isnan([one.norm_mean[rows] for one in windows]).any():
+        rows = rows[~np.array([is_frozen(one)[rows] for one in windows]).any(axis=0)]
     norms = np.array([one.weight_norm[rows] for one in windows], np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):  # weights of 0 or NaN say nothing
         levels = finite(np.log10(norms))
@@ -166,6 +173,8 @@ def _quick(values: Floats) -> Floats:
 
     As ``np.nanquantile`` has it, which is far slower on rows with NaN.
     """
+    if not values.shape[1]:
+        return np.full(len(values), np.nan)
     ordered = np.sort(values, axis=1)  # NaN last
     place = QUICK * np.maximum((~np.isnan(ordered)).sum(axis=1) - 1, 0)
     low, rows = np.floor(place).astype(np.int64), np.arange(len(values))
