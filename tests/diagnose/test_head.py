@@ -192,7 +192,7 @@ def test_the_box_loss_is_compared_where_boxes_count_alone(box, rule):
 # --- starved scales -------------------------------------------------------------------------------
 
 
-def starving(level, steps=10, zero=0, where=(BOXES[2], PAIRED[2])):
+def starving(level, steps=50, zero=0, where=(BOXES[2], PAIRED[2])):
     """Five windows in which some branches have a norm of so many decades less, and zeros."""
     count = dict.fromkeys(inside(NET, *where), zero)
     norms = dict.fromkeys(where, 10.0**level)
@@ -205,24 +205,42 @@ def starving(level, steps=10, zero=0, where=(BOXES[2], PAIRED[2])):
         (starving(-4.1), 0),
         (starving(-12), 0),
         (starving(-3.9), None),
-        (starving(-1, zero=9), 5),
-        (starving(-1, zero=8), None),
-        ([*starving(-12)[:4], *starving(-1, zero=5)[:1]], 5),
-        (starving(-12, where=BOXES[2:]), None),
-        (starving(-12, where=PAIRED[2:]), None),
+        (starving(-1, zero=45), 25),
+        (starving(-1, zero=44), None),
+        ([*starving(-12)[:4], *starving(-1, zero=25)[:1]], 25),
+        (starving(-12, steps=40), 0),
+        (starving(-12, steps=39), None),
     ],
 )
 def test_a_scale_that_gets_crumbs_or_learns_in_a_tenth_of_the_steps_is_starved(windows, learned):
     found = reasons(windows, "starved_scale")
-    expected = [(BOXES[2], Reason("scales", ("P5",), (50.0, float(learned or 0)), rank=1))]
+    steps = float(sum(one.steps for one in windows))
+    expected = [(BOXES[2], Reason("scales", ("P5",), (steps, float(learned or 0)), rank=1))]
     assert found == ([] if learned is None else expected)
 
 
 def test_batches_without_objects_say_nothing_about_scales():
-    background = lasting(3, zero=ALL)
-    few = [*background, *starving(-12, steps=1)[:2]]
+    background = lasting(3, steps=99, zero=dict.fromkeys(ALL, 99))
+    few = [*background, *starving(-12, steps=99)[:2]]
     assert not fired(few, "starved_scale", FIVE)
-    assert fired([*background[:2], *starving(-12, steps=1)[:3]], "starved_scale", FIVE)
+    assert fired([*background[:2], *starving(-12, steps=99)[:3]], "starved_scale", FIVE)
+
+
+@pytest.mark.parametrize(
+    ("where", "module"), [((BOXES[2],), BOXES[2]), ((PAIRED[2],), PAIRED[2])], ids=["cv2", "paired"]
+)
+def test_of_a_pair_one_family_may_starve_alone(where, module):
+    (alert,) = fired(starving(-12, where=where), "starved_scale", FIVE)
+    assert (alert.module, alert.affected, alert.reason.values) == (module, (), (250.0, 0.0))
+
+
+def test_each_family_names_the_scales_that_starve_in_it_alone():
+    windows = starving(-12, where=(BOXES[2], PAIRED[2], PAIRED[1]))
+    found = fired(windows, "starved_scale", FIVE)
+    assert [(a.module, a.affected, a.reason.names) for a in found] == [
+        (BOXES[2], (PAIRED[2],), ("P5",)),
+        (PAIRED[1], (), ("P4",)),
+    ]
 
 
 def test_scales_of_other_heads_are_counted():
@@ -230,7 +248,8 @@ def test_scales_of_other_heads_are_counted():
         [Part("model.0"), *(Part(f"model.1.cv2.{n}") for n in range(4))],
         edges=[("model.0", "model.1")] * 4,
     )
-    windows = lasting(5, layout=layout, zero=["model.1.cv2.0"])
+    zero = dict.fromkeys(inside(layout, "model.1.cv2.0"), 40)
+    windows = lasting(5, layout=layout, steps=40, zero=zero)
     ((module, reason),) = reasons(windows, "starved_scale", layout=layout)
     assert (module, reason.names) == ("model.1.cv2.0", ("scale 1 of 4",))
     assert np.isfinite(reason.values).all()

@@ -66,6 +66,7 @@ def built(*parts, inside=(), kind="Block"):
     return replace(layout, types=types, inside=((), tuple(inside), ()))
 
 
+PAIR, _ = plan([Part("model.0.conv"), Part("model.1.one2one_cv2.2")])
 BLOCKS = tuple(f"model.{n}" for n in range(4))
 PLAIN = tuple(f"{n}.{x}" for n in range(8) for x in ("conv", "bn"))
 SPREAD = (CONV, f"{BRANCH}.0.conv", f"{BRANCH}.0.out")
@@ -110,6 +111,7 @@ VARIANTS = [
     ("frozen", "that another block was asked for", {"training": {"freeze": [0, 1]}}),
     ("frozen", "as asked for", {"training": {"freeze": [3]}}),
     ("starved_scale", "of unknown size", {"training": {}}),
+    ("starved_scale", "of a pair", {"module": "model.1.one2one_cv2.2", "layout": PAIR}),
     *(
         (rule, f"by {reason.kind}", {"reason": reason})
         for rule, reason in (
