@@ -30,7 +30,7 @@ def box_families(history: History) -> list[str]:
 def without(history: History, windows: Sequence[Window], family: str) -> Counts:
     """(W, S) applied steps without a gradient, by window and scale."""
     rows = [history.graph.rows[unit] for unit in history.graph.families[family]]
-    return np.array([(window.zero + window.none)[rows] for window in windows]).reshape(
+    return np.array([window.zero[rows] + window.none[rows] for window in windows]).reshape(
         -1, len(rows)
     )
 
@@ -52,17 +52,16 @@ class Silence(NamedTuple):
 
 def silence(history: History, windows: Sequence[Window], family: str) -> Silence:
     """How often a family was silent; of boxes, the loss of batches without objects knows more."""
-    zeros, least, most = without(history, windows, family), 0, 0
-    for window, counts in zip(windows, zeros, strict=True):
-        applied = window.steps - window.skipped
-        lowest = max(int(counts.sum()) - (len(counts) - 1) * applied, 0)
-        highest = int(counts.min())
-        empty = empty_batches(window) if family.endswith(BOXES) else None
+    zeros = without(history, windows, family)
+    applied = np.array([window.steps - window.skipped for window in windows])
+    least = np.maximum(zeros.sum(axis=1) - (zeros.shape[1] - 1) * applied, 0)
+    most = zeros.min(axis=1)
+    for w in np.flatnonzero(least < most).tolist() if family.endswith(BOXES) else ():
+        empty = empty_batches(windows[w])
         if empty is not None:
-            highest = max(min(highest, empty.batches), lowest)
-            lowest = highest if empty.is_by_step else lowest
-        least, most = least + lowest, most + highest
-    return Silence(least, most)
+            most[w] = max(min(int(most[w]), empty.batches), int(least[w]))
+            least[w] = most[w] if empty.is_by_step else least[w]
+    return Silence(int(least.sum()), int(most.sum()))
 
 
 def shares(history: History, recent: Sequence[Window]) -> dict[str, float]:

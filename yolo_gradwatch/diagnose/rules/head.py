@@ -108,7 +108,8 @@ def zero_loss(history: History, limits: Thresholds) -> Iterator[Hit]:
         reason = Reason("gains", names, (float(len(rest)),), rank=1)
         yield Hit(module, 1, 1, begin(newest[0]), reason=reason)
     recent = last(history, count)
-    if POSE not in items.always_zero(recent) or POSE in found:
+    is_zero = POSE in items.always_zero(newest) and POSE in items.always_zero(recent)
+    if not is_zero or POSE in found:
         return
     is_known = any(items.trains(POSE, family) for family in _dead_families(history, recent))
     if not is_known and all(s < SELDOM for s in branches.shares(history, recent).values()):
@@ -152,10 +153,12 @@ def _turned_off(history: History) -> dict[str, Reason]:
 
 def _dead_families(history: History, recent: Sequence[Window]) -> list[str]:
     families = [f for f in history.graph.families if not f.endswith(SCORES)] if recent else []
-    steps, seldom = items.steps_of(recent), items.are_boxes_nothing(recent)
+    steps = items.steps_of(recent)
     shares = {f: branches.silence(history, recent, f).most / steps for f in families}
+    is_seldom = any(f.endswith(BOXES) and SELDOM <= s < 1 for f, s in shares.items())
+    is_nothing = is_seldom and items.are_boxes_nothing(recent)
     return [
-        f for f, s in shares.items() if s == 1 or (f.endswith(BOXES) and seldom and s >= SELDOM)
+        f for f, s in shares.items() if s == 1 or (f.endswith(BOXES) and is_nothing and s >= SELDOM)
     ]
 
 

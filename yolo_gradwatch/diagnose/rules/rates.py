@@ -39,6 +39,9 @@ MOVED = 0.03
 """Decades by which a tenth of the layers have changed since the jump, at the least. In stretches
 of a healthy training: 0.01 at the most; a learning rate times 50: 0.1 in one."""
 
+NEAR = 0.999
+"""Share of a limit below which rounding does not matter."""
+
 RECENT = 10
 """Stretches in which weights must have moved so fast for it to last."""
 
@@ -60,6 +63,8 @@ def rate_jump(history: History, limits: Thresholds) -> Iterator[Hit]:
 
     Value: decades above the highest before.
     """
+    if _is_near(history, limits.rate_jump):
+        return
     found_in = [_rates(reading.window) for reading in history.readings]
     known = [one for one in found_in if one.rates] if found_in and found_in[-1].rates else []
     best: tuple[float, int, str] | None = None
@@ -140,6 +145,18 @@ def _rates(window: Window) -> _Rates:
         if one.item.startswith(RATE) and one.max is not None and np.isfinite(one.max)
     }
     return _Rates(window, found)
+
+
+def _is_near(history: History, limit: float) -> bool:
+    """Whether no newest rate is far above the oldest one that is remembered, before any jump."""
+    ends = history.readings[-1:], history.readings[:1]
+    newest, oldest = (
+        {g: r for one in end for g, r in _rates(one.window).rates.items()} for end in ends
+    )
+    return all(
+        rate > 0 and oldest.get(g, 0.0) > 0 and np.log10(rate / oldest[g]) < NEAR * limit
+        for g, rate in newest.items()
+    )
 
 
 def _jump(series: Floats, limit: float) -> tuple[float, int] | None:
