@@ -106,7 +106,11 @@ RUNS = {
         affected=BOXES,
     ),
     "starved_scale": Run(
-        lasting(5, zero=inside(NET, BOXES[2], PAIRED[2])), BOXES[2], 5, FROM, affected=PAIRED[2:]
+        lasting(5, steps=50, zero=dict.fromkeys(inside(NET, BOXES[2], PAIRED[2]), 50)),
+        BOXES[2],
+        5,
+        FROM,
+        affected=PAIRED[2:],
     ),
     "partly_dead": Run(
         [zeroed(n, 0.75 + 0.05 * (n != 9)) for n in range(1, 22, 4)], "model.2.conv", 0.75, FROM

@@ -13,6 +13,7 @@ from values import Part, plan
 from yolo_gradwatch.diagnose.detector import Detector
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis
 from yolo_gradwatch.diagnose.finding import Reason
+from yolo_gradwatch.measure.loss_items import LossItem
 
 CV2, HEAD, ALL = "model.6.cv2", "model.6", inside(NET, *BOXES, *PAIRED)
 OTHER = "model.6.one2one_cv2.0.conv"
@@ -121,10 +122,22 @@ def test_batches_without_objects_are_read_from_the_losses():
 # --- boxes that learn seldom ----------------------------------------------------------------------
 
 
-def seldom(zero, box):
-    """Five windows of ten steps, of which so many are without a gradient at any scale."""
+def seldom(zero, box=None, empty=None, batches=10):
+    """Five windows of ten steps, so many without a gradient in each scale of a family.
+
+    Args:
+        zero: Steps.
+        box: Mean box loss; None if no loss is known.
+        empty: Batches with a box loss of 0, by default as many as steps without a gradient.
+        batches: In each window.
+    """
     windows = lasting(5, steps=10, zero=dict.fromkeys(inside(NET, *BOXES), zero))
-    return [costing(one, box_loss=box, cls_loss=1.0) for one in windows]
+    if box is None:
+        return windows
+    empty = zero if empty is None else empty
+    boxes = LossItem("box_loss", batches, 0, empty, 0.0, box, box)
+    scores = LossItem("cls_loss", batches, 0, 0, 1.0, 1.0, 1.0)
+    return [replace(one, losses=(boxes, scores)) for one in windows]
 
 
 @pytest.mark.parametrize(
@@ -133,24 +146,53 @@ def seldom(zero, box):
         (9, 1.0, "few_objects"),
         (5, 1.0, "few_objects"),
         (4, 1.0, ""),
-        (9, 0.0099, "dead_branch"),
-        (5, 0.0099, "dead_branch"),
-        (4, 0.0099, ""),
-        (9, 0.0101, "few_objects"),
+        (9, 0.00099, "dead_branch"),
+        (5, 0.00499, "dead_branch"),
+        (4, 0.0001, ""),
+        (9, 0.00101, "few_objects"),
     ],
 )
 def test_boxes_that_learn_seldom_are_an_alarm_only_if_they_learn_nothing_then(zero, box, rule):
     windows = seldom(zero, box)
     found = {name: reasons(windows, name) for name in ("few_objects", "dead_branch")}
-    values = (50.0 - 5 * zero, 50.0, box)
+    learned = 50.0 - 5 * zero
+    values = (learned, learned, 50.0, box)
     expected = [(CV2, Reason("seldom", (), pytest.approx(values), 3))]
     assert found == {name: expected if name == rule else [] for name in found}
+
+
+@pytest.mark.parametrize(
+    ("windows", "learned"),
+    [
+        (seldom(6), (20, 50)),  # three scales, silent in 18 of 30: together in none to 6 of 10
+        (seldom(8), (10, 30)),
+        (seldom(9), (5, 15)),
+        (seldom(9, 1.0, empty=8), (10, 10)),
+        (seldom(9, 1.0, empty=3), (15, 15)),  # no less than the scales say
+        (seldom(8, 1.0, empty=7, batches=20), (15, 30)),  # two batches a step
+        (seldom(6, 1.0, empty=3), None),
+        (seldom(6, 1.0, empty=4, batches=20), None),
+    ],
+)
+def test_in_how_many_steps_boxes_learned_is_bounded_where_windows_have_several(windows, learned):
+    found = [reason.values[:3] for _, reason in reasons(windows, "few_objects")]
+    assert found == ([] if learned is None else [(*learned, 50)])
+
+
+@pytest.mark.parametrize(("box", "rule"), [(0.0101, "few_objects"), (0.0099, "dead_branch")])
+def test_the_box_loss_is_compared_where_boxes_count_alone(box, rule):
+    """Without objects the loss of the classes is large, and that of the boxes 0."""
+    empty = [costing(o, box_loss=0.0, cls_loss=99.0) for o in lasting(4, zero=inside(NET, *BOXES))]
+    windows = [*empty, costing(net(5), box_loss=box, cls_loss=1.0)]
+    assert [name for name in ("few_objects", "dead_branch") if reasons(windows, name)] == [rule]
+    wide = seldom(9, box / 10)  # the mean over ten batches, of which nine are without objects
+    assert [name for name in ("few_objects", "dead_branch") if reasons(wide, name)] == [rule]
 
 
 # --- starved scales -------------------------------------------------------------------------------
 
 
-def starving(level, steps=10, zero=0, where=(BOXES[2], PAIRED[2])):
+def starving(level, steps=50, zero=0, where=(BOXES[2], PAIRED[2])):
     """Five windows in which some branches have a norm of so many decades less, and zeros."""
     count = dict.fromkeys(inside(NET, *where), zero)
     norms = dict.fromkeys(where, 10.0**level)
@@ -163,24 +205,42 @@ def starving(level, steps=10, zero=0, where=(BOXES[2], PAIRED[2])):
         (starving(-4.1), 0),
         (starving(-12), 0),
         (starving(-3.9), None),
-        (starving(-1, zero=9), 5),
-        (starving(-1, zero=8), None),
-        ([*starving(-12)[:4], *starving(-1, zero=5)[:1]], 5),
-        (starving(-12, where=BOXES[2:]), None),
-        (starving(-12, where=PAIRED[2:]), None),
+        (starving(-1, zero=45), 25),
+        (starving(-1, zero=44), None),
+        ([*starving(-12)[:4], *starving(-1, zero=25)[:1]], 25),
+        (starving(-12, steps=40), 0),
+        (starving(-12, steps=39), None),
     ],
 )
 def test_a_scale_that_gets_crumbs_or_learns_in_a_tenth_of_the_steps_is_starved(windows, learned):
     found = reasons(windows, "starved_scale")
-    expected = [(BOXES[2], Reason("scales", ("P5",), (50.0, float(learned or 0)), rank=1))]
+    steps = float(sum(one.steps for one in windows))
+    expected = [(BOXES[2], Reason("scales", ("P5",), (steps, float(learned or 0)), rank=1))]
     assert found == ([] if learned is None else expected)
 
 
 def test_batches_without_objects_say_nothing_about_scales():
-    background = lasting(3, zero=ALL)
-    few = [*background, *starving(-12, steps=1)[:2]]
+    background = lasting(3, steps=99, zero=dict.fromkeys(ALL, 99))
+    few = [*background, *starving(-12, steps=99)[:2]]
     assert not fired(few, "starved_scale", FIVE)
-    assert fired([*background[:2], *starving(-12, steps=1)[:3]], "starved_scale", FIVE)
+    assert fired([*background[:2], *starving(-12, steps=99)[:3]], "starved_scale", FIVE)
+
+
+@pytest.mark.parametrize(
+    ("where", "module"), [((BOXES[2],), BOXES[2]), ((PAIRED[2],), PAIRED[2])], ids=["cv2", "paired"]
+)
+def test_of_a_pair_one_family_may_starve_alone(where, module):
+    (alert,) = fired(starving(-12, where=where), "starved_scale", FIVE)
+    assert (alert.module, alert.affected, alert.reason.values) == (module, (), (250.0, 0.0))
+
+
+def test_each_family_names_the_scales_that_starve_in_it_alone():
+    windows = starving(-12, where=(BOXES[2], PAIRED[2], PAIRED[1]))
+    found = fired(windows, "starved_scale", FIVE)
+    assert [(a.module, a.affected, a.reason.names) for a in found] == [
+        (BOXES[2], (PAIRED[2],), ("P5",)),
+        (PAIRED[1], (), ("P4",)),
+    ]
 
 
 def test_scales_of_other_heads_are_counted():
@@ -188,7 +248,8 @@ def test_scales_of_other_heads_are_counted():
         [Part("model.0"), *(Part(f"model.1.cv2.{n}") for n in range(4))],
         edges=[("model.0", "model.1")] * 4,
     )
-    windows = lasting(5, layout=layout, zero=["model.1.cv2.0"])
+    zero = dict.fromkeys(inside(layout, "model.1.cv2.0"), 40)
+    windows = lasting(5, layout=layout, steps=40, zero=zero)
     ((module, reason),) = reasons(windows, "starved_scale", layout=layout)
     assert (module, reason.names) == ("model.1.cv2.0", ("scale 1 of 4",))
     assert np.isfinite(reason.values).all()

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from nets import NET, feed, fired, inside, lasting, net, weighing
+from nets import NET, feed, fired, inside, lasting, net, normed, weighing
 from rule_cases import fallen, items, rates
 from shown import finding_of
 
@@ -182,6 +182,27 @@ def test_weights_that_are_calm_again_move_no_more():
     calm = [replace(weighing(n, 6.0), epoch=9) for n in range(23, 33)]
     assert "weight_jump" in rules_at([*moving(), *calm[:9]])
     assert "weight_jump" not in rules_at([*moving(), *calm])
+
+
+TRUNK = [name for name in NET.modules if name[6:7] in {"0", "1", "2", "4", "5"}]
+
+
+@pytest.mark.parametrize("frozen", [TRUNK, TRUNK[:-2]], ids=["all", "most"])
+def test_weights_that_thaw_do_not_jump(frozen):
+    """They were frozen for longer than is remembered; what was not goes on as before."""
+    thawed = [weighing(n, 4.0 * 1.1 ** (n - 60)) for n in range(61, 73)]
+    still = [name for name in TRUNK if name not in frozen]
+    given = [
+        normed(
+            replace(one, epoch=9),
+            dict.fromkeys(still, 4.0 + 1e-4 * (n % 2)),
+            fields=["weight_norm"],
+        )
+        for n, one in enumerate([*lasting(60, unknown=frozen), *thawed])
+    ]
+    assert "weight_jump" not in rules_at(given)
+    free = [replace(one, norm_mean=np.ones_like(one.norm_mean)) for one in given]
+    assert "weight_jump" in rules_at(free)
 
 
 def test_the_quickest_tenth_is_the_quantile_that_numpy_finds():

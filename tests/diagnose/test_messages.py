@@ -46,7 +46,9 @@ def finding(rule, module=None, **changes):
     """A finding as in ``WORDED`` where nothing else is said."""
     name, value, limit = WORDED[rule]
     given = {"epoch": 20, "value": value, "limit": limit, "severity": RULES[rule].severity}
-    return finding_of(rule, module or name, **{**given, **changes})
+    found = finding_of(rule, module or name, **{**given, **changes})
+    warming = found.episodes[-1].epoch <= TRAINING["warmup_epochs"]
+    return replace(found, warming=changes.get("warming", warming))
 
 
 def message(rule, module=None, training=TRAINING, layout=HEADED, **changes):
@@ -65,6 +67,7 @@ def built(*parts, inside=(), kind="Block"):
     return replace(layout, types=types, inside=((), tuple(inside), ()))
 
 
+PAIR, _ = plan([Part("model.0.conv"), Part("model.1.one2one_cv2.2")])
 BLOCKS = tuple(f"model.{n}" for n in range(4))
 PLAIN = tuple(f"{n}.{x}" for n in range(8) for x in ("conv", "bn"))
 SPREAD = (CONV, f"{BRANCH}.0.conv", f"{BRANCH}.0.out")
@@ -109,6 +112,7 @@ VARIANTS = [
     ("frozen", "that another block was asked for", {"training": {"freeze": [0, 1]}}),
     ("frozen", "as asked for", {"training": {"freeze": [3]}}),
     ("starved_scale", "of unknown size", {"training": {}}),
+    ("starved_scale", "of a pair", {"module": "model.1.one2one_cv2.2", "layout": PAIR}),
     *(
         (rule, f"by {reason.kind}", {"reason": reason})
         for rule, reason in (
@@ -119,8 +123,9 @@ VARIANTS = [
             ("dead_branch", Reason("no objects", ("box_loss", "l1_loss"))),
             ("dead_branch", Reason("others learn", ("model.4.cv3",))),
             ("dead_branch", Reason("others learn", ("model.4.cv3", "pose_loss"))),
-            ("dead_branch", Reason("seldom", (), (15.0, 96.0, 4e-4))),
-            ("few_objects", Reason("seldom", (), (15.0, 96.0, 3.0))),
+            ("dead_branch", Reason("seldom", (), (15.0, 15.0, 96.0, 4e-4))),
+            ("few_objects", Reason("seldom", (), (15.0, 40.0, 96.0, 3.0))),
+            ("few_objects", Reason("seldom", (), (15.0, 96.0, 96.0, 3.0))),
             ("starved_scale", Reason("scales", ("P4", "P5"), (50.0, 3.0, 0.0))),
             ("zero_loss", Reason("gains", ("box", "box_loss", "seg_loss"), (1.0,))),
             ("zero_loss", Reason("labels", ("pose_loss",))),
@@ -366,7 +371,7 @@ def test_what_came_back_names_its_newest_episode_and_the_earlier_ones(rule):
 )
 @pytest.mark.parametrize("epoch", [1, 2, 100])
 def test_a_moment_that_is_not_known_is_not_named(training, epoch):
-    assert causes.moment(training, finding("spike", epoch=epoch)) == ""
+    assert causes.moment(training, finding("spike", epoch=epoch, warming=False)) == ""
 
 
 @pytest.mark.parametrize(("step", "is_named"), [(1, False), (2, True)])

@@ -449,23 +449,30 @@ SCORES = [f"model.6.{family}.{n}" for family in ("cv3", "one2one_cv3") for n in 
         (BOXES, {"dead_branch": ["model.6.cv2"]}),
         (PAIRED, {"dead_branch": ["model.6.one2one_cv2"]}),
         ((*BOXES, *PAIRED), {"dead_branch": ["model.6.cv2", "model.6.one2one_cv2"]}),
-        ((*BOXES, PAIRED[2]), {"dead_branch": ["model.6.cv2"]}),
-        ((BOXES[2], *PAIRED), {"dead_branch": ["model.6.one2one_cv2"]}),
+        (
+            (*BOXES, PAIRED[2]),
+            {"dead_branch": ["model.6.cv2"], "starved_scale": [PAIRED[2]]},
+        ),
+        (
+            (BOXES[2], *PAIRED),
+            {"dead_branch": ["model.6.one2one_cv2"], "starved_scale": [BOXES[2]]},
+        ),
         (SCORES, {}),
-        (BOXES[2:], {}),
-        (PAIRED[2:], {}),
-        ((BOXES[2], PAIRED[1]), {}),
+        (BOXES[2:], {"starved_scale": BOXES[2:]}),
+        (PAIRED[2:], {"starved_scale": PAIRED[2:]}),
+        ((BOXES[2], PAIRED[1]), {"starved_scale": [BOXES[2], PAIRED[1]]}),
         ((BOXES[0], PAIRED[0], BOXES[2], PAIRED[2]), {"starved_scale": [BOXES[0], BOXES[2]]}),
     ],
 )
 @pytest.mark.parametrize("how", ["zero", "both"])
 def test_branches_of_the_head_that_get_no_gradient(units, rules, how):
     counts = ("zero", "none") if how == "both" else (how, how)
-    silent = [net(n, **{counts[n % 2]: inside(NET, *units)}) for n in range(1, 6)]
+    silent = dict.fromkeys(inside(NET, *units), 40)
+    windows = [net(n, steps=40, **{counts[n % 2]: silent}) for n in range(1, 6)]
     found = {}
-    for alert in feed(silent, FIVE)[-1]:
+    for alert in feed(windows, FIVE)[-1]:
         found.setdefault(alert.rule, []).append(alert.module)
-    assert found == rules
+    assert found == {rule: list(modules) for rule, modules in rules.items()}
 
 
 @pytest.mark.parametrize("position", [0, 2, 4])
@@ -481,7 +488,8 @@ def test_one_step_with_a_gradient_wakes_a_branch(position):
 
 
 def test_a_net_without_pairs_can_starve():
-    silent = lasting(5, layout=HEAD_OF_BOTH, zero=["model.3.cv2.1"])
+    zero = dict.fromkeys(inside(HEAD_OF_BOTH, "model.3.cv2.1"), 40)
+    silent = lasting(5, layout=HEAD_OF_BOTH, steps=40, zero=zero)
     (alert,) = feed(silent, FIVE, HEAD_OF_BOTH)[-1]
     assert (alert.rule, alert.module, alert.affected) == ("starved_scale", "model.3.cv2.1", ())
 
@@ -495,8 +503,8 @@ def test_a_family_that_is_neither_boxes_nor_scores_can_die_but_not_starve(silent
         [Part("model.0"), *(Part(f"model.1.{f}.{n}") for f in ("cv4", "cv2") for n in range(2))],
         edges=[("model.0", "model.1"), ("model.0", "model.1")],
     )
-    zero = [f"model.1.{name}" for name in silent.split()]
-    assert rules_of(lasting(5, layout=layout, zero=zero), layout=layout) == rules
+    zero = dict.fromkeys([f"model.1.{name}" for name in silent.split()], 40)
+    assert rules_of(lasting(5, layout=layout, steps=40, zero=zero), layout=layout) == rules
 
 
 # --- partly_dead ----------------------------------------------------------------------------------

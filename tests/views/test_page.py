@@ -6,6 +6,7 @@ import sys
 from base64 import b64decode
 from dataclasses import replace
 from html import unescape
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ page = pytest.importorskip(
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 quantities = pytest.importorskip("yolo_gradwatch.views.html.hover").quantities
+strip = pytest.importorskip("yolo_gradwatch.views.html.strip").strip
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
 
 WITNESS = """<script>
@@ -185,7 +187,7 @@ def told(path):
 def test_the_page_draws_the_heat_map(told):
     assert told["labels"] == ["0 Block", "1 Block", "2 Block"]
     assert told["images"] == 2  # levels, and covers of cells without one
-    assert (told["lines"], told["frames"]) == (3, 2)
+    assert (told["lines"], told["frames"]) == (2, 2)  # a band and a line
     assert told["count"] == f"{len(LAYOUT.modules)} of {len(LAYOUT.modules)} modules"
 
 
@@ -487,3 +489,27 @@ def test_there_is_no_such_tab_without_traces(tmp_path):
     page.write(run, run.report(), tmp_path / "page.html")
     label = "document.querySelector('input[value=depth]').parentElement"
     assert visit(tmp_path / "page.html", f"return {label}.hidden;") is True
+
+
+def stretches(trace):
+    """The parts of a trace that lie apart, each as its points."""
+    points = np.array([trace.x, trace.y], np.float64).T
+    gaps = np.flatnonzero(np.isnan(points[:, 1]))
+    parts = np.split(points, gaps)
+    known = [one[~np.isnan(one[:, 1])].tolist() for one in parts]
+    return [one for one in known if one]
+
+
+def test_the_norm_of_the_whole_model_is_not_drawn_across_a_gap():
+    nan = np.nan
+    totals = np.array([[1, 2, nan, nan, 3, nan], [2, 3, nan, nan, 4, nan], [4, 6, nan, 0, 8, nan]])
+    band, tails, line, _ = strip(SimpleNamespace(totals=totals), np.arange(0, 70, 10.0))
+    first = [[0, 4], [10, 4], [10, 6], [20, 6], [20, 2], [10, 2], [10, 1], [0, 1]]
+    assert stretches(band) == [first, [[40, 8], [50, 8], [50, 3], [40, 3]]]
+    assert stretches(tails) == [[[10, 3], [20, 3]], [[40, 4], [50, 4]]]
+    assert (band.fill, line.connectgaps, len(line.x)) == ("toself", None, 7)
+
+
+def test_without_a_norm_nothing_is_drawn():
+    traces = strip(SimpleNamespace(totals=np.full((3, 2), np.nan)), np.arange(3.0))
+    assert [stretches(one) for one in traces[:3]] == [[], [], []]

@@ -7,6 +7,7 @@ from shown import finding_of
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.diagnose.causes import at_work, lower_rate, moment
+from yolo_gradwatch.diagnose.warmup import Warmup
 
 pytestmark = pytest.mark.train
 
@@ -148,13 +149,13 @@ def test_the_warm_up_lasts_as_long_as_advice_says(tmp_path, warmup):
     options = trained(
         tmp_path, rates.calls, epochs=epochs, optimizer="SGD", warmup_epochs=warmup, lrf=1.0
     )
-    rising = {epoch for epoch, found in rates.seen if max(found) != pytest.approx(0.01)}
-    named = {
-        epoch
-        for epoch in range(1, epochs + 1)
-        if "warm-up" in moment(options, finding_of(step=9, epoch=epoch))
-    }
-    assert named == rising
+    seen = Warmup(options)
+    for window in load_run(tmp_path / "run").windows_in_order():
+        seen.add(window)
+    rising = [max(found) != pytest.approx(0.01) for _, found in rates.seen]
+    found = [seen.covers(epoch, step) for step, (epoch, _) in enumerate(rates.seen, 1)]
+    assert found == rising
+    assert any(found) == (warmup > 0)
     assert options["warmup_epochs"] == warmup
 
 

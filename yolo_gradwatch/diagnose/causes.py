@@ -98,15 +98,9 @@ def moment(training: Mapping[str, object], finding: Finding) -> str:
     newest = finding.episodes[-1]
     if newest.epoch == mosaic_closes(training):
         return "; it began in the epoch in which close_mosaic took effect"
-    if newest.step > 1 and warms_up(training, newest.epoch):
+    if newest.step > 1 and finding.warming:
         return "; it began during the warm-up, while the learning rate was changing"
     return ""
-
-
-def warms_up(training: Mapping[str, object], epoch: int) -> bool:
-    """Whether the learning rate changes in an epoch because of the warm-up."""
-    warmup = at_work(training, "warmup_epochs")
-    return isinstance(warmup, (int, float)) and epoch - 1 < warmup
 
 
 def mosaic_closes(training: Mapping[str, object]) -> int | None:

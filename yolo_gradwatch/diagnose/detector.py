@@ -10,6 +10,8 @@ from yolo_gradwatch.diagnose.finding import Alert
 from yolo_gradwatch.diagnose.reading import Reader, Reading
 from yolo_gradwatch.diagnose.rules import whole
 from yolo_gradwatch.diagnose.rules.history import OPENING, History, Mark, beyond_clip
+from yolo_gradwatch.diagnose.warmup import Warmup
+from yolo_gradwatch.measure.windows import widened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,6 +54,7 @@ class Detector:
         lookback = max(LOOKBACK, whole.GROWTH_WINDOWS + 1, *patience)
         self._readings: deque[Reading] = deque(maxlen=lookback)
         self._opening: list[Reading] = []
+        self._warmup = Warmup(training)
         self._marks: deque[Mark] = deque(maxlen=whole.PEAK_WINDOWS + whole.FRESH)
         self._skipped: deque[Window] = deque(maxlen=limits.amp_grace + 1)
         self._recent: deque[Window] = deque(maxlen=min(2 * (limits.amp_grace + 1), MOST_RECENT))
@@ -67,6 +70,7 @@ class Detector:
             flow: The newest batch that was traced, no later than the window.
         """
         self._recent.append(window)
+        self._warmup.add(window)
         if window.skipped == window.steps:
             self._skipped.append(window)
         else:
@@ -85,6 +89,7 @@ class Detector:
             opening=tuple(self._opening),
             recent=tuple(self._recent),
             was_finite=self.was_finite,
+            is_warming=self._warmup.covers,
         )
         self.was_finite |= window.skipped < window.steps and not window.nonfinite.any()
         return [
@@ -98,6 +103,7 @@ class Detector:
                 limit=hit.limit,
                 affected=hit.affected,
                 reason=hit.reason,
+                warming=self._warmup.covers(*hit.since),
             )
             for name, rule in RULES.items()
             for hit in rule.judge(history, self._limits)
@@ -114,6 +120,15 @@ class Detector:
         self._marks.clear()
         self._skipped.clear()
         self._recent.clear()
+
+    def rescoped(self, layout: Layout) -> Detector:
+        """One for a layout with more modules, which remembers how the run began."""
+        other = Detector(layout, self._limits, self._training)
+        began = [widened(reading.window, self._layout, layout) for reading in self._opening]
+        other._opening = [other._reader.read(window) for window in began]
+        other._warmup = self._warmup
+        other.was_finite = self.was_finite
+        return other
 
     def _remember(self, reading: Reading) -> None:
         self._readings.append(reading)

@@ -119,9 +119,7 @@ class Diagnosis:
         return window
 
     def _rescope(self, scope: Layout) -> None:
-        was_finite = self._detector.was_finite
-        self._detector = Detector(scope, self._limits, self._training)
-        self._detector.was_finite = was_finite
+        self._detector = self._detector.rescoped(scope)
         self.findings.regroup(scope)
 
     def restart(self, kind: str = "") -> None:

@@ -45,6 +45,7 @@ class Alert:
         limit: The threshold that it broke.
         affected: Blocks that suffer from it, its own aside.
         reason: Of what was measured about its cause; None if nothing was.
+        warming: Whether the warm-up of the learning rate was at work in that step.
     """
 
     rule: str
@@ -56,6 +57,7 @@ class Alert:
     limit: float
     affected: tuple[str, ...] = ()
     reason: Reason | None = None
+    warming: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ class Finding:
             if it began earlier, or in a run with other alarms.
         kept: The checkpoint that was kept before its newest episode, as long as that is the one
             that is there; else None.
+        warming: Whether its newest episode began in the warm-up of the learning rate.
     """
 
     number: int
@@ -120,6 +123,7 @@ class Finding:
     why: str = ""
     well: int = 0
     kept: Kept | None = None
+    warming: bool = False
 
     @property
     def epoch(self) -> int:

@@ -156,9 +156,7 @@ class Findings:
                 earlier = self._grouping.earlier(own, self.all.values())
                 begun = self._begin(now, own, earlier)
                 alerted.add(begun.finding.number)
-                is_notice = begun.finding.severity == "notice"
-                if earlier is None or not is_notice or RULES[rule].comes_back:
-                    changes.append(begun)
+                changes += [begun] if _is_reported(begun.finding) else []
         calm = [] if window.skipped == window.steps else self._calm_down(now, alerted)
         return [*changes, *calm]
 
@@ -181,10 +179,7 @@ class Findings:
     def _begin(self, now: _Now, alerts: list[Alert], earlier: Finding | None) -> FindingChange:
         """A finding that begins, or the next episode of one that was over."""
         first = self._grouping.source(alerts)
-        epoch, step = first.epoch, first.step
-        if earlier:  # evidence may reach back into the calm, but not into the last episode
-            over = self._reported[earlier.number].calm_since
-            epoch, step = max((epoch, step), over, key=lambda place: place[1])
+        epoch, step = _beginning(first, self._reported[earlier.number] if earlier else None)
         finding = earlier or _unknown(max(self.all, default=0) + 1, alerts, self._grouping)
         begun = replace(
             finding,
@@ -192,6 +187,7 @@ class Findings:
             episodes=(*finding.episodes, Episode(epoch, step, None, now.reported, first.value)),
             limit=first.limit,
             well=self._well.until(step, self.all.values()),
+            warming=first.warming,
         )
         begun = self._traced.surer(reasons.begun(begun, alerts), self._layout, self._flow)
         change = self._report("start", now, begun, alerts)
@@ -267,6 +263,18 @@ def _unknown(number: int, alerts: list[Alert], grouping: Grouping) -> Finding:
         limit=first.limit,
         message="",
     )
+
+
+def _is_reported(begun: Finding) -> bool:
+    """Whether an episode that begins is reported: of a notice only the first, as a rule."""
+    is_first = len(begun.episodes) == 1
+    return is_first or begun.severity != "notice" or RULES[begun.rule].comes_back
+
+
+def _beginning(first: Alert, last: _Reported | None) -> tuple[int, int]:
+    """Epoch and step; evidence may reach back into the calm, but not into the last episode."""
+    place = (first.epoch, first.step)
+    return max(place, last.calm_since, key=lambda one: one[1]) if last else place
 
 
 def _is_fresh(finding: Finding, last: _Reported, now: _Now) -> bool:

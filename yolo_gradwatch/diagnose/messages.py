@@ -143,7 +143,7 @@ class Case:
     def changed(self) -> str:
         """That something changed when it began, in a sentence; "" if it began early."""
         well, newest = self.finding.well, self.finding.episodes[-1]
-        if not well or causes.warms_up(self.training, newest.epoch):
+        if not well or self.finding.warming:
             return ""
         return (
             f"All was well for {well:,} steps, so something changed at about step "

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from yolo_gradwatch.measure.layout import watched_at
-from yolo_gradwatch.measure.quantities import NAMES, Measured
+from yolo_gradwatch.measure.quantities import NAMES, QUANTITIES, Measured
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,6 +86,16 @@ def narrowed(window: Window, layout: Layout, part: Layout) -> Window:
     inside = set(part.modules)
     rows = [m for m, name in enumerate(layout.modules) if name in inside]
     return replace(window, **{name: getattr(window, name)[rows] for name in NAMES})
+
+
+def widened(window: Window, part: Layout, layout: Layout) -> Window:
+    """A window of a part of a layout, in which nothing is known of the other modules."""
+    place = {name: m for m, name in enumerate(layout.modules)}
+    rows = [place[name] for name in part.modules]
+    values: dict[str, Any] = {row.name: row.unknown(len(layout.modules)) for row in QUANTITIES}
+    for name, column in values.items():
+        column[rows] = getattr(window, name)
+    return replace(window, **values)
 
 
 def rescoped(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from yolo_gradwatch.diagnose.graph import BOXES
-from yolo_gradwatch.diagnose.rules.items import steps_of
+from yolo_gradwatch.diagnose.rules.items import empty_batches, steps_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,18 +30,45 @@ def box_families(history: History) -> list[str]:
 def without(history: History, windows: Sequence[Window], family: str) -> Counts:
     """(W, S) applied steps without a gradient, by window and scale."""
     rows = [history.graph.rows[unit] for unit in history.graph.families[family]]
-    return np.array([(window.zero + window.none)[rows] for window in windows]).reshape(
+    return np.array([window.zero[rows] + window.none[rows] for window in windows]).reshape(
         -1, len(rows)
     )
 
 
-def silent_steps(history: History, windows: Sequence[Window], family: str) -> int:
-    """Applied steps without a gradient at any scale; of wide windows, at the most so many."""
-    return int(without(history, windows, family).min(axis=1).sum())
+class Silence(NamedTuple):
+    """Applied steps without a gradient at any scale of a family.
+
+    A window counts the zeros of each scale, so that one of several steps only bounds how often
+    these fell together.
+
+    Attributes:
+        least: At the least.
+        most: At the most.
+    """
+
+    least: int
+    most: int
+
+
+def silence(history: History, windows: Sequence[Window], family: str) -> Silence:
+    """How often a family was silent; of boxes, the loss of batches without objects knows more."""
+    zeros = without(history, windows, family)
+    applied = np.array([window.steps - window.skipped for window in windows])
+    least = np.maximum(zeros.sum(axis=1) - (zeros.shape[1] - 1) * applied, 0)
+    most = zeros.min(axis=1)
+    for w in np.flatnonzero(least < most).tolist() if family.endswith(BOXES) else ():
+        empty = empty_batches(windows[w])
+        if empty is not None:
+            most[w] = max(min(int(most[w]), empty.batches), int(least[w]))
+            least[w] = most[w] if empty.is_by_step else least[w]
+    return Silence(int(least.sum()), int(most.sum()))
 
 
 def shares(history: History, recent: Sequence[Window]) -> dict[str, float]:
-    """For each box family the share of steps without a gradient at any scale; none if too few."""
+    """For each box family the share of steps without a gradient at any scale; none if too few.
+
+    Where windows only bound it, the highest.
+    """
     steps = steps_of(recent)
     families = box_families(history) if steps else []
-    return {family: silent_steps(history, recent, family) / steps for family in families}
+    return {family: silence(history, recent, family).most / steps for family in families}

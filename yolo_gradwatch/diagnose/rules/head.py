@@ -34,13 +34,6 @@ LABELS = "Look at the labels first (train_batch0.jpg, and the 'backgrounds' that
 POSE = "pose_loss"
 """The item that visible keypoints alone make."""
 
-NOTHING = 1e-2
-"""Mean box loss over mean class loss, below which boxes learn nothing even where they learn.
-
-Healthy: 0.17 at the least, among short trainings of 16 models. Objects of less than 2 pixels: below
-1e-3.
-"""
-
 
 def dead_branch(history: History, limits: Thresholds) -> Iterator[Hit]:
     """Families of the head that do not learn at any scale.
@@ -100,7 +93,7 @@ def few_objects(history: History, limits: Thresholds) -> Iterator[Hit]:
     count = limits.dead_branch_windows
     recent = last(history, count)
     for family, share in branches.shares(history, recent).items():
-        if SELDOM <= share < 1 and not _is_nothing(recent):
+        if SELDOM <= share < 1 and not items.are_boxes_nothing(recent):
             reason, units = _seldom(history, recent, family), history.graph.families[family]
             yield Hit(branches.name(history, family), count, count, begin(recent[0]), units, reason)
 
@@ -126,7 +119,8 @@ def zero_loss(history: History, limits: Thresholds) -> Iterator[Hit]:
         reason = Reason("gains", names, (float(len(rest)),), rank=1)
         yield Hit(module, 1, 1, begin(newest[0]), reason=reason)
     recent = last(history, count)
-    if POSE not in items.always_zero(recent) or POSE in found:
+    is_zero = POSE in items.always_zero(newest) and POSE in items.always_zero(recent)
+    if not is_zero or POSE in found:
         return
     is_known = any(items.trains(POSE, family) for family in _dead_families(history, recent))
     if not is_known and all(s < SELDOM for s in branches.shares(history, recent).values()):
@@ -163,27 +157,19 @@ def _turned_off(history: History) -> dict[str, Reason]:
     found: dict[str, Reason] = {}
     for family in history.graph.families if gains else ():
         own = {item: gain for item, gain in gains.items() if items.trains(item, family)}
-        if own and branches.silent_steps(history, newest, family) == applied:
+        if own and branches.silence(history, newest, family).most == applied:
             found[family] = Reason("gain", tuple(dict.fromkeys(own.values())), rank=2)
     return found
 
 
-def _is_nothing(recent: Sequence[Window]) -> bool:
-    """Whether the box loss is next to nothing beside that of the classes."""
-    known = items.by_name(recent)
-    boxes = items.mean(known.get("box_loss", ()))
-    scores = items.mean(
-        [one for n, found in known.items() if items.is_of_scores(n) for one in found]
-    )
-    return boxes is not None and scores is not None and boxes < NOTHING * scores
-
-
 def _dead_families(history: History, recent: Sequence[Window]) -> list[str]:
     families = [f for f in history.graph.families if not f.endswith(SCORES)] if recent else []
-    steps, seldom = items.steps_of(recent), _is_nothing(recent)
-    shares = {f: branches.silent_steps(history, recent, f) / steps for f in families}
+    steps = items.steps_of(recent)
+    shares = {f: branches.silence(history, recent, f).most / steps for f in families}
+    is_seldom = any(f.endswith(BOXES) and SELDOM <= s < 1 for f, s in shares.items())
+    is_nothing = is_seldom and items.are_boxes_nothing(recent)
     return [
-        f for f, s in shares.items() if s == 1 or (f.endswith(BOXES) and seldom and s >= SELDOM)
+        f for f, s in shares.items() if s == 1 or (f.endswith(BOXES) and is_nothing and s >= SELDOM)
     ]
 
 
@@ -204,11 +190,12 @@ def _reason(history: History, recent: Sequence[Window], family: str) -> Reason |
 
 
 def _seldom(history: History, recent: Sequence[Window], family: str) -> Reason:
-    steps = items.steps_of(recent)
-    learned = steps - branches.silent_steps(history, recent, family)
+    """In how many steps boxes learned at the least and at the most, of how many, and their loss."""
+    steps, silent = items.steps_of(recent), branches.silence(history, recent, family)
     found = items.by_name(recent)
     highest = [one.max for one in found.get("box_loss", ()) if one.max is not None]
-    return Reason("seldom", (), (float(learned), float(steps), *(highest and [max(highest)])), 3)
+    counts = (steps - silent.most, steps - silent.least, steps)
+    return Reason("seldom", (), (*map(float, counts), *(highest and [max(highest)])), 3)
 
 
 def _why_dead(case: Case, reason: Reason) -> tuple[str, str]:
@@ -229,8 +216,8 @@ def _why_dead(case: Case, reason: Reason) -> tuple[str, str]:
 
 def _seldom_words(case: Case, reason: Reason | None) -> Message:
     """Boxes that learn seldom, and next to nothing or as usual then."""
-    learned, steps, *highest = reason.values if reason else (0.0, 0.0)
-    often = f"in {learned:,.0f} of {steps:,.0f} steps" if reason else "seldom"
+    least, most, steps, *highest = reason.values if reason else (0.0, 0.0, 0.0)
+    often = f"in {_between(least, most, steps)} of {steps:,.0f} steps" if reason else "seldom"
     what, size = f"{case.where}: the boxes learned {often}", now(case.training, "imgsz")
     if case.finding.rule == "few_objects":
         return Message(
@@ -239,13 +226,22 @@ def _seldom_words(case: Case, reason: Reason | None) -> Message:
             why="That is normal where most images are background.",
             remedy=f"If they are not, check the labels, {size} and the sizes of the boxes.",
         )
-    most = f", and box_loss was {significant(highest[0], 2)} at the most" if highest else ""
+    loss = f", and box_loss was {significant(highest[0], 2)} at the most" if highest else ""
     return Message(
         what=what,
-        since=f"{case.since}{most}, while the scores learn",
+        since=f"{case.since}{loss}, while the scores learn",
         likely=f"nearly all objects are too small for {size}, or their labels are missing.",
         remedy="Look at the labels (train_batch0.jpg), then train with a larger imgsz or on tiles.",
     )
+
+
+def _between(least: float, most: float, of: float) -> str:
+    """A number of steps that is known, or what bounds it."""
+    if least == most:
+        return f"{least:,.0f}"
+    if most < of:
+        return f"{least:,.0f} to {most:,.0f}"
+    return f"at least {least:,.0f}"
 
 
 def _are(found: Sequence[str]) -> str:

@@ -94,6 +94,7 @@ class History:
         optimizer: What it moves by now; None if unknown, as in older files.
         recent: The newest windows of either kind, oldest first, at least the steps among which
             AMP's skipped ones are counted.
+        is_warming: Whether the warm-up of the learning rate is at work in an epoch, at a step.
         flow: The newest batch that was traced through the modules, since the run began or
             restarted, and no later than the newest window; None if there is none.
         opening: The first readings of the run, up to `OPENING`; a restart does not forget them.
@@ -113,6 +114,7 @@ class History:
     opening: Sequence[Reading] = ()
     recent: Sequence[Window] = ()
     was_finite: bool = False
+    is_warming: Callable[[int, int], bool] = lambda _epoch, _step: False
 
 
 Judge: TypeAlias = Callable[[History, "Thresholds"], Iterator[Hit]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from yolo_gradwatch.diagnose.graph import BOXES, SCORES
 from yolo_gradwatch.measure.loss_items import RATE, TOTAL
@@ -33,6 +33,27 @@ _OF_BOXES = ("box_loss", "dfl_loss", "l1_loss", "giou_loss")
 """Items that the box branches are trained by."""
 
 
+NOTHING = 1e-2
+"""Mean box loss over mean class loss, below which boxes learn nothing even where they learn.
+
+Windows in which no box counts say nothing. Healthy: 0.17 at the least, among short trainings of 16
+models; 0.55 to 4 where 83 to 99 % of the images are background, but 0.01 over all of their windows.
+Objects of less than 2 pixels: 4e-4.
+"""
+
+
+class Empty(NamedTuple):
+    """Batches of a window from which the boxes learned nothing.
+
+    Attributes:
+        batches: How many.
+        is_by_step: Whether each applied step of the window is one batch.
+    """
+
+    batches: int
+    is_by_step: bool
+
+
 def steps_of(windows: Iterable[Window]) -> int:
     """Applied steps of windows."""
     return sum(window.steps - window.skipped for window in windows)
@@ -55,6 +76,20 @@ def always_zero(windows: Iterable[Window]) -> list[str]:
     """Items that are exactly 0 in every batch of the windows."""
     known = by_name(windows)
     return [name for name, found in known.items() if all(i.zero == i.steps for i in found)]
+
+
+def empty_batches(window: Window) -> Empty | None:
+    """The batches in which every item of the boxes is 0; None where no such item is known."""
+    known = [item for item in terms(window) if item.item in _OF_BOXES]
+    if not known:
+        return None
+    is_by_step = not window.skipped and all(item.steps == window.steps for item in known)
+    return Empty(min(item.zero for item in known), is_by_step)
+
+
+def has_boxes(window: Window) -> bool:
+    """Whether the box loss of a batch is known not to be 0."""
+    return any(item.item == "box_loss" and item.zero < item.steps for item in window.losses)
 
 
 def has_objects(window: Window) -> bool | None:
@@ -102,3 +137,18 @@ def mean(found: Iterable[LossItem]) -> float | None:
     known = [(one.mean, one.steps - one.nonfinite) for one in found if one.mean is not None]
     batches = sum(count for _, count in known)
     return sum(value * count for value, count in known) / batches if batches else None
+
+
+def mean_of_others(found: Iterable[LossItem]) -> float | None:
+    """Mean over the batches with a value that is not 0; None if no such value is finite."""
+    known = [(o.mean, o.steps - o.nonfinite, o.zero) for o in found if o.mean is not None]
+    batches = sum(count - zero for _, count, zero in known)
+    return sum(value * count for value, count, _ in known) / batches if batches else None
+
+
+def are_boxes_nothing(recent: Sequence[Window]) -> bool:
+    """Whether the box loss is next to nothing beside that of the classes, where boxes count."""
+    known = by_name([window for window in recent if has_boxes(window)])
+    boxes = mean_of_others(known.get("box_loss", ()))
+    scores = mean([one for n, found in known.items() if is_of_scores(n) for one in found])
+    return boxes is not None and scores is not None and boxes < NOTHING * scores

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from yolo_gradwatch.diagnose.causes import at_work
 from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.messages import Message, factor, significant
 from yolo_gradwatch.diagnose.rule import Rule
-from yolo_gradwatch.diagnose.rules.history import Hit, begin, finite
+from yolo_gradwatch.diagnose.rules.history import Hit, begin, finite, is_frozen
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.measure.loss_items import RATE
 
@@ -40,6 +39,9 @@ MOVED = 0.03
 """Decades by which a tenth of the layers have changed since the jump, at the least. In stretches
 of a healthy training: 0.01 at the most; a learning rate times 50: 0.1 in one."""
 
+NEAR = 0.999
+"""Share of a limit below which rounding does not matter."""
+
 RECENT = 10
 """Stretches in which weights must have moved so fast for it to last."""
 
@@ -61,6 +63,8 @@ def rate_jump(history: History, limits: Thresholds) -> Iterator[Hit]:
 
     Value: decades above the highest before.
     """
+    if _is_near(history, limits.rate_jump):
+        return
     found_in = [_rates(reading.window) for reading in history.readings]
     known = [one for one in found_in if one.rates] if found_in and found_in[-1].rates else []
     best: tuple[float, int, str] | None = None
@@ -103,13 +107,14 @@ def weight_jump(history: History, limits: Thresholds) -> Iterator[Hit]:
     if len(weighed) < SPEED_BEFORE + 2 or not len(history.graph.trunk_weights):
         return
     levels, speeds = _speeds(weighed, history.graph.trunk_weights)
-    warmup = at_work(history.training, "warmup_epochs")
+    if not levels.size:
+        return
     highest = np.maximum(np.fmax.accumulate(speeds), LEAST_SPEED)
     rises = np.log10(
         np.maximum(speeds, LEAST_SPEED)[SPEED_BEFORE:] / highest[SPEED_BEFORE - 1 : -1]
     )
     for at in (SPEED_BEFORE + np.flatnonzero(rises > limits.weight_jump)).tolist():
-        if isinstance(warmup, (int, float)) and weighed[at].epoch - 1 < warmup:
+        if history.is_warming(*begin(weighed[at])):
             continue
         faster = np.log10(np.maximum(speeds[at:], LEAST_SPEED) / highest[at - 1])
         recent = np.fmax.reduce(faster[-RECENT:])
@@ -144,6 +149,18 @@ def _rates(window: Window) -> _Rates:
     return _Rates(window, found)
 
 
+def _is_near(history: History, limit: float) -> bool:
+    """Whether no newest rate is far above the oldest one that is remembered, before any jump."""
+    ends = history.readings[-1:], history.readings[:1]
+    newest, oldest = (
+        {g: r for one in end for g, r in _rates(one.window).rates.items()} for end in ends
+    )
+    return all(
+        rate > 0 and oldest.get(g, 0.0) > 0 and np.log10(rate / oldest[g]) < NEAR * limit
+        for g, rate in newest.items()
+    )
+
+
 def _jump(series: Floats, limit: float) -> tuple[float, int] | None:
     """Decades of the newest rate above the highest before the earliest jump, and where that is."""
     highest, count = 0.0, 0
@@ -157,7 +174,12 @@ def _jump(series: Floats, limit: float) -> tuple[float, int] | None:
 
 
 def _speeds(windows: Sequence[Window], rows: Counts) -> tuple[Floats, Floats]:
-    """(W, K) decades of the norms of weights, and (W - 1,) decades a step from one to the next."""
+    """(W, K) decades of the norms of weights, and (W - 1,) decades a step from one to the next.
+
+    Layers that were frozen in a window are left out: they seem to jump when they thaw.
+    """
+    if np.isnan([one.norm_mean[rows] for one in windows]).any():
+        rows = rows[~np.array([is_frozen(one)[rows] for one in windows]).any(axis=0)]
     norms = np.array([one.weight_norm[rows] for one in windows], np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):  # weights of 0 or NaN say nothing
         levels = finite(np.log10(norms))
@@ -170,6 +192,8 @@ def _quick(values: Floats) -> Floats:
 
     As ``np.nanquantile`` has it, which is far slower on rows with NaN.
     """
+    if not values.shape[1]:
+        return np.full(len(values), np.nan)
     ordered = np.sort(values, axis=1)  # NaN last
     place = QUICK * np.maximum((~np.isnan(ordered)).sum(axis=1) - 1, 0)
     low, rows = np.floor(place).astype(np.int64), np.arange(len(values))

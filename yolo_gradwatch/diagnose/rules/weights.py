@@ -40,7 +40,7 @@ def large_weights(history: History, limits: Thresholds) -> Iterator[Hit]:
         return
     trunk = history.graph.trunk_weights
     both = [_scales(history, one)[trunk] for one in (first, newest)]
-    low = medians(np.array(both).T, 1).min()
+    low = np.fmin.reduce(medians(np.array(both).T, 1))  # of thawed ones the start is not known
     if low > limits.large_weights:
         rms = float(np.nanmedian(_sizes(history, newest)[trunk]))
         reason = Reason("rms", values=(rms,))

@@ -13,6 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from yolo_gradwatch.views.heatmap import COLOURS, STATES, WEAK, WEAK_ZERO, ZERO, decade
+from yolo_gradwatch.views.html.strip import strip
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,7 +42,7 @@ def figure(picture: Heatmap, sides: Floats) -> go.Figure:
         data=[
             _levels(picture, sides),
             _covers(picture, sides),
-            *_total(picture, sides),
+            *strip(picture, sides),
             _affected(picture, sides),
         ],
         layout={
@@ -111,21 +112,6 @@ def _covers(picture: Heatmap, sides: Floats) -> go.Heatmap:
         showscale=False,
         hoverinfo="skip",
     )
-
-
-def _total(picture: Heatmap, sides: Floats) -> list[go.Scatter]:
-    """The norm of the whole model: a band from the lowest to the highest, and a line."""
-    shown = np.where(picture.totals > 0, picture.totals, np.nan).astype(np.float32)
-    low, mean, high = np.concatenate([shown, shown[:, -1:]], axis=1)
-    common = {"x": sides, "yaxis": "y2", "hoverinfo": "none", "showlegend": False, "mode": "lines"}
-    edge = {"shape": "hv", "width": 0}
-    return [
-        go.Scatter(y=low, line=edge, **common),
-        go.Scatter(y=high, line=edge, fill="tonexty", fillcolor="#9ecae1", **common),
-        go.Scatter(y=mean, line={"shape": "hv", "width": 1.2, "color": "#08519c"}, **common),
-        # Plotly draws the axis of the epochs only if something lies on it.
-        go.Scatter(x=sides[:1], y=[None], xaxis="x2", yaxis="y2", showlegend=False),
-    ]
 
 
 def _affected(picture: Heatmap, sides: Floats) -> go.Scatter:
