@@ -8,12 +8,31 @@ reason: nothing is invented.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from yolo_gradwatch.diagnose.finding import Reason
+from yolo_gradwatch.diagnose.graph import is_in
 from yolo_gradwatch.diagnose.measured_finite import not_finite
-from yolo_gradwatch.diagnose.route import Calls, Route, Step, is_absent, is_zero, level, size, steps, total
+from yolo_gradwatch.diagnose.measured_forward import (
+    ACTIVATIONS,
+    RANK,
+    SHARES,
+    large_in,
+    silenced,
+    silent_in,
+    small_before,
+)
+from yolo_gradwatch.diagnose.route import (
+    Calls,
+    Route,
+    Step,
+    around,
+    is_absent,
+    is_zero,
+    size,
+    steps,
+    total,
+)
 from yolo_gradwatch.measure.layout import WHOLE
 
 if TYPE_CHECKING:
@@ -30,26 +49,26 @@ KINDS = (
 """Of the reasons that come from here. ``names`` begin with the module that is to be changed and its
 class; behind them are, as far as there are any, the two outputs between which it happens."""
 
-RANK = 5
-"""Above every reason that the judges give."""
-
-LOST = 1.0
+LOST = 1.5
 """Decades that the gradient loses, or wins, for good between two outputs, or over a block."""
+
+SLACK = 1.0
+"""Decades by which the forward may change less, if it is to explain what the gradient loses."""
+
+STACK = 2.0
+"""Decades that a block and what reads it lose, or win, altogether."""
 
 ALONE = 0.5
 """Share of the lost decades from which on a single place is named."""
 
-SATURATED = 0.5
-"""Share of the outputs of an activation that have saturated."""
-
-ZERO = 0.9
-"""Share of exact zeros in an activation's output."""
+PARTLY = 0.6
+"""Share of zeros, or of saturated outputs, behind a layer whose gradient is mostly zero."""
 
 PART = 0.2
 """Decades that an activation must lose itself to be named."""
 
-LARGE = 120.0
-"""Root mean square of an output that goes into no normalization."""
+NEARLY_ALL = 0.8
+"""Share of the decades lost in a stack that lies in the module that is named for it."""
 
 
 class _Lost(NamedTuple):
@@ -64,6 +83,17 @@ class _Lost(NamedTuple):
     steps: Sequence[Step]
     most: Step
     total: float
+
+    @classmethod
+    def on(cls, route: Route, *, rises: bool) -> _Lost:
+        """What is lost, or won, on a route of two points or more."""
+        own = steps(route, rises=rises)
+        return cls(own, max(own, key=lambda step: step.decades), total(route, rises=rises))
+
+    @property
+    def decades(self) -> float:
+        """The larger of both."""
+        return max(self.total, self.most.decades)
 
 
 def measured(
@@ -88,57 +118,60 @@ def measured(
 
 def _lost(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Reason | None:
     """Too little gradient."""
+    if finding.module == WHOLE and (silent := silent_in(calls)):
+        return silent
     found = _most(finding, calls, rises=False)
     if found is None:
-        return None
-    return _activation(found) or (
-        _between(found, calls, "falls") if _is_alone(found) else _many(found, calls, "shrinks")
-    )
+        return small_before(calls, finding.module)
+    return _activation(found) or _in(found, calls, "falls", "shrinks")
 
 
 def _won(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Reason | None:
-    """Too much gradient."""
+    """Too much gradient: behind a signal that has collapsed, norms multiply noise."""
+    is_whole = finding.module == WHOLE
+    if is_whole and (silent := silent_in(calls)):
+        return silent
     found = _most(finding, calls, rises=True)
-    if found is None:
-        return _large(calls) if finding.module == WHOLE else None
-    if _is_alone(found):
-        return _between(found, calls, "multiplied")
-    return _many(found, calls, "grows")
+    small = small_before(calls, finding.module) if found else None
+    if small or found is None:
+        return small or (large_in(calls) if is_whole else None)
+    return _in(found, calls, "multiplied", "grows")
+
+
+def _in(found: _Lost, calls: Calls, alone: str, many: str) -> Reason:
+    return _between(found, calls, alone) if _is_alone(found) else _many(found, calls, many)
 
 
 def _most(finding: Finding, calls: Calls, *, rises: bool) -> _Lost | None:
-    """The route on which most is lost, or won; None if it is not more than usual."""
+    """The route on which most is lost, or won; None if it is not more than usual.
+
+    What arrives at a block is a sum over those that read it: it may be far more than one of them
+    sends, so that a gradient has risen only if it has on every route.
+    """
     found = []
-    for route in _routes(finding, calls):
-        if rises and any(map(is_zero, route.points)):
+    for routes in _routes(finding, calls):
+        if rises and any(is_zero(call) for route in routes for call in route.points):
             continue  # a scale on which no object lands
-        own = steps(route, rises=rises)
-        if own:
-            most = max(own, key=lambda step: step.decades)
-            found.append(_Lost(own, most, total(route, rises=rises)))
-    if not found:
-        return None
-    worst = max(found, key=lambda one: max(one.total, one.most.decades))
-    return worst if max(worst.total, worst.most.decades) >= LOST else None
+        lost = [_Lost.on(route, rises=rises) for route in routes if len(route.points) > 1]
+        if lost:
+            found.append((min if rises else max)(lost, key=lambda one: one.decades))
+    worst = max(found, key=lambda one: one.decades, default=None)
+    return worst if worst and (worst.most.decades >= LOST or worst.total >= STACK) else None
 
 
-def _routes(finding: Finding, calls: Calls) -> Iterator[Route]:
-    """From the block of a finding to those that read it; from each block, of the whole model."""
+def _routes(finding: Finding, calls: Calls) -> Iterator[list[Route]]:
+    """From the block of a finding to each that reads it; from each block, of the whole model."""
     layout = calls.layout
     if finding.module == WHOLE:
-        for block in dict.fromkeys(layout.block_of):
-            if block and block != layout.head:
-                yield from calls.routes(block)
+        blocks = dict.fromkeys(b for b in layout.block_of if b not in {"", layout.head})
+        yield from (calls.routes(block) for block in blocks)
         return
     block = layout.block_of[layout.modules.index(finding.module)]
-    for route in calls.routes(finding.module if block == layout.head else block):
-        if not finding.rule.startswith("leaf"):
-            yield route
-            continue
+    routes = calls.branches(finding.module) if block == layout.head else calls.routes(block)
+    if finding.rule.startswith("leaf"):
         start = calls.order_of(finding.module)
-        points = tuple(call for call in route.points if call.order >= start)
-        if len(points) > 1:
-            yield Route(points, len(points) - 1)
+        routes = [Route(tuple(c for c in one.points if c.order >= start)) for one in routes]
+    yield routes
 
 
 def _is_alone(found: _Lost) -> bool:
@@ -148,9 +181,9 @@ def _is_alone(found: _Lost) -> bool:
 
 def _activation(found: _Lost) -> Reason | None:
     """Activations that have saturated or put out zeros, if they lose at least half of it."""
-    for kind, share_of, limit in _SHARES:
+    for kind, share_of, limit in SHARES:
         own = [s for s in found.steps if (share_of(s.behind) or 0.0) >= limit and s.alone > PART]
-        if own and sum(step.alone for step in own) >= ALONE * max(found.total, found.most.decades):
+        if own and sum(step.alone for step in own) >= ALONE * found.decades:
             worst = max(own, key=lambda step: step.alone).behind
             values = (share_of(worst) or 0.0, float(len(own)))
             return Reason(kind, (worst.module, worst.type), values, RANK)
@@ -163,7 +196,7 @@ def _between(found: _Lost, calls: Calls, kind: str) -> Reason:
     sign = 1.0 if kind == "falls" else -1.0
     forward = sign * (size(step.before) - size(step.behind))
     names = _names(step, calls)
-    if forward >= max(step.decades - LOST, LOST):
+    if forward >= max(step.decades - SLACK, SLACK):
         values = (step.before.output_rms or 0.0, step.behind.output_rms or 0.0)
         return Reason("scaled_forward", names, values, RANK)
     return Reason(kind, names, (step.decades,), RANK)
@@ -174,69 +207,67 @@ def _many(found: _Lost, calls: Calls, kind: str) -> Reason:
     parts = [step for step in found.steps if step.alone > PART and step.decades > 0]
     if not parts:
         return _between(found, calls, kind)
-    first, last = parts[0].behind, parts[-1].behind
-    place = calls.around(first.module, last.module)
-    names = (place, calls.type_of(place), first.module, last.module)
-    return Reason(kind, names, (found.total, float(len(parts))), RANK)
+    place = _around_most(parts)
+    own = [step for step in parts if is_in(place, step.behind.module)]
+    names = (place, calls.type_of(place), own[0].behind.module, own[-1].behind.module)
+    return Reason(kind, names, (found.total, float(len(own))), RANK)
 
 
-def _large(calls: Calls) -> Reason | None:
-    """An output far above that of healthy trainings, which no normalization brings back."""
-    before = None
-    for call in calls.points:
-        rms = call.output_rms
-        if rms and math.isfinite(rms) and rms > LARGE and before:
-            place = calls.place(before, call)
-            names = (place, calls.type_of(place), before.module, call.module)
-            return Reason("scaled_forward", names, (before.output_rms or 0.0, rms), RANK)
-        before = call
-    return None
+def _around_most(parts: Sequence[Step]) -> str:
+    """The smallest module with nearly all of what some steps lose."""
+    outer = {name for step in parts for name in around(step.behind.module) if name != WHOLE}
+    whole = sum(step.alone for step in parts)
+    shares = {
+        name: sum(step.alone for step in parts if is_in(name, step.behind.module)) / whole
+        for name in outer
+    }
+    large = [name for name in outer if shares[name] >= NEARLY_ALL]
+    return max(large or [max(outer, key=lambda name: shares[name])], key=len)
 
 
 def _dead(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Reason | None:
-    """A gradient of exactly zero."""
-    for route in _routes(finding, calls):
+    """A gradient of exactly zero, of a whole module or of most of its elements."""
+    for route in (one for routes in _routes(finding, calls) for one in routes):
         pairs = list(zip(route.points, route.points[1:], strict=False))
         for before, behind in reversed(pairs):
             if is_zero(before) and not is_zero(behind) and not is_absent(behind):
-                return _silenced(behind) or _at("zeroed", before, behind, calls)
-    inside = calls.inside(finding.module)
-    return next((found for call in inside if (found := _silenced(call))), None)
+                return silenced(behind) or _at("zeroed", before, behind, calls)
+    if finding.rule != "partly_dead":
+        found = (silenced(call) for call in calls.inside(finding.module))
+        return next(filter(None, found), None)
+    following = [c for c in calls.calls if c.order > calls.order_of(finding.module)]
+    act = next((call for call in following if call.type in ACTIVATIONS), None)
+    if act is None:
+        return None
+    return silenced(act) or small_before(calls, finding.module) or silenced(act, PARTLY)
 
 
-def _silenced(call: Call) -> Reason | None:
-    """An activation whose slope is zero nearly everywhere."""
-    for kind, share_of, limit in _SHARES:
-        share = share_of(call)
-        if share is not None and share >= limit and call.type in _ACTIVATIONS:
-            return Reason(kind, (call.module, call.type), (share, 1.0), RANK)
-    return None
+def _overflow(_finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Reason | None:
+    """Statistics beyond half precision, behind outputs that are too large."""
+    return large_in(calls)
 
 
 def _absent(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Reason | None:
-    """No gradient at all."""
-    inside = calls.inside(finding.module)
-    if not inside:
-        if any(call.module == finding.module for call in calls.calls):
-            inside = [call for call in calls.calls if call.module == finding.module]
-        else:
-            name = finding.module
-            return Reason("uncalled", (name, calls.type_of(name)), (), RANK)
-    without = [call for call in inside if is_absent(call)]
-    if not without:
+    """No gradient at all: the outputs are cut off, or nobody computes them with one."""
+    name, layout = finding.module, calls.layout
+    called = {call.module for call in calls.calls}
+    own = zip(layout.modules, layout.roles, strict=True)
+    if called.isdisjoint(module for module, role in own if role and is_in(name, module)):
+        return Reason("uncalled", (name, calls.type_of(name)), (), RANK)
+    without = [call for call in calls.inside(name) if is_absent(call)]
+    last = without[-1] if without else None
+    if last is None:
         return None
-    last = without[-1]
-    block = calls.layout.block_of[calls.layout.modules.index(finding.module)]
     behind = [call for call in calls.points if call.order > last.order]
     reader = next((call for call in behind if not is_absent(call)), None)
     if reader is None:
         return None
-    between = [c for c in calls.calls if last.order < c.order < reader.order]
-    own = [c for c in (last, *between) if calls.is_suspect(c.module) and is_absent(c)]
-    if own:
-        return _named("cut", own[0].module, last, reader, calls)
-    del block
-    return _at("cut", last, reader, calls)
+    between = [last, *(c for c in calls.calls if last.order < c.order < reader.order)]
+    suspect = next((call.module for call in between if calls.is_suspect(call.module)), "")
+    place = suspect or calls.place(last, reader)
+    if not calls.is_suspect(place):
+        place = layout.block_of[layout.modules.index(name)]
+    return _named("cut", place, last, reader, calls)
 
 
 def _at(kind: str, before: Call, behind: Call, calls: Calls) -> Reason:
@@ -252,21 +283,12 @@ def _names(step: Step, calls: Calls) -> tuple[str, ...]:
     return (place, calls.type_of(place), step.before.module, step.behind.module)
 
 
-_ACTIVATIONS = (
-    *("SiLU", "ReLU", "ReLU6", "LeakyReLU", "GELU", "Mish", "ELU", "PReLU", "Hardswish"),
-    *("Sigmoid", "Tanh", "Hardsigmoid", "Hardtanh", "LogSigmoid", "Softsign", "Softplus"),
-)
-
-_SHARES: tuple[tuple[str, Callable[[Call], float | None], float], ...] = (
-    ("saturated", lambda call: call.output_saturated, SATURATED),
-    ("zero", lambda call: call.output_zero, ZERO),
-)
-
 _JUDGES: dict[str, Callable[[Finding, Calls, Mapping[str, object]], Reason | None]] = {
     **dict.fromkeys(("vanishing", "leaf_vanishing", "collapse", "total_low"), _lost),
     **dict.fromkeys(("exploding", "leaf_exploding", "spike", "total_high"), _won),
     **dict.fromkeys(("dead", "partly_dead", "dead_branch", "starved_scale"), _dead),
     "no_gradient": _absent,
+    "weight_overflow": _overflow,
     **dict.fromkeys(("nonfinite", "amp_overflow"), not_finite),
 }
 """By rule."""

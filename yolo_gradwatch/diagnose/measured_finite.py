@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from yolo_gradwatch.diagnose.causes import at_work
 from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.graph import is_in
+from yolo_gradwatch.diagnose.measured_forward import RANK
 from yolo_gradwatch.diagnose.route import is_endless
 
 if TYPE_CHECKING:
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.diagnose.finding import Finding
     from yolo_gradwatch.diagnose.route import Calls
-
-RANK = 5
-"""Above what the judges know from buffers and loss items; a call that they know is left alone."""
 
 HALF, BRAIN = 65504.0, 3.3895314e38
 """The largest numbers of float16 and bfloat16."""

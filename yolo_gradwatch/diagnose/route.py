@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.trace import Call, Flow
 
 NEAR = 2
-"""Points of a reader that are looked at: further on its own branches begin."""
+"""Points in a row that have a level before it counts."""
 
 _LEAST = -400.0
 """Stands for the logarithm of zero."""
@@ -41,15 +41,9 @@ before a class of somebody's own."""
 
 
 class Route(NamedTuple):
-    """The points of a block and the first ones of what reads it, in forward order.
-
-    Attributes:
-        points: All of them.
-        own: How many belong to the block.
-    """
+    """The points of a block, and of a unit that reads it, in forward order."""
 
     points: tuple[Call, ...]
-    own: int
 
 
 class Step(NamedTuple):
@@ -79,9 +73,10 @@ class Calls:
 
     def __init__(self, layout: Layout, flow: Flow) -> None:
         self.layout = layout
+        self._graph = Graph(layout)
         self.calls = tuple(_placed(flow.calls))
         self._types = {call.module: call.type for call in self.calls} | dict(layout.blocks)
-        self._outer = {outer for call in self.calls for outer in _around(call.module)}
+        self._outer = {outer for call in self.calls for outer in around(call.module)}
         self.points = tuple(self._points())
 
     def inside(self, module: str) -> list[Call]:
@@ -91,38 +86,39 @@ class Calls:
         return [call for call in self.points if is_in(module, call.module)]
 
     def routes(self, block: str) -> list[Route]:
-        """From a block of the trunk to each unit that reads it; of the head, a branch alone."""
-        own = self.inside(block)
-        graph = Graph(self.layout)
-        if block not in graph.blocks:
-            return [Route(tuple(own), len(own))] if own else []
+        """From a block of the trunk to each unit that reads it."""
+        own, graph = self.inside(block), self._graph
+        if block not in graph.blocks or not own:
+            return []
         units = [graph.units[u] for u in graph.consumers[graph.blocks.index(block)]]
-        found = [Route((*own, *self.inside(unit)[:NEAR]), len(own)) for unit in units]
-        return [route for route in found if len(route.points) > route.own > 0]
+        return [Route((*own, *self.inside(unit))) for unit in units]
+
+    def branches(self, module: str) -> list[Route]:
+        """The branches of the head that are in a module, or the part of one that it is."""
+        units = [unit for unit in self._graph.units if is_in(module, unit)]
+        return [Route(tuple(self.inside(unit))) for unit in units or [module]]
 
     def place(self, before: Call, behind: Call) -> str:
-        """Whose code lies between two outputs, if it is no layer's own; the layer if it is."""
+        """Whose code lies between two outputs, if it is no layer's own; the layer if it is.
+
+        That is the smallest module around both, or one that is entered on the way.
+        """
         if not self._is_known(behind.module) or is_in(behind.module, before.module):
             return behind.module
-        around = [name for name in _around(behind.module) if not is_in(name, before.module)]
-        common = [n for n in _around(behind.module) if is_in(n, before.module) and n != WHOLE]
-        for name in (*common[-1:], *around, *reversed(common[:-1])):
-            if not self._is_known(name):
-                return name
-        return behind.module
+        outer = [name for name in around(behind.module) if name != WHOLE]
+        both = [name for name in outer if is_in(name, before.module)]
+        candidates = (*both[-1:], *(name for name in outer if name not in both))
+        return next((n for n in candidates if not self._is_known(n)), behind.module)
 
-    def is_layer(self, module: str) -> bool:
-        """Whether a module is one whose backward alone lies between its output and its input."""
-        return self._is_known(module) and module not in self._outer
+    def between(self, before: Call, behind: Call) -> str:
+        """The same for outputs with others between them: the smallest module around both."""
+        points = [call.order for call in self.points if before.order <= call.order <= behind.order]
+        both = [n for n in around(behind.module) if is_in(n, before.module) and n != WHOLE]
+        return both[-1] if both and len(points) > NEAR else self.place(before, behind)
 
     def is_suspect(self, module: str) -> bool:
         """Whether a module is of somebody's own class."""
         return not self._is_known(module)
-
-    def around(self, first: str, last: str) -> str:
-        """The smallest module around two; the first one if that is the whole model."""
-        common = [n for n in (*_around(first), first) if is_in(n, last) and n != WHOLE]
-        return common[-1] if common else first
 
     def order_of(self, module: str) -> int:
         """When a module was over for the first time; 0 if it was not called."""
@@ -134,7 +130,7 @@ class Calls:
 
     def _is_known(self, module: str) -> bool:
         kind = self.type_of(module)
-        return kind in KNOWN or kind in USUAL or module == self.layout.head
+        return not kind or kind in KNOWN or kind in USUAL or module == self.layout.head
 
     def _points(self) -> Iterator[Call]:
         """Outputs of layers but those in front of a norm, and of modules that change them."""
@@ -159,7 +155,7 @@ def steps(route: Route, *, rises: bool = False) -> list[Step]:
     """
     levels = _levels(route, rises=rises)
     found = []
-    for i in range(min(route.own, len(levels) - 1)):
+    for i in range(len(levels) - 1):
         decades = min(levels[i + 1 : i + 1 + NEAR]) - max(levels[: i + 1])
         alone = levels[i + 1] - levels[i]
         found.append(Step(route.points[i], route.points[i + 1], decades, alone))
@@ -223,7 +219,7 @@ def _placed(calls: Sequence[Call]) -> Iterator[Call]:
         yield replace(call, module=name)
 
 
-def _around(module: str) -> list[str]:
+def around(module: str) -> list[str]:
     """The modules around one, the outermost first."""
     parts = module.split(".")
     return [".".join(parts[:n]) for n in range(1, len(parts))]
