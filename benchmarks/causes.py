@@ -61,8 +61,8 @@ class Outcome:
         """Whether a call that is named is one that was expected."""
         if not self.planted.kinds:
             return self.reason is None
-        names = self.reason.names if self.reason else ()
-        return any(re.match(self.planted.calls, name) for name in names)
+        name = self.reason.names[0] if self.reason else ""
+        return re.match(self.planted.calls, name) is not None
 
     @property
     def is_mechanism_right(self) -> bool:
@@ -88,16 +88,18 @@ def train(name: str, planted: Planted, model: str, folder: Path) -> Run:
 
 def reason_of(finding: Finding, run: Run) -> Reason | None:
     """The cause of a finding, as the run holds it or as its traces say."""
-    if finding.reason and finding.reason.kind in {*KINDS, *JUDGED}:
-        return finding.reason
+    known = finding.reason
+    if known and known.kind in KINDS:
+        return known
     newest = finding.episodes[-1]
     end = newest.step_end or sys.maxsize
-    for flow in traces.all_of(run.folder / "gradwatch" / "flow.csv"):
-        if newest.step <= flow.step < end:
-            found = measured(finding, run.layout, flow, run.meta.options.training)
-            if found:
-                return found
-    return None
+    flows = traces.all_of(run.folder / "gradwatch" / "flow.csv")
+    asked = (
+        measured(finding, run.layout, flow, run.meta.options.training)
+        for flow in flows
+        if newest.step <= flow.step < end
+    )
+    return next(filter(None, asked), known if known and known.kind in JUDGED else None)
 
 
 def outcome(name: str, model: str, folder: Path) -> Outcome:

@@ -111,7 +111,7 @@ def times(factor: float, x: Tensor) -> Tensor:
 
 def root(x: Tensor) -> Tensor:
     """A square root, whose slope at 0 is not finite."""
-    return torch.sqrt(x.relu())
+    return torch.sqrt(x.relu().square())
 
 
 def logarithm(x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from yolo_gradwatch.diagnose.causes import SATURATING, Cause, lower_rate
 from yolo_gradwatch.diagnose.graph import is_in
+from yolo_gradwatch.diagnose.measured_finite import HALF
 from yolo_gradwatch.diagnose.messages import significant
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def _not_finite(reason: Reason, layout: Layout, training: Mapping[str, object]) 
     place, kind, before, call = reason.names
     why = (
         f"the first output that is NaN or Inf is that of {call}; that of {before} in front of it "
-        f"was finite ({significant(reason.values[0], 2)} at the most): "
+        f"was finite ({significant(reason.values[1], 2)} at the most): "
         f"{_where(place, kind, layout)}"
     )
     remedy = (
@@ -176,14 +177,12 @@ def _not_finite_gradient(reason: Reason, layout: Layout, training: Mapping[str, 
 
 def _head_room(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cause:
     name, kind = reason.names[:2]
-    value, end = reason.values
-    half = "bfloat16" if end > 1e38 else "half precision"  # of float16, 65,504
-    why = (
-        f"the largest output of {name} ({kind}) is {significant(value, 2)}, and {half} ends at "
-        f"{significant(end, 5)}"
-    )
+    value, end = reason.values[1:]
+    half = "half precision ends at 65,504" if end == HALF else "bfloat16 ends at 3.4e38"
+    why = f"the largest output of {name} ({kind}) is {significant(value, 2)}, and {half}"
     del layout, training
-    return Cause(why, f"amp=False or bfloat16, or a normalization in front of {name}")
+    first = "amp=False" if end != HALF else "amp=False or bfloat16"
+    return Cause(why, f"{first}, or a normalization in front of {name}")
 
 
 def _between(reason: Reason, layout: Layout) -> str:
