@@ -117,6 +117,11 @@ PLANTED: dict[str, Planted] = {
         behind(4, partial(plain, 1, nn.Hardsigmoid, bias=9.0)),
         r"model\.4\.behind\.1", "saturated", CLASSIFY, held=True,
     ),
+    "softsign-bias": _planted(
+        "a Softsign whose inputs lie near 500 behind block 3",
+        behind(3, partial(plain, 1, nn.Softsign, bias=500.0)),
+        r"model\.3\.behind\.1", "saturated", ONE, held=True,
+    ),
     "relu-block-5": _planted(
         "the ReLU units of block 5 put out zero", killed("model.5"), r"model\.5\.act", "zero", ONE
     ),
@@ -186,6 +191,10 @@ PLANTED: dict[str, Planted] = {
         "a convolution of block 6 whose output is not used", replaced(6, Aside),
         r"model\.6(\.aside)?$", "cut", ONE,
     ),
+    "forgotten-classify": _planted(
+        "a convolution of block 4 of a classifier whose output is not used",
+        replaced(4, Aside), r"model\.4(\.aside)?$", "cut", CLASSIFY, held=True,
+    ),
     # multiplied, grows, scaled_forward
     "times-1e4": _planted(
         "the gradient is multiplied by 1e4 behind block 4",
@@ -195,6 +204,11 @@ PLANTED: dict[str, Planted] = {
         "the gradient is multiplied by 1e5 between the layers of block 6",
         replaced(6, lambda block: Pair(block, partial(thinned, 1e5))),
         r"model\.6$", "multiplied", TWO, held=True,
+    ),
+    "multiplied-behind": _planted(
+        "the gradient is multiplied by 1e4 at the end of block 5",
+        replaced(5, lambda block: Around(block, after=partial(thinned, 1e4))),
+        r"model\.5$", "multiplied", TWO, held=True,
     ),
     "large-stack": _planted(
         "six convolutions of ten times He's initialization behind block 4",
@@ -224,6 +238,11 @@ PLANTED: dict[str, Planted] = {
     "quotient": _planted(
         "a division by a spread of 0 before block 7",
         replaced(7, lambda block: Around(block, before=quotient)), r"model\.7", _NAN, ONE,
+        scaler=True, held=True,
+    ),
+    "logarithm-before": _planted(
+        "a logarithm of 0 before the first layer of block 5",
+        replaced(5, lambda block: Around(block, before=logarithm)), r"model\.5", _NAN, TWO,
         scaler=True, held=True,
     ),
     "root": _planted(

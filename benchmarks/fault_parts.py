@@ -110,8 +110,8 @@ def times(factor: float, x: Tensor) -> Tensor:
 
 
 def root(x: Tensor) -> Tensor:
-    """A square root, whose slope at 0 is not finite."""
-    return torch.sqrt(x.relu().square())
+    """A length by hand, whose slope at 0 is not finite."""
+    return torch.sqrt((x * _all_but_one(x)).square())
 
 
 def logarithm(x: Tensor) -> Tensor:
@@ -127,10 +127,15 @@ def exponential(x: Tensor) -> Tensor:
 
 def quotient(x: Tensor) -> Tensor:
     """Each map by its own spread, of which one is 0."""
+    y = x * _all_but_one(x)
+    return y / y.std((2, 3), keepdim=True)
+
+
+def _all_but_one(x: Tensor) -> Tensor:
+    """1 for each map, but 0 for the first."""
     mask = torch.ones_like(x[:, :, :1, :1])
     mask[:, 0] = 0
-    y = x * mask
-    return y / y.std((2, 3), keepdim=True)
+    return mask
 
 
 def behind(index: int, make: Callable[[int], nn.Module]) -> Callable[[Any], None]:

@@ -122,6 +122,16 @@ def test_an_empty_trace_shows_nothing(trace):
     assert ask("no_gradient", "model.1", trace) is None
 
 
+def test_a_module_that_the_layout_lacks_is_not_asked():
+    assert ask("vanishing", "model.9", flow(gradient=upto("model.1.a", 1e-4))) is None
+
+
+@pytest.mark.parametrize("rule", ["vanishing", "exploding"])
+def test_a_gradient_that_is_not_finite_is_neither_lost_nor_won(rule):
+    gradient = {"model.1.tail.1": NAN, **upto("model.1.a", 1e-4)}
+    assert ask(rule, "model.1", flow(gradient=gradient)) is None
+
+
 # --- too little -----------------------------------------------------------------------------------
 
 

@@ -28,6 +28,7 @@ from yolo_gradwatch.diagnose.route import (
     Step,
     around,
     is_absent,
+    is_endless,
     is_zero,
     size,
     steps,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.diagnose.finding import Finding
     from yolo_gradwatch.measure.layout import Layout
-    from yolo_gradwatch.measure.trace import Call, Flow
+    from yolo_gradwatch.measure.trace import Flow
 
 KINDS = (
     *("saturated", "zero", "falls", "shrinks", "multiplied", "grows", "cut", "uncalled", "zeroed"),
@@ -50,22 +51,27 @@ KINDS = (
 class; behind them are, as far as there are any, the two outputs between which it happens."""
 
 LOST = 1.5
-"""Decades that the gradient loses, or wins, for good between two outputs, or over a block."""
+"""Decades that the gradient loses, or wins, for good between two outputs. Healthy, in 56 traces of
+three generations of models and five tasks: 0.31 in 99 % of the routes, 0.78 at the most, and 1.02
+where a scale has no object. Planted: 3.5 at the least."""
 
 SLACK = 1.0
 """Decades by which the forward may change less, if it is to explain what the gradient loses."""
 
 STACK = 2.0
-"""Decades that a block and what reads it lose, or win, altogether."""
+"""Decades that a block and what reads it lose, or win, altogether. Healthy: 0.91 in 99 % of the
+routes, 1.62 at the most, in branches of the head. Planted stacks: 4.7 at the least."""
 
 ALONE = 0.5
 """Share of the lost decades from which on a single place is named."""
 
 PARTLY = 0.6
-"""Share of zeros, or of saturated outputs, behind a layer whose gradient is mostly zero."""
+"""Share of zeros, or of saturated outputs, behind a layer whose gradient is mostly zero. A ReLU
+that learns: 0.48 to 0.55; one with dead units: 0.64."""
 
 PART = 0.2
-"""Decades that an activation must lose itself to be named."""
+"""Decades that a layer of a stack, or an activation, must lose itself to be counted. Layers of
+planted stacks: 0.24 to 0.9."""
 
 NEARLY_ALL = 0.8
 """Share of the decades lost in a stack that lies in the module that is named for it."""
@@ -111,7 +117,7 @@ def measured(
         A reason of one of `KINDS`; None where the trace shows no cause.
     """
     judge = _JUDGES.get(finding.rule)
-    if judge is None or not flow.calls:
+    if judge is None or not flow.calls or finding.module not in layout.modules:
         return None
     return judge(finding, Calls(layout, flow), training)
 
@@ -150,9 +156,11 @@ def _most(finding: Finding, calls: Calls, *, rises: bool) -> _Lost | None:
     """
     found = []
     for routes in _routes(finding, calls):
-        if rises and any(is_zero(call) for route in routes for call in route.points):
-            continue  # a scale on which no object lands
-        lost = [_Lost.on(route, rises=rises) for route in routes if len(route.points) > 1]
+        known = [Route(tuple(c for c in one.points if not is_absent(c))) for one in routes]
+        calls_of = [call for route in known for call in route.points]
+        if any(map(is_endless, calls_of)) or (rises and any(map(is_zero, calls_of))):
+            continue  # a NaN hides all else; a scale on which no object lands has zeros
+        lost = [_Lost.on(route, rises=rises) for route in known if len(route.points) > 1]
         if lost:
             found.append((min if rises else max)(lost, key=lambda one: one.decades))
     worst = max(found, key=lambda one: one.decades, default=None)
@@ -195,7 +203,9 @@ def _between(found: _Lost, calls: Calls, kind: str) -> Reason:
     step = found.most
     sign = 1.0 if kind == "falls" else -1.0
     forward = sign * (size(step.before) - size(step.behind))
-    names = _names(step, calls)
+    names = calls.names(step.before, step.behind)
+    if is_zero(step.before):
+        return Reason("zeroed", names, (), RANK)
     if forward >= max(step.decades - SLACK, SLACK):
         values = (step.before.output_rms or 0.0, step.behind.output_rms or 0.0)
         return Reason("scaled_forward", names, values, RANK)
@@ -231,7 +241,7 @@ def _dead(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Re
         pairs = list(zip(route.points, route.points[1:], strict=False))
         for before, behind in reversed(pairs):
             if is_zero(before) and not is_zero(behind) and not is_absent(behind):
-                return silenced(behind) or _at("zeroed", before, behind, calls)
+                return silenced(behind) or Reason("zeroed", calls.names(before, behind), (), RANK)
     if finding.rule != "partly_dead":
         found = (silenced(call) for call in calls.inside(finding.module))
         return next(filter(None, found), None)
@@ -267,20 +277,7 @@ def _absent(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> 
     place = suspect or calls.place(last, reader)
     if not calls.is_suspect(place):
         place = layout.block_of[layout.modules.index(name)]
-    return _named("cut", place, last, reader, calls)
-
-
-def _at(kind: str, before: Call, behind: Call, calls: Calls) -> Reason:
-    return _named(kind, calls.place(before, behind), before, behind, calls)
-
-
-def _named(kind: str, place: str, before: Call, behind: Call, calls: Calls) -> Reason:
-    return Reason(kind, (place, calls.type_of(place), before.module, behind.module), (), RANK)
-
-
-def _names(step: Step, calls: Calls) -> tuple[str, ...]:
-    place = calls.place(step.before, step.behind)
-    return (place, calls.type_of(place), step.before.module, step.behind.module)
+    return Reason("cut", calls.names(last, reader, place), (), RANK)
 
 
 _JUDGES: dict[str, Callable[[Finding, Calls, Mapping[str, object]], Reason | None]] = {

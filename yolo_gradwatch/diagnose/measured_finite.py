@@ -64,11 +64,10 @@ def _in_forward(calls: Calls, training: Mapping[str, object]) -> Reason | None:
     before = next((c for c in reversed(calls.calls[: call.order - 1]) if c.output_max), None)
     if before is None:
         return None
-    place, largest, end = calls.place(before, call), before.output_max or 0.0, end_of(training)
+    largest, end = before.output_max or 0.0, end_of(training)
     if end and largest > CLOSE * end:
         return Reason("head_room", (before.module, before.type), (largest, end), RANK)
-    names = (place, calls.type_of(place), before.module, call.module)
-    return Reason("not_finite", names, (largest,), RANK)
+    return Reason("not_finite", calls.names(before, call), (largest,), RANK)
 
 
 def _in_backward(calls: Calls) -> Reason | None:
@@ -81,9 +80,7 @@ def _in_backward(calls: Calls) -> Reason | None:
     if not bad or bad[-1] + 1 == len(known):
         return None
     before, behind = known[bad[-1]], known[bad[-1] + 1]
-    place = calls.place(before, behind)
-    names = (place, calls.type_of(place), before.module, behind.module)
-    return Reason("not_finite_gradient", names, (), RANK)
+    return Reason("not_finite_gradient", calls.names(before, behind), (), RANK)
 
 
 def _head_room(calls: Calls, training: Mapping[str, object]) -> Reason | None:

@@ -96,7 +96,6 @@ def large_in(calls: Calls) -> Reason | None:
 
 def _scaled(calls: Calls, before: Call, behind: Call, kind: str) -> Reason:
     """Outputs between which the size changes, and whose code lies between them."""
-    place = calls.between(before, behind)
+    names = calls.names(before, behind, calls.between(before, behind))
     values = (before.output_rms or 0.0, behind.output_rms or 0.0)
-    names = (place, calls.type_of(place), before.module, behind.module)
     return Reason(kind, names, values if kind == "scaled_forward" else (), RANK)

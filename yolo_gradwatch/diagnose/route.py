@@ -116,6 +116,11 @@ class Calls:
         both = [n for n in around(behind.module) if is_in(n, before.module) and n != WHOLE]
         return both[-1] if both and len(points) > NEAR else self.place(before, behind)
 
+    def names(self, before: Call, behind: Call, place: str = "") -> tuple[str, str, str, str]:
+        """Whose code lies between two outputs, its class, and the modules of both."""
+        place = place or self.place(before, behind)
+        return place, self.type_of(place), before.module, behind.module
+
     def is_suspect(self, module: str) -> bool:
         """Whether a module is of somebody's own class."""
         return not self._is_known(module)
