@@ -264,6 +264,12 @@ def test_a_detach_between_two_layers():
     assert found == ("cut", "model.1", ())
 
 
+def test_a_part_of_the_head_that_is_not_used_is_named_with_the_head():
+    traced = flow(gradient={"model.3.cv2.0.conv": None})
+    found = measured(finding_of("no_gradient", "model.3.cv2.0.conv"), LAYOUT, traced, {})
+    assert found.names == ("model.3", "Detect", "model.3.cv2.0.conv", "model.3")
+
+
 def test_a_layer_under_no_grad_is_not_called():
     traced = flow(without=("model.2.conv", "model.2.bn", "model.2.act"), gradient={"model.2": None})
     assert ask("no_gradient", "model.2", traced) == ("uncalled", "model.2", ())

@@ -272,18 +272,23 @@ def _absent(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> 
     reader = next((call for call in behind if not is_absent(call)), None)
     if reader is None:
         return None
+    block = layout.block_of[layout.modules.index(name)]
+    if block == layout.head:  # the next call may be that of another branch
+        whole = (c for c in calls.calls if c.module == block and not is_absent(c))
+        names = calls.names(last, next(whole, reader), calls.outer_of(name))
+        return Reason("cut", names, (), RANK)
     between = [last, *(c for c in calls.calls if last.order < c.order < reader.order)]
     suspect = next((call.module for call in between if calls.is_suspect(call.module)), "")
     place = suspect or calls.place(last, reader)
     if not calls.is_suspect(place):
-        place = layout.block_of[layout.modules.index(name)]
+        place = block
     return Reason("cut", calls.names(last, reader, place), (), RANK)
 
 
 _JUDGES: dict[str, Callable[[Finding, Calls, Mapping[str, object]], Reason | None]] = {
     **dict.fromkeys(("vanishing", "leaf_vanishing", "collapse", "total_low"), _lost),
     **dict.fromkeys(("exploding", "leaf_exploding", "spike", "total_high"), _won),
-    **dict.fromkeys(("dead", "partly_dead", "dead_branch", "starved_scale"), _dead),
+    **dict.fromkeys(("dead", "partly_dead", "dead_branch"), _dead),
     "no_gradient": _absent,
     "weight_overflow": _overflow,
     **dict.fromkeys(("nonfinite", "amp_overflow"), not_finite),

@@ -125,6 +125,11 @@ class Calls:
         """Whether a module is of somebody's own class."""
         return not self._is_known(module)
 
+    def outer_of(self, module: str) -> str:
+        """The smallest module of somebody's own around one; the head if there is none."""
+        own = [name for name in around(module) if self.is_suspect(name) and name != WHOLE]
+        return own[-1] if own else self.layout.head
+
     def order_of(self, module: str) -> int:
         """When a module was over for the first time; 0 if it was not called."""
         return next((call.order for call in self.calls if call.module == module), 0)
