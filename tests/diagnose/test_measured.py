@@ -346,6 +346,7 @@ SPOKEN = (
         "shrinks", ("model.1.tail", "Sequential", "model.1.tail.0", "model.1.tail.5"), (4.8, 6.0)
     ),
     Reason("grows", ("model.1.tail", "Sequential", "model.1.tail.0", "model.1.tail.5"), (6.0, 6.0)),
+    Reason("shrinks", ("model.2", "Conv", "model.2.conv", "model.2.act"), (3.0, 2.0)),
     Reason("multiplied", ("model.1", "Own", "model.1.a", "model.1.tail.0"), (4.0,)),
     Reason("multiplied", ("model.2.bn", "BatchNorm2d", "model.1", "model.2.bn"), (3.0,)),
     Reason("cut", ("model.1", "Own", "model.1.a", "model.1.tail.0")),

@@ -80,23 +80,18 @@ def _multiplied(reason: Reason, layout: Layout, training: Mapping[str, object]) 
 
 
 def _shrinks(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cause:
-    why = f"the gradient shrinks {_stack(reason)}"
-    del layout, training
-    remedy = (
-        f"BatchNorm after each layer of {reason.names[0]}, a residual connection around every two "
-        "of them, or fewer layers"
-    )
-    return Cause(why, remedy)
+    del training
+    place = reason.names[0]
+    norm = "" if _is_normed(place, layout) else f"BatchNorm after each layer of {place}, "
+    remedy = f"{norm}a residual connection around every two layers there, or fewer layers"
+    return Cause(f"the gradient shrinks {_stack(reason, layout)}", remedy)
 
 
 def _grows(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cause:
-    why = f"the gradient grows {_stack(reason)}"
-    remedy = (
-        f"BatchNorm after each layer of {reason.names[0]}, a smaller initialization there, and "
-        f"{lower_rate(training)}"
-    )
-    del layout
-    return Cause(why, remedy)
+    place = reason.names[0]
+    norm = "" if _is_normed(place, layout) else f"BatchNorm after each layer of {place}, "
+    remedy = f"{norm}a smaller initialization of {place}, and {lower_rate(training)}"
+    return Cause(f"the gradient grows {_stack(reason, layout)}", remedy)
 
 
 def _cut(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cause:
@@ -190,14 +185,21 @@ def _between(reason: Reason, layout: Layout) -> str:
     return f"between the output of {before} and that of {behind}: {_where(place, kind, layout)}"
 
 
-def _stack(reason: Reason) -> str:
+def _stack(reason: Reason, layout: Layout) -> str:
     place, kind, first, last = reason.names
     decades, count = reason.values
     each = significant(10 ** min(decades / max(count, 1), 300), 2)
+    without = "" if _is_normed(place, layout) else " without normalization"
     return (
         f"{_fold(decades)} in {count:.0f} layers from {first} to {last}, {each}-fold in each: "
-        f"{place}{_class(kind)} is a stack without normalization"
+        f"{place}{_class(kind)} is a stack{without}"
     )
+
+
+def _is_normed(place: str, layout: Layout) -> bool:
+    """Whether a module has a norm layer."""
+    own = zip(layout.modules, layout.roles, strict=True)
+    return any(role == "norm" and is_in(place, name) for name, role in own)
 
 
 def _where(place: str, kind: str, layout: Layout) -> str:
