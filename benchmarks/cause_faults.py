@@ -122,6 +122,10 @@ PLANTED: dict[str, Planted] = {
         behind(3, partial(plain, 1, nn.Softsign, bias=500.0)),
         r"model\.3\.behind\.1", "saturated", ONE, held=True,
     ),
+    "hardtanh-end": _planted(
+        "block 5 ends with a Hardtanh whose inputs lie below -1",
+        killed("model.5", nn.Hardtanh, -9.0), r"model\.5\.act", "saturated", TWO, held=True,
+    ),
     "relu-block-5": _planted(
         "the ReLU units of block 5 put out zero", killed("model.5"), r"model\.5\.act", "zero", ONE
     ),
@@ -168,6 +172,11 @@ PLANTED: dict[str, Planted] = {
     "gamma-zero": _planted(
         "the output of block 4 is multiplied by a constant gamma of 0",
         behind(4, lambda _: Gamma(0.0)), r"model\.4\.behind", "zeroed", TWO, held=True,
+    ),
+    "times-zero-classify": _planted(
+        "the input of block 4 of a classifier is multiplied by 0",
+        replaced(4, lambda block: Around(block, before=partial(times, 0.0))),
+        r"model\.4$", "zeroed", CLASSIFY, held=True,
     ),
     "times-small": _planted(
         "the output of block 5 is multiplied by 1e-7",

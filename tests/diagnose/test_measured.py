@@ -234,6 +234,13 @@ def test_a_dead_activation_explains_norms_that_multiply_noise():
     assert ask("total_high", WHOLE, traced) == ("zero", "model.2.act", (1.0, 1.0))
 
 
+def test_an_activation_behind_zeros_is_not_their_cause():
+    rms = dict.fromkeys(ORDER[ORDER.index("model.1.tail.0") :], 0.0)
+    assert ask("total_high", WHOLE, flow(rms=rms, zero={"model.2.act": 1.0}))[0] == "zeroed"
+    later = dict.fromkeys(ORDER[ORDER.index("model.2.act") :], 0.0)
+    assert ask("total_high", WHOLE, flow(rms=later, zero={"model.2.act": 1.0}))[0] == "zero"
+
+
 # --- none -----------------------------------------------------------------------------------------
 
 
@@ -257,6 +264,11 @@ def test_a_gradient_of_zero_between_two_layers():
 def test_a_part_of_the_units(share, is_named):
     found = ask("partly_dead", "model.2.conv", flow(zero={"model.2.act": share}))
     assert found == (("zero", "model.2.act", (share, 1.0)) if is_named else None)
+
+
+def test_the_flattest_activation_of_a_module():
+    traced = flow(saturated={"model.1.tail.1": 0.7, "model.1.tail.3": 0.9})
+    assert ask("partly_dead", "model.1.tail", traced) == ("saturated", "model.1.tail.3", (0.9, 1.0))
 
 
 def test_a_detach_between_two_layers():

@@ -18,8 +18,8 @@ from yolo_gradwatch.diagnose.measured_forward import (
     RANK,
     SHARES,
     large_in,
+    lost_signal,
     silenced,
-    silent_in,
     small_before,
 )
 from yolo_gradwatch.diagnose.route import (
@@ -124,8 +124,8 @@ def measured(
 
 def _lost(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Reason | None:
     """Too little gradient."""
-    if finding.module == WHOLE and (silent := silent_in(calls)):
-        return silent
+    if finding.module == WHOLE and (lost := lost_signal(calls)):
+        return lost
     found = _most(finding, calls, rises=False)
     if found is None:
         return small_before(calls, finding.module)
@@ -135,8 +135,8 @@ def _lost(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Re
 def _won(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Reason | None:
     """Too much gradient: behind a signal that has collapsed, norms multiply noise."""
     is_whole = finding.module == WHOLE
-    if is_whole and (silent := silent_in(calls)):
-        return silent
+    if is_whole and (lost := lost_signal(calls)):
+        return lost
     found = _most(finding, calls, rises=True)
     small = small_before(calls, finding.module) if found else None
     if small or found is None:
@@ -245,8 +245,7 @@ def _dead(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Re
     if finding.rule != "partly_dead":
         found = (silenced(call) for call in calls.inside(finding.module))
         return next(filter(None, found), None)
-    following = [c for c in calls.calls if c.order > calls.order_of(finding.module)]
-    act = next((call for call in following if call.type in ACTIVATIONS), None)
+    act = calls.activation_of(finding.module, ACTIVATIONS)
     if act is None:
         return None
     return silenced(act) or small_before(calls, finding.module) or silenced(act, PARTLY)

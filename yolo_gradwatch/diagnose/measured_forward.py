@@ -60,10 +60,18 @@ def silenced(call: Call, least: float = 1.0) -> Reason | None:
     return None
 
 
-def silent_in(calls: Calls) -> Reason | None:
-    """The first activation that lets nothing pass, in any block."""
+def lost_signal(calls: Calls) -> Reason | None:
+    """Where the signal is lost first: in an activation that lets nothing pass, or elsewhere.
+
+    Behind an output of zeros, activations put out zeros too.
+    """
     quiet = (c for c in calls.points if c.output_zero == 1.0 or c.output_saturated == 1.0)
-    return next((found for call in quiet if (found := silenced(call))), None)
+    silent = next((found for call in quiet if (found := silenced(call))), None)
+    small = small_before(calls, WHOLE)
+    if silent is None or small is None:
+        return silent or small
+    is_later = calls.order_of(silent.names[0]) > calls.order_of(small.names[-1])
+    return small if is_later else silent
 
 
 def small_before(calls: Calls, module: str) -> Reason | None:

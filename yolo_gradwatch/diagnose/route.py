@@ -130,6 +130,15 @@ class Calls:
         own = [name for name in around(module) if self.is_suspect(name) and name != WHOLE]
         return own[-1] if own else self.layout.head
 
+    def activation_of(self, module: str, types: Sequence[str]) -> Call | None:
+        """Of the activations in a module, the one with most zeros; else the first behind it."""
+        own = [call for call in self.calls if is_in(module, call.module)]
+        acts = [call for call in own if call.type in types]
+        if acts or not own:
+            return max(acts, key=_flat, default=None)
+        behind = (call for call in self.calls if call.order > own[-1].order)
+        return next((call for call in behind if call.type in types), None)
+
     def order_of(self, module: str) -> int:
         """When a module was over for the first time; 0 if it was not called."""
         return next((call.order for call in self.calls if call.module == module), 0)
@@ -197,6 +206,11 @@ def size(call: Call) -> float:
     if not rms or not math.isfinite(rms):
         return _LEAST if not rms else -_LEAST
     return math.log10(rms * math.sqrt(call.elements or 1))
+
+
+def _flat(call: Call) -> float:
+    """The share of an output at which an activation has no slope."""
+    return max(call.output_zero or 0.0, call.output_saturated or 0.0)
 
 
 def is_absent(call: Call) -> bool:
