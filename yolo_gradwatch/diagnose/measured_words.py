@@ -102,7 +102,7 @@ def _cut(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Caus
     )
     remedy = (
         f"to look for detach(), torch.no_grad(), .data or an output that is not used in {place}, "
-        f"and freeze {before} if that is meant"
+        f"or to freeze what is in front of it if that is meant"
     )
     del training
     return Cause(why, remedy)
