@@ -27,7 +27,7 @@ ZERO = 0.9
 that has died: 1."""
 
 SMALL = 0.005
-"""Root mean square of an output of the trunk, norms included. Healthy: 0.47 to 1.9; planted: 9e-4
+"""Root mean square of an output of the trunk, norms included. Healthy: 0.47 to 1.9; planted: 2e-3
 at the most."""
 
 USUAL = 0.03
