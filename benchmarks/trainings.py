@@ -27,6 +27,7 @@ with contextlib.redirect_stdout(sys.stderr):  # it prints its new settings as it
     from ultralytics import YOLO  # noqa: F401  # for the scripts, after the environment
     from ultralytics.engine import trainer as engine
     from ultralytics.models.yolo.detect import DetectionTrainer
+    from ultralytics.nn.modules import Conv  # noqa: F401  # the same
 
 from yolo_gradwatch.demo.shapes import draw_dataset  # noqa: E402  # imports Ultralytics
 

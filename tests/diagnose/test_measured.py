@@ -1,0 +1,383 @@
+"""Which cause a traced batch shows; the numbers are those of a route of a few layers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from shown import finding_of
+from values import Part, plan
+
+from yolo_gradwatch.diagnose.finding import Reason
+from yolo_gradwatch.diagnose.measured import KINDS, measured
+from yolo_gradwatch.diagnose.measured_finite import BRAIN, HALF
+from yolo_gradwatch.diagnose.measured_forward import LARGE, SATURATED, SMALL, ZERO
+from yolo_gradwatch.diagnose.measured_words import cause_of
+from yolo_gradwatch.measure.layout import WHOLE
+from yolo_gradwatch.measure.trace import Call, Flow
+
+BLOCKS = tuple(f"model.{n}" for n in range(4))
+LAYOUT, _ = plan(
+    [
+        Part("model.0.conv"),
+        Part("model.1.a"),
+        *(Part(f"model.1.tail.{n}") for n in (0, 2, 4)),
+        Part("model.2.conv"),
+        Part("model.2.bn", is_weight=False),
+        Part("model.3.cv2.0.conv"),
+        Part("model.3.cv2.0.out"),
+    ],
+    BLOCKS,
+    tuple(pairwise(BLOCKS)),
+)
+KINDS_OF = {
+    "model.0.conv": "Conv2d",
+    "model.0": "Conv",
+    "model.1.a": "Conv2d",
+    "model.1": "Own",
+    "model.1.tail": "Sequential",
+    "model.2.conv": "Conv2d",
+    "model.2.bn": "BatchNorm2d",
+    **{f"model.1.tail.{n}": "Sigmoid" if n % 2 else "Conv2d" for n in range(6)},
+    "model.2.act": "ReLU",
+    "model.2": "Conv",
+    "model.3.cv2.0.conv": "Conv2d",
+    "model.3.cv2.0.out": "Conv2d",
+    "model.3.cv2.0": "Sequential",
+    "model.3": "Detect",
+}
+"""Modules in the order in which their calls are over, with their classes."""
+
+ORDER = (
+    *("model.0.conv", "model.0", "model.1.a", *(f"model.1.tail.{n}" for n in range(6))),
+    *("model.1.tail", "model.1", "model.2.conv", "model.2.bn", "model.2.act", "model.2"),
+    *("model.3.cv2.0.conv", "model.3.cv2.0.out", "model.3.cv2.0", "model.3"),
+)
+LAYOUT = replace(LAYOUT, blocks=tuple((name, KINDS_OF[name]) for name in BLOCKS))
+WRAPS = {
+    "model.0": "model.0.conv",
+    "model.1.tail": "model.1.tail.5",
+    "model.1": "model.1.tail.5",
+    "model.2": "model.2.act",
+    "model.3.cv2.0": "model.3.cv2.0.out",
+    "model.3": "model.3.cv2.0.out",
+}
+"""Modules that hand on the output of a part, if nothing else is said of them."""
+
+STACK = tuple(f"model.1.tail.{n}" for n in range(6))
+FRONT = ORDER[: ORDER.index("model.1.a") + 1]
+NAN = float("nan")
+
+
+def flow(step=5, without=(), **columns):
+    """A healthy trace but for what columns say of a module: ``gradient={"model.0": 1e-4}``."""
+    fields = {"rms": "output_rms", "largest": "output_max", "zero": "output_zero"}
+    fields |= {"saturated": "output_saturated", "gradient": "gradient_norm"}
+    calls = []
+    for name in (one for one in ORDER if one not in without):
+        values = {"rms": 1.0, "largest": 4.0, "zero": 0.0, "saturated": None, "gradient": 1.0}
+        values |= {
+            column: found[WRAPS.get(name)]
+            for column, found in columns.items()
+            if WRAPS.get(name) in found
+        }
+        values |= {column: found[name] for column, found in columns.items() if name in found}
+        numbers = {fields[column]: value for column, value in values.items()}
+        calls.append(Call(len(calls) + 1, name, 1, KINDS_OF[name], 100, **numbers))
+    return Flow(1, step, tuple(calls))
+
+
+def ask(rule, module, traced, training=None, reason=None):
+    """The kind, the place and the values of a cause; None if there is none."""
+    finding = replace(finding_of(rule, module), reason=reason)
+    found = measured(finding, LAYOUT, traced, training or {})
+    return found and (found.kind, found.names[0], tuple(round(v, 3) for v in found.values))
+
+
+def upto(name, value):
+    """This value for each module up to one."""
+    return dict.fromkeys(ORDER[: ORDER.index(name) + 1], value)
+
+
+RULES = (
+    *("vanishing", "leaf_vanishing", "collapse", "total_low", "exploding", "spike", "total_high"),
+    *("dead", "no_gradient", "partly_dead", "dead_branch", "nonfinite", "weight_overflow"),
+)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("module", [WHOLE, "model.1", "model.2.conv"])
+def test_a_healthy_trace_shows_no_cause(rule, module):
+    assert ask(rule, module, flow()) is None
+
+
+@pytest.mark.parametrize("rule", ["large_weights", "not_updated", "slow_branch"])
+def test_other_findings_are_not_asked(rule):
+    assert ask(rule, "model.1", flow(gradient=upto("model.1.tail.5", 1e-6))) is None
+
+
+@pytest.mark.parametrize("trace", [Flow(1, 5, ()), flow(without=ORDER)])
+def test_an_empty_trace_shows_nothing(trace):
+    assert ask("no_gradient", "model.1", trace) is None
+
+
+def test_a_module_that_the_layout_lacks_is_not_asked():
+    assert ask("vanishing", "model.9", flow(gradient=upto("model.1.a", 1e-4))) is None
+
+
+@pytest.mark.parametrize("rule", ["vanishing", "exploding"])
+def test_a_gradient_that_is_not_finite_is_neither_lost_nor_won(rule):
+    gradient = {"model.1.tail.1": NAN, **upto("model.1.a", 1e-4)}
+    assert ask(rule, "model.1", flow(gradient=gradient)) is None
+
+
+# --- too little -----------------------------------------------------------------------------------
+
+
+def test_a_fall_between_two_layers_is_in_the_module_around_them():
+    found = ask("vanishing", "model.1", flow(gradient=upto("model.1.a", 1e-4)))
+    assert found == ("falls", "model.1", (4.0,))
+
+
+def test_a_fall_at_the_end_of_a_forward_is_in_that_module():
+    traced = flow(gradient={**upto("model.1.tail.5", 1e-4), "model.1.tail": 1e-4, "model.1": 1.0})
+    assert ask("vanishing", "model.1", traced) == ("falls", "model.1", (4.0,))
+
+
+def test_a_fall_in_a_stack_of_torch_is_in_the_layer():
+    found = ask("vanishing", "model.1", flow(gradient=upto("model.1.tail.2", 1e-4)))
+    assert found == ("falls", "model.1.tail.3", (4.0,))
+
+
+@pytest.mark.parametrize("decades", [1.4, 1.6])
+def test_a_fall_is_one_from_its_limit_on(decades):
+    found = ask("vanishing", "model.1", flow(gradient=upto("model.1.a", 10**-decades)))
+    assert (found is not None) == (decades > 1.5)
+
+
+def test_a_branch_that_gets_less_is_no_fall():
+    assert ask("vanishing", "model.1", flow(gradient=dict.fromkeys(STACK, 1e-4))) is None
+
+
+def test_many_layers_shrink_it_together():
+    gradient = {name: 10.0**n for n, name in enumerate(("model.1.a", *STACK))}
+    behind = dict.fromkeys(ORDER[ORDER.index("model.2.conv") :], 1e6)
+    traced = flow(gradient={"model.0.conv": 1.0, **gradient, **behind})
+    found = measured(finding_of("vanishing", "model.1"), LAYOUT, traced, {})
+    assert (found.kind, found.values) == ("shrinks", (6.0, 6.0))
+    assert found.names == ("model.1.tail", "Sequential", "model.1.tail.0", "model.1.tail.5")
+
+
+@pytest.mark.parametrize(
+    ("share", "kind"), [(SATURATED + 0.01, "saturated"), (SATURATED - 0.01, "falls")]
+)
+def test_an_activation_that_has_saturated_is_named_from_its_limit_on(share, kind):
+    traced = flow(gradient=upto("model.1.tail.2", 1e-4), saturated={"model.1.tail.3": share})
+    kinds = ask("vanishing", "model.1", traced)
+    assert kinds[:2] == (kind, "model.1.tail.3")
+    assert kinds[2] == ((share, 1.0) if kind == "saturated" else (4.0,))
+
+
+def test_a_saturated_activation_that_loses_nothing_is_not_the_cause():
+    traced = flow(gradient=upto("model.1.a", 1e-4), saturated={"model.1.tail.5": 0.99})
+    assert ask("vanishing", "model.1", traced)[:2] == ("falls", "model.1")
+
+
+def test_a_forward_that_shrinks_as_much_is_the_cause():
+    rms = dict.fromkeys(ORDER[ORDER.index("model.1.tail.0") :], 1e-4)
+    traced = flow(gradient=upto("model.1.a", 1e-4), rms=rms)
+    assert ask("vanishing", "model.1", traced) == ("scaled_forward", "model.1", (1.0, 0.0))
+
+
+@pytest.mark.parametrize("rms", [SMALL * 1.1, SMALL * 0.9])
+def test_a_signal_that_has_collapsed_in_front_is_the_cause_from_its_limit_on(rms):
+    found = ask("leaf_vanishing", "model.2.conv", flow(rms={"model.1.tail.0": rms}))
+    assert found == (None if rms > SMALL else ("scaled_forward", "model.1", (1.0, round(rms, 3))))
+
+
+# --- too much -------------------------------------------------------------------------------------
+
+
+def test_a_gradient_that_is_multiplied():
+    found = ask("exploding", "model.1", flow(gradient=upto("model.1.a", 1e4)))
+    assert found == ("multiplied", "model.1", (4.0,))
+
+
+def test_a_stack_that_grows():
+    gradient = {name: 10.0**-n for n, name in enumerate(("model.1.a", *STACK))}
+    behind = dict.fromkeys(ORDER[ORDER.index("model.2.conv") :], 1e-6)
+    found = ask(
+        "exploding", "model.1", flow(gradient={**upto("model.0", 1.0), **gradient, **behind})
+    )
+    assert found == ("grows", "model.1.tail", (6.0, 6.0))
+
+
+def test_more_than_one_reader_sends_is_no_rise():
+    edges = (*LAYOUT.edges, ("model.0", "model.2"))
+    layout = replace(LAYOUT, edges=edges)
+    traced = flow(
+        gradient={**upto("model.0", 1e4), **dict.fromkeys(("model.2.bn", "model.2.act"), 1e4)}
+    )
+    assert measured(finding_of("exploding", "model.0"), layout, traced, {}) is None
+    assert measured(finding_of("exploding", "model.0"), LAYOUT, traced, {}).kind == "multiplied"
+
+
+@pytest.mark.parametrize("rms", [LARGE - 1, LARGE + 1])
+def test_an_output_that_is_far_too_large(rms):
+    found = ask("total_high", WHOLE, flow(rms={"model.3.cv2.0.out": rms}))
+    assert found == (("scaled_forward", "model.3.cv2.0.out", (1.0, rms)) if rms > LARGE else None)
+
+
+def test_a_dead_activation_explains_norms_that_multiply_noise():
+    traced = flow(gradient=upto("model.0", 1e8), zero={"model.2.act": 1.0})
+    assert ask("total_high", WHOLE, traced) == ("zero", "model.2.act", (1.0, 1.0))
+
+
+def test_an_activation_behind_zeros_is_not_their_cause():
+    rms = dict.fromkeys(ORDER[ORDER.index("model.1.tail.0") :], 0.0)
+    assert ask("total_high", WHOLE, flow(rms=rms, zero={"model.2.act": 1.0}))[0] == "zeroed"
+    later = dict.fromkeys(ORDER[ORDER.index("model.2.act") :], 0.0)
+    assert ask("total_high", WHOLE, flow(rms=later, zero={"model.2.act": 1.0}))[0] == "zero"
+
+
+# --- none -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [ZERO - 0.01, ZERO])
+def test_a_gradient_of_zero_behind_an_activation(share):
+    traced = flow(gradient=upto("model.2.bn", 0.0), zero={"model.2.act": share})
+    kind, name, values = ask("dead", "model.2", traced)
+    assert name == "model.2.act"
+    assert (kind, values) == (("zero", (share, 1.0)) if share >= ZERO else ("zeroed", ()))
+
+
+def test_a_gradient_of_zero_between_two_layers():
+    assert ask("dead", "model.1", flow(gradient=upto("model.1.a", 0.0))) == (
+        "zeroed",
+        "model.1",
+        (),
+    )
+
+
+@pytest.mark.parametrize(("share", "is_named"), [(0.55, False), (0.65, True)])
+def test_a_part_of_the_units(share, is_named):
+    found = ask("partly_dead", "model.2.conv", flow(zero={"model.2.act": share}))
+    assert found == (("zero", "model.2.act", (share, 1.0)) if is_named else None)
+
+
+def test_the_flattest_activation_of_a_module():
+    traced = flow(saturated={"model.1.tail.1": 0.7, "model.1.tail.3": 0.9})
+    assert ask("partly_dead", "model.1.tail", traced) == ("saturated", "model.1.tail.3", (0.9, 1.0))
+
+
+def test_a_detach_between_two_layers():
+    found = ask("no_gradient", "model.1.a", flow(gradient=upto("model.1.a", None)))
+    assert found == ("cut", "model.1", ())
+
+
+def test_a_part_of_the_head_that_is_not_used_is_named_with_the_head():
+    traced = flow(gradient={"model.3.cv2.0.conv": None})
+    found = measured(finding_of("no_gradient", "model.3.cv2.0.conv"), LAYOUT, traced, {})
+    assert found.names == ("model.3", "Detect", "model.3.cv2.0.conv", "model.3")
+
+
+def test_a_layer_under_no_grad_is_not_called():
+    traced = flow(without=("model.2.conv", "model.2.bn", "model.2.act"), gradient={"model.2": None})
+    assert ask("no_gradient", "model.2", traced) == ("uncalled", "model.2", ())
+
+
+def test_a_branch_of_the_head_says_nothing_of_the_next():
+    gradient = dict.fromkeys(("model.3.cv2.0.conv", "model.3.cv2.0.out"), 0.0)
+    assert ask("dead_branch", "model.3.cv2", flow(gradient=gradient)) is None
+
+
+# --- not finite -----------------------------------------------------------------------------------
+
+INF = {"model.1.tail.0": float("inf")}
+
+
+def test_the_first_output_that_is_not_finite():
+    assert ask("nonfinite", "model.1", flow(largest=INF)) == ("not_finite", "model.1", (0.0, 4.0))
+
+
+def test_weights_that_a_step_has_spoiled_are_no_cause():
+    assert ask("nonfinite", "model.1", flow(largest=upto("model.3", NAN))) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "is_kept"),
+    [
+        ("call", ("model.1.a", "Conv2d", ""), True),
+        ("call", ("model.1.tail.0", "Conv2d", "model.1.a"), False),
+        ("slope", (), True),
+        ("loss", (), False),
+        ("loss items", ("box_loss", ""), True),
+        ("input", ("model.0.conv",), True),
+        ("forward", ("model.2", "model.2.bn", "model.0", "model.2"), True),
+        ("forward", ("model.1", "model.2.bn", "model.0", "model.1"), False),
+    ],
+)
+def test_a_judge_that_measured_more_directly_is_left_alone(kind, names, is_kept):
+    found = ask("nonfinite", "model.1", flow(largest=INF), reason=Reason(kind, names, (1.0,), 3))
+    assert found == (None if is_kept else ("not_finite", "model.1", (1.0, 4.0)))
+
+
+@pytest.mark.parametrize("value", [NAN, float("inf")])
+def test_a_gradient_that_is_not_finite_nearest_to_the_loss(value):
+    traced = flow(gradient=upto("model.1.tail.1", value))
+    assert ask("nonfinite", "model.1", traced) == ("not_finite_gradient", "model.1.tail.2", (0.0,))
+    assert ask("nonfinite", "model.1", flow(gradient=upto("model.3", value))) is None
+
+
+@pytest.mark.parametrize(
+    ("training", "largest", "end"),
+    [
+        ({"amp": True}, 61000.0, HALF),
+        ({"amp": True}, HALF / 4 - 1, None),
+        ({"amp": False}, 61000.0, None),
+        ({"amp": True, "fitted": {"amp": False}}, 61000.0, None),
+        ({"amp": "bf16"}, 61000.0, None),
+        ({"amp": "bf16"}, 1e38, BRAIN),
+    ],
+)
+def test_the_end_of_the_numbers_in_use(training, largest, end):
+    found = ask("nonfinite", "model.1", flow(largest={"model.1.a": largest}), training)
+    assert found == (("head_room", "model.1.a", (0.0, largest, round(end, 3))) if end else None)
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+SPOKEN = (
+    Reason("saturated", ("model.1.tail.1", "Sigmoid"), (0.97, 1.0)),
+    Reason("saturated", ("model.1.tail.1", "Sigmoid"), (1.0, 3.0)),
+    Reason("zero", ("model.2.act", "ReLU"), (0.998, 1.0)),
+    Reason("falls", ("model.1", "Own", "model.1.a", "model.1.tail.0"), (4.5,)),
+    Reason("falls", ("model.1.tail.1", "Gate", "model.1.tail.0", "model.1.tail.1"), (3.0,)),
+    Reason(
+        "shrinks", ("model.1.tail", "Sequential", "model.1.tail.0", "model.1.tail.5"), (4.8, 6.0)
+    ),
+    Reason("grows", ("model.1.tail", "Sequential", "model.1.tail.0", "model.1.tail.5"), (6.0, 6.0)),
+    Reason("shrinks", ("model.2", "Conv", "model.2.conv", "model.2.act"), (3.0, 2.0)),
+    Reason("multiplied", ("model.1", "Own", "model.1.a", "model.1.tail.0"), (4.0,)),
+    Reason("multiplied", ("model.2.bn", "BatchNorm2d", "model.1", "model.2.bn"), (3.0,)),
+    Reason("cut", ("model.1", "Own", "model.1.a", "model.1.tail.0")),
+    Reason("uncalled", ("model.1", "Own")),
+    Reason("zeroed", ("model.1", "Own", "model.1.a", "model.1")),
+    Reason("scaled_forward", ("model.1", "Own", "model.1.a", "model.1"), (0.64, 6.4e-8)),
+    Reason("scaled_forward", ("model.3.cv2.0.out", "Conv2d", "model.2", "model.3"), (0.6, 940.0)),
+    Reason("not_finite", ("model.1", "Own", "model.1.a", "model.1.tail.0"), (0.0, 4.1)),
+    Reason("not_finite_gradient", ("model.1", "Own", "model.1.a", "model.1.tail.0")),
+    Reason("head_room", ("model.1.a", "Conv2d"), (0.0, 61000.0, HALF)),
+    Reason("head_room", ("model.1.a", "Conv2d"), (0.0, 1e38, BRAIN)),
+)
+
+
+def test_the_words_of_each_kind(golden):
+    said = [cause_of(reason, LAYOUT, {"optimizer": "SGD", "lr0": 0.01}) for reason in SPOKEN]
+    assert {reason.kind for reason in SPOKEN} == set(KINDS)
+    golden("measured", "".join(f"{one.why}\n    Try {one.remedy}.\n\n" for one in said))
+
+
+def test_the_reasons_of_judges_have_no_words_here():
+    assert cause_of(Reason("slope"), LAYOUT, {}) is None

@@ -1,0 +1,103 @@
+"""What a traced batch says about NaN and Inf: the first output, or the last gradient."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from yolo_gradwatch.diagnose.causes import at_work
+from yolo_gradwatch.diagnose.finding import Reason
+from yolo_gradwatch.diagnose.graph import is_in
+from yolo_gradwatch.diagnose.measured_forward import RANK
+from yolo_gradwatch.diagnose.route import is_endless
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from yolo_gradwatch.diagnose.finding import Finding
+    from yolo_gradwatch.diagnose.route import Calls
+
+HALF, BRAIN = 65504.0, 3.3895314e38
+"""The largest numbers of float16 and bfloat16."""
+
+CLOSE = 0.25
+"""Share of the largest number from which on an output is about to overflow: sums of it do. Healthy:
+19 at the most, 0.0003 of half precision."""
+
+_DIRECT = ("input", "weights", "loss items", "often")
+"""Reasons of the judge that a later trace does not outweigh."""
+
+_SKIPS = ("call", "forward", "slope", "loss")
+"""Reasons of the judge whose first value says whether AMP has skipped the step."""
+
+
+def not_finite(finding: Finding, calls: Calls, training: Mapping[str, object]) -> Reason | None:
+    """Where the first output, or else the gradient nearest to the loss, is not finite.
+
+    The first of the values is that of the judge: 1 where AMP has skipped the step.
+    """
+    known = finding.reason
+    if known and known.kind in _DIRECT:
+        return None
+    if all(call.is_finite for call in calls.calls):
+        is_forward = known is not None and known.kind in {"call", "forward"}
+        found = None if is_forward else _in_backward(calls) or _head_room(calls, training)
+    else:
+        found = _in_forward(calls, training)
+        found = found if found and _agrees(known, found) else None
+    skipped = known.values[:1] if known and known.kind in _SKIPS else (0.0,)
+    return found and replace(found, values=(*skipped, *found.values))
+
+
+def _agrees(known: Reason | None, found: Reason) -> bool:
+    """Whether an output is one that the judge knows to be the first, or suspects."""
+    if known is None or known.kind == "loss":
+        return True
+    if known.kind == "call":
+        return known.names[0] == found.names[-1] or found.kind == "head_room"
+    return known.kind == "forward" and any(is_in(n, found.names[0]) for n in known.names[3:])
+
+
+def _in_forward(calls: Calls, training: Mapping[str, object]) -> Reason | None:
+    """The first output that is not finite; None if it is the first layer's, as after a bad step."""
+    call = next(call for call in calls.calls if not call.is_finite)
+    before = next((c for c in reversed(calls.calls[: call.order - 1]) if c.output_max), None)
+    if before is None:
+        return None
+    largest, end = before.output_max or 0.0, end_of(training)
+    if end and largest > CLOSE * end:
+        return Reason("head_room", (before.module, before.type), (largest, end), RANK)
+    return Reason("not_finite", calls.names(before, call), (largest,), RANK)
+
+
+def _in_backward(calls: Calls) -> Reason | None:
+    """The gradient that is not finite nearest to the loss, though what reads it has a finite one.
+
+    The order of the calls says what is nearer: a module is over after its parts.
+    """
+    known = [call for call in calls.calls if call.gradient_norm is not None]
+    bad = [n for n, call in enumerate(known) if is_endless(call)]
+    if not bad or bad[-1] + 1 == len(known):
+        return None
+    before, behind = known[bad[-1]], known[bad[-1] + 1]
+    return Reason("not_finite_gradient", calls.names(before, behind), (), RANK)
+
+
+def _head_room(calls: Calls, training: Mapping[str, object]) -> Reason | None:
+    """A largest output that is close to the end of the numbers in use."""
+    end = end_of(training)
+    if end is None:
+        return None
+    largest = max(calls.calls, key=lambda call: call.output_max or 0.0)
+    value = largest.output_max or 0.0
+    if value <= CLOSE * end:
+        return None
+    return Reason("head_room", (largest.module, largest.type), (value, end), RANK)
+
+
+def end_of(training: Mapping[str, object]) -> float | None:
+    """The largest number of the format in which the forward runs; None if that is float32."""
+    asked = training.get("amp")
+    if isinstance(asked, str) and asked.lower() in {"bf16", "bfloat16"}:
+        return BRAIN
+    return HALF if at_work(training, "amp") else None

@@ -1,0 +1,109 @@
+"""What the forward of a traced batch shows: flat activations, and outputs of another size."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from yolo_gradwatch.diagnose.finding import Reason
+from yolo_gradwatch.diagnose.graph import is_in
+from yolo_gradwatch.measure.layout import WHOLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from yolo_gradwatch.diagnose.route import Calls
+    from yolo_gradwatch.measure.trace import Call
+
+RANK = 5
+"""Of every reason that a trace gives: above those of the judges."""
+
+SATURATED = 0.5
+"""Share of the outputs of an activation that have saturated. Tanh in healthy models: 0; planted:
+0.99 to 1."""
+
+ZERO = 0.9
+"""Share of exact zeros in an activation's output. SiLU: 0, a ReLU that learns 0.48 to 0.55; one
+that has died: 1."""
+
+SMALL = 0.005
+"""Root mean square of an output of the trunk, norms included. Healthy: 0.47 to 1.9; planted: 2e-3
+at the most."""
+
+USUAL = 0.03
+"""The smallest in healthy trainings, in the head of a pose model."""
+
+MOST = 12.0
+"""The largest in healthy trainings, in the last layers of the class branches."""
+
+LARGE = 120.0
+"""Root mean square of an output that goes into no normalization. Healthy: see `MOST`."""
+
+ACTIVATIONS = (
+    *("SiLU", "ReLU", "ReLU6", "LeakyReLU", "GELU", "Mish", "ELU", "PReLU", "Hardswish"),
+    *("Sigmoid", "Tanh", "Hardsigmoid", "Hardtanh", "LogSigmoid", "Softsign", "Softplus"),
+)
+
+SHARES: tuple[tuple[str, Callable[[Call], float | None], float], ...] = (
+    ("saturated", lambda call: call.output_saturated, SATURATED),
+    ("zero", lambda call: call.output_zero, ZERO),
+)
+"""Ways in which an activation has no slope: kind, share, limit."""
+
+
+def silenced(call: Call, least: float = 1.0) -> Reason | None:
+    """An activation whose slope is zero nearly everywhere; ``least`` lowers the limits."""
+    for kind, share_of, limit in SHARES:
+        share = share_of(call)
+        if share is not None and share >= min(limit, least) and call.type in ACTIVATIONS:
+            return Reason(kind, (call.module, call.type), (share, 1.0), RANK)
+    return None
+
+
+def lost_signal(calls: Calls) -> Reason | None:
+    """Where the signal is lost first: in an activation that lets nothing pass, or elsewhere.
+
+    Behind an output of zeros, activations put out zeros too.
+    """
+    quiet = (c for c in calls.points if c.output_zero == 1.0 or c.output_saturated == 1.0)
+    silent = next((found for call in quiet if (found := silenced(call))), None)
+    small = small_before(calls, WHOLE)
+    if silent is None or small is None:
+        return silent or small
+    is_later = calls.order_of(silent.names[0]) > calls.order_of(small.names[-1])
+    return small if is_later else silent
+
+
+def small_before(calls: Calls, module: str) -> Reason | None:
+    """Where the signal has collapsed, in a module or in front of it."""
+    inside = calls.inside(module)
+    end = inside[-1].order if inside and module != WHOLE else len(calls.calls)
+    usual = None
+    for call in calls.points:
+        if call.order > end or is_in(calls.layout.head, call.module):
+            return None
+        rms = call.output_rms
+        if rms is not None and rms < SMALL and usual:
+            return _scaled(calls, usual, call, "scaled_forward" if rms else "zeroed")
+        usual = call if rms is not None and rms >= USUAL else usual
+    return None
+
+
+def large_in(calls: Calls) -> Reason | None:
+    """An output far above that of healthy trainings, which no normalization brings back."""
+    usual = None
+    for call in calls.points:
+        rms = call.output_rms
+        if rms is None or not math.isfinite(rms):
+            continue
+        if rms > LARGE and usual:
+            return _scaled(calls, usual, call, "scaled_forward")
+        usual = call if rms <= MOST else usual
+    return None
+
+
+def _scaled(calls: Calls, before: Call, behind: Call, kind: str) -> Reason:
+    """Outputs between which the size changes, and whose code lies between them."""
+    names = calls.names(before, behind, calls.between(before, behind))
+    values = (before.output_rms or 0.0, behind.output_rms or 0.0)
+    return Reason(kind, names, values if kind == "scaled_forward" else (), RANK)
