@@ -117,14 +117,19 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
     files = Files(past)
     evidence = Evidence(training.folder, files)
     stop = StopRule(options.stop_on, terminal.print)
-    schedule = Schedule(past.traces if past else 0) if options.flow else None
+    last = options.last_step
+    schedule = Schedule(past.traces if past else 0, last=last) if options.flow else None
     called = [Callback(options.on_finding)] if options.on_finding else []
     wishes = [schedule] if schedule else []
-    outputs = [files, evidence, *wishes, terminal, *called, stop, *options.outputs]
-    ended = Ended(files)
-    fanout = Fanout([*outputs, Picture(ended, announce), DepthPicture(ended)])
+    kept, shown, ended = [evidence], [terminal], Ended(files)
+    drawn: list[object] = [Picture(ended, announce), DepthPicture(ended)]
+    if last is not None:  # a check, whose folder is removed
+        kept, shown, drawn = [], [], []
+    outputs = [files, *kept, *wishes, *shown, *called, stop, *options.outputs]
+    fanout = Fanout([*outputs, *drawn])
     diagnosing = Diagnosing(diagnosis, fanout, evidence.file)
     recorder = Recorder(run, members, diagnosing, fanout, past)
+    recorder.weigh_at(last)
     files.remarks = recorder.remarks
     known = past.optimizers[-1] if past and past.optimizers else None
     return Parts(recorder, diagnosing, evidence, stop, known, schedule)

@@ -115,6 +115,12 @@ class Attachment:
             _LOG.warning("GradWatch: %s", ddp.dropped_callbacks())
 
 
+def take_off(target: Any) -> None:
+    """Take every watch off a model or a trainer."""
+    for attachment in _attached(target):
+        attachment.leave(target)
+
+
 @cache
 def _hear_of_launches() -> None:
     """From the first call on, have every watch find the trainings that are launched in ddp."""

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from yolo_gradwatch.diagnose.report import ELSEWHERE, Report
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.diagnose.vocabulary import alarms
+from yolo_gradwatch.views.terminal.progress import Progress
 from yolo_gradwatch.watch.attachment import Attachment
+from yolo_gradwatch.watch.check import STEPS, check_model
 from yolo_gradwatch.watch.options import Options, checked_outputs
 from yolo_gradwatch.watch.ultralytics import ddp
 
@@ -95,6 +97,39 @@ class GradWatch:
         call does nothing.
         """
         self._attachment.detach()
+
+    @staticmethod
+    def check(
+        model: Any,
+        *,
+        steps: int = STEPS,
+        thresholds: Thresholds = Thresholds(),  # noqa: B008  # frozen
+        **arguments: Any,
+    ) -> Report:
+        """Look at a training before it begins: some optimizer steps that leave nothing behind.
+
+        Trains as ``model.train(**arguments)`` would, in a temporary folder, without validation,
+        plots, checkpoints and loggers. The model stays as it is, bit for bit. Callbacks that were
+        added to it are called.
+
+        Args:
+            model: ``YOLO``, ``RTDETR``, ... before ``train()``.
+            steps: Optimizer steps; fewer if the training has no more.
+            thresholds: Limits of the rules.
+            arguments: Of ``train``.
+
+        Raises:
+            TypeError: It is no model that Ultralytics can train.
+            ValueError: An argument is of no use: ``resume``, several data sets or devices.
+        """
+        progress = Progress()
+        try:
+            checked = check_model(model, arguments, steps, thresholds, progress)
+        finally:
+            progress.close()
+        if checked.error:
+            raise checked.error
+        return checked.report
 
     @property
     def run_dir(self) -> Path | None:

@@ -32,10 +32,18 @@ class Schedule(OutputBase):
     Args:
         traces: Of the run that is continued.
         clock: Seconds.
+        last: A step to trace in any case, because it is known to be the last; None if none is.
     """
 
-    def __init__(self, traces: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        traces: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        last: int | None = None,
+    ) -> None:
         self._count = traces
+        self._last_step = last
         self._clock = clock
         self._begin = clock()
         self._asked = self._traced = 0
@@ -63,7 +71,7 @@ class Schedule(OutputBase):
         if step > LAST_FREE:
             is_due = is_due and self._spent + self._last < limit
             has_found = has_found and self._spent < limit
-        return is_due or has_found
+        return is_due or has_found or (is_first and step == self._last_step)
 
     def note(self, step: int, seconds: float) -> None:
         """Note a trace, and how much longer the batch took for it."""
