@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from contextlib import contextmanager, nullcontext, redirect_stdout
+from dataclasses import asdict
 from pathlib import Path  # noqa: TC003  # Typer reads it in annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from yolo_gradwatch.cli.output import (
     FOUND,
     INTERRUPTED,
     leave,
+    records,
     refuse,
     show,
     width,
@@ -109,9 +111,15 @@ def _show(checked: Checked) -> None:
 
 def _as_json(checked: Checked) -> dict[str, Any]:
     from yolo_gradwatch.views.checked import as_record
+    from yolo_gradwatch.views.summary import summary
 
-    numbers = as_record(checked.run, checked.cost)
-    return {**checked.report.to_dict(), **numbers}
+    run, report = checked.run, checked.report
+    record = {**report.to_dict(), **as_record(run, checked.cost)}
+    if run:
+        meta = asdict(run.meta)
+        record["modules"] = records(summary(run.grid, run.layout, report.findings))
+        record["meta"] = {name: meta[name] for name in ("versions", "options", "events")}
+    return record
 
 
 @contextmanager

@@ -219,6 +219,25 @@ def loss_numbers(run: Run) -> list[ItemNumbers]:
     return found
 
 
+def warming(run: Run) -> tuple[float, float] | None:
+    """The highest learning rate that rises, at the last step and after the warm-up.
+
+    None if the warm-up is over, or that is not known. The rate of biases falls from the beginning.
+    """
+    options, optimizer = run.meta.options, run.meta.optimizer
+    epochs = options.fitted.get("warmup_epochs", options.training.get("warmup_epochs"))
+    is_over = not isinstance(epochs, (int, float)) or run.grid.epoch.max(initial=0) > epochs
+    if optimizer is None or is_over:
+        return None
+    newest = run.losses.groupby(run.losses["item"].astype(str))["mean"].last()
+    rates = [
+        (float(newest[f"{RATE}{number}"]), group.lr)
+        for number, group in enumerate(optimizer.groups)
+        if group.lr and f"{RATE}{number}" in newest
+    ]
+    return max((rate for rate in rates if rate[0] < rate[1]), default=None)
+
+
 def untrained(run: Run) -> Untrained:
     """What of the model the training does not move, as known at its end."""
     optimizer = run.meta.optimizer

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from yolo_gradwatch.diagnose.messages import listed, significant
+from yolo_gradwatch.measure.arrays import FLOAT32_MAX
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.views import checked
 from yolo_gradwatch.views.checked import counted
 from yolo_gradwatch.views.states import BlockStates
-from yolo_gradwatch.views.terminal.glyphs import STYLES, norm_text, number
+from yolo_gradwatch.views.terminal.glyphs import STYLES, norm_text
 from yolo_gradwatch.views.terminal.lines import finding_text, verdict
 from yolo_gradwatch.views.terminal.table import Column, columns
 
@@ -48,7 +49,8 @@ def screen(report: Report, run: Run | None, cost: Cost, width: int | None) -> li
     """
     source = [Text(f"  {_source(run)}", "dim")] if run else []
     findings = map(finding_text, report.findings)
-    head = Text("\n").join([verdict(report), *source, *findings, *map(Text, report.facts())])
+    facts = [*report.facts(), *(_warming(run) if run else [])]
+    head = Text("\n").join([verdict(report), *source, *findings, *map(Text, facts)])
     if run is None or not report.steps:
         return [head, cost_text(cost)]
     return [
@@ -106,33 +108,46 @@ def _source(run: Run) -> str:
     if optimizer:
         how.append(f"{optimizer.name} from lr {min(rates):g}" if rates else optimizer.name)
     how += [checked.number_format(run).name, f"on {at_work.get('device')}"]
-    versions = ", ".join(f"{name} {version}" for name, version in run.meta.versions.items())
     model, data = (options.training.get(name) for name in ("model", "data"))
-    return f"{model} on {data}: {', '.join(how)} ({versions})"
+    return f"{model} on {data}: {', '.join(how)}"
+
+
+def _warming(run: Run) -> list[str]:
+    """That the learning rate is not yet what it will be, where that is so."""
+    rate = checked.warming(run)
+    if rate is None:
+        return []
+    now, later = rate
+    rates = f"the learning rate came to {now:.2g} of {later:.2g}"
+    return [f"  still in the warm-up: {rates}, and what it does at its highest was not seen"]
 
 
 def _blocks(report: Report, run: Run, width: int | None) -> Text:
-    rows, form = checked.block_numbers(run), checked.number_format(run)
-    table = list(_columns(report, run, rows, form).values())
+    form = checked.number_format(run)
+    rows = [row for row in checked.block_numbers(run) if _is_shown(row, form)]
+    table = _columns(report, run, rows, form)
     is_narrow = width is not None and width < _WIDE
     if is_narrow:
-        table = [column for column in table if column.heading not in {"RMS first", "largest"}]
+        del table["RMS first"], table["largest"]
     heading = Text("Blocks in forward order", "bold")
-    return Text("\n").join([heading, *_legend(run, form), columns(table, width)])
+    legend = _legend(run, form, is_narrow=is_narrow)
+    return Text("\n").join([heading, *legend, columns(list(table.values()), width)])
 
 
-def _legend(run: Run, form: Format) -> list[Text]:
+def _legend(run: Run, form: Format, *, is_narrow: bool) -> list[Text]:
     """What the columns are."""
     first, last = checked.traced(run)
     step = checked.updated(run)
+    before = "" if is_narrow else f" (RMS first: in step {first:,})"
+    end = significant(form.end, 5 if form.end < FLOAT32_MAX else 2)
     lines = [
         "gradient: median norm over the steps"
         + (f"; update: relative change of the weights by step {step:,}" if step else ""),
     ]
     if last:
         lines += [
-            f"RMS, zeros: of the output in step {last:,} (RMS first: in step {first:,})",
-            f"room: how often the largest output fits into {form.end:,.6g}, the end of {form.name}",
+            f"RMS, zeros: of the output in step {last:,}{before}",
+            f"room: how often the largest output fits into {end}, the end of {form.name}",
         ]
     lines.append("stored: the same of the weights and float16, in which checkpoints are stored")
     return [Text(f"  {line}", "dim") for line in lines]
@@ -154,8 +169,8 @@ def _columns(
         "RMS": [norm_text(row.rms) for row in rows],
         "zeros": ["-" if math.isnan(row.zeros) else f"{row.zeros:.1%}" for row in rows],
         "largest": [norm_text(row.largest) for row in rows],
-        "room": [number(room) if room is not None else "-" for room in rooms],
-        "stored": [number(room) if room is not None else "-" for room in stored],
+        "room": list(map(_room_text, rooms)),
+        "stored": list(map(_room_text, stored)),
     }
     styles = {"room": list(map(_style, rooms)), "stored": list(map(_style, stored))}
     return {
@@ -170,11 +185,21 @@ def _columns(
     }
 
 
+def _is_shown(row: BlockNumbers, form: Format) -> bool:
+    """Whether a block has parameters, or outputs that are nearly too large."""
+    room = _room(row.largest, form.end)
+    return not math.isnan(row.gradient) or (room is not None and room < _LITTLE_ROOM)
+
+
 def _room(largest: float, end: float) -> float | None:
     """How many times a number fits below an end; 0 for what is not finite, None for nothing."""
     if math.isnan(largest) or largest == 0:
         return None
     return end / largest if math.isfinite(largest) else 0.0
+
+
+def _room_text(room: float | None) -> str:
+    return "-" if room is None else significant(room, 2)
 
 
 def _style(room: float | None) -> str:
@@ -205,6 +230,6 @@ def _untrained(run: Run) -> Text:
         for name, words in _WHY.items()
         if getattr(found, name)
     ]
-    none = [Text("  none: every parameter is trained, has a gradient, and is in the optimizer")]
+    none = [Text("  none is frozen, without a gradient, or outside the optimizer")]
     heading = Text("Parameters that do not move (how many tensors)", "bold")
     return Text("\n").join([heading, *(lines or none)])
