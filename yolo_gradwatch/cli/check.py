@@ -53,17 +53,10 @@ def check(
 
     [bold]yolo-gradwatch check model=yolo26n.pt data=coco8.yaml epochs=100 imgsz=640[/bold]
     """
-    from yolo_gradwatch.watch.check import check_arguments
-
     words = alarm_words("--fail-on", fail_on)
     limits = limits_of(thresholds) if thresholds else Thresholds()
-    arguments = training_arguments(ctx.args, "check", _OURS)
-    try:
-        check_arguments(command.named(arguments))
-    except ValueError as error:
-        refuse(error)
-    with _beside_json() if json else nullcontext():
-        checked = _looked(arguments, steps, limits)
+    with _beside_json() if json else nullcontext():  # Ultralytics may print when it is imported
+        checked = _looked(training_arguments(ctx.args, "check", _OURS), steps, limits)
     if checked is None:  # Ultralytics has shown its help
         raise typer.Exit
     if json:
@@ -89,6 +82,7 @@ def _looked(arguments: list[str], steps: int, limits: Thresholds) -> Checked | N
         command.run_command([*given, *own], begin)
 
     try:
+        checking.check_arguments(command.named(arguments))
         return checking.check(train, steps, limits, progress)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None

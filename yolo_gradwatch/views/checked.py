@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 FLOAT16_MAX = 65504.0
 """The largest number in half precision."""
 
+_NEARLY = 0.95  # of a learning rate, with which the warm-up counts as over
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -235,7 +237,7 @@ def warming(run: Run) -> tuple[float, float] | None:
         for number, group in enumerate(optimizer.groups)
         if group.lr and f"{RATE}{number}" in newest
     ]
-    return max((rate for rate in rates if rate[0] < rate[1]), default=None)
+    return max((rate for rate in rates if rate[0] < _NEARLY * rate[1]), default=None)
 
 
 def untrained(run: Run) -> Untrained:

@@ -91,11 +91,11 @@ def duration(seconds: float) -> str:
     minutes = round(seconds / 60)
     if minutes < 60:
         return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
+    hours, rest = divmod(minutes, 60)
     if hours < 48:
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h" if hours else f"{days} d"
+        return f"{hours} h {rest} min" if rest else f"{hours} h"
+    days, rest = divmod(round(minutes / 60), 24)
+    return f"{days} d {rest} h" if rest else f"{days} d"
 
 
 def _source(run: Run) -> str:
@@ -139,7 +139,7 @@ def _legend(run: Run, form: Format, *, is_narrow: bool) -> list[Text]:
     first, last = checked.traced(run)
     step = checked.updated(run)
     before = "" if is_narrow else f" (RMS first: in step {first:,})"
-    end = significant(form.end, 5 if form.end < FLOAT32_MAX else 2)
+    end = f"{form.end:,.0f}" if form.end < FLOAT32_MAX else f"{form.end:.2g}"
     lines = [
         "gradient: median norm over the steps"
         + (f"; update: relative change of the weights by step {step:,}" if step else ""),
