@@ -64,6 +64,7 @@ class Rollup:
 
     Attributes:
         newest: (S, M) norms of the samples that were added last, for the live report.
+        weigh_at: A step at which the weights are due too, if it begins a window; 0 for none.
     """
 
     def __init__(self, members: Members, interval: int = 1, clip: float = CLIP_NORM) -> None:
@@ -77,7 +78,7 @@ class Rollup:
         self._shifts = Shifts(members)
         self._allowance = Allowance(RARELY)
         self._is_weighing_asked = False
-        self._weigh_at: int | None = None
+        self.weigh_at = 0
         self._wary_until = 0
         self._bad_loss = 0
         self._weighed = 0
@@ -105,17 +106,13 @@ class Rollup:
         is_asked, self._is_weighing_asked = self._is_weighing_asked, False
         is_late = is_asked and step - self._weighed >= WEIGHED_APART
         is_due = step > RARELY or self._doubling.is_due(step) or is_late
-        if is_due or step <= self._wary_until or step == self._weigh_at:
+        if is_due or step <= self._wary_until or step == self.weigh_at:
             self._weighed = step
         return self._weighed == step
 
     def weigh_next(self) -> None:
         """Have the weights read in the next window, unless they were a few steps before."""
         self._is_weighing_asked = True
-
-    def weigh_at(self, step: int | None) -> None:
-        """Have the weights read at a step too, if it begins a window."""
-        self._weigh_at = step
 
     def is_urgent(self, waiting: Sequence[Sample]) -> bool:
         """Whether samples that are not added yet, at least one, end a window or are spoiled."""

@@ -242,9 +242,9 @@ def warming(run: Run) -> tuple[float, float] | None:
 
 def untrained(run: Run) -> Untrained:
     """What of the model the training does not move, as known at its end."""
-    optimizer = run.meta.optimizer
+    known = asdict(run.meta.optimizer) if run.meta.optimizer else {}
     names = {
-        why: tuple(_widest(getattr(optimizer, why)) if optimizer else ())
+        why: tuple(_widest(known.get(why, ())))
         for why in ("frozen", "frozen_otherwise", "outside", "zero_rate")
     }
     grid = run.grid

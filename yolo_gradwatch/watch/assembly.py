@@ -129,7 +129,7 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
     fanout = Fanout([*outputs, *drawn])
     diagnosing = Diagnosing(diagnosis, fanout, evidence.file)
     recorder = Recorder(run, members, diagnosing, fanout, past)
-    recorder.weigh_at(last)
+    recorder.weigh_at(last or 0)
     files.remarks = recorder.remarks
     known = past.optimizers[-1] if past and past.optimizers else None
     return Parts(recorder, diagnosing, evidence, stop, known, schedule)

@@ -64,9 +64,9 @@ class Recorder:
         self._diagnosis.restart()
         self._outputs.start(self._run)
 
-    def weigh_at(self, step: int | None) -> None:
-        """Have the weights read at a step in any case, because it is known to be the last."""
-        self._rollup.weigh_at(step)
+    def weigh_at(self, step: int) -> None:
+        """Have the weights read at a step too, because it is known to be the last."""
+        self._rollup.weigh_at = step
 
     def wanted(self, step: int) -> tuple[bool, bool]:
         """Whether ``step`` will begin a window, as far as is known, and the weights are due."""

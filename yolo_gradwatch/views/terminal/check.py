@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -224,11 +225,9 @@ def _losses(run: Run, width: int | None) -> Text:
 
 def _untrained(run: Run) -> Text:
     """What does not move, each kind with its blocks and their numbers of parameters."""
-    found = checked.untrained(run)
+    found = asdict(checked.untrained(run))
     lines = [
-        Text(f"  {words}: {listed(getattr(found, name))}")
-        for name, words in _WHY.items()
-        if getattr(found, name)
+        Text(f"  {words}: {listed(found[name])}") for name, words in _WHY.items() if found[name]
     ]
     none = [Text("  none is frozen, without a gradient, or outside the optimizer")]
     heading = Text("Parameters that do not move (how many tensors)", "bold")

@@ -194,10 +194,10 @@ def _quiet() -> Callable[[], None]:
 
 def _close_loaders(trainer: Any) -> None:
     """Shut down the processes that read images; older versions leave that to the collector."""
-    for name in ("train_loader", "test_loader"):
-        close = getattr(getattr(trainer, name, None), "close", None)
-        if close:
-            close()
+    loaders: list[Any] = [trainer.train_loader, getattr(trainer, "test_loader", None)]
+    for loader in loaders:
+        if hasattr(loader, "close"):
+            loader.close()
 
 
 def _undo_determinism() -> None:
