@@ -8,7 +8,7 @@ from copy import deepcopy
 
 import pytest
 from fake_trainer import FakeModel, FakeTrainer
-from short import at, leave, ruin, spoil
+from short import at, leave, ruin, spoil, starve
 from training import TINY, shapes, small, train
 
 from yolo_gradwatch import GradWatch, Thresholds
@@ -108,6 +108,38 @@ def test_a_loss_that_is_not_finite_at_an_epochs_end_ends_it():
     assert found.report.steps == 4
     assert "nonfinite" in [finding.rule for finding in found.report.alarms]
     assert found.report.remarks[-1].startswith("ended after step 4: the loss was not finite")
+
+
+def test_a_training_that_is_stopped_ends_without_a_validation():
+    class Trainer(Noted):
+        notes = ()
+
+    def stop(trainer):
+        trainer.stop = True
+
+    found = checked(30, kind=Trainer, calls=[at("on_train_batch_start", 3, stop)])
+    assert found.report.remarks == ("ended after step 3: the training was stopped",)
+    assert Trainer.notes == ("validate",)
+
+
+def test_less_memory_than_needed_is_told():
+    found = checked(30, images=16, epochs=2, calls=[("on_train_start", starve)])
+    assert found.report.remarks[0] == "out of memory: the batch was cut to 2"
+    assert (found.cost.together, found.cost.batches, found.cost.epochs) == (2, 8, 2)
+
+
+def test_a_training_that_cannot_be_watched_is_ended():
+    batches = []
+
+    class Trainer(FakeTrainer):
+        def optimizer_step(self):
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    found = checked(30, kind=Trainer, calls=[("on_train_batch_start", batches.append)])
+    assert len(batches) == 1
+    assert found.report.steps == 0
+    assert "unscale_" in found.report.remarks[0]
 
 
 def test_a_finding_is_the_same_as_in_a_training(tmp_path):

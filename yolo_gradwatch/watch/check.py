@@ -130,7 +130,12 @@ def check(
     """
     check_count("steps", steps)
     attachment = Attachment(Options(thresholds=thresholds, live=False, last_step=steps))
-    course = short.Short(steps, attachment.on_begin, tell)
+
+    def is_watched() -> bool:
+        session = attachment.newest
+        return isinstance(session, Session) and not session.is_broken
+
+    course = short.Short(steps, attachment.on_begin, is_watched, tell)
     with TemporaryDirectory(prefix="yolo-gradwatch-", ignore_cleanup_errors=True) as name:
         folder = Path(name).resolve()
         error: Exception | None = None

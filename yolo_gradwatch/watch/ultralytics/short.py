@@ -67,6 +67,7 @@ class Short:
     Args:
         steps: How many, those that AMP skips among them.
         watch: Called with the trainer before its training begins.
+        is_watched: Whether it still is; if not, it is ended.
         tell: Called after each batch with the step that is done, how many there are to be, and the
             seconds that the others may take.
 
@@ -75,9 +76,13 @@ class Short:
     """
 
     def __init__(
-        self, steps: int, watch: Callable[[Any], None], tell: Callable[[int, int, float], None]
+        self,
+        steps: int,
+        watch: Callable[[Any], None],
+        is_watched: Callable[[], bool],
+        tell: Callable[[int, int, float], None],
     ) -> None:
-        self._steps, self._watch, self._tell = steps, watch, tell
+        self._steps, self._watch, self._is_watched, self._tell = steps, watch, is_watched, tell
         self._done, self._current = 0, 1
         self._is_first = True
         self._clock = Stopwatch()
@@ -125,12 +130,19 @@ class Short:
 
     def _start(self, trainer: Any) -> None:
         """The watch has added its callbacks; ours come after them."""
-        self._shape = (trainer.accumulate, len(trainer.train_loader), facts.epochs_of(trainer))
+        self._batch = trainer.batch_size
         self._undo.append(_quiet())
         hooks.add_callback(trainer, "on_train_batch_end", self._end_batch)
         self._clock.start(trainer.device)
 
-    def _start_epoch(self, _trainer: Any) -> None:
+    def _start_epoch(self, trainer: Any) -> None:
+        batches = len(trainer.train_loader)
+        if batches != self._shape[1]:  # not so once the warm-up has changed what is accumulated
+            self._shape = (trainer.accumulate, batches, 0)
+        self._shape = (*self._shape[:2], facts.epochs_of(trainer))
+        if trainer.batch_size < self._batch:
+            self._batch = trainer.batch_size
+            self.remarks.append(f"out of memory: the batch was cut to {self._batch:,}")
         self._is_first = True
         self._clock.again()
 
@@ -144,7 +156,7 @@ class Short:
         seconds = self._clock.seconds or 0.0
         left = (self._steps - self._done) * trainer.accumulate * seconds
         self._tell(self._done, self._steps, left)
-        if self._done >= self._steps:
+        if self._done >= self._steps or not self._is_watched():
             raise Ended
 
     def _end_epoch(self, trainer: Any) -> None:
@@ -156,9 +168,11 @@ class Short:
                 f"{facts.epoch_of(trainer)}, where a training goes back to its last checkpoint"
             )
             raise Ended
-        if trainer.stop or trainer.epoch + 1 >= facts.epochs_of(trainer):
-            if self._done < self._steps:
-                self.remarks.append(self._whole())
+        if trainer.epoch + 1 >= facts.epochs_of(trainer):
+            self.remarks.append(self._whole())
+            raise Ended
+        if trainer.stop:
+            self.remarks.append(f"ended after step {self._done:,}: the training was stopped")
             raise Ended
 
     def _whole(self) -> str:
