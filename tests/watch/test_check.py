@@ -7,11 +7,12 @@ from contextlib import suppress
 from copy import deepcopy
 
 import pytest
-from fake_trainer import FakeModel, FakeTrainer
+from fake_trainer import FakeModel, FakeTrainer, scaler_of
 from short import at, leave, ruin, spoil, starve
 from training import TINY, shapes, small, train
 
 from yolo_gradwatch import GradWatch, Thresholds
+from yolo_gradwatch.views.checked import number_format
 from yolo_gradwatch.watch.check import NOWHERE, Unfit, check_model
 
 ARGUMENTS = {**TINY, "data": "noise", "epochs": 40}
@@ -108,6 +109,15 @@ def test_a_loss_that_is_not_finite_at_an_epochs_end_ends_it():
     assert found.report.steps == 4
     assert "nonfinite" in [finding.rule for finding in found.report.alarms]
     assert found.report.remarks[-1].startswith("ended after step 4: the loss was not finite")
+
+
+def test_steps_are_counted_with_a_scaler_that_a_callback_puts_there():
+    def scale(trainer):
+        trainer.scaler = scaler_of(enabled=True)
+
+    found = checked(4, calls=[("on_train_start", scale)])
+    assert found.report.steps == 4
+    assert number_format(found.run).name == "float16"
 
 
 def test_a_training_that_is_stopped_ends_without_a_validation():

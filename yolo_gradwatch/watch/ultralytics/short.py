@@ -102,9 +102,9 @@ class Short:
                 "batch size that one gets"
             )
         without_loggers(trainer.callbacks)
+        hooks.add_callback(trainer, "on_train_start", self._count_steps)
         self._watch(trainer)
         for event, call in {
-            "on_pretrain_routine_end": self._count_steps,
             "on_train_start": self._start,
             "on_train_epoch_start": self._start_epoch,
             "on_train_epoch_end": self._end_epoch,
@@ -121,7 +121,7 @@ class Short:
             self._undo.pop()()
 
     def _count_steps(self, trainer: Any) -> None:
-        """Wrap the scaler before the watch does, which is over first."""
+        """Wrap the scaler after the user's callbacks and before the watch, which is over first."""
         self._undo.append(hooks.after_unscale(trainer, self._count))
         self._undo += [partial(_close_loaders, trainer), _undo_determinism]
 
