@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -116,6 +117,17 @@ def test_ctrl_c(fake):
     fake[1].append(at("on_train_batch_start", 2, leave(KeyboardInterrupt)))
     code, out, err = outcome("check", "model=x.yaml")
     assert (code, out, "Traceback" in err) == (130, "", False)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_that_ends_the_process_leaves_nothing(fake, name):
+    number = getattr(signal, name, None)
+    if number is None:
+        pytest.skip(f"there is no {name} here")
+    before = signal.getsignal(number)
+    fake[1].append(at("on_train_batch_start", 2, lambda _: signal.raise_signal(number)))
+    assert outcome("check", "model=x.yaml")[:2] == (128 + number, "")
+    assert signal.getsignal(number) == before
 
 
 def test_a_help_of_ultralytics_is_no_check(fake):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import traceback
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict
@@ -83,7 +85,8 @@ def _looked(arguments: list[str], steps: int, limits: Thresholds) -> Checked | N
 
     try:
         checking.check_arguments(command.named(arguments))
-        return checking.check(train, steps, limits, progress)
+        with _tidy():
+            return checking.check(train, steps, limits, progress)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     except checking.Unfit as error:
@@ -114,6 +117,23 @@ def _as_json(checked: Checked) -> dict[str, Any]:
         record["modules"] = records(summary(run.grid, run.layout, report.findings))
         record["meta"] = {name: meta[name] for name in ("versions", "options", "events")}
     return record
+
+
+@contextmanager
+def _tidy() -> Iterator[None]:
+    """Have a signal that ends the process, as when its terminal is closed, tidy up before."""
+
+    def leave_at(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    known = [getattr(signal, "SIGHUP", None), signal.SIGTERM]  # Windows has no SIGHUP
+    is_ours = threading.current_thread() is threading.main_thread()
+    before = {one: signal.signal(one, leave_at) for one in known if one and is_ours}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 @contextmanager
