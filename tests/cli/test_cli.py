@@ -15,6 +15,7 @@ from values import window, write_run
 from watched import CONV, DEAD
 
 from yolo_gradwatch import __version__, load_run
+from yolo_gradwatch.cli import check as cli_check
 from yolo_gradwatch.cli import demo as cli_demo
 from yolo_gradwatch.cli import train as cli_train
 from yolo_gradwatch.cli.main import app, main
@@ -55,6 +56,13 @@ REFUSED = """
     demo --fault gradient-cat
     demo --fault ?
     demo --out /dev/null/demo
+    check --stepz 3
+    check --fail-on tired
+    check --thresholds nowhere.toml
+    check val model=yolo26n.yaml
+    check model=yolo26n.yaml resume
+    check model=yolo26n.yaml data=[a.yaml,b.yaml]
+    segment check model=yolo26n.yaml resume=runs/last.pt
     review {run} --csv --json
     review {run} --html {run}
     compare {run}
@@ -90,7 +98,7 @@ def test_the_help_tells_every_option(golden):
     golden("help", told)
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["demo"], ["review"], ["compare"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["check"], ["demo"], ["review"], ["compare"]])
 def test_every_command_has_a_help(command):
     code, out, err = outcome(*command, "--help")
     assert (code, err) == (0, "")
@@ -98,9 +106,10 @@ def test_every_command_has_a_help(command):
 
 
 def test_the_hint_knows_every_option_of_a_training():
-    params = typer.main.get_command(app).commands["train"].params
-    names = {name for option in params for name in (*option.opts, *option.secondary_opts)}
-    assert set(cli_train._OURS) == names
+    for name, module in {"train": cli_train, "check": cli_check}.items():
+        params = typer.main.get_command(app).commands[name].params
+        names = {name for option in params for name in (*option.opts, *option.secondary_opts)}
+        assert set(module._OURS) == names
 
 
 @pytest.mark.parametrize(

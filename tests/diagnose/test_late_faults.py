@@ -48,7 +48,7 @@ class Training:
         begins = self.rollup.opens_window(step)
         largest = np.full(SIZE, fault.get("largest", growth))
         weights = Weights(np.full(SIZE, growth), largest)
-        weighed = weights if self.rollup.weighs(step, opens=begins) else None
+        weighed = weights if self.rollup.weighing.is_due(step, opens=begins) else None
         detail = Detail(np.zeros(SIZE), weighed) if begins or weighed else None
         norms, rates = np.where(missing, 0.0, 10.0**levels), (fault.get("rate", 0.01),)
         self.waiting.append(Sample(1, step, norms, missing, detail=detail, rates=rates))

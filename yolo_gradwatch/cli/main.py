@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import yolo_gradwatch
+from yolo_gradwatch.cli.check import check
 from yolo_gradwatch.cli.compare import compare
 from yolo_gradwatch.cli.demo import demo
 from yolo_gradwatch.cli.output import EPILOG, FINE, UNUSABLE, refuse
@@ -25,13 +26,17 @@ if TYPE_CHECKING:
 
 
 class _Group(typer.core.TyperGroup):
-    """Hands what is no command of ours to ``train``, as in ``yolo-gradwatch segment train ...``."""
+    """Hands what is no command of ours to ``train``, as in ``yolo-gradwatch segment train ...``.
+
+    ``check`` may come after a task too.
+    """
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that is named, or take all arguments as those of a training."""
         if args[0] not in self.commands:
             _refuse_mistyped(args[0], self.commands)
-            args = ["train", *args]
+            name = "check" if "check" in args else "train"  # a task may come first
+            args = [name, *(word for word in args if word != name or name == "train")]
         return super().resolve_command(ctx, args)
 
 
@@ -69,11 +74,13 @@ def _group(
     """Watch the gradients of an Ultralytics YOLO training and name the layer that is unhealthy."""
 
 
-app.command(
+_trains = app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     options_metavar="[OPTIONS] ARGS...",
     epilog=EPILOG,
-)(train)
+)
+_trains(train)
+_trains(check)
 for command in (demo, review, compare):
     app.command(epilog=EPILOG)(command)
 

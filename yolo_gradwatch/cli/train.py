@@ -8,8 +8,7 @@ from typing import Any
 import typer  # noqa: TC002  # Typer reads it in annotations
 
 from yolo_gradwatch.cli.options import Watching, fields_of, taking
-from yolo_gradwatch.cli.output import hint, refuse
-from yolo_gradwatch.cli.watching import leave_after, watch_of
+from yolo_gradwatch.cli.watching import leave_after, training_arguments, watch_of
 from yolo_gradwatch.watch.ultralytics import command
 
 _OURS = (
@@ -32,24 +31,5 @@ def train(ctx: typer.Context, **options: Any) -> None:
     from yolo_gradwatch.watch.gradwatch import begin  # it loads torch
 
     watch, fail_words = watch_of(Watching(**options))
-    arguments = _training_arguments(ctx.args)
+    arguments = training_arguments(ctx.args, "train", _OURS)
     leave_after(watch, fail_words, lambda: command.run_command(arguments, partial(begin, watch)))
-
-
-def _training_arguments(arguments: list[str]) -> list[str]:
-    """What is handed to Ultralytics, once every dashed name is known to it.
-
-    It strips the dashes itself; a dashed name that neither side knows is a mistyped option.
-    """
-    known = command.argument_names()
-    for argument in arguments:
-        option = argument.partition("=")[0]
-        name = option.lstrip("-")
-        if argument.startswith("-") and name[:1].isalpha() and name not in known:
-            options = [*_OURS, *(f"--{one}" for one in known)]
-            near = hint(option, options, "see yolo-gradwatch train --help")
-            refuse(f"{argument} is neither an option of yolo-gradwatch nor of Ultralytics{near}")
-    other = command.other_mode(arguments)
-    if other:
-        refuse(f"{other}: only trainings are watched; for this, run: yolo {' '.join(arguments)}")
-    return ["train", *arguments]

@@ -13,6 +13,7 @@ from yolo_gradwatch.cli.output import (
     FOUND,
     INTERRUPTED,
     STOPPED,
+    hint,
     refuse,
     tell,
     tell_unjudged,
@@ -59,7 +60,7 @@ def leave_after(watch: GradWatch, fail_words: tuple[str, ...], run: Callable[[],
         raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
         if not _has_begun(watch) and command.is_bad_input(error):
-            _refuse_input(error)
+            refuse_input(error)
         traceback.print_exc()
         raise typer.Exit(FOUND) from error
     if any(session.stopped_by for session in _sessions(watch)):
@@ -84,7 +85,7 @@ def _has_begun(watch: GradWatch) -> bool:
     return any(session.has_started or session.is_broken for session in _sessions(watch)[-1:])
 
 
-def _refuse_input(error: Exception) -> NoReturn:
+def refuse_input(error: Exception) -> NoReturn:
     """Say in one line why Ultralytics cannot use what it was given."""
     if isinstance(error, OSError) and error.filename:
         refuse(
@@ -92,6 +93,30 @@ def _refuse_input(error: Exception) -> NoReturn:
             "project=, or correct the path"
         )
     refuse(error)
+
+
+def training_arguments(arguments: list[str], command_name: str, ours: Sequence[str]) -> list[str]:
+    """What is handed to Ultralytics, once every dashed name is known to it.
+
+    It strips the dashes itself; a dashed name that neither side knows is a mistyped option.
+
+    Args:
+        arguments: Those that are no options of ours.
+        command_name: Of ours.
+        ours: Its options.
+    """
+    known = command.argument_names()
+    for argument in arguments:
+        option = argument.partition("=")[0]
+        name = option.lstrip("-")
+        if argument.startswith("-") and name[:1].isalpha() and name not in known:
+            options = [*ours, *(f"--{one}" for one in known)]
+            near = hint(option, options, f"see yolo-gradwatch {command_name} --help")
+            refuse(f"{argument} is neither an option of yolo-gradwatch nor of Ultralytics{near}")
+    other = command.other_mode(arguments)
+    if other:
+        refuse(f"{other}: only trainings are watched; for this, run: yolo {' '.join(arguments)}")
+    return ["train", *arguments]
 
 
 def _failed(watch: GradWatch, words: tuple[str, ...]) -> list[str]:

@@ -58,6 +58,7 @@ class Rollup:
 
     Attributes:
         newest: (S, M) norms of the samples that were added last, for the live report.
+        weighing: Decides when the weights are read.
     """
 
     def __init__(self, members: Members, interval: int = 1, clip: float = CLIP_NORM) -> None:
@@ -69,7 +70,7 @@ class Rollup:
         self._ahead: list[int] = []
         self._shifts = Shifts(members)
         self._allowance = Allowance(RARELY)
-        self._weighing = Weighing(members, interval)
+        self.weighing = Weighing(members, interval)
         self._bad_loss = 0
         self._fine_until = 0
         self.newest: Floats = np.empty((0, len(members.starts)))
@@ -85,22 +86,6 @@ class Rollup:
             if first is None or self._is_last(first, taken - self._interval):
                 first = taken
         return first == step
-
-    def weighs(self, step: int, *, opens: bool) -> bool:
-        """Whether the weights are due at ``step``; asked once for each step, in order.
-
-        They are due too behind a step with a gradient or loss that is not finite: a GPU has handed
-        it over by then, and what is still finite says where it began, what is not what it spoiled.
-
-        Args:
-            step: Counts from 1.
-            opens: What `opens_window` says of it.
-        """
-        return self._weighing.is_due(step, opens=opens)
-
-    def weigh_next(self) -> None:
-        """Have the weights read in the next window, unless they were a few steps before."""
-        self._weighing.ask()
 
     def is_urgent(self, waiting: Sequence[Sample]) -> bool:
         """Whether samples that are not added yet, at least one, may end a window or are spoiled."""
@@ -139,7 +124,7 @@ class Rollup:
         self._members = members
         self._outliers = Outliers(members)
         self._shifts = Shifts(members)
-        self._weighing.regroup(members)
+        self.weighing.regroup(members)
 
     def close(self) -> list[Window]:
         """The open window, if any, as it is."""
@@ -149,11 +134,11 @@ class Rollup:
     def restart(self) -> None:
         """The run restarts: a step that is spoiled again is a window of its own again."""
         self._outliers.restart()
-        self._weighing.restart()
+        self.weighing.restart()
 
     def _begun(self, sample: Sample) -> _Open:
         """A window that begins with this step."""
-        self._weighing.begin(sample)
+        self.weighing.begin(sample)
         return _Open(sample, len(self._members.starts), self._clip)
 
     def _close(self, rest: Steps) -> list[Window]:
@@ -177,7 +162,7 @@ class Rollup:
         """Whether its loss gives a step a window of its own; note that something is not finite."""
         has_bad_loss = sample.has_bad_loss
         if has_bad_loss or not is_finite:
-            self._weighing.beware(until=sample.step + FINE_STEPS * self._interval)
+            self.weighing.beware(until=sample.step + FINE_STEPS * self._interval)
         is_alone = has_bad_loss and sample.step - self._bad_loss >= WINDOW_SHARE * sample.step
         self._bad_loss = sample.step if is_alone else self._bad_loss
         return is_alone
@@ -185,7 +170,7 @@ class Rollup:
     def _shows_change(self, sample: Sample) -> bool:
         """Whether the weights before a step give it a window of its own."""
         is_fine = sample.step <= max(self._fine_until, COARSE * self._interval)
-        return not is_fine and self._weighing.shows_change(sample)
+        return not is_fine and self.weighing.shows_change(sample)
 
     def _opens_stretch(self, sample: Sample, is_anomalous: np.bool_, is_shift: np.bool_) -> bool:
         is_shift &= np.bool_(sample.step > COARSE * self._interval)

@@ -47,6 +47,9 @@ class Weighing:
     Args:
         members: Which parameters make up each block of the trunk.
         interval: Optimizer steps from one captured step to the next.
+
+    Attributes:
+        also: A step at which the weights are due too; 0 for none.
     """
 
     def __init__(self, members: Members, interval: int) -> None:
@@ -58,6 +61,7 @@ class Weighing:
         self._wary_until = 0
         self._newest = 0
         self._before: Weights | None = None
+        self.also = 0
 
     def ask(self) -> None:
         """Have the weights read in the next window, unless they were a few steps before."""
@@ -68,14 +72,18 @@ class Weighing:
         self._wary_until = until
 
     def is_due(self, step: int, *, opens: bool) -> bool:
-        """Whether the weights are due at ``step``; asked once, in order.
+        """Whether the weights are due at ``step``; asked once for each step, in order.
+
+        They are due too behind a step with a gradient or loss that is not finite: a GPU has handed
+        it over by then, and what is still finite says where it began, what is not what it spoiled.
 
         Args:
             step: Counts from 1.
             opens: Whether it begins a window, as far as is known.
         """
         apart = step - self._newest
-        is_due = step > RARELY and apart >= max(LOOK_APART * self._interval, LOOK_SHARE * step)
+        is_due = step == self.also
+        is_due |= step > RARELY and apart >= max(LOOK_APART * self._interval, LOOK_SHARE * step)
         if opens:
             is_asked, self._is_asked = self._is_asked, False
             is_due |= step > RARELY or self._doubling.is_due(step) or step <= self._wary_until

@@ -121,15 +121,19 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
     evidence = Evidence(training.folder, files)
     stop = StopRule(options.stop_on, terminal.print)
     waiting = [f.number for f in diagnosis.findings.all.values() if f.waits_for_cause]
-    traces = past.traces if past else 0
-    schedule = Schedule(traces, findings=waiting) if options.flow else None
+    traces, last = past.traces if past else 0, options.last_step
+    schedule = Schedule(traces, findings=waiting, last=last) if options.flow else None
     called = [Callback(options.on_finding)] if options.on_finding else []
     wishes = [schedule] if schedule else []
-    outputs = [files, evidence, *wishes, terminal, *called, stop, *options.outputs]
-    ended = Ended(files)
-    fanout = Fanout([*outputs, Picture(ended, announce), DepthPicture(ended)])
+    kept, shown, ended = [evidence], [terminal], Ended(files)
+    drawn: list[object] = [Picture(ended, announce), DepthPicture(ended)]
+    if last is not None:  # a check, whose folder is removed
+        kept, shown, drawn = [], [], []
+    outputs = [files, *kept, *wishes, *shown, *called, stop, *options.outputs]
+    fanout = Fanout([*outputs, *drawn])
     diagnosing = Diagnosing(diagnosis, fanout, evidence.file, training.folder)
     recorder = Recorder(run, members, diagnosing, fanout, past)
+    recorder.weighing.also = last or 0
     files.remarks = recorder.remarks
     known = past.optimizers[-1] if past and past.optimizers else None
     keeping = Keeping(training.folder, recorder, diagnosing) if options.keep_healthy else None

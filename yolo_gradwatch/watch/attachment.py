@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import weakref
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from yolo_gradwatch.diagnose.report import ELSEWHERE, Report
 from yolo_gradwatch.watch.guard import warn_of_own_error
 from yolo_gradwatch.watch.launched import Launched
 from yolo_gradwatch.watch.session import Session
@@ -42,6 +44,21 @@ class Attachment:
     def newest(self) -> Session | Launched | None:
         """The newest training, if there was one."""
         return self.sessions[-1] if self.sessions else None
+
+    def report(self) -> Report:
+        """What was found in the newest training, see `GradWatch.report`.
+
+        Raises:
+            RuntimeError: There was none, or its processes have left no files.
+        """
+        if self.newest is not None:
+            return self.newest.report()
+        if not ddp.reports():
+            return Report(Path(), ELSEWHERE, 0, 0, (), ())
+        raise RuntimeError(
+            "no training has begun: attach the watch, then call train(); what tune() trains is not "
+            "watched"
+        )
 
     def attach(self, target: Any) -> None:
         """Have a model or a trainer call this watch, in place of any other.
@@ -113,6 +130,12 @@ class Attachment:
         if not self._has_warned and ddp.drops_callbacks() and ddp.may_launch(target):
             self._has_warned = True
             _LOG.warning("GradWatch: %s", ddp.dropped_callbacks())
+
+
+def take_off(target: Any) -> None:
+    """Take every watch off a model or a trainer."""
+    for attachment in _attached(target):
+        attachment.leave(target)
 
 
 @cache

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from yolo_gradwatch.diagnose.report import ELSEWHERE, Report
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.diagnose.vocabulary import alarms
+from yolo_gradwatch.views.terminal.progress import Progress
 from yolo_gradwatch.watch.attachment import Attachment
+from yolo_gradwatch.watch.check import STEPS, check_model
 from yolo_gradwatch.watch.options import Options, checked_outputs
-from yolo_gradwatch.watch.ultralytics import ddp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from yolo_gradwatch.diagnose.finding import Finding
+    from yolo_gradwatch.diagnose.report import Report
     from yolo_gradwatch.watch.launched import Launched
     from yolo_gradwatch.watch.session import Session
 
@@ -103,6 +105,36 @@ class GradWatch:
         """
         self._attachment.detach()
 
+    @staticmethod
+    def check(
+        model: Any,
+        *,
+        steps: int = STEPS,
+        thresholds: Thresholds = Thresholds(),  # noqa: B008  # frozen
+        **arguments: Any,
+    ) -> Report:
+        """Look at a training before it begins: some optimizer steps that leave nothing behind.
+
+        Trains as ``model.train(**arguments)`` would, in a temporary folder, without validation,
+        plots, checkpoints and loggers. The model stays as it is, bit for bit. Callbacks that were
+        added to it are called.
+
+        Args:
+            model: ``YOLO``, ``RTDETR``, ... before ``train()``.
+            steps: Optimizer steps; fewer if the training has no more.
+            thresholds: Limits of the rules.
+            arguments: Of ``train``.
+
+        Raises:
+            TypeError: It is no model that Ultralytics can train.
+            ValueError: An argument is of no use: ``resume``, several data sets or devices.
+        """
+        with closing(Progress()) as progress:
+            checked = check_model(model, arguments, steps, thresholds, progress)
+        if checked.error:
+            raise checked.error
+        return checked.report
+
     @property
     def run_dir(self) -> Path | None:
         """The folder of the newest training; None before the first, and on other ranks than 0."""
@@ -129,15 +161,7 @@ class GradWatch:
         Raises:
             RuntimeError: No training has begun, or the processes of the newest have left no files.
         """
-        newest = self._attachment.newest
-        if newest is not None:
-            return newest.report()
-        if not ddp.reports():
-            return Report(Path(), ELSEWHERE, 0, 0, (), ())
-        raise RuntimeError(
-            "no training has begun: attach the watch, then call train(); what tune() trains is not "
-            "watched"
-        )
+        return self._attachment.report()
 
     @property
     def reports(self) -> list[Report]:

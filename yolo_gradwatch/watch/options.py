@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 class Options:
     """The arguments of ``GradWatch``, which explains each.
 
+    Attributes:
+        last_step: Of a check, which ends a training after so many optimizer steps: that step is
+            traced and its update measured, and nothing is shown or drawn. None for a training.
+
     Raises:
         TypeError: One is of the wrong type.
         ValueError: One has an impossible value.
@@ -32,6 +36,7 @@ class Options:
     outputs: tuple[object, ...] = ()
     flow: bool = True
     keep_healthy: bool = False
+    last_step: int | None = None
 
     def __post_init__(self) -> None:
         check_count("interval", self.interval)

@@ -39,6 +39,7 @@ class Recorder:
         last_step: Number of the newest optimizer step, captured or not.
         seen: Number of the newest one that was captured and looked at.
         remarks: For reports.
+        weighing: Decides when the weights are read.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Recorder:
         self._diagnosing, self._diagnosis = diagnosing, diagnosing.diagnosis
         self._outputs = outputs
         self._rollup = Rollup(members, run.interval, run.clip)
+        self.weighing = self._rollup.weighing
         self._epochs = Epochs(run.layout, run.clip, past.epochs if past else ())
         self._status = "running"
         self._pending = Pending()
@@ -69,12 +71,12 @@ class Recorder:
     def wanted(self, step: int) -> tuple[bool, bool]:
         """Whether ``step`` will begin a window, as far as is known; whether the weights are due."""
         opens = self._rollup.opens_window(step)
-        return opens, self._rollup.weighs(step, opens=opens)
+        return opens, self.weighing.is_due(step, opens=opens)
 
     def start_epoch(self, epoch: int, epochs: int) -> None:
         """Begin a pass over an epoch, of ``epochs`` as planned by now."""
         self._keep_epoch()
-        self._rollup.weigh_next()
+        self.weighing.ask()
         self._epochs.begin(epoch)
         self._outputs.epoch_start(epoch, epochs)
 

@@ -37,6 +37,7 @@ class Schedule(OutputBase):
         traces: Of the run that is continued.
         clock: Seconds.
         findings: Of the run that is continued, those that wait: numbers.
+        last: A step to trace in any case, because it is known to be the last; None if none is.
     """
 
     def __init__(
@@ -44,8 +45,11 @@ class Schedule(OutputBase):
         traces: int = 0,
         clock: Callable[[], float] = time.monotonic,
         findings: Iterable[int] = (),
+        *,
+        last: int | None = None,
     ) -> None:
         self._count = traces
+        self._last_step = last
         self._clock = clock
         self._begin = clock()
         self._asked = self._traced = 0
@@ -74,12 +78,12 @@ class Schedule(OutputBase):
         if step == self._traced or self._count >= MOST_TRACES:
             return False  # what has been found waits for the next step
         has_found = bool(self._waiting)
-        is_due = is_first and step & (step - 1) == 0
+        is_due = is_first and (step & (step - 1) == 0 or step == self._last_step)
         self._is_free = step <= LAST_FREE or (has_found and self._free > 0)
         if self._is_free:
             return is_due or has_found
         limit = (self._clock() - self._begin) * MOST_SHARE
-        is_due = is_due and self._spent + self._last < limit
+        is_due = is_due and (self._spent + self._last < limit or step == self._last_step)
         return is_due or (has_found and self._spent < limit)
 
     def note(self, step: int, seconds: float) -> None:

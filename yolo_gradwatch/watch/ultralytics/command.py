@@ -152,6 +152,14 @@ def argument_names() -> frozenset[str]:
     return frozenset((*DEFAULT_CFG_DICT, *MODES, *TASKS))
 
 
+def named(arguments: list[str]) -> dict[str, str]:
+    """The arguments of a command line by their names, as text; a name alone stands for True."""
+    from ultralytics.cfg import merge_equals_args  # heavy
+
+    parts = (one.lstrip("-").partition("=") for one in merge_equals_args(arguments))
+    return {name: value if equals else "True" for name, equals, value in parts}
+
+
 def other_mode(arguments: list[str]) -> str | None:
     """The mode that the arguments ask for, if it is not ``train``."""
     from ultralytics.cfg import MODES, merge_equals_args  # heavy

@@ -1,0 +1,177 @@
+"""The look before a training, as a user types it."""
+
+import json
+import logging
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from commands import SMALL, failures, outcome
+from fake_trainer import FakeModel
+from short import at, leave, spoil
+from training import data_folder, shapes, small
+
+from yolo_gradwatch.watch.check import NOWHERE
+from yolo_gradwatch.watch.ultralytics import command
+
+GIVEN = {"batch": 4, "nbs": 4, "epochs": 40, "amp": False}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    yield
+    assert not [*tmp_path.glob("yolo-*")]
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Train with the fake trainer and these callbacks; what Ultralytics was handed."""
+    data_folder()  # Ultralytics says something when it is imported for the first time
+    handed, calls = [], []
+
+    def run(arguments, begin):
+        handed.append(arguments)
+        if "help" in arguments:
+            return
+        words = dict(one.split("=", 1) for one in arguments if "=" in one)
+        model = FakeModel()
+        for event, call in [("on_pretrain_routine_start", begin), *calls]:
+            model.add_callback(event, call)
+        model.train(
+            **GIVEN,
+            images=int(words.get("images", 8)),
+            save=False,
+            val=False,
+            project=words["project"],
+            name=words["name"],
+            plots=False,
+        )
+
+    monkeypatch.setattr(command, "run_command", run)
+    return handed, calls
+
+
+def test_a_healthy_training_is_shown_on_one_screen(fake):
+    code, out, err = outcome("check", "--steps", "6", "model=x.yaml")
+    assert code == 0
+    assert out.startswith("GradWatch: healthy, nothing found in 6 steps")
+    assert out.count("Blocks in forward order") == out.count("Time and memory") == 1
+    assert err.splitlines()[-1] == "GradWatch check: 6 of 6 optimizer steps"
+
+
+def test_ultralytics_gets_the_arguments_and_those_of_a_check_win(fake):
+    given = ["segment", "project=runs", "name=mine", "save_dir=runs/x", "val=True", "imgsz=64"]
+    assert outcome("check", "--steps", "1", *given)[0] == 0
+    ((first, *words),) = fake[0]
+    assert first == "train"
+    assert [one for one in words if one in given] == [one for one in given if "save_dir" not in one]
+    last = dict(one.split("=", 1) for one in words if "=" in one)
+    assert (last["name"], last["val"], last["save"], last["plots"]) == (
+        *("check", "False", "False", "False"),
+    )
+    assert not Path(last["project"]).exists()
+
+
+@pytest.mark.parametrize("words", [["segment", "check"], ["check", "segment"]])
+def test_a_task_may_come_first(fake, words):
+    assert outcome(*words, "--steps=1", "model=x.yaml")[0] == 0
+    assert fake[0][0][:3] == ["train", "segment", "model=x.yaml"]
+
+
+@pytest.mark.parametrize(("word", "code"), [("nonfinite", 1), ("dead", 0)])
+def test_a_finding_is_an_exit_code_under_fail_on(fake, word, code):
+    fake[1].append(spoil("model.1.conv.weight", at=3))
+    found, out, err = outcome("check", "--steps=6", "model=x.yaml", f"--fail-on={word}")
+    assert found == code
+    assert "critical nonfinite: " in out
+    assert len(failures(err)) == code
+    assert outcome("check", "--steps=6", "model=x.yaml")[0] == 0
+
+
+def test_a_check_without_a_step_fails_under_fail_on(fake):
+    fake[1].append(("on_train_start", lambda trainer: setattr(trainer, "accumulate", 999)))
+    assert outcome("check", "model=x.yaml", "--fail-on=dead")[0] == 1
+    code, out, _ = outcome("check", "model=x.yaml")
+    assert (code, out.startswith("GradWatch: no verdict")) == (0, True)
+
+
+def test_a_training_that_fails_shows_what_was_found_and_its_traceback(fake):
+    fake[1].append(at("on_train_batch_start", 4, leave(ZeroDivisionError)))
+    code, out, err = outcome("check", "--steps=6", "model=x.yaml")
+    assert code == 1
+    assert "3 optimizer steps were watched, training or watch failed" in out
+    assert err.rstrip().endswith("ZeroDivisionError")
+
+
+def test_one_that_fails_before_it_begins_has_its_traceback_alone(fake):
+    fake[1].append(("on_pretrain_routine_end", leave(ZeroDivisionError)))
+    code, out, err = outcome("check", "model=x.yaml")
+    assert (code, out) == (1, "")
+    assert err.rstrip().endswith("ZeroDivisionError")
+
+
+def test_ctrl_c(fake):
+    fake[1].append(at("on_train_batch_start", 2, leave(KeyboardInterrupt)))
+    code, out, err = outcome("check", "model=x.yaml")
+    assert (code, out, "Traceback" in err) == (130, "", False)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_that_ends_the_process_leaves_nothing(fake, name):
+    number = getattr(signal, name, None)
+    if number is None:
+        pytest.skip(f"there is no {name} here")
+    before = signal.getsignal(number)
+    fake[1].append(at("on_train_batch_start", 2, lambda _: signal.raise_signal(number)))
+    assert outcome("check", "model=x.yaml")[:2] == (128 + number, "")
+    assert signal.getsignal(number) == before
+
+
+def test_a_help_of_ultralytics_is_no_check(fake):
+    assert outcome("check", "help") == (0, "", "")
+
+
+def test_as_json_nothing_else_comes_to_standard_output(fake):
+    from ultralytics.utils import LOGGER
+
+    handlers = [one for one in LOGGER.handlers if type(one) is logging.StreamHandler]
+    before = [one.stream for one in handlers]
+    fake[1].append(("on_pretrain_routine_start", lambda _: print("loud")))  # noqa: T201
+    code, out, err = outcome("check", "--steps=4", "model=x.yaml", "--json")
+    content = json.loads(out, parse_constant=pytest.fail)
+    assert (code, content["steps"], content["run"]) == (0, 4, str(NOWHERE))
+    assert {"verdict", "findings", "modules", "meta", "blocks", "losses", "cost"} <= set(content)
+    assert "loud" in err
+    assert [one.stream for one in handlers] == before
+
+
+@pytest.mark.parametrize("argument", ["epchs=3", "data=missing.yaml", "model=missing.yaml"])
+@pytest.mark.train
+def test_a_bad_argument_is_one_line(argument):
+    given = {a.partition("=")[0]: a for a in [f"model={small()}", f"data={shapes()}", *SMALL]}
+    words = {**given, argument.partition("=")[0]: argument}.values()
+    code, _, err = outcome("check", *words)
+    assert code == 2
+    assert len([line for line in err.splitlines() if line.startswith("Error: ")]) == 1
+    assert "Traceback" not in err
+
+
+@pytest.mark.train
+def test_ultralytics_own_command_line_leaves_nothing(tmp_path, monkeypatch):
+    from ultralytics.utils import SETTINGS
+    from ultralytics.utils.callbacks.base import default_callbacks
+
+    before = dict(SETTINGS), [*default_callbacks["on_pretrain_routine_start"]], sys.argv[:]
+    monkeypatch.chdir(tmp_path)
+    words = [f"model={small()}", f"data={shapes()}", *SMALL, "epochs=5", "val=True", "plots=True"]
+    code, out, _ = outcome("check", *words, "--steps=3", "--json")
+    content = json.loads(out)
+    assert (code, content["steps"], content["status"]) == (0, 3, "finished")
+    assert [block["type"] for block in content["blocks"]][-1] == "Detect"
+    assert len(content["losses"]) == 3
+    assert not [*tmp_path.iterdir()]
+    after = dict(SETTINGS), [*default_callbacks["on_pretrain_routine_start"]], sys.argv[:]
+    assert after == before

@@ -1,0 +1,234 @@
+"""The screen of a check: what a short training says of the one that is to come."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from yolo_gradwatch.diagnose.messages import listed, significant
+from yolo_gradwatch.measure.arrays import FLOAT32_MAX
+from yolo_gradwatch.measure.layout import WHOLE
+from yolo_gradwatch.views import checked
+from yolo_gradwatch.views.checked import counted
+from yolo_gradwatch.views.states import BlockStates
+from yolo_gradwatch.views.terminal.glyphs import STYLES, norm_text
+from yolo_gradwatch.views.terminal.lines import finding_text, verdict
+from yolo_gradwatch.views.terminal.table import Column, columns
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from yolo_gradwatch.diagnose.finding import Severity
+    from yolo_gradwatch.diagnose.report import Report
+    from yolo_gradwatch.runs.run import Run
+    from yolo_gradwatch.views.checked import BlockNumbers, Cost, Format
+
+_WIDE = 100
+_LITTLE_ROOM = 10.0  # times that the largest output fits below the end of the format
+_GIB = 2**30
+
+_WHY = {
+    "frozen": "frozen by the arguments, or fixed by design",
+    "frozen_otherwise": "frozen otherwise",
+    "unused": "without a gradient in any step",
+    "outside": "in no group of the optimizer",
+    "zero_rate": "at a learning rate of 0",
+}
+
+
+def screen(report: Report, run: Run | None, cost: Cost, width: int | None) -> list[Text]:
+    """Paragraphs on a short training.
+
+    Args:
+        report: Its findings.
+        run: Its numbers; None if there are none.
+        cost: What it took.
+        width: Cells of a line; None for as many as are needed, as in a file.
+    """
+    source = [Text(f"  {_source(run)}", "dim")] if run else []
+    findings = map(finding_text, report.findings)
+    facts = [*report.facts(), *(_warming(run) if run else [])]
+    head = Text("\n").join([verdict(report), *source, *findings, *map(Text, facts)])
+    if run is None or not report.steps:
+        return [head, cost_text(cost)]
+    return [
+        head,
+        _blocks(report, run, width),
+        _losses(run, width),
+        _untrained(run),
+        cost_text(cost),
+    ]
+
+
+def cost_text(cost: Cost) -> Text:
+    """Seconds and memory of a step, and what they make of the whole training."""
+    batch, step, whole = cost.seconds, cost.step_seconds, cost.total_seconds
+    if batch is None or step is None or whole is None:
+        return Text()
+    together = f" of {counted(cost.together, 'batch')}" if cost.together > 1 else ""
+    device = f" of {cost.device_memory / _GIB:.1f}" if cost.device_memory else ""
+    where = "on the GPU" if cost.device_memory else "by the process"
+    lines = [
+        Text("Time and memory", "bold"),
+        Text(
+            f"  An optimizer step{together} takes {duration(step)}; at most "
+            f"{cost.memory / _GIB:.1f}{device} GiB were taken {where}."
+        ),
+        Text(
+            f"  All {counted(cost.epochs, 'epoch')} of {counted(cost.batches, 'batch')}, about "
+            f"{counted(cost.steps, 'step')}: about {duration(whole)}, validation not included."
+        ),
+    ]
+    return Text("\n").join(lines)
+
+
+def duration(seconds: float) -> str:
+    """A time as one says it: ``0.31 s``, ``45 s``, ``12 min``, ``3 h 20 min``, ``4 d 6 h``."""
+    if seconds < 60:
+        return f"{significant(seconds, 2)} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, rest = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {rest} min" if rest else f"{hours} h"
+    days, rest = divmod(round(minutes / 60), 24)
+    return f"{days} d {rest} h" if rest else f"{days} d"
+
+
+def _source(run: Run) -> str:
+    """What was trained, on what, and how."""
+    options = run.meta.options
+    at_work = {**options.training, **options.fitted}
+    optimizer = run.meta.optimizer
+    rates = [group.lr for group in optimizer.groups if group.lr is not None] if optimizer else []
+    how = [f"imgsz {at_work.get('imgsz')}", f"batch {at_work.get('batch')}"]
+    if optimizer:
+        how.append(f"{optimizer.name} from lr {min(rates):g}" if rates else optimizer.name)
+    how += [checked.number_format(run).name, f"on {at_work.get('device')}"]
+    model, data = (options.training.get(name) for name in ("model", "data"))
+    return f"{model} on {data}: {', '.join(how)}"
+
+
+def _warming(run: Run) -> list[str]:
+    """That the learning rate is not yet what it will be, where that is so."""
+    rate = checked.warming(run)
+    if rate is None:
+        return []
+    now, later = rate
+    rates = f"the learning rate came to {now:.2g} of {later:.2g}"
+    return [f"  still in the warm-up: {rates}, and what it does at its highest was not seen"]
+
+
+def _blocks(report: Report, run: Run, width: int | None) -> Text:
+    form = checked.number_format(run)
+    rows = [row for row in checked.block_numbers(run) if _is_shown(row, form)]
+    table = _columns(report, run, rows, form)
+    is_narrow = width is not None and width < _WIDE
+    if is_narrow:
+        del table["RMS first"], table["largest"]
+    heading = Text("Blocks in forward order", "bold")
+    legend = _legend(run, form, is_narrow=is_narrow)
+    return Text("\n").join([heading, *legend, columns(list(table.values()), width)])
+
+
+def _legend(run: Run, form: Format, *, is_narrow: bool) -> list[Text]:
+    """What the columns are."""
+    first, last = checked.traced(run)
+    step = checked.updated(run)
+    before = "" if is_narrow else f" (RMS first: in step {first:,})"
+    end = f"{form.end:,.0f}" if form.end < FLOAT32_MAX else f"{form.end:.2g}"
+    lines = [
+        "gradient: median norm over the steps"
+        + (f"; update: relative change of the weights by step {step:,}" if step else ""),
+    ]
+    if last:
+        lines += [
+            f"RMS, zeros: of the output in step {last:,}{before}",
+            f"room: how often the largest output fits into {end}, the end of {form.name}",
+        ]
+    lines.append("stored: the same of the weights and float16, in which checkpoints are stored")
+    return [Text(f"  {line}", "dim") for line in lines]
+
+
+def _columns(
+    report: Report, run: Run, rows: Sequence[BlockNumbers], form: Format
+) -> dict[str, Column]:
+    states = BlockStates(run.layout).under(f for f in report.findings if f.step_end is None)
+    calm: tuple[str, Severity | None] = ("ok", None)
+    words = [states.get(row.name, calm) for row in rows]
+    rooms = [_room(row.largest, form.end) for row in rows]
+    stored = [_room(row.weight, checked.FLOAT16_MAX) for row in rows]
+    labels = [f"{row.name.removeprefix(f'{WHOLE}.')} {row.type}" for row in rows]
+    texts = {
+        "gradient": [norm_text(row.gradient) for row in rows],
+        "update": [norm_text(row.update) for row in rows],
+        "RMS first": [norm_text(row.rms_first) for row in rows],
+        "RMS": [norm_text(row.rms) for row in rows],
+        "zeros": ["-" if math.isnan(row.zeros) else f"{row.zeros:.1%}" for row in rows],
+        "largest": [norm_text(row.largest) for row in rows],
+        "room": list(map(_room_text, rooms)),
+        "stored": list(map(_room_text, stored)),
+    }
+    styles = {"room": list(map(_style, rooms)), "stored": list(map(_style, stored))}
+    return {
+        "block": Column("block", labels, is_left=True),
+        **{name: Column(name, cells, styles.get(name, ())) for name, cells in texts.items()},
+        "state": Column(
+            "state",
+            [word for word, _ in words],
+            [STYLES[severity] for _, severity in words],
+            is_left=True,
+        ),
+    }
+
+
+def _is_shown(row: BlockNumbers, form: Format) -> bool:
+    """Whether a block has parameters, or outputs that are nearly too large."""
+    room = _room(row.largest, form.end)
+    return not math.isnan(row.gradient) or (room is not None and room < _LITTLE_ROOM)
+
+
+def _room(largest: float, end: float) -> float | None:
+    """How many times a number fits below an end; 0 for what is not finite, None for nothing."""
+    if math.isnan(largest) or largest == 0:
+        return None
+    return end / largest if math.isfinite(largest) else 0.0
+
+
+def _room_text(room: float | None) -> str:
+    return "-" if room is None else significant(room, 2)
+
+
+def _style(room: float | None) -> str:
+    if room is None or room >= _LITTLE_ROOM:
+        return ""
+    return STYLES["critical"] if room < 1 else STYLES["warning"]
+
+
+def _losses(run: Run, width: int | None) -> Text:
+    items = checked.loss_numbers(run)
+    if not items:
+        return Text()
+    table = [
+        Column("item", [item.name for item in items], is_left=True),
+        Column("first", [norm_text(item.first) for item in items]),
+        Column("last", [norm_text(item.last) for item in items]),
+        Column("share", ["-" if math.isnan(i.share) else f"{i.share:.0%}" for i in items]),
+    ]
+    heading = Text("Loss items, weighted as in the loss, and their shares of its sum", "bold")
+    return Text("\n").join([heading, columns(table, width)])
+
+
+def _untrained(run: Run) -> Text:
+    """What does not move, each kind with its blocks and their numbers of parameters."""
+    found = asdict(checked.untrained(run))
+    lines = [
+        Text(f"  {words}: {listed(found[name])}") for name, words in _WHY.items() if found[name]
+    ]
+    none = [Text("  none is frozen, without a gradient, or outside the optimizer")]
+    heading = Text("Parameters that do not move (how many tensors)", "bold")
+    return Text("\n").join([heading, *(lines or none)])

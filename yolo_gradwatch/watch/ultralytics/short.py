@@ -1,0 +1,221 @@
+"""A training that is ended after some optimizer steps, and what its batches take.
+
+Read in ultralytics 8.4.0 to 8.4.190. ``trainer.stop`` would be followed by a validation and a
+checkpoint, and 8.4.0 looks at it at an epoch's end only. An exception from a callback ends every
+version at once; that it is a ``SystemExit`` of code 0 says to whoever sees it that nothing failed.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from yolo_gradwatch.views.checked import counted
+from yolo_gradwatch.watch.ultralytics import ddp, hooks
+from yolo_gradwatch.watch.ultralytics import training as facts
+from yolo_gradwatch.watch.ultralytics.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from yolo_gradwatch.views.checked import Cost
+
+_BASE = "ultralytics.utils.callbacks.base"
+_LOGGERS = ("ultralytics.utils.callbacks.", "ultralytics.utils.events", "ultralytics.hub.")
+"""How the modules begin whose callbacks send something to somebody."""
+
+
+class Ended(SystemExit):
+    """A short training has come to its end."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+
+class Refused(SystemExit):
+    """A training that cannot be a short one: why, and what to do."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(2)
+        self.why = why
+
+
+def settled(folder: Path) -> dict[str, object]:
+    """Arguments of a training that leaves nothing behind; the run is in a folder of that one.
+
+    Images are read as they are needed, not all of them before the first batch, and none is kept
+    beside them on the disk.
+    """
+    return {
+        "project": str(folder),
+        "name": "check",
+        "exist_ok": True,
+        "val": False,
+        "save": False,
+        "save_period": -1,
+        "plots": False,
+        "cache": False,
+        "resume": False,
+    }
+
+
+class Short:
+    """Ends a training after some optimizer steps, or before it would validate or save.
+
+    Args:
+        steps: How many, those that AMP skips among them.
+        watch: Called with the trainer before its training begins.
+        is_watched: Whether it still is; if not, it is ended.
+        tell: Called after each batch with the step that is done, how many there are to be, and the
+            seconds that the others may take.
+
+    Attributes:
+        remarks: Why there were fewer steps than asked for, in sentences.
+    """
+
+    def __init__(
+        self,
+        steps: int,
+        watch: Callable[[Any], None],
+        is_watched: Callable[[], bool],
+        tell: Callable[[int, int, float], None],
+    ) -> None:
+        self._steps, self._watch, self._is_watched, self._tell = steps, watch, is_watched, tell
+        self._done, self._current = 0, 1
+        self._is_first = True
+        self._clock = Stopwatch()
+        self._undo: list[Callable[[], object]] = []
+        self._shape = (0, 0, 0)  # batches of a step, batches of an epoch, epochs
+        self.remarks: list[str] = []
+
+    def begin(self, trainer: Any) -> None:
+        """Take a trainer whose training is about to begin, or that is to launch others for it.
+
+        Raises:
+            Refused: It is to be trained in several processes.
+        """
+        if ddp.launches_workers(trainer) or facts.replicas(trainer) > 1:
+            raise Refused(
+                "check trains in this process, on one device: name one, as in device=0, with the "
+                "batch size that one gets"
+            )
+        without_loggers(trainer.callbacks)
+        hooks.add_callback(trainer, "on_train_start", self._count_steps)
+        self._watch(trainer)
+        for event, call in {
+            "on_train_start": self._start,
+            "on_train_epoch_start": self._start_epoch,
+            "on_train_epoch_end": self._end_epoch,
+        }.items():
+            hooks.add_callback(trainer, event, call)
+
+    def cost(self) -> Cost:
+        """What the batches took."""
+        return self._clock.cost(*self._shape)
+
+    def close(self) -> None:
+        """Leave nothing in this process."""
+        while self._undo:
+            self._undo.pop()()
+
+    def _count_steps(self, trainer: Any) -> None:
+        """Wrap the scaler after the user's callbacks and before the watch, which is over first."""
+        self._undo.append(hooks.after_unscale(trainer, self._count))
+        self._undo += [partial(_close_loaders, trainer), _undo_determinism]
+
+    def _count(self) -> None:
+        self._done += 1
+
+    def _start(self, trainer: Any) -> None:
+        """The watch has added its callbacks; ours come after them."""
+        self._batch = trainer.batch_size
+        self._undo.append(_quiet())
+        hooks.add_callback(trainer, "on_train_batch_end", self._end_batch)
+        self._clock.start(trainer.device)
+
+    def _start_epoch(self, trainer: Any) -> None:
+        batches = len(trainer.train_loader)
+        if batches != self._shape[1]:  # not so once the warm-up has changed what is accumulated
+            self._shape = (trainer.accumulate, batches, 0)
+        self._shape = (*self._shape[:2], facts.epochs_of(trainer))
+        if trainer.batch_size < self._batch:
+            self._batch = trainer.batch_size
+            self.remarks.append(f"out of memory: the batch was cut to {self._batch:,}")
+        self._is_first = True
+        self._clock.again()
+
+    def _end_batch(self, trainer: Any) -> None:
+        # The first batch of an epoch waits for the loader. The traces and the readings of the
+        # weights belong to the check, not to the training.
+        step, self._current = self._current, self._done + 1
+        is_measured = step & (step - 1) == 0 or step == self._steps
+        self._clock.lap(is_plain=not (is_measured or self._is_first))
+        self._is_first = False
+        seconds = self._clock.seconds or 0.0
+        left = (self._steps - self._done) * trainer.accumulate * seconds
+        self._tell(self._done, self._steps, left)
+        if self._done >= self._steps or not self._is_watched():
+            raise Ended
+
+    def _end_epoch(self, trainer: Any) -> None:
+        """What would follow is a validation, a checkpoint, or the return to one."""
+        is_first = trainer.epoch == trainer.start_epoch
+        if not is_first and not bool(trainer.loss.isfinite()):
+            self.remarks.append(
+                f"ended after step {self._done:,}: the loss was not finite at the end of epoch "
+                f"{facts.epoch_of(trainer)}, where a training goes back to its last checkpoint"
+            )
+            raise Ended
+        if trainer.epoch + 1 >= facts.epochs_of(trainer):
+            self.remarks.append(self._whole())
+            raise Ended
+        if trainer.stop:
+            self.remarks.append(f"ended after step {self._done:,}: the training was stopped")
+            raise Ended
+
+    def _whole(self) -> str:
+        together, batches, epochs = self._shape
+        return (
+            f"the whole training has {counted(self._done, 'optimizer step')}: "
+            f"{counted(epochs, 'epoch')} of {counted(batches, 'batch')}, {together:,} to a step"
+        )
+
+
+def without_loggers(callbacks: dict[str, list[Any]]) -> None:
+    """Take away what Ultralytics' integrations and its own statistics would be called with.
+
+    The lists are changed in place, because a trainer may be walking through one of them.
+    """
+    for calls in callbacks.values():
+        calls[:] = [call for call in calls if not _logs(call)]
+
+
+def _logs(call: Any) -> bool:
+    module = getattr(call, "__module__", None) or ""
+    return module != _BASE and module.startswith(_LOGGERS)
+
+
+def _quiet() -> Callable[[], None]:
+    """Keep Ultralytics' lines and bars back, but no warning; a function that undoes it."""
+    from ultralytics.utils import LOGGER  # heavy; only a training pays for it
+
+    before = LOGGER.level
+    LOGGER.setLevel(max(before, logging.WARNING))
+    return lambda: LOGGER.setLevel(before)
+
+
+def _close_loaders(trainer: Any) -> None:
+    """Shut down the processes that read images; older versions leave that to the collector."""
+    loaders: list[Any] = [trainer.train_loader, getattr(trainer, "test_loader", None)]
+    for loader in loaders:
+        if hasattr(loader, "close"):
+            loader.close()
+
+
+def _undo_determinism() -> None:
+    """Older versions leave it on in this process when a training does not come to its end."""
+    from ultralytics.utils.torch_utils import unset_deterministic  # heavy
+
+    unset_deterministic()
