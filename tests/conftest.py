@@ -8,6 +8,7 @@ from pathlib import Path
 from types import CodeType, SimpleNamespace
 
 import pytest
+import training  # noqa: F401  # sets Ultralytics' environment, before anything imports it
 
 GOLDEN = Path(__file__).parent / "golden"
 
