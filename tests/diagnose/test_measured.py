@@ -6,11 +6,13 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from shown import finding_of
 from values import Part, plan
 
 from yolo_gradwatch.diagnose.finding import Reason
-from yolo_gradwatch.diagnose.measured import KINDS, measured
+from yolo_gradwatch.diagnose.measured import KINDS, RULES_WITH_A_CAUSE, measured
 from yolo_gradwatch.diagnose.measured_finite import BRAIN, HALF
 from yolo_gradwatch.diagnose.measured_forward import LARGE, SATURATED, SMALL, ZERO
 from yolo_gradwatch.diagnose.measured_words import cause_of
@@ -344,6 +346,31 @@ def test_a_gradient_that_is_not_finite_nearest_to_the_loss(value):
 def test_the_end_of_the_numbers_in_use(training, largest, end):
     found = ask("nonfinite", "model.1", flow(largest={"model.1.a": largest}), training)
     assert found == (("head_room", "model.1.a", (0.0, largest, round(end, 3))) if end else None)
+
+
+NUMBERS = st.sampled_from([None, 0.0, 1e-40, 1e-9, 0.5, 0.99, 1.0, 3.0, 1e30, float("inf"), NAN])
+ANY_CALL = st.tuples(
+    st.sampled_from([*LAYOUT.modules, *ORDER, "model.0.act", "teacher.0", ""]),
+    st.sampled_from(["Sigmoid", "SiLU", "Conv2d", "BatchNorm2d", "Own", "ReLU", "Detect"]),
+    st.sampled_from([0, 1, 100]),
+    st.tuples(*[NUMBERS] * 5),
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.sampled_from(RULES_WITH_A_CAUSE),
+    st.sampled_from(LAYOUT.modules),
+    st.lists(ANY_CALL, max_size=12),
+)
+def test_any_trace_has_a_cause_with_words_or_none(rule, module, calls):
+    """Files are data from somebody else: no trace in one ends a review, or a watch."""
+    made = (
+        Call(order, name, 1, kind, elements, *numbers)
+        for order, (name, kind, elements, numbers) in enumerate(calls, 1)
+    )
+    found = measured(finding_of(rule=rule, module=module), LAYOUT, Flow(1, 5, tuple(made)), {})
+    assert found is None or cause_of(found, LAYOUT, {})
 
 
 # --- words ----------------------------------------------------------------------------------------

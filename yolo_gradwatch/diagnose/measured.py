@@ -145,7 +145,8 @@ def _won(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Rea
 
 
 def _in(found: _Lost, calls: Calls, alone: str, many: str) -> Reason:
-    return _between(found, calls, alone) if _is_alone(found) else _many(found, calls, many)
+    stack = None if _is_alone(found) else _many(found, calls, many)
+    return stack or _between(found, calls, alone)
 
 
 def _most(finding: Finding, calls: Calls, *, rises: bool) -> _Lost | None:
@@ -212,19 +213,19 @@ def _between(found: _Lost, calls: Calls, kind: str) -> Reason:
     return Reason(kind, names, (step.decades,), RANK)
 
 
-def _many(found: _Lost, calls: Calls, kind: str) -> Reason:
-    """A stack, each of whose layers loses a part."""
+def _many(found: _Lost, calls: Calls, kind: str) -> Reason | None:
+    """A stack, each of whose layers loses a part; None if it is none."""
     parts = [step for step in found.steps if step.alone > PART and step.decades > 0]
-    if not parts:
-        return _between(found, calls, kind)
     place = _around_most(parts)
+    if not place:
+        return None
     own = [step for step in parts if is_in(place, step.behind.module)]
     names = (place, calls.type_of(place), own[0].behind.module, own[-1].behind.module)
     return Reason(kind, names, (found.total, float(len(own))), RANK)
 
 
 def _around_most(parts: Sequence[Step]) -> str:
-    """The smallest module with nearly all of what some steps lose."""
+    """The smallest module with nearly all of what some steps lose; "" if there is none."""
     outer = {name for step in parts for name in around(step.behind.module) if name != WHOLE}
     whole = sum(step.alone for step in parts)
     shares = {
@@ -232,7 +233,8 @@ def _around_most(parts: Sequence[Step]) -> str:
         for name in outer
     }
     large = [name for name in outer if shares[name] >= NEARLY_ALL]
-    return max(large or [max(outer, key=lambda name: shares[name])], key=len)
+    most = sorted(outer, key=lambda name: shares[name])[-1:]
+    return max(large or most, key=len, default="")
 
 
 def _dead(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Reason | None:
@@ -293,3 +295,6 @@ _JUDGES: dict[str, Callable[[Finding, Calls, Mapping[str, object]], Reason | Non
     **dict.fromkeys(("nonfinite", "amp_overflow"), not_finite),
 }
 """By rule."""
+
+RULES_WITH_A_CAUSE = tuple(_JUDGES)
+"""Of the findings that a trace may explain."""

@@ -35,18 +35,17 @@ def cause_of(reason: Reason, layout: Layout, training: Mapping[str, object]) -> 
     return words(reason, layout, training) if words else None
 
 
-def _saturated(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cause:
+def _saturated(reason: Reason, _layout: Layout, _training: Mapping[str, object]) -> Cause:
     name, kind = reason.names[:2]
     why = (
         f"{_percent(reason.values[0])} of the outputs of {name} ({kind}) are saturated, where its "
         f"slope is near zero{_so_are(reason)}"
     )
     instead = "SiLU" if kind in SATURATING else "SiLU or LeakyReLU"
-    del layout, training
     return Cause(why, f"{instead} instead of {kind} there, or BatchNorm right in front of it")
 
 
-def _zero(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cause:
+def _zero(reason: Reason, _layout: Layout, training: Mapping[str, object]) -> Cause:
     name, kind = reason.names[:2]
     why = (
         f"{_percent(reason.values[0])} of the outputs of {name} ({kind}) are exactly zero, where "
@@ -56,17 +55,15 @@ def _zero(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cau
         f"SiLU or LeakyReLU instead of {kind} there, BatchNorm in front of it whose bias begins "
         f"at 0, and {lower_rate(training)}"
     )
-    del layout
     return Cause(why, remedy)
 
 
-def _falls(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cause:
+def _falls(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
     why = f"the gradient falls {_fold(reason.values[0])} {_between(reason, layout)}"
-    del training
     return Cause(why, f"to find the small factor, gate or detach() {_there(reason, layout)}")
 
 
-def _multiplied(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cause:
+def _multiplied(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
     place, kind = reason.names[:2]
     why = f"the gradient grows {_fold(reason.values[0])} {_between(reason, layout)}"
     if NORM in kind:
@@ -75,12 +72,10 @@ def _multiplied(reason: Reason, layout: Layout, training: Mapping[str, object]) 
             "near zero"
         )
         return Cause(why, remedy)
-    del training
     return Cause(why, f"to find the large factor or division {_there(reason, layout)}")
 
 
-def _shrinks(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cause:
-    del training
+def _shrinks(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
     place = reason.names[0]
     norm = "" if _is_normed(place, layout) else f"BatchNorm after each layer of {place}, "
     remedy = f"{norm}a residual connection around every two layers there, or fewer layers"
@@ -94,7 +89,7 @@ def _grows(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Ca
     return Cause(f"the gradient grows {_stack(reason, layout)}", remedy)
 
 
-def _cut(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cause:
+def _cut(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
     place, kind, before, behind = reason.names
     why = (
         f"no gradient arrives at the output of {before}, though {behind} has one: "
@@ -104,28 +99,25 @@ def _cut(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Caus
         f"to look for detach(), torch.no_grad(), .data or an output that is not used in {place}, "
         f"or to freeze what is in front of it if that is meant"
     )
-    del training
     return Cause(why, remedy)
 
 
-def _uncalled(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cause:
-    del layout, training
+def _uncalled(reason: Reason, _layout: Layout, _training: Mapping[str, object]) -> Cause:
     name = reason.names[0]
     why = f"{name} was not called in the forward of a traced batch, or under torch.no_grad()"
     return Cause(why, f"to call {name} in the forward outside torch.no_grad(), or to freeze it")
 
 
-def _zeroed(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cause:
+def _zeroed(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
     place, kind, before, behind = reason.names
     why = (
         f"what {before} puts out is multiplied by zero before it leaves {behind}: "
         f"{_where(place, kind, layout)}"
     )
-    del training
     return Cause(why, f"a first value other than 0 for the gain, gate or mask in {place}")
 
 
-def _scaled(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cause:
+def _scaled(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
     place, kind, before, behind = reason.names
     first, last = reason.values
     verb, size = ("falls", "larger") if last < first else ("grows", "smaller")
@@ -137,11 +129,10 @@ def _scaled(reason: Reason, layout: Layout, training: Mapping[str, object]) -> C
         f"BatchNorm in or behind {place}, He initialization or a {size} one, and no constant "
         "factor there"
     )
-    del training
     return Cause(why, remedy)
 
 
-def _not_finite(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cause:
+def _not_finite(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
     place, kind, before, call = reason.names
     why = (
         f"the first output that is NaN or Inf is that of {call}; that of {before} in front of it "
@@ -152,11 +143,10 @@ def _not_finite(reason: Reason, layout: Layout, training: Mapping[str, object]) 
         f"to find the division, root, log or exp in {place}, and an epsilon or a clamp there, or "
         "float32"
     )
-    del training
     return Cause(why, remedy)
 
 
-def _not_finite_gradient(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cause:
+def _not_finite_gradient(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
     place, kind, before, behind = reason.names
     why = (
         f"all outputs are finite, and so is the gradient at that of {behind}, but not at that of "
@@ -166,16 +156,14 @@ def _not_finite_gradient(reason: Reason, layout: Layout, training: Mapping[str, 
         f"an epsilon under the root, norm or division in {place}, or a clamp in front of it: its "
         "slope is not finite at 0"
     )
-    del training
     return Cause(why, remedy)
 
 
-def _head_room(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cause:
+def _head_room(reason: Reason, _layout: Layout, _training: Mapping[str, object]) -> Cause:
     name, kind = reason.names[:2]
     value, end = reason.values[1:]
     half = "half precision ends at 65,504" if end == HALF else "bfloat16 ends at 3.4e38"
     why = f"the largest output of {name} ({kind}) is {significant(value, 2)}, and {half}"
-    del layout, training
     first = "amp=False" if end != HALF else "amp=False or bfloat16"
     return Cause(why, f"{first}, or a normalization in front of {name}")
 
