@@ -9,7 +9,7 @@ that change fail here. What implements that phrase then acts in the module that 
 on nothing else that is known of the fault, and the same training runs again from the same seed. The
 advice helps if the rule is silent, no other alarm has come that the control training does not have,
 the loss falls from the first quarter of the steps to the last, and ends within ``NEAR`` of the
-control's. If it does not help, the next advice of the message is followed too; the column *advice*
+control's. If it does not help, the next advice of the message is followed too; the column *helped*
 says how many it took. Nothing is left out: a fault without a finding is a row of the table.
 """
 
@@ -112,32 +112,32 @@ class Outcome:
 SILU = {"SiLU or ReLU instead of": repairs.SMOOTH}
 PLAIN = {"BatchNorm after each convolution": repairs.NORMALIZED}
 TRIALS = [
-    Trial("saturated", "vanishing", {**SILU, **PLAIN, "residual connection": repairs.BYPASSED}),
+    Trial("saturated", "vanishing", {**PLAIN, **SILU, "residual connection": repairs.BYPASSED}),
     Trial("gradient-cut", "vanishing", {"find the small factor": repairs.OPENED}),
-    Trial("tanh-stack", "vanishing", {**SILU, **PLAIN, "residual connection": repairs.BYPASSED}),
-    Trial("dying-relu", "dead", {"SiLU or LeakyReLU": repairs.SMOOTH}),
+    Trial("tanh-stack", "vanishing", {**PLAIN, **SILU, "residual connection": repairs.BYPASSED}),
+    Trial("dying-relu", "dead", {"BatchNorm in front of it": repairs.RESET}),
     Trial("detached", "no_gradient", {"connect it": repairs.OPENED}),
-    Trial("learning-rate", "weight_growth", {"lower lr0": repairs.LOWER_RATE}),
-    Trial("loss-spike", "spike", {"look at its images": repairs.NOTHING}),
+    Trial("learning-rate", "weight_growth", {"find the callback": repairs.USUAL_RATE}),
+    Trial("loss-spike", "spike", {"find what multiplies the loss": repairs.WITHOUT_FACTOR}),
     Trial("nan", "nonfinite", {"epsilon": repairs.UNHOOKED}),
     Trial("amp-overflow", "nonfinite", {"amp=False": repairs.WITHOUT_AMP}),
 ]
 V8 = "yolov8n.yaml"
 TRIALS += [
     Trial("root", "nonfinite", {"epsilon": repairs.EPSILON}, V8),
-    Trial("log", "nonfinite", {"a log or a root": repairs.EPSILON}, V8),
+    Trial("log", "nonfinite", {"find exp of a large number": repairs.EPSILON}, V8),
     Trial("half-exp", "nonfinite", {"exp of a large number": repairs.SINGLE}, V8),
-    Trial("large-factor", "exploding", {"BatchNorm after each": repairs.NORMALIZED}, V8),
+    Trial("large-factor", "exploding", {"find the large factor": repairs.OPENED}, V8),
     Trial("large-init", "large_weights", {"initialization of Ultralytics": repairs.INITIAL}, V8),
     Trial("small-init", "small_weights", {"initialization of Ultralytics": repairs.INITIAL}, V8),
     Trial("large-head", "initial_loss", {"initialization of Ultralytics": repairs.HEAD}, V8),
     Trial("forgotten", "not_updated", {"all of model.parameters()": repairs.COMPLETE}, V8),
     Trial("box-gain", "loss_imbalance", {"Lower that": repairs.USUAL_GAINS}, V8),
-    Trial("box-item", "loss_imbalance", {"initialization of Ultralytics": repairs.HEAD}, V8),
+    Trial("box-item", "loss_imbalance", {"what multiplies box_loss": repairs.WITHOUT_FACTOR}, V8),
     Trial("box-zero", "dead_branch", {"Set a gain above 0": repairs.USUAL_GAINS}, V8),
     Trial("detached-boxes", "no_gradient", {"connect it": repairs.OPENED}, V8),
     Trial("relu-stack", "vanishing", {"residual connection": repairs.BYPASSED_BY_TWO}, V8),
-    Trial("tanh-stack-4", "vanishing", SILU, V8),
+    Trial("tanh-stack-4", "vanishing", {**PLAIN, **SILU}, V8),
     Trial("rate-jump", "rate_jump", {"go back to": repairs.WITHOUT_CALLBACK}, V8),
     Trial("high-rate", "weight_growth", {"lower lr0": repairs.LOWER_RATE}, V8),
     Trial("huge-loss", "total_high", {"scale the loss": repairs.SCALED_LOSS}, V8),
@@ -163,7 +163,9 @@ def trained(
     if repair:
         repair.plant(net, found)
     watch = GradWatch(live=False).attach(net)
-    net.add_callback("on_train_batch_end", lambda trainer: losses.append(float(trainer.loss)))
+    net.add_callback(
+        "on_train_batch_end", lambda trainer: losses.append(float(trainer.loss.detach()))
+    )
     options = {**OPTIONS, **fault.options, **(repair.options if repair else {})}
     data = str(draw_dataset(HOME / "shapes", train=16, val=1))
     kind = type("Timed", (InMemory,), {"steps": steps})
@@ -185,38 +187,40 @@ def first_advice(remedy: str) -> str:
 def tried(trial: Trial, control: Outcome, steps: int) -> Iterator[str]:
     """Each cell of a trial's row."""
     fault = {**FAULTS, **MORE}[trial.fault]
-    sick = trained(fault, trial.model, steps)
+    faulty = trained(fault, trial.model, steps)
     yield from (trial.fault, trial.model.removesuffix(".yaml"))
-    finding = next((one for one in sick.alarms if one.rule == trial.rule), None)
+    finding = next((one for one in faulty.alarms if one.rule == trial.rule), None)
     if finding is None:
-        yield from (f"not found: {', '.join(one.rule for one in sick.alarms)}", "", "", "", "no")
+        yield from (f"not found: {', '.join(one.rule for one in faulty.alarms)}", "", "", "", "no")
         return
     yield f"`{finding.rule}` {finding.module}"
-    remedy = sick.advised[sick.alarms.index(finding)]
+    remedy = faulty.advised[faulty.alarms.index(finding)]
     phrase = next(iter(trial.advice))
     if phrase not in first_advice(remedy):
-        yield from (f"not advised first: {first_advice(remedy)}", _course(sick), "", "", "no")
+        yield from (f"not advised first: {first_advice(remedy)}", _course(faulty), "", "", "no")
         return
-    made = list(_followed(trial, sick, finding, control, steps))
-    well, is_well = made[-1]
-    yield from (phrase, _course(sick), _course(well))
-    left = sorted({one.rule for one in well.alarms if one.rule == trial.rule})
-    yield ", ".join([*left, *well.new_rules(sick, control)]) or "none"
-    yield ("yes" if len(made) == 1 else f"with advice {len(made)}") if is_well else "no"
+    made = list(_followed(trial, faulty, finding, control, steps))
+    repaired, is_helped = made[-1]
+    yield from (phrase, _course(faulty), _course(repaired))
+    left = sorted({one.rule for one in repaired.alarms if one.rule == trial.rule})
+    yield ", ".join([*left, *repaired.new_rules(faulty, control)]) or "none"
+    yield ("yes" if len(made) == 1 else f"with advice {len(made)}") if is_helped else "no"
 
 
 def _followed(
-    trial: Trial, sick: Outcome, finding: Finding, control: Outcome, steps: int
+    trial: Trial, faulty: Outcome, finding: Finding, control: Outcome, steps: int
 ) -> Iterator[tuple[Outcome, bool]]:
     """What came of following the first advice, then also the next, until it helps."""
     fault, repair = {**FAULTS, **MORE}[trial.fault], repairs.NOTHING
     for one in trial.advice.values():
         repair += one
-        well = trained(fault, trial.model, steps, repair, finding)
-        is_gone = all(left.rule != trial.rule for left in well.alarms)
-        is_well = is_gone and not well.new_rules(sick, control) and well.is_as_good_as(control)
-        yield well, is_well
-        if is_well:
+        repaired = trained(fault, trial.model, steps, repair, finding)
+        is_gone = all(left.rule != trial.rule for left in repaired.alarms)
+        is_helped = (
+            is_gone and not repaired.new_rules(faulty, control) and repaired.is_as_good_as(control)
+        )
+        yield repaired, is_helped
+        if is_helped:
             return
 
 
@@ -225,7 +229,10 @@ def _course(outcome: Outcome) -> str:
     return f"{first:.3g} to {last:.3g}"
 
 
-COLUMNS = ("fault", "model", "finding", "first advice", "loss", "loss after", "alarms after")
+COLUMNS = (
+    *("fault", "model", "finding", "first advice", "loss", "loss after", "alarms after"),
+    "helped",
+)
 
 
 def main() -> None:
@@ -249,7 +256,7 @@ def main() -> None:
         rules = ", ".join(one.rule for one in control.alarms) or "no alarm"
         print(f"Control {model}: loss {_course(control)}, {rules}.")
     print()
-    print(table((*COLUMNS, "helped"), rows))
+    print(table(COLUMNS, rows))
     helped = sum(row[-1] == "yes" for row in rows)
     print(f"\nThe first advice helped in {helped} of {len(rows)}.")
 

@@ -109,6 +109,13 @@ def normalize(net: Any, finding: Finding) -> None:
                 one[i] = _Normalized(layer, nn.BatchNorm2d(layer.out_channels))
 
 
+def reset_norms(net: Any, finding: Finding) -> None:
+    """Weights of 1 and biases of 0 in each BatchNorm."""
+    for one in named(net, finding).modules():
+        if isinstance(one, nn.BatchNorm2d):
+            one.reset_parameters()
+
+
 def bypass_by_two(net: Any, finding: Finding) -> None:
     """A residual connection around every two layers, each with its activation."""
     for one in list(_stacks(named(net, finding))):
@@ -189,6 +196,22 @@ def without_scaler(trainer: Any, finding: Finding) -> None:
     trainer.scaler = torch.amp.GradScaler(trainer.device.type, enabled=False)
 
 
+def take_out_factor(trainer: Any, finding: Finding) -> None:
+    """Take out what multiplies the loss: of the trainer's own, or of the model's criterion."""
+    del finding
+    vars(trainer.scaler).pop("scale", None)
+    vars(trainer.model).pop("init_criterion", None)
+
+
+def set_usual_rate(trainer: Any, finding: Finding) -> None:
+    """Take out what sets a rate that no option asks for."""
+    del finding
+    rate = trainer.args.lr0
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = group["initial_lr"] = rate
+    trainer.scheduler.base_lrs = [rate for _ in trainer.scheduler.base_lrs]
+
+
 def without_callback(trainer: Any, finding: Finding) -> None:
     """Take out the callbacks of the user's own that change the optimizer."""
     del finding
@@ -217,11 +240,14 @@ BYPASSED_BY_TWO = Repair(net=(bypass_by_two,))
 OPENED = Repair(net=(open_up,))
 UNHOOKED = Repair(begin=(unhook,))
 EPSILON = Repair(net=(add_epsilon,))
+RESET = Repair(net=(reset_norms,))
 SINGLE = Repair(net=(in_single,))
 INITIAL = Repair(net=(initialize,))
 HEAD = Repair(net=(initialize_head,))
 COMPLETE = Repair(begin=(complete,))
 SCALED_LOSS = Repair(begin=(scale_loss,))
+WITHOUT_FACTOR = Repair(begin=(take_out_factor,))
+USUAL_RATE = Repair(begin=(set_usual_rate,))
 WITHOUT_CALLBACK = Repair(begin=(without_callback,))
 WITHOUT_IMAGES = Repair(begin=(without_images,))
 WITHOUT_AMP = Repair(begin=(without_scaler,), options={"amp": False})

@@ -46,6 +46,9 @@ GAINS = {"box": 7.5, "cls": 0.5, "dfl": 1.5, "pose": 12.0, "kobj": 1.0, "rle": 1
 OWN = {f"{name}_loss" for name in (*GAINS, "seg", "sem", "l1", "giou", "bbox")} | {"loss"}
 """Loss items of Ultralytics itself, whose targets have the right size."""
 
+BOUNDED = {"box_loss", "giou_loss"}
+"""Items of overlaps: a few times their gain at the most, however far off the boxes are."""
+
 MANY = 10
 """Times its default from which on a gain is named."""
 
@@ -70,6 +73,17 @@ def total(window: Window) -> float | None:
     """Mean of the sum of the loss items; None if it is not known, or a batch was not finite."""
     found = next((one for one in window.losses if one.item == TOTAL), None)
     return None if found is None or found.nonfinite else found.mean
+
+
+def losses_at(history: History, step: int) -> Reason | None:
+    """The loss before a step, the median of the windows, and then; None if it is not known."""
+    windows = [reading.window for reading in history.readings]
+    then = next((total(window) for window in windows if window.step_first == step), None)
+    found = [total(window) for window in windows if window.step_first < step]
+    before = [value for value in found if value is not None]
+    if then is None or not before:
+        return None
+    return Reason("loss", values=(float(np.median(before)), then))
 
 
 def largest(window: Window) -> Largest | None:
@@ -111,7 +125,7 @@ def loss_imbalance_words(case: Case) -> Message:
     item, size, norm = _measured(case)
     decades = min(case.finding.value, 300.0)
     left = f"1/{significant(norm / CLIP_NORM, 2)}" if norm else "next to nothing"
-    why, remedy = _cause(case.training)
+    why, remedy = _cause(case.training, item)
     if item not in OWN and not _raised(case.training):
         why = ""
         remedy = (
@@ -151,7 +165,7 @@ def initial_loss(history: History, limits: Thresholds) -> Iterator[Hit]:
 def initial_loss_words(case: Case) -> Message:
     """A loss that begins far above all that is usual."""
     item, size, norm = _measured(case)
-    why, remedy = _cause(case.training)
+    why, remedy = _cause(case.training, item)
     total_norm = f" and the total gradient norm at {significant(norm, 2)}" if norm else ""
     return Message(
         what=f"the whole model: {item} begins at "
@@ -172,10 +186,13 @@ def _measured(case: Case) -> tuple[str, str, float]:
     return reason.names[0], significant(reason.values[0], 2), reason.values[1]
 
 
-def _cause(training: Mapping[str, object]) -> tuple[str, str]:
+def _cause(training: Mapping[str, object], item: str) -> tuple[str, str]:
     """Why an item of Ultralytics' own is too large, and what to try, in sentences."""
     if raised := _raised(training):
         return f"Gains far above their defaults do that: {', '.join(raised)}.", "Lower that first."
+    if item in BOUNDED:
+        why = "No initialization does that: a loss of overlaps is bounded, a few times its gain."
+        return why, f"Take out what multiplies {item} in the code of the loss or its targets."
     why = (
         "Probably weights are initialized too large, those of the head's last convolutions above "
         "all, so that outputs are far off. Targets or a gain of the wrong size do the same."

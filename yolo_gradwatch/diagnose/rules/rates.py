@@ -43,6 +43,9 @@ of a healthy training: 0.01 at the most; a learning rate times 50: 0.1 in one.""
 RECENT = 10
 """Stretches in which weights must have moved so fast for it to last."""
 
+MUCH = 5.0
+"""Times the highest rate that the options ask for from which on something else has set it."""
+
 LEAST_SPEED = 1e-6
 """Decades a step below which a file of three digits, or float32, shows nothing."""
 
@@ -131,6 +134,16 @@ def weight_jump_words(case: Case) -> Message:
         remedy="Try the last checkpoint before that step, and what sets the learning rate there "
         "(columns lr/ of results.csv).",
     )
+
+
+def rate_of_code(history: History, window: Window) -> Reason | None:
+    """The highest learning rate of a window, and ``lr0``, if no option asks for as much."""
+    asked = [at_work(history.training, option) for option in ("lr0", "warmup_bias_lr")]
+    known = [float(rate) for rate in asked if isinstance(rate, (int, float))]
+    rates = [o.max for o in window.losses if o.item.startswith(RATE) and o.max is not None]
+    if not known or not rates or max(rates) <= MUCH * max(known):
+        return None
+    return Reason("rate", values=(max(rates), known[0]))
 
 
 def _rates(window: Window) -> _Rates:

@@ -11,6 +11,8 @@ from yolo_gradwatch.diagnose.messages import Message, factor, significant
 from yolo_gradwatch.diagnose.reading import FLOOR, medians
 from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, beyond_clip, finite
+from yolo_gradwatch.diagnose.rules.losses import losses_at
+from yolo_gradwatch.diagnose.rules.rates import rate_of_code
 from yolo_gradwatch.measure.arrays import FLOAT32_MAX
 from yolo_gradwatch.measure.clipping import CLIP_OVERFLOW
 from yolo_gradwatch.measure.layout import WHOLE
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 PEAK_WINDOWS, PEAK_LEAST = 100, 5
 """Windows that a spike is compared with, and how many are enough."""
+
+JUMPED = 3.0
+"""Times the loss before from which on a loss has jumped with its gradient."""
 
 COLLAPSE_BEFORE, COLLAPSE_WINDOWS = 20, 3
 """Windows that a collapse is compared with, and how many in a row it takes."""
@@ -64,20 +69,35 @@ def spike(history: History, limits: Thresholds) -> Iterator[Hit]:
         rise = peaks[-count:].min() - highest
         if rise > limits.spike:
             since = history.marks[-count]
-            yield Hit(WHOLE, float(rise), limits.spike, (since.epoch, since.step))
+            at, reason = (since.epoch, since.step), losses_at(history, since.step)
+            yield Hit(WHOLE, float(rise), limits.spike, at, reason=reason)
             return
 
 
 def spike_words(case: Case) -> Message:
     """The whole trunk jumped."""
+    why = (
+        "Probably the loss of that step: an outlier among labels or images, a very small last "
+        f"batch, a loss without bounds{case.moment}."
+    )
+    look = "try to look at its images and labels"
+    if case.finding.reason:
+        before, then = case.finding.reason.values
+        course = f"The loss was {significant(then, 2)} then, {significant(before, 2)} before"
+        if then < JUMPED * before:
+            why = f"{course}: not the loss made it, but what comes between it and the gradient."
+            look = (
+                "try to find what multiplies the loss in the code of the trainer, or a root, norm "
+                "or division near 0"
+            )
+        else:
+            why = f"{course}. {why}"
     return Message(
         what="the whole model: the gradient jumped to "
         f"{factor(case.finding.value)} its highest so far,",
         since=case.at,
-        why="Probably the loss of that step: an outlier among labels or images, a very small last "
-        f"batch, a loss without bounds{case.moment}.",
-        remedy="Clipping limits that step; try to look at its images and labels, and "
-        f"{case.lower_rate} if it comes back.",
+        why=why,
+        remedy=f"Clipping limits that step; {look}, and {case.lower_rate} if it comes back.",
     )
 
 
@@ -176,7 +196,8 @@ def weight_growth(history: History, limits: Thresholds) -> Iterator[Hit]:
     if course[-1] > limits.weight_growth:
         still = np.flatnonzero(course <= STILL_SHARE * course[-1])
         since = taken[still[-1] if len(still) else 0]
-        yield Hit(WHOLE, float(course[-1]), limits.weight_growth, begin(since))
+        reason = rate_of_code(history, taken[-1])
+        yield Hit(WHOLE, float(course[-1]), limits.weight_growth, begin(since), reason=reason)
 
 
 def _upper(values: Floats) -> Floats:
@@ -187,13 +208,21 @@ def _upper(values: Floats) -> Floats:
 
 def weight_growth_words(case: Case) -> Message:
     """Weights that grow too fast."""
+    reason = case.finding.reason
+    remedy = f"Try {case.lower_rate} and longer warmup_epochs."
+    if reason:
+        rate, asked = (significant(value, 2) for value in reason.values)
+        remedy = (
+            f"The rate at work is {rate}, and lr0={asked} does not ask for that: find the callback "
+            "or scheduler that sets it."
+        )
     return Message(
         what=f"the whole model: the weights have grown {10**case.finding.value:.1f}-fold within a "
         "few windows",
         since=case.since,
         why=f"Probably the learning rate is far too high{case.moment}. Most such trainings end "
         "with a gradient near zero.",
-        remedy=f"Try {case.lower_rate} and longer warmup_epochs.",
+        remedy=remedy,
     )
 
 
