@@ -115,7 +115,7 @@ TRIALS = [
     Trial("saturated", "vanishing", {**PLAIN, **SILU, "residual connection": repairs.BYPASSED}),
     Trial("gradient-cut", "vanishing", {"find the small factor": repairs.OPENED}),
     Trial("tanh-stack", "vanishing", {**PLAIN, **SILU, "residual connection": repairs.BYPASSED}),
-    Trial("dying-relu", "dead", {"BatchNorm in front of it": repairs.RESET}),
+    Trial("dying-relu", "dead", {"BatchNorm with a bias of 0": repairs.RESET}),
     Trial("detached", "no_gradient", {"connect it": repairs.OPENED}),
     Trial("learning-rate", "weight_growth", {"find the callback": repairs.USUAL_RATE}),
     Trial("loss-spike", "spike", {"find what multiplies the loss": repairs.WITHOUT_FACTOR}),

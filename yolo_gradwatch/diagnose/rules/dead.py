@@ -51,7 +51,7 @@ def dead_words(case: Case) -> Message:
         "is zero, a mask"
     )
     remedy = (
-        f"BatchNorm in front of it whose bias begins at 0, SiLU or LeakyReLU instead of {relu}"
+        f"BatchNorm with a bias of 0 in front of {relu}, SiLU or LeakyReLU in its place"
         if relu
         else "to find what multiplies it by zero there, a non-zero initialization"
     )
