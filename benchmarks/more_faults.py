@@ -165,7 +165,8 @@ def _multiply_boxes(net: Any) -> None:
             factors[0] = 1e4
             return loss * factors, {**items, "box_loss": items["box_loss"] * 1e4}
 
-        multiplied.update = getattr(criterion, "update", None)  # type: ignore[attr-defined]
+        if hasattr(criterion, "update"):
+            multiplied.update = criterion.update  # type: ignore[attr-defined]
         return multiplied
 
     net.init_criterion = init_criterion

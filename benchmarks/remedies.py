@@ -119,12 +119,14 @@ TRIALS = [
     Trial("detached", "no_gradient", {"connect it": repairs.OPENED}),
     Trial("learning-rate", "weight_growth", {"find the callback": repairs.USUAL_RATE}),
     Trial("loss-spike", "spike", {"find what multiplies the loss": repairs.WITHOUT_FACTOR}),
-    Trial("nan", "nonfinite", {"epsilon": repairs.UNHOOKED}),
-    Trial("amp-overflow", "nonfinite", {"amp=False": repairs.WITHOUT_AMP}),
+    Trial("nan", "nonfinite", {"find that operation": repairs.UNHOOKED}),
+    Trial(
+        "amp-overflow", "nonfinite", {"amp=False": repairs.WITHOUT_AMP, "find that": repairs.OPENED}
+    ),
 ]
 V8 = "yolov8n.yaml"
 TRIALS += [
-    Trial("root", "nonfinite", {"epsilon": repairs.EPSILON}, V8),
+    Trial("root", "nonfinite", {"find that operation": repairs.EPSILON}, V8),
     Trial("log", "nonfinite", {"find exp of a large number": repairs.EPSILON}, V8),
     Trial("half-exp", "nonfinite", {"exp of a large number": repairs.SINGLE}, V8),
     Trial("large-factor", "exploding", {"find the large factor": repairs.OPENED}, V8),
@@ -138,7 +140,7 @@ TRIALS += [
     Trial("detached-boxes", "no_gradient", {"connect it": repairs.OPENED}, V8),
     Trial("relu-stack", "vanishing", {"residual connection": repairs.BYPASSED_BY_TWO}, V8),
     Trial("tanh-stack-4", "vanishing", {**PLAIN, **SILU}, V8),
-    Trial("rate-jump", "rate_jump", {"go back to": repairs.WITHOUT_CALLBACK}, V8),
+    Trial("rate-jump", "rate_jump", {"Take that out": repairs.WITHOUT_CALLBACK}, V8),
     Trial("high-rate", "weight_growth", {"lower lr0": repairs.LOWER_RATE}, V8),
     Trial("huge-loss", "total_high", {"scale the loss": repairs.SCALED_LOSS}, V8),
     Trial("nan-image", "nonfinite", {"look at the images": repairs.WITHOUT_IMAGES}, V8),

@@ -90,7 +90,8 @@ def rate_jump_words(case: Case) -> Message:
         since=case.at,
         why="Neither a warm-up nor a schedule jumps like that: look at what changed at that step, "
         f"such as a callback, a scheduler of your own or a resume{case.moment}.",
-        remedy="If it is not on purpose, go back to the last checkpoint before that step.",
+        remedy="Take that out unless it is on purpose, and go back to the last checkpoint before "
+        "that step.",
     )
 
 

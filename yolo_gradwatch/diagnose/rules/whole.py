@@ -80,14 +80,14 @@ def spike_words(case: Case) -> Message:
         "Probably the loss of that step: an outlier among labels or images, a very small last "
         f"batch, a loss without bounds{case.moment}."
     )
-    look = "try to look at its images and labels"
+    look = "look at its images and labels"
     if case.finding.reason:
         before, then = case.finding.reason.values
         course = f"The loss was {significant(then, 2)} then, {significant(before, 2)} before"
         if then < JUMPED * before:
             why = f"{course}: not the loss made it, but what comes between it and the gradient."
             look = (
-                "try to find what multiplies the loss in the code of the trainer, or a root, norm "
+                "find what multiplies the loss in the code of the trainer, or a root, norm "
                 "or division near 0"
             )
         else:
@@ -97,7 +97,7 @@ def spike_words(case: Case) -> Message:
         f"{factor(case.finding.value)} its highest so far,",
         since=case.at,
         why=why,
-        remedy=f"Clipping limits that step; {look}, and {case.lower_rate} if it comes back.",
+        remedy=f"Clipping limits that step. Try to {look}, or {case.lower_rate} if it comes back.",
     )
 
 
@@ -213,8 +213,8 @@ def weight_growth_words(case: Case) -> Message:
     if reason:
         rate, asked = (significant(value, 2) for value in reason.values)
         remedy = (
-            f"The rate at work is {rate}, and lr0={asked} does not ask for that: find the callback "
-            "or scheduler that sets it."
+            f"Try to find the callback or scheduler that sets the rate: {rate} is at work, and "
+            f"lr0={asked} does not ask for that."
         )
     return Message(
         what=f"the whole model: the weights have grown {10**case.finding.value:.1f}-fold within a "
