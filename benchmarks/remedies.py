@@ -1,6 +1,6 @@
 """Whether the advice of a finding helps: plant a fault, follow the message, train again.
 
-    python benchmarks/remedies.py [--only FAULT ...] [--model yolo26n.yaml] [--steps 52]
+    python benchmarks/remedies.py [--only FAULT ...] [--steps 52]
         >> benchmarks/RESULTS.md
 
 Each fault is planted into a short training from scratch. Its first finding must be of the rule that
@@ -241,22 +241,25 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--only", nargs="*", help="names of faults")
-    parser.add_argument("--model", help="train this in place of the model of each trial")
     parser.add_argument("--steps", type=int, default=52)
     options = parser.parse_args()
     trials = [t for t in TRIALS if not options.only or t.fault in options.only]
-    controls: dict[str, Outcome] = {}
+    controls: dict[tuple[str, str], Outcome] = {}
     rows = []
     for trial in trials:
-        if trial.model not in controls:
-            controls[trial.model] = trained(FAULTS["healthy"], trial.model, options.steps)
-        rows.append([*tried(trial, controls[trial.model], options.steps)])
+        own = {**FAULTS, **MORE}[trial.fault].options
+        optimizer = str(own.get("optimizer", OPTIONS["optimizer"]))
+        kind = (trial.model, optimizer)
+        if kind not in controls:
+            plain = Fault("", options={"optimizer": optimizer})
+            controls[kind] = trained(plain, trial.model, options.steps)
+        rows.append([*tried(trial, controls[kind], options.steps)])
         print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
-    notes = (f"{options.steps} steps of 4 images at 64 pixels, AdamW with lr0=0.002 from scratch",)
+    notes = (f"{options.steps} steps of 4 images at 64 pixels, lr0=0.002 from scratch",)
     print(heading("Remedies", ("ultralytics", "torch"), *notes))
-    for model, control in controls.items():
+    for kind, control in controls.items():
         rules = ", ".join(one.rule for one in control.alarms) or "no alarm"
-        print(f"Control {model}: loss {_course(control)}, {rules}.")
+        print(f"Control {' '.join(kind)}: loss {_course(control)}, {rules}.")
     print()
     print(table(COLUMNS, rows))
     helped = sum(row[-1] == "yes" for row in rows)
