@@ -3,14 +3,15 @@
     python benchmarks/remedies.py [--only FAULT ...] [--steps 52]
         >> benchmarks/RESULTS.md
 
-Each fault is planted into a short training from scratch. Its first finding must be of the rule that
-is expected, and the first advice of its message the phrase written beside it in ``TRIALS``: words
-that change fail here. What implements that phrase then acts in the module that the finding names,
-on nothing else that is known of the fault, and the same training runs again from the same seed. The
-advice helps if the rule is silent, no other alarm has come that the control training does not have,
-the loss falls from the first quarter of the steps to the last, and ends within ``NEAR`` of the
-control's. If it does not help, the next advice of the message is followed too; the column *helped*
-says how many it took. Nothing is left out: a fault without a finding is a row of the table.
+Each fault is planted into a short training from scratch. It must have a finding of the rule that is
+expected, and the first advice of its message must be the phrase written beside it in ``TRIALS``:
+words that change fail here. What implements that phrase (``repairs``) then acts in the module that
+the finding names, and the same training runs again from the same seed. Where the advice is to find
+something, the repair knows its class: that tests the place, not the search. The advice helps if the
+rule is silent, no alarm has come that neither the faulty training nor the control has, the loss
+falls from the first quarter of the steps to the last, and ends within ``NEAR`` of the control's. If
+it does not help, the next advice of the message is followed too; the column *helped* says how many
+it took. Nothing is left out: a fault without a finding is a row of the table.
 """
 
 from __future__ import annotations
@@ -232,7 +233,7 @@ def _course(outcome: Outcome) -> str:
 
 
 COLUMNS = (
-    *("fault", "model", "finding", "first advice", "loss", "loss after", "alarms after"),
+    *("fault", "model", "finding", "first advice", "loss", "loss after", "rule or new alarms"),
     "helped",
 )
 

@@ -1,6 +1,7 @@
-"""What the messages advise, as code that knows a finding and nothing of the fault.
+"""What the messages advise, as code.
 
-What changes a model acts in the module that the finding names.
+What changes a model acts in the module that a finding names. Where the advice is to find something
+and take it out, the code knows the classes and wraps of `more_faults` and `demo/faults`.
 """
 
 from __future__ import annotations
