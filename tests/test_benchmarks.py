@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 
 import detection
 import numpy as np
@@ -11,6 +12,8 @@ import other_rules
 import pytest
 import recordings
 from detection import Alarm, Outcome
+from shown import finding_of
+from training import small
 
 STEPS = 40
 KINDS = {"weight": "Conv2d", "norm_weight": "BatchNorm2d", "norm_bias": "BatchNorm2d"}
@@ -410,3 +413,86 @@ def test_at_which_steps_other_tools_alarm():
     assert {kind for _, kind, _ in weakest} == {"vanishing"}
     assert len(weakest) == 3
     assert (STEPS - 1, "vanishing", "model.0.conv") in weakest
+
+
+# --- what the findings advise ---------------------------------------------------------------------
+
+
+def test_every_remedy_is_of_a_fault_and_a_rule_that_exist():
+    import remedies
+    from more_faults import MORE
+
+    from yolo_gradwatch.demo.faults import FAULTS
+    from yolo_gradwatch.diagnose.catalog import RULES
+
+    planted = {**FAULTS, **MORE}
+    assert {trial.fault for trial in remedies.TRIALS} <= set(planted)
+    assert {trial.rule for trial in remedies.TRIALS} <= set(RULES)
+    assert {name for name, fault in FAULTS.items() if fault.rule} <= {
+        trial.fault for trial in remedies.TRIALS
+    }
+
+
+@pytest.mark.parametrize(
+    ("remedy", "first"),
+    [
+        ("Try A in B, C, and D.", "A in B"),
+        ("It is spread. Try A; if it stays, B.", "A"),
+        ("Give it to A, or B.", "Give it to A"),
+    ],
+)
+def test_the_first_advice_of_a_message(remedy, first):
+    import remedies
+
+    assert remedies.first_advice(remedy) == first
+
+
+FALLING, RISING = (4.0, 3.0, 2.0, 1.0), (1.0, 2.0, 3.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("left", "losses", "phrase", "helped"),
+    [
+        ([[]], FALLING, "an epsilon", "yes"),
+        ([["spike"], []], FALLING, "an epsilon", "with advice 2"),
+        ([["nonfinite"]] * 2, FALLING, "an epsilon", "no"),
+        ([[], []], RISING, "an epsilon", "no"),
+        (
+            [[], []],
+            tuple(2 * loss for loss in FALLING),
+            "an epsilon",
+            "no",
+        ),  # far above the control
+        ([[]], FALLING, "a clamp", "no"),  # which is not what the message advises first
+    ],
+)
+def test_what_a_remedy_is_judged_by(monkeypatch, left, losses, phrase, helped):
+    import remedies
+    import repairs
+
+    def outcome(rules, losses, *words):
+        found = tuple(finding_of(rule, "model.4") for rule in rules)
+        return remedies.Outcome(found, losses, words)
+
+    control = outcome(["dead_branch"], FALLING)
+    faulty = outcome(["nonfinite"], RISING, "It is spread. Try an epsilon, or a clamp.")
+    coming = iter([faulty, *(outcome([*rules, "dead_branch"], losses) for rules in left)])
+    monkeypatch.setattr(remedies, "trained", lambda *_: next(coming))
+    trial = remedies.Trial("root", "nonfinite", dict.fromkeys((phrase, "more"), repairs.NOTHING))
+    assert [*remedies.tried(trial, control, 4)][-1] == helped
+
+
+@pytest.mark.train
+def test_a_remedy_is_followed(monkeypatch):
+    import remedies
+
+    from yolo_gradwatch.demo.faults import FAULTS
+
+    monkeypatch.setattr(remedies.Outcome, "is_as_good_as", lambda *_: True)  # it takes more steps
+    found = next(trial for trial in remedies.TRIALS if trial.fault == "root")
+    trial = replace(found, model=small())
+    control = remedies.trained(FAULTS["healthy"], trial.model, 4)
+    row = dict(zip(remedies.COLUMNS, remedies.tried(trial, control, 4), strict=True))
+    assert row["finding"] == "`nonfinite` model.4"
+    assert row["first advice"] == next(iter(trial.advice))
+    assert (row["rule or new alarms"], row["helped"]) == ("none", "yes")

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from nets import NET, feed, fired, inside, lasting, net, normed, weighing
+from nets import NET, curve, feed, fired, inside, lasting, net, normed, weighing
 from rule_cases import fallen, items, rates
 from shown import finding_of
 
@@ -106,6 +106,25 @@ def test_only_an_item_of_the_users_has_a_target_to_divide(item, is_own):
     assert "box=7500" in raised.why
 
 
+@pytest.mark.parametrize(("then", "is_in_the_loss"), [(9.0, False), (90.0, True)])
+def test_the_loss_shows_where_a_spike_comes_from(then, is_in_the_loss):
+    courses = zip(curve(0, 0, 0, 0, 0, 3), [8.0] * 5 + [then], strict=True)
+    (alert,) = fired([replace(one, losses=items(box=loss)) for one, loss in courses], "spike")
+    assert alert.reason.values == (8.0, then)
+    finding = finding_of("spike", WHOLE, value=3.0, limit=1.5, reason=alert.reason)
+    words = RULES["spike"].message(NET, {}, finding)
+    assert ("labels" in words.remedy) == is_in_the_loss
+
+
+@pytest.mark.parametrize(("gain", "is_named"), [(7.5, False), (7500.0, True)])
+def test_a_loss_of_overlaps_is_no_matter_of_the_initialization(gain, is_named):
+    reason = Reason("item", ("box_loss",), (6e4, 2e5))
+    finding = finding_of("loss_imbalance", WHOLE, value=4.0, limit=2.0, reason=reason)
+    words = RULES["loss_imbalance"].message(NET, {"box": gain}, finding)
+    assert ("box=7500" in words.why) == is_named
+    assert "Ultralytics" not in words.remedy
+
+
 # --- weights --------------------------------------------------------------------------------------
 
 
@@ -165,6 +184,23 @@ def test_a_rate_that_jumps(course, since):
     found = fired(windows, "rate_jump")
     assert [alert.step for alert in found] == ([since] if since else [])
     assert [alert.reason.names for alert in found] == ([("lr/1",)] if since else [])
+
+
+@pytest.mark.parametrize(
+    ("rate", "training", "reason"),
+    [
+        (10.0, {"lr0": 0.01}, Reason("rate", values=(10.0, 0.01))),
+        (10.0, {"lr0": 0.01, "fitted": {"lr0": 5.0}}, None),
+        (0.1, {"lr0": 0.01, "warmup_bias_lr": 0.1}, None),
+        (0.05, {"lr0": 0.01}, None),
+        (10.0, {}, None),
+    ],
+    ids=["in code", "as fitted", "of the warm-up", "fivefold", "unknown"],
+)
+def test_a_rate_that_no_option_asks_for(rate, training, reason):
+    windows = [replace(weighing(n, w), losses=rates(rate)) for n, w in ((1, 5.0), (2, 50.0))]
+    (alert,) = fired(windows, "weight_growth", training=training)
+    assert alert.reason == reason
 
 
 def moving(epoch=9):

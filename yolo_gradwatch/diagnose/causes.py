@@ -49,10 +49,12 @@ def of_loss(layout: Layout, name: str) -> Cause:
             f"its {saturating} activations saturate, where their slope is near zero, and nothing "
             "leads the gradient around them"
         )
-        remedy = (
-            f"SiLU or ReLU instead of {saturating}, BatchNorm after each convolution, and a "
-            "residual connection around the block"
+        normalized, smooth = (
+            "BatchNorm after each convolution",
+            f"SiLU or ReLU instead of {saturating}",
         )
+        first = (smooth, normalized) if norms >= weights else (normalized, smooth)
+        remedy = f"{', '.join(first)}, and a residual connection around the block"
         return Cause(why, remedy)
     if weights > 1 and not norms:
         why = "it has no normalization, so that signal and gradient shrink from layer to layer"
@@ -72,16 +74,20 @@ def of_loss(layout: Layout, name: str) -> Cause:
 
 def of_gain(layout: Layout, training: Mapping[str, object], name: str) -> Cause:
     """Why a block may multiply the gradient on its way through."""
-    remedy = (
-        "BatchNorm after each convolution, a smaller initialization, no gain above 1 in this "
-        f"block, and {lower_rate(training)}"
-    )
     if _owned(layout, name, "weight") > 1 and not _owned(layout, name, "norm"):
         why = "it has no normalization, so that signal and gradient grow from layer to layer"
+        remedy = (
+            "BatchNorm after each convolution, a smaller initialization, no gain above 1 in this "
+            f"block, and {lower_rate(training)}"
+        )
         return Cause(why, remedy)
     why = (
         "a large factor in its forward or right behind it multiplies the gradient, or its inputs "
         "are far too small for its normalization"
+    )
+    remedy = (
+        "to find the large factor there and take it out, or else a smaller initialization of this "
+        f"block, and {lower_rate(training)}"
     )
     return Cause(why, remedy)
 

@@ -50,13 +50,17 @@ def dead_words(case: Case) -> Message:
         else "its output is multiplied by zero behind it: units that died, a gain or weight that "
         "is zero, a mask"
     )
+    remedy = (
+        f"BatchNorm with a bias of 0 in front of {relu}, SiLU or LeakyReLU in its place"
+        if relu
+        else "to find what multiplies it by zero there, a non-zero initialization"
+    )
     return Message(
         what=f"{case.where}: gradient exactly zero",
         since=f"{case.since}{case.others()}, so it does not learn",
         why=case.changed,
         likely=f"{why}{'' if case.changed else case.moment}.",
-        remedy="Try SiLU or LeakyReLU with BatchNorm, a non-zero initialization, and "
-        f"{case.lower_rate}.",
+        remedy=f"Try {remedy}, and {case.lower_rate}.",
     )
 
 

@@ -47,6 +47,9 @@ GAINS = {"box": 7.5, "cls": 0.5, "dfl": 1.5, "pose": 12.0, "kobj": 1.0, "rle": 1
 OWN = {f"{name}_loss" for name in (*GAINS, "seg", "sem", "l1", "giou", "bbox")} | {"loss"}
 """Loss items of Ultralytics itself, whose targets have the right size."""
 
+BOUNDED = {"box_loss", "giou_loss"}
+"""Items of overlaps: a few times their gain at the most, however far off the boxes are."""
+
 MANY = 10
 """Times its default from which on a gain is named."""
 
@@ -71,6 +74,17 @@ def total(window: Window) -> float | None:
     """Mean of the sum of the loss items; None if it is not known, or a batch was not finite."""
     found = next((one for one in window.losses if one.item == TOTAL), None)
     return None if found is None or found.nonfinite else found.mean
+
+
+def losses_at(history: History, step: int) -> Reason | None:
+    """The loss before a step, the median of the windows, and then; None if it is not known."""
+    windows = [reading.window for reading in history.readings]
+    then = next((total(window) for window in windows if window.step_first == step), None)
+    found = [total(window) for window in windows if window.step_first < step]
+    before = [value for value in found if value is not None]
+    if then is None or not before:
+        return None
+    return Reason("loss", values=(float(np.median(before)), then))
 
 
 def largest(window: Window) -> Largest | None:
@@ -126,7 +140,7 @@ def loss_imbalance_words(case: Case) -> Message:
         f"{10.0**-decades:.0e}; a bounded loss (smooth L1) helps as well.",
     )
     if item in OWN or _raised(case.training):
-        return _explained(message, case.training)
+        return _explained(message, case.training, item)
     return message
 
 
@@ -160,7 +174,7 @@ def initial_loss_words(case: Case) -> Message:
         "most, poses at 100),",
         since=case.since,
     )
-    return _explained(message, case.training)
+    return _explained(message, case.training, item)
 
 
 def _measured(case: Case) -> tuple[str, str, float]:
@@ -171,11 +185,18 @@ def _measured(case: Case) -> tuple[str, str, float]:
     return reason.names[0], significant(reason.values[0], 2), reason.values[1]
 
 
-def _explained(message: Message, training: Mapping[str, object]) -> Message:
+def _explained(message: Message, training: Mapping[str, object], item: str) -> Message:
     """A message with why an item of Ultralytics' own is too large, and what to try."""
     if raised := _raised(training):
         gains = f"Gains far above their defaults do that: {', '.join(raised)}."
         return replace(message, why=f"{message.why} {gains}".lstrip(), remedy="Lower that first.")
+    if item in BOUNDED:
+        why = "No initialization does that: a loss of overlaps is bounded, a few times its gain."
+        return replace(
+            message,
+            why=f"{message.why} {why}".lstrip(),
+            remedy=f"Take out what multiplies {item} in the code of the loss or its targets.",
+        )
     likely = (
         "weights are initialized too large, those of the head's last convolutions above "
         "all, so that outputs are far off. Targets or a gain of the wrong size do the same."

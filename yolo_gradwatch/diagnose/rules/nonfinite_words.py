@@ -180,7 +180,8 @@ def _of_slope(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # see above
             "behind it has no finite slope (a root, a norm or a power below 1 at 0, exp of a large "
             "number)."
         )
-    return Cause(why, "an epsilon under that root, or a clamp in front of it")
+    remedy = "to find that operation and put an epsilon under its root or a clamp in front of it"
+    return Cause(why, remedy)
 
 
 def _of_weights(case: Case, reason: Reason) -> Cause:

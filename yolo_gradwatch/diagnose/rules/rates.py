@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from yolo_gradwatch.diagnose.causes import at_work
 from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.messages import Message, factor, significant
 from yolo_gradwatch.diagnose.rule import Rule
@@ -44,6 +45,9 @@ NEAR = 0.999
 
 RECENT = 10
 """Stretches in which weights must have moved so fast for it to last."""
+
+MUCH = 5.0
+"""Times the highest rate that the options ask for from which on something else has set it."""
 
 LEAST_SPEED = 1e-6
 """Decades a step below which a file of three digits, or float32, shows nothing."""
@@ -91,7 +95,7 @@ def rate_jump_words(case: Case) -> Message:
         since=case.at,
         why="Neither a warm-up nor a schedule jumps like that: look at what changed at that step, "
         f"such as a callback, a scheduler of your own or a resume{case.moment}.",
-        remedy="If it is not on purpose, go back to "
+        remedy="Take that out unless it is on purpose, and go back to "
         f"{case.way_back('the last checkpoint before that step')}.",
     )
 
@@ -138,6 +142,16 @@ def weight_jump_words(case: Case) -> Message:
         remedy=f"Try {case.way_back('the last checkpoint before that step')}, and what sets the "
         "learning rate there (columns lr/ of results.csv).",
     )
+
+
+def rate_of_code(history: History, window: Window) -> Reason | None:
+    """The highest learning rate of a window, and ``lr0``, if no option asks for as much."""
+    asked = [at_work(history.training, option) for option in ("lr0", "warmup_bias_lr")]
+    known = [float(rate) for rate in asked if isinstance(rate, (int, float))]
+    rates = [o.max for o in window.losses if o.item.startswith(RATE) and o.max is not None]
+    if not known or not rates or max(rates) <= MUCH * max(known):
+        return None
+    return Reason("rate", values=(max(rates), known[0]))
 
 
 def _rates(window: Window) -> _Rates:

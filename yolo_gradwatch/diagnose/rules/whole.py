@@ -11,6 +11,8 @@ from yolo_gradwatch.diagnose.messages import Message, factor, significant
 from yolo_gradwatch.diagnose.reading import FLOOR, medians
 from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, beyond_clip, finite
+from yolo_gradwatch.diagnose.rules.losses import losses_at
+from yolo_gradwatch.diagnose.rules.rates import rate_of_code
 from yolo_gradwatch.measure.arrays import FLOAT32_MAX
 from yolo_gradwatch.measure.clipping import CLIP_OVERFLOW
 from yolo_gradwatch.measure.layout import WHOLE
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 PEAK_WINDOWS, PEAK_LEAST = 100, 5
 """Windows that a spike is compared with, and how many are enough."""
+
+JUMPED = 3.0
+"""Times the loss before from which on a loss has jumped with its gradient."""
 
 COLLAPSE_BEFORE, COLLAPSE_WINDOWS = 20, 3
 """Windows that a collapse is compared with, and how many in a row it takes."""
@@ -64,20 +69,41 @@ def spike(history: History, limits: Thresholds) -> Iterator[Hit]:
         rise = peaks[-count:].min() - highest
         if rise > limits.spike:
             since = history.marks[-count]
-            yield Hit(WHOLE, float(rise), limits.spike, (since.epoch, since.step))
+            at, reason = (since.epoch, since.step), losses_at(history, since.step)
+            yield Hit(WHOLE, float(rise), limits.spike, at, reason=reason)
             return
 
 
 def spike_words(case: Case) -> Message:
     """The whole trunk jumped."""
+    outlier = (
+        "an outlier among labels or images, a very small last batch, a loss without "
+        f"bounds{case.moment}."
+    )
+    look, course, likely, measured = "look at its images and labels", "", outlier, ""
+    if not case.finding.reason:
+        likely = f"the loss of that step: {outlier}"
+    else:
+        before, then = case.finding.reason.values
+        course = f"The loss jumped too, from {significant(before, 2)} to {significant(then, 2)}."
+        if then < JUMPED * before:
+            course, likely = "", ""
+            measured = (
+                f"the loss was {significant(then, 2)} then, {significant(before, 2)} before: what "
+                "comes between it and the gradient has made the jump."
+            )
+            look = (
+                "find what multiplies the loss in the code of the trainer, or a root, norm "
+                "or division near 0"
+            )
     return Message(
         what="the whole model: the gradient jumped to "
         f"{factor(case.finding.value)} its highest so far,",
         since=case.at,
-        likely="the loss of that step: an outlier among labels or images, a very small last "
-        f"batch, a loss without bounds{case.moment}.",
-        remedy="Clipping limits that step; try to look at its images and labels, and "
-        f"{case.lower_rate} if it comes back.",
+        why=course,
+        likely=likely,
+        measured=measured,
+        remedy=f"Clipping limits that step. Try to {look}, or {case.lower_rate} if it comes back.",
     )
 
 
@@ -177,7 +203,8 @@ def weight_growth(history: History, limits: Thresholds) -> Iterator[Hit]:
     if course[-1] > limits.weight_growth:
         still = np.flatnonzero(course <= STILL_SHARE * course[-1])
         since = taken[still[-1] if len(still) else 0]
-        yield Hit(WHOLE, float(course[-1]), limits.weight_growth, begin(since))
+        reason = rate_of_code(history, taken[-1])
+        yield Hit(WHOLE, float(course[-1]), limits.weight_growth, begin(since), reason=reason)
 
 
 def _upper(values: Floats) -> Floats:
@@ -188,13 +215,21 @@ def _upper(values: Floats) -> Floats:
 
 def weight_growth_words(case: Case) -> Message:
     """Weights that grow too fast."""
+    reason = case.finding.reason
+    remedy = f"Try {case.lower_rate} and longer warmup_epochs."
+    if reason:
+        rate, asked = (significant(value, 2) for value in reason.values)
+        remedy = (
+            f"Try to find the callback or scheduler that sets the rate: {rate} is at work, and "
+            f"lr0={asked} does not ask for that."
+        )
     return Message(
         what=f"the whole model: the weights have grown {10**case.finding.value:.1f}-fold within a "
         "few windows",
         since=case.since,
         likely=f"the learning rate is far too high{case.moment}. Most such trainings end "
         "with a gradient near zero.",
-        remedy=f"Try {case.lower_rate} and longer warmup_epochs.",
+        remedy=remedy,
     )
 
 

@@ -1,0 +1,234 @@
+"""Faults of the kinds that the rules know, beside those of ``demo/faults``, for any detector.
+
+Block 4 of the trunk and the head are where they are planted; both YOLO26n and YOLOv8n have them.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from yolo_gradwatch.demo.faults import Detached, Fault, GradientFactor, Wrapped, stack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+BLOCK = 4
+STRIKES = 21
+"""Optimizer step at which a fault strikes that is not there from the beginning."""
+
+
+class Scale(nn.Module):
+    """Multiplies what it is called with by a constant.
+
+    Args:
+        factor: 1 for nothing.
+    """
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The input times the factor."""
+        return x * self.factor
+
+
+class Rooted(nn.Module):
+    """A square root of what a mask leaves, whose slope is infinite where that is 0.
+
+    Args:
+        eps: Added under the root.
+    """
+
+    def __init__(self, eps: float = 0.0) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The root of what is positive."""
+        return (x * (x > 0) + self.eps).sqrt()
+
+
+class Logged(nn.Module):
+    """A logarithm of the positive part, which is minus infinity at 0.
+
+    Args:
+        eps: Added to what the logarithm is taken of.
+    """
+
+    def __init__(self, eps: float = 0.0) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The logarithm."""
+        return (x.relu() + self.eps).log()
+
+
+class Softmax(nn.Module):
+    """A softmax over the channels by hand, whose exp overflows in half precision above 11.
+
+    Args:
+        dtype: In which it computes.
+    """
+
+    def __init__(self, dtype: torch.dtype = torch.float16) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The input, weighted."""
+        scores = (4 * x).to(self.dtype).exp()
+        weights = scores / scores.sum(1, keepdim=True)
+        return x * (1 + weights.to(x.dtype))
+
+
+def behind(*parts: nn.Module) -> Callable[[Any], None]:
+    """Put modules behind the block."""
+
+    def change(net: Any) -> None:
+        net.model[BLOCK] = Wrapped(net.model[BLOCK], nn.Sequential(*parts))
+
+    return change
+
+
+def plain_stack(depth: int, activation: type[nn.Module]) -> Callable[[Any], None]:
+    """Put convolutions without normalization behind the block."""
+
+    def change(net: Any) -> None:
+        channels = net.model[BLOCK].cv2.conv.out_channels
+        net.model[BLOCK] = Wrapped(net.model[BLOCK], stack(channels, depth, activation))
+
+    return change
+
+
+def _dead_stack(net: Any) -> None:
+    plain_stack(2, nn.ReLU)(net)
+    for conv in net.model[BLOCK].behind[::2]:
+        nn.init.constant_(conv.bias, -5.0)
+
+
+def scaled_weights(factor: float) -> Callable[[Any], None]:
+    """Multiply the weights of all convolutions as they are initialized."""
+
+    def change(net: Any) -> None:
+        for conv in convolutions(net):
+            conv.weight.data *= factor
+
+    return change
+
+
+def convolutions(net: nn.Module) -> list[nn.Conv2d]:
+    """Those that are trained."""
+    found = (module for module in net.modules() if isinstance(module, nn.Conv2d))
+    return [conv for conv in found if conv.weight.requires_grad]
+
+
+def branches(net: Any, *names: str) -> list[nn.ModuleList]:
+    """Branches of the head, those of its second set with them where it has one."""
+    head = net.model[-1]
+    found = (getattr(head, f"{copy}{name}", None) for name in names for copy in ("", "one2one_"))
+    return [branch for branch in found if branch is not None]
+
+
+def last_layers(net: Any) -> list[nn.Conv2d]:
+    """The last convolutions of boxes and scores."""
+    return [scale[-1] for branch in branches(net, "cv2", "cv3") for scale in branch]
+
+
+def _enlarge_head(net: Any) -> None:
+    for conv in last_layers(net):
+        conv.weight.data *= 300
+
+
+def _detach_boxes(net: Any) -> None:
+    for branch in branches(net, "cv2"):
+        for i, scale in enumerate(branch):
+            branch[i] = nn.Sequential(*scale, Detached())
+
+
+def _multiply_boxes(net: Any) -> None:
+    build = net.init_criterion
+
+    def init_criterion() -> Any:
+        criterion = build()
+
+        def multiplied(preds: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+            loss, items = criterion(preds, batch)
+            factors = torch.ones_like(loss)
+            factors[0] = 1e4
+            return loss * factors, {**items, "box_loss": items["box_loss"] * 1e4}
+
+        if hasattr(criterion, "update"):
+            multiplied.update = criterion.update  # type: ignore[attr-defined]
+        return multiplied
+
+    net.init_criterion = init_criterion
+
+
+def _forget(trainer: Any) -> None:
+    """Take the weights of the block out of the optimizer."""
+    own = {id(p) for p in trainer.model.model[BLOCK].parameters()}
+    for group in trainer.optimizer.param_groups:
+        group["params"] = [p for p in group["params"] if id(p) not in own]
+
+
+def _raise_rate(trainer: Any) -> None:
+    """A callback that multiplies the learning rate in mid-training."""
+    batches = count(1)
+
+    def raise_rate(trainer: Any) -> None:
+        if next(batches) == STRIKES:
+            for group in trainer.optimizer.param_groups:
+                group["lr"] *= 50
+
+    trainer.add_callback("on_train_batch_start", raise_rate)
+
+
+def _multiply_loss(trainer: Any) -> None:
+    scale = trainer.scaler.scale
+    trainer.scaler.scale = lambda loss: scale(loss * 1e22)
+
+
+def _spoil_image(trainer: Any) -> None:
+    """Make one image huge, as a broken file or an augmentation does."""
+    prepare, batches = trainer.preprocess_batch, count(1)
+
+    def preprocess_batch(batch: Any) -> Any:
+        batch = prepare(batch)
+        if next(batches) == STRIKES:
+            batch["img"] = batch["img"] * torch.nan
+        return batch
+
+    trainer.preprocess_batch = preprocess_batch
+
+
+MORE: dict[str, Fault] = {
+    "root": Fault("square root without epsilon behind block 4", change=behind(Rooted())),
+    "log": Fault("logarithm of 0 behind block 4", change=behind(Logged())),
+    "half-exp": Fault("exp in half precision behind block 4", change=behind(Softmax())),
+    "large-factor": Fault("gradient times 1e4 behind block 4", change=behind(GradientFactor(1e4))),
+    "small-factor": Fault("output times 1e-4 behind block 4", change=behind(Scale(1e-4))),
+    "large-init": Fault("all weights begin 100 times too large", change=scaled_weights(100)),
+    "small-init": Fault("all weights begin 1,000 times too small", change=scaled_weights(1e-3)),
+    "large-head": Fault("head's last convolutions begin 300 times too large", change=_enlarge_head),
+    "forgotten": Fault("weights of block 4 are in no group of the optimizer", begin=_forget),
+    "box-gain": Fault("box=75000, 10,000 times its default", options={"box": 75_000.0}),
+    "box-item": Fault("box_loss is multiplied by 10,000 in code", change=_multiply_boxes),
+    "box-zero": Fault("box=0 and dfl=0", options={"box": 0.0, "dfl": 0.0}),
+    "detached-boxes": Fault("detach() behind the box branch", change=_detach_boxes),
+    "dying-relu-4": Fault("plain ReLU stack whose biases are -5", change=_dead_stack),
+    "relu-stack": Fault("plain stack of 20 with ReLU", change=plain_stack(20, nn.ReLU)),
+    "tanh-stack-4": Fault("plain stack of 24 with Tanh", change=plain_stack(24, nn.Tanh)),
+    "rate-jump": Fault(f"learning rate times 50 at step {STRIKES}", begin=_raise_rate),
+    "high-rate": Fault("SGD with lr0=1", options={"optimizer": "SGD", "lr0": 1.0}),
+    "huge-loss": Fault("loss times 1e22: clipping multiplies by 0", begin=_multiply_loss),
+    "nan-image": Fault(f"images of step {STRIKES} are NaN", begin=_spoil_image),
+}
+"""Every fault by its name."""
