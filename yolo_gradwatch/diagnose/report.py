@@ -246,7 +246,7 @@ def _gradient(report: Report) -> list[str]:
         f"{clipped / steps:.0%} of the {noun}s{by}{normal}, AMP skipped {_count(skipped, noun)}"
     )
     owners = ", ".join(f"{name} {share:.0%}" for name, share in _owners(epochs).items())
-    return [line, f"  most of the squared norm: {owners}"] if owners else [line]
+    return [line, f"  largest shares of the gradient: {owners}"] if owners else [line]
 
 
 def _usual(ratios: Sequence[float]) -> str:

@@ -90,7 +90,8 @@ def no_gradient_words(case: Case) -> Message:
         why=case.changed,
         likely="its output does not lead to the loss: unused in forward, or "
         "cut off by detach(), torch.no_grad() or .data.",
-        remedy="Try to connect it, or freeze it if that is meant.",
+        remedy="Try to connect it: take the detach() or no_grad() out between it and what reads "
+        "it. If that is meant, freeze it.",
     )
 
 

@@ -271,7 +271,7 @@ LOSS_IMBALANCE = Rule(
     not_meaning="items of different size: healthy trainings reach 10 times",
     remedy="divide the target by its spread, or a small gain",
     state="drowned",
-    explains=("spike", "total_high", "initial_loss"),
+    explains=("spike", "total_high", "initial_loss", "dead_branch"),
 )
 
 

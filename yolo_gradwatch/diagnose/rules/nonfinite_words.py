@@ -33,7 +33,7 @@ def nonfinite_words(case: Case) -> Message:
             what=f"{what}, AMP skipped each of the {case.finding.value:,.0f} steps captured",
             since=f"{case.since}: nothing is learned",
             harm="Lowering the loss scale does not help.",
-            remedy=f"Try amp=False; if it stays, {remedy}.",
+            remedy=f"Try amp=False; if it stays, try {remedy}.",
         )
     else:
         is_first = not cause and causes.at_work(case.training, "amp")

@@ -176,5 +176,5 @@ LARGE_WEIGHTS = Rule(
     not_meaning="weights that grow",
     remedy="the initialization of Ultralytics, or one by the fan in",
     state="large",
-    explains=("loss_imbalance", "initial_loss", "total_high"),
+    explains=("loss_imbalance", "initial_loss", "total_high", "dead_branch"),
 )

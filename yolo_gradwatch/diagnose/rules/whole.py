@@ -183,8 +183,6 @@ def total_high_words(case: Case) -> Message:
 def weight_growth(history: History, limits: Thresholds) -> Iterator[Hit]:
     """The whole net, when the weights of its trunk have grown too much in a few windows.
 
-    Where the weights are read rarely, between the last two readings of them.
-
     Value: decades, the median over the weights, or half of those of the quickest tenth of them.
     """
     trunk = history.graph.trunk_weights
@@ -297,4 +295,5 @@ WEIGHT_GROWTH = Rule(
     not_meaning="weights that grow over a whole training",
     remedy="lower `lr0`, longer `warmup_epochs`; it mostly ends in silence",
     state="growing",
+    explains=("dead", "partly_dead", "dead_branch"),
 )

@@ -69,7 +69,7 @@ def _owners(board: Board, width: int) -> Text:
     line = Text(f"clip at {board.clip:g}: {left}", "dim")
     shares = [f"{name} {share:.0%}" for name, share in board.owners.items() if share >= 0.01]
     if shares:
-        line.append(f"  shares of the squared norm: {', '.join(shares)}")
+        line.append(f"  largest shares of the gradient: {', '.join(shares)}")
     line.truncate(width, overflow="ellipsis")
     return line
 
