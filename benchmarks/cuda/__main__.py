@@ -70,9 +70,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=470)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--to", type=Path, help=argparse.SUPPRESS)  # one part, in this process
+    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)  # seconds since the epoch
     chosen = parser.parse_args()
     if chosen.to:
-        return _here(chosen.only[0], chosen.to, chosen.seconds, is_small=chosen.small)
+        return _here(chosen.only[0], chosen.to, chosen.until - time.time())
     is_small = chosen.small or not has_cuda()
     print(_heading(is_small=is_small), flush=True)
     end = time.monotonic() + chosen.seconds
@@ -133,7 +134,7 @@ def _part(name: str, left: float, *, is_small: bool) -> tuple[str, bool]:
         return f"{path.read_text(encoding='utf-8')}\n{words}", bool(words)
 
 
-def _here(name: str, path: Path, seconds: float, *, is_small: bool) -> int:
+def _here(name: str, path: Path, seconds: float, *, is_small: bool = False) -> int:
     """Measure a part in this process."""
     with path.open("a", encoding="utf-8") as file:
 
@@ -148,7 +149,7 @@ def _here(name: str, path: Path, seconds: float, *, is_small: bool) -> int:
 def _apart(name: str, path: Path, seconds: float) -> str:
     """Measure a part in a process of its own; a word on why it did not come to its end."""
     command = [sys.executable, "-m", "benchmarks.cuda", "--only", name, "--to", str(path)]
-    command += ["--seconds", str(seconds - SPARE)]
+    command += ["--until", str(time.time() + seconds - SPARE)]
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         process = subprocess.Popen(  # noqa: S603  # ourselves
             command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 import time
 from pathlib import Path
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from benchmarks.cuda.job import Job
 
 STEPS = 2000
-MARKS = (100, 500, 1000, 1500, STEPS)
+EVERY = 100
+"""Steps from one look to the next."""
 
 
 class EnoughError(Exception):
@@ -27,34 +29,36 @@ class EnoughError(Exception):
 
 
 def measure(job: Job) -> None:
-    """Print the memory at some steps, and the most."""
-    marks = (4, 8) if job.is_small else MARKS
+    """Print the memory after some steps and at the end, and the most."""
+    steps, every = (8, 4) if job.is_small else (STEPS, EVERY)
     where = "on the device" if has_cuda() else "of the process"
-    titles = [f"at {mark:,}" for mark in marks]
-    job.head("watch", f"MB {where} {titles[0]}", *titles[1:], "most", "steps", "seconds")
-    for name, half in (("off", 0.5), ("on", 0.95)):
-        found = Marks(marks, job.left * half)
+    columns = [f"MB {where} after {every:,} steps", "at the end", "grown, kB", "most, MB"]
+    job.head("watch", *columns, "steps", "seconds")
+    for name, share in (("off", 0.45), ("on", 0.9)):
+        found = Looks(steps, every, job.left * share)
         found.train(is_watched=name == "on")
-        cells = [
-            f"{found.megabytes[mark]:.3f}" if mark in found.megabytes else "-" for mark in marks
-        ]
+        looks = found.megabytes or [math.nan]
+        first, last = looks[0], looks[-1]
         most = f"{torch.cuda.max_memory_allocated() / 1e6:.3f}" if has_cuda() else "-"
-        job.row(name, *cells, most, f"{found.steps:,}", f"{found.seconds:.0f}")
+        cells = [f"{first:.3f}", f"{last:.3f}", f"{1e3 * (last - first):.1f}", most]
+        job.row(name, *cells, f"{found.steps:,}", f"{found.seconds:.0f}")
 
 
-class Marks:
+class Looks:
     """Notes the memory at the beginning of some steps, when there are no gradients.
 
     Args:
-        steps: Which.
+        steps: Of the training.
+        every: Steps from one look to the next.
         seconds: After which the training ends.
     """
 
-    def __init__(self, steps: tuple[int, ...], seconds: float) -> None:
-        self._marks = steps
+    def __init__(self, steps: int, every: int, seconds: float) -> None:
+        self._steps = steps
+        self._every = every
         self._clock = StepClock()
         self._end = time.perf_counter() + seconds
-        self.megabytes: dict[int, float] = {}
+        self.megabytes: list[float] = []
         self.seconds = 0.0
 
     @property
@@ -63,7 +67,7 @@ class Marks:
         return len(self._clock.begins) - 1
 
     def train(self, *, is_watched: bool) -> None:
-        """Train until the last step that is asked for, or the end of the time."""
+        """Train to the last step, or the end of the time."""
         if has_cuda():
             torch.cuda.reset_peak_memory_stats()
         begin = time.perf_counter()
@@ -76,12 +80,12 @@ class Marks:
         with tempfile.TemporaryDirectory() as folder, quiet():
             chosen = tiny_options(Path(folder))
             with contextlib.suppress(EnoughError):
-                training(attach, clock=self._clock, steps=self._marks[-1] + 1, **chosen)
+                training(attach, clock=self._clock, steps=self._steps + 1, **chosen)
         self.seconds = time.perf_counter() - begin
 
     def _note(self, _trainer: Any) -> None:
-        if self.steps in self._marks:
-            self.megabytes[self.steps] = _megabytes()
+        if self.steps and self.steps % self._every == 0:
+            self.megabytes.append(_megabytes())
         if time.perf_counter() > self._end:
             raise EnoughError
 

@@ -66,9 +66,11 @@ def measure(job: Job) -> None:
         what = f"{Path(chosen['model']).stem}, {where}: {rounds} rounds of {_steps(job)} steps"
         job.text(f"The trainer, {what} in turns.")
         job.write(overhead._steps_table(found, found["off"]))  # noqa: SLF001  # its own table
-        job.text(f"Inside of us after the first {FIRST}, µs a step, mean over the rounds:")
-        job.write(overhead._parts_table(found))  # noqa: SLF001  # its own table
-        job.text(f"Most memory on the device, MB: {_listed(peaks)}." if peaks else "")
+        if found["on"].parts:
+            job.text(f"Inside of us after the first {FIRST}, µs a step, mean over the rounds:")
+            job.write(overhead._parts_table(found))  # noqa: SLF001  # its own table
+        if peaks:
+            job.text(f"Most memory on the device, MB: {_listed(peaks)}.")
         if not has_cuda():
             job.text("Kernels on the device: need CUDA.")
             return
@@ -79,7 +81,8 @@ def _rounds(job: Job, chosen: dict[str, Any]) -> tuple[dict[str, Measured], dict
     found = {name: Measured() for name in WAYS}
     peaks: dict[str, list[float]] = defaultdict(list)
     with quiet():
-        overhead.measure("on", 1, 8, chosen)  # warms up whatever is loaded once
+        if not job.is_small:
+            overhead.measure("on", 1, 8, chosen)  # warms up whatever is loaded once
         for number in range(1 if job.is_small else ROUNDS):
             begin = time.perf_counter()
             for name, (watch, first) in WAYS.items():
@@ -95,7 +98,7 @@ def _rounds(job: Job, chosen: dict[str, Any]) -> tuple[dict[str, Measured], dict
 
 
 def _steps(job: Job) -> int:
-    return FIRST + 2 if job.is_small else STEPS
+    return 10 if job.is_small else STEPS
 
 
 def _listed(peaks: Mapping[str, Sequence[float]]) -> str:

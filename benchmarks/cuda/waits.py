@@ -85,7 +85,7 @@ class Waits:
     def start(self) -> None:
         """Begin to count."""
         caught = self._stack.enter_context(warnings.catch_warnings(record=True))
-        self._caught = caught or []
+        self._caught = [] if caught is None else caught
         warnings.simplefilter("always")
         waiting = self._waiting(torch.cuda.Event.synchronize)
         self._stack.enter_context(mock.patch.object(torch.cuda.Event, "synchronize", waiting))

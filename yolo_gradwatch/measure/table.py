@@ -87,7 +87,7 @@ class Table:
             self._alike.note(tensors)
         there: Sequence[Any] = tensors
         try:
-            addresses = np.array(list(map(_address, there)), np.int64)
+            addresses = np.fromiter(map(_address, there), np.int64, len(there))
         except TypeError:  # some are missing
             addresses = np.array([0 if one is None else one.data_ptr() for one in there], np.int64)
         addresses[self._odd] = 0
