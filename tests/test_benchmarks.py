@@ -525,8 +525,10 @@ def test_tests_are_counted_as_far_as_they_ran(cuda):
     marked = cuda("marked")
     counts, *failed = marked.summary(printed, "; cut short")
     assert counts == "Tests marked `gpu`: 1 passed, 1 failed, 1 error, 1 skipped; cut short."
-    names = ["tests/measure/test_a.py::test_one[in a view]", "tests/test_c.py"]
-    assert failed == [f"- failed: `{name}`" for name in names]
+    assert failed == [
+        "- failed: `tests/measure/test_a.py::test_one[in a view]`",
+        "- failed: `tests/test_c.py`, ModuleNotFoundError: No module named 'plotly'",
+    ]
     assert "none ran: usage" in marked.summary(["usage"])[0]
 
 

@@ -20,7 +20,7 @@ MARKS = ("needs_cuda", "mark.gpu")
 OUTCOMES = ("PASSED", "FAILED", "ERROR", "SKIPPED", "XFAIL", "XPASS")
 LINE = re.compile(rf"^(tests/\S+\.py(?:::.+?)?) ({'|'.join(OUTCOMES)})\b")
 
-UNREAD = re.compile(r"^ERROR (tests/\S+\.py)(?: - |$)")
+UNREAD = re.compile(r"^ERROR (tests/\S+\.py)(?: - (.*))?$")
 """A file that could not be imported."""
 
 
@@ -59,10 +59,15 @@ def _has(path: Path) -> bool:
 def summary(lines: Sequence[str], cut: str = "") -> list[str]:
     """How many tests ended in which way, and the names of those that failed."""
     found = dict(match.groups() for line in lines if (match := LINE.match(line)))
-    found |= {match[1]: "ERROR" for line in lines if (match := UNREAD.match(line))}
+    unread = dict(match.groups() for line in lines if (match := UNREAD.match(line)))
+    found |= dict.fromkeys(unread, "ERROR")
     failed = [name for name, outcome in found.items() if outcome in {"FAILED", "ERROR"}]
+    why = {name: f", {words}" for name, words in unread.items() if words}
     counts = {one: sum(outcome == one for outcome in found.values()) for one in OUTCOMES}
     words = ", ".join(f"{count} {one.lower()}" for one, count in counts.items() if count)
     if not found:
         words = f"none ran: {(lines or ['nothing was printed'])[-1].strip('= ')}"
-    return [f"Tests marked `gpu`: {words}{cut}.", *(f"- failed: `{name}`" for name in failed)]
+    return [
+        f"Tests marked `gpu`: {words}{cut}.",
+        *(f"- failed: `{one}`{why.get(one, '')}" for one in failed),
+    ]
