@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import detection
 import numpy as np
@@ -496,3 +500,141 @@ def test_a_remedy_is_followed(monkeypatch):
     assert row["finding"] == "`nonfinite` model.4"
     assert row["first advice"] == next(iter(trial.advice))
     assert (row["rule or new alarms"], row["helped"]) == ("none", "yes")
+
+
+# --- on CUDA --------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[1]
+PARTS = ["One reading", "Steps of a training", "Waits for the device", "Memory over the steps"]
+PARTS += ["With compile=True", "Tests"]
+
+
+@pytest.mark.train
+def test_the_command_for_cuda_shows_anywhere_that_it_runs():
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    command = [sys.executable, "-m", "benchmarks.cuda", "--small"]
+    environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("## On CUDA, 20")
+    assert [line.removeprefix("### ") for line in lines if line[:3] == "###"] == PARTS
+    assert done.stdout.lower().count("needs cuda") == 3
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[:2] == "| "]
+    first = [row[0] for row in rows if row[0] != "---"]
+    late = "on, as at step 5,000"
+    assert first == [
+        *("model", "yolo26n", "watch", "off", "on", late),
+        *("way", "bare run", "yolo_gradwatch", "watch", "off", "on", "compile", "False"),
+    ]
+    assert float(rows[2][-3].replace(",", "")) > 0  # the host's share of a reading
+    assert rows[-1][1:4:2] == ["4 of 4", "finished"]
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """Modules of the command, by name."""
+    monkeypatch.syspath_prepend(str(ROOT))
+
+    def load(name):
+        return pytest.importorskip(f"benchmarks.cuda.{name}")
+
+    return load
+
+
+def event(kind, name, span, thread=1, correlation=None):
+    args = {} if correlation is None else {"correlation": correlation}
+    begin, length = span
+    return {"cat": kind, "name": name, "ts": begin, "dur": length, "tid": thread, "args": args}
+
+
+def test_what_was_launched_from_within_our_calls_is_ours_on_the_device(cuda):
+    steps = cuda("steps")
+    events = [
+        event("user_annotation", steps.MARK, (100, 50)),
+        event("user_annotation", steps.MARK, (110, 5)),  # within the first
+        event("user_annotation", steps.MARK, (300, 10), thread=2),
+        event("user_annotation", "another", (400, 50)),
+        event("cuda_driver", "cuLaunchKernel", (120, 2), correlation=1),
+        event("cuda_runtime", "cudaMemcpyAsync", (149, 2), correlation=2),
+        event("cuda_runtime", "cudaLaunchKernel", (305, 2), correlation=3),  # on another thread
+        event("cuda_runtime", "cudaLaunchKernel", (305, 2), thread=2, correlation=4),
+        event("cuda_runtime", "cudaLaunchKernel", (420, 2), correlation=5),
+        event("kernel", "read", (500, 7), thread=9, correlation=1),
+        event("gpu_memcpy", "Memcpy DtoH (Device -> Pinned)", (510, 3), thread=9, correlation=2),
+        event("kernel", "void at::add<float>(int)", (520, 11), thread=9, correlation=3),
+        event("kernel", "read", (530, 5), thread=9, correlation=4),
+        event("kernel", "void at::add<float>(int)", (540, 13), thread=9, correlation=5),
+        {"ph": "M", "name": "process_name"},
+    ]
+    found = steps.device_time({"traceEvents": events})
+    assert found["read"] == (2, pytest.approx(12e-6))
+    assert found["Memcpy DtoH (Device -> Pinned)"] == (1, pytest.approx(3e-6))
+    assert len(found) == 2
+    assert steps.short("void at::add<float>(int)") == "add"
+    assert steps.short("Memcpy DtoH (Device -> Pinned)") == "Memcpy DtoH"
+
+
+def test_waits_are_counted_inside_our_calls_and_outside(cuda):
+    waits, modes = cuda("waits"), []
+
+    def mode(name):
+        modes.append(name)
+        warnings.warn("Synchronization debug mode is a prototype", stacklevel=1)
+
+    def wait(times):
+        for _ in range(times):
+            warnings.warn(f"{waits.MESSAGE} CUDA operation", stacklevel=1)
+
+    one = waits.Waits(mode)
+    inner = one.marked(lambda: wait(2))
+    outer = one.marked(lambda: (wait(1), inner()))
+    one.start()
+    wait(4)
+    outer()
+    with pytest.warns(UserWarning, match="prototype"):
+        one.stop()
+    assert (one.count, one.inside, modes) == (7, 3, ["warn", "default"])
+
+
+def test_tests_are_counted_as_far_as_they_ran(cuda):
+    printed = [
+        "collecting ... collected 9 items",
+        "tests/measure/test_a.py::test_one[as it is] PASSED                  [ 11%]",
+        "tests/measure/test_a.py::test_one[in a view] FAILED                 [ 22%]",
+        "tests/test_b.py::test_two SKIPPED (no CUDA device)                  [ 33%]",
+        "tests/test_b.py::test_three ",
+        "ERROR tests/test_c.py - ModuleNotFoundError: No module named 'plotly'",
+    ]
+    marked = cuda("marked")
+    counts, *failed = marked.summary(printed, "; cut short")
+    assert counts == "Tests marked `gpu`: 1 passed, 1 failed, 1 error, 1 skipped; cut short."
+    assert failed == [
+        "- failed: `tests/measure/test_a.py::test_one[in a view]`",
+        "- failed: `tests/test_c.py`, ModuleNotFoundError: No module named 'plotly'",
+    ]
+    assert "none ran: usage" in marked.summary(["usage"])[0]
+
+
+ENDS = {
+    "it hangs": ("import time; time.sleep(60)", "Cut short after 2 s."),
+    "it fails": ("raise ValueError('why')", "Failed: ValueError: why"),
+    "it is killed": ("import os; os.kill(os.getpid(), 9)", "Failed: exit code -9"),
+    "it ends": ("pass", ""),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_what_a_part_has_said_is_kept_however_it_ends(cuda, tmp_path, monkeypatch, end):
+    command, popen = cuda("__main__"), subprocess.Popen
+    path, (script, words) = tmp_path / "section.md", ENDS[end]
+    script = f"open({str(path)!r}, 'w').write('| a row |'); {script}"
+
+    def start(_command, **options):
+        return popen([sys.executable, "-c", script], **options)
+
+    monkeypatch.setattr(command.subprocess, "Popen", start)
+    assert command._apart("reading", path, 2.0 if end == "it hangs" else 60.0).strip() == words
+    assert path.read_text() == "| a row |"

@@ -20,6 +20,8 @@ from torch import nn
 from yolo_gradwatch.measure import table
 from yolo_gradwatch.measure.capture import Capture
 from yolo_gradwatch.measure.chunks import ALIGNED, CHUNK, chunks_of
+from yolo_gradwatch.measure.ring import Ring, Slot, Transfer
+from yolo_gradwatch.measure.scan import scan
 from yolo_gradwatch.measure.updates import Updates
 
 TESTS = Path(__file__).parents[1]
@@ -124,6 +126,31 @@ def test_where_a_kernel_cannot_be_built_torch_reads(monkeypatch, caplog):
 def test_on_a_cpu_no_kernel_is_asked_for(monkeypatch):
     monkeypatch.setattr(table, "_kernels", lambda: pytest.fail("Triton is imported"))
     assert table.table_of([torch.ones(3)]) is None
+
+
+class NoKernel:
+    """Is launched, and does nothing."""
+
+    def __getitem__(self, _grid):
+        return lambda *_args, **_options: None
+
+
+def test_a_gradient_on_another_device_than_the_step_before_is_read_by_torch(monkeypatch):
+    """Its address means something else, or nothing, on the device of the others."""
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: None)
+    here = [torch.ones(3, device="meta"), torch.ones(4, device="meta")]
+    kernel = SimpleNamespace(BLOCK=1024, read=NoKernel())
+    one = table.Table([3, 4], here[0].device, kernel)
+    assert one.look(here)[1] == []
+    floats = torch.zeros(100, dtype=torch.float64)
+    transfer = Transfer(floats, Slot(floats, None, floats, floats.view(torch.int32)))
+    moved = [here[0], torch.tensor([0.0, -2.0, 2.0, 2.0])]
+    scanned = scan(one, moved, Ring(here[0].device, 0), transfer)
+    extents, rest = scanned.split(transfer.host[: transfer.size].numpy())
+    assert (scanned.odd, len(rest)) == ([1], 0)
+    assert one.look(moved)[0].tolist() == [0, 0]
+    np.testing.assert_allclose(extents.norms, [0, np.sqrt(12)])
+    assert (extents.largest.tolist(), extents.nonzero.tolist()) == ([0, 2], [0, 3])
 
 
 @given(st.lists(st.integers(0, 3 * CHUNK + 1), min_size=1, max_size=30))

@@ -96,10 +96,11 @@ class Capture:
         transfer = self._ring.begin()
         if parts:
             self._ring.put(transfer, parts)
-        scans = self._scans(gradients, transfer, weighed=weighed)
+        found = gradients if is_whole else [p.grad for p in self._parameters]
+        scans = self._scans(found, transfer, weighed=weighed)
         self._ring.send(transfer)
-        present = None if is_whole else self._present()
-        frozen = [] if is_whole else self._frozen()
+        present = None if is_whole else [i for i, g in enumerate(found) if g is not None]
+        frozen = [] if is_whole else self._frozen(found)
         known = (len(extras), losses.kinds, losses.rates, detailed, weighed)
         self._flying.append(Flight(epoch, step, transfer, present, frozen, *known, *scans))
 
@@ -132,16 +133,14 @@ class Capture:
             yield self._land()
 
     def _scans(
-        self, gradients: Sequence[Tensor], transfer: Transfer, *, weighed: bool
+        self, gradients: Sequence[Tensor | None], transfer: Transfer, *, weighed: bool
     ) -> tuple[Scan | None, Scan | None]:
         """Read the gradients and on request the weights by a kernel, where there is one."""
         if not self._tables:
             return None, None
         of_gradients, of_weights = self._tables
-        is_whole = len(gradients) == len(self._parameters)
-        found = gradients if is_whole else [p.grad for p in self._parameters]
         return (
-            scan(of_gradients, found, self._ring, transfer),
+            scan(of_gradients, gradients, self._ring, transfer),
             scan(of_weights, self._tensors, self._ring, transfer) if weighed else None,
         )
 
@@ -151,13 +150,10 @@ class Capture:
         parts = [nonzeros_of(gradients)] if gradients else []
         return [*parts, norms_of(self._parameters), largest_of(self._tensors)] if weighed else parts
 
-    def _present(self) -> list[int]:
-        return [i for i, p in enumerate(self._parameters) if p.grad is not None]
-
-    def _frozen(self) -> list[int]:
+    def _frozen(self, gradients: Sequence[Tensor | None]) -> list[int]:
         """Of the parameters without a gradient, those that were frozen in mid-training."""
-        pairs = enumerate(self._parameters)
-        return [i for i, p in pairs if p.grad is None and not p.requires_grad]
+        pairs = enumerate(zip(self._parameters, gradients, strict=True))
+        return [i for i, (p, g) in pairs if g is None and not p.requires_grad]
 
     def _land(self) -> Sample:
         """The oldest step on its way."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections import deque
 from functools import cache
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
+from yolo_gradwatch.measure.alike import Alike
 from yolo_gradwatch.measure.chunks import Chunks, chunks_of
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ ROWS = 8
 """Vectors of pointers whose launches can wait for the device at once."""
 
 _address = torch.Tensor.data_ptr
-_stride = torch.Tensor.stride
-_is_contiguous = torch.Tensor.is_contiguous
-_bytes = attrgetter("nbytes")
 
 
 class Pointers(NamedTuple):
@@ -50,8 +47,8 @@ class Pointers(NamedTuple):
 class Table:
     """Reads N tensors on one device in one launch.
 
-    On the host a step costs a few calls into C for each tensor: its address, and whether its size
-    and layout still are as they were when they were looked at. Nothing is allocated, and no
+    On the host a step costs a call into C for the address of each tensor, and one for all of them
+    that asks whether they are as they were when they were looked at. Nothing is allocated, and no
     address is sent that was sent by the step before on the same stream.
 
     Args:
@@ -71,7 +68,7 @@ class Table:
         self._on_device = torch.from_numpy(self.chunks.table).to(device)
         self._rows = deque(_rows(len(self._sizes), device))
         self._stream: object = self  # none yet
-        self._layout: object = None
+        self._alike = Alike()
         self._odd: list[int] = []
 
     def look(self, tensors: Sequence[Tensor | None]) -> tuple[Counts, list[int]]:
@@ -84,23 +81,15 @@ class Table:
             (N,) addresses, 0 where there is nothing that the kernel can read, and the places of the
             tensors that it cannot read.
         """
-        there: Sequence[Any] = tensors
-        places = None
-        try:
-            found = list(map(_address, there))
-        except TypeError:  # some are missing
-            there = [tensor for tensor in tensors if tensor is not None]
-            places = [i for i, tensor in enumerate(tensors) if tensor is not None]
-            found = list(map(_address, there))
-        layout = (places, _layout_of(there))
-        if layout != self._layout:
+        if not self._alike.holds(tensors):
             pairs = enumerate(zip(tensors, self._sizes, strict=True))
             self._odd = [i for i, (one, size) in pairs if self._is_odd(one, size)]
-            self._layout = layout
-        addresses = np.array(found, np.int64)
-        if places is not None:
-            addresses = np.zeros(len(self._sizes), np.int64)
-            addresses[places] = found
+            self._alike.note(tensors)
+        there: Sequence[Any] = tensors
+        try:
+            addresses = np.fromiter(map(_address, there), np.int64, len(there))
+        except TypeError:  # some are missing
+            addresses = np.array([0 if one is None else one.data_ptr() for one in there], np.int64)
         addresses[self._odd] = 0
         return addresses, self._odd
 
@@ -190,15 +179,6 @@ def _rows(size: int, device: torch.device) -> list[Pointers]:
     devices = torch.empty((ROWS, width), dtype=torch.int64, device=device)[:, :size]
     pairs = zip(hosts, devices, strict=True)
     return [Pointers(a, a.numpy(), b, torch.cuda.Event() if on_cuda else None) for a, b in pairs]
-
-
-def _layout_of(tensors: Sequence[Tensor]) -> object:
-    """What cannot change without a new look at the tensors.
-
-    Their types and devices change for all of them at once, and a type changes the bytes.
-    """
-    strides = None if all(map(_is_contiguous, tensors)) else list(map(_stride, tensors))
-    return list(map(_bytes, tensors)), strides, tensors[0].device if tensors else None
 
 
 def is_dense(tensor: Tensor) -> bool:

@@ -1,0 +1,228 @@
+"""One reading of all gradients: by our kernel, by ``_foreach_norm``, and by the trainer's own clip.
+
+Gradients are filled at random; no training. On the device, time is between two CUDA events; the
+device sleeps before the first one, so that all launches have been queued when it begins, and the
+caches are filled with something else. On the host, time is until the call returns, with a device
+that has nothing to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from statistics import median
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import torch
+from scale import wide
+from trainings import YOLO
+
+from benchmarks.cuda.job import has_cuda, numbers
+from yolo_gradwatch.measure import capture as capture_module
+from yolo_gradwatch.measure import model_layout
+from yolo_gradwatch.measure.capture import Capture
+from yolo_gradwatch.measure.norms import norms_of
+from yolo_gradwatch.measure.ring import RING, Slot
+from yolo_gradwatch.measure.table import Table
+from yolo_gradwatch.measure.updates import Updates
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from benchmarks.cuda.job import Job
+
+REPEATS = 40
+ASLEEP = 20_000_000
+"""Cycles, about 10 ms: longer than the host needs for the launches of any way."""
+
+FLUSHED = 2**28  # bytes, more than any cache holds
+COPIED = 2**30  # bytes
+
+
+def measure(job: Job) -> None:
+    """Print a row for each size of YOLO26, and one for a model of 5,000 modules."""
+    with contextlib.ExitStack() as stack:
+        if not has_cuda():  # where there is no stream to ask for
+            stack.enter_context(mock.patch.object(torch.cuda, "current_stream", return_value=None))
+        _measure(job)
+
+
+def _measure(job: Job) -> None:
+    clock = Clock(5 if job.is_small else REPEATS)
+    bandwidth = clock.bandwidth()
+    if bandwidth:
+        job.text(f"A copy on the device moves {bandwidth / 1e12:.2f} TB/s, to and fro.")
+    job.head("model", "tensors", "MB", "µs that its bytes take", *COLUMNS)
+    models = ["yolo26n", "yolo26s", "yolo26m", "yolo26l", "yolo26x", "5,000 modules"]
+    for name in models[:1] if job.is_small else models:
+        parameters = _parameters(name)
+        size = sum(4 * one.numel() for one in parameters)
+        floor = 1e6 * size / bandwidth if bandwidth else 0.0
+        cells = [f"{len(parameters):,}", f"{size / 1e6:.1f}", f"{floor:.1f}" if floor else "-"]
+        job.row(name, *cells, *_costs(parameters, floor, clock))
+    job.text(NOTE.strip())
+
+
+COLUMNS = (
+    *("kernel, µs", "to its bytes", "reading with its copy, µs", "with weights, µs"),
+    *("update, µs", "foreach, µs", "clip, µs"),
+    *("host: reading, µs", "without launches, µs", "foreach, µs", "clip, µs"),
+)
+NOTE = """
+All but the last four columns are time on the device. *Kernel* reads every gradient once, *to its
+bytes* is its time over that which its bytes take at the speed of a copy (goal: 1.5 from YOLO26m
+on); *reading* is what a step costs, *with weights* and *update* come in addition on the first step
+of a window. *Foreach* is `_foreach_norm` with float64 and a stack, *clip* is
+`torch.nn.utils.clip_grad_norm_`. *Without launches*: on the host, a kernel is replaced by a call
+that does nothing. Medians; before each call the caches of the device are filled with something
+else.
+"""
+
+
+class Clock:
+    """Measures calls on the device and on the host; on a CPU on the host alone.
+
+    Args:
+        repeats: Calls of which the median counts.
+    """
+
+    def __init__(self, repeats: int = REPEATS) -> None:
+        self._repeats = repeats
+        size = FLUSHED if has_cuda() else 8
+        self._other = torch.empty(size, dtype=torch.uint8, device=_device())
+
+    def bandwidth(self) -> float:
+        """Bytes a second that are read and written by a copy on the device; 0 on a CPU."""
+        if not has_cuda():
+            return 0.0
+        a, b = (torch.empty(COPIED, dtype=torch.uint8, device=_device()) for _ in range(2))
+        return 2e6 * COPIED / self.on_device(lambda: a.copy_(b))
+
+    def on_device(self, call: Callable[[], object], after: Callable[[], object] = list) -> float:
+        """Microseconds of the median call."""
+        call()
+        after()
+        taken = []
+        for _ in range(self._repeats):
+            events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            self._other.zero_()
+            torch.cuda._sleep(ASLEEP)  # noqa: SLF001  # has no public door
+            events[0].record()
+            call()
+            events[1].record()
+            torch.cuda.synchronize()
+            taken.append(1e3 * events[0].elapsed_time(events[1]))
+            after()
+        return median(taken)
+
+    def on_host(self, call: Callable[[], object], after: Callable[[], object] = list) -> float:
+        """Microseconds until the median call returns."""
+        call()
+        after()
+        taken = []
+        for _ in range(self._repeats):
+            if has_cuda():
+                torch.cuda.synchronize()
+            begin = time.perf_counter()
+            call()
+            taken.append(1e6 * (time.perf_counter() - begin))
+            after()
+        return median(taken)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if has_cuda() else torch.device("cpu")
+
+
+def _parameters(name: str) -> list[nn.Parameter]:
+    is_yolo = name.startswith("yolo")
+    model = (YOLO(f"{name}.yaml").model if is_yolo else wide(5000)).to(_device())
+    parameters: list[nn.Parameter] = list(model_layout.watched(model))
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+    return parameters
+
+
+def _costs(parameters: list[nn.Parameter], floor: float, clock: Clock) -> list[str]:
+    capture, bare = Capture(parameters), idle_capture(parameters)
+    gradients = [one.grad for one in parameters if one.grad is not None]
+
+    def taking(one: Capture, *, weighed: bool = False) -> tuple[Callable[[], None], Any]:
+        def take() -> None:
+            one.take(1, 1, [], detailed=weighed, weighed=weighed)
+
+        return take, lambda: list(one.drain(wait=True))
+
+    def foreach() -> None:
+        norms_of(gradients)
+
+    def clip() -> None:
+        torch.nn.utils.clip_grad_norm_(parameters, 10.0)
+
+    host = [clock.on_host(*taking(capture)), clock.on_host(*taking(bare))]
+    host += [clock.on_host(foreach), clock.on_host(clip)]
+    if not has_cuda():
+        return ["-"] * 7 + numbers(host)
+    kernel = _kernel(capture, gradients, clock)
+    reading, weighed = (clock.on_device(*taking(capture, weighed=w)) for w in (False, True))
+    device = [reading, weighed - reading, _update(parameters, clock)]
+    device += [clock.on_device(foreach), clock.on_device(clip)]
+    alone = [f"{kernel:.1f}", f"{kernel / floor:.2f}"] if kernel else ["none built", "-"]
+    return [*alone, *numbers(device), *numbers(host)]
+
+
+def _kernel(capture: Capture, gradients: list[torch.Tensor], clock: Clock) -> float:
+    """Microseconds of its launch alone; 0 where there is none."""
+    if not capture._tables:  # noqa: SLF001  # what is within a reading
+        return 0.0
+    table, slot = capture._tables[0], capture._ring.slots[0]  # noqa: SLF001
+    return clock.on_device(lambda: table.read(gradients, slot.device, slot.ints, 0))
+
+
+def _update(parameters: list[nn.Parameter], clock: Clock) -> float:
+    updates = Updates(parameters)
+
+    def compare() -> None:
+        updates.begin()
+        updates.end()
+
+    return clock.on_device(compare)
+
+
+# --- without launches -----------------------------------------------------------------------------
+
+
+class _Idle:
+    """A kernel that does nothing, and an event that has always passed."""
+
+    def __getitem__(self, _grid: object) -> Callable[..., None]:
+        return lambda *_args, **_options: None
+
+    def record(self, _stream: object) -> None:
+        """Nothing is awaited."""
+
+    def query(self) -> bool:
+        """It has passed."""
+        return True
+
+
+def idle_capture(parameters: list[nn.Parameter]) -> Capture:
+    """What the host does for a reading, whose kernel does nothing; on any machine."""
+    idle: Any = _Idle()
+    kernel = SimpleNamespace(BLOCK=1024, read=idle, keep=idle, compare=idle)
+
+    def table_of(tensors: list[torch.Tensor]) -> Table:
+        return Table([one.numel() for one in tensors], tensors[0].device, kernel)
+
+    with mock.patch.object(capture_module, "table_of", table_of):
+        capture = Capture(parameters)
+    slots = capture._ring.slots  # noqa: SLF001  # on a CPU there are none
+    if not slots:
+        size = 1000 + sum(one.chunks.numbers for one in capture._tables or ())  # noqa: SLF001
+        for host in torch.zeros(RING, size + size % 2, dtype=torch.float64):
+            slots.append(Slot(host, idle, host, host.view(torch.int32)))
+    return capture
