@@ -26,8 +26,7 @@ from trainings import HOME, YOLO, draw_dataset
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.demo.shapes import COLOURS, draw_image
-from yolo_gradwatch.diagnose.measured import KINDS, measured
-from yolo_gradwatch.runs import traces
+from yolo_gradwatch.diagnose.measured import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -86,20 +85,10 @@ def train(name: str, planted: Planted, model: str, folder: Path) -> Run:
     return load_run(run)
 
 
-def reason_of(finding: Finding, run: Run) -> Reason | None:
-    """The cause of a finding, as the run holds it or as its traces say."""
+def reason_of(finding: Finding) -> Reason | None:
+    """The cause that a finding names as measured by a trace, or by its judge from one."""
     known = finding.reason
-    if known and known.kind in KINDS:
-        return known
-    newest = finding.episodes[-1]
-    end = newest.step_end or sys.maxsize
-    flows = traces.all_of(run.folder / "gradwatch" / "flow.csv")
-    asked = (
-        measured(finding, run.layout, flow, run.meta.options.training)
-        for flow in flows
-        if newest.step <= flow.step < end
-    )
-    return next(filter(None, asked), known if known and known.kind in JUDGED else None)
+    return known if known and known.kind in {*KINDS, *JUDGED} else None
 
 
 def outcome(name: str, model: str, folder: Path) -> Outcome:
@@ -107,7 +96,7 @@ def outcome(name: str, model: str, folder: Path) -> Outcome:
     planted = PLANTED[name]
     run = train(name, planted, model, folder)
     findings = [f for f in run.report().findings if f.severity != "notice"]
-    asked = [(f.rule, reason_of(f, run)) for f in findings]
+    asked = [(f.rule, reason_of(f)) for f in findings]
     rule, reason = next((one for one in asked if one[1]), (asked or [("", None)])[0])
     return Outcome(name, model, planted, rule, reason)
 

@@ -414,6 +414,7 @@ PAIRS = [
     *(("vanishing", weaker) for weaker in ("leaf_vanishing", "collapse", "total_low")),
     *(("exploding", weaker) for weaker in ("leaf_exploding", "spike", "total_high")),
     ("exploding", "weight_growth"),
+    *(("weight_growth", weaker) for weaker in ("dead", "partly_dead", "collapse", "total_low")),
     ("leaf_exploding", "spike"),
     ("collapse", "total_low"),
     ("total_low", "collapse"),

@@ -303,3 +303,34 @@ def test_only_a_usual_factor_of_clipping_is_called_normal(tmp_path, ratio, is_us
     epoch = EpochClipping(1, steps=100, clipped=100, norm_median=10 * ratio, clip_ratio=ratio)
     report = Report(tmp_path, "finished", 100, 9, (), (epoch,))
     assert ("normal for YOLO" in str(report)) == is_usual
+
+
+def exploding_after(stray, begin):
+    """A converged run, with one step far above its neighbours or without, that explodes later."""
+
+    def at(step, decades):
+        norms = dict.fromkeys(NET.modules, 10.0**decades)
+        return net(step, norms, losses=items(cls=8.0 if step == 1 else 0.03125))
+
+    before = [at(1, 1.0), *(at(step, -3.0) for step in range(2, 12))]
+    strays = [at(12, 2.0 if stray else -3.0), *(at(step, -3.0) for step in range(13, begin))]
+    return [*before, *strays, *(at(begin + n, 5.0) for n in range(6))]
+
+
+@pytest.mark.parametrize("begin", [13, 15, 21, 26])
+def test_a_stray_step_hides_no_explosion_behind_it(begin):
+    windows = exploding_after(stray=True, begin=begin)
+    assert [alert.step for alert in fired(windows[:12], "stray_step")] == [12]
+    assert "spike" not in rules_at(windows[:12])
+    for run in (windows, exploding_after(stray=False, begin=begin)):
+        assert {alert.step for alert in fired(run, "spike")} == {begin}
+
+
+@pytest.mark.parametrize(("highest", "jumped"), [(60.0, True), (1.3, False)])
+def test_the_loss_of_a_spike_is_the_highest_of_its_window(highest, jumped):
+    """A window, or the batches since the last captured step, may hold others beside it."""
+    losses = [replace(one, max=highest) for one in items(cls=1.2)]
+    windows = [replace(one, losses=tuple(items(cls=1.2))) for one in curve(0, 0, 0, 0, 0)]
+    (alert,) = fired([*windows, replace(curve(3, first=6)[0], losses=tuple(losses))], "spike")
+    before, then = alert.reason.values
+    assert (then > 3 * before) == jumped

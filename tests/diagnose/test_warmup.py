@@ -49,8 +49,19 @@ def test_a_schedule_that_moves_the_rate_from_epoch_to_epoch_is_no_warm_up():
     assert steps(warmed(course), 32) == list(range(1, 9))
 
 
-def test_one_step_an_epoch_says_nothing_beyond_what_options_and_versions_know():
-    assert steps(warmed([0.01] * 120, per_epoch=1), 120, per_epoch=1) == list(range(1, 101))
+@pytest.mark.parametrize(
+    ("course", "covered"),
+    [
+        ([0.01] * 120, 3),
+        ([0.01 - 0.00005 * n for n in range(120)], 3),  # a schedule
+        ([0.0001 * n for n in range(1, 121)], 100),  # the least of some versions
+    ],
+)
+def test_with_one_step_an_epoch_a_warm_up_lasts_as_the_options_say_or_while_it_rises(
+    course, covered
+):
+    found = warmed(course, per_epoch=1)
+    assert steps(found, 120, per_epoch=1) == list(range(1, covered + 1))
 
 
 def test_of_a_window_of_many_steps_both_ends_are_compared():

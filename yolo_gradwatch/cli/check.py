@@ -128,7 +128,8 @@ def _tidy() -> Iterator[None]:
 
     known = [getattr(signal, "SIGHUP", None), signal.SIGTERM]  # Windows has no SIGHUP
     is_ours = threading.current_thread() is threading.main_thread()
-    before = {one: signal.signal(one, leave_at) for one in known if one and is_ours}
+    heard = [one for one in known if one and signal.getsignal(one) is not signal.SIG_IGN]  # nohup
+    before = {one: signal.signal(one, leave_at) for one in heard if is_ours}
     try:
         yield
     finally:

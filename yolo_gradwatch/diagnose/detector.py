@@ -14,7 +14,7 @@ from yolo_gradwatch.diagnose.warmup import Warmup
 from yolo_gradwatch.measure.windows import widened
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.layout import Layout
@@ -92,7 +92,7 @@ class Detector:
             is_warming=self._warmup.covers,
         )
         self.was_finite |= window.skipped < window.steps and not window.nonfinite.any()
-        return [
+        return self._without_passing(
             Alert(
                 rule=name,
                 severity=rule.severity,
@@ -107,7 +107,7 @@ class Detector:
             )
             for name, rule in RULES.items()
             for hit in rule.judge(history, self._limits)
-        ]
+        )
 
     def forget(self, *, is_new: bool = False) -> None:
         """Drop what was before a resume or a recovery.
@@ -129,6 +129,15 @@ class Detector:
         other._warmup = self._warmup
         other.was_finite = self.was_finite
         return other
+
+    def _without_passing(self, alerts: Iterable[Alert]) -> list[Alert]:
+        """The alerts but for those that one which passes explains; it leaves no mark."""
+        found = list(alerts)
+        passing = [alert for alert in found if RULES[alert.rule].is_passing]
+        if passing and self._marks and self._marks[-1].step == passing[0].step:
+            self._marks.pop()
+        explained = {name for one in passing for name in RULES[one.rule].explains}
+        return [alert for alert in found if alert.rule not in explained]
 
     def _remember(self, reading: Reading) -> None:
         self._readings.append(reading)

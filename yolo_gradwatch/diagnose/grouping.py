@@ -62,6 +62,7 @@ class Grouping:
         return any(
             RULES[finding.rule].makes_redundant(alert.rule) and self._meet(alert, finding)
             for finding in lasting
+            if not RULES[finding.rule].is_passing
             if not self._stays_away(finding, alert)
             if finding.severity == "critical" or not is_lost
         )

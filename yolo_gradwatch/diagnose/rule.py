@@ -50,6 +50,8 @@ class Rule:
         one_cause: Whether all of its alerts have one cause, on one path or not.
         stays_in_head: Whether what it finds in the head explains nothing beside that, and is not
             explained by it.
+        is_passing: Whether what it finds is over in its window: it explains others there alone, and
+            what comes later is not compared with it.
         is_beside: Whether it is reported beside a finding that spreads, which does not explain it.
         ends_at_restart: Whether an episode is over when the run restarts, because weights were
             restored.
@@ -83,6 +85,7 @@ class Rule:
     ends_at_restart: bool = False
     starves_readers: bool = False
     begins_upstream: bool = False
+    is_passing: bool = False
 
     @property
     def in_decades(self) -> bool:

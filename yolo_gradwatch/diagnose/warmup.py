@@ -21,7 +21,7 @@ class Warmup:
 
     It moves the rates from batch to batch, a schedule from epoch to epoch. So it is over where they
     are the same in two steps of an epoch. Before that, and where rates are unknown, options say how
-    long it lasts at the most.
+    long it lasts at the most; beyond them, it is at work while a rate still rises.
 
     Args:
         training: Options of the training.
@@ -32,7 +32,8 @@ class Warmup:
         self._epochs = epochs if isinstance(epochs, (int, float)) else 0
         self._before: tuple[int, int, tuple[float | None, ...]] = (0, 0, ())
         self._over: int | None = None
-        self._is_measured = False
+        self._highest: tuple[float | None, ...] = ()
+        self._rises = False
 
     def add(self, window: Window) -> None:
         """Take the newest window."""
@@ -42,7 +43,8 @@ class Warmup:
         if not rates:
             return
         lowest, highest = tuple(one.min for one in rates), tuple(one.max for one in rates)
-        self._is_measured = True
+        self._rises = any(b and h and h > b for b, h in zip(self._highest, highest, strict=False))
+        self._highest = highest
         epoch, step, before = self._before
         self._before = window.epoch, window.step_first, lowest if lowest == highest else ()
         if epoch == window.epoch and lowest == highest == before:
@@ -54,5 +56,5 @@ class Warmup:
         """Whether it is at work at a step."""
         if self._over is not None and step >= self._over:
             return False
-        is_least = self._is_measured and self._epochs > 0 and step <= LEAST
+        is_least = self._rises and self._epochs > 0 and step <= LEAST
         return epoch - 1 < self._epochs or is_least

@@ -228,7 +228,7 @@ def warming(run: Run) -> tuple[float, float] | None:
     """
     options, optimizer = run.meta.options, run.meta.optimizer
     epochs = options.fitted.get("warmup_epochs", options.training.get("warmup_epochs"))
-    is_over = not isinstance(epochs, (int, float)) or run.grid.epoch.max(initial=0) > epochs
+    is_over = not isinstance(epochs, (int, float)) or run.grid.epoch.max(initial=0) - 1 >= epochs
     if optimizer is None or is_over:
         return None
     newest = run.losses.groupby(run.losses["item"].astype(str))["mean"].last()

@@ -75,6 +75,7 @@ STRAY_STEP = Rule(
     not_meaning="a fault of the model",
     remedy="the images and labels of that step, in the file that the notice names",
     explains=("spike",),
+    is_passing=True,
     keeps_evidence=True,
     comes_back=True,
 )

@@ -295,5 +295,5 @@ WEIGHT_GROWTH = Rule(
     not_meaning="weights that grow over a whole training",
     remedy="lower `lr0`, longer `warmup_epochs`; it mostly ends in silence",
     state="growing",
-    explains=("dead", "partly_dead", "dead_branch"),
+    explains=("dead", "partly_dead", "dead_branch", "collapse", "total_low"),
 )
