@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from values import LAYOUT, window
 
+from yolo_gradwatch.diagnose.causes import Cause
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay
+from yolo_gradwatch.diagnose.messages import IF_IT_STAYS, UNDO, Message
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.measure.kept import LAST_HEALTHY, Kept
@@ -87,3 +89,18 @@ def test_a_checkpoint_is_not_called_spoiled_once_steps_from_it_were_finite(kind,
         replay(diagnosis, [*steps, spoiled], events)
         reason = diagnosis.findings.all[1].reason
         assert (reason.kind, reason.values) == ("weights", (0.0, expected))
+
+
+@pytest.mark.parametrize(
+    ("remedy", "measured"),
+    [
+        ("Try A.", "Try B."),
+        ("Try A, or file.pt (epoch 3).", "Try B. Then go on from file.pt (epoch 3)."),
+        (f"Try amp=False{IF_IT_STAYS}A.", f"Try amp=False{IF_IT_STAYS}B."),
+        (f"{UNDO} file.pt (epoch 3).", f"{UNDO} file.pt (epoch 3)."),
+    ],
+)
+def test_a_measured_cause_keeps_what_is_to_be_done_besides(remedy, measured):
+    message = Message("what", "since", likely="why.", remedy=remedy)
+    told = message.measuring(Cause("because", "B"), "file.pt (epoch 3)")
+    assert (told.likely, told.measured, told.remedy) == ("", "because.", measured)

@@ -27,6 +27,9 @@ MOST_EPISODES = 3
 UNDO = "Look for what runs from that step on, and go on from"
 """What to try where something has changed in the course of a training."""
 
+IF_IT_STAYS = "; if it stays, try "
+"""Between what to try first, whatever the cause is, and what to do about the cause."""
+
 MEASURED = "Measured: "
 """In front of a cause that rests on a measurement."""
 
@@ -88,9 +91,19 @@ class Message:
             return f"{MEASURED}{self.measured}"
         return f"Likely {self.likely}" if self.likely else ""
 
-    def measuring(self, cause: Cause) -> Message:
-        """The same with a cause that a trace has measured, and what to try then."""
-        remedy = self.remedy if self.remedy.startswith(UNDO) else f"Try {cause.remedy}."
+    def measuring(self, cause: Cause, way_back: str = "") -> Message:
+        """The same with a cause that a trace has measured, and what to try then.
+
+        Args:
+            cause: What was measured.
+            way_back: The checkpoint to go back to, if there is one.
+        """
+        first, stays, _ = self.remedy.partition(IF_IT_STAYS)
+        remedy = f"{first}{stays}{cause.remedy}." if stays else f"Try {cause.remedy}."
+        if self.remedy.startswith(UNDO):
+            remedy = self.remedy
+        elif way_back and way_back in self.remedy:
+            remedy = f"{remedy} Then go on from {way_back}."
         return replace(self, likely="", measured=f"{cause.why}.", remedy=remedy)
 
     def __str__(self) -> str:

@@ -110,7 +110,7 @@ class Rule:
         cause = None
         if finding.is_traced and finding.reason:
             cause = cause_of(finding.reason, layout, training)
-        return message.measuring(cause) if cause else message
+        return message.measuring(cause, case.way_back("")) if cause else message
 
     def worded(self, layout: Layout, training: Mapping[str, object], finding: Finding) -> Finding:
         """The finding with its message, and what that says of the cause; see `message`."""
