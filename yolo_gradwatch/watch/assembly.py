@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.layout import Layout, Members
     from yolo_gradwatch.measure.optimizer import Optimizer
     from yolo_gradwatch.runs.run import Run
+    from yolo_gradwatch.views.notebook import Notebook
     from yolo_gradwatch.views.terminal.output import Terminal
     from yolo_gradwatch.watch.options import Options
 
@@ -81,6 +82,7 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
     options: Options,
     *,
     terminal: Terminal,
+    notebook: Notebook,
     announce: Callable[[Path], None],
 ) -> Parts:
     """Build the recorder of a training and its outputs, in the order of their calls.
@@ -91,6 +93,7 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
         training: What there is to know of it.
         options: Of the watch.
         terminal: The live report.
+        notebook: The same in a notebook.
         announce: Called with the path of the picture when it is drawn.
     """
     asked = training.options
@@ -125,9 +128,14 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
     schedule = Schedule(traces, findings=waiting) if options.flow else None
     called = [Callback(options.on_finding)] if options.on_finding else []
     wishes = [schedule] if schedule else []
-    outputs = [files, evidence, *wishes, terminal, *called, stop, *options.outputs]
+    outputs = [files, evidence, *wishes, notebook, terminal, *called, stop, *options.outputs]
     ended = Ended(files)
-    fanout = Fanout([*outputs, Picture(ended, announce), DepthPicture(ended)])
+
+    def drawn(picture: Path) -> None:
+        notebook.picture = picture
+        announce(picture)
+
+    fanout = Fanout([*outputs, Picture(ended, drawn), DepthPicture(ended)])
     diagnosing = Diagnosing(diagnosis, fanout, evidence.file, training.folder)
     recorder = Recorder(run, members, diagnosing, fanout, past)
     files.remarks = recorder.remarks

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from yolo_gradwatch.diagnose.report import ELSEWHERE, Report
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.diagnose.vocabulary import alarms
+from yolo_gradwatch.views.notebook import show_here, show_report
 from yolo_gradwatch.watch.attachment import Attachment
 from yolo_gradwatch.watch.options import Options, checked_outputs
 from yolo_gradwatch.watch.ultralytics import ddp
@@ -30,8 +31,9 @@ class GradWatch:
         interval: Optimizer steps from one captured step to the next.
         thresholds: Limits of the rules.
         live: Draw the live panel; None draws it where standard output is a terminal. Without it,
-            in a notebook, and where a logger records the console, a table is printed at the end of
-            each epoch; the panel itself is never recorded.
+            and where a logger records the console, a table is printed at the end of each epoch; the
+            panel itself is never recorded. A notebook shows the training in one display, unless
+            this is False; see also `view`.
         on_finding: Called with each finding when it begins, comes back or grows worse, and when its
             cause becomes known.
         stop_on: Rules or kinds of rules, such as ``("nonfinite",)``, that end the training.
@@ -102,6 +104,19 @@ class GradWatch:
         call does nothing.
         """
         self._attachment.detach()
+
+    def view(self) -> None:
+        """Show the newest training, and every later one, in this cell of a notebook.
+
+        Called in a cell of its own before the training, it keeps the display out of the training's
+        cell, whose output may become long; called after it, it shows the outcome. A training on
+        several GPUs is shown by ``load_run(...).view()`` of another notebook.
+        """
+        newest = self._attachment.newest
+        if newest is not None and newest.has_report and not self._attachment.view.page:
+            show_report(self._attachment.view, newest.report())
+        else:
+            show_here(self._attachment.view)
 
     @property
     def run_dir(self) -> Path | None:

@@ -11,9 +11,11 @@ from yolo_gradwatch.diagnose.report import Report
 from yolo_gradwatch.measure import model_layout as layouts
 from yolo_gradwatch.runs.arguments import arguments_of
 from yolo_gradwatch.runs.resume import earlier_run
+from yolo_gradwatch.views.notebook import Notebook
 from yolo_gradwatch.views.terminal.output import Terminal
 from yolo_gradwatch.watch.assembly import Parts, Training, assemble
-from yolo_gradwatch.watch.events import Events, view
+from yolo_gradwatch.watch.events import Events
+from yolo_gradwatch.watch.events import view as view_of
 from yolo_gradwatch.watch.guard import Guard
 from yolo_gradwatch.watch.listening import around_training, connect, listen
 from yolo_gradwatch.watch.ultralytics import contract, hooks
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from yolo_gradwatch.diagnose.finding import Finding
+    from yolo_gradwatch.views.notebook import View
     from yolo_gradwatch.watch.options import Options
 
 
@@ -34,14 +37,16 @@ class Session:
     Args:
         trainer: It has not begun to train.
         options: Of the watch.
+        view: Where a notebook shows it.
 
     Attributes:
         folder: The run's folder.
     """
 
-    def __init__(self, trainer: Any, options: Options) -> None:
+    def __init__(self, trainer: Any, options: Options, view: View) -> None:
         self._alive = weakref.ref(trainer)
         self._options = options
+        self._view = view
         self._parts: Parts | None = None
         self._events: Events | None = None
         self._report: Report | None = None
@@ -116,7 +121,7 @@ class Session:
         resumes = facts.resumes(trainer)
         earlier = earlier_run(self.folder) if resumes else None
         model = facts.model_of(trainer)
-        seen = view(trainer, layouts.owned(model, earlier.layout.modules) if earlier else ())
+        seen = view_of(trainer, layouts.owned(model, earlier.layout.modules) if earlier else ())
         training = Training(
             folder=self.folder,
             options=facts.training_options(trainer, self._given),
@@ -125,11 +130,13 @@ class Session:
             earlier=earlier,
             versions=facts.versions(),
         )
+        notebook = Notebook(self._view, live=self._options.live)
         terminal = Terminal(
             live=self._options.live,
             handlers=facts.log_handlers(),
             no_panel="" if facts.has_known_bar() else contract.unknown_bar(),
             safely=guard.safely,
+            beside=lambda: notebook.is_drawn,
         )
         self._parts = parts = assemble(
             seen.layout,
@@ -137,6 +144,7 @@ class Session:
             training,
             self._options,
             terminal=terminal,
+            notebook=notebook,
             announce=self._announce,
         )
         guard.undo.callback(self._close, parts)

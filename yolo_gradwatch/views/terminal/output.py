@@ -39,6 +39,8 @@ class Terminal(OutputBase):
         handlers: Log handlers that write to the terminal.
         no_panel: Why the training can have no panel; "" if it can.
         safely: Calls a function of ours from a stream; what it raises must not reach the training.
+        beside: Whether the training is shown elsewhere by now, with its findings in full: then
+            there are no tables, and of the report the verdict alone.
     """
 
     def __init__(
@@ -48,7 +50,9 @@ class Terminal(OutputBase):
         handlers: Sequence[logging.StreamHandler[Any]],
         no_panel: str = "",
         safely: Callable[..., None],
+        beside: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._beside = beside
         self._live = live
         self._handlers = handlers
         self._no_panel = no_panel
@@ -90,7 +94,7 @@ class Terminal(OutputBase):
     def epoch(self, clipping: EpochClipping) -> None:
         """Print the table of an epoch where no panel can be read."""
         del clipping
-        if self._screen is None or self._screen.is_recorded:
+        if not self._beside() and (self._screen is None or self._screen.is_recorded):
             self.print(epoch_table(self._board))
 
     def regroup(self, layout: Layout) -> None:
@@ -105,7 +109,7 @@ class Terminal(OutputBase):
     def end(self, report: Report) -> None:
         """Close the panel and print the report."""
         self._close_screen()
-        self.print(lines.end_report(report))
+        self.print(lines.verdict(report) if self._beside() else lines.end_report(report))
         self._has_ended = True
 
     def close(self) -> None:
