@@ -3,6 +3,7 @@
 from values import LAYOUT, MEMBERS
 
 from yolo_gradwatch.runs.resume import earlier_run
+from yolo_gradwatch.views.notebook import Notebook, View
 from yolo_gradwatch.views.terminal.output import Terminal
 from yolo_gradwatch.watch.assembly import Training, assemble
 from yolo_gradwatch.watch.options import Options
@@ -21,7 +22,10 @@ class Recording:
             versions={},
         )
         self.raised = []
-        terminal = Terminal(live=live, handlers=[], safely=self._safely)
+        notebook = Notebook(View(), live=live)
+        terminal = Terminal(
+            live=live, handlers=[], safely=self._safely, beside=lambda: notebook.is_drawn
+        )
         self.pictures = []
         parts = assemble(
             LAYOUT,
@@ -29,6 +33,7 @@ class Recording:
             training,
             Options(**asked),
             terminal=terminal,
+            notebook=notebook,
             announce=self.pictures.append,
         )
         self.recorder, self.evidence, self.stop = parts.recorder, parts.evidence, parts.stop

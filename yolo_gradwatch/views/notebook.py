@@ -46,7 +46,10 @@ QUIET_SECONDS = 60.0
 
 
 class View:
-    """One display of a notebook, in each cell in which it was asked for.
+    """One display of a notebook, in the cell in which it was asked for last.
+
+    It gets another id then: nbclient, which executes and saves notebooks, fails to find the place
+    of one in a cell of before whose streams it has merged.
 
     Attributes:
         page: What it shows; None before the first.
@@ -55,29 +58,28 @@ class View:
     """
 
     def __init__(self) -> None:
-        self._id = f"gradwatch-{uuid.uuid4().hex}"
+        self._id = ""
         self.page: Page | None = None
         self.is_shown = False
         self.is_asked = False
 
     def show(self, page: Page | None = None) -> bool:
-        """Show it in the cell that runs; whether there is a notebook that can.
+        """Show it in the cell that runs, from now on; whether there is a notebook that can.
 
         Args:
-            page: What to show, here and in the cells of before; what it shows already by default.
+            page: What to show; what it shows already by default.
         """
         door = kernel_display()
         if door is None:
             return False
-        if page:
-            self.draw(page)
-        shown = self.page or pages.waiting()
-        door.display(_data(shown), raw=True, display_id=self._id)
+        self.page = page or self.page
+        self._id = f"gradwatch-{uuid.uuid4().hex}"
+        door.display(_data(self.page or pages.waiting()), raw=True, display_id=self._id)
         self.is_shown = True
         return True
 
     def draw(self, page: Page) -> None:
-        """Bring it up to date wherever it is shown."""
+        """Bring it up to date in its place."""
         self.page = page
         door = kernel_display() if self.is_shown else None
         if door:

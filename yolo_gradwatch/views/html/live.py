@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from yolo_gradwatch.diagnose.html import coloured, finding_html, report_html
+from yolo_gradwatch.diagnose.html import SHADES, coloured, finding_html, report_html
 from yolo_gradwatch.diagnose.report import finding_line
 from yolo_gradwatch.views.html.table import table
 from yolo_gradwatch.views.live import highest
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.views.live import BlockRow, Board
 
 _BAR = 16  # letters
+_BAR_OF = '<span style="font-family:monospace;color:{}">{}</span>'
 _WIDTH, _HEIGHT, _MARGIN = 120, 18, 2  # pixels of a history
 _POINTS = 60
 _SPAN = 2.0  # decades: a history that moves less is drawn flat instead of as noise
@@ -62,7 +63,7 @@ def running(board: Board, findings: Iterable[Finding], note: str = "") -> Page:
     said = [note] if note else []
     html = [
         "<div>",
-        f"<p><b>GradWatch</b> {escape(status(board))}</p>",
+        f"<p><b>GradWatch</b> &nbsp;{_line(status(board))}</p>",
         *(f"<p>{escape(line)}</p>" for line in said),
         blocks(board),
         *(map(finding_html, shown) if shown else ["<p>No finding so far.</p>"]),
@@ -85,11 +86,22 @@ def ended(report: Report, board: Board | None = None, picture: Path | None = Non
     """
     html = [report_html(report)]
     if picture:
-        packed = b64encode(picture.read_bytes()).decode()
-        html.append(f'<p><img alt="the run as a picture" src="data:image/png;base64,{packed}"></p>')
+        html.append(_image(picture))
     if board:
-        html += [f"<p>At the end: {escape(status(board))}</p>", blocks(board)]
+        html += [f"<p>At the end: {_line(status(board))}</p>", blocks(board)]
     return Page(f"<div>{''.join(html)}</div>", f"{report}\n  {report.path}")
+
+
+def _image(picture: Path) -> str:
+    from yolo_gradwatch.views.png.look import light  # noqa: PLC0415  # loads matplotlib
+
+    packed = b64encode(light(picture)).decode()
+    return f'<p><img alt="the run as a picture" src="data:image/png;base64,{packed}"></p>'
+
+
+def _line(text: str) -> str:
+    """Text whose wide gaps stay."""
+    return escape(text).replace("  ", " &nbsp;")
 
 
 def blocks(board: Board) -> str:
@@ -98,7 +110,7 @@ def blocks(board: Board) -> str:
     high = highest(rows)
     scale = f"1e{high - DEPTH:+.0f} to 1e{high:+.0f}"
     heads = ((("block"), True), ("norm", False), ("state", True), (scale, True), ("history", True))
-    clipping = f"<p>{escape(clip_line(board))}</p>" if board.total is not None else ""
+    clipping = f"<p>{_line(clip_line(board))}</p>" if board.total is not None else ""
     return clipping + table(heads, (_cells(row, high) for row in rows))
 
 
@@ -107,7 +119,7 @@ def _cells(row: BlockRow, high: float) -> list[tuple[str, bool]]:
         (escape(row.label), True),
         (number(row.norm), False),
         (coloured(row.state, row.severity), True),
-        (bar(row.norm, high, _BAR), True),
+        (_BAR_OF.format(SHADES[row.severity], bar(row.norm, high, _BAR)), True),
         (history(row.history), True),
     ]
 

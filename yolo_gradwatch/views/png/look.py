@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 
 from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.views.heatmap import COLOURS, decade
@@ -42,11 +43,24 @@ class Picture(Figure):
         super().__init__(figsize=(width, height), dpi=DPI)
         FigureCanvasAgg(self)
 
-    def _repr_png_(self) -> bytes:
-        """As a cell shows it where no other way to show figures was set up."""
+    def _repr_mimebundle_(self, **_wanted: object) -> dict[str, bytes]:
+        """As a cell shows it, also where pyplot's way to show figures is not set up."""
         drawn = BytesIO()
         _write(self, drawn)
-        return drawn.getvalue()
+        return {"image/png": light(drawn)}
+
+
+def light(picture: Path | BytesIO) -> bytes:
+    """A PNG file with 256 colours, a third of the size: a notebook keeps what its cells show.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    packed = BytesIO()
+    with Image.open(picture) as opened:
+        few = opened.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    few.save(packed, "png", optimize=True)
+    return packed.getvalue()
 
 
 def save(draw: Callable[[], Figure], path: Path) -> None:
