@@ -125,6 +125,17 @@ def test_a_finding_is_there_in_full_and_in_the_state_of_its_blocks(tmp_path, ker
     assert "failed" in text_of(kernel.states[-1])
 
 
+def test_the_line_of_a_finding_waits_for_the_end_of_the_epoch(tmp_path, kernel, capsys):
+    recording = Recording(tmp_path, live=None)
+    recording.step(sample(1, math.nan))
+    assert recording.report().findings
+    assert capsys.readouterr().out == ""
+    recording.end_epoch()
+    assert capsys.readouterr().out.startswith("GradWatch critical nonfinite: ")
+    recording.finish()
+    assert "critical" not in capsys.readouterr().out.replace("1 critical", "")
+
+
 def test_live_false_draws_none(tmp_path, kernel, capsys):
     recording = Recording(tmp_path, live=False)
     recording.step(sample(1))
