@@ -172,7 +172,9 @@ def watched(page: Page) -> tuple[list[str], bytes]:
 
 def check(states: list[str], printed: str) -> None:
     """Fail unless the display has moved, and every bar is whole and alone on its line."""
-    steps = [int(found[1]) for state in states if (found := re.search(r"step\s+(\d+)\s+total", state))]
+    steps = [
+        int(found[1]) for state in states if (found := re.search(r"step\s+(\d+)\s+total", state))
+    ]
     bars = [tuple(map(int, bar)) for bar in BAR.findall(printed)]
     print(f"{len(states)} states of the display, at steps {steps}")
     print(f"{len(bars)} bars: {bars}")
