@@ -40,8 +40,7 @@ class Terminal(OutputBase):
         no_panel: Why the training can have no panel; "" if it can.
         safely: Calls a function of ours from a stream; what it raises must not reach the training.
         beside: Whether the training is shown elsewhere by now, with its findings in full: then
-            there are no tables, lines on findings wait for the end of the epoch, and of the
-            report there is the verdict alone.
+            there are no tables, and lines on findings wait for the end of the epoch.
     """
 
     def __init__(
@@ -116,7 +115,7 @@ class Terminal(OutputBase):
         """Close the panel and print the report."""
         self._close_screen()
         self._print_held()
-        self.print(lines.verdict(report) if self._beside() else lines.end_report(report))
+        self.print(lines.end_report(report))
         self._has_ended = True
 
     def close(self) -> None:
