@@ -24,7 +24,7 @@ from machine import peak_memory
 
 from yolo_gradwatch.measure.sample import Change, Detail, Sample, Weights
 from yolo_gradwatch.runs import schema
-from yolo_gradwatch.views.notebook import Notebook, View
+from yolo_gradwatch.views.notebook import View
 from yolo_gradwatch.views.terminal.output import Terminal
 from yolo_gradwatch.watch.assembly import Training, assemble
 from yolo_gradwatch.watch.options import Options
@@ -55,7 +55,7 @@ def recorder_of(folder: Path, found: Layout, members: Members) -> Recorder:
         training,
         Options(),
         terminal=terminal,
-        notebook=Notebook(View(), live=False),
+        view=View(),
         announce=lambda _path: None,
     )
     recorder = parts.recorder

@@ -3,7 +3,7 @@
 from values import LAYOUT, MEMBERS
 
 from yolo_gradwatch.runs.resume import earlier_run
-from yolo_gradwatch.views.notebook import Notebook, View
+from yolo_gradwatch.views.notebook import View
 from yolo_gradwatch.views.terminal.output import Terminal
 from yolo_gradwatch.watch.assembly import Training, assemble
 from yolo_gradwatch.watch.options import Options
@@ -22,18 +22,15 @@ class Recording:
             versions={},
         )
         self.raised = []
-        notebook = Notebook(View(), live=live)
-        terminal = Terminal(
-            live=live, handlers=[], safely=self._safely, beside=lambda: notebook.is_drawn
-        )
+        terminal = Terminal(live=live, handlers=[], safely=self._safely)
         self.pictures = []
         parts = assemble(
             LAYOUT,
             MEMBERS,
             training,
-            Options(**asked),
+            Options(live=live, **asked),
             terminal=terminal,
-            notebook=notebook,
+            view=View(),
             announce=self.pictures.append,
         )
         self.recorder, self.evidence, self.stop = parts.recorder, parts.evidence, parts.stop

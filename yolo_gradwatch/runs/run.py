@@ -98,13 +98,6 @@ class Run:
         """
         return tables.read_flow(self.folder / FLOW_FILE)
 
-    def _flows(self) -> tuple[list[Flow], tuple[str, ...]]:
-        """The batches that were traced; none where their file is damaged, and a sentence on it."""
-        try:
-            return (traces.all_of(self.folder / FLOW_FILE) if len(self.flow) else []), ()
-        except FormatError as error:
-            return [], (f"traces are left out: {error}",)
-
     def plot(self, *, modules: bool = False) -> Figure:
         """The picture of the run as a figure: a heat map of norms above strips of the whole run.
 
@@ -178,7 +171,7 @@ class Run:
         options, limits = self.meta.options, thresholds or self.thresholds
         diagnosis = Diagnosis(self.layout, limits, options.training)
         reported = self.reported if limits == self.thresholds else None
-        flows, remarks = self._flows()
+        flows, remarks = _flows(self)
         replay(
             diagnosis,
             self.windows_in_order(),
@@ -222,6 +215,14 @@ def load_run(path: str | Path) -> Run:
     end = _killed(windows) if is_killed else _silent(folder, meta)
     remarks = (*meta.remarks, *torn, *torn_alerts, *torn_losses, *_missing(windows, meta), *end)
     return Run(folder, windows, alerts, meta, remarks, is_killed, losses)
+
+
+def _flows(run: Run) -> tuple[list[Flow], tuple[str, ...]]:
+    """The batches that were traced; none where their file is damaged, and a sentence on it."""
+    try:
+        return (traces.all_of(run.folder / FLOW_FILE) if len(run.flow) else []), ()
+    except FormatError as error:
+        return [], (f"traces are left out: {error}",)
 
 
 def _losses(path: Path, last: float) -> tuple[pd.DataFrame, tuple[str, ...]]:

@@ -12,6 +12,7 @@ from yolo_gradwatch.runs import resume
 from yolo_gradwatch.runs.evidence import Evidence
 from yolo_gradwatch.runs.files import Files
 from yolo_gradwatch.runs.outputs import RunInfo
+from yolo_gradwatch.views.notebook import Notebook
 from yolo_gradwatch.views.picture import DepthPicture, Ended, Picture
 from yolo_gradwatch.watch.diagnosing import Diagnosing
 from yolo_gradwatch.watch.fanout import Fanout
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.layout import Layout, Members
     from yolo_gradwatch.measure.optimizer import Optimizer
     from yolo_gradwatch.runs.run import Run
-    from yolo_gradwatch.views.notebook import Notebook
+    from yolo_gradwatch.views.notebook import View
     from yolo_gradwatch.views.terminal.output import Terminal
     from yolo_gradwatch.watch.options import Options
 
@@ -82,7 +83,7 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
     options: Options,
     *,
     terminal: Terminal,
-    notebook: Notebook,
+    view: View,
     announce: Callable[[Path], None],
 ) -> Parts:
     """Build the recorder of a training and its outputs, in the order of their calls.
@@ -93,7 +94,7 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
         training: What there is to know of it.
         options: Of the watch.
         terminal: The live report.
-        notebook: The same in a notebook.
+        view: Where a notebook shows it.
         announce: Called with the path of the picture when it is drawn.
     """
     asked = training.options
@@ -128,6 +129,8 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
     schedule = Schedule(traces, findings=waiting) if options.flow else None
     called = [Callback(options.on_finding)] if options.on_finding else []
     wishes = [schedule] if schedule else []
+    notebook = Notebook(view, live=options.live)
+    terminal.beside = lambda: notebook.is_drawn
     outputs = [files, evidence, *wishes, notebook, terminal, *called, stop, *options.outputs]
     ended = Ended(files)
 

@@ -11,7 +11,6 @@ from yolo_gradwatch.diagnose.report import Report
 from yolo_gradwatch.measure import model_layout as layouts
 from yolo_gradwatch.runs.arguments import arguments_of
 from yolo_gradwatch.runs.resume import earlier_run
-from yolo_gradwatch.views.notebook import Notebook
 from yolo_gradwatch.views.terminal.output import Terminal
 from yolo_gradwatch.watch.assembly import Parts, Training, assemble
 from yolo_gradwatch.watch.events import Events
@@ -130,13 +129,11 @@ class Session:
             earlier=earlier,
             versions=facts.versions(),
         )
-        notebook = Notebook(self._view, live=self._options.live)
         terminal = Terminal(
             live=self._options.live,
             handlers=facts.log_handlers(),
             no_panel="" if facts.has_known_bar() else contract.unknown_bar(),
             safely=guard.safely,
-            beside=lambda: notebook.is_drawn,
         )
         self._parts = parts = assemble(
             seen.layout,
@@ -144,7 +141,7 @@ class Session:
             training,
             self._options,
             terminal=terminal,
-            notebook=notebook,
+            view=self._view,
             announce=self._announce,
         )
         guard.undo.callback(self._close, parts)

@@ -39,6 +39,8 @@ class Terminal(OutputBase):
         handlers: Log handlers that write to the terminal.
         no_panel: Why the training can have no panel; "" if it can.
         safely: Calls a function of ours from a stream; what it raises must not reach the training.
+
+    Attributes:
         beside: Whether the training is shown elsewhere by now, with its findings in full: then
             there are no tables, and lines on findings wait for the end of the epoch.
     """
@@ -50,9 +52,7 @@ class Terminal(OutputBase):
         handlers: Sequence[logging.StreamHandler[Any]],
         no_panel: str = "",
         safely: Callable[..., None],
-        beside: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._beside = beside
         self._live = live
         self._handlers = handlers
         self._no_panel = no_panel
@@ -60,6 +60,7 @@ class Terminal(OutputBase):
         self._screen: Screen | None = None
         self._findings: dict[int, Finding] = {}
         self._held: list[Text] = []
+        self.beside: Callable[[], bool] = lambda: False
         self._has_ended = False
 
     def start(self, run: RunInfo) -> None:
@@ -88,7 +89,7 @@ class Terminal(OutputBase):
         self._findings.update({change.finding.number: change.finding for change in changes})
         self._board.show(self._findings.values())
         told = [lines.change_line(change) for change in changes]
-        if self._beside():
+        if self.beside():
             self._held += told
             return
         for line in told:
@@ -99,7 +100,7 @@ class Terminal(OutputBase):
         """Print the table of an epoch where no panel can be read."""
         del clipping
         self._print_held()
-        if not self._beside() and (self._screen is None or self._screen.is_recorded):
+        if not self.beside() and (self._screen is None or self._screen.is_recorded):
             self.print(epoch_table(self._board))
 
     def regroup(self, layout: Layout) -> None:
