@@ -11,6 +11,7 @@ from yolo_gradwatch.diagnose.report import Report
 from yolo_gradwatch.measure import model_layout as layouts
 from yolo_gradwatch.runs.arguments import arguments_of
 from yolo_gradwatch.runs.resume import earlier_run
+from yolo_gradwatch.views.notebook import View
 from yolo_gradwatch.views.terminal.output import Terminal
 from yolo_gradwatch.watch.assembly import Parts, Training, assemble
 from yolo_gradwatch.watch.events import Events
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from yolo_gradwatch.diagnose.finding import Finding
-    from yolo_gradwatch.views.notebook import View
     from yolo_gradwatch.watch.options import Options
 
 
@@ -45,7 +45,7 @@ class Session:
     def __init__(self, trainer: Any, options: Options, view: View) -> None:
         self._alive = weakref.ref(trainer)
         self._options = options
-        self._view = view
+        self._view: View | None = view
         self._parts: Parts | None = None
         self._events: Events | None = None
         self._report: Report | None = None
@@ -141,7 +141,7 @@ class Session:
             training,
             self._options,
             terminal=terminal,
-            view=self._view,
+            view=self._view or View(),
             announce=self._announce,
         )
         guard.undo.callback(self._close, parts)
@@ -176,5 +176,6 @@ class Session:
     def _let_go(self) -> None:
         """Keep the outcome alone."""
         parts, self._parts, self._events, self._given = self._parts, None, None, {}
+        self._view = None  # its page may hold a picture
         if parts:
             self._report, self._stopped_by = parts.recorder.report(), parts.stop.wanted
