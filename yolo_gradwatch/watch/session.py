@@ -96,9 +96,8 @@ class Session:
             report = Report(self.folder, "failed", 0, 0, (), ())
         if report is None:
             raise RuntimeError("the training has not begun yet, so there is nothing to report")
-        return replace(
-            report, remarks=tuple(dict.fromkeys([*report.remarks, *self._guard.remarks]))
-        )
+        remarks = dict.fromkeys([*report.remarks, *self._guard.remarks])
+        return replace(report, remarks=tuple(remarks))
 
     def detach(self) -> None:
         """End the watch as if the training were interrupted here; it goes on by itself."""
