@@ -24,6 +24,7 @@ from machine import peak_memory
 
 from yolo_gradwatch.measure.sample import Change, Detail, Sample, Weights
 from yolo_gradwatch.runs import schema
+from yolo_gradwatch.views.notebook import View
 from yolo_gradwatch.views.terminal.output import Terminal
 from yolo_gradwatch.watch.assembly import Training, assemble
 from yolo_gradwatch.watch.options import Options
@@ -49,7 +50,13 @@ def recorder_of(folder: Path, found: Layout, members: Members) -> Recorder:
     )
     terminal = Terminal(live=False, handlers=(), safely=lambda call: call())
     parts = assemble(
-        found, members, training, Options(), terminal=terminal, announce=lambda _path: None
+        found,
+        members,
+        training,
+        Options(),
+        terminal=terminal,
+        view=View(),
+        announce=lambda _path: None,
     )
     recorder = parts.recorder
     recorder.open()

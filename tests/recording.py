@@ -3,6 +3,7 @@
 from values import LAYOUT, MEMBERS
 
 from yolo_gradwatch.runs.resume import earlier_run
+from yolo_gradwatch.views.notebook import View
 from yolo_gradwatch.views.terminal.output import Terminal
 from yolo_gradwatch.watch.assembly import Training, assemble
 from yolo_gradwatch.watch.options import Options
@@ -27,8 +28,9 @@ class Recording:
             LAYOUT,
             MEMBERS,
             training,
-            Options(**asked),
+            Options(live=live, **asked),
             terminal=terminal,
+            view=View(),
             announce=self.pictures.append,
         )
         self.recorder, self.evidence, self.stop = parts.recorder, parts.evidence, parts.stop

@@ -1,5 +1,6 @@
 """Each example, run as a user would."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from yolo_gradwatch import GradWatch, load_run
 pytestmark = pytest.mark.train
 
 EXAMPLES = REPOSITORY / "examples"
+NOTEBOOK = EXAMPLES / "quickstart.ipynb"
 
 
 def run(folder, name, *arguments):
@@ -66,6 +68,60 @@ def test_review_csv(tmp_path):
     assert answers[3].endswith(f"{watch.report().verdict}\n")
 
 
+def code_of(notebook):
+    """The cells with code, but the one that installs."""
+    install, *cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert install.source == "%pip install yolo-gradwatch"
+    assert install.outputs == []
+    return cells
+
+
+def shown(cells):
+    """Of each cell the kinds of what it shows, streams left out, and what each is in."""
+    return [
+        [
+            (one.output_type, *sorted(one.get("data", {})))
+            for one in cell.outputs
+            if "name" not in one
+        ]
+        for cell in cells
+    ]
+
+
+def test_the_notebook_runs_and_shows_what_is_stored_in_it(tmp_path, monkeypatch):
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(HOME))
+    notebook = nbformat.read(NOTEBOOK, nbformat.NO_CONVERT)
+    stored = shown(code_of(notebook))
+    where = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=300, coalesce_streams=True, resources=where).execute()
+    cells = code_of(notebook)
+    assert shown(cells) == stored
+    assert sum(kind[0] == "display_data" for kinds in stored for kind in kinds) == 2
+    assert sum("image/png" in kind for kinds in stored for kind in kinds) == 2
+    told = "".join(
+        one.text for cell in cells for one in cell.outputs if one.get("name") == "stdout"
+    )
+    assert "critical vanishing model.4 since step 1\n" in told
+    reports = [load_run(tmp_path / "runs" / name).report() for name in ("healthy", "faulty")]
+    assert [report.healthy for report in reports] == [True, False]
+
+
+def test_the_stored_notebook_is_small_and_was_executed_in_order():
+    nbformat = pytest.importorskip("nbformat")
+    assert NOTEBOOK.stat().st_size < 300_000
+    cells = code_of(nbformat.read(NOTEBOOK, nbformat.NO_CONVERT))
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert not [one for cell in cells for one in cell.outputs if one.output_type == "error"]
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.iterdir()), ids=lambda path: path.name)
 def test_an_example_is_short(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 60
+    text = path.read_text(encoding="utf-8")
+    if path == NOTEBOOK:
+        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+        text = "\n".join("".join(cell["source"]) for cell in cells)
+    assert len(text.splitlines()) <= 60

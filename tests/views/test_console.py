@@ -405,7 +405,7 @@ def clip_line(total, clip=10.0, **norms):
 def test_the_line_on_clipping_has_its_factor_and_owners(total, clip, norms, begin, owners):
     line = clip_line(total, clip, **{f"b{i}": norm for i, norm in enumerate(norms)})
     assert line.startswith(f"clip at {clip:g}: {begin}")
-    assert line.partition("shares of the squared norm: ")[2] == owners
+    assert line.partition("largest shares of the gradient: ")[2] == owners
 
 
 # --- numbers --------------------------------------------------------------------------------------

@@ -1,10 +1,14 @@
-"""Trainings in a notebook, whose output is no terminal and shows colours, but moves no cursor."""
+"""Trainings in a notebook: the display in its saved file, and what a cell prints.
+
+The output of a cell is no terminal: it shows colours, but moves no cursor.
+"""
 
 import re
 import sys
 from textwrap import dedent
 
 import pytest
+from kernel import Read
 from terminals import RULE
 from training import HOME, TINY, shapes
 
@@ -33,7 +37,7 @@ def executed(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     options = {**TINY, "data": shapes(), "project": str(tmp_path)}
 
-    def execute(*cells, allow_errors=False):
+    def execute(*cells, allow_errors=False, **client):
         first = f"""
             import sys
             from ultralytics import YOLO
@@ -44,8 +48,11 @@ def executed(tmp_path, monkeypatch):
         sources = [dedent(cell).strip() for cell in (first, *cells)]
         notebook = nbformat.v4.new_notebook()
         notebook.cells = list(map(nbformat.v4.new_code_cell, sources))
-        nbclient.NotebookClient(notebook, timeout=300, allow_errors=allow_errors).execute()
-        return [cell.outputs for cell in notebook.cells[1:]]
+        client = {"timeout": 300, "allow_errors": allow_errors, **client}
+        nbclient.NotebookClient(notebook, **client).execute()
+        saved = tmp_path / "saved.ipynb"
+        nbformat.write(notebook, saved)
+        return [cell.outputs for cell in nbformat.read(saved, nbformat.NO_CONVERT).cells[1:]]
 
     return execute
 
@@ -54,6 +61,25 @@ def printed(outputs):
     """What a cell has printed; it shows nothing else, and nothing on standard error."""
     assert {(one.output_type, one.get("name")) for one in outputs} <= {("stream", "stdout")}
     return "".join(one.text for one in outputs)
+
+
+def parted(outputs):
+    """What a cell has printed, and the page that is all that it shows beside that."""
+    (page,) = [one for one in outputs if one.output_type == "display_data"]
+    assert sorted(page.data) == ["text/html", "text/plain"]
+    assert page.metadata == {}
+    return [one for one in outputs if one is not page], page.data
+
+
+def assert_last_state(page, *, steps, verdict):
+    """The verdict, all blocks after so many steps, and the picture."""
+    read = Read(page["text/html"])
+    assert verdict in " ".join(read.text.split())
+    assert verdict in page["text/plain"]
+    assert re.search(rf"At the end: epoch \S+ \W*step {steps} ", read.text)
+    assert len(read.rows) == 1 + 18
+    assert read.rows[-1][0] == "23 Detect"
+    assert [image[:22] for image in read.images] == ["data:image/png;base64,"]
 
 
 def value_of(outputs):
@@ -73,42 +99,98 @@ def assert_readable(text, epochs):
     tables = ["\n".join(lines[i : i + 7]) for i in starts]
     assert [table.split()[2] for table in tables] == [f"{n}/{epochs}" for n in range(1, epochs + 1)]
     assert all("23 Detect" in table for table in tables)
-    report = text[text.index("GradWatch: no verdict, because only") :]
+    report = text[re.search("GradWatch: (no verdict|healthy), ", text).start() :]
     *told, path = report.splitlines()
     assert path.endswith("gradwatch/flow.png")
     assert [line for line in told if len(line) > 80 and "/gradwatch" not in line] == []
     return report.split()
 
 
-def test_a_notebook_shows_tables_and_reports_as_text(executed, tmp_path):
-    first, value, told, second, count = executed(
+@pytest.mark.parametrize("coalesces", [True, pytest.param(False, marks=pytest.mark.full)])
+def test_a_saved_notebook_has_the_last_state_of_each_training(executed, tmp_path, coalesces):
+    first, value, told, failing, second, count = executed(
         """
         watch = GradWatch().attach(model)
-        model.train(**{**options, "epochs": 2});
+        model.train(**{**options, "epochs": 3});
         """,
         "watch.report()",
         "print(watch.report())",
         """
+        def fail(trainer):
+            if trainer.epoch:
+                raise RuntimeError("planted")
         model = YOLO("yolo26n.yaml")
         watch.attach(model)
-        model.train(**options);
+        model.add_callback("on_train_batch_end", fail)
+        model.train(**{**options, "epochs": 2, "name": "failing"});
+        """,
+        """
+        watch.view()
         """,
         "len(watch._attachment.sessions), sys.stdout is stdout",
+        allow_errors=True,
+        coalesce_streams=coalesces,
+    )
+    streams, page = parted(first)
+    assert_last_state(page, steps=6, verdict="GradWatch: healthy, nothing found in 6 steps")
+    text = printed(streams)
+    assert "GradWatch epoch" not in text
+    assert text.count("GradWatch: healthy") == 1
+    assert text.index("Starting training") < text.index("GradWatch: healthy")
+    if coalesces:  # as a browser folds it: one whole bar an epoch
+        bars = re.findall(r"^\S* +([1-3]/3) .* (\d+)% [━─]+ ", text, re.MULTILINE)
+        assert bars == [(f"{epoch}/3", "100") for epoch in (1, 2, 3)]
+    assert re.fullmatch("<Report [^\n]+: healthy, nothing found in [^\n]+>", value_of(value))
+    report = load_run(tmp_path / "run").report()
+    assert " ".join(printed(told).split()) == " ".join(str(report).split())
+    assert report.steps == 6
+
+    *outputs, error = failing
+    assert (error.output_type, error.ename) == ("error", "RuntimeError")
+    streams, page = parted(outputs)
+    assert_last_state(page, steps=3, verdict="3 optimizer steps were watched, training or watch")
+    _, shown = parted(second)
+    assert shown == page
+    assert value_of(count) == "(2, True)"
+
+
+def test_a_view_of_its_own_cell_keeps_the_cell_of_the_training_free(executed, tmp_path):
+    (view, trained, run, beside) = executed(
+        "watch = GradWatch().attach(model); watch.view()",
+        "model.train(**{**options, 'epochs': 3});",
+        f"""
+        from yolo_gradwatch import load_run
+        run = load_run("{tmp_path / "run"}")
+        run.view()
+        """,
+        "run.compare(run)",
+        coalesce_streams=True,
+    )
+    printed(trained)  # and nothing else is shown there
+    for outputs in (view, run):
+        streams, page = parted(outputs)
+        assert streams == []
+        assert_last_state(page, steps=6, verdict="GradWatch: healthy, nothing found in 6 steps")
+    assert "text/html" in beside[0].data
+
+
+@pytest.mark.full
+def test_without_the_display_a_notebook_shows_tables_and_reports_as_text(executed):
+    first, value = executed(
+        """
+        watch = GradWatch(live=False).attach(model)
+        model.train(**{**options, "epochs": 2});
+        """,
+        "print(watch.report())",
     )
     report = assert_readable(printed(first), epochs=2)
-    assert re.fullmatch(
-        "<Report [^\n]+: no verdict, because only 4 optimizer steps were watched>", value_of(value)
-    )
-    words = printed(told).split()
+    words = printed(value).split()
     assert report[: len(words)] == words
-    assert_readable(printed(second), epochs=1)
-    assert value_of(count) == "(2, True)"
-    assert load_run(tmp_path / "run").report().steps == 2
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("stand_in", ["", "sys.stdout = Recorder(stdout)"])
-def test_a_notebook_has_no_panel_even_where_one_is_asked_for(executed, stand_in):
+def test_a_notebook_has_a_display_and_no_panel_even_where_one_is_asked_for(executed, stand_in):
     (outputs,) = executed(
         f"""
         class Recorder:
@@ -120,7 +202,11 @@ def test_a_notebook_has_no_panel_even_where_one_is_asked_for(executed, stand_in)
         sys.stdout = stdout
         """
     )
-    assert_readable(printed(outputs), epochs=1)
+    streams, page = parted(outputs)
+    assert_last_state(page, steps=2, verdict="2 optimizer steps were watched")
+    text = printed(streams)
+    assert RULE not in text
+    assert "GradWatch: no verdict" in text
 
 
 @pytest.mark.full
@@ -161,8 +247,10 @@ def test_a_training_that_a_notebook_interrupts_leaves_a_report_and_can_be_repeat
         "model.train(**options);",
         allow_errors=True,
     )
-    *texts, error = interrupted
+    *outputs, error = interrupted
     assert (error.output_type, error.ename) == ("error", "KeyboardInterrupt")
-    assert "2 steps of 433 modules, interrupted" in printed(texts)
+    _, page = parted(outputs)
+    assert_last_state(page, steps=2, verdict="2 optimizer steps were watched, interrupted")
     assert printed(value) == "interrupted True\n"
-    assert_readable(printed(again), epochs=1)
+    _, page = parted(again)
+    assert_last_state(page, steps=2, verdict="2 optimizer steps were watched")

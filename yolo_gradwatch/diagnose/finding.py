@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from yolo_gradwatch.diagnose.html import finding_html
+
 if TYPE_CHECKING:
     from yolo_gradwatch.measure.kept import Kept
 
@@ -139,6 +141,18 @@ class Finding:
     def step_end(self) -> int | None:
         """Step at which its newest episode was over; None while that lasts."""
         return self.episodes[-1].step_end
+
+    @property
+    def account(self) -> str:
+        """The message, when its newest episode was reported, and whether that is over."""
+        newest = self.episodes[-1]
+        late = f" Reported at step {newest.reported:,}." if newest.reported > newest.step else ""
+        over = "" if newest.step_end is None else f" It was over at step {newest.step_end:,}."
+        return f"{self.message}{late}{over}"
+
+    def _repr_html_(self) -> str:
+        """As a cell of a notebook shows it."""
+        return finding_html(self)
 
     def with_newest(self, episode: Episode) -> Finding:
         """The finding with this in place of its newest episode."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from yolo_gradwatch.diagnose.html import report_html
 from yolo_gradwatch.diagnose.messages import significant
 from yolo_gradwatch.diagnose.record import finding_record, plain
 from yolo_gradwatch.diagnose.thresholds import Thresholds
@@ -154,6 +155,10 @@ class Report:
             [f"GradWatch: {self.verdict}", *map(finding_line, self.findings), *self.facts()]
         )
 
+    def _repr_html_(self) -> str:
+        """As a cell of a notebook shows it."""
+        return report_html(self)
+
     def facts(self) -> list[str]:
         """Lines on what could not be judged, and on clipping and AMP."""
         remarks = [f"  {remark}" for remark in self.remarks]
@@ -183,10 +188,7 @@ class Report:
 
 def finding_line(finding: Finding) -> str:
     """A finding in full, when its newest episode was reported, and whether that was over."""
-    newest = finding.episodes[-1]
-    late = f" Reported at step {newest.reported:,}." if newest.reported > newest.step else ""
-    over = "" if newest.step_end is None else f" It was over at step {newest.step_end:,}."
-    return f"  {finding.severity} {finding.rule}: {finding.message}{late}{over}"
+    return f"  {finding.severity} {finding.rule}: {finding.account}"
 
 
 def _step(interval: int, noun: str = "step") -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from html import escape
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay
+from yolo_gradwatch.diagnose.html import report_html
 from yolo_gradwatch.diagnose.report import Report
 from yolo_gradwatch.measure.windows import windows_of
 from yolo_gradwatch.runs import process, tables, traces
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.trace import Flow
     from yolo_gradwatch.measure.windows import Grid, Window
     from yolo_gradwatch.runs.meta import Meta
+    from yolo_gradwatch.views.comparison import Comparison
 
 SILENT_MINUTES = 10
 """Without a new row, after which a run without an end gets a remark."""
@@ -95,12 +98,20 @@ class Run:
         """
         return tables.read_flow(self.folder / FLOW_FILE)
 
-    def _flows(self) -> tuple[list[Flow], tuple[str, ...]]:
-        """The batches that were traced; none where their file is damaged, and a sentence on it."""
-        try:
-            return (traces.all_of(self.folder / FLOW_FILE) if len(self.flow) else []), ()
-        except FormatError as error:
-            return [], (f"traces are left out: {error}",)
+    def plot(self, *, modules: bool = False) -> Figure:
+        """The picture of the run as a figure: a heat map of norms above strips of the whole run.
+
+        Args:
+            modules: A row for each module; for each top-level block by default.
+
+        Raises:
+            FormatError: A file of the run cannot be read.
+        """
+        numbers = import_module("yolo_gradwatch.views.heatmap")  # by name: views lie above runs
+        picture = import_module("yolo_gradwatch.views.png.figure")
+        report = self.report()
+        figure: Figure = picture.draw(numbers.heatmap(self, report, modules=modules), report)
+        return figure
 
     def plot_flow(self) -> Figure:
         """The network from its first block to its last, at a few traced batches, as a figure.
@@ -108,11 +119,36 @@ class Run:
         Raises:
             FormatError: A file of the run cannot be read.
         """
-        numbers = import_module("yolo_gradwatch.views.depth")  # by name: views lie above runs
+        numbers = import_module("yolo_gradwatch.views.depth")
         picture = import_module("yolo_gradwatch.views.png.depth")
         report = self.report()
         figure: Figure = picture.draw(numbers.depth(self, report), report)
         return figure
+
+    def compare(self, other: Run) -> Comparison:
+        """Another run beside this one, as text and as a cell of a notebook shows it.
+
+        Raises:
+            FormatError: A file of a run cannot be read.
+        """
+        comparing = import_module("yolo_gradwatch.views.comparison")
+        found: Comparison = comparing.beside(self, other)
+        return found
+
+    def view(self) -> None:
+        """Show the run in this cell of a notebook, brought up to date as its files grow.
+
+        The cell ends with the training, or when it is interrupted, which does not hurt the
+        training. The files are read anew.
+
+        Raises:
+            FormatError: They are gone, or cannot be read.
+        """
+        import_module("yolo_gradwatch.views.notebook").show_files(self.folder)
+
+    def _repr_html_(self) -> str:
+        """As a cell of a notebook shows it."""
+        return f"<p>{escape(repr(self))}</p>{report_html(self.report())}"
 
     @property
     def status(self) -> str:
@@ -135,7 +171,7 @@ class Run:
         options, limits = self.meta.options, thresholds or self.thresholds
         diagnosis = Diagnosis(self.layout, limits, options.training)
         reported = self.reported if limits == self.thresholds else None
-        flows, remarks = self._flows()
+        flows, remarks = _flows(self)
         replay(
             diagnosis,
             self.windows_in_order(),
@@ -179,6 +215,14 @@ def load_run(path: str | Path) -> Run:
     end = _killed(windows) if is_killed else _silent(folder, meta)
     remarks = (*meta.remarks, *torn, *torn_alerts, *torn_losses, *_missing(windows, meta), *end)
     return Run(folder, windows, alerts, meta, remarks, is_killed, losses)
+
+
+def _flows(run: Run) -> tuple[list[Flow], tuple[str, ...]]:
+    """The batches that were traced; none where their file is damaged, and a sentence on it."""
+    try:
+        return (traces.all_of(run.folder / FLOW_FILE) if len(run.flow) else []), ()
+    except FormatError as error:
+        return [], (f"traces are left out: {error}",)
 
 
 def _losses(path: Path, last: float) -> tuple[pd.DataFrame, tuple[str, ...]]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from yolo_gradwatch.diagnose.finding import FindingChange
+    from yolo_gradwatch.diagnose.finding import Finding, FindingChange
     from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.runs.tail import Look
@@ -71,8 +71,13 @@ class Judge:
             kept=[one for one in kept_of(self._folder, look.meta) if one.step <= seen],
         )
         self._events = max(self._events, len(due))
-        self.board.show(self._diagnosis.findings.all.values())
+        self.board.show(self.findings)
         return changes
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Those so far, in the order in which they began."""
+        return tuple(self._diagnosis.findings.all.values())
 
     def _show(self, window: Window) -> None:
         """Take a window to the board, with the modules that were watched then."""

@@ -49,6 +49,12 @@ class BlockRow:
     severity: Severity | None
 
 
+def highest(rows: Iterable[BlockRow]) -> float:
+    """The upper end of the bars' scale: a whole decade above every norm of the run."""
+    levels = [row.history[np.isfinite(row.history)] for row in rows]
+    return math.ceil(max((float(level.max()) for level in levels if level.size), default=0.0))
+
+
 class Board:
     """Keeps what the live report shows, in memory that does not grow with the steps.
 

@@ -12,6 +12,7 @@ from yolo_gradwatch.runs import resume
 from yolo_gradwatch.runs.evidence import Evidence
 from yolo_gradwatch.runs.files import Files
 from yolo_gradwatch.runs.outputs import RunInfo
+from yolo_gradwatch.views.notebook import Notebook
 from yolo_gradwatch.views.picture import DepthPicture, Ended, Picture
 from yolo_gradwatch.watch.diagnosing import Diagnosing
 from yolo_gradwatch.watch.fanout import Fanout
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.layout import Layout, Members
     from yolo_gradwatch.measure.optimizer import Optimizer
     from yolo_gradwatch.runs.run import Run
+    from yolo_gradwatch.views.notebook import View
     from yolo_gradwatch.views.terminal.output import Terminal
     from yolo_gradwatch.watch.options import Options
 
@@ -81,6 +83,7 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
     options: Options,
     *,
     terminal: Terminal,
+    view: View,
     announce: Callable[[Path], None],
 ) -> Parts:
     """Build the recorder of a training and its outputs, in the order of their calls.
@@ -91,6 +94,7 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
         training: What there is to know of it.
         options: Of the watch.
         terminal: The live report.
+        view: Where a notebook shows it.
         announce: Called with the path of the picture when it is drawn.
     """
     asked = training.options
@@ -125,12 +129,20 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
     schedule = Schedule(traces, findings=waiting, last=last) if options.flow else None
     called = [Callback(options.on_finding)] if options.on_finding else []
     wishes = [schedule] if schedule else []
-    kept, shown, ended = [evidence], [terminal], Ended(files)
-    drawn: list[object] = [Picture(ended, announce), DepthPicture(ended)]
+    notebook = Notebook(view, live=options.live)
+    terminal.beside = lambda: notebook.is_drawn
+
+    def drawn(picture: Path) -> None:
+        notebook.picture = picture
+        announce(picture)
+
+    ended = Ended(files)
+    kept, shown = [evidence], [notebook, terminal]
+    pictures: list[object] = [Picture(ended, drawn), DepthPicture(ended)]
     if last is not None:  # a check, whose folder is removed
-        kept, shown, drawn = [], [], []
+        kept, shown, pictures = [], [], []
     outputs = [files, *kept, *wishes, *shown, *called, stop, *options.outputs]
-    fanout = Fanout([*outputs, *drawn])
+    fanout = Fanout([*outputs, *pictures])
     diagnosing = Diagnosing(diagnosis, fanout, evidence.file, training.folder)
     recorder = Recorder(run, members, diagnosing, fanout, past)
     recorder.weighing.also = last or 0

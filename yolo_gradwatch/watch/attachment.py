@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolo_gradwatch.diagnose.report import ELSEWHERE, Report
+from yolo_gradwatch.views.notebook import View, show_here, show_report
 from yolo_gradwatch.watch.guard import warn_of_own_error
 from yolo_gradwatch.watch.launched import Launched
 from yolo_gradwatch.watch.session import Session
@@ -32,6 +33,7 @@ class Attachment:
 
     Attributes:
         sessions: The trainings, oldest first, in this process or launched in others.
+        view: The display of a notebook that shows the newest training, or will.
     """
 
     def __init__(self, options: Options) -> None:
@@ -39,6 +41,7 @@ class Attachment:
         self._has_warned = False
         self._targets: list[weakref.ref[Any]] = []
         self.sessions: list[Session | Launched] = []
+        self.view = View()
 
     @property
     def newest(self) -> Session | Launched | None:
@@ -59,6 +62,13 @@ class Attachment:
             "no training has begun: attach the watch, then call train(); what tune() trains is not "
             "watched"
         )
+
+    def show(self) -> None:
+        """Show the newest training, and every later one, in this cell of a notebook."""
+        if self.newest is not None and self.newest.has_report and not self.view.page:
+            show_report(self.view, self.newest.report())
+        else:
+            show_here(self.view)
 
     def attach(self, target: Any) -> None:
         """Have a model or a trainer call this watch, in place of any other.
@@ -119,11 +129,13 @@ class Attachment:
             self._warn_if_dropped(trainer)
             self.sessions.append(Launched(facts.save_dir(trainer), self._options.stop_on))
         elif ddp.reports():
-            self.sessions.append(Session(trainer, self._options))
+            if not self.view.is_asked:  # else all trainings are shown there
+                self.view = View()
+            self.sessions.append(Session(trainer, self._options, self.view))
 
     def __getstate__(self) -> dict[str, object]:
         """The configuration alone: Ultralytics pickles callbacks for the processes of a DDP run."""
-        return {**vars(self), "sessions": [], "_targets": []}
+        return {**vars(self), "sessions": [], "_targets": [], "view": View()}
 
     def _warn_if_dropped(self, target: Any) -> None:
         """Say once that a training on several GPUs is not watched, where that is so."""

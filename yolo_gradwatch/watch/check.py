@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from yolo_gradwatch.diagnose.thresholds import Thresholds, check_count
 from yolo_gradwatch.runs.run import load_run
 from yolo_gradwatch.runs.schema import FormatError
+from yolo_gradwatch.views.terminal.progress import Progress
 from yolo_gradwatch.watch.attachment import Attachment, take_off
 from yolo_gradwatch.watch.options import Options
 from yolo_gradwatch.watch.session import Session
@@ -84,6 +86,22 @@ def check_model(
     if checked is None:
         raise ValueError("train() returned without a training")
     return checked
+
+
+def report_of_check(
+    model: Any, arguments: Mapping[str, Any], steps: int, thresholds: Thresholds
+) -> Report:
+    """The same with its progress on standard error, see `GradWatch.check`.
+
+    Raises:
+        TypeError: See `check_model`, as is ValueError.
+        Exception: With which the training ended.
+    """
+    with closing(Progress()) as progress:
+        checked = check_model(model, arguments, steps, thresholds, progress)
+    if checked.error:
+        raise checked.error
+    return checked.report
 
 
 def check_arguments(arguments: Mapping[str, object]) -> None:

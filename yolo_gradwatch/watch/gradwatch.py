@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.diagnose.vocabulary import alarms
-from yolo_gradwatch.views.terminal.progress import Progress
 from yolo_gradwatch.watch.attachment import Attachment
-from yolo_gradwatch.watch.check import STEPS, check_model
+from yolo_gradwatch.watch.check import STEPS, report_of_check
 from yolo_gradwatch.watch.options import Options, checked_outputs
 
 if TYPE_CHECKING:
@@ -32,8 +30,9 @@ class GradWatch:
         interval: Optimizer steps from one captured step to the next.
         thresholds: Limits of the rules.
         live: Draw the live panel; None draws it where standard output is a terminal. Without it,
-            in a notebook, and where a logger records the console, a table is printed at the end of
-            each epoch; the panel itself is never recorded.
+            and where a logger records the console, a table is printed at the end of each epoch; the
+            panel itself is never recorded. A notebook shows the training in one display, unless
+            this is False; see also `view`.
         on_finding: Called with each finding when it begins, comes back or grows worse, and when its
             cause becomes known.
         stop_on: Rules or kinds of rules, such as ``("nonfinite",)``, that end the training.
@@ -129,11 +128,16 @@ class GradWatch:
             TypeError: It is no model that Ultralytics can train.
             ValueError: An argument is of no use: ``resume``, several data sets or devices.
         """
-        with closing(Progress()) as progress:
-            checked = check_model(model, arguments, steps, thresholds, progress)
-        if checked.error:
-            raise checked.error
-        return checked.report
+        return report_of_check(model, arguments, steps, thresholds)
+
+    def view(self) -> None:
+        """Show the newest training, and every later one, in this cell of a notebook.
+
+        Called in a cell of its own before the training, it keeps the display out of the training's
+        cell; called after it, it shows the outcome. A training on several GPUs is shown by
+        ``load_run(...).view()``.
+        """
+        self._attachment.show()
 
     @property
     def run_dir(self) -> Path | None:

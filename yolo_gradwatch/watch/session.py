@@ -11,9 +11,11 @@ from yolo_gradwatch.diagnose.report import Report
 from yolo_gradwatch.measure import model_layout as layouts
 from yolo_gradwatch.runs.arguments import arguments_of
 from yolo_gradwatch.runs.resume import earlier_run
+from yolo_gradwatch.views.notebook import View
 from yolo_gradwatch.views.terminal.output import Terminal
 from yolo_gradwatch.watch.assembly import Parts, Training, assemble
-from yolo_gradwatch.watch.events import Events, view
+from yolo_gradwatch.watch.events import Events
+from yolo_gradwatch.watch.events import view as view_of
 from yolo_gradwatch.watch.guard import Guard
 from yolo_gradwatch.watch.listening import around_training, connect, listen
 from yolo_gradwatch.watch.ultralytics import contract, hooks
@@ -34,14 +36,16 @@ class Session:
     Args:
         trainer: It has not begun to train.
         options: Of the watch.
+        view: Where a notebook shows it.
 
     Attributes:
         folder: The run's folder.
     """
 
-    def __init__(self, trainer: Any, options: Options) -> None:
+    def __init__(self, trainer: Any, options: Options, view: View) -> None:
         self._alive = weakref.ref(trainer)
         self._options = options
+        self._view: View | None = view
         self._parts: Parts | None = None
         self._events: Events | None = None
         self._report: Report | None = None
@@ -92,9 +96,8 @@ class Session:
             report = Report(self.folder, "failed", 0, 0, (), ())
         if report is None:
             raise RuntimeError("the training has not begun yet, so there is nothing to report")
-        return replace(
-            report, remarks=tuple(dict.fromkeys([*report.remarks, *self._guard.remarks]))
-        )
+        remarks = dict.fromkeys([*report.remarks, *self._guard.remarks])
+        return replace(report, remarks=tuple(remarks))
 
     def detach(self) -> None:
         """End the watch as if the training were interrupted here; it goes on by itself."""
@@ -116,7 +119,7 @@ class Session:
         resumes = facts.resumes(trainer)
         earlier = earlier_run(self.folder) if resumes else None
         model = facts.model_of(trainer)
-        seen = view(trainer, layouts.owned(model, earlier.layout.modules) if earlier else ())
+        seen = view_of(trainer, layouts.owned(model, earlier.layout.modules) if earlier else ())
         training = Training(
             folder=self.folder,
             options=facts.training_options(trainer, self._given),
@@ -137,6 +140,7 @@ class Session:
             training,
             self._options,
             terminal=terminal,
+            view=self._view or View(),
             announce=self._announce,
         )
         guard.undo.callback(self._close, parts)
@@ -171,5 +175,6 @@ class Session:
     def _let_go(self) -> None:
         """Keep the outcome alone."""
         parts, self._parts, self._events, self._given = self._parts, None, None, {}
+        self._view = None  # its page may hold a picture
         if parts:
             self._report, self._stopped_by = parts.recorder.report(), parts.stop.wanted

@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from yolo_gradwatch.views.depth import PANELS
 from yolo_gradwatch.views.heatmap import COLOURS
-from yolo_gradwatch.views.png.look import DARK, DPI, log_axis, own_look, save, short
+from yolo_gradwatch.views.png.look import DARK, Picture, log_axis, own_look, save, short
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from yolo_gradwatch.diagnose.report import Report
     from yolo_gradwatch.measure.arrays import Floats
@@ -34,8 +33,7 @@ def write(picture: Depth, report: Report, path: Path) -> None:
 def draw(picture: Depth, report: Report) -> Figure:
     """The picture as a figure of its own, which no global state of matplotlib knows of."""
     height = _TOP + len(PANELS) * (_PANEL + _GAP) + _NAMES
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI)
-    FigureCanvasAgg(figure)
+    figure = Picture(WIDTH, height)
     x = _LEFT / WIDTH
     figure.text(x, 1 - 0.12 / height, short(report.name), va="top", fontsize=11, weight="bold")
     figure.text(x, 1 - 0.36 / height, report.verdict, va="top", fontsize=9)

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_rgba
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from yolo_gradwatch.diagnose.messages import course
 from yolo_gradwatch.views.heatmap import COLOURS, FINE, STATES, WEAK, WEAK_ZERO, ZERO, decade
-from yolo_gradwatch.views.png.look import DARK, DPI, own_look, save, short
+from yolo_gradwatch.views.png.look import DARK, DPI, Picture, own_look, save, short
 from yolo_gradwatch.views.png.marks import finding_frames, moment_lines, moment_words
 from yolo_gradwatch.views.png.strips import strips
 from yolo_gradwatch.views.timeline import Timeline
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from yolo_gradwatch.diagnose.report import Report
@@ -56,8 +55,7 @@ def draw(picture: Heatmap, report: Report) -> Figure:
     below = strips(picture)
     top = 0.72 + _LINE * len(heading)
     height = top + heat + _LANE + sum(size + _GAP for size, _ in below) - _GAP + _LOWEST
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI)
-    FigureCanvasAgg(figure)
+    figure = Picture(WIDTH, height)
     _title(figure, report, heading, height)
     if rows and columns:
         _body(figure, picture, height - top, heat)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
+from io import BytesIO
 from typing import TYPE_CHECKING
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 
 from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.views.heatmap import COLOURS, decade
@@ -16,7 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 DPI = 100
 
@@ -28,15 +31,52 @@ _INKS = {*COLOURS.values(), "#ffffff", GREY, DARK, *LINES}
 _LONGEST_NAME = 48
 
 
+class Picture(Figure):
+    """A figure that no global state of matplotlib knows of, and that a cell of a notebook shows.
+
+    Args:
+        width: Inches.
+        height: Inches.
+    """
+
+    def __init__(self, width: float, height: float) -> None:
+        super().__init__(figsize=(width, height), dpi=DPI)
+        FigureCanvasAgg(self)
+
+    def _repr_mimebundle_(self, **_wanted: object) -> dict[str, bytes]:
+        """As a cell shows it, also where pyplot's way to show figures is not set up."""
+        drawn = BytesIO()
+        _write(self, drawn)
+        return {"image/png": light(drawn)}
+
+
+def light(picture: Path | BytesIO) -> bytes:
+    """A PNG file with 256 colours, a third of the size: a notebook keeps what its cells show.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    packed = BytesIO()
+    with Image.open(picture) as opened:
+        few = opened.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    few.save(packed, "png", optimize=True)
+    return packed.getvalue()
+
+
 def save(draw: Callable[[], Figure], path: Path) -> None:
     """Draw a figure and write it as a PNG file, replacing an earlier one whole.
 
     Raises:
         OSError: It cannot be written.
     """
-    with replacing(path) as draft, warnings.catch_warnings():
+    with replacing(path) as draft:
+        _write(draw(), draft)
+
+
+def _write(figure: Figure, file: Path | BytesIO) -> None:
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph", UserWarning)  # it is drawn as a box
-        draw().savefig(draft, format="png", dpi=DPI, facecolor="white")
+        figure.savefig(file, format="png", dpi=DPI, facecolor="white")
 
 
 def short(name: str) -> str:

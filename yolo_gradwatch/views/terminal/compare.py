@@ -23,6 +23,7 @@ from yolo_gradwatch.views.terminal.table import Column, columns
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from yolo_gradwatch.diagnose.finding import Finding
     from yolo_gradwatch.diagnose.report import Report
     from yolo_gradwatch.runs.run import Run
     from yolo_gradwatch.views.parting import Parting
@@ -53,7 +54,7 @@ def side_by_side(
         for letter, report in zip(ascii_uppercase, reports, strict=False)
         for line in (Text(f"{letter}  {report.path}: {report.verdict}"), *remarks(report))
     ]
-    differing = [Text(f"   {one.name}: {_by_letter(one.by_run)}") for one in differences(runs)]
+    differing = [Text(f"   {line}") for line in options_apart(runs)]
     pairs = [
         part
         for i in range(1, len(runs))
@@ -72,6 +73,11 @@ def _steps(found: Parting, letter: str) -> Text:
     return Text("\n").join([Text(f"Step by step, {letter} beside A", "bold"), *lines])
 
 
+def options_apart(runs: Sequence[Run]) -> list[str]:
+    """The options in which runs differ, each with its value in every run."""
+    return [f"{one.name}: {_by_letter(one.by_run)}" for one in differences(runs)]
+
+
 def _by_letter(values: Iterable[object]) -> str:
     return ", ".join(
         f"{letter} {value}" for letter, value in zip(ascii_uppercase, values, strict=False)
@@ -80,6 +86,24 @@ def _by_letter(values: Iterable[object]) -> str:
 
 def _pair(table: pd.DataFrame, names: dict[str, list[str]], other: int, width: int | None) -> Text:
     """The first run and another one, a line a module that one of them has."""
+    text = columns(pair_columns(table, names, other), width)
+    return Text("\n").join([Text(pair_title(other), "bold"), text])
+
+
+def pair_title(other: int) -> str:
+    """What `pair_columns` shows."""
+    what = "first, middle and last tenth of the steps of each run"
+    return f"Gradient norm, {ascii_uppercase[other]} beside A: {what}"
+
+
+def pair_columns(table: pd.DataFrame, names: dict[str, list[str]], other: int) -> list[Column]:
+    """The norms of the first run and of another one, a row a module that one of them has.
+
+    Args:
+        table: What `compare.compare` gives.
+        names: The modules to show, with their class in each run.
+        other: Place of the other run, from 0.
+    """
     shown = {name: kinds for name, kinds in names.items() if kinds[0] or kinds[other]}
 
     def cells(what: str, run: int, part: str) -> list[str]:
@@ -90,24 +114,31 @@ def _pair(table: pd.DataFrame, names: dict[str, list[str]], other: int, width: i
     letter = ascii_uppercase[other]
     classes = [_classes(kinds[0], kinds[other], letter) for kinds in shown.values()]
     ratios = [Column(f"{letter}/A {p}", cells("ratio", other + 1, p)) for p in PARTS]
-    text = columns(
-        [
-            Column("module", list(shown), is_left=True),
-            Column("A last", cells("norm", 1, "last")),
-            Column(f"{letter} last", cells("norm", other + 1, "last")),
-            *ratios,
-            Column("class", classes, is_left=True),
-        ],
-        width,
-    )
-    what = "first, middle and last tenth of the steps of each run"
-    return Text("\n").join([Text(f"Gradient norm, {letter} beside A: {what}", "bold"), text])
+    return [
+        Column("module", list(shown), is_left=True),
+        Column("A last", cells("norm", 1, "last")),
+        Column(f"{letter} last", cells("norm", other + 1, "last")),
+        *ratios,
+        Column("class", classes, is_left=True),
+    ]
 
 
 def _farthest(
     table: pd.DataFrame, names: dict[str, list[str]], other: int, width: int | None
 ) -> Text:
     """The modules that differ most in what is compared beside the norm; "" if nothing does."""
+    found = farthest_columns(table, names, other)
+    title = Text(farthest_title(other), "bold")
+    return Text("\n").join([title, columns(found, width)]) if found else Text()
+
+
+def farthest_title(other: int) -> str:
+    """What `farthest_columns` shows."""
+    return f"Beside the norm, what differs most, {ascii_uppercase[other]} beside A"
+
+
+def farthest_columns(table: pd.DataFrame, names: dict[str, list[str]], other: int) -> list[Column]:
+    """As `pair_columns`, of what is compared beside the norm; none if nothing differs."""
     letter, keys = ascii_uppercase[other], ["module", "part"]
     a, b = (table[table["run"] == run].set_index(keys) for run in (1, other + 1))
     rows: list[tuple[str, ...]] = []
@@ -128,15 +159,11 @@ def _farthest(
             (heading, *where, *(norm_text(value) for value in values))
             for where, *values in far[["a", "b", "ratio"]].itertuples(name=None)
         ]
-    if not rows:
-        return Text()
     heads = ("quantity", *keys, "A", letter, f"{letter}/A")
-    table_of = [
+    return [
         Column(head, cells, is_left=i < 3)
-        for i, (head, cells) in enumerate(zip(heads, zip(*rows, strict=True), strict=True))
+        for i, (head, cells) in enumerate(zip(heads, zip(*rows, strict=True), strict=False))
     ]
-    title = f"Beside the norm, what differs most, {letter} beside A"
-    return Text("\n").join([Text(title, "bold"), columns(table_of, width)])
 
 
 def _classes(one: str, other: str, letter: str) -> str:
@@ -150,14 +177,26 @@ def _classes(one: str, other: str, letter: str) -> str:
 def _findings_apart(reports: Sequence[Report]) -> Text:
     """The findings that only one run has."""
     lines = [
-        Text.assemble((f"  only in {ascii_uppercase[i]}:", "bold"), finding_text(finding))
-        for i, report in enumerate(reports)
-        for finding in only_in(report, [other for other in reports if other is not report])
+        Text.assemble((f"  only in {letter}:", "bold"), finding_text(finding))
+        for letter, finding in found_apart(reports)
     ]
+    return Text("\n").join([Text(count_apart(reports), "bold"), *lines])
+
+
+def count_apart(reports: Sequence[Report]) -> str:
+    """How many findings only one run has, and how many more than one."""
     having = Counter(
         key for report in reports for key in {(f.rule, f.module) for f in report.findings}
     )
     shared = sum(count > 1 for count in having.values())
     same = f", {shared} in more than one run" if shared else ""
-    heading = Text(f"Findings: {len(lines)} in one run only{same}", "bold")
-    return Text("\n").join([heading, *lines])
+    return f"Findings: {len(found_apart(reports))} in one run only{same}"
+
+
+def found_apart(reports: Sequence[Report]) -> list[tuple[str, Finding]]:
+    """The findings that only one run has, each with the letter of the run."""
+    return [
+        (letter, finding)
+        for letter, report in zip(ascii_uppercase, reports, strict=False)
+        for finding in only_in(report, [other for other in reports if other is not report])
+    ]

@@ -70,7 +70,7 @@ def sparkline(history: Floats, width: int) -> str:
     """
     if not history.size:
         return ""
-    points = _resampled(history, width)
+    points = resampled(history, width)
     is_finite = np.isfinite(points)
     cells = np.where(points == -np.inf, "·", "!")
     if is_finite.any():
@@ -82,7 +82,7 @@ def sparkline(history: Floats, width: int) -> str:
     return "".join(cells.tolist())
 
 
-def _resampled(history: Floats, width: int) -> Floats:
+def resampled(history: Floats, width: int) -> Floats:
     """At most ``width`` points: each the mean of its neighbours."""
     if history.size <= width:
         return history

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -27,6 +28,16 @@ def status(board: Board) -> str:
         f"epoch {epoch}  step {board.step:,}{captured}  total norm {number(board.total)}  "
         f"clipped {board.clipped:.0%}  AMP skips {board.skipped:,}"
     )
+
+
+def clip_line(board: Board) -> str:
+    """What clipping leaves of the newest step, and which blocks its norm comes from."""
+    left = f"factor {board.factor:.2g}"
+    if math.isnan(board.factor):
+        left = "spreads what is not finite to every weight"
+    shares = [f"{name} {share:.0%}" for name, share in board.owners.items() if share >= 0.01]
+    whose = f"  largest shares of the gradient: {', '.join(shares)}" if shares else ""
+    return f"clip at {board.clip:g}: {left}{whose}"
 
 
 def change_line(change: FindingChange) -> Text:

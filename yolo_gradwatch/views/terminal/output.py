@@ -39,6 +39,10 @@ class Terminal(OutputBase):
         handlers: Log handlers that write to the terminal.
         no_panel: Why the training can have no panel; "" if it can.
         safely: Calls a function of ours from a stream; what it raises must not reach the training.
+
+    Attributes:
+        beside: Whether the training is shown elsewhere by now, with its findings in full: then
+            there are no tables, and lines on findings wait for the end of the epoch.
     """
 
     def __init__(
@@ -55,6 +59,8 @@ class Terminal(OutputBase):
         self._safely = safely
         self._screen: Screen | None = None
         self._findings: dict[int, Finding] = {}
+        self._held: list[Text] = []
+        self.beside: Callable[[], bool] = lambda: False
         self._has_ended = False
 
     def start(self, run: RunInfo) -> None:
@@ -79,18 +85,22 @@ class Terminal(OutputBase):
             self._screen.redraw()
 
     def findings(self, changes: Sequence[FindingChange]) -> None:
-        """Print a line a change."""
+        """Print a line a change, once the bar of the epoch is whole if it is shown elsewhere."""
         self._findings.update({change.finding.number: change.finding for change in changes})
         self._board.show(self._findings.values())
-        for change in changes:
-            line = lines.change_line(change)
+        told = [lines.change_line(change) for change in changes]
+        if self.beside():
+            self._held += told
+            return
+        for line in told:
             # In a log, the frame of Ultralytics' bar has no line end yet.
             self.print(line if self._screen else Text("\n").append_text(line))
 
     def epoch(self, clipping: EpochClipping) -> None:
         """Print the table of an epoch where no panel can be read."""
         del clipping
-        if self._screen is None or self._screen.is_recorded:
+        self._print_held()
+        if not self.beside() and (self._screen is None or self._screen.is_recorded):
             self.print(epoch_table(self._board))
 
     def regroup(self, layout: Layout) -> None:
@@ -105,6 +115,7 @@ class Terminal(OutputBase):
     def end(self, report: Report) -> None:
         """Close the panel and print the report."""
         self._close_screen()
+        self._print_held()
         self.print(lines.end_report(report))
         self._has_ended = True
 
@@ -125,6 +136,11 @@ class Terminal(OutputBase):
                 self._screen.print(text)
             else:
                 out.print(text, soft_wrap=True)
+
+    def _print_held(self) -> None:
+        held, self._held = self._held, []
+        for line in held:
+            self.print(line)
 
     def _draws_panel(self) -> bool:
         is_wanted = draws_panel(self._live)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
-import numpy as np
 from rich.console import Group
 from rich.text import Text
 
+from yolo_gradwatch.views.live import highest
 from yolo_gradwatch.views.terminal.glyphs import DEPTH, STYLES, bar, cut, number, sparkline
-from yolo_gradwatch.views.terminal.lines import status
+from yolo_gradwatch.views.terminal.lines import clip_line, status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -63,13 +62,7 @@ class Panel:
 
 def _owners(board: Board, width: int) -> Text:
     """What clipping leaves of the newest step, and which blocks its norm comes from."""
-    left = f"factor {board.factor:.2g}"
-    if math.isnan(board.factor):
-        left = "spreads what is not finite to every weight"
-    line = Text(f"clip at {board.clip:g}: {left}", "dim")
-    shares = [f"{name} {share:.0%}" for name, share in board.owners.items() if share >= 0.01]
-    if shares:
-        line.append(f"  largest shares of the gradient: {', '.join(shares)}")
+    line = Text(clip_line(board), "dim")
     line.truncate(width, overflow="ellipsis")
     return line
 
@@ -112,7 +105,7 @@ def _block_lines(rows: Sequence[BlockRow], width: int, room: int) -> list[Text]:
     label = min(max((len(row.label) for row in rows), default=0), _LABEL_WIDTH)
     rest = max(width - label - _NORM_WIDTH - _STATE_WIDTH - 8, 8)
     bar_width = min(rest // 3, _BAR_WIDTH)
-    high = _highest(rows)
+    high = highest(rows)
     seen = any(row.history.size for row in rows)
     scale = f"1e{high - DEPTH:+.0f} … 1e{high:+.0f}" if seen else "log scale"
     heading = f"{'block':{label}}  {'norm':>{_NORM_WIDTH}}  {'state':{_STATE_WIDTH}}"
@@ -142,9 +135,3 @@ def _fitting(rows: Sequence[BlockRow], room: int) -> list[BlockRow]:
         return list(rows)
     order = sorted(range(len(rows)), key=lambda i: (1, i) if rows[i].severity is None else (0, -i))
     return [rows[i] for i in sorted(order[: room - 1])]
-
-
-def _highest(rows: Sequence[BlockRow]) -> float:
-    """The upper end of the bars' scale: a whole decade above every norm of the run."""
-    levels = [row.history[np.isfinite(row.history)] for row in rows]
-    return math.ceil(max((float(level.max()) for level in levels if level.size), default=0.0))

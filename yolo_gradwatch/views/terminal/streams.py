@@ -45,11 +45,23 @@ def is_notebook() -> bool:
     ``!command`` runs on a pseudo-terminal, but what it writes ends up in the cell, which obeys no
     cursor movement. A terminal of JupyterLab is started by the server and has none of these marks.
     """
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    if shell is not None and not _is_terminal_shell(shell):
+    if _is_kernel():
         return True
     return any(map(_is_of_kernel, (os.environ, *_environments_above())))
+
+
+def kernel_display() -> Any | None:
+    """``IPython.display``, if this process is the kernel of a notebook; else None.
+
+    IPython is never imported: a kernel has done so.
+    """
+    return sys.modules.get("IPython.display") if _is_kernel() else None
+
+
+def _is_kernel() -> bool:
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return shell is not None and not _is_terminal_shell(shell)
 
 
 def _is_of_kernel(environment: Mapping[str, str]) -> bool:

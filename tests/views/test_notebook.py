@@ -1,0 +1,439 @@
+"""The display of a notebook, with a stand-in for its kernel."""
+
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from io import BytesIO
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from kernel import Kernel, Read
+from matplotlib.text import Text
+from PIL import Image
+from recording import Recording
+from short import FAKE, told
+from shown import ODD, board_of, episode_of, finding_of
+from values import Part, plan, sample, window, write_run
+from watched import CONV, DEAD, Training, watch
+
+from yolo_gradwatch import GradWatch, load_run
+from yolo_gradwatch.runs.schema import PICTURE_FILE, FormatError
+from yolo_gradwatch.views import notebook
+from yolo_gradwatch.views.html import live
+
+BLOCKS = ["0 Block", "1 Block", "2 Block"]
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    return Kernel(monkeypatch)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time passes when it is asked to, and in sleep."""
+
+    def sleep(seconds):
+        clock.now += seconds
+        clock.sleeping()
+
+    clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now, sleep=sleep)
+    monkeypatch.setattr(notebook, "time", clock)
+    return clock
+
+
+def text_of(page):
+    return Read(page["text/html"]).text
+
+
+def blocks_in(page):
+    """The table of blocks: label and state of each row."""
+    head, *rows = Read(page["text/html"]).rows
+    assert head[:3] == ["block", "norm", "state"]
+    return [(row[0], row[2]) for row in rows]
+
+
+# --- a training in this process -------------------------------------------------------------------
+
+
+def test_a_training_is_one_display_that_ends_with_the_verdict_and_the_picture(
+    tmp_path, kernel, clock, capsys
+):
+    recording = Recording(tmp_path, live=None)
+    for step in range(1, 8):
+        clock.now += 1.0
+        recording.step(sample(step))
+    recording.finish()
+    first, *running, ended, last = kernel.states
+    assert blocks_in(first) == [(label, "-") for label in BLOCKS]
+    assert [text_of(page).split("step ")[1].split()[0] for page in running] == list("1234567")
+    assert blocks_in(running[-1]) == [(label, "ok") for label in BLOCKS]
+    verdict = load_run(tmp_path).report().verdict
+    for page in (ended, last):
+        assert f"GradWatch: {verdict}" in text_of(page)
+        assert verdict in page["text/plain"]
+        assert blocks_in(page) == blocks_in(running[-1])
+    assert Read(ended["text/html"]).images == []
+    (image,) = Read(last["text/html"]).images
+    assert image.startswith("data:image/png;base64,")
+    out = capsys.readouterr().out
+    assert verdict in out
+    assert "GradWatch epoch" not in out
+
+
+def test_it_is_brought_up_to_date_once_a_second_at_the_most(tmp_path, kernel, clock):
+    recording = Recording(tmp_path, live=None)
+    for step in range(1, 101):
+        clock.now += 0.1
+        recording.step(sample(step))
+    assert 1 + 9 <= len(kernel.states) <= 1 + 11
+    recording.finish()
+
+
+def test_a_slow_one_is_drawn_less_often(tmp_path, kernel, clock, monkeypatch):
+    draw = notebook.View.draw
+
+    def slowly(view, page):
+        clock.now += 0.02
+        draw(view, page)
+
+    monkeypatch.setattr(notebook.View, "draw", slowly)
+    recording = Recording(tmp_path, live=None)
+    for step in range(1, 101):
+        clock.now += 1.0
+        recording.step(sample(step))
+    assert 1 + 25 <= len(kernel.states) <= 1 + 28  # 0.5 % of the time: one in 4 s
+    recording.finish()
+
+
+def test_a_finding_is_there_in_full_and_in_the_state_of_its_blocks(tmp_path, kernel, clock):
+    recording = Recording(tmp_path, live=None)
+    spoiled = np.ones(len(sample(1).norms))
+    spoiled[0] = math.nan
+    for step in range(1, 4):
+        clock.now += 1.0
+        recording.step(sample(step, spoiled if step > 1 else 1.0))
+    (finding,) = recording.report().findings
+    page = kernel.states[-1]
+    assert finding.message in page["text/plain"]
+    shown = " ".join(text_of(page).split())
+    assert " ".join(finding.message.split()) in shown
+    assert blocks_in(page)[0] == ("0 Block", "NaN")
+    recording.finish("failed")
+    assert "failed" in text_of(kernel.states[-1])
+
+
+def test_the_line_of_a_finding_waits_for_the_end_of_the_epoch(tmp_path, kernel, capsys):
+    recording = Recording(tmp_path, live=None)
+    recording.step(sample(1, math.nan))
+    assert recording.report().findings
+    assert capsys.readouterr().out == ""
+    recording.end_epoch()
+    assert capsys.readouterr().out.startswith("GradWatch critical nonfinite: ")
+    recording.finish()
+    assert "GradWatch critical" not in capsys.readouterr().out
+
+
+def test_live_false_draws_none(tmp_path, kernel, capsys):
+    recording = Recording(tmp_path, live=False)
+    recording.step(sample(1))
+    recording.finish()
+    assert kernel.shown == {}
+    assert "GradWatch: no verdict" in capsys.readouterr().out
+
+
+def test_without_a_kernel_there_is_none(tmp_path, monkeypatch):
+    Recording(tmp_path, live=None).finish()
+    assert notebook.kernel_display() is None
+    kernel = Kernel(monkeypatch)
+    shell = SimpleNamespace(TerminalInteractiveShell=Kernel)  # ``ipython`` in a terminal
+    monkeypatch.setitem(sys.modules, "IPython.terminal.interactiveshell", shell)
+    Recording(tmp_path, live=None).finish()
+    assert kernel.shown == {}
+
+
+@pytest.mark.parametrize("when", ["start", "later"])
+def test_an_error_costs_the_display_and_brings_the_tables_back(  # noqa: PLR0913, PLR0917
+    tmp_path, kernel, clock, caplog, capsys, when
+):
+    error = kernel.trouble = RuntimeError("planted") if when == "start" else None
+    recording = Recording(tmp_path, live=None)
+    kernel.trouble = RuntimeError("planted")
+    for step in range(1, 4):
+        clock.now += 1.0
+        recording.step(sample(step))
+    recording.end_epoch()
+    recording.finish()
+    (warning,) = told(caplog)
+    assert "planted" in warning
+    assert len(kernel.shown) == (0 if error else 1)
+    assert load_run(tmp_path).report().status == "finished"
+    out = capsys.readouterr().out
+    assert "GradWatch epoch 1/1" in out
+    assert "gradient of the whole model" in out
+
+
+def test_a_watch_that_ends_first_says_so(tmp_path, kernel):
+    recording = Recording(tmp_path, live=None)
+    recording.close()
+    assert "The watch is over before the training" in text_of(kernel.states[-1])
+    assert "The watch is over before the training" in kernel.states[-1]["text/plain"]
+
+
+# --- the same in a cell of its own ----------------------------------------------------------------
+
+
+def test_a_view_of_ones_own_shows_every_training_and_the_cell_of_the_training_nothing(
+    tmp_path, kernel
+):
+    watch = GradWatch()
+    watch.view()
+    assert "waits for a training" in kernel.states[0]["text/plain"]
+    for name in ("a", "b"):
+        FAKE.train(tmp_path / name, watch=watch)
+        assert watch.report().verdict in kernel.states[-1]["text/plain"]
+    assert str(tmp_path / "b") in kernel.states[-1]["text/plain"]
+
+
+def test_a_view_after_the_training_shows_its_last_state_in_a_display_of_its_own(tmp_path, kernel):
+    watch = GradWatch()
+    FAKE.train(tmp_path / "a", watch=watch)
+    watch.view()
+    in_training, in_cell = kernel.shown.values()
+    assert in_cell == in_training[-1:]
+    FAKE.train(tmp_path / "b", watch=watch)
+    assert len(kernel.shown) == 2
+    assert len(in_cell) > 1
+
+
+def test_a_view_that_was_not_shown_while_it_trained_shows_the_outcome(tmp_path, kernel):
+    watch = GradWatch(live=False)
+    FAKE.train(tmp_path, watch=watch)
+    assert kernel.shown == {}
+    watch.view()
+    assert watch.report().verdict in kernel.states[0]["text/plain"]
+
+
+def test_every_training_has_a_display_of_its_own_where_no_view_is_asked_for(tmp_path, kernel):
+    watch = GradWatch()
+    for name in ("a", "b"):
+        FAKE.train(tmp_path / name, watch=watch)
+    assert len(kernel.shown) == 2
+
+
+@pytest.mark.parametrize("what", ["watch", "run"])
+def test_a_view_without_a_notebook_warns(tmp_path, caplog, what):
+    watched = load_run(write_run(tmp_path, [window(1)])) if what == "run" else GradWatch()
+    watched.view()
+    assert len(told(caplog)) == 1
+
+
+# --- from files -----------------------------------------------------------------------------------
+
+
+def test_a_run_of_files_is_followed_to_its_end(tmp_path, kernel, clock):
+    training = Training(tmp_path)
+    later = iter([*(lambda one=one: training.write(one) for one in DEAD[1:]), training.end])
+    clock.sleeping = lambda: next(later)()  # noqa: PLW0108  # another one each time
+    training.write(DEAD[0])
+    load_run(tmp_path).view()
+    waiting, *running, last = kernel.states
+    assert "waits" in waiting["text/plain"]
+    steps = [text_of(page).split("step ")[1].split()[0] for page in running]
+    assert steps == ["1", "2", "3"]
+    (finding,) = load_run(tmp_path).report().findings
+    assert (finding.rule, finding.module) == ("dead", CONV)
+    assert finding.message in running[-1]["text/plain"]
+    assert load_run(tmp_path).report().verdict in last["text/plain"]
+    assert list(later) == []
+
+
+def test_a_run_that_is_over_is_shown_at_once_with_its_picture(tmp_path, kernel, clock):
+    watch(tmp_path, DEAD)
+    Image.new("RGB", (4, 4)).save(tmp_path / PICTURE_FILE)
+    run = load_run(tmp_path)
+    run.view()
+    _, last = kernel.states
+    assert run.report().verdict in text_of(last)
+    assert len(Read(last["text/html"]).images) == 1
+    assert blocks_in(last) == [("0 Block", "ok"), ("1 Block", "dead"), ("2 Block", "ok")]
+
+
+def test_the_button_of_the_notebook_leaves_the_last_state(tmp_path, kernel, clock):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    training = Training(tmp_path)
+    training.write(window(1))
+    clock.sleeping = interrupt
+    load_run(tmp_path).view()
+    assert len(kernel.states) == 2
+    training.close()
+
+
+def test_a_silent_run_says_so_and_files_that_go_raise(tmp_path, kernel, clock):
+    training = Training(tmp_path)
+    training.write(window(1))
+    run = load_run(tmp_path)
+    calls = iter(range(200))
+
+    def sleeping():
+        if next(calls) == 130:
+            for path in tmp_path.iterdir():
+                path.unlink()
+
+    clock.sleeping = sleeping
+    with pytest.raises(FormatError, match="gone"):
+        run.view()
+    texts = [page["text/plain"] for page in kernel.states]
+    assert ["Nothing new for" in text for text in texts].index(True) == pytest.approx(61, abs=1)
+    assert "for 2 min" in texts[-1]
+    training.close()
+
+
+# --- what is in the page --------------------------------------------------------------------------
+
+
+def test_names_reach_the_page_escaped():
+    layout, _ = plan([Part(f"model.{i}.{name}") for i, name in enumerate(ODD)])
+    layout = replace(layout, blocks=tuple((name, ODD[1]) for name, _ in layout.blocks))
+    board = board_of(layout, levels=[1.0])
+    finding = finding_of("dead", layout.modules[-1], message=" ".join(ODD), why=ODD[1])
+    board.show([finding])
+    page = live.running(board, [finding], ODD[1])
+    read = Read(page.html)
+    labels = [row.label for row in board.rows()]
+    assert [row[0] for row in read.rows[1:]] == labels
+    assert read.text.count(ODD[1]) == len(labels) + len(board.owners) + 2
+    assert all(name in Read(finding._repr_html_()).text for name in ODD)
+
+
+def test_findings_that_last_come_first_and_the_critical_ones_of_these():
+    board = board_of(levels=[1.0])
+    findings = [
+        replace(
+            finding_of(message=name, severity=severity, episodes=(episode_of(1, end),)), number=n
+        )
+        for n, (name, severity, end) in enumerate(
+            [
+                ("over", "critical", 3),
+                ("told", "notice", None),
+                ("lasting", "warning", None),
+                ("worst", "critical", None),
+            ],
+            1,
+        )
+    ]
+    text = live.running(board, findings).text
+    places = [text.index(name) for name in ("worst", "lasting", "told", "over")]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    ("levels", "lines", "marks"),
+    [
+        ([], 0, 0),
+        ([1.0], 1, 0),
+        ([1.0, 2.0, 1.0], 1, 0),
+        ([1.0, math.nan, 2.0], 2, 1),
+        ([-math.inf, 1.0, 1.0], 1, 1),
+        ([math.nan, -math.inf], 0, 2),
+        ([300.0, 308.0], 1, 0),
+        ([0.0] * 500, 1, 0),
+    ],
+)
+def test_a_history_is_a_curve_that_shows_what_is_not_finite(levels, lines, marks):
+    svg = live.history(np.array(levels))
+    Read(svg)
+    assert svg.count("<polyline") == lines
+    assert svg.count("<path") + svg.count("<circle") == marks
+    assert len(svg) < 1200
+    assert "nan" not in svg
+
+
+def test_a_curve_goes_up_where_the_norm_does():
+    svg = live.history(np.array([-3.0, 0.0, 3.0]))
+    points = svg.split('points="')[1].split('"')[0].split()
+    heights = [float(point.split(",")[1]) for point in points]
+    assert heights == [live._HEIGHT - live._MARGIN, live._HEIGHT / 2, live._MARGIN]
+    assert "<title>1.0e-03 to 1000</title>" in svg
+
+
+# --- values of cells ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path):
+    watch(tmp_path / "<i>&", DEAD)
+    return load_run(tmp_path / "<i>&")
+
+
+def test_a_report_a_finding_and_a_run_show_themselves(run):
+    report = run.report()
+    (finding,) = report.findings
+    for html in (report._repr_html_(), run._repr_html_()):
+        words = Read(html).text.split()
+        for line in str(report).splitlines():
+            rest = iter(words)
+            assert all(word in rest for word in line.split()), line
+        assert "<i>&" in Read(html).text
+    assert Read(finding._repr_html_()).text.split() == [
+        *f"{finding.severity} {finding.rule}:".split(),
+        *finding.account.split(),
+    ]
+
+
+def test_figures_show_themselves_also_where_no_pyplot_is_set_up(run):
+    for figure in (run.plot(), run.plot(modules=True), run.plot_flow()):
+        ((kind, data),) = figure._repr_mimebundle_(include=None, exclude=None).items()
+        assert kind == "image/png"
+        with Image.open(BytesIO(data)) as image:
+            assert image.size == tuple(figure.bbox.size.round().astype(int))
+            assert image.mode == "P"
+    words = [{text.get_text() for text in run.plot(modules=m).findobj(Text)} for m in (False, True)]
+    assert ["1 Block" in one for one in words] == [True, False]
+    assert [CONV in one for one in words] == [False, True]
+
+
+def test_a_cell_shows_a_figure_once(run):
+    formatters = pytest.importorskip("IPython.core.formatters")
+    data, _ = formatters.DisplayFormatter().format(run.plot())
+    assert sorted(data) == ["image/png", "text/plain"]
+
+
+def test_a_run_beside_another_one(run, tmp_path):
+    other = load_run(write_run(tmp_path / "b", [window(step, norm=10.0) for step in (1, 2, 3)]))
+    beside = run.compare(other)
+    assert beside.reports == (run.report(), other.report())
+    text, read = repr(beside), Read(beside._repr_html_())
+    head, *rows = read.rows
+    assert head == ["module", "A last", "B last", "B/A first", "B/A middle", "B/A last", "class"]
+    assert [row[0] for row in rows[:4]] == ["model", "model.0", "model.1", "model.2"]
+    assert [row[5] for row in rows[:4]] == ["10"] * 4
+    words = iter("".join(read.text.split()))
+    (finding,) = run.report().findings
+    assert all(sign in words for sign in "".join(finding.message.split()))
+    for line in (report.verdict for report in beside.reports):
+        assert line in read.text
+        assert line in text
+    assert "B differs from A" in read.text
+    assert beside.norms["run"].unique().tolist() == [1, 2]
+
+
+@pytest.mark.slow
+def test_nothing_of_this_imports_ipython(tmp_path):
+    write_run(tmp_path, [window(1)])
+    script = f"""
+import sys
+from yolo_gradwatch import GradWatch, load_run
+GradWatch().view()
+run = load_run({str(tmp_path)!r})
+run.view(), run._repr_html_(), run.compare(run)._repr_html_(), run.plot()
+print("IPython" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"

@@ -1,0 +1,52 @@
+"""Findings and a report as HTML for a notebook: readable without style, and without any script."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from yolo_gradwatch.diagnose.finding import Finding, Severity
+    from yolo_gradwatch.diagnose.report import Report
+
+SHADES: dict[Severity | None, str] = {
+    None: "#2e8b57",
+    "notice": "#1f8bc4",
+    "warning": "#c27c0e",
+    "critical": "#d93636",
+}
+"""Colours by severity, on a light page and on a dark one; None for what is healthy."""
+
+
+def coloured(text: str, severity: Severity | None) -> str:
+    """Bold text in the colour of a severity."""
+    return f'<b style="color:{SHADES[severity]}">{escape(text)}</b>'
+
+
+def finding_html(finding: Finding) -> str:
+    """A finding in full, as a paragraph: what happened, why, and what to try, a line each."""
+    parts = [finding.account]
+    if finding.why:
+        before, why, after = finding.account.partition(finding.why)
+        parts = [before, why, after]
+    lines = "<br>".join(escape(part.strip()) for part in parts if part.strip())
+    return f"<p>{coloured(f'{finding.severity} {finding.rule}', finding.severity)}: {lines}</p>"
+
+
+def report_html(report: Report) -> str:
+    """The verdict, the findings in full, what else there is to say, and the run's folder."""
+    facts = [fact.strip() for fact in (*report.facts(), report.path)]
+    return "\n".join(
+        [
+            f"<div><p>{verdict_html(report)}</p>",
+            *map(finding_html, report.findings),
+            f"<p>{'<br>'.join(map(escape, facts))}</p></div>",
+        ]
+    )
+
+
+def verdict_html(report: Report) -> str:
+    """The outcome in a line."""
+    severity: Severity | None = None if report.healthy else "critical"
+    severity = "warning" if report.is_too_short else severity
+    return coloured(f"GradWatch: {report.verdict}", severity)
