@@ -133,9 +133,8 @@ class GradWatch:
     def view(self) -> None:
         """Show the newest training, and every later one, in this cell of a notebook.
 
-        Called in a cell of its own before the training, it keeps the display out of the training's
-        cell; called after it, it shows the outcome. A training on several GPUs is shown by
-        ``load_run(...).view()``.
+        Before the training, it keeps the display out of the training's cell; after it, it shows the
+        outcome. A training on several GPUs is shown by ``load_run(...).view()``.
         """
         self._attachment.show()
 
