@@ -48,6 +48,7 @@ class Reading:
         trunk_peak: The same of the highest norms in the window.
         is_counted: Whether exact zeros were counted in it.
         is_weighed: Whether norms of weights were taken in it.
+        is_moved: Whether the change by a step was taken in it.
     """
 
     window: Window
@@ -61,6 +62,7 @@ class Reading:
     trunk_peak: float
     is_counted: bool
     is_weighed: bool
+    is_moved: bool
 
 
 class Reader:
@@ -102,6 +104,7 @@ class Reader:
             trunk_peak=self._whole(_log10(window.norm_max)),
             is_counted=not np.isnan(window.zero_fraction).all(),
             is_weighed=not np.isnan(window.weight_norm).all(),
+            is_moved=not np.isnan(window.update_ratio).all(),
         )
 
     def _lost(self, sent: Floats, best: Floats, arriving: Floats) -> Floats:
