@@ -7,7 +7,7 @@ from torch import nn
 from yolo_gradwatch.measure.capture import NO_LOSSES, Capture
 from yolo_gradwatch.measure.loss_items import COUNT
 from yolo_gradwatch.measure.losses import MOST_ITEMS, MOST_KINDS, ROOM, LossMeter
-from yolo_gradwatch.measure.norms import norms_of
+from yolo_gradwatch.measure.norms import LONGEST_ROW, SMALL, nonzeros_of, norms_of
 from yolo_gradwatch.measure.ring import RING, Slot
 
 
@@ -361,3 +361,38 @@ def test_more_steps_than_buffers_can_be_on_their_way(count):
     assert [sample.step for sample in samples] == list(range(1, count + 1))
     for sample in samples:
         np.testing.assert_allclose(sample.norms, norms * 2.0**sample.step, rtol=1e-6)
+
+
+LARGE = (2 * SMALL // 9, 1, 3, 3)
+KINDS = {
+    "small": torch.ones(3),
+    "empty": torch.ones(0),
+    "large": torch.ones(LARGE),
+    "in channels_last": torch.ones(64, 32, 3, 3).contiguous(memory_format=torch.channels_last),
+    "long rows": torch.ones(1, 2 * LONGEST_ROW),
+    "of one dimension": torch.ones(2 * SMALL),
+    "strided": torch.ones(200, 200).t()[::2],
+    "float64": torch.ones(2 * SMALL, 2, dtype=torch.float64),
+    "half": torch.ones(2 * SMALL, 2, dtype=torch.float16),
+    "bfloat16": torch.ones(5, 2, dtype=torch.bfloat16),
+}
+
+
+def drawn(kind):
+    torch.manual_seed(0)
+    return torch.empty_like(KINDS[kind]).copy_(torch.randn(KINDS[kind].shape))
+
+
+@pytest.mark.parametrize("kinds", [*([kind] for kind in KINDS), [*KINDS]])
+@pytest.mark.parametrize("factor", [0.0, 1e-25, 1e-3, 1e25, np.inf, np.nan])
+def test_norms_and_zeros_of_tensors_of_every_kind_on_a_cpu_leave_them_as_they_are(kinds, factor):
+    tensors = [drawn(kind) for kind in kinds]
+    for tensor in tensors:
+        tensor[:1] *= factor  # an Inf or NaN in one row alone
+        tensor[1:] *= factor if np.isfinite(factor) else 1.0
+    before = [tensor.clone() for tensor in tensors]
+    np.testing.assert_allclose(norms_of(tensors), wanted(tensors), rtol=1e-6)
+    expected = [int((tensor != 0).sum()) for tensor in tensors]
+    assert nonzeros_of(tensors).tolist() == expected
+    for tensor, old in zip(tensors, before, strict=True):
+        np.testing.assert_array_equal(tensor.double(), old.double())

@@ -65,6 +65,7 @@ class Graph:
         attention: (M,) whether a module belongs to an attention, by the class of that.
         families: Names of the head's families, each with its units by scale.
         rows: Each module's place in the layout.
+        elements: (M,) trainable elements of each module, at least 1.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -76,6 +77,7 @@ class Graph:
             if name != layout.head and any(is_in(name, owner) for owner in owners)
         )
         self.families = _families(layout, len(inputs))
+        self.elements = np.maximum(layout.parameters, 1)
         self.rows = {name: m for m, name in enumerate(layout.modules)}
         branches = [unit for units in self.families.values() for unit in units]
         head = [layout.head] if layout.head and not branches else []

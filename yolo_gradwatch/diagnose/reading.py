@@ -10,7 +10,7 @@ import numpy as np
 from yolo_gradwatch.diagnose.graph import Graph
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from yolo_gradwatch.measure.arrays import Counts, Floats, Singles
     from yolo_gradwatch.measure.layout import Layout
@@ -46,8 +46,10 @@ class Reading:
             the blocks that read it, whichever is less; and the same below. NaN without siblings.
         trunk: Median over all weights of the trunk; ``FLOOR`` for a norm of 0.
         trunk_peak: The same of the highest norms in the window.
+        without: For each family of the head (S,) applied steps without a gradient, by scale.
         is_counted: Whether exact zeros were counted in it.
         is_weighed: Whether norms of weights were taken in it.
+        is_moved: Whether the change by a step was taken in it.
     """
 
     window: Window
@@ -59,8 +61,10 @@ class Reading:
     apart: Floats
     trunk: float
     trunk_peak: float
+    without: Mapping[str, Counts]
     is_counted: bool
     is_weighed: bool
+    is_moved: bool
 
 
 class Reader:
@@ -77,6 +81,8 @@ class Reader:
         self._consumers = _Padded([np.array(c, np.int64) for c in self.graph.consumers])
         self._trunk = _Padded([self.graph.trunk_weights])
         self._siblings = _Padded(self.graph.siblings)
+        families = self.graph.families.items()
+        self._families = {name: [self.graph.rows[unit] for unit in own] for name, own in families}
 
     def read(self, window: Window) -> Reading:
         """The levels of a window."""
@@ -100,9 +106,15 @@ class Reader:
             apart=self._apart(modules, best),
             trunk=self._whole(modules),
             trunk_peak=self._whole(_log10(window.norm_max)),
+            without=self._without(window),
             is_counted=not np.isnan(window.zero_fraction).all(),
             is_weighed=not np.isnan(window.weight_norm).all(),
+            is_moved=not np.isnan(window.update_ratio).all(),
         )
+
+    def _without(self, window: Window) -> dict[str, Counts]:
+        counts = window.zero + window.none
+        return {name: counts[rows] for name, rows in self._families.items()}
 
     def _lost(self, sent: Floats, best: Floats, arriving: Floats) -> Floats:
         """Decades from the consumers of each block to the block."""

@@ -70,8 +70,8 @@ class Capture:
         """Start copying the gradient norms of this moment to the host.
 
         No synchronization. On CUDA one launch of a kernel that reads each gradient once, and with
-        ``weighed`` one for the weights; elsewhere, and where no kernel can be built, one
-        ``_foreach_norm`` over all gradients, and with ``detailed`` a count for each weight. On a
+        ``weighed`` one for the weights; elsewhere, and where no kernel can be built,
+        `norms_of` all gradients, and with ``detailed`` a count for each weight. On a
         CPU, where that costs no wait, a step with a gradient that is not finite has its weights
         read too: what is finite among them says where it began, and the step will spoil them.
 

@@ -107,7 +107,8 @@ class Unpacker:
         if flight.gradients is not None:
             return self._read_by_kernel(flight, flight.gradients, values, missing)
         size = len(self._sizes)
-        norms, values = np.split(values, [size - np.count_nonzero(missing)])
+        count = size if flight.present is None else len(flight.present)
+        norms, values = values[:count], values[count:]
         if flight.present is not None:
             norms, there = np.zeros(size), norms
             norms[flight.present] = there
@@ -133,7 +134,7 @@ class Unpacker:
         if not flight.detailed and not flight.weighed:
             return None, values
         counted = self._counted(flight, missing)
-        nonzero, values = np.split(values, [len(counted)])
+        nonzero, values = values[: len(counted)], values[len(counted) :]
         weights = None
         if flight.weighed:
             ends = [len(self._sizes), len(self._sizes) + self._tensors]

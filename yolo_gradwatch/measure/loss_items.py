@@ -109,8 +109,11 @@ class LossFold:
         for names, running in [*self._items.items(), *self._rates.items()]:
             is_taken = TOTAL in names[:-1]  # by an item, which then has no sum beside it
             for name, column in zip(names[:-1] if is_taken else names, running.T, strict=False):
-                _join(columns.setdefault(name, _begun(())), column)
-        return tuple(_item(name, column) for name, column in columns.items())
+                if name in columns:
+                    _join(columns[name], column)
+                else:
+                    columns[name] = column.copy()
+        return _items(columns)
 
 
 def with_total(rows: Floats) -> Floats:
@@ -152,15 +155,19 @@ def _join(running: Floats, more: Floats) -> None:
     running[ADDED:] += more[ADDED:]
 
 
-def _item(name: str, column: Floats) -> LossItem:
-    steps, nonfinite, zero = (int(column[row]) for row in (COUNT, NONFINITE, ZERO))
-    finite = steps - nonfinite
-    values = (column[LEAST], column[ADDED] / finite, column[MOST]) if finite else (None,) * 3
-    lowest, mean, highest = (None if value is None else _stored(value) for value in values)
-    return LossItem(name, steps, nonfinite, zero, lowest, mean, highest)
-
-
-def _stored(value: float) -> float:
-    """A number as the file holds it, so that a replay decides on the same one."""
+def _items(columns: dict[str, Floats]) -> tuple[LossItem, ...]:
+    """The items of (6,) running values each."""
+    if not columns:
+        return ()
+    rows = np.array([*columns.values()]).T
+    counts = rows[[COUNT, NONFINITE, ZERO]].astype(np.int64)
+    finite = counts[0] - counts[1]
+    rows[ADDED] /= np.maximum(finite, 1)
     with np.errstate(over="ignore"):  # one beyond float32 is Inf
-        return float(np.float32(value))
+        values = rows[[LEAST, ADDED, MOST]].astype(np.float32)  # as the file holds them
+    return tuple(
+        LossItem(name, *numbers, *(found if is_known else (None,) * 3))
+        for name, numbers, found, is_known in zip(
+            columns, counts.T.tolist(), values.T.tolist(), finite > 0, strict=True
+        )
+    )

@@ -39,7 +39,7 @@ class Outliers:
         self._weights = np.full((len(sizes), max(sizes, default=0)), -1)
         for row, found in zip(self._weights, members.trunk, strict=True):
             row[: len(found)] = found
-        self._middle = np.stack([(sizes - 1) // 2, sizes // 2], axis=1)[None]
+        self._low, self._high = (sizes - 1) // 2, sizes // 2
         self._past = Past(len(sizes))
         self._skips = 0
         self._spoiled = SOUND
@@ -99,7 +99,8 @@ class Outliers:
         """(S, B) log10 of the median of the weights of each trunk block; -Inf where that is 0."""
         padded = np.concatenate([norms, np.full((len(norms), 1), np.inf)], axis=1)
         ordered = np.sort(padded[:, self._weights], axis=2)
-        middle = np.take_along_axis(ordered, self._middle, axis=2)
+        blocks = np.arange(len(self._low))
+        middle = (ordered[:, blocks, self._low] + ordered[:, blocks, self._high]) / 2
         with np.errstate(divide="ignore"):
-            levels: Floats = np.log10(middle.mean(axis=2))
+            levels: Floats = np.log10(middle)
         return levels

@@ -72,13 +72,13 @@ class Updates:
             MemoryError: See `begin`.
         """
         before, copies = self._before, self._copies
+        if not before and copies is None:
+            return None
         self.forget()
         with room():
             if self._table and copies is not None:
                 sums = self._table.compare(self._parameters, copies)
                 return None if sums is None else Moved(sums[0], sums[1], self._table.chunks)
-            if not before:
-                return None
             norms = norms_of(before)
             torch._foreach_sub_(before, self._parameters)
             return Moved(norms, norms_of(before))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 from contextlib import closing, suppress
-from itertools import chain
 from typing import IO, TYPE_CHECKING
 
-from yolo_gradwatch.measure.quantities import NAMES, QUANTITIES
+import numpy as np
+
+from yolo_gradwatch.measure.quantities import QUANTITIES
 from yolo_gradwatch.runs import evidence, losses, traces
 from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.runs.meta import encoded
@@ -28,17 +29,15 @@ from yolo_gradwatch.runs.schema import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from yolo_gradwatch.diagnose.finding import FindingChange
+    from yolo_gradwatch.measure.arrays import Values
     from yolo_gradwatch.measure.layout import Layout
-    from yolo_gradwatch.measure.quantities import Quantity
     from yolo_gradwatch.measure.trace import Flow
     from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.runs.meta import Meta
-
-_NUMBER = "\1"  # in front of each float of a row that is being made; no name has it
 
 
 class _Table:
@@ -115,7 +114,8 @@ class RunLog:
 
     def regroup(self, layout: Layout) -> None:
         """Go on with the modules of another layout."""
-        self._pattern = _pattern(layout, self._windows.others)
+        fixed = zip(layout.modules, layout.types, layout.parameters, strict=True)
+        self._modules = [_lines([cells])[:-1] for cells in fixed]
 
     def write_window(self, window: Window) -> None:
         """Append one row a module, and one a loss item to their own table.
@@ -125,12 +125,13 @@ class RunLog:
         if window.losses:
             self._losses.write(losses.rows_of(window))
         clipped = window.clipped if window.clipped >= 0 else ""
-        steps = (window.epoch, window.step_first, window.step_last)
-        shared = (*steps, window.steps, window.skipped, clipped)
-        numbers = [[value] * len(window.zero) for value in shared]
-        numbers += [getattr(window, name).tolist() for name in NAMES]
-        text = self._pattern % tuple(chain.from_iterable(zip(*numbers, strict=True)))
-        self._windows.write_text(text.replace(f"{_NUMBER}nan", "").replace(_NUMBER, ""))
+        steps = f"{window.epoch},{window.step_first},{window.step_last}"
+        counts = f"{window.steps},{window.skipped},{clipped}"
+        size = len(self._modules)
+        columns = [[steps] * size, self._modules, [counts] * size, *_measured(window)]
+        columns += [[""] * size] * self._windows.others
+        lines = map(",".join, zip(*columns, strict=True))
+        self._windows.write_text("\n".join([*lines, ""]))
 
     def write_changes(self, changes: Iterable[FindingChange]) -> None:
         """Append one row a change of a finding."""
@@ -163,27 +164,24 @@ def _lines(rows: Iterable[Sequence[object]]) -> str:
     return text.getvalue()
 
 
-def _pattern(layout: Layout, others: int) -> str:
-    """The rows of a window as a pattern that its numbers are put into, all of them in one call.
-
-    float32 with nine digits reads back bit for bit. Their mark distinguishes a NaN, which becomes
-    an empty cell, from a name that contains the word.
-
-    Args:
-        layout: Of the model.
-        others: Columns behind ours that the file has already.
-    """
-    measured = [_cell(row) for row in QUANTITIES]
-    empty = [""] * others
-    fixed = zip(layout.modules, layout.types, layout.parameters, strict=True)
-    escaped = ([str(cell).replace("%", "%%") for cell in cells] for cells in fixed)
-    rows = [[*["%d"] * 3, *cells, "%d", "%d", "%s", *measured, *empty] for cells in escaped]
-    return _lines(rows)
+def _measured(window: Window) -> Iterator[list[str]]:
+    """The cells of each quantity; in a window of one step, several have the same numbers."""
+    known: dict[bytes, list[str]] = {}
+    for row in QUANTITIES:
+        values: Values = getattr(window, row.name)
+        key = values.tobytes()
+        if key not in known:
+            known[key] = _cells(values, row.format)
+        yield known[key]
 
 
-def _cell(row: Quantity) -> str:
-    """The cell of a quantity in such a pattern."""
-    return row.format if row.is_count else f"{_NUMBER}{row.format}"
+def _cells(values: Values, form: str) -> list[str]:
+    """Numbers as text, NaN as an empty cell; nine digits give a float32 back bit for bit."""
+    unknown = np.isnan(values)
+    if unknown.all():
+        return [""] * len(values)
+    cells = [form % value for value in values.tolist()]
+    return ["" if cell == "nan" else cell for cell in cells] if unknown.any() else cells
 
 
 def _alert_row(change: FindingChange) -> tuple[object, ...]:

@@ -28,11 +28,10 @@ def box_families(history: History) -> list[str]:
 
 
 def without(history: History, windows: Sequence[Window], family: str) -> Counts:
-    """(W, S) applied steps without a gradient, by window and scale."""
-    rows = [history.graph.rows[unit] for unit in history.graph.families[family]]
-    return np.array([window.zero[rows] + window.none[rows] for window in windows]).reshape(
-        -1, len(rows)
-    )
+    """(W, S) applied steps without a gradient, by window, of the newest ones, and scale."""
+    newest = history.readings[len(history.readings) - len(windows) :]
+    size = len(history.graph.families[family])
+    return np.array([one.without[family] for one in newest], np.int64).reshape(-1, size)
 
 
 class Silence(NamedTuple):

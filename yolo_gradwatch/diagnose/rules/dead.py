@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from yolo_gradwatch.diagnose.causes import RECTIFYING, first_of, now
 from yolo_gradwatch.diagnose.graph import BOXES, is_in
 from yolo_gradwatch.diagnose.messages import Message
@@ -16,12 +14,12 @@ from yolo_gradwatch.diagnose.rules.items import has_objects
 from yolo_gradwatch.measure.layout import WHOLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from yolo_gradwatch.diagnose.messages import Case
     from yolo_gradwatch.diagnose.rules.history import History
     from yolo_gradwatch.diagnose.thresholds import Thresholds
-    from yolo_gradwatch.measure.arrays import Counts
+    from yolo_gradwatch.measure.arrays import Flags
     from yolo_gradwatch.measure.windows import Window
 
 
@@ -38,7 +36,7 @@ def dead(history: History, limits: Thresholds) -> Iterator[Hit]:
     The head is left out: on a scale on which no object lands, zero is healthy there. Value and
     limit: windows.
     """
-    yield from _silent(history, limits, lambda window: window.zero)
+    yield from _silent(history, limits, lambda window: window.zero == _applied(window))
 
 
 def dead_words(case: Case) -> Message:
@@ -72,13 +70,13 @@ def no_gradient(history: History, limits: Thresholds) -> Iterator[Hit]:
     that a text prompt does not use. In short trainings of 16 other models and tasks, half of them
     on background alone, no head had a step with an absent gradient.
     """
-    yield from _silent(history, limits, lambda window: window.none)
+    yield from _silent(history, limits, _without_gradient)
     recent = last(history, limits.dead_windows)
-    if not recent or not all(_shows_objects(history, window) for window in recent):
+    leaves = history.graph.leaves & history.graph.trained_head
+    still = names(history.layout, _always(leaves, recent, _without_gradient))
+    if not still or not all(_shows_objects(history, window) for window in recent):
         return
-    always = [window.none == window.steps - window.skipped for window in recent]
-    still = history.graph.leaves & history.graph.trained_head & np.all(always, axis=0)
-    for name in names(history.layout, still):
+    for name in still:
         yield Hit(name, float(len(recent)), float(limits.dead_windows), begin(recent[0]))
 
 
@@ -102,10 +100,7 @@ def frozen(history: History, limits: Thresholds) -> Iterator[Hit]:
     """
     del limits
     recent = last(history, FROZEN_WINDOWS)
-    if not recent:
-        return
-    quiet = [is_frozen(window) for window in recent]
-    for name in names(history.layout, history.graph.leaves & np.all(quiet, axis=0)):
+    for name in names(history.layout, _always(history.graph.leaves, recent, is_frozen)):
         yield Hit(name, FROZEN_WINDOWS, FROZEN_WINDOWS, begin(recent[0]))
 
 
@@ -125,16 +120,33 @@ def frozen_words(case: Case) -> Message:
 
 
 def _silent(
-    history: History, limits: Thresholds, count: Callable[[Window], Counts]
+    history: History, limits: Thresholds, silent: Callable[[Window], Flags]
 ) -> Iterator[Hit]:
-    """Leaf modules of the trunk with the count in every applied step of the last windows."""
+    """Leaf modules of the trunk that are silent in each of the last windows."""
     recent = last(history, limits.dead_windows)
-    if not recent:
-        return
-    always = [count(window) == window.steps - window.skipped for window in recent]
-    still = history.graph.leaves & history.graph.trunk & np.all(always, axis=0)
-    for name in names(history.layout, still):
+    leaves = history.graph.leaves & history.graph.trunk
+    for name in names(history.layout, _always(leaves, recent, silent)):
         yield Hit(name, float(len(recent)), float(limits.dead_windows), begin(recent[0]))
+
+
+def _always(chosen: Flags, recent: Sequence[Window], silent: Callable[[Window], Flags]) -> Flags:
+    """(M,) which of the chosen modules are silent in every window; none if there is no window."""
+    found = chosen & bool(recent)
+    for window in reversed(recent):
+        if not found.any():
+            break
+        found &= silent(window)
+    return found
+
+
+def _without_gradient(window: Window) -> Flags:
+    """(M,) whether a module had no gradient in any applied step."""
+    found: Flags = window.none == _applied(window)
+    return found
+
+
+def _applied(window: Window) -> int:
+    return window.steps - window.skipped
 
 
 def _shows_objects(history: History, window: Window) -> bool:
@@ -142,10 +154,9 @@ def _shows_objects(history: History, window: Window) -> bool:
     known = has_objects(window)
     if known is not None:
         return known
-    applied = window.steps - window.skipped
     families = (units for f, units in history.graph.families.items() if f.endswith(BOXES))
     rows = [history.graph.rows[unit] for units in families for unit in units]
-    return bool(((window.zero + window.none)[rows] < applied).any())
+    return bool(((window.zero + window.none)[rows] < _applied(window)).any())
 
 
 def _freezes(freeze: object, name: str) -> bool:

@@ -112,7 +112,11 @@ def loss_imbalance(history: History, limits: Thresholds) -> Iterator[Hit]:
 
     Value: decades by which it lies above the sum of the others, the lowest of the windows.
     """
-    found = [(window, _imbalance(window)) for window in last(history, LARGE_WINDOWS)]
+    windows = last(history, LARGE_WINDOWS)
+    newest = _imbalance(windows[-1]) if windows else None
+    if newest is None or not _share(newest) > limits.loss_imbalance:
+        return
+    found = [(window, _imbalance(window)) for window in windows]
     names = {one.name for _, one in found if one}
     if len(names) != 1 or not all(one for _, one in found):
         return
@@ -161,9 +165,11 @@ def initial_loss(history: History, limits: Thresholds) -> Iterator[Hit]:
     if not now or len(history.opening) < LARGE_WINDOWS:
         return
     opening = [reading.window for reading in history.opening]
+    norms = [float(window.norm_mean[0]) for window in opening]
+    if not max(norms) > START_NORM or not (norm := float(np.median(norms))) > START_NORM:
+        return
     first, newest = _level(opening), _level(now)
-    norm = float(np.median([window.norm_mean[0] for window in opening]))
-    if first and newest and min(first.value, newest.value) > limit and norm > START_NORM:
+    if first and newest and min(first.value, newest.value) > limit:
         reason = Reason("item", (first.name,), (first.value, norm))
         yield Hit(WHOLE, newest.value, limit, begin(opening[0]), reason=reason)
 

@@ -62,7 +62,7 @@ def statistics(layout: Layout) -> Flags:
 
 def has_read_weights(window: Window) -> bool:
     """Whether weights and buffers were read in a window."""
-    return not bool(np.isnan(window.weight_max).all())
+    return not bool(np.isnan(np.fmax.reduce(window.weight_max)))
 
 
 def spoiled_buffers(window: Window) -> Flags:

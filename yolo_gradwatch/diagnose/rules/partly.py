@@ -39,14 +39,17 @@ def partly_dead(history: History, limits: Thresholds) -> Iterator[Hit]:
     a batch, and for the whole of a healthy training. Value and limit: share of the elements, the
     lowest of these windows.
     """
-    counted = _stretch([reading.window for reading in history.readings if reading.is_counted])
+    counted = [reading.window for reading in history.readings if reading.is_counted]
+    judged = history.graph.trunk & ~history.graph.attention & ~history.graph.small
+    if not any((one.zero_fraction[judged] >= limits.zero_fraction).any() for one in counted[-1:]):
+        return
+    counted = _stretch(counted)
     if not counted:
         return
     shares = np.stack([window.zero_fraction for window in counted])
-    is_dead = (shares < 1).all(axis=0) & ~_only_padding(shares, history.layout)
-    is_dead &= ~history.graph.attention & ~history.graph.small
+    is_dead = judged & (shares < 1).all(axis=0) & ~_only_padding(shares, history.layout)
     lowest = np.where(is_dead, shares.min(axis=0), np.nan)
-    for m in np.flatnonzero((lowest >= limits.zero_fraction) & history.graph.trunk):
+    for m in np.flatnonzero(lowest >= limits.zero_fraction):
         value = float(lowest[m])
         yield Hit(history.layout.modules[m], value, limits.zero_fraction, begin(counted[0]))
 

@@ -32,11 +32,11 @@ def weight_overflow(history: History, limits: Thresholds) -> Iterator[Hit]:
     said by `nonfinite`. A buffer of another module than a BatchNorm counts if it was smaller
     before: a mask of -Inf is one on purpose. Value: the largest, limit: what is still stored.
     """
-    sound = [window for window in history.recent if _is_sound(window)]
-    known = next((w for w in reversed(sound) if has_read_weights(w)), None)
-    if known is None:
+    newest = reversed(history.recent)
+    known = next((w for w in newest if has_read_weights(w) and _is_sound(w)), None)
+    if known is None or not (beyond := _beyond(known, limits)).any():
         return
-    beyond = _beyond(known, limits)
+    sound = [window for window in history.recent if _is_sound(window)]
     is_buffer = beyond & _in_buffer(known)
     beyond &= ~is_buffer | statistics(history.layout) | _was_smaller(sound, known, limits)
     found = _innermost(names(history.layout, beyond))

@@ -35,7 +35,6 @@ def stray_step(history: History, limits: Thresholds) -> Iterator[Hit]:
     windows = last(history, NEIGHBOURS + 1)
     if not windows or beyond_clip(windows[-1]):
         return
-    before = replace(history, readings=history.readings[:-1], marks=history.marks[:-1])
     began = [float(reading.window.norm_max[0]) for reading in history.opening]
     levels = [float(windows[-1].norm_max[0]), *totals(windows[:-1]), *began]
     if len(levels) <= NEIGHBOURS + len(began) or not min(levels) > 0:
@@ -43,7 +42,10 @@ def stray_step(history: History, limits: Thresholds) -> Iterator[Hit]:
     highest, *others = np.log10(levels)
     rise = float(highest - np.median(others[:NEIGHBOURS]))
     is_spike = highest - max(others[NEIGHBOURS:]) > limits.spike
-    if rise > limits.stray_step and not is_spike and solved(before, limits):
+    if not rise > limits.stray_step or is_spike:
+        return
+    before = replace(history, readings=history.readings[:-1], marks=history.marks[:-1])
+    if solved(before, limits):
         reason = Reason("steps", values=(windows[-1].steps,))
         yield Hit(WHOLE, rise, limits.stray_step, begin(windows[-1]), reason=reason)
 

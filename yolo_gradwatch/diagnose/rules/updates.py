@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,10 +45,12 @@ def not_updated(history: History, limits: Thresholds) -> Iterator[Hit]:
     if outside:
         yield from _outside(history, outside)
         return
-    windows = _read(history)[-limits.dead_windows :]
+    windows = _read(history, limits.dead_windows)
     if len(windows) < limits.dead_windows:
         return
     still = np.logical_and.reduce([_rests(history, window) for window in windows])
+    if not still.any():
+        return
     due = np.logical_and.reduce([_is_due(history, window) for window in windows])
     blocks = np.array(history.layout.block_of)
     around = np.isin(blocks, blocks[still & due & history.graph.leaves])
@@ -90,7 +93,7 @@ def zero_rate(history: History, limits: Thresholds) -> Iterator[Hit]:
     del limits
     still = history.optimizer.zero_rate if history.optimizer else ()
     reason = Reason("zero rate", still, rank=len(still))
-    for window in last(history, 1):
+    for window in last(history, 1) if still else ():
         for owner in _owners(history.layout, still):
             yield Hit(owner, 1, 1, begin(window), reason=reason)
 
@@ -128,10 +131,10 @@ def _owners(layout: Layout, parameters: Sequence[str]) -> list[str]:
     return [name for name in layout.modules if name in found]
 
 
-def _read(history: History) -> list[Window]:
-    """Windows in which updates were read, at a learning rate that is above 0 in each group."""
-    windows = [reading.window for reading in history.readings]
-    return [w for w in windows if not np.isnan(w.update_ratio).all() and _rate(history, w) > 0]
+def _read(history: History, count: int) -> list[Window]:
+    """The newest windows with updates, at a learning rate that is above 0 in each group."""
+    moved = (reading.window for reading in reversed(history.readings) if reading.is_moved)
+    return [*islice((w for w in moved if _rate(history, w) > 0), count)][::-1]
 
 
 def _rate(history: History, window: Window) -> float:
@@ -147,7 +150,10 @@ def _rests(history: History, window: Window) -> Flags:
     """(M,) whether a module with a gradient does not move in a window in which most do."""
     ratio = window.update_ratio
     counts = window.nonfinite + window.zero + window.none
-    found: Flags = (ratio == 0) & (counts == 0) & ~is_frozen(window)
+    found: Flags = (ratio == 0) & (counts == 0)
+    if not found.any():
+        return found
+    found &= ~is_frozen(window)
     found &= bool((ratio[history.graph.leaves] > 0).mean() > 1 / 2)
     still = history.optimizer.zero_rate if history.optimizer else ()
     found[[history.graph.rows[owner] for owner in _owners(history.layout, still)]] = False
@@ -156,10 +162,9 @@ def _rests(history: History, window: Window) -> Flags:
 
 def _is_due(history: History, window: Window) -> Flags:
     """(M,) whether the step must have been going to move a module by more than float32 swallows."""
-    elements = np.array(history.layout.parameters)
     clipped = min(1.0, CLIP_NORM / max(float(window.norm_max[0]), CLIP_NORM))
     with np.errstate(divide="ignore", invalid="ignore"):
-        pull = np.minimum(window.norm_min * clipped, np.sqrt(elements))
+        pull = np.minimum(window.norm_min * clipped, np.sqrt(history.graph.elements))
         found: Flags = _rate(history, window) * pull / window.weight_norm > ROOM
     return found
 

@@ -39,8 +39,10 @@ def large_weights(history: History, limits: Thresholds) -> Iterator[Hit]:
     if first is None or newest is None or not len(history.graph.trunk_weights):
         return
     trunk = history.graph.trunk_weights
-    both = [_scales(history, one)[trunk] for one in (first, newest)]
-    low = np.fmin.reduce(medians(np.array(both).T, 1))  # of thawed ones the start is not known
+    now = _median(_scales(history, newest)[trunk])
+    if now <= limits.large_weights:
+        return
+    low = np.fmin(now, _median(_scales(history, first)[trunk]))  # of thawed ones it is not known
     if low > limits.large_weights:
         rms = float(np.nanmedian(_sizes(history, newest)[trunk]))
         reason = Reason("rms", values=(rms,))
@@ -70,9 +72,12 @@ def small_weights(history: History, limits: Thresholds) -> Iterator[Hit]:
     first, newest = _weighed(history)
     if newest is None:
         return
-    sizes, scales = _sizes(history, newest), _scales(history, newest)
+    scales = _scales(history, newest)
     if first is not None:
         scales = np.where(_sizes(history, first) == 0, 0.0, scales)
+    trunk = scales[history.graph.trunk_weights]
+    if not ((trunk > 0) & (trunk < limits.small_weights)).any():
+        return
     small: dict[str, float] = {}
     known = 0
     for block, rows in zip(history.graph.blocks, history.graph.weights, strict=False):
@@ -80,7 +85,7 @@ def small_weights(history: History, limits: Thresholds) -> Iterator[Hit]:
         known += len(own) > 0
         if len(own) and own.max() < limits.small_weights:
             small[block] = float(own.max())
-    since, limit = begin(newest.window), limits.small_weights
+    since, limit, sizes = begin(newest.window), limits.small_weights, _sizes(history, newest)
     rms = {block: _median(sizes[history.graph.weights[b]]) for b, block in _places(history, small)}
     if 2 * len(small) > known:
         reason = Reason("rms", tuple(small), (_median(np.array([*rms.values()])),))
@@ -128,13 +133,13 @@ def _sizes(history: History, reading: Reading) -> Floats:
     """(M,) root mean square of the parameters of each module; NaN where that is not known."""
     norms = reading.window.weight_norm.astype(np.float64)
     norms[~np.isfinite(norms)] = np.nan
-    sizes: Floats = norms / np.sqrt(np.maximum(history.layout.parameters, 1))
+    sizes: Floats = norms / np.sqrt(history.graph.elements)
     return sizes
 
 
 def _scales(history: History, reading: Reading) -> Floats:
     """(M,) scale of the parameters of each module."""
-    scales: Floats = _sizes(history, reading) * np.maximum(history.layout.parameters, 1) ** 0.25
+    scales: Floats = _sizes(history, reading) * history.graph.elements**0.25
     return scales
 
 

@@ -18,12 +18,13 @@ from yolo_gradwatch.measure.clipping import CLIP_OVERFLOW
 from yolo_gradwatch.measure.layout import WHOLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from yolo_gradwatch.diagnose.messages import Case
     from yolo_gradwatch.diagnose.rules.history import History
     from yolo_gradwatch.diagnose.thresholds import Thresholds
-    from yolo_gradwatch.measure.arrays import Floats
+    from yolo_gradwatch.measure.arrays import Counts, Floats
+    from yolo_gradwatch.measure.windows import Window
 
 
 PEAK_WINDOWS, PEAK_LEAST = 100, 5
@@ -191,11 +192,13 @@ def weight_growth(history: History, limits: Thresholds) -> Iterator[Hit]:
     taken = [r.window for r in (recent if len(recent) > 1 else weighed[-2:])]
     if len(taken) < 2 or not len(trunk):
         return
-    norms = np.array([window.weight_norm[trunk] for window in taken], np.float64)
-    usual = np.maximum(np.array(history.layout.parameters)[trunk], 1) ** 0.25
-    with np.errstate(divide="ignore", invalid="ignore"):  # weights of 0 or NaN say nothing
-        grown = finite(np.log10(norms) - np.log10(norms[0]))
-    large = np.where(norms[-1] > usual, grown, np.nan)  # others may have begun near 0
+    if not (_grown(taken[:: len(taken) - 1], trunk)[-1] > limits.weight_growth).any():
+        return
+    grown = _grown(taken, trunk)
+    norms = taken[-1].weight_norm[trunk].astype(np.float64)
+    large = np.where(
+        norms > history.graph.elements[trunk] ** 0.25, grown, np.nan
+    )  # others may have begun near 0
     upper = np.nan_to_num(_upper(large), nan=0.0) / 2 if len(trunk) >= UPPER_LEAST else 0.0
     course = np.fmax(medians(grown.T, 1), upper)
     if course[-1] > limits.weight_growth:
@@ -203,6 +206,13 @@ def weight_growth(history: History, limits: Thresholds) -> Iterator[Hit]:
         since = taken[still[-1] if len(still) else 0]
         reason = rate_of_code(history, taken[-1])
         yield Hit(WHOLE, float(course[-1]), limits.weight_growth, begin(since), reason=reason)
+
+
+def _grown(windows: Sequence[Window], rows: Counts) -> Floats:
+    """(W, K) decades by which the norms of weights lie above those of the first window."""
+    norms = np.array([window.weight_norm[rows] for window in windows], np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):  # weights of 0 or NaN say nothing
+        return finite(np.log10(norms) - np.log10(norms[0]))
 
 
 def _upper(values: Floats) -> Floats:
