@@ -8,6 +8,7 @@ from yolo_gradwatch.diagnose.causes import SATURATING, Cause, lower_rate
 from yolo_gradwatch.diagnose.graph import is_in
 from yolo_gradwatch.diagnose.measured_finite import HALF
 from yolo_gradwatch.diagnose.messages import significant
+from yolo_gradwatch.diagnose.route import NORM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -15,8 +16,11 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.finding import Reason
     from yolo_gradwatch.measure.layout import Layout
 
-NORM = "Norm"
-"""Part of the names of the classes that normalize."""
+ALL = 0.99
+"""Share of zeros in an output from which on it was multiplied by zero."""
+
+SMOOTH = ("SiLU", "LeakyReLU")
+"""Activations that hardly lose a gradient."""
 
 
 def cause_of(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cause | None:
@@ -35,31 +39,39 @@ def cause_of(reason: Reason, layout: Layout, training: Mapping[str, object]) -> 
     return words(reason, layout, training) if words else None
 
 
-def _saturated(reason: Reason, _layout: Layout, _training: Mapping[str, object]) -> Cause:
+def _saturated(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
     name, kind = reason.names[:2]
     why = (
         f"{_percent(reason.values[0])} of the outputs of {name} ({kind}) are saturated, where its "
         f"slope is near zero{_so_are(reason)}"
     )
     instead = "SiLU" if kind in SATURATING else "SiLU or LeakyReLU"
-    return Cause(why, f"{instead} instead of {kind} there, or BatchNorm right in front of it")
+    norm = _norm_before(reason, layout)
+    spread = f"a weight of 1 and a bias of 0 in {norm}" if norm else "BatchNorm"
+    return Cause(why, f"{instead} instead of {kind} there, or {spread} right in front of it")
 
 
-def _zero(reason: Reason, _layout: Layout, training: Mapping[str, object]) -> Cause:
+def _zero(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cause:
     name, kind = reason.names[:2]
     why = (
         f"{_percent(reason.values[0])} of the outputs of {name} ({kind}) are exactly zero, where "
         f"no gradient passes{_so_are(reason)}"
     )
+    norm = _norm_before(reason, layout)
+    there = f" (a bias of 0 in {norm})" if norm else ""
     remedy = (
-        f"SiLU or LeakyReLU instead of {kind} there, BatchNorm in front of it whose bias begins "
-        f"at 0, and {lower_rate(training)}"
+        f"BatchNorm with a bias of 0 in front of {kind}{there}, SiLU or LeakyReLU in its place, "
+        f"and {lower_rate(training)}"
     )
     return Cause(why, remedy)
 
 
 def _falls(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
+    place, kind = reason.names[:2]
     why = f"the gradient falls {_fold(reason.values[0])} {_between(reason, layout)}"
+    if NORM in kind:
+        why = f"{why}, which divides by the spread of its input"
+        return Cause(why, f"a smaller input of {place}: the larger its spread, the less passes")
     return Cause(why, f"to find the small factor, gate or detach() {_there(reason, layout)}")
 
 
@@ -76,10 +88,14 @@ def _multiplied(reason: Reason, layout: Layout, _training: Mapping[str, object])
 
 
 def _shrinks(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
-    place = reason.names[0]
-    norm = "" if _is_normed(place, layout) else f"BatchNorm after each layer of {place}, "
-    remedy = f"{norm}a residual connection around every two layers there, or fewer layers"
-    return Cause(f"the gradient shrinks {_stack(reason, layout)}", remedy)
+    place, acts = reason.names[0], reason.names[4:]
+    is_normed = _is_normed(place, layout)
+    bypass = "a residual connection around every two layers there"
+    first = bypass if is_normed else f"BatchNorm after each layer of {place}"
+    smooth = [f"{_instead_of(kind)} with BatchNorm in front of it" for kind in acts]
+    then = [*smooth, *([] if is_normed else [bypass])]
+    why = f"the gradient shrinks {_stack(reason, layout)}{_acts(reason)}"
+    return Cause(why, f"{', '.join([first, *then])}, or fewer layers")
 
 
 def _grows(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cause:
@@ -104,17 +120,37 @@ def _cut(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cau
 
 def _uncalled(reason: Reason, _layout: Layout, _training: Mapping[str, object]) -> Cause:
     name = reason.names[0]
-    why = f"{name} was not called in the forward of a traced batch, or under torch.no_grad()"
+    if reason.values == (1.0,):
+        why = (
+            f"{name} was called, but its output carries no gradient: torch.no_grad(), detach() or "
+            ".data inside its forward"
+        )
+        return Cause(why, f"to take that out of the forward of {name}, or to freeze {name}")
+    why = (
+        f"{name} was not called in the forward of the traced batch, or only where gradients are off"
+    )
     return Cause(why, f"to call {name} in the forward outside torch.no_grad(), or to freeze it")
 
 
 def _zeroed(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
     place, kind, before, behind = reason.names
+    if reason.values and reason.values[0] >= ALL:
+        why = (
+            f"what {before} puts out is multiplied by zero before it leaves {behind}: "
+            f"{_where(place, kind, layout)}"
+        )
+        return Cause(why, f"a first value other than 0 for the gain, gate or mask in {place}")
+    own = f"the forward of {place}" if _has_layers(place, layout) else place
     why = (
-        f"what {before} puts out is multiplied by zero before it leaves {behind}: "
-        f"{_where(place, kind, layout)}"
+        f"the gradient at the output of {before} is exactly zero, that at {behind} is not, and "
+        f"neither is what {behind} puts out: {own}{_class(kind)} has a slope of exactly zero "
+        "(round, sign, floor, argmax, a comparison, or a gain of 0 in a branch)"
     )
-    return Cause(why, f"a first value other than 0 for the gain, gate or mask in {place}")
+    remedy = (
+        f"a straight-through estimator in {place}, as in x + (torch.round(x) - x).detach(), or a "
+        "first value other than 0 for such a gain"
+    )
+    return Cause(why, remedy)
 
 
 def _scaled(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
@@ -154,7 +190,7 @@ def _not_finite_gradient(reason: Reason, layout: Layout, _training: Mapping[str,
     )
     remedy = (
         f"an epsilon under the root, norm or division in {place}, or a clamp in front of it: its "
-        "slope is not finite at 0"
+        "slope is not finite at 0, or a factor is so large that the gradient overflows"
     )
     return Cause(why, remedy)
 
@@ -174,14 +210,36 @@ def _between(reason: Reason, layout: Layout) -> str:
 
 
 def _stack(reason: Reason, layout: Layout) -> str:
-    place, kind, first, last = reason.names
-    decades, count = reason.values
-    each = significant(10 ** min(decades / max(count, 1), 300), 2)
+    """Between which two outputs, in how many layers, or calls if they have no weights."""
+    place, kind, first, last = reason.names[:4]
+    decades, layers, calls = reason.values[:3]
+    many, unit = (layers, "layers with weights") if layers > 1 else (calls, "calls")
     without = "" if _is_normed(place, layout) else " without normalization"
     return (
-        f"{_fold(decades)} in {count:.0f} layers from {first} to {last}, {each}-fold in each: "
-        f"{place}{_class(kind)} is a stack{without}"
+        f"{_fold(decades)} in {many:.0f} {unit}, about {_fold(decades / max(many, 1))} in each, "
+        f"between the output of {first} and that of {last}: {place}{_class(kind)} is a "
+        f"stack{without}"
     )
+
+
+def _acts(reason: Reason) -> str:
+    """The class of activation that loses most of it."""
+    if not reason.names[4:]:
+        return ""
+    count, decades = reason.values[3:]
+    each = f"{_fold(decades / max(count, 1))}{' each' if count > 1 else ''}"
+    return f", and {count:.0f} {reason.names[4]} in it shrink it about {each}"
+
+
+def _instead_of(kind: str) -> str:
+    """What to take in place of an activation."""
+    return f"{' or '.join(one for one in SMOOTH if one != kind)} instead of {kind}"
+
+
+def _norm_before(reason: Reason, layout: Layout) -> str:
+    """The normalization right in front of an activation, if it has a bias; else ""."""
+    own = dict(zip(layout.modules, layout.roles, strict=True))
+    return next((name for name in reason.names[2:] if own.get(name) == "norm"), "")
 
 
 def _is_normed(place: str, layout: Layout) -> bool:
