@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from yolo_gradwatch.diagnose.finding import Reason
@@ -104,9 +105,10 @@ def _between(step: Step, calls: Calls, kind: str) -> Reason:
     if is_zero(step.before):
         return zeroed(calls, step.before, step.behind)
     if kind == "falls" and _is_working_norm(step.behind):
-        return large_in(calls.read_by(step.behind), calls) or Reason(
-            kind, names, (step.alone,), RANK
-        )
+        large = large_in(calls.read_by(step.behind), calls)
+        by = (step.behind.module,)
+        falls = Reason(kind, names, (step.alone,), RANK)
+        return replace(large, names=(*large.names, *by)) if large else falls
     sign = 1.0 if kind == "falls" else -1.0
     forward = sign * (size(step.before) - size(step.behind))
     if forward >= max(step.decades - SLACK, SLACK):
