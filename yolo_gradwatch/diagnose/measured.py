@@ -24,6 +24,7 @@ from yolo_gradwatch.diagnose.measured_forward import (
     zeroed,
 )
 from yolo_gradwatch.diagnose.measured_steps import Route, is_absent, is_endless, is_zero
+from yolo_gradwatch.diagnose.measured_upstream import leading_to
 from yolo_gradwatch.diagnose.route import Calls
 from yolo_gradwatch.measure.layout import WHOLE
 
@@ -161,7 +162,7 @@ def _overflow(finding: Finding, calls: Calls, _training: Mapping[str, object]) -
     judged = finding.judged if finding.is_traced else finding.reason
     named = judged.names if judged else finding.modules
     first = min(filter(calls.order_of, named), key=calls.order_of, default=finding.module)
-    return large_in(calls.leading_to(first), calls)
+    return large_in(leading_to(calls, first), calls)
 
 
 _JUDGES: dict[str, Callable[[Finding, Calls, Mapping[str, object]], Reason | None]] = {

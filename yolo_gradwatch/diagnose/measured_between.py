@@ -16,6 +16,7 @@ from yolo_gradwatch.diagnose.measured_forward import (
     zeroed,
 )
 from yolo_gradwatch.diagnose.measured_steps import Route, Step, is_zero, level, size, steps, total
+from yolo_gradwatch.diagnose.measured_upstream import read_by
 from yolo_gradwatch.diagnose.route import NORM, Calls, around
 from yolo_gradwatch.measure.layout import WHOLE
 
@@ -105,7 +106,7 @@ def _between(step: Step, calls: Calls, kind: str) -> Reason:
     if is_zero(step.before):
         return zeroed(calls, step.before, step.behind)
     if kind == "falls" and _is_working_norm(step.behind):
-        large = large_in(calls.read_by(step.behind), calls)
+        large = large_in(read_by(calls, step.behind), calls)
         by = (step.behind.module,)
         falls = Reason(kind, names, (step.alone,), RANK)
         return replace(large, names=(*large.names, *by)) if large else falls

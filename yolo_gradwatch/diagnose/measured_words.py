@@ -150,9 +150,9 @@ def _zeroed(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> 
         )
         return Cause(why, f"a first value other than 0 for the gain, gate or mask in {place}")
     own = f"the forward of {place}" if has_layers(place, layout) else place
-    zeros = "".join(f", and {percent(share)} of its values are zero" for share in reason.values)
+    zeros = "".join(f", which is itself zero in {percent(s)} of its values" for s in reason.values)
     why = (
-        f"the gradient at the output of {before} is exactly zero, though that of {behind} has one"
+        f"the gradient is exactly zero at the output of {before} but not at that of {behind}"
         f"{zeros}: {own}{class_in(kind)} has a slope of exactly zero (round, sign, floor, argmax, "
         "a comparison, or a gain of 0 in a branch)"
     )
@@ -233,8 +233,9 @@ def _acts(reason: Reason) -> str:
     if not reason.names[4:]:
         return ""
     count, decades = reason.values[3:]
-    each = f"{fold(decades / max(count, 1))}{' each' if count > 1 else ''}"
-    return f", and {count:.0f} {reason.names[4]} in it shrink it about {each}"
+    each, verb = (" each", "shrink") if count > 1 else ("", "shrinks")
+    fraction = fold(decades / max(count, 1))
+    return f", and {count:.0f} {reason.names[4]} in it {verb} it about {fraction}{each}"
 
 
 _WORDS: dict[str, Callable[[Reason, Layout, Mapping[str, object]], Cause]] = {

@@ -16,7 +16,7 @@ from yolo_gradwatch.diagnose.rules.origin import USUAL
 from yolo_gradwatch.measure.layout import WHOLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.trace import Call, Flow
@@ -47,7 +47,7 @@ class Calls:
 
     def __init__(self, layout: Layout, flow: Flow) -> None:
         self.layout = layout
-        self._graph = Graph(layout)
+        self.graph = Graph(layout)
         self.calls = tuple(_placed(flow.calls))
         self._types = {call.module: call.type for call in self.calls} | dict(layout.blocks)
         self._outer = {outer for call in self.calls for outer in around(call.module)}
@@ -61,7 +61,7 @@ class Calls:
 
     def routes(self, block: str) -> list[Route]:
         """From a block of the trunk to each unit that reads it."""
-        own, graph = self.inside(block), self._graph
+        own, graph = self.inside(block), self.graph
         if block not in graph.blocks or not own:
             return []
         units = [graph.units[u] for u in graph.consumers[graph.blocks.index(block)]]
@@ -69,7 +69,7 @@ class Calls:
 
     def branches(self, module: str) -> list[Route]:
         """The branches of the head that are in a module, or the part of one that it is."""
-        units = [unit for unit in self._graph.units if is_in(module, unit)]
+        units = [unit for unit in self.graph.units if is_in(module, unit)]
         return [Route(tuple(self.inside(unit))) for unit in units or [module]]
 
     def place(self, before: Call, behind: Call) -> str:
@@ -117,23 +117,6 @@ class Calls:
         """When a module was over for the first time; 0 if it was not called."""
         return next((call.order for call in self.calls if call.module == module), 0)
 
-    def leading_to(self, module: str) -> list[Call]:
-        """The points whose outputs a module reads, directly or not, and those in it."""
-        order = max((c.order for c in self.calls if is_in(module, c.module)), default=0)
-        block, unit = self._block_of(module), self._unit_of(module)
-        places, pending = {unit}, self._sources(unit) or {block}
-        while pending:
-            places |= pending - {self.layout.head}
-            pending = {a for a, b in self.layout.edges if b in pending} - places
-        before = [call for call in self.points if call.order <= order]
-        return [c for c in before if not block or _is_in_one(places, c.module)]
-
-    def read_by(self, call: Call) -> list[Call]:
-        """The points in front of one, in its block and in those that this reads itself."""
-        unit = self._unit_of(call.module)
-        before = [one for one in self.points if one.order < call.order]
-        return [one for one in before if _is_in_one({unit, *self._sources(unit)}, one.module)]
-
     def raw_of(self, call: Call) -> Call:
         """What goes into a normalization; of others, their own output."""
         at = self.calls.index(call)
@@ -151,21 +134,6 @@ class Calls:
         own = dict(zip(self.layout.modules, self.layout.roles, strict=True))
         inner = (c.module for c in self.calls if before.order < c.order <= behind.order)
         return sum(own.get(name) == "weight" and is_in(place, name) for name in inner)
-
-    def _block_of(self, module: str) -> str:
-        """The top-level block of a module, also of one without parameters; "" of the whole."""
-        return next((block for block, _ in self.layout.blocks if is_in(block, module)), "")
-
-    def _unit_of(self, module: str) -> str:
-        """The block of the trunk, or the branch of the head, that a module lies in."""
-        own = (unit for unit in self._graph.units if is_in(unit, module))
-        return next(own, self._block_of(module))
-
-    def _sources(self, unit: str) -> set[str]:
-        """The blocks with parameters whose output a unit reads."""
-        graph = self._graph
-        pairs = zip(graph.blocks, graph.consumers, strict=True)
-        return {block for block, readers in pairs if unit in {graph.units[u] for u in readers}}
 
     def type_of(self, module: str) -> str:
         """The class of a module; "" if it is not known."""
@@ -219,10 +187,6 @@ def around(module: str) -> list[str]:
 def _is_same(call: Call, other: Call) -> bool:
     """Whether a module hands on the output of its last part."""
     return (call.output_rms, call.gradient_norm) == (other.output_rms, other.gradient_norm)
-
-
-def _is_in_one(places: Iterable[str], module: str) -> bool:
-    return any(is_in(place, module) for place in places)
 
 
 def _is_normed(call: Call, following: Call | None) -> bool:
