@@ -299,6 +299,33 @@ def test_another_branch_does_not_make_statistics_overflow():
     assert measured(finding, LAYOUT, aside, {}).names[0] == "model.1"
 
 
+def test_what_overflows_is_what_the_judge_names_also_when_a_trace_was_asked_before():
+    traced = flow(rms={"model.2": 1e6})
+    own = replace(
+        finding_of("weight_overflow", WHOLE),
+        judged=Reason("buffers", ("model.2.bn",)),
+        reason=Reason("scaled_forward", ("model.3",)),
+        is_traced=True,
+    )
+    assert measured(own, LAYOUT, traced, {}) is None
+    behind = replace(own, judged=Reason("buffers", ("model.3.cv2.0.conv",)))
+    assert measured(behind, LAYOUT, traced, {}).names[0] == "model.2"
+
+
+def test_an_input_comes_through_blocks_without_parameters():
+    blocks = (("model.0", "Conv"), ("model.1", "Own"), ("model.1x", "Scale"), *LAYOUT.blocks[2:])
+    edges = (("model.0", "model.1"), ("model.1", "model.1x"), ("model.1x", "model.2"))
+    layout = replace(LAYOUT, blocks=blocks, inside=((),) * 5, edges=(*edges, LAYOUT.edges[-1]))
+    calls = list(flow(gradient=upto("model.1", 1e-6)).calls)
+    at = ORDER.index("model.1") + 1
+    scaled = replace(calls[at - 1], module="model.1x", type="Scale", output_rms=1e6)
+    calls[at:at] = [scaled]
+    traced = Flow(1, 5, tuple(replace(one, order=n) for n, one in enumerate(calls, 1)))
+    for rule, module in (("vanishing", "model.1"), ("weight_overflow", "model.2.bn")):
+        found = measured(finding_of(rule, module), layout, traced, {})
+        assert (found.kind, found.names[0]) == ("scaled_forward", "model.1x")
+
+
 def test_a_normalization_that_divides_by_a_large_input():
     """Its small gradient is that of the output that is too large."""
     lost = upto("model.1", 1e-6)
