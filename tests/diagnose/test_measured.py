@@ -167,8 +167,48 @@ def test_many_layers_shrink_it_together():
     behind = dict.fromkeys(ORDER[ORDER.index("model.2.conv") :], 1e6)
     traced = flow(gradient={"model.0.conv": 1.0, **gradient, **behind})
     found = measured(finding_of("vanishing", "model.1"), LAYOUT, traced, {})
-    assert (found.kind, found.values) == ("shrinks", (6.0, 6.0))
-    assert found.names == ("model.1.tail", "Sequential", "model.1.tail.0", "model.1.tail.5")
+    assert (found.kind, found.values) == ("shrinks", (6.0, 3.0, 6.0, 3.0, 3.0))
+    assert found.names == (
+        *("model.1.tail", "Sequential", "model.1.a", "model.1.tail.5"),
+        "Sigmoid",
+    )
+
+
+@pytest.mark.parametrize(("share", "is_named"), [(0.49, False), (0.51, True)])
+def test_a_class_of_activation_that_loses_half_of_a_stack_is_named(share, is_named):
+    level, gradient = 0.0, {"model.1.a": 1.0}
+    for n, name in enumerate(STACK):
+        level += 2 * share if n % 2 else 2 * (1 - share)
+        gradient[name] = 10.0**level
+    behind = dict.fromkeys(ORDER[ORDER.index("model.2.conv") :], 1e6)
+    found = measured(
+        finding_of("vanishing", "model.1"), LAYOUT, flow(gradient={**gradient, **behind}), {}
+    )
+    assert found.names[4:] == (("Sigmoid",) if is_named else ())
+    assert found.values == pytest.approx((6.0, 3.0, 6.0, *((3.0, 6 * share) if is_named else ())))
+
+
+@pytest.mark.parametrize(("rule", "sign"), [("vanishing", 1), ("exploding", -1)])
+def test_what_is_said_of_outputs_is_the_ratio_of_their_gradients(rule, sign):
+    """A branch in front of them has more, so that less is lost for good."""
+    own = [n for n in FRONT if n.startswith("model.1")]
+    gradient = {**dict.fromkeys(("model.1.tail.0", *own), 10.0 ** (sign * -4.0))}
+    gradient["model.1.a"] = 10.0 ** (sign * -3.7)
+    found = measured(finding_of(rule, "model.1"), LAYOUT, flow(gradient=gradient), {})
+    assert found.names[2:] == ("model.1.tail.0", "model.1.tail.1")
+    assert found.values == pytest.approx((4.0,))
+    edges = {
+        "model.1.a": 1.0,
+        "model.1.tail.1": 10.0 ** (sign * 1.8),
+        **dict.fromkeys(ORDER[ORDER.index("model.1.tail.2") :], 10.0 ** (sign * 6.0)),
+    }
+    stack = flow(
+        gradient={**upto("model.1.a", 1.0), "model.1.tail.0": 10.0 ** (sign * 1.4), **edges}
+    )
+    found = measured(finding_of(rule, "model.1"), LAYOUT, stack, {})
+    levels = {call.module: call.gradient_norm for call in stack.calls}
+    before, behind = (levels[name] for name in found.names[2:4])
+    assert 10 ** found.values[0] == pytest.approx((behind / before) ** sign)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +252,7 @@ def test_a_stack_that_grows():
     found = ask(
         "exploding", "model.1", flow(gradient={**upto("model.0", 1.0), **gradient, **behind})
     )
-    assert found == ("grows", "model.1.tail", (6.0, 6.0))
+    assert found == ("grows", "model.1.tail", (6.0, 3.0, 6.0))
 
 
 def test_more_than_one_reader_sends_is_no_rise():
@@ -229,6 +269,81 @@ def test_more_than_one_reader_sends_is_no_rise():
 def test_an_output_that_is_far_too_large(rms):
     found = ask("total_high", WHOLE, flow(rms={"model.3.cv2.0.out": rms}))
     assert found == (("scaled_forward", "model.3.cv2.0.out", (1.0, rms)) if rms > LARGE else None)
+
+
+@pytest.mark.parametrize(
+    ("large", "is_cause"),
+    [
+        ("model.0", True),
+        ("model.1", True),
+        ("model.2.act", False),
+        ("model.2", False),
+        ("model.3.cv2.0.out", False),
+    ],
+)
+@pytest.mark.parametrize("named", [("model.2.bn",), ("model.3.cv2.0.conv", "model.2.bn")])
+def test_only_an_output_in_front_of_statistics_makes_them_overflow(large, is_cause, named):
+    rms = {large: 1e6}
+    traced = flow(rms={**rms, "model.0.conv": 1.0, "model.1.tail.5": 1.0})
+    module = named[0] if len(named) == 1 else WHOLE
+    found = ask("weight_overflow", module, traced, reason=Reason("buffers", named))
+    assert found == (("scaled_forward", large, (1.0, 1e6)) if is_cause else None)
+
+
+def test_another_branch_does_not_make_statistics_overflow():
+    edges = (("model.0", "model.1"), ("model.0", "model.2"), ("model.2", "model.3"))
+    layout = replace(LAYOUT, edges=edges)
+    finding = replace(finding_of("weight_overflow", "model.2.bn"), reason=None)
+    aside = flow(rms={"model.1": 1e6, "model.1.tail.5": 1.0})
+    assert measured(finding, layout, aside, {}) is None
+    assert measured(finding, LAYOUT, aside, {}).names[0] == "model.1"
+
+
+def test_what_overflows_is_what_the_judge_names_also_when_a_trace_was_asked_before():
+    traced = flow(rms={"model.2": 1e6})
+    own = replace(
+        finding_of("weight_overflow", WHOLE),
+        judged=Reason("buffers", ("model.2.bn",)),
+        reason=Reason("scaled_forward", ("model.3",)),
+        is_traced=True,
+    )
+    assert measured(own, LAYOUT, traced, {}) is None
+    behind = replace(own, judged=Reason("buffers", ("model.3.cv2.0.conv",)))
+    assert measured(behind, LAYOUT, traced, {}).names[0] == "model.2"
+
+
+def test_an_input_comes_through_blocks_without_parameters():
+    blocks = (("model.0", "Conv"), ("model.1", "Own"), ("model.1x", "Scale"), *LAYOUT.blocks[2:])
+    edges = (("model.0", "model.1"), ("model.1", "model.1x"), ("model.1x", "model.2"))
+    layout = replace(LAYOUT, blocks=blocks, inside=((),) * 5, edges=(*edges, LAYOUT.edges[-1]))
+    calls = list(flow(gradient=upto("model.1", 1e-6)).calls)
+    at = ORDER.index("model.1") + 1
+    scaled = replace(calls[at - 1], module="model.1x", type="Scale", output_rms=1e6)
+    calls[at:at] = [scaled]
+    traced = Flow(1, 5, tuple(replace(one, order=n) for n, one in enumerate(calls, 1)))
+    for rule, module in (("vanishing", "model.1"), ("weight_overflow", "model.2.bn")):
+        found = measured(finding_of(rule, module), layout, traced, {})
+        assert (found.kind, found.names[0]) == ("scaled_forward", "model.1x")
+
+
+def test_a_normalization_that_divides_by_a_large_input():
+    """Its small gradient is that of the output that is too large."""
+    lost = upto("model.1", 1e-6)
+    large = {"model.1.tail.5": 1.0, "model.1": 1e6}
+    found = ask("vanishing", "model.1", flow(gradient=lost, rms=large))
+    assert found == ("scaled_forward", "model.1", (1.0, 1e6))
+    twice = (*LAYOUT.edges, ("model.0", "model.2"))
+    traced = flow(gradient=lost, rms=large)
+    found = measured(finding_of("vanishing", "model.0"), replace(LAYOUT, edges=twice), traced, {})
+    assert (found.kind, found.names[0]) == ("scaled_forward", "model.1")
+    assert found.names[4:] == ("model.2.bn",)
+
+
+def test_a_normalization_without_a_large_output_in_front():
+    found = ask("vanishing", "model.1", flow(gradient=upto("model.1", 1e-6)))
+    assert found == ("falls", "model.2.bn", (6.0,))
+    small = flow(gradient=upto("model.1", 1e-6), rms=dict.fromkeys(("model.2.bn",), 1e-6))
+    assert ask("vanishing", "model.1", small)[0] == "scaled_forward"
 
 
 def test_a_dead_activation_explains_norms_that_multiply_noise():
@@ -251,15 +366,34 @@ def test_a_gradient_of_zero_behind_an_activation(share):
     traced = flow(gradient=upto("model.2.bn", 0.0), zero={"model.2.act": share})
     kind, name, values = ask("dead", "model.2", traced)
     assert name == "model.2.act"
-    assert (kind, values) == (("zero", (share, 1.0)) if share >= ZERO else ("zeroed", ()))
+    found = measured(finding_of("dead", "model.2"), LAYOUT, traced, {})
+    assert found.names[2] == "model.2.bn"
+    assert (kind, values) == (("zero", (share, 1.0)) if share >= ZERO else ("zeroed", (share,)))
 
 
 def test_a_gradient_of_zero_between_two_layers():
     assert ask("dead", "model.1", flow(gradient=upto("model.1.a", 0.0))) == (
         "zeroed",
         "model.1",
-        (),
+        (0.0,),
     )
+
+
+def test_the_zeros_of_an_output_that_a_slope_of_zero_gives_nothing_are_counted():
+    gradient = upto("model.1.tail.5", 0.0)
+    own = {"gradient": {**gradient, "model.1.tail": 0.0, "model.1": 1.0}}
+    assert ask("dead", "model.1", flow(**own, zero={"model.1": 0.3})) == (
+        *("zeroed", "model.1"),
+        (0.3,),
+    )
+    traced = flow(**own, rms={"model.1": 0.0}, zero={"model.1": 1.0})
+    assert ask("dead", "model.1", traced) == ("zeroed", "model.1", (1.0,))
+
+
+def test_zeros_in_front_of_a_normalization_are_those_of_its_input():
+    gradient = {**upto("model.1", 0.0), "model.2.conv": 1.0}
+    traced = flow(gradient=gradient, zero={"model.2.conv": 1.0})
+    assert ask("dead", "model.1", traced) == ("zeroed", "model.2.bn", (1.0,))
 
 
 @pytest.mark.parametrize(("share", "is_named"), [(0.55, False), (0.65, True)])
@@ -286,7 +420,22 @@ def test_a_part_of_the_head_that_is_not_used_is_named_with_the_head():
 
 def test_a_layer_under_no_grad_is_not_called():
     traced = flow(without=("model.2.conv", "model.2.bn", "model.2.act"), gradient={"model.2": None})
-    assert ask("no_gradient", "model.2", traced) == ("uncalled", "model.2", ())
+    assert ask("no_gradient", "model.2", traced) == ("uncalled", "model.2", (1.0,))
+    assert ask("no_gradient", "model.2.conv", traced) == ("uncalled", "model.2", (1.0,))
+
+
+def test_a_block_that_is_not_called_at_all():
+    inside = ("model.2.conv", "model.2.bn", "model.2.act")
+    assert ask("no_gradient", "model.2", flow(without=(*inside, "model.2"))) == (
+        *("uncalled", "model.2"),
+        (0.0,),
+    )
+    assert ask("no_gradient", "model.2.conv", flow(without=inside[:1])) == (
+        *("uncalled", "model.2.conv"),
+        (0.0,),
+    )
+    with_gradient = flow(without=inside)
+    assert ask("no_gradient", "model.2", with_gradient) == ("uncalled", "model.2", (0.0,))
 
 
 def test_a_branch_of_the_head_says_nothing_of_the_next():
@@ -375,24 +524,35 @@ def test_any_trace_has_a_cause_with_words_or_none(rule, module, calls):
 
 # --- words ----------------------------------------------------------------------------------------
 
+STACKED = ("model.1.tail", "Sequential", "model.1.a", "model.1.tail.5")
 SPOKEN = (
     Reason("saturated", ("model.1.tail.1", "Sigmoid"), (0.97, 1.0)),
     Reason("saturated", ("model.1.tail.1", "Sigmoid"), (1.0, 3.0)),
-    Reason("zero", ("model.2.act", "ReLU"), (0.998, 1.0)),
+    Reason("saturated", ("model.2.act", "ReLU6", "model.2.bn"), (1.0, 1.0)),
+    Reason("zero", ("model.1.tail.1", "ReLU"), (0.998, 1.0)),
+    Reason("zero", ("model.2.act", "ReLU", "model.2.bn"), (1.0, 1.0)),
     Reason("falls", ("model.1", "Own", "model.1.a", "model.1.tail.0"), (4.5,)),
     Reason("falls", ("model.1.tail.1", "Gate", "model.1.tail.0", "model.1.tail.1"), (3.0,)),
+    Reason("falls", ("model.2.bn", "BatchNorm2d", "model.1", "model.2.bn"), (5.0,)),
+    Reason("shrinks", (*STACKED, "Sigmoid"), (4.8, 3.0, 6.0, 3.0, 3.6)),
+    Reason("shrinks", STACKED, (4.8, 3.0, 6.0)),
+    Reason("shrinks", (*STACKED, "SiLU"), (4.8, 0.0, 6.0, 1.0, 3.0)),
+    Reason("grows", STACKED, (6.0, 3.0, 6.0)),
+    Reason("shrinks", ("model.2", "Conv", "model.1", "model.2.act"), (3.0, 2.0, 3.0)),
     Reason(
-        "shrinks", ("model.1.tail", "Sequential", "model.1.tail.0", "model.1.tail.5"), (4.8, 6.0)
+        "shrinks", ("model.2", "Conv", "model.1", "model.2.act", "Tanh"), (3.0, 2.0, 3.0, 2.0, 2.0)
     ),
-    Reason("grows", ("model.1.tail", "Sequential", "model.1.tail.0", "model.1.tail.5"), (6.0, 6.0)),
-    Reason("shrinks", ("model.2", "Conv", "model.2.conv", "model.2.act"), (3.0, 2.0)),
     Reason("multiplied", ("model.1", "Own", "model.1.a", "model.1.tail.0"), (4.0,)),
     Reason("multiplied", ("model.2.bn", "BatchNorm2d", "model.1", "model.2.bn"), (3.0,)),
     Reason("cut", ("model.1", "Own", "model.1.a", "model.1.tail.0")),
-    Reason("uncalled", ("model.1", "Own")),
-    Reason("zeroed", ("model.1", "Own", "model.1.a", "model.1")),
+    Reason("uncalled", ("model.1", "Own"), (1.0,)),
+    Reason("uncalled", ("model.1", "Own"), (0.0,)),
+    Reason("zeroed", ("model.1", "Own", "model.1.a", "model.1"), (1.0,)),
+    Reason("zeroed", ("model.1", "Own", "model.1.a", "model.1"), (0.3,)),
+    Reason("zeroed", ("model.1.tail.1", "Gate", "model.1.tail.0", "model.1.tail.1"), (0.3,)),
     Reason("scaled_forward", ("model.1", "Own", "model.1.a", "model.1"), (0.64, 6.4e-8)),
     Reason("scaled_forward", ("model.3.cv2.0.out", "Conv2d", "model.2", "model.3"), (0.6, 940.0)),
+    Reason("scaled_forward", ("model.1", "Own", "model.1.a", "model.1", "model.2.bn"), (0.6, 6e5)),
     Reason("not_finite", ("model.1", "Own", "model.1.a", "model.1.tail.0"), (0.0, 4.1)),
     Reason("not_finite_gradient", ("model.1", "Own", "model.1.a", "model.1.tail.0")),
     Reason("head_room", ("model.1.a", "Conv2d"), (0.0, 61000.0, HALF)),

@@ -187,6 +187,21 @@ VARIANTS = [
             ("vanishing", {"well": 500}),
         )
     ),
+    ("nonfinite", "of a slope", {"reason": Reason("slope", values=(0.0,))}),
+    (
+        "nonfinite",
+        "of a slope of the loss",
+        {"reason": Reason("slope", values=(0.0,)), "module": WHOLE},
+    ),
+    (
+        "nonfinite",
+        "of a slope of a term of the loss",
+        {
+            "reason": Reason("slope", values=(0.0,)),
+            "module": "model.4.cv2.0",
+            "origin": ("model.3.conv", "model.4.cv2.0"),
+        },
+    ),
     ("nonfinite", "of weights that were loaded", {"reason": Reason("weights", values=(0.0, 0.0))}),
 ]
 """A rule, and what is different from its case in ``WORDED``."""

@@ -8,38 +8,30 @@ reason: nothing is invented.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from yolo_gradwatch.diagnose.finding import Reason
-from yolo_gradwatch.diagnose.graph import is_in
+from yolo_gradwatch.diagnose.measured_absent import absent
+from yolo_gradwatch.diagnose.measured_between import LOST, Lost, lost_in, won_in
 from yolo_gradwatch.diagnose.measured_finite import not_finite
 from yolo_gradwatch.diagnose.measured_forward import (
     ACTIVATIONS,
-    RANK,
     SHARES,
     large_in,
     lost_signal,
     silenced,
     small_before,
+    zeroed,
 )
-from yolo_gradwatch.diagnose.route import (
-    Calls,
-    Route,
-    Step,
-    around,
-    is_absent,
-    is_endless,
-    is_zero,
-    size,
-    steps,
-    total,
-)
+from yolo_gradwatch.diagnose.measured_steps import Route, is_absent, is_endless, is_zero
+from yolo_gradwatch.diagnose.measured_upstream import leading_to
+from yolo_gradwatch.diagnose.route import Calls
 from yolo_gradwatch.measure.layout import WHOLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
-    from yolo_gradwatch.diagnose.finding import Finding
+    from yolo_gradwatch.diagnose.finding import Finding, Reason
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.trace import Flow
 
@@ -50,56 +42,13 @@ KINDS = (
 """Of the reasons that come from here. ``names`` begin with the module that is to be changed and its
 class; behind them are, as far as there are any, the two outputs between which it happens."""
 
-LOST = 1.5
-"""Decades that the gradient loses, or wins, for good between two outputs. Healthy, in 82 traces of
-four generations of models and five tasks: 0.31 in 99 % of the routes, 0.78 at the most, and 1.02
-where a scale has no object. Planted: 3.4 at the least."""
-
-SLACK = 1.0
-"""Decades by which the forward may change less, if it is to explain what the gradient loses."""
-
 STACK = 2.0
 """Decades that a block and what reads it lose, or win, altogether. Healthy: 0.91 in 99 % of the
 routes, 1.62 at the most, in branches of the head. Planted stacks: 4.7 at the least."""
 
-ALONE = 0.5
-"""Share of the lost decades from which on a single place is named."""
-
 PARTLY = 0.6
 """Share of zeros, or of saturated outputs, behind a layer whose gradient is mostly zero. A ReLU
 that learns: 0.48 to 0.55; one with dead units: 0.64."""
-
-PART = 0.2
-"""Decades that a layer of a stack, or an activation, must lose itself to be counted. Layers of
-planted stacks: 0.24 to 0.9."""
-
-NEARLY_ALL = 0.8
-"""Share of the decades lost in a stack that lies in the module that is named for it."""
-
-
-class _Lost(NamedTuple):
-    """Where on a route the gradient is lost, or won.
-
-    Attributes:
-        steps: Of the route on which it is most.
-        most: The largest of them.
-        total: Decades from where the gradient is highest, or lowest, to the beginning.
-    """
-
-    steps: Sequence[Step]
-    most: Step
-    total: float
-
-    @classmethod
-    def on(cls, route: Route, *, rises: bool) -> _Lost:
-        """What is lost, or won, on a route of two points or more."""
-        own = steps(route, rises=rises)
-        return cls(own, max(own, key=lambda step: step.decades), total(route, rises=rises))
-
-    @property
-    def decades(self) -> float:
-        """The larger of both."""
-        return max(self.total, self.most.decades)
 
 
 def measured(
@@ -119,7 +68,18 @@ def measured(
     judge = _JUDGES.get(finding.rule)
     if judge is None or not flow.calls or finding.module not in layout.modules:
         return None
-    return judge(finding, Calls(layout, flow), training)
+    calls = Calls(layout, flow)
+    found = judge(finding, calls, training)
+    return found and _with_norm(found, calls)
+
+
+def _with_norm(reason: Reason, calls: Calls) -> Reason:
+    """Behind the name of an activation, that of the normalization right in front of it."""
+    if reason.kind not in {kind for kind, _, _ in SHARES}:
+        return reason
+    call = next(call for call in calls.calls if call.module == reason.names[0])
+    norm = calls.norm_before(call)
+    return replace(reason, names=(*reason.names, norm)) if norm else reason
 
 
 def _lost(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Reason | None:
@@ -129,7 +89,7 @@ def _lost(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Re
     found = _most(finding, calls, rises=False)
     if found is None:
         return small_before(calls, finding.module)
-    return _activation(found) or _in(found, calls, "falls", "shrinks")
+    return lost_in(found, calls)
 
 
 def _won(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Reason | None:
@@ -140,16 +100,11 @@ def _won(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Rea
     found = _most(finding, calls, rises=True)
     small = small_before(calls, finding.module) if found else None
     if small or found is None:
-        return small or (large_in(calls) if is_whole else None)
-    return _in(found, calls, "multiplied", "grows")
+        return small or (large_in(calls.points, calls) if is_whole else None)
+    return won_in(found, calls)
 
 
-def _in(found: _Lost, calls: Calls, alone: str, many: str) -> Reason:
-    stack = None if _is_alone(found) else _many(found, calls, many)
-    return stack or _between(found, calls, alone)
-
-
-def _most(finding: Finding, calls: Calls, *, rises: bool) -> _Lost | None:
+def _most(finding: Finding, calls: Calls, *, rises: bool) -> Lost | None:
     """The route on which most is lost, or won; None if it is not more than usual.
 
     What arrives at a block is a sum over those that read it: it may be far more than one of them
@@ -161,7 +116,7 @@ def _most(finding: Finding, calls: Calls, *, rises: bool) -> _Lost | None:
         calls_of = [call for route in known for call in route.points]
         if any(map(is_endless, calls_of)) or (rises and any(map(is_zero, calls_of))):
             continue  # a NaN hides all else; a scale on which no object lands has zeros
-        lost = [_Lost.on(route, rises=rises) for route in known if len(route.points) > 1]
+        lost = [Lost.on(route, rises=rises) for route in known if len(route.points) > 1]
         if lost:
             found.append((min if rises else max)(lost, key=lambda one: one.decades))
     worst = max(found, key=lambda one: one.decades, default=None)
@@ -183,67 +138,13 @@ def _routes(finding: Finding, calls: Calls) -> Iterator[list[Route]]:
     yield routes
 
 
-def _is_alone(found: _Lost) -> bool:
-    """Whether one step loses at least half of it."""
-    return found.most.decades >= max(LOST, ALONE * found.total)
-
-
-def _activation(found: _Lost) -> Reason | None:
-    """Activations that have saturated or put out zeros, if they lose at least half of it."""
-    for kind, share_of, limit in SHARES:
-        own = [s for s in found.steps if (share_of(s.behind) or 0.0) >= limit and s.alone > PART]
-        if own and sum(step.alone for step in own) >= ALONE * found.decades:
-            worst = max(own, key=lambda step: step.alone).behind
-            values = (share_of(worst) or 0.0, float(len(own)))
-            return Reason(kind, (worst.module, worst.type), values, RANK)
-    return None
-
-
-def _between(found: _Lost, calls: Calls, kind: str) -> Reason:
-    """One place: the forward changes as much there, or the gradient alone."""
-    step = found.most
-    sign = 1.0 if kind == "falls" else -1.0
-    forward = sign * (size(step.before) - size(step.behind))
-    names = calls.names(step.before, step.behind)
-    if is_zero(step.before):
-        return Reason("zeroed", names, (), RANK)
-    if forward >= max(step.decades - SLACK, SLACK):
-        values = (step.before.output_rms or 0.0, step.behind.output_rms or 0.0)
-        return Reason("scaled_forward", names, values, RANK)
-    return Reason(kind, names, (step.decades,), RANK)
-
-
-def _many(found: _Lost, calls: Calls, kind: str) -> Reason | None:
-    """A stack, each of whose layers loses a part; None if it is none."""
-    parts = [step for step in found.steps if step.alone > PART and step.decades > 0]
-    place = _around_most(parts)
-    if not place:
-        return None
-    own = [step for step in parts if is_in(place, step.behind.module)]
-    names = (place, calls.type_of(place), own[0].behind.module, own[-1].behind.module)
-    return Reason(kind, names, (found.total, float(len(own))), RANK)
-
-
-def _around_most(parts: Sequence[Step]) -> str:
-    """The smallest module with nearly all of what some steps lose; "" if there is none."""
-    outer = {name for step in parts for name in around(step.behind.module) if name != WHOLE}
-    whole = sum(step.alone for step in parts)
-    shares = {
-        name: sum(step.alone for step in parts if is_in(name, step.behind.module)) / whole
-        for name in outer
-    }
-    large = [name for name in outer if shares[name] >= NEARLY_ALL]
-    most = sorted(outer, key=lambda name: shares[name])[-1:]
-    return max(large or most, key=len, default="")
-
-
 def _dead(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Reason | None:
     """A gradient of exactly zero, of a whole module or of most of its elements."""
     for route in (one for routes in _routes(finding, calls) for one in routes):
         pairs = list(zip(route.points, route.points[1:], strict=False))
         for before, behind in reversed(pairs):
             if is_zero(before) and not is_zero(behind) and not is_absent(behind):
-                return silenced(behind) or Reason("zeroed", calls.names(before, behind), (), RANK)
+                return silenced(behind) or zeroed(calls, before, behind)
     if finding.rule != "partly_dead":
         found = (silenced(call) for call in calls.inside(finding.module))
         return next(filter(None, found), None)
@@ -253,44 +154,22 @@ def _dead(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Re
     return silenced(act) or small_before(calls, finding.module) or silenced(act, PARTLY)
 
 
-def _overflow(_finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Reason | None:
-    """Statistics beyond half precision, behind outputs that are too large."""
-    return large_in(calls)
+def _overflow(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Reason | None:
+    """Values beyond half precision, behind outputs that are too large.
 
-
-def _absent(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Reason | None:
-    """No gradient at all: the outputs are cut off, or nobody computes them with one."""
-    name, layout = finding.module, calls.layout
-    called = {call.module for call in calls.calls}
-    own = zip(layout.modules, layout.roles, strict=True)
-    if called.isdisjoint(module for module, role in own if role and is_in(name, module)):
-        return Reason("uncalled", (name, calls.type_of(name)), (), RANK)
-    without = [call for call in calls.inside(name) if is_absent(call)]
-    last = without[-1] if without else None
-    if last is None:
-        return None
-    behind = [call for call in calls.points if call.order > last.order]
-    reader = next((call for call in behind if not is_absent(call)), None)
-    if reader is None:
-        return None
-    block = layout.block_of[layout.modules.index(name)]
-    if block == layout.head:  # the next call may be that of another branch
-        whole = (c for c in calls.calls if c.module == block and not is_absent(c))
-        names = calls.names(last, next(whole, reader), calls.outer_of(name))
-        return Reason("cut", names, (), RANK)
-    between = [last, *(c for c in calls.calls if last.order < c.order < reader.order)]
-    suspect = next((call.module for call in between if calls.is_suspect(call.module)), "")
-    place = suspect or calls.place(last, reader)
-    if not calls.is_suspect(place):
-        place = block
-    return Reason("cut", calls.names(last, reader, place), (), RANK)
+    What lies behind the first module that has them is not their cause.
+    """
+    judged = finding.judged if finding.is_traced else finding.reason
+    named = judged.names if judged else finding.modules
+    first = min(filter(calls.order_of, named), key=calls.order_of, default=finding.module)
+    return large_in(leading_to(calls, first), calls)
 
 
 _JUDGES: dict[str, Callable[[Finding, Calls, Mapping[str, object]], Reason | None]] = {
     **dict.fromkeys(("vanishing", "leaf_vanishing", "collapse", "total_low"), _lost),
     **dict.fromkeys(("exploding", "leaf_exploding", "spike", "total_high"), _won),
     **dict.fromkeys(("dead", "partly_dead", "dead_branch"), _dead),
-    "no_gradient": _absent,
+    "no_gradient": absent,
     "weight_overflow": _overflow,
     **dict.fromkeys(("nonfinite", "amp_overflow"), not_finite),
 }

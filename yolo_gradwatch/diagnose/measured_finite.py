@@ -9,7 +9,7 @@ from yolo_gradwatch.diagnose.causes import at_work
 from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.graph import is_in
 from yolo_gradwatch.diagnose.measured_forward import RANK
-from yolo_gradwatch.diagnose.route import is_endless
+from yolo_gradwatch.diagnose.measured_steps import is_endless
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

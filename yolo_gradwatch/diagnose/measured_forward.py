@@ -10,7 +10,7 @@ from yolo_gradwatch.diagnose.graph import is_in
 from yolo_gradwatch.measure.layout import WHOLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from yolo_gradwatch.diagnose.route import Calls
     from yolo_gradwatch.measure.trace import Call
@@ -84,26 +84,39 @@ def small_before(calls: Calls, module: str) -> Reason | None:
             return None
         rms = call.output_rms
         if rms is not None and rms < SMALL and usual:
-            return _scaled(calls, usual, call, "scaled_forward" if rms else "zeroed")
+            return _scaled(calls, usual, call)
         usual = call if rms is not None and rms >= USUAL else usual
     return None
 
 
-def large_in(calls: Calls) -> Reason | None:
-    """An output far above that of healthy trainings, which no normalization brings back."""
+def large_in(points: Sequence[Call], calls: Calls) -> Reason | None:
+    """Of some points, an output far above healthy ones that no normalization brings back."""
     usual = None
-    for call in calls.points:
+    for call in points:
         rms = call.output_rms
         if rms is None or not math.isfinite(rms):
             continue
         if rms > LARGE and usual:
-            return _scaled(calls, usual, call, "scaled_forward")
+            return _scaled(calls, usual, call)
         usual = call if rms <= MOST else usual
     return None
 
 
-def _scaled(calls: Calls, before: Call, behind: Call, kind: str) -> Reason:
+def zeroed(calls: Calls, before: Call, behind: Call, place: str = "") -> Reason:
+    """A gradient of zero at an output, though the next one has some.
+
+    The value is the share of zeros in what comes out behind, or goes into its normalization: only
+    where that is all there is, the output was multiplied by zero.
+    """
+    outputs = (calls.raw_of(behind), behind)
+    shares = (1.0 if one.output_rms == 0 else one.output_zero or 0.0 for one in outputs)
+    return Reason("zeroed", calls.names(before, behind, place), (max(shares),), RANK)
+
+
+def _scaled(calls: Calls, before: Call, behind: Call) -> Reason:
     """Outputs between which the size changes, and whose code lies between them."""
-    names = calls.names(before, behind, calls.between(before, behind))
+    place = calls.between(before, behind)
+    if behind.output_rms == 0:
+        return zeroed(calls, before, behind, place)
     values = (before.output_rms or 0.0, behind.output_rms or 0.0)
-    return Reason(kind, names, values if kind == "scaled_forward" else (), RANK)
+    return Reason("scaled_forward", calls.names(before, behind, place), values, RANK)

@@ -5,9 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.diagnose.causes import SATURATING, Cause, lower_rate
-from yolo_gradwatch.diagnose.graph import is_in
 from yolo_gradwatch.diagnose.measured_finite import HALF
+from yolo_gradwatch.diagnose.measured_phrases import (
+    between,
+    class_in,
+    fold,
+    has_layers,
+    instead_of,
+    is_normed,
+    norm_before,
+    percent,
+    so_are,
+    there,
+    where,
+)
 from yolo_gradwatch.diagnose.messages import significant
+from yolo_gradwatch.diagnose.route import NORM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -15,8 +28,8 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.finding import Reason
     from yolo_gradwatch.measure.layout import Layout
 
-NORM = "Norm"
-"""Part of the names of the classes that normalize."""
+ALL = 0.99
+"""Share of zeros in an output from which on it was multiplied by zero."""
 
 
 def cause_of(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cause | None:
@@ -35,56 +48,68 @@ def cause_of(reason: Reason, layout: Layout, training: Mapping[str, object]) -> 
     return words(reason, layout, training) if words else None
 
 
-def _saturated(reason: Reason, _layout: Layout, _training: Mapping[str, object]) -> Cause:
+def _saturated(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
     name, kind = reason.names[:2]
     why = (
-        f"{_percent(reason.values[0])} of the outputs of {name} ({kind}) are saturated, where its "
-        f"slope is near zero{_so_are(reason)}"
+        f"{percent(reason.values[0])} of the outputs of {name} ({kind}) are saturated, where its "
+        f"slope is near zero{so_are(reason)}"
     )
     instead = "SiLU" if kind in SATURATING else "SiLU or LeakyReLU"
-    return Cause(why, f"{instead} instead of {kind} there, or BatchNorm right in front of it")
+    norm = norm_before(reason, layout)
+    spread = f"a weight of 1 and a bias of 0 in {norm}" if norm else "BatchNorm"
+    return Cause(why, f"{instead} instead of {kind} there, or {spread} right in front of it")
 
 
-def _zero(reason: Reason, _layout: Layout, training: Mapping[str, object]) -> Cause:
+def _zero(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cause:
     name, kind = reason.names[:2]
     why = (
-        f"{_percent(reason.values[0])} of the outputs of {name} ({kind}) are exactly zero, where "
-        f"no gradient passes{_so_are(reason)}"
+        f"{percent(reason.values[0])} of the outputs of {name} ({kind}) are exactly zero, where "
+        f"no gradient passes{so_are(reason)}"
     )
+    norm = norm_before(reason, layout)
+    there = f" (a bias of 0 in {norm})" if norm else ""
     remedy = (
-        f"SiLU or LeakyReLU instead of {kind} there, BatchNorm in front of it whose bias begins "
-        f"at 0, and {lower_rate(training)}"
+        f"BatchNorm with a bias of 0 in front of {kind}{there}, SiLU or LeakyReLU in its place, "
+        f"and {lower_rate(training)}"
     )
     return Cause(why, remedy)
 
 
 def _falls(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
-    why = f"the gradient falls {_fold(reason.values[0])} {_between(reason, layout)}"
-    return Cause(why, f"to find the small factor, gate or detach() {_there(reason, layout)}")
+    place, kind = reason.names[:2]
+    why = f"the gradient falls {fold(reason.values[0])} {between(reason, layout)}"
+    if NORM in kind:
+        why = f"{why}, which divides by the spread of its input"
+        return Cause(why, f"a smaller input of {place}: the larger its spread, the less passes")
+    return Cause(why, f"to find the small factor, gate or detach() {there(reason, layout)}")
 
 
 def _multiplied(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
     place, kind = reason.names[:2]
-    why = f"the gradient grows {_fold(reason.values[0])} {_between(reason, layout)}"
+    why = f"the gradient grows {fold(reason.values[0])} {between(reason, layout)}"
     if NORM in kind:
         remedy = (
             f"a larger input of {place}: it divides by the spread of what it is given, which is "
             "near zero"
         )
         return Cause(why, remedy)
-    return Cause(why, f"to find the large factor or division {_there(reason, layout)}")
+    return Cause(why, f"to find the large factor or division {there(reason, layout)}")
 
 
 def _shrinks(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
-    place = reason.names[0]
-    norm = "" if _is_normed(place, layout) else f"BatchNorm after each layer of {place}, "
-    remedy = f"{norm}a residual connection around every two layers there, or fewer layers"
-    return Cause(f"the gradient shrinks {_stack(reason, layout)}", remedy)
+    place, acts = reason.names[0], reason.names[4:]
+    has_norm = is_normed(place, layout)
+    bypass = "a residual connection around every two layers there"
+    first = bypass if has_norm else f"BatchNorm after each layer of {place}"
+    smooth = [f"{instead_of(kind)} with BatchNorm in front of it" for kind in acts]
+    then = [*smooth, *([] if has_norm else [bypass])]
+    why = f"the gradient shrinks {_stack(reason, layout)}{_acts(reason)}"
+    return Cause(why, f"{', '.join([first, *then])}, or fewer layers")
 
 
 def _grows(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cause:
     place = reason.names[0]
-    norm = "" if _is_normed(place, layout) else f"BatchNorm after each layer of {place}, "
+    norm = "" if is_normed(place, layout) else f"BatchNorm after each layer of {place}, "
     remedy = f"{norm}a smaller initialization of {place}, and {lower_rate(training)}"
     return Cause(f"the gradient grows {_stack(reason, layout)}", remedy)
 
@@ -93,7 +118,7 @@ def _cut(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cau
     place, kind, before, behind = reason.names
     why = (
         f"no gradient arrives at the output of {before}, though {behind} has one: "
-        f"{_where(place, kind, layout)}"
+        f"{where(place, kind, layout)}"
     )
     remedy = (
         f"to look for detach(), torch.no_grad(), .data or an output that is not used in {place}, "
@@ -104,26 +129,48 @@ def _cut(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cau
 
 def _uncalled(reason: Reason, _layout: Layout, _training: Mapping[str, object]) -> Cause:
     name = reason.names[0]
-    why = f"{name} was not called in the forward of a traced batch, or under torch.no_grad()"
+    if reason.values == (1.0,):
+        why = (
+            f"{name} was called, but its output carries no gradient: torch.no_grad(), detach() or "
+            ".data inside its forward"
+        )
+        return Cause(why, f"to take that out of the forward of {name}, or to freeze {name}")
+    why = (
+        f"{name} was not called in the forward of the traced batch, or only where gradients are off"
+    )
     return Cause(why, f"to call {name} in the forward outside torch.no_grad(), or to freeze it")
 
 
 def _zeroed(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
     place, kind, before, behind = reason.names
+    if reason.values and reason.values[0] >= ALL:
+        why = (
+            f"what {before} puts out is multiplied by zero before it leaves {behind}: "
+            f"{where(place, kind, layout)}"
+        )
+        return Cause(why, f"a first value other than 0 for the gain, gate or mask in {place}")
+    own = f"the forward of {place}" if has_layers(place, layout) else place
+    zeros = "".join(f", which is itself zero in {percent(s)} of its values" for s in reason.values)
     why = (
-        f"what {before} puts out is multiplied by zero before it leaves {behind}: "
-        f"{_where(place, kind, layout)}"
+        f"the gradient is exactly zero at the output of {before} but not at that of {behind}"
+        f"{zeros}: {own}{class_in(kind)} has a slope of exactly zero (round, sign, floor, argmax, "
+        "a comparison, or a gain of 0 in a branch)"
     )
-    return Cause(why, f"a first value other than 0 for the gain, gate or mask in {place}")
+    remedy = (
+        f"a straight-through estimator in {place}, as in x + (torch.round(x) - x).detach(), or a "
+        "first value other than 0 for such a gain"
+    )
+    return Cause(why, remedy)
 
 
 def _scaled(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
-    place, kind, before, behind = reason.names
+    place, kind, before, behind, *norms = reason.names
     first, last = reason.values
+    divided = "".join(f"; {norm} divides the gradient by the spread of that" for norm in norms)
     verb, size = ("falls", "larger") if last < first else ("grows", "smaller")
     why = (
         f"the RMS of the outputs {verb} from {significant(first, 2)} at {before} to "
-        f"{significant(last, 2)} at {behind}: {_where(place, kind, layout)}"
+        f"{significant(last, 2)} at {behind}: {where(place, kind, layout)}{divided}"
     )
     remedy = (
         f"BatchNorm in or behind {place}, He initialization or a {size} one, and no constant "
@@ -137,7 +184,7 @@ def _not_finite(reason: Reason, layout: Layout, _training: Mapping[str, object])
     why = (
         f"the first output that is NaN or Inf is that of {call}; that of {before} in front of it "
         f"was finite ({significant(reason.values[1], 2)} at the most): "
-        f"{_where(place, kind, layout)}"
+        f"{where(place, kind, layout)}"
     )
     remedy = (
         f"to find the division, root, log or exp in {place}, and an epsilon or a clamp there, or "
@@ -150,11 +197,11 @@ def _not_finite_gradient(reason: Reason, layout: Layout, _training: Mapping[str,
     place, kind, before, behind = reason.names
     why = (
         f"all outputs are finite, and so is the gradient at that of {behind}, but not at that of "
-        f"{before}: {_where(place, kind, layout)}"
+        f"{before}: {where(place, kind, layout)}"
     )
     remedy = (
         f"an epsilon under the root, norm or division in {place}, or a clamp in front of it: its "
-        "slope is not finite at 0"
+        "slope is not finite at 0, or a factor is so large that the gradient overflows"
     )
     return Cause(why, remedy)
 
@@ -168,64 +215,27 @@ def _head_room(reason: Reason, _layout: Layout, _training: Mapping[str, object])
     return Cause(why, f"{first}, or a normalization in front of {name}")
 
 
-def _between(reason: Reason, layout: Layout) -> str:
-    place, kind, before, behind = reason.names
-    return f"between the output of {before} and that of {behind}: {_where(place, kind, layout)}"
-
-
 def _stack(reason: Reason, layout: Layout) -> str:
-    place, kind, first, last = reason.names
-    decades, count = reason.values
-    each = significant(10 ** min(decades / max(count, 1), 300), 2)
-    without = "" if _is_normed(place, layout) else " without normalization"
+    """Between which two outputs, in how many layers, or calls if they have no weights."""
+    place, kind, first, last = reason.names[:4]
+    decades, layers, calls = reason.values[:3]
+    many, unit = (layers, "layers with weights") if layers > 1 else (calls, "calls")
+    without = "" if is_normed(place, layout) else " without normalization"
     return (
-        f"{_fold(decades)} in {count:.0f} layers from {first} to {last}, {each}-fold in each: "
-        f"{place}{_class(kind)} is a stack{without}"
+        f"{fold(decades)} in {many:.0f} {unit}, about {fold(decades / max(many, 1))} in each, "
+        f"between the output of {first} and that of {last}: {place}{class_in(kind)} is a "
+        f"stack{without}"
     )
 
 
-def _is_normed(place: str, layout: Layout) -> bool:
-    """Whether a module has a norm layer."""
-    own = zip(layout.modules, layout.roles, strict=True)
-    return any(role == "norm" and is_in(place, name) for name, role in own)
-
-
-def _where(place: str, kind: str, layout: Layout) -> str:
-    """In whose code: a layer's own, or the forward of a module around layers."""
-    if _has_layers(place, layout):
-        return f"in the forward of {place}{_class(kind)}, not in a layer"
-    return f"in {place}{_class(kind)}"
-
-
-def _there(reason: Reason, layout: Layout) -> str:
-    """Where to look."""
-    place, kind = reason.names[:2]
-    forward = "the forward of " if _has_layers(place, layout) else ""
-    return f"in {forward}{place}{_class(kind)}"
-
-
-def _has_layers(place: str, layout: Layout) -> bool:
-    return any(name != place and is_in(place, name) for name in layout.modules)
-
-
-def _class(kind: str) -> str:
-    return f" ({kind})" if kind else ""
-
-
-def _so_are(reason: Reason) -> str:
-    """How many more activations are alike."""
-    more = int(reason.values[1]) - 1
-    return f"; {more} more {'is' if more == 1 else 'are'} alike" if more > 0 else ""
-
-
-def _percent(share: float) -> str:
-    """A share in percent, of which only a whole is 100."""
-    return f"{share:.0%}" if share in {0, 1} else f"{min(100 * share, 99.9):.3g}%"
-
-
-def _fold(decades: float) -> str:
-    """A factor before what it applies to: ``31,000-fold``."""
-    return f"{significant(10.0 ** min(decades, 300.0), 2)}-fold"
+def _acts(reason: Reason) -> str:
+    """The class of activation that loses most of it."""
+    if not reason.names[4:]:
+        return ""
+    count, decades = reason.values[3:]
+    each, verb = (" each", "shrink") if count > 1 else ("", "shrinks")
+    fraction = fold(decades / max(count, 1))
+    return f", and {count:.0f} {reason.names[4]} in it {verb} it about {fraction}{each}"
 
 
 _WORDS: dict[str, Callable[[Reason, Layout, Mapping[str, object]], Cause]] = {

@@ -7,11 +7,11 @@ there by what the layer multiplies it with.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from yolo_gradwatch.diagnose.graph import Graph, is_in
+from yolo_gradwatch.diagnose.measured_steps import NEAR, Route
 from yolo_gradwatch.diagnose.rules.origin import USUAL
 from yolo_gradwatch.measure.layout import WHOLE
 
@@ -21,11 +21,8 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.trace import Call, Flow
 
-NEAR = 2
-"""Points in a row that have a level before it counts."""
-
-_LEAST = -400.0
-"""Stands for the logarithm of zero."""
+NORM = "Norm"
+"""Part of the names of the classes that normalize."""
 
 KNOWN = (
     *("Conv2d", "Conv1d", "Linear", "ConvTranspose2d", "Identity", "Dropout", "Embedding"),
@@ -40,29 +37,6 @@ KNOWN = (
 before a class of somebody's own."""
 
 
-class Route(NamedTuple):
-    """The points of a block, and of a unit that reads it, in forward order."""
-
-    points: tuple[Call, ...]
-
-
-class Step(NamedTuple):
-    """From one point of a route to the next one, which is nearer to the loss.
-
-    Attributes:
-        before: Output that the other reads.
-        behind: The other.
-        decades: By how much the gradient falls on its way back, for all that lies in front of it
-            too; or rises, if rises are asked for.
-        alone: The same between the two outputs alone.
-    """
-
-    before: Call
-    behind: Call
-    decades: float
-    alone: float
-
-
 class Calls:
     """A trace with the order in which its calls hand on what they compute.
 
@@ -73,7 +47,7 @@ class Calls:
 
     def __init__(self, layout: Layout, flow: Flow) -> None:
         self.layout = layout
-        self._graph = Graph(layout)
+        self.graph = Graph(layout)
         self.calls = tuple(_placed(flow.calls))
         self._types = {call.module: call.type for call in self.calls} | dict(layout.blocks)
         self._outer = {outer for call in self.calls for outer in around(call.module)}
@@ -87,7 +61,7 @@ class Calls:
 
     def routes(self, block: str) -> list[Route]:
         """From a block of the trunk to each unit that reads it."""
-        own, graph = self.inside(block), self._graph
+        own, graph = self.inside(block), self.graph
         if block not in graph.blocks or not own:
             return []
         units = [graph.units[u] for u in graph.consumers[graph.blocks.index(block)]]
@@ -95,7 +69,7 @@ class Calls:
 
     def branches(self, module: str) -> list[Route]:
         """The branches of the head that are in a module, or the part of one that it is."""
-        units = [unit for unit in self._graph.units if is_in(module, unit)]
+        units = [unit for unit in self.graph.units if is_in(module, unit)]
         return [Route(tuple(self.inside(unit))) for unit in units or [module]]
 
     def place(self, before: Call, behind: Call) -> str:
@@ -143,6 +117,24 @@ class Calls:
         """When a module was over for the first time; 0 if it was not called."""
         return next((call.order for call in self.calls if call.module == module), 0)
 
+    def raw_of(self, call: Call) -> Call:
+        """What goes into a normalization; of others, their own output."""
+        at = self.calls.index(call)
+        is_raw = at and _is_normed(self.calls[at - 1], call)
+        return self.calls[at - 1] if is_raw else call
+
+    def norm_before(self, call: Call) -> str:
+        """The normalization right in front of an output; "" if there is none."""
+        at = self.calls.index(call)
+        before = self.calls[at - 1] if at else call
+        return before.module if NORM in before.type else ""
+
+    def weights_between(self, before: Call, behind: Call, place: str) -> int:
+        """How many calls of layers with weights in a module lie between two outputs."""
+        own = dict(zip(self.layout.modules, self.layout.roles, strict=True))
+        inner = (c.module for c in self.calls if before.order < c.order <= behind.order)
+        return sum(own.get(name) == "weight" and is_in(place, name) for name in inner)
+
     def type_of(self, module: str) -> str:
         """The class of a module; "" if it is not known."""
         return self._types.get(module, "")
@@ -166,66 +158,9 @@ class Calls:
             yield call
 
 
-def steps(route: Route, *, rises: bool = False) -> list[Step]:
-    """How much is lost, or won, from each point to the next one, for good.
-
-    A branch of a block, where less arrives or more, does not count, because the points in front of
-    it have it back.
-    """
-    levels = _levels(route, rises=rises)
-    found = []
-    for i in range(len(levels) - 1):
-        decades = min(levels[i + 1 : i + 1 + NEAR]) - max(levels[: i + 1])
-        alone = levels[i + 1] - levels[i]
-        found.append(Step(route.points[i], route.points[i + 1], decades, alone))
-    return found
-
-
-def total(route: Route, *, rises: bool = False) -> float:
-    """How much is lost, or won, from the best place of a route to its beginning."""
-    levels = _levels(route, rises=rises)
-    return max(min(levels[i : i + NEAR]) for i in range(len(levels))) - levels[0]
-
-
-def _levels(route: Route, *, rises: bool) -> list[float]:
-    sign = -1.0 if rises else 1.0
-    return [sign * level(call) for call in route.points]
-
-
-def level(call: Call) -> float:
-    """The decades of the gradient's norm at an output."""
-    norm = call.gradient_norm
-    if norm is None or norm == 0:
-        return _LEAST
-    return math.log10(norm) if math.isfinite(norm) else -_LEAST
-
-
-def size(call: Call) -> float:
-    """The decades of the norm of an output."""
-    rms = call.output_rms
-    if not rms or not math.isfinite(rms):
-        return _LEAST if not rms else -_LEAST
-    return math.log10(rms * math.sqrt(call.elements or 1))
-
-
 def _flat(call: Call) -> float:
     """The share of an output at which an activation has no slope."""
     return max(call.output_zero or 0.0, call.output_saturated or 0.0)
-
-
-def is_absent(call: Call) -> bool:
-    """Whether no gradient arrives at an output."""
-    return call.gradient_norm is None
-
-
-def is_zero(call: Call) -> bool:
-    """Whether the gradient at an output is exactly zero."""
-    return call.gradient_norm == 0
-
-
-def is_endless(call: Call) -> bool:
-    """Whether the gradient at an output is NaN or Inf."""
-    return call.gradient_norm is not None and not math.isfinite(call.gradient_norm)
 
 
 def _placed(calls: Sequence[Call]) -> Iterator[Call]:
@@ -256,6 +191,6 @@ def _is_same(call: Call, other: Call) -> bool:
 
 def _is_normed(call: Call, following: Call | None) -> bool:
     """Whether a layer's output goes into the normalization beside it."""
-    if following is None or "Norm" not in following.type:
+    if following is None or NORM not in following.type:
         return False
     return call.module.rpartition(".")[0] == following.module.rpartition(".")[0]

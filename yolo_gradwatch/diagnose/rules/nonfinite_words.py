@@ -19,6 +19,13 @@ LOOK = "exp of a large number, a division, a log or a root"
 """What makes a NaN of finite values, as a rule."""
 
 
+SLOPES = (
+    "Which operation was not measured; examples are a root, a norm or a power below 1 at 0, a "
+    "division by"
+)
+"""Whose slope is not finite."""
+
+
 def nonfinite_words(case: Case) -> Message:
     """NaN or Inf in steps that were applied, or that AMP skipped to no avail."""
     reason = case.finding.reason
@@ -169,16 +176,12 @@ def _of_slope(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # see above
     name, head = case.finding.module, case.layout.head
     has_upstream = any(not is_in(head, origin) for origin in case.finding.origin)
     if name == WHOLE or (is_in(head, name) and has_upstream):
-        place = "" if name == WHOLE else f" It enters at {name}, in the term that trains it."
-        why = (
-            "the loss is finite, its slope is not: a root or a norm, a power below 1, abs or a "
-            f"division at 0.{place}"
-        )
+        place = "" if name == WHOLE else f": it enters at {name}, in the term that trains it"
+        why = f"the loss is finite, its slope is not{place}. {SLOPES} 0."
     else:
         why = (
-            "the loss is finite, and so is the gradient nearer to it: an operation here or right "
-            "behind it has no finite slope (a root, a norm or a power below 1 at 0, exp of a large "
-            "number)."
+            "the loss is finite, and so is the gradient nearer to it, so it arises here or right "
+            f"behind it. {SLOPES} 0, exp of a large number, a very large factor."
         )
     remedy = "to find that operation and put an epsilon under its root or a clamp in front of it"
     return Cause(why, remedy)

@@ -1,0 +1,95 @@
+"""How much of the gradient is lost or won from one output of a route to the next."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from yolo_gradwatch.measure.trace import Call
+
+NEAR = 2
+"""Points in a row that have a level before it counts."""
+
+_LEAST = -400.0
+"""Stands for the logarithm of zero."""
+
+
+class Route(NamedTuple):
+    """The points of a block, and of a unit that reads it, in forward order."""
+
+    points: tuple[Call, ...]
+
+
+class Step(NamedTuple):
+    """From one point of a route to the next one, which is nearer to the loss.
+
+    Attributes:
+        before: Output that the other reads.
+        behind: The other.
+        decades: By how much the gradient falls on its way back, for all that lies in front of it
+            too; or rises, if rises are asked for.
+        alone: The same between the two outputs alone.
+    """
+
+    before: Call
+    behind: Call
+    decades: float
+    alone: float
+
+
+def steps(route: Route, *, rises: bool = False) -> list[Step]:
+    """How much is lost, or won, from each point to the next one, for good.
+
+    A branch of a block, where less arrives or more, does not count, because the points in front of
+    it have it back.
+    """
+    levels = _levels(route, rises=rises)
+    found = []
+    for i in range(len(levels) - 1):
+        decades = min(levels[i + 1 : i + 1 + NEAR]) - max(levels[: i + 1])
+        alone = levels[i + 1] - levels[i]
+        found.append(Step(route.points[i], route.points[i + 1], decades, alone))
+    return found
+
+
+def total(route: Route, *, rises: bool = False) -> float:
+    """How much is lost, or won, from the best place of a route to its beginning."""
+    levels = _levels(route, rises=rises)
+    return max(min(levels[i : i + NEAR]) for i in range(len(levels))) - levels[0]
+
+
+def _levels(route: Route, *, rises: bool) -> list[float]:
+    sign = -1.0 if rises else 1.0
+    return [sign * level(call) for call in route.points]
+
+
+def level(call: Call) -> float:
+    """The decades of the gradient's norm at an output."""
+    norm = call.gradient_norm
+    if norm is None or norm == 0:
+        return _LEAST
+    return math.log10(norm) if math.isfinite(norm) else -_LEAST
+
+
+def size(call: Call) -> float:
+    """The decades of the norm of an output."""
+    rms = call.output_rms
+    if not rms or not math.isfinite(rms):
+        return _LEAST if not rms else -_LEAST
+    return math.log10(rms * math.sqrt(call.elements or 1))
+
+
+def is_absent(call: Call) -> bool:
+    """Whether no gradient arrives at an output."""
+    return call.gradient_norm is None
+
+
+def is_zero(call: Call) -> bool:
+    """Whether the gradient at an output is exactly zero."""
+    return call.gradient_norm == 0
+
+
+def is_endless(call: Call) -> bool:
+    """Whether the gradient at an output is NaN or Inf."""
+    return call.gradient_norm is not None and not math.isfinite(call.gradient_norm)
