@@ -111,7 +111,7 @@ class Outcome:
 
 
 SILU = {"SiLU or ReLU instead of": repairs.SMOOTH}
-PLAIN = {"BatchNorm after each convolution": repairs.NORMALIZED}
+PLAIN = {"BatchNorm after each": repairs.NORMALIZED}
 TRIALS = [
     Trial("saturated", "vanishing", {**PLAIN, **SILU, "residual connection": repairs.BYPASSED}),
     Trial("gradient-cut", "vanishing", {"find the small factor": repairs.OPENED}),
