@@ -12,8 +12,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from yolo_gradwatch.diagnose.finding import Finding
     from yolo_gradwatch.measure.kept import Kept
     from yolo_gradwatch.runs.meta import Meta
+
+BLOCKING = frozenset({"weight_growth", "weight_jump", "rate_jump"})
+"""Rules whose warnings spoil a checkpoint, too: a file of weights that grow ten-fold is no way
+back."""
+
+
+def spoils(finding: Finding) -> bool:
+    """Whether what is saved while a finding lasts is no way back."""
+    return finding.severity == "critical" or finding.rule in BLOCKING
 
 
 def is_kept(folder: Path) -> bool:
@@ -69,10 +79,10 @@ class Shelf:
             raise
 
     def go_back(self, step: int) -> Kept | None:
-        """Remove the newest, because it is spoiled from a step on.
+        """Put the one set aside in the place of the newest, if it is from before a step.
 
         Returns:
-            The one set aside, which takes its place if it is from before that step; else None.
+            What there is now; None if all is as it was.
         """
         before = self.before
         with suppress(OSError):
@@ -80,10 +90,13 @@ class Shelf:
                 self._aside.replace(self.path)
                 self.before = None
                 return before
+        return None
+
+    def remove(self) -> None:
+        """Remove all that is kept."""
         self.clear()
         with suppress(OSError):
             self.path.unlink()
-        return None
 
     def clear(self) -> None:
         """Remove what is set aside."""

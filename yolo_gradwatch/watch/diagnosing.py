@@ -6,14 +6,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.measure.kept import removed
-from yolo_gradwatch.runs.healthy import is_kept
+from yolo_gradwatch.runs.healthy import is_kept, spoils
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from yolo_gradwatch.diagnose.diagnosis import Diagnosis
-    from yolo_gradwatch.diagnose.finding import FindingChange
+    from yolo_gradwatch.diagnose.finding import Finding, FindingChange
     from yolo_gradwatch.measure.kept import Kept
     from yolo_gradwatch.measure.optimizer import Optimizer
     from yolo_gradwatch.measure.trace import Flow
@@ -72,14 +72,29 @@ class Diagnosing:
         if self.diagnosis.way_back and not is_kept(self._folder):  # somebody removed it
             self.kept(removed(window.step_first))
         changes = self.diagnosis.update(window, seen)
-        kept, begun = self.diagnosis.way_back, _begun(changes)
-        if self._shelf is None or kept is None or begun is None or kept.step < begun:
+        noted = self._gone_back(_spoiling(changes), window.step_first)
+        if noted is None:
             return changes
-        back = self._shelf.go_back(begun)
-        since = window.step_first
-        noted = replace(back, since=since) if back else removed(since)
         self._outputs.kept(noted)
         return self.diagnosis.went_back(noted, changes)
+
+    def _gone_back(self, begun: list[Finding], since: int) -> Kept | None:
+        """What is kept once findings have begun that date from before it; None if as it was.
+
+        A warning takes back a copy only if there is an older one.
+        """
+        kept = self.diagnosis.way_back
+        begun = [one for one in begun if kept and one.episodes[-1].step <= kept.step]
+        if self._shelf is None or not begun:
+            return None
+        critical = [one for one in begun if one.severity == "critical"]
+        back = self._shelf.go_back(min(one.episodes[-1].step for one in critical or begun))
+        if back:
+            return replace(back, since=since)
+        if not critical:
+            return None
+        self._shelf.remove()
+        return removed(since)
 
     def flow(self, flow: Flow) -> None:
         """Take a batch that was traced, before the samples of its step."""
@@ -87,8 +102,6 @@ class Diagnosing:
         self._outputs.flow(flow)
 
 
-def _begun(changes: list[FindingChange]) -> int | None:
-    """The first step of all critical episodes that begin; None if none does."""
-    begun = (one.finding for one in changes if one.change == "start")
-    steps = (one.episodes[-1].step for one in begun if one.severity == "critical")
-    return min(steps, default=None)
+def _spoiling(changes: list[FindingChange]) -> list[Finding]:
+    """The findings that begin and spoil what is saved."""
+    return [one.finding for one in changes if one.change == "start" and spoils(one.finding)]

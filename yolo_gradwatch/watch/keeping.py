@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from yolo_gradwatch.measure.kept import LAST_HEALTHY, Kept
+from yolo_gradwatch.runs.healthy import spoils
 from yolo_gradwatch.watch.ultralytics import checkpoints
 from yolo_gradwatch.watch.ultralytics import training as facts
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     import weakref
     from pathlib import Path
 
-    from yolo_gradwatch.diagnose.finding import Finding
     from yolo_gradwatch.runs.healthy import Shelf
     from yolo_gradwatch.watch.diagnosing import Diagnosing
     from yolo_gradwatch.watch.recorder import Recorder
@@ -29,17 +29,13 @@ set aside needs none, because it is renamed."""
 CHUNK = 2**20
 """Bytes that are copied at a time."""
 
-BLOCKING = frozenset({"weight_growth", "weight_jump", "rate_jump"})
-"""Rules whose warnings block the copy as a critical finding does: a file of weights that grow
-ten-fold is no way back."""
-
 
 class Keeping:
     """Copies ``last.pt`` when it has been written, at the end of each epoch without trouble.
 
-    Trouble is a critical finding that lasts, or a warning of `BLOCKING` that does. A link would not
-    do: Ultralytics writes into the same file again. Whatever fails costs the copy of that epoch
-    and, once, a warning; the copy of before stays as it was.
+    Trouble is a finding that lasts and `spoils` what is saved. A link would not do: Ultralytics
+    writes into the same file again. Whatever fails costs the copy of that epoch and, once, a
+    warning; the copy of before stays as it was.
 
     A finding may date from before the newest copy, so an older one is set aside until the training
     is over, and takes its place then (`Diagnosing`).
@@ -84,7 +80,9 @@ class Keeping:
 
     def _keep(self, trainer: Any) -> None:
         findings = self._diagnosing.diagnosis.findings.all.values()
-        if any(map(_blocks, findings)) or not checkpoints.is_storable(trainer):
+        if any(f.step_end is None and spoils(f) for f in findings):
+            return
+        if not checkpoints.is_storable(trainer):
             return
         newest, folder = checkpoints.last_of(trainer), self._shelf.path.parent
         folder.mkdir(exist_ok=True)
@@ -96,12 +94,6 @@ class Keeping:
         with self._shelf.renewing(old, seen) as draft:
             _copy(newest, draft)
         self._diagnosing.kept(Kept(facts.epoch_of(trainer), seen))
-
-
-def _blocks(finding: Finding) -> bool:
-    """Whether nothing is kept as long as it lasts."""
-    is_serious = finding.severity == "critical" or finding.rule in BLOCKING
-    return is_serious and finding.step_end is None
 
 
 def _copy(source: Path, target: Path) -> None:
