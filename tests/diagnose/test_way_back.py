@@ -71,13 +71,13 @@ def test_a_finding_names_what_took_the_place_of_a_later_one(noted, named):
 
 
 def test_live_the_changes_of_that_window_say_so_as_in_a_replay():
-    kept, noted = (Kept(2, 4), Kept(3, 6)), Kept(2, 4, since=6)
+    kept, noted = (Kept(2, 4), Kept(3, 5)), Kept(2, 4, since=6)
     diagnosis = new()
     replay(diagnosis, FINE, [Event(1, "start")], kept=kept)
     changes = diagnosis.update(*NAN)
-    assert [change.finding.kept for change in changes] == [None]
+    assert [change.finding.kept for change in changes] == [Kept(3, 5)]
     (change,) = diagnosis.went_back(noted, changes)
-    assert change.finding == diagnosis.findings.all[1] == found(*kept[:1], noted)
+    assert change.finding == diagnosis.findings.all[1] == found(*kept, noted)
     assert f"{LAST_HEALTHY} (epoch 2)" in change.finding.message
 
 
