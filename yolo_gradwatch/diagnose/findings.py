@@ -68,6 +68,10 @@ class _Reported:
     interrupted: bool = False
     resumed: bool = False
 
+    def alert(self, now: _Now) -> None:
+        """Note one more alert."""
+        self.calm, self.alerted, self.interrupted, self.resumed = 0, now.last, False, False
+
     def rest(self, now: _Now) -> None:
         """Note where the calm began, if this window is the first of it."""
         self.calm_since = self.calm_since if self.calm else (now.epoch, now.step)
@@ -163,11 +167,7 @@ class Findings:
         return [*changes, *calm]
 
     def restart(self, *, resumes: bool = False) -> None:
-        """The run restarts: a finding that lasts is over only if it does not come back.
-
-        Args:
-            resumes: Whether somebody has resumed it.
-        """
+        """The run restarts, by a resume or not: a finding is over only if it does not come back."""
         self._well = _Well()
         for finding in self._lasting():
             last = self._reported[finding.number]
@@ -208,8 +208,7 @@ class Findings:
             last.rest(now)
             end = self._end(finding, now)
             return [end, self._begin(now, alerts, end.finding)]
-        last.calm, last.alerted = 0, now.last
-        last.interrupted = last.resumed = False
+        last.alert(now)
         own = replace(finding, modules=self._grouping.modules(alerts, finding.modules))
         grown = self._traced.surer(reasons.grown(own, alerts), self._layout, self._flow)
         grown = grown if grown == finding else self._worded(grown)
