@@ -9,10 +9,12 @@ from stories import CHAIN, LAW, A, B, C, D, Story, alert, spelled
 from values import HEAD, LAYOUT, TRUNK, Part, plan, window
 
 from yolo_gradwatch.diagnose.catalog import RULES
+from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay
 from yolo_gradwatch.diagnose.finding import Episode, FindingChange
 from yolo_gradwatch.diagnose.findings import CALM_STEPS, CALM_WINDOWS
 from yolo_gradwatch.diagnose.grouping import common_name
 from yolo_gradwatch.diagnose.thresholds import Thresholds
+from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.measure.layout import WHOLE
 
 FORK, _ = plan(
@@ -327,6 +329,37 @@ def test_nan_long_after_a_recovery_from_it_is_an_episode_of_its_own():
     first, second, *_ = seen[-1].finding.episodes
     assert first == Episode(1, 1, 2 + calm, 1, 3.0)
     assert (second.step, second.reported) == (2 + calm, 2 + calm)
+
+
+def test_what_is_gone_after_a_resume_is_over_as_soon_as_anything_else():
+    story = Story()
+    seen = [*story.next(A, rule="nonfinite")]
+    story.findings.restart(resumes=True)
+    assert story.calm(CALM_WINDOWS - 1) == []
+    seen += story.next()
+    assert changes(seen) == [("start", 1), ("end", 1)]
+    assert seen[-1].finding.step_end == 2
+
+
+def test_what_returns_at_once_after_a_resume_goes_on_as_ever():
+    story = Story()
+    story.next(A, rule="nonfinite")
+    story.findings.restart(resumes=True)
+    assert story.calm(CALM_WINDOWS - 1) + story.next(A, rule="nonfinite") == []
+    assert story.calm(CALM_STEPS) == []
+    (end,) = story.next()
+    assert (end.change, end.finding.step_end) == ("end", 3 + CALM_WINDOWS - 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "ends"), [("resume", 1), ("nan_recovery", 0), ("oom_restart", 0), ("thaw", 0)]
+)
+def test_of_all_restarts_a_resume_alone_needs_fewer_calm_steps(kind, ends):
+    bad = window(6, nonfinite=["model.1.conv"])
+    windows = [*map(window, range(1, 6)), bad, *map(window, range(7, 20))]
+    diagnosis = Diagnosis(LAYOUT, Thresholds(), {})
+    found = replay(diagnosis, windows, [Event(1, "start"), Event(7, kind)])
+    assert [one.step for one in found if one.change == "end"] == [6 + CALM_WINDOWS] * ends
 
 
 def test_the_calm_before_a_recovery_does_not_count():

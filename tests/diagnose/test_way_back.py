@@ -11,7 +11,7 @@ from yolo_gradwatch.diagnose.diagnosis import Diagnosis, replay
 from yolo_gradwatch.diagnose.messages import IF_IT_STAYS, UNDO, Message
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.event import Event
-from yolo_gradwatch.measure.kept import LAST_HEALTHY, Kept
+from yolo_gradwatch.measure.kept import LAST_HEALTHY, Kept, removed
 
 CONV = "model.1.conv"
 NAN = [window(6, nonfinite=[CONV])]
@@ -62,6 +62,51 @@ def test_what_is_gone_or_another_by_now_is_named_no_more():
         diagnosis.kept(later)
         assert diagnosis.findings.all[1].kept is None
         assert diagnosis.findings.all[1].message == usual
+
+
+@pytest.mark.parametrize(
+    ("noted", "named"), [(Kept(2, 4, since=6), Kept(2, 4)), (removed(6), None)]
+)
+def test_a_finding_names_what_took_the_place_of_a_later_one(noted, named):
+    assert found(Kept(2, 4), Kept(3, 6)).kept is None
+    assert found(Kept(2, 4), Kept(3, 5), noted).kept == named
+
+
+def test_live_the_changes_of_that_window_say_so_as_in_a_replay():
+    kept, noted = (Kept(2, 4), Kept(3, 5)), Kept(2, 4, since=6)
+    diagnosis = new()
+    replay(diagnosis, FINE, [Event(1, "start")], kept=kept)
+    changes = diagnosis.update(*NAN)
+    assert [change.finding.kept for change in changes] == [Kept(3, 5)]
+    (change,) = diagnosis.went_back(noted, changes)
+    assert change.finding == diagnosis.findings.all[1] == found(*kept, noted)
+    assert f"{LAST_HEALTHY} (epoch 2)" in change.finding.message
+
+
+@pytest.mark.parametrize(("older", "named"), [(Kept(2, 4), Kept(2, 4)), (None, None)])
+def test_an_earlier_finding_names_what_took_that_place_too(older, named):
+    """As in a replay, which knows of it before the window that brought the later finding."""
+    diagnosis = new()
+    kept = [Kept(2, 4), Kept(2, 5)]
+    replay(diagnosis, [*FINE, *NAN], [Event(1, "start")], kept=kept)
+    assert diagnosis.findings.all[1].kept == Kept(2, 5)
+    noted = replace(older, since=8) if older else removed(8)
+    assert diagnosis.went_back(noted, []) == []
+    assert diagnosis.findings.all[1].kept == named
+    assert diagnosis.way_back == named
+    for before in (*kept, noted):  # a follower is handed all of them again
+        diagnosis.kept(before)
+    assert diagnosis.way_back == named
+    diagnosis.kept(Kept(9, 40))
+    assert (diagnosis.way_back, diagnosis.findings.all[1].kept) == (Kept(9, 40), None)
+
+
+@pytest.mark.parametrize(
+    ("step", "steps", "is_due"), [(29, 29, 0), (30, 30, 1), (69, 30_000, 0), (70, 30_000, 1)]
+)
+def test_what_is_set_aside_is_replaced_once_it_is_old(step, steps, is_due):
+    """Twenty steps, and later two thousandths of all."""
+    assert Kept(3, step).is_well_after(Kept(1, 10), steps) == is_due
 
 
 def test_what_comes_back_names_what_was_kept_before_that():

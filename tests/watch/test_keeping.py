@@ -10,7 +10,9 @@ from torch import nn
 from training import TINY, shapes, small
 
 from yolo_gradwatch import GradWatch, load_run
-from yolo_gradwatch.measure.kept import LAST_HEALTHY, Kept
+from yolo_gradwatch.diagnose.catalog import RULES
+from yolo_gradwatch.measure.kept import LAST_HEALTHY, ONE_BEFORE, Kept
+from yolo_gradwatch.runs.healthy import BLOCKING
 from yolo_gradwatch.runs.tail import Tail
 from yolo_gradwatch.views.judge import Judge
 from yolo_gradwatch.watch import keeping
@@ -167,6 +169,173 @@ def test_weights_that_no_step_has_shown_are_not_kept(tmp_path):
     calls = [at("on_train_epoch_end", 4, spoil_last)]
     FAKE.train(tmp_path, watch=watch, save=True, calls=calls)
     assert load_run(tmp_path / "run").meta.kept == THREE
+
+
+# --- an older one ---------------------------------------------------------------------------------
+
+
+def kill(trainer):
+    """Let the first block have no gradient from now on, which takes three steps to be found."""
+    for name, parameter in trainer.model.named_parameters():
+        if name.startswith("model.0."):
+            parameter.register_hook(lambda grad: grad * 0)
+
+
+def dated(folder, *calls, fault, change=kill, **options):
+    """Train with a step an epoch, and a fault from one of them on, followed all the while."""
+    tail, judges, aside = Tail(folder / "run"), [], []
+
+    def look(trainer):
+        found = tail.look()
+        judges[:] = judges or [Judge(folder / "run", lambda own: own, found)]
+        followed.extend(judges[0].update(found))
+        aside.append((trainer.save_dir / ONE_BEFORE).exists())
+
+    followed = []
+    watch = GradWatch(live=False, keep_healthy=True)
+    calls = [at("on_train_batch_start", fault, change), *calls, ("on_fit_epoch_end", look)]
+    options = {"save": True, "images": 4, "epochs": fault + 6, **options}
+    FAKE.train(folder, watch=watch, calls=calls, **options)
+    run = load_run(folder / "run")
+    assert run.report() == watch.report()
+    told_of = [[one.change, one.finding.number, one.finding.message] for one in followed]
+    assert told_of == run.alerts[["event", "finding", "message"]].to_numpy().tolist()
+    assert not (folder / "run" / ONE_BEFORE).exists()
+    return watch, run, aside
+
+
+def epoch_in(path):
+    return torch.load(path, weights_only=False)["epoch"] + 1
+
+
+@pytest.mark.parametrize(("fault", "older"), [(10, 1), (25, 21), (22, 21)])
+def test_an_older_one_takes_its_place_if_a_finding_dates_from_before_it(tmp_path, fault, older):
+    _, run, aside = dated(tmp_path, fault=fault)
+    (dead,) = run.report().findings
+    assert (dead.rule, dead.step, dead.episodes[0].reported) == ("dead", fault, fault + 2)
+    back = Kept(older, older, since=fault + 2)
+    assert run.meta.kept == (*(Kept(n, n) for n in range(1, fault + 2)), back)
+    assert dead.kept == Kept(older, older)
+    assert epoch_in(tmp_path / "run" / LAST_HEALTHY) == older
+    assert aside == [False, *[True] * fault, *[False] * 5]
+
+
+@pytest.mark.parametrize("fault", [1, 21])
+def test_if_none_is_old_enough_there_is_none(tmp_path, fault):
+    _, run, _ = dated(tmp_path, fault=fault)
+    (dead,) = run.report().findings
+    assert (dead.step, dead.kept) == (fault, None)
+    assert LAST_HEALTHY not in dead.message
+    assert run.meta.kept[-1] == Kept(0, 0, since=fault + 2)
+    assert not (tmp_path / "run" / LAST_HEALTHY).exists()
+
+
+def test_once_all_is_well_again_the_next_one_is_kept(tmp_path):
+    """What was removed is in the record, so that no later finding names it."""
+
+    def revive(trainer):
+        for name, parameter in trainer.model.named_parameters():
+            if name.startswith("model.0."):
+                parameter._backward_hooks.clear()
+
+    def ruin(trainer):
+        next(trainer.model.parameters()).register_hook(lambda grad: grad * float("nan"))
+
+    calls = [at("on_train_batch_start", 4, revive), at("on_train_batch_start", 16, ruin)]
+    _, run, _ = dated(tmp_path, *calls, fault=1, epochs=16)
+    dead, spoiled = run.report().findings
+    assert (dead.step_end, spoiled.step) == (4, 16)
+    removed = Kept(0, 0, since=3)
+    assert run.meta.kept == (Kept(1, 1), Kept(2, 2), removed, *(Kept(n, n) for n in range(8, 16)))
+    assert spoiled.kept == Kept(15, 15)
+
+
+def test_one_that_somebody_removed_does_not_come_back(tmp_path):
+    def remove(trainer):
+        (trainer.save_dir / ONE_BEFORE).unlink()
+
+    _, run, _ = dated(tmp_path, at("on_train_batch_start", 26, remove), fault=25)
+    assert [finding.kept for finding in run.report().findings] == [None]
+    assert not (tmp_path / "run" / LAST_HEALTHY).exists()
+
+
+def grow(trainer):
+    for parameter in trainer.model.parameters():
+        parameter.data.mul_(30)
+
+
+def test_weights_that_grow_are_not_kept_and_an_older_copy_comes_back(tmp_path):
+    _, run, _ = dated(tmp_path, fault=25, change=grow, epochs=40)
+    (growth,) = [one for one in run.report().findings if one.rule == "weight_growth"]
+    assert growth.severity == "warning"
+    assert growth.step_end is None
+    assert run.meta.kept[-1].epoch == 21
+    assert run.meta.kept[-1].since > growth.step
+    assert epoch_in(tmp_path / "run" / LAST_HEALTHY) == 21
+
+
+def test_the_warnings_that_block_are_rules():
+    assert {RULES[name].severity for name in BLOCKING} == {"warning"}
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of luck"), KeyboardInterrupt()])
+def test_what_is_set_aside_goes_with_the_training_whatever_its_outcome(tmp_path, error):
+    seen = []
+
+    def look(trainer):
+        seen.append((trainer.save_dir / ONE_BEFORE).exists())
+        raise error
+
+    with pytest.raises(type(error)):
+        trained(FAKE, tmp_path, calls=[at("on_train_batch_start", 6, look)])
+    assert seen == [True]
+    assert not (tmp_path / "run" / ONE_BEFORE).exists()
+    assert epoch_in(tmp_path / "run" / LAST_HEALTHY) == 2
+
+
+def test_a_resumed_training_removes_what_a_killed_one_has_set_aside(tmp_path):
+    stop = ("on_fit_epoch_end", lambda trainer: setattr(trainer, "stop", trainer.epoch == 2))
+    watch = GradWatch(live=False, keep_healthy=True)
+    FAKE.train(tmp_path, watch=watch, save=True, calls=[stop])
+    aside = tmp_path / "run" / ONE_BEFORE
+    aside.write_bytes(b"old")
+    seen = []
+    look = ("on_train_epoch_start", lambda _trainer: seen.append(aside.exists()))
+    last = str(tmp_path / "run" / "weights" / "last.pt")
+    again = GradWatch(live=False, keep_healthy=True)
+    FAKE.train(tmp_path, watch=again, save=True, resume=last, calls=[look])
+    assert seen == [False]
+    assert load_run(tmp_path / "run").meta.kept == (*THREE, Kept(4, 8))
+
+
+def test_the_keeping_goes_on_some_calm_windows_after_a_resume(tmp_path):
+    options = {"save": True, "images": 4, "epochs": 20}
+    stop = ("on_fit_epoch_end", lambda trainer: setattr(trainer, "stop", trainer.epoch == 6))
+    calls = [spoil("model.1.conv.weight", at=7), stop]
+    FAKE.train(tmp_path, watch=GradWatch(live=False, keep_healthy=True), calls=calls, **options)
+    run = load_run(tmp_path / "run")
+    assert run.meta.kept == tuple(Kept(n, n) for n in range(1, 7))
+    healthy = tmp_path / "run" / LAST_HEALTHY
+    (tmp_path / "run" / "weights" / "last.pt").write_bytes(healthy.read_bytes())
+    watch = GradWatch(live=False, keep_healthy=True)
+    FAKE.train(tmp_path, watch=watch, resume=str(healthy), **options)
+    run = load_run(tmp_path / "run")
+    assert run.report() == watch.report()
+    (spoiled,) = run.report().findings
+    assert [(one.step, one.step_end) for one in spoiled.episodes] == [(7, 8)]
+    assert run.alerts[["event", "step"]].to_numpy().tolist() == [["start", 7], ["end", 12]]
+    assert run.meta.kept[6:] == tuple(Kept(step - 1, step) for step in range(12, 22))
+
+
+def test_the_list_of_files_names_it(tmp_path, capsys):
+    def listed():
+        lines = capsys.readouterr().out.splitlines()
+        return [line.partition("run/")[2] for line in lines if "last_healthy.pt (" in line[-30:]]
+
+    trained(FAKE, tmp_path / "a")
+    assert listed() == [f"{LAST_HEALTHY} (epoch 3)"]
+    FAKE.spoiled(tmp_path / "b", watch=GradWatch(live=False), save=True)
+    assert listed() == []
 
 
 @pytest.mark.train

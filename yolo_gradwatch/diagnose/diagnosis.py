@@ -14,7 +14,7 @@ from yolo_gradwatch.measure.windows import rescoped
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from yolo_gradwatch.diagnose.finding import FindingChange
+    from yolo_gradwatch.diagnose.finding import Finding, FindingChange
     from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.event import Event
     from yolo_gradwatch.measure.kept import Kept
@@ -47,6 +47,7 @@ class Diagnosis:
         self._flows: deque[Flow] = deque()
         self._windows = 0
         self._longest = 0
+        self._noted: Kept | None = None
         self.way_back: Kept | None = None
         self.findings = Findings(layout, limits, training)
 
@@ -79,13 +80,28 @@ class Diagnosis:
         """Take what was kept of a checkpoint, after every window of its epoch.
 
         Args:
-            kept: An earlier one than is known is left out; None if the file is gone.
+            kept: One that was noted before what is known is left out; None if the file is gone.
         """
-        known = self.way_back
-        if kept is None or known is None or kept.is_after(known):
-            self.way_back = kept
-            for finding in [one for one in self.findings.all.values() if one.kept]:
-                self.findings.reword(replace(finding, kept=None))
+        if kept and self._noted and not kept.is_after(self._noted):
+            return
+        self._noted = kept or self._noted
+        self.way_back = replace(kept, since=0) if kept and kept.epoch else None
+        older = self.way_back if kept and kept.since else None  # it has come back
+        for finding in [one for one in self.findings.all.values() if one.kept]:
+            self.findings.reword(replace(finding, kept=_if_before(older, finding)))
+
+    def went_back(self, kept: Kept, changes: Iterable[FindingChange]) -> list[FindingChange]:
+        """Take that what was kept has made room for an older one, or for none.
+
+        Args:
+            kept: What there is from the newest window on.
+            changes: Of that window, as `update` returned them.
+
+        Returns:
+            The changes, whose findings name what there is.
+        """
+        self.kept(kept)
+        return [self._renamed(change) for change in changes]
 
     def attach(self, change: FindingChange, file: str) -> FindingChange:
         """A change with the file on the steps that it wants, which its finding keeps.
@@ -102,10 +118,18 @@ class Diagnosis:
 
     def _with_way_back(self, change: FindingChange) -> FindingChange:
         """A change; what begins knows the checkpoint that was kept before."""
-        finding, kept = change.finding, self.way_back
-        if kept and kept.step >= finding.episodes[-1].step:
-            kept = None
+        finding = change.finding
+        kept = _if_before(self.way_back, finding)
         if change.change != "start" or kept == finding.kept:
+            return change
+        return replace(change, finding=self.findings.reword(replace(finding, kept=kept)))
+
+    def _renamed(self, change: FindingChange) -> FindingChange:
+        """A change of a window after which another checkpoint was there than during it."""
+        finding = change.finding
+        names = change.change == "start" or finding.kept is not None
+        kept = _if_before(self.way_back, finding) if names else None
+        if kept == finding.kept:
             return change
         return replace(change, finding=self.findings.reword(replace(finding, kept=kept)))
 
@@ -132,7 +156,7 @@ class Diagnosis:
         self._flow = None
         self._flows.clear()
         self._detector.forget(is_new=kind in {"start", "resume"})
-        self.findings.restart()
+        self.findings.restart(resumes=kind == "resume")
 
     def unjudged(self) -> tuple[str, ...]:
         """The rules that need more windows in a row than there were."""
@@ -163,7 +187,7 @@ def replay(  # noqa: PLR0913  # all that its training knew
         files: The evidence that was kept: names within the run's folder by their step.
         optimizers: What the optimizer moved, in the order of their steps.
         flows: Batches that were traced, in the order of their steps.
-        kept: What was kept of checkpoints, in the order of their steps.
+        kept: What was kept of checkpoints, in the order in which it was noted.
     """
     known, named = reported or {}, files or {}
     changes: list[FindingChange] = []
@@ -175,7 +199,7 @@ def replay(  # noqa: PLR0913  # all that its training knew
             diagnosis.flow(traced.popleft())
 
     for window in windows:
-        while copies and copies[0].step < window.step_first:
+        while copies and copies[0].begins <= window.step_first:
             diagnosis.kept(copies.popleft())
         while pending and pending[0].step <= window.step_first:
             event = pending.popleft()
@@ -190,6 +214,11 @@ def replay(  # noqa: PLR0913  # all that its training knew
     for copy in copies:
         diagnosis.kept(copy)
     return changes
+
+
+def _if_before(kept: Kept | None, finding: Finding) -> Kept | None:
+    """A checkpoint from before the newest episode of a finding; None if it is not."""
+    return kept if kept and kept.step < finding.episodes[-1].step else None
 
 
 def first_within(files: Mapping[int, str], first: int, last: int) -> str:

@@ -28,9 +28,9 @@ CALM_WINDOWS = 5
 """Windows without an alert, at the least, before a finding is over."""
 
 CALM_STEPS = 20
-"""Steps without an alert before a finding that spreads is over, restart or not: weights that are
-restored make the same NaN again a few steps later, which is not worth another report."""
-
+"""Steps without an alert before a finding that spreads is over, recovery or not: weights that are
+restored make the same NaN again a few steps later, which is not worth another report. Whoever
+resumes has removed the cause, so that calm windows suffice."""
 
 WELL_WINDOWS = 50
 """Windows without an alarm that make what follows a change: a model that is built wrong shows it
@@ -57,6 +57,7 @@ class _Reported:
         calm: Windows without an alert since then.
         calm_since: Epoch and step of the first of them.
         interrupted: Whether the run restarted in an episode that is over by that.
+        resumed: Whether the run was resumed in an episode, and there was no alert since.
     """
 
     modules: int
@@ -65,6 +66,11 @@ class _Reported:
     calm: int = 0
     calm_since: tuple[int, int] = (0, 0)
     interrupted: bool = False
+    resumed: bool = False
+
+    def alert(self, now: _Now) -> None:
+        """Note one more alert."""
+        self.calm, self.alerted, self.interrupted, self.resumed = 0, now.last, False, False
 
     def rest(self, now: _Now) -> None:
         """Note where the calm began, if this window is the first of it."""
@@ -160,12 +166,13 @@ class Findings:
         calm = [] if window.skipped == window.steps else self._calm_down(now, alerted)
         return [*changes, *calm]
 
-    def restart(self) -> None:
-        """The run restarts: a finding that lasts is over only if it does not come back."""
+    def restart(self, *, resumes: bool = False) -> None:
+        """The run restarts, by a resume or not: a finding is over only if it does not come back."""
         self._well = _Well()
         for finding in self._lasting():
             last = self._reported[finding.number]
             last.calm, last.interrupted = 0, RULES[finding.rule].ends_at_restart
+            last.resumed = resumes
 
     def reword(self, finding: Finding) -> Finding:
         """Take the newest state of a finding with something else that its words name."""
@@ -201,7 +208,7 @@ class Findings:
             last.rest(now)
             end = self._end(finding, now)
             return [end, self._begin(now, alerts, end.finding)]
-        last.calm, last.alerted, last.interrupted = 0, now.last, False
+        last.alert(now)
         own = replace(finding, modules=self._grouping.modules(alerts, finding.modules))
         grown = self._traced.surer(reasons.grown(own, alerts), self._layout, self._flow)
         grown = grown if grown == finding else self._worded(grown)
@@ -224,7 +231,7 @@ class Findings:
             last.rest(now)
             last.calm += 1
             is_calm = last.calm >= max(CALM_WINDOWS, RULES[finding.rule].needs(self._limits))
-            if is_calm and not _is_fresh(finding, last, now):
+            if is_calm and (last.resumed or not _is_fresh(finding, last, now)):
                 ended = self._end(finding, now)
                 changes += [ended] if finding.severity != "notice" else []
         return changes

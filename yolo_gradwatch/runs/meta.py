@@ -81,8 +81,8 @@ class Meta:
         epochs: Clipping and AMP of each pass over an epoch.
         optimizer: What it moves, as noted last; None if unknown, as in older files.
         optimizers_before: What was noted before that, by step.
-        kept: Of which epochs ``weights/last_healthy.pt`` was the checkpoint, by step; the last one
-            counts.
+        kept: Of which epochs ``weights/last_healthy.pt`` was the checkpoint, as noted one after
+            the other; the last one counts.
         remarks: What was not measured, and why, in sentences; none in older files.
         others: Parts of a later version.
     """
@@ -233,6 +233,7 @@ def _misfits(meta: Meta) -> Iterator[tuple[str, str]]:
     steps |= {f"$.optimizers_before[{number}].step": one.step for number, one in before}
     steps |= {f"$.events[{number}].step": event.step for number, event in enumerate(meta.events)}
     steps |= {f"$.kept[{number}].step": one.step for number, one in enumerate(meta.kept)}
+    steps |= {f"$.kept[{number}].since": one.since for number, one in enumerate(meta.kept)}
     for place, step in steps.items():
         if not 0 <= step <= MOST_STEPS:
             yield place, f"{step} is no step"

@@ -99,7 +99,10 @@ class Output(Protocol):
         """What comes next is not compared with what was before."""
 
     def kept(self, kept: Kept) -> None:
-        """``weights/last_healthy.pt`` is the checkpoint of another epoch from now on."""
+        """``weights/last_healthy.pt`` is the checkpoint of another epoch from now on.
+
+        Epoch 0 says that there is none.
+        """
 
     def end(self, report: Report) -> None:
         """The training is over; the first thing in ``on_train_end``.

@@ -51,7 +51,7 @@ class Past:
         remarks: What was not measured, in sentences.
         others: Parts of ``gradwatch.json`` from a later version, which are written again.
         traces: Batches that were traced through the modules.
-        kept: What was kept of checkpoints, by step, if the file is still there.
+        kept: What was kept of checkpoints, as it was noted, if the file is still there.
     """
 
     first_step: int

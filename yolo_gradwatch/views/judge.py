@@ -61,6 +61,9 @@ class Judge:
         due = [event for event in look.meta.events if event.step <= last]
         seen = look.windows[-1].step_last if look.windows else -1
         events, files = due[self._events :], by_step(self._folder)
+        kept = kept_of(self._folder, look.meta)
+        if look.meta.kept and not kept:
+            self._diagnosis.kept(None)
         changes = replay(
             self._diagnosis,
             look.windows,
@@ -68,7 +71,7 @@ class Judge:
             files=files,
             optimizers=look.meta.optimizers,
             flows=look.flows,
-            kept=[one for one in kept_of(self._folder, look.meta) if one.step <= seen],
+            kept=[one for one in kept if one.begins <= seen + 1],
         )
         self._events = max(self._events, len(due))
         self.board.show(self.findings)

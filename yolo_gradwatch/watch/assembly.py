@@ -11,6 +11,7 @@ from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.runs import resume
 from yolo_gradwatch.runs.evidence import Evidence
 from yolo_gradwatch.runs.files import Files
+from yolo_gradwatch.runs.healthy import Shelf
 from yolo_gradwatch.runs.outputs import RunInfo
 from yolo_gradwatch.views.notebook import Notebook
 from yolo_gradwatch.views.picture import DepthPicture, Ended, Picture
@@ -143,10 +144,13 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
         kept, shown, pictures = [], [], []
     outputs = [files, *kept, *wishes, *shown, *called, stop, *options.outputs]
     fanout = Fanout([*outputs, *pictures])
-    diagnosing = Diagnosing(diagnosis, fanout, evidence.file, training.folder)
+    shelf = Shelf(training.folder) if options.keep_healthy else None
+    diagnosing = Diagnosing(diagnosis, fanout, evidence.file, training.folder, shelf)
     recorder = Recorder(run, members, diagnosing, fanout, past)
     recorder.weighing.also = last or 0
     files.remarks = recorder.remarks
     known = past.optimizers[-1] if past and past.optimizers else None
-    keeping = Keeping(training.folder, recorder, diagnosing) if options.keep_healthy else None
+    if diagnosis.way_back:
+        terminal.kept(diagnosis.way_back)
+    keeping = Keeping(shelf, recorder, diagnosing) if shelf else None
     return Parts(recorder, diagnosing, evidence, stop, known, schedule, keeping)

@@ -42,8 +42,10 @@ class GradWatch:
             40 in a run. From step 65 on they may take 0.2 % of the time, but for those of the first
             four findings.
         keep_healthy: Copy ``last.pt`` to ``weights/last_healthy.pt`` at the end of each epoch, as
-            long as no critical finding lasts. Findings name it where one should go back, and
-            ``resume`` goes on from it. Needs ``save=True``, the default.
+            long as no critical finding lasts, and no `weight_growth`, `weight_jump` or `rate_jump`.
+            Findings name it where one should go back, and ``resume`` goes on from it. An older one
+            is set aside while the training runs, for a finding that dates from before the newest.
+            Needs ``save=True``, the default.
 
     Raises:
         TypeError: An argument is of the wrong type.

@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from yolo_gradwatch.measure.kept import LAST_HEALTHY, Kept
-from yolo_gradwatch.runs.atomic import replacing
+from yolo_gradwatch.runs.healthy import spoils
 from yolo_gradwatch.watch.ultralytics import checkpoints
 from yolo_gradwatch.watch.ultralytics import training as facts
 
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     import weakref
     from pathlib import Path
 
+    from yolo_gradwatch.runs.healthy import Shelf
     from yolo_gradwatch.watch.diagnosing import Diagnosing
     from yolo_gradwatch.watch.recorder import Recorder
 
 _LOG = logging.getLogger(__name__)
 
 ROOM = 3
-"""Checkpoints for which there must be room: the copy, and what Ultralytics writes next."""
+"""Checkpoints for which there must be room: the copy, and what Ultralytics writes next. One that is
+set aside needs none, because it is renamed."""
 
 CHUNK = 2**20
 """Bytes that are copied at a time."""
@@ -31,32 +33,41 @@ CHUNK = 2**20
 class Keeping:
     """Copies ``last.pt`` when it has been written, at the end of each epoch without trouble.
 
-    A link would not do: Ultralytics writes into the same file again. Whatever fails costs the copy
-    of that epoch and, once, a warning; the copy of before stays as it was.
+    Trouble is a finding that lasts and `spoils` what is saved. A link would not do: Ultralytics
+    writes into the same file again. Whatever fails costs the copy of that epoch and, once, a
+    warning; the copy of before stays as it was.
+
+    A finding may date from before the newest copy, so an older one is set aside until the training
+    is over, and takes its place then (`Diagnosing`).
 
     Args:
-        folder: The run's folder.
+        shelf: Holds the copies.
         recorder: It has seen every step of the epoch by then, and takes remarks.
         diagnosing: Knows what is found, and takes what is kept.
     """
 
-    def __init__(self, folder: Path, recorder: Recorder, diagnosing: Diagnosing) -> None:
-        self._path = folder / LAST_HEALTHY
+    def __init__(self, shelf: Shelf, recorder: Recorder, diagnosing: Diagnosing) -> None:
+        self._shelf = shelf
         self._recorder = recorder
         self._diagnosing = diagnosing
         self._has_warned = False
 
     def begin(self, trainer: Any) -> None:
         """Say so if the training saves nothing that could be kept."""
+        self._shelf.clear()  # of a training that was killed
         if not checkpoints.saves(trainer):
             self.warn("with save=False, Ultralytics writes no checkpoint before the last epoch")
 
     def keep(self, trainer: weakref.ref[Any]) -> None:
-        """Copy the checkpoint that has just been written, unless a critical finding lasts."""
+        """Copy the checkpoint that has just been written, unless there is trouble."""
         try:
             self._keep(trainer())
         except Exception as error:  # noqa: BLE001  # a copy is not worth the watch
             self.warn(f"{type(error).__name__}: {error}")
+
+    def close(self) -> None:
+        """Remove what is set aside, because the training is over."""
+        self._shelf.clear()
 
     def warn(self, why: str) -> None:
         """Say once why there is no copy."""
@@ -69,18 +80,20 @@ class Keeping:
 
     def _keep(self, trainer: Any) -> None:
         findings = self._diagnosing.diagnosis.findings.all.values()
-        has_critical = any(f.severity == "critical" and f.step_end is None for f in findings)
-        if has_critical or not checkpoints.is_storable(trainer):
+        if any(f.step_end is None and spoils(f) for f in findings):
             return
-        newest = checkpoints.last_of(trainer)
-        self._path.parent.mkdir(exist_ok=True)
-        size, free = newest.stat().st_size, _free(self._path.parent)
+        if not checkpoints.is_storable(trainer):
+            return
+        newest, folder = checkpoints.last_of(trainer), self._shelf.path.parent
+        folder.mkdir(exist_ok=True)
+        size, free = newest.stat().st_size, _free(folder)
         if free < ROOM * size:
             self.warn(f"the disk has room for {free / 1e6:,.0f} MB, a copy takes {size / 1e6:,.0f}")
             return
-        with replacing(self._path) as draft:
+        old, seen = self._diagnosing.diagnosis.way_back, self._recorder.seen
+        with self._shelf.renewing(old, seen) as draft:
             _copy(newest, draft)
-        self._diagnosing.kept(Kept(facts.epoch_of(trainer), self._recorder.seen))
+        self._diagnosing.kept(Kept(facts.epoch_of(trainer), seen))
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -65,6 +65,7 @@ def _connect_keeping(trainer: Any, guard: Guard, keeping: Keeping) -> None:
     First of all who listen, so that the file is as it was written.
     """
     keep = partial(keeping.keep, weakref.ref(trainer))
+    guard.undo.callback(keeping.close)
     try:
         listen(trainer, guard, checkpoints.EVENT, keep, is_first=True)
         keeping.begin(trainer)

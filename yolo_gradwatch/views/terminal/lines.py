@@ -81,6 +81,6 @@ def finding_text(finding: Finding) -> Text:
     return Text(finding_line(finding), STYLES[finding.severity])
 
 
-def file_list(files: Iterable[Path]) -> Text:
+def file_list(files: Iterable[Path | str]) -> Text:
     """Where the files are; not to be wrapped, so that a path can be copied."""
     return Text("\n").join([Text(f"  {path}", style="dim") for path in files])

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from yolo_gradwatch.measure.kept import LAST_HEALTHY
+from yolo_gradwatch.runs.healthy import is_kept
 from yolo_gradwatch.runs.outputs import OutputBase
 from yolo_gradwatch.runs.schema import DEPTH_FILE, PICTURE_FILE, RUN_FILES
 from yolo_gradwatch.views.live import Board
@@ -19,11 +21,13 @@ from yolo_gradwatch.views.terminal.table import epoch_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from yolo_gradwatch.diagnose.finding import Finding, FindingChange
     from yolo_gradwatch.diagnose.report import Report
     from yolo_gradwatch.measure.arrays import Floats
     from yolo_gradwatch.measure.clipping import EpochClipping
+    from yolo_gradwatch.measure.kept import Kept
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.sample import Sample
     from yolo_gradwatch.runs.outputs import RunInfo
@@ -62,6 +66,7 @@ class Terminal(OutputBase):
         self._held: list[Text] = []
         self.beside: Callable[[], bool] = lambda: False
         self._has_ended = False
+        self._kept: Kept | None = None
 
     def start(self, run: RunInfo) -> None:
         """Open the panel, unless another training has the terminal."""
@@ -112,6 +117,10 @@ class Terminal(OutputBase):
         step = max(layout.since, default=1)
         self.print(Text(f"GradWatch: {more} thawed {what} watched from step {step:,} on", "dim"))
 
+    def kept(self, kept: Kept) -> None:
+        """Remember it for the list of files."""
+        self._kept = kept
+
     def end(self, report: Report) -> None:
         """Close the panel and print the report."""
         self._close_screen()
@@ -124,8 +133,10 @@ class Terminal(OutputBase):
         self._close_screen()
         if self._has_ended:
             paths = (self._folder / name for name in (*RUN_FILES, PICTURE_FILE, DEPTH_FILE))
-            files = lines.file_list(path for path in paths if path.exists())
-            self.print(files, fitted=False)
+            files: list[Path | str] = [path for path in paths if path.exists()]
+            if self._kept and is_kept(self._folder):
+                files.append(f"{self._folder / LAST_HEALTHY} (epoch {self._kept.epoch})")
+            self.print(lines.file_list(files), fitted=False)
 
     def print(self, text: Text, *, fitted: bool = True) -> None:
         """Print to the terminal or the log; where there is no reader any more, to nobody."""
