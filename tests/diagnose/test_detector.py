@@ -8,7 +8,7 @@ from rule_cases import anything
 from values import LAWS, LAYOUT, runs, window
 
 from yolo_gradwatch.diagnose.detector import Detector
-from yolo_gradwatch.diagnose.rules import hop, low, whole
+from yolo_gradwatch.diagnose.rules import growth, hop, low
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.weighing import RARELY
 
@@ -70,7 +70,7 @@ def test_memory_is_bounded_and_enough_for_every_rule(limits, kept):
         detector.update(window(step, skipped=1))
     assert len(detector._skipped) == 10
     longest = (hop.HOPS[0], hop.JUMPS[0], low.LOW_WINDOWS)
-    assert kept >= max(*longest, whole.GROWTH_WINDOWS + 1, RARELY)
+    assert kept >= max(*longest, growth.GROWTH_WINDOWS + 1, RARELY)
 
 
 # --- laws -----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from yolo_gradwatch.diagnose.rules import (
     amp,
     beside,
     dead,
+    growth,
     head,
     hop,
     loss,
@@ -19,6 +20,7 @@ from yolo_gradwatch.diagnose.rules import (
     partly,
     rates,
     scales,
+    spike,
     stored,
     stray,
     updates,
@@ -53,12 +55,12 @@ _ROWS = (
     rates.RATE_JUMP,
     rates.WEIGHT_JUMP,
     stray.STRAY_STEP,
-    whole.SPIKE,
+    spike.SPIKE,
     whole.COLLAPSE,
     whole.TOTAL_HIGH,
     low.TOTAL_LOW,
     low.CONVERGED,
-    whole.WEIGHT_GROWTH,
+    growth.WEIGHT_GROWTH,
 )
 
 RULES = {rule.name: rule for rule in _ROWS}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.finding import Alert
 from yolo_gradwatch.diagnose.reading import Reader, Reading
-from yolo_gradwatch.diagnose.rules import whole
+from yolo_gradwatch.diagnose.rules import growth, spike, whole
 from yolo_gradwatch.diagnose.rules.history import OPENING, History, Mark, beyond_clip
 from yolo_gradwatch.diagnose.warmup import Warmup
 from yolo_gradwatch.measure.windows import widened
@@ -51,11 +51,11 @@ class Detector:
         self._reader = Reader(layout)
         self.was_finite = False
         patience = [rule.needs(limits) for rule in RULES.values() if rule.unit == "windows"]
-        lookback = max(LOOKBACK, whole.GROWTH_WINDOWS + 1, *patience)
+        lookback = max(LOOKBACK, growth.GROWTH_WINDOWS + 1, *patience)
         self._readings: deque[Reading] = deque(maxlen=lookback)
         self._opening: list[Reading] = []
         self._warmup = Warmup(training)
-        self._marks: deque[Mark] = deque(maxlen=whole.PEAK_WINDOWS + whole.FRESH)
+        self._marks: deque[Mark] = deque(maxlen=spike.PEAK_WINDOWS + whole.FRESH)
         self._skipped: deque[Window] = deque(maxlen=limits.amp_grace + 1)
         self._recent: deque[Window] = deque(maxlen=min(2 * (limits.amp_grace + 1), MOST_RECENT))
 

@@ -76,22 +76,6 @@ def total(window: Window) -> float | None:
     return None if found is None or found.nonfinite else found.mean
 
 
-def losses_at(history: History, step: int) -> Reason | None:
-    """The loss before a step, the median of the windows, and then; None if it is not known.
-
-    The highest of a window is that of the step that stands out, whatever else the window holds.
-    """
-    windows = [reading.window for reading in history.readings]
-    here = [window for window in windows if window.step_first == step]
-    known = [window.losses for window in here if total(window) is not None]
-    then = next((one.max for losses in known for one in losses if one.item == TOTAL), None)
-    found = [total(window) for window in windows if window.step_first < step]
-    before = [value for value in found if value is not None]
-    if then is None or not before:
-        return None
-    return Reason("loss", values=(float(np.median(before)), then))
-
-
 def largest(window: Window) -> Largest | None:
     """The largest item of a window; None if the items are not known or not finite."""
     items = terms(window)

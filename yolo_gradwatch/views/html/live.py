@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from yolo_gradwatch.views.live import BlockRow, Board
 
 _BAR = 16  # letters
-_BAR_OF = '<span style="font-family:monospace;color:{}">{}</span>'
 _WIDTH, _HEIGHT, _MARGIN = 120, 18, 2  # pixels of a history
 _POINTS = 60
 _SPAN = 2.0  # decades: a history that moves less is drawn flat instead of as noise
@@ -115,11 +114,12 @@ def blocks(board: Board) -> str:
 
 
 def _cells(row: BlockRow, high: float) -> list[tuple[str, bool]]:
+    style = f"font-family:monospace;color:{SHADES[row.severity]}"
     return [
         (escape(row.label), True),
         (number(row.norm), False),
         (coloured(row.state, row.severity), True),
-        (_BAR_OF.format(SHADES[row.severity], bar(row.norm, high, _BAR)), True),
+        (f'<span style="{style}">{bar(row.norm, high, _BAR)}</span>', True),
         (history(row.history), True),
     ]
 
