@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from yolo_gradwatch.diagnose.causes import SATURATING, Cause, lower_rate
 from yolo_gradwatch.diagnose.graph import is_in
 from yolo_gradwatch.diagnose.measured_finite import HALF
-from yolo_gradwatch.diagnose.messages import significant
+from yolo_gradwatch.diagnose.messages import classed, significant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -180,7 +180,7 @@ def _stack(reason: Reason, layout: Layout) -> str:
     without = "" if _is_normed(place, layout) else " without normalization"
     return (
         f"{_fold(decades)} in {count:.0f} layers from {first} to {last}, {each}-fold in each: "
-        f"{place}{_class(kind)} is a stack{without}"
+        f"{place}{_class(classed(layout, kind))} is a stack{without}"
     )
 
 
@@ -192,6 +192,7 @@ def _is_normed(place: str, layout: Layout) -> bool:
 
 def _where(place: str, kind: str, layout: Layout) -> str:
     """In whose code: a layer's own, or the forward of a module around layers."""
+    kind = classed(layout, kind)
     if _has_layers(place, layout):
         return f"in the forward of {place}{_class(kind)}, not in a layer"
     return f"in {place}{_class(kind)}"
