@@ -84,6 +84,10 @@ class Attachment:
             else:
                 self.on_begin(target)  # a trainer's own routine start is over
 
+    def expect(self, model: Any) -> None:
+        """Know the model of a training that will begin with a call of `on_begin`."""
+        self._targets.append(weakref.ref(model))
+
     def detach(self) -> None:
         """Leave every model and trainer, and end the watch of a training that goes on."""
         watched = [one for one in self.sessions if isinstance(one, Session)]
@@ -119,7 +123,7 @@ class Attachment:
             self._warn_if_dropped(trainer)
             self.sessions.append(Launched(facts.save_dir(trainer), self._options.stop_on))
         elif ddp.reports():
-            self.sessions.append(Session(trainer, self._options))
+            self.sessions.append(Session(trainer, self._options, self._targets))
 
     def __getstate__(self) -> dict[str, object]:
         """The configuration alone: Ultralytics pickles callbacks for the processes of a DDP run."""

@@ -18,12 +18,14 @@ from yolo_gradwatch.watch.guard import Guard
 from yolo_gradwatch.watch.listening import around_training, connect, listen
 from yolo_gradwatch.watch.ultralytics import contract, hooks
 from yolo_gradwatch.watch.ultralytics import training as facts
+from yolo_gradwatch.watch.ultralytics.rebuilt import Networks
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from yolo_gradwatch.diagnose.finding import Finding
     from yolo_gradwatch.watch.options import Options
+    from yolo_gradwatch.watch.ultralytics.rebuilt import Models
 
 
 class Session:
@@ -34,12 +36,13 @@ class Session:
     Args:
         trainer: It has not begun to train.
         options: Of the watch.
+        models: Those that it may be training, alive or not.
 
     Attributes:
         folder: The run's folder.
     """
 
-    def __init__(self, trainer: Any, options: Options) -> None:
+    def __init__(self, trainer: Any, options: Options, models: Models = ()) -> None:
         self._alive = weakref.ref(trainer)
         self._options = options
         self._parts: Parts | None = None
@@ -49,7 +52,7 @@ class Session:
         self._given: dict[str, object] = {}
         self._guard = Guard(self._let_go, partial(self._finish, "interrupted"))
         self.folder: Path = facts.save_dir(trainer)
-        self._guard.safely(self._wait)
+        self._guard.safely(self._wait, models)
 
     @property
     def stopped_by(self) -> Finding | None:
@@ -100,7 +103,7 @@ class Session:
         """End the watch as if the training were interrupted here; it goes on by itself."""
         self._guard.detach()
 
-    def _wait(self) -> None:
+    def _wait(self, models: Models) -> None:
         """Have the trainer call us when it begins and when it is over."""
         trainer = self._alive()
         given = facts.given_options(trainer)
@@ -108,9 +111,10 @@ class Session:
         self._given = given if workers is None else {**given, "workers": workers}
         contract.check_step(type(trainer))
         around_training(trainer, self._guard, self._finish)
-        listen(trainer, self._guard, "on_train_start", self._start)
+        networks = Networks(trainer, models, self._guard)
+        listen(trainer, self._guard, "on_train_start", partial(self._start, networks))
 
-    def _start(self) -> None:
+    def _start(self, networks: Networks) -> None:
         """Begin to watch: the training is about to."""
         trainer, guard = self._alive(), self._guard
         resumes = facts.resumes(trainer)
@@ -144,6 +148,7 @@ class Session:
         if not hooks.has_step_hooks(trainer):
             kind = type(facts.optimizer_of(trainer)).__name__
             parts.recorder.remarks.append(f"no update ratios: the optimizer {kind} has no hooks")
+        networks.warn(trainer, parts.recorder.remarks)
         self._events = Events(self._alive, seen, parts, self._options.interval)
         connect(trainer, guard, self._events, parts.keeping)
 
