@@ -8,6 +8,7 @@ import fake_trainer
 import pytest
 from torch import nn
 
+from yolo_gradwatch.measure.layout import dated, watched_at
 from yolo_gradwatch.measure.model_layout import read
 from yolo_gradwatch.measure.sources import sources
 
@@ -26,6 +27,13 @@ def test_the_layout_has_file_and_line_of_classes_of_the_users_own():
     assert layout.sources == tuple(
         (kind.__name__, f"fake_trainer.py:{line_of(kind)}") for kind in kinds
     )
+
+
+def test_a_layout_that_grows_or_is_cut_keeps_them():
+    small, large = read(fake_trainer.Block(1, 1))[0], read(fake_trainer.Net())[0]
+    grown = dated(large, small, 5)
+    assert max(grown.since) == 5
+    assert watched_at(grown, 1).sources == grown.sources == large.sources
 
 
 def test_classes_of_ultralytics_are_left_out():
