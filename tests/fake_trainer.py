@@ -97,6 +97,12 @@ class FakeTrainer:
         finally:
             self.run_callbacks("teardown")
 
+    def setup_model(self):
+        self.model = self.get_model()
+
+    def get_model(self):
+        return Net()
+
     def preprocess_batch(self, batch):
         batch["img"] = batch["img"].float()
         return batch
@@ -124,7 +130,7 @@ class FakeTrainer:
 
     def _setup_train(self):
         torch.manual_seed(0)
-        self.model = Net()
+        self.setup_model()
         self.ema = SimpleNamespace(ema=self.model)
         self.freeze_layer_names = [*(f"model.{i}." for i in range(self.args.freeze)), ".dfl"]
         for name, parameter in self.model.named_parameters():
@@ -212,6 +218,10 @@ class FakeTrainer:
         return True
 
 
+for builder in (FakeTrainer.setup_model, FakeTrainer.get_model):
+    builder.__module__ = "ultralytics.engine"  # it builds what Ultralytics would
+
+
 class FakeModel:
     """A model of Ultralytics, as far as `GradWatch.attach` and ``training.train`` know one.
 
@@ -224,6 +234,7 @@ class FakeModel:
     def __init__(self, tasks=("trainer", "predictor")):
         self.task_map = {"detect": dict.fromkeys(tasks, object)}
         self.callbacks = {"on_pretrain_routine_start": []}
+        self.model = Net()
 
     def add_callback(self, event, call):
         self.callbacks.setdefault(event, []).append(call)

@@ -13,6 +13,7 @@ from values import Part, layout_of, leaves_of, plan
 from yolo_gradwatch.diagnose import causes
 from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.finding import Reason
+from yolo_gradwatch.diagnose.measured_words import cause_of
 from yolo_gradwatch.diagnose.messages import Case, course, described, factor, significant
 from yolo_gradwatch.measure.arrays import FLOAT32_MAX
 from yolo_gradwatch.measure.kept import Kept
@@ -117,7 +118,7 @@ VARIANTS = [
         (rule, f"by {reason.kind}", {"reason": reason})
         for rule, reason in (
             ("not_updated", Reason("outside", tuple(f"model.{n}.w" for n in range(6)))),
-            ("not_updated", Reason("outside", ("model.3.conv.w",))),
+            ("not_updated", Reason("outside", ("model.3.conv.w",), (432.0,))),
             ("zero_rate", Reason("zero rate", ("model.3.conv.w",))),
             ("dead_branch", Reason("gain", ("pose", "kobj", "rle"))),
             ("dead_branch", Reason("no objects", ("box_loss", "l1_loss"))),
@@ -251,10 +252,15 @@ OTHERS = (
 """A named module, and all modules of the finding."""
 
 
+OWN = (("BatchNorm2d", "blocks.py:19"),)
+LOST = Reason("falls", ("model.4.bn", "BatchNorm2d", "model.4.conv", "model.4.bn"), (4.5,))
+
 PHRASES = {
     **{f"{decades:g} decades": factor(decades) for decades in (1.5, 4.5, 6.9, 7.0, 1e9)},
     **{f"{one:g} in 2 digits": significant(one, 2) for one in (0.0123, 9.96, 99.6, 1234.0, 9.96e6)},
     **{name: described(layout_of(), name) for name in (WHOLE, "model.4.bn")},
+    "a class of the user's own": described(replace(layout_of(), sources=OWN), "model.4.bn"),
+    "where in a class of the user's own": cause_of(LOST, replace(layout_of(), sources=OWN), {}).why,
     **{f"{len(found)} episodes": course(finding_of(episodes=found)) for found in (BACK, OFTEN)},
     **{f"rate {asked}": causes.lower_rate(asked) for asked in ({}, {"lr0": 0.02}, TRAINING)},
     **{f"rate of auto, fitted {one is FITTED}": causes.lower_rate(one) for one in (AUTO, FITTED)},

@@ -30,6 +30,14 @@ def test_parameters_outside_the_optimizer_are_one_finding_from_the_first_step_on
     assert not diagnosis.update(net(2))
 
 
+def test_the_words_know_how_many_parameters_are_outside():
+    diagnosis = Diagnosis(NET, Thresholds(), {})
+    diagnosis.membership(replace(OUTSIDE, elements_outside=20))
+    (change,) = diagnosis.update(net(1))
+    assert change.finding.reason == Reason("outside", OUTSIDE.outside, (20.0,), rank=2)
+    assert change.finding.is_measured
+
+
 def test_a_parameter_outside_that_gets_no_gradient_is_left_to_another_rule():
     found = fired([net(1, none=["model.1.a"])], "not_updated", optimizer=OUTSIDE)
     assert [alert.module for alert in found] == ["model.5.conv"]

@@ -40,6 +40,7 @@ FULL = Meta(
         edges=(("model.0", "model.1"), ("model.1", "model.2")),
         since=(1,) * len(LAYOUT.modules),
         attentions=("model.1",),
+        sources=(("Block", "blocks.py:19"),),
     ),
     last_step=99,
     events=tuple(Event(step, kind) for step, kind in enumerate(get_args(EventKind))),
@@ -52,6 +53,7 @@ FULL = Meta(
         frozen=("model.0.weight",),
         frozen_otherwise=("model.1.bn.bias",),
         thawed=("model.2.bias",),
+        elements_outside=72,
         step=7,
     ),
     kept=(Kept(1, 20), Kept(3, 60)),
@@ -81,6 +83,7 @@ def test_what_was_read_is_written_as_it_was():
     later = {"optimizer": None, "optimizers_before": [], "kept": [], "remarks": []}
     assert not set(later) & set(raw)
     raw |= later
+    assert raw["layout"].setdefault("sources", []) == []
     assert encoded(read_meta(VERSION_2)) == json.dumps(raw, indent=1)
 
 
@@ -99,7 +102,7 @@ def test_a_part_that_is_missing_or_null_has_its_default(tmp_path, name, value):
 
 def test_fields_that_earlier_versions_did_not_write_have_their_defaults(tmp_path):
     put_meta(tmp_path, epochs=[{"epoch": 1}], thresholds={"dead_windows": 2})
-    for name in ("since", "attentions"):
+    for name in ("since", "attentions", "sources"):
         spoil(tmp_path, META_FILE, part(f"layout.{name}", GONE))
     meta = read_meta(tmp_path)
     assert (meta.layout, meta.epochs) == (LAYOUT, (EpochClipping(1),))

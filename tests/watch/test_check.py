@@ -175,7 +175,7 @@ def test_the_model_stays_as_it_is_and_its_watch_sees_nothing():
     before = {event: list(known) for event, known in model.callbacks.items()}
     GradWatch.check(model, steps=3, **ARGUMENTS)
     assert model.callbacks == before
-    assert set(vars(model)) == {"task_map", "callbacks"}
+    assert set(vars(model)) == {"task_map", "callbacks", "model"}
     assert watch.reports == []
     assert len(calls) == 3  # the user's own callback
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.diagnose.graph import is_in
-from yolo_gradwatch.diagnose.messages import significant
+from yolo_gradwatch.diagnose.messages import classed, significant
 
 if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.finding import Reason
@@ -40,6 +40,7 @@ def is_normed(place: str, layout: Layout) -> bool:
 
 def where(place: str, kind: str, layout: Layout) -> str:
     """In whose code: a layer's own, or the forward of a module around layers."""
+    kind = classed(layout, kind)
     if has_layers(place, layout):
         return f"in the forward of {place}{class_in(kind)}, not in a layer"
     return f"in {place}{class_in(kind)}"

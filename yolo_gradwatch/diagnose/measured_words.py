@@ -19,7 +19,7 @@ from yolo_gradwatch.diagnose.measured_phrases import (
     there,
     where,
 )
-from yolo_gradwatch.diagnose.messages import significant
+from yolo_gradwatch.diagnose.messages import classed, significant
 from yolo_gradwatch.diagnose.route import NORM
 
 if TYPE_CHECKING:
@@ -221,10 +221,10 @@ def _stack(reason: Reason, layout: Layout) -> str:
     decades, layers, calls = reason.values[:3]
     many, unit = (layers, "layers with weights") if layers > 1 else (calls, "calls")
     without = "" if is_normed(place, layout) else " without normalization"
+    own = f"{place}{class_in(classed(layout, kind))}"
     return (
         f"{fold(decades)} in {many:.0f} {unit}, about {fold(decades / max(many, 1))} in each, "
-        f"between the output of {first} and that of {last}: {place}{class_in(kind)} is a "
-        f"stack{without}"
+        f"between the output of {first} and that of {last}: {own} is a stack{without}"
     )
 
 

@@ -248,10 +248,16 @@ class Case:
 
 
 def described(layout: Layout, name: str) -> str:
-    """A module's name with its class, as in ``model.10 (C2PSA)``."""
+    """A module's name with its class, as in ``model.10 (C2PSA)``, and where that is written."""
     if name == WHOLE:
         return "the whole model"
-    return f"{name} ({layout.types[layout.modules.index(name)]})"
+    return f"{name} ({classed(layout, layout.types[layout.modules.index(name)])})"
+
+
+def classed(layout: Layout, kind: str) -> str:
+    """The name of a class, of the user's own with its file and line: ``Neck, blocks.py:19``."""
+    place = dict(layout.sources).get(kind)
+    return f"{kind}, {place}" if place else kind
 
 
 def factor(decades: float) -> str:

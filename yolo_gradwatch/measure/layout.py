@@ -48,6 +48,8 @@ class Layout:
             that was frozen and has thawed. Empty if all are from the beginning.
         attentions: Names of the modules that are an attention by a class that they inherit from;
             files of older versions have none.
+        sources: Names of the user's own classes, and the file and line of each, as in
+            ``blocks.py:19``; files of older versions have none.
     """
 
     modules: tuple[str, ...]
@@ -62,6 +64,7 @@ class Layout:
     kernels: tuple[int, ...]
     since: tuple[int, ...] = ()
     attentions: tuple[str, ...] = ()
+    sources: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

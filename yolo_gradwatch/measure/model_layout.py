@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from yolo_gradwatch.measure.layout import WHOLE, Layout, Members, Role, is_attention, words
+from yolo_gradwatch.measure.sources import sources
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -124,6 +125,7 @@ def read(
         edges=tuple(_edges(blocks)),
         kernels=tuple(_kernel(modules[name]) for name in rows),
         attentions=tuple(name for name in rows if _inherits_attention(modules[name])),
+        sources=sources(map(_inner, modules.values())),
     )
     own = [(m, p) for m, name in enumerate(rows) for p in _own(modules[name], position)]
     weights = [(m, p) for m, p in own if parameters[p].ndim >= 2]

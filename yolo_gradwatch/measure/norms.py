@@ -155,7 +155,7 @@ def largest_of(tensors: Sequence[Tensor]) -> Tensor:
 
 def nonzeros_of(gradients: Sequence[Tensor]) -> Tensor:
     """(N,) elements of each gradient that are not exactly zero. No synchronization."""
-    if all(one.dtype is torch.float32 and one.is_cpu for one in gradients):
+    if all(one.dtype is torch.float32 and one.device.type == "cpu" for one in gradients):
         counts = [np.count_nonzero(one.detach().numpy() != 0) for one in gradients]
         return torch.tensor(counts, dtype=torch.float64)
     return torch.stack([torch.count_nonzero(gradient) for gradient in gradients])

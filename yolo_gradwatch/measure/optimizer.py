@@ -40,6 +40,7 @@ class Optimizer:
             fixed ``.dfl``.
         frozen_otherwise: Parameters that are frozen without such an option.
         thawed: Trainable parameters that were frozen earlier in the run.
+        elements_outside: Of the tensors in ``outside`` together; 0 in files of older versions.
         step: The first optimizer step for which this is known to hold; it is looked at before an
             epoch and at the first step of a window.
     """
@@ -51,4 +52,5 @@ class Optimizer:
     frozen: tuple[str, ...] = ()
     frozen_otherwise: tuple[str, ...] = ()
     thawed: tuple[str, ...] = ()
+    elements_outside: int = 0
     step: int = 1

@@ -272,6 +272,6 @@ def _misfit_names(layout: Layout) -> Iterator[tuple[str, str]]:
         yield "modules", f"not {WHOLE!r} and others, each once"
     if not {name.rpartition(".")[0] for name in modules} <= {"", *modules}:
         yield "modules", "one lies in a module that is missing"
-    for column in ("modules", "types", "blocks"):
+    for column in ("modules", "types", "blocks", "sources"):
         if not all(text.isprintable() for row in getattr(layout, column) for text in row):
             yield column, "a name has a character that cannot be printed"

@@ -94,6 +94,10 @@ class Attachment:
             else:
                 self.on_begin(target)  # a trainer's own routine start is over
 
+    def expect(self, model: Any) -> None:
+        """Know the model of a training that will begin with a call of `on_begin`."""
+        self._targets.append(weakref.ref(model))
+
     def detach(self) -> None:
         """Leave every model and trainer, and end the watch of a training that goes on."""
         watched = [one for one in self.sessions if isinstance(one, Session)]
@@ -131,7 +135,7 @@ class Attachment:
         elif ddp.reports():
             if not self.view.is_asked:  # else all trainings are shown there
                 self.view = View()
-            self.sessions.append(Session(trainer, self._options, self.view))
+            self.sessions.append(Session(trainer, self._options, self.view, self._targets))
 
     def __getstate__(self) -> dict[str, object]:
         """The configuration alone: Ultralytics pickles callbacks for the processes of a DDP run."""

@@ -70,8 +70,9 @@ def check_model(
     facts.check_trainable(model)
     check_arguments(arguments)
 
+    other = twin.twin_of(model)
+
     def train(begin: Begin, settled: Mapping[str, object]) -> None:
-        other = twin.twin_of(model)
         take_off(other)
         short.without_loggers(other.callbacks)
         hooks.add_callback(other, "on_pretrain_routine_start", begin)
@@ -82,7 +83,7 @@ def check_model(
         finally:
             forget_launches()
 
-    checked = check(train, steps, thresholds, tell)
+    checked = check(train, steps, thresholds, tell, other)
     if checked is None:
         raise ValueError("train() returned without a training")
     return checked
@@ -128,6 +129,7 @@ def check(
     steps: int,
     thresholds: Thresholds,
     tell: Tell,
+    model: Any = None,
 ) -> Checked | None:
     """Train some optimizer steps in a folder that is gone afterwards.
 
@@ -137,6 +139,7 @@ def check(
         steps: At the most.
         thresholds: Limits of the rules.
         tell: As of `Short`.
+        model: It is to train; None where there is none but in a file.
 
     Returns:
         None if nothing was trained.
@@ -148,6 +151,8 @@ def check(
     """
     check_count("steps", steps)
     attachment = Attachment(Options(thresholds=thresholds, live=False, last_step=steps))
+    if model is not None:
+        attachment.expect(model)
 
     def is_watched() -> bool:
         session = attachment.newest

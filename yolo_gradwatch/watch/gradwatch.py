@@ -43,9 +43,8 @@ class GradWatch:
             four findings.
         keep_healthy: Copy ``last.pt`` to ``weights/last_healthy.pt`` at the end of each epoch, as
             long as no critical finding lasts, and no `weight_growth`, `weight_jump` or `rate_jump`.
-            Findings name it where one should go back, and ``resume`` goes on from it. An older one
-            is set aside while the training runs, for a finding that dates from before the newest.
-            Needs ``save=True``, the default.
+            Findings name it where one should go back, ``resume`` goes on from it. Needs
+            ``save=True``, the default.
 
     Raises:
         TypeError: An argument is of the wrong type.
@@ -101,8 +100,7 @@ class GradWatch:
     def detach(self) -> None:
         """Take this watch off every model and trainer; what it has found so far stays.
 
-        A training that it watches goes on without it, and is reported as interrupted here. A second
-        call does nothing.
+        A training that it watches goes on without it, and is reported as interrupted here.
         """
         self._attachment.detach()
 

@@ -20,12 +20,14 @@ from yolo_gradwatch.watch.guard import Guard
 from yolo_gradwatch.watch.listening import around_training, connect, listen
 from yolo_gradwatch.watch.ultralytics import contract, hooks
 from yolo_gradwatch.watch.ultralytics import training as facts
+from yolo_gradwatch.watch.ultralytics.rebuilt import Networks
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from yolo_gradwatch.diagnose.finding import Finding
     from yolo_gradwatch.watch.options import Options
+    from yolo_gradwatch.watch.ultralytics.rebuilt import Models
 
 
 class Session:
@@ -37,12 +39,13 @@ class Session:
         trainer: It has not begun to train.
         options: Of the watch.
         view: Where a notebook shows it.
+        models: Those that it may be training, alive or not.
 
     Attributes:
         folder: The run's folder.
     """
 
-    def __init__(self, trainer: Any, options: Options, view: View) -> None:
+    def __init__(self, trainer: Any, options: Options, view: View, models: Models = ()) -> None:
         self._alive = weakref.ref(trainer)
         self._options = options
         self._view: View | None = view
@@ -53,7 +56,7 @@ class Session:
         self._given: dict[str, object] = {}
         self._guard = Guard(self._let_go, partial(self._finish, "interrupted"))
         self.folder: Path = facts.save_dir(trainer)
-        self._guard.safely(self._wait)
+        self._guard.safely(self._wait, models)
 
     @property
     def stopped_by(self) -> Finding | None:
@@ -103,7 +106,7 @@ class Session:
         """End the watch as if the training were interrupted here; it goes on by itself."""
         self._guard.detach()
 
-    def _wait(self) -> None:
+    def _wait(self, models: Models) -> None:
         """Have the trainer call us when it begins and when it is over."""
         trainer = self._alive()
         given = facts.given_options(trainer)
@@ -111,9 +114,10 @@ class Session:
         self._given = given if workers is None else {**given, "workers": workers}
         contract.check_step(type(trainer))
         around_training(trainer, self._guard, self._finish)
-        listen(trainer, self._guard, "on_train_start", self._start)
+        networks = Networks(trainer, models, self._guard)
+        listen(trainer, self._guard, "on_train_start", partial(self._start, networks))
 
-    def _start(self) -> None:
+    def _start(self, networks: Networks) -> None:
         """Begin to watch: the training is about to."""
         trainer, guard = self._alive(), self._guard
         resumes = facts.resumes(trainer)
@@ -128,18 +132,12 @@ class Session:
             earlier=earlier,
             versions=facts.versions(),
         )
-        terminal = Terminal(
-            live=self._options.live,
-            handlers=facts.log_handlers(),
-            no_panel="" if facts.has_known_bar() else contract.unknown_bar(),
-            safely=guard.safely,
-        )
         self._parts = parts = assemble(
             seen.layout,
             seen.members,
             training,
             self._options,
-            terminal=terminal,
+            terminal=_terminal(self._options, guard),
             view=self._view or View(),
             announce=self._announce,
         )
@@ -148,6 +146,7 @@ class Session:
         if not hooks.has_step_hooks(trainer):
             kind = type(facts.optimizer_of(trainer)).__name__
             parts.recorder.remarks.append(f"no update ratios: the optimizer {kind} has no hooks")
+        networks.warn(trainer, parts.recorder.remarks)
         self._events = Events(self._alive, seen, parts, self._options.interval)
         connect(trainer, guard, self._events, parts.keeping)
 
@@ -178,3 +177,13 @@ class Session:
         self._view = None  # its page may hold a picture
         if parts:
             self._report, self._stopped_by = parts.recorder.report(), parts.stop.wanted
+
+
+def _terminal(options: Options, guard: Guard) -> Terminal:
+    """The live report."""
+    return Terminal(
+        live=options.live,
+        handlers=facts.log_handlers(),
+        no_panel="" if facts.has_known_bar() else contract.unknown_bar(),
+        safely=guard.safely,
+    )

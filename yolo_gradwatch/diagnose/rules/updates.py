@@ -74,13 +74,16 @@ def not_updated_words(case: Case) -> Message:
         )
     count = len(reason.names)
     one = count == 1
+    elements = f" ({reason.values[0]:,.0f} parameters)" if reason.values else ""
     return Message(
-        what=f"{case.where}: {count} trainable parameter{' is' if one else 's are'} in no group of "
-        f"the optimizer and will never change ({listed(reason.names)}),",
+        what=f"{case.where}: {count} trainable tensor{'' if one else 's'}{elements} "
+        f"{'is' if one else 'are'} in no group of the optimizer and will never change "
+        f"({listed(reason.names)}),",
         since=case.since,
         why=f"{'It gets a gradient' if one else 'They get gradients'}, which zero_grad() does not "
-        "clear either. An own build_optimizer that collects parameters by the type or name of "
-        "their module misses some.",
+        "clear either. A build_optimizer of your own that collects parameters by the type or name "
+        "of their module misses some.",
+        measured=f"{'it is not' if one else 'none of them is'} in optimizer.param_groups.",
         remedy="Give the optimizer all of model.parameters(), or freeze these if that is meant.",
     )
 
@@ -105,7 +108,7 @@ def zero_rate_words(case: Case) -> Message:
     which = f": {listed(found)}" if found else ""
     moves = "it does" if count == 1 else "they do"
     return Message(
-        what=f"{case.where}: {count} trainable parameter{' is' if count == 1 else 's are'} in a "
+        what=f"{case.where}: {count} trainable tensor{' is' if count == 1 else 's are'} in a "
         "group of the optimizer with a learning rate of 0",
         since=f"{case.since}{case.others()}, so {moves} not change{which}",
         why="Their group was given a rate of 0, and a schedule only multiplies that.",
@@ -115,7 +118,10 @@ def zero_rate_words(case: Case) -> Message:
 
 def _outside(history: History, outside: tuple[str, ...]) -> Iterator[Hit]:
     """The modules that own parameters in no group, but for those without any gradient."""
-    rows, reason = history.graph.rows, Reason("outside", outside, rank=len(outside))
+    rows = history.graph.rows
+    elements = history.optimizer.elements_outside if history.optimizer else 0
+    values = (float(elements),) if elements else ()
+    reason = Reason("outside", outside, values, rank=len(outside))
     for window in last(history, 1):
         applied = window.steps - window.skipped
         for owner in _owners(history.layout, outside):

@@ -127,6 +127,7 @@ def read(trainer: Any, step: int, before: Optimizer | None = None) -> Optimizer:
         frozen=_cleaned(name for name in fixed if name in asked),
         frozen_otherwise=_cleaned(name for name in fixed if name not in asked),
         thawed=tuple(name for name, _ in trained if name in once),
+        elements_outside=sum(p.numel() for _, p in named if p.requires_grad and id(p) not in moved),
         step=step,
     )
 
