@@ -480,7 +480,7 @@ LOOKED_UP = {
     1: (
         "__init__ diagnose/record diagnose/vocabulary loggers/scalars measure/layout runs/writer "
         "views/compare views/html/hover views/paired views/summary views/terminal/console "
-        "views/terminal/stand_in watch/fanout watch/options"
+        "views/terminal/stand_in watch/fanout watch/options watch/ultralytics/rebuilt"
     ),
     2: "cli/main cli/options demo/faults runs/meta",
     3: "diagnose/thresholds watch/ultralytics/hooks",
