@@ -14,7 +14,7 @@ from yolo_gradwatch.watch.ultralytics import command
 
 _OURS = (
     *("--interval", "--live", "--no-live", "--thresholds", "--stop-on", "--fail-on"),
-    *("--flow", "--no-flow"),
+    *("--flow", "--no-flow", "--loggers"),
 )
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis
+from yolo_gradwatch.loggers.catalog import loggers_of
+from yolo_gradwatch.loggers.ending import Drawn
 from yolo_gradwatch.measure.clipping import CLIP_NORM
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.runs import resume
 from yolo_gradwatch.runs.evidence import Evidence
 from yolo_gradwatch.runs.files import Files
 from yolo_gradwatch.runs.outputs import RunInfo
-from yolo_gradwatch.views.picture import DepthPicture, Ended, Picture
+from yolo_gradwatch.views.picture import DepthPicture, Ended, Picture, page_of
 from yolo_gradwatch.watch.diagnosing import Diagnosing
 from yolo_gradwatch.watch.fanout import Fanout
 from yolo_gradwatch.watch.reactions import Callback, StopRule
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.measure.layout import Layout, Members
     from yolo_gradwatch.measure.optimizer import Optimizer
+    from yolo_gradwatch.runs.outputs import OutputBase
     from yolo_gradwatch.runs.run import Run
     from yolo_gradwatch.views.terminal.output import Terminal
     from yolo_gradwatch.watch.options import Options
@@ -121,10 +125,22 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
     called = [Callback(options.on_finding)] if options.on_finding else []
     wishes = [schedule] if schedule else []
     outputs = [files, evidence, *wishes, terminal, *called, stop, *options.outputs]
-    ended = Ended(files)
-    fanout = Fanout([*outputs, Picture(ended, announce), DepthPicture(ended)])
+    fanout = Fanout([*outputs, *_at_the_end(files, options, announce)])
     diagnosing = Diagnosing(diagnosis, fanout, evidence.file)
     recorder = Recorder(run, members, diagnosing, fanout, past)
     files.remarks = recorder.remarks
     known = past.optimizers[-1] if past and past.optimizers else None
     return Parts(recorder, diagnosing, evidence, stop, known, schedule)
+
+
+def _at_the_end(
+    files: Files, options: Options, announce: Callable[[Path], None]
+) -> list[OutputBase]:
+    """The pictures, and the loggers, which get them."""
+    ended = Ended(files)
+    pictures = Picture(ended, announce), DepthPicture(ended)
+    drawn = Drawn(
+        pictures=lambda: tuple(file for one in pictures for file in one.files),
+        page=partial(page_of, ended),
+    )
+    return [*pictures, *loggers_of(options.loggers, drawn, share_names=options.share_names)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from yolo_gradwatch.diagnose.report import ELSEWHERE, Report
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.diagnose.vocabulary import alarms
+from yolo_gradwatch.loggers.catalog import AUTO, checked_loggers
 from yolo_gradwatch.watch.attachment import Attachment
 from yolo_gradwatch.watch.options import Options, checked_outputs
 from yolo_gradwatch.watch.ultralytics import ddp
@@ -34,10 +35,14 @@ class GradWatch:
             each epoch; the panel itself is never recorded.
         on_finding: Called with each finding when it begins, comes back or grows worse.
         stop_on: Rules or kinds of rules, such as ``("nonfinite",)``, that end the training.
+        loggers: Experiment loggers that get the norms, the findings and the pictures, in the run
+            that Ultralytics has opened there: ``"auto"`` for every one that has such a run, names
+            such as ``("wandb", "tensorboard")``, or ``()`` for none.
         outputs: Objects with any of the methods of `Output`, called as the training goes on.
         flow: Trace single batches through every module, what comes out and which gradient arrives:
             at the optimizer steps 1, 2, 4, 8, ... and in the batch after a finding begins, at most
             40 in a run. From step 65 on they may take 0.2 % of the time.
+        share_names: Whether loggers may be sent the names of images and absolute paths.
 
     Raises:
         TypeError: An argument is of the wrong type.
@@ -52,8 +57,10 @@ class GradWatch:
         live: bool | None = None,
         on_finding: Callable[[Finding], None] | None = None,
         stop_on: Iterable[str] = (),
+        loggers: str | Iterable[str] = AUTO,
         outputs: Iterable[object] = (),
         flow: bool = True,
+        share_names: bool = False,
     ) -> None:
         options = Options(
             interval=interval,
@@ -63,6 +70,8 @@ class GradWatch:
             stop_on=alarms("stop_on", stop_on),
             outputs=checked_outputs(outputs),
             flow=flow,
+            loggers=checked_loggers(loggers),
+            share_names=share_names,
         )
         self._attachment = Attachment(options)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The arguments of ``GradWatch``, which explains each.
+    """The arguments of ``GradWatch``, which explains each; ``loggers`` is None for ``auto``.
 
     Raises:
         TypeError: One is of the wrong type.
@@ -31,6 +31,8 @@ class Options:
     stop_on: tuple[str, ...] = ()
     outputs: tuple[object, ...] = ()
     flow: bool = True
+    loggers: tuple[str, ...] | None = None
+    share_names: bool = False
 
     def __post_init__(self) -> None:
         check_count("interval", self.interval)
@@ -38,8 +40,9 @@ class Options:
             raise TypeError(f"thresholds must be a Thresholds, got {_kind(self.thresholds)}")
         if not (self.live is None or isinstance(self.live, bool)):
             raise TypeError(f"live must be True, False or None, got {shown(self.live)}")
-        if not isinstance(self.flow, bool):
-            raise TypeError(f"flow must be True or False, got {shown(self.flow)}")
+        for name, value in {"flow": self.flow, "share_names": self.share_names}.items():
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} must be True or False, got {shown(value)}")
         if not (self.on_finding is None or callable(self.on_finding)):
             raise TypeError(f"on_finding must be callable, got {_kind(self.on_finding)}")
 
