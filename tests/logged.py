@@ -44,7 +44,7 @@ def broken(method):
 
     def call(self, *args):
         calls.append(args)
-        if len(calls) > 2:  # noqa: PLR2004
+        if len(calls) > 2:
             raise ConnectionError("no network")
         return method(self, *args)
 

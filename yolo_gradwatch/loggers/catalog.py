@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from yolo_gradwatch.loggers.clearml import ClearML
+from yolo_gradwatch.loggers.comet import Comet
+from yolo_gradwatch.loggers.dvc import DVCLive
 from yolo_gradwatch.loggers.mlflow import MLflow
 from yolo_gradwatch.loggers.tensorboard import TensorBoard
 from yolo_gradwatch.loggers.wandb import WandB
@@ -13,7 +16,9 @@ if TYPE_CHECKING:
     from yolo_gradwatch.loggers.ending import Drawn
     from yolo_gradwatch.loggers.logger import Logger
 
-LOGGERS: dict[str, type[Logger]] = {one.name: one for one in (TensorBoard, WandB, MLflow)}
+_ALL = TensorBoard, WandB, MLflow, Comet, ClearML, DVCLive
+
+LOGGERS: dict[str, type[Logger]] = {one.name: one for one in _ALL}
 
 AUTO = "auto"
 """All of them whose run Ultralytics has opened."""

@@ -40,6 +40,7 @@ class Ending:
     Attributes:
         step: The last optimizer step with a number.
         verdict: In one line.
+        alarms: How many findings are more than a notice.
         rows: A row a finding, of `COLUMNS`, as text.
         pictures: Files of pictures, ``gradwatch.png`` and ``flow.png``.
         page: Gives the HTML page as text; None if there is none.
@@ -47,6 +48,7 @@ class Ending:
 
     step: int
     verdict: str
+    alarms: int
     rows: tuple[tuple[str, ...], ...]
     pictures: tuple[Path, ...]
     page: Callable[[], str | None]
@@ -97,7 +99,7 @@ class Privacy:
             text = drawn.page(report)
             return None if text is None else self.text(text)
 
-        return Ending(step, verdict, rows, drawn.pictures(), page)
+        return Ending(step, verdict, len(report.alarms), rows, drawn.pictures(), page)
 
     def _images(self, finding: Finding) -> list[str]:
         """The images of which its evidence was made; of no finding without such a file."""

@@ -62,7 +62,8 @@ class WandB(Logger):
         """Add to the row with which Ultralytics ends; it sends ``gradwatch.png`` itself."""
         live.summary["gradwatch/verdict"] = ending.verdict
         table = loaded("wandb", "Table")
-        row: dict[str, Any] = {"gradwatch/findings": table(list(COLUMNS), list(ending.rows))}
+        row: dict[str, Any] = {STEP: ending.step}
+        row["gradwatch/findings"] = table(list(COLUMNS), list(ending.rows))
         image = loaded("wandb", "Image")
         for path in ending.pictures:
             if path.stem != "gradwatch":
