@@ -2,40 +2,70 @@
 
     python logged.py OPTIONS
 
-OPTIONS are JSON: the arguments of ``train``, the ``settings`` that are on, and ``watch``, the
-arguments of the watch, None without one. ``fault`` is a step up to which no gradient reaches a
-convolution; ``breaks`` names a logger that raises from its third call on; ``draws`` has every
-logger draw random numbers; ``opens`` is a run of the user's own. Its last line is what is left of
-it, as JSON.
+OPTIONS are JSON, see `Asked`. Its last line is what came of it, as JSON.
 """
 
 import hashlib
 import json
 import random
 import sys
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 from ultralytics import YOLO, settings
 
 from yolo_gradwatch import GradWatch
+from yolo_gradwatch.demo.shapes import draw_dataset
 from yolo_gradwatch.loggers.catalog import LOGGERS
 
+PACKAGES = ("tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "dvclive")
 
-def starve(until):
-    """Callbacks under which no gradient reaches a convolution up to an optimizer step."""
+
+@dataclass
+class Asked:
+    """What is trained.
+
+    Attributes:
+        settings: Integrations of Ultralytics that are on.
+        watch: Arguments of the watch; None without one.
+        fails: Epoch that ends in an error.
+        breaks: A logger that raises from its third call on.
+        draws: Whether every logger draws random numbers, as some do.
+        opens: A logger in which the user opens a run himself.
+    """
+
+    settings: list = field(default_factory=list)
+    watch: dict | None = None
+    fails: int = 0
+    breaks: str = ""
+    draws: bool = False
+    opens: str = ""
+
+
+def starve(model, until=5):
+    """Let no gradient reach a convolution up to an optimizer step."""
     hooks, steps = [], []
 
     def begin(trainer):
-        weight = trainer.model.model[1].conv.weight
-        hooks.append(weight.register_hook(torch.zeros_like))
+        hooks.append(trainer.model.model[1].conv.weight.register_hook(torch.zeros_like))
 
     def end(_trainer):
         steps.append(None)
         if len(steps) == until:
             hooks.pop().remove()
 
-    return {"on_train_start": begin, "on_train_batch_end": end}
+    model.add_callback("on_train_start", begin)
+    model.add_callback("on_train_batch_end", end)
+
+
+def fail(model, epoch):
+    def end(trainer):
+        if trainer.epoch + 1 == epoch:
+            raise RuntimeError("planted")
+
+    model.add_callback("on_train_batch_end", end)
 
 
 def broken(method):
@@ -52,7 +82,7 @@ def broken(method):
 
 
 def drawing(method):
-    """A method of a logger that draws random numbers first, as some do."""
+    """A method of a logger that draws random numbers first."""
 
     def call(self, *args):
         random.random()  # noqa: S311
@@ -71,27 +101,55 @@ def digest(model):
     return found.hexdigest()
 
 
-def main():
-    options = json.loads(sys.argv[1])
-    wanted, breaks, draws = options.pop("settings"), options.pop("breaks", ""), options.pop("draws")
-    asked, fault, opens = options.pop("watch"), options.pop("fault", 0), options.pop("opens", "")
+def prepare(asked):
+    """Set what is not of the model."""
     known = {*LOGGERS, "hub", "neptune", "raytune"} & set(settings)
-    settings.update({**{name: name in wanted for name in known}, "sync": False})
-    if breaks:
-        LOGGERS[breaks].send = broken(LOGGERS[breaks].send)
-    for kind in LOGGERS.values() if draws else ():
+    settings.update({**{name: name in asked.settings for name in known}, "sync": False})
+    if asked.breaks:
+        LOGGERS[asked.breaks].send = broken(LOGGERS[asked.breaks].send)
+    for kind in LOGGERS.values() if asked.draws else ():
         kind.send = drawing(kind.send)
-    if opens == "wandb":
+    if asked.opens == "wandb":
         import wandb
 
         wandb.init(project="mine")
-    model = YOLO(options.pop("model"))
-    for event, call in starve(fault).items() if fault else ():
-        model.add_callback(event, call)
-    if asked is not None:
-        GradWatch(live=False, **asked).attach(model)
-    model.train(**options)
-    print(json.dumps({"weights": digest(model.trainer.model)}))  # noqa: T201
+    if "clearml" in asked.settings:
+        import clearml
+
+        clearml.Task.update_output_model = lambda *_args, **_options: None  # it fails offline
+
+
+def main():
+    asked = Asked(**json.loads(sys.argv[1]))
+    data = str(draw_dataset(Path("data").resolve(), train=16, val=4))
+    blocks = [[-1, 1, "Conv", [8, 3, 2]]] * 5
+    content = {"nc": 3, "backbone": blocks, "head": [[[2, 3, 4], 1, "Detect", ["nc"]]]}
+    Path("small.yaml").write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
+    prepare(asked)
+    model = YOLO("small.yaml")
+    starve(model)
+    fail(model, asked.fails)
+    if asked.watch is not None:
+        GradWatch(live=False, **asked.watch).attach(model)
+    try:
+        model.train(
+            data=data,
+            project=str(Path.cwd()),
+            name="run",
+            exist_ok=True,
+            epochs=4,
+            imgsz=64,
+            batch=4,
+            nbs=4,
+            workers=0,
+            device="cpu",
+            amp=False,
+            plots=False,
+        )
+    finally:
+        loaded = [name for name in PACKAGES if name in sys.modules]
+        outcome = {"weights": digest(model.trainer.model), "loaded": loaded}
+        print(json.dumps(outcome))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -6,6 +6,9 @@ import struct
 import zipfile
 from collections import defaultdict
 
+TIMES = ("gradwatch", "_", "model/speed", "sys.", "Epoch Time/", "Summary/model/speed")
+"""How numbers begin that no two trainings share, and ours."""
+
 
 class Stored:
     """What one logger has of a folder.
@@ -31,7 +34,7 @@ class Stored:
         return {
             name: one
             for name, one in self.series.items()
-            if not name.startswith(("gradwatch", "_", "model/speed"))
+            if not name.startswith(TIMES) and name not in {"process duration"}
         }
 
 
@@ -132,7 +135,7 @@ def comet(folder):
                 payload = message["payload"]
                 if message["type"] == "metric_msg":
                     metric = payload["metric"]
-                    pair = payload.get("step"), metric["metricValue"]
+                    pair = metric["step"], metric["metricValue"]
                     found.series[metric["metricName"]].append(pair)
                 else:
                     key = f"{message['type']} {len(found.texts)}"
