@@ -34,7 +34,7 @@ class Stored:
         return {
             name: one
             for name, one in self.series.items()
-            if not name.startswith(TIMES) and name not in {"process duration"}
+            if not name.startswith(TIMES) and name != "process duration"
         }
 
 
@@ -73,7 +73,8 @@ def wandb(folder):
     for row in found.rows:
         for name, value in row.items():
             axis = "gradwatch/step" if name.startswith("gradwatch") else "epoch"
-            if isinstance(value, (int, float)):
+            parts = name.rpartition("/")[0]
+            if isinstance(value, (int, float)) and f"{parts}/_type" not in row:
                 found.series[name].append((row.get(axis, row["_step"]), value))
             else:
                 found.texts[name] = value

@@ -19,6 +19,7 @@ class ClearML(Logger):
     """Reports to the current task."""
 
     name, title, integration = "clearml", "ClearML", "clearml"
+    records_tensorboard = True
     axis = "each window, by optimizer step"
     findings_as = "the console log"
     verdict_as = "the console log; `gradwatch alarms` counts them"

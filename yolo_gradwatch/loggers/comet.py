@@ -16,6 +16,7 @@ class Comet(Logger):
     """Logs to the running experiment."""
 
     name, title, integration = "comet", "Comet", "comet"
+    records_tensorboard = True
     axis = "each window, by optimizer step"
     findings_as = "text; a tag when one begins"
     verdict_as = "other `gradwatch/verdict`"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,7 +75,7 @@ class Privacy:
         self.shares = share_names
         self._folder = run.folder
         paths = {str(run.folder), str(run.folder.resolve()), *_paths(run.training)}
-        self._paths = sorted(paths, key=len, reverse=True)
+        self._paths = sorted({*paths, *map(escape, paths)}, key=len, reverse=True)  # as in HTML
 
     def text(self, text: str) -> str:
         """A text, its absolute paths cut down to their last part."""

@@ -40,13 +40,14 @@ class Logger(OutputBase):
         drawn: What is drawn of the run.
         is_asked: Whether the user has named this logger, who is told then that it is not there.
         share_names: Whether absolute paths and names of images may be sent.
-        relay: A logger that this one records by itself.
+        relay: TensorBoard, if it gets the run too.
 
     Attributes:
         name: As the user writes it.
         title: As its makers write it.
         integration: Module of Ultralytics' callbacks.
-        axis, findings, pictures, page, table: What it gets, for README.
+        axis: When it gets numbers and by what, for README, like the fields that end in ``_as``.
+        records_tensorboard: Whether it has what TensorBoard is sent, without our doing.
         by_epoch: Whether it gets numbers once an epoch instead of once a window.
     """
 
@@ -59,6 +60,7 @@ class Logger(OutputBase):
     pictures_as: ClassVar[str]
     page_as: ClassVar[str]
     table_as: ClassVar[str]
+    records_tensorboard: ClassVar[bool] = False
 
     def __init__(
         self, drawn: Drawn, *, is_asked: bool, share_names: bool, relay: Logger | None = None
@@ -66,7 +68,7 @@ class Logger(OutputBase):
         self._drawn = drawn
         self._is_asked = is_asked
         self._share_names = share_names
-        self._relay = relay
+        self._relay = relay if self.records_tensorboard else None
         self._live: Any = None
         self._numbers: dict[str, float] = {}
         self._step = 0
@@ -79,7 +81,7 @@ class Logger(OutputBase):
 
     @property
     def is_relayed(self) -> bool:
-        """Whether it records all of this from another logger."""
+        """Whether it has numbers and pictures from TensorBoard already."""
         return self._relay is not None and self._relay.is_open
 
     # --- what each logger does its own way, all with the live object that `find` gives ------------

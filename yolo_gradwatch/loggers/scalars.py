@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from yolo_gradwatch.measure.clipping import CLIP_NORM
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.measure.quantities import QUANTITIES
@@ -63,7 +65,7 @@ def scalars(layout: Layout, window: Window, clip: float = CLIP_NORM) -> dict[str
         for m in places
     }
     total = float(window.norm_mean[0])
-    numbers["gradwatch/clip_factor"] = clip / max(clip, total)
+    numbers["gradwatch/clip_factor"] = clip / float(np.maximum(clip, total))  # NaN if that is NaN
     found = {name: number for name, number in numbers.items() if math.isfinite(number)}
     return {**found, "gradwatch/skipped": float(window.skipped)}
 
