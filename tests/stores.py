@@ -6,7 +6,15 @@ import struct
 import zipfile
 from collections import defaultdict
 
-TIMES = ("gradwatch", "_", "model/speed", "sys.", "Epoch Time/", "Summary/model/speed")
+TIMES = (
+    "gradwatch",
+    "_",
+    "model/speed",
+    "sys.",
+    "Epoch Time/",
+    "Summary/model/speed",
+    "Summary/gradwatch",
+)
 """How numbers begin that no two trainings share, and ours."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from yolo_gradwatch.diagnose.thresholds import shown
 from yolo_gradwatch.loggers.clearml import ClearML
 from yolo_gradwatch.loggers.comet import Comet
 from yolo_gradwatch.loggers.dvc import DVCLive
@@ -34,15 +35,15 @@ def checked_loggers(names: object) -> tuple[str, ...] | None:
         ValueError: One is not known.
     """
     known = ", ".join(LOGGERS)
-    if names == AUTO:
+    if isinstance(names, str) and names == AUTO:
         return None
     if isinstance(names, str) or not isinstance(names, Iterable):
-        got = f"the text {names!r}" if isinstance(names, str) else type(names).__name__
+        got = f"the text {shown(names)}" if isinstance(names, str) else type(names).__name__
         raise TypeError(f'loggers must be "auto" or a list or tuple of names ({known}), got {got}')
     chosen = tuple(names)
     for name in chosen:
         if not isinstance(name, str) or name not in LOGGERS:
-            raise ValueError(f"loggers: {name!r} is not one of {known}")
+            raise ValueError(f"loggers: {shown(name)} is not one of {known}")
     return tuple(name for name in LOGGERS if name in chosen)
 
 

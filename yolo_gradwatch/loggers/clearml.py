@@ -22,7 +22,7 @@ class ClearML(Logger):
     records_tensorboard = True
     axis = "each window, by optimizer step"
     findings_as = "the console log"
-    verdict_as = "the console log; `gradwatch alarms` counts them"
+    verdict_as = "the console log; `gradwatch/alarms` counts them"
     pictures_as = "debug samples"
     page_as = "debug samples, with Plotly"
     table_as = "plots"
@@ -47,7 +47,7 @@ class ClearML(Logger):
         """Ultralytics sends ``gradwatch.png`` itself."""
         logger, step = live.get_logger(), ending.step
         logger.report_text(f"GradWatch: {ending.verdict}", print_console=False)
-        logger.report_single_value("gradwatch alarms", ending.alarms)
+        logger.report_single_value("gradwatch/alarms", ending.alarms)
         if ending.rows:
             rows = [list(COLUMNS), *map(list, ending.rows)]
             logger.report_table(TITLE, "findings", iteration=step, table_plot=rows)
