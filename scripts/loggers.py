@@ -39,11 +39,14 @@ VERSIONS = ("8.4.0", "8.4.100", "8.4.190")
 
 PACKAGES = ("tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "dvclive")
 
-TOGETHER = (("clearml", "tensorboard"), ("comet", "tensorboard"))
-"""Loggers of which the first records the second."""
+GROUPS = (
+    ("tensorboard", "wandb", "mlflow", "dvc"),
+    *(("comet",), ("clearml",), ("comet", "tensorboard"), ("clearml", "tensorboard")),
+)
+"""Loggers that are on at the same time; Comet and ClearML record TensorBoard."""
 
 HEADINGS = (
-    *("Ultralytics", "loggers", "their metrics", "weights", "runs", "our series"),
+    *("Ultralytics", "logger", "their metrics", "weights", "runs", "our series"),
     *("points of `gradwatch/model`", "finding", "verdict", "seconds without, with"),
 )
 
@@ -67,8 +70,8 @@ def interpreter(version: str, out: Path) -> str:
     return str(python)
 
 
-def compared(version: str, python: str, on: tuple[str, ...], out: Path) -> Row:
-    """Train without and with the watch, and compare."""
+def compared(version: str, python: str, on: tuple[str, ...], out: Path) -> list[Row]:
+    """Train without and with the watch, and compare; a row a logger."""
     folder = out / f"{version}-{'-'.join(on)}-{time.time_ns()}"
     ran, seconds = [], []
     for watch in (None, {}):
@@ -80,13 +83,21 @@ def compared(version: str, python: str, on: tuple[str, ...], out: Path) -> Row:
     if any(one.code for one in ran):
         last = (ran[0].said if ran[0].code else ran[1].said).strip().splitlines()[-1]
         failed = f"failed{' without us too' if ran[0].code else ''}: {last[:80]}"
-        return Row((version, " + ".join(on), failed, *[""] * 6, took), is_well=bool(ran[0].code))
-    return judged(version, on, ran, took)
+        cells = (version, " + ".join(on), failed, *[""] * 6, took)
+        return [Row(cells, is_well=bool(ran[0].code))]
+    return [judged((version, name, *on), ran, took) for name in on]
 
 
-def judged(version: str, on: tuple[str, ...], ran: list[Ran], took: str) -> Row:
-    """What the logger has of both trainings."""
-    alone, watched = (one.stored(on[0]) for one in ran)
+def judged(names: tuple[str, ...], ran: list[Ran], took: str) -> Row:
+    """What a logger has of both trainings.
+
+    Args:
+        names: Of the version, of the logger, and of all that were on.
+        ran: The trainings without and with the watch.
+        took: Their seconds.
+    """
+    version, name, *on = names
+    alone, watched = (one.stored(name) for one in ran)
     run = load_run(ran[1].folder / "run")
     same = alone.theirs() == watched.theirs() and bool(alone.theirs())
     bits = ran[0].weights == ran[1].weights
@@ -94,8 +105,9 @@ def judged(version: str, on: tuple[str, ...], ran: list[Ran], took: str) -> Row:
     windows = [window.step_last for window in run.windows_in_order()]
     finding, verdict = (in_texts(watched, one) for one in ("dead: model.1", run.report().verdict))
     once = steps == sorted(set(steps)) and len(steps) in {4, len(windows)}
+    beside = f"{name}, beside tensorboard" if on[1:] == ["tensorboard"] else name
     cells = (
-        *(version, " + ".join(on), f"same ({len(alone.theirs())})" if same else "DIFFER"),
+        *(version, beside, f"same ({len(alone.theirs())})" if same else "DIFFER"),
         *("same" if bits else "DIFFER", str(watched.runs), str(len(watched.ours()))),
         *(f"{len(steps)} of {len(windows)}", yes(finding), yes(verdict), took),
     )
@@ -116,9 +128,9 @@ def rows(given: dict[str, str], chosen: list[str], out: Path) -> Iterator[Row]:
     """A row for each version and logger."""
     for version in VERSIONS:
         python = given.get(version) or interpreter(version, out)
-        for on in (*((name,) for name in LOGGERS), *TOGETHER):
+        for on in GROUPS:
             if not chosen or set(on) & set(chosen):
-                yield compared(version, python, on, out)
+                yield from compared(version, python, on, out)
 
 
 def main() -> int:
