@@ -4,6 +4,7 @@ They are off wherever pytest is loaded, so these trainings run in processes of t
 """
 
 import json
+from collections import defaultdict
 from importlib.util import find_spec
 
 import numpy as np
@@ -50,16 +51,14 @@ def expected(ran, name):
     """The numbers of a run's windows, by name, in the steps that a logger gets."""
     run = load_run(ran.folder / "run")
     windows = list(run.windows_in_order())
-    found = {}
+    ends = {window.epoch: window.step_last for window in windows}
+    by_epoch = name == "wandb" and HAS_ROWS_OF_EPOCHS
+    found = defaultdict(dict)  # of an epoch, the newest
     for window in windows:
+        step = ends[window.epoch] if by_epoch else window.step_last
         for number, value in scalars(run.layout, window, 10.0).items():
-            found.setdefault(number, []).append((window.step_last, value))
-    if name == "wandb" and HAS_ROWS_OF_EPOCHS:
-        ends = {window.epoch: window.step_last for window in windows}
-        for number, pairs in found.items():
-            newest = {step: value for step, value in pairs if step in ends.values()}
-            found[number] = [*newest.items()]
-    return found
+            found[number][step] = value
+    return {number: [*pairs.items()] for number, pairs in found.items()}
 
 
 def assert_whole(ran, name):
