@@ -105,7 +105,8 @@ def judged(names: tuple[str, ...], ran: list[Ran], took: str) -> Row:
     windows = [window.step_last for window in run.windows_in_order()]
     finding, verdict = (in_texts(watched, one) for one in ("dead: model.1", run.report().verdict))
     once = steps == sorted(set(steps)) and len(steps) in {4, len(windows)}
-    beside = f"{name}, beside tensorboard" if on[1:] == ["tensorboard"] else name
+    others = [one for one in on if one != name]
+    beside = f"{name}, beside {others[0]}" if len(others) == 1 else name
     cells = (
         *(version, beside, f"same ({len(alone.theirs())})" if same else "DIFFER"),
         *("same" if bits else "DIFFER", str(watched.runs), str(len(watched.ours()))),

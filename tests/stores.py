@@ -132,7 +132,7 @@ def mlflow(folder):
 
 
 def comet(folder):
-    """Offline archives, with a message a line."""
+    """Offline archives, with a message a line, and files; what was printed is left out."""
     found = Stored()
     for archive in sorted(folder.rglob("*.zip")):
         with zipfile.ZipFile(archive) as packed:
@@ -146,15 +146,21 @@ def comet(folder):
                     metric = payload["metric"]
                     pair = metric["step"], metric["metricValue"]
                     found.series[metric["metricName"]].append(pair)
-                else:
+                elif message["type"] == "file_upload":
+                    name = json.dumps(payload["additional_params"])
+                    found.texts[name] = packed.read(payload["file_path"]).decode("utf-8", "replace")
+                elif message["type"] != "standard_output":
                     key = f"{message['type']} {len(found.texts)}"
                     found.texts[key] = json.dumps(payload)
     return found
 
 
 def clearml(folder):
-    """Offline archives or folders, with an event a line."""
+    """Offline folders, with an event a line, and what went to the console's log."""
     found = Stored()
+    for file in folder.rglob("log.jsonl"):
+        lines = [line for line in file.read_text("utf-8").splitlines() if "GradWatch, " in line]
+        found.texts["log"] = "\n".join(lines)
     for file in sorted(folder.rglob("metrics.jsonl")):
         found.runs += 1
         for line in file.read_text("utf-8").splitlines():

@@ -205,3 +205,6 @@ def test_the_other_loggers(tmp_path, on):
     steps = [0, 1, 2, 3] if name == "dvc" else [w.step_last for w in run.windows_in_order()]
     assert [step for step, _ in stored.ours()["gradwatch/model"]] == steps
     assert len(stored.ours()) >= 2 * 7 + 2
+    texts = [str(text) for text in stored.texts.values()]
+    for words in (run.report().findings[0].message[:40], run.report().verdict):
+        assert any(words in text for text in texts)

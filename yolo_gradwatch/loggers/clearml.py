@@ -46,7 +46,7 @@ class ClearML(Logger):
     def finish(self, live: Any, ending: Ending) -> None:
         """Ultralytics sends ``gradwatch.png`` itself."""
         logger, step = live.get_logger(), ending.step
-        logger.report_text(f"GradWatch: {ending.verdict}", print_console=False)
+        logger.report_text(f"GradWatch, verdict: {ending.verdict}", print_console=False)
         logger.report_single_value("gradwatch/alarms", ending.alarms)
         if ending.rows:
             rows = [list(COLUMNS), *map(list, ending.rows)]
