@@ -8,7 +8,7 @@ expected, and the first advice of its message must be the phrase written beside 
 words that change fail here. What implements that phrase (``repairs``) then acts in the module that
 the finding names, and the same training runs again from the same seed. Where the advice is to find
 something, the repair knows its class: that tests the place, not the search. The advice helps if the
-rule is silent, no alarm has come that neither the faulty training nor the control has, the loss
+rule is silent, there is no alarm that the control does not have, and the loss
 falls from the first quarter of the steps to the last, and ends within ``NEAR`` of the control's. If
 it does not help, the next advice of the message is followed too; the column *helped* says how many
 it took. Nothing is left out: a fault without a finding is a row of the table.
@@ -104,9 +104,9 @@ class Outcome:
         first, last = self.quarters
         return last < first and last <= NEAR * control.quarters[1]
 
-    def new_rules(self, before: Outcome, control: Outcome) -> list[str]:
-        """Rules of alarms that neither the control nor the training before has."""
-        known = {finding.rule for finding in (*before.alarms, *control.alarms)}
+    def new_rules(self, control: Outcome) -> list[str]:
+        """Rules of alarms that the control does not have."""
+        known = {finding.rule for finding in control.alarms}
         return sorted({finding.rule for finding in self.alarms} - known)
 
 
@@ -202,16 +202,15 @@ def tried(trial: Trial, control: Outcome, steps: int) -> Iterator[str]:
     if phrase not in first_advice(remedy):
         yield from (f"not advised first: {first_advice(remedy)}", _course(faulty), "", "", "no")
         return
-    made = list(_followed(trial, faulty, finding, control, steps))
+    made = list(_followed(trial, finding, control, steps))
     repaired, is_helped = made[-1]
     yield from (phrase, _course(faulty), _course(repaired))
-    left = sorted({one.rule for one in repaired.alarms if one.rule == trial.rule})
-    yield ", ".join([*left, *repaired.new_rules(faulty, control)]) or "none"
+    yield ", ".join(sorted({one.rule for one in repaired.alarms})) or "none"
     yield ("yes" if len(made) == 1 else f"with advice {len(made)}") if is_helped else "no"
 
 
 def _followed(
-    trial: Trial, faulty: Outcome, finding: Finding, control: Outcome, steps: int
+    trial: Trial, finding: Finding, control: Outcome, steps: int
 ) -> Iterator[tuple[Outcome, bool]]:
     """What came of following the first advice, then also the next, until it helps."""
     fault, repair = {**FAULTS, **MORE}[trial.fault], repairs.NOTHING
@@ -219,9 +218,7 @@ def _followed(
         repair += one
         repaired = trained(fault, trial.model, steps, repair, finding)
         is_gone = all(left.rule != trial.rule for left in repaired.alarms)
-        is_helped = (
-            is_gone and not repaired.new_rules(faulty, control) and repaired.is_as_good_as(control)
-        )
+        is_helped = is_gone and not repaired.new_rules(control) and repaired.is_as_good_as(control)
         yield repaired, is_helped
         if is_helped:
             return
@@ -233,7 +230,7 @@ def _course(outcome: Outcome) -> str:
 
 
 COLUMNS = (
-    *("fault", "model", "finding", "first advice", "loss", "loss after", "rule or new alarms"),
+    *("fault", "model", "finding", "first advice", "loss", "loss after", "alarms after"),
     "helped",
 )
 

@@ -499,7 +499,7 @@ def test_a_remedy_is_followed(monkeypatch):
     row = dict(zip(remedies.COLUMNS, remedies.tried(trial, control, 4), strict=True))
     assert row["finding"] == "`nonfinite` model.4"
     assert row["first advice"] == next(iter(trial.advice))
-    assert (row["rule or new alarms"], row["helped"]) == ("none", "yes")
+    assert (row["alarms after"], row["helped"]) == ("none", "yes")
 
 
 # --- on CUDA --------------------------------------------------------------------------------------
