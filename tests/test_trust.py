@@ -480,9 +480,9 @@ LOOKED_UP = {
     1: (
         "__init__ diagnose/record diagnose/vocabulary loggers/logger loggers/scalars "
         "measure/layout runs/writer views/compare views/html/hover views/paired views/summary "
-        "views/terminal/console views/terminal/stand_in watch/fanout watch/options"
+        "views/terminal/console views/terminal/stand_in watch/fanout watch/ultralytics/rebuilt"
     ),
-    2: "cli/main cli/options demo/faults runs/meta",
+    2: "cli/main cli/options demo/faults runs/meta watch/options",
     3: "diagnose/thresholds watch/ultralytics/hooks",
     4: "measure/windows",
 }
