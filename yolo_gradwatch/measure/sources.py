@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import linecache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,12 +41,17 @@ def _is_own(kind: type) -> bool:
 
 
 def _place(kind: type) -> str:
-    """File and line; "" where there is none, as in a notebook or of a class that code has made."""
+    """File and line; "" where there is none, as in a notebook or of a class that code has made.
+
+    The line is looked for as text: `inspect.getsourcelines` compiles the file.
+    """
     try:
         path = Path(inspect.getsourcefile(kind) or "")
-        line = inspect.getsourcelines(kind)[1]
+        lines = linecache.getlines(str(path))
     except Exception:  # noqa: BLE001  # somebody else's class may raise anything, and has no place
         return ""
-    place = f"{path.name}:{line}"
+    heads = tuple(f"class {kind.__name__}{end}" for end in "(:[")
+    found = (number for number, line in enumerate(lines, 1) if line.lstrip().startswith(heads))
+    place = f"{path.name}:{next(found, 0)}"
     is_file = path.suffix == ".py" and not path.parent.name.startswith(_CELLS)
-    return place if is_file and place.isprintable() else ""
+    return place if is_file and place.isprintable() and not place.endswith(":0") else ""
