@@ -478,11 +478,11 @@ def test_a_link_in_the_place_of_a_drawing_is_replaced(tmp_path, victim, option, 
 
 LOOKED_UP = {
     1: (
-        "__init__ diagnose/record diagnose/vocabulary loggers/scalars measure/layout runs/writer "
-        "views/compare views/html/hover views/paired views/summary views/terminal/console "
-        "views/terminal/stand_in watch/fanout watch/options watch/ultralytics/rebuilt"
+        "__init__ diagnose/record diagnose/vocabulary loggers/logger loggers/scalars "
+        "measure/layout runs/writer views/compare views/html/hover views/paired views/summary "
+        "views/terminal/console views/terminal/stand_in watch/fanout watch/ultralytics/rebuilt"
     ),
-    2: "cli/main cli/options demo/faults runs/meta",
+    2: "cli/main cli/options demo/faults runs/meta watch/options",
     3: "diagnose/thresholds watch/ultralytics/hooks",
     4: "measure/windows",
 }

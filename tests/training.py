@@ -43,7 +43,9 @@ def data_folder():
     from ultralytics.data import utils
 
     folder = HOME / "datasets"
-    settings.update(datasets_dir=str(folder), runs_dir=str(HOME / "runs"), sync=False)
+    known = {"mlflow": False} if "mlflow" in settings else {}  # on wherever it is installed
+    folders = {"datasets_dir": str(folder), "runs_dir": str(HOME / "runs")}
+    settings.update({**folders, **known, "sync": False})
     utils.DATASETS_DIR = folder  # read from the settings once, when it was imported
     return folder
 

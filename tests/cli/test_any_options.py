@@ -17,6 +17,7 @@ from watched import DEAD, watch
 
 from yolo_gradwatch import GradWatch, Thresholds
 from yolo_gradwatch.diagnose.vocabulary import ALARMS
+from yolo_gradwatch.loggers.catalog import LOGGERS
 
 TIERS = pytest.mark.parametrize(
     "tier",
@@ -56,7 +57,10 @@ ANYTHING = st.one_of(
     st.builds(lambda words: (word for word in words), st.lists(st.sampled_from(ALARMS))),
     st.builds(Thresholds),
 )
-OPTIONS = ["interval", "thresholds", "live", "on_finding", "stop_on", "outputs"]
+OPTIONS = [
+    *("interval", "thresholds", "live", "on_finding", "stop_on", "outputs", "loggers"),
+    *("flow", "share_names"),
+]
 LIMITS = [field.name for field in fields(Thresholds)]
 
 
@@ -80,6 +84,8 @@ def check_watch(given_options):
         assert options.live in {None, True, False}
         assert isinstance(options.thresholds, Thresholds)
         assert set(options.stop_on) <= set(ALARMS)
+        assert set(options.loggers or ()) <= set(LOGGERS)
+        assert options.share_names in {True, False}
 
 
 def check_limits(given_limits):
@@ -103,6 +109,9 @@ REFUSED = [
         ("stop_on", ["vanishing", word], ValueError)
         for word in (5, None, ["dead"], {"dead": 1}, "Dead", "dead ", b"dead")
     ),
+    *(("loggers", value, TypeError) for value in (5, None, True, "wandb", Odd(), print)),
+    *(("loggers", [name], ValueError) for name in (5, None, "auto", ["wandb"], b"wandb", "W&B")),
+    *(("share_names", value, TypeError) for value in (1, None, "yes", TABLE, Odd())),
     *(("outputs", value, TypeError) for value in (LOGGER, [LOGGER], [type(LOGGER)])),
 ]
 

@@ -50,6 +50,7 @@ REFUSED = """
     train --interval 0 model=yolo26n.yaml
     train --stop-on tired
     train --fail-on amp_overflow
+    train --loggers wandb,neptune
     train --thresholds nowhere.toml
     val model=yolo26n.yaml
     segment mode=predict

@@ -4,11 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
+import torch
 from places import REPOSITORY
 from training import HOME, shapes, small, train
+from ultralytics import YOLO
 
 from yolo_gradwatch import GradWatch, load_run
 
@@ -52,6 +56,40 @@ def test_a_training(tmp_path, weights, name):
     out = run(tmp_path, name, shapes(), weights)
     assert all(text in out for text in SAID[name])
     assert out.count("GradWatch: healthy") == 2 or name != "command_line.sh"
+
+
+@pytest.fixture
+def chat():
+    """The address of a server on this machine, and the messages that it gets."""
+    messages = []
+
+    class Chat(BaseHTTPRequestHandler):
+        def do_POST(self):
+            messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *args):
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Chat) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/hook", messages
+        server.shutdown()
+
+
+def test_webhook(tmp_path, weights, chat):
+    """The model's weights are 30 times as large as usual, which is a finding."""
+    url, messages = chat
+    spoiled = YOLO(weights)
+    with torch.no_grad():
+        for layer in (m for m in spoiled.model.modules() if isinstance(m, torch.nn.Conv2d)):
+            layer.weight.mul_(30)
+    spoiled.save(tmp_path / "spoiled.pt")
+    run(tmp_path, "webhook.py", url, shapes(), tmp_path / "spoiled.pt")
+    first, *_, last = (one["text"] for one in messages)
+    assert first.startswith("start: ")
+    assert ": unhealthy, " in last
 
 
 def test_review_csv(tmp_path):

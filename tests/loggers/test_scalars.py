@@ -36,6 +36,7 @@ def test_the_whole_model_the_blocks_and_the_skips():
         "gradwatch/model.1": 0.0,
         "gradwatch/model.3": 0.5,
         "gradwatch/model.4": 1.0,
+        "gradwatch/clip_factor": 1.0,
         "gradwatch/skipped": 2.0,
     }
     assert {type(number) for number in numbers.values()} == {float}
@@ -45,9 +46,9 @@ def test_the_whole_model_the_blocks_and_the_skips():
 def test_a_norm_without_a_finite_step_is_left_out(norm):
     layout = layout_of()
     numbers = scalars(layout, window_of(layout, norm_mean=means(layout, model_1=norm)))
-    assert set(norms_of(numbers)) == {f"gradwatch/{name}" for name in (*SHOWN, "skipped")} - {
-        "gradwatch/model.1"
-    }
+    assert set(norms_of(numbers)) == {
+        f"gradwatch/{name}" for name in (*SHOWN, "clip_factor", "skipped")
+    } - {"gradwatch/model.1"}
 
 
 def test_updates_are_written_where_they_were_measured():
@@ -76,6 +77,7 @@ def test_a_model_that_is_no_list_of_blocks():
         "gradwatch/model",
         "gradwatch/backbone",
         "gradwatch/head",
+        "gradwatch/clip_factor",
         "gradwatch/skipped",
     ]
 
@@ -83,7 +85,7 @@ def test_a_model_that_is_no_list_of_blocks():
 def test_each_window_is_written_under_its_last_step_with_the_layout_of_then():
     written, narrow, wide = [], layout_of(), layout_of(YOLO26N)
     output = Scalars(lambda numbers, step: written.append((len(numbers), step)))
-    output.start(SimpleNamespace(layout=narrow))
+    output.start(SimpleNamespace(layout=narrow, clip=10.0))
     output.window(window_of(narrow, step_last=3))
     output.regroup(wide)
     output.window(window_of(wide, step_last=7))

@@ -6,6 +6,7 @@ pictures = []
 class Live:
     def __init__(self, **_options):
         self._dvc_repo = None
+        self.summary = {}
 
     def log_image(self, name, _path):
         pictures.append(name)
@@ -18,6 +19,9 @@ class Live:
         """Nothing."""
 
     def log_metric(self, _name, _value, *, plot=True):
+        """Nothing."""
+
+    def log_plot(self, *_args, **_options):
         """Nothing."""
 
     def log_artifact(self, _path, **_options):

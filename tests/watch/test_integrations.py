@@ -53,7 +53,7 @@ def test_a_stand_in_of_dvclive_is_served_by_ultralytics(tmp_path):
 def test_wandb_gets_the_picture_and_dvclive_which_would_fail_does_not(tmp_path):
     code, pictures, said = train(tmp_path, "dvc", "wandb")
     assert code == 0, said
-    assert pictures == {"dvclive": [], "wandb": ["gradwatch"]}
+    assert pictures == {"dvclive": [], "wandb": ["gradwatch/flow", "gradwatch"]}
     assert "GradWatch" not in said
     assert (tmp_path / "run" / "gradwatch.png").exists()
 
@@ -92,5 +92,6 @@ def test_dvclive_itself(tmp_path, with_dvclive, has_repository):
         )
         assert code == 0, said
         assert (tmp_path / "dvclive" / "metrics.json").exists()
-        assert not (tmp_path / "dvclive" / "plots" / "images").exists()
+        images = list((tmp_path / "dvclive" / "plots").glob("images/gradwatch/*.png"))
+        assert len(images) == (2 if watched and has_repository else 0)
     assert (tmp_path / "run" / "gradwatch.png").exists()

@@ -14,6 +14,7 @@ from yolo_gradwatch.cli.output import refuse, tell
 from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.diagnose.vocabulary import ALARMS, alarms
+from yolo_gradwatch.loggers.catalog import AUTO, LOGGERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -64,6 +65,14 @@ class Watching:
             help="Keep last.pt as weights/last_healthy.pt as long as no critical finding lasts.",
         ),
     ] = False
+    loggers: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help="Loggers whose run Ultralytics has opened: auto, none, or of "
+            f"{', '.join(LOGGERS)}, separated by commas.",
+        ),
+    ] = AUTO
 
 
 def fields_of(record: type) -> list[inspect.Parameter]:

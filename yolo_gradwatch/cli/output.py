@@ -180,7 +180,7 @@ def check_target(option: str, path: Path, *, example: str) -> None:
         refuse(f"{option}: {path} is no regular file; name a file, as in {example}")
 
 
-def write_file(path: Path, write: Callable[[], None]) -> None:
+def write_file(path: Path, write: Callable[[], object]) -> None:
     """Write a file; its path goes where no data goes."""
     try:
         write()

@@ -13,7 +13,7 @@ from yolo_gradwatch.watch.ultralytics import command
 
 _OURS = (
     *("--interval", "--live", "--no-live", "--thresholds", "--stop-on", "--fail-on"),
-    *("--flow", "--no-flow", "--keep-healthy"),
+    *("--flow", "--no-flow", "--keep-healthy", "--loggers"),
 )
 
 

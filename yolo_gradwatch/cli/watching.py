@@ -20,6 +20,7 @@ from yolo_gradwatch.cli.output import (
     why_failed,
 )
 from yolo_gradwatch.diagnose.thresholds import Thresholds
+from yolo_gradwatch.loggers.catalog import AUTO
 from yolo_gradwatch.runs.schema import FormatError
 from yolo_gradwatch.watch.ultralytics import command, ddp
 
@@ -46,10 +47,17 @@ def watch_of(options: Watching) -> tuple[GradWatch, tuple[str, ...]]:
             stop_on=stop_words,
             flow=options.flow,
             keep_healthy=options.keep_healthy,
+            loggers=_logger_names(options.loggers),
         )
     except ValueError as error:
-        refuse(f"--{error}" if str(error).startswith("interval") else error)
+        refuse(f"--{error}" if str(error).startswith(("interval", "loggers")) else error)
     return watch, fail_words
+
+
+def _logger_names(text: str) -> str | list[str]:
+    """What ``--loggers`` says, as `GradWatch` takes it."""
+    words = [word.strip() for word in text.split(",")]
+    return AUTO if words == [AUTO] else [] if words == ["none"] else words
 
 
 def leave_after(watch: GradWatch, fail_words: tuple[str, ...], run: Callable[[], None]) -> NoReturn:

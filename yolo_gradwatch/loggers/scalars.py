@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from yolo_gradwatch.measure.clipping import CLIP_NORM
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.measure.quantities import QUANTITIES
 from yolo_gradwatch.runs.outputs import OutputBase
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.runs.outputs import RunInfo
+
+MOST_BLOCKS = 20
+"""Blocks that a logger gets, evenly spaced if there are more; YOLO26n has 18 with parameters."""
 
 
 class Scalars(OutputBase):
@@ -29,7 +35,7 @@ class Scalars(OutputBase):
 
     def start(self, run: RunInfo) -> None:
         """See `Output`."""
-        self._layout = run.layout
+        self._layout, self._clip = run.layout, run.clip
 
     def regroup(self, layout: Layout) -> None:
         """See `Output`."""
@@ -37,22 +43,38 @@ class Scalars(OutputBase):
 
     def window(self, window: Window) -> None:
         """Write the numbers of a window."""
-        self._write(scalars(self._layout, window), window.step_last)
+        self._write(scalars(self._layout, window, self._clip), window.step_last)
 
 
-def scalars(layout: Layout, window: Window) -> dict[str, float]:
-    """Norms and updates of the whole model and of each top-level block, and AMP's skips.
+def scalars(layout: Layout, window: Window, clip: float = CLIP_NORM) -> dict[str, float]:
+    """Norms and updates of the whole model and of its blocks, the clipping, and AMP's skips.
 
-    Bounded by twice the number of blocks, some fifty, so that a logger's pages stay usable. A
-    number that is not finite, or was not measured in this window, is left out.
+    Some forty at the most, so that a logger's pages stay usable. A number that is not finite, or
+    was not measured in this window, is left out.
+
+    Args:
+        layout: Of the model.
+        window: In this layout.
+        clip: Total norm above which the trainer clips.
     """
-    blocks = {WHOLE, *dict(layout.blocks)}
-    places = [m for m, name in enumerate(layout.modules) if name in blocks]
+    places = _places(layout)
     numbers = {
         f"gradwatch/{row.logged}{layout.modules[m]}": float(getattr(window, row.name)[m])
         for row in QUANTITIES
         if row.logged is not None
         for m in places
     }
+    total = float(window.norm_mean[0])
+    numbers["gradwatch/clip_factor"] = clip / float(np.maximum(clip, total))  # NaN if that is NaN
     found = {name: number for name, number in numbers.items() if math.isfinite(number)}
     return {**found, "gradwatch/skipped": float(window.skipped)}
+
+
+def _places(layout: Layout) -> list[int]:
+    """The rows of the whole model and of its blocks, or of some of many."""
+    blocks = dict(layout.blocks)
+    rows = [m for m, name in enumerate(layout.modules) if name in blocks and name != WHOLE]
+    if len(rows) > MOST_BLOCKS:
+        last = len(rows) - 1
+        rows = [rows[i * last // (MOST_BLOCKS - 1)] for i in range(MOST_BLOCKS)]
+    return [layout.modules.index(WHOLE), *rows]

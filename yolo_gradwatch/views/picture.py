@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.runs.outputs import OutputBase
@@ -43,11 +44,15 @@ class Picture(OutputBase):
     Args:
         ended: From which it is drawn.
         announce: Called with the path of the picture.
+
+    Attributes:
+        files: Those that it has drawn.
     """
 
     def __init__(self, ended: Ended, announce: Callable[[Path], None]) -> None:
         self._ended = ended
         self._announce = announce
+        self.files: tuple[Path, ...] = ()
 
     def end(self, report: Report) -> None:
         """Draw the run as it ended."""
@@ -59,6 +64,7 @@ class Picture(OutputBase):
 
         path = run.folder / PICTURE_FILE
         write(heatmap(run, report), report, path)
+        self.files = (path,)
         self._announce(path)
 
 
@@ -67,20 +73,34 @@ class DepthPicture(OutputBase):
 
     Args:
         ended: From which it is drawn.
+
+    Attributes:
+        files: Those that it has drawn.
     """
 
     def __init__(self, ended: Ended) -> None:
         self._ended = ended
+        self.files: tuple[Path, ...] = ()
 
     def end(self, report: Report) -> None:
         """Draw the run as it ended."""
         run = self._ended.run(report)
-        if run is not None:
-            draw_depth(run, report)
+        if run is not None and draw_depth(run, report):
+            self.files = (run.folder / DEPTH_FILE,)
 
 
-def draw_depth(run: Run, report: Report) -> None:
-    """Draw ``gradwatch/flow.png``, if a batch was traced.
+def page_of(ended: Ended, report: Report) -> str | None:
+    """The HTML page of a run as it ended; None without Plotly, or if its files are not whole."""
+    run = ended.run(report)
+    if run is None or find_spec("plotly") is None:
+        return None
+    from yolo_gradwatch.views.html.page import page  # noqa: PLC0415  # loads plotly
+
+    return page(run, report)
+
+
+def draw_depth(run: Run, report: Report) -> bool:
+    """Draw ``gradwatch/flow.png``, if a batch was traced; whether one was.
 
     Raises:
         FormatError: A file of the run cannot be read.
@@ -92,3 +112,4 @@ def draw_depth(run: Run, report: Report) -> None:
     numbers = depth(run, report)
     if numbers.curves:
         write(numbers, report, run.folder / DEPTH_FILE)
+    return bool(numbers.curves)

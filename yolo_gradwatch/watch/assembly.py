@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from yolo_gradwatch.diagnose.diagnosis import Diagnosis
+from yolo_gradwatch.loggers.catalog import loggers_of
+from yolo_gradwatch.loggers.ending import Drawn
 from yolo_gradwatch.measure.clipping import CLIP_NORM
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.runs import resume
@@ -14,7 +17,7 @@ from yolo_gradwatch.runs.files import Files
 from yolo_gradwatch.runs.healthy import Shelf
 from yolo_gradwatch.runs.outputs import RunInfo
 from yolo_gradwatch.views.notebook import Notebook
-from yolo_gradwatch.views.picture import DepthPicture, Ended, Picture
+from yolo_gradwatch.views.picture import DepthPicture, Ended, Picture, page_of
 from yolo_gradwatch.watch.diagnosing import Diagnosing
 from yolo_gradwatch.watch.fanout import Fanout
 from yolo_gradwatch.watch.keeping import Keeping
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.measure.layout import Layout, Members
     from yolo_gradwatch.measure.optimizer import Optimizer
+    from yolo_gradwatch.runs.outputs import OutputBase
     from yolo_gradwatch.runs.run import Run
     from yolo_gradwatch.views.notebook import View
     from yolo_gradwatch.views.terminal.output import Terminal
@@ -137,13 +141,12 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
         notebook.picture = picture
         announce(picture)
 
-    ended = Ended(files)
     kept, shown = [evidence], [notebook, terminal]
-    pictures: list[object] = [Picture(ended, drawn), DepthPicture(ended)]
+    last_ones = _at_the_end(files, options, drawn)
     if last is not None:  # a check, whose folder is removed
-        kept, shown, pictures = [], [], []
+        kept, shown, last_ones = [], [], []
     outputs = [files, *kept, *wishes, *shown, *called, stop, *options.outputs]
-    fanout = Fanout([*outputs, *pictures])
+    fanout = Fanout([*outputs, *last_ones])
     shelf = Shelf(training.folder) if options.keep_healthy else None
     diagnosing = Diagnosing(diagnosis, fanout, evidence.file, training.folder, shelf)
     recorder = Recorder(run, members, diagnosing, fanout, past)
@@ -154,3 +157,16 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
         terminal.kept(diagnosis.way_back)
     keeping = Keeping(shelf, recorder, diagnosing) if shelf else None
     return Parts(recorder, diagnosing, evidence, stop, known, schedule, keeping)
+
+
+def _at_the_end(
+    files: Files, options: Options, announce: Callable[[Path], None]
+) -> list[OutputBase]:
+    """The pictures, and the loggers, which get them."""
+    ended = Ended(files)
+    pictures = Picture(ended, announce), DepthPicture(ended)
+    drawn = Drawn(
+        pictures=lambda: tuple(file for one in pictures for file in one.files),
+        page=partial(page_of, ended),
+    )
+    return [*pictures, *loggers_of(options.loggers, drawn, share_names=options.share_names)]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.diagnose.vocabulary import alarms
+from yolo_gradwatch.loggers.catalog import AUTO, checked_loggers
 from yolo_gradwatch.watch.attachment import Attachment
 from yolo_gradwatch.watch.check import STEPS, report_of_check
 from yolo_gradwatch.watch.options import Options, checked_outputs
@@ -30,21 +31,20 @@ class GradWatch:
         interval: Optimizer steps from one captured step to the next.
         thresholds: Limits of the rules.
         live: Draw the live panel; None draws it where standard output is a terminal. Without it,
-            and where a logger records the console, a table is printed at the end of each epoch; the
-            panel itself is never recorded. A notebook shows the training in one display, unless
-            this is False; see also `view`.
-        on_finding: Called with each finding when it begins, comes back or grows worse, and when its
-            cause becomes known.
+            and where a logger records the console, a table is printed at the end of each epoch. A
+            notebook shows the training in one display, unless this is False; see also `view`.
+        on_finding: Called with each finding when it begins, comes back, grows worse or has a cause.
         stop_on: Rules or kinds of rules, such as ``("nonfinite",)``, that end the training.
+        loggers: Experiment loggers that get norms, findings and pictures in the run Ultralytics has
+            opened there: ``"auto"`` for all, names such as ``("wandb",)``, or ``()`` for none.
         outputs: Objects with any of the methods of `Output`, called as the training goes on.
         flow: Trace single batches through every module, what comes out and which gradient arrives:
-            at the optimizer steps 1, 2, 4, 8, ... and in the batch after a finding begins, at most
-            40 in a run. From step 65 on they may take 0.2 % of the time, but for those of the first
-            four findings.
+            at the optimizer steps 1, 2, 4, 8, ... and after a finding begins, at most 40 in a run,
+            from step 65 on in 0.2 % of the time, but for those of the first four findings.
         keep_healthy: Copy ``last.pt`` to ``weights/last_healthy.pt`` at the end of each epoch, as
             long as no critical finding lasts, and no `weight_growth`, `weight_jump` or `rate_jump`.
-            Findings name it where one should go back, ``resume`` goes on from it. Needs
-            ``save=True``, the default.
+            Findings name it as the way back, ``resume`` goes on from it. Needs ``save=True``.
+        share_names: Whether loggers may be sent the names of images and absolute paths.
 
     Raises:
         TypeError: An argument is of the wrong type.
@@ -59,9 +59,11 @@ class GradWatch:
         live: bool | None = None,
         on_finding: Callable[[Finding], None] | None = None,
         stop_on: Iterable[str] = (),
+        loggers: str | Iterable[str] = AUTO,
         outputs: Iterable[object] = (),
         flow: bool = True,
         keep_healthy: bool = False,
+        share_names: bool = False,
     ) -> None:
         options = Options(
             interval=interval,
@@ -72,6 +74,8 @@ class GradWatch:
             outputs=checked_outputs(outputs),
             flow=flow,
             keep_healthy=keep_healthy,
+            loggers=checked_loggers(loggers),
+            share_names=share_names,
         )
         self._attachment = Attachment(options)
 
@@ -141,20 +145,17 @@ class GradWatch:
     @property
     def run_dir(self) -> Path | None:
         """The folder of the newest training; None before the first, and on other ranks than 0."""
-        newest = self._attachment.newest
-        return newest.folder if newest else None
+        return one.folder if (one := self._attachment.newest) else None
 
     @property
     def has_started(self) -> bool:
         """Whether the newest training got as far as its first epoch."""
-        newest = self._attachment.newest
-        return newest is not None and newest.has_started
+        return one.has_started if (one := self._attachment.newest) else False
 
     @property
     def stopped_by(self) -> Finding | None:
         """The finding that stopped the newest training; None if none did."""
-        newest = self._attachment.newest
-        return newest.stopped_by if newest else None
+        return one.stopped_by if (one := self._attachment.newest) else None
 
     def report(self) -> Report:
         """What was found in the newest training, so far or to its end.

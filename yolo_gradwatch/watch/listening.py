@@ -51,11 +51,12 @@ def connect(trainer: Any, guard: Guard, events: Events, keeping: Keeping | None)
     for event, call in {
         "on_train_epoch_start": events.start_epoch,
         "on_train_batch_end": events.end_batch,
-        "on_train_epoch_end": events.end_epoch,
         "on_fit_epoch_end": events.end_fit_epoch,
     }.items():
         listen(trainer, guard, event, call)
     listen(trainer, guard, "on_train_batch_end", events.tracing.stop, is_first=True)
+    # Before W&B begins its row of the epoch, which would be cut in two by one of ours.
+    listen(trainer, guard, "on_train_epoch_end", events.end_epoch, is_first=True)
     listen(trainer, guard, "on_train_end", events.end_training, is_first=True)
 
 

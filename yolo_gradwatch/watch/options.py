@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The arguments of ``GradWatch``, which explains each.
+    """The arguments of ``GradWatch``, which explains each; ``loggers`` is None for ``auto``.
 
     Attributes:
         last_step: Of a check, which ends a training after so many optimizer steps: that step is
@@ -37,6 +37,8 @@ class Options:
     flow: bool = True
     keep_healthy: bool = False
     last_step: int | None = None
+    loggers: tuple[str, ...] | None = None
+    share_names: bool = False
 
     def __post_init__(self) -> None:
         check_count("interval", self.interval)
@@ -44,7 +46,8 @@ class Options:
             raise TypeError(f"thresholds must be a Thresholds, got {_kind(self.thresholds)}")
         if not (self.live is None or isinstance(self.live, bool)):
             raise TypeError(f"live must be True, False or None, got {shown(self.live)}")
-        for name, value in (("flow", self.flow), ("keep_healthy", self.keep_healthy)):
+        for name in ("flow", "keep_healthy", "share_names"):
+            value = getattr(self, name)
             if not isinstance(value, bool):
                 raise TypeError(f"{name} must be True or False, got {shown(value)}")
         if not (self.on_finding is None or callable(self.on_finding)):

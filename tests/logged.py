@@ -1,0 +1,156 @@
+"""A training in a process of its own, with loggers of Ultralytics at work; it loads no pytest.
+
+    python logged.py OPTIONS
+
+OPTIONS are JSON, see `Asked`. Its last line is what came of it, as JSON.
+"""
+
+import hashlib
+import json
+import random
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from ultralytics import YOLO, settings
+
+from yolo_gradwatch import GradWatch
+from yolo_gradwatch.demo.shapes import draw_dataset
+from yolo_gradwatch.loggers.catalog import LOGGERS
+
+PACKAGES = ("tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "dvclive")
+
+
+@dataclass
+class Asked:
+    """What is trained.
+
+    Attributes:
+        settings: Integrations of Ultralytics that are on.
+        watch: Arguments of the watch; None without one.
+        fails: Epoch that ends in an error.
+        breaks: A logger that raises from its third call on.
+        draws: Whether every logger draws random numbers, as some do.
+        opens: A logger in which the user opens a run himself.
+    """
+
+    settings: list = field(default_factory=list)
+    watch: dict | None = None
+    fails: int = 0
+    breaks: str = ""
+    draws: bool = False
+    opens: str = ""
+
+
+def starve(model, until=5):
+    """Let no gradient reach a convolution up to an optimizer step."""
+    hooks, steps = [], []
+
+    def begin(trainer):
+        hooks.append(trainer.model.model[1].conv.weight.register_hook(torch.zeros_like))
+
+    def end(_trainer):
+        steps.append(None)
+        if len(steps) == until:
+            hooks.pop().remove()
+
+    model.add_callback("on_train_start", begin)
+    model.add_callback("on_train_batch_end", end)
+
+
+def fail(model, epoch):
+    def end(trainer):
+        if trainer.epoch + 1 == epoch:
+            raise RuntimeError("planted")
+
+    model.add_callback("on_train_batch_end", end)
+
+
+def broken(method):
+    """A method of a logger that raises from its third call on."""
+    calls = []
+
+    def call(self, *args):
+        calls.append(args)
+        if len(calls) > 2:
+            raise ConnectionError("no network")
+        return method(self, *args)
+
+    return call
+
+
+def drawing(method):
+    """A method of a logger that draws random numbers first."""
+
+    def call(self, *args):
+        random.random()  # noqa: S311
+        np.random.rand()  # noqa: NPY002
+        torch.rand(1)
+        return method(self, *args)
+
+    return call
+
+
+def digest(model):
+    """The weights and buffers of a model, bit for bit."""
+    found = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        found.update(tensor.detach().cpu().numpy().tobytes())
+    return found.hexdigest()
+
+
+def prepare(asked):
+    """Set what is not of the model."""
+    known = {*LOGGERS, "hub", "neptune", "raytune"} & set(settings)
+    settings.update({**{name: name in asked.settings for name in known}, "sync": False})
+    if asked.breaks:
+        LOGGERS[asked.breaks].send = broken(LOGGERS[asked.breaks].send)
+    for kind in LOGGERS.values() if asked.draws else ():
+        kind.send = drawing(kind.send)
+    if asked.opens == "wandb":
+        import wandb
+
+        wandb.init(project="mine")
+    if "clearml" in asked.settings:
+        import clearml
+
+        clearml.Task.update_output_model = lambda *_args, **_options: None  # it fails offline
+
+
+def main():
+    asked = Asked(**json.loads(sys.argv[1]))
+    data = str(draw_dataset(Path("data").resolve(), train=16, val=4))
+    blocks = [[-1, 1, "Conv", [8, 3, 2]]] * 5
+    content = {"nc": 3, "backbone": blocks, "head": [[[2, 3, 4], 1, "Detect", ["nc"]]]}
+    Path("small.yaml").write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
+    prepare(asked)
+    model = YOLO("small.yaml")
+    starve(model)
+    fail(model, asked.fails)
+    if asked.watch is not None:
+        GradWatch(live=False, **asked.watch).attach(model)
+    try:
+        model.train(
+            data=data,
+            project=str(Path.cwd()),
+            name="run",
+            exist_ok=True,
+            epochs=4,
+            imgsz=64,
+            batch=4,
+            nbs=4,
+            workers=0,
+            device="cpu",
+            amp=False,
+            plots=False,
+        )
+    finally:
+        loaded = [name for name in PACKAGES if name in sys.modules]
+        outcome = {"weights": digest(model.trainer.model), "loaded": loaded}
+        print(json.dumps(outcome))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

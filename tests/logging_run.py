@@ -1,0 +1,68 @@
+"""Starts `logged.py` with loggers that reach no server, and reads back what they have stored."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import matplotlib as mpl
+from stores import READERS
+
+SCRIPT = Path(__file__).with_name("logged.py")
+HIDES = ("PYTEST_", "GITHUB_", "RUNNER_OS", "WANDB_", "MLFLOW_", "COMET_", "CLEARML_")
+"""Variables under which Ultralytics has no loggers, or that lead elsewhere."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ran:
+    """A training that is over.
+
+    Attributes:
+        folder: Where it ran.
+        code: Its exit code.
+        weights: What they were, in a word.
+        loaded: Packages of loggers that were loaded.
+        said: What was printed.
+    """
+
+    folder: Path
+    code: int
+    weights: str
+    loaded: list
+    said: str
+
+    @cache  # noqa: B019  # as many as there are trainings
+    def stored(self, name):
+        return READERS[name](self.folder)
+
+
+def train(folder, *, python=sys.executable, **asked):
+    """Train; `logged.Asked` has what may be asked for."""
+    folder.mkdir(parents=True, exist_ok=True)
+    inherited = {name: one for name, one in os.environ.items() if not name.startswith(HIDES)}
+    done = subprocess.run(
+        [python, SCRIPT, json.dumps(asked)],
+        env={
+            **inherited,
+            "PYTHONPATH": str(SCRIPT.parents[1]),
+            "YOLO_CONFIG_DIR": str(folder / "config"),
+            "YOLO_AUTOINSTALL": "false",
+            "MPLCONFIGDIR": mpl.get_cachedir(),
+            "HOME": str(folder),
+            "WANDB_MODE": "offline",
+            "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
+            "COMET_START_ONLINE": "0",
+            "COMET_OFFLINE_DIRECTORY": str(folder / "comet"),
+            "CLEARML_OFFLINE_MODE": "1",
+        },
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith('{"weights"')]
+    outcome = json.loads(lines[-1]) if lines else {"weights": "", "loaded": []}
+    return Ran(folder, done.returncode, **outcome, said=done.stdout + done.stderr)

@@ -1,0 +1,63 @@
+"""MLflow: a step of its own for each metric; nothing waits for the server."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from yolo_gradwatch.loggers.ending import COLUMNS
+from yolo_gradwatch.loggers.logger import Logger, loaded
+
+if TYPE_CHECKING:
+    from yolo_gradwatch.diagnose.finding import FindingChange
+    from yolo_gradwatch.loggers.ending import Ending
+
+_LONGEST_TAG = 4900
+"""Characters; MLflow takes 5000, from 2.13 on 8000."""
+
+
+class MLflow(Logger):
+    """Logs to the active run of the thread that trains.
+
+    Each call comes after a look whether that run is still active: without one, MLflow's functions
+    would open another.
+    """
+
+    name, title, integration = "mlflow", "MLflow", "mlflow"
+    axis = "each window, by optimizer step"
+    findings_as = "tags `gradwatch.finding.N`"
+    verdict_as = "tag `gradwatch.verdict`"
+    pictures_as = "artifacts"
+    page_as = "artifact `gradwatch/gradwatch.html`, with Plotly"
+    table_as = "artifact `gradwatch/findings.json`"
+
+    def find(self) -> Any:
+        """The active run; nothing is looked up in an MLflow that only has begun to load."""
+        active = loaded("mlflow", "active_run")
+        return active() if active else None
+
+    def send(self, live: Any, numbers: dict[str, float], step: int) -> None:
+        """See `Logger`."""
+        del live
+        named = {re.sub(r"[^\w\-. /]", "_", name): number for name, number in numbers.items()}
+        loaded("mlflow", "log_metrics")(named, step=step, synchronous=False)
+
+    def tell(self, live: Any, change: FindingChange, text: str) -> None:
+        """See `Logger`."""
+        del live
+        value = f"{change.change}: {text}"[:_LONGEST_TAG]
+        key = f"gradwatch.finding.{change.finding.number}"
+        loaded("mlflow", "set_tag")(key, value, synchronous=False)
+
+    def finish(self, live: Any, ending: Ending) -> None:
+        """Wait for what was sent, because Ultralytics closes the run next, and add the rest."""
+        del live
+        loaded("mlflow", "flush_async_logging")()
+        loaded("mlflow", "set_tag")("gradwatch.verdict", ending.verdict[:_LONGEST_TAG])
+        for path in ending.pictures:
+            loaded("mlflow", "log_artifact")(str(path), "gradwatch")
+        columns = dict(zip(COLUMNS, map(list, zip(*ending.rows, strict=True)), strict=False))
+        if columns:
+            loaded("mlflow", "log_table")(columns, "gradwatch/findings.json")
+        if page := ending.page():
+            loaded("mlflow", "log_text")(page, "gradwatch/gradwatch.html")
