@@ -31,6 +31,8 @@ from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.runs.run import Run, load_run
 from yolo_gradwatch.views.summary import summary
 
+pytestmark = pytest.mark.slow  # whole trainings of a fake trainer, or many runs
+
 LIMITS = [field.name for field in fields(Thresholds)]
 STYLE = re.compile(r"\x1b\[[\d;]*m")
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*[349]\d")

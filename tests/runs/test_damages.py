@@ -26,6 +26,8 @@ from yolo_gradwatch import FormatError, load_run
 from yolo_gradwatch.runs.schema import ALERTS_FILE, META_FILE, RUN_FILES, WINDOWS_FILE
 from yolo_gradwatch.runs.tail import Tail
 
+pytestmark = pytest.mark.slow  # whole trainings of a fake trainer, or many runs
+
 DAMAGES = {**TABLES, **JSON}
 
 

@@ -254,6 +254,7 @@ def test_without_numbers_the_verdict_and_the_cost_are_shown(tmp_path):
 
 @LAWS
 @given(width=st.one_of(st.none(), st.integers(40, 200)), amp=st.booleans())
+@pytest.mark.slow
 def test_every_block_with_parameters_is_there(tmp_path_factory, width, amp):
     folder = tmp_path_factory.getbasetemp() / f"check-{amp}"
     run = load_run(folder) if folder.exists() else yolo_run(folder, amp=amp)

@@ -23,6 +23,8 @@ from yolo_gradwatch.runs.schema import PICTURE_FILE, FormatError
 from yolo_gradwatch.views import notebook
 from yolo_gradwatch.views.html import live
 
+pytestmark = pytest.mark.slow  # whole trainings of a fake trainer, or many runs
+
 BLOCKS = ["0 Block", "1 Block", "2 Block"]
 
 

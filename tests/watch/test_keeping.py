@@ -18,6 +18,8 @@ from yolo_gradwatch.views.judge import Judge
 from yolo_gradwatch.watch import keeping
 from yolo_gradwatch.watch.ultralytics import checkpoints
 
+pytestmark = pytest.mark.slow  # whole trainings of a fake trainer, or many runs
+
 THREE = (Kept(1, 2), Kept(2, 4), Kept(3, 6))
 
 
