@@ -115,9 +115,9 @@ PLAIN = {"BatchNorm after each": repairs.NORMALIZED}
 TRIALS = [
     Trial("saturated", "vanishing", {**PLAIN, **SILU, "residual connection": repairs.BYPASSED}),
     Trial("gradient-cut", "vanishing", {"find the small factor": repairs.OPENED}),
-    Trial("tanh-stack", "vanishing", {**PLAIN, **SILU, "residual connection": repairs.BYPASSED}),
+    Trial("tanh-stack", "vanishing", {"residual connection": repairs.BYPASSED, **PLAIN, **SILU}),
     Trial("dying-relu", "dead", {"BatchNorm with a bias of 0": repairs.RESET}),
-    Trial("detached", "no_gradient", {"connect it": repairs.OPENED}),
+    Trial("detached", "no_gradient", {"look for detach()": repairs.OPENED}),
     Trial("learning-rate", "weight_growth", {"find the callback": repairs.USUAL_RATE}),
     Trial("loss-spike", "spike", {"find what multiplies the loss": repairs.WITHOUT_FACTOR}),
     Trial("nan", "nonfinite", {"find that operation": repairs.UNHOOKED}),
@@ -127,9 +127,9 @@ TRIALS = [
 ]
 V8 = "yolov8n.yaml"
 TRIALS += [
-    Trial("root", "nonfinite", {"find that operation": repairs.EPSILON}, V8),
-    Trial("log", "nonfinite", {"find exp of a large number": repairs.EPSILON}, V8),
-    Trial("half-exp", "nonfinite", {"exp of a large number": repairs.SINGLE}, V8),
+    Trial("root", "nonfinite", {"an epsilon under the root": repairs.EPSILON}, V8),
+    Trial("log", "nonfinite", {"find the division": repairs.EPSILON}, V8),
+    Trial("half-exp", "nonfinite", {"find the division": repairs.SINGLE}, V8),
     Trial("large-factor", "exploding", {"find the large factor": repairs.OPENED}, V8),
     Trial("large-init", "large_weights", {"initialization of Ultralytics": repairs.INITIAL}, V8),
     Trial("small-init", "small_weights", {"initialization of Ultralytics": repairs.INITIAL}, V8),
@@ -138,8 +138,8 @@ TRIALS += [
     Trial("box-gain", "loss_imbalance", {"Lower that": repairs.USUAL_GAINS}, V8),
     Trial("box-item", "loss_imbalance", {"what multiplies box_loss": repairs.WITHOUT_FACTOR}, V8),
     Trial("box-zero", "dead_branch", {"Set a gain above 0": repairs.USUAL_GAINS}, V8),
-    Trial("detached-boxes", "no_gradient", {"connect it": repairs.OPENED}, V8),
-    Trial("relu-stack", "vanishing", {"residual connection": repairs.BYPASSED_BY_TWO}, V8),
+    Trial("detached-boxes", "no_gradient", {"look for detach()": repairs.OPENED}, V8),
+    Trial("relu-stack", "vanishing", {**PLAIN, "residual": repairs.BYPASSED_BY_TWO}, V8),
     Trial("tanh-stack-4", "vanishing", {**PLAIN, **SILU}, V8),
     Trial("rate-jump", "rate_jump", {"Take that out": repairs.WITHOUT_CALLBACK}, V8),
     Trial("high-rate", "weight_growth", {"lower lr0": repairs.LOWER_RATE}, V8),

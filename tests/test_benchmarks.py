@@ -494,7 +494,8 @@ def test_a_remedy_is_followed(monkeypatch):
 
     monkeypatch.setattr(remedies.Outcome, "is_as_good_as", lambda *_: True)  # it takes more steps
     found = next(trial for trial in remedies.TRIALS if trial.fault == "root")
-    trial = replace(found, model=small())
+    by_its_judge = {"find that operation": next(iter(found.advice.values()))}  # no trace in 4 steps
+    trial = replace(found, model=small(), advice=by_its_judge)
     control = remedies.trained(FAULTS["healthy"], trial.model, 4)
     row = dict(zip(remedies.COLUMNS, remedies.tried(trial, control, 4), strict=True))
     assert row["finding"] == "`nonfinite` model.4"
