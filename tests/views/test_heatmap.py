@@ -19,6 +19,8 @@ from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.views.heatmap import FINE, NONE, NONFINITE, UNKNOWN, ZERO, Mark, heatmap
 
+pytestmark = pytest.mark.slow  # draws many runs
+
 BN = "model.1.bn"
 BLOCKS = ("model.0", "model.1", "model.2")
 

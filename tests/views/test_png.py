@@ -36,6 +36,8 @@ from yolo_gradwatch.views.png import figure as png
 from yolo_gradwatch.views.results import Curves
 from yolo_gradwatch.views.timeline import Timeline
 
+pytestmark = pytest.mark.slow  # draws pictures
+
 ALL_STATES = (FINE, NONFINITE, ZERO, NONE, UNKNOWN)
 
 

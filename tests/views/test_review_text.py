@@ -34,6 +34,8 @@ from yolo_gradwatch.views.terminal.review import (
     source_of,
 )
 
+pytestmark = pytest.mark.slow  # reviews in many widths
+
 WIDTHS = (80, 140, None)
 EVERY_WIDTH = st.one_of(st.none(), st.integers(40, 200))
 

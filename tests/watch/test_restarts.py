@@ -18,6 +18,8 @@ from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.measure.layout import dated, watched_at
 
+pytestmark = pytest.mark.slow  # whole trainings, of a fake trainer too
+
 
 def watched(way, folder, oracle, *, calls=(), **options):
     """Train, and hold every step against torch and the replay against the live report."""
