@@ -13,12 +13,13 @@ from values import Part, plan
 
 from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.measured import KINDS, RULES_WITH_A_CAUSE, measured
-from yolo_gradwatch.diagnose.measured_finite import BRAIN, HALF
+from yolo_gradwatch.diagnose.measured_finite import ENDS
 from yolo_gradwatch.diagnose.measured_forward import LARGE, SATURATED, SMALL, ZERO
 from yolo_gradwatch.diagnose.measured_words import cause_of
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.measure.trace import Call, Flow
 
+HALF, BRAIN = ENDS["float16"], ENDS["bfloat16"]
 BLOCKS = tuple(f"model.{n}" for n in range(4))
 LAYOUT, _ = plan(
     [

@@ -5,8 +5,9 @@ import pytest
 from values import MEMBERS
 
 from yolo_gradwatch.measure.allowance import MOST
+from yolo_gradwatch.measure.arrays import FLOAT16_MAX
 from yolo_gradwatch.measure.sample import Detail, Sample, Weights
-from yolo_gradwatch.measure.weighing import HALF_MAX, MOVED, Weighing
+from yolo_gradwatch.measure.weighing import MOVED, Weighing
 
 P = len(MEMBERS.elements)
 TRUNK = np.concatenate(MEMBERS.trunk)
@@ -51,8 +52,8 @@ def only(rows, value):
         ({"norms": only(TRUNK[:1], 9.0)}, True),
         ({"norms": only(TRUNK, 0.0)}, False),
         ({"norms": only(TRUNK, np.nan)}, False),
-        ({"largest": HALF_MAX}, False),
-        ({"largest": HALF_MAX * 1.01}, True),
+        ({"largest": FLOAT16_MAX}, False),
+        ({"largest": FLOAT16_MAX * 1.01}, True),
         ({"largest": np.nan}, True),
     ],
 )

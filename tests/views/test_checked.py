@@ -16,13 +16,12 @@ from values import LAWS, window
 from watched import CONV, written
 
 from yolo_gradwatch import load_run
-from yolo_gradwatch.measure.arrays import FLOAT32_MAX
+from yolo_gradwatch.measure.arrays import FLOAT16_MAX, FLOAT32_MAX
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.measure.loss_items import LossItem
 from yolo_gradwatch.measure.trace import Call, Flow
 from yolo_gradwatch.runs.writer import RunLog
 from yolo_gradwatch.views.checked import (
-    FLOAT16_MAX,
     Cost,
     as_record,
     block_numbers,

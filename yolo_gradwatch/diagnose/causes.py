@@ -139,6 +139,14 @@ def at_work(training: Mapping[str, object], option: str) -> object:
     return (fitted if isinstance(fitted, dict) else {}).get(option, training.get(option))
 
 
+def number_format(training: Mapping[str, object]) -> str:
+    """The format in which the forward computes: ``float32``, or what AMP takes."""
+    asked = training.get("amp")
+    if isinstance(asked, str) and asked.lower() in {"bf16", "bfloat16"}:
+        return "bfloat16"
+    return "float16" if at_work(training, "amp") else "float32"
+
+
 def now(training: Mapping[str, object], option: str) -> str:
     """An option with its value, where that is known."""
     value = training.get(option)

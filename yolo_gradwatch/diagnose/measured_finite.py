@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from yolo_gradwatch.diagnose.causes import at_work
+from yolo_gradwatch.diagnose.causes import number_format
 from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.graph import is_in
 from yolo_gradwatch.diagnose.measured_forward import RANK
 from yolo_gradwatch.diagnose.measured_steps import is_endless
+from yolo_gradwatch.measure.arrays import FLOAT16_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.finding import Finding
     from yolo_gradwatch.diagnose.route import Calls
 
-HALF, BRAIN = 65504.0, 3.3895314e38
-"""The largest numbers of float16 and bfloat16."""
+ENDS = {"float16": FLOAT16_MAX, "bfloat16": 3.3895314e38}
+"""The largest numbers of the formats that AMP takes."""
 
 CLOSE = 0.25
 """Share of the largest number from which on an output is about to overflow: sums of it do. Healthy:
@@ -97,7 +98,4 @@ def _head_room(calls: Calls, training: Mapping[str, object]) -> Reason | None:
 
 def end_of(training: Mapping[str, object]) -> float | None:
     """The largest number of the format in which the forward runs; None if that is float32."""
-    asked = training.get("amp")
-    if isinstance(asked, str) and asked.lower() in {"bf16", "bfloat16"}:
-        return BRAIN
-    return HALF if at_work(training, "amp") else None
+    return ENDS.get(number_format(training))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.diagnose.causes import SATURATING, Cause, lower_rate
-from yolo_gradwatch.diagnose.measured_finite import HALF
 from yolo_gradwatch.diagnose.measured_phrases import (
     between,
     class_in,
@@ -21,6 +20,7 @@ from yolo_gradwatch.diagnose.measured_phrases import (
 )
 from yolo_gradwatch.diagnose.messages import classed, significant
 from yolo_gradwatch.diagnose.route import NORM
+from yolo_gradwatch.measure.arrays import FLOAT16_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -209,9 +209,9 @@ def _not_finite_gradient(reason: Reason, layout: Layout, _training: Mapping[str,
 def _head_room(reason: Reason, _layout: Layout, _training: Mapping[str, object]) -> Cause:
     name, kind = reason.names[:2]
     value, end = reason.values[1:]
-    half = "half precision ends at 65,504" if end == HALF else "bfloat16 ends at 3.4e38"
+    half = "half precision ends at 65,504" if end == FLOAT16_MAX else "bfloat16 ends at 3.4e38"
     why = f"the largest output of {name} ({kind}) is {significant(value, 2)}, and {half}"
-    first = "amp=False" if end != HALF else "amp=False or bfloat16"
+    first = "amp=False" if end != FLOAT16_MAX else "amp=False or bfloat16"
     return Cause(why, f"{first}, or a normalization in front of {name}")
 
 

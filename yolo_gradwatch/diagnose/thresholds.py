@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from yolo_gradwatch.measure.arrays import FLOAT16_MAX
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -86,7 +88,7 @@ class Thresholds:
     """
 
     amp_grace: int = 12
-    weight_overflow: float = 65504.0
+    weight_overflow: float = FLOAT16_MAX
     dead_windows: int = 3
     dead_branch_windows: int = 50
     zero_fraction: float = 0.5

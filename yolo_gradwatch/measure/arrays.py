@@ -17,6 +17,9 @@ Values: TypeAlias = NDArray[Any]
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 """Largest number of float32; a norm in a file that is Inf lies above it."""
 
+FLOAT16_MAX = float(np.finfo(np.float16).max)
+"""Largest number of half precision, and so of a checkpoint."""
+
 
 def total(values: Values, _steps: Counts) -> Values:
     """(M,) sum over the windows."""

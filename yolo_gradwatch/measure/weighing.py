@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_gradwatch.measure.allowance import Allowance
+from yolo_gradwatch.measure.arrays import FLOAT16_MAX
 from yolo_gradwatch.measure.doubling import Doubling
 
 if TYPE_CHECKING:
@@ -33,9 +34,6 @@ MOVED = 0.03
 Within a window of a healthy long training, behind step 250: 0.006 at the most; within one of a
 learning rate times 50: 0.1.
 """
-
-HALF_MAX = 65504.0
-"""The largest number that half precision, and so a checkpoint, can hold."""
 
 
 class Weighing:
@@ -137,5 +135,5 @@ def _weights(sample: Sample) -> Weights | None:
 
 def _beyond_half(weights: Weights) -> Flags:
     """(T,) which tensors hold a value that half precision cannot."""
-    beyond: Flags = ~(weights.largest <= HALF_MAX)  # NaN is one
+    beyond: Flags = ~(weights.largest <= FLOAT16_MAX)  # NaN is one
     return beyond

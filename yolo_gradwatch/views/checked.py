@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from yolo_gradwatch.diagnose import causes
 from yolo_gradwatch.diagnose.record import plain
-from yolo_gradwatch.measure.arrays import FLOAT32_MAX, last, median
+from yolo_gradwatch.measure.arrays import FLOAT16_MAX, FLOAT32_MAX, last, median
 from yolo_gradwatch.measure.loss_items import RATE, TOTAL
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.measure.arrays import Values
     from yolo_gradwatch.runs.run import Run
-
-FLOAT16_MAX = 65504.0
-"""The largest number in half precision."""
 
 _NEARLY = 0.95  # of a learning rate, with which the warm-up counts as over
 
@@ -141,12 +139,8 @@ def counted(number: int, noun: str) -> str:
 
 def number_format(run: Run) -> Format:
     """What AMP computes with; float32 without it."""
-    options = run.meta.options
-    asked = options.training.get("amp")
-    if asked == "bf16":
-        return Format("bfloat16", FLOAT32_MAX)
-    is_half = options.fitted.get("amp", asked) is True
-    return Format("float16", FLOAT16_MAX) if is_half else Format("float32", FLOAT32_MAX)
+    name = causes.number_format(run.meta.options.training)
+    return Format(name, FLOAT16_MAX if name == "float16" else FLOAT32_MAX)
 
 
 def traced(run: Run) -> tuple[int, int]:

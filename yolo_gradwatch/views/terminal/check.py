@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from yolo_gradwatch.diagnose.messages import listed, significant
-from yolo_gradwatch.measure.arrays import FLOAT32_MAX
+from yolo_gradwatch.measure.arrays import FLOAT16_MAX, FLOAT32_MAX
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.views import checked
 from yolo_gradwatch.views.checked import counted
@@ -161,7 +161,7 @@ def _columns(
     calm: tuple[str, Severity | None] = ("ok", None)
     words = [states.get(row.name, calm) for row in rows]
     rooms = [_room(row.largest, form.end) for row in rows]
-    stored = [_room(row.weight, checked.FLOAT16_MAX) for row in rows]
+    stored = [_room(row.weight, FLOAT16_MAX) for row in rows]
     labels = [f"{row.name.removeprefix(f'{WHOLE}.')} {row.type}" for row in rows]
     texts = {
         "gradient": [norm_text(row.gradient) for row in rows],

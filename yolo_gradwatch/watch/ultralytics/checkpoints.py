@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from yolo_gradwatch.measure.arrays import FLOAT16_MAX
 from yolo_gradwatch.measure.norms import largest_of
 
 if TYPE_CHECKING:
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
 EVENT = "on_model_save"
 """Runs when the files are complete, before anything else is done to them."""
-
-HALF_MAX = 65504.0
-"""Largest number of half precision."""
 
 _STATISTICS = ("running_mean", "running_var")
 """Buffers that must be finite; of others, some are -Inf on purpose."""
@@ -48,4 +46,4 @@ def is_storable(trainer: Any) -> bool:
     for value in (*ema.parameters(), *statistics):
         if value.is_floating_point() and value.numel():
             by_device.setdefault(value.device, []).append(value.detach())
-    return all(bool((largest_of(own) <= HALF_MAX).all()) for own in by_device.values())
+    return all(bool((largest_of(own) <= FLOAT16_MAX).all()) for own in by_device.values())
