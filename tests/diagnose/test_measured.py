@@ -14,7 +14,7 @@ from values import Part, plan
 from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.measured import KINDS, RULES_WITH_A_CAUSE, measured
 from yolo_gradwatch.diagnose.measured_finite import ENDS
-from yolo_gradwatch.diagnose.measured_forward import LARGE, SATURATED, SMALL, ZERO
+from yolo_gradwatch.diagnose.measured_forward import FLAT, LARGE, SATURATED, SMALL, ZERO
 from yolo_gradwatch.diagnose.measured_words import cause_of
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.measure.trace import Call, Flow
@@ -113,6 +113,15 @@ RULES = (
 @pytest.mark.parametrize("module", [WHOLE, "model.1", "model.2.conv"])
 def test_a_healthy_trace_shows_no_cause(rule, module):
     assert ask(rule, module, flow()) is None
+
+
+@pytest.mark.parametrize("module", ["model.2.bn", "model.1"])
+def test_zeros_of_what_is_no_activation_lose_no_gradient(module):
+    gradient = upto("model.1.tail.5" if module == "model.2.bn" else "model.1.a", 1e-4)
+    sound, sparse = flow(gradient=gradient), flow(gradient=gradient, zero={module: 0.95})
+    (*found, _), (*same, _) = (ask("vanishing", "model.1", one) for one in (sound, sparse))
+    assert found == same
+    assert found[0] not in FLAT
 
 
 @pytest.mark.parametrize("rule", ["large_weights", "not_updated", "slow_branch"])

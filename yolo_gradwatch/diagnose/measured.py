@@ -16,7 +16,7 @@ from yolo_gradwatch.diagnose.measured_between import LOST, Lost, lost_in, won_in
 from yolo_gradwatch.diagnose.measured_finite import not_finite
 from yolo_gradwatch.diagnose.measured_forward import (
     ACTIVATIONS,
-    SHARES,
+    FLAT,
     large_in,
     lost_signal,
     silenced,
@@ -75,7 +75,7 @@ def measured(
 
 def _with_norm(reason: Reason, calls: Calls) -> Reason:
     """Behind the name of an activation, that of the normalization right in front of it."""
-    if reason.kind not in {kind for kind, _, _ in SHARES}:
+    if reason.kind not in FLAT:
         return reason
     call = next(call for call in calls.calls if call.module == reason.names[0])
     norm = calls.norm_before(call)

@@ -9,10 +9,11 @@ from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.graph import is_in
 from yolo_gradwatch.diagnose.measured_forward import (
     ACTIVATIONS,
+    FLAT,
     RANK,
-    SHARES,
     USUAL,
     large_in,
+    share_of,
     zeroed,
 )
 from yolo_gradwatch.diagnose.measured_steps import Route, Step, is_zero, level, size, steps, total
@@ -88,11 +89,11 @@ def _in(found: Lost, calls: Calls, alone: str, many: str) -> Reason:
 
 def _activation(found: Lost) -> Reason | None:
     """Activations that have saturated or put out zeros, if they lose at least half of it."""
-    for kind, share_of, limit in SHARES:
-        own = [s for s in found.steps if (share_of(s.behind) or 0.0) >= limit and s.alone > PART]
+    for kind, limit in FLAT.items():
+        own = [s for s in found.steps if share_of(s.behind, kind) >= limit and s.alone > PART]
         if own and sum(step.alone for step in own) >= ALONE * found.decades:
             worst = max(own, key=lambda step: step.alone).behind
-            values = (share_of(worst) or 0.0, float(len(own)))
+            values = (share_of(worst, kind), float(len(own)))
             return Reason(kind, (worst.module, worst.type), values, RANK)
     return None
 

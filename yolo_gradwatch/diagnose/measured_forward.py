@@ -10,7 +10,7 @@ from yolo_gradwatch.diagnose.graph import is_in
 from yolo_gradwatch.measure.layout import WHOLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from yolo_gradwatch.diagnose.route import Calls
     from yolo_gradwatch.measure.trace import Call
@@ -44,18 +44,21 @@ ACTIVATIONS = (
     *("Sigmoid", "Tanh", "Hardsigmoid", "Hardtanh", "LogSigmoid", "Softsign", "Softplus"),
 )
 
-SHARES: tuple[tuple[str, Callable[[Call], float | None], float], ...] = (
-    ("saturated", lambda call: call.output_saturated, SATURATED),
-    ("zero", lambda call: call.output_zero, ZERO),
-)
-"""Ways in which an activation has no slope: kind, share, limit."""
+FLAT = {"saturated": SATURATED, "zero": ZERO}
+"""Ways in which an activation has no slope, each with the share from which on it counts."""
+
+
+def share_of(call: Call, kind: str) -> float:
+    """The share of an activation's output that is flat in this way; 0 for other modules."""
+    share = call.output_saturated if kind == "saturated" else call.output_zero
+    return share if share is not None and call.type in ACTIVATIONS else 0.0
 
 
 def silenced(call: Call, least: float = 1.0) -> Reason | None:
     """An activation whose slope is zero nearly everywhere; ``least`` lowers the limits."""
-    for kind, share_of, limit in SHARES:
-        share = share_of(call)
-        if share is not None and share >= min(limit, least) and call.type in ACTIVATIONS:
+    for kind, limit in FLAT.items():
+        share = share_of(call, kind)
+        if share >= min(limit, least):
             return Reason(kind, (call.module, call.type), (share, 1.0), RANK)
     return None
 
