@@ -66,7 +66,7 @@ class Diagnosis:
         seen = max(window.step_last, reported)
         alerts = self._detector.update(window, self._optimizer, self._flow)
         changes = self.findings.update(window, alerts, seen, self._flow)
-        return [self._with_way_back(one) for one in changes]
+        return [self._named(one) for one in changes]
 
     def membership(self, optimizer: Optimizer) -> None:
         """Note what the optimizer moves from the next window on."""
@@ -101,7 +101,7 @@ class Diagnosis:
             The changes, whose findings name what there is.
         """
         self.kept(kept)
-        return [self._renamed(change) for change in changes]
+        return [self._named(change) for change in changes]
 
     def attach(self, change: FindingChange, file: str) -> FindingChange:
         """A change with the file on the steps that it wants, which its finding keeps.
@@ -114,24 +114,19 @@ class Diagnosis:
         """
         if not file:
             return change
-        return replace(change, finding=self.findings.reword(replace(change.finding, evidence=file)))
+        return self._reworded(change, replace(change.finding, evidence=file))
 
-    def _with_way_back(self, change: FindingChange) -> FindingChange:
-        """A change; what begins knows the checkpoint that was kept before."""
+    def _named(self, change: FindingChange) -> FindingChange:
+        """A change; what begins, or names a checkpoint already, knows the one that is there."""
         finding = change.finding
-        kept = _if_before(self.way_back, finding)
-        if change.change != "start" or kept == finding.kept:
+        if change.change != "start" and finding.kept is None:
             return change
-        return replace(change, finding=self.findings.reword(replace(finding, kept=kept)))
+        return self._reworded(change, replace(finding, kept=_if_before(self.way_back, finding)))
 
-    def _renamed(self, change: FindingChange) -> FindingChange:
-        """A change of a window after which another checkpoint was there than during it."""
-        finding = change.finding
-        names = change.change == "start" or finding.kept is not None
-        kept = _if_before(self.way_back, finding) if names else None
-        if kept == finding.kept:
-            return change
-        return replace(change, finding=self.findings.reword(replace(finding, kept=kept)))
+    def _reworded(self, change: FindingChange, finding: Finding) -> FindingChange:
+        """A change of a finding that knows more by now."""
+        is_same = finding == change.finding
+        return change if is_same else replace(change, finding=self.findings.reword(finding))
 
     def regroup(self, layout: Layout) -> None:
         """Go on with a layout that has more modules."""
