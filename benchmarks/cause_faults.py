@@ -14,7 +14,6 @@ from fault_parts import (
     Aside,
     Gamma,
     Pair,
-    behind,
     cut,
     exponential,
     killed,
@@ -26,12 +25,11 @@ from fault_parts import (
     scaled_outputs,
     thinned,
     times,
-    use_scaler,
     without_grad,
 )
 from torch import nn
 
-from yolo_gradwatch.demo.faults import FAULTS, Fault, GradientFactor
+from yolo_gradwatch.demo.faults import FAULTS, Fault, GradientFactor, behind, use_scaler
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from cause_faults import PLANTED, Planted
 from machine import heading, table
-from trainings import HOME, YOLO, draw_dataset
+from trainings import HOME, SMALL, YOLO, draw_dataset
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.demo.shapes import COLOURS, draw_image
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch import Finding, Run
     from yolo_gradwatch.diagnose.finding import Reason
 
-BATCH, STEPS, IMAGE = 4, 28, 64
+BATCH, IMAGE, STEPS = SMALL["batch"], SMALL["imgsz"], 28
 
 JUDGED = ("call",)
 """Reasons of the judges that name the call themselves."""
@@ -125,20 +125,7 @@ def totals(outcomes: Sequence[Outcome], title: str) -> str:
     )
 
 
-_OPTIONS = {
-    "epochs": 2,
-    "imgsz": IMAGE,
-    "batch": BATCH,
-    "nbs": BATCH,
-    "workers": 0,
-    "device": "cpu",
-    "amp": False,
-    "plots": False,
-    "val": False,
-    "verbose": False,
-    "seed": 0,
-    "exist_ok": True,
-}
+_OPTIONS = {**SMALL, "epochs": 2, "seed": 0}
 
 
 def _brisk(net: Any) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from trainings import Conv
 
-from yolo_gradwatch.demo.faults import Wrapped
+from yolo_gradwatch.demo.faults import channels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,12 +82,6 @@ class Gamma(nn.Module):
         return x * self.gamma.mean()
 
 
-def channels(block: Any) -> int:
-    """Of the output of a convolution, or of a block that ends with its ``cv2`` or ``cv3``."""
-    last = getattr(block, "cv3", getattr(block, "cv2", block))
-    return int(last.conv.out_channels)
-
-
 def thinned(factor: float, x: Tensor) -> Tensor:
     """The same values, whose gradient is multiplied."""
     return x + (factor - 1) * (x - x.detach())
@@ -138,16 +132,6 @@ def _all_but_one(x: Tensor) -> Tensor:
     return mask
 
 
-def behind(index: int, make: Callable[[int], nn.Module]) -> Callable[[Any], None]:
-    """Put a module behind a block, made for so many channels."""
-
-    def change(model: Any) -> None:
-        block = model.model[index]
-        model.model[index] = Wrapped(block, make(channels(block)))
-
-    return change
-
-
 def replaced(index: int, make: Callable[[Any], Any]) -> Callable[[Any], None]:
     """Put something into the place of a block."""
 
@@ -192,8 +176,3 @@ def scaled_outputs(factor: float) -> Callable[[Any], None]:
                 branch[-1].weight.data *= factor
 
     return change
-
-
-def use_scaler(trainer: Any) -> None:
-    """AMP's loss scaler on a CPU."""
-    trainer.scaler = torch.amp.GradScaler(trainer.device.type)

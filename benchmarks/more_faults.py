@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from yolo_gradwatch.demo.faults import Detached, Fault, GradientFactor, Wrapped, stack
+from yolo_gradwatch.demo.faults import Detached, Fault, GradientFactor, behind, stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,23 +89,14 @@ class Softmax(nn.Module):
         return x * (1 + weights.to(x.dtype))
 
 
-def behind(*parts: nn.Module) -> Callable[[Any], None]:
+def after(*parts: nn.Module) -> Callable[[Any], None]:
     """Put modules behind the block."""
-
-    def change(net: Any) -> None:
-        net.model[BLOCK] = Wrapped(net.model[BLOCK], nn.Sequential(*parts))
-
-    return change
+    return behind(BLOCK, lambda _: nn.Sequential(*parts))
 
 
 def plain_stack(depth: int, activation: type[nn.Module]) -> Callable[[Any], None]:
     """Put convolutions without normalization behind the block."""
-
-    def change(net: Any) -> None:
-        channels = net.model[BLOCK].cv2.conv.out_channels
-        net.model[BLOCK] = Wrapped(net.model[BLOCK], stack(channels, depth, activation))
-
-    return change
+    return behind(BLOCK, lambda channels: stack(channels, depth, activation))
 
 
 def _dead_stack(net: Any) -> None:
@@ -210,11 +201,11 @@ def _spoil_image(trainer: Any) -> None:
 
 
 MORE: dict[str, Fault] = {
-    "root": Fault("square root without epsilon behind block 4", change=behind(Rooted())),
-    "log": Fault("logarithm of 0 behind block 4", change=behind(Logged())),
-    "half-exp": Fault("exp in half precision behind block 4", change=behind(Softmax())),
-    "large-factor": Fault("gradient times 1e4 behind block 4", change=behind(GradientFactor(1e4))),
-    "small-factor": Fault("output times 1e-4 behind block 4", change=behind(Scale(1e-4))),
+    "root": Fault("square root without epsilon behind block 4", change=after(Rooted())),
+    "log": Fault("logarithm of 0 behind block 4", change=after(Logged())),
+    "half-exp": Fault("exp in half precision behind block 4", change=after(Softmax())),
+    "large-factor": Fault("gradient times 1e4 behind block 4", change=after(GradientFactor(1e4))),
+    "small-factor": Fault("output times 1e-4 behind block 4", change=after(Scale(1e-4))),
     "large-init": Fault("all weights begin 100 times too large", change=scaled_weights(100)),
     "small-init": Fault("all weights begin 1,000 times too small", change=scaled_weights(1e-3)),
     "large-head": Fault("head's last convolutions begin 300 times too large", change=_enlarge_head),

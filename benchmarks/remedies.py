@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import repairs
 from machine import heading, table
 from more_faults import MORE
-from trainings import HOME, YOLO, InMemory, draw_dataset
+from trainings import HOME, SMALL, YOLO, InMemory, draw_dataset
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.demo.faults import FAULTS, Fault
@@ -44,21 +44,12 @@ NEAR = 1.5
 """Times the loss of the control in its last quarter up to which a training is as good."""
 
 OPTIONS = {
+    **SMALL,
     "epochs": 1,
-    "imgsz": 64,
-    "batch": 4,
-    "nbs": 4,
-    "workers": 0,
-    "device": "cpu",
-    "amp": False,
-    "plots": False,
-    "val": False,
     "mosaic": 0.0,
     "optimizer": "AdamW",
     "lr0": 0.002,
     "warmup_epochs": 0,
-    "verbose": False,
-    "exist_ok": True,
 }
 
 

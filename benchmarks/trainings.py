@@ -34,6 +34,20 @@ from yolo_gradwatch.demo.shapes import draw_dataset  # noqa: E402  # imports Ult
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+SMALL = {
+    "imgsz": 64,
+    "batch": 4,
+    "nbs": 4,
+    "workers": 0,
+    "device": "cpu",
+    "amp": False,
+    "plots": False,
+    "val": False,
+    "verbose": False,
+    "exist_ok": True,
+}
+"""Arguments of a short training that shows a fault: every batch is an optimizer step."""
+
 FIRST = 50
 """Steps that are kept apart from the steady state: each of them is a window of its own."""
 

@@ -132,20 +132,20 @@ class Fault:
         trainer.get_model = get_model
 
 
-def _behind(index: int, make: Callable[[int], nn.Module]) -> Callable[[Any], None]:
+def behind(index: int, make: Callable[[int], nn.Module]) -> Callable[[Any], None]:
     """Put a module behind a block; ``make`` gets the number of channels there."""
 
     def change(model: Any) -> None:
         block = model.model[index]
-        model.model[index] = Wrapped(block, make(_channels(block)))
+        model.model[index] = Wrapped(block, make(channels(block)))
 
     return change
 
 
-def _channels(block: nn.Module) -> int:
-    """Of the output of a convolution, or of a block that ends with its ``cv2``."""
-    conv: Any = getattr(block, "cv2", block)
-    return int(conv.conv.out_channels)
+def channels(block: Any) -> int:
+    """Of the output of a convolution, or of a block that ends with its ``cv2`` or ``cv3``."""
+    last = getattr(block, "cv3", getattr(block, "cv2", block))
+    return int(last.conv.out_channels)
 
 
 def _kill(model: Any) -> None:
@@ -179,7 +179,7 @@ def _spoil_gradient(trainer: Any) -> None:
     trainer.model.model[6].cv2.conv.weight.register_hook(_in_step(torch.nan))
 
 
-def _use_scaler(trainer: Any) -> None:
+def use_scaler(trainer: Any) -> None:
     """AMP's loss scaler, also on a CPU."""
     if not hasattr(torch.amp, "GradScaler"):
         raise NotImplementedError(f"this fault needs torch 2.3 or later, not {torch.__version__}")
@@ -192,19 +192,19 @@ FAULTS: dict[str, Fault] = {
         "six convolutions with Sigmoid and without normalization behind block 4",
         "vanishing",
         "model.4",
-        change=_behind(4, lambda channels: stack(channels, 6, nn.Sigmoid)),
+        change=behind(4, lambda channels: stack(channels, 6, nn.Sigmoid)),
     ),
     "gradient-cut": Fault(
         "the gradient is multiplied by 1e-4 behind block 4",
         "vanishing",
         "model.4",
-        change=_behind(4, lambda _: GradientFactor(1e-4)),
+        change=behind(4, lambda _: GradientFactor(1e-4)),
     ),
     "tanh-stack": Fault(
         "a plain stack of 24 convolutions with Tanh behind block 6",
         "vanishing",
         "model.6",
-        change=_behind(6, lambda channels: stack(channels, 24, nn.Tanh)),
+        change=behind(6, lambda channels: stack(channels, 24, nn.Tanh)),
     ),
     "dying-relu": Fault(
         "the ReLU units of block 17 put out zero for every input", "dead", "model.17", change=_kill
@@ -213,7 +213,7 @@ FAULTS: dict[str, Fault] = {
         "the output of block 10 is cut off with detach()",
         "no_gradient",
         "model.10",
-        change=_behind(10, lambda _: Detached()),
+        change=behind(10, lambda _: Detached()),
     ),
     "learning-rate": Fault(
         "SGD with a learning rate of 10",
@@ -235,8 +235,8 @@ FAULTS: dict[str, Fault] = {
         "under AMP's loss scaler, the gradient overflows behind block 6 in the first 20 steps",
         "nonfinite",
         "model.6",
-        change=_behind(6, lambda _: GradientFactor(torch.finfo(torch.float32).max, 20)),
-        begin=_use_scaler,
+        change=behind(6, lambda _: GradientFactor(torch.finfo(torch.float32).max, 20)),
+        begin=use_scaler,
     ),
 }
 """Every fault by its name on the command line."""

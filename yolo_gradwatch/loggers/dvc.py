@@ -45,7 +45,7 @@ class DVCLive(Logger):
             self._points.append({"step": window.step_last, "norm": norm})
 
     def send(self, live: Any, numbers: dict[str, float], step: int) -> None:
-        """See `Logger`; in a plot a step may be any number, and the file is written anew."""
+        """See `Logger`; the steps of a plot are its own, and its file is rewritten each time."""
         del step
         for name, number in numbers.items():
             live.log_metric(name, number)

@@ -38,7 +38,7 @@ class Logger(OutputBase):
 
     Args:
         drawn: What is drawn of the run.
-        is_asked: Whether the user has named this logger, who is told then that it is not there.
+        is_asked: Whether the user has named this logger; if so, a missing one is a warning.
         share_names: Whether absolute paths and names of images may be sent.
         relay: TensorBoard, if it gets the run too.
 

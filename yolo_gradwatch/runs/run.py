@@ -139,7 +139,7 @@ class Run:
         """Show the run in this cell of a notebook, brought up to date as its files grow.
 
         The cell ends with the training, or when it is interrupted, which does not hurt the
-        training. The files are read anew.
+        training. The files are read again.
 
         Raises:
             FormatError: They are gone, or cannot be read.

@@ -95,8 +95,7 @@ def report_of_check(
     """The same with its progress on standard error, see `GradWatch.check`.
 
     Raises:
-        TypeError: See `check_model`, as is ValueError.
-        Exception: With which the training ended.
+        Exception: What `check_model` raises, or what the training ended with.
     """
     with closing(Progress()) as progress:
         checked = check_model(model, arguments, steps, thresholds, progress)
