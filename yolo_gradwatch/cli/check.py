@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import traceback
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import closing, contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path  # noqa: TC003  # Typer reads it in annotations
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +16,6 @@ import typer
 from yolo_gradwatch.cli.options import FailOn, Json, alarm_words, limits_of
 from yolo_gradwatch.cli.output import (
     FOUND,
-    INTERRUPTED,
     leave,
     records,
     refuse,
@@ -24,7 +23,7 @@ from yolo_gradwatch.cli.output import (
     width,
     write_json,
 )
-from yolo_gradwatch.cli.watching import refuse_input, training_arguments
+from yolo_gradwatch.cli.watching import exit_codes, training_arguments
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.watch.ultralytics import command
 
@@ -76,28 +75,18 @@ def _looked(arguments: list[str], steps: int, limits: Thresholds) -> Checked | N
     from yolo_gradwatch.views.terminal.progress import Progress
     from yolo_gradwatch.watch import check as checking
 
-    progress = Progress()
-
     def train(begin: Begin, settled: Mapping[str, object]) -> None:
         own = [f"{name}={value}" for name, value in settled.items()]
         given = [one for one in arguments if not one.lstrip("-").startswith("save_dir=")]
         command.run_command([*given, *own], begin)
 
-    try:
-        checking.check_arguments(command.named(arguments))
-        with _tidy():
-            return checking.check(train, steps, limits, progress)
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
-    except checking.Unfit as error:
-        refuse(error)
-    except Exception as error:
-        if command.is_bad_input(error):
-            refuse_input(error)
-        traceback.print_exc()
-        raise typer.Exit(FOUND) from error
-    finally:
-        progress.close()
+    with exit_codes(), closing(Progress()) as progress:
+        try:
+            checking.check_arguments(command.named(arguments))
+            with _tidy():
+                return checking.check(train, steps, limits, progress)
+        except checking.Unfit as error:
+            refuse(error)
 
 
 def _show(checked: Checked) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
@@ -25,7 +26,7 @@ from yolo_gradwatch.runs.schema import FormatError
 from yolo_gradwatch.watch.ultralytics import command, ddp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from yolo_gradwatch.watch.gradwatch import GradWatch
     from yolo_gradwatch.watch.launched import Launched
@@ -60,17 +61,30 @@ def _logger_names(text: str) -> str | list[str]:
     return AUTO if words == [AUTO] else [] if words == ["none"] else words
 
 
-def leave_after(watch: GradWatch, fail_words: tuple[str, ...], run: Callable[[], None]) -> NoReturn:
-    """Run a training, or several in series, and leave with the exit code of the outcome."""
+@contextmanager
+def exit_codes(may_be_input: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Leave with the exit code of an error of a training.
+
+    Args:
+        may_be_input: Whether it may be what Ultralytics says of arguments.
+    """
     try:
-        run()
+        yield
+    except typer.Exit:
+        raise
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
-        if not _has_begun(watch) and command.is_bad_input(error):
-            refuse_input(error)
+        if may_be_input() and command.is_bad_input(error):
+            _refuse_input(error)
         traceback.print_exc()
         raise typer.Exit(FOUND) from error
+
+
+def leave_after(watch: GradWatch, fail_words: tuple[str, ...], run: Callable[[], None]) -> NoReturn:
+    """Run a training, or several in series, and leave with the exit code of the outcome."""
+    with exit_codes(lambda: not _has_begun(watch)):
+        run()
     if any(session.stopped_by for session in _sessions(watch)):
         raise typer.Exit(STOPPED)
     failed = _failed(watch, fail_words) if fail_words else []
@@ -93,7 +107,7 @@ def _has_begun(watch: GradWatch) -> bool:
     return any(session.has_started or session.is_broken for session in _sessions(watch)[-1:])
 
 
-def refuse_input(error: Exception) -> NoReturn:
+def _refuse_input(error: Exception) -> NoReturn:
     """Say in one line why Ultralytics cannot use what it was given."""
     if isinstance(error, OSError) and error.filename:
         refuse(
