@@ -83,6 +83,7 @@ WATCHES: dict[str, dict[str, Any] | None] = {
     "no flow": {"live": False, "flow": False},
     "interval=10": {"live": False, "interval": 10},
     "everything": {"live": True},
+    "everything but flow": {"live": True, "flow": False},
 }
 
 
@@ -247,7 +248,8 @@ def terminal() -> Iterator[None]:
 def measure(name: str, begin: int, steps: int, options: dict[str, Any]) -> tuple[StepClock, Meter]:
     """One training, watched in the way of that name, with its first step numbered ``begin``."""
     chosen = WATCHES[name]
-    extra = {"outputs": [Memory()], "on_finding": print} if name == "everything" else {}
+    every = name.startswith("everything")
+    extra = {"outputs": [Memory()], "on_finding": print} if every else {}
     clock = StepClock()
     meter = Meter(clock)
 

@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from yolo_gradwatch.measure.flight import Flight, Unpacker
@@ -171,4 +172,4 @@ def _tables_of(
 
 def _is_known_bad(norms: Tensor) -> bool:
     """Whether a norm is not finite, as far as that is known without waiting for a device."""
-    return norms.device.type == "cpu" and not bool(norms.isfinite().all())
+    return norms.device.type == "cpu" and not np.isfinite(norms.numpy()).all()

@@ -63,7 +63,7 @@ class Transfer:
         """The numbers, waited for if need be."""
         if self.slot is not None and not self.slot.event.query():
             self.slot.event.synchronize()  # SYNC: an epoch ends, or no buffer is free
-        return self.host[: self.size].numpy().astype(np.float64)
+        return self.host.numpy()[: self.size].astype(np.float64)
 
 
 class Ring:

@@ -91,7 +91,7 @@ class Rollup:
         """Whether samples that are not added yet, at least one, may end a window or are spoiled."""
         first = self._open.first if self._open else waiting[0].step
         newest = waiting[-1]
-        is_sound = np.linalg.norm(newest.norms) <= CLIP_OVERFLOW  # not NaN
+        is_sound = newest.norms @ newest.norms <= CLIP_OVERFLOW**2  # not NaN
         may_end = self._is_last(first, newest.step) or newest.detail is not None
         return may_end or not is_sound or newest.has_bad_loss
 
