@@ -14,7 +14,8 @@ from yolo_gradwatch.diagnose import causes
 from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.measured_words import cause_of
-from yolo_gradwatch.diagnose.messages import Case, course, described, factor, significant
+from yolo_gradwatch.diagnose.messages import Case, course, described
+from yolo_gradwatch.diagnose.phrases import factor, significant
 from yolo_gradwatch.measure.arrays import FLOAT32_MAX
 from yolo_gradwatch.measure.kept import Kept
 from yolo_gradwatch.measure.layout import WHOLE
@@ -380,7 +381,7 @@ def test_a_message_does_not_deny_the_limit_that_was_broken(rule, side):
 def test_what_came_back_names_its_newest_episode_and_the_earlier_ones(rule):
     back = message(rule, episodes=BACK)
     assert "step 40" in back.since
-    assert "from step 7 until step 9" in back.past
+    assert "from step 7 to step 9" in back.past
 
 
 # --- the cause, from the moment -------------------------------------------------------------------

@@ -139,8 +139,8 @@ def test_a_checkpoint_is_not_called_spoiled_once_steps_from_it_were_finite(kind,
 @pytest.mark.parametrize(
     ("remedy", "measured"),
     [
-        ("Try A.", "Try B."),
-        ("Try A, or file.pt (epoch 3).", "Try B. Then go on from file.pt (epoch 3)."),
+        ("Try A.", "B."),
+        ("Try A, or file.pt (epoch 3).", "B. Then resume from file.pt (epoch 3)."),
         (f"Try amp=False{IF_IT_STAYS}A.", f"Try amp=False{IF_IT_STAYS}B."),
         (f"{UNDO} file.pt (epoch 3).", f"{UNDO} file.pt (epoch 3)."),
     ],

@@ -378,7 +378,7 @@ def test_the_log_says_what_the_training_said(training, tmp_path, meanwhile, caps
     loaded = load_run(tmp_path)
     assert changes_in(capsys.readouterr().out) == [
         f"GradWatch critical dead: {loaded.alerts['message'][0]}",
-        f"GradWatch resolved: dead in {CONV}, which lasted from step 3 until step 9",
+        f"GradWatch resolved: dead in {CONV}, which lasted from step 3 to step 9",
     ]
 
 

@@ -452,7 +452,7 @@ def test_each_episode_of_a_finding_has_a_mark_and_the_finding_one_line(tmp_path)
         frames = [one for one in view["figure"]["layout"]["shapes"] if one["type"] == "rect"]
         assert [(one["x0"], one["x1"]) for one in frames] == [(0.5, 3.5), (19.5, 22.5)]
     (line,) = re.findall("<li class.*</li>", text)
-    for step in ("since step 20", "from step 1 until step 4", "Reported at step 22"):
+    for step in ("since step 20", "from step 1 to step 4", "Reported at step 22"):
         assert step in line
 
 

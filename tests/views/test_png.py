@@ -195,7 +195,7 @@ def test_a_finding_is_framed_where_it_stood_and_listed(report):
     assert own.get_edgecolor() == others.get_edgecolor() == to_rgba(COLOURS["critical"])
     assert "1" in axes_texts(figure)
     (line,) = [text for text in texts_of(figure) if text.startswith("1  critical dead in model.1")]
-    assert "from step 3 until step 6, 1 more" in line
+    assert "from step 3 to step 6, 1 more" in line
     ink = {text.get_text(): text.get_color() for text in figure.axes[0].texts}
     assert ink["model.1"] == COLOURS["critical"]
     assert ink["model.0"] == ink["model.2"] == "black"
@@ -229,7 +229,7 @@ def test_each_episode_has_a_frame_and_a_number_and_the_finding_a_single_line(rep
     lines = [text for text in texts_of(figure) if "critical" in text and text[0] in "12"]
     assert [line[0] for line in lines] == ["1", "2"]
     assert lines[0] == (
-        "1  critical dead in model.1 from step 2 until step 4, from step 6 until step 8"
+        "1  critical dead in model.1 from step 2 to step 4, from step 6 until step 8"
     )
     assert axes_texts(figure).count("1") == 2
 

@@ -32,8 +32,8 @@ class Cause(NamedTuple):
     """The cause of a finding.
 
     Attributes:
-        why: Part of a sentence that begins with "Likely" or "Measured:".
-        remedy: Part of a sentence that begins with "Try".
+        why: Follows "Likely cause:" or "Measured:".
+        remedy: An imperative clause without capital and full stop.
     """
 
     why: str
@@ -46,27 +46,27 @@ def of_loss(layout: Layout, name: str) -> Cause:
     saturating = first_of(layout, name, SATURATING)
     if saturating:
         why = (
-            f"its {saturating} activations saturate, where their slope is near zero, and nothing "
-            "leads the gradient around them"
+            f"its {saturating} activations saturate, where their slope is near zero, and no "
+            "residual connection bypasses them"
         )
         normalized, smooth = (
             "BatchNorm after each convolution",
             f"SiLU or ReLU instead of {saturating}",
         )
         first = (smooth, normalized) if norms >= weights else (normalized, smooth)
-        remedy = f"{', '.join(first)}, and a residual connection around the block"
+        remedy = f"try {', '.join(first)}, and a residual connection around the block"
         return Cause(why, remedy)
     if weights > 1 and not norms:
-        why = "it has no normalization, so that signal and gradient shrink from layer to layer"
-        remedy = "BatchNorm after each convolution, He initialization, a residual connection"
+        why = "it has no normalization, so signal and gradient shrink from layer to layer"
+        remedy = "try BatchNorm after each convolution, He initialization, a residual connection"
         return Cause(why, remedy)
     kind = layout.types[layout.modules.index(name)]
     if weights >= LONG_STACK and not any(word in kind for word in RESIDUAL):
         why = f"it is a plain stack of {weights} layers without a residual connection"
-        return Cause(why, "a residual connection around every two layers, or fewer layers")
-    why = "its output is scaled down, gated or partly detached in its forward or right behind it"
+        return Cause(why, "try a residual connection around every two layers, or fewer layers")
+    why = "its output is scaled down, gated or partly detached, in its forward() or right after it"
     remedy = (
-        "to find the small factor, saturated gate or detach() there, or to lead a residual "
+        "look for a small factor, a saturated gate or a detach() there, or add a residual "
         "connection around it"
     )
     return Cause(why, remedy)
@@ -75,19 +75,19 @@ def of_loss(layout: Layout, name: str) -> Cause:
 def of_gain(layout: Layout, training: Mapping[str, object], name: str) -> Cause:
     """Why a block may multiply the gradient on its way through."""
     if _owned(layout, name, "weight") > 1 and not _owned(layout, name, "norm"):
-        why = "it has no normalization, so that signal and gradient grow from layer to layer"
+        why = "it has no normalization, so signal and gradient grow from layer to layer"
         remedy = (
-            "BatchNorm after each convolution, a smaller initialization, no gain above 1 in this "
-            f"block, and {lower_rate(training)}"
+            "try BatchNorm after each convolution, a smaller initialization, no gain above 1 in "
+            f"this block, and {lower_rate(training)}"
         )
         return Cause(why, remedy)
     why = (
-        "a large factor in its forward or right behind it multiplies the gradient, or its inputs "
+        "a large factor in its forward() or right after it multiplies the gradient, or its inputs "
         "are far too small for its normalization"
     )
     remedy = (
-        "to find the large factor there and take it out, or else a smaller initialization of this "
-        f"block, and {lower_rate(training)}"
+        "find and remove the large factor; if there is none, try a smaller initialization of this "
+        f"block and {lower_rate(training)}"
     )
     return Cause(why, remedy)
 
@@ -103,9 +103,9 @@ def moment(training: Mapping[str, object], finding: Finding) -> str:
     """What the training did when it began, as the end of a sentence; "" if that says nothing."""
     newest = finding.episodes[-1]
     if newest.epoch == mosaic_closes(training):
-        return "; it began in the epoch in which close_mosaic took effect"
+        return "; it began in the epoch when close_mosaic took effect"
     if newest.step > 1 and finding.warming:
-        return "; it began during the warm-up, while the learning rate was changing"
+        return "; it began during warm-up, while the learning rate was changing"
     return ""
 
 

@@ -147,7 +147,7 @@ class Finding:
         """The message, when its newest episode was reported, and whether that is over."""
         newest = self.episodes[-1]
         late = f" Reported at step {newest.reported:,}." if newest.reported > newest.step else ""
-        over = "" if newest.step_end is None else f" It was over at step {newest.step_end:,}."
+        over = "" if newest.step_end is None else f" Resolved at step {newest.step_end:,}."
         return f"{self.message}{late}{over}"
 
     def _repr_html_(self) -> str:

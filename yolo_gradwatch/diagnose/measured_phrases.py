@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.diagnose.graph import is_in
-from yolo_gradwatch.diagnose.messages import classed, significant
+from yolo_gradwatch.diagnose.messages import classed
+from yolo_gradwatch.diagnose.phrases import significant
 
 if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.finding import Reason
@@ -42,14 +43,14 @@ def where(place: str, kind: str, layout: Layout) -> str:
     """In whose code: a layer's own, or the forward of a module around layers."""
     kind = classed(layout, kind)
     if has_layers(place, layout):
-        return f"in the forward of {place}{class_in(kind)}, not in a layer"
+        return f"in the forward() of {place}{class_in(kind)}, not in a layer"
     return f"in {place}{class_in(kind)}"
 
 
 def there(reason: Reason, layout: Layout) -> str:
     """Where to look."""
     place, kind = reason.names[:2]
-    forward = "the forward of " if has_layers(place, layout) else ""
+    forward = "the forward() of " if has_layers(place, layout) else ""
     return f"in {forward}{place}{class_in(kind)}"
 
 
@@ -66,7 +67,7 @@ def class_in(kind: str) -> str:
 def so_are(reason: Reason) -> str:
     """How many more activations are alike."""
     more = int(reason.values[1]) - 1
-    return f"; {more} more {'is' if more == 1 else 'are'} alike" if more > 0 else ""
+    return f"; so are those of {more} more" if more > 0 else ""
 
 
 def percent(share: float) -> str:

@@ -18,7 +18,8 @@ from yolo_gradwatch.diagnose.measured_phrases import (
     there,
     where,
 )
-from yolo_gradwatch.diagnose.messages import classed, significant
+from yolo_gradwatch.diagnose.messages import classed
+from yolo_gradwatch.diagnose.phrases import significant
 from yolo_gradwatch.diagnose.route import NORM
 from yolo_gradwatch.measure.arrays import FLOAT16_MAX
 
@@ -41,8 +42,7 @@ def cause_of(reason: Reason, layout: Layout, training: Mapping[str, object]) -> 
         training: Options of the training.
 
     Returns:
-        ``why`` is a sentence without a full stop, ``remedy`` continues after "Try"; None if the
-        reason is none of `measured.KINDS`.
+        Both without capital and full stop; None if the reason is none of `measured.KINDS`.
     """
     words = _WORDS.get(reason.kind)
     return words(reason, layout, training) if words else None
@@ -57,7 +57,7 @@ def _saturated(reason: Reason, layout: Layout, _training: Mapping[str, object]) 
     instead = "SiLU" if kind in SATURATING else "SiLU or LeakyReLU"
     norm = norm_before(reason, layout)
     spread = f"a weight of 1 and a bias of 0 in {norm}" if norm else "BatchNorm"
-    return Cause(why, f"{instead} instead of {kind} there, or {spread} right in front of it")
+    return Cause(why, f"try {instead} instead of {kind}, or {spread} right before it")
 
 
 def _zero(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cause:
@@ -69,8 +69,8 @@ def _zero(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cau
     norm = norm_before(reason, layout)
     there = f" (a bias of 0 in {norm})" if norm else ""
     remedy = (
-        f"BatchNorm with a bias of 0 in front of {kind}{there}, SiLU or LeakyReLU in its place, "
-        f"and {lower_rate(training)}"
+        f"try BatchNorm with a bias of 0 before {kind}{there}, SiLU or LeakyReLU instead, and "
+        f"{lower_rate(training)}"
     )
     return Cause(why, remedy)
 
@@ -80,8 +80,8 @@ def _falls(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> C
     why = f"the gradient falls {fold(reason.values[0])} {between(reason, layout)}"
     if NORM in kind:
         why = f"{why}, which divides by the spread of its input"
-        return Cause(why, f"a smaller input of {place}: the larger its spread, the less passes")
-    return Cause(why, f"to find the small factor, gate or detach() {there(reason, layout)}")
+        return Cause(why, f"try a smaller input to {place}: the larger its spread, the less passes")
+    return Cause(why, f"look for a small factor, a gate or a detach() {there(reason, layout)}")
 
 
 def _multiplied(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
@@ -89,11 +89,11 @@ def _multiplied(reason: Reason, layout: Layout, _training: Mapping[str, object])
     why = f"the gradient grows {fold(reason.values[0])} {between(reason, layout)}"
     if NORM in kind:
         remedy = (
-            f"a larger input of {place}: it divides by the spread of what it is given, which is "
-            "near zero"
+            f"try a larger input to {place}: it divides by the spread of its input, which is near "
+            "zero"
         )
         return Cause(why, remedy)
-    return Cause(why, f"to find the large factor or division {there(reason, layout)}")
+    return Cause(why, f"look for a large factor or a division {there(reason, layout)}")
 
 
 def _shrinks(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
@@ -101,28 +101,28 @@ def _shrinks(reason: Reason, layout: Layout, _training: Mapping[str, object]) ->
     has_norm = is_normed(place, layout)
     bypass = "a residual connection around every two layers there"
     first = bypass if has_norm else f"BatchNorm after each layer of {place}"
-    smooth = [f"{instead_of(kind)} with BatchNorm in front of it" for kind in acts]
+    smooth = [f"{instead_of(kind)} with BatchNorm before it" for kind in acts]
     then = [*smooth, *([] if has_norm else [bypass])]
     why = f"the gradient shrinks {_stack(reason, layout)}{_acts(reason)}"
-    return Cause(why, f"{', '.join([first, *then])}, or fewer layers")
+    return Cause(why, f"try {', '.join([first, *then])}, or fewer layers")
 
 
 def _grows(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cause:
     place = reason.names[0]
     norm = "" if is_normed(place, layout) else f"BatchNorm after each layer of {place}, "
-    remedy = f"{norm}a smaller initialization of {place}, and {lower_rate(training)}"
+    remedy = f"try {norm}a smaller initialization of {place}, and {lower_rate(training)}"
     return Cause(f"the gradient grows {_stack(reason, layout)}", remedy)
 
 
 def _cut(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
     place, kind, before, behind = reason.names
     why = (
-        f"no gradient arrives at the output of {before}, though {behind} has one: "
+        f"no gradient reaches the output of {before}, though {behind} has one: "
         f"{where(place, kind, layout)}"
     )
     remedy = (
-        f"to look for detach(), torch.no_grad(), .data or an output that is not used in {place}, "
-        f"or to freeze what is in front of it if that is meant"
+        f"look for detach(), torch.no_grad(), .data or an unused output in {place}, or freeze the "
+        "layers before it if this is intentional"
     )
     return Cause(why, remedy)
 
@@ -132,33 +132,34 @@ def _uncalled(reason: Reason, _layout: Layout, _training: Mapping[str, object]) 
     if reason.values == (1.0,):
         why = (
             f"{name} was called, but its output carries no gradient: torch.no_grad(), detach() or "
-            ".data inside its forward"
+            ".data inside its forward()"
         )
-        return Cause(why, f"to take that out of the forward of {name}, or to freeze {name}")
+        return Cause(why, f"remove that from the forward() of {name}, or freeze {name}")
     why = (
-        f"{name} was not called in the forward of the traced batch, or only where gradients are off"
+        f"{name} was not called in the forward pass of the traced batch, or only with gradients "
+        "disabled"
     )
-    return Cause(why, f"to call {name} in the forward outside torch.no_grad(), or to freeze it")
+    return Cause(why, f"call {name} in forward() outside torch.no_grad(), or freeze it")
 
 
 def _zeroed(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
     place, kind, before, behind = reason.names
     if reason.values and reason.values[0] >= ALL:
         why = (
-            f"what {before} puts out is multiplied by zero before it leaves {behind}: "
+            f"the output of {before} is multiplied by zero before it leaves {behind}: "
             f"{where(place, kind, layout)}"
         )
-        return Cause(why, f"a first value other than 0 for the gain, gate or mask in {place}")
-    own = f"the forward of {place}" if has_layers(place, layout) else place
-    zeros = "".join(f", which is itself zero in {percent(s)} of its values" for s in reason.values)
+        return Cause(why, f"try a nonzero initial value for the gain, gate or mask in {place}")
+    own = f"the forward() of {place}" if has_layers(place, layout) else place
+    zeros = "".join(f" (itself zero in {percent(s)} of its values)" for s in reason.values)
     why = (
         f"the gradient is exactly zero at the output of {before} but not at that of {behind}"
         f"{zeros}: {own}{class_in(kind)} has a slope of exactly zero (round, sign, floor, argmax, "
         "a comparison, or a gain of 0 in a branch)"
     )
     remedy = (
-        f"a straight-through estimator in {place}, as in x + (torch.round(x) - x).detach(), or a "
-        "first value other than 0 for such a gain"
+        f"try a straight-through estimator in {place}, as in x + (torch.round(x) - x).detach(), or "
+        "a nonzero initial value for such a gain"
     )
     return Cause(why, remedy)
 
@@ -166,14 +167,14 @@ def _zeroed(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> 
 def _scaled(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
     place, kind, before, behind, *norms = reason.names
     first, last = reason.values
-    divided = "".join(f"; {norm} divides the gradient by the spread of that" for norm in norms)
+    divided = "".join(f"; {norm} divides the gradient by that spread" for norm in norms)
     verb, size = ("falls", "larger") if last < first else ("grows", "smaller")
     why = (
         f"the RMS of the outputs {verb} from {significant(first, 2)} at {before} to "
         f"{significant(last, 2)} at {behind}: {where(place, kind, layout)}{divided}"
     )
     remedy = (
-        f"BatchNorm in or behind {place}, He initialization or a {size} one, and no constant "
+        f"try BatchNorm in or after {place}, He initialization or a {size} one, and no constant "
         "factor there"
     )
     return Cause(why, remedy)
@@ -182,13 +183,12 @@ def _scaled(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> 
 def _not_finite(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
     place, kind, before, call = reason.names
     why = (
-        f"the first output that is NaN or Inf is that of {call}; that of {before} in front of it "
-        f"was finite ({significant(reason.values[1], 2)} at the most): "
-        f"{where(place, kind, layout)}"
+        f"the first NaN or Inf output is that of {call}; the output of {before} before it was "
+        f"finite (at most {significant(reason.values[1], 2)}): {where(place, kind, layout)}"
     )
     remedy = (
-        f"to find the division, root, log or exp in {place}, and an epsilon or a clamp there, or "
-        "float32"
+        f"find the division, root, log or exp in {place}, and add an epsilon or a clamp, or "
+        "compute it in float32"
     )
     return Cause(why, remedy)
 
@@ -196,11 +196,11 @@ def _not_finite(reason: Reason, layout: Layout, _training: Mapping[str, object])
 def _not_finite_gradient(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
     place, kind, before, behind = reason.names
     why = (
-        f"all outputs are finite, and so is the gradient at that of {behind}, but not at that of "
-        f"{before}: {where(place, kind, layout)}"
+        f"all outputs are finite, and so is the gradient at the output of {behind}, but not at "
+        f"that of {before}: {where(place, kind, layout)}"
     )
     remedy = (
-        f"an epsilon under the root, norm or division in {place}, or a clamp in front of it: its "
+        f"try an epsilon under the root, norm or division in {place}, or a clamp before it: its "
         "slope is not finite at 0, or a factor is so large that the gradient overflows"
     )
     return Cause(why, remedy)
@@ -212,7 +212,7 @@ def _head_room(reason: Reason, _layout: Layout, _training: Mapping[str, object])
     half = "half precision ends at 65,504" if end == FLOAT16_MAX else "bfloat16 ends at 3.4e38"
     why = f"the largest output of {name} ({kind}) is {significant(value, 2)}, and {half}"
     first = "amp=False" if end != FLOAT16_MAX else "amp=False or bfloat16"
-    return Cause(why, f"{first}, or a normalization in front of {name}")
+    return Cause(why, f"try {first}, or a normalization before {name}")
 
 
 def _stack(reason: Reason, layout: Layout) -> str:
@@ -223,7 +223,7 @@ def _stack(reason: Reason, layout: Layout) -> str:
     without = "" if is_normed(place, layout) else " without normalization"
     own = f"{place}{class_in(classed(layout, kind))}"
     return (
-        f"{fold(decades)} in {many:.0f} {unit}, about {fold(decades / max(many, 1))} in each, "
+        f"{fold(decades)} over {many:.0f} {unit}, about {fold(decades / max(many, 1))} in each, "
         f"between the output of {first} and that of {last}: {own} is a stack{without}"
     )
 
@@ -235,7 +235,7 @@ def _acts(reason: Reason) -> str:
     count, decades = reason.values[3:]
     each, verb = (" each", "shrink") if count > 1 else ("", "shrinks")
     fraction = fold(decades / max(count, 1))
-    return f", and {count:.0f} {reason.names[4]} in it {verb} it about {fraction}{each}"
+    return f", and its {count:.0f} {reason.names[4]} {verb} it about {fraction}{each}"
 
 
 _WORDS: dict[str, Callable[[Reason, Layout, Mapping[str, object]], Cause]] = {

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from yolo_gradwatch.diagnose import causes
 from yolo_gradwatch.diagnose.graph import Paths, is_in
+from yolo_gradwatch.diagnose.phrases import sentence, significant
 from yolo_gradwatch.measure.kept import LAST_HEALTHY
 from yolo_gradwatch.measure.layout import WHOLE, Layout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from yolo_gradwatch.diagnose.causes import Cause
     from yolo_gradwatch.diagnose.finding import Episode, Finding
@@ -24,17 +25,17 @@ if TYPE_CHECKING:
 MOST_EPISODES = 3
 """Of more episodes, only the newest are named one by one."""
 
-UNDO = "Look for what runs from that step on, and go on from"
+UNDO = "Find out what changed at that step, and resume from"
 """What to try where something has changed in the course of a training."""
 
-IF_IT_STAYS = "; if it stays, try "
+IF_IT_STAYS = "; if that does not help, "
 """Between what to try first, whatever the cause is, and what to do about the cause."""
 
 MEASURED = "Measured: "
-"""In front of a cause that rests on a measurement."""
+"""Precedes a cause that was measured."""
 
-MOST_NAMES = 4
-"""Of more names, only the first are listed."""
+LIKELY = "Likely cause: "
+"""Precedes a cause that was inferred."""
 
 PLACES: dict[Place, str] = {
     "upstream": "upstream",
@@ -89,7 +90,7 @@ class Message:
         """The cause, with what it rests on; "" if none is named beside what is certain."""
         if self.measured:
             return f"{MEASURED}{self.measured}"
-        return f"Likely {self.likely}" if self.likely else ""
+        return f"{LIKELY}{self.likely}" if self.likely else ""
 
     def measuring(self, cause: Cause, way_back: str = "") -> Message:
         """The same with a cause that a trace has measured, and what to try then.
@@ -99,11 +100,11 @@ class Message:
             way_back: The checkpoint to go back to, if there is one.
         """
         first, stays, _ = self.remedy.partition(IF_IT_STAYS)
-        remedy = f"{first}{stays}{cause.remedy}." if stays else f"Try {cause.remedy}."
+        remedy = f"{first}{stays}{cause.remedy}." if stays else sentence(cause.remedy)
         if self.remedy.startswith(UNDO):
             remedy = self.remedy
         elif way_back and way_back in self.remedy:
-            remedy = f"{remedy} Then go on from {way_back}."
+            remedy = f"{remedy} Then resume from {way_back}."
         return replace(self, likely="", measured=f"{cause.why}.", remedy=remedy)
 
     def __str__(self) -> str:
@@ -159,7 +160,7 @@ class Case:
         if not well or self.finding.warming:
             return ""
         return (
-            f"All was well for {well:,} steps, so something changed at about step "
+            f"The training was healthy for {well:,} steps, so something changed around step "
             f"{newest.step:,}: a callback, the schedule, a resume or the data{self.moment}."
         )
 
@@ -175,7 +176,7 @@ class Case:
             remedy = f"{UNDO} {self.way_back('the last checkpoint before it')}."
             return replace(message, why=why, remedy=remedy)
         likely = f"{cause.why}{self.moment}."
-        return replace(message, likely=likely, remedy=f"Try {cause.remedy}.")
+        return replace(message, likely=likely, remedy=sentence(cause.remedy))
 
     def way_back(self, otherwise: str) -> str:
         """The checkpoint to go back to: the one that was kept, else in these words."""
@@ -190,18 +191,18 @@ class Case:
     @property
     def decades(self) -> str:
         """The value beside the limit that it broke."""
-        limit = f"limit {self.finding.limit:g}, {self.reached(is_low=False)}"
-        return f"{self.finding.value:.3g} decades; {limit}"
+        value, limit = self.finding.value, self.finding.limit
+        return f"{value:.3g} decades; limit {limit:g}, {self.reached(is_low=False)}"
 
     def reached(self, *, is_low: bool) -> str:
         """What healthy trainings have reached; a limit of the user's may lie within that."""
         if self.healthy is None:
-            return "healthy trainings are not known"
+            return "no healthy reference"
         limit = self.finding.limit
         is_within = limit > self.healthy if is_low else limit < self.healthy
         though = "though " if is_within else ""
         verb = "fall to" if is_low else "reach"
-        return f"{though}healthy recorded trainings {verb} {self.healthy:,g}"
+        return f"{though}healthy runs {verb} {self.healthy:,g}"
 
     def affected(self) -> str:
         """How many blocks suffer with the named one, and where they lie, for `Message.since`."""
@@ -229,9 +230,9 @@ class Case:
         shown = _SHOWN.get(self.unit, "".format)
         named = [f"{lasted(e)}{shown(e.value)}" for e in earlier[-MOST_EPISODES:]]
         hidden = len(earlier) - len(named)
-        more = f", and {hidden} before" if hidden else ""
+        more = f", and {hidden} more before" if hidden else ""
         times = "once" if len(earlier) == 1 else f"{len(earlier)} times"
-        return f"It has come back {times}; earlier: {', '.join(named)}{more}."
+        return f"It has recurred {times}; earlier: {', '.join(named)}{more}."
 
     def _places(self, noun: str) -> str:
         """How many modules aside from the named one lie where, as in ``2 blocks upstream``."""
@@ -260,36 +261,11 @@ def classed(layout: Layout, kind: str) -> str:
     return f"{kind}, {place}" if place else kind
 
 
-def factor(decades: float) -> str:
-    """How many times that is, in words of two digits: 4.5 decades are 32,000 times."""
-    return f"{significant(10.0 ** min(decades, 300.0), 2)} times"
-
-
-def significant(value: float, digits: int) -> str:
-    """A number of so many significant digits, as one writes it: 110, 31,000, and 3.1e+07."""
-    rounded = float(f"{value:.{digits}g}")
-    return f"{rounded:,.0f}" if 10**digits <= rounded < 1e7 else f"{value:.{digits}g}"
-
-
-def joined(names: Sequence[str]) -> str:
-    """Names in a sentence: ``a``, ``a and b``, ``a, b and c``."""
-    if len(names) < 2:
-        return "".join(names)
-    return f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def listed(found: Sequence[str]) -> str:
-    """The first of some names, and how many more there are."""
-    shown = ", ".join(found[:MOST_NAMES])
-    hidden = len(found) - MOST_NAMES
-    return f"{shown} and {hidden} more" if hidden > 0 else shown
-
-
 def lasted(episode: Episode) -> str:
     """When an episode began, and when it was over."""
     if episode.step_end is None:
         return f"since step {episode.step:,}"
-    return f"from step {episode.step:,} until step {episode.step_end:,}"
+    return f"from step {episode.step:,} to step {episode.step_end:,}"
 
 
 def course(finding: Finding) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from yolo_gradwatch.diagnose.html import report_html
-from yolo_gradwatch.diagnose.messages import significant
+from yolo_gradwatch.diagnose.phrases import significant
 from yolo_gradwatch.diagnose.record import finding_record, plain
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.clipping import CLIP_NORM
@@ -29,11 +29,11 @@ ELSEWHERE = "elsewhere"
 """Status of a report in a process that is not rank 0 of its training."""
 
 _STEPLESS = {
-    ELSEWHERE: "every rank has the same gradients, so rank 0 alone watches them and writes files",
-    "running": "the training has not come to its first optimizer step yet",
+    ELSEWHERE: "every rank has the same gradients, so only rank 0 watches them and writes files",
+    "running": "the training has not reached its first optimizer step yet",
     "finished": (
-        "gradients accumulate over nbs images (64 unless set); the training ended "
-        "before so many were seen: set nbs to the batch size, or train longer"
+        "gradients accumulate over nbs images (64 unless set); the training ended before it had "
+        "seen that many: set nbs to the batch size, or train longer"
     ),
 }
 """Why a run of this status has no optimizer step, and what to do."""
@@ -219,7 +219,7 @@ def _captured(interval: int) -> list[str]:
     if interval == 1:
         return []
     few = f"1 in {interval:,} optimizer steps was captured"
-    return [f"  {few}: counts and shares of steps are of these alone"]
+    return [f"  {few}; counts and shares refer to those"]
 
 
 def _laxer(thresholds: Thresholds) -> list[str]:
@@ -254,7 +254,7 @@ def _gradient(report: Report) -> list[str]:
 def _usual(ratios: Sequence[float]) -> str:
     """Whether the factor of the median epoch is one that healthy trainings show, in brackets."""
     if ratios and np.median(ratios) > USUAL_CLIPPING:
-        return f" (healthy recorded trainings: {USUAL_CLIPPING:g} at the most)"
+        return f" (healthy runs: at most {USUAL_CLIPPING:g})"
     return " (normal for YOLO)"
 
 

@@ -74,7 +74,7 @@ def amp_overflow_words(case: Case) -> Message:
     return Message(
         what="AMP skipped a step and lowered its loss scale",
         since=f"at step {case.finding.episodes[-1].step:,} or soon after",
-        why="That is calibration, and harmless unless it happens many times in a row.",
+        why="This is calibration, and harmless unless it happens many times in a row.",
     )
 
 
@@ -87,6 +87,6 @@ AMP_OVERFLOW = Rule(
     needs=lambda _: 1,
     words=amp_overflow_words,
     meaning="AMP skipped a step with a finite loss and lowered its loss scale",
-    not_meaning="that anything is wrong; it is calibration",
+    not_meaning="a fault: it is calibration",
     remedy="nothing",
 )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from yolo_gradwatch.diagnose.messages import Message, significant
+from yolo_gradwatch.diagnose.messages import Message
+from yolo_gradwatch.diagnose.phrases import significant
 from yolo_gradwatch.diagnose.reading import REACH, medians
 from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, finite, first_over, over
@@ -115,12 +116,12 @@ def slow_branch_words(case: Case) -> Message:
     less = significant(1 / max(case.finding.value, 1e-9), 2)
     return Message(
         what=f"{case.where}: its weights move {less} times less than those of the other blocks",
-        since=f"{case.since}{case.others()}, while the gradient passes beside it, so nothing is "
-        "lost for the blocks before it",
-        likely="a gate or a factor near zero scales its branch: a gamma or layer scale, a "
-        "zero-initialized layer. That is usual at the start.",
-        remedy="If it lasts, try AdamW, which moves such weights as it does others, or a larger "
-        "first value of that factor.",
+        since=f"{case.since}{case.others()}; the gradient bypasses it, so upstream blocks lose "
+        "nothing",
+        likely="a gate or a factor near zero scales its branch: a gamma, a layer scale, a "
+        "zero-initialized layer. This is usual early in training.",
+        remedy="If it lasts, try AdamW, which scales the step for each weight, or a larger initial "
+        "value of that factor.",
     )
 
 
@@ -239,9 +240,9 @@ SLOW_BRANCH = Rule(
     judge=slow_branch,
     needs=lambda _: WINDOWS[1],
     words=slow_branch_words,
-    meaning="the weights of a gate or of a branch behind a factor near zero hardly move, while "
-    "the gradient passes beside them",
-    not_meaning="that the blocks before it get too little",
-    remedy="AdamW, or a larger first value of that factor",
+    meaning="the weights of a gate, or of a branch scaled by a factor near zero, hardly move, "
+    "while the gradient bypasses them",
+    not_meaning="that upstream blocks get too little",
+    remedy="AdamW, or a larger initial value of that factor",
     state="slow",
 )

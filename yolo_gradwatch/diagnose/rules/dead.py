@@ -43,22 +43,22 @@ def dead_words(case: Case) -> Message:
     """A gradient of exactly zero."""
     relu = first_of(case.layout, case.finding.module, RECTIFYING)
     why = (
-        f"its {relu} units have died: they put out zero for every input"
+        f"its {relu} units have died: they output zero for every input"
         if relu
-        else "its output is multiplied by zero behind it: units that died, a gain or weight that "
-        "is zero, a mask"
+        else "something after it multiplies its output by zero: dead units, a zero gain or weight, "
+        "a mask"
     )
     remedy = (
-        f"BatchNorm with a bias of 0 in front of {relu}, SiLU or LeakyReLU in its place"
+        f"Try BatchNorm with a bias of 0 before {relu}, or SiLU or LeakyReLU instead"
         if relu
-        else "to find what multiplies it by zero there, a non-zero initialization"
+        else "Look for what multiplies it by zero there, and try a non-zero initialization"
     )
     return Message(
         what=f"{case.where}: gradient exactly zero",
         since=f"{case.since}{case.others()}, so it does not learn",
         why=case.changed,
         likely=f"{why}{'' if case.changed else case.moment}.",
-        remedy=f"Try {remedy}, and {case.lower_rate}.",
+        remedy=f"{remedy}, and {case.lower_rate}.",
     )
 
 
@@ -86,10 +86,10 @@ def no_gradient_words(case: Case) -> Message:
         what=f"{case.where}: no gradient at all",
         since=f"{case.since}{case.others()}, so it is not trained",
         why=case.changed,
-        likely="its output does not lead to the loss: unused in forward, or "
-        "cut off by detach(), torch.no_grad() or .data.",
-        remedy="Try to connect it: take the detach() or no_grad() out between it and what reads "
-        "it. If that is meant, freeze it.",
+        likely="its output does not reach the loss: it is unused in forward(), or cut off by "
+        "detach(), torch.no_grad() or .data.",
+        remedy="Remove the detach() or no_grad() between it and the blocks it feeds. If this "
+        "is intentional, freeze the module.",
     )
 
 
@@ -109,12 +109,12 @@ def frozen_words(case: Case) -> Message:
     option = now(case.training, "freeze")
     is_asked_for = _freezes(case.training.get("freeze"), case.finding.module)
     why = (
-        f"The option {option} asks for that."
+        f"The option {option} asks for it."
         if is_asked_for
         else f"The option {option} does not name it: a callback or the model's own code set "
         "requires_grad=False."
     )
-    remedy = "" if is_asked_for else "Fine if that is meant."
+    remedy = "" if is_asked_for else "Fine if intentional."
     since = f"{case.since}{case.others()}"
     return Message(what=f"{case.where}: frozen", since=since, why=why, remedy=remedy)
 
@@ -175,7 +175,7 @@ DEAD = Rule(
     needs=lambda limits: limits.dead_windows,
     words=dead_words,
     meaning="a layer of the trunk has had a gradient of exactly zero for that many windows",
-    not_meaning="a scale of the head on which no object lands",
+    not_meaning="a scale of the head that gets no objects",
     remedy="SiLU or LeakyReLU with BatchNorm, a non-zero initialization",
     blocks="entire",
     explains=(*_STILL, "no_gradient"),
@@ -194,7 +194,7 @@ NO_GRADIENT = Rule(
     words=no_gradient_words,
     meaning="no gradient reaches a layer at all: unused, or cut off by `detach()`",
     not_meaning="a frozen layer",
-    remedy="connect it, or freeze it",
+    remedy="connect it or freeze it",
     state="no grad",
     blocks="entire",
     explains=(*_STILL, "dead"),
@@ -209,7 +209,7 @@ FROZEN = Rule(
     judge=frozen,
     needs=lambda _: FROZEN_WINDOWS,
     words=frozen_words,
-    meaning="a layer was frozen by something else than `freeze=`",
+    meaning="something other than `freeze=` froze a layer",
     not_meaning="a fault",
-    remedy="nothing, if it is meant",
+    remedy="nothing, if intentional",
 )

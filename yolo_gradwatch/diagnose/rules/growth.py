@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolo_gradwatch.diagnose.messages import Message, significant
+from yolo_gradwatch.diagnose.messages import Message
+from yolo_gradwatch.diagnose.phrases import significant
 from yolo_gradwatch.diagnose.reading import medians
 from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, finite
@@ -79,15 +80,15 @@ def weight_growth_words(case: Case) -> Message:
     if reason:
         rate, asked = (significant(value, 2) for value in reason.values)
         remedy = (
-            f"Try to find the callback or scheduler that sets the rate: {rate} is at work, and "
-            f"lr0={asked} does not ask for that."
+            f"Find the callback or scheduler that sets the learning rate: it is {rate}, which "
+            f"lr0={asked} does not ask for."
         )
     return Message(
         what=f"the whole model: the weights have grown {10**case.finding.value:.1f}-fold within a "
         "few windows",
         since=case.since,
-        likely=f"the learning rate is far too high{case.moment}. Most such trainings end "
-        "with a gradient near zero.",
+        likely=f"the learning rate is far too high{case.moment}. Most such trainings end with a "
+        "gradient near zero.",
         remedy=remedy,
     )
 
@@ -103,7 +104,7 @@ WEIGHT_GROWTH = Rule(
     words=weight_growth_words,
     meaning="the weights doubled within 20 windows",
     not_meaning="weights that grow over a whole training",
-    remedy="lower `lr0`, longer `warmup_epochs`; it mostly ends in silence",
+    remedy="a lower `lr0`, longer `warmup_epochs`; most such runs end with no gradient",
     state="growing",
     explains=("dead", "partly_dead", "dead_branch", "collapse", "total_low"),
 )

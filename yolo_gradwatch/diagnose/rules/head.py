@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from yolo_gradwatch.diagnose.causes import now
 from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.graph import BOXES, SCORES
-from yolo_gradwatch.diagnose.messages import Message, joined, significant
+from yolo_gradwatch.diagnose.messages import Message
+from yolo_gradwatch.diagnose.phrases import joined, significant
 from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules import branches, items
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, last
@@ -28,7 +29,7 @@ Healthy: 0 as a rule, 0.23 where half of the images are background, 0.81 where o
 Objects of less than 2 pixels: 0.84.
 """
 
-LABELS = "Look at the labels first (train_batch0.jpg, and the 'backgrounds' that Ultralytics"
+LABELS = "Check the labels first (train_batch0.jpg, and the 'backgrounds' that Ultralytics"
 """What to try first where a branch gets no gradient, up to the word that follows."""
 
 POSE = "pose_loss"
@@ -64,9 +65,8 @@ def dead_branch_words(case: Case) -> Message:
         return Message(
             what=f"{case.where}: gradient exactly zero at every scale of the head,",
             since=f"{case.since}, because {options}",
-            why="A gain of 0 multiplies the loss of this branch by zero, so that it stays as it "
-            "was initialized.",
-            remedy="Set a gain above 0, or do not use what this branch puts out.",
+            why="A gain of 0 multiplies this branch's loss by zero, so it stays as initialized.",
+            remedy="Set a gain above 0, or do not use this branch's output.",
         )
     message = Message(
         what=f"{case.where}: gradient exactly zero at every scale of the head for "
@@ -76,10 +76,10 @@ def dead_branch_words(case: Case) -> Message:
     if reason is None:
         return replace(
             message,
-            likely="either no image has an object that it could learn from, or its output is cut "
-            "off from the loss.",
+            likely="no image has an object it could learn from, or its output is cut off from the "
+            "loss.",
             remedy=f"{LABELS} counts); if they are right, look for a gain of zero or a detach() "
-            "behind this branch.",
+            "after this branch.",
         )
     measured, remedy = _why_dead(case, reason)
     return replace(message, measured=measured, remedy=remedy)
@@ -134,9 +134,9 @@ def zero_loss_words(case: Case) -> Message:
         return Message(
             what=f"{case.where}: {_are(reason.names)} exactly 0 in every batch",
             since=f"{case.since}, while the boxes learn",
-            why="No keypoint is labelled as visible.",
-            remedy="Check the third number of each keypoint in the labels: 0 means that it does "
-            "not count.",
+            why="No keypoint is labelled visible.",
+            remedy="Check the third number of each keypoint in the labels: 0 means it does not "
+            "count.",
         )
     count = int(reason.values[0]) if reason else 0
     names = reason.names if reason else ()
@@ -146,7 +146,7 @@ def zero_loss_words(case: Case) -> Message:
         "every batch",
         since=f"{case.since}, because {options}",
         why="A gain of 0 multiplies a loss item by zero.",
-        remedy="Fine if that is meant.",
+        remedy="Fine if intentional.",
     )
 
 
@@ -201,37 +201,41 @@ def _seldom(history: History, recent: Sequence[Window], family: str) -> Reason:
 def _why_dead(case: Case, reason: Reason) -> tuple[str, str]:
     """Why a branch gets no gradient, as it was measured, and what to try."""
     if reason.kind == "no objects":
-        why = f"{_are(reason.names)} exactly 0 in every batch while the scores learn: no image has "
+        why = f"{_are(reason.names)} exactly 0 in every batch while the scores learn: no object "
         size = now(case.training, "imgsz")
-        return f"{why}an object that counts.", f"{LABELS} counts), then the box sizes at {size}."
+        return f"{why}counts in any image.", f"{LABELS} counts), then the box sizes at {size}."
     other, *own = reason.names
     if not own:
-        why = f"the labels are not the reason, because {other} learns: its output is cut off from "
-        remedy = "Look for a detach(), torch.no_grad() or a factor of zero behind this branch."
-        return f"{why}the loss.", remedy
-    why = f"boxes are not the reason, because {other} learns: {_are(own)} exactly 0 in every batch."
-    remedy = "Check the labels of this term alone (keypoints that are all marked invisible, empty "
-    return why, f"{remedy}masks), then its code for a factor of zero."
+        why = f"{other} learns, so the labels are not the cause: its output is cut off from the "
+        remedy = "Look for a detach(), torch.no_grad() or a factor of zero after this branch."
+        return f"{why}loss.", remedy
+    why = f"{other} learns, so boxes are not the cause: {_are(own)} exactly 0 in every batch."
+    remedy = "Check the labels of this term (keypoints all marked invisible, empty masks), then "
+    return why, f"{remedy}its code for a factor of zero."
 
 
 def _seldom_words(case: Case, reason: Reason | None) -> Message:
     """Boxes that learn seldom, and next to nothing or as usual then."""
     least, most, steps, *highest = reason.values if reason else (0.0, 0.0, 0.0)
-    often = f"in {_between(least, most, steps)} of {steps:,.0f} steps" if reason else "seldom"
-    what, size = f"{case.where}: the boxes learned {often}", now(case.training, "imgsz")
+    often = (
+        f"learned in {_between(least, most, steps)} of {steps:,.0f} steps"
+        if reason
+        else "rarely learned"
+    )
+    what, size = f"{case.where}: the boxes {often}", now(case.training, "imgsz")
     if case.finding.rule == "few_objects":
         return Message(
             what=what,
             since=f"{case.since}; in the others no object counted",
-            why="That is normal where most images are background.",
-            remedy=f"If they are not, check the labels, {size} and the sizes of the boxes.",
+            why="This is normal if most images are background.",
+            remedy=f"If they are not, check the labels, {size} and the box sizes.",
         )
-    loss = f", and box_loss was {significant(highest[0], 2)} at the most" if highest else ""
+    loss = f", and box_loss was at most {significant(highest[0], 2)}" if highest else ""
     return Message(
         what=what,
         since=f"{case.since}{loss}, while the scores learn",
         likely=f"nearly all objects are too small for {size}, or their labels are missing.",
-        remedy="Look at the labels (train_batch0.jpg), then train with a larger imgsz or on tiles.",
+        remedy="Check the labels (train_batch0.jpg), then train with a larger imgsz or on tiles.",
     )
 
 
@@ -258,8 +262,8 @@ FEW_OBJECTS = Rule(
     needs=lambda limits: limits.dead_branch_windows,
     words=few_objects_words,
     meaning="boxes learned in at most half of the steps of that many windows",
-    not_meaning="a fault where most images are background",
-    remedy="the labels, `imgsz`",
+    not_meaning="a fault, if most images are background",
+    remedy="check the labels and `imgsz`",
 )
 
 ZERO_LOSS = Rule(
@@ -269,9 +273,9 @@ ZERO_LOSS = Rule(
     judge=zero_loss,
     needs=lambda _: 1,
     words=zero_loss_words,
-    meaning="a loss item is exactly 0: its gain is 0, or no keypoint is labelled as visible",
-    not_meaning="a fault, if it is meant",
-    remedy="nothing, if it is meant",
+    meaning="a loss item is exactly 0: its gain is 0, or no keypoint is labelled visible",
+    not_meaning="a fault, if intentional",
+    remedy="nothing, if intentional",
 )
 
 
@@ -285,8 +289,8 @@ DEAD_BRANCH = Rule(
     needs=lambda limits: limits.dead_branch_windows,
     words=dead_branch_words,
     meaning="a branch of the head has had no gradient at any scale for that many windows, or "
-    "boxes learned seldom and next to nothing; at once where a gain of 0 turns it off",
+    "boxes rarely learned, and hardly anything; at once if a gain of 0 turns it off",
     not_meaning="one scale without objects",
-    remedy="look at the labels; a gain of zero or a `detach()` behind it",
+    remedy="check the labels; look for a gain of zero or a `detach()` after it",
     explains=("starved_scale",),
 )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_gradwatch.diagnose import causes
-from yolo_gradwatch.diagnose.messages import Message, described, factor
+from yolo_gradwatch.diagnose.messages import Message, described
+from yolo_gradwatch.diagnose.phrases import factor
 from yolo_gradwatch.diagnose.reading import REACH, medians
 from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.beside import WINDOWS, passed
@@ -62,7 +63,7 @@ def vanishing_words(case: Case) -> Message:
     """A block that loses the gradient."""
     message = Message(
         what=f"{case.where}: its gradient is {factor(case.finding.value)} weaker than that of the "
-        f"blocks that read it ({case.decades}),",
+        f"blocks it feeds ({case.decades}),",
         since=f"{case.since}{case.affected()}",
     )
     return case.explained(message, causes.of_loss(case.layout, case.finding.module))
@@ -94,9 +95,9 @@ def exploding_words(case: Case) -> Message:
     """A block that multiplies the gradient."""
     message = Message(
         what=f"{case.where}: the gradient of its weights is {factor(case.finding.value)} stronger "
-        f"than that of the blocks that read it ({case.decades}),",
+        f"than that of the blocks it feeds ({case.decades}),",
         since=f"{case.since}{case.affected()}",
-        why="Clipping then leaves next to nothing for all other blocks.",
+        why="Clipping then leaves almost nothing for the other blocks.",
     )
     cause = causes.of_gain(case.layout, case.training, case.finding.module)
     return case.explained(message, cause)
@@ -113,7 +114,7 @@ def leaf_vanishing(history: History, limits: Thresholds) -> Iterator[Hit]:
 def leaf_vanishing_words(case: Case) -> Message:
     """A weight far below its block."""
     cause = "shrinks its output: a gate, a gain near zero, a saturated activation"
-    return _leaf(case, "weaker", cause, "that")
+    return _leaf(case, "weaker", cause, "it")
 
 
 def leaf_exploding(history: History, limits: Thresholds) -> Iterator[Hit]:
@@ -187,8 +188,8 @@ def _leaf(case: Case, comparison: str, cause: str, factor_to_remove: str) -> Mes
     """A weight far from the others of its block."""
     block = case.layout.block_of[case.layout.modules.index(case.finding.module)]
     likely = causes.Cause(
-        f"something behind this layer alone {cause}",
-        f"to remove {factor_to_remove}, and put a BatchNorm behind the layer",
+        f"something right after this layer {cause}",
+        f"remove {factor_to_remove}, and put a BatchNorm after the layer",
     )
     message = Message(
         what=f"{case.where}: its gradient is {factor(case.finding.value)} {comparison} than that "
@@ -207,8 +208,8 @@ VANISHING = Rule(
     judge=vanishing,
     needs=lambda _: HOPS[1],
     words=vanishing_words,
-    meaning="a block gets 100 times less gradient than the blocks that read it",
-    not_meaning="a small gradient: what counts is the loss from block to block",
+    meaning="a block gets 100 times less gradient than the blocks it feeds",
+    not_meaning="a small gradient: what counts is the drop from block to block",
     remedy="a residual connection, BatchNorm, SiLU or ReLU instead of Sigmoid or Tanh",
     healthy=1.6,
     blocks="origin",
@@ -225,8 +226,8 @@ EXPLODING = Rule(
     judge=exploding,
     needs=lambda _: JUMPS[1],
     words=exploding_words,
-    meaning="a block's weights get 300 times more than the blocks that read it",
-    not_meaning="a total norm above the clip: that is normal",
+    meaning="a block's weights get 300 times more gradient than the blocks it feeds",
+    not_meaning="a total norm above the clip, which is normal",
     remedy="BatchNorm, a smaller initialization, no gain above 1, lower `lr0`",
     healthy=1.2,
     blocks="origin",
@@ -245,7 +246,7 @@ LEAF_VANISHING = Rule(
     words=leaf_vanishing_words,
     meaning="one weight lies two decades below its neighbours in the block",
     not_meaning="that the whole block is unhealthy",
-    remedy="look behind that layer for a gate, a gain near zero, a saturated activation",
+    remedy="look for a gate, a gain near zero or a saturated activation after that layer",
     healthy=1.3,
     state="leaf-low",
 )
@@ -262,7 +263,7 @@ LEAF_EXPLODING = Rule(
     words=leaf_exploding_words,
     meaning="one weight lies two decades above its neighbours in the block",
     not_meaning="that the whole block is unhealthy",
-    remedy="look behind that layer for a gain or a very small input",
+    remedy="look for a gain or a very small input after that layer",
     healthy=1.3,
     state="leaf-high",
     explains=("spike", "total_high"),

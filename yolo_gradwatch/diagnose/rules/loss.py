@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.diagnose.finding import Reason
-from yolo_gradwatch.diagnose.messages import Message, joined
+from yolo_gradwatch.diagnose.messages import Message
+from yolo_gradwatch.diagnose.phrases import joined
 from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin
 from yolo_gradwatch.diagnose.rules.items import terms
@@ -52,10 +53,10 @@ def loss_nonfinite_words(case: Case) -> Message:
     finite = f"every gradient was {'exactly 0' if is_zero else 'finite'}"
     return Message(
         what=f"{joined(names) or 'the loss'} {'were' if len(names) > 1 else 'was'} NaN or Inf",
-        since=f"{case.at}, but {finite}: no weight is hurt",
-        why="A mean over no object or pixel does that, in a batch of which all is ignored. The "
-        "losses that are printed stay NaN until the epoch ends.",
-        remedy="Look at the labels of that step's images, or divide by at least 1.",
+        since=f"{case.at}, but {finite}, so no weight was damaged",
+        why="A mean over zero objects or pixels does this, in a batch whose targets are all "
+        "ignored. The printed losses stay NaN until the epoch ends.",
+        remedy="Check the labels of that step's images, or divide by at least 1.",
     )
 
 
@@ -67,7 +68,7 @@ LOSS_NONFINITE = Rule(
     needs=lambda _: 1,
     words=loss_nonfinite_words,
     meaning="a loss item was NaN or Inf, but every gradient was finite",
-    not_meaning="that a weight is hurt",
-    remedy="look at the labels of that step, or divide by max(count, 1)",
+    not_meaning="that a weight was damaged",
+    remedy="check the labels of that step, or divide by max(count, 1)",
     keeps_evidence=True,
 )

@@ -10,7 +10,8 @@ import numpy as np
 
 from yolo_gradwatch.diagnose.causes import at_work
 from yolo_gradwatch.diagnose.finding import Reason
-from yolo_gradwatch.diagnose.messages import Message, significant
+from yolo_gradwatch.diagnose.messages import Message
+from yolo_gradwatch.diagnose.phrases import significant
 from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, last
 from yolo_gradwatch.diagnose.rules.items import terms
@@ -118,19 +119,19 @@ def loss_imbalance_words(case: Case) -> Message:
     """One loss item drowns the others."""
     item, size, norm = _measured(case)
     decades = min(case.finding.value, 300.0)
-    left = f"1/{significant(norm / CLIP_NORM, 2)}" if norm else "next to nothing"
+    left = f"1/{significant(norm / CLIP_NORM, 2)}" if norm else "almost nothing"
     clipping = (
-        f"Clipping to {CLIP_NORM:g} leaves {left} of every gradient, so beside this item the "
-        "others hardly train anything."
+        f"Clipping to {CLIP_NORM:g} leaves {left} of every gradient, so the other items hardly "
+        "train anything."
     )
     message = Message(
         what=f"the whole model: {item}{f' is {size},' if size else ' is'} "
         f"{significant(10.0**decades, 2)} times all other loss items together (limit "
-        f"{10.0**case.finding.limit:,.0f}; healthy recorded trainings: 10 at the most),",
+        f"{10.0**case.finding.limit:,.0f}; healthy runs reach 10),",
         since=case.since,
         why=clipping,
         remedy="Divide its target by the target's spread, or give the term a gain of about "
-        f"{10.0**-decades:.0e}; a bounded loss (smooth L1) helps as well.",
+        f"{10.0**-decades:.0e}; a bounded loss (smooth L1) also helps.",
     )
     if item in OWN or _raised(case.training):
         return _explained(message, case.training, item)
@@ -165,8 +166,8 @@ def initial_loss_words(case: Case) -> Message:
     message = Message(
         what=f"the whole model: {item} begins at "
         f"{size or significant(case.finding.value, 2)}{total_norm} (limit of the loss "
-        f"{significant(case.finding.limit, 2)}; healthy recorded trainings begin at 12 at the "
-        "most, poses at 100),",
+        f"{significant(case.finding.limit, 2)}; healthy runs begin at up to 12, poses at up to "
+        "100),",
         since=case.since,
     )
     return _explained(message, case.training, item)
@@ -183,23 +184,23 @@ def _measured(case: Case) -> tuple[str, str, float]:
 def _explained(message: Message, training: Mapping[str, object], item: str) -> Message:
     """A message with why an item of Ultralytics' own is too large, and what to try."""
     if raised := _raised(training):
-        gains = f"Gains far above their defaults do that: {', '.join(raised)}."
-        return replace(message, why=f"{message.why} {gains}".lstrip(), remedy="Lower that first.")
+        gains = f"Gains far above their defaults cause this: {', '.join(raised)}."
+        return replace(message, why=f"{message.why} {gains}".lstrip(), remedy="Lower them first.")
     if item in BOUNDED:
-        why = "No initialization does that: a loss of overlaps is bounded, a few times its gain."
+        why = "No initialization causes this: an overlap loss is bounded by a few times its gain."
         return replace(
             message,
             why=f"{message.why} {why}".lstrip(),
-            remedy=f"Take out what multiplies {item} in the code of the loss or its targets.",
+            remedy=f"Remove what multiplies {item} in the code of the loss or its targets.",
         )
     likely = (
-        "weights are initialized too large, those of the head's last convolutions above "
-        "all, so that outputs are far off. Targets or a gain of the wrong size do the same."
+        "weights are initialized too large, above all in the head's last convolutions, so its "
+        "outputs are far off. Targets or a gain of the wrong size have the same effect."
     )
     remedy = (
-        "Try the initialization of Ultralytics, at least for the head's last convolutions (a "
-        "standard deviation of about 0.05, biases by bias_init()), or pretrained weights; then "
-        "look at the units of the targets."
+        "Try Ultralytics' initialization, at least for the head's last convolutions (a standard "
+        "deviation of about 0.05, biases by bias_init()), or pretrained weights; then check the "
+        "units of the targets."
     )
     return replace(message, likely=likely, remedy=remedy)
 
@@ -263,8 +264,8 @@ LOSS_IMBALANCE = Rule(
     words=loss_imbalance_words,
     meaning="one loss item is 100 times all others together, and clipping leaves less than a "
     "hundredth of the gradient",
-    not_meaning="items of different size: healthy trainings reach 10 times",
-    remedy="divide the target by its spread, or a small gain",
+    not_meaning="items of different size: healthy runs reach 10 times",
+    remedy="divide the target by its spread, or use a small gain",
     state="drowned",
     explains=("spike", "total_high", "initial_loss", "dead_branch"),
 )
@@ -279,9 +280,9 @@ INITIAL_LOSS = Rule(
     judge=initial_loss,
     needs=lambda _: LARGE_WINDOWS,
     words=initial_loss_words,
-    meaning="a loss begins far above all that is usual, and the gradient with it",
+    meaning="a loss begins far above anything usual, and so does the gradient",
     not_meaning="the class loss of images without objects",
-    remedy="a smaller initialization of the head's last convolutions; units of the targets",
+    remedy="a smaller initialization of the head's last convolutions; check the target units",
     state="far off",
     explains=("total_high",),
 )

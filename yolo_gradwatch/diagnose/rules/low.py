@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_gradwatch.diagnose.finding import Reason
-from yolo_gradwatch.diagnose.messages import Message, significant
+from yolo_gradwatch.diagnose.messages import Message
+from yolo_gradwatch.diagnose.phrases import significant
 from yolo_gradwatch.diagnose.reading import medians
 from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, finite, last, totals
@@ -46,11 +47,11 @@ def total_low_words(case: Case) -> Message:
     return Message(
         what=f"the whole model: total gradient norm {significant(case.finding.value, 2)}, below "
         f"{case.finding.limit:g} ({case.reached(is_low=True)}),",
-        since=f"{case.since}: nothing is learned any more",
-        likely="the loss or its weights are far too small, or a high learning rate has "
-        f"destroyed the weights{case.moment}.",
-        remedy=f"Try to scale the loss up, or {case.way_back('the last good checkpoint')} with "
-        f"{case.lower_rate}.",
+        since=f"{case.since}, so the training no longer learns",
+        likely="the loss or its gains are far too small, or a high learning rate has destroyed "
+        f"the weights{case.moment}.",
+        remedy=f"Scale the loss up, or resume from {case.way_back('the last good checkpoint')} "
+        f"with {case.lower_rate}.",
     )
 
 
@@ -74,9 +75,9 @@ def converged_words(case: Case) -> Message:
         return Message(
             what=what,
             since=case.since,
-            why="It fell gradually, and the loss is not known here. Near zero, it says that the "
-            "training has converged or memorized its images; else nothing is learned any more.",
-            remedy="Look at the loss columns of results.csv.",
+            why="It fell gradually, and the loss is not known here. If the loss is near zero, the "
+            "training has converged or memorized its images; otherwise it no longer learns.",
+            remedy="Check the loss columns of results.csv.",
         )
     first, newest = (significant(value, 2) for value in reason.values)
     return Message(
@@ -85,7 +86,7 @@ def converged_words(case: Case) -> Message:
         why=f"Converged or memorized: the loss is near zero (from {first} to {newest}), so "
         "hardly anything is left to learn.",
         remedy="Compare with the validation loss: if that is much higher, use more images or "
-        "augmentation; otherwise the training may end here.",
+        "augmentation; otherwise the training can end here.",
     )
 
 
@@ -136,7 +137,7 @@ TOTAL_LOW = Rule(
     words=total_low_words,
     meaning="the total norm is below the limit for several windows",
     not_meaning="that the loss is small",
-    remedy="scale the loss up; a checkpoint from before; lower `lr0`",
+    remedy="scale the loss up; an earlier checkpoint; a lower `lr0`",
     healthy=0.3,
     state="low",
     explains=("collapse",),

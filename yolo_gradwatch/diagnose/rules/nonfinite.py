@@ -178,8 +178,8 @@ NONFINITE = Rule(
     judge=nonfinite,
     needs=lambda _: 1,
     words=nonfinite_words,
-    meaning="NaN or Inf in a gradient that was applied, or in the loss of a step that AMP "
-    "skipped; or AMP skipped more captured steps than the limit, in a row or half of them",
+    meaning="NaN or Inf in a gradient that was applied, or in the loss of a step that AMP skipped; "
+    "or AMP skipped more captured steps than the limit, in a row or half of them",
     not_meaning="a step with a finite loss that AMP skips now and then",
     remedy="an epsilon in the operation or loss item that the message names, or float32 there",
     state="NaN",

@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING
 from yolo_gradwatch.diagnose import causes
 from yolo_gradwatch.diagnose.causes import Cause
 from yolo_gradwatch.diagnose.graph import is_in
-from yolo_gradwatch.diagnose.messages import Message, described, joined
+from yolo_gradwatch.diagnose.messages import IF_IT_STAYS, Message, described
+from yolo_gradwatch.diagnose.phrases import joined, sentence
 from yolo_gradwatch.measure.layout import WHOLE
 
 if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.finding import Reason
     from yolo_gradwatch.diagnose.messages import Case
 
-LOOK = "exp of a large number, a division, a log or a root"
-"""What makes a NaN of finite values, as a rule."""
+LOOK = "an exp of a large number, a division, a log or a root"
+"""What usually turns finite values into NaN or Inf."""
 
 
 SLOPES = (
-    "Which operation was not measured; examples are a root, a norm or a power below 1 at 0, a "
-    "division by"
+    "The operation itself was not measured; suspects are a root, norm or power below 1 at 0, a "
+    "division by 0"
 )
 """Whose slope is not finite."""
 
@@ -37,10 +38,10 @@ def nonfinite_words(case: Case) -> Message:
     what = f"{case.where}: NaN or Inf in the {_medium(reason)}"
     if case.finding.limit:
         message = Message(
-            what=f"{what}, AMP skipped each of the {case.finding.value:,.0f} steps captured",
-            since=f"{case.since}: nothing is learned",
+            what=f"{what}; AMP has skipped all {case.finding.value:,.0f} captured steps",
+            since=f"{case.since}, so nothing is learned",
             harm="Lowering the loss scale does not help.",
-            remedy=f"Try amp=False; if it stays, try {remedy}.",
+            remedy=f"Try amp=False{IF_IT_STAYS}{remedy}.",
         )
     else:
         is_first = not cause and causes.at_work(case.training, "amp")
@@ -48,7 +49,9 @@ def nonfinite_words(case: Case) -> Message:
             what=what,
             since=f"{case.since}{case.others(' by now')}",
             harm=_harm(case, reason),
-            remedy=f"Try {'amp=False or bfloat16 first, then ' if is_first else ''}{remedy}.",
+            remedy=f"Try amp=False or bfloat16 first; then {remedy}."
+            if is_first
+            else sentence(remedy),
         )
     if cause:
         return replace(message, measured=cause.why)
@@ -58,19 +61,19 @@ def nonfinite_words(case: Case) -> Message:
 def _medium(reason: Reason | None) -> str:
     """Where it shows first."""
     is_forward = reason and reason.kind in {"forward", "call", "input"}
-    return "forward" if is_forward else "gradient"
+    return "forward pass" if is_forward else "gradient"
 
 
 def _often(case: Case, reason: Reason) -> Message:
     """AMP skips half of the steps."""
     skips, steps = reason.values
     return Message(
-        what=f"{case.where}: AMP skipped {skips:,.0f} of {steps:,.0f} steps captured",
-        since=f"{case.since}: so many are lost, and lowering the loss scale does not help",
-        measured="the loss was finite then, so it overflows in the backward: a scale that fits one "
-        "batch does not fit the next.",
-        remedy="Try amp=False or bfloat16; if it stays, look for a very large slope: a division "
-        "by a small number, a loss item of very large size.",
+        what=f"{case.where}: AMP has skipped {skips:,.0f} of {steps:,.0f} captured steps",
+        since=f"{case.since}; they are lost, and lowering the loss scale does not help",
+        measured="the loss was finite in those steps, so the backward pass overflows: a scale that "
+        "fits one batch does not fit the next.",
+        remedy=f"Try amp=False or bfloat16{IF_IT_STAYS}look for a very large slope: a division by "
+        "a small number, or a very large loss item.",
     )
 
 
@@ -78,18 +81,18 @@ def _harm(case: Case, reason: Reason | None) -> str:
     """What the step did to the weights, and what there is to go back to."""
     if reason and reason.values[:1] == (1.0,):
         return (
-            "AMP skipped the step, so no weight is hurt, but it is no calibration: the loss itself "
-            "is NaN or Inf, at any loss scale."
+            "AMP skipped the step, so no weight was damaged, but this is not calibration: the loss "
+            "itself is NaN or Inf, at any loss scale."
         )
-    spread = "Clipping spreads it to every weight"
+    spread = "Clipping spreads it to all weights"
     if reason and reason.kind == "weights":
-        return "A step spreads it to every weight."
+        return "Every step spreads it to all weights."
     if case.finding.kept:
-        return f"{spread}: remove the cause, then go on from {case.way_back('')}."
+        return f"{spread}: fix the cause, then resume from {case.way_back('')}."
     if case.finding.episodes[-1].epoch == 1:
         return f"{spread}, and in the first epoch there is no checkpoint to go back to."
     epoch = case.finding.episodes[-1].epoch
-    return f"{spread}; the weights of a checkpoint from before epoch {epoch} are finite."
+    return f"{spread}; checkpoints from before epoch {epoch} are finite."
 
 
 def _measured(case: Case, reason: Reason) -> Cause | None:
@@ -110,13 +113,13 @@ def _of_forward(case: Case, reason: Reason) -> Cause:
     """BatchNorm's buffers say between which blocks."""
     _, spoiled, clean, *suspects = reason.names
     places = joined([_block(case, name) for name in suspects])
-    upto = f" and finite up to {clean}" if clean else ""
+    upto = f", but finite up to {clean}" if clean else ""
     why = (
-        f"it arises in the forward, in {places.replace(' and ', ' or ')} or right behind it: the "
-        f"loss is NaN or Inf, and BatchNorm's running statistics are not finite from {spoiled} on"
-        f"{upto}."
+        f"it arises in the forward pass, in {places.replace(' and ', ' or ')} or right after it: "
+        f"the loss is NaN or Inf, and BatchNorm's running statistics are not finite from {spoiled} "
+        f"on{upto}."
     )
-    return Cause(why, f"to find {LOOK} there, and to compute it in float32 or with an epsilon")
+    return Cause(why, f"look for {LOOK} there, and compute it in float32 or with an epsilon")
 
 
 def _of_call(case: Case, reason: Reason) -> Cause:
@@ -125,19 +128,19 @@ def _of_call(case: Case, reason: Reason) -> Cause:
     if not before:
         return _of_input(case, reason)
     why = (
-        f"it arises in the forward: in the batch that was traced, {module} ({kind}) is the first "
-        f"module whose output is NaN or Inf; that of {before} before it was finite."
+        f"it arises in the forward pass: in the traced batch, {module} ({kind}) is the first "
+        f"module whose output is NaN or Inf; the output of {before}, just before it, was finite."
     )
-    return Cause(why, f"to find {LOOK} there, and to compute it in float32 or with an epsilon")
+    return Cause(why, f"look for {LOOK} there, and compute it in float32 or with an epsilon")
 
 
 def _of_input(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # all reasons are called alike
     """Nothing in front of it was finite."""
     why = (
-        f"it begins in the first layer, {reason.names[0]}, whose weights are finite: suspect the "
-        "images first, with NaN, Inf or very large values from a file or an augmentation."
+        f"it begins in the first layer, {reason.names[0]}, whose weights are finite. Suspect the "
+        "images: NaN, Inf or very large values from a file or an augmentation."
     )
-    return Cause(why, "a look at the images of that step and the code that prepares them")
+    return Cause(why, "check the images of that step and the code that prepares them")
 
 
 def _of_loss_items(case: Case, reason: Reason) -> Cause:
@@ -147,28 +150,29 @@ def _of_loss_items(case: Case, reason: Reason) -> Cause:
     others = f", {joined(sound)} {'are' if len(sound) > 1 else 'is'} not" if sound else ""
     trains = "" if case.finding.module == WHOLE else f", which trains {case.finding.module},"
     many = len(bad) > 1
-    terms = f"{'those terms' if many else 'that term'} of the loss{trains} likely"
+    terms = f"{'those loss terms' if many else 'that loss term'}{trains} likely"
     why = (
         f"{joined(bad)} {'are' if many else 'is'} NaN or Inf{others}: {terms} "
-        f"{'divide by 0, or take' if many else 'divides by 0, or takes'} a root or log of 0, for "
+        f"{'divide by 0, or take' if many else 'divides by 0, or takes'} a root or log of 0 for "
         "some object or pixel."
     )
-    return Cause(why, "an epsilon in that term, and a look at the labels of that step")
+    return Cause(why, "add an epsilon to that term, and check the labels of that step")
 
 
 def _of_loss(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # see above
     """All items, and no buffer says where."""
     if reason.values[1:] == (1.0,):
         why = (
-            "every item of the loss is NaN or Inf, but no running statistics of BatchNorm are: it "
-            "arises behind the last normalization, in the head's last layers or in what all items "
-            "share, such as the targets or their assignment."
+            "every loss item is NaN or Inf, but BatchNorm's running statistics are finite: it "
+            "arises after the last normalization, in the head's last layers or in something all "
+            "items share, such as the targets or their assignment."
         )
     else:
         why = (
-            "every item of the loss is NaN or Inf: it arises in the forward, or in what all share."
+            "every loss item is NaN or Inf: it arises in the forward pass, or in something all "
+            "items share."
         )
-    return Cause(why, f"to find {LOOK} there, and a look at the labels of that step")
+    return Cause(why, f"look for {LOOK} there, and check the labels of that step")
 
 
 def _of_slope(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # see above
@@ -176,26 +180,26 @@ def _of_slope(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # see above
     name, head = case.finding.module, case.layout.head
     has_upstream = any(not is_in(head, origin) for origin in case.finding.origin)
     if name == WHOLE or (is_in(head, name) and has_upstream):
-        place = "" if name == WHOLE else f": it enters at {name}, in the term that trains it"
-        why = f"the loss is finite, its slope is not{place}. {SLOPES} 0."
+        place = "" if name == WHOLE else f": it enters at {name}, in the loss term that trains it"
+        why = f"the loss is finite, but its slope is not{place}. {SLOPES}."
     else:
         why = (
-            "the loss is finite, and so is the gradient nearer to it, so it arises here or right "
-            f"behind it. {SLOPES} 0, exp of a large number, a very large factor."
+            "the loss and the gradient closer to it are finite, so it arises here or right after. "
+            f"{SLOPES}, an exp of a large number, a very large factor."
         )
-    remedy = "to find that operation and put an epsilon under its root or a clamp in front of it"
+    remedy = "find that operation, and put an epsilon under its root or a clamp before it"
     return Cause(why, remedy)
 
 
 def _of_weights(case: Case, reason: Reason) -> Cause:
     """The weights were NaN before the step."""
     was_finite = reason.values[1:] == (1.0,)  # so the checkpoint was
-    other = "other code, such as a callback" if was_finite else "the checkpoint that was loaded"
+    other = "other code, such as a callback," if was_finite else "the loaded checkpoint"
     why = (
-        f"the weights were not finite already when this step began: a step before it, or {other}, "
-        "has spoiled them."
+        f"the weights were already not finite when this step began: an earlier step or {other} "
+        "damaged them."
     )
-    return Cause(why, case.way_back("an earlier checkpoint"))
+    return Cause(why, f"resume from {case.way_back('an earlier checkpoint')}")
 
 
 def _block(case: Case, name: str) -> str:
@@ -209,22 +213,22 @@ def _likely(case: Case) -> Cause:
     """Why a gradient may be NaN or Inf, by where it was when it was first seen."""
     finding, layout = case.finding, case.layout
     at_the_loss = (
-        "an epsilon in the loss (division by 0, root or log of 0), a look at the labels and a "
-        f"custom loss, or {case.lower_rate} and longer warmup_epochs"
+        "look for a missing epsilon in the loss (division by 0, root or log of 0), check the "
+        f"labels, or try {case.lower_rate} and longer warmup_epochs"
     )
     if finding.module == WHOLE:
-        return Cause("it comes from the loss itself, because it reaches every module", at_the_loss)
+        return Cause("the loss itself: it reaches every module", at_the_loss)
     upstream = [name for name in finding.origin if not is_in(layout.head, name)]
     if is_in(layout.head, finding.module) and upstream:
         why = (
-            f"it comes from the term of the loss that belongs to {finding.module}, not from a "
-            "layer, because it enters at the head's outputs and spreads upstream"
+            f"the loss term of {finding.module}, not a layer: it enters at the head's outputs and "
+            "spreads upstream"
         )
         return Cause(why, at_the_loss)
     why = (
-        "it arises here or right behind it (division by zero, log or sqrt of 0, exp of a large "
-        "number), because what lies nearer to the loss was finite then"
+        "an operation here or right after it (division by zero, log or sqrt of 0, exp of a large "
+        "number): everything closer to the loss was finite"
     )
     return Cause(
-        why, f"an epsilon in that operation, a normalization before it, or {case.lower_rate}"
+        why, f"try an epsilon in that operation, a normalization before it, or {case.lower_rate}"
     )

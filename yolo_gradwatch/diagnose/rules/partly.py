@@ -57,10 +57,10 @@ def partly_dead(history: History, limits: Thresholds) -> Iterator[Hit]:
 def partly_dead_words(case: Case) -> Message:
     """Many elements of a gradient of exactly zero."""
     relu = first_of(case.layout, case.finding.module, RECTIFYING)
-    why = f"units of its {relu} have" if relu else "units behind it have"
+    why = f"units of its {relu} have" if relu else "units after it have"
     return Message(
-        what=f"{case.where}: {case.finding.value:.0%} of the elements of its weight get a gradient "
-        "of exactly zero",
+        what=f"{case.where}: {case.finding.value:.0%} of its weight elements get a gradient of "
+        "exactly zero",
         since=f"{case.since}{case.others()}",
         likely=f"{why} died{case.moment}.",
         remedy=f"Try SiLU or LeakyReLU with BatchNorm, and {case.lower_rate}.",

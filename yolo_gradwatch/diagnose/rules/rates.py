@@ -8,7 +8,8 @@ import numpy as np
 
 from yolo_gradwatch.diagnose.causes import at_work
 from yolo_gradwatch.diagnose.finding import Reason
-from yolo_gradwatch.diagnose.messages import Message, factor, significant
+from yolo_gradwatch.diagnose.messages import Message
+from yolo_gradwatch.diagnose.phrases import factor, significant
 from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, finite, is_frozen
 from yolo_gradwatch.measure.layout import WHOLE
@@ -91,11 +92,11 @@ def rate_jump_words(case: Case) -> Message:
     before, after = (significant(v, 2) for v in reason.values) if reason else ("?", "?")
     return Message(
         what=f"the whole model: the learning rate jumped from {before} to {after}, to "
-        f"{factor(case.finding.value)} the highest in the windows before,",
+        f"{factor(case.finding.value)} its previous maximum,",
         since=case.at,
-        why="Neither a warm-up nor a schedule jumps like that: look at what changed at that step, "
-        f"such as a callback, a scheduler of your own or a resume{case.moment}.",
-        remedy="Take that out unless it is on purpose, and go back to "
+        why="Neither a warm-up nor a schedule jumps like this: check what changed at that step, "
+        f"such as a callback, a custom scheduler or a resume{case.moment}.",
+        remedy="Unless it is intentional, remove it and resume from "
         f"{case.way_back('the last checkpoint before that step')}.",
     )
 
@@ -132,15 +133,13 @@ def weight_jump(history: History, limits: Thresholds) -> Iterator[Hit]:
 def weight_jump_words(case: Case) -> Message:
     """Weights that suddenly move faster."""
     return Message(
-        what="the whole model: its weights move "
-        f"{factor(case.finding.value)} as fast as in the windows before,",
+        what=f"the whole model: its weights move {factor(case.finding.value)} as fast as before,",
         since=case.since,
-        why="All was well until then, so something changed.",
-        likely="the learning rate, by a "
-        f"callback, a scheduler or a resume{case.moment}. Weights that move so fast forget what "
-        "they have learned.",
-        remedy=f"Try {case.way_back('the last checkpoint before that step')}, and what sets the "
-        "learning rate there (columns lr/ of results.csv).",
+        why="The training was healthy until then, so something changed.",
+        likely="the learning rate, changed by a callback, a scheduler or a resume"
+        f"{case.moment}. Weights that move this fast forget what they have learned.",
+        remedy=f"Resume from {case.way_back('the last checkpoint before that step')}, and check "
+        "what sets the learning rate (columns lr/ of results.csv).",
     )
 
 
@@ -225,9 +224,9 @@ RATE_JUMP = Rule(
     judge=rate_jump,
     needs=lambda _: RATE_BEFORE + 1,
     words=rate_jump_words,
-    meaning="a learning rate jumped to 5 times its highest so far, or more",
+    meaning="a learning rate jumped to at least 5 times its previous maximum",
     not_meaning="a warm-up or a schedule",
-    remedy="the callback, scheduler or resume that set it",
+    remedy="check the callback, scheduler or resume that set it",
     state="rate up",
     explains=("weight_jump", "weight_growth"),
 )
@@ -244,7 +243,7 @@ WEIGHT_JUMP = Rule(
     words=weight_jump_words,
     meaning="the weights move 10 times faster than ever before",
     not_meaning="a warm-up",
-    remedy="the checkpoint before it; what sets the learning rate",
+    remedy="the checkpoint before it; check what sets the learning rate",
     state="moving",
     explains=("weight_growth",),
 )

@@ -82,22 +82,22 @@ def starved_scale(history: History, limits: Thresholds) -> Iterator[Hit]:
 def starved_scale_words(case: Case) -> Message:
     """Scales of the head on which hardly any object lands."""
     size = now(case.training, "imgsz")
-    what, how = f"{case.where}: no object lands on this scale of the head", ""
+    what, how = f"{case.where}: this scale of the head has received no objects", ""
     is_single = PAIRED in case.finding.module
-    own = ", and this branch gets a single box an object" if is_single else ""
+    own = ", and this branch gets only one box per object" if is_single else ""
     if reason := case.finding.reason:
         of, *learned = reason.values
         places = " and ".join(reason.names)
-        what = f"{case.where}: hardly any object lands on {places} of the head"
+        what = f"{case.where}: hardly any object has fallen on {places} of the head"
         pairs = zip(reason.names, learned, strict=True)
         counts = " and ".join(f"{place} in {n:,.0f}" for place, n in pairs)
-        how = f"; boxes taught {counts} of {of:,.0f} steps"
+        how = f"; boxes trained {counts} of {of:,.0f} steps"
     return Message(
         what=what,
         since=f"{case.since}{how}; other scales learn, so no branch is dead",
-        why=f"The sizes of the boxes in pixels decide which scale learns{own}, so that this is "
-        "normal where objects have one size.",
-        remedy=f"If they have not, check {size} and the sizes of the boxes.",
+        why=f"The box sizes in pixels decide which scale learns{own}, so this is normal if all "
+        "objects have a similar size.",
+        remedy=f"If they do not, check {size} and the box sizes.",
     )
 
 
@@ -127,7 +127,7 @@ STARVED_SCALE = Rule(
     judge=starved_scale,
     needs=lambda limits: limits.dead_branch_windows,
     words=starved_scale_words,
-    meaning="hardly any object lands on a scale of the head for that many windows",
+    meaning="hardly any object falls on a scale of the head for that many windows",
     not_meaning="that the branch is dead: other scales learn",
-    remedy="`imgsz`, if the objects should land there",
+    remedy="check `imgsz` if objects of that size are expected",
 )

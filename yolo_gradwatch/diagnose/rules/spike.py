@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_gradwatch.diagnose.finding import Reason
-from yolo_gradwatch.diagnose.messages import Message, factor, significant
+from yolo_gradwatch.diagnose.messages import Message
+from yolo_gradwatch.diagnose.phrases import factor, significant
 from yolo_gradwatch.diagnose.reading import FLOOR
 from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit
@@ -55,7 +56,7 @@ def spike_words(case: Case) -> Message:
         "an outlier among labels or images, a very small last batch, a loss without "
         f"bounds{case.moment}."
     )
-    look, course, likely, measured = "look at its images and labels", "", outlier, ""
+    look, course, likely, measured = "Check its images and labels", "", outlier, ""
     if not case.finding.reason:
         likely = f"the loss of that step: {outlier}"
     else:
@@ -64,21 +65,21 @@ def spike_words(case: Case) -> Message:
         if then < JUMPED * before:
             course, likely = "", ""
             measured = (
-                f"the loss was {significant(then, 2)} then, {significant(before, 2)} before: what "
-                "comes between it and the gradient has made the jump."
+                f"the loss was {significant(then, 2)} at that step and {significant(before, 2)} "
+                "before: the jump arises between the loss and the gradient."
             )
             look = (
-                "find what multiplies the loss in the code of the trainer, or a root, norm "
-                "or division near 0"
+                "Look for what multiplies the loss in the trainer's code, or for a root, norm or "
+                "division near 0"
             )
     return Message(
         what="the whole model: the gradient jumped to "
-        f"{factor(case.finding.value)} its highest so far,",
+        f"{factor(case.finding.value)} its previous maximum,",
         since=case.at,
         why=course,
         likely=likely,
         measured=measured,
-        remedy=f"Clipping limits that step. Try to {look}, or {case.lower_rate} if it comes back.",
+        remedy=f"Clipping limits that step. {look}, or try {case.lower_rate} if it recurs.",
     )
 
 
@@ -107,8 +108,8 @@ SPIKE = Rule(
     judge=spike,
     needs=lambda _: PEAK_LEAST + 1,
     words=spike_words,
-    meaning="the whole trunk jumped to 30 times its highest so far",
+    meaning="the whole trunk jumped to 30 times its previous maximum",
     not_meaning="a step above the clip",
-    remedy="the images and losses of that step, in the file that the finding names",
+    remedy="check the images and losses of that step, in the file that the finding names",
     keeps_evidence=True,
 )

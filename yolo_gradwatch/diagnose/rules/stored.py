@@ -8,7 +8,8 @@ import numpy as np
 
 from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.graph import is_in
-from yolo_gradwatch.diagnose.messages import Message, significant
+from yolo_gradwatch.diagnose.messages import Message
+from yolo_gradwatch.diagnose.phrases import significant
 from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, names
 from yolo_gradwatch.diagnose.rules.loss import has_bad_loss
@@ -65,23 +66,23 @@ def weight_overflow_words(case: Case) -> Message:
         said = "running statistics" if are_statistics else "buffers"
     many = finding.module == WHOLE
     where = f"{len(found)} layers, the first {found[0]}" if many else case.where
-    how = f"reach {significant(finding.value, 2)}" if is_finite else "are not finite"
+    how = f"have reached {significant(finding.value, 2)}" if is_finite else "are not finite"
     harm = (
         "The training loss does not show it, but validation uses them: its losses become NaN or "
-        "huge and mAP 0."
+        "huge, and mAP becomes 0."
         if is_buffer
-        else "Validation and every later step compute with them."
+        else "Validation and every later step use them."
     )
     stored = (
-        f"Checkpoints hold half precision, at most {finding.limit:,.0f}: there it becomes Inf, or "
-        "is replaced without a word (nan_to_num: NaN by 0, Inf by that limit)."
+        f"Checkpoints store half precision, at most {finding.limit:,.0f}: there it becomes Inf, or "
+        "is replaced silently (nan_to_num: NaN by 0, Inf by that limit)."
     )
-    back = case.way_back("a checkpoint from before")
+    back = case.way_back("an earlier checkpoint")
     remedy = (
-        "Look for a batch of very large or infinite values (images, or a forward whose step AMP "
-        f"skipped). Go on from {back}, or reset the statistics of these layers."
+        "Look for a batch of very large or infinite values (images, or a forward pass whose step "
+        f"AMP skipped). Resume from {back}, or reset the statistics of these layers."
         if is_buffer
-        else f"Go on from {back}, with {case.lower_rate}."
+        else f"Resume from {back} with {case.lower_rate}."
     )
     return Message(
         what=f"{where}: {said} {how}", since=case.since, why=f"{harm} {stored}", remedy=remedy
@@ -135,10 +136,10 @@ WEIGHT_OVERFLOW = Rule(
     judge=weight_overflow,
     needs=lambda _: 1,
     words=weight_overflow_words,
-    meaning="a parameter or a buffer (BatchNorm's running statistics) is not finite, or beyond "
-    "half precision, in which checkpoints are stored",
+    meaning="a parameter or buffer (BatchNorm's running statistics) is not finite, or beyond half "
+    "precision, in which checkpoints are stored",
     not_meaning="a NaN in the gradient: the training loss may look fine",
-    remedy="the images or the forward of the steps before; a checkpoint from before",
+    remedy="check the images or the forward pass of the steps before; an earlier checkpoint",
     state="overflow",
     is_beside=True,
 )

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_gradwatch.diagnose.finding import Reason
-from yolo_gradwatch.diagnose.messages import Message, factor
+from yolo_gradwatch.diagnose.messages import Message
+from yolo_gradwatch.diagnose.phrases import factor
 from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, beyond_clip, last, totals
 from yolo_gradwatch.diagnose.rules.low import solved
@@ -58,9 +59,9 @@ def stray_step_words(case: Case) -> Message:
         what="the whole model: one step has a gradient "
         f"{factor(case.finding.value)} that of its neighbours,",
         since=case.at if is_exact else f"{case.at} or soon after",
-        why="The training has converged, and this batch is an exception: probably an image with "
-        "a wrong label, or one unlike all others.",
-        remedy="Clipping limits that step; look at its images and labels.",
+        why="The training has converged and this batch is an outlier: probably an image with a "
+        "wrong label, or one unlike all others.",
+        remedy="Clipping limits that step; check its images and labels.",
     )
 
 
@@ -72,10 +73,10 @@ STRAY_STEP = Rule(
     judge=stray_step,
     needs=lambda _: NEIGHBOURS + 2,
     words=stray_step_words,
-    meaning="in a training that has converged, the gradient of one step is 30,000 times that of "
-    "its neighbours, or more",
+    meaning="after convergence, the gradient of one step is at least 30,000 times that of its "
+    "neighbours",
     not_meaning="a fault of the model",
-    remedy="the images and labels of that step, in the file that the notice names",
+    remedy="check the images and labels of that step, in the file that the notice names",
     explains=("spike",),
     is_passing=True,
     keeps_evidence=True,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_gradwatch.diagnose.finding import Reason
-from yolo_gradwatch.diagnose.messages import Message, listed
+from yolo_gradwatch.diagnose.messages import Message
+from yolo_gradwatch.diagnose.phrases import listed
 from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, is_frozen, last, names
 from yolo_gradwatch.measure.clipping import CLIP_NORM
@@ -67,24 +68,25 @@ def not_updated_words(case: Case) -> Message:
         return Message(
             what=f"{case.where}: has a gradient and does not change",
             since=f"{case.since}{case.others()}, while other modules move",
-            likely="the optimizer passes over it: a custom step, or a group of its own that "
+            likely="the optimizer skips it: a custom step, or a parameter group of its own that "
             "is never stepped.",
-            remedy="Put it into a group of the optimizer that steps, or freeze it if that is "
-            "meant.",
+            remedy="Put it into a parameter group that is stepped, or freeze it if this is "
+            "intentional.",
         )
     count = len(reason.names)
     one = count == 1
     elements = f" ({reason.values[0]:,.0f} parameters)" if reason.values else ""
     return Message(
         what=f"{case.where}: {count} trainable tensor{'' if one else 's'}{elements} "
-        f"{'is' if one else 'are'} in no group of the optimizer and will never change "
+        f"{'is' if one else 'are'} in no parameter group of the optimizer and will never change "
         f"({listed(reason.names)}),",
         since=case.since,
         why=f"{'It gets a gradient' if one else 'They get gradients'}, which zero_grad() does not "
-        "clear either. A build_optimizer of your own that collects parameters by the type or name "
-        "of their module misses some.",
+        "clear either. A custom build_optimizer that collects parameters by the type or name of "
+        "their module misses some.",
         measured=f"{'it is not' if one else 'none of them is'} in optimizer.param_groups.",
-        remedy="Give the optimizer all of model.parameters(), or freeze these if that is meant.",
+        remedy="Pass all of model.parameters() to the optimizer, or freeze these if this is "
+        "intentional.",
     )
 
 
@@ -109,10 +111,10 @@ def zero_rate_words(case: Case) -> Message:
     moves = "it does" if count == 1 else "they do"
     return Message(
         what=f"{case.where}: {count} trainable tensor{' is' if count == 1 else 's are'} in a "
-        "group of the optimizer with a learning rate of 0",
+        "parameter group with a learning rate of 0",
         since=f"{case.since}{case.others()}, so {moves} not change{which}",
-        why="Their group was given a rate of 0, and a schedule only multiplies that.",
-        remedy="Fine if that is meant; to freeze them saves their gradients, too.",
+        why="The group was given a rate of 0, and a schedule only multiplies it.",
+        remedy="Fine if intentional; freezing them also saves computing their gradients.",
     )
 
 
@@ -184,10 +186,10 @@ NOT_UPDATED = Rule(
     judge=not_updated,
     needs=lambda limits: limits.dead_windows,
     words=not_updated_words,
-    meaning="parameters get a gradient and never change; from the first step on for those in "
-    "no group of the optimizer",
+    meaning="parameters get a gradient and never change; found at the first step for those in no "
+    "parameter group",
     not_meaning="frozen, a learning rate of 0, or an update too small for float32",
-    remedy="put them into a group of the optimizer, or freeze them",
+    remedy="put them into a parameter group, or freeze them",
     state="unmoved",
     explains=("vanishing", "leaf_vanishing", "leaf_exploding", "exploding", "total_high"),
     one_cause=True,
@@ -200,8 +202,8 @@ ZERO_RATE = Rule(
     judge=zero_rate,
     needs=lambda _: 1,
     words=zero_rate_words,
-    meaning="trainable parameters are in a group whose learning rate is 0 for good",
+    meaning="trainable parameters are in a parameter group whose learning rate stays 0",
     not_meaning="the start of a warm-up",
-    remedy="nothing, if it is meant; else the group's `lr`",
+    remedy="nothing, if intentional; otherwise the group's `lr`",
     one_cause=True,
 )

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_gradwatch.diagnose.finding import Reason
-from yolo_gradwatch.diagnose.messages import Message, described, significant
+from yolo_gradwatch.diagnose.messages import Message, described
+from yolo_gradwatch.diagnose.phrases import significant
 from yolo_gradwatch.diagnose.reading import medians
 from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin
@@ -53,11 +54,11 @@ def large_weights_words(case: Case) -> Message:
     """Weights that begin far too large."""
     return Message(
         what=f"the whole model: the weights have an RMS of {_rms(case)} in the median layer, "
-        f"{significant(case.finding.value / _USUAL, 2)} times that of a usual initialization,",
+        f"{significant(case.finding.value / _USUAL, 2)} times that of the usual initialization,",
         since=case.since,
-        why="They are initialized too large. BatchNorm divides that out of the signal, but each "
-        "step then moves them by that much less, and outputs without BatchNorm are far off.",
-        remedy="Try the initialization of Ultralytics, or one by the fan in of each layer "
+        why="They are initialized too large. BatchNorm cancels that in the signal, but each step "
+        "then changes them that much less, and outputs without BatchNorm are far off.",
+        remedy="Try Ultralytics' initialization, or one that scales with each layer's fan-in "
         "(Kaiming, Xavier, orthogonal).",
     )
 
@@ -105,11 +106,11 @@ def small_weights_words(case: Case) -> Message:
         who = f"the whole model, {len(blocks)} blocks ({named})"
     return Message(
         what=f"{who}: the weights have an RMS of {_rms(case)}, "
-        f"{significant(_USUAL / finding.value, 2)} times below a usual initialization,",
+        f"{significant(_USUAL / finding.value, 2)} times below the usual initialization,",
         since=case.since,
         why="They are initialized too small: the variance of the signal is far below BatchNorm's "
-        "eps, which swallows it, so that signal and gradient fade from block to block.",
-        remedy="Try the initialization of Ultralytics, or one by the fan in of each layer "
+        "eps, which swamps it, so signal and gradient fade from block to block.",
+        remedy="Try Ultralytics' initialization, or one that scales with each layer's fan-in "
         "(Kaiming, Xavier, orthogonal).",
     )
 
@@ -120,7 +121,7 @@ _USUAL = 0.4
 
 def _rms(case: Case) -> str:
     reason = case.finding.reason
-    return significant(reason.values[0], 2) if reason else "another order"
+    return significant(reason.values[0], 2) if reason else "the wrong order of magnitude"
 
 
 def _weighed(history: History) -> tuple[Reading | None, Reading | None]:
@@ -160,9 +161,9 @@ SMALL_WEIGHTS = Rule(
     judge=small_weights,
     needs=lambda _: 1,
     words=small_weights_words,
-    meaning="all weights of a block are 30 times below a usual initialization, or of most blocks",
-    not_meaning="weights of exactly zero, which a branch may begin with",
-    remedy="the initialization of Ultralytics, or one by the fan in",
+    meaning="all weights of a block, or of most, are 30 times below the usual initialization",
+    not_meaning="weights of exactly zero, with which a branch may begin",
+    remedy="Ultralytics' initialization, or one that scales with the fan-in",
     state="tiny",
     explains=("vanishing", "exploding", "leaf_vanishing", "leaf_exploding", "total_low"),
 )
@@ -177,9 +178,9 @@ LARGE_WEIGHTS = Rule(
     judge=large_weights,
     needs=lambda _: 1,
     words=large_weights_words,
-    meaning="the weights begin 10 times above a usual initialization",
+    meaning="the weights begin 10 times above the usual initialization",
     not_meaning="weights that grow",
-    remedy="the initialization of Ultralytics, or one by the fan in",
+    remedy="Ultralytics' initialization, or one that scales with the fan-in",
     state="large",
     explains=("loss_imbalance", "initial_loss", "total_high", "dead_branch"),
 )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from yolo_gradwatch.diagnose.messages import Message, factor, significant
+from yolo_gradwatch.diagnose.messages import Message
+from yolo_gradwatch.diagnose.phrases import factor, significant
 from yolo_gradwatch.diagnose.reading import medians
 from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, beyond_clip
@@ -62,10 +63,10 @@ def collapse_words(case: Case) -> Message:
         what="the whole model: the gradient became "
         f"{factor(case.finding.value)} weaker in all blocks at once,",
         since=case.at,
-        likely="the loss is near zero or constant: a loss weight that became tiny, no labels "
-        f"any more, or weights that a high learning rate has destroyed{case.moment}.",
-        remedy=f"Try {case.way_back('the last checkpoint before that step')} with "
-        f"{case.lower_rate}, and look at the loss columns of results.csv.",
+        likely="the loss is near zero or constant: a loss gain that became tiny, missing labels, "
+        f"or weights destroyed by a high learning rate{case.moment}.",
+        remedy=f"Resume from {case.way_back('the last checkpoint before that step')} with "
+        f"{case.lower_rate}, and check the loss columns of results.csv.",
     )
 
 
@@ -94,19 +95,20 @@ def total_high_words(case: Case) -> Message:
     value = case.finding.value
     norm = significant(value, 2) if value < FLOAT32_MAX else "beyond 3.4e38"
     clipping = (
-        "Clipping computes in float32, in which its square is Inf, so it multiplies every gradient "
-        "by 0: nothing is learned."
+        "Clipping computes in float32, where its square is Inf, so it multiplies every gradient by "
+        "0 and nothing is learned."
         if value > CLIP_OVERFLOW
-        else "Clipping hides that, half precision does not: it overflows."
+        else "Clipping hides this, but half precision overflows."
     )
     return Message(
         what=f"the whole model: total gradient norm {norm}, above {case.finding.limit:g} "
         f"({case.reached(is_low=False)}),",
         since=case.since,
         why=clipping,
-        likely="the loss or its weights (box, cls, dfl) are far too large, or "
-        f"the initialization is{case.moment}.",
-        remedy=f"Try to scale the loss, a normalization in every block, and {case.lower_rate}.",
+        likely="the loss or its gains (box, cls, dfl) are far too large, or the initialization is"
+        f"{case.moment}.",
+        remedy="Scale the loss down, and try a normalization in every block and "
+        f"{case.lower_rate}.",
     )
 
 
@@ -119,9 +121,9 @@ COLLAPSE = Rule(
     judge=collapse,
     needs=lambda _: COLLAPSE_BEFORE + COLLAPSE_WINDOWS,
     words=collapse_words,
-    meaning="the whole trunk fell to a thousandth of what it was",
+    meaning="the gradient of the whole trunk fell to a thousandth of its level",
     not_meaning="a loss that becomes small: gradients then shrink slowly",
-    remedy="the checkpoint before it, lower `lr0`",
+    remedy="the checkpoint before it, a lower `lr0`",
     explains=("total_low",),
 )
 
@@ -135,10 +137,10 @@ TOTAL_HIGH = Rule(
     judge=total_high,
     needs=lambda _: HIGH_WINDOWS,
     words=total_high_words,
-    meaning="the total norm is above the limit for several windows; above 1.8e19, where "
-    "clipping multiplies by 0, from the first step on",
-    not_meaning="that clipping fired",
-    remedy="scale the loss; normalization; lower `lr0`",
+    meaning="the total norm is above the limit for several windows; above 1.8e19, where clipping "
+    "multiplies by 0, from the first step on",
+    not_meaning="that clipping is active",
+    remedy="scale the loss down; normalization; a lower `lr0`",
     healthy=4e5,
     state="high",
     keeps_evidence=True,

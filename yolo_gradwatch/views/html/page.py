@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from plotly.offline import get_plotlyjs
 
-from yolo_gradwatch.diagnose.messages import significant
+from yolo_gradwatch.diagnose.phrases import significant
 from yolo_gradwatch.diagnose.report import finding_line
 from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.runs.schema import FormatError

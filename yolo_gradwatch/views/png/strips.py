@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolo_gradwatch.diagnose.messages import significant
+from yolo_gradwatch.diagnose.phrases import significant
 from yolo_gradwatch.views.png.look import DARK, GREY, LINES, log_axis, short
 
 if TYPE_CHECKING:

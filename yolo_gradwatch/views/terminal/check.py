@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from yolo_gradwatch.diagnose.messages import listed, significant
+from yolo_gradwatch.diagnose.phrases import listed, significant
 from yolo_gradwatch.measure.arrays import FLOAT16_MAX, FLOAT32_MAX
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.views import checked

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
-from yolo_gradwatch.diagnose.messages import significant
+from yolo_gradwatch.diagnose.phrases import significant
 from yolo_gradwatch.diagnose.record import plain
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.measure.loss_items import TOTAL
