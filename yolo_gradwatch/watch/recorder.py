@@ -131,12 +131,14 @@ class Recorder:
         self._judge(windows)
 
     def end(self, status: str) -> None:
-        """Tell the outputs how the training ended: ``finished``, ``failed`` or ``interrupted``.
+        """Tell the outputs how the training ended, in a word of `Report.status`.
 
         What comes first counts, unless a training that was said to have finished fails after all.
         """
         self._close_window()
-        if self._status == "running" or (self._status == "finished" and status != "finished"):
+        if self._status == "running" or (
+            self._status == "finished" and status not in {"finished", "stopped"}
+        ):
             self._status = status
             self._outputs.end(self.report())
 

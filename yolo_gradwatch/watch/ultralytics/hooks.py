@@ -21,8 +21,8 @@ def around_training(trainer: Any, finish: Callable[[str], None]) -> Callable[[],
 
     ``on_train_end`` comes on success only, and ``teardown`` is in a ``finally`` in late versions
     only, so the training itself is wrapped, on the instance. The outcome is ``finished``,
-    ``failed`` or ``interrupted`` (Ctrl+C). ``SystemExit(0)``, by which a scheduler such as Ray Tune
-    stops a training from a callback, is no failure.
+    ``failed``, ``interrupted`` (Ctrl+C) or ``stopped``: by ``SystemExit(0)``, with which a
+    scheduler such as that of Ray Tune stops a training from a callback.
 
     Returns:
         A function that takes the wrap away; a second call does nothing.
@@ -38,7 +38,7 @@ def around_training(trainer: Any, finish: Callable[[str], None]) -> Callable[[],
             outcome = "interrupted"
             raise
         except SystemExit as stop:
-            outcome = "finished" if _is_success(stop.code) else "failed"
+            outcome = "stopped" if _is_success(stop.code) else "failed"
             raise
         else:
             return result

@@ -1,0 +1,71 @@
+"""Sweeps with Ray Tune in a process of its own, which loads no pytest.
+
+    python ray_sweeps.py OPTIONS TRIALS [own]
+
+OPTIONS are those of ``train`` as JSON, with the model's file. Half of the trials of
+``model.tune(use_ray=True)`` have a learning rate that makes their weights Inf. With ``own``, there
+are two more in a trainable of the user's own. The last line is what came of each trial, as JSON.
+"""
+
+import inspect
+import json
+import sys
+from pathlib import Path
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ultralytics import YOLO
+from ultralytics.utils.tuner import run_ray_tune
+
+from yolo_gradwatch import GradWatch
+
+RATES = tune.grid_search([0.01, 1e30])
+OURS = "gradwatch/"
+
+
+def tuned(options, trials):
+    """Sweep as a user of Ultralytics does."""
+    model = YOLO(options["model"])
+    GradWatch(stop_on=["nonfinite"]).attach(model)
+    known = inspect.signature(run_ray_tune).parameters
+    count = "iterations" if "iterations" in known else "max_samples"
+    chosen = {"search_alg": "random"} if "search_alg" in known else {}
+    given = {**options, "name": "tuned", "space": {"lr0": RATES}, "grace_period": 1}
+    del given["model"]
+    return model.tune(use_ray=True, **given, **chosen, **{count: trials // 2})
+
+
+def own(options):
+    """Sweep with a trainable of the user's own; the scheduler sorts by what was found."""
+
+    def trainable(config):
+        model = YOLO(options["model"])
+        GradWatch(live=False).attach(model)
+        model.train(**options, name=f"own{config['lr0']}", lr0=config["lr0"])
+
+    scheduler = ASHAScheduler(
+        time_attr="epoch", metric=f"{OURS}findings", mode="min", max_t=2, grace_period=1
+    )
+    storage = tune.RunConfig(storage_path=str(Path(options["project"]) / "ray"))
+    config = tune.TuneConfig(scheduler=scheduler)
+    tuner = tune.Tuner(trainable, param_space={"lr0": RATES}, tune_config=config, run_config=storage)
+    return tuner.fit()
+
+
+def outcome(result):
+    """What a trial has reported: of each epoch, and last."""
+    rows = result.metrics_dataframe[["epoch", *KEYS]].to_dict("records")
+    last = {key: value for key, value in result.metrics.items() if key.startswith(OURS)}
+    error = None if result.error is None else str(result.error)
+    return {"lr0": result.config["lr0"], "rows": rows, "last": last, "error": error}
+
+
+KEYS = [f"{OURS}{key}" for key in ("verdict", "findings", "total_norm")]
+options, trials, *ways = json.loads(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
+ray.init(num_cpus=2, include_dashboard=False)
+found = {"tuned": list(map(outcome, tuned(options, trials)))}
+if ways:
+    found["own"] = list(map(outcome, own(options)))
+ray.shutdown()
+print(json.dumps(found))  # noqa: T201
