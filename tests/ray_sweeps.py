@@ -3,7 +3,7 @@
     python ray_sweeps.py OPTIONS TRIALS [own]
 
 OPTIONS are those of ``train`` as JSON, with the model's file. Half of the trials of
-``model.tune(use_ray=True)`` have a learning rate that makes their weights Inf. With ``own``, there
+``model.tune(use_ray=True)`` have a gain that makes their loss Inf. With ``own``, there
 are two more in a trainable of the user's own. The last line is what came of each trial, as JSON.
 """
 
@@ -20,7 +20,7 @@ from ultralytics.utils.tuner import run_ray_tune
 
 from yolo_gradwatch import GradWatch
 
-RATES = tune.grid_search([0.01, 1e30])
+GAINS = tune.grid_search([0.5, 1e39])
 OURS = "gradwatch/"
 
 
@@ -29,11 +29,10 @@ def tuned(options, trials):
     model = YOLO(options["model"])
     GradWatch(stop_on=["nonfinite"]).attach(model)
     known = inspect.signature(run_ray_tune).parameters
-    count = "iterations" if "iterations" in known else "max_samples"
     chosen = {"search_alg": "random"} if "search_alg" in known else {}
-    given = {**options, "name": "tuned", "space": {"lr0": RATES}, "grace_period": 1}
+    given = {**options, "name": "tuned", "space": {"cls": GAINS}, "grace_period": 1}
     del given["model"]
-    return model.tune(use_ray=True, **given, **chosen, **{count: trials // 2})
+    return model.tune(use_ray=True, iterations=trials // 2, **given, **chosen)
 
 
 def own(options):
@@ -41,15 +40,17 @@ def own(options):
 
     def trainable(config):
         model = YOLO(options["model"])
-        GradWatch(live=False).attach(model)
-        model.train(**options, name=f"own{config['lr0']}", lr0=config["lr0"])
+        GradWatch(live=False, stop_on=["nonfinite"]).attach(model)
+        model.train(**options, name=f"own{config['cls']:g}", cls=config["cls"])
 
     scheduler = ASHAScheduler(
         time_attr="epoch", metric=f"{OURS}findings", mode="min", max_t=2, grace_period=1
     )
     storage = tune.RunConfig(storage_path=str(Path(options["project"]) / "ray"))
     config = tune.TuneConfig(scheduler=scheduler)
-    tuner = tune.Tuner(trainable, param_space={"lr0": RATES}, tune_config=config, run_config=storage)
+    tuner = tune.Tuner(
+        trainable, param_space={"cls": GAINS}, tune_config=config, run_config=storage
+    )
     return tuner.fit()
 
 
@@ -58,7 +59,7 @@ def outcome(result):
     rows = result.metrics_dataframe[["epoch", *KEYS]].to_dict("records")
     last = {key: value for key, value in result.metrics.items() if key.startswith(OURS)}
     error = None if result.error is None else str(result.error)
-    return {"lr0": result.config["lr0"], "rows": rows, "last": last, "error": error}
+    return {"cls": result.config["cls"], "rows": rows, "last": last, "error": error}
 
 
 KEYS = [f"{OURS}{key}" for key in ("verdict", "findings", "total_norm")]

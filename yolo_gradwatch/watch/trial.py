@@ -28,9 +28,9 @@ def numbers(report: Report) -> dict[str, object]:
     """What a result of Ray Tune gets, by key.
 
     Returns:
-        ``gradwatch/verdict``, a sentence on what was watched so far; ``gradwatch/findings``, how many are more than a
-        notice; ``gradwatch/total_norm``, the median total norm of the newest epoch with a step:
-        Inf if no step of it was finite, NaN if there was no step.
+        ``gradwatch/verdict``, a sentence on what was watched so far; ``gradwatch/findings``, how
+        many are more than a notice; ``gradwatch/total_norm``, the median total norm of the newest
+        epoch with a step: Inf if no step of it was finite, NaN if there was no step.
     """
     norm: float | None = math.nan
     if report.epochs:
