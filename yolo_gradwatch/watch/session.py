@@ -166,8 +166,6 @@ class Session:
     def _finish(self, outcome: str) -> None:
         """End the watch: the training is over."""
         try:
-            if self._options.last_step is not None and outcome == "stopped":
-                outcome = "finished"  # a check ends so
             if self._events and self._parts:
                 self._parts.recorder.remarks.extend(self._guard.remarks)
                 self._events.finish(outcome)

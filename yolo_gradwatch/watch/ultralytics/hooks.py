@@ -16,6 +16,13 @@ TAKE_PICTURES = ("base", "clearml", "wb")
 """Callbacks of Ultralytics that take a picture in any case; others do not look, or may fail."""
 
 
+class Ended(SystemExit):
+    """A training that is to be short has come to its end."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+
 def around_training(trainer: Any, finish: Callable[[str], None]) -> Callable[[], None]:
     """Call ``finish`` with the outcome when the training ends, however it ends.
 
@@ -36,6 +43,9 @@ def around_training(trainer: Any, finish: Callable[[str], None]) -> Callable[[],
             outcome = "finished"
         except KeyboardInterrupt:
             outcome = "interrupted"
+            raise
+        except Ended:
+            outcome = "finished"
             raise
         except SystemExit as stop:
             outcome = "stopped" if _is_success(stop.code) else "failed"
