@@ -17,7 +17,7 @@ class OnTheCpu(TwoProcesses):
     def __init__(self, *args, overrides, **options):
         if len(overrides["device"].split(",")) != self.world_size:
             raise ValueError(f"{overrides['device']} is no device for each process")
-        own = {**overrides, "device": "cpu", "project": str(Path.cwd()), "workers": 0}
+        own = {**overrides, "device": "cpu", "project": str(Path.cwd()), "plots": False}
         super().__init__(*args, overrides=own, **options)
 
 
