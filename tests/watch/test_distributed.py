@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from commands import SMALL
 from oracle import RELATIVE
-from places import TESTS
-from training import HOME, TINY, shapes, train
+from places import REPOSITORY, TESTS
+from training import HOME, TINY, shapes, small, train
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.cli.main import main
@@ -146,21 +146,36 @@ def test_an_ultralytics_that_drops_callbacks_is_named_before_the_launch(
         watch.report()
 
 
-def test_a_script_of_torchrun_prints_the_report_on_rank_0_and_says_so_on_others(tmp_path):
-    """Any version is watched there, because Ultralytics launches nothing and pickles nothing."""
-    script = TESTS / "torchrun_script.py"
-    options = {**TINY, "data": shapes(12), "project": str(tmp_path)}
+def torchrun(folder, *arguments):
+    """What a script prints that torchrun starts in two processes."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc_per_node=2", script, json.dumps(options)),
-        ],
+        [*launch, *arguments],
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "YOLO_CONFIG_DIR": str(HOME)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.full
+def test_the_example_for_torchrun_prints_the_verdict_once(tmp_path):
+    example = REPOSITORY / "examples" / "torchrun_train.py"
+    printed = torchrun(tmp_path, TESTS / "without_gpus.py", example, shapes(12), small())
+    (found,) = tmp_path.glob("*/gradwatch.json")
+    run = load_run(found.parent)
+    assert (run.meta.status, run.report().steps) == ("finished", 9)
+    assert printed.splitlines().count(run.report().verdict) == 1
+    assert printed.splitlines().count(str(run.folder)) == 1
+
+
+def test_a_script_of_torchrun_prints_the_report_on_rank_0_and_says_so_on_others(tmp_path):
+    """Any version is watched there, because Ultralytics launches nothing and pickles nothing."""
+    options = {**TINY, "data": shapes(12), "project": str(tmp_path)}
+    printed = torchrun(tmp_path, TESTS / "torchrun_script.py", json.dumps(options))
     first, second = (
         json.loads((tmp_path / f"rank-{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)
     )
@@ -190,4 +205,4 @@ def test_a_script_of_torchrun_prints_the_report_on_rank_0_and_says_so_on_others(
         "is_stopped": False,
         "sessions": 0,
     }
-    assert f"GradWatch: {run.report().verdict}" in done.stdout
+    assert f"GradWatch: {run.report().verdict}" in printed

@@ -151,8 +151,8 @@ def test_a_training_is_as_without_the_watch_and_nothing_is_left(way, tmp_path, t
     ("error", "status"),
     [
         (KeyboardInterrupt(), "interrupted"),
-        (SystemExit(0), "finished"),  # a scheduler stops it
-        (SystemExit(None), "finished"),
+        (SystemExit(0), "stopped"),  # by a scheduler
+        (SystemExit(None), "stopped"),
         (SystemExit(3), "failed"),
         (SystemExit("no"), "failed"),
         (ZeroDivisionError("the user's own"), "failed"),
@@ -211,7 +211,7 @@ def test_the_files_tell_how_it_ended_before_the_picture_is_drawn(
     calls = [at("on_fit_epoch_end", 2, leave(SystemExit(0)))]
     with pytest.raises(SystemExit):
         way.train(tmp_path, watch=GradWatch(), calls=calls)
-    assert seen == [("finished", "4", True)]
+    assert seen == [("stopped", "4", True)]
 
 
 def test_the_picture_is_there_for_whatever_uploads_pictures_at_the_end(way, tmp_path):

@@ -184,7 +184,7 @@ def test_a_wrap_around_ours_is_left_alone(hooked):
 @pytest.mark.parametrize(
     ("code", "outcome"),
     [
-        *((c, "finished") for c in (None, 0, False)),
+        *((c, "stopped") for c in (None, 0, False)),
         *((c, "failed") for c in (1, True, "", 0.0, "no")),
     ],
 )

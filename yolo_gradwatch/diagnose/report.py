@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.finding import Finding
     from yolo_gradwatch.measure.clipping import EpochClipping
 
-Status = Literal["running", "finished", "failed", "interrupted"]
+Status = Literal["running", "finished", "stopped", "failed", "interrupted"]
 """How a training ended, as its file says."""
 
 ELSEWHERE = "elsewhere"
@@ -59,9 +59,10 @@ class Report:
 
     Attributes:
         run: The run's folder; ``.`` if the status is ``elsewhere``.
-        status: ``running``, ``finished``, ``failed`` or ``interrupted``; ``killed`` in a review of
-            files without an end whose process is gone; ``elsewhere`` in a process of several that
-            only trains: rank 0 has the report.
+        status: ``running``, ``finished``, ``stopped`` (by a scheduler, with ``SystemExit(0)``),
+            ``failed`` or ``interrupted``; ``killed`` in a review of files without an end whose
+            process is gone; ``elsewhere`` in a process of several that only trains: rank 0 has the
+            report.
         steps: Captured optimizer steps.
         modules: Modules that were watched.
         findings: In the order in which they began; notices among them.

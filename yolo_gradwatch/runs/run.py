@@ -152,7 +152,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """``running``, ``finished``, ``failed`` or ``interrupted``, or ``killed``."""
+        """``running``, ``finished``, ``stopped``, ``failed`` or ``interrupted``, or ``killed``."""
         return "killed" if self.is_killed else self.meta.status
 
     @property

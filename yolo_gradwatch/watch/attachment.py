@@ -13,7 +13,8 @@ from yolo_gradwatch.views.notebook import View, show_here, show_report
 from yolo_gradwatch.watch.guard import warn_of_own_error
 from yolo_gradwatch.watch.launched import Launched
 from yolo_gradwatch.watch.session import Session
-from yolo_gradwatch.watch.ultralytics import ddp
+from yolo_gradwatch.watch.trial import numbers
+from yolo_gradwatch.watch.ultralytics import ddp, tuning
 from yolo_gradwatch.watch.ultralytics import training as facts
 
 if TYPE_CHECKING:
@@ -59,9 +60,18 @@ class Attachment:
         if not ddp.reports():
             return Report(Path(), ELSEWHERE, 0, 0, (), ())
         raise RuntimeError(
-            "no training has begun: attach the watch, then call train(); what tune() trains is not "
-            "watched"
+            "no training has begun here: attach the watch, then call train(); of a trial of "
+            "tune(use_ray=True), load_run(folder).report() is the report"
         )
+
+    def numbers(self) -> dict[str, object]:
+        """What a result of Ray Tune gets of the newest training; nothing if there is no report."""
+        newest = self.newest
+        try:
+            return numbers(newest.report()) if newest and newest.has_report else {}
+        except Exception as error:  # noqa: BLE001  # the training is over, and its results are due
+            warn_of_own_error(error)
+            return {}
 
     def show(self) -> None:
         """Show the newest training, and every later one, in this cell of a notebook."""
@@ -84,6 +94,7 @@ class Attachment:
         for other in others:
             other.leave(target)
         target.add_callback(_BEGIN, self.on_begin)
+        tuning.carry(target, self)
         alive = [one for one in self._targets if one() is not None]
         self._targets = [*alive, weakref.ref(target)]
         _hear_of_launches()
@@ -111,6 +122,7 @@ class Attachment:
         """Leave a model or a trainer, and its training if that is to come."""
         calls = target.callbacks[_BEGIN]
         target.callbacks[_BEGIN] = [c for c in calls if getattr(c, "__self__", None) is not self]
+        tuning.drop(target)
         self._targets = [one for one in self._targets if one() is not target]
         for session in self.sessions[:]:
             if isinstance(session, Session) and session.is_waiting and session.trainer is target:

@@ -163,7 +163,7 @@ def check(
         error: Exception | None = None
         try:
             train(course.begin, short.settled(folder))
-        except short.Ended:
+        except hooks.Ended:
             pass
         except short.Refused as refused:
             raise Unfit(refused.why) from None

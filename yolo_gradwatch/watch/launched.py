@@ -50,7 +50,7 @@ class Launched:
     def is_broken(self) -> bool:
         """Whether the files of a training that is over say that the watch ended before it."""
         run = self._run()
-        return run is None or run.meta.status != "finished"
+        return run is None or run.meta.status not in {"finished", "stopped"}
 
     @property
     def stopped_by(self) -> Finding | None:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from yolo_gradwatch.watch.diagnosing import Diagnosing
     from yolo_gradwatch.watch.fanout import Fanout
 
+_AFTER_ALL = {"failed", "interrupted"}
+"""How a training may end that was said to have finished."""
+
 
 class Recorder:
     """Takes the samples of one training; knows neither its trainer nor any output.
@@ -131,12 +134,12 @@ class Recorder:
         self._judge(windows)
 
     def end(self, status: str) -> None:
-        """Tell the outputs how the training ended: ``finished``, ``failed`` or ``interrupted``.
+        """Tell the outputs how the training ended, in a word of `Report.status`.
 
         What comes first counts, unless a training that was said to have finished fails after all.
         """
         self._close_window()
-        if self._status == "running" or (self._status == "finished" and status != "finished"):
+        if self._status == "running" or (self._status == "finished" and status in _AFTER_ALL):
             self._status = status
             self._outputs.end(self.report())
 

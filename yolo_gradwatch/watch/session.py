@@ -18,6 +18,7 @@ from yolo_gradwatch.watch.events import Events
 from yolo_gradwatch.watch.events import view as view_of
 from yolo_gradwatch.watch.guard import Guard
 from yolo_gradwatch.watch.listening import around_training, connect, listen
+from yolo_gradwatch.watch.trial import join_results, outlast_stop
 from yolo_gradwatch.watch.ultralytics import contract, hooks
 from yolo_gradwatch.watch.ultralytics import training as facts
 from yolo_gradwatch.watch.ultralytics.rebuilt import Networks
@@ -109,6 +110,7 @@ class Session:
     def _wait(self, models: Models) -> None:
         """Have the trainer call us when it begins and when it is over."""
         trainer = self._alive()
+        outlast_stop(self._guard.undo)
         given = facts.given_options(trainer)
         workers = arguments_of(self.folder).get("workers")  # on a CPU they are 0 by now
         self._given = given if workers is None else {**given, "workers": workers}
@@ -149,6 +151,7 @@ class Session:
         networks.warn(trainer, parts.recorder.remarks)
         self._events = Events(self._alive, seen, parts, self._options.interval)
         connect(trainer, guard, self._events, parts.keeping)
+        join_results(trainer, guard, parts.recorder)
 
     def _announce(self, picture: Path) -> None:
         trainer = self._alive()

@@ -16,13 +16,20 @@ TAKE_PICTURES = ("base", "clearml", "wb")
 """Callbacks of Ultralytics that take a picture in any case; others do not look, or may fail."""
 
 
+class Ended(SystemExit):
+    """A training that is to be short has come to its end."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+
 def around_training(trainer: Any, finish: Callable[[str], None]) -> Callable[[], None]:
     """Call ``finish`` with the outcome when the training ends, however it ends.
 
     ``on_train_end`` comes on success only, and ``teardown`` is in a ``finally`` in late versions
     only, so the training itself is wrapped, on the instance. The outcome is ``finished``,
-    ``failed`` or ``interrupted`` (Ctrl+C). ``SystemExit(0)``, by which a scheduler such as Ray Tune
-    stops a training from a callback, is no failure.
+    ``failed``, ``interrupted`` (Ctrl+C) or ``stopped``: by ``SystemExit(0)``, with which a
+    scheduler such as that of Ray Tune stops a training from a callback.
 
     Returns:
         A function that takes the wrap away; a second call does nothing.
@@ -37,8 +44,11 @@ def around_training(trainer: Any, finish: Callable[[str], None]) -> Callable[[],
         except KeyboardInterrupt:
             outcome = "interrupted"
             raise
+        except Ended:
+            outcome = "finished"
+            raise
         except SystemExit as stop:
-            outcome = "finished" if _is_success(stop.code) else "failed"
+            outcome = "stopped" if _is_success(stop.code) else "failed"
             raise
         else:
             return result

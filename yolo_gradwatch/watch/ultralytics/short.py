@@ -27,13 +27,6 @@ _LOGGERS = ("ultralytics.utils.callbacks.", "ultralytics.utils.events", "ultraly
 """How the modules begin whose callbacks send something to somebody."""
 
 
-class Ended(SystemExit):
-    """A short training has come to its end."""
-
-    def __init__(self) -> None:
-        super().__init__(0)
-
-
 class Refused(SystemExit):
     """A training that cannot be a short one: why, and what to do."""
 
@@ -157,7 +150,7 @@ class Short:
         left = (self._steps - self._done) * trainer.accumulate * seconds
         self._tell(self._done, self._steps, left)
         if self._done >= self._steps or not self._is_watched():
-            raise Ended
+            raise hooks.Ended
 
     def _end_epoch(self, trainer: Any) -> None:
         """What would follow is a validation, a checkpoint, or the return to one."""
@@ -167,13 +160,13 @@ class Short:
                 f"ended after step {self._done:,}: the loss was not finite at the end of epoch "
                 f"{facts.epoch_of(trainer)}, where a training goes back to its last checkpoint"
             )
-            raise Ended
+            raise hooks.Ended
         if trainer.epoch + 1 >= facts.epochs_of(trainer):
             self.remarks.append(self._whole())
-            raise Ended
+            raise hooks.Ended
         if trainer.stop:
             self.remarks.append(f"ended after step {self._done:,}: the training was stopped")
-            raise Ended
+            raise hooks.Ended
 
     def _whole(self) -> str:
         together, batches, epochs = self._shape
