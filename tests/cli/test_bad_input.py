@@ -34,6 +34,9 @@ USAGE = {
     "review": "RUN",
     "compare": "RUN_A RUN_B",
     "compare {run} {run} --wibble": "--wibble",
+    "runs": "DIR",
+    "runs {run} {run}": "{run}",
+    "runs {run} --wibble": "--wibble",
 }
 
 

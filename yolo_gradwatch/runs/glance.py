@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.report import Report
 from yolo_gradwatch.runs import alerts, results
-from yolo_gradwatch.runs.meta import read_meta
+from yolo_gradwatch.runs.meta import MOST_STEPS, read_meta
 from yolo_gradwatch.runs.run import SILENT_MINUTES, last_said
 from yolo_gradwatch.runs.schema import (
     ALERTS_FILE,
@@ -68,6 +68,13 @@ class Glance:
         return "healthy" if is_judged else "no verdict"
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What of the files cannot be used, and why too little was watched for a verdict."""
+        few = self.report.modules and (not self.report.steps or self.report.is_too_short)
+        why = self.report.verdict.partition(", because ")[2] if few else ""
+        return (*self.report.remarks, *filter(None, [why]))
+
+    @property
     def clipped(self) -> float | None:
         """Share of the captured steps with a total norm above the clip; None without a step."""
         epochs, steps = self.report.epochs, self.report.steps
@@ -79,7 +86,7 @@ def glance(folder: Path) -> Glance:
     written = _written(folder)
     meta: Meta | None = None
     try:
-        meta, is_killed = known = last_said(partial(read_meta, folder))
+        meta, is_killed = known = last_said(partial(_read, folder))
     except (FormatError, OSError) as error:
         is_killed, lacks = False, [_lack(error)]
     else:
@@ -98,6 +105,18 @@ def glance(folder: Path) -> Glance:
     )
 
 
+def _read(folder: Path) -> Meta:
+    """The description of a run, with counts of its epochs that are possible."""
+    meta = read_meta(folder)
+    names = ("epoch", "steps", "clipped", "skipped", "step_last")
+    for number, epoch in enumerate(meta.epochs):
+        for name in names:
+            if not 0 <= getattr(epoch, name) <= MOST_STEPS:
+                place = f"$.epochs[{number}].{name}"
+                raise FormatError(folder / META_FILE, f"{place}: impossible", place=place)
+    return meta
+
+
 def _lack(error: FormatError | OSError) -> str:
     """Why ``gradwatch.json`` cannot be used, without its path."""
     what = error.args[1] if isinstance(error, FormatError) else error.strerror
@@ -105,7 +124,7 @@ def _lack(error: FormatError | OSError) -> str:
 
 
 def _written(folder: Path) -> float:
-    """When the table of windows was written, or else another file of the run; 0 if none is there."""
+    """When the table of windows was written, or another file of the run; 0 if none is there."""
     there = (when for name in (WINDOWS_FILE, *RUN_FILES) if (when := _changed(folder / name)))
     return next(there, 0.0)
 
@@ -176,5 +195,5 @@ def _optimizer(meta: Meta) -> tuple[str, float | None]:
     if asked == "auto":  # which ignores the option
         return name, min(rates, default=None)
     rate = training.get("lr0")
-    is_number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
-    return name, float(rate) if is_number else min(rates, default=None)  # type: ignore[arg-type]
+    is_rate = isinstance(rate, (int, float)) and not isinstance(rate, bool) and abs(rate) < 1e9
+    return name, float(rate) if is_rate else min(rates, default=None)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ import pandas as pd
 
 from yolo_gradwatch.runs.find import tree_of
 from yolo_gradwatch.runs.glance import glance
+from yolo_gradwatch.runs.meta import MOST_STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -29,6 +30,9 @@ COLUMNS = {
     "remarks": "object",
 }
 """Of the table, each with its type as pandas names it."""
+
+_LATEST = 9e9
+"""Seconds since 1970: a clock that is set later, to which pandas has no date, is wrong."""
 
 
 def load_runs(path: str | Path) -> pd.DataFrame:
@@ -58,7 +62,7 @@ def load_runs(path: str | Path) -> pd.DataFrame:
         - ``clipped``: share of the steps that were clipped, 0 to 1
         - ``optimizer``, ``lr0``: as they were at work, under ``optimizer=auto`` too
         - ``written``: when the newest window was written (UTC)
-        - ``remarks``: what of the files cannot be used, in sentences
+        - ``remarks``: what of the files cannot be used, and why too little was watched
 
     Raises:
         FormatError: There is no watched run.
@@ -102,8 +106,8 @@ def _row(one: Glance) -> dict[str, Any]:
         "critical": severities.count("critical"),
         "warnings": severities.count("warning"),
         "status": report.status,
-        "epochs": epoch,
-        "epochs_planned": one.epochs_planned or pd.NA,
+        "epochs": _count(epoch),
+        "epochs_planned": _count(one.epochs_planned or -1),
         "steps": report.steps if report.modules else pd.NA,
         "metric": final.metric,
         "score": final.score,
@@ -111,6 +115,11 @@ def _row(one: Glance) -> dict[str, Any]:
         "clipped": math.nan if one.clipped is None else one.clipped,
         "optimizer": one.optimizer,
         "lr0": math.nan if one.lr0 is None else one.lr0,
-        "written": pd.Timestamp(one.written, unit="s", tz="UTC"),
-        "remarks": "; ".join(report.remarks),
+        "written": pd.Timestamp(min(one.written, _LATEST), unit="s", tz="UTC"),
+        "remarks": "; ".join(one.remarks),
     }
+
+
+def _count(number: int) -> Any:
+    """A number from a file as the table has it; missing if there is no such count."""
+    return number if 0 <= number <= MOST_STEPS else pd.NA

@@ -48,7 +48,7 @@ def shown(table: pd.DataFrame, above: Path) -> list[Shown]:
 
 
 def _shown(row: dict[str, Any], above: Path) -> Shown:
-    planned = "" if pd.isna(row["epochs_planned"]) else f"/{row['epochs_planned']}"
+    planned = _number(row["epochs_planned"], "d")
     worst = "critical" if row["critical"] else "warning" if row["warnings"] else None
     finding = f"{row['rule']} in {row['module']}, step {row['step']:,}" if row["rule"] else ""
     return Shown(
@@ -57,7 +57,7 @@ def _shown(row: dict[str, Any], above: Path) -> Shown:
         severity=worst,
         finding=printable(finding),
         status=str(row["status"]),
-        epochs=f"{row['epochs']}{planned}",
+        epochs="/".join(filter(None, [_number(row["epochs"], "d"), planned])),
         score=_number(row["score"], ".3f"),
         loss=_number(row["loss"], ".3g"),
         steps=_number(row["steps"], ","),
