@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from machine import heading, spread, table
-from review import measure, write
+from review import SINGLE, measure, write
 from ultralytics import YOLO
 
 from yolo_gradwatch.measure import model_layout
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 WINDOWS = 110  # of 433 modules: 5 MB
+STEPS = SINGLE + (WINDOWS - SINGLE) * 20
 EPOCHS = 100
 COMMANDS = {
     "runs": ["runs", "{out}"],
@@ -52,6 +53,7 @@ def plant(out: Path, runs: int) -> None:
     first = out / "train"
     write(first, model, WINDOWS, unhealthy=False)
     _write_results(first)
+    _describe(first, "finished")
     for number in range(2, runs + 1):
         folder = out / f"train{number}"
         shutil.copytree(first, folder, dirs_exist_ok=True)
@@ -59,9 +61,16 @@ def plant(out: Path, runs: int) -> None:
             with (folder / schema.ALERTS_FILE).open("a", encoding="utf-8") as file:
                 file.write(FINDING)
         if number % 10 == 7:
-            meta = json.loads((folder / schema.META_FILE).read_text("utf-8"))
-            text = json.dumps({**meta, "status": "running"}, indent=1)
-            (folder / schema.META_FILE).write_text(text, encoding="utf-8")
+            _describe(folder, "running")
+
+
+def _describe(folder: Path, status: str) -> None:
+    """Say how the run ended, and that its epochs go to the end of its table."""
+    meta = json.loads((folder / schema.META_FILE).read_text("utf-8"))
+    for epoch in meta["epochs"]:
+        epoch["step_last"] = STEPS * epoch["epoch"] // EPOCHS
+    text = json.dumps({**meta, "status": status}, indent=1)
+    (folder / schema.META_FILE).write_text(text, encoding="utf-8")
 
 
 def _write_results(folder: Path) -> None:

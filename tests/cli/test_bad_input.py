@@ -35,7 +35,7 @@ USAGE = {
     "compare": "RUN_A RUN_B",
     "compare {run} {run} --wibble": "--wibble",
     "runs": "DIR",
-    "runs {run} {run}": "{run}",
+    "runs {run} another": "another",
     "runs {run} --wibble": "--wibble",
 }
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, replace
 from html import unescape
@@ -32,6 +33,7 @@ RUNS = {
     "train10": (CALM, "running", "1,3.5,0.125,1\n"),
     "short": (CALM[:2], "failed", ""),
 }
+NATURAL = ["short", "train", "train2", "train10"]
 NEWEST_FIRST = ["short", "train10", "train2", "train"]
 OPTIONS = {"training": {"optimizer": "SGD", "lr0": 0.01, "epochs": 3}}
 EPOCHS = [asdict(replace(EPOCH, steps=8, clipped=2, skipped=0, step_last=8))]
@@ -243,3 +245,56 @@ def test_a_name_is_no_part_of_the_page(folder):
     page = Path("runs.html").read_text("utf-8")
     assert page.count("<script>") == 1
     assert "&lt;script&gt;x" in page
+
+
+VISIT = """<script>
+const names = () => [...document.querySelectorAll("#runs tbody tr")]
+  .filter((row) => !row.hidden).map((row) => row.querySelector("a").textContent);
+const told = { listed: names(), count: document.getElementById("count").textContent };
+for (const head of document.querySelectorAll("#runs thead th")) {
+  told[head.textContent] = [0, 1].map(() => { head.click(); return names(); });
+}
+by.value = "";
+by.dispatchEvent(new Event("change"));
+told.again = names();
+unhealthy.click();
+told.unhealthy = names();
+unhealthy.click();
+filter.value = "AIN SGD 0.25";
+filter.dispatchEvent(new Event("input"));
+told.filtered = names();
+const place = document.createElement("pre");
+place.id = "told";
+place.textContent = JSON.stringify(told);
+document.body.append(place);
+</script></body>"""
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
+def test_the_page_sorts_and_filters_in_a_browser(folder, tmp_path):
+    outcome("runs", folder, "--html", "runs.html")
+    page = Path("runs.html").read_text("utf-8").replace("</body>", VISIT)
+    Path("opened.html").write_text(page, encoding="utf-8")
+    options = ("--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr")
+    seen = subprocess.run(
+        [
+            *(CHROMIUM, *options, f"--user-data-dir={tmp_path / 'browser'}", "--dump-dom"),
+            (tmp_path / "opened.html").as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "CONSOLE" not in seen.stderr
+    told = json.loads(unescape(re.search(r'<pre id="told">(.*?)</pre>', seen.stdout)[1]))
+    assert told["listed"] == told["again"] == NEWEST_FIRST
+    assert told["count"] == "4 of 4 runs"
+    assert told["mAP50-95"] == [
+        ["train2", "train", "train10", "short"],
+        ["train10", "train", "train2", "short"],
+    ]
+    assert told["run"] == [NATURAL, NATURAL[::-1]]
+    assert told["unhealthy"] == ["train2"]
+    assert told["filtered"] == ["train"]

@@ -56,8 +56,8 @@ def runs(  # noqa: PLR0913, PLR0917  # each is an option of the command
         str,
         typer.Option(
             metavar="COLUMN",
-            help="By a column of --csv, or mAP: numbers from the highest, the worst verdict first, "
-            "texts from A; --sort=-loss is the other way round. Default: the newest first.",
+            help="By a column of --csv, or mAP: the highest or worst first, texts from A. "
+            "--sort=-loss: the lowest.",
             show_default=False,
         ),
     ] = "",
