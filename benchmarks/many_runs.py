@@ -4,14 +4,16 @@
 
 Writes runs with the layout of YOLO26n into the folder OUT, as `review.py` does, each with files of
 its own; a tenth of them has reported a finding, another tenth has no end. Then runs the commands,
-each in a process of its own, as a user does, and prints seconds from its start to its end and the
-highest memory of the process. The files have just been written, so that they are in memory.
+each in a process of its own, as a user does, and prints seconds from its start to its end, how many
+of them a processor worked, and the highest memory of the process. The files have just been written,
+so that they are in memory.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,6 +87,15 @@ def _write_results(folder: Path) -> None:
     (folder / RESULTS_FILE).write_text(text, encoding="utf-8")
 
 
+def _measured(command: list[str]) -> tuple[float, float, float]:
+    """Seconds of a command, those of them that a processor worked for it, and its memory in MB."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds, memory = measure(command)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return seconds, busy, memory
+
+
 def main() -> None:
     """Write, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -100,9 +111,10 @@ def main() -> None:
     rows = []
     for title, words in COMMANDS.items():
         command = [word.format(out=chosen.out) for word in words]
-        seconds, memory = zip(*(measure(command) for _ in range(chosen.repeats)), strict=True)
-        rows.append([title, spread(seconds), f"{max(memory):.0f}"])
-    print(table(["command", "seconds", "memory, MB"], rows) + "\n")
+        found = [_measured(command) for _ in range(chosen.repeats)]
+        seconds, busy, memory = zip(*found, strict=True)
+        rows.append([title, spread(seconds), spread(busy), f"{max(memory):.0f}"])
+    print(table(["command", "seconds", "of a processor", "memory, MB"], rows) + "\n")
 
 
 if __name__ == "__main__":

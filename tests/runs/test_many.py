@@ -365,3 +365,11 @@ def test_a_tree_that_is_deeper_than_a_path_is_long_ends(tmp_path, monkeypatch):
     while Path.cwd() != tmp_path:  # pytest removes no such folder
         os.chdir("..")
         os.rmdir("x" * 100)  # noqa: PTH106
+
+
+def test_a_torn_line_at_the_end_hides_no_window(tmp_path):
+    epochs = [asdict(replace(EPOCH, steps=20, step_last=20))]
+    folder = run(tmp_path / "a", [window(step) for step in range(1, 31)], epochs=epochs)
+    with (folder / WINDOWS_FILE).open("a", encoding="utf-8") as file:
+        file.write("1,31,3")
+    assert row(tmp_path)["steps"] == 30

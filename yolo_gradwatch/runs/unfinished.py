@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -37,10 +38,19 @@ def epochs_since(path: Path, last_module: str, step: int) -> list[EpochClipping]
         content = _end_of(path, names.index("step_first"), step)
     except OSError:
         return []
+    newest = content[: content.rfind(b"\n")].rpartition(b"\n")[2]  # of the whole ones
+    if _number(dict(zip(names, cells(newest), strict=False)), "step_last") <= step:
+        return []
     end = whole_windows(content, last_module, names)
     rows = [row for row in _whole_model(content[:end], names) if row["step_first"] > step]
     passes = groupby(rows, key=lambda row: row["epoch"])
     return [_pass(epoch, list(found)) for epoch, found in passes]
+
+
+def _number(row: dict[str, str], name: str) -> float:
+    """A count in a row; infinite if there is none, as in a torn one."""
+    text = row.get(name, "")
+    return int(text) if _COUNT.fullmatch(text) else math.inf
 
 
 def _end_of(path: Path, place: int, step: int) -> bytes:
