@@ -149,6 +149,14 @@ def test_a_run_that_is_too_short_to_judge_passes_and_says_so(folder):
     assert (code, err.count("too short to judge dead_branch: detect/")) == (0, 4)
 
 
+def test_ctrl_c_has_its_exit_code(folder, monkeypatch):
+    def interrupted(_path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("yolo_gradwatch.runs.many.glance", interrupted)
+    assert outcome("runs", folder) == (130, "", "")
+
+
 # --- what is shown --------------------------------------------------------------------------------
 
 

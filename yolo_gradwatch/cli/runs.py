@@ -76,7 +76,6 @@ def runs(  # noqa: PLR0913, PLR0917  # each is an option of the command
     Findings are those that each training reported; [bold]review[/bold] judges one run again. A run
     whose files are damaged or not whole has no verdict, and does not pass --fail-on.
     """
-    from yolo_gradwatch.runs.find import tree_of
     from yolo_gradwatch.runs.many import table
 
     if csv and json:
@@ -85,8 +84,7 @@ def runs(  # noqa: PLR0913, PLR0917  # each is an option of the command
         check_target("--html", html, example="runs.html")
     column, backwards = _column(sort)
     words = alarm_words("--fail-on", fail_on)
-    tree = tree_of(folder)
-    found = _read(tree)
+    tree, found = _read(folder)
     whole = table(found)
     chosen = _chosen(whole, column, unhealthy=unhealthy, backwards=backwards)
     if csv:
@@ -114,13 +112,16 @@ def _column(sort: str) -> tuple[str, bool]:
     return names.get(asked.casefold(), ""), sort.startswith("-")
 
 
-def _read(tree: Tree) -> list[Glance]:
+def _read(folder: Path) -> tuple[Tree, list[Glance]]:
+    """The trainings below a folder, and what is known of those that were watched."""
+    from yolo_gradwatch.runs.find import tree_of
     from yolo_gradwatch.runs.many import glances
     from yolo_gradwatch.views.terminal.reading import Reading
 
     with closing(Reading()) as reading:
         try:
-            return glances(tree.runs, reading)
+            tree = tree_of(folder)
+            return tree, glances(tree.runs, reading)
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
 
