@@ -351,6 +351,10 @@ LINES = {
     "plot": "review {run} --plot",
     "plot again": "review {run} --plot --modules",
     "html": "review {run} --html {page}",
+    "runs": "runs {above}",
+    "runs csv": "runs {above} --csv",
+    "runs json": "runs {above} --json --sort run",
+    "runs html": "runs {above} --html {page}",
     "nowhere": "review {hostile}",
     "help": "review --help",
     "version": "--version",
@@ -358,6 +362,7 @@ LINES = {
 """Every form of every command that reads files; what is drawn is drawn twice."""
 
 DRAWN = {"plot": {PICTURE_FILE}, "plot again": {PICTURE_FILE}, "html": {"page.html"}}
+DRAWN["runs html"] = DRAWN["html"]
 
 
 @pytest.fixture(scope="module")

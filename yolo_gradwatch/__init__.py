@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.thresholds import Thresholds
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.windows import Window
+    from yolo_gradwatch.runs.many import load_runs
     from yolo_gradwatch.runs.outputs import Output
     from yolo_gradwatch.runs.run import Run, load_run
     from yolo_gradwatch.runs.schema import FormatError
@@ -40,6 +41,7 @@ _HOME = {
     "Thresholds": "diagnose.thresholds",
     "Window": "measure.windows",
     "load_run": "runs.run",
+    "load_runs": "runs.many",
 }
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "Thresholds",
     "Window",
     "load_run",
+    "load_runs",
 ]
 
 

@@ -8,6 +8,8 @@ from typing import Any
 def printable(value: Any) -> Any:
     """A value from JSON in whose texts "?" stands for what would steer a terminal."""
     if isinstance(value, str):
+        if value.isprintable():
+            return value
         return "".join(sign if sign.isprintable() else "?" for sign in value)
     if isinstance(value, list):
         return [printable(one) for one in value]

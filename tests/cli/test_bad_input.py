@@ -34,6 +34,9 @@ USAGE = {
     "review": "RUN",
     "compare": "RUN_A RUN_B",
     "compare {run} {run} --wibble": "--wibble",
+    "runs": "DIR",
+    "runs {run} another": "another",
+    "runs {run} --wibble": "--wibble",
 }
 
 

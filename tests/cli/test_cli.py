@@ -67,6 +67,12 @@ REFUSED = """
     review {run} --csv --json
     review {run} --html {run}
     compare {run}
+    runs {run} --csv --json
+    runs {run} --sort mAp50
+    runs {run} --sort lr
+    runs {run} --html {run}
+    runs {run} --fail-on tired
+    runs {run}/nowhere
 """
 
 
@@ -99,7 +105,10 @@ def test_the_help_tells_every_option(golden):
     golden("help", told)
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["check"], ["demo"], ["review"], ["compare"]])
+COMMANDS = ("train", "check", "demo", "review", "compare", "runs")
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
 def test_every_command_has_a_help(command):
     code, out, err = outcome(*command, "--help")
     assert (code, err) == (0, "")

@@ -42,6 +42,7 @@ COMMANDS = (
     *(["review", "{folder}", *options] for options in REVIEWS),
     *(["compare", "{folder}", "{sound}", *form] for form in ([], ["--csv"], ["--json"])),
     ["compare", "{sound}", "{folder}", "--module=model.*"],
+    *(["runs", "{folder}", *form] for form in ([], ["--csv"], ["--json"], ["--fail-on=dead"])),
 )
 
 

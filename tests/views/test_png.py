@@ -15,8 +15,9 @@ from values import LAWS, Part, plan, window, write_run
 from watched import CONV, DEAD, watch
 
 from yolo_gradwatch import load_run
+from yolo_gradwatch.runs import results
+from yolo_gradwatch.runs.results import Curves
 from yolo_gradwatch.views import heatmap as heatmaps
-from yolo_gradwatch.views import results
 from yolo_gradwatch.views.heatmap import (
     COLOURS,
     FINE,
@@ -33,7 +34,6 @@ from yolo_gradwatch.views.heatmap import (
     decade,
 )
 from yolo_gradwatch.views.png import figure as png
-from yolo_gradwatch.views.results import Curves
 from yolo_gradwatch.views.timeline import Timeline
 
 pytestmark = pytest.mark.slow  # draws pictures

@@ -17,6 +17,7 @@ from yolo_gradwatch.cli.compare import compare
 from yolo_gradwatch.cli.demo import demo
 from yolo_gradwatch.cli.output import EPILOG, FINE, UNUSABLE, refuse
 from yolo_gradwatch.cli.review import review
+from yolo_gradwatch.cli.runs import runs
 from yolo_gradwatch.cli.train import train
 from yolo_gradwatch.runs.schema import FormatError
 from yolo_gradwatch.watch.ultralytics.command import argument_names
@@ -81,7 +82,7 @@ _trains = app.command(
 )
 _trains(train)
 _trains(check)
-for command in (demo, review, compare):
+for command in (demo, review, compare, runs):
     app.command(epilog=EPILOG)(command)
 
 

@@ -1,10 +1,35 @@
-"""Finds the run that a path means."""
+"""Finds the run that a path means, and all runs below a folder."""
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
-from yolo_gradwatch.runs.schema import WINDOWS_FILE, FormatError
+from yolo_gradwatch.runs.evidence import OWN_FOLDER
+from yolo_gradwatch.runs.schema import RUN_FILES, WINDOWS_FILE, FormatError
+
+_ARGUMENTS_FILE = "args.yaml"
+"""Ultralytics writes it into the folder of every training."""
+
+_NO_RUNS_INSIDE = {OWN_FOLDER, "weights"}
+"""Folders in that of a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """The trainings in a tree of folders.
+
+    Attributes:
+        runs: Folders of those that were watched; one that a link leads to is there once.
+        unwatched: Folders of the others.
+        closed: Folders that cannot be read.
+    """
+
+    runs: tuple[Path, ...]
+    unwatched: tuple[Path, ...]
+    closed: tuple[Path, ...]
 
 
 def find_run(path: str | Path) -> Path:
@@ -22,12 +47,8 @@ def find_run(path: str | Path) -> Path:
         return given
     depths = ("*", "*/*", "*/*/*")
     found = [file for depth in depths for file in given.glob(f"{depth}/{WINDOWS_FILE}")]
-    if given.is_file():
-        raise FormatError(path, f"is a file; name its folder, or {WINDOWS_FILE}")
-    if not found:
-        lack = "no watched run in it" if given.is_dir() else "no such file or folder"
-        remedy = f"name the folder of a training that was watched, or its {WINDOWS_FILE}"
-        raise FormatError(path, f"{lack}; {remedy}")
+    if given.is_file() or not found:
+        _refuse(path, given)
     return max(found, key=lambda file: file.stat().st_mtime).parent
 
 
@@ -37,3 +58,56 @@ def folder_of(path: str | Path) -> Path:
     is_there = given.is_file() or given.name == WINDOWS_FILE
     is_table = given.suffix == ".csv" and is_there and not given.is_dir()
     return given.parent if is_table else given
+
+
+def _refuse(path: str | Path, given: Path) -> NoReturn:
+    """Say why there is no run, and what to name."""
+    if given.is_file():
+        raise FormatError(path, f"is a file; name its folder, or {WINDOWS_FILE}")
+    lack = "no watched run in it" if given.is_dir() else "no such file or folder"
+    remedy = f"name the folder of a training that was watched, or its {WINDOWS_FILE}"
+    raise FormatError(path, f"{lack}; {remedy}")
+
+
+def tree_of(path: str | Path) -> Tree:
+    """All trainings in a folder and below it, however deep.
+
+    A link to a folder is not followed, unless it leads straight to a run.
+
+    Raises:
+        FormatError: There is no watched run.
+    """
+    given = folder_of(path)
+    found: dict[str, list[str]] = {"runs": [], "unwatched": [], "closed": []}
+    left, links = [str(given)] if given.is_dir() else [], list[str]()
+    while left:
+        folder = left.pop()
+        try:
+            with os.scandir(folder) as listed:
+                entries = list(listed)
+        except OSError:
+            found["closed"].append(folder)
+            continue
+        names = {entry.name for entry in entries}
+        is_run = not names.isdisjoint(RUN_FILES)
+        if is_run or _ARGUMENTS_FILE in names:
+            found["runs" if is_run else "unwatched"].append(folder)
+        inside = [one for one in entries if not (is_run and one.name in _NO_RUNS_INSIDE)]
+        links += [one.path for one in inside if one.is_symlink()]
+        left += [one.path for one in inside if one.is_dir(follow_symlinks=False)]
+    found["runs"] += _linked(links, found["runs"])
+    if not found["runs"]:
+        _refuse(path, given)
+    return Tree(**{kind: tuple(map(Path, sorted(one))) for kind, one in found.items()})
+
+
+def _linked(links: list[str], known: list[str]) -> list[str]:
+    """Those of the links that lead to a run, each run once and none that is known."""
+    there = {os.path.realpath(folder) for folder in known}
+    found = []
+    for link in sorted(links):
+        real = os.path.realpath(link)
+        if real not in there and any((Path(real) / name).is_file() for name in RUN_FILES):
+            there.add(real)
+            found.append(link)
+    return found

@@ -12,7 +12,7 @@ from yolo_gradwatch.diagnose.graph import Graph
 from yolo_gradwatch.measure.arrays import FLOAT32_MAX
 from yolo_gradwatch.measure.clipping import block_labels, block_rows
 from yolo_gradwatch.measure.layout import WHOLE
-from yolo_gradwatch.views import results
+from yolo_gradwatch.runs import results
 from yolo_gradwatch.views.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.arrays import Counts, Flags, Floats
     from yolo_gradwatch.measure.layout import Layout
     from yolo_gradwatch.measure.windows import Grid
+    from yolo_gradwatch.runs.results import Curves
     from yolo_gradwatch.runs.run import Run
-    from yolo_gradwatch.views.results import Curves
 
 FINE, NONFINITE, ZERO, NONE, UNKNOWN = range(5)
 """Of a cell: a norm above 0; NaN or Inf in a step; exactly 0, or no gradient, in most steps;

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from training import small, train
 
-from yolo_gradwatch.views import results
+from yolo_gradwatch.runs import results
 
 HEADER = "epoch,time,train/box_loss,train/cls_loss,metrics/mAP50(B),val/box_loss,lr/pg0,lr/pg1\n"
 

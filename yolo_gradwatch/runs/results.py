@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from yolo_gradwatch.measure.arrays import Counts, Floats
@@ -19,6 +19,9 @@ RESULTS_FILE = "results.csv"
 _LARGEST = 8 << 20  # bytes that are read, about 50,000 epochs
 _MOST = 5  # curves of a kind
 _SCORES = ("mAP50(", "mAP50-95(", "accuracy_top1", "mIoU", "delta1")
+
+_BEST = ("mAP50-95(", "accuracy_top1", "mIoU", "delta1")
+"""Of the scores, the one that stands for a task."""
 
 _Rows = dict[int, dict[str, float]]
 
@@ -71,6 +74,47 @@ def read(folder: Path) -> Curves:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Final:
+    """What the training came to.
+
+    Attributes:
+        epoch: The newest one; 0 if there is none.
+        loss: Sum of its loss items; NaN if there is none, or one is not finite.
+        metric: Name of the score that stands for the task, as ``mAP50-95(B)``; "" if there is none.
+        score: Its value in the newest epoch that was validated; NaN if none was.
+    """
+
+    epoch: int = 0
+    loss: float = math.nan
+    metric: str = ""
+    score: float = math.nan
+
+
+def final(folder: Path) -> Final:
+    """The newest numbers in a run's folder, whatever is there of the file."""
+    rows = _rows(_text(folder / RESULTS_FILE))
+    if not rows:
+        return Final()
+    epochs = sorted(rows)
+    last = rows[epochs[-1]]
+    losses = [value for name, value in last.items() if name.startswith("train/")]
+    loss = math.fsum(losses) if losses and all(map(math.isfinite, losses)) else math.nan
+    found = (name for best in _BEST for name in last if best in name)
+    column = next((name for name in found if name.startswith("metrics/")), "")
+    score = _newest(rows, epochs, column) if column else math.nan
+    return Final(epochs[-1], loss, column.removeprefix("metrics/"), score)
+
+
+def _newest(rows: _Rows, epochs: Sequence[int], column: str) -> float:
+    """A score in the newest epoch that was validated."""
+    checks = [name for name in rows[epochs[-1]] if name.startswith("val/")]
+    validated = zip(epochs, _validated(rows, epochs, checks), strict=True)
+    newest = max((epoch for epoch, is_validated in validated if is_validated), default=None)
+    score = math.nan if newest is None else rows[newest].get(column, math.nan)
+    return score if math.isfinite(score) else math.nan
+
+
 def _text(path: Path) -> str:
     """The beginning of a file; nothing if it cannot be read."""
     try:
@@ -102,7 +146,7 @@ def _number(cell: str) -> float:
         return math.nan
 
 
-def _validated(rows: _Rows, epochs: list[int], columns: list[str]) -> list[bool]:
+def _validated(rows: _Rows, epochs: Sequence[int], columns: Sequence[str]) -> list[bool]:
     """Whether each epoch was validated: Ultralytics repeats the last losses, or writes 0."""
     found, before = [], tuple(0.0 for _ in columns)
     for epoch in epochs:

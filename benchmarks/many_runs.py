@@ -1,0 +1,121 @@
+"""How long the table of 500 runs of 5 MB each takes, and how much memory.
+
+    python benchmarks/many_runs.py OUT [--runs 500] [--repeats 5] >> benchmarks/RESULTS.md
+
+Writes runs with the layout of YOLO26n into the folder OUT, as `review.py` does, each with files of
+its own; a tenth of them has reported a finding, another tenth has no end. Then runs the commands,
+each in a process of its own, as a user does, and prints seconds from its start to its end, how many
+of them a processor worked, and the highest memory of the process. The files have just been written,
+so that they are in memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from machine import heading, spread, table
+from review import SINGLE, measure, write
+from ultralytics import YOLO
+
+from yolo_gradwatch.measure import model_layout
+from yolo_gradwatch.runs import schema
+from yolo_gradwatch.runs.results import RESULTS_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+WINDOWS = 110  # of 433 modules: 5 MB
+STEPS = SINGLE + (WINDOWS - SINGLE) * 20
+EPOCHS = 100
+COMMANDS = {
+    "runs": ["runs", "{out}"],
+    "runs --json": ["runs", "{out}", "--json"],
+    "runs --sort mAP --unhealthy": ["runs", "{out}", "--sort", "mAP", "--unhealthy"],
+    "runs --html": ["runs", "{out}", "--html", "{out}/runs.html"],
+}
+FINDING = (
+    "1,start,71,71,5,critical,vanishing,model.4,3.5,2,model.4 (C3k2): its gradient is 3200 times "
+    "weaker than that of the blocks that read it since step 69.\n"
+)
+RESULTS = (
+    "epoch,time,train/box_loss,train/cls_loss,train/dfl_loss,metrics/precision(B),"
+    "metrics/recall(B),metrics/mAP50(B),metrics/mAP50-95(B),val/box_loss,val/cls_loss,"
+    "val/dfl_loss,lr/pg0,lr/pg1,lr/pg2\n"
+)
+
+
+def plant(out: Path, runs: int) -> None:
+    """A tree of so many runs, of which one is written and the others are copied."""
+    model, _ = model_layout.read(YOLO("yolo26n.yaml").model, ())
+    first = out / "train"
+    write(first, model, WINDOWS, unhealthy=False)
+    _write_results(first)
+    _describe(first, "finished")
+    for number in range(2, runs + 1):
+        folder = out / f"train{number}"
+        shutil.copytree(first, folder, dirs_exist_ok=True)
+        if number % 10 == 3:
+            with (folder / schema.ALERTS_FILE).open("a", encoding="utf-8") as file:
+                file.write(FINDING)
+        if number % 10 == 7:
+            _describe(folder, "running")
+
+
+def _describe(folder: Path, status: str) -> None:
+    """Say how the run ended, and that its epochs go to the end of its table."""
+    meta = json.loads((folder / schema.META_FILE).read_text("utf-8"))
+    for epoch in meta["epochs"]:
+        epoch["step_last"] = STEPS * epoch["epoch"] // EPOCHS
+    text = json.dumps({**meta, "status": status}, indent=1)
+    (folder / schema.META_FILE).write_text(text, encoding="utf-8")
+
+
+def _write_results(folder: Path) -> None:
+    """What Ultralytics says of each epoch, in as many lines as there are."""
+    rows: Sequence[str] = [
+        ",".join(
+            f"{value:.5g}" for value in (epoch, 9 * epoch, *(1 / (epoch + n) for n in range(13)))
+        )
+        for epoch in range(1, EPOCHS + 1)
+    ]
+    text = RESULTS + "".join(f"{row}\n" for row in rows)
+    (folder / RESULTS_FILE).write_text(text, encoding="utf-8")
+
+
+def _measured(command: list[str]) -> tuple[float, float, float]:
+    """Seconds of a command, those of them that a processor worked for it, and its memory in MB."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds, memory = measure(command)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return seconds, busy, memory
+
+
+def main() -> None:
+    """Write, measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--runs", type=int, default=500)
+    parser.add_argument("--repeats", type=int, default=5)
+    chosen = parser.parse_args()
+    plant(chosen.out, chosen.runs)
+    size = (chosen.out / "train" / schema.WINDOWS_FILE).stat().st_size / 1e6
+    what = f"{chosen.runs:,} runs of {size:.1f} MB of CSV and {EPOCHS} epochs"
+    times = f"{chosen.repeats} runs of each command"
+    print(heading("A table of many runs", ("numpy", "pandas", "msgspec"), what, times))
+    rows = []
+    for title, words in COMMANDS.items():
+        command = [word.format(out=chosen.out) for word in words]
+        found = [_measured(command) for _ in range(chosen.repeats)]
+        seconds, busy, memory = zip(*found, strict=True)
+        rows.append([title, spread(seconds), spread(busy), f"{max(memory):.0f}"])
+    print(table(["command", "seconds", "of a processor", "memory, MB"], rows) + "\n")
+
+
+if __name__ == "__main__":
+    main()

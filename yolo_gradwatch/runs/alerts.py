@@ -1,0 +1,125 @@
+"""The findings that a training reported, from its table of alerts alone."""
+
+from __future__ import annotations
+
+import math
+import re
+from codecs import BOM_UTF8
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast, get_args
+
+from yolo_gradwatch.diagnose.finding import Episode, Finding, Severity
+from yolo_gradwatch.runs.checks import RESTORE, checked_header
+from yolo_gradwatch.runs.repair import whole_lines
+from yolo_gradwatch.runs.schema import FormatError, cells
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_NEEDED = ("finding", "event", "step", "severity", "rule", "module")
+_BEGAN = re.compile(r"\b(?:since|at) step ([0-9,]+)")
+"""Where a message names the step at which its finding began."""
+
+_COUNT = re.compile("[1-9][0-9]{0,17}")
+
+Row = dict[str, str]
+Lack = Literal["", "torn", "damaged"]
+
+
+class Reported(NamedTuple):
+    """What a table of alerts says.
+
+    Attributes:
+        findings: As they were reported last, in the order in which they began.
+        remarks: What of the table cannot be used, in sentences.
+        is_whole: Whether all of it could be used; if not, there may have been more findings.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    remarks: tuple[str, ...] = ()
+    is_whole: bool = True
+
+
+def read(path: Path) -> Reported:
+    """The findings in a table of alerts, up to its first line that cannot be used."""
+    rows: list[Row] = []
+    try:
+        content = path.read_bytes().removeprefix(BOM_UTF8)
+        end = whole_lines(content)
+        header, *lines = content[:end].split(b"\n")[:-1] or [b""]
+        names = checked_header(path, header, _NEEDED)
+        for number, line in enumerate(lines, 2):
+            rows.append(_row(path, number, names, line))
+    except OSError as error:
+        return Reported(remarks=(f"{path.name}: {error.strerror}",), is_whole=False)
+    except FormatError as error:
+        return Reported(_findings(rows), (f"{path.name}: {error.args[1]}",), is_whole=False)
+    torn = (f"{path.name} has a torn end",) if content[end:] else ()
+    return Reported(_findings(rows), torn, is_whole=not torn)
+
+
+def _row(path: Path, number: int, names: tuple[str, ...], line: bytes) -> Row:
+    """The cells of a line by the names of their columns."""
+    row = cells(line)
+    if len(row) != len(names):
+        what = f"line {number} has {len(row)} cells instead of {len(names)}; {RESTORE}"
+        raise FormatError(path, what, line=number)
+    found = dict(zip(names, row, strict=True))
+    known = {"severity": get_args(Severity), "event": ("start", "worse", "cause", "end")}
+    for name in ("finding", "step", *known):
+        text = found[name]
+        if text not in known[name] if name in known else not _COUNT.fullmatch(text):
+            what = f"line {number}: {text!r} is no {name}; {RESTORE}"
+            raise FormatError(path, what, line=number, column=name)
+    return found
+
+
+def _findings(rows: list[Row]) -> tuple[Finding, ...]:
+    """The findings by number: where they began from the first row of each, the rest of the last."""
+    first: dict[int, Row] = {}
+    newest: dict[int, Row] = {}
+    for row in rows:
+        first.setdefault(int(row["finding"]), row)
+        newest[int(row["finding"])] = row
+    return tuple(_finding(number, first[number], newest[number]) for number in sorted(first))
+
+
+def _finding(number: int, first: Row, newest: Row) -> Finding:
+    step = began(first.get("message", ""), int(first["step"]))
+    reported = first.get("reported", "")
+    return Finding(
+        number=number,
+        rule=newest["rule"],
+        severity=cast("Severity", newest["severity"]),
+        module=newest["module"],
+        modules=(newest["module"],),
+        episodes=(
+            Episode(
+                epoch=int(epoch) if _COUNT.fullmatch(epoch := first.get("epoch", "")) else 0,
+                step=step,
+                step_end=int(newest["step"]) if newest["event"] == "end" else None,
+                reported=int(reported) if _COUNT.fullmatch(reported) else int(first["step"]),
+                value=_number(newest.get("value", "")),
+            ),
+        ),
+        limit=_number(newest.get("limit", "")),
+        message=newest.get("message", ""),
+    )
+
+
+def began(message: str, step: int) -> int:
+    """The step at which a finding began, from the message that reported it.
+
+    Args:
+        message: Of the finding as it began.
+        step: First step of the window that brought it, which may be a few windows later.
+    """
+    found = _BEGAN.search(message)
+    named = int(found[1].replace(",", "") or step) if found else step
+    return named if 0 < named <= step else step
+
+
+def _number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan

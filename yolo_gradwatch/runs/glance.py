@@ -1,0 +1,199 @@
+"""A run at a glance: what its small files say, without its table of windows."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from yolo_gradwatch.diagnose.catalog import RULES
+from yolo_gradwatch.diagnose.report import Report
+from yolo_gradwatch.runs import alerts, results
+from yolo_gradwatch.runs.meta import MOST_STEPS, read_meta
+from yolo_gradwatch.runs.run import SILENT_MINUTES, last_said
+from yolo_gradwatch.runs.schema import (
+    ALERTS_FILE,
+    FORMAT_VERSION,
+    META_FILE,
+    RUN_FILES,
+    WINDOWS_FILE,
+    FormatError,
+)
+from yolo_gradwatch.runs.unfinished import epochs_since
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from yolo_gradwatch.measure.clipping import EpochClipping
+    from yolo_gradwatch.runs.meta import Meta
+    from yolo_gradwatch.runs.results import Final
+
+Verdict = Literal["unhealthy", "no verdict", "healthy"]
+
+UNKNOWN = "unknown"
+"""Status of a run whose ``gradwatch.json`` cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What is known of a watched run, whatever state its files are in.
+
+    Attributes:
+        report: As its training reported it, with the findings as they were reported last;
+            ``remarks`` says what of the files cannot be used.
+        is_whole: Whether everything was read that a verdict needs, and by the rules of today.
+        epochs_planned: 0 if unknown.
+        optimizer: "" if unknown.
+        lr0: The learning rate that the schedule starts from; None if unknown.
+        final: What Ultralytics says of the newest epoch.
+        written: When its newest window was written, in seconds since 1970.
+    """
+
+    report: Report
+    is_whole: bool
+    epochs_planned: int
+    optimizer: str
+    lr0: float | None
+    final: Final
+    written: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """The outcome in a word or two; ``healthy`` only where enough was watched and read."""
+        if self.report.alarms:
+            return "unhealthy"
+        is_judged = self.is_whole and self.report.steps and not self.report.is_too_short
+        return "healthy" if is_judged else "no verdict"
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What of the files cannot be used, and why too little was watched for a verdict."""
+        few = self.report.modules and (not self.report.steps or self.report.is_too_short)
+        why = self.report.verdict.partition(", because ")[2] if few else ""
+        return (*self.report.remarks, *filter(None, [why]))
+
+    @property
+    def clipped(self) -> float | None:
+        """Share of the captured steps with a total norm above the clip; None without a step."""
+        epochs, steps = self.report.epochs, self.report.steps
+        return sum(epoch.clipped for epoch in epochs) / steps if steps else None
+
+
+def glance(folder: Path) -> Glance:
+    """What is known of a watched run; a file that cannot be read costs a remark, never an error."""
+    written = _written(folder)
+    meta: Meta | None = None
+    try:
+        meta, is_killed = known = last_said(partial(_read, folder))
+    except (FormatError, OSError) as error:
+        is_killed, lacks = False, [_lack(error)]
+    else:
+        lacks = [*_remarks(known[0], time.time() - written, is_killed=is_killed)]
+    reported = alerts.read(folder / ALERTS_FILE)
+    remarks = (*lacks, *reported.remarks)
+    optimizer, lr0 = _optimizer(meta) if meta else ("", None)
+    return Glance(
+        report=_report(folder, meta, reported, remarks, is_killed=is_killed),
+        is_whole=bool(meta and meta.format_version == FORMAT_VERSION) and reported.is_whole,
+        epochs_planned=meta.options.epochs if meta else 0,
+        optimizer=optimizer,
+        lr0=lr0,
+        final=results.final(folder),
+        written=written,
+    )
+
+
+def _read(folder: Path) -> Meta:
+    """The description of a run, with counts of its epochs that are possible."""
+    meta = read_meta(folder)
+    names = ("epoch", "steps", "clipped", "skipped", "step_last")
+    for number, epoch in enumerate(meta.epochs):
+        for name in names:
+            if not 0 <= getattr(epoch, name) <= MOST_STEPS:
+                place = f"$.epochs[{number}].{name}"
+                raise FormatError(folder / META_FILE, f"{place}: impossible", place=place)
+    return meta
+
+
+def _lack(error: FormatError | OSError) -> str:
+    """Why ``gradwatch.json`` cannot be used, without its path."""
+    what = error.args[1] if isinstance(error, FormatError) else error.strerror
+    return f"{META_FILE}: {what}"
+
+
+def _written(folder: Path) -> float:
+    """When the table of windows was written, or another file of the run; 0 if none is there."""
+    there = (when for name in (WINDOWS_FILE, *RUN_FILES) if (when := _changed(folder / name)))
+    return next(there, 0.0)
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _remarks(meta: Meta, seconds: float, *, is_killed: bool) -> Iterator[str]:
+    """What one must know to read the row of a run, the same words for each."""
+    if meta.status == "running" and not is_killed and seconds >= 60 * SILENT_MINUTES:
+        yield (
+            f"no end was written, and nothing for {SILENT_MINUTES} min or more: was the training "
+            "killed?"
+        )
+    if meta.format_version < FORMAT_VERSION:
+        yield "watched by an older version: review judges it by the rules of today"
+    if laxer := ", ".join(meta.thresholds.laxer()):
+        yield f"judged under laxer limits than the defaults: {laxer}"
+
+
+def _report(
+    folder: Path,
+    meta: Meta | None,
+    reported: alerts.Reported,
+    remarks: tuple[str, ...],
+    *,
+    is_killed: bool,
+) -> Report:
+    if meta is None:
+        return Report(folder, UNKNOWN, 0, 0, reported.findings, (), remarks=remarks)
+    epochs = (*meta.epochs, *_unfinished(folder, meta))
+    steps, skipped = (sum(getattr(one, name) for one in epochs) for name in ("steps", "skipped"))
+    needs = {name: rule.needs(meta.thresholds) for name, rule in RULES.items()}
+    return Report(
+        run=folder,
+        status="killed" if is_killed else meta.status,
+        steps=steps,
+        modules=len(meta.layout.modules),
+        findings=reported.findings,
+        epochs=epochs,
+        clip=meta.options.clip,
+        unjudged=tuple(name for name, windows in needs.items() if windows > steps - skipped),
+        thresholds=meta.thresholds,
+        remarks=remarks,
+        interval=meta.options.interval,
+    )
+
+
+def _unfinished(folder: Path, meta: Meta) -> list[EpochClipping]:
+    """What the table of windows has behind the last epoch that is noted."""
+    known = max((epoch.step_last for epoch in meta.epochs), default=0)
+    if meta.epochs and not known:  # an older file does not say up to which step they go
+        return []
+    return epochs_since(folder / WINDOWS_FILE, meta.layout.modules[-1], known)
+
+
+def _optimizer(meta: Meta) -> tuple[str, float | None]:
+    """Its name, and the learning rate that its schedule starts from."""
+    training = {**meta.options.training, **meta.options.fitted}
+    known = meta.optimizer
+    asked = training.get("optimizer")
+    name = known.name if known else str(asked or "")
+    rates = [group.lr for group in known.groups if group.lr is not None] if known else []
+    if asked == "auto":  # which ignores the option
+        return name, min(rates, default=None)
+    rate = training.get("lr0")
+    is_rate = isinstance(rate, (int, float)) and not isinstance(rate, bool) and abs(rate) < 1e9
+    return name, float(rate) if is_rate else min(rates, default=None)  # type: ignore[arg-type]

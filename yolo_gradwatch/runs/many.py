@@ -1,0 +1,125 @@
+"""All watched runs of a folder as one table."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from yolo_gradwatch.runs.find import tree_of
+from yolo_gradwatch.runs.glance import glance
+from yolo_gradwatch.runs.meta import MOST_STEPS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from yolo_gradwatch.runs.glance import Glance
+
+COLUMNS = {
+    **dict.fromkeys(("run", "verdict", "rule", "module"), "object"),
+    **dict.fromkeys(("step", "critical", "warnings"), "Int64"),
+    "status": "object",
+    **dict.fromkeys(("epochs", "epochs_planned", "steps"), "Int64"),
+    "metric": "object",
+    **dict.fromkeys(("score", "loss", "clipped"), "float64"),
+    "optimizer": "object",
+    "lr0": "float64",
+    "written": "datetime64[ns, UTC]",
+    "remarks": "object",
+}
+"""Of the table, each with its type as pandas names it."""
+
+_LATEST = 9e9
+"""Seconds since 1970: a clock that is set later, to which pandas has no date, is wrong."""
+
+
+def load_runs(path: str | Path) -> pd.DataFrame:
+    """A table of all watched runs in a folder and below it, newest first, a row a run.
+
+    It rests on the small files of a run and not on ``gradwatch.csv``: the findings are those that
+    the training reported. A run whose files are damaged, not whole or still growing has a row with
+    what is known of it.
+
+    Args:
+        path: A folder such as ``runs/detect``, or that of an experiment of Ray.
+
+    Returns:
+        With these columns; where something is not known, a number is missing and a text is "".
+
+        - ``run``: its folder, as `load_run` takes it
+        - ``verdict``: ``healthy``, ``unhealthy``, or ``no verdict``
+        - ``rule``, ``module``, ``step``: of the first finding that is more than a notice
+        - ``critical``, ``warnings``: how many findings there are of each
+        - ``status``: ``running``, ``finished``, ``failed``, ``interrupted``, ``killed`` or
+          ``unknown``
+        - ``epochs``, ``epochs_planned``, ``steps``: the newest epoch, how many were planned, and
+          captured optimizer steps
+        - ``metric``, ``score``: name and newest value of the score that stands for the task, such
+          as ``mAP50-95(B)``
+        - ``loss``: sum of the training's loss items in the newest epoch
+        - ``clipped``: share of the steps that were clipped, 0 to 1
+        - ``optimizer``, ``lr0``: as they were at work, under ``optimizer=auto`` too
+        - ``written``: when the newest window was written (UTC)
+        - ``remarks``: what of the files cannot be used, and why too little was watched
+
+    Raises:
+        FormatError: There is no watched run.
+    """
+    return table(glances(tree_of(path).runs))
+
+
+def glances(
+    folders: Sequence[Path], progress: Callable[[int, int], None] | None = None
+) -> list[Glance]:
+    """What is known of the runs in these folders, newest first.
+
+    Args:
+        folders: Of runs.
+        progress: Is called with how many are read, and how many there are.
+    """
+    found = []
+    for done, folder in enumerate(folders, 1):
+        found.append(glance(folder))
+        if progress:
+            progress(done, len(folders))
+    return sorted(found, key=lambda one: -one.written)
+
+
+def table(found: Iterable[Glance]) -> pd.DataFrame:
+    """The runs as a table, see `load_runs`."""
+    return pd.DataFrame([_row(one) for one in found], columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def _row(one: Glance) -> dict[str, Any]:
+    report, final = one.report, one.final
+    first = report.alarms[0] if report.alarms else None
+    severities = [finding.severity for finding in report.alarms]
+    epoch = max((epoch.epoch for epoch in report.epochs), default=final.epoch)
+    return {
+        "run": str(report.run),
+        "verdict": one.verdict,
+        "rule": first.rule if first else "",
+        "module": first.module if first else "",
+        "step": first.step if first else pd.NA,
+        "critical": severities.count("critical"),
+        "warnings": severities.count("warning"),
+        "status": report.status,
+        "epochs": _count(epoch),
+        "epochs_planned": _count(one.epochs_planned or -1),
+        "steps": report.steps if report.modules else pd.NA,
+        "metric": final.metric,
+        "score": final.score,
+        "loss": final.loss,
+        "clipped": math.nan if one.clipped is None else one.clipped,
+        "optimizer": one.optimizer,
+        "lr0": math.nan if one.lr0 is None else one.lr0,
+        "written": pd.Timestamp(min(one.written, _LATEST), unit="s", tz="UTC"),
+        "remarks": "; ".join(one.remarks),
+    }
+
+
+def _count(number: int) -> Any:
+    """A number from a file as the table has it; missing if there is no such count."""
+    return number if 0 <= number <= MOST_STEPS else pd.NA

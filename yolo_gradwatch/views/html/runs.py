@@ -1,0 +1,145 @@
+"""A table of runs as a page for a browser, which needs no network."""
+
+from __future__ import annotations
+
+import os
+from html import escape
+from importlib.resources import files
+from pathlib import Path, PurePosixPath
+from string import Template
+from typing import TYPE_CHECKING
+
+from yolo_gradwatch.runs.atomic import replacing
+from yolo_gradwatch.runs.schema import PICTURE_FILE
+from yolo_gradwatch.views.runs import counts, metric, name_of, remarks, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import pandas as pd
+
+    from yolo_gradwatch.runs.find import Tree
+    from yolo_gradwatch.views.runs import Shown
+
+_PARTS = files("yolo_gradwatch.views.html") / "parts"
+
+_TEXTS = ("verdict", "finding", "status", "optimizer")
+"""Columns that begin on the left; all others are numbers."""
+
+_COLUMNS = {
+    "verdict": "verdict",
+    "finding": "first finding",
+    "status": "status",
+    "epochs": "epochs",
+    "score": "score",
+    "loss": "loss",
+    "steps": "steps",
+    "clipped": "clipped",
+    "optimizer": "optimizer",
+    "lr0": "lr0",
+}
+
+
+def write(whole: pd.DataFrame, table: pd.DataFrame, tree: Tree, above: Path, path: Path) -> None:
+    """Write the page of the runs below a folder, replacing an earlier one whole.
+
+    Args:
+        whole: All runs, as `load_runs` gives them.
+        table: Those with a row, in their order.
+        tree: What else was found.
+        above: The folder.
+        path: Of the page; its links are relative to it.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    with replacing(path) as draft:
+        draft.write_text(page(whole, table, tree, above, path), encoding="utf-8")
+
+
+def page(whole: pd.DataFrame, table: pd.DataFrame, tree: Tree, above: Path, path: Path) -> str:
+    """The page, see `write`."""
+    said, verdicts = counts(whole, above)
+    return Template(_part("runs.html")).substitute(
+        name=escape(said),
+        verdict=escape(verdicts),
+        style=_part("runs.css"),
+        table="\n".join(_table(table, above, path)),
+        notes="\n".join(f"<li>{note}</li>" for note in _notes(whole, tree, above)),
+        script=_part("runs.js"),
+    )
+
+
+def _part(name: str) -> str:
+    return (_PARTS / name).read_text(encoding="utf-8")
+
+
+def _table(table: pd.DataFrame, above: Path, path: Path) -> Iterator[str]:
+    """Head and rows; each cell has its heading, for narrow screens, and a value to sort by."""
+    headings = {**_COLUMNS, "score": metric(table)}
+    heads = {"run": "run", **headings}.items()
+    yield "<thead><tr>"
+    for name, heading in heads:
+        kind = ' class="text"' if name in (*_TEXTS, "run") else ""
+        yield f'<th scope="col"{kind}><button>{escape(heading)}</button></th>'
+    yield "</tr></thead><tbody>"
+    for row, run, written in zip(shown(table, above), table["run"], table["written"], strict=True):
+        yield f'<tr class="{row.verdict.replace(" ", "-")} {row.severity or ""}">'
+        yield _run_cell(row, Path(run), path, written.isoformat(timespec="minutes"))
+        yield from (_cell(row, name, heading) for name, heading in headings.items())
+        yield "</tr>"
+    yield "</tbody>"
+
+
+def _run_cell(row: Shown, run: Path, path: Path, written: str) -> str:
+    """The name of a run, linked to its page or its folder, and to its picture."""
+    picture = run / PICTURE_FILE
+    link = f' <a class="picture" href="{_link(picture, path)}">picture</a>'
+    title = f"newest window written {written}"
+    return (
+        f'<th scope="row"><a href="{_link(_home(run), path)}" title="{escape(title)}">'
+        f"{escape(row.name)}</a>{link if picture.is_file() else ''}</th>"
+    )
+
+
+def _home(run: Path) -> Path:
+    """The page of a run, where there is one in its folder; else the folder."""
+    try:
+        pages = sorted(run.glob("*.html"))
+    except OSError:
+        return run
+    return pages[0] if pages else run
+
+
+def _link(target: Path, path: Path) -> str:
+    """A relative link from the page at ``path``."""
+    goal, here = os.path.abspath(target), os.path.dirname(os.path.abspath(path))  # noqa: PTH100, PTH120  # as a browser resolves it
+    try:
+        relative = Path(os.path.relpath(goal, here)).as_posix()
+    except ValueError:  # on another drive of Windows
+        return escape(Path(goal).as_uri())
+    return escape(PurePosixPath("/", relative).as_uri().removeprefix("file:///"))
+
+
+def _cell(row: Shown, name: str, heading: str) -> str:
+    text = getattr(row, name)
+    kind = f"{name} text" if name in _TEXTS else name
+    label = f' data-label="{escape(heading)}"' if text else ""
+    return f'<td class="{kind}"{label}>{escape(text)}</td>'
+
+
+def _notes(table: pd.DataFrame, tree: Tree, above: Path) -> Iterator[str]:
+    """What one must know of single runs, and what else was found."""
+    for said, names in remarks(table, above):
+        yield f"{_names(names)}: {escape(said)}"
+    for what, folders in {"Not watched": tree.unwatched, "Cannot be read": tree.closed}.items():
+        if folders:
+            yield f"{what}: {_names([name_of(one, above) for one in folders])}"
+
+
+def _names(names: Sequence[str]) -> str:
+    """Names one after the other; many of them folded."""
+    listed = ", ".join(f"<b>{escape(name)}</b>" for name in names)
+    if len(names) <= 3:
+        return listed
+    return f"<details><summary>{len(names):,} runs</summary>{listed}</details>"
