@@ -67,12 +67,12 @@ def wait_for(process, log, text, seconds=100):
 def test_a_second_training_in_a_folder_leaves_the_files_of_the_first_alone(tmp_path):
     data, run = shapes(), tmp_path / "run"
     logs = [tmp_path / f"{name}.txt" for name in ("first", "second")]
-    options = {"data": data, "epochs": 3}
+    options = {"data": data, "epochs": 3, "longest": 300}
     with training(tmp_path, logs[0], "batch", **options) as first:
         wait_for(first, logs[0], "<batch>")
         before = files(run)
         with training(tmp_path, logs[1], **options) as second:
-            assert second.wait(100) == 0
+            assert second.wait(200) == 0
         assert files(run) == before
         first.send_signal(signal.SIGINT)
         assert first.wait(60) == -signal.SIGINT
