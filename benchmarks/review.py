@@ -41,7 +41,8 @@ import resource, subprocess, sys, time
 begin = time.perf_counter()
 subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
 seconds = time.perf_counter() - begin
-print(seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss, file=sys.stderr)
 """  # a small process of its own: the memory of a child counts that of its parent as well
 SINGLE = 50  # windows of one step, as at the start of a training; those after them have 20
 COMMANDS = {
@@ -115,16 +116,16 @@ def _window(
     )
 
 
-def measure(command: list[str]) -> tuple[float, float]:
-    """Seconds of a command, and the most memory that it had, in MB."""
+def measure(command: list[str]) -> tuple[float, float, float]:
+    """Seconds of a command, those of a CPU, and the most memory that it had, in MB."""
     done = subprocess.run(  # noqa: S603  # our own command
         [sys.executable, "-c", MEASURE, sys.executable, "-c", SCRIPT, *command],
         capture_output=True,
         text=True,
         check=True,
     )
-    seconds, memory = done.stderr.splitlines()[-1].split()
-    return float(seconds), float(memory) / 1024
+    seconds, cpu, memory = map(float, done.stderr.splitlines()[-1].split())
+    return seconds, cpu, memory / 1024
 
 
 def main() -> None:
@@ -145,9 +146,10 @@ def main() -> None:
     for title, words in COMMANDS.items():
         for name in ("healthy", "unhealthy"):
             command = [word.format(run=chosen.out / name) for word in words]
-            seconds, memory = zip(*(measure(command) for _ in range(chosen.repeats)), strict=True)
-            rows.append([title, name, spread(seconds), f"{max(memory):.0f}"])
-    print(table(["command", "run", "seconds", "memory, MB"], rows) + "\n")
+            measured = [measure(command) for _ in range(chosen.repeats)]
+            seconds, cpu, memory = zip(*measured, strict=True)
+            rows.append([title, name, spread(seconds), spread(cpu), f"{max(memory):.0f}"])
+    print(table(["command", "run", "seconds", "of CPU", "memory, MB"], rows) + "\n")
 
 
 if __name__ == "__main__":

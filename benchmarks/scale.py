@@ -26,6 +26,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import psutil
+import review
 import simulation
 import torch
 from machine import heading, spread, table
@@ -153,11 +154,18 @@ def steps(chosen: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         plan = Path(folder) / "model.pickle"
         plan.write_bytes(pickle.dumps(model))
-        command = [sys.executable, str(Path(__file__).with_name("simulation.py")), str(plan)]
-        done = subprocess.run(  # noqa: S603  # our own script
-            [*command, str(chosen.steps)], capture_output=True, check=True
-        )
-    result = json.loads(done.stdout.splitlines()[-1])
+        script, run = Path(__file__).with_name("simulation.py"), Path(folder) / "run"
+        run.mkdir()
+        command = [sys.executable, str(script), str(plan), str(chosen.steps), str(run)]
+        done = subprocess.run(command, capture_output=True, check=True)  # noqa: S603  # our own
+        result = json.loads(done.stdout.splitlines()[-1])
+        for words in (["review"], ["review", "--json"], ["review", "--plot"]):
+            measured = [review.measure([*words, str(run)]) for _ in range(chosen.repeats)]
+            wall, cpu, memory = zip(*measured, strict=True)
+            title = " ".join(words)
+            result[f"{title}: s"] = spread(wall)
+            result[f"{title}: s of CPU"] = spread(cpu)
+            result[f"{title}: MB of memory"] = f"{max(memory):.0f}"
     size = f"{chosen.steps:,} steps of {len(model[0].modules)} modules, {simulation.EPOCHS} epochs"
     kinds = f"{simulation.SKIPS:,} AMP skips and {simulation.ANOMALIES} anomalies"
     print(heading("A simulated long training", PACKAGES, size, kinds))
@@ -217,6 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("claim", choices=claims)
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--repeats", type=int, default=3, help="reviews of the long training")
     parser.add_argument("--device", default="cpu")
     chosen = parser.parse_args()
     chosen.steps = chosen.steps or {"steps": 2_200_000, "memory": 100_000}.get(chosen.claim, 0)

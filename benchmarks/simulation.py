@@ -1,11 +1,12 @@
 """A simulated training of any length through roll-up, rules and files, without torch.
 
-    python benchmarks/simulation.py MODEL.pickle STEPS
+    python benchmarks/simulation.py MODEL.pickle STEPS [FOLDER]
 
 ``scale.py`` runs it in a process of its own, so that the memory is that of this package alone. The
-steps are drawn by chance around those of a healthy training. They come as fast as they are taken,
-so that 32 are looked at together; a training of ten steps a second looks at three. What it prints
-last is JSON.
+steps are drawn by chance around those of a healthy training, with three loss items, the rates of
+three groups, and as many traces as a run may have. They come as fast as they are taken, so that 32
+are looked at together; a training of ten steps a second looks at three. FOLDER keeps the run. What
+it prints last is JSON.
 """
 
 from __future__ import annotations
@@ -16,18 +17,22 @@ import pickle
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from machine import peak_memory
 
+from yolo_gradwatch.measure.loss_items import BatchItems
 from yolo_gradwatch.measure.sample import Change, Detail, Sample, Weights
-from yolo_gradwatch.runs import schema
+from yolo_gradwatch.measure.trace import Call, Flow
 from yolo_gradwatch.views.notebook import View
 from yolo_gradwatch.views.terminal.output import Terminal
 from yolo_gradwatch.watch.assembly import Training, assemble
 from yolo_gradwatch.watch.options import Options
+from yolo_gradwatch.watch.schedule import MOST_TRACES
 
 if TYPE_CHECKING:
     from yolo_gradwatch.measure.layout import Layout, Members
@@ -39,6 +44,9 @@ LATE = (1000, 20_000, 200_000)
 """Steps at which weights begin to grow, which nothing else shows: in a training of its own each."""
 GROWTH, MOST_GROWN = 1.1, 100.0
 """By how much a step, and how far."""
+ITEMS, GROUPS, RATE = ("box_loss", "cls_loss", "dfl_loss"), 3, 0.01
+LEAST_SIZE = 0.05
+"""MB of a file from which on it is named."""
 APART = 7
 """Steps from the beginning of a window to that."""
 
@@ -53,7 +61,7 @@ def recorder_of(folder: Path, found: Layout, members: Members) -> Recorder:
         found,
         members,
         training,
-        Options(),
+        Options(loggers=()),  # they load torch
         terminal=terminal,
         view=View(),
         announce=lambda _path: None,
@@ -74,7 +82,12 @@ def pool_of(members: Members, size: int = 512) -> list[Sample]:
     zeros = np.where(np.arange(len(usual)) % 3, np.nan, 0.0)
     detail = Detail(zeros, Weights(weights, rng.lognormal(size=len(members.names))))
     change = Change(weights, weights * 10 ** rng.normal(-3, 0.3, len(weights)))
-    return [Sample(1, 1, usual * row, present, detail=detail, change=change) for row in spread]
+    one = Sample(1, 1, usual, present, detail=detail, change=change)
+    losses = rng.lognormal(0, 0.1, (size, 1, len(ITEMS)))
+    return [
+        replace(one, norms=usual * row, losses=(BatchItems(ITEMS, items),))
+        for row, items in zip(spread, losses, strict=True)
+    ]
 
 
 def step_of(  # noqa: PLR0913  # what a step is, and what is read of it
@@ -94,7 +107,30 @@ def step_of(  # noqa: PLR0913  # what a step is, and what is read of it
         grown = detail.weights if growth == 1.0 else _grown(detail.weights, growth)
         zeros = detail.zeros if detailed else np.full_like(detail.zeros, np.nan)
         detail = Detail(zeros, grown if weighed else None)
-    return Sample(epoch, step, norms, one.missing, detail=detail, change=change)
+    rates = (RATE * (1 - epoch / (EPOCHS + 1)),) * GROUPS
+    return Sample(
+        epoch,
+        step,
+        norms,
+        one.missing,
+        detail=detail,
+        change=change,
+        losses=one.losses,
+        rates=rates,
+    )
+
+
+def trace_of(layout: Layout, step: int, epoch: int) -> Flow:
+    """A batch that was traced, in which every module is called once."""
+    rng = np.random.default_rng(step)
+    outputs, gradients = rng.lognormal(0, 0.3, (2, len(layout.modules))).tolist()
+    calls = (
+        Call(n, name, 1, kind, 10**5, output, 9 * output, 0.1, None, gradient)
+        for n, (name, kind, output, gradient) in enumerate(
+            zip(layout.modules, layout.types, outputs, gradients, strict=True), 1
+        )
+    )
+    return Flow(epoch, step, tuple(calls))
 
 
 def _grown(weights: Weights, growth: float) -> Weights:
@@ -120,6 +156,7 @@ def reported_after(recorder: Recorder, pool: list[Sample], begin: int) -> int:
 
 def simulate(recorder: Recorder, pool: list[Sample], count: int, skips: int = SKIPS) -> float:
     """Take so many steps, some of which AMP skips; the seconds that the recorder needed."""
+    traced = _spread_out(count, MOST_TRACES) if skips else set()
     per_epoch = max(count // EPOCHS, 1)
     skipped = _spread_out(count, skips)
     strange = _spread_out(count, ANOMALIES)
@@ -137,9 +174,12 @@ def simulate(recorder: Recorder, pool: list[Sample], count: int, skips: int = SK
         factor = 20.0 if step in strange else 1.0
         sample = step_of(one, step, epoch=epoch, detailed=detailed, weighed=weighed, factor=factor)
         if step in skipped:
-            sample = Sample(epoch, step, np.full_like(one.norms, np.inf), one.missing, skipped=True)
+            sample = replace(sample, norms=np.full_like(one.norms, np.inf), skipped=True)
+        flow = trace_of(recorder._layout, step, epoch) if step in traced else None  # noqa: SLF001
         inside += middle - begin
         begin = time.perf_counter()
+        if flow:
+            recorder._diagnosing.flow(flow)  # noqa: SLF001  # as a training does
         recorder.take([sample])
         inside += time.perf_counter() - begin
     begin = time.perf_counter()
@@ -158,11 +198,14 @@ def main() -> None:
     logging.disable(logging.WARNING)
     model: tuple[Layout, Members] = pickle.loads(path.read_bytes())  # noqa: S301  # scale.py's own
     pool = pool_of(model[1])
-    with tempfile.TemporaryDirectory() as folder:
+    keeps = nullcontext(sys.argv[3]) if len(sys.argv) > 3 else tempfile.TemporaryDirectory()
+    with keeps as folder:
         recorder = recorder_of(Path(folder), *model)
         inside = simulate(recorder, pool, count)
-        size = (Path(folder) / schema.WINDOWS_FILE).stat().st_size / 1e6
+        files = [path for path in Path(folder).rglob("*") if path.is_file()]
+        sizes = {path.name: path.stat().st_size / 1e6 for path in files}
         findings = ", ".join(finding.rule for finding in recorder.report().findings)
+        recorder.end("finished")
         recorder.close()
     late = {}
     for begin in LATE:
@@ -175,7 +218,8 @@ def main() -> None:
     result = {
         "roll-up, rules, files: µs a step": f"{1e6 * inside / count:.1f}",
         "in all, s": f"{inside:.1f}",
-        "gradwatch.csv, MB": f"{size:.1f}",
+        **{f"{name}, MB": f"{size:.1f}" for name, size in sizes.items() if size > LEAST_SIZE},
+        "all files, MB": f"{sum(sizes.values()):.1f}",
         "most memory of the process, MB": f"{peak_memory():.0f}",
         "torch is loaded": str("torch" in sys.modules),
         "findings": findings or "none",

@@ -22,6 +22,12 @@ ULTRALYTICS = str(Path(find_spec("ultralytics").origin).parent) + os.sep
 LIBRARIES = tuple(
     {sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 )
+LOGGERS = (
+    *("tensorboard", "torch/utils/tensorboard", "tensorboardX"),
+    *("wandb", "mlflow", "comet_ml", "clearml", "dvclive"),
+)
+"""Packages whose files, network and processes are their own, though an adapter of ours calls."""
+
 IMPORT = "<frozen importlib"
 
 FOR_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -38,6 +44,7 @@ OTHERS = (
     *("_thread.", "ctypes.", "shutil.", "tempfile.", "sqlite3.", "syslog."),
 )
 """How the names of all other events begin that are kept."""
+THEIRS = (ULTRALYTICS, *(path + name + os.sep for path in LIBRARIES for name in LOGGERS))
 
 
 class Witness:
@@ -95,7 +102,7 @@ def cause(frame):
         if file.startswith(OURS):
             return place(frame), is_import
         is_import |= file.startswith(IMPORT)
-        if file.startswith(ULTRALYTICS) or not file.startswith(("<", *LIBRARIES)):
+        if file.startswith(THEIRS) or not file.startswith(("<", *LIBRARIES)):
             break
         frame = frame.f_back
     return "", is_import
@@ -138,7 +145,7 @@ def commands(witness, lines):
     return printed
 
 
-def training(witness, folder, *, calls=(), **options):
+def training(witness, folder, *, calls=(), watched=None, **options):
     """Train on forty images, with a spike in the eighth of ten steps; the rules of its findings."""
     from training import shapes, small, train
     from training import witness as spoiled
@@ -148,7 +155,7 @@ def training(witness, folder, *, calls=(), **options):
     witness.during = "data"
     data, kind = shapes(40), spoiled(at=8, fault="spike")
     witness.during = "training"
-    watch = GradWatch()
+    watch = GradWatch(**(watched or {}))
     options = {"model": small(), "data": data, "trainer": kind, "save": True, **options}
     train(Path(folder), watch=watch, calls=calls, **options)
     return [finding.rule for finding in watch.report().findings]
@@ -167,14 +174,55 @@ def failing(witness, folder):
     return training(witness, folder, model=str(weights), resume=True, epochs=2)
 
 
+def keeping(witness, folder):
+    """The same over two epochs, with a copy of each healthy checkpoint."""
+    return training(witness, folder, watched={"keep_healthy": True}, epochs=2)
+
+
+def shown(witness, folder):
+    """The same in a stand-in for a notebook; how often its display was drawn."""
+    from kernel import Kernel
+    from pytest import MonkeyPatch  # noqa: PT013  # for the stand-in
+
+    kernel = Kernel(MonkeyPatch())
+    training(witness, folder)
+    return len(kernel.states)
+
+
+def logging(witness, asked):
+    """Train as `logged.py` does, with loggers that Ultralytics opens; which were loaded."""
+    import logged
+
+    sys.argv[1:] = [asked]
+    witness.during = "training"
+    logged.main()
+    return [name for name in logged.PACKAGES if name in sys.modules]
+
+
+def checked(witness):
+    """Look at a training before it begins, from Python."""
+    from training import TINY, shapes, small
+    from ultralytics import YOLO
+
+    from yolo_gradwatch import GradWatch
+
+    witness.during = "data"
+    data = shapes(40)
+    witness.during = "check"
+    options = {name: one for name, one in TINY.items() if name not in {"name", "exist_ok"}}
+    return GradWatch.check(YOLO(small()), steps=3, data=data, **options).steps
+
+
 def planted(witness, code):
     """Run pieces of code, a dict of names, as if they stood in the package.
 
-    They know two functions that write: ``save`` stands in Ultralytics, ``keep`` is a user's.
+    They know functions that write: ``save`` stands in Ultralytics, ``log`` in a logger, ``keep`` is
+    a user's.
     """
     known = {"keep": lambda: Path("kept").write_text("", encoding="utf-8")}
-    save = "def save(): open('saved', 'w').close()"
-    exec(compile(save, f"{ULTRALYTICS}planted.py", "exec"), known)  # noqa: S102  # the test's own
+    for name, where in (("save", ULTRALYTICS), ("log", THEIRS[1])):
+        source = f"def {name}(): open('by-{name}', 'w').close()"
+        exec(compile(source, f"{where}planted.py", "exec"), known)  # noqa: S102  # the test's own
     for name, source in json.loads(code).items():
         witness.during = name
         exec(compile(source, f"{OURS}planted.py", "exec"), {**known})  # noqa: S102

@@ -22,7 +22,7 @@ from yolo_gradwatch.watch.events import Events
 from yolo_gradwatch.watch.recorder import Recorder
 
 LONGEST = 120
-"""Seconds after which it ends itself, should nobody do it."""
+"""Seconds after which it ends itself, should nobody do it, unless OPTIONS have a ``longest``."""
 
 
 def wait(place):
@@ -68,9 +68,9 @@ class Terminal(StringIO):
         return True
 
 
-signal.alarm(LONGEST)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where the tests run
 options, PLACES = json.loads(sys.argv[1]), sys.argv[2:]
+signal.alarm(options.pop("longest", LONGEST))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where the tests run
 write_text = runlog._Table.write_text
 runlog._Table.write_text = tear
 wait_before(runlog.RunLog, "write_meta", "tables")

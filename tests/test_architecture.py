@@ -60,6 +60,11 @@ def test_reading_a_run_loads_neither_torch_nor_ultralytics(statement):
     assert not loaded_after(statement) & {"torch", "ultralytics"}
 
 
+def test_a_recorder_with_its_outputs_loads_neither_torch_nor_ultralytics():
+    loaded = loaded_after("import yolo_gradwatch.watch.assembly")
+    assert not loaded & {"torch", "ultralytics"}
+
+
 def test_every_export_is_there_and_nothing_else_is_public():
     assert all(hasattr(yolo_gradwatch, name) for name in yolo_gradwatch.__all__)
     assert set(yolo_gradwatch.__all__) <= set(dir(yolo_gradwatch))

@@ -12,20 +12,24 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from html import unescape
+from importlib.util import find_spec
 from itertools import cycle, islice
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from audit import OURS
+from logging_run import HIDES
 from values import Part, plan, window, write_run
 from watched import Training
 
 from yolo_gradwatch.cli.main import main
+from yolo_gradwatch.measure.kept import LAST_HEALTHY, ONE_BEFORE
 from yolo_gradwatch.runs.evidence import FOLDER, OWN_FOLDER
 from yolo_gradwatch.runs.run import load_run
 from yolo_gradwatch.runs.schema import (
     ALERTS_FILE,
+    CLAIM_FILE,
     DEPTH_FILE,
     FLOW_FILE,
     LOSSES_FILE,
@@ -35,6 +39,11 @@ from yolo_gradwatch.runs.schema import (
 )
 
 SCRIPT = Path(__file__).with_name("audit.py")
+OFFLINE = ("tensorboard", "wandb", "mlflow")
+OFFLINE_ONLY = {"WANDB_MODE": "offline", "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}
+"""Keep loggers from a server."""
+
+DRAFT = f".{Path(LAST_HEALTHY).name}.tmp"
 TREES = {
     path.relative_to(OURS).with_suffix("").as_posix(): ast.parse(path.read_text("utf-8"))
     for path in Path(OURS).rglob("*.py")
@@ -72,8 +81,11 @@ class World:
         command = [sys.executable, SCRIPT, self.report, job, *map(str, arguments)]
         return subprocess.Popen(command, cwd=self.here, env=self._environment, **pipes)
 
-    def run(self, job, *arguments):
-        """What was seen of a job of `audit`."""
+    def run(self, job, *arguments, **variables):
+        """What was seen of a job of `audit`, with more variables of the environment."""
+        hidden = [n for n in self._environment if n.startswith(HIDES)] if variables else []
+        self._environment = {n: v for n, v in self._environment.items() if n not in hidden}
+        self._environment |= variables
         with self.start(job, *arguments, stdout=subprocess.DEVNULL) as process:
             assert process.wait(timeout=300) == 0
         return self.seen()
@@ -219,6 +231,7 @@ INNOCENT = {
     "writes in the run": "open('run/x', 'w').close()",
     "writes to nobody": "open(__import__('os').devnull, 'w').close()",
     "has Ultralytics work": "save()",
+    "has a logger work": "log()",
     "calls what a user has given": "keep()",
 }
 
@@ -244,7 +257,7 @@ def test_the_audit_has_nothing_against_code_that(planted, name):
 def test_what_was_planted_has_happened(planted):
     _, world = planted
     names = {path.name for path in world.here.iterdir()}
-    assert names >= {"folder", "kept", "link", "low", "run", "saved", "x"}
+    assert names >= {"by-log", "by-save", "folder", "kept", "link", "low", "run", "x"}
 
 
 # --- trainings ------------------------------------------------------------------------------------
@@ -276,6 +289,63 @@ def test_a_training_that_fails_and_is_resumed_writes_into_its_folder_only(world)
     assert_trained(world, seen, folder, evidence=["step-00008.json", "step-00019.json"])
 
 
+@pytest.mark.train
+@pytest.mark.full
+def test_copies_of_checkpoints_are_written_beside_those_of_the_training(world):
+    seen = world.run("keeping", world.root / "project")
+    folder = world.root / "project" / "run"
+    assert_trained(world, seen, folder, evidence=["step-00008.json"])
+    weights = folder / "weights"
+    names = {Path(path).name for path in written(seen["events"]) if is_in(path, [weights])}
+    assert Path(LAST_HEALTHY).name in names
+    assert names <= {"weights", *(Path(one).name for one in (LAST_HEALTHY, ONE_BEFORE)), DRAFT}
+
+
+@pytest.mark.train
+def test_a_training_in_a_notebook_writes_into_its_folder_only(world):
+    seen = world.run("shown", world.root / "project")
+    assert seen["outcome"] >= 2  # as it begins and as it ends
+    assert_trained(world, seen, world.root / "project" / "run", evidence=["step-00008.json"])
+
+
+@pytest.mark.train
+def test_a_look_before_a_training_writes_into_a_temporary_folder_that_it_removes(world):
+    seen = world.run("checked")
+    assert seen["outcome"] == 3
+    temporary = world.root / "temporary"
+    events = [event for event in seen["events"] if event["during"] != "data"]
+    inside = [event for event in events if not is_of_folder(event, temporary)]
+    assert len(inside) < len(events)
+    assert trouble(inside, temporary, world.fonts) == []
+    paths = {Path(path) for path in written(inside) if is_in(path, [temporary])}
+    assert {path.name for path in paths} >= {WINDOWS_FILE, META_FILE}
+    assert {path.relative_to(temporary).parts[0][:15] for path in paths} == {"yolo-gradwatch-"}
+    assert not [path for path in paths if path.exists()]
+    assert list(world.here.iterdir()) == []
+
+
+def is_of_folder(event, temporary):
+    """Whether a check makes or removes its folder; files of it go by a descriptor and a name."""
+    if event["by"] != "check.check":
+        return False
+    kinds = {"tempfile.mkdtemp", "shutil.rmtree"}
+    is_whole = event["event"] in kinds and is_in(event["args"][0], [temporary])
+    return is_whole or event["from"].startswith("shutil._rmtree")
+
+
+@pytest.mark.train
+@pytest.mark.skipif(not all(map(find_spec, OFFLINE)), reason="a logger is not installed")
+def test_an_adapter_of_a_logger_uses_no_network_process_or_file_of_its_own(world):
+    asked = {"settings": OFFLINE, "watch": {}}
+    config = str(world.root / "config")  # which of them are on is a setting
+    seen = world.run("logging", json.dumps(asked), YOLO_CONFIG_DIR=config, **OFFLINE_ONLY)
+    assert {*seen["outcome"]} >= {*OFFLINE}
+    assert trouble(seen["events"], world.here / "run", world.here / "data", world.fonts) == []
+    sent = b"".join(path.read_bytes() for path in (world.here / "run").glob("events.out.*"))
+    assert b"gradwatch/" in sent
+    assert (world.here / "run" / META_FILE).is_file()
+
+
 def assert_trained(world, seen, folder, *data, evidence=()):
     """The package has written the files of a run, and nothing else but a data set of its own."""
     events = [event for event in seen["events"] if event["during"] != "data"]
@@ -283,7 +353,7 @@ def assert_trained(world, seen, folder, *data, evidence=()):
     names = {Path(path).name for path in written(events) if Path(path).parent == folder}
     whole = {WINDOWS_FILE, ALERTS_FILE, META_FILE, PICTURE_FILE}
     drafts = {f".{name}.tmp" for name in (META_FILE, PICTURE_FILE)}
-    assert names == {*whole, *drafts, OWN_FOLDER}
+    assert names == {*whole, *drafts, OWN_FOLDER, CLAIM_FILE}
     assert all((folder / name).is_file() for name in whole)
     assert sorted(path.name for path in (folder / FOLDER).glob("*")) == list(evidence)
     inside = {path.name for path in (folder / OWN_FOLDER).iterdir() if path.is_file()}

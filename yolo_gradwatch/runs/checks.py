@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _MOST = 10**18
 """No count is larger."""
 
+LONGEST = 40
+"""Characters of a cell that an error shows."""
+
 RESTORE = "restore the file from a copy"
 
 _NUMBER = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?inf"
@@ -134,7 +137,8 @@ def first_damage(path: Path, content: bytes, columns: Sequence[str]) -> FormatEr
             return FormatError(path, what, line=line)
         for name, text in zip(columns, row, strict=True) if line > 1 else ():
             if not re.fullmatch(_PATTERNS.get(name, r"[^\0]*"), text):
-                what = f"line {line}: {text!r} is no {name}; {RESTORE}"
+                cell = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+                what = f"line {line}: {cell!r} is no {name}; {RESTORE}"
                 return FormatError(path, what, line=line, column=name)
     return FormatError(path, f"not a table; {RESTORE}")
 

@@ -47,18 +47,33 @@ def own() -> Process | None:
         return None
 
 
+def is_own(writer: Process) -> bool:
+    """Whether it is this process."""
+    return writer.pid == os.getpid() and writer.host == _host() and not is_gone(writer)
+
+
 def is_gone(writer: Process) -> bool:
     """Whether a process has ended for sure; False where this process cannot know."""
+    return _is_there(writer) is False
+
+
+def is_alive(writer: Process) -> bool:
+    """Whether a process runs for sure; False where this process cannot know."""
+    return _is_there(writer) is True
+
+
+def _is_there(writer: Process) -> bool | None:
+    """Whether a process runs; None where this process cannot know."""
     if writer.host != _host():
-        return False
+        return None
     try:
         process = psutil.Process(writer.pid)
         is_another = _started(process) - writer.started > MOST_DRIFT
-        return bool(is_another or process.status() == psutil.STATUS_ZOMBIE)
+        return not (is_another or process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
-        return True
-    except _UNKNOWN:
         return False
+    except _UNKNOWN:
+        return None
 
 
 def _started(process: psutil.Process) -> float:

@@ -18,6 +18,9 @@ FORMAT_VERSION = 2
 WINDOWS_FILE = "gradwatch.csv"
 ALERTS_FILE = "gradwatch_alerts.csv"
 META_FILE = "gradwatch.json"
+CLAIM_FILE = ".gradwatch.claim"
+"""There while a training begins."""
+
 RUN_FILES = (WINDOWS_FILE, ALERTS_FILE, META_FILE)
 """What a run is read from."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from yolo_gradwatch.diagnose.report import Report
 from yolo_gradwatch.measure import model_layout as layouts
 from yolo_gradwatch.runs.arguments import arguments_of
+from yolo_gradwatch.runs.claim import Taken, claimed
 from yolo_gradwatch.runs.resume import earlier_run
 from yolo_gradwatch.views.notebook import View
 from yolo_gradwatch.views.terminal.output import Terminal
@@ -24,6 +25,7 @@ from yolo_gradwatch.watch.ultralytics import training as facts
 from yolo_gradwatch.watch.ultralytics.rebuilt import Networks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from yolo_gradwatch.diagnose.finding import Finding
@@ -117,7 +119,8 @@ class Session:
         contract.check_step(type(trainer))
         around_training(trainer, self._guard, self._finish)
         networks = Networks(trainer, models, self._guard)
-        listen(trainer, self._guard, "on_train_start", partial(self._start, networks))
+        start = partial(_in_own_folder, self._alive, self.folder, partial(self._start, networks))
+        listen(trainer, self._guard, "on_train_start", start)
 
     def _start(self, networks: Networks) -> None:
         """Begin to watch: the training is about to."""
@@ -180,6 +183,19 @@ class Session:
         self._view = None  # its page may hold a picture
         if parts:
             self._report, self._stopped_by = parts.recorder.report(), parts.stop.wanted
+
+
+def _in_own_folder(alive: Callable[[], Any], folder: Path, start: Callable[[], None]) -> None:
+    """Begin to watch in a folder that no other training writes into.
+
+    Raises:
+        Unwatchable: One does.
+    """
+    try:
+        with claimed(folder, resumes=facts.resumes(alive())):
+            start()
+    except Taken as taken:
+        raise contract.Unwatchable(str(taken)) from None
 
 
 def _terminal(options: Options, guard: Guard) -> Terminal:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolo_gradwatch.measure.arrays import FLOAT16_MAX
-from yolo_gradwatch.measure.norms import largest_of
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +39,8 @@ def is_storable(trainer: Any) -> bool:
     From 8.4.100 on, the file does not show it, because NaN and Inf are replaced in it. Waits for
     the device.
     """
+    from yolo_gradwatch.measure.norms import largest_of  # noqa: PLC0415  # heavy
+
     ema = trainer.ema.ema
     statistics = (b for n, b in ema.named_buffers() if n.endswith(_STATISTICS))
     by_device: dict[torch.device, list[Tensor]] = {}

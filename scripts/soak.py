@@ -1,0 +1,259 @@
+"""Train with one fault after the other for a long time, and see that the watch leaves no trace.
+
+    python scripts/soak.py OUT [--minutes 30] [--bare] >> benchmarks/HOLD_UP.md
+
+Watched trainings of YOLO26n at 64 pixels, each with a fault of the gallery or none: in this process
+and in processes of their own, whole, or ended by SIGINT at any time and resumed. After each, its
+files are read and judged, and the resident memory of this process is noted. Prints what went wrong
+and the slope of the memory over the last two thirds; exits with 1 if anything went wrong.
+``--bare`` trains without the watch, to tell whose memory it is. Needs no network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import platform
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from ultralytics import YOLO
+
+from yolo_gradwatch import GradWatch, Report, load_run
+from yolo_gradwatch.demo.faults import FAULTS
+from yolo_gradwatch.demo.shapes import draw_dataset
+from yolo_gradwatch.runs.schema import META_FILE
+
+PACKAGES = ("ultralytics", "torch", "numpy", "pandas")
+EPOCHS, BATCHES = 8, 6
+FIRST_SIGNAL, LAST_SIGNAL = 8, 38
+"""Batches of the training between which SIGINT is sent: there is a checkpoint, and it goes on."""
+WAYS = ("whole", "resumed", "whole, own process", "resumed, own process")
+MOST_GROWTH = 1.0
+"""MB by which the memory may grow with each training; a graph, a figure or a model is above."""
+OPTIONS: dict[str, Any] = {
+    "epochs": EPOCHS,
+    "imgsz": 64,
+    "batch": 8,
+    "nbs": 8,
+    "workers": 0,
+    "device": "cpu",
+    "amp": False,
+    "plots": False,
+    "val": False,
+    "verbose": False,
+    "name": "run",
+    "exist_ok": True,
+}
+
+
+@dataclass(frozen=True)
+class Round:
+    """A training of the soak.
+
+    Attributes:
+        way: One of ``WAYS``.
+        fault: Its name in the gallery.
+        memory: Resident memory of this process when it was over, in MB.
+        trouble: What was not as it should be; empty if all was.
+    """
+
+    way: str
+    fault: str
+    memory: float
+    trouble: tuple[str, ...]
+
+
+def train(folder: Path, data: str, fault: str, signal_at: int, *, bare: bool) -> Report | None:
+    """Train, or resume if there is something to resume; the report, None if not watched.
+
+    Args:
+        folder: Of the project.
+        data: The data set.
+        fault: Its name in the gallery.
+        signal_at: Batch after which SIGINT is sent to this process; 0 for none.
+        bare: Train without the watch.
+
+    Raises:
+        KeyboardInterrupt: The signal came.
+    """
+    last = folder / "run" / "weights" / "last.pt"
+    resumes = last.exists()
+    model = YOLO(str(last) if resumes else "yolo26n.yaml")
+    FAULTS[fault].plant(model)
+    if signal_at:
+        model.add_callback("on_train_batch_end", sending(signal_at))
+    watch = None if bare else GradWatch(keep_healthy=True).attach(model)
+    options = {**OPTIONS, "data": data, "project": str(folder), **FAULTS[fault].options}
+    model.train(**{"resume": True} if resumes else options)
+    return watch.report() if watch else None
+
+
+def sending(at: int) -> Any:
+    """A callback that lets SIGINT come at a moment of its own soon after a batch."""
+    done = []
+
+    def count(_trainer: Any) -> None:
+        done.append(1)
+        if len(done) == at:
+            delay = random.uniform(0, 0.3)  # noqa: S311  # no secret
+            threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    return count
+
+
+def here(folder: Path, data: str, fault: str, signal_at: int, *, bare: bool) -> list[str]:
+    """Train in this process; what was wrong."""
+    try:
+        report = train(folder, data, fault, signal_at, bare=bare)
+    except KeyboardInterrupt:
+        return ended(folder, "interrupted", bare=bare)
+    trouble = ended(folder, "finished", bare=bare)
+    if report and load_run(folder / "run").report() != report:
+        trouble.append("the files say something else than the watch")
+    return trouble
+
+
+def elsewhere(folder: Path, data: str, fault: str, signal_at: int, *, bare: bool) -> list[str]:
+    """Train in a process of its own; what was wrong."""
+    job = json.dumps([str(folder), data, fault, signal_at, bare])
+    code = subprocess.run([sys.executable, __file__, "--job", job], check=False).returncode
+    if code == -signal.SIGINT:
+        return ended(folder, "interrupted", bare=bare)
+    trouble = ended(folder, "finished", bare=bare)
+    return [*trouble, f"left with {code}"] if code else trouble
+
+
+def ended(folder: Path, status: str, *, bare: bool) -> list[str]:
+    """What is wrong with the files of a training that has ended in a way."""
+    run = folder / "run"
+    if bare:
+        return [f"there is a {META_FILE}"] if (run / META_FILE).exists() else []
+    try:
+        found = load_run(run)
+        found.report()
+    except Exception as error:  # noqa: BLE001  # whatever it is, it is the result
+        return [f"cannot be read: {type(error).__name__}: {error}"]
+    wrong = [f"{found.status} instead of {status}"] if found.status != status else []
+    drafts = [path.name for path in run.rglob(".*.tmp")]
+    return [*wrong, *(f"left {name}" for name in drafts), *found.remarks]
+
+
+def judged(folder: Path, fault: str, *, resumed: bool) -> list[str]:
+    """What is wrong with the findings of a training that has come to its end."""
+    run = load_run(folder / "run")
+    alarms = [(one.rule, one.module) for one in run.report().alarms]
+    expected = (FAULTS[fault].rule, FAULTS[fault].module)
+    kinds = [event.kind for event in run.meta.events if event.kind in {"start", "resume"}]
+    wrong = []
+    if FAULTS[fault].rule and expected not in alarms:
+        wrong.append(f"{expected} is not found, but {alarms}")
+    if not FAULTS[fault].rule and alarms:
+        wrong.append(f"healthy, and found {alarms}")
+    if kinds != ["start", "resume"][: 1 + resumed]:
+        wrong.append(f"its parts are {kinds}")
+    return wrong
+
+
+def one_round(number: int, out: Path, data: str, *, bare: bool) -> Round:
+    """A training; each fault comes in each way."""
+    faults = list(FAULTS)
+    fault = faults[number % len(faults)]
+    way = WAYS[(number + number // len(faults)) % len(WAYS)]
+    run = elsewhere if "own process" in way else here
+    folder = out / f"{number:03}"
+    at = random.randint(FIRST_SIGNAL, LAST_SIGNAL) if "resumed" in way else 0  # noqa: S311
+    trouble = run(folder, data, fault, at, bare=bare)
+    if at and not trouble:
+        if zipfile.is_zipfile(folder / "run" / "weights" / "last.pt"):
+            trouble = run(folder, data, fault, 0, bare=bare)
+        else:
+            trouble = ["Ultralytics left no whole checkpoint"]
+    if not (trouble or bare):
+        trouble = judged(folder, fault, resumed=bool(at))
+    if not trouble:
+        shutil.rmtree(folder)
+    gc.collect()
+    memory = psutil.Process().memory_info().rss / 1e6
+    return Round(way, fault, memory, tuple(trouble))
+
+
+def slope(rounds: list[Round]) -> float:
+    """MB by which the memory grows with each training over the last two thirds."""
+    late = [one.memory for one in rounds[len(rounds) // 3 :]]
+    return float(np.polyfit(range(len(late)), late, 1)[0]) if len(late) > 1 else 0.0
+
+
+def section(rounds: list[Round], minutes: float, *, bare: bool) -> str:
+    """The section of the record, in Markdown."""
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    machine = f"{os.cpu_count()} CPU cores, {platform.system()}, Python {platform.python_version()}"
+    third = rounds[len(rounds) // 3].memory
+    ways = Counter(one.way for one in rounds)
+    wrong = Counter(one.way for one in rounds if one.trouble)
+    table = [f"| {way} | {ways[way]} | {wrong[way]} |" for way in WAYS]
+    trouble = [
+        f"- {one.way}, {one.fault}: {'; '.join(one.trouble)}" for one in rounds if one.trouble
+    ]
+    what = "without the watch" if bare else "watched"
+    heading = f"\n## A soak, {datetime.now(timezone.utc).date()}\n"
+    facts = (
+        f"{machine}, {versions}; {len(rounds)} trainings {what} in {minutes:.0f} minutes, "
+        f"{EPOCHS * BATCHES} steps of YOLO26n at 64 pixels each, {len(FAULTS) - 1} faults and "
+        "healthy ones in turn.\n"
+    )
+    memory = (
+        f"Resident memory: {rounds[0].memory:.0f} MB after the first training, {third:.0f} MB "
+        f"after a third, {rounds[-1].memory:.0f} MB at the end; over the last two thirds it "
+        f"changes by {slope(rounds):+.3f} MB with each training."
+    )
+    head = ["| way | trainings | with trouble |", "| --- | --- | --- |"]
+    return "\n".join([heading, facts, *head, *table, "", *trouble, memory])
+
+
+def main() -> int:
+    """Train until the time is up, print the record, and tell how it went."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("out", type=Path, nargs="?", help="folder for the runs")
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--bare", action="store_true", help="train without the watch")
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    if chosen.job:
+        folder, data, fault, at, bare = json.loads(chosen.job)
+        train(Path(folder), data, fault, at, bare=bare)
+        return 0
+    sys.stdout.flush()
+    record = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what Ultralytics prints is not part of the record
+    out = chosen.out.resolve()
+    data = str(draw_dataset(out / "data", train=BATCHES * OPTIONS["batch"]))
+    rounds: list[Round] = []
+    begin = time.monotonic()
+    while (spent := (time.monotonic() - begin) / 60) < chosen.minutes:
+        rounds.append(one_round(len(rounds), out, data, bare=chosen.bare))
+        print(rounds[-1], flush=True)
+    print(section(rounds, spent, bare=chosen.bare), file=record, flush=True)
+    grows = slope(rounds) > MOST_GROWTH and not chosen.bare
+    return int(grows or any(one.trouble for one in rounds))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

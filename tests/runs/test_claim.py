@@ -1,0 +1,163 @@
+"""Whose folder it is, as the files and the processes of this machine tell."""
+
+import json
+import os
+import time
+from dataclasses import asdict, replace
+
+import psutil
+import pytest
+from short import FAKE, bits_of, told
+from values import window, write_run
+from watched import DEAD_PID
+
+from yolo_gradwatch import GradWatch, load_run
+from yolo_gradwatch.runs import claim
+from yolo_gradwatch.runs.claim import MOST_SECONDS, Taken, claimed
+from yolo_gradwatch.runs.process import _started, own
+from yolo_gradwatch.runs.schema import CLAIM_FILE, META_FILE, WINDOWS_FILE
+
+
+def parent():
+    """A process that is another one, and alive."""
+    process = psutil.Process().parent()
+    return replace(own(), pid=process.pid, started=_started(process))
+
+
+WRITERS = {
+    "another": parent,
+    "gone": lambda: replace(own(), pid=DEAD_PID),
+    "own": own,
+    "elsewhere": lambda: replace(own(), host="another machine"),
+    "unknown": lambda: None,
+}
+
+
+def run_of(folder, writer, status="running"):
+    """A run with this writer; what is in its files."""
+    process = WRITERS[writer]()
+    known = {"process": asdict(process)} if process else {}
+    write_run(folder, [window(1)], status=status, **known)
+    return files(folder)
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+def test_a_training_that_runs_in_another_process_keeps_its_folder(tmp_path, resumes):
+    before = run_of(tmp_path, "another")
+    with (
+        pytest.raises(Taken, match=rf"process {parent().pid} "),
+        claimed(tmp_path, resumes=resumes),
+    ):
+        pytest.fail("it has the folder")
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("writer", "status", "resumes"),
+    [
+        ("another", "finished", False),
+        ("gone", "running", False),
+        ("gone", "running", True),
+        ("own", "running", False),
+        ("elsewhere", "interrupted", False),
+        ("elsewhere", "running", True),
+        ("unknown", "running", False),
+    ],
+)
+def test_a_folder_is_free_after_a_training_that_is_over(tmp_path, writer, status, resumes):
+    before = run_of(tmp_path, writer, status)
+    with claimed(tmp_path, resumes=resumes):
+        assert files(tmp_path).keys() == {*before, CLAIM_FILE}
+    assert files(tmp_path) == before
+
+
+def test_what_another_machine_may_still_write_is_kept_beside_a_new_training(tmp_path, caplog):
+    before = run_of(tmp_path, "elsewhere")
+    with claimed(tmp_path, resumes=False):
+        pass
+    after = files(tmp_path)
+    assert after == {f"{name}.old": content for name, content in before.items()}
+    assert len(told(caplog)) == 1
+
+
+def test_files_that_cannot_be_renamed_are_those_of_a_training_that_runs(tmp_path, monkeypatch):
+    def refuse(_folder):
+        raise PermissionError(13, "used by another process")  # as Windows says
+
+    before = run_of(tmp_path, "elsewhere")
+    monkeypatch.setattr(claim, "set_aside", refuse)
+    with pytest.raises(Taken, match="used by another process"), claimed(tmp_path, resumes=False):
+        pytest.fail("it has the folder")
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("content", ["{", '{"format_version": 99}', "[]", "null"])
+def test_a_description_that_cannot_be_read_keeps_nobody_out(tmp_path, content):
+    (tmp_path / META_FILE).write_text(content, encoding="utf-8")
+    with claimed(tmp_path, resumes=False):
+        pass
+    assert (tmp_path / META_FILE).read_text(encoding="utf-8") == content
+
+
+def test_of_two_trainings_that_begin_at_once_the_first_has_the_folder(tmp_path):
+    with claimed(tmp_path, resumes=False):
+        with pytest.raises(Taken), claimed(tmp_path, resumes=False):
+            pytest.fail("both have the folder")
+        assert (tmp_path / CLAIM_FILE).exists()
+    assert not (tmp_path / CLAIM_FILE).exists()
+    with claimed(tmp_path, resumes=False):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("content", "age", "is_free"),
+    [
+        (json.dumps(asdict(own())), 0, False),
+        (json.dumps(asdict(own())), MOST_SECONDS + 1, True),
+        (json.dumps({**asdict(own()), "pid": DEAD_PID}), 0, True),
+        (json.dumps({**asdict(own()), "host": "another machine"}), 0, False),
+        ("", 0, False),
+        ("null", 0, False),
+        ("", MOST_SECONDS + 1, True),
+    ],
+)
+def test_a_claim_that_a_crash_has_left_is_in_nobodys_way(tmp_path, content, age, is_free):
+    path = tmp_path / CLAIM_FILE
+    path.write_text(content, encoding="utf-8")
+    os.utime(path, (time.time() - age,) * 2)
+    taken = []
+    try:
+        with claimed(tmp_path, resumes=False):
+            pass
+    except Taken as error:
+        taken.append(error)
+    assert (not taken, not path.exists()) == (is_free, is_free)
+
+
+def test_a_folder_that_takes_no_file_is_left_to_the_files_to_report(tmp_path):
+    with claimed(tmp_path / "gone", resumes=False):
+        assert not (tmp_path / "gone").exists()
+
+
+def test_a_training_in_the_folder_of_another_goes_on_without_the_watch(tmp_path, caplog):
+    (tmp_path / "run").mkdir()
+    before = run_of(tmp_path / "run", "another")
+    watch = GradWatch(live=False)
+    trainer = FAKE.train(tmp_path, watch=watch)
+    assert bits_of(trainer) == bits_of(FAKE.train(tmp_path / "alone"))
+    assert len(told(caplog)) == 1
+    report = watch.report()
+    assert (report.status, report.steps, len(report.remarks)) == ("failed", 0, 1)
+    assert {name: files(tmp_path / "run")[name] for name in before} == before
+    assert load_run(tmp_path / "run" / WINDOWS_FILE).report().steps == 1
+
+
+def test_a_watched_training_leaves_no_claim(tmp_path):
+    FAKE.train(tmp_path, watch=GradWatch(live=False))
+    names = set(files(tmp_path / "run"))
+    assert CLAIM_FILE not in names
+    assert WINDOWS_FILE in names
