@@ -114,13 +114,15 @@ def _sentence(picture: Beside, rows: Sequence[Farthest]) -> str:
     """How far a stretch of rows is apart, and when the farthest of them is."""
     far = max(rows, key=lambda one: abs(one.decades))
     names = _between([picture.names[one.row] for one in rows])
-    return f"{names}: the gradient is {times(_decades(rows))} in B than in A, {_when(far)}."
+    letter = picture.sides[1].letter
+    return f"{names}: the gradient is {times(_decades(rows))} in {letter} than in A, {_when(far)}."
 
 
 def _near(picture: Beside) -> str:
     """The row that is farthest apart where none is far."""
     far = max(picture.farthest.values(), key=lambda one: abs(one.decades))
-    most = f"the most is {picture.names[far.row]}, {times(far.decades)} in B, {_when(far)}"
+    where = f"{picture.names[far.row]}, {times(far.decades)} in {picture.sides[1].letter}"
+    most = f"the farthest is {where}, {_when(far)}"
     return f"No block is {10**APART:g} times apart: {most}."
 
 
@@ -145,7 +147,7 @@ def _without_norm(picture: Beside) -> list[str]:
             if names:
                 when = percent(float(np.flatnonzero(cells.any(axis=0))[0]) / cells.shape[1])
                 which = f"{word} in {own.letter} and not in {other.letter}"
-                said.append(f"{_some(names)}: {which}, from {when} of the training on.")
+                said.append(f"{_some(names)}: {which}, first at {when} of the training.")
     return said
 
 

@@ -68,7 +68,7 @@ class Side:
     """One of the two runs: R rows by C columns.
 
     Attributes:
-        letter: A or B.
+        letter: A, or that of the other run.
         report: Its outcome.
         share: Where its windows lie in its training.
         levels: (R, C) log10 of the norm; NaN in a cell that is not `heatmap.FINE`.
@@ -153,7 +153,10 @@ class Beside:
 
 
 def beside(
-    runs: tuple[Run, Run], reports: tuple[Report, Report], names: Mapping[str, Sequence[str]]
+    runs: tuple[Run, Run],
+    reports: tuple[Report, Report],
+    names: Mapping[str, Sequence[str]],
+    letter: str = "B",
 ) -> Beside:
     """Two runs beside each other.
 
@@ -161,6 +164,7 @@ def beside(
         runs: A and B.
         reports: Theirs.
         names: The modules to show, with their class in each run; "" where a run lacks it.
+        letter: Of the second run.
     """
     tops = [{WHOLE, *(name for name, _ in run.layout.blocks)} for run in runs]
     is_all = not set(names) <= tops[0] | tops[1]
@@ -171,8 +175,8 @@ def beside(
     known = {name for picture in pictures for name in picture.names}
     rows = [name for name in names if name in known]
     a, b = (
-        _side(letter, run, report, picture, rows)
-        for letter, run, report, picture in zip("AB", runs, reports, pictures, strict=True)
+        _side(own, run, report, picture, rows)
+        for own, run, report, picture in zip(("A", letter), runs, reports, pictures, strict=True)
     )
     apart = b.levels - a.levels
     lows, highs = zip(*(picture.limits for picture in pictures), strict=True)

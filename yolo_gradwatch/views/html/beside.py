@@ -11,6 +11,7 @@ from yolo_gradwatch.views.apart import factor
 from yolo_gradwatch.views.beside import APART, COLUMNS, DIVERGING, MISSING
 from yolo_gradwatch.views.heatmap import COLOURS, STATES, decade
 from yolo_gradwatch.views.html.figure import plain
+from yolo_gradwatch.views.rows import inside, stretches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,7 +158,7 @@ def _common(picture: Beside) -> dict[str, Any]:
         "automargin": True,
     }
     return {
-        "margin": {"l": 10, "r": 10, "t": _ABOVE, "b": _BELOW},
+        "margin": {"l": 10, "r": 24, "t": _ABOVE, "b": _BELOW},
         "shapes": [*_frames(picture)],
         "annotations": [*_numbers(picture)],
         **{f"xaxis{axis}": {**ticks, **({"matches": "x"} if axis else {})} for axis in _AXES},
@@ -198,15 +199,17 @@ def _frames(picture: Beside) -> Iterator[dict[str, Any]]:
     """Around the rows of each finding, in the panel of its run and in that of the difference."""
     for axis, side in _panels(picture):
         for span in side.spans:
-            for i, row in enumerate(span.rows):
+            own = inside(picture.names, span.rows[0])
+            others = stretches({*span.rows[1:]} - {*own})
+            for i, rows in enumerate((own, *others)):
                 yield {
                     "type": "rect",
                     "xref": f"x{axis}",
                     "yref": f"y{axis}",
                     "x0": span.begin,
                     "x1": span.end,
-                    "y0": row - 0.5,
-                    "y1": row + 0.5,
+                    "y0": rows.start - 0.5,
+                    "y1": rows.stop - 0.5,
                     "line": {"color": COLOURS[span.finding.severity], "width": 1 if i else 2},
                 }
 

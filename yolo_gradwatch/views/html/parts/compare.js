@@ -27,7 +27,7 @@ function draw() {
   [levels, covers] = [data.slice(0, 3), data.slice(3)].map((traces) => traces.map(({ z }) => unpacked(z)));
   const { bars, ...layout } = layouts[isNarrow ? "narrow" : "wide"];
   for (const [trace, [x, y, len]] of Object.entries(bars)) Object.assign(data[trace].colorbar, { x, y, len, xanchor: "left", yanchor: "top" });
-  Plotly.react(plot, data, layout, options);
+  Plotly.react(plot, data, layout, { ...options, displayModeBar: !isNarrow });
 }
 
 // As one writes them: 0.00125, 1.00, 1,230, and 1.23e+7.
