@@ -67,6 +67,9 @@ REFUSED = """
     review {run} --csv --json
     review {run} --html {run}
     compare {run}
+    compare {run} --plot {run}
+    compare {run} {run} {run} --html
+    compare {run} {run} --plot {run}/gradwatch.csv
 """
 
 

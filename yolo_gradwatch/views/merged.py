@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from yolo_gradwatch.views.heatmap import UNKNOWN
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -27,8 +29,11 @@ def merged(
         end: (C,) one past its last window.
 
     Returns:
-        (R, C) levels, NaN where none is known, and (R, C) states.
+        (R, C) levels, NaN where none is known, and (R, C) states; nothing is known without windows.
     """
+    if not levels.shape[1]:
+        shape = len(levels), len(begin)
+        return np.full(shape, np.nan), np.full(shape, UNKNOWN, np.uint8)
     cuts = np.stack([begin, end], axis=1).ravel()
     spare = ((0, 0), (0, 1))  # so that the end of the last window can be named
     levels = np.pad(levels, spare, constant_values=np.nan)
