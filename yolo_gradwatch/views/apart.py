@@ -70,6 +70,12 @@ def factor(decades: float) -> str:
     return f"{_TIMES if decades > 0 else '÷'} {significant(10 ** min(abs(decades), 99.0), 2)}"
 
 
+def ticks(span: float) -> list[int]:
+    """Decades to name beside the colours of a difference, none so far out that it is cut off."""
+    most = int(max(0.9 * span, 1))
+    return [tick for tick in range(-most, most + 1) if tick % (2 if most > 2 else 1) == 0]
+
+
 def epochs(side: Side) -> str:
     """How many epochs a run should have had."""
     count = side.share.planned

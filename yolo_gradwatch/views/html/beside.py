@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import plotly.graph_objects as go
 
-from yolo_gradwatch.views.apart import factor
+from yolo_gradwatch.views.apart import factor, ticks
 from yolo_gradwatch.views.beside import APART, COLUMNS, DIVERGING, MISSING
 from yolo_gradwatch.views.heatmap import COLOURS, STATES, decade
 from yolo_gradwatch.views.html.figure import plain
@@ -49,10 +49,10 @@ def covers(picture: Beside) -> list[NDArray[np.uint8]]:
 
 def _levels(picture: Beside) -> Iterator[go.Heatmap]:
     low, high = picture.limits
-    ticks = range(int(np.ceil(low)), int(np.floor(high)) + 1)
+    powers = range(int(np.ceil(low)), int(np.floor(high)) + 1)
     norms = {"zmin": low, "zmax": high, "colorscale": "Viridis"}
     bars: tuple[dict[str, Any], ...] = (
-        {**norms, "colorbar": _bar("norm (L2)", [*ticks], [decade(t) for t in ticks])},
+        {**norms, "colorbar": _bar("norm (L2)", [*powers], [decade(p) for p in powers])},
         {**norms, "showscale": False},
         {
             "zmin": -picture.span,
@@ -88,9 +88,8 @@ def _across(axis: str) -> dict[str, Any]:
 
 
 def _factors(picture: Beside) -> dict[str, Any]:
-    most = int(max(0.9 * picture.span, 1))  # so that no word reaches beyond the bar
-    ticks = [t for t in range(-most, most + 1) if t % (2 if most > 2 else 1) == 0]
-    return _bar("B by A", ticks, [factor(tick) for tick in ticks])
+    named = ticks(picture.span)
+    return _bar("B by A", named, [factor(tick) for tick in named])
 
 
 def _bar(title: str, ticks: list[int], words: list[str]) -> dict[str, Any]:
@@ -140,7 +139,7 @@ def _narrow(picture: Beside) -> dict[str, Any]:
 
 def _common(picture: Beside) -> dict[str, Any]:
     rows = _rows(picture)
-    ticks = {
+    shares = {
         "tickvals": [0, 0.25, 0.5, 0.75, 1],
         "ticktext": ["0", "25%", "50%", "75%", "100%"],
         "tickfont": {"size": 10},
@@ -161,7 +160,7 @@ def _common(picture: Beside) -> dict[str, Any]:
         "margin": {"l": 10, "r": 24, "t": _ABOVE, "b": _BELOW},
         "shapes": [*_frames(picture)],
         "annotations": [*_numbers(picture)],
-        **{f"xaxis{axis}": {**ticks, **({"matches": "x"} if axis else {})} for axis in _AXES},
+        **{f"xaxis{axis}": {**shares, **({"matches": "x"} if axis else {})} for axis in _AXES},
         **{f"yaxis{axis}": {**names, **({"matches": "y"} if axis else {})} for axis in _AXES},
     }
 

@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize, to_rgba
 from matplotlib.patches import Patch
 
 from yolo_gradwatch.diagnose.messages import course
-from yolo_gradwatch.views.apart import ending, epochs, factor, sentences
+from yolo_gradwatch.views.apart import ending, epochs, factor, sentences, ticks
 from yolo_gradwatch.views.beside import APART, DIVERGING, MISSING
 from yolo_gradwatch.views.heatmap import COLOURS, STATES, decade
 from yolo_gradwatch.views.png.look import DARK, GREY, Picture, own_look, save, short
@@ -202,12 +202,12 @@ def _bar(
     """What the colours mean, below the heat maps."""
     bar = figure.colorbar(scale, cax=figure.add_axes(place), orientation="horizontal")
     low, high = scale.get_clim()
-    ticks = np.arange(np.ceil(low), np.floor(high) + 1)
-    step = -(-len(ticks) // (5 if is_ratio else 9))
-    ticks = ticks[ticks % step == 0]
-    bar.set_ticks(list(ticks), labels=[(factor if is_ratio else decade)(t) for t in ticks])
+    powers = np.arange(np.ceil(low), np.floor(high) + 1)
+    named = ticks(high) if is_ratio else powers[powers % -(-len(powers) // 9) == 0].tolist()
+    words_of = factor if is_ratio else decade
+    bar.set_ticks(named, labels=[words_of(one) for one in named])
     bar.ax.tick_params(labelsize=7, length=2, pad=1)
-    for tick, text in zip(ticks, bar.ax.get_xticklabels(), strict=True):
+    for tick, text in zip(named, bar.ax.get_xticklabels(), strict=True):
         share = (tick - low) / (high - low)
         text.set(ha="left" if share < _EDGE else "right" if share > 1 - _EDGE else "center")
     bar.ax.set_title(words, fontsize=7.5, loc="left", pad=2)
