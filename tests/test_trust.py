@@ -30,6 +30,8 @@ from yolo_gradwatch.runs.run import load_run
 from yolo_gradwatch.runs.schema import (
     ALERTS_FILE,
     CLAIM_FILE,
+    COMPARED_FILE,
+    COMPARED_PAGE,
     DEPTH_FILE,
     FLOW_FILE,
     LOSSES_FILE,
@@ -425,13 +427,19 @@ LINES = {
     "runs csv": "runs {above} --csv",
     "runs json": "runs {above} --json --sort run",
     "runs html": "runs {above} --html {page}",
+    "compare pictures": "compare {run} {run} --plot --html",
     "nowhere": "review {hostile}",
     "help": "review --help",
     "version": "--version",
 }
 """Every form of every command that reads files; what is drawn is drawn twice."""
 
-DRAWN = {"plot": {PICTURE_FILE}, "plot again": {PICTURE_FILE}, "html": {"page.html"}}
+DRAWN = {
+    "compare pictures": {COMPARED_FILE, COMPARED_PAGE},
+    "plot": {PICTURE_FILE},
+    "plot again": {PICTURE_FILE},
+    "html": {"page.html"},
+}
 DRAWN["runs html"] = DRAWN["html"]
 
 
@@ -463,7 +471,7 @@ def test_commands_that_read_write_nothing_but_what_they_draw(read):
     new = {path for path in after if after[path] != before.get(path)} - {world.report.name}
     fonts = {path for path in new if path.startswith(world.fonts.name)}
     assert {world.root / path for path in new - fonts} == {
-        folder / PICTURE_FILE,
+        *(folder / name for name in (PICTURE_FILE, COMPARED_FILE, COMPARED_PAGE)),
         world.root / "page" / "page.html",
     }
     assert before.keys() <= after.keys()

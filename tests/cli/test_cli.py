@@ -73,6 +73,9 @@ REFUSED = """
     runs {run} --html {run}
     runs {run} --fail-on tired
     runs {run}/nowhere
+    compare {run} --plot {run}
+    compare {run} {run} {run} --html
+    compare {run} {run} --plot {run}/gradwatch.csv
 """
 
 

@@ -389,6 +389,28 @@ def test_a_comparison_shows_blocks_that_one_run_lacks(tmp_path):
     assert re.search(r"model\.1 .* only in B", printed("compare", b, a))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "files"),
+    [
+        ("--plot", {"b/gradwatch-compare.png"}),
+        ("--html --module model.1*", {"b/gradwatch-compare.html"}),
+        ("--plot --html mine.html --csv", {"b/gradwatch-compare.png", "mine.html"}),
+    ],
+)
+def test_a_comparison_is_drawn_into_the_file_that_is_named_or_into_the_other_run(
+    tmp_path, monkeypatch, options, files
+):
+    pytest.importorskip("plotly")
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        write_run(Path(name), map(window, (1, 2, 3)))
+    before = {*Path().rglob("*.*")}
+    printed("compare", "a", "b", *options.split())
+    assert {*map(str, {*Path().rglob("*.*")} - before)} == files
+    assert all(Path(name).stat().st_size > 5000 for name in files)
+
+
 @pytest.mark.parametrize(("count", "code"), [(1, 2), (2, 0), (26, 0), (27, 2)])
 def test_a_comparison_is_of_two_to_twenty_six_runs(run, count, code):
     assert outcome("compare", *[run] * count, "--csv")[0] == code

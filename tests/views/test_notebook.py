@@ -15,7 +15,7 @@ from PIL import Image
 from recording import Recording
 from short import FAKE, told
 from shown import ODD, board_of, episode_of, finding_of
-from values import Part, plan, sample, window, write_run
+from values import LAYOUT, Part, plan, sample, window, write_run
 from watched import CONV, DEAD, Training, watch
 
 from yolo_gradwatch import GradWatch, load_run
@@ -411,7 +411,7 @@ def test_a_run_beside_another_one(run, tmp_path):
     assert beside.reports == (run.report(), other.report())
     text, read = repr(beside), Read(beside._repr_html_())
     head, *rows = read.rows
-    assert head == ["module", "A last", "B last", "B/A first", "B/A middle", "B/A last", "class"]
+    assert head == ["module", "A last", "B last", "B/A first", "middle", "last", "class"]
     assert [row[0] for row in rows[:4]] == ["model", "model.0", "model.1", "model.2"]
     assert [row[5] for row in rows[:4]] == ["10"] * 4
     words = iter("".join(read.text.split()))
@@ -422,6 +422,9 @@ def test_a_run_beside_another_one(run, tmp_path):
         assert line in text
     assert "B differs from A" in read.text
     assert beside.norms["run"].unique().tolist() == [1, 2]
+    shown = beside.picture().names, beside.picture(modules=True).names
+    assert shown == (("model", "model.0", "model.1", "model.2"), LAYOUT.modules)
+    assert "B beside A" in "".join(axes.get_title("left") for axes in beside.plot().axes)
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ page = pytest.importorskip(
 )
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+write_two = pytest.importorskip("yolo_gradwatch.views.html.compare").write
 quantities = pytest.importorskip("yolo_gradwatch.views.html.hover").quantities
 strip = pytest.importorskip("yolo_gradwatch.views.html.strip").strip
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
@@ -513,3 +514,39 @@ def test_the_norm_of_the_whole_model_is_not_drawn_across_a_gap():
 def test_without_a_norm_nothing_is_drawn():
     traces = strip(SimpleNamespace(totals=np.full((3, 2), np.nan)), np.arange(3.0))
     assert [stretches(one) for one in traces[:3]] == [[], [], []]
+
+
+COMPARED = """
+const frames = () => plot.layout.shapes.map(({ xref, y0, y1 }) => [xref, y0, y1]);
+const tell = (row, column) => {
+  plot.emit("plotly_hover", { points: [{ pointNumber: [row, column] }], event: {} });
+  return tip.textContent.split("\\n");
+};
+const told = { panels: plot.querySelectorAll(".heatmaplayer image").length, frames: frames() };
+told.both = tell(2, 0);
+told.over = tell(2, 199);
+await click("modules");
+told.rows = plot.layout.yaxis.ticktext;
+return told;
+"""
+
+
+@needs_browser
+def test_the_page_of_two_runs_in_a_browser(tmp_path):
+    options = {"training": {"epochs": 2}}
+    watch(tmp_path, DEAD, options=options)
+    other = write_run(
+        tmp_path / "b", [window(1, norm=1e3), window(2, norm=1e3)], options=options, status="failed"
+    )
+    path = tmp_path / "compare.html"
+    write_two(load_run(tmp_path).compare(load_run(other)), path)
+    told = visit(path, COMPARED)
+    assert told["panels"] == 6
+    assert told["frames"] == [["x", 1.5, 2.5], ["x3", 1.5, 2.5]]
+    assert told["both"][0] == "1 Block"
+    assert told["both"][2] == "A: norm 1.00, epoch 1 of 2"
+    assert told["both"][3:] == [
+        *("B: norm 1,000, epoch 1 of 2", "B is 1,000 times stronger", "finding A1: dead")
+    ]
+    assert told["over"][2:] == [f"{letter}: not trained, or not in this model" for letter in "AB"]
+    assert told["rows"] == ["whole model", *LAYOUT.modules[1:]]

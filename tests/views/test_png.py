@@ -33,6 +33,7 @@ from yolo_gradwatch.views.heatmap import (
     Moment,
     decade,
 )
+from yolo_gradwatch.views.merged import merged
 from yolo_gradwatch.views.png import figure as png
 from yolo_gradwatch.views.timeline import Timeline
 
@@ -162,7 +163,7 @@ def test_the_worst_of_windows_that_share_a_column_stays(widths, seed):
     states = rng.choice(ALL_STATES, (2, len(widths)), p=[0.6, 0.1, 0.1, 0.1, 0.1])
     last = np.cumsum(widths)
     begin, end = Timeline(last - widths + 1, last).columns(30)
-    _, found = png._resampled(picture_of(states), begin, end)
+    _, found = merged(np.zeros(states.shape), states, begin, end)
     order = (NONFINITE, ZERO, NONE, FINE, UNKNOWN)
     for row in range(2):
         for i, state in enumerate(found[row]):
@@ -175,7 +176,7 @@ def test_the_level_of_a_column_is_the_mean_of_those_that_there_are(report):
     states = rng.choice([FINE, UNKNOWN], (3, 2000))
     picture = picture_of(states, levels=rng.normal(size=(3, 2000)))
     begin, end = Timeline(picture.step_first, picture.step_last).columns(300)
-    levels, _ = png._resampled(picture, begin, end)
+    levels, _ = merged(picture.levels, picture.states, begin, end)
     for row in range(3):
         for i, level in enumerate(levels[row]):
             part = picture.levels[row, begin[i] : end[i]]

@@ -374,7 +374,7 @@ def test_what_differs_most_beside_the_norm_is_listed(tmp_path):
     assert len(largest) >= len(LAYOUT.modules)
     changed = replace(window(1), weight_max=largest[: len(LAYOUT.modules)])
     loaded = [written(tmp_path / "a", [window(1)]), written(tmp_path / "b", [changed])]
-    *_, table, _ = comparison_of(loaded, 80)
+    table = comparison_of(loaded, 80)[3]
     most = np.argsort(-np.nan_to_num(largest[: len(LAYOUT.modules)]), kind="stable")[:3]
     rows = [row.split() for row in table.plain.splitlines()[2:]]
     assert [row[:2] for row in rows] == [["largest", LAYOUT.modules[m]] for m in most]
@@ -384,25 +384,25 @@ def test_what_differs_most_beside_the_norm_is_listed(tmp_path):
 def test_nothing_beside_the_norm_is_listed_where_all_is_alike(tmp_path):
     near = replace(window(1), weight_max=np.full(len(LAYOUT.modules), 1.05, np.float32))
     loaded = [written(tmp_path / "a", [window(1)]), written(tmp_path / "b", [near])]
-    assert not comparison_of(loaded, 80)[-2].plain
+    assert not comparison_of(loaded, 80)[3].plain
 
 
 def test_two_runs_stand_side_by_side(pair):
     (table,) = norms_in(comparison_of(pair, None))
     assert table.plain.splitlines() == [
         "Gradient norm, B beside A: first, middle and last tenth of the steps of each run",
-        "module        A last  B last  B/A first  B/A middle  B/A last  class",
-        "model              2       8          4           4         4  Block",
-        "model.0            2       8          4           4         4  Block",
-        "model.0.conv       2       8          4           4         4  Conv2d",
-        "model.0.bn         2       -          -           -         -  Conv2d, only in A",
-        "model.1            2       8          4           4         4  Block",
-        "model.1.conv       2       0          0           0         0  Conv2d",
-        "model.1.new        -       8          -           -         -  Conv2d, only in B",
-        "model.1.bn         2       -          -           -         -  Conv2d, only in A",
-        "model.2            2       8          4           4         4  Block",
-        "model.2.a          2       8          4           4         4  Conv2d",
-        "model.2.b          2       -          -           -         -  Conv2d, only in A",
+        "module        A last  B last  B/A first  middle  last  class",
+        "model              2       8          4       4     4  Block",
+        "model.0            2       8          4       4     4  Block",
+        "model.0.conv       2       8          4       4     4  Conv2d",
+        "model.0.bn         2       -          -       -     -  Conv2d, only in A",
+        "model.1            2       8          4       4     4  Block",
+        "model.1.conv       2       0          0       0     0  Conv2d",
+        "model.1.new        -       8          -       -     -  Conv2d, only in B",
+        "model.1.bn         2       -          -       -     -  Conv2d, only in A",
+        "model.2            2       8          4       4     4  Block",
+        "model.2.a          2       8          4       4     4  Conv2d",
+        "model.2.b          2       -          -       -     -  Conv2d, only in A",
     ]
 
 
@@ -414,8 +414,9 @@ def test_a_finding_of_both_runs_is_counted_and_not_repeated(pair):
 def test_a_third_run_stands_beside_the_first(pair):
     parts = comparison_of([*pair, pair[0]], None)
     heads, (second, third), findings = parts[0], norms_in(parts), parts[-1]
-    assert [line[:1] for line in heads.plain.splitlines()] == ["A", "B", "C", " ", " "]
-    assert "   lr0: A 0.01, B 0.1, C 0.01" in heads.plain.splitlines()
+    assert [line[:1] for line in heads.plain.splitlines()] == ["A", " ", "B", " ", "C", " "]
+    (options,) = [part for part in parts if part.plain.startswith("Options")]
+    assert ["lr0", "0.01", "0.1", "0.01"] in [line.split() for line in options.plain.splitlines()]
     assert "model.1.new" in second.plain
     assert "C beside A" in third.plain
     assert "model.1.new" not in third.plain

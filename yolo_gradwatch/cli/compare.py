@@ -2,25 +2,66 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from yolo_gradwatch.cli.options import Csv, Json, Pattern, found, judged, matching
-from yolo_gradwatch.cli.output import outcome, records, refuse, show, width, write_csv, write_json
+from yolo_gradwatch.cli.output import (
+    check_target,
+    outcome,
+    records,
+    refuse,
+    show,
+    width,
+    write_csv,
+    write_file,
+    write_json,
+)
+from yolo_gradwatch.runs.schema import COMPARED_FILE, COMPARED_PAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from yolo_gradwatch.views.comparison import Comparison
 
 Runs = Annotated[
     list[Path],
     typer.Argument(metavar="RUN_A RUN_B [RUN...]", help="Two or more runs.", show_default=False),
 ]
 
+_DRAWING = {"--plot": COMPARED_FILE, "--html": COMPARED_PAGE}
+"""Options that need no file behind them, and the one that they write then."""
 
-def compare(
+
+class Drawing(typer.core.TyperCommand):
+    """Takes ``--plot`` and ``--html`` with a file and without one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give such an option an empty file where none follows."""
+        return super().parse_args(ctx, list(_completed(args)))
+
+
+def compare(  # noqa: PLR0913, PLR0917  # each is an option of the command
     runs: Runs,
     module: Pattern = "",
     csv: Csv = False,
     json: Json = False,
+    plot: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[FILE]",
+            help=f"Draw two runs at the same share of training: FILE, or {COMPARED_FILE} of RUN_B.",
+        ),
+    ] = None,
+    html: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[FILE]", help=f"The same as a page: FILE, or {COMPARED_PAGE} of RUN_B."
+        ),
+    ] = None,
 ) -> None:
     """Compare watched trainings: from which step on they differ, norms, and findings.
 
@@ -34,11 +75,12 @@ def compare(
     from yolo_gradwatch.views.terminal.compare import side_by_side
     from yolo_gradwatch.views.terminal.parting import parting_record
 
+    _check_drawing(runs, plot, html)
     if not 2 <= len(runs) <= 26:
         refuse("compare needs 2 to 26 runs, as in: yolo-gradwatch compare runs/a runs/b")
     pairs = [judged(found(path), lambda own: own) for path in runs]
     loaded, reports = [run for run, _ in pairs], [report for _, report in pairs]
-    table = comparing.compare(loaded)
+    whole = table = comparing.compare(loaded)
     names = comparing.modules_of(loaded, blocks=not module)
     if module:
         wanted = set(matching(table, module)["module"])
@@ -58,3 +100,43 @@ def compare(
         )
     else:
         show(side_by_side(loaded, reports, table, names, width()))
+    if plot is not None or html is not None:
+        from yolo_gradwatch.views.comparison import Comparison
+
+        pair = (loaded[0], loaded[1]), (reports[0], reports[1])
+        _draw(Comparison(*pair, whole, names, is_by_blocks=not module), plot, html)
+
+
+def _completed(args: Sequence[str]) -> Iterator[str]:
+    """The arguments, with ``--plot=`` for a ``--plot`` behind which no file follows."""
+    for i, word in enumerate(args):
+        is_bare = word in _DRAWING and (i + 1 == len(args) or args[i + 1].startswith("-"))
+        yield f"{word}=" if is_bare else word
+
+
+def _check_drawing(runs: Sequence[Path], plot: str | None, html: str | None) -> None:
+    """Refuse what cannot be drawn, or no file can be written to, before anything else is done."""
+    for (option, name), text in zip(_DRAWING.items(), (plot, html), strict=True):
+        if text:
+            check_target(option, Path(text), example=name)
+            if Path(text).suffix != Path(name).suffix:  # such as the table of a run
+                refuse(f"{option}: {text} is no {Path(name).suffix} file; name one, as in {name}")
+        if text is not None and len(runs) != 2:
+            refuse(f"{option} is of two runs, as in: compare runs/a runs/b {option}")
+    if html is not None and find_spec("plotly") is None:
+        refuse("--html needs plotly: pip install 'yolo-gradwatch[html]'")
+
+
+def _draw(pair: Comparison, plot: str | None, html: str | None) -> None:
+    """Write the picture and the page that were asked for."""
+    other = pair.runs[1].folder
+    if plot is not None:
+        from yolo_gradwatch.views.png import beside as png
+
+        path = Path(plot) if plot else other / COMPARED_FILE
+        write_file(path, lambda: png.write(pair.picture(), path))
+    if html is not None:
+        from yolo_gradwatch.views.html import compare as page
+
+        place = Path(html) if html else other / COMPARED_PAGE
+        write_file(place, lambda: page.write(pair, place))

@@ -13,7 +13,7 @@ import typer
 
 import yolo_gradwatch
 from yolo_gradwatch.cli.check import check
-from yolo_gradwatch.cli.compare import compare
+from yolo_gradwatch.cli.compare import Drawing, compare
 from yolo_gradwatch.cli.demo import demo
 from yolo_gradwatch.cli.output import EPILOG, FINE, UNUSABLE, refuse
 from yolo_gradwatch.cli.review import review
@@ -82,8 +82,9 @@ _trains = app.command(
 )
 _trains(train)
 _trains(check)
-for command in (demo, review, compare, runs):
+for command in (demo, review, runs):
     app.command(epilog=EPILOG)(command)
+app.command(epilog=EPILOG, cls=Drawing)(compare)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -31,6 +31,9 @@ PICTURE_FILE = "gradwatch.png"
 
 DEPTH_FILE = "gradwatch/flow.png"
 
+COMPARED_FILE, COMPARED_PAGE = "gradwatch-compare.png", "gradwatch-compare.html"
+"""A comparison, in the folder of the other run, if no file is named."""
+
 LOSSES_FILE = "gradwatch/losses.csv"
 """A run may lack it."""
 

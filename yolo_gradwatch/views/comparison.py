@@ -1,4 +1,4 @@
-"""A run beside another one, for whoever asks in Python: as text, and as a notebook shows it."""
+"""A run beside another one: as text, as a notebook shows it, and as a picture."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.diagnose.html import finding_html, verdict_html
+from yolo_gradwatch.views.beside import beside as side_by_side
 from yolo_gradwatch.views.compare import compare, modules_of
 from yolo_gradwatch.views.html.table import table_html
 from yolo_gradwatch.views.parting import parting
@@ -16,9 +17,11 @@ from yolo_gradwatch.views.terminal.parting import sentences
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from yolo_gradwatch.diagnose.report import Report
     from yolo_gradwatch.runs.run import Run
+    from yolo_gradwatch.views.beside import Beside
 
 
 @dataclass(frozen=True, repr=False)
@@ -29,20 +32,25 @@ class Comparison:
         runs: A and B.
         reports: Theirs.
         norms: What `views.compare.compare` gives: a row for each run, module and part.
+        names: The modules that are shown, with their class in each run: the whole model and the
+            blocks, unless others were asked for.
+        is_by_blocks: Whether no others were.
     """
 
     runs: tuple[Run, Run]
     reports: tuple[Report, Report]
     norms: pd.DataFrame
+    names: dict[str, list[str]]
+    is_by_blocks: bool = True
 
     def __repr__(self) -> str:
-        parts = words.side_by_side(self.runs, self.reports, self._shown, self._names, width=None)
+        parts = words.side_by_side(self.runs, self.reports, self.shown, self.names, width=None)
         return "\n\n".join(part.plain for part in parts if part)
 
     def _repr_html_(self) -> str:
         """As a cell of a notebook shows it."""
-        pair = words.pair_columns(self._shown, self._names, 1)
-        far = words.farthest_columns(self._shown, self._names, 1)
+        pair = words.pair_columns(self.shown, self.names, 1)
+        far = words.farthest_columns(self.shown, self.names, 1)
         apart = words.found_apart(self.reports)
         return "\n".join(
             [
@@ -59,13 +67,30 @@ class Comparison:
         )
 
     @property
-    def _names(self) -> dict[str, list[str]]:
-        """The whole model and the blocks, with their class in each run."""
-        return modules_of(self.runs, blocks=True)
+    def shown(self) -> pd.DataFrame:
+        """The rows of ``norms`` of the modules that are shown."""
+        return self.norms[self.norms["module"].isin(self.names)]
 
-    @property
-    def _shown(self) -> pd.DataFrame:
-        return self.norms[self.norms["module"].isin(self._names)]
+    def picture(self, *, modules: bool = False) -> Beside:
+        """The norms of both runs at the same share of their trainings, as numbers.
+
+        Args:
+            modules: A row for each module of the models, whatever ``names`` says.
+        """
+        names = modules_of(self.runs) if modules else self.names
+        return side_by_side(self.runs, self.reports, names)
+
+    def plot(self, *, modules: bool = False) -> Figure:
+        """Both runs as a figure: the norms of each, and how far B is from A.
+
+        Both are aligned at the same share of the epochs that were planned.
+
+        Args:
+            modules: A row for each module; for each top-level block by default.
+        """
+        from yolo_gradwatch.views.png.beside import draw  # noqa: PLC0415  # loads matplotlib
+
+        return draw(self.picture(modules=modules))
 
 
 def beside(run: Run, other: Run) -> Comparison:
@@ -75,7 +100,9 @@ def beside(run: Run, other: Run) -> Comparison:
         FormatError: A file of a run cannot be read.
     """
     runs = (run, other)
-    return Comparison(runs, (run.report(), other.report()), compare(runs))
+    return Comparison(
+        runs, (run.report(), other.report()), compare(runs), modules_of(runs, blocks=True)
+    )
 
 
 def _outcome(letter: str, report: Report) -> str:

@@ -153,7 +153,7 @@ def heatmap(run: Run, report: Report, *, modules: bool = False) -> Heatmap:
     rows = list(range(1, len(layout.modules))) if modules else block_rows(layout)
     norms = np.minimum(grid.norm_mean[:, rows].T.astype(np.float64), FLOAT32_MAX)
     totals = np.stack([grid.norm_min[:, 0], grid.norm_mean[:, 0], grid.norm_max[:, 0]])
-    states = _states(grid, rows)
+    states = states_of(grid, rows)
     with np.errstate(divide="ignore"):
         levels = np.where(states == FINE, np.log10(norms), np.nan)
     names = tuple(layout.modules[row] for row in rows)
@@ -261,7 +261,7 @@ def _moments(run: Run) -> tuple[Moment, ...]:
     return tuple(sorted(found, key=lambda moment: moment.step))
 
 
-def _states(grid: Grid, rows: list[int]) -> NDArray[np.uint8]:
+def states_of(grid: Grid, rows: list[int]) -> NDArray[np.uint8]:
     """(R, W) of each cell: NaN or Inf if in any step, zero or none if in most of them."""
     mean = grid.norm_mean[:, rows]
     half = (grid.steps - grid.skipped)[:, None] / 2

@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 
 from yolo_gradwatch.diagnose.messages import course
 from yolo_gradwatch.views.heatmap import COLOURS, FINE, STATES, WEAK, WEAK_ZERO, ZERO, decade
+from yolo_gradwatch.views.merged import merged
 from yolo_gradwatch.views.png.look import DARK, DPI, Picture, own_look, save, short
 from yolo_gradwatch.views.png.marks import finding_frames, moment_lines, moment_words
 from yolo_gradwatch.views.png.strips import strips
@@ -24,17 +25,13 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
     from yolo_gradwatch.diagnose.report import Report
-    from yolo_gradwatch.measure.arrays import Counts, Floats
     from yolo_gradwatch.views.heatmap import Heatmap
 
 WIDTH = 13.0
 """Inches."""
 
-_RANKS = np.array([1, 4, 3, 2, 0])  # by state: which is shown where columns are merged
-_BY_RANK = np.argsort(_RANKS)
 _FEW_ROWS = 60  # up to this many, rows and their names are large
 _MOST_LISTED = 10
 _TALLEST = 85.0  # inches of the heat map
@@ -123,7 +120,7 @@ def _heat(axes: Axes, picture: Heatmap, timeline: Timeline, columns: int) -> Sca
     """The levels of all rows, and cells that have none in colours of their own."""
     low, high = picture.limits
     scale = ScalarMappable(Normalize(low, high), colormaps["viridis"])
-    levels, states = _resampled(picture, *timeline.columns(columns))
+    levels, states = merged(picture.levels, picture.states, *timeline.columns(columns))
     colours = scale.to_rgba(np.nan_to_num(levels, nan=low))
     for state, (_, colour) in STATES.items():
         colours[states == state] = to_rgba(colour)
@@ -155,29 +152,6 @@ def _severities(picture: Heatmap) -> dict[int, str]:
     """By row the severity of the finding that is named after it, the worst of several."""
     own = [(mark.rows[0], mark.finding.severity) for mark in picture.marks if mark.rows]
     return dict(sorted(own, key=lambda one: one[1] == "critical"))
-
-
-def _resampled(picture: Heatmap, begin: Counts, end: Counts) -> tuple[Floats, NDArray[np.uint8]]:
-    """Levels and states of columns that hold some windows each: the mean, and the worst.
-
-    Args:
-        picture: With W windows.
-        begin: (C,) first window of each column.
-        end: (C,) one past its last window.
-
-    Returns:
-        (R, C) levels, NaN where none is known, and (R, C) states.
-    """
-    cuts = np.stack([begin, end], axis=1).ravel()
-    spare = ((0, 0), (0, 1))  # so that the end of the last window can be named
-    levels = np.pad(picture.levels, spare, constant_values=np.nan)
-    ranks = np.pad(_RANKS[picture.states], spare)
-    known = ~np.isnan(levels)
-    count = np.add.reduceat(known, cuts, axis=1, dtype=np.int64)[:, ::2]
-    total = np.add.reduceat(np.where(known, levels, 0.0), cuts, axis=1)[:, ::2]
-    mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-    worst = np.maximum.reduceat(ranks, cuts, axis=1)[:, ::2]
-    return mean, _BY_RANK[worst].astype(np.uint8)
 
 
 def _common(axes: Axes, picture: Heatmap, timeline: Timeline) -> None:

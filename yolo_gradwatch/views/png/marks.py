@@ -10,10 +10,9 @@ from matplotlib.patheffects import withStroke
 
 from yolo_gradwatch.views.heatmap import COLOURS
 from yolo_gradwatch.views.png.look import DARK
+from yolo_gradwatch.views.rows import inside, stretches
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from matplotlib.axes import Axes
 
     from yolo_gradwatch.views.heatmap import Heatmap, Mark
@@ -79,11 +78,11 @@ def _mark(
     left, right = float(timeline.left[mark.first]), float(timeline.right[mark.last])
     width = max(right - left, _NARROWEST)
     if mark.rows:
-        own = _inside(picture.names, mark.rows[0])
-        _frame(axes, (left, width), own, colour, 1.6)
-        others = {row for one in mark.rows[1:] for row in _inside(picture.names, one)}
-        for rows in _stretches(others - {*own}):
-            _frame(axes, (left, width), rows, colour, 0.9)
+        own = inside(picture.names, mark.rows[0])
+        frame(axes, (left, width), own, colour, 1.6)
+        others = {row for one in mark.rows[1:] for row in inside(picture.names, one)}
+        for rows in stretches(others - {*own}):
+            frame(axes, (left, width), rows, colour, 0.9)
         height: float = mark.rows[0]
     else:
         bottom, top = axes.get_ylim()
@@ -107,15 +106,7 @@ def _mark(
     )
 
 
-def _inside(names: Sequence[str], row: int) -> range:
-    """A row and those of the modules in it, which follow it."""
-    last = row
-    while last + 1 < len(names) and names[last + 1].startswith(f"{names[row]}."):
-        last += 1
-    return range(row, last + 1)
-
-
-def _frame(
+def frame(
     axes: Axes, span: tuple[float, float], rows: range, colour: str, linewidth: float
 ) -> None:
     """A frame with a white edge around neighbouring rows."""
@@ -123,14 +114,3 @@ def _frame(
     halo = withStroke(linewidth=linewidth + 1, foreground="white")
     frame.set(edgecolor=colour, linewidth=linewidth, path_effects=[halo], zorder=7)
     axes.add_patch(frame)
-
-
-def _stretches(rows: set[int]) -> list[range]:
-    """Neighbouring rows as one."""
-    found: list[range] = []
-    for row in sorted(rows):
-        if found and found[-1].stop == row:
-            found[-1] = range(found[-1].start, row + 1)
-        else:
-            found.append(range(row, row + 1))
-    return found

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from rich.cells import cell_len
 from rich.text import Text
 
 from yolo_gradwatch.measure.quantities import QUANTITIES
+from yolo_gradwatch.views.apart import sentences as shares
+from yolo_gradwatch.views.beside import beside
 from yolo_gradwatch.views.compare import PARTS, differences, only_in, ratio
 from yolo_gradwatch.views.parting import parting
 from yolo_gradwatch.views.terminal.glyphs import norm_text
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
     from yolo_gradwatch.runs.run import Run
     from yolo_gradwatch.views.parting import Parting
 
+
+_FAR = 10.0
+"""Ratio from which on one is in bold."""
 
 _APART, _MOST = 1.1, 3
 """Beside the norm: factor from which on a module is shown, and how many of a quantity are."""
@@ -52,19 +58,52 @@ def side_by_side(
     heads = [
         line
         for letter, report in zip(ascii_uppercase, reports, strict=False)
-        for line in (Text(f"{letter}  {report.path}: {report.verdict}"), *remarks(report))
+        for line in (
+            Text.assemble((f"{letter}  ", "bold"), report.path),
+            Text(f"   {report.verdict}"),
+            *remarks(report),
+        )
     ]
-    differing = [Text(f"   {line}") for line in options_apart(runs)]
     pairs = [
         part
         for i in range(1, len(runs))
         for part in (
-            _steps(parting(runs[0], runs[i]), ascii_uppercase[i]),
+            _shares((runs[0], runs[i]), (reports[0], reports[i]), names, i),
             _pair(table, names, i, width),
             _farthest(table, names, i, width),
+            _steps(parting(runs[0], runs[i]), ascii_uppercase[i]),
         )
     ]
-    return [Text("\n").join([*heads, *differing]), *pairs, _findings_apart(reports)]
+    return [Text("\n").join(heads), *pairs, _options(runs, width), _findings_apart(reports)]
+
+
+def _shares(
+    runs: tuple[Run, Run], reports: tuple[Report, Report], names: dict[str, list[str]], other: int
+) -> Text:
+    """Where a run is farthest from the first, at the same share of their trainings."""
+    letter = ascii_uppercase[other]
+    kinds = {name: [kinds[0], kinds[other]] for name, kinds in names.items()}
+    lines = [Text(f"  {line}") for line in shares(beside(runs, reports, kinds, letter))]
+    title = Text(f"At the same share of training, {letter} beside A", "bold")
+    return Text("\n").join([title, *lines]) if lines else Text()
+
+
+def _options(runs: Sequence[Run], width: int | None) -> Text:
+    """The options in which the runs differ, a line each; "" if there are none."""
+    found = differences(runs)
+    if not found:
+        return Text()
+    values = zip(*([str(value) for value in one.by_run] for one in found), strict=True)
+    named = Column("option", [one.name for one in found], is_left=True)
+    table = [
+        named,
+        *(Column(x, own, is_left=True) for x, own in zip(ascii_uppercase, values, strict=False)),
+    ]
+    wide = sum(max(map(cell_len, (c.heading, *c.cells))) for c in table) + 2 * len(runs)
+    text = columns(table, width)
+    if width is not None and wide > width:
+        text = Text("\n").join([Text(f"  {line}") for line in options_apart(runs)])
+    return Text("\n").join([Text("Options that differ", "bold"), text])
 
 
 def _steps(found: Parting, letter: str) -> Text:
@@ -86,7 +125,7 @@ def _by_letter(values: Iterable[object]) -> str:
 
 def _pair(table: pd.DataFrame, names: dict[str, list[str]], other: int, width: int | None) -> Text:
     """The first run and another one, a line a module that one of them has."""
-    text = columns(pair_columns(table, names, other), width)
+    text = columns(pair_columns(table, names, other), width, wraps=True)
     return Text("\n").join([Text(pair_title(other), "bold"), text])
 
 
@@ -113,7 +152,8 @@ def pair_columns(table: pd.DataFrame, names: dict[str, list[str]], other: int) -
 
     letter = ascii_uppercase[other]
     classes = [_classes(kinds[0], kinds[other], letter) for kinds in shown.values()]
-    ratios = [Column(f"{letter}/A {p}", cells("ratio", other + 1, p)) for p in PARTS]
+    ratios = [_ratios(p, cells("ratio", other + 1, p)) for p in PARTS]
+    ratios[0] = ratios[0]._replace(heading=f"{letter}/A {ratios[0].heading}")
     return [
         Column("module", list(shown), is_left=True),
         Column("A last", cells("norm", 1, "last")),
@@ -121,6 +161,13 @@ def pair_columns(table: pd.DataFrame, names: dict[str, list[str]], other: int) -
         *ratios,
         Column("class", classes, is_left=True),
     ]
+
+
+def _ratios(part: str, cells: list[str]) -> Column:
+    """Ratios of a part of the runs, in bold what is far from 1."""
+    values = (float(cell) if cell != "-" else 1.0 for cell in cells)
+    styles = ["" if 1 / _FAR < value < _FAR else "bold" for value in values]
+    return Column(part, cells, styles)
 
 
 def _farthest(

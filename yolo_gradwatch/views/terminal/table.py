@@ -36,23 +36,53 @@ class Column(NamedTuple):
     is_left: bool = False
 
 
-def columns(table: Sequence[Column], width: int | None) -> Text:
+def columns(table: Sequence[Column], width: int | None, *, wraps: bool = False) -> Text:
     """The rows of a table as lines.
 
     Args:
         table: Its columns; the first names the rows.
         width: Cells of a line; None for as many as are needed, as in a file.
+        wraps: Whether the cells of the last column may go on in further lines, between words.
     """
     widths = [max(map(cell_len, (column.heading, *column.cells))) for column in table]
     if width is not None and sum(widths) + len(_GAP) * (len(table) - 1) > width:
-        return _paragraphs(table, width)
+        *others, _ = widths
+        room = width - sum(others) - len(_GAP) * len(others)
+        if not wraps or room < _longest_word(table[-1]):
+            return _paragraphs(table, width)
+        widths = [*others, room]
     heading = _line([_padded(c.heading, w, c) for c, w in zip(table, widths, strict=True)])
     heading.stylize("dim")
-    rows = [
-        _line([_padded(c.cells[i], w, c, i) for c, w in zip(table, widths, strict=True)])
-        for i in range(len(table[0].cells))
-    ]
+    rows = [line for i in range(len(table[0].cells)) for line in _row(table, widths, i)]
     return Text("\n").join([heading, *rows])
+
+
+def _row(table: Sequence[Column], widths: Sequence[int], row: int) -> list[Text]:
+    """The lines of a row: one, unless the cell of the last column is wrapped."""
+    *others, last = table
+    first, *more = _wrapped(last.cells[row], widths[-1])
+    cells = [_padded(c.cells[row], w, c, row) for c, w in zip(others, widths, strict=False)]
+    indent = sum(widths[:-1]) + len(_GAP) * len(others)
+    return [
+        _line([*cells, _padded(first, widths[-1], last, row)]),
+        *(Text(" " * indent + part) for part in more),
+    ]
+
+
+def _longest_word(column: Column) -> int:
+    return max(cell_len(word) for text in (column.heading, *column.cells) for word in text.split())
+
+
+def _wrapped(text: str, room: int) -> list[str]:
+    """The text in lines of at most so many cells, whose words are no longer."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if lines[-1] and cell_len(longer) > room:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def _line(cells: list[Text]) -> Text:

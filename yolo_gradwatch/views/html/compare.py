@@ -1,0 +1,152 @@
+"""Two runs as one page for a browser (Plotly), which needs no network."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from importlib.resources import files
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from plotly.offline import get_plotlyjs
+
+from yolo_gradwatch.diagnose.report import finding_line
+from yolo_gradwatch.runs.atomic import replacing
+from yolo_gradwatch.views.apart import differences, limits
+from yolo_gradwatch.views.beside import COLUMNS
+from yolo_gradwatch.views.html.beside import COVERS, covers, figure
+from yolo_gradwatch.views.html.table import table_html
+from yolo_gradwatch.views.parting import parting
+from yolo_gradwatch.views.terminal import compare as words
+from yolo_gradwatch.views.terminal.parting import sentences
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from yolo_gradwatch.views.beside import Beside, Side
+    from yolo_gradwatch.views.comparison import Comparison
+
+_PARTS = files("yolo_gradwatch.views.html") / "parts"
+
+
+def write(found: Comparison, path: Path) -> None:
+    """Write the page of two runs, replacing an earlier one whole.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    with replacing(path) as draft:
+        draft.write_text(page(found), encoding="utf-8")
+
+
+def page(found: Comparison) -> str:
+    """The page: where the runs differ, both verdicts and findings, heat maps, and tables."""
+    first = found.picture()
+    views = {"blocks": first}
+    if found.is_by_blocks:
+        views["modules"] = found.picture(modules=True)
+    return Template(_part("compare.html")).substitute(
+        names=escape(" and ".join(f"{s.letter} {s.report.name}" for s in first.sides)),
+        apart="\n".join(f'<p class="verdict">{escape(line)}</p>' for line in differences(first)),
+        limits="\n".join(f"<p>{escape(line)}</p>" for line in limits(first)),
+        verdicts="\n".join(_verdict(side) for side in first.sides),
+        findings=_findings(first.sides),
+        one_view="" if len(views) > 1 else "hidden",
+        legends="\n".join(_legend(name, picture) for name, picture in views.items()),
+        table_title=escape(words.pair_title(1)),
+        table=table_html(words.pair_columns(found.shown, found.names, 1)),
+        more="\n".join(_more(found)),
+        data=json.dumps(_data(views), allow_nan=False).replace("<", "\\u003c"),
+        style=_part("page.css"),
+        plotly=get_plotlyjs(),
+        script=_part("compare.js"),
+    )
+
+
+def _part(name: str) -> str:
+    return (_PARTS / name).read_text(encoding="utf-8")
+
+
+def _verdict(side: Side) -> str:
+    report = side.report
+    where = f'<span class="source">{escape(report.path)}</span>'
+    return f"<p><b>{side.letter}</b> &nbsp;{escape(report.verdict)} &nbsp;{where}</p>"
+
+
+def _findings(sides: Iterable[Side]) -> str:
+    """The findings of both in full."""
+    items = [
+        f'<li class="{f.severity}">{side.letter}{f.number}. {escape(finding_line(f).strip())}</li>'
+        for side in sides
+        for f in side.report.findings
+    ]
+    return _section("Findings", f'<ul class="findings">{"".join(items)}</ul>') if items else ""
+
+
+def _more(found: Comparison) -> Iterator[str]:
+    """What differs beside the norm, the options that differ, and where the runs part."""
+    far = words.farthest_columns(found.shown, found.names, 1)
+    if far:
+        yield _section(words.farthest_title(1), f'<div class="wide plain">{table_html(far)}</div>')
+    apart = words.options_apart(found.runs)
+    if apart:
+        yield _section("Options that differ", _paragraphs(apart))
+    yield _section("Step by step, B beside A", _paragraphs(sentences(parting(*found.runs), "B")))
+
+
+def _section(title: str, html: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{html}</section>"
+
+
+def _paragraphs(lines: Iterable[str]) -> str:
+    return "\n".join(f"<p>{escape(line)}</p>" for line in lines)
+
+
+def _legend(name: str, picture: Beside) -> str:
+    """A legend of the covers that occur in one of the views."""
+    there = np.unique(covers(picture))
+    items = [
+        f'<span><i style="background: {colour}"></i>{escape(word)}</span>'
+        for number, (word, colour) in enumerate(COVERS, 1)
+        if number in there
+    ]
+    return f'<p data-rows="{name}" hidden>{"".join(items)}</p>'
+
+
+def _data(views: Mapping[str, Beside]) -> dict[str, Any]:
+    """What the script of the page draws and says."""
+    sides = views["blocks"].sides
+    return {
+        "columns": COLUMNS,
+        "isTrained": any(side.there.any() for side in sides),
+        "covers": ["", *(word for word, _ in COVERS)],
+        "sides": [
+            {
+                "letter": side.letter,
+                "planned": side.share.planned,
+                "begin": side.share.begin,
+                "end": side.share.end,
+            }
+            for side in sides
+        ],
+        "views": {name: _view(picture) for name, picture in views.items()},
+    }
+
+
+def _view(picture: Beside) -> dict[str, Any]:
+    return {
+        "figure": figure(picture),
+        "labels": picture.labels,
+        "marks": [
+            {
+                "text": f"finding {side.number(span)}: {span.finding.rule}",
+                "rows": span.rows,
+                "begin": span.begin,
+                "end": span.end,
+            }
+            for side in picture.sides
+            for span in side.spans
+        ],
+    }
