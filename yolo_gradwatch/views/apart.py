@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolo_gradwatch.diagnose.messages import joined, significant
+from yolo_gradwatch.diagnose.phrases import joined, significant
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.views.beside import APART
 from yolo_gradwatch.views.heatmap import FINE, STATES, UNKNOWN
