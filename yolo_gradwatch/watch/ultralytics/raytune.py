@@ -52,9 +52,7 @@ def report_beside(trainer: Any, numbers: Callable[[], Mapping[str, object]]) -> 
         A function that gives the callbacks back as they were; it keeps the trainer alive as long as
         it is there itself.
     """
-    calls = trainer.callbacks[
-        _EVENT
-    ]  # changed in place, then and now: somebody may walk through it
+    calls = trainer.callbacks[_EVENT]  # changed in place: somebody may be walking through it
     calls[:] = [_Beside(call, numbers) if _reports(call) else call for call in calls]
 
     def undo() -> None:
