@@ -1,3 +1,4 @@
+# make setup       the environment of a developer, with the hooks that check a commit
 # make demo        the main job: train YOLO26n on drawn shapes, watched (no download of data)
 # make test        everything that a change must pass: lint, types, tests with real trainings
 # make test-fast   the tests without trainings, processes and browsers, in a minute on two cores
@@ -8,7 +9,10 @@ VENV ?= .venv
 PYTHON ?= python3
 RUN := $(VENV)/bin/python -m
 
-.PHONY: demo test coverage test-fast lint clean
+.PHONY: setup demo test coverage test-fast lint clean
+
+setup: $(VENV)/.installed-dev
+	$(RUN) pre_commit install
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/yolo-gradwatch demo

@@ -37,7 +37,10 @@ ROOT = Path(__file__).resolve().parents[1]
 EXTRA = "html"
 """Whose dependencies have lower bounds too; those of the other extras are tools of developers."""
 
-ELSEWHERE = ("benchmarks", "cuda", "distributed", "examples", "healthy", "overhead", "peers")
+ELSEWHERE = (
+    *("benchmarks", "cuda", "distributed", "examples", "healthy", "overhead", "packaging"),
+    *("peers", "repository"),
+)
 """Test files that are not about the package on other versions of its dependencies, or take long."""
 
 COUNTS = ("passed", "failed", "errors", "skipped", "deselected")

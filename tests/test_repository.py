@@ -1,0 +1,69 @@
+"""What the files around the package say of it, held against what is there."""
+
+import re
+
+import pytest
+import yaml
+from packaging.specifiers import SpecifierSet
+from places import REPOSITORY
+
+import yolo_gradwatch
+
+try:
+    import tomllib
+except ImportError:
+    import tomli as tomllib
+
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+FOLDERS = tuple(f"{path.name}/" for path in REPOSITORY.iterdir() if path.is_dir())
+
+
+def content(name):
+    return yaml.safe_load((REPOSITORY / name).read_text(encoding="utf-8"))
+
+
+def test_the_hooks_are_what_make_lint_runs():
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    recipe = re.search(r"^lint:.*\n((?:\t.+\n)+)", makefile, re.MULTILINE)[1]
+    commands = recipe.replace("$(RUN)", "python -m").replace("$(VENV)/bin/", "").split("\n\t")
+    (local,) = content(".pre-commit-config.yaml")["repos"]
+    assert local["repo"] == "local"
+    assert [hook["entry"] for hook in local["hooks"]] == [one.strip() for one in commands]
+    assert {hook["language"] for hook in local["hooks"]} == {"system"}
+
+
+def test_every_python_that_the_metadata_names_is_tested():
+    tested = content(".github/workflows/tests.yml")["jobs"]["fast"]["strategy"]["matrix"]["python"]
+    prefix = "Programming Language :: Python :: 3."
+    named = [one.split()[-1] for one in PROJECT["classifiers"] if one.startswith(prefix)]
+    assert len(named) >= 4
+    assert set(named) <= set(tested)
+    assert all(one in SpecifierSet(PROJECT["requires-python"]) for one in tested)
+    assert "3.9" not in SpecifierSet(PROJECT["requires-python"])
+
+
+@pytest.mark.parametrize("name", ["bug", "wrong_finding"])
+def test_a_report_cannot_leave_out_the_files_of_the_run(name):
+    body = content(f".github/ISSUE_TEMPLATE/{name}.yml")["body"]
+    required = [one["attributes"]["label"] for one in body if one.get("validations")]
+    assert {"gradwatch.json", "gradwatch_alerts.csv"} <= set(required)
+    assert all(one["validations"] == {"required": True} for one in body if "validations" in one)
+    assert len({one["id"] for one in body}) == len(body)
+
+
+def test_one_version_everywhere():
+    cited = content("CITATION.cff")
+    versions = PROJECT["version"], cited["version"], yolo_gradwatch.__version__
+    assert len(set(versions)) == 1
+    assert cited["license"] == PROJECT["license"]
+    assert [one["name"] for one in cited["authors"]] == [one["name"] for one in PROJECT["authors"]]
+
+
+def test_every_path_and_target_that_contributing_names_is_there():
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = [one for one in re.findall(r"`([\w./-]+)`", text) if one.startswith(FOLDERS)]
+    assert not [one for one in paths if not (REPOSITORY / one).exists()]
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE))
+    assert paths
+    assert not [one for one in targets if not re.search(rf"^{one}:", makefile, re.MULTILINE)]
