@@ -23,10 +23,10 @@ def find_run(path: str | Path) -> Path:
     depths = ("*", "*/*", "*/*/*")
     found = [file for depth in depths for file in given.glob(f"{depth}/{WINDOWS_FILE}")]
     if given.is_file():
-        raise FormatError(path, f"is a file; name its folder, or {WINDOWS_FILE}")
+        raise FormatError(path, f"is a file; pass its folder, or {WINDOWS_FILE}")
     if not found:
         lack = "no watched run in it" if given.is_dir() else "no such file or folder"
-        remedy = f"name the folder of a training that was watched, or its {WINDOWS_FILE}"
+        remedy = f"pass the folder of a watched training, or its {WINDOWS_FILE}"
         raise FormatError(path, f"{lack}; {remedy}")
     return max(found, key=lambda file: file.stat().st_mtime).parent
 
