@@ -209,7 +209,7 @@ MORE: dict[str, Fault] = {
     "large-init": Fault("all weights begin 100 times too large", change=scaled_weights(100)),
     "small-init": Fault("all weights begin 1,000 times too small", change=scaled_weights(1e-3)),
     "large-head": Fault("head's last convolutions begin 300 times too large", change=_enlarge_head),
-    "forgotten": Fault("weights of block 4 are in no group of the optimizer", begin=_forget),
+    "forgotten": Fault("weights of block 4 are in no parameter group", begin=_forget),
     "box-gain": Fault("box=75000, 10,000 times its default", options={"box": 75_000.0}),
     "box-item": Fault("box_loss is multiplied by 10,000 in code", change=_multiply_boxes),
     "box-zero": Fault("box=0 and dfl=0", options={"box": 0.0, "dfl": 0.0}),

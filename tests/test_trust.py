@@ -525,7 +525,7 @@ def test_following_a_training_writes_nothing(world):
     other = Training(folder)
     other.write(window(1))
     with world.start("command", "review", folder, "--follow", stdout=subprocess.PIPE) as process:
-        assert process.stdout.readline().startswith(b"GradWatch follows")
+        assert process.stdout.readline().startswith(b"GradWatch is following")
         other.write(*map(window, range(2, 7)))
         other.end()
         assert b"nothing found in 6 steps" in process.stdout.read()

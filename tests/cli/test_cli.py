@@ -341,8 +341,8 @@ RUNS = {
     "healthy": ([window(1)], "finished", ""),
     "dead": (DEAD, "finished", f"dead in {CONV} at step 1"),
     "stepless": ([], "finished", "no optimizer step was watched"),
-    "cut": ([window(1)], "interrupted", "not watched to its end: the run is interrupted"),
-    "dead and cut": (LATE, "failed", f"dead in {CONV} at step 1,218; not watched to its end"),
+    "cut": ([window(1)], "interrupted", "not watched to the end: the run is interrupted"),
+    "dead and cut": (LATE, "failed", f"dead in {CONV} at step 1,218; not watched to the end"),
     "nothing": (None, "", "nothing to report"),
 }
 """What trainings in processes of their own have left, and what is said of each."""

@@ -513,7 +513,7 @@ def test_a_run_is_followed_no_further_than_somebody_reads(tmp_path):
     watch(tmp_path, DEAD, status="running")
     following = "review", tmp_path, "--follow", "--fail-on=dead"
     with process(SCRIPT, *following) as closed:
-        assert closed.stdout.readline().startswith("GradWatch follows")
+        assert closed.stdout.readline().startswith("GradWatch is following")
         closed.stdout.close()
         write(tmp_path, [window(4, epoch=2)], resume=True)
         assert closed.wait(60) == 1
@@ -547,7 +547,7 @@ def test_following_judges_under_the_limits_that_are_given(run, limit, code):
     options = ["--follow", "--fail-on", "dead", f"--dead-windows={limit}"]
     out = printed("review", run, *options, code=code)
     assert ("GradWatch critical dead: " in out) == bool(code)
-    assert "GradWatch follows" in out
+    assert "GradWatch is following" in out
     assert out.count("GradWatch: ") == 1  # the report
 
 

@@ -136,7 +136,7 @@ def test_a_run_that_was_killed_long_ago_is_remarked(tmp_path, status, minutes, t
     then = time.time() - 60 * minutes - 5
     os.utime(tmp_path / "gradwatch.csv", (then, then))
     remarks = load_run(tmp_path).remarks
-    expected = f"no end was written, and nothing for {minutes} min: was the training killed?"
+    expected = f"no end was written, and nothing at all for {minutes} min: was the training killed?"
     assert remarks == ((expected,) if told else ())
 
 

@@ -557,7 +557,7 @@ def test_the_verdict_is_coloured_by_what_it_says(findings, steps, colour):
 
 def test_the_line_that_stops_the_training_is_red():
     line = printed(stop_line(finding_of("dead", LOUD)), soft_wrap=True, colour="standard")
-    assert line.startswith(f"{RED}GradWatch stops the training, as stop_on says: dead in {LOUD}")
+    assert line.startswith(f"{RED}GradWatch stops the training (stop_on): dead in {LOUD}")
 
 
 # --- sparklines -----------------------------------------------------------------------------------

@@ -328,7 +328,7 @@ def test_the_end_of_the_run_is_followed_by_its_report(training, meanwhile, capsy
     meanwhile(lambda: training.write(*DEAD), lambda: training.end(status))
     assert follow(training.folder) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"GradWatch follows {training.folder} (Ctrl+C to leave)"
+    assert lines[0] == f"GradWatch is following {training.folder} (Ctrl+C to leave)"
     report = str(load_run(training.folder).report()).splitlines()
     assert [line for line in lines if line.startswith("GradWatch: ")] == [
         line for line in report if line.startswith("GradWatch: ")
@@ -360,7 +360,7 @@ def test_a_run_that_was_killed_is_not_what_is_meant_by_a_folder_above(run, meanw
     assert follow(run.parent) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{run} is over, ")
-    assert any(line.startswith(f"GradWatch follows {other} ") for line in lines)
+    assert any(line.startswith(f"GradWatch is following {other} ") for line in lines)
 
 
 def test_the_log_says_what_the_training_said(training, tmp_path, meanwhile, capsys):
@@ -437,9 +437,9 @@ def test_a_run_is_waited_for(tmp_path, meanwhile, capsys, place):
     )
     assert follow(Path(os.path.normpath(folder / place))) == 0
     out = capsys.readouterr().out
-    assert "GradWatch waits for a watched training in" in out.splitlines()[0]
+    assert "GradWatch is waiting for a watched training in" in out.splitlines()[0]
     assert "does not exist yet" in out.splitlines()[0]
-    assert out.count(f"GradWatch follows {folder} ") == 1
+    assert out.count(f"GradWatch is following {folder} ") == 1
     assert "GradWatch: unhealthy, 1 critical" in out
 
 
@@ -497,8 +497,8 @@ def test_a_run_that_is_over_is_not_what_is_meant_by_a_folder_above(tmp_path, mea
     )
     assert follow(tmp_path) == 0
     out = capsys.readouterr().out
-    assert f"GradWatch waits for a watched training in {tmp_path} " in out
-    assert f"GradWatch follows {tmp_path / 'new'} " in out
+    assert f"GradWatch is waiting for a watched training in {tmp_path} " in out
+    assert f"GradWatch is following {tmp_path / 'new'} " in out
 
 
 def test_a_run_that_replaces_the_followed_one_is_followed_instead(run, meanwhile, capsys):
@@ -634,7 +634,7 @@ def test_the_panel_says_how_long_nothing_came(training, meanwhile, take_terminal
         training.end,
     )
     follow(training.folder)
-    begin = "nothing new for "
+    begin = "no new data for "
     assert [int(line.split()[3]) for line in shown if line.startswith(begin)] == minutes
     assert not any(line.startswith(begin) for line in seen(terminal))
 
@@ -734,7 +734,7 @@ def test_a_log_is_written_line_by_line(training):
     with subprocess.Popen(command, **pipes, preexec_fn=hear_ctrl_c) as process:  # noqa: PLW1509
         patience = threading.Timer(60, process.kill)
         patience.start()
-        assert process.stdout.readline().startswith("GradWatch follows")
+        assert process.stdout.readline().startswith("GradWatch is following")
         training.write(*DEAD)
         next(line for line in process.stdout if line.startswith("GradWatch critical dead: "))
         process.send_signal(signal.SIGINT)

@@ -290,7 +290,7 @@ def test_a_silent_run_says_so_and_files_that_go_raise(tmp_path, kernel, clock):
     with pytest.raises(FormatError, match="gone"):
         run.view()
     texts = [page["text/plain"] for page in kernel.states]
-    assert ["Nothing new for" in text for text in texts].index(True) == pytest.approx(61, abs=1)
+    assert ["No new data for" in text for text in texts].index(True) == pytest.approx(61, abs=1)
     assert "for 2 min" in texts[-1]
     training.close()
 

@@ -414,7 +414,7 @@ def test_the_command_writes_the_page_and_says_where(run, tmp_path, capsys):
     ("name", "words"),
     [
         ("no/p.html", "p.html: No such file or directory"),
-        *((name, "is a folder; name a file, as in page.html") for name in ("", ".", "..")),
+        *((name, "is a folder; pass a file, as in page.html") for name in ("", ".", "..")),
     ],
 )
 def test_a_page_that_cannot_be_written_is_an_error(run, monkeypatch, capsys, name, words):

@@ -38,11 +38,14 @@ _OURS = ("--steps", "--thresholds", "--fail-on", "--json")
 def check(
     ctx: typer.Context,
     steps: Annotated[
-        int, typer.Option(min=1, help="Optimizer steps, each of as many batches as in a training.")
+        int,
+        typer.Option(
+            min=1, help="Optimizer steps to take, each over as many batches as in training."
+        ),
     ] = 30,
     thresholds: Annotated[
         Path | None,
-        typer.Option(help="TOML file with limits of the rules, one NAME = VALUE a line."),
+        typer.Option(help="TOML file with rule limits, one NAME = VALUE per line."),
     ] = None,
     fail_on: FailOn = "",
     json: Json = False,

@@ -25,9 +25,9 @@ def demo(
         "gradwatch-demo"
     ),
     fault: Annotated[
-        str, typer.Option(metavar="NAME", help="Plant a fault; --list names them.")
+        str, typer.Option(metavar="NAME", help="Inject a fault; --list shows them.")
     ] = "healthy",
-    list_: Annotated[bool, typer.Option("--list", help="List the faults and leave.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the faults and exit.")] = False,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of six batches each.")] = 8,
     **options: Any,
 ) -> None:

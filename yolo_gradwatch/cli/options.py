@@ -28,9 +28,11 @@ _Command = TypeVar("_Command", bound="Callable[..., None]")
 
 WORDS = f"Rules or kinds of rules, separated by commas: {', '.join(ALARMS)}."
 
-FailOn = Annotated[str, typer.Option(metavar="WORDS", help=f"Exit with 1 on these. {WORDS}")]
+FailOn = Annotated[
+    str, typer.Option(metavar="WORDS", help=f"Exit with 1 on these findings. {WORDS}")
+]
 Pattern = Annotated[
-    str, typer.Option(metavar="PATTERN", help="Single modules, as in 'model.2.*' or '*.conv'.")
+    str, typer.Option(metavar="PATTERN", help="Only these modules, as in 'model.2.*' or '*.conv'.")
 ]
 Csv = Annotated[bool, typer.Option("--csv", help="The modules as CSV on standard output.")]
 Json = Annotated[bool, typer.Option("--json", help="Everything as JSON on standard output.")]
@@ -40,19 +42,19 @@ Json = Annotated[bool, typer.Option("--json", help="Everything as JSON on standa
 class Watching:
     """The options of every command that trains."""
 
-    interval: Annotated[
-        int, typer.Option(help="Optimizer steps from one captured step to the next.")
-    ] = 1
+    interval: Annotated[int, typer.Option(help="Capture every Nth optimizer step.")] = 1
     live: Annotated[
         bool | None,
-        typer.Option("--live/--no-live", help="Draw the live panel. Default: on a terminal."),
+        typer.Option(
+            "--live/--no-live", help="Draw the live panel. Default: on if the output is a terminal."
+        ),
     ] = None
     thresholds: Annotated[
         Path | None,
-        typer.Option(help="TOML file with limits of the rules, one NAME = VALUE a line."),
+        typer.Option(help="TOML file with rule limits, one NAME = VALUE per line."),
     ] = None
     stop_on: Annotated[
-        str, typer.Option(metavar="WORDS", help=f"Stop the training on these. {WORDS}")
+        str, typer.Option(metavar="WORDS", help=f"Stop the training on these findings. {WORDS}")
     ] = ""
     fail_on: FailOn = ""
     flow: Annotated[
@@ -62,15 +64,16 @@ class Watching:
         bool,
         typer.Option(
             "--keep-healthy",
-            help="Keep last.pt as weights/last_healthy.pt as long as no critical finding lasts.",
+            help="Keep a copy of last.pt as weights/last_healthy.pt while no critical finding is "
+            "open.",
         ),
     ] = False
     loggers: Annotated[
         str,
         typer.Option(
             metavar="NAMES",
-            help="Loggers whose run Ultralytics has opened: auto, none, or of "
-            f"{', '.join(LOGGERS)}, separated by commas.",
+            help="Experiment loggers to write to, in the run that Ultralytics opened: auto, none, "
+            f"or some of {', '.join(LOGGERS)}, separated by commas.",
         ),
     ] = AUTO
 
@@ -92,7 +95,7 @@ def limits() -> list[inspect.Parameter]:
                 typer.Option(
                     help=f"Default {field.default:g}; see the README.",
                     show_default=False,
-                    rich_help_panel="Limits, instead of those of the training",
+                    rich_help_panel="Limits, overriding those of the training",
                 ),
             ],
         )
@@ -164,7 +167,7 @@ def epoch_span(epochs: str) -> tuple[int, int] | None:
     except ValueError:
         span = (0, 0)
     if not 1 <= span[0] <= span[1]:
-        refuse(f"--epochs: {epochs!r} is no range of epochs such as 3:8, 3:, :8 or 5")
+        refuse(f"--epochs: {epochs!r} is not a range of epochs such as 3:8, 3:, :8 or 5")
     return span
 
 
@@ -174,7 +177,7 @@ def matching(table: pd.DataFrame, pattern: str) -> pd.DataFrame:
 
     found = summary.matching(table, pattern)
     if found.empty:
-        refuse(f"--module: no module matches {pattern!r}; names are as in model.4.cv1.conv")
+        refuse(f"--module: no module matches {pattern!r}; names look like model.4.cv1.conv")
     return found
 
 

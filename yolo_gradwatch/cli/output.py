@@ -29,8 +29,8 @@ FINE, FOUND, UNUSABLE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: no trouble; a finding or a failed training; bad input; --stop-on; Ctrl+C."""
 
 EPILOG = (
-    "Exit codes: 0 fine; 1 a finding under --fail-on, or a training that ended with an exception; "
-    "2 unusable arguments or input; 3 stopped by --stop-on; 130 Ctrl+C."
+    "Exit codes: 0 success; 1 a finding under --fail-on, or a training that ended with an "
+    "exception; 2 unusable arguments or input; 3 stopped by --stop-on; 130 Ctrl+C."
 )
 
 
@@ -175,9 +175,9 @@ def check_target(option: str, path: Path, *, example: str) -> None:
     except OSError as error:  # too long a name
         refuse(f"{option}: {path}: {error.strerror}")
     if not path.name or is_folder:
-        refuse(f"{option}: {path} is a folder; name a file, as in {example}")
+        refuse(f"{option}: {path} is a folder; pass a file, as in {example}")
     if is_other:  # a device or a pipe, which the file would replace
-        refuse(f"{option}: {path} is no regular file; name a file, as in {example}")
+        refuse(f"{option}: {path} is not a regular file; pass a file, as in {example}")
 
 
 def write_file(path: Path, write: Callable[[], object]) -> None:

@@ -90,31 +90,32 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
     run: Folder,
     module: Pattern = "",
     rule: Annotated[
-        str, typer.Option(metavar="WORDS", help="Modules that these rules or kinds concern.")
+        str,
+        typer.Option(metavar="WORDS", help="Only modules with findings of these rules or kinds."),
     ] = "",
-    epochs: Annotated[
-        str, typer.Option(metavar="A:B", help="Epochs A to B only, both included.")
-    ] = "",
+    epochs: Annotated[str, typer.Option(metavar="A:B", help="Only epochs A to B, inclusive.")] = "",
     top: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="The N modules that are farthest from normal."),
+        typer.Option(min=1, metavar="N", help="Only the N modules farthest from normal."),
     ] = None,
     csv: Csv = False,
     json: Json = False,
     fail_on: FailOn = "",
     follow: Annotated[
-        bool, typer.Option("--follow", help="Live report of a training that runs elsewhere.")
+        bool,
+        typer.Option("--follow", help="Live report of a training that runs in another process."),
     ] = False,
     plot: Annotated[
         bool,
         typer.Option("--plot", help=f"Draw {PICTURE_FILE} and {DEPTH_FILE} into the run's folder."),
     ] = False,
     modules: Annotated[
-        bool, typer.Option("--modules", help="All modules, not the blocks, here and under --plot.")
+        bool,
+        typer.Option("--modules", help="Show all modules instead of blocks, also with --plot."),
     ] = False,
     flow: Annotated[
         bool,
-        typer.Option("--flow", help="The newest traced batch; --epochs for older ones."),
+        typer.Option("--flow", help="Show the newest traced batch; --epochs selects older ones."),
     ] = False,
     html: Annotated[
         Path | None,
@@ -122,7 +123,7 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
     ] = None,
     thresholds: Annotated[
         Path | None,
-        typer.Option(help="TOML file with other limits, NAME = VALUE; others are the defaults."),
+        typer.Option(help="TOML file with other limits, one NAME = VALUE per line."),
     ] = None,
     **limits: float | None,
 ) -> None:
@@ -133,9 +134,9 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
     Limits such as --vanishing re-evaluate every finding.
     """
     if csv and json:
-        refuse("--csv and --json are two forms of the same; choose one")
+        refuse("--csv and --json exclude each other; choose one")
     if flow and (csv or json):
-        refuse(f"--flow is a table for the eye; the numbers are in {FLOW_FILE}")
+        refuse(f"--flow prints a table only; the numbers are in {FLOW_FILE}")
     if html is not None:
         _check_page(html)
     words = alarm_words("--fail-on", fail_on)

@@ -156,5 +156,5 @@ def _why_failed(session: Session | Launched, words: tuple[str, ...]) -> str:
         return str(error)
     reasons = [why_failed(report, words)]
     if session.is_broken and report.steps:
-        reasons += report.remarks or [f"not watched to its end: the run is {report.status}"]
+        reasons += report.remarks or [f"not watched to the end: the run is {report.status}"]
     return "; ".join(filter(None, reasons))

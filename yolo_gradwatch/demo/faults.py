@@ -149,7 +149,7 @@ def channels(block: Any) -> int:
 
 
 def _kill(model: Any) -> None:
-    """Make the units of block 17 put out zero for every input."""
+    """Make the units of block 17 output zero for every input."""
     conv = model.model[17]
     conv.act = nn.ReLU()
     nn.init.constant_(conv.bn.bias, -20.0)
@@ -187,27 +187,27 @@ def use_scaler(trainer: Any) -> None:
 
 
 FAULTS: dict[str, Fault] = {
-    "healthy": Fault("nothing is wrong: the control"),
+    "healthy": Fault("no fault: the control"),
     "saturated": Fault(
-        "six convolutions with Sigmoid and without normalization behind block 4",
+        "six convolutions with Sigmoid and without normalization after block 4",
         "vanishing",
         "model.4",
         change=behind(4, lambda channels: stack(channels, 6, nn.Sigmoid)),
     ),
     "gradient-cut": Fault(
-        "the gradient is multiplied by 1e-4 behind block 4",
+        "the gradient is multiplied by 1e-4 after block 4",
         "vanishing",
         "model.4",
         change=behind(4, lambda _: GradientFactor(1e-4)),
     ),
     "tanh-stack": Fault(
-        "a plain stack of 24 convolutions with Tanh behind block 6",
+        "a plain stack of 24 convolutions with Tanh after block 6",
         "vanishing",
         "model.6",
         change=behind(6, lambda channels: stack(channels, 24, nn.Tanh)),
     ),
     "dying-relu": Fault(
-        "the ReLU units of block 17 put out zero for every input", "dead", "model.17", change=_kill
+        "the ReLU units of block 17 output zero for every input", "dead", "model.17", change=_kill
     ),
     "detached": Fault(
         "the output of block 10 is cut off with detach()",
@@ -232,7 +232,7 @@ FAULTS: dict[str, Fault] = {
         begin=_spoil_gradient,
     ),
     "amp-overflow": Fault(
-        "under AMP's loss scaler, the gradient overflows behind block 6 in the first 20 steps",
+        "under AMP's loss scaler, the gradient overflows after block 6 in the first 20 steps",
         "nonfinite",
         "model.6",
         change=behind(6, lambda _: GradientFactor(torch.finfo(torch.float32).max, 20)),

@@ -116,8 +116,8 @@ class Logger(OutputBase):
                 self.begin(self._live)
         if self._live is None and self._is_asked:
             _LOG.warning(
-                "GradWatch: %s has no open run, so it gets nothing; is its setting on (yolo "
-                "settings)?",
+                "GradWatch: %s has no open run, so nothing is logged to it; is it enabled in "
+                "yolo settings?",
                 self.title,
             )
 

@@ -185,8 +185,8 @@ def _update_ratio(detail: Detail, members: Members) -> Floats | None:
 
 
 _SPARSE = (
-    "in the first 50 steps only from each power of two on, at an epoch's start, and around a step "
-    "that is not finite, else empty"
+    "in the first 50 steps only at powers of two, at the start of an epoch and around a step "
+    "that is not finite; otherwise empty"
 )
 
 QUANTITIES = (

@@ -56,7 +56,7 @@ def checked_header(path: Path, header: bytes, needed: Sequence[str]) -> tuple[st
     missing = [name for name in needed if name not in found]
     is_other = f"line 1 is not the header of {path.name}"
     if len(missing) > len(needed) / 2:
-        raise FormatError(path, f"{is_other}; is it a file of another tool?", line=1)
+        raise FormatError(path, f"{is_other}; was it written by another tool?", line=1)
     if missing:
         what = f"line 1: column {missing[0]!r} is missing; {RESTORE} with all its columns"
         raise FormatError(path, what, line=1, column=missing[0])
@@ -115,7 +115,7 @@ def check_calls(path: Path, table: pd.DataFrame) -> None:
     rows = np.flatnonzero((steps < 0) | ((steps == 0) & (orders <= 0))) + 1
     if rows.size:
         step, line = places[rows[0], 0], int(rows[0]) + 2
-        what = f"line {line}: step {step} is there again"
+        what = f"line {line}: step {step} is repeated"
         remedy = "two runs in one file? keep the lines of one"
         raise FormatError(path, f"{what}; {remedy}", line=line, column="step")
 

@@ -63,9 +63,9 @@ def folder_of(path: str | Path) -> Path:
 def _refuse(path: str | Path, given: Path) -> NoReturn:
     """Say why there is no run, and what to name."""
     if given.is_file():
-        raise FormatError(path, f"is a file; name its folder, or {WINDOWS_FILE}")
+        raise FormatError(path, f"is a file; pass its folder, or {WINDOWS_FILE}")
     lack = "no watched run in it" if given.is_dir() else "no such file or folder"
-    remedy = f"name the folder of a training that was watched, or its {WINDOWS_FILE}"
+    remedy = f"pass the folder of a watched training, or its {WINDOWS_FILE}"
     raise FormatError(path, f"{lack}; {remedy}")
 
 

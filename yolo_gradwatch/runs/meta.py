@@ -178,7 +178,7 @@ def _parsed(path: Path) -> dict[str, Any]:
         raise FormatError(path, f"not a table of names and values; {_RESTORE}", place="$")
     version = raw.get("format_version")
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        what = f"no format version ({printable(repr(version))}); {_RESTORE}"
+        what = f"not a format version ({printable(repr(version))}); {_RESTORE}"
         raise FormatError(path, what, place="$.format_version")
     if version > FORMAT_VERSION:
         what = (
@@ -220,7 +220,7 @@ def _misfits(meta: Meta) -> Iterator[tuple[str, str]]:
     """What has the right type and is impossible: where, and in a few words."""
     training = meta.options.training
     if meta.options.interval < 1:
-        yield "$.options.interval", f"{meta.options.interval} is no number of steps"
+        yield "$.options.interval", f"{meta.options.interval} is not a number of steps"
     for name in ("clip", "epochs"):
         if not isinstance(training.get(name) or 0, (int, float)):
             yield f"$.options.training.{name}", "not a number"

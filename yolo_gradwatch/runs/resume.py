@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-_ONE_ASIDE = "GradWatch starts a new %s, the old one is kept as *.old: %s"
+_ONE_ASIDE = "GradWatch starts a new %s; the old one is kept as *.old: %s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ def as_asked(options: dict[str, object], earlier: Run | None) -> dict[str, objec
 def _set_aside(folder: Path, error: Exception) -> None:
     """Keep files that cannot be continued, and say why."""
     _LOG.warning(
-        "GradWatch starts new files, the old ones are kept as *.old: %s",
+        "GradWatch starts new files; the old ones are kept as *.old: %s",
         error,
         exc_info=_LOG.isEnabledFor(logging.DEBUG),
     )

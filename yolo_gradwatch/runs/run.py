@@ -273,5 +273,5 @@ def _silent(folder: Path, meta: Meta) -> tuple[str, ...]:
     minutes = int(time.time() - (folder / WINDOWS_FILE).stat().st_mtime) // 60
     if meta.status != "running" or minutes < SILENT_MINUTES:
         return ()
-    remark = f"no end was written, and nothing for {minutes:,} min: was the training killed?"
+    remark = f"no end was written, and nothing at all for {minutes:,} min: was the training killed?"
     return (remark,)

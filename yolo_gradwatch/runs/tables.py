@@ -183,7 +183,7 @@ def _complete(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 def _lacking(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> tuple[str, ...]:
     """A sentence on columns that every version has and this file lacks."""
     lacking = [name for name in columns if name not in table and name not in schema.LATER]
-    remark = f"{path.name} lacks {', '.join(lacking)}: what needs it is not judged"
+    remark = f"{path.name} lacks {', '.join(lacking)}: rules that need it are not judged"
     return (remark,) if lacking else ()
 
 
@@ -218,7 +218,7 @@ def _torn(path: Path, content: bytes, end: int) -> tuple[str, ...]:
     lines = rest.count(b"\n") + (not rest.endswith(b"\n"))
     are = "lines are" if lines > 1 else "line is"
     remark = (
-        f"{path.name} has a torn end: from line {line} on, {lines} {are} left out (is it being "
-        "written, or was the training killed?)"
+        f"{path.name} ends in a torn line: from line {line} on, {lines} {are} left out (is it "
+        "being written, or was the training killed?)"
     )
     return (remark,)

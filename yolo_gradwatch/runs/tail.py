@@ -181,7 +181,7 @@ class Tail:
         try:
             table = tables.parse(content[begin:end], self._names)
         except ValueError:
-            what = "a line cannot be read; yolo-gradwatch review tells which"
+            what = "a line cannot be read; yolo-gradwatch review says which"
             raise FormatError(self._path, what) from None
         known = 1 if self._line else 0
         self._end += end - len(self._line)

@@ -157,7 +157,7 @@ class Notebook(OutputBase):
             with suppress(OSError):  # the picture is gone again
                 self._view.draw(pages.ended(self._report, self._board, self.picture))
         elif was_drawn:
-            note = "The watch is over before the training: this is the last that it saw."
+            note = "The watch ended before the training; this is the last state it saw."
             self._view.draw(pages.running(self._board, self._findings.values(), note))
 
 
@@ -171,7 +171,7 @@ def show_here(view: View) -> None:
     """Show a view in the cell that runs, or say that there is none."""
     view.is_asked = True
     if not view.show():
-        _LOG.warning("GradWatch: view() shows nothing here, because no notebook runs this code")
+        _LOG.warning("GradWatch: view() shows nothing here: this code does not run in a notebook")
 
 
 def show_files(folder: Path) -> None:
@@ -220,7 +220,7 @@ def _judge(judge: Judge, look: Look) -> None:
 def _quiet(seconds: float) -> str:
     if seconds < QUIET_SECONDS:
         return ""
-    return f"Nothing new for {int(seconds // 60)} min: a long step, or the training was killed."
+    return f"No new data for {int(seconds // 60)} min: a long step, or the training was killed."
 
 
 def _data(page: Page) -> dict[str, str]:

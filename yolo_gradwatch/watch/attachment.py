@@ -101,7 +101,7 @@ class Attachment:
         self._warn_if_dropped(target)
         if facts.is_trainer(target) and not ddp.launches_workers(target):
             if facts.has_begun(target):
-                _LOG.warning("GradWatch: this training has begun: attach before train()")
+                _LOG.warning("GradWatch: this training has already begun; attach before train()")
             else:
                 self.on_begin(target)  # a trainer's own routine start is over
 

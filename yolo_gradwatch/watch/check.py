@@ -115,12 +115,12 @@ def check_arguments(arguments: Mapping[str, object]) -> None:
     """
     if str(arguments.get("resume", "")).lower() not in _FALSE:
         raise Unfit(
-            "resume: check looks at the beginning of a training; leave resume out and name the "
-            "checkpoint as the model"
+            "resume: check looks at the start of a training; drop resume and pass the checkpoint "
+            "as the model"
         )
     data = arguments.get("data")
     if isinstance(data, (list, tuple)) or str(data).startswith(("[", "(")):
-        raise Unfit("data: check looks at one data set; name one of them")
+        raise Unfit("data: check looks at one data set; pass one of them")
 
 
 def check(

@@ -127,7 +127,7 @@ def _call(output: object, method: str, *args: object) -> None:
 
 def _warn(output: object, method: str, error: Exception) -> None:
     _LOG.warning(
-        "GradWatch: %s.%s raised %s: %s; it is off from now on, everything else goes on",
+        "GradWatch: %s.%s raised %s: %s; it is off from now on; everything else continues",
         getattr(output, "name", type(output).__qualname__),
         method,
         type(error).__name__,

@@ -48,7 +48,7 @@ class Guard:
             self._give_up(str(reason))
             _LOG.warning("GradWatch does not watch this training: %s", reason)
         except Exception as error:  # noqa: BLE001  # the one safety net
-            self._give_up(f"an error of its own, {type(error).__name__}: {error}")
+            self._give_up(f"an internal error, {type(error).__name__}: {error}")
             warn_of_own_error(error)
 
     def at_event(self, call: Callable[..., None], *args: Any) -> None:
@@ -79,12 +79,12 @@ class Guard:
             self._release()
 
     def _detach(self) -> None:
-        self.remarks = ("not watched to its end: the watch was detached",)
+        self.remarks = ("not watched to the end: the watch was detached",)
         self._end()
 
     def _give_up(self, why: str) -> None:
         self.is_broken = True
-        self.remarks = (f"not watched to its end: {why}",)
+        self.remarks = (f"not watched to the end: {why}",)
         with suppress(Exception):
             self.release()
 
@@ -92,7 +92,7 @@ class Guard:
 def warn_of_own_error(error: Exception) -> None:
     """Say that an error of ours has ended the watch; called while it is handled."""
     _LOG.warning(
-        "GradWatch stops watching because of an error of its own; the training goes on. "
+        "GradWatch stops watching because of an internal error; the training continues. "
         "Please report it, with the traceback that YOLO_GRADWATCH_DEBUG=1 in the environment "
         "shows: %s: %s",
         type(error).__name__,

@@ -76,7 +76,7 @@ class Keeping:
         self._has_warned = True
         remark = f"{LAST_HEALTHY} is not kept up to date: {why}"
         self._recorder.remarks.append(remark)
-        _LOG.warning("GradWatch: %s; the training goes on", remark)
+        _LOG.warning("GradWatch: %s; the training continues", remark)
 
     def _keep(self, trainer: Any) -> None:
         findings = self._diagnosing.diagnosis.findings.all.values()

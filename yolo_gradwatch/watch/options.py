@@ -65,7 +65,7 @@ def checked_outputs(outputs: object) -> tuple[object, ...]:
     chosen = tuple(outputs)
     for output in chosen:
         if isinstance(output, type):
-            raise TypeError(f"outputs: {output.__qualname__} is a class, give an object of it")
+            raise TypeError(f"outputs: {output.__qualname__} is a class; pass an instance")
         if not any(callable(getattr(output, method, None)) for method in METHODS):
             raise TypeError(
                 f"outputs: {_kind(output)} has none of the methods {', '.join(METHODS)}"

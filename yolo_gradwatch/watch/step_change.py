@@ -82,6 +82,6 @@ class StepChange:
     def _fail(self, error: Exception) -> None:
         self._updates = None
         if isinstance(error, MemoryError):
-            self._remarks.append("no more update ratios: too little memory on the device")
+            self._remarks.append("no more update ratios: not enough memory on the device")
         else:
             self._error = error

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-COMPILED = "no flow through the modules: torch.compile leaves no moment at which to read it"
+COMPILED = "no flow through the modules: torch.compile leaves no point at which to read it"
 
 
 class Tracing:
@@ -109,7 +109,7 @@ class Tracing:
         self._schedule = None
         what = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         self._remarks.append(f"no flow from step {self._at[1]:,} on: {what}")
-        _LOG.warning("GradWatch traces no more batches, all else goes on: %s", what)
+        _LOG.warning("GradWatch traces no more batches; everything else continues: %s", what)
 
 
 def _loss_scale(alive: weakref.ref[Any]) -> Tensor | None:

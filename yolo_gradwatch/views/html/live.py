@@ -46,7 +46,7 @@ class Page(NamedTuple):
 
 def waiting() -> Page:
     """Before the training begins."""
-    text = "GradWatch waits for a training."
+    text = "GradWatch is waiting for a training."
     return Page(f"<p>{text}</p>", text)
 
 
@@ -65,7 +65,7 @@ def running(board: Board, findings: Iterable[Finding], note: str = "") -> Page:
         f"<p><b>GradWatch</b> &nbsp;{_line(status(board))}</p>",
         *(f"<p>{escape(line)}</p>" for line in said),
         blocks(board),
-        *(map(finding_html, shown) if shown else ["<p>No finding so far.</p>"]),
+        *(map(finding_html, shown) if shown else ["<p>No findings so far.</p>"]),
         "</div>",
     ]
     text = [epoch_table(board).plain, *said, *(map(finding_line, shown))]

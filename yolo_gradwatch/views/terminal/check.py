@@ -34,7 +34,7 @@ _WHY = {
     "frozen": "frozen by the arguments, or fixed by design",
     "frozen_otherwise": "frozen otherwise",
     "unused": "without a gradient in any step",
-    "outside": "in no group of the optimizer",
+    "outside": "in no parameter group",
     "zero_rate": "at a learning rate of 0",
 }
 
@@ -75,7 +75,7 @@ def cost_text(cost: Cost) -> Text:
         Text("Time and memory", "bold"),
         Text(
             f"  An optimizer step{together} takes {duration(step)}; at most "
-            f"{cost.memory / _GIB:.1f}{device} GiB were taken {where}."
+            f"{cost.memory / _GIB:.1f}{device} GiB were used {where}."
         ),
         Text(
             f"  All {counted(cost.epochs, 'epoch')} of {counted(cost.batches, 'batch')}, about "
@@ -119,8 +119,8 @@ def _warming(run: Run) -> list[str]:
     if rate is None:
         return []
     now, later = rate
-    rates = f"the learning rate came to {now:.2g} of {later:.2g}"
-    return [f"  still in the warm-up: {rates}, and what it does at its highest was not seen"]
+    rates = f"the learning rate reached {now:.2g} of {later:.2g}"
+    return [f"  still in warm-up: {rates}; its effect at the maximum was not seen"]
 
 
 def _blocks(report: Report, run: Run, width: int | None) -> Text:
@@ -148,9 +148,9 @@ def _legend(run: Run, form: Format, *, is_narrow: bool) -> list[Text]:
     if last:
         lines += [
             f"RMS, zeros: of the output in step {last:,}{before}",
-            f"room: how often the largest output fits into {end}, the end of {form.name}",
+            f"room: how many times the largest output fits below {end}, the end of {form.name}",
         ]
-    lines.append("stored: the same of the weights and float16, in which checkpoints are stored")
+    lines.append("stored: the same for the weights and float16, the format of checkpoints")
     return [Text(f"  {line}", "dim") for line in lines]
 
 
@@ -219,7 +219,7 @@ def _losses(run: Run, width: int | None) -> Text:
         Column("last", [norm_text(item.last) for item in items]),
         Column("share", ["-" if math.isnan(i.share) else f"{i.share:.0%}" for i in items]),
     ]
-    heading = Text("Loss items, weighted as in the loss, and their shares of its sum", "bold")
+    heading = Text("Loss items as weighted in the loss, and their shares of the total", "bold")
     return Text("\n").join([heading, columns(table, width)])
 
 

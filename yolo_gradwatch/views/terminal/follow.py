@@ -60,7 +60,7 @@ def follow(
     view = _Terminal() if is_live else _Log(on_stderr=on_stderr)
     try:
         folder = _awaited(path, view)
-        view.say(Text(f"GradWatch follows {folder} (Ctrl+C to leave)", "dim"))
+        view.say(Text(f"GradWatch is following {folder} (Ctrl+C to leave)", "dim"))
         _watch(folder, partial(Judge, folder, limits), view)
     finally:
         view.close()
@@ -72,7 +72,7 @@ def _awaited(path: Path, view: _Terminal | _Log) -> Path:
     folder = _found(path)
     if folder is None:
         lack = "" if path.exists() else ", which does not exist yet"
-        text = f"GradWatch waits for a watched training in {path}{lack} (Ctrl+C to leave)"
+        text = f"GradWatch is waiting for a watched training in {path}{lack} (Ctrl+C to leave)"
         with suppress(FormatError, OSError):
             text = f"{_over(path)} is over, {text}"
         view.say(Text(text, "dim"))
@@ -85,8 +85,8 @@ def _awaited(path: Path, view: _Terminal | _Log) -> Path:
         if folder is None:
             is_there = path.exists()
             if was_there and not is_there:
-                raise FormatError(path, "the folder is gone, and no run was in it")
-            lack = "no training that goes on" if is_there else "the path does not exist yet"
+                raise FormatError(path, "the folder is gone, and it held no run")
+            lack = "no training is running" if is_there else "the path does not exist yet"
             view.wait(lack, time.monotonic() - began)
     return folder
 
@@ -214,7 +214,7 @@ class _Log:
         """Print now and then what has been missing, and for how long."""
         times = int(seconds // WAIT_SECONDS)
         if times > self._said:
-            self.say(f"GradWatch still waits, for {int(seconds // 60)} min: {lack}")
+            self.say(f"GradWatch has been waiting for {int(seconds // 60)} min: {lack}")
         self._said = times
 
     def show(self, board: Board, changes: list[FindingChange], quiet: float) -> None:
@@ -235,5 +235,5 @@ class _Log:
 def _quiet(seconds: float) -> str:
     minutes = int(seconds // 60)
     return (
-        f"nothing new for {minutes} min: a long step, or the training was killed" if minutes else ""
+        f"no new data for {minutes} min: a long step, or the training was killed" if minutes else ""
     )

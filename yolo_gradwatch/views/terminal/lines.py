@@ -34,7 +34,7 @@ def clip_line(board: Board) -> str:
     """What clipping leaves of the newest step, and which blocks its norm comes from."""
     left = f"factor {board.factor:.2g}"
     if math.isnan(board.factor):
-        left = "spreads what is not finite to every weight"
+        left = "spreads NaN or Inf to all weights"
     shares = [f"{name} {share:.0%}" for name, share in board.owners.items() if share >= 0.01]
     whose = f"  largest shares of the gradient: {', '.join(shares)}" if shares else ""
     return f"clip at {board.clip:g}: {left}{whose}"
@@ -60,7 +60,7 @@ def change_line(change: FindingChange) -> Text:
 def stop_line(finding: Finding) -> Text:
     """Why the training stops."""
     reason = f"{finding.rule} in {finding.module}"
-    return Text(f"GradWatch stops the training, as stop_on says: {reason}", "bold red")
+    return Text(f"GradWatch stops the training (stop_on): {reason}", "bold red")
 
 
 def end_report(report: Report) -> Text:

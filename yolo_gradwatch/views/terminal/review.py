@@ -94,7 +94,7 @@ _EVENTS = {
     "resume": "resumed",
     "nan_recovery": "recovered from NaN",
     "oom_restart": "restarted with half the batch",
-    "thaw": "joined by layers that thawed",
+    "thaw": "layers unfrozen",
 }
 
 

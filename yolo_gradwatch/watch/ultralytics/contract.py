@@ -54,7 +54,7 @@ def check_step(kind: type) -> None:
             if clipped and name.endswith(_READS):
                 raise Unwatchable(
                     f"{owner.__name__}.optimizer_step clips the gradients before scaler.unscale_ "
-                    "is called, so they cannot be read as they are. Leave that clip out, or call "
+                    "is called, so the raw gradients cannot be read. Remove that clip, or call "
                     "self.scaler.unscale_(self.optimizer) before it"
                 )
 
@@ -76,8 +76,8 @@ def skipped_unscale(kind: type) -> Unwatchable:
     """The optimizer of such a trainer stepped, and ``unscale_`` was not called before."""
     owner = next(o for o in inspect.getmro(kind) if "optimizer_step" in vars(o) or o is object)
     return Unwatchable(
-        "the optimizer stepped, but scaler.unscale_ was not called before, so that there was no "
-        "moment at which the gradients were whole and not yet clipped. " + _remedy(owner, _STEP)
+        "the optimizer stepped, but scaler.unscale_ was not called before, so the gradients "
+        "could not be read unscaled and unclipped. " + _remedy(owner, _STEP)
     )
 
 
@@ -89,7 +89,7 @@ def never_began(kind: type, event: str) -> Unwatchable:
 
 def unknown_bar() -> str:
     """What happens where `shows_bar` does not hold, and what to do."""
-    return f"there is no live panel, because the progress bar does not write as it did. {_update()}"
+    return f"no live panel: the progress bar does not write the way it used to. {_update()}"
 
 
 def shows_bar(bar: Callable[..., Any]) -> bool:
@@ -190,6 +190,6 @@ def _update() -> str:
     import ultralytics  # heavy; only a training pays for it
 
     return (
-        f"Ultralytics {ultralytics.__version__} works in another way than the versions that this "
+        f"Ultralytics {ultralytics.__version__} works differently from the versions that this "
         "yolo_gradwatch knows: update it (pip install -U yolo-gradwatch)"
     )

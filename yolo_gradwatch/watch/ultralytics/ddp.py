@@ -45,8 +45,8 @@ def dropped_callbacks() -> str:
 
     return (
         f"Ultralytics {ultralytics.__version__} drops callbacks when it trains on several GPUs, "
-        "so such a training is not watched: update it (pip install -U ultralytics), or train on "
-        "one GPU"
+        "so this training is not watched: update it (pip install -U "
+        "ultralytics), or train on one GPU"
     )
 
 
@@ -89,7 +89,7 @@ def before_launch(call: Callable[[Any], None]) -> Callable[[], None]:
         try:
             call(trainer)
         except Exception as error:  # noqa: BLE001  # there is no session yet that would catch it
-            _LOG.warning("GradWatch does not find this training again: %s", error)
+            _LOG.warning("GradWatch cannot find this training again: %s", error)
         return prepare(trainer)
 
     return replaced(module, "generate_ddp_command", watched_prepare)

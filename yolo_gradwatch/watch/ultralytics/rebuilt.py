@@ -210,9 +210,9 @@ def _words(lost: list[_Difference], source: str) -> str:
     shown = [f"{one.name}: {one.passed} in yours, {one.other} in training" for one in lost[:_MOST]]
     more = f", and {len(lost) - _MOST} more" if len(lost) > _MOST else ""
     said: str = printable(
-        "the model that is trained is not the one that was passed: Ultralytics rebuilt it from "
-        f"{source}, without what was changed there ({'; '.join(shown)}{more}). Make the change in "
-        "get_model() of a trainer of your own, or in the YAML."
+        "the trained model is not the one that was passed: Ultralytics rebuilt it from "
+        f"{source}, without the changes made to it ({'; '.join(shown)}{more}). Make the change "
+        "in get_model() of a custom trainer, or in the YAML."
     )
     return said
 

@@ -91,8 +91,8 @@ class Short:
         """
         if ddp.launches_workers(trainer) or facts.replicas(trainer) > 1:
             raise Refused(
-                "check trains in this process, on one device: name one, as in device=0, with the "
-                "batch size that one gets"
+                "check trains in this process, on one device: pass one, as in device=0, with the "
+                "batch size of one device"
             )
         without_loggers(trainer.callbacks)
         hooks.add_callback(trainer, "on_train_start", self._count_steps)
@@ -158,7 +158,7 @@ class Short:
         if not is_first and not bool(trainer.loss.isfinite()):
             self.remarks.append(
                 f"ended after step {self._done:,}: the loss was not finite at the end of epoch "
-                f"{facts.epoch_of(trainer)}, where a training goes back to its last checkpoint"
+                f"{facts.epoch_of(trainer)}, where a training would go back to its last checkpoint"
             )
             raise hooks.Ended
         if trainer.epoch + 1 >= facts.epochs_of(trainer):
