@@ -1,6 +1,7 @@
 # make demo        the main job: train YOLO26n on drawn shapes, watched (no download of data)
 # make test        everything that a change must pass: lint, types, tests with real trainings
 # make test-fast   the tests without trainings, processes and browsers, in a minute on two cores
+# make docs        the documentation as a site, in site/; fails on a dead link or name
 # make coverage    make test, and which lines no test runs: a quarter slower
 # Each makes its own virtual environment first; VENV=... puts it elsewhere.
 
@@ -8,7 +9,7 @@ VENV ?= .venv
 PYTHON ?= python3
 RUN := $(VENV)/bin/python -m
 
-.PHONY: demo test coverage test-fast lint clean
+.PHONY: demo test coverage test-fast lint docs clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/yolo-gradwatch demo
@@ -28,6 +29,9 @@ lint: $(VENV)/.installed-dev
 	$(RUN) mypy
 	$(VENV)/bin/lint-imports
 
+docs: $(VENV)/.installed-docs
+	$(VENV)/bin/zensical build --strict --clean
+
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) pip install --quiet --editable .
@@ -37,5 +41,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(RUN) pip install --quiet --editable '.[dev]'
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(RUN) pip install --quiet --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv .coverage .mypy_cache .pytest_cache .ruff_cache gradwatch-demo runs
+	rm -rf .venv .coverage .mypy_cache .pytest_cache .ruff_cache gradwatch-demo runs site

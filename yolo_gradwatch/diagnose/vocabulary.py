@@ -1,4 +1,4 @@
-"""The words that name rules: in options, in the help of the commands and in the README."""
+"""The words that name rules: in options, in the help of the commands and in the documentation."""
 
 from __future__ import annotations
 
