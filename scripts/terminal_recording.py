@@ -15,6 +15,7 @@ import argparse
 import fcntl
 import os
 import pty
+import shutil
 import struct
 import subprocess
 import tempfile
@@ -55,8 +56,12 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=14)
     parser.add_argument("command", nargs="+")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="recording-") as folder:
-        screens = recorded(given.command, Path(folder))
+    folder = Path(tempfile.gettempdir()) / "yolo"  # its name is in the picture
+    folder.mkdir()
+    try:
+        screens = recorded(given.command, folder)
+    finally:
+        shutil.rmtree(folder)
     shown = [one for one in screens if any("history" in text(line) for line in one)]
     step = max(1, len(shown) // (given.frames - 1))
     frames = [*shown[:-1:step][: given.frames - 1], shown[-1]]
