@@ -171,7 +171,9 @@ SHOWN: dict[str, Shown] = {
     "vanishing": Shown(FAULTS["saturated"]),
     "exploding": Shown(MORE["large-factor"], V8),
     "loss_imbalance": Shown(MORE["box-gain"], V8),
-    "collapse": Shown(Fault("the loss is multiplied by 1e-5 from step 31 on", begin=loss_times(1e-5, 31))),
+    "collapse": Shown(
+        Fault("the loss is multiplied by 1e-5 from step 31 on", begin=loss_times(1e-5, 31))
+    ),
     "total_high": Shown(MORE["huge-loss"], V8),
     "total_low": Shown(Fault("the loss is multiplied by 1e-7", begin=loss_times(1e-7))),
     "dead_branch": Shown(MORE["box-zero"], V8),
@@ -180,16 +182,25 @@ SHOWN: dict[str, Shown] = {
     ),
     "small_weights": Shown(MORE["small-init"], V8),
     "leaf_vanishing": Shown(
-        Fault("the gradient of one weight is multiplied by 1e-3", begin=weight_gradient_times(1e-3)), V8
+        Fault(
+            "the gradient of one weight is multiplied by 1e-3", begin=weight_gradient_times(1e-3)
+        ),
+        V8,
     ),
     "leaf_exploding": Shown(
-        Fault("the gradient of one weight is multiplied by 1,000", begin=weight_gradient_times(1e3)), V8
+        Fault(
+            "the gradient of one weight is multiplied by 1,000", begin=weight_gradient_times(1e3)
+        ),
+        V8,
     ),
     "large_weights": Shown(MORE["large-init"], V8),
     "initial_loss": Shown(MORE["large-head"], V8),
     "rate_jump": Shown(MORE["rate-jump"], V8),
     "weight_jump": Shown(
-        Fault("from step 301 on, each step moves the weights 50 times as far", begin=at_step(301, _hurry)),
+        Fault(
+            "from step 301 on, each step moves the weights 50 times as far",
+            begin=at_step(301, _hurry),
+        ),
         V8,
         330,
         SGD,
@@ -203,16 +214,23 @@ SHOWN: dict[str, Shown] = {
             begin=_few_overflows,
         )
     ),
-    "loss_nonfinite": Shown(Fault("cls_loss is reported as NaN in step 21", change=_spoil_item), V8),
+    "loss_nonfinite": Shown(
+        Fault("cls_loss is reported as NaN in step 21", change=_spoil_item), V8
+    ),
     "few_objects": Shown(
         Fault("12 of 16 images are background"), V8, 120, {"batch": 1, "nbs": 1}, 12
     ),
     "starved_scale": Shown(Fault("no object is large enough for P5"), V8, 300),
     "zero_loss": Shown(Fault("dfl=0", options={"dfl": 0.0}), V8),
-    "zero_rate": Shown(Fault("the second group of the optimizer has a learning rate of 0", begin=_rest), V8),
+    "zero_rate": Shown(
+        Fault("the second group of the optimizer has a learning rate of 0", begin=_rest), V8
+    ),
     "frozen": Shown(Fault("block 4 is frozen in step 21", begin=at_step(STRIKES, _freeze))),
     "slow_branch": Shown(
-        Fault("block 6 is a residual branch behind a factor of 1e-6", change=_scale_block), V8, 48, SGD
+        Fault("block 6 is a residual branch behind a factor of 1e-6", change=_scale_block),
+        V8,
+        48,
+        SGD,
     ),
 }
 """By the rule that it shows."""

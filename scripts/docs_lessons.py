@@ -13,7 +13,7 @@ from unittest import mock
 import numpy as np
 import torch
 from docs_faults import V8, Shown, loss_times
-from docs_pictures import PICTURES, keep, trained, write_json
+from docs_runs import PICTURES, keep, trained, write_json
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -180,7 +180,7 @@ def clipping() -> dict[str, Any]:
         fault = Fault("", begin=loss_times(1e5, SPIKE, SPIKE))
         options = {"optimizer": "SGD", "lr0": 0.002}
         untouched = mock.patch.object(
-            torch.nn.utils, "clip_grad_norm_", lambda *_args, **_kwargs: torch.tensor(0.0)
+            torch.nn.utils, "clip_grad_norm_", return_value=torch.tensor(0.0)
         )
         if name == "without":
             untouched.start()
@@ -245,4 +245,3 @@ def _draw_two(series: dict[str, Any], labels: dict[str, str], name: str) -> None
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize=9)
     keep(figure, name)
-

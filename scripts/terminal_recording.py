@@ -1,6 +1,6 @@
-"""Record a command in a real terminal as an animated SVG picture, for the documentation.
+r"""Record a command in a real terminal as an animated SVG picture, for the documentation.
 
-    python scripts/terminal_recording.py docs/live.svg [--frames 14] -- \\
+    python scripts/terminal_recording.py docs/live.svg [--frames 14] -- \
         yolo-gradwatch demo --fault gradient-cut --epochs 6
 
 The command runs in a pseudo-terminal, an emulator (pyte) keeps its screen, and frames are taken
@@ -41,9 +41,16 @@ LAST = 4
 """Frames that the last one counts for."""
 
 COLOURS = {
-    **{"default": "#c9d1d9", "black": "#6e7681", "red": "#ff7b72", "green": "#7ee787"},
-    **{"brown": "#e3b341", "blue": "#79c0ff", "magenta": "#d2a8ff", "cyan": "#76e3ea"},
-    **{"white": "#f0f6fc", "brightblack": "#8b949e"},
+    "default": "#c9d1d9",
+    "black": "#6e7681",
+    "red": "#ff7b72",
+    "green": "#7ee787",
+    "brown": "#e3b341",
+    "blue": "#79c0ff",
+    "magenta": "#d2a8ff",
+    "cyan": "#76e3ea",
+    "white": "#f0f6fc",
+    "brightblack": "#8b949e",
 }
 Line: TypeAlias = tuple[tuple[int, str, str, bool], ...]
 """Pieces of a line: column, text, colour, bold."""
@@ -129,14 +136,14 @@ def drawn(frames: list[list[Line]], title: str) -> Iterator[str]:
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
         f'width="{width:g}" height="{height:g}" font-family="ui-monospace, Menlo, Consolas, '
-        f"'DejaVu Sans Mono', monospace\" font-size=\"13\">\n<style>\ntext{{white-space:pre}}\n"
+        f'\'DejaVu Sans Mono\', monospace" font-size="13">\n<style>\ntext{{white-space:pre}}\n'
     )
     last = len(frames) - 1
     for number, when in enumerate(spans):
         if len(when) <= last:
             yield _timed(number, set(when), last, count)
     yield "@media(prefers-reduced-motion){g{animation:none!important}}\n</style>\n"
-    yield f'<rect width="100%" height="100%" rx="8" fill="#0d1117"/>\n'
+    yield '<rect width="100%" height="100%" rx="8" fill="#0d1117"/>\n'
     for x, colour in ((16, "#ff5f56"), (34, "#ffbd2e"), (52, "#27c93f")):
         yield f'<circle cx="{x}" cy="15" r="5.5" fill="{colour}"/>\n'
     yield (
@@ -153,10 +160,8 @@ def drawn(frames: list[list[Line]], title: str) -> Iterator[str]:
 
 def _timed(number: int, when: set[int], last: int, count: int) -> str:
     """The animation of what shows in some frames: opacity, changed at once."""
-    marks = []
-    for at in range(last + 1):
-        if at == 0 or (at in when) != (at - 1 in when):
-            marks.append(f"{100 * at / count:.4g}%{{opacity:{int(at in when)}}}")
+    turns = (at for at in range(last + 1) if at == 0 or (at in when) != (at - 1 in when))
+    marks = [f"{100 * at / count:.4g}%{{opacity:{int(at in when)}}}" for at in turns]
     rest = int(last in when)
     return (
         f"@keyframes k{number}{{{''.join(marks)}100%{{opacity:{rest}}}}}"

@@ -35,7 +35,9 @@ def blocks():
     """Each fenced block with its page, its language and its line."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        for found in re.finditer(r"^( *)```(\w*)( notest)?\n(.*?)^\1```$", text, re.M | re.S):
+        for found in re.finditer(
+            r"^( *)```(\w*)( notest)?\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL
+        ):
             indent, language, is_left_out, code = found.groups()
             code = re.sub(rf"^{indent}", "", code, flags=re.MULTILINE)
             line = text.count("\n", 0, found.start()) + 1

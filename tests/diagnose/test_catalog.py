@@ -13,10 +13,9 @@ from rule_cases import FIVE, RUNS, WORDED
 from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.finding import Alert, Finding
 from yolo_gradwatch.diagnose.thresholds import Thresholds
-from yolo_gradwatch.diagnose.vocabulary import ALARMS, alarms, matches, table
+from yolo_gradwatch.diagnose.vocabulary import ALARMS, alarms, matches
 from yolo_gradwatch.measure.layout import WHOLE
 
-FINDINGS = REPOSITORY / "docs" / "findings.md"
 FILES = REPOSITORY / "docs" / "files.md"
 
 NOTICES = [name for name, rule in RULES.items() if rule.severity == "notice"]
@@ -57,17 +56,6 @@ def test_the_windows_that_a_rule_needs_follow_the_limits():
         is_patience = rule.unit == "windows" and rule.threshold
         own = getattr(limits, rule.threshold) if is_patience else len(RUNS[name].windows)
         assert rule.needs(limits) == own
-
-
-def test_the_page_of_findings_has_the_table_of_the_catalogue(request):
-    text = FINDINGS.read_text(encoding="utf-8")
-    before, _, rest = text.partition("<!-- rules -->\n")
-    shown, end, after = rest.partition("<!-- end of rules -->\n")
-    if request.config.getoption("--rewrite-golden"):
-        FINDINGS.write_text(f"{before}<!-- rules -->\n{table()}{end}{after}", encoding="utf-8")
-        shown = table()
-    assert end
-    assert shown == table()
 
 
 def test_the_page_of_files_names_the_rules_that_keep_evidence():
