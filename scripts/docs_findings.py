@@ -63,9 +63,8 @@ def page() -> str:
 
 
 def _row(rule: Rule) -> str:
-    kind = f"`{rule.kind}`" if rule.kind else ""
     limit = f"{getattr(Thresholds(), rule.threshold):,g}" if rule.threshold else ""
-    words = (f"[`{rule.name}`](#{rule.name})", kind, rule.severity, limit, rule.meaning)
+    words = (f"[`{rule.name}`](#{rule.name})", rule.kind, rule.severity, limit, rule.meaning)
     return f"| {' | '.join(words)} |\n"
 
 
@@ -76,7 +75,7 @@ def section(
     examples: Mapping[str, Any],
 ) -> str:
     """All that is known of a rule."""
-    lines = [f"## {rule.name} {{ #{rule.name} }}", "", _kind(rule), ""]
+    lines = [f"## {rule.name}", "", _kind(rule), ""]
     lines += [f"**It means:** {_capital(rule.meaning)}.", ""]
     lines += [f"**It does not mean:** {rule.not_meaning}.", ""]
     lines += [f"**Arithmetic.** {arithmetic()[rule.name]}", ""]
@@ -102,7 +101,7 @@ def _tried(rule: Rule, remedies: list[dict[str, str]]) -> Iterator[str]:
     own = [row for row in remedies if row["finding"].startswith(f"`{rule.name}`")]
     if not own:
         if rule.severity != "notice":
-            yield from ("No trial of this remedy has been run.", "")
+            yield from ("**Was it proven?** No trial of this remedy has been run.", "")
         return
     helped = sum(row["helped"] == "yes" for row in own)
     yield f"**Was it proven?** The first advice helped in {helped} of {len(own)} planted faults:"
