@@ -15,6 +15,7 @@ import argparse
 import fcntl
 import os
 import pty
+import re
 import shutil
 import struct
 import subprocess
@@ -69,7 +70,7 @@ def main() -> None:
         screens = recorded(given.command, folder)
     finally:
         shutil.rmtree(folder)
-    shown = [one for one in screens if any("history" in text(line) for line in one)]
+    shown = [one for one in screens if any(re.search(r"step [1-9]", text(line)) for line in one)]
     step = max(1, len(shown) // (given.frames - 1))
     frames = [*shown[:-1:step][: given.frames - 1], shown[-1]]
     svg = "".join(drawn(frames, " ".join(given.command)))

@@ -35,29 +35,25 @@ def blocks():
     """Each fenced block with its page, its language and its line."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        for found in re.finditer(
-            r"^( *)```(\w*)( notest)?\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL
-        ):
-            indent, language, is_left_out, code = found.groups()
+        for found in re.finditer(r"^( *)```(\w*)\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL):
+            indent, language, code = found.groups()
             code = re.sub(rf"^{indent}", "", code, flags=re.MULTILINE)
             line = text.count("\n", 0, found.start()) + 1
-            yield pytest.param(language, bool(is_left_out), code, id=f"{name_of(page)}:{line}")
+            yield pytest.param(language, code, id=f"{name_of(page)}:{line}")
 
 
 BLOCKS = list(blocks())
 
 
 def of(*languages):
-    return [one for one in BLOCKS if one.values[0] in languages and not one.values[1]]
+    return [one for one in BLOCKS if one.values[0] in languages]
 
 
 # --- code -----------------------------------------------------------------------------------------
 
 
-def test_every_block_has_a_language_and_one_alone_is_not_run():
-    languages = {one.values[0] for one in BLOCKS}
-    assert languages == {"python", "bash", "text", "toml"}
-    assert len([one for one in BLOCKS if one.values[1]]) == 1
+def test_every_block_has_a_language():
+    assert {one.values[0] for one in BLOCKS} == {"python", "bash", "text", "toml"}
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +75,8 @@ def at_work(tmp_path_factory):
 
 
 @pytest.mark.train
-@pytest.mark.parametrize(("language", "is_left_out", "code"), of("python"))
-def test_the_code_in_python_runs(language, is_left_out, code, at_work, monkeypatch):
+@pytest.mark.parametrize(("language", "code"), of("python"))
+def test_the_code_in_python_runs(language, code, at_work, monkeypatch):
     """With a small model and small images, in one epoch; anything else is as it is written."""
     from ultralytics.engine.model import Model
 
@@ -107,8 +103,8 @@ def commands(code):
     return [words for words in lines if words]
 
 
-@pytest.mark.parametrize(("language", "is_left_out", "code"), of("bash"))
-def test_the_commands_and_their_options_are_known(language, is_left_out, code):
+@pytest.mark.parametrize(("language", "code"), of("bash"))
+def test_the_commands_and_their_options_are_known(language, code):
     group = typer.main.get_command(app)
     targets = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     for program, *words in commands(code):
@@ -123,8 +119,8 @@ def test_the_commands_and_their_options_are_known(language, is_left_out, code):
             assert [program, *words[:1]] in (["pip", "install"], ["yolo", "settings"])
 
 
-@pytest.mark.parametrize(("language", "is_left_out", "code"), of("toml"))
-def test_the_limits_are_some(language, is_left_out, code):
+@pytest.mark.parametrize(("language", "code"), of("toml"))
+def test_the_limits_are_some(language, code):
     from yolo_gradwatch import Thresholds
 
     assert Thresholds.from_mapping(tomllib.loads(code)) != Thresholds()
