@@ -2,6 +2,7 @@
 # make demo        the main job: train YOLO26n on drawn shapes, watched (no download of data)
 # make test        everything that a change must pass: lint, types, tests with real trainings
 # make test-fast   the tests without trainings, processes and browsers, in a minute on two cores
+# make docs        the documentation as a site, in site/; fails on a dead link or name
 # make coverage    make test, and which lines no test runs: a quarter slower
 # Each makes its own virtual environment first; VENV=... puts it elsewhere.
 
@@ -9,7 +10,7 @@ VENV ?= .venv
 PYTHON ?= python3
 RUN := $(VENV)/bin/python -m
 
-.PHONY: setup demo test coverage test-fast lint clean
+.PHONY: setup demo test coverage test-fast lint docs clean
 
 setup: $(VENV)/.installed-dev
 	$(RUN) pre_commit install
@@ -32,6 +33,9 @@ lint: $(VENV)/.installed-dev
 	$(RUN) mypy
 	$(VENV)/bin/lint-imports
 
+docs: $(VENV)/.installed-docs
+	$(VENV)/bin/zensical build --strict --clean
+
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) pip install --quiet --editable .
@@ -41,5 +45,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(RUN) pip install --quiet --editable '.[dev]'
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(RUN) pip install --quiet --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv .coverage .mypy_cache .pytest_cache .ruff_cache gradwatch-demo runs
+	rm -rf .venv .coverage .mypy_cache .pytest_cache .ruff_cache gradwatch-demo runs site

@@ -1,4 +1,4 @@
-"""Watch a training in JupyterLab, in a browser, and keep a picture of it for the README.
+"""Watch a training in JupyterLab, in a browser, and keep a picture of it for the documentation.
 
     python scripts/notebook_picture.py docs/notebook.png --kernel PYTHON
 

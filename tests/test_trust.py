@@ -561,7 +561,7 @@ def test_a_link_in_the_place_of_a_drawing_is_replaced(tmp_path, victim, option, 
 
 LOOKED_UP = {
     1: (
-        "__init__ diagnose/record diagnose/vocabulary loggers/logger loggers/scalars "
+        "__init__ diagnose/record loggers/logger loggers/scalars "
         "measure/layout runs/writer views/compare views/html/hover views/paired views/summary "
         "views/terminal/console views/terminal/stand_in watch/fanout watch/ultralytics/rebuilt"
     ),

@@ -29,7 +29,7 @@ watch = GradWatch(live=False).attach(model)
 before = watch.report().status if int(os.environ["RANK"]) else None
 model.train(trainer=TwoProcesses, **options)
 report = watch.report()
-print(report)  # noqa: T201  # as the README does
+print(report)  # noqa: T201  # as the guide does
 note = {
     "warned": warned,
     "before": before,

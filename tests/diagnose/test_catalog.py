@@ -13,10 +13,10 @@ from rule_cases import FIVE, RUNS, WORDED
 from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.finding import Alert, Finding
 from yolo_gradwatch.diagnose.thresholds import Thresholds
-from yolo_gradwatch.diagnose.vocabulary import ALARMS, alarms, matches, table
+from yolo_gradwatch.diagnose.vocabulary import ALARMS, alarms, matches
 from yolo_gradwatch.measure.layout import WHOLE
 
-README = REPOSITORY / "README.md"
+FILES = REPOSITORY / "docs" / "files.md"
 
 NOTICES = [name for name, rule in RULES.items() if rule.severity == "notice"]
 LIMITED = [name for name, rule in RULES.items() if rule.threshold]
@@ -58,20 +58,9 @@ def test_the_windows_that_a_rule_needs_follow_the_limits():
         assert rule.needs(limits) == own
 
 
-def test_readme_has_the_table_of_the_catalogue(request):
-    text = README.read_text(encoding="utf-8")
-    before, _, rest = text.partition("<!-- rules -->\n")
-    shown, end, after = rest.partition("<!-- end of rules -->\n")
-    if request.config.getoption("--rewrite-golden"):
-        README.write_text(f"{before}<!-- rules -->\n{table()}{end}{after}", encoding="utf-8")
-        shown = table()
-    assert end
-    assert shown == table()
-
-
-def test_readme_names_the_rules_that_keep_evidence():
+def test_the_page_of_files_names_the_rules_that_keep_evidence():
     (sentence,) = re.findall(
-        r"step-N+\.json` is written for (.*)\s\(at most", README.read_text("utf-8")
+        r"step-N+\.json` is written for (.*)\s\(at most", FILES.read_text("utf-8")
     )
     kept = {name for name, rule in RULES.items() if rule.keeps_evidence}
     assert set(re.findall(r"`(\w+)`", sentence)) == kept

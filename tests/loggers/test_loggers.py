@@ -26,7 +26,7 @@ from yolo_gradwatch.loggers.logger import Logger
 from yolo_gradwatch.loggers.scalars import MOST_BLOCKS, scalars
 
 LAYOUT = layout_of()
-README = REPOSITORY / "README.md"
+PAGE = REPOSITORY / "docs" / "guides" / "loggers.md"
 
 
 class Noted(Logger):
@@ -251,12 +251,12 @@ def test_a_watch_is_pickled_with_its_loggers():
     assert options == replace(watch._attachment._options)
 
 
-def test_readme_has_the_table_of_the_loggers(request):
-    text = README.read_text(encoding="utf-8")
+def test_the_guide_has_the_table_of_the_loggers(request):
+    text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition("<!-- loggers -->\n")
     shown, end, after = rest.partition("<!-- end of loggers -->\n")
     if request.config.getoption("--rewrite-golden"):
-        README.write_text(f"{before}<!-- loggers -->\n{table()}{end}{after}", encoding="utf-8")
+        PAGE.write_text(f"{before}<!-- loggers -->\n{table()}{end}{after}", encoding="utf-8")
         shown = table()
     assert end
     assert shown == table()

@@ -19,7 +19,7 @@ from yolo_gradwatch.measure.quantities import NAMES, QUANTITIES, Measured
 from yolo_gradwatch.measure.sample import Change, Detail, Weights
 from yolo_gradwatch.runs.schema import WINDOWS_FILE, header_of
 
-README = REPOSITORY / "README.md"
+FILES = REPOSITORY / "docs" / "files.md"
 
 PARTS = [
     *(Part("model.0.conv", 12), Part("model.0.bn", 2, is_weight=False)),
@@ -180,14 +180,14 @@ def test_a_row_is_whole(row):
     assert row.unknown(2).dtype == row.dtype
 
 
-def test_readme_lists_the_columns_as_the_rows_do(request):
+def test_the_page_of_files_lists_the_columns_as_the_rows_do(request):
     """``pytest --rewrite-golden`` writes them into the table of the file's columns."""
     rows = "".join(f"| `{row.name}` | {row.meaning} |\n" for row in QUANTITIES)
-    text = README.read_text(encoding="utf-8")
+    text = FILES.read_text(encoding="utf-8")
     before, found, after = re.fullmatch(
         r"(.*\n\| `clipped` [^\n]*\n)((?:\|[^\n]*\n)+)(.*)", text, re.DOTALL
     ).groups()
     if request.config.getoption("--rewrite-golden"):
-        README.write_text(f"{before}{rows}{after}", encoding="utf-8", newline="\n")
+        FILES.write_text(f"{before}{rows}{after}", encoding="utf-8", newline="\n")
         found = rows
     assert found == rows

@@ -93,7 +93,7 @@ def limits() -> list[inspect.Parameter]:
             annotation=Annotated[
                 (int if field.type == "int" else float) | None,
                 typer.Option(
-                    help=f"Default {field.default:g}; see the README.",
+                    help=f"Default {field.default:g}; see the docs.",
                     show_default=False,
                     rich_help_panel="Limits, overriding those of the training",
                 ),

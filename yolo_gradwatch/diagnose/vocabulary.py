@@ -1,4 +1,4 @@
-"""The words that name rules: in options, in the help of the commands and in the README."""
+"""The words that name rules: in options, in the help of the commands and in the documentation."""
 
 from __future__ import annotations
 
@@ -6,24 +6,17 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.diagnose.catalog import RULES
-from yolo_gradwatch.diagnose.thresholds import Thresholds, shown
+from yolo_gradwatch.diagnose.thresholds import shown
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from yolo_gradwatch.diagnose.finding import Finding
-    from yolo_gradwatch.diagnose.rule import Rule
 
 ALARMS = tuple(
     sorted({word for rule in RULES.values() if rule.kind for word in (rule.name, rule.kind)})
 )
 """The rules and kinds that a run can be stopped or failed on."""
-
-HEADINGS = (
-    *("rule", "kind", "severity", "limit and its default"),
-    *("what it means", "what it does *not* mean", "what to try"),
-)
-"""Of the table of rules."""
 
 
 def alarms(option: str, words: object) -> tuple[str, ...]:
@@ -51,27 +44,3 @@ def is_named(rule: str, words: Collection[str]) -> bool:
 def matches(finding: Finding, words: Collection[str]) -> bool:
     """Whether rules or kinds that a user named speak of this finding; never of a notice."""
     return is_named(finding.rule, words) and finding.severity != "notice"
-
-
-def table() -> str:
-    """The rules as a table in Markdown, alarms first, the worst ones at the top."""
-    order = {severity: n for n, severity in enumerate(("critical", "warning", "notice"))}
-    rules = sorted(RULES.values(), key=lambda rule: order[rule.severity])
-    rows = [HEADINGS, ("---",) * len(HEADINGS), *map(_cells, rules)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def _cells(rule: Rule) -> tuple[str, ...]:
-    kind = f"`{rule.kind}`" if rule.kind else ""
-    return (
-        *(f"`{rule.name}`", kind, rule.severity, _limit(rule)),
-        *(rule.meaning, rule.not_meaning, rule.remedy),
-    )
-
-
-def _limit(rule: Rule) -> str:
-    """The field of the thresholds with its default; "" for a rule without one."""
-    if not rule.threshold:
-        return ""
-    default = f"{getattr(Thresholds(), rule.threshold):g}".replace("e+0", "e")
-    return f"`{rule.threshold} = {default}`"

@@ -46,7 +46,7 @@ class Logger(OutputBase):
         name: As the user writes it.
         title: As its makers write it.
         integration: Module of Ultralytics' callbacks.
-        axis: When it gets numbers and by what, for README, like the fields that end in ``_as``.
+        axis: When it gets numbers and by what, for the docs, like the fields that end in ``_as``.
         records_tensorboard: Whether it has what TensorBoard is sent, without our doing.
         by_epoch: Whether it gets numbers once an epoch instead of once a window.
     """

@@ -1,7 +1,7 @@
 """What is measured of every module: a row a quantity.
 
 A new quantity is a row of `QUANTITIES` with its fold, and a field of `Measured`. Windows, the
-columns of ``gradwatch.csv``, the tables of a run and README follow.
+columns of ``gradwatch.csv``, the tables of a run and the documentation follow.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Quantity:
         name: Of the column in ``gradwatch.csv``, and of the field of `Measured`.
         dtype: float32, of which NaN means that there is no such number, or int64.
         fold: How steps become a window's value.
-        meaning: What README's table of columns says.
+        meaning: What the documentation's table of columns says.
         over_run: Columns that it has in the table of a run.
         since: Format version that brought the column; older files lack it.
         logged: What experiment loggers put before the name of a block; None if they do not get it.

@@ -1,0 +1,236 @@
+"""Faults to plant for the pictures of the documentation: one for each rule that a fault can fire.
+
+Most are those of the demo and of the benchmarks; the others are here. Two rules have none, because
+they need a training that has converged: ``stray_step`` and ``converged``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import torch
+from more_faults import MORE, STRIKES
+from torch import nn
+
+from yolo_gradwatch.demo.faults import FAULTS, Fault, GradientFactor, behind, use_scaler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+V8, V26 = "yolov8n.yaml", "yolo26n.yaml"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A training that shows a rule.
+
+    Attributes:
+        fault: What is planted.
+        model: To train from scratch.
+        steps: Optimizer steps.
+        options: Arguments of the training.
+        empty: Of 16 images, how many are without objects.
+    """
+
+    fault: Fault
+    model: str = V26
+    steps: int = 48
+    options: dict[str, Any] = field(default_factory=dict)
+    empty: int = 0
+
+
+class LayerScale(nn.Module):
+    """A block as a residual branch behind a small factor."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.block, self.gamma = block, nn.Parameter(torch.tensor(1e-6))
+        for name in ("f", "i", "type", "np"):
+            setattr(self, name, getattr(block, name))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The input, and a little of what the block makes of it."""
+        scaled: Tensor = x + self.gamma * self.block(x)
+        return scaled
+
+
+def at_step(step: int, act: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Act on the trainer before one batch."""
+
+    def begin(trainer: Any) -> None:
+        batches = count(1)
+
+        def on_batch(trainer: Any) -> None:
+            if next(batches) == step:
+                act(trainer)
+
+        trainer.add_callback("on_train_batch_start", on_batch)
+
+    return begin
+
+
+def loss_times(factor: float, first: int = 1, last: int = 10**9) -> Callable[[Any], None]:
+    """Multiply the loss of some steps."""
+
+    def begin(trainer: Any) -> None:
+        scale, batches = trainer.scaler.scale, count(1)
+
+        def scaled(loss: Tensor) -> Tensor:
+            return scale(loss * (factor if first <= next(batches) <= last else 1.0))
+
+        trainer.scaler.scale = scaled
+
+    return begin
+
+
+def weight_gradient_times(factor: float) -> Callable[[Any], None]:
+    """Multiply the gradient of one weight of block 4."""
+
+    def begin(trainer: Any) -> None:
+        weight = trainer.model.model[4].m[0].cv2.conv.weight
+        weight.register_hook(lambda gradient: gradient * factor)
+
+    return begin
+
+
+def _swell(trainer: Any) -> None:
+    trainer.model.model[5].bn.running_var.fill_(1e9)
+
+
+def _kill_most(net: Any) -> None:
+    conv = net.model[5]
+    conv.act = nn.ReLU()
+    conv.bn.bias.data[: int(0.6 * len(conv.bn.bias))] = -20.0
+
+
+def _freeze(trainer: Any) -> None:
+    trainer.model.model[4].requires_grad_(requires_grad=False)
+
+
+def _rest(trainer: Any) -> None:
+    group = trainer.optimizer.param_groups[1]
+    group["lr"] = group["initial_lr"] = 0.0
+    trainer.scheduler.base_lrs[1] = 0.0
+
+
+def _hurry(trainer: Any) -> None:
+    """From now on, each step moves the weights 50 times as far, at the same learning rate."""
+    step, own = trainer.optimizer.step, trainer.model.parameters
+
+    def far(*args: Any, **kwargs: Any) -> None:
+        before = [p.detach().clone() for p in own()]
+        step(*args, **kwargs)
+        with torch.no_grad():
+            for p, old in zip(own(), before, strict=True):
+                p.add_(p - old, alpha=49)
+
+    trainer.optimizer.step = far
+
+
+def _scale_block(net: Any) -> None:
+    net.model[6] = LayerScale(net.model[6])
+
+
+def _few_overflows(trainer: Any) -> None:
+    use_scaler(trainer)
+
+
+def _spoil_item(net: Any) -> None:
+    """In one step, ``cls_loss`` is reported as NaN; the loss itself stays finite."""
+    build, batches = net.init_criterion, count(1)
+
+    def init_criterion() -> Any:
+        criterion = build()
+
+        def spoiled(preds: Any, batch: Any) -> tuple[Tensor, Any]:
+            loss, items = criterion(preds, batch)
+            if next(batches) == STRIKES:
+                items = {**items, "cls_loss": items["cls_loss"] * torch.nan}
+            return loss, items
+
+        if hasattr(criterion, "update"):
+            spoiled.update = criterion.update  # type: ignore[attr-defined]
+        return spoiled
+
+    net.init_criterion = init_criterion
+
+
+SGD = {"optimizer": "SGD", "lr0": 0.002}
+SHOWN: dict[str, Shown] = {
+    "nonfinite": Shown(FAULTS["nan"]),
+    "weight_overflow": Shown(
+        Fault("the running variance of block 5 is set to 1e9", begin=at_step(STRIKES, _swell))
+    ),
+    "dead": Shown(FAULTS["dying-relu"]),
+    "no_gradient": Shown(FAULTS["detached"]),
+    "not_updated": Shown(MORE["forgotten"], V8),
+    "vanishing": Shown(FAULTS["saturated"]),
+    "exploding": Shown(MORE["large-factor"], V8),
+    "loss_imbalance": Shown(MORE["box-gain"], V8),
+    "collapse": Shown(
+        Fault("the loss is multiplied by 1e-5 from step 31 on", begin=loss_times(1e-5, 31))
+    ),
+    "total_high": Shown(MORE["huge-loss"], V8),
+    "total_low": Shown(Fault("the loss is multiplied by 1e-7", begin=loss_times(1e-7))),
+    "dead_branch": Shown(MORE["box-zero"], V8),
+    "partly_dead": Shown(
+        Fault("60 % of the units of block 5 put out zero for every input", change=_kill_most)
+    ),
+    "small_weights": Shown(MORE["small-init"], V8),
+    "leaf_vanishing": Shown(
+        Fault(
+            "the gradient of one weight is multiplied by 1e-3", begin=weight_gradient_times(1e-3)
+        ),
+        V8,
+    ),
+    "leaf_exploding": Shown(
+        Fault(
+            "the gradient of one weight is multiplied by 1,000", begin=weight_gradient_times(1e3)
+        ),
+        V8,
+    ),
+    "large_weights": Shown(MORE["large-init"], V8),
+    "initial_loss": Shown(MORE["large-head"], V8),
+    "rate_jump": Shown(MORE["rate-jump"], V8),
+    "weight_jump": Shown(
+        Fault(
+            "from step 301 on, each step moves the weights 50 times as far",
+            begin=at_step(301, _hurry),
+        ),
+        V8,
+        330,
+        SGD,
+    ),
+    "spike": Shown(FAULTS["loss-spike"]),
+    "weight_growth": Shown(FAULTS["learning-rate"]),
+    "amp_overflow": Shown(
+        Fault(
+            "under AMP's loss scaler, the gradient overflows behind block 6 in the first 3 steps",
+            change=behind(6, lambda _: GradientFactor(torch.finfo(torch.float32).max, 3)),
+            begin=_few_overflows,
+        )
+    ),
+    "loss_nonfinite": Shown(
+        Fault("cls_loss is reported as NaN in step 21", change=_spoil_item), V8
+    ),
+    "few_objects": Shown(
+        Fault("12 of 16 images are background"), V8, 120, {"batch": 1, "nbs": 1}, 12
+    ),
+    "starved_scale": Shown(Fault("no object is large enough for P5"), V8, 300),
+    "zero_loss": Shown(Fault("dfl=0", options={"dfl": 0.0}), V8),
+    "zero_rate": Shown(
+        Fault("the second group of the optimizer has a learning rate of 0", begin=_rest), V8
+    ),
+    "frozen": Shown(Fault("block 4 is frozen in step 21", begin=at_step(STRIKES, _freeze))),
+    "slow_branch": Shown(
+        Fault("block 6 is a residual branch behind a factor of 1e-6", change=_scale_block),
+        V8,
+        48,
+        SGD,
+    ),
+}
+"""By the rule that it shows."""

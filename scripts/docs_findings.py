@@ -1,0 +1,176 @@
+"""Write ``docs/findings.md``: a section for each rule, from the catalogue and the measurements.
+
+    python scripts/docs_findings.py
+
+``tests/test_docs.py`` fails while the page is not what this script writes. What comes from where:
+meaning, limit and remedy from the catalogue, the evidence from ``Thresholds``, the trials of causes
+and remedies from ``benchmarks/RESULTS.md``, the examples from ``docs/pictures/findings.json``. The
+arithmetic from ``docs_arithmetic.md``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from yolo_gradwatch.diagnose.catalog import RULES
+from yolo_gradwatch.diagnose.thresholds import Thresholds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from yolo_gradwatch.diagnose.rule import Rule
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "findings.md"
+ARITHMETIC = Path(__file__).with_name("docs_arithmetic.md")
+RESULTS = ROOT / "benchmarks" / "RESULTS.md"
+BEGIN, END = "<!-- rules -->\n", "<!-- end of rules -->\n"
+HEAD = "| rule | kind | severity | limit | what it means |\n| --- | --- | --- | --- | --- |\n"
+ORDER = ("critical", "warning", "notice")
+SECTIONS = "<!-- sections: written by scripts/docs_findings.py -->\n"
+EXAMPLES = ROOT / "docs" / "pictures" / "findings.json"
+
+NOTES = {
+    "collapse": "What fell is right, the cause is not: the loss was multiplied, and the stack in "
+    "the head shrank the gradient before that, too. Where all blocks fall at once, look at the "
+    "loss first.",
+}
+"""What to know of an example."""
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(page(), encoding="utf-8", newline="\n")
+
+
+def page() -> str:
+    """The page as it should be: only the words in front are written by hand."""
+    front = PAGE.read_text(encoding="utf-8").partition(SECTIONS)[0]
+    before, _, rest = front.partition(BEGIN)
+    after = rest.partition(END)[2]
+    results = RESULTS.read_text(encoding="utf-8")
+    remedies = newest_table(results, "Remedies")
+    causes = newest_table(results, "Causes")
+    examples = json.loads(EXAMPLES.read_text(encoding="utf-8"))
+    rules = sorted(RULES.values(), key=lambda one: ORDER.index(one.severity))
+    rows = "".join(map(_row, rules))
+    parts = [section(rule, remedies, causes, examples) for rule in rules]
+    return "\n".join([f"{before}{BEGIN}{HEAD}{rows}{END}{after}{SECTIONS}\n", *parts])
+
+
+def _row(rule: Rule) -> str:
+    limit = f"{getattr(Thresholds(), rule.threshold):,g}" if rule.threshold else ""
+    words = (f"[`{rule.name}`](#{rule.name})", rule.kind, rule.severity, limit, rule.meaning)
+    return f"| {' | '.join(words)} |\n"
+
+
+def section(
+    rule: Rule,
+    remedies: list[dict[str, str]],
+    causes: list[dict[str, str]],
+    examples: Mapping[str, Any],
+) -> str:
+    """All that is known of a rule."""
+    lines = [f"## {rule.name}", "", _kind(rule), ""]
+    lines += [f"**It means:** {_capital(rule.meaning)}.", ""]
+    lines += [f"**It does not mean:** {rule.not_meaning}.", ""]
+    lines += [f"**Arithmetic.** {arithmetic()[rule.name]}", ""]
+    if rule.threshold:
+        lines += [f"**Evidence for the limit.** {evidence()[rule.threshold]}", ""]
+    lines += [f"**What to try:** {rule.remedy}.", ""]
+    lines += [*_tried(rule, remedies), *_measured(rule, causes), *_example(rule, examples)]
+    return "\n".join(lines)
+
+
+def _kind(rule: Rule) -> str:
+    parts = [_capital(rule.severity)]
+    if rule.kind:
+        parts.append(f"kind `{rule.kind}`")
+    if rule.threshold:
+        limit = getattr(Thresholds(), rule.threshold)
+        parts.append(f"limit `{rule.threshold} = {limit:g}`")
+    return f"*{', '.join(parts)}*"
+
+
+def _tried(rule: Rule, remedies: list[dict[str, str]]) -> Iterator[str]:
+    """The trials of its remedy."""
+    own = [row for row in remedies if row["finding"].startswith(f"`{rule.name}`")]
+    if not own:
+        if rule.severity != "notice":
+            yield from ("**Was it proven?** No trial of this remedy has been run.", "")
+        return
+    helped = sum(row["helped"] == "yes" for row in own)
+    yield f"**Was it proven?** The first advice helped in {helped} of {len(own)} planted faults:"
+    yield ""
+    yield "| planted fault | model | first advice | loss with the fault | loss after | helped |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for row in own:
+        keys = ("fault", "model", "first advice", "loss", "loss after", "helped")
+        yield f"| {' | '.join(row[key] for key in keys)} |"
+    yield ""
+
+
+def _measured(rule: Rule, causes: list[dict[str, str]]) -> Iterator[str]:
+    """How often its cause was measured rightly."""
+    own = [row for row in causes if row["rule"] == rule.name]
+    if not own:
+        return
+    right = sum(row["call right"] == "yes" and row["mechanism right"] == "yes" for row in own)
+    kinds = sorted({row["measured"].partition(":")[0] for row in own} - {"none"})
+    means = f" Mechanisms seen: {', '.join(f'`{kind}`' for kind in kinds)}." if kinds else ""
+    of = f"{right} of {len(own)} trainings with a planted fault"
+    yield f"**Measured causes.** Right in {of}.{means}"
+    yield ""
+
+
+def _example(rule: Rule, examples: Mapping[str, Any]) -> Iterator[str]:
+    """A real run that shows it."""
+    if not (own := examples.get(rule.name)):
+        yield "No planted fault shows this rule in a short training."
+        yield ""
+        return
+    yield f"**Example.** {own['model']}, {own['steps']} steps, planted: {own['fault']}."
+    yield ""
+    yield f"> {own['message']}"
+    if note := NOTES.get(rule.name):
+        yield ""
+        yield note
+    yield ""
+    yield f"![Heat map of the run with the finding {rule.name}](pictures/finding-{rule.name}.png)"
+    yield ""
+
+
+def arithmetic() -> dict[str, str]:
+    """What each rule computes."""
+    _, *parts = re.split(r"^## ", ARITHMETIC.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    both = (part.split("\n", maxsplit=1) for part in parts)
+    return {name: " ".join(words.split()) for name, words in both}
+
+
+def evidence() -> dict[str, str]:
+    """What ``Thresholds`` says of each limit."""
+    text = inspect.getdoc(Thresholds) or ""
+    attributes = text.partition("Attributes:\n")[2].partition("\n\nRaises:")[0]
+    found = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", attributes, re.MULTILINE)
+    return {name: re.sub(r"``([^`]+)``", r"`\1`", " ".join(words.split())) for name, words in found}
+
+
+def newest_table(results: str, title: str) -> list[dict[str, str]]:
+    """The rows of the newest table under a title, by column."""
+    part = re.split(rf"^## {title}, .*$", results, flags=re.MULTILINE)[-1]
+    head, _, *rows = re.findall(r"^\|(.*)\|$", part.partition("\n## ")[0], re.MULTILINE)
+    names = [cell.strip() for cell in head.split("|")]
+    cells = ([cell.strip() for cell in row.split("|")] for row in rows)
+    return [dict(zip(names, row, strict=True)) for row in cells]
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
+if __name__ == "__main__":
+    main()

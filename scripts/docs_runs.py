@@ -1,0 +1,65 @@
+"""Watched trainings for the documentation, and what is kept of them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+from trainings import HOME, SMALL, YOLO, InMemory, draw_dataset
+
+from yolo_gradwatch import GradWatch, load_run
+from yolo_gradwatch.views.png.look import light
+
+if TYPE_CHECKING:
+    from docs_faults import Shown
+    from matplotlib.figure import Figure
+
+    from yolo_gradwatch import Run
+
+mpl.use("agg")
+
+PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
+WIDTH = 1100
+OPTIONS = {
+    **SMALL,
+    "epochs": 1,
+    "mosaic": 0.0,
+    "optimizer": "AdamW",
+    "lr0": 0.002,
+    "warmup_epochs": 0,
+}
+
+
+def trained(shown: Shown, name: str) -> Run:
+    """Train with a fault, and read the files."""
+    net = YOLO(shown.model)
+    shown.fault.plant(net)
+    watch = GradWatch(live=False, loggers=()).attach(net)
+    data = draw_dataset(HOME / f"shapes-{shown.empty}", train=16, val=1)
+    for label in sorted((data.parent / "labels" / "train").iterdir())[: shown.empty]:
+        label.write_text("", encoding="utf-8")
+    options = {**OPTIONS, **shown.fault.options, **shown.options}
+    kind = type("Timed", (InMemory,), {"steps": shown.steps})
+    no_checkpoint = contextlib.suppress(FileNotFoundError)  # YOLO.train looks for one
+    with contextlib.redirect_stdout(sys.stderr), no_checkpoint:
+        net.train(trainer=kind, data=str(data), project=str(HOME / "runs"), name=name, **options)
+    return load_run(watch.run_dir)
+
+
+def keep(figure: Figure, name: str, width: int = WIDTH) -> None:
+    """A figure as a small PNG."""
+    buffer = io.BytesIO()
+    dpi = min(100, width / figure.get_figwidth())
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
+    (PICTURES / f"{name}.png").write_bytes(light(buffer))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """As text that shows what changed."""
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    path.write_text(f"{text}\n", encoding="utf-8", newline="\n")
