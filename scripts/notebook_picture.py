@@ -4,7 +4,7 @@
 
 Needs jupyterlab, playwright and Pillow in its own environment, Chromium on the machine, and
 yolo_gradwatch in that of the kernel. JupyterLab is served on this machine alone, in a temporary
-folder. It fails unless the display moves in its place while the training continues, and every bar of
+folder. It fails unless the display moves in place while the training continues and every bar of
 Ultralytics' stays whole.
 """
 
