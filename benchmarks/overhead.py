@@ -2,7 +2,7 @@
 
     python benchmarks/overhead.py [--model yolo26n.yaml] [--imgsz 640] [--batch 4] [--steps 150]
         [--rounds 3] [--device cpu] [--amp] [--watches off,on] [--begin-at 5000]
-        >> benchmarks/RESULTS.md
+        [--loggers tensorboard,wandb,mlflow] >> benchmarks/RESULTS.md
 
 Trains on the real Ultralytics trainer with its images in memory, each batch an optimizer step, in
 turns: without a watch, with one, with one that captures every tenth step, and with everything at
@@ -15,6 +15,9 @@ reading is measured with events. Start-up, the end of the epoch and the picture 
 
 The share depends on the step: windows are short at first, and each costs rules and a file.
 ``--begin-at 5000`` numbers the steps from there on, as in a training that has come so far.
+
+Each of ``--loggers`` is a watch too: Ultralytics opens its run, offline and in a temporary folder,
+and we send to it. Their packages have to be installed.
 
 Python collects garbage of the whole process whenever enough objects were made. What of that begins
 inside of us is a part of its own, ``garbage``, and not in the sum: without us it would begin
@@ -38,10 +41,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from machine import heading, spread, table
-from trainings import FIRST, StepClock, training
+from trainings import FIRST, HOME, StepClock, training
+from ultralytics import settings
 
 from yolo_gradwatch import GradWatch
 from yolo_gradwatch.diagnose import diagnosis
+from yolo_gradwatch.loggers.catalog import LOGGERS
+from yolo_gradwatch.loggers.logger import Logger
 from yolo_gradwatch.measure import capture, flow, losses, ring
 from yolo_gradwatch.runs.writer import RunLog
 from yolo_gradwatch.views.terminal import console, screen
@@ -63,6 +69,7 @@ PARTS: dict[str, list[tuple[type, str]]] = {
     "roll-up": [(recorder.Recorder, "take")],
     "rules": [(diagnosis.Diagnosis, "update")],
     "file": [(RunLog, name) for name in WRITES],
+    "loggers": [(Logger, name) for name in ("window", "findings")],
     "console": [
         *((screen.Screen, name) for name in ("redraw", "print", "show_frame")),
         (console.Console, "print"),
@@ -244,9 +251,21 @@ def terminal() -> Iterator[None]:
     drain.wait()
 
 
+def keep_loggers_here() -> None:
+    """Let loggers reach no server, and leave their files in the temporary folder."""
+    os.environ |= {
+        "WANDB_MODE": "offline",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{HOME / 'mlflow.db'}",
+        "COMET_START_ONLINE": "0",
+        "CLEARML_OFFLINE_MODE": "1",
+    }
+    os.chdir(HOME)  # most of them write to where they are started
+
+
 def measure(name: str, begin: int, steps: int, options: dict[str, Any]) -> tuple[StepClock, Meter]:
     """One training, watched in the way of that name, with its first step numbered ``begin``."""
-    chosen = WATCHES[name]
+    chosen = WATCHES["on" if name in LOGGERS else name]
+    settings.update({one: one == name for one in LOGGERS if one in settings})
     extra = {"outputs": [Memory()], "on_finding": print} if name == "everything" else {}
     clock = StepClock()
     meter = Meter(clock)
@@ -280,10 +299,14 @@ def main() -> None:
     parser.add_argument("--amp", action="store_true")
     parser.add_argument("--begin-at", type=int, default=1)
     parser.add_argument("--watches", default=",".join(WATCHES), help="off and others of these")
+    parser.add_argument("--loggers", default="", help=f"some of {','.join(LOGGERS)}")
     chosen = parser.parse_args()
+    loggers = [name for name in chosen.loggers.split(",") if name]
+    if loggers:
+        keep_loggers_here()
     options = {name: getattr(chosen, name) for name in ("model", "imgsz", "batch", "device", "amp")}
     measure("on", 1, 8, options)  # warms up whatever is loaded once
-    found = {name: Measured() for name in chosen.watches.split(",")}
+    found = {name: Measured() for name in (*chosen.watches.split(","), *loggers)}
     for _ in range(chosen.rounds):
         for name, measured in found.items():
             measured.add(*measure(name, chosen.begin_at, chosen.steps, options))
