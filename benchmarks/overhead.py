@@ -72,6 +72,7 @@ PARTS: dict[str, list[tuple[type, str]]] = {
     "rules": [(diagnosis.Diagnosis, "update")],
     "file": [(RunLog, name) for name in WRITES],
     "loggers": [(Logger, name) for name in ("window", "findings")],
+    "sending": [(kind, "send") for kind in LOGGERS.values()],
     "console": [
         *((screen.Screen, name) for name in ("redraw", "print", "show_frame")),
         (console.Console, "print"),
@@ -275,7 +276,8 @@ def measure(
 ) -> tuple[StepClock, Meter]:
     """One training, watched in the way of that name, with its first step numbered ``begin``."""
     chosen = WATCHES["on" if name in LOGGERS else name]
-    settings.update({one: one == name for one in LOGGERS if one in settings})
+    dict.update(settings, {one: one == name for one in LOGGERS})  # its own would change the file
+    trainer = "TimedTrainer" if name in LOGGERS else "Timed"
     extra = {"outputs": [Memory()], "on_finding": print} if name == "everything" else {}
     clock = StepClock()
     meter = Meter(clock, now)
@@ -286,7 +288,9 @@ def measure(
             trainer.add_callback("on_train_start", lambda _: _number_from(begin, watch))
 
     with terminal(), meter.measuring():
-        training(attach, clock=clock, steps=steps, **options)
+        training(attach, clock=clock, steps=steps, name=trainer, **options)
+    if name in LOGGERS and not meter.seconds["sending"]:
+        raise SystemExit(f"{name} was sent nothing: Ultralytics has opened no run")
     return clock, meter
 
 

@@ -88,7 +88,7 @@ def tensorboard(browser: Browser, python: str) -> list[bytes]:
     with serving([python, "-m", "tensorboard.main", *options], f"{address}data/runs"):
         page = browser.new_page(viewport={"width": WIDTH, "height": 960})
         page.goto(f"{address}?tagFilter={CARDS}#timeseries")
-        page.get_by_text("4 cards").wait_for()
+        page.get_by_text("4 cards").first.wait_for()
         page.locator(".settings-button").click()  # its panel is open at first
         series = drawn(page)
         page.goto(f"{address}#text")
