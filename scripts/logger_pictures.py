@@ -93,7 +93,7 @@ def tensorboard(browser: Browser, python: str) -> list[bytes]:
         series = drawn(page)
         page.goto(f"{address}#text")
         page.get_by_text(VERDICT).wait_for()
-        page.set_viewport_size({"width": WIDTH, "height": 640})
+        page.set_viewport_size({"width": WIDTH, "height": 820})
         texts = drawn(page)
         page.close()
         return [series, texts]
@@ -107,13 +107,13 @@ def mlflow(browser: Browser, python: str) -> list[bytes]:
     command = [python, "-m", "mlflow", "server", *options, "--workers", "1"]
     with serving(command, f"{address}health", MLFLOW_DISABLE_TELEMETRY="true"):
         (run,) = [path.parent.name for path in Path("mlruns").glob("*/*/artifacts")]
-        page = browser.new_page(viewport={"width": WIDTH, "height": 900})
+        page = browser.new_page(viewport={"width": WIDTH, "height": 1150})
         shown = f"{address}#/experiments/1/runs/{run}"
         page.goto(f"{shown}?{TRAININGS}")
         page.get_by_role("button", name="Close").click()  # an assistant, open at first
         page.get_by_text(VERDICT).last.wait_for()
         page.get_by_text("gradwatch/model.4").first.wait_for()
-        page.get_by_role("button", name="Show more").click()
+        page.get_by_text("Show more").first.click()
         overview = drawn(page)
         page.goto(f"{shown}/model-metrics?{TRAININGS}")
         page.get_by_text("clip_factor").first.wait_for()
