@@ -2,7 +2,7 @@
 
     python benchmarks/overhead.py [--model yolo26n.yaml] [--imgsz 640] [--batch 4] [--steps 150]
         [--rounds 3] [--device cpu] [--amp] [--watches off,on] [--begin-at 5000]
-        >> benchmarks/RESULTS.md
+        [--loggers tensorboard,wandb,mlflow] [--cpu-time] >> benchmarks/RESULTS.md
 
 Trains on the real Ultralytics trainer with its images in memory, each batch an optimizer step, in
 turns: without a watch, with one, with one that captures every tenth step, and with everything at
@@ -15,6 +15,11 @@ reading is measured with events. Start-up, the end of the epoch and the picture 
 
 The share depends on the step: windows are short at first, and each costs rules and a file.
 ``--begin-at 5000`` numbers the steps from there on, as in a training that has come so far.
+
+Each of ``--loggers`` is a watch too: Ultralytics opens its run, offline and in a temporary folder,
+and we send to it. Their packages have to be installed. ``--cpu-time`` counts our own seconds as the
+processor time of the training's thread, for a machine that is shared with other work; a wait for a
+disk or a server is not in it.
 
 Python collects garbage of the whole process whenever enough objects were made. What of that begins
 inside of us is a part of its own, ``garbage``, and not in the sum: without us it would begin
@@ -38,10 +43,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from machine import heading, spread, table
-from trainings import FIRST, StepClock, training
+from trainings import FIRST, HOME, StepClock, training
+from ultralytics import settings
 
 from yolo_gradwatch import GradWatch
 from yolo_gradwatch.diagnose import diagnosis
+from yolo_gradwatch.loggers.catalog import LOGGERS
+from yolo_gradwatch.loggers.logger import Logger
 from yolo_gradwatch.measure import capture, flow, losses, ring
 from yolo_gradwatch.runs.writer import RunLog
 from yolo_gradwatch.views.terminal import console, screen
@@ -63,6 +71,8 @@ PARTS: dict[str, list[tuple[type, str]]] = {
     "roll-up": [(recorder.Recorder, "take")],
     "rules": [(diagnosis.Diagnosis, "update")],
     "file": [(RunLog, name) for name in WRITES],
+    "loggers": [(Logger, name) for name in ("window", "findings")],
+    "sending": [(kind, "send") for kind in LOGGERS.values()],
     "console": [
         *((screen.Screen, name) for name in ("redraw", "print", "show_frame")),
         (console.Console, "print"),
@@ -103,14 +113,16 @@ class Meter:
 
     Args:
         clock: Of the training, which says which step it is.
+        now: Gives the seconds of which differences are taken.
 
     Attributes:
         seconds: For each part, seconds of each step that had any.
         device: For the parts of ``ON_DEVICE``, on CUDA, a step and the events around it.
     """
 
-    def __init__(self, clock: StepClock) -> None:
+    def __init__(self, clock: StepClock, now: Callable[[], float] | None = None) -> None:
         self._clock = clock
+        self._now = now or time.perf_counter
         self._inner: list[float] = []  # seconds of the parts within each part that is open
         self.seconds: dict[str, dict[int, float]] = {
             part: defaultdict(float) for part in (*PARTS, GARBAGE)
@@ -155,9 +167,9 @@ class Meter:
         if not self._inner:
             return  # it is not inside of us
         if phase == "start":
-            self._collecting = time.perf_counter()
+            self._collecting = self._now()
         else:
-            spent = time.perf_counter() - self._collecting
+            spent = self._now() - self._collecting
             self.seconds[GARBAGE][len(self._clock.begins)] += spent
             self._inner[-1] += spent
 
@@ -168,12 +180,12 @@ class Meter:
             on_device = part in ON_DEVICE and torch.cuda.is_available()
             begin = self._event() if on_device else None
             self._inner.append(0.0)
-            start = time.perf_counter()
+            start = self._now()
             try:
                 result = call(*args, **kwargs)
                 return list(result) if part == "landing" else result  # a generator: run it here
             finally:
-                spent = time.perf_counter() - start
+                spent = self._now() - start
                 self.seconds[part][step] += spent - self._inner.pop()
                 if self._inner:
                     self._inner[-1] += spent
@@ -245,13 +257,32 @@ def terminal() -> Iterator[None]:
     drain.wait()
 
 
-def measure(name: str, begin: int, steps: int, options: dict[str, Any]) -> tuple[StepClock, Meter]:
+def keep_loggers_here() -> None:
+    """Let loggers reach no server, and leave their files in the temporary folder."""
+    os.environ |= {
+        "WANDB_MODE": "offline",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{HOME / 'mlflow.db'}",
+        "COMET_START_ONLINE": "0",
+        "CLEARML_OFFLINE_MODE": "1",
+    }
+    os.chdir(HOME)  # most of them write to where they are started
+
+
+def measure(
+    name: str,
+    begin: int,
+    steps: int,
+    options: dict[str, Any],
+    now: Callable[[], float] | None = None,
+) -> tuple[StepClock, Meter]:
     """One training, watched in the way of that name, with its first step numbered ``begin``."""
-    chosen = WATCHES[name]
+    chosen = WATCHES["on" if name in LOGGERS else name]
+    dict.update(settings, {one: one == name for one in LOGGERS})  # its own would change the file
+    trainer = "TimedTrainer" if name in LOGGERS else "Timed"
     every = name.startswith("everything")
     extra = {"outputs": [Memory()], "on_finding": print} if every else {}
     clock = StepClock()
-    meter = Meter(clock)
+    meter = Meter(clock, now)
 
     def attach(trainer: Any) -> None:
         if chosen is not None:
@@ -259,7 +290,9 @@ def measure(name: str, begin: int, steps: int, options: dict[str, Any]) -> tuple
             trainer.add_callback("on_train_start", lambda _: _number_from(begin, watch))
 
     with terminal(), meter.measuring():
-        training(attach, clock=clock, steps=steps, **options)
+        training(attach, clock=clock, steps=steps, name=trainer, **options)
+    if name in LOGGERS and not meter.seconds["sending"]:
+        raise SystemExit(f"{name} was sent nothing: Ultralytics has opened no run")
     return clock, meter
 
 
@@ -282,13 +315,19 @@ def main() -> None:
     parser.add_argument("--amp", action="store_true")
     parser.add_argument("--begin-at", type=int, default=1)
     parser.add_argument("--watches", default=",".join(WATCHES), help="off and others of these")
+    parser.add_argument("--loggers", default="", help=f"some of {','.join(LOGGERS)}")
+    parser.add_argument("--cpu-time", action="store_true")
     chosen = parser.parse_args()
+    now = time.thread_time if chosen.cpu_time else None
+    loggers = [name for name in chosen.loggers.split(",") if name]
+    if loggers:
+        keep_loggers_here()
     options = {name: getattr(chosen, name) for name in ("model", "imgsz", "batch", "device", "amp")}
     measure("on", 1, 8, options)  # warms up whatever is loaded once
-    found = {name: Measured() for name in chosen.watches.split(",")}
+    found = {name: Measured() for name in (*chosen.watches.split(","), *loggers)}
     for _ in range(chosen.rounds):
         for name, measured in found.items():
-            measured.add(*measure(name, chosen.begin_at, chosen.steps, options))
+            measured.add(*measure(name, chosen.begin_at, chosen.steps, options, now))
     print(report(chosen, found))
 
 
@@ -297,6 +336,7 @@ def report(chosen: argparse.Namespace, found: dict[str, Measured]) -> str:
     title = f"Overhead on {chosen.model.removesuffix('.yaml')} at {chosen.imgsz}"
     where = f"{chosen.device}{', AMP' if chosen.amp else ''}, batch {chosen.batch}"
     count = f"{chosen.rounds} rounds of {chosen.steps} steps in turns, from {chosen.begin_at:,} on"
+    count += ", our own seconds as processor time" if chosen.cpu_time else ""
     parts = [heading(title, ("torch", "ultralytics", "numpy"), where, count)]
     off = found["off"]
     parts.append(_steps_table(found, off))

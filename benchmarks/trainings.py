@@ -123,7 +123,12 @@ class StepClock:
 
 
 def training(
-    watch: Callable[[Any], object] | None = None, *, clock: StepClock, steps: int, **options: Any
+    watch: Callable[[Any], object] | None = None,
+    *,
+    clock: StepClock,
+    steps: int,
+    name: str = "Timed",
+    **options: Any,
 ) -> None:
     """Train one epoch of so many steps.
 
@@ -131,6 +136,8 @@ def training(
         watch: Attaches whatever watches to the trainer.
         clock: Notes when each step begins.
         steps: Optimizer steps.
+        name: Of the trainer's class; Ultralytics opens its loggers for one that has the word
+            Trainer in it.
         options: Arguments of Ultralytics' training; ``batch`` images make a step.
     """
     batch = options["batch"]
@@ -148,7 +155,7 @@ def training(
         "mosaic": 0.0,
         "verbose": False,
     }
-    kind = type("Timed", (InMemory,), {"steps": steps})
+    kind = type(name, (InMemory,), {"steps": steps})
     trainer = kind(overrides={**defaults, **options})
     trainer.add_callback("on_train_batch_start", clock.tick)
     if watch:

@@ -11,25 +11,20 @@ Ultralytics' stays whole.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import re
 import secrets
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.error import URLError
-from urllib.request import urlopen
 
-from PIL import Image
 from playwright.sync_api import sync_playwright
+from served import free_port, keep, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,10 +79,7 @@ def main() -> None:
         printed = page.locator(TRAINING).inner_text()
         browser.close()
     check(states, printed)
-    with Image.open(io.BytesIO(picture)) as image:
-        few = image.convert("RGB").quantize(128, dither=Image.Dither.NONE)
-        few.save(given.picture, "png", optimize=True)
-    print(f"{given.picture}: {given.picture.stat().st_size:,} bytes")
+    keep([picture], given.picture)
 
 
 @contextmanager
@@ -103,31 +95,18 @@ def served(folder: Path, kernel: str) -> Iterator[str]:
     text = json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"})
     (spec / "kernel.json").write_text(text, encoding="utf-8")
     (folder / "watched.ipynb").write_text(json.dumps(notebook()), encoding="utf-8")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     token = secrets.token_hex()
     places = ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR", "JUPYTERLAB_SETTINGS_DIR")
-    server = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
-            *(f"--ServerApp.port={port}", f"--IdentityProvider.token={token}"),
-            f"--ServerApp.root_dir={folder}",
-        ],
-        env={
-            **os.environ,
-            **{name: str(folder / name) for name in places},
-            "JUPYTER_DATA_DIR": str(folder / "jupyter"),
-        },
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        wait_for(f"http://127.0.0.1:{port}/api?token={token}")
+    command = [
+        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
+        *(f"--ServerApp.port={port}", f"--IdentityProvider.token={token}"),
+        f"--ServerApp.root_dir={folder}",
+    ]
+    private = {name: str(folder / name) for name in places}
+    answers = f"http://127.0.0.1:{port}/api?token={token}"
+    with serving(command, answers, JUPYTER_DATA_DIR=str(folder / "jupyter"), **private):
         yield f"http://127.0.0.1:{port}/doc/tree/watched.ipynb?token={token}"
-    finally:
-        server.terminate()
-        server.wait()
 
 
 def notebook() -> dict[str, object]:
@@ -137,15 +116,6 @@ def notebook() -> dict[str, object]:
     kernel = {"name": KERNEL, "display_name": "Python 3", "language": "python"}
     meta = {"kernelspec": kernel}
     return {"cells": cells, "metadata": meta, "nbformat": 4, "nbformat_minor": 5}
-
-
-def wait_for(address: str) -> None:
-    """Until somebody answers."""
-    for _ in range(SECONDS):
-        with suppress(URLError, ConnectionError), urlopen(address):  # noqa: S310  # this machine
-            return
-        time.sleep(1)
-    raise TimeoutError(address)
 
 
 def watched(page: Page) -> tuple[list[str], bytes]:

@@ -123,6 +123,8 @@ def mlflow(folder):
     for name, step, value in base.execute(query):
         found.series[name].append((step, value))
     found.texts |= dict(base.execute("select key, value from tags where key like 'gradwatch%'"))
+    query = "select value from tags where key = 'mlflow.note.content'"
+    found.texts["description"] = base.execute(query).fetchone()
     found.texts |= {"status": base.execute("select status from runs").fetchone()[0]}
     base.close()
     for path in folder.glob("mlruns/**/artifacts/gradwatch/*"):

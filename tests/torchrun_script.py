@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
-from two_processes import TwoProcesses
+from two_processes import TwoProcessTrainer
 from ultralytics import YOLO
 
 from yolo_gradwatch import GradWatch
@@ -27,7 +27,7 @@ options = json.loads(sys.argv[1])
 model = YOLO("yolo26n.yaml")
 watch = GradWatch(live=False).attach(model)
 before = watch.report().status if int(os.environ["RANK"]) else None
-model.train(trainer=TwoProcesses, **options)
+model.train(trainer=TwoProcessTrainer, **options)
 report = watch.report()
 print(report)  # noqa: T201  # as the guide does
 note = {

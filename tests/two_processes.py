@@ -44,8 +44,11 @@ def _on_the_cpu(parallel):
     return wrap
 
 
-class TwoProcesses(DetectionTrainer):
-    """Notes beside the run's folder what each rank adds to the gradient of each step."""
+class TwoProcessTrainer(DetectionTrainer):
+    """Notes beside the run's folder what each rank adds to the gradient of each step.
+
+    Ultralytics gives its loggers to a class whose name has the word Trainer.
+    """
 
     ddp = _Fixed(LOCAL_RANK == -1)
     world_size = _Fixed(2)

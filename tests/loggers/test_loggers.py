@@ -7,6 +7,7 @@ import random
 import re
 import sys
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -21,7 +22,7 @@ from yolo_gradwatch import GradWatch
 from yolo_gradwatch.diagnose.report import Report
 from yolo_gradwatch.loggers import catalog
 from yolo_gradwatch.loggers.catalog import LOGGERS, checked_loggers, loggers_of, table
-from yolo_gradwatch.loggers.ending import Drawn
+from yolo_gradwatch.loggers.ending import COLUMNS, Drawn, Ending, Privacy, as_markdown
 from yolo_gradwatch.loggers.logger import Logger
 from yolo_gradwatch.loggers.scalars import MOST_BLOCKS, scalars
 
@@ -113,8 +114,52 @@ def test_absolute_paths_are_sent_only_if_asked_for(monkeypatch, tmp_path, share_
     run_through(logger, tmp_path)
     ending = logger.calls[-1][1]
     sent = [logger.calls[2][2], ending.verdict, ending.rows[0][-1], ending.page(), ending.markdown]
-    assert [str(tmp_path) in text for text in sent] == [share_names] * 5
+    assert [str(tmp_path) in text.replace("\\", "") for text in sent] == [share_names] * 5
     assert "see data.yaml" in ending.rows[0][-1] or share_names
+
+
+@pytest.mark.parametrize("text", ["__init__.py:3", "<lambda>", "a*b*c | [d] & `e`", r"\d"])
+def test_a_text_shows_as_it_is_in_markdown(text):
+    """What is left once each escape is read is the text, and nothing else is a sign of Markdown."""
+    escaped = as_markdown(text)
+    assert not re.search(r"(?<!\\)[*_|`\[<]", escaped.replace(r"\\", ""))
+    assert unescape(re.sub(r"\\(.)", r"\1", escaped)) == text
+
+
+def test_a_report_in_markdown_has_a_narrow_table_and_each_message_below(tmp_path):
+    found = [finding_of(number=n, message=f"see a|b_{n}") for n in (3, 1)]
+    privacy = Privacy(SimpleNamespace(folder=tmp_path, training={}), share_names=False)
+    drawn = Drawn(pictures=tuple, page=lambda _: None)
+    lines = privacy.ending(report_of(tmp_path, *found), drawn, 9).markdown.splitlines()
+    table = [line.split(" | ") for line in lines if line.startswith("| ")]
+    assert [len(cells) for cells in table] == [len(COLUMNS) - 1] * 4
+    assert [row[0] for row in table[2:]] == ["| 3", "| 1"]
+    assert lines[-3:] == [r"**3**: see a\|b\_3", "", r"**1**: see a\|b\_1"]
+    assert "|" not in privacy.ending(report_of(tmp_path), drawn, 9).markdown
+
+
+@pytest.mark.parametrize(
+    ("tags", "is_written"),
+    [
+        ({}, True),
+        ({"mlflow.note.content": "The user's own."}, False),
+        ({"mlflow.note.content": "The user's own.", "gradwatch.verdict": "healthy"}, False),
+        ({"mlflow.note.content": "healthy\n\n", "gradwatch.verdict": "healthy"}, True),
+    ],
+)
+def test_mlflow_gets_a_description_unless_the_user_has_written_one(monkeypatch, tags, is_written):
+    run = SimpleNamespace(info=SimpleNamespace(run_id="r"), data=SimpleNamespace(tags=tags))
+    module, sent = ModuleType("mlflow"), {}
+    module.active_run = lambda: run
+    module.flush_async_logging = lambda: None
+    module.get_run = lambda _: run
+    module.set_tags = sent.update
+    monkeypatch.setitem(sys.modules, "mlflow", module)
+    ending = Ending(9, "failed", 0, (), (), lambda: None)
+    drawn = Drawn(pictures=tuple, page=lambda _: None)
+    LOGGERS["mlflow"](drawn, is_asked=True, share_names=False).finish(run, ending)
+    assert sent["gradwatch.verdict"] == "failed"
+    assert sent.get("mlflow.note.content") == (ending.markdown if is_written else None)
 
 
 @pytest.mark.parametrize("share_names", [False, True])

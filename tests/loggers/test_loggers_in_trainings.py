@@ -133,6 +133,7 @@ def texts(ran, name):
         return begin, end, report, report, pictures, None
     if name == "mlflow":
         end = found["gradwatch.finding.1"]
+        assert found["description"][0].startswith(found["gradwatch.verdict"])
         pictures = [found["gradwatch.png"], found["flow.png"]]
         rest = found["findings.json"], pictures, found["gradwatch.html"]
         return None, end, found["gradwatch.verdict"], *rest

@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 from commands import SMALL
 from oracle import RELATIVE
 from places import REPOSITORY, TESTS
+from stores import READERS
 from training import HOME, TINY, shapes, small, train
 
 from yolo_gradwatch import GradWatch, load_run
@@ -24,11 +26,11 @@ STEPS = (1, 2, 3)
 
 def trainer_class(*, is_old=False):
     """The class, if this Ultralytics is as old as the test is for."""
-    from two_processes import TwoProcesses
+    from two_processes import TwoProcessTrainer
 
     if ddp.drops_callbacks() != is_old:
         pytest.skip(f"Ultralytics {facts.versions()['ultralytics']} is not what this is about")
-    return TwoProcesses
+    return TwoProcessTrainer
 
 
 def added(folder, step):
@@ -77,7 +79,32 @@ def assert_updates_and_losses_are_those_of_rank_0(folder, run):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-9)
 
 
-def test_rank_0_records_the_reduced_gradients_and_the_launcher_finds_the_run(tmp_path):
+def turn_tensorboard_on(folder, monkeypatch):
+    """Let processes that are started write to it, as they do outside of pytest."""
+    from ultralytics.utils import SettingsManager
+
+    for name in ("PYTEST_CURRENT_TEST", "GITHUB_ACTIONS"):
+        monkeypatch.delenv(name, raising=False)
+    config = folder / "config"
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(config))
+    SettingsManager(config / "Ultralytics" / "settings.json").update(tensorboard=True)
+
+
+def assert_tensorboard_has_it_once(folder):
+    """Rank 0 has sent our numbers to the one event file, beside Ultralytics' own."""
+    if not find_spec("tensorboard"):
+        return
+    stored = READERS["tensorboard"](folder)
+    assert stored.runs == 1
+    whole = stored.ours()["gradwatch/model"]
+    assert [step for step, _ in whole] == list(STEPS)
+    windows = load_run(folder / "run").windows_in_order()
+    assert [norm for _, norm in whole] == pytest.approx([w.norm_mean[0] for w in windows])
+    assert "train/box_loss" in stored.theirs()
+
+
+def test_rank_0_records_the_reduced_gradients_and_the_launcher_finds_the_run(tmp_path, monkeypatch):
+    turn_tensorboard_on(tmp_path, monkeypatch)
     folder = tmp_path / "run"
     folder.mkdir()
     for name in ("gradwatch.json", "of_an_earlier_run.txt"):
@@ -110,6 +137,7 @@ def test_rank_0_records_the_reduced_gradients_and_the_launcher_finds_the_run(tmp
     assert notes[0]["wraps"] == ["unscale_", "preprocess_batch"]
     assert notes[0]["listeners"] > 0
     assert notes[1] == {"recorders": 0, "wraps": [], "listeners": 0}
+    assert_tensorboard_has_it_once(tmp_path)
 
 
 @pytest.mark.full
@@ -152,7 +180,11 @@ def torchrun(folder, *arguments):
     done = subprocess.run(
         [*launch, *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "YOLO_CONFIG_DIR": str(HOME)},
+        env={
+            "YOLO_CONFIG_DIR": str(HOME),
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -172,8 +204,11 @@ def test_the_example_for_torchrun_prints_the_verdict_once(tmp_path):
     assert printed.splitlines().count(str(run.folder)) == 1
 
 
-def test_a_script_of_torchrun_prints_the_report_on_rank_0_and_says_so_on_others(tmp_path):
+def test_a_script_of_torchrun_prints_the_report_on_rank_0_and_says_so_on_others(
+    tmp_path, monkeypatch
+):
     """Any version is watched there, because Ultralytics launches nothing and pickles nothing."""
+    turn_tensorboard_on(tmp_path, monkeypatch)
     options = {**TINY, "data": shapes(12), "project": str(tmp_path)}
     printed = torchrun(tmp_path, TESTS / "torchrun_script.py", json.dumps(options))
     first, second = (
@@ -206,3 +241,4 @@ def test_a_script_of_torchrun_prints_the_report_on_rank_0_and_says_so_on_others(
         "sessions": 0,
     }
     assert f"GradWatch: {run.report().verdict}" in printed
+    assert_tensorboard_has_it_once(tmp_path)

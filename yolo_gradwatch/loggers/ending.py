@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 COLUMNS = ("finding", "severity", "rule", "module", "step", "over at step", "value", "message")
 """Of the table of findings."""
 
+_ESCAPES = str.maketrans(
+    {"<": "&lt;", "&": "&amp;", **{one: f"\\{one}" for one in "\\`*_[|"}},
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
@@ -56,11 +60,20 @@ class Ending:
 
     @property
     def markdown(self) -> str:
-        """The verdict and the table of findings."""
-        lines = [COLUMNS, ("---",) * len(COLUMNS), *self.rows] if self.rows else []
-        cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)
-        table = "".join(f"| {' | '.join(line)} |\n" for line in cells)
-        return f"{self.verdict}\n\n{table}"
+        """The verdict, the table of findings without its wide column, and what each finding says.
+
+        A viewer gives a sentence in a column all the width, and the other columns a letter each.
+        """
+        lines = [COLUMNS[:-1], ("---",) * len(COLUMNS[:-1])] if self.rows else []
+        lines += [tuple(map(as_markdown, row[:-1])) for row in self.rows]
+        table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        said = "".join(f"\n**{row[0]}**: {as_markdown(row[-1])}\n" for row in self.rows)
+        return f"{as_markdown(self.verdict)}\n\n{table}{said}"
+
+
+def as_markdown(text: str) -> str:
+    """A text that shows as it is in Markdown: ``__init__.py`` is not bold, ``<lambda>`` no tag."""
+    return text.translate(_ESCAPES)
 
 
 class Privacy:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from yolo_gradwatch.loggers.ending import COLUMNS
+from yolo_gradwatch.loggers.ending import COLUMNS, as_markdown
 from yolo_gradwatch.loggers.logger import Logger, loaded
 
 if TYPE_CHECKING:
@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 _LONGEST_TAG = 4900
 """Characters; MLflow takes 5000, from 2.13 on 8000."""
+
+DESCRIPTION = "mlflow.note.content"
+"""The tag that MLflow's page of a run shows in full, as Markdown; it cuts others to some words."""
+
+VERDICT = "gradwatch.verdict"
 
 
 class MLflow(Logger):
@@ -26,10 +31,10 @@ class MLflow(Logger):
     name, title, integration = "mlflow", "MLflow", "mlflow"
     axis = "each window, by optimizer step"
     findings_as = "tags `gradwatch.finding.N`"
-    verdict_as = "tag `gradwatch.verdict`"
+    verdict_as = "tag `gradwatch.verdict`; the description, unless you have written one"
     pictures_as = "artifacts"
     page_as = "artifact `gradwatch/gradwatch.html`, with Plotly"
-    table_as = "artifact `gradwatch/findings.json`"
+    table_as = "the description; artifact `gradwatch/findings.json`"
 
     def find(self) -> Any:
         """The active run; nothing is looked up in an MLflow that only has begun to load."""
@@ -51,9 +56,12 @@ class MLflow(Logger):
 
     def finish(self, live: Any, ending: Ending) -> None:
         """Wait for what was sent, because Ultralytics closes the run next, and add the rest."""
-        del live
         loaded("mlflow", "flush_async_logging")()
-        loaded("mlflow", "set_tag")("gradwatch.verdict", ending.verdict[:_LONGEST_TAG])
+        tags = {VERDICT: ending.verdict}
+        if _is_free(loaded("mlflow", "get_run")(live.info.run_id).data.tags):
+            tags[DESCRIPTION] = ending.markdown
+        cut = {name: text[:_LONGEST_TAG] for name, text in tags.items()}
+        loaded("mlflow", "set_tags")(cut)
         for path in ending.pictures:
             loaded("mlflow", "log_artifact")(str(path), "gradwatch")
         columns = dict(zip(COLUMNS, map(list, zip(*ending.rows, strict=True)), strict=False))
@@ -61,3 +69,9 @@ class MLflow(Logger):
             loaded("mlflow", "log_table")(columns, "gradwatch/findings.json")
         if page := ending.page():
             loaded("mlflow", "log_text")(page, "gradwatch/gradwatch.html")
+
+
+def _is_free(tags: dict[str, str]) -> bool:
+    """Whether the description is empty, or what we wrote when this run was trained before."""
+    text, verdict = tags.get(DESCRIPTION, ""), tags.get(VERDICT)
+    return not text or (verdict is not None and text.startswith(as_markdown(verdict)))

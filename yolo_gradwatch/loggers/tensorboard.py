@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from yolo_gradwatch.loggers.ending import as_markdown
 from yolo_gradwatch.loggers.logger import Logger, loaded
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class TensorBoard(Logger):
         finding = change.finding
         live.add_text(
             f"gradwatch/findings/{finding.number}-{finding.rule}",
-            f"{change.change}: {text}",
+            f"{change.change}: {as_markdown(text)}",
             change.reported,
         )
 
