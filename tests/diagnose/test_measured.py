@@ -144,6 +144,16 @@ def test_a_gradient_that_is_not_finite_is_neither_lost_nor_won(rule):
     assert ask(rule, "model.1", flow(gradient=gradient)) is None
 
 
+@pytest.mark.parametrize(("value", "is_cause"), [(4.5, False), (2.5, True)])
+def test_a_change_of_the_whole_net_is_not_due_to_a_place_that_loses_far_less(value, is_cause):
+    """A stack that loses little has lost as much before."""
+    traced = flow(gradient=upto("model.1.a", 10**-2.1))
+    collapsed = finding_of("collapse", WHOLE, value=value)
+    assert (measured(collapsed, LAYOUT, traced, {}) is not None) is is_cause
+    low = finding_of("total_low", WHOLE, value=10.0**-value, limit=1.0)
+    assert (measured(low, LAYOUT, traced, {}) is not None) is is_cause
+
+
 # --- too little -----------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ reason: nothing is invented.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -42,9 +43,15 @@ KINDS = (
 """Of the reasons that come from here. ``names`` begin with the module that is to be changed and its
 class; behind them are, as far as there are any, the two outputs between which it happens."""
 
+ALONG = ("falls", "shrinks", "multiplied", "grows")
+"""Kinds whose first value is the decades that the gradient loses, or wins, along a route."""
+
 STACK = 2.0
 """Decades that a block and what reads it lose, or win, altogether. Healthy: 0.91 in 99 % of the
 routes, 1.62 at the most, in branches of the head. Planted stacks: 4.7 at the least."""
+
+EXPLAINED = 0.5
+"""Share of a change of the whole net, in decades, that a place must lose or win to be its cause."""
 
 PARTLY = 0.6
 """Share of zeros, or of saturated outputs, behind a layer whose gradient is mostly zero. A ReLU
@@ -70,7 +77,22 @@ def measured(
         return None
     calls = Calls(layout, flow)
     found = judge(finding, calls, training)
-    return found and _with_norm(found, calls)
+    if found is None or not _explains(found, finding):
+        return None
+    return _with_norm(found, calls)
+
+
+def _explains(reason: Reason, finding: Finding) -> bool:
+    """Whether what a place loses, or wins, is enough to be the cause of a finding.
+
+    A stack that halves the gradient, as it always has, is not why that of the whole net collapsed.
+    """
+    if finding.module != WHOLE or reason.kind not in ALONG:
+        return True
+    value, limit = finding.value, finding.limit
+    is_norm = finding.rule in {"total_low", "total_high"}
+    change = abs(math.log10(value / limit)) if is_norm and 0 < value < math.inf else value
+    return reason.values[0] >= EXPLAINED * change
 
 
 def _with_norm(reason: Reason, calls: Calls) -> Reason:
