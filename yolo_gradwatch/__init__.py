@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.runs.schema import FormatError
     from yolo_gradwatch.watch.gradwatch import GradWatch
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if environ.get("YOLO_GRADWATCH_DEBUG"):  # warnings then come with the traceback of their error
     logging.getLogger(__name__).setLevel(logging.DEBUG)
