@@ -34,13 +34,6 @@ ORDER = ("critical", "warning", "notice")
 SECTIONS = "<!-- sections: written by scripts/docs_findings.py -->\n"
 EXAMPLES = ROOT / "docs" / "pictures" / "findings.json"
 
-NOTES = {
-    "collapse": "What fell is right, the cause is not: the loss was multiplied, and the stack in "
-    "the head shrank the gradient before that, too. Where all blocks fall at once, look at the "
-    "loss first.",
-}
-"""What to know of an example."""
-
 
 def main() -> None:
     """Write the page."""
@@ -136,9 +129,6 @@ def _example(rule: Rule, examples: Mapping[str, Any]) -> Iterator[str]:
     yield f"**Example.** {own['model']}, {own['steps']} steps, planted: {own['fault']}."
     yield ""
     yield f"> {own['message']}"
-    if note := NOTES.get(rule.name):
-        yield ""
-        yield note
     yield ""
     yield f"![Heat map of the run with the finding {rule.name}](pictures/finding-{rule.name}.png)"
     yield ""

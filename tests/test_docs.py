@@ -212,14 +212,14 @@ def test_readme_has_the_newest_figures():
     assert early == "0"
     assert f"{few} of {healthy} healthy recorded trainings" in text
     assert (
-        f"{found.replace('/', ' of ')} planted faults, {right.replace('/', ' of ')} in the" in text
+        f"{found.replace('/', ' of ')} injected faults, {right.replace('/', ' of ')} in the" in text
     )
     median, most = delay.split(", max ")
     assert f"after {median} steps in the median, {most} at most" in text
     (helped,) = re.findall(r"^The first advice helped in (\d+ of \d+)\.$", RESULTS, re.MULTILINE)[
         -1:
     ]
-    assert f"the first advice helped in {helped} planted faults" in text
+    assert f"the first advice helped in {helped} injected faults" in text
     stood, count = re.findall(r"held-out faults stand at (\d+) of (\d+)", RESULTS)[-1]
     (now,) = re.findall(r"^Held out: call right in (\d+)/", newest("Causes"), re.MULTILINE)
     assert (

@@ -124,6 +124,7 @@ def test_of_two_trainings_that_begin_at_once_the_first_has_the_folder(tmp_path):
         ("null", 0, False),
         ("", MOST_SECONDS + 1, True),
     ],
+    ids=["own", "own-old", "dead", "elsewhere", "empty", "null", "empty-old"],
 )
 def test_a_claim_that_a_crash_has_left_is_in_nobodys_way(tmp_path, content, age, is_free):
     path = tmp_path / CLAIM_FILE

@@ -99,19 +99,11 @@ def test_each_rule_names_the_step_at_which_its_finding_began(tmp_path, name):
     ]
 
 
-@pytest.mark.parametrize(
-    ("message", "step", "began"),
-    [
-        ("zero since step 1,218, so", 1300, 1218),
-        ("at step 9 (epoch 3)", 9, 9),
-        ("since step 12", 9, 9),
-        ("each of the 13 steps since step 4", 9, 4),
-        ("since step ,", 9, 9),
-        ("", 9, 9),
-    ],
-)
-def test_a_message_without_the_step_leaves_that_of_its_window(message, step, began):
-    assert alerts.began(message, step) == began
+def test_without_the_step_of_its_beginning_a_finding_has_that_of_its_window(tmp_path):
+    text = "finding,event,step,severity,rule,module,since\n"
+    text += "1,start,9,critical,dead,b,4\n2,start,9,critical,dead,c,\n"
+    (tmp_path / ALERTS_FILE).write_text(text, encoding="utf-8")
+    assert [one.step for one in alerts.read(tmp_path / ALERTS_FILE).findings] == [4, 9]
 
 
 def test_a_finding_is_as_it_was_reported_last(tmp_path):

@@ -176,7 +176,7 @@ def test_a_column_that_is_missing_is_empty(tmp_path, file, column):
     assert found[column].isna().all() or (found[column] == "").all()
     pd.testing.assert_frame_equal(found.drop(columns=column), expected.drop(columns=column))
     later = {row.name for row in QUANTITIES if row.since > 1}
-    is_new = column in {"clipped", "reported"} or column in later
+    is_new = column in {"clipped", "reported", "since"} or column in later
     assert [column in remark for remark in remarks] == ([] if is_new else [True])
 
 

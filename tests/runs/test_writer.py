@@ -92,7 +92,7 @@ def test_the_columns_of_the_tables(tmp_path, log):
     stored = header_of(DATA / "version-2" / "gradwatch.csv")
     assert [name for name in header.split(",") if name in stored] == list(stored)
     assert lines(tmp_path / "gradwatch_alerts.csv") == [
-        "finding,event,step,reported,epoch,severity,rule,module,value,limit,message"
+        "finding,event,step,reported,epoch,severity,rule,module,value,limit,message,since"
     ]
 
 
@@ -109,7 +109,7 @@ def test_changes_are_rows_of_the_alerts(tmp_path, log):
     log.write_changes(CHANGES)
     with (tmp_path / "gradwatch_alerts.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))[1:]
-    rest = ["critical", "dead", "model.3.conv", "3", "3", FINDING.message]
+    rest = ["critical", "dead", "model.3.conv", "3", "3", FINDING.message, "3"]
     assert rows == [["1", "start", "5", "7", "1", *rest], ["1", "end", "9", "9", "2", *rest]]
 
 

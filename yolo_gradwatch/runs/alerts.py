@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _NEEDED = ("finding", "event", "step", "severity", "rule", "module")
-_BEGAN = re.compile(r"\b(?:since|at) step ([0-9,]+)")
-"""Where a message names the step at which its finding began."""
-
 _COUNT = re.compile("[1-9][0-9]{0,17}")
 
 Row = dict[str, str]
@@ -84,8 +81,7 @@ def _findings(rows: list[Row]) -> tuple[Finding, ...]:
 
 
 def _finding(number: int, first: Row, newest: Row) -> Finding:
-    step = began(first.get("message", ""), int(first["step"]))
-    reported = first.get("reported", "")
+    since, reported = first.get("since", ""), first.get("reported", "")
     return Finding(
         number=number,
         rule=newest["rule"],
@@ -95,7 +91,7 @@ def _finding(number: int, first: Row, newest: Row) -> Finding:
         episodes=(
             Episode(
                 epoch=int(epoch) if _COUNT.fullmatch(epoch := first.get("epoch", "")) else 0,
-                step=step,
+                step=int(since) if _COUNT.fullmatch(since) else int(first["step"]),
                 step_end=int(newest["step"]) if newest["event"] == "end" else None,
                 reported=int(reported) if _COUNT.fullmatch(reported) else int(first["step"]),
                 value=_number(newest.get("value", "")),
@@ -104,18 +100,6 @@ def _finding(number: int, first: Row, newest: Row) -> Finding:
         limit=_number(newest.get("limit", "")),
         message=newest.get("message", ""),
     )
-
-
-def began(message: str, step: int) -> int:
-    """The step at which a finding began, from the message that reported it.
-
-    Args:
-        message: Of the finding as it began.
-        step: First step of the window that brought it, which may be a few windows later.
-    """
-    found = _BEGAN.search(message)
-    named = int(found[1].replace(",", "") or step) if found else step
-    return named if 0 < named <= step else step
 
 
 def _number(cell: str) -> float:

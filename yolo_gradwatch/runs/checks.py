@@ -40,7 +40,7 @@ _PATTERNS = {
     **{name: _CELLS[kind] for name, kind in TYPES.items() if kind in _CELLS},
     **dict.fromkeys(ORDINALS, "[1-9][0-9]{0,17}"),
     **dict.fromkeys(LATER_COUNTS, "([0-9]{1,18})?"),
-    "reported": "([1-9][0-9]{0,17})?",
+    **dict.fromkeys(("reported", "since"), "([1-9][0-9]{0,17})?"),
     **dict.fromkeys(FLOW_NUMBERS, f"({_NUMBER}|nan)?"),
 }
 """What a cell must look like, by its column."""

@@ -50,7 +50,7 @@ ALERT_NEEDED = ("finding", "event", "step")
 
 ALERT_COLUMNS = (
     *("finding", "event", "step", "reported", "epoch", "severity", "rule", "module"),
-    *("value", "limit", "message"),
+    *("value", "limit", "message", "since"),
 )
 
 LOSS_COLUMNS = (
@@ -72,12 +72,12 @@ FLOW_NEEDED = ("epoch", "step", "order", "module", "call")
 FLOW_NUMBERS = FLOW_COLUMNS[-5:]
 """Empty where nothing was measured; ``nan`` is the number that was."""
 
-LATER = ("clipped", "reported", *(row.name for row in QUANTITIES if row.since > 1))
+LATER = ("clipped", "reported", "since", *(row.name for row in QUANTITIES if row.since > 1))
 """Columns that files of format version 1 lack: their rows have an empty cell there."""
 
 _COUNTED = (
     *(*SHARED, "clipped", *(row.name for row in QUANTITIES if row.is_count)),
-    *("parameters", "finding", "step", "reported", "order", "call", "elements"),
+    *("parameters", "finding", "step", "reported", "since", "order", "call", "elements"),
 )
 COUNTS = tuple(name for name in _COUNTED if name not in LATER)
 LATER_COUNTS = tuple(name for name in _COUNTED if name in LATER)
@@ -91,7 +91,7 @@ TYPES = {
 }
 """What each column holds, as pandas names it."""
 
-ORDINALS = ("epoch", "step_first", "step_last", "steps", "reported", "order", "call")
+ORDINALS = ("epoch", "step_first", "step_last", "steps", "reported", "since", "order", "call")
 """Columns that count from 1."""
 
 

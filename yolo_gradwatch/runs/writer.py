@@ -198,4 +198,5 @@ def _alert_row(change: FindingChange) -> tuple[object, ...]:
         f"{finding.value:.9g}",
         f"{finding.limit:.9g}",
         finding.message,
+        finding.episodes[-1].step,
     )
