@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-if environ.get("YOLO_GRADWATCH_DEBUG"):  # warnings then come with the traceback of their error
+if environ.get("YOLO_GRADWATCH_DEBUG"):  # then warnings carry the traceback of their error
     logging.getLogger(__name__).setLevel(logging.DEBUG)
 
 _HOME = {

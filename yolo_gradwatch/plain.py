@@ -6,7 +6,7 @@ from typing import Any
 
 
 def printable(value: Any) -> Any:
-    """A value from JSON in whose texts "?" stands for what would steer a terminal."""
+    """Return a JSON value with "?" in place of every character that could steer a terminal."""
     if isinstance(value, str):
         if value.isprintable():
             return value

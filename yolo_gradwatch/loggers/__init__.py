@@ -1,1 +1,1 @@
-"""Everything that another program is sent."""
+"""Experiment loggers: everything that is sent to other programs."""

@@ -1,4 +1,4 @@
-"""The loggers by the names that users write; a new one is a class and its place here."""
+"""Loggers by the names that users write; to add one, write a class and list it here."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _ALL = TensorBoard, WandB, MLflow, Comet, ClearML, DVCLive
 LOGGERS: dict[str, type[Logger]] = {one.name: one for one in _ALL}
 
 AUTO = "auto"
-"""All of them whose run Ultralytics has opened."""
+"""Every logger whose run Ultralytics has opened."""
 
 HEADINGS = ("logger", "numbers", "findings", "verdict", "pictures", "page", "table of findings")
 
 
 def checked_loggers(names: object) -> tuple[str, ...] | None:
-    """The loggers that a user names, in the order of the catalogue; None stands for ``auto``.
+    """Return the loggers that a user named, in catalog order; None means ``auto``.
 
     Raises:
-        TypeError: They are neither ``auto`` nor a list of names.
-        ValueError: One is not known.
+        TypeError: The argument is neither ``auto`` nor a list of names.
+        ValueError: A name is unknown.
     """
     known = ", ".join(LOGGERS)
     if isinstance(names, str) and names == AUTO:
@@ -48,23 +48,23 @@ def checked_loggers(names: object) -> tuple[str, ...] | None:
 
 
 def loggers_of(chosen: tuple[str, ...] | None, drawn: Drawn, *, share_names: bool) -> list[Logger]:
-    """The loggers of a training; those that are not open when it starts do nothing.
+    """Create the loggers of a training; those that are not open when it starts do nothing.
 
     Args:
-        chosen: As `checked_loggers` gives them.
-        drawn: What is drawn of the run when it is over.
-        share_names: Whether absolute paths and names of images may be sent.
+        chosen: Return value of `checked_loggers`.
+        drawn: Pictures and page of the run, for when it is over.
+        share_names: Whether absolute paths and image names may be sent.
     """
     names = tuple(LOGGERS) if chosen is None else chosen
     options = {"is_asked": chosen is not None, "share_names": share_names}
     made: dict[str, Logger] = {}
-    for name in names:  # of which TensorBoard is the first
+    for name in names:  # TensorBoard comes first: others may record it
         made[name] = LOGGERS[name](drawn, relay=made.get(TensorBoard.name), **options)
     return [*made.values()]
 
 
 def table() -> str:
-    """What each logger gets, as a table in Markdown."""
+    """Return a Markdown table of what each logger gets."""
     rows = [HEADINGS, ("---",) * len(HEADINGS), *map(_cells, LOGGERS.values())]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 

@@ -1,4 +1,4 @@
-"""ClearML: one chart with a line a block; it records TensorBoard by itself."""
+"""ClearML: one chart with a line for each block; it records TensorBoard by itself."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ClearML(Logger):
     table_as = "plots"
 
     def find(self) -> Any:
-        """The current task."""
+        """Return the current task."""
         task = loaded("clearml", "Task")
         return task.current_task() if task else None
 
@@ -44,7 +44,7 @@ class ClearML(Logger):
         live.get_logger().report_text(line, print_console=False)
 
     def finish(self, live: Any, ending: Ending) -> None:
-        """Ultralytics sends ``gradwatch.png`` itself."""
+        """Send the outcome, except ``gradwatch.png``, which Ultralytics sends itself."""
         logger, step = live.get_logger(), ending.step
         logger.report_text(f"GradWatch, verdict: {ending.verdict}", print_console=False)
         logger.report_single_value("gradwatch/alarms", ending.alarms)

@@ -1,4 +1,4 @@
-"""Comet: a step of its own for each metric; it records TensorBoard by itself."""
+"""Comet: every metric has its own step; it records TensorBoard by itself."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Comet(Logger):
     table_as = "`gradwatch/findings.csv`"
 
     def find(self) -> Any:
-        """The running experiment."""
+        """Return the running experiment."""
         running = loaded("comet_ml", "get_running_experiment")
         return running() if running else None
 

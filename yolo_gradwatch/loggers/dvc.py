@@ -1,4 +1,4 @@
-"""DVCLive: one step for everything, which is Ultralytics' epoch; files are written whole."""
+"""DVCLive: one step for everything, Ultralytics' epoch; files are rewritten as a whole."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class DVCLive(Logger):
-    """Logs to the ``live`` of Ultralytics' callbacks."""
+    """Logs to the ``live`` object of Ultralytics' callbacks."""
 
     name, title, integration = "dvc", "DVCLive", "dvc"
     axis = "each epoch; the total norm also by optimizer step"
@@ -34,18 +34,18 @@ class DVCLive(Logger):
         self._points: list[dict[str, float]] = []
 
     def find(self) -> Any:
-        """What Ultralytics has opened, until it has our outcome and ends it."""
+        """Return the object that Ultralytics opened, until it has our outcome and is ended."""
         return None if self._is_over else loaded("ultralytics.utils.callbacks.dvc", "live")
 
     def window(self, window: Window) -> None:
-        """Keep the total norm."""
+        """Keep the total norm for the plot."""
         super().window(window)
         if self.is_open:
             norm = float(window.norm_mean[0])
             self._points.append({"step": window.step_last, "norm": norm})
 
     def send(self, live: Any, numbers: dict[str, float], step: int) -> None:
-        """See `Logger`; the steps of a plot are its own, and its file is rewritten each time."""
+        """See `Logger`; a plot has its own steps, and its file is rewritten each time."""
         del step
         for name, number in numbers.items():
             live.log_metric(name, number)
@@ -63,7 +63,7 @@ class DVCLive(Logger):
         if rows:
             live.log_plot("gradwatch_findings", rows, x="step", y="value", template="scatter")
         has_repository = getattr(live, "_dvc_repo", None) is not None
-        for path in ending.pictures if has_repository else ():  # else DVCLive ends with an error
+        for path in ending.pictures if has_repository else ():  # else DVCLive fails at its end
             live.log_image(f"gradwatch/{path.name}", str(path))
 
     def end(self, report: Report) -> None:

@@ -1,4 +1,4 @@
-"""What a logger is given once a training is over, and what of it stays private."""
+"""Outcome of a training as loggers get it, without anything that must stay private."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.runs.outputs import RunInfo
 
 COLUMNS = ("finding", "severity", "rule", "module", "step", "over at step", "value", "message")
-"""Of the table of findings."""
+"""Columns of the table of findings."""
 
 _ESCAPES = str.maketrans(
     {"<": "&lt;", "&": "&amp;", **{one: f"\\{one}" for one in "\\`*_[|"}},
@@ -27,11 +27,11 @@ _ESCAPES = str.maketrans(
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What is drawn of a run when it is over, asked for after it is.
+    """Pictures and page of a run, requested only when it is over.
 
     Attributes:
-        pictures: Gives the files of the pictures that were drawn.
-        page: Gives the HTML page as text; None if Plotly is missing, or the files are not whole.
+        pictures: Returns the paths of the pictures that were drawn.
+        page: Returns the HTML page as text; None if Plotly is missing or the files are incomplete.
     """
 
     pictures: Callable[[], tuple[Path, ...]]
@@ -43,12 +43,12 @@ class Ending:
     """The outcome of a run, for a logger.
 
     Attributes:
-        step: The last optimizer step with a number.
-        verdict: In one line.
-        alarms: How many findings are more than a notice.
-        rows: A row a finding, of `COLUMNS`, as text.
-        pictures: Files of pictures, ``gradwatch.png`` and ``flow.png``.
-        page: Gives the HTML page as text; None if there is none.
+        step: Last optimizer step with numbers.
+        verdict: Verdict in one line.
+        alarms: Number of findings above a notice.
+        rows: One row of text for each finding, with `COLUMNS`.
+        pictures: Paths of the pictures, ``gradwatch.png`` and ``flow.png``.
+        page: Returns the HTML page as text; None if there is none.
     """
 
     step: int
@@ -60,9 +60,9 @@ class Ending:
 
     @property
     def markdown(self) -> str:
-        """The verdict, the table of findings without its wide column, and what each finding says.
+        """The verdict, the table of findings without its wide message column, then each message.
 
-        A viewer gives a sentence in a column all the width, and the other columns a letter each.
+        Viewers give a column of sentences the full width, and squeeze the others to one letter.
         """
         lines = [COLUMNS[:-1], ("---",) * len(COLUMNS[:-1])] if self.rows else []
         lines += [tuple(map(as_markdown, row[:-1])) for row in self.rows]
@@ -72,16 +72,16 @@ class Ending:
 
 
 def as_markdown(text: str) -> str:
-    """A text that shows as it is in Markdown: ``__init__.py`` is not bold, ``<lambda>`` no tag."""
+    """Escape a text for Markdown: ``__init__.py`` does not turn bold, ``<lambda>`` is not a tag."""
     return text.translate(_ESCAPES)
 
 
 class Privacy:
-    """Keeps absolute paths and names of images out of what a logger is sent.
+    """Keeps absolute paths and image names out of what loggers are sent.
 
     Args:
-        run: Whose folder and arguments are private.
-        share_names: Whether they are not.
+        run: The run whose folder and arguments are private.
+        share_names: Whether they may be sent anyway.
     """
 
     def __init__(self, run: RunInfo, *, share_names: bool) -> None:
@@ -91,19 +91,19 @@ class Privacy:
         self._paths = sorted({*paths, *map(escape, paths)}, key=len, reverse=True)  # as in HTML
 
     def text(self, text: str) -> str:
-        """A text, its absolute paths cut down to their last part."""
+        """Return a text with its absolute paths cut to their last part, unless they may be sent."""
         for path in () if self.shares else self._paths:
             text = text.replace(path, Path(path).name)
         return text
 
     def finding(self, finding: Finding) -> str:
-        """A finding in a line, with the images of its step if these are shared."""
+        """Return a finding in one line, with the images of its step if they may be sent."""
         line = self.text(finding_line(finding).strip())
         images = self._images(finding) if self.shares else []
         return f"{line} Images: {', '.join(images)}" if images else line
 
     def ending(self, report: Report, drawn: Drawn, step: int) -> Ending:
-        """The outcome of the run."""
+        """Return the outcome of the run."""
         rows = tuple(tuple(map(self.text, _row(finding))) for finding in report.findings)
         verdict = self.text(report.verdict)
         if self.shares:
@@ -116,7 +116,7 @@ class Privacy:
         return Ending(step, verdict, len(report.alarms), rows, drawn.pictures(), page)
 
     def _images(self, finding: Finding) -> list[str]:
-        """The images of which its evidence was made; of no finding without such a file."""
+        """Return the images of a finding's evidence file; none without such a file."""
         if not finding.evidence:
             return []
         content = json.loads((self._folder / finding.evidence).read_text("utf-8"))
@@ -124,7 +124,7 @@ class Privacy:
 
 
 def _paths(training: Mapping[str, object]) -> set[str]:
-    """The absolute paths among the arguments of a training."""
+    """Return the absolute paths among a training's arguments."""
     texts = (str(value) for value in training.values() if isinstance(value, (str, Path)))
     return {text for text in texts if Path(text).is_absolute() and Path(text).name}
 

@@ -1,4 +1,4 @@
-"""What all loggers share: when they are called, with what, and what they must not do."""
+"""Base class of the loggers: when they are called, with what, and what they must not do."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def loaded(module: str, name: str) -> Any:
-    """A name of a module that somebody else has imported; None if it is not there."""
+    """Return an attribute of a module that other code has imported; None if there is none."""
     return getattr(sys.modules.get(module), name, None)
 
 
@@ -37,17 +37,17 @@ class Logger(OutputBase):
     starts, and again before every call, so that nothing is sent once it is closed.
 
     Args:
-        drawn: What is drawn of the run.
-        is_asked: Whether the user has named this logger; if so, a missing one is a warning.
-        share_names: Whether absolute paths and names of images may be sent.
-        relay: TensorBoard, if it gets the run too.
+        drawn: Pictures and page of the run.
+        is_asked: Whether the user named this logger; if so, we warn when it is missing.
+        share_names: Whether absolute paths and image names may be sent.
+        relay: The TensorBoard logger, if it gets the run too.
 
     Attributes:
-        name: As the user writes it.
-        title: As its makers write it.
+        name: Name that users write.
+        title: Name as its makers write it.
         integration: Module of Ultralytics' callbacks.
         axis: When it gets numbers and by what, for the docs, like the fields that end in ``_as``.
-        records_tensorboard: Whether it has what TensorBoard is sent, without our doing.
+        records_tensorboard: Whether it records by itself what TensorBoard is sent.
         by_epoch: Whether it gets numbers once an epoch instead of once a window.
     """
 
@@ -76,31 +76,31 @@ class Logger(OutputBase):
 
     @property
     def is_open(self) -> bool:
-        """Whether it was there when the training started."""
+        """Whether the logger was open when the training started."""
         return self._live is not None
 
     @property
     def is_relayed(self) -> bool:
-        """Whether it has numbers and pictures from TensorBoard already."""
+        """Whether it already gets numbers and pictures through TensorBoard."""
         return self._relay is not None and self._relay.is_open
 
-    # --- what each logger does its own way, all with the live object that `find` gives ------------
+    # --- what each logger does in its own way, with the live object that `find` returns -----------
 
     def find(self) -> Any:
-        """The logger's live object; None if there is none."""
+        """Return the logger's live object; None if there is none."""
         raise NotImplementedError
 
     def begin(self, live: Any) -> None:
-        """The training starts."""
+        """Prepare for a training that starts."""
 
     def send(self, live: Any, numbers: dict[str, float], step: int) -> None:
-        """Numbers by name, as of an optimizer step."""
+        """Send numbers by name, as of an optimizer step."""
 
     def tell(self, live: Any, change: FindingChange, text: str) -> None:
-        """A finding has begun, come back, grown worse or ended."""
+        """Send a finding that has begun, come back, grown worse or ended."""
 
     def finish(self, live: Any, ending: Ending) -> None:
-        """The training is over; the logger is still open."""
+        """Send the outcome of a training that is over; the logger is still open."""
 
     # --- the calls of an output -------------------------------------------------------------------
 
@@ -142,7 +142,7 @@ class Logger(OutputBase):
         self._numbers = {}
 
     def findings(self, changes: Sequence[FindingChange]) -> None:
-        """Send what has happened to findings."""
+        """Send the changes of findings."""
         for change in changes if self.is_open else ():
             self._call(self.tell, change, self._private.finding(change.finding))
 
@@ -152,7 +152,7 @@ class Logger(OutputBase):
             self._call(self.finish, self._private.ending(report, self._drawn, self._step))
 
     def close(self) -> None:
-        """Let go of the logger."""
+        """Drop the live object."""
         self._live = None
 
     def _call(self, method: Callable[..., None], *args: Any) -> None:

@@ -1,4 +1,4 @@
-"""MLflow: a step of its own for each metric; nothing waits for the server."""
+"""MLflow: every metric has its own step; nothing waits for the server."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from yolo_gradwatch.loggers.ending import Ending
 
 _LONGEST_TAG = 4900
-"""Characters; MLflow takes 5000, from 2.13 on 8000."""
+"""Characters; MLflow accepts 5000, and 8000 from 2.13 on."""
 
 DESCRIPTION = "mlflow.note.content"
-"""The tag that MLflow's page of a run shows in full, as Markdown; it cuts others to some words."""
+"""The tag that MLflow's run page shows in full, as Markdown; it cuts others to a few words."""
 
 VERDICT = "gradwatch.verdict"
 
 
 class MLflow(Logger):
-    """Logs to the active run of the thread that trains.
+    """Logs to the active run of the training's thread.
 
-    Each call comes after a look whether that run is still active: without one, MLflow's functions
-    would open another.
+    Each call first checks that this run is still active: without one, MLflow's functions would
+    open another.
     """
 
     name, title, integration = "mlflow", "MLflow", "mlflow"
@@ -37,7 +37,7 @@ class MLflow(Logger):
     table_as = "the description; artifact `gradwatch/findings.json`"
 
     def find(self) -> Any:
-        """The active run; nothing is looked up in an MLflow that only has begun to load."""
+        """Return the active run; None while MLflow is only partly imported."""
         active = loaded("mlflow", "active_run")
         return active() if active else None
 
@@ -55,7 +55,7 @@ class MLflow(Logger):
         loaded("mlflow", "set_tag")(key, value, synchronous=False)
 
     def finish(self, live: Any, ending: Ending) -> None:
-        """Wait for what was sent, because Ultralytics closes the run next, and add the rest."""
+        """Wait for pending data, because Ultralytics closes the run next, then send the outcome."""
         loaded("mlflow", "flush_async_logging")()
         tags = {VERDICT: ending.verdict}
         if _is_free(loaded("mlflow", "get_run")(live.info.run_id).data.tags):
@@ -72,6 +72,6 @@ class MLflow(Logger):
 
 
 def _is_free(tags: dict[str, str]) -> bool:
-    """Whether the description is empty, or what we wrote when this run was trained before."""
+    """Whether the description is empty, or ours from an earlier training of this run."""
     text, verdict = tags.get(DESCRIPTION, ""), tags.get(VERDICT)
     return not text or (verdict is not None and text.startswith(as_markdown(verdict)))

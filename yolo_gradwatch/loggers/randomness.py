@@ -1,4 +1,4 @@
-"""Leaves the random numbers of a training as they are: some loggers draw from them."""
+"""Protects the random numbers of a training from loggers that draw some."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def same_random_numbers() -> Iterator[None]:
-    """Restore the random states of Python, numpy and torch (CPU) behind a block."""
+    """Restore the random states of Python, numpy and torch (CPU) after a block."""
     import torch  # a training has loaded it
 
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002  # theirs
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002  # global
     try:
         yield
     finally:

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from yolo_gradwatch.runs.outputs import RunInfo
 
 MOST_BLOCKS = 20
-"""Blocks that a logger gets, evenly spaced if there are more; YOLO26n has 18 with parameters."""
+"""Most blocks a logger gets, evenly spaced if there are more; YOLO26n has 18 with parameters."""
 
 
 class Scalars(OutputBase):
-    """Hands a few numbers a window to an experiment logger.
+    """Passes a few numbers of each window to an experiment logger.
 
     Args:
         write: Called with the numbers by name and the last optimizer step of the window.
@@ -47,14 +47,14 @@ class Scalars(OutputBase):
 
 
 def scalars(layout: Layout, window: Window, clip: float = CLIP_NORM) -> dict[str, float]:
-    """Norms and updates of the whole model and of its blocks, the clipping, and AMP's skips.
+    """Return norms and updates of the whole model and its blocks, the clipping, and AMP's skips.
 
-    Some forty at the most, so that a logger's pages stay usable. A number that is not finite, or
-    was not measured in this window, is left out.
+    About forty at most, so that a logger's pages stay usable. Numbers that are not finite, or were
+    not measured in this window, are left out.
 
     Args:
-        layout: Of the model.
-        window: In this layout.
+        layout: Layout of the model.
+        window: A window in this layout.
         clip: Total norm above which the trainer clips.
     """
     places = _places(layout)
@@ -65,13 +65,13 @@ def scalars(layout: Layout, window: Window, clip: float = CLIP_NORM) -> dict[str
         for m in places
     }
     total = float(window.norm_mean[0])
-    numbers["gradwatch/clip_factor"] = clip / float(np.maximum(clip, total))  # NaN if that is NaN
+    numbers["gradwatch/clip_factor"] = clip / float(np.maximum(clip, total))  # NaN if total is
     found = {name: number for name, number in numbers.items() if math.isfinite(number)}
     return {**found, "gradwatch/skipped": float(window.skipped)}
 
 
 def _places(layout: Layout) -> list[int]:
-    """The rows of the whole model and of its blocks, or of some of many."""
+    """Return the rows of the whole model and its blocks, or of a selection if there are many."""
     blocks = dict(layout.blocks)
     rows = [m for m, name in enumerate(layout.modules) if name in blocks and name != WHOLE]
     if len(rows) > MOST_BLOCKS:

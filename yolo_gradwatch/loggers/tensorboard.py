@@ -1,4 +1,4 @@
-"""TensorBoard: every tag has an axis of its own."""
+"""TensorBoard: every tag has its own axis."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TensorBoard(Logger):
     table_as = "in `gradwatch/report`"
 
     def find(self) -> Any:
-        """The writer, if it is that of this run: early versions leave the last one open."""
+        """Return the writer if it belongs to this run: early versions leave the last one open."""
         writer = loaded("ultralytics.utils.callbacks.tensorboard", "WRITER")
         folder = getattr(writer, "log_dir", None)
         is_ours = folder is not None and Path(folder).resolve() == self._folder.resolve()

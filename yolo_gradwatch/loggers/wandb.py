@@ -1,4 +1,4 @@
-"""Weights & Biases: one run has one counter of rows, which is Ultralytics' to move."""
+"""Weights & Biases: a run has one row counter, and only Ultralytics may move it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.loggers.ending import Ending
 
 STEP = "gradwatch/step"
-"""Ours, beside the counter of W&B, to which it only may go up."""
+"""Our own step, separate from W&B's counter, which can only go up."""
 
 _LEVELS = {"critical": "ERROR", "warning": "WARN", "notice": "INFO"}
 
@@ -22,9 +22,9 @@ _LEVELS = {"critical": "ERROR", "warning": "WARN", "notice": "INFO"}
 class WandB(Logger):
     """Logs to ``wandb.run``.
 
-    Until 8.4.184, Ultralytics logs with ``step=epoch + 1``: a row of ours would move W&B's counter
-    past that, and W&B would drop every metric of the training. There, numbers join the row that is
-    open already, which takes one set of them an epoch.
+    Before 8.4.184, Ultralytics logs with ``step=epoch + 1``: a row of ours would move W&B's counter
+    past that, and W&B would drop every metric of the training. With those versions, our numbers
+    join the row that is already open, one set per epoch.
     """
 
     name, title, integration = "wandb", "Weights & Biases", "wb"
@@ -36,11 +36,11 @@ class WandB(Logger):
     table_as = "`gradwatch/findings`"
 
     def find(self) -> Any:
-        """The run of the process."""
+        """Return the run of the process."""
         return loaded("wandb", "run")
 
     def begin(self, live: Any) -> None:
-        """Give our numbers an axis of their own."""
+        """Give our numbers their own axis."""
         log = loaded("ultralytics.utils.callbacks.wb", "on_fit_epoch_end")
         self.by_epoch = log is not None and "step=" in inspect.getsource(log)
         live.define_metric(STEP, hidden=True)
@@ -59,7 +59,7 @@ class WandB(Logger):
             live.alert(f"GradWatch: {name}", text, level=_LEVELS[finding.severity])
 
     def finish(self, live: Any, ending: Ending) -> None:
-        """Add to the row with which Ultralytics ends; it sends ``gradwatch.png`` itself."""
+        """Add to Ultralytics' last row, except ``gradwatch.png``, which Ultralytics sends."""
         live.summary["gradwatch/verdict"] = ending.verdict
         table = loaded("wandb", "Table")
         row: dict[str, Any] = {STEP: ending.step}

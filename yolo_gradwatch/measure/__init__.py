@@ -1,1 +1,1 @@
-"""What is read in a step, and how steps become windows."""
+"""Measurements: what is read in each optimizer step, and how steps become windows."""

@@ -1,4 +1,4 @@
-"""Whether tensors are still of the types, sizes, strides and devices that they were found to be."""
+"""Checks that tensors still have the types, sizes, strides and devices they had before."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
 
 class Alike:
-    """Compares N tensors with those of a step before, whatever their values and addresses.
+    """Compares N tensors with those of an earlier step, whatever their values and addresses.
 
-    Asked of every tensor in every step: an address that is handed to a kernel with the size or the
-    device of another tensor ends the training. PyTorch's own guard, with which it asks whether
-    compiled code still fits, takes a single call; where it is missing, Python asks.
+    This is checked for every tensor in every step: a kernel that gets an address with the size or
+    device of another tensor ends the training. PyTorch's own guard, which checks whether compiled
+    code still fits, needs a single call; where it is missing, Python checks.
     """
 
     def __init__(self) -> None:
-        self._missing: list[bool] | None = None  # none is
+        self._missing: list[bool] | None = None  # None: no tensor is missing
         self._guard: Any = None
         self._facts: list[object] | None = None
 
     def holds(self, tensors: Sequence[Tensor | None]) -> bool:
-        """Whether the tensors are like those that were noted last, missing where those were."""
+        """Whether the tensors are like those noted last, with the same ones missing."""
         if self._guard is None:
             return self._facts == _facts(tensors)
         if self._missing is None:
@@ -37,34 +37,34 @@ class Alike:
         return bool(self._guard.check(*(one for one in tensors if one is not None)))
 
     def note(self, tensors: Sequence[Tensor | None]) -> None:
-        """Compare with these from now on."""
-        there = [one for one in tensors if one is not None]
-        is_whole = len(there) == len(tensors)
+        """Compare with these tensors from now on."""
+        present = [one for one in tensors if one is not None]
+        is_whole = len(present) == len(tensors)
         self._missing = None if is_whole else [one is None for one in tensors]
-        self._guard = guard_of(there)
+        self._guard = guard_of(present)
         self._facts = _facts(tensors) if self._guard is None else None
 
 
 def guard_of(tensors: Sequence[Tensor]) -> Any:
-    """What asks of such tensors; None where PyTorch cannot, as of none or one that is there twice.
+    """Return a guard for such tensors; None where PyTorch has none, for no tensors or a duplicate.
 
-    It has no public name, so it is tried on examples before it is trusted.
+    It is not public, so it is tried on examples before it is trusted.
     """
     guard = _plain_guard_of(tensors) if tensors and _is_trusted() else None
     return guard if guard is not None and guard.check(*tensors) else None
 
 
 def _plain_guard_of(tensors: Sequence[Tensor]) -> Any:
-    ways = {"dynamic_dims_sizes": None, "dynamic_dims_strides": None}  # none may differ
+    ways = {"dynamic_dims_sizes": None, "dynamic_dims_strides": None}  # none may vary
     try:
         return torch._C._dynamo.guards.TensorGuards(*tensors, **ways)
-    except Exception:  # noqa: BLE001  # of another version
+    except Exception:  # noqa: BLE001  # another version
         return None
 
 
 @cache
 def _is_trusted() -> bool:
-    """Whether a guard refuses whatever must not pass, and nothing else."""
+    """Whether a guard accepts a tensor like its own, and refuses each kind that must not pass."""
     one = torch.zeros(2, 2)
     others = [one[0], one.new_zeros(2, 3), one.new_zeros(2, 3)[:, :2], one[:1].expand(2, 2), None]
     others += [one.double(), one.int(), one.to("meta"), one.to_sparse()]
@@ -73,7 +73,7 @@ def _is_trusted() -> bool:
         return False
     try:
         return bool(guard.check(one.clone())) and not any(guard.check(other) for other in others)
-    except Exception:  # noqa: BLE001  # of another version
+    except Exception:  # noqa: BLE001  # another version
         return False
 
 

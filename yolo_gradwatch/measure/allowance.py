@@ -1,24 +1,24 @@
-"""How many fine stretches a run may open, so that its files stay small whatever happens."""
+"""Limit on a run's fine stretches, so that its files stay small whatever happens."""
 
 from __future__ import annotations
 
 from math import log2
 
 MOST = 10.0
-"""Fine stretches that are left when a run begins, and at the most."""
+"""Fine stretches available when a run begins, and the most at any time."""
 
 RENEWED = 3.0
-"""How many become free again while the number of steps doubles."""
+"""Stretches that become available each time the number of steps doubles."""
 
 RESERVED = 4.0
-"""How many of those left are for shifts alone: noise cannot use them up."""
+"""Stretches reserved for shifts: noise cannot use them up."""
 
 
 class Allowance:
-    """Renews with the logarithm of the steps, as the number of windows grows.
+    """A budget that renews with the logarithm of the steps, as the number of windows grows.
 
     Args:
-        begin: Step from which on it renews: before, windows are fine enough anyway.
+        begin: Step from which it renews: before that, windows are fine enough anyway.
     """
 
     def __init__(self, begin: int) -> None:
@@ -26,7 +26,7 @@ class Allowance:
         self._step = begin
 
     def allows(self, step: int, *, is_shift: bool) -> bool:
-        """Whether a fine stretch may begin at ``step``; if it may, it is taken."""
+        """Whether a fine stretch may begin at ``step``; if so, it is deducted."""
         if step > self._step:
             self._left = min(MOST, self._left + RENEWED * log2(step / self._step))
             self._step = step

@@ -1,4 +1,4 @@
-"""The types of arrays, and how arrays over windows are folded into one value a module."""
+"""Array types, and folds of arrays over windows into one value for each module."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Singles: TypeAlias = NDArray[np.float32]
 Counts: TypeAlias = NDArray[np.int64]
 Flags: TypeAlias = NDArray[np.bool_]
 Values: TypeAlias = NDArray[Any]
-"""Of any type."""
+"""Arrays of any type."""
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-"""Largest number of float32; a norm in a file that is Inf lies above it."""
+"""Largest float32; a norm that is Inf in a file exceeds it."""
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
-"""Largest number of half precision, and so of a checkpoint."""
+"""Largest number in half precision, and so in a checkpoint."""
 
 
 def total(values: Values, _steps: Counts) -> Values:
@@ -28,29 +28,29 @@ def total(values: Values, _steps: Counts) -> Values:
 
 
 def highest(values: Values, _steps: Counts) -> Values:
-    """(M,) largest value, NaN aside."""
+    """(M,) largest value, ignoring NaN."""
     largest: Values = np.fmax.reduce(values, axis=0, initial=np.nan)
     return largest
 
 
 def first(values: Values, _steps: Counts) -> Values:
-    """(M,) the first value that there is; NaN if there is none."""
+    """(M,) first value that is not NaN; NaN if there is none."""
     if not len(values):
         return np.full(values.shape[1], np.nan, values.dtype)
-    there = ~np.isnan(values)
-    found: Values = values[there.argmax(axis=0), np.arange(values.shape[1])]
+    known = ~np.isnan(values)
+    found: Values = values[known.argmax(axis=0), np.arange(values.shape[1])]
     return found
 
 
 def last(values: Values, steps: Counts) -> Values:
-    """(M,) the last value that there is; NaN if there is none."""
+    """(M,) last value that is not NaN; NaN if there is none."""
     return first(values[::-1], steps)
 
 
 def median(values: Values, steps: Counts) -> Floats:
-    """(M,) median of (W, M) values, each counted as often as its weight says, NaN aside.
+    """(M,) median of (W, M) values, each weighted by its number of steps, ignoring NaN.
 
-    The lower one of two in the middle; NaN for a column without any.
+    The lower one if two are in the middle; NaN for a column without any.
     """
     if not len(values):
         return np.full(values.shape[1], np.nan)

@@ -1,8 +1,8 @@
 """Brings the gradient norms of optimizer steps to the host without stopping the device.
 
-One vector holds everything that is wanted of a step: the norms, a few scalars of the trainer, and
-on request the details. What the step changes in the weights follows behind it. On a GPU it is
-copied to pinned memory behind an event; `drain` hands over the steps whose copy has landed.
+One vector holds all that is read in a step: the norms, a few scalars of the trainer, and on
+request the details. The change that the step makes to the weights is appended later. On a GPU the
+copy goes to pinned memory, followed by an event; `drain` yields the steps whose copy has landed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Capture:
         self._ring = Ring(self._parameters[0].device, 2 + ROOM + size)
 
     @torch.no_grad()
-    def take(  # noqa: PLR0913  # what a step is, and what is wanted of it
+    def take(  # noqa: PLR0913  # a step, and what to read of it
         self,
         epoch: int,
         step: int,
@@ -68,19 +68,19 @@ class Capture:
         detailed: bool,
         weighed: bool = False,
     ) -> None:
-        """Start copying the gradient norms of this moment to the host.
+        """Start copying the current gradient norms to the host, without synchronization.
 
-        No synchronization. On CUDA one launch of a kernel that reads each gradient once, and with
-        ``weighed`` one for the weights; elsewhere, and where no kernel can be built,
-        `norms_of` all gradients, and with ``detailed`` a count for each weight. On a
-        CPU, where that costs no wait, a step with a gradient that is not finite has its weights
-        read too: what is finite among them says where it began, and the step will spoil them.
+        On CUDA this takes one launch of a kernel that reads each gradient once, and with
+        ``weighed`` one for the weights. Elsewhere, and where no kernel can be built, it takes
+        `norms_of` all gradients, and with ``detailed`` a count for each weight. On a CPU, where it
+        costs no wait, a gradient that is not finite has the weights read too: the step is about
+        to damage them, and what is still finite shows where the trouble began.
 
         Args:
             epoch: Counts from 1.
             step: Counts from 1.
             extras: AMP's found_inf and scale, one element each, on the device; empty without AMP.
-            losses: Loss items of the batches since the captured step before.
+            losses: Loss items of the batches since the previous captured step.
             detailed: Whether to count the exact zeros, as on the first step of a window.
             weighed: Whether to read the weights too.
         """
@@ -92,7 +92,7 @@ class Capture:
             norms = [norms_of(gradients)] if gradients else []
             weighed = weighed or any(_is_known_bad(found) for found in norms)
             parts += norms + self._details(detailed=detailed, weighed=weighed)
-        while len(self._flying) >= RING:  # nobody has drained for so many steps
+        while len(self._flying) >= RING:  # not drained for this many steps
             self._waited.append(self._land())
         transfer = self._ring.begin()
         if parts:
@@ -107,15 +107,15 @@ class Capture:
 
     @torch.no_grad()
     def add_change(self, before: Tensor, moved: Tensor, chunks: Chunks | None = None) -> None:
-        """Send what the step that was taken last has changed.
+        """Send the change that the newest step has made.
 
         Args:
-            before: (P,) L2 norms of the parameters before it.
-            moved: (P,) L2 norms of what it changed.
+            before: (P,) L2 norms of the parameters before the step.
+            moved: (P,) L2 norms of their change.
             chunks: If not None, both are (C,) sums of squares instead.
 
         Raises:
-            MemoryError: There is no room for them on the device.
+            MemoryError: The device has no room for them.
         """
         flight = self._flying[-1]
         with room():
@@ -123,10 +123,10 @@ class Capture:
         self._flying[-1] = replace(flight, changes=chunks)
 
     def drain(self, *, wait: bool = False) -> Iterator[Sample]:
-        """Hand over, in order, the steps whose copy has landed.
+        """Yield, in order, the steps whose copy has landed.
 
         Args:
-            wait: Also hand over those still under way, after waiting for the device.
+            wait: Also yield those in transit, after waiting for the device.
         """
         waited, self._waited = self._waited, []
         yield from waited
@@ -136,7 +136,7 @@ class Capture:
     def _scans(
         self, gradients: Sequence[Tensor | None], transfer: Transfer, *, weighed: bool
     ) -> tuple[Scan | None, Scan | None]:
-        """Read the gradients and on request the weights by a kernel, where there is one."""
+        """Read the gradients, and on request the weights, by a kernel if there is one."""
         if not self._tables:
             return None, None
         of_gradients, of_weights = self._tables
@@ -152,24 +152,24 @@ class Capture:
         return [*parts, norms_of(self._parameters), largest_of(self._tensors)] if weighed else parts
 
     def _frozen(self, gradients: Sequence[Tensor | None]) -> list[int]:
-        """Of the parameters without a gradient, those that were frozen in mid-training."""
+        """Return the indices of the parameters without a gradient that are frozen by now."""
         pairs = enumerate(zip(self._parameters, gradients, strict=True))
         return [i for i, (p, g) in pairs if g is None and not p.requires_grad]
 
     def _land(self) -> Sample:
-        """The oldest step on its way."""
+        """Return the oldest step in transit, waiting for it if necessary."""
         return self._unpacker.sample(self._flying.popleft())
 
 
 def _tables_of(
     parameters: Sequence[Tensor], tensors: Sequence[Tensor]
 ) -> tuple[Table, Table] | None:
-    """What reads the gradients and the weights by a kernel; None where torch does."""
+    """Return the kernel tables of the gradients and the weights; None where torch reads them."""
     gradients = table_of(parameters)
     weights = table_of(tensors) if gradients else None
     return (gradients, weights) if gradients and weights else None
 
 
 def _is_known_bad(norms: Tensor) -> bool:
-    """Whether a norm is not finite, as far as that is known without waiting for a device."""
+    """Whether a norm is not finite, as far as is known without waiting for a device."""
     return norms.device.type == "cpu" and not np.isfinite(norms.numpy()).all()

@@ -1,4 +1,4 @@
-"""Tensors in chunks: a table for a kernel, and the sums of what it gives for each chunk."""
+"""Tensors cut into chunks: the table for a kernel, and sums over its results for each tensor."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.arrays import Counts, Floats
 
 CHUNK = 16_384
-"""Elements of a chunk: 64 KiB, so that YOLO26n fills the processors of a large card."""
+"""Elements in a chunk: 64 KiB, so that YOLO26n fills the processors of a large card."""
 
 ALIGNED = 4
-"""Elements to a multiple of which the places of copies are rounded up: 16 bytes."""
+"""Copies begin at multiples of this many elements: 16 bytes."""
 
 
 class Extents(NamedTuple):
-    """What was read of N tensors.
+    """Readings of N tensors.
 
     Attributes:
         norms: (N,) L2 norm.
-        largest: (N,) largest absolute value; NaN where a value is.
-        nonzero: (N,) elements that are not exactly zero.
+        largest: (N,) largest absolute value; NaN for a tensor that contains a NaN.
+        nonzero: (N,) number of elements that are not exactly zero.
     """
 
     norms: Floats
@@ -35,13 +35,13 @@ class Extents(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Chunks:
-    """N tensors as C chunks in order; a tensor without elements has an empty one.
+    """N tensors as C chunks in order; a tensor without elements has one empty chunk.
 
     Attributes:
-        table: (4, C) tensor of each chunk, where it begins in it, its length, and its place where
-            the tensors are copied one behind the other; in elements.
+        table: (4, C) for each chunk, its tensor, its start in that, its length, and its start among
+            the copies, which are stored one tensor after another; in elements.
         starts: (N,) first chunk of each tensor.
-        elements: That the copies need.
+        elements: Number of elements that the copies need.
     """
 
     table: Counts
@@ -50,16 +50,16 @@ class Chunks:
 
     @property
     def count(self) -> int:
-        """C."""
+        """Number of chunks, C."""
         return len(self.table[0])
 
     @property
     def numbers(self) -> int:
-        """Numbers of 8 bytes in which the extents of all chunks come."""
+        """Number of 8-byte values that hold the extents of all chunks."""
         return 2 * self.count
 
     def extents(self, values: Floats) -> Extents:
-        """From the (2 C,) numbers of the kernel `read`, half of which are pairs of int32."""
+        """Return the extents from the kernel's (2 C,) results, half of which are pairs of int32."""
         count = self.count
         bits, nonzero = values[count:].view(np.int32).reshape(2, count)
         largest = np.maximum.reduceat(bits, self.starts).view(np.float32)
@@ -73,7 +73,7 @@ class Chunks:
 
 
 def chunks_of(sizes: Sequence[int]) -> Chunks:
-    """Cut tensors of so many elements, at least one tensor."""
+    """Cut tensors of these sizes, at least one, into chunks."""
     size = np.asarray(sizes, np.int64)
     counts = np.maximum(-(-size // CHUNK), 1)
     starts = np.cumsum(counts) - counts

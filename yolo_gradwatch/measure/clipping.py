@@ -1,4 +1,4 @@
-"""Clipping and AMP of an epoch, which `gradwatch.json` keeps."""
+"""Clipping and AMP by epoch, as kept in `gradwatch.json`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CLIP_OVERFLOW = float(np.sqrt(np.finfo(np.float32).max))
 """Total norm above which clipping multiplies by 0, because its square in float32 is Inf."""
 
 OWNERS = 3
-"""Blocks that are named as owners of the norm."""
+"""Number of blocks that are named as owners of the norm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +34,16 @@ class EpochClipping:
     """Clipping and AMP of one pass over an epoch.
 
     Attributes:
-        epoch: Counts from 1; an epoch that is repeated has one entry a pass.
-        steps: Captured optimizer steps.
-        clipped: How many of these had a total norm above the clip, not skipped.
-        skipped: How many of these AMP skipped.
+        epoch: Counts from 1; an epoch that is repeated has one entry for each pass.
+        steps: Number of captured optimizer steps.
+        clipped: Number of these that were applied with a total norm above the clip.
+        skipped: Number of these that AMP skipped.
         norm_median: Median total norm over the finite steps; None if there is none.
         norm_max: Highest total norm over the finite steps; None if there is none.
         clip_ratio: Median of total norm over clip in the clipped steps; None if there is none.
-        owners: The blocks with the largest shares of the squared norm, in the mean over the
-            finite steps.
-        scale: Loss scale of AMP at the last step; None without a scaler.
+        owners: The blocks with the largest shares of the squared norm, on average over the finite
+            steps.
+        scale: AMP's loss scale at the last step; None without a scaler.
         step_last: Newest optimizer step, captured or not; 0 in files without it.
     """
 
@@ -65,7 +65,7 @@ class Clipping:
     Args:
         epoch: Counts from 1.
         clip: Total norm above which the trainer clips.
-        layout: Of the model that is watched.
+        layout: Layout of the watched model.
     """
 
     def __init__(self, epoch: int, clip: float, layout: Layout) -> None:
@@ -80,26 +80,26 @@ class Clipping:
         self._scale: float | None = None
 
     def regroup(self, layout: Layout) -> None:
-        """Go on with the blocks of a layout that holds at least those of before."""
+        """Continue with the blocks of a layout that has at least the previous ones."""
         known = dict(zip(self._names, self._shares.tolist(), strict=True))
         self._rows = block_rows(layout)
         self._names = [layout.modules[m] for m in self._rows]
         self._shares = np.array([known.get(name, 0.0) for name in self._names])
 
     def add(self, samples: Sequence[Sample], norms: Floats) -> None:
-        """Take steps, at least one, and their (S, M) module norms, the whole model first."""
+        """Add steps, at least one, and their (S, M) module norms, the whole model first."""
         is_applied = applied(samples)
         self._skipped += len(samples) - int(is_applied.sum())
         self._totals.extend(np.where(is_applied, norms[:, 0], np.nan).tolist())
         self._scale = samples[-1].scale
         shares = block_shares(norms[:, self._rows], norms[:, :1])
         known = is_applied & np.isfinite(shares).all(axis=1)
-        # One row after the other, so that the sum does not depend on how many came at once.
+        # Row by row, so that the sum does not depend on how many arrive at once.
         self._shares = np.add.reduce([self._shares, *shares[known]])
         self._finite += int(known.sum())
 
     def result(self) -> EpochClipping:
-        """The epoch so far."""
+        """Return the epoch so far."""
         totals = np.array(self._totals)
         finite = totals[np.isfinite(totals)]
         clipped = totals[totals > self._clip]
@@ -118,10 +118,10 @@ class Clipping:
 
 
 def epochs_of(grid: Grid, known: int) -> Iterator[EpochClipping]:
-    """Passes over an epoch behind so many steps, as far as windows show them.
+    """Yield passes over an epoch after the ``known`` first steps, as far as windows show them.
 
-    A training that was killed has not written its newest ones. The median is of the windows' means;
-    owners, scale and the ratio of the clip are not known.
+    A training that was killed has not written its newest ones. The median is that of the windows'
+    means; owners, scale and clip ratio are unknown.
     """
     rest = np.flatnonzero(np.cumsum(grid.steps) - grid.steps >= known)
     for rows in np.split(rest, np.flatnonzero(np.diff(grid.epoch[rest])) + 1) if rest.size else ():
@@ -141,23 +141,23 @@ def epochs_of(grid: Grid, known: int) -> Iterator[EpochClipping]:
 
 
 def block_rows(layout: Layout) -> list[int]:
-    """Rows of the top-level blocks among the modules."""
+    """Return the rows of the top-level blocks among the modules."""
     blocks = {name for name, _ in layout.blocks}
     return [m for m, name in enumerate(layout.modules) if name in blocks]
 
 
 def block_labels(layout: Layout) -> list[str]:
-    """Number and class of the top-level blocks among the modules."""
+    """Return number and class of each top-level block among the modules."""
     classes = dict(layout.blocks)
     names = (layout.modules[row] for row in block_rows(layout))
     return [f"{name.removeprefix(f'{WHOLE}.')} {classes[name]}" for name in names]
 
 
 def block_shares(blocks: Floats, total: Floats | float) -> Floats:
-    """Share of each block in the squared norm; NaN if there is none or it is not finite.
+    """Return each block's share of the squared norm; NaN if there is none or it is not finite.
 
     Args:
-        blocks: (..., B) norms.
+        blocks: (..., B) norms of the blocks.
         total: (..., 1) norms of the whole model, or one for all.
     """
     with np.errstate(invalid="ignore", over="ignore"):  # Inf / Inf, 0 / 0
@@ -166,6 +166,6 @@ def block_shares(blocks: Floats, total: Floats | float) -> Floats:
 
 
 def owners(shares: Floats, names: Sequence[str]) -> dict[str, float]:
-    """The names with the largest shares, the largest first."""
+    """Return the names with the largest shares, the largest first, and these shares."""
     largest = np.argsort(-shares, kind="stable")[:OWNERS]
     return {names[i]: round(float(shares[i]), 4) for i in largest if shares[i] > 0}

@@ -1,19 +1,19 @@
-"""Steps 1, 2, 4, 8, ..., at which what costs more is measured."""
+"""Steps 1, 2, 4, 8, ..., at which costlier measurements are taken."""
 
 from __future__ import annotations
 
 
 class Doubling:
-    """Says of steps that it is asked about in order whether one is due.
+    """Decides, for steps asked about in order, whether a measurement is due.
 
-    The first is, and then the first from each power of two on.
+    It is at the first step, and then at the first one from each power of two on.
     """
 
     def __init__(self) -> None:
         self._next = 0
 
     def is_due(self, step: int) -> bool:
-        """Whether something is due at ``step``, which counts from 1."""
+        """Whether a measurement is due at ``step``, which counts from 1."""
         if step < self._next:
             return False
         self._next = 1 << step.bit_length()

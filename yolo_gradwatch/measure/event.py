@@ -1,4 +1,4 @@
-"""A point at which a run restarts."""
+"""Points at which a run restarts."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ EventKind = Literal["start", "resume", "nan_recovery", "oom_restart", "thaw"]
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A point at which a run restarts, or takes in layers that have thawed.
-
-    Rules must forget what was before.
+    """A point at which a run restarts or takes in thawed layers; rules must forget what was before.
 
     Attributes:
-        step: The first optimizer step after it.
-        kind: What happened: one of `EventKind`, or what a later version knows.
+        step: First optimizer step after it.
+        kind: What happened: one of `EventKind`, or a kind that a later version knows.
     """
 
     step: int

@@ -1,4 +1,4 @@
-"""A step on its way to the host, and what it is made of when it has arrived."""
+"""Optimizer steps on their way to the host, and the samples they become on arrival."""
 
 from __future__ import annotations
 
@@ -20,6 +20,21 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.scan import Scan
 
 
+# A step's vector from front to back; parts in brackets are there only on request.
+#
+#   read by torch             numbers       read by a kernel      numbers
+#   extras                    0 or 2        extras                0 or 2
+#   losses                    see `Kind`    losses                see `Kind`
+#   gradient norms            present       scan of gradients     2 C + 3 odd
+#   [nonzeros of matrices]    present
+#   [weight norms]            P             [scan of weights]     2 C + 3 odd
+#   [largest values]          T
+#   [before, moved]           P each        [before, moved]       C each
+#
+# A scan has C sums of squares, then C largest values and C counts as int32, two in the place of one
+# number, then a norm, a largest value and a count for each odd tensor, which torch reads.
+
+
 @dataclass(frozen=True, slots=True)
 class Flight:
     """A step on its way to the host.
@@ -27,18 +42,17 @@ class Flight:
     Attributes:
         epoch: Counts from 1.
         step: Counts from 1.
-        transfer: Its numbers, in this order: ``extras``, ``losses``, gradients, zeros, weights,
-            change.
-        present: Which gradients are there; None if all are.
-        frozen: Parameters that were frozen since the training began.
-        extras: Numbers of AMP's state.
-        losses: What the numbers of the loss items are.
+        transfer: Its vector of numbers, in the order drawn above.
+        present: Indices of the gradients that exist; None if all do.
+        frozen: Indices of the parameters that were frozen during the training.
+        extras: Number of values of AMP's state.
+        losses: How to read the numbers of the loss items.
         rates: Learning rates of the optimizer's groups.
-        detailed: Whether exact zeros are wanted.
+        detailed: Whether exact zeros are counted.
         weighed: Whether weights were read.
-        gradients: How a kernel has read them; None if torch has.
-        weights: As ``gradients``.
-        changes: How a kernel has read the change; None if torch has.
+        gradients: How a kernel read the gradients; None if torch did.
+        weights: How a kernel read the weights; None if torch did, or nothing.
+        changes: How a kernel read the change; None if torch did.
     """
 
     epoch: int
@@ -56,7 +70,7 @@ class Flight:
     changes: Chunks | None = None
 
     def change(self, values: Floats) -> Change:
-        """What the step has changed."""
+        """Return the change that the step made."""
         before, moved = np.split(values, 2)
         if self.changes is None:
             return Change(before, moved)
@@ -64,26 +78,26 @@ class Flight:
 
 
 class Unpacker:
-    """Makes samples of steps that have arrived.
+    """Turns steps that have arrived into samples.
 
     Args:
-        sizes: (P,) elements of each parameter.
-        matrices: Of which exact zeros are counted.
-        tensors: Number of those whose largest values are read: the parameters, and others behind.
+        sizes: (P,) number of elements in each parameter.
+        matrices: Indices of the parameters whose exact zeros are counted.
+        tensors: Number of tensors whose largest values are read: the parameters, then others.
     """
 
     def __init__(self, sizes: Sequence[int], matrices: Sequence[int], tensors: int) -> None:
         self._sizes = np.array(sizes, np.float64)
         self._matrices = np.array(matrices, np.int64)
         self._tensors = tensors
-        self._all_there = self._flags([])
+        self._none_missing = self._flags([])
 
     def sample(self, flight: Flight) -> Sample:
-        """Of a step, for whose numbers it waits if need be."""
+        """Return the sample of a step, waiting for its numbers if necessary."""
         values = flight.transfer.values()
         extras, values = values[: flight.extras], values[flight.extras :]
         losses, values = items_of(values, flight.losses)
-        missing = self._all_there if flight.present is None else ~self._flags(flight.present)
+        missing = self._none_missing if flight.present is None else ~self._flags(flight.present)
         norms, detail, values = self._read(flight, values, missing)
         skipped = bool(flight.extras and extras[0] > 0)
         return Sample(
@@ -103,15 +117,15 @@ class Unpacker:
     def _read(
         self, flight: Flight, values: Floats, missing: Flags
     ) -> tuple[Floats, Detail | None, Floats]:
-        """(P,) norms, the details of a step, and the values behind them."""
+        """Return the (P,) norms of a step, its details, and the remaining values."""
         if flight.gradients is not None:
             return self._read_by_kernel(flight, flight.gradients, values, missing)
         size = len(self._sizes)
         count = size if flight.present is None else len(flight.present)
         norms, values = values[:count], values[count:]
         if flight.present is not None:
-            norms, there = np.zeros(size), norms
-            norms[flight.present] = there
+            norms, found = np.zeros(size), norms
+            norms[flight.present] = found
         return norms, *self._detail(flight, values, missing)
 
     def _read_by_kernel(
@@ -130,7 +144,7 @@ class Unpacker:
     def _detail(
         self, flight: Flight, values: Floats, missing: Flags
     ) -> tuple[Detail | None, Floats]:
-        """The details of a step, and the values behind them."""
+        """Return the details of a step, and the remaining values."""
         if not flight.detailed and not flight.weighed:
             return None, values
         counted = self._counted(flight, missing)
@@ -143,7 +157,7 @@ class Unpacker:
         return self._detail_of(counted, nonzero, weights), values
 
     def _counted(self, flight: Flight, missing: Flags) -> Counts:
-        """The parameters whose zeros are wanted and there."""
+        """Return the indices of the parameters whose zeros were counted."""
         return self._matrices[~missing[self._matrices] & flight.detailed]
 
     def _detail_of(self, counted: Counts, nonzero: Floats, weights: Weights | None) -> Detail:

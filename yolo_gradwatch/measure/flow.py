@@ -1,8 +1,8 @@
-"""Reads what flows through the modules of a model in one batch, without stopping the device.
+"""Reads the flow of one batch through the modules of a model, without stopping the device.
 
-A forward hook on each module reads its output as it comes, because the next module may change it in
-place; a hook on each tensor of the output reads the gradient that arrives there. What is read stays
-on the device as single numbers, which go to the host in one vector.
+A forward hook on each module reads its output at once, because the next module may change it in
+place; a hook on each output tensor reads the gradient that arrives there. Readings stay on the
+device as single numbers, and go to the host in one vector.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class _Readings:
-    """Numbers of tensors, on their device."""
+    """Readings of tensors, on their device."""
 
     elements: list[int] = field(default_factory=list)
     norms: list[Tensor] = field(default_factory=list)
@@ -40,7 +40,7 @@ class _Readings:
     scale: Tensor | None = None
 
     def add(self, tensor: Tensor) -> int:
-        """Read an output; its place in the lists."""
+        """Read an output and return its index in the lists."""
         self.elements.append(tensor.numel())
         self.norms.append(norm_of(tensor))
         largest, nonzero = extent_of(tensor)
@@ -49,7 +49,7 @@ class _Readings:
         return len(self.elements) - 1
 
     def vector(self, dtype: torch.dtype) -> Tensor:
-        """All of them in one vector."""
+        """Return all readings as one vector."""
         groups = (self.norms, self.largest, self.nonzero, self.saturated, self.gradients.values())
         scale = [] if self.scale is None else [self.scale]
         parts = [
@@ -59,21 +59,21 @@ class _Readings:
 
 
 class Probe:
-    """Reads one batch; afterwards no hook is left.
+    """Reads one batch and leaves no hook behind.
 
-    Nothing that it raises reaches the training: the first error ends the trace. It keeps no output
-    alive. What is computed without a gradient is left out, and so is what checkpointing computes
-    again in the backward pass.
+    None of its errors reaches the training: the first one ends the trace. It keeps no output alive.
+    Anything computed without a gradient is left out, and so is whatever checkpointing recomputes in
+    the backward pass.
 
     Args:
-        modules: By name; each is read whenever it is called.
-        device: Where the model is; tensors elsewhere are left out.
-        scale: AMP's loss scale, asked for as the backward pass begins; None without it.
-        replicas: Number by which the loss is multiplied besides.
+        modules: Modules by name; each is read on every call.
+        device: Device of the model; tensors elsewhere are left out.
+        scale: Returns AMP's loss scale, as the backward pass begins; None without AMP.
+        replicas: Further factor by which the loss is multiplied.
 
     Attributes:
-        error: What has ended the trace early, if anything has.
-        seconds: That the hooks took on the host so far.
+        error: The error that ended the trace early, if any.
+        seconds: Time on the host that the hooks took so far.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Probe:
         self._safely(self._hook)
 
     def stop(self) -> Landing | None:
-        """Take every hook away and start the copy; None if nothing was read, or an error came."""
+        """Remove every hook and start the copy; None if nothing was read, or after an error."""
         self.close()
         landings: list[Landing] = []
         if self._calls and self.error is None:
@@ -111,7 +111,7 @@ class Probe:
         return landings[0] if landings else None
 
     def close(self) -> None:
-        """Take every hook away; a second call does nothing."""
+        """Remove every hook; a second call does nothing."""
         self._is_on = False
         handles, self._handles = self._handles, []
         for handle in handles:
@@ -123,13 +123,13 @@ class Probe:
             self._handles.append(module.register_forward_hook(partial(self._on_output, name)))
 
     def _safely(self, call: Callable[..., None], *args: Any) -> None:
-        """Call a part of the probe; its time counts, its error ends the trace."""
+        """Call a part of the probe and add its time; an error ends the trace."""
         begin = time.perf_counter()
         try:
             with torch.no_grad():
                 call(*args)
-        except Exception as error:  # noqa: BLE001  # out of memory, or a module like no other
-            self.error = error.with_traceback(None)  # whose frames would keep tensors alive
+        except Exception as error:  # noqa: BLE001  # out of memory, or an unusual module
+            self.error = error.with_traceback(None)  # its frames would keep tensors alive
             self._is_on = False
         finally:
             self.seconds += time.perf_counter() - begin
@@ -140,7 +140,7 @@ class Probe:
             self._safely(self._take, name, module, output)
 
     def _take(self, name: str, module: nn.Module, output: Any) -> None:
-        """Note a call and read what came out."""
+        """Record a call and read its output."""
         if not self._goes_back:
             self._called_forward.add(name)
         tensors = [
@@ -160,7 +160,7 @@ class Probe:
         return is_plain and tensor.device == self._device and tensor.numel() > 0
 
     def _place(self, tensor: Tensor) -> int:
-        """Where the reading of a tensor is; one that a part has handed on is not read again."""
+        """Return the index of a tensor's reading; one that a part passed on is not read again."""
         version = -1 if tensor.is_inference() else tensor._version
         alive, known, place = self._known.get(id(tensor), (None, 0, 0))
         if alive and alive() is tensor and known == version:
@@ -200,7 +200,7 @@ class Probe:
 
 
 def tensors_in(output: Any) -> Iterator[Tensor]:
-    """The tensors of an output, in dicts, lists and tuples too."""
+    """Yield the tensors of an output, including those in dicts, lists and tuples."""
     if isinstance(output, torch.Tensor):
         yield output
     elif isinstance(output, Mapping):

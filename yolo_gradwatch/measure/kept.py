@@ -1,31 +1,31 @@
-"""The copy of a checkpoint that is kept while all is well."""
+"""The copy of the last healthy checkpoint."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 LAST_HEALTHY = "weights/last_healthy.pt"
-"""Its name within the run's folder."""
+"""Its name in the run's folder."""
 
 ONE_BEFORE = "weights/last_healthy.before.pt"
-"""Name of an older one, which is set aside: a finding may date from before the newest."""
+"""Name of an older copy that is set aside: a finding may date from before the newest."""
 
 LEAST_STEPS = 20
-"""Optimizer steps, at the least, by which the one set aside is older before another replaces it."""
+"""Optimizer steps by which the copy set aside must be older before another replaces it."""
 
 LEAST_SHARE = 0.002
-"""The same as a share of the steps so far, because findings of later windows reach back farther."""
+"""`LEAST_STEPS` as a share of the steps so far: findings of later windows reach back farther."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What `LAST_HEALTHY` is a copy of, until the next one: the checkpoint of an epoch.
+    """Which epoch's checkpoint `LAST_HEALTHY` is a copy of, until the next entry.
 
     Attributes:
         epoch: The epoch, counted from 1; 0 if the file was removed.
-        step: The newest optimizer step that was captured by its end; 0 if the file was removed.
-        since: First step of the window from which this holds, if it is not the next one after
-            ``step``: an older copy has taken the place of a newer one, or none has; else 0.
+        step: Newest optimizer step captured by the end of the epoch; 0 if the file was removed.
+        since: First step of the window from which this holds, if that is not ``step + 1``: an older
+            copy has replaced a newer one, or the file was removed; else 0.
     """
 
     epoch: int
@@ -34,18 +34,18 @@ class Kept:
 
     @property
     def begins(self) -> int:
-        """The first optimizer step at which this is what is kept."""
+        """The first optimizer step for which this holds."""
         return self.since or self.step + 1
 
     def is_after(self, other: Kept) -> bool:
-        """Whether it was noted later, of two; an epoch may have no step of its own."""
+        """Whether it was noted later than another; an epoch may have no step of its own."""
         return self._order > other._order
 
     def is_well_after(self, other: Kept, steps: int) -> bool:
-        """Whether another one is old enough to make room for this one.
+        """Whether another copy is old enough to make room for this one.
 
         Args:
-            other: An older one.
+            other: The older copy.
             steps: Optimizer steps so far.
         """
         return self.step - other.step >= max(LEAST_STEPS, LEAST_SHARE * steps)
@@ -56,5 +56,5 @@ class Kept:
 
 
 def removed(since: int) -> Kept:
-    """That there is none from the window on that begins with this step."""
+    """Return the entry for no copy, from the window that begins with this step."""
     return Kept(0, 0, since)

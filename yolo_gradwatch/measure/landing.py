@@ -1,4 +1,4 @@
-"""A trace through the modules on its way to the host."""
+"""A trace of one batch on its way to the host."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """A call whose numbers are under way; ``outputs`` are places in the lists of readings."""
+    """A call whose numbers are in transit; ``outputs`` are indices into the lists of readings."""
 
     module: str
     call: int
@@ -39,14 +39,14 @@ class Landing:
     replicas: int
 
     def flow(self, epoch: int, step: int) -> Flow:
-        """The trace, when it is there; it is waited for."""
+        """Return the trace, waiting for it to arrive."""
         values = self.transfer.values()
         scale, values = (values[0], values[1:]) if self.scaled else (1.0, values)
         size = len(self.elements)
         norms, largest, nonzero, rest = np.split(values, [size, 2 * size, 3 * size])
         shares, arrived = np.split(rest, [len(rest) - len(self.gradients)])
-        gradients = np.full(size, -1.0)  # none has arrived
-        with np.errstate(all="ignore"):  # a scale may be spoiled too
+        gradients = np.full(size, -1.0)  # where none arrives
+        with np.errstate(all="ignore"):  # the scale may not be finite
             gradients[list(self.gradients)] = arrived / (scale * self.replicas)
             calls = [
                 self._call(order, called, norms, largest, nonzero, shares, gradients)
@@ -54,7 +54,7 @@ class Landing:
             ]
         return Flow(epoch, step, tuple(calls))
 
-    def _call(  # noqa: PLR0913, PLR0917  # each list of readings
+    def _call(  # noqa: PLR0913, PLR0917  # one for each list of readings
         self,
         order: int,
         called: Called,
@@ -69,7 +69,7 @@ class Landing:
         named = (order, called.module, called.call, called.type, elements)
         if not places:
             return Call(*named)
-        there = gradients[places][gradients[places] != -1.0]
+        known = gradients[places][gradients[places] != -1.0]
         share = None if called.saturated is None else shares[called.saturated] / elements
         return Call(
             *named,
@@ -77,10 +77,10 @@ class Landing:
             output_max=_rounded(largest[places].max()),
             output_zero=_rounded(1.0 - nonzero[places].sum() / elements),
             output_saturated=None if share is None else _rounded(share),
-            gradient_norm=_rounded(np.linalg.norm(there)) if there.size else None,
+            gradient_norm=_rounded(np.linalg.norm(known)) if known.size else None,
         )
 
 
 def _rounded(value: Any) -> float:
-    """As a file holds it."""
+    """Round to float32, as the files do."""
     return float(np.float32(value))

@@ -1,8 +1,8 @@
 """The modules of a model as values, and how its parameters add up to them.
 
 Axes: P parameters in the order of ``model.named_parameters()``, M modules in the order of
-``model.named_modules()`` with the whole model first, T tensors: the P parameters and then whatever
-else a module holds, which is its other parameters and its floating-point buffers.
+``model.named_modules()`` with the whole model first, T tensors: the P parameters, then the other
+parameters and the floating-point buffers that modules hold.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Role = Literal["", "weight", "norm", "other"]
 
 WHOLE = "model"
-"""Name of the row of the whole model."""
+"""Name of the whole model's row."""
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
@@ -33,23 +33,23 @@ class Layout:
     Attributes:
         modules: (M,) names, the whole model (``model``) first.
         types: (M,) class names.
-        parameters: (M,) trainable elements of the subtree, shared ones counted once.
-        block_of: (M,) name of the top-level block a module belongs to; "" for the whole model.
-        roles: (M,) what the module owns itself: a ``weight`` (two or more dimensions above 1), the
+        parameters: (M,) number of trainable elements in the subtree, shared ones counted once.
+        block_of: (M,) name of the top-level block that a module belongs to; "" for the whole model.
+        roles: (M,) what the module itself owns: a ``weight`` (two or more dimensions above 1), the
             parameters of a ``norm`` layer, some ``other`` parameter, or nothing (""): a container.
-        blocks: Name and class of every top-level block in forward order, also of those without
-            parameters, if the model is an Ultralytics one.
-        inside: For each of these the classes of the modules without parameters in it, such as its
+        blocks: Name and class of every top-level block in forward order; in an Ultralytics model,
+            also of those without parameters.
+        inside: For each block, the classes of its modules without parameters, such as its
             activations.
         head: Name of the block next to the loss.
         edges: Pairs of block names, from the producer to the consumer of an activation.
         kernels: (M,) positions in the kernel of the module's own weight, 9 for 3x3; 1 for others.
         since: (M,) optimizer step from which each module is watched: later than the first for one
-            that was frozen and has thawed. Empty if all are from the beginning.
-        attentions: Names of the modules that are an attention by a class that they inherit from;
-            files of older versions have none.
-        sources: Names of the user's own classes, and the file and line of each, as in
-            ``blocks.py:19``; files of older versions have none.
+            that was frozen and has thawed. Empty if all are watched from the beginning.
+        attentions: Names of the modules whose class is, or inherits from, an attention; empty in
+            files of older versions.
+        sources: Names of user-defined classes with the file and line of each, as in
+            ``blocks.py:19``; empty in files of older versions.
     """
 
     modules: tuple[str, ...]
@@ -69,14 +69,14 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """Which parameters and other tensors make up each module, as flat lists cut into stretches.
+    """Parameters and other tensors of each module, as flat lists cut into stretches.
 
     Attributes:
         indices: Parameter indices of module 0, then of module 1, ...
         starts: (M,) where the stretch of each module begins in ``indices``.
-        elements: (P,) elements of each parameter.
+        elements: (P,) number of elements in each parameter.
         weights: (W, 2) pairs of a module and a parameter of two or more dimensions that it owns.
-        trunk: For each block but the head, the parameter indices of its weights (two or more
+        trunk: For each block except the head, the parameter indices of its weights (two or more
             dimensions); blocks without any are left out.
         held: Tensor indices of module 0, then of module 1, ...
         held_starts: (M,) where the stretch of each module begins in ``held``.
@@ -94,11 +94,11 @@ class Members:
 
 
 def module_norms(norms: Floats, members: Members) -> Floats:
-    """L2 norm of each module's gradient from those of its parameters.
+    """Return the L2 norm of each module's gradient from those of its parameters.
 
     Args:
-        norms: (..., P) of the parameters, 0 where there is no gradient.
-        members: Which parameters make up each module.
+        norms: (..., P) norms of the parameters, 0 without a gradient.
+        members: Parameters that make up each module.
 
     Returns:
         (..., M) float64; NaN or Inf where a parameter has one.
@@ -109,25 +109,25 @@ def module_norms(norms: Floats, members: Members) -> Floats:
 
 
 def module_largest(largest: Floats, members: Members) -> Floats:
-    """(M,) largest value of what each module holds, from the (T,) of its tensors; NaN shows."""
+    """(M,) largest value in each module, from the (T,) values of its tensors; NaN prevails."""
     found: Floats = np.maximum.reduceat(largest[members.held], members.held_starts)
     return found
 
 
 def dated(layout: Layout, earlier: Layout, step: int) -> Layout:
-    """A layout with the step from which each module is watched.
+    """Return a layout with the step from which each module is watched.
 
     Args:
-        layout: Of now.
-        earlier: Of before; modules in it keep their step.
-        step: From which those are watched that it lacks.
+        layout: The current layout.
+        earlier: The previous layout; its modules keep their step.
+        step: Step from which the modules that are new in ``layout`` are watched.
     """
     since = dict(zip(earlier.modules, earlier.since or [1] * len(earlier.modules), strict=True))
     return replace(layout, since=tuple(since.get(name, step) for name in layout.modules))
 
 
 def watched_at(layout: Layout, step: int) -> Layout:
-    """The part of a layout that is watched at an optimizer step; all of it, as a rule."""
+    """Return the part of a layout that is watched at an optimizer step, usually all of it."""
     if max(layout.since, default=0) <= step:
         return layout
     rows = [m for m, since in enumerate(layout.since) if since <= step]
@@ -137,10 +137,10 @@ def watched_at(layout: Layout, step: int) -> Layout:
 
 
 def is_attention(kind: str) -> bool:
-    """Whether the name of a class says that it is an attention, as ``AAttn`` does."""
+    """Whether a class name says that it is an attention, as ``AAttn`` does."""
     return not _ATTENTION.isdisjoint(words(kind))
 
 
 def words(kind: str) -> set[str]:
-    """The words of a class name in small letters: ``ms``, ``deform`` and ``attn``."""
+    """Return the lowercase words of a class name, such as ``ms``, ``deform`` and ``attn``."""
     return {word.lower() for word in _WORD.findall(kind)}

@@ -1,4 +1,4 @@
-"""Loss items of batches, and how they become those of a window."""
+"""Loss items of batches, and how they are folded into those of a window."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ TOTAL = "sum"
 """Name of the sum of the items."""
 
 RATE = "lr/"
-"""How the names of learning rates begin, which are kept beside the items."""
+"""Prefix of the names of learning rates, which are kept next to the items."""
 
 RUNNING = 6
 LEAST, MOST, ADDED, COUNT, NONFINITE, ZERO = range(RUNNING)
-"""Rows of running values: three of finite values only, and from the third on those that add up."""
+"""Rows of running values: the first three of finite values only, those from `ADDED` on sums."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchItems:
-    """Loss items of some batches in a row that have the same items.
+    """Loss items of consecutive batches that have the same items.
 
     Attributes:
-        names: (I,)
-        rows: (B, I) values of the newest batches, at least one, in their order.
-        folded: (6, I + 1) running values of earlier ones, with those of the sum of the items in the
-            last column; None if there are no more.
+        names: (I,) names of the items.
+        rows: (B, I) values of the newest batches, at least one, in order.
+        folded: (6, I + 1) running values of earlier batches, with those of the sum of the items in
+            the last column; None if there are no earlier ones.
     """
 
     names: tuple[str, ...]
@@ -43,12 +43,12 @@ class BatchItems:
 
     @property
     def newest(self) -> dict[str, float]:
-        """The items of the last batch."""
+        """The items of the last batch, by name."""
         return dict(zip(self.names, self.rows[-1].tolist(), strict=True))
 
     @property
     def is_finite(self) -> bool:
-        """Whether every item of every batch is."""
+        """Whether every item of every batch is finite."""
         is_folded_finite = self.folded is None or not self.folded[NONFINITE].any()
         return bool(is_folded_finite and np.isfinite(self.rows).all())
 
@@ -57,14 +57,14 @@ class BatchItems:
 class LossItem:
     """A loss item, or a learning rate, in a window.
 
-    Floats are rounded to float32, as the file holds them; None if there was no finite value.
+    Floats are rounded to float32, as in the file; None if there was no finite value.
 
     Attributes:
-        item: Name of the item; ``sum`` of all items together, ``lr/0`` and so on of the learning
+        item: Name of the item; ``sum`` for the sum of all, ``lr/0`` and so on for the learning
             rates of the optimizer's groups.
-        steps: Batches, those of skipped steps too; of a learning rate, captured steps.
-        nonfinite: How many of these had a NaN or Inf.
-        zero: How many had exactly 0.
+        steps: Batches, including those of skipped steps; for a learning rate, captured steps.
+        nonfinite: Number of these with a NaN or Inf.
+        zero: Number of these with exactly 0.
         min: Lowest finite value.
         mean: Mean of the finite values.
         max: Highest finite value.
@@ -87,7 +87,7 @@ class LossFold:
         self._rates: dict[tuple[str, ...], Floats] = {}
 
     def take(self, samples: Sequence[Sample]) -> None:
-        """Add steps that follow."""
+        """Add the samples of the next steps."""
         batches = (batch for sample in samples for batch in sample.losses)
         for names, alike in groupby(batches, attrgetter("names")):
             running = _of(self._items, (*names, TOTAL))
@@ -104,10 +104,10 @@ class LossFold:
             _add(_of(self._rates, names), [np.array(list(rates))])
 
     def items(self) -> tuple[LossItem, ...]:
-        """The items, their sum, and the learning rates; of each name one."""
+        """Return the items, their sum and the learning rates, each name once."""
         columns: dict[str, Floats] = {}
         for names, running in [*self._items.items(), *self._rates.items()]:
-            is_taken = TOTAL in names[:-1]  # by an item, which then has no sum beside it
+            is_taken = TOTAL in names[:-1]  # by an item, so there is no sum
             for name, column in zip(names[:-1] if is_taken else names, running.T, strict=False):
                 if name in columns:
                     _join(columns[name], column)
@@ -117,13 +117,13 @@ class LossFold:
 
 
 def with_total(rows: Floats) -> Floats:
-    """(B, I + 1) items of batches, with their sum behind them."""
+    """(B, I + 1) items of batches, followed by their sum."""
     with np.errstate(invalid="ignore"):  # Inf and -Inf make a NaN
         return np.column_stack([rows, rows.sum(axis=1)])
 
 
 def _of(known: dict[tuple[str, ...], Floats], names: tuple[str, ...]) -> Floats:
-    """(6, N) running values of columns of these names, which are changed in place."""
+    """Return the (6, N) running values for columns of these names, to be changed in place."""
     return known.setdefault(names, _begun((len(names),)))
 
 
@@ -141,7 +141,7 @@ def _add(running: Floats, blocks: Sequence[Floats]) -> None:
     finite = np.isfinite(rows)
     running[LEAST] = np.minimum(running[LEAST], np.where(finite, rows, np.inf).min(axis=0))
     running[MOST] = np.maximum(running[MOST], np.where(finite, rows, -np.inf).max(axis=0))
-    # One row after the other, so that the sum does not depend on how many came at once.
+    # Row by row, so that the sum does not depend on how many arrive at once.
     running[ADDED] = np.add.reduce([running[ADDED], *np.where(finite, rows, 0.0)])
     running[COUNT] += len(rows)
     running[NONFINITE] += len(rows) - finite.sum(axis=0)
@@ -149,21 +149,21 @@ def _add(running: Floats, blocks: Sequence[Floats]) -> None:
 
 
 def _join(running: Floats, more: Floats) -> None:
-    """Add running values of others."""
+    """Add other running values."""
     running[LEAST] = np.minimum(running[LEAST], more[LEAST])
     running[MOST] = np.maximum(running[MOST], more[MOST])
     running[ADDED:] += more[ADDED:]
 
 
 def _items(columns: dict[str, Floats]) -> tuple[LossItem, ...]:
-    """The items of (6,) running values each."""
+    """Return the items from (6,) running values each."""
     if not columns:
         return ()
     rows = np.array([*columns.values()]).T
     counts = rows[[COUNT, NONFINITE, ZERO]].astype(np.int64)
     finite = counts[0] - counts[1]
     rows[ADDED] /= np.maximum(finite, 1)
-    with np.errstate(over="ignore"):  # one beyond float32 is Inf
+    with np.errstate(over="ignore"):  # a value beyond float32 becomes Inf
         values = rows[[LEAST, ADDED, MOST]].astype(np.float32)  # as the file holds them
     return tuple(
         LossItem(name, *numbers, *(found if is_known else (None,) * 3))

@@ -1,4 +1,4 @@
-"""Keeps the loss items of every batch on their device until a captured step takes them along."""
+"""Keeps the loss items of every batch on the device until a captured step takes them along."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.arrays import Floats
 
 MOST_ITEMS = 32
-"""Items of a batch; Ultralytics has one to five. Batches with more are left out."""
+"""Most items of a batch; Ultralytics has one to five. Batches with more are left out."""
 
 MOST_NUMBERS = 128
-"""Numbers of batches that wait as they are: 32 batches of four items. Older ones are folded."""
+"""Most numbers of batches waiting unfolded: 32 batches of four items. Older ones are folded."""
 
 MOST_KINDS = 4
-"""Different sets of items between two captured steps; further ones are left out."""
+"""Most different sets of items between two captured steps; further ones are left out."""
 
 ROOM = MOST_KINDS * (MOST_NUMBERS + RUNNING * (MOST_ITEMS + 1))
 """Most numbers that a step takes along."""
 
 
 class Kind(NamedTuple):
-    """Batches with the same items in a vector: first their rows, then what was folded.
+    """Batches with the same items in a vector: first their rows, then the folded values.
 
     Attributes:
-        names: Of the items.
-        rows: Batches that are there as they were.
-        is_folded: Whether there are others.
+        names: Names of the items.
+        rows: Number of batches that were not folded.
+        is_folded: Whether there are folded values.
     """
 
     names: tuple[str, ...]
@@ -49,7 +49,7 @@ class Taken(NamedTuple):
 
     Attributes:
         tensors: Numbers on the device.
-        kinds: What they are.
+        kinds: How to read these numbers.
         rates: Learning rates of the optimizer's groups.
     """
 
@@ -67,10 +67,10 @@ class _Waiting:
 
 
 class LossMeter:
-    """Sees the loss items of every batch; without a synchronization.
+    """Collects the loss items of every batch, without synchronization.
 
-    A batch costs one small kernel. Where more batches than fit into a step's vector come between
-    two captured steps, about twenty more for each time that it is full.
+    A batch costs one small kernel. If more batches arrive between two captured steps than fit into
+    a step's vector, each time that it fills up costs about twenty more.
     """
 
     def __init__(self) -> None:
@@ -78,10 +78,10 @@ class LossMeter:
 
     @torch.no_grad()
     def add(self, names: tuple[str, ...], items: Sequence[Tensor]) -> None:
-        """Note the items of a batch.
+        """Add the items of a batch.
 
         Args:
-            names: (I,)
+            names: (I,) names of the items.
             items: Tensors on one device with I numbers altogether.
         """
         is_new = names not in self._waiting
@@ -91,10 +91,10 @@ class LossMeter:
         if (len(waiting.rows) + 1) * len(names) > MOST_NUMBERS:
             waiting.folded, waiting.rows = folded(waiting.rows, waiting.folded), []
         waiting.rows.append(torch.cat([item.reshape(-1) for item in items]))
-        self._waiting[names] = waiting  # the last one is that of the newest batch
+        self._waiting[names] = waiting  # moved to the end: that of the newest batch
 
     def take(self, rates: tuple[float, ...] = ()) -> Taken:
-        """The batches since it was last called, and learning rates beside them."""
+        """Return the batches since the last call, along with learning rates."""
         waiting, self._waiting = self._waiting, {}
         tensors: list[Tensor] = []
         kinds = []
@@ -110,7 +110,7 @@ class LossMeter:
 
 
 def folded(rows: Sequence[Tensor], before: Tensor | None) -> Tensor:
-    """(6, I + 1) running values of B batches of I items, after those of earlier batches."""
+    """(6, I + 1) running values of B batches of I items, added to those of earlier batches."""
     values = torch.stack([*rows]).to(precision(rows[0].device))
     values = torch.cat([values, values.sum(1, keepdim=True)], 1)
     finite = values.isfinite()
@@ -141,7 +141,7 @@ def folded(rows: Sequence[Tensor], before: Tensor | None) -> Tensor:
 
 
 def items_of(values: Floats, kinds: Sequence[Kind]) -> tuple[tuple[BatchItems, ...], Floats]:
-    """The numbers of a `Taken` at the beginning of a vector on the host, and those behind them."""
+    """Return the numbers of a `Taken` at the beginning of a vector, and the remaining numbers."""
     found = []
     for names, count, is_folded in kinds:
         rows, values = values[: count * len(names)], values[count * len(names) :]

@@ -1,4 +1,4 @@
-"""Reads a model once: its modules, their sizes, its top-level blocks and which feeds which."""
+"""Reads a model once: its modules, their sizes, its top-level blocks and how these connect."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ _TORCH_NORMS = {"_NormBase", "GroupNorm", "LayerNorm", "RMSNorm"}
 
 
 def clean_name(name: str) -> str:
-    """The module's name without the prefixes of DDP, ``torch.compile`` and distillation."""
+    """Return a module's name without the prefixes of DDP, ``torch.compile`` and distillation."""
     return _COMPILED_CHILD.sub("", _WRAPPERS.sub("", name)) or WHOLE
 
 
 def watched(
     model: nn.Module, meant_frozen: Sequence[str] = ("",), known: Collection[nn.Parameter] = ()
 ) -> list[nn.Parameter]:
-    """The P parameters that a training is to move, each once, in the order of ``named_parameters``.
+    """Return the P parameters that a training is meant to move, in ``named_parameters`` order.
 
     Args:
-        model: Wrapped or not.
-        meant_frozen: Parts of the names of parameters that are frozen on purpose; what is frozen
-            without such a name is watched too. By default, nothing that is frozen.
-        known: Parameters that have been watched before, frozen by now or not.
+        model: The model, wrapped or not.
+        meant_frozen: Parts of the names of parameters that are frozen on purpose; any other frozen
+            parameter is watched too. By default, every frozen one is left out.
+        known: Parameters that were watched before, frozen by now or not.
     """
     kept = {id(p) for p in known}
     return [
@@ -58,10 +58,10 @@ def watched(
 
 
 def others(model: nn.Module, parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:
-    """Parameters that are none of these, and floating-point buffers, on the same device.
+    """Return all other parameters and the floating-point buffers on the same device.
 
     Returns:
-        Each once, by its clean name.
+        Each tensor once, by its clean name.
     """
     seen, device = {id(p) for p in parameters}, parameters[0].device
     found = {}
@@ -72,20 +72,20 @@ def others(model: nn.Module, parameters: Sequence[nn.Parameter]) -> dict[str, Te
 
 
 def owned(model: nn.Module, names: Collection[str]) -> list[nn.Parameter]:
-    """The parameters that modules of these names own themselves."""
+    """Return the parameters that the modules of these names own directly."""
     named = _named(model)
     inside = (_inner(named[name]) for name in names if name in named)
     return [p for module in inside for p in module.parameters(recurse=False)]
 
 
 def inside(model: nn.Module) -> dict[str, nn.Module]:
-    """Every module in a model by its name, without wrappers; a shared one has its first name."""
+    """Return every module in a model by name, without wrappers; a shared one has its first name."""
     named = _named(model).items()
     return {name: _inner(module) for name, module in named if name != WHOLE}
 
 
 def is_compiled(model: nn.Module) -> bool:
-    """Whether ``torch.compile`` is at work in a model."""
+    """Whether any part of a model is compiled by ``torch.compile``."""
     return any(
         "_orig_mod" in name.split(".") or getattr(module, "_compiled_call_impl", None) is not None
         for name, module in model.named_modules()
@@ -98,12 +98,12 @@ def read(
     """Read the layout of a model, wrapped or not.
 
     Args:
-        model: See `watched`, like the others.
-        meant_frozen: See there.
-        known: See there.
+        model: As for `watched`.
+        meant_frozen: As for `watched`.
+        known: As for `watched`.
 
     Returns:
-        The layout over M modules, and how the P parameters of `watched` make them up.
+        The layout over M modules, and which of the P parameters of `watched` make up each.
     """
     modules = _named(model)
     parameters = watched(model, meant_frozen, known)
@@ -147,7 +147,7 @@ def read(
 
 
 def _named(model: nn.Module) -> dict[str, nn.Module]:
-    """Modules by clean name, the whole model first; of a wrapper and its content, the wrapper."""
+    """Return modules by clean name, the whole model first; where one is wrapped, its wrapper."""
     named: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         named.setdefault(clean_name(name), module)
@@ -168,12 +168,12 @@ def _own(module: nn.Module, position: dict[int, int]) -> list[int]:
 
 
 def _role(module: nn.Module, position: dict[int, int]) -> Role:
-    """What a module owns itself.
+    """Return the kind of parameters that a module owns directly.
 
-    A norm layer is one of torch's classes or inherits from one. Other modules are recognized by
-    what they own: with two or more dimensions above 1 it is a weight, whatever the class is called.
-    A factor for each channel, such as a layer scale of shape (C, 1, 1), is no weight; it belongs to
-    a norm layer if a word of the class name says so.
+    A norm layer is one of torch's classes or inherits from one. Other modules are classified by
+    what they own: a parameter with two or more dimensions above 1 is a weight, whatever the class
+    is called. A factor for each channel, such as a layer scale of shape (C, 1, 1), is not a weight;
+    it belongs to a norm layer if a word of the class name says so.
     """
     inner = _inner(module)
     own = [p for p in inner.parameters(recurse=False) if id(p) in position]
@@ -188,12 +188,12 @@ def _role(module: nn.Module, position: dict[int, int]) -> Role:
 
 
 def _classes(module: nn.Module) -> list[type]:
-    """The classes of torch that a module is of or inherits from."""
+    """Return the torch classes that a module is or inherits from."""
     return [kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn.")]
 
 
 def _is_norm(kind: str) -> bool:
-    """Whether the name of a class says that it is a norm layer, in a word of its own."""
+    """Whether a word of a class name says that it is a norm layer."""
     return not _NORM.isdisjoint(words(kind))
 
 
@@ -202,14 +202,14 @@ def _inherits_attention(module: nn.Module) -> bool:
 
 
 def _kernel(module: nn.Module) -> int:
-    """Positions in the kernel of a convolution, of its first weight."""
+    """Return the number of positions in a convolution's kernel, from its first weight; else 1."""
     own = (p for p in _inner(module).parameters(recurse=False) if p.ndim > 2)
     weight = next(own, None)
     return 1 if weight is None else math.prod(weight.shape[2:])
 
 
 def _inner(module: nn.Module) -> nn.Module:
-    """The module inside the wrappers of DDP and ``torch.compile``."""
+    """Return the module inside the wrappers of DDP and ``torch.compile``."""
     children = dict(module.named_children())
     if children.keys() in ({"module"}, {"_orig_mod"}):
         return _inner(*children.values())
@@ -217,7 +217,7 @@ def _inner(module: nn.Module) -> nn.Module:
 
 
 def _blocks(modules: dict[str, nn.Module], rows: dict[str, list[int]]) -> dict[str, nn.Module]:
-    """Top-level blocks: the children of ``model.model``, and of the root where it has others."""
+    """Return the top-level blocks: the children of ``model.model``, and any others of the root."""
     return {
         name: module
         for name, module in modules.items()
@@ -226,13 +226,13 @@ def _blocks(modules: dict[str, nn.Module], rows: dict[str, list[int]]) -> dict[s
 
 
 def _head(blocks: dict[str, nn.Module]) -> str:
-    """The last block of Ultralytics' list, or of the model."""
+    """Return the name of the last block in Ultralytics' list, or else of the model."""
     listed = [name for name, block in blocks.items() if hasattr(block, "f")]
     return (listed or list(blocks) or [""])[-1]
 
 
 def _without_parameters(block: nn.Module) -> tuple[str, ...]:
-    """Classes of the modules in a block that hold neither parameters nor other modules."""
+    """Return the classes of a block's modules that hold neither parameters nor other modules."""
     found = {type(m).__name__ for m in block.modules() if not list(m.children())}
     owners = {type(m).__name__ for m in block.modules() if list(m.parameters(recurse=False))}
     return tuple(sorted(found - owners))
@@ -244,10 +244,10 @@ def _block_of(name: str, blocks: dict[str, nn.Module]) -> str:
 
 
 def _edges(blocks: dict[str, nn.Module]) -> list[tuple[str, str]]:
-    """Who feeds whom, from the ``f`` (from) of each block of an Ultralytics model.
+    """Return which block feeds which, from the ``f`` (from) of each block of an Ultralytics model.
 
-    A negative index is relative to the block; the order of the inputs is kept, because it is the
-    order of the scales of a head.
+    A negative index is relative to the block; the order of the inputs is kept, because for a head
+    it is the order of its scales.
     """
     listed: list[tuple[str, Any]] = [(n, m) for n, m in blocks.items() if hasattr(m, "f")]
     edges = []
@@ -261,7 +261,7 @@ def _edges(blocks: dict[str, nn.Module]) -> list[tuple[str, str]]:
 def _weights_of(
     rows: dict[str, list[int]], weights: list[tuple[int, int]], blocks: list[str]
 ) -> Iterator[Counts]:
-    """For each block that has any, the indices of its parameters of two or more dimensions."""
+    """Yield the indices of each block's parameters of two or more dimensions, if it has any."""
     indices = {p for _, p in weights}
     for name in blocks:
         found = [p for p in rows.get(name, []) if p in indices]

@@ -1,4 +1,4 @@
-"""What is computed of the gradients of an optimizer step, on their device."""
+"""Gradient statistics of an optimizer step, computed on the device of the gradients."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.arrays import Counts, Floats
 
 FLOAT64 = ("cpu", "cuda")
-"""Kinds of devices that are known to have float64; MPS has none, of others nothing is known."""
+"""Device types known to have float64; MPS has none, others are unknown."""
 
 PLAIN = (1e-12, 1e18)
-"""Between them, a norm in float32 has neither lost nor overflowed anything that matters."""
+"""Between these, a norm in float32 has neither lost nor overflowed anything that matters."""
 
 SMALL = 4096
-"""Elements below which many tensors are read faster as one vector than each on its own."""
+"""Elements below which many tensors are read faster as one vector than one by one."""
 
 LONGEST_ROW = 16384
-"""Elements of which a sum in float32 is exact to a millionth, even if they are added one by one."""
+"""Elements whose sum in float32 is exact to a millionth, even if they are added one by one."""
 
 _HAS_DTYPE = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 4)
 
 
 @contextmanager
 def room() -> Iterator[None]:
-    """Make a lack of memory on the device a MemoryError."""
+    """Turn a lack of memory on the device into a MemoryError."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
@@ -42,17 +42,17 @@ def room() -> Iterator[None]:
 
 
 def precision(device: torch.device) -> torch.dtype:
-    """The type of numbers in which the values of a step leave a device."""
+    """Return the dtype in which the values of a step leave a device."""
     return torch.float64 if device.type in FLOAT64 else torch.float32
 
 
 def norms_of(tensors: list[Tensor]) -> Tensor:
-    """L2 norm of each tensor, summed in float64 where the device has it.
+    """Return the L2 norm of each tensor, summed in float64 where the device has it.
 
     In float32 a norm overflows to Inf from elements of 1e18 on, underflows to 0 below 1e-23, and
     on a CPU the sum over a tensor of 5 million elements is off by 2e-4. Float64 takes three times
     as long there, so large tensors are summed in float32 for each entry of their first dimension,
-    and in float64 over these; in float64 alone, where the norm is too large or too small.
+    and these sums in float64; if the norm is too large or too small, all is summed in float64.
 
     Args:
         tensors: N tensors on one device, at least one.
@@ -82,7 +82,7 @@ def _norms_on_cpu(tensors: Sequence[Tensor]) -> Floats:
 
 
 def _rows(tensor: Tensor) -> Tensor:
-    """Norms that add up to that of a tensor, in float32 where that is exact enough."""
+    """Return norms that add up to that of a tensor, in float32 where that is exact enough."""
     if tensor.dtype is torch.float32 and 1 < tensor.shape[1:].numel() <= LONGEST_ROW:
         rows: Tensor = torch.linalg.vector_norm(tensor, dim=tuple(range(1, tensor.ndim)))
         return rows
@@ -90,18 +90,18 @@ def _rows(tensor: Tensor) -> Tensor:
 
 
 def _joined(parts: Sequence[Tensor], sizes: Sequence[int]) -> tuple[Floats, Counts]:
-    """All elements in float64, and the places where stretches of these sizes begin."""
+    """Return all elements in float64, and the indices where stretches of these sizes begin."""
     joined = torch._C._nn.flatten_dense_tensors([*parts])  # far quicker than views and a cat
     values = joined.detach().to(torch.float64, copy=True).numpy()
     return values, np.cumsum([0, *sizes[:-1]])
 
 
 def norm_of(tensor: Tensor) -> Tensor:
-    """L2 norm of a tensor, as a tensor of no dimension on its device.
+    """Return the L2 norm of a tensor, as a 0-d tensor on its device.
 
-    On a CPU, where float64 takes twenty times as long, a float32 sum is taken for each entry of the
-    first dimension, and float64 only where that is too large or too small. No temporaries, and
-    elsewhere no synchronization.
+    On a CPU, where float64 takes twenty times as long, each entry of the first dimension is summed
+    in float32, and float64 is used only if the norm is too large or too small. No temporaries, and
+    no synchronization on other devices.
     """
     if tensor.device.type != "cpu":
         if tensor.element_size() < 4:  # halves: summed in float32 as they are
@@ -123,7 +123,7 @@ def _norm(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def extent_of(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest absolute value of a tensor, and how many elements are not zero."""
+    """Return the largest absolute value of a tensor and its number of nonzero elements."""
     if tensor.device.type == "cpu":
         low, high = torch.aminmax(tensor)
         return torch.maximum(-low, high), torch.count_nonzero(tensor)
@@ -134,7 +134,7 @@ def extent_of(tensor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def largest_of(tensors: Sequence[Tensor]) -> Tensor:
-    """Largest absolute value of each tensor.
+    """Return the largest absolute value of each tensor.
 
     Args:
         tensors: N floating-point tensors on one device, none of them empty.
@@ -154,7 +154,7 @@ def largest_of(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def nonzeros_of(gradients: Sequence[Tensor]) -> Tensor:
-    """(N,) elements of each gradient that are not exactly zero. No synchronization."""
+    """(N,) number of elements of each gradient that are not exactly zero. No synchronization."""
     if all(one.dtype is torch.float32 and one.device.type == "cpu" for one in gradients):
         counts = [np.count_nonzero(one.detach().numpy() != 0) for one in gradients]
         return torch.tensor(counts, dtype=torch.float64)

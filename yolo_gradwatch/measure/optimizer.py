@@ -1,4 +1,4 @@
-"""What an optimizer moves: its groups of parameters, and what is in none of them or frozen."""
+"""What an optimizer moves: its parameter groups, and parameters that are frozen or in no group."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group of an optimizer's parameters.
+    """A parameter group of an optimizer.
 
     Attributes:
         lr: The learning rate that its schedule starts from (``initial_lr``), else the current one;
-            None where it is not a finite number on the host.
-        weight_decay: 0 where the group has none; None as for ``lr``.
-        parameters: Tensors in it, frozen ones too.
-        elements: Of these tensors together.
+            None if it is not a finite number on the host.
+        weight_decay: Weight decay, 0 if the group has none; None as for ``lr``.
+        parameters: Number of tensors in it, including frozen ones.
+        elements: Number of elements in these tensors.
     """
 
     lr: float | None
@@ -31,18 +31,18 @@ class Optimizer:
     of wrappers; a shared one has its first name. No name is both trainable and frozen.
 
     Attributes:
-        name: Its class.
-        groups: In its order.
+        name: Class of the optimizer.
+        groups: Parameter groups, in the optimizer's order.
         outside: Trainable parameters in no group.
-        zero_rate: Trainable parameters in a group whose learning rate is 0, now and where its
-            schedule starts from.
-        frozen: Parameters that the training's own options freeze, such as ``freeze`` and the
-            fixed ``.dfl``.
-        frozen_otherwise: Parameters that are frozen without such an option.
+        zero_rate: Trainable parameters in a group whose learning rate is 0, both now and where its
+            schedule starts.
+        frozen: Parameters frozen by the training's own options, such as ``freeze`` and the fixed
+            ``.dfl``.
+        frozen_otherwise: Parameters frozen without such an option.
         thawed: Trainable parameters that were frozen earlier in the run.
-        elements_outside: Of the tensors in ``outside`` together; 0 in files of older versions.
-        step: The first optimizer step for which this is known to hold; it is looked at before an
-            epoch and at the first step of a window.
+        elements_outside: Number of elements in ``outside``; 0 in files of older versions.
+        step: First optimizer step for which this is known to hold; checked before an epoch and at
+            the first step of a window.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Whether a step differs so much from the last ones that it gets a window of its own."""
+"""Detects steps that differ so much from the past that they get a window of their own."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.layout import Members
 
 SKIPS_IN_A_ROW = 4
-"""Steps in a row that AMP skipped, of which the last is anomalous: more than a calibration."""
+"""Consecutive steps skipped by AMP after which the last is anomalous: more than a calibration."""
 
 HISTORY_LEAST = 19
-"""Steps of its past before the first step is judged."""
+"""Steps of history before the first step is judged."""
 
 LEVEL_JUMP = 1.0
-"""Decades beyond the highest or lowest level of its past that make a step anomalous."""
+"""Decades beyond the highest or lowest past level that make a step anomalous."""
 
 
 SOUND, TOO_LARGE, NONFINITE = range(3)
-"""Of a step that is applied: how badly it is spoiled."""
+"""How badly an applied step is damaged."""
 
 
 class Outliers:
-    """Judges steps in their order, by the levels of the trunk's blocks.
+    """Judges steps in order, by the levels of the trunk's blocks.
 
     Args:
-        members: Which parameters make up each block of the trunk.
+        members: Parameters that make up each block of the trunk.
     """
 
     def __init__(self, members: Members) -> None:
@@ -42,41 +42,41 @@ class Outliers:
         self._low, self._high = (sizes - 1) // 2, sizes // 2
         self._past = Past(len(sizes))
         self._skips = 0
-        self._spoiled = SOUND
+        self._damage = SOUND
 
     def found(self, norms: Floats, totals: Floats, applied: Flags) -> tuple[Flags, Flags]:
-        """Which steps are anomalous, and which of these begin a streak of spoiled ones.
+        """Return which steps are anomalous, and which of these begin a streak of damaged ones.
 
-        A step is spoiled if it is applied with a gradient that is not finite, or so large that
-        clipping multiplies it by 0. All others that are applied join the history. A gradient that
-        is not finite begins a streak of its own behind one that is too large.
+        A step is damaged if it is applied with a gradient that is not finite, or so large that
+        clipping multiplies it by 0. All other applied steps join the history. After a gradient
+        that is too large, one that is not finite begins a new streak.
 
         Args:
-            norms: (S, P) of the parameters.
-            totals: (S,) of the whole model.
+            norms: (S, P) norms of the parameters.
+            totals: (S,) norms of the whole model.
             applied: (S,) whether AMP did not skip the step.
 
         Returns:
-            (S,) and (S,)
+            (S,) flags of each kind.
         """
         sound = totals <= CLIP_OVERFLOW  # not NaN
-        spoiled = np.where(sound, SOUND, np.where(np.isfinite(totals), TOO_LARGE, NONFINITE))
+        damage = np.where(sound, SOUND, np.where(np.isfinite(totals), TOO_LARGE, NONFINITE))
         anomalous, first = np.zeros((2, len(applied)), np.bool_)
         anomalous[applied & sound] = self._jumped(norms[applied & sound])
-        for i, (is_applied, kind) in enumerate(zip(applied, spoiled.tolist(), strict=True)):
+        for i, (is_applied, kind) in enumerate(zip(applied, damage.tolist(), strict=True)):
             self._skips = 0 if is_applied else self._skips + 1
             if is_applied:
-                first[i] = kind > self._spoiled
-                self._spoiled = kind
+                first[i] = kind > self._damage
+                self._damage = kind
             anomalous[i] |= first[i] or self._skips == SKIPS_IN_A_ROW
         return anomalous, first
 
     def restart(self) -> None:
-        """A spoiled step that follows is the first again."""
-        self._spoiled = SOUND
+        """Count the next damaged step as the first again."""
+        self._damage = SOUND
 
     def _jumped(self, norms: Floats) -> Flags:
-        """(S,) whether a level of (S, P) norms lies beyond those of the past."""
+        """(S,) whether any level of (S, P) norms is far beyond those of the past."""
         levels = self._levels(norms)
         jumped = np.zeros(len(levels), np.bool_)
         begin = 0
@@ -96,7 +96,8 @@ class Outliers:
         return away
 
     def _levels(self, norms: Floats) -> Floats:
-        """(S, B) log10 of the median of the weights of each trunk block; -Inf where that is 0."""
+        """(S, B) log10 of the median weight norm in each trunk block; -Inf where that is 0."""
+        # Blocks differ in size: the -1 that fills a row picks an Inf, which sorts to the end.
         padded = np.concatenate([norms, np.full((len(norms), 1), np.inf)], axis=1)
         ordered = np.sort(padded[:, self._weights], axis=2)
         blocks = np.arange(len(self._low))

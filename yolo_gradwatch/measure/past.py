@@ -1,4 +1,4 @@
-"""The highest and lowest values of a share of the run, which is what noise has reached so far."""
+"""Highest and lowest values over a share of the run: the range that noise has reached so far."""
 
 from __future__ import annotations
 
@@ -10,30 +10,38 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.arrays import Floats
 
 STRETCH_SHARE = 0.02
-"""A stretch is full when it holds this share of the steps so far."""
+"""A stretch is full when it holds this share of the steps before it."""
 
 STRETCH_STEPS = 4
-"""Steps of a stretch at the least."""
+"""Minimum number of steps in a stretch."""
 
 STRETCHES = 30
-"""Stretches that are kept, the newest included: the last 45 % of the steps."""
+"""Stretches kept, including the newest: the last 45 % of the steps."""
 
 
 class Past:
-    """Highest and lowest of K columns, by stretches of the steps, in memory that does not grow.
+    """Highest and lowest values of K columns, by stretches of steps, in memory that does not grow.
 
-    What it spans grows with the run, so that noise sets a record as often from step 100 to 200 as
-    from 100,000 to 200,000.
+    The span grows with the run, so that noise sets a record as often from step 100 to 200 as from
+    100,000 to 200,000.
 
     Args:
-        columns: K.
-        recent: How many of the newest stretches do not count yet.
+        columns: Number of columns, K.
+        recent: Number of newest stretches that do not count yet.
 
     Attributes:
-        seen: Steps so far.
+        seen: Number of steps so far.
     """
 
     def __init__(self, columns: int, recent: int = 0) -> None:
+        # A row of `_low` and `_high` is a stretch, 2 % of the steps before it. With 5 recent ones:
+        #
+        #   row  0 . . . . . . . 24 | 25 . . . 28      29
+        #        oldest,            |            newest,
+        #        in the band        |   recent   filling
+        #
+        # When the newest is full, all move up one row and the oldest is forgotten. If none is
+        # recent, all rows are in the band, even the one that is filling.
         self._low = np.full((STRETCHES, columns), np.inf)
         self._high = np.full((STRETCHES, columns), -np.inf)
         self._older = STRETCHES - max(recent, 1)
@@ -44,15 +52,15 @@ class Past:
 
     @property
     def room(self) -> int:
-        """Steps, at least one, that the newest stretch still takes."""
+        """Number of steps that still fit into the newest stretch, at least one."""
         return max(STRETCH_STEPS, int(STRETCH_SHARE * (self.seen - self._held))) - self._held
 
     def add(self, low: Floats, high: Floats) -> None:
-        """Add at least one step, and no more than there is `room` for.
+        """Add at least one step, but no more than there is `room` for.
 
         Args:
-            low: (S, K) values that count for the lowest.
-            high: (S, K) the same for the highest.
+            low: (S, K) values that can set the lowest.
+            high: (S, K) values that can set the highest.
         """
         is_full = len(low) == self.room
         self._low[-1] = np.fmin(self._low[-1], np.fmin.reduce(low))
@@ -63,7 +71,7 @@ class Past:
             self._begin_stretch()
 
     def band(self) -> tuple[Floats, Floats]:
-        """(K,) the lowest and (K,) the highest."""
+        """Return the (K,) lowest and the (K,) highest values."""
         if self._is_recent:
             return self._least, self._most
         return np.fmin(self._least, self._low[-1]), np.fmax(self._most, self._high[-1])

@@ -1,4 +1,4 @@
-"""What is measured of every module: a row a quantity.
+"""What is measured of every module, with a row for each quantity.
 
 A new quantity is a row of `QUANTITIES` with its fold, and a field of `Measured`. Windows, the
 columns of ``gradwatch.csv``, the tables of a run and the documentation follow.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.arrays import Counts, Flags, Singles, Values
 
 Once: TypeAlias = Callable[[Detail, Members], Floats | None]
-"""(M,) float64 from what is read on one step of a window; None if it was not."""
+"""(M,) float64 from the readings taken once in a window; None if they were not taken."""
 
 Moment = Literal["every step", "once"]
 
@@ -31,8 +31,8 @@ class Running:
 
     Attributes:
         start: The K running values of a module before the first step.
-        add: Takes steps that follow into the (K, M) running values, in place.
-        value: (M,) of the window, from its (K, M) running values.
+        add: Adds the next steps to the (K, M) running values, in place.
+        value: Returns the (M,) values of the window from its (K, M) running values.
     """
 
     start: tuple[float, ...]
@@ -42,11 +42,11 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class OverRun:
-    """A column of the table that has one row a module.
+    """A column of the table that has one row for each module.
 
     Attributes:
-        name: Of the column.
-        heading: What people see above it.
+        name: Name of the column.
+        heading: Heading that people see.
         fold: (M,) from the values of W windows, (W, M), and the applied steps in each, (W,).
     """
 
@@ -60,14 +60,14 @@ class Quantity:
     """One number for each module in each window.
 
     Attributes:
-        name: Of the column in ``gradwatch.csv``, and of the field of `Measured`.
-        dtype: float32, of which NaN means that there is no such number, or int64.
+        name: Name of the column in ``gradwatch.csv``, and of the field of `Measured`.
+        dtype: float32, where NaN means that there is no such number, or int64.
         fold: How steps become a window's value.
-        meaning: What the documentation's table of columns says.
-        over_run: Columns that it has in the table of a run.
-        since: Format version that brought the column; older files lack it.
-        logged: What experiment loggers put before the name of a block; None if they do not get it.
-        is_compared: Whether a comparison of runs has a column of it, beside the norm.
+        meaning: Description in the documentation's table of columns.
+        over_run: Its columns in the table of a run.
+        since: Format version that added the column; older files do not have it.
+        logged: Prefix of a block's name in experiment loggers; None if they do not get it.
+        is_compared: Whether it has a column in comparisons of runs, next to the norm.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Quantity:
 
     @property
     def moment(self) -> Moment:
-        """On how many steps of a window it is taken."""
+        """Whether it is taken on every step of a window or once."""
         return "every step" if isinstance(self.fold, Running) else "once"
 
     @property
@@ -96,13 +96,13 @@ class Quantity:
 
     @property
     def format(self) -> str:
-        """How a cell is written; nine digits give a float32 back bit for bit."""
+        """Format of a cell; nine digits restore a float32 bit for bit."""
         return "%d" if self.is_count else "%.9g"
 
     def stored(self, values: Floats) -> Values:
-        """Values as the file holds them, so that a replay decides on the same numbers.
+        """Return values as the file holds them, so that a replay decides on the same numbers.
 
-        One beyond 3.4e38 becomes Inf, of which numpy warns.
+        One beyond 3.4e38 becomes Inf, and numpy warns.
         """
         return values.astype(self.dtype)
 
@@ -112,7 +112,7 @@ class Quantity:
 
 
 def _counted(flags: Callable[[Steps], Flags | None]) -> Running:
-    """How many steps have a flag, of which there is one a step and module, or none at all."""
+    """Count the steps with a flag; ``flags`` returns (S, M), or None if no flag is set."""
 
     def add(running: Floats, steps: Steps) -> None:
         found = flags(steps)
@@ -133,12 +133,12 @@ def _add_highest(running: Floats, steps: Steps) -> None:
 
 
 def _finite(running: Floats) -> Floats:
-    """NaN where no step was valid; valid ones are finite."""
+    """NaN where no step was valid; norms of valid ones are finite."""
     return np.where(np.isinf(running[0]), np.nan, running[0])
 
 
 def _add_to_mean(running: Floats, steps: Steps) -> None:
-    # One row after the other, so that the sum does not depend on how many came at once.
+    # Row by row, so that the sum does not depend on how many arrive at once.
     running[0] = np.add.reduce([running[0], *np.where(steps.valid, steps.norms, 0.0)])
     running[1] += steps.valid.sum(axis=0)
 
@@ -165,7 +165,7 @@ def _weight_norm(detail: Detail, members: Members) -> Floats | None:
 
 
 def _weight_max(detail: Detail, members: Members) -> Floats | None:
-    """Inf for a NaN too, of which a file has none: its empty cell says that nothing was read."""
+    """Inf for NaN as well: in a file, an empty cell already means that nothing was read."""
     if not detail.weights:
         return None
     found = module_largest(detail.weights.largest, members)
@@ -285,7 +285,7 @@ NAMES = tuple(row.name for row in QUANTITIES)
 class Measured:
     """The measured quantities: (M,) in a window, (W, M) in a grid.
 
-    What each of them is says its row of `QUANTITIES`.
+    Each is described by its row of `QUANTITIES`.
     """
 
     nonfinite: Counts

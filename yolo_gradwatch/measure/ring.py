@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.arrays import Floats
 
 RING = 8
-"""Steps that can be on their way to the host at once; Ultralytics waits for each batch's loss."""
+"""Steps that can be in transit at once; Ultralytics itself waits for each batch's loss."""
 
 
 class Slot(NamedTuple):
-    """Where a vector is put together on CUDA, and where it lands.
+    """Where a vector is assembled on CUDA, and where it lands.
 
     Attributes:
-        host: Pinned.
-        event: Due when the vector is there.
-        device: As long as ``host``.
-        ints: The same memory as int32.
+        host: Pinned host memory.
+        event: Completes when the vector has landed.
+        device: Device memory, as long as ``host``.
+        ints: ``device`` as int32.
     """
 
     host: Tensor
@@ -43,10 +43,10 @@ class Transfer:
     """A vector on its way to the host.
 
     Attributes:
-        host: Where it lands, from the front.
-        slot: Its buffers; None without CUDA, where it is there at once.
-        size: Numbers of it.
-        sent: Numbers whose copy has begun.
+        host: Where it lands, filled from the front.
+        slot: Its buffers; None without CUDA, where it lands at once.
+        size: Number of values in it.
+        sent: Number of values whose copy has begun.
     """
 
     host: Tensor
@@ -56,11 +56,11 @@ class Transfer:
 
     @property
     def has_landed(self) -> bool:
-        """Whether all numbers are there."""
+        """Whether all values have landed."""
         return self.slot is None or self.slot.event.query()
 
     def values(self) -> Floats:
-        """The numbers, waited for if need be."""
+        """Return the values, waiting for them if necessary."""
         if self.slot is not None and not self.slot.event.query():
             self.slot.event.synchronize()  # SYNC: an epoch ends, or no buffer is free
         return self.host.numpy()[: self.size].astype(np.float64)
@@ -69,13 +69,13 @@ class Transfer:
 class Ring:
     """Copies vectors to the host; from CUDA through buffers, which are used in turn.
 
-    The buffers are allocated once; where there is no CUDA, there are none. One is used again only
-    after its vector has landed, so that it does not matter on which stream a step is taken.
+    The buffers are allocated once, and only for CUDA. One is used again only after its vector has
+    landed, so it does not matter on which stream a step is taken.
 
     Args:
-        device: Where the vectors are.
-        size: Numbers in the longest one.
-        count: Buffers.
+        device: Device of the vectors.
+        size: Length of the longest vector.
+        count: Number of buffers.
     """
 
     def __init__(self, device: torch.device, size: int, count: int = RING) -> None:
@@ -89,14 +89,14 @@ class Ring:
             self.slots.extend(Slot(a, torch.cuda.Event(), b, b.view(torch.int32)) for a, b in rows)
 
     def begin(self) -> Transfer:
-        """An empty vector, in the buffers used the longest ago."""
+        """Return an empty vector in the least recently used buffers."""
         if not self.slots:
             return Transfer(torch.empty(0, dtype=self.dtype))
         self.slots.rotate(-1)
         return Transfer(self.slots[-1].host, self.slots[-1])
 
     def put(self, transfer: Transfer, parts: Sequence[Tensor]) -> None:
-        """Add parts to a vector, behind what is in it."""
+        """Append parts to a vector."""
         if transfer.slot is None:
             vector = torch.cat([part.to(self.dtype) for part in parts])
             vector = vector.cpu()  # SYNC: on MPS and others there is no event to wait for
@@ -108,7 +108,7 @@ class Ring:
             transfer.slot.device[begin : transfer.size].copy_(part)
 
     def send(self, transfer: Transfer) -> None:
-        """Begin to copy what has been added to a vector."""
+        """Start copying what has been added to a vector since the last call."""
         slot = transfer.slot
         if slot is None or transfer.sent == transfer.size:
             return
@@ -125,6 +125,6 @@ class Ring:
         return transfer
 
     def append(self, transfer: Transfer, parts: Sequence[Tensor]) -> None:
-        """Send more parts, to behind what is there or on its way."""
+        """Append parts to a vector and send them."""
         self.put(transfer, parts)
         self.send(transfer)

@@ -1,4 +1,4 @@
-"""How optimizer steps are folded into windows."""
+"""Folds optimizer steps into windows."""
 
 from __future__ import annotations
 
@@ -26,38 +26,37 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.sample import Change, Detail, Sample, Steps
 
 WINDOW_SHARE = 0.02
-"""A window closes when it holds this share of the steps taken so far."""
+"""A window closes when it holds this share of the steps so far."""
 
 FINE_STEPS = 10
-"""Captured steps after an anomalous one that are windows of their own: a fine stretch."""
+"""Captured steps after an anomalous one that get a window each: a fine stretch."""
 
 COARSE = 250
-"""Step up to which a shift opens none: windows hold a few steps there, and levels move a lot."""
+"""Captured step up to which a shift opens no stretch: windows are short and levels vary a lot."""
 
 FINE_SKIPS = 12
-"""The same after too many steps in a row that AMP skipped: an endless overflow is reported."""
+"""`FINE_STEPS` after too many AMP skips in a row: enough to report an endless overflow."""
 
 
 class Rollup:
-    """Turns samples into windows; an epoch's end and an anomaly close one early.
+    """Turns samples into windows; the end of an epoch and an anomaly close one early.
 
-    A step that is anomalous or shows a shift begins a window of its own, and so do those after it,
-    as often as the `Allowance` lets them. A step that is spoiled (applied with a gradient that is
-    not finite, or that clipping multiplies by 0) is a window of its own always, unless the step
-    before it was spoiled too: a streak of such steps is one anomaly, and after the first ones its
-    windows grow as all others. So is a step whose loss is not finite, unless there was one as short
-    ago as a window is long, and one before which the weights show a change (`Weighing`).
+    A step that is anomalous or shows a shift begins a window of its own, and so do the steps after
+    it, as often as the `Allowance` permits. A damaged step (applied with a gradient that is not
+    finite, or that clipping multiplies by 0) always gets its own window, unless the step before it
+    was damaged too: a streak of them is one anomaly, and after its first steps windows grow as
+    usual. A step also gets its own window if its loss is not finite, unless the last such window
+    was less than a window's length ago, or if the weights before it show a change (`Weighing`).
 
-    Samples may come one by one or many at once: the windows are the same, and many at once cost far
-    less than one by one.
+    Samples can be added singly or in batches: the windows are the same, and batches cost far less.
 
     Args:
-        members: Which parameters make up each module.
+        members: Parameters that make up each module.
         interval: Optimizer steps from one captured step to the next.
         clip: Total norm above which the trainer clips.
 
     Attributes:
-        newest: (S, M) norms of the samples that were added last, for the live report.
+        newest: (S, M) norms of the most recently added samples, for the live report.
         weighing: Decides when the weights are read.
     """
 
@@ -76,10 +75,12 @@ class Rollup:
         self.newest: Floats = np.empty((0, len(members.starts)))
 
     def opens_window(self, step: int) -> bool:
-        """Whether the sample of ``step`` will begin a window, as far as is known before it.
+        """Whether the sample of ``step`` will begin a window, as far as is known in advance.
 
-        It is asked once for each step, in order, before that is taken.
+        Ask once for each step, in order, before it is taken.
         """
+        # Samples arrive later than their steps are taken, so `_open` is out of date. Walk the steps
+        # since then and begin windows as `add` will; an anomaly among them cannot be known yet.
         self._ahead.append(step)
         first = self._open.first if self._open else None
         for taken in self._ahead:
@@ -88,7 +89,7 @@ class Rollup:
         return first == step
 
     def is_urgent(self, waiting: Sequence[Sample]) -> bool:
-        """Whether samples that are not added yet, at least one, may end a window or are spoiled."""
+        """Whether samples that are not added yet (at least one) may end a window or are damaged."""
         first = self._open.first if self._open else waiting[0].step
         newest = waiting[-1]
         is_sound = newest.norms @ newest.norms <= CLIP_OVERFLOW**2  # not NaN
@@ -96,7 +97,7 @@ class Rollup:
         return may_end or not is_sound or newest.has_bad_loss
 
     def add(self, samples: Sequence[Sample]) -> list[Window]:
-        """Windows that are complete with these samples, at least one."""
+        """Add samples, at least one, and return the windows that they complete."""
         steps = steps_of(samples, self._members)
         self.newest = steps.norms
         self._ahead = [step for step in self._ahead if step > samples[-1].step]
@@ -120,29 +121,29 @@ class Rollup:
         return closed
 
     def regroup(self, members: Members) -> None:
-        """Go on with more parameters; no window is open."""
+        """Continue with more parameters; no window is open."""
         self._members = members
         self._outliers = Outliers(members)
         self._shifts = Shifts(members)
         self.weighing.regroup(members)
 
     def close(self) -> list[Window]:
-        """The open window, if any, as it is."""
+        """Close the open window early and return it, if there is one."""
         window, self._open = self._open, None
         return [window.closed(self._members)] if window else []
 
     def restart(self) -> None:
-        """The run restarts: a step that is spoiled again is a window of its own again."""
+        """Note that the run restarts: the next damaged step gets its own window again."""
         self._outliers.restart()
         self.weighing.restart()
 
     def _begun(self, sample: Sample) -> _Open:
-        """A window that begins with this step."""
+        """Return a window that begins with this step."""
         self.weighing.begin(sample)
         return _Open(sample, len(self._members.starts), self._clip)
 
     def _close(self, rest: Steps) -> list[Window]:
-        """The open window, which ends with these steps."""
+        """Close the open window, which ends with these steps, and return it."""
         if self._open:
             self._open.take(rest)
         return self.close()
@@ -152,14 +153,14 @@ class Rollup:
         return step <= self._fine_until or step - first + self._interval >= WINDOW_SHARE * step
 
     def _found(self, steps: Steps) -> tuple[Flags, Flags, Flags]:
-        """(S,) which steps are anomalous, which show a shift, and which are alone."""
+        """(S,) which steps are anomalous, which show a shift, and which begin a damaged streak."""
         totals, applied = steps.norms[:, 0], steps.applied[:, 0]
         anomalous, alone = self._outliers.found(steps.parameters, totals, applied)
         usable = applied & (totals <= CLIP_OVERFLOW)
         return anomalous, self._shifts.found(steps.samples, steps.parameters, usable), alone
 
     def _is_alone(self, sample: Sample, *, is_finite: bool) -> bool:
-        """Whether its loss gives a step a window of its own; note that something is not finite."""
+        """Whether its loss gives a step its own window; also note what is not finite."""
         has_bad_loss = sample.has_bad_loss
         if has_bad_loss or not is_finite:
             self.weighing.beware(until=sample.step + FINE_STEPS * self._interval)
@@ -168,7 +169,7 @@ class Rollup:
         return is_alone
 
     def _shows_change(self, sample: Sample) -> bool:
-        """Whether the weights before a step give it a window of its own."""
+        """Whether the weights before a step give it its own window."""
         is_fine = sample.step <= max(self._fine_until, COARSE * self._interval)
         return not is_fine and self.weighing.shows_change(sample)
 
@@ -184,7 +185,7 @@ class Rollup:
 
 
 class _Open:
-    """A window that is not complete yet, in memory that does not grow with its steps."""
+    """An incomplete window, in memory that does not grow with its steps."""
 
     def __init__(self, sample: Sample, size: int, clip: float) -> None:
         self.epoch, self.first, self._last = sample.epoch, sample.step, sample.step
@@ -204,7 +205,7 @@ class _Open:
         }
 
     def take(self, steps: Steps) -> None:
-        """Add steps that follow."""
+        """Add the next steps."""
         if not steps.numbers:
             return
         is_applied = steps.applied[:, 0]
@@ -218,9 +219,9 @@ class _Open:
             fold.add(running, steps)
 
     def closed(self, members: Members) -> Window:
-        """The window as it is."""
+        """Return the window as it is."""
         detail = self._detail and replace(self._detail, change=self._change)
-        with np.errstate(over="ignore"):  # a norm beyond float32 is Inf
+        with np.errstate(over="ignore"):  # a norm beyond float32 becomes Inf
             values: dict[str, Any] = {
                 row.name: self._value(row, detail, members) for row in QUANTITIES
             }

@@ -1,4 +1,4 @@
-"""Optimizer steps: one as read from the device, and some as arrays over modules."""
+"""Samples of optimizer steps: one as read from the device, several as arrays over modules."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What is read of the weights before a step.
+    """The weights as read before a step.
 
     Attributes:
         norms: (P,) L2 norm of each parameter.
         largest: (T,) largest absolute value of each parameter and each floating-point buffer; NaN
-            where one of the values is.
+            for one that contains a NaN.
     """
 
     norms: Floats
@@ -33,11 +33,11 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What an optimizer step made of the weights.
+    """The change that an optimizer step made to the weights.
 
     Attributes:
         before: (P,) L2 norm of each parameter before the step.
-        moved: (P,) L2 norm of the difference that the step made.
+        moved: (P,) L2 norm of the change.
     """
 
     before: Floats
@@ -46,14 +46,14 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """What is not read on every step of a window.
+    """Readings that are not taken on every step of a window.
 
     Attributes:
-        zeros: (P,) exactly zero elements of each gradient of the window's first step; NaN for
-            parameters of fewer than two dimensions, where there is no gradient, and where they
-            were not counted.
-        weights: Before the window's first step; None if they were not due.
-        change: By the window's first applied step; None if it was not due, or not measured.
+        zeros: (P,) number of exactly zero elements in each gradient of the window's first step; NaN
+            for parameters of fewer than two dimensions, without a gradient, or where zeros were not
+            counted.
+        weights: Weights before the window's first step; None if they were not read.
+        change: Change made by the window's first applied step; None if it was not measured.
     """
 
     zeros: Floats
@@ -70,14 +70,14 @@ class Sample:
         step: Optimizer step of the run, counts from 1.
         norms: (P,) L2 gradient norm, unscaled, before clipping; 0 where ``missing``.
         missing: (P,) whether the parameter had no gradient (``grad is None``).
-        frozen: (P,) whether that is because it was frozen since the training began; None if no
-            parameter was.
+        frozen: (P,) whether the gradient is missing because the parameter was frozen during the
+            training; None if there is no such parameter.
         skipped: Whether AMP's scaler skips this step because of an overflow.
-        scale: Loss scale of AMP; None without a scaler.
-        detail: Taken on the first step of a window, else None; without a change.
-        change: By this step, where it was measured and the step was not skipped.
-        losses: Loss items of the batches since the captured step before; the last batch is the
-            newest one of the last part.
+        scale: AMP's loss scale; None without a scaler.
+        detail: Further readings, as on the first step of a window, without a change; else None.
+        change: Change made by this step, if it was measured and the step was not skipped.
+        losses: Loss items of the batches since the previous captured step; the last batch is the
+            newest one of the last entry.
         rates: Learning rates of the optimizer's groups.
     """
 
@@ -95,12 +95,12 @@ class Sample:
 
     @property
     def has_bad_loss(self) -> bool:
-        """Whether a loss item of one of its batches is not finite."""
+        """Whether any loss item of its batches is not finite."""
         return not all(batches.is_finite for batches in self.losses)
 
 
 def applied(samples: Sequence[Sample]) -> Flags:
-    """(S,) whether AMP did not skip each step."""
+    """(S,) whether each step was applied, that is, not skipped by AMP."""
     return np.array([not sample.skipped for sample in samples])
 
 
@@ -109,15 +109,15 @@ class Steps:
     """S samples as arrays over modules.
 
     Attributes:
-        samples: (S,)
+        samples: (S,) the samples.
         numbers: (S,) optimizer step of each.
-        parameters: (S, P) norms of the parameters.
-        norms: (S, M) norms of the modules; 0 where there is no gradient.
-        applied: (S, 1) whether AMP did not skip it.
+        parameters: (S, P) gradient norms of the parameters.
+        norms: (S, M) gradient norms of the modules; 0 without a gradient.
+        applied: (S, 1) whether the step was applied, that is, not skipped by AMP.
         finite: (S, M) whether the norm is finite.
-        valid: (S, M) whether it is and there is a gradient.
+        valid: (S, M) whether the norm is finite and the module has a gradient.
         lost: (S, M) whether no parameter of the module had a gradient, though not all were frozen;
-            None if all had one.
+            None if every module had one.
     """
 
     samples: Sequence[Sample]
@@ -130,7 +130,7 @@ class Steps:
     lost: Flags | None
 
     def part(self, begin: int, end: int) -> Steps:
-        """The steps from place ``begin`` up to and without ``end``."""
+        """Return the steps from index ``begin`` up to, but not including, ``end``."""
         return Steps(
             self.samples[begin:end],
             self.numbers[begin:end],
@@ -144,7 +144,7 @@ class Steps:
 
 
 def steps_of(samples: Sequence[Sample], members: Members) -> Steps:
-    """Samples, at least one, as arrays."""
+    """Return samples, at least one, as arrays."""
     parameters = np.stack([sample.norms for sample in samples])
     norms = module_norms(parameters, members)
     finite = np.isfinite(norms)
@@ -163,7 +163,7 @@ def steps_of(samples: Sequence[Sample], members: Members) -> Steps:
 
 
 def _all_of(flags: Sequence[Flags | None], members: Members) -> Flags | None:
-    """(S, M) whether all parameters of a module have a flag; None if none has it anywhere."""
+    """(S, M) whether all parameters of a module have a flag; None if no flag is set anywhere."""
     known = next((one for one in flags if one is not None and one.any()), None)
     if known is None:
         return None

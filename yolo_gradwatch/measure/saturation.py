@@ -1,15 +1,14 @@
-"""Where an activation has saturated: its derivative is below 1 % of its largest.
+"""Which activations have saturated: their derivative is below 1 % of its maximum.
 
-That is decided by the output ``y``, which is the same before and after the module's own memory
-saving:
+This is decided from the output ``y``, which is the same whether or not the module works in place:
 
 - Sigmoid: y (1 - y) < 0.0025, so y < 0.00251 or y > 0.99749.
 - Tanh: 1 - y^2 < 0.01, so abs(y) > 0.99499.
 - Softsign: (1 - abs(y))^2 < 0.01, so abs(y) > 0.9.
-- Hardsigmoid, Hardtanh, ReLU6: the derivative is 0 where y is at one of its two ends.
+- Hardsigmoid, Hardtanh, ReLU6: the derivative is 0 where y is at either end of its range.
 
-What is flat on one side only (ReLU, SiLU, GELU) does not count: there the share of zeros tells, or
-the output alone does not.
+Activations that are flat on one side only (ReLU, SiLU, GELU) do not count: either their share of
+zeros shows it, or their output alone cannot.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ _ENDS = {
     "Softsign": (-0.9, 0.9),
     "Hardsigmoid": (0.0, 1.0),
 }
-"""Of torch's classes, the values below and above which the output counts."""
+"""For torch's classes, the lower and upper output at or beyond which an element counts."""
 
 
 def ends_of(module: nn.Module) -> tuple[float, float] | None:
-    """The output from which on a module has saturated, below and above; None if it never does."""
+    """Return the lower and upper output at which a module saturates; None if it never does."""
     known: Any = module
     for kind in type(module).__mro__:
         if kind.__module__ == "torch.nn.modules.activation":
@@ -43,6 +42,6 @@ def ends_of(module: nn.Module) -> tuple[float, float] | None:
 
 
 def saturated(output: Tensor, ends: tuple[float, float]) -> Tensor:
-    """How many elements of an output are at an end or beyond it, as a tensor of no dimension."""
+    """Count the elements of an output that are at or beyond either end, as a 0-d tensor."""
     low, high = ends
     return ((output <= low) | (output >= high)).count_nonzero()

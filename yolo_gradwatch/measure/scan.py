@@ -1,4 +1,4 @@
-"""Lists of tensors in a step's vector: read by a kernel, the odd ones among them by torch."""
+"""Readings of tensors in a step's vector: by a kernel, and for odd tensors by torch."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """N tensors whose numbers are on their way.
+    """N tensors whose readings are in transit.
 
     Attributes:
-        chunks: How the kernel has read them.
-        odd: Places of those that it has left out.
+        chunks: How the kernel read them.
+        odd: Indices of the tensors that torch read instead.
     """
 
     chunks: Chunks
     odd: list[int]
 
     def split(self, values: Floats) -> tuple[Extents, Floats]:
-        """The extents at the beginning of a vector on the host, and the values behind them."""
+        """Return the extents at the beginning of a vector on the host, and the remaining values."""
         own, values = np.split(values, [self.chunks.numbers])
         found = self.chunks.extents(own)
         if self.odd:
@@ -47,12 +47,12 @@ class Scan:
 def scan(
     table: Table, tensors: Sequence[Tensor | None], ring: Ring, transfer: Transfer
 ) -> Scan | None:
-    """Add what is read of tensors to a vector on CUDA; None if it has no buffer there.
+    """Append the readings of tensors to a vector on CUDA; None if it has no buffer there.
 
     Args:
-        table: Of the tensors.
-        tensors: (N,); None where there is none, for which zeros are given.
-        ring: Of the vector.
+        table: Table of the tensors.
+        tensors: (N,) tensors; a missing one (None) yields zeros.
+        ring: Ring of the vector.
         transfer: The vector, which is not sent yet.
     """
     if transfer.slot is None:
@@ -68,7 +68,7 @@ def scan(
 
 
 def room_of(chunks: Chunks) -> int:
-    """Most numbers that the tensors take in a vector."""
+    """Return the most numbers that the tensors can take in a vector."""
     return chunks.numbers + 3 * len(chunks.starts)
 
 
@@ -80,7 +80,7 @@ def _by_device(pairs: Sequence[tuple[int, Tensor]]) -> list[list[tuple[int, Tens
 
 
 def _read(groups: Sequence[list[Tensor]], slot: Slot) -> list[Tensor]:
-    """Norms, largest values and counts, by torch, of tensors on one device each."""
+    """Read norms, largest values and counts by torch, of groups on one device each."""
     device = slot.device.device
     return [
         torch.cat([read(group).to(device) for group in groups])

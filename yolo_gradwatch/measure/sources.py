@@ -1,4 +1,4 @@
-"""In which file the classes of a model that are the user's own are written."""
+"""Source files of the user-defined classes in a model."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _NOT_OWN = {"builtins", "torch", "ultralytics"}
 """Packages whose classes nobody has to look up."""
 
 _CELLS = "ipykernel_"
-"""Begins the name of the folder to which a notebook's cells are written."""
+"""Prefix of the folder to which a notebook's cells are written."""
 
 
 def sources(modules: Iterable[nn.Module]) -> tuple[tuple[str, str], ...]:
-    """Where each class is written that is neither torch's nor Ultralytics' own.
+    """Return where each class is defined that is neither torch's nor Ultralytics'.
 
     Args:
-        modules: Of a model, without wrappers.
+        modules: Modules of a model, without wrappers.
 
     Returns:
-        Class names and places such as ``blocks.py:19``, without folders. A class without a source
-        file is left out, and so is a name that two classes have.
+        Class names and places such as ``blocks.py:19``, without folders. Classes without a source
+        file are left out, and so are names that two classes share.
     """
     kinds = dict.fromkeys(type(module) for module in modules)
     names = [kind.__name__ for kind in kinds]
@@ -41,14 +41,14 @@ def _is_own(kind: type) -> bool:
 
 
 def _place(kind: type) -> str:
-    """File and line; "" where there is none, as in a notebook or of a class that code has made.
+    """Return file and line; "" if there are none, as in a notebook or for a generated class.
 
-    The line is looked for as text: `inspect.getsourcelines` compiles the file.
+    The line is searched for as text, because `inspect.getsourcelines` compiles the file.
     """
     try:
         path = Path(inspect.getsourcefile(kind) or "")
         lines = linecache.getlines(str(path))
-    except Exception:  # noqa: BLE001  # somebody else's class may raise anything, and has no place
+    except Exception:  # noqa: BLE001  # a custom class may raise anything
         return ""
     heads = tuple(f"class {kind.__name__}{end}" for end in "(:[")
     found = (number for number, line in enumerate(lines, 1) if line.lstrip().startswith(heads))

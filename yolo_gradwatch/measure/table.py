@@ -1,4 +1,4 @@
-"""A list of tensors on CUDA that one launch of a kernel reads, and which of them it can read."""
+"""A list of tensors on CUDA that a kernel reads in one launch, and which of them it can read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 ROWS = 8
-"""Vectors of pointers whose launches can wait for the device at once."""
+"""Vectors of pointers whose launches can wait for the device at the same time."""
 
 _address = torch.Tensor.data_ptr
 
@@ -33,9 +33,9 @@ class Pointers(NamedTuple):
 
     Attributes:
         host: (N,) int64, pinned on CUDA.
-        array: The same as an array.
-        device: (N,)
-        event: Due when the last kernel that uses them has run; None on a CPU.
+        array: ``host`` as an array.
+        device: (N,) int64, on the device.
+        event: Completes when the last kernel that uses them has run; None on a CPU.
     """
 
     host: Tensor
@@ -47,13 +47,13 @@ class Pointers(NamedTuple):
 class Table:
     """Reads N tensors on one device in one launch.
 
-    On the host a step costs a call into C for the address of each tensor, and one for all of them
-    that asks whether they are as they were when they were looked at. Nothing is allocated, and no
-    address is sent that was sent by the step before on the same stream.
+    On the host a step costs one call into C for each tensor's address, and one that checks whether
+    all tensors are as they were at the last look. Nothing is allocated, and the addresses are sent
+    only if they or the stream differ from those of the step before.
 
     Args:
-        sizes: (N,) elements of each tensor.
-        device: Where they are; a CPU in Triton's interpreter alone.
+        sizes: (N,) number of elements in each tensor.
+        device: Device of the tensors; a CPU only in Triton's interpreter.
         kernel: The module of kernels.
 
     Attributes:
@@ -72,47 +72,47 @@ class Table:
         self._odd: list[int] = []
 
     def look(self, tensors: Sequence[Tensor | None]) -> tuple[Counts, list[int]]:
-        """Where the tensors are, and whether the kernel can read them as they are.
+        """Return where the tensors are, and which of them the kernel cannot read.
 
         Args:
-            tensors: (N,); None where there is none.
+            tensors: (N,) tensors; None for a missing one.
 
         Returns:
-            (N,) addresses, 0 where there is nothing that the kernel can read, and the places of the
-            tensors that it cannot read.
+            (N,) addresses, 0 where there is nothing that the kernel can read, and the indices of
+            the tensors that it cannot read.
         """
         if not self._alike.holds(tensors):
             pairs = enumerate(zip(tensors, self._sizes, strict=True))
             self._odd = [i for i, (one, size) in pairs if self._is_odd(one, size)]
             self._alike.note(tensors)
-        there: Sequence[Any] = tensors
+        given: Sequence[Any] = tensors
         try:
-            addresses = np.fromiter(map(_address, there), np.int64, len(there))
+            addresses = np.fromiter(map(_address, given), np.int64, len(given))
         except TypeError:  # some are missing
-            addresses = np.array([0 if one is None else one.data_ptr() for one in there], np.int64)
+            addresses = np.array([0 if one is None else one.data_ptr() for one in given], np.int64)
         addresses[self._odd] = 0
         return addresses, self._odd
 
     def read(
         self, tensors: Sequence[Tensor | None], floats: Tensor, ints: Tensor, first: int
     ) -> list[int]:
-        """Read the tensors into a vector, behind its first numbers; no synchronization.
+        """Read the tensors into a vector, after its first numbers, without synchronization.
 
         Args:
-            tensors: (N,); None where there is none, for which zeros are given.
+            tensors: (N,) tensors; a missing one (None) yields zeros.
             floats: float64, on the device; ``chunks.numbers`` numbers are written.
             ints: The same memory as int32.
-            first: Behind how many numbers.
+            first: How many numbers to leave in front.
 
         Returns:
-            Places of the tensors that were left out because the kernel cannot read them.
+            Indices of the tensors that were left out because the kernel cannot read them.
         """
         addresses, odd = self.look(tensors)
         self._launch(self._kernel.read, addresses, floats, ints, first, self.chunks.count)
         return odd
 
     def keep(self, tensors: Sequence[Tensor]) -> Tensor | None:
-        """Copy the tensors, one behind the other; None if the kernel cannot read one of them."""
+        """Copy the tensors, one after another; None if the kernel cannot read one of them."""
         addresses, odd = self.look(tensors)
         if odd:
             return None
@@ -121,7 +121,7 @@ class Table:
         return copies
 
     def compare(self, tensors: Sequence[Tensor], copies: Tensor) -> Tensor | None:
-        """(2, C) sums of the squares of the copies, and of what has changed since; see `keep`."""
+        """(2, C) sums of squares of the copies, and of the changes since; None as for `keep`."""
         addresses, odd = self.look(tensors)
         if odd:
             return None
@@ -141,7 +141,7 @@ class Table:
         self._launch(self._kernel.compare, none, copies, floats.view(2, count), count)
 
     def _is_odd(self, tensor: Tensor | None, size: int) -> bool:
-        """Whether a tensor with elements is of a type, or lies in a way, that the kernel cannot."""
+        """Whether a tensor has elements, but a type or layout that the kernel cannot read."""
         if tensor is None or tensor.numel() == size == 0:
             return False
         is_plain = type(tensor) in {torch.Tensor, torch.nn.Parameter} and tensor.numel() == size
@@ -182,7 +182,7 @@ def _rows(size: int, device: torch.device) -> list[Pointers]:
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Whether the elements fill one piece of memory, each once, in whatever order."""
+    """Whether the elements fill one piece of memory, each once, in any order."""
     pairs = zip(tensor.stride(), tensor.shape, strict=True)
     expected = 1
     for stride, size in sorted((stride, size) for stride, size in pairs if size > 1):
@@ -194,19 +194,19 @@ def is_dense(tensor: Tensor) -> bool:
 
 @cache
 def _kernels() -> Any:
-    """The module of kernels; None where there is no Triton."""
+    """Return the module of kernels; None without Triton."""
     try:
         from yolo_gradwatch.measure import kernel
-    except Exception as error:  # noqa: BLE001  # missing, or broken in ways of its own
+    except Exception as error:  # noqa: BLE001  # missing, or broken in some way
         _LOG.debug("no Triton, so gradients are read by torch: %r", error)
         return None
     return kernel
 
 
 def table_of(tensors: Sequence[Tensor]) -> Table | None:
-    """A table for tensors, at least one, that lie where the first does.
+    """Return a table for tensors, at least one, on the device of the first.
 
-    None where they are not on CUDA, where there is no Triton, or where it cannot build a kernel.
+    None if they are not on CUDA, without Triton, or if it cannot build a kernel.
     """
     device = tensors[0].device
     if device.type != "cuda" or (kernel := _kernels()) is None:

@@ -1,4 +1,4 @@
-"""What flowed through the modules in one batch."""
+"""Trace of one batch through the modules of a model."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a module: what came out, and the gradient that arrived there.
+    """One call of a module: its output, and the gradient that arrived there.
 
-    The numbers are over all floating-point tensors of the output together; None where there is
+    The numbers cover all floating-point tensors of the output together; None where there is
     nothing to measure.
 
     Attributes:
-        order: Counts the calls of a trace from 1, as they are over: a module after its parts.
-        module: Name; of a module that several blocks share, the first one that it has.
+        order: Counts the calls of a trace from 1 as they finish: a module after its parts.
+        module: Name of the module; its first name if several blocks share it.
         call: Counts the calls of this module from 1.
-        type: Class.
-        elements: Of the output.
-        output_rms: Root of the mean square.
-        output_max: Largest absolute value.
-        output_zero: Share of exact zeros.
-        output_saturated: Of an activation that saturates, see `saturation`, the share that has.
-        gradient_norm: L2 of the gradient of the loss of this batch.
+        type: Class of the module.
+        elements: Number of elements in the output.
+        output_rms: Root mean square of the output.
+        output_max: Largest absolute value of the output.
+        output_zero: Share of exact zeros in the output.
+        output_saturated: Share of saturated elements, for activations that saturate (`saturation`).
+        gradient_norm: L2 norm of the gradient of this batch's loss.
     """
 
     order: int
@@ -39,7 +39,7 @@ class Call:
 
     @property
     def is_finite(self) -> bool:
-        """Whether the output is; NaN and Inf show in its largest value."""
+        """Whether the output is finite; NaN and Inf show in its largest value."""
         return self.output_max is None or math.isfinite(self.output_max)
 
 
@@ -49,9 +49,9 @@ class Flow:
 
     Attributes:
         epoch: Counts from 1.
-        step: The optimizer step that the batch is part of; of several that are accumulated, it is
-            one, so that its gradient is not that of the step.
-        calls: In the order in which they were over.
+        step: Optimizer step that the batch is part of; if several batches are accumulated, this is
+            one of them, so its gradient is not that of the step.
+        calls: Calls in the order in which they finished.
     """
 
     epoch: int
@@ -60,5 +60,5 @@ class Flow:
 
     @property
     def first_not_finite(self) -> Call | None:
-        """The first call whose output has a NaN or an Inf."""
+        """The first call whose output contains a NaN or an Inf."""
         return next((call for call in self.calls if not call.is_finite), None)

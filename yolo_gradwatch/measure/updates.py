@@ -1,4 +1,4 @@
-"""By how much one step of the optimizer changes the weights."""
+"""Measures how much one optimizer step changes the weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Moved(NamedTuple):
-    """What a step has changed, on the device.
+    """The change made by a step, on the device.
 
     Attributes:
         before: (P,) L2 norms of the weights before the step.
@@ -34,8 +34,8 @@ class Moved(NamedTuple):
 class Updates:
     """Copies the weights before a step and compares them after it.
 
-    The copies exist during the step alone, when the activations have been freed, so that the
-    training's peak of memory does not move. On CUDA each takes one launch of a kernel.
+    The copies exist only during the step, when the activations have been freed, so the training's
+    peak memory does not change. On CUDA, copying and comparing take one kernel launch each.
 
     Args:
         parameters: P parameters, at least one.
@@ -49,10 +49,10 @@ class Updates:
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Keep the weights: the optimizer is about to step.
+        """Copy the weights just before the optimizer steps.
 
         Raises:
-            MemoryError: There is no room for them on the device.
+            MemoryError: The device has no room for the copies.
         """
         self.forget()
         with room():
@@ -63,13 +63,13 @@ class Updates:
 
     @torch.no_grad()
     def end(self) -> Moved | None:
-        """Compare: the optimizer has stepped.
+        """Compare the weights just after the optimizer has stepped, without synchronization.
 
         Returns:
-            None if the weights were not kept. No synchronization.
+            The change; None if the weights were not copied.
 
         Raises:
-            MemoryError: See `begin`.
+            MemoryError: As for `begin`.
         """
         before, copies = self._before, self._copies
         if not before and copies is None:
@@ -84,5 +84,5 @@ class Updates:
             return Moved(norms, norms_of(before))
 
     def forget(self) -> None:
-        """Let go of the weights that were kept for a step that did not come to its end."""
+        """Drop the copies that were made for a step that did not finish."""
         self._before, self._copies = [], None

@@ -1,4 +1,4 @@
-"""When the weights are read, and whether a reading shows a change that the gradient may not."""
+"""When to read the weights, and whether a reading shows a change that the gradient may not."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.sample import Sample, Weights
 
 RARELY = 50
-"""Steps up to which the weights are read at powers of two only, and not in every window."""
+"""Steps up to which the weights are read only at powers of two, not in every window."""
 
 EPOCH_APART = 8
-"""Steps without a reading of the weights, at the least, before they are read as an epoch begins."""
+"""Minimum steps since the last reading before the weights are read because an epoch begins."""
 
 LOOK_APART, LOOK_SHARE = 10, 0.001
 """Captured steps, and share of the steps so far, after which the weights are read within a window.
 
-A reading of the weights costs about as much as one of the gradients, so this adds a tenth of that
-at the most, and next to nothing late in a run.
+A reading of the weights costs about as much as one of the gradients, so this adds at most a
+tenth of that, and next to nothing late in a run.
 """
 
 MOVED = 0.03
-"""Decades by which a tenth of the layers have changed, at the least, where that is no noise.
+"""Decades by which at least a tenth of the layers have changed if it is not noise.
 
-Within a window of a healthy long training, behind step 250: 0.006 at the most; within one of a
-learning rate times 50: 0.1.
+Within a window of a healthy long training, after step 250: at most 0.006; within one at 50 times
+the learning rate: 0.1.
 """
 
 
 class Weighing:
-    """Decides when the weights are due, and compares them with those that began a window.
+    """Decides when to read the weights, and compares them with those that began a window.
 
     A reading within a window is in no file unless it shows a change, which then begins a window.
-    An `Allowance` of its own bounds how often.
+    Its own `Allowance` limits how often.
 
     Args:
-        members: Which parameters make up each block of the trunk.
+        members: Parameters that make up each block of the trunk.
         interval: Optimizer steps from one captured step to the next.
 
     Attributes:
-        also: A step at which the weights are due too; 0 for none.
+        also: A further step at which to read the weights; 0 for none.
     """
 
     def __init__(self, members: Members, interval: int) -> None:
@@ -62,22 +62,22 @@ class Weighing:
         self.also = 0
 
     def ask(self) -> None:
-        """Have the weights read in the next window, unless they were a few steps before."""
+        """Request a reading in the next window, unless the last one was a few steps before."""
         self._is_asked = True
 
     def beware(self, until: int) -> None:
-        """Have the weights read in every window that begins up to step ``until``."""
+        """Read the weights in every window that begins up to step ``until``."""
         self._wary_until = until
 
     def is_due(self, step: int, *, opens: bool) -> bool:
-        """Whether the weights are due at ``step``; asked once for each step, in order.
+        """Whether to read the weights at ``step``; ask once for each step, in order.
 
-        They are due too behind a step with a gradient or loss that is not finite: a GPU has handed
-        it over by then, and what is still finite says where it began, what is not what it spoiled.
+        They are also read after a step whose gradient or loss is not finite: by then a GPU has
+        delivered it. What is still finite shows where the trouble began, the rest what it damaged.
 
         Args:
             step: Counts from 1.
-            opens: Whether it begins a window, as far as is known.
+            opens: Whether the step begins a window, as far as is known.
         """
         apart = step - self._newest
         is_due = step == self.also
@@ -90,9 +90,9 @@ class Weighing:
         return is_due
 
     def shows_change(self, sample: Sample) -> bool:
-        """Whether the weights before a step are not as noise can have left them; if so, it counts.
+        """Whether the weights before a step differ by more than noise; if so, charge the allowance.
 
-        They overflow, or a tenth of the layers have moved too far since a window began.
+        That is, they overflow, or a tenth of the layers have moved too far since a window began.
         """
         found = _weights(sample)
         if found is None or self._before is None:
@@ -102,29 +102,29 @@ class Weighing:
         return is_changed and self._allowance.allows(sample.step, is_shift=True)
 
     def begin(self, sample: Sample) -> None:
-        """Take note of a step that begins a window."""
+        """Note a step that begins a window."""
         self._before = _weights(sample) or self._before
 
     def regroup(self, members: Members) -> None:
-        """Go on with other parameters."""
+        """Continue with other parameters."""
         self._trunk = _trunk(members)
         self._before = None
 
     def restart(self) -> None:
-        """The weights may be those of another step from now on."""
+        """Note that the weights may be those of another step from now on."""
         self._before = None
 
     def _has_moved(self, found: Weights, before: Weights) -> bool:
         if not len(self._trunk):
             return False
-        with np.errstate(divide="ignore", invalid="ignore"):  # weights of 0 or NaN say nothing
+        with np.errstate(divide="ignore", invalid="ignore"):  # weights of 0 or NaN do not count
             moved = np.abs(np.log10(found.norms[self._trunk]) - np.log10(before.norms[self._trunk]))
         known = np.sort(np.where(np.isfinite(moved), moved, 0.0))
         return bool(known[-max(round(len(known) / 10), 1)] > MOVED)
 
 
 def _trunk(members: Members) -> Counts:
-    """Parameter indices of the weights of all blocks but the head."""
+    """Return the parameter indices of the weights of all blocks except the head."""
     found: Counts = np.concatenate([np.empty(0, np.int64), *members.trunk])
     return found
 
@@ -134,6 +134,6 @@ def _weights(sample: Sample) -> Weights | None:
 
 
 def _beyond_half(weights: Weights) -> Flags:
-    """(T,) which tensors hold a value that half precision cannot."""
-    beyond: Flags = ~(weights.largest <= FLOAT16_MAX)  # NaN is one
+    """(T,) which tensors hold a value beyond half precision."""
+    beyond: Flags = ~(weights.largest <= FLOAT16_MAX)  # NaN counts
     return beyond

@@ -1,4 +1,4 @@
-"""Windows of optimizer steps: one, and all of a run."""
+"""Windows of optimizer steps: a single one, and all of a run."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.loss_items import LossItem
 
 SHARED = ("epoch", "step_first", "step_last", "steps", "skipped")
-"""What a window has one of for all modules, in every version of its file."""
+"""Fields that a window has once for all modules, in every version of its file."""
 
 UNKNOWN = -1
-"""The ``clipped`` of a window whose row in a file does not have it."""
+"""``clipped`` of a window whose file does not have it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +30,12 @@ class Window(Measured):
         epoch: Counts from 1.
         step_first: First captured step of the stretch.
         step_last: Last captured step of the stretch.
-        steps: Captured steps in it.
-        skipped: How many of these AMP skipped.
-        clipped: Steps, not skipped, with a total norm above the clip; -1 if unknown, as in files of
+        steps: Number of captured steps in it.
+        skipped: Number of these that AMP skipped.
+        clipped: Applied steps with a total norm above the clip; -1 if unknown, as in files of
             format version 1.
-        largest: Name of the parameter or buffer with the largest absolute value of all, of the
-            first with NaN if there is any; "" where weights were not read, or are those of a file.
+        largest: Name of the parameter or buffer with the largest absolute value, or of the first
+            with a NaN; "" if the weights were not read, or the window comes from a file.
         losses: Loss items and learning rates; empty where unknown.
     """
 
@@ -54,12 +54,12 @@ class Grid(Measured):
     """The windows of a run as arrays, in the order of their steps: W windows by M modules.
 
     Attributes:
-        epoch: (W,) as in a `Window`, like those that follow.
-        step_first: (W,)
-        step_last: (W,)
-        steps: (W,)
-        skipped: (W,)
-        clipped: (W,)
+        epoch: (W,) as in `Window`, like all that follow.
+        step_first: (W,) first captured steps.
+        step_last: (W,) last captured steps.
+        steps: (W,) numbers of captured steps.
+        skipped: (W,) numbers of skipped steps.
+        clipped: (W,) numbers of clipped steps.
     """
 
     epoch: Counts
@@ -71,7 +71,7 @@ class Grid(Measured):
 
 
 def windows_of(grid: Grid) -> Iterator[Window]:
-    """The windows of a grid, one after the other, without loss items."""
+    """Yield the windows of a grid in order, without loss items."""
     for w in range(len(grid.steps)):
         values: dict[str, Any] = {
             name: int(getattr(grid, name)[w]) for name in (*SHARED, "clipped")
@@ -80,7 +80,7 @@ def windows_of(grid: Grid) -> Iterator[Window]:
 
 
 def narrowed(window: Window, layout: Layout, part: Layout) -> Window:
-    """A window with the modules of a part of its layout alone."""
+    """Return a window with only the modules of a part of its layout."""
     if len(part.modules) == len(layout.modules):
         return window
     inside = set(part.modules)
@@ -89,7 +89,7 @@ def narrowed(window: Window, layout: Layout, part: Layout) -> Window:
 
 
 def widened(window: Window, part: Layout, layout: Layout) -> Window:
-    """A window of a part of a layout, in which nothing is known of the other modules."""
+    """Return a window of a partial layout in the whole one; all other modules are unknown."""
     place = {name: m for m, name in enumerate(layout.modules)}
     rows = [place[name] for name in part.modules]
     values: dict[str, Any] = {row.name: row.unknown(len(layout.modules)) for row in QUANTITIES}
@@ -101,13 +101,13 @@ def widened(window: Window, part: Layout, layout: Layout) -> Window:
 def rescoped(
     window: Window, layout: Layout, scope: Layout, regroup: Callable[[Layout], object]
 ) -> tuple[Window, Layout]:
-    """A window with the modules that were watched then, and their layout.
+    """Return a window with only the modules watched at its time, and their layout.
 
     Args:
-        window: In ``layout``.
-        layout: That of the whole run.
-        scope: The layout of the window before.
-        regroup: Takes the new scope where it has other modules.
+        window: A window in ``layout``.
+        layout: Layout of the whole run.
+        scope: Layout of the previous window.
+        regroup: Called with the new layout if its modules differ from those of ``scope``.
     """
     watched = watched_at(layout, window.step_first)
     if watched.modules != scope.modules:
