@@ -17,7 +17,7 @@ TAKE_PICTURES = ("base", "clearml", "wb")
 
 
 class Ended(SystemExit):
-    """Ends a training that is meant to be short."""
+    """Raised to end a short training."""
 
     def __init__(self) -> None:
         super().__init__(0)
@@ -88,7 +88,7 @@ def has_step_hooks(trainer: Any) -> bool:
 
 
 class StepHooks:
-    """Calls ``before`` and ``after`` around each optimizer step; AMP usually omits skipped ones.
+    """Calls ``before`` and ``after`` around each optimizer step that AMP does not skip.
 
     Args:
         before: Called before the step.
