@@ -1,1 +1,1 @@
-"""A data set that is drawn here, and faults to plant."""
+"""A drawn data set, and faults to plant."""

@@ -1,7 +1,7 @@
 """A gallery of faults to plant into a training, so that anyone can see what each looks like.
 
 The classes are at module level, because checkpoints pickle them. A fault is planted through
-Ultralytics' callbacks, before the watch looks at the model, and the watch knows nothing of it.
+Ultralytics' callbacks before the watch reads the model, and the watch does not know about it.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STEP = 21
-"""Optimizer step at which a fault strikes that is not there from the beginning."""
+"""Optimizer step at which a fault occurs that is not present from the beginning."""
 
 
 class Wrapped(nn.Module):
-    """A block of an Ultralytics model with something behind it, in the same place.
+    """A block of an Ultralytics model followed by another module, in the block's place.
 
     Args:
-        block: The original; its place in the model's list is taken over.
-        behind: What its output goes through.
+        block: The original block, whose place in the model's list is taken.
+        behind: The module that its output passes through.
     """
 
     def __init__(self, block: Any, behind: nn.Module) -> None:
@@ -38,12 +38,12 @@ class Wrapped(nn.Module):
             setattr(self, name, getattr(block, name))
 
     def forward(self, x: Any) -> Any:
-        """The block's output, and what comes behind it."""
+        """Apply the block, then the module after it."""
         return self.behind(self.block(x))
 
 
 class _Scaled(torch.autograd.Function):
-    """The identity, whose gradient is multiplied."""
+    """The identity, with its gradient scaled."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
@@ -56,11 +56,11 @@ class _Scaled(torch.autograd.Function):
 
 
 class GradientFactor(nn.Module):
-    """Lets the signal pass and multiplies its gradient.
+    """Passes the signal through and scales its gradient.
 
     Args:
-        factor: Below 1 it vanishes, far above 1 it explodes.
-        calls: Batches of the training for which it does so.
+        factor: Below 1 the gradient vanishes, far above 1 it explodes.
+        calls: Number of training batches affected.
     """
 
     def __init__(self, factor: float, calls: int = 1_000_000) -> None:
@@ -69,7 +69,7 @@ class GradientFactor(nn.Module):
         self.calls = calls
 
     def forward(self, x: Tensor) -> Tensor:
-        """The input as it is."""
+        """Return the input unchanged."""
         self.calls -= self.training
         if self.calls < 0:
             return x
@@ -81,12 +81,12 @@ class Detached(nn.Module):
     """Cuts its input off from the loss, as a forgotten ``detach()`` does."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The input without its gradient."""
+        """Return the input without its gradient."""
         return x.detach() if self.training else x
 
 
 def stack(channels: int, depth: int, activation: type[nn.Module]) -> nn.Sequential:
-    """Convolutions and activations without normalization or residual connection."""
+    """Return convolutions and activations without normalization or residual connections."""
     layers: list[nn.Module] = []
     for _ in range(depth):
         layers += [nn.Conv2d(channels, channels, 1), activation()]
@@ -95,15 +95,15 @@ def stack(channels: int, depth: int, activation: type[nn.Module]) -> nn.Sequenti
 
 @dataclass(frozen=True)
 class Fault:
-    """What is planted, and what the watch is expected to say.
+    """A fault to plant, and the finding expected from the watch.
 
     Attributes:
-        title: What is wrong, in a line.
+        title: What is wrong, in one line.
         rule: The rule that finds it; "" for a healthy training.
         module: The module that the finding names.
         change: Called with the new model, before the training moves it to its device.
         begin: Called with the trainer when everything is set up.
-        options: Arguments of the training that it needs.
+        options: Training arguments that the fault needs.
     """
 
     title: str
@@ -114,7 +114,7 @@ class Fault:
     options: dict[str, Any] = field(default_factory=dict)
 
     def plant(self, model: Any) -> None:
-        """Arrange for the trainings of an Ultralytics model to have this fault."""
+        """Give the trainings of an Ultralytics model this fault."""
         if self.change:
             model.add_callback("on_pretrain_routine_start", self._change_model)
         if self.begin:
@@ -133,7 +133,7 @@ class Fault:
 
 
 def behind(index: int, make: Callable[[int], nn.Module]) -> Callable[[Any], None]:
-    """Put a module behind a block; ``make`` gets the number of channels there."""
+    """Put a module after a block; ``make`` gets the number of channels there."""
 
     def change(model: Any) -> None:
         block = model.model[index]
@@ -143,7 +143,7 @@ def behind(index: int, make: Callable[[int], nn.Module]) -> Callable[[Any], None
 
 
 def channels(block: Any) -> int:
-    """Of the output of a convolution, or of a block that ends with its ``cv2`` or ``cv3``."""
+    """Return the output channels of a convolution, or of a block ending with ``cv2`` or ``cv3``."""
     last = getattr(block, "cv3", getattr(block, "cv2", block))
     return int(last.conv.out_channels)
 
@@ -156,14 +156,14 @@ def _kill(model: Any) -> None:
 
 
 def _set_rate(trainer: Any) -> None:
-    """A learning rate of 10: Ultralytics rejects ``lr0`` above 1, so it goes into the optimizer."""
+    """Set the learning rate to 10 in the optimizer: Ultralytics rejects ``lr0`` above 1."""
     for group in trainer.optimizer.param_groups:
         group["lr"] = group["initial_lr"] = 10.0
     trainer.scheduler.base_lrs = [10.0 for _ in trainer.scheduler.base_lrs]
 
 
 def _in_step(factor: float) -> Callable[[Tensor], Tensor]:
-    """Multiplies what it is called with, in its call number ``STEP`` only."""
+    """Return a function that scales its argument, on its call number ``STEP`` only."""
     calls = count(1)
     return lambda value: value * factor if next(calls) == STEP else value
 
@@ -180,7 +180,7 @@ def _spoil_gradient(trainer: Any) -> None:
 
 
 def use_scaler(trainer: Any) -> None:
-    """AMP's loss scaler, also on a CPU."""
+    """Use AMP's loss scaler, also on a CPU."""
     if not hasattr(torch.amp, "GradScaler"):
         raise NotImplementedError(f"this fault needs torch 2.3 or later, not {torch.__version__}")
     trainer.scaler = torch.amp.GradScaler(trainer.device.type)

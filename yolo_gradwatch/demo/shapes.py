@@ -1,4 +1,4 @@
-"""A data set that needs no download: images of coloured shapes with their boxes."""
+"""Draws a data set that needs no download: images of coloured shapes with their boxes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def draw_dataset(folder: Path, *, train: int = 48, val: int = 8, seed: int = 0) 
 
     Args:
         folder: Where to put ``images``, ``labels`` and ``data.yaml``; existing files are replaced.
-        train: Images to train on.
-        val: Images to validate on.
+        train: Number of training images.
+        val: Number of validation images.
         seed: The same seed draws the same images.
 
     Returns:
@@ -51,7 +51,7 @@ def draw_dataset(folder: Path, *, train: int = 48, val: int = 8, seed: int = 0) 
 
 
 def draw_image(chance: random.Random) -> tuple[Image.Image, list[tuple[float, ...]]]:
-    """One image with one to four shapes of all sizes.
+    """Draw an image with one to four shapes of various sizes.
 
     Returns:
         The image, and for each shape its class and its box: centre, width and height as shares of

@@ -1,1 +1,1 @@
-"""A watched run on disk, both directions."""
+"""The files of a watched run, reading and writing."""

@@ -1,4 +1,4 @@
-"""The findings that a training reported, from its table of alerts alone."""
+"""Reads the findings that a training reported from its table of alerts alone."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Lack = Literal["", "torn", "damaged"]
 
 
 class Reported(NamedTuple):
-    """What a table of alerts says.
+    """Contents of a table of alerts.
 
     Attributes:
-        findings: As they were reported last, in the order in which they began.
-        remarks: What of the table cannot be used, in sentences.
-        is_whole: Whether all of it could be used; if not, there may have been more findings.
+        findings: Their last reported state, in the order in which they began.
+        remarks: Sentences on the parts of the table that cannot be used.
+        is_whole: Whether the whole table was usable; if not, findings may be missing.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -37,7 +37,7 @@ class Reported(NamedTuple):
 
 
 def read(path: Path) -> Reported:
-    """The findings in a table of alerts, up to its first line that cannot be used."""
+    """Return the findings in a table of alerts, up to its first unusable line."""
     rows: list[Row] = []
     try:
         content = path.read_bytes().removeprefix(BOM_UTF8)
@@ -55,7 +55,7 @@ def read(path: Path) -> Reported:
 
 
 def _row(path: Path, number: int, names: tuple[str, ...], line: bytes) -> Row:
-    """The cells of a line by the names of their columns."""
+    """Return the cells of a line by column name."""
     row = cells(line)
     if len(row) != len(names):
         what = f"line {number} has {len(row)} cells instead of {len(names)}; {RESTORE}"
@@ -71,7 +71,7 @@ def _row(path: Path, number: int, names: tuple[str, ...], line: bytes) -> Row:
 
 
 def _findings(rows: list[Row]) -> tuple[Finding, ...]:
-    """The findings by number: where they began from the first row of each, the rest of the last."""
+    """Return the findings in order: beginning from each one's first row, the rest from the last."""
     first: dict[int, Row] = {}
     newest: dict[int, Row] = {}
     for row in rows:

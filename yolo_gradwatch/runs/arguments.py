@@ -1,4 +1,4 @@
-"""The arguments of a training, from the file that Ultralytics writes of them."""
+"""Reads a training's arguments from the file that Ultralytics writes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _MOST = 65_536  # characters
 
 
 def arguments_of(folder: Path) -> dict[str, object]:
-    """Arguments in Ultralytics' ``args.yaml``, those with a single value; none without the file.
+    """Return the single-valued arguments in Ultralytics' ``args.yaml``; empty without the file.
 
-    It is written as a trainer is built, with a line for each name.
+    It is written when a trainer is built, with one line per name.
     """
     try:
         with (folder / ARGUMENTS_FILE).open(encoding="utf-8", errors="replace") as file:
@@ -32,7 +32,7 @@ def arguments_of(folder: Path) -> dict[str, object]:
 
 
 def _scalar(text: str) -> object:
-    """A single value of a YAML file."""
+    """Parse a scalar of a YAML file."""
     if text in _WORDS:
         return _WORDS[text]
     for kind in (int, float):

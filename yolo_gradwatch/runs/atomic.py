@@ -1,4 +1,4 @@
-"""Files that are replaced whole, so that a reader never sees half of one."""
+"""Replaces files atomically, so that a reader never sees half of one."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A draft beside a file, which takes its place once it is whole."""
+    """Yield a draft next to a file; on success, it replaces the file."""
     draft = path.with_name(f".{path.name}.tmp")
-    draft.unlink(missing_ok=True)  # a link there would be written through
+    draft.unlink(missing_ok=True)  # never write through a link
     try:
         yield draft
         for seconds in (0.01, 0.05, 0.1):
-            with suppress(PermissionError):  # Windows: somebody is reading the old one
+            with suppress(PermissionError):  # Windows: someone is reading the old file
                 draft.replace(path)
                 return
             time.sleep(seconds)

@@ -1,4 +1,4 @@
-"""What a table of a run must be, and its first line that is something else."""
+"""Checks the tables of a run and finds the first line that does not belong."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.arrays import Counts
 
 _MOST = 10**18
-"""No count is larger."""
+"""Upper limit of all counts."""
 
 LONGEST = 40
-"""Characters of a cell that an error shows."""
+"""Characters of a cell that an error message shows."""
 
 RESTORE = "restore the file from a copy"
 
@@ -43,14 +43,14 @@ _PATTERNS = {
     **dict.fromkeys(("reported", "since"), "([1-9][0-9]{0,17})?"),
     **dict.fromkeys(FLOW_NUMBERS, f"({_NUMBER}|nan)?"),
 }
-"""What a cell must look like, by its column."""
+"""Regular expression that a cell must match, by column."""
 
 
 def checked_header(path: Path, header: bytes, needed: Sequence[str]) -> tuple[str, ...]:
-    """The names of the columns in the first line of a file.
+    """Return the column names in the first line of a file.
 
     Raises:
-        FormatError: A column that is needed is missing, one is there twice, or it is another file.
+        FormatError: A required column is missing, one appears twice, or it is another file.
     """
     found = column_names(header)
     missing = [name for name in needed if name not in found]
@@ -66,9 +66,9 @@ def checked_header(path: Path, header: bytes, needed: Sequence[str]) -> tuple[st
 
 
 def is_even(content: bytes, columns: int) -> bool:
-    """Whether every line has as many cells; pandas fills up short ones without a word.
+    """Return whether all lines have the same number of cells; pandas pads short ones silently.
 
-    A NUL counts as damage: before pandas 3 a number ends there, and text never holds one.
+    A NUL counts as damage: before pandas 3 it terminates a number, and text never holds one.
     """
     if b"\0" in content:
         return False
@@ -78,9 +78,9 @@ def is_even(content: bytes, columns: int) -> bool:
 
 
 def is_possible(table: pd.DataFrame) -> bool:
-    """Whether no count is negative or above int64, and none of those 0 that begin at 1.
+    """Return whether every count is in the range of its column: at least 0 or 1, within int64.
 
-    Of numbers above int64 pandas 2.0 makes a column of uint64, later ones refuse them.
+    For numbers above int64, pandas 2.0 makes a uint64 column; later versions refuse them.
     """
     counts = [table[name] for name in COUNTS if name in table]
     later = [table[name].dropna() for name in LATER_COUNTS if name in table]
@@ -93,10 +93,10 @@ def is_possible(table: pd.DataFrame) -> bool:
 
 
 def check_steps(path: Path, table: pd.DataFrame, row: str = "module") -> None:
-    """Refuse rows in which the steps go back: a run only ever goes on.
+    """Refuse rows in which the steps go back: the steps of a run only increase.
 
     Args:
-        path: Of the file.
+        path: The file.
         table: Its rows.
         row: The column that distinguishes the rows of a window.
     """
@@ -109,7 +109,7 @@ def check_steps(path: Path, table: pd.DataFrame, row: str = "module") -> None:
 
 
 def check_calls(path: Path, table: pd.DataFrame) -> None:
-    """Refuse rows that are not in the order of their calls: a trace begins after the one before."""
+    """Refuse rows out of call order: each trace follows the one before it, call by call."""
     places = table[["step", "order"]].to_numpy()
     steps, orders = np.diff(places[:, 0]), np.diff(places[:, 1])
     rows = np.flatnonzero((steps < 0) | ((steps == 0) & (orders <= 0))) + 1
@@ -121,13 +121,16 @@ def check_calls(path: Path, table: pd.DataFrame) -> None:
 
 
 def steps_back(table: pd.DataFrame, row: str = "module") -> Counts:
-    """Rows with a step before that of the row above, or with a window and module once more."""
+    """Return rows that step back from the row above, or repeat a window and module."""
+    # A window has one row per module, so equal steps are normal, and the two faults are separate:
+    # rows of an earlier step after a later one, and a second copy of rows already seen. The result
+    # is not sorted, and a row may appear twice in it; callers use its size and minimum.
     again = np.flatnonzero(table.duplicated(["step_first", row]))
     return np.concatenate([np.flatnonzero(np.diff(table["step_first"]) < 0) + 1, again])
 
 
 def first_damage(path: Path, content: bytes, columns: Sequence[str]) -> FormatError:
-    """The first line that cannot be used."""
+    """Return the error for the first unusable line."""
     for line, row in _rows(content):
         if line > 1 and row == list(columns):
             what = f"line {line} is a second header: two runs in one file; keep the lines of one"
@@ -144,6 +147,6 @@ def first_damage(path: Path, content: bytes, columns: Sequence[str]) -> FormatEr
 
 
 def _rows(content: bytes) -> Iterator[tuple[int, list[str]]]:
-    """The cells of each line, with its number."""
+    """Yield each line's number and cells."""
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
         yield number, cells(line)

@@ -1,4 +1,4 @@
-"""Whose folder it is: of two trainings at the same time in one folder, the first has it."""
+"""Assigns a run's folder to one training; of two at the same time, the first one gets it."""
 
 from __future__ import annotations
 
@@ -22,32 +22,38 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 MOST_SECONDS = 60.0
-"""For which a claim holds: a training begins its files in less, and one that crashed meanwhile is
-in nobody's way for longer."""
+"""How long a claim is valid: a training begins its files sooner, and one that crashed before
+that blocks the folder no longer."""
 
 
-class Taken(RuntimeError):  # noqa: N818  # says what a folder is
-    """A folder in which another training writes its files: which, and what to do."""
+class Taken(RuntimeError):  # noqa: N818  # describes a folder
+    """A folder into which another training writes its files: which, and what to do."""
 
 
 @contextmanager
 def claimed(folder: Path, *, resumes: bool) -> Iterator[None]:
     """Hold a folder until a training has marked it as its own in ``gradwatch.json``.
 
-    That file names the process that writes it, so nothing has to be taken away when a training
-    ends or crashes. A file that is there for these moments alone, and that only one process can
-    create, keeps two trainings that begin at once apart; network disks know it, too.
+    That file names the process that writes it, so nothing needs cleaning up when a training
+    ends or crashes. A claim file, which only one process can create, keeps apart two trainings
+    that begin at once. This also works on network disks.
 
-    A process of another machine cannot be asked. A new training then keeps the tables of the
-    earlier one as ``*.old``; a resumed one goes on with them, as after a move to another machine.
+    Processes of another machine cannot be checked. A new training then keeps the tables of the
+    earlier one as ``*.old``; a resumed one continues them, as after a move to another machine.
 
     Args:
         folder: The run's folder.
-        resumes: Whether the training continues the one that is there.
+        resumes: Whether the training continues the run in the folder.
 
     Raises:
-        Taken: A training of this machine that runs writes there, or another one is about to.
+        Taken: A live training of this machine writes there, or another one is about to.
     """
+    # The life of a claim:
+    # 1. _hold creates the claim file exclusively; it names this process. One that is older than
+    #    MOST_SECONDS, or whose process is gone, is removed first.
+    # 2. _look reads gradwatch.json: a live writer there has the folder, and we raise.
+    # 3. The body starts the run, which writes this process into gradwatch.json.
+    # 4. The claim file is removed. From now on, gradwatch.json keeps others out.
     claim = folder / CLAIM_FILE
     is_held = _hold(claim)
     try:
@@ -60,10 +66,10 @@ def claimed(folder: Path, *, resumes: bool) -> Iterator[None]:
 
 
 def _hold(claim: Path) -> bool:
-    """Create the file; False where none can be written, which the other files will show, too.
+    """Create the claim file; return False if it cannot be written, as other files will also show.
 
     Raises:
-        Taken: Somebody else has created it and not given up since.
+        Taken: Another training holds the claim.
     """
     with suppress(OSError):
         if claim.exists() and not _holds(claim):
@@ -79,26 +85,26 @@ def _hold(claim: Path) -> bool:
 
 
 def _holds(claim: Path) -> bool:
-    """Whether a claim is that of a training which begins now."""
+    """Return whether a claim belongs to a training that is just beginning."""
     try:
         if time.time() - claim.stat().st_mtime > MOST_SECONDS:
             return False
         return not process.is_gone(msgspec.json.decode(claim.read_bytes(), type=Process))
     except OSError:
         return False
-    except (msgspec.MsgspecError, ValueError):  # it is being written, or has no process
+    except (msgspec.MsgspecError, ValueError):  # half-written, or without a process
         return True
 
 
 def _look(folder: Path, *, resumes: bool) -> None:
-    """Raise if a training that runs writes into a folder, and keep what cannot be asked for.
+    """Raise if a live training writes into the folder; keep tables whose writer is unknown.
 
     Raises:
-        Taken: One does.
+        Taken: A live training does.
     """
     try:
         meta = read_meta(folder)
-    except Exception:  # noqa: BLE001  # there is no end to what may be in a file
+    except Exception:  # noqa: BLE001  # a file may contain anything
         return
     writer = meta.process
     if meta.status != "running" or writer is None or process.is_own(writer):
@@ -110,7 +116,7 @@ def _look(folder: Path, *, resumes: bool) -> None:
 
 
 def _keep(folder: Path) -> None:
-    """Set the tables of a training aside that may run on another machine.
+    """Set aside the tables of a training that may be running on another machine.
 
     Raises:
         Taken: They cannot be renamed, as on Windows while they are open.

@@ -1,4 +1,4 @@
-"""What an optimizer step was made of: kept for a few steps, written when a finding asks for it."""
+"""Keeps the contents of recent optimizer steps, and writes those that a finding asks for."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
     from yolo_gradwatch.runs.outputs import RunInfo
 
 OWN_FOLDER = "gradwatch"
-"""Within the run's folder, what is not read as a table of it."""
+"""Subfolder of a run's folder for files that are not its main tables."""
 
 FOLDER = f"{OWN_FOLDER}/evidence"
 
 OLD_FOLDER = "gradwatch_evidence"
-"""Where format version 1 has the files."""
+"""Location of the files in format version 1."""
 
 MOST_FILES = 20
-"""Files of a run."""
+"""Maximum number of evidence files in a run."""
 
 KEPT_STEPS = 64
-"""Newest steps of which everything is kept: more than a finding looks back."""
+"""Newest steps kept in full: more than a finding looks back."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a batch is made of.
+    """Contents of a batch.
 
     Attributes:
         images: Its image files; of a mosaic, the first one.
-        objects: How many are in it; None if unknown.
+        objects: Number of objects in it; None if unknown.
     """
 
     images: Sequence[str]
@@ -52,7 +52,7 @@ class Batch:
 
 
 class _Landed(NamedTuple):
-    """A step whose numbers have landed: its norms by module, and what it was made of."""
+    """A step whose numbers have landed: its norms by module, and its batches."""
 
     sample: Sample
     norms: Floats
@@ -65,11 +65,11 @@ def _total(landed: _Landed) -> float:
 
 
 class Evidence(OutputBase):
-    """Keeps the newest steps, and the highest of a window, and writes those that a finding names.
+    """Keeps the newest steps and the highest of a window, and writes those that a finding names.
 
     Args:
         run: The run's folder.
-        files: The tables that it belongs to.
+        files: The tables of the run.
     """
 
     def __init__(self, run: Path, files: Files) -> None:
@@ -82,11 +82,11 @@ class Evidence(OutputBase):
         self._error: OSError | None = None
 
     def start(self, run: RunInfo) -> None:
-        """Begin with the modules of the model."""
+        """Note the modules of the model."""
         self._layout = run.layout
 
     def note(self, step: int, batches: Sequence[Batch]) -> None:
-        """Keep the batches that a step has accumulated, before its numbers have landed."""
+        """Keep the batches accumulated in a step, before its numbers have landed."""
         self._notes[step] = batches
         _shorten(self._notes)
 
@@ -103,18 +103,18 @@ class Evidence(OutputBase):
         self._closed = window.step_last
 
     def regroup(self, layout: Layout) -> None:
-        """Go on with the modules of another layout."""
+        """Continue with the modules of another layout."""
         self._layout = layout
 
     def file(self, first: int, last: int) -> str:
-        """The file on the worst of some steps, within the run's folder; "" if there is none.
+        """Return the file on the worst step in a range, within the run's folder; "" if none.
 
-        It is written if it is not there yet and the tables can be written. An error of the disk
-        is raised by `findings`.
+        The file is written if it does not exist yet and the tables can be written. `findings`
+        raises any disk error.
 
         Args:
-            first: The first of these steps.
-            last: The last of them.
+            first: First step of the range.
+            last: Last step of the range.
         """
         if self._files.is_whole and self._error is None and not existing(self._run, first, last):
             try:
@@ -127,8 +127,8 @@ class Evidence(OutputBase):
         """See `Output`.
 
         Raises:
-            OSError: A file could not be written, and the tables still can: what has ended these
-                too, such as a full disk, is reported once.
+            OSError: A file could not be written while the tables still can; an error that ended
+                these too, such as a full disk, is reported once.
         """
         del changes
         if self._error and self._files.is_whole:
@@ -142,10 +142,10 @@ class Evidence(OutputBase):
             path.write_text(json.dumps(self._content(worst), indent=1), encoding="utf-8")
 
     def _worst(self, first: int, last: int) -> int | None:
-        """Of these steps that are kept, the first that is not finite, else the highest.
+        """Return the first kept step in a range that is not finite, or else the highest one.
 
-        It is ``first`` itself, unless a window of many steps was found to be bad. A step that AMP
-        skipped counts only if it skipped them all.
+        This is ``first`` itself, unless a window of many steps was found to be unhealthy. Steps
+        that AMP skipped count only if it skipped all of them.
         """
         kept = {one.sample.step: one for one in self._kept() if first <= one.sample.step <= last}
         applied = {step: one for step, one in kept.items() if not one.sample.skipped} or kept
@@ -156,12 +156,12 @@ class Evidence(OutputBase):
         return next(bad, highest)
 
     def _kept(self) -> Iterator[_Landed]:
-        """What is known, in the order of the steps."""
+        """Yield the known steps, in order."""
         yield from [self._highest] if self._highest else []
         yield from self._landed.values()
 
     def _may_be_highest(self, landed: _Landed) -> bool:
-        """Whether it belongs to a window that is open, and has a gradient that counts."""
+        """Return whether a step belongs to an open window and has an applied, finite gradient."""
         is_open = landed.sample.step > self._closed
         return is_open and not landed.sample.skipped and math.isfinite(_total(landed))
 
@@ -185,15 +185,15 @@ class Evidence(OutputBase):
 
 
 def existing(run: Path, first: int, last: int) -> str:
-    """Name within the run's folder of the first file on one of some steps; "" if there is none.
+    """Return the first evidence file on a range of steps, within the run's folder; "" if none.
 
-    A finding begins with a window; its file is named after the step of it that was the worst.
+    A finding begins with a window; its file is named after the worst step of that window.
     """
     return first_within(by_step(run), first, last)
 
 
 def by_step(run: Path) -> dict[int, str]:
-    """Names within the run's folder of its files, by the step that each is on."""
+    """Return the evidence files of a run by step, as names within its folder."""
     numbers = {path: path.stem.removeprefix("step-") for path in reversed(_files(run))}
     return {
         int(number): path.relative_to(run).as_posix()
@@ -203,10 +203,10 @@ def by_step(run: Path) -> dict[int, str]:
 
 
 def clear(run: Path) -> None:
-    """Remove the files of an earlier run in the same folder; those behind a link are another's.
+    """Remove the files of an earlier run in the same folder, without following links.
 
     Raises:
-        OSError: One cannot be removed.
+        OSError: A file cannot be removed.
     """
     for name in (OWN_FOLDER, FOLDER, OLD_FOLDER):
         if (run / name).is_symlink():
@@ -220,7 +220,7 @@ def _files(run: Path) -> list[Path]:
 
 
 def _plain(value: float) -> float | str:
-    """A number as JSON has it; NaN and Inf, which it lacks, as text."""
+    """Return a number for JSON, with NaN and Inf as text."""
     return value if math.isfinite(value) else str(value)
 
 

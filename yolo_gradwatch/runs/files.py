@@ -1,4 +1,4 @@
-"""The files of a run, as an output of its training."""
+"""The output of a training that writes the run's files."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from yolo_gradwatch.runs.resume import Past
 
 NOTED_SHARE = 0.01
-"""Of the epochs, how many more there must be before ``gradwatch.json`` is written whole again."""
+"""Growth in the number of epochs after which ``gradwatch.json`` is rewritten."""
 
 
 class Files(OutputBase):
-    """Writes the tables of a run and the description that makes them readable.
+    """Writes the tables of a run and the description needed to read them.
 
     Args:
-        past: The run that is continued, to whose files it appends; None if it begins here.
+        past: The continued run, to whose files it appends; None for a new one.
 
     Attributes:
-        remarks: Of the report, which may grow.
+        remarks: Remarks of the report, which may grow.
     """
 
     def __init__(self, past: Past | None = None) -> None:
@@ -54,7 +54,7 @@ class Files(OutputBase):
 
     @property
     def is_whole(self) -> bool:
-        """Whether the files have been started, and hold everything so far."""
+        """Whether the files have been started and contain everything so far."""
         return self._log is not None
 
     def start(self, run: RunInfo) -> None:
@@ -66,26 +66,26 @@ class Files(OutputBase):
         self.restart(run.begin)
 
     def window(self, window: Window) -> None:
-        """Append one row a module."""
+        """Append one row per module."""
         self._table.write_window(window)
 
     def findings(self, changes: Sequence[FindingChange]) -> None:
-        """Append one row a change."""
+        """Append one row per change."""
         self._table.write_changes(changes)
 
     def epoch(self, clipping: EpochClipping) -> None:
-        """Write the description again, once there are 1 % more epochs."""
+        """Rewrite the description once there are 1 % more epochs."""
         self._epochs.append(clipping)
         self._last_step = clipping.step_last
         if len(self._epochs) > (1 + NOTED_SHARE) * self._noted:
             self._describe()
 
     def flow(self, flow: Flow) -> None:
-        """Append one row a call."""
+        """Append one row per call."""
         self._table.write_flow(flow)
 
     def regroup(self, layout: Layout) -> None:
-        """Go on with rows of more modules."""
+        """Continue with rows for more modules."""
         self._layout = layout
         self._table.regroup(layout)
 
@@ -101,7 +101,7 @@ class Files(OutputBase):
         self._describe()
 
     def kept(self, kept: Kept) -> None:
-        """Note what was kept, before a window that may bring a finding."""
+        """Note the kept checkpoint, before a window that may bring a finding."""
         self._kept.append(kept)
         self._describe()
 
@@ -113,10 +113,10 @@ class Files(OutputBase):
         self._describe()
 
     def close(self) -> None:
-        """Close the tables; a run without an end has failed, by an error of ours.
+        """Close the tables; a run without an end has failed due to an internal error.
 
         Raises:
-            OSError: What was written last does not fit.
+            OSError: The last rows written do not fit on the disk.
         """
         log, self._log = self._log, None
         if log is None:

@@ -1,4 +1,4 @@
-"""Finds the run that a path means, and all runs below a folder."""
+"""Finds the run that a path refers to, and all runs below a folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ARGUMENTS_FILE = "args.yaml"
 """Ultralytics writes it into the folder of every training."""
 
 _NO_RUNS_INSIDE = {OWN_FOLDER, "weights"}
-"""Folders in that of a run."""
+"""Subfolders of a run's folder that hold no runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,8 @@ class Tree:
     """The trainings in a tree of folders.
 
     Attributes:
-        runs: Folders of those that were watched; one that a link leads to is there once.
-        unwatched: Folders of the others.
+        runs: Folders of watched trainings; a run reached by several links appears once.
+        unwatched: Folders of other trainings.
         closed: Folders that cannot be read.
     """
 
@@ -33,7 +33,7 @@ class Tree:
 
 
 def find_run(path: str | Path) -> Path:
-    """The folder of a run: the one that is given, that of a CSV, or the newest below.
+    """Return the folder of a run: the given one, that of a CSV, or the newest run below.
 
     Args:
         path: A run's folder, its ``gradwatch.csv``, or a folder up to three levels above, such as
@@ -53,7 +53,7 @@ def find_run(path: str | Path) -> Path:
 
 
 def folder_of(path: str | Path) -> Path:
-    """The folder that a path names: itself, or the one of a table of a run."""
+    """Return the folder that a path refers to: the path itself, or the parent of a run's table."""
     given = Path(path)
     is_there = given.is_file() or given.name == WINDOWS_FILE
     is_table = given.suffix == ".csv" and is_there and not given.is_dir()
@@ -61,7 +61,7 @@ def folder_of(path: str | Path) -> Path:
 
 
 def _refuse(path: str | Path, given: Path) -> NoReturn:
-    """Say why there is no run, and what to name."""
+    """Raise an error that says why there is no run, and what to pass instead."""
     if given.is_file():
         raise FormatError(path, f"is a file; pass its folder, or {WINDOWS_FILE}")
     lack = "no watched run in it" if given.is_dir() else "no such file or folder"
@@ -70,9 +70,9 @@ def _refuse(path: str | Path, given: Path) -> NoReturn:
 
 
 def tree_of(path: str | Path) -> Tree:
-    """All trainings in a folder and below it, however deep.
+    """Return all trainings in a folder and below it, at any depth.
 
-    A link to a folder is not followed, unless it leads straight to a run.
+    Links to folders are not followed, unless they lead directly to a run.
 
     Raises:
         FormatError: There is no watched run.
@@ -102,7 +102,7 @@ def tree_of(path: str | Path) -> Tree:
 
 
 def _linked(links: list[str], known: list[str]) -> list[str]:
-    """Those of the links that lead to a run, each run once and none that is known."""
+    """Return the links that lead to a run, each new run once."""
     there = {os.path.realpath(folder) for folder in known}
     found = []
     for link in sorted(links):

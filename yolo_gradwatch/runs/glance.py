@@ -1,4 +1,4 @@
-"""A run at a glance: what its small files say, without its table of windows."""
+"""A run at a glance, from its small files and without its table of windows."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """What is known of a watched run, whatever state its files are in.
+    """Facts about a watched run, whatever state its files are in.
 
     Attributes:
-        report: As its training reported it, with the findings as they were reported last;
-            ``remarks`` says what of the files cannot be used.
-        is_whole: Whether everything was read that a verdict needs, and by the rules of today.
-        epochs_planned: 0 if unknown.
-        optimizer: "" if unknown.
-        lr0: The learning rate that the schedule starts from; None if unknown.
-        final: What Ultralytics says of the newest epoch.
+        report: The report of its training, with findings as last reported; its ``remarks`` say
+            which parts of the files cannot be used.
+        is_whole: Whether everything needed for a verdict was read, under the current rules.
+        epochs_planned: Planned epochs; 0 if unknown.
+        optimizer: Its name; "" if unknown.
+        lr0: The learning rate at which the schedule starts; None if unknown.
+        final: What Ultralytics reports about the newest epoch.
         written: When its newest window was written, in seconds since 1970.
     """
 
@@ -61,7 +61,7 @@ class Glance:
 
     @property
     def verdict(self) -> Verdict:
-        """The outcome in a word or two; ``healthy`` only where enough was watched and read."""
+        """The outcome; ``healthy`` only if enough was watched and read."""
         if self.report.alarms:
             return "unhealthy"
         is_judged = self.is_whole and self.report.steps and not self.report.is_too_short
@@ -69,7 +69,7 @@ class Glance:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What of the files cannot be used, and why too little was watched for a verdict."""
+        """Parts of the files that cannot be used, and why too little was watched for a verdict."""
         few = self.report.modules and (not self.report.steps or self.report.is_too_short)
         why = self.report.verdict.partition(", because ")[2] if few else ""
         return (*self.report.remarks, *filter(None, [why]))
@@ -82,17 +82,17 @@ class Glance:
 
 
 def glance(folder: Path) -> Glance:
-    """What is known of a watched run; a file that cannot be read costs a remark, never an error."""
+    """Return what is known about a run; an unreadable file costs a remark, never an error."""
     written = _written(folder)
     meta: Meta | None = None
     try:
         meta, is_killed = known = last_said(partial(_read, folder))
     except (FormatError, OSError) as error:
-        is_killed, lacks = False, [_lack(error)]
+        is_killed, problems = False, [_problem(error)]
     else:
-        lacks = [*_remarks(known[0], time.time() - written, is_killed=is_killed)]
+        problems = [*_remarks(known[0], time.time() - written, is_killed=is_killed)]
     reported = alerts.read(folder / ALERTS_FILE)
-    remarks = (*lacks, *reported.remarks)
+    remarks = (*problems, *reported.remarks)
     optimizer, lr0 = _optimizer(meta) if meta else ("", None)
     return Glance(
         report=_report(folder, meta, reported, remarks, is_killed=is_killed),
@@ -106,7 +106,7 @@ def glance(folder: Path) -> Glance:
 
 
 def _read(folder: Path) -> Meta:
-    """The description of a run, with counts of its epochs that are possible."""
+    """Read the description of a run, and check the counts of its epochs."""
     meta = read_meta(folder)
     names = ("epoch", "steps", "clipped", "skipped", "step_last")
     for number, epoch in enumerate(meta.epochs):
@@ -117,14 +117,14 @@ def _read(folder: Path) -> Meta:
     return meta
 
 
-def _lack(error: FormatError | OSError) -> str:
-    """Why ``gradwatch.json`` cannot be used, without its path."""
+def _problem(error: FormatError | OSError) -> str:
+    """Return why ``gradwatch.json`` cannot be used, without its path."""
     what = error.args[1] if isinstance(error, FormatError) else error.strerror
     return f"{META_FILE}: {what}"
 
 
 def _written(folder: Path) -> float:
-    """When the table of windows was written, or another file of the run; 0 if none is there."""
+    """Return when the table of windows, or else another file of the run, was written; 0 if none."""
     there = (when for name in (WINDOWS_FILE, *RUN_FILES) if (when := _changed(folder / name)))
     return next(there, 0.0)
 
@@ -137,7 +137,7 @@ def _changed(path: Path) -> float:
 
 
 def _remarks(meta: Meta, seconds: float, *, is_killed: bool) -> Iterator[str]:
-    """What one must know to read the row of a run, the same words for each."""
+    """Yield remarks needed to read the row of a run, with the same words for every run."""
     if meta.status == "running" and not is_killed and seconds >= 60 * SILENT_MINUTES:
         yield (
             f"no end was written, and nothing for {SILENT_MINUTES} min or more: was the training "
@@ -178,21 +178,21 @@ def _report(
 
 
 def _unfinished(folder: Path, meta: Meta) -> list[EpochClipping]:
-    """What the table of windows has behind the last epoch that is noted."""
+    """Return the epochs in the table of windows that follow the last one noted."""
     known = max((epoch.step_last for epoch in meta.epochs), default=0)
-    if meta.epochs and not known:  # an older file does not say up to which step they go
+    if meta.epochs and not known:  # older files lack the last step of each epoch
         return []
     return epochs_since(folder / WINDOWS_FILE, meta.layout.modules[-1], known)
 
 
 def _optimizer(meta: Meta) -> tuple[str, float | None]:
-    """Its name, and the learning rate that its schedule starts from."""
+    """Return the optimizer's name, and the learning rate at which its schedule starts."""
     training = {**meta.options.training, **meta.options.fitted}
     known = meta.optimizer
     asked = training.get("optimizer")
     name = known.name if known else str(asked or "")
     rates = [group.lr for group in known.groups if group.lr is not None] if known else []
-    if asked == "auto":  # which ignores the option
+    if asked == "auto":  # it ignores lr0
         return name, min(rates, default=None)
     rate = training.get("lr0")
     is_rate = isinstance(rate, (int, float)) and not isinstance(rate, bool) and abs(rate) < 1e9

@@ -1,4 +1,4 @@
-"""The files of the checkpoints that are kept: the newest, and an older one that is set aside."""
+"""Files of the kept checkpoints: the newest one, and an older one set aside."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ if TYPE_CHECKING:
     from yolo_gradwatch.runs.meta import Meta
 
 BLOCKING = frozenset({"weight_growth", "weight_jump", "rate_jump"})
-"""Rules whose warnings spoil a checkpoint, too: a file of weights that grow ten-fold is no way
+"""Rules whose warnings also make a checkpoint unhealthy: weights that grow ten-fold are no way
 back."""
 
 
 def spoils(finding: Finding) -> bool:
-    """Whether what is saved while a finding lasts is no way back."""
+    """Return whether checkpoints saved during this finding are unhealthy."""
     return finding.severity == "critical" or finding.rule in BLOCKING
 
 
 def is_kept(folder: Path) -> bool:
-    """Whether the file is in a run's folder."""
-    with suppress(OSError):  # one that may not be entered
+    """Return whether the kept checkpoint is in a run's folder."""
+    with suppress(OSError):  # an inaccessible folder
         return (folder / LAST_HEALTHY).exists()
     return False
 
 
 def kept_of(folder: Path, meta: Meta) -> tuple[Kept, ...]:
-    """What was kept of a run, in that order; nothing if the file is gone by now."""
+    """Return the records of a run's kept checkpoints, in order; empty if the file is gone."""
     return meta.kept if meta.kept and is_kept(folder) else ()
 
 
 class Shelf:
-    """Holds the newest copy, and an older one as long as the training runs.
+    """Holds the newest copy, and an older one while the training runs.
 
-    What a killed training has set aside is no use: no finding of a resumed one dates from before
-    the resume.
+    A copy that a killed training set aside is useless: no finding of a resumed training
+    predates the resume.
 
     Args:
         folder: The run's folder.
 
     Attributes:
-        path: Of the newest.
-        before: What is set aside; None if nothing is.
+        path: Path of the newest copy.
+        before: Record of the copy set aside; None if there is none.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,10 +58,10 @@ class Shelf:
 
     @contextmanager
     def renewing(self, old: Kept | None, steps: int) -> Iterator[Path]:
-        """A draft that becomes the newest once it is whole.
+        """Yield a draft that becomes the newest copy once it is complete.
 
         Args:
-            old: What it replaces, which is set aside if the one there is old enough; None if there
+            old: The copy that it replaces, set aside if the one there is old enough; None if there
                 is none.
             steps: Optimizer steps so far.
         """
@@ -73,16 +73,16 @@ class Shelf:
                     self.path.replace(self._aside)
                     self.before = old
         except BaseException:
-            if old and self.before is old:  # it was set aside, and nothing took its place
+            if old and self.before is old:  # set aside, but nothing replaced it
                 self.before = None
                 self._aside.replace(self.path)
             raise
 
     def go_back(self, step: int) -> Kept | None:
-        """Put the one set aside in the place of the newest, if it is from before a step.
+        """Restore the copy set aside, if it predates a step.
 
         Returns:
-            What there is now; None if all is as it was.
+            The record of the restored copy; None if nothing changed.
         """
         before = self.before
         with suppress(OSError):
@@ -93,13 +93,13 @@ class Shelf:
         return None
 
     def remove(self) -> None:
-        """Remove all that is kept."""
+        """Remove all copies."""
         self.clear()
         with suppress(OSError):
             self.path.unlink()
 
     def clear(self) -> None:
-        """Remove what is set aside."""
+        """Remove the copy set aside."""
         self.before = None
         with suppress(OSError):
             self._aside.unlink()

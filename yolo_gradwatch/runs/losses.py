@@ -1,4 +1,4 @@
-"""The table of loss items and learning rates: ``gradwatch/losses.csv``, both directions."""
+"""The table of loss items and learning rates, ``gradwatch/losses.csv``: reading and writing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def rows_of(window: Window) -> Iterator[tuple[object, ...]]:
-    """One row an item; nine digits give a float32 back bit for bit."""
+    """Yield one row per item; nine digits restore a float32 exactly."""
     for one in window.losses:
         shared = (window.epoch, window.step_first, window.step_last, one.item)
         counts = (one.steps, one.nonfinite, one.zero)
@@ -28,7 +28,7 @@ def rows_of(window: Window) -> Iterator[tuple[object, ...]]:
 
 
 def with_losses(windows: Iterable[Window], table: pd.DataFrame) -> Iterator[Window]:
-    """Windows with the loss items that a checked table has of them."""
+    """Yield windows with their loss items from a checked table."""
     found = defaultdict(list)
     columns = [table[name].tolist() for name in ("step_first", "item")]
     counts = ("steps", "nonfinite", "zero")

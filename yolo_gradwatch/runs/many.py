@@ -29,40 +29,40 @@ COLUMNS = {
     "written": "datetime64[ns, UTC]",
     "remarks": "object",
 }
-"""Of the table, each with its type as pandas names it."""
+"""Columns of the table, with their pandas types."""
 
 _LATEST = 9e9
-"""Seconds since 1970: a clock that is set later, to which pandas has no date, is wrong."""
+"""Seconds since 1970, within what pandas can represent; a later clock is wrong."""
 
 
 def load_runs(path: str | Path) -> pd.DataFrame:
-    """A table of all watched runs in a folder and below it, newest first, a row a run.
+    """Return a table of all watched runs in a folder and below it, newest first, one row per run.
 
-    It rests on the small files of a run and not on ``gradwatch.csv``: the findings are those that
-    the training reported. A run whose files are damaged, not whole or still growing has a row with
-    what is known of it.
+    It uses the small files of a run, not ``gradwatch.csv``: the findings are those that the
+    training reported. A run whose files are damaged, incomplete or still growing gets a row with
+    what is known about it.
 
     Args:
-        path: A folder such as ``runs/detect``, or that of an experiment of Ray.
+        path: A folder such as ``runs/detect``, or that of a Ray experiment.
 
     Returns:
-        With these columns; where something is not known, a number is missing and a text is "".
+        A table with these columns; unknown numbers are missing, unknown texts are "".
 
         - ``run``: its folder, as `load_run` takes it
         - ``verdict``: ``healthy``, ``unhealthy``, or ``no verdict``
-        - ``rule``, ``module``, ``step``: of the first finding that is more than a notice
-        - ``critical``, ``warnings``: how many findings there are of each
+        - ``rule``, ``module``, ``step``: of the first finding above a notice
+        - ``critical``, ``warnings``: number of findings of each severity
         - ``status``: ``running``, ``finished``, ``failed``, ``interrupted``, ``killed`` or
           ``unknown``
-        - ``epochs``, ``epochs_planned``, ``steps``: the newest epoch, how many were planned, and
-          captured optimizer steps
-        - ``metric``, ``score``: name and newest value of the score that stands for the task, such
-          as ``mAP50-95(B)``
+        - ``epochs``, ``epochs_planned``, ``steps``: the newest epoch, the planned number of epochs,
+          and captured optimizer steps
+        - ``metric``, ``score``: name and newest value of the main score of the task, such as
+          ``mAP50-95(B)``
         - ``loss``: sum of the training's loss items in the newest epoch
         - ``clipped``: share of the steps that were clipped, 0 to 1
-        - ``optimizer``, ``lr0``: as they were at work, under ``optimizer=auto`` too
+        - ``optimizer``, ``lr0``: their effective values, under ``optimizer=auto`` too
         - ``written``: when the newest window was written (UTC)
-        - ``remarks``: what of the files cannot be used, and why too little was watched
+        - ``remarks``: which parts of the files cannot be used, and why too little was watched
 
     Raises:
         FormatError: There is no watched run.
@@ -73,11 +73,11 @@ def load_runs(path: str | Path) -> pd.DataFrame:
 def glances(
     folders: Sequence[Path], progress: Callable[[int, int], None] | None = None
 ) -> list[Glance]:
-    """What is known of the runs in these folders, newest first.
+    """Return what is known about the runs in these folders, newest first.
 
     Args:
-        folders: Of runs.
-        progress: Is called with how many are read, and how many there are.
+        folders: Folders of runs.
+        progress: Called with the number of runs read and the total.
     """
     found = []
     for done, folder in enumerate(folders, 1):
@@ -88,7 +88,7 @@ def glances(
 
 
 def table(found: Iterable[Glance]) -> pd.DataFrame:
-    """The runs as a table, see `load_runs`."""
+    """Return the runs as a table, see `load_runs`."""
     return pd.DataFrame([_row(one) for one in found], columns=list(COLUMNS)).astype(COLUMNS)
 
 
@@ -121,5 +121,5 @@ def _row(one: Glance) -> dict[str, Any]:
 
 
 def _count(number: int) -> Any:
-    """A number from a file as the table has it; missing if there is no such count."""
+    """Return a count from a file for the table; missing if it is not a possible count."""
     return number if 0 <= number <= MOST_STEPS else pd.NA

@@ -1,4 +1,4 @@
-"""The description of a run: ``gradwatch.json`` as one frozen value, both directions."""
+"""The description of a run, ``gradwatch.json``, as a frozen value: reading and writing."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MOST_STEPS = 10**15
-"""No training has more."""
+"""Upper limit for the steps of a training."""
 
 _RESTORE = "restore it from a copy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """What was asked of the watch, and of the training.
+    """Options of the watch and of the training.
 
     Attributes:
-        interval: Optimizer steps from one captured step to the next.
+        interval: Optimizer steps between captured steps.
         stop_on: Rules or kinds of rules that end the training.
         training: Its arguments as the user gave them, ``clip``, and ``fitted``: those that
             Ultralytics changed.
@@ -53,13 +53,13 @@ class RunOptions:
 
     @property
     def epochs(self) -> int:
-        """How many were planned; 0 if unknown."""
+        """Planned number of epochs; 0 if unknown."""
         epochs = self.fitted.get("epochs", self.training.get("epochs"))
         return epochs if isinstance(epochs, int) else 0
 
     @property
     def fitted(self) -> dict[str, object]:
-        """Arguments that Ultralytics changed, as it made them."""
+        """Arguments that Ultralytics changed, with their new values."""
         fitted = self.training.get("fitted")
         return fitted if isinstance(fitted, dict) else {}
 
@@ -69,22 +69,22 @@ class Meta:
     """The content of ``gradwatch.json``.
 
     Attributes:
-        format_version: In which it was written.
-        status: How the training ended, or that it runs.
-        process: In which it ran; None in older files.
-        versions: Of the packages at work.
-        options: Of the watch and of the training.
-        thresholds: Under which it was judged.
-        layout: Of the model that was watched.
+        format_version: Version of its format.
+        status: How the training ended, or that it is running.
+        process: The process it ran in; None in older files.
+        versions: Versions of the packages involved.
+        options: Options of the watch and of the training.
+        thresholds: Limits under which it was judged.
+        layout: Layout of the watched model.
         last_step: Newest optimizer step, captured or not; 0 in older files.
         events: Points at which the run restarted, by step.
         epochs: Clipping and AMP of each pass over an epoch.
-        optimizer: What it moves, as noted last; None if unknown, as in older files.
-        optimizers_before: What was noted before that, by step.
-        kept: Of which epochs ``weights/last_healthy.pt`` was the checkpoint, as noted one after
-            the other; the last one counts.
-        remarks: What was not measured, and why, in sentences; none in older files.
-        others: Parts of a later version.
+        optimizer: What it moves, as last noted; None if unknown, as in older files.
+        optimizers_before: Earlier notes of this kind, by step.
+        kept: Epochs whose checkpoint was ``weights/last_healthy.pt``, in the order in which they
+            were noted; the last one counts.
+        remarks: Sentences on what was not measured and why; none in older files.
+        others: Parts written by a later version.
     """
 
     format_version: int = FORMAT_VERSION
@@ -105,28 +105,28 @@ class Meta:
 
     @property
     def optimizers(self) -> tuple[Optimizer, ...]:
-        """All that was noted of what the optimizer moves, by step."""
+        """All notes of what the optimizer moves, by step."""
         return (*self.optimizers_before, *([self.optimizer] if self.optimizer else []))
 
 
 def encoded(meta: Meta) -> str:
-    """The text of ``gradwatch.json``.
+    """Return the text of ``gradwatch.json``.
 
     Raises:
-        ValueError: It has a number that JSON has not.
+        ValueError: It contains a number that JSON cannot represent.
     """
     parts = asdict(meta)
     return json.dumps({**parts.pop("others"), **parts}, indent=1, allow_nan=False)
 
 
 def read_meta(folder: Path) -> Meta:
-    """The content of ``gradwatch.json``, of any format version up to ours.
+    """Read ``gradwatch.json``, of any format version up to ours.
 
-    Text that is shown and is no name of the layout has "?" for what would steer a terminal.
+    In text that is shown, other than layout names, terminal control characters become "?".
 
     Raises:
-        FormatError: It is missing, not JSON, of a later version of this package, or a part of it
-            is missing, of another type, or does not fit the others.
+        FormatError: It is missing, not JSON, from a later version of this package, or a part of it
+            is missing, of another type, or inconsistent with the others.
     """
     path = folder / META_FILE
     try:
@@ -147,10 +147,10 @@ def read_meta(folder: Path) -> Meta:
 
 
 def decoded(raw: Mapping[str, object]) -> Meta:
-    """The content of ``gradwatch.json`` of format version 2, from its JSON form.
+    """Return the content of ``gradwatch.json`` of format version 2, from its JSON form.
 
     Raises:
-        msgspec.ValidationError: A part is missing or of another type: which.
+        msgspec.ValidationError: A part is missing or of another type; the message names it.
     """
     own = {one.name for one in fields(Meta)} - {"others"}
     others = {name: part for name, part in raw.items() if name not in own}
@@ -159,13 +159,13 @@ def decoded(raw: Mapping[str, object]) -> Meta:
 
 
 def _parsed(path: Path) -> dict[str, Any]:
-    """The parts of the file.
+    """Return the parts of the file.
 
-    The standard library reads it because it takes half a surrogate, which stands for a byte in the
-    name of a file that is not UTF-8.
+    The standard library reads it because it accepts lone surrogates, which stand for the bytes of
+    file names that are not UTF-8.
 
     Raises:
-        FormatError: It is missing, not JSON, or of a version that is not read.
+        FormatError: It is missing, not JSON, or of an unsupported version.
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -190,7 +190,7 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 
 def _without_nulls(raw: dict[str, Any]) -> dict[str, Any]:
-    """The parts that are there, and those of the options: what is null has its default."""
+    """Return the parts without nulls, in the options too: a null means the default."""
     there = {name: part for name, part in raw.items() if part is not None}
     if isinstance(there.get("options"), dict):
         options = there["options"].items()
@@ -199,13 +199,13 @@ def _without_nulls(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_version_1(raw: dict[str, Any], given: dict[str, object]) -> dict[str, Any]:
-    """The parts of a file of format version 1 as version 2 has them.
+    """Convert the parts of a format version 1 file to version 2.
 
-    Version 1 has some arguments of the training as Ultralytics made them; what the user gave is in
-    Ultralytics' own ``args.yaml``.
+    Version 1 stores some arguments of the training as Ultralytics changed them; the values that the
+    user gave are in Ultralytics' own ``args.yaml``.
 
     Args:
-        raw: Its parts.
+        raw: Parts of the file.
         given: The arguments in ``args.yaml``.
     """
     options = raw.get("options", {})
@@ -217,7 +217,7 @@ def _from_version_1(raw: dict[str, Any], given: dict[str, object]) -> dict[str, 
 
 
 def _misfits(meta: Meta) -> Iterator[tuple[str, str]]:
-    """What has the right type and is impossible: where, and in a few words."""
+    """Yield values of the right type that are impossible: where, and why in a few words."""
     training = meta.options.training
     if meta.options.interval < 1:
         yield "$.options.interval", f"{meta.options.interval} is not a number of steps"
@@ -243,7 +243,7 @@ def _misfits(meta: Meta) -> Iterator[tuple[str, str]]:
 
 
 def _uneven_columns(layout: Layout) -> Iterator[tuple[str, str]]:
-    """Columns of a layout that are not as long as they must be."""
+    """Yield columns of a layout with the wrong length."""
     size = len(layout.modules)
     for column in ("types", "parameters", "block_of", "roles", "kernels", "since"):
         length = len(getattr(layout, column))
@@ -254,7 +254,7 @@ def _uneven_columns(layout: Layout) -> Iterator[tuple[str, str]]:
 
 
 def _misfit_blocks(layout: Layout) -> Iterator[tuple[str, str]]:
-    """What does not fit the blocks of a layout."""
+    """Yield what is inconsistent with the blocks of a layout."""
     blocks = {name for name, _ in layout.blocks} or {""}  # a model may be a single layer
     if layout.head not in blocks:
         yield "head", "not one of the blocks"
@@ -266,7 +266,7 @@ def _misfit_blocks(layout: Layout) -> Iterator[tuple[str, str]]:
 
 
 def _misfit_names(layout: Layout) -> Iterator[tuple[str, str]]:
-    """Names of a layout that are not unique, lie nowhere, or would spoil a terminal."""
+    """Yield layout names that are not unique, have no parent, or cannot be printed."""
     modules = layout.modules
     if len(set(modules)) < len(modules) or WHOLE not in modules[:1]:
         yield "modules", f"not {WHOLE!r} and others, each once"

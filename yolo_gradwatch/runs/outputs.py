@@ -1,4 +1,4 @@
-"""The calls that an output of a watched training gets, and when."""
+"""The calls that an output of a watched training receives, and when."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """A training as it begins to be watched.
+    """A training at the moment the watch starts.
 
     Attributes:
         folder: The run's folder.
-        layout: Of the model that is watched.
+        layout: Layout of the watched model.
         thresholds: Limits of the rules.
         begin: Its first optimizer step in this process; kind ``start`` or ``resume``.
-        interval: Optimizer steps from one captured step to the next.
+        interval: Optimizer steps between captured steps.
         stop_on: Rules or kinds of rules that end the training.
         training: Its arguments, as findings refer to them.
-        epochs: How many it is to have.
+        epochs: Planned number of epochs.
         clip: Total norm above which the trainer clips.
-        versions: Of the packages at work.
+        versions: Versions of the packages involved.
     """
 
     folder: Path
@@ -53,69 +53,69 @@ class RunInfo:
 
 
 class Output(Protocol):
-    """Anything that the steps, windows and findings of a training go to.
+    """A receiver of the steps, windows and findings of a training.
 
-    Every method may be missing. One that raises costs a warning, one ``close()`` and all later
-    calls of this output; the training and the other outputs go on.
+    Every method is optional. If one raises, the output gets a warning, one ``close()`` and no
+    more calls; the training and the other outputs continue.
     """
 
     def start(self, run: RunInfo) -> None:
-        """The training begins."""
+        """Handle the start of the training."""
 
     def epoch_start(self, epoch: int, epochs: int) -> None:
-        """A pass over an epoch begins, of as many as are planned by now."""
+        """Handle the start of a pass over an epoch, of ``epochs`` planned so far."""
 
     def steps(self, samples: Sequence[Sample], norms: Floats) -> None:
-        """Some optimizer steps, at least one, with their (S, M) module norms in float64.
+        """Handle one or more optimizer steps, with their (S, M) module norms in float64.
 
         Called up to four times a second while the training waits; for live views.
         """
 
     def window(self, window: Window) -> None:
-        """A window is complete."""
+        """Handle a complete window."""
 
     def findings(self, changes: Sequence[FindingChange]) -> None:
-        """Findings, at least one, have begun, come back, grown worse, ended, or got a cause."""
+        """Handle one or more findings that began, returned, worsened, ended or got a cause."""
 
     def epoch(self, clipping: EpochClipping) -> None:
-        """A pass over an epoch with at least one captured step is over."""
+        """Handle the end of a pass over an epoch that has at least one captured step."""
 
     def flow(self, flow: Flow) -> None:
-        """One batch was traced through the modules, before `steps` gets its optimizer step.
+        """Handle a traced batch, before `steps` gets its optimizer step.
 
-        See `GradWatch` for when.
+        See `GradWatch` for which batches are traced.
         """
 
     def regroup(self, layout: Layout) -> None:
-        """More modules are watched from now on, because layers have thawed."""
+        """Handle a layout with more modules, watched from now on because layers have thawed."""
 
     def membership(self, optimizer: Optimizer) -> None:
-        """What the optimizer moves from its ``step`` on, after every window of before.
+        """Handle what the optimizer moves from its ``step`` on, after every earlier window.
 
-        Called as the first epoch begins, also of a training that is resumed, and after a change.
+        Called when the first epoch begins, also in a resumed training, and after a change.
         """
 
     def restart(self, event: Event) -> None:
-        """What comes next is not compared with what was before."""
+        """Handle a restart: what follows is not compared with what came before."""
 
     def kept(self, kept: Kept) -> None:
-        """``weights/last_healthy.pt`` is the checkpoint of another epoch from now on.
+        """Handle a new checkpoint in ``weights/last_healthy.pt``, from another epoch.
 
-        Epoch 0 says that there is none.
+        Epoch 0 means that there is none.
         """
 
     def end(self, report: Report) -> None:
-        """The training is over; the first thing in ``on_train_end``.
+        """Handle the end of the training, before everything else in ``on_train_end``.
 
-        Called again if it fails after all, in a later callback.
+        Called again if the training then fails in a later callback.
         """
 
     def close(self) -> None:
-        """Let go of everything; called once, whatever has happened."""
+        """Release everything; called once in any case."""
 
 
 class OutputBase:
-    """An `Output` that ignores everything; derive from it to leave methods out."""
+    """An `Output` that ignores everything; derive from it to omit methods."""
 
     def start(self, run: RunInfo) -> None:
         """See `Output`."""

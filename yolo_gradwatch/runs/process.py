@@ -1,4 +1,4 @@
-"""The process that writes a run, and whether it is known to be gone."""
+"""Identifies the process that writes a run, and whether it is known to be gone."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 import psutil
 
 MOST_DRIFT = 60.0
-"""Seconds by which the start of one process may seem to move as the system's clock is set."""
+"""Seconds by which a process's start time may seem to move when the system clock is set."""
 
 
 _UNKNOWN = (psutil.Error, OSError, RuntimeError)
-"""Raised by psutil where the system gives no answer; the last one if /proc/stat is not whole."""
+"""Raised by psutil if the system gives no answer; the last one if /proc/stat is incomplete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +24,10 @@ class Process:
     """The process of a training.
 
     Attributes:
-        pid: Its number.
-        host: Stands for the machine and the user by whom that number is understood, see `_host`.
-        started: When it began, in seconds since 1970; on Linux since the machine was started, which
-            does not move as the clock is set.
+        pid: Its process id.
+        host: Identifies the machine and user to which the pid refers, see `_host`.
+        started: When it began, in seconds since 1970; on Linux since boot, which does not change
+            when the clock is set.
     """
 
     pid: int
@@ -40,7 +40,7 @@ class Process:
 
 
 def own() -> Process | None:
-    """This process; None where the system gives no answer."""
+    """Return this process; None if the system gives no answer."""
     try:
         return Process(os.getpid(), _host(), _started(psutil.Process()))
     except _UNKNOWN:
@@ -48,22 +48,22 @@ def own() -> Process | None:
 
 
 def is_own(writer: Process) -> bool:
-    """Whether it is this process."""
+    """Return whether it is this process."""
     return writer.pid == os.getpid() and writer.host == _host() and not is_gone(writer)
 
 
 def is_gone(writer: Process) -> bool:
-    """Whether a process has ended for sure; False where this process cannot know."""
+    """Return whether a process has certainly ended; False if this process cannot know."""
     return _is_there(writer) is False
 
 
 def is_alive(writer: Process) -> bool:
-    """Whether a process runs for sure; False where this process cannot know."""
+    """Return whether a process is certainly running; False if this process cannot know."""
     return _is_there(writer) is True
 
 
 def _is_there(writer: Process) -> bool | None:
-    """Whether a process runs; None where this process cannot know."""
+    """Return whether a process is running; None if this process cannot know."""
     if writer.host != _host():
         return None
     try:
@@ -77,17 +77,17 @@ def _is_there(writer: Process) -> bool | None:
 
 
 def _started(process: psutil.Process) -> float:
-    """See `Process`; psutil adds the two up on Linux, and is asked for both at once."""
+    """Return the start time for `Process`; psutil adds the boot time on Linux, so subtract it."""
     boot = psutil.boot_time() if psutil.LINUX else 0.0
     return float(process.create_time() - boot)
 
 
 def _host() -> str:
-    """A hash of the machine, the user, and what else must be the same for numbers of processes.
+    """Return a hash of machine, user, and all else that makes process ids comparable.
 
-    A container may share its host's name and not its numbers, and another user's processes may be
-    hidden. A hash, because files are shared and a machine's name is nobody's business; on Linux the
-    number of the boot, which is random, keeps it from being guessed.
+    A container may share its host's name but not its process ids, and another user's processes may
+    be hidden. It is hashed because files are shared and a machine's name is private; on Linux, the
+    random boot id keeps it from being guessed.
     """
     parts = [platform.node(), str(getattr(os, "getuid", int)())]
     with suppress(OSError):

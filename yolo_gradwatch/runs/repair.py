@@ -1,4 +1,4 @@
-"""The tables of a run after a kill: what of them is whole, and how a resumed training goes on."""
+"""Repairs the tables of a killed run so that a resumed training can append to them."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ _FILLED = (
     *("epoch", "parameters", "skipped"),
     *(row.name for row in QUANTITIES if row.is_count and row.since == 1),
 )
-"""Columns of integers: a reader takes no empty cell in them."""
+"""Integer columns, in which a reader accepts no empty cell."""
 
 
 def whole_windows(content: bytes, last_module: str, names: Sequence[str] = ()) -> int:
-    """Bytes of a ``gradwatch.csv`` up to the end of its last whole window.
+    """Return the bytes of a ``gradwatch.csv`` up to the end of its last whole window.
 
-    A killed training may leave a torn line, or a window without all of its rows. A window is whole
-    if it ends with the last module of the layout, or as the window before it does: a resumed
-    training may watch other modules than its first part.
+    A killed training may leave a torn line, or a window with rows missing. A window is whole if it
+    ends with the last module of the layout, or like the window before it, since a resumed training
+    may watch other modules than its first part.
 
     Args:
-        content: Of the file.
-        last_module: Of the layout.
-        names: Of the columns; by default those in the first line.
+        content: Content of the file.
+        last_module: Last module of the layout.
+        names: Column names; by default those in the first line.
     """
     end = whole_lines(content)
     names = names or column_names(content[: content.find(b"\n") + 1])
@@ -65,7 +65,7 @@ def whole_windows(content: bytes, last_module: str, names: Sequence[str] = ()) -
 
 
 def whole_lines(content: bytes) -> int:
-    """Bytes of a file up to the end of its last whole line."""
+    """Return the bytes of a file up to the end of its last whole line."""
     return content.rfind(b"\n") + 1
 
 
@@ -86,7 +86,7 @@ def set_aside(folder: Path) -> None:
 def mend(folder: Path, last_module: str) -> None:
     """Prepare the tables of a run for a resumed training, which appends to them.
 
-    A torn end is cut off, and a table of an earlier version gets the columns that it lacks.
+    A torn end is cut off, and tables of earlier versions get their missing columns.
 
     Raises:
         FormatError: A table lacks a column that cannot be empty; nothing was changed.
@@ -107,7 +107,7 @@ def mend(folder: Path, last_module: str) -> None:
 
 
 def _last_step(windows: Path) -> int:
-    """First step of the last window in a table of whole windows; 0 if there is none."""
+    """Return the first step of the last window in a table of whole windows; 0 if none."""
     names, content = header_of(windows), windows.read_bytes() if windows.exists() else b""
     last = cells(next(_lines_backwards(content, len(content)), b""))
     step = dict(zip(names, last, strict=False)).get("step_first", "")
@@ -115,9 +115,9 @@ def _last_step(windows: Path) -> int:
 
 
 def _whole_losses(content: bytes, last: int) -> int:
-    """Bytes of a ``gradwatch/losses.csv`` up to the last row of a window that is whole.
+    """Return the bytes of a ``gradwatch/losses.csv`` up to the last row of a whole window.
 
-    Its rows are written before those of the window.
+    Loss rows are written before the rows of their window.
     """
     end = whole_lines(content)
     names = column_names(content[: content.find(b"\n") + 1])
@@ -134,7 +134,7 @@ def mend_flow(folder: Path, end: int) -> None:
 
     Args:
         folder: The run's folder.
-        end: Lines that are kept, its header among them; 0 sets the whole file aside.
+        end: Number of lines to keep, including the header; 0 sets the whole file aside.
     """
     path = folder / FLOW_FILE
     if end:
@@ -150,7 +150,7 @@ def _cut(path: Path, end: Callable[[bytes], int]) -> None:
 
 
 def _complete(path: Path, columns: Sequence[str]) -> None:
-    """Put these columns first, empty where the table lacks them, and others behind."""
+    """Put ``columns`` first, empty where the table lacks them, and other columns after them."""
     found = header_of(path)
     wanted = [*columns, *(name for name in found if name not in columns)]
     if not found or list(found) == wanted:

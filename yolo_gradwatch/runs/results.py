@@ -1,4 +1,4 @@
-"""What Ultralytics says of each epoch: its `results.csv`, read as a file of somebody else."""
+"""Reads the numbers of each epoch from `results.csv`, a file that Ultralytics writes."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
 
 RESULTS_FILE = "results.csv"
 
-_LARGEST = 8 << 20  # bytes that are read, about 50,000 epochs
-_MOST = 5  # curves of a kind
+_LARGEST = 8 << 20  # bytes read, about 50,000 epochs
+_MOST = 5  # curves of each kind
 _SCORES = ("mAP50(", "mAP50-95(", "accuracy_top1", "mIoU", "delta1")
 
 _BEST = ("mAP50-95(", "accuracy_top1", "mIoU", "delta1")
-"""Of the scores, the one that stands for a task."""
+"""The main score of each task."""
 
 _Rows = dict[int, dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """The columns of numbers of E epochs, by name.
+    """The numeric columns of E epochs, by name.
 
     Attributes:
-        epochs: (E,) rising.
-        losses: (E,) mean of each loss item over the epoch; NaN where it is missing.
-        rates: (E,) learning rate of each group of parameters, equal ones under all their names.
-        scores: (E,) of the validation; NaN in an epoch that had none.
+        epochs: (E,) increasing.
+        losses: (E,) mean of each loss item over the epoch; NaN where missing.
+        rates: (E,) learning rate of each parameter group; equal ones share one key with all names.
+        scores: (E,) validation scores; NaN in an epoch without validation.
     """
 
     epochs: Counts
@@ -44,9 +44,9 @@ class Curves:
 
 
 def read(folder: Path) -> Curves:
-    """The curves in a run's folder; none if there is no such file, or nothing of use in it.
+    """Return the curves in a run's folder; empty if the file is missing or has no usable content.
 
-    Of an epoch with several rows, because a resumed training repeated it, the last one counts.
+    If a resumed training repeated an epoch, its last row counts.
     """
     rows = _rows(_text(folder / RESULTS_FILE))
     epochs = sorted(rows)
@@ -76,13 +76,13 @@ def read(folder: Path) -> Curves:
 
 @dataclass(frozen=True, slots=True)
 class Final:
-    """What the training came to.
+    """The final numbers of a training.
 
     Attributes:
-        epoch: The newest one; 0 if there is none.
+        epoch: The newest epoch; 0 if there is none.
         loss: Sum of its loss items; NaN if there is none, or one is not finite.
-        metric: Name of the score that stands for the task, as ``mAP50-95(B)``; "" if there is none.
-        score: Its value in the newest epoch that was validated; NaN if none was.
+        metric: Name of the main score of the task, as ``mAP50-95(B)``; "" if there is none.
+        score: Its value in the newest validated epoch; NaN if there was none.
     """
 
     epoch: int = 0
@@ -92,7 +92,7 @@ class Final:
 
 
 def final(folder: Path) -> Final:
-    """The newest numbers in a run's folder, whatever is there of the file."""
+    """Return the newest numbers in a run's folder, from whatever part of the file is usable."""
     rows = _rows(_text(folder / RESULTS_FILE))
     if not rows:
         return Final()
@@ -107,7 +107,7 @@ def final(folder: Path) -> Final:
 
 
 def _newest(rows: _Rows, epochs: Sequence[int], column: str) -> float:
-    """A score in the newest epoch that was validated."""
+    """Return a score in the newest validated epoch."""
     checks = [name for name in rows[epochs[-1]] if name.startswith("val/")]
     validated = zip(epochs, _validated(rows, epochs, checks), strict=True)
     newest = max((epoch for epoch, is_validated in validated if is_validated), default=None)
@@ -116,7 +116,7 @@ def _newest(rows: _Rows, epochs: Sequence[int], column: str) -> float:
 
 
 def _text(path: Path) -> str:
-    """The beginning of a file; nothing if it cannot be read."""
+    """Return the beginning of a file; "" if it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(_LARGEST).decode("utf-8-sig", "replace")
@@ -125,7 +125,7 @@ def _text(path: Path) -> str:
 
 
 def _rows(text: str) -> _Rows:
-    """Numbers by column of each epoch; a line that is torn or no row of its table is left out."""
+    """Return the numbers of each epoch by column, without lines that are torn or do not fit."""
     rows: _Rows = {}
     header: list[str] = []
     for line in text.splitlines(keepends=True):
@@ -147,7 +147,7 @@ def _number(cell: str) -> float:
 
 
 def _validated(rows: _Rows, epochs: Sequence[int], columns: Sequence[str]) -> list[bool]:
-    """Whether each epoch was validated: Ultralytics repeats the last losses, or writes 0."""
+    """Return whether each epoch was validated; if not, its losses are repeated or 0."""
     found, before = [], tuple(0.0 for _ in columns)
     for epoch in epochs:
         now = tuple(rows[epoch].get(name, 0.0) for name in columns)
@@ -157,7 +157,7 @@ def _validated(rows: _Rows, epochs: Sequence[int], columns: Sequence[str]) -> li
 
 
 def _merged(curves: dict[str, Floats]) -> dict[str, Floats]:
-    """The curves, equal ones as one with all their names."""
+    """Merge equal curves into one that has all their names."""
     groups: list[tuple[list[str], Floats]] = []
     for name, values in curves.items():
         same = [names for names, other in groups if np.array_equal(values, other, equal_nan=True)]

@@ -1,4 +1,4 @@
-"""What a resumed training takes over from the run in its folder."""
+"""What a resumed training inherits from the run in its folder."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ _ONE_ASIDE = "GradWatch starts a new %s; the old one is kept as *.old: %s"
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """A run up to where a resumed training goes on with it.
+    """A run up to the point at which a resumed training continues it.
 
     Attributes:
-        first_step: Optimizer step with which the training goes on.
+        first_step: Optimizer step at which the training continues.
         steps: Captured steps so far.
         events: Its restarts.
         epochs: Its passes over an epoch.
-        optimizers: What moved its parameters, by step; none if unknown.
-        remarks: What was not measured, in sentences.
-        others: Parts of ``gradwatch.json`` from a later version, which are written again.
-        traces: Batches that were traced through the modules.
-        kept: What was kept of checkpoints, as it was noted, if the file is still there.
+        optimizers: What its optimizers moved, by step; empty if unknown.
+        remarks: Sentences on what was not measured.
+        others: Parts of ``gradwatch.json`` from a later version, which are written back.
+        traces: Number of batches that were traced through the modules.
+        kept: Records of kept checkpoints, if the file still exists.
     """
 
     first_step: int
@@ -66,14 +66,14 @@ class Past:
 
 
 def earlier_run(folder: Path) -> Run | None:
-    """The run that is resumed, if its first part was watched and its files can be continued."""
+    """Return the run to resume, if its first part was watched and its files can be continued."""
     if not (folder / META_FILE).exists():
         return None
     try:
         run = load_run(folder)
-        encoded(run.meta)  # much of it is written again
+        encoded(run.meta)  # much of it is written back
         _next_step(run)
-    except Exception as error:  # noqa: BLE001  # there is no end to what may be in a file
+    except Exception as error:  # noqa: BLE001  # a file may contain anything
         _set_aside(folder, error)
         return None
     return run
@@ -82,22 +82,22 @@ def earlier_run(folder: Path) -> Run | None:
 def continued(
     run: Run, layout: Layout, diagnose: Callable[[Layout], Diagnosis]
 ) -> tuple[Layout, Diagnosis, Past | None]:
-    """Take over a run; if that fails, its files are set aside and the training begins new ones.
+    """Take over a run; on failure, set its files aside so that the training begins new ones.
 
     Args:
         run: The run that is resumed.
-        layout: Of the model as it is now.
-        diagnose: Gives a new diagnosis for a layout.
+        layout: Layout of the current model.
+        diagnose: Returns a new diagnosis for a layout.
 
     Returns:
-        The layout with the steps from which modules are watched, the diagnosis that knows the
-        findings so far, and the rest.
+        The layout with the steps from which modules are watched, the diagnosis with the findings
+        so far, and the other inherited data.
     """
     try:
         known = dated(layout, run.layout, _next_step(run))
         diagnosis = diagnose(known)
         past = _taken_over(run, known, diagnosis)
-    except Exception as error:  # noqa: BLE001  # there is no end to what may be in a file
+    except Exception as error:  # noqa: BLE001  # as above
         _set_aside(run.folder, error)
         return layout, diagnose(layout), None
     return known, diagnosis, past
@@ -143,7 +143,7 @@ def _check_losses(path: Path) -> None:
 
 
 def _traces(run: Run) -> int:
-    """Make the table of traces fit for more; how many it keeps: those of steps that were done."""
+    """Prepare the table of traces for more; return how many it keeps, from completed steps."""
     try:
         steps = run.flow["step"].to_numpy()
     except FormatError as error:
@@ -156,14 +156,14 @@ def _traces(run: Run) -> int:
 
 
 def as_asked(options: dict[str, object], earlier: Run | None) -> dict[str, object]:
-    """Options of a resumed training as the user gave them to its first part.
+    """Return a resumed training's options as the user gave them to its first part.
 
-    A checkpoint holds what Ultralytics made of them, such as AdamW of ``optimizer=auto``, as if the
-    user had asked for that. None where the first part has no record of it.
+    A checkpoint holds what Ultralytics made of them, such as AdamW for ``optimizer=auto``, as if
+    the user had requested it. None where the first part has no record of it.
     """
     is_known = earlier is not None and earlier.meta.format_version > 1
     first: dict[str, Any] = earlier.meta.options.training if earlier and is_known else {}
-    model = {"model": first["model"]} if "model" in first else {}  # else the checkpoint
+    model = {"model": first["model"]} if "model" in first else {}  # otherwise the checkpoint
     if not is_known and options.get("optimizer") != "auto":
         first = {"optimizer": None, "lr0": None}
         first["fitted"] = {name: options.get(name) for name in first}
@@ -173,7 +173,7 @@ def as_asked(options: dict[str, object], earlier: Run | None) -> dict[str, objec
 
 
 def _set_aside(folder: Path, error: Exception) -> None:
-    """Keep files that cannot be continued, and say why."""
+    """Set aside files that cannot be continued, and warn why."""
     _LOG.warning(
         "GradWatch starts new files; the old ones are kept as *.old: %s",
         error,
@@ -183,7 +183,7 @@ def _set_aside(folder: Path, error: Exception) -> None:
 
 
 def _next_step(run: Run) -> int:
-    """The optimizer step with which a resumed run goes on."""
+    """Return the optimizer step at which a resumed run continues."""
     begun = (event.step for event in run.meta.events)
     last = max(int(run.grid.step_last.max(initial=0)), run.meta.last_step)
     return max([last + 1, *begun])

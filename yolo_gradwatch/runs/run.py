@@ -1,4 +1,4 @@
-"""Reads the files of a run back, as tables and as a report, without torch or ultralytics."""
+"""Reads a run's files as tables and as a report, without torch or ultralytics."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.views.comparison import Comparison
 
 SILENT_MINUTES = 10
-"""Without a new row, after which a run without an end gets a remark."""
+"""Minutes without a new row after which a run without an end gets a remark."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,13 +52,13 @@ class Run:
 
     Attributes:
         folder: Where the files are.
-        windows: The rows of ``gradwatch.csv``: one a window and module, whole windows only.
+        windows: The rows of ``gradwatch.csv``: one per window and module, whole windows only.
         alerts: The rows of ``gradwatch_alerts.csv``.
-        losses: The rows of ``gradwatch/losses.csv``: one a window and loss item; none if the run
+        losses: The rows of ``gradwatch/losses.csv``: one per window and loss item; empty if the run
             has no such file.
         meta: The content of ``gradwatch.json``.
-        remarks: What was not measured, and what is missing in the files, in sentences.
-        is_killed: Whether they have no end, and the process of the training is gone.
+        remarks: Sentences on what was not measured, and what is missing from the files.
+        is_killed: Whether the files have no end and the training's process is gone.
     """
 
     folder: Path
@@ -75,7 +75,7 @@ class Run:
 
     @property
     def layout(self) -> Layout:
-        """Of the model that was watched."""
+        """Layout of the watched model."""
         return self.meta.layout
 
     @cached_property
@@ -84,14 +84,14 @@ class Run:
         return tables.grid_of(self.windows, self.layout)
 
     def windows_in_order(self) -> Iterator[Window]:
-        """The windows one after the other, with their loss items."""
+        """Yield the windows in order, with their loss items."""
         return with_losses(windows_of(self.grid), self.losses)
 
     @cached_property
     def flow(self) -> pd.DataFrame:
-        """The rows of ``gradwatch/flow.csv``: one a call of a module, in forward order.
+        """The rows of ``gradwatch/flow.csv``: one per call of a module, in forward order.
 
-        Empty if no batch was traced. A number is NaN where nothing was measured, and where it is.
+        Empty if no batch was traced. A number is NaN if it was not measured, or was NaN.
 
         Raises:
             FormatError: The file cannot be read.
@@ -99,10 +99,10 @@ class Run:
         return tables.read_flow(self.folder / FLOW_FILE)
 
     def plot(self, *, modules: bool = False) -> Figure:
-        """The picture of the run as a figure: a heat map of norms above strips of the whole run.
+        """Return the picture of the run: a heat map of norms above strips of the whole run.
 
         Args:
-            modules: A row for each module; for each top-level block by default.
+            modules: Show one row per module; by default, one per top-level block.
 
         Raises:
             FormatError: A file of the run cannot be read.
@@ -114,7 +114,7 @@ class Run:
         return figure
 
     def plot_flow(self) -> Figure:
-        """The network from its first block to its last, at a few traced batches, as a figure.
+        """Return a figure of the network from first to last block, at a few traced batches.
 
         Raises:
             FormatError: A file of the run cannot be read.
@@ -126,7 +126,7 @@ class Run:
         return figure
 
     def compare(self, other: Run) -> Comparison:
-        """Another run beside this one, as text and as a cell of a notebook shows it.
+        """Return another run compared with this one, as text and as a notebook cell shows it.
 
         Raises:
             FormatError: A file of a run cannot be read.
@@ -136,7 +136,7 @@ class Run:
         return found
 
     def view(self) -> None:
-        """Show the run in this cell of a notebook, brought up to date as its files grow.
+        """Show the run in this notebook cell, updated as its files grow.
 
         The cell ends with the training, or when it is interrupted, which does not hurt the
         training. The files are read again.
@@ -147,7 +147,7 @@ class Run:
         import_module("yolo_gradwatch.views.notebook").show_files(self.folder)
 
     def _repr_html_(self) -> str:
-        """As a cell of a notebook shows it."""
+        """Return the run as a notebook cell shows it."""
         return f"<p>{escape(repr(self))}</p>{report_html(self.report())}"
 
     @property
@@ -157,12 +157,12 @@ class Run:
 
     @property
     def thresholds(self) -> Thresholds:
-        """Those under which the training was watched."""
+        """Limits under which the training was watched."""
         return self.meta.thresholds
 
     @property
     def reported(self) -> dict[int, int]:
-        """First steps of windows that brought a change, each with the newest step seen by then."""
+        """The newest step seen at each change, by the first step of the window that brought it."""
         known = self.alerts.dropna(subset=["reported"])
         return dict(zip(known["step"].tolist(), known["reported"].astype(int), strict=True))
 
@@ -200,8 +200,8 @@ class Run:
 def load_run(path: str | Path) -> Run:
     """Read a run from its folder or from the ``gradwatch.csv`` in it.
 
-    A training that was killed may have left a torn end; whole windows before it are read, and
-    ``remarks`` says so.
+    A killed training may have left a torn end; whole windows before it are read, and ``remarks``
+    says so.
 
     Raises:
         FormatError: A file is missing or cannot be read: which, at which line, and what to do.
@@ -218,7 +218,7 @@ def load_run(path: str | Path) -> Run:
 
 
 def _flows(run: Run) -> tuple[list[Flow], tuple[str, ...]]:
-    """The batches that were traced; none where their file is damaged, and a sentence on it."""
+    """Return the traced batches; empty with a remark if their file is damaged."""
     try:
         return (traces.all_of(run.folder / FLOW_FILE) if len(run.flow) else []), ()
     except FormatError as error:
@@ -226,7 +226,7 @@ def _flows(run: Run) -> tuple[list[Flow], tuple[str, ...]]:
 
 
 def _losses(path: Path, last: float) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """The table of loss items; none where it is damaged, because the rest is worth reading."""
+    """Return the table of loss items; empty if it is damaged, as the rest is worth reading."""
     try:
         return tables.read_losses(path, last)
     except FormatError as error:
@@ -234,7 +234,7 @@ def _losses(path: Path, last: float) -> tuple[pd.DataFrame, tuple[str, ...]]:
 
 
 def _missing(windows: pd.DataFrame, meta: Meta) -> tuple[str, ...]:
-    """A sentence on steps that ``gradwatch.json`` knows of and the table does not have."""
+    """Return a remark on steps that ``gradwatch.json`` counts and the table lacks."""
     known = sum(epoch.steps for epoch in meta.epochs)
     there = int(windows.drop_duplicates("step_first")["steps"].sum())
     remark = (
@@ -245,9 +245,9 @@ def _missing(windows: pd.DataFrame, meta: Meta) -> tuple[str, ...]:
 
 
 def last_said(read: Callable[[], Meta]) -> tuple[Meta, bool]:
-    """The description of a run, and whether its training was killed.
+    """Return the description of a run, and whether its training was killed.
 
-    It is read again if it seems so: the process may have written the end just before it went.
+    If it seems so, it is read again: the process may have written the end just before it exited.
     """
     meta = read()
     if not is_killed(meta):
@@ -257,19 +257,19 @@ def last_said(read: Callable[[], Meta]) -> tuple[Meta, bool]:
 
 
 def is_killed(meta: Meta) -> bool:
-    """Whether a run without an end has lost its process, as far as this machine knows."""
+    """Return whether a run without an end has lost its process, as far as this machine knows."""
     writer = meta.process
     return meta.status == "running" and writer is not None and process.is_gone(writer)
 
 
 def _killed(windows: pd.DataFrame) -> tuple[str, ...]:
-    """A sentence on a training whose process is gone without an end."""
+    """Return a remark on a training whose process is gone without an end."""
     after = f" after step {windows['step_last'].max():,}" if len(windows) else ""
     return (f"the training was killed{after}: its process is gone",)
 
 
 def _silent(folder: Path, meta: Meta) -> tuple[str, ...]:
-    """A sentence on a run without an end that has long written nothing."""
+    """Return a remark on a run without an end that has written nothing for a long time."""
     minutes = int(time.time() - (folder / WINDOWS_FILE).stat().st_mtime) // 60
     if meta.status != "running" or minutes < SILENT_MINUTES:
         return ()

@@ -1,4 +1,4 @@
-"""The files of a run: their names, their columns, and the error for one that cannot be read."""
+"""Names and columns of a run's files, and the error for a file that cannot be read."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FORMAT_VERSION = 2
-"""What is written; every version up to it is read."""
+"""The version written; every version up to it is read."""
 
 WINDOWS_FILE = "gradwatch.csv"
 ALERTS_FILE = "gradwatch_alerts.csv"
 META_FILE = "gradwatch.json"
 CLAIM_FILE = ".gradwatch.claim"
-"""There while a training begins."""
+"""Exists while a training begins."""
 
 RUN_FILES = (WINDOWS_FILE, ALERTS_FILE, META_FILE)
-"""What a run is read from."""
+"""The files that a run is read from."""
 
 FLOW_FILE = "gradwatch/flow.csv"
-"""In a folder of its own, with everything else that a run can be read without."""
+"""In a folder of its own, with all the other files that reading a run does not need."""
 
 PICTURE_FILE = "gradwatch.png"
 
 DEPTH_FILE = "gradwatch/flow.png"
 
 COMPARED_FILE, COMPARED_PAGE = "gradwatch-compare.png", "gradwatch-compare.html"
-"""A comparison, in the folder of the other run, if no file is named."""
+"""Default files of a comparison, in the folder of the other run."""
 
 LOSSES_FILE = "gradwatch/losses.csv"
-"""A run may lack it."""
+"""Optional."""
 
 WINDOW_COLUMNS = (
     *("epoch", "step_first", "step_last", "module", "type", "parameters"),
@@ -43,10 +43,10 @@ WINDOW_COLUMNS = (
 )
 
 WINDOW_NEEDED = ("epoch", "step_first", "step_last", "module", "steps", "norm_mean")
-"""Columns without which a table of windows says nothing; any other may be missing."""
+"""Required columns of a table of windows; any other may be missing."""
 
 ALERT_NEEDED = ("finding", "event", "step")
-"""The same of a table of alerts."""
+"""Required columns of a table of alerts."""
 
 ALERT_COLUMNS = (
     *("finding", "event", "step", "reported", "epoch", "severity", "rule", "module"),
@@ -59,7 +59,7 @@ LOSS_COLUMNS = (
 )
 
 LOSS_NEEDED = ("epoch", "step_first", "step_last", "item", "steps", "mean")
-"""As of a table of windows."""
+"""Required columns of a table of loss items."""
 
 FLOW_COLUMNS = (
     *("epoch", "step", "order", "module", "call", "type", "elements"),
@@ -67,13 +67,13 @@ FLOW_COLUMNS = (
 )
 
 FLOW_NEEDED = ("epoch", "step", "order", "module", "call")
-"""The same of a table of traces."""
+"""Required columns of a table of traces."""
 
 FLOW_NUMBERS = FLOW_COLUMNS[-5:]
-"""Empty where nothing was measured; ``nan`` is the number that was."""
+"""Empty if nothing was measured; ``nan`` if NaN was measured."""
 
 LATER = ("clipped", "reported", "since", *(row.name for row in QUANTITIES if row.since > 1))
-"""Columns that files of format version 1 lack: their rows have an empty cell there."""
+"""Columns that format version 1 files lack: their rows have an empty cell there."""
 
 _COUNTED = (
     *(*SHARED, "clipped", *(row.name for row in QUANTITIES if row.is_count)),
@@ -89,7 +89,7 @@ TYPES = {
     **dict.fromkeys(("min", "mean", "max", *FLOW_NUMBERS), "float32"),
     **dict.fromkeys(("value", "limit"), "float64"),
 }
-"""What each column holds, as pandas names it."""
+"""Pandas type of each column."""
 
 ORDINALS = ("epoch", "step_first", "step_last", "steps", "reported", "since", "order", "call")
 """Columns that count from 1."""
@@ -99,10 +99,10 @@ class FormatError(ValueError):
     """A file of a run that cannot be read: which, where, and what to do.
 
     Attributes:
-        path: The file, or the folder without one.
-        line: The first line that cannot be used, from 1; None if it is not about one line.
-        column: Of a table, the one that is missing or whose cell is wrong; "" if it is about none.
-        place: In JSON, the part that is wrong, such as ``$.layout.modules[3]``; "" elsewhere.
+        path: The file, or the folder if it has none.
+        line: The first unusable line, from 1; None if the error is not about one line.
+        column: The missing column or the one with a wrong cell; "" if it is about none.
+        place: The wrong part of a JSON file, such as ``$.layout.modules[3]``; "" elsewhere.
     """
 
     def __init__(
@@ -121,12 +121,12 @@ class FormatError(ValueError):
         self.place = place
 
     def __str__(self) -> str:
-        """All of it in one sentence."""
+        """Return path and explanation in one sentence."""
         return "{}: {}".format(*self.args)
 
 
 def header_of(path: Path) -> tuple[str, ...]:
-    """The names of the columns in a CSV file; none where there is no whole header."""
+    """Return the column names of a CSV file; empty without a whole header."""
     try:
         with path.open("rb") as file:
             line = file.readline()
@@ -136,14 +136,14 @@ def header_of(path: Path) -> tuple[str, ...]:
 
 
 def column_names(line: bytes) -> tuple[str, ...]:
-    """The names of the columns in the first line of a CSV file."""
+    """Return the column names in the first line of a CSV file."""
     return tuple(cells(line.removeprefix(BOM_UTF8).rstrip(b"\r\n")))
 
 
 def cells(line: bytes) -> list[str]:
-    """The cells of a line of a CSV file in which no cell goes on in the next line."""
+    """Return the cells of one line of a CSV file whose cells span no line breaks."""
     text = line.decode("utf-8", "replace")
     try:
         return next(csv.reader([text]), [])
-    except csv.Error:  # a character or a length that csv does not take
+    except csv.Error:  # a character or a length that csv does not accept
         return text.split(",")

@@ -1,4 +1,4 @@
-"""The CSV files of a run as checked tables, and as arrays over windows and modules."""
+"""Reads a run's CSV files as checked tables, and as arrays over windows and modules."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from yolo_gradwatch.measure.layout import Layout
 from yolo_gradwatch.measure.quantities import QUANTITIES
 from yolo_gradwatch.measure.windows import SHARED, UNKNOWN, Grid
 from yolo_gradwatch.runs import checks, schema
@@ -25,13 +24,13 @@ if TYPE_CHECKING:
 
 
 def read_windows(path: Path, layout: Layout) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """The rows of ``gradwatch.csv``, whole windows only, and remarks on what is missing.
+    """Return the rows of ``gradwatch.csv``, whole windows only, and remarks on what is missing.
 
-    Columns are found by their names: of ours, one that the file lacks is empty; others are kept
-    behind ours, as text.
+    Columns are found by name: columns of ours that the file lacks are empty; others are kept
+    after ours, as text.
 
     Raises:
-        FormatError: It is missing, or a line of it cannot be used.
+        FormatError: It is missing, or one of its lines cannot be used.
     """
     content = _content(path)
     end = whole_windows(content, layout.modules[-1])
@@ -42,12 +41,12 @@ def read_windows(path: Path, layout: Layout) -> tuple[pd.DataFrame, tuple[str, .
 
 
 def read_alerts(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """The rows of ``gradwatch_alerts.csv``, whole lines only, and remarks as in `read_windows`.
+    """Return the rows of ``gradwatch_alerts.csv``, whole lines only, and remarks.
 
     ``reported`` is missing in every row of a file without that column.
 
     Raises:
-        FormatError: It is missing, or a line of it cannot be used.
+        FormatError: It is missing, or one of its lines cannot be used.
     """
     content = _content(path)
     end = whole_lines(content)
@@ -57,14 +56,14 @@ def read_alerts(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
 
 
 def read_losses(path: Path, last: float) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """The rows of ``gradwatch/losses.csv`` and remarks as in `read_windows`; none without a file.
+    """Return the rows of ``gradwatch/losses.csv`` and remarks; empty without a file.
 
     Args:
-        path: Of the file.
+        path: The file.
         last: First step of the last whole window; rows of later ones are left out.
 
     Raises:
-        FormatError: It cannot be read, or a line of it cannot be used.
+        FormatError: It cannot be read, or one of its lines cannot be used.
     """
     if not path.exists():
         return no_losses(), ()
@@ -78,18 +77,18 @@ def read_losses(path: Path, last: float) -> tuple[pd.DataFrame, tuple[str, ...]]
 
 
 def no_losses() -> pd.DataFrame:
-    """The same table of a run without such a file."""
+    """Return an empty table of loss items, for a run without such a file."""
     columns = schema.LOSS_COLUMNS
     return _complete(_parse(f"{','.join(columns)}\n".encode(), columns, header=0), columns)
 
 
 def read_flow(path: Path) -> pd.DataFrame:
-    """The rows of ``gradwatch/flow.csv``, whole lines only; none where there is no such file.
+    """Return the rows of ``gradwatch/flow.csv``, whole lines only; empty without a file.
 
-    A number is NaN where nothing was measured, and where it is.
+    A number is NaN if it was not measured, or was NaN.
 
     Raises:
-        FormatError: A line of it cannot be used.
+        FormatError: One of its lines cannot be used.
     """
     content = _content(path) if path.exists() else ",".join(schema.FLOW_COLUMNS).encode() + b"\n"
     table = _table(path, content, whole_lines(content), schema.FLOW_NEEDED)
@@ -98,14 +97,14 @@ def read_flow(path: Path) -> pd.DataFrame:
 
 
 def parse(content: bytes, names: Sequence[str] = schema.WINDOW_COLUMNS) -> pd.DataFrame:
-    """Rows of ``gradwatch.csv`` that follow its header.
+    """Parse rows of ``gradwatch.csv`` that follow its header.
 
     Args:
         content: Whole lines.
-        names: Of the columns, from the header.
+        names: Column names, from the header.
 
     Raises:
-        ValueError: A line is not one of it, or the steps go back.
+        ValueError: A line does not fit the table, or the steps go back.
     """
     table = _parse(content, names, header=None)
     if not (checks.is_even(content, len(names)) and checks.is_possible(table)):
@@ -116,7 +115,7 @@ def parse(content: bytes, names: Sequence[str] = schema.WINDOW_COLUMNS) -> pd.Da
 
 
 def grid_of(table: pd.DataFrame, layout: Layout) -> Grid:
-    """The windows of a table by step; a module of the layout that has no row counts 0.
+    """Return the windows of a table by step; a module of the layout without a row counts 0.
 
     Args:
         table: Rows of ``gradwatch.csv``.
@@ -153,7 +152,7 @@ def _content(path: Path) -> bytes:
 
 
 def _table(path: Path, content: bytes, end: int, needed: Sequence[str]) -> pd.DataFrame:
-    """The first ``end`` bytes of a CSV file with these columns at least."""
+    """Read the first ``end`` bytes of a CSV file that has at least these columns."""
     if not end:
         raise FormatError(path, f"empty; {checks.RESTORE}")
     names = checks.checked_header(path, content[: content.index(b"\n")], needed)
@@ -168,7 +167,7 @@ def _table(path: Path, content: bytes, end: int, needed: Sequence[str]) -> pd.Da
 
 
 def _complete(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """A checked table with these columns first, and empty ones for those that it lacks."""
+    """Return a checked table with these columns first, those that it lacks empty."""
     for name in columns:
         kind = schema.TYPES.get(name, "str")
         if name not in table:
@@ -181,7 +180,7 @@ def _complete(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def _lacking(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> tuple[str, ...]:
-    """A sentence on columns that every version has and this file lacks."""
+    """Return a remark on columns that every version has and this file lacks."""
     lacking = [name for name in columns if name not in table and name not in schema.LATER]
     remark = f"{path.name} lacks {', '.join(lacking)}: rules that need it are not judged"
     return (remark,) if lacking else ()
@@ -190,7 +189,7 @@ def _lacking(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> tuple[s
 def _parse(content: bytes, names: Sequence[str], header: int | None) -> pd.DataFrame:
     types = {name: schema.TYPES.get(name, "str") for name in names}
     try:
-        with np.errstate(invalid="ignore"):  # an infinite count is refused, not warned of
+        with np.errstate(invalid="ignore"):  # an infinite count is refused later
             table: pd.DataFrame = pd.read_csv(
                 io.BytesIO(content),
                 dtype=types,
@@ -205,12 +204,12 @@ def _parse(content: bytes, names: Sequence[str], header: int | None) -> pd.DataF
 
 
 def _empty(name: str) -> list[str]:
-    """Cells of a column of numbers that hold none."""
+    """Return the cell texts that mean no number in a column."""
     return ["", "nan"] if name in schema.FLOW_NUMBERS else [""]
 
 
 def _torn(path: Path, content: bytes, end: int) -> tuple[str, ...]:
-    """A sentence on what follows the last whole part of a file, if anything does."""
+    """Return a remark on what follows the last whole part of a file, if anything does."""
     rest = content[end:]
     if not rest:
         return ()

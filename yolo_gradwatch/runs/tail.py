@@ -1,4 +1,4 @@
-"""Reads the files of a run as they grow, up to the last whole window."""
+"""Follows a run's files as they grow, up to the last whole window."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look at the files has found.
+    """Result of one look at the files.
 
     Attributes:
-        is_new: Whether a run begins with it: the first look, or other files than before.
+        is_new: Whether a run begins here: the first look, or other files than before.
         meta: The content of ``gradwatch.json``.
-        windows: Those that were not there at the look before, with their loss items.
-        flows: Batches that were traced up to the last of these windows, and not there before.
+        windows: Windows added since the last look, with their loss items.
+        flows: Batches traced since the last look, up to the last of these windows.
         is_killed: Whether the process of the training is gone, without an end in the files.
     """
 
@@ -56,7 +56,7 @@ class Look:
         return self.is_killed or self.meta.status != "running"
 
     def by_epoch(self) -> list[Look]:
-        """The same in parts with the windows of one epoch each; one part if there are none."""
+        """Split this look by the epochs of its windows; return it as one part if there are none."""
         groups = [tuple(group) for _, group in groupby(self.windows, lambda window: window.epoch)]
         parts, flows = [], list(self.flows)
         for windows in groups or [()]:
@@ -68,14 +68,14 @@ class Look:
 
 
 class _Known(NamedTuple):
-    """What is known of the run that is followed, to distinguish it from another one."""
+    """What identifies the run being followed."""
 
     layout: Layout
     thresholds: Thresholds
     options: RunOptions
 
     def continues(self, before: _Known) -> bool:
-        """Whether this is the same run, which may have taken in layers that have thawed."""
+        """Return whether this is the same run, which may have gained thawed layers."""
         is_same = (self.thresholds, self.options) == (before.thresholds, before.options)
         has_all = set(before.layout.modules) <= set(self.layout.modules)
         return is_same and has_all and self.layout.blocks == before.layout.blocks
@@ -84,7 +84,7 @@ class _Known(NamedTuple):
 class Tail:
     """Reads what a training has added to its files.
 
-    Reads bytes that are new, up to the end of the last whole window. The line before them is read
+    It reads new bytes up to the end of the last whole window. The line before them is read
     again: if it has changed, another run has been started in the folder.
 
     Args:
@@ -103,7 +103,7 @@ class Tail:
         self._meta_read: Meta
 
     def look(self) -> Look | None:
-        """What is new; None as long as there is no run.
+        """Return what is new; None if there is no run yet.
 
         Raises:
             FormatError: The files cannot be read, by this version or at all.
@@ -134,7 +134,7 @@ class Tail:
         return replace(look, windows=windows, flows=self._flows(last.step_last))
 
     def _flows(self, last: int) -> tuple[Flow, ...]:
-        """Batches up to a step that were traced since the last look."""
+        """Return batches up to a step that were traced since the last look."""
         path = self._folder / FLOW_FILE
         with suppress(FormatError):  # as above
             tables.read_flow(path)
@@ -145,7 +145,7 @@ class Tail:
         return ()
 
     def _meta(self) -> Meta:
-        """The content of ``gradwatch.json``, parsed once as long as it stays the same."""
+        """Return the content of ``gradwatch.json``, parsed again only if it has changed."""
         file = (self._folder / META_FILE).stat()
         state = (file.st_mtime_ns, file.st_size, file.st_ino)
         if state != self._meta_state:
@@ -153,7 +153,7 @@ class Tail:
         return self._meta_read
 
     def _fresh(self) -> bytes | None:
-        """What follows the last whole window that was read; None if there is no file."""
+        """Return what follows the last whole window read; None if there is no file."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._end - len(self._line))
@@ -169,7 +169,7 @@ class Tail:
             raise FormatError(self._path, what) from None
 
     def _windows(self, fresh: bytes, layout: Layout) -> tuple[Window, ...]:
-        """The whole windows at the beginning of what was read."""
+        """Return the whole windows at the start of what was read."""
         content = self._line + fresh
         begin = 0 if self._line else content.find(b"\n") + 1
         if begin:

@@ -1,4 +1,4 @@
-"""Traces through the modules as rows of ``gradwatch/flow.csv``, and back."""
+"""Converts traces through the modules to rows of ``gradwatch/flow.csv``, and back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def rows(flow: Flow) -> Iterator[list[object]]:
-    """One row a call; float32 with nine digits reads back bit for bit."""
+    """Yield one row per call; nine digits restore a float32 exactly."""
     for call in flow.calls:
         values = asdict(call)
         numbers = [values.pop(name) for name in FLOW_NUMBERS]
@@ -28,10 +28,10 @@ def rows(flow: Flow) -> Iterator[list[object]]:
 
 
 def newest(path: Path, epochs: tuple[int, int] | None = None) -> Flow | None:
-    """The last trace of a table that `tables.read_flow` takes; None if there is none.
+    """Return the last trace of a table that `tables.read_flow` accepts; None if there is none.
 
     Args:
-        path: Of the table.
+        path: The table.
         epochs: First and last epoch to look at; all of them by default.
     """
     low, high = epochs or (1, sys.maxsize)
@@ -45,12 +45,12 @@ def newest(path: Path, epochs: tuple[int, int] | None = None) -> Flow | None:
 
 
 def all_of(path: Path) -> list[Flow]:
-    """The traces of a table that `tables.read_flow` takes, in their order."""
+    """Return the traces of a table that `tables.read_flow` accepts, in order."""
     return [_flow(list(found)) for _, found in groupby(_rows(path), itemgetter("step"))]
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    """Whole lines, each by column."""
+    """Return the whole lines, each as a dict by column."""
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     names = column_names(lines[0]) if lines else ()
     return [dict(zip(names, cells(line), strict=True)) for line in lines[1:]]

@@ -1,4 +1,4 @@
-"""The steps that a table of windows has and ``gradwatch.json`` does not know yet."""
+"""Finds steps in a table of windows that ``gradwatch.json`` does not list yet."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _BLOCK = 1 << 16  # bytes, those of a window or two
 
 
 def epochs_since(path: Path, last_module: str, step: int) -> list[EpochClipping]:
-    """Passes over an epoch behind a step, as far as whole windows at the end of a table show them.
+    """Return the passes over an epoch after a step, as far as whole windows show them.
 
-    Of a pass, steps, clipped and skipped steps are known. What cannot be read is left out.
+    Only steps, clipped and skipped steps are known. Unreadable lines are left out.
 
     Args:
         path: The ``gradwatch.csv``.
-        last_module: Of the layout.
-        step: The newest that is known.
+        last_module: Last module of the layout.
+        step: The newest step already known.
     """
     names = header_of(path)
     if not set(names) >= _NEEDED:
@@ -38,7 +38,7 @@ def epochs_since(path: Path, last_module: str, step: int) -> list[EpochClipping]
         content = _end_of(path, names.index("step_first"), step)
     except OSError:
         return []
-    newest = content[: content.rfind(b"\n")].rpartition(b"\n")[2]  # of the whole ones
+    newest = content[: content.rfind(b"\n")].rpartition(b"\n")[2]  # last whole line
     if _number(dict(zip(names, cells(newest), strict=False)), "step_last") <= step:
         return []
     end = whole_windows(content, last_module, names)
@@ -48,18 +48,18 @@ def epochs_since(path: Path, last_module: str, step: int) -> list[EpochClipping]
 
 
 def _number(row: dict[str, str], name: str) -> float:
-    """A count in a row; infinite if there is none, as in a torn one."""
+    """Return a count in a row; Inf if there is none, as in a torn row."""
     text = row.get(name, "")
     return int(text) if _COUNT.fullmatch(text) else math.inf
 
 
 def _end_of(path: Path, place: int, step: int) -> bytes:
-    """Whole lines at the end of a table: all rows behind a step, and some before.
+    """Return whole lines at the end of a table: all rows after a step, and some before it.
 
     Args:
         path: The table.
-        place: Of the column ``step_first``.
-        step: Behind which all rows are wanted.
+        place: Index of the column ``step_first``.
+        step: All rows after this step are wanted.
     """
     with path.open("rb") as file:
         size, block = file.seek(0, 2), _BLOCK
@@ -74,7 +74,7 @@ def _end_of(path: Path, place: int, step: int) -> bytes:
 
 
 def _whole_model(content: bytes, names: Sequence[str]) -> Iterator[dict[str, int]]:
-    """The counts in the rows of the whole model; a line that is none is left out."""
+    """Yield the counts in the rows of the whole model, without unusable lines."""
     word = f",{WHOLE},".encode()
     columns = [name for name in (*_NEEDED, "clipped", "skipped") if name != "module"]
     for line in content.split(b"\n"):

@@ -1,4 +1,4 @@
-"""Writes the files of a run; what is read back equals what was written bit for bit."""
+"""Writes a run's files such that reading restores the values exactly."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 
 
 class _Table:
-    """A CSV file that is opened by its first rows and flushed after each block of them.
+    """A CSV file, opened when the first rows arrive and flushed after each block.
 
-    Ultralytics empties the run's folder before it starts the processes of a multi-GPU run, so
+    Ultralytics empties the run's folder before it launches the processes of a multi-GPU run, so
     nothing is opened earlier.
 
     Attributes:
-        others: Columns behind ours that the file has already, from a later version.
+        others: Number of columns that the file has after ours, from a later version.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], *, append: bool) -> None:
@@ -59,7 +59,7 @@ class _Table:
         self.others = max(len(found) - len(columns), 0)
 
     def write(self, rows: Iterable[Sequence[object]]) -> None:
-        """Append rows, so that a killed run keeps them."""
+        """Append rows and flush, so that a killed run keeps them."""
         self.write_text(_lines([*row, *[""] * self.others] for row in rows))
 
     def write_text(self, text: str) -> None:
@@ -89,8 +89,8 @@ class RunLog:
 
     Args:
         folder: The run's folder.
-        layout: Of the model that is watched.
-        resume: Continue the files that are there instead of replacing them.
+        layout: Layout of the watched model.
+        resume: Whether to continue existing files instead of replacing them.
     """
 
     def __init__(self, folder: Path, layout: Layout, *, resume: bool) -> None:
@@ -113,14 +113,14 @@ class RunLog:
                     (self._folder / name).unlink(missing_ok=True)
 
     def regroup(self, layout: Layout) -> None:
-        """Go on with the modules of another layout."""
+        """Continue with the modules of another layout."""
         fixed = zip(layout.modules, layout.types, layout.parameters, strict=True)
         self._modules = [_lines([cells])[:-1] for cells in fixed]
 
     def write_window(self, window: Window) -> None:
-        """Append one row a module, and one a loss item to their own table.
+        """Append one row per module, and one per loss item to their own table.
 
-        The latter comes first, so that a killed training leaves no window without its items.
+        Loss items come first, so that a killed training leaves no window without its items.
         """
         if window.losses:
             self._losses.write(losses.rows_of(window))
@@ -134,20 +134,20 @@ class RunLog:
         self._windows.write_text("\n".join([*lines, ""]))
 
     def write_changes(self, changes: Iterable[FindingChange]) -> None:
-        """Append one row a change of a finding."""
+        """Append one row per change of a finding."""
         self._alerts.write([_alert_row(one) for one in changes])
 
     def write_flow(self, flow: Flow) -> None:
-        """Append one row a call; the file is begun by the first trace."""
+        """Append one row per call; the first trace creates the file."""
         self._flow.write(traces.rows(flow))
 
     def write_meta(self, meta: Meta) -> None:
-        """Replace ``gradwatch.json`` whole, so that a reader never sees half of it."""
+        """Replace ``gradwatch.json`` atomically, so that a reader never sees half of it."""
         with replacing(self._folder / META_FILE) as draft:
             draft.write_text(encoded(meta), encoding="utf-8")
 
     def close(self) -> None:
-        """Close the tables, each even if a full disk lets another one fail."""
+        """Close all tables, even if one fails because the disk is full."""
         with (
             closing(self._flow),
             closing(self._alerts),
@@ -158,14 +158,14 @@ class RunLog:
 
 
 def _lines(rows: Iterable[Sequence[object]]) -> str:
-    """Rows as lines of a CSV file."""
+    """Return rows as lines of a CSV file."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
 def _measured(window: Window) -> Iterator[list[str]]:
-    """The cells of each quantity; in a window of one step, several have the same numbers."""
+    """Yield the cells of each quantity; in a window of one step, several are equal."""
     known: dict[bytes, list[str]] = {}
     for row in QUANTITIES:
         values: Values = getattr(window, row.name)
@@ -176,7 +176,7 @@ def _measured(window: Window) -> Iterator[list[str]]:
 
 
 def _cells(values: Values, form: str) -> list[str]:
-    """Numbers as text, NaN as an empty cell; nine digits give a float32 back bit for bit."""
+    """Return numbers as text, NaN as an empty cell; nine digits restore a float32 exactly."""
     unknown = np.isnan(values)
     if unknown.all():
         return [""] * len(values)

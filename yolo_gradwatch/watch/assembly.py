@@ -1,4 +1,4 @@
-"""Puts together what the watch of one training consists of."""
+"""Assembles the parts of a watch for one training."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What there is to know of a training as it begins.
+    """What is known about a training when it begins.
 
     Attributes:
         folder: The run's folder.
-        options: Arguments that findings refer to.
-        epochs: How many it is to have.
-        resumes: Whether it continues an earlier one in the same folder.
-        earlier: The run that it continues, if that was watched.
-        versions: Of the packages at work.
+        options: Training arguments that findings refer to.
+        epochs: Planned number of epochs.
+        resumes: Whether it continues an earlier training in the same folder.
+        earlier: The run that it continues, if that run was watched.
+        versions: Versions of the packages involved.
     """
 
     folder: Path
@@ -60,16 +60,16 @@ class Training:
 
 
 class Parts(NamedTuple):
-    """What the events of a training speak to.
+    """The parts of a watch that `Events` calls.
 
     Attributes:
-        recorder: Takes what was read.
-        diagnosing: Takes the traces.
-        evidence: Takes what else is known of a step.
-        stop: Says whether to stop.
-        optimizer: What moved the parameters of the run that is continued; None if unknown.
-        schedule: Says which batches are traced; None if none is.
-        keeping: Copies checkpoints; None if none is to be kept.
+        recorder: Receives the samples.
+        diagnosing: Receives the traces.
+        evidence: Receives other facts about a step, such as its images.
+        stop: Decides whether to stop the training.
+        optimizer: The last known optimizer of the continued run; None if unknown.
+        schedule: Decides which batches are traced; None if tracing is off.
+        keeping: Copies healthy checkpoints; None if that is off.
     """
 
     recorder: Recorder
@@ -81,7 +81,7 @@ class Parts(NamedTuple):
     keeping: Keeping | None
 
 
-def assemble(  # noqa: PLR0913  # all that a watch is made of
+def assemble(  # noqa: PLR0913  # everything a watch consists of
     layout: Layout,
     members: Members,
     training: Training,
@@ -91,15 +91,15 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
     view: View,
     announce: Callable[[Path], None],
 ) -> Parts:
-    """Build the recorder of a training and its outputs, in the order of their calls.
+    """Build the recorder of a training and its outputs, in the order in which they are called.
 
     Args:
-        layout: Of the model that is watched.
+        layout: Layout of the watched model.
         members: Which parameters make up each module.
-        training: What there is to know of it.
-        options: Of the watch.
+        training: What is known about the training.
+        options: Options of the watch.
         terminal: The live report.
-        view: Where a notebook shows it.
+        view: Where a notebook shows the training.
         announce: Called with the path of the picture when it is drawn.
     """
     asked = training.options
@@ -143,7 +143,7 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
 
     kept, shown = [evidence], [notebook, terminal]
     last_ones = _at_the_end(files, options, drawn)
-    if last is not None:  # a check, whose folder is removed
+    if last is not None:  # a check: its folder is removed afterwards
         kept, shown, last_ones = [], [], []
     outputs = [files, *kept, *wishes, *shown, *called, stop, *options.outputs]
     fanout = Fanout([*outputs, *last_ones])
@@ -162,7 +162,7 @@ def assemble(  # noqa: PLR0913  # all that a watch is made of
 def _at_the_end(
     files: Files, options: Options, announce: Callable[[Path], None]
 ) -> list[OutputBase]:
-    """The pictures, and the loggers, which get them."""
+    """Return the pictures, and the loggers that upload them."""
     ended = Ended(files)
     pictures = Picture(ended, announce), DepthPicture(ended)
     drawn = Drawn(

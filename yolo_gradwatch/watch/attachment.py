@@ -1,4 +1,4 @@
-"""Where a watch is attached, and the trainings that it has watched since."""
+"""Attaches a watch to models and trainers, and holds the trainings it has watched."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from yolo_gradwatch.watch.options import Options
 
 _BEGIN = "on_pretrain_routine_start"
-"""The event at which Ultralytics has built a trainer that trains."""
+"""The event at which Ultralytics has built a trainer that will train."""
 
 _LOG = logging.getLogger(__name__)
 
 
 class Attachment:
-    """The models and trainers that call one watch when they train; it keeps none of them alive.
+    """The models and trainers that one watch is attached to; it keeps none of them alive.
 
     Args:
-        options: Of the watch.
+        options: Options of the watch.
 
     Attributes:
         sessions: The trainings, oldest first, in this process or launched in others.
-        view: The display of a notebook that shows the newest training, or will.
+        view: The notebook display for the newest training or the next one.
     """
 
     def __init__(self, options: Options) -> None:
@@ -46,14 +46,14 @@ class Attachment:
 
     @property
     def newest(self) -> Session | Launched | None:
-        """The newest training, if there was one."""
+        """The newest training, or None before the first."""
         return self.sessions[-1] if self.sessions else None
 
     def report(self) -> Report:
-        """What was found in the newest training, see `GradWatch.report`.
+        """Return the report of the newest training, see `GradWatch.report`.
 
         Raises:
-            RuntimeError: There was none, or its processes have left no files.
+            RuntimeError: There was no training, or its processes left no files.
         """
         if self.newest is not None:
             return self.newest.report()
@@ -65,23 +65,23 @@ class Attachment:
         )
 
     def numbers(self) -> dict[str, object]:
-        """What a result of Ray Tune gets of the newest training; nothing if there is no report."""
+        """Return the newest training's numbers for a Ray Tune result; empty without a report."""
         newest = self.newest
         try:
             return numbers(newest.report()) if newest and newest.has_report else {}
-        except Exception as error:  # noqa: BLE001  # the training is over, and its results are due
+        except Exception as error:  # noqa: BLE001  # the finished training must return its results
             warn_of_own_error(error)
             return {}
 
     def show(self) -> None:
-        """Show the newest training, and every later one, in this cell of a notebook."""
+        """Show the newest training, and every later one, in this notebook cell."""
         if self.newest is not None and self.newest.has_report and not self.view.page:
             show_report(self.view, self.newest.report())
         else:
             show_here(self.view)
 
     def attach(self, target: Any) -> None:
-        """Have a model or a trainer call this watch, in place of any other.
+        """Attach this watch to a model or a trainer, in place of any other watch.
 
         Raises:
             TypeError: It is neither, or a model that Ultralytics cannot train.
@@ -103,14 +103,14 @@ class Attachment:
             if facts.has_begun(target):
                 _LOG.warning("GradWatch: this training has already begun; attach before train()")
             else:
-                self.on_begin(target)  # a trainer's own routine start is over
+                self.on_begin(target)  # a built trainer has already fired _BEGIN
 
     def expect(self, model: Any) -> None:
-        """Know the model of a training that will begin with a call of `on_begin`."""
+        """Register the model of a training that will begin with a call of `on_begin`."""
         self._targets.append(weakref.ref(model))
 
     def detach(self) -> None:
-        """Leave every model and trainer, and end the watch of a training that goes on."""
+        """Detach from every model and trainer, and end the watch of a running training."""
         watched = [one for one in self.sessions if isinstance(one, Session)]
         for target in (*(target() for target in self._targets), *(s.trainer for s in watched)):
             if target is not None:
@@ -119,7 +119,7 @@ class Attachment:
             session.detach()
 
     def leave(self, target: Any) -> None:
-        """Leave a model or a trainer, and its training if that is to come."""
+        """Detach from a model or a trainer, and from its training if that has not begun."""
         calls = target.callbacks[_BEGIN]
         target.callbacks[_BEGIN] = [c for c in calls if getattr(c, "__self__", None) is not self]
         tuning.drop(target)
@@ -130,14 +130,14 @@ class Attachment:
                 self.sessions.remove(session)
 
     def on_begin(self, trainer: Any) -> None:
-        """Watch the training of this trainer, or find it again if it launches others for it.
+        """Watch this trainer's training, or follow it through its files if it launches processes.
 
-        Ultralytics calls this when it has built a trainer that trains; the other ranks of several
-        do nothing here.
+        Ultralytics calls this when it has built a trainer that will train. On ranks other than 0 it
+        does nothing.
         """
         try:
             self._begin(trainer)
-        except Exception as error:  # noqa: BLE001  # there is no session yet that would catch it
+        except Exception as error:  # noqa: BLE001  # no session exists yet to catch it
             warn_of_own_error(error)
 
     def _begin(self, trainer: Any) -> None:
@@ -145,40 +145,40 @@ class Attachment:
             self._warn_if_dropped(trainer)
             self.sessions.append(Launched(facts.save_dir(trainer), self._options.stop_on))
         elif ddp.reports():
-            if not self.view.is_asked:  # else all trainings are shown there
+            if not self.view.is_asked:  # otherwise that view shows every training
                 self.view = View()
             self.sessions.append(Session(trainer, self._options, self.view, self._targets))
 
     def __getstate__(self) -> dict[str, object]:
-        """The configuration alone: Ultralytics pickles callbacks for the processes of a DDP run."""
+        """Pickle the options alone: Ultralytics pickles callbacks for its DDP processes."""
         return {**vars(self), "sessions": [], "_targets": [], "view": View()}
 
     def _warn_if_dropped(self, target: Any) -> None:
-        """Say once that a training on several GPUs is not watched, where that is so."""
+        """Warn once if a training on several GPUs will not be watched."""
         if not self._has_warned and ddp.drops_callbacks() and ddp.may_launch(target):
             self._has_warned = True
             _LOG.warning("GradWatch: %s", ddp.dropped_callbacks())
 
 
 def take_off(target: Any) -> None:
-    """Take every watch off a model or a trainer."""
+    """Detach every watch from a model or a trainer."""
     for attachment in _attached(target):
         attachment.leave(target)
 
 
 @cache
 def _hear_of_launches() -> None:
-    """From the first call on, have every watch find the trainings that are launched in ddp."""
+    """Have every watch find DDP trainings launched after the first call."""
     ddp.before_launch(_begin_launched)
 
 
 def _begin_launched(trainer: Any) -> None:
-    """Have the watch that is attached, if one is, find what a trainer launches in ddp."""
+    """Have the attached watch, if any, find the DDP training that a trainer launches."""
     for attachment in _attached(trainer):
         attachment.on_begin(trainer)
 
 
 def _attached(target: Any) -> list[Attachment]:
-    """The watches that are attached to a model or a trainer: one at the most."""
+    """Return the watches attached to a model or a trainer: at most one."""
     owners = (getattr(callback, "__self__", None) for callback in target.callbacks.get(_BEGIN, []))
     return [owner for owner in owners if isinstance(owner, Attachment)]

@@ -1,4 +1,4 @@
-"""What the batches of an optimizer step are made of, and what has happened in the newest one."""
+"""Contents of the batches of an optimizer step, and what happened in the newest batch."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ MOST_BATCHES = 1024
 
 
 class Batches:
-    """Images, objects and loss items of the batches since the captured step before.
+    """Images, object counts and loss items of the batches since the previous captured step.
 
-    The loss items are those of all these batches; the images are those of the newest step alone.
+    The loss items cover all these batches; the images are those of the newest step alone.
     """
 
     def __init__(self) -> None:
@@ -32,11 +32,11 @@ class Batches:
         self._has_stepped = False
 
     def begin(self, images: Sequence[str], objects: int | None) -> None:
-        """A batch goes to the model."""
+        """Note the images of a batch that is about to enter the model."""
         self._made_of.append(Batch(images, objects))
 
     def read(self, trainer: Any) -> list[Batch]:
-        """The gradients of a step are read, in its last batch; what its batches were made of."""
+        """Note that the gradients were read in a step's last batch; return the step's batches."""
         self._meter.add(*facts.losses(trainer))
         self._is_read = True
         made_of = list(self._made_of)
@@ -44,18 +44,18 @@ class Batches:
         return made_of
 
     def take_losses(self, trainer: Any) -> Taken:
-        """The loss items so far, and the learning rates."""
+        """Return the loss items so far and the learning rates."""
         return self._meter.take(facts.learning_rates(trainer))
 
     def note_step(self) -> None:
-        """The optimizer has stepped in this batch."""
+        """Note that the optimizer has stepped in this batch."""
         self._has_stepped = True
 
     def end(self, trainer: Any) -> None:
-        """A batch is over.
+        """Note the end of a batch.
 
         Raises:
-            Unwatchable: The optimizer stepped in it, and the gradients were not read.
+            Unwatchable: The optimizer stepped in it, but the gradients were not read.
         """
         if not self._is_read:
             self._meter.add(*facts.losses(trainer))
@@ -64,6 +64,6 @@ class Batches:
         self._has_stepped = self._is_read = False
 
     def forget(self) -> None:
-        """What they have given to the gradient is gone."""
+        """Drop everything: the gradients of these batches were discarded."""
         self._made_of.clear()
         self._meter.forget()

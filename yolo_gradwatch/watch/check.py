@@ -1,4 +1,4 @@
-"""A short look at a training before it begins: some optimizer steps that leave nothing behind."""
+"""A short trial of a training before it begins: a few optimizer steps that leave no trace."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ if TYPE_CHECKING:
     Tell = Callable[[int, int, float], None]
 
 STEPS = 30
-"""Optimizer steps, unless others are asked for."""
+"""Default number of optimizer steps."""
 
 NOWHERE = Path("check")
-"""Stands for the folder of a run, which is gone."""
+"""Placeholder for the folder of a check, which is removed."""
 
 _FALSE = {"", "0", "false", "none"}
 
 
-class Unfit(ValueError):  # noqa: N818  # says what arguments are
-    """Arguments of a training that cannot be a short one: which, and what to do."""
+class Unfit(ValueError):  # noqa: N818  # describes the arguments
+    """Arguments that a short training cannot use; the message names them and says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a short training has shown.
+    """What a short training showed.
 
     Attributes:
         report: Its findings.
-        run: What its files held; None if they could not be read.
+        run: The run read from its files; None if they could not be read.
         cost: What its batches took.
-        error: With which the training ended; None if it did not.
+        error: The exception that ended the training; None if there was none.
     """
 
     report: Report
@@ -61,11 +61,11 @@ class Checked:
 def check_model(
     model: Any, arguments: Mapping[str, Any], steps: int, thresholds: Thresholds, tell: Tell
 ) -> Checked:
-    """Look at the training that ``model.train(**arguments)`` would begin; the model stays as it is.
+    """Try the training that ``model.train(**arguments)`` would begin; leave the model unchanged.
 
     Raises:
-        TypeError: It is no model that Ultralytics can train.
-        ValueError: The arguments are not for a short training, or Ultralytics cannot use them.
+        TypeError: It is not a model that Ultralytics can train.
+        ValueError: The arguments do not fit a short training, or Ultralytics cannot use them.
     """
     facts.check_trainable(model)
     check_arguments(arguments)
@@ -92,10 +92,10 @@ def check_model(
 def report_of_check(
     model: Any, arguments: Mapping[str, Any], steps: int, thresholds: Thresholds
 ) -> Report:
-    """The same with its progress on standard error, see `GradWatch.check`.
+    """Run `check_model` with progress on standard error, see `GradWatch.check`.
 
     Raises:
-        Exception: What `check_model` raises, or what the training ended with.
+        Exception: What `check_model` raises, or the exception that ended the training.
     """
     with closing(Progress()) as progress:
         checked = check_model(model, arguments, steps, thresholds, progress)
@@ -105,13 +105,13 @@ def report_of_check(
 
 
 def check_arguments(arguments: Mapping[str, object]) -> None:
-    """Raise if a training with these arguments cannot be a short one.
+    """Raise if a short training cannot run with these arguments.
 
     Args:
-        arguments: By name, as given in Python or as text.
+        arguments: Training arguments by name, as Python values or as text.
 
     Raises:
-        Unfit: Which, and what to do.
+        Unfit: The message names the argument and says what to do.
     """
     if str(arguments.get("resume", "")).lower() not in _FALSE:
         raise Unfit(
@@ -130,23 +130,23 @@ def check(
     tell: Tell,
     model: Any = None,
 ) -> Checked | None:
-    """Train some optimizer steps in a folder that is gone afterwards.
+    """Train for a few optimizer steps in a temporary folder.
 
     Args:
-        train: Trains; gets what its trainer is handed to before it begins, and arguments that
-            replace those of the user's.
-        steps: At the most.
+        train: Runs the training. It gets a function to call with the trainer before it begins, and
+            arguments that override the user's.
+        steps: Maximum number of optimizer steps.
         thresholds: Limits of the rules.
-        tell: As of `Short`.
-        model: It is to train; None where there is none but in a file.
+        tell: Reports progress, as in `Short`.
+        model: The model to train; None if it exists only in a file.
 
     Returns:
         None if nothing was trained.
 
     Raises:
-        ValueError: ``steps`` is no number of steps.
-        Unfit: It is a training on several devices.
-        Exception: What the training has raised before its first epoch.
+        ValueError: ``steps`` is not a valid number of steps.
+        Unfit: The training uses several devices.
+        Exception: What the training raised before its first epoch.
     """
     check_count("steps", steps)
     attachment = Attachment(Options(thresholds=thresholds, live=False, last_step=steps))
@@ -180,17 +180,17 @@ def check(
 
 
 def _outcome(session: Session, course: short.Short, error: Exception | None) -> Checked:
-    """What is left when the folder goes."""
+    """Collect the results before the folder is removed."""
     report = session.report()
     report = replace(report, run=NOWHERE, remarks=(*report.remarks, *course.remarks))
     return Checked(report, _read(session.folder), course.cost(), error)
 
 
 def _read(folder: Path) -> Run | None:
-    """A run with all that it has in files."""
+    """Read a run with everything in its files; None if they cannot be read."""
     try:
         run = load_run(folder)
-        _ = run.flow  # read now, and kept
+        _ = run.flow  # load it now: it is cached, and the folder goes away
     except FormatError:
         return None
     return run

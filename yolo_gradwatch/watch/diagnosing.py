@@ -1,4 +1,4 @@
-"""Hands what was measured to the outputs and to the diagnosis, and the findings to the outputs."""
+"""Passes measurements to the diagnosis and the outputs, and findings to the outputs."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class Diagnosing:
-    """Keeps the order in which a replay sees it: a trace before the window of its step.
+    """Feeds the diagnosis in the order that a replay uses: a trace before the window of its step.
 
     Args:
-        diagnosis: Of the run.
-        outputs: Get windows, traces, memberships and findings.
-        evidence: Writes a file on one of the steps from a first to a last; its name, or "".
+        diagnosis: The diagnosis of the run.
+        outputs: Receive windows, traces, memberships and findings.
+        evidence: Writes a file on one step in a range (first, last); returns its name, or "".
         folder: The run's folder.
-        shelf: Holds the checkpoints that are kept; None if none is to be kept.
+        shelf: Holds the kept checkpoints; None if none are kept.
     """
 
     def __init__(
@@ -51,25 +51,25 @@ class Diagnosing:
         """Take a window, judged when optimizer step ``seen`` was the newest."""
         try:
             changes = self._changes(window, seen)
-        finally:  # after what is noted of a checkpoint, which whoever follows reads with it
+        finally:  # after any checkpoint record: a reader that follows the files expects both
             self._outputs.window(window)
         if changes:
             files = [self._evidence(*c.wants) if c.wants else "" for c in changes]
             self._outputs.findings(list(map(self.diagnosis.attach, changes, files)))
 
     def membership(self, optimizer: Optimizer) -> None:
-        """Take what the optimizer moves from its ``step`` on, after the windows of before."""
+        """Take what the optimizer moves from its ``step`` on, after all earlier windows."""
         self.diagnosis.membership(optimizer)
         self._outputs.membership(optimizer)
 
     def kept(self, kept: Kept) -> None:
-        """Take what was kept, after every window of its epoch."""
+        """Take the record of a kept checkpoint, after every window of its epoch."""
         self.diagnosis.kept(kept)
         self._outputs.kept(kept)
 
     def _changes(self, window: Window, seen: int) -> list[FindingChange]:
-        """What a window changes; of what was kept, too."""
-        if self.diagnosis.way_back and not is_kept(self._folder):  # somebody removed it
+        """Return the finding changes that a window causes, including those about kept copies."""
+        if self.diagnosis.way_back and not is_kept(self._folder):  # someone removed it
             self.kept(removed(window.step_first))
         changes = self.diagnosis.update(window, seen)
         noted = self._gone_back(_spoiling(changes), window.step_first)
@@ -79,9 +79,9 @@ class Diagnosing:
         return self.diagnosis.went_back(noted, changes)
 
     def _gone_back(self, begun: list[Finding], since: int) -> Kept | None:
-        """What is kept once findings have begun that date from before it; None if as it was.
+        """Return what is kept after findings that predate the copy; None if nothing changes.
 
-        A warning takes back a copy only if there is an older one.
+        A warning discards a copy only if there is an older one.
         """
         kept = self.diagnosis.way_back
         begun = [one for one in begun if kept and one.episodes[-1].step <= kept.step]
@@ -97,11 +97,11 @@ class Diagnosing:
         return removed(since)
 
     def flow(self, flow: Flow) -> None:
-        """Take a batch that was traced, before the samples of its step."""
+        """Take a traced batch, before the samples of its step."""
         self.diagnosis.flow(flow)
         self._outputs.flow(flow)
 
 
 def _spoiling(changes: list[FindingChange]) -> list[Finding]:
-    """The findings that begin and spoil what is saved."""
+    """Return the findings that begin here and make checkpoints unhealthy."""
     return [one.finding for one in changes if one.change == "start" and spoils(one.finding)]

@@ -1,4 +1,4 @@
-"""How the passes over the epochs of a training were clipped and skipped."""
+"""Clipping and skipped steps of each pass over an epoch."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 class Epochs:
-    """The passes over epochs, one of them running; a restart passes over an epoch again.
+    """The passes over the epochs of a training; a restart repeats an epoch in a new pass.
 
     Args:
-        layout: Of the model that is watched.
+        layout: Layout of the watched model.
         clip: Total norm above which the trainer clips.
-        past: Those of the run that is continued.
+        past: The passes of the continued run.
     """
 
     def __init__(self, layout: Layout, clip: float, past: Iterable[EpochClipping] = ()) -> None:
@@ -37,16 +37,16 @@ class Epochs:
         self._running = Clipping(epoch, self._clip, self._layout)
 
     def regroup(self, layout: Layout) -> None:
-        """Go on with more modules."""
+        """Continue with a layout that has more modules."""
         self._layout = layout
         self._running.regroup(layout)
 
     def add(self, samples: Sequence[Sample], norms: Floats) -> None:
-        """Take steps, with their (S, M) module norms."""
+        """Add steps, with their (S, M) module norms."""
         self._running.add(samples, norms)
 
     def end(self, last_step: int) -> EpochClipping | None:
-        """End the running pass; None if it had no step."""
+        """End the running pass and return it; None if it had no step."""
         over = self._result(last_step)
         self.begin(self._epoch)
         if not over.steps:
@@ -55,7 +55,7 @@ class Epochs:
         return over
 
     def so_far(self, last_step: int) -> tuple[EpochClipping, ...]:
-        """Every pass that had a step, the running one last."""
+        """Return every pass that had a step, the running one last."""
         running = self._result(last_step)
         return (*self._past, running) if running.steps else tuple(self._past)
 

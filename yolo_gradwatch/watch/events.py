@@ -1,4 +1,4 @@
-"""What is done at each event of a training that is watched."""
+"""Handles each event of a watched training."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A model as it is watched.
+    """A model as the watch sees it.
 
     Attributes:
         layout: Its modules.
-        members: Which parameters make up each.
+        members: Which parameters make up each module.
         watched: Parameters that the training moves, or has moved before.
-        outside: All others.
-        others: These and the floating-point buffers.
+        outside: All other parameters.
+        others: Those, and the floating-point buffers.
     """
 
     layout: Layout
@@ -44,7 +44,7 @@ class View:
 
 
 def view(trainer: Any, known: Sequence[nn.Parameter] = ()) -> View:
-    """The model of a trainer with what the training moves by now, and known parameters."""
+    """Return the view of a trainer's model: parameters now trained, plus ``known`` ones."""
     model = facts.model_of(trainer)
     meant_frozen = facts.meant_frozen(trainer)
     watched = layouts.watched(model, meant_frozen, known)
@@ -58,14 +58,14 @@ class Events:
     """Reads the gradients of each optimizer step and drives the recorder.
 
     Args:
-        trainer: The trainer, as long as it lives.
-        seen: Its model.
-        parts: Of the watch.
-        interval: Optimizer steps from one captured step to the next.
+        trainer: Weak reference to the trainer.
+        seen: View of its model.
+        parts: Parts of the watch.
+        interval: Optimizer steps between captured steps.
 
     Attributes:
-        tracing: Of batches through the modules.
-        step_hooks: Of the optimizer.
+        tracing: Traces batches through the modules.
+        step_hooks: Hooks on the optimizer's steps.
     """
 
     def __init__(self, trainer: weakref.ref[Any], seen: View, parts: Parts, interval: int) -> None:
@@ -110,35 +110,35 @@ class Events:
             self._change.read(opens=opens, weighs=weighs)
 
     def _before_step(self) -> None:
-        """The optimizer is about to step."""
+        """Handle an optimizer step that is about to begin."""
         self._change.begin()
 
     def _after_step(self) -> None:
-        """The optimizer has stepped; inside a step, nothing can be undone."""
+        """Handle a completed optimizer step; errors wait until the batch ends."""
         self._batches.note_step()
         self._change.end(self._recorder.last_step)
 
     def see(self, images: Sequence[str], objects: int | None) -> None:
-        """Remember what a batch is made of until the optimizer steps; it goes to the model now."""
+        """Note the contents of a batch that is about to enter the model."""
         self._batches.begin(images, objects)
         self.tracing.begin_batch(self._epoch, self._recorder.last_step + 1)
 
     def start_epoch(self) -> None:
-        """Begin a pass over an epoch; one that comes again is a restart."""
+        """Begin a pass over an epoch; a repeated epoch number means a restart."""
         epoch = facts.epoch_of(self._trainer)
-        if epoch <= self._epoch:  # recovery from NaN or from too little memory repeats it
+        if epoch <= self._epoch:  # recovery from NaN or an OOM repeats it
             self.end_epoch()
             kind = facts.restart_kind(self._trainer)
             self._recorder.restart(kind, self._recorder.last_step + 1)
             self.tracing.discard()
             self._batches.forget()
-            self.step_hooks.attach(self._trainer)  # some versions build another optimizer
+            self.step_hooks.attach(self._trainer)  # some versions build a new optimizer
         self._epoch = epoch
         self._recorder.start_epoch(epoch, facts.epochs_of(self._trainer))
         self._note_membership(self._recorder.last_step + 1, thorough=True)
 
     def end_batch(self) -> None:
-        """Take what has landed; stop the training where that can be done between batches."""
+        """Process samples that have landed; stop the training here if it can stop at a batch."""
         self._batches.end(self._trainer)
         self._change.end_batch()
         self.tracing.end_batch()
@@ -147,33 +147,33 @@ class Events:
             hooks.stop(self._trainer)
 
     def end_epoch(self) -> None:
-        """Take every step of the epoch."""
+        """Process every step of the epoch."""
         self.drain(wait=True)
         self._recorder.end_epoch()
 
     def end_fit_epoch(self) -> None:
-        """Stop after a possible NaN recovery, before several processes agree to go on or not."""
+        """Stop after a possible NaN recovery, before the ranks agree on whether to continue."""
         if self._stop.wanted:
             hooks.stop(self._trainer)
 
     def end_training(self) -> None:
-        """End while every logger is still open: integrations come after us."""
+        """End the watch while every logger is still open: integrations run after us."""
         self.drain(wait=True)
         self._recorder.end("finished")
 
     def drain(self, *, wait: bool = False) -> None:
-        """Hand over the steps that have landed, or wait for all."""
+        """Pass on the steps that have landed, or wait for all."""
         samples = list(self._capture.drain(wait=wait))
         self._change.landed(samples)
         self.tracing.drain(wait=wait)
         self._recorder.take(samples)
 
     def finish(self, outcome: str) -> None:
-        """End the watch of a training that is over, however it has ended."""
+        """End the watch of a training that is over, whatever its outcome."""
         try:
             self._take_rest()
             self._recorder.end(outcome)
-        except KeyboardInterrupt:  # the second one, as a rule
+        except KeyboardInterrupt:  # usually the second Ctrl+C
             self._recorder.end("interrupted")
             raise
 
@@ -185,18 +185,18 @@ class Events:
     def _take_rest(self) -> None:
         try:
             self.drain(wait=True)
-        finally:  # a device that has failed hands nothing over, but some steps have landed
+        finally:  # a failed device delivers nothing, but earlier steps may have landed
             self._recorder.settle()
 
     def _take_in_thawed(self, step: int) -> None:
-        """Watch layers that were frozen on purpose from the step at which they are trained."""
+        """Watch layers frozen on purpose from the step at which they are first trained."""
         if any(p.requires_grad for p in self._view.outside):
             self.drain(wait=True)
             self._read_from(view(self._trainer, self._view.watched))
             self._recorder.regroup(self._view.layout, self._view.members, step)
 
     def _note_membership(self, step: int, *, thorough: bool = False) -> None:
-        """Hand on what the optimizer moves from a step on, where that is not as it was."""
+        """Report the parameters the optimizer moves from a step on, if they have changed."""
         optimizer = self._membership.changed(self._trainer, step, thorough=thorough)
         if optimizer:
             self.drain(wait=True)

@@ -1,4 +1,4 @@
-"""Hands what happens in a training to its outputs, and the one policy for those that raise."""
+"""Forwards the events of a training to its outputs, with one policy for outputs that raise."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _LOG = logging.getLogger(__name__)
 
 
 class Fanout:
-    """The outputs of one training as one output.
+    """The outputs of one training as a single output.
 
     An output that raises an `Exception` gets one warning, one ``close()`` and no more calls; the
-    others go on. What is no `Exception`, such as Ctrl+C, passes.
+    others continue. Other exceptions, such as Ctrl+C, propagate.
 
     Args:
         outputs: Objects with any of the methods of `Output`, in the order of the calls.
@@ -87,9 +87,9 @@ class Fanout:
         self._call("end", report)
 
     def close(self) -> None:
-        """Close all of them, the last one first; a second call does nothing."""
+        """Close all outputs, the last one first; a second call does nothing."""
         outputs, self._outputs = self._outputs, []
-        with ExitStack() as stack:  # Ctrl+C in one leaves none open
+        with ExitStack() as stack:  # Ctrl+C in one still closes the others
             for output in outputs:
                 stack.callback(_close, output)
 
@@ -100,12 +100,12 @@ class Fanout:
 
 
 def _succeeds(output: object, method: str, args: tuple[object, ...]) -> bool:
-    """Call a method of an output; whether it has not raised."""
+    """Call a method of an output; return whether it did not raise."""
     try:
         _call(output, method, *args)
     except Exception as error:  # noqa: BLE001  # an output is not worth the training
         _warn(output, method, error)
-        with suppress(Exception):  # the user has one warning of it already
+        with suppress(Exception):  # the user has already been warned about it
             _call(output, "close")
         return False
     return True
@@ -119,7 +119,7 @@ def _close(output: object) -> None:
 
 
 def _call(output: object, method: str, *args: object) -> None:
-    """Call a method, if the output has it; the user's object may have an attribute of that name."""
+    """Call a method if the output has it; a custom output may have an attribute of that name."""
     call = getattr(output, method, None)
     if callable(call):
         call(*args)

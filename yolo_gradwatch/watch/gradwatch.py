@@ -1,4 +1,4 @@
-"""`GradWatch`: what a user configures, attaches and asks for the outcome."""
+"""`GradWatch`: what a user configures, attaches and queries for results."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ class GradWatch:
     """Watches the gradients of every training of the models that it is attached to.
 
     Each optimizer step costs one vector of norms, copied without stopping the device; the training
-    itself is not changed by a bit. The files appear in the run's folder.
+    stays the same, bit for bit. The files appear in the run's folder.
 
     Args:
-        interval: Optimizer steps from one captured step to the next.
+        interval: Optimizer steps between captured steps.
         thresholds: Limits of the rules.
         live: Draw the live panel; None draws it where standard output is a terminal. Without it,
             and where a logger records the console, a table is printed at the end of each epoch. A
             notebook shows the training in one display, unless this is False; see also `view`.
-        on_finding: Called with each finding when it begins, comes back, grows worse or has a cause.
+        on_finding: Called with each finding when it begins, returns, worsens or has a known cause.
         stop_on: Rules or kinds of rules, such as ``("nonfinite",)``, that end the training.
         loggers: Experiment loggers that get norms, findings and pictures in the run Ultralytics has
             opened there: ``"auto"`` for all, names such as ``("wandb",)``, or ``()`` for none.
-        outputs: Objects with any of the methods of `Output`, called as the training goes on.
-        flow: Trace single batches through every module, what comes out and which gradient arrives:
-            at the optimizer steps 1, 2, 4, 8, ... and after a finding begins, at most 40 in a run,
-            from step 65 on in 0.2 % of the time, but for those of the first four findings.
-        keep_healthy: Copy ``last.pt`` to ``weights/last_healthy.pt`` at the end of each epoch, as
-            long as no critical finding lasts, and no `weight_growth`, `weight_jump` or `rate_jump`.
-            Findings name it as the way back, ``resume`` goes on from it. Needs ``save=True``.
-        share_names: Whether loggers may be sent the names of images and absolute paths.
+        outputs: Objects with any of the methods of `Output`, called during the training.
+        flow: Trace single batches through every module, recording outputs and incoming gradients:
+            at optimizer steps 1, 2, 4, 8, ... and after a finding begins, at most 40 per run. From
+            step 65 on, traces take at most 0.2 % of the time, except for the first four findings.
+        keep_healthy: Copy ``last.pt`` to ``weights/last_healthy.pt`` at the end of each epoch,
+            unless a critical finding, `weight_growth`, `weight_jump` or `rate_jump` is active.
+            Findings name it as the way back, and ``resume`` accepts it. Needs ``save=True``.
+        share_names: Whether loggers may receive image names and absolute paths.
 
     Raises:
         TypeError: An argument is of the wrong type.
@@ -82,18 +82,18 @@ class GradWatch:
     def attach(self, model_or_trainer: Any) -> GradWatch:
         """Watch every later training of a model, or the training of a trainer.
 
-        Another watch that is attached to it is taken off. A training that this one watches by then
-        is left to it.
+        Any other watch attached to it is detached, but keeps a training that it is already
+        watching.
 
-        Where Ultralytics is too old to be watched on several GPUs, a warning says so: to a trainer
-        on several, and to a model if there are several, because it gets its devices only later.
+        If Ultralytics is too old to be watched on several GPUs, a warning says so: for a trainer
+        that uses several, and for a model on a machine with several, as it gets its devices later.
 
         Args:
             model_or_trainer: ``YOLO``, ``RTDETR``, ... before ``train()``, or a trainer before
                 ``trainer.train()``.
 
         Returns:
-            This watch, so that it can be attached where it is built.
+            This watch, for chaining.
 
         Raises:
             TypeError: It is neither, or a model that Ultralytics cannot train.
@@ -102,9 +102,9 @@ class GradWatch:
         return self
 
     def detach(self) -> None:
-        """Take this watch off every model and trainer; what it has found so far stays.
+        """Detach this watch from every model and trainer; its findings so far remain.
 
-        A training that it watches goes on without it, and is reported as interrupted here.
+        A training in progress continues without it, and is reported as interrupted here.
         """
         self._attachment.detach()
 
@@ -116,40 +116,40 @@ class GradWatch:
         thresholds: Thresholds = Thresholds(),  # noqa: B008  # frozen
         **arguments: Any,
     ) -> Report:
-        """Look at a training before it begins: some optimizer steps that leave nothing behind.
+        """Try a training before it begins: a few optimizer steps that leave no trace.
 
         Trains as ``model.train(**arguments)`` would, in a temporary folder, without validation,
-        plots, checkpoints and loggers. The model stays as it is, bit for bit. Callbacks that were
-        added to it are called.
+        plots, checkpoints or loggers. The model stays the same, bit for bit. Callbacks added to
+        it are called.
 
         Args:
             model: ``YOLO``, ``RTDETR``, ... before ``train()``.
-            steps: Optimizer steps; fewer if the training has no more.
+            steps: Optimizer steps; fewer if the training is shorter.
             thresholds: Limits of the rules.
-            arguments: Of ``train``.
+            arguments: Arguments of ``train``.
 
         Raises:
-            TypeError: It is no model that Ultralytics can train.
-            ValueError: An argument is of no use: ``resume``, several data sets or devices.
+            TypeError: It is not a model that Ultralytics can train.
+            ValueError: An argument does not fit a check: ``resume``, several data sets or devices.
         """
         return report_of_check(model, arguments, steps, thresholds)
 
     def view(self) -> None:
-        """Show the newest training, and every later one, in this cell of a notebook.
+        """Show the newest training, and every later one, in this notebook cell.
 
-        Before the training, it keeps the display out of the training's cell; after it, it shows the
-        outcome. A training on several GPUs is shown by ``load_run(...).view()``.
+        Called before the training, it keeps the display out of the training's cell; called after,
+        it shows the outcome. Use ``load_run(...).view()`` for a training on several GPUs.
         """
         self._attachment.show()
 
     @property
     def run_dir(self) -> Path | None:
-        """The folder of the newest training; None before the first, and on other ranks than 0."""
+        """The folder of the newest training; None before the first, and on ranks other than 0."""
         return one.folder if (one := self._attachment.newest) else None
 
     @property
     def has_started(self) -> bool:
-        """Whether the newest training got as far as its first epoch."""
+        """Whether the newest training reached its first epoch."""
         return one.has_started if (one := self._attachment.newest) else False
 
     @property
@@ -158,26 +158,26 @@ class GradWatch:
         return one.stopped_by if (one := self._attachment.newest) else None
 
     def report(self) -> Report:
-        """What was found in the newest training, so far or to its end.
+        """Return the report of the newest training, so far or to its end.
 
-        In a process of several that is not rank 0 it says that rank 0 reports.
+        On a rank other than 0, the report says that rank 0 reports.
 
         Raises:
-            RuntimeError: No training has begun, or the processes of the newest have left no files.
+            RuntimeError: No training has begun, or the processes of the newest left no files.
         """
         return self._attachment.report()
 
     @property
     def reports(self) -> list[Report]:
-        """What was found in each training, oldest first; see `report`."""
+        """The report of each training, oldest first; see `report`."""
         return [session.report() for session in sessions_of(self) if session.has_report]
 
 
 def begin(watch: GradWatch, trainer: Any) -> None:
-    """Have a watch begin with the training of this trainer, as an attached one does by itself."""
+    """Have a watch begin with this trainer's training, as an attached watch does by itself."""
     watch._attachment.on_begin(trainer)  # noqa: SLF001  # for the rest of the package, not the user
 
 
 def sessions_of(watch: GradWatch) -> tuple[Session | Launched, ...]:
-    """The trainings that were watched, oldest first, in this process or launched in others."""
+    """Return the watched trainings, oldest first, in this process or launched in others."""
     return tuple(watch._attachment.sessions)  # noqa: SLF001  # as above

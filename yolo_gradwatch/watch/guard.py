@@ -1,4 +1,4 @@
-"""The one safety net: what a part of the watch raises ends the watch, never the training."""
+"""The single safety net: an error in the watch ends the watch, never the training."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Guard:
     """Calls the parts of one watch until it is over.
 
     Args:
-        release: Called once, when the watch is over, before everything is undone.
-        end: Ends the watch at the user's wish.
+        release: Called once when the watch is over, after everything is undone.
+        end: Ends the watch when the user detaches it.
 
     Attributes:
-        undo: What to do when the watch is over, the last first.
-        is_on: Whether the watch goes on.
-        is_broken: Whether an error of ours has ended it before the training.
-        remarks: Why it did not go on to the end of the training, in sentences.
+        undo: What to undo when the watch is over, last entry first.
+        is_on: Whether the watch is active.
+        is_broken: Whether an internal error ended the watch before the training ended.
+        remarks: Sentences on why the watch ended before the training.
     """
 
     def __init__(self, release: Callable[[], None], end: Callable[[], None]) -> None:
@@ -47,12 +47,12 @@ class Guard:
         except Unwatchable as reason:
             self._give_up(str(reason))
             _LOG.warning("GradWatch does not watch this training: %s", reason)
-        except Exception as error:  # noqa: BLE001  # the one safety net
+        except Exception as error:  # noqa: BLE001  # the single safety net
             self._give_up(f"an internal error, {type(error).__name__}: {error}")
             warn_of_own_error(error)
 
     def at_event(self, call: Callable[..., None], *args: Any) -> None:
-        """Call a part of the watch at a moment of the training at which the watch may end."""
+        """Call a part of the watch at an event of the training at which the watch may end."""
         self._is_busy = True
         try:
             self.safely(call, *args)
@@ -62,9 +62,9 @@ class Guard:
             self.detach()
 
     def detach(self) -> None:
-        """End the watch as if the training were interrupted here; it goes on by itself.
+        """End the watch as if the training were interrupted here; the training itself continues.
 
-        Called by a function of the user's that we have called, it does so once that is over.
+        If user code that we are calling asks for it, the watch ends once that call returns.
         """
         self._is_unwanted = True
         if not self._is_busy:
@@ -90,7 +90,7 @@ class Guard:
 
 
 def warn_of_own_error(error: Exception) -> None:
-    """Say that an error of ours has ended the watch; called while it is handled."""
+    """Warn that an internal error ended the watch; call it while handling the error."""
     _LOG.warning(
         "GradWatch stops watching because of an internal error; the training continues. "
         "Please report it, with the traceback that YOLO_GRADWATCH_DEBUG=1 in the environment "

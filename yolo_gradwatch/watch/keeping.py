@@ -1,4 +1,4 @@
-"""Keeps a copy of the newest checkpoint as long as all is well, to go back to later."""
+"""Keeps a copy of the newest healthy checkpoint to go back to later."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 ROOM = 3
-"""Checkpoints for which there must be room: the copy, and what Ultralytics writes next. One that is
-set aside needs none, because it is renamed."""
+"""Checkpoints that must fit on the disk: the copy, and what Ultralytics writes next. Setting an
+older copy aside needs no room, because it is renamed."""
 
 CHUNK = 2**20
-"""Bytes that are copied at a time."""
+"""Bytes copied at a time."""
 
 
 class Keeping:
-    """Copies ``last.pt`` when it has been written, at the end of each epoch without trouble.
+    """Copies ``last.pt`` once it is written, at the end of each healthy epoch.
 
-    Trouble is a finding that lasts and `spoils` what is saved. A link would not do: Ultralytics
-    writes into the same file again. Whatever fails costs the copy of that epoch and, once, a
-    warning; the copy of before stays as it was.
+    An epoch is unhealthy while an active finding `spoils` checkpoints. A link would not do:
+    Ultralytics writes into the same file again. A failure costs the copy of that epoch and,
+    once, a warning; the previous copy stays as it was.
 
-    A finding may date from before the newest copy, so an older one is set aside until the training
-    is over, and takes its place then (`Diagnosing`).
+    A finding may predate the newest copy, so an older copy is set aside during the training to
+    take its place if needed (`Diagnosing`).
 
     Args:
         shelf: Holds the copies.
-        recorder: It has seen every step of the epoch by then, and takes remarks.
-        diagnosing: Knows what is found, and takes what is kept.
+        recorder: Has seen every step of the epoch by then; receives remarks.
+        diagnosing: Knows the findings; receives records of kept checkpoints.
     """
 
     def __init__(self, shelf: Shelf, recorder: Recorder, diagnosing: Diagnosing) -> None:
@@ -53,24 +53,24 @@ class Keeping:
         self._has_warned = False
 
     def begin(self, trainer: Any) -> None:
-        """Say so if the training saves nothing that could be kept."""
-        self._shelf.clear()  # of a training that was killed
+        """Warn if the training saves nothing that could be kept."""
+        self._shelf.clear()  # left by a killed training
         if not checkpoints.saves(trainer):
             self.warn("with save=False, Ultralytics writes no checkpoint before the last epoch")
 
     def keep(self, trainer: weakref.ref[Any]) -> None:
-        """Copy the checkpoint that has just been written, unless there is trouble."""
+        """Copy the checkpoint just written, unless the training is unhealthy."""
         try:
             self._keep(trainer())
         except Exception as error:  # noqa: BLE001  # a copy is not worth the watch
             self.warn(f"{type(error).__name__}: {error}")
 
     def close(self) -> None:
-        """Remove what is set aside, because the training is over."""
+        """Remove the copy set aside: the training is over."""
         self._shelf.clear()
 
     def warn(self, why: str) -> None:
-        """Say once why there is no copy."""
+        """Warn once why there is no copy."""
         if self._has_warned:
             return
         self._has_warned = True
@@ -100,12 +100,12 @@ def _copy(source: Path, target: Path) -> None:
     """Copy the content of a file."""
     with source.open("rb", buffering=0) as old, target.open("wb", buffering=0) as new:
         while chunk := memoryview(old.read(CHUNK)):
-            while chunk:  # a write may take less
+            while chunk:  # a write may be partial
                 chunk = chunk[new.write(chunk) :]
 
 
 def _free(folder: Path) -> float:
-    """Bytes that may be written; Inf where the system does not say, as on Windows."""
+    """Return the free bytes on a disk; Inf where the system does not report them, as on Windows."""
     look = getattr(os, "statvfs", None)
     if look is None:
         return math.inf

@@ -1,4 +1,4 @@
-"""A training that runs in processes of its own, as the process that launched it finds it again."""
+"""A training in launched processes, as seen by the process that launched them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class Launched:
-    """A training on several GPUs: rank 0 watches it, and its files say what was found.
+    """A training on several GPUs: rank 0 watches it, and its files hold the findings.
 
-    It answers what a `Session` answers, from the files as they are when it is asked.
+    It has the interface of `Session`, and answers from the current state of the files.
 
     Args:
-        folder: The run's folder; what is in it by now is of an earlier run.
+        folder: The run's folder; anything in it now belongs to an earlier run.
         stop_on: Rules or kinds of rules that end the training.
 
     Attributes:
@@ -38,7 +38,7 @@ class Launched:
 
     @property
     def has_started(self) -> bool:
-        """Whether the training got as far as its first epoch, with a watch."""
+        """Whether the training reached its first epoch, with a watch."""
         return _written(self.folder) not in {None, self._before}
 
     @property
@@ -48,29 +48,29 @@ class Launched:
 
     @property
     def is_broken(self) -> bool:
-        """Whether the files of a training that is over say that the watch ended before it."""
+        """Whether, by the files of a finished training, its watch ended too early."""
         run = self._run()
         return run is None or run.meta.status not in {"finished", "stopped"}
 
     @property
     def stopped_by(self) -> Finding | None:
         """The finding that stopped the training, if one did."""
-        run = self._run() if self._stop_on else None  # else the files need not be read
+        run = self._run() if self._stop_on else None  # otherwise skip reading the files
         return _first_named(run, self._stop_on) if run else None
 
     def report(self) -> Report:
-        """What was found so far.
+        """Return the report so far.
 
         Raises:
             RuntimeError: The processes have written nothing.
-            FormatError: What they have written cannot be read.
+            FormatError: Their files cannot be read.
         """
         if not self.has_started:
             raise RuntimeError(f"{self.folder}: there is nothing to report: {_why_nothing()}")
         return load_run(self.folder).report()
 
     def _run(self) -> Run | None:
-        """The run, if its files are there and can be read."""
+        """Return the run, or None if its files are missing or unreadable."""
         try:
             return load_run(self.folder) if self.has_started else None
         except FormatError:
@@ -78,7 +78,7 @@ class Launched:
 
 
 def _written(folder: Path) -> int | None:
-    """When the run's description was written last, in ns; None where there is none."""
+    """Return when ``gradwatch.json`` was last written, in ns; None if it does not exist."""
     try:
         return (folder / META_FILE).stat().st_mtime_ns
     except OSError:
@@ -86,7 +86,7 @@ def _written(folder: Path) -> int | None:
 
 
 def _first_named(run: Run, words: Collection[str]) -> Finding | None:
-    """The finding that was first to begin, come back or grow worse since the run was started."""
+    """Return the first matching finding to begin, return or worsen since the run was started."""
     started = [e.step for e in run.meta.events if e.kind in {"start", "resume"}]
     is_new = (run.alerts["step"] >= max(started, default=1)) & run.alerts["event"].isin(
         ["start", "worse"]
@@ -97,7 +97,7 @@ def _first_named(run: Run, words: Collection[str]) -> Finding | None:
 
 
 def _why_nothing() -> str:
-    """In a sentence, why the processes of a training have written no file, and what to do."""
+    """Return a sentence on why the processes of a training wrote no file, and what to do."""
     if ddp.drops_callbacks():
         return ddp.dropped_callbacks()
     return (

@@ -1,4 +1,4 @@
-"""How a trainer calls the watch, from the training's start until the watch is over."""
+"""Connects a trainer's events to the watch, until the watch is over."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 def listen(
     trainer: Any, guard: Guard, event: str, call: Callable[[], None], *, is_first: bool = False
 ) -> None:
-    """Have a trainer call us at an event, until the watch is over.
+    """Have a trainer call ``call`` at an event, until the watch is over.
 
     Raises:
-        Unwatchable: It has no such event.
+        Unwatchable: The trainer has no such event.
     """
 
+    # The trainer owns the listener; the undo stack holds weak references alone, so that the watch
+    # does not keep the trainer alive.
     def listener(_trainer: Any) -> None:
         guard.at_event(call)
 
@@ -34,13 +36,15 @@ def listen(
 
 
 def around_training(trainer: Any, guard: Guard, finish: Callable[[str], None]) -> None:
-    """Have a trainer call us with the outcome when its training is over."""
+    """Have a trainer call ``finish`` with the outcome when its training is over."""
     undo = hooks.around_training(trainer, partial(guard.at_event, finish))
-    guard.undo.callback(_call_if_alive, weakref.ref(undo))  # the trainer keeps it alive
+    guard.undo.callback(_call_if_alive, weakref.ref(undo))  # the trainer's wrapper holds undo
 
 
 def connect(trainer: Any, guard: Guard, events: Events, keeping: Keeping | None) -> None:
-    """Have a trainer call us at each step and event from now on."""
+    """Have a trainer call the watch at each step and event from now on."""
+    # In each batch, these run in the order preprocess_batch (events.see), unscale_ (events.read),
+    # the optimizer's step hooks, on_train_batch_end.
     if keeping:
         _connect_keeping(trainer, guard, keeping)
     guard.undo.callback(hooks.after_unscale(trainer, partial(guard.safely, events.read)))
@@ -54,16 +58,18 @@ def connect(trainer: Any, guard: Guard, events: Events, keeping: Keeping | None)
         "on_fit_epoch_end": events.end_fit_epoch,
     }.items():
         listen(trainer, guard, event, call)
+    # First: the probe's hooks go before another callback can run the model.
     listen(trainer, guard, "on_train_batch_end", events.tracing.stop, is_first=True)
-    # Before W&B begins its row of the epoch, which would be cut in two by one of ours.
+    # First: W&B begins its row of the epoch here, and a later row of ours would split it.
     listen(trainer, guard, "on_train_epoch_end", events.end_epoch, is_first=True)
+    # First: integrations close their loggers here.
     listen(trainer, guard, "on_train_end", events.end_training, is_first=True)
 
 
 def _connect_keeping(trainer: Any, guard: Guard, keeping: Keeping) -> None:
-    """Have a trainer call us when it has saved; one that does not say so is watched all the same.
+    """Have a trainer call ``keeping`` after each save; watch it anyway if it has no such event.
 
-    First of all who listen, so that the file is as it was written.
+    It is called before all other callbacks, so that the file is still as written.
     """
     keep = partial(keeping.keep, weakref.ref(trainer))
     guard.undo.callback(keeping.close)

@@ -1,4 +1,4 @@
-"""What a user asks of the watch, checked when it is asked."""
+"""Options of the watch, validated on construction."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The arguments of ``GradWatch``, which explains each; ``loggers`` is None for ``auto``.
+    """The arguments of ``GradWatch``, documented there; ``loggers`` is None for ``auto``.
 
     Attributes:
-        last_step: Of a check, which ends a training after so many optimizer steps: that step is
-            traced and its update measured, and nothing is shown or drawn. None for a training.
+        last_step: For a check, the optimizer step after which it ends: that step is traced, its
+            update measured, and nothing is shown or drawn. None for a training.
 
     Raises:
-        TypeError: One is of the wrong type.
-        ValueError: One has an impossible value.
+        TypeError: An option is of the wrong type.
+        ValueError: An option has an impossible value.
     """
 
     interval: int = 1
@@ -55,10 +55,10 @@ class Options:
 
 
 def checked_outputs(outputs: object) -> tuple[object, ...]:
-    """Outputs of the user's.
+    """Return custom outputs as a tuple.
 
     Raises:
-        TypeError: They are no list of objects, or one has no method of `Output`.
+        TypeError: They are not a list of objects, or one has no method of `Output`.
     """
     if not isinstance(outputs, Iterable):
         raise TypeError(f"outputs must be a list or tuple, got {_kind(outputs)}")

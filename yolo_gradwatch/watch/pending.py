@@ -1,4 +1,4 @@
-"""Steps that have landed and wait to be looked at together, which costs far less."""
+"""Collects landed steps to process them in batches, which costs far less."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.sample import Sample
 
 MOST_WAITING = 32
-"""Steps that are looked at together at the most; so many take about four times as long as one."""
+"""Most steps processed together; 32 take about four times as long as one."""
 
 WAIT_SECONDS = 0.25
-"""How long a step waits for others at the most, so that report and panel are up to date."""
+"""Longest time a step waits for others, so that report and panel stay up to date."""
 
 
 class Pending:
@@ -25,13 +25,13 @@ class Pending:
         self._taken = time.monotonic()
 
     def add(self, samples: Iterable[Sample]) -> bool:
-        """Let samples wait; whether there are any, and they have waited long or are many."""
+        """Queue samples; return whether any wait and they are late or numerous enough."""
         self.samples += samples
         is_late = time.monotonic() - self._taken >= WAIT_SECONDS
         return bool(self.samples) and (is_late or len(self.samples) >= MOST_WAITING)
 
     def take(self) -> list[Sample]:
-        """All that wait; from now on, others do."""
+        """Return all waiting samples and start a new queue."""
         samples, self.samples = self.samples, []
         self._taken = time.monotonic()
         return samples

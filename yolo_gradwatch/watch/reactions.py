@@ -1,4 +1,4 @@
-"""What a finding does besides being reported: calls the user, stops the training."""
+"""Reactions to a finding besides reporting it: call a function, stop the training."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
 
 
 class Callback(OutputBase):
-    """Calls a function of the user's with each finding, whatever it does but end."""
+    """Calls a user-defined function with each change of a finding except its end."""
 
     def __init__(self, function: Callable[[Finding], None]) -> None:
         self.name = getattr(function, "__qualname__", type(function).__qualname__)
         self._function = function
 
     def findings(self, changes: Sequence[FindingChange]) -> None:
-        """Call the function once a change."""
+        """Call the function once for each change."""
         for change in changes:
             if change.change != "end":
                 self._function(change.finding)
 
 
 class StopRule(OutputBase):
-    """Wants to stop the training at the first finding of some rules.
+    """Requests a stop at the first finding of certain rules.
 
     Args:
         words: Rules or kinds of rules.
         say: Prints a line.
 
     Attributes:
-        wanted: The finding that is to stop the training; None as long as there is none.
+        wanted: The finding that requests the stop; None if there is none yet.
     """
 
     def __init__(self, words: tuple[str, ...], say: Callable[[Text], None]) -> None:
@@ -47,7 +47,7 @@ class StopRule(OutputBase):
         self.wanted: Finding | None = None
 
     def findings(self, changes: Sequence[FindingChange]) -> None:
-        """Look for the first that is to stop the training."""
+        """Look for the first finding that stops the training."""
         for change in changes:
             is_new = self.wanted is None and change.change in {"start", "worse"}
             if is_new and matches(change.finding, self._words):

@@ -1,4 +1,4 @@
-"""From samples to windows and findings, which it hands to the outputs."""
+"""Turns samples into windows and findings, and passes them to the outputs."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     from yolo_gradwatch.watch.diagnosing import Diagnosing
     from yolo_gradwatch.watch.fanout import Fanout
 
-_AFTER_ALL = {"failed", "interrupted"}
-"""How a training may end that was said to have finished."""
+_OVERRIDING = {"failed", "interrupted"}
+"""Outcomes that may override ``finished``."""
 
 
 class Recorder:
     """Takes the samples of one training; knows neither its trainer nor any output.
 
     Args:
-        run: What there is to know of the training.
+        run: What is known about the training.
         members: Which parameters make up each module.
-        diagnosing: It knows the findings of the run that is continued.
-        outputs: Get the rest.
-        past: The run that is continued; None if it begins here.
+        diagnosing: Feeds the diagnosis, which includes the findings of a continued run.
+        outputs: Receive everything that ``diagnosing`` does not send them.
+        past: The continued run; None for a new one.
 
     Attributes:
         last_step: Number of the newest optimizer step, captured or not.
-        seen: Number of the newest one that was captured and looked at.
-        remarks: For reports.
+        seen: Number of the newest step that was captured and processed.
+        remarks: Remarks for reports.
         weighing: Decides when the weights are read.
     """
 
@@ -72,12 +72,12 @@ class Recorder:
         self._outputs.start(self._run)
 
     def wanted(self, step: int) -> tuple[bool, bool]:
-        """Whether ``step`` will begin a window, as far as is known; whether the weights are due."""
+        """Return whether ``step`` should begin a window, and whether to read the weights."""
         opens = self._rollup.opens_window(step)
         return opens, self.weighing.is_due(step, opens=opens)
 
     def start_epoch(self, epoch: int, epochs: int) -> None:
-        """Begin a pass over an epoch, of ``epochs`` as planned by now."""
+        """Begin a pass over an epoch, of ``epochs`` planned so far."""
         self._keep_epoch()
         self.weighing.ask()
         self._epochs.begin(epoch)
@@ -89,7 +89,7 @@ class Recorder:
         self._keep_epoch()
 
     def restart(self, kind: EventKind, step: int) -> None:
-        """Note that what comes from ``step`` on is not compared with what was before."""
+        """Note a restart: steps from ``step`` on are not compared with earlier ones."""
         self._close_window()
         self._rollup.restart()
         self._diagnosis.restart(kind)
@@ -113,7 +113,7 @@ class Recorder:
     def take(self, samples: Iterable[Sample]) -> None:
         """Take steps as they land, in order.
 
-        They are looked at if the rules should look, many wait, or the last look was long ago.
+        They are processed if the rules need them now, many wait, or the last time was long ago.
         """
         is_due = self._pending.add(samples)
         waiting = self._pending.samples
@@ -121,7 +121,7 @@ class Recorder:
             self.settle()
 
     def settle(self) -> None:
-        """Look at every step that has landed."""
+        """Process every step that has landed."""
         samples = self._pending.take()
         if not samples:
             return
@@ -134,17 +134,17 @@ class Recorder:
         self._judge(windows)
 
     def end(self, status: str) -> None:
-        """Tell the outputs how the training ended, in a word of `Report.status`.
+        """Report the end to the outputs, with a value of `Report.status`.
 
-        What comes first counts, unless a training that was said to have finished fails after all.
+        The first outcome counts, unless a training reported as finished fails afterwards.
         """
         self._close_window()
-        if self._status == "running" or (self._status == "finished" and status in _AFTER_ALL):
+        if self._status == "running" or (self._status == "finished" and status in _OVERRIDING):
             self._status = status
             self._outputs.end(self.report())
 
     def report(self) -> Report:
-        """What was found so far; steps that wait to be looked at are not in it yet."""
+        """Return the report so far, without the steps still waiting to be processed."""
         return Report(
             run=self._run.folder,
             status=self._status,
@@ -160,13 +160,13 @@ class Recorder:
         )
 
     def close(self) -> None:
-        """Close the outputs, whatever has happened; without an end, an error of ours did it."""
+        """Close the outputs in any case; without an end, an internal error caused it."""
         if self._status == "running":
             self._status = "failed"
         self._outputs.close()
 
     def _keep_epoch(self) -> None:
-        """Hand on the pass over an epoch that ends here, if it had a step."""
+        """Pass on the pass over an epoch that ends here, if it had a step."""
         if epoch := self._epochs.end(self.last_step):
             self._outputs.epoch(epoch)
 

@@ -13,31 +13,31 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.finding import FindingChange
 
 MOST_TRACES = 40
-"""Traces of a run."""
+"""Maximum number of traces in a run."""
 
 LAST_FREE = 64
-"""Optimizer step up to which a trace may cost what it does."""
+"""Last optimizer step whose traces do not count against the time budget."""
 
 MOST_SHARE = 0.002
-"""Of the time of the training, what all later traces may take, but for the free ones."""
+"""Share of the training time that later traces may take, except for the free ones."""
 
 FREE = 4
-"""Later traces of findings that may cost what they do: whoever has a fault waits for its cause."""
+"""Later traces for findings that are free of the time budget: the user is waiting for a cause."""
 
 
 class Schedule(OutputBase):
-    """Wants the first batch of the optimizer steps 1, 2, 4, 8, ..., and that after a finding.
+    """Selects the first batch of optimizer steps 1, 2, 4, 8, ..., and the one after a finding.
 
-    A step is traced once at the most. After `LAST_FREE`, a power of two is traced if what one cost
-    the last time still fits into `MOST_SHARE`; the batch after a finding begins, or comes back, if
-    that share is not used up yet. Until then, a finding waits as long as it lasts. A notice is no
-    reason. What comes back leaves half of the traces to others.
+    A step is traced at most once. After `LAST_FREE`, a power of two is traced if the cost of the
+    last trace still fits into `MOST_SHARE`; the batch after a finding begins or returns, if that
+    share is not used up yet. Otherwise the finding waits for as long as it is active. Notices do
+    not count. Findings that return leave half of the traces to new ones.
 
     Args:
-        traces: Of the run that is continued.
-        clock: Seconds.
-        findings: Of the run that is continued, those that wait: numbers.
-        last: A step to trace in any case, because it is known to be the last; None if none is.
+        traces: Number of traces in the continued run.
+        clock: Returns seconds.
+        findings: Numbers of findings in the continued run that wait for a trace.
+        last: Step to trace in any case, as it is known to be the last; None if unknown.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Schedule(OutputBase):
         self._is_free = True
 
     def findings(self, changes: Sequence[FindingChange]) -> None:
-        """Want the next batch for what has begun, and none for what is over."""
+        """Request the next batch for findings that begin; withdraw it for those that end."""
         for change in changes:
             finding = change.finding
             is_first = len(finding.episodes) == 1 or self._count < MOST_TRACES // 2
@@ -69,14 +69,14 @@ class Schedule(OutputBase):
                 self._waiting.discard(finding.number)
 
     def wants(self, step: int) -> bool:
-        """Whether the batch that begins is to be traced.
+        """Return whether to trace the batch that begins.
 
         Args:
             step: The optimizer step that it is part of.
         """
         is_first, self._asked = step != self._asked, step
         if step == self._traced or self._count >= MOST_TRACES:
-            return False  # what has been found waits for the next step
+            return False  # waiting findings wait for the next step
         has_found = bool(self._waiting)
         is_due = is_first and (step & (step - 1) == 0 or step == self._last_step)
         self._is_free = step <= LAST_FREE or (has_found and self._free > 0)
@@ -87,7 +87,7 @@ class Schedule(OutputBase):
         return is_due or (has_found and self._spent < limit)
 
     def note(self, step: int, seconds: float) -> None:
-        """Note a trace, and how much longer the batch took for it."""
+        """Record a trace and the extra seconds that the batch took."""
         self._count += 1
         self._traced, self._last = step, seconds
         self._waiting.clear()

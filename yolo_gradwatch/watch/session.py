@@ -1,4 +1,4 @@
-"""One training, from the moment it is known until nothing of the watch is left in it."""
+"""One watched training, from the moment it is known until the watch has left the trainer."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """Watches one training; afterwards nothing of it is left in the trainer.
+    """Watches one training; afterwards nothing of the watch is left in the trainer.
 
-    It does not keep its trainer alive, and once the watch is over, nothing but the outcome.
+    It does not keep its trainer alive; once the watch is over, it keeps the outcome alone.
 
     Args:
-        trainer: It has not begun to train.
-        options: Of the watch.
-        view: Where a notebook shows it.
-        models: Those that it may be training, alive or not.
+        trainer: A trainer that has not begun to train.
+        options: Options of the watch.
+        view: Where a notebook shows the training.
+        models: Models that it may be training, alive or not.
 
     Attributes:
         folder: The run's folder.
@@ -68,12 +68,12 @@ class Session:
 
     @property
     def has_started(self) -> bool:
-        """Whether the training got as far as its first epoch."""
+        """Whether the training reached its first epoch."""
         return self._parts is not None or self._report is not None
 
     @property
     def is_broken(self) -> bool:
-        """Whether an error of ours has ended the watch before the training."""
+        """Whether an internal error ended the watch before the training ended."""
         return self._guard.is_broken
 
     @property
@@ -83,16 +83,16 @@ class Session:
 
     @property
     def trainer(self) -> Any:
-        """The trainer that is watched, or will be; None if it is gone, or the watch is over."""
+        """The watched trainer; None if it is gone or the watch is over."""
         return self._alive() if self._guard.is_on else None
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the training is to come."""
+        """Whether the training has yet to begin."""
         return self._guard.is_on and not self.has_started
 
     def report(self) -> Report:
-        """What was found so far; if the watch has ended before the training, why.
+        """Return the report so far, including why the watch ended early, if it did.
 
         Raises:
             RuntimeError: The training has not begun yet.
@@ -106,7 +106,7 @@ class Session:
         return replace(report, remarks=tuple(remarks))
 
     def detach(self) -> None:
-        """End the watch as if the training were interrupted here; it goes on by itself."""
+        """End the watch as if the training were interrupted here; the training continues."""
         self._guard.detach()
 
     def _wait(self, models: Models) -> None:
@@ -114,7 +114,7 @@ class Session:
         trainer = self._alive()
         outlast_stop(self._guard.undo)
         given = facts.given_options(trainer)
-        workers = arguments_of(self.folder).get("workers")  # on a CPU they are 0 by now
+        workers = arguments_of(self.folder).get("workers")  # already set to 0 on a CPU
         self._given = given if workers is None else {**given, "workers": workers}
         contract.check_step(type(trainer))
         around_training(trainer, self._guard, self._finish)
@@ -123,7 +123,7 @@ class Session:
         listen(trainer, self._guard, "on_train_start", start)
 
     def _start(self, networks: Networks) -> None:
-        """Begin to watch: the training is about to."""
+        """Start watching, right before the first epoch."""
         trainer, guard = self._alive(), self._guard
         resumes = facts.resumes(trainer)
         earlier = earlier_run(self.folder) if resumes else None
@@ -162,7 +162,7 @@ class Session:
             self._guard.undo.callback(hooks.announce_picture(trainer, picture))
 
     def _close(self, parts: Parts) -> None:
-        """Close the outputs, which know by then why the watch is over."""
+        """Close the outputs, with a remark on why the watch is over."""
         parts.recorder.remarks.extend(self._guard.remarks)
         parts.recorder.close()
 
@@ -178,7 +178,7 @@ class Session:
             self._guard.release()
 
     def _let_go(self) -> None:
-        """Keep the outcome alone."""
+        """Release everything but the outcome."""
         parts, self._parts, self._events, self._given = self._parts, None, None, {}
         self._view = None  # its page may hold a picture
         if parts:
@@ -186,10 +186,10 @@ class Session:
 
 
 def _in_own_folder(alive: Callable[[], Any], folder: Path, start: Callable[[], None]) -> None:
-    """Begin to watch in a folder that no other training writes into.
+    """Start watching once the folder is claimed for this training.
 
     Raises:
-        Unwatchable: One does.
+        Unwatchable: Another training writes into it.
     """
     try:
         with claimed(folder, resumes=facts.resumes(alive())):
@@ -199,7 +199,7 @@ def _in_own_folder(alive: Callable[[], Any], folder: Path, start: Callable[[], N
 
 
 def _terminal(options: Options, guard: Guard) -> Terminal:
-    """The live report."""
+    """Build the live report."""
     return Terminal(
         live=options.live,
         handlers=facts.log_handlers(),

@@ -1,4 +1,4 @@
-"""When the change that an optimizer step makes is measured, and what happens if that fails."""
+"""Decides when to measure the change made by an optimizer step, and handles failures."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 class StepChange:
-    """Measures the first step of a window that is not skipped, where the weights are due.
+    """Measures the first step of a window that AMP does not skip, when the weights are due.
 
     Args:
-        capture: Takes what is measured.
-        parameters: P that are watched.
-        remarks: Of the report, to which a reason for an end is added.
+        capture: Receives the measured norms.
+        parameters: The P watched parameters.
+        remarks: Remarks of the report; gets the reason if measuring ends.
     """
 
     def __init__(
@@ -36,21 +36,21 @@ class StepChange:
         self._error: Exception | None = None
 
     def read(self, *, opens: bool, weighs: bool) -> None:
-        """The gradients of a captured step were read; it may begin a window."""
+        """Note that the gradients of a captured step were read; it may begin a window."""
         self._is_captured = True
         if opens:
             self._is_due, self._measured = weighs, 0
 
     def begin(self) -> None:
-        """The optimizer is about to step: unless AMP skips it, as a rule."""
+        """Start measuring an optimizer step; usually not called if AMP skips the step."""
         if self._updates and self._is_due and self._is_captured:
             try:
                 self._updates.begin()
-            except Exception as error:  # noqa: BLE001  # inside a step nothing can be undone
+            except Exception as error:  # noqa: BLE001  # hooks cannot be removed during a step
                 self._fail(error)
 
     def end(self, step: int) -> None:
-        """The optimizer has taken the step of this number."""
+        """Finish measuring the optimizer step of this number."""
         try:
             norms = self._updates.end() if self._updates else None
             if norms:
@@ -60,17 +60,17 @@ class StepChange:
             self._fail(error)
 
     def landed(self, samples: Iterable[Sample]) -> None:
-        """Measure another step if the one measured was skipped after all.
+        """Measure another step if AMP turned out to have skipped the measured one.
 
-        A fused optimizer is called in a step that AMP skips, and changes nothing.
+        AMP calls a fused optimizer even for a step that it skips; nothing changes then.
         """
         self._is_due |= any(one.skipped and one.step == self._measured for one in samples)
 
     def end_batch(self) -> None:
-        """Forget a step that did not come to its end.
+        """Drop the measurement of a step that did not complete.
 
         Raises:
-            Exception: What went wrong in the step, unless the device had no memory left.
+            Exception: The error from the step, unless the device was out of memory.
         """
         self._is_captured = False
         error, self._error = self._error, None

@@ -26,13 +26,13 @@ COMPILED = "no flow through the modules: torch.compile leaves no point at which 
 
 
 class Tracing:
-    """Starts and stops the probe, and hands on what it has read.
+    """Starts and stops the probe, and passes on its traces.
 
-    An error of a probe ends the flow, with a warning and a remark; all else goes on.
+    An error in a probe ends tracing, with a warning and a remark; everything else continues.
 
     Args:
-        trainer: The trainer, as long as it lives.
-        parts: Of the watch; without a schedule, nothing is traced.
+        trainer: Weak reference to the trainer.
+        parts: Parts of the watch; without a schedule, nothing is traced.
     """
 
     def __init__(self, trainer: weakref.ref[Any], parts: Parts) -> None:
@@ -51,7 +51,7 @@ class Tracing:
         """Hook the model if this batch is to be traced.
 
         Args:
-            epoch: Counts from 1.
+            epoch: Epoch number, from 1.
             step: The optimizer step that the batch is part of.
         """
         self._begin = time.perf_counter()
@@ -70,7 +70,7 @@ class Tracing:
         self._probe.start()
 
     def stop(self) -> None:
-        """Take the hooks away, because the backward pass is over, and start the copy."""
+        """Remove the hooks after the backward pass, and start the copy."""
         probe, self._probe = self._probe, None
         if probe is None:
             return
@@ -82,7 +82,7 @@ class Tracing:
             self._give_up(probe.error)
 
     def end_batch(self) -> None:
-        """Note what a trace has cost: on a GPU, by how much the batch took longer than another."""
+        """Record the cost of a trace: on a GPU, the time beyond that of an untraced batch."""
         took, own, self._own = time.perf_counter() - self._begin, self._own, None
         if own is None:
             self._usual = took
@@ -92,13 +92,13 @@ class Tracing:
             self._schedule.note(self._at[1], cost)
 
     def drain(self, *, wait: bool = False) -> None:
-        """Hand on the traces that have landed, or wait for all."""
+        """Pass on the traces that have landed, or wait for all."""
         while self._flying and (wait or self._flying[0][1].transfer.has_landed):
             (epoch, step), landing = self._flying.popleft()
             self._take(landing.flow(epoch, step))
 
     def discard(self) -> None:
-        """Take the hooks away from a batch that was not trained to its end."""
+        """Remove the hooks from a batch that was not completed."""
         probe, self._probe, self._own = self._probe, None, None
         if probe:
             probe.close()

@@ -1,6 +1,6 @@
-"""A training that is a trial of Ray Tune: what its results get, and how its watch outlasts a stop.
+"""Support for trials of Ray Tune: extra numbers in results, and a watch that outlasts a stop.
 
-Read in ray 2.60; Ray is not imported here, and not asked for anything.
+Read in ray 2.60; Ray is neither imported nor called here.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from yolo_gradwatch.watch.recorder import Recorder
 
 MOST_SECONDS = 10.0
-"""For which Ray waits for the files and pictures of a trial that it stops; it allows for 15."""
+"""How long Ray waits for the files and pictures of a trial that it stops; it allows 15 s."""
 
 
 def numbers(report: Report) -> dict[str, object]:
-    """What a result of Ray Tune gets, by key.
+    """Return the numbers for a Ray Tune result, by key.
 
     Returns:
-        ``gradwatch/verdict``, a sentence on what was watched so far; ``gradwatch/findings``, how
-        many are more than a notice; ``gradwatch/total_norm``, the median total norm of the newest
-        epoch with a step: Inf if no step of it was finite, NaN if there was no step.
+        ``gradwatch/verdict``, a sentence on the training so far; ``gradwatch/findings``, the number
+        of findings above a notice; ``gradwatch/total_norm``, the median total norm of the newest
+        epoch with a step: Inf if none of its steps was finite, NaN if there was no step.
     """
     norm: float | None = math.nan
     if report.epochs:
@@ -43,7 +43,7 @@ def numbers(report: Report) -> dict[str, object]:
 
 
 def join_results(trainer: Any, guard: Guard, recorder: Recorder) -> None:
-    """Have our numbers in each result that this training reports to Ray Tune."""
+    """Add our numbers to each result that this training reports to Ray Tune."""
 
     def safe_numbers() -> dict[str, object]:
         found: dict[str, object] = {}
@@ -54,13 +54,13 @@ def join_results(trainer: Any, guard: Guard, recorder: Recorder) -> None:
 
 
 def outlast_stop(undo: ExitStack) -> None:
-    """Have Ray wait for the end of the watch before it lets the process of a stopped trial die.
+    """Have Ray wait for the end of the watch before the process of a stopped trial exits.
 
-    Ray runs a trial in a thread. To stop it, it makes ``tune.report`` raise ``SystemExit(0)`` there
-    and joins the thread with a timeout of 0; the process is gone within a second.
+    Ray runs a trial in a thread. To stop it, ``tune.report`` raises ``SystemExit(0)`` there, and
+    Ray joins the thread with a timeout of 0; the process is gone within a second.
 
     Args:
-        undo: Of the watch; nothing is undone after this.
+        undo: Undo stack of the watch, still empty, so that this is undone last.
     """
     thread = threading.current_thread()
     if not type(thread).__module__.startswith("ray."):

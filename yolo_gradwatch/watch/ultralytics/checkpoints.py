@@ -1,8 +1,8 @@
-"""What Ultralytics saves at the end of an epoch.
+"""Facts about the checkpoints that Ultralytics saves at the end of an epoch.
 
 Read in ultralytics 8.4.0 to 8.4.190: ``save_model`` writes ``last.pt`` in place, whole and from
 memory, and ``on_model_save`` follows at once, on rank 0 only. It holds the EMA in half precision
-and the optimizer; when the training is over, ``last.pt`` is written again without the optimizer.
+and the optimizer; after the training, ``last.pt`` is rewritten without the optimizer.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EVENT = "on_model_save"
-"""Runs when the files are complete, before anything else is done to them."""
+"""Runs when the files are complete, before anything else is done with them."""
 
 _STATISTICS = ("running_mean", "running_var")
-"""Buffers that must be finite; of others, some are -Inf on purpose."""
+"""Buffers that must be finite; some others are -Inf on purpose."""
 
 
 def last_of(trainer: Any) -> Path:
-    """The file of the newest epoch."""
+    """Return the path of the newest epoch's checkpoint."""
     return Path(trainer.last)
 
 
 def saves(trainer: Any) -> bool:
-    """Whether each epoch is saved; if not, only the last one is."""
+    """Return whether each epoch is saved; if not, only the last one is."""
     return bool(trainer.args.save)
 
 
 def is_storable(trainer: Any) -> bool:
-    """Whether half precision holds all that was saved: every weight is finite, and none too large.
+    """Return whether half precision can hold the saved weights: all finite, none too large.
 
-    From 8.4.100 on, the file does not show it, because NaN and Inf are replaced in it. Waits for
-    the device.
+    From 8.4.100 on, the file does not show this, because it has NaN and Inf replaced. Waits for the
+    device.
     """
     from yolo_gradwatch.measure.norms import largest_of  # noqa: PLC0415  # heavy
 

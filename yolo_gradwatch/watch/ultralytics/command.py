@@ -1,4 +1,4 @@
-"""Trainings that are started in this process: by Ultralytics' own command line, or of a model.
+"""Starts trainings in this process: through Ultralytics' command line, or from a model.
 
 Read in ultralytics 8.4.0 to 8.4.190.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _LIBRARIES = {*sys.stdlib_module_names, "PIL", "requests", "torch", "urllib3", "yaml"}
-"""What Ultralytics calls to read files and arguments."""
+"""Modules through which Ultralytics reads files and arguments."""
 
 _KNOWN = {"ultralytics", "yolo_gradwatch", *_LIBRARIES}
 
@@ -27,18 +27,18 @@ _READERS = {
     "ultralytics.utils.checks",
     "ultralytics.utils.patches",
 }
-"""Modules of Ultralytics that do nothing but read arguments and files."""
+"""Ultralytics modules that only read arguments and files."""
 
 _RAISE = dis.opmap["RAISE_VARARGS"]
-"""The instruction of ``raise`` and ``assert``."""
+"""The bytecode instruction of ``raise`` and ``assert``."""
 
 
 class Starter:
     """A callback that every new model of this process gets.
 
-    Ultralytics deep-copies its default callbacks for each model. A copy of this one still calls the
-    same function, and never equals it: a list of data sets is then trained in this process, and not
-    by ``yolo`` commands that know nothing of us.
+    Ultralytics deep-copies its default callbacks for each model. A copy of this one calls the same
+    function but never compares equal, so Ultralytics trains a list of data sets in this process
+    instead of with ``yolo`` commands, which we could not watch.
 
     Args:
         begin: Called with each trainer.
@@ -48,7 +48,7 @@ class Starter:
         self._begin = begin
 
     def __call__(self, trainer: Any) -> None:
-        """Take a trainer whose training is about to begin."""
+        """Pass on a trainer whose training is about to begin."""
         self._begin(trainer)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Starter:
@@ -59,7 +59,7 @@ def run_command(arguments: list[str], begin: Callable[[Any], None]) -> None:
     """Run Ultralytics' own command line in this process.
 
     Args:
-        arguments: As after ``yolo``; Ultralytics parses them.
+        arguments: Command-line arguments after ``yolo``; Ultralytics parses them.
         begin: Called with the trainer of each training, in this process or launched in others.
     """
     from ultralytics import cfg  # heavy; only a training pays for it
@@ -73,7 +73,7 @@ def run_command(arguments: list[str], begin: Callable[[Any], None]) -> None:
     cfg.ARGV[:] = ["yolo", *arguments]
 
     def is_no_help(record: logging.LogRecord) -> bool:
-        """For a wrong argument, one line says more than 40 lines of help and that line."""
+        """Hide the 40 lines of help that follow a one-line error about a wrong argument."""
         return record.msg != cfg.CLI_HELP_MSG or "help" in arguments
 
     LOGGER.addFilter(is_no_help)
@@ -102,11 +102,11 @@ def train_model(name: str, attach: Callable[[Any], object], options: dict[str, A
 
 
 def is_bad_input(error: Exception) -> bool:
-    """Whether an error before the first epoch is about arguments or files that cannot be used.
+    """Return whether an error before the first epoch is about unusable arguments or files.
 
-    That is what Ultralytics raises on purpose, what a library raises that reads an argument or a
-    file for it, and what the system says of a path. All else is a bug, whoever's it is; so is
-    what has gone through code of the user's.
+    Those are errors that Ultralytics raises on purpose, that a library raises while it reads an
+    argument or a file for Ultralytics, or that the system raises about a path. Any other error
+    is a bug in some package, and so is one that passed through user code.
     """
     if not all(_owner(entry) in _KNOWN for one in _chain(error) for entry in _entries(one)):
         return False
@@ -120,7 +120,7 @@ def is_bad_input(error: Exception) -> bool:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and those that it was raised from, as a traceback shows them."""
+    """Yield the error and its causes, as a traceback shows them."""
     following: BaseException | None = error
     while following is not None:
         yield following
@@ -129,7 +129,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _entries(error: BaseException) -> Iterator[TracebackType]:
-    """The calls that an error has come through, the innermost last."""
+    """Yield the frames that an error passed through, the innermost last."""
     entry = error.__traceback__
     while entry is not None:
         yield entry
@@ -141,19 +141,19 @@ def _module(entry: TracebackType) -> str:
 
 
 def _owner(entry: TracebackType) -> str:
-    """The package whose code it is."""
+    """Return the top-level package of a frame's code."""
     return _module(entry).partition(".")[0]
 
 
 def argument_names() -> frozenset[str]:
-    """Names that Ultralytics' command line knows."""
+    """Return the names that Ultralytics' command line knows."""
     from ultralytics.cfg import DEFAULT_CFG_DICT, MODES, TASKS  # heavy
 
     return frozenset((*DEFAULT_CFG_DICT, *MODES, *TASKS))
 
 
 def named(arguments: list[str]) -> dict[str, str]:
-    """The arguments of a command line by their names, as text; a name alone stands for True."""
+    """Return command-line arguments by name, as text; a bare name means True."""
     from ultralytics.cfg import merge_equals_args  # heavy
 
     parts = (one.lstrip("-").partition("=") for one in merge_equals_args(arguments))
@@ -161,7 +161,7 @@ def named(arguments: list[str]) -> dict[str, str]:
 
 
 def other_mode(arguments: list[str]) -> str | None:
-    """The mode that the arguments ask for, if it is not ``train``."""
+    """Return the requested mode, or None if it is ``train``."""
     from ultralytics.cfg import MODES, merge_equals_args  # heavy
 
     merged = merge_equals_args(arguments)

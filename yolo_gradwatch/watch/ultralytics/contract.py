@@ -1,7 +1,7 @@
-"""What the watch needs of Ultralytics, checked where it can be before a number is read.
+"""What the watch requires of Ultralytics, checked before reading a number where possible.
 
-Read in ultralytics 8.4.0 to 8.4.190. Where a version, or a trainer of the user's own, breaks a part
-of it, the training is not watched and a warning says why: no number is better than a wrong one.
+Read in ultralytics 8.4.0 to 8.4.190. If a version or a custom trainer breaks a requirement, the
+training is not watched and a warning says why: no number is better than a wrong one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CLIPS_NORM = "clip_grad_norm_"
 _CLIPS = (_CLIPS_NORM, "clip_grad_value_")
 _HANDS_ON = ".optimizer_step"
 _READS = ("unscale_", _HANDS_ON)
-"""How the names of functions end that clip, and after which the gradients are unscaled."""
+"""Name endings of functions that clip, and of calls after which the gradients are unscaled."""
 
 _TRAINED = re.compile(r"\bself\.(model|optimizer)\b")
 _STEP = (
@@ -35,17 +35,17 @@ _EVENT = "run_callbacks as Ultralytics' trainer does"
 _CALLBACK = re.compile(r"^[^#\n]*\brun_callbacks\(\s*[\"'](\w+)", re.MULTILINE)
 
 
-class Unwatchable(RuntimeError):  # noqa: N818  # says what a training is, as LookupError does not
+class Unwatchable(RuntimeError):  # noqa: N818  # describes a training
     """A training whose gradients cannot be read at the right moment: why, and what to do."""
 
 
 def check_step(kind: type) -> None:
     """Raise if the optimizer step of this trainer class clips before it unscales.
 
-    Judged by its source. One that does not unscale at all is noticed when it steps.
+    Judged by its source. A step that does not unscale at all is noticed when it runs.
 
     Raises:
-        Unwatchable: It does; the gradients that could be read would be clipped, or scaled by AMP.
+        Unwatchable: It does; the readable gradients would be clipped, or scaled by AMP.
     """
     for owner, calls in _steps(kind):
         clipped = False
@@ -60,10 +60,10 @@ def check_step(kind: type) -> None:
 
 
 def check_event(kind: type, event: str) -> None:
-    """Raise if this trainer class has no such callback; one whose source is not there has all.
+    """Raise if this trainer class runs no such callback; pass it if its source is unavailable.
 
     Raises:
-        Unwatchable: Ultralytics runs callbacks of other names only.
+        Unwatchable: The class runs callbacks, but not this one.
     """
     mro = inspect.getmro(kind)
     trains = next((owner for owner in mro if "_do_train" in vars(owner)), object)
@@ -73,7 +73,7 @@ def check_event(kind: type, event: str) -> None:
 
 
 def skipped_unscale(kind: type) -> Unwatchable:
-    """The optimizer of such a trainer stepped, and ``unscale_`` was not called before."""
+    """Return the error for an optimizer step that did not call ``unscale_`` first."""
     owner = next(o for o in inspect.getmro(kind) if "optimizer_step" in vars(o) or o is object)
     return Unwatchable(
         "the optimizer stepped, but scaler.unscale_ was not called before, so the gradients "
@@ -82,21 +82,21 @@ def skipped_unscale(kind: type) -> Unwatchable:
 
 
 def never_began(kind: type, event: str) -> Unwatchable:
-    """The training of such a trainer went on without an event that has to come before."""
+    """Return the error for a training that continued without a required earlier event."""
     said = f"{kind.__name__} did not run the callback {event}"
     return Unwatchable(f"{said}. {_remedy(kind, _EVENT)}")
 
 
 def unknown_bar() -> str:
-    """What happens where `shows_bar` does not hold, and what to do."""
+    """Return the warning to show if `shows_bar` is false, with what to do."""
     return f"no live panel: the progress bar does not write the way it used to. {_update()}"
 
 
 def shows_bar(bar: Callable[..., Any]) -> bool:
-    """Whether the frames of this progress bar come to the stream that it is given.
+    """Return whether this progress bar writes its frames to the stream that it is given.
 
-    They do by ``progress(bar, frame)`` from 8.4.130 on, by ``write`` before; a bar swallows what a
-    stream raises.
+    It does so by ``progress(bar, frame)`` from 8.4.130 on, and by ``write`` before; a bar
+    swallows exceptions from the stream.
 
     Args:
         bar: A class such as ``ultralytics.utils.tqdm.TQDM``.
@@ -108,7 +108,7 @@ def shows_bar(bar: Callable[..., Any]) -> bool:
 
 
 def clip_norm(trainer: Any) -> float:
-    """The total norm above which this trainer clips, read from the source of its optimizer step."""
+    """Return the total norm above which this trainer clips, read from its ``optimizer_step``."""
     for _, calls in _steps(type(trainer)):
         for name, call in calls:
             if name.endswith(_CLIPS_NORM) and _clips_model(name, call):
@@ -117,7 +117,7 @@ def clip_norm(trainer: Any) -> float:
 
 
 class _Probe(io.StringIO):
-    """A stream that counts the frames of a bar."""
+    """A stream that counts the frames of a progress bar."""
 
     frames = 0
 
@@ -130,7 +130,7 @@ class _Probe(io.StringIO):
 
 
 def _steps(kind: type) -> Iterator[tuple[type, list[tuple[str, ast.Call]]]]:
-    """Each class whose optimizer step runs, and its calls: the last one hands on to none."""
+    """Yield each class whose optimizer step runs, with its calls, down to the last super() call."""
     for owner in inspect.getmro(kind):
         if "optimizer_step" in vars(owner):
             calls = list(_calls(vars(owner)["optimizer_step"]))
@@ -140,7 +140,7 @@ def _steps(kind: type) -> Iterator[tuple[type, list[tuple[str, ast.Call]]]]:
 
 
 def _calls(function: object) -> Iterator[tuple[str, ast.Call]]:
-    """Name and node of each call in the source of a function, in the order of the source."""
+    """Yield name and node of each call in the source of a function, in source order."""
     try:
         tree = ast.parse(dedent(inspect.getsource(function)))  # type: ignore[arg-type]  # or raises
     except (OSError, TypeError, SyntaxError):  # no source, or no function
@@ -151,13 +151,13 @@ def _calls(function: object) -> Iterator[tuple[str, ast.Call]]:
 
 
 def _clips_model(name: str, call: ast.Call) -> bool:
-    """Whether this clips the model that is trained, and not another one of the trainer's."""
+    """Return whether this call clips the trained model, not another model of the trainer."""
     what = ast.unparse(call.args[0]) if call.args else ""
     return name.endswith(_CLIPS) and ("self." not in what or bool(_TRAINED.search(what)))
 
 
 def _limit(call: ast.Call) -> float:
-    """The total norm of a call of ``clip_grad_norm_``; the usual one if it is no constant."""
+    """Return the total norm in a ``clip_grad_norm_`` call; the default if it is not a constant."""
     named = [word.value for word in call.keywords if word.arg == "max_norm"]
     for value in (*named, *call.args[1:2]):
         if isinstance(value, ast.Constant) and isinstance(value.value, (int, float)):
@@ -166,7 +166,7 @@ def _limit(call: ast.Call) -> float:
 
 
 def _events(owner: type) -> frozenset[str]:
-    """Names of the callbacks that the module of a class runs."""
+    """Return the names of the callbacks that a class's module runs."""
     module = inspect.getmodule(owner)
     return _events_of(module) if module else frozenset()
 
@@ -180,7 +180,7 @@ def _events_of(module: ModuleType) -> frozenset[str]:
 
 
 def _remedy(owner: type, instead: str) -> str:
-    """What to do about a class that breaks the contract: Ultralytics' own, or the user's."""
+    """Return what to do about a class that breaks the contract, Ultralytics' own or the user's."""
     if owner.__module__.partition(".")[0] in {"ultralytics", "builtins"}:
         return _update()
     return f"Have {owner.__name__} call what it overrides (super()), or {instead}"

@@ -1,8 +1,8 @@
-"""How Ultralytics trains on several GPUs: in processes that it launches, one for each.
+"""Facts about training on several GPUs, in one launched process each.
 
-Read in ultralytics 8.4.0 to 8.4.190. The process that launches them runs no callback; from 8.4.140
-on the others get a pickle of its callbacks. Where torchrun has launched a script once a rank,
-Ultralytics launches nothing, and in every version the callbacks are the script's own.
+Read in ultralytics 8.4.0 to 8.4.190. The launching process runs no callbacks; from 8.4.140 on, the
+launched ones get a pickle of its callbacks. If torchrun launched the script once per rank,
+Ultralytics launches nothing, and in every version the callbacks are those of the script.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ _LOG = logging.getLogger(__name__)
 
 
 def reports() -> bool:
-    """Whether this process speaks for the training: the only one, or rank 0 of several."""
+    """Return whether this process reports for the training: the only process, or rank 0."""
     from ultralytics.utils import RANK  # heavy; only a training pays for it
 
     return RANK in {-1, 0}
 
 
 def launches_workers(trainer: Any) -> bool:
-    """Whether the training runs in processes that this trainer starts."""
+    """Return whether this trainer launches processes to train in."""
     return bool(getattr(trainer, "ddp", False))
 
 
 def drops_callbacks() -> bool:
-    """Whether the processes of a training on several GPUs get no callbacks: before 8.4.140."""
+    """Return whether DDP processes get no callbacks, as before 8.4.140."""
     import ultralytics  # heavy; only a training pays for it
     from ultralytics.utils.checks import check_version
 
@@ -40,7 +40,7 @@ def drops_callbacks() -> bool:
 
 
 def dropped_callbacks() -> str:
-    """In a sentence, what happens where `drops_callbacks` holds, and what to do."""
+    """Return a sentence on the effect of `drops_callbacks`, and what to do."""
     import ultralytics  # heavy; only a training pays for it
 
     return (
@@ -51,10 +51,10 @@ def dropped_callbacks() -> str:
 
 
 def may_launch(target: Any) -> bool:
-    """Whether the training of a trainer or a model may run in several processes.
+    """Return whether the training of a trainer or a model may launch several processes.
 
-    A trainer knows its devices. A model gets to know them in ``train()``, so it may if this machine
-    has several GPUs, unless somebody else, such as torchrun, has launched this process as one rank.
+    A trainer knows its devices. A model learns them in ``train()``, so it may if this machine has
+    several GPUs, unless a launcher such as torchrun started this process as one rank.
     """
     from ultralytics.utils import LOCAL_RANK  # heavy; only a training pays for it
 
@@ -64,31 +64,31 @@ def may_launch(target: Any) -> bool:
 
 
 def gpus() -> int:
-    """How many CUDA devices there are."""
+    """Return the number of CUDA devices."""
     import torch  # heavy; only a training pays for it
 
     return torch.cuda.device_count()
 
 
 def before_launch(call: Callable[[Any], None]) -> Callable[[], None]:
-    """Call ``call`` with each trainer that is about to start processes of its own.
+    """Call ``call`` with each trainer that is about to launch processes.
 
-    No callback runs in the process that starts them (8.4.0 to 8.4.190), so the function that
-    prepares the start is wrapped, for every trainer of this process. No other training calls it.
+    The launching process runs no callback (8.4.0 to 8.4.190), so the function that prepares the
+    launch is wrapped, for every trainer of this process. No other training calls it.
 
     Returns:
-        A function that takes the wrap away; a second call does nothing.
+        A function that removes the wrapper; a second call does nothing.
     """
     from ultralytics.engine import trainer as module  # heavy
 
     prepare = getattr(module, "generate_ddp_command", None)
-    if prepare is None:  # an Ultralytics of a later day, where a launched run is not found again
+    if prepare is None:  # a later Ultralytics: launched runs are not found
         return lambda: None
 
     def watched_prepare(trainer: Any) -> Any:
         try:
             call(trainer)
-        except Exception as error:  # noqa: BLE001  # there is no session yet that would catch it
+        except Exception as error:  # noqa: BLE001  # no session exists yet to catch it
             _LOG.warning("GradWatch cannot find this training again: %s", error)
         return prepare(trainer)
 

@@ -1,7 +1,7 @@
-"""How the watch hooks into Ultralytics' trainer, and how each hook is undone.
+"""Hooks into Ultralytics' trainer, and how to undo each of them.
 
 Read in ultralytics 8.4.0 to 8.4.190. ``BaseTrainer.optimizer_step`` calls ``scaler.unscale_``, then
-clips, steps and zeroes the gradients; right after ``unscale_`` they are what the step sees.
+clips, steps and zeroes the gradients; right after ``unscale_`` they are still unclipped.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TAKE_PICTURES = ("base", "clearml", "wb")
-"""Callbacks of Ultralytics that take a picture in any case; others do not look, or may fail."""
+"""Ultralytics callbacks that accept any picture; others ignore pictures, or may fail."""
 
 
 class Ended(SystemExit):
-    """A training that is to be short has come to its end."""
+    """Raised to end a short training."""
 
     def __init__(self) -> None:
         super().__init__(0)
@@ -26,13 +26,13 @@ class Ended(SystemExit):
 def around_training(trainer: Any, finish: Callable[[str], None]) -> Callable[[], None]:
     """Call ``finish`` with the outcome when the training ends, however it ends.
 
-    ``on_train_end`` comes on success only, and ``teardown`` is in a ``finally`` in late versions
-    only, so the training itself is wrapped, on the instance. The outcome is ``finished``,
-    ``failed``, ``interrupted`` (Ctrl+C) or ``stopped``: by ``SystemExit(0)``, with which a
-    scheduler such as that of Ray Tune stops a training from a callback.
+    ``on_train_end`` runs on success only, and ``teardown`` is in a ``finally`` in late versions
+    only, so ``_do_train`` is wrapped, on the instance. The outcome is ``finished``, ``failed``,
+    ``interrupted`` (Ctrl+C) or ``stopped``: by ``SystemExit(0)``, with which a scheduler such as
+    Ray Tune's stops a training from a callback.
 
     Returns:
-        A function that takes the wrap away; a second call does nothing.
+        A function that removes the wrapper; a second call does nothing.
     """
     train = trainer._do_train
 
@@ -61,7 +61,7 @@ def around_training(trainer: Any, finish: Callable[[str], None]) -> Callable[[],
 
 
 def _is_success(code: object) -> bool:
-    """Whether Python would exit with 0 after a ``SystemExit`` of this code."""
+    """Return whether Python would exit with 0 after a ``SystemExit`` with this code."""
     return code is None or (isinstance(code, int) and code == 0)
 
 
@@ -69,7 +69,7 @@ def after_unscale(trainer: Any, call: Callable[[], None]) -> Callable[[], None]:
     """Call ``call`` in each optimizer step, once gradients are unscaled and not yet clipped.
 
     Returns:
-        A function that takes the wrap away; a second call does nothing.
+        A function that removes the wrapper; a second call does nothing.
     """
     scaler = trainer.scaler
     unscale = scaler.unscale_
@@ -83,16 +83,16 @@ def after_unscale(trainer: Any, call: Callable[[], None]) -> Callable[[], None]:
 
 
 def has_step_hooks(trainer: Any) -> bool:
-    """Whether the optimizer can call us; one of the user's own that is none of torch's cannot."""
+    """Return whether the optimizer has step hooks; only those derived from torch's have them."""
     return hasattr(trainer.optimizer, "register_step_pre_hook")
 
 
 class StepHooks:
-    """Calls ``before`` and ``after`` around each step of an optimizer that is not left out.
+    """Calls ``before`` and ``after`` around each optimizer step that AMP does not skip.
 
     Args:
-        before: Called first.
-        after: Called last.
+        before: Called before the step.
+        after: Called after the step.
     """
 
     def __init__(self, before: Callable[[], None], after: Callable[[], None]) -> None:
@@ -101,7 +101,7 @@ class StepHooks:
         self._handles: list[Any] = []
 
     def attach(self, trainer: Any) -> None:
-        """Hook the trainer's optimizer, if it is another one by now; not during a step."""
+        """Hook the trainer's optimizer if it has been replaced; not allowed during a step."""
         if trainer.optimizer is self._optimizer:
             return
         self.remove()
@@ -114,7 +114,7 @@ class StepHooks:
             ]
 
     def remove(self) -> None:
-        """Take the hooks away, which is not allowed during a step; a second call does nothing."""
+        """Remove the hooks, which is not allowed during a step; a second call does nothing."""
         handles, self._handles, self._optimizer = self._handles, [], None
         for handle in handles:
             handle.remove()
@@ -123,13 +123,13 @@ class StepHooks:
 def before_batch(
     trainer: Any, call: Callable[[Sequence[str], int | None], None]
 ) -> Callable[[], None]:
-    """Call ``call`` with the image files of each batch as it goes to the model, and its objects.
+    """Call ``call`` with the image files and object count of each batch entering the model.
 
-    ``preprocess_batch`` is the only place that sees them; a classification has no files, and a
-    class for each image. The number of objects is None where it is unknown.
+    Only ``preprocess_batch`` sees them. A classification batch has no files, and one class per
+    image. The object count is None if unknown.
 
     Returns:
-        A function that takes the wrap away; a second call does nothing.
+        A function that removes the wrapper; a second call does nothing.
     """
     preprocess = trainer.preprocess_batch
 
@@ -141,19 +141,19 @@ def before_batch(
 
 
 def _objects(batch: Any) -> int | None:
-    """How many objects are in a batch, of which each has a class; None if it does not say."""
+    """Return the number of objects in a batch, from their classes; None if it has none."""
     classes: Any = batch.get("cls") if isinstance(batch, dict) else None
     has_length = hasattr(classes, "__len__") and getattr(classes, "ndim", 1) > 0
     return len(classes) if has_length else None
 
 
 def replaced(owner: Any, name: str, function: Callable[..., Any]) -> Callable[[], None]:
-    """Put a function in the place of a method of an instance, or of a function of a module.
+    """Replace a method of an instance or a function of a module.
 
     Returns:
-        A function that takes it away, if it is still there; a second call does nothing.
+        A function that restores it unless it was replaced again; a second call does nothing.
     """
-    before = vars(owner).get(name)  # somebody else's, else None: the method of the class
+    before = vars(owner).get(name)  # another replacement; None if the class's own method applies
     setattr(owner, name, function)
 
     def undo() -> None:
@@ -168,28 +168,32 @@ def replaced(owner: Any, name: str, function: Callable[..., Any]) -> Callable[[]
 def add_callback(
     trainer: Any, event: str, callback: Callable[[Any], None], *, is_first: bool = False
 ) -> None:
-    """Add a callback, after or before all others, those of Ultralytics' integrations too."""
+    """Add a callback after or before all others, including Ultralytics' integrations."""
+    # Ultralytics calls the callbacks of an event in list order: its defaults, those that the user
+    # added to the model, then its integrations. Ours are added once a training begins, so they come
+    # last, unless ``is_first`` puts them ahead of all others; of several such, the last one added
+    # comes first. The list is replaced, so an event that is running right now is not affected.
     others = trainer.callbacks[event]
     trainer.callbacks[event] = [callback, *others] if is_first else [*others, callback]
 
 
 def remove_callback(trainer: Any, event: str, callback: Callable[[Any], None]) -> None:
-    """Take a callback away; the list is replaced, because the trainer may be walking through it."""
+    """Remove a callback by replacing the list: the trainer may be iterating over the old one."""
     trainer.callbacks[event] = [c for c in trainer.callbacks[event] if c is not callback]
 
 
 def announce_picture(trainer: Any, path: Path) -> Callable[[], None]:
-    """Hand a picture to whatever uploads pictures in ``on_train_end``; called before they are.
+    """Pass a picture to the integrations, before they upload pictures in ``on_train_end``.
 
-    Where Ultralytics draws none (``plots=False``), it would be the only one of the training. Then
-    an integration sees it only if it was read and found to take it in any case: DVCLive, for one,
-    ends a training with an error if it has logged a picture where there is no DVC repository.
+    If Ultralytics draws none (``plots=False``), it would be the only picture of the training. Then
+    only integrations whose code is known to accept any picture see it: DVCLive, for one, ends a
+    training with an error if it has logged a picture outside a DVC repository.
 
     Returns:
-        A function that gives the callbacks back as they were; a second call does nothing.
+        A function that restores the callbacks; a second call does nothing.
     """
     if not trainer.args.plots:
-        calls = trainer.callbacks["on_train_end"]  # changed in place: the trainer walks through it
+        calls = trainer.callbacks["on_train_end"]  # changed in place: the trainer is iterating
         calls[:] = [_Unaware(call, path) if _may_fail(call) else call for call in calls]
     trainer.on_plot(path)
 
@@ -201,11 +205,11 @@ def announce_picture(trainer: Any, path: Path) -> Callable[[], None]:
 
 
 class _Unaware:
-    """A callback that does not see a picture.
+    """A callback from which one picture is hidden.
 
     Args:
-        callback: What to call.
-        picture: Its key in ``trainer.plots``.
+        callback: The original callback.
+        picture: The picture's key in ``trainer.plots``.
     """
 
     def __init__(self, callback: Callable[[Any], None], picture: Path) -> None:
@@ -213,7 +217,7 @@ class _Unaware:
         self._picture = picture
 
     def __call__(self, trainer: Any) -> None:
-        """Call it while the picture is away."""
+        """Call the callback without the picture."""
         hidden = trainer.plots.pop(self._picture, None)
         try:
             self.callback(trainer)
@@ -223,17 +227,17 @@ class _Unaware:
 
 
 def _may_fail(callback: Callable[[Any], None]) -> bool:
-    """Whether an integration of Ultralytics may not take a picture, as far as is known."""
+    """Return whether an Ultralytics integration might reject a picture, as far as is known."""
     module = getattr(callback, "__module__", None) or ""  # None for a method of a built-in type
     package, _, name = module.rpartition(".")
     return package == "ultralytics.utils.callbacks" and name not in TAKE_PICTURES
 
 
 def stop(trainer: Any) -> None:
-    """Ask the trainer to end after this batch, or this epoch where it looks no earlier."""
+    """Ask the trainer to end after this batch, or after this epoch if it only checks then."""
     trainer.stop = True
 
 
 def stops_between_batches(trainer: Any) -> bool:
-    """Whether `stop` may be asked for at any batch: several processes agree at an epoch's end."""
+    """Return whether `stop` may be called at any batch: several ranks agree at an epoch's end."""
     return int(getattr(trainer, "world_size", 0) or 0) <= 1

@@ -1,4 +1,4 @@
-"""Which parameters a trainer's optimizer moves, and when that changes.
+"""Tracks which parameters a trainer's optimizer moves, and when that changes.
 
 Read in ultralytics 8.4.0 to 8.4.190, whose ``build_optimizer`` puts every parameter into a group,
 frozen or not.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _FOREIGN = (AttributeError, KeyError, TypeError, ValueError)
-"""What reading an optimizer of the user's own may raise, if its groups are not those of torch."""
+"""What reading a custom optimizer may raise if its groups differ from torch's."""
 
 _TRAINABLE = attrgetter("requires_grad")
 
@@ -32,9 +32,9 @@ class _Tables(NamedTuple):
     """Where the parts of a model are registered.
 
     Attributes:
-        parameters: Of the model.
-        registers: Of each module, the tables of its parameters and of its children.
-        filled: Those that are not empty.
+        parameters: The model's parameters.
+        registers: Each module's tables of parameters and of children.
+        filled: The tables that are not empty.
     """
 
     parameters: Sequence[nn.Parameter]
@@ -43,10 +43,10 @@ class _Tables(NamedTuple):
 
 
 class Membership:
-    """Notices when a trainer's optimizer moves other parameters than before.
+    """Notices when the set of parameters that a trainer's optimizer moves changes.
 
     Args:
-        known: What is known of the run that is continued.
+        known: The last known optimizer of the continued run.
     """
 
     def __init__(self, known: Optimizer | None = None) -> None:
@@ -56,19 +56,19 @@ class Membership:
         self._parts: list[int] = []
 
     def changed(self, trainer: Any, step: int, *, thorough: bool) -> Optimizer | None:
-        """What the optimizer moves, if that is not as it was; the first time, in any case.
+        """Return what the optimizer moves if that has changed; always on the first call.
 
-        Without a change it takes about 40 microseconds for YOLO26n, 85 if thorough, and no
+        Without a change, this takes about 40 microseconds for YOLO26n, 85 if thorough, and no
         synchronization.
 
         Args:
-            trainer: Everything is set up.
-            step: The optimizer step that comes next.
-            thorough: Whether to look for modules and parameters that others have replaced; those
-                that were added or removed are always seen.
+            trainer: A trainer that is fully set up.
+            step: The next optimizer step.
+            thorough: Whether to look for replaced modules and parameters; those added or removed
+                are always noticed.
 
         Returns:
-            None also if the optimizer's groups are not like those of torch.
+            None also if the optimizer's groups differ from torch's.
         """
         is_first = self._marks is None
         if not is_first and self._is_as_before(trainer, thorough=thorough):
@@ -100,19 +100,19 @@ class Membership:
 
 
 def read(trainer: Any, step: int, before: Optimizer | None = None) -> Optimizer:
-    """What a trainer's optimizer moves.
+    """Return what a trainer's optimizer moves.
 
     Args:
-        trainer: Everything is set up.
-        step: The optimizer step that comes next.
-        before: What was known before, which tells what has thawed.
+        trainer: A trainer that is fully set up.
+        step: The next optimizer step.
+        before: The previous state, from which thawed parameters are determined.
 
     Raises:
-        AttributeError, KeyError, TypeError, ValueError: The optimizer is not like those of torch.
+        AttributeError, KeyError, TypeError, ValueError: The optimizer differs from torch's.
     """
     groups = trainer.optimizer.param_groups
     moved = {id(p) for group in groups for p in group["params"]}
-    still = {id(p) for group in groups if _stands_still(group) for p in group["params"]}
+    still = {id(p) for group in groups if _is_still(group) for p in group["params"]}
     named = list(model_of(trainer).named_parameters())
     trained = [(clean_name(name), id(p)) for name, p in named if p.requires_grad]
     options = meant_frozen(trainer)
@@ -146,7 +146,7 @@ def _group(group: dict[str, Any]) -> Group:
 
 
 def _number(value: Any) -> float | None:
-    """A number; None if it lies on a device, which would have to be waited for, or has no end."""
+    """Return a finite number; None for one that is not finite, or on a device (we do not wait)."""
     where = getattr(value, "device", None)
     if where is not None and where.type != "cpu":
         return None
@@ -154,15 +154,15 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _stands_still(group: dict[str, Any]) -> bool:
-    """Whether the learning rate is 0, and not only because a schedule begins or ends there."""
+def _is_still(group: dict[str, Any]) -> bool:
+    """Return whether the learning rate is 0, and not only at the start or end of a schedule."""
     return _number(group["lr"]) == 0 == _number(group.get("initial_lr", 0.0))
 
 
 def _marks(trainer: Any, tables: _Tables) -> tuple[object, ...]:
-    """What is different after nearly every change: cheap to make and to compare.
+    """Return values that nearly every change affects: cheap to make and to compare.
 
-    The schedule of the learning rate leaves it as it is.
+    Unaffected by the learning rate schedule.
     """
     groups = trainer.optimizer.param_groups
     return (
@@ -171,10 +171,10 @@ def _marks(trainer: Any, tables: _Tables) -> tuple[object, ...]:
         list(map(len, tables.registers)),
         list(map(_TRAINABLE, tables.parameters)),
         [list(map(id, group["params"])) for group in groups],
-        [_stands_still(group) for group in groups],
+        [_is_still(group) for group in groups],
     )
 
 
 def _parts(tables: _Tables) -> list[int]:
-    """Which objects the model is made of."""
+    """Return the ids of the objects that the model consists of."""
     return list(map(id, chain.from_iterable(map(dict.values, tables.filled))))

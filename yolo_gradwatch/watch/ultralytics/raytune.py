@@ -1,8 +1,8 @@
-"""What Ultralytics reports to Ray Tune after each epoch, and how numbers get beside its own.
+"""Adds numbers to what Ultralytics reports to Ray Tune after each epoch.
 
 Read in ultralytics 8.4.0 to 8.4.190 and ray 2.60. Ultralytics' callback copies ``trainer.metrics``
-into the result, so it finds more of them there while it runs; nobody else does. It is among the
-callbacks only if Ray can be imported.
+into the result, so we extend the metrics while that callback runs; no other callback sees the
+extra ones. It is registered only if Ray can be imported.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _MODULE = "ultralytics.utils.callbacks.raytune"
 _EVENT = "on_fit_epoch_end"
 
 
-class _Beside:
-    """A callback that finds more metrics in its trainer than everybody else.
+class _WithNumbers:
+    """A callback that sees more metrics in its trainer than other callbacks do.
 
     Args:
-        callback: What to call.
-        numbers: Gives them, of this trainer; never raises.
+        callback: The original callback.
+        numbers: Returns the extra metrics of this trainer; never raises.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class _Beside:
         self._numbers = numbers
 
     def __call__(self, trainer: Any) -> None:
-        """Call it; what it raises passes, such as the ``SystemExit`` that stops a trial."""
+        """Call the callback; exceptions propagate, such as the ``SystemExit`` stopping a trial."""
         metrics = trainer.metrics
         if isinstance(metrics, dict):
             trainer.metrics = {**metrics, **self._numbers()}
@@ -42,21 +42,21 @@ class _Beside:
 
 
 def report_beside(trainer: Any, numbers: Callable[[], Mapping[str, object]]) -> Callable[[], None]:
-    """Have Ultralytics report numbers of ours with its own, where it reports to Ray Tune.
+    """Have Ultralytics report our numbers along with its own, where it reports to Ray Tune.
 
     Args:
-        trainer: Its integrations are among its callbacks by now.
-        numbers: Gives them; called before each report, never raises.
+        trainer: A trainer whose integrations are already among its callbacks.
+        numbers: Returns the numbers before each report; never raises.
 
     Returns:
-        A function that gives the callbacks back as they were; it keeps the trainer alive as long as
-        it is there itself.
+        A function that restores the callbacks; it keeps the trainer alive for as long as the
+        function itself exists.
     """
-    calls = trainer.callbacks[_EVENT]  # changed in place: somebody may be walking through it
-    calls[:] = [_Beside(call, numbers) if _reports(call) else call for call in calls]
+    calls = trainer.callbacks[_EVENT]  # changed in place: a trainer may be iterating over it
+    calls[:] = [_WithNumbers(call, numbers) if _reports(call) else call for call in calls]
 
     def undo() -> None:
-        calls[:] = [call.callback if isinstance(call, _Beside) else call for call in calls]
+        calls[:] = [call.callback if isinstance(call, _WithNumbers) else call for call in calls]
 
     return undo
 

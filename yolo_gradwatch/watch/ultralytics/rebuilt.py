@@ -1,8 +1,8 @@
-"""What Ultralytics drops of a model when it builds that again to train it.
+"""Detects changes to a model that Ultralytics drops when it rebuilds the model for training.
 
 Read in ultralytics 8.4.0 to 8.4.190. After ``on_pretrain_routine_start`` the network is built from
 its YAML by ``trainer.get_model``, and weights alone are carried over. In some versions the model
-has the new network by the time at which the training begins.
+already has the new network when the training begins.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from yolo_gradwatch.watch.guard import Guard
 
 Models: TypeAlias = Iterable[weakref.ref[Any]]
-"""Models that may be gone by now."""
+"""Models that may no longer exist."""
 
 _BUILDERS = ("get_model", "setup_model")
-"""Methods of a trainer by which a class of the user's own builds what he wants."""
+"""Trainer methods that a custom class overrides to build its own network."""
 
 _CHANGED_BY_ULTRALYTICS = ("YOLOE", "Distillation")
-"""How the names of those classes begin whose networks it changes itself."""
+"""Name prefixes of the classes whose networks Ultralytics changes itself."""
 
 _MOST = 3
-"""Of more differences, only the first are named."""
+"""Differences named in a message; further ones are only counted."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class _Part(NamedTuple):
     """A module of a network.
 
     Attributes:
-        kind: Its class.
+        kind: Name of its class.
         counts: Whether it holds parameters or other modules.
     """
 
@@ -58,7 +58,7 @@ _NOTHING = _Part("none", counts=False)
 
 
 class _Difference(NamedTuple):
-    """A module that two networks do not have in common, and its class in each."""
+    """A module that differs between two networks, and its class in each."""
 
     name: str
     passed: str
@@ -69,9 +69,9 @@ class _Passed(NamedTuple):
     """A model as it was passed.
 
     Attributes:
-        model: Alive or not.
-        parts: Of its network.
-        is_older: Whether another version has filled its blocks.
+        model: Weak reference to it.
+        parts: The modules of its network.
+        is_older: Whether it comes from a file written by another version.
     """
 
     model: weakref.ref[Any]
@@ -85,9 +85,9 @@ class Networks:
     It keeps neither the models nor the trainer alive.
 
     Args:
-        trainer: Ultralytics has just made it, and no network yet.
-        models: Those that it may be going to train.
-        guard: Of the watch; when that is over, nothing is left in the trainer.
+        trainer: A trainer just created, which has no network yet.
+        models: Models that it may be about to train.
+        guard: Guard of the watch; when the watch is over, nothing is left in the trainer.
     """
 
     def __init__(self, trainer: Any, models: Models, guard: Guard) -> None:
@@ -102,30 +102,30 @@ class Networks:
             guard.undo.callback(self.release)
 
     def release(self) -> None:
-        """Leave the trainer as it was; a second call does nothing."""
+        """Restore the trainer; a second call does nothing."""
         undo = self._undo()
         if undo:
             undo()
 
     def warn(self, trainer: Any, remarks: list[str]) -> None:
-        """Say what the training lacks, on the log and in these remarks; see `dropped`."""
+        """Log and add to the remarks what the training is missing; see `dropped`."""
         said = self.dropped(trainer)
         if said:
             remarks.append(said)
             _LOG.warning("GradWatch: %s", said)
 
     def dropped(self, trainer: Any) -> str:
-        """What the training lacks of the model that was to be trained, in words; "" if nothing.
+        """Return in words what the training is missing of the passed model; "" if nothing.
 
         Args:
-            trainer: Everything is set up.
+            trainer: A trainer that is fully set up.
         """
         self.release()
         found = [one for one in self._passed if _trainer_of(one.model()) is trainer]
         if not (found and self._built) or resumes(trainer):
             return ""
         lost = [*_differences(found[0], self._built)]
-        if lost:  # a callback of the user's may have put it back
+        if lost:  # a user's callback may have restored it
             trained = _parts(model_of(trainer))
             lost = [one for one in lost if trained.get(one.name, _NOTHING).kind != one.passed]
         return _words(lost, self._yaml) if lost else ""
@@ -138,10 +138,10 @@ class Networks:
 
 
 def _after_build(trainer: Any, call: Callable[[Any], object]) -> Callable[[], None]:
-    """Call ``call`` with the network that a trainer builds first.
+    """Call ``call`` with the first network that a trainer builds.
 
     Returns:
-        A function that takes the wrap away, which the trainer keeps alive.
+        A function that removes the wrapper; the trainer keeps it alive.
     """
     build = trainer.get_model
 
@@ -156,7 +156,7 @@ def _after_build(trainer: Any, call: Callable[[Any], object]) -> Callable[[], No
 
 
 def _passed(model: Any) -> dict[str, _Part]:
-    """What the network of a model is made of; nothing where that cannot be compared."""
+    """Return the modules of a model's network; empty if they cannot be compared."""
     network: Any = getattr(model, "model", None)
     if not hasattr(network, "named_modules") or _is_fused(network):
         return {}
@@ -166,9 +166,9 @@ def _passed(model: Any) -> dict[str, _Part]:
 
 
 def _parts(network: nn.Module) -> dict[str, _Part]:
-    """The modules of a network by name: the whole, and those of its list of blocks.
+    """Return the modules of a network by name: the whole model, and those in its list of blocks.
 
-    Of Ultralytics' own classes of a whole one is as good as another: it goes by the task.
+    Ultralytics' own classes of a whole model count as equal: the class depends on the task.
     """
     is_own = _is_ultralytics(type(network))
     found = {WHOLE: _Part("Ultralytics' own" if is_own else type(network).__name__, counts=True)}
@@ -181,10 +181,10 @@ def _parts(network: nn.Module) -> dict[str, _Part]:
 
 
 def _differences(passed: _Passed, built: Mapping[str, _Part]) -> Iterator[_Difference]:
-    """Modules that are of another class or in one network only, but for those in such a module.
+    """Yield modules whose class differs or that exist in one network only, outermost alone.
 
-    What one of them alone has in its head may depend on the data and on arguments, and what is in
-    a block, on the version.
+    Modules that only one network has in its head may depend on data and arguments, and those
+    in a block on the version, so they are ignored.
     """
     parts = passed.parts
     head = f"{_head(parts)}."
@@ -201,7 +201,7 @@ def _differences(passed: _Passed, built: Mapping[str, _Part]) -> Iterator[_Diffe
 
 
 def _head(parts: Mapping[str, _Part]) -> str:
-    """The last of the blocks."""
+    """Return the name of the last block."""
     blocks = [name for name in parts if name.count(".") == 1]
     return blocks[-1] if blocks else WHOLE
 
@@ -218,18 +218,18 @@ def _words(lost: list[_Difference], source: str) -> str:
 
 
 def _is_ultralytics(one: Any) -> bool:
-    """Whether a class or a function is Ultralytics' own."""
+    """Return whether a class or a function is Ultralytics' own."""
     return str(getattr(one, "__module__", "")).partition(".")[0] == "ultralytics"
 
 
 def _is_fused(network: Any) -> bool:
-    """Whether layers were merged, to predict faster."""
+    """Return whether layers were merged for faster prediction."""
     forwards = (vars(module).get("forward") for module in network.modules())
     return any(getattr(one, "__name__", "").startswith("forward_fuse") for one in forwards)
 
 
 def _is_older(model: Any) -> bool:
-    """Whether a model comes from a file of another version."""
+    """Return whether a model comes from a file written by another version."""
     from ultralytics import __version__  # heavy
 
     checkpoint = {} if model is None else vars(model).get("ckpt")

@@ -1,8 +1,8 @@
-"""A training that is ended after some optimizer steps, and what its batches take.
+"""Ends a training after a few optimizer steps and measures the cost of its batches.
 
 Read in ultralytics 8.4.0 to 8.4.190. ``trainer.stop`` would be followed by a validation and a
-checkpoint, and 8.4.0 looks at it at an epoch's end only. An exception from a callback ends every
-version at once; that it is a ``SystemExit`` of code 0 says to whoever sees it that nothing failed.
+checkpoint, and 8.4.0 checks it only at the end of an epoch. An exception from a callback ends every
+version at once; making it a ``SystemExit`` with code 0 shows that nothing failed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _BASE = "ultralytics.utils.callbacks.base"
 _LOGGERS = ("ultralytics.utils.callbacks.", "ultralytics.utils.events", "ultralytics.hub.")
-"""How the modules begin whose callbacks send something to somebody."""
+"""Module prefixes of callbacks that send data elsewhere."""
 
 
 class Refused(SystemExit):
@@ -36,10 +36,9 @@ class Refused(SystemExit):
 
 
 def settled(folder: Path) -> dict[str, object]:
-    """Arguments of a training that leaves nothing behind; the run is in a folder of that one.
+    """Return the arguments of a training that leaves no trace, with its run inside ``folder``.
 
-    Images are read as they are needed, not all of them before the first batch, and none is kept
-    beside them on the disk.
+    Images are read as needed, not all before the first batch, and not cached on disk.
     """
     return {
         "project": str(folder),
@@ -55,17 +54,17 @@ def settled(folder: Path) -> dict[str, object]:
 
 
 class Short:
-    """Ends a training after some optimizer steps, or before it would validate or save.
+    """Ends a training after a few optimizer steps, or before it would validate or save.
 
     Args:
-        steps: How many, those that AMP skips among them.
+        steps: Number of steps, including those that AMP skips.
         watch: Called with the trainer before its training begins.
-        is_watched: Whether it still is; if not, it is ended.
-        tell: Called after each batch with the step that is done, how many there are to be, and the
-            seconds that the others may take.
+        is_watched: Returns whether the training is still watched; if not, it is ended.
+        tell: Called after each batch with the steps done, the steps planned and the estimated
+            seconds left.
 
     Attributes:
-        remarks: Why there were fewer steps than asked for, in sentences.
+        remarks: Sentences on why there were fewer steps than requested.
     """
 
     def __init__(
@@ -84,10 +83,10 @@ class Short:
         self.remarks: list[str] = []
 
     def begin(self, trainer: Any) -> None:
-        """Take a trainer whose training is about to begin, or that is to launch others for it.
+        """Prepare a trainer that is about to train here, or to launch processes that do.
 
         Raises:
-            Refused: It is to be trained in several processes.
+            Refused: It would train in several processes.
         """
         if ddp.launches_workers(trainer) or facts.replicas(trainer) > 1:
             raise Refused(
@@ -105,16 +104,16 @@ class Short:
             hooks.add_callback(trainer, event, call)
 
     def cost(self) -> Cost:
-        """What the batches took."""
+        """Return the cost of the batches."""
         return self._clock.cost(*self._shape)
 
     def close(self) -> None:
-        """Leave nothing in this process."""
+        """Undo everything in this process."""
         while self._undo:
             self._undo.pop()()
 
     def _count_steps(self, trainer: Any) -> None:
-        """Wrap the scaler after the user's callbacks and before the watch, which is over first."""
+        """Wrap the scaler before the watch does: wrappers are undone in reverse order."""
         self._undo.append(hooks.after_unscale(trainer, self._count))
         self._undo += [partial(_close_loaders, trainer), _undo_determinism]
 
@@ -122,7 +121,7 @@ class Short:
         self._done += 1
 
     def _start(self, trainer: Any) -> None:
-        """The watch has added its callbacks; ours come after them."""
+        """Add our callbacks after those of the watch."""
         self._batch = trainer.batch_size
         self._undo.append(_quiet())
         hooks.add_callback(trainer, "on_train_batch_end", self._end_batch)
@@ -130,7 +129,7 @@ class Short:
 
     def _start_epoch(self, trainer: Any) -> None:
         batches = len(trainer.train_loader)
-        if batches != self._shape[1]:  # not so once the warm-up has changed what is accumulated
+        if batches != self._shape[1]:  # keep the first accumulate: the warm-up changes it
             self._shape = (trainer.accumulate, batches, 0)
         self._shape = (*self._shape[:2], facts.epochs_of(trainer))
         if trainer.batch_size < self._batch:
@@ -140,8 +139,8 @@ class Short:
         self._clock.again()
 
     def _end_batch(self, trainer: Any) -> None:
-        # The first batch of an epoch waits for the loader. The traces and the readings of the
-        # weights belong to the check, not to the training.
+        # The first batch of an epoch waits for the loader. Tracing and reading weights are work
+        # of the check, not of the training.
         step, self._current = self._current, self._done + 1
         is_measured = step & (step - 1) == 0 or step == self._steps
         self._clock.lap(is_plain=not (is_measured or self._is_first))
@@ -153,7 +152,7 @@ class Short:
             raise hooks.Ended
 
     def _end_epoch(self, trainer: Any) -> None:
-        """What would follow is a validation, a checkpoint, or the return to one."""
+        """End the training before a validation, a checkpoint or a recovery from one."""
         is_first = trainer.epoch == trainer.start_epoch
         if not is_first and not bool(trainer.loss.isfinite()):
             self.remarks.append(
@@ -177,9 +176,9 @@ class Short:
 
 
 def without_loggers(callbacks: dict[str, list[Any]]) -> None:
-    """Take away what Ultralytics' integrations and its own statistics would be called with.
+    """Remove the callbacks of Ultralytics' integrations and of its usage statistics.
 
-    The lists are changed in place, because a trainer may be walking through one of them.
+    The lists are changed in place, because a trainer may be iterating over one of them.
     """
     for calls in callbacks.values():
         calls[:] = [call for call in calls if not _logs(call)]
@@ -191,7 +190,7 @@ def _logs(call: Any) -> bool:
 
 
 def _quiet() -> Callable[[], None]:
-    """Keep Ultralytics' lines and bars back, but no warning; a function that undoes it."""
+    """Silence Ultralytics' messages and bars, except warnings; return the undo function."""
     from ultralytics.utils import LOGGER  # heavy; only a training pays for it
 
     before = LOGGER.level
@@ -200,7 +199,7 @@ def _quiet() -> Callable[[], None]:
 
 
 def _close_loaders(trainer: Any) -> None:
-    """Shut down the processes that read images; older versions leave that to the collector."""
+    """Shut down the data loader processes; older versions leave that to garbage collection."""
     loaders: list[Any] = [trainer.train_loader, getattr(trainer, "test_loader", None)]
     for loader in loaders:
         if hasattr(loader, "close"):
@@ -208,7 +207,7 @@ def _close_loaders(trainer: Any) -> None:
 
 
 def _undo_determinism() -> None:
-    """Older versions leave it on in this process when a training does not come to its end."""
+    """Reset determinism, which older versions leave on if a training does not complete."""
     from ultralytics.utils.torch_utils import unset_deterministic  # heavy
 
     unset_deterministic()

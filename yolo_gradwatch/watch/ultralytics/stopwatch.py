@@ -1,4 +1,4 @@
-"""What the batches of a training take: seconds, and memory."""
+"""Measures the cost of a training's batches: time and memory."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from yolo_gradwatch.views.checked import Cost
 
 
 class Stopwatch:
-    """Measures batches from one to the next, on a device that the training waits for in each.
+    """Times each batch from the end of the one before; the training waits for the device in each.
 
-    Ultralytics prints the loss items of each batch, for which it waits.
+    It waits because Ultralytics prints the loss items of every batch.
     """
 
     def __init__(self) -> None:
@@ -26,15 +26,15 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float | None:
-        """Mean of a batch; None before the first."""
+        """Mean time of a batch; None before the first."""
         taken = self._plain or self._others[1:] or self._others
         return sum(taken) / len(taken) if taken else None
 
     def start(self, device: Any) -> None:
-        """Begin with the memory that is taken by now.
+        """Start measuring, with the memory already in use.
 
         Args:
-            device: Of the training.
+            device: Device of the training.
         """
         self._device = device
         if device.type == "cuda":
@@ -45,10 +45,10 @@ class Stopwatch:
         self._last = time.perf_counter()
 
     def lap(self, *, is_plain: bool) -> None:
-        """A batch is over.
+        """Record the end of a batch.
 
         Args:
-            is_plain: Whether nothing was done in it that a training does not do in every batch.
+            is_plain: Whether the batch had no work that a normal training would not do in it.
         """
         now = time.perf_counter()
         (self._plain if is_plain else self._others).append(now - self._last)
@@ -56,11 +56,11 @@ class Stopwatch:
         self._note_memory()
 
     def again(self) -> None:
-        """Leave out what was done since the last batch."""
+        """Exclude the time since the last batch."""
         self._last = time.perf_counter()
 
     def cost(self, together: int, batches: int, epochs: int) -> Cost:
-        """What was measured; see `Cost` for the arguments."""
+        """Return the measurements; see `Cost` for the arguments."""
         memory, of = self._resident, 0
         if self._device is not None and self._device.type == "cuda":
             import torch  # heavy; only a training pays for it

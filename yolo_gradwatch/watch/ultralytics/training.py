@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.event import EventKind
 
 LEAST_WARMUP = 100
-"""Batches for which older versions warm up at the least, unless ``warmup_epochs`` is 0."""
+"""Minimum warm-up of older versions in batches, unless ``warmup_epochs`` is 0."""
 
 
 def is_trainer(target: Any) -> bool:
-    """Whether this is a trainer, which has a ``_do_train``, and not a model."""
+    """Return whether this is a trainer, which has a ``_do_train``, and not a model."""
     return hasattr(type(target), "_do_train") and hasattr(type(target), "run_callbacks")
 
 
 def has_begun(trainer: Any) -> bool:
-    """Whether the training of this trainer has been set up, so that it is under way or over."""
+    """Return whether this trainer's training has been set up: it is in progress or over."""
     return getattr(trainer, "scaler", None) is not None
 
 
@@ -40,9 +40,9 @@ def check_trainable(model: Any) -> None:
     """Raise if this is not a model that Ultralytics can train.
 
     Raises:
-        TypeError: It is no Ultralytics model, or one that cannot be trained.
+        TypeError: It is not an Ultralytics model, or one that cannot be trained.
     """
-    kind = type(model)  # asked instead of the instance, which hands unknown names on to its network
+    kind = type(model)  # not the instance, which forwards unknown names to its network
     if not (hasattr(kind, "add_callback") and hasattr(kind, "train")):
         raise TypeError(
             f"attach needs an Ultralytics model (YOLO, RTDETR, ...) or trainer, got {kind.__name__}"
@@ -56,21 +56,21 @@ def check_trainable(model: Any) -> None:
 
 
 def losses(trainer: Any) -> tuple[tuple[str, ...], list[Tensor]]:
-    """Names and values of the loss items of the last batch, left on the device.
+    """Return names and values of the loss items of the last batch, left on the device.
 
     ``loss_items`` is a tensor in 8.4.0 and a dict in 8.4.190; None after a batch that did not fit
     into memory.
 
     Returns:
-        A name for each number, and tensors on the trainer's device with so many numbers.
+        A name for each number, and tensors on the trainer's device that hold that many numbers.
     """
     items: Any = getattr(trainer, "loss_items", None)
     where: torch.device = trainer.device
     if isinstance(items, dict):
-        there = {name: item for name, item in items.items() if _lies_on(item, where)}
+        there = {name: item for name, item in items.items() if _is_on(item, where)}
         names = [one for name, item in there.items() for one in _numbered(str(name), item.numel())]
         return _distinct(names), list(there.values())
-    if _lies_on(items, where):
+    if _is_on(items, where):
         known = getattr(trainer, "loss_names", ())
         names = [str(name) for name in (known if isinstance(known, (list, tuple)) else [known])]
         is_known = len(names) == items.numel()
@@ -78,55 +78,55 @@ def losses(trainer: Any) -> tuple[tuple[str, ...], list[Tensor]]:
     return (), []
 
 
-def _lies_on(item: Any, where: torch.device) -> bool:
-    """Whether this is a tensor of real numbers on a device."""
+def _is_on(item: Any, where: torch.device) -> bool:
+    """Return whether this is a real-valued tensor on a device."""
     device: Any = getattr(item, "device", None)
     is_there = getattr(device, "type", None) == where.type
     return is_there and where.index in {None, device.index} and not item.is_complex()
 
 
 def _numbered(name: str, count: int) -> list[str]:
-    """A name for each number of an item."""
+    """Return a name for each number of an item."""
     return [name] if count == 1 else [f"{name}/{number}" for number in range(count)]
 
 
 def _distinct(names: list[str]) -> tuple[str, ...]:
-    """Names of a table's rows, none of which is there twice."""
+    """Return unique names for the rows of a table."""
     shown = [printable(name) for name in names]
     is_distinct = len(set(shown)) == len(shown)
     return tuple(shown if is_distinct else _numbered("loss", len(shown)))
 
 
 def optimizer_of(trainer: Any) -> Any:
-    """The optimizer."""
+    """Return the optimizer."""
     return trainer.optimizer
 
 
 def learning_rates(trainer: Any) -> tuple[float, ...]:
-    """Of the optimizer's groups of parameters, at this moment; NaN for one on a device."""
+    """Return the current learning rate of each parameter group; NaN for one on a device."""
     return tuple(_rate(group.get("lr")) for group in trainer.optimizer.param_groups)
 
 
 def _rate(value: Any) -> float:
-    """A number, or a tensor of one on the host; NaN for anything else, which may have to wait."""
+    """Return a number, or a one-element tensor on the host; NaN otherwise, to avoid waiting."""
     is_here = getattr(getattr(value, "device", None), "type", "") == "cpu"
     return float(value) if isinstance(value, (int, float)) or is_here else math.nan
 
 
 def meant_frozen(trainer: Any) -> tuple[str, ...]:
-    """Parts of the names of parameters that the training froze by its own options.
+    """Return name fragments of the parameters that the training froze by its own options.
 
-    The teacher of a distillation comes into the model after the list of names is made (8.4.190).
+    The teacher of a distillation enters the model after the list of names is made (8.4.190).
     """
     names = getattr(trainer, "freeze_layer_names", None)
     return (*names, "teacher_model.") if names else ("",)
 
 
 def amp_state(trainer: Any) -> list[Tensor]:
-    """Whether an overflow was found (above 0) and the loss scale, left on the device.
+    """Return whether an overflow was found (above 0) and the loss scale, left on the device.
 
     Returns:
-        Two tensors of one element; none where no loss scaler is at work (CPU, bf16, amp=False).
+        Two tensors of one element; none if no loss scaler is active (CPU, bf16, amp=False).
     """
     scaler = trainer.scaler
     if not scaler.is_enabled():
@@ -136,54 +136,54 @@ def amp_state(trainer: Any) -> list[Tensor]:
 
 
 def loss_scale(trainer: Any) -> Tensor | None:
-    """By what AMP's scaler multiplies the loss, left on the device; None where it does not."""
+    """Return the factor by which AMP scales the loss, left on the device; None without scaling."""
     scale: Tensor | None = trainer.scaler._scale if trainer.scaler.is_enabled() else None
     return scale
 
 
 def replicas(trainer: Any) -> int:
-    """By what Ultralytics multiplies the loss besides: under DDP, the number of processes."""
+    """Return the factor by which DDP scales the loss: the number of processes."""
     return max(int(getattr(trainer, "world_size", 0) or 0), 1)
 
 
 def is_compiled(trainer: Any) -> bool:
-    """Whether ``torch.compile`` is at work in the model."""
+    """Return whether ``torch.compile`` is active in the model."""
     return bool(getattr(trainer.args, "compile", False)) or layouts.is_compiled(trainer.model)
 
 
 def model_of(trainer: Any) -> nn.Module:
-    """The model that is trained, wrapped by DDP and ``torch.compile`` as it may be."""
+    """Return the trained model, possibly wrapped by DDP and ``torch.compile``."""
     model: nn.Module = trainer.model
     return model
 
 
 def save_dir(trainer: Any) -> Path:
-    """The run's folder."""
+    """Return the run's folder."""
     return Path(trainer.save_dir)
 
 
 def epoch_of(trainer: Any) -> int:
-    """The current epoch, counted from 1 as in ``results.csv``."""
+    """Return the current epoch, counted from 1 as in ``results.csv``."""
     return int(trainer.epoch) + 1
 
 
 def epochs_of(trainer: Any) -> int:
-    """How many epochs the training is to have."""
+    """Return the planned number of epochs."""
     return int(trainer.epochs)
 
 
 def resumes(trainer: Any) -> bool:
-    """Whether this training continues an earlier one in the same folder."""
+    """Return whether this training continues an earlier one in the same folder."""
     return bool(trainer.resume)
 
 
 def restart_kind(trainer: Any) -> EventKind:
-    """Why an epoch that begins again does so: NaN recovery, or half the batch after an OOM."""
+    """Return why an epoch begins again: NaN recovery, or half the batch after an OOM."""
     return "nan_recovery" if getattr(trainer, "nan_recovery_attempts", 0) else "oom_restart"
 
 
 def given_options(trainer: Any) -> dict[str, object]:
-    """All arguments of the training, as the user gave them if it has not been set up yet.
+    """Return all arguments of the training, as the user gave them if it has not been set up yet.
 
     ``_setup_train`` overwrites some: ``optimizer``, ``lr0`` and ``warmup_bias_lr`` under
     ``optimizer=auto`` (from 8.4.172 on), ``batch``, ``imgsz``, ``workers``.
@@ -192,15 +192,15 @@ def given_options(trainer: Any) -> dict[str, object]:
 
 
 def training_options(trainer: Any, given: dict[str, object]) -> dict[str, object]:
-    """What ``gradwatch.json`` has of the arguments of a training that begins.
+    """Return what ``gradwatch.json`` stores of the arguments of a training that begins.
 
     Args:
-        trainer: Everything is set up.
-        given: What `given_options` said before.
+        trainer: A trainer that is fully set up.
+        given: The earlier result of `given_options`.
 
     Returns:
-        ``given``, the total norm ``clip`` above which the trainer clips, and ``fitted``: those
-        arguments that are not at work as they were given, as Ultralytics made them.
+        ``given``, the total norm ``clip`` above which the trainer clips, and ``fitted``: the
+        effective values of the arguments that Ultralytics changed.
     """
     at_work = {**given_options(trainer), **_optimizer(trainer, given)}
     at_work |= {"amp": bool(trainer.scaler.is_enabled()), "device": str(trainer.device)}
@@ -210,7 +210,7 @@ def training_options(trainer: Any, given: dict[str, object]) -> dict[str, object
 
 
 def _optimizer(trainer: Any, given: dict[str, object]) -> dict[str, object]:
-    """The optimizer, and under ``auto`` its ``lr0``, which ``args`` do not tell in all versions.
+    """Return the optimizer, and under ``auto`` its ``lr0``, which ``args`` lack in some versions.
 
     MuSGD has some groups at three times ``lr0``.
     """
@@ -224,9 +224,9 @@ def _optimizer(trainer: Any, given: dict[str, object]) -> dict[str, object]:
 
 
 def _warmup(trainer: Any) -> dict[str, object]:
-    """For how many epochs the learning rate warms up.
+    """Return the number of warm-up epochs.
 
-    8.4.0 and 8.4.100 do it for 100 batches at least, 8.4.190 not in the last epoch.
+    8.4.0 and 8.4.100 warm up for at least 100 batches; 8.4.190 not in the last epoch.
     """
     epochs, batches = float(trainer.args.warmup_epochs), len(trainer.train_loader)
     count = getattr(trainer, "_get_warmup_iterations", None)
@@ -236,7 +236,7 @@ def _warmup(trainer: Any) -> dict[str, object]:
 
 
 def _plain(value: Any) -> object:
-    """A value as JSON has it, else as text."""
+    """Return a value that JSON can represent; others as text."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, (list, tuple)):
@@ -245,7 +245,7 @@ def _plain(value: Any) -> object:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a run depends on."""
+    """Return the versions of the software that a run depends on."""
     names = ("torch", "ultralytics", "yolo-gradwatch")
     return {"python": sys.version.split()[0], **{name: _version(name) for name in names}}
 
@@ -253,23 +253,23 @@ def versions() -> dict[str, str]:
 def _version(name: str) -> str:
     try:
         return version(name)
-    except PackageNotFoundError:  # it runs from a checkout
+    except PackageNotFoundError:  # running from a checkout
         return "unknown"
 
 
 def log_handlers() -> list[logging.StreamHandler[Any]]:
-    """The handlers through which Ultralytics, and every other logger, writes to a stream."""
+    """Return the handlers through which any logger, including Ultralytics', writes to a stream."""
     loggers = [logging.root, *logging.root.manager.loggerDict.values()]
     handlers = [handler for logger in loggers for handler in getattr(logger, "handlers", ())]
     streams = [h for h in dict.fromkeys(handlers) if isinstance(h, logging.StreamHandler)]
-    return [h for h in streams if "stream" in vars(h)]  # logging.lastResort has none to be set
+    return [h for h in streams if "stream" in vars(h)]  # logging.lastResort has no settable one
 
 
 def has_known_bar() -> bool:
-    """Whether Ultralytics' progress bar can be drawn inside a panel."""
+    """Return whether Ultralytics' progress bar can be drawn inside a panel."""
     try:
         from ultralytics.utils import TQDM
 
         return shows_bar(TQDM)
-    except Exception:  # noqa: BLE001  # whatever it has become, it costs the panel only
+    except Exception:  # noqa: BLE001  # an unknown bar only costs the panel
         return False

@@ -1,9 +1,9 @@
-"""What a model carries so that each training of ``model.tune()`` is watched, or a warning given.
+"""Lets a model carry a watch through ``model.tune()``, or warns that it cannot be watched.
 
 Read in ultralytics 8.4.0 to 8.4.190. With ``use_ray=True`` the model is pickled for each trial,
 whose process first calls ``reset_callbacks()``, then ``train()``, and reports the ``results_dict``
-of what that returns. Without, ``yolo train`` is started for each training: its arguments are all
-that it gets of this process, and no file of Ultralytics has a gradient.
+of its result. Without, each training is a new ``yolo train`` process: it gets only arguments from
+this process, and Ultralytics writes no gradients to files.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ NOT_WATCHED = (
 
 
 class Watch(Protocol):
-    """What watches the trials."""
+    """The interface of a watch that covers the trials."""
 
     def attach(self, target: Any) -> None:
-        """Have a model call this watch when it trains."""
+        """Attach this watch to a model."""
 
     def numbers(self) -> Mapping[str, object]:
-        """What a result of Ray Tune gets of the newest training; never raises."""
+        """Return the newest training's numbers for a Ray Tune result; never raises."""
 
 
 class _Method:
-    """Stands in for a method of one model, and goes with the model into a pickle.
+    """Replaces a method of one model, and travels with it through pickling.
 
     It does not keep the model alive.
 
     Args:
         model: The model.
-        watch: That is attached to it.
-        is_elsewhere: Whether both came here in a pickle.
+        watch: The watch attached to it.
+        is_elsewhere: Whether both came out of a pickle.
     """
 
     name: ClassVar[str]
@@ -58,7 +58,7 @@ class _Method:
         return self._alive()
 
     def _call(self, *args: Any, **options: Any) -> Any:
-        """The model's own method."""
+        """Call the model's original method."""
         model = self._model
         return getattr(type(model), self.name)(model, *args, **options)
 
@@ -75,12 +75,12 @@ def _elsewhere(kind: type[_Method], model: Any, watch: Watch) -> _Method:
 
 
 class _ResetCallbacks(_Method):
-    """Attaches the watch again where a trial of Ray Tune drops all callbacks."""
+    """Attaches the watch again after a Ray Tune trial drops all callbacks."""
 
     name = "reset_callbacks"
 
     def __call__(self) -> None:
-        """Drop all callbacks; in another process, but the watch."""
+        """Drop all callbacks; in another process, keep the watch."""
         self._call()
         if self._is_elsewhere:
             model, watch = self._model, self._watch
@@ -89,13 +89,13 @@ class _ResetCallbacks(_Method):
 
 
 class _Tune(_Method):
-    """Warns, once, of trainings that are not watched."""
+    """Warns once about trainings that are not watched."""
 
     name = "tune"
     _has_warned = False
 
     def __call__(self, use_ray: bool = False, *args: Any, **options: Any) -> Any:  # noqa: FBT001, FBT002  # as Ultralytics has it
-        """Tune."""
+        """Tune, after a warning if the trainings cannot be watched."""
         if not use_ray and not self._has_warned:
             self._has_warned = True
             _LOG.warning("GradWatch: %s", NOT_WATCHED)
@@ -103,20 +103,20 @@ class _Tune(_Method):
 
 
 class _Train(_Method):
-    """Adds to what a trial reports when its training has come to an end, as a stopped one does."""
+    """Adds numbers to a trial's report when its training ends, or stops early."""
 
     name = "train"
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        """Train."""
+        """Train and return the results, with our numbers added."""
         results = self._call(*args, **options)
-        if not hasattr(results, "results_dict"):  # none, or those of a list of data sets
+        if not hasattr(results, "results_dict"):  # None, or results of several data sets
             return results
         return _Results(results, self._watch.numbers())
 
 
 class _Results:
-    """The metrics of a training, with more numbers in the dict that a trial reports."""
+    """The metrics of a training, with extra numbers in the dict that a trial reports."""
 
     def __init__(self, results: Any, numbers: Mapping[str, object]) -> None:
         self._results = results
@@ -134,13 +134,13 @@ def carry(model: Any, watch: Watch) -> None:
 
 
 def drop(model: Any) -> None:
-    """Take away what `carry` has given it."""
+    """Remove what `carry` added."""
     for name, value in list(vars(model).items()):
         if isinstance(value, _Method) and value.name == name:
             delattr(model, name)
 
 
 def _put(model: Any, method: _Method) -> None:
-    """Put it in its place, unless somebody else has put something there."""
+    """Set a method on the model, unless other code has replaced it."""
     if isinstance(vars(model).get(method.name, method), _Method):
         setattr(model, method.name, method)

@@ -1,7 +1,7 @@
-"""A second model that trains as the first would, and leaves that one as it is.
+"""Builds a second model that trains like the first and leaves it unchanged.
 
-Read in ultralytics 8.4.0 to 8.4.190, whose ``Model.train`` puts the trained network and its
-checkpoint in the place of the model's own, and overwrites the number of classes in its ``yaml``.
+Read in ultralytics 8.4.0 to 8.4.190, whose ``Model.train`` replaces the model's network and
+checkpoint with the trained ones, and overwrites the number of classes in its ``yaml``.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections import defaultdict
 from copy import copy, deepcopy
 from typing import Any
 
-_OF_BEFORE = ("trainer", "predictor", "metrics", "session")
-"""What a model keeps of trainings and predictions; a session sends them to Ultralytics' Hub."""
+_HISTORY = ("trainer", "predictor", "metrics", "session")
+"""Results of earlier trainings and predictions; a session sends them to Ultralytics' Hub."""
 
 
 def twin_of(model: Any) -> Any:
-    """A model with its own network, arguments and lists of callbacks; these call the same."""
+    """Return a model with its own network, arguments and lists of the same callbacks."""
     own = {name: copy(one) if _may_change(one) else one for name, one in vars(model).items()}
-    own |= dict.fromkeys(name for name in _OF_BEFORE if name in own)
+    own |= dict.fromkeys(name for name in _HISTORY if name in own)
     own["callbacks"] = defaultdict(list, {e: [*calls] for e, calls in model.callbacks.items()})
     own["_modules"] = {name: deepcopy(one) for name, one in own.get("_modules", {}).items()}
     own["overrides"] = deepcopy(own.get("overrides", {}))
