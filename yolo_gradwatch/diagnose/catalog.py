@@ -1,8 +1,8 @@
 """The catalog of all rules, one row each.
 
-Each row is defined next to its judge and its words, in a module of `rules`. To add a rule, write
-these three, list the row here, give it a limit in ``Thresholds``, and test it just below, at and
-just above that limit.
+Each row is next to its judge and its words, in a module of `rules`. To add a rule, write these,
+list it here, give it a limit in ``Thresholds``, and test it just below, at and just above that
+limit.
 """
 
 from __future__ import annotations

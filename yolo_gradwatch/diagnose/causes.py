@@ -22,7 +22,7 @@ MIXING = ("mosaic", "mixup", "copy_paste", "cutmix")
 """Augmentations that ``close_mosaic`` switches off."""
 
 LONG_STACK = 8
-"""Number of weights from which on a block without a known residual connection is a deep stack."""
+"""Minimum number of weights for a block without a known residual connection to be a deep stack."""
 
 RESIDUAL = ("Bottleneck", "C2f", "C3", "C2PSA", "RepNCSP", "ELAN", "HGBlock", "ResNet", "PSA", "A2")
 """Parts of the names of classes in which the gradient can bypass the layers."""
@@ -32,8 +32,8 @@ class Cause(NamedTuple):
     """The cause of a finding.
 
     Attributes:
-        why: The cause, as a clause that follows "Likely cause:" or "Measured:".
-        remedy: What to try, as an imperative clause without capital and full stop.
+        why: A clause that follows "Likely cause:" or "Measured:".
+        remedy: An imperative clause without capital and full stop.
     """
 
     why: str

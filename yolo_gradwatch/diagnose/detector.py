@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.windows import Window
 
 MOST_RECENT = 1000
-"""Maximum number of windows in which AMP's skipped steps are counted, however high their limit
-is."""
+"""Maximum number of windows in which AMP's skipped steps are counted, however high their limit."""
 
 
 LOOKBACK = 120

@@ -181,8 +181,8 @@ class FindingChange:
         step: First step of that window.
         finding: The finding after the change.
         reported: Newest optimizer step seen when it was reported.
-        wants: First and last step for which the finding should name a file, see `Diagnosis.attach`;
-            None if it needs none.
+        wants: First and last step of the range that needs a file, see `Diagnosis.attach`; None if
+            no file is needed.
     """
 
     change: Change

@@ -155,7 +155,7 @@ class Findings:
                 own, rest = self._grouping.split(rest, finding)
                 if own:
                     alerted.add(finding.number)
-                    changes += self._go_on(finding, now, own)
+                    changes += self._continue(finding, now, own)
             # What no lasting finding continues or explains begins new ones, one per cause.
             rest = [a for a in rest if not self._grouping.is_explained(a, self._lasting())]
             while rest:
@@ -164,7 +164,7 @@ class Findings:
                 begun = self._begin(now, own, earlier)
                 alerted.add(begun.finding.number)
                 changes += [begun] if _is_reported(begun.finding) else []
-        calm = [] if window.skipped == window.steps else self._calm_down(now, alerted)
+        calm = [] if window.skipped == window.steps else self._end_calm(now, alerted)
         return [*changes, *calm]
 
     def restart(self, *, resumes: bool = False) -> None:
@@ -202,7 +202,7 @@ class Findings:
         is_kept = RULES[first.rule].keeps_evidence
         return replace(change, wants=(first.step, now.last)) if is_kept else change
 
-    def _go_on(self, finding: Finding, now: _Now, alerts: list[Alert]) -> list[FindingChange]:
+    def _continue(self, finding: Finding, now: _Now, alerts: list[Alert]) -> list[FindingChange]:
         """Continue a finding that has not been reported as ended."""
         last = self._reported[finding.number]
         if last.interrupted and not _is_fresh(finding, last, now):
@@ -222,7 +222,7 @@ class Findings:
         worse = replace(worse, limit=alerts[-1].limit)
         return [self._report("worse", now, worse, alerts)]
 
-    def _calm_down(self, now: _Now, alerted: set[int]) -> list[FindingChange]:
+    def _end_calm(self, now: _Now, alerted: set[int]) -> list[FindingChange]:
         """End findings without an alert for long enough; the end of a notice is not reported."""
         changes = []
         for finding in self._lasting():

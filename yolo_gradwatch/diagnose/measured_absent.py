@@ -29,8 +29,8 @@ def absent(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> R
     last = without[-1] if without else None
     if last is None:
         return None
-    behind = [call for call in calls.points if call.order > last.order]
-    reader = next((call for call in behind if not is_absent(call)), None)
+    later = [call for call in calls.points if call.order > last.order]
+    reader = next((call for call in later if not is_absent(call)), None)
     if reader is None:
         return None
     block = layout.block_of[layout.modules.index(name)]

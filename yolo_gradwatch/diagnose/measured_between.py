@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.trace import Call
 
 LOST = 1.5
-"""Decades lost, or gained, for good between two outputs from which on the change counts. Healthy,
+"""Minimum decades lost, or gained, for good between two outputs for the change to count. Healthy,
 in 82 traces of four generations of models and five tasks: at most 0.31 in 99 % of the routes, 0.78
 in all, and 1.02 where a scale has no object. Planted: at least 3.4."""
 
@@ -36,7 +36,7 @@ SLACK = 1.0
 loss."""
 
 ALONE = 0.5
-"""Share of the lost decades from which on a single place, or a class of activation, is named."""
+"""Minimum share of the lost decades for a single place, or a class of activation, to be named."""
 
 PART = 0.2
 """Decades that a layer of a stack, or an activation, must lose by itself to count. Layers of

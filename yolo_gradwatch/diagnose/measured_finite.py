@@ -80,8 +80,8 @@ def _in_backward(calls: Calls) -> Reason | None:
     bad = [n for n, call in enumerate(known) if is_endless(call)]
     if not bad or bad[-1] + 1 == len(known):
         return None
-    before, behind = known[bad[-1]], known[bad[-1] + 1]
-    return Reason("not_finite_gradient", calls.names(before, behind), (), RANK)
+    before, after = known[bad[-1]], known[bad[-1] + 1]
+    return Reason("not_finite_gradient", calls.names(before, after), (), RANK)
 
 
 def _head_room(calls: Calls, training: Mapping[str, object]) -> Reason | None:

@@ -19,11 +19,11 @@ RANK = 5
 """Rank of every reason from a trace: above those of the judges."""
 
 SATURATED = 0.5
-"""Share of saturated outputs from which on an activation counts as saturated. Tanh in healthy
+"""Minimum share of saturated outputs for an activation to count as saturated. Tanh in healthy
 models: 0; planted: 0.99 to 1."""
 
 ZERO = 0.9
-"""Share of exact zeros from which on an activation's output counts as zero. SiLU: 0; a ReLU that
+"""Minimum share of exact zeros for an activation's output to count as zero. SiLU: 0; a ReLU that
 learns: 0.48 to 0.55; one that has died: 1."""
 
 SMALL = 0.005
@@ -45,7 +45,7 @@ ACTIVATIONS = (
 )
 
 FLAT = {"saturated": SATURATED, "zero": ZERO}
-"""Ways in which an activation has no slope, each with the share from which on it counts."""
+"""Ways in which an activation has no slope, each with the minimum share for it to count."""
 
 
 def share_of(call: Call, kind: str) -> float:

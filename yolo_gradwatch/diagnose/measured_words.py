@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.layout import Layout
 
 ALL = 0.99
-"""Share of zeros in an output from which on it was multiplied by zero."""
+"""Minimum share of zeros in an output for it to count as multiplied by zero."""
 
 
 def cause_of(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cause | None:

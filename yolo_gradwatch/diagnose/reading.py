@@ -21,7 +21,7 @@ REACH = 1.5
 so that the block before an explosion is not called vanishing."""
 
 BYPASSED = 2.0
-"""Decades below its own consumers from which on a consumer says nothing about what passes: healthy
+"""Decades below its own consumers at which a consumer says nothing about what passes: healthy
 blocks lose at most 1.6. The units that read it then stand in for it."""
 
 

@@ -41,7 +41,7 @@ class Overflow(NamedTuple):
 
 
 def endless_overflow(history: History, limits: Thresholds) -> Overflow | None:
-    """Return too many steps that AMP skipped: in a row, or as half of twice as many."""
+    """Return the skips if AMP skipped too many steps in a row, or half of twice as many."""
     skips = sum(window.skipped for window in history.skipped)
     if skips > limits.amp_grace:
         return Overflow(begin(history.skipped[0]), skips, skips)

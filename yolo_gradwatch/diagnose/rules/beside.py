@@ -68,9 +68,9 @@ class _Output(NamedTuple):
 def passed(history: History, recent: Sequence[Reading], limit: float) -> Flags:
     """Return (B,) whether the gradient passes or bypasses a block whose weights get little.
 
-    The blocks decide whose every path leads through it. If there are none, because the blocks
-    upstream have other readers too, the block must be far smaller than its neighbours, have a
-    factor that gets far more than all the rest, or be cleared by a trace.
+    The upstream blocks whose every path leads through it decide. If there are none, because all of
+    them have other readers too, the block must be far smaller than its neighbours, have a factor
+    that gets far more than all the rest, or be cleared by a trace.
 
     Args:
         history: History with the graph of the blocks.
@@ -83,12 +83,12 @@ def passed(history: History, recent: Sequence[Reading], limit: float) -> Flags:
     arriving = medians(finite(np.stack([reading.arriving for reading in recent])))
     found = np.zeros(len(graph.blocks), np.bool_)
     for b in np.flatnonzero((lost > limit).any(axis=0)):
-        behind = arriving[list(graph.behind[b])]
-        if not np.isnan(behind).all():
-            found[b] = np.nanmax(behind) > best[b] - PASSES
+        upstream = arriving[list(graph.behind[b])]
+        if not np.isnan(upstream).all():
+            found[b] = np.nanmax(upstream) > best[b] - PASSES
         else:
             since = recent[first_over(lost[:, b], limit)].window.step_first
-            found[b] = _is_beside(history, recent, int(b), since)
+            found[b] = _is_bypassed(history, recent, int(b), since)
     return found
 
 
@@ -104,9 +104,9 @@ def slow_branch(history: History, limits: Thresholds) -> Iterator[Hit]:
     if not (lost > limits.vanishing).any():
         return
     moved = _moved(history)
-    beside = passed(history, recent, limits.vanishing)
+    bypassed = passed(history, recent, limits.vanishing)
     for b in over(lost, limits.vanishing, WINDOWS[1]):
-        if beside[b] and moved[b] < limits.slow_branch:
+        if bypassed[b] and moved[b] < limits.slow_branch:
             since = begin(recent[first_over(lost[:, b], limits.vanishing)].window)
             yield Hit(history.graph.blocks[b], float(moved[b]), limits.slow_branch, since)
 
@@ -125,7 +125,7 @@ def slow_branch_words(case: Case) -> Message:
     )
 
 
-def _is_beside(history: History, recent: Sequence[Reading], block: int, since: int) -> bool:
+def _is_bypassed(history: History, recent: Sequence[Reading], block: int, since: int) -> bool:
     """Return whether the gradient bypasses a block if all upstream have other readers too."""
     if _has_factor(history, recent, block):
         return True
@@ -191,7 +191,7 @@ def _traced(history: History, block: int, since: int) -> bool | None:
         others = [t for s, t in edges if s == source and t != name]
         if all(t in outputs and kinds[t] in _BOUNDS for t in others):
             others_send = [_sent(outputs[source], outputs[t], _BOUNDS[kinds[t]]) for t in others]
-            found.append(_goes_on(outputs[name], outputs[source], math.hypot(*others_send)))
+            found.append(_reaches(outputs[name], outputs[source], math.hypot(*others_send)))
     return True if True in found else False if found and None not in found else None
 
 
@@ -201,7 +201,7 @@ def _sent(source: _Output, reader: _Output, bound: float) -> float:
     return bound * reader.norm * math.sqrt(share)
 
 
-def _goes_on(block: _Output, source: _Output, others: float) -> bool | None:
+def _reaches(block: _Output, source: _Output, others: float) -> bool | None:
     """Return whether a block's gradient reaches an input that gets some from others too."""
     rest = math.sqrt(max(source.norm**2 - others**2, 0.0))
     if rest <= block.norm * 10.0**-REACH or source.norm < others * SURPLUS[0]:

@@ -33,10 +33,10 @@ FROZEN_WINDOWS = 3
 def dead(history: History, limits: Thresholds) -> Iterator[Hit]:
     """Yield modules of the trunk whose gradient has been exactly zero for several windows.
 
-    The head is left out: on a scale on which no object lands, zero is healthy. Value and limit:
+    The head is left out: a scale without objects may have zeros in a healthy run. Value and limit:
     windows.
     """
-    yield from _silent(history, limits, lambda window: window.zero == _applied(window))
+    yield from _without(history, limits, lambda window: window.zero == _applied(window))
 
 
 def dead_words(case: Case) -> Message:
@@ -65,12 +65,12 @@ def dead_words(case: Case) -> Message:
 def no_gradient(history: History, limits: Thresholds) -> Iterator[Hit]:
     """Yield modules that no gradient at all has reached for several windows.
 
-    The head is included: unlike a zero gradient, an absent one does not depend on the labels. Only
-    the denoising parts of RT-DETR have none if a batch has no object, and a part of YOLOE that a
-    text prompt does not use. In short trainings of 16 other models and tasks, half of them on
-    background alone, no head had a step with an absent gradient.
+    The head is included: unlike a zero gradient, an absent one does not depend on the labels.
+    Exceptions are RT-DETR's denoising parts if a batch has no object, and a part of YOLOE that text
+    prompts do not use. In short trainings of 16 other models and tasks, half of them on background
+    alone, no head had a step with an absent gradient.
     """
-    yield from _silent(history, limits, _without_gradient)
+    yield from _without(history, limits, _without_gradient)
     recent = last(history, limits.dead_windows)
     leaves = history.graph.leaves & history.graph.trained_head
     still = names(history.layout, _always(leaves, recent, _without_gradient))
@@ -120,23 +120,23 @@ def frozen_words(case: Case) -> Message:
     return Message(what=f"{case.where}: frozen", since=since, why=why, remedy=remedy)
 
 
-def _silent(
-    history: History, limits: Thresholds, silent: Callable[[Window], Flags]
+def _without(
+    history: History, limits: Thresholds, is_hit: Callable[[Window], Flags]
 ) -> Iterator[Hit]:
-    """Yield leaf modules of the trunk for which ``silent`` holds in each of the last windows."""
+    """Yield leaf modules of the trunk for which ``is_hit`` holds in each of the last windows."""
     recent = last(history, limits.dead_windows)
     leaves = history.graph.leaves & history.graph.trunk
-    for name in names(history.layout, _always(leaves, recent, silent)):
+    for name in names(history.layout, _always(leaves, recent, is_hit)):
         yield Hit(name, float(len(recent)), float(limits.dead_windows), begin(recent[0]))
 
 
-def _always(chosen: Flags, recent: Sequence[Window], silent: Callable[[Window], Flags]) -> Flags:
-    """Return (M,) which chosen modules are silent in every window; none if there is no window."""
+def _always(chosen: Flags, recent: Sequence[Window], is_hit: Callable[[Window], Flags]) -> Flags:
+    """Return (M,) the chosen modules that ``is_hit`` marks in every window; none if no window."""
     found = chosen & bool(recent)
     for window in reversed(recent):
         if not found.any():
             break
-        found &= silent(window)
+        found &= is_hit(window)
     return found
 
 

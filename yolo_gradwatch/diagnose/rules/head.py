@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.windows import Window
 
 SELDOM = 0.5
-"""Share of steps without a gradient at any scale from which on boxes rarely learn.
+"""Minimum share of steps without a gradient at any scale for boxes to count as rarely learning.
 
 Healthy: usually 0; 0.23 if half of the images are background, 0.81 if objects are rare. Objects of
 less than 2 pixels: 0.84.

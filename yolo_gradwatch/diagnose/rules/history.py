@@ -35,8 +35,8 @@ single step: 1.55.
 """
 
 RUN_UP, RUN_UP_WINDOWS = 0.3, 10
-"""Decades above the median of the older half of the preceding windows, at least ten of them, from
-which on a drift has begun."""
+"""Decades above the median of the older half of the preceding windows, at least ten of them, at
+which a drift has begun."""
 
 OPENING = 5
 """Number of readings remembered from the start of a run."""

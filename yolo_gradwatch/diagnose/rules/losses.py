@@ -31,13 +31,11 @@ LARGE_WINDOWS = 5
 """Windows in a row with items that are too large, because single batches may be."""
 
 CLIPPED = 100.0
-"""Factor by which clipping must shrink the gradient for a large item to cost the others
-anything."""
+"""Minimum factor by which clipping shrinks the gradient for a large item to drown the others."""
 
 START_NORM = 1e4
-"""Norm of the whole gradient at the start from which on losses may come from an initialization.
-Healthy trainings begin at 10 to 8e3, RT-DETR and poses at up to 3.8e5, but with losses of at most
-100."""
+"""Minimum norm of the whole gradient for an initial loss that comes from an initialization. Healthy
+trainings begin at 10 to 8e3, RT-DETR and poses at up to 3.8e5, but with losses of at most 100."""
 
 BACKGROUND = 15.0
 """Initial class loss of a batch without objects, for each of its images of 640 pixels: twice the
@@ -54,7 +52,7 @@ BOUNDED = {"box_loss", "giou_loss"}
 """Items of overlap losses: at most a few times their gain, however far off the boxes are."""
 
 MANY = 10
-"""Multiple of its default from which on a gain is named."""
+"""Factor above its default at which a gain is named."""
 
 
 class Largest(NamedTuple):

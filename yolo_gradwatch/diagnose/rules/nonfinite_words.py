@@ -59,7 +59,7 @@ def nonfinite_words(case: Case) -> Message:
 
 
 def _medium(reason: Reason | None) -> str:
-    """Return where it shows first."""
+    """Return the pass in which NaN or Inf shows first."""
     is_forward = reason and reason.kind in {"forward", "call", "input"}
     return "forward pass" if is_forward else "gradient"
 
@@ -135,7 +135,7 @@ def _of_call(case: Case, reason: Reason) -> Cause:
 
 
 def _of_input(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # one signature for all
-    """Name the input: nothing before the first layer was finite."""
+    """Name the input as the cause: nothing before it was finite."""
     why = (
         f"it begins in the first layer, {reason.names[0]}, whose weights are finite. Suspect the "
         "images: NaN, Inf or very large values from a file or an augmentation."
@@ -160,7 +160,7 @@ def _of_loss_items(case: Case, reason: Reason) -> Cause:
 
 
 def _of_loss(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # see above
-    """Describe non-finite loss items of every kind, if no buffer shows where they arose."""
+    """Describe loss items that are all non-finite, of unknown origin."""
     if reason.values[1:] == (1.0,):
         why = (
             "every loss item is NaN or Inf, but BatchNorm's running statistics are finite: it "

@@ -26,7 +26,7 @@ State: TypeAlias = Literal["clean", "mixed", "spoiled"]
 """State of the statistics in a block: all are finite, some, or none."""
 
 PASSING = ("Upsample", "Concat", "Identity", "MaxPool2d", "ZeroPad2d", "Index", "Input")
-"""Classes of blocks that pass on their input: they make no NaN of finite values."""
+"""Classes of blocks that pass on their input: they produce no NaN from finite values."""
 
 USUAL = (
     *("Conv", "DWConv", "GhostConv", "Focus", "RepConv", "ConvTranspose", "LightConv"),

@@ -68,7 +68,7 @@ def partly_dead_words(case: Case) -> Message:
 
 
 def _stretch(windows: list[Window]) -> list[Window]:
-    """Return the fewest newest windows that are enough and span enough steps; else none."""
+    """Return the shortest stretch of newest windows that is long enough and spans enough steps."""
     for count in range(WINDOWS, len(windows) + 1):
         found = windows[-count:]
         if found[-1].step_last - found[0].step_first + 1 >= STEPS:
@@ -79,8 +79,8 @@ def _stretch(windows: list[Window]) -> list[Window]:
 def _only_padding(shares: Singles, layout: Layout) -> Flags:
     """Return (M,) whether all zeros are those of kernel positions that only ever see padding.
 
-    A kernel that is larger than its input has them: a 3x3 kernel on a single pixel, 8 of 9. Dead
-    units seldom produce such a multiple, as 32 of 48 would.
+    A kernel larger than its input has them: a 3x3 kernel on a single pixel, 8 of 9. Dead units
+    seldom make up such a multiple (32 of 48 would be one).
     """
     kernels = np.array(layout.kernels)
     off = np.abs(shares * kernels - np.rint(shares * kernels)) / kernels

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.windows import Window
 
 RATE_BEFORE = 3
-"""Windows with a nonzero rate before a jump counts: a warm-up that begins at 0 doubles it at
-once."""
+"""Windows with a nonzero rate before a jump counts: a warm-up from 0 doubles it at once."""
 
 SPEED_BEFORE = 20
 """Minimum number of intervals between weight readings that a speed is compared with."""
@@ -49,7 +48,7 @@ RECENT = 10
 """Intervals in which weights must have moved that fast for the jump to count as lasting."""
 
 MUCH = 5.0
-"""Multiple of the highest rate that the options ask for from which on other code has set it."""
+"""Factor above the highest rate in the options at which other code must have set the rate."""
 
 LEAST_SPEED = 1e-6
 """Decades per step below which a file of three digits, or float32, shows nothing."""

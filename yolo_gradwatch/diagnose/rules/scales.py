@@ -25,10 +25,10 @@ USUAL = 3
 """Number of scales in a head with P3, P4 and P5."""
 
 CRUMBS = 4.0
-"""Decades below the strongest scale from which on a gradient is a crumb.
+"""Decades below the strongest scale at which a gradient is negligible, a crumb.
 
-Scales that learn are 0 to 3 below in most steps; those on which no object lands are 4.6 to 18
-below, or get exactly 0.
+Scales that learn are 0 to 3 below in most steps; those without objects are 4.6 to 18 below, or get
+exactly 0.
 """
 
 STARVED = 0.1
@@ -42,7 +42,7 @@ PAIRED = "one2one"
 """Part of the names of the branches that get a single box per object."""
 
 ENOUGH = 200
-"""Steps with objects from which on a share is meaningful.
+"""Minimum number of steps with objects for a share to mean anything.
 
 In trainings of 300 steps, of which the windows hold 100, a scale may be anywhere between 0 and 1:
 the pair's one-to-one boxes at 0.02 to 0.09 where the others are at 0.6, and 0.16 to 0.36 falling to

@@ -28,7 +28,7 @@ PEAK_WINDOWS, PEAK_LEAST = 100, 5
 """Windows that a spike is compared with, and how many of them are enough."""
 
 JUMPED = 3.0
-"""Multiple of the previous loss from which on a loss has jumped with its gradient."""
+"""Factor above the previous loss at which a loss has jumped with its gradient."""
 
 
 def spike(history: History, limits: Thresholds) -> Iterator[Hit]:
