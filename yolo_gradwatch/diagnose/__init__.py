@@ -1,1 +1,1 @@
-"""Windows to findings, words and a report: no file, no clock, no callback."""
+"""Turns windows into findings, messages and a report, without files, clocks or callbacks."""

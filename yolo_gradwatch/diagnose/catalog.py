@@ -1,7 +1,8 @@
-"""Every rule, a row each.
+"""The catalog of all rules, one row each.
 
-A row is beside its judge and its words, in a module of `rules`. To add a rule: write these, name it
-here, give it a limit in ``Thresholds``, and test it just below, at and just above that limit.
+Each row is next to its judge and its words, in a module of `rules`. To add a rule, write these,
+list it here, give it a limit in ``Thresholds``, and test it just below, at and just above that
+limit.
 """
 
 from __future__ import annotations
@@ -64,4 +65,4 @@ _ROWS = (
 )
 
 RULES = {rule.name: rule for rule in _ROWS}
-"""Every rule by its identifier; of two that hold for one cause, the first is the finding."""
+"""Every rule by identifier; if two hold for one cause, the first is the finding."""

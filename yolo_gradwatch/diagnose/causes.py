@@ -1,4 +1,4 @@
-"""Likely causes and what to try: read from the layout around a module, the options, the moment."""
+"""Likely causes and remedies, inferred from the layout around a module, options and timing."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.finding import Finding
 
 SATURATING = ("Sigmoid", "Tanh", "Hardsigmoid", "Hardtanh", "LogSigmoid", "Softsign")
-"""Activations whose slope goes to zero on both sides or on one."""
+"""Activations whose slope approaches zero on one side or both."""
 
 RECTIFYING = ("ReLU", "ReLU6")
 """Activations that can die: their slope is exactly zero below 0."""
 
 MIXING = ("mosaic", "mixup", "copy_paste", "cutmix")
-"""Augmentations that ``close_mosaic`` ends."""
+"""Augmentations that ``close_mosaic`` switches off."""
 
 LONG_STACK = 8
-"""Weights in a block without a known residual connection that make it a deep stack."""
+"""Minimum number of weights for a block without a known residual connection to be a deep stack."""
 
 RESIDUAL = ("Bottleneck", "C2f", "C3", "C2PSA", "RepNCSP", "ELAN", "HGBlock", "ResNet", "PSA", "A2")
-"""Parts of the names of classes that lead the gradient around their layers."""
+"""Parts of the names of classes in which the gradient can bypass the layers."""
 
 
 class Cause(NamedTuple):
     """The cause of a finding.
 
     Attributes:
-        why: Follows "Likely cause:" or "Measured:".
+        why: A clause that follows "Likely cause:" or "Measured:".
         remedy: An imperative clause without capital and full stop.
     """
 
@@ -41,7 +41,7 @@ class Cause(NamedTuple):
 
 
 def of_loss(layout: Layout, name: str) -> Cause:
-    """Why a block may lose the gradient on its way through."""
+    """Return why a block may lose the gradient that passes through it."""
     weights, norms = _owned(layout, name, "weight"), _owned(layout, name, "norm")
     saturating = first_of(layout, name, SATURATING)
     if saturating:
@@ -73,7 +73,7 @@ def of_loss(layout: Layout, name: str) -> Cause:
 
 
 def of_gain(layout: Layout, training: Mapping[str, object], name: str) -> Cause:
-    """Why a block may multiply the gradient on its way through."""
+    """Return why a block may multiply the gradient that passes through it."""
     if _owned(layout, name, "weight") > 1 and not _owned(layout, name, "norm"):
         why = "it has no normalization, so signal and gradient grow from layer to layer"
         remedy = (
@@ -93,14 +93,14 @@ def of_gain(layout: Layout, training: Mapping[str, object], name: str) -> Cause:
 
 
 def first_of(layout: Layout, name: str, classes: Sequence[str]) -> str:
-    """The first of these classes in the block of a module, among those without parameters; ""."""
+    """Return the first of these classes among a block's modules without parameters; else ""."""
     block = name if name == WHOLE else layout.block_of[layout.modules.index(name)]
     inside = dict(zip((b for b, _ in layout.blocks), layout.inside, strict=True)).get(block, ())
     return next((found for found in inside if found in classes), "")
 
 
 def moment(training: Mapping[str, object], finding: Finding) -> str:
-    """What the training did when it began, as the end of a sentence; "" if that says nothing."""
+    """Return what the training did when it began, to end a sentence; "" if that says nothing."""
     newest = finding.episodes[-1]
     if newest.epoch == mosaic_closes(training):
         return "; it began in the epoch when close_mosaic took effect"
@@ -110,12 +110,12 @@ def moment(training: Mapping[str, object], finding: Finding) -> str:
 
 
 def mosaic_closes(training: Mapping[str, object]) -> int | None:
-    """The epoch in which ``close_mosaic`` takes effect; None if it does not, or not that late."""
+    """Return the epoch in which ``close_mosaic`` takes effect; None if never, or from the start."""
     epochs, last = at_work(training, "epochs"), training.get("close_mosaic")
     mixes = any(training.get(name, name == "mosaic") for name in MIXING)
     if not mixes or training.get("task") == "classify" or training.get("rect"):
         return None
-    if training.get("time"):  # the number of epochs changes as it goes
+    if training.get("time"):  # the number of epochs changes during the training
         return None
     if isinstance(epochs, int) and isinstance(last, int) and 0 < last < epochs:
         return epochs - last + 1
@@ -123,7 +123,7 @@ def mosaic_closes(training: Mapping[str, object]) -> int | None:
 
 
 def lower_rate(training: Mapping[str, object]) -> str:
-    """What to do with a learning rate that is too high; alone, lr0 is ignored under auto."""
+    """Return how to lower the learning rate; with ``optimizer=auto``, lr0 alone is ignored."""
     asked = training.get("optimizer", "")
     if asked is not None and str(asked).lower() != "auto":
         return f"a lower {now(training, 'lr0')}"
@@ -134,13 +134,13 @@ def lower_rate(training: Mapping[str, object]) -> str:
 
 
 def at_work(training: Mapping[str, object], option: str) -> object:
-    """An option as Ultralytics made it; None if nothing is known of it."""
+    """Return an option as Ultralytics resolved it; None if unknown."""
     fitted = training.get("fitted")
     return (fitted if isinstance(fitted, dict) else {}).get(option, training.get(option))
 
 
 def number_format(training: Mapping[str, object]) -> str:
-    """The format in which the forward computes: ``float32``, or what AMP takes."""
+    """Return the number format of the forward pass: ``float32``, or what AMP uses."""
     asked = training.get("amp")
     if isinstance(asked, str) and asked.lower() in {"bf16", "bfloat16"}:
         return "bfloat16"
@@ -148,12 +148,12 @@ def number_format(training: Mapping[str, object]) -> str:
 
 
 def now(training: Mapping[str, object], option: str) -> str:
-    """An option with its value, where that is known."""
+    """Return an option with its value, if known."""
     value = training.get(option)
     return option if value is None else f"{option} (now {value})"
 
 
 def _owned(layout: Layout, name: str, role: str) -> int:
-    """How many weights, or norm layers, there are in a module."""
+    """Count the weights, or norm layers, in a module."""
     own = zip(layout.modules, layout.roles, strict=True)
     return sum(is_in(name, module) for module, found in own if found == role)

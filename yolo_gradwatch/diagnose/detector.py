@@ -1,4 +1,4 @@
-"""Feeds windows to the rules of the catalogue."""
+"""Runs every rule of the catalog on each window."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.windows import Window
 
 MOST_RECENT = 1000
-"""Windows of which AMP's skipped steps are counted, whatever the limit for these is."""
+"""Maximum number of windows in which AMP's skipped steps are counted, however high their limit."""
 
 
 LOOKBACK = 120
-"""Windows that are kept at the least: those of a drift, and those before it."""
+"""Minimum number of windows to keep: those of a drift, and those before it."""
 
 
 class Detector:
-    """Feeds windows to every rule, keeping only those that a rule may look back on.
+    """Runs every rule on each window, keeping only the windows that a rule may look back on.
 
     A live run and a replay of its files both go through ``update``, so they agree by construction.
 
     Args:
-        layout: Of the model that is watched.
-        limits: Of the rules.
+        layout: Layout of the watched model.
+        limits: Thresholds of the rules.
         training: Options of the training.
 
     Attributes:
-        was_finite: Whether a step was applied and finite since the training took over its weights.
+        was_finite: Whether a step was applied and finite since the training loaded its weights.
     """
 
     def __init__(self, layout: Layout, limits: Thresholds, training: Mapping[str, object]) -> None:
@@ -62,12 +62,12 @@ class Detector:
     def update(
         self, window: Window, optimizer: Optimizer | None = None, flow: Flow | None = None
     ) -> list[Alert]:
-        """Alerts that hold with this window.
+        """Return the alerts of this window.
 
         Args:
-            window: The newest.
-            optimizer: What it moves by now.
-            flow: The newest batch that was traced, no later than the window.
+            window: The newest window.
+            optimizer: What the optimizer updates now.
+            flow: The newest traced batch, no later than the window.
         """
         self._recent.append(window)
         self._warmup.add(window)
@@ -110,10 +110,10 @@ class Detector:
         )
 
     def forget(self, *, is_new: bool = False) -> None:
-        """Drop what was before a resume or a recovery.
+        """Discard the state from before a resume or a recovery.
 
         Args:
-            is_new: Whether the training takes over its weights from elsewhere.
+            is_new: Whether the training loads its weights from elsewhere.
         """
         self.was_finite &= not is_new
         self._readings.clear()
@@ -122,7 +122,7 @@ class Detector:
         self._recent.clear()
 
     def rescoped(self, layout: Layout) -> Detector:
-        """One for a layout with more modules, which remembers how the run began."""
+        """Return a detector for a layout with more modules that remembers how the run began."""
         other = Detector(layout, self._limits, self._training)
         began = [widened(reading.window, self._layout, layout) for reading in self._opening]
         other._opening = [other._reader.read(window) for window in began]
@@ -131,7 +131,7 @@ class Detector:
         return other
 
     def _without_passing(self, alerts: Iterable[Alert]) -> list[Alert]:
-        """The alerts but for those that one which passes explains; it leaves no mark."""
+        """Drop the alerts that a passing alert explains, and the mark of its window."""
         found = list(alerts)
         passing = [alert for alert in found if RULES[alert.rule].is_passing]
         if passing and self._marks and self._marks[-1].step == passing[0].step:
@@ -144,7 +144,7 @@ class Detector:
         if len(self._opening) < OPENING:
             self._opening.append(reading)
         window = reading.window
-        if beyond_clip(window):  # no measure for what follows
+        if beyond_clip(window):  # no reference for later windows
             return
         mark = Mark(window.epoch, window.step_first, reading.trunk, reading.trunk_peak)
         self._marks.append(mark)

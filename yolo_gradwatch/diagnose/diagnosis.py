@@ -1,4 +1,4 @@
-"""From windows and events to changes of findings, in a live run and in a replay alike."""
+"""Turns windows and events into changes of findings, in a live run and in a replay."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Diagnosis:
     """Judges a run window by window.
 
     Args:
-        layout: Of the model that is watched.
-        limits: Of the rules.
-        training: Options of the training that the words of a finding refer to.
+        layout: Layout of the watched model.
+        limits: Thresholds of the rules.
+        training: Options of the training that messages refer to.
 
     Attributes:
-        findings: All of them so far.
-        way_back: The checkpoint that is kept by now; None if there is none.
+        findings: All findings so far.
+        way_back: The checkpoint that is currently kept; None if there is none.
     """
 
     def __init__(self, layout: Layout, limits: Thresholds, training: Mapping[str, object]) -> None:
@@ -52,11 +52,12 @@ class Diagnosis:
         self.findings = Findings(layout, limits, training)
 
     def update(self, window: Window, reported: int = 0) -> list[FindingChange]:
-        """What the window changes.
+        """Return what the window changes.
 
         Args:
-            window: The newest.
-            reported: Newest optimizer step that has been seen by now, if that is not its last one.
+            window: The newest window.
+            reported: Newest optimizer step seen so far, if that is later than the window's last
+                one.
         """
         window = self._scoped(window)
         self._windows += window.skipped < window.steps
@@ -69,47 +70,48 @@ class Diagnosis:
         return [self._named(one) for one in changes]
 
     def membership(self, optimizer: Optimizer) -> None:
-        """Note what the optimizer moves from the next window on."""
+        """Record what the optimizer updates from the next window on."""
         self._optimizer = optimizer
 
     def flow(self, flow: Flow) -> None:
-        """Take a batch that was traced through the modules, before the window of its step."""
+        """Add a traced batch, before the window of its step."""
         self._flows.append(flow)
 
     def kept(self, kept: Kept | None) -> None:
-        """Take what was kept of a checkpoint, after every window of its epoch.
+        """Record which checkpoint is kept, after all windows of its epoch.
 
         Args:
-            kept: One that was noted before what is known is left out; None if the file is gone.
+            kept: The checkpoint, ignored if noted before the one already known; None if the file is
+                gone.
         """
         if kept and self._noted and not kept.is_after(self._noted):
             return
         self._noted = kept or self._noted
         self.way_back = replace(kept, since=0) if kept and kept.epoch else None
-        older = self.way_back if kept and kept.since else None  # it has come back
+        older = self.way_back if kept and kept.since else None  # an older copy is back in place
         for finding in [one for one in self.findings.all.values() if one.kept]:
             self.findings.reword(replace(finding, kept=_if_before(older, finding)))
 
     def went_back(self, kept: Kept, changes: Iterable[FindingChange]) -> list[FindingChange]:
-        """Take that what was kept has made room for an older one, or for none.
+        """Record that the kept checkpoint was replaced by an older one, or by none.
 
         Args:
-            kept: What there is from the newest window on.
-            changes: Of that window, as `update` returned them.
+            kept: What is kept from the newest window on.
+            changes: Changes of that window, as `update` returned them.
 
         Returns:
-            The changes, whose findings name what there is.
+            The changes, whose findings name what is kept.
         """
         self.kept(kept)
         return [self._named(change) for change in changes]
 
     def attach(self, change: FindingChange, file: str) -> FindingChange:
-        """A change with the file on the steps that it wants, which its finding keeps.
+        """Attach the requested evidence file to the finding of a change.
 
-        To be called before the next window.
+        Call it before the next window.
 
         Args:
-            change: As `update` returned it.
+            change: Change, as `update` returned it.
             file: Name within the run's folder; "" leaves the change as it is.
         """
         if not file:
@@ -117,23 +119,23 @@ class Diagnosis:
         return self._reworded(change, replace(change.finding, evidence=file))
 
     def _named(self, change: FindingChange) -> FindingChange:
-        """A change; what begins, or names a checkpoint already, knows the one that is there."""
+        """Name the current checkpoint in a change that begins a finding or already named one."""
         finding = change.finding
         if change.change != "start" and finding.kept is None:
             return change
         return self._reworded(change, replace(finding, kept=_if_before(self.way_back, finding)))
 
     def _reworded(self, change: FindingChange, finding: Finding) -> FindingChange:
-        """A change of a finding that knows more by now."""
+        """Return a change with a newer state of its finding, reworded if it differs."""
         is_same = finding == change.finding
         return change if is_same else replace(change, finding=self.findings.reword(finding))
 
     def regroup(self, layout: Layout) -> None:
-        """Go on with a layout that has more modules."""
+        """Continue with a layout that has more modules."""
         self._layout = layout
 
     def _scoped(self, window: Window) -> Window:
-        """A window with the modules that were watched then, on which the rules begin to look."""
+        """Return a window with the modules watched at the time, and rescope the rules to them."""
         window, self._scope = rescoped(window, self._layout, self._scope, self._rescope)
         return window
 
@@ -142,10 +144,10 @@ class Diagnosis:
         self.findings.regroup(scope)
 
     def restart(self, kind: str = "") -> None:
-        """Forget what was before a resume or a recovery.
+        """Discard the state from before a resume or a recovery.
 
         Args:
-            kind: Of the event.
+            kind: Kind of the event.
         """
         self._windows = 0
         self._flow = None
@@ -154,13 +156,13 @@ class Diagnosis:
         self.findings.restart(resumes=kind == "resume")
 
     def unjudged(self) -> tuple[str, ...]:
-        """The rules that need more windows in a row than there were."""
+        """Return the rules that need more windows in a row than there were."""
         return tuple(
             name for name, rule in RULES.items() if rule.needs(self._limits) > self._longest
         )
 
 
-def replay(  # noqa: PLR0913  # all that its training knew
+def replay(  # noqa: PLR0913  # everything the training knew
     diagnosis: Diagnosis,
     windows: Iterable[Window],
     events: Iterable[Event],
@@ -171,18 +173,18 @@ def replay(  # noqa: PLR0913  # all that its training knew
     flows: Iterable[Flow] = (),
     kept: Iterable[Kept] = (),
 ) -> list[FindingChange]:
-    """The changes of a whole run, as its training reported them.
+    """Return the changes of a whole run, as its training reported them.
 
     Args:
-        diagnosis: A new one, under any thresholds.
-        windows: In the order of their steps.
-        events: In the order of their steps.
-        reported: For the first step of a window that brought a change, the newest step that the
-            training had seen when it reported that; the last one of the window where it is missing.
-        files: The evidence that was kept: names within the run's folder by their step.
-        optimizers: What the optimizer moved, in the order of their steps.
-        flows: Batches that were traced, in the order of their steps.
-        kept: What was kept of checkpoints, in the order in which it was noted.
+        diagnosis: A new diagnosis, under any thresholds.
+        windows: Windows in the order of their steps.
+        events: Events in the order of their steps.
+        reported: For the first step of a window that brought a change, the newest step seen when it
+            was reported; the window's last step where it is missing.
+        files: Evidence files: names within the run's folder by step.
+        optimizers: What the optimizer updated, in the order of the steps.
+        flows: Traced batches in the order of their steps.
+        kept: Checkpoints that were kept, in the order in which they were noted.
     """
     known, named = reported or {}, files or {}
     changes: list[FindingChange] = []
@@ -212,11 +214,11 @@ def replay(  # noqa: PLR0913  # all that its training knew
 
 
 def _if_before(kept: Kept | None, finding: Finding) -> Kept | None:
-    """A checkpoint from before the newest episode of a finding; None if it is not."""
+    """Return a checkpoint if it is from before the newest episode of a finding; else None."""
     return kept if kept and kept.step < finding.episodes[-1].step else None
 
 
 def first_within(files: Mapping[int, str], first: int, last: int) -> str:
-    """The file on the first of some steps that has one; "" if there is none."""
+    """Return the file of the first step in a range that has one; "" if none has."""
     step = min((step for step in files if first <= step <= last), default=None)
     return "" if step is None else files[step]

@@ -1,4 +1,4 @@
-"""Keeps the findings of a run and reports what changes in them."""
+"""Tracks the findings of a run and reports their changes."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.windows import Window
 
 SPREAD = 2
-"""A finding is worse when its modules or its value in decades are this many times what was
-reported, or when clipping multiplies the gradient by 0 by now."""
+"""A finding is worse once its modules or its value in decades are this many times what was
+reported, or once clipping multiplies the gradient by 0."""
 
 CALM_WINDOWS = 5
-"""Windows without an alert, at the least, before a finding is over."""
+"""Minimum number of windows without an alert before a finding ends."""
 
 CALM_STEPS = 20
-"""Steps without an alert before a finding that spreads is over, recovery or not: weights that are
-restored make the same NaN again a few steps later, which is not worth another report. Whoever
-resumes has removed the cause, so that calm windows suffice."""
+"""Steps without an alert before a finding that spreads ends, even after a recovery: restored
+weights produce the same NaN again a few steps later, which is not worth another report. After a
+resume, the user has removed the cause, so calm windows are enough."""
 
 WELL_WINDOWS = 50
-"""Windows without an alarm that make what follows a change: a model that is built wrong shows it
-within them."""
+"""Windows without an alarm after which a finding means that something changed: a model that is
+built wrong fails within them."""
 
 
 class _Now(NamedTuple):
@@ -48,16 +48,16 @@ class _Now(NamedTuple):
 
 @dataclass(slots=True)
 class _Reported:
-    """A finding as it was last reported, and how calm it has been since its last alert.
+    """A finding as last reported, and how calm it has been since its last alert.
 
     Attributes:
-        modules: How many it had.
-        value: The highest of its alerts.
+        modules: How many modules it had.
+        value: The highest value of its alerts.
         alerted: Last step of the newest window with an alert.
         calm: Windows without an alert since then.
-        calm_since: Epoch and step of the first of them.
-        interrupted: Whether the run restarted in an episode that is over by that.
-        resumed: Whether the run was resumed in an episode, and there was no alert since.
+        calm_since: Epoch and step of the first calm window.
+        interrupted: Whether the run restarted during an episode that a restart ends.
+        resumed: Whether the run was resumed during an episode, with no alert since.
     """
 
     modules: int
@@ -69,17 +69,17 @@ class _Reported:
     resumed: bool = False
 
     def alert(self, now: _Now) -> None:
-        """Note one more alert."""
+        """Record another alert."""
         self.calm, self.alerted, self.interrupted, self.resumed = 0, now.last, False, False
 
     def rest(self, now: _Now) -> None:
-        """Note where the calm began, if this window is the first of it."""
+        """Record where the calm began, if this window is the first calm one."""
         self.calm_since = self.calm_since if self.calm else (now.epoch, now.step)
 
     def is_exceeded_by(self, finding: Finding, value: float) -> bool:
-        """Whether a finding with this value is worse than what was reported.
+        """Return whether a finding with this value is worse than what was reported.
 
-        That one which spreads has reached other modules goes without saying.
+        If its rule spreads, other modules do not count, because reaching them is expected.
         """
         has_spread = len(finding.modules) >= SPREAD * self.modules
         return finding.severity != "notice" and (
@@ -100,22 +100,22 @@ class _Well:
             self._firsts.append(window.step_first)
 
     def until(self, step: int, findings: Iterable[Finding]) -> int:
-        """Steps up to one in which nothing alarmed, if they are many windows; else 0."""
+        """Return the alarm-free steps before ``step``, if they span enough windows; else 0."""
         alarmed = any(f.severity != "notice" and f.step < step for f in findings)
         is_late = len(self._firsts) == WELL_WINDOWS and step > self._firsts[-1]
         return step - self._firsts[0] if is_late and not alarmed else 0
 
 
 class Findings:
-    """Follows the alerts of a run.
+    """Tracks the findings of a run.
 
     Args:
-        layout: Of the model that is watched.
-        limits: Of the rules; they say how many windows a rule needs.
-        training: Options of the training that the words of a finding refer to.
+        layout: Layout of the watched model.
+        limits: Thresholds, which decide how many windows a rule needs.
+        training: Options of the training that messages refer to.
 
     Attributes:
-        all: Every finding so far, lasting or over, by number.
+        all: Every finding so far, lasting or ended, by number.
     """
 
     def __init__(self, layout: Layout, limits: Thresholds, training: Mapping[str, object]) -> None:
@@ -129,33 +129,34 @@ class Findings:
         self.regroup(layout)
 
     def regroup(self, layout: Layout) -> None:
-        """Go on with the modules of another layout."""
+        """Continue with the modules of another layout."""
         self._layout = layout
         self._grouping = Grouping(layout)
 
     def update(
         self, window: Window, alerts: Iterable[Alert], reported: int, flow: Flow | None = None
     ) -> list[FindingChange]:
-        """What the alerts of this window change.
+        """Return what the alerts of this window change.
 
         Args:
-            window: The newest.
-            alerts: Its own.
-            reported: Newest optimizer step that has been seen by now.
-            flow: The newest batch that was traced, no later than the window.
+            window: The newest window.
+            alerts: Alerts of this window.
+            reported: Newest optimizer step seen so far.
+            flow: The newest traced batch, no later than the window.
         """
         self._flow = flow
         now = _Now(window.epoch, window.step_first, window.step_last, reported)
         self._well.add(window)
         changes = []
         alerted: set[int] = set()
-        for rule, fresh in by_rule(alerts).items():
+        for rule, fresh in by_rule(alerts).items():  # strongest first: it may explain the others
             rest = fresh
             for finding in [f for f in self._lasting() if f.rule == rule]:
                 own, rest = self._grouping.split(rest, finding)
                 if own:
                     alerted.add(finding.number)
-                    changes += self._go_on(finding, now, own)
+                    changes += self._continue(finding, now, own)
+            # What no lasting finding continues or explains begins new ones, one per cause.
             rest = [a for a in rest if not self._grouping.is_explained(a, self._lasting())]
             while rest:
                 own, rest = self._grouping.together(rest)
@@ -163,11 +164,11 @@ class Findings:
                 begun = self._begin(now, own, earlier)
                 alerted.add(begun.finding.number)
                 changes += [begun] if _is_reported(begun.finding) else []
-        calm = [] if window.skipped == window.steps else self._calm_down(now, alerted)
+        calm = [] if window.skipped == window.steps else self._end_calm(now, alerted)
         return [*changes, *calm]
 
     def restart(self, *, resumes: bool = False) -> None:
-        """The run restarts, by a resume or not: a finding is over only if it does not come back."""
+        """Record a restart, by a resume or not: findings end only if they do not come back."""
         self._well = _Well()
         for finding in self._lasting():
             last = self._reported[finding.number]
@@ -175,7 +176,7 @@ class Findings:
             last.resumed = resumes
 
     def reword(self, finding: Finding) -> Finding:
-        """Take the newest state of a finding with something else that its words name."""
+        """Store a finding that knows more, and return it with its new message."""
         found = self._worded(finding)
         self.all[found.number] = found
         return found
@@ -184,7 +185,7 @@ class Findings:
         return [finding for finding in self.all.values() if finding.step_end is None]
 
     def _begin(self, now: _Now, alerts: list[Alert], earlier: Finding | None) -> FindingChange:
-        """A finding that begins, or the next episode of one that was over."""
+        """Begin a finding, or the next episode of one that had ended."""
         first = self._grouping.source(alerts)
         epoch, step = _beginning(first, self._reported[earlier.number] if earlier else None)
         finding = earlier or _unknown(max(self.all, default=0) + 1, alerts, self._grouping)
@@ -201,8 +202,8 @@ class Findings:
         is_kept = RULES[first.rule].keeps_evidence
         return replace(change, wants=(first.step, now.last)) if is_kept else change
 
-    def _go_on(self, finding: Finding, now: _Now, alerts: list[Alert]) -> list[FindingChange]:
-        """A finding that has not been reported to be over."""
+    def _continue(self, finding: Finding, now: _Now, alerts: list[Alert]) -> list[FindingChange]:
+        """Continue a finding that has not been reported as ended."""
         last = self._reported[finding.number]
         if last.interrupted and not _is_fresh(finding, last, now):
             last.rest(now)
@@ -221,8 +222,8 @@ class Findings:
         worse = replace(worse, limit=alerts[-1].limit)
         return [self._report("worse", now, worse, alerts)]
 
-    def _calm_down(self, now: _Now, alerted: set[int]) -> list[FindingChange]:
-        """End what has had no alert for long enough; the end of a notice is not reported."""
+    def _end_calm(self, now: _Now, alerted: set[int]) -> list[FindingChange]:
+        """End findings without an alert for long enough; the end of a notice is not reported."""
         changes = []
         for finding in self._lasting():
             if finding.number in alerted:
@@ -237,7 +238,7 @@ class Findings:
         return changes
 
     def _end(self, finding: Finding, now: _Now) -> FindingChange:
-        """The end of an episode, with its first calm window."""
+        """End an episode at its first calm window."""
         _, step = self._reported[finding.number].calm_since
         over = finding.with_newest(replace(finding.episodes[-1], step_end=step))
         self.all[over.number] = over
@@ -246,7 +247,7 @@ class Findings:
     def _report(
         self, change: Change, now: _Now, finding: Finding, alerts: list[Alert]
     ) -> FindingChange:
-        """Note what is reported, in words too; worse is what is worse than that."""
+        """Record what is reported, with its message, as the baseline for getting worse."""
         last = _Reported(len(finding.modules), max(alert.value for alert in alerts), now.last)
         found = self._worded(finding)
         self._reported[found.number], self.all[found.number] = last, found
@@ -257,7 +258,7 @@ class Findings:
 
 
 def _unknown(number: int, alerts: list[Alert], grouping: Grouping) -> Finding:
-    """A finding that has no episode yet."""
+    """Return a finding that has no episode yet."""
     first = grouping.source(alerts)
     return Finding(
         number=number,
@@ -273,23 +274,23 @@ def _unknown(number: int, alerts: list[Alert], grouping: Grouping) -> Finding:
 
 
 def _is_reported(begun: Finding) -> bool:
-    """Whether an episode that begins is reported: of a notice only the first, as a rule."""
+    """Return whether an episode that begins is reported: of a notice, usually only the first is."""
     is_first = len(begun.episodes) == 1
     return is_first or begun.severity != "notice" or RULES[begun.rule].comes_back
 
 
 def _beginning(first: Alert, last: _Reported | None) -> tuple[int, int]:
-    """Epoch and step; evidence may reach back into the calm, but not into the last episode."""
+    """Return epoch and step: evidence may reach back into the calm, not into the last episode."""
     place = (first.epoch, first.step)
     return max(place, last.calm_since, key=lambda one: one[1]) if last else place
 
 
 def _is_fresh(finding: Finding, last: _Reported, now: _Now) -> bool:
-    """Whether a finding that spreads had its last alert a few steps ago."""
+    """Return whether a finding that spreads had its last alert a few steps ago."""
     return RULES[finding.rule].spreads and now.step - last.alerted <= CALM_STEPS
 
 
 def _is_explained_better(finding: Finding, before: Finding) -> bool:
-    """Whether a finding that is more than a notice has a surer cause, in other words."""
+    """Return whether an alarm has a surer cause than before, worded differently."""
     is_surer = reasons.is_surer(finding.reason, before.reason) and finding.why != before.why
     return is_surer and finding.severity != "notice"

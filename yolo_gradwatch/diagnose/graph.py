@@ -1,8 +1,8 @@
-"""How gradients travel between the blocks of a model, read from its layout.
+"""How gradients flow between the blocks of a model, read from its layout.
 
 A *unit* is a top-level block of the trunk that has parameters, or a branch of the head: one family
-(``cv2``, ``cv3``, ...) at one scale. A gradient arrives at a block from its consumers, the units
-that read its output.
+(``cv2``, ``cv3``, ...) at one scale. A block gets its gradient from its consumers, the units that
+read its output.
 """
 
 from __future__ import annotations
@@ -22,50 +22,51 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.layout import Layout
 
 DETACHED = "one2one_"
-"""Families of the head whose input is detached: they send no gradient into the trunk."""
+"""Prefix of head families whose input is detached: they send no gradient into the trunk."""
 
 LEAST_WEIGHTS, MOST_WEIGHTS = 3, 40
-"""Weights that a module must and may have for one of them to be an outlier."""
+"""Minimum and maximum number of weights in a module for one of them to be an outlier."""
 
 PROMPTS = ("SAVPE",)
-"""Classes in YOLOE's head that only a visual prompt uses."""
+"""Classes in YOLOE's head that only visual prompts use."""
 
 BOXES = "cv2"
-"""Families whose names end so are the boxes': without an object, their gradient is zero."""
+"""Name suffix of the box families: without an object, their gradient is zero."""
 
 SCORES = "cv3"
-"""Families whose names end so are the scores': every image trains them."""
+"""Name suffix of the score families: every image trains them."""
 
 
 class Graph:
     """The units of a model and which of them read which.
 
     Args:
-        layout: Of the model.
+        layout: Layout of the model.
 
     Attributes:
         units: (U,) names: trunk blocks in forward order, then branches of the head.
         blocks: (B,) names of the trunk blocks among them, which come first.
-        consumers: (B,) for each trunk block the units that read it, looked up through blocks
-            without parameters.
+        consumers: (B,) for each trunk block, the units that read it, looking through blocks without
+            parameters.
         feeds_trunk: (B,) whether another trunk block is among its consumers.
-        behind: (B,) for each trunk block those before it whose every path leads through it.
-        gates: (B,) whether a trunk block is so small that it can only weigh what passes.
-        small: (M,) whether a module lies in a gate, or is one within its block.
-        weights: (U,) for each unit the modules in it that own a weight.
-        norms: (U,) for each unit the norm layers in it.
+        behind: (B,) for each trunk block, the earlier ones whose every path to the loss leads
+            through it.
+        gates: (B,) whether a trunk block is so small that it can only weight what passes.
+        small: (M,) whether a module is in a gate, or is a gate within its block.
+        weights: (U,) for each unit, its modules that own a weight.
+        norms: (U,) for each unit, its norm layers.
         trunk_weights: (K,) all modules of the trunk that own a weight.
         block_of_weight: (K,) the block of each.
-        siblings: Groups of weights that are alike, see `_siblings`.
-        group_of_weight: (K,) the group of each; -1 for one that has none.
+        siblings: Groups of similar weights, see `_siblings`.
+        group_of_weight: (K,) the group of each; -1 for none.
         leaves: (M,) whether a module owns parameters itself: containers only repeat their children.
-        trained_head: (M,) whether a module lies in the head, but for what a training may leave out
-            by design.
-        trunk: (M,) whether a module lies in a block in front of the head.
-        attention: (M,) whether a module belongs to an attention, by the class of that.
+        trained_head: (M,) whether a module is in the head, except parts that a training may leave
+            out by design.
+        trunk: (M,) whether a module is in a block before the head.
+        attention: (M,) whether a module belongs to an attention, judged by class.
         families: Names of the head's families, each with its units by scale.
-        rows: Each module's place in the layout.
-        elements: (M,) trainable elements of each module, at least 1.
+        rows: Each module's index in the layout.
+        elements: (M,) number of trainable elements of each module, at least 1.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -107,7 +108,7 @@ class Graph:
         self.trunk = np.array([block not in ("", layout.head) for block in layout.block_of])
 
     def upstream(self, block: int) -> list[int]:
-        """The trunk blocks from which a path leads to this one, nearest the input first."""
+        """Return the trunk blocks with a path to this one, nearest to the input first."""
         found: set[int] = set()
         pending = [block]
         while pending:
@@ -120,7 +121,7 @@ class Graph:
     def _readers(
         self, layout: Layout, inputs: Sequence[str], head: list[str]
     ) -> dict[str, list[str]]:
-        """For each block, the blocks and branches that its output goes to."""
+        """Return for each block the blocks and branches that read its output."""
         readers: dict[str, list[str]] = {}
         for source, target in layout.edges:
             if target != layout.head:
@@ -131,9 +132,9 @@ class Graph:
         return readers
 
     def _reads(self, family: str) -> bool:
-        """Whether a family reads the trunk: others are detached, or read another family.
+        """Return whether a family reads the trunk: others are detached, or read another family.
 
-        ``cv4_kpts`` of a pose head reads ``cv4``.
+        For example, ``cv4_kpts`` of a pose head reads ``cv4``.
         """
         follows = any(family.startswith(f"{other}_") for other in self.families)
         return not (follows or family.startswith(DETACHED))
@@ -143,10 +144,10 @@ Place = Literal["inside", "upstream", "downstream", "elsewhere"]
 
 
 class Paths:
-    """Where modules lie to each other, by the paths of the gradient.
+    """Positions of modules relative to each other, along the paths of the gradient.
 
     Args:
-        layout: Of the model.
+        layout: Layout of the model.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -160,7 +161,7 @@ class Paths:
         self._upstream[self._head] = set(graph.blocks)
 
     def place(self, module: str, of: str) -> Place:
-        """Where a module lies, seen from another one: ``inside`` is in the same block."""
+        """Return where a module is, seen from another one: ``inside`` means the same block."""
         one, other = self._block_of[module], self._block_of[of]
         if one == other:
             return "inside"
@@ -169,9 +170,9 @@ class Paths:
         return "downstream" if other in self._upstream.get(one, ()) else "elsewhere"
 
     def meet(self, module: str, others: Iterable[str]) -> bool:
-        """Whether a gradient passes through a module and one of the others.
+        """Return whether one gradient passes through a module and one of the others.
 
-        It does if one of the two is the whole model, or lies in the head.
+        It does if one of the two is the whole model, or is in the head.
         """
         block = self._block_of[module]
         return any(self._meets(block, other) for other in {self._block_of[o] for o in others})
@@ -183,7 +184,7 @@ class Paths:
 
 
 def _families(layout: Layout, scales: int) -> dict[str, tuple[str, ...]]:
-    """Lists of modules in the head with exactly one entry a scale."""
+    """Return the lists of modules in the head with exactly one entry per scale."""
     pattern = re.compile(rf"{re.escape(layout.head)}\.(\w+)\.(\d+)")
     found: dict[str, list[str]] = {}
     for name in layout.modules:
@@ -193,7 +194,7 @@ def _families(layout: Layout, scales: int) -> dict[str, tuple[str, ...]]:
 
 
 def _seen(readers: dict[str, list[str]], block: str, units: Iterable[str]) -> set[str]:
-    """The units that read a block, looking through what has no parameters."""
+    """Return the units that read a block, looking through blocks without parameters."""
     found: set[str] = set()
     pending, passed = list(readers.get(block, [])), set()
     while pending:
@@ -219,14 +220,14 @@ def _trained_head(layout: Layout) -> Flags:
 
 
 def is_in(outer: str, name: str) -> bool:
-    """Whether a module is another one or lies in it."""
+    """Return whether a module is ``outer`` or is inside it."""
     return f"{name}.".startswith(f"{outer}.")
 
 
 def _siblings(layout: Layout, weights: Counts) -> tuple[tuple[Counts, ...], Counts]:
-    """For each weight, those of the smallest module around it that has enough of them.
+    """Group each weight with those of the smallest module around it that has enough of them.
 
-    Weights of a large module, such as a whole backbone in one block, are too unlike.
+    Weights of a large module, such as a whole backbone in one block, differ too much.
 
     Returns:
         Groups of rows of the layout, and for each weight the number of its group or -1.
@@ -247,7 +248,7 @@ def _siblings(layout: Layout, weights: Counts) -> tuple[tuple[Counts, ...], Coun
 
 
 def _in_attention(layout: Layout) -> Flags:
-    """(M,) whether a module is an attention, or a child or grandchild of one."""
+    """Return (M,) whether a module is an attention, or a child or grandchild of one."""
     named = zip(layout.modules, layout.types, strict=True)
     attentions = {*layout.attentions, *(name for name, kind in named if is_attention(kind))}
     parents = [name.rpartition(".")[0] for name in layout.modules]
@@ -256,7 +257,7 @@ def _in_attention(layout: Layout) -> Flags:
 
 
 def _around(module: str, block: str) -> Iterator[str]:
-    """A module and those around it, up to its block."""
+    """Yield a module and those around it, up to its block."""
     while module != block:
         yield module
         module = module.rpartition(".")[0]

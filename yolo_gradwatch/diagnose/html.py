@@ -1,4 +1,4 @@
-"""Findings and a report as HTML for a notebook: readable without style, and without any script."""
+"""HTML of findings and reports for notebooks: readable without styles, and free of scripts."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ SHADES: dict[Severity | None, str] = {
     "warning": "#c27c0e",
     "critical": "#d93636",
 }
-"""Colours by severity, on a light page and on a dark one; None for what is healthy."""
+"""Colours by severity, readable on light and dark pages; None for healthy."""
 
 
 def coloured(text: str, severity: Severity | None) -> str:
-    """Bold text in the colour of a severity."""
+    """Return bold text in the colour of a severity."""
     return f'<b style="color:{SHADES[severity]}">{escape(text)}</b>'
 
 
 def finding_html(finding: Finding) -> str:
-    """A finding in full, as a paragraph: what happened, why, and what to try, a line each."""
+    """Return a finding as a paragraph: what happened, why, and what to try, one line each."""
     parts = [finding.account]
     if finding.why:
         before, why, after = finding.account.partition(finding.why)
@@ -34,7 +34,7 @@ def finding_html(finding: Finding) -> str:
 
 
 def report_html(report: Report) -> str:
-    """The verdict, the findings in full, what else there is to say, and the run's folder."""
+    """Return the verdict, the findings in full, the other facts, and the run's folder."""
     facts = [fact.strip() for fact in (*report.facts(), report.path)]
     return "\n".join(
         [
@@ -46,7 +46,7 @@ def report_html(report: Report) -> str:
 
 
 def verdict_html(report: Report) -> str:
-    """The outcome in a line."""
+    """Return the outcome in one line."""
     severity: Severity | None = None if report.healthy else "critical"
     severity = "warning" if report.is_too_short else severity
     return coloured(f"GradWatch: {report.verdict}", severity)

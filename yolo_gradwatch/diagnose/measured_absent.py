@@ -1,4 +1,4 @@
-"""What a traced batch says of a module without a gradient: cut off, or not called with one."""
+"""Why a traced module has no gradient: cut off, not called, or called with gradients disabled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def absent(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Reason | None:
-    """No gradient at all: the outputs are cut off, or nobody computes them with one."""
+    """Return why there is no gradient: outputs are cut off, or never computed with gradients on."""
     name, layout = finding.module, calls.layout
     called = {call.module for call in calls.calls}
     own = zip(layout.modules, layout.roles, strict=True)
@@ -29,8 +29,8 @@ def absent(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> R
     last = without[-1] if without else None
     if last is None:
         return None
-    behind = [call for call in calls.points if call.order > last.order]
-    reader = next((call for call in behind if not is_absent(call)), None)
+    later = [call for call in calls.points if call.order > last.order]
+    reader = next((call for call in later if not is_absent(call)), None)
     if reader is None:
         return None
     block = layout.block_of[layout.modules.index(name)]
@@ -47,9 +47,9 @@ def absent(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> R
 
 
 def _uncalled(name: str, calls: Calls) -> Reason:
-    """A module without a call; or the one around it that was called, and nothing in it was.
+    """Return the module without a call, or the called one around it with no call inside.
 
-    A trace has no calls from where gradients are off. The value is 1 if the module was called.
+    A trace has no calls where gradients are disabled. The value is 1 if the module was called.
     """
     own = {call.module: call for call in calls.calls}
     outer = next((own[n] for n in (name, *reversed(around(name))) if n in own and n != WHOLE), None)

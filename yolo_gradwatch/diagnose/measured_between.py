@@ -1,4 +1,4 @@
-"""Where on a route the gradient is lost or won: in one place, in activations, or in a stack."""
+"""Where on a route the gradient is lost or gained: in one place, in activations, or in a stack."""
 
 from __future__ import annotations
 
@@ -27,31 +27,32 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.trace import Call
 
 LOST = 1.5
-"""Decades that the gradient loses, or wins, for good between two outputs. Healthy, in 82 traces of
-four generations of models and five tasks: 0.31 in 99 % of the routes, 0.78 at the most, and 1.02
-where a scale has no object. Planted: 3.4 at the least."""
+"""Minimum decades lost, or gained, for good between two outputs for the change to count. Healthy,
+in 82 traces of four generations of models and five tasks: at most 0.31 in 99 % of the routes, 0.78
+in all, and 1.02 where a scale has no object. Planted: at least 3.4."""
 
 SLACK = 1.0
-"""Decades by which the forward may change less, if it is to explain what the gradient loses."""
+"""Decades by which the forward pass may change less than the gradient and still explain its
+loss."""
 
 ALONE = 0.5
-"""Share of the lost decades from which on a single place is named, or a class of activation."""
+"""Minimum share of the lost decades for a single place, or a class of activation, to be named."""
 
 PART = 0.2
-"""Decades that a layer of a stack, or an activation, must lose itself to be counted. Layers of
+"""Decades that a layer of a stack, or an activation, must lose by itself to count. Layers of
 planted stacks: 0.24 to 0.9."""
 
 NEARLY_ALL = 0.8
-"""Share of the decades lost in a stack that lies in the module that is named for it."""
+"""Share of the decades lost in a stack that must be in the module named for it."""
 
 
 class Lost(NamedTuple):
-    """Where on a route the gradient is lost, or won.
+    """Where on a route the gradient is lost, or gained.
 
     Attributes:
-        steps: Of the route on which it is most.
-        most: The largest of them.
-        total: Decades from where the gradient is highest, or lowest, to the beginning.
+        steps: All steps of the route.
+        most: The step with the largest loss, or gain.
+        total: Decades from the highest, or lowest, gradient on the route to its start.
     """
 
     steps: Sequence[Step]
@@ -60,35 +61,35 @@ class Lost(NamedTuple):
 
     @classmethod
     def on(cls, route: Route, *, rises: bool) -> Lost:
-        """What is lost, or won, on a route of two points or more."""
+        """Return what is lost, or gained, on a route of at least two points."""
         own = steps(route, rises=rises)
         return cls(own, max(own, key=lambda step: step.decades), total(route, rises=rises))
 
     @property
     def decades(self) -> float:
-        """The larger of both."""
+        """The larger of ``total`` and the decades of ``most``."""
         return max(self.total, self.most.decades)
 
 
 def lost_in(found: Lost, calls: Calls) -> Reason:
-    """What loses it: activations without a slope, a place or a stack."""
+    """Return what loses the gradient: activations without a slope, a place or a stack."""
     return _activation(found) or _in(found, calls, "falls", "shrinks")
 
 
 def won_in(found: Lost, calls: Calls) -> Reason:
-    """What multiplies it: a place or a stack."""
+    """Return what multiplies the gradient: a place or a stack."""
     return _in(found, calls, "multiplied", "grows")
 
 
 def _in(found: Lost, calls: Calls, alone: str, many: str) -> Reason:
-    """A place if one step has at least half of it, else a stack."""
+    """Return a place if one step has at least half of the change, else a stack."""
     is_alone = found.most.decades >= max(LOST, ALONE * found.total)
     stack = None if is_alone else _many(found, calls, many)
     return stack or _between(found.most, calls, alone)
 
 
 def _activation(found: Lost) -> Reason | None:
-    """Activations that have saturated or put out zeros, if they lose at least half of it."""
+    """Return saturated activations, or ones that output zeros, if they lose at least half of it."""
     for kind, limit in FLAT.items():
         own = [s for s in found.steps if share_of(s.behind, kind) >= limit and s.alone > PART]
         if own and sum(step.alone for step in own) >= ALONE * found.decades:
@@ -99,9 +100,9 @@ def _activation(found: Lost) -> Reason | None:
 
 
 def _between(step: Step, calls: Calls, kind: str) -> Reason:
-    """One place: the forward changes as much there, or the gradient alone.
+    """Return one place: the forward pass changes as much there, or only the gradient does.
 
-    What is said of two outputs is the ratio of exactly these two.
+    The ratio reported for two outputs is that of exactly these two.
     """
     names = calls.names(step.before, step.behind)
     if is_zero(step.before):
@@ -120,17 +121,17 @@ def _between(step: Step, calls: Calls, kind: str) -> Reason:
 
 
 def _is_working_norm(call: Call) -> bool:
-    """Whether an output is that of a normalization, of its usual size: it divides by its input."""
+    """Return whether a normalization's output has its usual size: it divides by its input."""
     return NORM in call.type and (call.output_rms or 0.0) >= USUAL
 
 
 def _many(found: Lost, calls: Calls, kind: str) -> Reason | None:
-    """A stack, each of whose layers loses a part; None if it is none.
+    """Return a stack in which each layer loses a part; None if there is none.
 
-    The names are those of the module, its class, and the outputs in front of the first of these
-    layers and of the last; the values are the decades between these two, and how many layers with
-    weights and how many calls lie between them. Where one class of activation loses at least half
-    of that, its name follows, and how many there are and the decades that they lose together.
+    The names are the module, its class, the output before the first of these layers, and that of
+    the last; the values are the decades between these two outputs, and how many layers with weights
+    and how many calls are between them. If one class of activation loses at least half of that, its
+    name follows, with the number of such calls and the decades that they lose together.
     """
     parts = [step for step in found.steps if step.alone > PART and step.decades > 0]
     place = _around_most(parts)
@@ -149,7 +150,7 @@ def _many(found: Lost, calls: Calls, kind: str) -> Reason | None:
 
 
 def _act_of(own: Sequence[Step], decades: float) -> tuple[str, float, float] | tuple[str]:
-    """The class of activation that loses at least half, how many there are, and what they lose."""
+    """Return the activation class that loses at least half, its calls, and their loss."""
     lost: dict[str, list[float]] = {}
     for step in own:
         if step.behind.type in ACTIVATIONS:
@@ -161,7 +162,7 @@ def _act_of(own: Sequence[Step], decades: float) -> tuple[str, float, float] | t
 
 
 def _around_most(parts: Sequence[Step]) -> str:
-    """The smallest module with nearly all of what some steps lose; "" if there is none."""
+    """Return the smallest module with nearly all of what some steps lose; "" if there is none."""
     outer = {name for step in parts for name in around(step.behind.module) if name != WHOLE}
     whole = sum(step.alone for step in parts)
     shares = {

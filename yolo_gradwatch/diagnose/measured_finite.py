@@ -1,4 +1,4 @@
-"""What a traced batch says about NaN and Inf: the first output, or the last gradient."""
+"""Where NaN or Inf arises in a traced batch: first output, or gradient nearest to the loss."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.route import Calls
 
 ENDS = {"float16": FLOAT16_MAX, "bfloat16": 3.3895314e38}
-"""The largest numbers of the formats that AMP takes."""
+"""The largest numbers of the formats that AMP uses."""
 
 CLOSE = 0.25
-"""Share of the largest number from which on an output is about to overflow: sums of it do. Healthy:
-19 at the most, 0.0003 of half precision."""
+"""Share of the largest number above which an output is about to overflow, because sums of it do.
+Healthy: at most 19, which is 0.0003 of half precision."""
 
 _DIRECT = ("input", "weights", "loss items", "often")
-"""Reasons of the judge that a later trace does not outweigh."""
+"""Reasons of the judge that a later trace does not override."""
 
 _SKIPS = ("call", "forward", "slope", "loss")
-"""Reasons of the judge whose first value says whether AMP has skipped the step."""
+"""Reasons of the judge whose first value says whether AMP skipped the step."""
 
 
 def not_finite(finding: Finding, calls: Calls, training: Mapping[str, object]) -> Reason | None:
-    """Where the first output, or else the gradient nearest to the loss, is not finite.
+    """Return the first non-finite output, or else the non-finite gradient nearest to the loss.
 
-    The first of the values is that of the judge: 1 where AMP has skipped the step.
+    The first value is that of the judge: 1 if AMP skipped the step.
     """
     known = finding.reason
     if known and known.kind in _DIRECT:
@@ -51,7 +51,7 @@ def not_finite(finding: Finding, calls: Calls, training: Mapping[str, object]) -
 
 
 def _agrees(known: Reason | None, found: Reason) -> bool:
-    """Whether an output is one that the judge knows to be the first, or suspects."""
+    """Return whether an output is one that the judge knows to be the first, or suspects."""
     if known is None or known.kind == "loss":
         return True
     if known.kind == "call":
@@ -60,7 +60,7 @@ def _agrees(known: Reason | None, found: Reason) -> bool:
 
 
 def _in_forward(calls: Calls, training: Mapping[str, object]) -> Reason | None:
-    """The first output that is not finite; None if it is the first layer's, as after a bad step."""
+    """Return the first non-finite output; None if it is the first layer's, as after a bad step."""
     call = next(call for call in calls.calls if not call.is_finite)
     before = next((c for c in reversed(calls.calls[: call.order - 1]) if c.output_max), None)
     if before is None:
@@ -72,20 +72,20 @@ def _in_forward(calls: Calls, training: Mapping[str, object]) -> Reason | None:
 
 
 def _in_backward(calls: Calls) -> Reason | None:
-    """The gradient that is not finite nearest to the loss, though what reads it has a finite one.
+    """Return the non-finite gradient nearest to the loss whose reader has a finite one.
 
-    The order of the calls says what is nearer: a module is over after its parts.
+    The order of the calls decides what is nearer: a module finishes after its parts.
     """
     known = [call for call in calls.calls if call.gradient_norm is not None]
     bad = [n for n, call in enumerate(known) if is_endless(call)]
     if not bad or bad[-1] + 1 == len(known):
         return None
-    before, behind = known[bad[-1]], known[bad[-1] + 1]
-    return Reason("not_finite_gradient", calls.names(before, behind), (), RANK)
+    before, after = known[bad[-1]], known[bad[-1] + 1]
+    return Reason("not_finite_gradient", calls.names(before, after), (), RANK)
 
 
 def _head_room(calls: Calls, training: Mapping[str, object]) -> Reason | None:
-    """A largest output that is close to the end of the numbers in use."""
+    """Return the largest output if it is close to the largest number of the format in use."""
     end = end_of(training)
     if end is None:
         return None
@@ -97,5 +97,5 @@ def _head_room(calls: Calls, training: Mapping[str, object]) -> Reason | None:
 
 
 def end_of(training: Mapping[str, object]) -> float | None:
-    """The largest number of the format in which the forward runs; None if that is float32."""
+    """Return the largest number of the format of the forward pass; None for float32."""
     return ENDS.get(number_format(training))

@@ -1,4 +1,4 @@
-"""What the forward of a traced batch shows: flat activations, and outputs of another size."""
+"""What the forward pass of a traced batch shows: flat activations, and outputs of another size."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.trace import Call
 
 RANK = 5
-"""Of every reason that a trace gives: above those of the judges."""
+"""Rank of every reason from a trace: above those of the judges."""
 
 SATURATED = 0.5
-"""Share of the outputs of an activation that have saturated. Tanh in healthy models: 0; planted:
-0.99 to 1."""
+"""Minimum share of saturated outputs for an activation to count as saturated. Tanh in healthy
+models: 0; planted: 0.99 to 1."""
 
 ZERO = 0.9
-"""Share of exact zeros in an activation's output. SiLU: 0, a ReLU that learns 0.48 to 0.55; one
-that has died: 1."""
+"""Minimum share of exact zeros for an activation's output to count as zero. SiLU: 0; a ReLU that
+learns: 0.48 to 0.55; one that has died: 1."""
 
 SMALL = 0.005
-"""Root mean square of an output of the trunk, norms included. Healthy: 0.47 to 1.9; planted: 2e-3
-at the most."""
+"""RMS below which an output of the trunk has collapsed, norms included. Healthy: 0.47 to 1.9;
+planted: at most 2e-3."""
 
 USUAL = 0.03
-"""The smallest in healthy trainings, in the head of a pose model."""
+"""The smallest RMS in healthy trainings, in the head of a pose model."""
 
 MOST = 12.0
-"""The largest in healthy trainings, in the last layers of the class branches."""
+"""The largest RMS in healthy trainings, in the last layers of the class branches."""
 
 LARGE = 120.0
-"""Root mean square of an output that goes into no normalization. Healthy: see `MOST`."""
+"""RMS above which an output that no normalization follows is too large. Healthy: see `MOST`."""
 
 ACTIVATIONS = (
     *("SiLU", "ReLU", "ReLU6", "LeakyReLU", "GELU", "Mish", "ELU", "PReLU", "Hardswish"),
@@ -45,17 +45,17 @@ ACTIVATIONS = (
 )
 
 FLAT = {"saturated": SATURATED, "zero": ZERO}
-"""Ways in which an activation has no slope, each with the share from which on it counts."""
+"""Ways in which an activation has no slope, each with the minimum share for it to count."""
 
 
 def share_of(call: Call, kind: str) -> float:
-    """The share of an activation's output that is flat in this way; 0 for other modules."""
+    """Return the share of an activation's output that is flat in this way; 0 for other modules."""
     share = call.output_saturated if kind == "saturated" else call.output_zero
     return share if share is not None and call.type in ACTIVATIONS else 0.0
 
 
 def silenced(call: Call, least: float = 1.0) -> Reason | None:
-    """An activation whose slope is zero nearly everywhere; ``least`` lowers the limits."""
+    """Return an activation with almost no slope anywhere; ``least`` lowers the limits."""
     for kind, limit in FLAT.items():
         share = share_of(call, kind)
         if share >= min(limit, least):
@@ -64,9 +64,9 @@ def silenced(call: Call, least: float = 1.0) -> Reason | None:
 
 
 def lost_signal(calls: Calls) -> Reason | None:
-    """Where the signal is lost first: in an activation that lets nothing pass, or elsewhere.
+    """Return where the signal is first lost: in an activation that passes nothing, or elsewhere.
 
-    Behind an output of zeros, activations put out zeros too.
+    After an output of zeros, activations output zeros too.
     """
     quiet = (c for c in calls.points if c.output_zero == 1.0 or c.output_saturated == 1.0)
     silent = next((found for call in quiet if (found := silenced(call))), None)
@@ -78,7 +78,7 @@ def lost_signal(calls: Calls) -> Reason | None:
 
 
 def small_before(calls: Calls, module: str) -> Reason | None:
-    """Where the signal has collapsed, in a module or in front of it."""
+    """Return where the signal has collapsed, in a module or before it."""
     inside = calls.inside(module)
     end = inside[-1].order if inside and module != WHOLE else len(calls.calls)
     usual = None
@@ -93,7 +93,7 @@ def small_before(calls: Calls, module: str) -> Reason | None:
 
 
 def large_in(points: Sequence[Call], calls: Calls) -> Reason | None:
-    """Of some points, an output far above healthy ones that no normalization brings back."""
+    """Return the first of some points with an output far above healthy ones."""
     usual = None
     for call in points:
         rms = call.output_rms
@@ -106,10 +106,10 @@ def large_in(points: Sequence[Call], calls: Calls) -> Reason | None:
 
 
 def zeroed(calls: Calls, before: Call, behind: Call, place: str = "") -> Reason:
-    """A gradient of zero at an output, though the next one has some.
+    """Return the reason for a zero gradient at an output although the next one has some.
 
-    The value is the share of zeros in what comes out behind, or goes into its normalization: only
-    where that is all there is, the output was multiplied by zero.
+    The value is the share of zeros in the output of ``behind``, or in the input of its
+    normalization: only if all of it is zero, the output was multiplied by zero.
     """
     outputs = (calls.raw_of(behind), behind)
     shares = (1.0 if one.output_rms == 0 else one.output_zero or 0.0 for one in outputs)
@@ -117,7 +117,7 @@ def zeroed(calls: Calls, before: Call, behind: Call, place: str = "") -> Reason:
 
 
 def _scaled(calls: Calls, before: Call, behind: Call) -> Reason:
-    """Outputs between which the size changes, and whose code lies between them."""
+    """Return the outputs between which the size changes, and whose code is between them."""
     place = calls.between(before, behind)
     if behind.output_rms == 0:
         return zeroed(calls, before, behind, place)

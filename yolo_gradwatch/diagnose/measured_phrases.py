@@ -1,4 +1,4 @@
-"""Parts of the sentences on a measured cause: places, outputs and numbers."""
+"""Phrases for the sentences on a measured cause: places, outputs and numbers."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.layout import Layout
 
 SMOOTH = ("SiLU", "LeakyReLU")
-"""Activations that hardly lose a gradient."""
+"""Activations that lose hardly any gradient."""
 
 
 def norm_before(reason: Reason, layout: Layout) -> str:
-    """The normalization right in front of an activation, if it has a bias; else ""."""
+    """Return the normalization right before an activation, if it has a bias; else ""."""
     own = dict(zip(layout.modules, layout.roles, strict=True))
     return next((name for name in reason.names[2:] if own.get(name) == "norm"), "")
 
 
 def instead_of(kind: str) -> str:
-    """What to take in place of an activation."""
+    """Return what to use instead of an activation."""
     return f"{' or '.join(one for one in SMOOTH if one != kind)} instead of {kind}"
 
 
 def between(reason: Reason, layout: Layout) -> str:
-    """Between which outputs, and in whose code."""
+    """Return between which outputs the cause is, and in whose code."""
     place, kind, before, behind = reason.names
     return f"between the output of {before} and that of {behind}: {where(place, kind, layout)}"
 
 
 def is_normed(place: str, layout: Layout) -> bool:
-    """Whether a module has a norm layer."""
+    """Return whether a module has a norm layer."""
     own = zip(layout.modules, layout.roles, strict=True)
     return any(role == "norm" and is_in(place, name) for name, role in own)
 
 
 def where(place: str, kind: str, layout: Layout) -> str:
-    """In whose code: a layer's own, or the forward of a module around layers."""
+    """Return whose code it is: a layer's own, or the forward() of a module around layers."""
     kind = classed(layout, kind)
     if has_layers(place, layout):
         return f"in the forward() of {place}{class_in(kind)}, not in a layer"
@@ -48,33 +48,33 @@ def where(place: str, kind: str, layout: Layout) -> str:
 
 
 def there(reason: Reason, layout: Layout) -> str:
-    """Where to look."""
+    """Return where to look."""
     place, kind = reason.names[:2]
     forward = "the forward() of " if has_layers(place, layout) else ""
     return f"in {forward}{place}{class_in(kind)}"
 
 
 def has_layers(place: str, layout: Layout) -> bool:
-    """Whether a module has parts."""
+    """Return whether a module has submodules."""
     return any(name != place and is_in(place, name) for name in layout.modules)
 
 
 def class_in(kind: str) -> str:
-    """A class behind the name of its module."""
+    """Return a class in parentheses, to follow the name of its module."""
     return f" ({kind})" if kind else ""
 
 
 def so_are(reason: Reason) -> str:
-    """How many more activations are alike."""
+    """Return how many more activations are affected."""
     more = int(reason.values[1]) - 1
     return f"; so are those of {more} more" if more > 0 else ""
 
 
 def percent(share: float) -> str:
-    """A share in percent, of which only a whole is 100."""
+    """Format a share in percent; only the whole becomes 100 %."""
     return f"{share:.0%}" if share in {0, 1} else f"{min(100 * share, 99.9):.3g}%"
 
 
 def fold(decades: float) -> str:
-    """A factor before what it applies to: ``31,000-fold``."""
+    """Format a factor that precedes what it applies to: ``31,000-fold``."""
     return f"{significant(10.0 ** min(decades, 300.0), 2)}-fold"

@@ -1,4 +1,4 @@
-"""How much of the gradient is lost or won from one output of a route to the next."""
+"""How much gradient is lost or gained from one output of a route to the next."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.trace import Call
 
 NEAR = 2
-"""Points in a row that have a level before it counts."""
+"""Points in a row that must have a level for it to count."""
 
 _LEAST = -400.0
-"""Stands for the logarithm of zero."""
+"""Placeholder for the logarithm of zero."""
 
 
 class Route(NamedTuple):
@@ -22,13 +22,13 @@ class Route(NamedTuple):
 
 
 class Step(NamedTuple):
-    """From one point of a route to the next one, which is nearer to the loss.
+    """The step from one point of a route to the next, which is nearer to the loss.
 
     Attributes:
-        before: Output that the other reads.
-        behind: The other.
-        decades: By how much the gradient falls on its way back, for all that lies in front of it
-            too; or rises, if rises are asked for.
+        before: The output that the other one reads.
+        behind: The output nearer to the loss.
+        decades: By how much the gradient falls on its way back, in all earlier points too; or
+            rises, if rises are asked for.
         alone: The same between the two outputs alone.
     """
 
@@ -39,10 +39,10 @@ class Step(NamedTuple):
 
 
 def steps(route: Route, *, rises: bool = False) -> list[Step]:
-    """How much is lost, or won, from each point to the next one, for good.
+    """Return how much is lost, or gained, for good from each point to the next.
 
-    A branch of a block, where less arrives or more, does not count, because the points in front of
-    it have it back.
+    A branch of a block with less gradient, or more, does not count, because the points before it
+    are back at the usual level.
     """
     levels = _levels(route, rises=rises)
     found = []
@@ -54,7 +54,7 @@ def steps(route: Route, *, rises: bool = False) -> list[Step]:
 
 
 def total(route: Route, *, rises: bool = False) -> float:
-    """How much is lost, or won, from the best place of a route to its beginning."""
+    """Return how much is lost, or gained, from the best point of a route to its start."""
     levels = _levels(route, rises=rises)
     return max(min(levels[i : i + NEAR]) for i in range(len(levels))) - levels[0]
 
@@ -65,7 +65,7 @@ def _levels(route: Route, *, rises: bool) -> list[float]:
 
 
 def level(call: Call) -> float:
-    """The decades of the gradient's norm at an output."""
+    """Return log10 of the gradient's norm at an output."""
     norm = call.gradient_norm
     if norm is None or norm == 0:
         return _LEAST
@@ -73,7 +73,7 @@ def level(call: Call) -> float:
 
 
 def size(call: Call) -> float:
-    """The decades of the norm of an output."""
+    """Return log10 of the norm of an output."""
     rms = call.output_rms
     if not rms or not math.isfinite(rms):
         return _LEAST if not rms else -_LEAST
@@ -81,15 +81,15 @@ def size(call: Call) -> float:
 
 
 def is_absent(call: Call) -> bool:
-    """Whether no gradient arrives at an output."""
+    """Return whether no gradient arrives at an output."""
     return call.gradient_norm is None
 
 
 def is_zero(call: Call) -> bool:
-    """Whether the gradient at an output is exactly zero."""
+    """Return whether the gradient at an output is exactly zero."""
     return call.gradient_norm == 0
 
 
 def is_endless(call: Call) -> bool:
-    """Whether the gradient at an output is NaN or Inf."""
+    """Return whether the gradient at an output is NaN or Inf."""
     return call.gradient_norm is not None and not math.isfinite(call.gradient_norm)

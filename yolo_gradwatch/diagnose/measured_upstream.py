@@ -1,4 +1,4 @@
-"""Which outputs of a traced batch lie upstream of a module, or are what it reads."""
+"""Outputs of a traced batch that are upstream of a module, or that it reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def leading_to(calls: Calls, module: str) -> list[Call]:
-    """The points whose outputs a module reads, directly or not, and those in it."""
+    """Return the points whose outputs a module reads, directly or not, and those inside it."""
     order = max((c.order for c in calls.calls if is_in(module, c.module)), default=0)
     block, unit = _block_of(calls, module), _unit_of(calls, module)
     places, pending = {unit}, _sources(calls, unit) if unit != block else {block}
@@ -26,10 +26,10 @@ def leading_to(calls: Calls, module: str) -> list[Call]:
 
 
 def read_by(calls: Calls, call: Call) -> list[Call]:
-    """The points in front of one, in its block and in those that this reads itself."""
+    """Return the points before a call, in its block and in the blocks that it reads directly."""
     block, unit = _block_of(calls, call.module), _unit_of(calls, call.module)
     places, pending = {unit, *_sources(calls, unit)}, {block} if unit == block else set()
-    while pending:  # through blocks without parameters
+    while pending:  # look through blocks without parameters
         pending = {a for a, b in calls.layout.edges if b in pending} - places
         places |= pending
         pending -= {*calls.graph.blocks}
@@ -38,18 +38,18 @@ def read_by(calls: Calls, call: Call) -> list[Call]:
 
 
 def _block_of(calls: Calls, module: str) -> str:
-    """The top-level block of a module, also of one without parameters; "" of the whole."""
+    """Return the top-level block of a module, even without parameters; "" for the whole model."""
     return next((block for block, _ in calls.layout.blocks if is_in(block, module)), "")
 
 
 def _unit_of(calls: Calls, module: str) -> str:
-    """The block of the trunk, or the branch of the head, that a module lies in."""
+    """Return the block of the trunk, or the branch of the head, that contains a module."""
     own = (unit for unit in calls.graph.units if is_in(unit, module))
     return next(own, _block_of(calls, module))
 
 
 def _sources(calls: Calls, unit: str) -> set[str]:
-    """The blocks with parameters whose output a unit reads."""
+    """Return the blocks with parameters whose output a unit reads."""
     graph = calls.graph
     pairs = zip(graph.blocks, graph.consumers, strict=True)
     return {block for block, readers in pairs if unit in {graph.units[u] for u in readers}}

@@ -1,4 +1,4 @@
-"""The cause of a finding in words, as a traced batch shows it."""
+"""Wording of the causes that a traced batch shows."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.layout import Layout
 
 ALL = 0.99
-"""Share of zeros in an output from which on it was multiplied by zero."""
+"""Minimum share of zeros in an output for it to count as multiplied by zero."""
 
 
 def cause_of(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cause | None:
-    """The cause and what to change.
+    """Return the cause and what to change.
 
     Args:
-        reason: Of `measured.measured`.
-        layout: Of the model.
+        reason: Reason from `measured.measured`.
+        layout: Layout of the model.
         training: Options of the training.
 
     Returns:
@@ -216,7 +216,7 @@ def _head_room(reason: Reason, _layout: Layout, _training: Mapping[str, object])
 
 
 def _stack(reason: Reason, layout: Layout) -> str:
-    """Between which two outputs, in how many layers, or calls if they have no weights."""
+    """Describe a stack: its two outputs, and the layers between, or calls if it has no weights."""
     place, kind, first, last = reason.names[:4]
     decades, layers, calls = reason.values[:3]
     many, unit = (layers, "layers with weights") if layers > 1 else (calls, "calls")
@@ -229,7 +229,7 @@ def _stack(reason: Reason, layout: Layout) -> str:
 
 
 def _acts(reason: Reason) -> str:
-    """The class of activation that loses most of it."""
+    """Describe the class of activation that loses most of it."""
     if not reason.names[4:]:
         return ""
     count, decades = reason.values[3:]
@@ -253,4 +253,4 @@ _WORDS: dict[str, Callable[[Reason, Layout, Mapping[str, object]], Cause]] = {
     "not_finite_gradient": _not_finite_gradient,
     "head_room": _head_room,
 }
-"""By kind of the reason."""
+"""Wording functions by kind of reason."""

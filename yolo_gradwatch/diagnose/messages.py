@@ -1,6 +1,6 @@
-"""A message on a finding: its parts, how they become a paragraph, and the phrases that rules share.
+"""The parts of a message on a finding, how they form a paragraph, and phrases that rules share.
 
-The words of a rule are next to its judge, in the modules of `rules`.
+The words of each rule are next to its judge, in the modules of `rules`.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.graph import Place
 
 MOST_EPISODES = 3
-"""Of more episodes, only the newest are named one by one."""
+"""If a finding has more episodes, only the newest are listed."""
 
 UNDO = "Find out what changed at that step, and resume from"
-"""What to try where something has changed in the course of a training."""
+"""What to try if something changed during a training."""
 
 IF_IT_STAYS = "; if that does not help, "
-"""Between what to try first, whatever the cause is, and what to do about the cause."""
+"""Joins what to try first, whatever the cause is, and what to do about the cause."""
 
 MEASURED = "Measured: "
-"""Precedes a cause that was measured."""
+"""Precedes a measured cause."""
 
 LIKELY = "Likely cause: "
-"""Precedes a cause that was inferred."""
+"""Precedes an inferred cause."""
 
 PLACES: dict[Place, str] = {
     "upstream": "upstream",
@@ -43,10 +43,10 @@ PLACES: dict[Place, str] = {
     "inside": "in the same block",
     "elsewhere": "elsewhere",
 }
-"""Words for where a module lies, seen from the one that a finding is about."""
+"""Words for where a module is, seen from the one that a finding is about."""
 
 Unit: TypeAlias = Literal["steps", "windows", "share", "decades", "norm", "scale", "loss", "value"]
-"""What the value and the limit of a rule count or measure."""
+"""What a rule's value and limit count or measure."""
 
 _SHOWN: dict[Unit, Callable[[float], str]] = {
     "share": " ({:.0%})".format,
@@ -56,7 +56,7 @@ _SHOWN: dict[Unit, Callable[[float], str]] = {
     "loss": lambda loss: f" (loss {significant(loss, 2)})",
     "value": " ({:.2g})".format,
 }
-"""How the value of an earlier episode is shown; a count of steps or windows is not."""
+"""How the value of an earlier episode is shown; counts of steps or windows are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +64,11 @@ class Message:
     """A finding in words.
 
     Attributes:
-        what: What was found in which module, the first half of a sentence.
-        since: When it began and what else it affects, the other half.
-        why: What is certain of its cause, or of what it does, in whole sentences; "" if nothing is.
+        what: What was found in which module, as the first half of a sentence.
+        since: When it began and what else it affects, as the second half.
+        why: What is certain about its cause or effect, in whole sentences; "" if nothing is.
         likely: The probable cause, in sentences without the first capital; "" if none is guessed.
-        measured: The cause where it was measured, likewise.
+        measured: The measured cause, in the same form; "" if none was measured.
         harm: What is lost by it, in whole sentences; "" if there is nothing to say.
         remedy: What to try, in whole sentences; "" if there is nothing to do.
         past: Earlier episodes, in a sentence; "" if there are none.
@@ -87,17 +87,17 @@ class Message:
 
     @property
     def cause(self) -> str:
-        """The cause, with what it rests on; "" if none is named beside what is certain."""
+        """The cause, with its basis; "" if none is named besides what is certain."""
         if self.measured:
             return f"{MEASURED}{self.measured}"
         return f"{LIKELY}{self.likely}" if self.likely else ""
 
     def measuring(self, cause: Cause, way_back: str = "") -> Message:
-        """The same with a cause that a trace has measured, and what to try then.
+        """Return the message with a cause that a trace measured, and what to try then.
 
         Args:
-            cause: What was measured.
-            way_back: The checkpoint to go back to, if there is one.
+            cause: The measured cause.
+            way_back: The checkpoint to go back to; "" if there is none.
         """
         first, stays, _ = self.remedy.partition(IF_IT_STAYS)
         remedy = f"{first}{stays}{cause.remedy}." if stays else sentence(cause.remedy)
@@ -108,7 +108,7 @@ class Message:
         return replace(self, likely="", measured=f"{cause.why}.", remedy=remedy)
 
     def __str__(self) -> str:
-        """One paragraph."""
+        """Return one paragraph."""
         first = (f"{self.what} {self.since}.", self.why, self.cause)
         parts = (*first, self.harm, self.remedy, self.past, self.evidence)
         return " ".join(part for part in parts if part)
@@ -116,14 +116,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A finding with all that its words depend on.
+    """A finding with everything that its message depends on.
 
     Attributes:
-        layout: Of the model that is watched.
+        layout: Layout of the watched model.
         training: Options of the training; ``amp`` says whether a loss scaler is at work.
-        finding: What was found; its ``message`` is not read.
-        unit: Of the finding's value.
-        healthy: The value farthest out in healthy recorded trainings; None where that says nothing.
+        finding: What was found; its ``message`` is ignored.
+        unit: Unit of the finding's value.
+        healthy: The most extreme value in healthy recorded trainings; None if it says nothing.
     """
 
     layout: Layout
@@ -139,12 +139,12 @@ class Case:
 
     @property
     def since(self) -> str:
-        """When the newest episode began, for what lasts."""
+        """When the newest episode began, for conditions that last."""
         return f"since step {self.finding.episodes[-1].step:,}"
 
     @property
     def at(self) -> str:
-        """When the newest episode began, for what happens at once."""
+        """When the newest episode began, for single events."""
         newest = self.finding.episodes[-1]
         return f"at step {newest.step:,} (epoch {newest.epoch})"
 
@@ -155,7 +155,7 @@ class Case:
 
     @property
     def changed(self) -> str:
-        """That something changed when it began, in a sentence; "" if it began early."""
+        """A sentence that something changed when it began; "" if it began early."""
         well, newest = self.finding.well, self.finding.episodes[-1]
         if not well or self.finding.warming:
             return ""
@@ -165,11 +165,11 @@ class Case:
         )
 
     def explained(self, message: Message, cause: Cause) -> Message:
-        """A message with the cause and what to try: what changed, or what is built that way.
+        """Return a message with cause and remedy: what changed, or how the model is built.
 
         Args:
-            message: Says what was found.
-            cause: Of a model that was built that way.
+            message: Message on what was found.
+            cause: The cause if the model was built that way.
         """
         if self.changed:
             why = f"{message.why} {self.changed}".lstrip()
@@ -179,7 +179,7 @@ class Case:
         return replace(message, likely=likely, remedy=sentence(cause.remedy))
 
     def way_back(self, otherwise: str) -> str:
-        """The checkpoint to go back to: the one that was kept, else in these words."""
+        """Return the checkpoint to go back to: the one kept, or else ``otherwise``."""
         kept = self.finding.kept
         return f"{LAST_HEALTHY} (epoch {kept.epoch})" if kept else otherwise
 
@@ -190,12 +190,12 @@ class Case:
 
     @property
     def decades(self) -> str:
-        """The value beside the limit that it broke."""
+        """The value and the limit that it exceeded."""
         value, limit = self.finding.value, self.finding.limit
         return f"{value:.3g} decades; limit {limit:g}, {self.reached(is_low=False)}"
 
     def reached(self, *, is_low: bool) -> str:
-        """What healthy trainings have reached; a limit of the user's may lie within that."""
+        """Return what healthy trainings reach; a custom limit may be within that."""
         if self.healthy is None:
             return "no healthy reference"
         limit = self.finding.limit
@@ -205,25 +205,25 @@ class Case:
         return f"{though}healthy runs {verb} {self.healthy:,g}"
 
     def affected(self) -> str:
-        """How many blocks suffer with the named one, and where they lie, for `Message.since`."""
+        """Return how many blocks suffer with the named one, and where, for `Message.since`."""
         places = self._places("block")
         if not places:
             return ""
         return f"; {places} {'is' if places.startswith('1 block ') else 'are'} affected"
 
     def others(self, when: str = "") -> str:
-        """How many more modules are affected, and where they lie, for `Message.since`."""
+        """Return how many more modules are affected, and where, for `Message.since`."""
         places = self._places("more module")
         return f", with {places}{when}" if places else ""
 
     def complete(self, message: Message) -> Message:
-        """The words of a rule with what every rule says: earlier episodes, and the evidence."""
+        """Return a rule's message with what all rules report: earlier episodes and evidence."""
         file = self.finding.evidence
         evidence = f"Images, losses and norms: {file}." if file else ""
         return replace(message, past=self._past(), evidence=evidence)
 
     def _past(self) -> str:
-        """How often it has come back, and its earlier episodes with their values."""
+        """Return how often it has recurred, and its earlier episodes with their values."""
         earlier = self.finding.episodes[:-1]
         if not earlier:
             return ""
@@ -235,7 +235,7 @@ class Case:
         return f"It has recurred {times}; earlier: {', '.join(named)}{more}."
 
     def _places(self, noun: str) -> str:
-        """How many modules aside from the named one lie where, as in ``2 blocks upstream``."""
+        """Count the other modules by place, as in ``2 blocks upstream``."""
         own = self.finding.module
         others = [n for n in self.finding.modules if n != WHOLE and not is_in(own, n)]
         if own == WHOLE or not others:
@@ -249,27 +249,27 @@ class Case:
 
 
 def described(layout: Layout, name: str) -> str:
-    """A module's name with its class, as in ``model.10 (C2PSA)``, and where that is written."""
+    """Return a module's name, class and where that is defined, as in ``model.10 (C2PSA)``."""
     if name == WHOLE:
         return "the whole model"
     return f"{name} ({classed(layout, layout.types[layout.modules.index(name)])})"
 
 
 def classed(layout: Layout, kind: str) -> str:
-    """The name of a class, of the user's own with its file and line: ``Neck, blocks.py:19``."""
+    """Return a class's name, with file and line if user-defined: ``Neck, blocks.py:19``."""
     place = dict(layout.sources).get(kind)
     return f"{kind}, {place}" if place else kind
 
 
 def lasted(episode: Episode) -> str:
-    """When an episode began, and when it was over."""
+    """Return when an episode began and ended."""
     if episode.step_end is None:
         return f"since step {episode.step:,}"
     return f"from step {episode.step:,} to step {episode.step_end:,}"
 
 
 def course(finding: Finding) -> str:
-    """When each episode of a finding began and was over; of many, the newest."""
+    """Return when each episode of a finding began and ended; of many, only the newest."""
     newest = ", ".join(map(lasted, finding.episodes[-MOST_EPISODES:]))
     count = len(finding.episodes)
     return newest if count <= MOST_EPISODES else f"in {count} episodes, the newest {newest}"

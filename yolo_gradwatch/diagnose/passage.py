@@ -1,8 +1,9 @@
-"""Where a gradient must pass on its way through the blocks, and which blocks only weigh it.
+"""Where a gradient must pass on its way through the blocks, and which blocks only weight it.
 
 A gradient that is small in the weights of a block need not be lost there: an attention scales its
-input by weights near one, and a branch behind a factor of 0 has a connection beside it. It is lost
-*through* the block only if what lies behind it on every path gets as little.
+input by weights near one, and a branch scaled by a factor of 0 has a connection around it. The
+gradient is lost *through* the block only if the blocks upstream whose every path leads through it
+get as little.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ neighbour is a gate. Squeeze-and-excitation of ratio 16 and CBAM have 0.005 to 0
 """
 
 WITHIN_SHARE = 0.02
-"""The same for a weight within its block, with no norm layer beside it. Convolutions may be as
+"""The same for a weight within its block, with no norm layer next to it. Convolutions may be as
 small (84 of 209 in YOLOv9t), but have one."""
 
 
 def only_through(consumers: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-    """(B,) for each block those before it whose every path to the loss leads through it.
+    """Return (B,) for each block the earlier ones whose every path to the loss leads through it.
 
     Args:
-        consumers: (B,) the units that read each block, all of them behind it.
+        consumers: (B,) the units that read each block, all of them later.
     """
     found = []
     for block in range(len(consumers)):
@@ -49,7 +50,7 @@ def only_through(consumers: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], .
 def small_blocks(
     layout: Layout, blocks: Sequence[str], consumers: Sequence[Sequence[int]]
 ) -> Flags:
-    """(B,) whether a block is a gate: without a norm layer, small, and not the first."""
+    """Return (B,) whether a block is a gate: without a norm layer, small, and not the first."""
     parameters = dict(zip(layout.modules, layout.parameters, strict=True))
     sizes = np.array([parameters[block] for block in blocks], np.float64)
     largest = np.zeros(len(blocks))
@@ -67,7 +68,7 @@ def small_blocks(
 
 
 def small_weights(layout: Layout, gates: Sequence[str]) -> Flags:
-    """(M,) whether a module lies in a block that is a gate, or is itself one within its block."""
+    """Return (M,) whether a module is in a block that is a gate, or is a gate within its block."""
     parameters = dict(zip(layout.modules, layout.parameters, strict=True))
     inside = set(gates)
     parents = [name.rpartition(".")[0] for name in layout.modules]

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.windows import Window
 
 REACH = 1.5
-"""Decades by which a block may lie above its own consumers before its level is cut to that, so
-that the block in front of an explosion is not called vanishing."""
+"""Maximum decades by which a block's level counts above its own consumers: higher levels are cut,
+so that the block before an explosion is not called vanishing."""
 
 BYPASSED = 2.0
-"""Decades by which a consumer may lie below its own consumers before it says nothing about what
-passes: healthy blocks lose 1.6 at the most. What reads it then speaks for it."""
+"""Decades below its own consumers at which a consumer says nothing about what passes: healthy
+blocks lose at most 1.6. The units that read it then stand in for it."""
 
 
 FLOOR, CEILING = -45.0, 39.0
-"""Levels that mean a trunk without any gradient, and for a norm beyond every float32."""
+"""Levels for a trunk without any gradient, and for a norm beyond float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +34,22 @@ class Reading:
     """The levels of a window; every level is log10 of a mean L2 norm.
 
     Attributes:
-        window: Where they come from.
-        modules: (M,) of each module; -Inf for a norm of 0, NaN without a finite step.
+        window: The window that was read.
+        modules: (M,) level of each module; -Inf for a norm of 0, NaN without a finite step.
         weights: (U,) median over the weights of a unit.
-        arriving: (B,) whether a gradient arrives at a block at all: the median over its weights
-            or its largest norm layer, whichever is higher.
-        best: (B,) the highest of its consumers, looking through those that lie far below theirs;
-            NaN without any.
+        arriving: (B,) level of the gradient that arrives at a block: the median over its weights or
+            its largest norm layer, whichever is higher.
+        best: (B,) the highest of its consumers, looking through those far below their own; NaN
+            without any.
         lost: (B,) decades lost from the consumers to the block, the *hop*.
-        apart: (2, K) decades by which each weight of the trunk lies above its siblings and above
-            the blocks that read it, whichever is less; and the same below. NaN without siblings.
+        apart: (2, K) decades by which each weight of the trunk is above its siblings and above the
+            blocks that read it, whichever is less; and the same below. NaN without siblings.
         trunk: Median over all weights of the trunk; ``FLOOR`` for a norm of 0.
-        trunk_peak: The same of the highest norms in the window.
-        without: For each family of the head (S,) applied steps without a gradient, by scale.
+        trunk_peak: The same for the highest norms in the window.
+        without: For each family of the head, (S,) applied steps without a gradient, by scale.
         is_counted: Whether exact zeros were counted in it.
         is_weighed: Whether norms of weights were taken in it.
-        is_moved: Whether the change by a step was taken in it.
+        is_moved: Whether updates were measured in it.
     """
 
     window: Window
@@ -71,7 +71,7 @@ class Reader:
     """Reads windows of one model.
 
     Args:
-        layout: Of the model.
+        layout: Layout of the model.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -85,14 +85,17 @@ class Reader:
         self._families = {name: [self.graph.rows[unit] for unit in own] for name, own in families}
 
     def read(self, window: Window) -> Reading:
-        """The levels of a window."""
+        """Return the levels of a window."""
         count = len(self.graph.blocks)
         modules = _log10(window.norm_mean)
         weights = self._weights.medians(modules)
         arriving = np.fmax(weights[:count], self._norms.highest(modules))
         sent = np.concatenate([arriving, weights[count:]])
         best = self._consumers.highest(sent)
+        # If a block explodes, the healthy block before it gets far less in comparison, and would
+        # look as if it lost gradient. So `_lost` cuts levels at REACH above their own consumers.
         lost = self._lost(sent, best, arriving)
+        # A consumer far below its own consumers may be bypassed, so it hides how much passes.
         if ((lost > BYPASSED) & np.isfinite(lost)).any():
             sent, best = self._through(sent, best)
             lost = self._lost(sent, best, arriving)
@@ -117,7 +120,7 @@ class Reader:
         return {name: counts[rows] for name, rows in self._families.items()}
 
     def _lost(self, sent: Floats, best: Floats, arriving: Floats) -> Floats:
-        """Decades from the consumers of each block to the block."""
+        """Return (B,) decades lost from the consumers of each block to the block."""
         cut = sent.copy()
         cut[: len(best)] = np.minimum(sent[: len(best)], _reach(best))
         with np.errstate(invalid="ignore"):  # -Inf - -Inf: both are zero
@@ -125,14 +128,14 @@ class Reader:
         return lost
 
     def _through(self, sent: Floats, best: Floats) -> tuple[Floats, Floats]:
-        """What units send, and the highest of a block's consumers, looking through low ones."""
+        """Return what units send, and each block's highest consumer, looking through low ones."""
         sent, best = sent.copy(), best.copy()
         cut = sent.copy()
-        for b in reversed(range(len(best))):  # consumers lie behind what they read
+        for b in reversed(range(len(best))):  # consumers come after what they read
             own = list(self.graph.consumers[b])
             best[b] = np.fmax.reduce(sent[own], initial=np.nan)
             passing = np.fmax.reduce(cut[own], initial=np.nan)
-            if -np.inf < sent[b] < passing - BYPASSED:  # a dead one is what it is
+            if -np.inf < sent[b] < passing - BYPASSED:  # a dead consumer is not looked through
                 sent[b] = passing
             cut[b] = min(sent[b], _reach(best[b : b + 1])[0])
         return sent, best
@@ -152,12 +155,12 @@ class Reader:
 
 
 def _reach(best: Floats) -> Floats:
-    """The highest level that counts of a block, from that of its consumers."""
+    """Return the highest level that counts for a block, given the level of its consumers."""
     return np.where(np.isnan(best), np.inf, best + REACH)
 
 
 class _Padded:
-    """Groups of indices as one matrix, so that all groups are answered in one call."""
+    """Groups of indices as one matrix, so that one call computes all groups."""
 
     def __init__(self, groups: Sequence[Counts]) -> None:
         self._index = np.full((len(groups), max(map(len, groups), default=0) or 1), -1)
@@ -165,22 +168,22 @@ class _Padded:
             row[: len(group)] = group
 
     def _values(self, values: Floats) -> Floats:
-        """(G, K) the values of each group, NaN where a group has no more."""
+        """Return (G, K) the values of each group, padded with NaN."""
         padded: Floats = np.append(values, np.nan)[self._index]
         return padded
 
     def highest(self, values: Floats) -> Floats:
-        """(G,) the highest of each group, NaN aside; NaN for a group without any."""
+        """Return (G,) the highest value of each group, ignoring NaN; NaN for an empty group."""
         found: Floats = np.fmax.reduce(self._values(values), axis=1)
         return found
 
     def medians(self, values: Floats) -> Floats:
-        """(G,) the median of each group, NaN aside; NaN for a group without any."""
+        """Return (G,) the median of each group, ignoring NaN; NaN for an empty group."""
         return medians(self._values(values).T)
 
 
 def medians(values: Floats, least: int = 1) -> Floats:
-    """(N,) median of each column of (W, N) values, NaN aside; NaN with fewer than ``least``."""
+    """Return (N,) medians of (W, N) columns, ignoring NaN; NaN with fewer than ``least`` values."""
     if not len(values):
         return np.full(values.shape[1], np.nan)
     ordered = np.sort(values, axis=0)  # NaN last

@@ -1,4 +1,4 @@
-"""What is known of the cause of a finding: what its judge has measured, and what a trace says."""
+"""What is known about the cause of a finding: measured by its judge, or shown by a trace."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Traced:
-    """Asks the newest trace for the cause of each finding that lasts, once a trace.
+    """Looks up the cause of each lasting finding in the newest trace, once per trace.
 
     Args:
         training: Options of the training.
@@ -27,9 +27,9 @@ class Traced:
         self._asked: dict[int, int] = {}
 
     def surer(self, finding: Finding, layout: Layout, flow: Flow | None) -> Finding:
-        """A finding with what a trace says of its cause, if that is surer than what is known.
+        """Return a finding with the cause that a trace shows, if it is surer than the known one.
 
-        A trace from before its newest episode says nothing of it. A notice has no cause.
+        A trace from before its newest episode says nothing about it. A notice has no cause.
         """
         last = max(self._asked.get(finding.number, 0) + 1, finding.episodes[-1].step)
         if flow is None or flow.step < last or finding.severity == "notice":
@@ -42,12 +42,12 @@ class Traced:
 
 
 def begun(finding: Finding, alerts: Iterable[Alert]) -> Finding:
-    """A finding with what its judge knows as an episode begins."""
+    """Return a finding with its judge's reason as an episode begins."""
     return replace(finding, reason=_surest(None, alerts), judged=None, is_traced=False)
 
 
 def grown(finding: Finding, alerts: Iterable[Alert]) -> Finding:
-    """A finding that lasts with what its judge knows by now, unless a trace is as sure."""
+    """Return a lasting finding with its judge's current reason, unless a trace is as sure."""
     own = _surest(_judged(finding), alerts)
     if finding.is_traced and not is_surer(own, finding.reason):
         return replace(finding, judged=own)
@@ -55,7 +55,7 @@ def grown(finding: Finding, alerts: Iterable[Alert]) -> Finding:
 
 
 def is_surer(reason: Reason | None, known: Reason | None) -> bool:
-    """Whether a reason takes the place of the one that is known."""
+    """Return whether a reason replaces the known one."""
     return reason is not None and (known is None or reason.rank > known.rank)
 
 
@@ -64,6 +64,6 @@ def _judged(finding: Finding) -> Reason | None:
 
 
 def _surest(known: Reason | None, alerts: Iterable[Alert]) -> Reason | None:
-    """Of several reasons the one of the highest rank."""
+    """Return the reason of the highest rank."""
     reasons = [known, *(alert.reason for alert in alerts)]
     return max((one for one in reasons if one), key=lambda one: one.rank, default=None)

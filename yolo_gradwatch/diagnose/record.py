@@ -1,4 +1,4 @@
-"""A finding as JSON has it."""
+"""Findings as JSON records."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.finding import Finding
 
 _IN_CAUSE = ("judged", "is_traced", "is_measured", "why")
-"""Fields of a finding that its record has in ``cause``."""
+"""Fields of a finding that its record groups under ``cause``."""
 
 
 def finding_record(finding: Finding) -> dict[str, object]:
-    """A finding with all of its episodes, and what sums these up, as JSON has it."""
+    """Return a finding as a JSON record, with all its episodes and a summary of them."""
     summed = {name: getattr(finding, name) for name in ("epoch", "step", "step_end", "value")}
     own = {name: value for name, value in asdict(finding).items() if name not in _IN_CAUSE}
     record: dict[str, object] = plain({**own, **summed, "cause": _cause(finding)})
@@ -22,7 +22,7 @@ def finding_record(finding: Finding) -> dict[str, object]:
 
 
 def _cause(finding: Finding) -> dict[str, object]:
-    """What is said of its cause, whether that was measured, and what was."""
+    """Return the text on the cause, whether it was measured, and the measurements."""
     reason = finding.reason
     return {
         "measured": finding.is_measured,
@@ -34,7 +34,7 @@ def _cause(finding: Finding) -> dict[str, object]:
 
 
 def plain(value: Any) -> Any:
-    """Names and values as JSON has them: lists, and None for a number that is not finite."""
+    """Return names and values for JSON: lists, and None for non-finite numbers."""
     if isinstance(value, dict):
         return {name: plain(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):

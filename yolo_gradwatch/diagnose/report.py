@@ -1,4 +1,4 @@
-"""The outcome of a run in one value, and its text."""
+"""The outcome of a run as one value, and its text."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.clipping import EpochClipping
 
 Status = Literal["running", "finished", "stopped", "failed", "interrupted"]
-"""How a training ended, as its file says."""
+"""How a training ended, as its file records."""
 
 ELSEWHERE = "elsewhere"
-"""Status of a report in a process that is not rank 0 of its training."""
+"""Status of a report in a process other than rank 0 of its training."""
 
 _STEPLESS = {
     ELSEWHERE: "every rank has the same gradients, so only rank 0 watches them and writes files",
@@ -36,19 +36,19 @@ _STEPLESS = {
         "seen that many: set nbs to the batch size, or train longer"
     ),
 }
-"""Why a run of this status has no optimizer step, and what to do."""
+"""Why a run with this status has no optimizer step, and what to do."""
 
 LEAST_STEPS = 5
-"""Applied steps without which nothing found does not mean healthy: `vanishing` needs as many.
+"""Applied steps below which no finding does not mean healthy: `vanishing` needs as many.
 
-It is the last of the rules on the gradient of a single block; dead and exploding blocks need 3.
+It is the slowest of the rules on single blocks; dead and exploding blocks need 3.
 """
 
 _ENDED_EARLY = "the training, or the watch, ended before the first optimizer step"
 
 USUAL_CLIPPING = 300.0
-"""Factor by which clipping shrinks the gradient in the median epoch of a healthy training at the
-most. Recorded: 143; 4,370 in the first ten steps of a pose. Drowned by one loss item: 25,000."""
+"""Maximum factor by which clipping shrinks the gradient in the median epoch of a healthy training.
+Recorded: 143; 4,370 in the first ten steps of a pose model. Drowned by one loss item: 25,000."""
 
 _STATUS = {"running": "still running", "failed": "training or watch failed"}
 
@@ -61,16 +61,16 @@ class Report:
         run: The run's folder; ``.`` if the status is ``elsewhere``.
         status: ``running``, ``finished``, ``stopped`` (by a scheduler, with ``SystemExit(0)``),
             ``failed`` or ``interrupted``; ``killed`` in a review of files without an end whose
-            process is gone; ``elsewhere`` in a process of several that only trains: rank 0 has the
+            process is gone; ``elsewhere`` in a process that only trains, because rank 0 has the
             report.
-        steps: Captured optimizer steps.
-        modules: Modules that were watched.
-        findings: In the order in which they began; notices among them.
+        steps: Number of captured optimizer steps.
+        modules: Number of watched modules.
+        findings: Findings in the order in which they began, including notices.
         epochs: Clipping and AMP of each epoch.
         clip: Total norm above which the trainer clips.
         unjudged: Rules that need more windows than there were.
-        thresholds: Limits of the rules under which the run was judged.
-        remarks: What was not measured, or is missing in the run's files, in sentences.
+        thresholds: Limits under which the run was judged.
+        remarks: What was not measured, or is missing from the run's files, in sentences.
         interval: Optimizer steps from one captured step to the next.
     """
 
@@ -88,31 +88,31 @@ class Report:
 
     @property
     def alarms(self) -> tuple[Finding, ...]:
-        """The findings that are more than a notice."""
+        """The findings that are more than notices."""
         return tuple(f for f in self.findings if f.severity != "notice")
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing but notices was found, which also holds where nothing was watched.
+        """Whether nothing but notices was found, which is also true if nothing was watched.
 
-        So a script that torchrun starts once a rank may end with an error if it is False: of all
-        ranks, 0 alone has findings.
+        So a script that torchrun starts on every rank can exit with an error if it is False: only
+        rank 0 has findings.
         """
         return not self.alarms
 
     @property
     def is_too_short(self) -> bool:
-        """Whether there is no alarm only because next to nothing was watched."""
+        """Whether there is no alarm only because hardly anything was watched."""
         return self.healthy and self.applied < LEAST_STEPS
 
     @property
     def applied(self) -> int:
-        """Captured optimizer steps that AMP has not skipped."""
+        """Captured optimizer steps that AMP did not skip."""
         return self.steps - sum(epoch.skipped for epoch in self.epochs)
 
     @property
     def path(self) -> str:
-        """The run's folder as a terminal can show it."""
+        """The run's folder, printable in a terminal."""
         return str(printable(str(self.run)))
 
     @property
@@ -157,11 +157,11 @@ class Report:
         )
 
     def _repr_html_(self) -> str:
-        """As a cell of a notebook shows it."""
+        """Return the HTML that a notebook cell shows."""
         return report_html(self)
 
     def facts(self) -> list[str]:
-        """Lines on what could not be judged, and on clipping and AMP."""
+        """Return lines on what could not be judged, and on clipping and AMP."""
         remarks = [f"  {remark}" for remark in self.remarks]
         if not self.steps:
             return [*remarks, f"  {_STEPLESS.get(self.status, _ENDED_EARLY)}"]
@@ -173,7 +173,7 @@ class Report:
         return [*remarks, *_captured(self.interval), *short, *laxer, *_gradient(self)]
 
     def to_dict(self) -> dict[str, object]:
-        """The outcome as JSON has it: plain types, and None for a number that is not finite."""
+        """Return the outcome for JSON: plain types, and None for non-finite numbers."""
         return {
             "run": str(self.run),
             "status": self.status,
@@ -188,17 +188,17 @@ class Report:
 
 
 def finding_line(finding: Finding) -> str:
-    """A finding in full, when its newest episode was reported, and whether that was over."""
+    """Return a finding in full, with when its newest episode was reported and ended."""
     return f"  {finding.severity} {finding.rule}: {finding.account}"
 
 
 def _step(interval: int, noun: str = "step") -> str:
-    """What is counted: not every step, where only some are captured."""
+    """Return the noun for what is counted, which says if only some steps are captured."""
     return noun if interval == 1 else "captured step"
 
 
 def _few(report: Report) -> str:
-    """That there were too few steps to judge by."""
+    """Say that there were too few steps to judge."""
     are = "was" if report.steps == 1 else "were"
     watched = f"{_count(report.steps, _step(report.interval, 'optimizer step'))} {are} watched"
     skipped = report.steps - report.applied
@@ -206,7 +206,7 @@ def _few(report: Report) -> str:
 
 
 def _gave_few(report: Report) -> str:
-    """Why a training that has finished had so few steps, and what to do."""
+    """Say why a finished training had so few steps, and what to do."""
     epochs = len({epoch.epoch for epoch in report.epochs})
     gave = f": {_count(epochs, 'epoch')} gave {_count(report.steps, 'step')}" if epochs else ""
     return (
@@ -216,7 +216,7 @@ def _gave_few(report: Report) -> str:
 
 
 def _captured(interval: int) -> list[str]:
-    """That counts of steps are not of all steps, where that is so."""
+    """Say that step counts cover only captured steps, if that is so."""
     if interval == 1:
         return []
     few = f"1 in {interval:,} optimizer steps was captured"
@@ -224,14 +224,14 @@ def _captured(interval: int) -> list[str]:
 
 
 def _laxer(thresholds: Thresholds) -> list[str]:
-    """The limits under which less is found than under the defaults."""
+    """List the limits that find less than the defaults."""
     laxer = thresholds.laxer().items()
     limits = ", ".join(f"{name} {own:g} (default {usual:g})" for name, (own, usual) in laxer)
     return [f"  judged with laxer limits: {limits}"] if limits else []
 
 
 def _gradient(report: Report) -> list[str]:
-    """The norm of the whole gradient, how it was clipped, and whose it was."""
+    """Return the total gradient norm, how it was clipped, and which blocks own it."""
     epochs, noun = report.epochs, _step(report.interval)
     steps = sum(epoch.steps for epoch in epochs)
     if not steps:  # killed in its first epoch
@@ -253,14 +253,14 @@ def _gradient(report: Report) -> list[str]:
 
 
 def _usual(ratios: Sequence[float]) -> str:
-    """Whether the factor of the median epoch is one that healthy trainings show, in brackets."""
+    """Say in brackets whether healthy trainings show the median epoch's factor."""
     if ratios and np.median(ratios) > USUAL_CLIPPING:
         return f" (healthy runs: at most {USUAL_CLIPPING:g})"
     return " (normal for YOLO)"
 
 
 def _owners(epochs: Sequence[EpochClipping]) -> dict[str, float]:
-    """The blocks that own the squared norm, in the mean over the epochs' steps."""
+    """Return the blocks that own most of the squared norm, averaged over the epochs' steps."""
     shares: dict[str, float] = defaultdict(float)
     for epoch in epochs:
         for name, share in epoch.owners.items():

@@ -1,4 +1,4 @@
-"""What a rule is: how it is named, judged, worded and shown."""
+"""The definition of a rule: how it is named, judged, worded and shown."""
 
 from __future__ import annotations
 
@@ -18,46 +18,47 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.layout import Layout
 
 Blocks: TypeAlias = Literal["all", "entire", "origin"]
-"""Which blocks of a finding show its state: all that it touches, those of which every layer is hit,
-or only the one that it is about. The others show where they lie."""
+"""Which blocks of a finding show its state: all that it touches, those with every layer affected,
+or only the one that it is about. The others show their position."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """All that is said of one rule.
+    """A complete rule.
 
     Attributes:
         name: Identifier in files and options.
-        kind: Family, a word that options accept beside the name; "" for a notice.
-        severity: What an alert of it weighs. A notice is never an alarm.
+        kind: Family, which options accept as well as the name; "" for a notice.
+        severity: Severity of its alerts. A notice is never an alarm.
         threshold: The field of `Thresholds` that decides; "" if none does.
-        unit: Of the value that is judged.
+        unit: Unit of the judged value.
         judge: Decides for which modules the rule holds.
-        needs: Windows before it can say anything.
+        needs: Windows needed before it can judge.
         words: Puts a finding into words.
         meaning: What a finding means, in a line.
         not_meaning: What it does not mean.
         remedy: What to try, in short.
-        healthy: The value farthest out in healthy recorded trainings, for messages; None if they
-            do not name one.
-        state: Word for the state of a block, where the name is not the best one.
+        healthy: The most extreme value in healthy recorded trainings, for messages; None if they do
+            not name one.
+        state: Word for the state of a block, if the name does not fit.
         blocks: Which blocks of a finding show that state.
         explains: Rules whose alerts are redundant on the path of such a finding.
-        keeps_evidence: Whether a finding names a file with what its first step was made of.
-        comes_back: Whether a notice is reported again when it comes back.
+        keeps_evidence: Whether a finding names a file with the details of its first step.
+        comes_back: Whether a notice is reported again when it recurs.
         spreads: Whether clipping spreads it to the whole model: all of its alerts have one cause,
             and it explains every other rule.
         one_cause: Whether all of its alerts have one cause, on one path or not.
-        stays_in_head: Whether what it finds in the head explains nothing beside that, and is not
-            explained by it.
-        is_passing: Whether what it finds is over in its window: it explains others there alone, and
-            what comes later is not compared with it.
-        is_beside: Whether it is reported beside a finding that spreads, which does not explain it.
-        ends_at_restart: Whether an episode is over when the run restarts, because weights were
+        stays_in_head: Whether a finding in the head explains nothing outside it, and is not
+            explained from outside.
+        is_passing: Whether it ends within its window: it explains other alerts only there, and
+            later windows are not compared with it.
+        is_beside: Whether it is reported alongside a finding that spreads, which does not explain
+            it.
+        ends_at_restart: Whether an episode ends when the run restarts, because weights were
             restored.
         starves_readers: Whether it also hits the weights that read its source, because their input
             is constant.
-        begins_upstream: Whether it spreads from its source to the weights that read it alone, so
+        begins_upstream: Whether it spreads only from its source to the weights that read it, so
             that a finding is named after the module farthest from the loss.
     """
 
@@ -93,16 +94,16 @@ class Rule:
         return self.unit == "decades"
 
     def makes_redundant(self, rule: str) -> bool:
-        """Whether a finding of this rule explains alerts of another one on its path."""
+        """Return whether a finding of this rule explains alerts of another one on its path."""
         return self.spreads or rule in self.explains
 
     def message(self, layout: Layout, training: Mapping[str, object], finding: Finding) -> Message:
-        """A finding of this rule in words.
+        """Return the message on a finding of this rule.
 
         Args:
-            layout: Of the model that is watched.
+            layout: Layout of the watched model.
             training: Options of the training; ``amp`` says whether a loss scaler is at work.
-            finding: What was found; its ``message`` is not read.
+            finding: What was found; its ``message`` is ignored.
         """
         own = replace(finding, reason=finding.judged) if finding.is_traced else finding
         case = Case(layout, training, own, self.unit, self.healthy)
@@ -113,7 +114,7 @@ class Rule:
         return message.measuring(cause, case.way_back("")) if cause else message
 
     def worded(self, layout: Layout, training: Mapping[str, object], finding: Finding) -> Finding:
-        """The finding with its message, and what that says of the cause; see `message`."""
+        """Return the finding with its message and what that says about its cause; see `message`."""
         words = self.message(layout, training, finding)
         is_measured, why = bool(words.measured), words.cause or words.why
         return replace(finding, message=str(words), is_measured=is_measured, why=why)

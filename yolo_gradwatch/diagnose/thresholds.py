@@ -1,4 +1,4 @@
-"""The limits of all rules in one validated value."""
+"""The limits of all rules as one validated value."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ else:  # pragma: no cover  # the same library under its older name
     import tomli as tomllib
 
 MOST = 10**9
-"""No count is larger."""
+"""Largest valid count."""
 
-_LOWEST = ("total_low", "small_weights", "slow_branch")  # what is measured must not fall below them
+_LOWEST = ("total_low", "small_weights", "slow_branch")  # lower limits: smaller is laxer
 _LONGEST = 60  # characters of a value in a message
 
 
@@ -33,55 +33,55 @@ class Thresholds:
     optimizer step captured, 45 of them healthy; `benchmarks/detection.py` measures them.
 
     Attributes:
-        amp_grace: Captured steps in a row that AMP's scaler may skip while it looks for a scale, or
-            as half of the newest ones. Its first scale, 65536, needs 16 halvings to reach 1;
+        amp_grace: Captured steps that AMP's scaler may skip in a row, or as half of the newest
+            ones, while it looks for a scale. Its first scale, 65536, needs 16 halvings to reach 1;
             healthy trainings skip a few steps at the start and one now and then.
-        weight_overflow: Absolute value of a parameter or buffer that half precision still holds.
-        dead_windows: Windows in a row in which a trunk module has a gradient of exactly 0, or
-            none at all, before it counts as dead. No healthy recorded training had one such step.
+        weight_overflow: Largest absolute value of a parameter or buffer that half precision can
+            hold.
+        dead_windows: Windows in a row in which a trunk module has a gradient of exactly 0, or none
+            at all, before it counts as dead. No healthy recorded training had one such step.
         dead_branch_windows: Windows in a row in which a branch of the head has a gradient of
-            exactly 0. In healthy trainings a scale without objects has it on up to 82 % of the
-            steps, so that 50 in a row are no accident.
-        zero_fraction: Share of exactly zero elements in a trunk weight's gradient, between 0 and
-            1. Healthy: 0.02 at the most.
-        vanishing: Decades lost from the blocks that read a block to the block itself. Healthy:
-            1.57 at the most; faulty: 2.19 at the least; a cut to 1e-4 loses about 4.
-        slow_branch: Share of the usual relative update of a weight in the trunk that the weights of
-            a branch make, of a block that loses more than ``vanishing`` but lets the gradient
-            pass. Medians over a run: gates of attentions 0.18 to 0.5, though 0.03 in single
-            windows; branches under AdamW 0.6 to 18; behind a factor near 0 under SGD 0.007 to 0.02.
-        exploding: Decades by which a block lies above the blocks that read it. Healthy: 1.17
-            at the most.
-        leaf: Decades between a weight and the rest of its block. Healthy: 0.91 at the most.
-        spike: Decades by which the whole trunk lies above the highest of its last 100 windows.
-            Healthy: 0.71 at the most.
-        stray_step: Decades by which the highest norm of a window lies above the median of the 10
-            windows before, in a training that has converged. Healthy long trainings: 1.3 at the
-            most while they learn, 2.4 with images that are memorized, 4.3 with a task that is
-            solved, but for two single steps at 5.4.
-        collapse: Decades by which the whole trunk falls below the median of the 20 windows
-            before. Healthy: 1.79 at the most.
-        total_high: Norm of the whole gradient, before clipping. Healthy: 3.8e5 at the most.
-        total_low: Norm of the whole gradient. Healthy: 0.36 at the least.
-        weight_growth: Decades by which the weights of the trunk grow in 20 windows, in the median,
-            or half of what a tenth of them grow by; 0.3 is a factor of two, or of four. Healthy:
-            0.04 at the most, and half of 0.18; a learning rate of 1 or 10: 0.56 to 2.1, and half
-            of 1.0 to 2.4.
+            exactly 0. In healthy trainings a scale without objects has one on up to 82 % of the
+            steps, so 50 in a row are no accident.
+        zero_fraction: Share of exactly zero elements in a trunk weight's gradient, between 0 and 1.
+            Healthy: at most 0.02.
+        vanishing: Decades lost from the blocks that read a block to the block itself. Healthy: at
+            most 1.57; faulty: at least 2.19; a cut to 1e-4 loses about 4.
+        slow_branch: Relative update of the weights of a branch, as a share of what is usual in the
+            trunk, in a block that loses more than ``vanishing`` but lets the gradient pass. Medians
+            over a run: gates of attentions 0.18 to 0.5, though 0.03 in single windows; branches
+            under AdamW 0.6 to 18; branches scaled by a factor near 0 under SGD 0.007 to 0.02.
+        exploding: Decades by which a block is above the blocks that read it. Healthy: at most 1.17.
+        leaf: Decades between a weight and the rest of its block. Healthy: at most 0.91.
+        spike: Decades by which the whole trunk is above the highest of its last 100 windows.
+            Healthy: at most 0.71.
+        stray_step: Decades by which the highest norm of a window is above the median of the 10
+            windows before, in a training that has converged. Healthy long trainings: at most 1.3
+            while they learn, 2.4 with memorized images, 4.3 with a solved task, except for two
+            single steps at 5.4.
+        collapse: Decades by which the whole trunk falls below the median of the 20 windows before.
+            Healthy: at most 1.79.
+        total_high: Norm of the whole gradient, before clipping. Healthy: at most 3.8e5.
+        total_low: Norm of the whole gradient. Healthy: at least 0.36.
+        weight_growth: Decades by which the weights of the trunk grow in 20 windows: the median over
+            the weights, or half of what a tenth of them grow by; 0.3 is a factor of two, or of
+            four. Healthy: at most 0.04, and half of 0.18; a learning rate of 1 or 10: 0.56 to 2.1,
+            and half of 1.0 to 2.4.
         weight_jump: Decades by which the weights move faster than ever before, for the quickest
-            tenth of the layers. Healthy: 0.3 at the most, 0.8 where weights were rounded to three
-            digits; a learning rate times 50: 1.8.
-        rate_jump: Decades by which a learning rate lies above its highest before, after the first
-            steps of a warm-up. Healthy: 0.3 at the most.
-        loss_imbalance: Decades by which a loss item lies above the sum of all others, while
-            clipping shrinks the gradient 100 times or more. Healthy: 0.98 at the most; squared
-            errors of hundreds or thousands: 3.5 to 7.4.
+            tenth of the layers. Healthy: at most 0.3, or 0.8 where weights were rounded to three
+            digits; a 50 times higher learning rate: 1.8.
+        rate_jump: Decades by which a learning rate is above its previous maximum, after the first
+            steps of a warm-up. Healthy: at most 0.3.
+        loss_imbalance: Decades by which a loss item is above the sum of all others, while clipping
+            shrinks the gradient at least 100 times. Healthy: at most 0.98; squared errors of
+            hundreds or thousands: 3.5 to 7.4.
         initial_loss: Largest loss item in the first five windows, with objects in the images.
-            Healthy: 94 at the most, for a pose, else 12; initialized too large: 590 to 1,100.
-        large_weights: Scale of the weights (norm over the fourth root of the elements) that a run
-            begins with, the median over the trunk. Healthy: 0.33 to 0.82 for every usual
+            Healthy: at most 94 for poses, else 12; initialized too large: 590 to 1,100.
+        large_weights: Scale of the weights (norm over the fourth root of the number of elements) at
+            the start of a run, as the median over the trunk. Healthy: 0.33 to 0.82 for every usual
             initialization; drawn from normal(0, 1): 13.
-        small_weights: Scale of the largest weight of a block. Healthy: 0.15 at the least in any
-            layer; drawn from normal(0, 1e-4): 0.0005 to 0.0023.
+        small_weights: Scale of the largest weight of a block. Healthy: at least 0.15 in any layer;
+            drawn from normal(0, 1e-4): 0.0005 to 0.0023.
 
     Raises:
         ValueError: A field has an impossible value.
@@ -120,7 +120,7 @@ class Thresholds:
             raise ValueError(f"total_low must be below total_high, got {both}")
 
     def laxer(self) -> dict[str, tuple[float, float]]:
-        """Limits that let more pass than the defaults do: each with its default."""
+        """Return the limits that let more pass than the defaults, each with its default."""
         usual = Thresholds()
         both = {f.name: (getattr(self, f.name), getattr(usual, f.name)) for f in fields(self)}
         return {
@@ -131,10 +131,10 @@ class Thresholds:
 
     @classmethod
     def from_mapping(cls, table: Mapping[str, Any]) -> Thresholds:
-        """Limits by name; others keep their default.
+        """Return thresholds with these limits; others keep their default.
 
         Raises:
-            ValueError: A name is unknown, or a value impossible.
+            ValueError: A name is unknown, or a value is impossible.
         """
         names = [field.name for field in fields(cls)]
         unknown = sorted(set(table) - set(names))
@@ -146,11 +146,11 @@ class Thresholds:
     def from_toml(cls, path: str | Path) -> Thresholds:
         """Read limits from a TOML file of ``name = value`` lines; others keep their default.
 
-        A convenience for users, who have this class at hand: nothing else in this room opens a
-        file, and no rule calls it.
+        This is a convenience for users: nothing else in this package opens a file, and no rule
+        calls it.
 
         Raises:
-            ValueError: The file cannot be read, is not TOML, or holds an unknown name or an
+            ValueError: The file cannot be read, is not TOML, or has an unknown name or an
                 impossible value.
         """
         try:
@@ -165,10 +165,10 @@ class Thresholds:
 
 
 def check_count(name: str, value: object) -> None:
-    """Raise if a value does not count something.
+    """Raise an error if a value is not a valid count.
 
     Raises:
-        ValueError: It is not an integer of at least 1, or too large to keep so many of something.
+        ValueError: It is not an integer of at least 1, or is above `MOST`.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be an integer of at least 1, got {shown(value)}")
@@ -177,10 +177,10 @@ def check_count(name: str, value: object) -> None:
 
 
 def check_positive(name: str, value: object) -> None:
-    """Raise if a value is not a positive finite number.
+    """Raise an error if a value is not a positive finite number.
 
     Raises:
-        ValueError: It is not.
+        ValueError: It is not a positive finite number.
     """
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not (is_number and 0 < value <= sys.float_info.max):  # type: ignore[operator]
@@ -188,9 +188,9 @@ def check_positive(name: str, value: object) -> None:
 
 
 def shown(value: object) -> str:
-    """A value in one line of a message, cut where it is long."""
+    """Return a value as one line of a message, shortened if it is long."""
     try:
         line = " ".join(repr(value).split())
-    except Exception:  # noqa: BLE001  # an integer of too many digits, or somebody's own repr
+    except Exception:  # noqa: BLE001  # an integer with too many digits, or a custom repr
         return f"a value of type {type(value).__name__}"
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."

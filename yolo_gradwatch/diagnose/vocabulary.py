@@ -1,4 +1,4 @@
-"""The words that name rules: in options, in the help of the commands and in the documentation."""
+"""Names of rules and kinds, as used in options, command help and documentation."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 ALARMS = tuple(
     sorted({word for rule in RULES.values() if rule.kind for word in (rule.name, rule.kind)})
 )
-"""The rules and kinds that a run can be stopped or failed on."""
+"""The rules and kinds on which a run can be stopped or failed."""
 
 
 def alarms(option: str, words: object) -> tuple[str, ...]:
-    """Rules or kinds that an option names, checked.
+    """Return the rules or kinds that an option names, checked.
 
     Raises:
-        TypeError: They are a single text, or nothing that holds several.
-        ValueError: One is not known, or is a notice.
+        TypeError: ``words`` is a single text, or is not iterable.
+        ValueError: A name is unknown, or is that of a notice.
     """
     if isinstance(words, str) or not isinstance(words, Iterable):
         got = f"the text {words!r}" if isinstance(words, str) else type(words).__name__
@@ -37,10 +37,10 @@ def alarms(option: str, words: object) -> tuple[str, ...]:
 
 
 def is_named(rule: str, words: Collection[str]) -> bool:
-    """Whether a user named this rule, or its kind; one of a later version has no kind."""
+    """Return whether a user named this rule or its kind; one of a later version has no kind."""
     return rule in words or (rule in RULES and RULES[rule].kind in words)
 
 
 def matches(finding: Finding, words: Collection[str]) -> bool:
-    """Whether rules or kinds that a user named speak of this finding; never of a notice."""
+    """Return whether rules or kinds that a user named cover this finding; never a notice."""
     return is_named(finding.rule, words) and finding.severity != "notice"

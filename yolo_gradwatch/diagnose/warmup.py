@@ -1,4 +1,4 @@
-"""How long the warm-up of the learning rate lasts, measured where rates are known."""
+"""Duration of the learning rate's warm-up, measured where rates are known."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.windows import Window
 
 LEAST = 100
-"""Batches that a warm-up lasts at the least in some versions of Ultralytics (8.4.0 to 8.4.100)."""
+"""Minimum batches of a warm-up in some versions of Ultralytics (8.4.0 to 8.4.100)."""
 
 
 class Warmup:
     """The warm-up of a run.
 
-    It moves the rates from batch to batch, a schedule from epoch to epoch. So it is over where they
-    are the same in two steps of an epoch. Before that, and where rates are unknown, options say how
-    long it lasts at the most; beyond them, it is at work while a rate still rises.
+    A warm-up changes the rates from batch to batch, a schedule from epoch to epoch. So it is over
+    once they are equal in two steps of an epoch. Until then, and where rates are unknown, options
+    give its maximum duration; beyond that, it lasts as long as a rate rises.
 
     Args:
         training: Options of the training.
@@ -36,7 +36,7 @@ class Warmup:
         self._rises = False
 
     def add(self, window: Window) -> None:
-        """Take the newest window."""
+        """Add the newest window."""
         if self._epochs <= 0 or self._over is not None:
             return
         rates = [one for one in window.losses if one.item.startswith(RATE)]
@@ -53,7 +53,7 @@ class Warmup:
             self._over = window.step_first
 
     def covers(self, epoch: int, step: int) -> bool:
-        """Whether it is at work at a step."""
+        """Return whether the warm-up covers a step."""
         if self._over is not None and step >= self._over:
             return False
         is_least = self._rises and self._epochs > 0 and step <= LEAST

@@ -1,1 +1,1 @@
-"""The rules by family: judges, and the words of their findings."""
+"""The rules by family: judges, and messages on their findings."""

@@ -1,4 +1,4 @@
-"""The rule about steps that AMP skips while it looks for its scale."""
+"""The rule about steps that AMP skips to calibrate its scale."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.thresholds import Thresholds
 
 HALF = 0.5
-"""Share of the newest steps that are skipped when AMP does not find its scale.
+"""Share of the newest steps that are skipped if AMP does not find its scale.
 
-A scale that is found is raised every 2,000 steps, which costs one skipped step: healthy recorded
+Once found, a scale is raised every 2,000 steps, which costs one skipped step: healthy recorded
 trainings skip a few of their first steps and then at most one in a hundred, a long real run seven
-of 1,200. A NaN in every second forward skips half of them, never two in a row.
+of 1,200. A NaN in every second forward pass skips half of them, never two in a row.
 """
 
 
 class Overflow(NamedTuple):
-    """More steps skipped than any scale explains.
+    """More skipped steps than any scale explains.
 
     Attributes:
         since: Epoch and first step of the oldest window that counts.
-        skips: How many were skipped.
-        steps: Of how many captured ones.
+        skips: Number of skipped steps.
+        steps: Number of captured steps that include them.
     """
 
     since: tuple[int, int]
@@ -41,7 +41,7 @@ class Overflow(NamedTuple):
 
 
 def endless_overflow(history: History, limits: Thresholds) -> Overflow | None:
-    """Too many steps in a row that AMP skipped, or half of twice as many."""
+    """Return the skips if AMP skipped too many steps in a row, or half of twice as many."""
     skips = sum(window.skipped for window in history.skipped)
     if skips > limits.amp_grace:
         return Overflow(begin(history.skipped[0]), skips, skips)
@@ -58,10 +58,10 @@ def endless_overflow(history: History, limits: Thresholds) -> Overflow | None:
 
 
 def amp_overflow(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """The whole model, when AMP's scaler skipped a step to calibrate its scale.
+    """Yield the whole model if AMP's scaler skipped a step to calibrate its scale.
 
     The loss of such a step is finite: only its scaled gradient is too large for half precision.
-    Value: steps skipped, limit: how many in a row would be an alarm.
+    Value: skipped steps, limit: how many in a row would be an alarm.
     """
     newest = history.newest
     if not newest.skipped or has_bad_loss(newest) or endless_overflow(history, limits):
@@ -70,7 +70,7 @@ def amp_overflow(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def amp_overflow_words(case: Case) -> Message:
-    """A step that AMP skipped to find its scale."""
+    """Describe a step that AMP skipped to find its scale."""
     return Message(
         what="AMP skipped a step and lowered its loss scale",
         since=f"at step {case.finding.episodes[-1].step:,} or soon after",

@@ -1,4 +1,4 @@
-"""Gates and branches: blocks whose weights get little, while the gradient passes beside them."""
+"""Gates and branches: blocks whose weights get little gradient, while the rest bypasses them."""
 
 from __future__ import annotations
 
@@ -24,56 +24,56 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.trace import Flow
 
 WINDOWS = (10, 5)
-"""Windows whose median decides how much a block loses, and how many are enough."""
+"""Windows whose median decides how much a block loses, and how many of them are enough."""
 
 PASSES = 0.5
-"""Decades by which all blocks behind a block must lie below those that read it, if the gradient is
-lost on its way through. Gates and branches: -0.1 at the most. A gradient that is cut, shrunk or
-saturated: 0.7 at the least, mostly 3."""
+"""Decades by which all blocks upstream of a block must be below those that read it for the gradient
+to be lost on its way through. Gates and branches: at most -0.1. A gradient that is cut, shrunk or
+saturated: at least 0.7, mostly 3."""
 
 FACTOR = 0.0
-"""Decades by which a factor of a branch, such as gamma, lies above everything else in its block.
-Layer scales and zero-initialized factors lie 4 above at the start and 1 later, though -1 in single
-steps, so that the mean square of some windows decides."""
+"""Decades by which a factor of a branch, such as gamma, is above everything else in its block.
+Layer scales and zero-initialized factors are 4 above at the start and 1 later, though -1 in single
+steps, so the mean square of some windows decides."""
 
 SURPLUS = (1.05, 1.1)
-"""How much more gradient than its other readers send must arrive at an input of a block, as a
-factor: at most the first if none has passed the block, at least the second if some has. Cut or
-saturated: 0.97 to 1.03. Gates and branches: 1.02 to 5,000, 98 % of them above 1.1."""
+"""Factor between the gradient that arrives at an input of a block and what its other readers send:
+at most the first if none has passed the block, at least the second if some has. Cut or saturated:
+0.97 to 1.03. Gates and branches: 1.02 to 5,000, 98 % of them above 1.1."""
 
 MOST_LOST = 4.0
-"""Decades that a gate may lose where nothing shows whether the gradient passes it. CBAM: 3.3 at the
-most, squeeze-and-excitation 2.3; a cut to 1e-4 in a small block: 4.2 at the least."""
+"""Decades that a gate may lose if nothing shows whether the gradient passes it. CBAM: at most 3.3,
+squeeze-and-excitation 2.3; a cut to 1e-4 in a small block: at least 4.2."""
 
 GROWTH = 0.5
-"""Decades more than at the time of a trace that a block may lose, for the trace to hold."""
+"""Decades that a block may lose beyond its loss at the time of a trace for the trace to hold."""
 
 SLOW_LEAST = 3
 """Windows with measured updates that are enough for their median."""
 
 _BOUNDS = {"Concat": 1.0, "Upsample": 2.0}
-"""By how much a block without weights at most multiplies the norm of a gradient, where known.
+"""Upper bounds on how much a block without weights multiplies the norm of a gradient, where known.
 
-Of an upsampled map, four gradients are summed up to one.
+Upsampling sums four gradients into one.
 """
 
 
 class _Output(NamedTuple):
-    """The norm of the gradient at an output, and its elements."""
+    """The gradient's norm at an output, and the number of elements there."""
 
     norm: float
     elements: int
 
 
 def passed(history: History, recent: Sequence[Reading], limit: float) -> Flags:
-    """(B,) whether the gradient passes a block, or passes beside it, though it gets little.
+    """Return (B,) whether the gradient passes or bypasses a block whose weights get little.
 
-    What decides are the blocks whose every path leads through it. Where there are none, because
-    the blocks behind it are read by others too: that it is far smaller than its neighbours, that a
-    factor in it gets far more than all the rest, or a trace.
+    The upstream blocks whose every path leads through it decide. If there are none, because all of
+    them have other readers too, the block must be far smaller than its neighbours, have a factor
+    that gets far more than all the rest, or be cleared by a trace.
 
     Args:
-        history: With the graph of the blocks.
+        history: History with the graph of the blocks.
         recent: W readings.
         limit: Decades that a block may lose.
     """
@@ -83,19 +83,19 @@ def passed(history: History, recent: Sequence[Reading], limit: float) -> Flags:
     arriving = medians(finite(np.stack([reading.arriving for reading in recent])))
     found = np.zeros(len(graph.blocks), np.bool_)
     for b in np.flatnonzero((lost > limit).any(axis=0)):
-        behind = arriving[list(graph.behind[b])]
-        if not np.isnan(behind).all():
-            found[b] = np.nanmax(behind) > best[b] - PASSES
+        upstream = arriving[list(graph.behind[b])]
+        if not np.isnan(upstream).all():
+            found[b] = np.nanmax(upstream) > best[b] - PASSES
         else:
             since = recent[first_over(lost[:, b], limit)].window.step_first
-            found[b] = _is_beside(history, recent, int(b), since)
+            found[b] = _is_bypassed(history, recent, int(b), since)
     return found
 
 
 def slow_branch(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """Blocks that the gradient passes, but whose weights get little of it and hardly move.
+    """Yield blocks that the gradient passes, but whose weights get little of it and hardly move.
 
-    What moves them is compared with the median of the trunk. Value and limit: that share.
+    Their updates are compared with the median of the trunk. Value and limit: that share.
     """
     recent = history.readings[-WINDOWS[0] :]
     if len(recent) < WINDOWS[1] or not history.graph.blocks:
@@ -104,15 +104,15 @@ def slow_branch(history: History, limits: Thresholds) -> Iterator[Hit]:
     if not (lost > limits.vanishing).any():
         return
     moved = _moved(history)
-    beside = passed(history, recent, limits.vanishing)
+    bypassed = passed(history, recent, limits.vanishing)
     for b in over(lost, limits.vanishing, WINDOWS[1]):
-        if beside[b] and moved[b] < limits.slow_branch:
+        if bypassed[b] and moved[b] < limits.slow_branch:
             since = begin(recent[first_over(lost[:, b], limits.vanishing)].window)
             yield Hit(history.graph.blocks[b], float(moved[b]), limits.slow_branch, since)
 
 
 def slow_branch_words(case: Case) -> Message:
-    """A branch that hardly learns."""
+    """Describe a branch that hardly learns."""
     less = significant(1 / max(case.finding.value, 1e-9), 2)
     return Message(
         what=f"{case.where}: its weights move {less} times less than those of the other blocks",
@@ -125,8 +125,8 @@ def slow_branch_words(case: Case) -> Message:
     )
 
 
-def _is_beside(history: History, recent: Sequence[Reading], block: int, since: int) -> bool:
-    """Whether the gradient passes beside a block behind which every other one is read by others."""
+def _is_bypassed(history: History, recent: Sequence[Reading], block: int, since: int) -> bool:
+    """Return whether the gradient bypasses a block if all upstream have other readers too."""
     if _has_factor(history, recent, block):
         return True
     traced = _traced(history, block, since)
@@ -137,9 +137,9 @@ def _is_beside(history: History, recent: Sequence[Reading], block: int, since: i
 
 
 def _moved(history: History) -> Floats:
-    """(B,) how far the weights of a block move, as a share of what the trunk's do; NaN if unknown.
+    """Return (B,) how far a block's weights move, as a share of the trunk's; NaN if unknown.
 
-    Decay alone moves weights at a rate that says nothing of learning, but far less.
+    Weight decay alone also moves weights, which says nothing about learning, but far less.
     """
     graph = history.graph
     read = [reading.window.update_ratio for reading in history.readings]
@@ -154,7 +154,7 @@ def _moved(history: History) -> Floats:
 
 
 def _has_factor(history: History, recent: Sequence[Reading], block: int) -> bool:
-    """Whether a parameter that is neither weight nor norm gets far more than the whole block."""
+    """Return whether a parameter that is neither weight nor norm gets far more than the block."""
     graph, layout = history.graph, history.layout
     inside = [m for m, of in enumerate(layout.block_of) if of == graph.blocks[block]]
     factors = [m for m in inside if layout.roles[m] == "other"]
@@ -166,19 +166,19 @@ def _has_factor(history: History, recent: Sequence[Reading], block: int) -> bool
         name = f"{layout.modules[m]}."
         parts = [k for k in inside if layout.roles[k] and layout.modules[k].startswith(name)]
         squares = norms[:, m] ** 2 - (norms[:, parts] ** 2).sum(axis=1)
-        known = squares[~np.isnan(squares)]  # none while it is frozen
-        own = np.sqrt(max(known.mean(), 0.0)) if len(known) else 0.0  # a step may have next to none
+        known = squares[~np.isnan(squares)]  # empty while it is frozen
+        own = np.sqrt(max(known.mean(), 0.0)) if len(known) else 0.0  # one step may have hardly any
         if own > 10.0 ** (arriving + FACTOR):
             return True
     return False
 
 
 def _traced(history: History, block: int, since: int) -> bool | None:
-    """Whether a trace shows that what arrives at a block goes on to one of its inputs.
+    """Return whether a trace shows that what arrives at a block reaches one of its inputs.
 
-    The gradient of an input that others read too is a sum: what is more than they send has passed
-    the block. None if that cannot be said, or if the
-    block may have lost less when the trace was taken.
+    The gradient of an input with other readers is a sum: what exceeds their share has passed the
+    block. None if that cannot be decided, or if the block may have lost less when the trace was
+    taken.
     """
     if history.flow is None or not _is_of_now(history, history.flow.step, block, since):
         return None
@@ -191,18 +191,18 @@ def _traced(history: History, block: int, since: int) -> bool | None:
         others = [t for s, t in edges if s == source and t != name]
         if all(t in outputs and kinds[t] in _BOUNDS for t in others):
             others_send = [_sent(outputs[source], outputs[t], _BOUNDS[kinds[t]]) for t in others]
-            found.append(_goes_on(outputs[name], outputs[source], math.hypot(*others_send)))
+            found.append(_reaches(outputs[name], outputs[source], math.hypot(*others_send)))
     return True if True in found else False if found and None not in found else None
 
 
 def _sent(source: _Output, reader: _Output, bound: float) -> float:
-    """The norm of what a reader without weights sends back: as much as its share of the output."""
+    """Return the most that a reader without weights sends back for its share of the output."""
     share = min(1.0, source.elements / reader.elements)
     return bound * reader.norm * math.sqrt(share)
 
 
-def _goes_on(block: _Output, source: _Output, others: float) -> bool | None:
-    """Whether a block's gradient goes on to an input, which gets some from others too."""
+def _reaches(block: _Output, source: _Output, others: float) -> bool | None:
+    """Return whether a block's gradient reaches an input that gets some from others too."""
     rest = math.sqrt(max(source.norm**2 - others**2, 0.0))
     if rest <= block.norm * 10.0**-REACH or source.norm < others * SURPLUS[0]:
         return False
@@ -210,7 +210,7 @@ def _goes_on(block: _Output, source: _Output, others: float) -> bool | None:
 
 
 def _is_of_now(history: History, step: int, block: int, since: int) -> bool:
-    """Whether a block lost about as much at the step of a trace as it does now."""
+    """Return whether a block lost about as much at the step of a trace as it does now."""
     if step >= since:
         return True
     lost = [(r.window.step_first, r.lost[block]) for r in history.readings]
@@ -223,7 +223,7 @@ def _is_of_now(history: History, step: int, block: int, since: int) -> bool:
 
 
 def _outputs(flow: Flow, history: History) -> dict[str, _Output]:
-    """The gradient at the output of each block that has one."""
+    """Return the gradient at the output of each block that has one."""
     blocks = {name for name, _ in history.layout.blocks}
     return {
         call.module: _Output(call.gradient_norm, call.elements)

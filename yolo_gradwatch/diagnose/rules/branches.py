@@ -1,4 +1,4 @@
-"""Branches of the head and the steps in which they get a gradient."""
+"""Branches of the head, and the steps in which they get a gradient."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 
 def name(history: History, family: str) -> str:
-    """The module of a family."""
+    """Return the name of a family's module."""
     return f"{history.layout.head}.{family}"
 
 
 def box_families(history: History) -> list[str]:
-    """The families of the boxes: one, or the pair of YOLO26."""
+    """Return the families of the boxes: one, or the pair of YOLO26."""
     return [family for family in history.graph.families if family.endswith(BOXES)]
 
 
 def without(history: History, windows: Sequence[Window], family: str) -> Counts:
-    """(W, S) applied steps without a gradient, by window, of the newest ones, and scale."""
+    """Return (W, S) applied steps without a gradient, by newest window and scale."""
     newest = history.readings[len(history.readings) - len(windows) :]
     size = len(history.graph.families[family])
     return np.array([one.without[family] for one in newest], np.int64).reshape(-1, size)
@@ -37,12 +37,12 @@ def without(history: History, windows: Sequence[Window], family: str) -> Counts:
 class Silence(NamedTuple):
     """Applied steps without a gradient at any scale of a family.
 
-    A window counts the zeros of each scale, so that one of several steps only bounds how often
-    these fell together.
+    A window counts the zeros of each scale separately, so a window of several steps only bounds how
+    often all scales were zero at once.
 
     Attributes:
-        least: At the least.
-        most: At the most.
+        least: Lower bound.
+        most: Upper bound.
     """
 
     least: int
@@ -50,7 +50,7 @@ class Silence(NamedTuple):
 
 
 def silence(history: History, windows: Sequence[Window], family: str) -> Silence:
-    """How often a family was silent; of boxes, the loss of batches without objects knows more."""
+    """Return how often a family got no gradient; for boxes, losses narrow the bounds."""
     zeros = without(history, windows, family)
     applied = np.array([window.steps - window.skipped for window in windows])
     least = np.maximum(zeros.sum(axis=1) - (zeros.shape[1] - 1) * applied, 0)
@@ -64,9 +64,9 @@ def silence(history: History, windows: Sequence[Window], family: str) -> Silence
 
 
 def shares(history: History, recent: Sequence[Window]) -> dict[str, float]:
-    """For each box family the share of steps without a gradient at any scale; none if too few.
+    """Return each box family's share of steps without a gradient at any scale; empty if too few.
 
-    Where windows only bound it, the highest.
+    If windows only bound it, this is the upper bound.
     """
     steps = steps_of(recent)
     families = box_families(history) if steps else []

@@ -1,4 +1,4 @@
-"""The rules about modules that get no gradient: exactly zero, none at all, or frozen."""
+"""The rules about modules without a gradient: exactly zero, absent, or frozen."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ _WITHOUT = ("dead_branch", "starved_scale", "partly_dead", "vanishing", "leaf_va
 _STILL = (*_WITHOUT, "leaf_exploding", "exploding", "collapse", "total_low")
 
 FROZEN_WINDOWS = 3
-"""Windows in a row in which a layer was frozen before that is reported."""
+"""Windows in a row in which a layer must be frozen before it is reported."""
 
 
 def dead(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """Modules of the trunk whose gradient has been exactly zero for several windows.
+    """Yield modules of the trunk whose gradient has been exactly zero for several windows.
 
-    The head is left out: on a scale on which no object lands, zero is healthy there. Value and
-    limit: windows.
+    The head is left out: a scale without objects may have zeros in a healthy run. Value and limit:
+    windows.
     """
-    yield from _silent(history, limits, lambda window: window.zero == _applied(window))
+    yield from _without(history, limits, lambda window: window.zero == _applied(window))
 
 
 def dead_words(case: Case) -> Message:
-    """A gradient of exactly zero."""
+    """Describe a gradient of exactly zero."""
     relu = first_of(case.layout, case.finding.module, RECTIFYING)
     why = (
         f"its {relu} units have died: they output zero for every input"
@@ -63,14 +63,14 @@ def dead_words(case: Case) -> Message:
 
 
 def no_gradient(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """Modules that no gradient has reached at all for several windows.
+    """Yield modules that no gradient at all has reached for several windows.
 
-    Those of the head too: an absent gradient is not a matter of labels, as a zero is. Only RT-DETR
-    has parts, those of its denoising, without a gradient where a batch has no object, and YOLOE one
-    that a text prompt does not use. In short trainings of 16 other models and tasks, half of them
-    on background alone, no head had a step with an absent gradient.
+    The head is included: unlike a zero gradient, an absent one does not depend on the labels.
+    Exceptions are RT-DETR's denoising parts if a batch has no object, and a part of YOLOE that text
+    prompts do not use. In short trainings of 16 other models and tasks, half of them on background
+    alone, no head had a step with an absent gradient.
     """
-    yield from _silent(history, limits, _without_gradient)
+    yield from _without(history, limits, _without_gradient)
     recent = last(history, limits.dead_windows)
     leaves = history.graph.leaves & history.graph.trained_head
     still = names(history.layout, _always(leaves, recent, _without_gradient))
@@ -81,7 +81,7 @@ def no_gradient(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def no_gradient_words(case: Case) -> Message:
-    """No gradient at all."""
+    """Describe a module that no gradient reaches."""
     return Message(
         what=f"{case.where}: no gradient at all",
         since=f"{case.since}{case.others()}, so it is not trained",
@@ -94,9 +94,10 @@ def no_gradient_words(case: Case) -> Message:
 
 
 def frozen(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """Layers that were frozen after the training had begun, for several windows.
+    """Yield layers that were frozen after the training had begun, for several windows.
 
-    A frozen layer has no norm, and is not counted as without a gradient. Value and limit: windows.
+    A frozen layer has no norm, and does not count as one without a gradient. Value and limit:
+    windows.
     """
     del limits
     recent = last(history, FROZEN_WINDOWS)
@@ -105,7 +106,7 @@ def frozen(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def frozen_words(case: Case) -> Message:
-    """A layer that was frozen after the training had begun."""
+    """Describe a layer that was frozen after the training had begun."""
     option = now(case.training, "freeze")
     is_asked_for = _freezes(case.training.get("freeze"), case.finding.module)
     why = (
@@ -119,28 +120,28 @@ def frozen_words(case: Case) -> Message:
     return Message(what=f"{case.where}: frozen", since=since, why=why, remedy=remedy)
 
 
-def _silent(
-    history: History, limits: Thresholds, silent: Callable[[Window], Flags]
+def _without(
+    history: History, limits: Thresholds, is_hit: Callable[[Window], Flags]
 ) -> Iterator[Hit]:
-    """Leaf modules of the trunk that are silent in each of the last windows."""
+    """Yield leaf modules of the trunk for which ``is_hit`` holds in each of the last windows."""
     recent = last(history, limits.dead_windows)
     leaves = history.graph.leaves & history.graph.trunk
-    for name in names(history.layout, _always(leaves, recent, silent)):
+    for name in names(history.layout, _always(leaves, recent, is_hit)):
         yield Hit(name, float(len(recent)), float(limits.dead_windows), begin(recent[0]))
 
 
-def _always(chosen: Flags, recent: Sequence[Window], silent: Callable[[Window], Flags]) -> Flags:
-    """(M,) which of the chosen modules are silent in every window; none if there is no window."""
+def _always(chosen: Flags, recent: Sequence[Window], is_hit: Callable[[Window], Flags]) -> Flags:
+    """Return (M,) the chosen modules that ``is_hit`` marks in every window; none if no window."""
     found = chosen & bool(recent)
     for window in reversed(recent):
         if not found.any():
             break
-        found &= silent(window)
+        found &= is_hit(window)
     return found
 
 
 def _without_gradient(window: Window) -> Flags:
-    """(M,) whether a module had no gradient in any applied step."""
+    """Return (M,) whether a module had no gradient in any applied step."""
     found: Flags = window.none == _applied(window)
     return found
 
@@ -150,7 +151,7 @@ def _applied(window: Window) -> int:
 
 
 def _shows_objects(history: History, window: Window) -> bool:
-    """Whether a batch of a window had an object: by its losses, else by the box branches."""
+    """Return whether a batch of a window had an object, by its losses or else its box branches."""
     known = has_objects(window)
     if known is not None:
         return known
@@ -160,7 +161,7 @@ def _shows_objects(history: History, window: Window) -> bool:
 
 
 def _freezes(freeze: object, name: str) -> bool:
-    """Whether the option ``freeze`` names the block of a module."""
+    """Return whether the option ``freeze`` names the block of a module."""
     layers = range(freeze) if isinstance(freeze, int) else freeze
     return isinstance(layers, Iterable) and any(is_in(f"{WHOLE}.{i}", name) for i in layers)
 

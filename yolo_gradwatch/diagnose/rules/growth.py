@@ -27,16 +27,16 @@ GROWTH_WINDOWS = 20
 """Windows in which the weights of a healthy training do not double."""
 
 UPPER_LEAST = 10
-"""Layers of which a tenth may be judged alone."""
+"""Minimum number of layers for a tenth of them to be judged alone."""
 
 STILL_SHARE = 0.1
-"""Share of a growth up to which it has not begun."""
+"""Share of a growth up to which it has not begun yet."""
 
 
 def weight_growth(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """The whole net, when the weights of its trunk have grown too much in a few windows.
+    """Yield the whole model if the weights of its trunk grew too much within a few windows.
 
-    Value: decades, the median over the weights, or half of those of the quickest tenth of them.
+    Value: decades, as the median over the weights, or half of those of their quickest tenth.
     """
     trunk = history.graph.trunk_weights
     weighed = [reading for reading in history.readings if reading.is_weighed]
@@ -50,7 +50,7 @@ def weight_growth(history: History, limits: Thresholds) -> Iterator[Hit]:
     norms = taken[-1].weight_norm[trunk].astype(np.float64)
     large = np.where(
         norms > history.graph.elements[trunk] ** 0.25, grown, np.nan
-    )  # others may have begun near 0
+    )  # smaller ones may have begun near 0
     upper = np.nan_to_num(_upper(large), nan=0.0) / 2 if len(trunk) >= UPPER_LEAST else 0.0
     course = np.fmax(medians(grown.T, 1), upper)
     if course[-1] > limits.weight_growth:
@@ -61,20 +61,20 @@ def weight_growth(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def _grown(windows: Sequence[Window], rows: Counts) -> Floats:
-    """(W, K) decades by which the norms of weights lie above those of the first window."""
+    """Return (W, K) decades by which the norms of weights exceed those of the first window."""
     norms = np.array([window.weight_norm[rows] for window in windows], np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):  # weights of 0 or NaN say nothing
         return finite(np.log10(norms) - np.log10(norms[0]))
 
 
 def _upper(values: Floats) -> Floats:
-    """(W,) what a tenth of all layers reach at the least; values that are not known lie below."""
+    """Return (W,) what the top tenth of all layers reach at least; unknown values rank lowest."""
     known = np.where(np.isnan(values), -np.inf, values)
     return np.sort(known, axis=1)[:, -max(round(values.shape[1] / 10), 1)]
 
 
 def weight_growth_words(case: Case) -> Message:
-    """Weights that grow too fast."""
+    """Describe weights that grow too fast."""
     reason = case.finding.reason
     remedy = f"Try {case.lower_rate} and longer warmup_epochs."
     if reason:

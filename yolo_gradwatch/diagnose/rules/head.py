@@ -1,4 +1,4 @@
-"""The rules about branches of the head: by labels, by options, or cut off."""
+"""The rules about branches of the head: starved by labels, turned off by options, or cut off."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.windows import Window
 
 SELDOM = 0.5
-"""Share of the steps without a gradient at any scale from which boxes learn seldom.
+"""Minimum share of steps without a gradient at any scale for boxes to count as rarely learning.
 
-Healthy: 0 as a rule, 0.23 where half of the images are background, 0.81 where objects are rare.
-Objects of less than 2 pixels: 0.84.
+Healthy: usually 0; 0.23 if half of the images are background, 0.81 if objects are rare. Objects of
+less than 2 pixels: 0.84.
 """
 
 LABELS = "Check the labels first (train_batch0.jpg, and the 'backgrounds' that Ultralytics"
-"""What to try first where a branch gets no gradient, up to the word that follows."""
+"""What to try first if a branch gets no gradient; each use completes the sentence."""
 
 POSE = "pose_loss"
-"""The item that visible keypoints alone make."""
+"""The loss item that only visible keypoints contribute to."""
 
 
 def dead_branch(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """Families of the head that do not learn at any scale.
+    """Yield families of the head that do not learn at any scale.
 
-    At once where a gain of 0 turns them off. Else, scores aside, those that have had a gradient of
-    exactly zero for long, and boxes that learn seldom, and then next to nothing. Value and limit:
-    windows.
+    A family is found at once if a gain of 0 turns it off. Otherwise, score families aside, it must
+    have had a gradient of exactly zero for long, or be boxes that rarely learn, and then next to
+    nothing. Value and limit: windows.
     """
     off = _turned_off(history)
     for family, reason in off.items():
@@ -56,7 +56,7 @@ def dead_branch(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def dead_branch_words(case: Case) -> Message:
-    """A family of the head that does not learn at any scale."""
+    """Describe a family of the head that does not learn at any scale."""
     reason = case.finding.reason
     if reason and reason.kind == "seldom":
         return _seldom_words(case, reason)
@@ -86,7 +86,7 @@ def dead_branch_words(case: Case) -> Message:
 
 
 def few_objects(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """Box families that learn in less than half of the steps, but do learn then.
+    """Yield box families that learn in at most half of the steps, but do learn then.
 
     Value and limit: windows.
     """
@@ -99,15 +99,16 @@ def few_objects(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def few_objects_words(case: Case) -> Message:
-    """Boxes that learn in few steps."""
+    """Describe boxes that learn in few steps."""
     return _seldom_words(case, case.finding.reason)
 
 
 def zero_loss(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """Loss items that are always 0 though the branch that they train learns from others.
+    """Yield loss items that are always 0 although their branch learns from others.
 
-    At once where a gain of 0 is why. Else only ``pose_loss``, after long: no keypoint is visible.
-    ``sem_loss`` and ``kobj_loss`` are 0 in healthy trainings too. Value and limit: windows.
+    If a gain of 0 is why, they are found at once. Otherwise only ``pose_loss`` is, after long: no
+    keypoint is visible. ``sem_loss`` and ``kobj_loss`` are 0 in healthy trainings too. Value and
+    limit: windows.
     """
     off = {name for reason in _turned_off(history).values() for name in reason.names}
     module = history.layout.head or history.layout.modules[0]
@@ -128,7 +129,7 @@ def zero_loss(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def zero_loss_words(case: Case) -> Message:
-    """Loss items that are always 0."""
+    """Describe loss items that are always 0."""
     reason = case.finding.reason
     if reason and reason.kind == "labels":
         return Message(
@@ -151,7 +152,7 @@ def zero_loss_words(case: Case) -> Message:
 
 
 def _turned_off(history: History) -> dict[str, Reason]:
-    """Families without any gradient in the newest window whose items a gain of 0 multiplies."""
+    """Return families without gradient in the newest window whose items have a gain of 0."""
     newest = last(history, 1)
     applied, gains = items.steps_of(newest), items.gains_of_zero(history.training, newest)
     found: dict[str, Reason] = {}
@@ -174,7 +175,7 @@ def _dead_families(history: History, recent: Sequence[Window]) -> list[str]:
 
 
 def _reason(history: History, recent: Sequence[Window], family: str) -> Reason | None:
-    """What the losses and the other branches say about a family that does not learn."""
+    """Return what the losses and the other branches show about a family that does not learn."""
     zero = items.always_zero(recent)
     if family.endswith(BOXES):
         if branches.shares(history, recent)[family] < 1:
@@ -190,7 +191,7 @@ def _reason(history: History, recent: Sequence[Window], family: str) -> Reason |
 
 
 def _seldom(history: History, recent: Sequence[Window], family: str) -> Reason:
-    """In how many steps boxes learned at the least and at the most, of how many, and their loss."""
+    """Return bounds on the steps in which boxes learned, the number of steps, and their loss."""
     steps, silent = items.steps_of(recent), branches.silence(history, recent, family)
     found = items.by_name(recent)
     highest = [one.max for one in found.get("box_loss", ()) if one.max is not None]
@@ -199,7 +200,7 @@ def _seldom(history: History, recent: Sequence[Window], family: str) -> Reason:
 
 
 def _why_dead(case: Case, reason: Reason) -> tuple[str, str]:
-    """Why a branch gets no gradient, as it was measured, and what to try."""
+    """Return the measured cause of a branch without a gradient, and what to try."""
     if reason.kind == "no objects":
         why = f"{_are(reason.names)} exactly 0 in every batch while the scores learn: no object "
         size = now(case.training, "imgsz")
@@ -215,7 +216,7 @@ def _why_dead(case: Case, reason: Reason) -> tuple[str, str]:
 
 
 def _seldom_words(case: Case, reason: Reason | None) -> Message:
-    """Boxes that learn seldom, and next to nothing or as usual then."""
+    """Describe boxes that rarely learn, and then next to nothing or as usual."""
     least, most, steps, *highest = reason.values if reason else (0.0, 0.0, 0.0)
     often = (
         f"learned in {_between(least, most, steps)} of {steps:,.0f} steps"
@@ -240,7 +241,7 @@ def _seldom_words(case: Case, reason: Reason | None) -> Message:
 
 
 def _between(least: float, most: float, of: float) -> str:
-    """A number of steps that is known, or what bounds it."""
+    """Format an exact number of steps, or its bounds."""
     if least == most:
         return f"{least:,.0f}"
     if most < of:
@@ -249,7 +250,7 @@ def _between(least: float, most: float, of: float) -> str:
 
 
 def _are(found: Sequence[str]) -> str:
-    """Names as the subject of a sentence."""
+    """Return names as the subject of a sentence, with its verb."""
     return f"{joined(found)} {'is' if len(found) == 1 else 'are'}"
 
 

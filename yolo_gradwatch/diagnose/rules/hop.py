@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 
 HOPS = WINDOWS
-"""Windows whose median decides about a vanishing block, and how many are enough."""
+"""Windows whose median decides about a vanishing block, and how many of them are enough."""
 
 JUMPS = (5, 3)
 """The same for an exploding block and for a weight within its block."""
 
 
 def vanishing(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """Blocks that receive far less gradient than the blocks that read them, and pass on as little.
+    """Yield blocks that get far less gradient than their readers, and pass on as little.
 
     Of several on one path, the one nearest to the loss is the cause. Value and limit: decades.
     """
@@ -49,7 +49,7 @@ def vanishing(history: History, limits: Thresholds) -> Iterator[Hit]:
     if not recent or not history.graph.blocks:
         return
     lost = finite(np.stack([reading.lost for reading in recent]))
-    if not (lost > limits.vanishing).any():  # neither is a median of it
+    if not (lost > limits.vanishing).any():  # then no median is either
         return
     lost = np.where(passed(history, recent, limits.vanishing), np.nan, lost)
     best = medians(finite(np.stack([reading.best for reading in recent])))
@@ -60,7 +60,7 @@ def vanishing(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def vanishing_words(case: Case) -> Message:
-    """A block that loses the gradient."""
+    """Describe a block that loses the gradient."""
     message = Message(
         what=f"{case.where}: its gradient is {factor(case.finding.value)} weaker than that of the "
         f"blocks it feeds ({case.decades}),",
@@ -70,7 +70,7 @@ def vanishing_words(case: Case) -> Message:
 
 
 def exploding(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """Blocks with far more gradient in their weights than the blocks that read them.
+    """Yield blocks with far more gradient in their weights than the blocks that read them.
 
     Value and limit: decades.
     """
@@ -92,7 +92,7 @@ def exploding(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def exploding_words(case: Case) -> Message:
-    """A block that multiplies the gradient."""
+    """Describe a block that multiplies the gradient."""
     message = Message(
         what=f"{case.where}: the gradient of its weights is {factor(case.finding.value)} stronger "
         f"than that of the blocks it feeds ({case.decades}),",
@@ -104,7 +104,7 @@ def exploding_words(case: Case) -> Message:
 
 
 def leaf_vanishing(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """Weights far below the rest of their block, and below the blocks that read it.
+    """Yield weights far below the rest of their block, and below the blocks that read it.
 
     Value and limit: decades.
     """
@@ -112,24 +112,24 @@ def leaf_vanishing(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def leaf_vanishing_words(case: Case) -> Message:
-    """A weight far below its block."""
+    """Describe a weight far below its block."""
     cause = "shrinks its output: a gate, a gain near zero, a saturated activation"
     return _leaf(case, "weaker", cause, "it")
 
 
 def leaf_exploding(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """Weights far above the rest of their block, and above the blocks that read it."""
+    """Yield weights far above the rest of their block, and above the blocks that read it."""
     yield from _outliers(history, limits, side=0)
 
 
 def leaf_exploding_words(case: Case) -> Message:
-    """A weight far above its block."""
+    """Describe a weight far above its block."""
     cause = "multiplies its output: a gain, a very small input"
     return _leaf(case, "stronger", cause, "that factor")
 
 
 def _outliers(history: History, limits: Thresholds, *, side: int) -> Iterator[Hit]:
-    """Weights far from their block and from the blocks that read it, to one side."""
+    """Yield weights far from their block and from the blocks that read it, on one side."""
     recent = history.readings[-JUMPS[0] :]
     if len(recent) < JUMPS[1]:
         return
@@ -149,19 +149,21 @@ def _origins(
     suffers: Flags,
     read: Callable[[Reading], Floats],
 ) -> Iterator[Hit]:
-    """Blocks with too much of something, but those that only suffer from another one.
+    """Yield blocks with an excess, except those that only suffer from another block.
 
     Args:
-        history: With the graph of the blocks.
-        excess: (W, B) what is judged, of the newest windows.
-        limit: Of the median of ``excess``, and windows that are enough for it.
-        suffers: (B, B) whether a block, if it is upstream of another one, suffers with it.
-        read: (B,) what is judged, of a window before.
+        history: History with the graph of the blocks.
+        excess: (W, B) judged values in the newest windows.
+        limit: Limit on the median of ``excess``, and the number of windows that are enough for it.
+        suffers: (B, B) whether a block suffers with another one if it is upstream of it.
+        read: Returns the (B,) judged values of an earlier reading.
     """
     found = over(excess, *limit)
     earlier = finite(_before(history, len(excess), read)) if found else excess
     suffering: set[int] = set()
-    for b in sorted(found, reverse=True):  # the nearest to the loss first
+    # Blocks are in forward order, so this starts nearest to the loss. The first one on a path is
+    # the origin; blocks upstream that suffer with it count as affected and get no hit of their own.
+    for b in sorted(found, reverse=True):
         if b in suffering:
             continue
         affected = [a for a in history.graph.upstream(b) if suffers[a, b]]
@@ -173,19 +175,19 @@ def _origins(
 
 
 def _before(history: History, count: int, read: Callable[[Reading], Floats]) -> Floats:
-    """(V, N) of the windows before the newest ones."""
+    """Return (V, N) values of the windows before the newest ones."""
     values = [read(reading) for reading in history.readings[:-count]]
     return np.stack(values) if values else np.empty((0, len(read(history.readings[-1]))))
 
 
 def _since(history: History, before: Floats, values: Floats, limit: float) -> tuple[int, int]:
-    """Where (W,) values of the newest windows, (V,) before them, began to rise above the limit."""
+    """Return where (W,) values, after (V,) earlier ones, began to rise above the limit."""
     at = len(before) + first_over(values, limit) - run_up(before, values, limit)
     return begin(history.readings[at].window)
 
 
 def _leaf(case: Case, comparison: str, cause: str, factor_to_remove: str) -> Message:
-    """A weight far from the others of its block."""
+    """Describe a weight far from the others of its block."""
     block = case.layout.block_of[case.layout.modules.index(case.finding.module)]
     likely = causes.Cause(
         f"something right after this layer {cause}",

@@ -1,4 +1,4 @@
-"""Loss items that are not finite: which, and what that says of the weights."""
+"""The rule about non-finite loss items, and what they say about the weights."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 
 def bad_items(window: Window) -> list[LossItem]:
-    """Those that were not finite in at least one batch."""
+    """Return the loss items that were not finite in at least one batch."""
     return [item for item in terms(window) if item.nonfinite]
 
 
 def has_bad_loss(window: Window) -> bool:
-    """Whether a loss item was not finite; unknown ones are taken to be."""
+    """Return whether a loss item was not finite; unknown ones count as finite."""
     return bool(bad_items(window))
 
 
 def loss_nonfinite(history: History, limits: Thresholds) -> Iterator[Hit]:  # noqa: ARG001
-    """The whole model, where a loss was NaN or Inf and every gradient was finite.
+    """Yield the whole model if a loss was NaN or Inf while every gradient was finite.
 
     Value and limit: batches with such a loss.
     """
@@ -46,7 +46,7 @@ def loss_nonfinite(history: History, limits: Thresholds) -> Iterator[Hit]:  # no
 
 
 def loss_nonfinite_words(case: Case) -> Message:
-    """A loss that was NaN where no gradient was."""
+    """Describe a loss that was NaN where no gradient was."""
     reason = case.finding.reason
     names = reason.names if reason else ()
     is_zero = reason is not None and reason.values == (0.0,)

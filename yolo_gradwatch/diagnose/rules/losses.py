@@ -1,4 +1,4 @@
-"""The rules about the sizes of the loss items, beside the norm of the whole gradient."""
+"""The rules about the sizes of loss items, together with the norm of the whole gradient."""
 
 from __future__ import annotations
 
@@ -28,40 +28,40 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.windows import Window
 
 LARGE_WINDOWS = 5
-"""Windows in a row with items that are too large: single batches may be."""
+"""Windows in a row with items that are too large, because single batches may be."""
 
 CLIPPED = 100.0
-"""Times that clipping must shrink the gradient before a large item takes anything from others."""
+"""Minimum factor by which clipping shrinks the gradient for a large item to drown the others."""
 
 START_NORM = 1e4
-"""Norm of the whole gradient with which losses begin that come from an initialization. Healthy
-trainings begin at 10 to 8e3, RT-DETR and poses at up to 3.8e5, but with losses of 100 at most."""
+"""Minimum norm of the whole gradient for an initial loss that comes from an initialization. Healthy
+trainings begin at 10 to 8e3, RT-DETR and poses at up to 3.8e5, but with losses of at most 100."""
 
 BACKGROUND = 15.0
-"""Class loss that a batch without objects begins with, for each of its images of 640 pixels: twice
-the sum of the scores that the head's biases begin with."""
+"""Initial class loss of a batch without objects, for each of its images of 640 pixels: twice the
+sum of the scores given by the head's initial biases."""
 
 
 GAINS = {"box": 7.5, "cls": 0.5, "dfl": 1.5, "pose": 12.0, "kobj": 1.0, "rle": 1.0, "angle": 1.0}
-"""Options that multiply a loss item, and their defaults."""
+"""Options that multiply a loss item, with their defaults."""
 
 OWN = {f"{name}_loss" for name in (*GAINS, "seg", "sem", "l1", "giou", "bbox")} | {"loss"}
-"""Loss items of Ultralytics itself, whose targets have the right size."""
+"""Ultralytics' own loss items, whose targets have the right size."""
 
 BOUNDED = {"box_loss", "giou_loss"}
-"""Items of overlaps: a few times their gain at the most, however far off the boxes are."""
+"""Items of overlap losses: at most a few times their gain, however far off the boxes are."""
 
 MANY = 10
-"""Times its default from which on a gain is named."""
+"""Factor above its default at which a gain is named."""
 
 
 class Largest(NamedTuple):
     """The largest loss item of a window.
 
     Attributes:
-        name: Of the item.
-        value: Its mean.
-        others: Sum of the means of the other ones.
+        name: Name of the item.
+        value: Mean of the item.
+        others: Sum of the means of the other items.
         is_alone: Whether there is no other item.
     """
 
@@ -72,13 +72,13 @@ class Largest(NamedTuple):
 
 
 def total(window: Window) -> float | None:
-    """Mean of the sum of the loss items; None if it is not known, or a batch was not finite."""
+    """Return the mean sum of the loss items; None if unknown, or if a batch was not finite."""
     found = next((one for one in window.losses if one.item == TOTAL), None)
     return None if found is None or found.nonfinite else found.mean
 
 
 def largest(window: Window) -> Largest | None:
-    """The largest item of a window; None if the items are not known or not finite."""
+    """Return the largest item of a window; None if the items are unknown or not finite."""
     items = terms(window)
     values = {o.item: o.mean for o in items if o.mean is not None and not o.nonfinite}
     if not values or len(values) < len(items) or not all(map(np.isfinite, values.values())):
@@ -89,13 +89,13 @@ def largest(window: Window) -> Largest | None:
 
 
 def loss_imbalance(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """The whole net, while one loss item is far above all others, and clipping bites.
+    """Yield the whole model while one loss item far exceeds all others, and clipping is strong.
 
-    A batch without objects leaves the class loss alone: where the others are 0 there is nothing to
-    compare with, and where they are rare it is large. An item that is shown but not trained on
-    leaves the gradient as it is.
+    A batch without objects leaves only the class loss: where the others are 0, there is nothing to
+    compare with, and where they are rare, it is large. An item that is logged but not trained on
+    does not change the gradient.
 
-    Value: decades by which it lies above the sum of the others, the lowest of the windows.
+    Value: decades by which it exceeds the sum of the others, the lowest of the windows.
     """
     windows = last(history, LARGE_WINDOWS)
     newest = _imbalance(windows[-1]) if windows else None
@@ -116,7 +116,7 @@ def loss_imbalance(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def loss_imbalance_words(case: Case) -> Message:
-    """One loss item drowns the others."""
+    """Describe a loss item that drowns the others."""
     item, size, norm = _measured(case)
     decades = min(case.finding.value, 300.0)
     left = f"1/{significant(norm / CLIP_NORM, 2)}" if norm else "almost nothing"
@@ -139,9 +139,9 @@ def loss_imbalance_words(case: Case) -> Message:
 
 
 def initial_loss(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """The whole net, while a loss is far too large that was so from the first step on.
+    """Yield the whole model while a loss is far too large, and was from the first step on.
 
-    Of a batch without objects the class loss is large, and all other items are 0.
+    In a batch without objects, the class loss is large and all other items are 0.
 
     Value: the largest loss item, the median of the windows.
     """
@@ -160,7 +160,7 @@ def initial_loss(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def initial_loss_words(case: Case) -> Message:
-    """A loss that begins far above all that is usual."""
+    """Describe a loss that begins far above all usual values."""
     item, size, norm = _measured(case)
     total_norm = f" and the total gradient norm at {significant(norm, 2)}" if norm else ""
     message = Message(
@@ -174,7 +174,7 @@ def initial_loss_words(case: Case) -> Message:
 
 
 def _measured(case: Case) -> tuple[str, str, float]:
-    """The item that a finding is about, its size in words, and the norm; "" and 0 if unknown."""
+    """Return a finding's loss item, its size in words, and the norm; "" and 0 if unknown."""
     reason = case.finding.reason
     if reason is None:
         return "one loss item", "", 0.0
@@ -182,7 +182,7 @@ def _measured(case: Case) -> tuple[str, str, float]:
 
 
 def _explained(message: Message, training: Mapping[str, object], item: str) -> Message:
-    """A message with why an item of Ultralytics' own is too large, and what to try."""
+    """Return a message with why an Ultralytics item is too large, and what to try."""
     if raised := _raised(training):
         gains = f"Gains far above their defaults cause this: {', '.join(raised)}."
         return replace(message, why=f"{message.why} {gains}".lstrip(), remedy="Lower them first.")
@@ -206,7 +206,7 @@ def _explained(message: Message, training: Mapping[str, object], item: str) -> M
 
 
 def _raised(training: Mapping[str, object]) -> list[str]:
-    """Gains that are far above their defaults."""
+    """Return the gains far above their defaults."""
     given = ((option, training.get(option), usual) for option, usual in GAINS.items())
     return [
         f"{option}={gain:g} ({usual:g} by default)"
@@ -216,18 +216,18 @@ def _raised(training: Mapping[str, object]) -> list[str]:
 
 
 def _imbalance(window: Window) -> Largest | None:
-    """The largest item, if there are others that are not 0."""
+    """Return the largest item, if others are nonzero."""
     found = largest(window)
     return found if found and found.value > 0 and found.others > 0 else None
 
 
 def _share(found: Largest) -> float:
-    """Decades by which an item lies above the sum of the others."""
+    """Return the decades by which an item exceeds the sum of the others."""
     return float(np.log10(found.value) - np.log10(found.others))
 
 
 def _since(history: History, name: str, limit: float) -> Window:
-    """The first window of those in which this item has been too large without a break."""
+    """Return the first window of the latest unbroken run in which this item was too large."""
 
     def is_large(window: Window) -> bool:
         found = _imbalance(window)
@@ -238,7 +238,7 @@ def _since(history: History, name: str, limit: float) -> Window:
 
 
 def _level(windows: Sequence[Window]) -> Largest | None:
-    """The largest item in the median of the windows with objects; None if those are too few."""
+    """Return the largest item of the median window, of those with objects; None if too few."""
     found = [one for one in map(largest, windows) if one and (one.others > 0 or one.is_alone)]
     if 2 * len(found) <= len(windows):
         return None
@@ -246,7 +246,7 @@ def _level(windows: Sequence[Window]) -> Largest | None:
 
 
 def _background(training: Mapping[str, object]) -> float:
-    """The class loss that batches with few objects begin with at the most."""
+    """Return the largest initial class loss of batches with few objects."""
     batch, size = at_work(training, "batch"), at_work(training, "imgsz")
     if not isinstance(batch, (int, float)) or not isinstance(size, (int, float)):
         return 0.0

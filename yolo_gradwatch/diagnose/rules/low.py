@@ -1,4 +1,4 @@
-"""The rules about a gradient that is next to nothing: broken, or because nothing is left to do."""
+"""The rules about a gradient that is almost zero: because of a fault, or of convergence."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ LOW_WINDOWS = 10
 """Windows in a row with a total norm that is too low."""
 
 BEGAN = 10.0
-"""Times the limit that the norm began at, at the least, where it fell as the loss did."""
+"""Minimum multiple of the limit at which the norm began, if it fell as the loss did."""
 
 SOLVED = 100.0
-"""Times that the loss is below its start where it is solved or memorized. Trainings of which the
-norm is too low, and which are solved: 1,800 at the least; those with broken weights or a tiny loss
-weight from the start: 3 at the most, unless the loss falls to 0 with weights that have grown."""
+"""Factor by which the loss is below its start if the task is solved or memorized. Trainings whose
+norm is too low: at least 1,800 if they are solved; at most 3 with broken weights or a tiny loss
+weight from the start, unless the loss falls to 0 with weights that have grown."""
 
 
 def total_low(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """The whole net, when the norm of its gradient is too low, and not because all is learned."""
+    """Yield the whole model if its gradient norm is too low, and not because it has converged."""
     for hit, reason in _low(history, limits):
         if reason is None:
             yield hit
 
 
 def total_low_words(case: Case) -> Message:
-    """A total norm that is too low."""
+    """Describe a total norm that is too low."""
     return Message(
         what=f"the whole model: total gradient norm {significant(case.finding.value, 2)}, below "
         f"{case.finding.limit:g} ({case.reached(is_low=True)}),",
@@ -56,10 +56,10 @@ def total_low_words(case: Case) -> Message:
 
 
 def converged(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """The whole net, when the norm of its gradient became low as its loss did.
+    """Yield the whole model if its gradient norm became low as its loss did.
 
-    So it does in a training that has solved its task, or memorized its images. Where the loss is
-    not known, a norm that fell gradually, under weights that have not grown, is taken for that.
+    This happens when a training has solved its task or memorized its images. If the loss is
+    unknown, a gradual fall of the norm, while the weights have not grown, is taken as a sign of it.
     """
     for hit, reason in _low(history, limits):
         if reason is not None:
@@ -67,7 +67,7 @@ def converged(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def converged_words(case: Case) -> Message:
-    """Nothing is left to learn."""
+    """Describe a training that has nothing left to learn."""
     norm = significant(case.finding.value, 2)
     what = f"the whole model: total gradient norm {norm}, below {case.finding.limit:g},"
     reason = case.finding.reason
@@ -91,14 +91,14 @@ def converged_words(case: Case) -> Message:
 
 
 def _low(history: History, limits: Thresholds) -> Iterator[tuple[Hit, Reason | None]]:
-    """A norm that is too low for several windows, and the reason if all is learned."""
+    """Yield a norm that is too low for several windows, and the reason if the run has converged."""
     norms = totals(recent := last(history, LOW_WINDOWS))
     if norms and max(norms) < limits.total_low:
         yield Hit(WHOLE, norms[-1], limits.total_low, begin(recent[0])), solved(history, limits)
 
 
 def solved(history: History, limits: Thresholds) -> Reason | None:
-    """Why a low norm is no fault; None if it is one."""
+    """Return why a low norm is no fault; None if it is one."""
     began = totals([reading.window for reading in history.opening])
     if not began or max(began) < BEGAN * limits.total_low:  # was it ever higher?
         return None
@@ -115,7 +115,7 @@ def solved(history: History, limits: Thresholds) -> Reason | None:
 
 
 def _grown(history: History) -> float:
-    """Decades by which the weights of the trunk have grown since the run began, in the median."""
+    """Return the decades by which the trunk's median weight has grown since the run began."""
     trunk = history.graph.trunk_weights
     weighed = [r.window for r in (*history.opening[:1], *history.readings) if r.is_weighed]
     if len(weighed) < 2 or not len(trunk):

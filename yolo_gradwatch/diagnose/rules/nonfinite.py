@@ -1,4 +1,4 @@
-"""The rule about gradients that are NaN or Inf, and what was measured about where that began."""
+"""The rule about NaN or Inf gradients, and what was measured about where they began."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.windows import Window
 
 CALL, FORWARD, LOSS, ALL = 4, 3, 2, 1
-"""Ranks of reasons: a traced call names the place itself, buffers a stretch, the loss a term."""
+"""Ranks of reasons: a traced call names the place itself, buffers a section, the loss a term."""
 
 
 def nonfinite(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """Modules with a NaN or Inf gradient in a step that was applied, or that AMP cannot help.
+    """Yield modules with a NaN or Inf gradient in a step that was applied, or that AMP cannot help.
 
-    AMP's scaler skips a step with an overflow and lowers its scale: calibration, if the loss is
-    finite, until it has done so more often than any scale explains. A loss that is not finite is
-    no matter of the scale, from the first step on. Value: bad steps, limit: how many are allowed.
+    AMP's scaler skips a step with an overflow and lowers its scale. With a finite loss, that is
+    calibration, until it happens more often than any scale explains. A non-finite loss is not a
+    matter of the scale, so it counts from the first step on. Value: bad steps, limit: how many are
+    allowed.
     """
     newest, leaves = history.newest, history.graph.leaves
     if newest.nonfinite.any():
@@ -62,7 +63,7 @@ def _hits(
     reason: Reason | None,
     place: str = "",
 ) -> Iterator[Hit]:
-    """One for each module; of a place in the forward, one of that place alone."""
+    """Yield a hit for each module; for a place in the forward pass, only one for that place."""
     if place:
         others = tuple(name for name in found if name != WHOLE)
         yield Hit(place, max(found.values()), limit, since, others, reason)
@@ -72,10 +73,10 @@ def _hits(
 
 
 def _reason(history: History) -> Reason | None:
-    """What was measured about the cause; None if the loss is not known.
+    """Return what was measured about the cause; None if the loss is unknown.
 
-    ``values`` has a 1 where AMP has skipped the step, so that no weight is hurt. Of weights that
-    were spoiled before it, a second 1 says that earlier steps were finite.
+    ``values`` has a 1 if AMP skipped the step, so that no weight was damaged. For weights damaged
+    before it, a second 1 says that earlier steps were finite.
     """
     newest = history.newest
     is_first = not any(window.nonfinite.any() for window in _before(history))
@@ -89,7 +90,7 @@ def _reason(history: History) -> Reason | None:
 
 
 def _in_forward(history: History) -> Reason | None:
-    """A place in front of the loss; None if nothing shows one."""
+    """Return a place before the loss; None if nothing shows one."""
     was_skipped = _was_skipped(history.newest)
     if call := _first_call(history):
         return Reason("call", call, was_skipped, CALL)
@@ -103,7 +104,7 @@ def _in_forward(history: History) -> Reason | None:
 
 
 def _in_loss(newest: Window) -> Reason:
-    """Loss items, where the forward shows nothing: the first names are bad, the others are not."""
+    """Return the loss items if the forward pass shows nothing: bad names first, then the others."""
     bad = [item.item for item in bad_items(newest)]
     sound = [item.item for item in terms(newest) if not item.nonfinite]
     if sound or len(bad) == 1:
@@ -113,7 +114,7 @@ def _in_loss(newest: Window) -> Reason:
 
 
 def _before(history: History) -> list[Window]:
-    """The applied windows before the newest one, since the run began or restarted."""
+    """Return the applied windows before the newest one, since the run began or restarted."""
     return [r.window for r in history.readings if r.window is not history.newest]
 
 
@@ -122,7 +123,7 @@ def _was_skipped(window: Window) -> tuple[float]:
 
 
 def _place(history: History, reason: Reason | None) -> str:
-    """The module in whose forward it was made, if one is known that is watched; else ""."""
+    """Return the watched module in whose forward pass it arose, if one is known; else ""."""
     if not reason or reason.kind not in {"forward", "call"}:
         return ""
     if reason.names[0] in history.graph.rows:
@@ -132,16 +133,16 @@ def _place(history: History, reason: Reason | None) -> str:
 
 
 def _module_of(history: History, suspects: tuple[str, ...], spoiled: str) -> str:
-    """What the finding is named after: a block that is watched, the one nearest to what is bad."""
+    """Return what to name the finding after: the watched suspect nearest to what is not finite."""
     named = [name for name in suspects if name in history.graph.rows]
     return named[-1] if named else spoiled
 
 
 def _first_call(history: History) -> tuple[str, ...]:
-    """The first call that put out a NaN or Inf in the newest window; () if unknown.
+    """Return the first call that output a NaN or Inf in the newest window; () if unknown.
 
-    Its module, its class and the last module before it, "" if it was the first. A trace after a
-    step that was applied says nothing: by then, all weights are NaN.
+    The result is its module, its class and the last module before it, "" if it was the first. A
+    trace after a step that was applied says nothing: by then, all weights are NaN.
     """
     flow, newest = history.flow, history.newest
     has_followed = any(window.nonfinite.any() for window in _before(history))
@@ -155,13 +156,13 @@ def _first_call(history: History) -> tuple[str, ...]:
 
 
 def _without_norm(history: History) -> Flags:
-    """(M,) whether a leaf had no finite norm in the newest window, though it had a gradient."""
+    """Return (M,) whether a leaf with a gradient had no finite norm in the newest window."""
     bad: Flags = history.graph.leaves & np.isnan(history.newest.norm_mean)
     return bad & ~_without_gradient(history)
 
 
 def _without_gradient(history: History) -> Flags:
-    """(M,) whether a module had no gradient, or was frozen, in the last window that was applied."""
+    """Return (M,) whether a module had no gradient, or was frozen, in the last applied window."""
     if not history.readings:
         return np.zeros(len(history.newest.none), np.bool_)
     last = history.readings[-1].window

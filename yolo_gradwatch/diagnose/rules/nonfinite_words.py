@@ -1,4 +1,4 @@
-"""What is said of gradients that are NaN or Inf: what was measured, or else what is likely."""
+"""Messages on NaN or Inf gradients: what was measured, or else what is likely."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ SLOPES = (
     "The operation itself was not measured; suspects are a root, norm or power below 1 at 0, a "
     "division by 0"
 )
-"""Whose slope is not finite."""
+"""Operations whose slope may not be finite."""
 
 
 def nonfinite_words(case: Case) -> Message:
-    """NaN or Inf in steps that were applied, or that AMP skipped to no avail."""
+    """Describe NaN or Inf in steps that were applied, or that AMP skipped in vain."""
     reason = case.finding.reason
     if reason and reason.kind == "often":
         return _often(case, reason)
@@ -59,13 +59,13 @@ def nonfinite_words(case: Case) -> Message:
 
 
 def _medium(reason: Reason | None) -> str:
-    """Where it shows first."""
+    """Return the pass in which NaN or Inf shows first."""
     is_forward = reason and reason.kind in {"forward", "call", "input"}
     return "forward pass" if is_forward else "gradient"
 
 
 def _often(case: Case, reason: Reason) -> Message:
-    """AMP skips half of the steps."""
+    """Describe a run in which AMP skips half of the steps."""
     skips, steps = reason.values
     return Message(
         what=f"{case.where}: AMP has skipped {skips:,.0f} of {steps:,.0f} captured steps",
@@ -78,7 +78,7 @@ def _often(case: Case, reason: Reason) -> Message:
 
 
 def _harm(case: Case, reason: Reason | None) -> str:
-    """What the step did to the weights, and what there is to go back to."""
+    """Describe what the step did to the weights, and what there is to go back to."""
     if reason and reason.values[:1] == (1.0,):
         return (
             "AMP skipped the step, so no weight was damaged, but this is not calibration: the loss "
@@ -96,7 +96,7 @@ def _harm(case: Case, reason: Reason | None) -> str:
 
 
 def _measured(case: Case, reason: Reason) -> Cause | None:
-    """The cause, as far as it was measured; its ``why`` with the full stop."""
+    """Return the cause if it was measured; its ``why`` includes the full stop."""
     kinds = {
         "forward": _of_forward,
         "call": _of_call,
@@ -110,7 +110,7 @@ def _measured(case: Case, reason: Reason) -> Cause | None:
 
 
 def _of_forward(case: Case, reason: Reason) -> Cause:
-    """BatchNorm's buffers say between which blocks."""
+    """Name the blocks between which BatchNorm's buffers show the origin."""
     _, spoiled, clean, *suspects = reason.names
     places = joined([_block(case, name) for name in suspects])
     upto = f", but finite up to {clean}" if clean else ""
@@ -123,7 +123,7 @@ def _of_forward(case: Case, reason: Reason) -> Cause:
 
 
 def _of_call(case: Case, reason: Reason) -> Cause:
-    """A trace names the call."""
+    """Name the call that a trace shows."""
     module, kind, before = reason.names
     if not before:
         return _of_input(case, reason)
@@ -134,8 +134,8 @@ def _of_call(case: Case, reason: Reason) -> Cause:
     return Cause(why, f"look for {LOOK} there, and compute it in float32 or with an epsilon")
 
 
-def _of_input(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # all reasons are called alike
-    """Nothing in front of it was finite."""
+def _of_input(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # one signature for all
+    """Name the input as the cause: nothing before it was finite."""
     why = (
         f"it begins in the first layer, {reason.names[0]}, whose weights are finite. Suspect the "
         "images: NaN, Inf or very large values from a file or an augmentation."
@@ -144,7 +144,7 @@ def _of_input(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # all reaso
 
 
 def _of_loss_items(case: Case, reason: Reason) -> Cause:
-    """One item of several."""
+    """Name the loss items that are not finite, of several."""
     split = reason.names.index("")
     bad, sound = reason.names[:split], reason.names[split + 1 :]
     others = f", {joined(sound)} {'are' if len(sound) > 1 else 'is'} not" if sound else ""
@@ -160,7 +160,7 @@ def _of_loss_items(case: Case, reason: Reason) -> Cause:
 
 
 def _of_loss(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # see above
-    """All items, and no buffer says where."""
+    """Describe loss items that are all non-finite, of unknown origin."""
     if reason.values[1:] == (1.0,):
         why = (
             "every loss item is NaN or Inf, but BatchNorm's running statistics are finite: it "
@@ -176,7 +176,7 @@ def _of_loss(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # see above
 
 
 def _of_slope(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # see above
-    """The loss is finite, the gradient is not."""
+    """Describe a finite loss with a non-finite gradient."""
     name, head = case.finding.module, case.layout.head
     has_upstream = any(not is_in(head, origin) for origin in case.finding.origin)
     if name == WHOLE or (is_in(head, name) and has_upstream):
@@ -192,8 +192,8 @@ def _of_slope(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # see above
 
 
 def _of_weights(case: Case, reason: Reason) -> Cause:
-    """The weights were NaN before the step."""
-    was_finite = reason.values[1:] == (1.0,)  # so the checkpoint was
+    """Describe weights that were not finite before the step."""
+    was_finite = reason.values[1:] == (1.0,)  # and so was the checkpoint
     other = "other code, such as a callback," if was_finite else "the loaded checkpoint"
     why = (
         f"the weights were already not finite when this step began: an earlier step or {other} "
@@ -203,14 +203,14 @@ def _of_weights(case: Case, reason: Reason) -> Cause:
 
 
 def _block(case: Case, name: str) -> str:
-    """A block with its class, also one without parameters."""
+    """Return a block with its class, even if it has no parameters."""
     if name in case.layout.modules:
         return described(case.layout, name)
     return f"{name} ({dict(case.layout.blocks).get(name, 'module')})"
 
 
 def _likely(case: Case) -> Cause:
-    """Why a gradient may be NaN or Inf, by where it was when it was first seen."""
+    """Return why a gradient may be NaN or Inf, by where it was first seen."""
     finding, layout = case.finding, case.layout
     at_the_loss = (
         "look for a missing epsilon in the loss (division by 0, root or log of 0), check the "

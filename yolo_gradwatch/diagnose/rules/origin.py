@@ -1,8 +1,8 @@
-"""Where the first NaN or Inf of a step was made, from what was still finite.
+"""Where the first NaN or Inf of a step arose, judged by what was still finite.
 
-BatchNorm writes the statistics of what it is given into its buffers. At a step whose forward makes
-a NaN, they are not finite behind the place where it is made and finite in front of it, while the
-weights, which the step has not reached yet, are finite everywhere.
+BatchNorm writes the statistics of its input into its buffers. At a step whose forward pass produces
+a NaN, they are non-finite after the place where it arises and finite before it, while the weights,
+which the step has not reached yet, are finite everywhere.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.windows import Window
 
 State: TypeAlias = Literal["clean", "mixed", "spoiled"]
-"""Of the statistics in a block: all are finite, some, or none."""
+"""State of the statistics in a block: all are finite, some, or none."""
 
 PASSING = ("Upsample", "Concat", "Identity", "MaxPool2d", "ZeroPad2d", "Index", "Input")
-"""Classes of blocks that hand on what they get: they make no NaN of finite values."""
+"""Classes of blocks that pass on their input: they produce no NaN from finite values."""
 
 USUAL = (
     *("Conv", "DWConv", "GhostConv", "Focus", "RepConv", "ConvTranspose", "LightConv"),
@@ -35,16 +35,17 @@ USUAL = (
     *("RepC3", "RepNCSPELAN4", "ELAN1", "AConv", "ADown", "HGStem", "HGBlock", "CBFuse"),
     *("CBLinear", "AIFI", "ResNetLayer", "GhostBottleneck"),
 )
-"""Blocks of Ultralytics: of two that may have made a NaN, suspect one of another class first."""
+"""Blocks of Ultralytics: of two blocks that may have made a NaN, suspect one of another class
+first."""
 
 
 class Trail(NamedTuple):
-    """What is finite in front of the place where a NaN was made, and what is not behind it.
+    """What is finite before the place where a NaN arose, and what is not after it.
 
     Attributes:
-        spoiled: The first block whose statistics are not finite; if some in it are, the first
-            layer whose are not.
-        clean: The last block in front of it whose statistics are finite; "" if there is none.
+        spoiled: The first block whose statistics are not finite; if only some of them are not, the
+            first such layer.
+        clean: The last block before it whose statistics are finite; "" if there is none.
         suspects: Blocks, or branches of the head, that may have made it, in forward order; empty if
             it came with the input.
     """
@@ -55,31 +56,31 @@ class Trail(NamedTuple):
 
 
 def statistics(layout: Layout) -> Flags:
-    """(M,) whether a module keeps the statistics of what it is given."""
+    """Return (M,) whether a module keeps the statistics of its input."""
     kinds = zip(layout.roles, layout.types, strict=True)
     return np.array([role == "norm" and "BatchNorm" in kind for role, kind in kinds], np.bool_)
 
 
 def has_read_weights(window: Window) -> bool:
-    """Whether weights and buffers were read in a window."""
+    """Return whether weights and buffers were read in a window."""
     return not bool(np.isnan(np.fmax.reduce(window.weight_max)))
 
 
 def spoiled_buffers(window: Window) -> Flags:
-    """(M,) whether a buffer of a module is not finite, though its parameters are."""
+    """Return (M,) whether a module has a non-finite buffer, though its parameters are finite."""
     spoiled: Flags = np.isinf(window.weight_max) & np.isfinite(window.weight_norm)
     return spoiled
 
 
 def has_bad_weights(history: History) -> bool:
-    """Whether parameters were not finite already when the newest window began."""
+    """Return whether parameters were already not finite when the newest window began."""
     newest = history.newest
     leaves = history.graph.leaves
     return has_read_weights(newest) and not bool(np.isfinite(newest.weight_norm[leaves]).all())
 
 
 def trail(history: History) -> Trail | None:
-    """Where the forward of the newest window's first step made a NaN; None if unknown."""
+    """Return where the newest window's first forward pass made a NaN; None if unknown."""
     layout, kept = history.layout, statistics(history.layout)
     if not has_read_weights(history.newest):
         return None
@@ -103,7 +104,7 @@ def trail(history: History) -> Trail | None:
 
 
 def _spoiled_before(history: History) -> Flags:
-    """(M,) what an earlier step had spoiled, as far as it was read."""
+    """Return (M,) which buffers an earlier step made non-finite, as far as they were read."""
     windows = [*(r.window for r in history.readings), *history.skipped]
     known = (w for w in reversed(windows) if w is not history.newest and has_read_weights(w))
     before = next(known, None)
@@ -113,7 +114,7 @@ def _spoiled_before(history: History) -> Flags:
 
 
 def _states(layout: Layout, bad: Flags, kept: Flags) -> Mapping[str, State]:
-    """The state of each block that keeps statistics."""
+    """Return the state of each block that keeps statistics."""
     states: dict[str, State] = {}
     for block in dict.fromkeys(layout.block_of):
         rows = [m for m, own in enumerate(layout.block_of) if own == block and kept[m]]
@@ -130,12 +131,12 @@ def _first_of(layout: Layout, bad: Flags, block: str) -> str:
 def _before(
     layout: Layout, targets: Iterable[str], states: Mapping[str, State]
 ) -> tuple[tuple[str, ...], bool]:
-    """Blocks without statistics between spoiled ones and clean ones in front of them.
+    """Find blocks without statistics between non-finite blocks and the finite ones before them.
 
-    Where there are none, a block of somebody's own behind whose last normalization all is spoiled.
+    If there are none, find user-defined blocks after whose last normalization nothing is finite.
 
     Returns:
-        The suspects, and whether there is nothing in front at all, so that the input is one.
+        The suspects, and whether nothing at all precedes them, so that the input is a suspect.
     """
     kinds = dict(layout.blocks)
     pending, found, ends = list(targets), set(), set()
@@ -162,13 +163,13 @@ def _before(
 
 
 def _own_first(names: Sequence[str], kinds: Mapping[str, str]) -> tuple[str, ...]:
-    """Of several suspects, those that are not Ultralytics' own, if there are any."""
+    """Return those of several suspects that are not Ultralytics' own, if any; else all."""
     own = tuple(name for name in names if kinds.get(name) not in USUAL)
     return own or tuple(names)
 
 
 def _is_all_spoiled(layout: Layout, block: str, states: Mapping[str, State]) -> bool:
-    """Whether nothing that reads a block, through others without statistics, is clean."""
+    """Return whether nothing that reads a block, through others without statistics, is clean."""
     pending, passed = [block], {block}
     while pending:
         source = pending.pop()
@@ -184,10 +185,10 @@ def _is_all_spoiled(layout: Layout, block: str, states: Mapping[str, State]) -> 
 def _in_head(
     graph: Graph, layout: Layout, bad: Flags, states: Mapping[str, State]
 ) -> tuple[tuple[str, ...], bool]:
-    """Suspects where nothing but the head is spoiled: a branch of it, or what a scale reads.
+    """Find suspects if only the head is non-finite: branches of it, or what a scale reads.
 
-    Branches of one family are named themselves; where all families of a scale are spoiled, what
-    they read was not finite.
+    If a single family is affected, its branches are the suspects; if several are, what they read
+    was not finite.
     """
     rows = {unit: [graph.rows[n] for n in layout.modules if is_in(unit, n)] for unit in graph.units}
     touched = {unit for unit, own in rows.items() if bad[own].any()}

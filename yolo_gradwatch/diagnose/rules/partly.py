@@ -1,4 +1,4 @@
-"""The rule about weights of which many elements get a gradient of exactly zero."""
+"""The rule about weights in which many elements get a gradient of exactly zero."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.windows import Window
 
 WINDOWS = 6
-"""Counted windows in a row with many zero elements that make a weight partly dead, at the least."""
+"""Minimum number of counted windows in a row with many zeros for a weight to be partly dead."""
 
 STEPS = 20
-"""Steps over which these windows reach, at the least: the first windows have one step each."""
+"""Minimum number of steps that these windows span: the first windows have one step each."""
 
 PADDING_TOLERANCE = 5e-4
-"""By how much a share of zeros may differ from that of kernel positions that see padding."""
+"""Maximum difference between a share of zeros and that of kernel positions that see padding."""
 
 
 def partly_dead(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """Weights of the trunk with many elements of exactly zero gradient, for long.
+    """Yield weights of the trunk with many elements of exactly zero gradient, for long.
 
-    Not those of an attention: over a single position, queries and keys have a zero gradient. Nor
-    those of a gate: of its few units behind a global pooling, half may be zero for every image of
-    a batch, and for the whole of a healthy training. Value and limit: share of the elements, the
-    lowest of these windows.
+    Attentions are left out, because over a single position, queries and keys have a zero gradient.
+    So are gates: of their few units after a global pooling, half may be zero for every image of a
+    batch, throughout a healthy training. Value and limit: share of the elements, the lowest of
+    these windows.
     """
     counted = [reading.window for reading in history.readings if reading.is_counted]
     judged = history.graph.trunk & ~history.graph.attention & ~history.graph.small
@@ -55,7 +55,7 @@ def partly_dead(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def partly_dead_words(case: Case) -> Message:
-    """Many elements of a gradient of exactly zero."""
+    """Describe a weight with many elements of exactly zero gradient."""
     relu = first_of(case.layout, case.finding.module, RECTIFYING)
     why = f"units of its {relu} have" if relu else "units after it have"
     return Message(
@@ -68,7 +68,7 @@ def partly_dead_words(case: Case) -> Message:
 
 
 def _stretch(windows: list[Window]) -> list[Window]:
-    """The newest windows, as few as are many enough and reach over enough steps; or none."""
+    """Return the shortest stretch of newest windows that is long enough and spans enough steps."""
     for count in range(WINDOWS, len(windows) + 1):
         found = windows[-count:]
         if found[-1].step_last - found[0].step_first + 1 >= STEPS:
@@ -77,10 +77,10 @@ def _stretch(windows: list[Window]) -> list[Window]:
 
 
 def _only_padding(shares: Singles, layout: Layout) -> Flags:
-    """(M,) whether all zeros are those of kernel positions that only ever see padding.
+    """Return (M,) whether all zeros are those of kernel positions that only ever see padding.
 
-    A kernel that is larger than its input has them: a 3x3 kernel on a single pixel, 8 of 9. Dead
-    units seldom make such a multiple, as 32 of 48 would.
+    A kernel larger than its input has them: a 3x3 kernel on a single pixel, 8 of 9. Dead units
+    seldom make up such a multiple (32 of 48 would be one).
     """
     kernels = np.array(layout.kernels)
     off = np.abs(shares * kernels - np.rint(shares * kernels)) / kernels

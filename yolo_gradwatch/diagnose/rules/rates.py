@@ -1,4 +1,4 @@
-"""The rules about the learning rate, and about weights that suddenly move faster."""
+"""The rules about learning rates that jump, and weights that suddenly move faster."""
 
 from __future__ import annotations
 
@@ -25,48 +25,48 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.windows import Window
 
 RATE_BEFORE = 3
-"""Windows with a rate above 0 before a jump: a warm-up that begins at 0 doubles it at once."""
+"""Windows with a nonzero rate before a jump counts: a warm-up from 0 doubles it at once."""
 
 SPEED_BEFORE = 20
-"""Stretches between readings of the weights that a speed is compared with, at the least."""
+"""Minimum number of intervals between weight readings that a speed is compared with."""
 
 REMEMBERED = 50
-"""Windows among which the weights must have moved slower before: in a warm-up they move as fast as
-after a jump."""
+"""Windows in which the weights must have moved more slowly before: in a warm-up they move as fast
+as after a jump."""
 
 QUICK = 0.9
-"""Quantile of the layers that is judged: a tenth of them may be at fault alone."""
+"""Quantile of the layers that is judged, because a tenth of them may be at fault alone."""
 
 MOVED = 0.03
-"""Decades by which a tenth of the layers have changed since the jump, at the least. In stretches
-of a healthy training: 0.01 at the most; a learning rate times 50: 0.1 in one."""
+"""Minimum decades by which a tenth of the layers have changed since the jump. In intervals of a
+healthy training: at most 0.01; with a 50 times higher learning rate: 0.1 in one."""
 
 NEAR = 0.999
 """Share of a limit below which rounding does not matter."""
 
 RECENT = 10
-"""Stretches in which weights must have moved so fast for it to last."""
+"""Intervals in which weights must have moved that fast for the jump to count as lasting."""
 
 MUCH = 5.0
-"""Times the highest rate that the options ask for from which on something else has set it."""
+"""Factor above the highest rate in the options at which other code must have set the rate."""
 
 LEAST_SPEED = 1e-6
-"""Decades a step below which a file of three digits, or float32, shows nothing."""
+"""Decades per step below which a file of three digits, or float32, shows nothing."""
 
 
 class _Rates(NamedTuple):
-    """The highest learning rates of a window, by the group of the optimizer."""
+    """The highest learning rates of a window, by parameter group."""
 
     window: Window
     rates: dict[str, float]
 
 
 def rate_jump(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """The whole net, while a learning rate is far above all that it was before a jump.
+    """Yield the whole model while a learning rate is far above its maximum before a jump.
 
-    A schedule moves it by steps: after the first of a warm-up, at most twofold.
+    A schedule changes it in small steps: after the first step of a warm-up, at most twofold.
 
-    Value: decades above the highest before.
+    Value: decades above the previous maximum.
     """
     if _is_near(history, limits.rate_jump):
         return
@@ -87,7 +87,7 @@ def rate_jump(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def rate_jump_words(case: Case) -> Message:
-    """A learning rate that jumped."""
+    """Describe a learning rate that jumped."""
     reason = case.finding.reason
     before, after = (significant(v, 2) for v in reason.values) if reason else ("?", "?")
     return Message(
@@ -102,11 +102,11 @@ def rate_jump_words(case: Case) -> Message:
 
 
 def weight_jump(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """The whole net, while its weights move far faster than ever before.
+    """Yield the whole model while its weights move far faster than ever before.
 
-    The speed is by how many decades a step the norms change, for the quickest tenth of the layers.
+    The speed is the change of the norms in decades per step, for the quickest tenth of the layers.
 
-    Value: decades by which the speed lies above the highest before, at its highest since then.
+    Value: decades by which the speed exceeds its previous maximum, at its highest since then.
     """
     weighed = [r.window for r in history.readings[-REMEMBERED:] if r.is_weighed]
     if len(weighed) < SPEED_BEFORE + 2 or not len(history.graph.trunk_weights):
@@ -131,7 +131,7 @@ def weight_jump(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def weight_jump_words(case: Case) -> Message:
-    """Weights that suddenly move faster."""
+    """Describe weights that suddenly move faster."""
     return Message(
         what=f"the whole model: its weights move {factor(case.finding.value)} as fast as before,",
         since=case.since,
@@ -144,7 +144,7 @@ def weight_jump_words(case: Case) -> Message:
 
 
 def rate_of_code(history: History, window: Window) -> Reason | None:
-    """The highest learning rate of a window, and ``lr0``, if no option asks for as much."""
+    """Return a window's highest learning rate, and ``lr0``, if no option asks for as much."""
     asked = [at_work(history.training, option) for option in ("lr0", "warmup_bias_lr")]
     known = [float(rate) for rate in asked if isinstance(rate, (int, float))]
     rates = [o.max for o in window.losses if o.item.startswith(RATE) and o.max is not None]
@@ -163,7 +163,7 @@ def _rates(window: Window) -> _Rates:
 
 
 def _is_near(history: History, limit: float) -> bool:
-    """Whether no newest rate is far above the oldest one that is remembered, before any jump."""
+    """Return whether no current rate is far above the oldest one, from before any jump."""
     ends = history.readings[-1:], history.readings[:1]
     newest, oldest = (
         {g: r for one in end for g, r in _rates(one.window).rates.items()} for end in ends
@@ -175,7 +175,7 @@ def _is_near(history: History, limit: float) -> bool:
 
 
 def _jump(series: Floats, limit: float) -> tuple[float, int] | None:
-    """Decades of the newest rate above the highest before the earliest jump, and where that is."""
+    """Return the newest rate's decades above the maximum before the first jump, and its index."""
     highest, count = 0.0, 0
     for at, rate in enumerate(series):
         if highest > 0 and count >= RATE_BEFORE and rate > 0 and np.log10(rate / highest) > limit:
@@ -187,9 +187,9 @@ def _jump(series: Floats, limit: float) -> tuple[float, int] | None:
 
 
 def _speeds(windows: Sequence[Window], rows: Counts) -> tuple[Floats, Floats]:
-    """(W, K) decades of the norms of weights, and (W - 1,) decades a step from one to the next.
+    """Return (W, K) norms of weights in decades, and (W - 1,) decades per step between them.
 
-    Layers that were frozen in a window are left out: they seem to jump when they thaw.
+    Layers that were frozen in a window are left out, because they seem to jump when they thaw.
     """
     if np.isnan([one.norm_mean[rows] for one in windows]).any():
         rows = rows[~np.array([is_frozen(one)[rows] for one in windows]).any(axis=0)]
@@ -201,9 +201,9 @@ def _speeds(windows: Sequence[Window], rows: Counts) -> tuple[Floats, Floats]:
 
 
 def _quick(values: Floats) -> Floats:
-    """(W,) of (W, K) layers the quickest tenth, NaN aside; NaN without any.
+    """Return (W,) the quickest tenth of (W, K) layers, ignoring NaN; NaN without any.
 
-    As ``np.nanquantile`` has it, which is far slower on rows with NaN.
+    Same result as ``np.nanquantile``, which is far slower on rows with NaN.
     """
     if not values.shape[1]:
         return np.full(len(values), np.nan)

@@ -1,4 +1,4 @@
-"""The rule about scales of the head on which hardly any object lands."""
+"""The rule about scales of the head that hardly get any objects."""
 
 from __future__ import annotations
 
@@ -22,35 +22,36 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.windows import Window
 
 USUAL = 3
-"""Scales of a head that are P3, P4 and P5."""
+"""Number of scales in a head with P3, P4 and P5."""
 
 CRUMBS = 4.0
-"""Decades below the strongest scale from which a gradient is a crumb.
+"""Decades below the strongest scale at which a gradient is negligible, a crumb.
 
-Scales that learn lie 0 to 3 below in most steps; those on which no object lands from 4.6 to 18, or
-they get exactly 0.
+Scales that learn are 0 to 3 below in most steps; those without objects are 4.6 to 18 below, or get
+exactly 0.
 """
 
 STARVED = 0.1
-"""Share of the steps with objects in which a scale may learn, crumbs aside, and be starved.
+"""Share of the steps with objects in which a starved scale may still learn, crumbs aside.
 
-In long trainings (300 to 900 steps with objects) the scales lie between 0 and 0.01, or from 0.42
-on, each family on its own: of the pair that YOLO26 trains, one may starve alone.
+In long trainings (300 to 900 steps with objects) the scales are between 0 and 0.01, or at 0.42 and
+more, each family on its own: of the pair that YOLO26 trains, one may starve alone.
 """
 
 PAIRED = "one2one"
-"""Part of the names of the branches that get a single box an object."""
+"""Part of the names of the branches that get a single box per object."""
 
 ENOUGH = 200
-"""Steps with objects from which on a share says something.
+"""Minimum number of steps with objects for a share to mean anything.
 
-In trainings of 300 steps, of which the windows hold 100, a scale lies anywhere between 0 and 1: the
-pair's one-to-one boxes at 0.02 to 0.09 where the others are at 0.6, and 0.16 to 0.36 falling to 0.
+In trainings of 300 steps, of which the windows hold 100, a scale may be anywhere between 0 and 1:
+the pair's one-to-one boxes at 0.02 to 0.09 where the others are at 0.6, and 0.16 to 0.36 falling to
+0.
 """
 
 
 def starved_scale(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """Scales of the head whose boxes hardly learn, while those of another scale do.
+    """Yield scales of the head whose boxes hardly learn, while those of another scale do.
 
     Crumbs count as nothing. Of the pair that YOLO26 trains, one family may starve alone. Value and
     limit: windows.
@@ -65,7 +66,7 @@ def starved_scale(history: History, limits: Thresholds) -> Iterator[Hit]:
         if known[family] < ENOUGH:
             continue
         for s in (s for s, steps in enumerate(learned) if steps <= STARVED * known[family]):
-            if s in affected:  # as the family before it, which names the scale
+            if s in affected:  # as in the previous family, which is named
                 affected[s].append(history.graph.families[family][s])
             else:
                 starved.setdefault(family, {})[s] = learned[s]
@@ -80,7 +81,7 @@ def starved_scale(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def starved_scale_words(case: Case) -> Message:
-    """Scales of the head on which hardly any object lands."""
+    """Describe scales of the head on which hardly any object lands."""
     size = now(case.training, "imgsz")
     what, how = f"{case.where}: this scale of the head has received no objects", ""
     is_single = PAIRED in case.finding.module
@@ -102,7 +103,7 @@ def starved_scale_words(case: Case) -> Message:
 
 
 def _learned(history: History, recent: Sequence[Window], family: str) -> tuple[list[int], int]:
-    """Steps in which each scale of a box family learned, and in which any did."""
+    """Return the steps in which each scale of a box family learned, and in which any did."""
     if not recent:
         return [], 0
     rows = [history.graph.rows[unit] for unit in history.graph.families[family]]
@@ -115,7 +116,7 @@ def _learned(history: History, recent: Sequence[Window], family: str) -> tuple[l
 
 
 def _scale(scale: int, count: int) -> str:
-    """What a scale is called; heads of three have P3, P4 and P5 as a rule."""
+    """Return the name of a scale; heads of three usually have P3, P4 and P5."""
     return f"P{3 + scale}" if count == USUAL else f"scale {scale + 1} of {count}"
 
 

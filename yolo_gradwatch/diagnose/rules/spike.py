@@ -25,21 +25,21 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.thresholds import Thresholds
 
 PEAK_WINDOWS, PEAK_LEAST = 100, 5
-"""Windows that a spike is compared with, and how many are enough."""
+"""Windows that a spike is compared with, and how many of them are enough."""
 
 JUMPED = 3.0
-"""Times the loss before from which on a loss has jumped with its gradient."""
+"""Factor above the previous loss at which a loss has jumped with its gradient."""
 
 
 def spike(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """The whole net, while its trunk is far above all that was before.
+    """Yield the whole model while its trunk is far above all earlier levels.
 
     Value: decades above the highest of the windows before it.
     """
     peaks = np.array([mark.peak for mark in history.marks])
     if not peaks.size or not peaks[-1] > np.fmin.reduce(peaks) + limits.spike:
         return
-    for count in range(min(len(peaks) - PEAK_LEAST, FRESH), 0, -1):  # since the earliest
+    for count in range(min(len(peaks) - PEAK_LEAST, FRESH), 0, -1):  # from the earliest start on
         before = peaks[: len(peaks) - count][-PEAK_WINDOWS:]
         highest = np.fmax.reduce(np.where(before > FLOOR, before, np.nan))
         rise = peaks[-count:].min() - highest
@@ -51,7 +51,7 @@ def spike(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def spike_words(case: Case) -> Message:
-    """The whole trunk jumped."""
+    """Describe a jump of the whole trunk."""
     outlier = (
         "an outlier among labels or images, a very small last batch, a loss without "
         f"bounds{case.moment}."
@@ -84,9 +84,9 @@ def spike_words(case: Case) -> Message:
 
 
 def losses_at(history: History, step: int) -> Reason | None:
-    """The loss before a step, the median of the windows, and then; None if it is not known.
+    """Return the median loss before a step, and the loss at that step; None if unknown.
 
-    The highest of a window is that of the step that stands out, whatever else the window holds.
+    A window's highest loss is that of the outlying step, whatever else the window contains.
     """
     windows = [reading.window for reading in history.readings]
     here = [window for window in windows if window.step_first == step]

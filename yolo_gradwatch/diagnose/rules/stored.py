@@ -1,4 +1,4 @@
-"""Weights and buffers that are not finite, or beyond what a checkpoint can hold."""
+"""The rule about weights and buffers that are non-finite, or too large for a checkpoint."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 
 def weight_overflow(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """Modules with a parameter or buffer that is not finite, or too large for half precision.
+    """Yield modules with a parameter or buffer that is non-finite, or too large for half precision.
 
-    As read before the newest step that was sound itself: what a NaN step did to the weights is
-    said by `nonfinite`. A buffer of another module than a BatchNorm counts if it was smaller
-    before: a mask of -Inf is one on purpose. Value: the largest, limit: what is still stored.
+    The weights are those read before the newest step that was finite itself: `nonfinite` reports
+    what a NaN step did to them. A buffer outside BatchNorm counts only if it was smaller before: a
+    mask of -Inf is intentional. Value: the largest, limit: the largest that can be stored.
     """
     newest = reversed(history.recent)
     known = next((w for w in newest if has_read_weights(w) and _is_sound(w)), None)
@@ -55,7 +55,7 @@ def weight_overflow(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def weight_overflow_words(case: Case) -> Message:
-    """A value that validation and the checkpoint do not stand."""
+    """Describe a value that breaks validation and the checkpoint."""
     finding = case.finding
     is_finite = np.isfinite(finding.value)
     found = finding.reason.names if finding.reason else (finding.module,)
@@ -94,7 +94,7 @@ def _is_statistics(case: Case, name: str) -> bool:
 
 
 def _is_sound(window: Window) -> bool:
-    """Whether the step before which the weights were read was finite itself."""
+    """Return whether the step right after the weights were read was finite itself."""
     return not (window.nonfinite.any() or window.skipped == window.steps or has_bad_loss(window))
 
 
@@ -104,26 +104,26 @@ def _beyond(window: Window, limits: Thresholds) -> Flags:
 
 
 def _shows(window: Window, known: Window, rows: list[int], limits: Thresholds) -> bool:
-    """Whether some module is beyond the limit in a window, whose parameters are not NaN."""
+    """Return whether a module exceeds the limit in a window, with parameters that are not NaN."""
     found = _beyond(window, limits) & ~np.isnan(window.weight_norm)
     return window is known or bool(found[rows].any())
 
 
 def _in_buffer(window: Window) -> Flags:
-    """(M,) whether the largest value is one of a buffer: no parameter is above their norm."""
+    """Return (M,) whether the largest value is a buffer's: no parameter exceeds their norm."""
     found: Flags = window.weight_max > window.weight_norm
     return found
 
 
 def _was_smaller(windows: Sequence[Window], known: Window, limits: Thresholds) -> Flags:
-    """(M,) whether the largest value was within the limit in an earlier window."""
+    """Return (M,) whether the largest value was within the limit in an earlier window."""
     earlier = [w for w in windows if w is not known and has_read_weights(w)]
     smaller = [w.weight_max.astype(np.float64) <= limits.weight_overflow for w in earlier]
     return np.logical_or.reduce(smaller) if smaller else np.zeros(len(known.weight_max), np.bool_)
 
 
 def _innermost(found: Sequence[str]) -> list[str]:
-    """Those without another one of them inside."""
+    """Return the modules that contain none of the others."""
     return [n for n in found if not any(o != n and is_in(n, o) for o in found)]
 
 

@@ -1,4 +1,4 @@
-"""The rule about a single batch that a training which has converged does not know yet."""
+"""The rule about a single unusual batch after a training has converged."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.thresholds import Thresholds
 
 NEIGHBOURS = 10
-"""Windows of before that a step is compared with."""
+"""Earlier windows that a step is compared with."""
 
 
 def stray_step(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """The whole net, in a step far above its neighbours, of a training that has converged.
+    """Yield the whole model at a step far above its neighbours, if the training has converged.
 
-    Above what the run began with, it is a `spike`.
+    If the step also exceeds the start of the run, it is a `spike`.
 
     Value: decades above the median of the windows before.
     """
@@ -52,7 +52,7 @@ def stray_step(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def stray_step_words(case: Case) -> Message:
-    """One batch that stands out."""
+    """Describe a batch that stands out."""
     reason = case.finding.reason
     is_exact = reason is not None and reason.values == (1,)
     return Message(

@@ -1,4 +1,4 @@
-"""The rules about parameters that have a gradient and do not change."""
+"""The rules about parameters that get a gradient but do not change."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.windows import Window
 
 ROOM = 1e-5
-"""Update, over the weights, that a step must have been going to make for its absence to count.
+"""Relative update that a step should have made for its absence to count.
 
-float32 swallows what is below 6e-8 of a weight. Estimated as the lower of two: the rate times the
-clipped gradient, as SGD moves a weight, and times 1 for each element, as Adam does.
+float32 loses what is below 6e-8 of a weight. Estimated as the lower of two: the learning rate times
+the clipped gradient, as SGD moves a weight, and times 1 for each element, as Adam does.
 """
 
 
 def not_updated(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """Parameters that get a gradient and never change, while others do.
+    """Yield parameters that get a gradient and never change, while others do.
 
-    They are in no group of the optimizer: known before the first step. Or the optimizer is not
-    known, or passes over them: then the update is exactly 0 in the last windows in which it was
-    read. In healthy trainings no trainable parameter is outside the optimizer, and no module with a
-    gradient has an update of 0 but at a learning rate of 0. Value and limit: windows.
+    If they are in no parameter group, this is known before the first step. If the optimizer is
+    unknown, or skips them, their update is exactly 0 in the last windows in which updates were
+    read. In healthy trainings, no trainable parameter is outside the optimizer, and no module with
+    a gradient has an update of 0 except at a learning rate of 0. Value and limit: windows.
     """
     outside = history.optimizer.outside if history.optimizer else ()
     if outside:
@@ -62,7 +62,7 @@ def not_updated(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def not_updated_words(case: Case) -> Message:
-    """Parameters that never change."""
+    """Describe parameters that never change."""
     reason = case.finding.reason
     if reason is None or reason.kind == "still":
         return Message(
@@ -91,9 +91,9 @@ def not_updated_words(case: Case) -> Message:
 
 
 def zero_rate(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """Trainable parameters in a group whose learning rate is 0 for good. Value and limit: windows.
+    """Yield the owners of trainable parameters in a group whose learning rate stays 0.
 
-    A notice: that is also a way to freeze.
+    It is a notice, because that is also a way to freeze. Value and limit: windows.
     """
     del limits
     still = history.optimizer.zero_rate if history.optimizer else ()
@@ -104,7 +104,7 @@ def zero_rate(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def zero_rate_words(case: Case) -> Message:
-    """Parameters whose group has a learning rate of 0."""
+    """Describe parameters whose group has a learning rate of 0."""
     found = case.finding.reason.names if case.finding.reason else ()
     count = len(found)
     which = f": {listed(found)}" if found else ""
@@ -119,7 +119,7 @@ def zero_rate_words(case: Case) -> Message:
 
 
 def _outside(history: History, outside: tuple[str, ...]) -> Iterator[Hit]:
-    """The modules that own parameters in no group, but for those without any gradient."""
+    """Yield the modules that own parameters in no group, except those without any gradient."""
     rows = history.graph.rows
     elements = history.optimizer.elements_outside if history.optimizer else 0
     values = (float(elements),) if elements else ()
@@ -132,7 +132,7 @@ def _outside(history: History, outside: tuple[str, ...]) -> Iterator[Hit]:
 
 
 def _owners(layout: Layout, parameters: Sequence[str]) -> list[str]:
-    """The modules that own these parameters, in forward order."""
+    """Return the modules that own these parameters, in forward order."""
     known = set(layout.modules)
     owners = {name.rpartition(".")[0] for name in parameters}
     found = {owner if owner in known else WHOLE for owner in owners}
@@ -140,13 +140,13 @@ def _owners(layout: Layout, parameters: Sequence[str]) -> list[str]:
 
 
 def _read(history: History, count: int) -> list[Window]:
-    """The newest windows with updates, at a learning rate that is above 0 in each group."""
+    """Return the newest windows with updates, at a learning rate above 0 in each group."""
     moved = (reading.window for reading in reversed(history.readings) if reading.is_moved)
     return [*islice((w for w in moved if _rate(history, w) > 0), count)][::-1]
 
 
 def _rate(history: History, window: Window) -> float:
-    """The lowest learning rate of a group in a window; those that are 0 for good aside."""
+    """Return the lowest learning rate of a group in a window, except groups that stay at 0."""
     groups = history.optimizer.groups if history.optimizer else ()
     off = {f"{RATE}{n}" for n, group in enumerate(groups) if group.lr == 0}
     rates = [item for item in window.losses if item.item.startswith(RATE)]
@@ -155,7 +155,7 @@ def _rate(history: History, window: Window) -> float:
 
 
 def _rests(history: History, window: Window) -> Flags:
-    """(M,) whether a module with a gradient does not move in a window in which most do."""
+    """Return (M,) whether a module with a gradient does not move in a window in which most do."""
     ratio = window.update_ratio
     counts = window.nonfinite + window.zero + window.none
     found: Flags = (ratio == 0) & (counts == 0)
@@ -169,7 +169,7 @@ def _rests(history: History, window: Window) -> Flags:
 
 
 def _is_due(history: History, window: Window) -> Flags:
-    """(M,) whether the step must have been going to move a module by more than float32 swallows."""
+    """Return (M,) whether the step should have moved a module by more than float32 loses."""
     clipped = min(1.0, CLIP_NORM / max(float(window.norm_max[0]), CLIP_NORM))
     with np.errstate(divide="ignore", invalid="ignore"):
         pull = np.minimum(window.norm_min * clipped, np.sqrt(history.graph.elements))

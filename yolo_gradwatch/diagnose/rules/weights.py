@@ -1,7 +1,7 @@
-"""The rules about weights of the wrong size: as they were initialized.
+"""The rules about weights that were initialized with the wrong size.
 
-The *scale* of a weight is its norm over the fourth root of its elements. A standard initialization
-(by fan in, fan out or both, orthogonal) keeps it near 0.5, whatever the shape.
+The *scale* of a weight is its norm over the fourth root of its number of elements. A standard
+initialization (by fan in, fan out or both, orthogonal) keeps it near 0.5, whatever the shape.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.arrays import Floats
 
 NAMED = 4
-"""Blocks that a message names one by one."""
+"""Maximum number of blocks that a message names one by one."""
 
 
 def large_weights(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """The whole net, while the weights of its trunk are far too large, as they were at the start.
+    """Yield the whole model while the weights of its trunk are far too large, as at the start.
 
     Value: scale of the weights, the median over the trunk.
     """
@@ -43,7 +43,7 @@ def large_weights(history: History, limits: Thresholds) -> Iterator[Hit]:
     now = _median(_scales(history, newest)[trunk])
     if now <= limits.large_weights:
         return
-    low = np.fmin(now, _median(_scales(history, first)[trunk]))  # of thawed ones it is not known
+    low = np.fmin(now, _median(_scales(history, first)[trunk]))  # unknown for thawed weights
     if low > limits.large_weights:
         rms = float(np.nanmedian(_sizes(history, newest)[trunk]))
         reason = Reason("rms", values=(rms,))
@@ -51,7 +51,7 @@ def large_weights(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def large_weights_words(case: Case) -> Message:
-    """Weights that begin far too large."""
+    """Describe weights that begin far too large."""
     return Message(
         what=f"the whole model: the weights have an RMS of {_rms(case)} in the median layer, "
         f"{significant(case.finding.value / _USUAL, 2)} times that of the usual initialization,",
@@ -64,11 +64,11 @@ def large_weights_words(case: Case) -> Message:
 
 
 def small_weights(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """Blocks of the trunk of which all weights are far too small, or the whole net if most are.
+    """Yield trunk blocks whose weights are all far too small, or the whole model if most are.
 
-    Weights that are exactly 0, or began so, are small on purpose, and count nowhere.
+    Weights that are exactly 0, or began so, are small on purpose and do not count.
 
-    Value: scale of the largest weight in the block, of the whole net in the median block.
+    Value: scale of the largest weight in the block; for the whole model, of the median block.
     """
     first, newest = _weighed(history)
     if newest is None:
@@ -97,7 +97,7 @@ def small_weights(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def small_weights_words(case: Case) -> Message:
-    """Weights that are far too small."""
+    """Describe weights that are far too small."""
     finding = case.finding
     blocks = finding.reason.names if finding.reason else ()
     who = described(case.layout, finding.module)
@@ -116,7 +116,7 @@ def small_weights_words(case: Case) -> Message:
 
 
 _USUAL = 0.4
-"""Scale of the median weight in a model of Ultralytics as it is created."""
+"""Scale of the median weight in a newly created Ultralytics model."""
 
 
 def _rms(case: Case) -> str:
@@ -125,13 +125,13 @@ def _rms(case: Case) -> str:
 
 
 def _weighed(history: History) -> tuple[Reading | None, Reading | None]:
-    """The first reading of the run and the newest one, in which weights were read."""
+    """Return the run's first reading if it has weights, and the newest reading that does."""
     first = history.opening[0] if history.opening and history.opening[0].is_weighed else None
     return first, next((one for one in reversed(history.readings) if one.is_weighed), None)
 
 
 def _sizes(history: History, reading: Reading) -> Floats:
-    """(M,) root mean square of the parameters of each module; NaN where that is not known."""
+    """Return (M,) RMS of the parameters of each module; NaN if unknown."""
     norms = reading.window.weight_norm.astype(np.float64)
     norms[~np.isfinite(norms)] = np.nan
     sizes: Floats = norms / np.sqrt(history.graph.elements)
@@ -139,7 +139,7 @@ def _sizes(history: History, reading: Reading) -> Floats:
 
 
 def _scales(history: History, reading: Reading) -> Floats:
-    """(M,) scale of the parameters of each module."""
+    """Return (M,) scale of the parameters of each module."""
     scales: Floats = _sizes(history, reading) * history.graph.elements**0.25
     return scales
 

@@ -1,4 +1,4 @@
-"""The rules about the whole net: its level against its past, and its norm."""
+"""The rules about the whole model: its level compared with its past, and its norm."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ HIGH_WINDOWS = 3
 """Windows in a row with a total norm that is too high."""
 
 STILL_HIGH = 0.1
-"""Share of the limit below which a norm must fall before it is not too high any more: one that
-swings around the limit is one episode, and this is still above all that healthy trainings show."""
+"""Share of the limit below which a norm must fall before it is no longer too high: a norm that
+swings around the limit is one episode, and this share is still above all healthy trainings."""
 
 FRESH = 100
-"""Windows for which a change of the whole net is reported; after that it is the new normal."""
+"""Windows for which a change of the whole model is reported; after that it is the new normal."""
 
 
 def collapse(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """The whole net, while its trunk is far below what it was before.
+    """Yield the whole model while its trunk is far below its previous level.
 
     Value: decades below the median of the windows before it.
     """
@@ -58,7 +58,7 @@ def collapse(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def collapse_words(case: Case) -> Message:
-    """The whole trunk fell."""
+    """Describe a fall of the whole trunk."""
     return Message(
         what="the whole model: the gradient became "
         f"{factor(case.finding.value)} weaker in all blocks at once,",
@@ -71,9 +71,9 @@ def collapse_words(case: Case) -> Message:
 
 
 def total_high(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """The whole net, when the norm of its gradient is too high for several windows.
+    """Yield the whole model if the norm of its gradient is too high for several windows.
 
-    One that clipping multiplies by 0 is found in its first window: nothing is learned there.
+    If clipping multiplies it by 0, the first window is enough: nothing is learned there.
     """
     newest = [reading.window for reading in history.readings[-1:]]
     if newest and beyond_clip(newest[0]):
@@ -91,7 +91,7 @@ def total_high(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def total_high_words(case: Case) -> Message:
-    """A total norm that is too high."""
+    """Describe a total norm that is too high."""
     value = case.finding.value
     norm = significant(value, 2) if value < FLOAT32_MAX else "beyond 3.4e38"
     clipping = (
