@@ -97,9 +97,9 @@ def _tried(rule: Rule, remedies: list[dict[str, str]]) -> Iterator[str]:
             yield from ("**Was it proven?** No trial of this remedy has been run.", "")
         return
     helped = sum(row["helped"] == "yes" for row in own)
-    yield f"**Was it proven?** The first advice helped in {helped} of {len(own)} planted faults:"
+    yield f"**Was it proven?** The first advice helped in {helped} of {len(own)} injected faults:"
     yield ""
-    yield "| planted fault | model | first advice | loss with the fault | loss after | helped |"
+    yield "| injected fault | model | first advice | loss with the fault | loss after | helped |"
     yield "| --- | --- | --- | --- | --- | --- |"
     for row in own:
         keys = ("fault", "model", "first advice", "loss", "loss after", "helped")
@@ -115,7 +115,7 @@ def _measured(rule: Rule, causes: list[dict[str, str]]) -> Iterator[str]:
     right = sum(row["call right"] == "yes" and row["mechanism right"] == "yes" for row in own)
     kinds = sorted({row["measured"].partition(":")[0] for row in own} - {"none"})
     means = f" Mechanisms seen: {', '.join(f'`{kind}`' for kind in kinds)}." if kinds else ""
-    of = f"{right} of {len(own)} trainings with a planted fault"
+    of = f"{right} of {len(own)} trainings with an injected fault"
     yield f"**Measured causes.** Right in {of}.{means}"
     yield ""
 
@@ -123,10 +123,10 @@ def _measured(rule: Rule, causes: list[dict[str, str]]) -> Iterator[str]:
 def _example(rule: Rule, examples: Mapping[str, Any]) -> Iterator[str]:
     """A real run that shows it."""
     if not (own := examples.get(rule.name)):
-        yield "No planted fault shows this rule in a short training."
+        yield "No injected fault shows this rule in a short training."
         yield ""
         return
-    yield f"**Example.** {own['model']}, {own['steps']} steps, planted: {own['fault']}."
+    yield f"**Example.** {own['model']}, {own['steps']} steps, injected: {own['fault']}."
     yield ""
     yield f"> {own['message']}"
     yield ""

@@ -52,7 +52,7 @@ class Thresholds:
             over a run: gates of attentions 0.18 to 0.5, though 0.03 in single windows; branches
             under AdamW 0.6 to 18; branches scaled by a factor near 0 under SGD 0.007 to 0.02.
         exploding: Decades by which a block is above the blocks that read it. Healthy: at most 1.17.
-        leaf: Decades between a weight and the rest of its block. Healthy: at most 0.91.
+        leaf: Decades between a weight and the rest of its block. Healthy: at most 1.3.
         spike: Decades by which the whole trunk is above the highest of its last 100 windows.
             Healthy: at most 0.71.
         stray_step: Decades by which the highest norm of a window is above the median of the 10

@@ -95,7 +95,7 @@ def _body(figure: Figure, picture: Beside, top: float, heat: float) -> None:
     bottom = (top - heat - 0.62) / height
     for axes_of, x, wide, words in (
         (levels, lefts[0], 2 * width + _BETWEEN, "gradient norm (L2)"),
-        (span, lefts[2], width, "norm in B by norm in A"),
+        (span, lefts[2], width, "norm in B / norm in A"),
     ):
         place = (x / WIDTH, bottom, wide / WIDTH, 0.1 / height)
         _bar(figure, axes_of, place, words, is_ratio=axes_of is span)
