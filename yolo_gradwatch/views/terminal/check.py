@@ -1,4 +1,4 @@
-"""The screen of a check: what a short training says of the one that is to come."""
+"""Output of ``check``: what a short trial says about the training to come."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.views.checked import BlockNumbers, Cost, Format
 
 _WIDE = 100
-_LITTLE_ROOM = 10.0  # times that the largest output fits below the end of the format
+_LITTLE_ROOM = 10.0  # largest number of the format / largest output; below this, a warning
 _GIB = 2**30
 
 _WHY = {
@@ -40,13 +40,13 @@ _WHY = {
 
 
 def screen(report: Report, run: Run | None, cost: Cost, width: int | None) -> list[Text]:
-    """Paragraphs on a short training.
+    """Return the paragraphs on a short training.
 
     Args:
-        report: Its findings.
-        run: Its numbers; None if there are none.
-        cost: What it took.
-        width: Cells of a line; None for as many as are needed, as in a file.
+        report: Report with its findings.
+        run: Its recorded numbers; None if there are none.
+        cost: Time and memory that it took.
+        width: Cells per line; None for no limit, as in a file.
     """
     source = [Text(f"  {_source(run)}", "dim")] if run else []
     findings = map(finding_text, report.findings)
@@ -64,7 +64,7 @@ def screen(report: Report, run: Run | None, cost: Cost, width: int | None) -> li
 
 
 def cost_text(cost: Cost) -> Text:
-    """Seconds and memory of a step, and what they make of the whole training."""
+    """Report time and memory of a step, and the estimate for the whole training."""
     batch, step, whole = cost.seconds, cost.step_seconds, cost.total_seconds
     if batch is None or step is None or whole is None:
         return Text()
@@ -86,7 +86,7 @@ def cost_text(cost: Cost) -> Text:
 
 
 def duration(seconds: float) -> str:
-    """A time as one says it: ``0.31 s``, ``45 s``, ``12 min``, ``3 h 20 min``, ``4 d 6 h``."""
+    """Format a duration: ``0.31 s``, ``45 s``, ``12 min``, ``3 h 20 min``, ``4 d 6 h``."""
     if seconds < 60:
         return f"{significant(seconds, 2)} s"
     minutes = round(seconds / 60)
@@ -100,7 +100,7 @@ def duration(seconds: float) -> str:
 
 
 def _source(run: Run) -> str:
-    """What was trained, on what, and how."""
+    """Describe the training: model, data and main options."""
     options = run.meta.options
     at_work = {**options.training, **options.fitted}
     optimizer = run.meta.optimizer
@@ -114,7 +114,7 @@ def _source(run: Run) -> str:
 
 
 def _warming(run: Run) -> list[str]:
-    """That the learning rate is not yet what it will be, where that is so."""
+    """Say that the learning rate was still rising at the end, if it was."""
     rate = checked.warming(run)
     if rate is None:
         return []
@@ -136,7 +136,7 @@ def _blocks(report: Report, run: Run, width: int | None) -> Text:
 
 
 def _legend(run: Run, form: Format, *, is_narrow: bool) -> list[Text]:
-    """What the columns are."""
+    """Explain the columns."""
     first, last = checked.traced(run)
     step = checked.updated(run)
     before = "" if is_narrow else f" (RMS first: in step {first:,})"
@@ -187,13 +187,13 @@ def _columns(
 
 
 def _is_shown(row: BlockNumbers, form: Format) -> bool:
-    """Whether a block has parameters, or outputs that are nearly too large."""
+    """Return whether a block has a gradient, or outputs near the end of the number format."""
     room = _room(row.largest, form.end)
     return not math.isnan(row.gradient) or (room is not None and room < _LITTLE_ROOM)
 
 
 def _room(largest: float, end: float) -> float | None:
-    """How many times a number fits below an end; 0 for what is not finite, None for nothing."""
+    """Return ``end / largest``; 0 if ``largest`` is not finite, None if it is NaN or 0."""
     if math.isnan(largest) or largest == 0:
         return None
     return end / largest if math.isfinite(largest) else 0.0
@@ -224,7 +224,7 @@ def _losses(run: Run, width: int | None) -> Text:
 
 
 def _untrained(run: Run) -> Text:
-    """What does not move, each kind with its blocks and their numbers of parameters."""
+    """List the parameters that are not updated: each cause with its blocks and tensor counts."""
     found = asdict(checked.untrained(run))
     lines = [
         Text(f"  {words}: {listed(found[name])}") for name, words in _WHY.items() if found[name]

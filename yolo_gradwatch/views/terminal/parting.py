@@ -1,4 +1,4 @@
-"""In words: where two runs part, in what first, and by how much."""
+"""Sentences on where two runs diverge, in which number first, and by how much."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from yolo_gradwatch.views.parting import Parting
 
 _SHOWN = 3
-"""Items, rates or blocks that a sentence names."""
+"""Most items, rates or blocks that a sentence names."""
 
 _LITTLE = 1e-2
-"""Relative difference up to which numbers are shown with more digits."""
+"""Relative difference up to which values are shown with more digits."""
 
 _BEGINNING = {
     "weights": "the weights",
@@ -31,7 +31,7 @@ _BEGINNING = {
     "rate": "the learning rate",
     "update": "the step of the optimizer",
 }
-"""What differs first, in words."""
+"""Kind of number -> its name in a sentence."""
 
 
 _NAMES = {
@@ -40,15 +40,15 @@ _NAMES = {
     "weights": "their norm",
     "update": "change of the weights by their norm",
 }
-"""Of what is named by its kind, or otherwise than in the files."""
+"""Kind, or name in the files -> name in a sentence, where the latter differs."""
 
 
 def sentences(found: Parting, letter: str) -> list[str]:
-    """What there is to say of a run beside A.
+    """Describe how a run compares with A step by step.
 
     Args:
-        found: Where they part.
-        letter: Of the run.
+        found: Divergence of the run from A.
+        letter: Letter of the run.
     """
     if found.outcome == "unknown":
         return [f"Not compared step by step: {found.why}."]
@@ -59,11 +59,11 @@ def sentences(found: Parting, letter: str) -> list[str]:
 
 
 def parting_record(run: int, found: Parting) -> dict[str, object]:
-    """The same as JSON has it.
+    """Return a divergence for JSON, with its sentences.
 
     Args:
-        run: Place of the run, from 1.
-        found: Where it parts from the first.
+        run: Position of the run, from 1.
+        found: Divergence of the run from the first.
     """
     words = " ".join(sentences(found, ascii_uppercase[run - 1]))
     record: dict[str, object] = plain(asdict(found))
@@ -71,7 +71,7 @@ def parting_record(run: int, found: Parting) -> dict[str, object]:
 
 
 def _silent(found: Parting) -> str:
-    """That losses differ and nothing follows from it."""
+    """Say that losses differ without any effect on the gradients."""
     until = "" if found.outcome == "losses" else f" until step {found.same:,}"
     return (
         f"From step {found.silent_since:,} on the losses differ and the gradients do not{until}: "
@@ -92,7 +92,7 @@ def _equal(found: Parting) -> list[str]:
 
 
 def _before(found: Parting, letter: str) -> str:
-    """From where on they differ, and how equal they were until then."""
+    """Say where the runs diverge, and how far they agree before."""
     low, high = found.since
     when = f"at step {high:,}" if low == high else f"in steps {low:,} to {high:,}"
     if found.outcome == "drift":
@@ -120,7 +120,7 @@ def _rounded(found: Parting) -> str:
 
 
 def _parted(found: Parting) -> list[str]:
-    """What differs first, and what follows."""
+    """Say which numbers differ first, and whether the gradient follows."""
     first = found.first
     if first is None:
         return []
@@ -134,7 +134,7 @@ def _parted(found: Parting) -> list[str]:
 
 
 def _why(found: Parting, first: Kind) -> str:
-    """What may be behind it."""
+    """Suggest the cause."""
     if first == "weights":
         began = ". Other weights to begin with: another file, seed or initialization."
         return ". Something changed the weights before that step." if found.same else began
@@ -154,7 +154,7 @@ def _why(found: Parting, first: Kind) -> str:
 
 
 def _items(apart: Sequence[Apart]) -> list[Apart]:
-    """The whole model first; the sum of the items only where no item differs."""
+    """Put the whole model first; keep the sum of the loss items only if no item differs."""
     named = [one for one in apart if one.name != TOTAL] or list(apart)
     return sorted(named, key=lambda one: one.name != WHOLE)
 
@@ -166,7 +166,7 @@ def _named(apart: Sequence[Apart]) -> str:
 
 
 def _values(one: Apart) -> str:
-    """A number in A and in the other run, and how many times as large it is there."""
+    """Format a number in A and in the other run, and the ratio or difference of the two."""
     a, b = one.values
     name = _NAMES.get(one.kind) or _NAMES.get(one.name, one.name)
     if not (math.isfinite(a) and math.isfinite(b)):
