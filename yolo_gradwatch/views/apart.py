@@ -28,7 +28,7 @@ _ENDED = {
     "failed": "failed",
     "interrupted": "was interrupted",
     "killed": "was killed",
-    "running": "has come as far as this and is still running",
+    "running": "is still running",
 }
 """Status -> verb phrase for how the recording of a run ends."""
 
@@ -46,7 +46,7 @@ def differences(picture: Beside) -> list[str]:
     said = [_sentence(picture, one) for one in found[:_MOST]]
     hidden = sum(map(len, found[_MOST:]))
     if hidden:
-        said.append(f"{hidden} more are {10**APART:g} times apart or farther.")
+        said.append(f"{hidden} more differ by a factor of {10**APART:g} or more.")
     if not found and picture.farthest:
         said.append(_near(picture))
     return [*said, *_without_norm(picture)]
@@ -121,19 +121,20 @@ def _sentence(picture: Beside, rows: Sequence[Farthest]) -> str:
     far = max(rows, key=lambda one: abs(one.decades))
     names = _between([picture.names[one.row] for one in rows])
     letter = picture.sides[1].letter
-    return f"{names}: the gradient is {times(_decades(rows))} in {letter} than in A, {_when(far)}."
+    when = f"with the largest difference {_when(far)}"
+    return f"{names}: the gradient is {times(_decades(rows))} in {letter} than in A, {when}."
 
 
 def _near(picture: Beside) -> str:
     """Name the farthest row of runs that are nowhere far apart."""
     far = max(picture.farthest.values(), key=lambda one: abs(one.decades))
     where = f"{picture.names[far.row]}, {times(far.decades)} in {picture.sides[1].letter}"
-    most = f"the farthest is {where}, {_when(far)}"
-    return f"No block is {10**APART:g} times apart: {most}."
+    most = f"the largest difference is in {where}, {_when(far)}"
+    return f"No block differs by a factor of {10**APART:g}: {most}."
 
 
 def _when(one: Farthest) -> str:
-    return f"most at {one.begin:.0%} to {one.end:.0%} of the training"
+    return f"at {one.begin:.0%} to {one.end:.0%} of the training"
 
 
 def _between(names: Sequence[str]) -> str:
@@ -153,7 +154,7 @@ def _without_norm(picture: Beside) -> list[str]:
             names = [picture.names[row] for row in np.flatnonzero(cells.any(axis=1))]
             if names:
                 when = percent(float(np.flatnonzero(cells.any(axis=0))[0]) / cells.shape[1])
-                which = f"{word} in {own.letter} and not in {other.letter}"
+                which = f"{word} in {own.letter} but not in {other.letter}"
                 said.append(f"{_some(names)}: {which}, first at {when} of the training.")
     return said
 
@@ -171,17 +172,17 @@ def _shared(picture: Beside) -> Iterable[str]:
     unknown = [one for one in picture.sides if one.there.any() and not one.share.planned]
     for side in unknown:
         yield (
-            f"How many epochs {side.letter} should have had is not in its files: what was watched "
-            "counts as all of its training."
+            f"The planned number of epochs of {side.letter} is not in its files: the watched part "
+            "counts as its whole training."
         )
     endings = [(side.letter, ending(side)) for side in picture.sides]
     why = joined([f"{letter} {how}" for letter, how in endings if how])
     if not picture.both.any():
-        yield f"The runs have no share of the training in common{f': {why}' if why else ''}."
+        yield f"The runs have no part of the training in common{f': {why}' if why else ''}."
         return
     if why or begin > 1 - _WHOLE_SHARE:
         part = f"the first {percent(end)}" if not begin else f"{percent(begin)} to {percent(end)}"
-        yield f"Compared over {part} of the training, which both have{f': {why}' if why else ''}."
+        yield f"Compared over {part} of the training, common to both{f': {why}' if why else ''}."
 
 
 def _lacking(picture: Beside) -> Iterable[str]:

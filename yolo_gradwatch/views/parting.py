@@ -104,10 +104,10 @@ def parting(one: Run, other: Run) -> Parting:
     """
     if one.layout.modules != other.layout.modules:
         sizes = " and ".join(f"{len(run.layout.modules):,}" for run in (one, other))
-        return Parting("unknown", f"the models have other modules ({sizes})")
+        return Parting("unknown", f"the models have different modules ({sizes})")
     places = common(one, other)
     if not len(places[0]):
-        return Parting("unknown", "no stretch of steps is in both runs")
+        return Parting("unknown", "the runs have no steps in common")
     return _judged(series_of(one, other, places), one, places[0])
 
 

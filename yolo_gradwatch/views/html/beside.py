@@ -89,7 +89,7 @@ def _across(axis: str) -> dict[str, Any]:
 
 def _factors(picture: Beside) -> dict[str, Any]:
     named = ticks(picture.span)
-    return _bar("B by A", named, [factor(tick) for tick in named])
+    return _bar("B / A", named, [factor(tick) for tick in named])
 
 
 def _bar(title: str, ticks: list[int], words: list[str]) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def _common(picture: Beside) -> dict[str, Any]:
 def _titled(picture: Beside, layout: dict[str, Any]) -> dict[str, Any]:
     """Add the name of each panel to a layout."""
     words = [f"<b>{side.letter}</b> {plain(side.report.name)}" for side in picture.sides]
-    for text, (x, y) in zip([*words, "<b>B beside A</b>"], layout.pop("titles"), strict=True):
+    for text, (x, y) in zip([*words, "<b>B relative to A</b>"], layout.pop("titles"), strict=True):
         layout["annotations"].append(
             {
                 "text": text,

@@ -93,7 +93,8 @@ def _more(found: Comparison) -> Iterator[str]:
     apart = words.options_apart(found.runs)
     if apart:
         yield _section("Options that differ", _paragraphs(apart))
-    yield _section("Step by step, B beside A", _paragraphs(sentences(parting(*found.runs), "B")))
+    steps = sentences(parting(*found.runs), "B")
+    yield _section("B compared with A, step by step", _paragraphs(steps))
 
 
 def _section(title: str, html: str) -> str:

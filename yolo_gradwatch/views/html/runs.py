@@ -95,7 +95,7 @@ def _run_cell(row: Shown, run: Path, path: Path, written: str) -> str:
     """Render the name of a run, with links to its page or folder, and to its picture."""
     picture = run / PICTURE_FILE
     link = f' <a class="picture" href="{_link(picture, path)}">picture</a>'
-    title = f"newest window written {written}"
+    title = f"last window written {written}"
     return (
         f'<th scope="row"><a href="{_link(_home(run), path)}" title="{escape(title)}">'
         f"{escape(row.name)}</a>{link if picture.is_file() else ''}</th>"

@@ -89,13 +89,13 @@ def _body(figure: Figure, picture: Beside, top: float, heat: float) -> None:
     for side in picture.sides:
         _gaps(apart, picture, side, is_named=False)
         _frames(apart, picture, side)
-    apart.set_title("B beside A: weaker or stronger", fontsize=8.5, loc="left", weight="bold")
+    apart.set_title("B relative to A", fontsize=8.5, loc="left", weight="bold")
     _names(a, picture, size=8 if is_few else 5)
     _numbers(apart, picture, size=8 if is_few else 5)
     bottom = (top - heat - 0.62) / height
     for axes_of, x, wide, words in (
         (levels, lefts[0], 2 * width + _BETWEEN, "gradient norm (L2)"),
-        (span, lefts[2], width, "norm in B by norm in A"),
+        (span, lefts[2], width, "norm in B / norm in A"),
     ):
         place = (x / WIDTH, bottom, wide / WIDTH, 0.1 / height)
         _bar(figure, axes_of, place, words, is_ratio=axes_of is span)
@@ -182,7 +182,7 @@ def _names(axes: Axes, picture: Beside, *, size: float) -> None:
 
 def _numbers(axes: Axes, picture: Beside, *, size: float) -> None:
     """Write the largest difference of each row as a factor."""
-    head = axes.text(1.02, 1.0, "most apart", fontsize=7.5, transform=axes.transAxes, color=DARK)
+    head = axes.text(1.02, 1.0, "largest", fontsize=7.5, transform=axes.transAxes, color=DARK)
     head.set(va="bottom")
     for row, one in picture.farthest.items():
         is_far = abs(one.decades) >= APART

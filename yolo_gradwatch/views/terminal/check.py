@@ -32,10 +32,10 @@ _GIB = 2**30
 
 _WHY = {
     "frozen": "frozen by the arguments, or fixed by design",
-    "frozen_otherwise": "frozen otherwise",
+    "frozen_otherwise": "frozen in another way",
     "unused": "without a gradient in any step",
-    "outside": "in no parameter group",
-    "zero_rate": "at a learning rate of 0",
+    "outside": "not in any parameter group of the optimizer",
+    "zero_rate": "with a learning rate of 0",
 }
 
 
@@ -70,16 +70,16 @@ def cost_text(cost: Cost) -> Text:
         return Text()
     together = f" of {counted(cost.together, 'batch')}" if cost.together > 1 else ""
     device = f" of {cost.device_memory / _GIB:.1f}" if cost.device_memory else ""
-    where = "on the GPU" if cost.device_memory else "by the process"
+    where = "on the GPU" if cost.device_memory else "in the process"
     lines = [
         Text("Time and memory", "bold"),
         Text(
-            f"  An optimizer step{together} takes {duration(step)}; at most "
-            f"{cost.memory / _GIB:.1f}{device} GiB were used {where}."
+            f"  An optimizer step{together} takes {duration(step)}; peak memory use "
+            f"{cost.memory / _GIB:.1f}{device} GiB {where}."
         ),
         Text(
             f"  All {counted(cost.epochs, 'epoch')} of {counted(cost.batches, 'batch')}, about "
-            f"{counted(cost.steps, 'step')}: about {duration(whole)}, validation not included."
+            f"{counted(cost.steps, 'step')}: about {duration(whole)}, excluding validation."
         ),
     ]
     return Text("\n").join(lines)
@@ -120,7 +120,7 @@ def _warming(run: Run) -> list[str]:
         return []
     now, later = rate
     rates = f"the learning rate reached {now:.2g} of {later:.2g}"
-    return [f"  still in warm-up: {rates}; its effect at the maximum was not seen"]
+    return [f"  still in warm-up: {rates}; its effect at the maximum was not tested"]
 
 
 def _blocks(report: Report, run: Run, width: int | None) -> Text:
@@ -143,14 +143,14 @@ def _legend(run: Run, form: Format, *, is_narrow: bool) -> list[Text]:
     end = f"{form.end:,.0f}" if form.end < FLOAT32_MAX else f"{form.end:.2g}"
     lines = [
         "gradient: median norm over the steps"
-        + (f"; update: relative change of the weights by step {step:,}" if step else ""),
+        + (f"; update: relative change of the weights in step {step:,}" if step else ""),
     ]
     if last:
         lines += [
             f"RMS, zeros: of the output in step {last:,}{before}",
-            f"room: how many times the largest output fits below {end}, the end of {form.name}",
+            f"room: {end}, the largest number in {form.name}, divided by the largest output",
         ]
-    lines.append("stored: the same for the weights and float16, the format of checkpoints")
+    lines.append("stored: the same for the weights in float16, the format of checkpoints")
     return [Text(f"  {line}", "dim") for line in lines]
 
 
@@ -219,7 +219,7 @@ def _losses(run: Run, width: int | None) -> Text:
         Column("last", [norm_text(item.last) for item in items]),
         Column("share", ["-" if math.isnan(i.share) else f"{i.share:.0%}" for i in items]),
     ]
-    heading = Text("Loss items as weighted in the loss, and their shares of the total", "bold")
+    heading = Text("Weighted loss items, and their shares of the total loss", "bold")
     return Text("\n").join([heading, columns(table, width)])
 
 
@@ -230,5 +230,5 @@ def _untrained(run: Run) -> Text:
         Text(f"  {words}: {listed(found[name])}") for name, words in _WHY.items() if found[name]
     ]
     none = [Text("  none is frozen, without a gradient, or outside the optimizer")]
-    heading = Text("Parameters that do not move (how many tensors)", "bold")
+    heading = Text("Parameters that are not updated (number of tensors)", "bold")
     return Text("\n").join([heading, *(lines or none)])

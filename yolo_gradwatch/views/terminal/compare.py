@@ -84,7 +84,7 @@ def _shares(
     letter = ascii_uppercase[other]
     kinds = {name: [kinds[0], kinds[other]] for name, kinds in names.items()}
     lines = [Text(f"  {line}") for line in shares(beside(runs, reports, kinds, letter))]
-    title = Text(f"At the same share of training, {letter} beside A", "bold")
+    title = Text(f"{letter} relative to A, at the same share of training", "bold")
     return Text("\n").join([title, *lines]) if lines else Text()
 
 
@@ -109,7 +109,7 @@ def _options(runs: Sequence[Run], width: int | None) -> Text:
 def _steps(found: Parting, letter: str) -> Text:
     """Say from which step a run differs from the first."""
     lines = [Text(f"  {sentence}") for sentence in sentences(found, letter)]
-    return Text("\n").join([Text(f"Step by step, {letter} beside A", "bold"), *lines])
+    return Text("\n").join([Text(f"{letter} compared with A, step by step", "bold"), *lines])
 
 
 def options_apart(runs: Sequence[Run]) -> list[str]:
@@ -131,8 +131,8 @@ def _pair(table: pd.DataFrame, names: dict[str, list[str]], other: int, width: i
 
 def pair_title(other: int) -> str:
     """Return the title of `pair_columns`."""
-    what = "first, middle and last tenth of the steps of each run"
-    return f"Gradient norm, {ascii_uppercase[other]} beside A: {what}"
+    what = "in the first, middle and last tenth of each run"
+    return f"Gradient norm, {ascii_uppercase[other]} relative to A, {what}"
 
 
 def pair_columns(table: pd.DataFrame, names: dict[str, list[str]], other: int) -> list[Column]:
@@ -181,7 +181,7 @@ def _farthest(
 
 def farthest_title(other: int) -> str:
     """Return the title of `farthest_columns`."""
-    return f"Beside the norm, what differs most, {ascii_uppercase[other]} beside A"
+    return f"Largest differences besides the norm, {ascii_uppercase[other]} relative to A"
 
 
 def farthest_columns(table: pd.DataFrame, names: dict[str, list[str]], other: int) -> list[Column]:
