@@ -121,7 +121,7 @@ def _sentence(picture: Beside, rows: Sequence[Farthest]) -> str:
     far = max(rows, key=lambda one: abs(one.decades))
     names = _between([picture.names[one.row] for one in rows])
     letter = picture.sides[1].letter
-    when = f"with the largest difference {_when(far)}"
+    when = f"most clearly {_when(far)}"
     return f"{names}: the gradient is {times(_decades(rows))} in {letter} than in A, {when}."
 
 
