@@ -455,7 +455,7 @@ def test_a_run_whose_files_are_gone_may_come_back(training, meanwhile, capsys, l
     )
     assert follow(folder) == 0
     lines = capsys.readouterr().out.splitlines()
-    (told,) = [line for line in lines if line.startswith("GradWatch still waits")]
+    (told,) = [line for line in lines if line.startswith("GradWatch has been waiting")]
     assert "gone" in told
 
 
@@ -635,7 +635,7 @@ def test_the_panel_says_how_long_nothing_came(training, meanwhile, take_terminal
     )
     follow(training.folder)
     begin = "no new data for "
-    assert [int(line.split()[3]) for line in shown if line.startswith(begin)] == minutes
+    assert [int(line.split()[4]) for line in shown if line.startswith(begin)] == minutes
     assert not any(line.startswith(begin) for line in seen(terminal))
 
 
@@ -682,7 +682,7 @@ def assert_panel(lines, expected):
 def test_the_panel_is_in_a_terminal_until_the_run_ends(tmp_path, followed, size):
     folder = tmp_path / "run"
     terminal = followed(folder, size)
-    terminal.read_until(shows("GradWatch waits"))
+    terminal.read_until(shows("GradWatch is waiting"))
     folder.mkdir()
     training = Training(folder, layout=NET)
     windows = [window(step, layout=NET, zero=["model.4.conv"]) for step in range(1, 6)]
@@ -709,7 +709,7 @@ def test_a_terminal_shows_how_long_a_path_has_not_come(tmp_path, followed):
     terminal.type(b"\x03")
     terminal.read_until(is_over)
     assert terminal.code() == 130
-    assert not any("waiting for" in line for line in terminal.lines())
+    assert not any(line.startswith("waiting for") for line in terminal.lines())
 
 
 @pytest.mark.slow

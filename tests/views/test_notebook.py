@@ -180,8 +180,8 @@ def test_an_error_costs_the_display_and_brings_the_tables_back(  # noqa: PLR0913
 def test_a_watch_that_ends_first_says_so(tmp_path, kernel):
     recording = Recording(tmp_path, live=None)
     recording.close()
-    assert "The watch is over before the training" in text_of(kernel.states[-1])
-    assert "The watch is over before the training" in kernel.states[-1]["text/plain"]
+    assert "The watch ended before the training" in text_of(kernel.states[-1])
+    assert "The watch ended before the training" in kernel.states[-1]["text/plain"]
 
 
 # --- the same in a cell of its own ----------------------------------------------------------------
@@ -192,7 +192,7 @@ def test_a_view_of_ones_own_shows_every_training_and_the_cell_of_the_training_no
 ):
     watch = GradWatch()
     watch.view()
-    assert "waits for a training" in kernel.states[0]["text/plain"]
+    assert "is waiting for a training" in kernel.states[0]["text/plain"]
     for name in ("a", "b"):
         FAKE.train(tmp_path / name, watch=watch)
         assert watch.report().verdict in kernel.states[-1]["text/plain"]
@@ -242,7 +242,7 @@ def test_a_run_of_files_is_followed_to_its_end(tmp_path, kernel, clock):
     training.write(DEAD[0])
     load_run(tmp_path).view()
     waiting, *running, last = kernel.states
-    assert "waits" in waiting["text/plain"]
+    assert "is waiting" in waiting["text/plain"]
     steps = [text_of(page).split("step ")[1].split()[0] for page in running]
     assert steps == ["1", "2", "3"]
     (finding,) = load_run(tmp_path).report().findings
@@ -424,7 +424,7 @@ def test_a_run_beside_another_one(run, tmp_path):
     assert beside.norms["run"].unique().tolist() == [1, 2]
     shown = beside.picture().names, beside.picture(modules=True).names
     assert shown == (("model", "model.0", "model.1", "model.2"), LAYOUT.modules)
-    assert "B beside A" in "".join(axes.get_title("left") for axes in beside.plot().axes)
+    assert "B relative to A" in "".join(axes.get_title("left") for axes in beside.plot().axes)
 
 
 @pytest.mark.slow

@@ -229,9 +229,7 @@ def test_each_episode_has_a_frame_and_a_number_and_the_finding_a_single_line(rep
     assert frames == [pytest.approx((at / 9, 2 / 9)) for at in (1, 3, 5)]
     lines = [text for text in texts_of(figure) if "critical" in text and text[0] in "12"]
     assert [line[0] for line in lines] == ["1", "2"]
-    assert lines[0] == (
-        "1  critical dead in model.1 from step 2 to step 4, from step 6 until step 8"
-    )
+    assert lines[0] == "1  critical dead in model.1 from step 2 to step 4, from step 6 to step 8"
     assert axes_texts(figure).count("1") == 2
 
 

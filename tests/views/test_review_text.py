@@ -390,7 +390,7 @@ def test_nothing_beside_the_norm_is_listed_where_all_is_alike(tmp_path):
 def test_two_runs_stand_side_by_side(pair):
     (table,) = norms_in(comparison_of(pair, None))
     assert table.plain.splitlines() == [
-        "Gradient norm, B beside A: first, middle and last tenth of the steps of each run",
+        "Gradient norm, B relative to A, in the first, middle and last tenth of each run",
         "module        A last  B last  B/A first  middle  last  class",
         "model              2       8          4       4     4  Block",
         "model.0            2       8          4       4     4  Block",
@@ -418,7 +418,7 @@ def test_a_third_run_stands_beside_the_first(pair):
     (options,) = [part for part in parts if part.plain.startswith("Options")]
     assert ["lr0", "0.01", "0.1", "0.01"] in [line.split() for line in options.plain.splitlines()]
     assert "model.1.new" in second.plain
-    assert "C beside A" in third.plain
+    assert "C relative to A" in third.plain
     assert "model.1.new" not in third.plain
     assert third.plain.splitlines()[2].split() == ["model", "2", "2", "1", "1", "1", "Block"]
     assert "only in B:" in findings.plain

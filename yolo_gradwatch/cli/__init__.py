@@ -1,1 +1,1 @@
-"""The command ``yolo-gradwatch``."""
+"""Command line interface ``yolo-gradwatch``."""

@@ -1,4 +1,4 @@
-"""The command ``check``: the look before a long training."""
+"""Command ``check``: a short trial before a long training."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def check(
     fail_on: FailOn = "",
     json: Json = False,
 ) -> None:
-    """Look at a training before it begins: some optimizer steps that leave nothing behind.
+    """Try a training before you start it: run a few optimizer steps and leave no files behind.
 
-    ARGS are those of [bold]train[/bold]: the same model, data, image size, batch, AMP, optimizer
-    and schedule, in a temporary folder, without validation, plots, checkpoints and loggers, as in:
+    ARGS are the same as for [bold]train[/bold]: same model, data, image size, batch, AMP, optimizer
+    and schedule, but in a temporary folder, without validation, plots, checkpoints or loggers:
 
     [bold]yolo-gradwatch check model=yolo26n.pt data=coco8.yaml epochs=100 imgsz=640[/bold]
     """
@@ -74,7 +74,7 @@ def check(
 
 
 def _looked(arguments: list[str], steps: int, limits: Thresholds) -> Checked | None:
-    """What a short training has shown; None if there was none."""
+    """Run the short training and return its result; None if there was no training."""
     from yolo_gradwatch.views.terminal.progress import Progress
     from yolo_gradwatch.watch import check as checking
 
@@ -113,14 +113,15 @@ def _as_json(checked: Checked) -> dict[str, Any]:
 
 @contextmanager
 def _tidy() -> Iterator[None]:
-    """Have a signal that ends the process, as when its terminal is closed, tidy up before."""
+    """Turn signals that would kill the process into `SystemExit`, so that clean-up code runs."""
 
     def leave_at(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
 
     known = [getattr(signal, "SIGHUP", None), signal.SIGTERM]  # Windows has no SIGHUP
     is_ours = threading.current_thread() is threading.main_thread()
-    heard = [one for one in known if one and signal.getsignal(one) is not signal.SIG_IGN]  # nohup
+    # nohup ignores SIGHUP, which must stay so.
+    heard = [one for one in known if one and signal.getsignal(one) is not signal.SIG_IGN]
     before = {one: signal.signal(one, leave_at) for one in heard if is_ours}
     try:
         yield
@@ -131,7 +132,7 @@ def _tidy() -> Iterator[None]:
 
 @contextmanager
 def _beside_json() -> Iterator[None]:
-    """Have Ultralytics write to standard error what it writes to standard output."""
+    """Redirect Ultralytics' standard output to standard error."""
     from yolo_gradwatch.watch.ultralytics.training import log_handlers
 
     streams = [(h, h.stream) for h in log_handlers() if h.stream is sys.stdout]

@@ -1,4 +1,4 @@
-"""The command ``compare``: several runs side by side, from their files."""
+"""Command ``compare``: comparison of several runs from their files."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ Runs = Annotated[
 ]
 
 _DRAWING = {"--plot": COMPARED_FILE, "--html": COMPARED_PAGE}
-"""Options that need no file behind them, and the one that they write then."""
+"""Options whose file name is optional -> its default."""
 
 
 class Drawing(typer.core.TyperCommand):
-    """Takes ``--plot`` and ``--html`` with a file and without one."""
+    """Command that accepts ``--plot`` and ``--html`` with or without a file name."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Give such an option an empty file where none follows."""
+        """Pass an empty file name to such an option if none follows."""
         return super().parse_args(ctx, list(_completed(args)))
 
 
@@ -63,12 +63,12 @@ def compare(  # noqa: PLR0913, PLR0917  # each is an option of the command
         ),
     ] = None,
 ) -> None:
-    """Compare watched trainings: from which step on they differ, norms, and findings.
+    """Compare watched trainings: the step at which they diverge, gradient norms, and findings.
 
-    For the same model under another optimizer or image size, or with a block of your own.
+    For example, the same model with another optimizer or image size, or with a custom block.
 
-    Every run is judged under its own limits and compared with the first: step by step, and at the
-    same share of training.
+    Each run is judged under its own limits and compared with the first one, both step by step and
+    at the same share of training.
     """
     from yolo_gradwatch.views import compare as comparing
     from yolo_gradwatch.views.parting import parting
@@ -108,14 +108,14 @@ def compare(  # noqa: PLR0913, PLR0917  # each is an option of the command
 
 
 def _completed(args: Sequence[str]) -> Iterator[str]:
-    """The arguments, with ``--plot=`` for a ``--plot`` behind which no file follows."""
+    """Yield the arguments, with ``--plot=`` for a ``--plot`` that no file name follows."""
     for i, word in enumerate(args):
         is_bare = word in _DRAWING and (i + 1 == len(args) or args[i + 1].startswith("-"))
         yield f"{word}=" if is_bare else word
 
 
 def _check_drawing(runs: Sequence[Path], plot: str | None, html: str | None) -> None:
-    """Refuse what cannot be drawn, or no file can be written to, before anything else is done."""
+    """Refuse an impossible drawing or file name before any other work is done."""
     for (option, name), text in zip(_DRAWING.items(), (plot, html), strict=True):
         if text:
             check_target(option, Path(text), example=name)
@@ -128,7 +128,7 @@ def _check_drawing(runs: Sequence[Path], plot: str | None, html: str | None) -> 
 
 
 def _draw(pair: Comparison, plot: str | None, html: str | None) -> None:
-    """Write the picture and the page that were asked for."""
+    """Write the requested picture and page."""
     other = pair.runs[1].folder
     if plot is not None:
         from yolo_gradwatch.views.png import beside as png

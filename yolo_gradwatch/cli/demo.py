@@ -1,4 +1,4 @@
-"""The command ``demo``: a training on drawn shapes, with a fault planted on demand."""
+"""Command ``demo``: a training on generated shapes, optionally with an injected fault."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def demo(
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of six batches each.")] = 8,
     **options: Any,
 ) -> None:
-    """Train YOLO26n for a minute on drawn shapes: no download, no data of your own.
+    """Train YOLO26n on generated shapes for about a minute. Needs no download and no data.
 
-    With [bold]--fault NAME[/bold], a fault is planted, to see its report.
+    Use [bold]--fault NAME[/bold] to inject a fault and see how it is reported.
     """
     from yolo_gradwatch.demo.faults import FAULTS  # it loads torch
 
@@ -47,13 +47,13 @@ def demo(
 
 
 def train_on_shapes(folder: Path, watch: GradWatch, fault: Fault, epochs: int) -> None:
-    """Train YOLO26n from scratch on drawn shapes, watched.
+    """Train YOLO26n from scratch on generated shapes, with a watch.
 
     Args:
-        folder: For the data (``data``) and the run (``run``).
-        watch: What watches.
-        fault: Planted before the watch looks at the model.
-        epochs: Of six batches each.
+        folder: Parent folder of the data (``data``) and the run (``run``).
+        watch: The watch.
+        fault: Fault to inject before the watch is attached to the model.
+        epochs: Number of epochs, of six batches each.
     """
     from yolo_gradwatch.demo.shapes import SIZE, draw_dataset
 
@@ -80,7 +80,7 @@ def train_on_shapes(folder: Path, watch: GradWatch, fault: Fault, epochs: int) -
 
 
 def _print_faults(faults: dict[str, Fault]) -> None:
-    """One line a fault: its name, what is wrong, and the rule that finds it."""
+    """Print a line per fault: its name, what is wrong, and the rule that detects it."""
     table = Table("fault", "what is wrong", "found by", box=None, pad_edge=False)
     for name, fault in faults.items():
         table.add_row(name, fault.title, fault.rule or "nothing: no alarm")

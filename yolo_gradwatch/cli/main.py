@@ -1,4 +1,4 @@
-"""The command ``yolo-gradwatch``: its commands, its version, and how the process ends."""
+"""Entry point ``yolo-gradwatch``: its commands, its version, and the exit codes."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 
 class _Group(typer.core.TyperGroup):
-    """Hands what is no command of ours to ``train``, as in ``yolo-gradwatch segment train ...``.
+    """Passes unknown commands to ``train``, as in ``yolo-gradwatch segment train ...``.
 
-    ``check`` may come after a task too.
+    ``check`` too may come after a task.
     """
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the command that is named, or take all arguments as those of a training."""
+        """Find the named command, or treat all arguments as those of a training."""
         if args[0] not in self.commands:
             _refuse_mistyped(args[0], self.commands)
             name = "check" if "check" in args else "train"  # a task may come first
@@ -42,7 +42,7 @@ class _Group(typer.core.TyperGroup):
 
 
 def _refuse_mistyped(word: str, commands: Collection[str]) -> None:
-    """Refuse a word that is nearly a command of ours, and none of Ultralytics' words."""
+    """Refuse a word that looks like a misspelt command and is not known to Ultralytics."""
     near = get_close_matches(word, commands, n=1)
     if near and word.isalpha() and word not in argument_names():
         refuse(f"there is no command {word}; did you mean {near[0]}?")
@@ -106,13 +106,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _sentence(error: OSError) -> str:
-    """Which file cannot be read, or that the output cannot be written."""
+    """Say which file cannot be read, or that the output cannot be written."""
     what = f"cannot read {error.filename}" if error.filename else "cannot write the output"
     return f"{what}: {error.strerror}"
 
 
 def _unusable(reason: object) -> int:
-    """Print the reason in one line, and return the exit code that goes with it."""
+    """Print the reason in one line, and return the exit code for unusable input."""
     with suppress(typer.Exit):
         refuse(reason)
     return UNUSABLE
@@ -130,8 +130,9 @@ def script() -> None:
     code = main()
     try:
         sys.stdout.flush()
-    except OSError as error:  # Python would write once more at its end, and complain
+    except OSError as error:  # Python would flush again at exit, and print a traceback
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        is_known = code == UNUSABLE or isinstance(error, BrokenPipeError)  # who wanted no more
+        # Say nothing if an error was already printed, or if the reader closed the pipe.
+        is_known = code == UNUSABLE or isinstance(error, BrokenPipeError)
         code = code if is_known else _unusable(_sentence(error))
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""The options that commands share, and what is meant by them."""
+"""Options shared by several commands, and their interpretation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Json = Annotated[bool, typer.Option("--json", help="Everything as JSON on standa
 
 @dataclass(frozen=True)
 class Watching:
-    """The options of every command that trains."""
+    """Options of every command that trains."""
 
     interval: Annotated[int, typer.Option(help="Capture every Nth optimizer step.")] = 1
     live: Annotated[
@@ -79,12 +79,12 @@ class Watching:
 
 
 def fields_of(record: type) -> list[inspect.Parameter]:
-    """The fields of a record as options, with their annotations and defaults."""
+    """Return the fields of a record as options, with their annotations and defaults."""
     return [*inspect.signature(record, eval_str=True).parameters.values()]
 
 
 def limits() -> list[inspect.Parameter]:
-    """An option for each limit of the rules; None where it is not given."""
+    """Return an option for each limit of the rules; None if it is not given."""
     return [
         inspect.Parameter(
             field.name,
@@ -104,7 +104,7 @@ def limits() -> list[inspect.Parameter]:
 
 
 def taking(options: Sequence[inspect.Parameter]) -> Callable[[_Command], _Command]:
-    """Decorate a command that gets these options by name in its last parameter, ``**NAME``."""
+    """Return a decorator that adds options to a command, passed in its ``**`` parameter."""
 
     def decorate(command: _Command) -> _Command:
         own = inspect.signature(command, eval_str=True)
@@ -117,7 +117,7 @@ def taking(options: Sequence[inspect.Parameter]) -> Callable[[_Command], _Comman
 
 
 def found(path: Path) -> Path:
-    """The folder of a run; prints which one, where it had to be chosen."""
+    """Find the folder of a run; print which one if it had to be chosen."""
     from yolo_gradwatch.runs.find import find_run
 
     folder = find_run(path)
@@ -127,7 +127,7 @@ def found(path: Path) -> Path:
 
 
 def judged(folder: Path, choose: Callable[[Thresholds], Thresholds]) -> tuple[Run, Report]:
-    """A run and its findings, under its own limits or those that ``choose`` makes of them."""
+    """Load a run and judge it under the limits that ``choose`` derives from its own."""
     from yolo_gradwatch.runs.run import load_run
 
     run = load_run(folder)
@@ -145,7 +145,7 @@ def judged(folder: Path, choose: Callable[[Thresholds], Thresholds]) -> tuple[Ru
 def chosen_limits(
     file: Path | None, options: dict[str, float | None], own: Thresholds
 ) -> Thresholds:
-    """The limits of the training, or those of a file, but for single ones that are given."""
+    """Return the limits of a file or else of the training, overridden by single options."""
     base = limits_of(file) if file else own
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     try:
@@ -158,7 +158,7 @@ def chosen_limits(
 
 
 def epoch_span(epochs: str) -> tuple[int, int] | None:
-    """First and last epoch, from ``3:8``, ``3:``, ``:8`` or ``5``."""
+    """Parse first and last epoch from ``3:8``, ``3:``, ``:8`` or ``5``; None for all epochs."""
     if not epochs:
         return None
     first, colon, last = epochs.partition(":")
@@ -172,7 +172,7 @@ def epoch_span(epochs: str) -> tuple[int, int] | None:
 
 
 def matching(table: pd.DataFrame, pattern: str) -> pd.DataFrame:
-    """The rows of the modules that match, if there are any."""
+    """Select the rows of the modules that match a pattern; refuse a pattern without a match."""
     from yolo_gradwatch.views import summary
 
     found = summary.matching(table, pattern)
@@ -182,7 +182,7 @@ def matching(table: pd.DataFrame, pattern: str) -> pd.DataFrame:
 
 
 def alarm_words(option: str, words: str) -> tuple[str, ...]:
-    """Rules or kinds of rules that an option names; none of them is a notice."""
+    """Parse the rules or kinds of rules of an option; notices are refused."""
     try:
         return alarms(option, _split(words))
     except (TypeError, ValueError) as error:
@@ -190,7 +190,7 @@ def alarm_words(option: str, words: str) -> tuple[str, ...]:
 
 
 def rule_words(option: str, words: str) -> tuple[str, ...]:
-    """Rules, notices too, or kinds of rules that an option names."""
+    """Parse the rules, including notices, or kinds of rules of an option."""
     known: Collection[str] = sorted({*RULES, *ALARMS})
     for word in _split(words):
         if word not in known:
@@ -199,7 +199,7 @@ def rule_words(option: str, words: str) -> tuple[str, ...]:
 
 
 def limits_of(path: Path) -> Thresholds:
-    """The limits in a TOML file."""
+    """Read the limits in a TOML file."""
     try:
         return Thresholds.from_toml(path)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What commands print and write, and the exit codes that go with it."""
+"""Output of the commands, and their exit codes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.report import Report
 
 FINE, FOUND, UNUSABLE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
-"""Exit codes: no trouble; a finding or a failed training; bad input; --stop-on; Ctrl+C."""
+"""Exit codes: success; a finding or a failed training; unusable input; --stop-on; Ctrl+C."""
 
 EPILOG = (
     "Exit codes: 0 success; 1 a finding under --fail-on, or a training that ended with an "
@@ -35,7 +35,7 @@ EPILOG = (
 
 
 def refuse(message: object) -> NoReturn:
-    """Print one line on what cannot be used, and leave."""
+    """Print a one-line error and exit with `UNUSABLE`."""
     line = str(message).strip().split("\n", maxsplit=1)[0] or type(message).__name__
     line = printable(Text.from_ansi(line).plain)  # Ultralytics 8.4.0 colours a part
     try:
@@ -47,23 +47,23 @@ def refuse(message: object) -> NoReturn:
 
 
 def tell(line: str) -> None:
-    """Print a line beside the output, on standard error."""
+    """Print a line on standard error."""
     with printing():
         typer.echo(printable(line), err=True)
 
 
 def hint(word: str, known: Collection[str], otherwise: str) -> str:
-    """What may have been meant by a word that nobody knows."""
+    """Suggest a correction of an unknown word, with ``otherwise`` if none is similar."""
     near = get_close_matches(word, known)
     return f"; did you mean {near[0]}?" if near else f"; {otherwise}"
 
 
 @contextmanager
 def printing() -> Iterator[None]:
-    """Have what is printed inside written at once; behind ``| head -1``, nobody need read it.
+    """Flush standard output at the end of the block; a closed pipe, as by ``| head -1``, is fine.
 
     Raises:
-        typer.Exit: It cannot be written, as on a full disk.
+        typer.Exit: The output cannot be written, for example because the disk is full.
     """
     try:
         yield
@@ -76,7 +76,7 @@ def printing() -> Iterator[None]:
 
 
 def _let_go() -> None:
-    """Point the streams that take nothing any more at nobody; else they fail again at the end."""
+    """Redirect broken standard streams to the null device, or they would fail again at exit."""
     for stream in (sys.stdout, sys.stderr):
         if not _takes(stream):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -91,13 +91,13 @@ def _takes(stream: TextIO) -> bool:
 
 
 def why_failed(report: Report, words: Collection[str]) -> str:
-    """Why a run does not pass ``--fail-on``; "" if it does.
+    """Explain why a run fails ``--fail-on``; "" if it passes.
 
-    A run of which no step was watched does not: nothing is known of it.
+    A run without a watched step fails, because nothing is known about it.
 
     Args:
-        report: Of the run.
-        words: Rules and kinds of rules; without one, every run passes.
+        report: Report of the run.
+        words: Rules and kinds of rules; without any, every run passes.
     """
     if words and not report.steps:
         return "; ".join([report.verdict, *map(str.strip, report.facts())])
@@ -106,14 +106,14 @@ def why_failed(report: Report, words: Collection[str]) -> str:
 
 
 def tell_unjudged(report: Report, words: Collection[str]) -> None:
-    """Say in one line which of the rules of ``--fail-on`` a run was too short for, if any."""
+    """Print which rules of ``--fail-on`` could not be judged because the run was too short."""
     rules = [rule for rule in report.unjudged if is_named(rule, words)]
     if rules and report.steps:
         tell(f"passed under --fail-on, but too short to judge {', '.join(rules)}: {report.path}")
 
 
 def leave(report: Report, words: Collection[str]) -> NoReturn:
-    """Leave a command that has shown a run: with 1, and a line that says why, under --fail-on."""
+    """Exit a command that has shown a run: with `FOUND` and the reason if it fails --fail-on."""
     why = why_failed(report, words)
     if why:
         tell(f"failed under --fail-on: {report.path}: {why}")
@@ -123,13 +123,13 @@ def leave(report: Report, words: Collection[str]) -> NoReturn:
 
 
 def width() -> int | None:
-    """Cells of a line of the terminal; None where there is no terminal."""
+    """Return the width of the terminal in cells; None if there is no terminal."""
     out = console.plain_console()
     return out.width if out.is_terminal else None
 
 
 def show(parts: Sequence[Text]) -> None:
-    """Print paragraphs with an empty line between them."""
+    """Print paragraphs, separated by empty lines."""
     out = console.plain_console()
     shown = [part for part in parts if part]
     with printing():
@@ -139,27 +139,27 @@ def show(parts: Sequence[Text]) -> None:
 
 
 def outcome(report: Report) -> dict[str, object]:
-    """A report as JSON has it, without its findings and epochs."""
+    """Return a report for JSON, without its findings and epochs."""
     return {k: v for k, v in report.to_dict().items() if k not in {"findings", "epochs"}}
 
 
 def records(table: pd.DataFrame) -> list[dict[str, object]]:
-    """The rows as JSON has them: null where there is no finite number."""
+    """Return the rows for JSON: null where there is no finite number."""
     finite = table.replace([math.inf, -math.inf], math.nan).astype("object")
     return cast("list[dict[str, object]]", finite.where(finite.notna(), None).to_dict("records"))
 
 
 def write_csv(table: pd.DataFrame, reports: Sequence[Report]) -> None:
-    """The table alone on standard output; remarks go to standard error."""
+    """Write a table to standard output, and the remarks of reports to standard error."""
     for report in reports:
         for remark in report.remarks:
             tell(remark)
-    # By default pandas ends lines as the system does, and so does the stream once more.
+    # By default, pandas writes the system's line ends, which the stream would translate again.
     _write(table.to_csv(index=False, lineterminator="\n"))
 
 
 def write_json(content: dict[str, object]) -> None:
-    """A table of names and values alone on standard output."""
+    """Write an object to standard output as JSON."""
     _write(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
@@ -169,7 +169,7 @@ def _write(text: str) -> None:
 
 
 def check_target(option: str, path: Path, *, example: str) -> None:
-    """Refuse a path to which no file can be written."""
+    """Refuse a path that cannot be written as a regular file."""
     try:
         is_folder, is_other = path.is_dir(), path.exists() and not path.is_file()
     except OSError as error:  # too long a name
@@ -181,7 +181,7 @@ def check_target(option: str, path: Path, *, example: str) -> None:
 
 
 def write_file(path: Path, write: Callable[[], object]) -> None:
-    """Write a file; its path goes where no data goes."""
+    """Write a file, and print its path on standard error."""
     try:
         write()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The command ``review``: one run, finished or under way, from its files."""
+"""Command ``review``: one run, finished or still running, from its files."""
 
 from __future__ import annotations
 
@@ -66,7 +66,15 @@ Folder = Annotated[
 
 @dataclass(frozen=True)
 class _Narrowed:
-    """What of a run is shown: modules, the findings of rules, the N farthest, epochs, or all."""
+    """Selection of what to show of a run.
+
+    Attributes:
+        pattern: Pattern of module names; "" for all.
+        rules: Rules whose findings and modules are shown; all if empty.
+        top: Number of modules farthest from normal; None for all.
+        span: First and last epoch; None for all.
+        single: Show all modules instead of blocks.
+    """
 
     pattern: str
     rules: tuple[str, ...]
@@ -76,12 +84,12 @@ class _Narrowed:
 
     @property
     def is_by_blocks(self) -> bool:
-        """Whether single modules were not asked for."""
+        """Whether to show blocks instead of single modules."""
         return not (self.pattern or self.rules or self.top or self.single)
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is the run at a glance, with nothing left out or added."""
+        """Whether to show the overview, without any selection."""
         return self.is_by_blocks and not self.span
 
 
@@ -127,11 +135,11 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
     ] = None,
     **limits: float | None,
 ) -> None:
-    """Review a watched training from its files: what was wrong, where, since when, what to try.
+    """Review a watched training from its files: what went wrong, where, when, and what to try.
 
-    Needs neither a GPU nor the data. --module, --rule, --top and --epochs narrow it down.
+    Needs neither a GPU nor the data. Use --module, --rule, --top and --epochs to narrow it down.
 
-    Limits such as --vanishing re-evaluate every finding.
+    Setting a limit such as --vanishing re-evaluates all findings.
     """
     if csv and json:
         refuse("--csv and --json exclude each other; choose one")
@@ -171,12 +179,12 @@ def _followed(path: Path, choose: Callable[[Thresholds], Thresholds], *, on_stde
         return follow(path, choose, on_stderr=on_stderr)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
-    except BrokenPipeError:  # nobody reads it any more
+    except BrokenPipeError:  # the reader has closed the pipe
         return find_run(path)
 
 
 def _findings(run: Run, report: Report, shown: _Narrowed) -> list[Finding]:
-    """The findings of the rules that were asked for, in those epochs."""
+    """Return the findings of the selected rules in the selected epochs."""
     from yolo_gradwatch.views import summary
 
     findings = list(report.findings)
@@ -186,7 +194,7 @@ def _findings(run: Run, report: Report, shown: _Narrowed) -> list[Finding]:
 
 
 def _table(run: Run, findings: Sequence[Finding], shown: _Narrowed) -> pd.DataFrame:
-    """The summary of the modules that were asked for."""
+    """Return the summary of the selected modules."""
     from yolo_gradwatch.views import summary
 
     table = summary.summary(run.grid, run.layout, findings, shown.span)
@@ -204,7 +212,7 @@ def _table(run: Run, findings: Sequence[Finding], shown: _Narrowed) -> pd.DataFr
 def _paragraphs(
     run: Run, report: Report, findings: Sequence[Finding], table: pd.DataFrame, shown: _Narrowed
 ) -> Sequence[Text]:
-    """The run at a glance, its blocks in some epochs, or the single modules that were asked for."""
+    """Return the overview of the run, its blocks in some epochs, or the selected modules."""
     from yolo_gradwatch.views.summary import of_blocks
     from yolo_gradwatch.views.terminal.review import headline, overview, single_modules
 
@@ -217,11 +225,11 @@ def _paragraphs(
 
 
 def _flow(run: Run, shown: _Narrowed) -> Text:
-    """The newest trace of the epochs that were asked for, with the modules that were."""
+    """Return the newest trace in the selected epochs, limited to the selected modules."""
     from yolo_gradwatch.runs import traces
     from yolo_gradwatch.views.terminal.flow import flow_text
 
-    table = run.flow  # which is checked
+    table = run.flow  # reading it checks the file
     flow = traces.newest(run.folder / FLOW_FILE, shown.span)
     steps = table["step"].unique().tolist()
     if flow is None:
@@ -258,7 +266,7 @@ def _draw(run: Run, report: Report, *, modules: bool) -> None:
 
 
 def _check_page(path: Path) -> None:
-    """Refuse what no page can be written to, before anything else is done."""
+    """Refuse a page that cannot be written before any other work is done."""
     check_target("--html", path, example="page.html")
     if find_spec("plotly") is None:
         refuse("--html needs plotly: pip install 'yolo-gradwatch[html]'")

@@ -1,4 +1,4 @@
-"""The command ``runs``: all watched runs of a folder, from their small files."""
+"""Command ``runs``: all watched runs in a folder, from their small files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.runs.glance import Glance
 
 _ALSO = {"mAP": "score"}
-"""Other words for a column."""
+"""Alias -> column."""
 
 Folder = Annotated[
     Path,
@@ -71,10 +71,10 @@ def runs(  # noqa: PLR0913, PLR0917  # each is an option of the command
         typer.Option(metavar="FILE", help="Write a page with a row a run, linked to its folder."),
     ] = None,
 ) -> None:
-    """List all watched runs of a folder, newest first: verdict, first finding, mAP, options.
+    """List all watched runs in a folder, newest first: verdict, first finding, mAP, options.
 
-    Findings are those that each training reported; [bold]review[/bold] judges one run again. A run
-    whose files are damaged or not whole has no verdict, and does not pass --fail-on.
+    Findings are those reported during training; use [bold]review[/bold] to re-evaluate a run. A run
+    with damaged or incomplete files has no verdict and fails --fail-on.
     """
     from yolo_gradwatch.runs.many import table
 
@@ -99,7 +99,7 @@ def runs(  # noqa: PLR0913, PLR0917  # each is an option of the command
 
 
 def _column(sort: str) -> tuple[str, bool]:
-    """The column of ``--sort``, and whether its order is turned round; "" if there is none."""
+    """Return the column of ``--sort``, "" for none, and whether its order is reversed."""
     from yolo_gradwatch.runs.many import COLUMNS
 
     asked = sort.removeprefix("-")
@@ -113,7 +113,7 @@ def _column(sort: str) -> tuple[str, bool]:
 
 
 def _read(folder: Path) -> tuple[Tree, list[Glance]]:
-    """The trainings below a folder, and what is known of those that were watched."""
+    """Find the trainings below a folder, and read those that were watched."""
     from yolo_gradwatch.runs.find import tree_of
     from yolo_gradwatch.runs.many import glances
     from yolo_gradwatch.views.terminal.reading import Reading
@@ -135,13 +135,13 @@ def _chosen(table: pd.DataFrame, column: str, *, unhealthy: bool, backwards: boo
 
 
 def _harmless(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows with texts that do not steer a terminal."""
+    """Remove terminal control characters from the texts of a table."""
     texts = [name for name in map(str, table) if table[name].dtype == object]
     return table.assign(**{name: table[name].map(printable) for name in texts})
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, object]]:
-    """The rows as JSON has them, times as ISO 8601 has them."""
+    """Return the rows for JSON, with times in ISO 8601."""
     times = table["written"].map(lambda time: time.isoformat(timespec="seconds"))
     return records(table.assign(written=times.astype("object")))
 
@@ -165,7 +165,7 @@ def _write_page(
 
 
 def _leave(found: Sequence[Glance], words: tuple[str, ...]) -> NoReturn:
-    """Leave with 1, and a line for each run that does not pass ``--fail-on``."""
+    """Exit with `FOUND` and a line for each run that fails ``--fail-on``, if any do."""
     failed = {one.report.path: why for one in found if words and (why := _why_failed(one, words))}
     for path, why in failed.items():
         tell(f"failed under --fail-on: {path}: {why}")
@@ -176,7 +176,7 @@ def _leave(found: Sequence[Glance], words: tuple[str, ...]) -> NoReturn:
 
 
 def _why_failed(one: Glance, words: tuple[str, ...]) -> str:
-    """Why a run does not pass; of one that could not be read, nothing is known."""
+    """Explain why a run fails ``--fail-on``; a run that could not be read fails."""
     if one.report.modules:
         found = why_failed(one.report, words)
         return found or ("" if one.is_whole else "; ".join(one.report.remarks))

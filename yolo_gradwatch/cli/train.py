@@ -1,4 +1,4 @@
-"""The command ``train``: as Ultralytics' own command line does, watched."""
+"""Command ``train``: Ultralytics' own training command, with a watch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _OURS = (
 
 @taking(fields_of(Watching))
 def train(ctx: typer.Context, **options: Any) -> None:
-    """Train as [bold]yolo[/bold] does, watched.
+    """Train like [bold]yolo[/bold] and watch the gradients.
 
-    ARGS are those of [bold]yolo[/bold] and are handed to it as they are, as in:
+    ARGS are the arguments of [bold]yolo[/bold] and are passed to it unchanged, for example:
 
     [bold]yolo-gradwatch train model=yolo26n.pt data=coco8.yaml epochs=10 imgsz=640[/bold]
 
-    A task may come first: [bold]yolo-gradwatch segment train ...[/bold]. The dashed options
-    below are those of the watch; any other dashed name is handed on if Ultralytics knows it.
+    A task may come first: [bold]yolo-gradwatch segment train ...[/bold]. The options below
+    control the watch; any other dashed name is passed to Ultralytics if it is a known argument.
     """
     from yolo_gradwatch.watch.gradwatch import begin  # it loads torch
 

@@ -1,4 +1,4 @@
-"""What the commands that train share: the watch, and the exit code of what it has seen."""
+"""Common parts of the commands that train: the watch, and the exit code."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def watch_of(options: Watching) -> tuple[GradWatch, tuple[str, ...]]:
-    """The watch that was asked for, and the rules or kinds of rules of ``--fail-on``."""
+    """Create the watch, and return it with the rules or kinds of rules of ``--fail-on``."""
     from yolo_gradwatch.watch.gradwatch import GradWatch  # it loads torch
 
     fail_words = alarm_words("--fail-on", options.fail_on)
@@ -56,17 +56,18 @@ def watch_of(options: Watching) -> tuple[GradWatch, tuple[str, ...]]:
 
 
 def _logger_names(text: str) -> str | list[str]:
-    """What ``--loggers`` says, as `GradWatch` takes it."""
+    """Convert the value of ``--loggers`` to that of `GradWatch`."""
     words = [word.strip() for word in text.split(",")]
     return AUTO if words == [AUTO] else [] if words == ["none"] else words
 
 
 @contextmanager
 def exit_codes(may_be_input: Callable[[], bool] = lambda: True) -> Iterator[None]:
-    """Leave with the exit code of an error of a training.
+    """Convert errors of a training to exit codes.
 
     Args:
-        may_be_input: Whether it may be what Ultralytics says of arguments.
+        may_be_input: Returns whether an error may be about the arguments, because the training has
+            not begun.
     """
     try:
         yield
@@ -82,7 +83,7 @@ def exit_codes(may_be_input: Callable[[], bool] = lambda: True) -> Iterator[None
 
 
 def leave_after(watch: GradWatch, fail_words: tuple[str, ...], run: Callable[[], None]) -> NoReturn:
-    """Run a training, or several in series, and leave with the exit code of the outcome."""
+    """Run one or more trainings, and exit with the code of the outcome."""
     with exit_codes(lambda: not _has_begun(watch)):
         run()
     if any(session.stopped_by for session in _sessions(watch)):
@@ -103,12 +104,12 @@ def _sessions(watch: GradWatch) -> Sequence[Session | Launched]:
 
 
 def _has_begun(watch: GradWatch) -> bool:
-    """Whether the newest training came to its first epoch, as far as it was watched."""
+    """Return whether the newest watched training reached its first epoch, or its watch broke."""
     return any(session.has_started or session.is_broken for session in _sessions(watch)[-1:])
 
 
 def _refuse_input(error: Exception) -> NoReturn:
-    """Say in one line why Ultralytics cannot use what it was given."""
+    """Refuse input that Ultralytics cannot use, with its reason in one line."""
     if isinstance(error, OSError) and error.filename:
         refuse(
             f"{error.filename}: {error.strerror}; choose another folder with --out (demo) or "
@@ -118,14 +119,15 @@ def _refuse_input(error: Exception) -> NoReturn:
 
 
 def training_arguments(arguments: list[str], command_name: str, ours: Sequence[str]) -> list[str]:
-    """What is handed to Ultralytics, once every dashed name is known to it.
+    """Return the arguments for Ultralytics, or refuse them.
 
-    It strips the dashes itself; a dashed name that neither side knows is a mistyped option.
+    Ultralytics strips leading dashes itself; a dashed name that neither side knows is a mistyped
+    option.
 
     Args:
-        arguments: Those that are no options of ours.
-        command_name: Of ours.
-        ours: Its options.
+        arguments: Arguments that are not options of this command.
+        command_name: Name of this command.
+        ours: Options of this command.
     """
     known = command.argument_names()
     for argument in arguments:
@@ -142,7 +144,7 @@ def training_arguments(arguments: list[str], command_name: str, ours: Sequence[s
 
 
 def _failed(watch: GradWatch, words: tuple[str, ...]) -> list[str]:
-    """Why trainings do not pass: a finding that is not wanted, or that nobody watched for it."""
+    """Explain why trainings fail ``--fail-on``: unwanted findings, or no watched training."""
     if not _sessions(watch):  # under torchrun, rank 0 answers for the others
         return ["no training was watched"] if ddp.reports() else []
     whys = {session.folder: _why_failed(session, words) for session in _sessions(watch)}
@@ -152,7 +154,7 @@ def _failed(watch: GradWatch, words: tuple[str, ...]) -> list[str]:
 def _why_failed(session: Session | Launched, words: tuple[str, ...]) -> str:
     try:
         report = session.report()
-    except (RuntimeError, FormatError) as error:  # there is nothing to report: why
+    except (RuntimeError, FormatError) as error:  # says why there is nothing to report
         return str(error)
     reasons = [why_failed(report, words)]
     if session.is_broken and report.steps:

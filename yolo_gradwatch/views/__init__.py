@@ -1,1 +1,1 @@
-"""Everything that a person looks at."""
+"""Views: terminal output, HTML pages, pictures and notebook displays."""

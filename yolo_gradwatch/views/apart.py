@@ -1,4 +1,4 @@
-"""In sentences: where two runs are farthest apart, and over which share of training that holds."""
+"""Sentences on where two runs are farthest apart, and over which share of training."""
 
 from __future__ import annotations
 
@@ -17,78 +17,78 @@ if TYPE_CHECKING:
     from yolo_gradwatch.views.beside import Beside, Farthest, Side
 
 _MOST = 3
-"""Stretches of blocks that are named."""
+"""Most stretches of blocks, and most names of one list, that the text shows."""
 
 _TIMES = "\u00d7"
 
 _WHOLE_SHARE = 0.9995
-"""Of a training, from which on it is shown as complete."""
+"""Share of its training from which a run counts as complete."""
 
 _ENDED = {
     "failed": "failed",
     "interrupted": "was interrupted",
     "killed": "was killed",
-    "running": "has come as far as this and is still running",
+    "running": "is still running",
 }
-"""By status, what a run did at the share at which it ends."""
+"""Status -> verb phrase for how the recording of a run ends."""
 
 
 def sentences(picture: Beside) -> list[str]:
-    """Where the runs are farthest apart, then what limits the comparison."""
+    """Return where the runs are farthest apart, then what limits the comparison."""
     return [*differences(picture), *limits(picture)]
 
 
 def differences(picture: Beside) -> list[str]:
-    """The stretches of blocks that are farthest apart, and those with a norm in one run only."""
+    """Name the stretches of blocks farthest apart, and the blocks with a norm in one run only."""
     if not picture.both.any():
         return []
     found = sorted(_stretches(picture), key=lambda one: -abs(_decades(one)))
     said = [_sentence(picture, one) for one in found[:_MOST]]
     hidden = sum(map(len, found[_MOST:]))
     if hidden:
-        said.append(f"{hidden} more are {10**APART:g} times apart or farther.")
+        said.append(f"{hidden} more differ by a factor of {10**APART:g} or more.")
     if not found and picture.farthest:
         said.append(_near(picture))
     return [*said, *_without_norm(picture)]
 
 
 def limits(picture: Beside) -> list[str]:
-    """Over which share of the training the runs are compared, and what only one of them has."""
+    """State the compared share of the training, and the blocks that only one run has."""
     return [*_shared(picture), *_lacking(picture)]
 
 
 def times(decades: float) -> str:
-    """A difference as a factor: ``11,000 times weaker``."""
+    """Express a difference as a factor: ``11,000 times weaker``."""
     many = significant(10 ** min(abs(decades), 99.0), 2)
     return f"{many} times {'stronger' if decades > 0 else 'weaker'}"
 
 
 def factor(decades: float) -> str:
-    """A difference where there is little room: ``÷ 11,000``, or ``same``."""
+    """Express a difference in short form: ``÷ 11,000``, or ``same``."""
     if not decades:
         return "same"
     return f"{_TIMES if decades > 0 else '÷'} {significant(10 ** min(abs(decades), 99.0), 2)}"
 
 
 def ticks(span: float) -> list[int]:
-    """Decades to name beside the colours of a difference, none so far out that it is cut off."""
+    """Return the decades to label on the colour bar, none so near its ends that it is cut off."""
     most = int(max(0.9 * span, 1))
     return [tick for tick in range(-most, most + 1) if tick % (2 if most > 2 else 1) == 0]
 
 
 def epochs(side: Side) -> str:
-    """How many epochs a run should have had."""
+    """Return the planned number of epochs of a run, as text."""
     count = side.share.planned
     return f"{count:,} epoch{'' if count == 1 else 's'}"
 
 
 def percent(share: float) -> str:
-    """A share in two digits, and never 100% of what is not whole."""
+    """Format a share with two digits; nothing below 1 is rounded up to 100%."""
     return f"{significant(100 * share, 2 if share < 0.99 else 3)}%"
 
 
 def ending(side: Side) -> str:
-    """Where a run ends in its training, and in which epoch; "" if it has all of it."""
+    """Say at which share of its training, and in which epoch, a run ends; "" if it is complete."""
     share = side.share
     if not share.planned or share.end >= _WHOLE_SHARE:
         return ""
@@ -98,7 +98,7 @@ def ending(side: Side) -> str:
 
 
 def _stretches(picture: Beside) -> list[list[Farthest]]:
-    """Neighbouring rows that are far apart in the same direction, without the whole model."""
+    """Group neighbouring rows that are far apart in the same direction; skip the whole model."""
     found: list[list[Farthest]] = []
     for row in range(len(picture.names)):
         one = picture.farthest.get(row)
@@ -117,23 +117,24 @@ def _decades(rows: Sequence[Farthest]) -> float:
 
 
 def _sentence(picture: Beside, rows: Sequence[Farthest]) -> str:
-    """How far a stretch of rows is apart, and when the farthest of them is."""
+    """Say how far apart a stretch of rows is, and when its farthest row is farthest."""
     far = max(rows, key=lambda one: abs(one.decades))
     names = _between([picture.names[one.row] for one in rows])
     letter = picture.sides[1].letter
-    return f"{names}: the gradient is {times(_decades(rows))} in {letter} than in A, {_when(far)}."
+    when = f"most clearly {_when(far)}"
+    return f"{names}: the gradient is {times(_decades(rows))} in {letter} than in A, {when}."
 
 
 def _near(picture: Beside) -> str:
-    """The row that is farthest apart where none is far."""
+    """Name the farthest row of runs that are nowhere far apart."""
     far = max(picture.farthest.values(), key=lambda one: abs(one.decades))
     where = f"{picture.names[far.row]}, {times(far.decades)} in {picture.sides[1].letter}"
-    most = f"the farthest is {where}, {_when(far)}"
-    return f"No block is {10**APART:g} times apart: {most}."
+    most = f"the largest difference is in {where}, {_when(far)}"
+    return f"No block differs by a factor of {10**APART:g}: {most}."
 
 
 def _when(one: Farthest) -> str:
-    return f"most at {one.begin:.0%} to {one.end:.0%} of the training"
+    return f"at {one.begin:.0%} to {one.end:.0%} of the training"
 
 
 def _between(names: Sequence[str]) -> str:
@@ -141,18 +142,19 @@ def _between(names: Sequence[str]) -> str:
 
 
 def _without_norm(picture: Beside) -> list[str]:
-    """The rows in which a run has no finite norm above 0 where the other one has."""
+    """Name the rows in which one run has no finite norm above 0 while the other has one."""
     said = []
     for own, other in (picture.sides, picture.sides[::-1]):
         for state, (word, _) in STATES.items():
             if state == UNKNOWN:
                 continue
             cells = (own.states == state) & (other.states == FINE)
-            cells[(other.states == state).any(axis=1)] = False  # as a scale without objects in both
+            # Skip rows that both runs have in this state, such as a scale without objects.
+            cells[(other.states == state).any(axis=1)] = False
             names = [picture.names[row] for row in np.flatnonzero(cells.any(axis=1))]
             if names:
                 when = percent(float(np.flatnonzero(cells.any(axis=0))[0]) / cells.shape[1])
-                which = f"{word} in {own.letter} and not in {other.letter}"
+                which = f"{word} in {own.letter} but not in {other.letter}"
                 said.append(f"{_some(names)}: {which}, first at {when} of the training.")
     return said
 
@@ -165,26 +167,26 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _shared(picture: Beside) -> Iterable[str]:
-    """That a run covers a part of its training only, or that its plan is not known."""
+    """Say which runs cover only a part of their training, or have no known plan."""
     begin, end = picture.shared
     unknown = [one for one in picture.sides if one.there.any() and not one.share.planned]
     for side in unknown:
         yield (
-            f"How many epochs {side.letter} should have had is not in its files: what was watched "
-            "counts as all of its training."
+            f"The planned number of epochs of {side.letter} is not in its files: the watched part "
+            "counts as its whole training."
         )
     endings = [(side.letter, ending(side)) for side in picture.sides]
     why = joined([f"{letter} {how}" for letter, how in endings if how])
     if not picture.both.any():
-        yield f"The runs have no share of the training in common{f': {why}' if why else ''}."
+        yield f"The runs have no part of the training in common{f': {why}' if why else ''}."
         return
     if why or begin > 1 - _WHOLE_SHARE:
         part = f"the first {percent(end)}" if not begin else f"{percent(begin)} to {percent(end)}"
-        yield f"Compared over {part} of the training, which both have{f': {why}' if why else ''}."
+        yield f"Compared over {part} of the training, common to both{f': {why}' if why else ''}."
 
 
 def _lacking(picture: Beside) -> Iterable[str]:
-    """The rows that one run has."""
+    """Name the rows that only one run has."""
     for side, other in (picture.sides, picture.sides[::-1]):
         names = [picture.names[row] for row in np.flatnonzero(side.has & ~other.has)]
         if names:

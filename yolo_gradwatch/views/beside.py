@@ -1,4 +1,4 @@
-"""What a picture of two runs shows: the norms of both at the same share of their trainings."""
+"""Data for a picture of two runs: the norms of both at the same share of their trainings."""
 
 from __future__ import annotations
 
@@ -25,36 +25,43 @@ if TYPE_CHECKING:
     from yolo_gradwatch.views.share import Share
 
 COLUMNS = 200
-"""Of equal shares of the training; in some of them a short run has one and the same window."""
+"""Columns of the picture, each an equal share of the training.
+
+Several columns show the same window if a run has fewer windows than that.
+"""
 
 STRETCHES = 10
-"""Parts of the training in each of which the median difference of a row is looked at."""
+"""Equal parts of the training over which the median difference of a row is taken."""
 
 APART = 1.0
-"""Decades from which on a block is named as different: healthy runs of one model that differ in
-seed alone are a few times apart in single windows."""
+"""Difference in decades from which a block is reported.
+
+Healthy runs of one model that differ only in their seed are a few times apart in single windows.
+"""
 
 DIVERGING = "PuOr_r"
-"""Colours of the difference, purple where B is weaker and orange where it is stronger: readers who
-do not tell red from green see them apart."""
+"""Colour map of the difference: purple where B is weaker, orange where it is stronger.
+
+Readers with red-green colour blindness can distinguish the two.
+"""
 
 MISSING = "not trained, or not in this model"
-"""Words for a part of the picture in which a run has nothing."""
+"""Legend text for cells in which a run has no data."""
 
 WHOLE_LABEL = "whole model"
 
-_SPAN = (1.0, 6.0)  # decades to either side that the colours of the difference tell apart
+_SPAN = (1.0, 6.0)  # least and most decades to either side that the colours cover
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where an episode of a finding lies in the picture.
+    """Place of one episode of a finding in the picture.
 
     Attributes:
-        finding: What was found.
-        rows: The rows that it concerns, its own first.
-        begin: Share of the training at which it began.
-        end: Share at which it was over, or at which the run ends.
+        finding: The finding.
+        rows: Rows that it affects, its own first.
+        begin: Share of the training at which the episode began.
+        end: Share at which it ended, or at which the run ends.
     """
 
     finding: Finding
@@ -68,14 +75,14 @@ class Side:
     """One of the two runs: R rows by C columns.
 
     Attributes:
-        letter: A, or that of the other run.
-        report: Its outcome.
-        share: Where its windows lie in its training.
+        letter: A for the first run, else the letter of the other one.
+        report: Outcome of the run.
+        share: Position of its windows within its training.
         levels: (R, C) log10 of the norm; NaN in a cell that is not `heatmap.FINE`.
-        states: (R, C) as in a `Heatmap`; `heatmap.UNKNOWN` where the run has nothing.
+        states: (R, C) as in a `Heatmap`; `heatmap.UNKNOWN` where the run has no data.
         has: (R,) whether its model has the module.
-        there: (C,) whether it was trained then.
-        spans: Of the findings that are alarms, in the order in which they began.
+        there: (C,) whether the run was being trained at that share.
+        spans: Episodes of its alarms, in the order in which they began.
     """
 
     letter: str
@@ -88,17 +95,17 @@ class Side:
     spans: tuple[Span, ...]
 
     def number(self, span: Span) -> str:
-        """A finding of the run as the picture names it: ``B1``."""
+        """Return the label of a finding in the picture: ``B1``."""
         return f"{self.letter}{span.finding.number}"
 
 
 @dataclass(frozen=True, slots=True)
 class Farthest:
-    """Where a row is farthest apart.
+    """The stretch of the training in which a row is farthest apart.
 
     Attributes:
-        row: Which.
-        decades: log10 of the norm in B over that in A, in the median of a stretch.
+        row: Index of the row.
+        decades: Median over the stretch of log10(norm in B / norm in A).
         begin: Share of the training at which the stretch begins.
         end: Share at which it ends.
     """
@@ -114,13 +121,13 @@ class Beside:
     """Two runs at C equally wide shares of their trainings, R rows in forward order.
 
     Attributes:
-        names: (R,) of the modules, the whole model first.
-        labels: (R,) as a reader knows them, with both classes where they differ.
-        sides: A and B.
-        apart: (R, C) log10 of the norm in B over that in A; NaN where one of them has none.
-        limits: Lowest and highest level that the colours tell apart.
-        span: Decades to either side that the colours of ``apart`` tell apart.
-        farthest: Of each row that both have, by row; none where no cell has a norm in both.
+        names: (R,) names of the modules, the whole model first.
+        labels: (R,) labels for display, with both classes where they differ.
+        sides: Data of A and of B.
+        apart: (R, C) log10(norm in B / norm in A); NaN where either has no norm.
+        limits: Lowest and highest level of the colour scale.
+        span: Decades to either side of 0 that the colour scale of ``apart`` covers.
+        farthest: Row -> its farthest stretch; only rows with a cell in which both have a norm.
     """
 
     names: tuple[str, ...]
@@ -133,13 +140,13 @@ class Beside:
 
     @property
     def shared(self) -> tuple[float, float]:
-        """Shares of the training between which both have been trained; the same if nowhere."""
+        """Begin and end of the share of training that both runs cover; equal if there is none."""
         begin = max(side.share.begin for side in self.sides)
         return begin, max(min(side.share.end for side in self.sides), begin)
 
     @property
     def states_apart(self) -> NDArray[np.uint8]:
-        """(R, C) `heatmap.FINE` where both have a norm, else the state of the one that has none."""
+        """(R, C) `heatmap.FINE` where both have a norm, else the state of the run without one."""
         a, b = (side.states for side in self.sides)
         found: NDArray[np.uint8] = np.where(b == FINE, a, b)
         found[(a == UNKNOWN) | (b == UNKNOWN)] = UNKNOWN
@@ -147,7 +154,7 @@ class Beside:
 
     @property
     def both(self) -> Flags:
-        """(C,) whether both have been trained then."""
+        """(C,) whether both runs were being trained at that share."""
         a, b = self.sides
         return a.there & b.there
 
@@ -158,13 +165,13 @@ def beside(
     names: Mapping[str, Sequence[str]],
     letter: str = "B",
 ) -> Beside:
-    """Two runs beside each other.
+    """Align two runs at equal shares of their trainings.
 
     Args:
-        runs: A and B.
-        reports: Theirs.
-        names: The modules to show, with their class in each run; "" where a run lacks it.
-        letter: Of the second run.
+        runs: Runs A and B.
+        reports: Reports of A and B.
+        names: Module -> its class in each run, "" where a run does not have it; these are shown.
+        letter: Letter of the second run.
     """
     tops = [{WHOLE, *(name for name, _ in run.layout.blocks)} for run in runs]
     is_all = not set(names) <= tops[0] | tops[1]
@@ -192,7 +199,7 @@ def beside(
 
 
 def with_whole(run: Run, picture: Heatmap) -> Heatmap:
-    """A picture with the whole model as its first row, which marks without a row then have."""
+    """Prepend the whole model as a row; marks without a row move to it."""
     total = picture.totals[1:2]
     states = states_of(run.grid, [0])
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -209,13 +216,13 @@ def with_whole(run: Run, picture: Heatmap) -> Heatmap:
 
 
 def _side(letter: str, run: Run, report: Report, picture: Heatmap, rows: Sequence[str]) -> Side:
-    """A run in the rows of the picture."""
+    """Return the data of a run for the rows of the picture."""
     share = share_of(run)
     begin, end, there = share.columns(COLUMNS)
     levels, states = merged(picture.levels, picture.states, begin, end)
     levels[:, ~there], states[:, ~there] = np.nan, UNKNOWN
     place = {name: row for row, name in enumerate(picture.names)}
-    levels = np.concatenate([levels, np.full((1, COLUMNS), np.nan)])  # the last row: not there
+    levels = np.concatenate([levels, np.full((1, COLUMNS), np.nan)])  # index -1: module missing
     states = np.concatenate([states, np.full((1, COLUMNS), UNKNOWN, np.uint8)])
     own = [place.get(name, -1) for name in rows]
     return Side(
@@ -231,7 +238,7 @@ def _side(letter: str, run: Run, report: Report, picture: Heatmap, rows: Sequenc
 
 
 def _spans(picture: Heatmap, share: Share, rows: Sequence[str]) -> list[Span]:
-    """The marks of a picture in those of its rows that are shown."""
+    """Return the marks of a run's picture, limited to the rows that are shown."""
     row_of = {name: row for row, name in enumerate(rows)}
     found = []
     for mark in picture.marks:
@@ -244,7 +251,7 @@ def _spans(picture: Heatmap, share: Share, rows: Sequence[str]) -> list[Span]:
 
 
 def _label(name: str, kinds: Sequence[str], pictures: Sequence[Heatmap]) -> str:
-    """The label in the run that has the module, with both classes where they differ."""
+    """Return the label of a module, with both classes where they differ."""
     own = [dict(zip(one.names, one.labels, strict=True)).get(name, "") for one in pictures]
     label = own[0] or own[1]
     if not all(own) or kinds[0] == kinds[1] or name == WHOLE:
@@ -258,17 +265,17 @@ def _label(name: str, kinds: Sequence[str], pictures: Sequence[Heatmap]) -> str:
 
 
 def _span(apart: Floats) -> float:
-    """Decades that the colours tell apart, but for single cells."""
+    """Return the decades that the colours cover, outliers excepted."""
     known = np.abs(apart[np.isfinite(apart)])
     return float(np.clip(np.percentile(known, 99), *_SPAN)) if known.size else _SPAN[0]
 
 
 def _farthest(apart: Floats) -> dict[int, Farthest]:
-    """The stretch of the training in which each row is farthest apart."""
+    """Find the stretch of the training in which each row is farthest apart."""
     found = {}
     for row, decades in enumerate(apart):
         parts = [part[np.isfinite(part)] for part in np.split(decades, STRETCHES)]
-        enough = max(map(len, parts)) / 2  # a stretch with a cell or two says little
+        enough = max(map(len, parts)) / 2  # a stretch with a cell or two is not reliable
         medians = [
             (float(np.median(part)), i)
             for i, part in enumerate(parts)

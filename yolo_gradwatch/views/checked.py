@@ -1,4 +1,4 @@
-"""The numbers behind the screen of a check: blocks, parameters, loss items, time and memory."""
+"""Numbers shown by ``check``: blocks, parameters, loss items, time and memory."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.arrays import Values
     from yolo_gradwatch.runs.run import Run
 
-_NEARLY = 0.95  # of a learning rate, with which the warm-up counts as over
+_NEARLY = 0.95  # share of the final learning rate from which the warm-up counts as over
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What the batches of a training take, and how many it is to have.
+    """Time and memory per batch, and the planned number of batches.
 
     Attributes:
-        seconds: Of a batch, in the mean; None if none was measured.
-        together: Batches whose gradients an optimizer step accumulates, after the warm-up.
-        batches: Of an epoch.
-        epochs: Of the whole training.
-        memory: Bytes at the most: on the device, or of the process on a CPU.
-        device_memory: Bytes that the device has; 0 on a CPU.
+        seconds: Mean duration of a batch; None if none was measured.
+        together: Batches accumulated per optimizer step after the warm-up.
+        batches: Batches per epoch.
+        epochs: Epochs of the whole training.
+        memory: Peak memory in bytes: on the device, or of the process on a CPU.
+        device_memory: Memory of the device in bytes; 0 on a CPU.
     """
 
     seconds: float | None
@@ -46,22 +46,22 @@ class Cost:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the whole training, as if there were no warm-up."""
+        """Optimizer steps of the whole training, ignoring the warm-up."""
         return self.batches * self.epochs // max(self.together, 1)
 
     @property
     def step_seconds(self) -> float | None:
-        """Of an optimizer step after the warm-up."""
+        """Duration of an optimizer step after the warm-up."""
         return None if self.seconds is None else self.seconds * self.together
 
     @property
     def total_seconds(self) -> float | None:
-        """Of the batches of the whole training, without validation."""
+        """Duration of the whole training, without validation."""
         return None if self.seconds is None else self.seconds * self.batches * self.epochs
 
 
 class Format(NamedTuple):
-    """The format in which activations are computed, and its largest number."""
+    """The number format of the activations, and its largest finite number."""
 
     name: str
     end: float
@@ -69,19 +69,19 @@ class Format(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BlockNumbers:
-    """What a top-level block was like; NaN where nothing was measured.
+    """Numbers of a top-level block; NaN where nothing was measured.
 
     Attributes:
-        name: As in ``model.4``.
-        type: Class.
-        gradient: Median over the steps of the norm of its parameters' gradient.
-        update: Newest change of its weights by a step, relative to their norm.
+        name: Name of the module, such as ``model.4``.
+        type: Class of the module.
+        gradient: Median gradient norm of its parameters over the steps.
+        update: Latest relative change of its weights by a step.
         rms_first: RMS of its output in the first traced batch.
-        rms: The same in the last one.
-        zeros: Share of exact zeros in its output there.
-        largest: Largest absolute value that came out of the block or a part of it in any traced
-            batch; Inf if one was not finite.
-        weight: Newest largest absolute value of its parameters and buffers; Inf for NaN too.
+        rms: RMS of its output in the last traced batch.
+        zeros: Share of exact zeros in its output in the last traced batch.
+        largest: Largest absolute output of the block or of a module in it, over all traced
+            batches; Inf if an output was not finite.
+        weight: Latest largest absolute value of its parameters and buffers; Inf for NaN too.
     """
 
     name: str
@@ -97,13 +97,13 @@ class BlockNumbers:
 
 @dataclass(frozen=True, slots=True)
 class ItemNumbers:
-    """A loss item.
+    """Numbers of a loss item.
 
     Attributes:
-        name: As Ultralytics calls it.
-        first: Its mean in the first window.
-        last: Its mean in the last window.
-        share: Of the sum of the items over the steps; NaN if that is not finite or 0.
+        name: Ultralytics' name of the item.
+        first: Mean over the first window.
+        last: Mean over the last window.
+        share: Its share of the sum of all items over the steps; NaN if that sum is not finite or 0.
     """
 
     name: str
@@ -114,14 +114,14 @@ class ItemNumbers:
 
 @dataclass(frozen=True, slots=True)
 class Untrained:
-    """Parameters that do not move, by why; a module stands for all that it has.
+    """Parameters that are not updated, grouped by cause and named by their module.
 
     Attributes:
-        frozen: By the training's own arguments, or fixed by design as ``.dfl``.
-        frozen_otherwise: Without such an argument.
+        frozen: Frozen by the training's arguments, or fixed by design, such as ``.dfl``.
+        frozen_otherwise: Frozen without such an argument.
         unused: Modules that got no gradient in any step.
-        outside: Trainable, and in no group of the optimizer.
-        zero_rate: In a group whose learning rate is 0.
+        outside: Trainable, but in no parameter group of the optimizer.
+        zero_rate: In a parameter group whose learning rate is 0.
     """
 
     frozen: tuple[str, ...]
@@ -132,31 +132,31 @@ class Untrained:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of something: ``1 batch``, ``2,100 batches``."""
+    """Format a count with its noun: ``1 batch``, ``2,100 batches``."""
     plural = "" if number == 1 else "es" if noun.endswith("ch") and noun != "epoch" else "s"
     return f"{number:,} {noun}{plural}"
 
 
 def number_format(run: Run) -> Format:
-    """What AMP computes with; float32 without it."""
+    """Return the format that AMP computes in; float32 without AMP."""
     name = causes.number_format(run.meta.options.training)
     return Format(name, FLOAT16_MAX if name == "float16" else FLOAT32_MAX)
 
 
 def traced(run: Run) -> tuple[int, int]:
-    """The first and the last step of which a batch was traced; 0 if none was."""
+    """Return the first and the last traced step; (0, 0) if no batch was traced."""
     steps = run.flow["step"]
     return (int(steps.min()), int(steps.max())) if len(steps) else (0, 0)
 
 
 def updated(run: Run) -> int:
-    """The newest step whose update was measured; 0 if none was."""
+    """Return the latest step whose update was measured; 0 if there is none."""
     there = ~np.isnan(run.grid.update_ratio).all(axis=1)
     return int(run.grid.step_first[there].max(initial=0))
 
 
 def block_numbers(run: Run) -> list[BlockNumbers]:
-    """The top-level blocks in forward order, those without parameters too."""
+    """Return the numbers of all top-level blocks in forward order, with or without parameters."""
     grid, place = run.grid, {name: m for m, name in enumerate(run.layout.modules)}
     applied = grid.steps - grid.skipped
     per_module = {
@@ -185,7 +185,7 @@ def block_numbers(run: Run) -> list[BlockNumbers]:
 
 
 def _own(calls: pd.DataFrame, name: str, column: str) -> float:
-    """A number of a block's own output; Inf where that is NaN, which a table of traces has not."""
+    """Return a number of a block's output; Inf if it was not finite, which a trace has as NaN."""
     rows = calls[(calls["module"] == name) & (calls["call"] == 1)]
     if rows.empty:
         return math.nan
@@ -201,7 +201,7 @@ def _largest(calls: pd.DataFrame, name: str) -> float:
 
 
 def loss_numbers(run: Run) -> list[ItemNumbers]:
-    """The loss items, in Ultralytics' order."""
+    """Return the numbers of the loss items, in Ultralytics' order."""
     table = run.losses
     names = table["item"].astype(str)
     items = table[~names.str.startswith(RATE) & (names != TOTAL)]
@@ -216,9 +216,10 @@ def loss_numbers(run: Run) -> list[ItemNumbers]:
 
 
 def warming(run: Run) -> tuple[float, float] | None:
-    """The highest learning rate that rises, at the last step and after the warm-up.
+    """Return the highest rising learning rate, now and after the warm-up.
 
-    None if the warm-up is over, or that is not known. The rate of biases falls from the beginning.
+    None if the warm-up is over, or if that is not known. The rate of the biases does not count: it
+    falls from the beginning.
     """
     options, optimizer = run.meta.options, run.meta.optimizer
     epochs = options.fitted.get("warmup_epochs", options.training.get("warmup_epochs"))
@@ -235,7 +236,7 @@ def warming(run: Run) -> tuple[float, float] | None:
 
 
 def untrained(run: Run) -> Untrained:
-    """What of the model the training does not move, as known at its end."""
+    """Return the parameters that the training does not update, as known at its end."""
     known = asdict(run.meta.optimizer) if run.meta.optimizer else {}
     names = {
         why: tuple(_widest(known.get(why, ())))
@@ -248,7 +249,7 @@ def untrained(run: Run) -> Untrained:
 
 
 def _lost(none: Values, steps: int, modules: tuple[str, ...]) -> Iterator[str]:
-    """Modules without a gradient in any step, in none that is another such one."""
+    """Yield modules without a gradient in any step, outermost ones only."""
     lost = {name for name, count in zip(modules, none.tolist(), strict=True) if count >= steps}
     for name in modules:
         if name in lost and name.rpartition(".")[0] not in lost:
@@ -256,7 +257,7 @@ def _lost(none: Values, steps: int, modules: tuple[str, ...]) -> Iterator[str]:
 
 
 def _widest(names: tuple[str, ...]) -> Iterator[str]:
-    """Blocks for the names of their parameters, each with how many of them there are."""
+    """Yield the blocks of some parameters, each with its number of them."""
     counts: dict[str, int] = {}
     for name in names:
         block = ".".join(name.split(".")[:2])
@@ -266,7 +267,7 @@ def _widest(names: tuple[str, ...]) -> Iterator[str]:
 
 
 def as_record(run: Run | None, cost: Cost) -> dict[str, object]:
-    """The numbers of a check as JSON has them: null where there is no finite number."""
+    """Return the numbers of a check for JSON: null where there is no finite number."""
     record: dict[str, object] = {"cost": {**asdict(cost), "total_seconds": cost.total_seconds}}
     if run is not None:
         record |= {

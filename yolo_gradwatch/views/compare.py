@@ -1,4 +1,4 @@
-"""Several runs side by side: the norm of each module at the same share of the training."""
+"""Comparison of several runs: the norm of each module at the same share of the training."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ if TYPE_CHECKING:
     from yolo_gradwatch.runs.run import Run
 
 PLACES = ("name", "project", "save_dir", "exist_ok", "resume")
-"""Arguments that only say where a run is put, or that it goes on."""
+"""Arguments that only set the folder of a run, or resume it."""
 
 PARTS = {"first": (0, 2), "middle": (9, 11), "last": (18, 20)}
-"""Twentieths of the steps of a run at which runs are compared."""
+"""Part -> its begin and end, in twentieths of the steps of a run."""
 
 
 class Difference(NamedTuple):
-    """An option of the training in which runs differ: its name, and its value in each run."""
+    """A training option that differs between runs: its name and its value in each run."""
 
     name: str
     by_run: tuple[object, ...]
 
 
 def compare(runs: Sequence[Run]) -> pd.DataFrame:
-    """The median norm of every module in three parts of each run.
+    """Compute the median norm of every module in three parts of each run.
 
     Args:
-        runs: Two or more; the first is what the others are compared with.
+        runs: Two or more; the others are compared with the first.
 
     Returns:
-        A row for each run, module and part: ``run`` (its place, from 1), ``module``, ``type``,
+        A row for each run, module and part: ``run`` (its position, from 1), ``module``, ``type``,
         ``part`` (``first``, ``middle`` or ``last`` tenth of its steps), ``norm`` (L2, median over
-        these steps, NaN if there is none), the quantities that are compared beside it (likewise),
-        and ``ratio`` (of the norm to that of the first run; NaN where one of the two has none).
+        these steps, NaN if there is none), the other compared quantities (likewise), and ``ratio``
+        (the norm relative to that of the first run; NaN where either run has none).
     """
     table = pd.concat([_norms(place, run) for place, run in enumerate(runs, 1)], ignore_index=True)
     keys = ["module", "part"]
@@ -57,9 +57,9 @@ def compare(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def ratio(values: Singles, firsts: Singles) -> Singles:
-    """How many times as large each value is as that of the first run.
+    """Divide each value by that of the first run.
 
-    Inf where that is 0, NaN where both are or one is missing.
+    Inf where only the latter is 0, NaN where both are 0 or one is missing.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         found: Singles = values / firsts
@@ -67,14 +67,14 @@ def ratio(values: Singles, firsts: Singles) -> Singles:
 
 
 def modules_of(runs: Sequence[Run], *, blocks: bool = False) -> dict[str, list[str]]:
-    """The modules of all runs in forward order, with the class that each has in each run.
+    """List the modules of all runs in forward order.
 
     Args:
         runs: The runs.
-        blocks: The whole model and the top-level blocks only.
+        blocks: List only the whole model and the top-level blocks.
 
     Returns:
-        For each module its class in each run; "" where a run lacks it.
+        Module -> its class in each run; "" where a run does not have it.
     """
     types = [dict(zip(run.layout.modules, run.layout.types, strict=True)) for run in runs]
     tops = {name for run in runs for name, _ in run.layout.blocks} | {WHOLE}
@@ -89,11 +89,11 @@ def modules_of(runs: Sequence[Run], *, blocks: bool = False) -> dict[str, list[s
 
 
 def differences(runs: Sequence[Run]) -> list[Difference]:
-    """The options of the trainings, and the versions, that are not the same in all runs.
+    """Return the training options and versions that are not the same in all runs.
 
-    Options of which Ultralytics made something else are named ``lr0 (fitted)``. What is not known
-    of all runs is left out, such as most options of format version 1, and so is where a run was
-    put.
+    The value that Ultralytics replaced an option with is listed as ``lr0 (fitted)``. Options that
+    are unknown for a run are left out, such as most options in format version 1, and so is the
+    folder of a run.
     """
     fitted = {name for run in runs for name in run.meta.options.fitted}
     options = [_options(run, fitted) for run in runs]
@@ -104,7 +104,7 @@ def differences(runs: Sequence[Run]) -> list[Difference]:
 
 
 def _options(run: Run, fitted: Collection[str]) -> dict[str, object]:
-    """What a training was given, what Ultralytics made of it, and the versions it ran on."""
+    """Return the options of a training as given and as fitted by Ultralytics, and its versions."""
     training = run.meta.options.training
     given = {name: v for name, v in training.items() if name not in {*PLACES, "fitted"}}
     made = {f"{n} (fitted)": at_work(training, n) for n in given if n in fitted}
@@ -112,13 +112,13 @@ def _options(run: Run, fitted: Collection[str]) -> dict[str, object]:
 
 
 def only_in(report: Report, others: Sequence[Report]) -> list[Finding]:
-    """The findings of a run whose rule holds for no module of the same name in another run."""
+    """Return the findings of a run that no other run has by the same rule in the same module."""
     known = {(finding.rule, finding.module) for other in others for finding in other.findings}
     return [f for f in report.findings if (f.rule, f.module) not in known]
 
 
 def _in_order(orders: Sequence[Sequence[str]]) -> list[str]:
-    """The blocks of several models in forward order: by their number, where all have one."""
+    """Order the blocks of several models in forward order: by number, if all of them have one."""
     blocks = _merged(orders)
     numbers = {name: name.rpartition(".")[2] for name in blocks if name}
     if not all(number.isdecimal() for number in numbers.values()):
@@ -132,8 +132,8 @@ def _inside(layout: Layout, block: str) -> list[str]:
 
 
 def _merged(orders: Sequence[Sequence[str]]) -> list[str]:
-    """One order of all names: those of the first, each other one behind that before it."""
-    following: dict[str | None, str | None] = {None: None}
+    """Merge several orders: a name missing from the first comes right after its predecessor."""
+    following: dict[str | None, str | None] = {None: None}  # a linked list; None is its head
     for names in orders:
         before: str | None = None
         for name in names:
@@ -171,7 +171,10 @@ def _norms(place: int, run: Run) -> pd.DataFrame:
 
 
 def _weights(grid: Grid, low: int, high: int) -> Counts:
-    """(W,) how much of a stretch of the steps each window covers; of a gap, the nearest windows."""
+    """(W,) how much of a stretch of the steps each window covers; in a gap, the nearest windows.
+
+    In twentieths of a step, so that the numbers stay integers.
+    """
     if not len(grid.steps):
         return np.zeros(0, np.int64)
     begin, end = grid.step_first[0] - 1, grid.step_last[-1]

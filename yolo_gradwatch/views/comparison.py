@@ -1,4 +1,4 @@
-"""A run beside another one: as text, as a notebook shows it, and as a picture."""
+"""Comparison of two runs: as text, in a notebook, and as a picture."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """A run beside another one, each judged under its own limits.
+    """Comparison of two runs, each judged under its own limits.
 
     Attributes:
-        runs: A and B.
-        reports: Theirs.
-        norms: What `views.compare.compare` gives: a row for each run, module and part.
-        names: The modules that are shown, with their class in each run: the whole model and the
-            blocks, unless others were asked for.
-        is_by_blocks: Whether no others were.
+        runs: Runs A and B.
+        reports: Reports of A and B.
+        norms: Result of `views.compare.compare`: a row for each run, module and part.
+        names: Module -> its class in each run; these are shown. By default the whole model and the
+            blocks.
+        is_by_blocks: Whether ``names`` is that default.
     """
 
     runs: tuple[Run, Run]
@@ -48,7 +48,7 @@ class Comparison:
         return "\n\n".join(part.plain for part in parts if part)
 
     def _repr_html_(self) -> str:
-        """As a cell of a notebook shows it."""
+        """Render for a notebook cell."""
         pair = words.pair_columns(self.shown, self.names, 1)
         far = words.farthest_columns(self.shown, self.names, 1)
         apart = words.found_apart(self.reports)
@@ -68,25 +68,25 @@ class Comparison:
 
     @property
     def shown(self) -> pd.DataFrame:
-        """The rows of ``norms`` of the modules that are shown."""
+        """Rows of ``norms`` for the modules that are shown."""
         return self.norms[self.norms["module"].isin(self.names)]
 
     def picture(self, *, modules: bool = False) -> Beside:
-        """The norms of both runs at the same share of their trainings, as numbers.
+        """Return the norms of both runs at the same share of their trainings.
 
         Args:
-            modules: A row for each module of the models, whatever ``names`` says.
+            modules: Show every module of the models, regardless of ``names``.
         """
         names = modules_of(self.runs) if modules else self.names
         return side_by_side(self.runs, self.reports, names)
 
     def plot(self, *, modules: bool = False) -> Figure:
-        """Both runs as a figure: the norms of each, and how far B is from A.
+        """Draw both runs: the norms of each, and those of B relative to A.
 
-        Both are aligned at the same share of the epochs that were planned.
+        The runs are aligned at the same share of their planned epochs.
 
         Args:
-            modules: A row for each module; for each top-level block by default.
+            modules: Draw a row for each module instead of each top-level block.
         """
         from yolo_gradwatch.views.png.beside import draw  # noqa: PLC0415  # loads matplotlib
 
@@ -94,7 +94,7 @@ class Comparison:
 
 
 def beside(run: Run, other: Run) -> Comparison:
-    """Compare a run with another one.
+    """Compare two runs.
 
     Raises:
         FormatError: A file of a run cannot be read.

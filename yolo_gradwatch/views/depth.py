@@ -1,4 +1,4 @@
-"""Numbers along the depth of the network, at a few traces of a run."""
+"""Numbers by depth of the network, at a few traces of a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PANELS = {
     "rms": "RMS of the output",
     "update": "update of the weights, relative to their norm",
 }
-"""What a `Curve` shows, in the order of the panels."""
+"""Quantity -> title of its panel, in the order of the panels."""
 
 AFTER = "after"
 
@@ -33,13 +33,13 @@ _FADED = ("#9ecae1", "#4292c6", "#08519c")  # from the first trace to the last
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """The blocks at one trace; NaN where nothing was measured.
+    """Numbers of all B blocks at one trace.
 
     Attributes:
-        step: Optimizer step.
+        step: Optimizer step of the trace.
         role: ``first``, ``middle`` or ``last``, or ``after`` and the rule of the finding before.
-        levels: (B,) of each of `PANELS`, Inf for what is NaN. ``update`` is that of the window
-            that holds the step, if it was measured there.
+        levels: (B,) values of each of `PANELS`: NaN where nothing was measured, Inf for a value
+            that is not finite. ``update`` is that of the window around the step, if it has one.
     """
 
     step: int
@@ -48,12 +48,12 @@ class Curve:
 
     @property
     def is_finding(self) -> bool:
-        """Whether it followed a finding."""
+        """Whether the trace followed a finding."""
         return self.role.startswith(AFTER)
 
     @property
     def label(self) -> str:
-        """The step, and why it is shown."""
+        """Step and role, for the legend."""
         return f"step {self.step:,} ({self.role})"
 
 
@@ -64,8 +64,8 @@ class Depth:
     Attributes:
         blocks: (B,) names, in forward order.
         types: (B,) classes.
-        found: Places of blocks with an alarm.
-        curves: By step, none if nothing was traced.
+        found: Indices of the blocks with an alarm.
+        curves: One curve for each trace, by step; none if nothing was traced.
     """
 
     blocks: tuple[str, ...]
@@ -75,18 +75,18 @@ class Depth:
 
     @property
     def colours(self) -> list[str]:
-        """Of each curve: the later, the darker; red after a finding."""
+        """Colour of each curve: the later, the darker; red after a finding."""
         faded = iter(_FADED[-sum(not curve.is_finding for curve in self.curves) :])
         return [COLOURS["critical"] if c.is_finding else next(faded) for c in self.curves]
 
     @property
     def labels(self) -> list[str]:
-        """Of each block: its name and class."""
+        """Name and class of each block."""
         return [f"{name} {kind}" for name, kind in zip(self.blocks, self.types, strict=True)]
 
 
 def depth(run: Run, report: Report) -> Depth:
-    """The first, a middle and the last trace of a run, and that after its worst finding.
+    """Return the first, a middle and the last trace of a run, and the one after its worst finding.
 
     Raises:
         FormatError: A file of the run cannot be read.
@@ -106,7 +106,7 @@ def depth(run: Run, report: Report) -> Depth:
 
 
 def _chosen(flow: pd.DataFrame, alarms: Sequence[Finding]) -> dict[int, str]:
-    """Steps of the traces to show, each with its role."""
+    """Choose the traces to show: step -> role."""
     steps = np.unique(flow["step"]).tolist()
     worst = min(alarms, key=lambda f: (f.severity != "critical", f.number), default=None)
     after = [step for step in steps if worst and step > worst.episodes[0].reported][:1]
@@ -134,9 +134,10 @@ def _curve(run: Run, blocks: Sequence[str], step: int, role: str) -> Curve:
 
 
 def _with_lost(curves: list[Curve]) -> Iterator[Curve]:
-    """Gradients that have no number are NaN if those of another trace have one: Inf stands for it.
+    """Yield the curves, with Inf for gradients that were not finite.
 
-    The table of traces has NaN for both.
+    The table of traces has NaN both for those and for blocks without a gradient. A block that has a
+    gradient in another trace must have had one that was not finite.
     """
     if not curves:
         return
@@ -148,7 +149,7 @@ def _with_lost(curves: list[Curve]) -> Iterator[Curve]:
 
 
 def _updates(run: Run, blocks: Sequence[str], step: int) -> Floats:
-    """(B,) update ratios of the window that holds a step; NaN where none was measured in it."""
+    """(B,) update ratios in the window that contains a step; NaN where none was measured."""
     grid = run.grid
     inside = (grid.step_first <= step) & (step <= grid.step_last)
     place = {name: m for m, name in enumerate(run.layout.modules)}

@@ -1,4 +1,4 @@
-"""What a picture of a run shows: modules by windows, strips of the whole run, and its findings."""
+"""Data for the picture of a run: modules by windows, strips of the whole run, and its findings."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from yolo_gradwatch.runs.run import Run
 
 FINE, NONFINITE, ZERO, NONE, UNKNOWN = range(5)
-"""Of a cell: a norm above 0; NaN or Inf in a step; exactly 0, or no gradient, in most steps;
-unknown, because AMP skipped every step of the window or the module was frozen."""
+"""States of a cell: a norm above 0; NaN or Inf in any step; exactly 0 in most steps; no gradient
+in most steps; unknown, because AMP skipped every step of the window or the module was frozen."""
 
 STATES = {
     NONFINITE: ("NaN or Inf", "#e4002b"),
@@ -38,22 +38,22 @@ STATES = {
     NONE: ("no gradient", "#707070"),
     UNKNOWN: ("skipped or frozen", "#dddddd"),
 }
-"""Words and colour for a cell that is not `FINE`."""
+"""State other than `FINE` -> its legend text and colour."""
 
 WEAK = ("below the scale", "#cbbfda")
-"""Words and colour for a level below the colours' in a row that is `Heatmap.weak`."""
+"""Legend text and colour for a level below the colour scale in a row that is `Heatmap.weak`."""
 
 WEAK_ZERO = ("exactly zero, in no finding", "#a99dba")
-"""Words and colour for a cell that is `ZERO` in such a row."""
+"""Legend text and colour for a cell that is `ZERO` in such a row."""
 
 COLOURS = {"critical": "#d1001c", "warning": "#e07b00"}
-"""By severity of an alarm."""
+"""Severity of an alarm -> colour."""
 
 
-_SPAN = 2.0  # decades that the colours span at least, so that noise is not blown up
-_WEAK = 2.2  # decades below the median row; healthy blocks that are trained are within 1.7
-_OUTLIERS = 1.0  # per cent of what is alive, at either end, that the colours do not tell apart
-_LOOKS = 200  # places on the axis at which the levels are looked at for that
+_SPAN = 2.0  # least decades that the colours span, so that noise is not blown up
+_WEAK = 2.2  # decades below the median row; healthy trained blocks are within 1.7
+_OUTLIERS = 1.0  # per cent of the levels, at either end, beyond the ends of the colour scale
+_LOOKS = 200  # places on the axis at which levels are sampled for the colour scale
 _THREE_SCALES = ("P3", "P4", "P5")
 _RESTARTS = {
     "resume": "resumed",
@@ -65,11 +65,11 @@ _RESTARTS = {
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A point of the training at which something else than the model changed.
+    """A point of the training at which its conditions changed, such as a restart.
 
     Attributes:
-        step: The first optimizer step after it.
-        word: What happened.
+        step: First optimizer step after the change.
+        word: What changed, for display.
     """
 
     step: int
@@ -78,13 +78,13 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Where an episode of a finding lies in the picture.
+    """Place of one episode of a finding in the picture.
 
     Attributes:
-        finding: What was found.
-        rows: The rows that it concerns, its own first; none for the whole model.
-        first: Column in which the episode began.
-        last: Its last column.
+        finding: The finding.
+        rows: Rows that it affects, its own first; none for the whole model.
+        first: First column of the episode.
+        last: Last column of the episode.
     """
 
     finding: Finding
@@ -95,31 +95,31 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Heatmap:
-    """R modules by W windows, in forward order and in the order of the steps.
+    """R modules in forward order by W windows in the order of the steps.
 
     A norm beyond float32, which is Inf in the files, is shown as the largest float32.
 
     Attributes:
-        names: (R,) of the modules.
-        labels: (R,) as a reader knows them: number and class of a block, else the name; and the
-            scale of the head that it feeds or belongs to.
-        epoch: (W,)
-        step_first: (W,)
-        step_last: (W,)
+        names: (R,) names of the modules.
+        labels: (R,) labels for display: number and class of a block, else the name; and the scale
+            of the head that it feeds or belongs to.
+        epoch: (W,) epoch of each window.
+        step_first: (W,) first step of each window.
+        step_last: (W,) last step of each window.
         norms: (R, W) mean L2 norm of the gradient; NaN where there is none.
-        levels: (R, W) its log10; NaN in a cell that is not `FINE`.
+        levels: (R, W) log10 of ``norms``; NaN in a cell that is not `FINE`.
         states: (R, W) `FINE`, `NONFINITE`, `ZERO`, `NONE` or `UNKNOWN`.
         totals: (3, W) lowest, mean and highest norm of the whole model; NaN where there is none.
         clip: Norm of the whole model above which the trainer clips.
-        limits: Lowest and highest level that the colours tell apart, by the rows that are alive.
-        weak: (R,) whether a row is far below the others and in no finding, as the box branch of a
-            scale without objects: it does not stretch the colours.
-        clipped: (2, W) share of the steps that were clipped, at least and at most: two numbers
-            where only the lowest and the highest norm of a window are known.
+        limits: Lowest and highest level of the colour scale, from the rows that are not weak.
+        weak: (R,) whether a row is far below the others and in no finding, such as the box branch
+            of a scale without objects; these rows do not stretch the colour scale.
+        clipped: (2, W) least and most possible share of clipped steps; the two differ where only
+            the lowest and the highest norm of a window are known.
         skipped: (W,) share of the steps that AMP skipped.
-        marks: Of every episode of the findings that are alarms, in the order in which they began.
-        moments: By step.
-        curves: What Ultralytics wrote of each epoch.
+        marks: Every episode of the alarms, in the order in which they began.
+        moments: Changes of the conditions of the training, by step.
+        curves: Losses, scores and rates that Ultralytics wrote for each epoch.
     """
 
     names: tuple[str, ...]
@@ -142,12 +142,12 @@ class Heatmap:
 
 
 def heatmap(run: Run, report: Report, *, modules: bool = False) -> Heatmap:
-    """What a picture of a run shows.
+    """Collect the data for the picture of a run.
 
     Args:
-        run: Its tables.
-        report: Its findings.
-        modules: Every module in forward order instead of the top-level blocks.
+        run: The run.
+        report: Report with the findings of the run.
+        modules: Show every module in forward order instead of the top-level blocks.
     """
     grid, layout = run.grid, run.layout
     rows = list(range(1, len(layout.modules))) if modules else block_rows(layout)
@@ -182,15 +182,16 @@ def heatmap(run: Run, report: Report, *, modules: bool = False) -> Heatmap:
 
 
 def decade(level: float) -> str:
-    """A power of ten: 1e-2, 1e-1, 1, 10, 100, 1000, 1e4."""
+    """Format a power of ten: 1e-2, 1e-1, 1, 10, 100, 1000, 1e4."""
     power = round(level)
     return str(10**power) if 0 <= power <= 3 else f"1e{power}"
 
 
 def _labels(layout: Layout, names: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
-    """Names of the rows, with the scale of those that feed the head and of its branches.
+    """Append the scale to the labels of rows that feed the head, and of the head's branches.
 
-    Three inputs of a head have strides of 8, 16 and 32, in this order; others are counted.
+    Three inputs of a head have strides of 8, 16 and 32, in this order, and are named P3 to P5; any
+    other number of inputs is counted.
     """
     inputs = [source for source, target in layout.edges if target == layout.head]
     counted = tuple(f"scale {i} of {len(inputs)}" for i in range(1, len(inputs) + 1))
@@ -206,19 +207,19 @@ def _labels(layout: Layout, names: Sequence[str], labels: Sequence[str]) -> tupl
 
 
 def _is_inside(name: str, modules: set[str]) -> bool:
-    """Whether a module is one of these or lies in one."""
+    """Return whether a module is one of these or inside one."""
     while name and name not in modules:
         name = name.rpartition(".")[0]
     return bool(name)
 
 
 def _scale(grid: Grid, levels: Floats, is_found: Flags) -> tuple[tuple[float, float], Flags]:
-    """Limits of the colours, and which rows these leave out.
+    """Return the limits of the colour scale, and which rows are weak and therefore left out.
 
     Args:
-        grid: With W windows.
-        levels: (R, W)
-        is_found: (R,) whether a finding is about it, so that its levels count in any case.
+        grid: Grid with W windows.
+        levels: (R, W) log10 norms.
+        is_found: (R,) whether a row is in a finding; its levels then always count.
     """
     weak = np.zeros(len(levels), np.bool_)
     seen = levels[:, :0]
@@ -239,8 +240,8 @@ def _scale(grid: Grid, levels: Floats, is_found: Flags) -> tuple[tuple[float, fl
 
 
 def _clipped(grid: Grid, clip: float) -> Floats:
-    """(2, W) steps that were clipped, at least and at most, which are one where it was counted."""
-    doubtful = grid.nonfinite[:, 0]
+    """(2, W) least and most possible number of clipped steps, equal where they were counted."""
+    doubtful = grid.nonfinite[:, 0]  # steps with a non-finite norm may or may not have been clipped
     finite = grid.steps - grid.skipped - doubtful
     low, high = grid.norm_min[:, 0] > clip, grid.norm_max[:, 0] > clip
     least = np.where(low, finite, np.where(high, 1, 0))
@@ -251,7 +252,7 @@ def _clipped(grid: Grid, clip: float) -> Floats:
 
 
 def _moments(run: Run) -> tuple[Moment, ...]:
-    """Restarts, and the end of the mosaic."""
+    """Return restarts, thawed layers, and the end of mosaic augmentation, by step."""
     restarts = (event for event in run.meta.events if event.kind in _RESTARTS)
     found = [Moment(event.step, _RESTARTS[event.kind]) for event in restarts]
     closes = mosaic_closes(run.meta.options.training)
@@ -262,10 +263,10 @@ def _moments(run: Run) -> tuple[Moment, ...]:
 
 
 def states_of(grid: Grid, rows: list[int]) -> NDArray[np.uint8]:
-    """(R, W) of each cell: NaN or Inf if in any step, zero or none if in most of them."""
+    """(R, W) state of each cell: NaN or Inf if in any step, zero or none if in most steps."""
     mean = grid.norm_mean[:, rows]
     half = (grid.steps - grid.skipped)[:, None] / 2
-    states = np.full(mean.shape, UNKNOWN, np.uint8)
+    states = np.full(mean.shape, UNKNOWN, np.uint8)  # a later line overrides an earlier one
     states[mean > 0] = FINE
     states[(grid.none[:, rows] > half) | ((grid.none[:, rows] > 0) & np.isnan(mean))] = NONE
     states[(grid.zero[:, rows] > half) | (mean == 0)] = ZERO
@@ -274,7 +275,7 @@ def states_of(grid: Grid, rows: list[int]) -> NDArray[np.uint8]:
 
 
 def _marks(grid: Grid, layout: Layout, names: tuple[str, ...], finding: Finding) -> list[Mark]:
-    """The episodes of a finding, on the rows of its modules or of the blocks of these."""
+    """Place the episodes of a finding on the rows of its modules, or of their blocks."""
     place = {name: row for row, name in enumerate(names)}
     block_of = dict(zip(layout.modules, layout.block_of, strict=True))
     own = [
@@ -287,12 +288,12 @@ def _marks(grid: Grid, layout: Layout, names: tuple[str, ...], finding: Finding)
 
 
 def _columns(grid: Grid, episode: Episode) -> tuple[int, int]:
-    """First and last column of an episode."""
+    """Return the first and last column of an episode."""
     end = len(grid.steps) if episode.step_end is None else _column(grid, episode.step_end)
     first = min(_column(grid, episode.step), len(grid.steps) - 1)
     return first, max(end - 1, first)
 
 
 def _column(grid: Grid, step: int) -> int:
-    """The window with a step; one more than there are for a step after the last."""
+    """Return the window that contains a step; W for a step after the last window."""
     return int(np.searchsorted(grid.step_last, step))

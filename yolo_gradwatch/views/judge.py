@@ -1,4 +1,4 @@
-"""Judges a run whose files are still growing."""
+"""Live diagnosis of a run from its growing files."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 
 class Judge:
-    """Judges a growing run as its own training does.
+    """Diagnoses a growing run with the same result as its own training.
 
     Args:
-        folder: The run's folder.
-        limits: Gives those to judge under from those of the training.
-        look: The first one at the run.
+        folder: Folder of the run.
+        limits: Maps the thresholds of the training to those to judge under.
+        look: First look at the files of the run.
 
     Attributes:
-        board: What the panel shows.
+        board: Numbers for the panel.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Judge:
         )
 
     def update(self, look: Look) -> list[FindingChange]:
-        """What the new windows change."""
+        """Process the new windows and return how findings changed."""
         if look.meta.layout != self._layout:
             self._layout = look.meta.layout
             self._diagnosis.regroup(self._layout)
@@ -79,10 +79,10 @@ class Judge:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Those so far, in the order in which they began."""
+        """Findings so far, in the order in which they began."""
         return tuple(self._diagnosis.findings.all.values())
 
     def _show(self, window: Window) -> None:
-        """Take a window to the board, with the modules that were watched then."""
+        """Add a window to the board, with the modules that were watched at that time."""
         window, self._shown = rescoped(window, self._layout, self._shown, self.board.regroup)
         self.board.add_window(window)

@@ -1,4 +1,4 @@
-"""The numbers behind the live report: norm, history and state of each top-level block."""
+"""Numbers for the live report: norm, history and state of each top-level block."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class BlockRow:
     """A top-level block as the live report shows it.
 
     Attributes:
-        label: Its number and class, as in ``10 C2PSA``.
+        label: Number and class, such as ``10 C2PSA``.
         norm: L2 gradient norm of the newest step that AMP did not skip; None before the first.
         history: (H,) log10 norms of the run so far, oldest first; -Inf for 0, NaN for non-finite.
-        state: ``ok`` or what is wrong, in a word; ``-`` before the first step.
-        severity: Of the worst open finding; None if there is none.
+        state: ``ok``, or what is wrong in a word; ``-`` before the first step.
+        severity: Severity of the worst open finding; None if there is none.
     """
 
     label: str
@@ -50,24 +50,27 @@ class BlockRow:
 
 
 def highest(rows: Iterable[BlockRow]) -> float:
-    """The upper end of the bars' scale: a whole decade above every norm of the run."""
+    """Return the upper end of the bars' scale: the whole decade at or above every norm of the run.
+
+    In log10 units.
+    """
     levels = [row.history[np.isfinite(row.history)] for row in rows]
     return math.ceil(max((float(level.max()) for level in levels if level.size), default=0.0))
 
 
 class Board:
-    """Keeps what the live report shows, in memory that does not grow with the steps.
+    """Numbers for the live report, in constant memory.
 
     Args:
-        layout: Of the model that is watched.
-        epochs: How many the training is to have.
+        layout: Layout of the watched model.
+        epochs: Planned number of epochs.
         clip: Total norm above which the trainer clips.
         interval: Optimizer steps from one captured step to the next.
 
     Attributes:
-        epoch: Of the newest step, counts from 1; 0 before the first.
-        epochs: How many the training is to have.
-        step: The newest.
+        epoch: Epoch of the newest step, counted from 1; 0 before the first step.
+        epochs: Planned number of epochs.
+        step: Newest step.
         total: Norm of the whole gradient at the newest step that AMP did not skip; None before
             the first.
         clip: Total norm above which the trainer clips.
@@ -101,7 +104,7 @@ class Board:
 
     @property
     def factor(self) -> float:
-        """What clipping multiplies the newest step by; NaN if its norm is not finite."""
+        """Factor by which clipping scales the newest gradient; NaN if its norm is not finite."""
         if not self.total:
             return 1.0
         if not math.isfinite(self.total):
@@ -110,13 +113,13 @@ class Board:
 
     @property
     def owners(self) -> dict[str, float]:
-        """Labels of the blocks with the largest shares of the squared norm, at the newest step."""
+        """Block label -> share of the squared norm at the newest step, largest shares only."""
         if self.total is None:
             return {}
         return owners(block_shares(self._norms, self.total), self._labels)
 
     def regroup(self, layout: Layout) -> None:
-        """Go on with a layout that holds at least the blocks of before; new ones had no norm."""
+        """Continue with a layout that contains all current blocks; new blocks have no past norm."""
         place = {name: i for i, name in enumerate(self._blocks)}
         self._rows = block_rows(layout)
         self._blocks = [layout.modules[m] for m in self._rows]
@@ -127,7 +130,7 @@ class Board:
         self._norms = np.append(self._norms, 0.0)[old]
 
     def add(self, samples: Sequence[Sample], norms: Floats) -> None:
-        """Take steps, at least one, and their (S, M) module norms."""
+        """Add S >= 1 steps with their (S, M) module norms."""
         self.epoch, self.step = samples[-1].epoch, samples[-1].step
         is_applied = applied(samples)
         self._steps += len(samples)
@@ -136,7 +139,7 @@ class Board:
         self._take(norms[is_applied])
 
     def add_window(self, window: Window) -> None:
-        """Take a window from the files: its mean norms, and how many of its steps were clipped."""
+        """Add a window from the files: its mean norms, and its number of clipped steps."""
         self.epoch, self.step = window.epoch, window.step_last
         norms = np.minimum(window.norm_mean.astype(np.float64), FLOAT32_MAX)
         norms = np.where(np.isnan(norms), 0.0, norms)  # frozen, or without a gradient
@@ -145,12 +148,12 @@ class Board:
         self.skipped += window.skipped
         if window.skipped < window.steps:
             applied = window.steps - window.skipped
-            is_known = window.clipped >= 0  # else by the mean of the window, format version 1
+            is_known = window.clipped >= 0  # format version 1 has no count: judge by the mean norm
             self._clipped += window.clipped if is_known else applied * int(norms[0] > self.clip)
             self._take(norms[None])
 
     def _take(self, norms: Floats) -> None:
-        """Take the (S, M) module norms of steps that AMP did not skip."""
+        """Add the (S, M) module norms of steps that AMP did not skip."""
         if not len(norms):
             return
         self.total = float(norms[-1, 0])
@@ -162,11 +165,11 @@ class Board:
             self._history.add(level)
 
     def show(self, findings: Iterable[Finding]) -> None:
-        """Take the findings; those that are over are left out."""
+        """Set the findings to show; resolved ones are left out."""
         self.active = tuple(f for f in findings if f.step_end is None)
 
     def rows(self) -> list[BlockRow]:
-        """One row a block that has parameters, in forward order."""
+        """Return a row for each block that has parameters, in forward order."""
         states = self._states.under(self.active)
         calm = ("ok" if self._steps else "-", None)
         history = self._history.points()

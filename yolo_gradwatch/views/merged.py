@@ -1,4 +1,4 @@
-"""Many windows in few columns: what a picture shows where several windows share a column."""
+"""Merging of windows that share a column of a picture."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.measure.arrays import Counts, Floats
 
-_RANKS = np.array([1, 4, 3, 2, 0])  # by state: which is shown where columns are merged
+_RANKS = np.array([1, 4, 3, 2, 0])  # by state; in a merged column, the highest rank is shown
 _BY_RANK = np.argsort(_RANKS)
 
 
 def merged(
     levels: Floats, states: NDArray[np.uint8], begin: Counts, end: Counts
 ) -> tuple[Floats, NDArray[np.uint8]]:
-    """Levels and states of columns that hold some windows each: the mean, and the worst.
+    """Merge windows into columns: the mean of the levels, and the worst of the states.
 
     Args:
         levels: (R, W) log10 of norms; NaN where there is none.
@@ -29,13 +29,13 @@ def merged(
         end: (C,) one past its last window.
 
     Returns:
-        (R, C) levels, NaN where none is known, and (R, C) states; nothing is known without windows.
+        (R, C) levels, NaN where none is known, and (R, C) states; all are `UNKNOWN` if W is 0.
     """
     if not levels.shape[1]:
         shape = len(levels), len(begin)
         return np.full(shape, np.nan), np.full(shape, UNKNOWN, np.uint8)
     cuts = np.stack([begin, end], axis=1).ravel()
-    spare = ((0, 0), (0, 1))  # so that the end of the last window can be named
+    spare = ((0, 0), (0, 1))  # reduceat needs every end of a column to be a valid index
     levels = np.pad(levels, spare, constant_values=np.nan)
     ranks = np.pad(_RANKS[states], spare)
     known = ~np.isnan(levels)

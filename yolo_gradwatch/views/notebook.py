@@ -1,4 +1,4 @@
-"""The live report in a notebook: one HTML display, brought up to date in its place."""
+"""Live report in a notebook: an HTML display that is updated in place."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 SECONDS = 1.0
-"""From one state of a display to the next, at least."""
+"""Least seconds between two updates of a display."""
 
 DRAWN_SHARE = 0.005
-"""Of the time, what this may take."""
+"""Share of the training time that updates may take."""
 
 MOST_SECONDS = 5.0
-"""Between two states at the most, whatever the last one took."""
+"""Most seconds between two updates, however slow the last one was."""
 
 QUIET_SECONDS = 60.0
-"""Without a new window, after which a view of files says so."""
+"""Seconds without a new window after which a view of files says so."""
 
 
 class View:
-    """One display of a notebook, in the cell in which it was asked for last.
+    """A notebook display, shown in the cell that requested it last.
 
-    It gets another id then: nbclient, which executes and saves notebooks, fails to find the place
-    of one in a cell of before whose streams it has merged.
+    Each such cell gets a new display id: nbclient, which executes and saves notebooks, cannot find
+    a display in an earlier cell whose streams it has merged.
 
     Attributes:
-        page: What it shows; None before the first.
-        is_shown: Whether there is a cell that shows it.
-        is_asked: Whether a user has asked for it, in a cell of its own.
+        page: Page that is shown; None before the first.
+        is_shown: Whether a cell shows the display.
+        is_asked: Whether the user has requested it, in a separate cell.
     """
 
     def __init__(self) -> None:
@@ -64,10 +64,10 @@ class View:
         self.is_asked = False
 
     def show(self, page: Page | None = None) -> bool:
-        """Show it in the cell that runs, from now on; whether there is a notebook that can.
+        """Move the display to the running cell; return False if there is no notebook.
 
         Args:
-            page: What to show; what it shows already by default.
+            page: Page to show; the current one by default.
         """
         door = kernel_display()
         if door is None:
@@ -79,7 +79,7 @@ class View:
         return True
 
     def draw(self, page: Page) -> None:
-        """Bring it up to date in its place."""
+        """Update the display in place."""
         self.page = page
         door = kernel_display() if self.is_shown else None
         if door:
@@ -87,16 +87,17 @@ class View:
 
 
 class Notebook(OutputBase):
-    """Shows a training in a notebook while it goes on, and its report when it is over.
+    """Output that shows a training in a notebook while it runs, and its report at the end.
 
-    The display is made before Ultralytics' first bar, so that it is above all that the cell prints.
+    The display is created before Ultralytics' first progress bar, so it is at the top of the cell's
+    output.
 
     Args:
-        view: Where to show it.
-        live: False shows it only where the user has asked for the view.
+        view: Display to use.
+        live: False shows the training only if the user has requested the view.
 
     Attributes:
-        picture: A PNG file of the run, once it is drawn.
+        picture: PNG file of the run, once it is drawn.
         is_drawn: Whether the training is shown.
     """
 
@@ -106,12 +107,12 @@ class Notebook(OutputBase):
         self._findings: dict[int, Finding] = {}
         self._report: Report | None = None
         self._drawn = 0.0
-        self._costs = (0.0, 0.0)  # seconds of the last two: one may have been hindered
+        self._costs = (0.0, 0.0)  # seconds of the last two updates; the shorter one counts
         self.picture: Path | None = None
         self.is_drawn = False
 
     def start(self, run: RunInfo) -> None:
-        """Make the display, unless the user has done so in another cell."""
+        """Create the display, unless the user has requested it in another cell."""
         self._board = Board(run.layout, epochs=run.epochs, clip=run.clip, interval=run.interval)
         page = pages.running(self._board, ())
         if self._view.is_asked:
@@ -121,12 +122,12 @@ class Notebook(OutputBase):
             self.is_drawn = self._view.show(page)
 
     def epoch_start(self, epoch: int, epochs: int) -> None:
-        """Show how many epochs are planned by now."""
+        """Update the planned number of epochs."""
         del epoch
         self._board.epochs = epochs
 
     def steps(self, samples: Sequence[Sample], norms: Floats) -> None:
-        """Bring the display up to date, now and then."""
+        """Add steps, and update the display if the last update was long enough ago."""
         self._board.add(samples, norms)
         pause = min(min(self._costs) / DRAWN_SHARE, MOST_SECONDS)
         begin = time.monotonic()
@@ -136,25 +137,25 @@ class Notebook(OutputBase):
             self._costs = (self._costs[1], self._drawn - begin)
 
     def findings(self, changes: Sequence[FindingChange]) -> None:
-        """Take them for the next state."""
+        """Keep the changed findings for the next update."""
         self._findings.update({change.finding.number: change.finding for change in changes})
         self._board.show(self._findings.values())
 
     def regroup(self, layout: Layout) -> None:
-        """Show the blocks of thawed layers too."""
+        """Add the blocks of thawed layers."""
         self._board.regroup(layout)
 
     def end(self, report: Report) -> None:
-        """Show the outcome."""
+        """Show the final report."""
         self._report = report
         if self.is_drawn:
             self._view.draw(pages.ended(report, self._board))
 
     def close(self) -> None:
-        """Leave the last state, with the picture that has been drawn by now."""
+        """Leave the final page, now with the picture of the run if there is one."""
         was_drawn, self.is_drawn = self.is_drawn, False
         if was_drawn and self._report:
-            with suppress(OSError):  # the picture is gone again
+            with suppress(OSError):  # the picture has been deleted
                 self._view.draw(pages.ended(self._report, self._board, self.picture))
         elif was_drawn:
             note = "The watch ended before the training; this is the last state it saw."
@@ -162,41 +163,41 @@ class Notebook(OutputBase):
 
 
 def show_report(view: View, report: Report) -> None:
-    """Show an outcome in a view, in the cell that runs."""
+    """Show a report in a view, in the running cell."""
     view.draw(pages.ended(report, picture=_picture(report.run)))
     show_here(view)
 
 
 def show_here(view: View) -> None:
-    """Show a view in the cell that runs, or say that there is none."""
+    """Show a view in the running cell, or warn that there is none."""
     view.is_asked = True
     if not view.show():
         _LOG.warning("GradWatch: view() shows nothing here: this code does not run in a notebook")
 
 
 def show_files(folder: Path) -> None:
-    """Show a run from its files in the cell that runs, until its training is over.
+    """Show a run from its files in the running cell, until its training is over.
 
     Raises:
-        FormatError: Its files are gone or cannot be read.
+        FormatError: The files are gone or cannot be read.
     """
     view = View()
     show_here(view)
     if not view.is_shown:
         return
-    with suppress(KeyboardInterrupt):  # the button of the notebook: the last state stays
+    with suppress(KeyboardInterrupt):  # the notebook's stop button; the last state stays
         board = _follow(folder, view)
         view.draw(pages.ended(load_run(folder).report(), board, _picture(folder)))
 
 
 def _picture(folder: Path) -> Path | None:
-    """The picture in a run's folder, if there is one."""
+    """Return the picture in a run's folder, if there is one."""
     picture = folder / PICTURE_FILE
     return picture if picture.is_file() else None
 
 
 def _follow(folder: Path, view: View) -> Board:
-    """Show a run as its files grow; the last state of its numbers once it is over."""
+    """Show a run as its files grow; return its last numbers when it is over."""
     tail, judge, changed = Tail(folder), None, time.monotonic()
     while True:
         look = tail.look()

@@ -1,4 +1,4 @@
-"""The numbers of two runs at the windows that both have, and how far they are apart."""
+"""The numbers of two runs at their common windows, and the differences between them."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 Kind = Literal["weights", "loss", "gradient", "rate", "update"]
 
 KINDS: tuple[Kind, ...] = ("weights", "loss", "gradient", "rate", "update")
-"""What may differ, in the order in which one follows from the other within a step."""
+"""Kinds of numbers that may differ, in causal order within a step."""
 
 _NOISE = 1e-6
-"""Share of the whole below which a part is not looked at by itself."""
+"""A part smaller than this share of the whole is compared relative to this share instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Apart:
-    """A number that is not the same in two runs at one step.
+    """A number that differs between two runs at one step.
 
     Attributes:
-        kind: What it is.
-        name: Of the loss item, module or learning rate; ``model`` for the whole model.
-        values: In the first run and in the other; NaN where it is not finite or missing.
-        difference: Relative to the larger one; Inf where one of them is not finite.
+        kind: Kind of the number.
+        name: Name of the loss item, module or learning rate; ``model`` for the whole model.
+        values: Values in the first and in the other run; NaN where not finite or missing.
+        difference: Difference relative to the larger value; Inf if only one value is finite.
     """
 
     kind: Kind
@@ -43,7 +43,7 @@ class Apart:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A number in both runs: its kind, its name, (W,) values of each, (W,) their differences."""
+    """A number over W common windows: kind, name, (W,) values of each run, (W,) differences."""
 
     kind: Kind
     name: str
@@ -52,28 +52,28 @@ class Series:
 
     @property
     def is_block(self) -> bool:
-        """Whether it is the gradient of a part of the model."""
+        """Whether this is the gradient of a block, not of the whole model."""
         return self.kind == "gradient" and self.name != WHOLE
 
     def at(self, window: int) -> Apart:
-        """The number in one window."""
+        """Return the number in one window."""
         values = (float(self.values[0][window]), float(self.values[1][window]))
         return Apart(self.kind, self.name, values, float(self.difference[window]))
 
 
 def series_of(one: Run, other: Run, places: tuple[Counts, Counts]) -> list[Series]:
-    """Gradients of the whole model and its blocks, weights, updates, losses and learning rates.
+    """Pair gradients of the model and its blocks, weights, updates, losses and learning rates.
 
     Args:
-        one: The first run.
-        other: One whose model has the same modules.
-        places: What `common` gives.
+        one: First run.
+        other: Run whose model has the same modules.
+        places: Result of `common`.
     """
     return [*_of_modules(one, other, places), *_of_losses(one, other, places)]
 
 
 def common(one: Run, other: Run) -> tuple[Counts, Counts]:
-    """Places of the windows with the same steps in two runs."""
+    """Return the indices of the windows with the same steps, in each of two runs."""
     shared = [
         np.stack([run.grid.step_first, run.grid.step_last, run.grid.steps], axis=1).tolist()
         for run in (one, other)
@@ -107,7 +107,7 @@ def _of_modules(one: Run, other: Run, places: tuple[Counts, Counts]) -> list[Ser
 
 
 def _of_losses(one: Run, other: Run, places: tuple[Counts, Counts]) -> list[Series]:
-    """Of the items and rates that both runs have."""
+    """Pair the loss items and learning rates that both runs have."""
     a, b = (_losses(run, own) for run, own in zip((one, other), places, strict=True))
     shared = [name for name in a if name in b]
     is_known = np.ones(len(places[0]), np.bool_)
@@ -123,7 +123,7 @@ def _of_losses(one: Run, other: Run, places: tuple[Counts, Counts]) -> list[Seri
 
 
 def _losses(run: Run, places: Counts) -> dict[str, Floats]:
-    """(W,) of each item, NaN where there is no finite mean."""
+    """Loss item or rate -> (W,) means; NaN where there is no finite mean."""
     steps = run.grid.step_first[places]
     table = run.losses[["step_first", "item", "mean"]]
     found = {}
@@ -134,7 +134,7 @@ def _losses(run: Run, places: Counts) -> dict[str, Floats]:
 
 
 def _relative(one: Floats, other: Floats, whole: Floats) -> Floats:
-    """(W,) differences relative to the larger number, or to a small share of the whole.
+    """(W,) differences relative to the larger number, or to `_NOISE` of the whole if larger.
 
     0 where both are missing, Inf where one is.
     """

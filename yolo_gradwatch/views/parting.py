@@ -1,7 +1,7 @@
-"""Where two runs part: the first step at which weights, losses, gradients or rates differ.
+"""Divergence of two runs: the first step at which weights, losses, gradients or rates differ.
 
-Repeated on one machine, a training gives the same numbers bit for bit. On another machine the last
-digits differ, and the difference grows.
+A training repeated on the same machine is bit-identical. On another machine the last digits differ,
+and the difference grows.
 """
 
 from __future__ import annotations
@@ -32,43 +32,43 @@ VISIBLE: dict[Kind, float] = {
 }
 """Relative difference beyond which runs differ by more than rounding.
 
-Weights changed by 1e-7 of their values, as by rounding, moved losses and total norm by 9e-7 to 9e-6
-in the first step of five trainings (YOLOv8n, YOLO11n, YOLO26n); another gain, optimizer, seed or
-hook moved one of them by 0.04 to 1. Weights and rates come of no forward pass: rounding moved the
-norm of the weights by at most 1e-7 until the gradients differed visibly, another seed by 6e-6 and
-9e-5; the rates of a schedule are the same bit for bit.
+In the first step of five trainings (YOLOv8n, YOLO11n, YOLO26n), changing the weights by 1e-7 of
+their values, as rounding does, moved losses and total norm by 9e-7 to 9e-6; another gain,
+optimizer, seed or hook moved one of them by 0.04 to 1. Weights and rates do not come from a forward
+pass: until the gradients differed visibly, rounding moved the norm of the weights by at most 1e-7,
+another seed by 6e-6 and 9e-5; the rates of a schedule are bit-identical.
 """
 
 JUMP = 1000.0
-"""Times the largest difference so far by which a difference grows that does not come of rounding.
+"""Factor over the largest difference so far above which growth is not due to rounding.
 
-In the same five trainings rounding grew by 10 to 292 times in the steepest step. A gain that was
-doubled in a training with other rounding grew by more than 5,000 times.
+In the same five trainings, rounding grew by a factor of 10 to 292 in the steepest step. Doubling a
+gain in a training with other rounding gave a factor of more than 5,000.
 """
 
 _ALONE = 100.0
-"""Times as much as another number by which one may feel rounding."""
+"""Factor by which rounding may affect one number more than another."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parting:
-    """Two runs step by step, at the windows that both have.
+    """Step-by-step comparison of two runs at their common windows.
 
     Attributes:
-        outcome: ``same``; ``losses``, where nothing but losses differ; ``drift``, where rounding
-            has grown; ``parted``, where something else made them differ; ``unknown``, where they
-            cannot be compared.
+        outcome: ``same``; ``losses``, if only losses differ; ``drift``, if rounding differences
+            have grown; ``parted``, if they differ for another reason; ``unknown``, if they cannot
+            be compared.
         why: Why they cannot be compared; "" otherwise.
-        windows: How many both have.
-        last: Last step of these; 0 if there is none.
-        exact: Last step up to which every number is equal bit for bit; 0 if not even in the first.
-        same: Last step up to which there is no more than rounding, losses aside in ``losses``.
-        since: First and last step between which they part; (0, 0) if they do not.
-        apart: What differs there: of each of `KINDS` the numbers, the farthest first.
-        silent: Loss items that differed before without any other trace.
-        silent_since: First step of these; 0 if there are none.
+        windows: Number of common windows.
+        last: Last step of the common windows; 0 if there are none.
+        exact: Last step up to which every number is bit-identical; 0 if the first one is not.
+        same: Last step up to which runs differ by rounding only, losses aside in ``losses``.
+        since: First and last step of the window in which they diverge; (0, 0) if they do not.
+        apart: Numbers that differ in that window, by `KINDS`, the farthest first.
+        silent: Loss items that differed earlier without effect on any other number.
+        silent_since: First step at which these differ; 0 if there are none.
         items: Loss items that both runs have.
-        blocks: How many blocks are compared.
+        blocks: Number of blocks that are compared.
         rounding: Largest relative difference of losses and total norm up to ``same``.
     """
 
@@ -87,32 +87,32 @@ class Parting:
     rounding: float = 0.0
 
     def of(self, kind: Kind) -> list[Apart]:
-        """What differs of one kind, the farthest first."""
+        """Return the numbers of one kind that differ, the farthest first."""
         return [one for one in self.apart if one.kind == kind]
 
     @property
     def first(self) -> Kind | None:
-        """The kind that differs first, of which the others follow; None if nothing does."""
+        """The kind that differs first, from which the others follow; None if nothing differs."""
         return next((kind for kind in KINDS if self.of(kind)), None)
 
 
 def parting(one: Run, other: Run) -> Parting:
-    """Where a run parts from another one.
+    """Find where a run diverges from another one.
 
-    Runs of any lengths are compared at the windows with the same steps. Models with other modules
-    are not compared: their numbers mean something else from the first step on.
+    Runs of any lengths are compared at the windows with the same steps. Models with different
+    modules are not compared: their numbers are not comparable from the first step on.
     """
     if one.layout.modules != other.layout.modules:
         sizes = " and ".join(f"{len(run.layout.modules):,}" for run in (one, other))
-        return Parting("unknown", f"the models have other modules ({sizes})")
+        return Parting("unknown", f"the models have different modules ({sizes})")
     places = common(one, other)
     if not len(places[0]):
-        return Parting("unknown", "no stretch of steps is in both runs")
+        return Parting("unknown", "the runs have no steps in common")
     return _judged(series_of(one, other, places), one, places[0])
 
 
 def _judged(series: Sequence[Series], run: Run, places: Counts) -> Parting:
-    """The outcome, from (W,) values and differences."""
+    """Classify the divergence from (W,) values and differences."""
     first, last = run.grid.step_first[places], run.grid.step_last[places]
     losses = [one for one in series if one.kind == "loss"]
     others = [one for one in series if one.kind != "loss"]
@@ -146,7 +146,7 @@ def _judged(series: Sequence[Series], run: Run, places: Counts) -> Parting:
 
 
 def _has_grown(series: Sequence[Series], window: int) -> bool:
-    """Whether what differs in a window may be the rounding of those before, which has grown."""
+    """Return whether differences in a window may be grown rounding errors of earlier windows."""
     if any(one.difference[window] > VISIBLE["rate"] for one in series if one.kind == "rate"):
         return False
     before = _largest(series, window)
@@ -155,19 +155,19 @@ def _has_grown(series: Sequence[Series], window: int) -> bool:
 
 
 def _central(series: Sequence[Series]) -> list[Series]:
-    """Losses, and gradient and update of the whole model, which feel rounding alike."""
+    """Select losses, and gradient and update of the whole model: rounding affects them alike."""
     alike = {"loss", "gradient", "update"}
     return [one for one in series if one.kind in alike and not one.is_block]
 
 
 def _largest(series: Sequence[Series], until: int) -> float:
-    """The largest difference of losses and the whole model before a window."""
+    """Return the largest difference of losses and the whole model before a window."""
     found = (one.difference[:until].max(initial=0.0) for one in _central(series))
     return float(max(found, default=0.0))
 
 
 def _first_visible(series: Sequence[Series], windows: int) -> int:
-    """The first window in which one differs by more than rounding; ``windows`` if none does."""
+    """Return the first window with more than rounding differences; ``windows`` if there is none."""
     firsts = (
         _first_beyond(one, VISIBLE[one.kind] * (_ALONE if one.is_block else 1), windows)
         for one in series
@@ -176,20 +176,21 @@ def _first_visible(series: Sequence[Series], windows: int) -> int:
 
 
 def _first_beyond(one: Series, limit: float, windows: int) -> int:
-    """The first window in which the difference is larger; ``windows`` if there is none."""
+    """Return the first window whose difference exceeds a limit; ``windows`` if there is none."""
     found = one.difference > limit
     return int(np.argmax(found)) if found.any() else windows
 
 
 def _before(last: Counts, window: int) -> int:
-    """Last step of the window before one; 0 without one."""
+    """Return the last step of the previous window; 0 if there is none."""
     return int(last[window - 1]) if window else 0
 
 
 def _at(series: Sequence[Series], window: int) -> list[Apart]:
-    """What differs by more than rounding in a window, by kind, the farthest first.
+    """Return the numbers that differ by more than rounding in a window, by kind, farthest first.
 
-    What is a hundred times nearer than the farthest of its kind may be rounding beside it.
+    A number that differs a hundred times less than the farthest of its kind is left out: it may
+    differ by rounding only.
     """
     found = [one.at(window) for one in series if one.difference[window] > VISIBLE[one.kind]]
     most = {kind: max((f.difference for f in found if f.kind == kind), default=0) for kind in KINDS}

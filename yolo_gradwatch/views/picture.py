@@ -1,4 +1,4 @@
-"""The pictures of a run, drawn from its files when the training is over."""
+"""Outputs that draw the pictures of a run from its files when the training is over."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class Ended:
-    """A run from its files as it ended, read once for all its pictures.
+    """A finished run, read from its files once for all its pictures.
 
     Args:
-        files: Of the run.
+        files: Files of the run.
     """
 
     def __init__(self, files: Files) -> None:
@@ -30,7 +30,7 @@ class Ended:
         self._report: Report | None = None
 
     def run(self, report: Report) -> Run | None:
-        """The run of which this is the report; None if its files are not whole."""
+        """Load the run of a report; None if its files are incomplete."""
         if not self._files.is_whole:
             return None
         if self._report is not report:
@@ -39,14 +39,14 @@ class Ended:
 
 
 class Picture(OutputBase):
-    """Draws ``gradwatch.png`` into the run's folder.
+    """Output that draws ``gradwatch.png`` into the run's folder.
 
     Args:
-        ended: From which it is drawn.
+        ended: The finished run.
         announce: Called with the path of the picture.
 
     Attributes:
-        files: Those that it has drawn.
+        files: Files that have been drawn.
     """
 
     def __init__(self, ended: Ended, announce: Callable[[Path], None]) -> None:
@@ -55,7 +55,7 @@ class Picture(OutputBase):
         self.files: tuple[Path, ...] = ()
 
     def end(self, report: Report) -> None:
-        """Draw the run as it ended."""
+        """Draw the finished run."""
         run = self._ended.run(report)
         if run is None:
             return
@@ -69,13 +69,13 @@ class Picture(OutputBase):
 
 
 class DepthPicture(OutputBase):
-    """Draws ``gradwatch/flow.png``, if a batch was traced.
+    """Output that draws ``gradwatch/flow.png``, if a batch was traced.
 
     Args:
-        ended: From which it is drawn.
+        ended: The finished run.
 
     Attributes:
-        files: Those that it has drawn.
+        files: Files that have been drawn.
     """
 
     def __init__(self, ended: Ended) -> None:
@@ -83,14 +83,14 @@ class DepthPicture(OutputBase):
         self.files: tuple[Path, ...] = ()
 
     def end(self, report: Report) -> None:
-        """Draw the run as it ended."""
+        """Draw the traces of the finished run."""
         run = self._ended.run(report)
         if run is not None and draw_depth(run, report):
             self.files = (run.folder / DEPTH_FILE,)
 
 
 def page_of(ended: Ended, report: Report) -> str | None:
-    """The HTML page of a run as it ended; None without Plotly, or if its files are not whole."""
+    """Return the HTML page of a finished run; None without Plotly, or if files are incomplete."""
     run = ended.run(report)
     if run is None or find_spec("plotly") is None:
         return None
@@ -100,11 +100,11 @@ def page_of(ended: Ended, report: Report) -> str | None:
 
 
 def draw_depth(run: Run, report: Report) -> bool:
-    """Draw ``gradwatch/flow.png``, if a batch was traced; whether one was.
+    """Draw ``gradwatch/flow.png`` and return True if a batch was traced.
 
     Raises:
         FormatError: A file of the run cannot be read.
-        OSError: It cannot be written.
+        OSError: The picture cannot be written.
     """
     from yolo_gradwatch.views.depth import depth  # noqa: PLC0415  # as above
     from yolo_gradwatch.views.png.depth import write  # noqa: PLC0415  # as above

@@ -1,4 +1,4 @@
-"""Rows of a picture that belong together."""
+"""Groups of rows in a picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def inside(names: Sequence[str], row: int) -> range:
-    """A row and those of the modules in it, which follow it."""
+    """Return a row with the rows of its submodules, which follow it."""
     last = row
     while last + 1 < len(names) and names[last + 1].startswith(f"{names[row]}."):
         last += 1
@@ -17,7 +17,7 @@ def inside(names: Sequence[str], row: int) -> range:
 
 
 def stretches(rows: set[int]) -> list[range]:
-    """Neighbouring rows as one."""
+    """Group neighbouring rows."""
     found: list[range] = []
     for row in sorted(rows):
         if found and found[-1].stop == row:

@@ -1,4 +1,4 @@
-"""What a table of runs shows: their names, their first finding, their numbers as text."""
+"""Texts for a table of runs: their names, first findings and numbers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _WORST_FIRST = ("unhealthy", "no verdict", "healthy")
 
 
 class Shown(NamedTuple):
-    """A row of the table as text; "" where something is not known.
+    """A row of the table as text; "" for unknown values.
 
     Attributes:
-        name: The run's folder, from the one that was asked for on.
-        finding: Its first finding, as in ``dead in model.4.conv, step 1,218``.
-        severity: Of its worst finding; None if it has none.
+        name: Folder of the run, relative to the requested one.
+        finding: First finding, such as ``dead in model.4.conv, step 1,218``.
+        severity: Severity of the worst finding; None if there is none.
     """
 
     name: str
@@ -37,11 +37,11 @@ class Shown(NamedTuple):
 
 
 def shown(table: pd.DataFrame, above: Path) -> list[Shown]:
-    """The rows of a table of runs as text that no terminal takes for a command.
+    """Convert the rows of a table of runs to text without control characters.
 
     Args:
-        table: What `load_runs` gives.
-        above: The folder that was asked for.
+        table: Result of `load_runs`.
+        above: Requested folder.
     """
     rows = [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
     return [_shown(row, above) for row in rows]
@@ -72,19 +72,19 @@ def _number(value: Any, form: str) -> str:
 
 
 def name_of(run: Path, above: Path) -> str:
-    """A run's folder from the one above it on, as a terminal can show it."""
+    """Return a run's folder relative to the one above it, as printable text."""
     own = run.relative_to(above) if run.is_relative_to(above) else run
     return str(printable(str(own) if own.parts else run.resolve().name or str(run)))
 
 
 def metric(table: pd.DataFrame) -> str:
-    """What the scores are, without the ``(B)`` of boxes; ``score`` where runs differ in that."""
+    """Name the metric of the scores, without the ``(B)`` of boxes; ``score`` if they differ."""
     names = set(table["metric"]) - {""}
     return str(printable(names.pop().removesuffix("(B)"))) if len(names) == 1 else "score"
 
 
 def counts(table: pd.DataFrame, above: Path) -> tuple[str, str]:
-    """How many runs there are, and how many of each verdict."""
+    """Say how many runs there are, and how many have each verdict."""
     number = Counter(table["verdict"])
     parts = [
         f"{number[verdict]:,} {'without a verdict' if verdict == 'no verdict' else verdict}"
@@ -96,7 +96,7 @@ def counts(table: pd.DataFrame, above: Path) -> tuple[str, str]:
 
 
 def remarks(table: pd.DataFrame, above: Path) -> list[tuple[str, list[str]]]:
-    """Each remark with the names of the runs that have it, in the order of the table."""
+    """Return each remark with the names of its runs, in the order of the table."""
     having: dict[str, list[str]] = defaultdict(list)
     for run, said in zip(table["run"], table["remarks"], strict=True):
         if said:
@@ -105,12 +105,13 @@ def remarks(table: pd.DataFrame, above: Path) -> list[tuple[str, list[str]]]:
 
 
 def ordered(table: pd.DataFrame, column: str, *, backwards: bool = False) -> pd.DataFrame:
-    """The runs by one column; what is not known comes last.
+    """Sort the runs by a column; unknown values come last.
 
     Args:
-        table: What `load_runs` gives.
-        column: Of it: numbers and times from the highest, verdicts from the worst, texts from A.
-        backwards: The other way round.
+        table: Result of `load_runs`.
+        column: Column of it: numbers and times from the highest, verdicts from the worst, texts
+            from A.
+        backwards: Reverse the order.
     """
     values = table[column]
     if column == "verdict":
@@ -125,7 +126,7 @@ def ordered(table: pd.DataFrame, column: str, *, backwards: bool = False) -> pd.
 
 
 def _key(value: Any) -> Any:
-    """What a value is sorted by; None if it is not known."""
+    """Return the sort key of a value; None if it is unknown."""
     if isinstance(value, str):
         return value.casefold() or None
     return None if pd.isna(value) else value

@@ -1,4 +1,4 @@
-"""Which share of its training a run has behind it at a step, by the epochs that were planned."""
+"""Share of the planned training that a run has completed at each of its steps."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ if TYPE_CHECKING:
     from yolo_gradwatch.runs.run import Run
 
 _ROUNDING = 1e-9
-"""Of a share; a window that begins where a column ends does not reach into it."""
+"""Tolerance of a share: a window that begins where a column ends is not in that column."""
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Where the W windows of a run lie in its training, from 0, its beginning, to 1, its end.
+    """Positions of the W windows of a run in its training, from 0 (begin) to 1 (planned end).
 
     Attributes:
-        edges: (W + 1,) shares at which the windows begin, and where the last one ends; (1,) of 0
-            without a window.
-        planned: Epochs that the training should have had; 0 if that is not known, so that what was
-            watched counts as all of it.
+        edges: (W + 1,) shares at which the windows begin, and at which the last one ends; a single
+            0 without windows.
+        planned: Planned number of epochs; 0 if unknown: the recorded part then counts as the whole.
     """
 
     edges: Floats
@@ -41,11 +40,11 @@ class Share:
         return float(self.edges[-1])
 
     def columns(self, count: int) -> tuple[Counts, Counts, Flags]:
-        """The windows in each of ``count`` equally wide columns of the whole training.
+        """Assign windows to ``count`` equally wide columns of the whole training.
 
         Returns:
-            (C,) the first of each, (C,) one past its last, and (C,) whether there is any; of a
-            column without one, the nearest window.
+            (C,) first window of each column, (C,) one past its last, and (C,) whether the column
+            has any; a column without windows gets the nearest one.
         """
         sides = np.linspace(0, 1, count + 1)
         windows = len(self.edges) - 1
@@ -56,11 +55,11 @@ class Share:
 
 
 def share_of(run: Run) -> Share:
-    """Where the windows of a run lie in its training.
+    """Locate the windows of a run in its training.
 
-    By epochs, because the first ones have more optimizer steps in warm-up. Of an epoch that was
-    repeated, the last pass counts. A training that did not finish ended within its last epoch: as
-    far as the steps in it reach, compared with the epoch before.
+    Shares are measured in epochs, because warm-up epochs have more optimizer steps than later ones.
+    If an epoch was repeated, its last pass counts. For a training that did not finish, the share of
+    its last epoch is estimated from the number of steps in the epoch before.
     """
     grid = run.grid
     if not len(grid.steps):
@@ -79,7 +78,7 @@ def share_of(run: Run) -> Share:
 
 
 def _begins(grid: Grid) -> dict[int, int]:
-    """By epoch the step at which its last pass begins, of those that the run has not gone back."""
+    """Epoch -> first step of its last pass, without epochs that the run went back beyond."""
     is_new = np.append(True, np.diff(grid.epoch) != 0)
     passes = zip(grid.epoch[is_new].tolist(), grid.step_first[is_new].tolist(), strict=True)
     found: dict[int, int] = {}
@@ -90,7 +89,7 @@ def _begins(grid: Grid) -> dict[int, int]:
 
 
 def _done(run: Run, epochs: Counts, firsts: Counts, end: float) -> float:
-    """Share of its last epoch that a run has behind it; all of it where that is not known."""
+    """Return the completed share of the last epoch; 1 if it is unknown."""
     if run.status == "finished" or len(epochs) < 2:
         return 1.0
     usual = (firsts[-1] - firsts[-2]) / (epochs[-1] - epochs[-2])

@@ -1,4 +1,4 @@
-"""What the open findings say of each top-level block, in a word."""
+"""State of each top-level block in a word, from the open findings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class BlockStates:
-    """Words for the blocks of a model that findings concern."""
+    """Words for the blocks of a model that are affected by findings."""
 
     def __init__(self, layout: Layout) -> None:
         self._block_of = dict(zip(layout.modules, layout.block_of, strict=True))
@@ -28,9 +28,9 @@ class BlockStates:
                 self._layers[block].add(name)
 
     def under(self, findings: Iterable[Finding]) -> dict[str, tuple[str, Severity]]:
-        """A word and the severity for each block with an alarm: the most telling one.
+        """Return block -> (word, severity) of its most relevant alarm.
 
-        A critical finding comes first, then one that is not of the whole model, then the newest.
+        Critical findings take precedence, then those on a single module, then the newest.
         """
         worst: dict[str, Finding] = {}
         alarms = (finding for finding in findings if finding.severity != "notice")
@@ -39,24 +39,24 @@ class BlockStates:
         return {block: (self._word(one, block), one.severity) for block, one in worst.items()}
 
     def _blocks_with(self, finding: Finding) -> set[str]:
-        """The blocks that a finding concerns; one on the whole model concerns them all."""
+        """Return the blocks that a finding affects; all of them if it is on the whole model."""
         if finding.module == WHOLE:
             return set(self._layers)
         return {self._block_of[name] for name in finding.modules}
 
     def _word(self, finding: Finding, block: str) -> str:
-        """What is wrong with a block; where it lies, if another block is the cause."""
+        """Return what is wrong with a block, or its position relative to the block at fault."""
         if finding.module == WHOLE or self._is_hit(finding, block):
             return RULES[finding.rule].state or finding.rule
         place = self._paths.place(block, finding.module)
         return "affected" if place == "elsewhere" else place
 
     def _is_hit(self, finding: Finding, block: str) -> bool:
-        """Whether what was found is true of a block that the finding touches."""
+        """Return whether a finding applies to an affected block itself."""
         if self._block_of[finding.module] == block:
             return True
         blocks = RULES[finding.rule].blocks
-        if blocks == "entire":  # a weight that reads nothing has no gradient, its block gets one
+        if blocks == "entire":  # an unused weight gets no gradient although its block does
             return self._layers[block].issubset(finding.modules)
         return blocks == "all"
 

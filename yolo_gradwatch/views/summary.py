@@ -1,4 +1,4 @@
-"""One row a module: what its gradient was like over a run, or over some epochs of it."""
+"""Summary of the gradients over a run, or over some of its epochs: a row for each module."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ OVER_RUN = tuple(
     for row in sorted(QUANTITIES, key=lambda row: row.moment == "once")
     for column in row.over_run
 )
-"""The columns of measured quantities, those of every step first."""
+"""Pairs of quantity and column; quantities measured at every step come first."""
 
 
 def summary(
     grid: Grid, layout: Layout, findings: Iterable[Finding], epochs: tuple[int, int] | None = None
 ) -> pd.DataFrame:
-    """A table with a row for each module, in forward order.
+    """Build a table with a row for each module, in forward order.
 
     Args:
-        grid: Of the run.
-        layout: Of the model.
-        findings: Those to name beside the modules that they concern.
-        epochs: First and last epoch to look at; all of them by default.
+        grid: Grid of the run.
+        layout: Layout of the model.
+        findings: Findings to list with the modules that they affect.
+        epochs: First and last epoch to summarize; all of them by default.
 
     Returns:
         ``module``, ``type``, ``parameters``; ``steps`` that were not skipped; the columns of
-        `OVER_RUN`, counts summed over the windows, norms and details NaN where there is none; and
-        ``findings``, the rules that name the module, separated by spaces, in parentheses where it
-        suffers from another one.
+        `OVER_RUN`, with counts summed over the windows, and norms and details NaN where there is
+        none; and ``findings``, the rules of findings on the module, separated by spaces, in
+        parentheses if the module at fault is another one.
     """
     low, high = epochs or (0, np.iinfo(np.int64).max)
     chosen = (grid.epoch >= low) & (grid.epoch <= high)
@@ -63,21 +63,21 @@ def summary(
 
 
 def of_blocks(table: pd.DataFrame, layout: Layout) -> pd.DataFrame:
-    """The rows of the whole model and of the top-level blocks."""
+    """Select the rows of the whole model and of the top-level blocks."""
     return table[table["module"].isin([WHOLE, *(name for name, _ in layout.blocks)])]
 
 
 def matching(table: pd.DataFrame, pattern: str) -> pd.DataFrame:
-    """The rows whose module matches a pattern such as ``model.2*``."""
+    """Select the rows whose module matches a pattern such as ``model.2*``."""
     return table[[fnmatchcase(name, pattern) for name in table["module"]]]
 
 
 def farthest(table: pd.DataFrame, count: int) -> pd.DataFrame:
-    """The rows that are farthest from normal, in forward order.
+    """Select the rows that are farthest from normal, in forward order.
 
-    Those that a finding names come first, then those that suffer from one, then those without a
-    norm above 0, then those whose median is the most decades away from that of their class, because
-    a normalization has smaller gradients than a convolution.
+    Modules with a finding rank first, then those affected by one, then those without a norm above
+    0, then those whose median is the most decades away from the median of their class; by class,
+    because a normalization has smaller gradients than a convolution.
     """
     with np.errstate(divide="ignore"):
         levels = np.log10(table["norm_median"].fillna(0.0)).replace(-np.inf, np.nan)
@@ -89,17 +89,17 @@ def farthest(table: pd.DataFrame, count: int) -> pd.DataFrame:
 
 
 def concerned(findings: Iterable[Finding]) -> set[str]:
-    """The modules that findings are about."""
+    """Return the modules that findings name or affect."""
     return {name for finding in findings for name in (finding.module, *finding.modules)}
 
 
 def chosen_by(findings: Iterable[Finding], words: Collection[str]) -> list[Finding]:
-    """The findings of some rules or kinds of rules."""
+    """Select the findings of some rules or kinds of rules."""
     return [finding for finding in findings if is_named(finding.rule, words)]
 
 
 def active_in(findings: Iterable[Finding], grid: Grid, epochs: tuple[int, int]) -> list[Finding]:
-    """The findings with an episode at some step of these epochs."""
+    """Select the findings with an episode at some step of these epochs."""
     inside = (grid.epoch >= epochs[0]) & (grid.epoch <= epochs[1])
     first, last = grid.step_first[inside], grid.step_last[inside]
 
@@ -111,7 +111,7 @@ def active_in(findings: Iterable[Finding], grid: Grid, epochs: tuple[int, int]) 
 
 
 def _rules(layout: Layout, findings: Iterable[Finding]) -> list[str]:
-    """Per module the rules of the findings on it; in parentheses those from which it suffers."""
+    """List the rules of each module's findings, in parentheses if another module is at fault."""
     named = list(findings)
     own: dict[str, dict[str, None]] = {name: {} for name in layout.modules}
     for finding in named:

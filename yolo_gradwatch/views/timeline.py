@@ -1,4 +1,4 @@
-"""Where the optimizer steps of a run lie on a horizontal axis: in proportion, the first ones wide.
+"""Horizontal axis of optimizer steps: linear, with the first steps of a long run widened.
 
 A place is a number from 0, the left end of the axis, to 1.
 """
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.arrays import Counts, Flags, Floats
 
 DENSE = 50
-"""First steps, each a window of its own, that a long run shows on a scale of their own."""
+"""First steps of a long run that get a separate, wider scale; each is a window of one step."""
 
-_LONG = 400  # steps from which on single ones at the beginning would be too narrow
-_DENSE_SHARE, _BREAK = 0.12, 0.012  # of the axis
+_LONG = 400  # steps; in a longer run, the single first steps would be too narrow to see
+_DENSE_SHARE, _BREAK = 0.12, 0.012  # shares of the axis: the first steps, the break after them
 _NICE = (1, 2, 5)
 
 
@@ -28,11 +28,11 @@ class Timeline:
         step_last: (W,) last step of each window.
 
     Attributes:
-        edges: (W + 1,) steps at which the windows begin, and where the last one ends.
+        edges: (W + 1,) steps at which the windows begin, and at which the last one ends.
         left: (W,) place at which each window begins.
-        right: (W,) place at which it ends.
-        gap: Left and right end of the break behind the first steps; None if there is none.
-        dense: Steps in front of the break.
+        right: (W,) place at which each window ends.
+        gap: Left and right end of the break after the first steps; None if there is none.
+        dense: Number of steps before the break.
     """
 
     def __init__(self, step_first: Counts, step_last: Counts) -> None:
@@ -48,12 +48,12 @@ class Timeline:
         self.right: Floats = self._place(self.edges[1:], self.edges[1:] > self._cut)
 
     def at(self, steps: Floats | Counts) -> Floats:
-        """Places of steps; those of the axis' ends for steps outside."""
+        """Return the places of steps; steps outside the axis are placed at its ends."""
         steps = np.asarray(steps, np.float64)
         return self._place(steps, steps >= self._cut)
 
     def step(self, places: Floats) -> Floats:
-        """Steps at these places; in the break, the one at which it is."""
+        """Return the steps at these places; inside the break, the step of the break."""
         knots = (self._cut, self._cut) if self.gap else ()
         found: Floats = np.interp(
             places, (0, *(self.gap or ()), 1), (self.edges[0], *knots, self.edges[-1])
@@ -61,9 +61,10 @@ class Timeline:
         return found
 
     def columns(self, count: int) -> tuple[Counts, Counts]:
-        """The windows in each of ``count`` equally wide columns: the first, and one past the last.
+        """Assign windows to ``count`` equally wide columns, each window to at least one.
 
-        Every window is in at least one column.
+        Returns:
+            (C,) first window of each column, and (C,) one past its last.
         """
         sides = self.step(np.linspace(0, 1, count + 1))
         windows = len(self.edges) - 1
@@ -72,18 +73,18 @@ class Timeline:
         return begin, end
 
     def ticks(self, most: int) -> list[int]:
-        """About ``most`` round numbers of steps, and the first step."""
+        """Return about ``most`` round numbers of steps, and the first step."""
         first, last = self.edges[0] + 0.5, self.edges[-1] - 0.5
         dense = _round_numbers(first, self._cut, 3) if self.gap else []
         rest = _round_numbers(max(self._cut, first), last, most)
         return self._apart([int(first), *dense, *rest], 0.03)
 
     def epochs(self, epoch: Counts, most: int) -> dict[int, float]:
-        """The first epoch and at most ``most`` round ones, and where they begin.
+        """Return the first epoch and some round ones, each with the place at which it begins.
 
         Args:
-            epoch: (W,) of each window.
-            most: Of the round ones.
+            epoch: (W,) epoch of each window.
+            most: Largest number of round ones.
         """
         begins: dict[int, float] = {}
         for number, place in zip(epoch.tolist(), self.left.tolist(), strict=True):
@@ -96,7 +97,12 @@ class Timeline:
         return found
 
     def _place(self, steps: Floats, is_behind: Flags) -> Floats:
-        """Places in front of the break or behind it, which are two at the break itself."""
+        """Return the places of steps before or after the break; its own step has both.
+
+        Args:
+            steps: Steps to place.
+            is_behind: Whether to place each of them after the break.
+        """
         first, last = self.edges[0], self.edges[-1]
         begin, width = (self.gap[1], 1 - self.gap[1]) if self.gap else (0.0, 1.0)
         front = (steps - first) / max(self._cut - first, 1) * _DENSE_SHARE
@@ -105,7 +111,7 @@ class Timeline:
         return found
 
     def _apart(self, steps: list[int], distance: float) -> list[int]:
-        """Those of some steps that are not too near to the one before."""
+        """Drop steps that are too near to the previous one on the axis."""
         kept: list[int] = []
         for step in steps:
             if not kept or self.at(np.array(step)) - self.at(np.array(kept[-1])) > distance:
@@ -114,7 +120,7 @@ class Timeline:
 
 
 def _round_numbers(first: float, last: float, most: int) -> list[int]:
-    """At most ``most`` multiples of 1, 2 or 5 times a power of ten, ``first`` to ``last``."""
+    """Return at most ``most`` multiples of 1, 2 or 5 times a power of ten in a range."""
     power = 1
     while True:
         for nice in _NICE:

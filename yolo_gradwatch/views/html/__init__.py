@@ -1,1 +1,1 @@
-"""A run as a page for the browser."""
+"""HTML pages and notebook displays."""

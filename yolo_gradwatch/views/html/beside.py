@@ -1,4 +1,4 @@
-"""The figure of two runs (Plotly): A, B, and B beside A at the same share of training."""
+"""Plotly figure of two runs: A, B, and B relative to A at the same share of training."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     from yolo_gradwatch.views.beside import Beside, Side
 
 COVERS = (*STATES.values(), (MISSING, "#ececec"))
-"""Words and colour of each cover of a cell, counted from 1."""
+"""Legend text and colour of each cover of a cell, numbered from 1."""
 
-_AXES = ("", "2", "3")  # of A, B, and B beside A
-_FEW_ROWS, _ROW, _LOW_ROW = 60, 22, 12  # rows up to which they are large; pixels of one
-_ABOVE, _BELOW, _BETWEEN = 40, 96, 72  # pixels: above the first, below the last, between panels
-_WIDE, _GAP = 0.32, 0.02  # shares of the width: a panel beside others, and between two
+_AXES = ("", "2", "3")  # axis suffixes of A, B, and B relative to A
+_FEW_ROWS, _ROW, _LOW_ROW = 60, 22, 12  # up to this many rows are high; pixels of a high, a low row
+_ABOVE, _BELOW, _BETWEEN = 40, 96, 72  # pixels above the first, below the last, between panels
+_WIDE, _GAP = 0.32, 0.02  # shares of the width: a panel, and the gap between two
 
 
 def figure(picture: Beside) -> dict[str, Any]:
-    """The figure as JSON has it, with a layout for a wide window and one for a narrow one."""
+    """Return the figure for JSON, with a layout for wide windows and one for narrow ones."""
     drawn = go.Figure(data=[*_levels(picture), *_covered(picture)]).to_plotly_json()
     return {"data": drawn["data"], "wide": _wide(picture), "narrow": _narrow(picture)}
 
 
 def covers(picture: Beside) -> list[NDArray[np.uint8]]:
-    """(R, C) of each panel: which of `COVERS` lies over a cell, 0 for none."""
+    """(R, C) for each panel: number of the cover over a cell, see `COVERS`; 0 for none."""
     shown = []
     for side in picture.sides:
         own = side.states.copy()
@@ -83,13 +83,13 @@ def _covered(picture: Beside) -> Iterator[go.Heatmap]:
 
 
 def _across(axis: str) -> dict[str, Any]:
-    """The axes of a panel, and its columns as shares."""
+    """Return the axes of a panel, and its columns as shares."""
     return {"x0": 0.5 / COLUMNS, "dx": 1 / COLUMNS, "xaxis": f"x{axis}", "yaxis": f"y{axis}"}
 
 
 def _factors(picture: Beside) -> dict[str, Any]:
     named = ticks(picture.span)
-    return _bar("B by A", named, [factor(tick) for tick in named])
+    return _bar("B / A", named, [factor(tick) for tick in named])
 
 
 def _bar(title: str, ticks: list[int], words: list[str]) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def _bar(title: str, ticks: list[int], words: list[str]) -> dict[str, Any]:
 
 
 def _wide(picture: Beside) -> dict[str, Any]:
-    """All three beside each other, with names on the left and the differences on the right."""
+    """Lay out the three panels side by side, names on the left and differences on the right."""
     height = _height(picture)
     layout = {**_common(picture), "height": height + _ABOVE + _BELOW}
     for i, axis in enumerate(_AXES):
@@ -120,7 +120,7 @@ def _wide(picture: Beside) -> dict[str, Any]:
 
 
 def _narrow(picture: Beside) -> dict[str, Any]:
-    """Each below the other, the difference first, each with the names of its rows."""
+    """Lay out the three panels one below the other, the difference first, each with row names."""
     height = _height(picture)
     inner = 3 * height + 2 * _BETWEEN
     layout = {**_common(picture), "height": inner + _ABOVE + _BELOW + 50}
@@ -166,9 +166,9 @@ def _common(picture: Beside) -> dict[str, Any]:
 
 
 def _titled(picture: Beside, layout: dict[str, Any]) -> dict[str, Any]:
-    """A layout with the name of each panel above it."""
+    """Add the name of each panel to a layout."""
     words = [f"<b>{side.letter}</b> {plain(side.report.name)}" for side in picture.sides]
-    for text, (x, y) in zip([*words, "<b>B beside A</b>"], layout.pop("titles"), strict=True):
+    for text, (x, y) in zip([*words, "<b>B relative to A</b>"], layout.pop("titles"), strict=True):
         layout["annotations"].append(
             {
                 "text": text,
@@ -186,7 +186,7 @@ def _titled(picture: Beside, layout: dict[str, Any]) -> dict[str, Any]:
 
 
 def _far(picture: Beside, row: int) -> str:
-    """How many times apart a row is where it is farthest, in bold from `APART` on."""
+    """Return the largest difference of a row as a factor, in bold from `APART`."""
     one = picture.farthest.get(row)
     if one is None:
         return ""
@@ -195,7 +195,7 @@ def _far(picture: Beside, row: int) -> str:
 
 
 def _frames(picture: Beside) -> Iterator[dict[str, Any]]:
-    """Around the rows of each finding, in the panel of its run and in that of the difference."""
+    """Yield frames around the rows of each finding, for its run's panel and for the difference."""
     for axis, side in _panels(picture):
         for span in side.spans:
             own = inside(picture.names, span.rows[0])
@@ -214,7 +214,7 @@ def _frames(picture: Beside) -> Iterator[dict[str, Any]]:
 
 
 def _numbers(picture: Beside) -> Iterator[dict[str, Any]]:
-    """The letter and number of each finding where it begins."""
+    """Yield the label of each finding at the place where it begins."""
     for axis, side in _panels(picture):
         for span in side.spans:
             yield {
@@ -231,7 +231,7 @@ def _numbers(picture: Beside) -> Iterator[dict[str, Any]]:
 
 
 def _panels(picture: Beside) -> list[tuple[str, Side]]:
-    """The panels in which the findings of each run are marked."""
+    """Return the panels in which the findings of each run are marked."""
     a, b = picture.sides
     return [("", a), ("2", b), ("3", a), ("3", b)]
 
@@ -241,6 +241,6 @@ def _rows(picture: Beside) -> range:
 
 
 def _height(picture: Beside) -> int:
-    """Pixels of a panel."""
+    """Return the height of a panel in pixels."""
     rows = len(picture.names)
     return max(rows * (_ROW if rows <= _FEW_ROWS else _LOW_ROW), 60)

@@ -1,4 +1,4 @@
-"""Two runs as one page for a browser (Plotly), which needs no network."""
+"""Self-contained HTML page of two runs, with Plotly."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ _PARTS = files("yolo_gradwatch.views.html") / "parts"
 
 
 def write(found: Comparison, path: Path) -> None:
-    """Write the page of two runs, replacing an earlier one whole.
+    """Write the page of two runs, atomically replacing an earlier one.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The page cannot be written.
     """
     with replacing(path) as draft:
         draft.write_text(page(found), encoding="utf-8")
 
 
 def page(found: Comparison) -> str:
-    """The page: where the runs differ, both verdicts and findings, heat maps, and tables."""
+    """Render the page: where the runs differ, both verdicts, findings, heat maps, and tables."""
     first = found.picture()
     views = {"blocks": first}
     if found.is_by_blocks:
@@ -76,7 +76,7 @@ def _verdict(side: Side) -> str:
 
 
 def _findings(sides: Iterable[Side]) -> str:
-    """The findings of both in full."""
+    """List the findings of both runs in full."""
     items = [
         f'<li class="{f.severity}">{side.letter}{f.number}. {escape(finding_line(f).strip())}</li>'
         for side in sides
@@ -86,14 +86,15 @@ def _findings(sides: Iterable[Side]) -> str:
 
 
 def _more(found: Comparison) -> Iterator[str]:
-    """What differs beside the norm, the options that differ, and where the runs part."""
+    """Yield sections on other quantities, on options that differ, and on the divergence."""
     far = words.farthest_columns(found.shown, found.names, 1)
     if far:
         yield _section(words.farthest_title(1), f'<div class="wide plain">{table_html(far)}</div>')
     apart = words.options_apart(found.runs)
     if apart:
         yield _section("Options that differ", _paragraphs(apart))
-    yield _section("Step by step, B beside A", _paragraphs(sentences(parting(*found.runs), "B")))
+    steps = sentences(parting(*found.runs), "B")
+    yield _section("B compared with A, step by step", _paragraphs(steps))
 
 
 def _section(title: str, html: str) -> str:
@@ -105,7 +106,7 @@ def _paragraphs(lines: Iterable[str]) -> str:
 
 
 def _legend(name: str, picture: Beside) -> str:
-    """A legend of the covers that occur in one of the views."""
+    """Render a legend of the covers that occur in a view."""
     there = np.unique(covers(picture))
     items = [
         f'<span><i style="background: {colour}"></i>{escape(word)}</span>'
@@ -116,7 +117,7 @@ def _legend(name: str, picture: Beside) -> str:
 
 
 def _data(views: Mapping[str, Beside]) -> dict[str, Any]:
-    """What the script of the page draws and says."""
+    """Return the data for the script of the page."""
     sides = views["blocks"].sides
     return {
         "columns": COLUMNS,

@@ -1,4 +1,4 @@
-"""The network from its first block to its last as a figure of the page (Plotly)."""
+"""Plotly figure of numbers by depth of the network."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.views.depth import Depth
 
-_PANEL, _GAP = 180, 0.07  # pixels; share of the height
-_ABOVE, _BELOW = 70, 130
+_PANEL, _GAP = 180, 0.07  # pixels of a panel; gap between two as a share of the height
+_ABOVE, _BELOW = 70, 130  # pixels
 
 
 def figure(picture: Depth) -> dict[str, Any]:
-    """A figure as Plotly's script takes it: one panel a quantity, one line a trace."""
+    """Return the figure for Plotly's script: a panel per quantity, a line per trace."""
     size = (1 - _GAP * (len(PANELS) - 1)) / len(PANELS)
     layout: dict[str, Any] = {
         "height": _PANEL * len(PANELS) + _ABOVE + _BELOW,
@@ -59,7 +59,7 @@ def figure(picture: Depth) -> dict[str, Any]:
 
 
 def _lines(picture: Depth) -> Iterator[dict[str, Any]]:
-    """A line for each curve of a panel, and marks for what a logarithmic axis does not show."""
+    """Yield a line per curve and panel, and marks for values that a log axis cannot show."""
     for n, name in enumerate(PANELS):
         for curve, colour in zip(picture.curves, picture.colours, strict=True):
             known = {b: v for b, v in enumerate(curve.levels[name].tolist()) if not math.isnan(v)}
@@ -97,7 +97,7 @@ def _is_shown(value: float) -> bool:
 
 
 def _edge(picture: Depth, name: str, *, is_low: bool) -> float:
-    """Where a mark of a panel is: at its lowest number, or at its highest."""
+    """Return the height of a mark: the lowest or the highest value of its panel."""
     values = (v for curve in picture.curves for v in curve.levels[name].tolist() if _is_shown(v))
     return (min if is_low else max)(values, default=1.0)
 

@@ -1,7 +1,7 @@
-"""The figure of the page (Plotly): a heat map of norms below the norm of the whole model.
+"""Plotly figure of a run: a heat map of norms below the norm of the whole model.
 
-Plotly reads tags, entities and formulas in its labels, so that names from files are escaped. No
-text of a cell is in the figure: one for each would make the page several times as large.
+Plotly interprets tags, entities and formulas in labels, so names from files are escaped. The figure
+has no text per cell, which would make the page several times as large.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from yolo_gradwatch.views.heatmap import Heatmap, Mark
 
 COVERS = (*STATES.values(), WEAK, WEAK_ZERO)
-"""Words and colour of each cover of a cell, counted from 1."""
+"""Legend text and colour of each cover of a cell, numbered from 1."""
 
 _ESCAPED = str.maketrans({sign: f"&#{ord(sign)};" for sign in "&<>$"})
-_ABOVE, _GAP, _AROUND = 110, 30, 100  # pixels: the norm of the whole model, below it, both margins
-_FEW_ROWS = 60  # up to this many, rows and their names are large
-_LEAST = 60  # pixels of the heat map
+_ABOVE, _GAP, _AROUND = 110, 30, 100  # pixels: strip above, gap below it, both margins together
+_FEW_ROWS = 60  # up to this many rows, rows and their names are large
+_LEAST = 60  # least height of the heat map in pixels
 
 
 def figure(picture: Heatmap, sides: Floats) -> go.Figure:
-    """The picture of a run with at least one window.
+    """Return the figure of a run with at least one window.
 
     Args:
-        picture: With W windows.
-        sides: (W + 1,) where the columns begin on the axis, and where the last one ends.
+        picture: Data with W windows.
+        sides: (W + 1,) edges of the columns on the axis.
     """
     lines, words = _clip(picture)
     return go.Figure(
@@ -57,7 +57,7 @@ def figure(picture: Heatmap, sides: Floats) -> go.Figure:
 
 
 def covers(picture: Heatmap) -> NDArray[np.uint8]:
-    """(R, W) which of `COVERS` lies over a cell, 0 for none, so that its colour is its level's."""
+    """(R, W) number of the cover over a cell, see `COVERS`; 0 if the colour of its level shows."""
     found = picture.states.copy()
     is_weak = picture.weak[:, None]
     found[is_weak & (picture.states == ZERO)] = len(COVERS)
@@ -66,12 +66,12 @@ def covers(picture: Heatmap) -> NDArray[np.uint8]:
 
 
 def plain(name: str) -> str:
-    """A name as Plotly's labels show it unchanged."""
+    """Escape a name so that Plotly's labels show it unchanged."""
     return name.translate(_ESCAPED)
 
 
 def _levels(picture: Heatmap, sides: Floats) -> go.Heatmap:
-    """log10 of every norm, also below a cover, where the page reads the number."""
+    """Return log10 of every norm; the page reads numbers from it even below a cover."""
     low, high = picture.limits
     with np.errstate(divide="ignore"):
         levels = np.log10(picture.norms).astype(np.float32)
@@ -99,7 +99,7 @@ def _levels(picture: Heatmap, sides: Floats) -> go.Heatmap:
 
 
 def _covers(picture: Heatmap, sides: Floats) -> go.Heatmap:
-    """What lies over cells without a level."""
+    """Return the layer of covers over cells without a level."""
     count = len(COVERS) + 1
     colours = ["rgba(0,0,0,0)", *(colour for _, colour in COVERS)]
     scale = [(i + side) / count for i in range(count) for side in (0, 1)]
@@ -115,7 +115,7 @@ def _covers(picture: Heatmap, sides: Floats) -> go.Heatmap:
 
 
 def _affected(picture: Heatmap, sides: Floats) -> go.Scatter:
-    """A mark in each further row that a finding affects, where it begins."""
+    """Return marks in the other rows that a finding affects, at its beginning."""
     marks = [(mark, row) for mark in picture.marks for row in mark.rows[1:]]
     return go.Scatter(
         x=[float(sides[mark.first]) for mark, _ in marks],
@@ -134,7 +134,7 @@ def _affected(picture: Heatmap, sides: Floats) -> go.Scatter:
 
 
 def _frames(picture: Heatmap, sides: Floats) -> list[dict[str, Any]]:
-    """Around the row of each finding, while it is open."""
+    """Return frames around the row of each finding, over the time it is open."""
     return [
         {
             "type": "rect",
@@ -150,7 +150,7 @@ def _frames(picture: Heatmap, sides: Floats) -> list[dict[str, Any]]:
 
 
 def _numbers(picture: Heatmap, sides: Floats) -> list[dict[str, Any]]:
-    """The number of each finding where it begins; without a row, at the norm of the model."""
+    """Return the number of each finding at its beginning; without a row, on the model's norm."""
     return [
         {
             "text": str(mark.finding.number),
@@ -166,7 +166,7 @@ def _numbers(picture: Heatmap, sides: Floats) -> list[dict[str, Any]]:
 
 
 def _norm_at(picture: Heatmap, mark: Mark) -> float:
-    """log10 of the norm of the whole model where a finding begins; of the clip if it has none."""
+    """Return log10 of the model's norm where a finding begins; of the clip if there is none."""
     norms = (float(picture.totals[1, mark.first]), picture.clip, 1.0)
     return math.log10(next(norm for norm in norms if norm > 0))
 
@@ -176,7 +176,7 @@ def _colour(mark: Mark) -> str:
 
 
 def _clip(picture: Heatmap) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """A line at the norm above which the trainer clips, and its word."""
+    """Return a line at the norm above which the trainer clips, and its label."""
     if picture.clip <= 0:
         return [], []
     line = {
@@ -211,7 +211,7 @@ def _sizes(picture: Heatmap) -> dict[str, Any]:
 
 
 def _horizontal(sides: Floats) -> dict[str, Any]:
-    """The axes of steps and epochs, which the page labels by what is in view."""
+    """Return the axes of steps and epochs; the page labels them by the visible range."""
     both = {"range": [sides[0], sides[-1]], "zeroline": False, "showgrid": False}
     above = {"side": "top", "overlaying": "x", "matches": "x", "anchor": "y2", "ticks": "outside"}
     return {
@@ -221,7 +221,7 @@ def _horizontal(sides: Floats) -> dict[str, Any]:
 
 
 def _vertical(picture: Heatmap) -> dict[str, Any]:
-    """The axes of rows and of the norm of the whole model."""
+    """Return the axes of the rows and of the norm of the whole model."""
     rows, height = len(picture.labels), _height(picture)
     known = np.log10([*picture.totals[picture.totals > 0], max(picture.clip, 1e-3)])
     ticks = _decades(math.floor(known.min()), math.ceil(known.max()), 4)
@@ -246,17 +246,17 @@ def _vertical(picture: Heatmap) -> dict[str, Any]:
 
 
 def _height(picture: Heatmap) -> int:
-    """Pixels of the heat map."""
+    """Return the height of the heat map in pixels."""
     rows = len(picture.labels)
     return max(rows * (22 if rows <= _FEW_ROWS else 12), _LEAST)
 
 
 def _inner(height: int) -> int:
-    """Pixels between the margins."""
+    """Return the height between the margins in pixels."""
     return _ABOVE + _GAP + height
 
 
 def _decades(low: float, high: float, most: int) -> list[int]:
-    """About ``most`` whole levels between two."""
+    """Return about ``most`` whole decades in a range of levels."""
     apart = math.ceil((high - low) / most) or 1
     return list(range(math.ceil(low), math.floor(high) + 1, apart))

@@ -1,4 +1,4 @@
-"""What the page says below the pointer beside the norm: every quantity that people see."""
+"""Data for the hover text of the page: all displayed quantities besides the norm."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.windows import Grid
 
 SHOWN = tuple(row for row in QUANTITIES if row.over_run and row.name != "norm_mean")
-"""The quantities with a heading, except the norm, which is the colour of the cell."""
+"""Quantities with a heading, except the norm, which is the colour of the cell."""
 
 
 def quantities(grid: Grid) -> list[dict[str, Any]]:
-    """The numbers of every module, packed, in those windows that have one.
+    """Pack the numbers of every module, limited to the windows that have one.
 
     Args:
-        grid: With M modules and W windows.
+        grid: Grid with M modules and W windows.
 
     Returns:
-        A table for each quantity: ``heading``, ``steps`` (whether it counts steps), ``columns``
-        (C windows) and ``values`` ((M, C) float32; NaN where there is no number, or a count of 0).
+        A record per quantity: ``heading``, ``steps`` (whether it counts steps), ``columns`` (C
+        window indices) and ``values`` ((M, C) float32; NaN for no number, or a count of 0).
     """
     found = []
     for row in SHOWN:

@@ -1,4 +1,4 @@
-"""The live report as HTML for a notebook, with the same as plain text beside it."""
+"""Live report for a notebook, as HTML and as plain text."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _SEVERITIES = ("critical", "warning", "notice")
 
 
 class Page(NamedTuple):
-    """What one display of a notebook shows.
+    """Content of a notebook display.
 
     Attributes:
-        html: For whoever shows HTML; names in it are escaped.
-        text: The same for all others.
+        html: Content as HTML; names in it are escaped.
+        text: Content for front ends that do not show HTML.
     """
 
     html: str
@@ -45,18 +45,18 @@ class Page(NamedTuple):
 
 
 def waiting() -> Page:
-    """Before the training begins."""
+    """Return the page before the training begins."""
     text = "GradWatch is waiting for a training."
     return Page(f"<p>{text}</p>", text)
 
 
 def running(board: Board, findings: Iterable[Finding], note: str = "") -> Page:
-    """A training as it goes on.
+    """Return the page of a running training.
 
     Args:
-        board: Its numbers.
-        findings: Those so far; the ones that last come first, of these the critical ones.
-        note: A sentence on why it may not go on; "" if it does.
+        board: Current numbers.
+        findings: Findings so far, in any order; open and critical ones are shown first.
+        note: Sentence on why the training may have stopped; "" if there is none.
     """
     shown = sorted(findings, key=_urgency)
     said = [note] if note else []
@@ -73,12 +73,12 @@ def running(board: Board, findings: Iterable[Finding], note: str = "") -> Page:
 
 
 def ended(report: Report, board: Board | None = None, picture: Path | None = None) -> Page:
-    """A training that is over.
+    """Return the page of a finished training.
 
     Args:
-        report: Its outcome.
-        board: Its last numbers.
-        picture: A PNG file of the run.
+        report: Outcome of the training.
+        board: Last numbers of the training.
+        picture: PNG file of the run.
 
     Raises:
         OSError: The picture cannot be read.
@@ -99,12 +99,12 @@ def _image(picture: Path) -> str:
 
 
 def _line(text: str) -> str:
-    """Text whose wide gaps stay."""
+    """Escape a text and preserve its double spaces."""
     return escape(text).replace("  ", " &nbsp;")
 
 
 def blocks(board: Board) -> str:
-    """What clipping does, and a table with a row a block."""
+    """Render the clipping line, and a table with a row per block."""
     rows = board.rows()
     high = highest(rows)
     scale = f"1e{high - DEPTH:+.0f} to 1e{high:+.0f}"
@@ -125,12 +125,12 @@ def _cells(row: BlockRow, high: float) -> list[tuple[str, bool]]:
 
 
 def history(levels: Floats) -> str:
-    """A curve as inline SVG, over at least two decades.
+    """Draw a curve as inline SVG, over at least two decades.
 
-    Where a notebook drops it, its title stays: the first level and the last.
+    If a notebook removes the SVG, its title remains: the first and the last norm.
 
     Args:
-        levels: (H,) log10 norms, oldest first; NaN has a cross above the curve, -Inf a dot below.
+        levels: (H,) log10 norms, oldest first; NaN is a cross above the curve, -Inf a dot below.
     """
     if not levels.size:
         return ""
@@ -150,7 +150,7 @@ def history(levels: Floats) -> str:
 
 
 def _curves(x: Floats, y: Floats) -> Iterable[str]:
-    """A line for each stretch of points, and a mark for each point that has no place on one."""
+    """Yield a line per run of finite points, and a mark for each point that is not finite."""
     places = [f"{a:.0f},{b:.1f}" for a, b in zip(x, y, strict=True)]
     is_known = np.isfinite(y)
     for part in np.split(np.arange(y.size), np.flatnonzero(np.diff(is_known)) + 1):
@@ -167,8 +167,8 @@ def _curves(x: Floats, y: Floats) -> Iterable[str]:
 
 
 def _norm(level: float) -> str:
-    """A norm by its log10."""
-    return number(10.0**level if level < 300 else float("inf"))  # NaN is not below
+    """Format a norm given as log10."""
+    return number(10.0**level if level < 300 else float("inf"))  # NaN too is shown as Inf
 
 
 def _urgency(finding: Finding) -> tuple[bool, int, int]:

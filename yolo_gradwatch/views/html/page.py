@@ -1,4 +1,4 @@
-"""A run as one page for a browser (Plotly), which needs no network."""
+"""Self-contained HTML page of a run, with Plotly."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ _PARTS = files("yolo_gradwatch.views.html") / "parts"
 
 
 def write(run: Run, report: Report, path: Path) -> None:
-    """Write the page of a run, replacing an earlier one whole.
+    """Write the page of a run, atomically replacing an earlier one.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The page cannot be written.
     """
     with replacing(path) as draft:
         draft.write_text(page(run, report), encoding="utf-8")
 
 
 def page(run: Run, report: Report) -> str:
-    """The page: verdict, findings, an interactive heat map and a table of all modules."""
+    """Render the page: verdict, findings, an interactive heat map and a table of all modules."""
     try:
         deep = depth(run, report)
     except FormatError:  # the rest of the page does not need the traces
@@ -88,9 +88,9 @@ def _findings(findings: Iterable[Finding]) -> str:
 
 
 def _table(table: pd.DataFrame) -> str:
-    """Head and rows, with the values to sort by and the words to filter by.
+    """Render head and rows, with values to sort by and words to filter by.
 
-    The modules of a finding come first, each group in forward order.
+    Modules with a finding come first; both groups are in forward order.
     """
     table = table.iloc[np.argsort(table["findings"].to_numpy(str) == "", kind="stable")]
     columns = module_columns(table)
@@ -113,7 +113,7 @@ def _table(table: pd.DataFrame) -> str:
 
 
 def _legend(name: str, picture: Heatmap) -> str:
-    """A legend of the covers that occur in one of the views."""
+    """Render a legend of the covers that occur in a view."""
     there = np.unique(covers(picture))
     items = [
         f'<span><i style="background: {colour}"></i>{escape(word)}</span>'
@@ -124,7 +124,7 @@ def _legend(name: str, picture: Heatmap) -> str:
 
 
 def _data(run: Run, views: Mapping[str, Heatmap], deep: Depth) -> dict[str, Any]:
-    """What the script of the page draws and says."""
+    """Return the data for the script of the page."""
     one = views["blocks"]
     has_windows = len(one.epoch) > 0
     rows = {name: row for row, name in enumerate(run.layout.modules)}
@@ -141,13 +141,13 @@ def _data(run: Run, views: Mapping[str, Heatmap], deep: Depth) -> dict[str, Any]
 
 
 def _texts_of_total(picture: Heatmap) -> list[str]:
-    """(W,) what there is to say of the norm of the whole model in each window."""
+    """(W,) hover text on the norm of the whole model in each window."""
     shown = ([significant(norm, 3) for norm in norms] for norms in picture.totals.T)
     return [f"norm {mean} ({low} to {high})" for low, mean, high in shown]
 
 
 def _view(picture: Heatmap, layout: Layout, rows: Mapping[str, int]) -> dict[str, Any]:
-    """The figure with its steps in proportion, and what differs where each window is as wide."""
+    """Return the figure on a linear axis of steps, and the parts that differ for equal widths."""
     edges = Timeline(picture.step_first, picture.step_last).edges
     shown, even = (
         figure(picture, sides).to_plotly_json() for sides in (edges, np.arange(float(len(edges))))

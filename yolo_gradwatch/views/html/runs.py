@@ -1,4 +1,4 @@
-"""A table of runs as a page for a browser, which needs no network."""
+"""Self-contained HTML page with a table of runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _PARTS = files("yolo_gradwatch.views.html") / "parts"
 
 _TEXTS = ("verdict", "finding", "status", "optimizer")
-"""Columns that begin on the left; all others are numbers."""
+"""Columns of text, aligned to the left; all others are numbers."""
 
 _COLUMNS = {
     "verdict": "verdict",
@@ -41,24 +41,24 @@ _COLUMNS = {
 
 
 def write(whole: pd.DataFrame, table: pd.DataFrame, tree: Tree, above: Path, path: Path) -> None:
-    """Write the page of the runs below a folder, replacing an earlier one whole.
+    """Write the page of the runs below a folder, atomically replacing an earlier one.
 
     Args:
-        whole: All runs, as `load_runs` gives them.
-        table: Those with a row, in their order.
-        tree: What else was found.
+        whole: All runs, as returned by `load_runs`.
+        table: Runs to show, in their order.
+        tree: Everything that was found below the folder.
         above: The folder.
-        path: Of the page; its links are relative to it.
+        path: File to write; the links on the page are relative to it.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The page cannot be written.
     """
     with replacing(path) as draft:
         draft.write_text(page(whole, table, tree, above, path), encoding="utf-8")
 
 
 def page(whole: pd.DataFrame, table: pd.DataFrame, tree: Tree, above: Path, path: Path) -> str:
-    """The page, see `write`."""
+    """Render the page; for the arguments see `write`."""
     said, verdicts = counts(whole, above)
     return Template(_part("runs.html")).substitute(
         name=escape(said),
@@ -75,7 +75,7 @@ def _part(name: str) -> str:
 
 
 def _table(table: pd.DataFrame, above: Path, path: Path) -> Iterator[str]:
-    """Head and rows; each cell has its heading, for narrow screens, and a value to sort by."""
+    """Yield head and rows; each cell carries its heading for narrow screens."""
     headings = {**_COLUMNS, "score": metric(table)}
     heads = {"run": "run", **headings}.items()
     yield "<thead><tr>"
@@ -92,10 +92,10 @@ def _table(table: pd.DataFrame, above: Path, path: Path) -> Iterator[str]:
 
 
 def _run_cell(row: Shown, run: Path, path: Path, written: str) -> str:
-    """The name of a run, linked to its page or its folder, and to its picture."""
+    """Render the name of a run, with links to its page or folder, and to its picture."""
     picture = run / PICTURE_FILE
     link = f' <a class="picture" href="{_link(picture, path)}">picture</a>'
-    title = f"newest window written {written}"
+    title = f"last window written {written}"
     return (
         f'<th scope="row"><a href="{_link(_home(run), path)}" title="{escape(title)}">'
         f"{escape(row.name)}</a>{link if picture.is_file() else ''}</th>"
@@ -103,7 +103,7 @@ def _run_cell(row: Shown, run: Path, path: Path, written: str) -> str:
 
 
 def _home(run: Path) -> Path:
-    """The page of a run, where there is one in its folder; else the folder."""
+    """Return the page in a run's folder; the folder if there is none."""
     try:
         pages = sorted(run.glob("*.html"))
     except OSError:
@@ -112,7 +112,7 @@ def _home(run: Path) -> Path:
 
 
 def _link(target: Path, path: Path) -> str:
-    """A relative link from the page at ``path``."""
+    """Return a relative link from the page at ``path``."""
     goal, here = os.path.abspath(target), os.path.dirname(os.path.abspath(path))  # noqa: PTH100, PTH120  # as a browser resolves it
     try:
         relative = Path(os.path.relpath(goal, here)).as_posix()
@@ -129,7 +129,7 @@ def _cell(row: Shown, name: str, heading: str) -> str:
 
 
 def _notes(table: pd.DataFrame, tree: Tree, above: Path) -> Iterator[str]:
-    """What one must know of single runs, and what else was found."""
+    """Yield remarks on single runs, unwatched trainings, and folders that cannot be read."""
     for said, names in remarks(table, above):
         yield f"{_names(names)}: {escape(said)}"
     for what, folders in {"Not watched": tree.unwatched, "Cannot be read": tree.closed}.items():
@@ -138,7 +138,7 @@ def _notes(table: pd.DataFrame, tree: Tree, above: Path) -> Iterator[str]:
 
 
 def _names(names: Sequence[str]) -> str:
-    """Names one after the other; many of them folded."""
+    """List names; more than three are folded."""
     listed = ", ".join(f"<b>{escape(name)}</b>" for name in names)
     if len(names) <= 3:
         return listed

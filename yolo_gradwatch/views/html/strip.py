@@ -1,4 +1,4 @@
-"""The strip above the heat map: the norm of the whole model."""
+"""Strip above the heat map: the norm of the whole model."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 _GAP = np.array([np.nan])
-"""Between two parts of a trace; one without any other point is not empty, as JSON needs it."""
+"""Separator between two parts of a trace; also keeps a trace without points from being empty."""
 
 
 def strip(picture: Heatmap, sides: Floats) -> list[go.Scatter]:
-    """The norm of the whole model: a band from the lowest to the highest, and a line.
+    """Draw the norm of the whole model: a band from lowest to highest, and a line for the mean.
 
-    Both end with the last window before a gap, beyond which Plotly draws no stair.
+    Plotly's step line does not cover the last window before a gap, so `_tails` adds those parts.
 
     Args:
-        picture: With W windows.
-        sides: (W + 1,) where the columns begin on the axis, and where the last one ends.
+        picture: Data with W windows.
+        sides: (W + 1,) edges of the columns on the axis.
     """
     shown = np.where(picture.totals > 0, picture.totals, np.nan).astype(np.float32)
     low, mean, high = shown
@@ -41,13 +41,13 @@ def strip(picture: Heatmap, sides: Floats) -> list[go.Scatter]:
             hoverinfo="none",
             **whole,
         ),
-        # Plotly draws the axis of the epochs only if something lies on it.
+        # Plotly draws the axis of the epochs only if a trace uses it.
         go.Scatter(x=sides[:1], y=[None], xaxis="x2", yaxis="y2", showlegend=False),
     ]
 
 
 def _polygons(low: Floats, high: Floats, sides: Floats) -> dict[str, Floats]:
-    """Around each stretch of windows with a norm, apart by NaN."""
+    """Return a polygon around each stretch of windows with a norm, separated by NaN."""
     x, y = [_GAP], [_GAP]
     known = np.isfinite(low) & np.isfinite(high)
     ends = np.flatnonzero(np.diff(np.concatenate([[False], known, [False]])))
@@ -60,7 +60,7 @@ def _polygons(low: Floats, high: Floats, sides: Floats) -> dict[str, Floats]:
 
 
 def _tails(mean: Floats, sides: Floats) -> dict[str, Floats]:
-    """The line in each window before a gap, apart by NaN."""
+    """Return the line in each window before a gap, separated by NaN."""
     at = np.flatnonzero(np.isfinite(mean[:-1]) & np.isnan(mean[1:]))
     gap = np.full(len(at), np.nan)
     x, y = (sides[at], sides[at + 1], gap), (mean[at], mean[at], gap)

@@ -1,4 +1,4 @@
-"""Plain HTML tables, readable where a notebook drops their style."""
+"""Plain HTML tables, readable even if a notebook removes their style."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def table_html(columns: Sequence[Column]) -> str:
-    """The columns of a text table as an HTML table."""
+    """Render the columns of a text table as an HTML table."""
     heads = [(column.heading, column.is_left) for column in columns]
     rows = zip(*(column.cells for column in columns), strict=True)
     cells = (
@@ -23,11 +23,11 @@ def table_html(columns: Sequence[Column]) -> str:
 
 
 def table(heads: Iterable[tuple[str, bool]], rows: Iterable[Sequence[tuple[str, bool]]]) -> str:
-    """A table of cells, each with whether it begins on the left, as names do.
+    """Render a table from pairs of content and whether it is aligned to the left, as names are.
 
     Args:
-        heads: Texts.
-        rows: Of HTML.
+        heads: Headings, as text.
+        rows: Cells of each row, as HTML.
     """
     top = "".join(_cell("th", escape(text), is_left=is_left) for text, is_left in heads)
     body = ("".join(_cell("td", html, is_left=is_left) for html, is_left in row) for row in rows)

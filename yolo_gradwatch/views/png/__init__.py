@@ -1,1 +1,1 @@
-"""The picture of a run."""
+"""PNG pictures of runs."""

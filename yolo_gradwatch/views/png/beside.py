@@ -1,4 +1,4 @@
-"""The picture of two runs (matplotlib): A, B, and B beside A at the same share of training."""
+"""Matplotlib picture of two runs: A, B, and B relative to A at the same share of training."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
     from yolo_gradwatch.views.beside import Beside, Side
 
 WIDTH = 10.0
-"""Inches, which are 1,000 pixels."""
+"""Width in inches: 1,000 pixels."""
 
 _FEW_ROWS, _TALLEST = 60, 85.0  # as in the picture of one run
-_MOST_LISTED = 6  # findings of a run
+_MOST_LISTED = 6  # most findings of a run in the heading
 _LINE, _BELOW, _LEGEND, _BETWEEN = 0.18, 0.85, 0.3, 0.12  # inches
-_NUMBERS = 0.75  # inches, on the right
-_WRAP = 135  # letters
+_NUMBERS = 0.75  # inches for the factors on the right
+_WRAP = 135  # characters per line
 _HATCH = "#cccccc"
-_EDGE = 0.15  # of a bar: labels this near to an end are written inwards
+_EDGE = 0.15  # share of a colour bar; labels this near to an end are aligned inwards
 
 
 def write(picture: Beside, path: Path) -> None:
@@ -48,7 +48,7 @@ def write(picture: Beside, path: Path) -> None:
 
 
 def draw(picture: Beside) -> Figure:
-    """The picture as a figure of its own, which no global state of matplotlib knows of."""
+    """Draw the picture as a figure outside matplotlib's global state."""
     rows = len(picture.names)
     heading = [*_heading(picture)]
     heat = min(max((0.24 if rows <= _FEW_ROWS else 0.11) * rows, 0.5), _TALLEST)
@@ -67,7 +67,7 @@ def draw(picture: Beside) -> Figure:
 
 
 def _body(figure: Figure, picture: Beside, top: float, heat: float) -> None:
-    """The three heat maps, which begin at ``top`` and have this height in inches."""
+    """Draw the three heat maps, with their upper edge and height in inches."""
     height, is_few = figure.get_figheight(), len(picture.names) <= _FEW_ROWS
     letter = 0.07 if is_few else 0.05
     left = 0.2 + letter * max(len(short(label)) for label in picture.labels)
@@ -89,7 +89,7 @@ def _body(figure: Figure, picture: Beside, top: float, heat: float) -> None:
     for side in picture.sides:
         _gaps(apart, picture, side, is_named=False)
         _frames(apart, picture, side)
-    apart.set_title("B beside A: weaker or stronger", fontsize=8.5, loc="left", weight="bold")
+    apart.set_title("B relative to A", fontsize=8.5, loc="left", weight="bold")
     _names(a, picture, size=8 if is_few else 5)
     _numbers(apart, picture, size=8 if is_few else 5)
     bottom = (top - heat - 0.62) / height
@@ -117,7 +117,7 @@ def _image(axes: Axes, colours: Floats, words: str = "share of the training") ->
 
 
 def _colours(levels: Floats, states: NDArray[np.uint8], scale: ScalarMappable) -> Floats:
-    """(R, C, 4) of the levels, and of the cells that have none."""
+    """(R, C, 4) colours of the levels, and of the cells without one."""
     colours: Floats = scale.to_rgba(np.nan_to_num(levels, nan=0.0))
     for state, (_, colour) in STATES.items():
         colours[states == state] = to_rgba(colour)
@@ -125,7 +125,7 @@ def _colours(levels: Floats, states: NDArray[np.uint8], scale: ScalarMappable) -
 
 
 def _gaps(axes: Axes, picture: Beside, side: Side, *, is_named: bool = True) -> None:
-    """Hatches where a run was not trained, and over rows that its model lacks."""
+    """Hatch the shares in which a run was not trained, and the rows missing from its model."""
     rows = len(picture.names)
     known = (side.share.begin, side.share.end) if side.there.any() else (0.0, 0.0)
     for begin, end in ((0.0, known[0]), (known[1], 1.0)):
@@ -152,7 +152,7 @@ def _hatch(axes: Axes, across: tuple[float, float], down: tuple[float, float]) -
 
 
 def _frames(axes: Axes, picture: Beside, side: Side) -> None:
-    """A frame around the rows of each finding, and the letter of its run with its number."""
+    """Draw a frame around the rows of each finding, with its label."""
     for span in side.spans:
         colour = COLOURS[span.finding.severity]
         place = (span.begin, max(span.end - span.begin, 0.008))
@@ -171,7 +171,7 @@ def _frames(axes: Axes, picture: Beside, side: Side) -> None:
 
 
 def _names(axes: Axes, picture: Beside, *, size: float) -> None:
-    """The labels of the rows, those of findings in their colour."""
+    """Write the labels of the rows, coloured if they have a finding."""
     found = [(s.rows[0], s.finding.severity) for side in picture.sides for s in side.spans]
     concerned = dict(sorted(found, key=lambda one: one[1] == "critical"))
     for row, label in enumerate(picture.labels):
@@ -181,8 +181,8 @@ def _names(axes: Axes, picture: Beside, *, size: float) -> None:
 
 
 def _numbers(axes: Axes, picture: Beside, *, size: float) -> None:
-    """How many times apart each row is where it is farthest."""
-    head = axes.text(1.02, 1.0, "most apart", fontsize=7.5, transform=axes.transAxes, color=DARK)
+    """Write the largest difference of each row as a factor."""
+    head = axes.text(1.02, 1.0, "largest", fontsize=7.5, transform=axes.transAxes, color=DARK)
     head.set(va="bottom")
     for row, one in picture.farthest.items():
         is_far = abs(one.decades) >= APART
@@ -199,7 +199,7 @@ def _bar(
     *,
     is_ratio: bool,
 ) -> None:
-    """What the colours mean, below the heat maps."""
+    """Draw a colour bar below the heat maps."""
     bar = figure.colorbar(scale, cax=figure.add_axes(place), orientation="horizontal")
     low, high = scale.get_clim()
     powers = np.arange(np.ceil(low), np.floor(high) + 1)
@@ -214,7 +214,7 @@ def _bar(
 
 
 def _legend(figure: Figure, picture: Beside, left: float) -> None:
-    """The colours of cells that have no level."""
+    """Draw the legend of cells without a level."""
     states = np.concatenate(
         [side.states[side.has][:, side.there].ravel() for side in picture.sides]
     )
@@ -236,7 +236,7 @@ def _legend(figure: Figure, picture: Beside, left: float) -> None:
 
 
 def _heading(picture: Beside) -> Iterator[tuple[str, str, str]]:
-    """Lines, their colours and weights: where the runs differ, verdicts and findings."""
+    """Yield lines with colour and weight: where the runs differ, verdicts and findings."""
     for sentence in sentences(picture):
         for i, line in enumerate(textwrap.wrap(sentence, _WRAP - 15)):
             yield f"{'    ' if i else ''}{line}", "#000000", "bold"

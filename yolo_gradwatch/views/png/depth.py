@@ -1,4 +1,4 @@
-"""The picture of a network from its first block to its last (matplotlib), at a few traces."""
+"""Matplotlib picture of numbers by depth of the network, at a few traces."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write(picture: Depth, report: Report, path: Path) -> None:
 
 
 def draw(picture: Depth, report: Report) -> Figure:
-    """The picture as a figure of its own, which no global state of matplotlib knows of."""
+    """Draw the picture as a figure outside matplotlib's global state."""
     height = _TOP + len(PANELS) * (_PANEL + _GAP) + _NAMES
     figure = Picture(WIDTH, height)
     x = _LEFT / WIDTH
@@ -82,14 +82,14 @@ def _panel(axes: Axes, picture: Depth, name: str, title: str) -> None:
 
 
 def _levels(values: Floats) -> Floats:
-    """log10; NaN where there is none."""
+    """Return log10 of values; NaN where it is not finite."""
     with np.errstate(divide="ignore", invalid="ignore"):
         levels: Floats = np.log10(values)
     return np.where(np.isfinite(levels), levels, np.nan)
 
 
 def _odd(axes: Axes, values: Floats, colour: str) -> None:
-    """Marks at the lower edge for exact zeros, and at the upper one for what is not finite."""
+    """Mark exact zeros at the lower edge, and values that are not finite at the upper edge."""
     edges = axes.get_xaxis_transform()
     for places, height, mark in (
         (np.flatnonzero(values == 0), 0.03, "v"),

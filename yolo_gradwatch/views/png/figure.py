@@ -1,4 +1,4 @@
-"""The picture of a run (matplotlib): a heat map of norms above strips of the whole run."""
+"""Matplotlib picture of a run: a heat map of norms above strips of the whole run."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from yolo_gradwatch.views.heatmap import Heatmap
 
 WIDTH = 13.0
-"""Inches."""
+"""Width in inches."""
 
-_FEW_ROWS = 60  # up to this many, rows and their names are large
-_MOST_LISTED = 10
-_TALLEST = 85.0  # inches of the heat map
-_LETTERS = 0.1  # inches that a name needs
+_FEW_ROWS = 60  # up to this many rows, rows and their names are large
+_MOST_LISTED = 10  # most findings in the heading
+_TALLEST = 85.0  # largest height of the heat map in inches
+_LETTERS = 0.1  # height of a name in inches
 _SIDE, _GAP, _LANE, _LINE, _LOWEST, _WORDS = 1.75, 0.12, 0.24, 0.2, 0.55, 0.3  # inches
 
 
@@ -45,7 +45,7 @@ def write(picture: Heatmap, report: Report, path: Path) -> None:
 
 
 def draw(picture: Heatmap, report: Report) -> Figure:
-    """The picture as a figure of its own, which no global state of matplotlib knows of."""
+    """Draw the picture as a figure outside matplotlib's global state."""
     rows, columns = picture.levels.shape
     heading = _heading(picture, report)
     heat = min(max(0.26 if rows <= _FEW_ROWS else 0.11, 1.5 / max(rows, 1)) * rows, _TALLEST)
@@ -63,7 +63,7 @@ def draw(picture: Heatmap, report: Report) -> Figure:
 
 
 def _body(figure: Figure, picture: Heatmap, top: float, heat: float) -> None:
-    """The heat map, which begins at ``top`` and has this height in inches, and the strips below."""
+    """Draw the heat map, with upper edge and height in inches, and the strips below it."""
     letter = 0.075 if len(picture.labels) <= _FEW_ROWS else 0.052
     left = 0.5 + letter * max(map(len, map(short, picture.labels)))
     box = _Box(left, WIDTH - left - _SIDE, figure.get_figheight())
@@ -88,12 +88,12 @@ def _body(figure: Figure, picture: Heatmap, top: float, heat: float) -> None:
 
 
 class _Box:
-    """Places axes above each other, in inches.
+    """Stacks axes vertically, in inches.
 
     Args:
-        left: Of all of them.
-        width: Of all of them.
-        height: Of the figure.
+        left: Left edge of all axes.
+        width: Width of all axes.
+        height: Height of the figure.
     """
 
     def __init__(self, left: float, width: float, height: float) -> None:
@@ -103,7 +103,7 @@ class _Box:
         self.height = height
 
     def axes(self, figure: Figure, bottom: float, height: float) -> Axes:
-        """New axes with their lower edge at ``bottom``."""
+        """Add axes with their lower edge at ``bottom``."""
         place = (self.left / WIDTH, bottom / self.height, self.width / WIDTH, height / self.height)
         return figure.add_axes(place)
 
@@ -117,7 +117,7 @@ def _title(figure: Figure, report: Report, heading: list[tuple[str, str]], heigh
 
 
 def _heat(axes: Axes, picture: Heatmap, timeline: Timeline, columns: int) -> ScalarMappable:
-    """The levels of all rows, and cells that have none in colours of their own."""
+    """Draw the levels of all rows; cells without a level are coloured by their state."""
     low, high = picture.limits
     scale = ScalarMappable(Normalize(low, high), colormaps["viridis"])
     levels, states = merged(picture.levels, picture.states, *timeline.columns(columns))
@@ -138,7 +138,7 @@ def _heat(axes: Axes, picture: Heatmap, timeline: Timeline, columns: int) -> Sca
 
 
 def _names(axes: Axes, picture: Heatmap, height: float) -> None:
-    """The labels of the rows, of very many some, those of findings in their colour."""
+    """Write the labels of the rows, or of some if there are many; coloured if in a finding."""
     concerned = _severities(picture)
     rows = len(picture.labels)
     size = 8 if rows <= _FEW_ROWS else 5.5
@@ -149,13 +149,13 @@ def _names(axes: Axes, picture: Heatmap, height: float) -> None:
 
 
 def _severities(picture: Heatmap) -> dict[int, str]:
-    """By row the severity of the finding that is named after it, the worst of several."""
+    """Row -> severity of the worst finding on it."""
     own = [(mark.rows[0], mark.finding.severity) for mark in picture.marks if mark.rows]
     return dict(sorted(own, key=lambda one: one[1] == "critical"))
 
 
 def _common(axes: Axes, picture: Heatmap, timeline: Timeline) -> None:
-    """What all axes share: their ends, the break, and lines at moments."""
+    """Set up what all axes share: limits, the break, and lines at moments."""
     axes.set_xlim(0, 1)
     axes.tick_params(axis="x", bottom=False, labelbottom=False)
     moment_lines(axes, picture, timeline)
@@ -170,7 +170,7 @@ def _common(axes: Axes, picture: Heatmap, timeline: Timeline) -> None:
 
 
 def _epochs(axes: Axes, picture: Heatmap, timeline: Timeline) -> None:
-    """The number of some epochs above their first step."""
+    """Write the numbers of some epochs above their first steps."""
     above = axes.secondary_xaxis("top")
     ticks = timeline.epochs(picture.epoch, 12)
     above.set_xticks(list(ticks.values()), [str(epoch) for epoch in ticks])
@@ -179,7 +179,7 @@ def _epochs(axes: Axes, picture: Heatmap, timeline: Timeline) -> None:
 
 
 def _steps(axes: Axes, timeline: Timeline, below: float) -> None:
-    """Numbers of steps below the lowest strip, and words at a height below it."""
+    """Write step numbers below the lowest strip, and the axis titles at a height below it."""
     ticks = timeline.ticks(9)
     axes.set_xticks(list(timeline.at(np.array(ticks))), [f"{tick:,}" for tick in ticks])
     axes.tick_params(axis="x", bottom=True, labelbottom=True, labelsize=7)
@@ -199,7 +199,7 @@ def _steps(axes: Axes, timeline: Timeline, below: float) -> None:
 
 
 def _legend(figure: Figure, box: _Box, picture: Heatmap, scale: ScalarMappable, top: float) -> None:
-    """The colours of the levels, and of cells that have none, on the right."""
+    """Draw the colour bar, and the legend of cells without a level, on the right."""
     low, high = scale.get_clim()
     size = 1.4
     place = ((box.right + 0.2) / WIDTH, (top - size) / box.height, 0.15 / WIDTH, size / box.height)
@@ -228,7 +228,7 @@ def _legend(figure: Figure, box: _Box, picture: Heatmap, scale: ScalarMappable, 
 
 
 def _heading(picture: Heatmap, report: Report) -> list[tuple[str, str]]:
-    """Lines and their colours: the verdict, and a line a finding; of many, the first ones."""
+    """Return lines with their colours: the verdict, and a line for each of the first findings."""
     lines = [(line, "#000000") for line in textwrap.wrap(report.verdict, 125)]
     marks = list({mark.finding.number: mark for mark in picture.marks}.values())
     for mark in marks[:_MOST_LISTED]:

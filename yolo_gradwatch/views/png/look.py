@@ -1,4 +1,4 @@
-"""What all parts of a picture share: colours, words for numbers, and no settings of the user."""
+"""Common parts of the pictures: colours, axis labels, and isolation from the user's settings."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ DPI = 100
 
 GREY, DARK = "#8a8a8a", "#444444"
 LINES = ("#08519c", "#b8560f", "#2b8a3e", "#7b3f99", "#5a5a5a")
-"""Of the curves of a strip, in this order."""
+"""Colours of the curves in a strip, in this order."""
 
 _INKS = {*COLOURS.values(), "#ffffff", GREY, DARK, *LINES}
 _LONGEST_NAME = 48
 
 
 class Picture(Figure):
-    """A figure that no global state of matplotlib knows of, and that a cell of a notebook shows.
+    """A figure outside matplotlib's global state that a notebook can display.
 
     Args:
-        width: Inches.
-        height: Inches.
+        width: Width in inches.
+        height: Height in inches.
     """
 
     def __init__(self, width: float, height: float) -> None:
@@ -44,17 +44,17 @@ class Picture(Figure):
         FigureCanvasAgg(self)
 
     def _repr_mimebundle_(self, **_wanted: object) -> dict[str, bytes]:
-        """As a cell shows it, also where pyplot's way to show figures is not set up."""
+        """Render for a notebook cell, even if pyplot's display of figures is not set up."""
         drawn = BytesIO()
         _write(self, drawn)
         return {"image/png": light(drawn)}
 
 
 def light(picture: Path | BytesIO) -> bytes:
-    """A PNG file with 256 colours, a third of the size: a notebook keeps what its cells show.
+    """Reduce a PNG file to 256 colours and a third of its size, because notebooks store it.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     packed = BytesIO()
     with Image.open(picture) as opened:
@@ -64,10 +64,10 @@ def light(picture: Path | BytesIO) -> bytes:
 
 
 def save(draw: Callable[[], Figure], path: Path) -> None:
-    """Draw a figure and write it as a PNG file, replacing an earlier one whole.
+    """Draw a figure and write it as a PNG file, atomically replacing an earlier one.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     with replacing(path) as draft:
         _write(draw(), draft)
@@ -75,30 +75,30 @@ def save(draw: Callable[[], Figure], path: Path) -> None:
 
 def _write(figure: Figure, file: Path | BytesIO) -> None:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # it is drawn as a box
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a missing one is drawn as a box
         figure.savefig(file, format="png", dpi=DPI, facecolor="white")
 
 
 def short(name: str) -> str:
-    """A long name without its middle."""
+    """Shorten a long name in its middle."""
     half = _LONGEST_NAME // 2
     return name if len(name) <= _LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def _number(digit: int, power: int) -> str:
-    """1 to 9 times a power of ten."""
+    """Format 1 to 9 times a power of ten."""
     return f"{digit * 10.0**power:g}" if -4 < power < 4 else f"{digit}e{power}"
 
 
 def log_axis(axes: Axes, low: float, high: float) -> None:
-    """Labels for levels, log10 of values: at whole decades, or at 1, 2 and 5 within one or two.
+    """Label a vertical axis of log10 values at whole decades, or at 1, 2 and 5 if it is short.
 
-    Matplotlib's logarithmic scale overflows at values that a training which diverges does reach.
+    Matplotlib's own logarithmic scale overflows at values that diverging trainings do reach.
 
     Args:
-        axes: Whose vertical axis it is.
+        axes: Axes to label.
         low: Lowest level that is drawn.
-        high: Highest level.
+        high: Highest level that is drawn.
     """
     spare = max((high - low) * 0.07, 0.05)
     low, high = low - spare, high + spare
@@ -115,10 +115,10 @@ def log_axis(axes: Axes, low: float, high: float) -> None:
 
 
 def own_look(figure: Figure) -> None:
-    """Black on white and without TeX, whatever the user's settings of matplotlib say.
+    """Make a figure black on white and without TeX, regardless of the user's matplotlib settings.
 
-    Done piece by piece, because `rc_context` would change them for other threads too. A name from a
-    file may hold a dollar sign, so that no text is a formula either.
+    Each element is set separately, because `rc_context` would affect other threads. Formulas are
+    turned off, because a name from a file may contain a dollar sign.
     """
     figure.set_facecolor("white")
     children = [child for axes in figure.axes for child in axes.child_axes]
@@ -128,7 +128,7 @@ def own_look(figure: Figure) -> None:
         for spine in axes.spines.values():
             spine.set_edgecolor("black")
         for axis in (axes.xaxis, axes.yaxis):
-            axis.get_ticklabels()  # makes those that drawing would make
+            axis.get_ticklabels()  # creates the labels that would otherwise be created on drawing
     for text in figure.findobj(Text):
         text.set_usetex(False)
         text.set_parse_math(False)

@@ -1,4 +1,4 @@
-"""What lies over a picture: frames of findings, and lines where something changed."""
+"""Marks on a picture: frames of findings, and lines at changes of the conditions."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
     from yolo_gradwatch.views.timeline import Timeline
 
 _MOST_MOMENTS, _MOST_MARKS = 30, 300
-_NARROWEST = 0.003  # of the axis: a frame that can be seen
-_NUMBER = 0.013  # of the axis: a number in its circle
+_NARROWEST = 0.003  # share of the axis: least width of a visible frame
+_NUMBER = 0.013  # share of the axis: width of a number in its circle
 
 
 def finding_frames(heat: Axes, total: Axes, picture: Heatmap, timeline: Timeline) -> None:
-    """A frame for each finding, or in the strip of the total norm a bar if it has no row."""
+    """Draw a frame for each finding; without a row, a bar in the strip of the total norm."""
     placed: list[tuple[float, float]] = []
     for mark in picture.marks[:_MOST_MARKS]:
         _mark(heat if mark.rows else total, picture, timeline, mark, placed)
 
 
 def moment_lines(axes: Axes, picture: Heatmap, timeline: Timeline) -> None:
-    """A line at each moment."""
+    """Draw a line at each moment."""
     for moment in picture.moments[:_MOST_MOMENTS]:
         place = float(timeline.at(np.array(moment.step)))
         axes.axvline(place, color=DARK, linewidth=0.9, linestyle=(0, (3, 2)), zorder=3)
 
 
 def moment_words(axes: Axes, picture: Heatmap, timeline: Timeline, height: float) -> None:
-    """What changed at the lines, at a height below the heat map, as far as there is room."""
+    """Label the lines at a height below the heat map, as far as there is room."""
     end = -1.0
     for moment in picture.moments[:_MOST_MOMENTS]:
         place = float(timeline.at(np.array(moment.step)))
@@ -65,14 +65,14 @@ def _mark(
     mark: Mark,
     placed: list[tuple[float, float]],
 ) -> None:
-    """A frame over the steps in which a finding was open, and its number where it began.
+    """Draw a frame over the steps in which a finding was open, with its number at the beginning.
 
     Args:
         axes: The heat map, or the strip of the norm for a finding on the whole model.
-        picture: Of which it is a part.
-        timeline: Of the picture.
-        mark: Rows and columns.
-        placed: Where there are numbers already; this one is added.
+        picture: Data of the picture.
+        timeline: Axis of the picture.
+        mark: Episode to draw.
+        placed: Row and place of the numbers drawn so far; this one is appended.
     """
     colour = COLOURS[mark.finding.severity]
     left, right = float(timeline.left[mark.first]), float(timeline.right[mark.last])
@@ -89,7 +89,7 @@ def _mark(
         height = top - 0.1 * (top - bottom)
         (line,) = axes.plot([left, left + width], [height] * 2, solid_capstyle="butt")
         line.set(color=colour, linewidth=3.5, zorder=5)
-    place = max(left, _NUMBER)  # beside the label of the row
+    place = max(left, _NUMBER)  # keeps off the label of the row
     while any(row == height and abs(place - other) < _NUMBER for row, other in placed):
         place += _NUMBER
     placed.append((height, place))
@@ -109,7 +109,7 @@ def _mark(
 def frame(
     axes: Axes, span: tuple[float, float], rows: range, colour: str, linewidth: float
 ) -> None:
-    """A frame with a white edge around neighbouring rows."""
+    """Draw a frame with a white halo around neighbouring rows."""
     frame = Rectangle((span[0], rows[0] - 0.5), span[1], len(rows), fill=False, clip_on=False)
     halo = withStroke(linewidth=linewidth + 1, foreground="white")
     frame.set(edgecolor=colour, linewidth=linewidth, path_effects=[halo], zorder=7)

@@ -1,4 +1,4 @@
-"""The strips below the heat map: the norm of the whole model, clipping, and Ultralytics' curves."""
+"""Strips below the heat map: the norm of the whole model, clipping, and Ultralytics' curves."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     Strip = tuple[float, Callable[[Axes, Heatmap, Timeline], None]]
 
 _CLIPPED, _PERHAPS, _SKIPPED = "#b4b4b4", "#e4e4e4", "#e07b00"
-_WIDE = 20.0  # ratio of the highest to the lowest value from which on an axis is logarithmic
-_BESIDE = 1.006  # place of the words on the right of a strip
+_WIDE = 20.0  # ratio of highest to lowest value above which an axis is logarithmic
+_BESIDE = 1.006  # horizontal place of the words on the right of a strip
 
 
 def strips(picture: Heatmap) -> list[Strip]:
-    """Height in inches and drawing of each strip for which there are numbers, the highest first."""
+    """Return height in inches and drawing function of each strip with data, from top to bottom."""
     curves = picture.curves
     found: list[Strip] = [(1.05, _total), (0.4, _shares)]
     optional: tuple[tuple[object, Strip], ...] = (
@@ -38,7 +38,7 @@ def strips(picture: Heatmap) -> list[Strip]:
 
 
 def _total(axes: Axes, picture: Heatmap, timeline: Timeline) -> None:
-    """The norm of the whole model, with the limit above which it is clipped."""
+    """Draw the norm of the whole model, and the limit above which it is clipped."""
     low, mean, high = np.repeat(_levels(picture.totals), 2, axis=1)
     x = _sides(timeline.left, timeline.right)
     axes.fill_between(x, low, high, color="#9ecae1", linewidth=0)
@@ -54,7 +54,7 @@ def _total(axes: Axes, picture: Heatmap, timeline: Timeline) -> None:
 
 
 def _shares(axes: Axes, picture: Heatmap, timeline: Timeline) -> None:
-    """The shares of the steps that were clipped, and that AMP skipped."""
+    """Draw the shares of steps that were clipped, and that AMP skipped."""
     least, most = picture.clipped
     x = _sides(timeline.left, timeline.right)
     for share, colour in ((most, _PERHAPS), (least, _CLIPPED), (picture.skipped, _SKIPPED)):
@@ -71,19 +71,19 @@ def _shares(axes: Axes, picture: Heatmap, timeline: Timeline) -> None:
 
 
 def _losses(axes: Axes, picture: Heatmap, timeline: Timeline) -> None:
-    """The mean of each loss item over each epoch."""
+    """Draw the mean of each loss item over each epoch."""
     _curves(axes, picture, timeline, picture.curves.losses)
     _title(axes, "loss")
 
 
 def _rates(axes: Axes, picture: Heatmap, timeline: Timeline) -> None:
-    """The learning rates at the end of each epoch."""
+    """Draw the learning rates at the end of each epoch."""
     _curves(axes, picture, timeline, picture.curves.rates)
     _title(axes, "learning\nrate")
 
 
 def _curves(axes: Axes, picture: Heatmap, timeline: Timeline, curves: dict[str, Floats]) -> None:
-    """Curves of epochs, each value over the width of its epoch."""
+    """Draw curves with a value per epoch, each over the width of its epoch."""
     values = np.stack(list(curves.values()))
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     is_wide = low > 0 and high / low > _WIDE
@@ -99,7 +99,7 @@ def _curves(axes: Axes, picture: Heatmap, timeline: Timeline, curves: dict[str, 
 
 
 def _scores(axes: Axes, picture: Heatmap, timeline: Timeline) -> None:
-    """What each validation gave, at the end of its epoch."""
+    """Draw the validation scores at the end of each epoch."""
     _, ends = _spans(picture, timeline)
     curves = picture.curves.scores
     for values, colour in zip(curves.values(), LINES, strict=False):
@@ -114,7 +114,7 @@ def _scores(axes: Axes, picture: Heatmap, timeline: Timeline) -> None:
 
 
 def _spans(picture: Heatmap, timeline: Timeline) -> tuple[Floats, Floats]:
-    """Where each epoch of the curves begins and ends; NaN for one without a window."""
+    """Return where each epoch of the curves begins and ends; NaN if it has no window."""
     begins: dict[int, float] = {}
     ends: dict[int, float] = {}
     windows = zip(picture.epoch.tolist(), timeline.left, timeline.right, strict=True)
@@ -127,19 +127,19 @@ def _spans(picture: Heatmap, timeline: Timeline) -> tuple[Floats, Floats]:
 
 
 def _levels(values: Floats) -> Floats:
-    """log10 of values; NaN for those that have none."""
+    """Return log10 of values; NaN where it is not finite."""
     with np.errstate(divide="ignore", invalid="ignore"):
         levels = np.log10(values)
     return np.where(np.isfinite(levels), levels, np.nan)
 
 
 def _sides(left: Floats, right: Floats) -> Floats:
-    """Left and right ends in turn, for lines that are level in between."""
+    """Interleave left and right ends, for lines that are level in between."""
     return np.stack([left, right], axis=1).ravel()
 
 
 def _from_zero(axes: Axes, low: float, high: float) -> None:
-    """A linear axis from zero, or from a lowest value below it, with a round label."""
+    """Set a linear axis from zero, or from a negative lowest value, with a round label."""
     top = high if high > 0 else 1.0
     axes.set_ylim(min(low, 0.0) * 1.05, top * 1.1)
     power = 10.0 ** np.floor(np.log10(top))
@@ -154,7 +154,7 @@ def _title(axes: Axes, words: str) -> None:
 
 
 def _words(axes: Axes, words: list[tuple[str, str]]) -> None:
-    """What the colours of a strip mean, below each other on its right."""
+    """Write the legend of a strip, one word per line, on its right."""
     for i, (word, colour) in enumerate(words):
         height = 1 - (i + 0.5) / max(len(words), 3)
         _word(axes, height, word, colour, axes.transAxes)

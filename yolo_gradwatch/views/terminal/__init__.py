@@ -1,1 +1,1 @@
-"""What is printed: panel, tables, reports."""
+"""Terminal output: live panel, tables, reports."""

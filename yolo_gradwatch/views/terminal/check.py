@@ -1,4 +1,4 @@
-"""The screen of a check: what a short training says of the one that is to come."""
+"""Output of ``check``: what a short trial says about the training to come."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ if TYPE_CHECKING:
     from yolo_gradwatch.views.checked import BlockNumbers, Cost, Format
 
 _WIDE = 100
-_LITTLE_ROOM = 10.0  # times that the largest output fits below the end of the format
+_LITTLE_ROOM = 10.0  # largest number of the format / largest output; below this, a warning
 _GIB = 2**30
 
 _WHY = {
     "frozen": "frozen by the arguments, or fixed by design",
-    "frozen_otherwise": "frozen otherwise",
+    "frozen_otherwise": "frozen in another way",
     "unused": "without a gradient in any step",
-    "outside": "in no parameter group",
-    "zero_rate": "at a learning rate of 0",
+    "outside": "not in any parameter group of the optimizer",
+    "zero_rate": "with a learning rate of 0",
 }
 
 
 def screen(report: Report, run: Run | None, cost: Cost, width: int | None) -> list[Text]:
-    """Paragraphs on a short training.
+    """Return the paragraphs on a short training.
 
     Args:
-        report: Its findings.
-        run: Its numbers; None if there are none.
-        cost: What it took.
-        width: Cells of a line; None for as many as are needed, as in a file.
+        report: Report with its findings.
+        run: Its recorded numbers; None if there are none.
+        cost: Time and memory that it took.
+        width: Cells per line; None for no limit, as in a file.
     """
     source = [Text(f"  {_source(run)}", "dim")] if run else []
     findings = map(finding_text, report.findings)
@@ -64,29 +64,29 @@ def screen(report: Report, run: Run | None, cost: Cost, width: int | None) -> li
 
 
 def cost_text(cost: Cost) -> Text:
-    """Seconds and memory of a step, and what they make of the whole training."""
+    """Report time and memory of a step, and the estimate for the whole training."""
     batch, step, whole = cost.seconds, cost.step_seconds, cost.total_seconds
     if batch is None or step is None or whole is None:
         return Text()
     together = f" of {counted(cost.together, 'batch')}" if cost.together > 1 else ""
     device = f" of {cost.device_memory / _GIB:.1f}" if cost.device_memory else ""
-    where = "on the GPU" if cost.device_memory else "by the process"
+    where = "on the GPU" if cost.device_memory else "in the process"
     lines = [
         Text("Time and memory", "bold"),
         Text(
-            f"  An optimizer step{together} takes {duration(step)}; at most "
-            f"{cost.memory / _GIB:.1f}{device} GiB were used {where}."
+            f"  An optimizer step{together} takes {duration(step)}; peak memory use "
+            f"{cost.memory / _GIB:.1f}{device} GiB {where}."
         ),
         Text(
             f"  All {counted(cost.epochs, 'epoch')} of {counted(cost.batches, 'batch')}, about "
-            f"{counted(cost.steps, 'step')}: about {duration(whole)}, validation not included."
+            f"{counted(cost.steps, 'step')}: about {duration(whole)}, excluding validation."
         ),
     ]
     return Text("\n").join(lines)
 
 
 def duration(seconds: float) -> str:
-    """A time as one says it: ``0.31 s``, ``45 s``, ``12 min``, ``3 h 20 min``, ``4 d 6 h``."""
+    """Format a duration: ``0.31 s``, ``45 s``, ``12 min``, ``3 h 20 min``, ``4 d 6 h``."""
     if seconds < 60:
         return f"{significant(seconds, 2)} s"
     minutes = round(seconds / 60)
@@ -100,7 +100,7 @@ def duration(seconds: float) -> str:
 
 
 def _source(run: Run) -> str:
-    """What was trained, on what, and how."""
+    """Describe the training: model, data and main options."""
     options = run.meta.options
     at_work = {**options.training, **options.fitted}
     optimizer = run.meta.optimizer
@@ -114,13 +114,13 @@ def _source(run: Run) -> str:
 
 
 def _warming(run: Run) -> list[str]:
-    """That the learning rate is not yet what it will be, where that is so."""
+    """Say that the learning rate was still rising at the end, if it was."""
     rate = checked.warming(run)
     if rate is None:
         return []
     now, later = rate
     rates = f"the learning rate reached {now:.2g} of {later:.2g}"
-    return [f"  still in warm-up: {rates}; its effect at the maximum was not seen"]
+    return [f"  still in warm-up: {rates}; its effect at the maximum was not tested"]
 
 
 def _blocks(report: Report, run: Run, width: int | None) -> Text:
@@ -136,21 +136,21 @@ def _blocks(report: Report, run: Run, width: int | None) -> Text:
 
 
 def _legend(run: Run, form: Format, *, is_narrow: bool) -> list[Text]:
-    """What the columns are."""
+    """Explain the columns."""
     first, last = checked.traced(run)
     step = checked.updated(run)
     before = "" if is_narrow else f" (RMS first: in step {first:,})"
     end = f"{form.end:,.0f}" if form.end < FLOAT32_MAX else f"{form.end:.2g}"
     lines = [
         "gradient: median norm over the steps"
-        + (f"; update: relative change of the weights by step {step:,}" if step else ""),
+        + (f"; update: relative change of the weights in step {step:,}" if step else ""),
     ]
     if last:
         lines += [
             f"RMS, zeros: of the output in step {last:,}{before}",
-            f"room: how many times the largest output fits below {end}, the end of {form.name}",
+            f"room: {end}, the largest number in {form.name}, divided by the largest output",
         ]
-    lines.append("stored: the same for the weights and float16, the format of checkpoints")
+    lines.append("stored: the same for the weights in float16, the format of checkpoints")
     return [Text(f"  {line}", "dim") for line in lines]
 
 
@@ -187,13 +187,13 @@ def _columns(
 
 
 def _is_shown(row: BlockNumbers, form: Format) -> bool:
-    """Whether a block has parameters, or outputs that are nearly too large."""
+    """Return whether a block has a gradient, or outputs near the end of the number format."""
     room = _room(row.largest, form.end)
     return not math.isnan(row.gradient) or (room is not None and room < _LITTLE_ROOM)
 
 
 def _room(largest: float, end: float) -> float | None:
-    """How many times a number fits below an end; 0 for what is not finite, None for nothing."""
+    """Return ``end / largest``; 0 if ``largest`` is not finite, None if it is NaN or 0."""
     if math.isnan(largest) or largest == 0:
         return None
     return end / largest if math.isfinite(largest) else 0.0
@@ -219,16 +219,16 @@ def _losses(run: Run, width: int | None) -> Text:
         Column("last", [norm_text(item.last) for item in items]),
         Column("share", ["-" if math.isnan(i.share) else f"{i.share:.0%}" for i in items]),
     ]
-    heading = Text("Loss items as weighted in the loss, and their shares of the total", "bold")
+    heading = Text("Weighted loss items, and their shares of the total loss", "bold")
     return Text("\n").join([heading, columns(table, width)])
 
 
 def _untrained(run: Run) -> Text:
-    """What does not move, each kind with its blocks and their numbers of parameters."""
+    """List the parameters that are not updated: each cause with its blocks and tensor counts."""
     found = asdict(checked.untrained(run))
     lines = [
         Text(f"  {words}: {listed(found[name])}") for name, words in _WHY.items() if found[name]
     ]
     none = [Text("  none is frozen, without a gradient, or outside the optimizer")]
-    heading = Text("Parameters that do not move (how many tensors)", "bold")
+    heading = Text("Parameters that are not updated (number of tensors)", "bold")
     return Text("\n").join([heading, *(lines or none)])

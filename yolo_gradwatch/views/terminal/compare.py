@@ -1,4 +1,4 @@
-"""The text of a comparison: runs beside the first of them."""
+"""Text of a comparison: each run relative to the first one."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 
 _FAR = 10.0
-"""Ratio from which on one is in bold."""
+"""Ratio from which it is in bold; so is one below its inverse."""
 
 _APART, _MOST = 1.1, 3
-"""Beside the norm: factor from which on a module is shown, and how many of a quantity are."""
+"""For quantities other than the norm: least factor, and most modules per quantity, to show."""
 
 
 def side_by_side(
@@ -46,14 +46,14 @@ def side_by_side(
     names: dict[str, list[str]],
     width: int | None,
 ) -> list[Text]:
-    """Runs beside the first of them.
+    """Return the paragraphs that compare runs with the first of them.
 
     Args:
-        runs: Two or more.
-        reports: Theirs.
-        table: What `compare.compare` gives.
-        names: The modules to show, with their class in each run.
-        width: Cells of a line; None for as many as are needed, as in a file.
+        runs: Two or more runs.
+        reports: Report of each run.
+        table: Result of `compare.compare`.
+        names: Module -> its class in each run; these are shown.
+        width: Cells per line; None for no limit, as in a file.
     """
     heads = [
         line
@@ -80,16 +80,16 @@ def side_by_side(
 def _shares(
     runs: tuple[Run, Run], reports: tuple[Report, Report], names: dict[str, list[str]], other: int
 ) -> Text:
-    """Where a run is farthest from the first, at the same share of their trainings."""
+    """Say where a run is farthest from the first, at the same share of their trainings."""
     letter = ascii_uppercase[other]
     kinds = {name: [kinds[0], kinds[other]] for name, kinds in names.items()}
     lines = [Text(f"  {line}") for line in shares(beside(runs, reports, kinds, letter))]
-    title = Text(f"At the same share of training, {letter} beside A", "bold")
+    title = Text(f"{letter} relative to A, at the same share of training", "bold")
     return Text("\n").join([title, *lines]) if lines else Text()
 
 
 def _options(runs: Sequence[Run], width: int | None) -> Text:
-    """The options in which the runs differ, a line each; "" if there are none."""
+    """Tabulate the options that differ; empty if there are none."""
     found = differences(runs)
     if not found:
         return Text()
@@ -107,13 +107,13 @@ def _options(runs: Sequence[Run], width: int | None) -> Text:
 
 
 def _steps(found: Parting, letter: str) -> Text:
-    """From which step on a run differs from the first."""
+    """Say from which step a run differs from the first."""
     lines = [Text(f"  {sentence}") for sentence in sentences(found, letter)]
-    return Text("\n").join([Text(f"Step by step, {letter} beside A", "bold"), *lines])
+    return Text("\n").join([Text(f"{letter} compared with A, step by step", "bold"), *lines])
 
 
 def options_apart(runs: Sequence[Run]) -> list[str]:
-    """The options in which runs differ, each with its value in every run."""
+    """Return the options that differ, each with its value in every run."""
     return [f"{one.name}: {_by_letter(one.by_run)}" for one in differences(runs)]
 
 
@@ -124,24 +124,24 @@ def _by_letter(values: Iterable[object]) -> str:
 
 
 def _pair(table: pd.DataFrame, names: dict[str, list[str]], other: int, width: int | None) -> Text:
-    """The first run and another one, a line a module that one of them has."""
+    """Tabulate the norms of the first run and another one, a line per module."""
     text = columns(pair_columns(table, names, other), width, wraps=True)
     return Text("\n").join([Text(pair_title(other), "bold"), text])
 
 
 def pair_title(other: int) -> str:
-    """What `pair_columns` shows."""
-    what = "first, middle and last tenth of the steps of each run"
-    return f"Gradient norm, {ascii_uppercase[other]} beside A: {what}"
+    """Return the title of `pair_columns`."""
+    what = "in the first, middle and last tenth of each run"
+    return f"Gradient norm, {ascii_uppercase[other]} relative to A, {what}"
 
 
 def pair_columns(table: pd.DataFrame, names: dict[str, list[str]], other: int) -> list[Column]:
-    """The norms of the first run and of another one, a row a module that one of them has.
+    """Return the norms of the first run and of another one, a row per module of either.
 
     Args:
-        table: What `compare.compare` gives.
-        names: The modules to show, with their class in each run.
-        other: Place of the other run, from 0.
+        table: Result of `compare.compare`.
+        names: Module -> its class in each run; these are shown.
+        other: Index of the other run, from 0.
     """
     shown = {name: kinds for name, kinds in names.items() if kinds[0] or kinds[other]}
 
@@ -164,7 +164,7 @@ def pair_columns(table: pd.DataFrame, names: dict[str, list[str]], other: int) -
 
 
 def _ratios(part: str, cells: list[str]) -> Column:
-    """Ratios of a part of the runs, in bold what is far from 1."""
+    """Return a column of ratios, with those far from 1 in bold."""
     values = (float(cell) if cell != "-" else 1.0 for cell in cells)
     styles = ["" if 1 / _FAR < value < _FAR else "bold" for value in values]
     return Column(part, cells, styles)
@@ -173,19 +173,22 @@ def _ratios(part: str, cells: list[str]) -> Column:
 def _farthest(
     table: pd.DataFrame, names: dict[str, list[str]], other: int, width: int | None
 ) -> Text:
-    """The modules that differ most in what is compared beside the norm; "" if nothing does."""
+    """Tabulate the modules that differ most in quantities other than the norm; empty if none do."""
     found = farthest_columns(table, names, other)
     title = Text(farthest_title(other), "bold")
     return Text("\n").join([title, columns(found, width)]) if found else Text()
 
 
 def farthest_title(other: int) -> str:
-    """What `farthest_columns` shows."""
-    return f"Beside the norm, what differs most, {ascii_uppercase[other]} beside A"
+    """Return the title of `farthest_columns`."""
+    return f"Largest differences besides the norm, {ascii_uppercase[other]} relative to A"
 
 
 def farthest_columns(table: pd.DataFrame, names: dict[str, list[str]], other: int) -> list[Column]:
-    """As `pair_columns`, of what is compared beside the norm; none if nothing differs."""
+    """Return the modules that differ most in each compared quantity; no columns if none do.
+
+    Args: As for `pair_columns`.
+    """
     letter, keys = ascii_uppercase[other], ["module", "part"]
     a, b = (table[table["run"] == run].set_index(keys) for run in (1, other + 1))
     rows: list[tuple[str, ...]] = []
@@ -222,7 +225,7 @@ def _classes(one: str, other: str, letter: str) -> str:
 
 
 def _findings_apart(reports: Sequence[Report]) -> Text:
-    """The findings that only one run has."""
+    """List the findings that only one run has."""
     lines = [
         Text.assemble((f"  only in {letter}:", "bold"), finding_text(finding))
         for letter, finding in found_apart(reports)
@@ -231,7 +234,7 @@ def _findings_apart(reports: Sequence[Report]) -> Text:
 
 
 def count_apart(reports: Sequence[Report]) -> str:
-    """How many findings only one run has, and how many more than one."""
+    """Count the findings that only one run has, and those that several have."""
     having = Counter(
         key for report in reports for key in {(f.rule, f.module) for f in report.findings}
     )
@@ -241,7 +244,7 @@ def count_apart(reports: Sequence[Report]) -> str:
 
 
 def found_apart(reports: Sequence[Report]) -> list[tuple[str, Finding]]:
-    """The findings that only one run has, each with the letter of the run."""
+    """Return the findings that only one run has, each with the letter of the run."""
     return [
         (letter, finding)
         for letter, report in zip(ascii_uppercase, reports, strict=False)

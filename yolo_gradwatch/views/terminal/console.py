@@ -1,4 +1,4 @@
-"""Consoles for the standard streams, and text that is fitted to them."""
+"""Consoles for the standard streams, and wrapping of text to their width."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _INDENT = 4
 
 
 class _Console(Console):
-    """A console that leaves a broken pipe to its caller; rich's own ends the process.
+    """A console that raises on a broken pipe, where rich would end the process.
 
-    In a notebook it writes to its stream as elsewhere; rich's own makes an HTML display of each
-    text, which is not wrapped and passes by a stream that somebody has put in its place.
+    In a notebook it writes to its stream as well. Rich would create an HTML display for each text,
+    which is not wrapped and bypasses a replaced stream.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -31,34 +31,34 @@ class _Console(Console):
 
 
 def plain_console(*, on_stderr: bool = False) -> Console:
-    """A console on a standard stream, for text that is not redrawn."""
+    """Return a console on a standard stream, for text that is not redrawn."""
     return _Console(file=sys.stderr if on_stderr else sys.stdout)
 
 
 def live_console(terminal: Any) -> Console:
-    """A console on a stream that is a terminal, for a panel and for what is printed above it."""
+    """Return a console on a terminal stream, for the panel and for lines printed above it."""
     return _Console(file=terminal, force_terminal=True)
 
 
 class _Forgiving:
-    """A stream that drops what the real one does not take, as where there is no reader any more.
+    """A stream that drops text the real one fails to write, such as after a broken pipe.
 
     Args:
-        stream: The real one; as a stand-in of somebody's, it may lack every method.
+        stream: Real stream; if other code has replaced it, it may lack any method.
     """
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write it, if the real stream does."""
+        """Write to the real stream, ignoring its errors."""
         try:
             return self._stream.write(text)
         except Exception:  # noqa: BLE001  # a broken pipe, a closed file, other people's code
             return len(text)
 
     def flush(self) -> None:
-        """Flush the real stream, if it can be."""
+        """Flush the real stream, ignoring its errors."""
         try:
             self._stream.flush()
         except Exception:  # noqa: BLE001  # as above
@@ -70,7 +70,7 @@ class _Forgiving:
 
 @contextmanager
 def forgiving(console: Console) -> Iterator[None]:
-    """Keep back what the stream of a console raises; what the rendering raises comes through."""
+    """Suppress errors of a console's stream; errors while rendering are still raised."""
     stream = console.file
     console.file = _Forgiving(stream)  # type: ignore[assignment]  # what a console needs of one
     try:
@@ -80,7 +80,7 @@ def forgiving(console: Console) -> Iterator[None]:
 
 
 def fitted(text: Text, console: Console) -> Text:
-    """Lines wrapped between words on a terminal; whole in a file, where tools read them."""
+    """Wrap lines between words on a terminal; leave them whole in a file, where tools read them."""
     if not console.is_terminal:
         return text
     lines: list[Text] = []

@@ -1,4 +1,4 @@
-"""The text of a trace: what came out of each call, and the gradient that arrived there."""
+"""Text of a trace: output statistics and gradient norm of each module call."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ _GAP = 2
 def flow_text(
     flow: Flow, calls: Sequence[Call], width: int | None, steps: Sequence[int] = ()
 ) -> Text:
-    """A trace as a table in forward order, below the first call that is not finite.
+    """Return a trace as a table in forward order, headed by the first non-finite call.
 
     Args:
-        flow: The trace.
-        calls: Those of it that are shown.
-        width: Cells of a line; None for as many as are needed. Where they are too few, the classes
-            are left out.
-        steps: Of all traces of the run.
+        flow: Trace.
+        calls: Calls of the trace to show.
+        width: Cells per line; None for no limit. If the table is wider, classes are left out.
+        steps: Steps of all traces of the run.
     """
     count = f"{len(flow.calls):,} calls"
     some = count if len(calls) == len(flow.calls) else f"{len(calls):,} of {count}"
@@ -44,13 +43,13 @@ def flow_text(
 
 
 def _needed(table: Sequence[Column]) -> int:
-    """Cells of a line of a table."""
+    """Return the cells per line that a table needs."""
     widths = [max(map(cell_len, (column.heading, *column.cells))) for column in table]
     return sum(widths) + _GAP * (len(table) - 1)
 
 
 def _not_finite(flow: Flow) -> list[Text]:
-    """A line on the first call whose output has a NaN or an Inf, and on the call before it."""
+    """Name the first call whose output has a NaN or Inf, and the call before it."""
     first = flow.first_not_finite
     if first is None:
         return []
@@ -87,7 +86,7 @@ def _columns(flow: Flow, calls: Sequence[Call]) -> list[Column]:
 
 
 def _share(share: float | None) -> str:
-    """A share in at most 5 cells; what is not quite all or nothing does not read so."""
+    """Format a share in at most 5 cells; only exact 0 and 1 are shown as 0% and 100%."""
     if share is None:
         return "-"
     if share in {0.0, 1.0}:

@@ -1,4 +1,4 @@
-"""Follows a training that runs elsewhere, from its files as they grow."""
+"""Live report of a training in another process, from its growing files."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ if TYPE_CHECKING:
     from yolo_gradwatch.views.live import Board
 
 SECONDS = 0.5
-"""From one look at the files to the next."""
+"""Seconds between two looks at the files."""
 
 WAIT_SECONDS = 600
-"""From one line of a log to the next that says what is waited for."""
+"""Seconds between two log lines that say what is being waited for."""
 
 
 def follow(
     path: Path, limits: Callable[[Thresholds], Thresholds], *, on_stderr: bool = False
 ) -> Path:
-    """Show the live report of a training that runs elsewhere, until it ends.
+    """Show the live report of a training in another process, until it ends.
 
     Args:
-        path: The run's folder or one above; it need not exist yet.
-        limits: Gives those to judge under from those of the training.
+        path: Folder of the run or one above; it need not exist yet.
+        limits: Maps the thresholds of the training to those to judge under.
         on_stderr: Print changes to standard error and draw no panel.
 
     Returns:
-        The run's folder.
+        The folder of the run.
 
     Raises:
-        FormatError: Its files cannot be read, or its folder is gone.
+        FormatError: The files cannot be read, or the folder is gone.
     """
     is_live = is_live_terminal() and not on_stderr
     view = _Terminal() if is_live else _Log(on_stderr=on_stderr)
@@ -68,7 +68,7 @@ def follow(
 
 
 def _awaited(path: Path, view: _Terminal | _Log) -> Path:
-    """The folder of a run, once there is one."""
+    """Wait for a run and return its folder."""
     folder = _found(path)
     if folder is None:
         lack = "" if path.exists() else ", which does not exist yet"
@@ -92,10 +92,10 @@ def _awaited(path: Path, view: _Terminal | _Log) -> Path:
 
 
 def _over(path: Path) -> Path:
-    """The newest run in a folder, which has ended.
+    """Return the newest run in a folder; `_found` has established that it is over.
 
     Raises:
-        FormatError: There is none.
+        FormatError: There is no run.
     """
     folder = find_run(path)
     read_meta(folder)
@@ -103,7 +103,10 @@ def _over(path: Path) -> Path:
 
 
 def _found(path: Path) -> Path | None:
-    """The folder of the run that is meant; in a folder above, the newest if it goes on."""
+    """Return the folder of the requested run; below a parent folder, the newest if it is running.
+
+    None if there is no such run yet.
+    """
     with suppress(FormatError, OSError):
         folder = find_run(path)
         if folder in {path, path.parent}:
@@ -119,7 +122,7 @@ def _has_files(folder: Path) -> bool:
 
 
 def _watch(folder: Path, judge_of: Callable[[Look], Judge], view: _Terminal | _Log) -> None:
-    """Look until the training is over."""
+    """Follow the files until the training is over."""
     tail = Tail(folder)
     judge: Judge | None = None
     changed = time.monotonic()
@@ -144,7 +147,7 @@ def _watch(folder: Path, judge_of: Callable[[Look], Judge], view: _Terminal | _L
 
 
 class _Terminal:
-    """The live panel, with changes of findings above it."""
+    """Live panel with changes of findings printed above it."""
 
     def __init__(self) -> None:
         self._panel: Panel | None = None
@@ -152,12 +155,12 @@ class _Terminal:
         self._waiting: Live | None = None
 
     def say(self, text: Text) -> None:
-        """Print a line before the panel is there."""
+        """Print a line before the panel opens."""
         self._end_wait()
         console.plain_console().print(text, soft_wrap=True)
 
     def wait(self, lack: str, seconds: float) -> None:
-        """Show what has been missing, and for how long; below the panel if there is one."""
+        """Show what is missing and for how long; at the bottom of the panel if there is one."""
         line = Text(f"waiting for {int(seconds)} s: {lack}", "dim", no_wrap=True)
         if self._panel and self._screen:
             self._panel.frame = line
@@ -182,7 +185,7 @@ class _Terminal:
             waiting.stop()
 
     def show(self, board: Board, changes: list[FindingChange], quiet: float) -> None:
-        """Bring the panel up to date; ``quiet`` seconds have passed without a window."""
+        """Update the panel; ``quiet`` is the number of seconds without a new window."""
         if self._panel is None or self._screen is None:
             self._panel = Panel(board)
             self._screen = Screen(self._panel, (), lambda call, *args: call(*args))
@@ -194,42 +197,42 @@ class _Terminal:
         self._screen.redraw()
 
     def end_epoch(self, board: Board) -> None:
-        """The panel goes on."""
+        """Do nothing: the panel continues."""
 
     def close(self) -> None:
-        """Give the terminal back."""
+        """Release the terminal."""
         self._end_wait()
         if self._screen:
             self._screen.close()
 
 
 class _Log:
-    """Changes of findings and a table an epoch, as lines."""
+    """Log lines: changes of findings, and a table per epoch."""
 
     def __init__(self, *, on_stderr: bool) -> None:
         self.say = partial(console.plain_console(on_stderr=on_stderr).print, soft_wrap=True)
         self._said = 0
 
     def wait(self, lack: str, seconds: float) -> None:
-        """Print now and then what has been missing, and for how long."""
+        """Print what is missing and for how long, every `WAIT_SECONDS`."""
         times = int(seconds // WAIT_SECONDS)
         if times > self._said:
             self.say(f"GradWatch has been waiting for {int(seconds // 60)} min: {lack}")
         self._said = times
 
     def show(self, board: Board, changes: list[FindingChange], quiet: float) -> None:
-        """Print what is new."""
+        """Print the changes of findings."""
         del board, quiet
         for one in changes:
             self.say(change_line(one))
 
     def end_epoch(self, board: Board) -> None:
-        """Print the table of an epoch that had a step."""
+        """Print the table of an epoch, if it had a step."""
         if board.step:
             self.say(epoch_table(board))
 
     def close(self) -> None:
-        """There is nothing to give back."""
+        """Do nothing: there is no terminal to release."""
 
 
 def _quiet(seconds: float) -> str:

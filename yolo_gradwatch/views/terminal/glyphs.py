@@ -1,4 +1,4 @@
-"""Characters, colours and short numbers: how a value looks in one cell or a few."""
+"""Characters, colours and short numbers for values in a few cells."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STYLES: dict[Severity | None, str] = {
     "warning": "yellow",
     "critical": "bold red",
 }
-"""By the severity of a finding; None for what is healthy."""
+"""Severity of a finding -> style; None for healthy."""
 
 DEPTH = 6.0
 """Decades below the highest norm that a bar can show."""
@@ -31,7 +31,7 @@ _SPAN = 2.0  # decades: a history that moves less is drawn flat instead of as no
 
 
 def number(value: float | None) -> str:
-    """A norm in at most 7 cells."""
+    """Format a norm in at most 7 cells."""
     if value is None:
         return "-"
     if not math.isfinite(value):
@@ -42,16 +42,16 @@ def number(value: float | None) -> str:
 
 
 def norm_text(value: float | None) -> str:
-    """A norm in a table; NaN means that there is none."""
+    """Format a norm for a table, in which NaN means that there is none."""
     return "-" if value is None or math.isnan(value) else number(float(value))
 
 
 def bar(norm: float | None, high: float, width: int) -> str:
-    """A horizontal bar over `DEPTH` decades.
+    """Draw a horizontal bar over `DEPTH` decades.
 
     Args:
-        norm: None, or one that is not finite, has no bar.
-        high: Level at which the bar is full.
+        norm: Norm to show; there is no bar if it is None, 0 or not finite.
+        high: log10 of the norm at which the bar is full.
         width: Cells of a full bar.
     """
     if norm is None or not math.isfinite(norm) or norm <= 0:
@@ -62,11 +62,11 @@ def bar(norm: float | None, high: float, width: int) -> str:
 
 
 def sparkline(history: Floats, width: int) -> str:
-    """A line of blocks for log10 levels, over at least two decades.
+    """Draw log10 levels as a line of block characters, over at least two decades.
 
     Args:
         history: (H,) levels, oldest first; NaN is drawn as ``!``, -Inf as ``·``.
-        width: Cells at the most; the newest point is on the right.
+        width: Most cells; the newest point is on the right.
     """
     if not history.size:
         return ""
@@ -83,7 +83,7 @@ def sparkline(history: Floats, width: int) -> str:
 
 
 def resampled(history: Floats, width: int) -> Floats:
-    """At most ``width`` points: each the mean of its neighbours."""
+    """Reduce a history to at most ``width`` points, each the mean of consecutive ones."""
     if history.size <= width:
         return history
     parts = np.arange(width + 1)
@@ -93,16 +93,16 @@ def resampled(history: Floats, width: int) -> Floats:
 
 
 def cut(text: str, width: int) -> str:
-    """A text whose end gives way to an ellipsis if it is too long."""
+    """Shorten a text that is too long with an ellipsis at its end."""
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def encodable(text: Text, console: Console) -> Text:
-    """A text with "?" for each character that the encoding of a log lacks."""
+    """Replace characters that the encoding of a log does not have by "?"."""
     encoding = console.encoding
     try:
         shown = text.plain.encode(encoding, "replace").decode(encoding)
-    except LookupError:  # a stand-in for a stream may say anything
+    except LookupError:  # a replaced stream may report any encoding
         return text
     if shown != text.plain:
         text = text.copy()

@@ -1,4 +1,4 @@
-"""Texts of a line or a few: a change of a finding, the verdict, the end report, the files."""
+"""Short texts: a change of a finding, the verdict, the end report, the files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def status(board: Board) -> str:
-    """Epoch, step and total norm, and how often was clipped and skipped."""
+    """Return epoch, step, total norm, share of clipped steps and number of AMP skips."""
     epoch = f"{board.epoch}/{board.epochs}" if board.epochs else str(board.epoch)
     captured = f" (1 in {board.interval:,})" if board.interval > 1 else ""
     return (
@@ -31,7 +31,7 @@ def status(board: Board) -> str:
 
 
 def clip_line(board: Board) -> str:
-    """What clipping leaves of the newest step, and which blocks its norm comes from."""
+    """Return the clipping factor of the newest step, and the blocks with the largest gradients."""
     left = f"factor {board.factor:.2g}"
     if math.isnan(board.factor):
         left = "spreads NaN or Inf to all weights"
@@ -41,7 +41,7 @@ def clip_line(board: Board) -> str:
 
 
 def change_line(change: FindingChange) -> Text:
-    """What a finding does: it begins, comes back, grows worse, is explained or is resolved."""
+    """Report a finding that begins, recurs, gets worse, is explained or is resolved."""
     finding = change.finding
     newest = finding.episodes[-1]
     if change.change == "end":
@@ -58,29 +58,29 @@ def change_line(change: FindingChange) -> Text:
 
 
 def stop_line(finding: Finding) -> Text:
-    """Why the training stops."""
+    """Say which finding stops the training."""
     reason = f"{finding.rule} in {finding.module}"
     return Text(f"GradWatch stops the training (stop_on): {reason}", "bold red")
 
 
 def end_report(report: Report) -> Text:
-    """The verdict, the findings, and what could not be judged."""
+    """Return the verdict, the findings, and what could not be judged."""
     parts = [verdict(report), *map(finding_text, report.findings), *map(Text, report.facts())]
     return Text("\n").join(parts)
 
 
 def verdict(report: Report) -> Text:
-    """The outcome in a line."""
+    """Return the verdict in one line."""
     style = "bold green" if report.healthy else "bold red"
     style = "bold yellow" if report.is_too_short else style
     return Text(f"GradWatch: {report.verdict}", style)
 
 
 def finding_text(finding: Finding) -> Text:
-    """A finding in full."""
+    """Return a finding in full."""
     return Text(finding_line(finding), STYLES[finding.severity])
 
 
 def file_list(files: Iterable[Path | str]) -> Text:
-    """Where the files are; not to be wrapped, so that a path can be copied."""
+    """List the paths of the files; must not be wrapped, so that a path can be copied."""
     return Text("\n").join([Text(f"  {path}", style="dim") for path in files])

@@ -1,4 +1,4 @@
-"""The live report: a panel where standard output is a terminal, tables in a log."""
+"""Live report: a panel if standard output is a terminal, tables in a log."""
 
 from __future__ import annotations
 
@@ -36,17 +36,18 @@ _LOG = logging.getLogger(__name__)
 
 
 class Terminal(OutputBase):
-    """Shows a training live, and the report when it is over.
+    """Output that shows a training live, and its report at the end.
 
     Args:
-        live: Draw the panel; None draws it where standard output is a terminal.
+        live: Whether to draw the panel; None draws it if standard output is a terminal.
         handlers: Log handlers that write to the terminal.
-        no_panel: Why the training can have no panel; "" if it can.
-        safely: Calls a function of ours from a stream; what it raises must not reach the training.
+        no_panel: Why this training cannot have a panel; "" if it can.
+        safely: Calls a function and keeps its exceptions from the training.
 
     Attributes:
-        beside: Whether the training is shown elsewhere by now, with its findings in full: then
-            there are no tables, and lines on findings wait for the end of the epoch.
+        beside: Returns whether another output, such as a notebook, shows the training and its
+            findings in full: no tables are then printed, and lines on findings are held back until
+            the end of the epoch.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Terminal(OutputBase):
         self._kept: Kept | None = None
 
     def start(self, run: RunInfo) -> None:
-        """Open the panel, unless another training has the terminal."""
+        """Open the panel, unless another training uses the terminal."""
         self._folder = run.folder
         self._modules = len(run.layout.modules)
         self._board = Board(run.layout, epochs=run.epochs, clip=run.clip, interval=run.interval)
@@ -79,37 +80,37 @@ class Terminal(OutputBase):
                 self._screen = None
 
     def epoch_start(self, epoch: int, epochs: int) -> None:
-        """Show how many epochs are planned by now."""
+        """Update the planned number of epochs."""
         del epoch
         self._board.epochs = epochs
 
     def steps(self, samples: Sequence[Sample], norms: Floats) -> None:
-        """Bring the panel up to date."""
+        """Update the panel."""
         self._board.add(samples, norms)
         if self._screen:
             self._screen.redraw()
 
     def findings(self, changes: Sequence[FindingChange]) -> None:
-        """Print a line a change, once the bar of the epoch is whole if it is shown elsewhere."""
+        """Print a line per change; at the end of the epoch if another output shows the training."""
         self._findings.update({change.finding.number: change.finding for change in changes})
         self._board.show(self._findings.values())
-        told = [lines.change_line(change) for change in changes]
+        changed = [lines.change_line(change) for change in changes]
         if self.beside():
-            self._held += told
+            self._held += changed
             return
-        for line in told:
-            # In a log, the frame of Ultralytics' bar has no line end yet.
+        for line in changed:
+            # In a log, the frame of Ultralytics' bar does not end with a newline yet.
             self.print(line if self._screen else Text("\n").append_text(line))
 
     def epoch(self, clipping: EpochClipping) -> None:
-        """Print the table of an epoch where no panel can be read."""
+        """Print the table of an epoch if nobody can see a panel, or the output is recorded."""
         del clipping
         self._print_held()
         if not self.beside() and (self._screen is None or self._screen.is_recorded):
             self.print(epoch_table(self._board))
 
     def regroup(self, layout: Layout) -> None:
-        """Show the blocks of thawed layers too."""
+        """Add the blocks of thawed layers."""
         more = len(layout.modules) - self._modules
         self._modules = len(layout.modules)
         self._board.regroup(layout)
@@ -118,7 +119,7 @@ class Terminal(OutputBase):
         self.print(Text(f"GradWatch: {more} thawed {what} watched from step {step:,} on", "dim"))
 
     def kept(self, kept: Kept) -> None:
-        """Remember it for the list of files."""
+        """Remember the kept checkpoint for the list of files."""
         self._kept = kept
 
     def end(self, report: Report) -> None:
@@ -129,7 +130,7 @@ class Terminal(OutputBase):
         self._has_ended = True
 
     def close(self) -> None:
-        """Give the terminal back, and say where the files are."""
+        """Release the terminal, and list the files."""
         self._close_screen()
         if self._has_ended:
             paths = (self._folder / name for name in (*RUN_FILES, PICTURE_FILE, DEPTH_FILE))
@@ -139,7 +140,7 @@ class Terminal(OutputBase):
             self.print(lines.file_list(files), fitted=False)
 
     def print(self, text: Text, *, fitted: bool = True) -> None:
-        """Print to the terminal or the log; where there is no reader any more, to nobody."""
+        """Print to the terminal or the log, ignoring errors of the stream."""
         out = self._screen.console if self._screen else console.plain_console()
         text = encodable(console.fitted(text, out) if fitted else text, out)
         with console.forgiving(out):

@@ -1,4 +1,4 @@
-"""The live panel: blocks with their norms and histories, open findings, the progress bar."""
+"""Live panel: blocks with their norms and histories, open findings, the progress bar."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ _LABEL_WIDTH = 18
 _STATE_WIDTH = 11
 _BAR_WIDTH = 24
 _MOST_FINDINGS = 3
-_FEWEST_BLOCKS = 3  # lines of blocks that findings leave in a low terminal
+_FEWEST_BLOCKS = 3  # lines reserved for blocks in a low terminal
 
 
 class Panel:
-    """The live report: redrawn from the board whenever it is printed.
+    """The live panel, rendered from the board whenever it is printed.
 
-    Ruled above and below instead of boxed, so that the progress bar's frame, which is as wide as
-    the terminal, fits inside.
+    It has rules above and below instead of a box, so that the frame of the progress bar, which is
+    as wide as the terminal, fits inside.
 
     Args:
-        board: The numbers.
+        board: Numbers to show.
 
     Attributes:
-        board: The numbers.
-        frame: The lowest line: that of a progress bar, as a rule.
+        board: Numbers to show.
+        frame: The lowest line, usually the frame of a progress bar.
     """
 
     def __init__(self, board: Board) -> None:
@@ -57,18 +57,18 @@ class Panel:
         yield Group(*_block_lines(self.board.rows(), width, left - len(findings)))
         yield from findings
         yield from closing
-        yield Text()  # Ctrl+C is echoed here; at the end of a full line it would tear the panel
+        yield Text()  # Ctrl+C is echoed here; after a full line, the echo would break the panel
 
 
 def _owners(board: Board, width: int) -> Text:
-    """What clipping leaves of the newest step, and which blocks its norm comes from."""
+    """Return the clipping factor of the newest step, and the blocks with the largest gradients."""
     line = Text(clip_line(board), "dim")
     line.truncate(width, overflow="ellipsis")
     return line
 
 
 def _rule(summary: str, width: int) -> Text:
-    """The upper edge of the panel with its title; a long one is shortened rather than cut."""
+    """Return the upper edge of the panel with its title, abbreviated if it is too long."""
     if len(summary) + 15 > width:
         summary = summary.replace("total norm", "norm")
     title = Text.assemble(("── ", "dim"), ("GradWatch", "bold"), "  ", summary, " ")
@@ -78,13 +78,13 @@ def _rule(summary: str, width: int) -> Text:
 
 
 def _most_severe(findings: Iterable[Finding]) -> list[Finding]:
-    """A few findings, critical ones first, of these the newest."""
+    """Return the first few findings: critical ones first, then the newest."""
     alarms = [finding for finding in findings if finding.severity != "notice"]
     return sorted(alarms, key=lambda f: (f.severity != "critical", -f.number))[:_MOST_FINDINGS]
 
 
 def _finding_lines(findings: Sequence[Finding], console: Console, width: int) -> list[Text]:
-    """The first finding in full, because it says what to try; the others in a line each."""
+    """Return the first finding in full, because it says what to try; the others in a line each."""
     lines: list[Text] = []
     for i, finding in enumerate(findings):
         word = f"● {finding.severity} {finding.rule}: "
@@ -100,7 +100,7 @@ def _finding_lines(findings: Sequence[Finding], console: Console, width: int) ->
 
 
 def _block_lines(rows: Sequence[BlockRow], width: int, room: int) -> list[Text]:
-    """A heading and a line a block; unhealthy blocks stay when there is no room for all."""
+    """Return a heading and a line per block; unhealthy blocks take precedence if room is short."""
     shown = _fitting(rows, max(room, 1))
     label = min(max((len(row.label) for row in rows), default=0), _LABEL_WIDTH)
     rest = max(width - label - _NORM_WIDTH - _STATE_WIDTH - 8, 8)
@@ -127,9 +127,10 @@ def _block_line(row: BlockRow, label: int, bar_width: int, spark_width: int, hig
 
 
 def _fitting(rows: Sequence[BlockRow], room: int) -> list[BlockRow]:
-    """The rows that fit into ``room`` lines, in forward order.
+    """Choose the rows that fit into ``room`` lines, in forward order.
 
-    Unhealthy ones stay, of these the ones near the loss: what is upstream is often affected too.
+    Unhealthy ones take precedence, those nearest to the loss first: blocks upstream are often only
+    affected.
     """
     if len(rows) <= room:
         return list(rows)

@@ -1,4 +1,4 @@
-"""In words: where two runs part, in what first, and by how much."""
+"""Sentences on where two runs diverge, in which number first, and by how much."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ if TYPE_CHECKING:
     from yolo_gradwatch.views.parting import Parting
 
 _SHOWN = 3
-"""Items, rates or blocks that a sentence names."""
+"""Most items, rates or blocks that a sentence names."""
 
 _LITTLE = 1e-2
-"""Relative difference up to which numbers are shown with more digits."""
+"""Relative difference up to which values are shown with more digits."""
 
 _BEGINNING = {
     "weights": "the weights",
     "loss": "the loss",
     "gradient": "the gradient",
     "rate": "the learning rate",
-    "update": "the step of the optimizer",
+    "update": "the optimizer step",
 }
-"""What differs first, in words."""
+"""Kind of number -> its name in a sentence."""
 
 
 _NAMES = {
     "model": "the whole model",
-    TOTAL: "the sum",
-    "weights": "their norm",
-    "update": "change of the weights by their norm",
+    TOTAL: "their sum",
+    "weights": "norm",
+    "update": "weight change relative to the weight norm",
 }
-"""Of what is named by its kind, or otherwise than in the files."""
+"""Kind, or name in the files -> name in a sentence, where the latter differs."""
 
 
 def sentences(found: Parting, letter: str) -> list[str]:
-    """What there is to say of a run beside A.
+    """Describe how a run compares with A step by step.
 
     Args:
-        found: Where they part.
-        letter: Of the run.
+        found: Divergence of the run from A.
+        letter: Letter of the run.
     """
     if found.outcome == "unknown":
         return [f"Not compared step by step: {found.why}."]
@@ -59,11 +59,11 @@ def sentences(found: Parting, letter: str) -> list[str]:
 
 
 def parting_record(run: int, found: Parting) -> dict[str, object]:
-    """The same as JSON has it.
+    """Return a divergence for JSON, with its sentences.
 
     Args:
-        run: Place of the run, from 1.
-        found: Where it parts from the first.
+        run: Position of the run, from 1.
+        found: Divergence of the run from the first.
     """
     words = " ".join(sentences(found, ascii_uppercase[run - 1]))
     record: dict[str, object] = plain(asdict(found))
@@ -71,62 +71,65 @@ def parting_record(run: int, found: Parting) -> dict[str, object]:
 
 
 def _silent(found: Parting) -> str:
-    """That losses differ and nothing follows from it."""
-    until = "" if found.outcome == "losses" else f" until step {found.same:,}"
+    """Say that losses differ without any effect on the gradients."""
+    when = f"From step {found.silent_since:,} on"
+    if found.outcome != "losses":
+        when = f"From step {found.silent_since:,} up to step {found.same:,}"
     return (
-        f"From step {found.silent_since:,} on the losses differ and the gradients do not{until}: "
-        f"{_named(_items(found.silent))}. What differs does not reach the weights: a constant, a "
-        "detached term, or only the number that is reported."
+        f"{when}, the losses differ but the gradients do not: {_named(_items(found.silent))}. The "
+        "difference does not reach the weights: a constant, a detached term, or only the reported "
+        "number."
     )
 
 
 def _equal(found: Parting) -> list[str]:
-    steps = f"up to step {found.last:,}, the last that both have"
+    steps = f"up to step {found.last:,}, the last step in both runs"
     if found.outcome == "losses":
         return [f"The gradients are the same{_rounded(found)} {steps}."]
     what = "Losses and gradients are" if found.items else "The gradients are"
-    unknown = "" if found.items else "; the losses are not in the files of both"
+    unknown = "" if found.items else "; the losses of at least one run are missing"
     if found.exact == found.last:
-        return [f"{what} equal bit for bit {steps}{unknown}."]
+        return [f"{what} bit-identical {steps}{unknown}."]
     return [f"{what} the same{_rounded(found)} {steps}{unknown}."]
 
 
 def _before(found: Parting, letter: str) -> str:
-    """From where on they differ, and how equal they were until then."""
+    """Say where the runs diverge, and how far they agree before."""
     low, high = found.since
     when = f"at step {high:,}" if low == high else f"in steps {low:,} to {high:,}"
     if found.outcome == "drift":
         return (
-            f"{letter} is the same as A{_rounded(found)} up to step {found.same:,}, and drifts "
-            f"away from step {low:,} on without a jump, as the same training does on another "
+            f"{letter} is the same as A{_rounded(found)} up to step {found.same:,}. From step "
+            f"{low:,} on it drifts away without a jump, as the same training does on another "
             "machine."
         )
     if not found.same:
-        since = "the first step" if high == 1 else f"step {high:,}, the first that both have,"
-        return f"{letter} differs from A from {since} on."
+        since = "the first step" if high == 1 else f"step {high:,}, the first step in both runs"
+        return f"{letter} differs from A from {since}."
     if found.exact == found.same:
-        how = "; until then all is equal bit for bit"
+        how = f"; up to step {found.same:,} both are bit-identical"
     elif found.silent:
         how = ""
     else:
-        how = f"; until then they are the same{_rounded(found)}"
-    return f"{letter} parts from A {when}{how}."
+        how = f"; up to step {found.same:,} both are the same{_rounded(found)}"
+    return f"{letter} diverges from A {when}{how}."
 
 
 def _rounded(found: Parting) -> str:
     if not found.rounding:
         return ""
-    return f" but for rounding (at most {significant(found.rounding, 1)} apart)"
+    return f" apart from rounding (relative difference at most {significant(found.rounding, 1)})"
 
 
 def _parted(found: Parting) -> list[str]:
-    """What differs first, and what follows."""
+    """Say which numbers differ first, and whether the gradient follows."""
     first = found.first
     if first is None:
         return []
-    lines = [f"First in {_BEGINNING[first]}: {_named(_items(found.of(first)))}{_why(found, first)}"]
+    values = f"{_BEGINNING[first]}: {_named(_items(found.of(first)))}"
+    lines = [f"First difference in {values}{_why(found, first)}"]
     if found.outcome == "drift":
-        lines = [f"There, {_named(_items(found.of(first)))}."]
+        lines = [f"First visible in {values}."]
     rest = [one for one in found.of("gradient") if first != "gradient"]
     if rest:
         lines.append(f"The gradient follows: {_named(_items(rest))}.")
@@ -134,27 +137,25 @@ def _parted(found: Parting) -> list[str]:
 
 
 def _why(found: Parting, first: Kind) -> str:
-    """What may be behind it."""
+    """Suggest the cause."""
     if first == "weights":
-        began = ". Other weights to begin with: another file, seed or initialization."
+        began = ". The initial weights differ: another file, seed or initialization."
         return ". Something changed the weights before that step." if found.same else began
     if first == "rate":
-        return ". Another schedule, or a callback that changes it."
+        return ". Another schedule, or a callback that changes the rate."
     if first == "update":
         return ", from the same gradient. Another optimizer, momentum or weight decay."
     if first == "gradient":
-        same = (
-            "The losses are the same there, so that it arises " if found.items else "It may arise "
-        )
+        same = "The losses are still the same, so it arises " if found.items else "It may arise "
         return f". {same}in the backward pass: a hook, a detach, or a scaled or frozen branch."
     differing = {one.name for one in found.of("loss")}
     if all(name in differing for name in found.items):
-        return ". All items differ: other batches (data, order, augmentation) or another forward."
-    return ". The other items are the same: look at the gain and the targets of what differs."
+        return ". All items differ: other batches (data, order, augmentation) or another forward()."
+    return ". The other items are the same: check the gain and the targets of those that differ."
 
 
 def _items(apart: Sequence[Apart]) -> list[Apart]:
-    """The whole model first; the sum of the items only where no item differs."""
+    """Put the whole model first; keep the sum of the loss items only if no item differs."""
     named = [one for one in apart if one.name != TOTAL] or list(apart)
     return sorted(named, key=lambda one: one.name != WHOLE)
 
@@ -166,14 +167,14 @@ def _named(apart: Sequence[Apart]) -> str:
 
 
 def _values(one: Apart) -> str:
-    """A number in A and in the other run, and how many times as large it is there."""
+    """Format a number in A and in the other run, and the ratio or difference of the two."""
     a, b = one.values
     name = _NAMES.get(one.kind) or _NAMES.get(one.name, one.name)
     if not (math.isfinite(a) and math.isfinite(b)):
-        shown = [significant(v, 3) if math.isfinite(v) else "not finite or none" for v in (a, b)]
-        return f"{name} {shown[0]} and {shown[1]}"
+        shown = [significant(v, 3) if math.isfinite(v) else "not finite or missing" for v in (a, b)]
+        return f"{name} {shown[0]} vs. {shown[1]}"
     if one.difference <= _LITTLE:
-        little = f"{significant(100 * one.difference, 2)} % apart"
-        return f"{name} {significant(a, 6)} and {significant(b, 6)} ({little})"
-    times = f" ({significant(b / a, 3)} times)" if a > 0 else ""
-    return f"{name} {significant(a, 3)} and {significant(b, 3)}{times}"
+        little = f"{significant(100 * one.difference, 2)}% apart"
+        return f"{name} {significant(a, 6)} vs. {significant(b, 6)} ({little})"
+    times = f" (factor {significant(b / a, 3)})" if a > 0 else ""
+    return f"{name} {significant(a, 3)} vs. {significant(b, 3)}{times}"

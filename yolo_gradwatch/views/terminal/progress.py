@@ -1,4 +1,4 @@
-"""How far a check has come: a line that is redrawn on a terminal, a few lines in a log."""
+"""Progress of a check: a line that is redrawn on a terminal, a few lines in a log."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 _CLEAR = "\r\x1b[K"
 _IN_LOG = 10
-"""Lines in a log, at the most."""
+"""Most lines in a log."""
 
 
 class Progress:
-    """Says on standard error how many steps are done, and how long the others may take."""
+    """Reports the completed steps and the remaining time on standard error."""
 
     def __init__(self) -> None:
         self._out: Console = console.plain_console(on_stderr=True)
@@ -26,12 +26,12 @@ class Progress:
         self._is_open = False
 
     def __call__(self, done: int, steps: int, seconds: float) -> None:
-        """A batch is over.
+        """Report the progress after a batch.
 
         Args:
-            done: Optimizer steps.
-            steps: How many there are to be.
-            seconds: That the others may take.
+            done: Completed optimizer steps.
+            steps: Planned optimizer steps.
+            seconds: Estimated remaining time.
         """
         left = f", about {duration(seconds)} left" if done < steps else ""
         line = f"GradWatch check: {done:,} of {steps:,} optimizer steps{left}"
@@ -43,7 +43,7 @@ class Progress:
             self._print(line)
 
     def close(self) -> None:
-        """Leave the line."""
+        """Clear the line."""
         if self._is_open:
             self._is_open = False
             self._write(_CLEAR)

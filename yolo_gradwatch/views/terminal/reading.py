@@ -1,4 +1,4 @@
-"""How many runs are read: a line with a bar, redrawn on a terminal and nowhere else."""
+"""Progress of reading many runs: a bar that is redrawn on a terminal; nothing in a log."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 _CLEAR = "\r\x1b[K"
 _SECONDS = 0.1
-"""From one drawing to the next; what takes less is over before it is seen."""
+"""Seconds between two drawings, and before the first."""
 
 _BAR = 30
 
 
 class Reading:
-    """Says on standard error how far the reading has come, if that is a terminal."""
+    """Shows on standard error how many runs have been read, if that is a terminal."""
 
     def __init__(self) -> None:
         self._out: Console = console.plain_console(on_stderr=True)
@@ -26,11 +26,11 @@ class Reading:
         self._is_open = False
 
     def __call__(self, done: int, runs: int) -> None:
-        """A run is read.
+        """Show the progress after a run.
 
         Args:
-            done: How many are.
-            runs: How many there are.
+            done: Number of runs read.
+            runs: Number of runs to read.
         """
         now = time.monotonic()
         if self._out.is_terminal and now - self._drawn >= _SECONDS:
@@ -41,7 +41,7 @@ class Reading:
             self._write(f"{_CLEAR}{line[: self._out.width - 1]}")
 
     def close(self) -> None:
-        """Remove the line."""
+        """Clear the line."""
         if self._is_open:
             self._is_open = False
             self._write(_CLEAR)

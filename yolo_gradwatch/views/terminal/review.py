@@ -1,4 +1,4 @@
-"""The text of a review: the run, its findings, blocks, epochs or single modules."""
+"""Text of a review: the run, its findings, blocks, epochs or single modules."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TEXTS = ("module", "type", "findings")
 
 
 def _place(row: Quantity) -> int:
-    """Norms come first, then what is counted, then what is taken once a window."""
+    """Return the sort key of a quantity: norms, then counts, then those taken once per window."""
     return 2 if row.moment == "once" else int(row.is_count)
 
 
@@ -46,18 +46,18 @@ _HEADINGS = {
 }
 _SPARK = 32
 _NARROW_SPARK = 12
-_EPOCHS = 30  # that many are listed whole; of more, the first and the last ten
-_EDGE = 10
+_EPOCHS = 30  # up to this many epochs are all listed
+_EDGE = 10  # of more epochs, this many are listed from either end
 
 
 def overview(run: Run, report: Report, table: pd.DataFrame, width: int | None) -> list[Text]:
-    """A run at a glance.
+    """Return the overview of a run.
 
     Args:
         run: The run.
-        report: Its findings.
-        table: Its summary.
-        width: Cells of a line; None for as many as are needed, as in a file.
+        report: Report with its findings.
+        table: Summary of the run.
+        width: Cells per line; None for no limit, as in a file.
     """
     heading = Text("Gradient norm of each block, over the optimizer steps", "bold")
     return [
@@ -71,7 +71,7 @@ def overview(run: Run, report: Report, table: pd.DataFrame, width: int | None) -
 def single_modules(
     run: Run, report: Report, findings: Sequence[Finding], table: pd.DataFrame, width: int | None
 ) -> list[Text]:
-    """Some modules of a run, one a line, below the findings that concern them."""
+    """Return some modules of a run, one per line, below the findings that affect them."""
     some = f"{len(table)} of {len(run.layout.modules)} modules"
     heading = Text(f"Gradient norm of {some}, over the optimizer steps", "bold")
     head = Text("\n").join([headline(run, report, findings), *remarks(report)])
@@ -79,13 +79,13 @@ def single_modules(
 
 
 def headline(run: Run, report: Report, findings: Iterable[Finding]) -> Text:
-    """The verdict, where it comes from, and findings in full."""
+    """Return the verdict, its source, and findings in full."""
     source = Text(f"  {report.path}: {source_of(run)}", "dim")
     return Text("\n").join([verdict(report), source, *map(finding_text, findings)])
 
 
 def remarks(report: Report) -> list[Text]:
-    """What is missing in the files of a run."""
+    """Return the remarks on the files of a run, such as missing ones."""
     return [Text(f"  {remark}") for remark in report.remarks]
 
 
@@ -99,7 +99,7 @@ _EVENTS = {
 
 
 def source_of(run: Run) -> str:
-    """How the training ended and restarted, what was trained on what, and with which versions."""
+    """Describe a training: status and restarts, model, data, and versions."""
     versions = ", ".join(f"{name} {version}" for name, version in run.meta.versions.items())
     using = f" ({versions})" if versions else ""
     options = run.meta.options.training
@@ -112,12 +112,12 @@ def source_of(run: Run) -> str:
 
 
 def modules_text(table: pd.DataFrame, width: int | None) -> Text:
-    """A table with a line a module."""
+    """Return a table with a line per module."""
     return columns(list(module_columns(table).values()), width)
 
 
 def module_columns(table: pd.DataFrame) -> dict[str, Column]:
-    """The columns of a summary that are shown, by their name in it."""
+    """Name in the summary -> column to show."""
     return {
         name: Column(heading, _cells(table[name]), is_left=name in _TEXTS)
         for name, heading in _HEADINGS.items()
@@ -127,7 +127,7 @@ def module_columns(table: pd.DataFrame) -> dict[str, Column]:
 def epochs_text(
     epochs: Sequence[EpochClipping], width: int | None, interval: int = 1
 ) -> list[Text]:
-    """Clipping and AMP of each epoch; of very many, the first and the last."""
+    """Tabulate clipping and AMP of each epoch; of very many, only the first and the last ones."""
     if not epochs:
         return []
     hidden = len(epochs) - 2 * _EDGE if len(epochs) > _EPOCHS else 0
@@ -151,7 +151,7 @@ def epochs_text(
 
 
 def _blocks(run: Run, report: Report, table: pd.DataFrame, width: int | None) -> Text:
-    """A line a block with its history, whose width depends on the line's."""
+    """Tabulate the blocks with their histories, which are shorter in a narrow terminal."""
     board = Board(run.layout, clip=run.meta.options.clip)
     for window in windows_of(run.grid):
         board.add_window(window)
@@ -185,7 +185,7 @@ def _block_columns(
 
 
 def _cells(column: pd.Series) -> list[str]:
-    """A column of a summary as text; "-" for what there is none of."""
+    """Convert a column of a summary to text; "-" for missing values."""
     if column.name in _TEXTS:
         return [str(value) or "-" for value in column]
     if column.dtype.kind == "f":

@@ -1,4 +1,4 @@
-"""The text of a table of runs, a line each where there is room."""
+"""Text of a table of runs, one line each if there is room."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ if TYPE_CHECKING:
 
 _GAP = "  "
 _ROOM = 36
-"""Cells that a finding is given, if it needs them, before a column is left out."""
+"""Cells that a finding gets if it needs them; an optional column is left out to make room."""
 
 _LEAST = 20
-"""Cells without which it is not worth a column."""
+"""Fewest cells for a separate column of findings."""
 
 _OPTIONAL = ("steps", "lr0", "optimizer", "clipped", "loss", "verdict")
-"""Columns that give way in a narrow terminal, the first one first."""
+"""Columns that are left out in a narrow terminal, in this order."""
 
 _MOST = 8
-"""Remarks that are shown, and names of one list."""
+"""Most remarks, and most names of one list, that are shown."""
 
 
 def runs_text(
     whole: pd.DataFrame, table: pd.DataFrame, tree: Tree, above: Path, width: int | None
 ) -> list[Text]:
-    """The runs below a folder.
+    """Return the paragraphs on the runs below a folder.
 
     Args:
-        whole: All of them, as `load_runs` gives them.
-        table: Those that are shown, in their order.
-        tree: What else was found.
+        whole: All runs, as returned by `load_runs`.
+        table: Runs to show, in their order.
+        tree: Everything that was found below the folder.
         above: The folder.
-        width: Cells of a line; None for as many as are needed, as in a file.
+        width: Cells per line; None for no limit, as in a file.
     """
     rows = shown(table, above)
     body = _lines(rows, metric(table), width) if rows else Text("No run is unhealthy.")
@@ -58,7 +58,7 @@ def runs_text(
 
 
 def _lines(rows: Sequence[Shown], score: str, width: int | None) -> Text:
-    """The rows as columns, with the finding at the end, which may take several lines."""
+    """Tabulate the rows, with the finding in the last column, which may take several lines."""
     table = _columns(rows, score)
     findings = [(row.finding, STYLES[row.severity]) for row in rows]  # type: ignore[index]
     for left_out in range(len(_OPTIONAL) + 1):
@@ -79,7 +79,7 @@ def _lines(rows: Sequence[Shown], score: str, width: int | None) -> Text:
 
 
 def _columns(rows: Sequence[Shown], score: str) -> dict[str, Column]:
-    """All columns but the finding."""
+    """Return all columns except the finding."""
 
     def column(name: str, heading: str = "", *, is_left: bool = False) -> Column:
         return Column(heading or name, [getattr(row, name) or "-" for row in rows], (), is_left)
@@ -104,14 +104,14 @@ def _style(row: Shown) -> str:
 
 
 def _merged(rows: Sequence[Shown]) -> list[tuple[str, str]]:
-    """The finding of a run, or else its verdict."""
+    """Return the finding of each run, or its verdict if there is none."""
     return [(row.finding or row.verdict, _style(row)) for row in rows]
 
 
 def _beside(
     left: Sequence[Text], cells: Sequence[tuple[str, str]], used: int, room: int
 ) -> list[Text]:
-    """Lines with a cell behind each, wrapped below itself where it is longer than the room."""
+    """Append a cell to each line; a cell longer than the room is wrapped below itself."""
     out = console.plain_console()
     lines: list[Text] = []
     for begin, (cell, style) in zip(left, cells, strict=True):
@@ -125,7 +125,7 @@ def _beside(
 
 
 def _remarks(table: pd.DataFrame, above: Path) -> list[Text]:
-    """What one must know of single runs, a line a remark."""
+    """List the remarks on single runs, one per line."""
     found = remarks(table, above)
     lines = [Text(f"{_some(names)}: {said}", "yellow") for said, names in found[:_MOST]]
     rest = sum(len(names) for _, names in found[_MOST:])
@@ -136,7 +136,7 @@ def _remarks(table: pd.DataFrame, above: Path) -> list[Text]:
 
 
 def _others(tree: Tree, above: Path) -> list[Text]:
-    """Trainings that were not watched, and folders that cannot be read."""
+    """List trainings that were not watched, and folders that cannot be read."""
     said = {"Not watched": tree.unwatched, "Cannot be read": tree.closed}
     return [
         Text(f"{what}: {_some([name_of(one, above) for one in folders])}", "dim")
@@ -146,6 +146,6 @@ def _others(tree: Tree, above: Path) -> list[Text]:
 
 
 def _some(names: Sequence[str]) -> str:
-    """The first of some names, and how many more there are."""
+    """Join the first names, and count the rest."""
     rest = f" and {len(names) - _MOST:,} more" if len(names) > _MOST else ""
     return f"{', '.join(names[:_MOST])}{rest}"

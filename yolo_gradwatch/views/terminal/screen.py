@@ -1,7 +1,14 @@
-"""Shares a terminal between the live panel and whatever else a training prints.
+"""Shared use of a terminal by the live panel and everything else that a training prints.
 
-Lines go above the panel, by stand-ins for the streams. Experiment loggers record what is written
-to these streams: lines go through them, the panel goes past them to the terminal.
+Stand-ins replace the standard streams and print lines above the panel. Experiment loggers record
+what is written to these streams: lines pass through the loggers, the panel bypasses them.
+
+    training, log handlers
+        | write
+        v
+    stand-in --- whole lines ---> logger, if any ---> terminal
+        |                                                 ^
+        +------- progress bar --> panel ------------------+
 """
 
 from __future__ import annotations
@@ -30,32 +37,32 @@ if TYPE_CHECKING:
 
 REDRAW_SECONDS = 0.25
 FRAME_SECONDS = 0.1
-"""Ultralytics' bar has a new frame that often; no need to draw it more often."""
+"""Seconds between two frames of Ultralytics' progress bar, so no need to draw more often."""
 
 DRAWN_SHARE = 0.005
-"""Of the time, what redrawing may take: a panel that takes 5 ms is drawn once a second."""
+"""Share of the time that redrawing may take: a panel that takes 5 ms is drawn once a second."""
 
 MOST_SECONDS = 5.0
-"""Between two drawings at the most, whatever the last one took."""
+"""Most seconds between two drawings, however slow the last one was."""
 
 MOST_WAITED = 1.0
-"""Seconds that a thread waits for another one to have written and drawn."""
+"""Most seconds that a thread waits for another one to finish writing and drawing."""
 
 _TAKING_OVER = RLock()
-"""Held while a screen looks whether another one has the terminal, takes it, or gives it back."""
+"""Held while a screen checks whether the terminal is free, takes it over, or releases it."""
 
 
 class Screen:
     """Draws a panel below everything that is printed, until it is closed.
 
     Args:
-        panel: What to draw; its ``frame`` is set to the progress bar's.
+        panel: Panel to draw; its ``frame`` is set to that of the progress bar.
         handlers: Log handlers that write to the terminal.
-        safely: Calls a function for a stream; what it raises must not reach the training.
+        safely: Calls a function and keeps its exceptions from the training.
 
     Attributes:
-        console: What it prints to.
-        is_open: Whether the terminal is taken over.
+        console: Console on the terminal.
+        is_open: Whether the screen has taken over the terminal.
     """
 
     def __init__(
@@ -81,31 +88,31 @@ class Screen:
         self._stand_ins = StandIns(self, handlers)
         self._writing = RLock()
         self._drawn = 0.0
-        self._costs = (0.0, 0.0)  # seconds of the last two drawings: one may have been hindered
+        self._costs = (0.0, 0.0)  # seconds of the last two drawings; the shorter one counts
         self.is_open = False
 
     def open(self) -> bool:
-        """Take over the terminal, unless another screen of this process has it."""
+        """Take over the terminal; return False if another screen of this process has it."""
         with _TAKING_OVER:
-            is_other = sys.stdout is not self._out  # it was taken or given back since
+            is_other = sys.stdout is not self._out  # replaced since this screen was created
             if is_other or (isinstance(sys.stdout, StandIn) and sys.stdout.is_drawn):
                 return False
             self.is_open = True
-            sys.stdout.flush()  # the panel may go past it
+            sys.stdout.flush()  # the panel may bypass its buffer
             self._live.start()
             self.console.show_cursor(show=True)  # a killed training must not leave it hidden
             self._stand_ins.take_over()
         return True
 
     def close(self) -> None:
-        """Leave the last panel and give the terminal back; a second call does nothing."""
+        """Leave the last panel and release the terminal; a second call does nothing."""
         if not self.is_open:
             return
         with _TAKING_OVER:
             self._stand_ins.give_back()  # if it fails, the next call tries again
             self.is_open = False
         self._panel.frame = Text()
-        with ExitStack() as stack:  # each is done, even if the one before fails
+        with ExitStack() as stack:  # runs every callback even if another one fails
             for stand_in in self._stand_ins.by_stream.values():
                 stack.callback(stand_in.release)
             stack.callback(self._live.stop)
@@ -113,13 +120,13 @@ class Screen:
 
     @property
     def is_recorded(self) -> bool:
-        """Whether somebody records what is printed, who does not get to see the panel."""
+        """Whether a logger records what is printed; it does not get the panel."""
         out = sys.stdout
         is_ours = isinstance(out, StandIn) and out in self._stand_ins.by_stream.values()
         return not is_ours or "write" in vars(out) or not is_plain(self._out)
 
     def print(self, text: Text) -> None:
-        """Print above the panel, and to whoever records standard output by now.
+        """Print above the panel, through any logger that records standard output.
 
         A long line is wrapped by the terminal.
         """
@@ -127,6 +134,9 @@ class Screen:
 
     def put(self, text: Text, above: Console) -> None:
         """Write lines to the console of a stream, above the panel."""
+        # panel shown -> erased -> lines printed in its place -> panel shown again below them
+        # The lines go to the console of the stream, so that loggers record them, and rich can only
+        # print above a panel on the same console. Printing may close the screen: then no panel.
         with self._alone():
             if self._keeps_terminal():
                 self._live.update(Text(), refresh=True)
@@ -140,9 +150,9 @@ class Screen:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep other threads out, for a while: a torn panel is better than a deadlock.
+        """Keep other threads out, but only for a while: a torn panel is better than a deadlock.
 
-        A logger may hold a lock of its own while it writes to us or we write to it.
+        A logger may hold its own lock while it writes to a stand-in or is written to.
         """
         is_alone = self._writing.acquire(timeout=MOST_WAITED)
         try:
@@ -152,7 +162,7 @@ class Screen:
                 self._writing.release()
 
     def redraw(self, seconds: float = REDRAW_SECONDS) -> None:
-        """Redraw the panel if it was last drawn at least ``seconds`` ago, or later if slow."""
+        """Redraw the panel if the last drawing is at least ``seconds`` ago, or longer if slow."""
         pause = min(min(self._costs) / DRAWN_SHARE, MOST_SECONDS)
         if self.is_open and time.monotonic() - self._drawn >= max(seconds, pause):
             self.draw()
@@ -168,9 +178,9 @@ class Screen:
         self._costs = (self._costs[1], self._drawn - begin)
 
     def _keeps_terminal(self) -> bool:
-        """Whether there is a terminal to draw on: it is given up once it has been redirected."""
+        """Return whether the terminal is still there; close the screen if it was redirected."""
         if self.is_open and self._descriptor is not None and not is_direct(self._descriptor):
-            self.console.file = io.StringIO()  # the last panel is not for who reads there
+            self.console.file = io.StringIO()  # keep the last panel out of the redirected output
             self.close()
         return self.is_open
 

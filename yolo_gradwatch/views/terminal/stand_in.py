@@ -1,6 +1,7 @@
-"""Streams that take the place of ``sys.stdout``, ``sys.stderr`` and those of log handlers.
+"""Stand-ins for ``sys.stdout``, ``sys.stderr`` and the streams of log handlers.
 
-Whole lines go above the panel of a screen, and the frame of Ultralytics' progress bar into it.
+They print whole lines above the panel of a screen, and show the frame of Ultralytics' progress bar
+inside it.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ if TYPE_CHECKING:
 
 
 class StandIn:
-    """A stream that writes through a screen while that is open, and to the real one after.
+    """A stream that writes through a screen while it is open, and to the real stream afterwards.
 
     Args:
-        screen: Above whose panel whole lines go.
-        stream: What it stands in for.
+        screen: Screen above whose panel lines are printed.
+        stream: Real stream.
 
     Attributes:
-        stream: What it stands in for.
+        stream: Real stream.
     """
 
     def __init__(self, screen: Screen, stream: Any) -> None:
@@ -38,21 +39,21 @@ class StandIn:
         self.stream = stream
         self._above = live_console(stream)
         self._process = os.getpid()
-        self._line = ""
-        self._frame = ""
-        self._frame_is_over = False
-        self._frame_is_newest = False
+        self._line = ""  # text after the last newline
+        self._frame = ""  # frame of the progress bar in the panel
+        self._frame_is_over = False  # the bar was closed; its newline is still to come
+        self._frame_is_newest = False  # nothing was written since the frame
 
     @property
     def is_drawn(self) -> bool:
-        """Whether this process draws; a worker of the data loader that was forked does not."""
+        """Whether this process draws; a forked data loader worker does not."""
         return self._screen.is_open and os.getpid() == self._process
 
     def write(self, text: Any) -> int:
-        """Print whole lines, keep what follows the last; a frame starts with a carriage return.
+        """Print whole lines and keep the rest; text after a carriage return is a frame.
 
-        Anything but text goes to the real stream, which raises as it would without us, and so does
-        what cannot be drawn.
+        Text that cannot be drawn, and anything that is not text, goes to the real stream, which
+        then raises its usual errors.
         """
         drawn: list[str] = []
         pending = self._line
@@ -65,12 +66,12 @@ class StandIn:
         return written
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write each."""
+        """Write each line."""
         for line in lines:
             self.write(line)
 
     def progress(self, bar: int, frame: str) -> None:
-        """Take a frame of Ultralytics' progress bar; an empty one says that the bar closes."""
+        """Show a frame of Ultralytics' progress bar; an empty one means that the bar closes."""
         if not self.is_drawn:
             getattr(self.stream, "progress", lambda _bar, text: self.stream.write(text))(bar, frame)
         elif frame:
@@ -90,11 +91,22 @@ class StandIn:
         return getattr(self.stream, name)
 
     def release(self) -> None:
-        """Write what has no line end yet to the real stream."""
+        """Write the unfinished line to the real stream."""
         line, self._line = self._line, ""
         self.stream.write(line)
 
     def _put(self, text: str) -> str:
+        # The state is a pending line and a frame, either of which may be empty:
+        #
+        #   written        pending line      frame in the panel    printed above the panel
+        #   "\rframe"      kept              replaced              -
+        #   "\n", see (1)  kept              cleared               the frame
+        #   "text\r"       cleared           line + text, see (2)  -
+        #   "lines\nrest"  replaced by rest  kept                  line + lines
+        #
+        # (1) If there is a frame and the newline belongs to it: the bar was closed, the frame was
+        #     written last, or there is no pending line that the newline could end.
+        # (2) Shown, but not kept as a frame: the next text overwrites it, and no line is left.
         if (
             text == "\n"
             and self._frame
@@ -103,18 +115,18 @@ class StandIn:
             self._end_frame()
         elif text.startswith("\r") and len(text) > 1 and not text.endswith("\n"):
             self._show(text)
-        elif text.endswith("\r"):  # what is printed next overwrites the line
+        elif text.endswith("\r"):  # the next text overwrites this line
             self._show(self._line + text[:-1])
             self._line, self._frame = "", ""
         else:
             *lines, rest = (self._line + text).split("\n")
-            self._line = ""  # it may be released while the lines are put
+            self._line = ""  # printing may close the screen, which releases the pending line
             if lines:
-                decode = AnsiDecoder().decode_line  # keeps what follows the last carriage return
+                decode = AnsiDecoder().decode_line  # keeps the text after the last carriage return
                 shown = [decode(line.rstrip("\r")) for line in lines]
                 self._screen.put(Text("\n").join(shown), self._above)
             self._line = rest
-            if not self.is_drawn:
+            if not self.is_drawn:  # printing did close the screen
                 self.release()
             self._frame_is_newest = False
         return text
@@ -125,23 +137,23 @@ class StandIn:
         self._screen.show_frame(self._frame)
 
     def _end_frame(self) -> None:
-        """The bar is full or given up: its last frame stays as a line."""
+        """Print the last frame of a bar that is full or abandoned as a line."""
         line, self._frame, self._frame_is_over = self._frame, "", False
         pending, self._line = self._line, ""
         self._screen.show_frame("")
-        self.write(f"{line}\n")  # by what a logger may have put in its place
+        self.write(f"{line}\n")  # a logger may have replaced this method to record lines
         self._line = pending
 
 
 class StandIns:
-    """Those of one screen, for the standard streams and for log handlers on the terminal.
+    """The stand-ins of a screen, for the standard streams and for log handlers on the terminal.
 
     Args:
-        screen: Above whose panel they write.
+        screen: Screen above whose panel they print.
         handlers: Log handlers that write to the terminal.
 
     Attributes:
-        by_stream: All of them, in use or not, by the identity of the stream.
+        by_stream: ``id`` of a stream -> its stand-in, in use or not.
     """
 
     def __init__(self, screen: Screen, handlers: Sequence[logging.StreamHandler[Any]]) -> None:
@@ -150,18 +162,18 @@ class StandIns:
         self.by_stream: dict[int, StandIn] = {}
 
     def take_over(self) -> None:
-        """Put a stand-in in the place of every stream that writes to the terminal."""
+        """Replace every stream that writes to the terminal by a stand-in."""
         out, err = sys.stdout, sys.stderr
         sys.stdout = self._of(out)
         if is_terminal(err):
             sys.stderr = self._of(err)
         for handler in self._handlers:
             if handler.stream is out or is_terminal(handler.stream):
-                # setStream would flush, and fail where nobody reads
+                # setStream would flush first, and raise on a broken pipe
                 handler.stream = self._of(handler.stream)
 
     def give_back(self) -> None:
-        """Take them away, but not from a logger that has replaced their ``write``."""
+        """Restore the streams, except where a logger has replaced the ``write`` of a stand-in."""
         unused = {
             id(one): one.stream for one in self.by_stream.values() if "write" not in vars(one)
         }

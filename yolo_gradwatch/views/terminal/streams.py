@@ -1,4 +1,11 @@
-"""What the standard streams are: a terminal that can show a panel, a notebook, or a log."""
+"""Detection of what the standard streams are: a terminal for the panel, a notebook, or a log.
+
+Standard output may reach the terminal in three ways, which `below` distinguishes:
+
+    plain       stream -> descriptor -> terminal                    panel: on the stream
+    recorded    stream -> logger -> descriptor -> terminal          panel: on the descriptor
+    redirected  stream -> descriptor -> logger's thread -> terminal panel: none
+"""
 
 from __future__ import annotations
 
@@ -14,14 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 HOSTED_NOTEBOOKS = ("COLAB_RELEASE_TAG", "COLAB_GPU", "KAGGLE_KERNEL_RUN_TYPE")
-"""Variables of machines that exist to run notebooks; a terminal on them may have them, too."""
+"""Environment variables of hosted notebook machines; their terminals may have them too."""
 
 _KERNEL = {"TERM": "xterm-color", "GIT_PAGER": "cat"}
-"""What ipykernel (7.4) sets for the commands of its cells, also where no Jupyter started it."""
+"""Environment that ipykernel (7.4) sets for commands in its cells, even without Jupyter."""
 
 
 def is_live_terminal() -> bool:
-    """Whether standard output is a terminal on which lines can be redrawn."""
+    """Return whether standard output is a terminal on which lines can be redrawn."""
     return (
         is_terminal(sys.stdout)
         and below(sys.stdout) is not None
@@ -32,18 +39,18 @@ def is_live_terminal() -> bool:
 
 
 def draws_panel(live: bool | None) -> bool:  # noqa: FBT001  # an option of the user's
-    """Whether to draw the panel: as the user says, or on a terminal only; never in a notebook.
+    """Return whether to draw the panel: if set, or on a terminal if None; never in a notebook.
 
-    A notebook would show each drawing below the last one.
+    A notebook would show each drawing below the previous one.
     """
     return not is_notebook() and (is_live_terminal() if live is None else live)
 
 
 def is_notebook() -> bool:
-    """Whether a notebook shows the output: of this process, or of a command in one of its cells.
+    """Return whether a notebook shows the output of this process, a kernel or a cell's command.
 
-    ``!command`` runs on a pseudo-terminal, but what it writes ends up in the cell, which obeys no
-    cursor movement. A terminal of JupyterLab is started by the server and has none of these marks.
+    ``!command`` runs on a pseudo-terminal, but its output appears in the cell, which ignores cursor
+    movements. A terminal in JupyterLab is started by the server and has none of these marks.
     """
     if _is_kernel():
         return True
@@ -51,9 +58,9 @@ def is_notebook() -> bool:
 
 
 def kernel_display() -> Any | None:
-    """``IPython.display``, if this process is the kernel of a notebook; else None.
+    """Return ``IPython.display`` if this process is the kernel of a notebook; else None.
 
-    IPython is never imported: a kernel has done so.
+    IPython is never imported here: a kernel has already done so.
     """
     return sys.modules.get("IPython.display") if _is_kernel() else None
 
@@ -65,15 +72,15 @@ def _is_kernel() -> bool:
 
 
 def _is_of_kernel(environment: Mapping[str, str]) -> bool:
-    """Whether a process with these variables is a kernel of a notebook, or was started by one."""
+    """Return whether a process with this environment is a notebook kernel or was started by one."""
     is_below_kernel = all(environment.get(name) == value for name, value in _KERNEL.items())
     return is_below_kernel or "JPY_PARENT_PID" in environment
 
 
 def _environments_above() -> Iterator[Mapping[str, str]]:
-    """The environments of the processes above this one, as far as the system shows them.
+    """Yield the environments of all parent processes, as far as the system permits.
 
-    ``!sudo`` and ``!env -i`` hand no variables on.
+    Needed because ``!sudo`` and ``!env -i`` do not pass variables on.
     """
     with suppress(psutil.Error, OSError, RuntimeError):
         for process in psutil.Process().parents():
@@ -82,7 +89,7 @@ def _environments_above() -> Iterator[Mapping[str, str]]:
 
 
 def _is_terminal_shell(shell: Any) -> bool:
-    """Whether this shell of IPython's is the one of ``ipython`` in a terminal."""
+    """Return whether an IPython shell is that of ``ipython`` in a terminal."""
     kind = getattr(
         sys.modules.get("IPython.terminal.interactiveshell"), "TerminalInteractiveShell", None
     )
@@ -90,7 +97,10 @@ def _is_terminal_shell(shell: Any) -> bool:
 
 
 def is_terminal(stream: Any) -> bool:
-    """Whether a stream is a terminal that can show the panel; a stand-in may lack every method."""
+    """Return whether a stream is a terminal that can show the panel.
+
+    If other code has replaced the stream, it may lack any method.
+    """
     try:
         "─█▁".encode(getattr(stream, "encoding", None) or "utf-8")
         return bool(stream.isatty())
@@ -99,24 +109,24 @@ def is_terminal(stream: Any) -> bool:
 
 
 def is_plain(stream: Any) -> bool:
-    """Whether what is written to a stream is seen by nobody in this process.
+    """Return whether no other code in this process records what is written to a stream.
 
-    Loggers put an object of their own in its place (Comet, ClearML, Ultralytics' platform), or a
-    function in the place of its ``write`` (W&B, ClearML).
+    Loggers replace the stream (Comet, ClearML, Ultralytics' platform) or its ``write`` (W&B,
+    ClearML).
     """
     return isinstance(stream, io.TextIOBase) and "write" not in getattr(stream, "__dict__", {})
 
 
 def below(stream: Any) -> Any | None:
-    """The terminal that a stream writes to, past everybody who records it; None if there is none.
+    """Return the terminal that a stream writes to, bypassing loggers that record the stream.
 
-    There is none where a descriptor has been redirected (W&B's ``console="redirect"``, Comet's
-    native mode): what is read from there reaches the terminal later, on another thread.
+    None if the descriptor is no terminal or has been redirected (W&B's ``console="redirect"``,
+    Comet's native mode): text written there reaches the terminal later, from another thread.
     """
     descriptor = descriptor_of(stream)
     if is_plain(stream):
         return stream if descriptor is None or is_direct(descriptor) else None
-    if descriptor is None:  # a stand-in that has only what Ultralytics needs
+    if descriptor is None:  # a logger's object with only the methods that Ultralytics needs
         descriptor = descriptor_of(sys.__stdout__)
     if descriptor is None or not is_direct(descriptor):
         return None
@@ -125,7 +135,7 @@ def below(stream: Any) -> Any | None:
 
 
 def descriptor_of(stream: Any) -> int | None:
-    """The number of the file that a stream writes to; None if there is none."""
+    """Return the file descriptor of a stream; None if it has none."""
     try:
         return int(stream.fileno())
     except (AttributeError, OSError, TypeError, ValueError):  # no such method, no file, or closed
@@ -133,6 +143,10 @@ def descriptor_of(stream: Any) -> int | None:
 
 
 def is_direct(descriptor: int) -> bool:
-    """Whether this is the terminal itself: the only one among the standard descriptors."""
+    """Return whether a descriptor is the terminal itself.
+
+    A logger that redirects a descriptor through a pseudo-terminal is detected by a second terminal
+    among the standard descriptors.
+    """
     terminals = {os.fstat(n).st_rdev for n in (0, 1, 2, descriptor) if os.isatty(n)}
     return os.isatty(descriptor) and len(terminals) == 1

@@ -1,4 +1,4 @@
-"""Tables of text that lose nothing: as columns where they fit, else a paragraph for each row."""
+"""Text tables that never cut a cell: columns if they fit, else a paragraph per row."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Column(NamedTuple):
     """A column of a table.
 
     Attributes:
-        heading: Its name.
-        cells: One a row.
-        style: Of each cell; none by default.
-        is_left: Whether its cells begin on the left, as names do; numbers end on the right.
+        heading: Heading of the column.
+        cells: Text of each row.
+        style: Style of each cell; none by default.
+        is_left: Whether cells are aligned to the left, as names are; numbers are to the right.
     """
 
     heading: str
@@ -37,12 +37,12 @@ class Column(NamedTuple):
 
 
 def columns(table: Sequence[Column], width: int | None, *, wraps: bool = False) -> Text:
-    """The rows of a table as lines.
+    """Format a table as lines.
 
     Args:
-        table: Its columns; the first names the rows.
-        width: Cells of a line; None for as many as are needed, as in a file.
-        wraps: Whether the cells of the last column may go on in further lines, between words.
+        table: Columns of the table; the first names the rows.
+        width: Cells per line; None for no limit, as in a file.
+        wraps: Whether the cells of the last column may be wrapped between words.
     """
     widths = [max(map(cell_len, (column.heading, *column.cells))) for column in table]
     if width is not None and sum(widths) + len(_GAP) * (len(table) - 1) > width:
@@ -58,7 +58,7 @@ def columns(table: Sequence[Column], width: int | None, *, wraps: bool = False) 
 
 
 def _row(table: Sequence[Column], widths: Sequence[int], row: int) -> list[Text]:
-    """The lines of a row: one, unless the cell of the last column is wrapped."""
+    """Return the lines of a row: one, unless the cell of the last column is wrapped."""
     *others, last = table
     first, *more = _wrapped(last.cells[row], widths[-1])
     cells = [_padded(c.cells[row], w, c, row) for c, w in zip(others, widths, strict=False)]
@@ -74,7 +74,7 @@ def _longest_word(column: Column) -> int:
 
 
 def _wrapped(text: str, room: int) -> list[str]:
-    """The text in lines of at most so many cells, whose words are no longer."""
+    """Wrap a text to lines of at most ``room`` cells; no word is longer than that."""
     lines = [""]
     for word in text.split(" "):
         longer = f"{lines[-1]} {word}" if lines[-1] else word
@@ -98,7 +98,7 @@ def _padded(text: str, width: int, column: Column, row: int | None = None) -> Te
 
 
 def _paragraphs(table: Sequence[Column], width: int) -> Text:
-    """A row as its name, and below it its numbers, each behind its heading."""
+    """Format each row as its name, followed by its numbers, each after its heading."""
     names, *others = table
     lines: list[Text] = []
     for i, name in enumerate(names.cells):
@@ -116,7 +116,7 @@ def _paragraphs(table: Sequence[Column], width: int) -> Text:
 
 
 def epoch_table(board: Board) -> Text:
-    """The blocks at the end of an epoch in up to three columns, for logs: nothing is cut."""
+    """Format the blocks at the end of an epoch in up to three columns, for logs."""
     rows = board.rows()
     tables = (_in_columns(rows, count) for count in (3, 2, 1))
     fitting = (lines for lines in tables if all(line.cell_len <= _LOG_WIDTH for line in lines))
@@ -125,7 +125,7 @@ def epoch_table(board: Board) -> Text:
 
 
 def _in_columns(rows: Sequence[BlockRow], count: int) -> list[Text]:
-    """Label, norm and state of each block, filled column by column."""
+    """Lay out label, norm and state of each block, column by column."""
     depth = max(math.ceil(len(rows) / count), 1)
     lines = [Text() for _ in range(depth)]
     for begin in range(0, len(rows), depth):
