@@ -105,12 +105,12 @@ SILU = {"SiLU or ReLU instead of": repairs.SMOOTH}
 PLAIN = {"BatchNorm after each": repairs.NORMALIZED}
 TRIALS = [
     Trial("saturated", "vanishing", {**PLAIN, **SILU, "residual connection": repairs.BYPASSED}),
-    Trial("gradient-cut", "vanishing", {"find the small factor": repairs.OPENED}),
+    Trial("gradient-cut", "vanishing", {"look for a small factor": repairs.OPENED}),
     Trial("tanh-stack", "vanishing", {"residual connection": repairs.BYPASSED, **PLAIN, **SILU}),
     Trial("dying-relu", "dead", {"BatchNorm with a bias of 0": repairs.RESET}),
     Trial("detached", "no_gradient", {"look for detach()": repairs.OPENED}),
     Trial("learning-rate", "weight_growth", {"find the callback": repairs.USUAL_RATE}),
-    Trial("loss-spike", "spike", {"find what multiplies the loss": repairs.WITHOUT_FACTOR}),
+    Trial("loss-spike", "spike", {"look for what multiplies the loss": repairs.WITHOUT_FACTOR}),
     Trial("nan", "nonfinite", {"find that operation": repairs.UNHOOKED}),
     Trial(
         "amp-overflow", "nonfinite", {"amp=False": repairs.WITHOUT_AMP, "find that": repairs.OPENED}
@@ -121,21 +121,21 @@ TRIALS += [
     Trial("root", "nonfinite", {"an epsilon under the root": repairs.EPSILON}, V8),
     Trial("log", "nonfinite", {"find the division": repairs.EPSILON}, V8),
     Trial("half-exp", "nonfinite", {"find the division": repairs.SINGLE}, V8),
-    Trial("large-factor", "exploding", {"find the large factor": repairs.OPENED}, V8),
-    Trial("large-init", "large_weights", {"initialization of Ultralytics": repairs.INITIAL}, V8),
-    Trial("small-init", "small_weights", {"initialization of Ultralytics": repairs.INITIAL}, V8),
-    Trial("large-head", "initial_loss", {"initialization of Ultralytics": repairs.HEAD}, V8),
+    Trial("large-factor", "exploding", {"look for a large factor": repairs.OPENED}, V8),
+    Trial("large-init", "large_weights", {"Ultralytics' initialization": repairs.INITIAL}, V8),
+    Trial("small-init", "small_weights", {"Ultralytics' initialization": repairs.INITIAL}, V8),
+    Trial("large-head", "initial_loss", {"Ultralytics' initialization": repairs.HEAD}, V8),
     Trial("forgotten", "not_updated", {"all of model.parameters()": repairs.COMPLETE}, V8),
-    Trial("box-gain", "loss_imbalance", {"Lower that": repairs.USUAL_GAINS}, V8),
+    Trial("box-gain", "loss_imbalance", {"lower them first": repairs.USUAL_GAINS}, V8),
     Trial("box-item", "loss_imbalance", {"what multiplies box_loss": repairs.WITHOUT_FACTOR}, V8),
     Trial("box-zero", "dead_branch", {"Set a gain above 0": repairs.USUAL_GAINS}, V8),
     Trial("detached-boxes", "no_gradient", {"look for detach()": repairs.OPENED}, V8),
     Trial("relu-stack", "vanishing", {**PLAIN, "residual": repairs.BYPASSED_BY_TWO}, V8),
     Trial("tanh-stack-4", "vanishing", {**PLAIN, **SILU}, V8),
-    Trial("rate-jump", "rate_jump", {"Take that out": repairs.WITHOUT_CALLBACK}, V8),
+    Trial("rate-jump", "rate_jump", {"remove it": repairs.WITHOUT_CALLBACK}, V8),
     Trial("high-rate", "weight_growth", {"lower lr0": repairs.LOWER_RATE}, V8),
-    Trial("huge-loss", "total_high", {"scale the loss": repairs.SCALED_LOSS}, V8),
-    Trial("nan-image", "nonfinite", {"look at the images": repairs.WITHOUT_IMAGES}, V8),
+    Trial("huge-loss", "total_high", {"scale the loss down": repairs.SCALED_LOSS}, V8),
+    Trial("nan-image", "nonfinite", {"check the images": repairs.WITHOUT_IMAGES}, V8),
 ]
 
 
@@ -172,10 +172,13 @@ def trained(
     return Outcome(alarms, tuple(losses), tuple(one.remedy for one in words))
 
 
+HARMLESS = "Clipping limits that step. "
+"""What precedes the advice on a spike."""
+
+
 def first_advice(remedy: str) -> str:
     """The first thing that a remedy in words says to do."""
-    advised = remedy.rpartition("Try ")[2] if "Try " in remedy else remedy
-    return re.split(r"[.,;] ", advised)[0]
+    return re.split(r"[.,;] ", remedy.removeprefix(HARMLESS))[0]
 
 
 def tried(trial: Trial, control: Outcome, steps: int) -> Iterator[str]:
@@ -190,7 +193,7 @@ def tried(trial: Trial, control: Outcome, steps: int) -> Iterator[str]:
     yield f"`{finding.rule}` {finding.module}"
     remedy = faulty.advised[faulty.alarms.index(finding)]
     phrase = next(iter(trial.advice))
-    if phrase not in first_advice(remedy):
+    if phrase.lower() not in first_advice(remedy).lower():
         yield from (f"not advised first: {first_advice(remedy)}", _course(faulty), "", "", "no")
         return
     made = list(_followed(trial, finding, control, steps))

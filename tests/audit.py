@@ -162,7 +162,7 @@ def training(witness, folder, *, calls=(), watched=None, **options):
 
 
 def failing(witness, folder):
-    """The same over two epochs, ended by an error of its own in the second one, and resumed."""
+    """The same over two epochs, ended by an internal error in the second one, and resumed."""
 
     def fail(trainer):
         if trainer.epoch:

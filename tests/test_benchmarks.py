@@ -440,9 +440,9 @@ def test_every_remedy_is_of_a_fault_and_a_rule_that_exist():
 @pytest.mark.parametrize(
     ("remedy", "first"),
     [
-        ("Try A in B, C, and D.", "A in B"),
-        ("It is spread. Try A; if it stays, B.", "A"),
-        ("Give it to A, or B.", "Give it to A"),
+        ("Try A in B, C, and D.", "Try A in B"),
+        ("Try A; if that does not help, B.", "Try A"),
+        ("Clipping limits that step. Look for A, or B.", "Look for A"),
     ],
 )
 def test_the_first_advice_of_a_message(remedy, first):
@@ -479,7 +479,7 @@ def test_what_a_remedy_is_judged_by(monkeypatch, left, losses, phrase, helped):
         return remedies.Outcome(found, losses, words)
 
     control = outcome(["dead_branch"], FALLING)
-    faulty = outcome(["nonfinite"], RISING, "It is spread. Try an epsilon, or a clamp.")
+    faulty = outcome(["nonfinite"], RISING, "Try an epsilon, or a clamp.")
     coming = iter([faulty, *(outcome([*rules, "dead_branch"], losses) for rules in left)])
     monkeypatch.setattr(remedies, "trained", lambda *_: next(coming))
     trial = remedies.Trial("root", "nonfinite", dict.fromkeys((phrase, "more"), repairs.NOTHING))

@@ -401,7 +401,7 @@ def hostile_run(folder):
         __class__=HOSTILE[0],
     )
     with (folder / ALERTS_FILE).open("a", encoding="utf-8") as file:
-        file.write(f"1,start,1,1,1,critical,os.system,{HOSTILE[2]},1,1,{HOSTILE[4]}\n")
+        file.write(f"1,start,1,1,1,critical,os.system,{HOSTILE[2]},1,1,{HOSTILE[4]},1\n")
     return layout
 
 
@@ -422,11 +422,11 @@ LINES = {
     "compare json": "compare {run} {run} --module * --json",
     "plot": "review {run} --plot",
     "plot again": "review {run} --plot --modules",
-    "html": "review {run} --html {page}",
     "runs": "runs {above}",
     "runs csv": "runs {above} --csv",
     "runs json": "runs {above} --json --sort run",
     "runs html": "runs {above} --html {page}",
+    "html": "review {run} --html {page}",
     "compare pictures": "compare {run} {run} --plot --html",
     "nowhere": "review {hostile}",
     "help": "review --help",
@@ -561,13 +561,15 @@ def test_a_link_in_the_place_of_a_drawing_is_replaced(tmp_path, victim, option, 
 
 LOOKED_UP = {
     1: (
-        "__init__ diagnose/record loggers/logger loggers/scalars "
-        "measure/layout runs/writer views/compare views/html/hover views/paired views/summary "
-        "views/terminal/console views/terminal/stand_in watch/fanout watch/ultralytics/rebuilt"
+        "__init__ cli/runs diagnose/record loggers/logger loggers/scalars "
+        "measure/layout runs/writer views/compare views/html/hover views/html/runs views/paired "
+        "views/summary views/terminal/console views/terminal/runs views/terminal/stand_in "
+        "watch/fanout watch/ultralytics/rebuilt"
     ),
-    2: "cli/main cli/options demo/faults runs/meta watch/options",
+    2: "cli/main cli/options demo/faults runs/glance runs/meta watch/options",
     3: "diagnose/thresholds watch/ultralytics/hooks",
     4: "measure/windows",
+    5: "watch/ultralytics/tuning",
 }
 """How often modules look up an attribute by a name that is no constant.
 
@@ -599,6 +601,10 @@ def test_no_attribute_is_looked_up_by_a_name_from_a_file():
     assert {count: " ".join(sorted(names)) for count, names in modules.items()} == LOOKED_UP
 
 
+PAGES = ("compare", "runs")
+"""Pages whose frame is a file of the package."""
+
+
 def test_no_text_of_a_file_is_a_pattern_that_is_filled_in():
     """A pattern such as ``{0.__class__}`` reaches into what it is filled with."""
     patterns = {
@@ -609,4 +615,5 @@ def test_no_text_of_a_file_is_a_pattern_that_is_filled_in():
         and call.func.attr in {"format", "format_map", "substitute", "safe_substitute"}
         and not isinstance(call.func.value, ast.Constant)
     }
-    assert patterns == {"views/html/page: template.substitute"}  # a part of the page
+    parts = {f"views/html/{name}: Template(_part('{name}.html')).substitute" for name in PAGES}
+    assert patterns == {"views/html/page: template.substitute", *parts}

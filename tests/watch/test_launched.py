@@ -273,7 +273,7 @@ def test_trouble_of_ours_before_a_launch_is_a_warning_and_it_goes_on(monkeypatch
         assert engine.generate_ddp_command("a trainer") == ("command", "a trainer")
     finally:
         undo()
-    assert "does not find this training again: planted" in caplog.text
+    assert "cannot find this training again: planted" in caplog.text
 
 
 def test_the_gpus_are_those_that_torch_sees(monkeypatch):

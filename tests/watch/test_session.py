@@ -279,7 +279,7 @@ def test_an_error_of_ours_costs_the_watch_and_never_the_training(  # noqa: PLR09
     assert bits_of(trainer) == faked.bare()
     assert_nothing_left(trainer)
     (one,) = told(caplog)
-    assert "an error of its own" in one
+    assert "an internal error" in one
     assert "OSError: planted" in one
     assert watch.has_started == is_begun
     if is_begun:
@@ -399,7 +399,7 @@ def test_a_trainer_whose_training_has_begun_is_not_watched(faked, tmp_path, capl
     faked.train(tmp_path, calls=[("on_train_start", watch.attach)])
     assert watch._attachment.sessions == []
     (one,) = told(caplog)
-    assert "has begun" in one
+    assert "has already begun" in one
 
 
 # --- another watch, and none ----------------------------------------------------------------------
