@@ -371,7 +371,7 @@ def test_a_message_does_not_deny_the_limit_that_was_broken(rule, side):
     is_low = rule == "total_low"
     assert f"{limit:g}" in what
     assert f"{healthy:,g}" in what
-    assert ("though healthy" in what) == ((side > 1) == is_low)
+    assert ("too strict" in what) == ((side > 1) == is_low)
 
 
 # --- episodes and evidence ------------------------------------------------------------------------

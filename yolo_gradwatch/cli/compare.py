@@ -120,9 +120,11 @@ def _check_drawing(runs: Sequence[Path], plot: str | None, html: str | None) -> 
         if text:
             check_target(option, Path(text), example=name)
             if Path(text).suffix != Path(name).suffix:  # such as the table of a run
-                refuse(f"{option}: {text} is no {Path(name).suffix} file; name one, as in {name}")
+                refuse(
+                    f"{option}: {text} is not a {Path(name).suffix} file; pass one, as in {name}"
+                )
         if text is not None and len(runs) != 2:
-            refuse(f"{option} is of two runs, as in: compare runs/a runs/b {option}")
+            refuse(f"{option} needs exactly two runs, as in: compare runs/a runs/b {option}")
     if html is not None and find_spec("plotly") is None:
         refuse("--html needs plotly: pip install 'yolo-gradwatch[html]'")
 

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 _Command = TypeVar("_Command", bound="Callable[..., None]")
 
-WORDS = f"Rules or kinds of rules, separated by commas: {', '.join(ALARMS)}."
+WORDS = (
+    "Rules or kinds of rules (dead, exploding, nonfinite, vanishing), separated by commas: "
+    f"{', '.join(ALARMS)}."
+)
 
 FailOn = Annotated[
     str, typer.Option(metavar="WORDS", help=f"Exit with 1 on these findings. {WORDS}")

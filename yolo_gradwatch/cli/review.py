@@ -58,7 +58,7 @@ Folder = Annotated[
     Path,
     typer.Argument(
         metavar="RUN",
-        help="A run's folder or its gradwatch.csv; of a folder above, the newest watched run.",
+        help="A run's folder or its gradwatch.csv; in a parent folder, the newest watched run.",
         show_default=False,
     ),
 ]

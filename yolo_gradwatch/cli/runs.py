@@ -56,8 +56,8 @@ def runs(  # noqa: PLR0913, PLR0917  # each is an option of the command
         str,
         typer.Option(
             metavar="COLUMN",
-            help="By a column of --csv, or mAP: the highest or worst first, texts from A. "
-            "--sort=-loss: the lowest.",
+            help="Sort by a column of --csv, or by mAP: largest or worst first, text A to Z. "
+            "A leading minus reverses it, as in --sort=-loss.",
             show_default=False,
         ),
     ] = "",
@@ -68,7 +68,9 @@ def runs(  # noqa: PLR0913, PLR0917  # each is an option of the command
     fail_on: FailOn = "",
     html: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write a page with a row a run, linked to its folder."),
+        typer.Option(
+            metavar="FILE", help="Write a page with one row per run, linked to its folder."
+        ),
     ] = None,
 ) -> None:
     """List all watched runs in a folder, newest first: verdict, first finding, mAP, options.
@@ -79,7 +81,7 @@ def runs(  # noqa: PLR0913, PLR0917  # each is an option of the command
     from yolo_gradwatch.runs.many import table
 
     if csv and json:
-        refuse("--csv and --json are two forms of the same; choose one")
+        refuse("--csv and --json exclude each other; choose one")
     if html is not None:
         check_target("--html", html, example="runs.html")
     column, backwards = _column(sort)

@@ -103,9 +103,9 @@ def moment(training: Mapping[str, object], finding: Finding) -> str:
     """Return what the training did when it began, to end a sentence; "" if that says nothing."""
     newest = finding.episodes[-1]
     if newest.epoch == mosaic_closes(training):
-        return "; it began in the epoch when close_mosaic took effect"
+        return ". The problem began in the epoch when close_mosaic took effect"
     if newest.step > 1 and finding.warming:
-        return "; it began during warm-up, while the learning rate was changing"
+        return ". The problem began during warm-up, while the learning rate was changing"
     return ""
 
 

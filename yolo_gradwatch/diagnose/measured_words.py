@@ -56,7 +56,7 @@ def _saturated(reason: Reason, layout: Layout, _training: Mapping[str, object]) 
     )
     instead = "SiLU" if kind in SATURATING else "SiLU or LeakyReLU"
     norm = norm_before(reason, layout)
-    spread = f"a weight of 1 and a bias of 0 in {norm}" if norm else "BatchNorm"
+    spread = f"a reset of {norm} (weight 1, bias 0)" if norm else "BatchNorm"
     return Cause(why, f"try {instead} instead of {kind}, or {spread} right before it")
 
 
@@ -235,7 +235,8 @@ def _acts(reason: Reason) -> str:
     count, decades = reason.values[3:]
     each, verb = (" each", "shrink") if count > 1 else ("", "shrinks")
     fraction = fold(decades / max(count, 1))
-    return f", and its {count:.0f} {reason.names[4]} {verb} it about {fraction}{each}"
+    plural = "s" if count > 1 else ""
+    return f", and its {count:.0f} {reason.names[4]}{plural} {verb} it about {fraction}{each}"
 
 
 _WORDS: dict[str, Callable[[Reason, Layout, Mapping[str, object]], Cause]] = {

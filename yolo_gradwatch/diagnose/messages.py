@@ -200,9 +200,9 @@ class Case:
             return "no healthy reference"
         limit = self.finding.limit
         is_within = limit > self.healthy if is_low else limit < self.healthy
-        though = "though " if is_within else ""
+        strict = ", so the limit may be too strict" if is_within else ""
         verb = "fall to" if is_low else "reach"
-        return f"{though}healthy runs {verb} {self.healthy:,g}"
+        return f"healthy runs {verb} {self.healthy:,g}{strict}"
 
     def affected(self) -> str:
         """Return how many blocks suffer with the named one, and where, for `Message.since`."""
@@ -272,4 +272,4 @@ def course(finding: Finding) -> str:
     """Return when each episode of a finding began and ended; of many, only the newest."""
     newest = ", ".join(map(lasted, finding.episodes[-MOST_EPISODES:]))
     count = len(finding.episodes)
-    return newest if count <= MOST_EPISODES else f"in {count} episodes, the newest {newest}"
+    return newest if count <= MOST_EPISODES else f"in {count} episodes, most recently {newest}"

@@ -33,7 +33,7 @@ _STEPLESS = {
     "running": "the training has not reached its first optimizer step yet",
     "finished": (
         "gradients accumulate over nbs images (64 unless set); the training ended before it had "
-        "seen that many: set nbs to the batch size, or train longer"
+        "seen that many: train longer, or set nbs to the batch size for a step per batch"
     ),
 }
 """Why a run with this status has no optimizer step, and what to do."""
@@ -210,8 +210,8 @@ def _gave_few(report: Report) -> str:
     epochs = len({epoch.epoch for epoch in report.epochs})
     gave = f": {_count(epochs, 'epoch')} gave {_count(report.steps, 'step')}" if epochs else ""
     return (
-        f"gradients accumulate over nbs images (64 unless set){gave}; set nbs to the batch size, "
-        "or train longer"
+        f"gradients accumulate over nbs images (64 unless set){gave}; train longer, or set nbs "
+        "to the batch size for a step per batch"
     )
 
 

@@ -170,7 +170,7 @@ def _parsed(path: Path) -> dict[str, Any]:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise FormatError(path, f"{error.strerror}; was this training watched?") from None
+        raise FormatError(path, f"{error.strerror}; not watched, or the file was deleted") from None
     except ValueError as error:
         line = getattr(error, "lineno", None)
         raise FormatError(path, f"not JSON ({error}); {_RESTORE}", line=line) from None

@@ -74,7 +74,8 @@ def amp_overflow_words(case: Case) -> Message:
     return Message(
         what="AMP skipped a step and lowered its loss scale",
         since=f"at step {case.finding.episodes[-1].step:,} or soon after",
-        why="This is calibration, and harmless unless it happens many times in a row.",
+        why="The loss scaler is calibrating, which is harmless unless it happens many times in a "
+        "row.",
     )
 
 

@@ -76,12 +76,12 @@ def _upper(values: Floats) -> Floats:
 def weight_growth_words(case: Case) -> Message:
     """Describe weights that grow too fast."""
     reason = case.finding.reason
-    remedy = f"Try {case.lower_rate} and longer warmup_epochs."
+    remedy = f"Try {case.lower_rate} and more warmup_epochs."
     if reason:
         rate, asked = (significant(value, 2) for value in reason.values)
         remedy = (
-            f"Find the callback or scheduler that sets the learning rate: it is {rate}, which "
-            f"lr0={asked} does not ask for."
+            f"Find the callback or scheduler that sets the learning rate: it is {rate}, although "
+            f"lr0={asked}."
         )
     return Message(
         what=f"the whole model: the weights have grown {10**case.finding.value:.1f}-fold within a "

@@ -202,9 +202,9 @@ def _seldom(history: History, recent: Sequence[Window], family: str) -> Reason:
 def _why_dead(case: Case, reason: Reason) -> tuple[str, str]:
     """Return the measured cause of a branch without a gradient, and what to try."""
     if reason.kind == "no objects":
-        why = f"{_are(reason.names)} exactly 0 in every batch while the scores learn: no object "
+        why = f"{_are(reason.names)} exactly 0 in every batch while the scores learn: no object is "
         size = now(case.training, "imgsz")
-        return f"{why}counts in any image.", f"{LABELS} counts), then the box sizes at {size}."
+        return f"{why}assigned in any image.", f"{LABELS} counts), then the box sizes at {size}."
     other, *own = reason.names
     if not own:
         why = f"{other} learns, so the labels are not the cause: its output is cut off from the "

@@ -54,9 +54,9 @@ def loss_nonfinite_words(case: Case) -> Message:
     return Message(
         what=f"{joined(names) or 'the loss'} {'were' if len(names) > 1 else 'was'} NaN or Inf",
         since=f"{case.at}, but {finite}, so no weight was damaged",
-        why="A mean over zero objects or pixels does this, in a batch whose targets are all "
-        "ignored. The printed losses stay NaN until the epoch ends.",
-        remedy="Check the labels of that step's images, or divide by at least 1.",
+        why="This happens when a term averages over zero objects or pixels. The printed losses "
+        "stay NaN until the epoch ends.",
+        remedy="Check the labels of that step's images, or clamp the divisor to at least 1.",
     )
 
 

@@ -130,7 +130,7 @@ def loss_imbalance_words(case: Case) -> Message:
         f"{10.0**case.finding.limit:,.0f}; healthy runs reach 10),",
         since=case.since,
         why=clipping,
-        remedy="Divide its target by the target's spread, or give the term a gain of about "
+        remedy="Divide its target by its standard deviation, or give the term a gain of about "
         f"{10.0**-decades:.0e}; a bounded loss (smooth L1) also helps.",
     )
     if item in OWN or _raised(case.training):
@@ -187,7 +187,10 @@ def _explained(message: Message, training: Mapping[str, object], item: str) -> M
         gains = f"Gains far above their defaults cause this: {', '.join(raised)}."
         return replace(message, why=f"{message.why} {gains}".lstrip(), remedy="Lower them first.")
     if item in BOUNDED:
-        why = "No initialization causes this: an overlap loss is bounded by a few times its gain."
+        why = (
+            "No initialization causes this: overlap (IoU) losses are bounded by a few times "
+            "their gain."
+        )
         return replace(
             message,
             why=f"{message.why} {why}".lstrip(),

@@ -92,7 +92,7 @@ def _harm(case: Case, reason: Reason | None) -> str:
     if case.finding.episodes[-1].epoch == 1:
         return f"{spread}, and in the first epoch there is no checkpoint to go back to."
     epoch = case.finding.episodes[-1].epoch
-    return f"{spread}; checkpoints from before epoch {epoch} are finite."
+    return f"{spread}; once fixed, resume from a checkpoint saved before epoch {epoch}."
 
 
 def _measured(case: Case, reason: Reason) -> Cause | None:
@@ -181,7 +181,7 @@ def _of_slope(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # see above
     has_upstream = any(not is_in(head, origin) for origin in case.finding.origin)
     if name == WHOLE or (is_in(head, name) and has_upstream):
         place = "" if name == WHOLE else f": it enters at {name}, in the loss term that trains it"
-        why = f"the loss is finite, but its slope is not{place}. {SLOPES}."
+        why = f"the loss is finite, but its gradient is not{place}. {SLOPES}."
     else:
         why = (
             "the loss and the gradient closer to it are finite, so it arises here or right after. "
@@ -214,7 +214,7 @@ def _likely(case: Case) -> Cause:
     finding, layout = case.finding, case.layout
     at_the_loss = (
         "look for a missing epsilon in the loss (division by 0, root or log of 0), check the "
-        f"labels, or try {case.lower_rate} and longer warmup_epochs"
+        f"labels, or try {case.lower_rate} and more warmup_epochs"
     )
     if finding.module == WHOLE:
         return Cause("the loss itself: it reaches every module", at_the_loss)

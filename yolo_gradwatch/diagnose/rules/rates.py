@@ -95,7 +95,7 @@ def rate_jump_words(case: Case) -> Message:
         f"{factor(case.finding.value)} its previous maximum,",
         since=case.at,
         why="Neither a warm-up nor a schedule jumps like this: check what changed at that step, "
-        f"such as a callback, a custom scheduler or a resume{case.moment}.",
+        "such as a callback, a custom scheduler or a resume.",
         remedy="Remove it unless it is intentional, and resume from "
         f"{case.way_back('the last checkpoint before that step')}.",
     )

@@ -66,7 +66,7 @@ def spike_words(case: Case) -> Message:
             course, likely = "", ""
             measured = (
                 f"the loss was {significant(then, 2)} at that step and {significant(before, 2)} "
-                "before: the jump arises between the loss and the gradient."
+                "before, so the jump arises in the backward pass, not in the loss."
             )
             look = (
                 "Look for what multiplies the loss in the trainer's code, or for a root, norm or "

@@ -74,8 +74,8 @@ def weight_overflow_words(case: Case) -> Message:
         else "Validation and every later step use them."
     )
     stored = (
-        f"Checkpoints store half precision, at most {finding.limit:,.0f}: there it becomes Inf, or "
-        "is replaced silently (nan_to_num: NaN by 0, Inf by that limit)."
+        f"Checkpoints store half precision, at most {finding.limit:,.0f}: such values are saved "
+        "as Inf or silently replaced (nan_to_num: NaN by 0, Inf by that limit)."
     )
     back = case.way_back("an earlier checkpoint")
     remedy = (

@@ -81,8 +81,9 @@ def not_updated_words(case: Case) -> Message:
         f"{'is' if one else 'are'} in no parameter group of the optimizer and will never change "
         f"({listed(reason.names)}),",
         since=case.since,
-        why=f"{'It gets a gradient' if one else 'They get gradients'}, which zero_grad() does not "
-        "clear either. A custom build_optimizer that collects parameters by the type or name of "
+        why="zero_grad() never clears "
+        f"{'its gradient, so it accumulates' if one else 'their gradients, so they accumulate'}. "
+        "A custom build_optimizer that collects parameters by the type or name of "
         "their module misses some.",
         measured=f"{'it is not' if one else 'none of them is'} in optimizer.param_groups.",
         remedy="Pass all of model.parameters() to the optimizer, or freeze these if this is "

@@ -108,9 +108,15 @@ def _source(run: Run) -> str:
     how = [f"imgsz {at_work.get('imgsz')}", f"batch {at_work.get('batch')}"]
     if optimizer:
         how.append(f"{optimizer.name} from lr {min(rates):g}" if rates else optimizer.name)
-    how += [checked.number_format(run).name, f"on {at_work.get('device')}"]
+    how += [checked.number_format(run).name, f"on {_device(at_work.get('device'))}"]
     model, data = (options.training.get(name) for name in ("model", "data"))
     return f"{model} on {data}: {', '.join(how)}"
+
+
+def _device(device: object) -> str:
+    """A device in words: ``GPU 0`` for ``0``."""
+    name = str(device)
+    return f"GPU {name}" if name[:1].isdigit() else name
 
 
 def _warming(run: Run) -> list[str]:
@@ -120,7 +126,9 @@ def _warming(run: Run) -> list[str]:
         return []
     now, later = rate
     rates = f"the learning rate reached {now:.2g} of {later:.2g}"
-    return [f"  still in warm-up: {rates}; its effect at the maximum was not tested"]
+    return [
+        f"  still in warm-up: {rates}; its effect at the maximum was not tested (try more --steps)"
+    ]
 
 
 def _blocks(report: Report, run: Run, width: int | None) -> Text:

@@ -132,7 +132,7 @@ def _parted(found: Parting) -> list[str]:
         lines = [f"First visible in {values}."]
     rest = [one for one in found.of("gradient") if first != "gradient"]
     if rest:
-        lines.append(f"The gradient follows: {_named(_items(rest))}.")
+        lines.append(f"The gradient then differs too: {_named(_items(rest))}.")
     return lines
 
 

@@ -191,5 +191,5 @@ def _update() -> str:
 
     return (
         f"Ultralytics {ultralytics.__version__} works differently from the versions that this "
-        "yolo_gradwatch knows: update it (pip install -U yolo-gradwatch)"
+        "yolo_gradwatch knows: update yolo-gradwatch (pip install -U yolo-gradwatch)"
     )
