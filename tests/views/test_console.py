@@ -391,21 +391,21 @@ def clip_line(total, clip=10.0, **norms):
 @pytest.mark.parametrize(
     ("total", "clip", "norms", "begin", "owners"),
     [
-        (20.0, 10.0, (20.0,), "norm × 0.5 ", "0 Conv 100%"),
-        (40.0, 0.1, (40.0,), "norm × 0.0025 ", "0 Conv 100%"),
-        (10.0, 10.0, (10.0,), "norm × 1 ", "0 Conv 100%"),
-        (3.0, 10.0, (3.0,), "norm × 1 ", "0 Conv 100%"),
-        (1e9, 10.0, (1e9,), "norm × 1e-08 ", "0 Conv 100%"),
-        (5.0, 10.0, (3.0, 0.0, 4.0), "norm × 1 ", "2 Detect 64%, 0 Conv 36%"),
+        (20.0, 10.0, (20.0,), "norm x 0.5 ", "0 Conv 100%"),
+        (40.0, 0.1, (40.0,), "norm x 0.0025 ", "0 Conv 100%"),
+        (10.0, 10.0, (10.0,), "norm x 1 ", "0 Conv 100%"),
+        (3.0, 10.0, (3.0,), "norm x 1 ", "0 Conv 100%"),
+        (1e9, 10.0, (1e9,), "norm x 1e-08 ", "0 Conv 100%"),
+        (5.0, 10.0, (3.0, 0.0, 4.0), "norm x 1 ", "2 Detect 64%, 0 Conv 36%"),
         (
             100.0,
             10.0,
             (99.5, 9.9, 1.0),
-            "norm × 0.1 ",
+            "norm x 0.1 ",
             "0 Conv 99%",
         ),  # none below a hundredth
         *((bad, clip, (bad,), "spreads", "") for bad in (np.nan, np.inf) for clip in (10.0, 0.5)),
-        (0.0, 10.0, (0.0,), "norm × 1", ""),
+        (0.0, 10.0, (0.0,), "norm x 1", ""),
     ],
 )
 def test_the_line_on_clipping_has_its_factor_and_owners(total, clip, norms, begin, owners):

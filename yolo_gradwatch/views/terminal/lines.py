@@ -32,7 +32,7 @@ def status(board: Board) -> str:
 
 def clip_line(board: Board) -> str:
     """Return the clipping factor of the newest step, and the blocks with the largest gradients."""
-    left = f"norm × {board.factor:.2g}"
+    left = f"norm x {board.factor:.2g}"
     if math.isnan(board.factor):
         left = "spreads NaN or Inf to all weights"
     shares = [f"{name} {share:.0%}" for name, share in board.owners.items() if share >= 0.01]
