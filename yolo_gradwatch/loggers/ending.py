@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.report import Report
     from yolo_gradwatch.runs.outputs import RunInfo
 
-COLUMNS = ("finding", "severity", "rule", "module", "step", "over at step", "value", "message")
+COLUMNS = ("finding", "severity", "rule", "module", "step", "resolved at step", "value", "message")
 """Columns of the table of findings."""
 
 _ESCAPES = str.maketrans(
