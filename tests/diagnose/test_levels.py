@@ -102,7 +102,7 @@ def test_only_an_item_of_the_users_has_a_target_to_divide(item, is_own):
     finding = finding_of("loss_imbalance", WHOLE, value=4.0, limit=2.0, reason=reason)
     words = RULES["loss_imbalance"].message(NET, {"box": 7.5}, finding)
     raised = RULES["loss_imbalance"].message(NET, {"box": 7500.0}, finding)
-    assert ("its target" in words.remedy) != is_own
+    assert ("standard deviation" in words.remedy) != is_own
     assert "box=7500" in raised.why
 
 

@@ -23,7 +23,8 @@ def wanted(name, values):
     values = np.array(values, np.float64)
     finite = values[np.isfinite(values)]
     numbers = [finite.min(), math.fsum(finite) / len(finite), finite.max()] if len(finite) else []
-    rounded = [float(np.float32(number)) for number in numbers] or [None] * 3
+    with np.errstate(over="ignore"):  # a sum beyond float32 is Inf
+        rounded = [float(np.float32(number)) for number in numbers] or [None] * 3
     counts = (len(values), len(values) - len(finite), int((values == 0).sum()))
     return LossItem(name, *counts, *rounded)
 

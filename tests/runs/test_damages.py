@@ -141,7 +141,7 @@ def test_what_is_said_of_a_damage(run, files, golden):
     for name, damage in DAMAGES.items():
         spoil(run, damage.file, damage.change)
         what = re.sub(r"not JSON \(.*\)", "not JSON (...)", str(refusal(run)))
-        kind = re.sub(r"'.*?'|-?\d+|\$[^:]*|is no .*;", "", what)
+        kind = re.sub(r"'.*?'|-?\d+|\$[^:]*|is not a valid .*;", "", what)
         if "`" not in what and "Invalid enum" not in what:
             said.setdefault(kind, f"{name}\n    {what.removeprefix(f'{run}/')}\n")
         (run / damage.file).write_bytes(files[damage.file])

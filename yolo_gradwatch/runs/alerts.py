@@ -65,7 +65,7 @@ def _row(path: Path, number: int, names: tuple[str, ...], line: bytes) -> Row:
     for name in ("finding", "step", *known):
         text = found[name]
         if text not in known[name] if name in known else not _COUNT.fullmatch(text):
-            what = f"line {number}: {text!r} is not a valid {name}; {RESTORE}"
+            what = f"line {number}: {text!r} is not a valid value of {name}; {RESTORE}"
             raise FormatError(path, what, line=number, column=name)
     return found
 

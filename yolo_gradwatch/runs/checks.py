@@ -141,7 +141,7 @@ def first_damage(path: Path, content: bytes, columns: Sequence[str]) -> FormatEr
         for name, text in zip(columns, row, strict=True) if line > 1 else ():
             if not re.fullmatch(_PATTERNS.get(name, r"[^\0]*"), text):
                 cell = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
-                what = f"line {line}: {cell!r} is not a valid {name}; {RESTORE}"
+                what = f"line {line}: {cell!r} is not a valid value of {name}; {RESTORE}"
                 return FormatError(path, what, line=line, column=name)
     return FormatError(path, f"not a table; {RESTORE}")
 
