@@ -97,7 +97,8 @@ def test_every_batch_counts_once_however_many_a_step_brings(batches, steps, at_o
         expected = wanted(name, values)
         assert replace(found[name], mean=None) == replace(expected, mean=None)
         finite = values[np.isfinite(values)]
-        if len(finite):  # of what cancels out, nothing but rounding is left
+        if len(finite) and found[name].mean != expected.mean:  # not Inf, beyond float32
+            # of what cancels out, nothing but rounding is left
             assert abs(found[name].mean - expected.mean) <= 1e-6 * np.abs(finite).max()
 
 
