@@ -16,8 +16,8 @@ from places import REPOSITORY
 import yolo_gradwatch
 from yolo_gradwatch.runs.run import load_run
 
-PART = ("tests/test_architecture.py", "tests/cli", "tests/demo", "tests/loggers", "tests/runs")
-"""Whose fast tests run on the wheel: commands, exports, files of each version."""
+PART = ("tests/test_architecture.py", "tests/cli", "tests/demo", "tests/loggers")
+"""Whose fast tests run on the wheel: commands, exports, data of the package."""
 
 SCRIPT = f"yolo-gradwatch{'.exe' * (os.name == 'nt')}"
 

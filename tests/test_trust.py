@@ -296,7 +296,7 @@ def test_a_training_that_fails_and_is_resumed_writes_into_its_folder_only(world)
 def test_copies_of_checkpoints_are_written_beside_those_of_the_training(world):
     seen = world.run("keeping", world.root / "project")
     folder = world.root / "project" / "run"
-    assert_trained(world, seen, folder, evidence=["step-00008.json"])
+    assert_trained(world, seen, folder, evidence=["step-00008.json"], others=["weights"])
     weights = folder / "weights"
     names = {Path(path).name for path in written(seen["events"]) if is_in(path, [weights])}
     assert Path(LAST_HEALTHY).name in names
@@ -348,14 +348,14 @@ def test_an_adapter_of_a_logger_uses_no_network_process_or_file_of_its_own(world
     assert (world.here / "run" / META_FILE).is_file()
 
 
-def assert_trained(world, seen, folder, *data, evidence=()):
+def assert_trained(world, seen, folder, *data, evidence=(), others=()):
     """The package has written the files of a run, and nothing else but a data set of its own."""
     events = [event for event in seen["events"] if event["during"] != "data"]
     assert trouble(events, folder, *data, world.fonts) == []
     names = {Path(path).name for path in written(events) if Path(path).parent == folder}
     whole = {WINDOWS_FILE, ALERTS_FILE, META_FILE, PICTURE_FILE}
     drafts = {f".{name}.tmp" for name in (META_FILE, PICTURE_FILE)}
-    assert names == {*whole, *drafts, OWN_FOLDER, CLAIM_FILE}
+    assert names == {*whole, *drafts, OWN_FOLDER, CLAIM_FILE, *others}
     assert all((folder / name).is_file() for name in whole)
     assert sorted(path.name for path in (folder / FOLDER).glob("*")) == list(evidence)
     inside = {path.name for path in (folder / OWN_FOLDER).iterdir() if path.is_file()}
