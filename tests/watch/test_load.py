@@ -100,7 +100,9 @@ def test_of_trainings_that_begin_at_once_in_a_folder_one_is_watched(tmp_path, at
     watched = [text for text in said if TAKEN not in text]
     assert len(watched) >= 1  # one that begins after the end of another is watched as well
     run = load_run(tmp_path / "run")
-    assert (run.status, run.report().steps) == ("finished", 10)
+    assert run.report().steps == 10
+    is_torn = any("is not a loadable checkpoint" in text for text in watched)
+    assert run.status == "finished" or (is_torn and run.status == "failed")  # by Ultralytics' own
     assert not (tmp_path / "run" / CLAIM_FILE).exists()
 
 
