@@ -601,10 +601,6 @@ def test_no_attribute_is_looked_up_by_a_name_from_a_file():
     assert {count: " ".join(sorted(names)) for count, names in modules.items()} == LOOKED_UP
 
 
-PAGES = ("compare", "runs")
-"""Pages whose frame is a file of the package."""
-
-
 def test_no_text_of_a_file_is_a_pattern_that_is_filled_in():
     """A pattern such as ``{0.__class__}`` reaches into what it is filled with."""
     patterns = {
@@ -615,5 +611,4 @@ def test_no_text_of_a_file_is_a_pattern_that_is_filled_in():
         and call.func.attr in {"format", "format_map", "substitute", "safe_substitute"}
         and not isinstance(call.func.value, ast.Constant)
     }
-    parts = {f"views/html/{name}: Template(_part('{name}.html')).substitute" for name in PAGES}
-    assert patterns == {"views/html/page: template.substitute", *parts}
+    assert patterns == {"views/html/frame: template.substitute"}

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from html import escape
-from importlib.resources import files
-from string import Template
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from plotly.offline import get_plotlyjs
 
 from yolo_gradwatch.diagnose.report import finding_line
-from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.views.apart import differences, limits
 from yolo_gradwatch.views.beside import COLUMNS
 from yolo_gradwatch.views.html.beside import COVERS, covers, figure
+from yolo_gradwatch.views.html.frame import embedded, framed, legend, write_page
 from yolo_gradwatch.views.html.table import table_html
 from yolo_gradwatch.views.parting import parting
 from yolo_gradwatch.views.terminal import compare as words
@@ -28,8 +24,6 @@ if TYPE_CHECKING:
     from yolo_gradwatch.views.beside import Beside, Side
     from yolo_gradwatch.views.comparison import Comparison
 
-_PARTS = files("yolo_gradwatch.views.html") / "parts"
-
 
 def write(found: Comparison, path: Path) -> None:
     """Write the page of two runs, atomically replacing an earlier one.
@@ -37,8 +31,7 @@ def write(found: Comparison, path: Path) -> None:
     Raises:
         OSError: The page cannot be written.
     """
-    with replacing(path) as draft:
-        draft.write_text(page(found), encoding="utf-8")
+    write_page(path, page(found))
 
 
 def page(found: Comparison) -> str:
@@ -47,26 +40,25 @@ def page(found: Comparison) -> str:
     views = {"blocks": first}
     if found.is_by_blocks:
         views["modules"] = found.picture(modules=True)
-    return Template(_part("compare.html")).substitute(
-        names=escape(" and ".join(f"{s.letter} {s.report.name}" for s in first.sides)),
+    names = escape(" and ".join(f"{s.letter} {s.report.name}" for s in first.sides))
+    return framed(
+        "compare.html",
+        names,
+        ("plot.js", "compare.js"),
+        style="page.css",
+        library=get_plotlyjs(),
+        names=names,
         apart="\n".join(f'<p class="verdict">{escape(line)}</p>' for line in differences(first)),
         limits="\n".join(f"<p>{escape(line)}</p>" for line in limits(first)),
         verdicts="\n".join(_verdict(side) for side in first.sides),
         findings=_findings(first.sides),
         one_view="" if len(views) > 1 else "hidden",
-        legends="\n".join(_legend(name, picture) for name, picture in views.items()),
+        legends="\n".join(legend(name, covers(one), COVERS) for name, one in views.items()),
         table_title=escape(words.pair_title(1)),
         table=table_html(words.pair_columns(found.shown, found.names, 1)),
         more="\n".join(_more(found)),
-        data=json.dumps(_data(views), allow_nan=False).replace("<", "\\u003c"),
-        style=_part("page.css"),
-        plotly=get_plotlyjs(),
-        script=_part("compare.js"),
+        data=embedded(_data(views)),
     )
-
-
-def _part(name: str) -> str:
-    return (_PARTS / name).read_text(encoding="utf-8")
 
 
 def _verdict(side: Side) -> str:
@@ -103,17 +95,6 @@ def _section(title: str, html: str) -> str:
 
 def _paragraphs(lines: Iterable[str]) -> str:
     return "\n".join(f"<p>{escape(line)}</p>" for line in lines)
-
-
-def _legend(name: str, picture: Beside) -> str:
-    """Render a legend of the covers that occur in a view."""
-    there = np.unique(covers(picture))
-    items = [
-        f'<span><i style="background: {colour}"></i>{escape(word)}</span>'
-        for number, (word, colour) in enumerate(COVERS, 1)
-        if number in there
-    ]
-    return f'<p data-rows="{name}" hidden>{"".join(items)}</p>'
 
 
 def _data(views: Mapping[str, Beside]) -> dict[str, Any]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from html import escape
-from importlib.resources import files
-from string import Template
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,12 +10,12 @@ from plotly.offline import get_plotlyjs
 
 from yolo_gradwatch.diagnose.phrases import significant
 from yolo_gradwatch.diagnose.report import finding_line
-from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.runs.schema import FormatError
 from yolo_gradwatch.views.depth import Depth, depth
 from yolo_gradwatch.views.heatmap import heatmap
 from yolo_gradwatch.views.html import depth as along
 from yolo_gradwatch.views.html.figure import COVERS, covers, figure
+from yolo_gradwatch.views.html.frame import embedded, framed, legend, write_page
 from yolo_gradwatch.views.html.hover import quantities
 from yolo_gradwatch.views.summary import summary
 from yolo_gradwatch.views.terminal.review import module_columns, source_of
@@ -36,8 +33,6 @@ if TYPE_CHECKING:
     from yolo_gradwatch.runs.run import Run
     from yolo_gradwatch.views.heatmap import Heatmap
 
-_PARTS = files("yolo_gradwatch.views.html") / "parts"
-
 
 def write(run: Run, report: Report, path: Path) -> None:
     """Write the page of a run, atomically replacing an earlier one.
@@ -45,8 +40,7 @@ def write(run: Run, report: Report, path: Path) -> None:
     Raises:
         OSError: The page cannot be written.
     """
-    with replacing(path) as draft:
-        draft.write_text(page(run, report), encoding="utf-8")
+    write_page(path, page(run, report))
 
 
 def page(run: Run, report: Report) -> str:
@@ -56,25 +50,23 @@ def page(run: Run, report: Report) -> str:
     except FormatError:  # the rest of the page does not need the traces
         deep = Depth((), (), (), ())
     views = {"blocks": heatmap(run, report), "modules": heatmap(run, report, modules=True)}
-    template = Template(_part("page.html"))
-    return template.substitute(
-        name=escape(report.name),
+    name = escape(report.name)
+    return framed(
+        "page.html",
+        name,
+        ("plot.js", "sort.js", "page.js"),
+        style="page.css",
+        library=get_plotlyjs(),
+        heading=name,
         verdict=escape(report.verdict),
         facts="\n".join(f"<p>{escape(fact.strip())}</p>" for fact in report.facts()),
         source=escape(source_of(run)),
         findings=_findings(report.findings),
-        legends="\n".join(_legend(name, picture) for name, picture in views.items()),
+        legends="\n".join(legend(name, covers(one), COVERS) for name, one in views.items()),
         table=_table(summary(run.grid, run.layout, report.findings)),
-        data=json.dumps(_data(run, views, deep), allow_nan=False).replace("<", "\\u003c"),
+        data=embedded(_data(run, views, deep)),
         no_depth="" if deep.curves else "hidden",
-        style=_part("page.css"),
-        plotly=get_plotlyjs(),
-        script=_part("page.js"),
     )
-
-
-def _part(name: str) -> str:
-    return (_PARTS / name).read_text(encoding="utf-8")
 
 
 def _findings(findings: Iterable[Finding]) -> str:
@@ -110,17 +102,6 @@ def _table(table: pd.DataFrame) -> str:
         bad = ' class="unhealthy"' if found else ""
         rows.append(f'<tr{bad} data-words="{escape(words.iloc[i])}">{"".join(cells)}')
     return "\n".join(["<thead><tr>", *heads, "</tr></thead>", "<tbody>", *rows, "</tbody>"])
-
-
-def _legend(name: str, picture: Heatmap) -> str:
-    """Render a legend of the covers that occur in a view."""
-    there = np.unique(covers(picture))
-    items = [
-        f'<span><i style="background: {colour}"></i>{escape(word)}</span>'
-        for number, (word, colour) in enumerate(COVERS, 1)
-        if number in there
-    ]
-    return f'<p data-rows="{name}" hidden>{"".join(items)}</p>'
 
 
 def _data(run: Run, views: Mapping[str, Heatmap], deep: Depth) -> dict[str, Any]:

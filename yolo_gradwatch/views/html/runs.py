@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from html import escape
-from importlib.resources import files
 from pathlib import Path, PurePosixPath
-from string import Template
 from typing import TYPE_CHECKING
 
-from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.runs.schema import PICTURE_FILE
+from yolo_gradwatch.views.html.frame import framed, write_page
 from yolo_gradwatch.views.runs import counts, metric, name_of, remarks, shown
 
 if TYPE_CHECKING:
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
 
     from yolo_gradwatch.runs.find import Tree
     from yolo_gradwatch.views.runs import Shown
-
-_PARTS = files("yolo_gradwatch.views.html") / "parts"
 
 _TEXTS = ("verdict", "finding", "status", "optimizer")
 """Columns of text, aligned to the left; all others are numbers."""
@@ -53,25 +49,23 @@ def write(whole: pd.DataFrame, table: pd.DataFrame, tree: Tree, above: Path, pat
     Raises:
         OSError: The page cannot be written.
     """
-    with replacing(path) as draft:
-        draft.write_text(page(whole, table, tree, above, path), encoding="utf-8")
+    write_page(path, page(whole, table, tree, above, path))
 
 
 def page(whole: pd.DataFrame, table: pd.DataFrame, tree: Tree, above: Path, path: Path) -> str:
     """Render the page; for the arguments see `write`."""
     said, verdicts = counts(whole, above)
-    return Template(_part("runs.html")).substitute(
-        name=escape(said),
+    name = escape(said)
+    return framed(
+        "runs.html",
+        name,
+        ("sort.js", "runs.js"),
+        style="runs.css",
+        heading=name,
         verdict=escape(verdicts),
-        style=_part("runs.css"),
         table="\n".join(_table(table, above, path)),
         notes="\n".join(f"<li>{note}</li>" for note in _notes(whole, tree, above)),
-        script=_part("runs.js"),
     )
-
-
-def _part(name: str) -> str:
-    return (_PARTS / name).read_text(encoding="utf-8")
 
 
 def _table(table: pd.DataFrame, above: Path, path: Path) -> Iterator[str]:

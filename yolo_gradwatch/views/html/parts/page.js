@@ -1,13 +1,9 @@
-"use strict";
-
 // The figure comes from Python. Here is what depends on what a reader does: which rows and axis
 // are chosen, labels for what is in view, the numbers below the pointer, and the table.
 
 const run = JSON.parse(document.getElementById("run").textContent);
 const windows = run.first.length;
-const plot = document.getElementById("plot");
 const depth = document.getElementById("depth");
-const tip = document.getElementById("tip");
 const filter = document.getElementById("filter");
 const chosen = (name) => document.querySelector(`input[name=${name}]:checked`).value;
 const edges = windows ? [...run.first, run.last[windows - 1] + 1].map((step) => step - 0.5) : [];
@@ -16,15 +12,6 @@ const beside = run.quantities.map(({ heading, steps, columns, values }) => ({
   place: new Map(columns.map((column, i) => [column, i])),
 }));
 let view, sides, levels, covers; // of what is drawn
-
-// An array as Plotly for Python packs it.
-function unpacked({ dtype, bdata }) {
-  const bytes = Uint8Array.from(atob(bdata), (letter) => letter.charCodeAt(0));
-  return dtype === "u1" ? bytes : new Float32Array(bytes.buffer);
-}
-
-const buttons = [["toImage"], ["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]];
-const options = { responsive: true, displaylogo: false, modeBarButtons: buttons };
 
 function draw() {
   const isDeep = chosen("rows") === "depth";
@@ -99,12 +86,6 @@ function thinned(epochs, distance) {
   return found;
 }
 
-// As one writes them: 0.00125, 1.00, 1,230, and 1.23e+7.
-function threeDigits(number) {
-  const digits = number.toPrecision(3);
-  return number < 999.5 || number >= 1e7 ? digits : Number(digits).toLocaleString("en");
-}
-
 // What was measured of a module in a window beside its norm; a row of the layout.
 function measured(row, column) {
   const found = beside.flatMap(({ heading, steps, size, values, place }) => {
@@ -129,15 +110,6 @@ function words({ data, pointNumber }) {
   return [`${view.names[row]} (${view.types[row]})`, when, norm + cover, ...measured(view.rows[row], column), ...found.map(({ text }) => text)];
 }
 
-function hover({ points, event }) {
-  tip.textContent = words(points[0]).join("\n");
-  tip.hidden = false;
-  const left = Math.min((event.clientX || 0) + 14, window.innerWidth - tip.offsetWidth - 8);
-  const top = Math.min((event.clientY || 0) + 14, window.innerHeight - tip.offsetHeight - 8);
-  tip.style.left = `${Math.max(left, 0)}px`;
-  tip.style.top = `${Math.max(top, 0)}px`;
-}
-
 function find(text) {
   filter.value = text;
   const wanted = text.toLowerCase().split(/\s+/).filter(Boolean);
@@ -149,20 +121,7 @@ function find(text) {
 
 function sort(head) {
   const falls = head.getAttribute("aria-sort") === "ascending";
-  for (const other of head.parentElement.children) other.removeAttribute("aria-sort");
-  head.setAttribute("aria-sort", falls ? "descending" : "ascending");
-  const isText = head.classList.contains("text");
-  const body = document.querySelector("#modules tbody");
-  const keyed = [...body.rows].map((row) => {
-    const text = row.cells[head.cellIndex].dataset.value;
-    return { row, key: isText || text === "" ? text : Number(text) };
-  });
-  const sign = falls ? -1 : 1;
-  keyed.sort((a, b) => {
-    if (a.key === "" || b.key === "") return (a.key === "") - (b.key === "");
-    return sign * (isText ? a.key.localeCompare(b.key, "en", { numeric: true }) : a.key - b.key);
-  });
-  body.append(...keyed.map(({ row }) => row));
+  sortRows(document.querySelector("#modules tbody"), head, falls, (cell) => cell.dataset.value);
 }
 
 if (windows) {

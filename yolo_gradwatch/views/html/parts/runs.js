@@ -1,5 +1,3 @@
-"use strict";
-
 // What depends on what a reader does: which rows are shown, and their order.
 
 const body = document.querySelector("#runs tbody");
@@ -20,19 +18,7 @@ function narrow() {
 
 // Numbers begin with the highest, texts with A; a second click turns them round.
 function sort(head, falls) {
-  for (const other of heads) other.removeAttribute("aria-sort");
-  head.setAttribute("aria-sort", falls ? "descending" : "ascending");
-  const isText = head.classList.contains("text");
-  const keyed = [...body.rows].map((row) => {
-    const text = row.cells[head.cellIndex].textContent;
-    return { row, key: isText || text === "" ? text : parseFloat(text.replaceAll(",", "")) };
-  });
-  const sign = falls ? -1 : 1;
-  keyed.sort((a, b) => {
-    if (a.key === "" || b.key === "") return (a.key === "") - (b.key === "");
-    return sign * (isText ? a.key.localeCompare(b.key, "en", { numeric: true }) : a.key - b.key);
-  });
-  body.append(...keyed.map(({ row }) => row));
+  sortRows(body, head, falls, (cell) => cell.textContent);
 }
 
 filter.addEventListener("input", narrow);
