@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, replace
 from html import unescape
@@ -14,6 +13,7 @@ from urllib.parse import unquote
 
 import pandas as pd
 import pytest
+from browser import answer_of, needs_browser
 from commands import failures, outcome, printed
 from terminals import Terminal
 from values import window
@@ -276,27 +276,14 @@ place.id = "told";
 place.textContent = JSON.stringify(told);
 document.body.append(place);
 </script></body>"""
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
+@needs_browser
 def test_the_page_sorts_and_filters_in_a_browser(folder, tmp_path):
     outcome("runs", folder, "--html", "runs.html")
     page = Path("runs.html").read_text("utf-8").replace("</body>", VISIT)
     Path("opened.html").write_text(page, encoding="utf-8")
-    options = ("--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr")
-    seen = subprocess.run(
-        [
-            *(CHROMIUM, *options, f"--user-data-dir={tmp_path / 'browser'}", "--dump-dom"),
-            (tmp_path / "opened.html").as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert "CONSOLE" not in seen.stderr
-    told = json.loads(unescape(re.search(r'<pre id="told">(.*?)</pre>', seen.stdout)[1]))
+    told = answer_of(tmp_path / "opened.html")
     assert told["listed"] == told["again"] == NEWEST_FIRST
     assert told["count"] == "4 of 4 runs"
     assert told["mAP50-95"] == [

@@ -1,6 +1,5 @@
 import json
 import re
-import shutil
 import subprocess
 import sys
 from base64 import b64decode
@@ -10,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, answer_of, needs_browser
 from shown import ODD
 from traced import run_of
 from values import LAYOUT, Part, plan, window, write_run
@@ -26,11 +26,9 @@ page = pytest.importorskip(
     "yolo_gradwatch.views.html.page", reason="the extra 'html' is not installed"
 )
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 write_two = pytest.importorskip("yolo_gradwatch.views.html.compare").write
 quantities = pytest.importorskip("yolo_gradwatch.views.html.hover").quantities
 strip = pytest.importorskip("yolo_gradwatch.views.html.strip").strip
-needs_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
 
 WITNESS = """<script>
 window.trouble = [];
@@ -62,22 +60,9 @@ def visit(path, script):
     opened.write_text(
         text.replace("</body>", TOLD.format(helpers=SCRIPT, script=script)), encoding="utf-8"
     )
-    shown = subprocess.run(
-        [
-            *(CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu"),
-            *(f"--user-data-dir={path.parent / 'browser'}", "--enable-logging=stderr"),
-            *("--window-size=1200,900", "--virtual-time-budget=20000", "--dump-dom"),
-            opened.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert "CONSOLE" not in shown.stderr
-    told = json.loads(unescape(re.search(r'<pre id="told">(.*?)</pre>', shown.stdout)[1]))
-    assert told["trouble"] == []
-    return told["answer"]
+    found = answer_of(opened)
+    assert found["trouble"] == []
+    return found["answer"]
 
 
 SCRIPT = """
