@@ -279,8 +279,8 @@ def measure(
     chosen = WATCHES["on" if name in LOGGERS else name]
     dict.update(settings, {one: one == name for one in LOGGERS})  # its own would change the file
     trainer = "TimedTrainer" if name in LOGGERS else "Timed"
-    every = name.startswith("everything")
-    extra = {"outputs": [Memory()], "on_finding": print} if every else {}
+    is_live = chosen is not None and chosen["live"]
+    extra = {"outputs": [Memory()], "on_finding": print} if is_live else {}
     clock = StepClock()
     meter = Meter(clock, now)
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import repairs
 from machine import heading, table
 from more_faults import MORE
-from trainings import HOME, SMALL, YOLO, InMemory, draw_dataset
+from trainings import HOME, ONE_EPOCH, YOLO, InMemory, draw_dataset
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.demo.faults import FAULTS, Fault
@@ -42,15 +42,6 @@ if TYPE_CHECKING:
 
 NEAR = 1.5
 """Times the loss of the control in its last quarter up to which a training is as good."""
-
-OPTIONS = {
-    **SMALL,
-    "epochs": 1,
-    "mosaic": 0.0,
-    "optimizer": "AdamW",
-    "lr0": 0.002,
-    "warmup_epochs": 0,
-}
 
 
 @dataclass(frozen=True)
@@ -160,7 +151,7 @@ def trained(
     net.add_callback(
         "on_train_batch_end", lambda trainer: losses.append(float(trainer.loss.detach()))
     )
-    options = {**OPTIONS, **fault.options, **(repair.options if repair else {})}
+    options = {**ONE_EPOCH, **fault.options, **(repair.options if repair else {})}
     data = str(draw_dataset(HOME / "shapes", train=16, val=1))
     kind = type("Timed", (InMemory,), {"steps": steps})
     no_checkpoint = contextlib.suppress(FileNotFoundError)  # YOLO.train looks for one
@@ -240,7 +231,7 @@ def main() -> None:
     rows = []
     for trial in trials:
         own = {**FAULTS, **MORE}[trial.fault].options
-        optimizer = str(own.get("optimizer", OPTIONS["optimizer"]))
+        optimizer = str(own.get("optimizer", ONE_EPOCH["optimizer"]))
         kind = (trial.model, optimizer)
         if kind not in controls:
             plain = Fault("", options={"optimizer": optimizer})

@@ -48,6 +48,16 @@ SMALL = {
 }
 """Arguments of a short training that shows a fault: every batch is an optimizer step."""
 
+ONE_EPOCH = {
+    **SMALL,
+    "epochs": 1,
+    "mosaic": 0.0,
+    "optimizer": "AdamW",
+    "lr0": 0.002,
+    "warmup_epochs": 0,
+}
+"""Arguments of a training of one epoch, with a constant learning rate from its first step."""
+
 FIRST = 50
 """Steps that are kept apart from the steady state: each of them is a window of its own."""
 

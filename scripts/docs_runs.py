@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
-from trainings import HOME, SMALL, YOLO, InMemory, draw_dataset
+from trainings import HOME, ONE_EPOCH, YOLO, InMemory, draw_dataset
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.views.png.look import light
@@ -25,14 +25,6 @@ mpl.use("agg")
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 WIDTH = 1100
-OPTIONS = {
-    **SMALL,
-    "epochs": 1,
-    "mosaic": 0.0,
-    "optimizer": "AdamW",
-    "lr0": 0.002,
-    "warmup_epochs": 0,
-}
 
 
 def trained(shown: Shown, name: str) -> Run:
@@ -43,7 +35,7 @@ def trained(shown: Shown, name: str) -> Run:
     data = draw_dataset(HOME / f"shapes-{shown.empty}", train=16, val=1)
     for label in sorted((data.parent / "labels" / "train").iterdir())[: shown.empty]:
         label.write_text("", encoding="utf-8")
-    options = {**OPTIONS, **shown.fault.options, **shown.options}
+    options = {**ONE_EPOCH, **shown.fault.options, **shown.options}
     kind = type("Timed", (InMemory,), {"steps": shown.steps})
     no_checkpoint = contextlib.suppress(FileNotFoundError)  # YOLO.train looks for one
     with contextlib.redirect_stdout(sys.stderr), no_checkpoint:
