@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rich.text import Text
 
 from yolo_gradwatch.views.terminal import console
 from yolo_gradwatch.views.terminal.check import duration
+from yolo_gradwatch.views.terminal.redrawn import RedrawnLine
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-_CLEAR = "\r\x1b[K"
 _IN_LOG = 10
 """Most lines in a log."""
 
 
-class Progress:
+class Progress(RedrawnLine):
     """Reports the completed steps and the remaining time on standard error."""
 
     def __init__(self) -> None:
-        self._out: Console = console.plain_console(on_stderr=True)
+        super().__init__()
         self._tenth = -1
-        self._is_open = False
 
     def __call__(self, done: int, steps: int, seconds: float) -> None:
         """Report the progress after a batch.
@@ -35,24 +29,9 @@ class Progress:
         """
         left = f", about {duration(seconds)} left" if done < steps else ""
         line = f"GradWatch check: {done:,} of {steps:,} optimizer steps{left}"
-        if self._out.is_terminal:
-            self._is_open = True
-            self._write(f"{_CLEAR}{line[: self._out.width - 1]}")
+        if self.out.is_terminal:
+            self.draw(line)
         elif (tenth := done * _IN_LOG // steps) > self._tenth:
             self._tenth = tenth
-            self._print(line)
-
-    def close(self) -> None:
-        """Clear the line."""
-        if self._is_open:
-            self._is_open = False
-            self._write(_CLEAR)
-
-    def _print(self, line: str) -> None:
-        with console.forgiving(self._out):
-            self._out.print(Text(line), soft_wrap=True)
-
-    def _write(self, text: str) -> None:
-        with console.forgiving(self._out):
-            self._out.file.write(text)
-            self._out.file.flush()
+            with console.forgiving(self.out):
+                self.out.print(Text(line), soft_wrap=True)
