@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 
 from yolo_gradwatch.cli.options import Csv, Json, Pattern, found, judged, matching
 from yolo_gradwatch.cli.output import (
+    check_plotly,
     check_target,
     outcome,
     records,
@@ -125,8 +125,8 @@ def _check_drawing(runs: Sequence[Path], plot: str | None, html: str | None) -> 
                 )
         if text is not None and len(runs) != 2:
             refuse(f"{option} needs exactly two runs, as in: compare runs/a runs/b {option}")
-    if html is not None and find_spec("plotly") is None:
-        refuse("--html needs plotly: pip install 'yolo-gradwatch[html]'")
+    if html is not None:
+        check_plotly()
 
 
 def _draw(pair: Comparison, plot: str | None, html: str | None) -> None:

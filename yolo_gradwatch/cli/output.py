@@ -8,6 +8,7 @@ import os
 import sys
 from contextlib import contextmanager
 from difflib import get_close_matches
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, NoReturn, TextIO, cast
 
 import typer
@@ -166,6 +167,18 @@ def write_json(content: dict[str, object]) -> None:
 def _write(text: str) -> None:
     with printing():
         sys.stdout.write(text)
+
+
+def check_format(*, csv: bool, json: bool) -> None:
+    """Refuse two formats at once."""
+    if csv and json:
+        refuse("--csv and --json exclude each other; choose one")
+
+
+def check_plotly() -> None:
+    """Refuse a page if the library that draws it is not installed."""
+    if find_spec("plotly") is None:
+        refuse("--html needs plotly: pip install 'yolo-gradwatch[html]'")
 
 
 def check_target(option: str, path: Path, *, example: str) -> None:

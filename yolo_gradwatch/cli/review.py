@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +28,8 @@ from yolo_gradwatch.cli.options import (
 )
 from yolo_gradwatch.cli.output import (
     INTERRUPTED,
+    check_format,
+    check_plotly,
     check_target,
     leave,
     records,
@@ -141,8 +142,7 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
 
     Setting a limit such as --vanishing re-evaluates all findings.
     """
-    if csv and json:
-        refuse("--csv and --json exclude each other; choose one")
+    check_format(csv=csv, json=json)
     if flow and (csv or json):
         refuse(f"--flow prints a table only; the numbers are in {FLOW_FILE}")
     if html is not None:
@@ -268,8 +268,7 @@ def _draw(run: Run, report: Report, *, modules: bool) -> None:
 def _check_page(path: Path) -> None:
     """Refuse a page that cannot be written before any other work is done."""
     check_target("--html", path, example="page.html")
-    if find_spec("plotly") is None:
-        refuse("--html needs plotly: pip install 'yolo-gradwatch[html]'")
+    check_plotly()
 
 
 def _write_page(run: Run, report: Report, path: Path) -> None:

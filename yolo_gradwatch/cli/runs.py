@@ -13,6 +13,7 @@ from yolo_gradwatch.cli.output import (
     FINE,
     FOUND,
     INTERRUPTED,
+    check_format,
     check_target,
     hint,
     records,
@@ -80,8 +81,7 @@ def runs(  # noqa: PLR0913, PLR0917  # each is an option of the command
     """
     from yolo_gradwatch.runs.many import table
 
-    if csv and json:
-        refuse("--csv and --json exclude each other; choose one")
+    check_format(csv=csv, json=json)
     if html is not None:
         check_target("--html", html, example="runs.html")
     column, backwards = _column(sort)

@@ -27,6 +27,11 @@ def significant(value: float, digits: int) -> str:
     return f"{rounded:,.0f}" if 10**digits <= rounded < 1e7 else f"{value:.{digits}g}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Format a count with its noun: ``1 step``, ``1,200 steps``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def joined(names: Sequence[str]) -> str:
     """Join names for a sentence: ``a``, ``a and b``, ``a, b and c``."""
     if len(names) < 2:

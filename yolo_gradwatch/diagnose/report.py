@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from yolo_gradwatch.diagnose.html import report_html
-from yolo_gradwatch.diagnose.phrases import significant
+from yolo_gradwatch.diagnose.phrases import counted, significant
 from yolo_gradwatch.diagnose.record import finding_record, plain
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.clipping import CLIP_NORM
@@ -131,11 +131,12 @@ class Report:
         ended = f", {status}" if status else ""
         if self.is_too_short:
             return f"no verdict, because only {_few(self)}{ended}"
-        watched = f"{_count(self.steps, _step(self.interval))} of {_count(self.modules, 'module')}"
-        watched += ended
+        steps, modules = counted(self.steps, _step(self.interval)), counted(self.modules, "module")
+        watched = f"{steps} of {modules}{ended}"
         if self.healthy:
             found = "no alarm" if self.findings else "nothing found"
-            short = f"; too short for {_count(len(self.unjudged), 'rule')}" if self.unjudged else ""
+            rules = counted(len(self.unjudged), "rule")
+            short = f"; too short for {rules}" if self.unjudged else ""
             lax = " under laxer limits than the defaults" if self.thresholds.laxer() else ""
             return f"healthy{lax}, {found} in {watched}{short}"
         by_severity = Counter(f.severity for f in self.alarms)
@@ -200,7 +201,7 @@ def _step(interval: int, noun: str = "step") -> str:
 def _few(report: Report) -> str:
     """Say that there were too few steps to judge."""
     are = "was" if report.steps == 1 else "were"
-    watched = f"{_count(report.steps, _step(report.interval, 'optimizer step'))} {are} watched"
+    watched = f"{counted(report.steps, _step(report.interval, 'optimizer step'))} {are} watched"
     skipped = report.steps - report.applied
     return f"{watched}, {skipped:,} of them skipped by AMP" if skipped else watched
 
@@ -208,7 +209,7 @@ def _few(report: Report) -> str:
 def _gave_few(report: Report) -> str:
     """Say why a finished training had so few steps, and what to do."""
     epochs = len({epoch.epoch for epoch in report.epochs})
-    gave = f": {_count(epochs, 'epoch')} gave {_count(report.steps, 'step')}" if epochs else ""
+    gave = f": {counted(epochs, 'epoch')} gave {counted(report.steps, 'step')}" if epochs else ""
     return (
         f"gradients accumulate over nbs images (64 unless set){gave}; train longer, or set nbs "
         "to the batch size for a step per batch"
@@ -246,7 +247,7 @@ def _gradient(report: Report) -> list[str]:
     normal = _usual(ratios) if report.healthy else ""
     line = (
         f"  gradient of the whole model: {norm}clipped at {report.clip:g} on "
-        f"{clipped / steps:.0%} of the {noun}s{by}{normal}, AMP skipped {_count(skipped, noun)}"
+        f"{clipped / steps:.0%} of the {noun}s{by}{normal}, AMP skipped {counted(skipped, noun)}"
     )
     owners = ", ".join(f"{name} {share:.0%}" for name, share in _owners(epochs).items())
     return [line, f"  largest shares of the gradient: {owners}"] if owners else [line]
@@ -268,7 +269,3 @@ def _owners(epochs: Sequence[EpochClipping]) -> dict[str, float]:
     steps = sum(epoch.steps for epoch in epochs if epoch.owners)
     largest = sorted(shares.items(), key=lambda item: -item[1])[:3]
     return {name: share / steps for name, share in largest}
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

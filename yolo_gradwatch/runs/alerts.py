@@ -8,7 +8,7 @@ from codecs import BOM_UTF8
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast, get_args
 
 from yolo_gradwatch.diagnose.finding import Episode, Finding, Severity
-from yolo_gradwatch.runs.checks import RESTORE, checked_header
+from yolo_gradwatch.runs.checks import checked_header, wrong_cell, wrong_length
 from yolo_gradwatch.runs.repair import whole_lines
 from yolo_gradwatch.runs.schema import FormatError, cells
 
@@ -58,15 +58,13 @@ def _row(path: Path, number: int, names: tuple[str, ...], line: bytes) -> Row:
     """Return the cells of a line by column name."""
     row = cells(line)
     if len(row) != len(names):
-        what = f"line {number} has {len(row)} cells instead of {len(names)}; {RESTORE}"
-        raise FormatError(path, what, line=number)
+        raise wrong_length(path, number, len(row), len(names))
     found = dict(zip(names, row, strict=True))
     known = {"severity": get_args(Severity), "event": ("start", "worse", "cause", "end")}
     for name in ("finding", "step", *known):
         text = found[name]
         if text not in known[name] if name in known else not _COUNT.fullmatch(text):
-            what = f"line {number}: {text!r} is not a valid value of {name}; {RESTORE}"
-            raise FormatError(path, what, line=number, column=name)
+            raise wrong_cell(path, number, name, text)
     return found
 
 

@@ -136,14 +136,24 @@ def first_damage(path: Path, content: bytes, columns: Sequence[str]) -> FormatEr
             what = f"line {line} is a second header: two runs in one file; keep the lines of one"
             return FormatError(path, what, line=line)
         if len(row) != len(columns):
-            what = f"line {line} has {len(row)} cells instead of {len(columns)}; {RESTORE}"
-            return FormatError(path, what, line=line)
+            return wrong_length(path, line, len(row), len(columns))
         for name, text in zip(columns, row, strict=True) if line > 1 else ():
             if not re.fullmatch(_PATTERNS.get(name, r"[^\0]*"), text):
-                cell = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
-                what = f"line {line}: {cell!r} is not a valid value of {name}; {RESTORE}"
-                return FormatError(path, what, line=line, column=name)
+                return wrong_cell(path, line, name, text)
     return FormatError(path, f"not a table; {RESTORE}")
+
+
+def wrong_length(path: Path, line: int, found: int, expected: int) -> FormatError:
+    """Return the error for a line with too few or too many cells."""
+    what = f"line {line} has {found} cells instead of {expected}; {RESTORE}"
+    return FormatError(path, what, line=line)
+
+
+def wrong_cell(path: Path, line: int, column: str, text: str) -> FormatError:
+    """Return the error for a cell that is not a value of its column."""
+    cell = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    what = f"line {line}: {cell!r} is not a valid value of {column}; {RESTORE}"
+    return FormatError(path, what, line=line, column=column)
 
 
 def _rows(content: bytes) -> Iterator[tuple[int, list[str]]]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolo_gradwatch.diagnose.phrases import joined, significant
+from yolo_gradwatch.diagnose import phrases
+from yolo_gradwatch.diagnose.phrases import counted, joined, significant
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.views.beside import APART
 from yolo_gradwatch.views.heatmap import FINE, STATES, UNKNOWN
@@ -59,8 +60,7 @@ def limits(picture: Beside) -> list[str]:
 
 def times(decades: float) -> str:
     """Express a difference as a factor: ``11,000 times weaker``."""
-    many = significant(10 ** min(abs(decades), 99.0), 2)
-    return f"{many} times {'stronger' if decades > 0 else 'weaker'}"
+    return f"{phrases.factor(abs(decades))} {'stronger' if decades > 0 else 'weaker'}"
 
 
 def factor(decades: float) -> str:
@@ -78,8 +78,7 @@ def ticks(span: float) -> list[int]:
 
 def epochs(side: Side) -> str:
     """Return the planned number of epochs of a run, as text."""
-    count = side.share.planned
-    return f"{count:,} epoch{'' if count == 1 else 's'}"
+    return counted(side.share.planned, "epoch")
 
 
 def percent(share: float) -> str:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from yolo_gradwatch.diagnose.phrases import counted
 from yolo_gradwatch.plain import printable
 
 _WORST_FIRST = ("unhealthy", "no verdict", "healthy")
@@ -91,8 +92,7 @@ def counts(table: pd.DataFrame, above: Path) -> tuple[str, str]:
         for verdict in _WORST_FIRST
         if number[verdict]
     ]
-    runs = f"{len(table):,} watched run{'' if len(table) == 1 else 's'}"
-    return f"{runs} in {printable(str(above))}", ", ".join(parts)
+    return f"{counted(len(table), 'watched run')} in {printable(str(above))}", ", ".join(parts)
 
 
 def remarks(table: pd.DataFrame, above: Path) -> list[tuple[str, list[str]]]:
