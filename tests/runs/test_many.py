@@ -130,6 +130,14 @@ def test_a_row_has_the_numbers_of_its_files(tmp_path):
     assert found["remarks"] == ""
 
 
+@pytest.mark.parametrize(("status", "expected"), [("finished", 10), ("failed", 1), ("running", 1)])
+def test_epochs_without_a_step_at_the_end_count_in_a_finished_run(tmp_path, status, expected):
+    folder = run(tmp_path / "a", status=status, epochs=[asdict(replace(EPOCH, epoch=1))])
+    rows = "".join(f"{epoch},1.0\n" for epoch in range(1, 11))
+    (folder / "results.csv").write_text(f"epoch,train/box_loss\n{rows}", encoding="utf-8")
+    assert row(tmp_path)["epochs"] == expected
+
+
 GROUP = {"lr": 0.002, "weight_decay": 0.0, "parameters": 1, "elements": 2}
 AT_WORK = {"name": "AdamW", "groups": [{**GROUP, "lr": 0.004}, GROUP]}
 

@@ -96,7 +96,6 @@ def _row(one: Glance) -> dict[str, Any]:
     report, final = one.report, one.final
     first = report.alarms[0] if report.alarms else None
     severities = [finding.severity for finding in report.alarms]
-    epoch = max((epoch.epoch for epoch in report.epochs), default=final.epoch)
     return {
         "run": str(report.run),
         "verdict": one.verdict,
@@ -106,7 +105,7 @@ def _row(one: Glance) -> dict[str, Any]:
         "critical": severities.count("critical"),
         "warnings": severities.count("warning"),
         "status": report.status,
-        "epochs": _count(epoch),
+        "epochs": _count(_newest_epoch(one)),
         "epochs_planned": _count(one.epochs_planned or -1),
         "steps": report.steps if report.modules else pd.NA,
         "metric": final.metric,
@@ -118,6 +117,13 @@ def _row(one: Glance) -> dict[str, Any]:
         "written": pd.Timestamp(min(one.written, _LATEST), unit="s", tz="UTC"),
         "remarks": "; ".join(one.remarks),
     }
+
+
+def _newest_epoch(one: Glance) -> int:
+    """Return the newest epoch; the last ones of a training may lack an optimizer step."""
+    watched = max((epoch.epoch for epoch in one.report.epochs), default=0)
+    is_over = one.report.status == "finished" or not watched
+    return max(watched, one.final.epoch) if is_over else watched
 
 
 def _count(number: int) -> Any:
