@@ -46,6 +46,12 @@ It is the slowest of the rules on single blocks; dead and exploding blocks need 
 
 _ENDED_EARLY = "the training, or the watch, ended before the first optimizer step"
 
+_FEW_STEPS = (
+    "gradients accumulate over nbs images (64 unless set): train longer, or set nbs to the batch "
+    "size for a step per batch"
+)
+"""Why a finished training had few steps, and what to do."""
+
 USUAL_CLIPPING = 300.0
 """Maximum factor by which clipping shrinks the gradient in the median epoch of a healthy training.
 Recorded: 143; 4,370 in the first ten steps of a pose model. Drowned by one loss item: 25,000."""
@@ -169,7 +175,7 @@ class Report:
         short = [f"  too short to judge: {', '.join(self.unjudged)}"] if self.unjudged else []
         is_all = self.interval == 1 and self.applied == self.steps
         if self.is_too_short and is_all and self.status == "finished":
-            short = [f"  {_gave_few(self)}", *short]
+            short = [f"  {_FEW_STEPS}", *short]
         laxer = _laxer(self.thresholds)
         return [*remarks, *_captured(self.interval), *short, *laxer, *_gradient(self)]
 
@@ -204,16 +210,6 @@ def _few(report: Report) -> str:
     watched = f"{counted(report.steps, _step(report.interval, 'optimizer step'))} {are} watched"
     skipped = report.steps - report.applied
     return f"{watched}, {skipped:,} of them skipped by AMP" if skipped else watched
-
-
-def _gave_few(report: Report) -> str:
-    """Say why a finished training had so few steps, and what to do."""
-    epochs = len({epoch.epoch for epoch in report.epochs})
-    gave = f": {counted(epochs, 'epoch')} gave {counted(report.steps, 'step')}" if epochs else ""
-    return (
-        f"gradients accumulate over nbs images (64 unless set){gave}; train longer, or set nbs "
-        "to the batch size for a step per batch"
-    )
 
 
 def _captured(interval: int) -> list[str]:
