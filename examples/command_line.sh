@@ -5,9 +5,9 @@ set -euo pipefail
 data=${1:-coco8.yaml}
 weights=${2:-yolo26n.pt}
 
-yolo-gradwatch train model="$weights" data="$data" epochs=3 imgsz=64 batch=4 nbs=4 \
+yolo-gradwatch train model="$weights" data="$data" epochs=10 imgsz=64 batch=4 nbs=4 \
     --stop-on nonfinite --fail-on dead
 
 # The same, spelled with its task, reading every second optimizer step only.
-yolo-gradwatch detect train model="$weights" data="$data" epochs=6 imgsz=64 batch=4 nbs=4 \
+yolo-gradwatch detect train model="$weights" data="$data" epochs=20 imgsz=64 batch=4 nbs=4 \
     --interval 2

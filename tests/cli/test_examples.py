@@ -45,7 +45,7 @@ def weights(tmp_path_factory):
 
 
 SAID = {
-    "attach.py": ["healthy, nothing found in 6 steps"],
+    "attach.py": ["healthy, nothing found in 20 steps"],
     "stop_and_notify.py": ["step 1: norm of the whole gradient", "the training is over"],
     "command_line.sh": ["GradWatch: healthy"],
 }

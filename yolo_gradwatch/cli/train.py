@@ -23,7 +23,7 @@ def train(ctx: typer.Context, **options: Any) -> None:
 
     ARGS are the arguments of [bold]yolo[/bold] and are passed to it unchanged, for example:
 
-    [bold]yolo-gradwatch train model=yolo26n.pt data=coco8.yaml epochs=10 imgsz=640[/bold]
+    [bold]yolo-gradwatch train model=yolo26n.pt data=coco8.yaml epochs=100 imgsz=640[/bold]
 
     A task may come first: [bold]yolo-gradwatch segment train ...[/bold]. The options below
     control the watch; any other dashed name is passed to Ultralytics if it is a known argument.
