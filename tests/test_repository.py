@@ -1,6 +1,8 @@
 """What the files around the package say of it, held against what is there."""
 
 import re
+import shutil
+import subprocess
 
 import pytest
 import yaml
@@ -17,9 +19,25 @@ except ImportError:
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 FOLDERS = tuple(f"{path.name}/" for path in REPOSITORY.iterdir() if path.is_dir())
 
+LARGEST = 500_000
+"""Bytes of the largest file that belongs here; what a training or a logger leaves is larger."""
+
 
 def content(name):
     return yaml.safe_load((REPOSITORY / name).read_text(encoding="utf-8"))
+
+
+def test_no_file_of_a_training_is_kept():
+    if not (git := shutil.which("git")):
+        pytest.skip("no git on this machine")
+    command = [git, "ls-files", "-z"]
+    listed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    kept = [REPOSITORY / name for name in listed.stdout.split("\0") if name]
+    large = [path.name for path in kept if path.exists() and path.stat().st_size > LARGEST]
+    assert not [path.name for path in kept if path.suffix in {".db", ".pt"}]
+    assert not large
 
 
 def test_the_hooks_are_what_make_lint_runs():

@@ -79,15 +79,19 @@ def assert_updates_and_losses_are_those_of_rank_0(folder, run):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-9)
 
 
+LOGGERS = ("clearml", "comet", "dvc", "mlflow", "tensorboard", "wandb")
+
+
 def turn_tensorboard_on(folder, monkeypatch):
-    """Let processes that are started write to it, as they do outside of pytest."""
+    """Let processes that are started write to it alone, as they do outside of pytest."""
     from ultralytics.utils import SettingsManager
 
     for name in ("PYTEST_CURRENT_TEST", "GITHUB_ACTIONS"):
         monkeypatch.delenv(name, raising=False)
     config = folder / "config"
     monkeypatch.setenv("YOLO_CONFIG_DIR", str(config))
-    SettingsManager(config / "Ultralytics" / "settings.json").update(tensorboard=True)
+    settings = SettingsManager(config / "Ultralytics" / "settings.json")
+    settings.update({name: name == "tensorboard" for name in LOGGERS if name in settings})
 
 
 def assert_tensorboard_has_it_once(folder):
