@@ -29,6 +29,8 @@ SMALL = 4096
 LONGEST_ROW = 16384
 """Elements whose sum in float32 is exact to a millionth, even if they are added one by one."""
 
+_INSIDE = tuple(range(1, 64))  # dimensions of one entry of the first
+
 _HAS_DTYPE = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 4)
 
 
@@ -70,21 +72,24 @@ def norms_of(tensors: list[Tensor]) -> Tensor:
 
 
 def _norms_on_cpu(tensors: Sequence[Tensor]) -> Floats:
-    parts = [tensor if 0 < tensor.numel() < SMALL else _rows(tensor) for tensor in tensors]
-    values, begins = _joined(parts, [part.numel() for part in parts])
+    parts, sizes = list(tensors), [tensor.numel() for tensor in tensors]
+    large = [i for i, size in enumerate(sizes) if not 0 < size < SMALL]
+    for i in large:
+        parts[i] = _rows(tensors[i], sizes[i])
+        sizes[i] = parts[i].numel()
+    values, begins = _joined(parts, sizes)
     with np.errstate(over="ignore"):
         norms: Floats = np.sqrt(np.add.reduceat(np.square(values, out=values), begins))
     is_plain = (PLAIN[0] < norms) & (norms < PLAIN[1])
-    for i in np.flatnonzero(~is_plain).tolist():
-        if parts[i] is not tensors[i]:
-            norms[i] = float(_norm(tensors[i], torch.float64))
+    for i in np.flatnonzero(~is_plain[large]).tolist():
+        norms[large[i]] = float(_norm(tensors[large[i]], torch.float64))
     return norms
 
 
-def _rows(tensor: Tensor) -> Tensor:
+def _rows(tensor: Tensor, size: int) -> Tensor:
     """Return norms that add up to that of a tensor, in float32 where that is exact enough."""
-    if tensor.dtype is torch.float32 and 1 < tensor.shape[1:].numel() <= LONGEST_ROW:
-        rows: Tensor = torch.linalg.vector_norm(tensor, dim=tuple(range(1, tensor.ndim)))
+    if tensor.dtype is torch.float32 and tensor.ndim > 1 and 0 < size <= LONGEST_ROW * len(tensor):
+        rows: Tensor = torch.linalg.vector_norm(tensor, dim=_INSIDE[: tensor.ndim - 1])
         return rows
     return _norm(tensor, torch.float64)
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
     from rich.text import Text
 
@@ -26,6 +28,7 @@ DEPTH = 6.0
 """Decades below the highest norm that a bar can show."""
 
 _SPARKS = "▁▂▃▄▅▆▇█"
+_CELLS = np.array(list(_SPARKS))
 _PARTS = " ▏▎▍▌▋▊▉"
 _SPAN = 2.0  # decades: a history that moves less is drawn flat instead of as noise
 
@@ -68,27 +71,35 @@ def sparkline(history: Floats, width: int) -> str:
         history: (H,) levels, oldest first; NaN is drawn as ``!``, -Inf as ``·``.
         width: Most cells; the newest point is on the right.
     """
-    if not history.size:
-        return ""
-    points = resampled(history, width)
+    return sparklines([history], width)[0]
+
+
+def sparklines(histories: Sequence[Floats], width: int) -> list[str]:
+    """Draw histories of the same length, each as `sparkline` does."""
+    if not histories:
+        return []
+    points = resampled(np.stack(histories, axis=1), width)
     is_finite = np.isfinite(points)
-    cells = np.where(points == -np.inf, "·", "!")
-    if is_finite.any():
-        low, high = points[is_finite].min(), points[is_finite].max()
-        span = max(high - low, _SPAN)
-        shares = (points[is_finite] - (high + low) / 2) / span + 0.5
-        levels = np.clip((shares * len(_SPARKS)).astype(int), 0, len(_SPARKS) - 1)
-        cells[is_finite] = np.array(list(_SPARKS))[levels]
-    return "".join(cells.tolist())
+    high = points.max(axis=0, initial=-np.inf, where=is_finite)
+    low = points.min(axis=0, initial=np.inf, where=is_finite)
+    with np.errstate(invalid="ignore"):  # a column without a finite level is not drawn from these
+        shares = (points - (high + low) / 2) / np.maximum(high - low, _SPAN) + 0.5
+    levels = np.zeros(points.shape, np.int64)
+    np.floor(shares * len(_SPARKS), out=levels, where=is_finite, casting="unsafe")
+    cells = _CELLS[np.clip(levels, 0, len(_SPARKS) - 1)]
+    cells = np.where(is_finite, cells, np.where(points == -np.inf, "·", "!"))
+    return ["".join(column) for column in cells.T.tolist()]
 
 
 def resampled(history: Floats, width: int) -> Floats:
-    """Reduce a history to at most ``width`` points, each the mean of consecutive ones."""
-    if history.size <= width:
+    """Reduce a history (its first axis) to at most ``width`` points, means of consecutive ones."""
+    size = len(history)
+    if size <= width:
         return history
     parts = np.arange(width + 1)
-    begins = parts * (history.size // width) + np.minimum(parts, history.size % width)
-    means: Floats = np.add.reduceat(history, begins[:-1]) / np.diff(begins)
+    begins = parts * (size // width) + np.minimum(parts, size % width)
+    counts = np.diff(begins).reshape(-1, *[1] * (history.ndim - 1))
+    means: Floats = np.add.reduceat(history, begins[:-1]) / counts
     return means
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Group
+from rich.segment import Segment
 from rich.text import Text
 
 from yolo_gradwatch.views.live import highest
-from yolo_gradwatch.views.terminal.glyphs import DEPTH, STYLES, bar, cut, number, sparkline
+from yolo_gradwatch.views.terminal.glyphs import DEPTH, STYLES, bar, cut, number, sparklines
 from yolo_gradwatch.views.terminal.lines import clip_line, status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rich.console import Console, ConsoleOptions, RenderResult
 
@@ -54,7 +54,7 @@ class Panel:
         findings = findings[: max(left - _FEWEST_BLOCKS, 1)]
         yield _rule(status(self.board), width)
         yield from owners
-        yield Group(*_block_lines(self.board.rows(), width, left - len(findings)))
+        yield from _block_lines(self.board.rows(), width, left - len(findings), console)
         yield from findings
         yield from closing
         yield Text()  # Ctrl+C is echoed here; after a full line, the echo would break the panel
@@ -99,31 +99,34 @@ def _finding_lines(findings: Sequence[Finding], console: Console, width: int) ->
     return lines
 
 
-def _block_lines(rows: Sequence[BlockRow], width: int, room: int) -> list[Text]:
-    """Return a heading and a line per block; unhealthy blocks take precedence if room is short."""
+def _block_lines(
+    rows: Sequence[BlockRow], width: int, room: int, console: Console
+) -> Iterator[Segment]:
+    """Yield a heading and a line per block; unhealthy blocks take precedence if room is short.
+
+    They are segments, because to lay out texts would be most of the cost of a redraw.
+    """
     shown = _fitting(rows, max(room, 1))
     label = min(max((len(row.label) for row in rows), default=0), _LABEL_WIDTH)
     rest = max(width - label - _NORM_WIDTH - _STATE_WIDTH - 8, 8)
     bar_width = min(rest // 3, _BAR_WIDTH)
     high = highest(rows)
-    seen = any(row.history.size for row in rows)
-    scale = f"1e{high - DEPTH:+.0f} … 1e{high:+.0f}" if seen else "log scale"
+    sparks = sparklines([row.history for row in shown], rest - bar_width)
+    scale = f"1e{high - DEPTH:+.0f} … 1e{high:+.0f}" if any(sparks) else "log scale"
     heading = f"{'block':{label}}  {'norm':>{_NORM_WIDTH}}  {'state':{_STATE_WIDTH}}"
-    lines = [Text(f"{heading}  {cut(scale, bar_width):{bar_width}}  history", style="dim")]
-    lines += [_block_line(row, label, bar_width, rest - bar_width, high) for row in shown]
+    dim, cyan = console.get_style("dim"), console.get_style("cyan")
+    lines = [[Segment(f"{heading}  {cut(scale, bar_width):{bar_width}}  history", dim)]]
+    for row, spark in zip(shown, sparks, strict=True):
+        name = f"{cut(row.label, label):{label}}  {number(row.norm):>{_NORM_WIDTH}}  "
+        state = f"{row.state:{_STATE_WIDTH}}  {bar(row.norm, high, bar_width):{bar_width}}  "
+        style = console.get_style(STYLES[row.severity])
+        lines.append([Segment(name), Segment(state, style), Segment(spark, cyan)])
     if len(shown) < len(rows):
-        lines.append(Text(f"… {len(rows) - len(shown)} more blocks (enlarge the window)", "dim"))
+        more = f"… {len(rows) - len(shown)} more blocks (enlarge the window)"
+        lines.append([Segment(more, dim)])
     for line in lines:
-        line.truncate(width)
-    return lines
-
-
-def _block_line(row: BlockRow, label: int, bar_width: int, spark_width: int, high: float) -> Text:
-    style = STYLES[row.severity]
-    line = Text(f"{cut(row.label, label):{label}}  {number(row.norm):>{_NORM_WIDTH}}  ")
-    line.append(f"{row.state:{_STATE_WIDTH}}  ", style=style)
-    line.append(f"{bar(row.norm, high, bar_width):{bar_width}}  ", style=style)
-    return line.append(sparkline(row.history, spark_width), style="cyan")
+        yield from Segment.adjust_line_length(line, width, pad=False)
+        yield Segment.line()
 
 
 def _fitting(rows: Sequence[BlockRow], room: int) -> list[BlockRow]:

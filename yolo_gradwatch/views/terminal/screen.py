@@ -39,8 +39,8 @@ REDRAW_SECONDS = 0.25
 FRAME_SECONDS = 0.1
 """Seconds between two frames of Ultralytics' progress bar, so no need to draw more often."""
 
-DRAWN_SHARE = 0.005
-"""Share of the time that redrawing may take: a panel that takes 5 ms is drawn once a second."""
+DRAWN_SHARE = 0.002
+"""Share of the time that redrawing may take: a panel that takes 1 ms is drawn twice a second."""
 
 MOST_SECONDS = 5.0
 """Most seconds between two drawings, however slow the last one was."""
