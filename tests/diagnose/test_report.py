@@ -102,6 +102,21 @@ def test_next_to_no_steps_give_no_verdict_unless_something_was_found(steps, skip
     assert report.is_too_short == (begins == "no verdict")
 
 
+@pytest.mark.parametrize(
+    ("status", "findings", "severity"),
+    [
+        *((status, (), None) for status in ("finished", "running", "stopped", "interrupted")),
+        *((status, (), "warning") for status in ("failed", "killed")),
+        *((status, (DEAD,), "critical") for status in ("finished", "failed", "killed")),
+    ],
+)
+def test_a_failed_run_without_a_finding_is_not_called_healthy(status, findings, severity):
+    report = report_of(*findings, status=status)
+    begins = {None: "healthy", "warning": "no verdict", "critical": "unhealthy"}
+    assert report.severity == severity
+    assert report.verdict.startswith(begins[severity])
+
+
 def test_as_many_steps_as_vanishing_needs_give_a_verdict():
     assert RULES["vanishing"].needs(Thresholds()) == LEAST_STEPS
 

@@ -190,7 +190,8 @@ def test_a_long_table_is_read_from_its_end(tmp_path, monkeypatch):
 
 def test_a_killed_training_is_known_by_its_process(tmp_path):
     run(tmp_path / "a", status="running", process=process(DEAD_PID))
-    assert (row(tmp_path)["status"], row(tmp_path)["remarks"]) == ("killed", "")
+    found = row(tmp_path)
+    assert (found["status"], found["verdict"]) == ("killed", "no verdict")
 
 
 def test_steps_that_amp_skipped_make_no_run_healthy(tmp_path):

@@ -395,9 +395,9 @@ def test_the_panel_is_drawn_at_most_a_few_times_a_second(begin, clock, write, se
 @pytest.mark.parametrize(
     ("costs", "pause"),
     [
-        ((0.01, 0.01), 2.0),  # one half percent of the time
-        ((0.5, 0.002), 0.4),  # a single slow one says nothing
-        ((0.002, 0.5), 0.4),
+        ((0.004, 0.004), 2.0),  # a fifth of a percent of the time
+        ((0.5, 0.001), 0.5),  # a single slow one says nothing
+        ((0.001, 0.5), 0.5),
         ((3.0, 2.0), 5.0),  # a terminal that hangs
         ((0.0, 0.0), REDRAW_SECONDS),
     ],

@@ -47,6 +47,4 @@ def report_html(report: Report) -> str:
 
 def verdict_html(report: Report) -> str:
     """Return the outcome in one line."""
-    severity: Severity | None = None if report.healthy else "critical"
-    severity = "warning" if report.is_too_short else severity
-    return coloured(f"GradWatch: {report.verdict}", severity)
+    return coloured(f"GradWatch: {report.verdict}", report.severity)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from yolo_gradwatch.diagnose.finding import Finding
+    from yolo_gradwatch.diagnose.finding import Finding, Severity
     from yolo_gradwatch.measure.clipping import EpochClipping
 
 Status = Literal["running", "finished", "stopped", "failed", "interrupted"]
@@ -57,6 +57,9 @@ USUAL_CLIPPING = 300.0
 Recorded: 143; 4,370 in the first ten steps of a pose model. Drowned by one loss item: 25,000."""
 
 _STATUS = {"running": "still running", "failed": "training or watch failed"}
+
+_CUT_OFF = {"failed": "the training or the watch failed", "killed": "the training was killed"}
+"""Why no finding does not mean healthy, for a run with this status."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -112,6 +115,18 @@ class Report:
         return self.healthy and self.applied < LEAST_STEPS
 
     @property
+    def is_judged(self) -> bool:
+        """Whether no alarm means healthy: enough was watched, and the training did not fail."""
+        return self.applied > 0 and not self.is_too_short and self.status not in _CUT_OFF
+
+    @property
+    def severity(self) -> Severity | None:
+        """``critical`` if unhealthy, ``warning`` without a verdict, None if healthy."""
+        if self.alarms:
+            return "critical"
+        return None if self.is_judged else "warning"
+
+    @property
     def applied(self) -> int:
         """Captured optimizer steps that AMP did not skip."""
         return self.steps - sum(epoch.skipped for epoch in self.epochs)
@@ -141,6 +156,9 @@ class Report:
         watched = f"{steps} of {modules}{ended}"
         if self.healthy:
             found = "no alarm" if self.findings else "nothing found"
+            if self.status in _CUT_OFF:
+                why = _CUT_OFF[self.status]
+                return f"no verdict, because {why}; {found} in {steps} of {modules}"
             rules = counted(len(self.unjudged), "rule")
             short = f"; too short for {rules}" if self.unjudged else ""
             lax = " under laxer limits than the defaults" if self.thresholds.laxer() else ""

@@ -64,14 +64,13 @@ class Glance:
         """The outcome; ``healthy`` only if enough was watched and read."""
         if self.report.alarms:
             return "unhealthy"
-        is_judged = self.is_whole and self.report.steps and not self.report.is_too_short
-        return "healthy" if is_judged else "no verdict"
+        return "healthy" if self.is_whole and self.report.is_judged else "no verdict"
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Parts of the files that cannot be used, and why too little was watched for a verdict."""
-        few = self.report.modules and (not self.report.steps or self.report.is_too_short)
-        why = self.report.verdict.partition(", because ")[2] if few else ""
+        """Parts of the files that cannot be used, and why there is no verdict."""
+        is_open = self.report.modules and self.report.healthy and not self.report.is_judged
+        why = self.report.verdict.partition(", because ")[2] if is_open else ""
         return (*self.report.remarks, *filter(None, [why]))
 
     @property

@@ -71,9 +71,7 @@ def end_report(report: Report) -> Text:
 
 def verdict(report: Report) -> Text:
     """Return the verdict in one line."""
-    style = "bold green" if report.healthy else "bold red"
-    style = "bold yellow" if report.is_too_short else style
-    return Text(f"GradWatch: {report.verdict}", style)
+    return Text(f"GradWatch: {report.verdict}", f"bold {STYLES[report.severity]}")
 
 
 def finding_text(finding: Finding) -> Text:
