@@ -1,4 +1,4 @@
-"""Errors in the midst of a training: whatever of ours fails, and the user's own."""
+"""Errors mid-training: in any of our functions, and in the user's."""
 
 import gc
 import sys
@@ -39,7 +39,7 @@ SHELLS = {
     "views.terminal.stand_in.StandIn.isatty": "calls the real stream",
     "views.terminal.stand_in.StandIn.__getattr__": "asks the real stream",
 }
-"""What others call directly: nothing of ours could catch what it raises."""
+"""Functions called from outside: nothing of ours could catch their errors."""
 
 REPAIRS = {
     "watch.guard.Guard.release",
@@ -54,7 +54,7 @@ REPAIRS = {
     "views.terminal.stand_in.StandIn.release",
     "watch.ultralytics.hooks.remove_callback",
 }
-"""What puts everything back: it fails at its first call only, as nothing else could do it."""
+"""Functions that restore everything; they fail only once, as nothing else can do their work."""
 
 CLOSERS = {
     "watch.recorder.Recorder.close",
@@ -64,10 +64,10 @@ CLOSERS = {
     "runs.writer.RunLog.close",
     "runs.writer._Table.close",
 }
-"""What closes the files: where it fails, they stay open until nobody knows them any more."""
+"""Functions that close the files: if they fail, files stay open until garbage collection."""
 
 ROOMS = ("plain", "measure", "diagnose", "runs", "views", "watch")
-"""Those of which a training runs a function."""
+"""Packages of which a training runs a function."""
 
 
 @cache
@@ -96,17 +96,17 @@ def running():
 
 
 def check(folder, caplog, place, *, live, later):
-    """Train with an error in a function of ours; nothing but warnings may tell of it."""
+    """Train with an error injected into one of our functions; only warnings may show it."""
 
-    def plant(trainer):
+    def inject(trainer):
         if not later or trainer.epoch == 1:
             planted.plant(place, once=place in REPAIRS)
 
     event = "on_train_epoch_start" if later else "on_pretrain_routine_start"
-    caplog.clear()  # before the streams are noted: it gives its own handler a new one
+    caplog.clear()  # before the streams are recorded: this gives its handler a new one
     before = streams()
     with planted.cleared():
-        trainer = run(folder, watch=GradWatch(live=live), first=[(event, plant)])
+        trainer = run(folder, watch=GradWatch(live=live), first=[(event, inject)])
         assert planted.FIRED
     assert streams() == before
     assert_nothing_left(trainer)
@@ -115,7 +115,7 @@ def check(folder, caplog, place, *, live, later):
     assert said
     if place not in CLOSERS:
         assert not [f.path for f in psutil.Process().open_files() if str(folder) in f.path]
-    assert len(set(said)) == len(said), said  # one a part that is off from then on
+    assert len(set(said)) == len(said), said  # one for each part that is off from then on
     assert all("planted" in one for one in said)
     assert sum("stops watching" in one for one in said) <= 1
 
@@ -124,12 +124,12 @@ def check(folder, caplog, place, *, live, later):
     ("place", "later"),
     [
         ("measure.model_layout.read", False),
-        ("views.terminal.streams.is_terminal", False),  # which leaves the terminal half taken
+        ("views.terminal.streams.is_terminal", False),  # leaves the terminal half taken over
         ("measure.capture.Capture.take", True),
         ("views.terminal.screen.Screen.close", True),
     ],
 )
-def test_an_error_of_ours_costs_the_watch_and_never_the_training(
+def test_error_of_ours_ends_the_watch_but_not_the_training(
     tmp_path, caplog, terminal, place, later
 ):
     terminal()
@@ -137,16 +137,16 @@ def test_an_error_of_ours_costs_the_watch_and_never_the_training(
 
 
 @pytest.mark.full
-def test_every_room_at_work_in_a_training_is_among_those_that_fail_here(terminal):
+def test_all_rooms_used_by_a_training_are_tested(terminal):
     terminal()
     assert {place.split(".")[0] for one in running() for place in one} == set(ROOMS)
 
 
 @pytest.mark.full
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of files that could not be closed
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # from files that could not be closed
 @pytest.mark.parametrize("later", [False, True])
 @pytest.mark.parametrize("room", ROOMS)
-def test_an_error_in_any_function_of_ours_costs_the_watch_only(
+def test_error_in_any_of_our_functions_affects_only_the_watch(
     tmp_path, caplog, terminal, room, later
 ):
     terminal()
@@ -161,7 +161,7 @@ def test_an_error_in_any_function_of_ours_costs_the_watch_only(
     assert failed == {}
 
 
-def test_a_watch_that_could_not_begin_does_not_pass_fail_on(tmp_path, capfd):
+def test_watch_that_failed_to_start_does_not_pass_fail_on(tmp_path, capfd):
     arguments = ["train", f"model={small()}", f"data={shapes()}", *SMALL, f"project={tmp_path}"]
     with planted.cleared():
         planted.plant("watch.ultralytics.training.save_dir")
@@ -171,11 +171,11 @@ def test_a_watch_that_could_not_begin_does_not_pass_fail_on(tmp_path, capfd):
     assert not (tmp_path / "run" / "gradwatch.csv").exists()
 
 
-def test_a_watch_that_did_not_reach_the_end_does_not_pass_fail_on(tmp_path, capfd):
+def test_watch_that_failed_midway_does_not_pass_fail_on(tmp_path, capfd):
     with planted.cleared():
         planted.plant("measure.capture.Capture.take")
         assert trained(tmp_path, "--fail-on=dead") == 1
         assert planted.FIRED
-    (told,) = failures(capfd.readouterr().err)
-    assert f"{tmp_path / 'run'}: " in told
-    assert "planted" in told
+    (failure,) = failures(capfd.readouterr().err)
+    assert f"{tmp_path / 'run'}: " in failure
+    assert "planted" in failure
