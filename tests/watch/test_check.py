@@ -30,7 +30,7 @@ def places(tmp_path, monkeypatch):
     assert not [*(tmp_path / "temporary").glob("yolo-*"), *(tmp_path / "here").iterdir()]
 
 
-class Noted(FakeTrainer):
+class RecordingTrainer(FakeTrainer):
     """Records validations and saved models."""
 
     notes: tuple = ()
@@ -54,7 +54,7 @@ def checked(steps=6, *, calls=(), kind=FakeTrainer, tell=lambda *_: None, **argu
 
 
 def test_check_ends_after_the_given_steps_in_mid_epoch():
-    class Trainer(Noted):
+    class Trainer(RecordingTrainer):
         notes = ()
 
     found = checked(5, kind=Trainer)
@@ -87,7 +87,7 @@ def test_first_and_last_step_are_traced_and_measured(steps):
 
 
 def test_training_with_fewer_steps_runs_to_its_end():
-    class Trainer(Noted):
+    class Trainer(RecordingTrainer):
         notes = ()
 
     found = checked(30, kind=Trainer, epochs=2)
@@ -121,7 +121,7 @@ def test_steps_are_counted_with_a_scaler_set_by_a_callback():
 
 
 def test_stopped_training_ends_without_a_validation():
-    class Trainer(Noted):
+    class Trainer(RecordingTrainer):
         notes = ()
 
     def stop(trainer):

@@ -48,7 +48,7 @@ def bare(kind):
     return object.__new__(kind)
 
 
-class Noted:
+class CallRecorder:
     """Records which of its methods are called."""
 
     def __init__(self, calls):
@@ -64,7 +64,7 @@ def test_installed_trainer_unscales_then_clips_then_steps(base, monkeypatch):
         torch.nn.utils, "clip_grad_norm_", lambda *_args, **_options: calls.append("clip")
     )
     trainer = bare(base)
-    trainer.scaler, trainer.optimizer, trainer.ema = Noted(calls), Noted(calls), None
+    trainer.scaler, trainer.optimizer, trainer.ema = CallRecorder(calls), CallRecorder(calls), None
     trainer.model, trainer.device = torch.nn.Linear(1, 1), torch.device("cpu")
     trainer.optimizer_step()
     assert calls == ["unscale_", "clip", "step", "update", "zero_grad"]

@@ -264,7 +264,7 @@ def test_error_of_ours_before_a_launch_is_only_a_warning(monkeypatch, caplog):
     from ultralytics.engine import trainer as engine
 
     def fail(_trainer):
-        raise OSError("planted")
+        raise OSError("injected")
 
     monkeypatch.setattr(engine, "generate_ddp_command", lambda trainer: ("command", trainer))
     undo = ddp.before_launch(fail)
@@ -272,7 +272,7 @@ def test_error_of_ours_before_a_launch_is_only_a_warning(monkeypatch, caplog):
         assert engine.generate_ddp_command("a trainer") == ("command", "a trainer")
     finally:
         undo()
-    assert "cannot find this training again: planted" in caplog.text
+    assert "cannot find this training again: injected" in caplog.text
 
 
 def test_gpus_are_those_visible_to_torch(monkeypatch):
