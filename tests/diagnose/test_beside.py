@@ -91,7 +91,7 @@ def test_trace_from_before_the_drop_is_ignored():
 
 
 @pytest.mark.parametrize(("size", "found"), [(49, {}), (50, VANISHING)])
-def test_a_block_far_smaller_than_its_neighbours_is_a_gate(size, found):
+def test_block_far_smaller_than_its_neighbours_is_a_gate(size, found):
     sizes = tuple(size if name == "model.1" else 1000 for name in SKIP.modules)
     normed = replace(SKIP, parameters=sizes)
     assert last(lasting(5, LOW, layout=normed), layout=normed) == VANISHING

@@ -19,7 +19,7 @@ STARTED = ("large_weights", "initial_loss", "total_low", "converged", "stray_ste
 """Rules that compare with the start of the run, which a restart does not change."""
 
 
-def forgetful(before, after):
+def alerts_after_forgetting(before, after):
     """The alerts of the windows after a detector forgot the ones before."""
     detector = Detector(NET, Thresholds(), {})
     for one in before:
@@ -41,14 +41,18 @@ def forgetful(before, after):
     ],
 )
 def test_forgotten_windows_no_longer_count(before, after):
-    assert forgetful(before, after) == feed(after) != feed([*before, *after])[len(before) :]
+    assert (
+        alerts_after_forgetting(before, after)
+        == feed(after)
+        != feed([*before, *after])[len(before) :]
+    )
 
 
 @FEW
 @given(st.integers(0, 10**6), st.integers(0, 30))
 def test_after_forgetting_the_detector_acts_as_new(seed, length):
     windows = list(anything(seed))
-    both = forgetful(windows[:length], windows[length:]), feed(windows[length:])
+    both = alerts_after_forgetting(windows[:length], windows[length:]), feed(windows[length:])
     found = (
         [[a for a in each if a.rule not in {*STARTED, "small_weights"}] for each in alerts]
         for alerts in both

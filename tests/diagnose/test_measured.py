@@ -98,7 +98,7 @@ def cause(rule, module, traced, training=None, reason=None):
     return found and (found.kind, found.names[0], tuple(round(v, 3) for v in found.values))
 
 
-def upto(name, value):
+def up_to(name, value):
     """This value for each module up to the named one."""
     return dict.fromkeys(ORDER[: ORDER.index(name) + 1], value)
 
@@ -117,7 +117,7 @@ def test_healthy_trace_shows_no_cause(rule, module):
 
 @pytest.mark.parametrize("module", ["model.2.bn", "model.1"])
 def test_zeros_outside_activations_lose_no_gradient(module):
-    gradient = upto("model.1.tail.5" if module == "model.2.bn" else "model.1.a", 1e-4)
+    gradient = up_to("model.1.tail.5" if module == "model.2.bn" else "model.1.a", 1e-4)
     sound, sparse = flow(gradient=gradient), flow(gradient=gradient, zero={module: 0.95})
     (*found, _), (*same, _) = (cause("vanishing", "model.1", one) for one in (sound, sparse))
     assert found == same
@@ -126,7 +126,7 @@ def test_zeros_outside_activations_lose_no_gradient(module):
 
 @pytest.mark.parametrize("rule", ["large_weights", "not_updated", "slow_branch"])
 def test_rules_without_a_measured_cause_are_skipped(rule):
-    assert cause(rule, "model.1", flow(gradient=upto("model.1.tail.5", 1e-6))) is None
+    assert cause(rule, "model.1", flow(gradient=up_to("model.1.tail.5", 1e-6))) is None
 
 
 @pytest.mark.parametrize("trace", [Flow(1, 5, ()), flow(without=ORDER)])
@@ -135,19 +135,19 @@ def test_empty_trace_shows_no_cause(trace):
 
 
 def test_module_missing_from_the_layout_has_no_cause():
-    assert cause("vanishing", "model.9", flow(gradient=upto("model.1.a", 1e-4))) is None
+    assert cause("vanishing", "model.9", flow(gradient=up_to("model.1.a", 1e-4))) is None
 
 
 @pytest.mark.parametrize("rule", ["vanishing", "exploding"])
 def test_nonfinite_gradient_is_neither_a_fall_nor_a_rise(rule):
-    gradient = {"model.1.tail.1": NAN, **upto("model.1.a", 1e-4)}
+    gradient = {"model.1.tail.1": NAN, **up_to("model.1.a", 1e-4)}
     assert cause(rule, "model.1", flow(gradient=gradient)) is None
 
 
 @pytest.mark.parametrize(("value", "is_cause"), [(4.5, False), (2.5, True)])
 def test_small_fall_does_not_explain_a_change_of_the_whole_net(value, is_cause):
     """A stack that loses little lost as much before."""
-    traced = flow(gradient=upto("model.1.a", 10**-2.1))
+    traced = flow(gradient=up_to("model.1.a", 10**-2.1))
     collapsed = finding_of("collapse", WHOLE, value=value)
     assert (measured(collapsed, LAYOUT, traced, {}) is not None) is is_cause
     low = finding_of("total_low", WHOLE, value=10.0**-value, limit=1.0)
@@ -158,23 +158,23 @@ def test_small_fall_does_not_explain_a_change_of_the_whole_net(value, is_cause):
 
 
 def test_fall_between_two_layers_is_in_the_enclosing_module():
-    found = cause("vanishing", "model.1", flow(gradient=upto("model.1.a", 1e-4)))
+    found = cause("vanishing", "model.1", flow(gradient=up_to("model.1.a", 1e-4)))
     assert found == ("falls", "model.1", (4.0,))
 
 
 def test_fall_at_the_end_of_a_forward_is_in_that_module():
-    traced = flow(gradient={**upto("model.1.tail.5", 1e-4), "model.1.tail": 1e-4, "model.1": 1.0})
+    traced = flow(gradient={**up_to("model.1.tail.5", 1e-4), "model.1.tail": 1e-4, "model.1": 1.0})
     assert cause("vanishing", "model.1", traced) == ("falls", "model.1", (4.0,))
 
 
 def test_fall_in_a_sequential_is_in_the_layer():
-    found = cause("vanishing", "model.1", flow(gradient=upto("model.1.tail.2", 1e-4)))
+    found = cause("vanishing", "model.1", flow(gradient=up_to("model.1.tail.2", 1e-4)))
     assert found == ("falls", "model.1.tail.3", (4.0,))
 
 
 @pytest.mark.parametrize("decades", [1.4, 1.6])
 def test_fall_at_its_limit(decades):
-    found = cause("vanishing", "model.1", flow(gradient=upto("model.1.a", 10**-decades)))
+    found = cause("vanishing", "model.1", flow(gradient=up_to("model.1.a", 10**-decades)))
     assert (found is not None) == (decades > 1.5)
 
 
@@ -223,7 +223,7 @@ def test_reported_loss_is_the_ratio_of_the_output_gradients(rule, sign):
         **dict.fromkeys(ORDER[ORDER.index("model.1.tail.2") :], 10.0 ** (sign * 6.0)),
     }
     stack = flow(
-        gradient={**upto("model.1.a", 1.0), "model.1.tail.0": 10.0 ** (sign * 1.4), **edges}
+        gradient={**up_to("model.1.a", 1.0), "model.1.tail.0": 10.0 ** (sign * 1.4), **edges}
     )
     found = measured(finding_of(rule, "model.1"), LAYOUT, stack, {})
     levels = {call.module: call.gradient_norm for call in stack.calls}
@@ -235,20 +235,20 @@ def test_reported_loss_is_the_ratio_of_the_output_gradients(rule, sign):
     ("share", "kind"), [(SATURATED + 0.01, "saturated"), (SATURATED - 0.01, "falls")]
 )
 def test_saturated_activation_at_its_limit(share, kind):
-    traced = flow(gradient=upto("model.1.tail.2", 1e-4), saturated={"model.1.tail.3": share})
+    traced = flow(gradient=up_to("model.1.tail.2", 1e-4), saturated={"model.1.tail.3": share})
     kinds = cause("vanishing", "model.1", traced)
     assert kinds[:2] == (kind, "model.1.tail.3")
     assert kinds[2] == ((share, 1.0) if kind == "saturated" else (4.0,))
 
 
 def test_saturated_activation_that_loses_nothing_is_not_the_cause():
-    traced = flow(gradient=upto("model.1.a", 1e-4), saturated={"model.1.tail.5": 0.99})
+    traced = flow(gradient=up_to("model.1.a", 1e-4), saturated={"model.1.tail.5": 0.99})
     assert cause("vanishing", "model.1", traced)[:2] == ("falls", "model.1")
 
 
 def test_forward_signal_that_shrinks_as_much_is_the_cause():
     rms = dict.fromkeys(ORDER[ORDER.index("model.1.tail.0") :], 1e-4)
-    traced = flow(gradient=upto("model.1.a", 1e-4), rms=rms)
+    traced = flow(gradient=up_to("model.1.a", 1e-4), rms=rms)
     assert cause("vanishing", "model.1", traced) == ("scaled_forward", "model.1", (1.0, 0.0))
 
 
@@ -262,7 +262,7 @@ def test_collapsed_signal_upstream_is_the_cause_below_its_limit(rms):
 
 
 def test_multiplied_gradient():
-    found = cause("exploding", "model.1", flow(gradient=upto("model.1.a", 1e4)))
+    found = cause("exploding", "model.1", flow(gradient=up_to("model.1.a", 1e4)))
     assert found == ("multiplied", "model.1", (4.0,))
 
 
@@ -270,7 +270,7 @@ def test_stack_that_grows_the_gradient():
     gradient = {name: 10.0**-n for n, name in enumerate(("model.1.a", *STACK))}
     downstream = dict.fromkeys(ORDER[ORDER.index("model.2.conv") :], 1e-6)
     found = cause(
-        "exploding", "model.1", flow(gradient={**upto("model.0", 1.0), **gradient, **downstream})
+        "exploding", "model.1", flow(gradient={**up_to("model.0", 1.0), **gradient, **downstream})
     )
     assert found == ("grows", "model.1.tail", (6.0, 3.0, 6.0))
 
@@ -279,7 +279,7 @@ def test_gradient_from_several_readers_is_not_a_rise():
     edges = (*LAYOUT.edges, ("model.0", "model.2"))
     layout = replace(LAYOUT, edges=edges)
     traced = flow(
-        gradient={**upto("model.0", 1e4), **dict.fromkeys(("model.2.bn", "model.2.act"), 1e4)}
+        gradient={**up_to("model.0", 1e4), **dict.fromkeys(("model.2.bn", "model.2.act"), 1e4)}
     )
     assert measured(finding_of("exploding", "model.0"), layout, traced, {}) is None
     assert measured(finding_of("exploding", "model.0"), LAYOUT, traced, {}).kind == "multiplied"
@@ -336,7 +336,7 @@ def test_input_through_blocks_without_parameters():
     blocks = (("model.0", "Conv"), ("model.1", "Own"), ("model.1x", "Scale"), *LAYOUT.blocks[2:])
     edges = (("model.0", "model.1"), ("model.1", "model.1x"), ("model.1x", "model.2"))
     layout = replace(LAYOUT, blocks=blocks, inside=((),) * 5, edges=(*edges, LAYOUT.edges[-1]))
-    calls = list(flow(gradient=upto("model.1", 1e-6)).calls)
+    calls = list(flow(gradient=up_to("model.1", 1e-6)).calls)
     at = ORDER.index("model.1") + 1
     scaled = replace(calls[at - 1], module="model.1x", type="Scale", output_rms=1e6)
     calls[at:at] = [scaled]
@@ -348,7 +348,7 @@ def test_input_through_blocks_without_parameters():
 
 def test_normalization_that_divides_by_a_large_input():
     """The small gradient at its input belongs to the output that is too large."""
-    lost = upto("model.1", 1e-6)
+    lost = up_to("model.1", 1e-6)
     large = {"model.1.tail.5": 1.0, "model.1": 1e6}
     found = cause("vanishing", "model.1", flow(gradient=lost, rms=large))
     assert found == ("scaled_forward", "model.1", (1.0, 1e6))
@@ -360,14 +360,14 @@ def test_normalization_that_divides_by_a_large_input():
 
 
 def test_normalization_without_a_large_output_upstream():
-    found = cause("vanishing", "model.1", flow(gradient=upto("model.1", 1e-6)))
+    found = cause("vanishing", "model.1", flow(gradient=up_to("model.1", 1e-6)))
     assert found == ("falls", "model.2.bn", (6.0,))
-    small = flow(gradient=upto("model.1", 1e-6), rms=dict.fromkeys(("model.2.bn",), 1e-6))
+    small = flow(gradient=up_to("model.1", 1e-6), rms=dict.fromkeys(("model.2.bn",), 1e-6))
     assert cause("vanishing", "model.1", small)[0] == "scaled_forward"
 
 
 def test_dead_activation_explains_high_norms_from_amplified_noise():
-    traced = flow(gradient=upto("model.0", 1e8), zero={"model.2.act": 1.0})
+    traced = flow(gradient=up_to("model.0", 1e8), zero={"model.2.act": 1.0})
     assert cause("total_high", WHOLE, traced) == ("zero", "model.2.act", (1.0, 1.0))
 
 
@@ -383,7 +383,7 @@ def test_activation_with_zero_inputs_is_not_their_cause():
 
 @pytest.mark.parametrize("share", [ZERO - 0.01, ZERO])
 def test_zero_gradient_upstream_of_an_activation(share):
-    traced = flow(gradient=upto("model.2.bn", 0.0), zero={"model.2.act": share})
+    traced = flow(gradient=up_to("model.2.bn", 0.0), zero={"model.2.act": share})
     kind, name, values = cause("dead", "model.2", traced)
     assert name == "model.2.act"
     found = measured(finding_of("dead", "model.2"), LAYOUT, traced, {})
@@ -392,7 +392,7 @@ def test_zero_gradient_upstream_of_an_activation(share):
 
 
 def test_zero_gradient_between_two_layers():
-    assert cause("dead", "model.1", flow(gradient=upto("model.1.a", 0.0))) == (
+    assert cause("dead", "model.1", flow(gradient=up_to("model.1.a", 0.0))) == (
         "zeroed",
         "model.1",
         (0.0,),
@@ -400,7 +400,7 @@ def test_zero_gradient_between_two_layers():
 
 
 def test_zero_fraction_of_an_output_without_slope():
-    gradient = upto("model.1.tail.5", 0.0)
+    gradient = up_to("model.1.tail.5", 0.0)
     own = {"gradient": {**gradient, "model.1.tail": 0.0, "model.1": 1.0}}
     assert cause("dead", "model.1", flow(**own, zero={"model.1": 0.3})) == (
         *("zeroed", "model.1"),
@@ -411,7 +411,7 @@ def test_zero_fraction_of_an_output_without_slope():
 
 
 def test_zeros_before_a_normalization_belong_to_its_input():
-    gradient = {**upto("model.1", 0.0), "model.2.conv": 1.0}
+    gradient = {**up_to("model.1", 0.0), "model.2.conv": 1.0}
     traced = flow(gradient=gradient, zero={"model.2.conv": 1.0})
     assert cause("dead", "model.1", traced) == ("zeroed", "model.2.bn", (1.0,))
 
@@ -432,7 +432,7 @@ def test_most_saturated_activation_of_a_module():
 
 
 def test_detach_between_two_layers():
-    found = cause("no_gradient", "model.1.a", flow(gradient=upto("model.1.a", None)))
+    found = cause("no_gradient", "model.1.a", flow(gradient=up_to("model.1.a", None)))
     assert found == ("cut", "model.1", ())
 
 
@@ -477,7 +477,7 @@ def test_first_nonfinite_output():
 
 
 def test_weights_spoiled_by_a_step_are_not_a_cause():
-    assert cause("nonfinite", "model.1", flow(largest=upto("model.3", NAN))) is None
+    assert cause("nonfinite", "model.1", flow(largest=up_to("model.3", NAN))) is None
 
 
 @pytest.mark.parametrize(
@@ -500,13 +500,13 @@ def test_judge_with_a_more_direct_measurement_is_kept(kind, names, is_kept):
 
 @pytest.mark.parametrize("value", [NAN, float("inf")])
 def test_nonfinite_gradient_nearest_to_the_loss(value):
-    traced = flow(gradient=upto("model.1.tail.1", value))
+    traced = flow(gradient=up_to("model.1.tail.1", value))
     assert cause("nonfinite", "model.1", traced) == (
         "not_finite_gradient",
         "model.1.tail.2",
         (0.0,),
     )
-    assert cause("nonfinite", "model.1", flow(gradient=upto("model.3", value))) is None
+    assert cause("nonfinite", "model.1", flow(gradient=up_to("model.3", value))) is None
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Where a NaN came from, judged by what was still finite, and how the finding words it."""
+"""Where a NaN came from, judged by what was still finite, and the wording of the finding."""
 
 from dataclasses import replace
 

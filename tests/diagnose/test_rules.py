@@ -271,7 +271,7 @@ SILENT = {
         "detached branches send nothing": lasting(5, {**LOW, **dict.fromkeys(DETACHED, 1.0)}),
         "no gradient of a consumer arrives": lasting(5, dict.fromkeys(BLOCKS, 1e-3)),
         "in front of a small explosion": blocks(5, b0=10**-0.49, b1=10**-0.49, b2=1e6),
-        "the norm layer tells that a gradient arrives": lasting(5, {"model.2.conv": 1e-3}),
+        "the norm layer shows that a gradient arrives": lasting(5, {"model.2.conv": 1e-3}),
         "in front of one without a norm": blocks(9, b0=0.2, b1=np.nan),
         "windows without its norm do not count": LOST,
         "in front of a dead block": lasting(9, {"model.0": 1e-9}, zero=inside(NET, "model.1")),

@@ -14,7 +14,7 @@ from places import SHARED
 TRACES = SHARED / "traces"
 
 pytestmark = pytest.mark.skipif(
-    not TRACES.is_dir(), reason="the recordings lie beside the repository, not in it"
+    not TRACES.is_dir(), reason="the recordings are next to the repository, not in it"
 )
 
 NAMES = tuple(path.stem for path in sorted(TRACES.glob("*.npz")))

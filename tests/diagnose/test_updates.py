@@ -49,34 +49,37 @@ def test_parameter_of_the_model_itself_is_named_as_the_model():
 
 
 def test_module_without_updates_is_named_with_others_in_its_block():
-    windows = [small(resting(n, CONV, BN, "model.2.conv"), BN, "model.2.conv") for n in (1, 2, 3)]
+    windows = [
+        with_tiny_gradients(resting(n, CONV, BN, "model.2.conv"), BN, "model.2.conv")
+        for n in (1, 2, 3)
+    ]
     assert [alert.module for alert in fired(windows, "not_updated")] == [CONV, BN]
 
 
-def small(one, *names):
+def with_tiny_gradients(one, *names):
     """A window in which these modules have a gradient too small to change a float32 weight."""
     norms = one.norm_min.copy()
     norms[[NET.modules.index(name) for name in names]] = 1e-6
     return replace(one, norm_min=norms)
 
 
-def three(**changes):
+def resting_windows(**changes):
     return [resting(n, CONV, **changes) for n in (1, 2, 3)]
 
 
 @pytest.mark.parametrize(
     "windows",
     [
-        three()[:2],
-        three(ratio=1e-12),
-        three(lr=0.0),
-        three(lr=1e-9),
-        three(zero=[CONV]),
-        three(none=[CONV]),
-        three(unknown=[CONV]),
-        [*three()[:2], resting(3)],
-        [replace(one, losses=()) for one in three()],
-        [small(one, CONV) for one in three()],
+        resting_windows()[:2],
+        resting_windows(ratio=1e-12),
+        resting_windows(lr=0.0),
+        resting_windows(lr=1e-9),
+        resting_windows(zero=[CONV]),
+        resting_windows(none=[CONV]),
+        resting_windows(unknown=[CONV]),
+        [*resting_windows()[:2], resting(3)],
+        [replace(one, losses=()) for one in resting_windows()],
+        [with_tiny_gradients(one, CONV) for one in resting_windows()],
         [resting(n, *NET.modules) for n in (1, 2, 3)],
         [
             resting(n, *inside(NET, *(f"model.{b}" for b in (0, 1, 2, 4)), "model.6"))
@@ -90,7 +93,7 @@ def test_healthy_reasons_for_a_module_without_updates(windows):
 
 def test_windows_without_a_measured_update_do_not_count():
     unread = [replace(net(n), update_ratio=np.full(len(NET.modules), np.nan)) for n in range(9)]
-    windows = [one for each in three() for one in (each, *unread)]
+    windows = [one for each in resting_windows() for one in (each, *unread)]
     assert [alert.module for alert in fired(windows, "not_updated")] == [CONV]
 
 
@@ -98,7 +101,8 @@ def test_group_with_a_rate_of_zero_is_a_notice_and_no_alarm():
     groups = (Group(0.1, 0.0, 9, 90), Group(0.0, 0.0, 1, 10))
     moved = Optimizer("SGD", groups, zero_rate=(f"{CONV}.weight",))
     windows = [
-        replace(o, losses=(*o.losses, replace(o.losses[0], item="lr/1", min=0.0))) for o in three()
+        replace(o, losses=(*o.losses, replace(o.losses[0], item="lr/1", min=0.0)))
+        for o in resting_windows()
     ]
     assert not fired(windows, "not_updated", optimizer=moved)
     detector = Detector(NET, Thresholds(), {})
@@ -110,7 +114,7 @@ def test_group_with_a_rate_of_zero_is_a_notice_and_no_alarm():
 
 
 def test_expected_update_includes_the_clip():
-    windows = [costing(one, lr=1e-3) for one in three()]
+    windows = [costing(one, lr=1e-3) for one in resting_windows()]
     assert fired(windows, "not_updated")
     loud = [replace(one, norm_max=one.norm_max * 1000) for one in windows]
     assert not fired(loud, "not_updated")

@@ -108,7 +108,7 @@ def compiled_inside(part=0):
     return model
 
 
-def taught():
+def with_teacher():
     return Net(
         teacher_model=ultralytics_like().requires_grad_(requires_grad=False),
         student_model=ultralytics_like(),
@@ -156,7 +156,11 @@ def sizes_by_path(model):
 
 MODELS = (
     *(chain, ultralytics_like, shared, tied, partly_frozen, own_parameter, compiled_inside),
-    *(lambda: Wrapper("module", Wrapper("_orig_mod", ultralytics_like())), taught, yolo_model),
+    *(
+        lambda: Wrapper("module", Wrapper("_orig_mod", ultralytics_like())),
+        with_teacher,
+        yolo_model,
+    ),
 )
 
 
@@ -491,7 +495,7 @@ def assert_reads_as_its_student(found, student):
 
 
 def test_frozen_teacher_is_omitted_and_the_projector_is_kept():
-    found, _ = read(taught())
+    found, _ = read(with_teacher())
     plain = assert_reads_as_its_student(found, ultralytics_like())
     assert found.parameters[0] == plain.parameters[0] + 12
 

@@ -60,20 +60,20 @@ def expected_windows(steps, *, interval=1, epoch=10**9, anomalies=()):
     left, renewed = 10.0, 50
     for step in range(1, steps + 1, interval):
         is_bad = step in anomalies
-        begins, was_bad = is_bad and not was_bad, is_bad
-        if begins and step > fine_until:
+        starts, was_bad = is_bad and not was_bad, is_bad
+        if starts and step > fine_until:
             left = min(10.0, left + 3 * log2(max(1.0, step / renewed)))
             renewed = max(renewed, step)
             if left >= 5:
                 left -= 1
                 fine_until = step + 10 * interval
-        if begins and first < step:
+        if starts and first < step:
             windows.append((first, step - interval))
-        first = step if begins else first
+        first = step if starts else first
         held = step - first + interval
         # the next step is in another epoch
         ends = (step + interval - 1) // epoch > (step - 1) // epoch
-        if begins or step <= fine_until or 50 * held >= step or ends:
+        if starts or step <= fine_until or 50 * held >= step or ends:
             windows.append((first, step))
             first = step + interval
     return windows if first > step else [*windows, (first, step)]
@@ -319,11 +319,11 @@ def test_spoiled_steps_far_apart_use_up_the_stretches():
 def test_spoiled_step_closes_its_window_even_without_stretches(norms, lasts):
     before, first = level_samples([1.0] * 500), FAR + 500
     bad = [sample(first + i, norms, size=2) for i in range(lasts)]
-    begins = []
+    starts = []
     rollup = exhausted(Rollup(ONE_BLOCK))
     for one in [*before, *bad, *level_samples([1.0], first + lasts)]:
-        begins += [(w.step_first, w.step_last, one.step) for w in rollup.add([one])]
-    assert begins == [(FAR, first - 1, first), (first, first, first)]
+        starts += [(w.step_first, w.step_last, one.step) for w in rollup.add([one])]
+    assert starts == [(FAR, first - 1, first), (first, first, first)]
     assert spans(rollup.close()) == [(first + 1, first + lasts)]
 
 

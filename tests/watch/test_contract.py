@@ -292,13 +292,13 @@ def test_optimizer_that_calls_its_parent_is_watched(tmp_path, warned):
         def step(self, closure=None):
             return super().step(closure)
 
-    def exchange(trainer):
+    def swap_optimizer(trainer):
         torch.optim.SGD(trainer.model.parameters(), lr=0.01)
         trainer.optimizer = Mine(trainer.model.parameters(), lr=0.01)
         trainer.optimizer.param_groups[0]["initial_lr"] = 0.01
 
     watch = GradWatch(live=False)
-    train(tmp_path, watch=watch, calls=[("on_pretrain_routine_end", exchange)])
+    train(tmp_path, watch=watch, calls=[("on_pretrain_routine_end", swap_optimizer)])
     assert warned() == []
     assert watch.report().steps == 2
 

@@ -31,7 +31,7 @@ SHELLS = {
     "watch.ultralytics.contract.shows_bar": "costs the panel only, with a warning",
     "watch.ultralytics.contract._Probe.progress": "a bar swallows what its stream raises",
     "watch.ultralytics.contract._Probe.write": "as above",
-    "watch.ultralytics.hooks._Unaware.__call__": "a callback of somebody else's from here on",
+    "watch.ultralytics.hooks._Unaware.__call__": "someone else's callback from here on",
     "views.terminal.stand_in.StandIn.write": "a stream of the user's from here on; it asks the net",
     "views.terminal.stand_in.StandIn.progress": "as above",
     "views.terminal.stand_in.StandIn.is_drawn": "two comparisons, for both",
@@ -81,14 +81,19 @@ def running():
         if event == "call" and frame.f_code in names:
             counts[bool(phase)][names[frame.f_code]] += 1
 
-    def turn(trainer):
+    def enter_second_phase(trainer):
         phase.extend([1] * (trainer.epoch > 0))
 
-    begin = ("on_pretrain_routine_start", lambda _trainer: sys.setprofile(note))
+    start_profiling = ("on_pretrain_routine_start", lambda _trainer: sys.setprofile(note))
     watch = GradWatch(live=True)
     try:
         with TemporaryDirectory() as folder:
-            run(Path(folder), watch=watch, first=[begin], calls=[("on_train_epoch_start", turn)])
+            run(
+                Path(folder),
+                watch=watch,
+                first=[start_profiling],
+                calls=[("on_train_epoch_start", enter_second_phase)],
+            )
     finally:
         sys.setprofile(None)
     assert [finding.rule for finding in watch.report().findings] == ["nonfinite"]
@@ -155,7 +160,7 @@ def test_error_in_any_of_our_functions_affects_only_the_watch(
         if place.startswith(f"{room}."):
             try:
                 check(tmp_path / place, caplog, place, live=True, later=later)
-            except Exception as error:  # noqa: BLE001  # all places are told, not only the first
+            except Exception as error:  # noqa: BLE001  # report all places, not only the first
                 failed[place] = f"{type(error).__name__}: {error}"
     gc.collect()
     assert failed == {}

@@ -24,11 +24,11 @@ def train(folder, *names, python=sys.executable, stand_ins=True, watched=True):
     """Train with these integrations; exit code, last printed line, and standard error."""
     folder.mkdir(parents=True, exist_ok=True)
     options = {**TINY, "model": small(), "data": shapes(), "project": str(folder)}
-    hides = ("PYTEST_", "GITHUB_", "RUNNER_OS")
+    hidden = ("PYTEST_", "GITHUB_", "RUNNER_OS")
     done = subprocess.run(
         [python, INTEGRATED, json.dumps({**options, "watched": watched}), *names],
         env={
-            **{name: value for name, value in os.environ.items() if not name.startswith(hides)},
+            **{name: value for name, value in os.environ.items() if not name.startswith(hidden)},
             "PYTHONPATH": os.pathsep.join(map(str, [STAND_INS, OURS] if stand_ins else [OURS])),
             "YOLO_CONFIG_DIR": str(folder / "config"),
         },
@@ -50,7 +50,7 @@ def test_ultralytics_calls_the_dvclive_stand_in(tmp_path):
 
 
 @pytest.mark.train
-def test_picture_goes_to_wandb_but_not_to_dvclive_which_would_fail(tmp_path):
+def test_picture_goes_to_wandb_but_not_to_dvclive(tmp_path):
     code, pictures, said = train(tmp_path, "dvc", "wandb")
     assert code == 0, said
     assert pictures == {"dvclive": [], "wandb": ["gradwatch/flow", "gradwatch"]}
@@ -77,7 +77,7 @@ def with_dvclive(tmp_path_factory):
 @pytest.mark.train
 @pytest.mark.full
 @pytest.mark.parametrize("has_repository", [False, True])
-def test_real_dvclive(tmp_path, with_dvclive, has_repository):
+def test_dvclive_itself(tmp_path, with_dvclive, has_repository):
     if has_repository:
         someone = ("-c", "user.name=a", "-c", "user.email=a@example.org")
         for command in (

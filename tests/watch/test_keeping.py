@@ -84,7 +84,7 @@ def test_follower_reads_the_same_message(tmp_path):
     assert changes[0].finding.kept == Kept(3, 6)
 
 
-def fail(_source, target):
+def fill_disk(_source, target):
     """Simulate a full disk after half of the copy."""
     target.write_bytes(b"half")
     raise OSError(errno.ENOSPC, "No space left on device")
@@ -93,7 +93,7 @@ def fail(_source, target):
 @pytest.mark.parametrize(
     "broken",
     [
-        (keeping, "_copy", fail),
+        (keeping, "_copy", fill_disk),
         (keeping, "_free", lambda _folder: 0.0),
         (checkpoints, "last_of", lambda trainer: trainer.save_dir / "none.pt"),
         (checkpoints, "is_storable", lambda trainer: trainer.no_such_thing),

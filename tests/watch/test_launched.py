@@ -163,13 +163,13 @@ def test_launch_is_reported_before_it_is_prepared(tmp_path, monkeypatch):
         return "command", "file"
 
     monkeypatch.setattr(engine, "generate_ddp_command", prepare)
-    undo = ddp.before_launch(lambda trainer: calls.append(("told", trainer)))
+    undo = ddp.before_launch(lambda trainer: calls.append(("reported", trainer)))
     assert engine.generate_ddp_command(1) == ("command", "file")
     undo()
     assert engine.generate_ddp_command is prepare
     undo()
     assert engine.generate_ddp_command is prepare
-    assert calls == [("told", 1), ("prepared", 1)]
+    assert calls == [("reported", 1), ("prepared", 1)]
 
 
 def test_watch_attached_to_a_launching_trainer_is_notified(tmp_path):

@@ -258,7 +258,7 @@ def test_run_is_the_same_however_many_steps_are_processed_together(tmp_path, clo
         assert 3 <= len(lacking) < 40
 
 
-def drops(folder):
+def recording_with_a_drop(folder):
     """A recorder whose gradient drops for good while steps of many windows wait."""
     recording = Recording(folder)
     take(recording, range(1, 40))
@@ -268,7 +268,7 @@ def drops(folder):
 
 
 def test_finding_is_reported_at_the_newest_step_seen(tmp_path, clock):
-    recording = drops(tmp_path)
+    recording = recording_with_a_drop(tmp_path)
     recording.close()
     run = load_run(tmp_path)
     (finding,) = recording.report().findings
@@ -281,7 +281,7 @@ def test_finding_is_reported_at_the_newest_step_seen(tmp_path, clock):
 
 
 def test_report_step_defaults_to_the_end_of_the_window(tmp_path, clock):
-    drops(tmp_path).close()
+    recording_with_a_drop(tmp_path).close()
     run = load_run(tmp_path)
     (finding,) = run.report(replace(run.thresholds, collapse=2.5)).findings
     assert finding.episodes[0].reported == 47
@@ -294,7 +294,7 @@ def test_report_step_defaults_to_the_end_of_the_window(tmp_path, clock):
 
 
 def test_resumed_run_keeps_when_its_findings_were_reported(tmp_path, clock):
-    first = drops(tmp_path)
+    first = recording_with_a_drop(tmp_path)
     first.close()
     second = Recording(tmp_path, resumes=True)
     assert second.report().findings == first.report().findings
@@ -320,7 +320,7 @@ def test_each_episode_is_written_and_calls_the_user_at_its_start(tmp_path, clock
     assert run.report().findings == recording.report().findings
 
 
-def served(folder, **options):
+def run_with_two_nans(folder, **options):
     """A run of six steps with a non-finite module in two of them."""
     bad = {2: alone(0, np.nan), 4: alone(1, np.nan)}
     run_of(folder, [bad.get(step, 1.0) for step in range(1, 7)], **options)
@@ -333,7 +333,7 @@ def test_on_finding_that_raises_costs_one_warning(tmp_path, clock, caplog):
         found.append(finding)
         raise RuntimeError("mail server is down")
 
-    served(tmp_path, on_finding=notify)
+    run_with_two_nans(tmp_path, on_finding=notify)
     assert list(load_run(tmp_path).alerts["event"]) == ["start"]
     assert len(found) == 1
     assert len(told(caplog)) == 1
@@ -345,7 +345,7 @@ def test_ctrl_c_in_the_users_function_ends_the_training(tmp_path, clock, error):
         raise error
 
     with pytest.raises(error):
-        served(tmp_path, on_finding=notify)
+        run_with_two_nans(tmp_path, on_finding=notify)
 
 
 @pytest.fixture

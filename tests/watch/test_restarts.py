@@ -169,8 +169,8 @@ def test_batch_that_did_not_fit_is_not_part_of_the_next_step(way, tmp_path, orac
     needs(BaseTrainer, "_oom_retries")
     calls = [("on_train_start", starve(1)), spoil("model.1.conv.weight", at=2)]
     _, run = watched(way, tmp_path, oracle, calls=calls, imgsz=64, epochs=1)
-    made_of = json.loads((run.folder / "gradwatch/evidence/step-00002.json").read_text())
-    assert {len(batch) for batch in made_of["images"]} == {2}
+    evidence = json.loads((run.folder / "gradwatch/evidence/step-00002.json").read_text())
+    assert {len(batch) for batch in evidence["images"]} == {2}
 
 
 def test_out_of_memory_after_the_first_epoch_fails_as_without_the_watch(faked, tmp_path, oracle):

@@ -100,12 +100,12 @@ def test_loss_whose_gradient_clipping_zeroes_is_found_at_its_first_step(way, tmp
             value, items = inner(*args, **options)
             return value * (1e36 if len(calls) >= first else 1.0), items
 
-        def see(*_args):
+        def record_gradients(*_args):
             gradients = (p.grad for p in trainer.model.parameters() if p.grad is not None)
             learned.append(any(bool(gradient.any()) for gradient in gradients))
 
         trainer.model.loss = loss
-        trainer.optimizer.register_step_pre_hook(see)
+        trainer.optimizer.register_step_pre_hook(record_gradients)
 
     options = {"images": 20, "epochs": 2, "calls": [("on_train_start", scale_loss)]}
     options |= {"model": "yolo26n.yaml", "imgsz": 64}  # whose norm is in the thousands

@@ -187,11 +187,11 @@ def sweeps(folder, trials, *ways):
     options = {**TINY, "model": small(), "data": shapes(16), "project": str(folder), "epochs": 2}
     options |= {"val": True, "warmup_epochs": 0}
     del options["name"], options["exist_ok"]
-    hides = ("PYTEST_", "GITHUB_", "RUNNER_OS")  # with these, Ultralytics reports nothing
+    hidden = ("PYTEST_", "GITHUB_", "RUNNER_OS")  # with these, Ultralytics reports nothing
     done = subprocess.run(
         [sys.executable, TESTS / "ray_sweeps.py", json.dumps(options), str(trials), *ways],
         env={
-            **{name: value for name, value in os.environ.items() if not name.startswith(hides)},
+            **{name: value for name, value in os.environ.items() if not name.startswith(hidden)},
             "PYTHONPATH": str(TESTS.parent),
             "YOLO_CONFIG_DIR": str(folder / "config"),
             "RAY_USAGE_STATS_ENABLED": "0",

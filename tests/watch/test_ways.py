@@ -161,13 +161,13 @@ def test_data_sets_in_series_from_the_command_line(tmp_path, oracle, monkeypatch
     """With spaces in the paths; otherwise Ultralytics trains each with its own command."""
     watches, begin = set(), Attachment.on_begin
 
-    def begin_seen(self, trainer):
+    def recording_begin(self, trainer):
         watches.add(self)
         begin(self, trainer)
         if oracle.take_model not in trainer.callbacks["on_train_start"]:
             trainer.add_callback("on_train_start", oracle.take_model)
 
-    monkeypatch.setattr(Attachment, "on_begin", begin_seen)
+    monkeypatch.setattr(Attachment, "on_begin", recording_begin)
     folder = tmp_path / "two sets"
     sets = [shapes(8), shapes(12)]
     arguments = {**TINY, "data": sets, "project": folder, "exist_ok": False}
