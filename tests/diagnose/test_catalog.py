@@ -1,4 +1,4 @@
-"""What holds for every row of the catalogue, whatever the rule."""
+"""What holds for every row of the catalogue."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ NOTICES = [name for name, rule in RULES.items() if rule.severity == "notice"]
 LIMITED = [name for name, rule in RULES.items() if rule.threshold]
 
 JUDGED = [name for name in RULES if name not in ("nonfinite", "amp_overflow", "loss_nonfinite")]
-"""Rules that go on over steps which AMP skipped."""
+"""Rules that keep their state across steps skipped by AMP."""
 
 
 STARTED = ("large_weights", "initial_loss", "total_low", "converged", "stray_step")
-"""Rules that compare with how the run began."""
+"""Rules that compare with the start of the run."""
 
 LATER = range(90, 112)
 
 # --- the rows -------------------------------------------------------------------------------------
 
 
-def test_every_rule_has_a_run_that_fires_it_and_a_case_for_its_words():
+def test_every_rule_has_a_run_that_fires_it_and_a_case_for_its_wording():
     assert list(RUNS) == list(RULES)
     assert set(WORDED) == set(RULES)
 
 
-def test_every_row_fits_the_others():
+def test_rows_are_consistent():
     names = {field.name for field in fields(Thresholds)}
     used = {rule.threshold for rule in RULES.values()} - {""}
     assert used == names
@@ -50,7 +50,7 @@ def test_every_row_fits_the_others():
         assert rule.words.__name__ == f"{name}_words"
 
 
-def test_the_windows_that_a_rule_needs_follow_the_limits():
+def test_window_count_of_a_rule_follows_the_limits():
     limits = Thresholds(dead_windows=7, dead_branch_windows=9)
     for name, rule in RULES.items():
         is_patience = rule.unit == "windows" and rule.threshold
@@ -58,7 +58,7 @@ def test_the_windows_that_a_rule_needs_follow_the_limits():
         assert rule.needs(limits) == own
 
 
-def test_the_page_of_files_names_the_rules_that_keep_evidence():
+def test_files_page_lists_the_rules_that_keep_evidence():
     (sentence,) = re.findall(
         r"step-N+\.json` is written for (.*)\s\(at most", FILES.read_text("utf-8")
     )
@@ -70,7 +70,7 @@ def test_the_page_of_files_names_the_rules_that_keep_evidence():
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_rule_fires_with_as_many_windows_as_it_needs_and_no_other_does(rule):
+def test_rule_fires_alone_after_the_windows_it_needs(rule):
     run = RUNS[rule]
     *before, (alert,) = feed(run.windows, FIVE, **run.given)
     assert len(run.windows) == RULES[rule].needs(FIVE)
@@ -85,7 +85,7 @@ def test_a_rule_fires_with_as_many_windows_as_it_needs_and_no_other_does(rule):
 
 
 @pytest.mark.parametrize("rule", LIMITED)
-def test_a_rule_just_below_its_limit_at_it_and_just_above_it(rule):
+def test_rule_just_below_at_and_just_above_its_limit(rule):
     run, field = RUNS[rule], RULES[rule].threshold
     (alert,) = fired(run.windows, rule, FIVE)
     is_count = isinstance(getattr(FIVE, field), int)
@@ -95,7 +95,7 @@ def test_a_rule_just_below_its_limit_at_it_and_just_above_it(rule):
         assert [one.limit for one in found] == [limit] * fires
 
 
-def test_only_a_rule_without_a_limit_is_not_tested_at_one():
+def test_every_rule_with_a_limit_is_tested_at_it():
     assert [name for name, run in RUNS.items() if run.fires] == LIMITED
 
 
@@ -103,7 +103,7 @@ def test_only_a_rule_without_a_limit_is_not_tested_at_one():
 
 
 @pytest.mark.parametrize("rule", JUDGED)
-def test_windows_that_amp_skipped_neither_begin_nor_end_anything(rule):
+def test_windows_skipped_by_amp_start_and_end_nothing(rule):
     windows = RUNS[rule].windows
     loud = {WHOLE: 1e9, "model.1": 1e9, "model.4": 1e-9}
     skipped = net(99, loud, skipped=1, unknown=inside(NET, "model.0"))
@@ -116,7 +116,7 @@ def test_windows_that_amp_skipped_neither_begin_nor_end_anything(rule):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_rule_holds_as_long_as_its_cause_and_no_longer(rule):
+def test_rule_holds_exactly_as_long_as_its_cause(rule):
     windows = RUNS[rule].windows
     more = [replace(windows[-1], step_first=90 + n) for n in range(4)]
     alerts = feed([*windows, *more], FIVE, **RUNS[rule].given)[-5:]
@@ -128,7 +128,7 @@ def test_a_rule_holds_as_long_as_its_cause_and_no_longer(rule):
 
 
 @pytest.mark.parametrize("rule", [r for r in JUDGED if r not in {"spike", "collapse", *STARTED}])
-def test_a_rule_finds_its_cause_also_in_a_training_that_was_healthy(rule):
+def test_rule_finds_its_cause_after_a_healthy_start(rule):
     before = [weighing(step - 1000, 5) for step in range(20)]
     begun = [
         replace(one, step_first=one.step_first + 1000, step_last=one.step_last + 1000)
@@ -140,7 +140,7 @@ def test_a_rule_finds_its_cause_also_in_a_training_that_was_healthy(rule):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_wide_windows_are_known_by_their_first_step(rule):
+def test_wide_windows_report_their_first_step(rule):
     counts = ("steps", "skipped", "nonfinite", "zero", "none")
     wide = [
         replace(
@@ -157,34 +157,34 @@ def test_wide_windows_are_known_by_their_first_step(rule):
     assert (alert.epoch, alert.step) == (7, 200 * RUNS[rule].step)
 
 
-# --- the words that options take ------------------------------------------------------------------
+# --- alarm names in options -----------------------------------------------------------------------
 
 
-def test_alarms_are_the_rules_and_kinds_that_are_no_notice():
+def test_alarms_are_all_rules_and_kinds_except_notices():
     kinds = {rule.kind for rule in RULES.values()} - {""}
     assert list(ALARMS) == sorted({*RULES, *kinds} - set(NOTICES))
 
 
-def test_alarms_that_an_option_names_are_taken_in_their_order():
+def test_alarms_keep_the_order_of_the_option():
     assert alarms("stop_on", ["vanishing", "dead"]) == ("vanishing", "dead")
     assert alarms("stop_on", iter(ALARMS)) == ALARMS
     assert alarms("stop_on", ()) == ()
 
 
 @pytest.mark.parametrize("word", [*NOTICES, "", "Dead", "slow"])
-def test_an_alarm_that_is_none_is_refused(word):
+def test_unknown_alarm_is_refused(word):
     expected = rf"^stop_on: '{word}' is not one of {', '.join(ALARMS)}$"
     with pytest.raises(ValueError, match=expected):
         alarms("stop_on", ["dead", word])
 
 
-def test_a_single_text_is_no_list_of_alarms():
+def test_single_string_is_not_a_list_of_alarms():
     with pytest.raises(TypeError, match=r"^--fail-on must be a list or tuple .*'dead'$"):
         alarms("--fail-on", "dead")
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_finding_matches_its_rule_and_its_kind_and_a_notice_nothing(rule):
+def test_finding_matches_its_rule_and_kind_and_notice_matches_nothing(rule):
     row = RULES[rule]
     finding = Finding(1, rule, row.severity, "model.1", ("model.1",), (), 0.0, "")
     for word in (*RULES, *ALARMS, ""):

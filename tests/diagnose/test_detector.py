@@ -16,11 +16,11 @@ FEW = settings(LAWS, max_examples=15)
 
 
 STARTED = ("large_weights", "initial_loss", "total_low", "converged", "stray_step")
-"""Rules that compare with how the run began, which a restart does not change."""
+"""Rules that compare with the start of the run, which a restart does not change."""
 
 
-def forgetful(before, after):
-    """The alerts of windows before which the others were forgotten."""
+def alerts_after_forgetting(before, after):
+    """The alerts of the windows after a detector forgot the ones before."""
     detector = Detector(NET, Thresholds(), {})
     for one in before:
         detector.update(one)
@@ -28,7 +28,7 @@ def forgetful(before, after):
     return [detector.update(one) for one in after]
 
 
-# --- what is remembered ---------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -40,15 +40,19 @@ def forgetful(before, after):
         (skips(12), skips(1, 13)),
     ],
 )
-def test_what_is_forgotten_counts_no_more(before, after):
-    assert forgetful(before, after) == feed(after) != feed([*before, *after])[len(before) :]
+def test_forgotten_windows_no_longer_count(before, after):
+    assert (
+        alerts_after_forgetting(before, after)
+        == feed(after)
+        != feed([*before, *after])[len(before) :]
+    )
 
 
 @FEW
 @given(st.integers(0, 10**6), st.integers(0, 30))
-def test_what_is_forgotten_is_as_if_it_had_not_been(seed, length):
+def test_after_forgetting_the_detector_acts_as_new(seed, length):
     windows = list(anything(seed))
-    both = forgetful(windows[:length], windows[length:]), feed(windows[length:])
+    both = alerts_after_forgetting(windows[:length], windows[length:]), feed(windows[length:])
     found = (
         [[a for a in each if a.rule not in {*STARTED, "small_weights"}] for each in alerts]
         for alerts in both
@@ -60,7 +64,7 @@ def test_what_is_forgotten_is_as_if_it_had_not_been(seed, length):
     ("limits", "kept"),
     [({}, 120), ({"dead_branch_windows": 1}, 120), ({"dead_windows": 180}, 180)],
 )
-def test_memory_is_bounded_and_enough_for_every_rule(limits, kept):
+def test_memory_is_bounded_and_long_enough_for_every_rule(limits, kept):
     detector = Detector(LAYOUT, Thresholds(amp_grace=9, **limits), {})
     for step in range(1, 210):
         detector.update(window(step))
@@ -79,7 +83,7 @@ def test_memory_is_bounded_and_enough_for_every_rule(limits, kept):
 @pytest.mark.slow
 @FEW
 @given(st.integers(0, 10**6), st.integers(0, 30), runs())
-def test_alerts_of_a_prefix_are_a_prefix(seed, length, run):
+def test_alerts_of_a_prefix_are_a_prefix_of_the_alerts(seed, length, run):
     for windows, layout in ((list(anything(seed)), NET), (run[0], LAYOUT)):
         prefix = feed(windows[:length], layout=layout)
         assert prefix == feed(windows, layout=layout)[:length]

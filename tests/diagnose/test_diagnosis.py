@@ -29,7 +29,7 @@ def new(limits=None, layout=LAYOUT):
 
 
 def live(diagnosis, windows, events):
-    """A training as its recorder drives it: an event comes after the windows before it."""
+    """Drive the diagnosis as the recorder does: an event comes after the windows before it."""
     seen = []
     for n, one in enumerate(windows):
         before = windows[n - 1].step_first if n else 0
@@ -51,9 +51,9 @@ BROKEN = ("nonfinite", "none")
 
 
 def levels(step, places):
-    """A window of one step in which blocks, or weights of them, are decades off or `BROKEN`.
+    """A window of one step whose blocks or weights are off by decades, or `BROKEN`.
 
-    The place "" is everything.
+    The place "" is the whole net.
     """
     one = window(step, layout=FORK)
     norms = np.ones(len(FORK.modules), np.float32)
@@ -73,7 +73,7 @@ def levels(step, places):
 # --- windows and events to changes ----------------------------------------------------------------
 
 
-def test_an_unhealthy_run():
+def test_unhealthy_run_starts_and_ends_one_finding():
     diagnosis = new()
     windows = [*DEAD, window(4, zero=[CONV]), *map(window, range(5, 20))]
     assert changes(replay(diagnosis, windows, [START])) == [
@@ -95,7 +95,7 @@ def test_an_unhealthy_run():
         (("b3.c", 4), "leaf_exploding", "model.3.c", ("model.3.c",)),
     ],
 )
-def test_one_unhealthy_place_is_one_finding_of_one_rule(fault, rule, module, modules):
+def test_one_unhealthy_place_gives_one_finding_of_one_rule(fault, rule, module, modules):
     places, offset = fault
     decades = dict.fromkeys(places.split(), float(offset))
     windows = [levels(step, decades) for step in range(1, 40)]
@@ -117,7 +117,7 @@ def test_one_unhealthy_place_is_one_finding_of_one_rule(fault, rule, module, mod
         (0, -4.0, "total_low", 1, 10),
     ],
 )
-def test_a_change_of_the_whole_net_is_one_finding(before, after, rule, since, at):
+def test_change_of_the_whole_net_is_one_finding(before, after, rule, since, at):
     windows = [levels(step, {"": after * (step > before)}) for step in range(1, 60)]
     (change,) = replay(new(layout=FORK), windows, [START], files=FILES)
     assert changes([change]) == [("start", rule, at)]
@@ -125,7 +125,7 @@ def test_a_change_of_the_whole_net_is_one_finding(before, after, rule, since, at
     assert change.finding.evidence == (f"{since}.json" if rule in {"spike", "total_high"} else "")
 
 
-def test_a_nan_that_clipping_spreads_is_one_finding_with_the_file_of_its_step():
+def test_nan_spread_by_clipping_is_one_finding_with_the_file_of_its_step():
     diagnosis = new()
     windows = [*map(window, range(1, 5)), window(5, nonfinite=[CONV])]
     windows += [window(step, nonfinite=LAYOUT.modules) for step in range(6, 30)]
@@ -140,8 +140,8 @@ def test_a_nan_that_clipping_spreads_is_one_finding_with_the_file_of_its_step():
 @pytest.mark.parametrize(
     ("steps", "event", "calm"), [((2, 34), 3, 3), *(((3, 40), event, 40) for event in (4, 8, 40))]
 )
-def test_nan_again_after_an_event_is_its_next_episode(steps, event, calm):
-    """Also where only some steps are captured."""
+def test_nan_after_an_event_starts_the_next_episode(steps, event, calm):
+    """Also when only some steps are captured."""
     first, again = steps
     sound = [window(3)] if first == 2 else []
     windows = [window(first, nonfinite=[CONV]), *sound, window(again, nonfinite=[CONV])]
@@ -152,7 +152,7 @@ def test_nan_again_after_an_event_is_its_next_episode(steps, event, calm):
     assert episodes == [(first, calm), (again, None)]
 
 
-def test_what_a_recovery_has_cured_is_over_with_the_first_window_after_it():
+def test_finding_cured_by_a_recovery_ends_at_the_first_window_after_it():
     diagnosis = new()
     windows = [*DEAD, *map(window, range(4, 12))]
     seen = replay(diagnosis, windows, [START, Event(4, "nan_recovery")])
@@ -162,19 +162,19 @@ def test_what_a_recovery_has_cured_is_over_with_the_first_window_after_it():
 
 @pytest.mark.parametrize("kind", ["resume", "nan_recovery", "oom_restart"])
 @pytest.mark.parametrize(("step", "at"), [(2, 4), (3, 5), (4, 3)])
-def test_two_windows_before_an_event_and_one_after_it_do_not_add_up(kind, step, at):
+def test_windows_before_and_after_an_event_do_not_add_up(kind, step, at):
     windows = [window(n, zero=[CONV]) for n in range(1, 6)]
     assert changes(replay(new(), windows, [START, Event(step, kind)]))[0] == ("start", "dead", at)
 
 
 @pytest.mark.parametrize(("step", "at"), [(2, 20), (3, 30), (8, 30), (10, 30), (11, 10)])
-def test_an_event_between_captured_steps_comes_before_the_next_window(step, at):
+def test_event_between_captured_steps_applies_before_the_next_window(step, at):
     windows = [window(n, zero=[CONV]) for n in (1, 2, 10, 20, 30)]
     seen = replay(new(), windows, [START, Event(step, "resume")])
     assert changes(seen) == [("start", "dead", at)]
 
 
-def test_an_event_after_the_last_window_changes_no_finding():
+def test_event_after_the_last_window_changes_no_finding():
     events = [START, Event(4, "resume")]  # killed before its next window closed
     watched, replayed = new(), new()
     assert replay(replayed, DEAD, events) == live(watched, DEAD, events)
@@ -182,12 +182,12 @@ def test_an_event_after_the_last_window_changes_no_finding():
     assert replayed.findings.all[1].step_end is None
 
 
-def test_thresholds_decide():
+def test_thresholds_set_the_patience():
     assert replay(new(Thresholds(dead_windows=4)), DEAD, [START]) == []
     assert changes(replay(new(Thresholds(dead_windows=2)), DEAD, [START])) == [("start", "dead", 2)]
 
 
-def test_a_resume_in_a_new_process_tells_what_the_replay_tells():
+def test_resume_in_a_new_process_reports_the_same_as_a_replay():
     windows = [*DEAD, *(window(step, zero=[CONV]) for step in range(4, 8))]
     resume = Event(4, "resume")
     first, second = new(), new()
@@ -205,9 +205,9 @@ def test_a_resume_in_a_new_process_tells_what_the_replay_tells():
 
 @st.composite
 def journeys(draw):
-    """Windows of FORK whose blocks and weights move by decades for a while, and events."""
+    """Windows of FORK whose blocks and weights move by decades for a while, with events."""
     places = st.sampled_from(["", "b0", "b1", "b2", "b3", "b4", "b1.b", "b3.c"])
-    states = st.sampled_from(  # what is not finite hides all the rest
+    states = st.sampled_from(  # non-finite values hide everything else
         [0.0, -4.0, 4.0, 8.0, -9.0, -np.inf, "none", *(BROKEN if draw(st.booleans()) else ())]
     )
     windows, events = [], [START]
@@ -229,7 +229,7 @@ CASES = st.one_of(
 
 @LAWS
 @given(CASES, st.integers(0, 60))
-def test_a_replay_finds_what_the_live_run_found_and_of_a_part_the_first_of_it(case, length):
+def test_replay_matches_the_live_run_and_its_prefix_matches_a_prefix(case, length):
     layout, (windows, events) = case
     watched, replayed = new(layout=layout), new(layout=layout)
     whole = live(watched, windows, events)
@@ -242,7 +242,7 @@ def test_a_replay_finds_what_the_live_run_found_and_of_a_part_the_first_of_it(ca
 
 @LAWS
 @given(CASES)
-def test_each_finding_tells_its_episodes_in_order(case):
+def test_findings_keep_their_episodes_in_order(case):
     layout, (windows, events) = case
     diagnosis = new(layout=layout)
     seen = replay(diagnosis, windows, events)
@@ -257,8 +257,8 @@ def test_each_finding_tells_its_episodes_in_order(case):
             assert [one.change for one in own] == ["start"]
         else:
             whole = ["start", "end"] * count
-            story = [one.change for one in own if one.change != "worse"]
-            assert story == (whole if finding.step_end is not None else whole[:-1])
+            history = [one.change for one in own if one.change != "worse"]
+            assert history == (whole if finding.step_end is not None else whole[:-1])
         assert all(episode.step <= episode.reported for episode in finding.episodes)
         for episode, following in pairwise(finding.episodes):
             assert episode.step < episode.step_end <= following.step
@@ -272,7 +272,7 @@ def test_each_finding_tells_its_episodes_in_order(case):
 
 @LAWS
 @given(CASES)
-def test_nothing_begins_while_a_nan_lasts(case):
+def test_nothing_starts_while_a_nan_lasts(case):
     layout, (windows, events) = case
     lasting = set()
     for one in replay(new(layout=layout), windows, events):
@@ -283,7 +283,7 @@ def test_nothing_begins_while_a_nan_lasts(case):
 
 @LAWS
 @given(runs())
-def test_all_is_over_some_healthy_windows_later(run):
+def test_everything_ends_after_some_healthy_windows(run):
     windows, events = run
     diagnosis = new()
     replay(diagnosis, windows, events)
@@ -291,15 +291,15 @@ def test_all_is_over_some_healthy_windows_later(run):
     for step in range(last + 1, last + 2 + CALM_STEPS):
         diagnosis.update(window(step))
     lasting = [f for f in diagnosis.findings.all.values() if f.step_end is None]
-    # A trunk without a gradient since an event and comes to life is above all that was before.
+    # A trunk that had no gradient since an event and revives is above everything before it.
     assert all(f.severity == "notice" or f.rule == "spike" for f in lasting)
 
 
-# --- what a run was too short for -----------------------------------------------------------------
+# --- rules that a run was too short for -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 9, 23, 49, 50])
-def test_rules_that_need_more_windows_are_not_judged(count):
+def test_rules_that_need_more_windows_are_unjudged(count):
     diagnosis = new()
     replay(diagnosis, [window(step) for step in range(1, count + 1)], [START])
     assert diagnosis.unjudged() == tuple(
@@ -307,7 +307,7 @@ def test_rules_that_need_more_windows_are_not_judged(count):
     )
 
 
-def test_thresholds_say_how_many_windows_a_rule_needs():
+def test_thresholds_set_how_many_windows_a_rule_needs():
     diagnosis = new(Thresholds(dead_windows=7, dead_branch_windows=2))
     replay(diagnosis, [window(step) for step in range(1, 7)], [START])
     assert diagnosis.unjudged() == (
@@ -316,7 +316,7 @@ def test_thresholds_say_how_many_windows_a_rule_needs():
     )
 
 
-def test_windows_that_amp_skipped_whole_do_not_judge():
+def test_windows_skipped_whole_by_amp_do_not_count():
     diagnosis = new()
     windows = [window(step, skipped=step % 2) for step in range(1, 27)]
     replay(diagnosis, windows, [START])
@@ -326,7 +326,7 @@ def test_windows_that_amp_skipped_whole_do_not_judge():
 
 
 @pytest.mark.parametrize(("cut", "judged"), [(5, 20), (13, 13), (20, 20), (25, 25)])
-def test_the_longest_stretch_without_an_event_counts(cut, judged):
+def test_longest_stretch_without_an_event_counts(cut, judged):
     diagnosis = new()
     windows = [window(step) for step in range(1, 26)]
     replay(diagnosis, windows, [START, Event(cut + 1, "resume")])
@@ -335,10 +335,10 @@ def test_the_longest_stretch_without_an_event_counts(cut, judged):
 
 @LAWS
 @given(CASES)
-def test_a_rule_that_found_something_was_judged(case):
+def test_rule_with_a_finding_was_judged(case):
     layout, (windows, events) = case
     diagnosis = new(layout=layout)
     replay(diagnosis, windows, events)
     found = {finding.rule for finding in diagnosis.findings.all.values()}
-    skipped = {"amp_overflow", "nonfinite"}  # they also judge what AMP skipped
+    skipped = {"amp_overflow", "nonfinite"}  # they also judge steps skipped by AMP
     assert not (found - skipped) & set(diagnosis.unjudged())

@@ -18,7 +18,7 @@ from yolo_gradwatch.measure import model_layout as layouts
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread():
-    """Threads that wait for a processor that is busy make small models slow."""
+    """Small models are slow when threads wait for a busy processor."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -26,7 +26,7 @@ def _one_thread():
 
 
 def wired(edges, *, head=(), empty=(), blocks=4):
-    """The graph of blocks of one weight, some of them empty; edges and head by number."""
+    """The graph of blocks with one weight each, or none if `empty`; edges and head by number."""
     last = f"model.{blocks - 1}"
     parts = [Part(f"model.{n}") for n in range(blocks - 1) if n not in empty]
     parts += [Part(f"{last}.{name}") for name in head]
@@ -39,30 +39,30 @@ def wired(edges, *, head=(), empty=(), blocks=4):
 
 
 def readers(graph):
-    """For each block the units that read it, by name."""
+    """The names of the units that read each block."""
     return {
         block: [graph.units[u] for u in found]
         for block, found in zip(graph.blocks, graph.consumers, strict=True)
     }
 
 
-def numbers(graph):
-    """The same, without `model.` in front."""
+def numbered_readers(graph):
+    """As `readers`, without the prefix `model.`."""
     return {
         block.removeprefix("model."): [name.removeprefix("model.") for name in found]
         for block, found in readers(graph).items()
     }
 
 
-# Layouts built by hand.
+# Hand-built layouts.
 
 
-def test_a_net_with_a_block_without_parameters_and_a_head_of_families():
+def test_net_with_a_block_without_parameters_and_a_head_of_families():
     graph = Graph(NET)
     assert graph.blocks == ("model.0", "model.1", "model.2", "model.4", "model.5")
     branches = tuple(f"model.6.{family}.{scale}" for family in FAMILIES for scale in range(3))
     assert graph.units == (*graph.blocks, *branches)
-    assert numbers(graph) == {
+    assert numbered_readers(graph) == {
         "0": ["1"],
         "1": ["2"],
         "2": ["4", "6.cv2.0", "6.cv3.0"],
@@ -78,64 +78,66 @@ def test_a_net_with_a_block_without_parameters_and_a_head_of_families():
     ]
 
 
-def test_blocks_without_parameters_are_looked_through_to_a_head_that_is_one_unit():
+def test_blocks_without_parameters_are_skipped_on_the_way_to_a_single_unit_head():
     graph = wired([(0, 1), (1, 2), (2, 3), (3, 4)], empty=(1, 2, 3), blocks=5, head=["conv"])
-    assert numbers(graph) == {"0": ["4"]}
+    assert numbered_readers(graph) == {"0": ["4"]}
     assert graph.feeds_trunk.tolist() == [False]
     graph = wired([(0, 2), (1, 2), (2, 3), (2, 4), (3, 4)], empty=(2,), blocks=5, head=["conv"])
-    assert numbers(graph) == {"0": ["3", "4"], "1": ["3", "4"], "3": ["4"]}
+    assert numbered_readers(graph) == {"0": ["3", "4"], "1": ["3", "4"], "3": ["4"]}
     assert graph.feeds_trunk.tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize(
     ("edges", "head", "empty", "expected"),
     [
-        # the order of the inputs is that of the scales
+        # the order of the inputs is the order of the scales
         ("01 12 23 03 13", "a.0 a.1 a.2", (), "0>1 0>3.a.1 1>2 1>3.a.2 2>3.a.0"),
         # a scale reaches the head through a block without parameters, and a block feeds two scales
         ("01 02 13 23", "a.0 a.1", (2,), "0>1 0>3.a.1 1>3.a.0"),
         ("01 13 13", "a.0 a.1", (2,), "0>1 1>3.a.0 1>3.a.1"),
-        # detached branches, and families that read another one, read no block
+        # detached branches, and families that read other families, read no block
         ("01 12 23", "cv2.0 one2one_cv2.0 one2one_cv4.0", (), "0>1 1>2 2>3.cv2.0"),
         ("01 12 23", "cv4.0 cv4_kpts.0 cv40.0", (), "0>1 1>2 2>3.cv4.0 2>3.cv40.0"),
     ],
 )
-def test_who_reads_which_scale(edges, head, empty, expected):
+def test_which_block_feeds_which_scale(edges, head, empty, expected):
     graph = wired([map(int, edge) for edge in edges.split()], head=head.split(), empty=empty)
-    assert expected.split() == [f"{a}>{b}" for a, found in numbers(graph).items() for b in found]
+    assert expected.split() == [
+        f"{a}>{b}" for a, found in numbered_readers(graph).items() for b in found
+    ]
     assert graph.units[-len(head.split()) :] == tuple(f"model.3.{name}" for name in head.split())
     assert set(graph.families) == {name.partition(".")[0] for name in head.split()}
 
 
 @pytest.mark.parametrize(("entries", "is_family"), [(1, False), (2, True), (3, False)])
-def test_a_list_in_the_head_is_a_family_if_it_has_one_entry_a_scale(entries, is_family):
+def test_list_in_the_head_is_a_family_if_it_has_one_entry_per_scale(entries, is_family):
     head = ["cv2.0", "cv2.1", *(f"proto.{n}" for n in range(entries))]
     graph = wired([(0, 1), (1, 2), (1, 3), (2, 3)], head=head)
     assert list(graph.families) == ["cv2", "proto"][: 1 + is_family]
-    assert ("3.proto.0" in numbers(graph)["1"]) is is_family
+    assert ("3.proto.0" in numbered_readers(graph)["1"]) is is_family
 
 
-def test_a_list_deeper_in_the_head_is_no_family():
+def test_nested_list_in_the_head_is_not_a_family():
     graph = wired([(1, 3), (2, 3)], head=["cv2.0", "cv2.1", "decoder.layers.0", "decoder.layers.1"])
     assert list(graph.families) == ["cv2"]
 
 
 @pytest.mark.parametrize("head", [["conv", "linear"], ["layers.0", "layers.1"]])
-def test_a_head_without_families_is_one_unit(head):
+def test_head_without_families_is_one_unit(head):
     graph = wired([(0, 1), (1, 2), (2, 3)], head=head)
     assert graph.families == {}
     assert graph.units == ("model.0", "model.1", "model.2", "model.3")
-    assert numbers(graph)["2"] == ["3"]
+    assert numbered_readers(graph)["2"] == ["3"]
     assert graph.weights[-1].tolist() == [5, 6] if head[0] == "conv" else [6, 7]
 
 
-def test_a_block_whose_name_begins_another_has_no_parameters_of_that():
+def test_block_with_the_prefix_of_another_does_not_own_its_parameters():
     names = ["model.1", "model.10", "model.11"]
     layout, _ = plan([Part("model.10"), Part("model.11")], names)
     assert Graph(layout).blocks == ("model.10",)
 
 
-def test_a_block_of_norm_layers_or_other_parameters_is_a_unit_without_weights():
+def test_block_without_weights_is_still_a_unit():
     parts = [Part("model.0.bn", is_weight=False), Part("model.1.gain", is_weight=False)]
     layout, _ = plan([*parts, Part("model.2")])
     graph = Graph(layout)
@@ -144,7 +146,7 @@ def test_a_block_of_norm_layers_or_other_parameters_is_a_unit_without_weights():
     assert [len(found) for found in graph.norms] == [1, 0, 0]
 
 
-def test_leaves_own_parameters_and_the_trunk_lies_in_front_of_the_head():
+def test_leaves_own_parameters_and_the_trunk_ends_before_the_head():
     graph = Graph(LAYOUT)
     rows = zip(LAYOUT.modules, graph.leaves, graph.trunk, strict=True)
     for name, leaf, trunk in rows:
@@ -152,7 +154,7 @@ def test_leaves_own_parameters_and_the_trunk_lies_in_front_of_the_head():
         assert trunk == name.startswith(("model.0", "model.1"))
 
 
-def test_a_model_that_does_not_tell_who_reads_whom_has_no_consumers():
+def test_model_without_edges_has_no_consumers():
     graph = Graph(replace(NET, edges=()))
     assert set(graph.consumers) == {()}
     assert graph.families == {}
@@ -160,7 +162,7 @@ def test_a_model_that_does_not_tell_who_reads_whom_has_no_consumers():
     assert not graph.feeds_trunk.any()
 
 
-def test_a_single_module_has_no_units():
+def test_single_module_has_no_units():
     single, _ = layouts.read(nn.Linear(2, 3))
     graph = Graph(single)
     assert (graph.units, graph.blocks, graph.consumers, graph.families) == ((), (), (), {})
@@ -168,11 +170,11 @@ def test_a_single_module_has_no_units():
     assert (graph.siblings, len(graph.group_of_weight)) == ((), 0)
 
 
-# Weights that are alike.
+# Siblings of weights.
 
 
 def siblings(*weights, head="model.9"):
-    """For each weight of the trunk the names of its siblings."""
+    """The names of the siblings of each trunk weight."""
     layout, _ = plan([*map(Part, weights), Part(head)])
     graph = Graph(layout)
     groups = [[layout.modules[m] for m in group] for group in graph.siblings]
@@ -191,14 +193,14 @@ def test_siblings_are_the_weights_of_the_smallest_module_with_three():
 
 
 @pytest.mark.parametrize(("count", "have"), [(2, False), (3, True), (40, True), (41, False)])
-def test_there_are_neither_too_few_siblings_nor_too_many(count, have):
+def test_siblings_number_between_3_and_40(count, have):
     weights = [f"model.0.{n}" for n in range(count)]
     found = siblings(*weights, "model.1")
     assert all(found[name] == (weights if have else None) for name in weights)
     assert found["model.1"] is None
 
 
-def test_a_part_of_a_module_that_is_too_large_can_have_siblings():
+def test_part_of_a_too_large_module_can_have_siblings():
     large = [f"model.0.{n}" for n in range(40)]
     part = [f"model.0.layer.{n}" for n in range(3)]
     found = siblings(*large, *part)
@@ -224,7 +226,7 @@ def test_a_part_of_a_module_that_is_too_large_can_have_siblings():
         *("CoordAtt", "CrossATT", "Coordinate_Att"),
     ],
 )
-def test_what_belongs_to_an_attention_is_known_by_its_class(path, kind, is_inside):
+def test_attention_is_recognized_by_its_class(path, kind, is_inside):
     layout, _ = plan([Part(f"model.0.{path}"), Part("model.1")])
     types = [kind if name == "model.0.attn" else "Conv2d" for name in layout.modules]
     graph = Graph(replace(layout, types=tuple(types)))
@@ -239,7 +241,7 @@ def test_what_belongs_to_an_attention_is_known_by_its_class(path, kind, is_insid
 
 @LAWS
 @given(st.sets(st.tuples(st.integers(0, 6), st.integers(1, 7)).filter(lambda e: e[0] < e[1])))
-def test_upstream_is_what_powers_of_the_adjacency_matrix_reach(edges):
+def test_upstream_agrees_with_powers_of_the_adjacency_matrix(edges):
     graph = wired(sorted(edges), blocks=8, head=["a"])
     step = np.zeros((8, 8), int)
     for source, target in edges:
@@ -270,14 +272,14 @@ def test_consumers_are_the_ends_of_paths_through_empty_blocks(edges, empty):
     }
 
 
-# Models of Ultralytics, whose forward pass tells who reads whom.
+# Ultralytics models, whose forward pass shows which module reads which.
 
 RESNET = {
     "nc": 10,
     "backbone": [[-1, 1, "TorchVision", [512, "resnet18", None, True, 2]]],
     "head": [[-1, 1, "Classify", ["nc"]]],
 }
-"""As yolo11-cls-resnet18.yaml, but with nothing to download."""
+"""As yolo11-cls-resnet18.yaml, without a download."""
 
 MODELS = [
     ("yolo26n.yaml", "DetectionModel", 64),
@@ -296,7 +298,7 @@ MODELS = [
 
 @functools.cache
 def built(config, kind):
-    """A model of Ultralytics; in training, one of them asks for labels."""
+    """An Ultralytics model; RT-DETR would need labels in training mode."""
     from ultralytics.nn import tasks
 
     model = getattr(tasks, kind)(RESNET if config == "resnet18" else config, verbose=False)
@@ -309,8 +311,8 @@ def tensors(value):
     return [value] if hasattr(value, "shape") else []
 
 
-def traffic(model, names, size):
-    """What each named module took in and gave out in a forward pass, in that order."""
+def recorded_calls(model, names, size):
+    """The inputs and outputs of each named module in a forward pass, in order."""
     seen = []
     modules = dict(model.named_modules())
 
@@ -327,10 +329,10 @@ def traffic(model, names, size):
 
 
 def observed(model, layout, graph, size):
-    """The units that took in what a block gave out, itself or through blocks without parameters."""
+    """The units that received a block's output, directly or through blocks without parameters."""
     blocks = [name for name, _ in layout.blocks]
     branches = [unit for units in graph.families.values() for unit in units]
-    seen = traffic(model, [*blocks, *branches], size)
+    seen = recorded_calls(model, [*blocks, *branches], size)
     given, taken = ({n: t for n, k, t in seen if k == kind} for kind in (1, 0))
     if branches:
         del taken[layout.head]
@@ -344,7 +346,7 @@ def observed(model, layout, graph, size):
 
 
 @pytest.mark.parametrize(("config", "kind", "size"), MODELS)
-def test_consumers_are_the_units_that_take_in_what_a_block_gives_out(config, kind, size):
+def test_consumers_match_an_observed_forward_pass(config, kind, size):
     model = built(config, kind)
     layout, _ = layouts.read(model)
     graph = Graph(layout)
@@ -384,7 +386,7 @@ def yolo():
     return layout, Graph(layout)
 
 
-def test_the_trunk_of_yolo26(yolo):
+def test_trunk_of_yolo26(yolo):
     _, graph = yolo
     last = [b for b, feeds in zip(graph.blocks, graph.feeds_trunk, strict=True) if not feeds]
     assert last == ["model.22"]
@@ -392,7 +394,7 @@ def test_the_trunk_of_yolo26(yolo):
     assert names == [f"model.{n}" for n in range(11)]
 
 
-def test_every_weight_and_norm_layer_of_yolo26_is_in_one_unit(yolo):
+def test_each_weight_and_norm_layer_of_yolo26_is_in_one_unit(yolo):
     layout, graph = yolo
     for role, groups in (("weight", graph.weights), ("norm", graph.norms)):
         rows = [m for m, own in enumerate(layout.roles) if own == role]
@@ -412,7 +414,7 @@ def test_every_weight_and_norm_layer_of_yolo26_is_in_one_unit(yolo):
         ("model.1.conv", "model.2.conv", "elsewhere"),
     ],
 )
-def test_where_a_module_lies_seen_from_another_one(module, of, place):
+def test_position_of_a_module_relative_to_another(module, of, place):
     parts = [Part(f"model.{block}.{leaf}") for block in range(5) for leaf in ("conv", "bn")]
     layout, _ = plan(parts, edges=FORK_EDGES)
     assert Paths(layout).place(module, of) == place

@@ -1,4 +1,4 @@
-"""The rules about branches of the head: labels, options, scales, absent gradients."""
+"""The rules about head branches: labels, options, scales, missing gradients."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ OTHER = "model.6.one2one_cv2.0.conv"
 
 
 def reasons(windows, rule, training=None, limits=FIVE, layout=NET):
-    """Of its alerts in the last window: the module and the reason."""
+    """Module and reason of the rule's alerts in the last window."""
     detector = Detector(layout, limits, training or {})
     alerts = [detector.update(one) for one in windows][-1]
     return [(alert.module, alert.reason) for alert in alerts if alert.rule == rule]
 
 
-# --- an absent gradient ---------------------------------------------------------------------------
+# --- missing gradients ----------------------------------------------------------------------------
 
 
 def absent(**items):
@@ -45,12 +45,12 @@ def absent(**items):
         (lasting(3, none=[OTHER], zero=ALL), False),
     ],
 )
-def test_an_absent_gradient_in_the_head_is_no_matter_of_labels(windows, is_found):
+def test_missing_gradient_in_the_head_is_not_blamed_on_labels(windows, is_found):
     found = [alert.module for alert in fired(windows, "no_gradient")]
     assert found == [OTHER] * is_found
 
 
-def test_a_part_that_only_a_visual_prompt_uses_may_rest():
+def test_part_used_only_by_visual_prompts_may_have_no_gradient():
     types = tuple(
         "SAVPE" if n == "model.6.cv3" else t for n, t in zip(NET.modules, NET.types, strict=True)
     )
@@ -69,7 +69,7 @@ POSE, _ = plan(
 # --- gains of zero --------------------------------------------------------------------------------
 
 
-def test_a_gain_of_zero_is_named_at_once_with_the_branch_that_it_turns_off():
+def test_gain_of_zero_is_reported_at_once_with_the_branch_it_turns_off():
     off = costing(net(1, zero=inside(NET, *BOXES)), box_loss=0.0, dfl_loss=0.0, cls_loss=1.0)
     gains = {"box": 0.0, "dfl": 0}
     assert reasons([off], "dead_branch", gains) == [(CV2, Reason("gain", ("box", "dfl"), rank=2))]
@@ -82,7 +82,7 @@ def test_a_gain_of_zero_is_named_at_once_with_the_branch_that_it_turns_off():
     assert not reasons([costing(net(1), box_loss=1e-9)], "zero_loss", gains)
 
 
-def test_a_gain_of_zero_turns_even_scores_off():
+def test_gain_of_zero_turns_even_scores_off():
     scores = inside(NET, *(f"model.6.cv3.{scale}" for scale in range(3)))
     off = costing(net(1, zero=scores), box_loss=1.0, cls_loss=0.0)
     assert reasons([off], "dead_branch", {"cls": 0.0})[0][0] == "model.6.cv3"
@@ -107,27 +107,27 @@ def posed(**items):
 
 
 @pytest.mark.parametrize(("pose", "named"), [(0.0, ("pose_loss",)), (1.0, ())])
-def test_boxes_that_learn_rule_the_labels_out(pose, named):
+def test_learning_boxes_rule_out_the_labels(pose, named):
     windows = posed(box_loss=1.0, pose_loss=pose, cls_loss=1.0)
     expected = Reason("others learn", ("model.1.cv2", *named))
     assert reasons(windows, "dead_branch", layout=POSE) == [("model.1.cv4", expected)]
 
 
-def test_batches_without_objects_are_read_from_the_losses():
+def test_batches_without_objects_are_inferred_from_the_losses():
     windows = [costing(o, box_loss=0.0, cls_loss=1.0) for o in lasting(5, zero=inside(NET, *BOXES))]
     expected = Reason("no objects", ("box_loss",), rank=3)
     assert reasons(windows, "dead_branch") == [(CV2, expected)]
 
 
-# --- boxes that learn seldom ----------------------------------------------------------------------
+# --- boxes that rarely learn ----------------------------------------------------------------------
 
 
-def seldom(zero, box=None, empty=None, batches=10):
-    """Five windows of ten steps, so many without a gradient in each scale of a family.
+def rarely_learning(zero, box=None, empty=None, batches=10):
+    """Five windows of ten steps; in some, every scale of a family has no gradient.
 
     Args:
-        zero: Steps.
-        box: Mean box loss; None if no loss is known.
+        zero: Steps without a gradient, in each window.
+        box: Mean box loss; None if the loss is unknown.
         empty: Batches with a box loss of 0, by default as many as steps without a gradient.
         batches: In each window.
     """
@@ -152,8 +152,8 @@ def seldom(zero, box=None, empty=None, batches=10):
         (9, 0.00101, "few_objects"),
     ],
 )
-def test_boxes_that_learn_seldom_are_an_alarm_only_if_they_learn_nothing_then(zero, box, rule):
-    windows = seldom(zero, box)
+def test_boxes_that_rarely_learn_are_an_alarm_only_if_the_loss_is_tiny(zero, box, rule):
+    windows = rarely_learning(zero, box)
     found = {name: reasons(windows, name) for name in ("few_objects", "dead_branch")}
     learned = 50.0 - 5 * zero
     values = (learned, learned, 50.0, box)
@@ -164,28 +164,29 @@ def test_boxes_that_learn_seldom_are_an_alarm_only_if_they_learn_nothing_then(ze
 @pytest.mark.parametrize(
     ("windows", "learned"),
     [
-        (seldom(6), (20, 50)),  # three scales, silent in 18 of 30: together in none to 6 of 10
-        (seldom(8), (10, 30)),
-        (seldom(9), (5, 15)),
-        (seldom(9, 1.0, empty=8), (10, 10)),
-        (seldom(9, 1.0, empty=3), (15, 15)),  # no less than the scales say
-        (seldom(8, 1.0, empty=7, batches=20), (15, 30)),  # two batches a step
-        (seldom(6, 1.0, empty=3), None),
-        (seldom(6, 1.0, empty=4, batches=20), None),
+        # three scales, silent in 18 of 30: all at once in none to 6 of 10
+        (rarely_learning(6), (20, 50)),
+        (rarely_learning(8), (10, 30)),
+        (rarely_learning(9), (5, 15)),
+        (rarely_learning(9, 1.0, empty=8), (10, 10)),
+        (rarely_learning(9, 1.0, empty=3), (15, 15)),  # at least as many as the scales show
+        (rarely_learning(8, 1.0, empty=7, batches=20), (15, 30)),  # two batches a step
+        (rarely_learning(6, 1.0, empty=3), None),
+        (rarely_learning(6, 1.0, empty=4, batches=20), None),
     ],
 )
-def test_in_how_many_steps_boxes_learned_is_bounded_where_windows_have_several(windows, learned):
+def test_learned_steps_are_bounded_in_windows_of_several_steps(windows, learned):
     found = [reason.values[:3] for _, reason in reasons(windows, "few_objects")]
     assert found == ([] if learned is None else [(*learned, 50)])
 
 
 @pytest.mark.parametrize(("box", "rule"), [(0.0101, "few_objects"), (0.0099, "dead_branch")])
-def test_the_box_loss_is_compared_where_boxes_count_alone(box, rule):
-    """Without objects the loss of the classes is large, and that of the boxes 0."""
+def test_box_loss_is_compared_only_where_batches_have_objects(box, rule):
+    """Without objects the classification loss is large and the box loss is 0."""
     empty = [costing(o, box_loss=0.0, cls_loss=99.0) for o in lasting(4, zero=inside(NET, *BOXES))]
     windows = [*empty, costing(net(5), box_loss=box, cls_loss=1.0)]
     assert [name for name in ("few_objects", "dead_branch") if reasons(windows, name)] == [rule]
-    wide = seldom(9, box / 10)  # the mean over ten batches, of which nine are without objects
+    wide = rarely_learning(9, box / 10)  # the mean over ten batches, nine of which have no objects
     assert [name for name in ("few_objects", "dead_branch") if reasons(wide, name)] == [rule]
 
 
@@ -193,7 +194,7 @@ def test_the_box_loss_is_compared_where_boxes_count_alone(box, rule):
 
 
 def starving(level, steps=50, zero=0, where=(BOXES[2], PAIRED[2])):
-    """Five windows in which some branches have a norm of so many decades less, and zeros."""
+    """Five windows in which some branches are this many decades lower, with some zero steps."""
     count = dict.fromkeys(inside(NET, *where), zero)
     norms = dict.fromkeys(where, 10.0**level)
     return [normed(one, norms) for one in lasting(5, steps=steps, zero=count)]
@@ -212,14 +213,14 @@ def starving(level, steps=50, zero=0, where=(BOXES[2], PAIRED[2])):
         (starving(-12, steps=39), None),
     ],
 )
-def test_a_scale_that_gets_crumbs_or_learns_in_a_tenth_of_the_steps_is_starved(windows, learned):
+def test_scale_with_a_tiny_gradient_or_one_in_a_tenth_of_the_steps_is_starved(windows, learned):
     found = reasons(windows, "starved_scale")
     steps = float(sum(one.steps for one in windows))
     expected = [(BOXES[2], Reason("scales", ("P5",), (steps, float(learned or 0)), rank=1))]
     assert found == ([] if learned is None else expected)
 
 
-def test_batches_without_objects_say_nothing_about_scales():
+def test_batches_without_objects_do_not_count_for_scales():
     background = lasting(3, steps=99, zero=dict.fromkeys(ALL, 99))
     few = [*background, *starving(-12, steps=99)[:2]]
     assert not fired(few, "starved_scale", FIVE)
@@ -229,12 +230,12 @@ def test_batches_without_objects_say_nothing_about_scales():
 @pytest.mark.parametrize(
     ("where", "module"), [((BOXES[2],), BOXES[2]), ((PAIRED[2],), PAIRED[2])], ids=["cv2", "paired"]
 )
-def test_of_a_pair_one_family_may_starve_alone(where, module):
+def test_one_family_of_a_pair_may_starve_alone(where, module):
     (alert,) = fired(starving(-12, where=where), "starved_scale", FIVE)
     assert (alert.module, alert.affected, alert.reason.values) == (module, (), (250.0, 0.0))
 
 
-def test_each_family_names_the_scales_that_starve_in_it_alone():
+def test_each_family_names_the_scales_that_starve_only_in_it():
     windows = starving(-12, where=(BOXES[2], PAIRED[2], PAIRED[1]))
     found = fired(windows, "starved_scale", FIVE)
     assert [(a.module, a.affected, a.reason.names) for a in found] == [
@@ -255,7 +256,7 @@ def test_scales_of_other_heads_are_counted():
     assert np.isfinite(reason.values).all()
 
 
-# --- beside other findings ------------------------------------------------------------------------
+# --- next to other findings -----------------------------------------------------------------------
 
 
 def found_in(windows):
@@ -265,7 +266,7 @@ def found_in(windows):
     return {(finding.rule, finding.module) for finding in diagnosis.findings.all.values()}
 
 
-def test_an_unused_part_of_the_head_hides_no_fault_beside_it():
+def test_unused_part_of_the_head_hides_no_other_fault():
     unused = ("no_gradient", OTHER.removesuffix(".conv"))
     windows = lasting(9, none=[OTHER], zero=["model.0.conv"])
     assert found_in(windows) == {unused, ("dead", "model.0.conv")}
@@ -273,6 +274,6 @@ def test_an_unused_part_of_the_head_hides_no_fault_beside_it():
     assert found_in(windows) >= {("dead_branch", CV2)}
 
 
-def test_an_unused_branch_is_one_finding():
+def test_unused_branch_is_one_finding():
     windows = [costing(o, loss=1.0) for o in lasting(9, none=inside(NET, *BOXES))]
     assert found_in(windows) == {("no_gradient", CV2)}

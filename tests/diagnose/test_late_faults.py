@@ -1,4 +1,4 @@
-"""Faults that begin late in a long and noisy run, from steps to findings."""
+"""Faults that start late in a long and noisy run, from steps to findings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BLOCK_2, LEAF = BLOCK == 2, np.arange(SIZE) == 2 * LEAVES + 1
 
 
 def noise(count, seed):
-    """(S, P) decades: of the batch, of each weight, and a step in 150 far above all others."""
+    """(S, P) decades: noise of the batch and of each weight; one step in 150 is an outlier."""
     rng = np.random.default_rng(seed)
     batch = rng.normal(0, 0.3, (count, 1)).clip(-0.9, 0.9)
     batch += np.where(rng.random((count, 1)) < 1 / 150, rng.uniform(1.0, 2.0, (count, 1)), 0)
@@ -36,7 +36,7 @@ def noise(count, seed):
 
 
 class Training:
-    """Steps as a training of ten a second has them: three are looked at together."""
+    """A training of ten steps a second: three steps are processed together."""
 
     def __init__(self):
         self.rollup, self.waiting = Rollup(MEMBERS), []
@@ -78,39 +78,39 @@ FAULTS = {
     "collapse": ("collapse", WHOLE, lambda x: {"levels": x - 4.5}),
     "spike": ("spike", WHOLE, lambda x: {"levels": x + 6.0}),
 }
-"""The rule and the module that are right, and what becomes of the levels."""
+"""The expected rule and module, and how the fault changes the levels."""
 
 
-def told(training, begin, steps, change):
-    """The first finding of a training that goes on, and how many steps that took."""
+def first_finding(training, start, steps, change):
+    """How many steps it took until the first finding of a continued training, and that finding."""
     training = copy.deepcopy(training)
     for n, levels in enumerate(noise(steps, 1)):
-        training.take(begin + n, **change(n, levels))
+        training.take(start + n, **change(n, levels))
         if training.changes:
             step, first = training.changes[0]
-            return step - begin + 1, first.finding
+            return step - start + 1, first.finding
     return None
 
 
 LATE = [1000, 20_000, pytest.param(200_000, marks=pytest.mark.slow)]
 
 
-@pytest.mark.parametrize("begin", LATE)
-def test_noise_raises_no_alarm_and_leaves_the_stretches_to_faults(begin):
-    training = healthy(begin - 1)
+@pytest.mark.parametrize("start", LATE)
+def test_noise_raises_no_alarm_and_uses_no_stretches(start):
+    training = healthy(start - 1)
     assert training.changes == []
-    assert training.windows < 60 + 1.2 * 50 * np.log(begin / 50) + 60
+    assert training.windows < 60 + 1.2 * 50 * np.log(start / 50) + 60
     assert training.rollup._allowance._left >= 9
 
 
-@pytest.mark.parametrize("begin", LATE)
+@pytest.mark.parametrize("start", LATE)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_found_within_20_steps_or_a_500th_of_the_run(fault, begin):
+def test_fault_is_found_within_20_steps_or_a_500th_of_the_run(fault, start):
     rule, module, change = FAULTS[fault]
-    took, finding = told(healthy(begin - 1), begin, 500, lambda _, levels: change(levels))
+    took, finding = first_finding(healthy(start - 1), start, 500, lambda _, levels: change(levels))
     assert (finding.rule, finding.module) == (rule, module)
-    assert took <= max(20, begin / 500)
-    assert begin * 0.98 - 1 <= finding.step <= begin + 10  # the window in which it begins
+    assert took <= max(20, start / 500)
+    assert start * 0.98 - 1 <= finding.step <= start + 10  # the window in which it starts
     assert finding.well == finding.step - 1
 
 
@@ -120,64 +120,64 @@ WEIGHTS = {
     "shrink to a tenth": ("weight_jump", lambda n: {"growth": 0.1 if n else 1.0}),
     "overflow": ("weight_overflow", lambda n: {"largest": np.inf if n else 1.0}),
 }
-"""The rule that is right, and what n steps of the fault make of the weights."""
+"""The expected rule, and what n steps of the fault do to the weights."""
 
 
 @pytest.mark.parametrize("after", [1, 8, 150])
-@pytest.mark.parametrize("begin", LATE)
+@pytest.mark.parametrize("start", LATE)
 @pytest.mark.parametrize("fault", WEIGHTS)
-def test_a_fault_that_only_weights_show_is_found_as_soon(fault, begin, after):
+def test_fault_visible_only_in_weights_is_found_as_soon(fault, start, after):
     rule, change = WEIGHTS[fault]
-    took, finding = told(
-        healthy(begin - 1),
-        begin,
+    took, finding = first_finding(
+        healthy(start - 1),
+        start,
         after + 500,
         lambda n, levels: {"levels": levels, **change(max(n - after + 1, 0))},
     )
     assert (finding.rule, finding.module) == (rule, WHOLE)
-    assert 0 < took - after <= max(20, begin / 500)
+    assert 0 < took - after <= max(20, start / 500)
 
 
-@pytest.mark.parametrize("begin", [1000, 20_000])
-def test_weights_that_grow_from_a_jump_of_the_rate_are_found_as_soon(begin):
-    took, finding = told(
-        healthy(begin - 1),
-        begin,
+@pytest.mark.parametrize("start", [1000, 20_000])
+def test_growth_after_a_jump_of_the_rate_is_found_as_soon(start):
+    took, finding = first_finding(
+        healthy(start - 1),
+        start,
         500,
         lambda n, levels: {"levels": levels, "growth": 1.1**n, "rate": 0.5},
     )
     assert (finding.rule, finding.module) == ("rate_jump", WHOLE)
-    assert took <= max(20, begin / 500)
+    assert took <= max(20, start / 500)
 
 
-@pytest.mark.parametrize("begin", [1000, 20_000])
-def test_a_drift_is_found_soon_after_the_limit_and_begins_before_it(begin):
-    """2 % a step are lost behind block 2, so that 2 decades are gone after 228 steps."""
-    took, finding = told(
-        healthy(begin - 1),
-        begin,
+@pytest.mark.parametrize("start", [1000, 20_000])
+def test_drift_is_found_soon_after_the_limit_and_dates_from_before_it(start):
+    """Block 2 loses 2 % a step, so that 2 decades are gone after 228 steps."""
+    took, finding = first_finding(
+        healthy(start - 1),
+        start,
         400,
         lambda n, levels: {"levels": levels - np.log10(1.0 / 0.98) * n * (BLOCK <= 2)},
     )
     assert (finding.rule, finding.module) == ("vanishing", "model.2")
     assert 200 <= took <= 229 + 20
-    assert begin <= finding.step <= begin + 150
+    assert start <= finding.step <= start + 150
 
 
-# --- of a drift, the newest value and where it began ----------------------------------------------
+# --- newest value and start of a drift ------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
         ([2.1, 2.2, 2.3, 2.4], 2.4),
-        ([2.1, 2.9, 2.3, 2.4, 2.5], 2.3),  # it has been higher
+        ([2.1, 2.9, 2.3, 2.4, 2.5], 2.3),  # it was higher before
         ([2.1, 2.2, 2.6, 2.5], 2.3),
         ([2.5, 2.4, 2.3], 2.3),
         ([2.0, np.nan, 2.5], 2.3),
     ],
 )
-def test_what_rises_has_its_newest_value_and_all_else_the_median(values, expected):
+def test_rising_values_report_the_newest_and_others_the_median(values, expected):
     assert risen(np.array(values), 2.3) == expected
 
 
@@ -186,19 +186,19 @@ def test_what_rises_has_its_newest_value_and_all_else_the_median(values, expecte
     [
         ([0.5] * 10, [2.1, 2.2, 2.3], 0),
         ([0.5] * 10 + [0.9, 1.4], [1.8, 2.2, 2.3], 3),
-        ([0.5] * 10 + [0.9, 0.7, 1.4], [1.8, 2.2, 2.3], 2),  # back within the usual
+        ([0.5] * 10 + [0.9, 0.7, 1.4], [1.8, 2.2, 2.3], 2),  # back in the normal range
         ([0.5] * 10 + [0.79, 0.81, 0.82], [2.2], 2),
         ([0.5] * 10 + [0.79, 0.81], [2.2], 0),  # a jump within that window
         ([0.5] * 10 + [np.nan, 1.4, 1.5], [2.2], 2),
-        ([0.5] * (RUN_UP_WINDOWS - 3) + [0.9, 1.4], [2.2], 0),  # too few to know what is usual
+        ([0.5] * (RUN_UP_WINDOWS - 3) + [0.9, 1.4], [2.2], 0),  # too few to know what is normal
         ([], [2.2, 2.3], 0),
     ],
 )
-def test_a_drift_begins_where_it_leaves_what_was_usual(before, values, windows):
+def test_drift_starts_where_it_leaves_the_normal_range(before, values, windows):
     assert run_up(np.array(before), np.array(values), 2.0) == windows
 
 
-def test_a_fault_of_the_first_windows_was_never_well():
+def test_fault_from_the_first_windows_was_never_healthy():
     training = Training()
     for step, levels in enumerate(noise(WELL_WINDOWS + 30, 0), 1):
         training.take(step, levels - 2.8 * (BLOCK <= 2))

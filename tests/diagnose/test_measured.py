@@ -1,4 +1,4 @@
-"""Which cause a traced batch shows; the numbers are those of a route of a few layers."""
+"""Which cause a traced batch shows; the numbers come from a chain of a few layers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ KINDS_OF = {
     "model.3.cv2.0": "Sequential",
     "model.3": "Detect",
 }
-"""Modules in the order in which their calls are over, with their classes."""
+"""Modules in the order in which their calls end, with their classes."""
 
 ORDER = (
     *("model.0.conv", "model.0", "model.1.a", *(f"model.1.tail.{n}" for n in range(6))),
@@ -66,7 +66,7 @@ WRAPS = {
     "model.3.cv2.0": "model.3.cv2.0.out",
     "model.3": "model.3.cv2.0.out",
 }
-"""Modules that hand on the output of a part, if nothing else is said of them."""
+"""Containers, with the part whose output they return; its values are their default."""
 
 STACK = tuple(f"model.1.tail.{n}" for n in range(6))
 FRONT = ORDER[: ORDER.index("model.1.a") + 1]
@@ -74,7 +74,7 @@ NAN = float("nan")
 
 
 def flow(step=5, without=(), **columns):
-    """A healthy trace but for what columns say of a module: ``gradient={"model.0": 1e-4}``."""
+    """A healthy trace except for some values of modules: ``gradient={"model.0": 1e-4}``."""
     fields = {"rms": "output_rms", "largest": "output_max", "zero": "output_zero"}
     fields |= {"saturated": "output_saturated", "gradient": "gradient_norm"}
     calls = []
@@ -91,15 +91,15 @@ def flow(step=5, without=(), **columns):
     return Flow(1, step, tuple(calls))
 
 
-def ask(rule, module, traced, training=None, reason=None):
-    """The kind, the place and the values of a cause; None if there is none."""
+def cause(rule, module, traced, training=None, reason=None):
+    """Kind, place and values of the measured cause, or None."""
     finding = replace(finding_of(rule, module), reason=reason)
     found = measured(finding, LAYOUT, traced, training or {})
     return found and (found.kind, found.names[0], tuple(round(v, 3) for v in found.values))
 
 
-def upto(name, value):
-    """This value for each module up to one."""
+def up_to(name, value):
+    """This value for each module up to the named one."""
     return dict.fromkeys(ORDER[: ORDER.index(name) + 1], value)
 
 
@@ -111,43 +111,43 @@ RULES = (
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("module", [WHOLE, "model.1", "model.2.conv"])
-def test_a_healthy_trace_shows_no_cause(rule, module):
-    assert ask(rule, module, flow()) is None
+def test_healthy_trace_shows_no_cause(rule, module):
+    assert cause(rule, module, flow()) is None
 
 
 @pytest.mark.parametrize("module", ["model.2.bn", "model.1"])
-def test_zeros_of_what_is_no_activation_lose_no_gradient(module):
-    gradient = upto("model.1.tail.5" if module == "model.2.bn" else "model.1.a", 1e-4)
+def test_zeros_outside_activations_lose_no_gradient(module):
+    gradient = up_to("model.1.tail.5" if module == "model.2.bn" else "model.1.a", 1e-4)
     sound, sparse = flow(gradient=gradient), flow(gradient=gradient, zero={module: 0.95})
-    (*found, _), (*same, _) = (ask("vanishing", "model.1", one) for one in (sound, sparse))
+    (*found, _), (*same, _) = (cause("vanishing", "model.1", one) for one in (sound, sparse))
     assert found == same
     assert found[0] not in FLAT
 
 
 @pytest.mark.parametrize("rule", ["large_weights", "not_updated", "slow_branch"])
-def test_other_findings_are_not_asked(rule):
-    assert ask(rule, "model.1", flow(gradient=upto("model.1.tail.5", 1e-6))) is None
+def test_rules_without_a_measured_cause_are_skipped(rule):
+    assert cause(rule, "model.1", flow(gradient=up_to("model.1.tail.5", 1e-6))) is None
 
 
 @pytest.mark.parametrize("trace", [Flow(1, 5, ()), flow(without=ORDER)])
-def test_an_empty_trace_shows_nothing(trace):
-    assert ask("no_gradient", "model.1", trace) is None
+def test_empty_trace_shows_no_cause(trace):
+    assert cause("no_gradient", "model.1", trace) is None
 
 
-def test_a_module_that_the_layout_lacks_is_not_asked():
-    assert ask("vanishing", "model.9", flow(gradient=upto("model.1.a", 1e-4))) is None
+def test_module_missing_from_the_layout_has_no_cause():
+    assert cause("vanishing", "model.9", flow(gradient=up_to("model.1.a", 1e-4))) is None
 
 
 @pytest.mark.parametrize("rule", ["vanishing", "exploding"])
-def test_a_gradient_that_is_not_finite_is_neither_lost_nor_won(rule):
-    gradient = {"model.1.tail.1": NAN, **upto("model.1.a", 1e-4)}
-    assert ask(rule, "model.1", flow(gradient=gradient)) is None
+def test_nonfinite_gradient_is_neither_a_fall_nor_a_rise(rule):
+    gradient = {"model.1.tail.1": NAN, **up_to("model.1.a", 1e-4)}
+    assert cause(rule, "model.1", flow(gradient=gradient)) is None
 
 
 @pytest.mark.parametrize(("value", "is_cause"), [(4.5, False), (2.5, True)])
-def test_a_change_of_the_whole_net_is_not_due_to_a_place_that_loses_far_less(value, is_cause):
-    """A stack that loses little has lost as much before."""
-    traced = flow(gradient=upto("model.1.a", 10**-2.1))
+def test_small_fall_does_not_explain_a_change_of_the_whole_net(value, is_cause):
+    """A stack that loses little lost as much before."""
+    traced = flow(gradient=up_to("model.1.a", 10**-2.1))
     collapsed = finding_of("collapse", WHOLE, value=value)
     assert (measured(collapsed, LAYOUT, traced, {}) is not None) is is_cause
     low = finding_of("total_low", WHOLE, value=10.0**-value, limit=1.0)
@@ -157,35 +157,35 @@ def test_a_change_of_the_whole_net_is_not_due_to_a_place_that_loses_far_less(val
 # --- too little -----------------------------------------------------------------------------------
 
 
-def test_a_fall_between_two_layers_is_in_the_module_around_them():
-    found = ask("vanishing", "model.1", flow(gradient=upto("model.1.a", 1e-4)))
+def test_fall_between_two_layers_is_in_the_enclosing_module():
+    found = cause("vanishing", "model.1", flow(gradient=up_to("model.1.a", 1e-4)))
     assert found == ("falls", "model.1", (4.0,))
 
 
-def test_a_fall_at_the_end_of_a_forward_is_in_that_module():
-    traced = flow(gradient={**upto("model.1.tail.5", 1e-4), "model.1.tail": 1e-4, "model.1": 1.0})
-    assert ask("vanishing", "model.1", traced) == ("falls", "model.1", (4.0,))
+def test_fall_at_the_end_of_a_forward_is_in_that_module():
+    traced = flow(gradient={**up_to("model.1.tail.5", 1e-4), "model.1.tail": 1e-4, "model.1": 1.0})
+    assert cause("vanishing", "model.1", traced) == ("falls", "model.1", (4.0,))
 
 
-def test_a_fall_in_a_stack_of_torch_is_in_the_layer():
-    found = ask("vanishing", "model.1", flow(gradient=upto("model.1.tail.2", 1e-4)))
+def test_fall_in_a_sequential_is_in_the_layer():
+    found = cause("vanishing", "model.1", flow(gradient=up_to("model.1.tail.2", 1e-4)))
     assert found == ("falls", "model.1.tail.3", (4.0,))
 
 
 @pytest.mark.parametrize("decades", [1.4, 1.6])
-def test_a_fall_is_one_from_its_limit_on(decades):
-    found = ask("vanishing", "model.1", flow(gradient=upto("model.1.a", 10**-decades)))
+def test_fall_at_its_limit(decades):
+    found = cause("vanishing", "model.1", flow(gradient=up_to("model.1.a", 10**-decades)))
     assert (found is not None) == (decades > 1.5)
 
 
-def test_a_branch_that_gets_less_is_no_fall():
-    assert ask("vanishing", "model.1", flow(gradient=dict.fromkeys(STACK, 1e-4))) is None
+def test_branch_with_less_gradient_is_not_a_fall():
+    assert cause("vanishing", "model.1", flow(gradient=dict.fromkeys(STACK, 1e-4))) is None
 
 
-def test_many_layers_shrink_it_together():
+def test_stack_of_layers_shrinks_the_gradient():
     gradient = {name: 10.0**n for n, name in enumerate(("model.1.a", *STACK))}
-    behind = dict.fromkeys(ORDER[ORDER.index("model.2.conv") :], 1e6)
-    traced = flow(gradient={"model.0.conv": 1.0, **gradient, **behind})
+    downstream = dict.fromkeys(ORDER[ORDER.index("model.2.conv") :], 1e6)
+    traced = flow(gradient={"model.0.conv": 1.0, **gradient, **downstream})
     found = measured(finding_of("vanishing", "model.1"), LAYOUT, traced, {})
     assert (found.kind, found.values) == ("shrinks", (6.0, 3.0, 6.0, 3.0, 3.0))
     assert found.names == (
@@ -195,22 +195,22 @@ def test_many_layers_shrink_it_together():
 
 
 @pytest.mark.parametrize(("share", "is_named"), [(0.49, False), (0.51, True)])
-def test_a_class_of_activation_that_loses_half_of_a_stack_is_named(share, is_named):
+def test_activation_class_that_loses_half_of_a_stack_is_named(share, is_named):
     level, gradient = 0.0, {"model.1.a": 1.0}
     for n, name in enumerate(STACK):
         level += 2 * share if n % 2 else 2 * (1 - share)
         gradient[name] = 10.0**level
-    behind = dict.fromkeys(ORDER[ORDER.index("model.2.conv") :], 1e6)
+    downstream = dict.fromkeys(ORDER[ORDER.index("model.2.conv") :], 1e6)
     found = measured(
-        finding_of("vanishing", "model.1"), LAYOUT, flow(gradient={**gradient, **behind}), {}
+        finding_of("vanishing", "model.1"), LAYOUT, flow(gradient={**gradient, **downstream}), {}
     )
     assert found.names[4:] == (("Sigmoid",) if is_named else ())
     assert found.values == pytest.approx((6.0, 3.0, 6.0, *((3.0, 6 * share) if is_named else ())))
 
 
 @pytest.mark.parametrize(("rule", "sign"), [("vanishing", 1), ("exploding", -1)])
-def test_what_is_said_of_outputs_is_the_ratio_of_their_gradients(rule, sign):
-    """A branch in front of them has more, so that less is lost for good."""
+def test_reported_loss_is_the_ratio_of_the_output_gradients(rule, sign):
+    """A branch upstream of them has more gradient, so that less is lost in the end."""
     own = [n for n in FRONT if n.startswith("model.1")]
     gradient = {**dict.fromkeys(("model.1.tail.0", *own), 10.0 ** (sign * -4.0))}
     gradient["model.1.a"] = 10.0 ** (sign * -3.7)
@@ -223,71 +223,71 @@ def test_what_is_said_of_outputs_is_the_ratio_of_their_gradients(rule, sign):
         **dict.fromkeys(ORDER[ORDER.index("model.1.tail.2") :], 10.0 ** (sign * 6.0)),
     }
     stack = flow(
-        gradient={**upto("model.1.a", 1.0), "model.1.tail.0": 10.0 ** (sign * 1.4), **edges}
+        gradient={**up_to("model.1.a", 1.0), "model.1.tail.0": 10.0 ** (sign * 1.4), **edges}
     )
     found = measured(finding_of(rule, "model.1"), LAYOUT, stack, {})
     levels = {call.module: call.gradient_norm for call in stack.calls}
-    before, behind = (levels[name] for name in found.names[2:4])
-    assert 10 ** found.values[0] == pytest.approx((behind / before) ** sign)
+    before, after = (levels[name] for name in found.names[2:4])
+    assert 10 ** found.values[0] == pytest.approx((after / before) ** sign)
 
 
 @pytest.mark.parametrize(
     ("share", "kind"), [(SATURATED + 0.01, "saturated"), (SATURATED - 0.01, "falls")]
 )
-def test_an_activation_that_has_saturated_is_named_from_its_limit_on(share, kind):
-    traced = flow(gradient=upto("model.1.tail.2", 1e-4), saturated={"model.1.tail.3": share})
-    kinds = ask("vanishing", "model.1", traced)
+def test_saturated_activation_at_its_limit(share, kind):
+    traced = flow(gradient=up_to("model.1.tail.2", 1e-4), saturated={"model.1.tail.3": share})
+    kinds = cause("vanishing", "model.1", traced)
     assert kinds[:2] == (kind, "model.1.tail.3")
     assert kinds[2] == ((share, 1.0) if kind == "saturated" else (4.0,))
 
 
-def test_a_saturated_activation_that_loses_nothing_is_not_the_cause():
-    traced = flow(gradient=upto("model.1.a", 1e-4), saturated={"model.1.tail.5": 0.99})
-    assert ask("vanishing", "model.1", traced)[:2] == ("falls", "model.1")
+def test_saturated_activation_that_loses_nothing_is_not_the_cause():
+    traced = flow(gradient=up_to("model.1.a", 1e-4), saturated={"model.1.tail.5": 0.99})
+    assert cause("vanishing", "model.1", traced)[:2] == ("falls", "model.1")
 
 
-def test_a_forward_that_shrinks_as_much_is_the_cause():
+def test_forward_signal_that_shrinks_as_much_is_the_cause():
     rms = dict.fromkeys(ORDER[ORDER.index("model.1.tail.0") :], 1e-4)
-    traced = flow(gradient=upto("model.1.a", 1e-4), rms=rms)
-    assert ask("vanishing", "model.1", traced) == ("scaled_forward", "model.1", (1.0, 0.0))
+    traced = flow(gradient=up_to("model.1.a", 1e-4), rms=rms)
+    assert cause("vanishing", "model.1", traced) == ("scaled_forward", "model.1", (1.0, 0.0))
 
 
 @pytest.mark.parametrize("rms", [SMALL * 1.1, SMALL * 0.9])
-def test_a_signal_that_has_collapsed_in_front_is_the_cause_from_its_limit_on(rms):
-    found = ask("leaf_vanishing", "model.2.conv", flow(rms={"model.1.tail.0": rms}))
+def test_collapsed_signal_upstream_is_the_cause_below_its_limit(rms):
+    found = cause("leaf_vanishing", "model.2.conv", flow(rms={"model.1.tail.0": rms}))
     assert found == (None if rms > SMALL else ("scaled_forward", "model.1", (1.0, round(rms, 3))))
 
 
 # --- too much -------------------------------------------------------------------------------------
 
 
-def test_a_gradient_that_is_multiplied():
-    found = ask("exploding", "model.1", flow(gradient=upto("model.1.a", 1e4)))
+def test_multiplied_gradient():
+    found = cause("exploding", "model.1", flow(gradient=up_to("model.1.a", 1e4)))
     assert found == ("multiplied", "model.1", (4.0,))
 
 
-def test_a_stack_that_grows():
+def test_stack_that_grows_the_gradient():
     gradient = {name: 10.0**-n for n, name in enumerate(("model.1.a", *STACK))}
-    behind = dict.fromkeys(ORDER[ORDER.index("model.2.conv") :], 1e-6)
-    found = ask(
-        "exploding", "model.1", flow(gradient={**upto("model.0", 1.0), **gradient, **behind})
+    downstream = dict.fromkeys(ORDER[ORDER.index("model.2.conv") :], 1e-6)
+    found = cause(
+        "exploding", "model.1", flow(gradient={**up_to("model.0", 1.0), **gradient, **downstream})
     )
     assert found == ("grows", "model.1.tail", (6.0, 3.0, 6.0))
 
 
-def test_more_than_one_reader_sends_is_no_rise():
+def test_gradient_from_several_readers_is_not_a_rise():
     edges = (*LAYOUT.edges, ("model.0", "model.2"))
     layout = replace(LAYOUT, edges=edges)
     traced = flow(
-        gradient={**upto("model.0", 1e4), **dict.fromkeys(("model.2.bn", "model.2.act"), 1e4)}
+        gradient={**up_to("model.0", 1e4), **dict.fromkeys(("model.2.bn", "model.2.act"), 1e4)}
     )
     assert measured(finding_of("exploding", "model.0"), layout, traced, {}) is None
     assert measured(finding_of("exploding", "model.0"), LAYOUT, traced, {}).kind == "multiplied"
 
 
 @pytest.mark.parametrize("rms", [LARGE - 1, LARGE + 1])
-def test_an_output_that_is_far_too_large(rms):
-    found = ask("total_high", WHOLE, flow(rms={"model.3.cv2.0.out": rms}))
+def test_output_that_is_far_too_large(rms):
+    found = cause("total_high", WHOLE, flow(rms={"model.3.cv2.0.out": rms}))
     assert found == (("scaled_forward", "model.3.cv2.0.out", (1.0, rms)) if rms > LARGE else None)
 
 
@@ -302,11 +302,11 @@ def test_an_output_that_is_far_too_large(rms):
     ],
 )
 @pytest.mark.parametrize("named", [("model.2.bn",), ("model.3.cv2.0.conv", "model.2.bn")])
-def test_only_an_output_in_front_of_statistics_makes_them_overflow(large, is_cause, named):
+def test_only_an_upstream_output_makes_statistics_overflow(large, is_cause, named):
     rms = {large: 1e6}
     traced = flow(rms={**rms, "model.0.conv": 1.0, "model.1.tail.5": 1.0})
     module = named[0] if len(named) == 1 else WHOLE
-    found = ask("weight_overflow", module, traced, reason=Reason("buffers", named))
+    found = cause("weight_overflow", module, traced, reason=Reason("buffers", named))
     assert found == (("scaled_forward", large, (1.0, 1e6)) if is_cause else None)
 
 
@@ -314,12 +314,12 @@ def test_another_branch_does_not_make_statistics_overflow():
     edges = (("model.0", "model.1"), ("model.0", "model.2"), ("model.2", "model.3"))
     layout = replace(LAYOUT, edges=edges)
     finding = replace(finding_of("weight_overflow", "model.2.bn"), reason=None)
-    aside = flow(rms={"model.1": 1e6, "model.1.tail.5": 1.0})
-    assert measured(finding, layout, aside, {}) is None
-    assert measured(finding, LAYOUT, aside, {}).names[0] == "model.1"
+    elsewhere = flow(rms={"model.1": 1e6, "model.1.tail.5": 1.0})
+    assert measured(finding, layout, elsewhere, {}) is None
+    assert measured(finding, LAYOUT, elsewhere, {}).names[0] == "model.1"
 
 
-def test_what_overflows_is_what_the_judge_names_also_when_a_trace_was_asked_before():
+def test_overflow_cause_fits_the_judge_even_after_an_earlier_trace():
     traced = flow(rms={"model.2": 1e6})
     own = replace(
         finding_of("weight_overflow", WHOLE),
@@ -328,15 +328,15 @@ def test_what_overflows_is_what_the_judge_names_also_when_a_trace_was_asked_befo
         is_traced=True,
     )
     assert measured(own, LAYOUT, traced, {}) is None
-    behind = replace(own, judged=Reason("buffers", ("model.3.cv2.0.conv",)))
-    assert measured(behind, LAYOUT, traced, {}).names[0] == "model.2"
+    downstream = replace(own, judged=Reason("buffers", ("model.3.cv2.0.conv",)))
+    assert measured(downstream, LAYOUT, traced, {}).names[0] == "model.2"
 
 
-def test_an_input_comes_through_blocks_without_parameters():
+def test_input_through_blocks_without_parameters():
     blocks = (("model.0", "Conv"), ("model.1", "Own"), ("model.1x", "Scale"), *LAYOUT.blocks[2:])
     edges = (("model.0", "model.1"), ("model.1", "model.1x"), ("model.1x", "model.2"))
     layout = replace(LAYOUT, blocks=blocks, inside=((),) * 5, edges=(*edges, LAYOUT.edges[-1]))
-    calls = list(flow(gradient=upto("model.1", 1e-6)).calls)
+    calls = list(flow(gradient=up_to("model.1", 1e-6)).calls)
     at = ORDER.index("model.1") + 1
     scaled = replace(calls[at - 1], module="model.1x", type="Scale", output_rms=1e6)
     calls[at:at] = [scaled]
@@ -346,11 +346,11 @@ def test_an_input_comes_through_blocks_without_parameters():
         assert (found.kind, found.names[0]) == ("scaled_forward", "model.1x")
 
 
-def test_a_normalization_that_divides_by_a_large_input():
-    """Its small gradient is that of the output that is too large."""
-    lost = upto("model.1", 1e-6)
+def test_normalization_that_divides_by_a_large_input():
+    """The small gradient at its input belongs to the output that is too large."""
+    lost = up_to("model.1", 1e-6)
     large = {"model.1.tail.5": 1.0, "model.1": 1e6}
-    found = ask("vanishing", "model.1", flow(gradient=lost, rms=large))
+    found = cause("vanishing", "model.1", flow(gradient=lost, rms=large))
     assert found == ("scaled_forward", "model.1", (1.0, 1e6))
     twice = (*LAYOUT.edges, ("model.0", "model.2"))
     traced = flow(gradient=lost, rms=large)
@@ -359,108 +359,112 @@ def test_a_normalization_that_divides_by_a_large_input():
     assert found.names[4:] == ("model.2.bn",)
 
 
-def test_a_normalization_without_a_large_output_in_front():
-    found = ask("vanishing", "model.1", flow(gradient=upto("model.1", 1e-6)))
+def test_normalization_without_a_large_output_upstream():
+    found = cause("vanishing", "model.1", flow(gradient=up_to("model.1", 1e-6)))
     assert found == ("falls", "model.2.bn", (6.0,))
-    small = flow(gradient=upto("model.1", 1e-6), rms=dict.fromkeys(("model.2.bn",), 1e-6))
-    assert ask("vanishing", "model.1", small)[0] == "scaled_forward"
+    small = flow(gradient=up_to("model.1", 1e-6), rms=dict.fromkeys(("model.2.bn",), 1e-6))
+    assert cause("vanishing", "model.1", small)[0] == "scaled_forward"
 
 
-def test_a_dead_activation_explains_norms_that_multiply_noise():
-    traced = flow(gradient=upto("model.0", 1e8), zero={"model.2.act": 1.0})
-    assert ask("total_high", WHOLE, traced) == ("zero", "model.2.act", (1.0, 1.0))
+def test_dead_activation_explains_high_norms_from_amplified_noise():
+    traced = flow(gradient=up_to("model.0", 1e8), zero={"model.2.act": 1.0})
+    assert cause("total_high", WHOLE, traced) == ("zero", "model.2.act", (1.0, 1.0))
 
 
-def test_an_activation_behind_zeros_is_not_their_cause():
+def test_activation_with_zero_inputs_is_not_their_cause():
     rms = dict.fromkeys(ORDER[ORDER.index("model.1.tail.0") :], 0.0)
-    assert ask("total_high", WHOLE, flow(rms=rms, zero={"model.2.act": 1.0}))[0] == "zeroed"
+    assert cause("total_high", WHOLE, flow(rms=rms, zero={"model.2.act": 1.0}))[0] == "zeroed"
     later = dict.fromkeys(ORDER[ORDER.index("model.2.act") :], 0.0)
-    assert ask("total_high", WHOLE, flow(rms=later, zero={"model.2.act": 1.0}))[0] == "zero"
+    assert cause("total_high", WHOLE, flow(rms=later, zero={"model.2.act": 1.0}))[0] == "zero"
 
 
 # --- none -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("share", [ZERO - 0.01, ZERO])
-def test_a_gradient_of_zero_behind_an_activation(share):
-    traced = flow(gradient=upto("model.2.bn", 0.0), zero={"model.2.act": share})
-    kind, name, values = ask("dead", "model.2", traced)
+def test_zero_gradient_upstream_of_an_activation(share):
+    traced = flow(gradient=up_to("model.2.bn", 0.0), zero={"model.2.act": share})
+    kind, name, values = cause("dead", "model.2", traced)
     assert name == "model.2.act"
     found = measured(finding_of("dead", "model.2"), LAYOUT, traced, {})
     assert found.names[2] == "model.2.bn"
     assert (kind, values) == (("zero", (share, 1.0)) if share >= ZERO else ("zeroed", (share,)))
 
 
-def test_a_gradient_of_zero_between_two_layers():
-    assert ask("dead", "model.1", flow(gradient=upto("model.1.a", 0.0))) == (
+def test_zero_gradient_between_two_layers():
+    assert cause("dead", "model.1", flow(gradient=up_to("model.1.a", 0.0))) == (
         "zeroed",
         "model.1",
         (0.0,),
     )
 
 
-def test_the_zeros_of_an_output_that_a_slope_of_zero_gives_nothing_are_counted():
-    gradient = upto("model.1.tail.5", 0.0)
+def test_zero_fraction_of_an_output_without_slope():
+    gradient = up_to("model.1.tail.5", 0.0)
     own = {"gradient": {**gradient, "model.1.tail": 0.0, "model.1": 1.0}}
-    assert ask("dead", "model.1", flow(**own, zero={"model.1": 0.3})) == (
+    assert cause("dead", "model.1", flow(**own, zero={"model.1": 0.3})) == (
         *("zeroed", "model.1"),
         (0.3,),
     )
     traced = flow(**own, rms={"model.1": 0.0}, zero={"model.1": 1.0})
-    assert ask("dead", "model.1", traced) == ("zeroed", "model.1", (1.0,))
+    assert cause("dead", "model.1", traced) == ("zeroed", "model.1", (1.0,))
 
 
-def test_zeros_in_front_of_a_normalization_are_those_of_its_input():
-    gradient = {**upto("model.1", 0.0), "model.2.conv": 1.0}
+def test_zeros_before_a_normalization_belong_to_its_input():
+    gradient = {**up_to("model.1", 0.0), "model.2.conv": 1.0}
     traced = flow(gradient=gradient, zero={"model.2.conv": 1.0})
-    assert ask("dead", "model.1", traced) == ("zeroed", "model.2.bn", (1.0,))
+    assert cause("dead", "model.1", traced) == ("zeroed", "model.2.bn", (1.0,))
 
 
 @pytest.mark.parametrize(("share", "is_named"), [(0.55, False), (0.65, True)])
-def test_a_part_of_the_units(share, is_named):
-    found = ask("partly_dead", "model.2.conv", flow(zero={"model.2.act": share}))
+def test_partly_zero_activation(share, is_named):
+    found = cause("partly_dead", "model.2.conv", flow(zero={"model.2.act": share}))
     assert found == (("zero", "model.2.act", (share, 1.0)) if is_named else None)
 
 
-def test_the_flattest_activation_of_a_module():
+def test_most_saturated_activation_of_a_module():
     traced = flow(saturated={"model.1.tail.1": 0.7, "model.1.tail.3": 0.9})
-    assert ask("partly_dead", "model.1.tail", traced) == ("saturated", "model.1.tail.3", (0.9, 1.0))
+    assert cause("partly_dead", "model.1.tail", traced) == (
+        "saturated",
+        "model.1.tail.3",
+        (0.9, 1.0),
+    )
 
 
-def test_a_detach_between_two_layers():
-    found = ask("no_gradient", "model.1.a", flow(gradient=upto("model.1.a", None)))
+def test_detach_between_two_layers():
+    found = cause("no_gradient", "model.1.a", flow(gradient=up_to("model.1.a", None)))
     assert found == ("cut", "model.1", ())
 
 
-def test_a_part_of_the_head_that_is_not_used_is_named_with_the_head():
+def test_unused_part_of_the_head_is_named_with_the_head():
     traced = flow(gradient={"model.3.cv2.0.conv": None})
     found = measured(finding_of("no_gradient", "model.3.cv2.0.conv"), LAYOUT, traced, {})
     assert found.names == ("model.3", "Detect", "model.3.cv2.0.conv", "model.3")
 
 
-def test_a_layer_under_no_grad_is_not_called():
+def test_layer_under_no_grad_counts_as_not_called():
     traced = flow(without=("model.2.conv", "model.2.bn", "model.2.act"), gradient={"model.2": None})
-    assert ask("no_gradient", "model.2", traced) == ("uncalled", "model.2", (1.0,))
-    assert ask("no_gradient", "model.2.conv", traced) == ("uncalled", "model.2", (1.0,))
+    assert cause("no_gradient", "model.2", traced) == ("uncalled", "model.2", (1.0,))
+    assert cause("no_gradient", "model.2.conv", traced) == ("uncalled", "model.2", (1.0,))
 
 
-def test_a_block_that_is_not_called_at_all():
+def test_block_that_is_never_called():
     inside = ("model.2.conv", "model.2.bn", "model.2.act")
-    assert ask("no_gradient", "model.2", flow(without=(*inside, "model.2"))) == (
+    assert cause("no_gradient", "model.2", flow(without=(*inside, "model.2"))) == (
         *("uncalled", "model.2"),
         (0.0,),
     )
-    assert ask("no_gradient", "model.2.conv", flow(without=inside[:1])) == (
+    assert cause("no_gradient", "model.2.conv", flow(without=inside[:1])) == (
         *("uncalled", "model.2.conv"),
         (0.0,),
     )
     with_gradient = flow(without=inside)
-    assert ask("no_gradient", "model.2", with_gradient) == ("uncalled", "model.2", (0.0,))
+    assert cause("no_gradient", "model.2", with_gradient) == ("uncalled", "model.2", (0.0,))
 
 
-def test_a_branch_of_the_head_says_nothing_of_the_next():
+def test_branch_of_the_head_implies_nothing_about_the_next():
     gradient = dict.fromkeys(("model.3.cv2.0.conv", "model.3.cv2.0.out"), 0.0)
-    assert ask("dead_branch", "model.3.cv2", flow(gradient=gradient)) is None
+    assert cause("dead_branch", "model.3.cv2", flow(gradient=gradient)) is None
 
 
 # --- not finite -----------------------------------------------------------------------------------
@@ -468,12 +472,12 @@ def test_a_branch_of_the_head_says_nothing_of_the_next():
 INF = {"model.1.tail.0": float("inf")}
 
 
-def test_the_first_output_that_is_not_finite():
-    assert ask("nonfinite", "model.1", flow(largest=INF)) == ("not_finite", "model.1", (0.0, 4.0))
+def test_first_nonfinite_output():
+    assert cause("nonfinite", "model.1", flow(largest=INF)) == ("not_finite", "model.1", (0.0, 4.0))
 
 
-def test_weights_that_a_step_has_spoiled_are_no_cause():
-    assert ask("nonfinite", "model.1", flow(largest=upto("model.3", NAN))) is None
+def test_weights_spoiled_by_a_step_are_not_a_cause():
+    assert cause("nonfinite", "model.1", flow(largest=up_to("model.3", NAN))) is None
 
 
 @pytest.mark.parametrize(
@@ -489,16 +493,20 @@ def test_weights_that_a_step_has_spoiled_are_no_cause():
         ("forward", ("model.1", "model.2.bn", "model.0", "model.1"), False),
     ],
 )
-def test_a_judge_that_measured_more_directly_is_left_alone(kind, names, is_kept):
-    found = ask("nonfinite", "model.1", flow(largest=INF), reason=Reason(kind, names, (1.0,), 3))
+def test_judge_with_a_more_direct_measurement_is_kept(kind, names, is_kept):
+    found = cause("nonfinite", "model.1", flow(largest=INF), reason=Reason(kind, names, (1.0,), 3))
     assert found == (None if is_kept else ("not_finite", "model.1", (1.0, 4.0)))
 
 
 @pytest.mark.parametrize("value", [NAN, float("inf")])
-def test_a_gradient_that_is_not_finite_nearest_to_the_loss(value):
-    traced = flow(gradient=upto("model.1.tail.1", value))
-    assert ask("nonfinite", "model.1", traced) == ("not_finite_gradient", "model.1.tail.2", (0.0,))
-    assert ask("nonfinite", "model.1", flow(gradient=upto("model.3", value))) is None
+def test_nonfinite_gradient_nearest_to_the_loss(value):
+    traced = flow(gradient=up_to("model.1.tail.1", value))
+    assert cause("nonfinite", "model.1", traced) == (
+        "not_finite_gradient",
+        "model.1.tail.2",
+        (0.0,),
+    )
+    assert cause("nonfinite", "model.1", flow(gradient=up_to("model.3", value))) is None
 
 
 @pytest.mark.parametrize(
@@ -512,8 +520,8 @@ def test_a_gradient_that_is_not_finite_nearest_to_the_loss(value):
         ({"amp": "bf16"}, 1e38, BRAIN),
     ],
 )
-def test_the_end_of_the_numbers_in_use(training, largest, end):
-    found = ask("nonfinite", "model.1", flow(largest={"model.1.a": largest}), training)
+def test_outputs_near_the_largest_number_of_the_type(training, largest, end):
+    found = cause("nonfinite", "model.1", flow(largest={"model.1.a": largest}), training)
     assert found == (("head_room", "model.1.a", (0.0, largest, round(end, 3))) if end else None)
 
 
@@ -532,17 +540,17 @@ ANY_CALL = st.tuples(
     st.sampled_from(LAYOUT.modules),
     st.lists(ANY_CALL, max_size=12),
 )
-def test_any_trace_has_a_cause_with_words_or_none(rule, module, calls):
-    """Files are data from somebody else: no trace in one ends a review, or a watch."""
-    made = (
+def test_any_trace_has_a_worded_cause_or_none(rule, module, calls):
+    """Files come from other people: no trace in them may crash a report or a watch."""
+    traced = (
         Call(order, name, 1, kind, elements, *numbers)
         for order, (name, kind, elements, numbers) in enumerate(calls, 1)
     )
-    found = measured(finding_of(rule=rule, module=module), LAYOUT, Flow(1, 5, tuple(made)), {})
+    found = measured(finding_of(rule=rule, module=module), LAYOUT, Flow(1, 5, tuple(traced)), {})
     assert found is None or cause_of(found, LAYOUT, {})
 
 
-# --- words ----------------------------------------------------------------------------------------
+# --- wording --------------------------------------------------------------------------------------
 
 STACKED = ("model.1.tail", "Sequential", "model.1.a", "model.1.tail.5")
 SPOKEN = (
@@ -580,11 +588,11 @@ SPOKEN = (
 )
 
 
-def test_the_words_of_each_kind(golden):
-    said = [cause_of(reason, LAYOUT, {"optimizer": "SGD", "lr0": 0.01}) for reason in SPOKEN]
+def test_wording_of_each_kind(golden):
+    worded = [cause_of(reason, LAYOUT, {"optimizer": "SGD", "lr0": 0.01}) for reason in SPOKEN]
     assert {reason.kind for reason in SPOKEN} == set(KINDS)
-    golden("measured", "".join(f"{one.why}\n    Try {one.remedy}.\n\n" for one in said))
+    golden("measured", "".join(f"{one.why}\n    Try {one.remedy}.\n\n" for one in worded))
 
 
-def test_the_reasons_of_judges_have_no_words_here():
+def test_reasons_of_judges_are_worded_elsewhere():
     assert cause_of(Reason("slope"), LAYOUT, {}) is None

@@ -1,4 +1,4 @@
-"""What the words of a finding depend on; the sentences are in golden/messages.txt."""
+"""What the text of a finding depends on; the sentences are in golden/messages.txt."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ AUTO = {**TRAINING, "optimizer": "auto"}
 THRICE = tuple(episode_of(7 + 10 * n, 9 + 10 * n, epoch=20, value=4.0 + n) for n in range(3))
 BACK = (*THRICE[:1], episode_of(40, epoch=20, value=4.5))
 OFTEN = (*THRICE, THRICE[0], episode_of(1040, epoch=20, value=4.5))
-"""Episodes of a finding that came back once, and of one that came back four times."""
+"""Episodes of a finding that recurred once, and of one that recurred four times."""
 
 TRUNK = tuple(f"model.{b}" for b in range(4))
 CONV = "model.3.conv"
 
 
 def finding(rule, module=None, **changes):
-    """A finding as in ``WORDED`` where nothing else is said."""
+    """A finding as in ``WORDED``, with some fields replaced."""
     name, value, limit = WORDED[rule]
     given = {"epoch": 20, "value": value, "limit": limit, "severity": RULES[rule].severity}
     found = finding_of(rule, module or name, **{**given, **changes})
@@ -59,7 +59,7 @@ def message(rule, module=None, training=TRAINING, layout=HEADED, **changes):
 
 
 def built(*parts, inside=(), kind="Block"):
-    """A layout whose block 1 holds these weights and norm layers and modules without parameters."""
+    """A layout whose block 1 holds these weights, norm layers and modules without parameters."""
     own = [Part(f"model.1.{name}", is_weight=not name.endswith("bn")) for name in parts]
     layout, _ = plan([Part("model.0.conv"), *own, Part("model.2.conv")])
     types = tuple(
@@ -206,10 +206,10 @@ VARIANTS = [
     ),
     ("nonfinite", "of weights that were loaded", {"reason": Reason("weights", values=(0.0, 0.0))}),
 ]
-"""A rule, and what is different from its case in ``WORDED``."""
+"""A rule, and the differences from its case in ``WORDED``."""
 
 
-def test_the_words_of_every_rule(golden):
+def test_message_of_every_rule(golden):
     lines = [f"{rule}\n    {message(rule, epoch=2)}\n" for rule in RULES]
     lines += [f"{rule} {what}\n    {message(rule, **how)}\n" for rule, what, how in VARIANTS]
     golden("messages", "".join(lines))
@@ -242,7 +242,7 @@ ORIGINS = (
         (HEAD_CONV, (CONV, HEAD_CONV), (HEAD_CONV,)),
     ),
 )
-"""Named module, modules and origin of what is not finite."""
+"""Module, modules and origin of a non-finite finding."""
 
 OTHERS = (
     *((CONV, (CONV,)), (CONV, ("model.1.bn", CONV)), (CONV, ("model.0.bn", "model.1.bn", CONV))),
@@ -250,7 +250,7 @@ OTHERS = (
     (CONV, ("model.0.bn", "model.3.bn", CONV, OUT)),
     *(("model.3", ("model.1.bn", CONV, "model.3.bn")), (WHOLE, leaves_of(HEADED))),
 )
-"""A named module, and all modules of the finding."""
+"""The named module and all modules of the finding."""
 
 
 OWN = (("BatchNorm2d", "blocks.py:19"),)
@@ -297,7 +297,7 @@ PHRASES = {
 """Phrases of messages, and what each depends on."""
 
 
-def test_the_phrases_of_messages(golden):
+def test_phrases_of_messages(golden):
     golden("phrases", "".join(f"{what}\n    {words}\n" for what, words in PHRASES.items()))
 
 
@@ -306,7 +306,7 @@ def test_the_phrases_of_messages(golden):
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("training", [TRAINING, AMP, {}])
-def test_a_message_has_all_of_its_parts(rule, training):
+def test_message_has_all_of_its_parts(rule, training):
     found = message(rule, training=training, step=1234)
     case = Case(HEADED, training, finding(rule), RULES[rule].unit)
     is_about_the_step = rule in {"amp_overflow", "loss_nonfinite"}
@@ -332,7 +332,7 @@ EXTREMES = [
 
 @pytest.mark.parametrize("changes", EXTREMES, ids=str)
 @pytest.mark.parametrize("rule", RULES)
-def test_a_message_is_made_of_whole_sentences_without_a_nan(rule, changes):
+def test_message_has_whole_sentences_and_no_nan(rule, changes):
     if rule == "weight_growth" and changes.get("value", 0) > 50:
         changes = {"value": 38.0}
     text = str(message(rule, **changes))
@@ -347,11 +347,11 @@ LARGE = replace(
     types=("DetectionModel", "A2C2f", *["Conv2d"] * 5),
     block_of=("", *["model.22"] * 3, *["model.1"] * 3),
 )
-"""A layout with names as long as those of Ultralytics' models get."""
+"""A layout with the longest names of Ultralytics models."""
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_message_is_not_too_long(rule):
+def test_message_is_not_too_long(rule):
     name = WORDED[rule][0]
     where = WHOLE if name == WHOLE else "model.22" if RULES[rule].blocks == "origin" else LONG
     given = {"modules": LARGE.modules, "step": 1_234_567, "epoch": 91}
@@ -364,7 +364,7 @@ def test_a_message_is_not_too_long(rule):
 
 @pytest.mark.parametrize("rule", [name for name, row in RULES.items() if row.healthy])
 @pytest.mark.parametrize("side", [0.9, 1.1])
-def test_a_message_does_not_deny_the_limit_that_was_broken(rule, side):
+def test_message_does_not_contradict_the_exceeded_limit(rule, side):
     healthy = RULES[rule].healthy
     limit = healthy * side
     what = message(rule, value=limit, limit=limit).what
@@ -378,13 +378,13 @@ def test_a_message_does_not_deny_the_limit_that_was_broken(rule, side):
 
 
 @pytest.mark.parametrize("rule", [name for name, row in RULES.items() if row.kind])
-def test_what_came_back_names_its_newest_episode_and_the_earlier_ones(rule):
+def test_recurred_finding_names_its_newest_and_earlier_episodes(rule):
     back = message(rule, episodes=BACK)
     assert "step 40" in back.since
     assert "from step 7 to step 9" in back.past
 
 
-# --- the cause, from the moment -------------------------------------------------------------------
+# --- the cause, by time of the fault --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -401,19 +401,19 @@ def test_what_came_back_names_its_newest_episode_and_the_earlier_ones(rule):
     ],
 )
 @pytest.mark.parametrize("epoch", [1, 2, 100])
-def test_a_moment_that_is_not_known_is_not_named(training, epoch):
+def test_unknown_time_is_not_mentioned(training, epoch):
     assert causes.moment(training, finding("spike", epoch=epoch, warming=False)) == ""
 
 
 @pytest.mark.parametrize(("step", "is_named"), [(1, False), (2, True)])
-def test_what_is_there_from_the_first_step_is_not_the_fault_of_the_warm_up(step, is_named):
+def test_warm_up_is_not_blamed_for_a_fault_from_the_first_step(step, is_named):
     assert bool(causes.moment(TRAINING, finding("vanishing", step=step, epoch=1))) == is_named
 
 
-# --- what to try, from the options ----------------------------------------------------------------
+# --- remedies that depend on the options ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("rule", RATED)
-def test_a_rule_whose_remedy_is_a_lower_rate_names_it_as_the_options_have_it(rule):
+def test_remedy_names_the_learning_rate_as_the_options_do(rule):
     for training in (TRAINING, AUTO, FITTED):
         assert causes.lower_rate(training) in message(rule, training=training).remedy

@@ -1,4 +1,4 @@
-"""Where a NaN was made, by what was still finite, and what is said of it."""
+"""Where a NaN came from, judged by what was still finite, and the wording of the finding."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ FULL = layout_of(CLASSES)
 
 
 def without_norm(layout, *blocks):
-    """A layout whose named blocks have no BatchNorm."""
+    """The layout without the BatchNorm of these blocks."""
     gone = {f"{block}.bn" for block in blocks}
     rows = [m for m, name in enumerate(layout.modules) if name not in gone]
     columns = ("modules", "types", "parameters", "block_of", "roles", "kernels")
@@ -29,11 +29,11 @@ def without_norm(layout, *blocks):
 
 
 CHAIN = without_norm(FULL, "model.2")
-"""A chain of eight blocks; the third is somebody's own and has no normalization."""
+"""A chain of eight blocks; the third is a custom block without normalization."""
 
 
 def spoiled_from(block, layout=CHAIN, step=2):
-    """A window at whose step BatchNorm's statistics are not finite from a block on."""
+    """A window in whose step the BatchNorm statistics are not finite from a block on."""
     norms = [n for n in layout.modules if n.endswith(".bn") and int(n.split(".")[1]) >= block]
     one = beyond(step, dict.fromkeys(norms, INF), layout=layout)
     return replace(one, nonfinite=np.ones(len(layout.modules), np.int64))
@@ -55,7 +55,7 @@ CLEAN = beyond(1, {}, layout=CHAIN)
 
 
 @pytest.mark.parametrize("skipped", [0, 1])
-def test_a_nan_in_the_forward_is_named_by_what_lies_between_clean_and_spoiled(skipped):
+def test_nan_in_the_forward_is_named_between_clean_and_spoiled_statistics(skipped):
     bad = bad_loss(replace(spoiled_from(5), skipped=skipped), *ITEMS)
     if skipped:
         bad = replace(bad, nonfinite=np.zeros_like(bad.nonfinite))
@@ -70,18 +70,18 @@ def test_a_nan_in_the_forward_is_named_by_what_lies_between_clean_and_spoiled(sk
     ("block", "layout", "module", "suspects"),
     [
         (2, FULL, "model.2", ("model.2",)),  # its own normalization is spoiled
-        (5, FULL, "model.2", ("model.2",)),  # behind its last normalization: it is no usual block
-        (1, CHAIN, "model.1", ("model.1",)),  # nothing but a usual block in front
+        (5, FULL, "model.2", ("model.2",)),  # after its last normalization: a custom block
+        (1, CHAIN, "model.1", ("model.1",)),  # only a standard block upstream
         (6, CHAIN, "model.6", ("model.6",)),
     ],
 )
-def test_the_suspect_is_the_block_that_is_no_usual_one(block, layout, module, suspects):
+def test_suspect_is_the_custom_block(block, layout, module, suspects):
     first = beyond(1, {}, layout=layout)
     alert = only(alerts(first, bad_loss(spoiled_from(block, layout), *ITEMS), layout=layout))
     assert (alert.module, alert.reason.names[3:]) == (module, suspects)
 
 
-def test_a_block_without_parameters_is_named_in_words_and_what_reads_it_in_the_finding():
+def test_block_without_parameters_is_the_suspect_and_its_reader_is_named():
     kinds = tuple((n, "OwnGate" if n == "model.3" else kind) for n, kind in FULL.blocks)
     layout = replace(FULL, blocks=kinds)
     first = beyond(1, {}, layout=layout)
@@ -89,24 +89,24 @@ def test_a_block_without_parameters_is_named_in_words_and_what_reads_it_in_the_f
     assert (alert.module, alert.reason.names[3:]) == ("model.5", ("model.3",))
 
 
-def test_where_all_is_spoiled_the_images_are_the_suspect():
+def test_images_are_the_suspect_where_everything_is_spoiled():
     found = alerts(CLEAN, bad_loss(spoiled_from(0), *ITEMS))
     assert {alert.reason.kind for alert in found} == {"input"}
 
 
-def test_what_was_spoiled_before_says_nothing():
+def test_statistics_spoiled_before_are_ignored():
     before = replace(spoiled_from(5, step=1), nonfinite=np.zeros(len(CHAIN.modules), np.int64))
     found = alerts(before, bad_loss(spoiled_from(5), *ITEMS))
     assert {alert.reason.kind for alert in found} == {"loss"}
 
 
-def test_weights_that_are_nan_already_say_so():
+def test_nan_weights_are_the_reason():
     nan = np.full(len(CHAIN.modules), np.nan, np.float32)
     bad = replace(spoiled_from(0), weight_norm=nan)
-    for before, was_finite in (((), 0.0), ((CLEAN,), 1.0)):  # then the checkpoint was, too
+    for before, was_finite in (((), 0.0), ((CLEAN,), 1.0)):  # then the checkpoint was NaN, too
         reason = Reason("weights", values=(0.0, was_finite), rank=1)
         assert {alert.reason for alert in alerts(*before, bad)} == {reason}
-    after = replace(bad, step_first=3, step_last=3)  # a step before has made them so
+    after = replace(bad, step_first=3, step_last=3)  # the step before spoiled them
     assert {alert.reason for alert in alerts(CLEAN, spoiled_from(5), after)} == {None}
 
 
@@ -119,18 +119,18 @@ def test_weights_that_are_nan_already_say_so():
         (ITEMS, "loss", ()),
     ],
 )
-def test_without_a_spoiled_buffer_the_loss_items_say_what_it_is(bad, kind, names):
+def test_loss_items_give_the_reason_if_no_buffer_is_spoiled(bad, kind, names):
     one = replace(spoiled_from(9), nonfinite=np.ones(len(CHAIN.modules), np.int64))
     found = alerts(CLEAN, bad_loss(one, *bad))
     assert {(alert.reason.kind, alert.reason.names) for alert in found} == {(kind, names)}
 
 
-def test_without_losses_nothing_is_claimed():
+def test_no_reason_without_losses():
     assert {alert.reason for alert in alerts(CLEAN, spoiled_from(5))} == {None}
 
 
 def traced(bad, step=2):
-    """A trace in which the output of a module and of all behind it is not finite."""
+    """A trace whose outputs are not finite from a module on."""
     named = [name for name in CHAIN.modules if name != WHOLE]
     at = named.index(bad)
     calls = [
@@ -140,7 +140,7 @@ def traced(bad, step=2):
     return Flow(1, step, tuple(calls))
 
 
-def test_a_traced_call_outranks_the_buffers():
+def test_traced_call_outranks_the_buffers():
     flow = traced("model.2.conv")
     bad = bad_loss(spoiled_from(5), *ITEMS)
     alert = only(alerts(CLEAN, bad, flow=flow))
@@ -148,7 +148,7 @@ def test_a_traced_call_outranks_the_buffers():
     assert alert.reason.rank > only(alerts(CLEAN, bad)).reason.rank
 
 
-def test_a_trace_of_an_earlier_step_or_of_spoiled_weights_names_no_call():
+def test_trace_of_an_earlier_step_or_of_spoiled_weights_names_no_call():
     bad = bad_loss(spoiled_from(5), *ITEMS)
     early = alerts(CLEAN, bad, flow=traced("model.2.conv", step=1))
     later = replace(bad, step_first=3, step_last=3)
@@ -156,10 +156,10 @@ def test_a_trace_of_an_earlier_step_or_of_spoiled_weights_names_no_call():
     assert {alert.reason.kind for alert in (*early, *late)}.isdisjoint({"call"})
 
 
-# --- losses and buffers beside finite gradients ---------------------------------------------------
+# --- losses and buffers with finite gradients -----------------------------------------------------
 
 
-def test_a_bad_loss_with_finite_gradients_is_a_notice_alone():
+def test_bad_loss_with_finite_gradients_is_only_a_notice():
     bad = bad_loss(beyond(2, {}, layout=CHAIN), "cls_loss", batches=3)
     notice = only(alerts(CLEAN, bad, rule="loss_nonfinite"))
     assert (notice.severity, notice.module, notice.value) == ("notice", WHOLE, 3.0)
@@ -170,7 +170,7 @@ def test_a_bad_loss_with_finite_gradients_is_a_notice_alone():
 
 
 @pytest.mark.parametrize("rule", ["amp_overflow", "nonfinite"])
-def test_a_skipped_step_is_calibration_only_with_a_finite_loss(rule):
+def test_skipped_step_is_calibration_only_with_a_finite_loss(rule):
     for bad in ((), ITEMS):
         one = bad_loss(net(1, steps=1, skipped=1), *bad)
         detector = Detector(CHAIN, Thresholds(), {})
@@ -179,12 +179,12 @@ def test_a_skipped_step_is_calibration_only_with_a_finite_loss(rule):
 
 
 def in_the_chain(one):
-    """That window in the chain."""
+    """The window with the modules of the chain."""
     return replace(beyond(1, {}, layout=CHAIN), skipped=one.skipped, losses=one.losses)
 
 
 @pytest.mark.parametrize(("every", "is_found"), [(2, True), (3, False)])
-def test_half_of_the_steps_skipped_are_an_alarm_though_never_two_in_a_row(every, is_found):
+def test_half_of_the_steps_skipped_is_an_alarm_even_if_never_two_in_a_row(every, is_found):
     chain = [beyond(n, {}, layout=CHAIN) for n in range(1, 61)]
     windows = [replace(one, skipped=int(one.step_first % every == 0)) for one in chain]
     found = alerts(*windows)
@@ -193,7 +193,7 @@ def test_half_of_the_steps_skipped_are_an_alarm_though_never_two_in_a_row(every,
         assert (only(found).value, only(found).reason.values) == (13.0, (13.0, 26.0))
 
 
-def test_running_statistics_stay_found_until_a_reading_says_otherwise():
+def test_bad_running_statistics_last_until_a_reading_is_fine():
     spoiled = beyond(1, {"model.1.bn": INF}, layout=CHAIN)
     unread = replace(spoiled, step_first=2, weight_max=np.full_like(spoiled.weight_max, np.nan))
     for windows in ([spoiled], [spoiled, unread]):
@@ -204,7 +204,7 @@ def test_running_statistics_stay_found_until_a_reading_says_otherwise():
 
 
 @pytest.mark.parametrize("before", [1.0, INF])
-def test_a_mask_of_infinity_is_one_on_purpose(before):
+def test_mask_that_was_always_infinite_is_intended(before):
     first = beyond(1, {"model.1": before}, layout=CHAIN)
     found = alerts(first, beyond(2, {"model.1": INF}, layout=CHAIN), rule="weight_overflow")
     assert [alert.module for alert in found] == ["model.1"] * (before == 1.0)

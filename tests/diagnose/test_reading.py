@@ -22,38 +22,38 @@ def reading(norms=(), layout=NET, **state):
 
 
 def of(column, unit, layout=NET):
-    """The value of a unit."""
+    """The value of one unit."""
     return column[Reader(layout).graph.units.index(unit)]
 
 
-# Beyond float32, and without any norm.
+# Beyond float32, and without norms.
 
 
-def test_a_norm_beyond_float32_lies_above_every_other():
+def test_norm_beyond_float32_is_above_every_other():
     assert of(reading({"model.5": np.inf}).lost, "model.5") == -CEILING
     assert of(reading({"model.5": np.inf, "model.6": np.inf}).lost, "model.5") == 0.0
     assert of(reading({"model.5": 3.4e38}).lost, "model.5") > -CEILING
 
 
-def test_a_trunk_without_any_gradient_lies_below_the_least_norm():
+def test_trunk_without_a_gradient_is_below_the_lowest_norm():
     found = reading(zero=NET.modules)
     assert found.trunk == found.trunk_peak == FLOOR
     assert np.log10(float(np.nextafter(np.float32(0), np.float32(1)))) > FLOOR
 
 
-def test_a_trunk_beyond_single_precision_lies_above_the_highest_norm():
+def test_trunk_beyond_single_precision_is_above_the_highest_norm():
     found = reading(dict.fromkeys(BLOCKS, np.inf))
     assert found.trunk == found.trunk_peak == CEILING
     assert np.log10(float(np.finfo(np.float32).max)) < CEILING
 
 
-def test_a_trunk_without_a_norm_has_no_level():
+def test_trunk_without_a_norm_has_no_level():
     found = reading(unknown=NET.modules)
     assert math.isnan(found.trunk)
     assert math.isnan(found.trunk_peak)
 
 
-def test_a_model_without_blocks_has_no_levels():
+def test_model_without_blocks_has_no_levels():
     found = reading(layout=layouts.read(nn.Linear(2, 3))[0])
     assert [len(x) for x in (found.weights, found.arriving, found.best, found.lost)] == [0] * 4
     assert found.apart.shape == (2, 0)
@@ -65,7 +65,7 @@ def test_a_model_without_blocks_has_no_levels():
 
 @st.composite
 def wired(draw):
-    """A layout of blocks of any parts, whose edges go forward, and a head."""
+    """A layout of arbitrary blocks with forward edges, and a head."""
     count = draw(st.integers(1, 5))
     sources = draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=3))
     parts = []
@@ -153,7 +153,7 @@ class Oracle:
         for unit in self.consumers(block):
             level = self.sent(unit)
             limit = self.best(unit) + REACH if unit in self.blocks else math.nan
-            found.append(min(level, limit))  # one that is NaN: the level
+            found.append(min(level, limit))  # if one is NaN, the level
         return highest(found)
 
     def lost(self, block):
@@ -184,7 +184,7 @@ def highest(values):
 
 @LAWS
 @given(cases())
-def test_levels_are_what_loops_find(case):
+def test_levels_agree_with_plain_loops(case):
     layout, one = case
     oracle, found = Oracle(layout, one), Reader(layout).read(one)
     units = Reader(layout).graph.units
@@ -203,7 +203,7 @@ def test_levels_are_what_loops_find(case):
 
 @LAWS
 @given(cases())
-def test_hops_are_what_loops_find(case):
+def test_hops_agree_with_plain_loops(case):
     layout, one = case
     oracle = Oracle(layout, one)
     expected = [oracle.lost(block) for block in oracle.blocks]

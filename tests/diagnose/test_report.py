@@ -1,4 +1,4 @@
-"""The outcome of a run: its facts here, its words in golden/reports.txt."""
+"""The outcome of a run: facts are tested here, wording in golden/reports.txt."""
 
 import json
 import math
@@ -29,7 +29,7 @@ CLIPPED = (
 OWNED = (
     epoch_of(1, steps=10, owners={"model.0": 0.5, "model.1": 0.3, "model.2": 0.1}),
     epoch_of(2, steps=30, owners={"model.9": 0.8, "model.0": 0.1}),
-    epoch_of(3, steps=60),  # one without owners does not thin out the others
+    epoch_of(3, steps=60),  # an epoch without owners does not dilute the others
 )
 LAX = Thresholds(vanishing=4.0, total_low=1e-9)
 STRICT = Thresholds(vanishing=1.0, total_low=1e-2, dead_windows=2)
@@ -76,14 +76,14 @@ REPORTS = {
 }
 
 
-def test_the_words_of_a_report(golden):
+def test_wording_of_reports(golden):
     golden("reports", "".join(f"# {what}\n{report}\n\n" for what, report in REPORTS.items()))
 
 
 @pytest.mark.parametrize(
     ("findings", "alarms"), [((), ()), ((NOTICE,), ()), ((NOTICE, DEAD, WARNING), (DEAD, WARNING))]
 )
-def test_a_run_is_healthy_without_an_alarm_and_a_notice_is_none(findings, alarms):
+def test_run_is_healthy_without_alarms_and_notices_are_not_alarms(findings, alarms):
     report = report_of(*findings)
     assert (report.alarms, report.healthy) == (alarms, not alarms)
 
@@ -91,15 +91,15 @@ def test_a_run_is_healthy_without_an_alarm_and_a_notice_is_none(findings, alarms
 @pytest.mark.parametrize("findings", [(), (NOTICE,), (DEAD,)])
 @pytest.mark.parametrize("skipped", [0, 3])
 @pytest.mark.parametrize("steps", [1, 4, 5, 7, 8])
-def test_next_to_no_steps_give_no_verdict_unless_something_was_found(steps, skipped, findings):
+def test_too_few_steps_give_no_verdict_without_an_alarm(steps, skipped, findings):
     skipped = min(skipped, steps)
     epochs = (epoch_of(steps=steps, skipped=skipped),)
     report = report_of(*findings, steps=steps, epochs=epochs)
-    begins = (
+    verdict = (
         "unhealthy" if DEAD in findings else "healthy" if steps - skipped >= 5 else "no verdict"
     )
-    assert report.verdict.startswith(begins)
-    assert report.is_too_short == (begins == "no verdict")
+    assert report.verdict.startswith(verdict)
+    assert report.is_too_short == (verdict == "no verdict")
 
 
 @pytest.mark.parametrize(
@@ -121,15 +121,15 @@ def test_as_many_steps_as_vanishing_needs_give_a_verdict():
     assert RULES["vanishing"].needs(Thresholds()) == LEAST_STEPS
 
 
-def test_stricter_limits_take_nothing_from_a_report():
+def test_stricter_limits_do_not_change_a_report():
     assert str(report_of(thresholds=STRICT)) == str(report_of())
 
 
 @pytest.mark.parametrize("what", REPORTS)
-def test_a_report_as_json_has_it(what):
+def test_json_has_all_fields_of_a_report(what):
     report = REPORTS[what]
     found = report.to_dict()
-    assert json.loads(json.dumps(found, allow_nan=False)) == found  # plain types alone
+    assert json.loads(json.dumps(found, allow_nan=False)) == found  # plain types only
     assert (found["run"], found["verdict"]) == (str(report.run), report.verdict)
     for name in ("status", "healthy", "steps"):
         assert found[name] == getattr(report, name)
@@ -145,7 +145,7 @@ def test_a_report_as_json_has_it(what):
 
 
 @pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
-def test_json_has_no_number_that_is_not_finite(odd):
+def test_json_has_no_nonfinite_numbers(odd):
     finding = replace(DEAD, episodes=(episode_of(value=odd),))
     found = report_of(finding, epochs=(replace(epoch_of(), scale=odd),)).to_dict()
     assert (found["findings"][0]["value"], found["epochs"][0]["scale"]) == (None, None)

@@ -1,4 +1,4 @@
-"""What each rule looks at, beside its limit and the windows it needs: those are in test_catalog."""
+"""What each rule judges apart from its limit and window count, which test_catalog covers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ WEIGHTS = [
 PLAIN, _ = plan(
     [Part("stem.a"), Part("stem.b"), Part("stem.c"), Part("body.d"), Part("body.e"), Part("last")]
 )
-"""A user's own model: it does not tell which block reads which."""
+"""A custom model without edges between its blocks."""
 
 HEAD_OF_BOTH, _ = plan(
     [
@@ -56,7 +56,7 @@ HEAD_OF_BOTH, _ = plan(
     ],
     edges=FORK.edges[:4],
 )
-"""A block that two others read; the head reads those two."""
+"""A block read by two others, both of which the head reads."""
 
 
 def names(windows, rule, limits=FIVE, layout=NET):
@@ -68,12 +68,12 @@ def rules_of(windows, limits=FIVE, layout=NET):
 
 
 def holds(windows, rule, limits=FIVE, layout=NET):
-    """In which of the windows a rule holds."""
+    """For each window, whether a rule holds."""
     return [rule in {a.rule for a in each} for each in feed(windows, limits, layout)]
 
 
 def situations(table):
-    """A run, and the modules that a rule names in its last window."""
+    """Parametrize by runs, with the modules that a rule names in the last window."""
     return pytest.mark.parametrize(("windows", "found"), table.values(), ids=table)
 
 
@@ -82,7 +82,7 @@ def situations(table):
 
 @FEW
 @given(st.integers(0, 10**6))
-def test_whatever_the_windows_hold_alerts_make_sense(seed):
+def test_alerts_are_valid_for_any_windows(seed):
     limits = Thresholds(dead_windows=1, dead_branch_windows=2, amp_grace=2)
     windows = list(anything(seed, ODD))
     for one, alerts in zip(windows, feed(windows, limits), strict=True):
@@ -100,7 +100,7 @@ LEVELS = [name for name, value in asdict(Thresholds()).items() if isinstance(val
 
 
 @pytest.mark.parametrize("name", sorted({*LEVELS} - {"zero_fraction", "total_low"}))
-def test_a_limit_may_be_as_large_as_a_float(name):
+def test_limit_may_be_as_large_as_a_float(name):
     for windows in (list(anything(1)), *(run.windows for run in RUNS.values())):
         feed(windows, Thresholds(**{name: 1e308}))
 
@@ -121,11 +121,11 @@ def test_rules_within_a_window_do_not_depend_on_the_scale(seed, power):
     assert found[0] == found[1]
 
 
-def test_a_healthy_net_is_silent():
+def test_healthy_net_is_silent():
     assert feed(lasting(130)) == [[]] * 130
 
 
-def test_norms_beyond_single_precision_are_no_trouble():
+def test_norms_beyond_single_precision_are_handled():
     mixed = lasting(5, {"model.1.a": 0.0, "model.1.b": np.inf, "model.1.c": np.nan})
     assert not {"vanishing", "exploding"} & rules_of(mixed)
     huge = lasting(30, dict.fromkeys(BLOCKS, np.inf))
@@ -133,7 +133,7 @@ def test_norms_beyond_single_precision_are_no_trouble():
     assert names([weighing(1, 1e-20), weighing(2, 1e20)], "weight_growth") == [WHOLE]
 
 
-# --- whom a rule names, and where it is silent ----------------------------------------------------
+# --- which module a rule names, and where it is silent --------------------------------------------
 
 MANY = ("model.4.conv", "model.4.bn", "model.6.cv2.0", "model.6.cv3.0")
 """Consumers of block 2."""
@@ -164,14 +164,14 @@ def unweighed(one):
     return replace(one, weight_norm=np.full_like(one.weight_norm, np.nan))
 
 
-def test_growth_lasts_while_the_weights_are_not_read_again():
+def test_growth_lasts_until_the_weights_are_read_again():
     windows = [weighing(1, 5), *map(unweighed, lasting(15, first=2)), weighing(17, 20)]
     assert names([*windows, *map(unweighed, lasting(20, first=18))], "weight_growth") == [WHOLE]
     assert not names([*windows[:-1], unweighed(net(17))], "weight_growth")
 
 
 def changed(odd, *places):
-    """Weights that have grown fourfold, but for some."""
+    """Weights that grew fourfold, except for some modules."""
     windows = [weighing(1, 5), weighing(2, 20)]
     for one in windows:
         one.weight_norm[[NET.modules.index(name) for name in places]] = odd
@@ -253,7 +253,7 @@ NAMED = {
         **{f"one weight of {odd}": changed(odd, WEIGHTS[2]) for odd in (0.0, np.nan, np.inf)},
     },
 }
-"""For a rule and the module that it names, runs in which it does."""
+"""For a rule and a module, runs in which the rule names the module."""
 
 SILENT = {
     "partly_dead": {
@@ -271,7 +271,7 @@ SILENT = {
         "detached branches send nothing": lasting(5, {**LOW, **dict.fromkeys(DETACHED, 1.0)}),
         "no gradient of a consumer arrives": lasting(5, dict.fromkeys(BLOCKS, 1e-3)),
         "in front of a small explosion": blocks(5, b0=10**-0.49, b1=10**-0.49, b2=1e6),
-        "the norm layer tells that a gradient arrives": lasting(5, {"model.2.conv": 1e-3}),
+        "the norm layer shows that a gradient arrives": lasting(5, {"model.2.conv": 1e-3}),
         "in front of one without a norm": blocks(9, b0=0.2, b1=np.nan),
         "windows without its norm do not count": LOST,
         "in front of a dead block": lasting(9, {"model.0": 1e-9}, zero=inside(NET, "model.1")),
@@ -316,7 +316,7 @@ SILENT = {
         "three of seven weights": changed(5, *WEIGHTS[3:]),
     },
 }
-"""For a rule, runs in which it holds nowhere."""
+"""For a rule, runs in which it is silent."""
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ SILENT = {
         for what, windows in found.items()
     ],
 )
-def test_a_rule_names_a_module(rule, module, windows):
+def test_rule_names_a_module(rule, module, windows):
     assert names(windows, rule) == [module]
 
 
@@ -339,7 +339,7 @@ def test_a_rule_names_a_module(rule, module, windows):
         for what, windows in found.items()
     ],
 )
-def test_a_rule_is_silent(rule, windows):
+def test_rule_is_silent(rule, windows):
     assert not fired(windows, rule, FIVE)
 
 
@@ -382,7 +382,7 @@ def test_nonfinite(windows, found):
     assert names(windows, "amp_overflow") == [WHOLE] * bool(is_notice)
 
 
-def test_alerts_of_steps_that_are_not_finite_or_were_skipped_count_them():
+def test_alerts_count_nonfinite_and_skipped_steps():
     (alerts,) = feed([net(7, steps=5, epoch=2, nonfinite={CONV: 3})])
     assert alerts == [Alert("nonfinite", "critical", CONV, 2, 7, 3.0, 0.0)]
     (alerts,) = feed([net(3, steps=5, skipped=2)])
@@ -397,7 +397,7 @@ STILL = pytest.mark.parametrize(("rule", "count"), [("dead", "zero"), ("no_gradi
 
 
 @STILL
-def test_a_module_without_a_gradient(rule, count):
+def test_module_without_a_gradient(rule, count):
     still = lasting(3, **{count: [CONV]})
     alive = net(15, steps=7, **{count: {CONV: 6}})
     assert holds([*still[:2], alive, *still], rule) == [False] * 5 + [True]
@@ -408,13 +408,13 @@ def test_a_module_without_a_gradient(rule, count):
 
 
 @STILL
-def test_a_module_still_without_a_gradient_is_known_by_the_newest_windows(rule, count):
+def test_module_still_without_a_gradient_is_dated_by_the_newest_windows(rule, count):
     windows = [net(10 * n, steps=10, epoch=n, **{count: [CONV]}) for n in range(1, 5)]
     assert feed(windows)[-1] == [Alert(rule, "critical", CONV, 2, 20, 3.0, 3.0)]
 
 
 @STILL
-def test_leaves_of_the_trunk_alone_are_judged(rule, count):
+def test_only_leaves_of_the_trunk_are_judged(rule, count):
     other = lasting(60, layout=LAYOUT, **{count: [WHOLE, "model.1", *HEAD]})
     assert not any(holds(other, rule, layout=LAYOUT))
     every = lasting(3, layout=LAYOUT, **{count: LAYOUT.modules})
@@ -422,17 +422,17 @@ def test_leaves_of_the_trunk_alone_are_judged(rule, count):
 
 
 @pytest.mark.parametrize("patience", [20, 51, 80])
-def test_a_patience_beyond_all_other_rules_is_kept(patience):
+def test_patience_longer_than_any_other_rule_works(patience):
     still = lasting(patience, zero=["model.0.conv"])
     limits = Thresholds(dead_windows=patience)
     assert holds(still, "dead", limits) == [False] * (patience - 1) + [True]
 
 
-def test_zero_now_and_none_then_is_neither():
+def test_alternating_zero_and_missing_gradients_are_neither():
     assert not any(feed([net(n, **{("zero", "none")[n % 2]: [CONV]}) for n in range(1, 9)]))
 
 
-def test_modules_outside_the_list_of_blocks_are_judged():
+def test_modules_outside_the_block_list_are_judged():
     layout, _ = plan([Part("unused"), Part("model.0"), Part("model.1")])
     windows = lasting(3, layout=layout, none=["unused"])
     assert names(windows, "no_gradient", layout=layout) == ["unused"]
@@ -465,7 +465,7 @@ SCORES = [f"model.6.{family}.{n}" for family in ("cv3", "one2one_cv3") for n in 
     ],
 )
 @pytest.mark.parametrize("how", ["zero", "both"])
-def test_branches_of_the_head_that_get_no_gradient(units, rules, how):
+def test_head_branches_without_a_gradient(units, rules, how):
     counts = ("zero", "none") if how == "both" else (how, how)
     silent = dict.fromkeys(inside(NET, *units), 40)
     windows = [net(n, steps=40, **{counts[n % 2]: silent}) for n in range(1, 6)]
@@ -476,7 +476,7 @@ def test_branches_of_the_head_that_get_no_gradient(units, rules, how):
 
 
 @pytest.mark.parametrize("position", [0, 2, 4])
-def test_one_step_with_a_gradient_wakes_a_branch(position):
+def test_one_step_with_a_gradient_revives_a_branch(position):
     rule = "dead_branch"
     silent = list(RUNS[rule].windows)
     silent[position] = replace(silent[position], steps=2)
@@ -487,7 +487,7 @@ def test_one_step_with_a_gradient_wakes_a_branch(position):
     assert not any(holds([*silent, *silent[:position]], rule))
 
 
-def test_a_net_without_pairs_can_starve():
+def test_net_without_pairs_can_starve():
     zero = dict.fromkeys(inside(HEAD_OF_BOTH, "model.3.cv2.1"), 40)
     silent = lasting(5, layout=HEAD_OF_BOTH, steps=40, zero=zero)
     (alert,) = feed(silent, FIVE, HEAD_OF_BOTH)[-1]
@@ -498,7 +498,7 @@ def test_a_net_without_pairs_can_starve():
     ("silent", "rules"),
     [("cv4.0", set()), ("cv2.0", {"starved_scale"}), ("cv4.0 cv4.1", {"dead_branch"})],
 )
-def test_a_family_that_is_neither_boxes_nor_scores_can_die_but_not_starve(silent, rules):
+def test_family_that_is_neither_boxes_nor_scores_can_die_but_not_starve(silent, rules):
     layout, _ = plan(
         [Part("model.0"), *(Part(f"model.1.{f}.{n}") for f in ("cv4", "cv2") for n in range(2))],
         edges=[("model.0", "model.1"), ("model.0", "model.1")],
@@ -511,13 +511,13 @@ def test_a_family_that_is_neither_boxes_nor_scores_can_die_but_not_starve(silent
 
 
 def spread(share, *, kernel=9, module=CONV, **changes):
-    """What is found in six windows of a net whose weights have kernels of so many positions."""
+    """Alerts of six windows of a net whose kernels have this many positions."""
     layout = replace(NET, kernels=tuple(kernel for _ in NET.modules), **changes)
     return names(shares(*[share] * 6, module=module), "partly_dead", layout=layout)
 
 
 @pytest.mark.parametrize(("positions", "kernel"), [(5, 9), (6, 9), (8, 9), (13, 25), (24, 25)])
-def test_kernel_positions_that_see_only_padding_are_healthy(positions, kernel):
+def test_kernel_positions_over_padding_are_healthy(positions, kernel):
     share = positions / kernel
     assert spread(share, kernel=kernel) == []
     for off, fires in ((0.00049, False), (0.00051, True)):
@@ -589,14 +589,14 @@ def test_frozen(windows, found):
         ("exploding", 1e3, 3, True),
     ],
 )
-def test_a_block_is_judged_by_the_median_of_some_windows(healthy, rule, norm, count, fires):
+def test_block_is_judged_by_the_median_of_several_windows(healthy, rule, norm, count, fires):
     windows = [*lasting(healthy), *lasting(count, upstream(norm), first=99)]
     assert [alert.step for alert in fired(windows, rule)] == [99] * fires
 
 
 @pytest.mark.parametrize(("rule", "cause", "sign"), [("vanishing", -3, -1), ("exploding", 4, 1)])
 @pytest.mark.parametrize(("decades", "affected"), [(1.49, ()), (1.51, ("model.0",))])
-def test_a_block_suffers_that_lies_far_from_the_consumers_of_the_cause(
+def test_affected_blocks_are_far_from_the_consumers_of_the_cause(
     rule, cause, sign, decades, affected
 ):
     norms = {
@@ -625,7 +625,7 @@ def test_blocks_on_two_paths_are_both_named(rule, norms):
 
 
 @pytest.mark.parametrize(("norm", "found"), [(1.0, []), (1e-3, ["model.0"])])
-def test_a_block_of_norm_layers_alone_is_judged_by_the_largest(norm, found):
+def test_block_of_norm_layers_is_judged_by_the_largest(norm, found):
     parts = [Part(f"model.0.{x}_bn", is_weight=False) for x in "ab"]
     layout, _ = plan(
         [*parts, Part("model.1.conv"), Part("model.2")], edges=[("model.0", "model.1")]
@@ -637,7 +637,7 @@ def test_a_block_of_norm_layers_alone_is_judged_by_the_largest(norm, found):
 
 
 @pytest.mark.parametrize("place", ["model.0", "model.1"])
-def test_a_block_of_other_parameters_alone_has_no_level(place):
+def test_block_without_weights_or_norm_layers_has_no_level(place):
     blocks = BLOCKS[:4]
     parts = [Part(name, is_weight=name != place) for name in blocks]
     layout, _ = plan(parts, edges=itertools.pairwise(blocks))
@@ -653,7 +653,7 @@ SIDES = pytest.mark.parametrize(
 
 
 @SIDES
-def test_a_weight_is_judged_by_the_median_of_five_windows(rule, other, norm):
+def test_weight_is_judged_by_the_median_of_five_windows(rule, other, norm):
     for power, count, fires in ((3, 2, False), (1, 3, True)):
         windows = [*lasting(9), *lasting(count, {"model.1.b": norm**power}, first=99)]
         assert [alert.step for alert in fired(windows, rule)] == [99] * fires
@@ -666,15 +666,13 @@ def test_a_weight_is_judged_by_the_median_of_five_windows(rule, other, norm):
     [("model.1.a", "model.1.c"), ("model.1",), ("model.1.bn", "model.6.cv2.1")],
     ids=["level with what reads its block", "a whole block", "a norm layer, and the head"],
 )
-def test_a_weight_that_does_not_stand_out(rule, other, norm, places):
+def test_weight_that_does_not_stand_out(rule, other, norm, places):
     assert not {rule, other} & rules_of(lasting(9, dict.fromkeys(places, norm)))
 
 
 @SIDES
 @pytest.mark.parametrize(("place", "fires"), [("stem.b", True), ("body.e", False), ("last", False)])
-def test_without_knowing_who_reads_whom_a_weight_is_judged_against_its_block(
-    rule, other, norm, place, fires
-):
+def test_weight_is_judged_against_its_block_if_edges_are_unknown(rule, other, norm, place, fires):
     assert rules_of(lasting(3, {place: norm}, layout=PLAIN), layout=PLAIN) == {rule} - (
         set() if fires else {rule}
     )
@@ -682,7 +680,7 @@ def test_without_knowing_who_reads_whom_a_weight_is_judged_against_its_block(
 
 
 @SIDES
-def test_a_weight_is_compared_with_those_of_the_smallest_module_around_it(rule, other, norm):
+def test_weight_is_compared_within_the_smallest_module_around_it(rule, other, norm):
     inner = [f"model.0.m.{n}" for n in range(3)]
     layout, _ = plan([*map(Part, (*inner, "model.0.a", "model.0.b", "model.0.c", "model.1"))])
     windows = lasting(3, {inner[0]: norm, inner[1]: norm}, layout=layout)
@@ -690,16 +688,16 @@ def test_a_weight_is_compared_with_those_of_the_smallest_module_around_it(rule, 
     assert names(windows, other, layout=layout) == [inner[2]]
 
 
-def test_a_weight_with_a_zero_gradient_or_beside_dead_ones():
+def test_weight_with_a_zero_gradient_or_next_to_dead_ones():
     assert rules_of(lasting(9, zero=["model.1.b"])) == {"dead"}
-    beside = lasting(9, {"model.1.b": 1e9}, zero=["model.1.a", "model.1.c"])
-    assert rules_of(beside) == {"dead", "leaf_exploding"}
+    next_to_dead = lasting(9, {"model.1.b": 1e9}, zero=["model.1.a", "model.1.c"])
+    assert rules_of(next_to_dead) == {"dead", "leaf_exploding"}
 
 
 # --- spike and collapse ---------------------------------------------------------------------------
 
 
-def test_a_collapse_says_how_far_it_fell():
+def test_collapse_reports_how_far_it_fell():
     for windows, value in (
         (curve(*[0] * 10, *[1] * 10, *[-4] * 3), 4.5),
         ([*lasting(20), *lasting(3, first=21, zero=NET.modules[1:])], 45.0),
@@ -708,7 +706,7 @@ def test_a_collapse_says_how_far_it_fell():
         assert alert.value == pytest.approx(value)
 
 
-def test_a_new_level_is_normal_in_the_end():
+def test_new_level_becomes_normal():
     spiked = feed(curve(*[0] * 20, *[2] * 120))
     steps = [[alert.step for alert in each if alert.rule == "spike"] for each in spiked]
     assert steps == [*[[]] * 20, *[[21]] * 100, *[[]] * 20]
@@ -717,7 +715,7 @@ def test_a_new_level_is_normal_in_the_end():
     assert all(fallen[22:120])
 
 
-def test_both_are_over_when_the_level_is_back():
+def test_both_end_when_the_level_is_back():
     assert holds(curve(*[0] * 9, 2, 2, 0.1), "spike")[9:] == [True, True, False]
     back = holds(curve(*[0] * 20, *[-4] * 9, -2, -1), "collapse")
     assert back[27:] == [True, True, False, False]
@@ -733,7 +731,7 @@ ZEROED = float(np.nextafter(np.float32(CLIP_OVERFLOW), np.float32(np.inf)))
     ("rule", "norms", "since"),
     [("total_high", (3e8, 4e8), 1), ("total_low", (3e-4, 0.0), 2)],
 )
-def test_a_total_must_last_and_is_that_of_the_newest_window(rule, norms, since):
+def test_total_must_last_and_reports_the_newest_window(rule, norms, since):
     count = RULES[rule].needs(FIVE)
     windows = [*lasting(count, {WHOLE: norms[0]}), net(13, {WHOLE: norms[1]})]
     (alert,) = fired(windows, rule)
@@ -746,7 +744,7 @@ def test_a_total_must_last_and_is_that_of_the_newest_window(rule, norms, since):
 
 @pytest.mark.parametrize("norm", [CLIP_OVERFLOW, ZEROED, 1e30, 3.4e38, np.inf])
 @pytest.mark.parametrize("before", [0, 30])
-def test_a_gradient_that_clipping_multiplies_by_zero_is_found_in_its_first_window(norm, before):
+def test_gradient_zeroed_by_clipping_is_found_in_its_first_window(norm, before):
     alerts = feed([*lasting(before), net(31, {WHOLE: norm})])[-1]
     assert [(a.rule, a.module, a.step) for a in alerts] == (
         [] if norm == CLIP_OVERFLOW else [("total_high", WHOLE, 31)]
@@ -756,7 +754,7 @@ def test_a_gradient_that_clipping_multiplies_by_zero_is_found_in_its_first_windo
 
 @pytest.mark.parametrize(("factor", "is_zero"), [(0.999, False), (1.001, True)])
 def test_clipping_multiplies_by_zero_above_that_norm(factor, is_zero):
-    """As torch's own clipping does it."""
+    """Checked with torch's own clipping."""
     parameters = [torch.nn.Parameter(torch.zeros(1000)) for _ in range(3)]
     for one in parameters:
         one.grad = torch.full_like(one, CLIP_OVERFLOW * factor / 3000**0.5)
@@ -764,7 +762,7 @@ def test_clipping_multiplies_by_zero_above_that_norm(factor, is_zero):
     assert all(bool((one.grad == 0).all()) is is_zero for one in parameters)
 
 
-def test_what_clipping_multiplies_by_zero_is_no_measure_for_a_spike_or_a_collapse():
+def test_steps_zeroed_by_clipping_do_not_count_for_spike_or_collapse():
     every = dict.fromkeys(NET.modules, np.inf)
     windows = [*lasting(30), *lasting(59, every, first=31), *lasting(30, first=90)]
     assert {a.rule for alerts in feed(windows) for a in alerts} == {"total_high"}
@@ -772,7 +770,7 @@ def test_what_clipping_multiplies_by_zero_is_no_measure_for_a_spike_or_a_collaps
 
 
 @pytest.mark.parametrize("block", ["model.0", "model.1", "model.2"])
-def test_a_block_beyond_float32_is_named_once_that_lasts(block):
+def test_block_beyond_float32_is_named_once_that_lasts(block):
     windows = [*lasting(5), *lasting(3, {WHOLE: np.inf, block: np.inf}, first=6)]
     assert holds(windows, "total_high")[5:] == [True] * 3
     assert names(windows, "exploding") == [block]

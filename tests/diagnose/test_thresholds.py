@@ -35,7 +35,7 @@ LAXER |= {name: DEFAULTS[name] + 1 for name in COUNTS}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_limit_that_lets_more_pass_than_its_default_is_laxer(name):
+def test_looser_limit_counts_as_laxer(name):
     assert Thresholds().laxer() == {}
     assert Thresholds(**{name: LAXER[name]}).laxer() == {name: (LAXER[name], DEFAULTS[name])}
     stricter = DEFAULTS[name] * 2 if name in LOWEST else DEFAULTS[name] / 2
@@ -56,7 +56,7 @@ def test_a_limit_that_lets_more_pass_than_its_default_is_laxer(name):
         ({"amp_grace": 10**9, "dead_windows": 1, "leaf": 1e-300, "spike": 2}, None),
     ],
 )
-def test_limits_must_fit_each_other(given_limits, message):
+def test_limits_must_be_consistent(given_limits, message):
     if message is None:
         assert {n: getattr(Thresholds(**given_limits), n) for n in given_limits} == given_limits
         return
@@ -83,7 +83,7 @@ def fits(name, value):
 
 @LAWS
 @given(st.dictionaries(st.sampled_from(NAMES), ANYTHING, max_size=4))
-def test_limits_are_either_what_was_given_or_refused_by_name(given_limits):
+def test_limits_are_accepted_as_given_or_refused_by_name(given_limits):
     expected = {**DEFAULTS, **given_limits}
     wrong = [name for name, value in given_limits.items() if not fits(name, value)]
     if not wrong and expected["total_low"] < expected["total_high"]:
@@ -107,12 +107,12 @@ def test_limits_are_named_and_frozen():
 
 
 @pytest.mark.parametrize("kind", [str, lambda path: path])
-def test_a_file_sets_limits_and_leaves_the_others(file, kind):
+def test_file_sets_limits_and_leaves_the_others(file, kind):
     path = file("# mine\ndead_windows = 7\nleaf = 1.25\n")
     assert Thresholds.from_toml(kind(path)) == Thresholds(dead_windows=7, leaf=1.25)
 
 
-def test_a_file_can_set_every_limit(file):
+def test_file_can_set_every_limit(file):
     values = {name: n if name in COUNTS else n / 32 for n, name in enumerate(NAMES, 7)}
     values["total_low"] = 0.25
     content = "".join(f"{name} = {value}\n" for name, value in values.items())
@@ -145,13 +145,13 @@ def test_a_file_can_set_every_limit(file):
         (b"\x00", r"cannot read thresholds: "),
     ],
 )
-def test_a_bad_file_is_named_with_what_is_wrong_in_it(file, content, said):
+def test_bad_file_is_reported_with_the_error_in_it(file, content, said):
     with pytest.raises(ValueError, match=rf"limits\.toml: {said}"):
         Thresholds.from_toml(file(content))
 
 
 @pytest.mark.parametrize("name", [".", "limits.toml"], ids=["a folder", "no file"])
-def test_what_is_no_file_is_named(tmp_path, name):
+def test_path_without_a_file_is_reported(tmp_path, name):
     path = tmp_path / name
     with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: cannot read thresholds: "):
         Thresholds.from_toml(path)

@@ -14,7 +14,7 @@ from places import SHARED
 TRACES = SHARED / "traces"
 
 pytestmark = pytest.mark.skipif(
-    not TRACES.is_dir(), reason="the recordings lie beside the repository, not in it"
+    not TRACES.is_dir(), reason="the recordings are next to the repository, not in it"
 )
 
 NAMES = tuple(path.stem for path in sorted(TRACES.glob("*.npz")))
@@ -25,7 +25,7 @@ AMBIGUOUS = {
     *("e09_26n_hugebox_at40", "e13_v8n_img1e6part_at40", "v17_26n_grad1e-2_b4"),
     "v18_v8n_satgate_bn",
 }
-"""Recordings without a right answer."""
+"""Recordings without a clear expected result."""
 
 HEALTHY = [name for name in NAMES if name.startswith("h")]
 FAULTY = [name for name in NAMES if name not in {*HEALTHY, *AMBIGUOUS}]
@@ -43,11 +43,11 @@ DIFFERENT = {
         "parameters cry wolf before the fault, at a hop of 2.1"
     ),
 }
-"""Where parameters on their own decide otherwise than the modules that hold them, and why."""
+"""Where judging parameters alone differs from judging the modules that hold them, and why."""
 
 
 def some(names):
-    """The names as parameters, of which the fast tier takes every third."""
+    """The names as parameters; the fast tier takes every third."""
     return [
         name if number % 3 == 0 else pytest.param(name, marks=pytest.mark.slow)
         for number, name in enumerate(names)
@@ -64,7 +64,7 @@ def outcome(name, window=1):
     return detection.Outcome(recording(name), tuple(detection.ours(recording(name), window)))
 
 
-def test_all_recordings_are_there_and_sorted_as_their_labels_say():
+def test_recordings_are_complete_and_sorted_by_their_labels():
     kinds = {name: recording(name).meta["kind"] for name in NAMES}
     assert Counter(kinds.values()) == {
         "healthy": 45,
@@ -83,23 +83,23 @@ def test_all_recordings_are_there_and_sorted_as_their_labels_say():
     "window", [1, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (2, 5, 20))]
 )
 @pytest.mark.parametrize("name", some(HEALTHY))
-def test_a_healthy_recording_has_no_alarm(name, window):
+def test_healthy_recording_has_no_alarm(name, window):
     assert outcome(name, window).alarms == ()
 
 
 @pytest.mark.parametrize("name", some(FAULTY))
-def test_there_is_no_alarm_before_the_fault(name):
+def test_no_alarm_before_the_fault(name):
     onset = recording(name).meta["onset"]
     assert [alarm for alarm in outcome(name).alarms if alarm.step < onset] == []
 
 
 @pytest.mark.parametrize("name", some(FAULTY))
-def test_a_fault_is_found(name):
+def test_fault_is_found(name):
     assert (outcome(name).hit is None) is (name in MISSED)
 
 
 @pytest.mark.parametrize("name", some(name for name in FAULTY if name not in MISSED))
-def test_the_right_layer_is_named(name):
+def test_right_layer_is_named(name):
     assert outcome(name).is_right is (name not in WRONG_LAYER)
 
 
@@ -111,7 +111,7 @@ def delays(kind=""):
 
 
 @pytest.mark.slow
-def test_a_fault_is_found_within_steps():
+def test_faults_are_found_within_a_few_steps():
     assert median(delays()) <= 5
     assert max(delays("nonfinite")) == 0
 
@@ -120,6 +120,6 @@ def test_a_fault_is_found_within_steps():
 @pytest.mark.parametrize("name", [*HEALTHY, *FAULTY])
 def test_rules_over_modules_decide_as_rules_over_parameters(name):
     over_parameters = recordings.load(TRACES / f"{name}.npz", by_parameter=True)
-    first = next(detection.ours(over_parameters), None)  # it stops there, which saves seconds
+    first = next(detection.ours(over_parameters), None)  # stops there, which saves seconds
     kinds = [alarm.kind for alarm in outcome(name).alarms[:1]]
     assert (kinds != ([first.kind] if first else [])) is (name in DIFFERENT)

@@ -1,4 +1,4 @@
-"""The rules about parameters that have a gradient and do not change."""
+"""The rules about parameters that have a gradient but do not change."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_parameters_outside_the_optimizer_are_one_finding_from_the_first_step_on
     assert not diagnosis.update(net(2))
 
 
-def test_the_words_know_how_many_parameters_are_outside():
+def test_message_has_the_number_of_parameters_outside():
     diagnosis = Diagnosis(NET, Thresholds(), {})
     diagnosis.membership(replace(OUTSIDE, elements_outside=20))
     (change,) = diagnosis.update(net(1))
@@ -38,45 +38,48 @@ def test_the_words_know_how_many_parameters_are_outside():
     assert change.finding.is_measured
 
 
-def test_a_parameter_outside_that_gets_no_gradient_is_left_to_another_rule():
+def test_outside_parameter_without_a_gradient_is_left_to_another_rule():
     found = fired([net(1, none=["model.1.a"])], "not_updated", optimizer=OUTSIDE)
     assert [alert.module for alert in found] == ["model.5.conv"]
 
 
-def test_a_parameter_of_the_model_itself_is_named_by_the_whole():
+def test_parameter_of_the_model_itself_is_named_as_the_model():
     alone = replace(OUTSIDE, outside=("scale",))
     assert [a.module for a in fired([net(1)], "not_updated", optimizer=alone)] == ["model"]
 
 
-def test_a_module_that_rests_is_named_with_what_rests_in_its_block():
-    windows = [small(resting(n, CONV, BN, "model.2.conv"), BN, "model.2.conv") for n in (1, 2, 3)]
+def test_module_without_updates_is_named_with_others_in_its_block():
+    windows = [
+        with_tiny_gradients(resting(n, CONV, BN, "model.2.conv"), BN, "model.2.conv")
+        for n in (1, 2, 3)
+    ]
     assert [alert.module for alert in fired(windows, "not_updated")] == [CONV, BN]
 
 
-def small(one, *names):
-    """A window in which these have a gradient that float32 swallows."""
+def with_tiny_gradients(one, *names):
+    """A window in which these modules have a gradient too small to change a float32 weight."""
     norms = one.norm_min.copy()
     norms[[NET.modules.index(name) for name in names]] = 1e-6
     return replace(one, norm_min=norms)
 
 
-def three(**changes):
+def resting_windows(**changes):
     return [resting(n, CONV, **changes) for n in (1, 2, 3)]
 
 
 @pytest.mark.parametrize(
     "windows",
     [
-        three()[:2],
-        three(ratio=1e-12),
-        three(lr=0.0),
-        three(lr=1e-9),
-        three(zero=[CONV]),
-        three(none=[CONV]),
-        three(unknown=[CONV]),
-        [*three()[:2], resting(3)],
-        [replace(one, losses=()) for one in three()],
-        [small(one, CONV) for one in three()],
+        resting_windows()[:2],
+        resting_windows(ratio=1e-12),
+        resting_windows(lr=0.0),
+        resting_windows(lr=1e-9),
+        resting_windows(zero=[CONV]),
+        resting_windows(none=[CONV]),
+        resting_windows(unknown=[CONV]),
+        [*resting_windows()[:2], resting(3)],
+        [replace(one, losses=()) for one in resting_windows()],
+        [with_tiny_gradients(one, CONV) for one in resting_windows()],
         [resting(n, *NET.modules) for n in (1, 2, 3)],
         [
             resting(n, *inside(NET, *(f"model.{b}" for b in (0, 1, 2, 4)), "model.6"))
@@ -84,21 +87,22 @@ def three(**changes):
         ],
     ],
 )
-def test_it_is_healthy_that_a_module_rests(windows):
+def test_healthy_reasons_for_a_module_without_updates(windows):
     assert not fired(windows, "not_updated")
 
 
-def test_windows_in_which_no_update_was_read_do_not_count():
+def test_windows_without_a_measured_update_do_not_count():
     unread = [replace(net(n), update_ratio=np.full(len(NET.modules), np.nan)) for n in range(9)]
-    windows = [one for each in three() for one in (each, *unread)]
+    windows = [one for each in resting_windows() for one in (each, *unread)]
     assert [alert.module for alert in fired(windows, "not_updated")] == [CONV]
 
 
-def test_a_group_of_rate_zero_is_a_notice_and_no_fault():
+def test_group_with_a_rate_of_zero_is_a_notice_and_no_alarm():
     groups = (Group(0.1, 0.0, 9, 90), Group(0.0, 0.0, 1, 10))
     moved = Optimizer("SGD", groups, zero_rate=(f"{CONV}.weight",))
     windows = [
-        replace(o, losses=(*o.losses, replace(o.losses[0], item="lr/1", min=0.0))) for o in three()
+        replace(o, losses=(*o.losses, replace(o.losses[0], item="lr/1", min=0.0)))
+        for o in resting_windows()
     ]
     assert not fired(windows, "not_updated", optimizer=moved)
     detector = Detector(NET, Thresholds(), {})
@@ -109,8 +113,8 @@ def test_a_group_of_rate_zero_is_a_notice_and_no_fault():
     assert [a.module for a in fired(windows, "not_updated", optimizer=other)] == [CONV]
 
 
-def test_the_clip_is_part_of_what_a_step_would_do():
-    windows = [costing(one, lr=1e-3) for one in three()]
+def test_expected_update_includes_the_clip():
+    windows = [costing(one, lr=1e-3) for one in resting_windows()]
     assert fired(windows, "not_updated")
     loud = [replace(one, norm_max=one.norm_max * 1000) for one in windows]
     assert not fired(loud, "not_updated")

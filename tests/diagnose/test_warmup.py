@@ -1,4 +1,4 @@
-"""How long the warm-up lasts, by the learning rates and by the options."""
+"""How long the warm-up lasts, according to learning rates and options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RISING = [0.001 * n for n in range(1, 9)]
 
 
 def warmed(course, warmup=3.0, per_epoch=8):
-    """A warm-up after windows of one step with these rates, or none where it is None."""
+    """The warm-up after one-step windows with these rates; None is an unknown rate."""
     found = Warmup({"warmup_epochs": warmup})
     for n, rate in enumerate(course):
         losses = () if rate is None else rates(0.0, rate)
@@ -33,18 +33,18 @@ def steps(found, count, per_epoch=8):
     [
         ([0.01] * 32, 3.0, 0),
         ([*RISING, *[0.01] * 24], 3.0, 8),
-        (RISING * 4, 3.0, 32),  # longer than the options say, as some versions have it
+        (RISING * 4, 3.0, 32),  # longer than the options say, as in some versions
         (RISING * 4, 0, 0),
         (RISING * 4, None, 0),
-        ([*RISING, 0.009, 0.01, *[0.01] * 3, 0.5, *[0.5] * 18], 3.0, 9),  # a jump behind it
+        ([*RISING, 0.009, 0.01, *[0.01] * 3, 0.5, *[0.5] * 18], 3.0, 9),  # a jump after it
         ([None] * 32, 3.0, 24),
     ],
 )
-def test_a_warm_up_is_over_when_two_steps_of_an_epoch_have_the_same_rate(course, warmup, covered):
+def test_warm_up_ends_when_two_steps_of_an_epoch_have_the_same_rate(course, warmup, covered):
     assert steps(warmed(course, warmup), 32) == list(range(1, covered + 1))
 
 
-def test_a_schedule_that_moves_the_rate_from_epoch_to_epoch_is_no_warm_up():
+def test_per_epoch_schedule_is_not_a_warm_up():
     course = [*RISING, *(0.01 - 0.001 * (n // 8) for n in range(24))]
     assert steps(warmed(course), 32) == list(range(1, 9))
 
@@ -54,17 +54,15 @@ def test_a_schedule_that_moves_the_rate_from_epoch_to_epoch_is_no_warm_up():
     [
         ([0.01] * 120, 3),
         ([0.01 - 0.00005 * n for n in range(120)], 3),  # a schedule
-        ([0.0001 * n for n in range(1, 121)], 100),  # the least of some versions
+        ([0.0001 * n for n in range(1, 121)], 100),  # the minimum in some versions
     ],
 )
-def test_with_one_step_an_epoch_a_warm_up_lasts_as_the_options_say_or_while_it_rises(
-    course, covered
-):
+def test_warm_up_with_one_step_an_epoch_follows_the_options_or_a_rising_rate(course, covered):
     found = warmed(course, per_epoch=1)
     assert steps(found, 120, per_epoch=1) == list(range(1, covered + 1))
 
 
-def test_of_a_window_of_many_steps_both_ends_are_compared():
+def test_both_ends_of_a_wide_window_are_compared():
     found = Warmup({"warmup_epochs": 3.0})
     low, high = rates(0.001), rates(0.01)
     found.add(net(1, steps=9, losses=(replace(high[0], min=low[0].min),)))
@@ -74,7 +72,7 @@ def test_of_a_window_of_many_steps_both_ends_are_compared():
     assert not found.covers(1, 10)
 
 
-def test_an_alert_in_the_warm_up_says_so():
+def test_alert_in_the_warm_up_is_marked():
     for course, warming in ((RISING, True), ([0.01] * 8, False)):
         detector = Detector(NET, Thresholds(), {"warmup_epochs": 1.0})
         windows = zip(lasting(8, upstream(1e-3)), course, strict=True)

@@ -1,4 +1,4 @@
-"""Which checkpoint a finding names, and that a replay names the same."""
+"""Which checkpoint a finding recommends, and that a replay recommends the same."""
 
 from dataclasses import replace
 
@@ -37,18 +37,18 @@ def found(*kept):
         ((Kept(1, 2), Kept(2, 4)), Kept(2, 4)),
         ((Kept(1, 4), Kept(2, 4)), Kept(2, 4)),  # an epoch without a step
         ((Kept(2, 5),), Kept(2, 5)),
-        ((Kept(2, 4), Kept(3, 6)), None),  # the file is of that step itself by now
+        ((Kept(2, 4), Kept(3, 6)), None),  # the file now contains that step itself
     ],
 )
-def test_a_finding_names_the_checkpoint_from_before_it_as_long_as_it_is_there(kept, named):
+def test_finding_names_the_last_checkpoint_from_before_it(kept, named):
     finding = found(*kept)
     assert finding.kept == named
-    told = f"{LAST_HEALTHY} (epoch {named.epoch})" if named else ""
-    assert told in finding.message
+    advice = f"{LAST_HEALTHY} (epoch {named.epoch})" if named else ""
+    assert advice in finding.message
     assert (LAST_HEALTHY in finding.message) == bool(named)
 
 
-def test_what_is_gone_or_another_by_now_is_named_no_more():
+def test_removed_or_replaced_checkpoint_is_no_longer_named():
     usual = found().message
     for later in (None, Kept(4, 40)):
         diagnosis = new()
@@ -57,7 +57,7 @@ def test_what_is_gone_or_another_by_now_is_named_no_more():
         diagnosis.kept(Kept(2, 5))
         (change,) = diagnosis.update(*NAN)
         assert change.finding.message != usual
-        diagnosis.kept(Kept(1, 2))  # known by now: a follower is handed all of them again
+        diagnosis.kept(Kept(1, 2))  # already known: a follower receives all of them again
         assert diagnosis.findings.all[1] == change.finding
         diagnosis.kept(later)
         assert diagnosis.findings.all[1].kept is None
@@ -67,12 +67,12 @@ def test_what_is_gone_or_another_by_now_is_named_no_more():
 @pytest.mark.parametrize(
     ("noted", "named"), [(Kept(2, 4, since=6), Kept(2, 4)), (removed(6), None)]
 )
-def test_a_finding_names_what_took_the_place_of_a_later_one(noted, named):
+def test_finding_names_the_older_checkpoint_that_replaced_a_later_one(noted, named):
     assert found(Kept(2, 4), Kept(3, 6)).kept is None
     assert found(Kept(2, 4), Kept(3, 5), noted).kept == named
 
 
-def test_live_the_changes_of_that_window_say_so_as_in_a_replay():
+def test_live_changes_of_that_window_name_it_as_in_a_replay():
     kept, noted = (Kept(2, 4), Kept(3, 5)), Kept(2, 4, since=6)
     diagnosis = new()
     replay(diagnosis, FINE, [Event(1, "start")], kept=kept)
@@ -84,8 +84,8 @@ def test_live_the_changes_of_that_window_say_so_as_in_a_replay():
 
 
 @pytest.mark.parametrize(("older", "named"), [(Kept(2, 4), Kept(2, 4)), (None, None)])
-def test_an_earlier_finding_names_what_took_that_place_too(older, named):
-    """As in a replay, which knows of it before the window that brought the later finding."""
+def test_earlier_finding_names_the_replacement_too(older, named):
+    """As in a replay, which reads of it before the window that brought the later finding."""
     diagnosis = new()
     kept = [Kept(2, 4), Kept(2, 5)]
     replay(diagnosis, [*FINE, *NAN], [Event(1, "start")], kept=kept)
@@ -94,7 +94,7 @@ def test_an_earlier_finding_names_what_took_that_place_too(older, named):
     assert diagnosis.went_back(noted, []) == []
     assert diagnosis.findings.all[1].kept == named
     assert diagnosis.way_back == named
-    for before in (*kept, noted):  # a follower is handed all of them again
+    for before in (*kept, noted):  # a follower receives all of them again
         diagnosis.kept(before)
     assert diagnosis.way_back == named
     diagnosis.kept(Kept(9, 40))
@@ -104,12 +104,12 @@ def test_an_earlier_finding_names_what_took_that_place_too(older, named):
 @pytest.mark.parametrize(
     ("step", "steps", "is_due"), [(29, 29, 0), (30, 30, 1), (69, 30_000, 0), (70, 30_000, 1)]
 )
-def test_what_is_set_aside_is_replaced_once_it_is_old(step, steps, is_due):
+def test_spare_checkpoint_is_replaced_once_it_is_old(step, steps, is_due):
     """Twenty steps, and later two thousandths of all."""
     assert Kept(3, step).is_well_after(Kept(1, 10), steps) == is_due
 
 
-def test_what_comes_back_names_what_was_kept_before_that():
+def test_recurrence_names_what_was_kept_before_it():
     diagnosis = new()
     again = [window(step) for step in range(7, 40)]
     both = [Kept(2, 5), Kept(4, 30)]
@@ -123,8 +123,8 @@ def test_what_comes_back_names_what_was_kept_before_that():
     ("kind", "was_finite"),
     [("resume", 0.0), ("nan_recovery", 1.0), ("oom_restart", 1.0), ("thaw", 1.0)],
 )
-def test_a_checkpoint_is_not_called_spoiled_once_steps_from_it_were_finite(kind, was_finite):
-    """Of a resume, the first step shows what was loaded; the other ones go on from the same run."""
+def test_checkpoint_is_not_called_spoiled_after_finite_steps_from_it(kind, was_finite):
+    """The first step after a resume shows what was loaded; other events continue the same run."""
     gone = np.full(len(LAYOUT.modules), np.nan, np.float32)
     bad = window(6, nonfinite=LAYOUT.modules)
     spoiled = replace(bad, weight_norm=gone, weight_max=np.full_like(gone, np.inf))
@@ -145,7 +145,7 @@ def test_a_checkpoint_is_not_called_spoiled_once_steps_from_it_were_finite(kind,
         (f"{UNDO} file.pt (epoch 3).", f"{UNDO} file.pt (epoch 3)."),
     ],
 )
-def test_a_measured_cause_keeps_what_is_to_be_done_besides(remedy, measured):
+def test_measured_cause_keeps_the_rest_of_the_remedy(remedy, measured):
     message = Message("what", "since", likely="why.", remedy=remedy)
-    told = message.measuring(Cause("because", "B"), "file.pt (epoch 3)")
-    assert (told.likely, told.measured, told.remedy) == ("", "because.", measured)
+    reworded = message.measuring(Cause("because", "B"), "file.pt (epoch 3)")
+    assert (reworded.likely, reworded.measured, reworded.remedy) == ("", "because.", measured)

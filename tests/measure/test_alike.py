@@ -1,4 +1,4 @@
-"""Tensors that a kernel reads by their addresses are still what they were found to be."""
+"""Tensors that a kernel reads by address are unchanged since they were noted."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def ways(request, monkeypatch):
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.usefixtures("ways")
-def test_each_change_of_one_of_many_is_seen(change):
+def test_any_change_of_one_tensor_is_detected(change):
     known = Alike()
     tensors = [torch.ones(3), PLAIN, nn.Parameter(torch.ones(5)), torch.ones(0), torch.ones(())]
     known.note(tensors)
@@ -51,7 +51,7 @@ def test_each_change_of_one_of_many_is_seen(change):
 
 
 @pytest.mark.usefixtures("ways")
-def test_what_is_missing_must_be_missing_in_the_same_places():
+def test_missing_tensors_must_be_missing_in_the_same_places():
     known = Alike()
     known.note([PLAIN, None, PLAIN.clone()])
     assert known.holds([PLAIN.clone(), None, PLAIN])
@@ -62,27 +62,27 @@ def test_what_is_missing_must_be_missing_in_the_same_places():
     assert not known.holds([None, PLAIN])
 
 
-def test_nothing_has_been_noted_at_first():
+def test_nothing_is_noted_at_first():
     assert not Alike().holds([PLAIN])
     assert not Alike().holds([])
 
 
-def test_a_guard_is_used_where_pytorch_has_one():
+def test_guard_is_used_where_pytorch_has_one():
     assert hasattr(torch._C, "_dynamo")
     assert alike._is_trusted()
     assert alike.guard_of([PLAIN, torch.ones(3)]) is not None
-    assert alike.guard_of([]) is alike.guard_of([PLAIN, PLAIN]) is None  # the same one twice
+    assert alike.guard_of([]) is alike.guard_of([PLAIN, PLAIN]) is None  # the same tensor twice
 
 
 @pytest.fixture
-def _asked_again():
+def _fresh_trust():
     alike._is_trusted.cache_clear()
     yield
     alike._is_trusted.cache_clear()
 
 
 class Guard:
-    """Asks as little as ``accepts`` does."""
+    """Accepts whatever ``accepts`` does."""
 
     def __init__(self, *tensors, accepts, **_options):
         self.tensors, self.accepts = tensors, accepts
@@ -105,9 +105,9 @@ BROKEN = {
 }
 
 
-@pytest.mark.usefixtures("_asked_again")
+@pytest.mark.usefixtures("_fresh_trust")
 @pytest.mark.parametrize("accepts", BROKEN.values(), ids=BROKEN)
-def test_a_guard_of_another_version_is_not_trusted(monkeypatch, accepts):
+def test_guard_of_another_version_is_not_trusted(monkeypatch, accepts):
     def make(*tensors, **options):
         return Guard(*tensors, accepts=accepts, **options)
 
@@ -115,8 +115,8 @@ def test_a_guard_of_another_version_is_not_trusted(monkeypatch, accepts):
     assert alike.guard_of([PLAIN]) is None
 
 
-@pytest.mark.usefixtures("_asked_again")
-def test_without_a_guard_python_asks(monkeypatch):
+@pytest.mark.usefixtures("_fresh_trust")
+def test_without_a_guard_python_compares(monkeypatch):
     monkeypatch.delattr(torch._C._dynamo.guards, "TensorGuards")
     known = Alike()
     known.note([PLAIN])

@@ -19,7 +19,7 @@ def model_with_gradients():
 
 
 def noted(*items):
-    """Loss items of one batch, as a step takes them along."""
+    """Loss items of one batch, as a step carries them."""
     meter = LossMeter()
     meter.add(tuple(f"item {i}" for i in range(sum(item.numel() for item in items))), items)
     return meter.take()
@@ -38,7 +38,7 @@ def wanted(gradients):
 
 
 @pytest.mark.parametrize("detailed", [False, True])
-def test_norms_equal_those_of_float64_and_gradients_are_not_touched(detailed):
+def test_norms_equal_float64_norms_and_gradients_stay_untouched(detailed):
     model = model_with_gradients()
     before = [p.grad.clone() for p in model.parameters()]
     sample = taken(model.parameters(), detailed=detailed)
@@ -54,7 +54,7 @@ def test_norms_equal_those_of_float64_and_gradients_are_not_touched(detailed):
 
 @pytest.mark.parametrize("odd", [-3.0, 2e30, -np.inf, np.nan])
 @pytest.mark.parametrize("place", range(3))
-def test_the_largest_value_of_each_tensor_is_read_and_shows_what_is_not_finite(odd, place):
+def test_largest_value_of_each_tensor_includes_inf_and_nan(odd, place):
     weight, empty, buffer = (
         nn.Parameter(torch.ones(2, 3)),
         nn.Parameter(torch.ones(0)),
@@ -70,7 +70,7 @@ def test_the_largest_value_of_each_tensor_is_read_and_shows_what_is_not_finite(o
     np.testing.assert_array_equal(largest, [expected[0], 0.0, *expected[1:]])
 
 
-def test_a_change_follows_its_step_and_is_left_out_where_that_is_skipped():
+def test_change_belongs_to_its_step_and_is_omitted_if_skipped():
     model = model_with_gradients()
     capture = Capture(list(model.parameters()))
     before, moved = torch.rand(2, len(list(model.parameters())))
@@ -86,7 +86,7 @@ def test_a_change_follows_its_step_and_is_left_out_where_that_is_skipped():
     assert (second.skipped, second.change, third.change) == (True, None, None)
 
 
-def test_details_hold_weight_norms_and_zero_elements_of_weights():
+def test_details_hold_weight_norms_and_zero_elements():
     weight, bias = nn.Parameter(torch.full((2, 3), 2.0)), nn.Parameter(torch.ones(2))
     weight.grad = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     bias.grad = torch.zeros(2)
@@ -97,21 +97,21 @@ def test_details_hold_weight_norms_and_zero_elements_of_weights():
 
 @pytest.fixture(params=["in one call", "one by one"])
 def _both_ways(request, monkeypatch):
-    """Of this torch, and of those before 2.4."""
+    """With this torch, and as with versions before 2.4."""
     if request.param == "one by one":
         monkeypatch.setattr("yolo_gradwatch.measure.norms._HAS_DTYPE", False)
 
 
 @pytest.mark.usefixtures("_both_ways")
 @pytest.mark.parametrize("value", [1e-30, 1e-23, 1e18, 1e30, np.inf, np.nan])
-def test_norms_beyond_float32_neither_overflow_nor_underflow(value):
+def test_extreme_norms_neither_overflow_nor_underflow(value):
     norm = norms_of([torch.full((100,), value)])
     assert float(norm[0]) == pytest.approx(10 * value, rel=1e-6, nan_ok=True)
 
 
 @pytest.mark.usefixtures("_both_ways")
-def test_a_device_that_may_lack_float64_is_asked_for_float32():
-    """As MPS; the device ``meta`` takes its place and knows types and shapes alone."""
+def test_device_without_float64_gets_float32():
+    """As on MPS; ``meta`` stands in for it, with types and shapes only."""
     model = nn.Linear(2, 2, device="meta")
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -124,14 +124,14 @@ def test_a_device_that_may_lack_float64_is_asked_for_float32():
     assert (ring.dtype, len(ring.slots)) == (torch.float32, 0)
 
 
-def test_the_norm_of_a_large_tensor_is_exact_to_float32():
+def test_norm_of_a_large_tensor_is_exact_to_float32():
     torch.manual_seed(0)
     large = torch.randn(768, 768, 3, 3)
     assert float(norms_of([large])[0]) == pytest.approx(wanted([large])[0], rel=1e-7)
 
 
 @pytest.mark.parametrize(("found", "skipped"), [(0.0, False), (1.0, True)])
-def test_a_loss_scalers_state_travels_with_the_norms(found, skipped):
+def test_loss_scaler_state_travels_with_the_norms(found, skipped):
     extras = [torch.tensor([found]), torch.tensor(65536.0)]
     sample = taken(model_with_gradients().parameters(), extras=extras)
     assert (sample.skipped, sample.scale) == (skipped, 65536.0)
@@ -153,7 +153,7 @@ ITEMS = {
 @pytest.mark.parametrize("kind", ITEMS)
 @pytest.mark.parametrize("extras", [[], [torch.tensor([1.0]), torch.tensor(8.0)]])
 @pytest.mark.parametrize("detailed", [False, True])
-def test_loss_items_travel_with_the_norms_and_mix_with_nothing(kind, extras, detailed):
+def test_loss_items_travel_with_the_norms_and_stay_separate(kind, extras, detailed):
     losses, expected = ITEMS[kind]
     model = model_with_gradients()
     plain = taken(model.parameters(), detailed=detailed)
@@ -170,7 +170,7 @@ def test_loss_items_travel_with_the_norms_and_mix_with_nothing(kind, extras, det
 
 
 def layers(*, frozen=(), without=(), zero=()):
-    """Three weights with a gradient of 2, but for those that were frozen or have none."""
+    """Three weights with a gradient of 2, except frozen ones and those without one."""
     parameters = [nn.Parameter(torch.ones(2, 2)) for _ in range(3)]
     for i, parameter in enumerate(parameters):
         gradient = torch.zeros(2, 2) if i in zero else torch.ones(2, 2)
@@ -184,9 +184,7 @@ def layers(*, frozen=(), without=(), zero=()):
     ("frozen", "without", "zero"),
     [((), (), ()), ((), (1,), (0,)), ((0,), (2,), ()), ((0, 1, 2), (), ()), ((), (0, 1, 2), ())],
 )
-def test_a_missing_gradient_differs_from_one_that_is_zero_or_frozen(
-    frozen, without, zero, detailed
-):
+def test_missing_gradient_differs_from_zero_and_frozen(frozen, without, zero, detailed):
     sample = taken(
         layers(frozen=frozen, without=without, zero=zero),
         losses=noted(torch.tensor(1.5)),
@@ -204,7 +202,7 @@ def test_a_missing_gradient_differs_from_one_that_is_zero_or_frozen(
         np.testing.assert_array_equal(sample.detail.zeros, zeros)
 
 
-def test_a_parameter_that_was_frozen_in_an_accumulation_still_has_its_gradient():
+def test_parameter_frozen_during_accumulation_keeps_its_gradient():
     parameters = layers(frozen=[1], without=[2])
     parameters[0].requires_grad_(requires_grad=False)
     sample = taken(parameters)
@@ -213,7 +211,7 @@ def test_a_parameter_that_was_frozen_in_an_accumulation_still_has_its_gradient()
     assert list(sample.norms) == [2, 0, 0]
 
 
-def test_a_parameter_that_is_thawed_is_not_frozen_any_more():
+def test_thawed_parameter_is_no_longer_frozen():
     parameters = layers(frozen=[0])
     capture = Capture(parameters)
     capture.take(1, 1, [], detailed=False)
@@ -246,7 +244,7 @@ def test_taking_a_sample_does_not_synchronize_with_the_device():
     list(capture.drain(wait=True))
     with no_waiting():
         for step in range(2, 202):
-            for _ in range(70):  # some of them are folded
+            for _ in range(70):  # some of them get folded
                 meter.add(("a", "b", "c", "d"), losses)
             capture.take(1, step, extras, meter.take(), detailed=step % 10 == 0)
             list(capture.drain())
@@ -259,7 +257,7 @@ def test_taking_a_sample_does_not_synchronize_with_the_device():
 
 
 class Event:
-    """As much of an event as tells when a copy has landed."""
+    """As much of a CUDA event as shows whether a copy has landed."""
 
     def __init__(self, landed):
         self.landed, self.waits = landed, 0
@@ -276,7 +274,7 @@ class Event:
 
 @pytest.fixture
 def ringed(monkeypatch):
-    """A capture on a CPU with buffers as on CUDA, whose copies land at once or when waited for."""
+    """A CPU capture with CUDA-like buffers; copies land at once, or only when waited for."""
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: None)
 
     def begin(parameter, *, landed):
@@ -291,7 +289,7 @@ def ringed(monkeypatch):
 
 @pytest.mark.parametrize("landed", [True, False])
 @pytest.mark.parametrize("count", [1, RING - 1, RING, RING + 1, 3 * RING + 2])
-def test_a_ring_of_buffers_loses_no_step(ringed, landed, count):
+def test_ring_of_buffers_loses_no_step(ringed, landed, count):
     parameter = nn.Parameter(torch.ones(1))
     capture = ringed(parameter, landed=landed)
     for step in range(1, count + 1):
@@ -318,7 +316,7 @@ def test_steps_that_have_not_landed_are_not_waited_for(ringed):
 
 
 def longest(device):
-    """As many loss items as a step can take along."""
+    """As many loss items as a step can carry."""
     meter = LossMeter()
     for kind in range(MOST_KINDS + 1):
         names = tuple(f"{kind}/{i}" for i in range(MOST_ITEMS))
@@ -327,7 +325,7 @@ def longest(device):
     return meter.take()
 
 
-def test_a_step_takes_no_more_loss_items_along_than_its_buffer_has_room_for():
+def test_step_carries_at_most_as_many_loss_items_as_fit():
     sample = taken(model_with_gradients().parameters(), losses=longest("cpu"), detailed=True)
     assert sum(tensor.numel() for tensor in longest("cpu").tensors) == ROOM
     assert [items.names[0] for items in sample.losses] == [f"{i}/0" for i in range(MOST_KINDS)]
@@ -351,7 +349,7 @@ def test_pinned_buffers_are_allocated_once():
 
 @needs_cuda
 @pytest.mark.parametrize("count", [RING - 1, RING, RING + 1, 3 * RING])
-def test_more_steps_than_buffers_can_be_on_their_way(count):
+def test_more_steps_than_buffers_can_be_in_flight(count):
     capture, gradients = on_cuda()
     norms = torch.stack([gradient.double().norm() for gradient in gradients]).cpu().numpy()
     for step in range(1, count + 1):
@@ -385,10 +383,10 @@ def drawn(kind):
 
 @pytest.mark.parametrize("kinds", [*([kind] for kind in KINDS), [*KINDS]])
 @pytest.mark.parametrize("factor", [0.0, 1e-25, 1e-3, 1e25, np.inf, np.nan])
-def test_norms_and_zeros_of_tensors_of_every_kind_on_a_cpu_leave_them_as_they_are(kinds, factor):
+def test_norms_and_zeros_of_all_tensor_kinds_leave_them_unchanged(kinds, factor):
     tensors = [drawn(kind) for kind in kinds]
     for tensor in tensors:
-        tensor[:1] *= factor  # an Inf or NaN in one row alone
+        tensor[:1] *= factor  # an Inf or NaN in one row only
         tensor[1:] *= factor if np.isfinite(factor) else 1.0
     before = [tensor.clone() for tensor in tensors]
     np.testing.assert_allclose(norms_of(tensors), wanted(tensors), rtol=1e-6)

@@ -13,11 +13,11 @@ from yolo_gradwatch.measure.clipping import CLIP_NORM, Clipping, EpochClipping, 
 
 LAYOUT = layout_of()
 BLOCKS = ("model.0", "model.1", "model.3", "model.4")
-"""Those of ``LAYOUT`` that have parameters."""
+"""The blocks of ``LAYOUT`` that have parameters."""
 
 
 def clipping(*totals, skipped=(), scales=(), clip=CLIP_NORM):
-    """An epoch whose steps have these totals; ``skipped`` counts from 0."""
+    """An epoch whose steps have these total norms; ``skipped`` counts from 0."""
     collected = Clipping(3, clip, LAYOUT)
     for i, total in enumerate(totals):
         step = sample_of(i + 1, skipped=i in skipped, scale=scales[i] if scales else None)
@@ -25,25 +25,25 @@ def clipping(*totals, skipped=(), scales=(), clip=CLIP_NORM):
     return collected.result()
 
 
-def test_an_epoch_without_a_step():
+def test_epoch_without_a_step():
     assert clipping() == EpochClipping(3, 0, 0, 0, None, None, None, {}, None)
 
 
 @pytest.mark.parametrize("clip", [CLIP_NORM, 0.1, 1e6])
-def test_a_step_is_clipped_above_the_limit(clip):
+def test_step_is_clipped_above_the_limit(clip):
     totals = (np.nextafter(clip, 0), clip, np.nextafter(clip, np.inf))
     assert [clipping(total, clip=clip).clipped for total in totals] == [0, 0, 1]
 
 
-def test_the_clip_ratio_is_measured_against_the_clip():
+def test_clip_ratio_is_relative_to_the_clip():
     assert clipping(1.0, 2.0, clip=0.5).clip_ratio == 3.0
 
 
-def test_the_scale_is_that_of_the_last_step():
+def test_scale_is_the_one_of_the_last_step():
     assert clipping(1.0, 1.0, scales=(65536.0, 32768.0)).scale == 32768.0
 
 
-def test_a_result_is_a_snapshot_of_plain_numbers():
+def test_result_is_a_snapshot_of_plain_numbers():
     collected = Clipping(1, CLIP_NORM, LAYOUT)
     collected.add([sample_of(1)], norms_of(LAYOUT, 1.0, total=20.0)[None])
     first = collected.result()
@@ -54,7 +54,7 @@ def test_a_result_is_a_snapshot_of_plain_numbers():
     assert type(first.clipped) is int
 
 
-def test_of_blocks_that_own_the_same_the_first_are_named():
+def test_first_blocks_are_named_if_shares_are_equal():
     collected = Clipping(1, CLIP_NORM, LAYOUT)
     collected.add([sample_of(1)], norms_of(LAYOUT, 1.0, total=2.0)[None])
     assert list(collected.result().owners.items()) == [(name, 0.25) for name in BLOCKS[:3]]
@@ -68,7 +68,7 @@ STEP = st.tuples(st.tuples(NORM, NORM, NORM, NORM), st.booleans())
 
 @LAWS
 @given(st.lists(STEP, max_size=8))
-def test_an_epoch_agrees_with_loops_over_its_steps(steps):
+def test_epoch_agrees_with_loops_over_its_steps(steps):
     collected = Clipping(1, CLIP_NORM, LAYOUT)
     totals, shares, counted = [], dict.fromkeys(BLOCKS, 0.0), 0
     for i, (norms, skipped) in enumerate(steps):
@@ -99,8 +99,8 @@ def test_an_epoch_agrees_with_loops_over_its_steps(steps):
         assert share == pytest.approx(shares[name] / counted, abs=6e-5)
 
 
-def test_epochs_that_were_not_written_come_out_of_the_windows():
-    """Of a run that was killed: three steps are known, those behind them are not."""
+def test_unwritten_epochs_are_rebuilt_from_the_windows():
+    """Of a killed run: the first three steps are known, later ones are not."""
     grid = grid_from(
         [
             *(window(step, epoch=1) for step in (1, 2, 3)),
@@ -110,7 +110,7 @@ def test_epochs_that_were_not_written_come_out_of_the_windows():
         ]
     )
     for norms in (grid.norm_mean, grid.norm_max):
-        norms[:, 1:] *= 0.5  # what counts is the whole model
+        norms[:, 1:] *= 0.5  # only the whole model counts
     assert list(epochs_of(grid, 3)) == [
         EpochClipping(2, steps=4, clipped=1, skipped=1, norm_median=4.0, norm_max=8.0, step_last=7),
         EpochClipping(3, steps=1, step_last=8),

@@ -18,19 +18,19 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _no_download(monkeypatch):
-    """Ultralytics tries half precision out on a checkpoint that it downloads."""
+    """Ultralytics tests half precision on a checkpoint that it downloads."""
     monkeypatch.setattr("ultralytics.engine.trainer.check_amp", lambda _model: True)
 
 
 def calibrate(trainer):
-    """Begin with a loss scale at which no step overflows: the oracle knows no skipped steps."""
+    """Start with a loss scale without overflows: the oracle does not handle skipped steps."""
     if trainer.scaler.is_enabled():
         trainer.scaler = torch.amp.GradScaler("cuda", init_scale=128.0)
 
 
 @pytest.mark.parametrize("amp", [False, True, "bf16"])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_norms_equal_those_of_the_oracle(tmp_path, monkeypatch, amp, channels_last):
+def test_norms_equal_the_oracle(tmp_path, monkeypatch, amp, channels_last):
     oracle, watch = Oracle(monkeypatch), GradWatch(live=False)
     calls = [("on_train_start", calibrate), ("on_train_start", oracle.take_model)]
     options = {"amp": amp, "channels_last": channels_last, "device": "0", "imgsz": 160}
@@ -41,17 +41,17 @@ def test_norms_equal_those_of_the_oracle(tmp_path, monkeypatch, amp, channels_la
 
 @pytest.mark.parametrize("amp", [False, True])
 @pytest.mark.parametrize("live", [False, True])
-def test_no_callback_of_ours_waits_for_the_device(tmp_path, monkeypatch, amp, live):
+def test_our_callbacks_do_not_wait_for_the_device(tmp_path, monkeypatch, amp, live):
     safely, waits, wait = Guard.safely, [], torch.cuda.Event.synchronize
 
-    def counted(self):  # no synchronization of the whole device, so the debug mode lets it pass
+    def counted(self):  # does not synchronize the whole device, so the debug mode allows it
         waits.append(1)
         wait(self)
 
     monkeypatch.setattr(torch.cuda.Event, "synchronize", counted)
 
     def strictly(self, call, *args):
-        with no_waiting():  # what it raises is caught by the safety net
+        with no_waiting():  # the guard catches what it raises
             safely(self, call, *args)
 
     monkeypatch.setattr(Guard, "safely", strictly)
@@ -60,11 +60,11 @@ def test_no_callback_of_ours_waits_for_the_device(tmp_path, monkeypatch, amp, li
     train(tmp_path, watch=watch, data=shapes(40), **options)
     assert not watch._attachment.sessions[-1].is_broken
     assert watch.report().steps == 200
-    assert len(waits) <= options["epochs"]  # at the end of an epoch it may
+    assert len(waits) <= options["epochs"]  # at the end of an epoch it may wait
     assert load_run(watch.run_dir).report().steps == 200
 
 
-def test_the_check_for_waiting_finds_one():
+def test_waiting_check_detects_a_wait():
     norm = torch.ones(3, device="cuda").norm()
     with no_waiting(), pytest.raises(RuntimeError, match="synchronizing"):
         norm.item()

@@ -1,4 +1,4 @@
-"""What a probe reads, held against torch's own gradients in a copy of the step."""
+"""What a probe reads, compared with torch's own gradients in a copy of the step."""
 
 import copy
 import gc
@@ -20,7 +20,7 @@ from yolo_gradwatch.measure.saturation import ends_of
 
 
 class Stem(nn.Module):
-    """A convolution whose activation changes the output of the normalization in place."""
+    """A convolution whose activation changes the normalization's output in place."""
 
     def __init__(self, inputs, act):
         super().__init__()
@@ -31,7 +31,7 @@ class Stem(nn.Module):
 
 
 class Many(nn.Module):
-    """Hands on a dict of a list, a tuple and things that are no floats."""
+    """Returns a dict with a list, a tuple, integers and text."""
 
     def forward(self, x):
         y = x * 2
@@ -39,7 +39,7 @@ class Many(nn.Module):
 
 
 class Net(nn.Module):
-    """Stems that share an activation, one of them used twice, a module that is never called."""
+    """Stems that share an activation, one of them called twice, and a module never called."""
 
     def __init__(self, *, inplace=False, compute=None):
         super().__init__()
@@ -69,7 +69,7 @@ def net(**options):
 
 
 def traced(model, images=None):
-    """One batch with a probe; the flow and the probe."""
+    """The flow of one batch, and its probe."""
     probe = Probe(inside(model), torch.device("cpu"), lambda: None)
     probe.start()
     model(batch() if images is None else images).backward()
@@ -84,7 +84,7 @@ def rows_of(flow):
 def oracle(model):
     """Outputs and gradients of each call, from torch.autograd.grad in a copy of the step.
 
-    An output that is changed in place later is copied here, so the copy must not work in place.
+    The copy must not work in place, because outputs are kept until the backward pass.
     """
     copied = copy.deepcopy(model)
     named = {module: name for name, module in copied.named_modules()}
@@ -127,8 +127,8 @@ def assert_as_torch(flow, expected):
 
 
 @pytest.mark.parametrize("inplace", [False, True], ids=["copying", "in-place"])
-def test_every_call_is_as_torch_says_in_forward_order(inplace):
-    """Shared modules, one called twice, one never, one without a gradient, outputs of all kinds."""
+def test_every_call_matches_torch_in_forward_order(inplace):
+    """Shared modules, called twice, never, or without a gradient, with outputs of all kinds."""
     flow, probe = traced(net(inplace=inplace))
     assert probe.error is None
     assert (flow.epoch, flow.step) == (3, 8)
@@ -140,7 +140,7 @@ def test_every_call_is_as_torch_says_in_forward_order(inplace):
     assert ("first.conv", 2) not in rows  # without a gradient
 
 
-def test_the_weights_and_gradients_are_the_same_bit_for_bit():
+def test_weights_and_gradients_are_unchanged_bit_for_bit():
     usual, watched = net(inplace=True), net(inplace=True)
     usual(batch()).backward()
     traced(watched)
@@ -151,7 +151,7 @@ def test_the_weights_and_gradients_are_the_same_bit_for_bit():
         assert torch.equal(a, b)
 
 
-def test_no_hook_is_left_and_those_of_the_user_stay():
+def test_our_hooks_are_removed_and_the_users_stay():
     model, seen = net(), []
     model.gate.register_forward_hook(lambda _module, _inputs, output: seen.append(1) or output * 3)
     before = {name: list(m._forward_hooks.values()) for name, m in model.named_modules()}
@@ -159,15 +159,15 @@ def test_no_hook_is_left_and_those_of_the_user_stay():
     assert {name: list(m._forward_hooks.values()) for name, m in model.named_modules()} == before
     assert seen == [1]
     gate, stem = rows_of(flow)["gate", 1], rows_of(flow)["many", 1]
-    assert 1.0 < gate.output_max <= 3.0  # what the user has made of it
+    assert 1.0 < gate.output_max <= 3.0  # as changed by the user's hook
     assert stem.output_max == pytest.approx(2 * gate.output_max, rel=1e-6)
 
 
-def test_no_output_is_kept_alive_beyond_the_backward_pass():
+def test_no_output_is_kept_alive_after_the_backward_pass():
     model, outputs = net(), []
     model.second.register_forward_hook(lambda _m, _i, output: outputs.append(weakref.ref(output)))
     gc.collect()
-    gc.disable()  # what lives in a circle would stay
+    gc.disable()  # reference cycles would stay
     try:
         flow, probe = traced(model)
         assert flow.calls
@@ -177,7 +177,7 @@ def test_no_output_is_kept_alive_beyond_the_backward_pass():
         gc.enable()
 
 
-def test_a_tensor_that_is_handed_on_is_read_once(monkeypatch):
+def test_tensor_that_is_passed_on_is_read_once(monkeypatch):
     from yolo_gradwatch.measure import flow as module
 
     reads = []
@@ -212,8 +212,8 @@ def test_checkpointing_counts_no_call_twice(reentrant):
         assert rows[key].output_rms == pytest.approx(float(values.pow(2).mean().sqrt()), rel=1e-5)
 
 
-def test_the_loss_scale_and_the_number_of_processes_are_taken_out():
-    """The scale is that of the backward pass, though the scaler changes it in place later."""
+def test_loss_scale_and_world_size_are_divided_out():
+    """The scale is that of the backward pass, although the scaler later changes it in place."""
     scale = torch.tensor(1024.0)
     model = net()
     probe = Probe(inside(model), torch.device("cpu"), lambda: scale, 2)
@@ -228,7 +228,7 @@ def test_the_loss_scale_and_the_number_of_processes_are_taken_out():
     [("norm_of", 1), ("norm_of", 9), ("norm_of", 20), ("extent_of", 9), ("ends_of", 9)],
     ids=["the first output", "an output", "a gradient", "an extent", "a share"],
 )
-def test_an_error_inside_a_hook_ends_the_trace_and_not_the_training(monkeypatch, where, at):
+def test_error_in_a_hook_ends_the_trace_but_not_the_training(monkeypatch, where, at):
     from yolo_gradwatch.measure import flow as module
 
     calls, original = [], getattr(module, where)
@@ -251,7 +251,7 @@ def test_an_error_inside_a_hook_ends_the_trace_and_not_the_training(monkeypatch,
         assert a.grad is None or torch.equal(a.grad, b.grad)
 
 
-def test_what_the_training_itself_raises_passes():
+def test_error_of_the_training_passes_through():
     model = net()
     probe = Probe(inside(model), torch.device("cpu"), lambda: None)
     probe.start()
@@ -261,7 +261,7 @@ def test_what_the_training_itself_raises_passes():
     assert not any(m._forward_hooks for m in model.modules())
 
 
-def test_nan_and_inf_are_numbers_and_what_is_missing_is_none():
+def test_nan_and_inf_are_numbers_and_missing_values_are_none():
     class Odd(nn.Module):
         def forward(self, x):
             return {"nan": x[:1] * math.nan, "inf": x[1:] / 0}
@@ -299,7 +299,7 @@ def test_nan_and_inf_are_numbers_and_what_is_missing_is_none():
 @pytest.mark.parametrize("factor", [1e-30, 1e-18, 1.0, 1e17, 1e30])
 @pytest.mark.parametrize("shape", [(7,), (2, 3, 9, 9), (1, 700_000), (2, 0)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_norm_neither_overflows_nor_vanishes(factor, shape, dtype):
+def test_norm_neither_overflows_nor_underflows(factor, shape, dtype):
     values = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype) * factor
     expected = float(values.double().norm())
     assert float(norm_of(values)) == pytest.approx(expected, rel=1e-4)
@@ -308,7 +308,7 @@ def test_a_norm_neither_overflows_nor_vanishes(factor, shape, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_the_norm_of_halves_does_not_overflow(dtype):
+def test_norm_of_half_precision_does_not_overflow(dtype):
     values = torch.full((64, 64), 60_000.0, dtype=dtype)
     assert float(norm_of(values)) == pytest.approx(float(values.double().norm()), rel=1e-5)
 
@@ -341,11 +341,11 @@ def test_saturated_means_a_derivative_below_a_hundredth_of_its_largest(module):
 @pytest.mark.parametrize(
     "module", [nn.SiLU(), nn.ReLU(), nn.GELU(), nn.Softmax(-1), nn.Linear(2, 2)]
 )
-def test_what_does_not_saturate_at_both_ends_has_no_share(module):
+def test_module_that_does_not_saturate_at_both_ends_has_no_share(module):
     assert ends_of(module) is None
 
 
-def test_a_compiled_model_is_recognized():
+def test_compiled_model_is_recognized():
     model = net()
     assert not is_compiled(model)
     model.second.compile(backend="eager")
@@ -353,7 +353,7 @@ def test_a_compiled_model_is_recognized():
     assert is_compiled(torch.compile(net(), backend="eager"))
 
 
-def test_names_are_without_wrappers_and_the_whole_model_is_left_out():
+def test_names_have_no_wrappers_and_the_whole_model_is_omitted():
     class Wrapper(nn.Module):
         def __init__(self):
             super().__init__()
@@ -363,11 +363,11 @@ def test_names_are_without_wrappers_and_the_whole_model_is_left_out():
     assert list(wrapped) == list(inside(net()))
     assert "model" not in wrapped
     assert "first.act" in wrapped
-    assert "second.act" not in wrapped  # it is the same
+    assert "second.act" not in wrapped  # the same module
 
 
 @pytest.mark.slow
-def test_nothing_is_left_in_memory_between_traces():
+def test_traces_leave_nothing_in_memory():
     model = net(inplace=True)
 
     def count():
@@ -381,8 +381,8 @@ def test_nothing_is_left_in_memory_between_traces():
     assert count() == before
 
 
-def test_halves_and_floats_elsewhere_than_on_a_cpu_are_read_without_float64():
-    """As on MPS: the reductions are those of torch, in float32."""
+def test_devices_other_than_cpu_are_read_without_float64():
+    """As on MPS: torch reduces in float32."""
 
     class Elsewhere(torch.Tensor):
         device = property(lambda _self: SimpleNamespace(type="mps"))
@@ -395,7 +395,7 @@ def test_halves_and_floats_elsewhere_than_on_a_cpu_are_read_without_float64():
 
 
 class Half(nn.Module):
-    """Works in the numbers of autocast, with a loss scale."""
+    """Works in the precision of autocast, with a loss scale."""
 
     def __init__(self):
         super().__init__()
@@ -409,11 +409,11 @@ class Half(nn.Module):
 
 @needs_cuda
 @pytest.mark.parametrize("half", [False, True])
-def test_a_gpu_is_not_waited_for_and_gives_the_same(half):
+def test_gpu_is_not_waited_for_and_gives_the_same_values(half):
     torch.manual_seed(0)
     model, scale = Half().cuda(), torch.tensor(64.0, device="cuda")
     images = batch().cuda()
-    for _ in range(2):  # the first one initializes cuDNN, which may wait
+    for _ in range(2):  # the first pass initializes cuDNN, which may wait
         model.zero_grad()
         probe = Probe(inside(model), images.device, lambda: scale)
         with no_waiting():

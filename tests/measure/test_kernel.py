@@ -1,4 +1,4 @@
-"""Tensors that a kernel reads: in Triton's interpreter on every machine, and on CUDA."""
+"""Tensors read by a kernel: in Triton's interpreter on every machine, and on CUDA."""
 
 import importlib.util
 import logging
@@ -27,7 +27,7 @@ from yolo_gradwatch.measure.updates import Updates
 TESTS = Path(__file__).parents[1]
 
 
-def test_the_kernels_give_in_the_interpreter_what_torch_gives_in_float64():
+def test_interpreted_kernels_agree_with_torch_in_float64():
     if not importlib.util.find_spec("triton"):
         pytest.skip("no Triton, which torch for CUDA brings along on Linux")
     environment = os.environ | {"TRITON_INTERPRET": "1"}
@@ -46,7 +46,7 @@ def test_on_cuda(check):
 
 
 @needs_cuda
-def test_reading_and_comparing_waits_for_nothing_and_takes_no_memory():
+def test_reading_and_comparing_neither_waits_nor_allocates():
     parameters = [nn.Parameter(torch.ones(3, 70_000, device="cuda")) for _ in range(20)]
     capture, updates = Capture(parameters), Updates(parameters)
     assert capture._tables
@@ -87,31 +87,31 @@ def test_steps_may_be_taken_on_different_streams():
 
 
 @pytest.fixture
-def _asked_again():
+def _fresh_kernels():
     table._kernels.cache_clear()
     yield
     table._kernels.cache_clear()
 
 
 def on_cuda(*_sizes):
-    """As much of a tensor on CUDA as is looked at before a kernel is."""
+    """As much of a CUDA tensor as is inspected before a kernel is built."""
     return [SimpleNamespace(device=torch.device("cuda"), numel=lambda: 3)]
 
 
-def told(caplog):
+def logged(caplog):
     return [(one.levelno, one.name) for one in caplog.records]
 
 
-@pytest.mark.usefixtures("_asked_again")
-def test_without_triton_torch_reads_which_is_said_once_to_who_debugs(monkeypatch, caplog):
+@pytest.mark.usefixtures("_fresh_kernels")
+def test_without_triton_torch_reads_with_one_debug_message(monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "yolo_gradwatch.measure.kernel", None)
     monkeypatch.delattr("yolo_gradwatch.measure.kernel", raising=False)
     caplog.set_level(logging.DEBUG)
     assert table.table_of(on_cuda()) is table.table_of(on_cuda()) is None
-    assert told(caplog) == [(logging.DEBUG, table.__name__)]
+    assert logged(caplog) == [(logging.DEBUG, table.__name__)]
 
 
-def test_where_a_kernel_cannot_be_built_torch_reads(monkeypatch, caplog):
+def test_torch_reads_where_a_kernel_cannot_be_built(monkeypatch, caplog):
     def fails(*_args):
         raise RuntimeError("no C compiler")
 
@@ -120,23 +120,23 @@ def test_where_a_kernel_cannot_be_built_torch_reads(monkeypatch, caplog):
     monkeypatch.setattr(table.Table, "build", fails)
     caplog.set_level(logging.DEBUG)
     assert table.table_of(on_cuda()) is None
-    assert told(caplog) == [(logging.DEBUG, table.__name__)]
+    assert logged(caplog) == [(logging.DEBUG, table.__name__)]
 
 
-def test_on_a_cpu_no_kernel_is_asked_for(monkeypatch):
+def test_no_kernel_is_requested_on_a_cpu(monkeypatch):
     monkeypatch.setattr(table, "_kernels", lambda: pytest.fail("Triton is imported"))
     assert table.table_of([torch.ones(3)]) is None
 
 
 class NoKernel:
-    """Is launched, and does nothing."""
+    """Can be launched, and does nothing."""
 
     def __getitem__(self, _grid):
         return lambda *_args, **_options: None
 
 
-def test_a_gradient_on_another_device_than_the_step_before_is_read_by_torch(monkeypatch):
-    """Its address means something else, or nothing, on the device of the others."""
+def test_gradient_that_moved_to_another_device_is_read_by_torch(monkeypatch):
+    """Its address is meaningless on the device of the other gradients."""
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: None)
     here = [torch.ones(3, device="meta"), torch.ones(4, device="meta")]
     kernel = SimpleNamespace(BLOCK=1024, read=NoKernel())
@@ -154,7 +154,7 @@ def test_a_gradient_on_another_device_than_the_step_before_is_read_by_torch(monk
 
 
 @given(st.lists(st.integers(0, 3 * CHUNK + 1), min_size=1, max_size=30))
-def test_chunks_cover_every_element_once_and_copies_do_not_overlap(sizes):
+def test_chunks_cover_each_element_once_and_copies_do_not_overlap(sizes):
     chunks = chunks_of(sizes)
     tensor, begin, length, place = chunks.table
     assert (length <= CHUNK).all()
@@ -186,7 +186,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 1, 4, 1), (3, 2)])
-def test_a_dense_tensor_has_each_place_of_its_memory_once(layout, shape):
+def test_dense_tensor_occupies_each_memory_location_once(layout, shape):
     tensor = laid_out(torch.zeros(shape), layout)
     places = [np.arange(size) * by for size, by in zip(tensor.shape, tensor.stride(), strict=True)]
     seen = sorted(sum(np.meshgrid(*places)).ravel())

@@ -20,8 +20,8 @@ from yolo_gradwatch.measure.model_layout import clean_name, read, watched
 WRAPPERS = ("module", "_orig_mod", "student_model")
 
 
-class Around(nn.Module):
-    """Keeps a model under one name, as DDP, `torch.compile` and distillation do."""
+class Wrapper(nn.Module):
+    """Holds a model under one name, as DDP, `torch.compile` and distillation do."""
 
     def __init__(self, name, model):
         super().__init__()
@@ -29,7 +29,7 @@ class Around(nn.Module):
 
 
 class Net(nn.Module):
-    """A model of named children that knows nothing of Ultralytics."""
+    """A model with named children, independent of Ultralytics."""
 
     def __init__(self, **children):
         super().__init__()
@@ -38,7 +38,7 @@ class Net(nn.Module):
 
 
 def own(kind, base=nn.Module, *args, shape=None, **shapes):
-    """A layer of a class of its own, with parameters of such shapes."""
+    """A layer of a custom class with parameters of these shapes."""
     module = type(kind, (base,), {})(*args)
     for name, size in ({**shapes, "own": shape} if shape is not None else shapes).items():
         setattr(module, name, nn.Parameter(torch.ones(size)))
@@ -99,16 +99,16 @@ def own_parameter():
 
 
 def compiled_inside(part=0):
-    """A compiled block, or a compiled norm layer within one."""
+    """A compiled block, or a compiled norm layer in a block."""
     model = ultralytics_like()
     if part is None:
-        model.model[0][1] = Around("_orig_mod", model.model[0][1])
+        model.model[0][1] = Wrapper("_orig_mod", model.model[0][1])
     else:
-        model.model[part] = block(-1, Around("_orig_mod", model.model[part]))
+        model.model[part] = block(-1, Wrapper("_orig_mod", model.model[part]))
     return model
 
 
-def taught():
+def with_teacher():
     return Net(
         teacher_model=ultralytics_like().requires_grad_(requires_grad=False),
         student_model=ultralytics_like(),
@@ -140,9 +140,9 @@ def yolo():
 
 
 def sizes_by_path(model):
-    """Trainable elements under every path that leads to one, tied parameters once.
+    """Trainable elements under each path; tied parameters count once.
 
-    Computed from the paths of the parameters alone, with no look at the modules.
+    Computed from the paths of the parameters only, without looking at the modules.
     """
     found = defaultdict(dict)
     for path, parameter in model.named_parameters(remove_duplicate=False):
@@ -156,16 +156,20 @@ def sizes_by_path(model):
 
 MODELS = (
     *(chain, ultralytics_like, shared, tied, partly_frozen, own_parameter, compiled_inside),
-    *(lambda: Around("module", Around("_orig_mod", ultralytics_like())), taught, yolo_model),
+    *(
+        lambda: Wrapper("module", Wrapper("_orig_mod", ultralytics_like())),
+        with_teacher,
+        yolo_model,
+    ),
 )
 
 
 @pytest.mark.parametrize("build", MODELS)
-def test_every_module_with_a_trainable_parameter_has_one_row_and_its_parameters(build):
+def test_each_module_with_a_trainable_parameter_has_one_row(build):
     model = build()
     found, members = read(model)
     expected = sizes_by_path(model)
-    if build is shared:  # one module, two paths: the first is its name
+    if build is shared:  # one module with two paths is named by the first
         del expected["second.0"]
     assert dict(zip(found.modules, found.parameters, strict=True)) == expected
     assert len(set(found.modules)) == len(found.modules)
@@ -183,7 +187,7 @@ def test_every_module_with_a_trainable_parameter_has_one_row_and_its_parameters(
 
 
 @pytest.mark.parametrize("build", MODELS)
-def test_module_norms_equal_those_of_torch_and_the_models_what_clipping_returns(build):
+def test_module_norms_agree_with_torch_and_the_total_with_clipping(build):
     torch.manual_seed(0)
     model = build()
     parameters = watched(model)
@@ -203,7 +207,7 @@ READ = {
     tied: {"modules": ("model", "encoder", "decoder"), "parameters": (16, 16, 16)},
     shared: {"modules": ("model", "first", "second", "second.1"), "parameters": (16, 12, 16, 4)},
     partly_frozen: {"modules": ("model", "1", "3"), "parameters": (16, 8, 8)},
-    half_frozen_layer: {"roles": ("", "other", "weight")},  # of what is watched
+    half_frozen_layer: {"roles": ("", "other", "weight")},  # of the watched parameters
     with_activations: {"inside": (("Sigmoid", "Tanh"), ("Upsample",), (), ("SiLU",))},
     own_parameter: {"modules": read(ultralytics_like())[0].modules},
     lambda: Net(stem=chain(), act=nn.ReLU(), fc=nn.Linear(2, 2)): {
@@ -235,7 +239,7 @@ READ = {
 
 
 @pytest.mark.parametrize("build", READ)
-def test_what_is_read_of_a_model(build):
+def test_layout_of_a_model(build):
     found, _ = read(build())
     assert {name: getattr(found, name) for name in READ[build]} == READ[build]
 
@@ -243,16 +247,16 @@ def test_what_is_read_of_a_model(build):
 @pytest.mark.parametrize(
     ("build", "trunk"),
     [
-        (ultralytics_like, [1, 1, 1]),  # neither model.2, which has none, nor the head
+        (ultralytics_like, [1, 1, 1]),  # without model.2, which has no weights, and the head
         (lambda: Net(stem=chain(), act=nn.ReLU(), fc=nn.Linear(2, 2)), [2]),
         (lambda: nn.Linear(2, 3), []),
     ],
 )
-def test_the_trunk_are_the_weights_of_the_blocks_below_the_head(build, trunk):
+def test_trunk_consists_of_the_weights_before_the_head(build, trunk):
     assert [len(weights) for weights in read(build())[1].trunk] == trunk
 
 
-def test_the_inside_of_a_block_stays_the_same_when_its_layers_are_frozen():
+def test_inside_of_a_block_is_unchanged_by_frozen_layers():
     model = ultralytics_like()
     model.model[0].requires_grad_(requires_grad=False)
     assert read(model)[0].inside == READ[ultralytics_like]["inside"]
@@ -267,7 +271,7 @@ def roles_of(model):
 
 
 def conv_norm_act():
-    """A container whose class has the word."""
+    """A container with "norm" in the name of its class."""
     return own("ConvNormAct", nn.Sequential, nn.Conv2d(2, 4, 1), nn.BatchNorm2d(4), nn.SiLU())
 
 
@@ -297,18 +301,18 @@ def gained():
         ),
     ],
 )
-def test_a_module_that_owns_a_parameter_has_a_role_and_a_container_has_none(build, roles):
+def test_only_modules_that_own_a_parameter_have_a_role(build, roles):
     assert roles_of(build()) == roles
 
 
 def without_bias(module):
-    """As ``bias=False``, which a LayerNorm takes from torch 2.1 on."""
+    """As with ``bias=False``, which LayerNorm accepts since torch 2.1."""
     module.bias = None
     return module
 
 
 def inherits(module):
-    """A layer of a class that inherits from one of torch's."""
+    """A layer whose class inherits from one of torch's."""
     module.__class__ = type("Plain", (type(module),), {})
     return module
 
@@ -341,7 +345,7 @@ LAYERS = [
 
 
 @pytest.mark.parametrize(("role", "module"), LAYERS, ids=lambda part: type(part).__name__)
-def test_the_role_of_a_layer(role, module):
+def test_role_of_a_layer(role, module):
     assert roles_of(Net(layer=module)) == {"layer": role}
     if role == "weight":
         _, members = read(nn.Sequential(module, nn.Conv2d(4, 4, 1)))
@@ -350,9 +354,9 @@ def test_the_role_of_a_layer(role, module):
 
 @pytest.mark.parametrize("kind", ["Mixer", "PatternBlock", "Attention"])
 @pytest.mark.parametrize("compiled", [False, True])
-def test_an_attention_is_recognized_by_what_it_inherits_from(kind, compiled):
+def test_attention_is_recognized_by_its_base_class(kind, compiled):
     inner = own(kind, nn.MultiheadAttention, 4, 2)
-    model = Net(mix=Around("_orig_mod", inner) if compiled else inner, last=nn.Linear(4, 4))
+    model = Net(mix=Wrapper("_orig_mod", inner) if compiled else inner, last=nn.Linear(4, 4))
     found, _ = read(model)
     assert found.attentions == ("mix",)
     inside = dict(zip(found.modules, Graph(found).attention, strict=True))
@@ -360,14 +364,14 @@ def test_an_attention_is_recognized_by_what_it_inherits_from(kind, compiled):
 
 
 @pytest.mark.parametrize("kind", ["Lattice", "PatternBlock", "Attic", "Flatten", "Unflatten"])
-def test_a_class_whose_name_has_the_letters_only_is_no_attention(kind):
+def test_class_name_that_only_contains_the_letters_is_not_an_attention(kind):
     found, _ = read(Net(mix=own(kind, nn.Linear, 4, 2), last=nn.Linear(4, 4)))
     assert found.attentions == ()
     assert not Graph(found).attention.any()
 
 
-def test_the_attentions_and_norm_layers_of_ultralytics_are_known():
-    """Those of the installed version, by the letters that a word is looked for with."""
+def test_attentions_and_norm_layers_of_ultralytics_are_recognized():
+    """All classes of the installed version whose names contain the letters."""
     from ultralytics.nn import modules
 
     parts = (part for part in vars(modules).values() if inspect.ismodule(part))
@@ -389,12 +393,12 @@ def test_the_attentions_and_norm_layers_of_ultralytics_are_known():
     ],
 )
 @pytest.mark.parametrize("wrapper", [None, "_orig_mod"])
-def test_kernels_are_the_positions_of_the_modules_own_weight(module, positions, wrapper):
-    layer = Around(wrapper, module) if wrapper else module
+def test_kernel_size_is_that_of_the_modules_own_weight(module, positions, wrapper):
+    layer = Wrapper(wrapper, module) if wrapper else module
     assert read(Net(layer=layer))[0].kernels == (1, positions)
 
 
-# --- what is watched ------------------------------------------------------------------------------
+# --- which parameters are watched -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -405,10 +409,10 @@ def test_kernels_are_the_positions_of_the_modules_own_weight(module, positions, 
         (("0.",), ("0.weight", "0.bias")),
         (("0.", "3."), ("0.weight", "0.bias", "3.bias")),
         (("bias",), ("0.bias", "3.bias")),
-        (("1.", "2."), ()),  # what is meant to be frozen, and is not, is watched
+        (("1.", "2."), ()),  # meant to be frozen, but is not: it is watched
     ],
 )
-def test_what_is_frozen_without_being_meant_to_is_watched(meant, left_out):
+def test_parameters_frozen_unintentionally_are_watched(meant, left_out):
     model = partly_frozen()
     expected = [p for name, p in model.named_parameters() if name not in left_out]
     assert all(a is b for a, b in zip(watched(model, meant), expected, strict=True))
@@ -417,7 +421,7 @@ def test_what_is_frozen_without_being_meant_to_is_watched(meant, left_out):
     assert members.elements.tolist() == [p.numel() for p in expected]
 
 
-def test_parameters_that_can_have_no_gradient_are_never_watched():
+def test_parameters_that_cannot_have_a_gradient_are_never_watched():
     model = Net(layer=nn.Linear(2, 2))
     model.codes = nn.Parameter(torch.ones(3, dtype=torch.int8), requires_grad=False)
     assert len(watched(model, ())) == 2
@@ -425,11 +429,11 @@ def test_parameters_that_can_have_no_gradient_are_never_watched():
 
 
 @pytest.mark.parametrize("name", ["module", "_orig_mod"])
-def test_names_that_are_meant_to_be_frozen_are_found_in_a_wrapper(name):
+def test_frozen_names_are_matched_inside_a_wrapper(name):
     model = ultralytics_like()
     for part in (model.model[0], model.model[1]):
         part.requires_grad_(requires_grad=False)
-    found, _ = read(Around(name, model), ("model.0.",))
+    found, _ = read(Wrapper(name, model), ("model.0.",))
     assert {"model.0", "model.1"} & set(found.modules) == {"model.1"}
 
 
@@ -438,10 +442,10 @@ def test_names_that_are_meant_to_be_frozen_are_found_in_a_wrapper(name):
 
 WRAPPINGS = {
     "none": lambda build: build(),
-    "ddp": lambda build: Around("module", build()),
-    "compiled": lambda build: Around("_orig_mod", build()),
-    "compiled in ddp": lambda build: Around("module", Around("_orig_mod", build())),
-    "ddp in compiled": lambda build: Around("_orig_mod", Around("module", build())),
+    "ddp": lambda build: Wrapper("module", build()),
+    "compiled": lambda build: Wrapper("_orig_mod", build()),
+    "compiled in ddp": lambda build: Wrapper("module", Wrapper("_orig_mod", build())),
+    "ddp in compiled": lambda build: Wrapper("_orig_mod", Wrapper("module", build())),
 }
 
 
@@ -490,8 +494,8 @@ def assert_reads_as_its_student(found, student):
     return plain
 
 
-def test_a_frozen_teacher_is_left_out_and_the_projector_is_kept():
-    found, _ = read(taught())
+def test_frozen_teacher_is_omitted_and_the_projector_is_kept():
+    found, _ = read(with_teacher())
     plain = assert_reads_as_its_student(found, ultralytics_like())
     assert found.parameters[0] == plain.parameters[0] + 12
 
@@ -509,7 +513,7 @@ def test_ultralytics_distillation_reads_as_its_student():
 # --- YOLO -----------------------------------------------------------------------------------------
 
 
-def test_the_blocks_of_yolo(yolo):
+def test_blocks_of_yolo(yolo):
     found, members = read(yolo)
     assert found.modules[:2] == ("model", "model.0")
     assert found.types[0] == "DetectionModel"
@@ -517,10 +521,10 @@ def test_the_blocks_of_yolo(yolo):
     owners = (".".join(name.split(".")[:2]) if name != WHOLE else "" for name in found.modules)
     assert found.block_of == tuple(owners)
     assert len(members.trunk) == len({*found.block_of} - {"", "model.23"})
-    assert_reads_the_same(Around("module", Around("_orig_mod", yolo)), yolo)
+    assert_reads_the_same(Wrapper("module", Wrapper("_orig_mod", yolo)), yolo)
 
 
-def test_yolo_roles_and_kernels_are_those_of_its_layers(yolo):
+def test_yolo_roles_and_kernels_match_its_layers(yolo):
     found, _ = read(yolo)
     named = {clean_name(name): module for name, module in yolo.named_modules()}
     kinds = {"BatchNorm2d": "norm", "Conv2d": "weight"}
@@ -530,7 +534,7 @@ def test_yolo_roles_and_kernels_are_those_of_its_layers(yolo):
     assert set(found.kernels) == {1, 9}
 
 
-def test_yolo_blocks_with_their_activations_and_edges(yolo):
+def test_yolo_blocks_have_activations_and_edges(yolo):
     found, _ = read(yolo)
     inside = dict(zip((name for name, _ in found.blocks), found.inside, strict=True))
     assert inside["model.0"] == ("SiLU",)

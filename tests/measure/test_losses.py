@@ -1,4 +1,4 @@
-"""Loss items of batches, from the device into windows, held against numpy."""
+"""Loss items of batches, from the device into windows, compared with numpy."""
 
 import math
 from dataclasses import replace
@@ -18,8 +18,8 @@ from yolo_gradwatch.measure.losses import MOST_NUMBERS, LossMeter
 NAN, INF = math.nan, math.inf
 
 
-def wanted(name, values):
-    """A row of the table for the values of an item, in float64 and rounded at its end."""
+def expected_row(name, values):
+    """The table row for the values of an item, in float64 and rounded at the end."""
     values = np.array(values, np.float64)
     finite = values[np.isfinite(values)]
     numbers = [finite.min(), math.fsum(finite) / len(finite), finite.max()] if len(finite) else []
@@ -30,7 +30,7 @@ def wanted(name, values):
 
 
 def carried(batches, *, steps=1):
-    """Samples of so many steps that bring the loss items of batches, dicts of numbers."""
+    """Samples of some steps with the loss items of these batches, given as dicts of numbers."""
     parameter = nn.Parameter(torch.ones(1))
     parameter.grad = torch.ones(1)
     capture, meter, samples = Capture([parameter]), LossMeter(), []
@@ -51,7 +51,7 @@ def folded(samples, *, at_once=True):
 
 
 def assert_close(found, expected):
-    """Counts and extremes are equal, means are to float32."""
+    """Counts and extremes are equal, means to float32."""
     assert replace(found, mean=None) == replace(expected, mean=None)
     assert found.mean == pytest.approx(expected.mean, rel=1e-6, abs=1e-30)
 
@@ -59,7 +59,7 @@ def assert_close(found, expected):
 FEW = [{"box": 1.5, "cls": 0.0}, {"box": 0.25, "cls": NAN}, {"box": -INF, "cls": 2.0}]
 
 
-def test_the_items_of_a_few_batches_by_hand():
+def test_items_of_a_few_batches_by_hand():
     assert list(folded(carried(FEW)).values()) == [
         LossItem("box", 3, 1, 0, 0.25, 0.875, 1.5),
         LossItem("cls", 3, 1, 1, 0.0, 1.0, 2.0),
@@ -69,12 +69,12 @@ def test_the_items_of_a_few_batches_by_hand():
     ]
 
 
-def test_an_item_that_is_never_finite_has_no_numbers():
+def test_item_that_is_never_finite_has_no_numbers():
     found = folded(carried([{"box": NAN}, {"box": INF}, {"box": -INF}]))
     assert found["box"] == LossItem("box", 3, 3, 0, None, None, None)
 
 
-def test_inf_and_minus_inf_make_a_sum_that_is_not_finite():
+def test_inf_and_minus_inf_make_a_nonfinite_sum():
     assert folded(carried([{"box": INF, "cls": -INF}]))["sum"].nonfinite == 1
 
 
@@ -86,7 +86,7 @@ BATCHES = st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS), min_size=1, max_size=3 
 
 @LAWS
 @given(BATCHES, st.integers(1, 4), st.booleans())
-def test_every_batch_counts_once_however_many_a_step_brings(batches, steps, at_once):
+def test_each_batch_counts_once_regardless_of_batches_per_step(batches, steps, at_once):
     names = ("box", "cls", "dfl")
     samples = carried([dict(zip(names, batch, strict=True)) for batch in batches], steps=steps)
     found = folded(samples, at_once=at_once)
@@ -94,52 +94,52 @@ def test_every_batch_counts_once_however_many_a_step_brings(batches, steps, at_o
     with np.errstate(invalid="ignore"):
         columns = np.column_stack([columns, columns.sum(axis=1)])
     for name, values in zip((*names, "sum"), columns.T, strict=True):
-        expected = wanted(name, values)
+        expected = expected_row(name, values)
         assert replace(found[name], mean=None) == replace(expected, mean=None)
         finite = values[np.isfinite(values)]
         if len(finite) and found[name].mean != expected.mean:  # not Inf, beyond float32
-            # of what cancels out, nothing but rounding is left
+            # where values cancel out, only rounding is left
             assert abs(found[name].mean - expected.mean) <= 1e-6 * np.abs(finite).max()
 
 
 @LAWS
 @given(BATCHES, st.integers(1, 6))
-def test_steps_one_by_one_and_many_at_once_give_the_same_bits(batches, steps):
+def test_one_step_at_a_time_gives_the_same_bits_as_many(batches, steps):
     samples = carried([{"box": a, "cls": b} for a, b, _ in batches], steps=steps)
     assert folded(samples, at_once=False) == folded(samples)
 
 
-def test_items_that_change_between_batches_have_rows_of_their_own():
+def test_items_that_change_between_batches_have_their_own_rows():
     batches = [{"box": 1.0, "cls": 2.0}, {"box": 3.0}, {"box": 5.0, "cls": NAN}, {"dfl": 7.0}]
     samples = carried(batches)
     found = folded(samples)
-    assert_close(found["box"], wanted("box", [1, 3, 5]))
-    assert_close(found["cls"], wanted("cls", [2, NAN]))
-    assert_close(found["dfl"], wanted("dfl", [7]))
-    assert_close(found["sum"], wanted("sum", [3, 3, NAN, 7]))
+    assert_close(found["box"], expected_row("box", [1, 3, 5]))
+    assert_close(found["cls"], expected_row("cls", [2, NAN]))
+    assert_close(found["dfl"], expected_row("dfl", [7]))
+    assert_close(found["sum"], expected_row("sum", [3, 3, NAN, 7]))
     assert samples[0].losses[-1].newest == {"dfl": 7.0}  # of the last batch
 
 
-def test_an_item_that_is_called_sum_has_its_own_row():
+def test_item_named_sum_has_its_own_row():
     found = folded(carried([{"sum": 1.0, "cls": 2.0}, {"sum": 3.0, "cls": 2.0}]))
     assert found["sum"] == LossItem("sum", 2, 0, 0, 1.0, 2.0, 3.0)
 
 
-def test_a_step_without_items_has_no_rows():
+def test_step_without_items_has_no_rows():
     meter = LossMeter()
     meter.add((), [])
     assert meter.take() == ([], (), ())
     assert folded([sample(1)]) == {}
 
 
-def test_batches_that_are_forgotten_do_not_count():
+def test_forgotten_batches_do_not_count():
     meter = LossMeter()
     meter.add(("box",), [torch.ones(1)])
     meter.forget()
     assert meter.take().tensors == []
 
 
-def test_what_the_trainer_does_to_its_items_later_changes_nothing():
+def test_later_changes_by_the_trainer_have_no_effect():
     item = torch.ones(3, requires_grad=True) * 2
     meter = LossMeter()
     meter.add(("a", "b", "c"), [item])
@@ -150,7 +150,7 @@ def test_what_the_trainer_does_to_its_items_later_changes_nothing():
     assert not row.requires_grad
 
 
-def test_what_waits_does_not_grow_with_the_batches():
+def test_waiting_items_do_not_grow_with_the_batches():
     meter = LossMeter()
     for _ in range(10 * MOST_NUMBERS):
         meter.add(("box", "cls", "dfl"), [torch.ones(3)])
@@ -159,11 +159,16 @@ def test_what_waits_does_not_grow_with_the_batches():
 
 
 def test_windows_have_the_items_of_their_steps():
-    def bringing(step, *rows, epoch=1):
+    def with_items(step, *rows, epoch=1):
         items = (BatchItems(("box",), np.array(rows)[:, None]),)
         return replace(sample(step, epoch=epoch), losses=items, rates=(step / 8,))
 
-    steps = [bringing(1, 1.0), bringing(2, 2.0, NAN), bringing(101, 5.0), bringing(102, 0.0, 7.0)]
+    steps = [
+        with_items(1, 1.0),
+        with_items(2, 2.0, NAN),
+        with_items(101, 5.0),
+        with_items(102, 0.0, 7.0),
+    ]
     found = [{one.item: one for one in window.losses} for window in windows_from(steps)]
     assert [one["box"] for one in found] == [
         LossItem("box", 1, 0, 0, 1.0, 1.0, 1.0),

@@ -1,4 +1,4 @@
-"""The norms in the file against oracles that are not our own arithmetic."""
+"""The norms in the file, compared with independent oracles."""
 
 import inspect
 
@@ -21,7 +21,7 @@ def test_norms_are_unscaled_under_a_loss_scaler(tmp_path, oracle):
 
 
 def freeze_after(batches, *names):
-    """A callback that freezes parts of the model after a batch of the run."""
+    """A callback that freezes parts of the model after some batches of the run."""
     done = []
 
     def freeze(trainer):
@@ -34,7 +34,7 @@ def freeze_after(batches, *names):
     return ("on_train_batch_end", freeze)
 
 
-def test_norms_with_layers_that_are_frozen_in_mid_training(tmp_path, oracle):
+def test_norms_with_layers_frozen_mid_training(tmp_path, oracle):
     """A whole block, and one of the two parameters of a norm layer."""
     frozen = ("model.3.", "model.6.cv1.bn.bias")
     run = check(tmp_path, oracle, data=shapes(20), calls=[freeze_after(2, *frozen)])
@@ -46,8 +46,8 @@ def test_norms_with_layers_that_are_frozen_in_mid_training(tmp_path, oracle):
     assert {finding.rule for finding in run.report().findings} == {"frozen"}
 
 
-def test_norms_with_layers_that_are_frozen_in_an_accumulation(tmp_path, oracle):
-    """Half of the gradient of the step is there by then, and it is applied."""
+def test_norms_with_layers_frozen_during_accumulation(tmp_path, oracle):
+    """Half of the step's gradient exists by then, and it is applied."""
     options = {"data": shapes(32), "nbs": 8, "warmup_epochs": 0}
     run = check(tmp_path, oracle, calls=[freeze_after(3, "model.3.")], **options)
     conv = run.windows[run.windows["module"] == "model.3.conv"]
@@ -56,17 +56,15 @@ def test_norms_with_layers_that_are_frozen_in_an_accumulation(tmp_path, oracle):
 
 
 def module_names():
-    """What the model is made of, without any wrapper."""
+    """The modules of the model, without wrappers."""
     from ultralytics import YOLO
 
     found = YOLO("yolo26n.yaml").model.named_modules()
     return {name or "model" for name, module in found if list(module.parameters())}
 
 
-def test_norms_of_a_compiled_model_stand_under_the_names_of_its_modules(
-    tmp_path, oracle, monkeypatch
-):
-    """With ``aot_eager`` for ``inductor``, which compiles YOLO26n for minutes on a CPU."""
+def test_norms_of_a_compiled_model_use_its_own_module_names(tmp_path, oracle, monkeypatch):
+    """Uses ``aot_eager``, because ``inductor`` compiles YOLO26n for minutes on a CPU."""
     import torch
 
     compiled, compile_model = [], torch.compile
@@ -111,13 +109,14 @@ def test_norms_of_gradients_in_channels_last(tmp_path, oracle):
         trainer.optimizer_step = look
 
     calls = [("on_train_start", lay_out), ("on_train_start", hook)]
-    run = check(tmp_path, oracle, calls, data=shapes(12), optimizer="SGD")  # MuSGD of 8.4.0 cannot
+    # MuSGD of 8.4.0 does not support it
+    run = check(tmp_path, oracle, calls, data=shapes(12), optimizer="SGD")
     assert seen == [True] * 3
     assert run.report().healthy
 
 
 def test_norms_in_bfloat16_without_a_scaler(tmp_path, oracle, monkeypatch):
-    """Ultralytics refuses bf16 on a CPU, which can do it; only the refusal is replaced."""
+    """Ultralytics refuses bf16 on a CPU, although it works; only that check is replaced."""
     import torch
     from ultralytics.engine import trainer as engine
 
@@ -138,7 +137,7 @@ def test_norms_in_bfloat16_without_a_scaler(tmp_path, oracle, monkeypatch):
     assert asked == [(torch.bfloat16, "cpu")] * 3
     assert seen[:2] == [(True, False), torch.bfloat16]
     options = run.meta.options.training
-    assert (options["amp"], options["fitted"]["amp"]) == ("bf16", False)  # no scaler is at work
+    assert (options["amp"], options["fitted"]["amp"]) == ("bf16", False)  # no scaler is active
     assert run.meta.epochs[0].scale is None
     assert not run.windows["skipped"].any()
     assert run.report().healthy

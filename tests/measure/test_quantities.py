@@ -1,4 +1,4 @@
-"""Every quantity against loops over the steps of its window, and what follows from its row."""
+"""Each quantity, compared with loops over the steps of its window, and its row."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ PARTS = [
     *(Part("model.0.bn", 2, is_weight=False), Part("model.1.two", 6), Part("model.1.two", 3)),
     Part("model.2", 5),
 ]
-"""A norm layer of two parameters, and a module of two weights."""
+"""A norm layer with two parameters, and a module with two weights."""
 
 LAYOUT, MEMBERS = plan(PARTS)
 P = len(PARTS)
 
 
 class Fact(NamedTuple):
-    """What a step says of a module."""
+    """What one step contributes for a module."""
 
     norm: float
     is_applied: bool
@@ -47,7 +47,7 @@ class Fact(NamedTuple):
 
 
 def of_first_step(part):
-    """The oracle of what is taken on the first step only, from its detail there and the module."""
+    """Oracle of values taken in the first step only, from its detail and the module."""
     return lambda _facts, detail, module: part(detail, module) if detail else math.nan
 
 
@@ -66,7 +66,7 @@ def zeros_share(detail, module):
 
 
 def folded(fold):
-    """The oracle of a norm over the valid steps."""
+    """Oracle of a norm over the valid steps."""
     return lambda facts, *_: fold([f.norm for f in facts if f.is_valid] or [math.nan])
 
 
@@ -79,7 +79,7 @@ def max_of(values):
 
 
 def ratio_of(facts, detail, module):
-    """Of the first step of which the change is known."""
+    """Of the first step with a known change."""
     change = next((fact.change for fact in facts if fact.change), None)
     if not change or not detail:
         return math.nan
@@ -134,7 +134,7 @@ STEP = st.tuples(
 
 
 def step_of(number, parameters, skipped, detail, change):
-    """A step whose parameters each have a norm, or no gradient."""
+    """A step in which each parameter has a norm or no gradient."""
     norms, states = zip(*parameters, strict=True)
     missing, frozen = np.array(states) != "", np.array(states) == "frozen"
     one = sample(number, norms, size=P, missing=missing, skipped=skipped, detail=detail)
@@ -143,7 +143,7 @@ def step_of(number, parameters, skipped, detail, change):
 
 @LAWS
 @given(st.lists(STEP, min_size=1, max_size=12), st.sampled_from([1, FAR]))
-def test_a_window_holds_what_loops_over_its_steps_give(steps, begin):
+def test_window_agrees_with_loops_over_its_steps(steps, begin):
     samples = [step_of(number, *step) for number, step in enumerate(steps, begin)]
     for window in windows_from(samples, MEMBERS):
         own = [one for one in samples if window.step_first <= one.step <= window.step_last]
@@ -161,13 +161,13 @@ def test_a_window_holds_what_loops_over_its_steps_give(steps, begin):
             np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=row.name)
 
 
-def test_every_row_that_is_measured_has_a_typed_field_and_an_oracle():
+def test_each_row_has_a_typed_field_and_an_oracle():
     assert tuple(field.name for field in fields(Measured)) == NAMES
     assert set(ORACLES) == set(NAMES)
     assert len({row.name for row in QUANTITIES}) == len(QUANTITIES)
 
 
-def test_files_of_each_version_have_the_columns_of_its_rows_in_their_order():
+def test_files_of_each_version_have_their_columns_in_order():
     for version in (1, 2):
         header = header_of(DATA / f"version-{version}" / WINDOWS_FILE)
         rows = [row.name for row in QUANTITIES if row.since <= version]
@@ -175,13 +175,13 @@ def test_files_of_each_version_have_the_columns_of_its_rows_in_their_order():
 
 
 @pytest.mark.parametrize("row", QUANTITIES, ids=lambda row: row.name)
-def test_a_row_is_whole(row):
+def test_row_is_complete(row):
     assert row.format % 1.0 == "1"
     assert row.unknown(2).dtype == row.dtype
 
 
-def test_the_page_of_files_lists_the_columns_as_the_rows_do(request):
-    """``pytest --rewrite-golden`` writes them into the table of the file's columns."""
+def test_files_page_lists_the_columns(request):
+    """``pytest --rewrite-golden`` writes them into the table on the page."""
     rows = "".join(f"| `{row.name}` | {row.meaning} |\n" for row in QUANTITIES)
     text = FILES.read_text(encoding="utf-8")
     before, found, after = re.fullmatch(

@@ -1,4 +1,4 @@
-"""In which file the classes of a model are written."""
+"""In which file the classes of a model are defined."""
 
 import inspect
 import sys
@@ -21,7 +21,7 @@ def of(model):
     return sources(model.modules())
 
 
-def test_the_layout_has_file_and_line_of_classes_of_the_users_own():
+def test_layout_has_file_and_line_of_custom_classes():
     layout, _ = read(nn.Sequential(fake_trainer.Net(), nn.Conv2d(3, 3, 1)))
     kinds = (fake_trainer.Net, fake_trainer.Block)
     assert layout.sources == tuple(
@@ -29,21 +29,21 @@ def test_the_layout_has_file_and_line_of_classes_of_the_users_own():
     )
 
 
-def test_a_layout_that_grows_or_is_cut_keeps_them():
+def test_sources_survive_when_a_layout_grows_or_is_cut():
     small, large = read(fake_trainer.Block(1, 1))[0], read(fake_trainer.Net())[0]
     grown = dated(large, small, 5)
     assert max(grown.since) == 5
     assert watched_at(grown, 1).sources == grown.sources == large.sources
 
 
-def test_classes_of_ultralytics_are_left_out():
+def test_ultralytics_classes_are_omitted():
     from ultralytics.nn.modules import C3k2
 
     assert of(nn.Sequential(C3k2(4, 4))) == ()
 
 
 @pytest.mark.parametrize("module", ["__main__", "builtins", "somewhere", "", None])
-def test_a_class_that_code_has_made_has_no_place(module):
+def test_class_created_by_code_has_no_source(module):
     own = type("Own", (nn.Identity,), {"__module__": module})
     assert of(nn.Sequential(own(), fake_trainer.Block(1, 1))) == of(fake_trainer.Block(1, 1))
 
@@ -58,7 +58,7 @@ def test_a_class_that_code_has_made_has_no_place(module):
         ("gone.py", ()),
     ],
 )
-def test_the_place_is_a_file_without_its_folders(tmp_path, monkeypatch, file, place):
+def test_source_is_a_file_name_without_folders(tmp_path, monkeypatch, file, place):
     path = tmp_path / file
     source = "\nclass Own(nn.Identity):\n    pass\n"
     if file != "gone.py":
@@ -72,7 +72,7 @@ def test_the_place_is_a_file_without_its_folders(tmp_path, monkeypatch, file, pl
     assert tuple(where for _, where in of(module.Own())) == place
 
 
-def test_a_name_that_two_classes_have_says_nothing():
+def test_name_of_two_classes_has_no_source():
     other = type("Block", (nn.Identity,), {})
     names = [name for name, _ in of(nn.Sequential(fake_trainer.Net(), other()))]
     assert names == ["Net"]

@@ -1,4 +1,4 @@
-"""What a step changes in the weights, against copies made around the step."""
+"""How a step changes the weights, compared with copies made around the step."""
 
 import gc
 import inspect
@@ -23,11 +23,11 @@ INF = float("inf")
 
 
 class Loop:
-    """Optimizer steps with the watch's reading of them, as a trainer takes them.
+    """Optimizer steps as in a trainer, with the watch reading their updates.
 
     Args:
         optimizer: Makes an optimizer of parameters.
-        scaled: Whether a loss scaler stands before it, which skips steps with Inf.
+        scaled: Whether a loss scaler skips steps with Inf.
     """
 
     def __init__(self, optimizer, *, scaled=True):
@@ -47,7 +47,7 @@ class Loop:
         self.change.end(self.step)
 
     def take(self, *, factor=1.0, opens=False, weighs=False, captured=True):
-        """A step whose gradients are multiplied by a factor."""
+        """One step, with its gradients multiplied by a factor."""
         self.step += 1
         self.scaler.scale(self.model(torch.randn(5, 3)).square().sum()).backward()
         for parameter in self.model.parameters():
@@ -70,7 +70,7 @@ class Loop:
         self.samples += samples
 
     def measured(self):
-        """The steps of which the change is known, which is held against the copies."""
+        """The steps with a known change, each compared with the copies."""
         for one in self.samples:
             if one.change:
                 np.testing.assert_allclose(one.change.moved, self.moved[one.step - 1], rtol=1e-5)
@@ -97,13 +97,13 @@ def loop(request):
     ("factors", "expected"),
     [((1, 1, 1, 1), [1, 4]), ((INF, 1, 1, 1), [2, 4]), ((INF, INF, INF, 1), [4])],
 )
-def test_the_first_step_of_a_window_that_is_not_skipped_is_measured(loop, factors, expected):
+def test_first_step_of_a_window_that_is_not_skipped_is_measured(loop, factors, expected):
     for n, factor in enumerate(factors):
         loop.take(factor=factor, opens=n in {0, 3}, weighs=n in {0, 3})
     assert loop.measured() == expected
 
 
-def test_a_window_whose_weights_are_not_due_and_a_step_that_is_not_captured_are_not_measured(loop):
+def test_steps_without_due_weights_or_capture_are_not_measured(loop):
     loop.take(opens=True)
     loop.take(captured=False)
     loop.take(factor=INF, opens=True, weighs=True)
@@ -125,13 +125,13 @@ def test_nothing_is_kept_after_a_step(loop):
     assert live() == before
 
 
-def test_hooks_are_taken_away(loop):
+def test_hooks_can_be_removed(loop):
     loop.hooks.remove()
     loop.take(opens=True, weighs=True)
     assert loop.measured() == []
 
 
-def test_another_optimizer_is_hooked_instead(loop):
+def test_new_optimizer_is_hooked_instead(loop):
     loop.take(opens=True, weighs=True)
     loop.optimizer = type(loop.optimizer)(loop.model.parameters(), lr=0.05)
     for _ in range(2):  # a second call does nothing
@@ -140,7 +140,7 @@ def test_another_optimizer_is_hooked_instead(loop):
     assert loop.measured() == [1, 2]
 
 
-def test_weights_that_moved_to_another_storage_are_compared(loop):
+def test_weights_in_a_new_storage_are_compared(loop):
     for parameter in loop.model.parameters():
         parameter.data = parameter.data.clone()
     loop.take(opens=True, weighs=True)
@@ -150,9 +150,9 @@ def test_weights_that_moved_to_another_storage_are_compared(loop):
 
 @pytest.mark.parametrize("name", ["begin", "end"])
 @pytest.mark.parametrize("fails", [RuntimeError, torch.cuda.OutOfMemoryError])
-def test_a_failure_stays_out_of_the_step(loop, monkeypatch, name, fails):
+def test_failure_does_not_affect_the_step(loop, monkeypatch, name, fails):
     def fail(*_args, **_options):
-        raise fails("planted")
+        raise fails("injected")
 
     if name == "begin":
         monkeypatch.setattr(torch.Tensor, "clone", fail)
@@ -163,7 +163,7 @@ def test_a_failure_stays_out_of_the_step(loop, monkeypatch, name, fails):
     loop.change.end(1)
     monkeypatch.undo()
     if fails is RuntimeError:
-        with pytest.raises(RuntimeError, match="planted"):
+        with pytest.raises(RuntimeError, match="injected"):
             loop.change.end_batch()
     assert len(loop.remarks) == (fails is not RuntimeError)
     loop.take(opens=True, weighs=True)
@@ -171,9 +171,9 @@ def test_a_failure_stays_out_of_the_step(loop, monkeypatch, name, fails):
     assert loop.measured() == []
 
 
-def test_an_optimizer_without_hooks_costs_a_remark_and_the_update_ratios(tmp_path):
+def test_optimizer_without_hooks_gives_a_remark_and_no_update_ratios(tmp_path):
     class Own:
-        """One of torch's without hooks."""
+        """An optimizer of torch, without hooks."""
 
         def __init__(self, optimizer):
             self.param_groups = optimizer.param_groups
@@ -192,7 +192,7 @@ def test_an_optimizer_without_hooks_costs_a_remark_and_the_update_ratios(tmp_pat
     assert run.windows["weight_max"].notna().any()
 
 
-def test_weights_of_which_no_copy_was_made_have_no_change():
+def test_weights_without_a_copy_have_no_change():
     assert Updates([nn.Parameter(torch.ones(2))]).end() is None
 
 
@@ -206,7 +206,7 @@ def test_powers_of_two_are_due():
 @pytest.mark.train
 @pytest.mark.parametrize("optimizer", ["SGD", "MuSGD", "AdamW"])
 @pytest.mark.parametrize("accumulated", [1, 2])
-def test_the_file_holds_what_copies_around_the_step_give(tmp_path, oracle, optimizer, accumulated):
+def test_file_matches_copies_made_around_the_step(tmp_path, oracle, optimizer, accumulated):
     from ultralytics.engine import trainer
 
     if optimizer not in inspect.getsource(trainer):
@@ -217,7 +217,7 @@ def test_the_file_holds_what_copies_around_the_step_give(tmp_path, oracle, optim
 
 
 @pytest.mark.train
-def test_a_skipped_step_has_no_update(tmp_path, oracle):
+def test_skipped_step_has_no_update(tmp_path, oracle):
     spoils = amp_trainer(witness(at=2, fault="nan"))
     run = check(tmp_path, oracle, data=shapes(16), trainer=spoils)
     whole = run.windows.query("module == 'model'").set_index("step_first")

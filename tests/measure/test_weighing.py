@@ -1,4 +1,4 @@
-"""When the weights are read, and which change of them counts."""
+"""When the weights are read, and which of their changes count."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def weighed(step, norms=1.0, largest=1.0):
     return Sample(1, step, np.ones(P), np.zeros(P, np.bool_), detail=Detail(np.zeros(P), weights))
 
 
-def begun(**before):
+def started(**before):
     weighing = Weighing(MEMBERS, 1)
     weighing.begin(weighed(1000, **before))
     return weighing
@@ -29,7 +29,7 @@ def due(opens, interval=1, last=3000):
     return [n for n in range(1, last, interval) if weighing.is_due(n, opens=n in opens)]
 
 
-def test_weights_are_read_within_windows_every_ten_steps_or_a_thousandth_of_them():
+def test_weights_are_read_every_ten_steps_or_thousandth_of_the_run():
     assert due({1, 2, 64, 80}, last=100) == [1, 2, 51, 61, 64, 74, 80, 90]
     assert due({1}, interval=10, last=400) == [1, 101, 201, 301]
     late = due({20_000}, last=20_100)
@@ -57,21 +57,21 @@ def only(rows, value):
         ({"largest": np.nan}, True),
     ],
 )
-def test_a_tenth_of_the_layers_or_an_overflow_counts(now, counts):
-    assert begun().shows_change(weighed(1010, **now)) is counts
+def test_change_of_a_tenth_of_the_layers_or_an_overflow_counts(now, counts):
+    assert started().shows_change(weighed(1010, **now)) is counts
 
 
-def test_an_overflow_that_began_the_window_is_no_change():
-    assert not begun(largest=np.inf).shows_change(weighed(1010, largest=np.inf))
+def test_overflow_from_the_start_of_the_window_is_no_change():
+    assert not started(largest=np.inf).shows_change(weighed(1010, largest=np.inf))
 
 
-def test_without_weights_at_the_beginning_nothing_counts():
-    for weighing in (Weighing(MEMBERS, 1), begun()):
+def test_nothing_counts_without_weights_at_the_start():
+    for weighing in (Weighing(MEMBERS, 1), started()):
         weighing.restart()
         assert not weighing.shows_change(weighed(1010, 9.0))
 
 
-def test_changes_are_bounded():
-    weighing = begun()
+def test_number_of_changes_is_bounded():
+    weighing = started()
     found = sum(weighing.shows_change(weighed(1000 + n, 9.0)) for n in range(100))
     assert found == MOST

@@ -1,4 +1,4 @@
-"""Which steps a window holds. What it says of them is in test_quantities."""
+"""Which steps a window holds. test_quantities tests its values."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ P = len(MEMBERS.elements)
 ROW = {name: m for m, name in enumerate(LAYOUT.modules)}
 
 BEYOND = 1e38
-"""Norm of each parameter in a step that clipping multiplies by 0, though all of it is finite."""
+"""Parameter norm in a step that clipping multiplies by 0, although all of it is finite."""
 
 ONE_BLOCK = plan([Part("model.0.conv"), Part("model.1.conv")])[1]
-"""A trunk of one weight, so that its norm is the level of its block; and a head."""
+"""A trunk of one weight, whose norm is the level of its block, and a head."""
 
 STEPS = {".": 1.0, "s": np.inf, "n": np.nan, "i": np.inf, "b": BEYOND, "B": 1e39}
-"""Steps as letters: fine, skipped by AMP, and the four kinds that are spoiled."""
+"""Steps as letters: fine, skipped by AMP, and four kinds of spoiled ones."""
 
 
 def steps_of(letters, first=FAR, interval=1):
@@ -52,7 +52,7 @@ def alone(windows, first=0):
 
 
 def expected_windows(steps, *, interval=1, epoch=10**9, anomalies=()):
-    """First and last step of each window, from the words of the design in whole numbers.
+    """First and last step of each window, by the rule of the design in whole numbers.
 
     Anomalies are steps that are not finite.
     """
@@ -60,19 +60,20 @@ def expected_windows(steps, *, interval=1, epoch=10**9, anomalies=()):
     left, renewed = 10.0, 50
     for step in range(1, steps + 1, interval):
         is_bad = step in anomalies
-        begins, was_bad = is_bad and not was_bad, is_bad
-        if begins and step > fine_until:
+        starts, was_bad = is_bad and not was_bad, is_bad
+        if starts and step > fine_until:
             left = min(10.0, left + 3 * log2(max(1.0, step / renewed)))
             renewed = max(renewed, step)
             if left >= 5:
                 left -= 1
                 fine_until = step + 10 * interval
-        if begins and first < step:
+        if starts and first < step:
             windows.append((first, step - interval))
-        first = step if begins else first
+        first = step if starts else first
         held = step - first + interval
-        ends = (step + interval - 1) // epoch > (step - 1) // epoch  # the next one is in another
-        if begins or step <= fine_until or 50 * held >= step or ends:
+        # the next step is in another epoch
+        ends = (step + interval - 1) // epoch > (step - 1) // epoch
+        if starts or step <= fine_until or 50 * held >= step or ends:
             windows.append((first, step))
             first = step + interval
     return windows if first > step else [*windows, (first, step)]
@@ -82,7 +83,7 @@ def expected_windows(steps, *, interval=1, epoch=10**9, anomalies=()):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_nonfinite_parameter_spoils_only_the_modules_around_it(bad):
+def test_nonfinite_parameter_spoils_only_the_modules_around_it(bad):
     norms = module_norms(np.array([1, 1, 1, bad, 1, 1, 1, 1.0]), MEMBERS)
     spoiled = {name: norms[m] for name, m in ROW.items() if not np.isfinite(norms[m])}
     assert list(spoiled) == ["model", "model.1", "model.1.conv"]
@@ -92,12 +93,12 @@ def test_a_nonfinite_parameter_spoils_only_the_modules_around_it(bad):
 SIZES = st.lists(st.one_of(st.just(0.0), st.floats(2**-149, 3.4e38)), min_size=P, max_size=P).map(
     np.array
 )
-"""Norms that float32 gradients can have."""
+"""Norms possible for float32 gradients."""
 
 
 @LAWS
 @given(SIZES, st.integers(-20, 20))
-def test_a_parent_is_at_least_as_large_as_each_child_and_norms_scale(norms, power):
+def test_parent_is_at_least_as_large_as_each_child_and_norms_scale(norms, power):
     found = module_norms(norms, MEMBERS)
     for name, m in ROW.items():
         for other, n in ROW.items():
@@ -144,12 +145,12 @@ def test_anomalous_steps_open_fine_stretches(bad, interval, epoch, norm):
     assert spans(windows_from(samples, interval=interval)) == expected
 
 
-def test_a_resumed_run_begins_with_a_wide_window():
+def test_resumed_run_starts_with_a_wide_window():
     windows = windows_from(sample(step) for step in range(1001, 1051))
     assert spans(windows) == [(1001, 1021), (1022, 1042), (1043, 1050)]
 
 
-def test_the_end_of_an_epoch_closes_a_window():
+def test_end_of_an_epoch_closes_a_window():
     rollup = Rollup(MEMBERS)
     for step in (1001, 1002):
         assert rollup.add([sample(step, epoch=1)]) == []
@@ -175,24 +176,24 @@ SPANS = {
         for before in ("", ".", "..s.")
         for after in ("", "s", "...")
     },
-    # Skips that go on open one stretch only, and so do anomalies within one.
+    # Continued skips open one stretch only, and so do anomalies within a stretch.
     "." * 5 + "s" * 600 + "." * 20: [(0, 7), *fine(8, 20), (21, 624)],
     ".....n....n....n" + "." * 14: [(0, 4), *fine(5, 15), (16, 29)],
 }
 
 
 @pytest.mark.parametrize("letters", SPANS)
-def test_windows_around_steps_that_stand_out(letters):
+def test_windows_around_anomalous_steps(letters):
     assert SKIPS_IN_A_ROW == 4
     assert spans(windows_from(steps_of(letters)), FAR) == SPANS[letters]
 
 
-def test_skips_count_in_a_row_over_the_end_of_an_epoch():
+def test_skips_in_a_row_are_counted_across_epochs():
     steps = [replace(one, epoch=1 + (one.step >= FAR + 2)) for one in steps_of("ssss")]
     assert spans(windows_from(steps), FAR) == [(0, 1), (2, 2), (3, 3)]
 
 
-# --- levels that stand out ------------------------------------------------------------------------
+# --- levels off the past --------------------------------------------------------------------------
 
 
 def level_samples(levels, first=FAR):
@@ -206,25 +207,25 @@ LEVELS = [
     *(([1.0] * 30 + [5.0] + [1.0] * 30 + [last], last > 50) for last in (49.0, 51.0)),
     *(([1.0] * 30 + [0.2] + [1.0] * 30 + [last], last < 0.02) for last in (0.021, 0.019)),
     *(([1.0] * before + [100.0], before >= HISTORY_LEAST) for before in (18, 19, 20)),
-    # the past is 45 % of the steps, and 120 at the least
+    # the past is 45 % of the steps, but at least 120
     *(([10.0] + [1.0] * since + [30.0], since > 118) for since in (99, 118, 119)),
     *(([1.0] * 1000 + [10.0] + [1.0] * since + [30.0], since > 900) for since in (700, 1100)),
-    # a block that dies, one that wakes, and one that stays dead
+    # a block that dies, one that revives, and one that stays dead
     *(([1.0] * 30 + [0.0], True), ([0.0] * 30 + [1e-6], True), ([0.0] * 31, False)),
-    # a step that clipping multiplies by 0 is no history
+    # a step that clipping multiplies by 0 is not part of the past
     *(([1.0] * 30 + [BEYOND] + [1.0] * 30 + [last], last > 10) for last in (11.0, 9.0)),
 ]
 
 
 @pytest.mark.parametrize(("levels", "opens"), LEVELS)
-def test_a_level_more_than_a_decade_off_its_past_opens_a_stretch(levels, opens):
+def test_level_more_than_a_decade_off_its_past_opens_a_stretch(levels, opens):
     assert HISTORY_LEAST == 19
     samples = level_samples([*levels, *[levels[-1]] * 3])
     last = len(levels) - 1
     assert ((last, last) in spans(windows_from(samples, ONE_BLOCK), FAR)) is opens
 
 
-def test_skipped_steps_are_no_history():
+def test_skipped_steps_are_not_part_of_the_past():
     levels = level_samples([1.0] * (HISTORY_LEAST - 1))
     skipped = [
         sample(FAR + 50 + 2 * i, [np.inf, 1.0], size=2, skipped=True) for i in range(HISTORY_LEAST)
@@ -254,59 +255,59 @@ TRUNK_AND_HEAD = [Part("model.0.conv"), Part("model.1.conv")]
         (THREE_WEIGHTS, (1000, 1, 1000, 1, 1, 1, 1, 1), True),
         (TWO_WEIGHTS, (19.0 * (1 - 1e-9), 1, 1), False),
         (TWO_WEIGHTS, (19.0 * (1 + 1e-9), 1, 1), True),
-        # neither the head has one, nor a model without a trunk
+        # the head has no level, and a model without a trunk has none
         (TRUNK_AND_HEAD, (1, 1e6), False),
         ([Part("model.0")], (1e6,), False),
         ([Part("model.0", is_weight=False), Part("model.1")], (1e6, 1e6), False),
     ],
 )
-def test_the_level_is_the_median_of_the_weights_of_a_block_of_the_trunk(parts, norms, opens):
+def test_level_of_a_block_is_the_median_of_its_weights(parts, norms, opens):
     steps = [sample(FAR + i, size=len(parts)) for i in range(30)]
     steps.append(sample(FAR + 30, norms, size=len(parts)))
     assert len(windows_from(steps, plan(parts)[1])) == 1 + opens
 
 
-# --- a number of stretches that renews ------------------------------------------------------------
+# --- the allowance of stretches -------------------------------------------------------------------
 
 
-def used_up(rollup):
-    """A roll-up whose stretches are used up at its next step."""
+def exhausted(rollup):
+    """A roll-up without stretches left."""
     rollup._allowance._left, rollup._allowance._step = 0.0, 10**9
     return rollup
 
 
-def test_noise_leaves_four_stretches_to_shifts():
+def test_noise_leaves_four_stretches_for_shifts():
     noise, shifts = Allowance(50), Allowance(50)
     assert [noise.allows(40, is_shift=False) for _ in range(8)] == [True] * 6 + [False] * 2
     assert [noise.allows(40, is_shift=True) for _ in range(5)] == [True] * 4 + [False]
     assert [shifts.allows(40, is_shift=True) for _ in range(11)] == [True] * 10 + [False]
 
 
-@pytest.mark.parametrize("begin", [50, 1000, 100_000])
-def test_three_stretches_become_free_as_the_steps_double(begin):
+@pytest.mark.parametrize("start", [50, 1000, 100_000])
+def test_three_stretches_become_free_as_the_steps_double(start):
     allowance = Allowance(50)
-    while allowance.allows(begin, is_shift=True):
+    while allowance.allows(start, is_shift=True):
         pass
     taken = [
-        allowance.allows(step, is_shift=True) for step in np.linspace(begin, 2.01 * begin, 2000)
+        allowance.allows(step, is_shift=True) for step in np.linspace(start, 2.01 * start, 2000)
     ]
     assert sum(taken) == 3
-    assert sum(allowance.allows(begin * 2**40, is_shift=True) for _ in range(20)) == 10
+    assert sum(allowance.allows(start * 2**40, is_shift=True) for _ in range(20)) == 10
 
 
-def test_a_stretch_that_is_used_up_leaves_the_highest_norm_in_its_window():
-    rollup = used_up(Rollup(ONE_BLOCK))
+def test_without_stretches_the_window_keeps_the_highest_norm():
+    rollup = exhausted(Rollup(ONE_BLOCK))
     windows = rollup.add(level_samples([1.0] * 30 + [100.0] + [1.0] * 30)) + rollup.close()
     assert [(w.steps, w.norm_max[0] > 99) for w in windows] == [(61, True)]
 
 
-def test_noise_as_before_opens_no_stretch():
+def test_repeated_noise_opens_no_stretch():
     levels = [100.0 if step % 100 == 99 else 1.0 for step in range(100 * 40)]
     windows = windows_from(level_samples(levels), ONE_BLOCK)
     assert alone(windows, FAR) == [*range(99, 110)]
 
 
-def test_spoiled_steps_that_are_far_apart_use_stretches_up():
+def test_spoiled_steps_far_apart_use_up_the_stretches():
     windows = windows_from(steps_of(("n" + "." * 19) * 42))
     bad = range(0, 20 * 42, 20)
     assert alone(windows, FAR) == [step + i for step in bad[:6] for i in range(11)] + [*bad[6:]]
@@ -315,19 +316,19 @@ def test_spoiled_steps_that_are_far_apart_use_stretches_up():
 @pytest.mark.slow
 @pytest.mark.parametrize("norms", [[np.nan, 1.0], [np.inf, 1.0], [1.0, np.nan], [1e39, 1.0]])
 @pytest.mark.parametrize("lasts", [1, 2, 30, 5000])
-def test_a_spoiled_step_closes_its_window_after_all_stretches_are_used_up(norms, lasts):
+def test_spoiled_step_closes_its_window_even_without_stretches(norms, lasts):
     before, first = level_samples([1.0] * 500), FAR + 500
     bad = [sample(first + i, norms, size=2) for i in range(lasts)]
-    begins = []
-    rollup = used_up(Rollup(ONE_BLOCK))
+    starts = []
+    rollup = exhausted(Rollup(ONE_BLOCK))
     for one in [*before, *bad, *level_samples([1.0], first + lasts)]:
-        begins += [(w.step_first, w.step_last, one.step) for w in rollup.add([one])]
-    assert begins == [(FAR, first - 1, first), (first, first, first)]
+        starts += [(w.step_first, w.step_last, one.step) for w in rollup.add([one])]
+    assert starts == [(FAR, first - 1, first), (first, first, first)]
     assert spans(rollup.close()) == [(first + 1, first + lasts)]
 
 
 @pytest.mark.slow
-def test_a_run_that_is_nan_to_its_end_does_not_write_a_window_a_step():
+def test_run_that_stays_nan_does_not_write_a_window_per_step():
     windows = windows_from(
         sample(step, np.nan if step > 2000 else 1.0) for step in range(1, 20_001)
     )
@@ -337,17 +338,17 @@ def test_a_run_that_is_nan_to_its_end_does_not_write_a_window_a_step():
     assert 100 < len(inside) < 150  # a window is 2 % of 2,000 to 20,000 steps
 
 
-def test_a_nan_behind_steps_that_are_too_large_is_a_window_of_its_own():
-    """An explosion that ends in NaN is no reason to report the NaN later."""
+def test_nan_after_too_large_steps_is_a_window_of_its_own():
+    """An explosion that ends in NaN must not delay the report of the NaN."""
     large = [sample(FAR + i, [1e25, 1.0], size=2) for i in range(30)]
     bad = [sample(FAR + 30 + i, [np.nan, 1.0], size=2) for i in range(3)]
-    rollup = used_up(Rollup(ONE_BLOCK))
+    rollup = exhausted(Rollup(ONE_BLOCK))
     windows = spans(rollup.add([*large, *bad]) + rollup.close(), FAR)
     assert windows == [(0, 0), (1, 29), (30, 30), (31, 32)]
 
 
 def test_spoiled_steps_in_a_row_are_one_anomaly():
-    """So a streak leaves the stretches to other anomalies."""
+    """A streak leaves the stretches for other anomalies."""
     rollup = Rollup(ONE_BLOCK)
     windows = rollup.add([sample(FAR + i, [np.nan, 1.0], size=2) for i in range(900)])
     assert alone(windows, FAR) == [*range(11)]
@@ -355,15 +356,15 @@ def test_spoiled_steps_in_a_row_are_one_anomaly():
 
 
 @pytest.mark.parametrize("between", [1, 2, 50])
-def test_a_step_that_amp_skips_does_not_end_a_streak_and_a_fine_one_does(between):
+def test_fine_step_ends_a_streak_and_a_skipped_one_does_not(between):
     for letter, count in (("s", 1), (".", 2)):
-        rollup = used_up(Rollup(MEMBERS))
+        rollup = exhausted(Rollup(MEMBERS))
         windows = rollup.add(steps_of(f"n{letter * between}n.")) + rollup.close()
         assert sum(w.steps == 1 and w.nonfinite[0] == 1 for w in windows) == count
 
 
-def test_what_restarts_ends_a_streak():
-    rollup = used_up(Rollup(MEMBERS))
+def test_restart_ends_a_streak():
+    rollup = exhausted(Rollup(MEMBERS))
     found = rollup.add(steps_of("nnn")) + rollup.close()
     rollup.restart()
     found += rollup.add(steps_of("nnn", FAR + 3))
@@ -373,7 +374,7 @@ def test_what_restarts_ends_a_streak():
 @pytest.mark.parametrize(
     ("norm", "is_spoiled"), [(CLIP_OVERFLOW * (1 - 1e-9), False), (CLIP_OVERFLOW * 1.001, True)]
 )
-def test_a_step_is_spoiled_from_where_clipping_multiplies_by_zero(norm, is_spoiled):
+def test_step_is_spoiled_above_the_norm_that_clipping_zeroes(norm, is_spoiled):
     rollup = Rollup(ONE_BLOCK)
     rollup.add(level_samples([1.0]))
     high = sample(FAR + 1, [0.0, norm], size=2)
@@ -381,33 +382,33 @@ def test_a_step_is_spoiled_from_where_clipping_multiplies_by_zero(norm, is_spoil
     assert bool(rollup.add([high])) is is_spoiled
 
 
-def long_overflow(begins, lasts, after=300, interval=1):
-    """Changes of a long run in which some steps in a row overflow, with the step of each."""
+def long_overflow(start, lasts, after=300, interval=1):
+    """Changes of a long run with an overflow of some steps, with the step of each change."""
     norms = np.where(np.arange(P) == 3, np.inf, 1.0)
     rollup = Rollup(MEMBERS, interval)
     diagnosis = Diagnosis(LAYOUT, Thresholds(), {"amp": True})
-    for step in range(begins - 300, begins + lasts + after, interval):
-        bad = begins <= step < begins + lasts
+    for step in range(start - 300, start + lasts + after, interval):
+        bad = start <= step < start + lasts
         one = sample(step, norms if bad else 1.0, skipped=bad)
         for window in rollup.add([one]):
             for change in diagnosis.update(window):
                 yield step, change
 
 
-@pytest.mark.parametrize("begins", [1000, 5003, 100_017, FAR])
+@pytest.mark.parametrize("start", [1000, 5003, 100_017, FAR])
 @pytest.mark.parametrize("interval", [1, 10])
-def test_a_long_overflow_late_in_a_run_is_reported_at_once(begins, interval):
-    """Windows are 20 to 20,000 steps long there, and 12 skipped steps in a row are let pass."""
-    changes = long_overflow(begins, 60 * interval, interval=interval)
+def test_long_overflow_late_in_a_run_is_reported_at_once(start, interval):
+    """Windows there are 20 to 20,000 steps long; 12 skipped steps in a row are tolerated."""
+    changes = long_overflow(start, 60 * interval, interval=interval)
     step, first = next(one for one in changes if one[1].finding.rule == "nonfinite")
     assert (first.change, first.finding.severity) == ("start", "critical")
-    assert begins + 12 * interval <= step <= begins + 20 * interval
+    assert start + 12 * interval <= step <= start + 20 * interval
     assert first.finding.module == "model.1.conv"
-    assert begins <= first.finding.step <= begins + 4 * interval
+    assert start <= first.finding.step <= start + 4 * interval
 
 
 @pytest.mark.parametrize("lasts", [1, 3, 12])
-def test_an_overflow_that_amp_gets_over_late_in_a_run_is_no_alarm(lasts):
+def test_overflow_that_amp_recovers_from_late_in_a_run_is_no_alarm(lasts):
     changes = list(long_overflow(5003, lasts))
     assert {one.finding.severity for _, one in changes} <= {"notice"}
 
@@ -430,23 +431,23 @@ SHIFTS = [
     (USUAL + [1 / 5.6] * 30, []),
     (USUAL + [5.7] * 4 + [1.0] * 20, []),
     (USUAL + ([9.0] * 4 + [1.0]) * 9, []),
-    ([1.0] * 55 + [9.0] * 9, [59 + 1]),  # the 61st step is the first that is judged
-    # what it goes on to counts after a quarter of a decade, which is a factor of 1.78
+    ([1.0] * 55 + [9.0] * 9, [59 + 1]),  # the 61st step is the first one judged
+    # a further shift counts from a quarter of a decade, which is a factor of 1.78
     (USUAL + [6.0] * 14 + [10.6] * 5, [104]),
     (USUAL + [6.0] * 14 + [10.7] * 5, [104, 118]),
-    # it may come back and go again
+    # it may return and shift again
     (USUAL + [6.0] * 20 + [1.0] * 20 + [6.0] * 20, [104]),
-    # a drift of 2 % a step, in which no step stands out
+    # a drift of 2 % a step, without any outlier
     ([1.0] * 1000 + [0.98**n for n in range(1, 180)], [1089, 1118, 1147, 1176]),
 ]
 
 
 @pytest.mark.parametrize(("levels", "steps"), SHIFTS)
-def test_five_steps_beyond_the_past_open_a_stretch(levels, steps):
+def test_five_steps_off_the_past_open_a_stretch(levels, steps):
     assert opened(level_samples(levels)) == steps
 
 
-def test_a_weight_that_leaves_its_block_is_a_shift_and_a_trunk_that_moves_together_is_one():
+def test_shift_of_one_weight_or_of_the_whole_trunk_opens_a_stretch():
     parts = [Part(f"model.{b}.{n}") for b in range(3) for n in "abc"]
     members = plan([*parts, Part("model.3")])[1]
     rng = np.random.default_rng(0)
@@ -469,7 +470,7 @@ def test_a_weight_that_leaves_its_block_is_a_shift_and_a_trunk_that_moves_togeth
 
 
 @pytest.mark.parametrize(("factor", "opens"), [(2.0, []), (2.1, [30]), (0.1, [])])
-def test_a_rate_that_jumps_opens_a_stretch(factor, opens):
+def test_rate_jump_opens_a_stretch(factor, opens):
     rates = [0.0] * 10 + [0.01 * n for n in range(1, 11)] + [0.1] * 10 + [0.1 * factor] * 30
     steps = [
         replace(one, rates=(0.02, rate))
@@ -488,7 +489,7 @@ KINDS = st.sampled_from(
 
 
 def drawn_samples(kinds, first):
-    """Steps of any kind, with norms of many digits; each 30 are an epoch."""
+    """Steps of any kind, with norms of many digits; an epoch has 30."""
     rng = np.random.default_rng(len(kinds))
     for step, kind in enumerate(kinds, first):
         norms = rng.lognormal(size=P)
@@ -511,7 +512,7 @@ def drawn_samples(kinds, first):
     st.sets(st.integers(1, 149)),
     st.sampled_from([1, 1001, FAR]),
 )
-def test_windows_are_the_same_bit_for_bit_however_many_samples_come_at_once(kinds, cuts, first):
+def test_windows_are_identical_however_many_samples_arrive_at_once(kinds, cuts, first):
     samples = list(drawn_samples(kinds, first))
     edges = [0, *sorted(cut for cut in cuts if cut < len(samples)), len(samples)]
     rollup = Rollup(MEMBERS)
@@ -520,7 +521,7 @@ def test_windows_are_the_same_bit_for_bit_however_many_samples_come_at_once(kind
         assert_same(one, other)
 
 
-def test_a_window_of_many_steps_takes_no_more_memory_than_one_of_few():
+def test_memory_does_not_grow_with_the_steps_of_a_window():
     rollup = Rollup(MEMBERS)
     batch = [sample(FAR + i) for i in range(32)]
     rollup.add(batch)
@@ -533,8 +534,8 @@ def test_a_window_of_many_steps_takes_no_more_memory_than_one_of_few():
     assert spans(rollup.close()) == [(FAR, FAR + 32 * 500 - 1)]
 
 
-def test_windows_are_foretold_while_many_steps_are_not_looked_at():
-    """The first steps of windows have details though the steps before them still wait."""
+def test_window_starts_are_predicted_while_steps_wait():
+    """The first steps of windows have details even if the steps before them still wait."""
     plain, late, waiting = Rollup(MEMBERS), Rollup(MEMBERS), []
     expected, found = [], []
     for step in range(101, 301):
@@ -549,7 +550,7 @@ def test_windows_are_foretold_while_many_steps_are_not_looked_at():
     assert 40 < sum(found) < 70
 
 
-def test_newest_are_the_norms_that_were_added_last():
+def test_newest_are_the_norms_added_last():
     rollup = Rollup(MEMBERS)
     assert rollup.newest.shape == (0, len(LAYOUT.modules))
     rollup.add([sample(FAR, 2.0), sample(FAR + 1, 3.0)])
@@ -564,8 +565,8 @@ def test_newest_are_the_norms_that_were_added_last():
     st.sampled_from([10**9, 75, 20]),
     st.sampled_from([0, 2000]),
 )
-def test_opens_window_foretells_where_windows_begin(bad, interval, epoch, offset):
-    """As far as can be known: a step does not tell beforehand that it will be anomalous."""
+def test_opens_window_predicts_where_windows_start(bad, interval, epoch, offset):
+    """As far as possible: an anomalous step cannot be predicted."""
     rollup = Rollup(MEMBERS, interval)
     opened, windows, last = set(), [], 1
     for step in range(1 + offset, 151 + offset, interval):
@@ -594,7 +595,7 @@ def test_opens_window_foretells_where_windows_begin(bad, interval, epoch, offset
     first=st.sampled_from([1, 500]),
     clip=st.sampled_from([1.0, 10.0, 1e3]),
 )
-def test_a_window_counts_the_steps_whose_total_norm_is_above_the_clip(steps, first, clip):
+def test_window_counts_the_steps_with_a_total_norm_above_the_clip(steps, first, clip):
     samples = [sample(i, norm, skipped=skips) for i, (norm, skips) in enumerate(steps, first)]
     rollup = Rollup(MEMBERS, clip=clip)
     for one in [*rollup.add(samples), *rollup.close()]:

@@ -1,4 +1,4 @@
-"""As much of DVCLive 3.49 as Ultralytics' callbacks need, where there is no DVC repository."""
+"""As much of DVCLive 3.49 as Ultralytics' callbacks need, without a DVC repository."""
 
 pictures = []
 
@@ -16,19 +16,19 @@ class Live:
             self._dvc_repo.add("plots/images")
 
     def log_params(self, _params):
-        """Nothing."""
+        """Do nothing."""
 
     def log_metric(self, _name, _value, *, plot=True):
-        """Nothing."""
+        """Do nothing."""
 
     def log_plot(self, *_args, **_options):
-        """Nothing."""
+        """Do nothing."""
 
     def log_artifact(self, _path, **_options):
-        """Nothing."""
+        """Do nothing."""
 
     def log_sklearn_plot(self, *_args, **_options):
-        """Nothing."""
+        """Do nothing."""
 
     def next_step(self):
-        """Nothing."""
+        """Do nothing."""

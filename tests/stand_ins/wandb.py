@@ -8,10 +8,10 @@ run = None
 
 
 class Run:
-    """Notes the pictures that it is given; everything else is taken and forgotten."""
+    """Records pictures; accepts and ignores everything else."""
 
     id = "run"
-    summary = {}  # noqa: RUF012  # taken and forgotten
+    summary = {}  # noqa: RUF012  # ignored
 
     def log(self, values, *_args, **_options):
         pictures.extend(name for name, value in values.items() if isinstance(value, Image))
@@ -24,11 +24,11 @@ class Run:
 
 
 def Table(_columns, _rows):  # noqa: N802  # as the real one
-    """Nothing."""
+    """Do nothing."""
 
 
 def Html(_text, **_options):  # noqa: N802  # as the real one
-    """Nothing."""
+    """Do nothing."""
 
 
 class Image:

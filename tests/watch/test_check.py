@@ -1,4 +1,4 @@
-"""A training that is looked at before it begins: some steps that leave nothing behind."""
+"""A check of a training before it starts: a few steps that leave nothing behind."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ del ARGUMENTS["name"], ARGUMENTS["exist_ok"], ARGUMENTS["val"], ARGUMENTS["plots
 
 @pytest.fixture(autouse=True)
 def places(tmp_path, monkeypatch):
-    """A place for temporary folders and one to stand in, both of them empty."""
+    """An empty folder for temporary files and an empty working directory; both stay clean."""
     for name in ("temporary", "here"):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
@@ -30,8 +30,8 @@ def places(tmp_path, monkeypatch):
     assert not [*(tmp_path / "temporary").glob("yolo-*"), *(tmp_path / "here").iterdir()]
 
 
-class Noted(FakeTrainer):
-    """Notes what a check must not do."""
+class RecordingTrainer(FakeTrainer):
+    """Records validations and saved models."""
 
     notes: tuple = ()
 
@@ -45,7 +45,7 @@ class Noted(FakeTrainer):
 
 
 def checked(steps=6, *, calls=(), kind=FakeTrainer, tell=lambda *_: None, **arguments):
-    """A check on the fake trainer: two batches an epoch, a step each."""
+    """A check with the fake trainer: two batches an epoch, one step each."""
     model = FakeModel()
     for event, call in calls:
         model.add_callback(event, call)
@@ -53,8 +53,8 @@ def checked(steps=6, *, calls=(), kind=FakeTrainer, tell=lambda *_: None, **argu
     return check_model(model, given, steps, Thresholds(), tell)
 
 
-def test_it_ends_after_as_many_steps_in_the_midst_of_an_epoch():
-    class Trainer(Noted):
+def test_check_ends_after_the_given_steps_in_mid_epoch():
+    class Trainer(RecordingTrainer):
         notes = ()
 
     found = checked(5, kind=Trainer)
@@ -64,20 +64,20 @@ def test_it_ends_after_as_many_steps_in_the_midst_of_an_epoch():
     assert found.cost.steps == 80
     assert found.cost.seconds > 0
     assert found.cost.memory > 1e6
-    assert Trainer.notes == ("validate",) * 2  # of this trainer, which does so in every epoch
+    assert Trainer.notes == ("validate",) * 2  # the trainer itself validates in every epoch
 
 
-def test_steps_are_those_of_the_optimizer():
-    told = []
-    found = checked(3, nbs=16, images=24, tell=lambda *done: told.append(done[:2]))
+def test_steps_are_optimizer_steps():
+    progress = []
+    found = checked(3, nbs=16, images=24, tell=lambda *done: progress.append(done[:2]))
     assert found.report.steps == 3
-    assert len(told) == 12
-    assert [told[0], told[-1]] == [(0, 3), (3, 3)]
+    assert len(progress) == 12
+    assert [progress[0], progress[-1]] == [(0, 3), (3, 3)]
     assert found.cost.together == 4
 
 
 @pytest.mark.parametrize("steps", [1, 6, 7])
-def test_the_first_and_the_last_step_are_traced_and_their_updates_measured(steps):
+def test_first_and_last_step_are_traced_and_measured(steps):
     run = checked(steps).run
     traced = set(run.flow["step"])
     assert {1, steps} <= traced
@@ -86,8 +86,8 @@ def test_the_first_and_the_last_step_are_traced_and_their_updates_measured(steps
     assert run.grid.weight_max[run.grid.step_first == steps][0, 0] > 0
 
 
-def test_a_training_with_fewer_steps_is_looked_at_as_a_whole():
-    class Trainer(Noted):
+def test_training_with_fewer_steps_runs_to_its_end():
+    class Trainer(RecordingTrainer):
         notes = ()
 
     found = checked(30, kind=Trainer, epochs=2)
@@ -98,20 +98,20 @@ def test_a_training_with_fewer_steps_is_looked_at_as_a_whole():
     assert Trainer.notes == ("validate",)  # not in its last epoch
 
 
-def test_a_training_without_a_step_has_no_verdict():
+def test_training_without_a_step_has_no_verdict():
     report = checked(3, epochs=1, nbs=64).report
     assert report.steps == 0
     assert report.verdict.startswith("no verdict")
 
 
-def test_a_loss_that_is_not_finite_at_an_epochs_end_ends_it():
+def test_nonfinite_loss_at_the_end_of_an_epoch_ends_the_check():
     found = checked(30, calls=[at("on_train_epoch_start", 2, ruin)])
     assert found.report.steps == 4
     assert "nonfinite" in [finding.rule for finding in found.report.alarms]
     assert found.report.remarks[-1].startswith("ended after step 4: the loss was not finite")
 
 
-def test_steps_are_counted_with_a_scaler_that_a_callback_puts_there():
+def test_steps_are_counted_with_a_scaler_set_by_a_callback():
     def scale(trainer):
         trainer.scaler = scaler_of(enabled=True)
 
@@ -120,8 +120,8 @@ def test_steps_are_counted_with_a_scaler_that_a_callback_puts_there():
     assert number_format(found.run).name == "float16"
 
 
-def test_a_training_that_is_stopped_ends_without_a_validation():
-    class Trainer(Noted):
+def test_stopped_training_ends_without_a_validation():
+    class Trainer(RecordingTrainer):
         notes = ()
 
     def stop(trainer):
@@ -132,13 +132,13 @@ def test_a_training_that_is_stopped_ends_without_a_validation():
     assert Trainer.notes == ("validate",)
 
 
-def test_less_memory_than_needed_is_told():
+def test_out_of_memory_is_reported():
     found = checked(30, images=16, epochs=2, calls=[("on_train_start", starve)])
     assert found.report.remarks[0] == "out of memory: the batch was cut to 2"
     assert (found.cost.together, found.cost.batches, found.cost.epochs) == (2, 8, 2)
 
 
-def test_a_training_that_cannot_be_watched_is_ended():
+def test_training_that_cannot_be_watched_is_ended():
     batches = []
 
     class Trainer(FakeTrainer):
@@ -152,7 +152,7 @@ def test_a_training_that_cannot_be_watched_is_ended():
     assert "unscale_" in found.report.remarks[0]
 
 
-def test_a_finding_is_the_same_as_in_a_training(tmp_path):
+def test_finding_is_the_same_as_in_a_training(tmp_path):
     spoiled = spoil("model.1.conv.weight", at=4)
     found = checked(8, calls=[spoiled])
     assert [(one.rule, one.step) for one in found.report.alarms] == [("nonfinite", 4)]
@@ -160,7 +160,7 @@ def test_a_finding_is_the_same_as_in_a_training(tmp_path):
     assert found.report.alarms[0].evidence == ""  # its file would be gone
 
 
-def test_the_report_lasts_longer_than_the_folder():
+def test_report_outlives_the_folder():
     model = FakeModel()
     report = GradWatch.check(model, steps=6, **ARGUMENTS)
     assert report.run == NOWHERE
@@ -168,7 +168,7 @@ def test_the_report_lasts_longer_than_the_folder():
     assert json.loads(json.dumps(report.to_dict()))["steps"] == 6
 
 
-def test_the_model_stays_as_it_is_and_its_watch_sees_nothing():
+def test_model_is_unchanged_and_its_watch_sees_nothing():
     model, calls = FakeModel(), []
     model.add_callback("on_train_batch_end", calls.append)
     watch = GradWatch(live=False).attach(model)
@@ -181,7 +181,7 @@ def test_the_model_stays_as_it_is_and_its_watch_sees_nothing():
 
 
 def logging_call(module):
-    """A callback of Ultralytics, of this module."""
+    """An Ultralytics callback defined in this module, and its calls."""
     called = []
 
     def call(trainer):
@@ -202,7 +202,7 @@ def logging_call(module):
     ],
 )
 @pytest.mark.parametrize("is_late", [True, False])
-def test_loggers_are_not_called_and_what_belongs_to_the_training_is(module, count, is_late):
+def test_loggers_are_not_called_but_callbacks_of_the_training_are(module, count, is_late):
     call, called = logging_call(module)
 
     class Trainer(FakeTrainer):
@@ -217,12 +217,12 @@ def test_loggers_are_not_called_and_what_belongs_to_the_training_is(module, coun
     assert len(called) == count + (count > 0 and is_late)
 
 
-def test_what_a_training_raises_before_its_first_epoch_comes_through():
+def test_error_before_the_first_epoch_is_raised():
     with pytest.raises(ZeroDivisionError):
         checked(calls=[("on_pretrain_routine_end", leave(ZeroDivisionError))])
 
 
-def test_what_it_raises_later_is_kept_beside_what_was_found():
+def test_later_error_is_kept_with_the_findings():
     calls = [at("on_train_batch_start", 4, leave(ZeroDivisionError))]
     found = checked(calls=calls)
     assert isinstance(found.error, ZeroDivisionError)
@@ -233,13 +233,13 @@ def test_what_it_raises_later_is_kept_beside_what_was_found():
         GradWatch.check(model, steps=6, **ARGUMENTS)
 
 
-def test_ctrl_c_comes_through():
+def test_ctrl_c_is_raised():
     with pytest.raises(KeyboardInterrupt):
         checked(calls=[at("on_train_batch_start", 2, leave(KeyboardInterrupt))])
 
 
 @pytest.mark.parametrize("error", [None, ZeroDivisionError, KeyboardInterrupt])
-def test_ultralytics_lines_come_back(error):
+def test_log_level_of_ultralytics_is_restored(error):
     from ultralytics.utils import LOGGER
 
     levels, before = [], LOGGER.level
@@ -261,12 +261,12 @@ def test_ultralytics_lines_come_back(error):
         ({"data": "[a.yaml, b.yaml]"}, "data: "),
     ],
 )
-def test_what_is_no_single_training_from_its_beginning_is_refused(arguments, said):
+def test_resumes_and_data_sets_in_series_are_refused(arguments, said):
     with pytest.raises(Unfit, match=said):
         checked(**arguments)
 
 
-def test_a_training_in_several_processes_is_refused():
+def test_training_in_several_processes_is_refused():
     class Launcher(FakeTrainer):
         ddp = True
 
@@ -280,7 +280,7 @@ def test_a_training_in_several_processes_is_refused():
 
 
 @pytest.mark.parametrize("steps", [0, -1, True, 1.5])
-def test_steps_are_a_number_of_steps(steps):
+def test_steps_must_be_a_positive_integer(steps):
     with pytest.raises(ValueError, match="steps must be an integer of at least 1"):
         GradWatch.check(FakeModel(), steps=steps, **ARGUMENTS)
 
@@ -295,7 +295,7 @@ def test_only_a_model_can_be_checked(target):
 
 
 def state_of(model):
-    """All that a user can see of a model."""
+    """Everything that a user can see of a model."""
     network = model.model
     return {
         "weights": {n: v.numpy().tobytes() for n, v in network.state_dict().items()},
@@ -311,12 +311,12 @@ def state_of(model):
 
 
 @pytest.mark.train
-def test_a_model_in_memory_is_checked_and_stays_as_it_is(tmp_path_factory):
+def test_model_in_memory_is_checked_and_unchanged(tmp_path_factory):
     from ultralytics import YOLO
 
     saved = train(tmp_path_factory.mktemp("weights"), model=small()).trainer.last
     model = YOLO(saved)
-    model.model.model[2].conv.weight.data.fill_(float("nan"))  # as only the memory has it
+    model.model.model[2].conv.weight.data.fill_(float("nan"))  # only the model in memory has it
     before, data = state_of(model), shapes()
     report = GradWatch.check(model, data=data, steps=2, **{**TINY, "epochs": 5})
     assert state_of(model) == before

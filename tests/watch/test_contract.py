@@ -1,6 +1,6 @@
-"""What the watch needs of Ultralytics: held against the installed one, and broken on purpose.
+"""What the watch needs of Ultralytics: checked in the installed version, and broken on purpose.
 
-If a test of the first part fails with a new Ultralytics, its name says what has changed there.
+If a test of the first part fails with a new Ultralytics, its name says what changed there.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ EVENTS = (
     "on_fit_epoch_end",
     "on_train_end",
 )
-"""What the watch listens to, in the order of a training of one batch."""
+"""The events that the watch uses, in the order of a training of one batch."""
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +44,12 @@ def base():
 
 
 def bare(kind):
-    """An instance that was not set up."""
+    """An instance that was not initialized."""
     return object.__new__(kind)
 
 
-class Noted:
-    """Notes which of its methods are called."""
+class CallRecorder:
+    """Records which of its methods are called."""
 
     def __init__(self, calls):
         self.calls = calls
@@ -58,13 +58,13 @@ class Noted:
         return lambda *_args: self.calls.append(name)
 
 
-def test_the_installed_trainer_unscales_then_clips_then_steps(base, monkeypatch):
+def test_installed_trainer_unscales_then_clips_then_steps(base, monkeypatch):
     calls = []
     monkeypatch.setattr(
         torch.nn.utils, "clip_grad_norm_", lambda *_args, **_options: calls.append("clip")
     )
     trainer = bare(base)
-    trainer.scaler, trainer.optimizer, trainer.ema = Noted(calls), Noted(calls), None
+    trainer.scaler, trainer.optimizer, trainer.ema = CallRecorder(calls), CallRecorder(calls), None
     trainer.model, trainer.device = torch.nn.Linear(1, 1), torch.device("cpu")
     trainer.optimizer_step()
     assert calls == ["unscale_", "clip", "step", "update", "zero_grad"]
@@ -72,7 +72,7 @@ def test_the_installed_trainer_unscales_then_clips_then_steps(base, monkeypatch)
 
 
 @pytest.mark.parametrize("event", EVENTS)
-def test_the_installed_trainer_has_the_callback(base, event):
+def test_installed_trainer_has_the_callback(base, event):
     from ultralytics.utils.callbacks.base import default_callbacks
 
     assert event in default_callbacks
@@ -80,7 +80,7 @@ def test_the_installed_trainer_has_the_callback(base, event):
 
 
 @pytest.mark.train
-def test_the_installed_trainer_runs_the_callbacks_around_its_steps_in_order(tmp_path):
+def test_installed_trainer_runs_the_callbacks_around_its_steps_in_order(tmp_path):
     happened = []
     calls = [(event, lambda _, event=event: happened.append(event)) for event in EVENTS]
 
@@ -91,12 +91,12 @@ def test_the_installed_trainer_runs_the_callbacks_around_its_steps_in_order(tmp_
 
     train(tmp_path, calls=[*calls, ("on_train_start", wrap)], data=shapes(4), val=True)
     step = ["preprocess_batch", "unscale_", "step"]
-    # Later versions tell of the final validation by one more on_fit_epoch_end.
+    # Later versions report the final validation with another on_fit_epoch_end.
     assert [event for event, _ in groupby(happened)] == [*EVENTS[:3], *step, *EVENTS[3:]]
 
 
 class Hooked(io.StringIO):
-    """A terminal that takes the frames of a bar by the hook."""
+    """A terminal that receives the frames of a bar through the hook."""
 
     def __init__(self):
         super().__init__()
@@ -109,14 +109,14 @@ class Hooked(io.StringIO):
         self.frames.append((bar, frame))
 
 
-def test_the_installed_bar_uses_the_hook_or_frames_that_begin_with_a_carriage_return():
+def test_installed_bar_uses_the_hook_or_carriage_returns():
     from ultralytics.utils import TQDM
 
     stream = Hooked()
     bar = TQDM(range(2), file=stream, desc="epoch", disable=False, mininterval=0.0)
     bar.noninteractive = False
     assert list(bar) == [0, 1]
-    if stream.frames:  # from 8.4.130 on
+    if stream.frames:  # since 8.4.130
         assert {number for number, _ in stream.frames} == {id(bar)}
         assert all("epoch" in frame for _, frame in stream.frames[:-1])
         assert stream.frames[-1] == (id(bar), "")
@@ -129,7 +129,7 @@ def test_the_installed_bar_uses_the_hook_or_frames_that_begin_with_a_carriage_re
     assert facts.has_known_bar()
 
 
-def test_the_installed_engine_prepares_a_launch_by_the_function_that_is_wrapped():
+def test_installed_engine_prepares_a_launch_with_the_wrapped_function():
     from ultralytics.engine import trainer as engine
 
     assert callable(engine.generate_ddp_command)
@@ -157,13 +157,13 @@ STEPS = {
     ),
     "Computed": ("base", f"{UNSCALE}; {CLIP}{MODEL}, max_norm=self.limit)"),
 }
-"""Trainers by what their optimizer step does, with the class that they derive from."""
+"""Trainers by the body of their optimizer step, with their base classes."""
 
 REFUSED = {
     **{name: name for name in ("ClipsFirst", "ClipsValuesFirst", "OldWays")},
     "Late": "ClipsFirst",
 }
-"""Those that clip before they unscale, and the class that is to blame."""
+"""Trainers that clip before they unscale, and the class at fault."""
 
 CLIPS = {
     "ClipsOnly": 1.0,
@@ -173,12 +173,12 @@ CLIPS = {
     "ByName": 4.0,
     "OtherCalls": 5.0,
 }
-"""At which total norm they clip; the others at 10, as Ultralytics."""
+"""The total norm at which they clip, if it is not the 10 of Ultralytics."""
 
 
 @pytest.fixture(scope="module")
 def stepping(base, tmp_path_factory):
-    """Those classes; their source is in a file, so that it can be read."""
+    """Those classes; a file holds their source, so that it can be inspected."""
     path = tmp_path_factory.mktemp("steps") / "steps.py"
     pattern = "class {}({}):\n    def optimizer_step(self): {}\n"
     path.write_text("".join(pattern.format(name, *how) for name, how in STEPS.items()), "utf-8")
@@ -188,7 +188,7 @@ def stepping(base, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_step_that_clips_before_it_unscales_is_refused(stepping, name):
+def test_step_that_clips_before_it_unscales_is_refused(stepping, name):
     if name not in REFUSED:
         contract.check_step(stepping[name])
         return
@@ -197,7 +197,7 @@ def test_a_step_that_clips_before_it_unscales_is_refused(stepping, name):
 
 
 @pytest.mark.parametrize("name", [name for name in STEPS if name not in REFUSED])
-def test_the_clip_is_that_of_the_model_and_of_the_class_that_clips_it(stepping, name):
+def test_clip_comes_from_the_class_that_clips_the_model(stepping, name):
     kind = stepping[name]
 
     class CallsIt(kind):
@@ -209,7 +209,7 @@ def test_the_clip_is_that_of_the_model_and_of_the_class_that_clips_it(stepping, 
         assert (clip, type(clip)) == (CLIPS.get(name, CLIP_NORM), float)
 
 
-def test_the_installed_ultralytics_clips_at_10(base):
+def test_installed_ultralytics_clips_at_10(base):
     from ultralytics.models.yolo.classify import ClassificationTrainer
     from ultralytics.models.yolo.detect import DetectionTrainer
 
@@ -217,36 +217,36 @@ def test_the_installed_ultralytics_clips_at_10(base):
     assert found == [CLIP_NORM] * 3 == [10.0] * 3
 
 
-def test_the_clip_of_a_trainer_without_source_is_the_usual_one(base):
+def test_clip_of_a_trainer_without_source_is_the_default(base):
     names = {}  # as in an interpreter
     exec(f"def typed(self): {CLIP}{MODEL}, max_norm=2.5)", names)  # noqa: S102  # our own text
     for step in (names["typed"], dict.update):  # written in C
         assert contract.clip_norm(bare(type("Foreign", (base,), {"optimizer_step": step}))) == 10.0
 
 
-def test_what_breaks_the_contract_is_named_with_a_remedy(base, golden, monkeypatch, stepping):
+def test_broken_contract_is_reported_with_a_remedy(base, golden, monkeypatch, stepping):
     monkeypatch.setattr("ultralytics.__version__", "8.4.999")
-    own, told = type("Own", (base,), {"optimizer_step": dict.update, "__module__": "own"}), []
+    own, messages = type("Own", (base,), {"optimizer_step": dict.update, "__module__": "own"}), []
     for check, *arguments in (
         (contract.check_step, stepping["ClipsFirst"]),
         (contract.check_event, base, "on_wibble"),
     ):
         with pytest.raises(Unwatchable) as refused:
             check(*arguments)
-        told.append(refused.value)
+        messages.append(refused.value)
     for kind in (base, own):
-        told += [contract.skipped_unscale(kind), contract.never_began(kind, "on_train_start")]
-    golden("unwatchable", "".join(f"{one}\n" for one in (*told, contract.unknown_bar())))
+        messages += [contract.skipped_unscale(kind), contract.never_began(kind, "on_train_start")]
+    golden("unwatchable", "".join(f"{one}\n" for one in (*messages, contract.unknown_bar())))
 
 
-def test_a_trainer_without_source_is_taken_as_it_is():
+def test_trainer_without_source_is_accepted():
     kind = type("Typed", (), {"__module__": "nowhere", "optimizer_step": dict.update})
     contract.check_event(kind, "on_wibble")
     contract.check_step(kind)
 
 
 def bar_that(draw):
-    """A progress bar that draws each frame so, and swallows what its stream raises."""
+    """A progress bar that draws frames with `draw` and swallows errors of its stream."""
 
     def bar(items, file, **_options):
         for item in items:
@@ -269,59 +269,57 @@ def bar_that(draw):
         (lambda _file: None, False),
     ],
 )
-def test_a_bar_is_known_if_its_frames_arrive(draw, is_known):
+def test_bar_is_known_if_its_frames_arrive(draw, is_known):
     assert contract.shows_bar(bar_that(draw)) is is_known
 
 
-def test_a_bar_that_cannot_be_tried_is_not_known(monkeypatch):
-    monkeypatch.setattr("ultralytics.utils.TQDM", lambda items: items)  # and no options
+def test_bar_that_cannot_be_tried_is_unknown(monkeypatch):
+    monkeypatch.setattr("ultralytics.utils.TQDM", lambda items: items)  # takes no options
     assert not facts.has_known_bar()
 
 
 @pytest.fixture
-def told(caplog):
+def warned(caplog):
     caplog.set_level(logging.WARNING, "yolo_gradwatch")
     return lambda: warnings_in(caplog)
 
 
 @pytest.mark.train
-def test_an_optimizer_that_hands_on_to_its_parent_is_watched(tmp_path, told):
-    """torch wraps the step of each class once there is one, so that its hooks run twice here."""
+def test_optimizer_that_calls_its_parent_is_watched(tmp_path, warned):
+    """torch wraps `step` of each class that has an instance, so that hooks run twice here."""
 
     class Mine(torch.optim.SGD):
         def step(self, closure=None):
             return super().step(closure)
 
-    def exchange(trainer):
+    def swap_optimizer(trainer):
         torch.optim.SGD(trainer.model.parameters(), lr=0.01)
         trainer.optimizer = Mine(trainer.model.parameters(), lr=0.01)
         trainer.optimizer.param_groups[0]["initial_lr"] = 0.01
 
     watch = GradWatch(live=False)
-    train(tmp_path, watch=watch, calls=[("on_pretrain_routine_end", exchange)])
-    assert told() == []
+    train(tmp_path, watch=watch, calls=[("on_pretrain_routine_end", swap_optimizer)])
+    assert warned() == []
     assert watch.report().steps == 2
 
 
 @pytest.mark.train
-def test_an_ultralytics_without_a_callback_is_named_before_the_training(
-    tmp_path, told, monkeypatch
-):
+def test_missing_callback_is_reported_before_the_training(tmp_path, warned, monkeypatch):
     monkeypatch.setattr(contract, "_events", lambda _owner: frozenset({"on_train_start"}))
     watch = GradWatch(live=False)
     train(tmp_path, watch=watch)
-    (warning,) = told()
+    (warning,) = warned()
     assert "on_train_epoch_start" in warning
     assert watch.report().steps == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wanted", [True, False])
-def test_an_unknown_bar_costs_the_panel_and_one_warning(
-    tmp_path, told, terminal, monkeypatch, wanted
+def test_unknown_bar_disables_the_panel_with_one_warning(
+    tmp_path, warned, terminal, monkeypatch, wanted
 ):
     terminal()
     monkeypatch.setattr(facts, "has_known_bar", lambda: False)
     FAKE.train(tmp_path, watch=GradWatch(live=wanted))
-    assert "\x1b[?25" not in sys.stdout.getvalue()  # as a panel shows the cursor
-    assert told() == [f"GradWatch: {contract.unknown_bar()}"] * wanted
+    assert "\x1b[?25" not in sys.stdout.getvalue()  # a panel shows the cursor
+    assert warned() == [f"GradWatch: {contract.unknown_bar()}"] * wanted

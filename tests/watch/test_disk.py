@@ -1,4 +1,4 @@
-"""A disk that is full, and folders that are locked, gone, or back again in mid-training."""
+"""A disk that is full, and folders that are locked, gone, or moved back mid-training."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ from yolo_gradwatch import FormatError, GradWatch, load_run
 
 @contextmanager
 def small_disk(folder, size):
-    """A disk of so many bytes, mounted at a folder."""
+    """A disk of this size, mounted at a folder."""
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if shutil.which("mount") is None or subprocess.run(mount, check=False).returncode:
         pytest.skip("no disk can be mounted here")
@@ -28,7 +28,7 @@ def small_disk(folder, size):
 
 
 def lock(folder):
-    """Let nobody make a file in a folder, not even root."""
+    """Prevent everyone, even root, from creating files in a folder."""
     if os.geteuid():
         folder.chmod(0o555)
     elif shutil.which("chattr") is None or _chattr("+i", folder):
@@ -36,7 +36,7 @@ def lock(folder):
 
 
 def unlock(folder):
-    """As it was."""
+    """Undo `lock`."""
     if os.geteuid():
         folder.chmod(0o755)
     else:
@@ -53,14 +53,14 @@ def second_epoch(call, event="on_train_batch_end", count=3):
 
 
 def check(way, folder, caplog, *, live, warning, calls=()):  # noqa: PLR0913  # cases
-    """The training and its live report are as ever; each output that fails warns once."""
+    """Training and live report work as usual; each output that fails warns once."""
     before, watch = streams(), GradWatch(live=live)
     trainer = way.spoiled(folder, watch=watch, calls=calls)
     assert streams() == before
     assert_nothing_left(trainer)
     assert bits_of(trainer) == way.bare()
     said = told(caplog)
-    assert len({one.partition(".")[0] for one in said}) == len(said)  # one of each output
+    assert len({one.partition(".")[0] for one in said}) == len(said)  # one for each output
     assert all(warning in one for one in said)
     assert said
     assert not [f.path for f in psutil.Process().open_files() if str(folder) in f.path]
@@ -77,9 +77,7 @@ both = pytest.mark.parametrize("live", [False, True])
 
 
 @both
-def test_a_disk_that_fills_up_costs_the_files_and_nothing_else(
-    way, tmp_path, caplog, terminal, live
-):
+def test_full_disk_costs_only_the_files(way, tmp_path, caplog, terminal, live):
     terminal()
     way.bare()
     with small_disk(tmp_path, 72 * 1024 if way.is_real else 24 * 1024):
@@ -90,7 +88,7 @@ def test_a_disk_that_fills_up_costs_the_files_and_nothing_else(
 
 
 @pytest.mark.parametrize("name", ["gradwatch.csv", "gradwatch_alerts.csv"])
-def test_a_table_that_cannot_be_written_costs_a_warning(faked, tmp_path, caplog, terminal, name):
+def test_table_that_cannot_be_written_costs_a_warning(faked, tmp_path, caplog, terminal, name):
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full on this system")
     terminal()
@@ -100,9 +98,7 @@ def test_a_table_that_cannot_be_written_costs_a_warning(faked, tmp_path, caplog,
 
 
 @both
-def test_a_folder_that_is_locked_costs_the_files_and_nothing_else(
-    faked, tmp_path, caplog, terminal, live
-):
+def test_locked_folder_costs_only_the_files(faked, tmp_path, caplog, terminal, live):
     terminal()
     warning = os.strerror(errno.EACCES if os.geteuid() else errno.EPERM)
     try:
@@ -114,19 +110,17 @@ def test_a_folder_that_is_locked_costs_the_files_and_nothing_else(
 
 
 @both
-def test_a_folder_that_is_gone_costs_the_files_and_nothing_else(
-    way, tmp_path, caplog, terminal, live
-):
+def test_missing_folder_costs_only_the_files(way, tmp_path, caplog, terminal, live):
     terminal()
     calls = [second_epoch(shutil.rmtree)]
     folder = check(way, tmp_path, caplog, live=live, calls=calls, warning="No such file")
     left = [path.name for path in folder.iterdir()] if folder.exists() else []
-    assert left == ["results.csv"] * way.is_real  # as without us
+    assert left == ["results.csv"] * way.is_real  # as without the watch
 
 
 @pytest.mark.train
 @pytest.mark.full
-def test_a_training_that_saves_makes_its_folder_again_as_ever(tmp_path, caplog):
+def test_training_that_saves_recreates_its_folder_as_usual(tmp_path, caplog):
     weights = []
     for watch in (None, GradWatch(live=False)):
         calls = [second_epoch(shutil.rmtree)]
@@ -140,7 +134,7 @@ def test_a_training_that_saves_makes_its_folder_again_as_ever(tmp_path, caplog):
 
 
 @both
-def test_a_folder_that_comes_back_empty_has_no_table(faked, tmp_path, caplog, terminal, live):
+def test_folder_that_comes_back_empty_has_no_table(faked, tmp_path, caplog, terminal, live):
     def empty(folder):
         shutil.rmtree(folder)
         folder.mkdir()
@@ -153,7 +147,7 @@ def test_a_folder_that_comes_back_empty_has_no_table(faked, tmp_path, caplog, te
 
 
 @both
-def test_a_folder_that_is_moved_and_back_has_everything(faked, tmp_path, caplog, terminal, live):
+def test_folder_that_is_moved_away_and_back_is_complete(faked, tmp_path, caplog, terminal, live):
     terminal()
     away, before, watch = tmp_path / "away", streams(), GradWatch(live=live)
     calls = [

@@ -25,7 +25,7 @@ STEPS = (1, 2, 3)
 
 
 def trainer_class(*, is_old=False):
-    """The class, if this Ultralytics is as old as the test is for."""
+    """The trainer class, or a skip if this Ultralytics is too new or too old for the test."""
     from two_processes import TwoProcessTrainer
 
     if ddp.drops_callbacks() != is_old:
@@ -34,7 +34,7 @@ def trainer_class(*, is_old=False):
 
 
 def added(folder, step):
-    """What each of the two ranks has added to the gradient of a step, in float64."""
+    """The gradients that each of the two ranks added in a step, in float64."""
     import torch
 
     ranks = [torch.load(folder / f"step-{step}-rank-{rank}.pt") for rank in (0, 1)]
@@ -53,7 +53,7 @@ def norms_of(gradients, modules):
 
 
 def assert_norms_are_those_of_the_mean(folder, run):
-    """Of what both ranks have added, and not those of rank 0."""
+    """The mean of both ranks, not the gradient of rank 0."""
     for step in STEPS:
         rows = run.windows[run.windows["step_first"] == step]
         first, second = added(folder, step)
@@ -83,7 +83,7 @@ LOGGERS = ("clearml", "comet", "dvc", "mlflow", "tensorboard", "wandb")
 
 
 def turn_tensorboard_on(folder, monkeypatch):
-    """Let processes that are started write to it alone, as they do outside of pytest."""
+    """Let launched processes log to TensorBoard only, as they would outside of pytest."""
     from ultralytics.utils import SettingsManager
 
     for name in ("PYTEST_CURRENT_TEST", "GITHUB_ACTIONS"):
@@ -95,7 +95,7 @@ def turn_tensorboard_on(folder, monkeypatch):
 
 
 def assert_tensorboard_has_it_once(folder):
-    """Rank 0 has sent our numbers to the one event file, beside Ultralytics' own."""
+    """Rank 0 sent our numbers to the same event file as Ultralytics' own."""
     if not find_spec("tensorboard"):
         return
     stored = READERS["tensorboard"](folder)
@@ -107,7 +107,7 @@ def assert_tensorboard_has_it_once(folder):
     assert "train/box_loss" in stored.theirs()
 
 
-def test_rank_0_records_the_reduced_gradients_and_the_launcher_finds_the_run(tmp_path, monkeypatch):
+def test_rank_0_records_reduced_gradients_and_the_launcher_finds_the_run(tmp_path, monkeypatch):
     turn_tensorboard_on(tmp_path, monkeypatch)
     folder = tmp_path / "run"
     folder.mkdir()
@@ -145,8 +145,8 @@ def test_rank_0_records_the_reduced_gradients_and_the_launcher_finds_the_run(tmp
 
 
 @pytest.mark.full
-def test_a_launched_training_stops_and_the_command_line_says_so(tmp_path, monkeypatch, capfd):
-    """A NaN that only the other rank has is in the gradient of both."""
+def test_launched_training_stops_and_the_exit_code_shows_it(tmp_path, monkeypatch, capfd):
+    """A NaN on the other rank only is in the gradient of both."""
     from two_processes import PLANT_NAN
     from ultralytics.models.yolo import detect
 
@@ -163,9 +163,7 @@ def test_a_launched_training_stops_and_the_command_line_says_so(tmp_path, monkey
     assert "GradWatch:" in capfd.readouterr().out
 
 
-def test_an_ultralytics_that_drops_callbacks_is_named_before_the_launch(
-    tmp_path, monkeypatch, caplog
-):
+def test_dropped_callbacks_are_reported_before_the_launch(tmp_path, monkeypatch, caplog):
     trainer = trainer_class(is_old=True)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     watch = GradWatch(live=False)
@@ -179,7 +177,7 @@ def test_an_ultralytics_that_drops_callbacks_is_named_before_the_launch(
 
 
 def torchrun(folder, *arguments):
-    """What a script prints that torchrun starts in two processes."""
+    """What a script prints when torchrun starts it in two processes."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
         [*launch, *arguments],
@@ -198,7 +196,7 @@ def torchrun(folder, *arguments):
 
 
 @pytest.mark.full
-def test_the_example_for_torchrun_prints_the_verdict_once(tmp_path):
+def test_torchrun_example_prints_the_verdict_once(tmp_path):
     example = REPOSITORY / "examples" / "torchrun_train.py"
     printed = torchrun(tmp_path, TESTS / "without_gpus.py", example, shapes(12), small())
     (found,) = tmp_path.glob("*/gradwatch.json")
@@ -208,10 +206,8 @@ def test_the_example_for_torchrun_prints_the_verdict_once(tmp_path):
     assert printed.splitlines().count(str(run.folder)) == 1
 
 
-def test_a_script_of_torchrun_prints_the_report_on_rank_0_and_says_so_on_others(
-    tmp_path, monkeypatch
-):
-    """Any version is watched there, because Ultralytics launches nothing and pickles nothing."""
+def test_torchrun_script_reports_on_rank_0_only(tmp_path, monkeypatch):
+    """Any version is watched, because Ultralytics launches and pickles nothing here."""
     turn_tensorboard_on(tmp_path, monkeypatch)
     options = {**TINY, "data": shapes(12), "project": str(tmp_path)}
     printed = torchrun(tmp_path, TESTS / "torchrun_script.py", json.dumps(options))

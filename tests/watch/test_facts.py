@@ -1,4 +1,4 @@
-"""What advice takes for granted about Ultralytics, asked of real trainings of this version."""
+"""What the advice assumes about Ultralytics, checked in real trainings of this version."""
 
 import pytest
 import torch
@@ -13,14 +13,14 @@ pytestmark = pytest.mark.train
 
 
 def trained(folder, calls=(), **options):
-    """The options that a watched training of two batches an epoch has recorded."""
+    """The recorded options of a watched training of two batches an epoch."""
     watch = GradWatch(live=False)
     real().train(folder, watch=watch, calls=calls, **{"epochs": 1, **options})
     return load_run(watch.run_dir).meta.options.training
 
 
 class Rates:
-    """Notes what the optimizer is, and its learning rates in each batch."""
+    """Records the optimizer and its learning rates in each batch."""
 
     def __init__(self):
         self.seen = []
@@ -36,7 +36,7 @@ class Rates:
         return [("on_train_batch_end", self)]
 
 
-def test_of_an_automatic_optimizer_both_are_recorded_what_was_asked_and_what_was_made(tmp_path):
+def test_requested_and_actual_automatic_optimizer_are_recorded(tmp_path):
     rates = Rates()
     options = trained(tmp_path, rates.calls)
     assert (options["optimizer"], options["lr0"]) == ("auto", 0.01)
@@ -44,7 +44,7 @@ def test_of_an_automatic_optimizer_both_are_recorded_what_was_asked_and_what_was
     assert at_work(options, "lr0") == min(rates.initial) != 0.01
 
 
-def test_an_automatic_optimizer_ignores_lr0_so_advice_names_the_optimizer(tmp_path):
+def test_automatic_optimizer_ignores_lr0_so_advice_names_the_optimizer(tmp_path):
     usual, high = Rates(), Rates()
     trained(tmp_path / "usual", usual.calls)
     options = trained(tmp_path / "high", high.calls, lr0=0.5)
@@ -57,7 +57,7 @@ def test_an_automatic_optimizer_ignores_lr0_so_advice_names_the_optimizer(tmp_pa
 
 
 @pytest.mark.parametrize("optimizer", ["AdamW", "MuSGD", "sgd"])
-def test_lr0_is_used_once_an_optimizer_is_named_so_advice_names_lr0(tmp_path, optimizer):
+def test_lr0_is_used_with_a_named_optimizer_so_advice_names_lr0(tmp_path, optimizer):
     rates = Rates()
     options = trained(tmp_path, rates.calls, optimizer=optimizer, lr0=0.02)
     assert rates.kind.lower() == optimizer.lower()
@@ -67,7 +67,7 @@ def test_lr0_is_used_once_an_optimizer_is_named_so_advice_names_lr0(tmp_path, op
     assert lower_rate(options) == "a lower lr0 (now 0.02)"
 
 
-def test_a_resumed_training_still_knows_what_was_asked(tmp_path):
+def test_resumed_training_keeps_the_requested_options(tmp_path):
     calls = [at("on_train_batch_end", 3, leave(KeyboardInterrupt))]
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path, calls, epochs=3, save=True)
@@ -80,8 +80,8 @@ def test_a_resumed_training_still_knows_what_was_asked(tmp_path):
     assert lower_rate(options) == lower_rate(first)
 
 
-def test_every_argument_is_recorded_as_it_was_given(tmp_path):
-    """Of workers a CPU has none, and no loss scaler."""
+def test_arguments_are_recorded_as_given(tmp_path):
+    """On a CPU there are no workers and no loss scaler."""
     given = {"weight_decay": 0.001, "mosaic": 0.3, "cos_lr": True, "box": 5.0, "freeze": [0, 1]}
     options = trained(tmp_path, workers=3, amp=True, **given)
     assert given.items() <= options.items()
@@ -91,7 +91,7 @@ def test_every_argument_is_recorded_as_it_was_given(tmp_path):
     assert (options["amp"], at_work(options, "amp")) == (True, False)
 
 
-def test_freeze_is_at_work_as_it_was_given_and_nothing_else_is_frozen(tmp_path):
+def test_freeze_applies_as_given_and_nothing_else_is_frozen(tmp_path):
     frozen = []
 
     def look(trainer):
@@ -101,12 +101,13 @@ def test_freeze_is_at_work_as_it_was_given_and_nothing_else_is_frozen(tmp_path):
     options = trained(tmp_path, [("on_train_start", look)], freeze=2)
     assert options["freeze"] == 2
     assert frozen
-    assert {name.split(".")[1] for name in frozen} <= {"0", "1", "5"}  # model.5.dfl is fixed
+    # model.5.dfl is always frozen
+    assert {name.split(".")[1] for name in frozen} <= {"0", "1", "5"}
     assert not load_run(tmp_path / "run").report().findings
 
 
 @pytest.mark.parametrize(("epochs", "close"), [(4, 2), (3, 1), (2, 0), (2, 10)])
-def test_close_mosaic_takes_effect_in_the_epoch_that_advice_names(tmp_path, epochs, close):
+def test_close_mosaic_takes_effect_in_the_epoch_named_by_advice(tmp_path, epochs, close):
     closed = []
 
     def spy(trainer):
@@ -129,7 +130,7 @@ def test_close_mosaic_takes_effect_in_the_epoch_that_advice_names(tmp_path, epoc
     assert named == [epoch for epoch in closed if epoch > 1]
 
 
-def test_a_training_that_mixes_no_images_has_no_mosaic_to_close(tmp_path):
+def test_training_without_mixed_images_has_no_mosaic_to_close(tmp_path):
     options = trained(tmp_path, epochs=4, close_mosaic=2, warmup_epochs=0)
     third = finding_of(step=9, epoch=3)
     assert "close_mosaic" in moment(options, third)
@@ -143,7 +144,7 @@ def test_a_training_that_mixes_no_images_has_no_mosaic_to_close(tmp_path):
 
 
 @pytest.mark.parametrize("warmup", [0, 1, 60])
-def test_the_warm_up_lasts_as_long_as_advice_says(tmp_path, warmup):
+def test_warm_up_lasts_as_long_as_advice_says(tmp_path, warmup):
     rates = Rates()
     epochs = 4
     options = trained(
@@ -159,7 +160,7 @@ def test_the_warm_up_lasts_as_long_as_advice_says(tmp_path, warmup):
     assert options["warmup_epochs"] == warmup
 
 
-def test_the_clip_is_that_of_the_real_step(tmp_path, monkeypatch):
+def test_clip_is_the_one_of_the_real_step(tmp_path, monkeypatch):
     seen, clip = [], torch.nn.utils.clip_grad_norm_
 
     def spy(parameters, max_norm, **options):
@@ -171,6 +172,6 @@ def test_the_clip_is_that_of_the_real_step(tmp_path, monkeypatch):
     assert set(seen) == {options["clip"]}
 
 
-def test_a_scaler_at_work_is_recorded(tmp_path):
+def test_active_scaler_is_recorded(tmp_path):
     options = trained(tmp_path, kind=real().scaled(), amp=True)
     assert (options["amp"], at_work(options, "amp")) == (True, True)

@@ -1,4 +1,4 @@
-"""Unusual outputs; what a whole training hands to them is in ``test_outputs.py``."""
+"""Unusual outputs; ``test_outputs.py`` tests what a whole training passes to them."""
 
 from contextlib import closing
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from yolo_gradwatch.watch.fanout import Fanout
 
 
 class Logger:
-    """An output of the user's, which raises what it is given at some of its methods."""
+    """A custom output that raises the given errors in some of its methods."""
 
     def __init__(self, **raises):
         self.raises, self.calls = raises, []
@@ -30,19 +30,19 @@ class Logger:
 
 
 def serve(*outputs, times=3):
-    """Hand on so many windows, then close."""
+    """Pass on some windows, then close."""
     fanout = Fanout(outputs)
     for _ in range(times):
         fanout.window(None)
     fanout.close()
 
 
-def test_the_protocol_the_base_and_the_fanout_have_the_same_methods():
+def test_protocol_base_and_fanout_have_the_same_methods():
     for kind in (Output, OutputBase, Fanout):
         assert tuple(name for name in vars(kind) if name in METHODS) == METHODS
 
 
-def test_an_output_may_leave_out_any_method(caplog):
+def test_output_may_omit_any_method(caplog):
     fanout = Fanout([object(), OutputBase(), SimpleNamespace(window=7, close=None)])
     fanout.window(None)
     fanout.end(None)
@@ -50,14 +50,14 @@ def test_an_output_may_leave_out_any_method(caplog):
     assert told(caplog) == []
 
 
-def test_a_close_that_raises_after_it_is_silent(caplog):
+def test_close_of_a_failed_output_fails_silently(caplog):
     bad = Logger(window=OSError("no connection"), close=ValueError("closed already"))
     serve(bad)
     assert bad.calls == ["window", "close"]
     assert len(told(caplog)) == 1
 
 
-def test_one_that_equals_another_is_not_taken_for_it():
+def test_outputs_are_compared_by_identity():
     class Same(Logger):
         __hash__ = None
 
@@ -69,7 +69,7 @@ def test_one_that_equals_another_is_not_taken_for_it():
     assert good.calls == ["window"] * 3 + ["close"]
 
 
-def test_a_method_that_cannot_be_found_is_what_raised(caplog):
+def test_error_in_looking_up_a_method_counts_as_raised_by_it(caplog):
     class Lost(Logger):
         @property
         def window(self):
@@ -83,12 +83,12 @@ def test_a_method_that_cannot_be_found_is_what_raised(caplog):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("method", ["window", "close"])
-def test_what_is_no_exception_passes_and_all_are_closed(caplog, error, method):
+def test_interrupt_is_raised_and_all_outputs_are_closed(caplog, error, method):
     first, bad = Logger(), Logger(**{method: error})
     fanout = Fanout([first, bad])
     with pytest.raises(error), closing(fanout):
         fanout.window(None)
-    fanout.close()  # a second one does nothing
+    fanout.close()  # a second call does nothing
     assert first.calls[-1] == "close"
     assert first.calls.count("close") == 1
     assert told(caplog) == []

@@ -1,4 +1,4 @@
-"""Errors in the midst of a training: whatever of ours fails, and the user's own."""
+"""Errors mid-training: in any of our functions, and in the user's."""
 
 import gc
 import sys
@@ -31,7 +31,7 @@ SHELLS = {
     "watch.ultralytics.contract.shows_bar": "costs the panel only, with a warning",
     "watch.ultralytics.contract._Probe.progress": "a bar swallows what its stream raises",
     "watch.ultralytics.contract._Probe.write": "as above",
-    "watch.ultralytics.hooks._Unaware.__call__": "a callback of somebody else's from here on",
+    "watch.ultralytics.hooks._Unaware.__call__": "someone else's callback from here on",
     "views.terminal.stand_in.StandIn.write": "a stream of the user's from here on; it asks the net",
     "views.terminal.stand_in.StandIn.progress": "as above",
     "views.terminal.stand_in.StandIn.is_drawn": "two comparisons, for both",
@@ -39,7 +39,7 @@ SHELLS = {
     "views.terminal.stand_in.StandIn.isatty": "calls the real stream",
     "views.terminal.stand_in.StandIn.__getattr__": "asks the real stream",
 }
-"""What others call directly: nothing of ours could catch what it raises."""
+"""Functions called from outside: nothing of ours could catch their errors."""
 
 REPAIRS = {
     "watch.guard.Guard.release",
@@ -54,7 +54,7 @@ REPAIRS = {
     "views.terminal.stand_in.StandIn.release",
     "watch.ultralytics.hooks.remove_callback",
 }
-"""What puts everything back: it fails at its first call only, as nothing else could do it."""
+"""Functions that restore everything; they fail only once, as nothing else can do their work."""
 
 CLOSERS = {
     "watch.recorder.Recorder.close",
@@ -64,10 +64,10 @@ CLOSERS = {
     "runs.writer.RunLog.close",
     "runs.writer._Table.close",
 }
-"""What closes the files: where it fails, they stay open until nobody knows them any more."""
+"""Functions that close the files: if they fail, files stay open until garbage collection."""
 
 ROOMS = ("plain", "measure", "diagnose", "runs", "views", "watch")
-"""Those of which a training runs a function."""
+"""Packages of which a training runs a function."""
 
 
 @cache
@@ -81,14 +81,19 @@ def running():
         if event == "call" and frame.f_code in names:
             counts[bool(phase)][names[frame.f_code]] += 1
 
-    def turn(trainer):
+    def enter_second_phase(trainer):
         phase.extend([1] * (trainer.epoch > 0))
 
-    begin = ("on_pretrain_routine_start", lambda _trainer: sys.setprofile(note))
+    start_profiling = ("on_pretrain_routine_start", lambda _trainer: sys.setprofile(note))
     watch = GradWatch(live=True)
     try:
         with TemporaryDirectory() as folder:
-            run(Path(folder), watch=watch, first=[begin], calls=[("on_train_epoch_start", turn)])
+            run(
+                Path(folder),
+                watch=watch,
+                first=[start_profiling],
+                calls=[("on_train_epoch_start", enter_second_phase)],
+            )
     finally:
         sys.setprofile(None)
     assert [finding.rule for finding in watch.report().findings] == ["nonfinite"]
@@ -96,17 +101,17 @@ def running():
 
 
 def check(folder, caplog, place, *, live, later):
-    """Train with an error in a function of ours; nothing but warnings may tell of it."""
+    """Train with an error injected into one of our functions; only warnings may show it."""
 
-    def plant(trainer):
+    def inject(trainer):
         if not later or trainer.epoch == 1:
             planted.plant(place, once=place in REPAIRS)
 
     event = "on_train_epoch_start" if later else "on_pretrain_routine_start"
-    caplog.clear()  # before the streams are noted: it gives its own handler a new one
+    caplog.clear()  # before the streams are recorded: this gives its handler a new one
     before = streams()
     with planted.cleared():
-        trainer = run(folder, watch=GradWatch(live=live), first=[(event, plant)])
+        trainer = run(folder, watch=GradWatch(live=live), first=[(event, inject)])
         assert planted.FIRED
     assert streams() == before
     assert_nothing_left(trainer)
@@ -115,7 +120,7 @@ def check(folder, caplog, place, *, live, later):
     assert said
     if place not in CLOSERS:
         assert not [f.path for f in psutil.Process().open_files() if str(folder) in f.path]
-    assert len(set(said)) == len(said), said  # one a part that is off from then on
+    assert len(set(said)) == len(said), said  # one for each part that is off from then on
     assert all("planted" in one for one in said)
     assert sum("stops watching" in one for one in said) <= 1
 
@@ -124,12 +129,12 @@ def check(folder, caplog, place, *, live, later):
     ("place", "later"),
     [
         ("measure.model_layout.read", False),
-        ("views.terminal.streams.is_terminal", False),  # which leaves the terminal half taken
+        ("views.terminal.streams.is_terminal", False),  # leaves the terminal half taken over
         ("measure.capture.Capture.take", True),
         ("views.terminal.screen.Screen.close", True),
     ],
 )
-def test_an_error_of_ours_costs_the_watch_and_never_the_training(
+def test_error_of_ours_ends_the_watch_but_not_the_training(
     tmp_path, caplog, terminal, place, later
 ):
     terminal()
@@ -137,16 +142,16 @@ def test_an_error_of_ours_costs_the_watch_and_never_the_training(
 
 
 @pytest.mark.full
-def test_every_room_at_work_in_a_training_is_among_those_that_fail_here(terminal):
+def test_all_rooms_used_by_a_training_are_tested(terminal):
     terminal()
     assert {place.split(".")[0] for one in running() for place in one} == set(ROOMS)
 
 
 @pytest.mark.full
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of files that could not be closed
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # from files that could not be closed
 @pytest.mark.parametrize("later", [False, True])
 @pytest.mark.parametrize("room", ROOMS)
-def test_an_error_in_any_function_of_ours_costs_the_watch_only(
+def test_error_in_any_of_our_functions_affects_only_the_watch(
     tmp_path, caplog, terminal, room, later
 ):
     terminal()
@@ -155,13 +160,13 @@ def test_an_error_in_any_function_of_ours_costs_the_watch_only(
         if place.startswith(f"{room}."):
             try:
                 check(tmp_path / place, caplog, place, live=True, later=later)
-            except Exception as error:  # noqa: BLE001  # all places are told, not only the first
+            except Exception as error:  # noqa: BLE001  # report all places, not only the first
                 failed[place] = f"{type(error).__name__}: {error}"
     gc.collect()
     assert failed == {}
 
 
-def test_a_watch_that_could_not_begin_does_not_pass_fail_on(tmp_path, capfd):
+def test_watch_that_failed_to_start_does_not_pass_fail_on(tmp_path, capfd):
     arguments = ["train", f"model={small()}", f"data={shapes()}", *SMALL, f"project={tmp_path}"]
     with planted.cleared():
         planted.plant("watch.ultralytics.training.save_dir")
@@ -171,11 +176,11 @@ def test_a_watch_that_could_not_begin_does_not_pass_fail_on(tmp_path, capfd):
     assert not (tmp_path / "run" / "gradwatch.csv").exists()
 
 
-def test_a_watch_that_did_not_reach_the_end_does_not_pass_fail_on(tmp_path, capfd):
+def test_watch_that_failed_midway_does_not_pass_fail_on(tmp_path, capfd):
     with planted.cleared():
         planted.plant("measure.capture.Capture.take")
         assert trained(tmp_path, "--fail-on=dead") == 1
         assert planted.FIRED
-    (told,) = failures(capfd.readouterr().err)
-    assert f"{tmp_path / 'run'}: " in told
-    assert "planted" in told
+    (failure,) = failures(capfd.readouterr().err)
+    assert f"{tmp_path / 'run'}: " in failure
+    assert "planted" in failure

@@ -33,13 +33,13 @@ from yolo_gradwatch.watch.ultralytics.command import Starter
         ({"outputs": [OutputBase]}, TypeError, "OutputBase is a class"),
     ],
 )
-def test_bad_options_are_named_with_their_value(options, error, said):
+def test_bad_options_are_reported_with_their_value(options, error, said):
     with pytest.raises(error, match=said):
         GradWatch(**options)
 
 
 @pytest.mark.parametrize("target", [5, None, "yolo26n.pt", object()])
-def test_attach_refuses_what_is_no_model(target):
+def test_attach_refuses_anything_but_a_model(target):
     with pytest.raises(TypeError, match=rf"attach needs .* got {type(target).__name__}"):
         GradWatch().attach(target)
 
@@ -56,7 +56,7 @@ def test_attach_refuses_a_model_without_training():
         GradWatch().attach(FakeModel(tasks=["predictor"]))
 
 
-def test_attach_gives_the_watch_and_a_second_time_changes_nothing():
+def test_attach_returns_the_watch_and_is_idempotent():
     model, watch = FakeModel(), GradWatch()
     assert watch.attach(model) is watch
     assert watch.attach(model) is watch
@@ -68,7 +68,7 @@ def attached(target, *watches):
     return [known[call.__self__] for call in target.callbacks["on_pretrain_routine_start"]]
 
 
-def test_the_newest_watch_takes_over():
+def test_newest_watch_takes_over():
     model, other = FakeModel(), FakeModel()
     first, second = GradWatch().attach(model).attach(other), GradWatch()
     second.attach(model)
@@ -78,18 +78,18 @@ def test_the_newest_watch_takes_over():
     assert attached(model, first, second) == [first]
 
 
-def test_a_callback_of_the_users_own_stays_when_watches_change():
+def test_users_callback_stays_when_watches_change():
     model, calls = FakeModel(), []
     model.add_callback("on_pretrain_routine_start", calls.append)
     GradWatch().attach(model)
     watch = GradWatch().attach(model)
-    begin = watch._attachment.on_begin
-    assert model.callbacks["on_pretrain_routine_start"] == [calls.append, begin]
+    on_begin = watch._attachment.on_begin
+    assert model.callbacks["on_pretrain_routine_start"] == [calls.append, on_begin]
     assert watch.detach() is None
     assert model.callbacks["on_pretrain_routine_start"] == [calls.append]
 
 
-def test_detach_takes_the_watch_off_everything_and_once_is_enough():
+def test_detach_removes_the_watch_everywhere_and_is_idempotent():
     models = [FakeModel(), FakeModel()]
     watch, other = GradWatch(), GradWatch()
     for model in models:
@@ -103,7 +103,7 @@ def test_detach_takes_the_watch_off_everything_and_once_is_enough():
 
 
 @pytest.mark.slow
-def test_a_watch_keeps_no_model_alive():
+def test_watch_keeps_no_model_alive():
     model, watch = FakeModel(), GradWatch()
     watch.attach(model)
     gone = weakref.ref(model)
@@ -125,21 +125,21 @@ def test_before_a_training_there_is_no_folder_and_no_report():
         watch.report()
 
 
-def test_another_rank_than_0_says_that_rank_0_reports(as_rank):
+def test_other_ranks_refer_to_the_report_of_rank_0(as_rank):
     as_rank(1)
     watch = GradWatch().attach(FakeModel())
     report = watch.report()
     assert (report.status, report.steps, report.findings) == ("elsewhere", 0, ())
     assert "rank 0" in report.verdict
     assert "rank 0" in str(report).partition(report.verdict)[2]
-    assert report.healthy  # a script that ends with an error otherwise leaves that to rank 0
+    assert report.healthy  # a script that exits with an error if unhealthy leaves that to rank 0
     assert not (report.run / "gradwatch.csv").exists()
     assert watch.run_dir is None
     assert watch.stopped_by is None
     assert not watch.has_started
 
 
-def test_a_copy_through_cloudpickle_is_small_and_can_be_used():
+def test_cloudpickled_copy_is_small_and_usable():
     cloudpickle = pytest.importorskip("cloudpickle")
     limits = Thresholds(dead_windows=5)
     watch = GradWatch(interval=7, thresholds=limits, stop_on=["dead"], keep_healthy=True)
@@ -154,7 +154,7 @@ def test_a_copy_through_cloudpickle_is_small_and_can_be_used():
     assert again.run_dir is None
 
 
-def test_the_command_lines_callback_survives_a_deep_copy_without_being_equal():
+def test_callback_of_the_command_line_survives_a_deep_copy_without_being_equal():
     from copy import deepcopy
 
     seen = []

@@ -1,4 +1,4 @@
-"""Healthy trainings of every task: the watch stays silent."""
+"""Healthy trainings of every task: the watch finds nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TASKS = {
 
 
 def silent(folder, model, data, epochs):
-    """Train and see that nothing was found; gives the checkpoint."""
+    """Train, check that nothing was found, and return the checkpoint."""
     watch = GradWatch(live=False)
     train(folder, watch=watch, model=model, data=data, epochs=epochs, batch=2, nbs=2)
     report = watch.report()
@@ -31,7 +31,7 @@ def silent(folder, model, data, epochs):
     "model",
     [pytest.param(m, marks=() if m == "yolo26n.yaml" else pytest.mark.full) for m in TASKS],
 )
-def test_a_healthy_training_is_silent_from_scratch_and_fine_tuned(tmp_path, model):
+def test_healthy_training_is_silent_from_scratch_and_fine_tuned(tmp_path, model):
     data = official(TASKS[model])
     weights = silent(tmp_path / "scratch", model, data, epochs=12)
     silent(tmp_path / "tuned", str(weights), data, epochs=10)

@@ -1,6 +1,6 @@
-"""Integrations of Ultralytics: they get the picture, and none fails because of it.
+"""Integrations of Ultralytics: they receive the picture, and it makes none of them fail.
 
-They are off wherever pytest is loaded, so these trainings run in a process of their own.
+They are off wherever pytest is loaded, so these trainings run in their own processes.
 """
 
 import json
@@ -21,14 +21,14 @@ INTEGRATED = TESTS / "integrated.py"
 
 
 def train(folder, *names, python=sys.executable, stand_ins=True, watched=True):
-    """Train with these integrations; the exit code, what was printed last, and what went wrong."""
+    """Train with these integrations; exit code, last printed line, and standard error."""
     folder.mkdir(parents=True, exist_ok=True)
     options = {**TINY, "model": small(), "data": shapes(), "project": str(folder)}
-    hides = ("PYTEST_", "GITHUB_", "RUNNER_OS")
+    hidden = ("PYTEST_", "GITHUB_", "RUNNER_OS")
     done = subprocess.run(
         [python, INTEGRATED, json.dumps({**options, "watched": watched}), *names],
         env={
-            **{name: value for name, value in os.environ.items() if not name.startswith(hides)},
+            **{name: value for name, value in os.environ.items() if not name.startswith(hidden)},
             "PYTHONPATH": os.pathsep.join(map(str, [STAND_INS, OURS] if stand_ins else [OURS])),
             "YOLO_CONFIG_DIR": str(folder / "config"),
         },
@@ -44,13 +44,13 @@ def train(folder, *names, python=sys.executable, stand_ins=True, watched=True):
 
 @pytest.mark.train
 @pytest.mark.full
-def test_a_stand_in_of_dvclive_is_served_by_ultralytics(tmp_path):
-    """Else the tests below would show nothing: its callbacks run, and it has no picture."""
+def test_ultralytics_calls_the_dvclive_stand_in(tmp_path):
+    """Otherwise the tests below would prove nothing: its callbacks run, without a picture."""
     assert train(tmp_path, "dvc", watched=False)[:2] == (0, {"dvclive": []})
 
 
 @pytest.mark.train
-def test_wandb_gets_the_picture_and_dvclive_which_would_fail_does_not(tmp_path):
+def test_picture_goes_to_wandb_but_not_to_dvclive(tmp_path):
     code, pictures, said = train(tmp_path, "dvc", "wandb")
     assert code == 0, said
     assert pictures == {"dvclive": [], "wandb": ["gradwatch/flow", "gradwatch"]}
@@ -60,7 +60,7 @@ def test_wandb_gets_the_picture_and_dvclive_which_would_fail_does_not(tmp_path):
 
 @pytest.fixture(scope="module")
 def with_dvclive(tmp_path_factory):
-    """The Python of an environment that has DVCLive beside everything that is here."""
+    """The Python of an environment with DVCLive on top of everything installed here."""
     folder = tmp_path_factory.mktemp("dvclive")
     venv.create(folder, with_pip=True, symlinks=True)
     python = folder / "bin" / "python"

@@ -1,4 +1,4 @@
-"""The copy of the newest checkpoint from before anything went wrong."""
+"""The copy of the newest checkpoint from before any fault."""
 
 import errno
 from types import SimpleNamespace
@@ -30,8 +30,8 @@ def trained(way, folder, **options):
     return trainer, watch, load_run(folder / "run")
 
 
-def test_it_is_the_newest_checkpoint_as_long_as_all_is_well(way, tmp_path):
-    """As it was written, in a file of its own, while the training is as ever."""
+def test_copy_is_the_newest_checkpoint_while_the_run_is_healthy(way, tmp_path):
+    """An unchanged copy in its own file, and the training runs as usual."""
     pairs = []
 
     def look(trainer):
@@ -51,15 +51,15 @@ def test_it_is_the_newest_checkpoint_as_long_as_all_is_well(way, tmp_path):
     assert names <= {"last.pt", "best.pt", "last_healthy.pt"}
 
 
-def test_without_the_option_there_is_none(tmp_path):
+def test_without_the_option_no_copy_is_kept(tmp_path):
     FAKE.spoiled(tmp_path, watch=GradWatch(live=False), save=True)
     run = load_run(tmp_path / "run")
     assert not (tmp_path / "run" / LAST_HEALTHY).exists()
     assert (run.meta.kept, run.report().findings[0].kept) == ((), None)
 
 
-def test_it_is_named_only_if_it_is_there(tmp_path):
-    """Not if it was removed while the training ran, and not later if it was removed since."""
+def test_copy_is_named_only_while_it_exists(tmp_path):
+    """Not if removed during the training, and not after it was removed later."""
     gone = at("on_train_batch_start", 8, lambda t: (t.save_dir / LAST_HEALTHY).unlink())
     _, watch, run = trained(FAKE, tmp_path / "before", calls=[gone])
     assert [finding.kept for finding in watch.report().findings] == [None]
@@ -71,7 +71,7 @@ def test_it_is_named_only_if_it_is_there(tmp_path):
     assert [finding.kept for finding in run.report().findings] == [None]
 
 
-def test_whoever_follows_reads_the_same_words(tmp_path):
+def test_follower_reads_the_same_message(tmp_path):
     tail, judges, changes = Tail(tmp_path / "run"), [], []
 
     def look(_trainer):
@@ -84,8 +84,8 @@ def test_whoever_follows_reads_the_same_words(tmp_path):
     assert changes[0].finding.kept == Kept(3, 6)
 
 
-def fail(_source, target):
-    """Fill a disk: half of the copy is there by then."""
+def fill_disk(_source, target):
+    """Simulate a full disk after half of the copy."""
     target.write_bytes(b"half")
     raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -93,13 +93,13 @@ def fail(_source, target):
 @pytest.mark.parametrize(
     "broken",
     [
-        (keeping, "_copy", fail),
+        (keeping, "_copy", fill_disk),
         (keeping, "_free", lambda _folder: 0.0),
         (checkpoints, "last_of", lambda trainer: trainer.save_dir / "none.pt"),
         (checkpoints, "is_storable", lambda trainer: trainer.no_such_thing),
     ],
 )
-def test_what_fails_costs_the_copy_and_one_warning(tmp_path, monkeypatch, caplog, broken):
+def test_failure_costs_the_copy_and_one_warning(tmp_path, monkeypatch, caplog, broken):
     """From the second epoch on, so that the copy of the first stays."""
     later = at("on_train_epoch_start", 2, lambda _trainer: monkeypatch.setattr(*broken))
     trainer, watch, run = trained(FAKE, tmp_path, calls=[later])
@@ -115,7 +115,7 @@ def test_what_fails_costs_the_copy_and_one_warning(tmp_path, monkeypatch, caplog
     assert bits_of(trainer) == FAKE.bare()
 
 
-def test_ctrl_c_in_a_copy_leaves_the_one_of_before(tmp_path, monkeypatch):
+def test_ctrl_c_during_a_copy_leaves_the_previous_one(tmp_path, monkeypatch):
     def interrupt(_source, target):
         target.write_bytes(b"half")
         raise KeyboardInterrupt
@@ -132,8 +132,8 @@ def test_ctrl_c_in_a_copy_leaves_the_one_of_before(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("lack", ["save", "event"])
-def test_a_training_that_saves_nothing_says_so_and_is_watched(tmp_path, caplog, monkeypatch, lack):
-    """With ``save=False``, or by a trainer of the user's that does not say when it has saved."""
+def test_training_that_saves_nothing_warns_and_is_watched(tmp_path, caplog, monkeypatch, lack):
+    """With ``save=False``, or a custom trainer without the event after saving."""
     if lack == "event":
         monkeypatch.setattr(checkpoints, "EVENT", "on_no_such_event")
     _, watch, run = trained(FAKE, tmp_path, save=lack != "save")
@@ -150,10 +150,10 @@ def test_a_training_that_saves_nothing_says_so_and_is_watched(tmp_path, caplog, 
         ("0.bias", float("nan"), False),
         ("1.running_var", float("inf"), False),
         ("1.running_var", 7e4, False),
-        ("mask", -float("inf"), True),  # on purpose
+        ("mask", -float("inf"), True),  # intended
     ],
 )
-def test_what_half_precision_does_not_hold_is_not_kept(place, value, fits):
+def test_weights_beyond_half_precision_are_not_kept(place, value, fits):
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     net.register_buffer("mask", torch.zeros(2))
     net.state_dict()[place][..., 0] = value
@@ -161,8 +161,8 @@ def test_what_half_precision_does_not_hold_is_not_kept(place, value, fits):
     assert checkpoints.is_storable(trainer) == fits
 
 
-def test_weights_that_no_step_has_shown_are_not_kept(tmp_path):
-    """Spoiled behind the last step of the last epoch."""
+def test_weights_not_checked_by_a_step_are_not_kept(tmp_path):
+    """Spoiled after the last step of the last epoch."""
 
     def spoil_last(trainer):
         next(trainer.ema.ema.parameters()).data.fill_(float("nan"))
@@ -173,18 +173,18 @@ def test_weights_that_no_step_has_shown_are_not_kept(tmp_path):
     assert load_run(tmp_path / "run").meta.kept == THREE
 
 
-# --- an older one ---------------------------------------------------------------------------------
+# --- older copies ---------------------------------------------------------------------------------
 
 
 def kill(trainer):
-    """Let the first block have no gradient from now on, which takes three steps to be found."""
+    """Zero the gradient of the first block from now on, which is found after three steps."""
     for name, parameter in trainer.model.named_parameters():
         if name.startswith("model.0."):
             parameter.register_hook(lambda grad: grad * 0)
 
 
 def dated(folder, *calls, fault, change=kill, **options):
-    """Train with a step an epoch, and a fault from one of them on, followed all the while."""
+    """Train one step an epoch with a fault starting at one of them, and a follower."""
     tail, judges, aside = Tail(folder / "run"), [], []
 
     def look(trainer):
@@ -200,8 +200,8 @@ def dated(folder, *calls, fault, change=kill, **options):
     FAKE.train(folder, watch=watch, calls=calls, **options)
     run = load_run(folder / "run")
     assert run.report() == watch.report()
-    told_of = [[one.change, one.finding.number, one.finding.message] for one in followed]
-    assert told_of == run.alerts[["event", "finding", "message"]].to_numpy().tolist()
+    reported = [[one.change, one.finding.number, one.finding.message] for one in followed]
+    assert reported == run.alerts[["event", "finding", "message"]].to_numpy().tolist()
     assert not (folder / "run" / ONE_BEFORE).exists()
     return watch, run, aside
 
@@ -211,7 +211,7 @@ def epoch_in(path):
 
 
 @pytest.mark.parametrize(("fault", "older"), [(10, 1), (25, 21), (22, 21)])
-def test_an_older_one_takes_its_place_if_a_finding_dates_from_before_it(tmp_path, fault, older):
+def test_older_copy_replaces_it_if_a_finding_dates_from_before_it(tmp_path, fault, older):
     _, run, aside = dated(tmp_path, fault=fault)
     (dead,) = run.report().findings
     assert (dead.rule, dead.step, dead.episodes[0].reported) == ("dead", fault, fault + 2)
@@ -223,7 +223,7 @@ def test_an_older_one_takes_its_place_if_a_finding_dates_from_before_it(tmp_path
 
 
 @pytest.mark.parametrize("fault", [1, 21])
-def test_if_none_is_old_enough_there_is_none(tmp_path, fault):
+def test_no_copy_is_left_if_none_is_old_enough(tmp_path, fault):
     _, run, _ = dated(tmp_path, fault=fault)
     (dead,) = run.report().findings
     assert (dead.step, dead.kept) == (fault, None)
@@ -232,8 +232,8 @@ def test_if_none_is_old_enough_there_is_none(tmp_path, fault):
     assert not (tmp_path / "run" / LAST_HEALTHY).exists()
 
 
-def test_once_all_is_well_again_the_next_one_is_kept(tmp_path):
-    """What was removed is in the record, so that no later finding names it."""
+def test_next_checkpoint_is_kept_once_the_run_is_healthy_again(tmp_path):
+    """The record has the removal, so that no later finding names the removed copy."""
 
     def revive(trainer):
         for name, parameter in trainer.model.named_parameters():
@@ -252,7 +252,7 @@ def test_once_all_is_well_again_the_next_one_is_kept(tmp_path):
     assert spoiled.kept == Kept(15, 15)
 
 
-def test_one_that_somebody_removed_does_not_come_back(tmp_path):
+def test_copy_removed_by_the_user_does_not_come_back(tmp_path):
     def remove(trainer):
         (trainer.save_dir / ONE_BEFORE).unlink()
 
@@ -266,7 +266,7 @@ def grow(trainer):
         parameter.data.mul_(30)
 
 
-def test_weights_that_grow_are_not_kept_and_an_older_copy_comes_back(tmp_path):
+def test_growing_weights_are_not_kept_and_an_older_copy_comes_back(tmp_path):
     _, run, _ = dated(tmp_path, fault=25, change=grow, epochs=40)
     (growth,) = [one for one in run.report().findings if one.rule == "weight_growth"]
     assert growth.severity == "warning"
@@ -276,12 +276,12 @@ def test_weights_that_grow_are_not_kept_and_an_older_copy_comes_back(tmp_path):
     assert epoch_in(tmp_path / "run" / LAST_HEALTHY) == 21
 
 
-def test_the_warnings_that_block_are_rules():
+def test_blocking_rules_are_warnings():
     assert {RULES[name].severity for name in BLOCKING} == {"warning"}
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of luck"), KeyboardInterrupt()])
-def test_what_is_set_aside_goes_with_the_training_whatever_its_outcome(tmp_path, error):
+def test_spare_copy_is_removed_after_the_training_whatever_its_outcome(tmp_path, error):
     seen = []
 
     def look(trainer):
@@ -295,7 +295,7 @@ def test_what_is_set_aside_goes_with_the_training_whatever_its_outcome(tmp_path,
     assert epoch_in(tmp_path / "run" / LAST_HEALTHY) == 2
 
 
-def test_a_resumed_training_removes_what_a_killed_one_has_set_aside(tmp_path):
+def test_resumed_training_removes_the_spare_copy_of_a_killed_one(tmp_path):
     stop = ("on_fit_epoch_end", lambda trainer: setattr(trainer, "stop", trainer.epoch == 2))
     watch = GradWatch(live=False, keep_healthy=True)
     FAKE.train(tmp_path, watch=watch, save=True, calls=[stop])
@@ -310,7 +310,7 @@ def test_a_resumed_training_removes_what_a_killed_one_has_set_aside(tmp_path):
     assert load_run(tmp_path / "run").meta.kept == (*THREE, Kept(4, 8))
 
 
-def test_the_keeping_goes_on_some_calm_windows_after_a_resume(tmp_path):
+def test_keeping_continues_some_calm_windows_after_a_resume(tmp_path):
     options = {"save": True, "images": 4, "epochs": 20}
     stop = ("on_fit_epoch_end", lambda trainer: setattr(trainer, "stop", trainer.epoch == 6))
     calls = [spoil("model.1.conv.weight", at=7), stop]
@@ -329,7 +329,7 @@ def test_the_keeping_goes_on_some_calm_windows_after_a_resume(tmp_path):
     assert run.meta.kept[6:] == tuple(Kept(step - 1, step) for step in range(12, 22))
 
 
-def test_the_list_of_files_names_it(tmp_path, capsys):
+def test_list_of_files_includes_the_copy(tmp_path, capsys):
     def listed():
         lines = capsys.readouterr().out.splitlines()
         return [line.partition("run/")[2] for line in lines if "last_healthy.pt (" in line[-30:]]
@@ -341,7 +341,7 @@ def test_the_list_of_files_names_it(tmp_path, capsys):
 
 
 @pytest.mark.train
-def test_a_training_that_is_resumed_from_it_is_healthy(tmp_path):
+def test_training_resumed_from_the_copy_is_healthy(tmp_path):
     from ultralytics import YOLO
 
     options = {**TINY, "imgsz": 32, "epochs": 14, "save": True, "warmup_epochs": 0}

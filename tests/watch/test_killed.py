@@ -1,4 +1,4 @@
-"""Trainings that are killed or interrupted, in processes of their own."""
+"""Trainings that are killed or interrupted, in their own processes."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ CHILD = TESTS / "child.py"
 
 @contextmanager
 def training(folder, *places, **options):
-    """A training in a process, that waits at places; whatever happens, it is gone afterwards."""
+    """A training process that waits at these places; it is always killed at the end."""
     options = {**TINY, "imgsz": 32, "model": small(), "data": shapes(), **options}
     arguments = [sys.executable, CHILD, json.dumps({**options, "project": str(folder)}), *places]
     log = folder / "log.txt"
@@ -38,16 +38,16 @@ def training(folder, *places, **options):
 
 
 def wait_until(process, is_there, *, seconds=100):
-    """Wait for a condition, for as long as the process lives."""
+    """Wait for a condition while the process is alive."""
     deadline = time.monotonic() + seconds
     while not is_there():
         assert process.poll() is None, "it ended before"
         assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.005)  # the other process is at work
+        time.sleep(0.005)  # let the other process work
 
 
 def whole_windows(folder):
-    """The rows of all whole windows of a run, told by the number of its modules."""
+    """The rows of all complete windows of a run, judged by its number of modules."""
     try:
         layout = json.loads((folder / "gradwatch.json").read_text(encoding="utf-8"))["layout"]
         content = (folder / "gradwatch.csv").read_text(encoding="utf-8")
@@ -58,7 +58,7 @@ def whole_windows(folder):
 
 
 def assert_read(folder, rows):
-    """The run that is read is these rows, whose windows follow each other without a hole."""
+    """The run that is read consists of these rows, in windows without gaps."""
     run = load_run(folder)
     columns = ["epoch", "step_first", "step_last", "module"]
     read = run.windows[columns].astype(str).to_numpy().tolist()
@@ -73,7 +73,7 @@ def assert_read(folder, rows):
 
 
 def resume(folder):
-    """Resume the training of ``folder / "run"`` for an epoch; its watch."""
+    """Resume the training of ``folder / "run"`` for one epoch and return its watch."""
     from yolo_gradwatch import GradWatch
 
     def stop(trainer):
@@ -87,7 +87,7 @@ def resume(folder):
 
 
 def check_killed(folder, seen, capsys):
-    """What a killed training has left is read, shown and gone on with."""
+    """The files of a killed training can be read, reviewed and resumed."""
     run_dir = folder / "run"
     rows = whole_windows(run_dir)
     assert rows[: len(seen)] == seen
@@ -101,7 +101,7 @@ def check_killed(folder, seen, capsys):
     assert (killed.meta.status, killed.status) == ("running", "killed")
     assert main(["review", str(run_dir)]) == 0
     assert "its process is gone" in capsys.readouterr().out
-    if zipfile.is_zipfile(run_dir / "weights" / "last.pt"):  # else there is nothing to resume
+    if zipfile.is_zipfile(run_dir / "weights" / "last.pt"):  # otherwise there is nothing to resume
         watch = resume(folder)
         again = whole_windows(run_dir)
         assert again[: len(rows)] == rows
@@ -114,12 +114,12 @@ def check_killed(folder, seen, capsys):
 @pytest.mark.parametrize(
     "moment", [pytest.param(n, marks=pytest.mark.full if n else ()) for n in range(20)]
 )
-def test_a_training_that_is_killed_loses_nothing_that_was_on_the_disk(tmp_path, capsys, moment):
+def test_killed_training_loses_nothing_that_was_on_disk(tmp_path, capsys, moment):
     chance = random.Random(moment)  # noqa: S311  # no secret
     table = tmp_path / "run" / "gradwatch.csv"
     with training(tmp_path, epochs=100_000) as (process, _log):
         if moment % 4 == 3:
-            time.sleep(chance.uniform(0.2, 8))  # while it starts
+            time.sleep(chance.uniform(0.2, 8))  # during startup
         else:
             wait_until(process, table.exists)
             time.sleep(chance.uniform(0, 2))
@@ -136,7 +136,7 @@ def test_a_training_that_is_killed_loses_nothing_that_was_on_the_disk(tmp_path, 
         *(pytest.param(place, marks=pytest.mark.full) for place in ("tables", "meta", "batch")),
     ],
 )
-def test_a_training_that_is_killed_while_it_writes_can_be_gone_on_with(tmp_path, capsys, place):
+def test_training_killed_during_a_write_can_be_resumed(tmp_path, capsys, place):
     with training(tmp_path, place, epochs=3) as (process, log):
         wait_until(process, lambda: f"<{place}>" in log.read_text())
         seen = whole_windows(tmp_path / "run")
@@ -157,16 +157,16 @@ def test_a_training_that_is_killed_while_it_writes_can_be_gone_on_with(tmp_path,
     ],
 )
 def test_ctrl_c_ends_the_training_as_without_the_watch(tmp_path, live, places):
-    """The second one comes while the watch ends."""
+    """The second Ctrl-C comes while the watch shuts down."""
     with training(tmp_path, *places, epochs=3, live=live) as (process, log):
         for place in places:
             wait_until(process, lambda place=place: f"<{place}>" in log.read_text())
             process.send_signal(signal.SIGINT)
         assert process.wait(60) == -signal.SIGINT
-    shown = log.read_text()
-    assert "<restored>" in shown
-    assert shown.rstrip().splitlines()[-1] == "KeyboardInterrupt"
-    assert "GradWatch stops watching" not in shown
+    output = log.read_text()
+    assert "<restored>" in output
+    assert output.rstrip().splitlines()[-1] == "KeyboardInterrupt"
+    assert "GradWatch stops watching" not in output
     run = assert_read(tmp_path / "run", whole_windows(tmp_path / "run"))
     assert run.meta.status == "interrupted"
     assert run.report().steps == 2

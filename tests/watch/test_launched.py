@@ -1,4 +1,4 @@
-"""A training in other processes, found again by its files."""
+"""A training in other processes, found through its files."""
 
 import os
 
@@ -22,18 +22,18 @@ UNHEALTHY = [
     *(window(step, zero=[CONV]) for step in (1, 2, 3, 4)),
     window(5, zero=[CONV], nonfinite=["model.2.a"]),
 ]
-"""Dead from step 3 on, when it is told, and not finite in step 5."""
+"""Dead from step 1 on, reported in step 3; not finite in step 5."""
 
 
 def launcher(folder, begin=None, *, ddp=True):
-    """A trainer that starts processes, as a rule, and calls ``begin`` before its training."""
+    """A trainer that launches processes by default and calls ``begin`` before its training."""
     kind = type("Launcher", (FakeTrainer,), {"ddp": ddp})
     calls = {"on_pretrain_routine_start": [begin] if ddp and begin else []}
     project = {"project": str(folder.parent), "name": folder.name}
     return kind({**TINY, **project}, calls)
 
 
-def test_a_launched_training_has_nothing_to_tell_before_its_first_file(tmp_path, monkeypatch):
+def test_launched_training_has_no_report_before_its_first_file(tmp_path, monkeypatch):
     monkeypatch.setattr("ultralytics.__version__", "8.4.140")
     launched = Launched(tmp_path, ())
     assert launched.folder == tmp_path
@@ -44,7 +44,7 @@ def test_a_launched_training_has_nothing_to_tell_before_its_first_file(tmp_path,
         launched.report()
 
 
-def test_files_of_an_earlier_run_are_not_taken_for_those_of_a_launched_one(tmp_path):
+def test_files_of_an_earlier_run_are_ignored(tmp_path):
     write_files(tmp_path, DEAD)
     launched = Launched(tmp_path, ("dead",))
     assert not launched.has_started
@@ -52,12 +52,12 @@ def test_files_of_an_earlier_run_are_not_taken_for_those_of_a_launched_one(tmp_p
     with pytest.raises(RuntimeError, match="there is nothing to report"):
         launched.report()
     write_files(tmp_path, DEAD)
-    os.utime(tmp_path / "gradwatch.json", ns=(1, 1))  # where a clock is coarse
+    os.utime(tmp_path / "gradwatch.json", ns=(1, 1))  # the clock may be coarse
     assert launched.has_started
     assert launched.stopped_by.rule == "dead"
 
 
-def test_the_report_is_that_of_the_files(tmp_path):
+def test_report_is_read_from_the_files(tmp_path):
     launched = Launched(tmp_path, ())
     write_files(tmp_path, UNHEALTHY, status="running")
     assert launched.has_started
@@ -71,13 +71,13 @@ def test_the_report_is_that_of_the_files(tmp_path):
     ("status", "is_broken"),
     [("finished", False), ("failed", True), ("running", True), ("interrupted", True)],
 )
-def test_nobody_watched_to_the_end_unless_the_file_says_finished(tmp_path, status, is_broken):
+def test_watch_is_incomplete_unless_the_file_says_finished(tmp_path, status, is_broken):
     launched = Launched(tmp_path, ())
     write_files(tmp_path, UNHEALTHY, status=status)
     assert launched.is_broken is is_broken
 
 
-def test_files_that_cannot_be_read_are_named_when_asked_for_a_report(tmp_path):
+def test_unreadable_files_are_named_in_the_error_of_a_report(tmp_path):
     launched = Launched(tmp_path, ("dead",))
     write_files(tmp_path, UNHEALTHY)
     (tmp_path / "gradwatch.json").write_text("{", encoding="utf-8")
@@ -99,15 +99,15 @@ CURED = [window(step) for step in range(4, 16)]
         (("nonfinite",), "nonfinite", UNHEALTHY, None),
         (("nonfinite", "dead"), "dead", UNHEALTHY, None),  # the first of the two
         (("dead",), "dead", UNHEALTHY, Event(2, "resume")),
-        (("dead",), None, UNHEALTHY, Event(4, "resume")),  # what was before is past
+        (("dead",), None, UNHEALTHY, Event(4, "resume")),  # findings of before are in the past
         (("nonfinite",), "nonfinite", UNHEALTHY, Event(4, "resume")),
         (("nonfinite",), "nonfinite", UNHEALTHY, Event(5, "resume")),
         (("nonfinite",), None, UNHEALTHY, Event(6, "resume")),
-        (("dead",), None, [*DEAD, *CURED], Event(4, "resume")),  # it ends then
-        (("dead",), "dead", UNHEALTHY, Event(4, "nan_recovery")),  # which is no new start
+        (("dead",), None, [*DEAD, *CURED], Event(4, "resume")),  # ended by the resume
+        (("dead",), "dead", UNHEALTHY, Event(4, "nan_recovery")),  # not a new start
     ],
 )
-def test_the_finding_that_stopped_is_the_first_that_was_named(  # cases
+def test_training_stopped_at_the_first_finding_with_a_given_name(  # cases
     tmp_path, words, rule, windows, event
 ):
     launched = Launched(tmp_path, words)
@@ -118,7 +118,7 @@ def test_the_finding_that_stopped_is_the_first_that_was_named(  # cases
 
 
 def leave(folder, windows, fail_on=(), stop_on=(), **meta):
-    """The exit code of a command whose training was launched, and has written such files."""
+    """The exit code of a command whose launched training wrote these files."""
     gradwatch = GradWatch(stop_on=stop_on)
 
     def run():
@@ -149,11 +149,11 @@ def test_exit_codes_are_those_of_a_training_in_one_process(tmp_path, options, co
 
 
 @pytest.mark.parametrize(("fail_on", "code"), [((), 0), (("dead",), 1)])
-def test_a_launched_training_without_files_does_not_pass_under_fail_on(tmp_path, fail_on, code):
+def test_launched_training_without_files_does_not_pass_fail_on(tmp_path, fail_on, code):
     assert leave(tmp_path, None, fail_on=fail_on) == code
 
 
-def test_a_launch_is_reported_before_it_is_prepared(tmp_path, monkeypatch):
+def test_launch_is_reported_before_it_is_prepared(tmp_path, monkeypatch):
     from ultralytics.engine import trainer as engine
 
     calls = []
@@ -163,16 +163,16 @@ def test_a_launch_is_reported_before_it_is_prepared(tmp_path, monkeypatch):
         return "command", "file"
 
     monkeypatch.setattr(engine, "generate_ddp_command", prepare)
-    undo = ddp.before_launch(lambda trainer: calls.append(("told", trainer)))
+    undo = ddp.before_launch(lambda trainer: calls.append(("reported", trainer)))
     assert engine.generate_ddp_command(1) == ("command", "file")
     undo()
     assert engine.generate_ddp_command is prepare
     undo()
     assert engine.generate_ddp_command is prepare
-    assert calls == [("told", 1), ("prepared", 1)]
+    assert calls == [("reported", 1), ("prepared", 1)]
 
 
-def test_the_watch_that_is_attached_to_a_launching_trainer_hears_of_it(tmp_path):
+def test_watch_attached_to_a_launching_trainer_is_notified(tmp_path):
     ours, other = GradWatch(), GradWatch()
     _begin_launched(launcher(tmp_path, ours._attachment.on_begin))
     assert [type(session) for session in ours._attachment.sessions] == [Launched]
@@ -191,7 +191,7 @@ def dropped(caplog):
     ("version", "drops"),
     [("8.4.0", True), ("8.4.139", True), ("8.4.140", False), ("8.4.190", False), ("9.0", False)],
 )
-def test_an_ultralytics_that_drops_callbacks_gets_one_warning(
+def test_ultralytics_that_drops_callbacks_gets_one_warning(
     tmp_path, monkeypatch, caplog, version, drops
 ):
     monkeypatch.setattr("ultralytics.__version__", version)
@@ -210,7 +210,7 @@ def test_an_ultralytics_that_drops_callbacks_gets_one_warning(
     ("version", "gpus", "times"),
     [("8.4.139", 2, 1), ("8.4.139", 1, 0), ("8.4.139", 0, 0), ("8.4.140", 2, 0)],
 )
-def test_who_attaches_to_a_model_is_warned_where_there_are_several_gpus(  # noqa: PLR0913, PLR0917
+def test_attaching_to_a_model_warns_with_several_gpus(  # noqa: PLR0913, PLR0917
     tmp_path, monkeypatch, caplog, version, gpus, times
 ):
     monkeypatch.setattr("ultralytics.__version__", version)
@@ -223,20 +223,19 @@ def test_who_attaches_to_a_model_is_warned_where_there_are_several_gpus(  # noqa
 
 
 @pytest.mark.parametrize(("launches", "times"), [(True, 1), (False, 0)])
-def test_who_attaches_to_a_trainer_is_warned_where_it_has_several_gpus(
+def test_attaching_to_a_trainer_warns_with_several_gpus(
     tmp_path, monkeypatch, caplog, launches, times
 ):
     monkeypatch.setattr("ultralytics.__version__", "8.4.139")
     monkeypatch.setattr(ddp, "gpus", lambda: 8)
     gradwatch = GradWatch().attach(launcher(tmp_path, ddp=launches))
     assert len(dropped(caplog)) == times
-    assert gradwatch.run_dir == (
-        None if launches else tmp_path
-    )  # a launch is not begun by attaching
+    # attaching does not start a launch
+    assert gradwatch.run_dir == (None if launches else tmp_path)
 
 
 @pytest.mark.parametrize(("rank", "watched"), [(-1, 1), (0, 1), (1, 0), (7, 0)])
-def test_other_ranks_than_the_first_do_nothing(tmp_path, as_rank, rank, watched):
+def test_only_the_first_rank_watches(tmp_path, as_rank, rank, watched):
     as_rank(rank)
     gradwatch, trainer = GradWatch(), launcher(tmp_path, ddp=False)
     gradwatch._attachment.on_begin(trainer)
@@ -244,7 +243,7 @@ def test_other_ranks_than_the_first_do_nothing(tmp_path, as_rank, rank, watched)
     assert ("_do_train" in vars(trainer)) == bool(watched)
 
 
-def test_an_ultralytics_that_launches_in_another_way_is_left_alone(monkeypatch):
+def test_ultralytics_with_another_way_to_launch_is_left_alone(monkeypatch):
     from ultralytics.engine import trainer as engine
 
     monkeypatch.delattr(engine, "generate_ddp_command")
@@ -253,7 +252,7 @@ def test_an_ultralytics_that_launches_in_another_way_is_left_alone(monkeypatch):
     undo()
 
 
-def test_ultralytics_prepares_a_launch_by_the_name_that_is_wrapped():
+def test_ultralytics_prepares_a_launch_with_the_wrapped_function():
     import inspect
 
     from ultralytics.engine.trainer import BaseTrainer
@@ -261,11 +260,11 @@ def test_ultralytics_prepares_a_launch_by_the_name_that_is_wrapped():
     assert "generate_ddp_command(self)" in inspect.getsource(BaseTrainer.train)
 
 
-def test_trouble_of_ours_before_a_launch_is_a_warning_and_it_goes_on(monkeypatch, caplog):
+def test_error_of_ours_before_a_launch_is_only_a_warning(monkeypatch, caplog):
     from ultralytics.engine import trainer as engine
 
     def fail(_trainer):
-        raise OSError("planted")
+        raise OSError("injected")
 
     monkeypatch.setattr(engine, "generate_ddp_command", lambda trainer: ("command", trainer))
     undo = ddp.before_launch(fail)
@@ -273,10 +272,10 @@ def test_trouble_of_ours_before_a_launch_is_a_warning_and_it_goes_on(monkeypatch
         assert engine.generate_ddp_command("a trainer") == ("command", "a trainer")
     finally:
         undo()
-    assert "cannot find this training again: planted" in caplog.text
+    assert "cannot find this training again: injected" in caplog.text
 
 
-def test_the_gpus_are_those_that_torch_sees(monkeypatch):
+def test_gpus_are_those_visible_to_torch(monkeypatch):
     import torch
 
     assert ddp.gpus() == torch.cuda.device_count()
@@ -286,7 +285,7 @@ def test_the_gpus_are_those_that_torch_sees(monkeypatch):
     assert not ddp.may_launch(object())
 
 
-def test_a_rank_that_somebody_else_has_launched_launches_nothing(monkeypatch):
+def test_rank_launched_by_someone_else_launches_nothing(monkeypatch):
     monkeypatch.setattr(ddp, "gpus", lambda: 2)
     monkeypatch.setattr("ultralytics.utils.LOCAL_RANK", 0)
     assert not ddp.may_launch(object())

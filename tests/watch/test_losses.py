@@ -1,4 +1,4 @@
-"""Loss items of trainings, held against the trainer's own, batch by batch."""
+"""Loss items of trainings, compared with the trainer's own, batch by batch."""
 
 import math
 from dataclasses import replace
@@ -18,7 +18,7 @@ ACCUMULATED = {"nbs": 16, "images": 48}
 
 
 class Record:
-    """What the trainer says of each batch, in float64, and of each optimizer step."""
+    """The trainer's loss items of each batch, in float64, and each optimizer step."""
 
     def __init__(self):
         self.batches, self.rates, self.windows = [], {}, []
@@ -60,7 +60,7 @@ class Record:
         self._pending.append({name: float(item) for name, item in items.items()})
 
     def check(self, run, interval=1, first=1):
-        """Compare every row of the table."""
+        """Compare each row of the table."""
         captured = [step for step in self.rates if (step - first) % interval == 0]
         seen = set()
         for (begin, end), table in run.losses.groupby(["step_first", "step_last"]):
@@ -95,7 +95,7 @@ class Record:
 
 
 def watched(way, folder, *, kind=None, calls=(), interval=1, **options):
-    """Train, hold the table against the trainer and the windows live against those read back."""
+    """Train; compare the table with the trainer, and live windows with stored ones."""
     record = Record()
     watch = GradWatch(live=False, outputs=[record], interval=interval)
     own = [("on_train_batch_start", record.start_batch), ("on_train_batch_end", record.end_batch)]
@@ -116,9 +116,9 @@ def assert_windows(run, expected):
 
 
 def in_items(*batches, change):
-    """A callback that changes the loss items of some batches, and neither loss nor gradient."""
+    """A callback that changes the loss items of some batches but not loss or gradient."""
 
-    def plant(trainer):
+    def change_items(trainer):
         passes = []
 
         def hook(_module, _inputs, output):
@@ -129,7 +129,7 @@ def in_items(*batches, change):
 
         trainer.model.register_forward_hook(hook)
 
-    return ("on_train_start", plant)
+    return ("on_train_start", change_items)
 
 
 def ruined(items):
@@ -140,7 +140,7 @@ def ruined(items):
     return items
 
 
-def test_a_nan_in_the_third_of_four_accumulated_batches_is_counted(way, tmp_path):
+def test_nan_in_the_third_of_four_accumulated_batches_is_counted(way, tmp_path):
     run, record, trainer = watched(way, tmp_path, calls=[in_items(7, change=ruined)], **ACCUMULATED)
     assert [len([b for b in record.batches if b[0] == s]) for s in (1, 2, 3)] == [4, 4, 4]
     step = run.losses[run.losses["step_first"] == 2].set_index("item")
@@ -149,11 +149,11 @@ def test_a_nan_in_the_third_of_four_accumulated_batches_is_counted(way, tmp_path
     assert tuple(step.loc["sum", ["steps", "nonfinite"]]) == (4, 1)
     assert step["nonfinite"].sum() == 2
     assert run.losses.loc[run.losses["step_first"] != 2, "nonfinite"].sum() == 0
-    assert not run.windows["nonfinite"].any()  # the gradient is that of the loss
+    assert not run.windows["nonfinite"].any()  # the gradient comes from the unchanged loss
     assert all(bool(p.isfinite().all()) for p in trainer.model.parameters())
 
 
-def test_the_watch_of_loss_items_changes_no_weight(way, tmp_path):
+def test_watching_loss_items_changes_no_weight(way, tmp_path):
     bare = way.train(tmp_path / "bare", epochs=1, warmup_epochs=0, **ACCUMULATED)
     _, _, trainer = watched(way, tmp_path, **ACCUMULATED)
     assert bits_of(trainer) == bits_of(bare)
@@ -179,7 +179,7 @@ def test_learning_rates_of_a_warm_up(way, tmp_path):
         assert len({rates[0] for rates in record.rates.values()}) > 4
 
 
-def test_batches_of_steps_that_amp_skips_count_too(way, tmp_path):
+def test_batches_of_steps_skipped_by_amp_count_too(way, tmp_path):
     calls = [spoil(WEIGHT, math.inf, at=6), in_items(6, change=ruined)]
     options = {"kind": way.scaled(), "nbs": 8, "images": 32}
     run, _, _ = watched(way, tmp_path, calls=calls, **options)
@@ -191,12 +191,12 @@ def test_batches_of_steps_that_amp_skips_count_too(way, tmp_path):
 
 
 def without_last(items):
-    """The items of a loss that leaves one out."""
+    """The loss items without the last one."""
     return dict([*items.items()][:-1]) if isinstance(items, dict) else items
 
 
-def test_items_that_change_in_mid_training_have_rows_as_long_as_they_are_there(way, tmp_path):
-    """At an epoch's end: the trainer itself cannot take in items that it did not begin with."""
+def test_items_that_change_mid_training_have_rows_while_they_exist(way, tmp_path):
+    """At the end of an epoch: the trainer cannot add items that it did not start with."""
     calls = [in_items(5, 6, change=without_last)]
     run, record, _ = watched(way, tmp_path, images=24, calls=calls)
     names = [list(items) for _, items in record.batches]
@@ -215,7 +215,7 @@ def test_items_that_change_in_mid_training_have_rows_as_long_as_they_are_there(w
     ],
     ids=["none", "elsewhere", "no tensor"],
 )
-def test_items_that_cannot_be_read_have_no_rows_and_the_training_goes_on(tmp_path, caplog, change):
+def test_unreadable_items_have_no_rows_and_the_training_goes_on(tmp_path, caplog, change):
     from short import FAKE
 
     calls = [in_items(*range(1, 3), change=change)]
@@ -230,7 +230,7 @@ def test_items_that_cannot_be_read_have_no_rows_and_the_training_goes_on(tmp_pat
 
 
 def test_batches_whose_gradient_is_lost_do_not_count(way, tmp_path):
-    """One that is accumulated when memory runs out."""
+    """A batch accumulated before the memory runs out."""
     from ultralytics.engine.trainer import BaseTrainer
 
     needs(BaseTrainer, "_oom_retries")
@@ -252,7 +252,7 @@ def test_batches_whose_gradient_is_lost_do_not_count(way, tmp_path):
     assert whole["steps"].sum() == 8  # of two images each
 
 
-def test_a_resumed_training_appends_to_the_table(way, tmp_path):
+def test_resumed_training_appends_to_the_table(way, tmp_path):
     options = {"images": 16, "epochs": 4, "save": True, "warmup_epochs": 0}
     records = [Record(), Record()]
     records[1].step = 9

@@ -1,4 +1,4 @@
-"""What is recorded of the optimizer, held against the trainer's own groups and flags."""
+"""What is recorded of the optimizer, compared with the trainer's own groups and flags."""
 
 import math
 from types import SimpleNamespace
@@ -17,8 +17,8 @@ from yolo_gradwatch.watch.ultralytics.optimizer import Membership, read
 BLOCK = "model.2."
 
 
-class Noted(OutputBase):
-    """Notes what the optimizer moves, and the windows."""
+class RecordingOutput(OutputBase):
+    """Records the membership of the optimizer, and the windows."""
 
     def __init__(self):
         self.seen, self.calls = [], []
@@ -31,8 +31,8 @@ class Noted(OutputBase):
         self.calls.append(("window", window.step_first, window.step_last))
 
 
-class Truth:
-    """What the trainer is made of at each batch's end, by the objects themselves."""
+class GroundTruth:
+    """The trainer's state at the end of each batch, from the objects themselves."""
 
     def __init__(self):
         self.rates = []
@@ -56,8 +56,8 @@ class Truth:
 
 
 def watched(way, folder, *, calls=(), **options):
-    """Train; what was noted, the run as it reads back, and the truth."""
-    noted, truth = Noted(), Truth()
+    """Train; the recorded output, the run as read back, and the ground truth."""
+    noted, truth = RecordingOutput(), GroundTruth()
     watch = GradWatch(live=False, outputs=[noted])
     calls = [*calls, ("on_train_batch_end", truth)]
     way.train(folder, watch=watch, calls=calls, **{"epochs": 2, "warmup_epochs": 0, **options})
@@ -73,7 +73,7 @@ def inside(names, block=BLOCK):
 
 
 def leave_out(trainer):
-    """Take the parameters of a block out of the optimizer."""
+    """Remove the parameters of a block from the optimizer."""
     out = {id(p) for n, p in trainer.model.named_parameters() if n.startswith(BLOCK)}
     for group in trainer.optimizer.param_groups:
         group["params"] = [p for p in group["params"] if id(p) not in out]
@@ -97,11 +97,11 @@ def real():
 
 @pytest.mark.train
 @pytest.mark.parametrize("optimizer", ["SGD", "AdamW", "MuSGD", "auto"])
-def test_all_that_is_trained_is_in_the_optimizer_of_ultralytics(real, tmp_path, optimizer):
+def test_ultralytics_puts_all_trained_parameters_in_the_optimizer(real, tmp_path, optimizer):
     options = {"optimizer": optimizer, "epochs": 3, "warmup_epochs": 1, "lrf": 0.0}
     noted, run, truth = watched(real, tmp_path, **options)
     (moved,) = noted.seen
-    assert len({tuple(rates) for rates in truth.rates}) > 3  # no learning rate is a change
+    assert len({tuple(rates) for rates in truth.rates}) > 3  # a new learning rate is not a change
     assert (moved.outside, moved.zero_rate, moved.thawed, moved.step) == ((), (), (), 1)
     assert all(".dfl" in name for name in moved.frozen)
     assert moved.frozen_otherwise == ()
@@ -120,9 +120,7 @@ def test_all_that_is_trained_is_in_the_optimizer_of_ultralytics(real, tmp_path, 
         ("on_train_batch_end", 3, 4),
     ],
 )
-def test_a_parameter_that_is_left_out_is_outside_from_the_next_step_on(
-    way, tmp_path, event, count, step
-):
+def test_omitted_parameter_is_outside_from_the_next_step_on(way, tmp_path, event, count, step):
     noted, run, truth = watched(way, tmp_path, calls=[at(event, count, leave_out)])
     last = noted.seen[-1]
     assert set(last.outside) == set(inside(truth.trained))
@@ -133,7 +131,7 @@ def test_a_parameter_that_is_left_out_is_outside_from_the_next_step_on(
     assert {name.rpartition(".")[0] for name in last.outside} <= set(run.layout.modules)
 
 
-def test_what_is_added_to_the_model_afterwards_is_outside(way, tmp_path):
+def test_parameters_added_to_the_model_later_are_outside(way, tmp_path):
     def add(trainer):
         trainer.model.model[2].conv.gain = nn.Parameter(torch.ones(1))
         trainer.model.model[3].more = nn.Conv2d(1, 1, 1, bias=False)
@@ -145,7 +143,7 @@ def test_what_is_added_to_the_model_afterwards_is_outside(way, tmp_path):
     ]
 
 
-def test_a_parameter_that_replaces_another_is_outside_from_the_next_epoch_on(way, tmp_path):
+def test_replaced_parameter_is_outside_from_the_next_epoch_on(way, tmp_path):
     def replace(trainer):
         conv = trainer.model.model[2].conv
         conv.weight = nn.Parameter(conv.weight.detach().clone())
@@ -158,11 +156,11 @@ def test_a_parameter_that_replaces_another_is_outside_from_the_next_epoch_on(way
 
 
 @pytest.mark.parametrize("warmup", [0, 1])
-def test_what_is_in_a_group_with_a_learning_rate_of_zero_is_named(way, tmp_path, warmup):
-    """A warm-up, which begins at 0 for the other groups, is no such group."""
+def test_parameters_in_a_group_with_a_rate_of_zero_are_named(way, tmp_path, warmup):
+    """A warm-up that starts at 0 for the other groups does not count."""
     expected = set()
 
-    def halt(trainer):
+    def add_zero_rate_group(trainer):
         group = trainer.optimizer.param_groups[0]
         kept = [p for n, p in trainer.model.named_parameters() if n.startswith(BLOCK)]
         ids = {id(p) for p in kept}
@@ -176,7 +174,9 @@ def test_what_is_in_a_group_with_a_learning_rate_of_zero_is_named(way, tmp_path,
             scheduler.lr_lambdas.append(scheduler.lr_lambdas[0])
 
     options = {"optimizer": "SGD", "warmup_bias_lr": 0.0, "warmup_epochs": warmup}
-    noted, *_ = watched(way, tmp_path, calls=[at("on_train_start", 1, halt)], **options)
+    noted, *_ = watched(
+        way, tmp_path, calls=[at("on_train_start", 1, add_zero_rate_group)], **options
+    )
     (moved,) = noted.seen
     assert set(moved.zero_rate) == expected
     assert len(expected) == 3
@@ -185,7 +185,7 @@ def test_what_is_in_a_group_with_a_learning_rate_of_zero_is_named(way, tmp_path,
 
 
 @pytest.mark.parametrize("freeze", [3, pytest.param([1, 3], marks=pytest.mark.train)])
-def test_layers_that_are_frozen_by_an_option_are_told_from_others(request, tmp_path, freeze):
+def test_layers_frozen_by_an_option_are_distinguished_from_others(request, tmp_path, freeze):
     from short import FAKE
 
     way = FAKE if freeze == 3 else request.getfixturevalue("real")
@@ -209,20 +209,20 @@ def test_freeze_as_a_number_in_a_real_training(real, tmp_path):
     assert moved.frozen_otherwise == moved.outside == ()
 
 
-def test_a_layer_that_is_frozen_and_thawed_by_a_callback(way, tmp_path):
+def test_layer_frozen_and_thawed_by_a_callback(way, tmp_path):
     calls = [
         at("on_train_epoch_start", 1, requires(grad=False)),
         at("on_train_epoch_start", 3, requires(grad=True)),
     ]
     noted, run, truth = watched(way, tmp_path, calls=calls, epochs=4)
-    told = [(one.step, one.frozen_otherwise, one.thawed) for one in noted.seen]
+    recorded = [(one.step, one.frozen_otherwise, one.thawed) for one in noted.seen]
     names = inside(name for name in run.meta.optimizer.thawed)
     assert set(names) == set(inside(truth.trained))
-    assert told[-2:] == [(1, names, ()), (5, (), names)]
-    assert len(told) <= 3  # before the callback, all is trained
+    assert recorded[-2:] == [(1, names, ()), (5, (), names)]
+    assert len(recorded) <= 3  # before the callback, everything is trained
 
 
-def test_a_layer_that_was_frozen_by_an_option_has_thawed(way, tmp_path):
+def test_thawed_layer_that_an_option_froze(way, tmp_path):
     calls = [at("on_train_batch_end", 3, requires(grad=True, block="model.1."))]
     noted, _, truth = watched(way, tmp_path, calls=calls, freeze=2)
     assert [one.step for one in noted.seen] == [1, 4]
@@ -232,8 +232,8 @@ def test_a_layer_that_was_frozen_by_an_option_has_thawed(way, tmp_path):
 
 
 @pytest.mark.parametrize("freeze", [2, 1])
-def test_a_resumed_training_goes_on_with_what_is_known(way, tmp_path, freeze):
-    """With fewer frozen layers, some have thawed."""
+def test_resumed_training_keeps_the_known_membership(way, tmp_path, freeze):
+    """With fewer frozen layers, some count as thawed."""
     calls = [at("on_train_batch_end", 5, leave(KeyboardInterrupt))]
     with pytest.raises(KeyboardInterrupt):
         watched(way, tmp_path, calls=calls, epochs=4, save=True, freeze=2)
@@ -254,15 +254,15 @@ def test_a_resumed_training_goes_on_with_what_is_known(way, tmp_path, freeze):
 # --- without a training ---------------------------------------------------------------------------
 
 
-class Around(nn.Module):
-    """A wrapper such as those of DDP and ``torch.compile``."""
+class Wrapper(nn.Module):
+    """A wrapper like those of DDP and ``torch.compile``."""
 
     def __init__(self, name, model):
         super().__init__()
         setattr(self, name, model)
 
 
-def stand_in(model, optimizer=None):
+def fake_trainer(model, optimizer=None):
     optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.1)
     return SimpleNamespace(model=model, optimizer=optimizer, freeze_layer_names=[".dfl"])
 
@@ -272,31 +272,31 @@ def net():
 
 
 @pytest.mark.parametrize("wrappers", [["module"], ["_orig_mod"], ["_orig_mod", "module"]])
-def test_names_are_those_of_the_layout_whatever_wraps_the_model(wrappers):
+def test_names_match_the_layout_whatever_wraps_the_model(wrappers):
     model = inner = net()
     optimizer = torch.optim.SGD(inner[0].parameters(), lr=0.1)
     inner[1].bias.requires_grad_(requires_grad=False)
     for name in wrappers:
-        model = Around(name, model)
-    moved = read(stand_in(model, optimizer), 1)
+        model = Wrapper(name, model)
+    moved = read(fake_trainer(model, optimizer), 1)
     assert moved.outside == ("1.weight", "2.weight", "2.bias")
     assert moved.frozen_otherwise == ("1.bias",)
     names = [name for name, _ in model.named_parameters()]
     assert [clean_name(name) for name in names] == [n for n, _ in inner.named_parameters()]
 
 
-def test_a_shared_parameter_has_one_name_and_is_counted_once():
+def test_shared_parameter_has_one_name_and_is_counted_once():
     model = net()
     model[2] = model[1]
-    moved = read(stand_in(model, torch.optim.SGD(model[0].parameters(), lr=0.1)), 1)
+    moved = read(fake_trainer(model, torch.optim.SGD(model[0].parameters(), lr=0.1)), 1)
     assert moved.outside == ("1.weight", "1.bias")
-    assert read(stand_in(model), 1).groups == (Group(0.1, 0, 4, 2 * 3 + 3 + 3 * 3 + 3),)
+    assert read(fake_trainer(model), 1).groups == (Group(0.1, 0, 4, 2 * 3 + 3 + 3 * 3 + 3),)
 
 
-def test_what_cannot_have_a_gradient_is_not_frozen():
+def test_parameter_that_cannot_have_a_gradient_is_not_frozen():
     model = net()
     model.index = nn.Parameter(torch.zeros(1, dtype=torch.int64), requires_grad=False)
-    assert read(stand_in(model), 1).frozen_otherwise == ()
+    assert read(fake_trainer(model), 1).frozen_otherwise == ()
 
 
 @pytest.mark.parametrize(
@@ -312,8 +312,8 @@ def test_what_cannot_have_a_gradient_is_not_frozen():
         SimpleNamespace(param_groups=[{"params": None, "lr": 0.1}]),
     ],
 )
-def test_an_optimizer_whose_groups_are_not_those_of_torch_is_unknown_until_they_are(optimizer):
-    seen, trainer = Membership(), stand_in(net(), optimizer)
+def test_optimizer_without_torch_groups_is_unknown_until_it_has_them(optimizer):
+    seen, trainer = Membership(), fake_trainer(net(), optimizer)
     assert seen.changed(trainer, 1, thorough=True) is None
     trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.1)
     known = seen.changed(trainer, 2, thorough=False)
@@ -326,17 +326,17 @@ def test_an_optimizer_whose_groups_are_not_those_of_torch_is_unknown_until_they_
     ("rate", "noted"),
     [(torch.tensor(0.25), 0.25), (torch.zeros((), device="meta"), None), (math.inf, None)],
 )
-def test_a_rate_is_a_finite_number_on_the_host_or_unknown(rate, noted):
-    """A tensor on a device is not asked, because that would stop the device; meta raises."""
-    trainer = stand_in(net())
+def test_rate_is_a_finite_number_on_the_host_or_unknown(rate, noted):
+    """A tensor on a device is not read, because that would stall the device; meta raises."""
+    trainer = fake_trainer(net())
     trainer.optimizer.param_groups[0]["lr"] = rate
     moved = Membership().changed(trainer, 1, thorough=True)
     assert moved.groups[0].lr == noted
     assert moved.zero_rate == ()
 
 
-def test_an_optimizer_that_is_made_again_is_no_change_but_another_one_is():
-    trainer = stand_in(net())
+def test_rebuilt_optimizer_is_no_change_but_another_class_is():
+    trainer = fake_trainer(net())
     seen = Membership()
     assert seen.changed(trainer, 1, thorough=True).name == "SGD"
     trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.1)

@@ -1,4 +1,4 @@
-"""Every kind of model, trained for some steps: the watch holds up, and finds nothing."""
+"""Models of every kind, trained for a few steps: the watch works and finds nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.train
 full = pytest.mark.full
 
 TWO_STEPS = {"epochs": 1, "batch": 2, "nbs": 2}
-"""Of a data set of four images."""
+"""Of a data set with four images."""
 
 TASKS = cases(
     ("yolo26n.yaml", "coco8"),
@@ -33,7 +33,7 @@ TASKS = cases(
     ("yolov9c-seg.yaml", "coco8-seg"),
     marks=full,
 )
-"""Models, and data sets of Ultralytics for their tasks."""
+"""Models, and Ultralytics' data sets for their tasks."""
 
 
 @pytest.mark.parametrize(("model", "name"), TASKS)
@@ -72,13 +72,13 @@ def test_detection_transformers(tmp_path, oracle, name):
     from ultralytics import RTDETR
 
     options = {"model": RTDETR(name), "data": shapes(8), "epochs": 1, "steps": 4}
-    options |= {"imgsz": 160, "batch": 2, "nbs": 2}  # 8.4.100 wants a cell for each of 300 queries
+    options |= {"imgsz": 160, "batch": 2, "nbs": 2}  # 8.4.100 needs a cell for each of 300 queries
     (run,), _ = watched(tmp_path, oracle, **options)
     assert run.layout.blocks[-1] == (run.layout.head, "RTDETRDecoder")
 
 
-def maps(folder, task):
-    """A data set of noise with a map for each image: of classes, or of depths in millimetres."""
+def write_maps(folder, task):
+    """A data set of noise with a map per image: of classes, or of depths in millimetres."""
     import numpy as np
 
     chance = np.random.default_rng(0)
@@ -98,15 +98,15 @@ def maps(folder, task):
 
 @full
 @pytest.mark.parametrize("task", ["sem", "depth"])
-def test_tasks_that_tell_something_of_every_pixel(tmp_path, oracle, task):
-    data = maps(tmp_path / "data", task)
+def test_dense_prediction_tasks(tmp_path, oracle, task):
+    data = write_maps(tmp_path / "data", task)
     watched(tmp_path, oracle, model=f"yolo26n-{task}.yaml", data=data, steps=2, **TWO_STEPS)
 
 
-def words(monkeypatch):
-    """For CLIP and MobileCLIP, which are downloads: the same random embedding for the same text.
+def fake_text_model(monkeypatch):
+    """Replaces CLIP and MobileCLIP, which need downloads, with random embeddings per text.
 
-    They embed the names of the classes and are not trained, so all that is trained is real.
+    They embed the class names and are not trained, so everything that is trained is real.
     """
     import torch
 
@@ -127,17 +127,17 @@ def words(monkeypatch):
 
 @full
 @pytest.mark.parametrize("name", ["yolov8s-world.yaml", "yolov8s-worldv2.yaml"])
-def test_yolo_world_with_a_substitute_for_its_text_model(tmp_path, oracle, monkeypatch, name):
+def test_yolo_world_with_a_fake_text_model(tmp_path, oracle, monkeypatch, name):
     from ultralytics import YOLOWorld
 
-    words(monkeypatch)
+    fake_text_model(monkeypatch)
     options = {"model": YOLOWorld(name), "data": shapes(8), "epochs": 1, "steps": 2}
     (run,), _ = watched(tmp_path, oracle, **options)
     assert run.layout.blocks[-1] == (run.layout.head, "WorldDetect")
 
 
 def prompted(kind, data):
-    """A trainer class of YOLOE, and a data set of 80 classes in the form that it wants."""
+    """A trainer class of YOLOE, and a data set of 80 classes in the format it expects."""
     from ultralytics.models.yolo import yoloe
 
     mixed = {"train": {"yolo_data": [data]}, "val": {"yolo_data": [data]}}
@@ -158,19 +158,19 @@ YOLOE_TRAINERS = [
 
 @full
 @pytest.mark.parametrize(("name", "kind"), cases(*YOLOE_TRAINERS))
-def test_yoloe_with_a_substitute_for_its_text_model(tmp_path, oracle, monkeypatch, name, kind):
+def test_yoloe_with_a_fake_text_model(tmp_path, oracle, monkeypatch, name, kind):
     from ultralytics import YOLOE
 
-    words(monkeypatch)
+    fake_text_model(monkeypatch)
     data = official("coco8-seg" if "-seg" in name else "coco8")
     watched(tmp_path, oracle, model=YOLOE(name), steps=2, **prompted(kind, data))
 
 
 @full
-def test_yoloe_of_which_only_the_last_layers_are_trained(tmp_path, oracle, monkeypatch):
+def test_yoloe_with_only_the_last_layers_trained(tmp_path, oracle, monkeypatch):
     from ultralytics import YOLOE
 
-    words(monkeypatch)
+    fake_text_model(monkeypatch)
     data = official("coco8")
     base = train(
         tmp_path / "base",

@@ -1,6 +1,6 @@
-"""Trainings in a notebook: the display in its saved file, and what a cell prints.
+"""Trainings in a notebook: the display in the saved file, and what a cell prints.
 
-The output of a cell is no terminal: it shows colours, but moves no cursor.
+The output of a cell is not a terminal: it shows colours but has no cursor.
 """
 
 import re
@@ -23,16 +23,16 @@ pytestmark = pytest.mark.train
 COMMAND = f"{sys.executable} -m yolo_gradwatch"
 
 SHOWN = re.compile(r"\x1b\[[\d;]*[mK]")
-"""Colours, and Ultralytics' own way to clear a line: the sequences that a notebook obeys."""
+"""Colours, and Ultralytics' code to clear a line: the sequences that a notebook supports."""
 
 
 @pytest.fixture
 def executed(tmp_path, monkeypatch):
-    """The outputs of each cell of a notebook that trains; the kernel is a process of its own."""
+    """The outputs of each cell of a training notebook; the kernel is a separate process."""
     for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.setenv("YOLO_CONFIG_DIR", str(HOME))
-    monkeypatch.setenv("COLUMNS", "80")  # whatever terminal the tests run on
+    monkeypatch.setenv("COLUMNS", "80")  # independent of the terminal of the tests
     for name in ("NO_COLOR", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
     options = {**TINY, "data": shapes(), "project": str(tmp_path)}
@@ -58,13 +58,13 @@ def executed(tmp_path, monkeypatch):
 
 
 def printed(outputs):
-    """What a cell has printed; it shows nothing else, and nothing on standard error."""
+    """What a cell printed; it has no other output and nothing on standard error."""
     assert {(one.output_type, one.get("name")) for one in outputs} <= {("stream", "stdout")}
     return "".join(one.text for one in outputs)
 
 
-def parted(outputs):
-    """What a cell has printed, and the page that is all that it shows beside that."""
+def split(outputs):
+    """The printed outputs of a cell, and its only other output: the page."""
     (page,) = [one for one in outputs if one.output_type == "display_data"]
     assert sorted(page.data) == ["text/html", "text/plain"]
     assert page.metadata == {}
@@ -72,7 +72,7 @@ def parted(outputs):
 
 
 def assert_last_state(page, *, steps, verdict):
-    """The verdict, all blocks after so many steps, and the picture."""
+    """The verdict, all blocks after this many steps, and the picture."""
     read = Read(page["text/html"])
     assert verdict in " ".join(read.text.split())
     assert verdict in page["text/plain"]
@@ -83,14 +83,14 @@ def assert_last_state(page, *, steps, verdict):
 
 
 def value_of(outputs):
-    """What a cell shows as the value of its last line."""
+    """The value of a cell's last line."""
     (one,) = outputs
     assert one.output_type == "execute_result"
     return one.data["text/plain"]
 
 
 def assert_readable(text, epochs):
-    """A table an epoch and a report, in lines that fit, and no panel; the words of the report."""
+    """A table per epoch and a report, in lines that fit, without a panel; returns its words."""
     text = SHOWN.sub("", text)
     assert "\x1b" not in text
     assert RULE not in text
@@ -100,15 +100,15 @@ def assert_readable(text, epochs):
     assert [table.split()[2] for table in tables] == [f"{n}/{epochs}" for n in range(1, epochs + 1)]
     assert all("23 Detect" in table for table in tables)
     report = text[re.search("GradWatch: (no verdict|healthy), ", text).start() :]
-    *told, path = report.splitlines()
+    *body, path = report.splitlines()
     assert path.endswith("gradwatch/flow.png")
-    assert [line for line in told if len(line) > 80 and "/gradwatch" not in line] == []
+    assert [line for line in body if len(line) > 80 and "/gradwatch" not in line] == []
     return report.split()
 
 
 @pytest.mark.parametrize("coalesces", [True, pytest.param(False, marks=pytest.mark.full)])
-def test_a_saved_notebook_has_the_last_state_of_each_training(executed, tmp_path, coalesces):
-    first, value, told, failing, second, count = executed(
+def test_saved_notebook_has_the_last_state_of_each_training(executed, tmp_path, coalesces):
+    first, value, report_text, failing, second, count = executed(
         """
         watch = GradWatch().attach(model)
         model.train(**{**options, "epochs": 3});
@@ -118,7 +118,7 @@ def test_a_saved_notebook_has_the_last_state_of_each_training(executed, tmp_path
         """
         def fail(trainer):
             if trainer.epoch:
-                raise RuntimeError("planted")
+                raise RuntimeError("injected")
         model = YOLO("yolo26n.yaml")
         watch.attach(model)
         model.add_callback("on_train_batch_end", fail)
@@ -131,31 +131,31 @@ def test_a_saved_notebook_has_the_last_state_of_each_training(executed, tmp_path
         allow_errors=True,
         coalesce_streams=coalesces,
     )
-    streams, page = parted(first)
+    streams, page = split(first)
     assert_last_state(page, steps=6, verdict="GradWatch: healthy, nothing found in 6 steps")
     text = printed(streams)
     assert "GradWatch epoch" not in text
     assert text.count("GradWatch: healthy") == 1
     assert text.index("Starting training") < text.index("GradWatch: healthy")
-    if coalesces:  # as a browser folds it: one whole bar an epoch
+    if coalesces:  # as a browser folds it: one complete bar per epoch
         bars = re.findall(r"^\S* +([1-3]/3) .* (\d+)% [━─]+ ", text, re.MULTILINE)
         assert bars == [(f"{epoch}/3", "100") for epoch in (1, 2, 3)]
     assert re.fullmatch("<Report [^\n]+: healthy, nothing found in [^\n]+>", value_of(value))
     report = load_run(tmp_path / "run").report()
-    assert " ".join(printed(told).split()) == " ".join(str(report).split())
+    assert " ".join(printed(report_text).split()) == " ".join(str(report).split())
     assert report.steps == 6
 
     *outputs, error = failing
     assert (error.output_type, error.ename) == ("error", "RuntimeError")
-    streams, page = parted(outputs)
+    streams, page = split(outputs)
     assert_last_state(page, steps=3, verdict="3 optimizer steps were watched, training or watch")
-    _, shown = parted(second)
+    _, shown = split(second)
     assert shown == page
     assert value_of(count) == "(2, True)"
 
 
-def test_a_view_of_its_own_cell_keeps_the_cell_of_the_training_free(executed, tmp_path):
-    (view, trained, run, beside) = executed(
+def test_view_in_its_own_cell_leaves_the_training_cell_alone(executed, tmp_path):
+    (view, trained, run, comparison) = executed(
         "watch = GradWatch().attach(model); watch.view()",
         "model.train(**{**options, 'epochs': 3});",
         f"""
@@ -166,16 +166,16 @@ def test_a_view_of_its_own_cell_keeps_the_cell_of_the_training_free(executed, tm
         "run.compare(run)",
         coalesce_streams=True,
     )
-    printed(trained)  # and nothing else is shown there
+    printed(trained)  # and nothing else is displayed there
     for outputs in (view, run):
-        streams, page = parted(outputs)
+        streams, page = split(outputs)
         assert streams == []
         assert_last_state(page, steps=6, verdict="GradWatch: healthy, nothing found in 6 steps")
-    assert "text/html" in beside[0].data
+    assert "text/html" in comparison[0].data
 
 
 @pytest.mark.full
-def test_without_the_display_a_notebook_shows_tables_and_reports_as_text(executed):
+def test_notebook_without_the_display_shows_text(executed):
     first, value = executed(
         """
         watch = GradWatch(live=False).attach(model)
@@ -190,7 +190,7 @@ def test_without_the_display_a_notebook_shows_tables_and_reports_as_text(execute
 
 @pytest.mark.full
 @pytest.mark.parametrize("stand_in", ["", "sys.stdout = Recorder(stdout)"])
-def test_a_notebook_has_a_display_and_no_panel_even_where_one_is_asked_for(executed, stand_in):
+def test_notebook_has_a_display_and_no_panel_even_if_requested(executed, stand_in):
     (outputs,) = executed(
         f"""
         class Recorder:
@@ -202,7 +202,7 @@ def test_a_notebook_has_a_display_and_no_panel_even_where_one_is_asked_for(execu
         sys.stdout = stdout
         """
     )
-    streams, page = parted(outputs)
+    streams, page = split(outputs)
     assert_last_state(page, steps=2, verdict="2 optimizer steps were watched")
     text = printed(streams)
     assert RULE not in text
@@ -210,7 +210,7 @@ def test_a_notebook_has_a_display_and_no_panel_even_where_one_is_asked_for(execu
 
 
 @pytest.mark.full
-def test_a_command_of_a_cell_has_a_terminal_on_which_nothing_is_drawn(executed, tmp_path):
+def test_command_in_a_cell_has_a_terminal_without_drawing(executed, tmp_path):
     folder = tmp_path / "demo"
     trained, followed = executed(
         f"!{COMMAND} demo --epochs 1 --out {folder}",
@@ -226,13 +226,13 @@ def test_a_command_of_a_cell_has_a_terminal_on_which_nothing_is_drawn(executed, 
 
 
 @pytest.mark.full
-def test_a_command_of_a_cell_draws_nothing_even_where_it_is_asked_to(executed, tmp_path):
+def test_command_in_a_cell_draws_nothing_even_if_requested(executed, tmp_path):
     (trained,) = executed(f"!{COMMAND} demo --live --epochs 1 --out {tmp_path / 'demo'}")
     assert_readable(printed(trained), epochs=1)
 
 
 @pytest.mark.full
-def test_a_training_that_a_notebook_interrupts_leaves_a_report_and_can_be_repeated(executed):
+def test_interrupted_notebook_training_leaves_a_report_and_can_be_repeated(executed):
     interrupted, value, again = executed(
         """
         import os, signal
@@ -249,8 +249,8 @@ def test_a_training_that_a_notebook_interrupts_leaves_a_report_and_can_be_repeat
     )
     *outputs, error = interrupted
     assert (error.output_type, error.ename) == ("error", "KeyboardInterrupt")
-    _, page = parted(outputs)
+    _, page = split(outputs)
     assert_last_state(page, steps=2, verdict="2 optimizer steps were watched, interrupted")
     assert printed(value) == "interrupted True\n"
-    _, page = parted(again)
+    _, page = split(again)
     assert_last_state(page, steps=2, verdict="2 optimizer steps were watched")

@@ -1,4 +1,4 @@
-"""What an output of the user's is handed in a training, in which order, and if it raises."""
+"""What a custom output receives in a training, in which order, and what happens if it raises."""
 
 import pytest
 from short import assert_nothing_left, at, bits_of, leave, ruin, spoil, starve, told
@@ -7,7 +7,7 @@ from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.measure.capture import Capture
 from yolo_gradwatch.runs.outputs import METHODS
 
-TELLS = {
+RECORDED = {
     "start": lambda run: (run.begin.kind, run.begin.step),
     "epoch_start": lambda epoch, epochs: (epoch, epochs),
     "steps": lambda samples, norms: (*(one.step for one in samples), norms.ndim),
@@ -22,25 +22,25 @@ TELLS = {
     "end": lambda report: (report.status,),
     "close": tuple,
 }
-"""What of the arguments of a method is noted."""
+"""Which arguments of a method are recorded."""
 
 
-class Noted:
-    """An output that notes what it is handed.
+class RecordingOutput:
+    """An output that records its calls.
 
     Args:
-        calls: Where each call is added: the method, and what of its arguments matters.
-        raises: The method that raises then.
+        calls: The list of calls: the method and its recorded arguments.
+        raises: A method that raises afterwards.
     """
 
     def __init__(self, calls, raises=None):
         self.calls = calls
         for method in METHODS:
-            setattr(self, method, self._noting(method, fails=method == raises))
+            setattr(self, method, self._recording(method, fails=method == raises))
 
-    def _noting(self, method, *, fails):
+    def _recording(self, method, *, fails):
         def note(*args):
-            self.calls.append((method, *TELLS[method](*args)))
+            self.calls.append((method, *RECORDED[method](*args)))
             if fails:
                 raise OSError("no connection")
 
@@ -48,16 +48,16 @@ class Noted:
 
 
 def trained(way, folder, *, calls=(), raises=None, **options):
-    """Train with two outputs, the first of which may raise; the trainer, its calls, and theirs."""
+    """Train with two outputs, the first of which may raise; the trainer, watch and their calls."""
     notes = [], []
-    outputs = [Noted(notes[0], raises), Noted(notes[1])]
+    outputs = [RecordingOutput(notes[0], raises), RecordingOutput(notes[1])]
     watch = GradWatch(live=False, outputs=outputs, keep_healthy="save" in options)
     trainer = way.train(folder, watch=watch, calls=calls, warmup_epochs=0, **options)
     return trainer, watch, *notes
 
 
 def epoch(number, *, finds=(), end=True):
-    """The calls in a pass over an epoch of two steps, each of them a window, in a new training."""
+    """The calls of an epoch with two steps, each one a window, in a new training."""
     first = 2 * number - 1
     steps = []
     for step in (first, first + 1):
@@ -75,10 +75,10 @@ def ends(calls):
 FINISHED = [("end", "finished"), ("close",)]
 
 
-def test_an_output_is_handed_everything_in_the_order_in_which_it_happens(way, tmp_path):
+def test_output_receives_everything_in_order(way, tmp_path):
     """Its end comes before a callback on the training's end that was added before the watch."""
     calls = []
-    watch = GradWatch(live=False, outputs=[Noted(calls)])
+    watch = GradWatch(live=False, outputs=[RecordingOutput(calls)])
     way.train(
         tmp_path,
         watch=watch,
@@ -120,9 +120,7 @@ def thaw(trainer):
     ],
     ids=["thaw", "NaN", "memory"],
 )
-def test_a_restart_is_reported_between_what_was_and_what_comes(
-    way, tmp_path, options, call, expected
-):
+def test_restart_is_reported_between_before_and_after(way, tmp_path, options, call, expected):
     _, _, calls, _ = trained(way, tmp_path, calls=[at(*call)], **options)
     begin = calls.index(expected[0])
     assert [one for one in calls[begin:] if one[0] not in {"findings", "flow"}][
@@ -145,30 +143,30 @@ def test_a_restart_is_reported_between_what_was_and_what_comes(
         (("teardown", 1), ZeroDivisionError, FINISHED),
     ],
 )
-def test_it_ends_and_is_closed_however_a_training_ends(way, tmp_path, moment, error, expected):
+def test_output_is_ended_and_closed_however_a_training_ends(way, tmp_path, moment, error, expected):
     calls = []
-    watch = GradWatch(live=False, outputs=[Noted(calls)])
+    watch = GradWatch(live=False, outputs=[RecordingOutput(calls)])
     with pytest.raises(error):
         way.train(tmp_path, watch=watch, calls=[at(*moment, leave(error))])
     assert ends(calls) == expected
 
 
-def test_it_is_closed_where_the_watch_ends_before_the_training(faked, tmp_path, monkeypatch):
+def test_output_is_closed_if_the_watch_ends_before_the_training(faked, tmp_path, monkeypatch):
     detached, broken = [], []
-    watch = GradWatch(live=False, outputs=[Noted(detached)])
+    watch = GradWatch(live=False, outputs=[RecordingOutput(detached)])
     faked.train(
         tmp_path, watch=watch, calls=[at("on_train_batch_end", 3, lambda _: watch.detach())]
     )
     assert ends(detached) == [("end", "interrupted"), ("close",)]
-    watch = GradWatch(live=False, outputs=[Noted(broken)])
+    watch = GradWatch(live=False, outputs=[RecordingOutput(broken)])
     broke = at("on_train_epoch_start", 2, lambda _: monkeypatch.delattr(Capture, "take"))
     faked.train(tmp_path, watch=watch, calls=[broke])
-    assert ends(broken) == [("close",)]  # an error of ours is no end
+    assert ends(broken) == [("close",)]  # after an error of ours there is no end
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_one_that_raises_is_closed_and_nothing_else_changes(faked, tmp_path, caplog, method):
+def test_output_that_raises_is_closed_and_nothing_else_changes(faked, tmp_path, caplog, method):
     options = {"freeze": 2, "save": True}
     calls = [at("on_train_batch_start", 3, thaw), spoil("model.2.conv.weight", at=8)]
     usual, _, _, expected = trained(faked, tmp_path / "usual", calls=calls, **options)
@@ -180,7 +178,7 @@ def test_one_that_raises_is_closed_and_nothing_else_changes(faked, tmp_path, cap
     place = [call[0] for call in expected].index(method)
     assert bad == [*expected[: place + 1], *[("close",)] * (method != "close")]
     (one,) = told(caplog)
-    assert f"Noted.{method} raised OSError: no connection" in one
+    assert f"RecordingOutput.{method} raised OSError: no connection" in one
     assert bits_of(trainer) == bits_of(usual)
     assert_nothing_left(trainer)
     assert watch.report().status == "finished"

@@ -1,4 +1,4 @@
-"""What other systems do otherwise, as far as it can be had here: devices, processes, line ends."""
+"""Differences of other systems that can be tested here: devices, processes, line ends."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from training import HOME, TINY, shapes
 from yolo_gradwatch import load_run
 
 
-def test_nothing_is_computed_in_float64_where_the_device_has_none():
+def test_nothing_is_computed_in_float64_on_a_device_without_it():
     import torch
 
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 5):
@@ -24,12 +24,12 @@ def test_nothing_is_computed_in_float64_where_the_device_has_none():
     from yolo_gradwatch.measure.updates import Updates
 
     class OnMps(torch.Tensor):
-        """A tensor that says that it lies on Apple's device."""
+        """A tensor that claims to be on Apple's device."""
 
         device = property(lambda _self: SimpleNamespace(type="mps"))
 
     class NoDoubles(TorchDispatchMode):
-        """Refuses what that device refuses."""
+        """Refuses float64, as that device does."""
 
         def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
             result = operation(*args, **(kwargs or {}))
@@ -85,7 +85,7 @@ if __name__ == "__main__":
 
 @pytest.mark.train
 @pytest.mark.full
-def test_workers_that_are_spawned_get_nothing_of_the_watch(tmp_path):
+def test_spawned_workers_receive_nothing_of_the_watch(tmp_path):
     options = {**TINY, "data": shapes(), "project": str(tmp_path / "runs"), "workers": 2}
     script = tmp_path / "script.py"
     script.write_text(SPAWNED.format(options=options), encoding="utf-8")
@@ -103,7 +103,7 @@ def test_workers_that_are_spawned_get_nothing_of_the_watch(tmp_path):
 
 @pytest.mark.train
 @pytest.mark.full
-def test_what_workers_of_the_data_loader_get_is_not_ours(tmp_path):
+def test_data_loader_workers_receive_nothing_of_ours(tmp_path):
     cloudpickle = pytest.importorskip("cloudpickle")
     from training import train
 
@@ -114,7 +114,8 @@ def test_what_workers_of_the_data_loader_get_is_not_ours(tmp_path):
     def pack(trainer):
         loader = trainer.train_loader
         sent.extend(map(cloudpickle.dumps, (loader.dataset, loader.collate_fn)))
-        assert "watched_preprocess" in repr(vars(trainer)["preprocess_batch"])  # it is watched
+        # the trainer is watched
+        assert "watched_preprocess" in repr(vars(trainer)["preprocess_batch"])
 
     train(tmp_path, watch=GradWatch(live=False), calls=[("on_train_batch_start", pack)])
     assert len(sent) >= 2

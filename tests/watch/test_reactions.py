@@ -1,4 +1,4 @@
-"""Which changes of a finding call the user, and which stop the training."""
+"""Which changes of a finding call the user's function, and which stop the training."""
 
 import pytest
 from shown import change_of, finding_of
@@ -17,7 +17,7 @@ DEAD = finding_of("dead")
         ("end", False, False),
     ],
 )
-def test_what_a_change_does(change, calls, stops):
+def test_reactions_to_each_change(change, calls, stops):
     called, said = [], []
     stop = StopRule(("dead",), said.append)
     for output in (Callback(called.append), stop):
@@ -26,7 +26,7 @@ def test_what_a_change_does(change, calls, stops):
     assert (stop.wanted == DEAD, len(said)) == (stops, stops)
 
 
-def test_what_was_not_named_stops_nothing():
+def test_unnamed_rule_stops_nothing():
     said = []
     stop = StopRule(("nonfinite",), said.append)
     stop.findings([change_of("start", DEAD)])

@@ -1,4 +1,4 @@
-"""What Ultralytics drops of a model when it builds that again."""
+"""What Ultralytics drops from a model when it rebuilds it."""
 
 import gc
 import weakref
@@ -32,7 +32,7 @@ for builder in (Trainer.get_model, Trainer.setup_model):
 
 
 class Own(Trainer):
-    """Builds what it wants."""
+    """Builds a network of its own."""
 
     def get_model(self):
         return super().get_model()
@@ -43,7 +43,7 @@ def guard():
 
 
 def changed(index=2, **more):
-    """A network with a block of its user's own in the place of another."""
+    """A network with a custom block in place of another."""
     net = Net()
     net.model[index] = nn.Sequential(net.model[index], Block(4, 4))
     vars(net).update(more)
@@ -51,7 +51,7 @@ def changed(index=2, **more):
 
 
 def dropped(net, *, kind=Trainer, ckpt=None, edit=None, belongs=True):
-    """What a training lacks of a model with this network."""
+    """What the training lacks of a model with this network."""
     model = FakeModel()
     model.model, model.ckpt, trainer = net, ckpt, kind()
     networks = Networks(trainer, [weakref.ref(model)], guard())
@@ -76,7 +76,7 @@ def put_back(trainer):
         (type("Mine", (Net,), {})(), "model: Mine in yours, Net in training"),
     ],
 )
-def test_a_block_that_is_built_again_is_named_with_both_classes(net, named):
+def test_rebuilt_block_is_named_with_both_classes(net, named):
     said = dropped(net)
     assert f"({named})" in said
     assert "net.yaml" in said
@@ -89,7 +89,7 @@ def normless():
     return net
 
 
-def test_a_layer_that_was_taken_out_is_named():
+def test_removed_layer_is_named():
     assert "(model.1.bn: Identity in yours, BatchNorm2d in training)" in dropped(normless())
     assert dropped(normless(), ckpt={"version": "0"}) == ""
 
@@ -112,7 +112,7 @@ def headless():
 
 
 @pytest.mark.parametrize("net", [Net(), Net().half(), fused(), headless(), "net.yaml", None])
-def test_a_network_that_is_built_as_it_was_is_not_warned_of(net):
+def test_network_rebuilt_unchanged_gives_no_warning(net):
     assert dropped(net) == ""
 
 
@@ -125,11 +125,11 @@ def test_a_network_that_is_built_as_it_was_is_not_warned_of(net):
         {"edit": put_back},
     ],
 )
-def test_a_change_that_is_not_lost_is_not_warned_of(how):
+def test_change_that_is_not_lost_gives_no_warning(how):
     assert dropped(changed(), **how) == ""
 
 
-def test_blocks_count_whatever_version_a_checkpoint_is_of():
+def test_blocks_are_compared_whatever_version_a_checkpoint_has():
     assert dropped(changed(), ckpt={"version": "0"})
     assert dropped(changed(), ckpt={})
 
@@ -146,14 +146,14 @@ def test_neither_the_model_nor_the_trainer_is_kept_alive():
 
 
 @pytest.mark.train
-def test_a_block_that_ultralytics_drops_is_in_the_report(tmp_path, caplog):
+def test_block_dropped_by_ultralytics_is_in_the_report(tmp_path, caplog):
     from ultralytics import YOLO
 
     def edited():
         model = YOLO(small())
         block = model.model.model[2]
-        model.model.model[2] = around = nn.Sequential(block)
-        around.f, around.i, around.type, around.np = block.f, block.i, block.type, block.np
+        model.model.model[2] = wrapper = nn.Sequential(block)
+        wrapper.f, wrapper.i, wrapper.type, wrapper.np = block.f, block.i, block.type, block.np
         return model
 
     asked = {**TINY, "data": shapes(4), "imgsz": 32}

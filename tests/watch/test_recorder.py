@@ -1,4 +1,4 @@
-"""When the recorder looks at the steps that have landed."""
+"""When the recorder processes the steps that have landed."""
 
 import io
 import json
@@ -44,34 +44,34 @@ def recording(tmp_path, clock):
 
 
 def take(recording, steps):
-    """Take these steps one by one; those after which none waits any more."""
-    looked_at = []
+    """Take these steps one at a time; return those after which none is waiting."""
+    processed = []
     for step in steps:
         recording.wanted(step)
         recording.take([sample(step)])
         if not recording._pending.samples:
-            looked_at.append(step)
-    return looked_at
+            processed.append(step)
+    return processed
 
 
-def test_the_first_50_steps_are_looked_at_at_once(recording):
+def test_first_50_steps_are_processed_at_once(recording):
     assert take(recording, range(1, 51)) == list(range(1, 51))
 
 
-def test_later_steps_are_looked_at_as_windows_end(recording):
+def test_later_steps_are_processed_as_windows_end(recording):
     take(recording, range(1, 51))
     assert take(recording, range(51, 61)) == [52, 54, 56, 58, 60]
     assert recording.report().steps == 60
 
 
-def test_steps_of_a_long_window_wait_for_others(recording, clock):
+def test_steps_of_a_long_window_wait_for_more(recording, clock):
     clock.now += WAIT_SECONDS
     steps = range(FAR, FAR + 2 * MOST_WAITING + 5)
-    expected = [FAR + n * MOST_WAITING for n in range(3)]  # the first one has nobody to wait for
+    expected = [FAR + n * MOST_WAITING for n in range(3)]  # the first one has nothing to wait for
     assert take(recording, steps) == expected
 
 
-def test_a_step_waits_for_a_quarter_of_a_second_at_the_most(recording, clock):
+def test_step_waits_at_most_a_quarter_of_a_second(recording, clock):
     take(recording, [FAR])
     clock.now += WAIT_SECONDS - 0.01
     assert take(recording, [FAR + 1, FAR + 2]) == []
@@ -79,7 +79,7 @@ def test_a_step_waits_for_a_quarter_of_a_second_at_the_most(recording, clock):
     assert take(recording, [FAR + 3, FAR + 4]) == [FAR + 3]
 
 
-def test_a_step_that_is_not_finite_is_looked_at_at_once(recording):
+def test_nonfinite_step_is_processed_at_once(recording):
     take(recording, [FAR, FAR + 1])
     assert len(recording._pending.samples) == 2
     recording.take([sample(FAR + 2, np.nan)])
@@ -89,7 +89,7 @@ def test_a_step_that_is_not_finite_is_looked_at_at_once(recording):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", [np.nan, np.inf, 1e38])
-def test_a_spoiled_step_stops_a_training_at_once_after_all_fine_stretches(tmp_path, clock, norm):
+def test_spoiled_step_stops_a_training_at_once_without_stretches_left(tmp_path, clock, norm):
     recording = Recording(tmp_path, stop_on=("nonfinite", "total_high"))
     late = 9000
     for step in range(1, late + 1):
@@ -110,7 +110,7 @@ def test_nothing_waits_beyond_an_epoch(recording):
     assert recording.report().steps == 5
 
 
-def test_what_waits_at_the_end_is_in_the_files(recording, tmp_path):
+def test_waiting_steps_are_in_the_files_at_the_end(recording, tmp_path):
     take(recording, range(FAR, FAR + 5))
     recording.finish("interrupted")
     run = load_run(tmp_path)
@@ -118,7 +118,7 @@ def test_what_waits_at_the_end_is_in_the_files(recording, tmp_path):
     assert run.meta.status == "interrupted"
 
 
-def test_what_waits_when_the_run_restarts_belongs_to_the_time_before(recording, tmp_path):
+def test_steps_waiting_at_a_restart_belong_to_the_time_before(recording, tmp_path):
     take(recording, range(FAR, FAR + 5))
     recording.restart("nan_recovery", FAR + 5)
     take(recording, range(FAR + 5, FAR + 8))
@@ -131,15 +131,15 @@ def test_what_waits_when_the_run_restarts_belongs_to_the_time_before(recording, 
 
 
 @pytest.mark.slow
-def test_the_json_is_written_less_often_the_longer_it_is(recording, tmp_path, monkeypatch):
-    """Each epoch at first, then as it grows by 1 %."""
+def test_json_is_written_less_often_as_it_grows(recording, tmp_path, monkeypatch):
+    """After each epoch at first, then whenever it has grown by 1 %."""
     lengths, write = [], RunLog.write_meta
 
-    def noted(log, meta):
+    def write_meta(log, meta):
         lengths.append(len(meta.epochs))
         write(log, meta)
 
-    monkeypatch.setattr(RunLog, "write_meta", noted)
+    monkeypatch.setattr(RunLog, "write_meta", write_meta)
     for epoch in range(1, 1001):
         recording.start_epoch(epoch, 1000)
         recording.take([sample(epoch, epoch=epoch)])
@@ -148,7 +148,7 @@ def test_the_json_is_written_less_often_the_longer_it_is(recording, tmp_path, mo
     assert all(after <= before * 1.01 + 1 for before, after in pairwise(lengths))
     assert len(lengths) < 400
     assert sum(lengths) < 110 * 1000
-    run = load_run(tmp_path)  # as a kill at this moment leaves it
+    run = load_run(tmp_path)  # as if killed at this moment
     assert 0.99 * 1000 <= len(run.meta.epochs) <= 1000
     assert run.report().steps == 1000
     assert run.remarks == ()
@@ -156,7 +156,7 @@ def test_the_json_is_written_less_often_the_longer_it_is(recording, tmp_path, mo
     assert lengths[-1] == 1000
 
 
-def test_an_error_of_ours_looks_at_nothing_more(recording, tmp_path):
+def test_error_of_ours_discards_waiting_steps(recording, tmp_path):
     take(recording, range(FAR, FAR + 5))
     recording.close()
     assert json.loads((tmp_path / "gradwatch.json").read_text())["status"] == "failed"
@@ -164,7 +164,7 @@ def test_an_error_of_ours_looks_at_nothing_more(recording, tmp_path):
 
 
 def run_of(folder, norms, **options):
-    """The run of steps whose parameters have such norms."""
+    """A run of steps with these parameter norms."""
     folder.mkdir(exist_ok=True)
     with closing(Recording(folder, **options)) as recording:
         for step, norm in enumerate(norms, 1):
@@ -175,7 +175,7 @@ def run_of(folder, norms, **options):
 
 
 def alone(at, norm):
-    """Norms of the parameters of which one, or all, have such a norm."""
+    """Parameter norms of 1, except for one parameter or all."""
     norms = np.ones(len(MEMBERS.elements))
     norms[at] = norm
     return norms
@@ -191,7 +191,7 @@ MORE_STRETCHES = [(1, 59), (1, 300), (2, 1), (2, 59), (31, 1), (31, 300), (400, 
     + [pytest.param(*one, marks=pytest.mark.full) for one in MORE_STRETCHES],
 )
 @pytest.mark.parametrize("high", [alone(slice(None), 1e38), alone(0, 1e39), alone(-1, 1e20)])
-def test_a_gradient_that_clipping_multiplies_by_zero_is_found_at_its_first_step(
+def test_gradient_zeroed_by_clipping_is_found_at_its_first_step(
     tmp_path, clock, first, lasts, high
 ):
     norms = [high if first <= step < first + lasts else 1.0 for step in range(1, first + 400)]
@@ -210,7 +210,7 @@ def test_a_gradient_that_clipping_multiplies_by_zero_is_found_at_its_first_step(
     assert (epoch.clipped, epoch.skipped) == (lasts, 0)
 
 
-def test_a_run_that_clipping_multiplies_by_zero_to_its_end_is_never_healthy(tmp_path, clock):
+def test_run_zeroed_by_clipping_to_its_end_is_never_healthy(tmp_path, clock):
     for norm in (1e20, 1e39):
         live, run = run_of(tmp_path / str(norm), [norm] * 59)
         (found,) = live.findings
@@ -219,7 +219,7 @@ def test_a_run_that_clipping_multiplies_by_zero_to_its_end_is_never_healthy(tmp_
 
 
 def recorded(folder, monkeypatch, waiting):
-    """The run of some steps with jumps and a NaN, of which so many are looked at together."""
+    """A run of steps with jumps and a NaN, of which this many are processed together."""
     folder.mkdir()
     monkeypatch.setattr(pending, "MOST_WAITING", waiting)
     recording = Recording(folder)
@@ -234,15 +234,15 @@ def recorded(folder, monkeypatch, waiting):
 
 
 def unreported(findings):
-    """The findings without what depends on when they were looked at."""
+    """The findings without what depends on when steps were processed."""
     return [
         replace(f, episodes=tuple(replace(e, reported=0) for e in f.episodes)) for f in findings
     ]
 
 
 @pytest.mark.slow
-def test_a_run_is_the_same_however_many_steps_are_looked_at_together(tmp_path, clock, monkeypatch):
-    """But for details: whether a window begins must be known as its first step is read."""
+def test_run_is_the_same_however_many_steps_are_processed_together(tmp_path, clock, monkeypatch):
+    """Except for details: their first step must be known to start a window when it is read."""
     runs = {n: recorded(tmp_path / str(n), monkeypatch, n) for n in (1, 5, 32)}
     details = ["zero_fraction", "weight_norm", "weight_max"]
     first = runs[1]
@@ -258,8 +258,8 @@ def test_a_run_is_the_same_however_many_steps_are_looked_at_together(tmp_path, c
         assert 3 <= len(lacking) < 40
 
 
-def drops(folder):
-    """A recorder whose gradient falls for good while steps of many windows wait."""
+def recording_with_a_drop(folder):
+    """A recorder whose gradient drops for good while steps of many windows wait."""
     recording = Recording(folder)
     take(recording, range(1, 40))
     recording.take([sample(step, 1e-6 if step > 44 else 1.0) for step in range(40, 90)])
@@ -267,8 +267,8 @@ def drops(folder):
     return recording
 
 
-def test_a_finding_is_reported_at_the_newest_step_that_was_seen(tmp_path, clock):
-    recording = drops(tmp_path)
+def test_finding_is_reported_at_the_newest_step_seen(tmp_path, clock):
+    recording = recording_with_a_drop(tmp_path)
     recording.close()
     run = load_run(tmp_path)
     (finding,) = recording.report().findings
@@ -280,8 +280,8 @@ def test_a_finding_is_reported_at_the_newest_step_that_was_seen(tmp_path, clock)
     assert run.report().findings == (finding,)
 
 
-def test_without_the_column_and_under_other_limits_it_is_the_end_of_the_window(tmp_path, clock):
-    drops(tmp_path).close()
+def test_report_step_defaults_to_the_end_of_the_window(tmp_path, clock):
+    recording_with_a_drop(tmp_path).close()
     run = load_run(tmp_path)
     (finding,) = run.report(replace(run.thresholds, collapse=2.5)).findings
     assert finding.episodes[0].reported == 47
@@ -293,8 +293,8 @@ def test_without_the_column_and_under_other_limits_it_is_the_end_of_the_window(t
     assert run.report().findings[0].episodes[0].reported == 47
 
 
-def test_a_resumed_run_keeps_when_its_findings_were_reported(tmp_path, clock):
-    first = drops(tmp_path)
+def test_resumed_run_keeps_when_its_findings_were_reported(tmp_path, clock):
+    first = recording_with_a_drop(tmp_path)
     first.close()
     second = Recording(tmp_path, resumes=True)
     assert second.report().findings == first.report().findings
@@ -303,7 +303,7 @@ def test_a_resumed_run_keeps_when_its_findings_were_reported(tmp_path, clock):
     assert load_run(tmp_path).report().findings == second.report().findings
 
 
-def test_each_episode_is_written_and_the_user_is_called_at_its_beginning(tmp_path, clock):
+def test_each_episode_is_written_and_calls_the_user_at_its_start(tmp_path, clock):
     called = []
     recording = Recording(tmp_path, on_finding=called.append)
     for step in range(1, 91):
@@ -320,32 +320,32 @@ def test_each_episode_is_written_and_the_user_is_called_at_its_beginning(tmp_pat
     assert run.report().findings == recording.report().findings
 
 
-def served(folder, **options):
-    """A run of six steps, of which two are not finite in a module each."""
+def run_with_two_nans(folder, **options):
+    """A run of six steps with a non-finite module in two of them."""
     bad = {2: alone(0, np.nan), 4: alone(1, np.nan)}
     run_of(folder, [bad.get(step, 1.0) for step in range(1, 7)], **options)
 
 
-def test_an_on_finding_that_raises_costs_one_warning(tmp_path, clock, caplog):
+def test_on_finding_that_raises_costs_one_warning(tmp_path, clock, caplog):
     found = []
 
     def notify(finding):
         found.append(finding)
         raise RuntimeError("mail server is down")
 
-    served(tmp_path, on_finding=notify)
+    run_with_two_nans(tmp_path, on_finding=notify)
     assert list(load_run(tmp_path).alerts["event"]) == ["start"]
     assert len(found) == 1
     assert len(told(caplog)) == 1
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_ctrl_c_in_a_function_of_the_users_ends_the_training(tmp_path, clock, error):
+def test_ctrl_c_in_the_users_function_ends_the_training(tmp_path, clock, error):
     def notify(finding):
         raise error
 
     with pytest.raises(error):
-        served(tmp_path, on_finding=notify)
+        run_with_two_nans(tmp_path, on_finding=notify)
 
 
 @pytest.fixture
@@ -365,7 +365,7 @@ class Stream(io.StringIO):
 
 
 class Broken:
-    """A text of ours in which there is a bug."""
+    """Text of ours with a bug."""
 
     def __init__(self, error):
         self.error = error
@@ -374,11 +374,11 @@ class Broken:
         raise self.error
 
 
-ERRORS = [AttributeError("planted"), ValueError("planted"), OSError("planted")]
+ERRORS = [AttributeError("injected"), ValueError("injected"), OSError("injected")]
 
 
-@pytest.mark.parametrize("error", [*ERRORS, RuntimeError("planted"), BrokenPipeError(32, "pipe")])
-def test_what_the_stream_raises_costs_the_text_only(recording, monkeypatch, tmp_path, error):
+@pytest.mark.parametrize("error", [*ERRORS, RuntimeError("injected"), BrokenPipeError(32, "pipe")])
+def test_error_of_the_stream_costs_only_the_text(recording, monkeypatch, tmp_path, error):
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", Stream(error))
         take(recording, range(1, 4))
@@ -390,9 +390,7 @@ def test_what_the_stream_raises_costs_the_text_only(recording, monkeypatch, tmp_
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("live", [False, True])
 @pytest.mark.usefixtures("in_terminal")
-def test_a_bug_in_a_text_of_ours_costs_the_live_report_only(
-    tmp_path, monkeypatch, caplog, error, live
-):
+def test_bug_in_our_text_costs_only_the_live_report(tmp_path, monkeypatch, caplog, error, live):
     monkeypatch.setattr(console, "fitted", lambda *_args: Broken(error))
     monkeypatch.setattr(terminal_output, "encodable", lambda text, _console: text)
     recording = Recording(tmp_path, live=live)
@@ -408,7 +406,7 @@ def test_a_bug_in_a_text_of_ours_costs_the_live_report_only(
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_a_bug_in_the_panel_reaches_the_net(tmp_path, monkeypatch, terminal, error):
+def test_bug_in_the_panel_reaches_the_guard(tmp_path, monkeypatch, terminal, error):
     terminal()
     with closing(Recording(tmp_path, live=True)) as recording, monkeypatch.context() as patch:
         patch.setattr(panel.Panel, "__rich_console__", Broken(error).__rich_console__)
@@ -417,7 +415,7 @@ def test_a_bug_in_the_panel_reaches_the_net(tmp_path, monkeypatch, terminal, err
     assert recording.raised == [error]
 
 
-def test_a_run_that_was_killed_before_its_json_was_written_loses_no_epoch(tmp_path, clock):
+def test_run_killed_before_its_json_was_written_loses_no_epoch(tmp_path, clock):
     first = Recording(tmp_path)
     for epoch in (1, 2, 3):
         first.start_epoch(epoch, 3)

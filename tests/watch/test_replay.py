@@ -1,4 +1,4 @@
-"""A rule sees the same live, in a replay of the files, and while it follows them."""
+"""A rule sees the same live, in a replay of the files, and when following them."""
 
 import json
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ THAWED = ("model.0.conv.weight", "model.0.bn.weight", "model.0.bn.bias")
 
 @pytest.fixture
 def seen(monkeypatch):
-    """What a rule sees, one entry a window; each test takes it away before the next look."""
+    """What a rule sees in each window; a test takes it, which clears it."""
     found = []
 
     def judge(history, _limits):
@@ -39,21 +39,21 @@ def seen(monkeypatch):
 
 
 def thaw(trainer):
-    """Go on with what ``freeze`` has frozen, in a group of its own."""
+    """Thaw what ``freeze`` froze."""
     before = dict(trainer.model.named_parameters())
     for name in THAWED:
         before[name].requires_grad_(requires_grad=True)
 
 
 @pytest.mark.parametrize("frozen", [0, 1])
-def test_a_replay_shows_a_rule_what_it_saw_live(faked, tmp_path, seen, frozen):
+def test_replay_shows_a_rule_what_it_saw_live(faked, tmp_path, seen, frozen):
     calls = [at("on_train_batch_start", 6, thaw)] * frozen
     watch = GradWatch(live=False)
     faked.train(tmp_path, watch=watch, calls=calls, epochs=6, freeze=frozen)
     live = seen()
     assert [step for step, *_ in live] == list(range(1, 13))
     assert all({"box_loss", "cls_loss", "sum", "lr/0"} <= set(items) for _, items, *_ in live)
-    later = [None, None] if frozen else [4, 4]  # a trace of before is forgotten
+    later = [None, None] if frozen else [4, 4]  # a trace from before is forgotten
     traced = [flow and flow[0] for *_, flow, _ in live]
     assert traced == [1, 2, 2, 4, 4, *later, *[8] * 5]
     moved = [moves for *_, moves, _, _ in live]
@@ -66,7 +66,7 @@ def test_a_replay_shows_a_rule_what_it_saw_live(faked, tmp_path, seen, frozen):
 
 @pytest.mark.parametrize("epochs", [1, 4])
 def test_following_shows_a_rule_the_same(faked, tmp_path, seen, epochs):
-    """Looks in every so many epochs, and one when the training is over."""
+    """Look every few epochs, and once after the training."""
     tail, judges = Tail(tmp_path / "run"), []
 
     def look(trainer):
@@ -86,7 +86,7 @@ def test_following_shows_a_rule_the_same(faked, tmp_path, seen, epochs):
     assert followed + seen() == begun
 
 
-def test_a_resumed_training_goes_on_with_what_a_rule_saw(faked, tmp_path, seen):
+def test_resumed_training_continues_with_what_a_rule_saw(faked, tmp_path, seen):
     options = {"save": True, "epochs": 6}
     stop = ("on_fit_epoch_end", lambda trainer: setattr(trainer, "stop", trainer.epoch == 2))
     faked.train(tmp_path, watch=GradWatch(live=False), calls=[stop], **options)
@@ -101,7 +101,7 @@ def test_a_resumed_training_goes_on_with_what_a_rule_saw(faked, tmp_path, seen):
     assert seen() == again
 
 
-def test_damaged_traces_cost_the_traces_alone(faked, tmp_path, seen):
+def test_damaged_traces_cost_only_the_traces(faked, tmp_path, seen):
     faked.train(tmp_path, watch=GradWatch(live=False))
     live = seen()
     (tmp_path / "run" / "gradwatch" / "flow.csv").write_text("epoch,step\n1,x\n")
@@ -115,17 +115,18 @@ def test_damaged_traces_cost_the_traces_alone(faked, tmp_path, seen):
 
 
 @pytest.fixture
-def told(monkeypatch):
-    """A trace explains whatever it is asked of, with a number that it has; the steps asked of."""
+def explained_steps(monkeypatch):
+    """Let a trace explain any finding with one of its numbers; the list of steps looked up."""
     asked = []
 
     def measured(_finding, _layout, flow, _training):
         asked.append(flow.step)
         call = flow.calls[-1]
-        return Reason("told", (call.module,), (call.output_rms, call.gradient_norm), 9)
+        return Reason("explained", (call.module,), (call.output_rms, call.gradient_norm), 9)
 
     def cause_of(reason, _layout, _training):
-        return Cause(f"{reason.names} {reason.values}", "that") if reason.kind == "told" else None
+        is_known = reason.kind == "explained"
+        return Cause(f"{reason.names} {reason.values}", "that") if is_known else None
 
     monkeypatch.setattr(reasons, "measured", measured)
     monkeypatch.setattr(rule, "cause_of", cause_of)
@@ -133,7 +134,7 @@ def told(monkeypatch):
 
 
 def kill(trainer):
-    """Let the first block have no gradient from now on."""
+    """Zero the gradient of the first block from now on."""
     for name, parameter in trainer.model.named_parameters():
         if name.startswith("model.0."):
             parameter.register_hook(lambda grad: grad * 0)
@@ -143,9 +144,7 @@ def rows_of(alerts):
     return alerts[["finding", "event", "step", "message"]].to_numpy().tolist()
 
 
-def test_a_cause_is_the_same_in_the_report_the_files_a_replay_and_whoever_follows(
-    faked, tmp_path, told
-):
+def test_cause_is_the_same_in_report_files_replay_and_follower(faked, tmp_path, explained_steps):
     tail, judges, followed, called = Tail(tmp_path / "run"), [], [], []
 
     def look(_trainer):
@@ -163,16 +162,14 @@ def test_a_cause_is_the_same_in_the_report_the_files_a_replay_and_whoever_follow
     assert list(run.alerts[["event", "step"]].itertuples(index=False, name=None)) == events
     assert (dead.rule, dead.step, dead.is_measured) == ("dead", 9, True)
     assert [finding.is_measured for finding in called] == [False, True]
-    assert told == [12, 12, 16, 16]  # live and by whoever follows
+    assert explained_steps == [12, 12, 16, 16]  # live and by the follower
     assert run.report() == watch.report()
     assert run.alerts["message"].iloc[-1] == dead.message
-    told_of = [[one.finding.number, one.change, one.step, one.finding.message] for one in followed]
-    assert told_of == rows_of(run.alerts)
+    reported = [[one.finding.number, one.change, one.step, one.finding.message] for one in followed]
+    assert reported == rows_of(run.alerts)
 
 
-def test_a_finding_that_a_training_leaves_unexplained_is_explained_when_it_is_resumed(
-    faked, tmp_path, told
-):
+def test_unexplained_finding_is_explained_after_a_resume(faked, tmp_path, explained_steps):
     options = {"save": True, "epochs": 8}
     stop = ("on_fit_epoch_end", lambda trainer: setattr(trainer, "stop", trainer.epoch == 5))
     first = [at("on_train_batch_start", 10, kill), stop]
@@ -180,14 +177,14 @@ def test_a_finding_that_a_training_leaves_unexplained_is_explained_when_it_is_re
     faked.train(tmp_path, watch=watch, calls=first, **options)
     assert rows_of(load_run(tmp_path / "run").alerts)[0][1:3] == ["start", 12]
     assert not watch.report().findings[0].is_measured
-    assert told == []
+    assert explained_steps == []
     last = str(tmp_path / "run" / "weights" / "last.pt")
     again = GradWatch(live=False)
     calls = [("on_train_start", kill)]
     faked.train(tmp_path, watch=again, calls=calls, resume=last, **options)
     run, (dead,) = load_run(tmp_path / "run"), again.report().findings
     assert run.alerts["event"].tolist() == ["start", "cause"]
-    assert told[0] == 13  # the first batch; the rule needs three windows again
+    assert explained_steps[0] == 13  # the first batch; the rule needs three windows again
     assert run.alerts["step"].iloc[-1] == 15
     assert dead.is_measured
     assert run.report() == again.report()

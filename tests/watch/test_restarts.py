@@ -1,4 +1,4 @@
-"""Trainings that begin an epoch again, and layers that thaw in mid-training, held against torch."""
+"""Trainings that restart an epoch, and layers that thaw mid-training, compared with torch."""
 
 import inspect
 import json
@@ -18,11 +18,11 @@ from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.measure.layout import dated, watched_at
 
-pytestmark = pytest.mark.slow  # whole trainings, of a fake trainer too
+pytestmark = pytest.mark.slow  # whole trainings, with a fake trainer too
 
 
 def watched(way, folder, oracle, *, calls=(), **options):
-    """Train, and hold every step against torch and the replay against the live report."""
+    """Train; compare each step with torch, and the replay with the live report."""
     wraps, watch = [], GradWatch(live=False)
 
     def look(trainer):
@@ -41,7 +41,7 @@ def watched(way, folder, oracle, *, calls=(), **options):
 
 
 def assert_as_torch(run, oracle):
-    """The steps follow each other, and each has the norms that torch saw at its clip."""
+    """The steps have no gaps, and each has the norms that torch saw when it clipped."""
     whole = run.windows[run.windows["module"] == "model"]
     assert list(whole["step_first"]) == list(range(1, len(oracle.clip) + 1))
     assert list(whole["step_last"]) == list(whole["step_first"])
@@ -64,7 +64,7 @@ def epochs_of(run):
 
 
 def ruin(times):
-    """A callback that makes a weight NaN at the start of the second epoch, so many times."""
+    """A callback that makes a weight NaN at the start of the second epoch, this many times."""
     done = []
 
     def fill(trainer):
@@ -76,24 +76,24 @@ def ruin(times):
 
 
 def note_recoveries(trainer, oracle, steps):
-    """Note the step that follows each recovery.
+    """Record the step that follows each recovery.
 
-    In 8.4.100 the epoch that begins again has no step, because those of its batches are thought
-    done, and its gradients go into the first step of the next one: after a second epoch that was
-    not finite, that step is not finite either.
+    In 8.4.100 the restarted epoch has no step, because its batches count as done, and its
+    gradients go into the first step of the next epoch: after a second epoch that was not finite,
+    that step is not finite either.
     """
     recover = trainer._handle_nan_recovery
 
-    def noted(epoch):
+    def recorded(epoch):
         is_restored = recover(epoch)
         steps.extend([len(oracle.clip) + 1] * is_restored)
         return is_restored
 
-    trainer._handle_nan_recovery = noted
+    trainer._handle_nan_recovery = recorded
 
 
 @pytest.mark.parametrize("times", [1, 3])
-def test_recovery_from_nan_goes_on_with_the_count(way, tmp_path, oracle, times):
+def test_recovery_from_nan_continues_the_count(way, tmp_path, oracle, times):
     from ultralytics.engine.trainer import BaseTrainer
 
     if way.is_real and "loss_nan and (" in inspect.getsource(BaseTrainer._handle_nan_recovery):
@@ -107,15 +107,15 @@ def test_recovery_from_nan_goes_on_with_the_count(way, tmp_path, oracle, times):
     assert len(recovered) >= times
     assert recovered[0] == 5
     assert events_of(run) == [("start", 1), *(("nan_recovery", step) for step in recovered)]
-    assert epochs_of(run) == oracle.epochs[::2]  # of two steps each, but for those without any
+    assert epochs_of(run) == oracle.epochs[::2]  # of two steps each, except for those without any
     assert run.meta.status == "finished"
     (finding,) = run.report().findings
     assert (finding.rule, finding.step) == ("nonfinite", 3)
-    assert finding.step_end is None  # it might return within a few steps
+    assert finding.step_end is None  # it might recur within a few steps
     assert len(finding.episodes) == 1
 
 
-def test_a_recovery_that_is_given_up_fails_as_without_the_watch(faked, tmp_path, oracle):
+def test_failed_recovery_fails_as_without_the_watch(faked, tmp_path, oracle):
     with pytest.raises(RuntimeError, match="NaN persisted for 4 epochs"):
         faked.train(tmp_path / "bare", save=True, calls=[ruin(4)])
     with pytest.raises(RuntimeError, match="NaN persisted for 4 epochs"):
@@ -125,13 +125,13 @@ def test_a_recovery_that_is_given_up_fails_as_without_the_watch(faked, tmp_path,
     assert run.meta.status == "failed"
 
 
-# --- too little memory ----------------------------------------------------------------------------
+# --- out of memory --------------------------------------------------------------------------------
 
 
 def starve(times):
-    """A callback after which the model's second forward pass runs out of memory, so many times."""
+    """A callback that makes every second forward pass run out of memory, this many times."""
 
-    def plant(trainer):
+    def add_hook(trainer):
         passes, failed = [], []
 
         def hook(_module, _inputs):
@@ -144,13 +144,11 @@ def starve(times):
 
         trainer.model.model[2].register_forward_pre_hook(hook)
 
-    return plant
+    return add_hook
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_half_the_batch_after_too_little_memory_goes_on_with_the_count(
-    way, tmp_path, oracle, times
-):
+def test_halved_batch_after_out_of_memory_continues_the_count(way, tmp_path, oracle, times):
     from ultralytics.engine.trainer import BaseTrainer
 
     needs(BaseTrainer, "_oom_retries")
@@ -164,20 +162,18 @@ def test_half_the_batch_after_too_little_memory_goes_on_with_the_count(
     assert epochs_of(run)[-2:] == [1, 2]
 
 
-def test_a_batch_that_did_not_fit_is_no_part_of_the_next_step(way, tmp_path, oracle):
+def test_batch_that_did_not_fit_is_not_part_of_the_next_step(way, tmp_path, oracle):
     """The trainer drops it together with its gradients."""
     from ultralytics.engine.trainer import BaseTrainer
 
     needs(BaseTrainer, "_oom_retries")
     calls = [("on_train_start", starve(1)), spoil("model.1.conv.weight", at=2)]
     _, run = watched(way, tmp_path, oracle, calls=calls, imgsz=64, epochs=1)
-    made_of = json.loads((run.folder / "gradwatch/evidence/step-00002.json").read_text())
-    assert {len(batch) for batch in made_of["images"]} == {2}
+    evidence = json.loads((run.folder / "gradwatch/evidence/step-00002.json").read_text())
+    assert {len(batch) for batch in evidence["images"]} == {2}
 
 
-def test_too_little_memory_after_the_first_epoch_fails_as_without_the_watch(
-    faked, tmp_path, oracle
-):
+def test_out_of_memory_after_the_first_epoch_fails_as_without_the_watch(faked, tmp_path, oracle):
     calls = [at("on_train_epoch_start", 2, starve(1))]
     with pytest.raises(torch.cuda.OutOfMemoryError, match="out of memory"):
         watched(faked, tmp_path, oracle, calls=calls)
@@ -185,26 +181,26 @@ def test_too_little_memory_after_the_first_epoch_fails_as_without_the_watch(
     assert (run.meta.status, run.report().steps) == ("failed", 3)
 
 
-def test_a_training_that_stops_early_is_finished(faked, tmp_path, oracle):
-    def tire(trainer):
+def test_training_that_stops_early_is_finished(faked, tmp_path, oracle):
+    def stop(trainer):
         trainer.stop = True
 
-    calls = [at("on_fit_epoch_end", 2, tire)]
+    calls = [at("on_fit_epoch_end", 2, stop)]
     trainer, run = watched(faked, tmp_path, oracle, epochs=8, calls=calls)
     assert trainer.epoch == 1
     assert run.meta.status == "finished"
     assert epochs_of(run) == [1, 2]
 
 
-def test_epochs_without_a_step_leave_no_trace_in_the_table(faked, tmp_path, oracle):
-    """The batches of two epochs go into each step."""
+def test_epochs_without_a_step_have_no_rows(faked, tmp_path, oracle):
+    """Each step uses the batches of two epochs."""
     _, run = watched(faked, tmp_path, oracle, nbs=16)
     assert run.report().steps == 2
     assert epochs_of(run) == [2, 4]
     assert sorted(set(run.windows["epoch"])) == [2, 4]
 
 
-# --- thawed ---------------------------------------------------------------------------------------
+# --- thaw -----------------------------------------------------------------------------------------
 
 
 def names_in(run, step):
@@ -212,7 +208,7 @@ def names_in(run, step):
 
 
 def thaw(*names, then=lambda _parameter: None):
-    """A callback's function that thaws parts of the model; all of it by default."""
+    """A callback function that thaws parts of the model, or all of it."""
 
     def change(trainer):
         for name, parameter in trainer.model.named_parameters():
@@ -228,7 +224,7 @@ def kill(parameter):
 
 
 @pytest.mark.parametrize("names", [(), ("model.0.", "model.2.conv.weight")], ids=["all", "some"])
-def test_the_total_is_that_of_all_that_is_trained(way, tmp_path, oracle, names):
+def test_total_covers_everything_that_is_trained(way, tmp_path, oracle, names):
     calls = [at("on_train_batch_start", 3, thaw(*names))]
     _, run = watched(way, tmp_path, oracle, images=20, epochs=1, freeze=4, calls=calls)
     before, after = names_in(run, 2), names_in(run, 3)
@@ -239,8 +235,8 @@ def test_the_total_is_that_of_all_that_is_trained(way, tmp_path, oracle, names):
     assert run.remarks == run.report().findings == ()
 
 
-def test_what_is_thawed_is_judged_and_a_replay_decides_the_same(way, tmp_path):
-    """A thawed block whose gradient is cut, and evidence of a step before and after."""
+def test_thawed_layers_are_judged_and_a_replay_agrees(way, tmp_path):
+    """A thawed block with a cut gradient, and evidence of a step before and after."""
     calls = [at("on_train_epoch_start", 2, thaw("model.0.", then=kill))]
     options = {"images": 12, "freeze": 1, "kind": witness(way.base, at=11, fault="spike")}
     watch = GradWatch(live=False)
@@ -256,7 +252,7 @@ def test_what_is_thawed_is_judged_and_a_replay_decides_the_same(way, tmp_path):
 
 
 def resumed(way, folder, moment, *, first=(), second=(), **options):
-    """Interrupt a training at a moment, and resume it; both watches and the run."""
+    """Interrupt a training at an event, and resume it; the run before and after."""
     options = {"images": 12, "save": True, "freeze": 2, "warmup_epochs": 0, **options}
     watches = [GradWatch(live=False), GradWatch(live=False)]
     calls = [*first, at(*moment, leave(KeyboardInterrupt))]
@@ -270,7 +266,7 @@ def resumed(way, folder, moment, *, first=(), second=(), **options):
     return before, run
 
 
-def test_a_resumed_training_that_freezes_less_watches_more(way, tmp_path):
+def test_resumed_training_that_freezes_less_watches_more(way, tmp_path):
     moment = ("on_train_batch_end", 7)
     before, run = resumed(way, tmp_path, moment, second=[("on_train_start", thaw())])
     new = names_in(run, 8) - names_in(run, 7)
@@ -282,8 +278,8 @@ def test_a_resumed_training_that_freezes_less_watches_more(way, tmp_path):
 
 
 @pytest.mark.parametrize("again", [True, False], ids=["thaws again", "stays frozen"])
-def test_a_resumed_training_knows_what_was_found_in_a_thawed_layer(way, tmp_path, again):
-    """Ultralytics freezes it again at the resume; its callback may thaw it once more."""
+def test_resumed_training_knows_the_findings_of_a_thawed_layer(way, tmp_path, again):
+    """Ultralytics freezes it again on resume; the callback may thaw it once more."""
     cut = thaw("model.0.", then=kill)
     first = [at("on_train_epoch_start", 2, cut)]
     second = [at("on_train_epoch_start", 1, cut)] if again else []
@@ -301,10 +297,10 @@ def test_a_resumed_training_knows_what_was_found_in_a_thawed_layer(way, tmp_path
     assert frozen == ([] if again else ["model.0"])
 
 
-# --- on paper -------------------------------------------------------------------------------------
+# --- without a training ---------------------------------------------------------------------------
 
 
-def test_a_layout_knows_since_when_each_module_is_watched():
+def test_layout_knows_since_when_each_module_is_watched():
     part, whole = grown()
     assert {whole.since[m] for m, b in enumerate(whole.block_of) if b == "model.0"} == {5}
     assert watched_at(whole, 5) == watched_at(whole, 100) == whole
@@ -313,7 +309,7 @@ def test_a_layout_knows_since_when_each_module_is_watched():
     assert dated(whole, whole, 9) == whole
 
 
-def test_a_layout_without_dates_is_watched_from_the_beginning(tmp_path):
+def test_layout_without_dates_is_watched_from_the_start(tmp_path):
     write_run(tmp_path, [window(1)])
     path = tmp_path / "gradwatch.json"
     meta = json.loads(path.read_text(encoding="utf-8"))
@@ -323,7 +319,7 @@ def test_a_layout_without_dates_is_watched_from_the_beginning(tmp_path):
 
 
 @pytest.mark.parametrize("steps", [3, 30])
-def test_rows_that_begin_later_are_no_frozen_layers(steps):
+def test_rows_that_start_later_are_not_frozen_layers(steps):
     part, whole = grown(NET, steps + 1)
     windows = [window(step, layout=part) for step in range(1, steps + 1)]
     later = [window(step, layout=whole) for step in range(steps + 1, 2 * steps)]

@@ -11,7 +11,7 @@ POWERS = [2**n for n in range(12)]
 
 
 class Clock:
-    """Seconds that a test sets."""
+    """A clock that the test sets."""
 
     def __init__(self):
         self.now = 100.0
@@ -21,7 +21,7 @@ class Clock:
 
 
 def run(schedule, clock, steps, *, batches=1, cost=0.0, found=()):  # noqa: PLR0913  # a training
-    """The steps and batches that are traced; a batch takes a second, a trace ``cost`` more."""
+    """The traced steps and batches; a batch takes a second, and a trace ``cost`` more."""
     traced = []
     for step in steps:
         for part in range(batches):
@@ -41,25 +41,25 @@ def change(kind="start", rule="nonfinite", **fields):
 
 
 @pytest.mark.parametrize("batches", [1, 4])
-def test_the_first_batch_of_each_power_of_two(batches):
+def test_first_batch_of_each_power_of_two_is_traced(batches):
     clock = Clock()
     traced = run(Schedule(clock=clock), clock, range(1, 2100), batches=batches)
     assert traced == [(step, 0) for step in POWERS]
 
 
-def test_a_training_that_goes_on_does_not_begin_with_the_powers_again():
+def test_continued_training_does_not_restart_the_powers():
     clock = Clock()
     assert run(Schedule(3, clock), clock, range(5, 40)) == [(8, 0), (16, 0), (32, 0)]
 
 
-def test_the_batch_after_a_finding_begins():
+def test_batch_after_the_start_of_a_finding_is_traced():
     clock = Clock()
     found = [(11, 2), (16, 0), (20, 3)]
     traced = run(Schedule(clock=clock), clock, range(9, 24), batches=4, found=found)
     assert traced == [(11, 2), (16, 0), (20, 3)]
 
 
-def test_a_finding_in_a_step_that_was_traced_waits_for_the_next():
+def test_finding_in_a_traced_step_waits_for_the_next():
     clock = Clock()
     assert run(Schedule(clock=clock), clock, range(8, 12), batches=4, found=[(8, 2)]) == [
         (8, 0),
@@ -78,14 +78,14 @@ def test_a_finding_in_a_step_that_was_traced_waits_for_the_next():
         ("start", "amp_overflow", False),
     ],
 )
-def test_only_an_alarm_that_begins_is_a_reason(kind, rule, is_traced):
+def test_only_the_start_of_an_alarm_is_a_reason(kind, rule, is_traced):
     schedule = Schedule()
     schedule.findings([change(kind, rule)])
     assert schedule.wants(3) is is_traced
     assert not schedule.wants(3) or is_traced
 
 
-def test_there_are_forty_traces_at_the_most_with_those_of_the_run_that_is_continued():
+def test_at_most_forty_traces_including_the_continued_run():
     clock = Clock()
     found = [(step, 0) for step in range(1, 60)]
     assert len(run(Schedule(clock=clock), clock, range(1, 60), found=found)) == MOST_TRACES
@@ -93,7 +93,7 @@ def test_there_are_forty_traces_at_the_most_with_those_of_the_run_that_is_contin
 
 
 @pytest.mark.parametrize("cost", [0.005, 0.1, 1.0, 10.0])
-def test_a_healthy_training_stays_below_the_share_at_every_step(cost):
+def test_healthy_training_stays_below_the_share_at_every_step(cost):
     clock, traced = Clock(), []
     schedule = Schedule(clock=clock)
     for step in range(1, 5000):
@@ -104,18 +104,18 @@ def test_a_healthy_training_stays_below_the_share_at_every_step(cost):
     assert bool(later) == (cost < 10.0)
 
 
-def test_the_first_findings_are_traced_at_once_and_later_ones_wait_for_the_share():
+def test_first_findings_are_traced_at_once_and_later_ones_wait_for_the_share():
     clock = Clock()
     first = [(100 + n, 0) for n in range(FREE)]
     found = [*first, (150, 0), (160, 0), (700, 0)]
     traced = run(Schedule(clock=clock), clock, range(97, 1400), cost=1.0, found=found)
     assert traced[: FREE + 1] == [*first, (150, 0)]
-    # 150 has used up 500 s; then one trace is enough for 160, and 700 waits for twice as much
+    # 150 used up 500 s; one trace is then enough for 160, and 700 waits for twice as much
     assert [500 < step < 700 for step, _ in traced[FREE + 1 :]] == [True, False]
     assert traced[-1][0] > 1000
 
 
-def test_a_finding_that_is_over_waits_no_longer():
+def test_finding_that_ends_no_longer_waits():
     schedule = Schedule()
     schedule.findings([change(number=1), change(number=2)])
     schedule.findings([change("end", number=1)])
@@ -124,7 +124,7 @@ def test_a_finding_that_is_over_waits_no_longer():
     assert not schedule.wants(3)
 
 
-def test_findings_that_begin_in_one_batch_share_a_trace():
+def test_findings_that_start_in_one_batch_share_a_trace():
     schedule = Schedule()
     schedule.findings([change(number=1), change(number=2)])
     assert schedule.wants(3)
@@ -132,12 +132,12 @@ def test_findings_that_begin_in_one_batch_share_a_trace():
     assert not schedule.wants(5)
 
 
-def test_a_finding_of_the_run_that_is_continued_is_traced():
+def test_finding_of_the_continued_run_is_traced():
     assert Schedule(3, findings=[1]).wants(101)
     assert not Schedule(3).wants(101)
 
 
-def test_what_comes_back_leaves_half_of_the_traces_to_what_begins():
+def test_recurrences_leave_half_of_the_traces_to_new_findings():
     back = {"episodes": (episode_of(7, 9), episode_of(40))}
     few, many = Schedule(MOST_TRACES // 2 - 1), Schedule(MOST_TRACES // 2)
     for schedule in few, many:
@@ -148,7 +148,7 @@ def test_what_comes_back_leaves_half_of_the_traces_to_what_begins():
     assert many.wants(101)
 
 
-def test_a_step_that_begins_again_is_traced_if_its_trace_was_lost():
+def test_repeated_step_is_traced_if_its_trace_was_lost():
     schedule = Schedule()
     assert schedule.wants(4)
     assert not schedule.wants(4)  # its second batch

@@ -43,7 +43,7 @@ EVENTS = (
 PICTURE = PICTURES[0]
 
 PLACES = [(False, False), (True, False), (False, True)]
-"""Whether a callback of the user's is before ours, and whether there is a panel."""
+"""Whether the user's callback comes before ours, and whether there is a panel."""
 
 
 @pytest.fixture(autouse=True)
@@ -51,11 +51,11 @@ def _quick_pictures(monkeypatch):
     blank_pictures(monkeypatch)
 
 
-# --- the fake trainer does what the real one does -------------------------------------------------
+# --- the fake trainer behaves like the real one ---------------------------------------------------
 
 
-class Noted:
-    """Notes each event, each part of a step, and what code of ours reads from the trainer."""
+class EventLog:
+    """Records each event, each part of a step, and what our code reads from the trainer."""
 
     def __init__(self, base):
         self.happened, self.read = [], set()
@@ -77,9 +77,9 @@ class Noted:
                 super().optimizer_step()
 
         self.kind = Trainer
-        self.calls = [(event, self._note(event)) for event in EVENTS]
+        self.calls = [(event, self._record(event)) for event in EVENTS]
 
-    def _note(self, event):
+    def _record(self, event):
         return lambda trainer: self.happened.append((event, getattr(trainer, "epoch", None)))
 
 
@@ -98,9 +98,9 @@ KINDS = {
 }
 
 
-def noted(way, folder, options, call):
+def recorded(way, folder, options, call):
     """Everything that happened in such a training, and what was read from its trainer."""
-    notes, ends = Noted(way.base), []
+    notes, ends = EventLog(way.base), []
     calls = [*notes.calls, *([at(*call)] if call else [])]
     options = {"kind": notes.kind, "warmup_epochs": 0, **options}
     try:
@@ -114,23 +114,23 @@ def noted(way, folder, options, call):
 
 @pytest.mark.train
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_fake_trainer_does_what_the_real_one_does(tmp_path, kind):
+def test_fake_trainer_behaves_like_the_real_one(tmp_path, kind):
     import ultralytics
     from ultralytics.utils.checks import check_version
 
     if not check_version(ultralytics.__version__, ">=8.4.190"):
         pytest.skip("the fake trainer is that of later versions")
-    fake, read_from_fake = noted(FAKE, tmp_path / "fake", *KINDS[kind])
-    expected, read = noted(real(), tmp_path / "real", *KINDS[kind])
+    fake, read_from_fake = recorded(FAKE, tmp_path / "fake", *KINDS[kind])
+    expected, read = recorded(real(), tmp_path / "real", *KINDS[kind])
     assert fake == expected
-    assert read - {"plots"} <= read_from_fake  # only integrations are kept from seeing a picture
+    assert read - {"plots"} <= read_from_fake  # the picture is kept from integrations only
 
 
-# --- to its end -----------------------------------------------------------------------------------
+# --- to the end -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_a_training_is_as_without_the_watch_and_nothing_is_left(way, tmp_path, terminal, live):
+def test_training_is_unchanged_by_the_watch_and_nothing_is_left(way, tmp_path, terminal, live):
     terminal()
     before, watch = streams(), GradWatch(live=live)
     trainer = way.spoiled(tmp_path, watch=watch)
@@ -158,7 +158,7 @@ def test_a_training_is_as_without_the_watch_and_nothing_is_left(way, tmp_path, t
         (ZeroDivisionError("the user's own"), "failed"),
     ],
 )
-def test_the_files_tell_how_a_training_was_ended(way, tmp_path, caplog, error, status):
+def test_files_show_how_a_training_ended(way, tmp_path, caplog, error, status):
     watch, before = GradWatch(live=False), streams()
     with pytest.raises(type(error)) as left:
         way.spoiled(tmp_path, watch=watch, calls=[at("on_fit_epoch_end", 2, leave(error))])
@@ -173,7 +173,7 @@ def test_the_files_tell_how_a_training_was_ended(way, tmp_path, caplog, error, s
 
 @pytest.mark.parametrize(("is_first", "live"), PLACES)
 @pytest.mark.parametrize("event", [event for event in EVENTS if event != "on_model_save"])
-def test_an_error_of_the_users_own_ends_the_training_as_without_the_watch(  # noqa: PLR0913, PLR0917  # cases
+def test_error_of_the_user_ends_the_training_as_without_the_watch(  # noqa: PLR0913, PLR0917  # cases
     faked, tmp_path, caplog, terminal, event, is_first, live
 ):
     terminal()
@@ -195,10 +195,8 @@ def test_an_error_of_the_users_own_ends_the_training_as_without_the_watch(  # no
         assert (tmp_path / "run" / "gradwatch.png").exists()
 
 
-def test_the_files_tell_how_it_ended_before_the_picture_is_drawn(
-    way, tmp_path, monkeypatch, capsys
-):
-    """A scheduler may kill the process two seconds after it has stopped a training."""
+def test_files_show_the_end_before_the_picture_is_drawn(way, tmp_path, monkeypatch, capsys):
+    """A scheduler may kill the process two seconds after it stops a training."""
     seen = []
 
     def draw(_heatmap, _report, path):
@@ -214,17 +212,17 @@ def test_the_files_tell_how_it_ended_before_the_picture_is_drawn(
     assert seen == [("stopped", "4", True)]
 
 
-def test_the_picture_is_there_for_whatever_uploads_pictures_at_the_end(way, tmp_path):
+def test_picture_is_ready_for_uploads_at_the_end(way, tmp_path):
     seen = []
     calls = [("on_train_end", lambda trainer: seen.extend(map(str, trainer.plots)))]
     way.train(tmp_path, watch=GradWatch(live=False), calls=calls)
     assert seen == [str(tmp_path / "run" / "gradwatch.png")]
 
 
-def test_a_training_without_an_optimizer_step_says_so(way, tmp_path):
+def test_training_without_an_optimizer_step_says_so(way, tmp_path):
     class Idle(way.base):
         def optimizer_step(self):
-            """As an epoch that ends before nbs images were seen."""
+            """As in an epoch that ends before nbs images were seen."""
 
     watch = GradWatch(live=False)
     way.train(tmp_path, watch=watch, kind=Idle)
@@ -234,11 +232,9 @@ def test_a_training_without_an_optimizer_step_says_so(way, tmp_path):
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), ValueError("closed file")])
-def test_a_reader_that_goes_away_ends_neither_training_nor_watch(
-    faked, tmp_path, monkeypatch, error
-):
+def test_closed_stdout_ends_neither_training_nor_watch(faked, tmp_path, monkeypatch, error):
     class Gone(io.StringIO):
-        """Refuses our lines only: on all others Ultralytics itself would stumble."""
+        """Refuses only our lines, because Ultralytics itself would fail on the others."""
 
         def write(self, text):
             if "GradWatch" in text:
@@ -253,7 +249,7 @@ def test_a_reader_that_goes_away_ends_neither_training_nor_watch(
     assert (watch.report().status, watch.report().steps) == ("finished", 8)
 
 
-# --- trouble of our own, and trainers that cannot be watched --------------------------------------
+# --- errors of ours, and trainers that cannot be watched ------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -265,11 +261,11 @@ def test_a_reader_that_goes_away_ends_neither_training_nor_watch(
         ("yolo_gradwatch.measure.rollup.Rollup.add", True),
     ],
 )
-def test_an_error_of_ours_costs_the_watch_and_never_the_training(  # noqa: PLR0913, PLR0917  # cases
+def test_error_of_ours_ends_the_watch_but_not_the_training(  # noqa: PLR0913, PLR0917  # cases
     faked, tmp_path, caplog, monkeypatch, place, is_begun
 ):
     def broken(*_args, **_options):
-        raise OSError("planted")
+        raise OSError("injected")
 
     watch = GradWatch(live=False)
     calls = [at("on_train_epoch_start", 2, lambda _: monkeypatch.setattr(place, broken))]
@@ -280,15 +276,15 @@ def test_an_error_of_ours_costs_the_watch_and_never_the_training(  # noqa: PLR09
     assert_nothing_left(trainer)
     (one,) = told(caplog)
     assert "an internal error" in one
-    assert "OSError: planted" in one
+    assert "OSError: injected" in one
     assert watch.has_started == is_begun
     if is_begun:
         assert load_run(tmp_path / "run").meta.status == watch.report().status == "failed"
-        assert "planted" in watch.report().remarks[0]
+        assert "injected" in watch.report().remarks[0]
 
 
 @pytest.mark.parametrize(("fail_on", "code"), [((), 0), (("dead",), 1)])
-def test_a_watch_that_failed_does_not_pass_under_fail_on(tmp_path, monkeypatch, fail_on, code):
+def test_failed_watch_does_not_pass_fail_on(tmp_path, monkeypatch, fail_on, code):
     def train():
         calls = [("on_train_start", lambda _: monkeypatch.delattr(Capture, "take"))]
         FAKE.train(tmp_path, watch=watch, calls=calls)
@@ -301,11 +297,11 @@ def test_a_watch_that_failed_does_not_pass_under_fail_on(tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("place", [PICTURE, "on_plot"])
-def test_a_picture_that_cannot_be_drawn_costs_one_warning(
+def test_picture_that_cannot_be_drawn_costs_one_warning(
     faked, tmp_path, caplog, monkeypatch, place
 ):
     def broken(*_args, **_options):
-        raise ZeroDivisionError("planted")
+        raise ZeroDivisionError("injected")
 
     if place == "on_plot":
         monkeypatch.setattr(faked.base, place, broken)
@@ -314,11 +310,11 @@ def test_a_picture_that_cannot_be_drawn_costs_one_warning(
     watch = GradWatch(live=False)
     faked.train(tmp_path, watch=watch)
     (one,) = told(caplog)
-    assert "Picture.end raised ZeroDivisionError: planted" in one
+    assert "Picture.end raised ZeroDivisionError: injected" in one
     assert watch.report().status == "finished"
 
 
-def steps_alone(base):
+def stops_unscaling(base):
     class StepsAlone(base):
         """From its third step on."""
 
@@ -359,13 +355,13 @@ def leaves_out(event):
 @pytest.mark.parametrize(
     ("make", "why", "steps"),
     [
-        (steps_alone, "unscale_ was not called before", 2),
+        (stops_unscaling, "unscale_ was not called before", 2),
         (clips_first, "ClipsFirst.optimizer_step clips", 0),
         (leaves_out("on_train_start"), "did not run the callback on_train_start", 0),
         (leaves_out("on_train_epoch_start"), "did not run the callback on_train_epoch_start", 0),
     ],
 )
-def test_a_trainer_that_cannot_be_watched_gets_one_warning_and_trains(  # noqa: PLR0913, PLR0917  # cases
+def test_trainer_that_cannot_be_watched_gets_one_warning_and_trains(  # noqa: PLR0913, PLR0917  # cases
     way, tmp_path, caplog, make, why, steps
 ):
     kind, watch = make(way.base), GradWatch(live=False)
@@ -384,7 +380,7 @@ def test_a_trainer_that_cannot_be_watched_gets_one_warning_and_trains(  # noqa: 
     assert_nothing_left(trainer)
 
 
-def test_another_rank_than_0_is_left_alone(faked, tmp_path, as_rank):
+def test_rank_other_than_0_is_left_alone(faked, tmp_path, as_rank):
     watch = GradWatch(live=False)
     first = [at("on_pretrain_routine_start", 1, lambda _: as_rank(1))]
     last = [at("on_pretrain_routine_start", 1, lambda _: as_rank(-1))]
@@ -394,7 +390,7 @@ def test_another_rank_than_0_is_left_alone(faked, tmp_path, as_rank):
     assert not list(tmp_path.rglob("gradwatch*"))
 
 
-def test_a_trainer_whose_training_has_begun_is_not_watched(faked, tmp_path, caplog):
+def test_trainer_that_has_already_started_is_not_watched(faked, tmp_path, caplog):
     watch = GradWatch(live=False)
     faked.train(tmp_path, calls=[("on_train_start", watch.attach)])
     assert watch._attachment.sessions == []
@@ -402,10 +398,10 @@ def test_a_trainer_whose_training_has_begun_is_not_watched(faked, tmp_path, capl
     assert "has already begun" in one
 
 
-# --- another watch, and none ----------------------------------------------------------------------
+# --- other watches and detaching ------------------------------------------------------------------
 
 
-def test_a_second_training_of_a_watch_has_its_own_folder(way, tmp_path):
+def test_second_training_of_a_watch_has_its_own_folder(way, tmp_path):
     watch = GradWatch(live=False)
     way.train(tmp_path, watch=watch)
     way.train(tmp_path, watch=watch, name="again", epochs=2)
@@ -415,7 +411,7 @@ def test_a_second_training_of_a_watch_has_its_own_folder(way, tmp_path):
     assert load_run(tmp_path / "run").report() == watch.reports[0]
 
 
-def test_a_trainer_can_be_attached_to_and_the_newest_watch_takes_over(way, tmp_path):
+def test_watch_attaches_to_a_trainer_and_the_newest_takes_over(way, tmp_path):
     trainer = way.trainer(tmp_path)
     first, second = (GradWatch(live=False).attach(trainer) for _ in range(2))
     trainer.train()
@@ -424,7 +420,7 @@ def test_a_trainer_can_be_attached_to_and_the_newest_watch_takes_over(way, tmp_p
     assert_nothing_left(trainer)
 
 
-def test_a_watch_that_is_detached_before_the_training_leaves_it_alone(way, tmp_path):
+def test_watch_detached_before_the_training_leaves_it_alone(way, tmp_path):
     trainer = way.trainer(tmp_path)
     before = {event: list(calls) for event, calls in trainer.callbacks.items() if calls}
     watch = GradWatch(live=False).attach(trainer)
@@ -443,12 +439,12 @@ DETACHED = {
     "on_fit_epoch_end": (2, 4),
     "on_train_end": (1, 8),
 }
-"""The event, its so-many-th time, and the steps until then."""
+"""The event, at which occurrence of it, and the steps until then."""
 
 
 @pytest.mark.parametrize("event", DETACHED)
 @pytest.mark.parametrize(("is_first", "live"), PLACES)
-def test_a_watch_that_is_detached_in_a_training_ends_there_and_the_training_goes_on(  # noqa: PLR0913, PLR0917  # cases
+def test_watch_detached_in_a_training_ends_and_the_training_goes_on(  # noqa: PLR0913, PLR0917  # cases
     faked, tmp_path, caplog, terminal, event, is_first, live
 ):
     terminal()
@@ -478,7 +474,7 @@ def test_a_watch_that_is_detached_in_a_training_ends_there_and_the_training_goes
     assert (tmp_path / "run" / "gradwatch.png").exists()
 
 
-def test_a_watch_may_be_detached_by_what_it_calls(way, tmp_path, caplog):
+def test_watch_can_be_detached_by_its_own_callback(way, tmp_path, caplog):
     watch = GradWatch(live=False, on_finding=lambda _finding: watch.detach())
     calls = [spoil("model.1.conv.weight", at=3)]
     way.train(tmp_path, watch=watch, calls=calls, save=True)  # it recovers from the NaN
@@ -486,7 +482,7 @@ def test_a_watch_may_be_detached_by_what_it_calls(way, tmp_path, caplog):
     assert told(caplog) == []
 
 
-def test_a_watch_that_was_detached_can_be_attached_again(way, tmp_path):
+def test_detached_watch_can_be_attached_again(way, tmp_path):
     watch = GradWatch(live=False)
     way.train(tmp_path, watch=watch)
     watch.detach()
@@ -498,18 +494,18 @@ def test_a_watch_that_was_detached_can_be_attached_again(way, tmp_path):
     assert [report.run.name for report in watch.reports] == ["run", "again"]
 
 
-# --- what is left in memory -----------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 
-def test_a_finished_training_lets_go_of_everything_but_its_report(way, tmp_path):
+def test_finished_training_releases_everything_but_its_report(way, tmp_path):
     refs, watch = [], GradWatch(live=False)
 
-    def note(trainer):
+    def keep_refs(trainer):
         (session,) = watch._attachment.sessions
         held = (trainer, trainer.model, trainer.optimizer, session._events, *session._parts)
         refs.extend(weakref.ref(one) for one in held if one is not None)
 
-    way.train(tmp_path, watch=watch, calls=[at("on_train_epoch_start", 2, note)])
+    way.train(tmp_path, watch=watch, calls=[at("on_train_epoch_start", 2, keep_refs)])
     gc.collect()
     assert {ref() for ref in refs} == {None}
     assert len(refs) == 9
@@ -520,7 +516,7 @@ def test_a_finished_training_lets_go_of_everything_but_its_report(way, tmp_path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("event", ["on_pretrain_routine_end", "on_train_start", "on_train_end"])
-def test_a_training_that_failed_lets_go_of_its_trainer_too(faked, tmp_path, event):
+def test_failed_training_releases_its_trainer_too(faked, tmp_path, event):
     refs = []
     calls = [(event, lambda trainer: refs.append(weakref.ref(trainer)))]
     calls += [at(event, 1, leave(ZeroDivisionError))]
@@ -530,7 +526,7 @@ def test_a_training_that_failed_lets_go_of_its_trainer_too(faked, tmp_path, even
     assert [ref() for ref in refs] == [None]
 
 
-def test_a_trainer_that_never_trains_is_not_kept_alive(way, tmp_path):
+def test_trainer_that_never_trains_is_not_kept_alive(way, tmp_path):
     trainer = way.trainer(tmp_path)
     watch = GradWatch(live=False).attach(trainer)
     gone = weakref.ref(trainer)
@@ -543,7 +539,7 @@ def test_a_trainer_that_never_trains_is_not_kept_alive(way, tmp_path):
 
 
 def alive():
-    """How many objects of the package, the trainer, torch and pandas there are, and arrays."""
+    """Number of objects of each class of the package, the trainer, torch, pandas and numpy."""
     gc.collect()
     objects = gc.get_objects()
     inside = {id(one): one for one in gc.get_referents(*objects) if type(one) is np.ndarray}
@@ -555,7 +551,7 @@ def alive():
 
 
 @pytest.mark.slow
-def test_many_trainings_leave_their_reports_only(tmp_path):
+def test_many_trainings_leave_only_their_reports(tmp_path):
     watch = GradWatch(live=False)
 
     def many(count):
@@ -568,7 +564,7 @@ def test_many_trainings_leave_their_reports_only(tmp_path):
     assert after - before == dict.fromkeys((EpochClipping, Guard, Report, Session), 6)
 
 
-def test_a_class_of_a_trainer_is_not_remembered():
+def test_trainer_class_is_not_kept_alive():
     from ultralytics.engine.trainer import BaseTrainer
 
     from yolo_gradwatch.watch.ultralytics import contract

@@ -1,4 +1,4 @@
-"""Two trainings at the same time, in threads of one process."""
+"""Two simultaneous trainings, in threads of one process."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +14,12 @@ from yolo_gradwatch.watch.gradwatch import sessions_of
 pytestmark = pytest.mark.train
 
 IMAGES = {"first": 8, "second": 12}
-"""Of four epochs each, so that one run has eight steps and the other twelve."""
+"""For four epochs each, so that one run has eight steps and the other twelve."""
 
 
 @pytest.fixture
 def clips(monkeypatch):
-    """What torch's clip says of the gradients of the whole model, by thread."""
+    """The total gradient norms that torch's clipping returns, by thread."""
     import torch
 
     said = {}
@@ -34,7 +34,7 @@ def clips(monkeypatch):
 
 
 def train_both(folder, watches):
-    """Train in two threads, epoch by epoch at the same time; the threads and what stood in."""
+    """Train in two threads in lockstep; returns threads with trainers, and the streams used."""
     from ultralytics import YOLO
 
     together, outputs = Barrier(2, timeout=60), []
@@ -54,7 +54,7 @@ def train_both(folder, watches):
         try:
             trainer.train()
         except BaseException:
-            together.abort()  # the other one shall not wait for it
+            together.abort()  # the other one must not wait for it
             raise
         return get_ident(), trainer
 
@@ -70,7 +70,7 @@ def train_both(folder, watches):
         *(pytest.param(*case, marks=pytest.mark.full) for case in ((False, False), (True, True))),
     ],
 )
-def test_two_trainings_at_the_same_time_have_files_of_their_own(  # noqa: PLR0913, PLR0917  # cases
+def test_simultaneous_trainings_have_their_own_files(  # noqa: PLR0913, PLR0917  # cases
     tmp_path, caplog, terminal, clips, live, share
 ):
     terminal()

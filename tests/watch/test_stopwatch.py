@@ -1,4 +1,4 @@
-"""What batches take, by a clock and a GPU of the tests'."""
+"""What batches take, with a fake clock and a fake GPU."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ CPU, GPU = SimpleNamespace(type="cpu"), SimpleNamespace(type="cuda")
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Set the time."""
+    """A clock that the test sets."""
     now = SimpleNamespace(seconds=100.0)
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now.seconds))
     return now
@@ -28,7 +28,7 @@ def clock(monkeypatch):
         ([(9.0, False), (1.0, True), (3.0, False), (2.0, True)], 1.5),
     ],
 )
-def test_batches_count_that_are_as_in_a_training(clock, laps, expected):
+def test_only_batches_as_in_a_training_count(clock, laps, expected):
     watch = Stopwatch()
     watch.start(CPU)
     for seconds, is_plain in laps:
@@ -37,7 +37,7 @@ def test_batches_count_that_are_as_in_a_training(clock, laps, expected):
     assert watch.seconds == expected
 
 
-def test_what_lies_between_epochs_is_left_out(clock):
+def test_time_between_epochs_is_excluded(clock):
     watch = Stopwatch()
     watch.start(CPU)
     clock.seconds += 50.0
@@ -47,7 +47,7 @@ def test_what_lies_between_epochs_is_left_out(clock):
     assert watch.seconds == 2.0
 
 
-def test_memory_is_that_of_the_process_at_its_most(monkeypatch):
+def test_memory_is_the_peak_of_the_process(monkeypatch):
     sizes = iter([5, 9, 7])
     watch = Stopwatch()
     size = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=next(sizes)))
@@ -60,7 +60,7 @@ def test_memory_is_that_of_the_process_at_its_most(monkeypatch):
     assert (cost.together, cost.batches, cost.epochs) == (1, 2, 3)
 
 
-def test_on_a_gpu_it_is_what_torch_has_reserved(monkeypatch):
+def test_memory_on_a_gpu_is_what_torch_reserved(monkeypatch):
     import torch
 
     reset, total = [], SimpleNamespace(total_memory=100)

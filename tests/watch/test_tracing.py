@@ -1,4 +1,4 @@
-"""Traces of a training: in which steps, at which cost, and that it does not notice."""
+"""Traces of a training: in which steps, at what cost, and without changing it."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ from yolo_gradwatch.runs.schema import FLOW_COLUMNS, FLOW_FILE
 
 
 def watched(way, folder, *, calls=(), flow=True, **options):
-    """Train; the trainer and the run."""
+    """Train; the trainer, the run and the watch."""
     watch = GradWatch(live=False, flow=flow)
     trainer = way.train(folder, watch=watch, calls=calls, **options)
     return trainer, load_run(watch.run_dir), watch
@@ -30,7 +30,7 @@ def hooks_of(trainer):
     return [m for m in trainer.model.modules() if m._forward_hooks or m._forward_pre_hooks]
 
 
-def test_the_powers_of_two_are_traced_and_the_weights_are_the_same(way, tmp_path):
+def test_powers_of_two_are_traced_without_changing_the_weights(way, tmp_path):
     bare, _, _ = watched(way, tmp_path / "off", flow=False, epochs=5)
     trainer, run, _ = watched(way, tmp_path / "on", epochs=5)
     assert bits_of(trainer) == bits_of(bare)
@@ -46,23 +46,23 @@ def test_the_powers_of_two_are_traced_and_the_weights_are_the_same(way, tmp_path
         assert {name for name in trace["module"] if "." in name} >= {"model.1.conv", "model.1.bn"}
 
 
-def test_without_it_there_is_no_file_and_an_empty_table(way, tmp_path):
+def test_without_flow_there_is_no_file_and_an_empty_table(way, tmp_path):
     _, run, _ = watched(way, tmp_path, flow=False, epochs=1)
     assert not (run.folder / FLOW_FILE).exists()
     assert tuple(run.flow) == FLOW_COLUMNS
     assert run.flow.empty
 
 
-def test_a_new_training_in_the_same_folder_leaves_no_old_trace(faked, tmp_path):
+def test_new_training_in_the_same_folder_removes_old_traces(faked, tmp_path):
     watched(faked, tmp_path, epochs=2)
     _, run, _ = watched(faked, tmp_path, flow=False, epochs=1)
     assert not (run.folder / FLOW_FILE).exists()
 
 
-def test_output_and_gradient_are_those_that_a_hook_of_the_users_sees(way, tmp_path):
+def test_output_and_gradient_match_a_hook_of_the_user(way, tmp_path):
     seen = []
 
-    def note(trainer):
+    def add_hook(trainer):
         layer = dict(trainer.model.named_modules())["model.1.conv"]
         layer.register_forward_hook(hook)
 
@@ -71,7 +71,7 @@ def test_output_and_gradient_are_those_that_a_hook_of_the_users_sees(way, tmp_pa
             seen.append({"rms": float(output.detach().double().pow(2).mean().sqrt())})
             output.register_hook(lambda grad: seen[-1].update(norm=float(grad.double().norm())))
 
-    _, run, _ = watched(way, tmp_path, calls=[("on_train_start", note)], epochs=2)
+    _, run, _ = watched(way, tmp_path, calls=[("on_train_start", add_hook)], epochs=2)
     rows = run.flow[run.flow["module"] == "model.1.conv"]
     for step, rms, norm in zip(
         rows["step"], rows["output_rms"], rows["gradient_norm"], strict=True
@@ -80,7 +80,7 @@ def test_output_and_gradient_are_those_that_a_hook_of_the_users_sees(way, tmp_pa
         assert rms == pytest.approx(seen[step - 1]["rms"], rel=1e-5)
 
 
-def test_with_accumulation_it_is_the_first_batch_of_the_step(faked, tmp_path):
+def test_with_accumulation_the_first_batch_of_the_step_is_traced(faked, tmp_path):
     hooked, steps = [], []
 
     def look(trainer):
@@ -92,7 +92,7 @@ def test_with_accumulation_it_is_the_first_batch_of_the_step(faked, tmp_path):
 
     options = {"nbs": 16, "images": 32, "epochs": 4, "warmup_epochs": 0}
     _, run, _ = watched(faked, tmp_path, calls=[("on_train_start", look)], **options)
-    firsts = [0, *steps][: len(steps)]  # the batch with which each step begins
+    firsts = [0, *steps][: len(steps)]  # the batch with which each step starts
     wanted = [step for step in (1, 2, 4, 8) if step <= len(steps)]
     assert len(steps) > 4
     assert len(hooked) > 2 * len(steps)
@@ -100,14 +100,14 @@ def test_with_accumulation_it_is_the_first_batch_of_the_step(faked, tmp_path):
     assert [i for i, is_hooked in enumerate(hooked) if is_hooked] == [firsts[n - 1] for n in wanted]
 
 
-def test_the_batch_after_a_finding_is_traced(way, tmp_path):
+def test_batch_after_a_finding_is_traced(way, tmp_path):
     calls = [spoil("model.1.conv.weight", at=5)]
     _, run, _ = watched(way, tmp_path, calls=calls, epochs=1, images=32)
     assert "nonfinite" in set(run.alerts["rule"])
     assert steps_of(run) == [1, 2, 4, 6, 8]
 
 
-def test_a_loss_scale_is_taken_out(way, tmp_path):
+def test_loss_scale_is_divided_out(way, tmp_path):
     options = {"kind": way.scaled(), "amp": True, "epochs": 2}
     _, plain, _ = watched(way, tmp_path / "plain", epochs=2)
     _, run, _ = watched(way, tmp_path / "scaled", **options)
@@ -117,8 +117,8 @@ def test_a_loss_scale_is_taken_out(way, tmp_path):
     np.testing.assert_allclose(other["gradient_norm"], one["gradient_norm"], rtol=1e-3)
 
 
-def test_several_processes_multiply_the_loss(faked, tmp_path, monkeypatch):
-    """Ultralytics multiplies the loss by their number, which is taken out."""
+def test_world_size_is_divided_out(faked, tmp_path, monkeypatch):
+    """Ultralytics multiplies the loss by the number of processes."""
 
     class Wrapper(nn.Module):
         def __init__(self, model):
@@ -142,7 +142,7 @@ def test_several_processes_multiply_the_loss(faked, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError, RuntimeError, KeyError])
-def test_an_error_in_a_hook_ends_the_flow_and_nothing_else(  # noqa: PLR0913, PLR0917  # cases
+def test_error_in_a_hook_ends_only_the_traces(  # noqa: PLR0913, PLR0917  # cases
     faked, tmp_path, monkeypatch, caplog, error, capsys
 ):
     bare, _, _ = watched(faked, tmp_path / "off", flow=False)
@@ -171,8 +171,8 @@ def test_an_error_in_a_hook_ends_the_flow_and_nothing_else(  # noqa: PLR0913, PL
     assert not hooks_of(trainer)
 
 
-def test_a_compiled_model_is_left_out_with_a_remark(tmp_path):
-    """Nothing is compiled here; ``is_compiled`` has a test of its own."""
+def test_compiled_model_is_not_traced_and_gives_a_remark(tmp_path):
+    """Nothing is compiled here; ``is_compiled`` has its own test."""
     _, run, watch = watched(FAKE, tmp_path, compile=True, epochs=1)
     assert run.flow.empty
     (remark,) = watch.report().remarks
@@ -180,7 +180,7 @@ def test_a_compiled_model_is_left_out_with_a_remark(tmp_path):
     assert load_run(run.folder).report().remarks == (remark,)
 
 
-def test_a_batch_that_did_not_fit_is_traced_when_it_comes_again(way, tmp_path):
+def test_batch_that_did_not_fit_is_traced_when_repeated(way, tmp_path):
     if way.is_real:
         from ultralytics.engine.trainer import BaseTrainer
 
@@ -193,9 +193,7 @@ def test_a_batch_that_did_not_fit_is_traced_when_it_comes_again(way, tmp_path):
 
 @pytest.mark.parametrize("event", ["on_train_batch_start", "on_train_batch_end"])
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
-def test_a_training_that_ends_in_a_traced_batch_is_left_without_hooks(
-    faked, tmp_path, event, error
-):
+def test_training_that_ends_in_a_traced_batch_keeps_no_hooks(faked, tmp_path, event, error):
     held = []
 
     def raise_in_model(trainer):
@@ -208,7 +206,7 @@ def test_a_training_that_ends_in_a_traced_batch_is_left_without_hooks(
     assert sum(len(m._forward_hooks) for m in trainer.model.modules()) == 1
 
 
-def test_a_watch_that_is_detached_in_a_traced_batch_leaves_no_hook(faked, tmp_path):
+def test_watch_detached_in_a_traced_batch_leaves_no_hooks(faked, tmp_path):
     watch = GradWatch(live=False)
 
     def detach(trainer):
@@ -219,8 +217,8 @@ def test_a_watch_that_is_detached_in_a_traced_batch_leaves_no_hook(faked, tmp_pa
     assert sum(len(m._forward_hooks) for m in trainer.model.modules()) == 1
 
 
-def test_other_callbacks_see_the_model_as_it_is(way, tmp_path):
-    """Also one on the batch's end that was added before the watch."""
+def test_other_callbacks_see_the_model_without_hooks(way, tmp_path):
+    """Also a callback at the end of a batch that was added before the watch."""
     seen = []
 
     def look(trainer):
@@ -232,7 +230,7 @@ def test_other_callbacks_see_the_model_as_it_is(way, tmp_path):
     assert seen == [0] * 4
 
 
-def test_an_optimizer_that_calls_the_model_again_is_not_traced(way, tmp_path):
+def test_optimizer_that_calls_the_model_again_is_not_traced(way, tmp_path):
     seen = []
 
     def look(trainer):
@@ -242,7 +240,7 @@ def test_an_optimizer_that_calls_the_model_again_is_not_traced(way, tmp_path):
     assert seen == [0] * 4
 
 
-def test_a_resumed_training_goes_on_with_the_powers_of_two(way, tmp_path):
+def test_resumed_training_continues_the_powers_of_two(way, tmp_path):
     watch = GradWatch(live=False)
     with pytest.raises(KeyboardInterrupt):
         way.train(
@@ -264,7 +262,7 @@ def test_a_resumed_training_goes_on_with_the_powers_of_two(way, tmp_path):
     assert run.flow.iloc[: len(before.flow)].equals(before.flow)
 
 
-def test_an_output_gets_each_trace(faked, tmp_path):
+def test_output_receives_each_trace(faked, tmp_path):
     flows = []
     watch = GradWatch(live=False, outputs=[SimpleNamespace(flow=flows.append)])
     faked.train(tmp_path, watch=watch)
@@ -278,10 +276,10 @@ def test_an_output_gets_each_trace(faked, tmp_path):
     "model",
     ["yolo26n.yaml", "yolov8n.yaml", pytest.param("rtdetr-l.yaml", marks=pytest.mark.full)],
 )
-def test_every_model_gives_every_call_and_keeps_its_weights(tmp_path, model):
+def test_every_model_traces_every_call_and_keeps_its_weights(tmp_path, model):
     if model.startswith("rtdetr"):
-        pytest.importorskip("ultralytics.models.utils.ops")  # which needs scipy in 8.4.0
-    real()  # whose first training of a process has other random numbers in older versions
+        pytest.importorskip("ultralytics.models.utils.ops")  # needs scipy in 8.4.0
+    real()  # the first training of a process has other random numbers in older versions
     results, size = [], 160 if model.startswith("rtdetr") else 64  # it has 300 queries
     for flow in (False, True):
         kept = []

@@ -1,4 +1,4 @@
-"""What the watch knows of Ultralytics' trainers, mostly without a training."""
+"""What the watch knows about Ultralytics' trainers, mostly without a training."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def idle_scaler():
 
 
 @pytest.mark.slow
-def test_the_clip_stands_among_the_options_of_a_run(tmp_path):
+def test_clip_is_among_the_options_of_a_run(tmp_path):
     from ultralytics.engine.trainer import BaseTrainer
 
     class Gentle(BaseTrainer):
         def optimizer_step(self):
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=2.5)
 
-    trainer = object.__new__(Gentle)  # not set up
+    trainer = object.__new__(Gentle)  # not initialized
     trainer.args = SimpleNamespace(task="detect", freeze=[0, 1], data=tmp_path, warmup_epochs=3)
     trainer.train_loader, trainer.epochs = range(50), 100
     trainer.scaler, trainer.device = idle_scaler(), torch.device("cpu")
@@ -73,7 +73,7 @@ def test_loss_items_of_every_version(items, names, expected):
     assert [*map(id, found[1])] == [*map(id, expected[1])]  # not copied
 
 
-def test_learning_rates_are_those_of_the_optimizers_groups():
+def test_learning_rates_are_those_of_the_optimizer_groups():
     groups = [{"lr": 0.1}, {"lr": torch.tensor(0.5)}]
     trainer = SimpleNamespace(optimizer=SimpleNamespace(param_groups=groups))
     assert facts.learning_rates(trainer) == (0.1, 0.5)
@@ -87,10 +87,10 @@ def test_learning_rates_are_those_of_the_optimizers_groups():
         ({"freeze_layer_names": ["model.0.", ".dfl"]}, ("model.0.", ".dfl", "teacher_model.")),
         ({"freeze_layer_names": []}, ("",)),
         ({"freeze_layer_names": None}, ("",)),
-        ({}, ("",)),  # nothing is known: what is frozen is meant to be
+        ({}, ("",)),  # unknown: frozen layers count as intended
     ],
 )
-def test_what_is_meant_to_be_frozen(found, expected):
+def test_intentionally_frozen_names(found, expected):
     assert facts.meant_frozen(SimpleNamespace(**found)) == expected
 
 
@@ -125,12 +125,12 @@ class Owner:
         ((1, 2), (), None),
     ],
 )
-def test_images_and_objects_of_a_batch_are_noted_before_it_goes_on(batch, images, objects):
-    trainer, told = Owner(), []
-    trainer.log = told
-    hooks.before_batch(trainer, lambda *of_batch: told.append(of_batch))
+def test_images_and_objects_of_a_batch_are_recorded_first(batch, images, objects):
+    trainer, log = Owner(), []
+    trainer.log = log
+    hooks.before_batch(trainer, lambda *of_batch: log.append(of_batch))
     assert trainer.preprocess_batch(batch, scale=2) == (batch, 2)
-    assert told == [(images, objects), "goes on"]
+    assert log == [(images, objects), "goes on"]
 
 
 HOOKS = {
@@ -142,43 +142,43 @@ HOOKS = {
 
 @pytest.fixture(params=HOOKS)
 def hooked(request):
-    """A trainer, the name of its method that is wrapped, and what wraps it and notes calls."""
-    trainer, told = Owner(), []
+    """A trainer, the name of a wrapped method, functions to wrap and call it, and its log."""
+    trainer, log = Owner(), []
     arguments = [] if request.param == "_do_train" else [{}]
-    wrap = lambda: HOOKS[request.param](trainer, lambda *_: told.append(1))  # noqa: E731
+    wrap = lambda: HOOKS[request.param](trainer, lambda *_: log.append(1))  # noqa: E731
     call = lambda: getattr(trainer, request.param)(*arguments)  # noqa: E731
-    return trainer, request.param, wrap, call, told
+    return trainer, request.param, wrap, call, log
 
 
-def test_a_wrap_hands_on_and_is_gone_once_it_is_undone(hooked):
-    trainer, _, wrap, call, told = hooked
+def test_wrap_passes_calls_on_and_can_be_undone(hooked):
+    trainer, _, wrap, call, log = hooked
     plain = call()
     undo = wrap()
-    assert (call(), told) == (plain, [1])
+    assert (call(), log) == (plain, [1])
     undo()
     undo()
     assert vars(trainer) == {}
-    assert (call(), told) == (plain, [1])
+    assert (call(), log) == (plain, [1])
 
 
-def test_a_wrap_of_the_users_own_is_there_again_afterwards(hooked):
-    trainer, name, wrap, call, told = hooked
+def test_wrap_of_the_user_is_restored(hooked):
+    trainer, name, wrap, call, log = hooked
     setattr(trainer, name, own := lambda *_: "own")
     undo = wrap()
-    assert (call(), told) == ("own", [1])
+    assert (call(), log) == ("own", [1])
     undo()
     assert vars(trainer) == {name: own}
 
 
-def test_a_wrap_around_ours_is_left_alone(hooked):
-    trainer, name, wrap, call, told = hooked
+def test_wrap_around_ours_is_left_alone(hooked):
+    trainer, name, wrap, call, log = hooked
     undo = wrap()
     ours = getattr(trainer, name)
     setattr(trainer, name, later := partial(ours))
     undo()
     assert vars(trainer) == {name: later}
     call()
-    assert told == [1]
+    assert log == [1]
 
 
 @pytest.mark.parametrize(
@@ -188,18 +188,18 @@ def test_a_wrap_around_ours_is_left_alone(hooked):
         *((c, "failed") for c in (1, True, "", 0.0, "no")),
     ],
 )
-def test_a_system_exit_counts_as_python_counts_it(code, outcome):
-    trainer, told = Owner(), []
+def test_system_exit_codes_count_as_in_python(code, outcome):
+    trainer, outcomes = Owner(), []
     trainer.result = SystemExit(code)
-    hooks.around_training(trainer, told.append)
+    hooks.around_training(trainer, outcomes.append)
     with pytest.raises(SystemExit):
         trainer._do_train()
-    assert told == [outcome]
+    assert outcomes == [outcome]
     assert "_do_train" not in vars(trainer)
 
 
 class Ends:
-    """As much of a trainer as whatever uploads pictures at its end needs."""
+    """As much of a trainer as uploads of pictures at its end need."""
 
     def __init__(self, *, plots, names):
         self.args = SimpleNamespace(plots=plots)
@@ -220,7 +220,7 @@ class Ends:
         self.plots[path] = {"timestamp": 1.0}
 
     def end(self):
-        """Run the callbacks as Ultralytics does, of which the first hands a picture on."""
+        """Run the callbacks as Ultralytics does; the first announces a picture."""
         undos = []
         announce = lambda trainer: undos.append(hooks.announce_picture(trainer, "ours.png"))  # noqa: E731
         self.callbacks["on_train_end"].insert(0, announce)
@@ -234,7 +234,7 @@ NAMES = (*(f"{INSIDE}.{name}" for name in ("clearml", "comet", "dvc", "later", "
 
 
 @pytest.mark.parametrize(("plots", "unaware"), [(False, {"comet", "dvc", "later"}), (True, set())])
-def test_a_picture_is_handed_to_whom_it_cannot_harm(plots, unaware):
+def test_picture_is_passed_only_where_it_does_no_harm(plots, unaware):
     trainer = Ends(plots=plots, names=NAMES)
     before = list(trainer.callbacks["on_train_end"])
     undo = trainer.end()
@@ -247,7 +247,7 @@ def test_a_picture_is_handed_to_whom_it_cannot_harm(plots, unaware):
     assert trainer.callbacks["on_train_end"][1:] == before
 
 
-def test_an_integration_that_fails_anyway_fails_as_without_us():
+def test_integration_that_fails_anyway_fails_as_without_the_watch():
     trainer = Ends(plots=False, names=[f"{INSIDE}.broken"])
     with pytest.raises(ZeroDivisionError, match="broken"):
         trainer.end()
@@ -255,29 +255,29 @@ def test_an_integration_that_fails_anyway_fails_as_without_us():
     assert list(trainer.plots) == ["ours.png"]
 
 
-def test_the_integrations_that_take_pictures_are_there():
+def test_integrations_that_take_pictures_exist():
     from importlib import import_module
 
     for name in hooks.TAKE_PICTURES:
         import_module(f"{INSIDE}.{name}")
 
 
-def test_versions_are_those_of_what_is_installed(monkeypatch):
-    told = facts.versions()
-    assert list(told) == ["python", "torch", "ultralytics", "yolo-gradwatch"]
+def test_versions_are_the_installed_ones(monkeypatch):
+    versions = facts.versions()
+    assert list(versions) == ["python", "torch", "ultralytics", "yolo-gradwatch"]
     installed = [python_version(), version("torch"), version("ultralytics")]
-    assert [told[name] for name in [*told][:3]] == installed
+    assert [versions[name] for name in [*versions][:3]] == installed
 
     def from_a_checkout(_name):
         raise PackageNotFoundError
 
     monkeypatch.setattr(facts, "version", from_a_checkout)
-    assert facts.versions() == {**dict.fromkeys(told, "unknown"), "python": told["python"]}
+    assert facts.versions() == {**dict.fromkeys(versions, "unknown"), "python": versions["python"]}
 
 
 @pytest.fixture
 def ready(tmp_path):
-    """Set a real trainer up, without training."""
+    """Set up a real trainer without training."""
 
     def setup(**options):
         trainer = trainer_of(tmp_path, data=shapes(), **options)
@@ -288,7 +288,7 @@ def ready(tmp_path):
 
 
 @pytest.mark.parametrize(("options", "layers"), [({"freeze": 2}, 2), ({}, 0)])
-def test_a_real_trainer_freezes_what_its_option_says(ready, options, layers):
+def test_real_trainer_freezes_what_its_option_says(ready, options, layers):
     trainer = ready(**options)
     names = facts.meant_frozen(trainer)
     assert {n for n in names if n.startswith("model.")} == {f"model.{i}." for i in range(layers)}
@@ -297,7 +297,7 @@ def test_a_real_trainer_freezes_what_its_option_says(ready, options, layers):
     assert all(any(part in name for part in names) for name in frozen)
 
 
-def test_a_real_trainer_tells_the_rates_of_its_optimizer(ready):
+def test_real_trainer_has_the_rates_of_its_optimizer(ready):
     trainer = ready(optimizer="SGD", lr0=0.03, warmup_epochs=0)
     assert set(facts.learning_rates(trainer)) == {0.03}
     assert facts.training_options(trainer, {})["clip"] == 10.0

@@ -18,12 +18,12 @@ AROUND = ["model", "model.1", CONV]
 
 
 def watched(way, folder, *, finds=None, **options):
-    """Train, hold the live report against the files, and return both.
+    """Train, compare the live report with the files, and return report and run.
 
     Args:
-        way: How.
+        way: How to train.
         folder: Of the project.
-        finds: The rule and the module of the only finding; None if it does not matter.
+        finds: Rule and module of the only finding; None if it does not matter.
         options: As for `Way.train`, and those of the watch under ``about``.
     """
     watch = GradWatch(live=False, **options.pop("about", {}))
@@ -41,15 +41,15 @@ def whole(run):
 
 
 def in_block(number, change):
-    """A callback that puts a hook on the output of a block."""
+    """A callback that hooks the output of a block."""
 
-    def plant(trainer):
+    def add_hook(trainer):
         def hook(_module, _inputs, output):
-            return change(output) if output.requires_grad else output  # not while validating
+            return change(output) if output.requires_grad else output  # not during validation
 
         trainer.model.model[number].register_forward_hook(hook)
 
-    return plant
+    return add_hook
 
 
 def silenced(output):
@@ -61,7 +61,7 @@ cut = in_block(2, lambda output: output.detach())
 
 
 def requires(*, grad, name="model."):
-    """A callback's function that freezes or thaws a part of the model."""
+    """A callback function that freezes or thaws a part of the model."""
 
     def change(trainer):
         for path, one in trainer.model.named_parameters():
@@ -88,10 +88,8 @@ def test_nan_in_one_gradient_is_named_with_its_step(way, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("first", [1, 3])
-def test_a_loss_so_large_that_clipping_multiplies_by_zero_is_found_at_its_first_step(
-    way, tmp_path, first
-):
-    """Every element of the gradient is finite, and its norm is beyond float32."""
+def test_loss_whose_gradient_clipping_zeroes_is_found_at_its_first_step(way, tmp_path, first):
+    """Each element of the gradient is finite, but its norm is beyond float32."""
     learned = []
 
     def scale_loss(trainer):
@@ -102,12 +100,12 @@ def test_a_loss_so_large_that_clipping_multiplies_by_zero_is_found_at_its_first_
             value, items = inner(*args, **options)
             return value * (1e36 if len(calls) >= first else 1.0), items
 
-        def see(*_args):
+        def record_gradients(*_args):
             gradients = (p.grad for p in trainer.model.parameters() if p.grad is not None)
             learned.append(any(bool(gradient.any()) for gradient in gradients))
 
         trainer.model.loss = loss
-        trainer.optimizer.register_step_pre_hook(see)
+        trainer.optimizer.register_step_pre_hook(record_gradients)
 
     options = {"images": 20, "epochs": 2, "calls": [("on_train_start", scale_loss)]}
     options |= {"model": "yolo26n.yaml", "imgsz": 64}  # whose norm is in the thousands
@@ -116,7 +114,7 @@ def test_a_loss_so_large_that_clipping_multiplies_by_zero_is_found_at_its_first_
     assert learned == [step < first for step in range(1, len(learned) + 1)]
     (finding,) = report.findings
     assert (finding.severity, finding.step) == ("critical", first)
-    assert len(made_of(run, first)["images"][0]) == 4
+    assert len(evidence_of(run, first)["images"][0]) == 4
     assert not run.grid.nonfinite.any()
     norms = run.grid.norm_mean[first - 1 :, 0]
     assert np.isinf(norms).all() if way.is_real else (norms > 1.8e19).all()
@@ -128,8 +126,8 @@ def test_a_loss_so_large_that_clipping_multiplies_by_zero_is_found_at_its_first_
 
 
 @pytest.mark.parametrize(("interval", "captured"), [(1, 40), (3, 14)])
-def test_counts_of_steps_are_of_those_that_were_captured(way, tmp_path, interval, captured):
-    """All but the first overflow, so that AMP skips them."""
+def test_step_counts_include_only_captured_steps(way, tmp_path, interval, captured):
+    """All but the first step overflow, so that AMP skips them."""
     options = {"images": 80, "epochs": 2, "kind": way.scaled(), "about": {"interval": interval}}
     calls = [spoil(WEIGHT, math.inf, at=2, until=math.inf)]
     report, run = watched(way, tmp_path, calls=calls, **options)
@@ -143,7 +141,7 @@ def test_counts_of_steps_are_of_those_that_were_captured(way, tmp_path, interval
     assert finding.step == 1 + interval
 
 
-def test_an_overflow_under_amp_is_a_notice(way, tmp_path):
+def test_overflow_under_amp_is_a_notice(way, tmp_path):
     options = {"images": 20, "kind": way.scaled(), "calls": [spoil(WEIGHT, math.inf, at=3)]}
     report, run = watched(way, tmp_path, **options)
     assert report.healthy
@@ -153,19 +151,19 @@ def test_an_overflow_under_amp_is_a_notice(way, tmp_path):
     assert [(e.skipped, e.scale) for e in report.epochs] == [(1, 32768.0)]
 
 
-def test_steps_are_optimizer_steps_where_batches_accumulate(way, tmp_path):
+def test_steps_are_optimizer_steps_under_accumulation(way, tmp_path):
     kind = witness(way.base)
     report, _ = watched(way, tmp_path, images=80, kind=kind, epochs=2, nbs=16)
-    assert report.steps == len(kind.notes) == 10  # of 40 batches
+    assert report.steps == len(kind.notes) == 10  # from 40 batches
     assert sum(epoch.steps for epoch in report.epochs) == 10
 
 
 @pytest.mark.parametrize(
-    ("plant", "finds"),
+    ("add_hook", "finds"),
     [(in_block(2, silenced), ("dead", "model.2")), (cut, ("no_gradient", "model.2"))],
 )
-def test_a_block_without_a_gradient_is_named_with_what_is_upstream(way, tmp_path, plant, finds):
-    options = {"images": 20, "calls": [("on_train_start", plant)]}
+def test_block_without_a_gradient_is_named_with_its_upstream(way, tmp_path, add_hook, finds):
+    options = {"images": 20, "calls": [("on_train_start", add_hook)]}
     report, _ = watched(way, tmp_path, finds=finds, **options)
     assert report.findings[0].step == 1
     assert "upstream" in report.findings[0].message
@@ -174,9 +172,7 @@ def test_a_block_without_a_gradient_is_named_with_what_is_upstream(way, tmp_path
 @pytest.mark.parametrize(
     ("moment", "step"), [(("on_train_batch_end", 3), 4), (("on_train_start", 1), 1)]
 )
-def test_a_layer_that_is_frozen_by_somebody_else_is_a_notice_and_no_alarm(
-    way, tmp_path, moment, step
-):
+def test_layer_frozen_by_other_code_is_a_notice_and_no_alarm(way, tmp_path, moment, step):
     calls = [at(*moment, requires(grad=False, name="model.3."))]
     report, run = watched(way, tmp_path, images=28, calls=calls, finds=("frozen", "model.3"))
     (finding,) = report.findings
@@ -189,7 +185,7 @@ def test_a_layer_that_is_frozen_by_somebody_else_is_a_notice_and_no_alarm(
     assert not run.windows.groupby("module")["weight_norm"].first().isna().any()
 
 
-def test_a_layer_that_is_thawed_again_has_norms_again(way, tmp_path):
+def test_thawed_layer_has_norms_again(way, tmp_path):
     calls = [
         at("on_train_batch_end", 2, requires(grad=False, name="model.3.")),
         at("on_train_batch_end", 5, requires(grad=True)),
@@ -199,7 +195,7 @@ def test_a_layer_that_is_thawed_again_has_norms_again(way, tmp_path):
     assert list(conv.index[conv["norm_mean"].isna()]) == [3, 4, 5]
 
 
-def test_layers_that_the_user_asked_to_freeze_are_no_finding(way, tmp_path):
+def test_layers_frozen_by_option_are_not_a_finding(way, tmp_path):
     report, run = watched(way, tmp_path, images=20, freeze=2)
     assert report.findings == ()
     assert "model.1" not in run.layout.modules
@@ -214,14 +210,14 @@ def test_official_coco8_is_healthy(tmp_path):
     assert watch.report().steps == 6
 
 
-# --- what a step was made of ----------------------------------------------------------------------
+# --- what a step consisted of ---------------------------------------------------------------------
 
 ACCUMULATED = {"nbs": 8, "images": 32}
 """Two batches a step."""
 
 
-def made_of(run, step):
-    """The file on a step, after its norms were found to be those of the table."""
+def evidence_of(run, step):
+    """The evidence of a step, after comparing its norms with the table."""
     path = run.folder / f"gradwatch/evidence/step-{step:05}.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     rows = run.windows[run.windows["step_first"] == step].set_index("module")
@@ -240,13 +236,13 @@ def made_of(run, step):
 
 
 @pytest.mark.parametrize("interval", [1, 2])
-def test_a_loss_of_nan_leaves_a_file_that_tells_what_its_step_was_made_of(way, tmp_path, interval):
+def test_nan_loss_leaves_a_file_with_what_its_step_consisted_of(way, tmp_path, interval):
     kind, about = witness(way.base, at=3, fault="nan"), {"interval": interval}
     options = {"kind": kind, "about": about, "finds": ("nonfinite", "model"), **ACCUMULATED}
     report, run = watched(way, tmp_path, **options)
     (finding,) = report.findings
     assert (finding.step, finding.evidence) == (3, "gradwatch/evidence/step-00003.json")
-    content, note = made_of(run, 3), kind.notes[2]
+    content, note = evidence_of(run, 3), kind.notes[2]
     assert [len(batch) for batch in content["images"]] == [4, 4]
     assert content["images"] == note["images"]
     assert content["learning_rates"] == note["learning_rates"]
@@ -257,39 +253,39 @@ def test_a_loss_of_nan_leaves_a_file_that_tells_what_its_step_was_made_of(way, t
     assert finding.evidence in str(report)
 
 
-def test_a_spike_leaves_a_file_with_its_losses_and_the_loss_scale(way, tmp_path):
+def test_spike_leaves_a_file_with_its_losses_and_the_loss_scale(way, tmp_path):
     kind = witness(way.scaled(), at=7, fault="spike")
     options = {"kind": kind, "finds": ("spike", "model"), **ACCUMULATED, "images": 64}
     report, run = watched(way, tmp_path, **options)
     assert report.findings[0].step == 7
-    content = made_of(run, 7)
+    content = evidence_of(run, 7)
     assert content == {**kind.notes[6], "skipped": False}
     assert content["scale"] == 65536.0
     assert len(content["images"]) == 2
 
 
-def test_a_nan_in_one_gradient_leaves_a_file_with_the_norms_of_the_others(way, tmp_path):
+def test_nan_in_one_gradient_leaves_a_file_with_the_other_norms(way, tmp_path):
     kind = witness(way.base)
     options = {"kind": kind, "calls": [spoil(WEIGHT, at=5)], **ACCUMULATED}
     report, run = watched(way, tmp_path, **options)
-    assert made_of(run, 3) == {**kind.notes[2], "skipped": False}
+    assert evidence_of(run, 3) == {**kind.notes[2], "skipped": False}
     norms = json.loads((run.folder / report.findings[0].evidence).read_text())["norms"]
     assert [module for module, norm in norms.items() if norm == "nan"] == AROUND
 
 
 @pytest.mark.train
-def test_a_classification_has_no_image_files(tmp_path):
+def test_classification_has_no_image_files(tmp_path):
     watch = GradWatch(live=False)
     calls = [spoil("model.1.conv.weight", at=4)]
     options = {"batch": 2, "nbs": 4, "warmup_epochs": 0, "model": "yolo26n-cls.yaml"}
     train(tmp_path, watch=watch, data=official("imagenet10"), calls=calls, **options)
     assert watch.report().findings[0].module == "model.1.conv"
-    content = made_of(load_run(watch.run_dir), 2)
+    content = evidence_of(load_run(watch.run_dir), 2)
     assert content["images"] == [[], []]
     assert list(content["losses"]) == ["loss"]
 
 
-def test_a_new_run_into_the_same_folder_replaces_all_files(way, tmp_path):
+def test_new_run_in_the_same_folder_replaces_all_files(way, tmp_path):
     watched(way, tmp_path, images=12, calls=[spoil(WEIGHT, at=2)])
     evidence = tmp_path / "run" / "gradwatch" / "evidence"
     assert [path.name for path in evidence.iterdir()][:1] == ["step-00002.json"]
@@ -300,7 +296,7 @@ def test_a_new_run_into_the_same_folder_replaces_all_files(way, tmp_path):
     assert [event.kind for event in run.meta.events] == ["start"]
 
 
-# --- what a user asks for -------------------------------------------------------------------------
+# --- options --------------------------------------------------------------------------------------
 
 
 def test_interval_captures_every_third_step(way, tmp_path):
@@ -315,15 +311,15 @@ def test_stop_on_ends_the_training_and_keeps_its_checkpoint(way, tmp_path):
     (finding,) = watch.report().findings
     for one in (finding, watch.stopped_by):
         assert (one.rule, one.number, one.step) == ("nonfinite", 1, 2)
-    assert watch.report().steps <= 5  # an older Ultralytics looks at the end of an epoch only
+    assert watch.report().steps <= 5  # an older Ultralytics checks only at the end of an epoch
     assert trainer.last.exists()
 
 
-# --- resumed --------------------------------------------------------------------------------------
+# --- resume ---------------------------------------------------------------------------------------
 
 
 def resumed(way, folder, moment, *, calls=(), kind=None, epochs=4, about=None, **options):  # noqa: PLR0913  # of both parts
-    """Interrupt a training at a moment, and resume it; the reports and runs of both."""
+    """Interrupt a training at an event, and resume it; the run before and after."""
     about, shared = about or {}, {"images": 20, "epochs": epochs, "save": True, **options}
     first, second = (GradWatch(live=False, **about) for _ in range(2))
     stops = [*calls, at(*moment, leave(KeyboardInterrupt))]
@@ -357,7 +353,7 @@ def test_resume_appends_and_continues_the_count(way, tmp_path):
     assert list(whole(run)["epoch"]) == [1] * 5 + [2] * 5 + [3] * 6 + [4] * 5
 
 
-def test_a_resumed_run_counts_steps_that_were_not_captured_too(way, tmp_path):
+def test_resumed_run_also_counts_steps_that_were_not_captured(way, tmp_path):
     moment, about = ("on_train_epoch_start", 2), {"interval": 3}
     _, run = resumed(way, tmp_path, moment, epochs=2, about=about)
     assert events_of(run) == [("start", 1), ("resume", 6)]
@@ -365,7 +361,7 @@ def test_a_resumed_run_counts_steps_that_were_not_captured_too(way, tmp_path):
     assert run.meta.last_step == 10
 
 
-def test_a_fault_that_goes_on_after_a_resume_is_the_same_finding(way, tmp_path):
+def test_fault_that_continues_after_a_resume_is_the_same_finding(way, tmp_path):
     before, run = resumed(way, tmp_path, IN_EPOCH_3, calls=[("on_train_start", cut)])
     (old,), (new,) = before.report().findings, run.report().findings
     assert (old.rule, old.module, old.step) == ("no_gradient", "model.2", 1)
@@ -376,7 +372,7 @@ def test_a_fault_that_goes_on_after_a_resume_is_the_same_finding(way, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_fault_that_a_resume_cures_is_over_from_there_on(way, tmp_path):
+def test_fault_cured_by_a_resume_ends_there(way, tmp_path):
     before, run = resumed(way, tmp_path, IN_EPOCH_3, calls=[at("on_train_start", 1, cut)])
     (old,), (new,) = before.report().findings, run.report().findings
     assert (new.rule, new.step, new.message) == (old.rule, old.step, old.message)
@@ -384,7 +380,7 @@ def test_a_fault_that_a_resume_cures_is_over_from_there_on(way, tmp_path):
     assert list(run.alerts["event"]) == ["start", "end"]
 
 
-def test_a_spike_before_a_resume_keeps_its_file(way, tmp_path):
+def test_spike_before_a_resume_keeps_its_file(way, tmp_path):
     kind = witness(way.base, at=8, fault="spike")
     before, run = resumed(way, tmp_path, IN_EPOCH_3, kind=kind)
     (old,), (new,) = before.report().findings, run.report().findings
@@ -394,7 +390,7 @@ def test_a_spike_before_a_resume_keeps_its_file(way, tmp_path):
     assert new.message == old.message
 
 
-def test_files_that_cannot_be_continued_are_set_aside(way, tmp_path, caplog):
+def test_damaged_files_are_set_aside_on_resume(way, tmp_path, caplog):
     with pytest.raises(KeyboardInterrupt):
         way.train(
             tmp_path,
@@ -413,7 +409,7 @@ def test_files_that_cannot_be_continued_are_set_aside(way, tmp_path, caplog):
     assert resumed.report().steps == 6
 
 
-# --- what is attached -----------------------------------------------------------------------------
+# --- attaching ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -421,7 +417,7 @@ def test_files_that_cannot_be_continued_are_set_aside(way, tmp_path, caplog):
     [("RTDETR", "rtdetr-l.yaml"), ("YOLOWorld", "yolov8s-world.yaml"), ("YOLOE", "yoloe-v8s.yaml")],
 )
 @pytest.mark.slow
-def test_every_model_class_of_ultralytics_can_be_attached_to(kind, name):
+def test_every_ultralytics_model_class_can_be_attached(kind, name):
     import ultralytics
 
     model = getattr(ultralytics, kind)(name)
@@ -429,7 +425,7 @@ def test_every_model_class_of_ultralytics_can_be_attached_to(kind, name):
     assert model.callbacks["on_pretrain_routine_start"][-1] == watch._attachment.on_begin
 
 
-def test_a_model_without_training_is_refused():
+def test_model_without_training_is_refused():
     from ultralytics import FastSAM
 
     model = FastSAM.__new__(FastSAM)
@@ -439,8 +435,8 @@ def test_a_model_without_training_is_refused():
 
 
 @pytest.mark.train
-def test_the_documented_way_trains_validates_and_saves(tmp_path):
-    """``YOLO(...)``, ``attach``, ``train``: with an own class of a trainer."""
+def test_documented_usage_trains_validates_and_saves(tmp_path):
+    """``YOLO(...)``, ``attach``, ``train``, with a custom trainer class."""
     from ultralytics.models.yolo.detect import DetectionTrainer
 
     class MyTrainer(DetectionTrainer):
@@ -457,14 +453,14 @@ def test_the_documented_way_trains_validates_and_saves(tmp_path):
 
 @pytest.mark.train
 @needs_cuda
-def test_weights_are_the_same_bit_for_bit_on_a_gpu(tmp_path):
+def test_weights_are_unchanged_bit_for_bit_on_a_gpu(tmp_path):
     watches = {"bare": None, "watched": GradWatch(live=False)}
     runs = [train(tmp_path / n, watch=w, epochs=2, device="0") for n, w in watches.items()]
     one, other = (bits_of(run.trainer) for run in runs)
     assert one == other
 
 
-def test_the_settings_of_the_tests_are_their_own():
+def test_tests_use_their_own_ultralytics_settings():
     from ultralytics import settings
 
     assert str(HOME) in str(settings.file)

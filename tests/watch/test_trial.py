@@ -24,11 +24,11 @@ from yolo_gradwatch.watch.ultralytics import raytune
 
 KEYS = ["gradwatch/verdict", "gradwatch/findings", "gradwatch/total_norm"]
 LONGEST = 30
-"""Seconds that a thread may take."""
+"""The most seconds that a thread may take."""
 
 
 class Reporter:
-    """Ultralytics' callback that reports to Ray, which may stop the trial then."""
+    """Like Ultralytics' callback that reports to Ray, which may then stop the trial."""
 
     __module__ = raytune._MODULE
 
@@ -51,14 +51,14 @@ class RayThread(threading.Thread):
 
 
 def stopped(folder, **options):
-    """Train until Ray stops it, whose thread takes that for an end."""
+    """Train until Ray stops it, which its thread treats as the end."""
     with suppress(SystemExit):
         FAKE.train(folder, **options)
 
 
 @pytest.fixture
 def trial_of(tmp_path):
-    """Start a training in a thread of Ray that is stopped after its second epoch."""
+    """Start a training in a Ray thread that is stopped after its second epoch."""
     threads = []
 
     def start(*, kind=RayThread):
@@ -78,7 +78,7 @@ def trial_of(tmp_path):
 
 
 def blocked_pictures(monkeypatch):
-    """Draw no picture before the event is set; whether one is to be drawn."""
+    """Hold pictures back until an event is set; another is set once a picture is requested."""
     may_draw, is_asked = threading.Event(), threading.Event()
 
     def draw(_numbers, _report, path):
@@ -91,7 +91,7 @@ def blocked_pictures(monkeypatch):
     return may_draw, is_asked
 
 
-def test_ray_waits_for_the_picture_of_a_trial_that_it_stops(tmp_path, monkeypatch, trial_of):
+def test_ray_waits_for_the_picture_of_a_stopped_trial(tmp_path, monkeypatch, trial_of):
     may_draw, is_asked = blocked_pictures(monkeypatch)
     thread = trial_of()
     assert is_asked.wait(LONGEST)
@@ -103,9 +103,7 @@ def test_ray_waits_for_the_picture_of_a_trial_that_it_stops(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(("kind", "most"), [(RayThread, 0.01), (threading.Thread, LONGEST)])
-def test_nobody_waits_for_longer_than_ray_allows_or_for_another_thread(
-    tmp_path, monkeypatch, trial_of, kind, most
-):
+def test_wait_is_limited_and_only_in_ray_threads(tmp_path, monkeypatch, trial_of, kind, most):
     may_draw, is_asked = blocked_pictures(monkeypatch)
     monkeypatch.setattr(trial, "MOST_SECONDS", most)
     thread = trial_of(kind=kind)
@@ -115,7 +113,7 @@ def test_nobody_waits_for_longer_than_ray_allows_or_for_another_thread(
     may_draw.set()
 
 
-def test_each_report_to_ray_has_our_numbers_and_nobody_else_sees_them(tmp_path, monkeypatch):
+def test_reports_to_ray_have_our_numbers_and_nothing_else_sees_them(tmp_path, monkeypatch):
     blank_pictures(monkeypatch)
     reporter, seen = Reporter(), []
     watch = GradWatch(live=False)
@@ -135,7 +133,7 @@ def test_each_report_to_ray_has_our_numbers_and_nobody_else_sees_them(tmp_path, 
     assert reporter in trainer.callbacks["on_fit_epoch_end"]
 
 
-def test_a_trial_that_is_stopped_has_its_own_metrics_and_callback_again(tmp_path, monkeypatch):
+def test_stopped_trial_gets_its_metrics_and_callback_back(tmp_path, monkeypatch):
     blank_pictures(monkeypatch)
     trainers, reporter = [], Reporter(stops_at=1)
     calls = [("on_train_start", trainers.append), ("on_fit_epoch_end", reporter)]
@@ -145,7 +143,7 @@ def test_a_trial_that_is_stopped_has_its_own_metrics_and_callback_again(tmp_path
     assert trainers[0].callbacks["on_fit_epoch_end"] == [reporter]
 
 
-def test_an_error_of_ours_costs_the_numbers_and_no_report(tmp_path, monkeypatch, caplog):
+def test_error_of_ours_costs_the_numbers_but_no_report(tmp_path, monkeypatch, caplog):
     blank_pictures(monkeypatch)
     monkeypatch.setattr(trial, "numbers", lambda _report: 1 / 0)
     reporter = Reporter()
@@ -154,7 +152,7 @@ def test_an_error_of_ours_costs_the_numbers_and_no_report(tmp_path, monkeypatch,
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_metrics_that_are_none_are_handed_on():
+def test_metrics_of_other_types_are_passed_on():
     seen = []
 
     def report(trainer):
@@ -177,7 +175,7 @@ def test_metrics_that_are_none_are_handed_on():
         ((EpochClipping(1, 3, norm_median=8.0), EpochClipping(2, 3, norm_median=2.5)), 2.5),
     ],
 )
-def test_the_total_norm_is_that_of_the_newest_epoch(epochs, norm):
+def test_total_norm_is_that_of_the_newest_epoch(epochs, norm):
     found = trial.numbers(Report(Path(), "running", 6, 3, (), epochs))
     assert list(found) == KEYS
     assert found["gradwatch/total_norm"] == pytest.approx(norm, nan_ok=True)
@@ -185,15 +183,15 @@ def test_the_total_norm_is_that_of_the_newest_epoch(epochs, norm):
 
 
 def sweeps(folder, trials, *ways):
-    """Sweep with Ray in a process of its own; what each trial has reported, by way."""
+    """Sweep with Ray in a separate process; what each trial reported, by way."""
     options = {**TINY, "model": small(), "data": shapes(16), "project": str(folder), "epochs": 2}
     options |= {"val": True, "warmup_epochs": 0}
     del options["name"], options["exist_ok"]
-    hides = ("PYTEST_", "GITHUB_", "RUNNER_OS")  # under which Ultralytics reports nothing
+    hidden = ("PYTEST_", "GITHUB_", "RUNNER_OS")  # with these, Ultralytics reports nothing
     done = subprocess.run(
         [sys.executable, TESTS / "ray_sweeps.py", json.dumps(options), str(trials), *ways],
         env={
-            **{name: value for name, value in os.environ.items() if not name.startswith(hides)},
+            **{name: value for name, value in os.environ.items() if not name.startswith(hidden)},
             "PYTHONPATH": str(TESTS.parent),
             "YOLO_CONFIG_DIR": str(folder / "config"),
             "RAY_USAGE_STATS_ENABLED": "0",
@@ -208,7 +206,7 @@ def sweeps(folder, trials, *ways):
 
 
 def assert_reported(trials):
-    """Each epoch has our numbers, and so has what was reported last."""
+    """Each epoch and the last report have our numbers."""
     for one in trials:
         assert one["error"] is None
         assert all(list(row) == ["epoch", *KEYS] for row in one["rows"])
@@ -219,7 +217,7 @@ def assert_reported(trials):
 
 
 def watched(folder, name):
-    """Status and steps of each trial, which has a picture in a folder of its own."""
+    """Status and steps of each trial; each has a picture in its own folder."""
     runs = [load_run(found.parent) for found in folder.glob(f"{name}*/gradwatch.json")]
     assert all((run.folder / "gradwatch.png").exists() for run in runs)
     return sorted((run.report().steps, run.meta.status) for run in runs)
@@ -230,18 +228,18 @@ needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs yolo-grad
 
 @needs_ray
 @pytest.mark.train
-def test_each_trial_of_a_sweep_is_watched_and_one_that_fails_is_pruned(tmp_path):
+def test_each_trial_of_a_sweep_is_watched_and_a_failing_one_is_pruned(tmp_path):
     assert_reported(sweeps(tmp_path, 2)["tuned"])
     pruned, whole = watched(tmp_path, "tuned")
-    assert pruned[0] <= 4  # 8.4.0 looks at an epoch's end whether to stop
-    assert whole == (8, "stopped")  # Ray stops a trial that has had its epochs
+    assert pruned[0] <= 4  # 8.4.0 checks only at the end of an epoch whether to stop
+    assert whole == (8, "stopped")  # Ray stops a trial that has completed its epochs
 
 
 @needs_ray
 @pytest.mark.train
 @pytest.mark.full
-def test_so_is_each_of_more_trials_and_of_a_trainable_of_the_users_own(tmp_path):
-    """There a scheduler sorts by what was found."""
+def test_more_trials_and_a_custom_trainable_are_watched(tmp_path):
+    """A scheduler sorts these by their findings."""
     found = sweeps(tmp_path, 4, "own")
     assert_reported([*found["tuned"], *found["own"]])
     for name, each in {"tuned": 2, "own": 1}.items():

@@ -22,7 +22,7 @@ class Metrics:
 
 
 class Tunable(FakeModel):
-    """As much of a model as is tuned."""
+    """As much of a model as tuning needs."""
 
     results = Metrics()
 
@@ -51,7 +51,7 @@ def carried(model):
 
 
 @pytest.mark.parametrize("copied", [lambda model: model, deepcopy])
-def test_in_this_process_a_reset_drops_the_watch_too(copied):
+def test_reset_in_this_process_drops_the_watch_too(copied):
     model = Tunable()
     GradWatch().attach(model)
     copy = copied(model)
@@ -59,7 +59,7 @@ def test_in_this_process_a_reset_drops_the_watch_too(copied):
     assert attached(copy) == []
 
 
-def test_in_another_process_a_reset_drops_all_callbacks_but_the_watch():
+def test_reset_in_another_process_drops_all_callbacks_but_the_watch():
     model = Tunable()
     watch = GradWatch(interval=7).attach(model)
     model.add_callback(BEGIN, print)
@@ -68,11 +68,11 @@ def test_in_another_process_a_reset_drops_all_callbacks_but_the_watch():
     (there,) = attached(copy)
     assert there._options == watch._attachment._options
     assert there is not watch._attachment
-    copy.reset_callbacks()  # it is at home there by now
+    copy.reset_callbacks()  # by now the watch belongs to this process
     assert attached(copy) == []
 
 
-def test_a_trial_reports_our_numbers_with_the_results_of_its_training(monkeypatch):
+def test_trial_adds_our_numbers_to_its_results(monkeypatch):
     model = Tunable()
     GradWatch().attach(model)
     copy = pickled(model)
@@ -94,7 +94,7 @@ def test_a_trial_reports_our_numbers_with_the_results_of_its_training(monkeypatc
     ("arguments", "options", "warnings"),
     [((), {}, 1), ((False, 3), {}, 1), ((), {"use_ray": True}, 0), ((True,), {"epochs": 2}, 0)],
 )
-def test_tune_goes_on_and_says_once_what_is_not_watched(caplog, arguments, options, warnings):
+def test_tune_warns_once_about_unwatched_trainings(caplog, arguments, options, warnings):
     model = Tunable()
     expected = model.tune(*arguments, **options)
     GradWatch().attach(model)
@@ -105,7 +105,7 @@ def test_tune_goes_on_and_says_once_what_is_not_watched(caplog, arguments, optio
     ] * warnings
 
 
-def test_a_model_that_is_left_carries_nothing():
+def test_detached_model_carries_nothing():
     model = Tunable()
     first = GradWatch().attach(model)
     assert carried(model) == {"reset_callbacks", "tune"}
@@ -116,7 +116,7 @@ def test_a_model_that_is_left_carries_nothing():
     assert carried(model) == set()
 
 
-def test_a_method_of_the_users_own_stays():
+def test_method_of_the_user_stays():
     model = Tunable()
     model.tune = own = lambda: "own"
     GradWatch().attach(model)
@@ -125,7 +125,7 @@ def test_a_method_of_the_users_own_stays():
     assert vars(model)["tune"] is own
 
 
-def test_what_is_carried_keeps_no_model_alive():
+def test_carried_methods_keep_no_model_alive():
     model, watch = Tunable(), GradWatch()
     watch.attach(model)
     gc.disable()
@@ -138,7 +138,7 @@ def test_what_is_carried_keeps_no_model_alive():
 
 
 @pytest.mark.slow
-def test_ultralytics_has_what_is_carried():
+def test_ultralytics_has_the_carried_methods():
     from training import small
     from ultralytics import YOLO
 

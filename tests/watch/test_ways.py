@@ -1,4 +1,4 @@
-"""Every way to train a model, for some steps: the watch holds up, and finds nothing."""
+"""Every way to train a model, for a few steps: the watch works and finds nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ full = pytest.mark.full
 
 
 def options(*chosen, marks=()):
-    """Parameters of a test, each options of a training and its optimizer steps."""
+    """Test parameters: options of a training, and its optimizer steps."""
     return [pytest.param(o, steps, marks=marks, id=" ".join(o)) for o, steps in chosen]
 
 
@@ -43,7 +43,7 @@ def test_every_option_of_a_training(tmp_path, oracle, chosen, steps):
     assert {name: getattr(model.trainer.args, name) for name in chosen} == chosen
 
 
-def test_a_list_of_frozen_layers(tmp_path, oracle):
+def test_list_of_frozen_layers(tmp_path, oracle):
     (run,), _ = watched(tmp_path, oracle, freeze=[0, 3, 5], steps=6)
     seen = {module.partition(".")[2].partition(".")[0] for module in run.layout.modules}
     assert {"1", "2", "4", "6"} <= seen
@@ -58,7 +58,7 @@ OPTIMIZERS = cases(
     ("RMSProp", 0.0001),
     marks=full,
 )
-"""With a rate that suits each. All other trainings here have what Ultralytics chooses, ``auto``."""
+"""With a suitable rate. All other trainings here use Ultralytics' default, ``auto``."""
 
 
 @pytest.mark.parametrize(("name", "lr0"), OPTIMIZERS)
@@ -68,8 +68,8 @@ def test_every_optimizer(tmp_path, oracle, name, lr0):
 
 
 @full
-def test_the_default_rate_destroys_the_weights_in_rmsprop_and_is_reported(tmp_path):
-    """A healthy box loss is above three; here nothing is matched to any box after five epochs."""
+def test_default_rate_that_destroys_the_weights_in_rmsprop_is_reported(tmp_path):
+    """A healthy box loss is above three; here no box has a match after five epochs."""
     watch = GradWatch(live=False)
     model = train(tmp_path, watch=watch, data=shapes(12), optimizer="RMSProp", epochs=5)
     assert model.trainer.tloss["box_loss"] < 0.1
@@ -80,18 +80,18 @@ def test_the_default_rate_destroys_the_weights_in_rmsprop_and_is_reported(tmp_pa
 
 @full
 def test_hours_instead_of_epochs(tmp_path, oracle, monkeypatch):
-    """By a clock that goes on a second at each look: one a step, and three an epoch."""
+    """The clock advances a second per call: one call a step, and three an epoch."""
     from ultralytics.engine import trainer as engine
 
     seconds, ended = count(), []
     monkeypatch.setattr(engine, "time", SimpleNamespace(time=lambda: next(seconds)))
     calls = [("on_train_batch_end", ended.append)]
     watched(tmp_path, oracle, time=20 / 3600, epochs=100, calls=calls, steps=12)
-    assert len(ended) == 11  # the trainer leaves the last batch at once
+    assert len(ended) == 11  # the trainer ends before the last batch's callback
 
 
-def test_a_block_of_the_users_own(tmp_path, oracle, monkeypatch):
-    """Registered as users do it: put among the modules of Ultralytics, used by name in a file."""
+def test_custom_block(tmp_path, oracle, monkeypatch):
+    """Registered as users do: added to the modules of Ultralytics, and named in a YAML file."""
     import own_block
     from ultralytics.nn import tasks
 
@@ -111,7 +111,7 @@ def teacher(folder):
     return str(train(folder / "teacher", model="yolo11n.yaml").trainer.last)
 
 
-def test_a_distillation_is_watched_as_its_student(tmp_path, oracle):
+def test_distillation_is_watched_as_its_student(tmp_path, oracle):
     from ultralytics import YOLO
 
     (run,), _ = watched(tmp_path, oracle, distill_model=teacher(tmp_path), steps=6)
@@ -125,7 +125,7 @@ def test_a_distillation_is_watched_as_its_student(tmp_path, oracle):
 
 @full
 @pytest.mark.parametrize("distills", [False, True])
-def test_a_training_that_is_resumed(tmp_path, oracle, distills):
+def test_resumed_training(tmp_path, oracle, distills):
     def interrupt(trainer):
         if trainer.epoch == 2:
             raise KeyboardInterrupt
@@ -149,7 +149,8 @@ def _trains_in_series():
 @pytest.mark.usefixtures("_trains_in_series")
 def test_data_sets_in_series(tmp_path, oracle):
     sets = [shapes(8), shapes(12)]
-    options = {"epochs": 1, "exist_ok": False}  # else Ultralytics 8.4.100 trains both in one folder
+    # otherwise Ultralytics 8.4.100 trains both in one folder
+    options = {"epochs": 1, "exist_ok": False}
     runs, _ = watched(tmp_path, oracle, data=sets, steps=5, **options)
     assert len({run.folder for run in runs}) == len(runs) == 2
 
@@ -157,16 +158,16 @@ def test_data_sets_in_series(tmp_path, oracle):
 @full
 @pytest.mark.usefixtures("_trains_in_series")
 def test_data_sets_in_series_from_the_command_line(tmp_path, oracle, monkeypatch):
-    """With spaces in the paths; otherwise Ultralytics trains each by a command of its own."""
+    """With spaces in the paths; otherwise Ultralytics trains each with its own command."""
     watches, begin = set(), Attachment.on_begin
 
-    def begin_seen(self, trainer):
+    def recording_begin(self, trainer):
         watches.add(self)
         begin(self, trainer)
         if oracle.take_model not in trainer.callbacks["on_train_start"]:
             trainer.add_callback("on_train_start", oracle.take_model)
 
-    monkeypatch.setattr(Attachment, "on_begin", begin_seen)
+    monkeypatch.setattr(Attachment, "on_begin", recording_begin)
     folder = tmp_path / "two sets"
     sets = [shapes(8), shapes(12)]
     arguments = {**TINY, "data": sets, "project": folder, "exist_ok": False}
@@ -179,8 +180,8 @@ def test_data_sets_in_series_from_the_command_line(tmp_path, oracle, monkeypatch
 
 @full
 @pytest.mark.parametrize("iterations", [1, 2])
-def test_a_model_that_is_tuned_is_watched_in_its_own_trainings_only(tmp_path, oracle, iterations):
-    """Ultralytics tunes by ``yolo train`` commands, which know nothing of the callbacks."""
+def test_tuned_model_is_watched_in_its_own_trainings_only(tmp_path, oracle, iterations):
+    """Ultralytics tunes with ``yolo train`` commands, which have no callbacks."""
     from ultralytics import YOLO
 
     model = YOLO("yolo26n.yaml")
