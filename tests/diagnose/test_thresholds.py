@@ -76,7 +76,7 @@ def is_number(value):
 
 def fits(name, value):
     if name in COUNTS:
-        return isinstance(value, int) and is_number(value) and value > 0
+        return isinstance(value, int) and is_number(value) and 0 < value <= 10**9
     most = 1 if name == "zero_fraction" else 1.7e308
     return is_number(value) and 0 < value <= most
 

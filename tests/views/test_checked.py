@@ -241,7 +241,7 @@ def test_no_line_is_wider_than_the_terminal_and_all_fits_on_a_screen(tmp_path, w
 def test_a_block_near_the_end_of_the_format_is_marked(tmp_path):
     text = screen(yolo_run(tmp_path).report(), yolo_run(tmp_path), COST, 140)[1]
     yellow = [span for span in text.spans if "yellow" in str(span.style)]
-    assert {text.plain[span.start : span.end].strip() for span in yellow} == {"1.1"}
+    assert {text.plain[span.start : span.end].strip() for span in yellow} == {"1.1", "little room"}
 
 
 def test_without_numbers_the_verdict_and_the_cost_are_shown(tmp_path):

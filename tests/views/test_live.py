@@ -221,7 +221,7 @@ WORDS = {
     "dead": "dead",
     "leaf_vanishing": "leaf-low",
     "leaf_exploding": "leaf-high",
-    "weight_growth": "growing",
+    "weight_growth": "weights up",
 }
 BLOCKS = ("model.0", "model.1")
 BOTH = ("model.0.bn", "model.3.conv")
@@ -282,7 +282,7 @@ def test_a_critical_finding_in_a_block_is_shown_before_a_warning_on_the_whole_mo
     growth = finding_of("weight_growth", WHOLE, number=2, severity="warning")
     found = shown(finding_of("dead", "model.1.bn", number=1), growth)
     assert found.pop("1 C3k2") == ("dead", "critical")
-    assert set(found.values()) == {("growing", "warning")}
+    assert set(found.values()) == {("weights up", "warning")}
 
 
 def test_notices_and_findings_that_are_over_say_nothing_about_blocks():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path  # noqa: TC003  # Typer reads it in annotations
@@ -88,6 +89,7 @@ def fields_of(record: type) -> list[inspect.Parameter]:
 
 def limits() -> list[inspect.Parameter]:
     """Return an option for each limit of the rules; None if it is not given."""
+    meanings = _meanings(Thresholds)
     return [
         inspect.Parameter(
             field.name,
@@ -96,14 +98,21 @@ def limits() -> list[inspect.Parameter]:
             annotation=Annotated[
                 (int if field.type == "int" else float) | None,
                 typer.Option(
-                    help=f"Default {field.default:g}; see the docs.",
+                    help=f"{meanings.get(field.name, '')} Default {field.default:g}.".lstrip(),
                     show_default=False,
-                    rich_help_panel="Limits, overriding those of the training",
+                    rich_help_panel="Limits; a decade is a factor of ten",
                 ),
             ],
         )
         for field in fields(Thresholds)
     ]
+
+
+def _meanings(record: type) -> dict[str, str]:
+    """Return the first sentence on each attribute in a docstring; none under ``python -OO``."""
+    _, _, attributes = inspect.cleandoc(record.__doc__ or "").partition("Attributes:\n")
+    sentences = re.findall(r"^    (\w+): (.+?\.)\s", attributes, re.MULTILINE | re.DOTALL)
+    return {name: " ".join(sentence.split()).replace("``", "") for name, sentence in sentences}
 
 
 def taking(options: Sequence[inspect.Parameter]) -> Callable[[_Command], _Command]:

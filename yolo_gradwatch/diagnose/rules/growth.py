@@ -105,6 +105,6 @@ WEIGHT_GROWTH = Rule(
     meaning="the weights doubled within 20 windows",
     not_meaning="weights that grow over a whole training",
     remedy="a lower `lr0`, longer `warmup_epochs`; most such runs end with no gradient",
-    state="growing",
+    state="weights up",
     explains=("dead", "partly_dead", "dead_branch", "collapse", "total_low"),
 )

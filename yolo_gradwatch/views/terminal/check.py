@@ -166,9 +166,8 @@ def _columns(
     report: Report, run: Run, rows: Sequence[BlockNumbers], form: Format
 ) -> dict[str, Column]:
     states = BlockStates(run.layout).under(f for f in report.findings if f.step_end is None)
-    calm: tuple[str, Severity | None] = ("ok", None)
-    words = [states.get(row.name, calm) for row in rows]
     rooms = [_room(row.largest, form.end) for row in rows]
+    words = [states.get(row.name, _calm(room)) for row, room in zip(rows, rooms, strict=True)]
     stored = [_room(row.weight, FLOAT16_MAX) for row in rows]
     labels = [f"{row.name.removeprefix(f'{WHOLE}.')} {row.type}" for row in rows]
     texts = {
@@ -196,8 +195,7 @@ def _columns(
 
 def _is_shown(row: BlockNumbers, form: Format) -> bool:
     """Return whether a block has a gradient, or outputs near the end of the number format."""
-    room = _room(row.largest, form.end)
-    return not math.isnan(row.gradient) or (room is not None and room < _LITTLE_ROOM)
+    return not math.isnan(row.gradient) or _is_little(_room(row.largest, form.end))
 
 
 def _room(largest: float, end: float) -> float | None:
@@ -211,8 +209,17 @@ def _room_text(room: float | None) -> str:
     return "-" if room is None else significant(room, 2)
 
 
+def _is_little(room: float | None) -> bool:
+    return room is not None and room < _LITTLE_ROOM
+
+
+def _calm(room: float | None) -> tuple[str, Severity | None]:
+    """Return the state of a block without a finding."""
+    return ("little room", "warning") if _is_little(room) else ("ok", None)
+
+
 def _style(room: float | None) -> str:
-    if room is None or room >= _LITTLE_ROOM:
+    if room is None or not _is_little(room):
         return ""
     return STYLES["critical"] if room < 1 else STYLES["warning"]
 
