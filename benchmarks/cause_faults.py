@@ -29,7 +29,7 @@ from fault_parts import (
 )
 from torch import nn
 
-from yolo_gradwatch.demo.faults import FAULTS, Fault, GradientFactor, behind, use_scaler
+from yolo_gradwatch.demo.faults import FAULTS, Fault, GradientFactor, after, use_scaler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,43 +82,43 @@ _NAN, _SLOPE = "not_finite call", "not_finite_gradient"
 
 # fmt: off
 PLANTED: dict[str, Planted] = {
-    "saturated": _shown("saturated", r"model\.4\.behind", "shrinks saturated"),
-    "gradient-cut": _shown("gradient-cut", r"model\.4\.behind", "falls"),
-    "tanh-stack": _shown("tanh-stack", r"model\.6\.behind", "shrinks"),
+    "saturated": _shown("saturated", r"model\.4\.after", "shrinks saturated"),
+    "gradient-cut": _shown("gradient-cut", r"model\.4\.after", "falls"),
+    "tanh-stack": _shown("tanh-stack", r"model\.6\.after", "shrinks"),
     "dying-relu": _shown("dying-relu", r"model\.17\.act", "zero"),
-    "detached": _shown("detached", r"model\.10(\.behind)?$", "cut"),
-    "amp-overflow": _shown("amp-overflow", r"model\.6\.behind", _SLOPE),
+    "detached": _shown("detached", r"model\.10(\.after)?$", "cut"),
+    "amp-overflow": _shown("amp-overflow", r"model\.6\.after", _SLOPE),
     "loss-spike": _shown("loss-spike"),
     "nan": _shown("nan"),
     # saturated and zero
     "sigmoid-bias": _planted(
-        "a Sigmoid whose inputs lie near 14 behind block 2",
-        behind(2, partial(plain, 1, nn.Sigmoid, bias=14.0)),
-        r"model\.2\.behind\.1", "saturated", ONE,
+        "a Sigmoid whose inputs lie near 14 after block 2",
+        after(2, partial(plain, 1, nn.Sigmoid, bias=14.0)),
+        r"model\.2\.after\.1", "saturated", ONE,
     ),
     "tanh-bias": _planted(
-        "a Tanh whose inputs lie near -11 behind block 6",
-        behind(6, partial(plain, 1, nn.Tanh, bias=-11.0)),
-        r"model\.6\.behind\.1", "saturated", TWO, held=True,
+        "a Tanh whose inputs lie near -11 after block 6",
+        after(6, partial(plain, 1, nn.Tanh, bias=-11.0)),
+        r"model\.6\.after\.1", "saturated", TWO, held=True,
     ),
     "sigmoid-three": _planted(
-        "three Sigmoids whose inputs lie near 9 behind block 4",
-        behind(4, partial(plain, 3, nn.Sigmoid, gain=0.5, bias=9.0)),
-        r"model\.4\.behind\.[135]", "saturated", TWO,
+        "three Sigmoids whose inputs lie near 9 after block 4",
+        after(4, partial(plain, 3, nn.Sigmoid, gain=0.5, bias=9.0)),
+        r"model\.4\.after\.[135]", "saturated", TWO,
     ),
     "relu6-end": _planted(
         "block 3 ends with a ReLU6 whose inputs lie above 6", killed("model.3", nn.ReLU6, 30.0),
         r"model\.3\.act", "saturated", ONE, held=True,
     ),
     "hardsigmoid-classify": _planted(
-        "a Hardsigmoid whose inputs lie near 9 behind block 4 of a classifier",
-        behind(4, partial(plain, 1, nn.Hardsigmoid, bias=9.0)),
-        r"model\.4\.behind\.1", "saturated", CLASSIFY, held=True,
+        "a Hardsigmoid whose inputs lie near 9 after block 4 of a classifier",
+        after(4, partial(plain, 1, nn.Hardsigmoid, bias=9.0)),
+        r"model\.4\.after\.1", "saturated", CLASSIFY, held=True,
     ),
     "softsign-bias": _planted(
-        "a Softsign whose inputs lie near 500 behind block 3",
-        behind(3, partial(plain, 1, nn.Softsign, bias=500.0)),
-        r"model\.3\.behind\.1", "saturated", ONE, held=True,
+        "a Softsign whose inputs lie near 500 after block 3",
+        after(3, partial(plain, 1, nn.Softsign, bias=500.0)),
+        r"model\.3\.after\.1", "saturated", ONE, held=True,
     ),
     "hardtanh-end": _planted(
         "block 5 ends with a Hardtanh whose inputs lie below -1",
@@ -137,7 +137,7 @@ PLANTED: dict[str, Planted] = {
         replaced(4, lambda block: Pair(block, partial(thinned, 1e-4))),
         r"model\.4$", "falls", ONE,
     ),
-    "falls-behind": _planted(
+    "falls-after": _planted(
         "the gradient is multiplied by 1e-5 at the end of block 6",
         replaced(6, lambda block: Around(block, after=partial(thinned, 1e-5))),
         r"model\.6$", "falls", TWO,
@@ -148,19 +148,19 @@ PLANTED: dict[str, Planted] = {
         r"model\.3$", "falls", ONE, held=True,
     ),
     "falls-classify": _planted(
-        "the gradient is multiplied by 1e-4 behind block 5 of a classifier",
-        behind(5, lambda _: GradientFactor(1e-4)),
-        r"model\.5\.behind", "falls", CLASSIFY, held=True,
+        "the gradient is multiplied by 1e-4 after block 5 of a classifier",
+        after(5, lambda _: GradientFactor(1e-4)),
+        r"model\.5\.after", "falls", CLASSIFY, held=True,
     ),
     "small-stack": _planted(
-        "five convolutions of a tenth of He's initialization behind block 4",
-        behind(4, partial(plain, 5, nn.ReLU, gain=0.1)),
-        r"model\.4\.behind", "shrinks scaled_forward", ONE,
+        "five convolutions of a tenth of He's initialization after block 4",
+        after(4, partial(plain, 5, nn.ReLU, gain=0.1)),
+        r"model\.4\.after", "shrinks scaled_forward", ONE,
     ),
     "sigmoid-stack": _planted(
-        "eight convolutions with Sigmoid behind block 2",
-        behind(2, partial(plain, 8, nn.Sigmoid, gain=0.7)),
-        r"model\.2\.behind", "shrinks", TWO, held=True,
+        "eight convolutions with Sigmoid after block 2",
+        after(2, partial(plain, 8, nn.Sigmoid, gain=0.7)),
+        r"model\.2\.after", "shrinks", TWO, held=True,
     ),
     "times-zero": _planted(
         "the output of block 8 is multiplied by 0",
@@ -169,7 +169,7 @@ PLANTED: dict[str, Planted] = {
     ),
     "gamma-zero": _planted(
         "the output of block 4 is multiplied by a constant gamma of 0",
-        behind(4, lambda _: Gamma(0.0)), r"model\.4\.behind", "zeroed", TWO, held=True,
+        after(4, lambda _: Gamma(0.0)), r"model\.4\.after", "zeroed", TWO, held=True,
     ),
     "times-zero-classify": _planted(
         "the input of block 4 of a classifier is multiplied by 0",
@@ -204,23 +204,23 @@ PLANTED: dict[str, Planted] = {
     ),
     # multiplied, grows, scaled_forward
     "times-1e4": _planted(
-        "the gradient is multiplied by 1e4 behind block 4",
-        behind(4, lambda _: GradientFactor(1e4)), r"model\.4\.behind", "multiplied", ONE,
+        "the gradient is multiplied by 1e4 after block 4",
+        after(4, lambda _: GradientFactor(1e4)), r"model\.4\.after", "multiplied", ONE,
     ),
     "multiplied-between": _planted(
         "the gradient is multiplied by 1e5 between the layers of block 6",
         replaced(6, lambda block: Pair(block, partial(thinned, 1e5))),
         r"model\.6$", "multiplied", TWO, held=True,
     ),
-    "multiplied-behind": _planted(
+    "multiplied-after": _planted(
         "the gradient is multiplied by 1e4 at the end of block 5",
         replaced(5, lambda block: Around(block, after=partial(thinned, 1e4))),
         r"model\.5$", "multiplied", TWO, held=True,
     ),
     "large-stack": _planted(
-        "six convolutions of ten times He's initialization behind block 4",
-        behind(4, partial(plain, 6, nn.ReLU, gain=10.0)),
-        r"model\.4\.behind", "grows scaled_forward", ONE,
+        "six convolutions of ten times He's initialization after block 4",
+        after(4, partial(plain, 6, nn.ReLU, gain=10.0)),
+        r"model\.4\.after", "grows scaled_forward", ONE,
     ),
     "times-large": _planted(
         "the output of block 5 is multiplied by 1e6",

@@ -23,7 +23,7 @@ NAME = ("f", "i", "type", "np")
 
 
 class Around(nn.Module):
-    """A block with something in front of it or behind it that is no layer."""
+    """A block with an operation before or after it that is not a layer."""
 
     def __init__(self, block: Any, before: Any = None, after: Any = None) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Aside(nn.Module):
 
 
 class Gamma(nn.Module):
-    """A branch behind a constant, without a connection around it."""
+    """A branch scaled by a constant, without a connection around it."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from yolo_gradwatch.demo.faults import Detached, Fault, GradientFactor, behind, stack
+from yolo_gradwatch.demo.faults import Detached, Fault, GradientFactor, after, stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,19 +89,19 @@ class Softmax(nn.Module):
         return x * (1 + weights.to(x.dtype))
 
 
-def after(*parts: nn.Module) -> Callable[[Any], None]:
-    """Put modules behind the block."""
-    return behind(BLOCK, lambda _: nn.Sequential(*parts))
+def after_block(*parts: nn.Module) -> Callable[[Any], None]:
+    """Put modules after the block."""
+    return after(BLOCK, lambda _: nn.Sequential(*parts))
 
 
 def plain_stack(depth: int, activation: type[nn.Module]) -> Callable[[Any], None]:
-    """Put convolutions without normalization behind the block."""
-    return behind(BLOCK, lambda channels: stack(channels, depth, activation))
+    """Put convolutions without normalization after the block."""
+    return after(BLOCK, lambda channels: stack(channels, depth, activation))
 
 
 def _dead_stack(net: Any) -> None:
     plain_stack(2, nn.ReLU)(net)
-    for conv in net.model[BLOCK].behind[::2]:
+    for conv in net.model[BLOCK].after[::2]:
         nn.init.constant_(conv.bias, -5.0)
 
 
@@ -201,11 +201,13 @@ def _spoil_image(trainer: Any) -> None:
 
 
 MORE: dict[str, Fault] = {
-    "root": Fault("square root without epsilon behind block 4", change=after(Rooted())),
-    "log": Fault("logarithm of 0 behind block 4", change=after(Logged())),
-    "half-exp": Fault("exp in half precision behind block 4", change=after(Softmax())),
-    "large-factor": Fault("gradient times 1e4 behind block 4", change=after(GradientFactor(1e4))),
-    "small-factor": Fault("output times 1e-4 behind block 4", change=after(Scale(1e-4))),
+    "root": Fault("square root without epsilon after block 4", change=after_block(Rooted())),
+    "log": Fault("logarithm of 0 after block 4", change=after_block(Logged())),
+    "half-exp": Fault("exp in half precision after block 4", change=after_block(Softmax())),
+    "large-factor": Fault(
+        "gradient times 1e4 after block 4", change=after_block(GradientFactor(1e4))
+    ),
+    "small-factor": Fault("output times 1e-4 after block 4", change=after_block(Scale(1e-4))),
     "large-init": Fault("all weights begin 100 times too large", change=scaled_weights(100)),
     "small-init": Fault("all weights begin 1,000 times too small", change=scaled_weights(1e-3)),
     "large-head": Fault("head's last convolutions begin 300 times too large", change=_enlarge_head),
@@ -213,7 +215,7 @@ MORE: dict[str, Fault] = {
     "box-gain": Fault("box=75000, 10,000 times its default", options={"box": 75_000.0}),
     "box-item": Fault("box_loss is multiplied by 10,000 in code", change=_multiply_boxes),
     "box-zero": Fault("box=0 and dfl=0", options={"box": 0.0, "dfl": 0.0}),
-    "detached-boxes": Fault("detach() behind the box branch", change=_detach_boxes),
+    "detached-boxes": Fault("detach() after the box branch", change=_detach_boxes),
     "dying-relu-4": Fault("plain ReLU stack whose biases are -5", change=_dead_stack),
     "relu-stack": Fault("plain stack of 20 with ReLU", change=plain_stack(20, nn.ReLU)),
     "tanh-stack-4": Fault("plain stack of 24 with Tanh", change=plain_stack(24, nn.Tanh)),

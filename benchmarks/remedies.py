@@ -139,7 +139,7 @@ def trained(
         fault: Planted before the watch looks at the model.
         model: To train from scratch.
         steps: Optimizer steps, each of one batch.
-        repair: Applied behind the fault; None to leave it.
+        repair: Applied after the fault; None to leave the fault alone.
         found: The finding to follow.
     """
     losses: list[float] = []

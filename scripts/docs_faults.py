@@ -14,7 +14,7 @@ import torch
 from more_faults import MORE, STRIKES
 from torch import nn
 
-from yolo_gradwatch.demo.faults import FAULTS, Fault, GradientFactor, behind, use_scaler
+from yolo_gradwatch.demo.faults import FAULTS, Fault, GradientFactor, after, use_scaler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +44,7 @@ class Shown:
 
 
 class LayerScale(nn.Module):
-    """A block as a residual branch behind a small factor."""
+    """A block as a residual branch scaled by a small factor."""
 
     def __init__(self, block: Any) -> None:
         super().__init__()
@@ -209,8 +209,8 @@ SHOWN: dict[str, Shown] = {
     "weight_growth": Shown(FAULTS["learning-rate"]),
     "amp_overflow": Shown(
         Fault(
-            "under AMP's loss scaler, the gradient overflows behind block 6 in the first 3 steps",
-            change=behind(6, lambda _: GradientFactor(torch.finfo(torch.float32).max, 3)),
+            "under AMP's loss scaler, the gradient overflows after block 6 in the first 3 steps",
+            change=after(6, lambda _: GradientFactor(torch.finfo(torch.float32).max, 3)),
             begin=_few_overflows,
         )
     ),
@@ -227,7 +227,7 @@ SHOWN: dict[str, Shown] = {
     ),
     "frozen": Shown(Fault("block 4 is frozen in step 21", begin=at_step(STRIKES, _freeze))),
     "slow_branch": Shown(
-        Fault("block 6 is a residual branch behind a factor of 1e-6", change=_scale_block),
+        Fault("block 6 is a residual branch scaled by 1e-6", change=_scale_block),
         V8,
         48,
         SGD,

@@ -1,6 +1,6 @@
-"""The trainings behind the page for learners, their numbers and their pictures.
+"""The trainings shown on the page for learners, their numbers and their pictures.
 
-Each variant puts something behind block 4 of a YOLO26n that is trained from scratch, or changes how
+Each variant puts something after block 4 of a YOLO26n that is trained from scratch, or changes how
 it is trained. What is drawn is read from the files of the runs.
 """
 
@@ -17,7 +17,7 @@ from docs_runs import PICTURES, keep, trained, write_json
 from matplotlib.figure import Figure
 from torch import nn
 
-from yolo_gradwatch.demo.faults import FAULTS, Fault, behind, stack
+from yolo_gradwatch.demo.faults import FAULTS, Fault, after, stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 STEPS, SPIKE = 30, 32
 """Updates of the weights are measured in step 32, a power of two."""
-BEHIND = "model.4.behind"
+AFTER = "model.4.after"
 
 
 def _stacked(
     depth: int, act: type[nn.Module], change: Callable[[nn.Sequential], Any] | None = None
 ) -> Fault:
-    """A plain stack behind block 4, changed."""
+    """A plain stack after block 4, changed."""
 
     def make(channels: int) -> nn.Module:
         made = stack(channels, depth, act)
@@ -40,7 +40,7 @@ def _stacked(
             change(made)
         return made
 
-    return Fault(f"{depth} {act.__name__}", change=behind(4, make))
+    return Fault(f"{depth} {act.__name__}", change=after(4, make))
 
 
 class Residual(nn.Sequential):
@@ -124,7 +124,7 @@ def along(run: Run) -> list[float]:
     """Gradient norm at the output of each layer of the stack, from its first to its last."""
     first = run.flow[run.flow["step"] == 1]
     kinds = first["type"].isin(["Sigmoid", "Tanh", "ReLU", "SiLU"])
-    inside = first[first["module"].str.startswith(BEHIND + ".") & kinds]
+    inside = first[first["module"].str.startswith(AFTER + ".") & kinds]
     return [float(f"{norm:.3g}") for norm in inside["gradient_norm"]]
 
 

@@ -38,7 +38,7 @@ known = {"clearml", "comet", "dvc", "mlflow", "tensorboard", "wandb"} & set(sett
 settings.update({name: name in ("mlflow", "tensorboard") for name in known})
 data = draw_dataset(Path("shapes").resolve(), train=48)
 model = YOLO("yolo26n.yaml")
-FAULTS["gradient-cut"].plant(model)  # behind block 4, the gradient is multiplied by 1e-4
+FAULTS["gradient-cut"].plant(model)  # after block 4, the gradient is multiplied by 1e-4
 GradWatch(live=False).attach(model)
 model.train(data=data, project=str(Path("runs").resolve()), name="train", epochs=8, imgsz=64,
             batch=4, nbs=4, workers=0, device="cpu", amp=False, plots=False)

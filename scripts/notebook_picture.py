@@ -43,7 +43,7 @@ from yolo_gradwatch.demo.shapes import draw_dataset
 
 data = draw_dataset(Path("shapes"), train={STEPS * 4})
 model = YOLO("yolo26n.yaml")
-FAULTS["gradient-cut"].plant(model)  # behind block 4, the gradient is multiplied by 1e-4
+FAULTS["gradient-cut"].plant(model)  # after block 4, the gradient is multiplied by 1e-4
 """,
     """
 watch = GradWatch().attach(model)

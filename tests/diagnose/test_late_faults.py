@@ -152,7 +152,7 @@ def test_weights_that_grow_from_a_jump_of_the_rate_are_found_as_soon(begin):
 
 @pytest.mark.parametrize("begin", [1000, 20_000])
 def test_a_drift_is_found_soon_after_the_limit_and_begins_before_it(begin):
-    """2 % a step are lost behind block 2, so that 2 decades are gone after 228 steps."""
+    """2 % a step are lost after block 2, so that 2 decades are gone after 228 steps."""
     took, finding = told(
         healthy(begin - 1),
         begin,

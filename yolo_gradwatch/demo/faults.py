@@ -27,19 +27,19 @@ class Wrapped(nn.Module):
 
     Args:
         block: The original block, whose place in the model's list is taken.
-        behind: The module that its output passes through.
+        after: The module that its output passes through.
     """
 
-    def __init__(self, block: Any, behind: nn.Module) -> None:
+    def __init__(self, block: Any, after: nn.Module) -> None:
         super().__init__()
         self.block = block
-        self.behind = behind
+        self.after = after
         for name in ("f", "i", "type", "np"):  # Ultralytics finds a block's inputs by these
             setattr(self, name, getattr(block, name))
 
     def forward(self, x: Any) -> Any:
         """Apply the block, then the module after it."""
-        return self.behind(self.block(x))
+        return self.after(self.block(x))
 
 
 class _Scaled(torch.autograd.Function):
@@ -132,7 +132,7 @@ class Fault:
         trainer.get_model = get_model
 
 
-def behind(index: int, make: Callable[[int], nn.Module]) -> Callable[[Any], None]:
+def after(index: int, make: Callable[[int], nn.Module]) -> Callable[[Any], None]:
     """Put a module after a block; ``make`` gets the number of channels there."""
 
     def change(model: Any) -> None:
@@ -192,19 +192,19 @@ FAULTS: dict[str, Fault] = {
         "six convolutions with Sigmoid and without normalization after block 4",
         "vanishing",
         "model.4",
-        change=behind(4, lambda channels: stack(channels, 6, nn.Sigmoid)),
+        change=after(4, lambda channels: stack(channels, 6, nn.Sigmoid)),
     ),
     "gradient-cut": Fault(
         "the gradient is multiplied by 1e-4 after block 4",
         "vanishing",
         "model.4",
-        change=behind(4, lambda _: GradientFactor(1e-4)),
+        change=after(4, lambda _: GradientFactor(1e-4)),
     ),
     "tanh-stack": Fault(
         "a plain stack of 24 convolutions with Tanh after block 6",
         "vanishing",
         "model.6",
-        change=behind(6, lambda channels: stack(channels, 24, nn.Tanh)),
+        change=after(6, lambda channels: stack(channels, 24, nn.Tanh)),
     ),
     "dying-relu": Fault(
         "the ReLU units of block 17 output zero for every input", "dead", "model.17", change=_kill
@@ -213,7 +213,7 @@ FAULTS: dict[str, Fault] = {
         "the output of block 10 is cut off with detach()",
         "no_gradient",
         "model.10",
-        change=behind(10, lambda _: Detached()),
+        change=after(10, lambda _: Detached()),
     ),
     "learning-rate": Fault(
         "SGD with a learning rate of 10",
@@ -235,7 +235,7 @@ FAULTS: dict[str, Fault] = {
         "under AMP's loss scaler, the gradient overflows after block 6 in the first 20 steps",
         "nonfinite",
         "model.6",
-        change=behind(6, lambda _: GradientFactor(torch.finfo(torch.float32).max, 20)),
+        change=after(6, lambda _: GradientFactor(torch.finfo(torch.float32).max, 20)),
         begin=use_scaler,
     ),
 }

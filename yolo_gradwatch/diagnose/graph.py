@@ -49,7 +49,7 @@ class Graph:
         consumers: (B,) for each trunk block, the units that read it, looking through blocks without
             parameters.
         feeds_trunk: (B,) whether another trunk block is among its consumers.
-        behind: (B,) for each trunk block, the earlier ones whose every path to the loss leads
+        dominated: (B,) for each trunk block, the earlier ones whose every path to the loss leads
             through it.
         gates: (B,) whether a trunk block is so small that it can only weight what passes.
         small: (M,) whether a module is in a gate, or is a gate within its block.
@@ -92,7 +92,7 @@ class Graph:
         self.feeds_trunk = np.array(
             [any(u < len(self.blocks) for u in found) for found in self.consumers], np.bool_
         )
-        self.behind = only_through(self.consumers)
+        self.dominated = only_through(self.consumers)
         self.gates = small_blocks(layout, self.blocks, self.consumers)
         named = [self.blocks[b] for b in np.flatnonzero(self.gates)]
         self.small = small_weights(layout, named)

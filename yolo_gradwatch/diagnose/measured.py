@@ -41,7 +41,7 @@ KINDS = (
     *("scaled_forward", "not_finite", "not_finite_gradient", "head_room"),
 )
 """Of the reasons that come from here. ``names`` begin with the module that is to be changed and its
-class; behind them are, as far as there are any, the two outputs between which it happens."""
+class; after them are, as far as there are any, the two outputs between which it happens."""
 
 ALONG = ("falls", "shrinks", "multiplied", "grows")
 """Kinds whose first value is the decades that the gradient loses, or wins, along a route."""
@@ -54,7 +54,7 @@ EXPLAINED = 0.5
 """Share of a change of the whole net, in decades, that a place must lose or win to be its cause."""
 
 PARTLY = 0.6
-"""Share of zeros, or of saturated outputs, behind a layer whose gradient is mostly zero. A ReLU
+"""Share of zeros, or of saturated outputs, after a layer whose gradient is mostly zero. A ReLU
 that learns: 0.48 to 0.55; one with dead units: 0.64."""
 
 
@@ -115,7 +115,7 @@ def _lost(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Re
 
 
 def _won(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Reason | None:
-    """Too much gradient: behind a signal that has collapsed, norms multiply noise."""
+    """Too much gradient: after a signal that has collapsed, norms multiply noise."""
     is_whole = finding.module == WHOLE
     if is_whole and (lost := lost_signal(calls)):
         return lost
@@ -164,9 +164,9 @@ def _dead(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Re
     """A gradient of exactly zero, of a whole module or of most of its elements."""
     for route in (one for routes in _routes(finding, calls) for one in routes):
         pairs = list(zip(route.points, route.points[1:], strict=False))
-        for before, behind in reversed(pairs):
-            if is_zero(before) and not is_zero(behind) and not is_absent(behind):
-                return silenced(behind) or zeroed(calls, before, behind)
+        for before, after in reversed(pairs):
+            if is_zero(before) and not is_zero(after) and not is_absent(after):
+                return silenced(after) or zeroed(calls, before, after)
     if finding.rule != "partly_dead":
         found = (silenced(call) for call in calls.inside(finding.module))
         return next(filter(None, found), None)
@@ -177,9 +177,9 @@ def _dead(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Re
 
 
 def _overflow(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Reason | None:
-    """Values beyond half precision, behind outputs that are too large.
+    """Values beyond half precision, after outputs that are too large.
 
-    What lies behind the first module that has them is not their cause.
+    What lies after the first module that has them is not their cause.
     """
     judged = finding.judged if finding.is_traced else finding.reason
     named = judged.names if judged else finding.modules

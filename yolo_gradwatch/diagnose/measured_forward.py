@@ -105,21 +105,21 @@ def large_in(points: Sequence[Call], calls: Calls) -> Reason | None:
     return None
 
 
-def zeroed(calls: Calls, before: Call, behind: Call, place: str = "") -> Reason:
+def zeroed(calls: Calls, before: Call, after: Call, place: str = "") -> Reason:
     """Return the reason for a zero gradient at an output although the next one has some.
 
-    The value is the share of zeros in the output of ``behind``, or in the input of its
+    The value is the share of zeros in the output of ``after``, or in the input of its
     normalization: only if all of it is zero, the output was multiplied by zero.
     """
-    outputs = (calls.raw_of(behind), behind)
+    outputs = (calls.raw_of(after), after)
     shares = (1.0 if one.output_rms == 0 else one.output_zero or 0.0 for one in outputs)
-    return Reason("zeroed", calls.names(before, behind, place), (max(shares),), RANK)
+    return Reason("zeroed", calls.names(before, after, place), (max(shares),), RANK)
 
 
-def _scaled(calls: Calls, before: Call, behind: Call) -> Reason:
+def _scaled(calls: Calls, before: Call, after: Call) -> Reason:
     """Return the outputs between which the size changes, and whose code is between them."""
-    place = calls.between(before, behind)
-    if behind.output_rms == 0:
-        return zeroed(calls, before, behind, place)
-    values = (before.output_rms or 0.0, behind.output_rms or 0.0)
-    return Reason("scaled_forward", calls.names(before, behind, place), values, RANK)
+    place = calls.between(before, after)
+    if after.output_rms == 0:
+        return zeroed(calls, before, after, place)
+    values = (before.output_rms or 0.0, after.output_rms or 0.0)
+    return Reason("scaled_forward", calls.names(before, after, place), values, RANK)

@@ -26,14 +26,14 @@ class Step(NamedTuple):
 
     Attributes:
         before: The output that the other one reads.
-        behind: The output nearer to the loss.
+        after: The output nearer to the loss.
         decades: By how much the gradient falls on its way back, in all earlier points too; or
             rises, if rises are asked for.
         alone: The same between the two outputs alone.
     """
 
     before: Call
-    behind: Call
+    after: Call
     decades: float
     alone: float
 
