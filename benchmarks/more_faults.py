@@ -1,6 +1,6 @@
-"""Faults of the kinds that the rules know, beside those of ``demo/faults``, for any detector.
+"""More faults of the kinds that the rules cover, in addition to ``demo/faults``, for any detector.
 
-Block 4 of the trunk and the head are where they are planted; both YOLO26n and YOLOv8n have them.
+They change block 4 of the trunk or the head, which both YOLO26n and YOLOv8n have.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BLOCK = 4
-STRIKES = 21
-"""Optimizer step at which a fault strikes that is not there from the beginning."""
+FAULT_STEP = 21
+"""Optimizer step at which a fault occurs that is not present from the beginning."""
 
 
 class Scale(nn.Module):
-    """Multiplies what it is called with by a constant.
+    """Multiplies its input by a constant.
 
     Args:
-        factor: 1 for nothing.
+        factor: The constant.
     """
 
     def __init__(self, factor: float) -> None:
@@ -35,12 +35,12 @@ class Scale(nn.Module):
         self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:
-        """The input times the factor."""
+        """Return the scaled input."""
         return x * self.factor
 
 
 class Rooted(nn.Module):
-    """A square root of what a mask leaves, whose slope is infinite where that is 0.
+    """Square root of a masked input; its slope is infinite where the mask gives 0.
 
     Args:
         eps: Added under the root.
@@ -51,15 +51,15 @@ class Rooted(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """The root of what is positive."""
+        """Return the root of the positive values."""
         return (x * (x > 0) + self.eps).sqrt()
 
 
 class Logged(nn.Module):
-    """A logarithm of the positive part, which is minus infinity at 0.
+    """Logarithm of the positive part; minus infinity at 0.
 
     Args:
-        eps: Added to what the logarithm is taken of.
+        eps: Added to the argument.
     """
 
     def __init__(self, eps: float = 0.0) -> None:
@@ -67,15 +67,15 @@ class Logged(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logarithm."""
+        """Return the logarithm."""
         return (x.relu() + self.eps).log()
 
 
 class Softmax(nn.Module):
-    """A softmax over the channels by hand, whose exp overflows in half precision above 11.
+    """Hand-written softmax over the channels; in half precision, its exp overflows above 11.
 
     Args:
-        dtype: In which it computes.
+        dtype: Precision of the computation.
     """
 
     def __init__(self, dtype: torch.dtype = torch.float16) -> None:
@@ -83,19 +83,19 @@ class Softmax(nn.Module):
         self.dtype = dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        """The input, weighted."""
+        """Return the weighted input."""
         scores = (4 * x).to(self.dtype).exp()
         weights = scores / scores.sum(1, keepdim=True)
         return x * (1 + weights.to(x.dtype))
 
 
 def after_block(*parts: nn.Module) -> Callable[[Any], None]:
-    """Put modules after the block."""
+    """Append modules to the block."""
     return after(BLOCK, lambda _: nn.Sequential(*parts))
 
 
 def plain_stack(depth: int, activation: type[nn.Module]) -> Callable[[Any], None]:
-    """Put convolutions without normalization after the block."""
+    """Append convolutions without normalization to the block."""
     return after(BLOCK, lambda channels: stack(channels, depth, activation))
 
 
@@ -106,7 +106,7 @@ def _dead_stack(net: Any) -> None:
 
 
 def scaled_weights(factor: float) -> Callable[[Any], None]:
-    """Multiply the weights of all convolutions as they are initialized."""
+    """Multiply the initial weights of all convolutions."""
 
     def change(net: Any) -> None:
         for conv in convolutions(net):
@@ -116,20 +116,20 @@ def scaled_weights(factor: float) -> Callable[[Any], None]:
 
 
 def convolutions(net: nn.Module) -> list[nn.Conv2d]:
-    """Those that are trained."""
+    """Return the trained convolutions."""
     found = (module for module in net.modules() if isinstance(module, nn.Conv2d))
     return [conv for conv in found if conv.weight.requires_grad]
 
 
 def branches(net: Any, *names: str) -> list[nn.ModuleList]:
-    """Branches of the head, those of its second set with them where it has one."""
+    """Return branches of the head by name, including its one-to-one copies where they exist."""
     head = net.model[-1]
     found = (getattr(head, f"{copy}{name}", None) for name in names for copy in ("", "one2one_"))
     return [branch for branch in found if branch is not None]
 
 
 def last_layers(net: Any) -> list[nn.Conv2d]:
-    """The last convolutions of boxes and scores."""
+    """Return the last convolutions of the box and class branches."""
     return [scale[-1] for branch in branches(net, "cv2", "cv3") for scale in branch]
 
 
@@ -164,18 +164,18 @@ def _multiply_boxes(net: Any) -> None:
 
 
 def _forget(trainer: Any) -> None:
-    """Take the weights of the block out of the optimizer."""
+    """Remove the block's weights from the optimizer."""
     own = {id(p) for p in trainer.model.model[BLOCK].parameters()}
     for group in trainer.optimizer.param_groups:
         group["params"] = [p for p in group["params"] if id(p) not in own]
 
 
 def _raise_rate(trainer: Any) -> None:
-    """A callback that multiplies the learning rate in mid-training."""
+    """Add a callback that multiplies the learning rate in mid-training."""
     batches = count(1)
 
     def raise_rate(trainer: Any) -> None:
-        if next(batches) == STRIKES:
+        if next(batches) == FAULT_STEP:
             for group in trainer.optimizer.param_groups:
                 group["lr"] *= 50
 
@@ -188,12 +188,12 @@ def _multiply_loss(trainer: Any) -> None:
 
 
 def _spoil_image(trainer: Any) -> None:
-    """Make one image huge, as a broken file or an augmentation does."""
+    """Fill the images of one step with NaN, as a broken file or augmentation does."""
     prepare, batches = trainer.preprocess_batch, count(1)
 
     def preprocess_batch(batch: Any) -> Any:
         batch = prepare(batch)
-        if next(batches) == STRIKES:
+        if next(batches) == FAULT_STEP:
             batch["img"] = batch["img"] * torch.nan
         return batch
 
@@ -219,9 +219,9 @@ MORE: dict[str, Fault] = {
     "dying-relu-4": Fault("plain ReLU stack whose biases are -5", change=_dead_stack),
     "relu-stack": Fault("plain stack of 20 with ReLU", change=plain_stack(20, nn.ReLU)),
     "tanh-stack-4": Fault("plain stack of 24 with Tanh", change=plain_stack(24, nn.Tanh)),
-    "rate-jump": Fault(f"learning rate times 50 at step {STRIKES}", begin=_raise_rate),
+    "rate-jump": Fault(f"learning rate times 50 at step {FAULT_STEP}", begin=_raise_rate),
     "high-rate": Fault("SGD with lr0=1", options={"optimizer": "SGD", "lr0": 1.0}),
     "huge-loss": Fault("loss times 1e22: clipping multiplies by 0", begin=_multiply_loss),
-    "nan-image": Fault(f"images of step {STRIKES} are NaN", begin=_spoil_image),
+    "nan-image": Fault(f"images of step {FAULT_STEP} are NaN", begin=_spoil_image),
 }
 """Every fault by its name."""

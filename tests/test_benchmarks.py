@@ -637,5 +637,5 @@ def test_what_a_part_has_said_is_kept_however_it_ends(cuda, tmp_path, monkeypatc
         return popen([sys.executable, "-c", script], **options)
 
     monkeypatch.setattr(command.subprocess, "Popen", start)
-    assert command._apart("reading", path, 2.0 if end == "it hangs" else 60.0).strip() == words
+    assert command._run_apart("reading", path, 2.0 if end == "it hangs" else 60.0).strip() == words
     assert path.read_text() == "| a row |"

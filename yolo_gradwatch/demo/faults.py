@@ -1,7 +1,7 @@
-"""A gallery of faults to plant into a training, so that anyone can see what each looks like.
+"""A gallery of faults to inject into a training, to see what each one looks like.
 
-The classes are at module level, because checkpoints pickle them. A fault is planted through
-Ultralytics' callbacks before the watch reads the model, and the watch does not know about it.
+The classes are at module level, because checkpoints pickle them. Faults are injected
+through Ultralytics' callbacks before the watch reads the model; the watch does not know about them.
 """
 
 from __future__ import annotations
@@ -95,14 +95,14 @@ def stack(channels: int, depth: int, activation: type[nn.Module]) -> nn.Sequenti
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault to plant, and the finding expected from the watch.
+    """A fault to inject, and the finding expected from the watch.
 
     Attributes:
         title: What is wrong, in one line.
         rule: The rule that finds it; "" for a healthy training.
         module: The module that the finding names.
         change: Called with the new model, before the training moves it to its device.
-        begin: Called with the trainer when everything is set up.
+        begin: Called with the trainer after its setup.
         options: Training arguments that the fault needs.
     """
 
@@ -113,8 +113,8 @@ class Fault:
     begin: Callable[[Any], None] | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
-    def plant(self, model: Any) -> None:
-        """Give the trainings of an Ultralytics model this fault."""
+    def inject(self, model: Any) -> None:
+        """Inject this fault into the trainings of an Ultralytics model."""
         if self.change:
             model.add_callback("on_pretrain_routine_start", self._change_model)
         if self.begin:
