@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LOST = 1.5
 """Minimum decades lost, or gained, for good between two outputs for the change to count. Healthy,
 in 82 traces of four generations of models and five tasks: at most 0.31 in 99 % of the routes, 0.78
-in all, and 1.02 where a scale has no object. Planted: at least 3.4."""
+in all, and 1.02 where a scale has no object. Injected: at least 3.4."""
 
 SLACK = 1.0
 """Decades by which the forward pass may change less than the gradient and still explain its
@@ -40,7 +40,7 @@ ALONE = 0.5
 
 PART = 0.2
 """Decades that a layer of a stack, or an activation, must lose by itself to count. Layers of
-planted stacks: 0.24 to 0.9."""
+injected stacks: 0.24 to 0.9."""
 
 NEARLY_ALL = 0.8
 """Share of the decades lost in a stack that must be in the module named for it."""
@@ -76,7 +76,7 @@ def lost_in(found: Lost, calls: Calls) -> Reason:
     return _activation(found) or _in(found, calls, "falls", "shrinks")
 
 
-def won_in(found: Lost, calls: Calls) -> Reason:
+def gained_in(found: Lost, calls: Calls) -> Reason:
     """Return what multiplies the gradient: a place or a stack."""
     return _in(found, calls, "multiplied", "grows")
 
@@ -89,7 +89,7 @@ def _in(found: Lost, calls: Calls, alone: str, many: str) -> Reason:
 
 
 def _activation(found: Lost) -> Reason | None:
-    """Return saturated activations, or ones that output zeros, if they lose at least half of it."""
+    """Return the saturated or zero activations if they lose at least half of the gradient."""
     for kind, limit in FLAT.items():
         own = [s for s in found.steps if share_of(s.after, kind) >= limit and s.alone > PART]
         if own and sum(step.alone for step in own) >= ALONE * found.decades:
@@ -109,9 +109,8 @@ def _between(step: Step, calls: Calls, kind: str) -> Reason:
         return zeroed(calls, step.before, step.after)
     if kind == "falls" and _is_working_norm(step.after):
         large = large_in(read_by(calls, step.after), calls)
-        by = (step.after.module,)
         falls = Reason(kind, names, (step.alone,), RANK)
-        return replace(large, names=(*large.names, *by)) if large else falls
+        return replace(large, names=(*large.names, step.after.module)) if large else falls
     sign = 1.0 if kind == "falls" else -1.0
     forward = sign * (size(step.before) - size(step.after))
     if forward >= max(step.decades - SLACK, SLACK):

@@ -1,4 +1,4 @@
-"""The calls of a traced batch that a gradient passes, in order, and whose code is between two.
+"""The calls of a traced batch that a gradient passes, in order, and the code between two of them.
 
 A trace has numbers at outputs. A *point* is an output where the gradient is meaningful: what a
 layer passes to its own normalization is left out, because the normalization divides the gradient
@@ -73,9 +73,9 @@ class Calls:
         return [Route(tuple(self.inside(unit))) for unit in units or [module]]
 
     def place(self, before: Call, after: Call) -> str:
-        """Return whose code is between two outputs; the layer if the code is its own.
+        """Return the module whose code is between two outputs.
 
-        That is the smallest module around both, or one that is entered on the way.
+        It is the later layer itself, the smallest module around both, or one entered in between.
         """
         if not self._is_known(after.module) or is_in(after.module, before.module):
             return after.module
@@ -85,13 +85,13 @@ class Calls:
         return next((n for n in candidates if not self._is_known(n)), after.module)
 
     def between(self, before: Call, after: Call) -> str:
-        """Return the same for outputs with others in between: the smallest module around both."""
+        """Return that module for distant outputs: the smallest one around both."""
         points = [call.order for call in self.points if before.order <= call.order <= after.order]
         both = [n for n in around(after.module) if is_in(n, before.module) and n != WHOLE]
         return both[-1] if both and len(points) > NEAR else self.place(before, after)
 
     def names(self, before: Call, after: Call, place: str = "") -> tuple[str, str, str, str]:
-        """Return whose code is between two outputs, its class, and the modules of both."""
+        """Return the module with the code between two outputs, its class, and both modules."""
         place = place or self.place(before, after)
         return place, self.type_of(place), before.module, after.module
 
