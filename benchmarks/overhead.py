@@ -277,9 +277,7 @@ def measure(
 ) -> tuple[StepClock, Meter]:
     """Run one training with the named configuration, its first step numbered ``begin``."""
     chosen = WATCHES["on" if name in LOGGERS else name]
-    dict.update(
-        settings, {one: one == name for one in LOGGERS}
-    )  # settings.update would change the file
+    dict.update(settings, {one: one == name for one in LOGGERS})  # does not write the file
     trainer = "TimedTrainer" if name in LOGGERS else "Timed"
     is_live = chosen is not None and chosen["live"]
     extra = {"outputs": [Memory()], "on_finding": print} if is_live else {}
