@@ -1,20 +1,20 @@
-"""How well the rules tell healthy trainings from faulty ones, beside the rules of other tools.
+"""How well the rules separate healthy from faulty trainings, compared with other tools.
 
     python benchmarks/detection.py FOLDER [--runs] [--no-peers] >> benchmarks/RESULTS.md
 
-FOLDER holds recordings (``*.npz``). Each is replayed through the real roll-up and diagnosis:
+FOLDER holds recordings (``*.npz``). Each is replayed through the real roll-up and diagnosis.
 
-- *healthy flagged*: healthy recordings with an alarm (a finding that is more than a notice);
-- *early*: faulty ones with an alarm before the fault;
-- *found*: faulty ones with a finding of an accepted kind from the fault's first step on;
-- *delay*: steps from there to the newest step that had been seen when that finding was reported;
-- *right layer*: of those found, the finding's module holds or contains a parameter where the fault
-  was planted or that it reaches, or the whole model is named for a fault of the whole net.
+- *healthy flagged*: healthy recordings with an alarm (a finding above a notice)
+- *early*: faulty recordings with an alarm before the fault
+- *found*: faulty recordings with a finding of an accepted kind, from the fault's first step on
+- *delay*: steps from the fault to the newest step seen when that finding was reported
+- *right layer*: of those found, the share whose module contains a parameter that the fault changes
+  or reaches; for a fault of the whole net, the finding must name the whole model
 
-Recordings that are labelled ambiguous count nowhere. With windows of 2, 5 and 20 steps a recording
-is replayed as a stretch of a long run: its steps are numbered so that the roll-up makes windows of
-at least that length, in one epoch. *Rules over parameters* takes each parameter for a module of its
-own, to show that the modules' norms, which the CSV holds, are enough.
+Ambiguous recordings do not count. With windows of 2, 5 and 20 steps, a recording is replayed as
+part of a long run: its steps are numbered so that the roll-up makes windows of at least that
+length, in one epoch. *Rules over parameters* treats each parameter as a module, to show that the
+norms per module in the CSV are enough.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ KINDS = ("vanishing", "exploding", "nonfinite", "dead")
 
 
 class Alarm(NamedTuple):
-    """What a tool says about a recording.
+    """An alarm of a tool.
 
     Attributes:
-        step: Counts from 0, as the labels do.
+        step: Step, counted from 0 as in the labels.
         kind: One of ``KINDS``.
-        module: The module that is named.
+        module: The module it names.
     """
 
     step: int
@@ -62,11 +62,11 @@ class Alarm(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a tool did on one recording.
+    """Result of a tool on one recording.
 
     Attributes:
-        recording: Name, label and kind come from it.
-        alarms: By step.
+        recording: The recording with its label.
+        alarms: Alarms, ordered by step.
     """
 
     recording: Recording
@@ -86,7 +86,7 @@ class Outcome:
 
     @property
     def is_right(self) -> bool:
-        """Whether the hit names a layer that the fault was planted in or reaches."""
+        """Whether the hit names a layer that the fault changes or reaches."""
         meta = self.recording.meta
         if self.hit is None:
             return False
@@ -98,11 +98,11 @@ class Outcome:
 
 
 def ours(recording: Recording, window: int = 1) -> Iterator[Alarm]:
-    """The findings of this package, through its real roll-up and diagnosis.
+    """Yield this package's alarms, from its real roll-up and diagnosis.
 
     Args:
-        recording: What to replay.
-        window: Length of a window in steps, at the least.
+        recording: The recording to replay.
+        window: Minimum length of a window in steps.
     """
     offset = 0 if window == 1 else round(window / WINDOW_SHARE)
     rollup = Rollup(recording.members)
@@ -121,7 +121,7 @@ def ours(recording: Recording, window: int = 1) -> Iterator[Alarm]:
 
 
 def peer(name: str) -> Callable[[Recording], Iterator[Alarm]]:
-    """The rules of another tool on a recording."""
+    """Return a judge that applies the rules of another tool."""
 
     def judge(recording: Recording) -> Iterator[Alarm]:
         for alarm in sorted(PEERS[name](recording.meta, recording.arrays)):
@@ -133,12 +133,12 @@ def peer(name: str) -> Callable[[Recording], Iterator[Alarm]]:
 def judged(
     runs: Iterable[Recording], judge: Callable[[Recording], Iterator[Alarm]]
 ) -> list[Outcome]:
-    """What a tool says about each recording that has a right answer."""
+    """Apply a tool to each recording that is not ambiguous."""
     return [Outcome(run, tuple(judge(run))) for run in runs if run.meta["kind"] != "ambiguous"]
 
 
 def summary(outcomes: list[Outcome]) -> dict[str, str]:
-    """The figures of a tool, in words."""
+    """Return the figures of a tool as text."""
     healthy = [o for o in outcomes if o.recording.meta["kind"] == "healthy"]
     faulty = [o for o in outcomes if o.recording.meta["kind"] != "healthy"]
     hits = [o for o in faulty if o.hit]
@@ -161,7 +161,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def print_table(rows: dict[str, dict[str, str]]) -> None:
-    """One line a tool, one column a figure, as Markdown."""
+    """Print a Markdown table with a row per tool and a column per figure."""
     names = list(next(iter(rows.values())))
     print(f"| rules | {' | '.join(names)} |")
     print("| --- " * (len(names) + 1) + "|")
@@ -170,7 +170,7 @@ def print_table(rows: dict[str, dict[str, str]]) -> None:
 
 
 def print_runs(outcomes: list[Outcome]) -> None:
-    """One line a recording: what was found, when and where; what was not, in capitals."""
+    """Print a line per recording: what was found, when and where; mistakes in capitals."""
     for outcome in outcomes:
         meta, hit = outcome.recording.meta, outcome.hit
         if meta["kind"] == "healthy":
@@ -185,7 +185,7 @@ def print_runs(outcomes: list[Outcome]) -> None:
 
 
 def main() -> None:
-    """Print the figures for a folder of recordings."""
+    """Print the figures of a folder of recordings."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("folder", type=Path, help="folder of *.npz recordings")
     parser.add_argument("--runs", action="store_true", help="also one line a recording")

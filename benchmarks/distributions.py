@@ -1,12 +1,12 @@
-"""What healthy and faulty trainings look like in the quantities beside the gradient norm.
+"""Ranges of all quantities other than the gradient norm in healthy and faulty trainings.
 
     python benchmarks/distributions.py HEALTHY FAULTY [--keep benchmarks/recordings]
 
-HEALTHY and FAULTY are folders of watched runs, at any depth, such as those that
-``scripts/healthy_trainings.py`` and ``yolo-gradwatch demo --fault NAME --out FOLDER`` leave. Prints
-for each quantity and role of a module the range over all windows, over all loss items, and over all
-calls of the traces. ``--keep`` stores the numbers, thinned: of the windows those in which the
-weights were read, leaves alone; all loss items; the first and the last trace.
+HEALTHY and FAULTY are folders with watched runs at any depth, such as the output of
+``scripts/healthy_trainings.py`` and ``yolo-gradwatch demo --fault NAME --out FOLDER``. Prints the
+range of each quantity by module role over all windows, of each loss item, and of each flow quantity
+over all traced calls. ``--keep`` stores a reduced set of numbers: leaf modules in the windows that
+read the weights, all loss items, and the first and last trace.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LEVELS = (0, 0.1, 1, 50, 99, 99.9, 100)
 """Percentiles."""
 
 ROLES = {"weight": "conv", "norm": "norm", "other": "other"}
-"""Of a layout, with the names printed here; what lies in the head is apart."""
+"""Roles of a layout and their printed names; leaves of the head are listed separately."""
 
 WINDOW_NUMBERS = ("norm_mean", "weight_norm", "weight_max", "update_ratio", "zero_fraction")
 FLOW_NUMBERS = ("output_rms", "output_max", "output_zero", "output_saturated", "gradient_norm")
@@ -39,7 +39,7 @@ DIGITS = "%.4g"
 
 
 def role_of(layout: Layout) -> pd.Series:
-    """By module: ``conv``, ``norm`` or ``other`` in the trunk, ``head`` for any leaf there."""
+    """Map each leaf to ``conv``, ``norm`` or ``other`` in the trunk, or to ``head``."""
     roles = {}
     for name, role, block in zip(layout.modules, layout.roles, layout.block_of, strict=True):
         if role:
@@ -47,22 +47,22 @@ def role_of(layout: Layout) -> pd.Series:
     return pd.Series(roles, dtype=str)
 
 
-def weighed(run: Run) -> pd.DataFrame:
-    """Rows of the leaves, in windows in which the weights were read."""
+def leaf_rows(run: Run) -> pd.DataFrame:
+    """Return the rows of the leaves in windows that read the weights."""
     rows = run.windows[run.windows["weight_norm"].notna()]
     rows = rows.assign(role=rows["module"].map(role_of(run.layout))).dropna(subset=["role"])
     return rows[["step_first", "module", "role", *WINDOW_NUMBERS]]
 
 
-def ends(run: Run) -> pd.DataFrame:
-    """Rows of the first and the last trace."""
+def first_and_last(run: Run) -> pd.DataFrame:
+    """Return the rows of the first and the last trace."""
     flow = run.flow
     rows = flow[flow["step"].isin([flow["step"].min(), flow["step"].max()])]
     return rows[["step", "order", "module", "call", "type", *FLOW_NUMBERS]]
 
 
-def spread(title: str, values: pd.Series) -> list[str]:
-    """A row: how many numbers, how many are not finite, and percentiles of the others."""
+def distribution(title: str, values: pd.Series) -> list[str]:
+    """Return a row: count, count of non-finite numbers, and percentiles of the others."""
     known = values.dropna().to_numpy(np.float64)
     finite = known[np.isfinite(known)]
     found = np.percentile(finite, LEVELS) if len(finite) else [np.nan] * len(LEVELS)
@@ -73,19 +73,19 @@ def spread(title: str, values: pd.Series) -> list[str]:
 
 
 def report(kind: str, runs: Sequence[Run]) -> str:
-    """The table of some runs."""
-    windows = pd.concat([weighed(run) for run in runs])
+    """Return the table of a group of runs."""
+    windows = pd.concat([leaf_rows(run) for run in runs])
     flow = pd.concat([run.flow for run in runs])
     losses = pd.concat([run.losses for run in runs])
     rows = [
-        spread(f"{name}, {role}", of_role[name])
+        distribution(f"{name}, {role}", of_role[name])
         for name in WINDOW_NUMBERS
         for role, of_role in windows.groupby("role")
         if of_role[name].notna().any()
     ]
-    rows += [spread(f"flow: {name}", flow[name]) for name in FLOW_NUMBERS]
+    rows += [distribution(f"flow: {name}", flow[name]) for name in FLOW_NUMBERS]
     rows += [
-        spread(f"loss: {item}", of_item["mean"])
+        distribution(f"loss: {item}", of_item["mean"])
         for item, of_item in losses.groupby("item")
         if not item.startswith("lr/")
     ]
@@ -94,21 +94,25 @@ def report(kind: str, runs: Sequence[Run]) -> str:
 
 
 def title(run: Run) -> str:
-    """The folder of a run; of one that is only called ``run``, the folder above."""
+    """Return the run's folder name, or that of its parent for a folder called ``run``."""
     return run.folder.parent.name if run.folder.name == "run" else run.folder.name
 
 
 def keep(folder: Path, kind: str, runs: Sequence[Run]) -> None:
-    """Store the thinned numbers of some runs, each kind of table in one file."""
+    """Store the reduced numbers of a group of runs, one file per kind of table."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, part in (("windows", weighed), ("flow", ends), ("losses", lambda run: run.losses)):
+    for name, part in (
+        ("windows", leaf_rows),
+        ("flow", first_and_last),
+        ("losses", lambda run: run.losses),
+    ):
         tables = [part(run).assign(run=title(run)) for run in runs]
         path = folder / f"{kind}-{name}.csv.xz"
         pd.concat(tables).to_csv(path, index=False, float_format=DIGITS)
 
 
 def main() -> None:
-    """Read, print, and keep what was asked for."""
+    """Print the ranges, and store the numbers with ``--keep``."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("healthy", type=Path)
     parser.add_argument("faulty", type=Path)

@@ -1,4 +1,4 @@
-"""What every benchmark prints beside its numbers: the machine, the versions, median and spread."""
+"""What all benchmarks print with their numbers: machine, versions, median and range."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def heading(title: str, packages: Sequence[str], *notes: str) -> str:
-    """The title with its date, and a line on the machine, the versions and how it was measured."""
+    """Return the title with the date, and a line with machine, versions and notes."""
     found = ", ".join(f"{name} {version(name)}" for name in packages)
     facts = [_processor(), *_device(), f"Python {platform.python_version()}", found]
     date = f"{datetime.now(timezone.utc):%Y-%m-%d}"
@@ -24,21 +24,21 @@ def heading(title: str, packages: Sequence[str], *notes: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of Markdown."""
+    """Return a Markdown table."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def spread(values: Sequence[float], digits: str = ".3g") -> str:
-    """Median, lowest and highest."""
+    """Return the median with the lowest and highest value."""
     low, high = min(values), max(values)
     return f"{median(values):{digits}} ({low:{digits}} to {high:{digits}})"
 
 
 def peak_memory() -> float:
-    """The most memory that this process has had, in MB.
+    """Return the peak memory of this process in MB.
 
-    The usual ``ru_maxrss`` counts what its parent had when it started this one.
+    The usual ``ru_maxrss`` includes the parent's memory at the time of the fork.
     """
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmHWM:"):
@@ -56,6 +56,6 @@ def _processor() -> str:
 def _device() -> list[str]:
     if "torch" not in sys.modules:
         return []
-    import torch  # noqa: PLC0415  # only where a benchmark trains
+    import torch  # noqa: PLC0415  # only benchmarks that train have loaded it
 
     return [torch.cuda.get_device_name()] if torch.cuda.is_available() else []

@@ -1,12 +1,11 @@
-"""How long the table of 500 runs of 5 MB each takes, and how much memory.
+"""Time and memory for the table of 500 runs of 5 MB each.
 
     python benchmarks/many_runs.py OUT [--runs 500] [--repeats 5] >> benchmarks/RESULTS.md
 
-Writes runs with the layout of YOLO26n into the folder OUT, as `review.py` does, each with files of
-its own; a tenth of them has reported a finding, another tenth has no end. Then runs the commands,
-each in a process of its own, as a user does, and prints seconds from its start to its end, how many
-of them a processor worked, and the highest memory of the process. The files have just been written,
-so that they are in memory.
+Writes runs with the layout of YOLO26n into the folder OUT, as `review.py` does. A tenth of them has
+a finding, another tenth is unfinished. Then runs each command in a separate process, as a user
+does, and prints its wall time, CPU time and peak memory. The files were just written, so they come
+from the page cache.
 """
 
 from __future__ import annotations
@@ -48,8 +47,8 @@ RESULTS = (
 )
 
 
-def plant(out: Path, runs: int) -> None:
-    """A tree of so many runs, of which one is written and the others are copied."""
+def create_runs(out: Path, runs: int) -> None:
+    """Create a tree of runs: write one and copy it."""
     model, _ = model_layout.read(YOLO("yolo26n.yaml").model, ())
     first = out / "train"
     write(first, model, WINDOWS, unhealthy=False)
@@ -66,7 +65,7 @@ def plant(out: Path, runs: int) -> None:
 
 
 def _describe(folder: Path, status: str) -> None:
-    """Say how the run ended, and that its epochs go to the end of its table."""
+    """Set the run's status, and spread its epochs over all its steps."""
     meta = json.loads((folder / schema.META_FILE).read_text("utf-8"))
     for epoch in meta["epochs"]:
         epoch["step_last"] = STEPS * epoch["epoch"] // EPOCHS
@@ -75,7 +74,7 @@ def _describe(folder: Path, status: str) -> None:
 
 
 def _write_results(folder: Path) -> None:
-    """What Ultralytics says of each epoch, in as many lines as there are."""
+    """Write Ultralytics' results file with a line per epoch."""
     rows: Sequence[str] = [
         ",".join(
             f"{value:.5g}" for value in (epoch, 9 * epoch, *(1 / (epoch + n) for n in range(13)))
@@ -87,13 +86,13 @@ def _write_results(folder: Path) -> None:
 
 
 def main() -> None:
-    """Write, measure and print."""
+    """Write the runs, measure the commands and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--runs", type=int, default=500)
     parser.add_argument("--repeats", type=int, default=5)
     chosen = parser.parse_args()
-    plant(chosen.out, chosen.runs)
+    create_runs(chosen.out, chosen.runs)
     size = (chosen.out / "train" / schema.WINDOWS_FILE).stat().st_size / 1e6
     what = f"{chosen.runs:,} runs of {size:.1f} MB of CSV and {EPOCHS} epochs"
     times = f"{chosen.repeats} runs of each command"

@@ -1,13 +1,13 @@
-"""The default rules of other tools, to run on the same recordings.
+"""The default rules of other tools, for the same recordings.
 
-Each rule is rewritten from the thresholds that its project publishes; no code is taken over.
-A recording holds one L2 norm for each parameter and optimizer step. What a tool takes from
-activations, from updates or from an accuracy is therefore left out, and said so in its function.
-All of them look at every step: their own sampling is named where it is coarser.
+Each rule is written from the thresholds that its project publishes; no code is copied. A recording
+holds one L2 norm per parameter and optimizer step, so checks that need activations, updates or an
+accuracy are left out; each docstring lists them. All rules run at every step; where a tool samples
+less often, its docstring says so.
 
-A tool that reports after the training gives its verdict on the whole run at the last step; what
-it dates itself is at that date. A gradient of exactly zero is scored as ``dead`` also where a
-tool calls it vanishing, which can only help the tool.
+For a tool that reports after the training, the alarm is at the last step unless the tool gives a
+step itself. A gradient of exactly zero counts as ``dead`` even if the tool calls it vanishing,
+which can only help the tool.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ if TYPE_CHECKING:
     Mask: TypeAlias = NDArray[np.bool_]
 
 MODEL = "model"
-"""What an alarm names that is about the whole net, or whose tool names no layer."""
+"""Module of alarms about the whole net, and of tools that name no layer."""
 
 PRESENT, FROZEN = 0, 2
-"""Values of the array ``status``: there is a gradient; the parameter is not trained."""
+"""Values of the array ``status``: with a gradient, not trained."""
 
 
 def sagemaker_debugger(meta: Meta, arrays: Arrays) -> Iterator[Alarm]:
     """Amazon SageMaker Debugger: the built-in rules VanishingGradient and ExplodingTensor.
 
-    The mean of the absolute values of a gradient is below 1e-7, the default of ``threshold``; or a
-    value is NaN or infinite, as ``only_nan`` is False. Both are published in
+    Fires if the mean absolute gradient is below 1e-7, the default of ``threshold``, or if a value
+    is NaN or infinite, as ``only_nan`` is False. Both are published in
     https://docs.aws.amazon.com/sagemaker/latest/dg/debugger-built-in-rules.html.
 
-    The mean is that of a normal distribution with the recorded norm,
-    ``norm / sqrt(elements) * sqrt(2 / pi)``. Real gradients have heavier tails, hence lower
-    means: the tool itself would give a few more alarms. A missing gradient is no tensor, hence no
+    The mean is estimated as that of a normal distribution with the recorded norm,
+    ``norm / sqrt(elements) * sqrt(2 / pi)``. Real gradients have heavier tails and so lower means:
+    the tool itself would give a few more alarms. A missing gradient is not a tensor and gives no
     alarm. DeadRelu, SaturatedActivation and PoorWeightInitialization need activations,
-    WeightUpdateRatio needs updates; AllZero looks at no tensor by default.
+    WeightUpdateRatio needs updates; AllZero checks no tensor by default.
 
     Args:
         meta: Label and parameters of the recording.
-        arrays: Its numbers.
+        arrays: Numbers of the recording.
 
     Yields:
         Step, kind and module of each alarm.
@@ -66,13 +66,12 @@ def sagemaker_debugger_sampled(meta: Meta, arrays: Arrays) -> Iterator[Alarm]:
     """Amazon SageMaker Debugger, the same rules at every 500th step only.
 
     500 is the ``save_interval`` of gradients in the default configuration of VanishingGradient,
-    published in ``ruleConfigs.json`` of
-    https://github.com/awslabs/sagemaker-debugger-rulesconfig. Of a short recording that leaves
-    the first step.
+    published in ``ruleConfigs.json`` of https://github.com/awslabs/sagemaker-debugger-rulesconfig.
+    In a short recording, that is only the first step.
 
     Args:
         meta: Label and parameters of the recording.
-        arrays: Its numbers.
+        arrays: Numbers of the recording.
 
     Yields:
         Step, kind and module of each alarm.
@@ -83,22 +82,21 @@ def sagemaker_debugger_sampled(meta: Meta, arrays: Arrays) -> Iterator[Alarm]:
 def autotrainer(meta: Meta, arrays: Arrays) -> Iterator[Alarm]:
     """AutoTrainer (Zhang et al., ICSE 2021): vanishing, exploding, dying ReLU, NaN.
 
-    With r the norm of the first weight's gradient over that of the last: vanishing if r < 1e-3
-    and the first norm < 1e-4, exploding if r > 70, dying ReLU if 70 % of all gradient elements
-    are zero. A step with NaN or infinity is nothing else (the tool calls it exploding). Published
-    in the code of the paper, https://github.com/shiningrain/AUTOTRAINER, as beta_1, beta_2, beta_3
-    and gamma of ``default_param`` in ``AutoTrainer/utils/utils.py`` and as ``gradient_issue`` in
+    With r the norm of the first weight's gradient over that of the last: vanishing if r < 1e-3 and
+    the first norm < 1e-4, exploding if r > 70, dying ReLU if 70 % of all gradient elements are
+    zero. A step with NaN or infinity has no other alarm (the tool calls it exploding). Published in
+    the code of the paper, https://github.com/shiningrain/AUTOTRAINER, as beta_1, beta_2, beta_3 and
+    gamma of ``default_param`` in ``AutoTrainer/utils/utils.py`` and as ``gradient_issue`` in
     ``AutoTrainer/utils/monitor.py``.
 
-    First and last are meant in the order of the model's parameters. The tool looks at one batch
-    every third epoch, and reports the first three only after 30 % of the epochs and if the best
-    accuracy is below 0.7, or never rose by 0.01. A recording has no accuracy, so that this
-    condition is left out: on a healthy training the tool itself may stay silent. It names no
-    layer.
+    First and last refer to the order of the model's parameters. The tool checks one batch every
+    third epoch, and reports the first three kinds only after 30 % of the epochs and if the best
+    accuracy is below 0.7 or never rose by 0.01. A recording has no accuracy, so this condition is
+    left out: the tool itself may stay silent on a healthy training. It names no layer.
 
     Args:
         meta: Label and parameters of the recording.
-        arrays: Its numbers.
+        arrays: Numbers of the recording.
 
     Yields:
         Step, kind and ``model`` of each alarm.
@@ -122,25 +120,25 @@ def autotrainer(meta: Meta, arrays: Arrays) -> Iterator[Alarm]:
 def neural_observatory(meta: Meta, arrays: Arrays) -> Iterator[Alarm]:
     """neural-observatory 0.5.1: the analyzer GradientHealth.
 
-    Of a layer's mean norm m over the run, and the highest m of all layers: vanishing if m < 1e-7,
-    or six decades below the highest, or if the last quarter of the steps is below a tenth of the
-    steps before; exploding if m > 1e3; NaN and infinity. Published as
+    With m the mean norm of a layer over the run: vanishing if m < 1e-7, if m is six decades below
+    the highest m of all layers, or if the last quarter of the steps is below a tenth of the steps
+    before; exploding if m > 1e3; NaN and infinity. Published as
     ``gradient_vanishing_threshold`` and ``gradient_exploding_threshold`` in
     ``core/configuration.py``, the others in ``analysis/gradient_health.py`` of
     https://github.com/omidNomiri/Neural_Observatory and
     https://pypi.org/project/neural-observatory.
 
-    The tool gives each finding a severity and counts it as a warning from 0.4 on, which its
-    formulas reach at m <= 2.5e-9 and m >= 1e3 * 10 ** 1.2; only warnings are alarms here. It
-    measures the gradient of a layer's output, for which the norm of the gradient of the layer's
-    parameters is in, and reports after the training. Layers that normalize are left out, as
-    by its default. DeadNeuron and ActivationStatistics need activations, ParameterHealth needs
-    the drift of the weights. The spikes of AnomalyDetection, five deviations above the mean, are
-    at most 4 % of the steps, which is a severity of 0.08.
+    The tool gives each finding a severity; from 0.4 on it is a warning, which its formulas reach at
+    m <= 2.5e-9 and m >= 1e3 * 10 ** 1.2. Only warnings count as alarms here. The tool measures the
+    gradient of a layer's output, replaced here by the gradient of the layer's parameters, and
+    reports after the training. Normalization layers are left out, which is its default. DeadNeuron
+    and ActivationStatistics need activations, ParameterHealth needs the drift of the weights. The
+    spikes of AnomalyDetection, five deviations above the mean, are at most 4 % of the steps, which
+    gives a severity of 0.08.
 
     Args:
         meta: Label and parameters of the recording.
-        arrays: Its numbers.
+        arrays: Numbers of the recording.
 
     Yields:
         Step, kind and module of each alarm.
@@ -161,21 +159,20 @@ def neural_observatory(meta: Meta, arrays: Arrays) -> Iterator[Alarm]:
 def torchmortem(meta: Meta, arrays: Arrays) -> Iterator[Alarm]:
     """Torchmortem 0.1.1: the detector GradientFlow.
 
-    Vanishing if the mean norm of the second half of the run is 100 times higher in the last layer
+    Vanishing if the mean norm over the second half of the run is 100 times higher in the last layer
     than in the first, naming the three weakest layers; exploding if a layer's norm exceeds 1000;
     stalling if a layer's norm is below 1e-8 on 30 % of the steps. Published as the defaults of
     ``GradientFlowDetector`` in ``src/torchmortem/detectors/gradient_flow.py`` of
     https://github.com/sebseager/torchmortem and https://pypi.org/project/torchmortem.
 
-    The tool measures the gradient of a layer's output, for which the norm of the gradient of the
-    layer's parameters is in, and reports after the training. No gradient counts as 0, as
-    there. It has no rule on NaN. DeadUnit, Saturation and RankCollapse need activations,
-    UpdateRatio needs updates; WeightNorm, GradientNoise and LossDynamics do not tell the kinds
-    that are scored here.
+    The tool measures the gradient of a layer's output, replaced here by the gradient of the layer's
+    parameters, and reports after the training. A missing gradient counts as 0, as in the tool. It
+    has no rule for NaN. DeadUnit, Saturation and RankCollapse need activations, UpdateRatio needs
+    updates; WeightNorm, GradientNoise and LossDynamics cover none of the kinds scored here.
 
     Args:
         meta: Label and parameters of the recording.
-        arrays: Its numbers.
+        arrays: Numbers of the recording.
 
     Yields:
         Step, kind and module of each alarm.
@@ -199,11 +196,11 @@ PEERS: dict[str, Callable[[Meta, Arrays], Iterator[Alarm]]] = {
     "neural-observatory": neural_observatory,
     "torchmortem": torchmortem,
 }
-"""The rules of each tool, by the name to print."""
+"""The rules of each tool by its printed name."""
 
 
 def _alarms(mask: Mask, kind: str, names: Sequence[str], start: int = 0) -> Iterator[Alarm]:
-    """An alarm for each true value of (steps, names), where the first step is ``start``."""
+    """Yield an alarm for each true value of (steps, names), with ``start`` as the first step."""
     for step, column in np.argwhere(mask).tolist():
         yield start + step, kind, names[column]
 
@@ -211,27 +208,27 @@ def _alarms(mask: Mask, kind: str, names: Sequence[str], start: int = 0) -> Iter
 def _faint_alarms(
     mask: Mask, level: Floats, names: Sequence[str], start: int = 0
 ) -> Iterator[Alarm]:
-    """Alarms for gradients that are too low: dead where the level is exactly 0, else vanishing."""
+    """Yield alarms for weak gradients: dead where the level is exactly 0, else vanishing."""
     yield from _alarms(mask & (level == 0), "dead", names, start)
     yield from _alarms(mask & (level != 0), "vanishing", names, start)
 
 
 def _norms(arrays: Arrays) -> Floats:
-    """The norms (steps, parameters), NaN where there is no gradient or it is not finite."""
+    """Return the norms (steps, parameters), NaN where the gradient is missing or not finite."""
     norms: Floats = arrays["grad_norm"].astype(np.float64)
     norms[(arrays["nonfinite"] > 0) | (arrays["status"] != PRESENT)] = np.nan
     return norms
 
 
 def _mean(norms: Floats, is_present: Mask) -> Floats:
-    """The mean over the steps that have a gradient, NaN where none has or one is not finite."""
+    """Return the mean over the steps with a gradient; NaN without any or with a non-finite one."""
     with np.errstate(invalid="ignore"):
         mean: Floats = norms.sum(axis=0, where=is_present) / is_present.sum(axis=0)
     return mean
 
 
 def _zero_share(meta: Meta, arrays: Arrays) -> Floats:
-    """The share of exactly zero elements among all elements of the gradient, for each step."""
+    """Return the share of gradient elements that are exactly zero, for each step."""
     elements = np.array([parameter["elements"] for parameter in meta["params"]])
     present = np.where(arrays["status"] == PRESENT, elements, 0)
     zeros = np.nansum(present * arrays["zero_fraction"].astype(np.float64), axis=1)
@@ -242,16 +239,16 @@ def _zero_share(meta: Meta, arrays: Arrays) -> Floats:
 def _layers(
     meta: Meta, arrays: Arrays, *, with_normalization: bool
 ) -> tuple[list[str], Floats, Mask]:
-    """The trained modules that own parameters, as the layers that a tool would watch.
+    """Return the trained modules with own parameters, the layers that a tool would watch.
 
     Args:
         meta: Label and parameters of the recording.
-        arrays: Its numbers.
-        with_normalization: Whether modules of normalization count.
+        arrays: Numbers of the recording.
+        with_normalization: Whether to include normalization modules.
 
     Returns:
-        The modules in the order of the model's parameters; (steps, modules) the norms over their
-        own parameters, 0 without a gradient and NaN if not finite; whether they have a gradient.
+        The modules in the order of the model's parameters; their norms (steps, modules), 0 without
+        a gradient and NaN if not finite; whether they have a gradient (steps, modules).
     """
     is_trained = (arrays["status"] != FROZEN).any(axis=0)
     columns: dict[str, list[int]] = {}

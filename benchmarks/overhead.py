@@ -1,29 +1,29 @@
-"""What watching costs: seconds of a training step without and with it, and where they go.
+"""Overhead of the watch: seconds of a training step without and with it, and where they go.
 
     python benchmarks/overhead.py [--model yolo26n.yaml] [--imgsz 640] [--batch 4] [--steps 150]
         [--rounds 3] [--device cpu] [--amp] [--watches off,on] [--begin-at 5000]
         [--loggers tensorboard,wandb,mlflow] [--cpu-time] >> benchmarks/RESULTS.md
 
-Trains on the real Ultralytics trainer with its images in memory, each batch an optimizer step, in
-turns: without a watch, with one, with one that captures every tenth step, and with everything at
-its most expensive (live panel, output, callback). A round is one training of each.
+Runs the real Ultralytics trainer with images in memory, one batch per optimizer step, alternating
+between configurations: no watch, the default watch, a watch that captures every tenth step, and one
+with the most expensive options (live panel, output, callback). A round is one training of each.
 
-Two measures. The ratio of the median steps is what a user feels, but its noise alone is above half
-a percent, and it hides what fewer than half of the steps do. So the time inside our own callbacks
-and wraps is summed as well, over all steps, and split by its parts; on CUDA the device's share of a
-reading is measured with events. Start-up, the end of the epoch and the picture are not in it.
+There are two measures. The ratio of median steps is what a user notices, but its noise is above
+half a percent, and it hides work done in fewer than half of the steps. So the time inside our
+callbacks and wraps is also summed over all steps and split into parts; on CUDA, events measure the
+device's share of a reading. Start-up, the end of the epoch and the picture are not included.
 
-The share depends on the step: windows are short at first, and each costs rules and a file.
-``--begin-at 5000`` numbers the steps from there on, as in a training that has come so far.
+The overhead depends on the step: windows are short at first, and each one runs the rules and writes
+a file. ``--begin-at 5000`` numbers the steps from 5000, as late in a training.
 
-Each of ``--loggers`` is a watch too: Ultralytics opens its run, offline and in a temporary folder,
-and we send to it. Their packages have to be installed. ``--cpu-time`` counts our own seconds as the
-processor time of the training's thread, for a machine that is shared with other work; a wait for a
-disk or a server is not in it.
+Each of ``--loggers`` is a configuration too: Ultralytics opens the logger's run, offline and in a
+temporary folder, and we send to it. The loggers' packages must be installed. ``--cpu-time``
+measures our time as CPU time of the training's thread, for a machine shared with other work; waits
+for a disk or server are then not included.
 
-Python collects garbage of the whole process whenever enough objects were made. What of that begins
-inside of us is a part of its own, ``garbage``, and not in the sum: without us it would begin
-elsewhere.
+Python collects the garbage of the whole process whenever enough objects were allocated. Collections
+that start inside our code are listed as ``garbage`` and are not part of the sum: without us they
+would start elsewhere.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ PARTS: dict[str, list[tuple[type, str]]] = {
     ],
     "the rest": [(guard.Guard, "safely")],
 }
-"""Our share by its parts: what is called within a part is a part of its own."""
+"""The measured functions by part; time in a nested part counts for that part only."""
 
 GARBAGE = "garbage"
-"""Python's collection of garbage, where it begins inside of us."""
+"""Garbage collections that start inside our code."""
 
 ON_DEVICE = ("capture", "copy")
 DEVICE_PARTS = ("kernels", "copy on the device")
@@ -98,32 +98,32 @@ WATCHES: dict[str, dict[str, Any] | None] = {
 
 
 class Memory:
-    """Keeps what it is given."""
+    """An output that keeps the last step of each window."""
 
     def __init__(self) -> None:
         self.steps_last: list[int] = []
 
     def window(self, window: Any) -> None:
-        """Keep the last step."""
+        """Store the last step."""
         self.steps_last.append(window.step_last)
 
 
 class Meter:
-    """Sums the seconds that are spent in each part, by training step.
+    """Sums the seconds spent in each part, by training step.
 
     Args:
-        clock: Of the training, which says which step it is.
-        now: Gives the seconds of which differences are taken.
+        clock: Clock of the training, which counts its steps.
+        now: The timer.
 
     Attributes:
-        seconds: For each part, seconds of each step that had any.
-        device: For the parts of ``ON_DEVICE``, on CUDA, a step and the events around it.
+        seconds: For each part, seconds by step.
+        device: For the parts in ``ON_DEVICE``, on CUDA, steps and the events around each call.
     """
 
     def __init__(self, clock: StepClock, now: Callable[[], float] | None = None) -> None:
         self._clock = clock
         self._now = now or time.perf_counter
-        self._inner: list[float] = []  # seconds of the parts within each part that is open
+        self._inner: list[float] = []  # seconds of the nested parts, for each open part
         self.seconds: dict[str, dict[int, float]] = {
             part: defaultdict(float) for part in (*PARTS, GARBAGE)
         }
@@ -133,28 +133,28 @@ class Meter:
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:
-        """Measure every call of the parts, until the block ends."""
+        """Measure every call of the parts until the block ends."""
         with contextlib.ExitStack() as stack:
             gc.callbacks.append(self._collect)
             stack.callback(gc.callbacks.remove, self._collect)
-            for part, doors in PARTS.items():
-                for owner, name in doors:
+            for part, functions in PARTS.items():
+                for owner, name in functions:
                     original = vars(owner).get(name)
                     stack.callback(_restore, owner, name, original)
                     setattr(owner, name, self._timed(part, getattr(owner, name)))
             yield
 
     def share(self, steps: range) -> dict[str, float]:
-        """Mean seconds a step of each part, over these steps."""
+        """Return the mean seconds per step of each part, over these steps."""
         return {
             part: sum(spent.get(step, 0.0) for step in steps) / len(steps)
             for part, spent in self.seconds.items()
         }
 
     def device_share(self, steps: range) -> dict[str, float]:
-        """Mean seconds a step that the device was at it, on CUDA.
+        """Return the mean device seconds per step, on CUDA.
 
-        A reading is its kernels and the copy to the host.
+        A reading consists of its kernels and the copy to the host.
         """
         spent = {
             part: sum(begin.elapsed_time(end) / 1e3 for step, begin, end in found if step in steps)
@@ -165,7 +165,7 @@ class Meter:
 
     def _collect(self, phase: str, _info: dict[str, int]) -> None:
         if not self._inner:
-            return  # it is not inside of us
+            return  # outside our code
         if phase == "start":
             self._collecting = self._now()
         else:
@@ -183,7 +183,7 @@ class Meter:
             start = self._now()
             try:
                 result = call(*args, **kwargs)
-                return list(result) if part == "landing" else result  # a generator: run it here
+                return list(result) if part == "landing" else result  # exhaust the generator here
             finally:
                 spent = self._now() - start
                 self.seconds[part][step] += spent - self._inner.pop()
@@ -203,15 +203,15 @@ class Meter:
 
 @dataclass
 class Measured:
-    """What was measured of one way to watch, over all rounds.
+    """Measurements of one configuration, one per round.
 
     Attributes:
-        first: Seconds of the median step among the first, one a round.
-        steady: The same of the steps after them.
-        own_first: Mean seconds a step inside of us, among the first, one a round.
-        own_steady: The same of the steps after them.
-        parts: Of ``own_steady`` by part, one a round.
-        device: Seconds a step on the device by part, one a round.
+        first: Seconds of the median step among the first steps.
+        steady: Seconds of the median step after them.
+        own_first: Mean seconds per step inside our code, in the first steps.
+        own_steady: Mean seconds per step inside our code, after them.
+        parts: ``own_steady`` by part.
+        device: Seconds per step on the device, by part.
     """
 
     first: list[float] = field(default_factory=list)
@@ -222,9 +222,9 @@ class Measured:
     device: list[dict[str, float]] = field(default_factory=list)
 
     def add(self, clock: StepClock, meter: Meter) -> None:
-        """Take a training."""
+        """Add the measurements of one training."""
         seconds = clock.seconds
-        self.first.append(median(seconds[5:FIRST]))  # the first few warm everything up
+        self.first.append(median(seconds[5:FIRST]))  # the first few are warm-up
         early, late = range(1, FIRST + 1), range(FIRST + 1, len(seconds) + 1)
         self.own_first.append(_ours(meter.share(early)))
         if late:
@@ -247,7 +247,7 @@ def _restore(owner: type, name: str, original: Any) -> None:
 
 @contextlib.contextmanager
 def terminal() -> Iterator[None]:
-    """A pseudo-terminal of 140 x 45 as standard output, read by another process."""
+    """Use a pseudo-terminal of 140 x 45, read by another process, as standard output."""
     reader, writer = os.openpty()
     os.environ |= {"COLUMNS": "140", "LINES": "45", "TERM": "xterm-256color"}
     drain = subprocess.Popen(["cat"], stdin=reader, stdout=subprocess.DEVNULL)  # noqa: S607
@@ -258,14 +258,14 @@ def terminal() -> Iterator[None]:
 
 
 def keep_loggers_here() -> None:
-    """Let loggers reach no server, and leave their files in the temporary folder."""
+    """Keep loggers offline, with their files in the temporary folder."""
     os.environ |= {
         "WANDB_MODE": "offline",
         "MLFLOW_TRACKING_URI": f"sqlite:///{HOME / 'mlflow.db'}",
         "COMET_START_ONLINE": "0",
         "CLEARML_OFFLINE_MODE": "1",
     }
-    os.chdir(HOME)  # most of them write to where they are started
+    os.chdir(HOME)  # most of them write to the working directory
 
 
 def measure(
@@ -275,9 +275,9 @@ def measure(
     options: dict[str, Any],
     now: Callable[[], float] | None = None,
 ) -> tuple[StepClock, Meter]:
-    """One training, watched in the way of that name, with its first step numbered ``begin``."""
+    """Run one training with the named configuration, its first step numbered ``begin``."""
     chosen = WATCHES["on" if name in LOGGERS else name]
-    dict.update(settings, {one: one == name for one in LOGGERS})  # its own would change the file
+    dict.update(settings, {one: one == name for one in LOGGERS})  # does not write the file
     trainer = "TimedTrainer" if name in LOGGERS else "Timed"
     is_live = chosen is not None and chosen["live"]
     extra = {"outputs": [Memory()], "on_finding": print} if is_live else {}
@@ -297,14 +297,14 @@ def measure(
 
 
 def _number_from(begin: int, watch: GradWatch) -> None:
-    """Let a training go on as if it had taken the steps before ``begin``."""
+    """Make a training continue as if it had taken the steps before ``begin``."""
     watched = sessions_of(watch)[-1]
     watched._parts.recorder.last_step = begin - 1  # noqa: SLF001  # as a resumed training does
     watched._events._first_step = begin  # noqa: SLF001
 
 
 def main() -> None:
-    """Train, and print what it took."""
+    """Run the trainings and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="yolo26n.yaml")
     parser.add_argument("--imgsz", type=int, default=640)
@@ -323,7 +323,7 @@ def main() -> None:
     if loggers:
         keep_loggers_here()
     options = {name: getattr(chosen, name) for name in ("model", "imgsz", "batch", "device", "amp")}
-    measure("on", 1, 8, options)  # warms up whatever is loaded once
+    measure("on", 1, 8, options)  # warm-up: loads modules
     found = {name: Measured() for name in (*chosen.watches.split(","), *loggers)}
     for _ in range(chosen.rounds):
         for name, measured in found.items():
@@ -332,7 +332,7 @@ def main() -> None:
 
 
 def report(chosen: argparse.Namespace, found: dict[str, Measured]) -> str:
-    """The tables of everything measured."""
+    """Return the tables of all measurements."""
     title = f"Overhead on {chosen.model.removesuffix('.yaml')} at {chosen.imgsz}"
     where = f"{chosen.device}{', AMP' if chosen.amp else ''}, batch {chosen.batch}"
     count = f"{chosen.rounds} rounds of {chosen.steps} steps in turns, from {chosen.begin_at:,} on"
@@ -379,13 +379,13 @@ def _milliseconds(seconds: list[float]) -> str:
 
 
 def _ratio(ours: list[float], off: list[float]) -> str:
-    """Of the rounds in pairs."""
+    """Return the ratios of paired rounds."""
     pairs = [a / b for a, b in zip(ours, off, strict=True)]
     return spread(pairs, ".3f") if pairs else "-"
 
 
 def _percent(own: list[float], off: list[float]) -> str:
-    """Of a step without a watch."""
+    """Return the time as a percentage of a step without a watch."""
     return f"{100 * fmean(own) / fmean(off):.2f} %" if own else "-"
 
 

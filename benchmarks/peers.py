@@ -1,25 +1,25 @@
-"""The same training watched by the ways that a user would pick instead: time, waits, memory.
+"""Time, synchronizations and memory of the alternatives that a user could pick.
 
     python benchmarks/peers.py [--model yolo26n.yaml] [--imgsz 160] [--batch 4] [--steps 60]
         [--rounds 3] [--device cpu] >> benchmarks/RESULTS.md
 
-Each way is attached as its documentation shows, to all parameters, at every step. The other tools
-are the optional group ``peers``; one that is missing is skipped with a word. A round is one
-training of each, in turns, each in a process of its own, so that no hook or cache of one tool
-reaches the next. What a tool does at the end of an epoch or of the run is not part of a step.
+Each tool watches the same training and is attached as its documentation shows, to all parameters,
+at every step. The other tools are the optional group ``peers``; a missing one is skipped and noted
+in the table. A round is one training with each, in turns, each in a separate process so that no
+hook or cache of one tool affects the next. Work at the end of an epoch or run is not part of a
+step.
 
 Seconds are those of the median step after the first ``WARM``. Most of the default steps are among
-our first 50, each of which is a window of its own: where we cost the most.
+our first 50, each of which is a window: our most expensive ones.
 
-Synchronizations are counted by PyTorch's profiler in ``PROFILED`` further steps, less those of the
-bare run. On CUDA these are the calls with which the host waits for the device (``SYNCHRONIZING``).
-A CPU has no device to wait for, so it counts the reads of a tensor's value (``.item()`` and what
-calls it), each of which would wait on CUDA. Copies of tensors to the host, which wait as well,
-cannot be seen on a CPU: ``wandb.watch`` makes one a parameter.
+PyTorch's profiler counts synchronizations in ``PROFILED`` further steps, less those of the bare
+run. On CUDA these are the calls in which the host waits for the device (``SYNCHRONIZING``). A CPU
+has no device to wait for, so reads of a tensor's value count (``.item()`` and its callers), each of
+which would wait on CUDA. Copies of tensors to the host, which also wait on CUDA, cannot be seen on
+a CPU: ``wandb.watch`` makes one per parameter.
 
-Memory is the most that the process has had before the profiler began, code of the tool included,
-with that of the processes that it started (``wandb`` has one); on CUDA also the most that was
-allocated on the device.
+Memory is the peak of the process before the profiler starts, including the tool's code and its
+child processes (``wandb`` has one); on CUDA, the peak on the device is listed too.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ SYNCHRONIZING = {
     "cpu": {"aten::_local_scalar_dense"},
     "cuda": {"cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize"},
 }
-"""Names of the profiler's events that count, by the kind of device."""
+"""Names of the profiler events that count, by device type."""
 
 OPTIONS = ("model", "imgsz", "batch", "steps", "device")
 
@@ -60,19 +60,19 @@ OPTIONS = ("model", "imgsz", "batch", "steps", "device")
 
 
 def nothing(trainer: Any) -> None:
-    """Leave the trainer alone."""
+    """Attach nothing."""
 
 
 def gradwatch(trainer: Any) -> None:
-    """Attach ours, with its defaults; no panel, because there is no terminal."""
+    """Attach our watch with its defaults; without a terminal there is no panel."""
     GradWatch().attach(trainer)
 
 
 def item_a_parameter(trainer: Any) -> None:
-    """Read the norm in a hook of each parameter, as in Ultralytics' issue #21672.
+    """Read each norm in a hook on the parameter, as in Ultralytics' issue #21672.
 
-    No callback sees gradients: the step has zeroed them before the next one. Hooks do, before the
-    scaler has unscaled them, so that under AMP they see the scale as well.
+    Callbacks see no gradients: the optimizer step zeroes them before the next callback. Hooks do,
+    but before the scaler unscales them, so under AMP their values include the scale.
     """
     norms = {}
 
@@ -92,7 +92,7 @@ def item_a_parameter(trainer: Any) -> None:
 
 def wandb_watch(trainer: Any) -> None:
     """Watch the model with W&B, offline, and log each step with its loss."""
-    import wandb  # noqa: PLC0415  # of the group peers
+    import wandb  # noqa: PLC0415  # from the group peers
     from trainings import HOME  # noqa: PLC0415  # changes Ultralytics' settings
 
     run = wandb.init(mode="offline", project="peers", dir=HOME)
@@ -106,8 +106,8 @@ def wandb_watch(trainer: Any) -> None:
 
 
 def torchmortem(trainer: Any) -> None:
-    """Attach an autopsy with its defaults, and tell it of each step with its loss."""
-    from torchmortem import Autopsy  # noqa: PLC0415  # of the group peers
+    """Attach an autopsy with its defaults and pass it the loss of each step."""
+    from torchmortem import Autopsy  # noqa: PLC0415  # from the group peers
 
     def attach(trainer: Any) -> None:
         autopsy = Autopsy(trainer.model, optimizer=trainer.optimizer)
@@ -121,11 +121,11 @@ def torchmortem(trainer: Any) -> None:
 
 
 def monitorch(trainer: Any) -> None:
-    """Look at the gradients of weights and of biases through a lens each.
+    """Watch the gradients of weights and biases through separate lenses.
 
-    A lens for both skips the modules that lack one of them, as most convolutions do.
+    One lens for both would skip modules without a bias, as most convolutions are.
     """
-    from monitorch.inspector import PyTorchInspector  # noqa: PLC0415  # of the group peers
+    from monitorch.inspector import PyTorchInspector  # noqa: PLC0415  # from the group peers
     from monitorch.lens import ParameterGradientGeometry  # noqa: PLC0415
 
     lenses = [ParameterGradientGeometry(parameters=[name]) for name in ("weight", "bias")]
@@ -135,11 +135,11 @@ def monitorch(trainer: Any) -> None:
 
 
 def lightning_grad_norm(trainer: Any) -> None:
-    """Call Lightning's ``grad_norm`` before each optimizer step, as its hook of that name would.
+    """Call Lightning's ``grad_norm`` before each optimizer step, as in its documentation.
 
-    Ultralytics has no such hook: the trainer's ``optimizer_step`` is overridden.
+    Ultralytics has no hook there, so the trainer's ``optimizer_step`` is overridden.
     """
-    from pytorch_lightning.utilities import grad_norm  # noqa: PLC0415  # of the group peers
+    from pytorch_lightning.utilities import grad_norm  # noqa: PLC0415  # from the group peers
 
     step = trainer.optimizer_step
 
@@ -155,7 +155,7 @@ class Way(NamedTuple):
 
     Attributes:
         attach: Attaches it to a trainer.
-        package: What it needs beside us, as it is imported.
+        package: Import name of the package that it needs.
     """
 
     attach: Callable[[Any], None]
@@ -178,10 +178,10 @@ WAYS = {
 
 
 class SyncCounter:
-    """Counts how often the host waits for the device, or on a CPU would have to.
+    """Counts how often the host waits for the device, or would have to with one.
 
     Args:
-        device: Where the model is.
+        device: The model's device.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -192,11 +192,11 @@ class SyncCounter:
         self._profiler = profile(activities=activities)
 
     def start(self) -> None:
-        """Begin to count."""
+        """Start counting."""
         self._profiler.start()
 
     def stop(self) -> int:
-        """End, and give the count."""
+        """Stop counting and return the count."""
         self._profiler.stop()
         events = self._profiler.key_averages()
         return sum(event.count for event in events if event.key in self._names)
@@ -204,13 +204,13 @@ class SyncCounter:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of one training.
+    """Measurements of one training.
 
     Attributes:
-        seconds: Of the median step.
-        synchronizations: A step, those of the training itself among them.
-        memory: Of the process and of those that it started, in MB.
-        device_memory: The most that was allocated, in MB; 0 on a CPU.
+        seconds: Duration of the median step.
+        synchronizations: Synchronizations per step, including those of the training itself.
+        memory: Peak of the process plus its children, in MB.
+        device_memory: Peak on the device, in MB; 0 on a CPU.
     """
 
     seconds: float
@@ -220,15 +220,15 @@ class Measured:
 
 
 class Gauge:
-    """Looks at memory and synchronizations once a number of steps is over.
+    """Measures memory and synchronizations after the timed steps.
 
     Args:
-        steps: Steps that are measured by the clock alone.
+        steps: Number of steps that only the clock measures.
 
     Attributes:
-        memory: Of the process and of those that it started, in MB.
-        device_memory: In MB.
-        synchronizations: Within the profiled steps.
+        memory: Peak of the process plus its children, in MB.
+        device_memory: Peak on the device, in MB.
+        synchronizations: Synchronizations in the profiled steps.
     """
 
     def __init__(self, steps: int) -> None:
@@ -237,7 +237,7 @@ class Gauge:
         self.synchronizations = 0
 
     def tick(self, trainer: Any) -> None:
-        """A step begins."""
+        """Measure at the start of a step."""
         if self._begun == 0:
             self.memory = peak_memory() + _memory_of_children()
             if trainer.device.type == "cuda":
@@ -255,7 +255,7 @@ def _memory_of_children() -> float:
 
 
 def measure(name: str, steps: int, **options: Any) -> Measured:
-    """Train in this process, watched in the way of that name."""
+    """Train in this process with the named tool."""
     from trainings import StepClock, training  # noqa: PLC0415  # changes Ultralytics' settings
 
     clock, gauge = StepClock(), Gauge(steps)
@@ -274,7 +274,7 @@ def measure(name: str, steps: int, **options: Any) -> Measured:
 
 
 def measure_apart(name: str, options: Mapping[str, Any]) -> Measured | str:
-    """Train in a process of its own; a word on why there is no result."""
+    """Train in a separate process; without a result, return the reason."""
     package = WAYS[name].package
     if package and not importlib.util.find_spec(package):
         return "not installed"
@@ -287,7 +287,7 @@ def measure_apart(name: str, options: Mapping[str, Any]) -> Measured | str:
 
 
 def reason(printed: str) -> str:
-    """The last error that was printed, else the last line, at a length for a table."""
+    """Return the last printed error, else the last line, short enough for a table."""
     lines = [line for line in printed.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
     return (errors or lines or [""])[-1].replace("|", "/")[:80]
@@ -297,11 +297,11 @@ def reason(printed: str) -> str:
 
 
 def report(options: Mapping[str, Any], found: Mapping[str, Sequence[Measured | str]]) -> str:
-    """The table of everything measured.
+    """Return the table of all measurements.
 
     Args:
-        options: Of the trainings.
-        found: Of each way, what was measured in each round, or a word on why nothing was.
+        options: Options of the trainings.
+        found: For each tool, the measurements of each round, or the reason for a missing one.
     """
     title = f"Other ways to watch {options['model'].removesuffix('.yaml')} at {options['imgsz']}"
     there = [name for _, name in WAYS.values() if name and importlib.util.find_spec(name)]
@@ -331,7 +331,7 @@ def _row(results: Sequence[Measured | str], bare: Sequence[Measured | str]) -> l
 
 
 def main() -> None:
-    """Train with each way, and print what it took."""
+    """Train with each tool and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="yolo26n.yaml")
     parser.add_argument("--imgsz", type=int, default=160)

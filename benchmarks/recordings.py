@@ -1,4 +1,4 @@
-"""Recorded trainings with their labels, as the layout and the samples that the watch would see."""
+"""Labelled recordings of trainings, as the layout and samples that the watch would see."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NO_GRADIENT, FROZEN = 1, 2
 """Values of the array ``status``."""
 
 _ALONE = {"weight": "weight", "norm_bias": "norm_bias"}
-"""What the rules over parameters look at: weights, and the biases of norm layers."""
+"""Kinds that the rules over parameters use: weights, and biases of norm layers."""
 
 _ROLES: dict[str, Role] = {"weight": "weight", "norm_weight": "norm", "norm_bias": "norm"}
 
@@ -33,12 +33,12 @@ class Recording:
     """One training.
 
     Attributes:
-        name: Of its file.
+        name: File name without its suffix.
         meta: Label, parameters and blocks.
-        arrays: ``grad_norm`` and others over steps and parameters.
-        layout: Of the model.
-        members: How the watched parameters make it up.
-        watched: (P,) whether a parameter is watched: all but those that the training froze.
+        arrays: ``grad_norm`` and other arrays over steps and parameters.
+        layout: Layout of the model.
+        members: The watched parameters of each module.
+        watched: (P,) whether a parameter is watched: all but those frozen by the training.
     """
 
     name: str
@@ -49,9 +49,9 @@ class Recording:
     watched: NDArray[np.bool_]
 
     def samples(self, offset: int = 0) -> Iterator[Sample]:
-        """The optimizer steps, with their details; the first has the number ``1 + offset``.
+        """Yield the optimizer steps with their details, numbered from ``1 + offset``.
 
-        Largest values were not recorded: the norm, which bounds them, stands for them.
+        Largest values were not recorded, so the norm replaces them as their upper bound.
         """
         status = self.arrays["status"][:, self.watched]
         bad = self.arrays["nonfinite"][:, self.watched] > 0
@@ -84,7 +84,7 @@ def load(path: Path, *, by_parameter: bool = False) -> Recording:
 
     Args:
         path: The file.
-        by_parameter: Take each parameter for a module of its own, to compare what the rules decide.
+        by_parameter: Whether to treat each parameter as a module, to compare the rules' results.
     """
     with np.load(path) as file:
         arrays = {key: file[key] for key in file.files}
@@ -94,12 +94,12 @@ def load(path: Path, *, by_parameter: bool = False) -> Recording:
         parameter["kind"] = _ALONE.get(parameter["kind"], "other")
     wanted = [any(f in p["name"] for f in meta["freeze_names"]) for p in meta["params"]]
     watched = ~((arrays["status"] == FROZEN).all(axis=0) & np.array(wanted))
-    layout, members = _plan(meta, watched)
+    layout, members = _layout_of(meta, watched)
     return Recording(path.stem, meta, arrays, layout, members, watched)
 
 
-def _plan(meta: dict[str, Any], watched: NDArray[np.bool_]) -> tuple[Layout, Members]:
-    """The layout of a model of which only names and kinds of parameters are known."""
+def _layout_of(meta: dict[str, Any], watched: NDArray[np.bool_]) -> tuple[Layout, Members]:
+    """Build the layout of a model from the names and kinds of its parameters."""
     parameters = [p for p, keep in zip(meta["params"], watched, strict=True) if keep]
     rows: dict[str, list[int]] = {}
     for i, parameter in enumerate(parameters):
@@ -142,7 +142,7 @@ def _members(
 
 
 def _roles(parameters: list[dict[str, Any]]) -> dict[str, Role]:
-    """What each module owns; a weight decides, then a norm layer's parameter."""
+    """Return each module's role; weights take precedence over a norm layer's parameters."""
     roles: dict[str, Role] = {}
     for parameter in parameters:
         role = _ROLES.get(parameter["kind"], "other")
@@ -152,7 +152,7 @@ def _roles(parameters: list[dict[str, Any]]) -> dict[str, Role]:
 
 
 def _around(module: str) -> list[str]:
-    """The whole model, every module around this one, and itself."""
+    """Return the whole model, all modules around this one, and itself."""
     words = module.split(".")
     names = [".".join(words[:n]) for n in range(1, len(words) + 1)]
     return list(dict.fromkeys([WHOLE, *names]))

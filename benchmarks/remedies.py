@@ -1,17 +1,17 @@
-"""Whether the advice of a finding helps: plant a fault, follow the message, train again.
+"""Check that the advice of a finding helps: inject a fault, follow the message, train again.
 
     python benchmarks/remedies.py [--only FAULT ...] [--steps 52]
         >> benchmarks/RESULTS.md
 
-Each fault is planted into a short training from scratch. It must have a finding of the rule that is
-expected, and the first advice of its message must be the phrase written beside it in ``TRIALS``:
-words that change fail here. What implements that phrase (``repairs``) then acts in the module that
-the finding names, and the same training runs again from the same seed. Where the advice is to find
-something, the repair knows its class: that tests the place, not the search. The advice helps if the
-rule is silent, there is no alarm that the control does not have, and the loss
-falls from the first quarter of the steps to the last, and ends within ``NEAR`` of the control's. If
-it does not help, the next advice of the message is followed too; the column *helped* says how many
-it took. Nothing is left out: a fault without a finding is a row of the table.
+Each fault is injected into a short training from scratch. The expected rule must have a finding,
+and the first advice of its message must contain the phrase in ``TRIALS``, so a changed wording
+fails here. The code for that phrase (``repairs``) then changes the module that the finding names,
+and the same training runs again with the same seed. Where the advice is to find something, the
+repair knows its class: that tests the place, not the search. The advice helps if the rule is
+silent, there is no alarm that the control lacks, and the loss falls from the first quarter of the
+steps to the last and ends within ``NEAR`` of the control's. If it does not help, the next advice of
+the message is applied too; the column *helped* counts how many it took. A fault without a finding
+is also a row.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.finding import Finding
 
 NEAR = 1.5
-"""Times the loss of the control in its last quarter up to which a training is as good."""
+"""How many times the control's last-quarter loss still counts as equally good."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Trial:
     """A fault, the rule that must find it, and the advice to follow.
 
     Attributes:
-        fault: Its name.
-        rule: Of the first alarm.
-        advice: Phrases of the message in their order, and what does as they say.
-        model: To train.
+        fault: Name of the fault.
+        rule: Rule of the first alarm.
+        advice: Phrases of the message in order, each with the repair that implements it.
+        model: Model to train.
     """
 
     fault: str
@@ -63,12 +63,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a training.
+    """The result of a training.
 
     Attributes:
-        alarms: The findings that are more than notices.
-        losses: Of each batch.
-        advised: For each alarm, its remedy in words.
+        alarms: The findings above notices.
+        losses: Loss of each batch.
+        advised: The remedy text of each alarm.
     """
 
     alarms: tuple[Finding, ...]
@@ -77,17 +77,17 @@ class Outcome:
 
     @property
     def quarters(self) -> tuple[float, float]:
-        """Mean loss of the first quarter of the batches and of the last."""
+        """Mean loss of the first and the last quarter of the batches."""
         count = max(len(self.losses) // 4, 1)
         return fmean(self.losses[:count]), fmean(self.losses[-count:])
 
     def is_as_good_as(self, control: Outcome) -> bool:
-        """Whether the loss falls, and ends near that of a control."""
+        """Return whether the loss falls and ends near the control's."""
         first, last = self.quarters
         return last < first and last <= NEAR * control.quarters[1]
 
     def new_rules(self, control: Outcome) -> list[str]:
-        """Rules of alarms that the control does not have."""
+        """Return the rules of alarms that the control lacks."""
         known = {finding.rule for finding in control.alarms}
         return sorted({finding.rule for finding in self.alarms} - known)
 
@@ -133,20 +133,20 @@ TRIALS += [
 def trained(
     fault: Fault, model: str, steps: int, repair: Repair | None = None, found: Any = None
 ) -> Outcome:
-    """Train with a fault, and with what a finding advises.
+    """Train with a fault, and optionally with a repair.
 
     Args:
-        fault: Planted before the watch looks at the model.
-        model: To train from scratch.
-        steps: Optimizer steps, each of one batch.
-        repair: Applied behind the fault; None to leave it.
+        fault: Injected before the watch reads the model.
+        model: Model to train from scratch.
+        steps: Number of optimizer steps, each of one batch.
+        repair: Applied after the fault; None to leave the fault alone.
         found: The finding to follow.
     """
     losses: list[float] = []
     net = YOLO(model)
-    fault.plant(net)
+    fault.inject(net)
     if repair:
-        repair.plant(net, found)
+        repair.apply(net, found)
     watch = GradWatch(live=False).attach(net)
     net.add_callback(
         "on_train_batch_end", lambda trainer: losses.append(float(trainer.loss.detach()))
@@ -164,16 +164,16 @@ def trained(
 
 
 HARMLESS = "Clipping limits that step. "
-"""What precedes the advice on a spike."""
+"""The sentence before the advice on a spike."""
 
 
 def first_advice(remedy: str) -> str:
-    """The first thing that a remedy in words says to do."""
+    """Return the first advice of a remedy text."""
     return re.split(r"[.,;] ", remedy.removeprefix(HARMLESS))[0]
 
 
 def tried(trial: Trial, control: Outcome, steps: int) -> Iterator[str]:
-    """Each cell of a trial's row."""
+    """Yield the cells of a trial's row."""
     fault = {**FAULTS, **MORE}[trial.fault]
     faulty = trained(fault, trial.model, steps)
     yield from (trial.fault, trial.model.removesuffix(".yaml"))
@@ -197,7 +197,7 @@ def tried(trial: Trial, control: Outcome, steps: int) -> Iterator[str]:
 def _followed(
     trial: Trial, finding: Finding, control: Outcome, steps: int
 ) -> Iterator[tuple[Outcome, bool]]:
-    """What came of following the first advice, then also the next, until it helps."""
+    """Apply the first advice, then also the next ones until it helps; yield each result."""
     fault, repair = {**FAULTS, **MORE}[trial.fault], repairs.NOTHING
     for one in trial.advice.values():
         repair += one
@@ -221,7 +221,7 @@ COLUMNS = (
 
 
 def main() -> None:
-    """Print the table."""
+    """Run the trials and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--only", nargs="*", help="names of faults")
     parser.add_argument("--steps", type=int, default=52)

@@ -1,7 +1,7 @@
-"""What the messages advise, as code.
+"""The advice of the messages as code.
 
-What changes a model acts in the module that a finding names. Where the advice is to find something
-and take it out, the code knows the classes and wraps of `more_faults` and `demo/faults`.
+Repairs of a model change the module that the finding names. Where the advice is to find and remove
+something, the code knows the classes and wraps of `more_faults` and `demo/faults`.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ SHARP = (nn.Sigmoid, nn.Tanh, nn.ReLU)
 
 @dataclass(frozen=True)
 class Repair:
-    """How to follow an advice.
+    """Code that follows a piece of advice.
 
     Attributes:
-        net: Change the model, given what the finding names.
-        begin: Change the trainer, when it is set up.
-        options: Arguments of the training.
+        net: Functions that change the model, called with the finding.
+        begin: Functions that change the trainer after its setup, called with the finding.
+        options: Training arguments.
     """
 
     net: tuple[Callable[[Any, Finding], None], ...] = ()
@@ -42,12 +42,12 @@ class Repair:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __add__(self, other: Self) -> Repair:
-        """Both, one after the other."""
+        """Combine two repairs."""
         options = {**self.options, **other.options}
         return Repair((*self.net, *other.net), (*self.begin, *other.begin), options)
 
-    def plant(self, model: Any, finding: Finding) -> None:
-        """Arrange for the trainings of an Ultralytics model to be repaired."""
+    def apply(self, model: Any, finding: Finding) -> None:
+        """Repair the trainings of an Ultralytics model."""
 
         def change(net: Any) -> None:
             for one in self.net:
@@ -57,7 +57,7 @@ class Repair:
             for one in self.begin:
                 one(trainer, finding)
 
-        Fault("", change=change, begin=begin).plant(model)
+        Fault("", change=change, begin=begin).inject(model)
 
 
 class _Around(nn.Module):
@@ -68,18 +68,18 @@ class _Around(nn.Module):
         self.inside = inside
 
     def forward(self, x: Tensor) -> Tensor:
-        """The input, and what the module makes of it."""
+        """Add the module's output to the input."""
         found: Tensor = x + self.inside(x)
         return found
 
 
 def named(net: Any, finding: Finding) -> nn.Module:
-    """The module that a finding names."""
+    """Return the module that a finding names."""
     return net if finding.module == WHOLE else net.get_submodule(finding.module)
 
 
 def _replace(place: nn.Module, kinds: Any, make: Callable[[nn.Module], nn.Module]) -> None:
-    """Put what ``make`` returns in place of all modules of some classes."""
+    """Replace all modules of the given classes by the result of ``make``."""
     for parent in list(place.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, kinds):
@@ -87,7 +87,7 @@ def _replace(place: nn.Module, kinds: Any, make: Callable[[nn.Module], nn.Module
 
 
 def _stacks(place: nn.Module) -> Iterator[nn.Sequential]:
-    """Sequences of bare convolutions."""
+    """Yield sequences that start with a bare convolution."""
     for one in place.modules():
         if isinstance(one, nn.Sequential) and isinstance(one[0], (nn.Conv2d, _Normalized)):
             yield one
@@ -98,12 +98,12 @@ class _Normalized(nn.Sequential):
 
 
 def smooth(net: Any, finding: Finding) -> None:
-    """SiLU in place of what saturates or dies."""
+    """Replace activations that saturate or die by SiLU."""
     _replace(named(net, finding), SHARP, lambda _: nn.SiLU())
 
 
 def normalize(net: Any, finding: Finding) -> None:
-    """BatchNorm after each bare convolution."""
+    """Add BatchNorm after each bare convolution."""
     for one in list(_stacks(named(net, finding))):
         for i, layer in enumerate(one):
             if isinstance(layer, nn.Conv2d):
@@ -111,14 +111,14 @@ def normalize(net: Any, finding: Finding) -> None:
 
 
 def reset_norms(net: Any, finding: Finding) -> None:
-    """Weights of 1 and biases of 0 in each BatchNorm."""
+    """Set weights to 1 and biases to 0 in each BatchNorm."""
     for one in named(net, finding).modules():
         if isinstance(one, nn.BatchNorm2d):
             one.reset_parameters()
 
 
 def bypass_by_two(net: Any, finding: Finding) -> None:
-    """A residual connection around every two layers, each with its activation."""
+    """Add a residual connection around every two layers with their activations."""
     for one in list(_stacks(named(net, finding))):
         _regroup(one, 4)
 
@@ -131,38 +131,38 @@ def _regroup(one: nn.Sequential, size: int) -> None:
 
 
 def bypass_whole(net: Any, finding: Finding) -> None:
-    """A residual connection around each stack as a whole."""
+    """Add a residual connection around each whole stack."""
     for one in list(_stacks(named(net, finding))):
         _regroup(one, len(one))
 
 
-def open_up(net: Any, finding: Finding) -> None:
-    """Take out what multiplies or cuts off."""
+def remove_cuts(net: Any, finding: Finding) -> None:
+    """Remove factors and detach() calls."""
     _replace(named(net, finding), (GradientFactor, Detached, Scale), lambda _: nn.Identity())
 
 
-def unhook(trainer: Any, finding: Finding) -> None:
-    """Take out what spoils the gradient of the module's own parameters."""
+def remove_hooks(trainer: Any, finding: Finding) -> None:
+    """Remove the hooks that corrupt the gradients of the module's parameters."""
     for parameter in named(trainer.model, finding).parameters():
-        (parameter._backward_hooks or {}).clear()  # noqa: SLF001  # no public door
+        (parameter._backward_hooks or {}).clear()  # noqa: SLF001  # no public API
 
 
 def add_epsilon(net: Any, finding: Finding) -> None:
-    """An epsilon under a root or a log that has none."""
+    """Add an epsilon to a root or logarithm without one."""
     for one in named(net, finding).modules():
         if getattr(one, "eps", None) == 0:
             one.eps = 1e-3
 
 
-def in_single(net: Any, finding: Finding) -> None:
-    """Compute in float32 what was in half precision."""
+def use_single_precision(net: Any, finding: Finding) -> None:
+    """Compute in float32 instead of half precision."""
     for one in named(net, finding).modules():
         if getattr(one, "dtype", None) == torch.float16:
             one.dtype = torch.float32
 
 
 def initialize(net: Any, finding: Finding) -> None:
-    """The initialization of Ultralytics: that of PyTorch, and the biases of the head."""
+    """Apply Ultralytics' initialization: PyTorch's, and the biases of the head."""
     del finding
     for conv in convolutions(net):
         conv.reset_parameters()
@@ -170,7 +170,7 @@ def initialize(net: Any, finding: Finding) -> None:
 
 
 def initialize_head(net: Any, finding: Finding) -> None:
-    """The head's last convolutions with a small deviation."""
+    """Initialize the head's last convolutions with a small standard deviation."""
     del finding
     for conv in last_layers(net):
         nn.init.normal_(conv.weight, std=0.05)
@@ -186,26 +186,26 @@ def complete(trainer: Any, finding: Finding) -> None:
 
 
 def scale_loss(trainer: Any, finding: Finding) -> None:
-    """Divide the loss by what brings the gradient to a norm of 1,000."""
+    """Scale the loss down so that the gradient has a norm of 1,000."""
     scale, factor = trainer.scaler.scale, 1e3 / finding.value
     trainer.scaler.scale = lambda loss: scale(loss.double() * factor).float()
 
 
-def without_scaler(trainer: Any, finding: Finding) -> None:
-    """No loss scaler, as without AMP."""
+def disable_scaler(trainer: Any, finding: Finding) -> None:
+    """Disable the loss scaler, as without AMP."""
     del finding
     trainer.scaler = torch.amp.GradScaler(trainer.device.type, enabled=False)
 
 
-def take_out_factor(trainer: Any, finding: Finding) -> None:
-    """Take out what multiplies the loss: of the trainer's own, or of the model's criterion."""
+def remove_factor(trainer: Any, finding: Finding) -> None:
+    """Remove the factor on the loss, in the trainer's scaler or the model's criterion."""
     del finding
     vars(trainer.scaler).pop("scale", None)
     vars(trainer.model).pop("init_criterion", None)
 
 
-def set_usual_rate(trainer: Any, finding: Finding) -> None:
-    """Take out what sets a rate that no option asks for."""
+def restore_rate(trainer: Any, finding: Finding) -> None:
+    """Restore the learning rate that the options ask for."""
     del finding
     rate = trainer.args.lr0
     for group in trainer.optimizer.param_groups:
@@ -213,15 +213,15 @@ def set_usual_rate(trainer: Any, finding: Finding) -> None:
     trainer.scheduler.base_lrs = [rate for _ in trainer.scheduler.base_lrs]
 
 
-def without_callback(trainer: Any, finding: Finding) -> None:
-    """Take out the callbacks of the user's own that change the optimizer."""
+def remove_callback(trainer: Any, finding: Finding) -> None:
+    """Remove the user's callbacks that change the optimizer."""
     del finding
     own = trainer.callbacks["on_train_batch_start"]
     own[:] = [call for call in own if call.__module__ != "more_faults"]
 
 
-def without_images(trainer: Any, finding: Finding) -> None:
-    """Take out images that are not finite."""
+def clean_images(trainer: Any, finding: Finding) -> None:
+    """Replace non-finite values in the images."""
     del finding
     prepare = trainer.preprocess_batch
 
@@ -238,19 +238,19 @@ SMOOTH = Repair(net=(smooth,))
 NORMALIZED = Repair(net=(normalize,))
 BYPASSED = Repair(net=(bypass_whole,))
 BYPASSED_BY_TWO = Repair(net=(bypass_by_two,))
-OPENED = Repair(net=(open_up,))
-UNHOOKED = Repair(begin=(unhook,))
+OPENED = Repair(net=(remove_cuts,))
+UNHOOKED = Repair(begin=(remove_hooks,))
 EPSILON = Repair(net=(add_epsilon,))
 RESET = Repair(net=(reset_norms,))
-SINGLE = Repair(net=(in_single,))
+SINGLE = Repair(net=(use_single_precision,))
 INITIAL = Repair(net=(initialize,))
 HEAD = Repair(net=(initialize_head,))
 COMPLETE = Repair(begin=(complete,))
 SCALED_LOSS = Repair(begin=(scale_loss,))
-WITHOUT_FACTOR = Repair(begin=(take_out_factor,))
-USUAL_RATE = Repair(begin=(set_usual_rate,))
-WITHOUT_CALLBACK = Repair(begin=(without_callback,))
-WITHOUT_IMAGES = Repair(begin=(without_images,))
-WITHOUT_AMP = Repair(begin=(without_scaler,), options={"amp": False})
+WITHOUT_FACTOR = Repair(begin=(remove_factor,))
+USUAL_RATE = Repair(begin=(restore_rate,))
+WITHOUT_CALLBACK = Repair(begin=(remove_callback,))
+WITHOUT_IMAGES = Repair(begin=(clean_images,))
+WITHOUT_AMP = Repair(begin=(disable_scaler,), options={"amp": False})
 LOWER_RATE = Repair(options={"lr0": 0.01})
 USUAL_GAINS = Repair(options={"box": 7.5, "dfl": 1.5})

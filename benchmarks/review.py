@@ -1,13 +1,12 @@
-"""How long a run of 60 MB takes to review, and how much memory.
+"""Time and memory to review a run of 60 MB.
 
     python benchmarks/review.py OUT [--windows 1400] [--repeats 5] >> benchmarks/RESULTS.md
 
-Writes two runs with the layout of YOLO26n into the folder OUT, through the code that writes those
-of a training: a healthy one, and one in which the gradient vanishes in block 4, steps are NaN and
-the norm jumps, again and again, so that there are findings to begin, grow and end. The norms are
-drawn by chance around those of a training; they have all their digits, so that the file is as large
-as a real one. Then runs the commands, each in a process of its own, as a user does, and prints
-seconds from its start to its end and the highest memory of the process.
+Writes two runs with the layout of YOLO26n into the folder OUT, with the code that writes those of a
+training. One is healthy; in the other, the gradient repeatedly vanishes in block 4, steps are NaN
+and the norm jumps, so that findings start, grow and end. The norms are random values around those
+of a training, with all their digits, so the file is as large as a real one. Then runs each command
+in a separate process, as a user does, and prints its wall time, CPU time and peak memory.
 """
 
 from __future__ import annotations
@@ -43,8 +42,8 @@ subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
 seconds = time.perf_counter() - begin
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss, file=sys.stderr)
-"""  # a small process of its own: the memory of a child counts that of its parent as well
-SINGLE = 50  # windows of one step, as at the start of a training; those after them have 20
+"""  # a small separate process: the memory of a child includes that of its parent
+SINGLE = 50  # windows of one step, as at the start of a training; later ones have 20 steps
 COMMANDS = {
     "review": ["review", "{run}"],
     "review --json": ["review", "{run}", "--json"],
@@ -57,7 +56,7 @@ COMMANDS = {
 
 
 def write(folder: Path, model: Layout, windows: int, *, unhealthy: bool) -> None:
-    """A run of so many windows."""
+    """Write a run with the given number of windows."""
     folder.mkdir(parents=True, exist_ok=True)
     log = runlog.RunLog(folder, model, resume=False)
     log.start()
@@ -117,7 +116,7 @@ def _window(
 
 
 def measure(command: list[str]) -> tuple[float, float, float]:
-    """Seconds of a command, those of a CPU, and the most memory that it had, in MB."""
+    """Return a command's wall time, CPU time and peak memory in MB."""
     done = subprocess.run(  # noqa: S603  # our own command
         [sys.executable, "-c", MEASURE, sys.executable, "-c", SCRIPT, *command],
         capture_output=True,
@@ -129,7 +128,7 @@ def measure(command: list[str]) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    """Write, measure and print."""
+    """Write the runs, measure the commands and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--windows", type=int, default=1400)

@@ -1,13 +1,13 @@
-"""What watching costs with many modules and many steps, without a training.
+"""Cost of the watch with many modules and many steps, without a training.
 
     python benchmarks/scale.py CLAIM [--steps N] [--device cpu] >> benchmarks/RESULTS.md
 
-CLAIM is one of three.
+CLAIM selects the measurement.
 
-``modules``: start-up, a reading and a window of YOLO26 n to x and of a model of 5,000 modules.
-``steps``: a simulated training of 2.2 million steps, as 300 epochs of COCO with batches of 16, with
-1,000 steps that AMP skips and 40 anomalies, through roll-up, rules and files.
-``memory``: 100,000 readings of YOLO26n, and by how much the memory of host and device grows.
+``modules``: start-up, a reading and a window of YOLO26 n to x and of a model with 5,000 modules.
+``steps``: a simulated training of 2.2 million steps, like 300 epochs of COCO with batches of 16,
+with 1,000 steps that AMP skips and 40 anomalies, through roll-up, rules and files.
+``memory``: growth of host and device memory over 100,000 readings of YOLO26n.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ if TYPE_CHECKING:
 
 WINDOWS = 300
 MANY = 32
-LATE = 1_000_000  # a step from which on windows are long
+LATE = 1_000_000  # a step after which windows are long
 PACKAGES = ("torch", "ultralytics", "numpy")
 
 
 def wide(modules: int) -> nn.Module:
-    """A model of about so many modules: blocks of five, one after the other."""
+    """Return a model of about the given number of modules: a chain of blocks of five."""
 
     def block() -> nn.Module:
         return nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.SiLU())
@@ -60,7 +60,7 @@ def wide(modules: int) -> nn.Module:
 
 
 def modules(chosen: argparse.Namespace) -> None:
-    """Print the cost of models by their number of modules."""
+    """Print the cost for models of different sizes."""
     rows = []
     for name in ("yolo26n", "yolo26s", "yolo26m", "yolo26l", "yolo26x", "5,000 modules"):
         is_yolo = name.startswith("yolo")
@@ -88,7 +88,7 @@ def _milliseconds(seconds: list[float]) -> str:
 
 
 def _imports(statement: str) -> list[float]:
-    """Seconds of an import, each in a new process."""
+    """Return the seconds of an import in new processes."""
     script = f"import time; a = time.perf_counter(); {statement}; "
     command = [sys.executable, "-c", f"{script}print(time.perf_counter() - a)"]
     runs = [subprocess.run(command, capture_output=True, check=True) for _ in range(5)]  # noqa: S603  # our own script
@@ -116,7 +116,7 @@ def _costs(model: nn.Module, device: str) -> list[str]:
 
 
 def _reading_seconds(capture: Capture, device: str, *, detailed: bool) -> float:
-    """Of the host; on CUDA the device works beside it."""
+    """Return the host's seconds for a reading; on CUDA the device runs in parallel."""
 
     def read() -> None:
         capture.take(1, 1, [], detailed=detailed)
@@ -130,7 +130,7 @@ def _reading_seconds(capture: Capture, device: str, *, detailed: bool) -> float:
 def _step_and_window_seconds(
     recorder: Recorder, pool: list[Sample], many: int
 ) -> tuple[float, float]:
-    """Of a step that is looked at together with others, and of the end of a window."""
+    """Return the seconds of a step, processed in groups of ``many``, and of a window's end."""
     steps, windows = [], []
     step = recorder.last_step + 1 + LATE
     for _ in range(WINDOWS):
@@ -149,7 +149,7 @@ def _step_and_window_seconds(
 
 
 def steps(chosen: argparse.Namespace) -> None:
-    """Simulate a long training, in a process without torch, and print what it took."""
+    """Simulate a long training in a process without torch, and print its cost."""
     model = model_layout.read(YOLO("yolo26n.yaml").model)
     with tempfile.TemporaryDirectory() as folder:
         plan = Path(folder) / "model.pickle"
@@ -173,7 +173,7 @@ def steps(chosen: argparse.Namespace) -> None:
 
 
 def memory(chosen: argparse.Namespace) -> None:
-    """Read again and again, and print by how much the memory grew."""
+    """Take many readings and print the growth of the memory."""
     model = YOLO("yolo26n.yaml").model.to(chosen.device)
     found, members = model_layout.read(model)
     parameters = model_layout.watched(model)
@@ -220,7 +220,7 @@ def _seconds(call: Callable[[], Any], repeats: int) -> float:
 
 
 def main() -> None:
-    """Measure what is asked for."""
+    """Run the selected measurement."""
     claims = {"modules": modules, "steps": steps, "memory": memory}
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("claim", choices=claims)

@@ -1,12 +1,12 @@
-"""A simulated training of any length through roll-up, rules and files, without torch.
+"""Simulate a training of any length through roll-up, rules and files, without torch.
 
     python benchmarks/simulation.py MODEL.pickle STEPS [FOLDER]
 
-``scale.py`` runs it in a process of its own, so that the memory is that of this package alone. The
-steps are drawn by chance around those of a healthy training, with three loss items, the rates of
-three groups, and as many traces as a run may have. They come as fast as they are taken, so that 32
-are looked at together; a training of ten steps a second looks at three. FOLDER keeps the run. What
-it prints last is JSON.
+``scale.py`` runs it in a separate process, so that the memory is that of this package alone. The
+steps are random values around those of a healthy training, with three loss items, the learning
+rates of three groups, and the largest number of traces. They arrive without a pause, so 32 are
+processed together; in a training of ten steps per second, it is three. FOLDER keeps the run. The
+last line of output is JSON.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ if TYPE_CHECKING:
 EPOCHS = 300
 SKIPS, ANOMALIES = 1000, 40
 LATE = (1000, 20_000, 200_000)
-"""Steps at which weights begin to grow, which nothing else shows: in a training of its own each."""
+"""Steps at which only the weights begin to grow, each in a separate training."""
 GROWTH, MOST_GROWN = 1.1, 100.0
-"""By how much a step, and how far."""
+"""Growth per step, and its maximum."""
 ITEMS, GROUPS, RATE = ("box_loss", "cls_loss", "dfl_loss"), 3, 0.01
 LEAST_SIZE = 0.05
-"""MB of a file from which on it is named."""
+"""Smallest size in MB of a file that is listed."""
 APART = 7
-"""Steps from the beginning of a window to that."""
+"""Steps from the start of a window to the start of the growth."""
 
 
 def recorder_of(folder: Path, found: Layout, members: Members) -> Recorder:
-    """A recorder in its first epoch, which writes into the folder."""
+    """Return a recorder that writes into the folder, in its first epoch."""
     training = Training(
         folder, {"amp": True, "clip": 10.0}, EPOCHS, resumes=False, earlier=None, versions={}
     )
@@ -73,12 +73,12 @@ def recorder_of(folder: Path, found: Layout, members: Members) -> Recorder:
 
 
 def pool_of(members: Members, size: int = 512) -> list[Sample]:
-    """Steps of a healthy training, to be used again and again."""
+    """Return steps of a healthy training, to be reused."""
     rng = np.random.default_rng(0)
     usual = 10 ** rng.normal(-1.5, 0.3, len(members.elements))
     spread = 10 ** rng.normal(0, 0.1, (size, len(usual)))
     present = np.zeros(len(usual), np.bool_)
-    weights = 0.4 * members.elements**0.25  # as they are initialized
+    weights = 0.4 * members.elements**0.25  # as after initialization
     zeros = np.where(np.arange(len(usual)) % 3, np.nan, 0.0)
     detail = Detail(zeros, Weights(weights, rng.lognormal(size=len(members.names))))
     change = Change(weights, weights * 10 ** rng.normal(-3, 0.3, len(weights)))
@@ -90,7 +90,7 @@ def pool_of(members: Members, size: int = 512) -> list[Sample]:
     ]
 
 
-def step_of(  # noqa: PLR0913  # what a step is, and what is read of it
+def step_of(  # noqa: PLR0913  # the parts of a step
     one: Sample,
     step: int,
     *,
@@ -100,7 +100,7 @@ def step_of(  # noqa: PLR0913  # what a step is, and what is read of it
     factor: float = 1.0,
     growth: float = 1.0,
 ) -> Sample:
-    """A step of the pool under another number, with or without details and weights, scaled."""
+    """Return a step of the pool renumbered and scaled, with or without details and weights."""
     norms = one.norms if factor == 1.0 else one.norms * factor
     detail, change = (one.detail, one.change) if detailed or weighed else (None, None)
     if detail and detail.weights:
@@ -121,7 +121,7 @@ def step_of(  # noqa: PLR0913  # what a step is, and what is read of it
 
 
 def trace_of(layout: Layout, step: int, epoch: int) -> Flow:
-    """A batch that was traced, in which every module is called once."""
+    """Return the trace of a batch in which every module is called once."""
     rng = np.random.default_rng(step)
     outputs, gradients = rng.lognormal(0, 0.3, (2, len(layout.modules))).tolist()
     calls = (
@@ -138,7 +138,7 @@ def _grown(weights: Weights, growth: float) -> Weights:
 
 
 def reported_after(recorder: Recorder, pool: list[Sample], begin: int) -> int:
-    """Steps from the first with weights that have grown to the report of that."""
+    """Return the steps from the first growth of the weights to its report."""
     simulate(recorder, pool, begin - APART, skips=0)
     recorder.start_epoch(EPOCHS + 1, EPOCHS + 1)
     step = begin - APART
@@ -155,7 +155,7 @@ def reported_after(recorder: Recorder, pool: list[Sample], begin: int) -> int:
 
 
 def simulate(recorder: Recorder, pool: list[Sample], count: int, skips: int = SKIPS) -> float:
-    """Take so many steps, some of which AMP skips; the seconds that the recorder needed."""
+    """Simulate steps, some skipped by AMP, and return the seconds spent in the recorder."""
     traced = _spread_out(count, MOST_TRACES) if skips else set()
     per_epoch = max(count // EPOCHS, 1)
     skipped = _spread_out(count, skips)
@@ -188,15 +188,15 @@ def simulate(recorder: Recorder, pool: list[Sample], count: int, skips: int = SK
 
 
 def _spread_out(count: int, parts: int) -> set[int]:
-    """So many steps of a training, at equal distances."""
+    """Return steps of a training at equal distances."""
     return {count * n // (parts + 1) for n in range(1, parts + 1)}
 
 
 def main() -> None:
-    """Simulate, and print what it took."""
+    """Run the simulation and print its cost."""
     path, count = Path(sys.argv[1]), int(sys.argv[2])
     logging.disable(logging.WARNING)
-    model: tuple[Layout, Members] = pickle.loads(path.read_bytes())  # noqa: S301  # scale.py's own
+    model: tuple[Layout, Members] = pickle.loads(path.read_bytes())  # noqa: S301  # written by scale.py
     pool = pool_of(model[1])
     keeps = nullcontext(sys.argv[3]) if len(sys.argv) > 3 else tempfile.TemporaryDirectory()
     with keeps as folder:

@@ -1,7 +1,6 @@
-"""Real Ultralytics trainings for benchmarks: no download, images in memory, a clock for the steps.
+"""Ultralytics trainings for benchmarks: no downloads, images in memory, a clock for the steps.
 
-Settings of Ultralytics are kept in a temporary folder, so that a benchmark changes none of the
-user's.
+Ultralytics' settings are kept in a temporary folder, so a benchmark changes none of the user's.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ os.environ.setdefault("YOLO_CONFIG_DIR", str(HOME))
 os.environ.setdefault("YOLO_OFFLINE", "true")
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 
-with contextlib.redirect_stdout(sys.stderr):  # it prints its new settings as it is imported
+with contextlib.redirect_stdout(sys.stderr):  # the import prints the new settings
     from ultralytics import YOLO  # noqa: F401  # for the scripts, after the environment
     from ultralytics.engine import trainer as engine
     from ultralytics.models.yolo.detect import DetectionTrainer
-    from ultralytics.nn.modules import Conv  # noqa: F401  # the same
+    from ultralytics.nn.modules import Conv  # noqa: F401  # for the scripts
 
 from yolo_gradwatch.demo.shapes import draw_dataset  # noqa: E402  # imports Ultralytics
 
@@ -46,7 +45,7 @@ SMALL = {
     "verbose": False,
     "exist_ok": True,
 }
-"""Arguments of a short training that shows a fault: every batch is an optimizer step."""
+"""Arguments of a short training with a fault: every batch is an optimizer step."""
 
 ONE_EPOCH = {
     **SMALL,
@@ -56,45 +55,45 @@ ONE_EPOCH = {
     "lr0": 0.002,
     "warmup_epochs": 0,
 }
-"""Arguments of a training of one epoch, with a constant learning rate from its first step."""
+"""Arguments of a training of one epoch with a constant learning rate."""
 
 FIRST = 50
-"""Steps that are kept apart from the steady state: each of them is a window of its own."""
+"""Steps reported separately from the steady state: each of them is a window."""
 
 
 class InMemory(DetectionTrainer):
-    """Trains so many steps on batches that were made once; saves and validates nothing.
+    """Trainer that repeats batches loaded once, without checkpoints and validation.
 
     Attributes:
-        steps: Optimizer steps of the training, each of one batch.
+        steps: Number of optimizer steps, each of one batch.
     """
 
     steps = 100
 
     def get_dataloader(self, *args: Any, mode: str = "train", **options: Any) -> Any:
-        """The loader's batches again and again, as long as one epoch is to be."""
+        """Repeat the loader's batches for the length of one epoch."""
         loader = super().get_dataloader(*args, mode=mode, **options)
         return _Repeated(loader, self.steps) if mode == "train" else loader
 
     def _setup_train(self) -> None:
-        """Half precision is taken for granted: trying it out needs a checkpoint to download."""
+        """Skip the check of half precision, which would download a checkpoint."""
         with mock.patch.object(engine, "check_amp", return_value=True):
             super()._setup_train()
 
     def validate(self) -> tuple[dict[str, float], float]:
-        """No validation: it is not part of a step."""
+        """Skip the validation: it is not part of a step."""
         return {}, 0.0
 
     def save_model(self) -> bool:
-        """No checkpoint."""
+        """Skip the checkpoint."""
         return False
 
     def final_eval(self) -> None:
-        """No checkpoint to validate."""
+        """Skip the final validation: there is no checkpoint."""
 
 
 class _Repeated:
-    """A data loader that hands its batches out again and again."""
+    """A data loader that repeats its batches."""
 
     def __init__(self, loader: Any, steps: int) -> None:
         self._loader = loader
@@ -113,22 +112,22 @@ class _Repeated:
 
 
 class StepClock:
-    """When each step of a training began.
+    """Records the start time of each training step.
 
     Attributes:
-        begins: Seconds, one a step.
+        begins: Start times in seconds, one per step.
     """
 
     def __init__(self) -> None:
         self.begins: list[float] = []
 
     def tick(self, _trainer: Any) -> None:
-        """A step begins."""
+        """Record the start of a step."""
         self.begins.append(time.perf_counter())
 
     @property
     def seconds(self) -> list[float]:
-        """Of each step but the last, from its beginning to that of the next."""
+        """Seconds from the start of each step to the start of the next."""
         return [b - a for a, b in zip(self.begins, self.begins[1:], strict=False)]
 
 
@@ -140,15 +139,15 @@ def training(
     name: str = "Timed",
     **options: Any,
 ) -> None:
-    """Train one epoch of so many steps.
+    """Train one epoch of the given number of steps.
 
     Args:
-        watch: Attaches whatever watches to the trainer.
-        clock: Notes when each step begins.
-        steps: Optimizer steps.
-        name: Of the trainer's class; Ultralytics opens its loggers for one that has the word
-            Trainer in it.
-        options: Arguments of Ultralytics' training; ``batch`` images make a step.
+        watch: Attaches a watch to the trainer.
+        clock: Records when each step begins.
+        steps: Number of optimizer steps.
+        name: Name of the trainer's class; Ultralytics opens its loggers only if it contains the
+            word Trainer.
+        options: Arguments of Ultralytics' training; a step has ``batch`` images.
     """
     batch = options["batch"]
     defaults = {

@@ -1,7 +1,7 @@
-"""Faults to plant for the pictures of the documentation: one for each rule that a fault can fire.
+"""Faults to inject for the pictures of the documentation: one for each rule that a fault can fire.
 
-Most are those of the demo and of the benchmarks; the others are here. Two rules have none, because
-they need a training that has converged: ``stray_step`` and ``converged``.
+Most come from the demo and the benchmarks; the others are defined here. Two rules have none,
+because they need a converged training: ``stray_step`` and ``converged``.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import torch
-from more_faults import MORE, STRIKES
+from more_faults import FAULT_STEP, MORE
 from torch import nn
 
-from yolo_gradwatch.demo.faults import FAULTS, Fault, GradientFactor, behind, use_scaler
+from yolo_gradwatch.demo.faults import FAULTS, Fault, GradientFactor, after, use_scaler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,15 +25,15 @@ V8, V26 = "yolov8n.yaml", "yolo26n.yaml"
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A training that shows a rule.
+class Example:
+    """A training that fires a rule.
 
     Attributes:
-        fault: What is planted.
-        model: To train from scratch.
-        steps: Optimizer steps.
-        options: Arguments of the training.
-        empty: Of 16 images, how many are without objects.
+        fault: The fault to inject.
+        model: Model to train from scratch.
+        steps: Number of optimizer steps.
+        options: Training arguments.
+        empty: Number of images without objects, of 16.
     """
 
     fault: Fault
@@ -44,7 +44,7 @@ class Shown:
 
 
 class LayerScale(nn.Module):
-    """A block as a residual branch behind a small factor."""
+    """A block as a residual branch scaled by a small factor."""
 
     def __init__(self, block: Any) -> None:
         super().__init__()
@@ -53,13 +53,13 @@ class LayerScale(nn.Module):
             setattr(self, name, getattr(block, name))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The input, and a little of what the block makes of it."""
+        """Add the scaled output of the block to the input."""
         scaled: Tensor = x + self.gamma * self.block(x)
         return scaled
 
 
 def at_step(step: int, act: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Act on the trainer before one batch."""
+    """Call ``act`` with the trainer before one batch."""
 
     def begin(trainer: Any) -> None:
         batches = count(1)
@@ -74,7 +74,7 @@ def at_step(step: int, act: Callable[[Any], None]) -> Callable[[Any], None]:
 
 
 def loss_times(factor: float, first: int = 1, last: int = 10**9) -> Callable[[Any], None]:
-    """Multiply the loss of some steps."""
+    """Multiply the loss of a range of steps."""
 
     def begin(trainer: Any) -> None:
         scale, batches = trainer.scaler.scale, count(1)
@@ -97,7 +97,7 @@ def weight_gradient_times(factor: float) -> Callable[[Any], None]:
     return begin
 
 
-def _swell(trainer: Any) -> None:
+def _inflate_variance(trainer: Any) -> None:
     trainer.model.model[5].bn.running_var.fill_(1e9)
 
 
@@ -111,24 +111,24 @@ def _freeze(trainer: Any) -> None:
     trainer.model.model[4].requires_grad_(requires_grad=False)
 
 
-def _rest(trainer: Any) -> None:
+def _zero_rate(trainer: Any) -> None:
     group = trainer.optimizer.param_groups[1]
     group["lr"] = group["initial_lr"] = 0.0
     trainer.scheduler.base_lrs[1] = 0.0
 
 
-def _hurry(trainer: Any) -> None:
-    """From now on, each step moves the weights 50 times as far, at the same learning rate."""
+def _multiply_updates(trainer: Any) -> None:
+    """Multiply all further weight updates by 50, at the same learning rate."""
     step, own = trainer.optimizer.step, trainer.model.parameters
 
-    def far(*args: Any, **kwargs: Any) -> None:
+    def multiplied_step(*args: Any, **kwargs: Any) -> None:
         before = [p.detach().clone() for p in own()]
         step(*args, **kwargs)
         with torch.no_grad():
             for p, old in zip(own(), before, strict=True):
                 p.add_(p - old, alpha=49)
 
-    trainer.optimizer.step = far
+    trainer.optimizer.step = multiplied_step
 
 
 def _scale_block(net: Any) -> None:
@@ -140,7 +140,7 @@ def _few_overflows(trainer: Any) -> None:
 
 
 def _spoil_item(net: Any) -> None:
-    """In one step, ``cls_loss`` is reported as NaN; the loss itself stays finite."""
+    """Report ``cls_loss`` as NaN in one step; the loss itself stays finite."""
     build, batches = net.init_criterion, count(1)
 
     def init_criterion() -> Any:
@@ -148,7 +148,7 @@ def _spoil_item(net: Any) -> None:
 
         def spoiled(preds: Any, batch: Any) -> tuple[Tensor, Any]:
             loss, items = criterion(preds, batch)
-            if next(batches) == STRIKES:
+            if next(batches) == FAULT_STEP:
                 items = {**items, "cls_loss": items["cls_loss"] * torch.nan}
             return loss, items
 
@@ -160,77 +160,80 @@ def _spoil_item(net: Any) -> None:
 
 
 SGD = {"optimizer": "SGD", "lr0": 0.002}
-SHOWN: dict[str, Shown] = {
-    "nonfinite": Shown(FAULTS["nan"]),
-    "weight_overflow": Shown(
-        Fault("the running variance of block 5 is set to 1e9", begin=at_step(STRIKES, _swell))
+EXAMPLES: dict[str, Example] = {
+    "nonfinite": Example(FAULTS["nan"]),
+    "weight_overflow": Example(
+        Fault(
+            "the running variance of block 5 is set to 1e9",
+            begin=at_step(FAULT_STEP, _inflate_variance),
+        )
     ),
-    "dead": Shown(FAULTS["dying-relu"]),
-    "no_gradient": Shown(FAULTS["detached"]),
-    "not_updated": Shown(MORE["forgotten"], V8),
-    "vanishing": Shown(FAULTS["saturated"]),
-    "exploding": Shown(MORE["large-factor"], V8),
-    "loss_imbalance": Shown(MORE["box-gain"], V8),
-    "collapse": Shown(
+    "dead": Example(FAULTS["dying-relu"]),
+    "no_gradient": Example(FAULTS["detached"]),
+    "not_updated": Example(MORE["forgotten"], V8),
+    "vanishing": Example(FAULTS["saturated"]),
+    "exploding": Example(MORE["large-factor"], V8),
+    "loss_imbalance": Example(MORE["box-gain"], V8),
+    "collapse": Example(
         Fault("the loss is multiplied by 1e-5 from step 31 on", begin=loss_times(1e-5, 31))
     ),
-    "total_high": Shown(MORE["huge-loss"], V8),
-    "total_low": Shown(Fault("the loss is multiplied by 1e-7", begin=loss_times(1e-7))),
-    "dead_branch": Shown(MORE["box-zero"], V8),
-    "partly_dead": Shown(
+    "total_high": Example(MORE["huge-loss"], V8),
+    "total_low": Example(Fault("the loss is multiplied by 1e-7", begin=loss_times(1e-7))),
+    "dead_branch": Example(MORE["box-zero"], V8),
+    "partly_dead": Example(
         Fault("60 % of the units of block 5 put out zero for every input", change=_kill_most)
     ),
-    "small_weights": Shown(MORE["small-init"], V8),
-    "leaf_vanishing": Shown(
+    "small_weights": Example(MORE["small-init"], V8),
+    "leaf_vanishing": Example(
         Fault(
             "the gradient of one weight is multiplied by 1e-3", begin=weight_gradient_times(1e-3)
         ),
         V8,
     ),
-    "leaf_exploding": Shown(
+    "leaf_exploding": Example(
         Fault(
             "the gradient of one weight is multiplied by 1,000", begin=weight_gradient_times(1e3)
         ),
         V8,
     ),
-    "large_weights": Shown(MORE["large-init"], V8),
-    "initial_loss": Shown(MORE["large-head"], V8),
-    "rate_jump": Shown(MORE["rate-jump"], V8),
-    "weight_jump": Shown(
+    "large_weights": Example(MORE["large-init"], V8),
+    "initial_loss": Example(MORE["large-head"], V8),
+    "rate_jump": Example(MORE["rate-jump"], V8),
+    "weight_jump": Example(
         Fault(
             "from step 301 on, each step moves the weights 50 times as far",
-            begin=at_step(301, _hurry),
+            begin=at_step(301, _multiply_updates),
         ),
         V8,
         330,
         SGD,
     ),
-    "spike": Shown(FAULTS["loss-spike"]),
-    "weight_growth": Shown(FAULTS["learning-rate"]),
-    "amp_overflow": Shown(
+    "spike": Example(FAULTS["loss-spike"]),
+    "weight_growth": Example(FAULTS["learning-rate"]),
+    "amp_overflow": Example(
         Fault(
-            "under AMP's loss scaler, the gradient overflows behind block 6 in the first 3 steps",
-            change=behind(6, lambda _: GradientFactor(torch.finfo(torch.float32).max, 3)),
+            "under AMP's loss scaler, the gradient overflows after block 6 in the first 3 steps",
+            change=after(6, lambda _: GradientFactor(torch.finfo(torch.float32).max, 3)),
             begin=_few_overflows,
         )
     ),
-    "loss_nonfinite": Shown(
+    "loss_nonfinite": Example(
         Fault("cls_loss is reported as NaN in step 21", change=_spoil_item), V8
     ),
-    "few_objects": Shown(
+    "few_objects": Example(
         Fault("12 of 16 images are background"), V8, 120, {"batch": 1, "nbs": 1}, 12
     ),
-    "starved_scale": Shown(Fault("no object is large enough for P5"), V8, 300),
-    "zero_loss": Shown(Fault("dfl=0", options={"dfl": 0.0}), V8),
-    "zero_rate": Shown(
-        Fault("the second group of the optimizer has a learning rate of 0", begin=_rest), V8
+    "starved_scale": Example(Fault("no object is large enough for P5"), V8, 300),
+    "zero_loss": Example(Fault("dfl=0", options={"dfl": 0.0}), V8),
+    "zero_rate": Example(
+        Fault("the second group of the optimizer has a learning rate of 0", begin=_zero_rate), V8
     ),
-    "frozen": Shown(Fault("block 4 is frozen in step 21", begin=at_step(STRIKES, _freeze))),
-    "slow_branch": Shown(
-        Fault("block 6 is a residual branch behind a factor of 1e-6", change=_scale_block),
+    "frozen": Example(Fault("block 4 is frozen in step 21", begin=at_step(FAULT_STEP, _freeze))),
+    "slow_branch": Example(
+        Fault("block 6 is a residual branch scaled by 1e-6", change=_scale_block),
         V8,
         48,
         SGD,
     ),
 }
-"""By the rule that it shows."""
+"""Each example by the rule that it fires."""

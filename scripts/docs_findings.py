@@ -1,11 +1,11 @@
-"""Write ``docs/findings.md``: a section for each rule, from the catalogue and the measurements.
+"""Write ``docs/findings.md`` from the catalogue and the measurements, with a section for each rule.
 
     python scripts/docs_findings.py
 
-``tests/test_docs.py`` fails while the page is not what this script writes. What comes from where:
-meaning, limit and remedy from the catalogue, the evidence from ``Thresholds``, the trials of causes
-and remedies from ``benchmarks/RESULTS.md``, the examples from ``docs/pictures/findings.json``. The
-arithmetic from ``docs_arithmetic.md``.
+``tests/test_docs.py`` fails if the page differs from this script's output. Meaning, limit and
+remedy come from the catalogue, the evidence from ``Thresholds``, the trials of causes and remedies
+from ``benchmarks/RESULTS.md``, the examples from ``docs/pictures/findings.json``, the arithmetic
+from ``docs_arithmetic.md``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def page() -> str:
-    """The page as it should be: only the words in front are written by hand."""
+    """Return the generated page; only its introduction is written by hand."""
     front = PAGE.read_text(encoding="utf-8").partition(SECTIONS)[0]
     before, _, rest = front.partition(BEGIN)
     after = rest.partition(END)[2]
@@ -67,7 +67,7 @@ def section(
     causes: list[dict[str, str]],
     examples: Mapping[str, Any],
 ) -> str:
-    """All that is known of a rule."""
+    """Return the section of a rule."""
     lines = [f"## {rule.name}", "", _kind(rule), ""]
     lines += [f"**It means:** {_capital(rule.meaning)}.", ""]
     lines += [f"**It does not mean:** {rule.not_meaning}.", ""]
@@ -90,7 +90,7 @@ def _kind(rule: Rule) -> str:
 
 
 def _tried(rule: Rule, remedies: list[dict[str, str]]) -> Iterator[str]:
-    """The trials of its remedy."""
+    """Yield the lines about trials of the rule's remedy."""
     own = [row for row in remedies if row["finding"].startswith(f"`{rule.name}`")]
     if not own:
         if rule.severity != "notice":
@@ -108,7 +108,7 @@ def _tried(rule: Rule, remedies: list[dict[str, str]]) -> Iterator[str]:
 
 
 def _measured(rule: Rule, causes: list[dict[str, str]]) -> Iterator[str]:
-    """How often its cause was measured rightly."""
+    """Yield the lines about the measured causes of the rule."""
     own = [row for row in causes if row["rule"] == rule.name]
     if not own:
         return
@@ -121,7 +121,7 @@ def _measured(rule: Rule, causes: list[dict[str, str]]) -> Iterator[str]:
 
 
 def _example(rule: Rule, examples: Mapping[str, Any]) -> Iterator[str]:
-    """A real run that shows it."""
+    """Yield the lines about a real run with the finding."""
     if not (own := examples.get(rule.name)):
         yield "No injected fault shows this rule in a short training."
         yield ""
@@ -135,14 +135,14 @@ def _example(rule: Rule, examples: Mapping[str, Any]) -> Iterator[str]:
 
 
 def arithmetic() -> dict[str, str]:
-    """What each rule computes."""
+    """Return the description of what each rule computes."""
     _, *parts = re.split(r"^## ", ARITHMETIC.read_text(encoding="utf-8"), flags=re.MULTILINE)
     both = (part.split("\n", maxsplit=1) for part in parts)
     return {name: " ".join(words.split()) for name, words in both}
 
 
 def evidence() -> dict[str, str]:
-    """What ``Thresholds`` says of each limit."""
+    """Return the docstring of each limit in ``Thresholds``."""
     text = inspect.getdoc(Thresholds) or ""
     attributes = text.partition("Attributes:\n")[2].partition("\n\nRaises:")[0]
     found = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", attributes, re.MULTILINE)
@@ -150,7 +150,7 @@ def evidence() -> dict[str, str]:
 
 
 def newest_table(results: str, title: str) -> list[dict[str, str]]:
-    """The rows of the newest table under a title, by column."""
+    """Return the rows of the newest table under a title, by column."""
     part = re.split(rf"^## {title}, .*$", results, flags=re.MULTILINE)[-1]
     head, _, *rows = re.findall(r"^\|(.*)\|$", part.partition("\n## ")[0], re.MULTILINE)
     names = [cell.strip() for cell in head.split("|")]

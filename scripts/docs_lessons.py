@@ -1,7 +1,7 @@
-"""The trainings behind the page for learners, their numbers and their pictures.
+"""Run the trainings for the lessons page, and store their numbers and pictures.
 
-Each variant puts something behind block 4 of a YOLO26n that is trained from scratch, or changes how
-it is trained. What is drawn is read from the files of the runs.
+Each variant appends layers to block 4 of a YOLO26n trained from scratch, or changes the training.
+The pictures are drawn from the files of the runs.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from unittest import mock
 
 import numpy as np
 import torch
-from docs_faults import V8, Shown, loss_times
+from docs_faults import V8, Example, loss_times
 from docs_runs import PICTURES, keep, trained, write_json
 from matplotlib.figure import Figure
 from torch import nn
 
-from yolo_gradwatch.demo.faults import FAULTS, Fault, behind, stack
+from yolo_gradwatch.demo.faults import FAULTS, Fault, after, stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from yolo_gradwatch import Run
 
 STEPS, SPIKE = 30, 32
-"""Updates of the weights are measured in step 32, a power of two."""
-BEHIND = "model.4.behind"
+"""Step 32 measures the weight updates, because it is a power of two."""
+AFTER = "model.4.after"
 
 
 def _stacked(
     depth: int, act: type[nn.Module], change: Callable[[nn.Sequential], Any] | None = None
 ) -> Fault:
-    """A plain stack behind block 4, changed."""
+    """Append a plain stack to block 4, modified by ``change``."""
 
     def make(channels: int) -> nn.Module:
         made = stack(channels, depth, act)
@@ -40,14 +40,14 @@ def _stacked(
             change(made)
         return made
 
-    return Fault(f"{depth} {act.__name__}", change=behind(4, make))
+    return Fault(f"{depth} {act.__name__}", change=after(4, make))
 
 
 class Residual(nn.Sequential):
-    """Layers with a connection around them."""
+    """Layers with a residual connection around them."""
 
     def forward(self, x: Any) -> Any:
-        """The input, and what the layers make of it."""
+        """Add the layers' output to the input."""
         return x + super().forward(x)
 
 
@@ -96,7 +96,7 @@ LABELS = {
 
 
 def main() -> None:
-    """Train all, draw all."""
+    """Run all trainings and draw all pictures."""
     path = PICTURES / "lessons.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for lesson in (stacks, warmup, clipping):
@@ -105,31 +105,31 @@ def main() -> None:
 
 
 def stacks() -> dict[str, Any]:
-    """The gradient along a stack, for each kind of stack."""
-    told, curves = {}, {}
+    """Compare the gradient along different kinds of stacks."""
+    facts, curves = {}, {}
     for name, fault in STACKS.items():
-        run = trained(Shown(fault, steps=STEPS), name)
-        told[name] = outcome(run)
+        run = trained(Example(fault, steps=STEPS), name)
+        facts[name] = outcome(run)
         if name in LABELS:
             curves[name] = along(run)
-            told[name]["end"], told[name]["begin"] = curves[name][-1], curves[name][0]
+            facts[name]["end"], facts[name]["begin"] = curves[name][-1], curves[name][0]
         if name in {"sigmoid", "healthy"}:
             keep(run.plot(), f"lesson-{name}")
-        print(name, told[name], flush=True)
+        print(name, facts[name], flush=True)
     _draw_stacks(curves)
-    return told
+    return facts
 
 
 def along(run: Run) -> list[float]:
-    """Gradient norm at the output of each layer of the stack, from its first to its last."""
+    """Return the gradient norm at the output of each activation of the stack, in order."""
     first = run.flow[run.flow["step"] == 1]
     kinds = first["type"].isin(["Sigmoid", "Tanh", "ReLU", "SiLU"])
-    inside = first[first["module"].str.startswith(BEHIND + ".") & kinds]
+    inside = first[first["module"].str.startswith(AFTER + ".") & kinds]
     return [float(f"{norm:.3g}") for norm in inside["gradient_norm"]]
 
 
 def outcome(run: Run) -> dict[str, Any]:
-    """What the report says, and the loss at both ends."""
+    """Return the alarms, and the loss at the start and the end."""
     sums = run.losses[run.losses["item"] == "sum"]["mean"].to_numpy()
     blocks = run.windows[run.windows["module"].isin(["model.3", "model.5"])]
     medians = blocks.groupby("module", observed=True)["norm_mean"].median()
@@ -144,8 +144,8 @@ def outcome(run: Run) -> dict[str, Any]:
 
 
 def warmup() -> dict[str, Any]:
-    """SGD at a high rate from the first step on, and with the warm-up of Ultralytics."""
-    told, series = {}, {}
+    """Compare SGD at a high learning rate with and without Ultralytics' warm-up."""
+    facts, series = {}, {}
     for name, epochs in {"without": 0.0, "with": 1.0}.items():
         options = {
             "epochs": 2,
@@ -154,7 +154,7 @@ def warmup() -> dict[str, Any]:
             "warmup_epochs": epochs,
             "warmup_bias_lr": 0.0,
         }
-        run = trained(Shown(Fault(""), V8, 60, options), f"warmup-{name}")
+        run = trained(Example(Fault(""), V8, 60, options), f"warmup-{name}")
         whole = run.windows[run.windows["module"] == "model"]
         moved = whole.dropna(subset=["update_ratio"])
         sums = run.losses[run.losses["item"] == "sum"]
@@ -162,20 +162,20 @@ def warmup() -> dict[str, Any]:
             (moved["step_first"].to_numpy(), moved["update_ratio"].to_numpy()),
             (sums["step_first"].to_numpy(), sums["mean"].to_numpy()),
         )
-        told[name] = {
+        facts[name] = {
             **outcome(run),
             "update": _short(moved["update_ratio"][moved["step_first"] <= 8].max()),
             "highest loss": _short(sums["mean"].max()),
         }
-        print(name, told[name], flush=True)
+        print(name, facts[name], flush=True)
     labels = {"without": "without warm-up", "with": "with warm-up"}
     _draw_two(series, labels, "lesson-warmup")
-    return told
+    return facts
 
 
 def clipping() -> dict[str, Any]:
-    """One loss of 100,000 times its size, with Ultralytics' clipping and without it."""
-    told, series = {}, {}
+    """Compare one loss of 100,000 times its size with and without Ultralytics' clipping."""
+    facts, series = {}, {}
     for name in ("with", "without"):
         fault = Fault("", begin=loss_times(1e5, SPIKE, SPIKE))
         options = {"optimizer": "SGD", "lr0": 0.002}
@@ -185,7 +185,7 @@ def clipping() -> dict[str, Any]:
         if name == "without":
             untouched.start()
         try:
-            run = trained(Shown(fault, V8, 60, options), f"clipping-{name}")
+            run = trained(Example(fault, V8, 60, options), f"clipping-{name}")
         finally:
             if name == "without":
                 untouched.stop()
@@ -197,21 +197,21 @@ def clipping() -> dict[str, Any]:
             (sums["step_first"].to_numpy(), sums["mean"].to_numpy()),
         )
         at = whole[whole["step_first"] == SPIKE]
-        told[name] = {
+        facts[name] = {
             **outcome(run),
             "norm": _short(at["norm_max"].iloc[0]),
             "update": _short(at["update_ratio"].iloc[0]),
             "usual norm": _short(whole["norm_mean"].median()),
             "usual update": _short(growth["update_ratio"].median()),
         }
-        print(name, told[name], flush=True)
+        print(name, facts[name], flush=True)
     labels = {"with": "clipped at 10", "without": "not clipped"}
     _draw_two(series, labels, "lesson-clipping")
-    return told
+    return facts
 
 
 def _smooth(steps: Any, values: Any) -> tuple[Any, Any]:
-    """Means over the four batches of the data."""
+    """Return means over 4 steps, one pass over the data."""
     means = [np.mean(values[at : at + 4]) for at in range(len(values) - 3)]
     return steps[3:], means
 

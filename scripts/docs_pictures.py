@@ -1,10 +1,10 @@
-"""Train with planted faults, and draw the pictures of the documentation from these runs.
+"""Train with injected faults and draw the documentation's pictures from these runs.
 
     PYTHONPATH=benchmarks:scripts python scripts/docs_pictures.py [--only demo lessons findings]
 
-What was measured is kept beside the pictures, in ``docs/pictures/*.json``, which the pages quote.
-A few seconds a training on a CPU, ten minutes in all. ``docs/live.svg`` is made by
-``terminal_recording.py``, ``docs/notebook.png`` by ``notebook_picture.py``.
+The measured numbers are stored next to the pictures in ``docs/pictures/*.json``; the pages quote
+them. A training takes a few seconds on a CPU, everything about ten minutes.
+``terminal_recording.py`` makes ``docs/live.svg``, ``notebook_picture.py`` ``docs/notebook.png``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 import docs_lessons
-from docs_faults import SHOWN
+from docs_faults import EXAMPLES
 from docs_runs import HOME, PICTURES, keep, trained, write_json
 
 from yolo_gradwatch import GradWatch, load_run
@@ -26,10 +26,10 @@ from yolo_gradwatch.diagnose.catalog import RULES
 
 
 def main() -> None:
-    """Draw what is asked for."""
+    """Draw the selected pictures."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", nargs="*", default=["findings", "lessons", "demo"])
-    parser.add_argument("--rules", nargs="*", default=list(SHOWN))
+    parser.add_argument("--rules", nargs="*", default=list(EXAMPLES))
     given = parser.parse_args()
     PICTURES.mkdir(exist_ok=True)
     if "demo" in given.only:
@@ -41,12 +41,12 @@ def main() -> None:
 
 
 def findings(rules: list[str]) -> None:
-    """A picture for each rule, and what its finding says."""
+    """Draw a picture for each rule and store the message of its finding."""
     path = PICTURES / "findings.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for rule in rules:
-        shown = SHOWN[rule]
-        run = trained(shown, rule)
+        example = EXAMPLES[rule]
+        run = trained(example, rule)
         found = [one for one in run.report().findings if one.rule == rule]
         if not found:
             others = ", ".join(f"{one.rule} {one.module}" for one in run.report().findings)
@@ -54,9 +54,9 @@ def findings(rules: list[str]) -> None:
             continue
         first = found[0]
         known[rule] = {
-            "fault": shown.fault.title,
-            "model": shown.model.removesuffix(".yaml"),
-            "steps": shown.steps,
+            "fault": example.fault.title,
+            "model": example.model.removesuffix(".yaml"),
+            "steps": example.steps,
             "module": first.module,
             "since": first.episodes[0].step,
             "message": first.message,
@@ -68,7 +68,7 @@ def findings(rules: list[str]) -> None:
 
 
 def demo() -> None:
-    """The demo with a fault: heat map and the curves along the network."""
+    """Run the demo with a fault; draw its heat map and the curves along the network."""
     folder = HOME / "gradwatch-demo"
     folder.mkdir(exist_ok=True)
     watch = GradWatch(live=False, loggers=())

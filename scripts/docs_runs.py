@@ -1,4 +1,4 @@
-"""Watched trainings for the documentation, and what is kept of them."""
+"""Run watched trainings for the documentation and store their pictures and numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.views.png.look import light
 
 if TYPE_CHECKING:
-    from docs_faults import Shown
+    from docs_faults import Example
     from matplotlib.figure import Figure
 
     from yolo_gradwatch import Run
@@ -27,16 +27,16 @@ PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 WIDTH = 1100
 
 
-def trained(shown: Shown, name: str) -> Run:
-    """Train with a fault, and read the files."""
-    net = YOLO(shown.model)
-    shown.fault.plant(net)
+def trained(example: Example, name: str) -> Run:
+    """Train with a fault and load the run."""
+    net = YOLO(example.model)
+    example.fault.inject(net)
     watch = GradWatch(live=False, loggers=()).attach(net)
-    data = draw_dataset(HOME / f"shapes-{shown.empty}", train=16, val=1)
-    for label in sorted((data.parent / "labels" / "train").iterdir())[: shown.empty]:
+    data = draw_dataset(HOME / f"shapes-{example.empty}", train=16, val=1)
+    for label in sorted((data.parent / "labels" / "train").iterdir())[: example.empty]:
         label.write_text("", encoding="utf-8")
-    options = {**ONE_EPOCH, **shown.fault.options, **shown.options}
-    kind = type("Timed", (InMemory,), {"steps": shown.steps})
+    options = {**ONE_EPOCH, **example.fault.options, **example.options}
+    kind = type("Timed", (InMemory,), {"steps": example.steps})
     no_checkpoint = contextlib.suppress(FileNotFoundError)  # YOLO.train looks for one
     with contextlib.redirect_stdout(sys.stderr), no_checkpoint:
         net.train(trainer=kind, data=str(data), project=str(HOME / "runs"), name=name, **options)
@@ -44,7 +44,7 @@ def trained(shown: Shown, name: str) -> Run:
 
 
 def keep(figure: Figure, name: str, width: int = WIDTH) -> None:
-    """A figure as a small PNG."""
+    """Store a figure as a small PNG."""
     buffer = io.BytesIO()
     dpi = min(100, width / figure.get_figwidth())
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
@@ -52,6 +52,6 @@ def keep(figure: Figure, name: str, width: int = WIDTH) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """As text that shows what changed."""
+    """Write JSON in a form with readable diffs."""
     text = json.dumps(content, indent=1, ensure_ascii=False)
     path.write_text(f"{text}\n", encoding="utf-8", newline="\n")

@@ -1,4 +1,4 @@
-"""Execute examples/quickstart.ipynb in a temporary folder and store what its cells show.
+"""Execute examples/quickstart.ipynb in a temporary folder and store its outputs.
 
 python scripts/execute_quickstart.py
 """
@@ -13,7 +13,7 @@ PATH = Path(__file__).parents[1] / "examples" / "quickstart.ipynb"
 
 
 def main() -> None:
-    """Execute and store, without the times at which cells ran."""
+    """Execute and store the notebook, without the cells' execution times."""
     notebook = nbformat.read(PATH, nbformat.NO_CONVERT)
     with tempfile.TemporaryDirectory(prefix="quickstart-") as folder:
         NotebookClient(

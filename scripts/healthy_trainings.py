@@ -1,11 +1,11 @@
-"""Train healthy models on Ultralytics' tiny data sets and see that the watch stays silent.
+"""Train healthy models on Ultralytics' tiny data sets and check that the watch stays silent.
 
     python scripts/healthy_trainings.py OUT [--short] >> benchmarks/RESULTS.md
 
-Every task and three generations of models, from scratch and fine-tuned from the checkpoint of that
-training, 30 and 300 optimizer steps each: 60 trainings, about an hour on one CPU core. ``--short``
-leaves out those of 300 steps. OUT is a folder for the runs. Data sets that are not there are
-downloaded by Ultralytics. Prints a table for the record and exits with 1 if there was an alarm.
+Trains three generations of models on every task, from scratch and fine-tuned from the resulting
+checkpoint, for 30 and 300 optimizer steps: 60 trainings, about an hour on one CPU core. ``--short``
+skips those of 300 steps. OUT is a folder for the runs. Ultralytics downloads missing data sets.
+Prints a table for the record and exits with 1 if there was an alarm.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ TASKS = {
     "-obb": "dota8.yaml",
     "-cls": "imagenet10",
 }
-"""Suffix of a model's name, and the data set of its task."""
+"""Data set of each task, by suffix of the model's name."""
 
 MODELS = ("yolo26n", "yolo11n", "yolov8n")
 BATCH = 2
 
 
 def trainings(lengths: tuple[int, ...], out: Path) -> Iterator[tuple[str, Report]]:
-    """Train everything and give a name and the report of each."""
+    """Run all trainings and yield the name and report of each."""
     for name in MODELS:
         for suffix, data in TASKS.items():
             weights = f"{name}{suffix}.yaml"
@@ -54,7 +54,7 @@ def trainings(lengths: tuple[int, ...], out: Path) -> Iterator[tuple[str, Report
 
 
 def train(weights: str, data: str, steps: int, folder: Path) -> Report:
-    """One watched training of about so many steps."""
+    """Run one watched training of about the given number of steps."""
     watch = GradWatch(live=False)
     model = YOLO(weights)
     watch.attach(model)
@@ -70,7 +70,7 @@ def train(weights: str, data: str, steps: int, folder: Path) -> Report:
         amp=False,
         plots=False,
         val=False,
-        save=False,  # the last epoch is saved nevertheless
+        save=False,  # the last epoch is still saved
         verbose=False,
         project=str(folder.parent),
         name=folder.name,
@@ -80,7 +80,7 @@ def train(weights: str, data: str, steps: int, folder: Path) -> Report:
 
 
 def main() -> int:
-    """Print the table and tell whether there was an alarm."""
+    """Print the table and return 1 if there was an alarm."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("out", type=Path, help="folder for the runs")
     parser.add_argument("--short", action="store_true", help="only trainings of 30 steps")

@@ -1,9 +1,9 @@
-"""Run the tests that are run on purpose, and print a table for the record.
+"""Run the tests of the full tier and print a table for the record.
 
     python scripts/hold_up.py [TESTS ...] > benchmarks/HOLD_UP.md
 
-TESTS are files or folders of tests, or single ones as pytest names them; all of ``tests/`` without
-any. What pytest prints goes to standard error. Leaves with pytest's exit code: 1 if a test failed.
+TESTS are test files, folders or pytest node ids; the default is all of ``tests/``. Pytest's output
+goes to standard error. Exits with pytest's exit code: 1 if a test failed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COLUMNS = ("file", "test", "result", "seen", "seconds")
 
 
 def run(tests: list[str], report: Path) -> int:
-    """Run the full tier of some tests, with its results in a file of JUnit's form."""
+    """Run the full tier of the given tests and write a JUnit report."""
     options = ["--full", "-m", "full", f"--junit-xml={report}", "-o", "junit_family=xunit1"]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", *options, *tests]
     folder = Path(__file__).parents[1]
@@ -37,7 +37,7 @@ def run(tests: list[str], report: Path) -> int:
 
 
 def row(case: ET.Element) -> tuple[str, ...]:
-    """The cells of a test; ``seen`` is what it recorded of itself as properties."""
+    """Return the cells of a test; ``seen`` lists the properties that it recorded."""
     seen = [f"{one.get('name')} {one.get('value')}" for one in case.iter("property")]
     seconds = f"{float(case.get('time', '0')):.0f}"
     file = case.get("file", "").removeprefix("tests/")
@@ -45,7 +45,7 @@ def row(case: ET.Element) -> tuple[str, ...]:
 
 
 def result(case: ET.Element) -> str:
-    """``passed``, or ``failed`` or ``skipped`` with the first line of its reason."""
+    """Return ``passed``, or ``failed`` or ``skipped`` with the first line of the reason."""
     for kind, said in (("failure", "failed"), ("error", "failed"), ("skipped", "skipped")):
         found = case.find(kind)
         if found is not None:
@@ -55,7 +55,7 @@ def result(case: ET.Element) -> str:
 
 
 def section(cases: Iterable[ET.Element]) -> str:
-    """The section of the record, in Markdown."""
+    """Return the section of the record in Markdown."""
     rows = [row(case) for case in cases]
     results = Counter(cells[2].partition(":")[0] for cells in rows)
     counts = ", ".join(f"{results[name]} {name}" for name in ("passed", "failed", "skipped"))
@@ -72,7 +72,7 @@ def section(cases: Iterable[ET.Element]) -> str:
 
 
 def main() -> int:
-    """Run the tests, print the table, and tell how it went."""
+    """Run the tests, print the table and return pytest's exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("tests", nargs="*", default=["tests"], help="files, folders, single tests")
     tests = parser.parse_args().tests

@@ -1,11 +1,11 @@
-"""Train with a planted fault, and keep pictures of what TensorBoard and MLflow show of it.
+"""Train with an injected fault and store screenshots of it in TensorBoard and MLflow.
 
     python scripts/logger_pictures.py docs --python PYTHON
 
 Needs playwright and Pillow in its own environment, Chromium on the machine, and tensorboard, mlflow
-(not mlflow-skinny) and ultralytics in that of PYTHON. Everything is offline, in a temporary
-folder; both servers answer on this machine alone. It fails unless the pages show the finding, the
-verdict and the series.
+(not mlflow-skinny) and ultralytics in the environment of PYTHON. Everything is offline, in a
+temporary folder; both servers listen on this machine only. It fails unless the pages contain the
+finding, the verdict and the series.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ known = {"clearml", "comet", "dvc", "mlflow", "tensorboard", "wandb"} & set(sett
 settings.update({name: name in ("mlflow", "tensorboard") for name in known})
 data = draw_dataset(Path("shapes").resolve(), train=48)
 model = YOLO("yolo26n.yaml")
-FAULTS["gradient-cut"].plant(model)  # behind block 4, the gradient is multiplied by 1e-4
+FAULTS["gradient-cut"].inject(model)  # after block 4, the gradient is multiplied by 1e-4
 GradWatch(live=False).attach(model)
 model.train(data=data, project=str(Path("runs").resolve()), name="train", epochs=8, imgsz=64,
             batch=4, nbs=4, workers=0, device="cpu", amp=False, plots=False)
@@ -51,7 +51,7 @@ BACKEND = "sqlite:///mlflow.db"
 
 
 def main() -> None:
-    """Train, serve, photograph."""
+    """Train, serve both pages and take the screenshots."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path, help="where the pictures go")
     parser.add_argument("--python", default=sys.executable, help="the interpreter that trains")
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def train(python: str) -> None:
-    """Train in this folder."""
+    """Train in the working directory."""
     environment = {
         **os.environ,
         "YOLO_CONFIG_DIR": "config",
@@ -81,7 +81,7 @@ def train(python: str) -> None:
 
 
 def tensorboard(browser: Browser, python: str) -> list[bytes]:
-    """The series, and the texts."""
+    """Return screenshots of the series and the texts."""
     port = free_port()
     address = f"http://127.0.0.1:{port}/"
     options = ("--logdir", "runs", "--port", str(port), "--host", "127.0.0.1")
@@ -100,7 +100,7 @@ def tensorboard(browser: Browser, python: str) -> list[bytes]:
 
 
 def mlflow(browser: Browser, python: str) -> list[bytes]:
-    """The overview of the run, and its charts."""
+    """Return screenshots of the run's overview and charts."""
     port = free_port()
     address = f"http://127.0.0.1:{port}/"
     options = ("--backend-store-uri", BACKEND, "--port", str(port), "--host", "127.0.0.1")
@@ -110,7 +110,7 @@ def mlflow(browser: Browser, python: str) -> list[bytes]:
         page = browser.new_page(viewport={"width": WIDTH, "height": 1150})
         shown = f"{address}#/experiments/1/runs/{run}"
         page.goto(f"{shown}?{TRAININGS}")
-        page.get_by_role("button", name="Close").click()  # an assistant, open at first
+        page.get_by_role("button", name="Close").click()  # the assistant is open at first
         page.get_by_text(VERDICT).last.wait_for()
         page.get_by_text("gradwatch/model.4").first.wait_for()
         page.get_by_text("Show more").first.click()
@@ -123,7 +123,7 @@ def mlflow(browser: Browser, python: str) -> list[bytes]:
 
 
 def drawn(page: Page) -> bytes:
-    """A picture of a page whose charts have come to rest."""
+    """Take a screenshot of a page once its charts are drawn."""
     page.wait_for_timeout(5000)
     return page.screenshot()
 

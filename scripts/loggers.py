@@ -1,11 +1,11 @@
-"""Train with each experiment logger on several Ultralytics, and compare with trainings unwatched.
+"""Train with each experiment logger on several Ultralytics versions, with and without the watch.
 
     python scripts/loggers.py OUT [--only wandb] [--python 8.4.100=PATH] >> benchmarks/RESULTS.md
 
-Builds a virtual environment for each version of Ultralytics in the folder OUT, with every logger,
-or uses the Python that is named. Everything is offline. Prints a dated section for the record and
-exits with 1 if a metric, a weight or a run differs from what it is without us, or a number of ours
-is missing or there twice.
+Builds a virtual environment with all loggers for each version of Ultralytics in the folder OUT, or
+uses the given Python. Everything is offline. Prints a dated section for the record and exits with 1
+if a metric, weight or run differs from the unwatched training, or if one of our numbers is missing
+or duplicated.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from logging_run import train  # noqa: E402  # of the tests
+from logging_run import train  # noqa: E402  # from the tests
 
 from yolo_gradwatch.loggers.catalog import LOGGERS  # noqa: E402
 from yolo_gradwatch.runs.run import load_run  # noqa: E402
@@ -43,7 +43,7 @@ GROUPS = (
     ("tensorboard", "wandb", "mlflow", "dvc"),
     *(("comet",), ("clearml",), ("comet", "tensorboard"), ("clearml", "tensorboard")),
 )
-"""Loggers that are on at the same time; Comet and ClearML record TensorBoard."""
+"""Loggers used together; Comet and ClearML record TensorBoard."""
 
 HEADINGS = (
     *("Ultralytics", "logger", "their metrics", "weights", "runs", "our series"),
@@ -53,14 +53,14 @@ HEADINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is said of one logger, and whether all of it is as it must be."""
+    """The table row of one logger, and whether everything in it is right."""
 
     cells: tuple[str, ...]
-    is_well: bool
+    is_ok: bool
 
 
 def interpreter(version: str, out: Path) -> str:
-    """The Python of a new environment, or of one that is there."""
+    """Return the Python of a new or existing environment."""
     folder = out / version
     python = folder / "bin" / "python"
     if not python.exists():
@@ -71,7 +71,7 @@ def interpreter(version: str, out: Path) -> str:
 
 
 def compared(version: str, python: str, on: tuple[str, ...], out: Path) -> list[Row]:
-    """Train without and with the watch, and compare; a row a logger."""
+    """Train without and with the watch and return a row for each logger."""
     folder = out / f"{version}-{'-'.join(on)}-{time.time_ns()}"
     ran, seconds = [], []
     for watch in (None, {}):
@@ -84,17 +84,17 @@ def compared(version: str, python: str, on: tuple[str, ...], out: Path) -> list[
         last = (ran[0].said if ran[0].code else ran[1].said).strip().splitlines()[-1]
         failed = f"failed{' without us too' if ran[0].code else ''}: {last[:80]}"
         cells = (version, " + ".join(on), failed, *[""] * 6, took)
-        return [Row(cells, is_well=bool(ran[0].code))]
+        return [Row(cells, is_ok=bool(ran[0].code))]
     return [judged((version, name, *on), ran, took) for name in on]
 
 
 def judged(names: tuple[str, ...], ran: list[Ran], took: str) -> Row:
-    """What a logger has of both trainings.
+    """Compare what a logger stored of both trainings.
 
     Args:
-        names: Of the version, of the logger, and of all that were on.
+        names: The version, the logger, and all active loggers.
         ran: The trainings without and with the watch.
-        took: Their seconds.
+        took: Their durations in seconds.
     """
     version, name, *on = names
     alone, watched = (one.stored(name) for one in ran)
@@ -112,21 +112,21 @@ def judged(names: tuple[str, ...], ran: list[Ran], took: str) -> Row:
         *("same" if bits else "DIFFER", str(watched.runs), str(len(watched.ours()))),
         *(f"{len(steps)} of {len(windows)}", yes(finding), yes(verdict), took),
     )
-    return Row(cells, is_well=same and bits and once and watched.runs == alone.runs == 1)
+    return Row(cells, is_ok=same and bits and once and watched.runs == alone.runs == 1)
 
 
 def in_texts(stored: Stored, words: str) -> bool:
-    """Whether a text that the logger has contains these words."""
+    """Return whether one of the logger's texts contains these words."""
     return any(words in str(text) for text in stored.texts.values())
 
 
-def yes(found: bool) -> str:  # noqa: FBT001  # a cell
-    """A cell."""
+def yes(found: bool) -> str:  # noqa: FBT001  # formats a cell
+    """Format a cell."""
     return "yes" if found else "not in its files"
 
 
 def rows(given: dict[str, str], chosen: list[str], out: Path) -> Iterator[Row]:
-    """A row for each version and logger."""
+    """Yield a row for each version and logger."""
     for version in VERSIONS:
         python = given.get(version) or interpreter(version, out)
         for on in GROUPS:
@@ -135,7 +135,7 @@ def rows(given: dict[str, str], chosen: list[str], out: Path) -> Iterator[Row]:
 
 
 def main() -> int:
-    """Print the section and tell whether all is well."""
+    """Print the section and return 1 if something is wrong."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("out", type=Path, help="folder for environments and runs")
     parser.add_argument("--only", action="append", default=[], choices=[*LOGGERS])
@@ -149,11 +149,11 @@ def main() -> int:
     print("16 optimizer steps in 4 epochs of a small model, a convolution without a gradient up to")
     print("step 5, unwatched and watched with the same seed; every logger draws random numbers.\n")
     print(f"| {' | '.join(HEADINGS)} |\n|{' --- |' * len(HEADINGS)}", flush=True)
-    well = True
+    is_ok = True
     for row in rows(given, options.only, out):
         print(f"| {' | '.join(row.cells)} |", flush=True)
-        well &= row.is_well
-    return 0 if well else 1
+        is_ok &= row.is_ok
+    return 0 if is_ok else 1
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Run the core tests with the oldest, middle and newest versions of what the package depends on.
+"""Run the core tests with the oldest, middle and newest versions of the dependencies.
 
     python scripts/matrix.py OUT [--only oldest] [--python 3.10=PATH] [--tests FILE] \
         >> benchmarks/RESULTS.md
 
-Builds a virtual environment of each kind in the folder OUT, or brings one up to date that is there:
-``oldest`` has the lower bounds of pyproject.toml, ``middle`` some versions between, ``newest`` what
-pip gives. torch of PyPI for Linux is the build for CUDA: 5 to 8 GB an environment. Prints a section
-for the record; what pip and pytest say goes to the standard error and to ``OUT/NAME.log``. Exits
-with 1 if an environment could not be made or a test failed.
+Builds or updates a virtual environment of each kind in the folder OUT: ``oldest`` has the lower
+bounds of pyproject.toml, ``middle`` versions in between, ``newest`` what pip picks. PyPI's torch
+for Linux is the CUDA build: 5 to 8 GB per environment. Prints a section for the record; the output
+of pip and pytest goes to standard error and ``OUT/NAME.log``. Exits with 1 if an environment could
+not be built or a test failed.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTRA = "html"
-"""Whose dependencies have lower bounds too; those of the other extras are tools of developers."""
+"""The extra whose dependencies also have lower bounds; the others are developer tools."""
 
-ELSEWHERE = (
+EXCLUDED = (
     *("benchmarks", "cuda", "distributed", "examples", "healthy", "overhead", "packaging"),
     *("peers", "repository"),
 )
-"""Test files that are not about the package on other versions of its dependencies, or take long."""
+"""Test files that do not depend on the versions of dependencies, or take long."""
 
 COUNTS = ("passed", "failed", "errors", "skipped", "deselected")
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What is installed: the Python, and the exact versions of some packages."""
+    """An environment: its Python, and the pinned versions of some packages."""
 
     name: str
     python: str
@@ -57,7 +57,7 @@ class Environment:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of an environment: its versions, and pytest's counts and bad tests."""
+    """The result of an environment: versions, pytest's counts and failed tests."""
 
     versions: dict[str, str]
     counts: dict[str, int]
@@ -66,7 +66,7 @@ class Outcome:
 
 
 def environments(project: dict[str, Any]) -> list[Environment]:
-    """The three environments of a pyproject.toml."""
+    """Return the three environments for a pyproject.toml."""
     lowest = project["requires-python"].removeprefix(">=")
     return [
         Environment("oldest", lowest, lower_bounds(project)),
@@ -77,7 +77,7 @@ def environments(project: dict[str, Any]) -> list[Environment]:
 
 
 def lower_bounds(project: dict[str, Any]) -> dict[str, str]:
-    """The oldest version that each dependency may have.
+    """Return the lower bound of each dependency.
 
     Raises:
         ValueError: A dependency has no lower bound.
@@ -94,15 +94,15 @@ def _lower_bound(requirement: Requirement) -> str:
 
 
 def constraints(pins: dict[str, str]) -> str:
-    """The pins as pip reads them."""
+    """Return the pins as a constraints file of pip."""
     return "".join(f"{name}=={version}\n" for name, version in pins.items())
 
 
 def parsed(output: str) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Pytest's counts, and the tests that failed, from its short summary.
+    """Parse the counts and the failed tests from pytest's short summary.
 
     Raises:
-        ValueError: It has none: pytest ran no test, or did not come to its end.
+        ValueError: There is no summary: pytest ran no test or did not finish.
     """
     last = re.findall(r"^=* ?((?:\d+ \w+, )*\d+ \w+) in [\d.]+s", output, re.MULTILINE)
     if not last:
@@ -114,15 +114,15 @@ def parsed(output: str) -> tuple[dict[str, int], tuple[str, ...]]:
 
 
 def row(environment: Environment, outcome: Outcome) -> str:
-    """A line of the table."""
+    """Return a line of the table."""
     versions = ", ".join(f"{name} {version}" for name, version in outcome.versions.items())
     counts = [str(outcome.counts.get(name, "-")) for name in COUNTS]
     cells = [environment.name, versions, *counts, f"{outcome.seconds / 60:.1f}"]
     return f"| {' | '.join(cells)} |"
 
 
-def tried(environment: Environment, python: str, out: Path, tests: list[str]) -> Outcome:
-    """Make an environment and run the tests in it."""
+def run_tests(environment: Environment, python: str, out: Path, tests: list[str]) -> Outcome:
+    """Build an environment and run the tests in it."""
     folder, log = out / environment.name, out / f"{environment.name}.log"
     log.write_text("", encoding="utf-8")
     begin = time.monotonic()
@@ -130,28 +130,28 @@ def tried(environment: Environment, python: str, out: Path, tests: list[str]) ->
         interpreter = install(environment, python, folder, log)
         versions = versions_in(interpreter)
         begin = time.monotonic()
-        counts, bad = parsed(said(_pytest(interpreter, tests), log, folder))
+        counts, bad = parsed(logged(_pytest(interpreter, tests), log, folder))
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
         return Outcome({"Python": environment.python}, {}, (str(error),), time.monotonic() - begin)
     return Outcome(versions, counts, bad, time.monotonic() - begin)
 
 
 def install(environment: Environment, python: str, folder: Path, log: Path) -> str:
-    """Install the package, its test tools and what it depends on; the environment's Python."""
+    """Install the package with test tools and dependencies; return the environment's Python."""
     if not python:
         raise ValueError(f"no python{environment.python}; name it by --python VERSION=PATH")
-    said([python, "-m", "venv", str(folder)], log, folder, check=True)
+    logged([python, "-m", "venv", str(folder)], log, folder, check=True)
     interpreter = str(folder / "bin" / "python")
     pins = folder / "constraints.txt"
     pins.write_text(constraints(environment.pins), encoding="utf-8")
     install = [interpreter, "-m", "pip", "install", "--upgrade", "--upgrade-strategy", "eager"]
     package = ["--constraint", str(pins), "--editable", f"{ROOT}[test]", "torchvision"]
-    said([*install, *package], log, folder, check=True)
+    logged([*install, *package], log, folder, check=True)
     return interpreter
 
 
 def versions_in(interpreter: str) -> dict[str, str]:
-    """Versions of Python, of what the package depends on, and of torchvision and Click."""
+    """Return the versions of Python, the dependencies, torchvision and Click."""
     command = [interpreter, "-m", "pip", "list", "--format", "json"]
     listed = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     found = {one["name"].lower(): one["version"] for one in listed}
@@ -162,16 +162,16 @@ def versions_in(interpreter: str) -> dict[str, str]:
 
 
 def _pytest(interpreter: str, tests: list[str]) -> list[str]:
-    """The same order everywhere, no trace in the checkout, and the names of the bad tests."""
+    """Return a pytest command with a fixed order, no cache, and a list of failed tests."""
     options = ["-q", "-rfE", "--tb=short", "-p", "no:randomly", "-p", "no:cacheprovider"]
     return [interpreter, "-m", "pytest", *options, *tests]
 
 
-def said(command: list[str], log: Path, folder: Path, *, check: bool = False) -> str:
-    """Run a command in the checkout; what it says, which is logged too."""
+def logged(command: list[str], log: Path, folder: Path, *, check: bool = False) -> str:
+    """Run a command in the checkout; log and return its output."""
     quiet = {
         "OMP_NUM_THREADS": "1",
-        "PYTHONUNBUFFERED": "1",  # the log tells how far it is
+        "PYTHONUNBUFFERED": "1",  # keep the log current
         "YOLO_OFFLINE": "true",
         "YOLO_CONFIG_DIR": str(folder / "yolo"),
     }
@@ -199,20 +199,20 @@ def said(command: list[str], log: Path, folder: Path, *, check: bool = False) ->
 
 
 def project() -> dict[str, Any]:
-    """What pyproject.toml says of the project."""
+    """Return the project table of pyproject.toml."""
     table: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     return table
 
 
 def core_tests() -> list[str]:
-    """Every test file but those of `ELSEWHERE`."""
-    left_out = {f"test_{name}.py" for name in ELSEWHERE}
+    """Return all test files except those in `EXCLUDED`."""
+    left_out = {f"test_{name}.py" for name in EXCLUDED}
     files = sorted((ROOT / "tests").rglob("test_*.py"))
     return [str(file.relative_to(ROOT)) for file in files if file.name not in left_out]
 
 
 def interpreter(text: str) -> tuple[str, str]:
-    """A version and a path, from an argument such as ``3.10=/usr/bin/python3.10``."""
+    """Parse a version and a path from an argument such as ``3.10=/usr/bin/python3.10``."""
     version, sign, path = text.partition("=")
     if not (version and sign and path):
         raise argparse.ArgumentTypeError(f"{text!r} is not VERSION=PATH")
@@ -220,7 +220,7 @@ def interpreter(text: str) -> tuple[str, str]:
 
 
 def main() -> int:
-    """Print the section and tell whether all is well."""
+    """Print the section and return 1 if something failed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("out", type=Path, help="folder for the environments, 20 GB")
     known = environments(project())
@@ -238,7 +238,7 @@ def main() -> int:
     given = dict(options.python)
     print(f"\n## Versions, {datetime.now(timezone.utc).date()}\n")
     print(f"{os.cpu_count()} CPU cores, {platform.platform()}; one thread.", end=" ")
-    print(f"Tests: {' '.join(options.tests or ['all but', *ELSEWHERE])}.\n")
+    print(f"Tests: {' '.join(options.tests or ['all but', *EXCLUDED])}.\n")
     print(f"| environment | versions | {' | '.join(COUNTS)} | minutes |")
     print(f"| --- | --- |{' --- |' * len(COUNTS)} --- |", flush=True)
     bad = []
@@ -246,7 +246,7 @@ def main() -> int:
         if one.name not in (options.only or names):
             continue
         python = given.get(one.python) or shutil.which(f"python{one.python}") or ""
-        outcome = tried(one, python, out, options.tests or core_tests())
+        outcome = run_tests(one, python, out, options.tests or core_tests())
         print(row(one, outcome), flush=True)
         bad += [f"- {one.name}: `{name}`" for name in outcome.bad]
     print("\nFailed:\n\n" + "\n".join(bad) if bad else "\nNone failed.")

@@ -1,11 +1,11 @@
-"""Watch a training in JupyterLab, in a browser, and keep a picture of it for the documentation.
+"""Watch a training in JupyterLab in a browser, and store a screenshot for the documentation.
 
     python scripts/notebook_picture.py docs/notebook.png --kernel PYTHON
 
 Needs jupyterlab, playwright and Pillow in its own environment, Chromium on the machine, and
-yolo_gradwatch in that of the kernel. JupyterLab is served on this machine alone, in a temporary
-folder. It fails unless the display moves in place while the training continues and every bar of
-Ultralytics' stays whole.
+yolo_gradwatch in the kernel's environment. JupyterLab is served on this machine only, in a
+temporary folder. It fails unless the display updates in place during the training and all progress
+bars of Ultralytics stay intact.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from yolo_gradwatch.demo.shapes import draw_dataset
 
 data = draw_dataset(Path("shapes"), train={STEPS * 4})
 model = YOLO("yolo26n.yaml")
-FAULTS["gradient-cut"].plant(model)  # behind block 4, the gradient is multiplied by 1e-4
+FAULTS["gradient-cut"].inject(model)  # after block 4, the gradient is multiplied by 1e-4
 """,
     """
 watch = GradWatch().attach(model)
@@ -61,7 +61,7 @@ SECONDS = 300
 
 
 def main() -> None:
-    """Serve, watch, draw."""
+    """Serve JupyterLab, run the notebook, and store the screenshot."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("picture", type=Path)
     parser.add_argument("--kernel", default=sys.executable, help="the interpreter of the kernel")
@@ -84,7 +84,7 @@ def main() -> None:
 
 @contextmanager
 def served(folder: Path, kernel: str) -> Iterator[str]:
-    """JupyterLab with the notebook, in a folder of its own; the notebook's address."""
+    """Serve JupyterLab with the notebook from a folder, and yield the notebook's address."""
     spec = folder / "jupyter" / "kernels" / KERNEL
     spec.mkdir(parents=True)
     settings = folder / "JUPYTERLAB_SETTINGS_DIR" / "@jupyterlab" / "apputils-extension"
@@ -110,7 +110,7 @@ def served(folder: Path, kernel: str) -> Iterator[str]:
 
 
 def notebook() -> dict[str, object]:
-    """The cells as a file."""
+    """Return the cells as a notebook."""
     common = {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": []}
     cells = [{**common, "id": f"c{n}", "source": cell.strip()} for n, cell in enumerate(CELLS)]
     kernel = {"name": KERNEL, "display_name": "Python 3", "language": "python"}
@@ -119,9 +119,9 @@ def notebook() -> dict[str, object]:
 
 
 def watched(page: Page) -> tuple[list[str], bytes]:
-    """Run all cells; the states of the display as they were seen, and a picture on the way."""
+    """Run all cells; return the states of the display, and a screenshot during the training."""
     page.locator(".jp-Notebook .jp-Cell").nth(2).wait_for()
-    page.get_by_text("| Idle").wait_for()  # else the cells are not run
+    page.get_by_text("| Idle").wait_for()  # otherwise the cells do not run
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     states: list[str] = []
@@ -134,14 +134,14 @@ def watched(page: Page) -> tuple[list[str], bytes]:
         if "vanishing" in text and f"epoch {EPOCHS - 2}/" in text.replace("\xa0", " "):
             picture = picture or page.screenshot()
         if "GradWatch: " in text:
-            page.screenshot(path=os.environ.get("LAST_STATE"))  # for whoever wants to look
+            page.screenshot(path=os.environ.get("LAST_STATE"))  # for debugging
             return states, picture
         time.sleep(0.25)
     raise TimeoutError(states[-1:])
 
 
 def check(states: list[str], printed: str) -> None:
-    """Fail unless the display has moved, and every bar is whole and alone on its line."""
+    """Fail unless the display was updated and every bar is complete and alone on its line."""
     steps = [
         int(found[1]) for state in states if (found := re.search(r"step\s+(\d+)\s+total", state))
     ]

@@ -1,4 +1,4 @@
-"""What the scripts that photograph a page share: a server on this machine, and a small picture."""
+"""Shared by the screenshot scripts: a local server and a small picture."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SECONDS = 300
-"""For a server to answer."""
+"""How long to wait for a server to respond."""
 
 
 def free_port() -> int:
-    """A port of this machine on which nobody listens."""
+    """Return an unused local port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -32,13 +32,13 @@ def free_port() -> int:
 
 @contextmanager
 def serving(command: Sequence[str], address: str, **environment: str) -> Iterator[None]:
-    """Run a server, from when it answers at its address to the end of the block."""
+    """Run a server until the block ends; the block starts once the server responds."""
     server = subprocess.Popen(
         command,
         env={**os.environ, **environment},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # it may start others, which have to end with it
+        start_new_session=True,  # to end its child processes with it
     )
     try:
         _wait_for(address)
@@ -50,7 +50,7 @@ def serving(command: Sequence[str], address: str, **environment: str) -> Iterato
 
 
 def _wait_for(address: str) -> None:
-    """Until somebody answers."""
+    """Wait until the server responds."""
     for _ in range(SECONDS):
         with suppress(URLError, ConnectionError), urlopen(address):  # noqa: S310  # this machine
             return
@@ -59,7 +59,7 @@ def _wait_for(address: str) -> None:
 
 
 def keep(pictures: Sequence[bytes], path: Path) -> None:
-    """Write pictures, one below the other, as one of few colours."""
+    """Stack pictures vertically and write them as one file with few colours."""
     images = [Image.open(io.BytesIO(one)).convert("RGB") for one in pictures]
     width, height = max(one.width for one in images), sum(one.height for one in images)
     whole, top = Image.new("RGB", (width, height), "white"), 0

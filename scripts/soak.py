@@ -1,12 +1,12 @@
-"""Train with one fault after the other for a long time, and see that the watch leaves no trace.
+"""Train with one fault after another for a long time, and check that the watch leaks nothing.
 
     python scripts/soak.py OUT [--minutes 30] [--bare] >> benchmarks/HOLD_UP.md
 
-Watched trainings of YOLO26n at 64 pixels, each with a fault of the gallery or none: in this process
-and in processes of their own, whole, or ended by SIGINT at any time and resumed. After each, its
-files are read and judged, and the resident memory of this process is noted. Prints what went wrong
-and the slope of the memory over the last two thirds; exits with 1 if anything went wrong.
-``--bare`` trains without the watch, to tell whose memory it is. Needs no network.
+Runs watched trainings of YOLO26n at 64 pixels, with or without a fault from the gallery: in this
+process or in separate ones, to the end, or interrupted by SIGINT at a random time and resumed.
+After each, checks the files and the findings, and records the resident memory of this process.
+Prints the problems and the slope of the memory over the last two thirds; exits with 1 if anything
+went wrong. ``--bare`` trains without the watch, to see whose memory it is. Needs no network.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from yolo_gradwatch.runs.schema import META_FILE
 PACKAGES = ("ultralytics", "torch", "numpy", "pandas")
 EPOCHS, BATCHES = 8, 6
 FIRST_SIGNAL, LAST_SIGNAL = 8, 38
-"""Batches of the training between which SIGINT is sent: there is a checkpoint, and it goes on."""
+"""Range of batches for SIGINT: after the first checkpoint, before the end of the training."""
 WAYS = ("whole", "resumed", "whole, own process", "resumed, own process")
 MOST_GROWTH = 1.0
-"""MB by which the memory may grow with each training; a graph, a figure or a model is above."""
+"""Allowed memory growth per training in MB; a leaked graph, figure or model is larger."""
 OPTIONS: dict[str, Any] = {
     "epochs": EPOCHS,
     "imgsz": 64,
@@ -69,9 +69,9 @@ class Round:
 
     Attributes:
         way: One of ``WAYS``.
-        fault: Its name in the gallery.
-        memory: Resident memory of this process when it was over, in MB.
-        trouble: What was not as it should be; empty if all was.
+        fault: Name of the fault in the gallery.
+        memory: Resident memory of this process after the training, in MB.
+        trouble: The problems found.
     """
 
     way: str
@@ -81,32 +81,32 @@ class Round:
 
 
 def train(folder: Path, data: str, fault: str, signal_at: int, *, bare: bool) -> Report | None:
-    """Train, or resume if there is something to resume; the report, None if not watched.
+    """Train, or resume from a checkpoint; return the report, None without the watch.
 
     Args:
-        folder: Of the project.
+        folder: Folder of the project.
         data: The data set.
-        fault: Its name in the gallery.
+        fault: Name of the fault in the gallery.
         signal_at: Batch after which SIGINT is sent to this process; 0 for none.
         bare: Train without the watch.
 
     Raises:
-        KeyboardInterrupt: The signal came.
+        KeyboardInterrupt: The signal arrived.
     """
     last = folder / "run" / "weights" / "last.pt"
     resumes = last.exists()
     model = YOLO(str(last) if resumes else "yolo26n.yaml")
-    FAULTS[fault].plant(model)
+    FAULTS[fault].inject(model)
     if signal_at:
-        model.add_callback("on_train_batch_end", sending(signal_at))
+        model.add_callback("on_train_batch_end", send_signal_after(signal_at))
     watch = None if bare else GradWatch(keep_healthy=True).attach(model)
     options = {**OPTIONS, "data": data, "project": str(folder), **FAULTS[fault].options}
     model.train(**{"resume": True} if resumes else options)
     return watch.report() if watch else None
 
 
-def sending(at: int) -> Any:
-    """A callback that lets SIGINT come at a moment of its own soon after a batch."""
+def send_signal_after(at: int) -> Any:
+    """Return a callback that sends SIGINT at a random time shortly after a batch."""
     done = []
 
     def count(_trainer: Any) -> None:
@@ -118,45 +118,45 @@ def sending(at: int) -> Any:
     return count
 
 
-def here(folder: Path, data: str, fault: str, signal_at: int, *, bare: bool) -> list[str]:
-    """Train in this process; what was wrong."""
+def train_here(folder: Path, data: str, fault: str, signal_at: int, *, bare: bool) -> list[str]:
+    """Train in this process and return the problems."""
     try:
         report = train(folder, data, fault, signal_at, bare=bare)
     except KeyboardInterrupt:
-        return ended(folder, "interrupted", bare=bare)
-    trouble = ended(folder, "finished", bare=bare)
+        return check_files(folder, "interrupted", bare=bare)
+    trouble = check_files(folder, "finished", bare=bare)
     if report and load_run(folder / "run").report() != report:
         trouble.append("the files say something else than the watch")
     return trouble
 
 
-def elsewhere(folder: Path, data: str, fault: str, signal_at: int, *, bare: bool) -> list[str]:
-    """Train in a process of its own; what was wrong."""
+def train_apart(folder: Path, data: str, fault: str, signal_at: int, *, bare: bool) -> list[str]:
+    """Train in a separate process and return the problems."""
     job = json.dumps([str(folder), data, fault, signal_at, bare])
     code = subprocess.run([sys.executable, __file__, "--job", job], check=False).returncode
     if code == -signal.SIGINT:
-        return ended(folder, "interrupted", bare=bare)
-    trouble = ended(folder, "finished", bare=bare)
+        return check_files(folder, "interrupted", bare=bare)
+    trouble = check_files(folder, "finished", bare=bare)
     return [*trouble, f"left with {code}"] if code else trouble
 
 
-def ended(folder: Path, status: str, *, bare: bool) -> list[str]:
-    """What is wrong with the files of a training that has ended in a way."""
+def check_files(folder: Path, status: str, *, bare: bool) -> list[str]:
+    """Return the problems with the files of an ended training."""
     run = folder / "run"
     if bare:
         return [f"there is a {META_FILE}"] if (run / META_FILE).exists() else []
     try:
         found = load_run(run)
         found.report()
-    except Exception as error:  # noqa: BLE001  # whatever it is, it is the result
+    except Exception as error:  # noqa: BLE001  # the error is the result
         return [f"cannot be read: {type(error).__name__}: {error}"]
     wrong = [f"{found.status} instead of {status}"] if found.status != status else []
     drafts = [path.name for path in run.rglob(".*.tmp")]
     return [*wrong, *(f"left {name}" for name in drafts), *found.remarks]
 
 
-def judged(folder: Path, fault: str, *, resumed: bool) -> list[str]:
-    """What is wrong with the findings of a training that has come to its end."""
+def check_findings(folder: Path, fault: str, *, resumed: bool) -> list[str]:
+    """Return the problems with the findings of a finished training."""
     run = load_run(folder / "run")
     alarms = [(one.rule, one.module) for one in run.report().alarms]
     expected = (FAULTS[fault].rule, FAULTS[fault].module)
@@ -172,11 +172,11 @@ def judged(folder: Path, fault: str, *, resumed: bool) -> list[str]:
 
 
 def one_round(number: int, out: Path, data: str, *, bare: bool) -> Round:
-    """A training; each fault comes in each way."""
+    """Run one training; over time, each fault runs in each way."""
     faults = list(FAULTS)
     fault = faults[number % len(faults)]
     way = WAYS[(number + number // len(faults)) % len(WAYS)]
-    run = elsewhere if "own process" in way else here
+    run = train_apart if "own process" in way else train_here
     folder = out / f"{number:03}"
     at = random.randint(FIRST_SIGNAL, LAST_SIGNAL) if "resumed" in way else 0  # noqa: S311
     trouble = run(folder, data, fault, at, bare=bare)
@@ -186,7 +186,7 @@ def one_round(number: int, out: Path, data: str, *, bare: bool) -> Round:
         else:
             trouble = ["Ultralytics left no whole checkpoint"]
     if not (trouble or bare):
-        trouble = judged(folder, fault, resumed=bool(at))
+        trouble = check_findings(folder, fault, resumed=bool(at))
     if not trouble:
         shutil.rmtree(folder)
     gc.collect()
@@ -195,13 +195,13 @@ def one_round(number: int, out: Path, data: str, *, bare: bool) -> Round:
 
 
 def slope(rounds: list[Round]) -> float:
-    """MB by which the memory grows with each training over the last two thirds."""
+    """Return the memory growth per training in MB, over the last two thirds."""
     late = [one.memory for one in rounds[len(rounds) // 3 :]]
     return float(np.polyfit(range(len(late)), late, 1)[0]) if len(late) > 1 else 0.0
 
 
 def section(rounds: list[Round], minutes: float, *, bare: bool) -> str:
-    """The section of the record, in Markdown."""
+    """Return the section of the record in Markdown."""
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     machine = f"{os.cpu_count()} CPU cores, {platform.system()}, Python {platform.python_version()}"
     third = rounds[len(rounds) // 3].memory
@@ -228,14 +228,14 @@ def section(rounds: list[Round], minutes: float, *, bare: bool) -> str:
 
 
 def main() -> int:
-    """Train until the time is up, print the record, and tell how it went."""
+    """Train until the time is up, print the record, and return 1 if something went wrong."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("out", type=Path, nargs="?", help="folder for the runs")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--bare", action="store_true", help="train without the watch")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
     if chosen.job:
         folder, data, fault, at, bare = json.loads(chosen.job)
         train(Path(folder), data, fault, at, bare=bare)

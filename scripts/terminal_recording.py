@@ -3,10 +3,10 @@ r"""Record a command in a real terminal as an animated SVG picture, for the docu
     python scripts/terminal_recording.py docs/live.svg [--frames 14] -- \
         yolo-gradwatch demo --fault gradient-cut --epochs 6
 
-The command runs in a pseudo-terminal, an emulator (pyte) keeps its screen, and frames are taken
-while the live panel is on it. A line of the screen that stays the same is stored once, with the
-time for which it shows. The picture loads nothing, needs no script and repeats for ever; where
-animations are off it shows the last frame.
+The command runs in a pseudo-terminal with an emulator (pyte), and frames are taken while the live
+panel is on the screen. An unchanged line is stored once, with the time for which it is visible. The
+picture loads nothing, needs no script and loops forever; with animations disabled it shows the last
+frame.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 COLUMNS, LINES = 110, 36
 WIDE, HIGH, EDGE, TITLE = 7.8, 17.0, 14.0, 30.0
 SECONDS = 0.9
-"""That a frame is shown; the last one is shown longer."""
+"""Duration of a frame; the last one is longer."""
 
 LAST = 4
-"""Frames that the last one counts for."""
+"""Duration of the last frame, in frames."""
 
 COLOURS = {
     "default": "#c9d1d9",
@@ -58,13 +58,13 @@ Line: TypeAlias = tuple[tuple[int, str, str, bool], ...]
 
 
 def main() -> None:
-    """Record, and write the picture."""
+    """Record the command and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("picture", type=Path)
     parser.add_argument("--frames", type=int, default=14)
     parser.add_argument("command", nargs="+")
     given = parser.parse_args()
-    folder = Path(tempfile.gettempdir()) / "yolo"  # its name is in the picture
+    folder = Path(tempfile.gettempdir()) / "yolo"  # the name is visible in the picture
     folder.mkdir()
     try:
         screens = recorded(given.command, folder)
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def recorded(command: list[str], folder: Path) -> list[list[Line]]:
-    """The screens of a command, several a second, without those that repeat the one before."""
+    """Run a command and return its screens, several per second, without repetitions."""
     screen = pyte.Screen(COLUMNS, LINES)
     stream = pyte.ByteStream(screen)
     master, slave = pty.openpty()
@@ -106,7 +106,7 @@ def recorded(command: list[str], folder: Path) -> list[list[Line]]:
 
 
 def pieces(screen: Any, row: int) -> Line:
-    """A line of the screen, split where its look changes."""
+    """Return a line of the screen, split where its style changes."""
     found: list[tuple[int, str, str, bool]] = []
     for column in range(COLUMNS):
         cell = screen.buffer[row][column]
@@ -120,12 +120,12 @@ def pieces(screen: Any, row: int) -> Line:
 
 
 def text(line: Line) -> str:
-    """What a line says."""
+    """Return the text of a line."""
     return " ".join(words for _, words, *_ in line)
 
 
 def drawn(frames: list[list[Line]], title: str) -> Iterator[str]:
-    """The picture, piece by piece."""
+    """Yield the picture in pieces."""
     count = len(frames) - 1 + LAST
     width, height = COLUMNS * WIDE + 2 * EDGE, LINES * HIGH + TITLE + EDGE
     times: dict[tuple[int, Line], list[int]] = defaultdict(list)
@@ -160,7 +160,7 @@ def drawn(frames: list[list[Line]], title: str) -> Iterator[str]:
 
 
 def _timed(number: int, when: set[int], last: int, count: int) -> str:
-    """The animation of what shows in some frames: opacity, changed at once."""
+    """Return the animation of lines visible in some frames: stepwise opacity."""
     turns = (at for at in range(last + 1) if at == 0 or (at in when) != (at - 1 in when))
     marks = [f"{100 * at / count:.4g}%{{opacity:{int(at in when)}}}" for at in turns]
     rest = int(last in when)

@@ -1,4 +1,4 @@
-"""Opens a page in a real browser."""
+"""Open a page in a real browser."""
 
 import json
 import re
@@ -13,7 +13,7 @@ needs_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this mac
 
 
 def answer_of(path):
-    """What the scripts of a page leave in ``<pre id="told">``, opened without a network."""
+    """Return what a page's scripts write to ``<pre id="told">``, loaded without a network."""
     shown = subprocess.run(
         [
             *(CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu"),

@@ -1,9 +1,9 @@
-"""A watched training in a process of its own, which waits at a place to be killed or interrupted.
+"""A watched training in a separate process that waits at given places for a signal.
 
     python child.py OPTIONS [PLACE ...]
 
-OPTIONS are those of ``train`` as JSON, with the model's file. At each of the places in turn it
-prints ``<PLACE>`` and waits for a signal.
+OPTIONS are the options of ``train`` as JSON, with the model's file. At each PLACE in turn, it
+prints ``<PLACE>`` and waits to be killed or interrupted.
 """
 
 import json
@@ -22,20 +22,20 @@ from yolo_gradwatch.watch.events import Events
 from yolo_gradwatch.watch.recorder import Recorder
 
 LONGEST = 120
-"""Seconds after which it ends itself, should nobody do it, unless OPTIONS have a ``longest``."""
+"""Seconds after which the process kills itself, unless OPTIONS have a ``longest``."""
 
 
 def wait(place):
-    """Say where it is, once, and wait for a signal."""
+    """Print the place, once, and wait for a signal."""
     if place in PLACES:
         PLACES.remove(place)
         os.write(1, f"\n<{place}>\n".encode())
-        while True:  # a signal may come before the wait for one
+        while True:  # the signal may arrive before the wait
             time.sleep(0.05)
 
 
 def wait_before(owner, name, place, *, is_there=lambda *_args: True):
-    """Wait before a function is called."""
+    """Wait before calls of a function."""
     function = getattr(owner, name)
 
     def waiting(*args, **options):
@@ -47,7 +47,7 @@ def wait_before(owner, name, place, *, is_there=lambda *_args: True):
 
 
 def tear(table, text):
-    """Write half of a window of the second epoch, and wait."""
+    """Write half of a window of the second epoch, then wait."""
     if "window" in PLACES and table._path.name == schema.WINDOWS_FILE and text.startswith("2,"):
         write_text(table, text[: len(text) // 2])
         wait("window")
@@ -70,7 +70,7 @@ class Terminal(StringIO):
 
 options, PLACES = json.loads(sys.argv[1]), sys.argv[2:]
 signal.alarm(options.pop("longest", LONGEST))
-signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where the tests run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the test run may ignore it
 write_text = runlog._Table.write_text
 runlog._Table.write_text = tear
 wait_before(runlog.RunLog, "write_meta", "tables")
@@ -81,7 +81,7 @@ wait_before(Recorder, "close", "close")
 if options.pop("live", False):
     sys.stdout = Terminal()
 
-from ultralytics import YOLO  # noqa: E402  # it makes its log handlers for the stream of now
+from ultralytics import YOLO  # noqa: E402  # its log handlers use the current stream
 from ultralytics.utils import LOGGER  # noqa: E402
 
 before = (sys.stdout, sys.stderr, [handler.stream for handler in LOGGER.handlers])

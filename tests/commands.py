@@ -1,4 +1,4 @@
-"""The command line, called as a user calls it."""
+"""Run the command line as a user does."""
 
 import io
 import json
@@ -15,20 +15,20 @@ from yolo_gradwatch.cli.main import main
 SCRIPT = "from yolo_gradwatch.cli.main import script; script()"
 OF_TYPER = [f"-Wignore::DeprecationWarning:typer{part}" for part in ("", ".core")]
 WARNINGS = ("-Werror", *OF_TYPER)
-"""Ours are errors; Typer 0.20 uses what Click 8.5 deprecates."""
+"""Warnings are errors, except that Typer 0.20 uses what Click 8.5 deprecates."""
 
 SMALL = [f"{name}={value}" for name, value in TINY.items()]
 
 
 def printed(*arguments, code=0):
-    """What a command prints on standard output, where that is no terminal."""
+    """Return the standard output of a command without a terminal."""
     with redirect_stdout(io.StringIO()) as out:
         assert main([*map(str, arguments)]) == code
     return out.getvalue()
 
 
 def outcome(*arguments):
-    """Exit code, standard output and standard error of a command; the streams take any text."""
+    """Return exit code, standard output and standard error of a command, for any text."""
     out, err = (
         io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace")
         for _ in range(2)
@@ -41,24 +41,24 @@ def outcome(*arguments):
 
 
 def trained(folder, *arguments):
-    """The exit code of a small training that gets these arguments instead of its own."""
+    """Run a small training with these arguments in place of the defaults; return its exit code."""
     given = {a.partition("=")[0]: a for a in arguments}
     own = [f"model={small()}", f"data={shapes()}", *SMALL, f"project={folder}"]
     return main(["train", *{**{a.partition("=")[0]: a for a in own}, **given}.values()])
 
 
 def failures(err):
-    """What a command says of a run that does not pass --fail-on, one line for each."""
+    """Return the lines that report runs failing under --fail-on."""
     return [line for line in err.splitlines() if line.startswith("failed under --fail-on: ")]
 
 
 def content(*arguments):
-    """What --json prints, which is JSON as its standard says: without NaN and Infinity."""
+    """Return the output of --json, parsed as strict JSON without NaN and Infinity."""
     return json.loads(printed(*arguments, "--json"), parse_constant=pytest.fail)
 
 
 def process(code, *arguments, **environment):
-    """A Python process of its own, and its pipes."""
+    """Start a separate Python process with pipes."""
     return subprocess.Popen(
         [sys.executable, *WARNINGS, "-c", code, *map(str, arguments)],
         stdout=subprocess.PIPE,

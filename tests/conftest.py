@@ -15,14 +15,14 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--rewrite-golden", action="store_true", help="rewrite tests/golden; read the diff then"
+        "--rewrite-golden", action="store_true", help="rewrite tests/golden; then check the diff"
     )
-    parser.addoption("--full", action="store_true", help="also the tests that are run on purpose")
+    parser.addoption("--full", action="store_true", help="also run the tests of the full tier")
 
 
 @cache
 def starts_process(function):
-    """Whether a function of the tests, or one that it names, uses ``subprocess``."""
+    """Return whether a test function, or one that it refers to, uses ``subprocess``."""
     left, seen = [function], set()
     while left:
         one = left.pop()
@@ -36,12 +36,12 @@ def starts_process(function):
 
 @cache
 def named_in(function):
-    """The functions, of classes too, and ``subprocess``, where a function names them."""
+    """Return the functions, methods of classes and ``subprocess`` that a function refers to."""
     function = inspect.unwrap(function)
     codes = [getattr(function, "__code__", None)]
     if codes[0] is None:
         return []
-    for code in codes:  # which grows by the functions inside of this one
+    for code in codes:  # grows by the nested functions
         codes.extend(one for one in code.co_consts if isinstance(one, CodeType))
     known = [function.__globals__.get(name) for code in codes for name in code.co_names]
     inside = [one for value in known if inspect.isclass(value) for one in vars(value).values()]
@@ -63,7 +63,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture
 def as_rank(monkeypatch):
-    """Be one of the ranks; Ultralytics copies the number on import, so that comes before."""
+    """Run as one of the ranks; Ultralytics is imported first, because it copies the rank then."""
     import ultralytics.data.build
     import ultralytics.models.yolo  # noqa: F401
 
@@ -72,7 +72,7 @@ def as_rank(monkeypatch):
 
 @pytest.fixture
 def golden(request):
-    """Compare a text with ``tests/golden/NAME.txt``, or write it there under the option."""
+    """Compare a text with ``tests/golden/NAME.txt``, or rewrite it with ``--rewrite-golden``."""
 
     def check(name, text):
         path = GOLDEN / f"{name}.txt"
@@ -85,9 +85,9 @@ def golden(request):
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """Put terminals in place of the streams; called in a test, since pytest swaps them before.
+    """Replace the streams by terminals; call it inside a test, because pytest swaps them first.
 
-    The panel is drawn whenever it is asked to, as if the training took its time.
+    The panel is drawn on every request, as in a slow training.
     """
     from terminals import Terminal
 
@@ -102,7 +102,7 @@ def terminal(monkeypatch):
         monkeypatch.setattr(sys, "stdout", Terminal())
         monkeypatch.setattr(sys, "stderr", Terminal())
         for handler in log_handlers():
-            if type(handler) is logging.StreamHandler:  # and not one of pytest's
+            if type(handler) is logging.StreamHandler:  # not one of pytest's
                 monkeypatch.setattr(handler, "stream", sys.stdout)
 
     return take
@@ -110,7 +110,7 @@ def terminal(monkeypatch):
 
 @pytest.fixture
 def oracle(monkeypatch, record_property):
-    """What torch says of the gradients of the trainings of this test."""
+    """Record torch's own gradient numbers for the trainings of this test."""
     from oracle import Oracle
 
     seen = Oracle(monkeypatch)
@@ -121,7 +121,7 @@ def oracle(monkeypatch, record_property):
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.train)])
 def way(request, monkeypatch):
-    """Train on the fake trainer, and on Ultralytics' own in the tier with trainings."""
+    """Train on the fake trainer, and on Ultralytics' own in the train tier."""
     return _way(request.param, monkeypatch)
 
 
@@ -142,10 +142,10 @@ def _way(name, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _ultralytics_logs_to_this_test():
-    """Point Ultralytics' handlers, made when it was imported, at the stream of this test."""
+    """Point Ultralytics' log handlers, created on import, at the stream of this test."""
     if "ultralytics.utils" in sys.modules:
         from ultralytics.utils import LOGGER
 
         for handler in LOGGER.handlers:
             if type(handler) is logging.StreamHandler:
-                handler.stream = sys.stdout  # setStream would flush one that may be closed
+                handler.stream = sys.stdout  # setStream would flush a stream that may be closed

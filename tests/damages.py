@@ -1,4 +1,4 @@
-"""Everything that may be wrong with a file of a run, and what a reader must say of it."""
+"""Damaged files of a run, and where a reader must locate each damage."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ RESULTS = b"epoch,time,train/box_loss,metrics/mAP50(B),lr/pg0\n1,2.5,1.4,0.1,0.0
 
 
 class Damage(NamedTuple):
-    """A file of `whole_run` with a change, and where a reader must point to."""
+    """A change to a file of `whole_run`, and the location that a reader must report."""
 
     file: str
     change: Callable[[bytes], bytes]
@@ -58,7 +58,7 @@ class Damage(NamedTuple):
 
 
 def whole_run(folder):
-    """The files of a run of 11 windows of 10 modules, with a finding that ends, on line 2 and 3."""
+    """Write a run of 11 windows of 10 modules, with a finding that ends, on lines 2 and 3."""
     folder.mkdir(parents=True)
     own, epoch = asdict(process.own()), asdict(replace(EPOCH, steps=3))
     watch(folder, [*DEAD, *map(window, range(4, WINDOWS + 1))], epochs=[epoch], process=own)
@@ -66,7 +66,7 @@ def whole_run(folder):
 
 
 def spoil(folder, name, change, end="LF"):
-    """Change a file of a run, and its line ends."""
+    """Change a file of a run and its line endings."""
     content = change((folder / name).read_bytes())
     (folder / name).write_bytes(with_crlf(content) if end == "CRLF" else content)
 
@@ -81,7 +81,7 @@ def instead(content):
 
 
 def lines(change):
-    """A change of the lines of a table, which count from 0, the header's."""
+    """Return a change of a table's lines, counted from 0 with the header."""
 
     def on_bytes(content):
         new = change(content.decode().splitlines())
@@ -91,7 +91,7 @@ def lines(change):
 
 
 def cell(line, column, text):
-    """Another text in a cell; lines count from 1, as in what is said of them."""
+    """Return a change of a cell; lines count from 1, as in the messages."""
 
     def change(old):
         row = old[line - 1].split(",")
@@ -102,7 +102,7 @@ def cell(line, column, text):
 
 
 def without(column):
-    """A table without a column."""
+    """Return a change that removes a column."""
 
     def change(old):
         place = old[0].split(",").index(column)
@@ -117,7 +117,7 @@ def between(line, *new):
 
 
 def resized(line, by):
-    """A line with fewer or more cells."""
+    """Return a change of a line to fewer or more cells."""
 
     def change(old):
         row = old[line - 1].split(",")
@@ -191,13 +191,13 @@ TABLES = {
         ]
     },
 }
-"""Of tables, and the first line that is named."""
+"""Damages of tables, with the first line reported."""
 
 GONE = object()
 
 
 def part(path, value):
-    """Another value in a place of the JSON, such as ``layout.modules.3``, or none."""
+    """Return a change of a value in the JSON, such as ``layout.modules.3``, or its removal."""
     *parents, last = (int(word) if word.isdigit() else word for word in path.split("."))
 
     def change(content):
@@ -266,7 +266,7 @@ JSON = {
         for x, y, z in _PARTS
     },
 }
-"""Of ``gradwatch.json``, and the place that is named."""
+"""Damages of ``gradwatch.json``, with the path reported."""
 
 REMARKED = {
     "windows: torn": (WINDOWS_FILE, lambda old: old[:-3], WINDOWS - 1),
@@ -277,10 +277,10 @@ REMARKED = {
     "alerts: torn": (ALERTS_FILE, lambda old: old[:-3], WINDOWS),
     "windows: no norm_min": (WINDOWS_FILE, without("norm_min"), WINDOWS),
 }
-"""Of tables that can be read all the same, with a remark: the file, and windows that are there."""
+"""Damages of tables that are still readable, with a remark: file, change and readable windows."""
 
 UNREADABLE = {
     **dict.fromkeys(COUNTS, ("", "many", "1.5", "-", "--1", "0x1F", "1e", "1 2", "-7", "9" * 30)),
     **dict.fromkeys(FLOAT_COLUMNS, ("many", "1.2.3", "1e", "e5", "-", "--1", "0x1F", "1_0.5")),
 }
-"""Texts that a column cannot hold."""
+"""Invalid texts for each column."""

@@ -1,4 +1,4 @@
-"""Tests on a CUDA device: when they run, and how they see that something waits for the device."""
+"""Helpers for tests on a CUDA device: when to run, and how to detect synchronizations."""
 
 import contextlib
 import warnings
@@ -15,8 +15,8 @@ def needs_cuda(test):
 
 @contextlib.contextmanager
 def no_waiting():
-    """Raise RuntimeError at whatever waits for the device, until the block ends."""
-    with warnings.catch_warnings():  # the mode is a prototype, as it says once
+    """Raise RuntimeError on any wait for the device until the block ends."""
+    with warnings.catch_warnings():  # it warns once that it is a prototype
         warnings.simplefilter("ignore", UserWarning)
         torch.cuda.set_sync_debug_mode("error")
     try:

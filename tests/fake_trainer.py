@@ -1,6 +1,6 @@
-"""A trainer with the shape of Ultralytics' own: every event of a training, in milliseconds.
+"""A trainer with the interface of Ultralytics' own: every event of a training, in milliseconds.
 
-It trains a real network with a real optimizer; ``test_session.py`` compares it with the real one.
+It trains a real network with a real optimizer; ``test_session.py`` compares it with the original.
 """
 
 import math
@@ -16,7 +16,7 @@ BLOCKS, CHANNELS = 6, 4
 
 
 class Block(nn.Module):
-    """A convolution and its normalization, which read the block before."""
+    """A convolution with normalization that reads the previous block."""
 
     def __init__(self, inputs, outputs):
         super().__init__()
@@ -28,7 +28,7 @@ class Block(nn.Module):
 
 
 class Net(nn.Module):
-    """A chain of blocks, listed as Ultralytics lists them, whose loss has two parts."""
+    """A chain of blocks, in the form of Ultralytics, with two loss items."""
 
     def __init__(self):
         super().__init__()
@@ -45,23 +45,23 @@ class Net(nn.Module):
 
 
 def scaler_of(enabled):
-    """A loss scaler for a CPU, which torch has from 2.3 on; the older one can only be off."""
+    """Return a loss scaler for a CPU; before torch 2.3, only a disabled one exists."""
     if hasattr(torch.amp, "GradScaler"):
         return torch.amp.GradScaler("cpu", enabled=enabled)
     return torch.cuda.amp.GradScaler(enabled=enabled)
 
 
 class FakeTrainer:
-    """Calls, in the order of Ultralytics' trainer, everything that a watch can see.
+    """Calls everything that a watch can see, in the order of Ultralytics' trainer.
 
     Args:
-        overrides: Arguments of a training; ``images`` is the size of the data set.
-        _callbacks: Of the model.
+        overrides: Training arguments; ``images`` is the size of the data set.
+        _callbacks: Callbacks of the model.
     """
 
     loss_names = ("box_loss", "cls_loss")
     ddp = False
-    """Whether the training is to run in processes that it launches."""
+    """Whether the training launches other processes to run in."""
 
     def __init__(self, overrides, _callbacks=None):
         self.args = SimpleNamespace(**{"images": 8, "warmup_epochs": 0, "freeze": 0, **overrides})
@@ -147,7 +147,7 @@ class FakeTrainer:
         self.run_callbacks("on_pretrain_routine_end")
 
     def _build_loader(self):
-        """A batch is its image files and noise, the same in every training."""
+        """Build batches of file names and noise, the same in every training."""
         chance, size = torch.Generator().manual_seed(1), self.batch_size
         images = torch.randn(self.args.images, 3, 4, 4, generator=chance)
         files = [f"{i}.png" for i in range(self.args.images)]
@@ -180,7 +180,7 @@ class FakeTrainer:
         self.run_callbacks("on_train_end")
 
     def _run_epoch(self, epoch):
-        """Whether the batches fitted into memory; if not, the epoch begins again with half each."""
+        """Run an epoch; False if memory ran out, to restart it with half the batch size."""
         for i, (files, images) in enumerate(self.train_loader):
             self.run_callbacks("on_train_batch_start")
             try:
@@ -219,14 +219,14 @@ class FakeTrainer:
 
 
 for builder in (FakeTrainer.setup_model, FakeTrainer.get_model):
-    builder.__module__ = "ultralytics.engine"  # it builds what Ultralytics would
+    builder.__module__ = "ultralytics.engine"  # as if Ultralytics built it
 
 
 class FakeModel:
-    """A model of Ultralytics, as far as `GradWatch.attach` and ``training.train`` know one.
+    """The parts of an Ultralytics model that `GradWatch.attach` and ``training.train`` use.
 
     Args:
-        tasks: What Ultralytics can do with such a model.
+        tasks: Keys of the model's task map.
     """
 
     task = "detect"

@@ -1,4 +1,4 @@
-"""What every healthy training must have, whatever is trained and however."""
+"""Checks that every healthy training must pass, for any model, data and options."""
 
 import pytest
 from PIL import Image
@@ -8,22 +8,22 @@ from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.runs.schema import ALERT_COLUMNS
 
 NOTICES = {"amp_overflow", "starved_scale", "few_objects"}
-"""What may be said of a healthy training."""
+"""Notices that a healthy training may have."""
 
 
-def watched(  # noqa: PLR0913  # as few as there are kinds of trainings
+def watched(  # noqa: PLR0913  # the options of a training
     folder, oracle, *, steps, watch=None, data=None, calls=(), **options
 ):
-    """Train two epochs under the eyes of the oracle, and check everything.
+    """Train two epochs with the oracle and check everything.
 
     Args:
-        folder: As for ``train``, and all other arguments too.
-        oracle: Of the test.
-        steps: The optimizer steps of all trainings together.
-        watch: One that is attached already; a new one by default.
-        data: A data set or a list of them; twelve drawn images by default, three batches.
-        calls: As for ``train``.
-        options: As for ``train``.
+        folder: As in ``train``.
+        oracle: The oracle of the test.
+        steps: Expected number of optimizer steps over all trainings.
+        watch: The watch; a new one by default.
+        data: A data set or a list of them; by default twelve drawn images, three batches.
+        calls: As in ``train``.
+        options: As in ``train``.
 
     Returns:
         The run of each training, and the model.
@@ -37,18 +37,18 @@ def watched(  # noqa: PLR0913  # as few as there are kinds of trainings
 
 
 def holds(sessions, oracle):
-    """Check each training; their runs."""
+    """Check each training and return the runs."""
     assert len(sessions) == len(oracle.starts) >= 1
     return [hold(session, oracle, i) for i, session in enumerate(sessions)]
 
 
 def hold(session, oracle, training):
-    """Check for one training: whole files, the oracle's numbers, the live report, no alarm."""
+    """Check one training: complete files, the oracle's numbers, the live report, no alarm."""
     run, live = load_run(session.folder), session.report()
     oracle.check(run, training)
     assert (run.meta.status, live.status) == ("finished", "finished")
-    told = [(epoch.epoch, epoch.steps, epoch.clipped) for epoch in live.epochs]
-    assert told == oracle.epochs_of(training)
+    epochs = [(epoch.epoch, epoch.steps, epoch.clipped) for epoch in live.epochs]
+    assert epochs == oracle.epochs_of(training)
     assert run.report() == live
     assert list(run.alerts) == list(ALERT_COLUMNS)
     assert {finding.rule for finding in live.findings} <= NOTICES, live
@@ -58,7 +58,7 @@ def hold(session, oracle, training):
 
 
 def cases(*values, marks=()):
-    """Parameters of a test, a value or a tuple of them each, named as they are."""
+    """Return test parameters, each a value or a tuple, with their values as ids."""
     return [
         pytest.param(*one, marks=marks, id=" ".join(map(str, one)))
         for one in (value if isinstance(value, tuple) else (value,) for value in values)

@@ -1,10 +1,10 @@
-"""A training in a process of its own, with integrations of Ultralytics at work.
+"""A training in a separate process with integrations of Ultralytics enabled.
 
     python integrated.py OPTIONS NAME ...
 
-OPTIONS are those of ``train`` as JSON, with the model's file, and whether it is ``watched``. Of the
-integrations, those named are on; they are off in a process that has loaded pytest. Its last line is
-what each stand-in of ``stand_ins`` was given, as JSON.
+OPTIONS are the options of ``train`` as JSON, with the model's file and whether it is ``watched``.
+It enables the named integrations; Ultralytics disables them in processes that have loaded pytest.
+The last line of output lists as JSON what each stand-in in ``stand_ins`` received.
 """
 
 import json

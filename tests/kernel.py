@@ -1,4 +1,4 @@
-"""A stand-in for the kernel of a notebook, which keeps what its cells show."""
+"""A stand-in for a notebook's kernel that stores the displays of its cells."""
 
 import sys
 from html.parser import HTMLParser
@@ -6,15 +6,15 @@ from types import SimpleNamespace
 
 VOID = {"br", "circle", "img", "path", "polyline"}
 SHOWN = {"div", "p", "b", "table", "thead", "tbody", "tr", "th", "td", "svg", "title", "span"}
-"""Elements that a page of ours may have, beside those without an end."""
+"""Elements that our HTML may contain, in addition to the void ones."""
 
 
 class Kernel:
-    """What ``IPython`` and ``IPython.display`` are to us.
+    """The parts of ``IPython`` and ``IPython.display`` that we use.
 
     Attributes:
-        shown: Of each display, in the order in which they were made, its states.
-        trouble: Raised by the next call, if any.
+        shown: The states of each display, in order of creation.
+        trouble: Raised by the next call, if set.
     """
 
     def __init__(self, monkeypatch):
@@ -42,18 +42,18 @@ class Kernel:
 
     @property
     def states(self):
-        """Of the only display."""
+        """The states of the only display."""
         (states,) = self.shown.values()
         return states
 
 
 class Read(HTMLParser):
-    """HTML as a browser reads it that drops every style; fails on what must not be in it.
+    """Parses HTML without its styles; fails on forbidden content.
 
     Attributes:
-        text: What is read, elements apart.
-        rows: The cells of each row of its tables.
-        images: The sources of its images.
+        text: The text, with elements separated.
+        rows: The cells of each table row.
+        images: The sources of the images.
     """
 
     def __init__(self, html):

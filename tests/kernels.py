@@ -1,9 +1,9 @@
-"""What the kernels must give, asked on any device: a CPU in Triton's interpreter, or a GPU.
+"""Checks of the kernels on any device: a CPU with Triton's interpreter, or a GPU.
 
     TRITON_INTERPRET=1 python tests/kernels.py
 
-The interpreter is chosen when Triton is imported, hence a process of its own. It prints the name of
-each check that has passed.
+Triton selects the interpreter on import, hence the separate process. It prints the name of each
+check that passes.
 """
 
 import sys
@@ -32,12 +32,12 @@ SHAPES = st.one_of(
     st.sampled_from([(size,) for size in EDGES]),
 )
 SCALES = st.sampled_from([0.0, -0.0, 1e-45, 1e-38, 1e-23, 1.0, 1e18, 1e30, 3e38])
-PLANTED = st.sampled_from([None, np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45, 1e30])
+INJECTED = st.sampled_from([None, np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45, 1e30])
 LAYOUTS = ["as it is", "channels last", "turned", "in a view", "every second", "expanded"]
 
 
 def laid_out(plain, layout):
-    """The values of a tensor in another place or order; some layouts leave holes or overlap."""
+    """Return the values of a tensor in another memory layout, some with gaps or overlaps."""
     if layout == "channels last" and plain.ndim == 4:
         return plain.to(memory_format=torch.channels_last)
     if layout == "turned" and plain.ndim >= 2:
@@ -56,14 +56,14 @@ def laid_out(plain, layout):
 
 @st.composite
 def tensors(draw, device, dtypes=(torch.float32,), layouts=LAYOUTS):
-    """A tensor, or None."""
+    """Draw a tensor or None."""
     if draw(st.integers(0, 7)) == 0:
         return None
     random = np.random.default_rng(draw(st.integers(0, 99)))
     values = random.standard_normal(draw(SHAPES)) * draw(SCALES)
-    planted = draw(PLANTED)
-    if planted is not None and values.size:
-        values.reshape(-1)[random.integers(values.size)] = planted
+    injected = draw(INJECTED)
+    if injected is not None and values.size:
+        values.reshape(-1)[random.integers(values.size)] = injected
     dtype = draw(st.sampled_from([*[torch.float32] * 4, *dtypes]))
     plain = torch.from_numpy(np.asarray(values)).to(dtype).to(device)
     return laid_out(plain, draw(st.sampled_from(layouts)))
@@ -74,7 +74,7 @@ def lists(device, **options):
 
 
 def oracle(tensor):
-    """Norm, largest absolute value and elements that are not zero, in float64."""
+    """Return norm, largest absolute value and number of nonzero elements, in float64."""
     if tensor is None or not tensor.numel():
         return 0.0, 0.0, 0
     wide = tensor.detach().double().cpu().numpy()
@@ -89,7 +89,7 @@ def table_for(found, device):
 
 
 def read(table, found, first=3):
-    """What a table reads, behind some numbers that it must leave alone, and what is odd."""
+    """Read into the middle of a buffer; return the result and the odd tensors."""
     size = first + table.chunks.numbers + 2
     floats = torch.full((size + size % 2,), -7.0, dtype=torch.float64, device=table._device)
     odd = table.read(found, floats, floats.view(torch.int32), first)
@@ -114,13 +114,13 @@ def is_odd(tensor):
 
 
 def often(examples):
-    """Drawn the same in every run; an example that fails is shown as it is, at once."""
+    """Return settings that draw the same examples in every run, without shrinking."""
     health = [HealthCheck.too_slow, HealthCheck.data_too_large]
     drawn = {"derandomize": True, "database": None, "phases": [Phase.generate]}
     return settings(max_examples=examples, deadline=None, suppress_health_check=health, **drawn)
 
 
-def check_each_tensor_is_read_as_float64_would(device):
+def check_reading_matches_float64(device):
     dtypes = (torch.float16, torch.bfloat16, torch.float64)
 
     @often(80)
@@ -133,8 +133,8 @@ def check_each_tensor_is_read_as_float64_would(device):
     check()
 
 
-def check_what_is_missing_or_lies_otherwise_may_differ_in_each_step(device):
-    """One table, whose tensors come and go, are made again, and lie in other ways."""
+def check_missing_tensors_and_layouts_may_change_each_step(device):
+    """Read one table whose tensors disappear, reappear and change their memory layout."""
     shape = (3, 2, 4, 4)
 
     @often(20)
@@ -145,7 +145,7 @@ def check_what_is_missing_or_lies_otherwise_may_differ_in_each_step(device):
             ways = data.draw(st.lists(st.sampled_from([*LAYOUTS, None]), min_size=3, max_size=3))
             found = [way and laid_out(torch.randn(shape, device=device), way) for way in ways]
             if step == 3:
-                found[0] = torch.ones(7, device=device)  # of another size: read by torch
+                found[0] = torch.ones(7, device=device)  # another size: torch reads it
             extents, odd = read(table, found)
             expected = {i for i, way in enumerate(ways) if way in {"every second", "expanded"}}
             assert set(odd) == expected | ({0} if step == 3 else set())
@@ -154,7 +154,7 @@ def check_what_is_missing_or_lies_otherwise_may_differ_in_each_step(device):
     check()
 
 
-def check_addresses_are_sent_only_if_they_change_and_rows_are_used_in_turn(device):
+def check_addresses_are_sent_only_on_change_with_rows_in_turn(device):
     found = [torch.ones(5, device=device), torch.zeros(2, 3, device=device)]
     table = table_for(found, device)
     used = []
@@ -169,7 +169,7 @@ def check_addresses_are_sent_only_if_they_change_and_rows_are_used_in_turn(devic
     assert kept is found[0]
 
 
-def check_changes_are_those_of_copies(device):
+def check_changes_match_copies(device):
     @often(30)
     @given(lists(device, layouts=LAYOUTS[:4]), st.sampled_from([0.0, 1e-3, 1e30]))
     def check(found, by):
@@ -194,7 +194,7 @@ def check_changes_are_those_of_copies(device):
 
 
 class Event:
-    """Has always passed."""
+    """An event that is always complete."""
 
     def record(self, stream):
         pass
@@ -208,7 +208,7 @@ def table_here(found):
 
 
 def pretending(device):
-    """Use the kernels of the interpreter where a GPU would be asked for."""
+    """Use the interpreter's kernels in place of a GPU's."""
     stack = ExitStack()
     if device.type == "cpu":
         for module in (capture, updates):
@@ -228,7 +228,7 @@ def capture_of(parameters, others):
 
 
 def samples_of(parameters, others, gradients, device):
-    """Of four steps, of which the first and the third have everything; None is no gradient."""
+    """Return samples of four steps; steps 1 and 3 have details. None means no gradient."""
     found = capture_of(parameters, others) if device else Capture(parameters, others)
     changes, meter = Updates(parameters), LossMeter()
     on = parameters[0].device
@@ -253,7 +253,7 @@ def samples_of(parameters, others, gradients, device):
 
 
 def parts_of(sample):
-    """All arrays of a sample."""
+    """Return all arrays of a sample."""
     found = {"norms": sample.norms, "missing": sample.missing, "losses": sample.losses[0].rows}
     if sample.detail:
         weights = sample.detail.weights
@@ -262,8 +262,8 @@ def parts_of(sample):
     return found
 
 
-def check_samples_are_those_that_torch_gives(device):
-    """Of a model, with gradients that lie otherwise, and missing ones; once with halves."""
+def check_samples_match_torch(device):
+    """Compare a model with various memory layouts and missing gradients, once with halves."""
     for halves in (0, 1):
         compare_samples(device, halves)
 
@@ -281,29 +281,29 @@ def compare_samples(device, halves):
         of_step[step] = None if step else of_step[step]
         steps.append(of_step)
     with pretending(device):
-        ours = samples_of(parameters, others, steps, device)
+        found = samples_of(parameters, others, steps, device)
     with ExitStack() as stack:
         for module in (capture, updates):
             stack.enter_context(patch.object(module, "table_of", lambda _tensors: None))
-        theirs = samples_of(parameters, others, steps, None)
-    assert [len(parts_of(sample)) for sample in ours] == [8, 3, 8, 3]
-    for our, their in zip(ours, theirs, strict=True):
-        assert parts_of(our).keys() == parts_of(their).keys()
-        for name, values in parts_of(our).items():
-            np.testing.assert_allclose(values, parts_of(their)[name], rtol=1e-6, err_msg=name)
+        expected = samples_of(parameters, others, steps, None)
+    assert [len(parts_of(sample)) for sample in found] == [8, 3, 8, 3]
+    for one, other in zip(found, expected, strict=True):
+        assert parts_of(one).keys() == parts_of(other).keys()
+        for name, values in parts_of(one).items():
+            np.testing.assert_allclose(values, parts_of(other)[name], rtol=1e-6, err_msg=name)
 
 
 CHECKS = [
-    check_each_tensor_is_read_as_float64_would,
-    check_what_is_missing_or_lies_otherwise_may_differ_in_each_step,
-    check_addresses_are_sent_only_if_they_change_and_rows_are_used_in_turn,
-    check_changes_are_those_of_copies,
-    check_samples_are_those_that_torch_gives,
+    check_reading_matches_float64,
+    check_missing_tensors_and_layouts_may_change_each_step,
+    check_addresses_are_sent_only_on_change_with_rows_in_turn,
+    check_changes_match_copies,
+    check_samples_match_torch,
 ]
 
 
 def main():
-    """Run every check; the first that fails raises."""
+    """Run all checks; the first failure raises."""
     warnings.simplefilter("ignore", RuntimeWarning)  # the interpreter computes Inf - Inf in numpy
     torch.set_num_threads(1)
     for check in CHECKS:

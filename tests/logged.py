@@ -1,8 +1,8 @@
-"""A training in a process of its own, with loggers of Ultralytics at work; it loads no pytest.
+"""A training in a separate process with loggers of Ultralytics enabled; it loads no pytest.
 
     python logged.py OPTIONS
 
-OPTIONS are JSON, see `Asked`. Its last line is what came of it, as JSON.
+OPTIONS are JSON, see `Asked`. The last line of output is the result as JSON.
 """
 
 import hashlib
@@ -25,15 +25,15 @@ PACKAGES = ("tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "dvclive")
 
 @dataclass
 class Asked:
-    """What is trained.
+    """Options of the training.
 
     Attributes:
-        settings: Integrations of Ultralytics that are on.
-        watch: Arguments of the watch; None without one.
+        settings: Integrations of Ultralytics to enable.
+        watch: Arguments of the watch; None to train without one.
         fails: Epoch that ends in an error.
         breaks: A logger that raises from its third call on.
         draws: Whether every logger draws random numbers, as some do.
-        opens: A logger in which the user opens a run himself.
+        opens: A logger whose run the user opens.
     """
 
     settings: list = field(default_factory=list)
@@ -45,7 +45,7 @@ class Asked:
 
 
 def starve(model, until=5):
-    """Let no gradient reach a convolution up to an optimizer step."""
+    """Zero the gradient of a convolution until an optimizer step."""
     hooks, steps = [], []
 
     def begin(trainer):
@@ -69,7 +69,7 @@ def fail(model, epoch):
 
 
 def broken(method):
-    """A method of a logger that raises from its third call on."""
+    """Wrap a logger's method so that it raises from its third call on."""
     calls = []
 
     def call(self, *args):
@@ -82,7 +82,7 @@ def broken(method):
 
 
 def drawing(method):
-    """A method of a logger that draws random numbers first."""
+    """Wrap a logger's method so that it draws random numbers first."""
 
     def call(self, *args):
         random.random()  # noqa: S311
@@ -94,7 +94,7 @@ def drawing(method):
 
 
 def digest(model):
-    """The weights and buffers of a model, bit for bit."""
+    """Return a hash of a model's weights and buffers."""
     found = hashlib.sha256()
     for tensor in model.state_dict().values():
         found.update(tensor.detach().cpu().numpy().tobytes())
@@ -102,7 +102,7 @@ def digest(model):
 
 
 def prepare(asked):
-    """Set what is not of the model."""
+    """Apply settings and patches outside the model."""
     known = {*LOGGERS, "hub", "neptune", "raytune"} & set(settings)
     settings.update({**{name: name in asked.settings for name in known}, "sync": False})
     if asked.breaks:

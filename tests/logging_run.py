@@ -1,4 +1,4 @@
-"""Starts `logged.py` with loggers that reach no server, and reads back what they have stored."""
+"""Run `logged.py` with offline loggers and read back what they stored."""
 
 import json
 import os
@@ -13,19 +13,19 @@ from stores import READERS
 
 SCRIPT = Path(__file__).with_name("logged.py")
 HIDES = ("PYTEST_", "GITHUB_", "RUNNER_OS", "WANDB_", "MLFLOW_", "COMET_", "CLEARML_")
-"""Variables under which Ultralytics has no loggers, or that lead elsewhere."""
+"""Prefixes of variables that disable Ultralytics' loggers or redirect them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Ran:
-    """A training that is over.
+    """A finished training.
 
     Attributes:
-        folder: Where it ran.
-        code: Its exit code.
-        weights: What they were, in a word.
-        loaded: Packages of loggers that were loaded.
-        said: What was printed.
+        folder: Folder of the training.
+        code: Exit code.
+        weights: Hash of the weights.
+        loaded: Logger packages that were loaded.
+        said: The printed output.
     """
 
     folder: Path
@@ -34,13 +34,13 @@ class Ran:
     loaded: list
     said: str
 
-    @cache  # noqa: B019  # as many as there are trainings
+    @cache  # noqa: B019  # few trainings
     def stored(self, name):
         return READERS[name](self.folder)
 
 
 def train(folder, *, python=sys.executable, **asked):
-    """Train; `logged.Asked` has what may be asked for."""
+    """Train with the options of `logged.Asked`."""
     folder.mkdir(parents=True, exist_ok=True)
     inherited = {name: one for name, one in os.environ.items() if not name.startswith(HIDES)}
     done = subprocess.run(

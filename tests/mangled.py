@@ -1,4 +1,4 @@
-"""A run, and strategies that mangle its files as disks, editors and other programs do."""
+"""A run, and strategies that damage its files as disks, editors and other programs do."""
 
 import json
 from copy import deepcopy
@@ -15,7 +15,7 @@ CELLS = (
     *("9" * 18, "9" * 19, "9" * 5000, "0x1F", "1_000", "\u0661", "\x00", "é", "\x1b[31m", "\ufeff"),
     *('"', '""', 'a"b', "a,b", "\r", "\n", "model", "x" * 70_000, "\ud800"),
 )
-"""What may stand in a cell of a table, where it belongs or not."""
+"""Texts for a cell of a table, valid and invalid."""
 
 DEEP = "[" * 20_000 + "]" * 20_000
 _VALUES = st.sampled_from(
@@ -29,7 +29,7 @@ _VALUES = st.sampled_from(
 
 @st.composite
 def mangled_bytes(draw, content):
-    """Some bytes of a file are gone, there twice, others, or of something else."""
+    """Remove, duplicate or replace some bytes of a file."""
     begin = draw(st.integers(0, len(content)))
     end = min(begin + draw(st.sampled_from([0, 1, 2, 30, 500, 10**6])), len(content))
     between = draw(
@@ -44,7 +44,7 @@ def mangled_bytes(draw, content):
 
 @st.composite
 def mangled_lines(draw, content):
-    """A line is gone, there twice, in another place, much longer, or empty."""
+    """Remove, duplicate, move, lengthen, empty or join a line."""
     lines = content.split(b"\n")
     where, other = (draw(st.integers(0, len(lines) - 1)) for _ in range(2))
     more = draw(st.sampled_from([b",", b"0", b"x", b" "])) * 200_000
@@ -62,7 +62,7 @@ def mangled_lines(draw, content):
 
 @st.composite
 def mangled_cells(draw, content):
-    """One to four cells of a table hold something else."""
+    """Replace one to four cells of a table."""
     lines = content.split(b"\n")
     for _ in range(draw(st.integers(1, 4))):
         where = draw(st.integers(0, len(lines) - 1))
@@ -75,7 +75,7 @@ def mangled_cells(draw, content):
 
 @st.composite
 def mangled_whole(draw, content):
-    """The whole file was saved by another program, or is of another kind."""
+    """Replace the whole file, as saved by another program or of another kind."""
     return draw(
         st.sampled_from(
             [
@@ -99,13 +99,13 @@ def mangled_whole(draw, content):
 
 @st.composite
 def mangled_json(draw, content):
-    """One to three values, wherever they are, are others, gone, there twice, or elsewhere."""
+    """Change, remove, nest, rename or repeat one to three values at any depth."""
     meta = json.loads(content)
     for _ in range(draw(st.integers(1, 3))):
         parent, name = draw(st.sampled_from(list(_places(meta))))
         change = draw(st.sampled_from(["set", "set", "set", "cut", "nest", "rename", "repeat"]))
         if change == "set":
-            parent[name] = deepcopy(draw(_VALUES))  # later ones may change it
+            parent[name] = deepcopy(draw(_VALUES))  # later changes may modify it
         elif change == "cut":
             del parent[name]
         elif change == "nest":
@@ -118,7 +118,7 @@ def mangled_json(draw, content):
 
 
 def _places(value):
-    """Every value that has a name or a number, as what it is in and that name."""
+    """Yield the container and the key of every value."""
     inside = value.items() if isinstance(value, dict) else enumerate(value)
     for name, one in inside:
         yield value, name
@@ -129,14 +129,14 @@ def _places(value):
 
 
 def mangled(name, content):
-    """A file of a run by this name, mangled in one of the ways that its kind allows."""
+    """Damage a file of a run in one of the ways for its type."""
     ways = [mangled_bytes(content), mangled_lines(content), mangled_whole(content)]
     fit = mangled_json if name.endswith(".json") else mangled_cells
     return st.one_of(fit(content), *ways)
 
 
 def sound_run(folder):
-    """The files of a run with a finding that ends, and of two epochs."""
+    """Write a run of two epochs with a finding that ends; return its files."""
     folder.mkdir()
     windows = [*DEAD, *map(window, range(4, 12)), window(12, steps=5, skipped=2, epoch=2)]
     epochs = [asdict(EPOCH), asdict(replace(EPOCH, epoch=2))]

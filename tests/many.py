@@ -1,6 +1,6 @@
-"""Writes watched runs in many processes at once, of steps that are simulated: ``many.py FOLDER N``.
+"""Write watched runs of simulated steps in many processes at once: ``many.py FOLDER N``.
 
-Each process has norms of its own, so that what is mixed shows.
+Each process uses different norms, so that mixed-up data is visible.
 """
 
 import os
@@ -20,14 +20,14 @@ EPOCH = 30
 
 
 def norms_of(number, step):
-    """Norms of the parameters in a step of a run."""
+    """Return the norms of the parameters in a step of a run."""
     return np.full(len(MEMBERS.elements), 1.0 + number) * (1 + 0.1 * np.sin(step))
 
 
 def record(folder, number):
-    """A run of some epochs."""
+    """Record a run of several epochs."""
     folder.mkdir()
-    recording = Recording(folder, loggers=())  # else torch is loaded
+    recording = Recording(folder, loggers=())  # loggers would load torch
     missing = np.zeros(len(MEMBERS.elements), np.bool_)
     for step in range(1, STEPS + 1):
         epoch = 1 + (step - 1) // EPOCH
@@ -40,7 +40,7 @@ def record(folder, number):
 
 
 def main(folder, count):
-    for picture in (depth, figure):  # half of the time
+    for picture in (depth, figure):  # they take half of the time
         picture.write = lambda _numbers, _report, path: path.touch()
     ready, go = os.pipe()
     children = {}
@@ -48,12 +48,12 @@ def main(folder, count):
         child = os.fork()
         if child == 0:
             os.close(go)
-            os.read(ready, 1)  # until the parent closes it: all begin at once
+            os.read(ready, 1)  # blocks until the parent closes it: all start at once
             code = 1
             try:
                 record(folder / f"run-{number}", number)
                 code = 0
-            except BaseException:  # noqa: BLE001  # a child must not go on as its parent
+            except BaseException:  # noqa: BLE001  # a child must not continue as its parent
                 traceback.print_exc()
             os._exit(code)
         children[child] = number

@@ -1,4 +1,4 @@
-"""Layouts of a few blocks, and windows of them that the rules judge."""
+"""Layouts of a few blocks, and windows of them as input of the rules."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FORK_EDGES = [
     ("model.2", "model.3"),
     ("model.3", "model.4"),
 ]
-"""Block 0 feeds blocks 1 and 2, which do not see each other; block 3 reads both."""
+"""Block 0 feeds blocks 1 and 2, which are parallel; block 3 reads both."""
 
 
 FAMILIES = ("cv2", "cv3", "one2one_cv2", "one2one_cv3")
@@ -50,11 +50,11 @@ NET, _ = plan(
         *((f"model.{n}", "model.6") for n in (2, 4, 5)),
     ],
 )
-"""A chain of blocks, of which number 3 has no parameters, and a head that reads 2, 4 and 5."""
+"""A chain of blocks, number 3 without parameters, and a head that reads 2, 4 and 5."""
 
 
 def inside(layout: Layout, *names: str) -> list[str]:
-    """The named modules and all that is inside them."""
+    """Return the named modules and everything inside them."""
     return [m for m in layout.modules if any(m == n or m.startswith(f"{n}.") for n in names)]
 
 
@@ -64,9 +64,9 @@ def normed(
     layout: Layout = NET,
     fields: Sequence[str] = NORMS,
 ) -> Window:
-    """A window with other norms in the named modules and all that is inside them.
+    """Return a window with other norms in the named modules and everything inside them.
 
-    The whole model is named alone: its name stands for its own row.
+    For the whole model, only its own row changes.
     """
     columns = {field: getattr(one, field).copy() for field in fields}
     for name, norm in norms.items():
@@ -78,39 +78,39 @@ def normed(
 
 
 def net(step: int, norms: Any = (), **faults: Any) -> Window:
-    """A window of the net; healthy, if nothing else is said."""
+    """Return a window of the net; healthy by default."""
     return normed(window(step, layout=NET, **faults), dict(norms))
 
 
 def lasting(
     count: int, norms: Any = (), *, first: int = 1, layout: Layout = NET, **faults: Any
 ) -> list[Window]:
-    """So many windows of one step with these norms."""
+    """Return ``count`` windows of one step with these norms."""
     given, steps = dict(norms), range(first, first + count)
     return [normed(window(n, layout=layout, **faults), given, layout) for n in steps]
 
 
 def skips(count: int, first: int = 1, **faults: Any) -> list[Window]:
-    """Windows of one step each that AMP skipped."""
+    """Return windows of one step each that AMP skipped."""
     return lasting(count, first=first, skipped=1, **faults)
 
 
 def zeroed(step: int, share: float, module: str = "model.2.conv") -> Window:
-    """A window in which some elements of a gradient are exactly zero."""
+    """Return a window with a share of exactly zero gradient elements."""
     fraction = np.zeros(len(NET.modules), np.float32)
     fraction[NET.modules.index(module)] = share
     return replace(net(step), zero_fraction=fraction)
 
 
 def weighing(step: int, weight: float, *, trunk: bool = True) -> Window:
-    """A window in which the weights of the trunk, or those of the head, have a norm."""
+    """Return a window with this weight norm in the trunk, or in the head."""
     weights = np.full(len(NET.modules), 5.0, np.float32)
     weights[[name.startswith("model.6") is not trunk for name in NET.modules]] = weight
     return replace(net(step), weight_norm=weights)
 
 
 def costing(one: Window, **values: float) -> Window:
-    """A window of as many batches as steps, each with these loss items, and ``lr`` as the rate."""
+    """Return a window with these loss items in each batch, and ``lr`` as learning rate."""
     steps = one.steps
 
     def item(name: str, value: float) -> LossItem:
@@ -121,7 +121,7 @@ def costing(one: Window, **values: float) -> Window:
 
 
 def resting(step: int, *modules: str, ratio: float = 0.0, lr: float = 0.1, **faults: Any) -> Window:
-    """A window with a rate in which all modules move but these, and have weights of norm 5."""
+    """Return a window in which all modules except these are updated, with weights of norm 5."""
     ratios = np.full(len(NET.modules), 1e-3, np.float32)
     ratios[[NET.modules.index(name) for name in modules]] = ratio
     one = replace(net(step, **faults), update_ratio=ratios)
@@ -129,22 +129,22 @@ def resting(step: int, *modules: str, ratio: float = 0.0, lr: float = 0.1, **fau
 
 
 def moving(one: Window, shares: Mapping[str, float]) -> Window:
-    """A window whose update moves all weights alike, but some blocks by a share of that."""
+    """Return a window whose update is the same everywhere, but smaller in some blocks."""
     moved = replace(one, update_ratio=np.full_like(one.norm_mean, 2.0**-10))
     return normed(moved, {n: s * 2.0**-10 for n, s in shares.items()}, fields=["update_ratio"])
 
 
 def bad_loss(one: Window, *bad: str, batches: int = 1) -> Window:
-    """A window of a detection in which some loss items are not finite."""
+    """Return a window of a detection training with some non-finite loss items."""
     names = ("box_loss", "cls_loss", "dfl_loss")
     found = [LossItem(n, batches, batches * (n in bad), 0, 1.0, 1.0, 1.0) for n in names]
     return replace(one, losses=tuple(found))
 
 
 def beyond(step: int, largest: Mapping[str, float], *, layout: Layout = NET) -> Window:
-    """A window in which the weights were read, and a buffer of some modules is that large.
+    """Return a window with weights in which some modules have such a large value.
 
-    Those around such a module hold the same value.
+    The modules around them have the same largest value.
     """
     one = window(step, layout=layout)
     size = len(layout.modules)
@@ -157,7 +157,7 @@ def beyond(step: int, largest: Mapping[str, float], *, layout: Layout = NET) -> 
 
 
 def heavy(step: int, module: str, weight: float) -> Window:
-    """A window in which a parameter of a module is that large."""
+    """Return a window with such a large parameter in a module."""
     one = beyond(step, {module: weight})
     return replace(one, weight_norm=np.where(one.weight_max == weight, one.weight_max, 5.0))
 
@@ -166,19 +166,19 @@ BLOCKS = [name for name, _ in NET.blocks]
 
 
 def level(step: int, decades: float, peak: float | None = None) -> Window:
-    """A window with the same norm in all modules but the whole, and another highest one."""
+    """Return a window with one mean and one highest norm in all modules but the whole."""
     one = net(step, dict.fromkeys(BLOCKS, 10.0**decades))
     highest = dict.fromkeys(BLOCKS, 10.0 ** (decades if peak is None else peak))
     return normed(one, highest, fields=["norm_max"])
 
 
 def curve(*decades: float, first: int = 1) -> list[Window]:
-    """Windows of such levels."""
+    """Return windows with these levels."""
     return [level(first + n, value) for n, value in enumerate(decades)]
 
 
 def upstream(norm: float) -> dict[str, float]:
-    """The blocks up to number 2 at a norm; what reads them is at 1."""
+    """Return norms of the blocks up to number 2; their readers have a norm of 1."""
     return dict.fromkeys(("model.0", "model.1", "model.2"), norm)
 
 
@@ -189,7 +189,7 @@ def feed(
     training: Mapping[str, object] | None = None,
     optimizer: Optimizer | None = None,
 ) -> list[list[Alert]]:
-    """The alerts of each window."""
+    """Return the alerts of each window."""
     detector = Detector(layout, limits or Thresholds(), training or {})
     return [detector.update(one, optimizer) for one in windows]
 
@@ -201,7 +201,7 @@ def fired(
     layout: Layout = NET,
     **given: Any,
 ) -> list[Alert]:
-    """The alerts of a rule in the last of some windows."""
+    """Return the alerts of a rule in the last window."""
     return [alert for alert in feed(windows, limits, layout, **given)[-1] if alert.rule == rule]
 
 

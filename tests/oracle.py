@@ -1,4 +1,4 @@
-"""What torch itself says of the gradients of a training, to hold the file against."""
+"""Torch's own numbers for the gradients of a training, to compare the files with."""
 
 from itertools import groupby
 
@@ -11,15 +11,15 @@ from yolo_gradwatch.measure.model_layout import clean_name
 
 RELATIVE = 1e-5
 FLOAT32 = 1e-4
-"""What torch's own sums in float32, such as that of the clip, may be off by on a CPU."""
+"""Tolerance for torch's own float32 sums on a CPU, such as that of the clip."""
 
-INEXACT = 5e-4  # the same where a parameter has MANY elements
+INEXACT = 5e-4  # the tolerance if a parameter has MANY elements
 MANY = 1_000_000
 LARGEST = 10.0  # the norm to which Ultralytics clips
 
 
 def total_norm(tensors):
-    """What torch's own function gives, or before torch 2.6 the norm of their norms, as in it."""
+    """Return the norm by torch's own function, or before torch 2.6 by its formula."""
     import torch
 
     if hasattr(torch.nn.utils, "get_total_norm"):
@@ -29,7 +29,7 @@ def total_norm(tensors):
 
 
 class Oracle:
-    """What torch says of the gradients at the moment of the clip, step by step."""
+    """Torch's numbers for the gradients at the clip of each step."""
 
     def __init__(self, monkeypatch):
         import torch
@@ -51,7 +51,7 @@ class Oracle:
         monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spied)
 
     def take_model(self, trainer):
-        """Look at this training from now on; one that is resumed goes on with its steps."""
+        """Record this training from now on; a resumed one continues the steps."""
         self.trainer = trainer
         self.watched = {id(p) for p in trainer.model.parameters() if p.requires_grad}
         if not trainer.resume:
@@ -67,7 +67,7 @@ class Oracle:
         trainer.optimizer.step = spied
 
     def _change(self, before):
-        """By which share of their norm the weights of each module have changed."""
+        """Return the relative change of each module's weights."""
         found = {}
         for path, module in self.trainer.model.named_modules():
             inside = [p for p in module.parameters() if id(p) in self.watched]
@@ -85,10 +85,10 @@ class Oracle:
         for path, module in self.trainer.model.named_modules():
             name = clean_name(path)
             inside = [id(p) for p in module.parameters() if id(p) in self.watched]
-            if not inside or name in norms:  # Ultralytics' list of blocks is called as the whole
+            if not inside or name in norms:  # Ultralytics' list of blocks has the name of the whole
                 continue
             found = [gradient[i] for i in inside if i in gradient]
-            norms[name] = total_norm(found) if found else float("nan")  # all of it was frozen
+            norms[name] = total_norm(found) if found else float("nan")  # all frozen
             weights[name] = total_norm([value[i] for i in inside])
             held = [*module.parameters(), *module.buffers()]
             held = torch.cat([t.detach().double().flatten() for t in held if t.is_floating_point()])
@@ -101,18 +101,18 @@ class Oracle:
         self.norms.append(norms)
         self.weights.append(weights)
         self.largest_values.append(largest)
-        self.updates.append(None)  # until the optimizer has stepped
+        self.updates.append(None)  # set after the optimizer step
         self.zeros.append(zeros)
         self.epochs.append(self.trainer.epoch + 1)
         self.largest = max(p.numel() for p in watched)
 
     def steps_of(self, training):
-        """Which of the steps are those of a training; trainings count from 0."""
+        """Return the steps of a training; trainings count from 0."""
         ends = [*self.starts[1:], len(self.norms)]
         return range(self.starts[training], ends[training])
 
     def epochs_of(self, training):
-        """Number, steps and clipped steps of each epoch of a training."""
+        """Return number, steps and clipped steps of each epoch of a training."""
         seen = self.steps_of(training)
         epochs = [list(steps) for _, steps in groupby(seen, self.epochs.__getitem__)]
         return [
@@ -145,7 +145,7 @@ class Oracle:
             self._close(fractions, self.zeros[i])
 
     def _weighed(self, seen):
-        """Steps at which the weights are due: those behind one that is not finite too."""
+        """Return the steps that read the weights, including those after a non-finite one."""
         due, bad = [], -100
         for step, i in enumerate(seen, 1):
             begins = i > seen[0] and self.epochs[i] != self.epochs[i - 1]
@@ -156,7 +156,7 @@ class Oracle:
         return set(due)
 
     def _check_weights(self, rows, i, *, is_due):
-        is_bad = not np.isfinite(self.clip[i])  # read before the step spoils them
+        is_bad = not np.isfinite(self.clip[i])  # read before the step corrupts them
         if not is_due:
             assert rows["update_ratio"].isna().all()
         if not is_due and not is_bad:
@@ -176,7 +176,7 @@ class Oracle:
 
 
 def check(tmp_path, oracle, calls=(), **options):
-    """Train, watched, and compare the file with the oracle; the run."""
+    """Run a watched training, compare its file with the oracle, and return the run."""
     watch = GradWatch(live=False)
     calls = [("on_train_start", oracle.take_model), *calls]
     train(tmp_path, watch=watch, calls=calls, **options)

@@ -1,4 +1,4 @@
-"""A block as users write them into a file of their own, and a model of it."""
+"""A user-defined block in its own file, and a model that uses it."""
 
 from torch import nn
 from ultralytics.nn.modules import Conv
@@ -17,11 +17,11 @@ backbone:
 head:
   - [[3, 5, 7], 1, Detect, [nc]]
 """
-"""Blocks of the user's own between those of Ultralytics, one of them repeated."""
+"""User-defined blocks between those of Ultralytics, one of them repeated."""
 
 
 class Gated(nn.Module):
-    """A convolution whose output is scaled by channel, added to its input."""
+    """Adds the output of a convolution, scaled by channel, to the input."""
 
     def __init__(self, channels, kernel=3):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Where things lie in the repository."""
+"""Paths in the repository."""
 
 from pathlib import Path
 
@@ -6,4 +6,4 @@ TESTS = Path(__file__).parent
 REPOSITORY = TESTS.parent
 DATA = TESTS / "data"
 SHARED = REPOSITORY.parent / "shared"
-"""Recordings and data sets beside the repository; tests skip what needs them where they are not."""
+"""Recordings and data sets next to the repository; tests that need them skip without them."""

@@ -1,4 +1,4 @@
-"""Errors planted into functions of ours, wherever a reference to them is kept."""
+"""Inject errors into functions of the package, effective for every reference to them."""
 
 import importlib
 import inspect
@@ -11,13 +11,13 @@ import yolo_gradwatch
 
 PACKAGE = Path(yolo_gradwatch.__file__).parent
 FIRED = []
-"""The names of the planted errors that were raised, in order."""
+"""Names of the functions whose injected error was raised, in order."""
 
 _swapped = []
 
 
 def places():
-    """Every function of ours by its name: room, module, class and function."""
+    """Return every function of the package by its name: room, module, class and function."""
     found = {}
     for one in pkgutil.walk_packages(yolo_gradwatch.__path__, "yolo_gradwatch."):
         module = importlib.import_module(one.name)
@@ -33,7 +33,7 @@ def places():
 
 
 def _function(value):
-    """What a function, a method or a property runs."""
+    """Return the function behind a function, method or property."""
     for kind, inner in ((property, "fget"), (cached_property, "func"), (staticmethod, "__func__")):
         value = getattr(value, inner) if isinstance(value, kind) else value
     value = inspect.unwrap(value) if callable(value) else value
@@ -42,7 +42,7 @@ def _function(value):
 
 @contextmanager
 def cleared():
-    """Take every planted error away in the end."""
+    """Remove all injected errors when the block ends."""
     FIRED.clear()
     try:
         yield
@@ -51,25 +51,25 @@ def cleared():
 
 
 def plant(name, *, once=False):
-    """Let a function raise from now on, or at its next call only."""
+    """Make a function raise from now on, or only at its next call."""
     function = places()[name]
     module = function.__module__
     path = name.removeprefix(f"{module.removeprefix('yolo_gradwatch.')}.").split(".")
     known = reduce(getattr, path, importlib.import_module(module))
-    getattr(known, "cache_clear", lambda: None)()  # else it may not be called at all
+    getattr(known, "cache_clear", lambda: None)()  # a cached function would not be called
     _swapped.append((function, function.__code__, name, once))
     function.__code__ = _broken.__code__.replace(co_freevars=function.__code__.co_freevars)
 
 
 def restore():
-    """Give every function its own code again."""
+    """Restore the code of all functions."""
     while _swapped:
         function, code, _, _ = _swapped.pop()
         function.__code__ = code
 
 
 def fire():
-    """Raise, in the place of the function that an error was planted into."""
+    """Raise the injected error."""
     _, _, name, once = _swapped[-1]
     FIRED.append(name)
     if once:
@@ -78,6 +78,6 @@ def fire():
 
 
 def _broken(*_args, **_options):
-    import planted  # it runs with the globals of the function whose code it replaces
+    import planted  # runs with the globals of the replaced function
 
     planted.fire()

@@ -1,4 +1,4 @@
-"""A command in a pseudo-terminal, as a terminal emulator draws it."""
+"""Run a command in a pseudo-terminal with a terminal emulator."""
 
 import os
 import struct
@@ -20,21 +20,21 @@ COMMAND = (sys.executable, "-m", "yolo_gradwatch")
 
 
 def _begin():
-    """In the process of the command, before it runs: its terminal is this one."""
+    """Prepare the command's process: take this terminal and accept Ctrl+C."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     hear_ctrl_c()
 
 
 class Terminal:
-    """A command in a pseudo-terminal, and what its screen shows.
+    """A command in a pseudo-terminal, and its screen.
 
     Args:
-        columns: Of the terminal.
-        lines: Of the terminal.
-        arguments: Of the command.
-        command: Another command, in place of our own.
-        streams: ``stdout`` or ``stderr``, where it is not the terminal.
-        environment: Variables that are other ones; None for one that is not there.
+        columns: Width of the terminal.
+        lines: Height of the terminal.
+        arguments: Arguments of the command.
+        command: The command; our own by default.
+        streams: Replacements for ``stdout`` or ``stderr``.
+        environment: Changed variables; None removes one.
     """
 
     def __init__(self, columns, lines, *arguments, command=COMMAND, streams=(), **environment):
@@ -45,7 +45,7 @@ class Terminal:
         self._resize(columns, lines)
         self.attributes = termios.tcgetattr(slave)
         own = {"TERM": "xterm-256color", "YOLO_CONFIG_DIR": str(HOME)}
-        own |= {"COLUMNS": None, "LINES": None}  # those of the terminal itself hold
+        own |= {"COLUMNS": None, "LINES": None}  # use the terminal's own size
         changed = {**os.environ, **own, **environment}
         self._process = subprocess.Popen(
             [*command, *arguments],
@@ -57,20 +57,20 @@ class Terminal:
         os.set_blocking(self._master, False)
 
     def read_until(self, is_there, seconds=90):
-        """Feed the screen until a condition holds; fail when time is up."""
+        """Feed the screen until a condition holds; fail after a timeout."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             self._feed()
             if is_there(self):
                 return
-            time.sleep(0.02)  # the other process is at work
+            time.sleep(0.02)  # let the other process run
         pytest.fail("\n".join(self.lines()))
 
     def is_over(self):
         return self._process.poll() is not None
 
     def resize(self, columns, lines):
-        """As a user does with the corner of a window; a signal tells the command."""
+        """Resize the terminal window; the command gets a signal."""
         self._feed()
         self.screen.resize(lines, columns)
         self._resize(columns, lines)
@@ -82,7 +82,7 @@ class Terminal:
         os.write(self._master, keys)
 
     def lines(self):
-        """Everything that was ever shown and was not drawn over, without what is blank."""
+        """Return all lines of the history and the screen, without blank ones."""
         past = [
             "".join(line[column].data for column in range(self.screen.columns))
             for line in self.screen.history.top

@@ -1,10 +1,10 @@
-"""A watched training whose console is recorded, as experiment loggers do it.
+"""A watched training whose console is recorded as experiment loggers do.
 
     python recorded.py KIND MOMENT RECORD OPTIONS
 
-KIND is a function of this file: a stand-in for a logger, or a logger itself. MOMENT is ``early``,
-when Ultralytics opens its loggers, or ``late``, in the first batch. What was recorded is written to
-the file RECORD at the end.
+KIND is a function of this file: a stand-in for a logger, or a real logger. MOMENT is ``early``,
+when Ultralytics opens its loggers, or ``late``, in the first batch. The recording is written to the
+file RECORD at the end.
 """
 
 import json
@@ -26,7 +26,7 @@ RECORD, ENDS = [], []
 
 
 class Wrapper:
-    """Stands in for a stream and has no more than Ultralytics needs of one."""
+    """A stand-in for a stream with only the methods that Ultralytics needs."""
 
     def __init__(self, stream):
         self.stream = stream
@@ -43,7 +43,7 @@ class Wrapper:
 
 
 class Proxy(Wrapper):
-    """Stands in for a stream; what it lacks is the stream's."""
+    """A stand-in for a stream that forwards all other attributes."""
 
     def __init__(self, stream, write):
         super().__init__(stream)
@@ -58,7 +58,7 @@ class Proxy(Wrapper):
 
 
 class Impostor(Wrapper):
-    """Records nothing, and says that it is a terminal, whatever is below it."""
+    """Records nothing and claims to be a terminal."""
 
     def write(self, text):
         self.stream.write(text)
@@ -68,7 +68,7 @@ class Impostor(Wrapper):
 
 
 def patched():
-    """A function in the place of ``write``, as W&B."""
+    """Replace ``write`` by a function, as W&B does."""
     for stream in (sys.stdout, sys.stderr):
         stream.write = noted(stream.write)
 
@@ -83,12 +83,12 @@ def noted(write):
 
 
 def wrapped():
-    """Another object in the place of the stream, as Ultralytics' platform and Comet."""
+    """Replace the streams by objects, as Ultralytics' platform and Comet do."""
     sys.stdout, sys.stderr = Wrapper(sys.stdout), Wrapper(sys.stderr)
 
 
 def replaced():
-    """Both, in the place of the original streams too, as ClearML."""
+    """Replace both, including the original streams, as ClearML does."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         proxy = Proxy(stream, stream.write)
@@ -98,25 +98,25 @@ def replaced():
 
 
 def piped():
-    """A pipe in the place of the descriptor, which the stream denies, as Comet's native mode."""
+    """Replace the descriptor by a pipe behind a stream that denies it, as Comet's native mode."""
     relay(*os.pipe(), (1,))
     sys.stdout = Impostor(sys.stdout)
 
 
 def in_terminals():
-    """A terminal in the place of each descriptor, as W&B's ``console="redirect"``."""
+    """Replace each descriptor by a terminal, as W&B's ``console="redirect"``."""
     for descriptor in (1, 2):
         relay(*pty.openpty(), (descriptor,))
 
 
 def relay(read, write, descriptors):
-    """Hand what is written to descriptors on to where they led, from another thread."""
+    """Forward the output of descriptors to their original target, from another thread."""
     there = os.dup(descriptors[0])
     for descriptor in descriptors:
         os.dup2(write, descriptor)
 
     def run():
-        with suppress(OSError):  # how the reader of a terminal hears that it is closed
+        with suppress(OSError):  # raised when the terminal is closed
             while data := os.read(read, 4096):
                 RECORD.append(data.decode("utf-8", "replace"))
                 os.write(there, data)
@@ -134,7 +134,7 @@ def relay(read, write, descriptors):
 
 
 def wandb(folder, console="wrap"):
-    """W&B itself."""
+    """Start W&B."""
     import wandb
 
     run = wandb.init(mode="offline", dir=folder, settings=wandb.Settings(console=console))
@@ -149,12 +149,12 @@ def wandb(folder, console="wrap"):
 
 
 def wandb_redirect(folder):
-    """W&B, with file descriptors redirected."""
+    """Start W&B with redirected file descriptors."""
     wandb(folder, console="redirect")
 
 
 def comet_ml(folder, mode="simple"):
-    """Comet itself."""
+    """Start Comet."""
     import comet_ml
 
     experiment = comet_ml.OfflineExperiment(
@@ -176,12 +176,12 @@ def comet_ml(folder, mode="simple"):
 
 
 def comet_ml_native(folder):
-    """Comet, with file descriptors redirected."""
+    """Start Comet with redirected file descriptors."""
     comet_ml(folder, mode="native")
 
 
 def clearml(folder):
-    """ClearML itself."""
+    """Start ClearML."""
     from clearml import Task
 
     Task.set_offline(offline_mode=True)
@@ -201,7 +201,7 @@ def clearml(folder):
 
 
 def ultralytics(folder):
-    """The console logger of Ultralytics' platform."""
+    """Start the console logger of Ultralytics' platform."""
     from ultralytics.utils.logger import ConsoleLogger
 
     logger = ConsoleLogger(folder / "console.txt")
@@ -210,7 +210,7 @@ def ultralytics(folder):
     def end():
         logger.stop_capture()
         text = (folder / "console.txt").read_text("utf-8")
-        RECORD.append(re.sub(r"(?m)^\[[\d :-]+\] ", "", text))  # the time of each line
+        RECORD.append(re.sub(r"(?m)^\[[\d :-]+\] ", "", text))  # remove the time of each line
 
     ENDS.append(end)
 
@@ -220,12 +220,12 @@ REAL = (wandb, wandb_redirect, comet_ml, comet_ml_native, clearml, ultralytics)
 
 
 def main(kind, moment, record, options):
-    """Train, and have it recorded from a moment on."""
+    """Train with the recording started at the given moment."""
     folder = Path(record).parent
     begins = {one.__name__: one for one in KINDS}
     begins |= {one.__name__: partial(one, folder) for one in REAL}
     begin = begins[kind]
-    settings.update(dict.fromkeys(("clearml", "comet", "wandb"), False))  # not Ultralytics' own
+    settings.update(dict.fromkeys(("clearml", "comet", "wandb"), False))  # disable Ultralytics' own
     model = YOLO("yolo26n.yaml")
     once = [begin]
 
@@ -237,7 +237,7 @@ def main(kind, moment, record, options):
     model.add_callback(event, start)
     watch = GradWatch().attach(model)
     model.train(**json.loads(options))
-    print(watch.report())  # noqa: T201  # as a user does
+    print(watch.report())  # noqa: T201  # as users do
     for end in ENDS:
         end()
     Path(record).write_text("".join(RECORD), encoding="utf-8")

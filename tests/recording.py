@@ -1,4 +1,4 @@
-"""A training as the watch records it, without a trainer: steps are given by hand."""
+"""Record a training without a trainer: tests pass the steps."""
 
 from values import LAYOUT, MEMBERS
 
@@ -10,7 +10,7 @@ from yolo_gradwatch.watch.options import Options
 
 
 class Recording:
-    """A recorder in its first epoch, with its outputs; all else is asked of the recorder."""
+    """A recorder in its first epoch with its outputs; other attributes are the recorder's."""
 
     def __init__(self, folder, *, resumes=False, live=False, options=None, **asked):
         training = Training(
@@ -49,12 +49,12 @@ class Recording:
         return getattr(self.recorder, name)
 
     def step(self, one):
-        """Take a sample as the next step."""
+        """Record a sample as the next step."""
         self.recorder.last_step = one.step
         self.recorder.wanted(one.step)
         self.recorder.take([one])
 
     def finish(self, status="finished"):
-        """End and close."""
+        """End the run and close the recorder."""
         self.recorder.end(status)
         self.recorder.close()

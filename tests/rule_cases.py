@@ -1,4 +1,4 @@
-"""For each rule of the catalogue a run that fires it, and a finding to put into words."""
+"""For each rule of the catalogue, a run that fires it and a finding for its message."""
 
 from dataclasses import replace
 from math import log10
@@ -32,23 +32,23 @@ BOXES = tuple(f"model.6.cv2.{scale}" for scale in range(3))
 PAIRED = tuple(f"model.6.one2one_cv2.{scale}" for scale in range(3))
 
 FIVE = Thresholds(dead_branch_windows=5)
-"""All limits as they are, but for the patience with the head."""
+"""Default limits, except for a shorter wait in the head."""
 
 
 def items(**means):
-    """Loss items of a window of one batch, with their sum."""
+    """Return the loss items of a window of one batch, with their sum."""
     means["sum"] = sum(means.values())
     return tuple(LossItem(name, 1, 0, int(v == 0), v, v, v) for name, v in means.items())
 
 
 def rates(*values):
-    """Learning rates of a window of one step."""
+    """Return the learning rates of a window of one step."""
     named = ((f"lr/{group}", value) for group, value in enumerate(values))
     return tuple(LossItem(name, 1, 0, int(v == 0), v, v, v) for name, v in named)
 
 
 def fallen(count, loss=0.0078125, first=2):
-    """Windows of a gradient next to nothing, with a small loss."""
+    """Return windows with a tiny gradient and a small loss."""
     return lasting(count, {WHOLE: 2.0**-12}, first=first, losses=items(cls=loss))
 
 
@@ -56,13 +56,13 @@ class Run(NamedTuple):
     """A run that fires one rule and no other.
 
     Attributes:
-        windows: As few as the rule needs, under ``FIVE``.
-        module: What the alert names.
-        value: The number that is judged.
-        fires: Whether it does under a limit just below the value, at it, and just above it.
-        step: Of the alert.
-        affected: Blocks that suffer.
-        given: More for the detector: options of the training, or the optimizer.
+        windows: The minimum that the rule needs with ``FIVE``.
+        module: Module in the alert.
+        value: Number that the rule compares with its limit.
+        fires: Whether it fires with a limit just below the value, at it, and just above it.
+        step: Step of the alert.
+        affected: Affected blocks.
+        given: Further input of the detector: options of the training, or the optimizer.
     """
 
     windows: list[Window]
@@ -71,7 +71,7 @@ class Run(NamedTuple):
     fires: tuple[bool, bool, bool] | None
     step: int = 1
     affected: tuple[str, ...] = ()
-    given: dict[str, Any] = {}  # noqa: RUF012  # nobody changes it
+    given: dict[str, Any] = {}  # noqa: RUF012  # never changed
 
 
 ABOVE, FROM, BELOW, UP_TO = (
@@ -80,12 +80,12 @@ ABOVE, FROM, BELOW, UP_TO = (
     (False, False, True),
     (False, True, True),
 )
-"""A rule fires above its limit, at it and above, below it, at it and below."""
+"""Fires above the limit, from the limit up, below the limit, or up to the limit."""
 
 BEFORE_2 = ("model.0", "model.1")
 
 STILL = Optimizer("SGD", (Group(0.0, 0.0, 1, 10),), zero_rate=("model.2.conv.weight",))
-"""An optimizer with a group whose rate is 0 for good."""
+"""An optimizer with a group whose learning rate stays 0."""
 
 RUNS = {
     "nonfinite": Run([net(1, steps=13, skipped=13)], WHOLE, 13, ABOVE),
@@ -187,7 +187,7 @@ HEADED, _ = plan(
     ],
     edges=[(f"model.{b}", f"model.{b + 1}") for b in range(4)],
 )
-"""A chain of four blocks and a head with a family of three scales."""
+"""A chain of four blocks, and a head with one family at three scales."""
 
 WORDED = {
     **dict.fromkeys(("dead", "no_gradient", "not_updated", "frozen"), ("model.3.conv", 3.0, 3.0)),
@@ -219,13 +219,13 @@ WORDED = {
     "total_low": (WHOLE, 2.5e-5, 1e-3),
     "weight_growth": (WHOLE, 0.7, 0.3),
 }
-"""A module of ``HEADED``, a value and a limit to put into words."""
+"""A module of ``HEADED``, a value and a limit for the message of each rule."""
 
 ODD = [0.0, np.nan, np.inf, 1e-40, 1e-9, 1e-3, 0.1, 1.0, 1.0, 1.0, 10.0, 1e3, 1e9, 1e15, 3e38]
 
 
 def anything(seed, values=ODD, count=30):
-    """Windows in which nothing fits together."""
+    """Yield windows of arbitrary, inconsistent numbers."""
     random = np.random.default_rng(seed)
     size = len(NET.modules)
 

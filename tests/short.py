@@ -1,4 +1,4 @@
-"""Short trainings on the fake trainer or Ultralytics' own, and what a watch must not change."""
+"""Short trainings on the fake or the real trainer, and checks that a watch changes nothing."""
 
 import sys
 from functools import cache
@@ -9,13 +9,13 @@ from training import TINY, amp_trainer, brisk_trainer, shapes, small
 
 
 class Way:
-    """How a test trains.
+    """The trainer that a test uses.
 
     Args:
-        is_real: On Ultralytics' trainer instead of the fake one.
+        is_real: Whether to use Ultralytics' trainer instead of the fake one.
 
     Attributes:
-        base: The class of its trainers, which tests may derive from.
+        base: The trainer class, which tests may derive from.
     """
 
     def __init__(self, *, is_real):
@@ -25,7 +25,7 @@ class Way:
         self.base = brisk_trainer() if is_real else FakeTrainer
 
     def model(self):
-        """A model of six blocks."""
+        """Return a model of six blocks."""
         from fake_trainer import FakeModel
 
         if not self.is_real:
@@ -35,7 +35,7 @@ class Way:
         return YOLO(small())
 
     def trainer(self, folder, *, kind=None, images=8, attached=None, **options):
-        """A trainer that has not begun: by default for four epochs of two batches, a step each."""
+        """Return an unstarted trainer; by default four epochs of two batches, one step each."""
         data = shapes(images) if self.is_real else "noise"
         overrides = {**TINY, "imgsz": 32, "epochs": 4, "save": False, "model": small()}
         overrides |= {"data": data, "project": str(folder), **options}
@@ -47,12 +47,12 @@ class Way:
         """Train, and return the trainer.
 
         Args:
-            folder: Of the project; the run is ``folder / "run"``.
+            folder: Project folder; the run is ``folder / "run"``.
             watch: Attached after the callbacks of ``first``, before those of ``calls``.
             first: Pairs of an event and a callback.
             calls: As ``first``.
-            attached: One of `model` that is there already.
-            options: As for `trainer`.
+            attached: An existing result of `model`.
+            options: As in `trainer`.
         """
         model = attached or self.model()
         for event, call in first:
@@ -66,12 +66,12 @@ class Way:
         return trainer
 
     def scaled(self):
-        """The class of a trainer with a loss scaler of 65536."""
+        """Return a trainer class with a loss scaler of 65536."""
         return amp_trainer(self.base)
 
     @cache  # noqa: B019  # there are two ways
     def bare(self):
-        """The weights of the training of `spoiled` that nobody watches."""
+        """Return the weights of the unwatched `spoiled` training."""
         with TemporaryDirectory() as folder:
             return bits_of(self.spoiled(Path(folder)))
 
@@ -83,20 +83,21 @@ class Way:
 FAKE = Way(is_real=False)
 
 PICTURES = ("yolo_gradwatch.views.png.figure.write", "yolo_gradwatch.views.png.depth.write")
-"""What draws each; half of the time of a fake training."""
+"""The functions that draw pictures, which take half of the time of a fake training."""
 
 
 def blank_pictures(monkeypatch):
-    """Leave empty files in place of pictures."""
+    """Create empty files instead of pictures."""
     for picture in PICTURES:
         monkeypatch.setattr(picture, lambda _numbers, _report, path: path.touch())
 
 
 @cache
 def real():
-    """Ultralytics' trainer; a test that asks for it loads Ultralytics.
+    """Return Ultralytics' trainer; this loads Ultralytics.
 
-    In 8.4.0 and 8.4.100 the first training of a process has other random numbers than later ones.
+    In 8.4.0 and 8.4.100, the first training of a process gets other random numbers than later ones,
+    so one training runs first.
     """
     way = Way(is_real=True)
     with TemporaryDirectory() as folder:
@@ -105,19 +106,19 @@ def real():
 
 
 def run(folder, **options):
-    """A real training of eight steps, see `Way.spoiled`."""
+    """Run a real training of eight steps, see `Way.spoiled`."""
     return real().spoiled(folder, **options)
 
 
 def bare():
-    """The weights of the real training that nobody watches."""
+    """Return the weights of the unwatched real training."""
     return real().bare()
 
 
 def spoil(name, value=float("nan"), *, at, until=None):
-    """A callback that multiplies a parameter's gradient in one backward pass, or in several."""
+    """Return a callback that multiplies a parameter's gradient in some backward passes."""
 
-    def plant(trainer):
+    def inject(trainer):
         passes = []
 
         def hook(gradient):
@@ -126,11 +127,11 @@ def spoil(name, value=float("nan"), *, at, until=None):
 
         dict(trainer.model.named_parameters())[name].register_hook(hook)
 
-    return ("on_train_start", plant)
+    return ("on_train_start", inject)
 
 
 def ruin(trainer):
-    """Make a weight NaN."""
+    """Set a weight to NaN."""
     dict(trainer.model.named_parameters())["model.2.conv.weight"].data.fill_(float("nan"))
 
 
@@ -147,7 +148,7 @@ def starve(trainer):
 
 
 def at(event, count, call):
-    """A callback that calls at the so-many-th time of an event, with the trainer."""
+    """Return a callback for an event that calls ``call`` at its ``count``-th time."""
     times = []
 
     def counted(trainer):
@@ -159,7 +160,7 @@ def at(event, count, call):
 
 
 def leave(error):
-    """A callback's function that raises."""
+    """Return a callback that raises."""
 
     def call(_trainer):
         raise error
@@ -168,13 +169,13 @@ def leave(error):
 
 
 def bits_of(trainer):
-    """The weights, and their average over the steps."""
+    """Return the bytes of the weights and of their moving average."""
     states = (trainer.model.state_dict(), trainer.ema.ema.state_dict())
     return [(name, v.cpu().numpy().tobytes()) for state in states for name, v in state.items()]
 
 
 def streams():
-    """Where everything is printed to."""
+    """Return all output streams."""
     from ultralytics.utils import LOGGER
 
     streams = [getattr(handler, "stream", None) for handler in LOGGER.handlers]
@@ -190,5 +191,5 @@ def assert_nothing_left(trainer):
 
 
 def told(caplog):
-    """What the watch said in the log."""
+    """Return the watch's log messages."""
     return [r.getMessage() for r in caplog.records if r.name.startswith("yolo_gradwatch")]

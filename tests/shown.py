@@ -1,4 +1,4 @@
-"""Findings, epochs and boards, for what is shown to a user."""
+"""Findings, epochs and boards for tests of the views."""
 
 import io
 import math
@@ -18,11 +18,11 @@ from yolo_gradwatch.views.terminal.console import fitted
 
 YOLO = layout_of(YOLO26N)
 ODD = ("$\\frac{", "<b>&amp;</b>", "[bold]x[/]", "层.卷积", "a" * 300, "%s{}", "\U0001f600")
-"""Names that look like markup, or are hard to draw."""
+"""Names that look like markup or are hard to draw."""
 
 
 def norms_of(layout, of_block, total=None):
-    """(M,) norms: those of the blocks, by name or one for all, and of the whole model."""
+    """Return (M,) norms of the blocks, by name or one for all, and of the whole model."""
     if not isinstance(of_block, dict):
         of_block = dict.fromkeys(layout.block_of, of_block)
     norms = np.array([of_block.get(block, 1.0) for block in layout.block_of])
@@ -31,7 +31,7 @@ def norms_of(layout, of_block, total=None):
 
 
 def level(block, step):
-    """Norms that fall slowly and shake a little, each block's below those behind it."""
+    """Return a slowly falling, slightly oscillating norm that is higher in later blocks."""
     number = int(block.split(".")[1])
     return 10 ** (1.5 + number / 20 - step / 150 + 0.1 * math.sin(0.7 * step + number))
 
@@ -41,7 +41,7 @@ def sample_of(step=1, *, epoch=1, skipped=False, scale=None):
 
 
 def board_of(layout=None, *, epochs=0, levels=()):
-    """A board that has seen a step of each level: the norm of all blocks or of each by name."""
+    """Return a board with one step per level, the norm of all blocks or of each by name."""
     layout = layout or layout_of()
     board = Board(layout, epochs=epochs)
     for step, level in enumerate(levels, 1):
@@ -50,7 +50,7 @@ def board_of(layout=None, *, epochs=0, levels=()):
 
 
 def window_of(layout, **changes):
-    """One healthy step."""
+    """Return a window of one healthy step."""
     size = len(layout.modules)
     values = {row.name: np.full(size, 0 if row.is_count else 1, row.dtype) for row in QUANTITIES}
     one = Window(epoch=1, step_first=5, step_last=5, steps=1, skipped=0, **values)
@@ -58,11 +58,11 @@ def window_of(layout, **changes):
 
 
 def episode_of(step=7, step_end=None, *, epoch=1, reported=None, value=1.0):
-    """It is reported at once if nothing else is said."""
+    """Return an episode; by default reported at its first step."""
     return Episode(epoch, step, step_end, reported or step, value)
 
 
-def finding_of(  # noqa: PLR0913  # the fields of its only episode, if no others are given
+def finding_of(  # noqa: PLR0913  # the fields of its only episode
     rule="nonfinite",
     module="model.3.conv",
     *,
@@ -72,7 +72,7 @@ def finding_of(  # noqa: PLR0913  # the fields of its only episode, if no others
     value=1.0,
     **changes,
 ):
-    """A critical finding that began at step 7 with all of its modules and is not over."""
+    """Return a critical finding that started at step 7 in all of its modules and is active."""
     modules = changes.get("modules", (module,))
     finding = Finding(
         number=1,
@@ -89,7 +89,7 @@ def finding_of(  # noqa: PLR0913  # the fields of its only episode, if no others
 
 
 def ended(finding, step_end):
-    """The finding after its newest episode."""
+    """Return the finding with its newest episode ended."""
     newest = replace(finding.episodes[-1], step_end=step_end)
     return replace(finding, episodes=(*finding.episodes[:-1], newest))
 
@@ -107,7 +107,7 @@ def epoch_of(  # noqa: PLR0913  # one argument a field
 
 
 def fitted_lines(text, width, *, is_terminal=True):
-    """The lines of a text in a stream of this width."""
+    """Return the lines of a text fitted to a stream of this width."""
     console = Console(
         file=io.StringIO(), width=width, force_terminal=is_terminal, legacy_windows=False
     )

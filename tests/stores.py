@@ -1,4 +1,4 @@
-"""What loggers have stored of a training, read back from their files."""
+"""Read back what loggers stored about a training."""
 
 import json
 import sqlite3
@@ -15,17 +15,17 @@ TIMES = (
     "Summary/model/speed",
     "Summary/gradwatch",
 )
-"""How numbers begin that no two trainings share, and ours."""
+"""Prefixes of our numbers, and of times that differ between trainings."""
 
 
 class Stored:
-    """What one logger has of a folder.
+    """What one logger stored in a folder.
 
     Attributes:
-        runs: How many runs it has.
-        series: For each number by name, its pairs of a step and a value, in order.
-        texts: Everything else by name, as text: findings, verdict, tables, pages, pictures.
-        rows: Of W&B, each row as a dict.
+        runs: Number of runs.
+        series: Pairs of step and value in order, by name.
+        texts: Everything else by name: findings, verdict, tables, pages, pictures.
+        rows: Rows of W&B as dicts.
     """
 
     def __init__(self):
@@ -38,7 +38,7 @@ class Stored:
         return {name: one for name, one in self.series.items() if name.startswith("gradwatch")}
 
     def theirs(self):
-        """Those of Ultralytics, without its times, which no two trainings share."""
+        """Return Ultralytics' series, without times, which differ between trainings."""
         return {
             name: one
             for name, one in self.series.items()
@@ -66,7 +66,7 @@ def tensorboard(folder):
 
 
 def wandb(folder):
-    """Rows are under the epoch that they name, or the step of ours, or else their number."""
+    """Read W&B rows, indexed by their epoch, our step, or else their row number."""
     found = Stored()
     for file in sorted(folder.rglob("run-*.wandb")):
         found.runs += 1
@@ -94,7 +94,7 @@ def _items(items):
 
 
 def _records(content):
-    """The records of a ``.wandb`` file: LevelDB's log format behind a header of seven bytes."""
+    """Yield the records of a ``.wandb`` file: LevelDB's log format after a 7-byte header."""
     from wandb.proto import wandb_internal_pb2 as messages
 
     place, part = 7, b""
@@ -134,7 +134,7 @@ def mlflow(folder):
 
 
 def comet(folder):
-    """Offline archives, with a message a line, and files; what was printed is left out."""
+    """Read offline archives with one message per line and files, without the printed output."""
     found = Stored()
     for archive in sorted(folder.rglob("*.zip")):
         with zipfile.ZipFile(archive) as packed:
@@ -158,7 +158,7 @@ def comet(folder):
 
 
 def clearml(folder):
-    """Offline folders, with an event a line, and what went to the console's log."""
+    """Read offline folders with one event per line, and our lines of the console log."""
     found = Stored()
     for file in folder.rglob("log.jsonl"):
         lines = [line for line in file.read_text("utf-8").splitlines() if "GradWatch, " in line]

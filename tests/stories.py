@@ -1,4 +1,4 @@
-"""What becomes of the alerts of a run, window after window."""
+"""Feed alerts to the findings of a run, one window at a time."""
 
 from values import Part, plan, window
 
@@ -11,7 +11,7 @@ CHAIN, _ = plan(
     [Part(f"model.{block}.{leaf}") for block in range(4) for leaf in "abcd"],
     edges=[("model.0", "model.1"), ("model.1", "model.2"), ("model.2", "model.3")],
 )
-"""Four blocks of four leaves, one after the other."""
+"""A chain of four blocks with four leaves each."""
 
 A, B, C, D = (f"model.1.{leaf}" for leaf in "abcd")
 
@@ -24,7 +24,7 @@ def alert(module, step=1, *, rule="dead", value=3.0, affected=()):
 
 
 class Story:
-    """Feeds the alerts of one window after the other."""
+    """Feeds alerts to the findings of a run, window by window."""
 
     def __init__(self, layout=CHAIN, limits=None):
         self.layout = layout
@@ -32,13 +32,13 @@ class Story:
         self.step = 0
 
     def next(self, *modules, rule="dead", value=3.0, skipped=0):
-        """What one window changes in which these modules have an alert."""
+        """Return the changes by a window in which these modules have an alert."""
         self.step += 1
         alerts = [alert(module, self.step, rule=rule, value=value) for module in modules]
         return self.take(alerts, skipped=skipped)
 
     def both(self, *pairs):
-        """What one window changes that brings alerts of several rules."""
+        """Return the changes by a window with alerts of several rules."""
         self.step += 1
         return self.take([alert(module, self.step, rule=rule) for rule, module in pairs])
 
@@ -48,7 +48,7 @@ class Story:
         return self.findings.update(one, alerts, reported or self.step)
 
     def calm(self, windows=CALM_WINDOWS):
-        """What windows without an alert change."""
+        """Return the changes by windows without an alert."""
         return [one for _ in range(windows) for one in self.next()]
 
     def lasting(self):
@@ -56,5 +56,5 @@ class Story:
 
 
 def spelled(seen):
-    """The first change of each window in a word."""
+    """Return the first change of each window as one string."""
     return " ".join(one[0].change if one else "-" for one in seen)

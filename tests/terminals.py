@@ -1,4 +1,4 @@
-"""Stand-ins for terminals, and what one of them shows."""
+"""Stand-ins for terminals, and their screens."""
 
 import io
 import signal
@@ -8,7 +8,7 @@ import pyte
 from yolo_gradwatch.views.terminal.streams import HOSTED_NOTEBOOKS
 
 RULE = "── GradWatch"
-"""How the panel begins."""
+"""Start of the panel's first line."""
 
 
 class Terminal(io.StringIO):
@@ -17,19 +17,19 @@ class Terminal(io.StringIO):
 
 
 def hear_ctrl_c():
-    """Let a process that is about to begin end with Ctrl+C, also below ``nohup ... &``."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is ignored is inherited
+    """Make a new process end on Ctrl+C, also when started with ``nohup ... &``."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored signals are inherited
 
 
 def seen(terminal):
-    """The lines that a terminal shows after everything that was written to it."""
+    """Return the lines on a terminal's screen after all its output."""
     screen = pyte.Screen(250, 250)
     pyte.Stream(screen).feed(terminal.getvalue().replace("\n", "\r\n"))
     return [line.rstrip() for line in screen.display[: screen.cursor.y + 1]]
 
 
 def set_terminal(monkeypatch, columns):
-    """The environment of a terminal with so many columns and 30 lines."""
+    """Set the environment of a terminal with the given columns and 30 lines."""
     colours = ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLORTERM")
     for name in (*colours, "JPY_PARENT_PID", *HOSTED_NOTEBOOKS):
         monkeypatch.delenv(name, raising=False)

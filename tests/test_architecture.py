@@ -1,4 +1,4 @@
-"""What may be imported when, and what is public; the doors between rooms are import-linter's."""
+"""Import costs and public names; import-linter checks the imports between rooms."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ import yolo_gradwatch
 PACKAGE = Path(yolo_gradwatch.__file__).parent
 
 
-def test_the_architecture_document_is_short_and_names_every_room_and_module():
+def test_architecture_document_is_short_and_names_every_room():
     document = (REPOSITORY / "ARCHITECTURE.md").read_text(encoding="utf-8")
     assert len(document.splitlines()) < 150
     rooms = [path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()]
@@ -23,14 +23,14 @@ def test_the_architecture_document_is_short_and_names_every_room_and_module():
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda one: one.stem)
-def test_no_module_is_longer_than_300_lines_and_no_class_than_150(path):
+def test_modules_have_at_most_300_lines_and_classes_150(path):
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 300
     classes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)]
     assert not [one.name for one in classes if one.end_lineno - one.lineno >= 150]
 
 
-def test_every_record_is_frozen_but_those_that_gather():
+def test_all_dataclasses_but_the_collecting_ones_are_frozen():
     text = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
     loose = re.findall(r"^@dataclass(?!\(frozen=True).*\nclass (\w+)", text, re.MULTILINE)
     assert sorted(loose) == ["Transfer", "_Readings", "_Reported", "_Waiting"]
@@ -44,7 +44,7 @@ def loaded_after(statement):
     return {name.partition(".")[0] for name in done.stdout.split()}
 
 
-def test_importing_the_package_loads_nothing_heavy():
+def test_package_import_loads_nothing_heavy():
     heavy = {"torch", "ultralytics", "pandas", "numpy", "rich", "typer"}
     assert not loaded_after("import yolo_gradwatch") & heavy
 
@@ -56,16 +56,16 @@ def test_importing_the_package_loads_nothing_heavy():
         "from yolo_gradwatch import Thresholds, Report, Finding, Layout",
     ],
 )
-def test_reading_a_run_loads_neither_torch_nor_ultralytics(statement):
+def test_loading_a_run_imports_neither_torch_nor_ultralytics(statement):
     assert not loaded_after(statement) & {"torch", "ultralytics"}
 
 
-def test_a_recorder_with_its_outputs_loads_neither_torch_nor_ultralytics():
+def test_recorder_and_outputs_import_neither_torch_nor_ultralytics():
     loaded = loaded_after("import yolo_gradwatch.watch.assembly")
     assert not loaded & {"torch", "ultralytics"}
 
 
-def test_every_export_is_there_and_nothing_else_is_public():
+def test_all_exports_exist_and_other_names_raise():
     assert all(hasattr(yolo_gradwatch, name) for name in yolo_gradwatch.__all__)
     assert set(yolo_gradwatch.__all__) <= set(dir(yolo_gradwatch))
     with pytest.raises(AttributeError, match="no attribute 'Watcher'"):

@@ -1,4 +1,4 @@
-"""The scripts of benchmarks/ on recordings made by hand."""
+"""The scripts of benchmarks/, on handmade recordings."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ COLUMN = {one["name"]: column for column, one in enumerate(PARAMETERS)}
 
 
 def made(change=None, steps=STEPS, **meta):
-    """Meta and arrays of a training in which every norm is 1, but for what ``change`` does."""
+    """Return meta and arrays of a training with norms of 1, modified by ``change``."""
     size = (steps, len(PARAMETERS))
     arrays = {
         "grad_norm": np.ones(size, np.float32),
@@ -80,7 +80,7 @@ def made(change=None, steps=STEPS, **meta):
 
 @pytest.fixture
 def save(tmp_path):
-    """Write a training by hand to a file."""
+    """Write a handmade training to a file."""
 
     def write(change=None, name="made", **meta):
         described, arrays = made(change, **meta)
@@ -92,7 +92,7 @@ def save(tmp_path):
 
 
 def setting(name, array, value, first=0):
-    """A change of one array for one parameter, from a step on."""
+    """Return a change of one array for one parameter, from a step on."""
 
     def change(arrays):
         arrays[array][first:, COLUMN[name]] = value
@@ -106,7 +106,7 @@ CONV = "model.1.conv.weight"
 # --- recordings -----------------------------------------------------------------------------------
 
 
-def test_a_recording_is_read_as_the_layout_and_the_samples_that_a_watch_would_see(save):
+def test_recording_loads_as_layout_and_samples(save):
     def change(arrays):
         arrays["grad_norm"][3] = np.arange(len(PARAMETERS))
         arrays["zero_fraction"][3, COLUMN[CONV]] = 0.25
@@ -141,7 +141,7 @@ def test_a_recording_is_read_as_the_layout_and_the_samples_that_a_watch_would_se
     assert (one.detail.weights.norms == 5).all()
 
 
-def test_over_parameters_each_is_a_module_of_its_own(save):
+def test_by_parameter_each_parameter_is_a_module(save):
     found = recordings.load(save(), by_parameter=True)
     roles = dict(zip(found.layout.modules, found.layout.roles, strict=True))
     owners = {name: role for name, role in roles.items() if role}
@@ -153,11 +153,11 @@ def test_over_parameters_each_is_a_module_of_its_own(save):
 @pytest.mark.parametrize(
     ("first", "names", "is_watched"),
     [
-        (0, ["model.1.conv"], False),  # the training froze it itself
+        (0, ["model.1.conv"], False),  # frozen by the training
         *((0, [".dfl"], True), (9, ["model.1.conv"], True), (9, [], True)),
     ],
 )
-def test_what_was_frozen_later_or_by_someone_else_is_watched(save, first, names, is_watched):
+def test_parameters_frozen_later_or_by_the_user_are_watched(save, first, names, is_watched):
     freeze = setting(CONV, "status", recordings.FROZEN, first)
     found = recordings.load(save(freeze, freeze_names=names))
     assert ("model.1.conv" in found.layout.modules) == is_watched
@@ -169,7 +169,7 @@ def test_what_was_frozen_later_or_by_someone_else_is_watched(save, first, names,
 
 
 @pytest.mark.parametrize("scaler", [False, True])
-def test_a_scaler_skips_what_is_not_finite(save, scaler):
+def test_scaler_skips_nonfinite_steps(save, scaler):
     path = save(lambda arrays: arrays["nonfinite"].__setitem__((5, COLUMN[CONV]), 3), scaler=scaler)
     samples = list(recordings.load(path).samples())
     assert [one.step for one in samples if np.isnan(one.norms).any()] == [6]
@@ -180,12 +180,12 @@ def test_a_scaler_skips_what_is_not_finite(save, scaler):
 
 
 def fault(save, **meta):
-    """A recording of which a block loses its gradient at a step."""
+    """Return a recording in which a block loses its gradient at a step."""
     described = {"kind": "dead", "accept": ["dead"], "onset": 12, "cause": [r"^model\.1\."]}
     return recordings.load(save(setting(CONV, "grad_norm", 0.0, 12), **{**described, **meta}))
 
 
-def test_a_fault_is_found_at_the_end_of_its_window_and_nothing_else(save):
+def test_fault_is_the_only_alarm_at_the_end_of_its_window(save):
     (alarm,) = detection.ours(fault(save))
     assert alarm == Alarm(step=14, kind="dead", module="model.1.conv")
     (longer,) = detection.ours(fault(save), 5)
@@ -195,8 +195,8 @@ def test_a_fault_is_found_at_the_end_of_its_window_and_nothing_else(save):
     assert list(detection.ours(notice)) == []
 
 
-def test_a_fault_is_found_when_it_is_reported(save, monkeypatch):
-    """By a roll-up that hands a window over with the step after it."""
+def test_alarm_has_the_step_of_its_report(save, monkeypatch):
+    """Use a roll-up that returns a window with the next step."""
     add = detection.Rollup.add
 
     def late(rollup, samples):
@@ -210,7 +210,7 @@ def test_a_fault_is_found_when_it_is_reported(save, monkeypatch):
 
 
 @pytest.mark.parametrize("window", [1, 2, 5, 20])
-def test_windows_are_as_long_as_asked_for(save, monkeypatch, window):
+def test_windows_have_the_requested_length(save, monkeypatch, window):
     lengths, plain = [], detection.Diagnosis.update
 
     def spied(self, window, reported):
@@ -237,7 +237,7 @@ def outcome_of(save, *alarms, **meta):
         (10, "dead", "model.1.conv", [], (False, True, True)),
         (10, "dead", "model", [], (False, True, True)),
         (10, "dead", "model", ["^model.0"], (False, True, False)),  # not a fault of the whole net
-        (10, "dead", "model.2", [], (False, True, True)),  # nothing is known to be unaffected
+        (10, "dead", "model.2", [], (False, True, True)),  # every module may be affected
         (10, "dead", "model.1.conv", ["^model.0"], (False, True, True)),
         (10, "dead", "model.0.bn", ["^model.0"], (False, True, True)),
         (10, "dead", "model.2", ["^model.0"], (False, True, False)),
@@ -245,14 +245,14 @@ def outcome_of(save, *alarms, **meta):
         (10, "dead", "model.10", ["^model.0"], (False, True, False)),
     ],
 )
-def test_an_alarm_is_early_or_a_hit_and_names_the_right_layer_or_not(  # noqa: PLR0913, PLR0917  # cases
+def test_outcome_is_early_or_a_hit_in_the_right_layer(  # noqa: PLR0913, PLR0917  # cases
     save, step, kind, module, affected, outcome
 ):
     one = outcome_of(save, Alarm(step, kind, module), affected=affected)
     assert (one.early, one.hit is not None, one.is_right) == outcome
 
 
-def test_the_figures_of_a_tool(save):
+def test_summary_of_a_tool(save):
     healthy = [
         Outcome(recordings.load(save(name="calm")), ()),
         Outcome(recordings.load(save(name="flagged")), (Alarm(3, "dead", "model.1"),)),
@@ -283,10 +283,10 @@ OURS = (
 
 
 @pytest.mark.parametrize("peers", [True, False])
-def test_the_script_prints_a_line_a_tool_and_a_line_a_recording(save, monkeypatch, capsys, peers):
+def test_script_prints_a_line_per_tool_and_per_recording(save, monkeypatch, capsys, peers):
     folder = save(name="h").parent
     fault(save, name="d")
-    save(name="a", kind="ambiguous")  # which counts nowhere
+    save(name="a", kind="ambiguous")  # does not count
     arguments = [str(folder), "--runs" if peers else "--no-peers"]
     monkeypatch.setattr(sys, "argv", ["detection.py", *arguments])
     detection.main()
@@ -309,7 +309,7 @@ def test_the_script_prints_a_line_a_tool_and_a_line_a_recording(save, monkeypatc
         assert out[-1].split() == ["h", "healthy", "silent"]
 
 
-def test_the_script_needs_recordings(tmp_path, monkeypatch, capsys):
+def test_script_fails_without_recordings(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["detection.py", str(tmp_path)])
     with pytest.raises(SystemExit):
         detection.main()
@@ -324,7 +324,7 @@ def alarms_of(tool, change=None, **meta):
 
 
 def scaled(norm, *names, first=0):
-    """Other norms for the parameters whose names contain one of these words."""
+    """Return a change of the norms of parameters whose names contain one of these words."""
 
     def change(arrays):
         for name, column in COLUMN.items():
@@ -335,7 +335,7 @@ def scaled(norm, *names, first=0):
 
 
 def ends(first, last):
-    """Other norms for the first weight and for the last."""
+    """Return a change of the norms of the first and the last weight."""
 
     def change(arrays):
         arrays["grad_norm"][:, COLUMN["model.0.conv.weight"]] = first
@@ -345,7 +345,7 @@ def ends(first, last):
 
 
 @pytest.mark.parametrize("tool", other_rules.PEERS)
-def test_every_norm_of_1_alarms_nobody_and_nan_is_found_by_all_but_one(tool):
+def test_norms_of_1_give_no_alarm_and_all_but_one_tool_find_nan(tool):
     def change(arrays):
         arrays["nonfinite"][0, COLUMN[CONV]] = 1
         arrays["grad_norm"][0, COLUMN[CONV]] = np.nan
@@ -363,7 +363,7 @@ RULES = {
     "SageMaker Debugger": [
         (scaled(1.01e-7 * MEAN, CONV), set()),
         (scaled(0.99e-7 * MEAN, CONV), {("vanishing", "model.1.conv")}),
-        (scaled(0.0, CONV, first=38), {("dead", "model.1.conv")}),  # what helps it
+        (scaled(0.0, CONV, first=38), {("dead", "model.1.conv")}),  # to the tool's advantage
         (setting(CONV, "status", recordings.NO_GRADIENT), set()),
         (setting(CONV, "status", recordings.FROZEN), set()),
     ],
@@ -372,7 +372,7 @@ RULES = {
         (ends(69.0, 1.0), set()),
         (ends(0.9e-4, 1.0), {("vanishing", "model")}),
         (ends(1.1e-4, 1.0), set()),
-        (ends(0.9e-4, 1e-2), set()),  # not so far below the last
+        (ends(0.9e-4, 1e-2), set()),  # not far enough below the last
         (lambda arrays: arrays["zero_fraction"].fill(0.69), set()),  # of the whole gradient
         (lambda arrays: arrays["zero_fraction"].fill(0.71), {("dead", "model")}),
     ],
@@ -399,17 +399,17 @@ RULES = {
 
 
 @pytest.mark.parametrize("tool", RULES)
-def test_a_rule_of_another_tool_alarms_from_its_limit_on(tool):
+def test_rules_of_other_tools_fire_at_their_limits(tool):
     for number, (change, expected) in enumerate(RULES[tool]):
         assert {alarm[1:] for alarm in alarms_of(tool, change)} == expected, number
 
 
-def test_at_which_steps_other_tools_alarm():
+def test_alarm_steps_of_other_tools():
     assert [step for step, *_ in alarms_of("SageMaker Debugger", scaled(0.0, CONV, first=38))] == [
         *(38, 39)
     ]
     sampled = alarms_of("SageMaker Debugger, sampled", scaled(0.0, CONV), steps=1001)
-    assert [step for step, *_ in sampled] == [0, 500, 1000]  # as it is shipped
+    assert [step for step, *_ in sampled] == [0, 500, 1000]  # the tool's default
     whole = alarms_of("neural-observatory", scaled(0.0, CONV))
     assert [step for step, *_ in whole] == [STEPS - 1]
     assert len(alarms_of("torchmortem", scaled(1001.0, CONV, first=STEPS - 2))) == 2
@@ -422,15 +422,15 @@ def test_at_which_steps_other_tools_alarm():
 # --- what the findings advise ---------------------------------------------------------------------
 
 
-def test_every_remedy_is_of_a_fault_and_a_rule_that_exist():
+def test_trials_use_existing_faults_and_rules():
     import remedies
     from more_faults import MORE
 
     from yolo_gradwatch.demo.faults import FAULTS
     from yolo_gradwatch.diagnose.catalog import RULES
 
-    planted = {**FAULTS, **MORE}
-    assert {trial.fault for trial in remedies.TRIALS} <= set(planted)
+    faults = {**FAULTS, **MORE}
+    assert {trial.fault for trial in remedies.TRIALS} <= set(faults)
     assert {trial.rule for trial in remedies.TRIALS} <= set(RULES)
     assert {name for name, fault in FAULTS.items() if fault.rule} <= {
         trial.fault for trial in remedies.TRIALS
@@ -445,7 +445,7 @@ def test_every_remedy_is_of_a_fault_and_a_rule_that_exist():
         ("Clipping limits that step. Look for A, or B.", "Look for A"),
     ],
 )
-def test_the_first_advice_of_a_message(remedy, first):
+def test_first_advice_of_a_message(remedy, first):
     import remedies
 
     assert remedies.first_advice(remedy) == first
@@ -467,10 +467,10 @@ FALLING, RISING = (4.0, 3.0, 2.0, 1.0), (1.0, 2.0, 3.0, 4.0)
             "an epsilon",
             "no",
         ),  # far above the control
-        ([[]], FALLING, "a clamp", "no"),  # which is not what the message advises first
+        ([[]], FALLING, "a clamp", "no"),  # not the first advice of the message
     ],
 )
-def test_what_a_remedy_is_judged_by(monkeypatch, left, losses, phrase, helped):
+def test_criteria_for_a_remedy_that_helped(monkeypatch, left, losses, phrase, helped):
     import remedies
     import repairs
 
@@ -487,12 +487,12 @@ def test_what_a_remedy_is_judged_by(monkeypatch, left, losses, phrase, helped):
 
 
 @pytest.mark.train
-def test_a_remedy_is_followed(monkeypatch):
+def test_remedy_is_applied(monkeypatch):
     import remedies
 
     from yolo_gradwatch.demo.faults import FAULTS
 
-    monkeypatch.setattr(remedies.Outcome, "is_as_good_as", lambda *_: True)  # it takes more steps
+    monkeypatch.setattr(remedies.Outcome, "is_as_good_as", lambda *_: True)  # would take more steps
     found = next(trial for trial in remedies.TRIALS if trial.fault == "root")
     by_its_judge = {"find that operation": next(iter(found.advice.values()))}  # no trace in 4 steps
     trial = replace(found, model=small(), advice=by_its_judge)
@@ -511,7 +511,7 @@ PARTS += ["With compile=True", "Tests"]
 
 
 @pytest.mark.train
-def test_the_command_for_cuda_shows_anywhere_that_it_runs():
+def test_cuda_command_runs_without_cuda():
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     command = [sys.executable, "-m", "benchmarks.cuda", "--small"]
     environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
@@ -536,7 +536,7 @@ def test_the_command_for_cuda_shows_anywhere_that_it_runs():
 
 @pytest.fixture
 def cuda(monkeypatch):
-    """Modules of the command, by name."""
+    """Load modules of the command by name."""
     monkeypatch.syspath_prepend(str(ROOT))
 
     def load(name):
@@ -551,7 +551,7 @@ def event(kind, name, span, thread=1, correlation=None):
     return {"cat": kind, "name": name, "ts": begin, "dur": length, "tid": thread, "args": args}
 
 
-def test_what_was_launched_from_within_our_calls_is_ours_on_the_device(cuda):
+def test_device_time_counts_launches_inside_our_calls(cuda):
     steps = cuda("steps")
     events = [
         event("user_annotation", steps.MARK, (100, 50)),
@@ -578,7 +578,7 @@ def test_what_was_launched_from_within_our_calls_is_ours_on_the_device(cuda):
     assert steps.short("Memcpy DtoH (Device -> Pinned)") == "Memcpy DtoH"
 
 
-def test_waits_are_counted_inside_our_calls_and_outside(cuda):
+def test_waits_are_counted_inside_and_outside_our_calls(cuda):
     waits, modes = cuda("waits"), []
 
     def mode(name):
@@ -600,7 +600,7 @@ def test_waits_are_counted_inside_our_calls_and_outside(cuda):
     assert (one.count, one.inside, modes) == (7, 3, ["warn", "default"])
 
 
-def test_tests_are_counted_as_far_as_they_ran(cuda):
+def test_summary_counts_the_tests_that_ran(cuda):
     printed = [
         "collecting ... collected 9 items",
         "tests/measure/test_a.py::test_one[as it is] PASSED                  [ 11%]",
@@ -628,7 +628,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_what_a_part_has_said_is_kept_however_it_ends(cuda, tmp_path, monkeypatch, end):
+def test_output_of_a_part_is_kept_however_it_ends(cuda, tmp_path, monkeypatch, end):
     command, popen = cuda("__main__"), subprocess.Popen
     path, (script, words) = tmp_path / "section.md", ENDS[end]
     script = f"open({str(path)!r}, 'w').write('| a row |'); {script}"
@@ -637,5 +637,5 @@ def test_what_a_part_has_said_is_kept_however_it_ends(cuda, tmp_path, monkeypatc
         return popen([sys.executable, "-c", script], **options)
 
     monkeypatch.setattr(command.subprocess, "Popen", start)
-    assert command._apart("reading", path, 2.0 if end == "it hangs" else 60.0).strip() == words
+    assert command._run_apart("reading", path, 2.0 if end == "it hangs" else 60.0).strip() == words
     assert path.read_text() == "| a row |"

@@ -1,4 +1,4 @@
-"""README and the documentation: what they quote, what they link to, and whether their code runs."""
+"""README and documentation: quotes, numbers, links, and code that runs."""
 
 import json
 import re
@@ -32,7 +32,7 @@ def name_of(page):
 
 
 def blocks():
-    """Each fenced block with its page, its language and its line."""
+    """Yield each fenced block with its language, page and line."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for found in re.finditer(r"^( *)```(\w*)\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL):
@@ -52,13 +52,13 @@ def of(*languages):
 # --- code -----------------------------------------------------------------------------------------
 
 
-def test_every_block_has_a_language():
+def test_every_code_block_has_a_known_language():
     assert {one.values[0] for one in BLOCKS} == {"python", "bash", "text", "toml"}
 
 
 @pytest.fixture(scope="module")
-def at_work(tmp_path_factory):
-    """A folder with the files that the blocks name: a checkpoint, a data set, two runs."""
+def docs_folder(tmp_path_factory):
+    """A folder with the files that the blocks use: a checkpoint, a data set, two runs."""
     from yolo_gradwatch import GradWatch
 
     folder = tmp_path_factory.mktemp("docs")
@@ -76,8 +76,8 @@ def at_work(tmp_path_factory):
 
 @pytest.mark.train
 @pytest.mark.parametrize(("language", "code"), of("python"))
-def test_the_code_in_python_runs(language, code, at_work, monkeypatch):
-    """With a small model and small images, in one epoch; anything else is as it is written."""
+def test_python_code_runs(language, code, docs_folder, monkeypatch):
+    """Run with a small model, small images and one epoch; the rest as written."""
     from ultralytics.engine.model import Model
 
     real = Model.train
@@ -86,25 +86,25 @@ def test_the_code_in_python_runs(language, code, at_work, monkeypatch):
 
     def brief(self, trainer=None, **given):
         trainer = trainer or brisk_trainer(self._smart_load("trainer"), saves_last=True)
-        return real(self, trainer=trainer, **{**given, **less, "project": str(at_work / "new")})
+        return real(self, trainer=trainer, **{**given, **less, "project": str(docs_folder / "new")})
 
     data_folder()
     blank_pictures(monkeypatch)
-    monkeypatch.chdir(at_work)
+    monkeypatch.chdir(docs_folder)
     monkeypatch.setattr(Model, "train", brief)
-    (at_work / "block.py").write_text(code, encoding="utf-8")
-    runpy.run_path(str(at_work / "block.py"), run_name="block")
+    (docs_folder / "block.py").write_text(code, encoding="utf-8")
+    runpy.run_path(str(docs_folder / "block.py"), run_name="block")
 
 
 def commands(code):
-    """The words of each command, without comments and pipes into files."""
+    """Return the words of each command, without comments."""
     joined = re.sub(r"\\\n", " ", code)
     lines = (shlex.split(line, comments=True) for line in joined.splitlines())
     return [words for words in lines if words]
 
 
 @pytest.mark.parametrize(("language", "code"), of("bash"))
-def test_the_commands_and_their_options_are_known(language, code):
+def test_commands_and_options_exist(language, code):
     group = typer.main.get_command(app)
     targets = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     for program, *words in commands(code):
@@ -120,7 +120,7 @@ def test_the_commands_and_their_options_are_known(language, code):
 
 
 @pytest.mark.parametrize(("language", "code"), of("toml"))
-def test_the_limits_are_some(language, code):
+def test_toml_blocks_change_limits(language, code):
     from yolo_gradwatch import Thresholds
 
     assert Thresholds.from_mapping(tomllib.loads(code)) != Thresholds()
@@ -131,26 +131,26 @@ def test_the_limits_are_some(language, code):
 NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)*(?:e[+-]?\d+)?(?![\w])")
 GENERATED = "<!-- sections: written by"
 UNTESTED = {"docs/api.md", "docs/architecture.md", "docs/changelog.md"}
-"""Pages that only include others."""
+"""Pages that only include other files."""
 
 EXEMPT = {
     "README.md": {"3.10"},  # version of Python
-    "docs/start.md": {"3.10"},  # the same
+    "docs/start.md": {"3.10"},  # version of Python
     "docs/accuracy.md": {
         "3.10",  # version of Python
-        "2.14",  # of torch
-        "1e-5",  # the planted fault that is missed, and the tolerance of the tests
-        "1e18",  # from here on float32 has no square
-        "245",  # steps from 1,200 to 1,445, which the results have
+        "2.14",  # version of torch
+        "1e-5",  # the injected fault that is missed, and the tolerance of the tests
+        "1e18",  # squares of larger numbers overflow float32
+        "245",  # steps from 1,200 to 1,445, both in the results
     },
-    "docs/files.md": {"1.8e19"},  # the root of what float32 holds
-    "docs/gradients.md": {"4,096"},  # two to the power of twelve
+    "docs/files.md": {"1.8e19"},  # square root of the largest float32
+    "docs/gradients.md": {"4,096"},  # 2 to the power of 12
 }
-"""Numbers that nobody measured, by page."""
+"""Numbers that are not measured, by page."""
 
 
 def quoted(page):
-    """The numbers in the prose and the tables of a page: none of code, addresses and versions."""
+    """Return the numbers in prose and tables of a page, without code, addresses and versions."""
     text = page.read_text(encoding="utf-8").partition(GENERATED)[0]
     text = re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"<!-- (\w+) -->.*?<!-- end of \1 -->", "", text, flags=re.DOTALL)
@@ -160,7 +160,7 @@ def quoted(page):
 
 
 def is_measured(number, known):
-    """Whether a number, or one that is rounded to it, is among those measured."""
+    """Return whether a number, possibly rounded, is among the measured ones."""
     value = float(number.replace(",", ""))
     digits = len(re.sub(r"e.*|[.,]", "", number).lstrip("0"))
     return any(one == value or float(f"{one:.{max(digits, 1)}g}") == value for one in known)
@@ -172,7 +172,7 @@ def numbers_of(text):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_number_was_measured(page):
+def test_every_number_is_in_the_results(page):
     if name_of(page) in UNTESTED:
         return
     own = LESSONS.read_text(encoding="utf-8") if page.name == "gradients.md" else ""
@@ -182,27 +182,27 @@ def test_every_number_was_measured(page):
 
 
 def newest(title):
-    """The newest section of the results with this title."""
+    """Return the newest section of the results with this title."""
     return re.split(rf"^## {title}, .*$", RESULTS, flags=re.MULTILINE)[-1].partition("\n## ")[0]
 
 
 @pytest.mark.parametrize("title", ["Remedies", "Causes"])
-def test_the_page_of_accuracy_has_the_newest_table(title):
+def test_accuracy_page_has_the_newest_table(title):
     page = (DOCS / "accuracy.md").read_text(encoding="utf-8")
     assert "\n".join(re.findall(r"^\|.*\|$", newest(title), re.MULTILINE)) in page
 
 
-def test_the_page_of_accuracy_has_the_newest_detection():
+def test_accuracy_page_has_the_newest_detection_rows():
     page = (DOCS / "accuracy.md").read_text(encoding="utf-8")
     own = [row for row in re.findall(r"^\|.*\|$", page, re.MULTILINE) if "/45 (" in row]
     known = [row for row in re.findall(r"^\|.*\|$", RESULTS, re.MULTILINE) if "/45 (" in row]
-    last = {row.split("|")[1]: row for row in known}  # the newest of each name
+    last = {row.split("|")[1]: row for row in known}  # the newest row of each name
     assert len(own) == 8
     assert all(last[row.split("|")[1]].startswith(row) for row in own)
 
 
 def test_readme_has_the_newest_figures():
-    """Each beside the words that say what it is."""
+    """Each figure must be next to its description."""
     text = " ".join(PAGES[0].read_text(encoding="utf-8").split())
     (cells,) = re.findall(r"^\| yolo_gradwatch \|(.*)\|$", newest("Detection"), re.MULTILINE)
     flagged, early, found, right, delay, *_ = (
@@ -230,8 +230,8 @@ def test_readme_has_the_newest_figures():
 # --- pages ----------------------------------------------------------------------------------------
 
 
-def test_the_sections_of_the_findings_are_what_the_script_writes(request):
-    """``pytest --rewrite-golden`` writes them."""
+def test_findings_page_is_up_to_date(request):
+    """``pytest --rewrite-golden`` rewrites it."""
     script = runpy.run_path(str(REPOSITORY / "scripts" / "docs_findings.py"))
     if request.config.getoption("--rewrite-golden"):
         script["main"]()
@@ -239,31 +239,31 @@ def test_the_sections_of_the_findings_are_what_the_script_writes(request):
 
 
 def _plain(number):
-    """Three digits, without an exponent."""
+    """Format a number with three digits and without an exponent."""
     return f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
 
 
-def test_every_lesson_is_quoted_as_it_was_measured():
+def test_lessons_page_quotes_the_measured_numbers():
     page = (DOCS / "gradients.md").read_text(encoding="utf-8")
     for row in json.loads(LESSONS.read_text(encoding="utf-8"))["stacks"].values():
         if "end" in row:
             assert f"| {_plain(row['end'])} | {_plain(row['begin'])} |" in page
 
 
-def test_readme_is_short_and_all_pictures_are_small():
+def test_readme_is_short_and_pictures_are_small():
     assert len(PAGES[0].read_text(encoding="utf-8").splitlines()) < 160
     pictures = [one for one in DOCS.rglob("*") if one.suffix in {".png", ".svg", ".json"}]
     assert sum(one.stat().st_size for one in pictures) < 3_000_000
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_link_leads_to_a_file(page):
+def test_links_lead_to_existing_files(page):
     text = page.read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
     assert not [link for link in links if not (page.parent / link).exists()]
 
 
-def test_every_picture_is_shown_and_every_page_is_in_the_navigation():
+def test_pictures_are_used_and_pages_are_in_the_navigation():
     texts = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     pictures = [one.name for one in DOCS.rglob("*") if one.suffix in {".png", ".svg"}]
     assert not [name for name in pictures if name not in texts]

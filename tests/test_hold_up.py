@@ -1,4 +1,4 @@
-"""The script that runs the full tier, on tests that are written here."""
+"""scripts/hold_up.py, which runs the full tier, on generated tests."""
 
 import subprocess
 import sys
@@ -42,15 +42,15 @@ def test_of_another_tier():
 """
 
 
-def held_up(folder, tests):
+def run_script(folder, tests):
     (folder / "conftest.py").write_text(CONFTEST, encoding="utf-8")
     (folder / "test_it.py").write_text(tests, encoding="utf-8")
     command = [sys.executable, SCRIPT, folder / "test_it.py"]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_the_table_has_a_row_for_each_test_of_the_full_tier(tmp_path):
-    done = held_up(tmp_path, TESTS)
+def test_table_has_a_row_for_each_full_test(tmp_path):
+    done = run_script(tmp_path, TESTS)
     assert done.returncode == 1
     rows = [line[2:-2].split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
     assert rows[0] == ["file", "test", "result", "seen", "seconds"]
@@ -64,5 +64,5 @@ def test_the_table_has_a_row_for_each_test_of_the_full_tier(tmp_path):
     assert "ultralytics 8" in done.stdout
 
 
-def test_it_leaves_with_the_exit_code_of_pytest(tmp_path):
-    assert held_up(tmp_path, "def broken(").returncode == 2
+def test_exit_code_is_that_of_pytest(tmp_path):
+    assert run_script(tmp_path, "def broken(").returncode == 2

@@ -1,4 +1,4 @@
-"""What the script that tries other versions reads and writes."""
+"""Input and output of scripts/matrix.py, which runs the tests with other versions."""
 
 import importlib.util
 import subprocess
@@ -15,7 +15,7 @@ def matrix():
     spec = importlib.util.spec_from_file_location("matrix", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "matrix", module)  # dataclasses look there
+        patch.setitem(sys.modules, "matrix", module)  # dataclasses look it up there
         spec.loader.exec_module(module)
         yield module
 
@@ -27,7 +27,7 @@ PROJECT = {
 }
 
 
-def test_the_oldest_environment_has_the_lower_bounds_and_the_oldest_python(matrix):
+def test_oldest_environment_has_lower_bounds_and_oldest_python(matrix):
     oldest = matrix.environments(PROJECT)[0]
     assert (oldest.name, oldest.python) == ("oldest", "3.10")
     assert oldest.pins == {"numpy": "1.23", "tomli": "2.0", "torch": "2.0", "plotly": "5.15"}
@@ -35,19 +35,19 @@ def test_the_oldest_environment_has_the_lower_bounds_and_the_oldest_python(matri
     assert text == "numpy==1.23\ntomli==2.0\ntorch==2.0\nplotly==5.15\n"
 
 
-def test_a_dependency_without_a_lower_bound_is_refused(matrix):
+def test_dependency_without_lower_bound_is_rejected(matrix):
     project = {**PROJECT, "dependencies": ["numpy<3"]}
     with pytest.raises(ValueError, match="numpy<3 has no lower bound"):
         matrix.environments(project)
 
 
-def test_every_dependency_of_this_project_has_a_lower_bound(matrix):
+def test_every_project_dependency_has_a_lower_bound(matrix):
     pins = matrix.environments(matrix.project())[0].pins
     assert {"torch", "ultralytics", "pandas", "rich", "plotly", "tomli"} <= set(pins)
     assert not {"pytest", "ruff", "mypy", "wandb"} & set(pins)
 
 
-def test_the_counts_are_those_of_the_last_line(matrix):
+def test_counts_come_from_the_last_summary_line(matrix):
     last = "1 failed, 2 passed, 9 deselected, 3 warnings, 2 errors in 142.12s (0:02:22)"
     found, bad = matrix.parsed(f"3 passed in 1.00s of another run\n{last}\n")
     assert (tuple(found.values()), bad) == ((2, 1, 2, 0, 9), ())
@@ -56,7 +56,7 @@ def test_the_counts_are_those_of_the_last_line(matrix):
 
 
 @pytest.mark.slow
-def test_the_counts_are_those_that_pytest_itself_prints(matrix, tmp_path):
+def test_counts_match_real_pytest_output(matrix, tmp_path):
     test = tmp_path / "test_it.py"
     test.write_text(
         "import pytest\n"
@@ -67,46 +67,46 @@ def test_the_counts_are_those_that_pytest_itself_prints(matrix, tmp_path):
         "def test_broken(missing): pass\n"
     )
     command = matrix._pytest(sys.executable, [str(test), "--rootdir", str(tmp_path)])
-    told = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    counts, bad = matrix.parsed(told)
+    output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    counts, bad = matrix.parsed(output)
     assert tuple(counts.values()) == (1, 1, 1, 1, 0)
     assert [name.rpartition("::")[2] for name in bad] == ["test_bad[a - b]", "test_broken"]
 
 
 @pytest.mark.parametrize("output", ["....\nTerminated\n", "no tests ran in 0.01s\n", ""])
-def test_a_run_of_pytest_that_broke_off_is_no_success(matrix, output):
+def test_unfinished_pytest_run_is_an_error(matrix, output):
     with pytest.raises(ValueError, match="pytest ran no test to its end"):
         matrix.parsed(output)
 
 
-def test_the_core_tests_are_whole_files_of_this_checkout(matrix):
+def test_core_tests_are_existing_files_without_the_excluded(matrix):
     files = matrix.core_tests()
     some = ("measure/test_numbers", "watch/test_training", "diagnose/test_rules", "test_trust")
     assert {f"tests/{name}.py" for name in some} <= set(files)
     assert "tests/test_peers.py" not in files
     assert all((matrix.ROOT / file).exists() for file in files)
-    gone = [n for n in matrix.ELSEWHERE if not [*matrix.ROOT.glob(f"tests/**/test_{n}.py")]]
+    gone = [n for n in matrix.EXCLUDED if not [*matrix.ROOT.glob(f"tests/**/test_{n}.py")]]
     assert gone == []
 
 
-def test_an_environment_without_its_python_is_named_and_no_success(matrix, tmp_path):
+def test_missing_python_is_reported_as_failure(matrix, tmp_path):
     environment = matrix.Environment("oldest", "3.10", {})
-    outcome = matrix.tried(environment, "", tmp_path, [])
+    outcome = matrix.run_tests(environment, "", tmp_path, [])
     assert outcome.bad == ("no python3.10; name it by --python VERSION=PATH",)
     assert outcome.counts == {}
 
 
-def test_an_interpreter_is_a_version_and_a_path(matrix):
+def test_interpreter_argument_is_version_and_path(matrix):
     assert matrix.interpreter("3.10=/opt/a=b/python") == ("3.10", "/opt/a=b/python")
     with pytest.raises(matrix.argparse.ArgumentTypeError, match=r"'3\.10' is not VERSION=PATH"):
         matrix.interpreter("3.10")
 
 
-def test_a_row_tells_the_versions_the_counts_and_the_minutes(matrix):
+def test_row_has_versions_counts_and_minutes(matrix):
     environment = matrix.Environment("oldest", "3.10", {})
     counts = dict.fromkeys(matrix.COUNTS, 3)
     outcome = matrix.Outcome({"Python": "3.10.1", "torch": "2.0.0"}, counts, (), 90.0)
-    told = matrix.row(environment, outcome)
-    assert told == "| oldest | Python 3.10.1, torch 2.0.0 | 3 | 3 | 3 | 3 | 3 | 1.5 |"
+    row = matrix.row(environment, outcome)
+    assert row == "| oldest | Python 3.10.1, torch 2.0.0 | 3 | 3 | 3 | 3 | 3 | 1.5 |"
     failed = matrix.Outcome({"Python": "3.10"}, {}, ("no such torch",), 6.0)
     assert matrix.row(environment, failed) == "| oldest | Python 3.10 | - | - | - | - | - | 0.1 |"

@@ -1,4 +1,4 @@
-"""The scripts of benchmarks/ that measure what watching costs."""
+"""The benchmarks that measure the overhead of the watch."""
 
 import re
 import sys
@@ -8,7 +8,7 @@ import machine
 import numpy as np
 import pytest
 import simulation
-import training  # its settings of Ultralytics before those of the benchmarks
+import training  # must configure Ultralytics before the benchmarks do
 from values import LAYOUT, MEMBERS
 
 from yolo_gradwatch import load_run
@@ -16,7 +16,7 @@ from yolo_gradwatch import load_run
 
 @pytest.fixture
 def overhead():
-    """The script, which loads torch and ultralytics."""
+    """Import the script late: it loads torch and ultralytics."""
     import overhead
 
     return overhead
@@ -30,7 +30,7 @@ def clock(monkeypatch, overhead):
 
 
 def spend(clock, seconds, *calls):
-    """A function that takes so long, besides those that it calls."""
+    """Return a function that takes ``seconds``, plus the time of the calls inside."""
 
     def call():
         clock.now += seconds
@@ -39,7 +39,7 @@ def spend(clock, seconds, *calls):
     return call
 
 
-def test_a_part_counts_without_the_parts_within_it(clock, overhead):
+def test_time_of_nested_parts_is_excluded(clock, overhead):
     steps = overhead.StepClock()
     meter = overhead.Meter(steps)
     inner = meter._timed("rules", spend(clock, 0.3))
@@ -48,13 +48,13 @@ def test_a_part_counts_without_the_parts_within_it(clock, overhead):
     for _ in range(2):
         steps.tick(None)
         outer()
-    share = meter.share(range(1, 5))  # two steps with something, two without
-    told = {part: round(seconds, 6) for part, seconds in share.items() if seconds}
-    assert told == {"rules": 0.3, "roll-up": 0.1, "the rest": 0.05}
+    share = meter.share(range(1, 5))  # two steps with calls, two without
+    spent = {part: round(seconds, 6) for part, seconds in share.items() if seconds}
+    assert spent == {"rules": 0.3, "roll-up": 0.1, "the rest": 0.05}
     assert sum(meter.share(range(2, 3)).values()) == pytest.approx(0.9)
 
 
-def test_a_collection_of_garbage_is_no_part_of_ours(overhead, clock):
+def test_garbage_collection_is_not_part_of_our_share(overhead, clock):
     meter = overhead.Meter(overhead.StepClock())
 
     def collect():
@@ -64,22 +64,22 @@ def test_a_collection_of_garbage_is_no_part_of_ours(overhead, clock):
         meter._collect("stop", {})
 
     meter._timed("rules", collect)()
-    collect()  # outside of us
-    told = {part: sum(found.values()) for part, found in meter.seconds.items() if found}
-    assert told == {"rules": pytest.approx(0.2), overhead.GARBAGE: pytest.approx(5.0)}
+    collect()  # outside our code
+    spent = {part: sum(found.values()) for part, found in meter.seconds.items() if found}
+    assert spent == {"rules": pytest.approx(0.2), overhead.GARBAGE: pytest.approx(5.0)}
     assert overhead._ours(meter.share(range(1))) == pytest.approx(0.2)
 
 
-def test_everything_is_as_before_after_measuring(overhead):
-    doors = [(owner, name) for found in overhead.PARTS.values() for owner, name in found]
-    before = [vars(owner).get(name) for owner, name in doors]
+def test_measuring_restores_all_functions(overhead):
+    functions = [(owner, name) for found in overhead.PARTS.values() for owner, name in found]
+    before = [vars(owner).get(name) for owner, name in functions]
     with overhead.Meter(overhead.StepClock()).measuring():
-        during = [vars(owner).get(name) for owner, name in doors]
+        during = [vars(owner).get(name) for owner, name in functions]
     assert not set(before) & set(during)
-    assert [vars(owner).get(name) for owner, name in doors] == before
+    assert [vars(owner).get(name) for owner, name in functions] == before
 
 
-def test_a_run_of_the_first_steps_only_has_no_steady_state(overhead):
+def test_short_training_has_no_steady_state(overhead):
     clock, one = overhead.StepClock(), overhead.Measured()
     clock.begins = [float(n) for n in range(12)]
     one.add(clock, overhead.Meter(clock))
@@ -87,8 +87,8 @@ def test_a_run_of_the_first_steps_only_has_no_steady_state(overhead):
 
 
 @pytest.mark.train
-def test_a_training_is_measured_in_turns(overhead, monkeypatch, capsys):
-    """Pairs of a bare and a watched training: their steps, and the seconds of our parts."""
+def test_bare_and_watched_trainings_alternate(overhead, monkeypatch, capsys):
+    """Measure pairs of a bare and a watched training: step times and seconds of our parts."""
     options = ["--model", training.small(), "--imgsz", "64", "--steps", "60", "--rounds", "2"]
     monkeypatch.setattr(sys, "argv", ["overhead.py", *options, "--watches", "off,everything"])
     overhead.main()
@@ -109,7 +109,7 @@ def test_a_training_is_measured_in_turns(overhead, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_simulated_training_leaves_a_run_and_its_figures(tmp_path):
+def test_simulated_training_writes_a_run(tmp_path):
     recorder = simulation.recorder_of(tmp_path, LAYOUT, MEMBERS)
     inside = simulation.simulate(recorder, simulation.pool_of(MEMBERS), 3000)
     recorder.end("finished")
@@ -122,11 +122,11 @@ def test_a_simulated_training_leaves_a_run_and_its_figures(tmp_path):
     assert whole["epoch"].max() == simulation.EPOCHS
 
 
-def test_the_memory_of_this_process_is_measured():
+def test_peak_memory_of_this_process():
     assert 20 < machine.peak_memory() < 24_000
 
 
-def test_median_and_range():
+def test_spread_table_and_heading():
     assert machine.spread([3.0, 1.0, 2.0]) == "2 (1 to 3)"
     assert machine.table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
     text = machine.heading("Title", ("numpy",), "a note")

@@ -1,4 +1,4 @@
-"""The wheel, which is what users install: what it holds, and that the tests pass on it."""
+"""The wheel that users install: its contents, and tests that run on it."""
 
 import os
 import shutil
@@ -17,13 +17,13 @@ import yolo_gradwatch
 from yolo_gradwatch.runs.run import load_run
 
 PART = ("tests/test_architecture.py", "tests/cli", "tests/demo", "tests/loggers")
-"""Whose fast tests run on the wheel: commands, exports, data of the package."""
+"""Tests to run on the wheel: commands, exports, data of the package."""
 
 SCRIPT = f"yolo-gradwatch{'.exe' * (os.name == 'nt')}"
 
 
 def output_of(*command, folder):
-    """What a command prints, without the settings of this test run."""
+    """Return the output of a command, run without the settings of this test run."""
     ours = ("COV", "PYTEST", "PYTHON")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
     done = subprocess.run(
@@ -34,7 +34,7 @@ def output_of(*command, folder):
 
 
 def built(source, folder, *targets):
-    """The wheel, after the sdist if ``targets`` says so, of a source tree."""
+    """Build the targets, ``sdist`` or ``wheel``, of a source tree."""
     kinds = [word for target in targets for word in ("-t", target)]
     output_of(sys.executable, "-m", "hatchling", "build", "-d", folder, *kinds, folder=source)
     return [next(folder.glob({"sdist": "*.tar.gz", "wheel": "*.whl"}[one])) for one in targets]
@@ -48,7 +48,7 @@ def dist(tmp_path_factory):
 
 @pytest.fixture
 def source(dist, tmp_path):
-    """What the sdist unpacks to."""
+    """The unpacked sdist."""
     with tarfile.open(dist[0]) as archive:
         archive.extractall(tmp_path / "source", filter="data")
     (tree,) = (tmp_path / "source").iterdir()
@@ -56,12 +56,12 @@ def source(dist, tmp_path):
 
 
 def contents(wheel):
-    """The bytes of every file of a wheel."""
+    """Return the bytes of every file in a wheel."""
     with ZipFile(wheel) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(dist):
+def test_wheel_contains_exactly_the_package_files(dist):
     paths = (path for path in (REPOSITORY / "yolo_gradwatch").rglob("*") if path.is_file())
     files = {one.relative_to(REPOSITORY).as_posix() for one in paths if one.suffix != ".pyc"}
     info = f"yolo_gradwatch-{yolo_gradwatch.__version__}.dist-info"
@@ -70,7 +70,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(dist):
     assert set(contents(dist[1])) == files | {f"{info}/{name}" for name in about}
 
 
-def test_the_metadata_is_whole(dist):
+def test_metadata_is_complete(dist):
     (text,) = (text for name, text in contents(dist[1]).items() if name.endswith("METADATA"))
     about = message_from_bytes(text)
     assert about["Name"] == "yolo-gradwatch"
@@ -81,21 +81,21 @@ def test_the_metadata_is_whole(dist):
     assert about.get_payload(decode=True) == (REPOSITORY / "README.md").read_bytes()
 
 
-def test_the_sdist_rebuilds_to_the_same_wheel(dist, source, tmp_path):
+def test_sdist_builds_the_same_wheel(dist, source, tmp_path):
     (again,) = built(source, tmp_path / "again", "wheel")
     assert again.name == dist[1].name
     assert contents(again) == contents(dist[1])
 
 
 def new_environment(folder, *, with_pip):
-    """The interpreter and the folder of scripts of a new virtual environment."""
+    """Create a virtual environment; return its interpreter and scripts folder."""
     builder = venv.EnvBuilder(with_pip=with_pip, symlinks=os.name != "nt")
     builder.create(folder)
     python = Path(builder.ensure_directories(folder).env_exe)
     return python, python.parent
 
 
-def test_the_fast_tests_pass_on_the_wheel_and_not_the_checkout(dist, source, tmp_path):
+def test_fast_tests_pass_on_the_wheel_without_the_checkout(dist, source, tmp_path):
     python, scripts = new_environment(tmp_path / "environment", with_pip=False)
     pip = (sys.executable, "-m", "pip", "--python", python, "install", "--no-index")
     output_of(*pip, "--no-deps", dist[1], folder=tmp_path)
@@ -115,7 +115,7 @@ def test_the_fast_tests_pass_on_the_wheel_and_not_the_checkout(dist, source, tmp
 
 
 @pytest.mark.full
-def test_the_demo_runs_where_nothing_but_the_wheel_was_installed(dist, tmp_path):
+def test_demo_runs_with_only_the_wheel_installed(dist, tmp_path):
     python, scripts = new_environment(tmp_path / "empty", with_pip=True)
     output_of(python, "-m", "pip", "install", dist[1], folder=tmp_path)
     output_of(scripts / SCRIPT, "demo", folder=tmp_path)

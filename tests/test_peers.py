@@ -1,4 +1,4 @@
-"""The benchmark against other ways to watch, none of which has to be installed."""
+"""The benchmark against other tools; none of them has to be installed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def nothing_installed(monkeypatch):
     monkeypatch.setattr("peers.importlib.util.find_spec", lambda _name: None)
 
 
-def test_reads_of_a_value_are_counted_one_by_one():
+def test_sync_counter_counts_every_read_of_a_value():
     import torch
 
     model = torch.nn.Sequential(torch.nn.Linear(2, 3, bias=False), torch.nn.Linear(3, 1))
@@ -35,16 +35,16 @@ def test_reads_of_a_value_are_counted_one_by_one():
     counter.start()
     for parameter in model.parameters():
         parameter.grad.norm().item()
-    torch.ones(3).norm().add(1)  # whose value is not read
+    torch.ones(3).norm().add(1)  # the value is not read
     assert counter.stop() == 3
 
 
-def test_a_hook_reads_each_parameter_that_is_trained():
+def test_hook_reads_each_trained_parameter():
     import torch
 
     class Trainer:
         model = torch.nn.Linear(2, 3)
-        calls = {}  # noqa: RUF012  # of one test
+        calls = {}  # noqa: RUF012  # used by one test
 
         def add_callback(self, event, call):
             self.calls[event] = call
@@ -60,12 +60,12 @@ def test_a_hook_reads_each_parameter_that_is_trained():
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_a_missing_tool_is_skipped_with_a_word(name, nothing_installed):
+def test_missing_tool_is_skipped_and_noted(name, nothing_installed):
     assert peers.measure_apart(name, OPTIONS) == "not installed"
 
 
 @pytest.mark.slow
-def test_a_training_that_fails_says_so_in_its_last_line():
+def test_failed_training_returns_its_error():
     found = peers.measure_apart(BARE, {**OPTIONS, "steps": "many"})
     assert found.startswith("failed: ")
     assert "invalid int value: 'many'" in found
@@ -80,13 +80,13 @@ def test_a_training_that_fails_says_so_in_its_last_line():
         ("RuntimeError: " + "x" * 100, "x"),
     ],
 )
-def test_the_reason_of_a_failure_is_its_error(printed, words):
+def test_reason_of_a_failure_is_the_last_error(printed, words):
     found = peers.reason(printed)
     assert found.endswith(words)
     assert len(found) <= 80
 
 
-def test_every_way_has_a_row(nothing_installed):
+def test_report_has_a_row_for_every_tool(nothing_installed):
     found = {name: [measured(), measured()] for name in WAYS}
     found["wandb.watch"] = ["not installed"] * 2
     found["yolo_gradwatch"] = [measured(seconds=0.3), measured(seconds=0.25, memory=910)]
@@ -102,7 +102,7 @@ def test_every_way_has_a_row(nothing_installed):
     assert rows["wandb.watch"] == ["not installed", *["-"] * 5]
 
 
-def test_without_the_bare_run_there_is_nothing_to_compare_with(nothing_installed):
+def test_without_a_bare_run_all_rows_give_its_error(nothing_installed):
     found = {BARE: ["failed: no data"], "yolo_gradwatch": [measured()]}
     rows = rows_of(peers.report(OPTIONS, found))
     assert {row[0] for row in rows.values()} == {"failed: no data"}
@@ -110,8 +110,8 @@ def test_without_the_bare_run_there_is_nothing_to_compare_with(nothing_installed
 
 @pytest.mark.train
 @pytest.mark.full
-def test_an_item_a_parameter_is_a_synchronization_a_parameter():
+def test_item_per_parameter_synchronizes_once_per_parameter():
     found = peers.measure_apart("an .item() a parameter", OPTIONS)
-    assert 366 <= found.synchronizations < 366 + 20  # parameters of YOLO26n, and the step's own
+    assert 366 <= found.synchronizations < 366 + 20  # parameters of YOLO26n plus the step's own
     assert 0 < found.seconds < 60
     assert found.memory > 100

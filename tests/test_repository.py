@@ -1,4 +1,4 @@
-"""What the files around the package say of it, held against what is there."""
+"""Consistency of metadata, hooks, workflows and documents with the repository."""
 
 import re
 import shutil
@@ -20,14 +20,14 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-
 FOLDERS = tuple(f"{path.name}/" for path in REPOSITORY.iterdir() if path.is_dir())
 
 LARGEST = 500_000
-"""Bytes of the largest file that belongs here; what a training or a logger leaves is larger."""
+"""Maximum bytes of a file; files of trainings and loggers are larger."""
 
 
 def content(name):
     return yaml.safe_load((REPOSITORY / name).read_text(encoding="utf-8"))
 
 
-def test_no_file_of_a_training_is_kept():
+def test_no_training_files_are_committed():
     if not (git := shutil.which("git")):
         pytest.skip("no git on this machine")
     command = [git, "ls-files", "-z"]
@@ -40,7 +40,7 @@ def test_no_file_of_a_training_is_kept():
     assert not large
 
 
-def test_the_hooks_are_what_make_lint_runs():
+def test_hooks_match_make_lint():
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     recipe = re.search(r"^lint:.*\n((?:\t.+\n)+)", makefile, re.MULTILINE)[1]
     commands = recipe.replace("$(RUN)", "python -m").replace("$(VENV)/bin/", "").split("\n\t")
@@ -50,7 +50,7 @@ def test_the_hooks_are_what_make_lint_runs():
     assert {hook["language"] for hook in local["hooks"]} == {"system"}
 
 
-def test_every_python_that_the_metadata_names_is_tested():
+def test_all_python_versions_in_the_metadata_are_tested():
     tested = content(".github/workflows/tests.yml")["jobs"]["fast"]["strategy"]["matrix"]["python"]
     prefix = "Programming Language :: Python :: 3."
     named = [one.split()[-1] for one in PROJECT["classifiers"] if one.startswith(prefix)]
@@ -61,7 +61,7 @@ def test_every_python_that_the_metadata_names_is_tested():
 
 
 @pytest.mark.parametrize("name", ["bug", "wrong_finding"])
-def test_a_report_cannot_leave_out_the_files_of_the_run(name):
+def test_issue_templates_require_the_files_of_the_run(name):
     body = content(f".github/ISSUE_TEMPLATE/{name}.yml")["body"]
     required = [one["attributes"]["label"] for one in body if one.get("validations")]
     assert {"gradwatch.json", "gradwatch_alerts.csv"} <= set(required)
@@ -69,7 +69,7 @@ def test_a_report_cannot_leave_out_the_files_of_the_run(name):
     assert len({one["id"] for one in body}) == len(body)
 
 
-def test_one_version_everywhere():
+def test_version_is_the_same_everywhere():
     cited = content("CITATION.cff")
     versions = PROJECT["version"], cited["version"], yolo_gradwatch.__version__
     assert len(set(versions)) == 1
@@ -77,7 +77,7 @@ def test_one_version_everywhere():
     assert [one["name"] for one in cited["authors"]] == [one["name"] for one in PROJECT["authors"]]
 
 
-def test_every_path_and_target_that_contributing_names_is_there():
+def test_paths_and_targets_in_contributing_exist():
     text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
     paths = [one for one in re.findall(r"`([\w./-]+)`", text) if one.startswith(FOLDERS)]
     assert not [one for one in paths if not (REPOSITORY / one).exists()]

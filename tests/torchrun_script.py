@@ -1,8 +1,9 @@
-"""A user's script, which torchrun starts once a rank: it trains and prints the report.
+"""A user's script that torchrun starts for each rank: it trains and prints the report.
 
     python -m torch.distributed.run --nproc_per_node=2 torchrun_script.py OPTIONS
 
-Each rank leaves a file with what it saw beside the folder of the run. There seem to be two GPUs.
+Each rank writes a file with its observations next to the run's folder. It pretends to have two
+GPUs.
 """
 
 import json
@@ -29,7 +30,7 @@ watch = GradWatch(live=False).attach(model)
 before = watch.report().status if int(os.environ["RANK"]) else None
 model.train(trainer=TwoProcessTrainer, **options)
 report = watch.report()
-print(report)  # noqa: T201  # as the guide does
+print(report)  # noqa: T201  # as in the guide
 note = {
     "warned": warned,
     "before": before,

@@ -1,4 +1,4 @@
-"""Runs in which single batches were traced through the modules."""
+"""Runs with traced batches."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ BLOCKS = [name for name, _ in LAYOUT.blocks]
 
 
 def flow_of(step, *, rms=1.0, gradient=2.0):
-    """A trace in which block n of three has n times these numbers, and is called twice."""
+    """Return a trace in which block n of three has n times these numbers, and is called twice."""
     calls = [
         Call(3 * n + call, name, call, "Block", 8, rms * n * call, 1.0, 0.0, None, gradient * n)
         for n, name in enumerate(BLOCKS, 1)
@@ -24,7 +24,7 @@ def flow_of(step, *, rms=1.0, gradient=2.0):
 
 
 def run_of(folder, steps, *, dead_from=None, flows=None):
-    """Windows of one step each with an update ratio of a thousandth of the step, but at 3."""
+    """Write a run of one-step windows with an update ratio of step / 1000, except at step 3."""
     windows = []
     for step in range(1, 21):
         one = window(step, zero=[CONV] if dead_from and step >= dead_from else ())

@@ -1,4 +1,4 @@
-"""Short real trainings for the tests, isolated from the user's settings."""
+"""Short real trainings for tests, isolated from the user's settings."""
 
 import atexit
 import inspect
@@ -15,7 +15,7 @@ ARCHIVES = Path(__file__).parents[2] / "shared" / "data"
 HOME = Path(tempfile.mkdtemp(prefix="yolo-home-"))
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 
-# Read by ultralytics when it is imported; each process of the tests has its own settings.
+# Ultralytics reads these on import; each test process has its own settings.
 os.environ["YOLO_CONFIG_DIR"] = str(HOME)
 os.environ["YOLO_AUTOINSTALL"] = "false"
 if ARCHIVES.is_dir():
@@ -34,24 +34,24 @@ TINY = {
     "exist_ok": True,
     "name": "run",
 }
-"""Every batch is an optimizer step, as small as Ultralytics allows."""
+"""Options of the smallest training: every batch is an optimizer step."""
 
 
 def data_folder():
-    """Where the tests' data sets lie, known to Ultralytics' settings."""
+    """Return the folder of the tests' data sets, and set it in Ultralytics' settings."""
     from ultralytics import settings
     from ultralytics.data import utils
 
     folder = HOME / "datasets"
-    known = {"mlflow": False} if "mlflow" in settings else {}  # on wherever it is installed
+    known = {"mlflow": False} if "mlflow" in settings else {}  # on by default if it is installed
     folders = {"datasets_dir": str(folder), "runs_dir": str(HOME / "runs")}
     settings.update({**folders, **known, "sync": False})
-    utils.DATASETS_DIR = folder  # read from the settings once, when it was imported
+    utils.DATASETS_DIR = folder  # read from the settings only on import
     return folder
 
 
 def official(name):
-    """Unpack one of Ultralytics' tiny data sets, or skip the test where there is none."""
+    """Unpack one of Ultralytics' tiny data sets, or skip the test if it is missing."""
     folder = data_folder() / name
     archive = ARCHIVES / f"{name}.zip"
     if not folder.exists():
@@ -63,7 +63,7 @@ def official(name):
 
 
 def shapes(images=8):
-    """A drawn data set with ``images`` to train on: ``images / 4`` steps an epoch."""
+    """Draw a data set with the given number of training images: ``images / 4`` steps per epoch."""
     from yolo_gradwatch.demo.shapes import draw_dataset
 
     data_folder()
@@ -71,7 +71,7 @@ def shapes(images=8):
 
 
 def small():
-    """A model file of six blocks, whose training takes a second."""
+    """Write the configuration of a model of six blocks, whose training takes a second."""
     blocks = [[-1, 1, "Conv", [8, 3, 2]]] * 5
     content = {"nc": 3, "backbone": blocks, "head": [[[2, 3, 4], 1, "Detect", ["nc"]]]}
     path = HOME / "small.yaml"
@@ -79,22 +79,22 @@ def small():
     return str(path)
 
 
-def train(  # noqa: PLR0913  # as few as there are kinds of trainings
+def train(  # noqa: PLR0913  # the options of a training
     folder, *, watch=None, model="yolo26n.yaml", data=None, trainer=None, calls=(), **options
 ):
-    """Train a model, watched or not, and return it.
+    """Train a model, optionally watched, and return it.
 
-    It is validated if ``val`` says so, and saved in its last epoch only if ``save`` does not say
-    more: both take as long as the training itself.
+    By default there is no validation, and only the last epoch is saved: both take as long as the
+    training itself. ``val`` and ``save`` change that.
 
     Args:
         folder: Project folder; the run is ``folder / "run"``.
         watch: Attached before the callbacks of ``calls``.
         model: A file or a model.
         data: A data set; eight drawn images by default.
-        trainer: A trainer class of the test's own.
+        trainer: A trainer class of the test.
         calls: Pairs of an event and a callback.
-        options: Arguments of ``train`` beside ``TINY``.
+        options: Arguments of ``train`` in addition to ``TINY``.
     """
     from ultralytics import YOLO
 
@@ -112,7 +112,7 @@ def train(  # noqa: PLR0913  # as few as there are kinds of trainings
 
 
 def needs(where, *words):
-    """Skip the test if the source of a part of Ultralytics lacks one of these words."""
+    """Skip the test if a part of Ultralytics lacks one of these words in its source."""
     source = inspect.getsource(where)
     missing = [word for word in words if word not in source]
     if missing:
@@ -120,14 +120,14 @@ def needs(where, *words):
 
 
 def trainer_of(folder, *, kind=None, model="yolo26n.yaml", data=None, calls=None, **options):
-    """A trainer that has not begun; of detection, or of the class that is given.
+    """Return an unstarted trainer, by default for detection.
 
     Args:
         folder: As in `train`.
         kind: A trainer class.
-        model: A file.
+        model: A model file.
         data: As in `train`.
-        calls: A model's callbacks, for what happens while the trainer is built.
+        calls: Callbacks of a model, also called while the trainer is built.
         options: As in `train`.
     """
     from ultralytics.models.yolo.detect import DetectionTrainer
@@ -138,21 +138,21 @@ def trainer_of(folder, *, kind=None, model="yolo26n.yaml", data=None, calls=None
 
 
 def witness(base=None, *, at=0, fault=""):
-    """A trainer class that notes what each optimizer step is made of, and may spoil one.
+    """Return a trainer class that records the input of each optimizer step and may corrupt one.
 
     Args:
-        base: A trainer class; that of detection by default.
-        at: The optimizer step of the run that is spoiled.
+        base: A trainer class; by default that of detection.
+        at: The optimizer step to corrupt.
         fault: ``nan`` makes the last batch of that step NaN, ``spike`` multiplies its gradients.
 
     Returns:
-        The class; its ``notes`` hold a dict for each step, in the order of the steps.
+        The class; its ``notes`` hold a dict for each step in order.
     """
     import torch
     from ultralytics.models.yolo.detect import DetectionTrainer
 
     class Witness(base or DetectionTrainer):
-        notes = []  # noqa: RUF012  # of the class, because the test does not see the instance
+        notes = []  # noqa: RUF012  # on the class, because the test has no instance
         images = []  # noqa: RUF012
         objects = []  # noqa: RUF012
 
@@ -188,7 +188,7 @@ def witness(base=None, *, at=0, fault=""):
 
 
 def amp_trainer(base=None):
-    """A trainer class with a loss scaler of 65536, which a CPU does not have by itself."""
+    """Return a trainer class with a loss scaler of 65536, which a CPU lacks by default."""
     import torch
     from ultralytics.models.yolo.detect import DetectionTrainer
 
@@ -204,11 +204,11 @@ def amp_trainer(base=None):
 
 
 def brisk_trainer(base=None, *, saves_last=False):
-    """A trainer class that does not validate, and saves if ``save`` says so, or at the end too.
+    """Return a trainer class without validation that saves only if asked to.
 
     Args:
-        base: A trainer class; that of detection by default.
-        saves_last: Whether it saves its last epoch in any case, as ``YOLO.train`` asks for.
+        base: A trainer class; by default that of detection.
+        saves_last: Whether it always saves the last epoch, as ``YOLO.train`` requires.
     """
     from ultralytics.models.yolo.detect import DetectionTrainer
 
@@ -220,11 +220,11 @@ def brisk_trainer(base=None, *, saves_last=False):
             return (self.args.save or saves_last) and super().save_model() is not False
 
         def final_eval(self):
-            """It would validate what was saved."""
+            """Skip the validation of the checkpoint."""
 
         def _clear_memory(self, threshold=None):
-            """A third of the time of a training this short."""
+            """Skip it: it takes a third of such a short training."""
 
-    for name in ("__name__", "__module__"):  # as a user is told of it
+    for name in ("__name__", "__module__"):  # the names that messages contain
         setattr(BriskTrainer, name, getattr(base or DetectionTrainer, name))
     return BriskTrainer

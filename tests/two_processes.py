@@ -1,7 +1,7 @@
 """A detection trainer that Ultralytics launches in two processes, on the CPU instead of two GPUs.
 
-Processes import it by name from here. Only what asks for CUDA is replaced; the launch, the
-reduction of gradients and the training are Ultralytics' own.
+Processes import it by name from here. Only the CUDA parts are replaced; the launch, the reduction
+of gradients and the training are Ultralytics' own.
 """
 
 import gc
@@ -18,11 +18,11 @@ from ultralytics.utils import LOCAL_RANK, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
 PLANT_NAN = "PLANT_NAN_AT_STEP"
-"""Variable of the environment: the step in which rank 1 adds a NaN to the gradient."""
+"""Environment variable with the step in which rank 1 adds a NaN to the gradient."""
 
 
 class _Fixed:
-    """An attribute that the trainer's constructor, which counts CUDA devices, cannot change."""
+    """An attribute that the trainer's constructor cannot overwrite from its CUDA devices."""
 
     def __init__(self, value):
         self._value = value
@@ -35,7 +35,7 @@ class _Fixed:
 
 
 def _on_the_cpu(parallel):
-    """DDP without the CUDA devices that it is given."""
+    """Wrap DDP so that it ignores the CUDA devices."""
 
     def wrap(model, **options):
         del options["device_ids"]
@@ -45,9 +45,9 @@ def _on_the_cpu(parallel):
 
 
 class TwoProcessTrainer(DetectionTrainer):
-    """Notes beside the run's folder what each rank adds to the gradient of each step.
+    """Stores each rank's gradient of each step next to the run's folder.
 
-    Ultralytics gives its loggers to a class whose name has the word Trainer.
+    Ultralytics attaches its loggers only to a class with the word Trainer in its name.
     """
 
     ddp = _Fixed(LOCAL_RANK == -1)
@@ -67,7 +67,7 @@ class TwoProcessTrainer(DetectionTrainer):
                 parameter.register_hook(partial(self._note, name))
 
     def _note(self, name, gradient):
-        """Keep what this rank adds; a hook of a parameter runs before the reduction."""
+        """Store this rank's gradient; parameter hooks run before the reduction."""
         nan_at = int(os.environ.get(PLANT_NAN, "0"))
         if RANK == 1 and name == "model.6.cv2.conv.weight" and self.steps + 1 == nan_at:
             gradient = gradient * float("nan")
@@ -102,7 +102,7 @@ class TwoProcessTrainer(DetectionTrainer):
         self._beside(f"end-rank-{RANK}.json").write_text(json.dumps(note), encoding="utf-8")
 
     def final_eval(self):
-        """Nothing: of several ranks, each would validate on a CUDA device."""
+        """Skip the validation, which would run on a CUDA device in each rank."""
 
     def _beside(self, name):
         return Path(self.args.project) / name

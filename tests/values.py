@@ -1,4 +1,4 @@
-"""Small layouts, samples, windows and runs, built by hand."""
+"""Small handmade layouts, samples, windows and runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FEWER = settings(LAWS, max_examples=25)
 
 
 class Part(NamedTuple):
-    """A parameter of a model that exists on paper only."""
+    """A parameter of an imaginary model."""
 
     module: str
     elements: int = 10
@@ -43,7 +43,7 @@ class Part(NamedTuple):
 def plan(
     parts: Sequence[Part], blocks: Sequence[str] = (), edges: Iterable[tuple[str, str]] = ()
 ) -> tuple[Layout, Members]:
-    """What `model_layout.read` would give for a model with these parameters, in this order."""
+    """Return what `model_layout.read` would for a model with these parameters in this order."""
     rows: dict[str, list[int]] = {}
     for p, part in enumerate(parts):
         for name in around(part.module):
@@ -80,14 +80,14 @@ def plan(
 
 
 def around(module: str) -> list[str]:
-    """The whole model, every module around this one, and itself."""
+    """Return the whole model, every module around this one, and itself."""
     words = module.removeprefix("model").lstrip(".").split(".") if module != "model" else []
     prefix = "model." if module.startswith("model.") else ""
     return ["model", *(prefix + ".".join(words[: n + 1]) for n in range(len(words)))]
 
 
 def top(module: str) -> str:
-    """The top-level block of a module."""
+    """Return the top-level block of a module."""
     return (around(module)[1:] or [""])[0]
 
 
@@ -103,13 +103,13 @@ LAYOUT, MEMBERS = plan(
         Part("model.2.b", 5),
     ]
 )
-"""Two trunk blocks of a convolution and a norm layer, and a head of two leaves."""
+"""Two trunk blocks with a convolution and a norm layer each, and a head of two leaves."""
 
 TRUNK = ("model.0.conv", "model.0.bn", "model.1.conv", "model.1.bn")
 HEAD = ("model.2.a", "model.2.b")
 
 
-def sample(  # noqa: PLR0913  # one argument a field
+def sample(  # noqa: PLR0913  # one argument per field
     step: int,
     norms: object = 1.0,
     *,
@@ -119,7 +119,7 @@ def sample(  # noqa: PLR0913  # one argument a field
     skipped: bool = False,
     detail: Detail | None = None,
 ) -> Sample:
-    """A step with the same norm everywhere, or with a norm for each of ``size`` parameters."""
+    """Return a step with one norm for all ``size`` parameters, or one for each."""
     return Sample(
         epoch=epoch,
         step=step,
@@ -131,7 +131,7 @@ def sample(  # noqa: PLR0913  # one argument a field
 
 
 EMPTY = ("Upsample", "Concat")
-"""Blocks that have no parameters."""
+"""Classes of blocks without parameters."""
 
 
 SMALL = ("Conv", "C3k2", "Upsample", "C2PSA", "Detect")
@@ -145,7 +145,7 @@ YOLO26N = (
 
 
 def layout_of(classes=SMALL):
-    """A chain of blocks, each but the empty ones a convolution and its normalization."""
+    """Return a chain of blocks, each a convolution with normalization except the empty ones."""
     blocks = tuple((f"{WHOLE}.{i}", name) for i, name in enumerate(classes))
     rows = [(WHOLE, "DetectionModel", "", "")]
     for block, name in blocks:
@@ -179,7 +179,7 @@ FAR = 1_000_001
 def windows_from(
     samples: Iterable[Sample], members: Members = MEMBERS, interval: int = 1
 ) -> list[Window]:
-    """The windows of a run whose samples are looked at one by one."""
+    """Return the windows of a run whose samples arrive one at a time."""
     rollup = Rollup(members, interval)
     return [window for one in samples for window in rollup.add([one])] + rollup.close()
 
@@ -189,7 +189,7 @@ Named = Collection[str] | Mapping[str, int]
 NORMS = ("norm_min", "norm_mean", "norm_max")
 
 
-def window(  # noqa: PLR0913  # one argument a field
+def window(  # noqa: PLR0913  # one argument per field
     step: int,
     *,
     steps: int = 1,
@@ -203,7 +203,7 @@ def window(  # noqa: PLR0913  # one argument a field
     layout: Layout = LAYOUT,
     losses: tuple[LossItem, ...] = (),
 ) -> Window:
-    """A window in which the named modules were unhealthy, by default in every applied step."""
+    """Return a window with unhealthy modules, by default in every applied step."""
     applied = steps - skipped
     unknown = {*unknown, *_always(nonfinite, applied), *_always(none, applied)}
     dead = _always(zero, applied)
@@ -231,7 +231,7 @@ def window(  # noqa: PLR0913  # one argument a field
 
 
 def grid_from(windows: Sequence[Window], layout: Layout = LAYOUT) -> Grid:
-    """Windows below each other."""
+    """Stack windows into a grid."""
     empty = {row.name: np.empty((0, len(layout.modules)), row.dtype) for row in QUANTITIES}
     columns = {field.name: [getattr(one, field.name) for one in windows] for field in fields(Grid)}
     return Grid(
@@ -252,7 +252,7 @@ def _always(named: Named, applied: int) -> set[str]:
 
 
 def assert_same(found: Window, expected: Window) -> None:
-    """Equal bit for bit, save that one NaN is as good as another."""
+    """Assert that windows are equal bit for bit, with any NaN equal to any other."""
     for field in fields(Window):
         one, other = getattr(found, field.name), getattr(expected, field.name)
         if isinstance(other, np.ndarray):
@@ -267,7 +267,7 @@ def assert_same(found: Window, expected: Window) -> None:
 def write_run(
     folder: Path, windows: Iterable[Window], layout: Layout = LAYOUT, **meta: Any
 ) -> Path:
-    """The files of a run of any layout, without alerts."""
+    """Write the files of a run without alerts."""
     folder.mkdir(parents=True, exist_ok=True)
     log = RunLog(folder, layout, resume=False)
     log.start()
@@ -279,7 +279,7 @@ def write_run(
 
 
 def put_meta(folder: Path, layout: Layout = LAYOUT, **changes: Any) -> None:
-    """Write the ``gradwatch.json`` of `meta_of`, whether it can be read or not."""
+    """Write the ``gradwatch.json`` of `meta_of`, readable or not."""
     text = json.dumps(meta_of(layout, **changes))
     (folder / META_FILE).write_text(text, encoding="utf-8")
 
@@ -287,7 +287,7 @@ def put_meta(folder: Path, layout: Layout = LAYOUT, **changes: Any) -> None:
 def meta_of(
     layout: Layout = LAYOUT, events: Sequence[Event] = (Event(1, "start"),), **changes: Any
 ) -> dict[str, Any]:
-    """The content of ``gradwatch.json`` for a run of this layout."""
+    """Return the content of ``gradwatch.json`` for a run of this layout."""
     meta = {
         "format_version": FORMAT_VERSION,
         "status": "finished",
@@ -311,7 +311,7 @@ _STRETCH = st.tuples(
 
 @st.composite
 def runs(draw: st.DrawFn) -> tuple[list[Window], list[Event]]:
-    """Windows whose modules fail and recover, and events between them."""
+    """Draw windows whose modules fail and recover, and events between them."""
     windows, events, step, epoch = [], [Event(1, "start")], 1, 1
     for states, kinds in draw(st.lists(_STRETCH, max_size=6)):
         if windows and draw(st.booleans()):
@@ -333,7 +333,7 @@ def runs(draw: st.DrawFn) -> tuple[list[Window], list[Event]]:
 
 
 def grown(layout: Layout = LAYOUT, step: int = 5) -> tuple[Layout, Layout]:
-    """A layout without its first block, and the whole one, in which that has thawed."""
+    """Return a layout without its first block, and the full one after the block is unfrozen."""
     rows = [m for m, block in enumerate(layout.block_of) if block != "model.0"]
     columns = ("modules", "types", "parameters", "block_of", "roles", "kernels")
     part = replace(layout, **{c: tuple(getattr(layout, c)[m] for m in rows) for c in columns})

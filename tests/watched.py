@@ -1,4 +1,4 @@
-"""Runs on disk, as a training leaves them."""
+"""Runs on disk as a training writes them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ START = Event(1, "start")
 DEAD = [window(step, zero=[CONV]) for step in (1, 2, 3)]
 EPOCH = EpochClipping(1, 3, 2, 1, 12.5, 80.0, 1.75, {"model.0": 0.75, "model.1": 0.25}, None)
 MORE, _ = plan([*(Part(name) for name in LAYOUT.modules if "." in name), Part("model.2.c")])
-"""The layout of a training that is resumed with fewer frozen layers."""
+"""The layout of a training resumed with fewer frozen layers."""
 
 OTHER, _ = plan(
     [Part("model.0.conv"), Part("model.1.conv"), Part("model.1.new"), Part("model.2.a")]
 )
-"""As `LAYOUT`, without its norm layers and one leaf of the head, and with a leaf of its own."""
+"""`LAYOUT` without its norm layers and one leaf of the head, and with an additional leaf."""
 
 DEAD_PID = 10**20
-"""No process has it."""
+"""A process id that does not exist."""
 
 
 def process(pid):
@@ -35,7 +35,7 @@ def process(pid):
 
 
 def write(folder, windows=(), changes=(), *, layout=LAYOUT, resume=False):
-    """Write the tables of a run, or append to them; where in the file each window ended."""
+    """Write or append to the tables of a run; return the offset after each window."""
     log, ends = RunLog(folder, layout, resume=resume), []
     log.start()
     for one in windows:
@@ -47,19 +47,19 @@ def write(folder, windows=(), changes=(), *, layout=LAYOUT, resume=False):
 
 
 def written(folder, windows, layout=LAYOUT, **meta):
-    """A run, read from the files that its training wrote."""
+    """Write a run and load it."""
     return load_run(write_run(folder, windows, layout, **meta))
 
 
 def curve(norms, steps=1, layout=LAYOUT):
-    """Windows in which all modules have the same norm."""
+    """Return windows in which all modules have the same norm."""
     return [
         window(1 + i * steps, steps=steps, norm=norm, layout=layout) for i, norm in enumerate(norms)
     ]
 
 
 class Training:
-    """A training elsewhere, of which only the files are seen."""
+    """A training in another process, visible only through its files."""
 
     def __init__(self, folder, *, layout=LAYOUT, events=(START,), **meta):
         self.folder = folder
@@ -88,7 +88,7 @@ class Training:
 
 
 def watch(folder, windows, events=(START,), **meta):
-    """Watch a training as its recorder does; the diagnosis at its end."""
+    """Watch a training as its recorder does; return the final diagnosis."""
     diagnosis = Diagnosis(LAYOUT, Thresholds(), {"amp": False})
     pending, changes = list(events), []
     for one in windows:

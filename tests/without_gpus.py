@@ -1,4 +1,4 @@
-"""Runs a script that trains on two GPUs under torchrun, on the CPU instead.
+"""Run a torchrun script for two GPUs on the CPU.
 
 python -m torch.distributed.run --nproc_per_node=2 without_gpus.py SCRIPT ARGUMENTS
 """
@@ -12,7 +12,7 @@ from ultralytics.models.yolo import detect
 
 
 class OnTheCpu(TwoProcesses):
-    """A detection trainer; notes lie in the working folder."""
+    """A detection trainer that stores its notes in the working folder."""
 
     def __init__(self, *args, overrides, **options):
         if len(overrides["device"].split(",")) != self.world_size:

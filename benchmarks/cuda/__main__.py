@@ -1,11 +1,11 @@
-"""What the watch costs on CUDA, and whether it works there: one section for RESULTS.md.
+"""Measure the cost of the watch on CUDA and check that it works: one section for RESULTS.md.
 
     python -m benchmarks.cuda [--only PART ...] [--seconds 470] [--small] >> benchmarks/RESULTS.md
 
-Run in the project's root, on a machine with a GPU; nothing is downloaded. Each part runs in a
-process of its own, so that no part is in the way of the next, and ends when its time is up: what it
-has measured by then is printed, and that it was cut short. Without CUDA, or with ``--small``, each
-part shows in seconds that it runs, or says that it needs CUDA.
+Run it in the project's root on a machine with a GPU; it downloads nothing. Each part runs in a
+separate process, so that it cannot affect the next one, and is killed after its time limit: its
+results so far are printed with a note that it was cut short. Without CUDA, or with ``--small``,
+each part only checks in a few seconds that it runs, or prints that it needs CUDA.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))  # whose scripts import each other by their names
+sys.path.insert(0, str(ROOT / "benchmarks"))  # its scripts import each other by name
 
 from machine import heading  # noqa: E402
 from peers import reason  # noqa: E402
@@ -38,9 +38,9 @@ class Part(NamedTuple):
     """A part of the measurement.
 
     Attributes:
-        title: Of its section.
-        seconds: That it may take at most; all parts share what is left of the whole.
-        has_small: Whether there is anything to show without CUDA.
+        title: Title of its section.
+        seconds: Time limit; the remaining time of the whole command limits it further.
+        has_small: Whether it can run without CUDA.
     """
 
     title: str
@@ -57,14 +57,14 @@ PARTS = {
     "marked": Part("Tests", 200),
 }
 SPARE = 6.0
-"""Seconds before its end in which a part is to stop by itself."""
+"""Seconds before its limit at which a part should stop by itself."""
 
 START = 20.0
-"""Seconds below which no part is begun."""
+"""Minimum seconds to start a part."""
 
 
 def main() -> int:
-    """Measure, and print."""
+    """Run the parts and print their sections."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seconds", type=float, default=470)
@@ -73,7 +73,7 @@ def main() -> int:
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)  # seconds since the epoch
     chosen = parser.parse_args()
     if chosen.to:
-        return _here(chosen.only[0], chosen.to, chosen.until - time.time())
+        return _run_here(chosen.only[0], chosen.to, chosen.until - time.time())
     is_small = chosen.small or not has_cuda()
     print(_heading(is_small=is_small), flush=True)
     end = time.monotonic() + chosen.seconds
@@ -93,7 +93,7 @@ def _heading(*, is_small: bool) -> str:
 
 
 def _tidy(text: str) -> str:
-    """Without more than one empty line in a row."""
+    """Collapse repeated empty lines."""
     return re.sub(r"\n{3,}", "\n\n", text).strip()
 
 
@@ -117,7 +117,7 @@ def _driver() -> str:
 
 
 def _part(name: str, left: float, *, is_small: bool) -> tuple[str, bool]:
-    """What a part has to say, and whether it failed."""
+    """Return a part's section and whether the part failed."""
     part = PARTS[name]
     if is_small and not (part.has_small or has_cuda()):
         return "Needs CUDA.", False
@@ -128,14 +128,14 @@ def _part(name: str, left: float, *, is_small: bool) -> tuple[str, bool]:
         path = Path(folder) / "section.md"
         path.touch()
         if is_small:
-            _here(name, path, seconds, is_small=True)
+            _run_here(name, path, seconds, is_small=True)
             return path.read_text(encoding="utf-8"), False
-        words = _apart(name, path, seconds)
+        words = _run_apart(name, path, seconds)
         return f"{path.read_text(encoding='utf-8')}\n{words}", bool(words)
 
 
-def _here(name: str, path: Path, seconds: float, *, is_small: bool = False) -> int:
-    """Measure a part in this process."""
+def _run_here(name: str, path: Path, seconds: float, *, is_small: bool = False) -> int:
+    """Run a part in this process."""
     with path.open("a", encoding="utf-8") as file:
 
         def write(line: str) -> None:
@@ -146,12 +146,12 @@ def _here(name: str, path: Path, seconds: float, *, is_small: bool = False) -> i
     return 0
 
 
-def _apart(name: str, path: Path, seconds: float) -> str:
-    """Measure a part in a process of its own; a word on why it did not come to its end."""
+def _run_apart(name: str, path: Path, seconds: float) -> str:
+    """Run a part in a separate process; if it does not finish, return the reason."""
     command = [sys.executable, "-m", "benchmarks.cuda", "--only", name, "--to", str(path)]
     command += ["--until", str(time.time() + seconds - SPARE)]
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
-        process = subprocess.Popen(  # noqa: S603  # ourselves
+        process = subprocess.Popen(  # noqa: S603  # this module
             command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:

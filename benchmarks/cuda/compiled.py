@@ -1,4 +1,4 @@
-"""The watch beside ``compile=True``."""
+"""The watch with ``compile=True``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEPS = 20
 
 
 def measure(job: Job) -> None:
-    """Train a tiny model, once as it is and once compiled, and print what the watch has seen."""
+    """Train a tiny model without and with ``compile=True``, and print the watch's reports."""
     job.head("compile", "steps watched", "modules", "status", "findings", "remarks", "seconds")
     for is_compiled in (False, True) if has_cuda() else (False,):
         begin = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What every part of the measurement is given: where its lines go, and how long it may take."""
+"""The output and time limit of a part of the measurement, and helpers shared by the parts."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Job:
     """A part of the measurement.
 
     Attributes:
-        write: Takes a line of Markdown as soon as it is known.
-        seconds: That the part may take.
-        is_small: Whether to show only that it runs.
+        write: Writes a line of Markdown at once.
+        seconds: Time limit of the part.
+        is_small: Whether to check only that it runs.
     """
 
     write: Callable[[str], None]
@@ -35,11 +35,11 @@ class Job:
 
     @property
     def left(self) -> float:
-        """Seconds until its end."""
+        """Seconds until the limit."""
         return self.seconds - (time.perf_counter() - self._begun)
 
     def head(self, *columns: str) -> None:
-        """Begin a table."""
+        """Start a table."""
         self.write(table(columns, []))
 
     def row(self, *cells: str) -> None:
@@ -52,12 +52,12 @@ class Job:
 
 
 def has_cuda() -> bool:
-    """Whether there is anything to measure."""
+    """Return whether CUDA is available."""
     return torch.cuda.is_available()
 
 
 def options(job: Job, folder: Path) -> dict[str, Any]:
-    """Arguments of a training as users have it; of a tiny one where it is only to be shown."""
+    """Return arguments of a typical training, or of a tiny one for a small job."""
     if job.is_small:
         return {"model": tiny_model(folder), "imgsz": 64, "batch": 2, "device": device()}
     shape = {"model": "yolo26n.yaml", "imgsz": 640, "batch": 16}
@@ -65,13 +65,13 @@ def options(job: Job, folder: Path) -> dict[str, Any]:
 
 
 def tiny_options(folder: Path) -> dict[str, Any]:
-    """Arguments of a training whose steps take milliseconds."""
+    """Return arguments of a training whose steps take milliseconds."""
     shape = {"model": tiny_model(folder), "imgsz": 64, "batch": 4}
     return {**shape, "device": device(), "amp": has_cuda()}
 
 
 def tiny_model(folder: Path) -> str:
-    """A model of six blocks."""
+    """Write the configuration of a model with six blocks, and return its path."""
     blocks = [[-1, 1, "Conv", [8, 3, 2]]] * 5
     content = {"nc": 3, "backbone": blocks, "head": [[[2, 3, 4], 1, "Detect", ["nc"]]]}
     path = folder / "tiny.yaml"
@@ -80,17 +80,17 @@ def tiny_model(folder: Path) -> str:
 
 
 def device() -> str:
-    """As Ultralytics names it."""
+    """Return the device in Ultralytics' notation."""
     return "0" if has_cuda() else "cpu"
 
 
 def numbers(values: Sequence[float], digits: str = ",.0f") -> list[str]:
-    """As cells of a table."""
+    """Format numbers as table cells."""
     return [f"{value:{digits}}" for value in values]
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """What a trainer prints goes nowhere, until the block ends."""
+    """Discard standard output until the block ends."""
     with Path(os.devnull).open("w", encoding="utf-8") as stream, contextlib.redirect_stdout(stream):
         yield

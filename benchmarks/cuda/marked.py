@@ -1,4 +1,4 @@
-"""The tests that are marked ``gpu``."""
+"""Run the tests marked ``gpu``."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ OUTCOMES = ("PASSED", "FAILED", "ERROR", "SKIPPED", "XFAIL", "XPASS")
 LINE = re.compile(rf"^(tests/\S+\.py(?:::.+?)?) ({'|'.join(OUTCOMES)})\b")
 
 UNREAD = re.compile(r"^ERROR (tests/\S+\.py)(?: - (.*))?$")
-"""A file that could not be imported."""
+"""Pytest's line for a file that could not be imported."""
 
 
 def measure(job: Job) -> None:
-    """Run them, and print how many passed and which failed."""
+    """Run the tests and print the counts and failures."""
     files = [
         str(one.relative_to(ROOT)) for one in sorted(ROOT.glob("tests/**/test_*.py")) if _has(one)
     ]
@@ -34,7 +34,7 @@ def measure(job: Job) -> None:
     process = subprocess.Popen(  # noqa: S603  # our own tests
         command,
         cwd=ROOT,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},  # whatever was printed before it is killed
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},  # keep the output up to a kill
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -57,7 +57,7 @@ def _has(path: Path) -> bool:
 
 
 def summary(lines: Sequence[str], cut: str = "") -> list[str]:
-    """How many tests ended in which way, and the names of those that failed."""
+    """Return the number of tests by outcome, and the names of failed tests."""
     found = dict(match.groups() for line in lines if (match := LINE.match(line)))
     unread = dict(match.groups() for line in lines if (match := UNREAD.match(line)))
     found |= dict.fromkeys(unread, "ERROR")

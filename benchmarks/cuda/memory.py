@@ -1,4 +1,4 @@
-"""Memory on the device over many steps of a tiny model, without and with the watch."""
+"""Device memory over many steps of a tiny model, without and with the watch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 STEPS = 2000
 EVERY = 100
-"""Steps from one look to the next."""
+"""Steps between two measurements."""
 
 
 class EnoughError(Exception):
@@ -29,28 +29,28 @@ class EnoughError(Exception):
 
 
 def measure(job: Job) -> None:
-    """Print the memory after some steps and at the end, and the most."""
+    """Print the memory after the first steps, at the end and at its peak."""
     steps, every = (8, 4) if job.is_small else (STEPS, EVERY)
     where = "on the device" if has_cuda() else "of the process"
     columns = [f"MB {where} after {every:,} steps", "at the end", "grown, kB", "most, MB"]
     job.head("watch", *columns, "steps", "seconds")
     for name, share in (("off", 0.45), ("on", 0.9)):
-        found = Looks(steps, every, job.left * share)
+        found = MemoryLog(steps, every, job.left * share)
         found.train(is_watched=name == "on")
-        looks = found.megabytes or [math.nan]
-        first, last = looks[0], looks[-1]
+        values = found.megabytes or [math.nan]
+        first, last = values[0], values[-1]
         most = f"{torch.cuda.max_memory_allocated() / 1e6:.3f}" if has_cuda() else "-"
         cells = [f"{first:.3f}", f"{last:.3f}", f"{1e3 * (last - first):.1f}", most]
         job.row(name, *cells, f"{found.steps:,}", f"{found.seconds:.0f}")
 
 
-class Looks:
-    """Notes the memory at the beginning of some steps, when there are no gradients.
+class MemoryLog:
+    """Measures the memory at the start of steps, when there are no gradients.
 
     Args:
-        steps: Of the training.
-        every: Steps from one look to the next.
-        seconds: After which the training ends.
+        steps: Number of steps of the training.
+        every: Steps between two measurements.
+        seconds: Time limit of the training.
     """
 
     def __init__(self, steps: int, every: int, seconds: float) -> None:
@@ -63,11 +63,11 @@ class Looks:
 
     @property
     def steps(self) -> int:
-        """That were taken."""
+        """Number of finished steps."""
         return len(self._clock.begins) - 1
 
     def train(self, *, is_watched: bool) -> None:
-        """Train to the last step, or the end of the time."""
+        """Train to the last step or the time limit."""
         if has_cuda():
             torch.cuda.reset_peak_memory_stats()
         begin = time.perf_counter()

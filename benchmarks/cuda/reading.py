@@ -1,9 +1,8 @@
-"""One reading of all gradients: by our kernel, by ``_foreach_norm``, and by the trainer's own clip.
+"""One reading of all gradients by our kernel, by ``_foreach_norm`` and by the trainer's clip.
 
-Gradients are filled at random; no training. On the device, time is between two CUDA events; the
-device sleeps before the first one, so that all launches have been queued when it begins, and the
-caches are filled with something else. On the host, time is until the call returns, with a device
-that has nothing to do.
+The gradients are random; there is no training. Device time is measured between two CUDA events; the
+device sleeps before the first one, so that all launches are queued when it starts, and its caches
+are overwritten. Host time is measured until the call returns, with an idle device.
 """
 
 from __future__ import annotations
@@ -37,16 +36,16 @@ if TYPE_CHECKING:
 
 REPEATS = 40
 ASLEEP = 20_000_000
-"""Cycles, about 10 ms: longer than the host needs for the launches of any way."""
+"""Cycles, about 10 ms: longer than the host needs for the launches of any method."""
 
 FLUSHED = 2**28  # bytes, more than any cache holds
 COPIED = 2**30  # bytes
 
 
 def measure(job: Job) -> None:
-    """Print a row for each size of YOLO26, and one for a model of 5,000 modules."""
+    """Print a row for each size of YOLO26 and for a model of 5,000 modules."""
     with contextlib.ExitStack() as stack:
-        if not has_cuda():  # where there is no stream to ask for
+        if not has_cuda():  # without CUDA there is no stream
             stack.enter_context(mock.patch.object(torch.cuda, "current_stream", return_value=None))
         _measure(job)
 
@@ -84,10 +83,10 @@ else.
 
 
 class Clock:
-    """Measures calls on the device and on the host; on a CPU on the host alone.
+    """Measures the time of calls on the host and, with CUDA, on the device.
 
     Args:
-        repeats: Calls of which the median counts.
+        repeats: Number of calls for the median.
     """
 
     def __init__(self, repeats: int = REPEATS) -> None:
@@ -96,21 +95,21 @@ class Clock:
         self._other = torch.empty(size, dtype=torch.uint8, device=_device())
 
     def bandwidth(self) -> float:
-        """Bytes a second that are read and written by a copy on the device; 0 on a CPU."""
+        """Return the bytes per second that a device copy reads and writes; 0 on a CPU."""
         if not has_cuda():
             return 0.0
         a, b = (torch.empty(COPIED, dtype=torch.uint8, device=_device()) for _ in range(2))
         return 2e6 * COPIED / self.on_device(lambda: a.copy_(b))
 
     def on_device(self, call: Callable[[], object], after: Callable[[], object] = list) -> float:
-        """Microseconds of the median call."""
+        """Return the device microseconds of the median call."""
         call()
         after()
         taken = []
         for _ in range(self._repeats):
             events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
             self._other.zero_()
-            torch.cuda._sleep(ASLEEP)  # noqa: SLF001  # has no public door
+            torch.cuda._sleep(ASLEEP)  # noqa: SLF001  # no public API
             events[0].record()
             call()
             events[1].record()
@@ -120,7 +119,7 @@ class Clock:
         return median(taken)
 
     def on_host(self, call: Callable[[], object], after: Callable[[], object] = list) -> float:
-        """Microseconds until the median call returns."""
+        """Return the microseconds until the median call returns."""
         call()
         after()
         taken = []
@@ -176,8 +175,8 @@ def _costs(parameters: list[nn.Parameter], floor: float, clock: Clock) -> list[s
 
 
 def _kernel(capture: Capture, gradients: list[torch.Tensor], clock: Clock) -> float:
-    """Microseconds of its launch alone; 0 where there is none."""
-    if not capture._tables:  # noqa: SLF001  # what is within a reading
+    """Return the microseconds of the kernel launch alone; 0 without a kernel."""
+    if not capture._tables:  # noqa: SLF001  # the parts of a reading
         return 0.0
     table, slot = capture._tables[0], capture._ring.slots[0]  # noqa: SLF001
     return clock.on_device(lambda: table.read(gradients, slot.device, slot.ints, 0))
@@ -197,21 +196,21 @@ def _update(parameters: list[nn.Parameter], clock: Clock) -> float:
 
 
 class _Idle:
-    """A kernel that does nothing, and an event that has always passed."""
+    """A kernel that does nothing, and an event that is always complete."""
 
     def __getitem__(self, _grid: object) -> Callable[..., None]:
         return lambda *_args, **_options: None
 
     def record(self, _stream: object) -> None:
-        """Nothing is awaited."""
+        """Do nothing."""
 
     def query(self) -> bool:
-        """It has passed."""
+        """Return that the event is complete."""
         return True
 
 
 def idle_capture(parameters: list[nn.Parameter]) -> Capture:
-    """What the host does for a reading, whose kernel does nothing; on any machine."""
+    """Return a capture with the host's work of a reading but an idle kernel, on any machine."""
     idle: Any = _Idle()
     kernel = SimpleNamespace(BLOCK=1024, read=idle, keep=idle, compare=idle)
 

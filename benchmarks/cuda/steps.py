@@ -1,4 +1,4 @@
-"""The real trainer with the watch off and on in turns: our share on the host and on the device."""
+"""Our share of a step on host and device: the real trainer with the watch off and on in turns."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
 LATE = 5000
 ROUNDS = 3
 STEPS = FIRST + 40
-PROFILED = range(16, 31)  # of steps; between them no trace is due
+PROFILED = range(16, 31)  # steps; no trace is due among them
 FOR_PROFILES = 45.0  # seconds
-GOAL = (0.0025, 150e-6)  # of a step, or seconds
+GOAL = (0.0025, 150e-6)  # share of a step, or seconds
 MARK = "yolo_gradwatch"
 
 
 class Way(NamedTuple):
-    """How a training is watched.
+    """A configuration of the watch.
 
     Attributes:
-        watch: Of `overhead.WATCHES`.
-        begin: Number of its first step.
+        watch: Key of `overhead.WATCHES`.
+        begin: Number of the first step.
     """
 
     watch: str
@@ -57,7 +57,7 @@ WAYS = {
 
 
 def measure(job: Job) -> None:
-    """Print the steps, our share by its parts, and what our kernels take on the device."""
+    """Print the step times, our share by part, and the device time of our kernels."""
     with tempfile.TemporaryDirectory() as folder:
         chosen = options(job, Path(folder))
         found, peaks = _rounds(job, chosen)
@@ -65,10 +65,10 @@ def measure(job: Job) -> None:
         where = ", ".join(f"{name} {value}" for name, value in chosen.items() if name != "model")
         what = f"{Path(chosen['model']).stem}, {where}: {rounds} rounds of {_steps(job)} steps"
         job.text(f"The trainer, {what} in turns.")
-        job.write(overhead._steps_table(found, found["off"]))  # noqa: SLF001  # its own table
+        job.write(overhead._steps_table(found, found["off"]))  # noqa: SLF001  # reuse its table
         if found["on"].parts:
             job.text(f"Inside of us after the first {FIRST}, µs a step, mean over the rounds:")
-            job.write(overhead._parts_table(found))  # noqa: SLF001  # its own table
+            job.write(overhead._parts_table(found))  # noqa: SLF001  # reuse its table
         if peaks:
             job.text(f"Most memory on the device, MB: {_listed(peaks)}.")
         if not has_cuda():
@@ -82,7 +82,7 @@ def _rounds(job: Job, chosen: dict[str, Any]) -> tuple[dict[str, Measured], dict
     peaks: dict[str, list[float]] = defaultdict(list)
     with quiet():
         if not job.is_small:
-            overhead.measure("on", 1, 8, chosen)  # warms up whatever is loaded once
+            overhead.measure("on", 1, 8, chosen)  # warm-up: loads modules
         for number in range(1 if job.is_small else ROUNDS):
             begin = time.perf_counter()
             for name, (watch, first) in WAYS.items():
@@ -93,7 +93,7 @@ def _rounds(job: Job, chosen: dict[str, Any]) -> tuple[dict[str, Measured], dict
                     peaks[name].append(torch.cuda.max_memory_allocated() / 1e6)
             taken = time.perf_counter() - begin
             if job.left < taken + FOR_PROFILES and number + 1 < ROUNDS:
-                break  # no time for another
+                break  # no time for another round
     return found, peaks
 
 
@@ -137,7 +137,7 @@ def _verdict(ours: Measured, off: Measured, device: float) -> str:
 
 
 def _trace(begin: int, chosen: dict[str, Any]) -> dict[str, Any]:
-    """A profiler's trace of some steps, with our calls marked."""
+    """Return a profiler trace of some steps with our calls marked."""
     clock = StepClock()
     profiler = profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])
 
@@ -164,9 +164,9 @@ def _trace(begin: int, chosen: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _marked() -> Iterator[None]:
-    """Mark every call of ours for the profiler, until the block ends."""
+    """Mark all our calls for the profiler until the block ends."""
     with contextlib.ExitStack() as stack:
-        for owner, name in (door for doors in PARTS.values() for door in doors):
+        for owner, name in (function for part in PARTS.values() for function in part):
             original = vars(owner).get(name)
             stack.callback(overhead._restore, owner, name, original)  # noqa: SLF001  # as a Meter
             setattr(owner, name, _marking(getattr(owner, name)))
@@ -178,24 +178,24 @@ def _marking(call: Callable[..., Any]) -> Callable[..., Any]:
     def marked(*args: Any, **kwargs: Any) -> Any:
         with record_function(MARK):
             result = call(*args, **kwargs)
-            return list(result) if hasattr(result, "__next__") else result  # run it here
+            return list(result) if hasattr(result, "__next__") else result  # exhaust it here
 
     return marked
 
 
 class Spent(NamedTuple):
-    """What ran on the device.
+    """Work on the device.
 
     Attributes:
-        count: Launches.
-        seconds: In all.
+        count: Number of launches.
+        seconds: Total time.
     """
 
     count: int
     seconds: float
 
     def words(self, name: str, steps: int) -> str:
-        """How often a step, and how long."""
+        """Describe the launches and time per step."""
         return f"{short(name)} {self.count / steps:.1f} times, {1e6 * self.seconds / steps:.1f} µs"
 
 
@@ -204,10 +204,10 @@ RUNNING = {"kernel", "gpu_memcpy", "gpu_memset"}
 
 
 def device_time(trace: Mapping[str, Any]) -> dict[str, Spent]:
-    """By name, what was launched on the device from within our calls.
+    """Return the device work launched by our calls, by name.
 
-    A launch is ours if it lies within a marked call on its thread; what has run on the device bears
-    the number of its launch.
+    A launch is ours if it happens during a marked call on its thread. Work on the device has the
+    correlation number of its launch.
     """
     events = [event for event in trace["traceEvents"] if "dur" in event]
     calls = defaultdict(list)
@@ -231,10 +231,10 @@ def device_time(trace: Mapping[str, Any]) -> dict[str, Spent]:
 
 
 class _Within:
-    """Moments that lie within one of many stretches, which may overlap."""
+    """A set of times: those within any of several intervals, which may overlap."""
 
-    def __init__(self, stretches: Sequence[tuple[float, float]]) -> None:
-        found = sorted(stretches)
+    def __init__(self, intervals: Sequence[tuple[float, float]]) -> None:
+        found = sorted(intervals)
         self._begins = [begin for begin, _ in found]
         self._ends = list(accumulate((end for _, end in found), max))
 
@@ -244,5 +244,5 @@ class _Within:
 
 
 def short(name: str) -> str:
-    """The name of a kernel without its types and arguments."""
+    """Return the name of a kernel without types and arguments."""
     return name.partition("<")[0].partition("(")[0].split("::")[-1].strip()[:40].replace("|", "/")

@@ -1,6 +1,6 @@
-"""How often the host waits for the device, in the trainer watched by each way that is installed.
+"""Count how often the host waits for the device, in trainings with each installed tool.
 
-PyTorch warns of each wait in its debug mode, but for one for an event, which is counted apart.
+In its debug mode, PyTorch warns of each wait except waits for an event, which are counted here.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 WARM = 5
 COUNTED = 12
 CONTROL = "an .item() a parameter"
-"""A way that waits for certain."""
+"""A tool that certainly waits."""
 
 MESSAGE = "called a synchronizing"
-"""How PyTorch's warning begins; another one, that the mode is a prototype, comes once."""
+"""Start of PyTorch's warning; a different one, that the mode is a prototype, appears once."""
 
 
 def measure(job: Job) -> None:
-    """Print a row for each way."""
+    """Print a row for each tool."""
     ways = dict(list(WAYS.items())[:2]) if job.is_small else WAYS
     job.head("way", "waits a step", "above the bare run", "inside our code")
     counts: dict[str, float] = {}
@@ -50,7 +50,7 @@ def measure(job: Job) -> None:
                 continue
             try:
                 waits = _count(attach, chosen)
-            except Exception as error:  # noqa: BLE001  # of another tool
+            except Exception as error:  # noqa: BLE001  # any error of another tool
                 job.row(name, f"failed: {type(error).__name__}", "-", "-")
                 continue
             counts[name] = a_step = waits.count / COUNTED
@@ -62,16 +62,16 @@ def measure(job: Job) -> None:
     if not has_cuda():
         job.text("Needs CUDA: a CPU has no device to wait for.")
         return
-    job.text(f"In {COUNTED} steps behind the first {WARM}.")
+    job.text(f"In {COUNTED} steps after the first {WARM}.")
     if not counts.get(CONTROL, 0.0) > counts.get(BARE, 0.0):
         job.text("Not even those of an `.item()` were counted: these counts mean nothing.")
 
 
 class Waits:
-    """Counts waits while it is on.
+    """Counts waits while it is active.
 
     Args:
-        mode: Sets PyTorch's debug mode; by default that of CUDA, where it is.
+        mode: Sets PyTorch's debug mode; by default that of CUDA, if available.
     """
 
     def __init__(self, mode: Callable[[str], None] | None = None) -> None:
@@ -84,11 +84,11 @@ class Waits:
 
     @property
     def count(self) -> int:
-        """So far."""
+        """Number of waits so far."""
         return self._events + sum(str(one.message).startswith(MESSAGE) for one in self._caught)
 
     def start(self) -> None:
-        """Begin to count."""
+        """Start counting."""
         caught = self._stack.enter_context(warnings.catch_warnings(record=True))
         self._caught = [] if caught is None else caught
         warnings.simplefilter("always")
@@ -98,21 +98,21 @@ class Waits:
         self._stack.callback(self._mode, "default")
 
     def stop(self) -> None:
-        """End."""
+        """Stop counting."""
         self._stack.close()
 
     @contextlib.contextmanager
     def marking(self) -> Iterator[None]:
-        """Count what happens inside our calls apart, until the block ends."""
+        """Count waits inside our calls separately until the block ends."""
         with contextlib.ExitStack() as stack:
-            for owner, name in (door for doors in PARTS.values() for door in doors):
+            for owner, name in (function for part in PARTS.values() for function in part):
                 original = vars(owner).get(name)
                 stack.callback(overhead._restore, owner, name, original)  # noqa: SLF001  # as a Meter
                 setattr(owner, name, self.marked(getattr(owner, name)))
             yield
 
     def marked(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """A call of ours."""
+        """Wrap a function of ours so that its waits count as inside."""
 
         @functools.wraps(call)
         def inside(*args: Any, **kwargs: Any) -> Any:
@@ -120,7 +120,7 @@ class Waits:
             self._depth += 1
             try:
                 result = call(*args, **kwargs)
-                return list(result) if hasattr(result, "__next__") else result  # run it here
+                return list(result) if hasattr(result, "__next__") else result  # exhaust it here
             finally:
                 self._depth -= 1
                 if not self._depth:

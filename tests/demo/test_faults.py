@@ -24,7 +24,7 @@ def run(folder, name):
     from ultralytics import YOLO
 
     model = YOLO("yolo26n.yaml")
-    FAULTS[name].plant(model)
+    FAULTS[name].inject(model)
     watch = GradWatch(live=False)
     is_recovered = {"save": name == "nan"}
     options = {"data": shapes(24), "epochs": 5, **is_recovered, **FAULTS[name].options}

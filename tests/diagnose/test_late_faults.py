@@ -152,7 +152,7 @@ def test_growth_after_a_jump_of_the_rate_is_found_as_soon(start):
 
 @pytest.mark.parametrize("start", [1000, 20_000])
 def test_drift_is_found_soon_after_the_limit_and_dates_from_before_it(start):
-    """Block 2 loses 2 % a step, so that 2 decades are gone after 228 steps."""
+    """2 % a step are lost after block 2, so that 2 decades are gone after 228 steps."""
     took, finding = first_finding(
         healthy(start - 1),
         start,

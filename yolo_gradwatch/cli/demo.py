@@ -73,7 +73,7 @@ def train_on_shapes(folder: Path, watch: GradWatch, fault: Fault, epochs: int) -
     }
 
     def prepare(model: Any) -> None:
-        fault.plant(model)
+        fault.inject(model)
         watch.attach(model)
 
     command.train_model("yolo26n.yaml", prepare, options)

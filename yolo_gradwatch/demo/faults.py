@@ -1,7 +1,7 @@
-"""A gallery of faults to plant into a training, so that anyone can see what each looks like.
+"""A gallery of faults to inject into a training, to see what each one looks like.
 
-The classes are at module level, because checkpoints pickle them. A fault is planted through
-Ultralytics' callbacks before the watch reads the model, and the watch does not know about it.
+The classes are at module level, because checkpoints pickle them. Faults are injected
+through Ultralytics' callbacks before the watch reads the model; the watch does not know about them.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ class Wrapped(nn.Module):
 
     Args:
         block: The original block, whose place in the model's list is taken.
-        behind: The module that its output passes through.
+        after: The module that its output passes through.
     """
 
-    def __init__(self, block: Any, behind: nn.Module) -> None:
+    def __init__(self, block: Any, after: nn.Module) -> None:
         super().__init__()
         self.block = block
-        self.behind = behind
+        self.after = after
         for name in ("f", "i", "type", "np"):  # Ultralytics finds a block's inputs by these
             setattr(self, name, getattr(block, name))
 
     def forward(self, x: Any) -> Any:
         """Apply the block, then the module after it."""
-        return self.behind(self.block(x))
+        return self.after(self.block(x))
 
 
 class _Scaled(torch.autograd.Function):
@@ -95,14 +95,14 @@ def stack(channels: int, depth: int, activation: type[nn.Module]) -> nn.Sequenti
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault to plant, and the finding expected from the watch.
+    """A fault to inject, and the finding expected from the watch.
 
     Attributes:
         title: What is wrong, in one line.
         rule: The rule that finds it; "" for a healthy training.
         module: The module that the finding names.
         change: Called with the new model, before the training moves it to its device.
-        begin: Called with the trainer when everything is set up.
+        begin: Called with the trainer after its setup.
         options: Training arguments that the fault needs.
     """
 
@@ -113,8 +113,8 @@ class Fault:
     begin: Callable[[Any], None] | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
-    def plant(self, model: Any) -> None:
-        """Give the trainings of an Ultralytics model this fault."""
+    def inject(self, model: Any) -> None:
+        """Inject this fault into the trainings of an Ultralytics model."""
         if self.change:
             model.add_callback("on_pretrain_routine_start", self._change_model)
         if self.begin:
@@ -132,7 +132,7 @@ class Fault:
         trainer.get_model = get_model
 
 
-def behind(index: int, make: Callable[[int], nn.Module]) -> Callable[[Any], None]:
+def after(index: int, make: Callable[[int], nn.Module]) -> Callable[[Any], None]:
     """Put a module after a block; ``make`` gets the number of channels there."""
 
     def change(model: Any) -> None:
@@ -192,19 +192,19 @@ FAULTS: dict[str, Fault] = {
         "six convolutions with Sigmoid and without normalization after block 4",
         "vanishing",
         "model.4",
-        change=behind(4, lambda channels: stack(channels, 6, nn.Sigmoid)),
+        change=after(4, lambda channels: stack(channels, 6, nn.Sigmoid)),
     ),
     "gradient-cut": Fault(
         "the gradient is multiplied by 1e-4 after block 4",
         "vanishing",
         "model.4",
-        change=behind(4, lambda _: GradientFactor(1e-4)),
+        change=after(4, lambda _: GradientFactor(1e-4)),
     ),
     "tanh-stack": Fault(
         "a plain stack of 24 convolutions with Tanh after block 6",
         "vanishing",
         "model.6",
-        change=behind(6, lambda channels: stack(channels, 24, nn.Tanh)),
+        change=after(6, lambda channels: stack(channels, 24, nn.Tanh)),
     ),
     "dying-relu": Fault(
         "the ReLU units of block 17 output zero for every input", "dead", "model.17", change=_kill
@@ -213,7 +213,7 @@ FAULTS: dict[str, Fault] = {
         "the output of block 10 is cut off with detach()",
         "no_gradient",
         "model.10",
-        change=behind(10, lambda _: Detached()),
+        change=after(10, lambda _: Detached()),
     ),
     "learning-rate": Fault(
         "SGD with a learning rate of 10",
@@ -235,7 +235,7 @@ FAULTS: dict[str, Fault] = {
         "under AMP's loss scaler, the gradient overflows after block 6 in the first 20 steps",
         "nonfinite",
         "model.6",
-        change=behind(6, lambda _: GradientFactor(torch.finfo(torch.float32).max, 20)),
+        change=after(6, lambda _: GradientFactor(torch.finfo(torch.float32).max, 20)),
         begin=use_scaler,
     ),
 }

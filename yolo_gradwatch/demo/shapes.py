@@ -1,4 +1,4 @@
-"""Draws a data set that needs no download: images of coloured shapes with their boxes."""
+"""Draw a data set that needs no download: images of coloured shapes with their boxes."""
 
 from __future__ import annotations
 

@@ -49,8 +49,7 @@ class Graph:
         consumers: (B,) for each trunk block, the units that read it, looking through blocks without
             parameters.
         feeds_trunk: (B,) whether another trunk block is among its consumers.
-        behind: (B,) for each trunk block, the earlier ones whose every path to the loss leads
-            through it.
+        dominated: (B,) for each trunk block, the earlier ones whose paths to the loss all pass it.
         gates: (B,) whether a trunk block is so small that it can only weight what passes.
         small: (M,) whether a module is in a gate, or is a gate within its block.
         weights: (U,) for each unit, its modules that own a weight.
@@ -86,13 +85,13 @@ class Graph:
         readers = self._readers(layout, inputs, head)
         index = {unit: u for u, unit in enumerate(self.units)}
         self.consumers = tuple(
-            tuple(sorted(index[unit] for unit in _seen(readers, block, index)))
+            tuple(sorted(index[unit] for unit in _reached(readers, block, index)))
             for block in self.blocks
         )
         self.feeds_trunk = np.array(
             [any(u < len(self.blocks) for u in found) for found in self.consumers], np.bool_
         )
-        self.behind = only_through(self.consumers)
+        self.dominated = only_through(self.consumers)
         self.gates = small_blocks(layout, self.blocks, self.consumers)
         named = [self.blocks[b] for b in np.flatnonzero(self.gates)]
         self.small = small_weights(layout, named)
@@ -193,7 +192,7 @@ def _families(layout: Layout, scales: int) -> dict[str, tuple[str, ...]]:
     return {family: tuple(units) for family, units in found.items() if len(units) == scales}
 
 
-def _seen(readers: dict[str, list[str]], block: str, units: Iterable[str]) -> set[str]:
+def _reached(readers: dict[str, list[str]], block: str, units: Iterable[str]) -> set[str]:
     """Return the units that read a block, looking through blocks without parameters."""
     found: set[str] = set()
     pending, passed = list(readers.get(block, [])), set()

@@ -1,9 +1,9 @@
-"""What a traced batch says about the cause of a finding: in which call, and by what.
+"""Measure the cause of a finding in a traced batch: which call, and by which mechanism.
 
-A finding knows which block gets too little gradient, or too much, or none. A trace has the gradient
-at every output within that block, so it shows between which two outputs it is lost, and what the
-forward did there. Where the trace shows nothing, because the fault was over by then, there is no
-reason: nothing is invented.
+A finding says which block gets too little gradient, too much, or none. A trace has the gradient at
+every output in that block, so it shows between which two outputs the gradient is lost, and what the
+forward pass does there. If the trace shows no cause, for example because the fault was over by
+then, there is no reason.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.diagnose.measured_absent import absent
-from yolo_gradwatch.diagnose.measured_between import LOST, Lost, lost_in, won_in
+from yolo_gradwatch.diagnose.measured_between import LOST, Lost, gained_in, lost_in
 from yolo_gradwatch.diagnose.measured_finite import not_finite
 from yolo_gradwatch.diagnose.measured_forward import (
     ACTIVATIONS,
@@ -24,7 +24,7 @@ from yolo_gradwatch.diagnose.measured_forward import (
     small_before,
     zeroed,
 )
-from yolo_gradwatch.diagnose.measured_steps import Route, is_absent, is_endless, is_zero
+from yolo_gradwatch.diagnose.measured_steps import Route, is_absent, is_nonfinite, is_zero
 from yolo_gradwatch.diagnose.measured_upstream import leading_to
 from yolo_gradwatch.diagnose.route import Calls
 from yolo_gradwatch.measure.layout import WHOLE
@@ -40,37 +40,37 @@ KINDS = (
     *("saturated", "zero", "falls", "shrinks", "multiplied", "grows", "cut", "uncalled", "zeroed"),
     *("scaled_forward", "not_finite", "not_finite_gradient", "head_room"),
 )
-"""Of the reasons that come from here. ``names`` begin with the module that is to be changed and its
-class; behind them are, as far as there are any, the two outputs between which it happens."""
+"""Kinds of the reasons from this module. ``names`` start with the module to change and its class,
+followed by the two outputs between which it happens, if any."""
 
 ALONG = ("falls", "shrinks", "multiplied", "grows")
-"""Kinds whose first value is the decades that the gradient loses, or wins, along a route."""
+"""Kinds whose first value is the decades that the gradient loses, or gains, along a route."""
 
 STACK = 2.0
-"""Decades that a block and what reads it lose, or win, altogether. Healthy: 0.91 in 99 % of the
-routes, 1.62 at the most, in branches of the head. Planted stacks: 4.7 at the least."""
+"""Minimum decades lost, or gained, on a whole route for it to count. Healthy: at most 0.91 in 99 %
+of the routes, and 1.62 in all, in branches of the head. Injected stacks: at least 4.7."""
 
 EXPLAINED = 0.5
-"""Share of a change of the whole net, in decades, that a place must lose or win to be its cause."""
+"""Minimum share of a change of the whole net, in decades, for a place to be its cause."""
 
 PARTLY = 0.6
-"""Share of zeros, or of saturated outputs, behind a layer whose gradient is mostly zero. A ReLU
-that learns: 0.48 to 0.55; one with dead units: 0.64."""
+"""Minimum share of zeros, or of saturated outputs, in the activation after a layer whose gradient
+is mostly zero. A ReLU that learns: 0.48 to 0.55; one with dead units: 0.64."""
 
 
 def measured(
     finding: Finding, layout: Layout, flow: Flow, training: Mapping[str, object]
 ) -> Reason | None:
-    """The cause of a finding as a traced batch shows it.
+    """Return the cause of a finding that a traced batch shows.
 
     Args:
-        finding: What was found; a reason that measures more directly is left to stand.
-        layout: Of the model.
-        flow: A batch of a step at which the finding lasted.
+        finding: The finding; a reason that measures more directly is kept.
+        layout: Layout of the model.
+        flow: A traced batch from a step during the finding.
         training: Options of the training.
 
     Returns:
-        A reason of one of `KINDS`; None where the trace shows no cause.
+        A reason of one of `KINDS`; None if the trace shows no cause.
     """
     judge = _JUDGES.get(finding.rule)
     if judge is None or not flow.calls or finding.module not in layout.modules:
@@ -83,9 +83,9 @@ def measured(
 
 
 def _explains(reason: Reason, finding: Finding) -> bool:
-    """Whether what a place loses, or wins, is enough to be the cause of a finding.
+    """Return whether a place loses, or gains, enough to be the cause of a finding.
 
-    A stack that halves the gradient, as it always has, is not why that of the whole net collapsed.
+    A stack that halves the gradient does not explain a collapse of the whole net's gradient.
     """
     if finding.module != WHOLE or reason.kind not in ALONG:
         return True
@@ -96,7 +96,7 @@ def _explains(reason: Reason, finding: Finding) -> bool:
 
 
 def _with_norm(reason: Reason, calls: Calls) -> Reason:
-    """Behind the name of an activation, that of the normalization right in front of it."""
+    """Append the normalization right before an activation to the names."""
     if reason.kind not in FLAT:
         return reason
     call = next(call for call in calls.calls if call.module == reason.names[0])
@@ -105,7 +105,7 @@ def _with_norm(reason: Reason, calls: Calls) -> Reason:
 
 
 def _lost(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Reason | None:
-    """Too little gradient."""
+    """Return the cause of too little gradient."""
     if finding.module == WHOLE and (lost := lost_signal(calls)):
         return lost
     found = _most(finding, calls, rises=False)
@@ -114,8 +114,8 @@ def _lost(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Re
     return lost_in(found, calls)
 
 
-def _won(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Reason | None:
-    """Too much gradient: behind a signal that has collapsed, norms multiply noise."""
+def _gained(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Reason | None:
+    """Return the cause of too much gradient: norms after a collapsed signal multiply noise."""
     is_whole = finding.module == WHOLE
     if is_whole and (lost := lost_signal(calls)):
         return lost
@@ -123,21 +123,21 @@ def _won(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Rea
     small = small_before(calls, finding.module) if found else None
     if small or found is None:
         return small or (large_in(calls.points, calls) if is_whole else None)
-    return won_in(found, calls)
+    return gained_in(found, calls)
 
 
 def _most(finding: Finding, calls: Calls, *, rises: bool) -> Lost | None:
-    """The route on which most is lost, or won; None if it is not more than usual.
+    """Return the route that loses, or gains, most; None if the change is not unusual.
 
-    What arrives at a block is a sum over those that read it: it may be far more than one of them
-    sends, so that a gradient has risen only if it has on every route.
+    The gradient of a block is the sum over its readers and may be far larger than that from one of
+    them. It has therefore risen only if it has risen on every route.
     """
     found = []
     for routes in _routes(finding, calls):
         known = [Route(tuple(c for c in one.points if not is_absent(c))) for one in routes]
         calls_of = [call for route in known for call in route.points]
-        if any(map(is_endless, calls_of)) or (rises and any(map(is_zero, calls_of))):
-            continue  # a NaN hides all else; a scale on which no object lands has zeros
+        if any(map(is_nonfinite, calls_of)) or (rises and any(map(is_zero, calls_of))):
+            continue  # a NaN hides everything else; a scale without an object has zeros
         lost = [Lost.on(route, rises=rises) for route in known if len(route.points) > 1]
         if lost:
             found.append((min if rises else max)(lost, key=lambda one: one.decades))
@@ -146,7 +146,7 @@ def _most(finding: Finding, calls: Calls, *, rises: bool) -> Lost | None:
 
 
 def _routes(finding: Finding, calls: Calls) -> Iterator[list[Route]]:
-    """From the block of a finding to each that reads it; from each block, of the whole model."""
+    """Yield the routes from a finding's block to its readers; for the whole model, all blocks."""
     layout = calls.layout
     if finding.module == WHOLE:
         blocks = dict.fromkeys(b for b in layout.block_of if b not in {"", layout.head})
@@ -161,12 +161,12 @@ def _routes(finding: Finding, calls: Calls) -> Iterator[list[Route]]:
 
 
 def _dead(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Reason | None:
-    """A gradient of exactly zero, of a whole module or of most of its elements."""
+    """Return the cause of a gradient of exactly zero, in a module or in most of its elements."""
     for route in (one for routes in _routes(finding, calls) for one in routes):
         pairs = list(zip(route.points, route.points[1:], strict=False))
-        for before, behind in reversed(pairs):
-            if is_zero(before) and not is_zero(behind) and not is_absent(behind):
-                return silenced(behind) or zeroed(calls, before, behind)
+        for before, after in reversed(pairs):
+            if is_zero(before) and not is_zero(after) and not is_absent(after):
+                return silenced(after) or zeroed(calls, before, after)
     if finding.rule != "partly_dead":
         found = (silenced(call) for call in calls.inside(finding.module))
         return next(filter(None, found), None)
@@ -177,9 +177,9 @@ def _dead(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Re
 
 
 def _overflow(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Reason | None:
-    """Values beyond half precision, behind outputs that are too large.
+    """Return the cause of values beyond half precision: too large outputs upstream.
 
-    What lies behind the first module that has them is not their cause.
+    Outputs after the first affected module are not the cause.
     """
     judged = finding.judged if finding.is_traced else finding.reason
     named = judged.names if judged else finding.modules
@@ -189,13 +189,13 @@ def _overflow(finding: Finding, calls: Calls, _training: Mapping[str, object]) -
 
 _JUDGES: dict[str, Callable[[Finding, Calls, Mapping[str, object]], Reason | None]] = {
     **dict.fromkeys(("vanishing", "leaf_vanishing", "collapse", "total_low"), _lost),
-    **dict.fromkeys(("exploding", "leaf_exploding", "spike", "total_high"), _won),
+    **dict.fromkeys(("exploding", "leaf_exploding", "spike", "total_high"), _gained),
     **dict.fromkeys(("dead", "partly_dead", "dead_branch"), _dead),
     "no_gradient": absent,
     "weight_overflow": _overflow,
     **dict.fromkeys(("nonfinite", "amp_overflow"), not_finite),
 }
-"""By rule."""
+"""Functions that find a cause, by rule."""
 
 RULES_WITH_A_CAUSE = tuple(_JUDGES)
-"""Of the findings that a trace may explain."""
+"""Rules of the findings that a trace may explain."""

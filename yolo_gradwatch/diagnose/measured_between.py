@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LOST = 1.5
 """Minimum decades lost, or gained, for good between two outputs for the change to count. Healthy,
 in 82 traces of four generations of models and five tasks: at most 0.31 in 99 % of the routes, 0.78
-in all, and 1.02 where a scale has no object. Planted: at least 3.4."""
+in all, and 1.02 where a scale has no object. Injected: at least 3.4."""
 
 SLACK = 1.0
 """Decades by which the forward pass may change less than the gradient and still explain its
@@ -40,7 +40,7 @@ ALONE = 0.5
 
 PART = 0.2
 """Decades that a layer of a stack, or an activation, must lose by itself to count. Layers of
-planted stacks: 0.24 to 0.9."""
+injected stacks: 0.24 to 0.9."""
 
 NEARLY_ALL = 0.8
 """Share of the decades lost in a stack that must be in the module named for it."""
@@ -76,7 +76,7 @@ def lost_in(found: Lost, calls: Calls) -> Reason:
     return _activation(found) or _in(found, calls, "falls", "shrinks")
 
 
-def won_in(found: Lost, calls: Calls) -> Reason:
+def gained_in(found: Lost, calls: Calls) -> Reason:
     """Return what multiplies the gradient: a place or a stack."""
     return _in(found, calls, "multiplied", "grows")
 
@@ -89,11 +89,11 @@ def _in(found: Lost, calls: Calls, alone: str, many: str) -> Reason:
 
 
 def _activation(found: Lost) -> Reason | None:
-    """Return saturated activations, or ones that output zeros, if they lose at least half of it."""
+    """Return the saturated or zero activations if they lose at least half of the gradient."""
     for kind, limit in FLAT.items():
-        own = [s for s in found.steps if share_of(s.behind, kind) >= limit and s.alone > PART]
+        own = [s for s in found.steps if share_of(s.after, kind) >= limit and s.alone > PART]
         if own and sum(step.alone for step in own) >= ALONE * found.decades:
-            worst = max(own, key=lambda step: step.alone).behind
+            worst = max(own, key=lambda step: step.alone).after
             values = (share_of(worst, kind), float(len(own)))
             return Reason(kind, (worst.module, worst.type), values, RANK)
     return None
@@ -104,18 +104,17 @@ def _between(step: Step, calls: Calls, kind: str) -> Reason:
 
     The ratio reported for two outputs is that of exactly these two.
     """
-    names = calls.names(step.before, step.behind)
+    names = calls.names(step.before, step.after)
     if is_zero(step.before):
-        return zeroed(calls, step.before, step.behind)
-    if kind == "falls" and _is_working_norm(step.behind):
-        large = large_in(read_by(calls, step.behind), calls)
-        by = (step.behind.module,)
+        return zeroed(calls, step.before, step.after)
+    if kind == "falls" and _is_working_norm(step.after):
+        large = large_in(read_by(calls, step.after), calls)
         falls = Reason(kind, names, (step.alone,), RANK)
-        return replace(large, names=(*large.names, *by)) if large else falls
+        return replace(large, names=(*large.names, step.after.module)) if large else falls
     sign = 1.0 if kind == "falls" else -1.0
-    forward = sign * (size(step.before) - size(step.behind))
+    forward = sign * (size(step.before) - size(step.after))
     if forward >= max(step.decades - SLACK, SLACK):
-        values = (step.before.output_rms or 0.0, step.behind.output_rms or 0.0)
+        values = (step.before.output_rms or 0.0, step.after.output_rms or 0.0)
         return Reason("scaled_forward", names, values, RANK)
     return Reason(kind, names, (step.alone,), RANK)
 
@@ -137,10 +136,10 @@ def _many(found: Lost, calls: Calls, kind: str) -> Reason | None:
     place = _around_most(parts)
     if not place:
         return None
-    own = [step for step in found.steps if is_in(place, step.behind.module)]
+    own = [step for step in found.steps if is_in(place, step.after.module)]
     losing = [n for n, step in enumerate(own) if step in parts]
     own = own[losing[0] : losing[-1] + 1]
-    first, last = own[0].before, own[-1].behind
+    first, last = own[0].before, own[-1].after
     decades = abs(level(last) - level(first))
     layers = calls.weights_between(first, last, place)
     act, *lost = _act_of(own, decades) if kind == "shrinks" else ("",)
@@ -153,8 +152,8 @@ def _act_of(own: Sequence[Step], decades: float) -> tuple[str, float, float] | t
     """Return the activation class that loses at least half, its calls, and their loss."""
     lost: dict[str, list[float]] = {}
     for step in own:
-        if step.behind.type in ACTIVATIONS:
-            lost.setdefault(step.behind.type, []).append(step.alone)
+        if step.after.type in ACTIVATIONS:
+            lost.setdefault(step.after.type, []).append(step.alone)
     worst = max(lost, key=lambda kind: sum(lost[kind]), default="")
     if not worst or sum(lost[worst]) < ALONE * decades:
         return ("",)
@@ -163,10 +162,10 @@ def _act_of(own: Sequence[Step], decades: float) -> tuple[str, float, float] | t
 
 def _around_most(parts: Sequence[Step]) -> str:
     """Return the smallest module with nearly all of what some steps lose; "" if there is none."""
-    outer = {name for step in parts for name in around(step.behind.module) if name != WHOLE}
+    outer = {name for step in parts for name in around(step.after.module) if name != WHOLE}
     whole = sum(step.alone for step in parts)
     shares = {
-        name: sum(step.alone for step in parts if is_in(name, step.behind.module)) / whole
+        name: sum(step.alone for step in parts if is_in(name, step.after.module)) / whole
         for name in outer
     }
     large = [name for name in outer if shares[name] >= NEARLY_ALL]

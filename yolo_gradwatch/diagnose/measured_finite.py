@@ -1,4 +1,4 @@
-"""Where NaN or Inf arises in a traced batch: first output, or gradient nearest to the loss."""
+"""Where NaN or Inf starts in a traced batch: first output, or gradient nearest to the loss."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from yolo_gradwatch.diagnose.causes import number_format
 from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.graph import is_in
 from yolo_gradwatch.diagnose.measured_forward import RANK
-from yolo_gradwatch.diagnose.measured_steps import is_endless
+from yolo_gradwatch.diagnose.measured_steps import is_nonfinite
 from yolo_gradwatch.measure.arrays import FLOAT16_MAX
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _in_backward(calls: Calls) -> Reason | None:
     The order of the calls decides what is nearer: a module finishes after its parts.
     """
     known = [call for call in calls.calls if call.gradient_norm is not None]
-    bad = [n for n, call in enumerate(known) if is_endless(call)]
+    bad = [n for n, call in enumerate(known) if is_nonfinite(call)]
     if not bad or bad[-1] + 1 == len(known):
         return None
     before, after = known[bad[-1]], known[bad[-1] + 1]

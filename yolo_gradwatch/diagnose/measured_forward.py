@@ -20,7 +20,7 @@ RANK = 5
 
 SATURATED = 0.5
 """Minimum share of saturated outputs for an activation to count as saturated. Tanh in healthy
-models: 0; planted: 0.99 to 1."""
+models: 0; injected: 0.99 to 1."""
 
 ZERO = 0.9
 """Minimum share of exact zeros for an activation's output to count as zero. SiLU: 0; a ReLU that
@@ -28,7 +28,7 @@ learns: 0.48 to 0.55; one that has died: 1."""
 
 SMALL = 0.005
 """RMS below which an output of the trunk has collapsed, norms included. Healthy: 0.47 to 1.9;
-planted: at most 2e-3."""
+injected: at most 2e-3."""
 
 USUAL = 0.03
 """The smallest RMS in healthy trainings, in the head of a pose model."""
@@ -105,21 +105,21 @@ def large_in(points: Sequence[Call], calls: Calls) -> Reason | None:
     return None
 
 
-def zeroed(calls: Calls, before: Call, behind: Call, place: str = "") -> Reason:
-    """Return the reason for a zero gradient at an output although the next one has some.
+def zeroed(calls: Calls, before: Call, after: Call, place: str = "") -> Reason:
+    """Return the reason for a zero gradient at an output whose successor has a gradient.
 
-    The value is the share of zeros in the output of ``behind``, or in the input of its
-    normalization: only if all of it is zero, the output was multiplied by zero.
+    The value is the share of zeros in the output of ``after``, or in the input of its
+    normalization. Only if all of it is zero, the output was multiplied by zero.
     """
-    outputs = (calls.raw_of(behind), behind)
+    outputs = (calls.raw_of(after), after)
     shares = (1.0 if one.output_rms == 0 else one.output_zero or 0.0 for one in outputs)
-    return Reason("zeroed", calls.names(before, behind, place), (max(shares),), RANK)
+    return Reason("zeroed", calls.names(before, after, place), (max(shares),), RANK)
 
 
-def _scaled(calls: Calls, before: Call, behind: Call) -> Reason:
-    """Return the outputs between which the size changes, and whose code is between them."""
-    place = calls.between(before, behind)
-    if behind.output_rms == 0:
-        return zeroed(calls, before, behind, place)
-    values = (before.output_rms or 0.0, behind.output_rms or 0.0)
-    return Reason("scaled_forward", calls.names(before, behind, place), values, RANK)
+def _scaled(calls: Calls, before: Call, after: Call) -> Reason:
+    """Return the two outputs between which the size changes, and the module with the code."""
+    place = calls.between(before, after)
+    if after.output_rms == 0:
+        return zeroed(calls, before, after, place)
+    values = (before.output_rms or 0.0, after.output_rms or 0.0)
+    return Reason("scaled_forward", calls.names(before, after, place), values, RANK)

@@ -29,8 +29,8 @@ def instead_of(kind: str) -> str:
 
 def between(reason: Reason, layout: Layout) -> str:
     """Return between which outputs the cause is, and in whose code."""
-    place, kind, before, behind = reason.names
-    return f"between the output of {before} and that of {behind}: {where(place, kind, layout)}"
+    place, kind, before, after = reason.names
+    return f"between the output of {before} and that of {after}: {where(place, kind, layout)}"
 
 
 def is_normed(place: str, layout: Layout) -> bool:

@@ -16,7 +16,7 @@ _LEAST = -400.0
 
 
 class Route(NamedTuple):
-    """The points of a block, and of a unit that reads it, in forward order."""
+    """The points of a block and of a unit that reads it, in forward order."""
 
     points: tuple[Call, ...]
 
@@ -26,14 +26,13 @@ class Step(NamedTuple):
 
     Attributes:
         before: The output that the other one reads.
-        behind: The output nearer to the loss.
-        decades: By how much the gradient falls on its way back, in all earlier points too; or
-            rises, if rises are asked for.
-        alone: The same between the two outputs alone.
+        after: The output nearer to the loss.
+        decades: Lasting fall, or rise, of the gradient: all earlier points are beyond it too.
+        alone: Fall, or rise, between these two outputs.
     """
 
     before: Call
-    behind: Call
+    after: Call
     decades: float
     alone: float
 
@@ -90,6 +89,6 @@ def is_zero(call: Call) -> bool:
     return call.gradient_norm == 0
 
 
-def is_endless(call: Call) -> bool:
+def is_nonfinite(call: Call) -> bool:
     """Return whether the gradient at an output is NaN or Inf."""
     return call.gradient_norm is not None and not math.isfinite(call.gradient_norm)

@@ -115,9 +115,9 @@ def _grows(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Ca
 
 
 def _cut(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
-    place, kind, before, behind = reason.names
+    place, kind, before, after = reason.names
     why = (
-        f"no gradient reaches the output of {before}, though {behind} has one: "
+        f"no gradient reaches the output of {before}, though {after} has one: "
         f"{where(place, kind, layout)}"
     )
     remedy = (
@@ -143,17 +143,17 @@ def _uncalled(reason: Reason, _layout: Layout, _training: Mapping[str, object]) 
 
 
 def _zeroed(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
-    place, kind, before, behind = reason.names
+    place, kind, before, after = reason.names
     if reason.values and reason.values[0] >= ALL:
         why = (
-            f"the output of {before} is multiplied by zero before it leaves {behind}: "
+            f"the output of {before} is multiplied by zero before it leaves {after}: "
             f"{where(place, kind, layout)}"
         )
         return Cause(why, f"try a nonzero initial value for the gain, gate or mask in {place}")
     own = f"the forward() of {place}" if has_layers(place, layout) else place
     zeros = "".join(f" (itself zero in {percent(s)} of its values)" for s in reason.values)
     why = (
-        f"the gradient is exactly zero at the output of {before} but not at that of {behind}"
+        f"the gradient is exactly zero at the output of {before} but not at that of {after}"
         f"{zeros}: {own}{class_in(kind)} has a slope of exactly zero (round, sign, floor, argmax, "
         "a comparison, or a gain of 0 in a branch)"
     )
@@ -165,13 +165,13 @@ def _zeroed(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> 
 
 
 def _scaled(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
-    place, kind, before, behind, *norms = reason.names
+    place, kind, before, after, *norms = reason.names
     first, last = reason.values
     divided = "".join(f"; {norm} divides the gradient by that spread" for norm in norms)
     verb, size = ("falls", "larger") if last < first else ("grows", "smaller")
     why = (
         f"the RMS of the outputs {verb} from {significant(first, 2)} at {before} to "
-        f"{significant(last, 2)} at {behind}: {where(place, kind, layout)}{divided}"
+        f"{significant(last, 2)} at {after}: {where(place, kind, layout)}{divided}"
     )
     remedy = (
         f"try BatchNorm in or after {place}, He initialization or a {size} one, and no constant "
@@ -194,9 +194,9 @@ def _not_finite(reason: Reason, layout: Layout, _training: Mapping[str, object])
 
 
 def _not_finite_gradient(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
-    place, kind, before, behind = reason.names
+    place, kind, before, after = reason.names
     why = (
-        f"all outputs are finite, and so is the gradient at the output of {behind}, but not at "
+        f"all outputs are finite, and so is the gradient at the output of {after}, but not at "
         f"that of {before}: {where(place, kind, layout)}"
     )
     remedy = (

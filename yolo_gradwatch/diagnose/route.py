@@ -1,4 +1,4 @@
-"""The calls of a traced batch that a gradient passes, in order, and whose code is between two.
+"""The calls of a traced batch that a gradient passes, in order, and the code between two of them.
 
 A trace has numbers at outputs. A *point* is an output where the gradient is meaningful: what a
 layer passes to its own normalization is left out, because the normalization divides the gradient
@@ -72,28 +72,28 @@ class Calls:
         units = [unit for unit in self.graph.units if is_in(module, unit)]
         return [Route(tuple(self.inside(unit))) for unit in units or [module]]
 
-    def place(self, before: Call, behind: Call) -> str:
-        """Return whose code is between two outputs; the layer if the code is its own.
+    def place(self, before: Call, after: Call) -> str:
+        """Return the module whose code is between two outputs.
 
-        That is the smallest module around both, or one that is entered on the way.
+        It is the later layer itself, the smallest module around both, or one entered in between.
         """
-        if not self._is_known(behind.module) or is_in(behind.module, before.module):
-            return behind.module
-        outer = [name for name in around(behind.module) if name != WHOLE]
+        if not self._is_known(after.module) or is_in(after.module, before.module):
+            return after.module
+        outer = [name for name in around(after.module) if name != WHOLE]
         both = [name for name in outer if is_in(name, before.module)]
         candidates = (*both[-1:], *(name for name in outer if name not in both))
-        return next((n for n in candidates if not self._is_known(n)), behind.module)
+        return next((n for n in candidates if not self._is_known(n)), after.module)
 
-    def between(self, before: Call, behind: Call) -> str:
-        """Return the same for outputs with others in between: the smallest module around both."""
-        points = [call.order for call in self.points if before.order <= call.order <= behind.order]
-        both = [n for n in around(behind.module) if is_in(n, before.module) and n != WHOLE]
-        return both[-1] if both and len(points) > NEAR else self.place(before, behind)
+    def between(self, before: Call, after: Call) -> str:
+        """Return that module for distant outputs: the smallest one around both."""
+        points = [call.order for call in self.points if before.order <= call.order <= after.order]
+        both = [n for n in around(after.module) if is_in(n, before.module) and n != WHOLE]
+        return both[-1] if both and len(points) > NEAR else self.place(before, after)
 
-    def names(self, before: Call, behind: Call, place: str = "") -> tuple[str, str, str, str]:
-        """Return whose code is between two outputs, its class, and the modules of both."""
-        place = place or self.place(before, behind)
-        return place, self.type_of(place), before.module, behind.module
+    def names(self, before: Call, after: Call, place: str = "") -> tuple[str, str, str, str]:
+        """Return the module with the code between two outputs, its class, and both modules."""
+        place = place or self.place(before, after)
+        return place, self.type_of(place), before.module, after.module
 
     def is_suspect(self, module: str) -> bool:
         """Return whether a module's class is user-defined."""
@@ -110,8 +110,8 @@ class Calls:
         acts = [call for call in own if call.type in types]
         if acts or not own:
             return max(acts, key=_flat, default=None)
-        behind = (call for call in self.calls if call.order > own[-1].order)
-        return next((call for call in behind if call.type in types), None)
+        after = (call for call in self.calls if call.order > own[-1].order)
+        return next((call for call in after if call.type in types), None)
 
     def order_of(self, module: str) -> int:
         """Return when a module first finished; 0 if it was not called."""
@@ -129,10 +129,10 @@ class Calls:
         before = self.calls[at - 1] if at else call
         return before.module if NORM in before.type else ""
 
-    def weights_between(self, before: Call, behind: Call, place: str) -> int:
+    def weights_between(self, before: Call, after: Call, place: str) -> int:
         """Count the calls of layers with weights in a module between two outputs."""
         own = dict(zip(self.layout.modules, self.layout.roles, strict=True))
-        inner = (c.module for c in self.calls if before.order < c.order <= behind.order)
+        inner = (c.module for c in self.calls if before.order < c.order <= after.order)
         return sum(own.get(name) == "weight" and is_in(place, name) for name in inner)
 
     def type_of(self, module: str) -> str:

@@ -96,18 +96,18 @@ class Timeline:
                 found[number] = begins[number]
         return found
 
-    def _place(self, steps: Floats, is_behind: Flags) -> Floats:
+    def _place(self, steps: Floats, is_after: Flags) -> Floats:
         """Return the places of steps before or after the break; its own step has both.
 
         Args:
             steps: Steps to place.
-            is_behind: Whether to place each of them after the break.
+            is_after: Whether to place each of them after the break.
         """
         first, last = self.edges[0], self.edges[-1]
         begin, width = (self.gap[1], 1 - self.gap[1]) if self.gap else (0.0, 1.0)
         front = (steps - first) / max(self._cut - first, 1) * _DENSE_SHARE
         rest = begin + (steps - self._cut) / max(last - self._cut, 1) * width
-        found: Floats = np.clip(np.where(is_behind, rest, front), 0, 1)
+        found: Floats = np.clip(np.where(is_after, rest, front), 0, 1)
         return found
 
     def _apart(self, steps: list[int], distance: float) -> list[int]:

@@ -83,7 +83,7 @@ def passed(history: History, recent: Sequence[Reading], limit: float) -> Flags:
     arriving = medians(finite(np.stack([reading.arriving for reading in recent])))
     found = np.zeros(len(graph.blocks), np.bool_)
     for b in np.flatnonzero((lost > limit).any(axis=0)):
-        upstream = arriving[list(graph.behind[b])]
+        upstream = arriving[list(graph.dominated[b])]
         if not np.isnan(upstream).all():
             found[b] = np.nanmax(upstream) > best[b] - PASSES
         else:
