@@ -12,6 +12,8 @@ import pytest
 import typer
 from places import REPOSITORY
 from short import blank_pictures
+from sybil import Document
+from sybil.parsers.markdown.lexers import FencedCodeBlockLexer
 from training import TINY, brisk_trainer, data_folder, shapes, small, train
 
 from yolo_gradwatch.cli.main import app
@@ -32,13 +34,12 @@ def name_of(page):
 
 
 def blocks():
-    """Yield each fenced block with its language, page and line."""
+    """Each fenced block with its page, its language and its line."""
     for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        for found in re.finditer(r"^( *)```(\w*)\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL):
-            indent, language, code = found.groups()
-            code = re.sub(rf"^{indent}", "", code, flags=re.MULTILINE)
-            line = text.count("\n", 0, found.start()) + 1
+        document = Document(page.read_text(encoding="utf-8"), str(page))
+        for block in FencedCodeBlockLexer(r"\w*")(document):
+            line = document.text.count("\n", 0, block.start) + 1
+            language, code = block.lexemes["language"], block.lexemes["source"].text
             yield pytest.param(language, code, id=f"{name_of(page)}:{line}")
 
 
