@@ -306,7 +306,7 @@ def test_re_evaluation_finds_what_a_run_with_these_thresholds_would_have(limits,
 @pytest.mark.parametrize("epoch", [None, 1, 3])
 def test_csv_is_the_summary(long_run, epoch):
     loaded, span = load_run(long_run), epoch and (epoch, epoch)
-    findings = loaded.report().findings if epoch != 3 else ()  # they were resolved before
+    findings = loaded.report().findings if epoch != 3 else ()  # resolved before
     expected = summary(loaded.grid, LAYOUT, findings, span)
     out = printed("review", long_run, "--csv", *(["--epochs", epoch] if epoch else []))
     found = pd.read_csv(io.StringIO(out), dtype=expected.dtypes.to_dict()).fillna({"findings": ""})

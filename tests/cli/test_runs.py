@@ -181,10 +181,10 @@ def test_table_on_a_terminal(folder, monkeypatch, golden):
 @pytest.mark.parametrize("name", ["t", "a_trial_of_ray_with_a_very_long_name_lr0=0.001"])
 def test_table_fits_the_terminal_and_loses_no_name(folder, monkeypatch, width, name):
     (folder / "train2").rename(folder / name)
-    shown = on_a_terminal(monkeypatch, width, "runs", folder)
-    assert max(map(len, shown.splitlines())) <= width
-    whole = "".join(shown.split())
-    assert all(one in whole for one in (name, "dead", CONV, "train10", "interrupted"))
+    table = on_a_terminal(monkeypatch, width, "runs", folder)
+    assert max(map(len, table.splitlines())) <= width
+    text = "".join(table.split())
+    assert all(one in text for one in (name, "dead", CONV, "train10", "interrupted"))
 
 
 def test_odd_names_are_shown_verbatim(tmp_path, monkeypatch):
@@ -192,14 +192,14 @@ def test_odd_names_are_shown_verbatim(tmp_path, monkeypatch):
     for name in names:
         (tmp_path / "runs" / name).mkdir(parents=True)
         watch(tmp_path / "runs" / name, DEAD)
-    shown = ["a?[2Jb" if "\x1b" in name else name for name in names]
+    safe_names = ["a?[2Jb" if "\x1b" in name else name for name in names]
     for out in (
         printed("runs", tmp_path),
         printed("runs", tmp_path, "--csv"),
         on_a_terminal(monkeypatch, 80, "runs", tmp_path),
     ):
         assert "\x1b" not in out
-        assert all(name in out for name in shown)
+        assert all(name in out for name in safe_names)
     record = json.loads(printed("runs", tmp_path, "--json"))
     assert {Path(one["run"]).name for one in record["runs"]} == set(names)
 

@@ -297,9 +297,9 @@ def test_pickled_watch_keeps_its_loggers():
 def test_guide_contains_the_table_of_loggers(request):
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition("<!-- loggers -->\n")
-    shown, end, after = rest.partition("<!-- end of loggers -->\n")
+    current, end, after = rest.partition("<!-- end of loggers -->\n")
     if request.config.getoption("--rewrite-golden"):
         PAGE.write_text(f"{before}<!-- loggers -->\n{table()}{end}{after}", encoding="utf-8")
-        shown = table()
+        current = table()
     assert end
-    assert shown == table()
+    assert current == table()

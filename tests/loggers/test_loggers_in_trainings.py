@@ -64,13 +64,14 @@ def expected(ran, name):
 def assert_complete(ran, name):
     """Each of our scalars is stored once, at its step, in a single run."""
     stored = ran.stored(name)
-    ours, wanted = stored.ours(), expected(ran, name)
+    numbers, wanted = stored.ours(), expected(ran, name)
     assert len(wanted["gradwatch/model"]) == (4 if HAS_ROWS_OF_EPOCHS and name == "wandb" else 16)
-    assert set(wanted) <= set(ours)
-    assert set(ours) - set(wanted) <= {"gradwatch/step"}
+    assert set(wanted) <= set(numbers)
+    assert set(numbers) - set(wanted) <= {"gradwatch/step"}
     for number, pairs in wanted.items():
-        assert [step for step, _ in ours[number]] == [step for step, _ in pairs]
-        np.testing.assert_allclose([v for _, v in ours[number]], [v for _, v in pairs], rtol=1e-6)
+        own = numbers[number]
+        assert [step for step, _ in own] == [step for step, _ in pairs]
+        np.testing.assert_allclose([v for _, v in own], [v for _, v in pairs], rtol=1e-6)
     assert stored.runs == 1
 
 
@@ -190,7 +191,7 @@ OTHERS = [("comet",), ("clearml",), ("dvc",), ("comet", "tensorboard"), ("clearm
 
 @pytest.mark.full
 @pytest.mark.parametrize("on", OTHERS, ids="-".join)
-def test_the_other_loggers(tmp_path, on):
+def test_other_loggers(tmp_path, on):
     """Some record TensorBoard on their own: no scalar is stored twice."""
     name = on[0]
     package = {"comet": "comet_ml", "dvc": "dvclive"}.get(name, name)

@@ -217,7 +217,7 @@ def take(recorder, pattern):
         recorder.take([sample(step, {"x": BAD, "^": 1e4}.get(kind, 1.0))])
 
 
-def test_a_finding_names_the_file_in_the_report_and_in_the_alerts(tmp_path, begin):
+def test_report_and_alerts_name_the_file_of_a_finding(tmp_path, begin):
     recorder = begin()
     take(recorder, "..x.")
     recorder.finish("finished")

@@ -84,7 +84,8 @@ def test_version_1_does_not_know_the_clipped_steps():
     assert set(run.grid.clipped.tolist()) == {-1}
 
 
-def test_version_1_reads_the_requested_options_from_args_yaml(old):
+def test_every_version_knows_the_requested_options(old):
+    """Version 1 takes them from the ``args.yaml`` of Ultralytics."""
     options = load_run(old).meta.options.training
     assert (options["optimizer"], options["lr0"]) == ("auto", 0.01)
     assert (at_work(options, "optimizer"), at_work(options, "lr0")) == ("AdamW", 0.001429)

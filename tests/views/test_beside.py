@@ -174,16 +174,16 @@ def test_figure_of_the_page_has_the_same_panels_in_both_widths(tmp_path):
     a = run_of(tmp_path / "a", [1.0] * 16)
     b = run_of(tmp_path / "b", [100.0] * 12, status="failed")
     picture = pictured(a, b, findings=((found,), ()))
-    shown, covers = html.figure(picture), html.covers(picture)
-    assert [trace["yaxis"] for trace in shown["data"]] == ["y", "y2", "y3"] * 2
+    figure, covers = html.figure(picture), html.covers(picture)
+    assert [trace["yaxis"] for trace in figure["data"]] == ["y", "y2", "y3"] * 2
     missing = len(html.COVERS)
     assert (covers[1][:, -COLUMNS // 4 :] == missing).all()
     assert (covers[2] == covers[1]).all()
     assert not covers[0].any()
-    for layout in (shown["wide"], shown["narrow"]):
+    for layout in (figure["wide"], figure["narrow"]):
         assert [s["xref"] for s in layout["shapes"]] == ["x", "x3"]
         assert {(s["x0"], s["x1"], s["y0"], s["y1"]) for s in layout["shapes"]} == {
             (0.25, 0.5, 1.5, 2.5)
         }
         assert [a["text"] for a in layout["annotations"] if a["text"] == "A1"] == ["A1"] * 2
-    assert shown["wide"]["yaxis3"]["ticktext"] == ["<b>\u00d7 100</b>"] * 4
+    assert figure["wide"]["yaxis3"]["ticktext"] == ["<b>\u00d7 100</b>"] * 4

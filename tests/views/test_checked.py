@@ -112,7 +112,7 @@ def test_loss_items_have_their_share_of_the_sum(tmp_path):
         (1, 0.004, 3.0, (0.004, 0.01)),
         (4, 0.004, 3.0, None),
         (1, 0.01, 3.0, None),
-        (1, 0.1, 3.0, None),  # of biases
+        (1, 0.1, 3.0, None),  # as for biases
         (1, 0.004, 0, None),
     ],
 )

@@ -37,7 +37,7 @@ from yolo_gradwatch.views.terminal.panel import Panel
 from yolo_gradwatch.views.terminal.table import epoch_table
 
 FILES = [PurePosixPath("runs/train") / name for name in ("gradwatch.csv", "gradwatch_alerts.csv")]
-FRAMES = {  # as Ultralytics cuts them to the terminal
+FRAMES = {  # as truncated by Ultralytics
     80: "      2/100      2.49G      4.…: 34% ━━━━──────── 40/118 3.1it/s 12.9s<25.2s",
     140: "      2/100      2.49G      4.123      5.871      4.402        213        640: "
     "34% ━━━━──────── 40/118 3.1it/s 12.9s<25.2s",
@@ -161,8 +161,8 @@ def interval():
 )
 def test_panel(golden, board, height, width):
     frame = FRAMES[width] if board is unhealthy else ""
-    shown = printed(panel_of(board(), frame), width=width, height=height)
-    golden(f"panel-{board.__name__}-{width}", shown)
+    text = printed(panel_of(board(), frame), width=width, height=height)
+    golden(f"panel-{board.__name__}-{width}", text)
 
 
 def test_panel_without_room_for_all_blocks(golden):
@@ -286,7 +286,7 @@ def test_wide_characters_do_not_widen_the_panel():
     assert max(map(cell_len, lines_of(panel, width=60))) <= 60
 
 
-def blocks_shown(board, height):
+def visible_blocks(board, height):
     text = printed(panel_of(board), height=height)
     return [row.label for row in board.rows() if f"\n{row.label} " in text], text
 
@@ -294,8 +294,8 @@ def blocks_shown(board, height):
 @pytest.mark.parametrize(("spare", "hidden"), [(5, 0), (4, 2)])
 def test_blocks_that_do_not_fit_are_counted(spare, hidden):
     blocks = len(BOARDS["healthy"].rows())
-    shown, text = blocks_shown(BOARDS["healthy"], blocks + spare)
-    assert len(shown) == blocks - hidden
+    visible, text = visible_blocks(BOARDS["healthy"], blocks + spare)
+    assert len(visible) == blocks - hidden
     assert ("more blocks" in text, f"… {hidden} more blocks" in text) == (hidden > 0,) * 2
 
 
@@ -313,8 +313,8 @@ def test_blocks_that_do_not_fit_are_counted(spare, hidden):
 def test_unhealthy_blocks_stay_in_the_order_of_the_model(module, modules, kept):
     board = healthy()
     board.show([finding_of("dead", module, modules=modules)])
-    shown, text = blocks_shown(board, 11)
-    assert shown == kept
+    visible, text = visible_blocks(board, 11)
+    assert visible == kept
     assert "… 14 more blocks" in text
 
 
@@ -365,13 +365,13 @@ def test_every_block_state_fits_its_column(rule):
 
 
 def test_states_of_the_epoch_table_differ():
-    shown = set()
+    states = set()
     rules = [n for n in RULES if RULES[n].kind]
     for rule in rules:
         board = board_of(levels=[1.0])
         board.show([finding_of(rule, "model.0.conv")])
-        shown.add(printed(epoch_table(board), soft_wrap=True).splitlines()[1].split()[3])
-    assert len(shown) == len(rules)
+        states.add(printed(epoch_table(board), soft_wrap=True).splitlines()[1].split()[3])
+    assert len(states) == len(rules)
 
 
 # --- the clipping line ----------------------------------------------------------------------------
@@ -418,7 +418,7 @@ def test_clipping_line_has_factor_and_owners(total, clip, norms, begin, owners):
 
 
 @pytest.mark.parametrize(
-    ("norm", "shown"),
+    ("norm", "expected"),
     [
         (0.0, "0"),
         (1e-12, "1.0e-12"),
@@ -432,10 +432,10 @@ def test_clipping_line_has_factor_and_owners(total, clip, norms, begin, owners):
         (np.nan, "NaN"),
     ],
 )
-def test_norms_are_short_numbers(norm, shown):
+def test_norms_are_short_numbers(norm, expected):
     board = board_of(layout_of(("Conv", "Detect")), levels=[norm])
     (line,) = [line for line in lines_of(panel_of(board)) if line.startswith("0 Conv")]
-    assert line.split()[2] == shown
+    assert line.split()[2] == expected
 
 
 @LAWS
@@ -446,9 +446,9 @@ def test_norms_are_short_numbers(norm, shown):
 def test_norm_is_shown_within_5_percent_in_8_cells(norm):
     board = board_of(layout_of(("Conv", "Detect")), levels=[norm])
     (line,) = [line for line in lines_of(panel_of(board)) if line.startswith("0 Conv")]
-    shown = line.split()[2]
-    assert len(shown) <= 8
-    assert math.isclose(float(shown), norm, rel_tol=0.05)
+    text = line.split()[2]
+    assert len(text) <= 8
+    assert math.isclose(float(text), norm, rel_tol=0.05)
 
 
 @pytest.mark.parametrize(

@@ -29,19 +29,19 @@ GATE = Call(8, "model.23.gate", 1, "Sigmoid", 8, 0.7, 1.0, 0.0, 0.75, 1.5)
 HEALTHY = Flow(1, 1, (*FLOW.calls[:4], GATE))
 
 
-def shown(flow, width, calls=None):
+def rendered(flow, width, calls=None):
     lines = fitted_lines(flow_text(flow, calls or flow.calls, width), width)
     return "\n".join(map(str.rstrip, lines)) + "\n"
 
 
 @pytest.mark.parametrize("width", [80, 140])
 def test_trace_on_a_terminal(golden, width):
-    golden(f"flow-{width}", shown(FLOW, width) + "\n" + shown(HEALTHY, width))
+    golden(f"flow-{width}", rendered(FLOW, width) + "\n" + rendered(HEALTHY, width))
 
 
 @given(st.integers(60, 200))
 def test_text_fits_the_terminal_and_loses_no_number(width):
-    text = shown(FLOW, width)
+    text = rendered(FLOW, width)
     assert max(map(len, text.splitlines())) <= width
     flat = " ".join(text.split())
     for words in ("203", "3.1e-07", "NaN", "Inf", "100%", "99.9%", "25.0%", "0.1%", "6.88"):

@@ -619,19 +619,19 @@ def silence(clock, seconds):
     ("silent", "minutes"), [((1, 50), []), ((1, 60), [1]), ((1, 150), [2]), ((0, 90), [1])]
 )
 def test_panel_shows_how_long_no_data_came(training, meanwhile, take_terminal, silent, minutes):
-    terminal, shown = take_terminal(), []
+    terminal, lines = take_terminal(), []
     windows, seconds = silent
     clock = meanwhile()
     meanwhile(
         *[lambda: training.write(window(1))] * windows,
         silence(clock, seconds),
-        lambda: shown.extend(seen(terminal)),
+        lambda: lines.extend(seen(terminal)),
         lambda: training.write(window(2)),
         training.end,
     )
     follow(training.folder)
     begin = "no new data for "
-    assert [int(line.split()[4]) for line in shown if line.startswith(begin)] == minutes
+    assert [int(line.split()[4]) for line in lines if line.startswith(begin)] == minutes
     assert not any(line.startswith(begin) for line in seen(terminal))
 
 

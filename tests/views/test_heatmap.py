@@ -41,14 +41,14 @@ def picture(tmp_path):
 
 def test_rows_are_blocks_with_parameters_or_all_modules(picture):
     layout = replace(LAYOUT, blocks=(*LAYOUT.blocks[:2], ("model.2", "[bold]Head")))
-    shown = picture([window(1)], layout=layout)
-    assert (shown.names, shown.labels) == (BLOCKS, ("0 Block", "1 Block", "2 [bold]Head"))
-    assert shown.norms.shape == shown.levels.shape == shown.states.shape == (3, 1)
-    shown = picture([window(1), window(2)], modules=True)
-    assert shown.names == shown.labels == LAYOUT.modules[1:]
-    assert shown.norms.shape == (len(LAYOUT.modules) - 1, 2)
-    shown = picture([window(1, layout=NET)], layout=NET)
-    assert shown.names == tuple(f"model.{i}" for i in (0, 1, 2, 4, 5, 6))
+    result = picture([window(1)], layout=layout)
+    assert (result.names, result.labels) == (BLOCKS, ("0 Block", "1 Block", "2 [bold]Head"))
+    assert result.norms.shape == result.levels.shape == result.states.shape == (3, 1)
+    result = picture([window(1), window(2)], modules=True)
+    assert result.names == result.labels == LAYOUT.modules[1:]
+    assert result.norms.shape == (len(LAYOUT.modules) - 1, 2)
+    result = picture([window(1, layout=NET)], layout=NET)
+    assert result.names == tuple(f"model.{i}" for i in (0, 1, 2, 4, 5, 6))
 
 
 def state_by_loops(one, m):
@@ -97,19 +97,19 @@ def test_heatmap_equals_plain_loops_over_the_windows(run, modules):
     ],
 )
 def test_state_of_a_cell(picture, faults, state):
-    shown = picture([window(1, steps=4, norm=100.0, **faults)], modules=True)
-    row = shown.names.index(CONV)
-    assert shown.states[row, 0] == state
-    assert shown.states.dtype == np.uint8
-    np.testing.assert_array_equal(shown.levels[row, 0], 2.0 if state == FINE else math.nan)
-    assert set(np.delete(shown.states, row)) == {FINE}
+    result = picture([window(1, steps=4, norm=100.0, **faults)], modules=True)
+    row = result.names.index(CONV)
+    assert result.states[row, 0] == state
+    assert result.states.dtype == np.uint8
+    np.testing.assert_array_equal(result.levels[row, 0], 2.0 if state == FINE else math.nan)
+    assert set(np.delete(result.states, row)) == {FINE}
 
 
 def test_module_with_zero_and_no_gradient_in_turn_is_zero(picture):
     one = window(1, steps=2, zero={CONV: 1}, none={CONV: 1})
     norms = np.where(np.array(LAYOUT.modules) == CONV, 0, one.norm_mean).astype(np.float32)
-    shown = picture([replace(one, norm_mean=norms)], modules=True)
-    assert shown.states[shown.names.index(CONV), 0] == ZERO
+    result = picture([replace(one, norm_mean=norms)], modules=True)
+    assert result.states[result.names.index(CONV), 0] == ZERO
 
 
 def test_lowest_mean_and_highest_norm_of_the_whole_model(picture):
@@ -119,9 +119,9 @@ def test_lowest_mean_and_highest_norm_of_the_whole_model(picture):
         "norm_mean": np.arange(size, dtype=np.float32) + 10,
         "norm_max": np.arange(size, dtype=np.float32) + 100,
     }
-    shown = picture([replace(window(1, steps=9), **spread), window(10, nonfinite=LAYOUT.modules)])
-    np.testing.assert_array_equal(shown.totals, [[0, math.nan], [10, math.nan], [100, math.nan]])
-    assert shown.totals.dtype == np.float64
+    result = picture([replace(window(1, steps=9), **spread), window(10, nonfinite=LAYOUT.modules)])
+    np.testing.assert_array_equal(result.totals, [[0, math.nan], [10, math.nan], [100, math.nan]])
+    assert result.totals.dtype == np.float64
 
 
 def clipped_of(folder, windows, **meta):
@@ -130,13 +130,13 @@ def clipped_of(folder, windows, **meta):
 
 def test_norm_beyond_float32_is_the_highest_level_and_not_nan(picture):
     one = window(1, norm=np.inf)
-    shown = picture([one, window(2, nonfinite=LAYOUT.modules), window(3)], modules=True)
-    assert set(shown.states[:, 0]) == set(shown.states[:, 2]) == {FINE}
-    assert set(shown.states[:, 1]) == {NONFINITE}
-    np.testing.assert_allclose(shown.levels[:, 0], math.log10(FLOAT32_MAX))
-    assert shown.norms[0, 0] == FLOAT32_MAX
-    assert shown.totals[:, 0].tolist() == [FLOAT32_MAX] * 3
-    assert shown.clipped.T.tolist() == [[1, 1], [0, 1], [0, 0]]
+    result = picture([one, window(2, nonfinite=LAYOUT.modules), window(3)], modules=True)
+    assert set(result.states[:, 0]) == set(result.states[:, 2]) == {FINE}
+    assert set(result.states[:, 1]) == {NONFINITE}
+    np.testing.assert_allclose(result.levels[:, 0], math.log10(FLOAT32_MAX))
+    assert result.norms[0, 0] == FLOAT32_MAX
+    assert result.totals[:, 0].tolist() == [FLOAT32_MAX] * 3
+    assert result.clipped.T.tolist() == [[1, 1], [0, 1], [0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -186,11 +186,11 @@ def test_counts_of_clipped_steps_give_their_share(tmp_path):
 
 def test_run_without_a_window_has_rows_but_no_columns(picture):
     for modules in (False, True):
-        shown = picture([], modules=modules)
-        assert shown.norms.shape == (len(shown.names), 0)
-        assert shown.totals.shape == (3, 0)
-        assert len(shown.skipped) == shown.clipped.shape[1] == 0
-        assert shown.marks == ()
+        result = picture([], modules=modules)
+        assert result.norms.shape == (len(result.names), 0)
+        assert result.totals.shape == (3, 0)
+        assert len(result.skipped) == result.clipped.shape[1] == 0
+        assert result.marks == ()
 
 
 FIVE = [
@@ -275,8 +275,8 @@ def test_notices_have_no_mark(picture):
         finding_of("dead", CONV, number=2, step=5),
         finding_of("spike", WHOLE, severity="warning", number=3, step=2),
     ]
-    shown = picture(FIVE, findings)
-    assert [(mark.finding.number, mark.first) for mark in shown.marks] == [(2, 2), (3, 1)]
+    result = picture(FIVE, findings)
+    assert [(mark.finding.number, mark.first) for mark in result.marks] == [(2, 2), (3, 1)]
 
 
 def headed(families, inputs):
@@ -335,35 +335,35 @@ LOW = lambda step: -30 if step == 5 else 0  # noqa: E731
 @pytest.mark.parametrize(
     ("levels", "limits", "weak"),
     [
-        ([1, 0.5, 0, -0.5, -9, -18], (-0.75, 1.25), 2),  # two decades at least
+        ([1, 0.5, 0, -0.5, -9, -18], (-0.75, 1.25), 2),  # at least two decades
         ([1.7, 1, 0, 0, -1, -1.7], (-1.7, 1.7), 0),
         ([1, 1, 1, 1, 0, LATE], (-3, 1), 0),
         ([1, 1, 0, 0, HIGH, LOW], (-0.5, 1.5), 0),  # a single cell
     ],
 )
 def test_colours_span_the_rows_not_far_below_the_others(picture, levels, limits, weak):
-    shown = picture(levelled(levels, steps=150 if HIGH in levels else 20), layout=CHAIN)
-    assert shown.weak.tolist() == [False] * (6 - weak) + [True] * weak
-    assert shown.limits == pytest.approx(limits, abs=0.05)
+    result = picture(levelled(levels, steps=150 if HIGH in levels else 20), layout=CHAIN)
+    assert result.weak.tolist() == [False] * (6 - weak) + [True] * weak
+    assert result.limits == pytest.approx(limits, abs=0.05)
 
 
 def test_rows_of_a_finding_always_extend_the_colours(picture):
     finding = finding_of("vanishing", "model.5", modules=("model.4", "model.5"), step=1)
     for modules in (False, True):
-        shown = picture(levelled([1, 1, 1, 1, -4, -4]), [finding], layout=CHAIN, modules=modules)
-        assert not shown.weak.any()
-        assert shown.limits == pytest.approx((-4, 1), abs=0.01)
+        result = picture(levelled([1, 1, 1, 1, -4, -4]), [finding], layout=CHAIN, modules=modules)
+        assert not result.weak.any()
+        assert result.limits == pytest.approx((-4, 1), abs=0.01)
 
 
 @pytest.mark.parametrize("faults", [{"zero": CHAIN.modules}, {"nonfinite": CHAIN.modules}])
 def test_run_without_any_level_has_limits(picture, faults):
-    shown = picture([window(step, layout=CHAIN, **faults) for step in (1, 2)], layout=CHAIN)
-    assert shown.limits == (-1.0, 1.0)
-    assert not shown.weak.any()
+    result = picture([window(step, layout=CHAIN, **faults) for step in (1, 2)], layout=CHAIN)
+    assert result.limits == (-1.0, 1.0)
+    assert not result.weak.any()
 
 
-def moments_of(shown):
-    return [(moment.step, moment.word) for moment in shown.moments]
+def moments_of(result):
+    return [(moment.step, moment.word) for moment in result.moments]
 
 
 def test_restarts_are_moments_but_the_start_is_not(picture):
@@ -394,8 +394,8 @@ TEN_EPOCHS = [window(step, epoch=(step + 1) // 2) for step in range(1, 21)]
     ],
 )
 def test_end_of_the_mosaic_is_a_moment(picture, training, step):
-    shown = picture(TEN_EPOCHS, options={"training": training}, events=[])
-    assert moments_of(shown) == ([] if step is None else [(step, "mosaic closed")])
+    result = picture(TEN_EPOCHS, options={"training": training}, events=[])
+    assert moments_of(result) == ([] if step is None else [(step, "mosaic closed")])
 
 
 def test_results_of_ultralytics_are_in_the_picture(tmp_path):
@@ -420,9 +420,9 @@ def test_scales_of_real_models_match_their_strides(picture, name):
     expected = [f"P{round(math.log2(stride))}" for stride in strides]
     if len(strides) != 3:
         expected = [f"scale {i + 1} of {len(strides)}" for i in range(len(strides))]
-    shown = picture([window(1, layout=layout)], layout=layout, modules=True)
+    result = picture([window(1, layout=layout)], layout=layout, modules=True)
     scale_of = dict(
-        zip(shown.names, (label.partition("  ")[2] for label in shown.labels), strict=True)
+        zip(result.names, (label.partition("  ")[2] for label in result.labels), strict=True)
     )
     inputs = [f"model.{block}" for block in model.model[-1].f]
     assert [scale_of[block] for block in inputs] == expected

@@ -18,7 +18,7 @@ def states(board):
     return {row.label: (row.state, row.severity) for row in board.rows()}
 
 
-def shown(*findings):
+def states_with(*findings):
     board = board_of()
     board.show(findings)
     return states(board)
@@ -257,7 +257,7 @@ BOTH = ("model.0.bn", "model.3.conv")
 )
 @pytest.mark.parametrize("severity", ["critical", "warning"])
 def test_state_of_every_block_that_a_finding_concerns(rule, module, modules, words, severity):
-    found = shown(finding_of(rule, module, modules=modules or (module,), severity=severity))
+    found = states_with(finding_of(rule, module, modules=modules or (module,), severity=severity))
     assert list(found) == ["0 Conv", "1 C3k2", "3 C2PSA", "4 Detect"]
     assert list(found.values()) == [(word, None if word == "-" else severity) for word in words]
 
@@ -275,12 +275,12 @@ def test_critical_finding_of_a_block_is_shown_first(order):
         finding_of("dead", "model.1.bn", number=1),
         finding_of("no_gradient", "model.1.conv", number=2, severity="warning"),
     ]
-    assert shown(*findings[::order])["1 C3k2"] == ("dead", "critical")
+    assert states_with(*findings[::order])["1 C3k2"] == ("dead", "critical")
 
 
 def test_critical_finding_of_a_block_hides_a_warning_on_the_model():
     growth = finding_of("weight_growth", WHOLE, number=2, severity="warning")
-    found = shown(finding_of("dead", "model.1.bn", number=1), growth)
+    found = states_with(finding_of("dead", "model.1.bn", number=1), growth)
     assert found.pop("1 C3k2") == ("dead", "critical")
     assert set(found.values()) == {("growing", "warning")}
 

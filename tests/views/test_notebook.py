@@ -118,8 +118,8 @@ def test_display_shows_the_finding_and_the_state_of_its_blocks(tmp_path, kernel,
     (finding,) = recording.report().findings
     page = kernel.states[-1]
     assert finding.message in page["text/plain"]
-    shown = " ".join(text_of(page).split())
-    assert " ".join(finding.message.split()) in shown
+    text = " ".join(text_of(page).split())
+    assert " ".join(finding.message.split()) in text
     assert blocks_in(page)[0] == ("0 Block", "NaN")
     recording.finish("failed")
     assert "failed" in text_of(kernel.states[-1])
@@ -234,7 +234,7 @@ def test_view_without_a_notebook_warns(tmp_path, caplog, what):
 def test_loaded_run_is_followed_to_its_end(tmp_path, kernel, clock):
     training = Training(tmp_path)
     later = iter([*(lambda one=one: training.write(one) for one in DEAD[1:]), training.end])
-    clock.sleeping = lambda: next(later)()  # noqa: PLW0108  # another one each time
+    clock.sleeping = lambda: next(later)()  # noqa: PLW0108  # a different one each time
     training.write(DEAD[0])
     load_run(tmp_path).view()
     waiting, *running, last = kernel.states
@@ -418,8 +418,8 @@ def test_comparison_displays_itself(run, tmp_path):
         assert line in text
     assert "B differs from A" in read.text
     assert compared.norms["run"].unique().tolist() == [1, 2]
-    shown = compared.picture().names, compared.picture(modules=True).names
-    assert shown == (("model", "model.0", "model.1", "model.2"), LAYOUT.modules)
+    names = compared.picture().names, compared.picture(modules=True).names
+    assert names == (("model", "model.0", "model.1", "model.2"), LAYOUT.modules)
     assert "B relative to A" in "".join(axes.get_title("left") for axes in compared.plot().axes)
 
 

@@ -353,9 +353,9 @@ def test_curves_of_any_magnitude_are_drawn(report, values):
     figure.canvas.draw()
     for axes in figure.axes[3:6]:
         low, high = axes.get_ylim()
-        shown = axes.lines[0].get_ydata()
-        assert np.isfinite(shown).any()
-        assert low <= np.nanmin(shown) <= np.nanmax(shown) <= high
+        heights = axes.lines[0].get_ydata()
+        assert np.isfinite(heights).any()
+        assert low <= np.nanmin(heights) <= np.nanmax(heights) <= high
         assert all(label.get_text() for label in axes.get_yticklabels())
 
 

@@ -55,8 +55,8 @@ def comparison_of(loaded, width, *, blocks=False):
 
 def on_a_terminal(parts, width):
     """The paragraphs as shown on a terminal."""
-    shown = ["\n".join(map(str.rstrip, fitted_lines(part, width))) for part in parts if part]
-    return "\n\n".join(shown) + "\n"
+    paragraphs = ["\n".join(map(str.rstrip, fitted_lines(part, width))) for part in parts if part]
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def plain(parts):
