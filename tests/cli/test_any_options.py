@@ -1,4 +1,4 @@
-"""Options of any kind: one line names what is impossible, and nothing is run."""
+"""Arbitrary options: an invalid one is refused in one line that names it, and nothing runs."""
 
 import re
 from dataclasses import fields
@@ -27,7 +27,7 @@ TIERS = pytest.mark.parametrize(
 
 
 class Odd:
-    """Something whose own methods raise."""
+    """An object whose methods raise."""
 
     def __repr__(self):
         raise RuntimeError("no repr")
@@ -65,14 +65,14 @@ LIMITS = [field.name for field in fields(Thresholds)]
 
 
 def built(build, given_options):
-    """What is built; None if it is refused, by one line that names one of the arguments."""
+    """The object; None if it is refused with one line that names one of the arguments."""
     try:
         return build(**given_options)
     except (TypeError, ValueError) as error:
-        said = str(error)
-    assert said.startswith(tuple(given_options)), said
-    assert len(said.splitlines()) == 1
-    assert len(said) < 400
+        message = str(error)
+    assert message.startswith(tuple(given_options)), message
+    assert len(message.splitlines()) == 1
+    assert len(message) < 400
     return None
 
 
@@ -95,7 +95,7 @@ def check_limits(given_limits):
 
 @TIERS
 @pytest.mark.parametrize(("check", "names"), [(check_watch, OPTIONS), (check_limits, LIMITS)])
-def test_any_option_is_taken_or_one_line_says_what_is_wrong(tier, check, names):
+def test_any_option_is_accepted_or_refused_in_one_line(tier, check, names):
     options = st.dictionaries(st.sampled_from(names), ANYTHING, min_size=1, max_size=3)
     tier(given(options)(check))()
 
@@ -117,18 +117,18 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("option", "value", "error"), REFUSED, ids=range(len(REFUSED)))
-def test_what_is_no_such_value_is_refused_in_a_short_line(option, value, error):
+def test_invalid_value_is_refused_in_a_short_line(option, value, error):
     with pytest.raises(error, match=rf"^{option}\b[^\n]{{5,400}}$"):
         GradWatch(**{option: value})
 
 
-def test_words_may_come_from_anywhere():
+def test_stop_on_accepts_any_iterable():
     words = ["dead", "nonfinite"]
     for several in (words, tuple(words), dict.fromkeys(words), (word for word in words)):
         assert GradWatch(stop_on=several)._attachment._options.stop_on == ("dead", "nonfinite")
 
 
-# --- files of limits ------------------------------------------------------------------------------
+# --- files of thresholds --------------------------------------------------------------------------
 
 NAMES = st.one_of(st.sampled_from(LIMITS), st.text(max_size=8))
 VALUES = st.one_of(
@@ -154,18 +154,18 @@ def check_file(content):
         try:
             limits = Thresholds.from_toml(path)
         except ValueError as error:
-            said = str(error)
-            assert said.startswith(f"{path}: ")
+            message = str(error)
+            assert message.startswith(f"{path}: ")
         else:
             assert isinstance(limits, Thresholds)
 
 
 @TIERS
-def test_any_file_gives_limits_or_is_named(tier):
+def test_any_file_gives_thresholds_or_an_error_that_names_it(tier):
     tier(given(CONTENTS)(check_file))()
 
 
-def test_a_file_that_is_nested_too_deeply_is_named(tmp_path):
+def test_file_nested_too_deeply_is_named(tmp_path):
     path = tmp_path / "limits.toml"
     path.write_text("vanishing = " + "[" * 100_000, encoding="ascii")
     with pytest.raises(ValueError, match=r"limits\.toml: cannot read thresholds: "):
@@ -173,7 +173,7 @@ def test_a_file_that_is_nested_too_deeply_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("path", [0, None, 1.5, b"limits.toml", []])
-def test_what_is_no_path_is_no_file_of_limits(path):
+def test_value_that_is_not_a_path_is_refused(path):
     with pytest.raises(TypeError, match="str"):
         Thresholds.from_toml(path)
 
@@ -205,7 +205,7 @@ ARGUMENTS = st.lists(
 
 
 def assert_refused(code, out, err):
-    """One line, or the box that Typer puts around its own on arguments that it cannot parse."""
+    """One line, or Typer's own box about arguments that it cannot parse."""
     assert (code, out) == (2, "")
     assert "─ Error ─" in err or re.fullmatch(r"(re-evaluated [^\n]*\n)?Error: [^\n]+\n", err), err
 
@@ -228,7 +228,7 @@ def run(tmp_path_factory):
 
 
 @TIERS
-def test_any_arguments_of_a_review_give_a_review_or_one_line(run, tier):
+def test_any_arguments_give_a_review_or_one_line(run, tier):
     tier(given(ARGUMENTS)(lambda arguments: check_review(run, arguments)))()
 
 
@@ -242,13 +242,13 @@ def test_any_arguments_of_a_review_give_a_review_or_one_line(run, tier):
         *(["--stop-on=dead;nonfinite"], ["--stop-on", "--fail-on"], ["--fail-on=DEAD"]),
     ],
 )
-def test_a_malformed_option_of_a_training_starts_none(arguments, monkeypatch):
+def test_malformed_option_starts_no_training(arguments, monkeypatch):
     started = []
     monkeypatch.setattr(
         "yolo_gradwatch.watch.ultralytics.command.run_command",
         lambda *_: started.append(1),
     )
-    training.data_folder()  # else Ultralytics tells of new settings when it is imported
+    training.data_folder()  # else Ultralytics prints that it wrote new settings when imported
     code, out, err = outcome("train", "model=yolo26n.yaml", *arguments)
     assert_refused(code, out, err)
     assert started == []

@@ -1,4 +1,4 @@
-"""Paths, limits and words that a command cannot use: exit code 2, and one sentence."""
+"""Paths, thresholds and words that a command cannot use: exit code 2 and a one-line error."""
 
 import re
 
@@ -42,7 +42,7 @@ USAGE = {
 
 @pytest.fixture
 def run(tmp_path):
-    """A run of three epochs, and things beside it that are none."""
+    """A run of three epochs, next to paths that are not runs."""
     folder = tmp_path / "train"
     folder.mkdir()
     watch(folder, [window(epoch, epoch=epoch) for epoch in (1, 2, 3)])
@@ -53,7 +53,7 @@ def run(tmp_path):
 
 
 def refused(*arguments):
-    """The sentence of a command that must refuse its input."""
+    """The error message of a command that must refuse its input."""
     code, out, err = outcome(*arguments)
     assert (code, out) == (2, "")
     assert re.fullmatch(r"Error: [^\n]+\n", err)
@@ -61,23 +61,23 @@ def refused(*arguments):
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_a_path_without_a_run_is_named_as_it_was_given(run, name):
+def test_path_without_a_run_is_named_as_given(run, name):
     path = run.parent / name
-    said = refused("review", path)
-    assert said.startswith(
+    message = refused("review", path)
+    assert message.startswith(
         f"{path.parent / 'gradwatch.json' if '/g' in name or '/r' in name else path}: "
     )
-    assert refused("compare", run, path) == said
+    assert refused("compare", run, path) == message
 
 
-def test_a_path_that_the_system_does_not_take_is_named(run):
+def test_path_too_long_for_the_system_is_named(run):
     path = run / ("x" * 300)
     for command in (["review", path], ["compare", run, path]):
         assert refused(*command) == f"cannot read {path}: File name too long"
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_the_option_that_cannot_be_used_is_named(run, option):
+def test_invalid_option_is_named(run, option):
     assert re.match(rf"{option.partition('=')[0]}:? ", refused("review", run, "--csv", option))
 
 
@@ -88,35 +88,35 @@ def limits(run, text):
 
 
 @pytest.mark.parametrize("text", LIMITS)
-def test_a_file_of_limits_that_cannot_be_used_is_named(run, text):
+def test_invalid_thresholds_file_is_named(run, text):
     file = limits(run, text)
     assert refused("review", run, "--thresholds", file).startswith(f"{file}: ")
 
 
 @pytest.mark.parametrize("name", ["nowhere.toml", "[red]nowhere[/].toml", ""])
-def test_a_file_of_limits_that_is_not_there_is_named(run, name):
+def test_missing_thresholds_file_is_named(run, name):
     sentence = refused("review", run, "--thresholds", run.parent / name)
     assert sentence.startswith(f"{run.parent / name}: cannot read thresholds: ")
 
 
-def test_a_pattern_that_matches_no_module_of_any_run_is_refused(run):
+def test_pattern_without_a_matching_module_is_refused(run):
     option = "--module=nothing.*"
     assert refused("compare", run, run, option) == refused("review", run, option)
 
 
-def test_what_is_said_of_what_cannot_be_used(run, golden):
-    said = [f"{name}\n    {refused('review', run.parent / name)}\n" for name in PATHS]
-    said += [f"{x[:40]}\n    {refused('review', run, '--csv', x)}\n" for x in OPTIONS]
+def test_messages_about_bad_input(run, golden):
+    messages = [f"{name}\n    {refused('review', run.parent / name)}\n" for name in PATHS]
+    messages += [f"{x[:40]}\n    {refused('review', run, '--csv', x)}\n" for x in OPTIONS]
     for text in LIMITS:
         sentence = refused("review", run, "--thresholds", limits(run, text))
-        if "cannot read" in sentence:  # what is behind it is not ours
+        if "cannot read" in sentence:  # the rest comes from Python
             sentence = sentence[: sentence.index("thresholds:")]
-        said.append(f"{text!a}\n    {sentence}\n")
-    golden("refusals", "".join(said).replace(str(run.parent), "."))
+        messages.append(f"{text!a}\n    {sentence}\n")
+    golden("refusals", "".join(messages).replace(str(run.parent), "."))
 
 
 @pytest.mark.parametrize("command", USAGE)
-def test_arguments_of_another_kind_are_refused(run, command):
+def test_usage_errors_are_refused(run, command):
     code, out, err = outcome(*command.format(run=run).split())
     assert (code, out) == (2, "")
     assert USAGE[command] in err

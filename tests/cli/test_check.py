@@ -1,4 +1,4 @@
-"""The look before a training, as a user types it."""
+"""The command ``check``, which trains a few steps to look for problems, as a user types it."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ GIVEN = {"batch": 4, "nbs": 4, "epochs": 40, "amp": False}
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left(tmp_path, monkeypatch):
+def _leaves_no_temporary_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     yield
     assert not [*tmp_path.glob("yolo-*")]
@@ -28,12 +28,12 @@ def _nothing_is_left(tmp_path, monkeypatch):
 
 @pytest.fixture
 def fake(monkeypatch):
-    """Train with the fake trainer and these callbacks; what Ultralytics was handed."""
-    data_folder()  # Ultralytics says something when it is imported for the first time
-    handed, calls = [], []
+    """Train with the fake trainer; gives Ultralytics' arguments, and callbacks to append to."""
+    data_folder()  # else Ultralytics prints a message when it is first imported
+    received, calls = [], []
 
     def run(arguments, begin):
-        handed.append(arguments)
+        received.append(arguments)
         if "help" in arguments:
             return
         words = dict(one.split("=", 1) for one in arguments if "=" in one)
@@ -51,10 +51,10 @@ def fake(monkeypatch):
         )
 
     monkeypatch.setattr(command, "run_command", run)
-    return handed, calls
+    return received, calls
 
 
-def test_a_healthy_training_is_shown_on_one_screen(fake):
+def test_healthy_training_prints_report_blocks_and_cost(fake):
     code, out, err = outcome("check", "--steps", "6", "model=x.yaml")
     assert code == 0
     assert out.startswith("GradWatch: healthy, nothing found in 6 steps")
@@ -62,7 +62,7 @@ def test_a_healthy_training_is_shown_on_one_screen(fake):
     assert err.splitlines()[-1] == "GradWatch check: 6 of 6 optimizer steps"
 
 
-def test_ultralytics_gets_the_arguments_and_those_of_a_check_win(fake):
+def test_arguments_of_the_check_override_those_of_the_user(fake):
     given = ["segment", "project=runs", "name=mine", "save_dir=runs/x", "val=True", "imgsz=64"]
     assert outcome("check", "--steps", "1", *given)[0] == 0
     ((first, *words),) = fake[0]
@@ -76,13 +76,13 @@ def test_ultralytics_gets_the_arguments_and_those_of_a_check_win(fake):
 
 
 @pytest.mark.parametrize("words", [["segment", "check"], ["check", "segment"]])
-def test_a_task_may_come_first(fake, words):
+def test_task_may_come_first(fake, words):
     assert outcome(*words, "--steps=1", "model=x.yaml")[0] == 0
     assert fake[0][0][:3] == ["train", "segment", "model=x.yaml"]
 
 
 @pytest.mark.parametrize(("word", "code"), [("nonfinite", 1), ("dead", 0)])
-def test_a_finding_is_an_exit_code_under_fail_on(fake, word, code):
+def test_finding_gives_exit_code_1_under_fail_on(fake, word, code):
     fake[1].append(spoil("model.1.conv.weight", at=3))
     found, out, err = outcome("check", "--steps=6", "model=x.yaml", f"--fail-on={word}")
     assert found == code
@@ -91,14 +91,14 @@ def test_a_finding_is_an_exit_code_under_fail_on(fake, word, code):
     assert outcome("check", "--steps=6", "model=x.yaml")[0] == 0
 
 
-def test_a_check_without_a_step_fails_under_fail_on(fake):
+def test_check_without_a_step_fails_under_fail_on(fake):
     fake[1].append(("on_train_start", lambda trainer: setattr(trainer, "accumulate", 999)))
     assert outcome("check", "model=x.yaml", "--fail-on=dead")[0] == 1
     code, out, _ = outcome("check", "model=x.yaml")
     assert (code, out.startswith("GradWatch: no verdict")) == (0, True)
 
 
-def test_a_training_that_fails_shows_what_was_found_and_its_traceback(fake):
+def test_failing_training_prints_the_report_and_its_traceback(fake):
     fake[1].append(at("on_train_batch_start", 4, leave(ZeroDivisionError)))
     code, out, err = outcome("check", "--steps=6", "model=x.yaml")
     assert code == 1
@@ -106,21 +106,21 @@ def test_a_training_that_fails_shows_what_was_found_and_its_traceback(fake):
     assert err.rstrip().endswith("ZeroDivisionError")
 
 
-def test_one_that_fails_before_it_begins_has_its_traceback_alone(fake):
+def test_training_that_fails_before_its_first_step_prints_only_a_traceback(fake):
     fake[1].append(("on_pretrain_routine_end", leave(ZeroDivisionError)))
     code, out, err = outcome("check", "model=x.yaml")
     assert (code, out) == (1, "")
     assert err.rstrip().endswith("ZeroDivisionError")
 
 
-def test_ctrl_c(fake):
+def test_ctrl_c_gives_exit_code_130(fake):
     fake[1].append(at("on_train_batch_start", 2, leave(KeyboardInterrupt)))
     code, out, err = outcome("check", "model=x.yaml")
     assert (code, out, "Traceback" in err) == (130, "", False)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_signal_that_ends_the_process_leaves_nothing(fake, name):
+def test_signal_restores_its_handler_and_removes_the_files(fake, name):
     number = getattr(signal, name, None)
     if number is None:
         pytest.skip(f"there is no {name} here")
@@ -130,11 +130,11 @@ def test_a_signal_that_ends_the_process_leaves_nothing(fake, name):
     assert signal.getsignal(number) == before
 
 
-def test_a_help_of_ultralytics_is_no_check(fake):
+def test_help_of_ultralytics_runs_no_check(fake):
     assert outcome("check", "help") == (0, "", "")
 
 
-def test_as_json_nothing_else_comes_to_standard_output(fake):
+def test_json_is_the_only_standard_output(fake):
     from ultralytics.utils import LOGGER
 
     handlers = [one for one in LOGGER.handlers if type(one) is logging.StreamHandler]
@@ -150,7 +150,7 @@ def test_as_json_nothing_else_comes_to_standard_output(fake):
 
 @pytest.mark.parametrize("argument", ["epchs=3", "data=missing.yaml", "model=missing.yaml"])
 @pytest.mark.train
-def test_a_bad_argument_is_one_line(argument):
+def test_bad_argument_gives_one_line(argument):
     given = {a.partition("=")[0]: a for a in [f"model={small()}", f"data={shapes()}", *SMALL]}
     words = {**given, argument.partition("=")[0]: argument}.values()
     code, _, err = outcome("check", *words)
@@ -160,7 +160,7 @@ def test_a_bad_argument_is_one_line(argument):
 
 
 @pytest.mark.train
-def test_ultralytics_own_command_line_leaves_nothing(tmp_path, monkeypatch):
+def test_check_through_the_real_command_line_leaves_no_trace(tmp_path, monkeypatch):
     from ultralytics.utils import SETTINGS
     from ultralytics.utils.callbacks.base import default_callbacks
 

@@ -1,4 +1,4 @@
-"""The commands that train, as a user types them."""
+"""The commands that train, run as a user types them."""
 
 import os
 import shlex
@@ -24,21 +24,21 @@ from yolo_gradwatch.watch.launched import Launched
 
 
 @pytest.fixture
-def plant(monkeypatch):
+def add_callback(monkeypatch):
     """Add a callback to every training of a command."""
     begin = Attachment.on_begin
 
     def add(event, call):
-        def begin_planted(self, trainer):
+        def begin_with_callback(self, trainer):
             begin(self, trainer)
             trainer.add_callback(event, call)
 
-        monkeypatch.setattr(Attachment, "on_begin", begin_planted)
+        monkeypatch.setattr(Attachment, "on_begin", begin_with_callback)
 
     return add
 
 
-# --- words ----------------------------------------------------------------------------------------
+# --- arguments and help ---------------------------------------------------------------------------
 
 REFUSED = """
     --wibble
@@ -79,46 +79,46 @@ REFUSED = """
 """
 
 
-def test_what_cannot_be_used_is_one_line_and_exit_code_2(tmp_path, golden, monkeypatch):
+def test_bad_input_gives_one_line_and_exit_code_2(tmp_path, golden, monkeypatch):
     data_folder()
     monkeypatch.setattr(
         "yolo_gradwatch.watch.ultralytics.command.argument_names",
         lambda: frozenset(["imgsz"]),
     )
     write_run(tmp_path, DEAD)
-    told = ""
+    messages = ""
     for line in map(str.strip, REFUSED.strip().splitlines()):
         code, out, err = outcome(*shlex.split(line.format(run=tmp_path)))
         assert (code, out, err.count("\n")) == (2, "", 1)
-        told += f"$ yolo-gradwatch {line}\n{err.replace(str(tmp_path), '{run}')}"
-    golden("refused", told)
+        messages += f"$ yolo-gradwatch {line}\n{err.replace(str(tmp_path), '{run}')}"
+    golden("refused", messages)
 
 
-def test_the_help_tells_every_option(golden):
-    """The words alone: boxes, colours and the width of a line are Typer's."""
+def test_help_describes_every_option(golden):
+    """The words only: boxes, colours and line widths are up to Typer."""
     group = typer.main.get_command(app)
-    told = f"{group.help}\n\n{group.epilog}\n"
+    text = f"{group.help}\n\n{group.epilog}\n"
     for name, command in group.commands.items():
         assert command.epilog == group.epilog
-        told += f"\n$ yolo-gradwatch {name}\n{command.help}\n\n"
+        text += f"\n$ yolo-gradwatch {name}\n{command.help}\n\n"
         for option in command.params:
             names = ", ".join((*option.opts, *option.secondary_opts))
             default = f" [{option.default}]" if isinstance(option.default, str | int) else ""
-            told += f"{names}: {option.help}{default}\n"
-    golden("help", told)
+            text += f"{names}: {option.help}{default}\n"
+    golden("help", text)
 
 
 COMMANDS = ("train", "check", "demo", "review", "compare", "runs")
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
-def test_every_command_has_a_help(command):
+def test_every_command_has_help(command):
     code, out, err = outcome(*command, "--help")
     assert (code, err) == (0, "")
     assert "--help" in out
 
 
-def test_the_hint_knows_every_option_of_a_training():
+def test_hint_knows_every_option_of_a_training():
     for name, module in {"train": cli_train, "check": cli_check}.items():
         params = typer.main.get_command(app).commands[name].params
         names = {name for option in params for name in (*option.opts, *option.secondary_opts)}
@@ -133,13 +133,13 @@ def test_the_hint_knows_every_option_of_a_training():
     ],
     ids=["module", "script"],
 )
-def test_the_version_is_printed(command):
+def test_version_is_printed(command):
     command = [sys.executable, *command] if command[0] == "-m" else command
     done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, f"yolo-gradwatch {__version__}\n")
 
 
-# --- what Ultralytics or its user got wrong -------------------------------------------------------
+# --- errors of Ultralytics and of the user --------------------------------------------------------
 
 BAD_ARGUMENTS = [
     *("epchs=3", "epochs=many", "lr0=abc", "cos_lr=5", "mosaic=2", "epochs=", "val=abc", "wibble"),
@@ -153,7 +153,7 @@ BAD_ARGUMENTS = [
 
 
 NAMED = ["epchs=3", "epochs=many", "trian", "data=missing.yaml", "model=missing.pt"]
-"""Those that every version names in its line."""
+"""Arguments that every version of Ultralytics names in its message."""
 
 BAD_FILES = {
     "text": "hello",
@@ -168,7 +168,7 @@ ENDINGS = {"text": ".txt", "pickle": ".pt", "empty": ".pt"}
 
 @pytest.fixture
 def bad_files(tmp_path):
-    """Files that Ultralytics cannot use, by what is wrong with them."""
+    """Files that Ultralytics cannot use, by the kind of error."""
     paths = {name: tmp_path / f"{name}{ENDINGS.get(name, '.yaml')}" for name in BAD_FILES}
     for name, path in paths.items():
         path.write_text(BAD_FILES[name], encoding="utf-8")
@@ -177,18 +177,18 @@ def bad_files(tmp_path):
 
 
 @pytest.mark.parametrize("argument", BAD_ARGUMENTS)
-def test_a_bad_argument_of_a_training_is_one_line(tmp_path, capfd, bad_files, argument):
+def test_bad_argument_of_a_training_gives_one_line(tmp_path, capfd, bad_files, argument):
     assert trained(tmp_path, argument.format(**bad_files)) == 2
     out, err = capfd.readouterr()
     (line,) = [line for line in err.splitlines() if line.startswith("Error: ")]
     assert "Traceback" not in out + err
     assert "Docs: https" not in out
-    if argument in NAMED:  # before 8.4.100, any model is looked for on GitHub
+    if argument in NAMED:  # before 8.4.100, Ultralytics looks for any model on GitHub
         assert argument.rpartition("=")[2] in line or argument[:5] in line or "github" in line
 
 
 def bug(body, module):
-    """A function with this body in a module of the user's, or in an Ultralytics that is edited."""
+    """A function with this body in a module of the user's or in an edited Ultralytics."""
     names = {"__name__": module}
     exec(f"def bug(*_arguments, **_options):\n    {body}", names)  # noqa: S102  # our own text
     return names["bug"]
@@ -203,7 +203,7 @@ BUGS = [
 
 
 def chained(*_arguments, **_options):
-    """An error of Ultralytics' own, raised from a bug of the user's."""
+    """An error of Ultralytics, raised while handling a bug of the user."""
     try:
         BUGS[3]()
     except TypeError:
@@ -213,7 +213,7 @@ def chained(*_arguments, **_options):
 @pytest.mark.slow
 @pytest.mark.parametrize("one", [*BUGS, chained])
 @pytest.mark.parametrize("place", ["get_labels", "build_transforms", "__getitem__"])
-def test_a_bug_in_a_users_data_set_shows_its_traceback(tmp_path, capfd, monkeypatch, one, place):
+def test_bug_in_a_custom_dataset_prints_its_traceback(tmp_path, capfd, monkeypatch, one, place):
     from ultralytics.data.dataset import YOLODataset
 
     monkeypatch.setattr(YOLODataset, place, one)
@@ -225,7 +225,7 @@ def test_a_bug_in_a_users_data_set_shows_its_traceback(tmp_path, capfd, monkeypa
 
 
 @pytest.mark.parametrize("is_wanted", [False, True])
-def test_an_error_of_our_own_shows_its_traceback_on_demand(is_wanted):
+def test_internal_error_prints_its_traceback_on_demand(is_wanted):
     script = """
 from yolo_gradwatch.watch.guard import warn_of_own_error
 try:
@@ -240,7 +240,7 @@ except ZeroDivisionError as error:
     assert ("Traceback" in done.stderr) is is_wanted
 
 
-def test_an_error_that_is_coloured_is_printed_as_plain_text(monkeypatch):
+def test_coloured_error_is_printed_as_plain_text(monkeypatch):
     text = "'\\x1b[31m\\x1b[1mepchs\\x1b[0m' is not a valid \\u202eargument"
     refused = bug(f'raise SyntaxError("{text}")', "ultralytics.cfg")
     monkeypatch.setattr("yolo_gradwatch.watch.ultralytics.command.run_command", refused)
@@ -263,7 +263,7 @@ SPELLINGS = """
 
 @pytest.mark.train
 @pytest.mark.parametrize("line", SPELLINGS.strip().splitlines())
-def test_every_spelling_of_yolo_is_watched_and_nothing_is_left(tmp_path, line):
+def test_every_spelling_is_watched_and_leaves_no_callbacks(tmp_path, line):
     from ultralytics.utils.callbacks.base import default_callbacks
 
     starters, argv = list(default_callbacks["on_pretrain_routine_start"]), sys.argv[:]
@@ -275,7 +275,7 @@ def test_every_spelling_of_yolo_is_watched_and_nothing_is_left(tmp_path, line):
 
 
 @pytest.mark.train
-def test_another_task_is_watched(tmp_path):
+def test_segmentation_is_watched(tmp_path):
     data = official("coco8-seg")
     model = "model=yolo26n-seg.yaml"
     assert main(["segment", "train", model, f"data={data}", *SMALL, f"project={tmp_path}"]) == 0
@@ -292,49 +292,49 @@ def test_another_task_is_watched(tmp_path):
         ("val=False", 0),
     ],
 )
-def test_exit_codes_of_an_unhealthy_training(tmp_path, plant, capfd, option, code):
-    plant(*spoil("model.6.cv2.conv.weight", float("nan"), at=2))
+def test_exit_codes_of_an_unhealthy_training(tmp_path, add_callback, capfd, option, code):
+    add_callback(*spoil("model.6.cv2.conv.weight", float("nan"), at=2))
     assert trained(tmp_path, "model=yolo26n.yaml", option) == code
-    told = failures(capfd.readouterr().err)
-    assert len(told) == (code == 1)
-    if told:
+    failed = failures(capfd.readouterr().err)
+    assert len(failed) == (code == 1)
+    if failed:
         (finding,) = load_run(tmp_path / "run").report().findings
-        assert f"{finding.rule} in {finding.module} at step {finding.step}" in told[0]
-        assert str(tmp_path / "run") in told[0]
+        assert f"{finding.rule} in {finding.module} at step {finding.step}" in failed[0]
+        assert str(tmp_path / "run") in failed[0]
 
 
 @pytest.mark.train
-def test_a_training_without_a_step_fails_under_fail_on(tmp_path, plant, capfd):
-    plant("on_train_start", lambda trainer: setattr(trainer, "accumulate", 99))
+def test_training_without_a_step_fails_under_fail_on(tmp_path, add_callback, capfd):
+    add_callback("on_train_start", lambda trainer: setattr(trainer, "accumulate", 99))
     assert trained(tmp_path, "warmup_epochs=0", "--fail-on=dead") == 1
-    (told,) = failures(capfd.readouterr().err)
-    assert str(tmp_path / "run") in told
-    assert "nbs" in told  # what to do
+    (failed,) = failures(capfd.readouterr().err)
+    assert str(tmp_path / "run") in failed
+    assert "nbs" in failed  # the remedy
     assert main(["review", str(tmp_path), "--fail-on=dead"]) == 1
-    assert failures(capfd.readouterr().err) == [told]
+    assert failures(capfd.readouterr().err) == [failed]
     assert trained(tmp_path, "warmup_epochs=0") == 0
 
 
 @pytest.mark.train
 @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (ValueError, 1)])
-def test_exit_codes_of_a_training_that_breaks_off(tmp_path, plant, capfd, error, code):
+def test_exit_codes_of_a_training_that_raises(tmp_path, add_callback, capfd, error, code):
     def broken(_trainer):
-        raise error("planted")
+        raise error("injected")
 
-    plant("on_train_epoch_end", broken)
+    add_callback("on_train_epoch_end", broken)
     assert trained(tmp_path) == code
-    assert ("ValueError: planted" in capfd.readouterr().err) == (error is ValueError)
+    assert ("ValueError: injected" in capfd.readouterr().err) == (error is ValueError)
 
 
 @pytest.mark.train
-def test_the_demo_needs_no_data_and_leaves_the_files(tmp_path):
+def test_demo_needs_no_data_and_writes_the_files(tmp_path):
     assert main(["demo", "--out", str(tmp_path), "--epochs", "1"]) == 0
     report = load_run(tmp_path / "run").report()
     assert (report.healthy, report.steps) == (True, 6)
     assert (tmp_path / "data" / "data.yaml").exists()
 
 
-# --- several trainings of one command -------------------------------------------------------------
+# --- several trainings in one command -------------------------------------------------------------
 
 LATE = [window(step, zero=[CONV]) for step in (1218, 1219, 1220)]
 RUNS = {
@@ -345,11 +345,11 @@ RUNS = {
     "dead and cut": (LATE, "failed", f"dead in {CONV} at step 1,218; not watched to the end"),
     "nothing": (None, "", "nothing to report"),
 }
-"""What trainings in processes of their own have left, and what is said of each."""
+"""Windows and status of trainings that ran in separate processes, and the message about each."""
 
 
 @pytest.mark.parametrize("names", [*((name,) for name in RUNS), ("healthy", "dead"), (*RUNS,)])
-def test_each_training_of_a_series_that_fails_is_named(tmp_path, monkeypatch, names):
+def test_every_failed_training_is_named(tmp_path, monkeypatch, names):
     def launch(_out, watch, *_arguments):
         for name in names:
             watch._attachment.sessions.append(Launched(tmp_path / name, ()))
@@ -360,18 +360,16 @@ def test_each_training_of_a_series_that_fails_is_named(tmp_path, monkeypatch, na
     monkeypatch.setattr(cli_demo, "train_on_shapes", launch)
     bad = [name for name in names if RUNS[name][2]]
     code, _, err = outcome("demo", "--fail-on", "dead")
-    told = failures(err)
-    assert (code, len(told)) == (bool(bad), len(bad))
-    for name, line in zip(bad, told, strict=True):
+    failed = failures(err)
+    assert (code, len(failed)) == (bool(bad), len(bad))
+    for name, line in zip(bad, failed, strict=True):
         assert f"{tmp_path / name}: " in line
         assert RUNS[name][2] in line
 
 
 @pytest.mark.parametrize(("rank", "code"), [(-1, 1), (0, 1), (1, 0), (7, 0)])
-def test_a_command_that_watched_nothing_fails_under_fail_on_but_on_other_ranks(
-    monkeypatch, as_rank, rank, code
-):
-    """Under torchrun, rank 0 answers for them."""
+def test_command_that_watched_nothing_fails_under_fail_on(monkeypatch, as_rank, rank, code):
+    """Under torchrun only rank 0 fails."""
     as_rank(rank)
     monkeypatch.setattr(cli_demo, "train_on_shapes", lambda *_arguments: None)
     assert main(["demo"]) == 0
@@ -379,7 +377,7 @@ def test_a_command_that_watched_nothing_fails_under_fail_on_but_on_other_ranks(
     assert (found, len(failures(err))) == (code, code)
 
 
-def test_the_faults_are_listed():
+def test_demo_lists_the_faults():
     from yolo_gradwatch.demo.faults import FAULTS
 
     code, out, _ = outcome("demo", "--list")

@@ -1,4 +1,4 @@
-"""The commands that read files, as a user runs them."""
+"""The commands that read run files, as a user runs them."""
 
 import io
 import json
@@ -41,7 +41,7 @@ ODD = ["model.0.[red]x[/]", "model.0.100%", "model.1.a, b", 'model.1.q"q', "mode
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The run that most commands read: dead from its first step on."""
+    """The run that most tests read: dead from its first step."""
     folder = tmp_path_factory.mktemp("runs") / "detect" / "train"
     folder.mkdir(parents=True)
     watch(folder, DEAD)
@@ -50,7 +50,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def long_run(tmp_path_factory):
-    """Ten epochs of as many steps as their number says, dead in the first two."""
+    """Ten epochs, of 1, 2, ..., 10 steps, dead in the first two."""
     firsts, folder = [1, *np.cumsum(range(1, 11)) + 1], tmp_path_factory.mktemp("long")
     windows = [
         window(int(firsts[epoch - 1]), steps=epoch, epoch=epoch, zero=[CONV] if epoch < 3 else ())
@@ -63,7 +63,7 @@ def long_run(tmp_path_factory):
 
 @pytest.fixture
 def seen_limits(monkeypatch):
-    """The limits under which runs were judged."""
+    """The thresholds with which runs were judged."""
     seen, report = [], Run.report
 
     def judged(run, limits=None):
@@ -74,8 +74,8 @@ def seen_limits(monkeypatch):
     return seen
 
 
-def shown(monkeypatch, width, *arguments, **environment):
-    """What a command prints on a terminal of this width."""
+def on_a_terminal(monkeypatch, width, *arguments, **environment):
+    """The output of a command on a terminal of this width."""
     for name in ("NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"COLUMNS": str(width), "TERM": "xterm", **environment}.items():
@@ -98,23 +98,23 @@ def tables_of(*arguments):
 
 
 @pytest.mark.parametrize("name", ["", "gradwatch.csv", "gradwatch_alerts.csv"])
-def test_a_folder_and_a_table_in_it_give_the_same_review(run, name):
+def test_folder_and_table_give_the_same_review(run, name):
     assert outcome("review", run / name) == outcome("review", run)
     assert outcome("review", run)[::2] == (0, "")
 
 
-def test_a_run_is_found_from_inside_its_folder(run, monkeypatch):
+def test_run_is_found_from_inside_its_folder(run, monkeypatch):
     monkeypatch.chdir(run)
     assert modules_of("review", ".") == modules_of("review", "gradwatch.csv")
 
 
-def test_a_folder_whose_name_ends_as_that_of_a_table_is_reviewed(tmp_path):
+def test_folder_named_like_a_table_is_reviewed(tmp_path):
     watched = write_run(tmp_path / "coco.csv", DEAD)
     assert modules_of("review", watched) == list(LAYOUT.modules)
 
 
 @pytest.mark.parametrize("below", ["train", "detect/train", "runs/detect/train"])
-def test_of_a_folder_above_the_run_with_the_newest_windows_is_chosen(tmp_path, below):
+def test_newest_run_below_a_folder_is_chosen(tmp_path, below):
     new, old = (write_run(tmp_path / below / name, []) for name in ("a", "b"))
     os.utime(old / "gradwatch.csv", (1, 1))
     above = tmp_path if below.count("/") < 2 else tmp_path / "runs"
@@ -123,7 +123,7 @@ def test_of_a_folder_above_the_run_with_the_newest_windows_is_chosen(tmp_path, b
     assert err == f"newest watched run in {above}: {new}\n"
 
 
-def test_a_run_is_not_looked_for_more_than_three_levels_below(tmp_path):
+def test_runs_are_searched_at_most_three_levels_below(tmp_path):
     write_run(tmp_path / "a/b/c/d", DEAD)
     assert outcome("review", tmp_path)[0] == 2
     assert outcome("review", tmp_path / "a")[0] == 0
@@ -146,12 +146,12 @@ def test_fail_on(tmp_path, windows, words, code):
     watch(tmp_path, windows)
     found, _, err = outcome("review", tmp_path, "--fail-on", words)
     assert found == code
-    said = f"failed under --fail-on: {tmp_path}: {rule} in {CONV} at step 1\n"
-    assert (err == said) is (code == 1)
+    message = f"failed under --fail-on: {tmp_path}: {rule} in {CONV} at step 1\n"
+    assert (err == message) is (code == 1)
 
 
 @pytest.mark.parametrize("status", ["running", "finished", "failed", "interrupted"])
-def test_a_run_without_a_step_does_not_pass(tmp_path, status):
+def test_run_without_a_step_does_not_pass(tmp_path, status):
     watch(tmp_path, [], status=status)
     assert outcome("review", tmp_path)[::2] == (0, "")
     code, _, err = outcome("review", tmp_path, "--fail-on=dead")
@@ -160,12 +160,12 @@ def test_a_run_without_a_step_does_not_pass(tmp_path, status):
 
 
 @pytest.mark.parametrize("narrow", ["--module=model.0", "--rule=vanishing", "--epochs=1", "--csv"])
-def test_fail_on_looks_at_the_whole_run_whatever_is_shown(run, narrow):
+def test_fail_on_judges_the_whole_run(run, narrow):
     failed = printed("review", run, narrow, "--fail-on", "dead", code=1)
     assert failed == printed("review", run, narrow)
 
 
-def test_other_limits_re_evaluate_a_run_and_are_named(run):
+def test_other_thresholds_re_evaluate_the_run_and_are_named(run):
     code, _, err = outcome("review", run, "--fail-on", "dead", "--dead-windows", "4")
     first, short = err.splitlines()
     assert (code, first) == (0, "re-evaluated with dead_windows 4 (in the training 3)")
@@ -192,19 +192,19 @@ def test_other_limits_re_evaluate_a_run_and_are_named(run):
         ("--top 1 --rule dead --module *.conv --epochs 1", [CONV]),
     ],
 )
-def test_options_narrow_the_modules_together(run, options, names):
+def test_options_combine_to_select_modules(run, options, names):
     arguments = ["review", run, *shlex.split(options)]
     assert modules_of(*arguments) == list(names)
-    told = content(*arguments)
-    assert [row["module"] for row in told["modules"]] == list(names)
+    record = content(*arguments)
+    assert [row["module"] for row in record["modules"]] == list(names)
     has_dead = "dead" in options or "--rule" not in options
-    assert [finding["module"] for finding in told["findings"]] == [CONV] * has_dead
+    assert [finding["module"] for finding in record["findings"]] == [CONV] * has_dead
     some = f"Gradient norm of {len(names)} of 10 modules"
-    said = some if names else "No module has such a finding."
-    assert not options or said in printed(*arguments)
+    heading = some if names else "No module has such a finding."
+    assert not options or heading in printed(*arguments)
 
 
-def test_the_farthest_come_first_by_finding_then_by_level(tmp_path):
+def test_top_selects_modules_by_finding_then_by_level(tmp_path):
     low = {"model.0.bn": 1e-3, "model.2.a": 1e-2}
     scale = np.array([low.get(name, 1.0) for name in LAYOUT.modules], np.float32)
     watch(tmp_path, [replace(one, norm_mean=one.norm_mean * scale) for one in DEAD])
@@ -216,23 +216,23 @@ def test_the_farthest_come_first_by_finding_then_by_level(tmp_path):
     ("span", "first", "last"),
     [("3:8", 3, 8), ("3:", 3, 10), (":8", 1, 8), ("5", 5, 5), ("10:99", 10, 10), (":", 1, 10)],
 )
-def test_a_span_of_epochs_counts_both_ends(long_run, span, first, last):
+def test_epoch_range_includes_both_ends(long_run, span, first, last):
     arguments = ["review", long_run, "--epochs", span]
     assert set(tables_of(*arguments)["steps"]) == {sum(range(first, last + 1))}
-    told = content(*arguments)
-    assert [one["epoch"] for one in told["epochs"]] == list(range(first, last + 1))
-    assert [one["rule"] for one in told["findings"]] == (["dead"] if first < 3 else [])
+    record = content(*arguments)
+    assert [one["epoch"] for one in record["epochs"]] == list(range(first, last + 1))
+    assert [one["rule"] for one in record["findings"]] == (["dead"] if first < 3 else [])
 
 
-def test_an_epoch_whose_steps_amp_skipped_is_one_of_the_run(tmp_path):
+def test_epoch_of_skipped_steps_can_be_selected(tmp_path):
     watch(tmp_path, [window(1, skipped=1), window(2, epoch=2)])
     assert set(tables_of("review", tmp_path, "--epochs", "1")["steps"]) == {0}
 
 
-def test_some_epochs_show_the_blocks_in_them(long_run):
-    shown = printed("review", long_run, "--epochs", "3:4").partition("Gradient norm of")[2]
-    assert shown.startswith(f" 4 of {len(LAYOUT.modules)} modules")
-    assert CONV not in shown
+def test_selected_epochs_show_their_blocks(long_run):
+    table = printed("review", long_run, "--epochs", "3:4").partition("Gradient norm of")[2]
+    assert table.startswith(f" 4 of {len(LAYOUT.modules)} modules")
+    assert CONV not in table
 
 
 def test_json_has_every_episode_of_a_finding(tmp_path):
@@ -245,18 +245,18 @@ def test_json_has_every_episode_of_a_finding(tmp_path):
     assert (finding["step"], finding["step_end"], finding["value"]) == (1, 23, 3.0)
 
 
-def test_json_tells_what_the_files_say_of_the_run(tmp_path):
+def test_json_has_the_meta_data_of_the_run(tmp_path):
     options = {"interval": 2, "stop_on": ["dead"], "training": {"model": "yolo26n.pt", "clip": 3}}
     events = [START, Event(2, "resume")]
     watch(tmp_path, DEAD, events, status="failed", epochs=[asdict(EPOCH)], options=options)
-    told = content("review", tmp_path)
+    record = content("review", tmp_path)
     report = load_run(tmp_path).report()
-    assert (told["run"], told["status"]) == (str(tmp_path), "failed")
-    assert (told["verdict"], told["healthy"]) == (report.verdict, report.healthy)
-    assert told["unjudged"] == list(report.unjudged)
-    assert told["epochs"] == [asdict(EPOCH)]
-    assert told["meta"]["options"] == options
-    assert told["meta"]["events"] == [{"step": 1, "kind": "start"}, {"step": 2, "kind": "resume"}]
+    assert (record["run"], record["status"]) == (str(tmp_path), "failed")
+    assert (record["verdict"], record["healthy"]) == (report.verdict, report.healthy)
+    assert record["unjudged"] == list(report.unjudged)
+    assert record["epochs"] == [asdict(EPOCH)]
+    assert record["meta"]["options"] == options
+    assert record["meta"]["events"] == [{"step": 1, "kind": "start"}, {"step": 2, "kind": "resume"}]
 
 
 _COUNTS, _DECADES = st.integers(1, 6), st.floats(0.1, 5.0)
@@ -286,27 +286,27 @@ STRETCHES = [
     *map(weighing, range(58, 82), np.geomspace(1.0, 100.0, 24)),
     *skips(3, first=82, nonfinite=["model.2.conv"]),
 ]
-"""Windows on which most rules find something, more or less under other limits."""
+"""Windows in which most rules find something, more or less under other thresholds."""
 
 
 @pytest.mark.slow
 @settings(LAWS, max_examples=20)
 @given(OTHER_LIMITS, st.lists(st.sampled_from([9, 29, 50]), unique=True).map(sorted))
-def test_other_limits_find_what_a_run_under_them_would_have_found(limits, restarts):
+def test_re_evaluation_finds_what_a_run_with_these_thresholds_would_have(limits, restarts):
     windows, events = STRETCHES, [START, *(Event(step, "nan_recovery") for step in restarts)]
     diagnosis = Diagnosis(NET, Thresholds(**limits), {"amp": False})
     replay(diagnosis, windows, events)
     options = [f"--{name.replace('_', '-')}={limits[name]!r}" for name in limits]
     with TemporaryDirectory() as name:
         write_run(Path(name), windows, NET, events=events)
-        told = content("review", name, *options)["findings"]
-    assert told == json.loads(json.dumps([*map(finding_record, diagnosis.findings.all.values())]))
+        found = content("review", name, *options)["findings"]
+    assert found == json.loads(json.dumps([*map(finding_record, diagnosis.findings.all.values())]))
 
 
 @pytest.mark.parametrize("epoch", [None, 1, 3])
 def test_csv_is_the_summary(long_run, epoch):
     loaded, span = load_run(long_run), epoch and (epoch, epoch)
-    findings = loaded.report().findings if epoch != 3 else ()  # they ended before
+    findings = loaded.report().findings if epoch != 3 else ()  # resolved before
     expected = summary(loaded.grid, LAYOUT, findings, span)
     out = printed("review", long_run, "--csv", *(["--epochs", epoch] if epoch else []))
     found = pd.read_csv(io.StringIO(out), dtype=expected.dtypes.to_dict()).fillna({"findings": ""})
@@ -317,12 +317,12 @@ def test_json_has_the_numbers_of_the_csv(tmp_path):
     watch(tmp_path, [window(step, norm=1.2345678e-9) for step in (1, 2, 3)])
     (module,) = content("review", tmp_path, "--module", "model.0")["modules"]
     assert module["norm_median"] == pytest.approx(1.2345678e-9, rel=1e-6)
-    told = content("compare", tmp_path, tmp_path, "--module", "model.0")["modules"]
-    assert told[0]["norm"] == pytest.approx(1.2345678e-9, rel=1e-6)
+    compared = content("compare", tmp_path, tmp_path, "--module", "model.0")["modules"]
+    assert compared[0]["norm"] == pytest.approx(1.2345678e-9, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", LIMITS)
-def test_every_limit_has_an_option_that_reaches_the_report(run, seen_limits, name):
+def test_every_threshold_has_an_option(run, seen_limits, name):
     value = getattr(Thresholds(), name)
     other = value + 1 if isinstance(value, int) else value / 2
     printed("review", run, f"--{name.replace('_', '-')}", other)
@@ -330,7 +330,7 @@ def test_every_limit_has_an_option_that_reaches_the_report(run, seen_limits, nam
     assert type(getattr(seen_limits[0], name)) is type(value)
 
 
-def test_a_limit_counts_before_the_file_and_the_file_before_the_run(tmp_path, seen_limits):
+def test_option_overrides_the_file_and_the_file_overrides_the_run(tmp_path, seen_limits):
     watch(tmp_path, DEAD, thresholds=asdict(Thresholds(spike=1.1, leaf=1.1, collapse=1.1)))
     file = tmp_path / "limits.toml"
     file.write_text("leaf = 1.2\ncollapse = 1.2\n", encoding="utf-8")
@@ -342,14 +342,14 @@ def test_a_limit_counts_before_the_file_and_the_file_before_the_run(tmp_path, se
     ]
 
 
-def test_a_comparison_tells_what_only_one_run_has(run, tmp_path):
+def test_compare_names_findings_of_only_one_run(run, tmp_path):
     other = write_run(tmp_path / "other", [window(1), window(2), window(3)])
     assert "only in B:" in printed("compare", other, run)
     assert "only in A:" in printed("compare", run, other)
     assert "0 in one run only, 1 in more than one run" in printed("compare", run, run)
 
 
-def test_a_comparison_gives_norms_and_their_ratio_to_the_first_run(tmp_path):
+def test_compare_gives_norms_and_their_ratio_to_the_first_run(tmp_path):
     norms = {"a": [2.0] * 20, "b": [1.0] * 10 + [8.0] * 10, "c": [3.0] * 40}
     folders = [
         write_run(tmp_path / name, [window(i, norm=x) for i, x in enumerate(values, 1)])
@@ -368,19 +368,19 @@ def test_a_comparison_gives_norms_and_their_ratio_to_the_first_run(tmp_path):
     assert {key: found.loc[key].tolist() for key in expected} == expected
 
 
-def test_a_comparison_as_json_tells_runs_differences_and_modules(tmp_path):
+def test_compare_json_has_runs_differences_and_modules(tmp_path):
     for name, windows, optimizer in (("a", DEAD, "SGD"), ("b", map(window, (1, 2, 3)), "AdamW")):
         training = {"optimizer": optimizer, "imgsz": 640}
         write_run(tmp_path / name, windows, options={"interval": 1, "training": training})
-    told = content("compare", tmp_path / "a", tmp_path / "b", "--module", CONV)
-    runs = [(Path(one["run"]).name, one["healthy"]) for one in told["runs"]]
+    record = content("compare", tmp_path / "a", tmp_path / "b", "--module", CONV)
+    runs = [(Path(one["run"]).name, one["healthy"]) for one in record["runs"]]
     assert runs == [("a", False), ("b", True)]
-    assert told["differences"] == {"optimizer": ["SGD", "AdamW"]}
-    assert {one["module"] for one in told["modules"]} == {CONV}
-    assert [one["ratio"] for one in told["modules"]] == [None] * 6  # A has a norm of 0
+    assert record["differences"] == {"optimizer": ["SGD", "AdamW"]}
+    assert {one["module"] for one in record["modules"]} == {CONV}
+    assert [one["ratio"] for one in record["modules"]] == [None] * 6  # A has a norm of 0
 
 
-def test_a_comparison_shows_blocks_that_one_run_lacks(tmp_path):
+def test_compare_shows_blocks_missing_in_one_run(tmp_path):
     more, _ = plan([*map(Part, ("model.0.conv", "model.1.attn", "model.2.a"))])
     less, _ = plan([*map(Part, ("model.0.conv", "model.2.a"))])
     a = write_run(tmp_path / "a", [window(1, layout=more)], more)
@@ -398,7 +398,7 @@ def test_a_comparison_shows_blocks_that_one_run_lacks(tmp_path):
         ("--plot --html mine.html --csv", {"b/gradwatch-compare.png", "mine.html"}),
     ],
 )
-def test_a_comparison_is_drawn_into_the_file_that_is_named_or_into_the_other_run(
+def test_compare_writes_the_given_file_or_into_the_second_run(
     tmp_path, monkeypatch, options, files
 ):
     pytest.importorskip("plotly")
@@ -412,13 +412,13 @@ def test_a_comparison_is_drawn_into_the_file_that_is_named_or_into_the_other_run
 
 
 @pytest.mark.parametrize(("count", "code"), [(1, 2), (2, 0), (26, 0), (27, 2)])
-def test_a_comparison_is_of_two_to_twenty_six_runs(run, count, code):
+def test_compare_takes_2_to_26_runs(run, count, code):
     assert outcome("compare", *[run] * count, "--csv")[0] == code
 
 
 @pytest.mark.parametrize("arguments", [["review"], ["review", "--module", "*"], ["compare"]])
 @pytest.mark.parametrize("form", ["", "--csv", "--json"])
-def test_a_run_without_a_step_is_shown_in_every_form(tmp_path, arguments, form):
+def test_run_without_a_step_is_shown_in_every_format(tmp_path, arguments, form):
     write_run(tmp_path, [])
     folders = [tmp_path] * (1 + (arguments[0] == "compare"))
     out = printed(arguments[0], *folders, *arguments[1:], *filter(None, [form]))
@@ -426,20 +426,20 @@ def test_a_run_without_a_step_is_shown_in_every_form(tmp_path, arguments, form):
     assert "nan" not in out.lower().replace("nan/inf", "")
 
 
-def test_names_are_data_everywhere(tmp_path, monkeypatch):
+def test_odd_names_are_shown_verbatim(tmp_path, monkeypatch):
     odd, _ = plan([*map(Part, ODD)])
     windows = [window(step, layout=odd, zero=ODD[:1]) for step in (1, 2, 3)]
     folder = write_run(tmp_path / "[bold]run[/] %s, 'a b'", windows, odd)
     assert modules_of("review", folder) == list(odd.modules)
     assert set(modules_of("compare", folder, folder, "--module", "*")) == set(odd.modules)
-    told = content("review", folder)
-    assert [row["module"] for row in told["modules"]] == list(odd.modules)
-    assert (told["run"], told["findings"][0]["module"]) == (str(folder), ODD[0])
+    record = content("review", folder)
+    assert [row["module"] for row in record["modules"]] == list(odd.modules)
+    assert (record["run"], record["findings"][0]["module"]) == (str(folder), ODD[0])
     monkeypatch.chdir(tmp_path)
     name = folder.relative_to(tmp_path)
     for out in (
         printed("review", name, "--module", "*"),
-        without_style(shown(monkeypatch, 200, "review", name, "--module", "*")),
+        without_style(on_a_terminal(monkeypatch, 200, "review", name, "--module", "*")),
         printed("compare", name, name, "--module", "*"),
     ):
         assert all(text in out for text in (*ODD, str(name)))
@@ -447,10 +447,10 @@ def test_names_are_data_everywhere(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("width", [1, 5, 20, 40, 80, 200])
 @pytest.mark.parametrize("line", [f"{one} --module *" for one in ("review .", "compare . .")])
-def test_a_narrow_terminal_loses_no_name_and_no_number(long_run, monkeypatch, width, line):
+def test_narrow_terminal_loses_no_name_and_no_number(long_run, monkeypatch, width, line):
     monkeypatch.chdir(long_run)
     whole = printed(*line.split()).split()
-    out = without_style(shown(monkeypatch, width, *line.split()))
+    out = without_style(on_a_terminal(monkeypatch, width, *line.split()))
     if width < 40:
         assert {*whole} - {word for word in whole if word in "".join(out.split())} <= {"module"}
         return
@@ -458,35 +458,35 @@ def test_a_narrow_terminal_loses_no_name_and_no_number(long_run, monkeypatch, wi
     assert set(Counter(whole) - Counter(out.split())) <= {"module"}  # a heading
 
 
-def test_a_name_that_is_longer_than_a_line_is_folded(tmp_path, monkeypatch):
+def test_name_longer_than_a_line_is_folded(tmp_path, monkeypatch):
     names = [f"model.0.{'very_long_name_' * 4}{i}" for i in range(3)]
     layout, _ = plan([*map(Part, names)])
     write_run(tmp_path, [window(1, layout=layout)], layout)
-    out = without_style(shown(monkeypatch, 24, "review", tmp_path, "--module", "*"))
+    out = without_style(on_a_terminal(monkeypatch, 24, "review", tmp_path, "--module", "*"))
     assert max(map(cell_len, out.splitlines())) <= 24
     assert all(name in "".join(out.split()) for name in names)
 
 
-def test_colours_are_for_terminals_and_not_where_they_are_unwanted(run, monkeypatch):
-    assert COLOUR.search(shown(monkeypatch, 80, "review", run))
-    assert not COLOUR.search(shown(monkeypatch, 80, "review", run, NO_COLOR="1"))
+def test_colours_are_used_only_on_terminals_that_want_them(run, monkeypatch):
+    assert COLOUR.search(on_a_terminal(monkeypatch, 80, "review", run))
+    assert not COLOUR.search(on_a_terminal(monkeypatch, 80, "review", run, NO_COLOR="1"))
     for form in ("--csv", "--json"):
-        assert "\x1b" not in shown(monkeypatch, 80, "review", run, form)
+        assert "\x1b" not in on_a_terminal(monkeypatch, 80, "review", run, form)
     assert "\x1b" not in printed("review", run) + printed("compare", run, run)
 
 
-def test_what_a_file_says_cannot_steer_the_terminal(tmp_path):
+def test_control_characters_in_files_are_replaced(tmp_path):
     folders = [tmp_path / name for name in ("a", "b\x1b[2J")]
     for folder, model in zip(folders, ("yolo26n.pt", "\x1b[2Jgone"), strict=True):
         options = {"interval": 1, "training": {"model": model}}
         epochs = [{**asdict(EPOCH), "owners": {"\x1b[31mEVIL": 0.5}}]
         write_run(folder, DEAD, options=options, epochs=epochs, versions={"\x1b[1m": "\x1b[2m"})
-    shown = printed("review", folders[1]) + printed("compare", *folders)
-    assert "\x1b" not in shown
-    assert all(text in shown for text in ("?[31mEVIL 50%", "?[2Jgone"))
+    out = printed("review", folders[1]) + printed("compare", *folders)
+    assert "\x1b" not in out
+    assert all(text in out for text in ("?[31mEVIL 50%", "?[2Jgone"))
 
 
-def test_no_command_loads_what_it_does_not_need(run):
+def test_reading_commands_load_no_heavy_package(run):
     code = """
 import sys
 from yolo_gradwatch import load_run
@@ -509,7 +509,7 @@ print(*{name.partition(".")[0] for name in sys.modules}, file=sys.stderr)
     assert not {"rich", "typer"} & reading
 
 
-def test_a_run_is_followed_no_further_than_somebody_reads(tmp_path):
+def test_following_ends_when_the_reader_closes_the_pipe(tmp_path):
     watch(tmp_path, DEAD, status="running")
     following = "review", tmp_path, "--follow", "--fail-on=dead"
     with process(SCRIPT, *following) as closed:
@@ -520,7 +520,7 @@ def test_a_run_is_followed_no_further_than_somebody_reads(tmp_path):
         assert "Traceback" not in closed.stderr.read()
 
 
-def test_the_picture_has_a_row_a_block(run):
+def test_picture_has_its_width_and_the_frame_of_a_finding(run):
     from PIL import Image
 
     assert main(["review", str(run), "--plot"]) == 0
@@ -530,7 +530,7 @@ def test_the_picture_has_a_row_a_block(run):
     assert (209, 0, 28) in colours  # the frame of a critical finding
 
 
-def test_all_modules_are_listed_and_drawn_only_if_asked_for(run, capsys):
+def test_all_modules_are_listed_only_if_asked_for(run, capsys):
     picture = run / "gradwatch.png"
     picture.unlink(missing_ok=True)
     listed = {}
@@ -543,7 +543,7 @@ def test_all_modules_are_listed_and_drawn_only_if_asked_for(run, capsys):
 
 
 @pytest.mark.parametrize(("limit", "code"), [(3, 1), (4, 0)])
-def test_following_judges_under_the_limits_that_are_given(run, limit, code):
+def test_following_uses_the_given_thresholds(run, limit, code):
     options = ["--follow", "--fail-on", "dead", f"--dead-windows={limit}"]
     out = printed("review", run, *options, code=code)
     assert ("GradWatch critical dead: " in out) == bool(code)
@@ -561,12 +561,12 @@ def test_following_ends_with_ctrl_c(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("form", ["--csv", "--json"])
-def test_data_stays_alone_on_standard_output_when_a_run_was_followed(run, form):
+def test_following_prints_only_data_on_standard_output(run, form):
     assert printed("review", run, "--follow", form) == printed("review", run, form)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_page_does_not_replace_what_is_no_file(run, tmp_path):
+def test_page_does_not_replace_a_special_file(run, tmp_path):
     os.mkfifo(pipe := tmp_path / "pipe")
     assert outcome("review", run, "--html", pipe)[0] == 2
     assert pipe.is_fifo()
@@ -576,7 +576,7 @@ def test_a_page_does_not_replace_what_is_no_file(run, tmp_path):
     ("words", "named"),
     [("dead", ["no_gradient", "dead_branch"]), ("collapse", ["collapse"]), ("nonfinite", [])],
 )
-def test_a_rule_that_a_run_is_too_short_for_is_named_under_fail_on(tmp_path, words, named):
+def test_fail_on_names_rules_that_the_run_is_too_short_for(tmp_path, words, named):
     write_run(tmp_path, [window(1), window(2)])
     code, _, err = outcome("review", tmp_path, "--fail-on", words)
     assert (code, bool(err)) == (0, bool(named))

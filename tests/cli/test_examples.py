@@ -23,7 +23,7 @@ NOTEBOOK = EXAMPLES / "quickstart.ipynb"
 
 
 def run(folder, name, *arguments):
-    """What an example prints."""
+    """Run an example and return its output."""
     program = "bash" if name.endswith(".sh") else sys.executable
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
@@ -40,27 +40,27 @@ def run(folder, name, *arguments):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A checkpoint, as ``yolo26n.pt`` would be downloaded for."""
+    """A checkpoint in place of ``yolo26n.pt``, which would be downloaded."""
     return train(tmp_path_factory.mktemp("weights"), model=small()).trainer.last
 
 
-SAID = {
+EXPECTED = {
     "attach.py": ["healthy, nothing found in 20 steps"],
     "stop_and_notify.py": ["step 1: norm of the whole gradient", "the training is over"],
     "command_line.sh": ["GradWatch: healthy"],
 }
 
 
-@pytest.mark.parametrize("name", SAID)
-def test_a_training(tmp_path, weights, name):
+@pytest.mark.parametrize("name", EXPECTED)
+def test_training_example(tmp_path, weights, name):
     out = run(tmp_path, name, shapes(), weights)
-    assert all(text in out for text in SAID[name])
+    assert all(text in out for text in EXPECTED[name])
     assert out.count("GradWatch: healthy") == 2 or name != "command_line.sh"
 
 
 @pytest.fixture
 def chat():
-    """The address of a server on this machine, and the messages that it gets."""
+    """The address of a local server, and the messages it receives."""
     messages = []
 
     class Chat(BaseHTTPRequestHandler):
@@ -70,7 +70,7 @@ def chat():
             self.end_headers()
 
         def log_message(self, *args):
-            """Nothing."""
+            """Keep the log quiet."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Chat) as server:
         Thread(target=server.serve_forever, daemon=True).start()
@@ -79,7 +79,7 @@ def chat():
 
 
 def test_webhook(tmp_path, weights, chat):
-    """The model's weights are 30 times as large as usual, which is a finding."""
+    """Weights 30 times their usual size cause a finding."""
     url, messages = chat
     spoiled = YOLO(weights)
     with torch.no_grad():
@@ -107,15 +107,15 @@ def test_review_csv(tmp_path):
 
 
 def code_of(notebook):
-    """The cells with code, but the one that installs."""
+    """The code cells, except the one that installs the package."""
     install, *cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert install.source == "%pip install yolo-gradwatch"
     assert install.outputs == []
     return cells
 
 
-def shown(cells):
-    """Of each cell the kinds of what it shows, streams left out, and what each is in."""
+def displayed(cells):
+    """Kinds and formats of each cell's outputs, without streams."""
     return [
         [
             (one.output_type, *sorted(one.get("data", {})))
@@ -126,29 +126,29 @@ def shown(cells):
     ]
 
 
-def test_the_notebook_runs_and_shows_what_is_stored_in_it(tmp_path, monkeypatch):
+def test_notebook_runs_and_reproduces_its_stored_outputs(tmp_path, monkeypatch):
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
     for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.setenv("YOLO_CONFIG_DIR", str(HOME))
     notebook = nbformat.read(NOTEBOOK, nbformat.NO_CONVERT)
-    stored = shown(code_of(notebook))
+    stored = displayed(code_of(notebook))
     where = {"metadata": {"path": str(tmp_path)}}
     nbclient.NotebookClient(notebook, timeout=300, coalesce_streams=True, resources=where).execute()
     cells = code_of(notebook)
-    assert shown(cells) == stored
+    assert displayed(cells) == stored
     assert sum(kind[0] == "display_data" for kinds in stored for kind in kinds) == 2
     assert sum("image/png" in kind for kinds in stored for kind in kinds) == 2
-    told = "".join(
+    printed = "".join(
         one.text for cell in cells for one in cell.outputs if one.get("name") == "stdout"
     )
-    assert "critical vanishing model.4 since step 1\n" in told
+    assert "critical vanishing model.4 since step 1\n" in printed
     reports = [load_run(tmp_path / "runs" / name).report() for name in ("healthy", "faulty")]
     assert [report.healthy for report in reports] == [True, False]
 
 
-def test_the_stored_notebook_is_small_and_was_executed_in_order():
+def test_stored_notebook_is_small_and_was_executed_in_order():
     nbformat = pytest.importorskip("nbformat")
     assert NOTEBOOK.stat().st_size < 300_000
     cells = code_of(nbformat.read(NOTEBOOK, nbformat.NO_CONVERT))
@@ -157,7 +157,7 @@ def test_the_stored_notebook_is_small_and_was_executed_in_order():
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.iterdir()), ids=lambda path: path.name)
-def test_an_example_is_short(path):
+def test_example_is_short(path):
     text = path.read_text(encoding="utf-8")
     if path == NOTEBOOK:
         cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]

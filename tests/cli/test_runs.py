@@ -39,8 +39,8 @@ OPTIONS = {"training": {"optimizer": "SGD", "lr0": 0.01, "epochs": 3}}
 EPOCHS = [asdict(replace(EPOCH, steps=8, clipped=2, skipped=0, step_last=8))]
 
 
-def plant(folder, runs=RUNS):
-    """A folder of runs, an unwatched training, and a run that cannot be read."""
+def write_runs(folder, runs=RUNS):
+    """A folder of runs and an unwatched training."""
     for when, (name, (windows, status, results)) in enumerate(runs.items(), 1):
         run = folder / name
         run.mkdir(parents=True)
@@ -56,11 +56,11 @@ def plant(folder, runs=RUNS):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return plant(Path("detect"))
+    return write_runs(Path("detect"))
 
 
 def listed(*arguments, code=0):
-    """The names of the runs, in the order of the table."""
+    """Names of the runs in the order of the table."""
     table = pd.read_csv(io.StringIO(printed("runs", *arguments, "--csv", code=code)))
     return [Path(run).name for run in table["run"]]
 
@@ -82,12 +82,12 @@ def listed(*arguments, code=0):
         (["--sort", "mAP", "--unhealthy"], ["train2"]),
     ],
 )
-def test_options_choose_the_runs_and_their_order(folder, options, names):
+def test_options_select_and_sort_the_runs(folder, options, names):
     assert listed(folder, *options) == names
 
 
 @pytest.mark.parametrize("column", COLUMNS)
-def test_every_column_is_one_to_sort_by(folder, column):
+def test_every_column_can_be_sorted_by(folder, column):
     assert sorted(listed(folder, "--sort", column)) == sorted(NEWEST_FIRST)
 
 
@@ -101,11 +101,12 @@ def test_csv_is_the_table_of_load_runs(folder):
     pd.testing.assert_frame_equal(found, table, rtol=1e-12)
 
 
-def test_json_has_the_rows_and_what_else_was_found(folder):
-    told = json.loads(printed("runs", folder, "--json"), parse_constant=pytest.fail)
-    assert (told["folder"], told["unwatched"], told["closed"]) == ("detect", ["detect/other"], [])
-    assert [Path(one["run"]).name for one in told["runs"]] == NEWEST_FIRST
-    short, _, dead, _ = told["runs"]
+def test_json_has_the_rows_and_other_folders(folder):
+    record = json.loads(printed("runs", folder, "--json"), parse_constant=pytest.fail)
+    others = (record["folder"], record["unwatched"], record["closed"])
+    assert others == ("detect", ["detect/other"], [])
+    assert [Path(one["run"]).name for one in record["runs"]] == NEWEST_FIRST
+    short, _, dead, _ = record["runs"]
     assert [*dead] == [*COLUMNS]
     keys = ("verdict", "rule", "module", "step", "critical", "status", "score", "loss", "lr0")
     expected = ["unhealthy", "dead", CONV, 1, 1, "interrupted", 0.5, 2.5, 0.01]
@@ -131,7 +132,7 @@ def test_fail_on_names_each_run_that_does_not_pass(folder, words, code, named, f
 
 
 @pytest.mark.parametrize("damage", ["stepless", "json", "alerts"])
-def test_a_run_of_which_nothing_is_known_does_not_pass(folder, damage):
+def test_run_without_a_verdict_does_not_pass(folder, damage):
     bad = folder / "bad"
     bad.mkdir()
     watch(bad, [] if damage == "stepless" else CALM)
@@ -144,12 +145,12 @@ def test_a_run_of_which_nothing_is_known_does_not_pass(folder, damage):
     assert outcome("runs", folder)[::2] == (0, "")
 
 
-def test_a_run_that_is_too_short_to_judge_passes_and_says_so(folder):
+def test_run_too_short_for_a_rule_passes_with_a_message(folder):
     code, _, err = outcome("runs", folder, "--fail-on", "dead_branch")
     assert (code, err.count("too short to judge dead_branch: detect/")) == (0, 4)
 
 
-def test_ctrl_c_has_its_exit_code(folder, monkeypatch):
+def test_ctrl_c_gives_exit_code_130(folder, monkeypatch):
     def interrupted(_path):
         raise KeyboardInterrupt
 
@@ -157,11 +158,11 @@ def test_ctrl_c_has_its_exit_code(folder, monkeypatch):
     assert outcome("runs", folder) == (130, "", "")
 
 
-# --- what is shown --------------------------------------------------------------------------------
+# --- on a terminal --------------------------------------------------------------------------------
 
 
 def on_a_terminal(monkeypatch, width, *arguments):
-    """What a command shows on a terminal of this width, without colours."""
+    """The output of a command on a terminal of this width, without colours."""
     for name, value in {"COLUMNS": str(width), "TERM": "xterm", "NO_COLOR": "1"}.items():
         monkeypatch.setenv(name, value)
     with redirect_stdout(Terminal()) as out:
@@ -169,7 +170,7 @@ def on_a_terminal(monkeypatch, width, *arguments):
     return re.sub(r"\x1b\[[\d;]*m", "", out.getvalue())
 
 
-def test_the_table_on_a_terminal(folder, monkeypatch, golden):
+def test_table_on_a_terminal(folder, monkeypatch, golden):
     shutil.copytree(folder / "train", folder / "torn")
     (folder / "torn" / META_FILE).unlink()
     for width in (80, 140):
@@ -178,34 +179,32 @@ def test_the_table_on_a_terminal(folder, monkeypatch, golden):
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 120, 140, 200])
 @pytest.mark.parametrize("name", ["t", "a_trial_of_ray_with_a_very_long_name_lr0=0.001"])
-def test_no_line_is_longer_than_a_terminal_is_wide_and_no_name_is_lost(
-    folder, monkeypatch, width, name
-):
+def test_table_fits_the_terminal_and_loses_no_name(folder, monkeypatch, width, name):
     (folder / "train2").rename(folder / name)
-    shown = on_a_terminal(monkeypatch, width, "runs", folder)
-    assert max(map(len, shown.splitlines())) <= width
-    whole = "".join(shown.split())
-    assert all(one in whole for one in (name, "dead", CONV, "train10", "interrupted"))
+    table = on_a_terminal(monkeypatch, width, "runs", folder)
+    assert max(map(len, table.splitlines())) <= width
+    text = "".join(table.split())
+    assert all(one in text for one in (name, "dead", CONV, "train10", "interrupted"))
 
 
-def test_names_are_text_everywhere(tmp_path, monkeypatch):
+def test_odd_names_are_shown_verbatim(tmp_path, monkeypatch):
     names = ("[red]x", "a\x1b[2Jb", "größe 名", "<b>&amp;", "-x", "100%:?#")
     for name in names:
         (tmp_path / "runs" / name).mkdir(parents=True)
         watch(tmp_path / "runs" / name, DEAD)
-    shown = ["a?[2Jb" if "\x1b" in name else name for name in names]
+    safe_names = ["a?[2Jb" if "\x1b" in name else name for name in names]
     for out in (
         printed("runs", tmp_path),
         printed("runs", tmp_path, "--csv"),
         on_a_terminal(monkeypatch, 80, "runs", tmp_path),
     ):
         assert "\x1b" not in out
-        assert all(name in out for name in shown)
-    told = json.loads(printed("runs", tmp_path, "--json"))
-    assert {Path(one["run"]).name for one in told["runs"]} == set(names)
+        assert all(name in out for name in safe_names)
+    record = json.loads(printed("runs", tmp_path, "--json"))
+    assert {Path(one["run"]).name for one in record["runs"]} == set(names)
 
 
-def test_a_terminal_shows_how_far_the_reading_has_come_and_nothing_else_does(folder, monkeypatch):
+def test_progress_is_shown_only_on_a_terminal(folder, monkeypatch):
     monkeypatch.setattr("yolo_gradwatch.views.terminal.reading._SECONDS", 0)
     monkeypatch.setenv("TERM", "xterm")
     with redirect_stderr(Terminal()) as err:
@@ -221,7 +220,7 @@ def test_a_terminal_shows_how_far_the_reading_has_come_and_nothing_else_does(fol
 @pytest.mark.parametrize(
     "place", ["runs.html", "detect/runs.html", "detect/train/x.html", "a b/c.html"]
 )
-def test_each_row_of_the_page_is_linked_to_its_run(folder, place):
+def test_each_row_of_the_page_links_to_its_run(folder, place):
     (folder / "train").rename(folder / "100% #[x]:é")
     (folder / "train10").rename(folder / "a:b")
     (folder / "train2" / "gradwatch.png").touch()
@@ -238,7 +237,7 @@ def test_each_row_of_the_page_is_linked_to_its_run(folder, place):
     assert targets == [(folder / name).resolve() for name in expected]
 
 
-def test_the_page_has_the_rows_that_are_shown(folder):
+def test_page_has_the_selected_rows(folder):
     outcome("runs", folder, "--html", "runs.html", "--sort", "run", "--unhealthy")
     page = Path("runs.html").read_text("utf-8")
     rows = re.findall(r'<tr class="(\w+) (\w*)">', page)
@@ -247,7 +246,7 @@ def test_the_page_has_the_rows_that_are_shown(folder):
     assert "dead in model.1.conv, step 1" in page
 
 
-def test_a_name_is_no_part_of_the_page(folder):
+def test_names_are_escaped_in_the_page(folder):
     (folder / "train").rename(folder / "<script>x")
     outcome("runs", folder, "--html", "runs.html")
     page = Path("runs.html").read_text("utf-8")
@@ -258,38 +257,38 @@ def test_a_name_is_no_part_of_the_page(folder):
 VISIT = """<script>
 const names = () => [...document.querySelectorAll("#runs tbody tr")]
   .filter((row) => !row.hidden).map((row) => row.querySelector("a").textContent);
-const told = { listed: names(), count: document.getElementById("count").textContent };
+const answer = { listed: names(), count: document.getElementById("count").textContent };
 for (const head of document.querySelectorAll("#runs thead th")) {
-  told[head.textContent] = [0, 1].map(() => { head.click(); return names(); });
+  answer[head.textContent] = [0, 1].map(() => { head.click(); return names(); });
 }
 by.value = "";
 by.dispatchEvent(new Event("change"));
-told.again = names();
+answer.again = names();
 unhealthy.click();
-told.unhealthy = names();
+answer.unhealthy = names();
 unhealthy.click();
 filter.value = "AIN SGD 0.25";
 filter.dispatchEvent(new Event("input"));
-told.filtered = names();
+answer.filtered = names();
 const place = document.createElement("pre");
 place.id = "told";
-place.textContent = JSON.stringify(told);
+place.textContent = JSON.stringify(answer);
 document.body.append(place);
 </script></body>"""
 
 
 @needs_browser
-def test_the_page_sorts_and_filters_in_a_browser(folder, tmp_path):
+def test_page_sorts_and_filters_in_a_browser(folder, tmp_path):
     outcome("runs", folder, "--html", "runs.html")
     page = Path("runs.html").read_text("utf-8").replace("</body>", VISIT)
     Path("opened.html").write_text(page, encoding="utf-8")
-    told = answer_of(tmp_path / "opened.html")
-    assert told["listed"] == told["again"] == NEWEST_FIRST
-    assert told["count"] == "4 of 4 runs"
-    assert told["mAP50-95"] == [
+    answer = answer_of(tmp_path / "opened.html")
+    assert answer["listed"] == answer["again"] == NEWEST_FIRST
+    assert answer["count"] == "4 of 4 runs"
+    assert answer["mAP50-95"] == [
         ["train2", "train", "train10", "short"],
         ["train10", "train", "train2", "short"],
     ]
-    assert told["run"] == [NATURAL, NATURAL[::-1]]
-    assert told["unhealthy"] == ["train2"]
-    assert told["filtered"] == ["train"]
+    assert answer["run"] == [NATURAL, NATURAL[::-1]]
+    assert answer["unhealthy"] == ["train2"]
+    assert answer["filtered"] == ["train"]

@@ -1,4 +1,4 @@
-"""Planted faults through the real trainer: each is found, named and written."""
+"""Injected faults in real trainings: each is found, named and written."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from yolo_gradwatch.views.terminal.panel import Panel
 
 FAULTY = [name for name, fault in FAULTS.items() if fault.rule]
 OFTEN = ("gradient-cut", "nan", "loss-spike", "detached")
-"""Those that are planted in every test run; the others in the full tier."""
+"""Faults injected in every test run; the others run in the full tier."""
 
 
 def run(folder, name):
-    """A watched training of 30 steps with a planted fault; its watch and its panel."""
+    """Train 30 steps with an injected fault; return the watch and its live panel."""
     from ultralytics import YOLO
 
     model = YOLO("yolo26n.yaml")
     FAULTS[name].inject(model)
     watch = GradWatch(live=False)
-    is_recovered = {"save": name == "nan"}
-    options = {"data": shapes(24), "epochs": 5, **is_recovered, **FAULTS[name].options}
+    saving = {"save": name == "nan"}  # Ultralytics recovers from a NaN
+    options = {"data": shapes(24), "epochs": 5, **saving, **FAULTS[name].options}
     boards = []
     keep = ("on_train_epoch_start", lambda _: boards.append(board_of(watch)))
     train(folder, watch=watch, model=model, calls=[keep], **options)
@@ -35,13 +35,13 @@ def run(folder, name):
 
 
 def board_of(watch):
-    """The numbers of the live report of the training that is watched now."""
+    """The board behind the live report of the current training."""
     (session,) = watch._attachment.sessions
     outputs = session._parts.recorder._outputs._outputs
     return next(one._board for one in outputs if isinstance(one, Terminal))
 
 
-def shown(panel, width):
+def rendered(panel, width):
     out = io.StringIO()
     Console(file=out, width=width, height=40, color_system=None, _environ={}).print(panel)
     return out.getvalue()
@@ -52,7 +52,7 @@ def shown(panel, width):
     "name",
     [pytest.param(name, marks=() if name in OFTEN else pytest.mark.full) for name in FAULTY],
 )
-def test_a_fault_is_found_and_its_layer_is_named(tmp_path, name):
+def test_fault_is_found_and_its_layer_named(tmp_path, name):
     import torch
 
     if name == "amp-overflow" and not hasattr(torch.amp, "GradScaler"):
@@ -67,21 +67,21 @@ def test_a_fault_is_found_and_its_layer_is_named(tmp_path, name):
     rows = loaded.alerts[loaded.alerts["finding"] == finding.number]
     assert next(iter(rows["event"])) == "start"
     assert {*rows["rule"]} == {fault.rule}
-    if not RULES[fault.rule].spreads:  # what it has spread to by the end is not reported again
+    if not RULES[fault.rule].spreads:  # a finding that spreads further is not reported again
         assert [*rows["message"]][-1] == finding.message
     assert loaded.report().findings == report.findings
-    assert len(report.alarms) <= 4  # a handful, not a flood
+    assert len(report.alarms) <= 4  # not a flood
     if name in {"loss-spike", "nan"}:  # at its step, with evidence
         assert finding.step == STEP
         assert finding.evidence == f"gradwatch/evidence/step-{STEP:05}.json"
         assert (watch.run_dir / finding.evidence).exists()
     if finding.step_end is None:
         for width in (80, 140):
-            assert f"{fault.rule}: " in shown(panel, width)
+            assert f"{fault.rule}: " in rendered(panel, width)
 
 
 @pytest.mark.train
-def test_the_control_is_healthy(tmp_path):
+def test_training_without_a_fault_is_healthy(tmp_path):
     report = run(tmp_path, "healthy")[0].report()
     assert report.healthy, report
     assert report.verdict.startswith("healthy, nothing found in 30 steps")
@@ -91,7 +91,7 @@ def test_every_fault_expects_a_rule_that_exists():
     assert {FAULTS[name].rule for name in FAULTY} <= set(RULES)
 
 
-def test_a_fault_that_this_torch_cannot_plant_is_refused(monkeypatch):
+def test_fault_that_needs_a_newer_torch_is_refused(monkeypatch):
     import torch
 
     monkeypatch.delattr(torch.amp, "GradScaler", raising=False)

@@ -1,4 +1,4 @@
-"""What every logger does, on one that notes what it is given; no package of a logger is needed."""
+"""What all loggers share, tested on one that records its calls; needs no logger package."""
 
 import inspect
 import logging
@@ -30,8 +30,8 @@ LAYOUT = layout_of()
 PAGE = REPOSITORY / "docs" / "guides" / "loggers.md"
 
 
-class Noted(Logger):
-    """A logger whose run is whatever the class holds; it draws random numbers."""
+class RecordingLogger(Logger):
+    """A logger that records its calls and draws random numbers; its run is the class's `open`."""
 
     name, title, integration = "noted", "Noted", "noted"
     open = object()
@@ -44,18 +44,18 @@ class Noted(Logger):
         return self.open
 
     def begin(self, live):
-        self._note("begin", live)
+        self._record("begin", live)
 
     def send(self, live, numbers, step):
-        self._note("send", live, numbers, step)
+        self._record("send", live, numbers, step)
 
     def tell(self, live, change, text):
-        self._note("tell", live, change.change, text)
+        self._record("tell", live, change.change, text)
 
     def finish(self, live, ending):
-        self._note("finish", live, ending)
+        self._record("finish", live, ending)
 
-    def _note(self, name, live, *args):
+    def _record(self, name, live, *args):
         assert live is self.open
         random.random()  # noqa: S311
         np.random.rand()  # noqa: NPY002
@@ -64,19 +64,19 @@ class Noted(Logger):
 
 
 def started(monkeypatch, folder, *, fed=True, is_asked=False, **options):
-    """A logger at the start of a training, of which Ultralytics has callbacks if it is fed."""
+    """A started logger; if `fed`, Ultralytics has registered its own callbacks for it."""
     module = ModuleType("ultralytics.utils.callbacks.noted")
     module.callbacks = {"on_train_end": print} if fed else {}
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(Noted, "open", object())
+    monkeypatch.setattr(RecordingLogger, "open", object())
     drawn = Drawn(pictures=lambda: (folder / "gradwatch.png",), page=lambda _: f"<p>{folder}</p>")
-    logger = Noted(drawn, is_asked=is_asked, **{"share_names": False, **options})
+    logger = RecordingLogger(drawn, is_asked=is_asked, **{"share_names": False, **options})
     training = {"data": str(folder / "secret" / "data.yaml"), "lr0": 0.01}
     logger.start(SimpleNamespace(layout=LAYOUT, clip=10.0, folder=folder, training=training))
     return logger
 
 
-def states():
+def random_states():
     return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
 
 
@@ -85,7 +85,7 @@ def report_of(folder, *findings):
 
 
 def run_through(logger, folder):
-    """A window each in two epochs, a finding, the end."""
+    """Two epochs of one window each, a finding, and the end of the training."""
     finding = finding_of(message=f"see {folder}/secret/data.yaml")
     for epoch in (1, 2):
         logger.window(window_of(LAYOUT, epoch=epoch, step_last=epoch * 5))
@@ -119,14 +119,14 @@ def test_absolute_paths_are_sent_only_if_asked_for(monkeypatch, tmp_path, share_
 
 
 @pytest.mark.parametrize("text", ["__init__.py:3", "<lambda>", "a*b*c | [d] & `e`", r"\d"])
-def test_a_text_shows_as_it_is_in_markdown(text):
-    """What is left once each escape is read is the text, and nothing else is a sign of Markdown."""
+def test_text_is_escaped_for_markdown(text):
+    """Unescaping gives the text back, and no unescaped Markdown character is left."""
     escaped = as_markdown(text)
     assert not re.search(r"(?<!\\)[*_|`\[<]", escaped.replace(r"\\", ""))
     assert unescape(re.sub(r"\\(.)", r"\1", escaped)) == text
 
 
-def test_a_report_in_markdown_has_a_narrow_table_and_each_message_below(tmp_path):
+def test_markdown_report_is_a_narrow_table_followed_by_the_messages(tmp_path):
     found = [finding_of(number=n, message=f"see a|b_{n}") for n in (3, 1)]
     privacy = Privacy(SimpleNamespace(folder=tmp_path, training={}), share_names=False)
     drawn = Drawn(pictures=tuple, page=lambda _: None)
@@ -147,7 +147,7 @@ def test_a_report_in_markdown_has_a_narrow_table_and_each_message_below(tmp_path
         ({"mlflow.note.content": "healthy\n\n", "gradwatch.verdict": "healthy"}, True),
     ],
 )
-def test_mlflow_gets_a_description_unless_the_user_has_written_one(monkeypatch, tags, is_written):
+def test_mlflow_description_is_written_unless_the_user_wrote_one(monkeypatch, tags, is_written):
     run = SimpleNamespace(info=SimpleNamespace(run_id="r"), data=SimpleNamespace(tags=tags))
     module, sent = ModuleType("mlflow"), {}
     module.active_run = lambda: run
@@ -163,35 +163,33 @@ def test_mlflow_gets_a_description_unless_the_user_has_written_one(monkeypatch, 
 
 
 @pytest.mark.parametrize("share_names", [False, True])
-def test_names_of_images_are_sent_only_if_asked_for(monkeypatch, tmp_path, share_names):
+def test_image_names_are_sent_only_if_asked_for(monkeypatch, tmp_path, share_names):
     logger = started(monkeypatch, tmp_path, share_names=share_names)
     (tmp_path / "step.json").write_text('{"images": [["cat.jpg"], ["dog.jpg"]]}', encoding="utf-8")
     logger.findings([change_of("start", finding_of(evidence="step.json"))])
     assert ("cat.jpg, dog.jpg" in logger.calls[-1][2]) == share_names
 
 
-def test_once_it_is_closed_nothing_is_sent(monkeypatch, tmp_path):
+def test_nothing_is_sent_after_the_run_is_closed(monkeypatch, tmp_path):
     logger = started(monkeypatch, tmp_path)
-    monkeypatch.setattr(Noted, "open", object())  # somebody else's
+    monkeypatch.setattr(RecordingLogger, "open", object())  # another run is open now
     run_through(logger, tmp_path)
-    monkeypatch.setattr(Noted, "open", None)
+    monkeypatch.setattr(RecordingLogger, "open", None)
     run_through(logger, tmp_path)
     assert [call[0] for call in logger.calls] == ["begin"]
 
 
 @pytest.mark.parametrize("open_", [None, object()])
-def test_by_itself_it_sends_nothing_where_ultralytics_does_not(
-    monkeypatch, tmp_path, caplog, open_
-):
-    monkeypatch.setattr(Noted, "find", lambda _self: open_)
+def test_auto_mode_sends_nothing_if_ultralytics_does_not(monkeypatch, tmp_path, caplog, open_):
+    monkeypatch.setattr(RecordingLogger, "find", lambda _self: open_)
     logger = started(monkeypatch, tmp_path, fed=open_ is None)
     run_through(logger, tmp_path)
     assert not logger.calls
     assert not caplog.records
 
 
-def test_one_that_is_named_and_not_open_is_missed_once(monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(Noted, "find", lambda _self: None)
+def test_named_logger_without_an_open_run_warns_once(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(RecordingLogger, "find", lambda _self: None)
     with caplog.at_level(logging.WARNING):
         logger = started(monkeypatch, tmp_path, is_asked=True)
         run_through(logger, tmp_path)
@@ -200,7 +198,7 @@ def test_one_that_is_named_and_not_open_is_missed_once(monkeypatch, tmp_path, ca
     assert "Noted has no open run" in caplog.text
 
 
-def test_once_an_epoch_the_newest_of_each_number(monkeypatch, tmp_path):
+def test_by_epoch_sends_the_newest_value_of_each_number(monkeypatch, tmp_path):
     logger = started(monkeypatch, tmp_path)
     logger.by_epoch = True
     ratio = np.full(len(LAYOUT.modules), 0.5, np.float32)
@@ -214,17 +212,17 @@ def test_once_an_epoch_the_newest_of_each_number(monkeypatch, tmp_path):
     assert (numbers["gradwatch/model"], numbers["gradwatch/update/model"], step) == (2, 0.5, 2)
 
 
-def test_random_numbers_stay_as_they_were_even_if_it_raises(monkeypatch, tmp_path):
-    before = states()
+def test_random_state_is_restored_even_if_the_logger_raises(monkeypatch, tmp_path):
+    before = random_states()
     logger = started(monkeypatch, tmp_path)
     run_through(logger, tmp_path)
-    monkeypatch.setattr(Noted, "send", lambda *_: 1 / (random.random() * 0))  # noqa: S311
+    monkeypatch.setattr(RecordingLogger, "send", lambda *_: 1 / (random.random() * 0))  # noqa: S311
     with pytest.raises(ZeroDivisionError):
         logger.window(window_of(LAYOUT))
-    assert states() == before
+    assert random_states() == before
 
 
-def test_layers_that_thaw_are_named_as_they_are_by_then(monkeypatch, tmp_path):
+def test_regrouped_layers_use_the_new_layout(monkeypatch, tmp_path):
     logger = started(monkeypatch, tmp_path)
     wide = layout_of(YOLO26N)
     logger.regroup(wide)
@@ -233,7 +231,7 @@ def test_layers_that_thaw_are_named_as_they_are_by_then(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("blocks", [3, MOST_BLOCKS, 3 * MOST_BLOCKS])
-def test_a_model_of_many_blocks_gives_some_forty_numbers(blocks):
+def test_number_of_scalars_is_bounded_for_many_blocks(blocks):
     layout = layout_of(("Conv",) * blocks)
     numbers = scalars(layout, window_of(layout))
     assert len(numbers) == 2 * (1 + min(blocks, MOST_BLOCKS)) + 2
@@ -243,7 +241,7 @@ def test_a_model_of_many_blocks_gives_some_forty_numbers(blocks):
 @pytest.mark.parametrize(
     ("total", "factor"), [(5.0, 1.0), (10.0, 1.0), (40.0, 0.25), (np.nan, None)]
 )
-def test_the_factor_by_which_clipping_shrinks_the_gradient(total, factor):
+def test_clip_factor(total, factor):
     norms = np.full(len(LAYOUT.modules), total, np.float32)
     numbers = scalars(LAYOUT, window_of(LAYOUT, norm_mean=norms), 10.0)
     assert numbers.get("gradwatch/clip_factor") == factor
@@ -252,7 +250,7 @@ def test_the_factor_by_which_clipping_shrinks_the_gradient(total, factor):
 # --- the catalogue --------------------------------------------------------------------------------
 
 
-def test_names_are_taken_in_the_order_of_the_catalogue():
+def test_logger_names_are_sorted_in_catalogue_order():
     assert checked_loggers("auto") is None
     assert checked_loggers(["wandb", "tensorboard", "wandb"]) == ("tensorboard", "wandb")
     assert checked_loggers(()) == ()
@@ -262,12 +260,12 @@ def test_names_are_taken_in_the_order_of_the_catalogue():
     ("names", "error"),
     [("wandb", TypeError), (3, TypeError), (["neptune"], ValueError), ([3], ValueError)],
 )
-def test_names_that_are_none(names, error):
+def test_unknown_logger_names_are_refused(names, error):
     with pytest.raises(error, match="loggers"):
         GradWatch(loggers=names)
 
 
-def test_only_the_ones_that_record_tensorboard_know_it():
+def test_only_loggers_that_record_tensorboard_are_relayed():
     drawn = Drawn(pictures=tuple, page=lambda _: None)
     tensorboard, *others = loggers_of(None, drawn, share_names=False)
     assert not tensorboard.is_relayed
@@ -278,7 +276,7 @@ def test_only_the_ones_that_record_tensorboard_know_it():
     assert not alone.is_relayed
 
 
-def test_a_row_is_whole():
+def test_catalogue_entries_are_consistent():
     for name, kind in LOGGERS.items():
         assert kind.name == name
         module = inspect.getmodule(kind)
@@ -289,19 +287,19 @@ def test_a_row_is_whole():
     assert len(LOGGERS) == len(catalog._ALL) == 6
 
 
-def test_a_watch_is_pickled_with_its_loggers():
+def test_pickled_watch_keeps_its_loggers():
     watch = GradWatch(loggers=("wandb",), share_names=True)
     options = pickle.loads(pickle.dumps(watch))._attachment._options  # noqa: S301
     assert (options.loggers, options.share_names) == (("wandb",), True)
     assert options == replace(watch._attachment._options)
 
 
-def test_the_guide_has_the_table_of_the_loggers(request):
+def test_guide_contains_the_table_of_loggers(request):
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition("<!-- loggers -->\n")
-    shown, end, after = rest.partition("<!-- end of loggers -->\n")
+    current, end, after = rest.partition("<!-- end of loggers -->\n")
     if request.config.getoption("--rewrite-golden"):
         PAGE.write_text(f"{before}<!-- loggers -->\n{table()}{end}{after}", encoding="utf-8")
-        shown = table()
+        current = table()
     assert end
-    assert shown == table()
+    assert current == table()

@@ -1,6 +1,6 @@
-"""What loggers have of real trainings: Ultralytics' metrics as without us, and ours beside them.
+"""What loggers store of real trainings: Ultralytics' metrics unchanged, and ours next to them.
 
-They are off wherever pytest is loaded, so these trainings run in processes of their own, offline.
+Ultralytics disables loggers under pytest, so these trainings run offline in separate processes.
 """
 
 import json
@@ -19,7 +19,7 @@ from yolo_gradwatch.loggers.scalars import scalars
 
 NAMES = ("tensorboard", "wandb", "mlflow")
 HAS_ROWS_OF_EPOCHS = Version(ultralytics.__version__) < Version("8.4.184")
-"""Whether W&B gets one set of numbers an epoch."""
+"""Whether W&B gets one set of numbers per epoch."""
 
 pytestmark = [
     pytest.mark.train,
@@ -29,31 +29,31 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """A training that nobody watches."""
+    """An unwatched training."""
     return train(tmp_path_factory.mktemp("alone"), settings=NAMES)
 
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
-    """The same, watched, and every logger draws random numbers."""
+    """The same training, watched; every logger draws random numbers."""
     return train(tmp_path_factory.mktemp("watched"), settings=NAMES, watch={}, draws=True)
 
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory):
-    """The same: MLflow raises in its third call, TensorBoard is off, W&B's run is the user's."""
+    """Watched too: MLflow's third call raises, TensorBoard is off, W&B's run is the user's."""
     watch = {"loggers": NAMES, "share_names": True}
     folder = tmp_path_factory.mktemp("broken")
     return train(folder, settings=NAMES[1:], watch=watch, breaks="mlflow", opens="wandb")
 
 
 def expected(ran, name):
-    """The numbers of a run's windows, by name, in the steps that a logger gets."""
+    """The scalars of a run's windows by name, at the steps at which the logger stores them."""
     run = load_run(ran.folder / "run")
     windows = list(run.windows_in_order())
     ends = {window.epoch: window.step_last for window in windows}
     by_epoch = name == "wandb" and HAS_ROWS_OF_EPOCHS
-    found = defaultdict(dict)  # of an epoch, the newest
+    found = defaultdict(dict)  # by epoch, the newest value wins
     for window in windows:
         step = ends[window.epoch] if by_epoch else window.step_last
         for number, value in scalars(run.layout, window, 10.0).items():
@@ -61,50 +61,51 @@ def expected(ran, name):
     return {number: [*pairs.items()] for number, pairs in found.items()}
 
 
-def assert_whole(ran, name):
-    """Every number of ours is there, at its step, once; there is one run."""
+def assert_complete(ran, name):
+    """Each of our scalars is stored once, at its step, in a single run."""
     stored = ran.stored(name)
-    ours, wanted = stored.ours(), expected(ran, name)
+    numbers, wanted = stored.ours(), expected(ran, name)
     assert len(wanted["gradwatch/model"]) == (4 if HAS_ROWS_OF_EPOCHS and name == "wandb" else 16)
-    assert set(wanted) <= set(ours)
-    assert set(ours) - set(wanted) <= {"gradwatch/step"}
+    assert set(wanted) <= set(numbers)
+    assert set(numbers) - set(wanted) <= {"gradwatch/step"}
     for number, pairs in wanted.items():
-        assert [step for step, _ in ours[number]] == [step for step, _ in pairs]
-        np.testing.assert_allclose([v for _, v in ours[number]], [v for _, v in pairs], rtol=1e-6)
+        own = numbers[number]
+        assert [step for step, _ in own] == [step for step, _ in pairs]
+        np.testing.assert_allclose([v for _, v in own], [v for _, v in pairs], rtol=1e-6)
     assert stored.runs == 1
 
 
-def test_without_us_nothing_of_ours_is_there(alone):
+def test_unwatched_training_logs_nothing_of_gradwatch(alone):
     assert alone.code == 0, alone.said
     assert len(alone.weights) == 64
     assert not any(alone.stored(name).ours() for name in NAMES)
 
 
-def test_the_weights_are_the_same_bit_for_bit(alone, watched):
+def test_weights_are_identical_bit_for_bit(alone, watched):
     assert watched.code == 0, watched.said
     assert watched.weights == alone.weights
 
 
-def test_so_they_are_if_a_logger_raises(alone, broken):
+def test_weights_are_identical_if_a_logger_raises(alone, broken):
     assert broken.code == 0, broken.said
     assert broken.weights == alone.weights
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_ultralytics_own_metrics_are_the_same_at_every_step(alone, watched, broken, name):
-    theirs = alone.stored(name).theirs()
-    assert len(theirs["train/box_loss"]) == 4
-    assert watched.stored(name).theirs() == theirs
-    assert broken.stored(name).theirs() == (theirs if name != "tensorboard" else {})
+def test_ultralytics_metrics_are_unchanged_at_every_step(alone, watched, broken, name):
+    metrics = alone.stored(name).theirs()
+    assert len(metrics["train/box_loss"]) == 4
+    assert watched.stored(name).theirs() == metrics
+    assert broken.stored(name).theirs() == (metrics if name != "tensorboard" else {})
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_window_is_there_at_its_optimizer_step(watched, name):
-    assert_whole(watched, name)
+def test_every_window_is_stored_at_its_optimizer_step(watched, name):
+    assert_complete(watched, name)
 
 
-def test_rows_of_ultralytics_are_whole(alone, watched):
-    """None of ours is in W&B's row of an epoch, or cuts it in two."""
+def test_wandb_rows_of_ultralytics_are_unchanged(alone, watched):
+    """Our scalars neither join W&B's row of an epoch nor split it in two."""
     rows = [
         [set(row) for row in ran.stored("wandb").rows if "train/box_loss" in row]
         for ran in (alone, watched)
@@ -115,8 +116,8 @@ def test_rows_of_ultralytics_are_whole(alone, watched):
     assert len(rows[0]) == 4
 
 
-def test_a_logger_that_raises_costs_itself_only(broken):
-    assert_whole(broken, "wandb")
+def test_failing_logger_disables_only_itself(broken):
+    assert_complete(broken, "wandb")
     assert len(broken.stored("mlflow").ours()["gradwatch/model"]) == 2
     assert "gradwatch.verdict" not in broken.stored("mlflow").texts
     assert broken.stored("mlflow").texts["status"] == "FINISHED"
@@ -124,7 +125,7 @@ def test_a_logger_that_raises_costs_itself_only(broken):
 
 
 def texts(ran, name):
-    """A begin, an end, the verdict, the table, the pictures and the page, as a logger has them."""
+    """What a logger stored: start and end of a finding, verdict, table, pictures and page."""
     found = ran.stored(name).texts
     if name == "tensorboard":
         begin, end = found["gradwatch/findings/1-dead/text_summary"]
@@ -163,13 +164,13 @@ def test_findings_verdict_table_pictures_and_page(watched, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_absolute_path_is_sent_unless_asked_for(watched, broken, name):
-    """Ultralytics sends its arguments, in texts that are not ours."""
+    """Ultralytics itself sends its arguments; only our own texts are checked."""
     for ran in (watched, broken) if name == "wandb" else (watched,):
         sent = "\n".join(text for text in texts(ran, name) if isinstance(text, str))
         assert (str(ran.folder) in sent) == (ran is broken)
 
 
-def test_a_training_that_fails_leaves_its_verdict(tmp_path):
+def test_failed_training_logs_its_verdict(tmp_path):
     ran = train(tmp_path, settings=NAMES[:2], watch={}, fails=3)
     assert ran.code == 1
     verdict = load_run(tmp_path / "run").report().verdict
@@ -179,7 +180,7 @@ def test_a_training_that_fails_leaves_its_verdict(tmp_path):
     assert ran.stored("wandb").runs == ran.stored("tensorboard").runs == 1
 
 
-def test_who_is_off_is_not_loaded_and_missed_once_if_named(broken):
+def test_disabled_logger_is_not_imported_and_warns_once_if_named(broken):
     assert broken.loaded == ["wandb", "mlflow"]
     assert broken.said.count("has no open run") == 1
     assert not list(broken.folder.rglob("*tfevents*"))
@@ -190,8 +191,8 @@ OTHERS = [("comet",), ("clearml",), ("dvc",), ("comet", "tensorboard"), ("clearm
 
 @pytest.mark.full
 @pytest.mark.parametrize("on", OTHERS, ids="-".join)
-def test_the_other_loggers(tmp_path, on):
-    """They record TensorBoard by themselves: no number is there twice."""
+def test_other_loggers(tmp_path, on):
+    """Some record TensorBoard on their own: no scalar is stored twice."""
     name = on[0]
     package = {"comet": "comet_ml", "dvc": "dvclive"}.get(name, name)
     if not find_spec(package):

@@ -1,4 +1,4 @@
-"""What an experiment logger gets of a window."""
+"""The scalars of a window that an experiment logger gets."""
 
 from types import SimpleNamespace
 
@@ -14,23 +14,22 @@ SHOWN = ("model", "model.0", "model.1", "model.3", "model.4")
 
 
 def means(layout, **changes):
-    """Norms of 1, other ones by name with `_` for `.`."""
+    """Norms of 1, except those given by name with `_` for `.`."""
     norms = np.ones(len(layout.modules), np.float32)
     for name, norm in changes.items():
         norms[layout.modules.index(name.replace("_", "."))] = norm
     return norms
 
 
-def norms_of(numbers):
-    """Without the updates."""
+def without_updates(numbers):
     return {name: n for name, n in numbers.items() if "/update/" not in name}
 
 
-def test_the_whole_model_the_blocks_and_the_skips():
+def test_scalars_of_model_blocks_clipping_and_skips():
     layout = layout_of()
     norm_mean = means(layout, model=9.0, model_1=0.0, model_3=0.5, model_3_conv=0.4)
     numbers = scalars(layout, window_of(layout, norm_mean=norm_mean, steps=5, skipped=2))
-    assert norms_of(numbers) == {
+    assert without_updates(numbers) == {
         "gradwatch/model": 9.0,
         "gradwatch/model.0": 1.0,
         "gradwatch/model.1": 0.0,
@@ -43,15 +42,15 @@ def test_the_whole_model_the_blocks_and_the_skips():
 
 
 @pytest.mark.parametrize("norm", [np.nan, np.inf])
-def test_a_norm_without_a_finite_step_is_left_out(norm):
+def test_nonfinite_norm_is_left_out(norm):
     layout = layout_of()
     numbers = scalars(layout, window_of(layout, norm_mean=means(layout, model_1=norm)))
-    assert set(norms_of(numbers)) == {
+    assert set(without_updates(numbers)) == {
         f"gradwatch/{name}" for name in (*SHOWN, "clip_factor", "skipped")
     } - {"gradwatch/model.1"}
 
 
-def test_updates_are_written_where_they_were_measured():
+def test_update_ratios_are_sent_only_where_measured():
     layout = layout_of()
     norms, ratios = means(layout), means(layout, model_1=np.nan, model_3=0.25)
     numbers = scalars(layout, window_of(layout, norm_mean=norms, update_ratio=ratios))
@@ -60,7 +59,7 @@ def test_updates_are_written_where_they_were_measured():
     assert updates == {**expected, "gradwatch/update/model.3": 0.25}
 
 
-def test_a_model_that_is_no_list_of_blocks():
+def test_model_that_is_not_a_list_of_blocks():
     layout = Layout(
         modules=(WHOLE, "backbone", "backbone.0", "head"),
         types=("Net", "Sequential", "Linear", "Linear"),
@@ -73,7 +72,7 @@ def test_a_model_that_is_no_list_of_blocks():
         edges=(),
         kernels=(1, 1, 1, 1),
     )
-    assert list(norms_of(scalars(layout, window_of(layout)))) == [
+    assert list(without_updates(scalars(layout, window_of(layout)))) == [
         "gradwatch/model",
         "gradwatch/backbone",
         "gradwatch/head",
@@ -82,7 +81,7 @@ def test_a_model_that_is_no_list_of_blocks():
     ]
 
 
-def test_each_window_is_written_under_its_last_step_with_the_layout_of_then():
+def test_window_is_written_at_its_last_step_in_the_current_layout():
     written, narrow, wide = [], layout_of(), layout_of(YOLO26N)
     output = Scalars(lambda numbers, step: written.append((len(numbers), step)))
     output.start(SimpleNamespace(layout=narrow, clip=10.0))

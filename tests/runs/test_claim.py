@@ -1,4 +1,4 @@
-"""Whose folder it is, as the files and the processes of this machine tell."""
+"""Which training owns a run folder, judged by its files and the processes of this machine."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from yolo_gradwatch.runs.schema import CLAIM_FILE, META_FILE, WINDOWS_FILE
 
 
 def parent():
-    """A process that is another one, and alive."""
+    """Another process that is alive."""
     process = psutil.Process().parent()
     return replace(own(), pid=process.pid, started=_started(process))
 
@@ -34,7 +34,7 @@ WRITERS = {
 
 
 def run_of(folder, writer, status="running"):
-    """A run with this writer; what is in its files."""
+    """Write a run by this writer and return the contents of its files."""
     process = WRITERS[writer]()
     known = {"process": asdict(process)} if process else {}
     write_run(folder, [window(1)], status=status, **known)
@@ -46,13 +46,13 @@ def files(folder):
 
 
 @pytest.mark.parametrize("resumes", [False, True])
-def test_a_training_that_runs_in_another_process_keeps_its_folder(tmp_path, resumes):
+def test_folder_of_a_live_training_in_another_process_is_taken(tmp_path, resumes):
     before = run_of(tmp_path, "another")
     with (
         pytest.raises(Taken, match=rf"process {parent().pid} "),
         claimed(tmp_path, resumes=resumes),
     ):
-        pytest.fail("it has the folder")
+        pytest.fail("the folder was claimed")
     assert files(tmp_path) == before
 
 
@@ -68,14 +68,14 @@ def test_a_training_that_runs_in_another_process_keeps_its_folder(tmp_path, resu
         ("unknown", "running", False),
     ],
 )
-def test_a_folder_is_free_after_a_training_that_is_over(tmp_path, writer, status, resumes):
+def test_folder_of_a_training_that_ended_is_free(tmp_path, writer, status, resumes):
     before = run_of(tmp_path, writer, status)
     with claimed(tmp_path, resumes=resumes):
         assert files(tmp_path).keys() == {*before, CLAIM_FILE}
     assert files(tmp_path) == before
 
 
-def test_what_another_machine_may_still_write_is_kept_beside_a_new_training(tmp_path, caplog):
+def test_files_of_a_run_on_another_machine_are_set_aside(tmp_path, caplog):
     before = run_of(tmp_path, "elsewhere")
     with claimed(tmp_path, resumes=False):
         pass
@@ -84,29 +84,29 @@ def test_what_another_machine_may_still_write_is_kept_beside_a_new_training(tmp_
     assert len(told(caplog)) == 1
 
 
-def test_files_that_cannot_be_renamed_are_those_of_a_training_that_runs(tmp_path, monkeypatch):
+def test_files_that_cannot_be_renamed_mean_the_folder_is_taken(tmp_path, monkeypatch):
     def refuse(_folder):
-        raise PermissionError(13, "used by another process")  # as Windows says
+        raise PermissionError(13, "used by another process")  # as on Windows
 
     before = run_of(tmp_path, "elsewhere")
     monkeypatch.setattr(claim, "set_aside", refuse)
     with pytest.raises(Taken, match="used by another process"), claimed(tmp_path, resumes=False):
-        pytest.fail("it has the folder")
+        pytest.fail("the folder was claimed")
     assert files(tmp_path) == before
 
 
 @pytest.mark.parametrize("content", ["{", '{"format_version": 99}', "[]", "null"])
-def test_a_description_that_cannot_be_read_keeps_nobody_out(tmp_path, content):
+def test_unreadable_meta_file_does_not_block_the_folder(tmp_path, content):
     (tmp_path / META_FILE).write_text(content, encoding="utf-8")
     with claimed(tmp_path, resumes=False):
         pass
     assert (tmp_path / META_FILE).read_text(encoding="utf-8") == content
 
 
-def test_of_two_trainings_that_begin_at_once_the_first_has_the_folder(tmp_path):
+def test_first_of_two_concurrent_claims_wins(tmp_path):
     with claimed(tmp_path, resumes=False):
         with pytest.raises(Taken), claimed(tmp_path, resumes=False):
-            pytest.fail("both have the folder")
+            pytest.fail("the folder was claimed twice")
         assert (tmp_path / CLAIM_FILE).exists()
     assert not (tmp_path / CLAIM_FILE).exists()
     with claimed(tmp_path, resumes=False):
@@ -126,7 +126,7 @@ def test_of_two_trainings_that_begin_at_once_the_first_has_the_folder(tmp_path):
     ],
     ids=["own", "own-old", "dead", "elsewhere", "empty", "null", "empty-old"],
 )
-def test_a_claim_that_a_crash_has_left_is_in_nobodys_way(tmp_path, content, age, is_free):
+def test_stale_claim_does_not_block_the_folder(tmp_path, content, age, is_free):
     path = tmp_path / CLAIM_FILE
     path.write_text(content, encoding="utf-8")
     os.utime(path, (time.time() - age,) * 2)
@@ -139,12 +139,13 @@ def test_a_claim_that_a_crash_has_left_is_in_nobodys_way(tmp_path, content, age,
     assert (not taken, not path.exists()) == (is_free, is_free)
 
 
-def test_a_folder_that_takes_no_file_is_left_to_the_files_to_report(tmp_path):
+def test_claim_ignores_a_missing_folder(tmp_path):
+    """The writers report it."""
     with claimed(tmp_path / "gone", resumes=False):
         assert not (tmp_path / "gone").exists()
 
 
-def test_a_training_in_the_folder_of_another_goes_on_without_the_watch(tmp_path, caplog):
+def test_training_in_a_taken_folder_continues_unwatched(tmp_path, caplog):
     (tmp_path / "run").mkdir()
     before = run_of(tmp_path / "run", "another")
     watch = GradWatch(live=False)
@@ -157,7 +158,7 @@ def test_a_training_in_the_folder_of_another_goes_on_without_the_watch(tmp_path,
     assert load_run(tmp_path / "run" / WINDOWS_FILE).report().steps == 1
 
 
-def test_a_watched_training_leaves_no_claim(tmp_path):
+def test_watched_training_leaves_no_claim(tmp_path):
     FAKE.train(tmp_path, watch=GradWatch(live=False))
     names = set(files(tmp_path / "run"))
     assert CLAIM_FILE not in names

@@ -1,4 +1,4 @@
-"""Every damage to a file of a run: each reader says where it is, in one sentence."""
+"""Every kind of damage to a run's files: each reader says in one sentence where it is."""
 
 import errno
 import os
@@ -57,7 +57,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "end"), CASES)
-def test_the_place_of_a_damage_is_named_by_every_reader(run, name, end):
+def test_every_reader_names_the_place_of_the_damage(run, name, end):
     damage = DAMAGES[name]
     spoil(run, damage.file, damage.change, end)
     error = refusal(run)
@@ -73,7 +73,7 @@ FOLLOWED = [
 
 
 @pytest.mark.parametrize("name", FOLLOWED)
-def test_what_a_review_refuses_is_refused_while_it_grows(run, name):
+def test_tail_refuses_what_a_review_refuses(run, name):
     damage = DAMAGES[name]
     spoil(run, damage.file, damage.change)
     with pytest.raises(FormatError) as caught:
@@ -84,7 +84,7 @@ def test_what_a_review_refuses_is_refused_while_it_grows(run, name):
 
 
 @pytest.mark.parametrize("column", UNREADABLE)
-def test_the_cell_that_a_column_cannot_hold_is_named(run, column):
+def test_unreadable_cell_is_named(run, column):
     whole = (run / WINDOWS_FILE).read_bytes()
     for number, text in enumerate(UNREADABLE[column]):
         line = 2 + number * 9  # in the last line too
@@ -104,7 +104,7 @@ def raising(error, path, read):
 
 @pytest.mark.parametrize("name", RUN_FILES)
 @pytest.mark.parametrize("damage", ["removed", "a folder", "on a broken disk"])
-def test_a_file_that_cannot_be_opened_is_named_with_a_remedy(run, monkeypatch, name, damage):
+def test_file_that_cannot_be_opened_is_named_with_a_remedy(run, monkeypatch, name, damage):
     if damage == "on a broken disk":
         refused = OSError(errno.EIO, os.strerror(errno.EIO))
         for read in ("read_bytes", "read_text"):
@@ -122,7 +122,7 @@ def test_a_file_that_cannot_be_opened_is_named_with_a_remedy(run, monkeypatch, n
 
 @pytest.mark.parametrize("end", ["LF", "CRLF"])
 @pytest.mark.parametrize("name", REMARKED)
-def test_what_is_whole_is_read_with_a_remark_that_every_reader_has(run, name, end):
+def test_partly_damaged_run_is_read_with_a_remark_by_every_reader(run, name, end):
     file, change, windows = REMARKED[name]
     spoil(run, file, change, end)
     found = load_run(run)
@@ -135,24 +135,24 @@ def test_what_is_whole_is_read_with_a_remark_that_every_reader_has(run, name, en
         assert " ".join(remark.split()[:4]) in out + err
 
 
-def test_what_is_said_of_a_damage(run, files, golden):
-    """One of each sentence of ours: those of json and of msgspec are theirs."""
-    said = {}
+def test_messages_about_damage(run, files, golden):
+    """One of each of our own messages; those of json and msgspec are left out."""
+    messages = {}
     for name, damage in DAMAGES.items():
         spoil(run, damage.file, damage.change)
         what = re.sub(r"not JSON \(.*\)", "not JSON (...)", str(refusal(run)))
         kind = re.sub(r"'.*?'|-?\d+|\$[^:]*|is not a valid .*;", "", what)
         if "`" not in what and "Invalid enum" not in what:
-            said.setdefault(kind, f"{name}\n    {what.removeprefix(f'{run}/')}\n")
+            messages.setdefault(kind, f"{name}\n    {what.removeprefix(f'{run}/')}\n")
         (run / damage.file).write_bytes(files[damage.file])
     for name, (file, change, _) in REMARKED.items():
         spoil(run, file, change)
-        said[name] = f"{name}\n    {load_run(run).remarks[0]}\n"
+        messages[name] = f"{name}\n    {load_run(run).remarks[0]}\n"
         (run / file).write_bytes(files[file])
-    golden("damages", "".join(said.values()))
+    golden("damages", "".join(messages.values()))
 
 
-def test_the_run_that_cannot_be_used_is_named_by_a_comparison(run, tmp_path_factory):
+def test_compare_names_the_unreadable_run(run, tmp_path_factory):
     other = tmp_path_factory.mktemp("other")
     for name in RUN_FILES:
         shutil.copy(run / name, other)
@@ -162,12 +162,12 @@ def test_the_run_that_cannot_be_used_is_named_by_a_comparison(run, tmp_path_fact
 
 
 @pytest.mark.parametrize("options", ["--csv", "--json", "--module=*", "--fail-on=dead"])
-def test_what_cannot_be_used_leaves_no_half_of_an_output(run, options):
+def test_unreadable_run_leaves_no_partial_output(run, options):
     spoil(run, WINDOWS_FILE, cell(5, "steps", "x"))
     assert outcome("review", run, options) == (2, "", f"Error: {refusal(run)}\n")
 
 
-def test_following_what_cannot_be_used_ends_with_the_sentence(run):
+def test_following_an_unreadable_run_ends_with_the_error(run):
     spoil(run, META_FILE, instead("[1]"))
     code, _, err = outcome("review", run, "--follow")
     assert code == 2
@@ -175,14 +175,14 @@ def test_following_what_cannot_be_used_ends_with_the_sentence(run):
 
 
 @pytest.mark.parametrize("change", [with_crlf, lambda old: b"\xef\xbb\xbf" + old])
-def test_files_that_another_system_or_a_spreadsheet_has_saved_read_the_same(run, change):
+def test_line_ends_and_byte_order_mark_do_not_matter(run, change):
     before = content("review", run)
     for name in (WINDOWS_FILE, ALERTS_FILE):
         spoil(run, name, change)
     assert content("review", run) == before
 
 
-def test_an_error_survives_its_way_to_another_process(run):
+def test_format_error_survives_pickling(run):
     spoil(run, WINDOWS_FILE, cell(5, "steps", "x"))
     error = refusal(run)
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301  # our own

@@ -1,4 +1,4 @@
-"""What a step was made of: kept for a few steps, written for a finding."""
+"""Evidence of a step: kept in memory for a few steps, written for a finding."""
 
 from __future__ import annotations
 
@@ -24,25 +24,23 @@ NOTE = [Batch(("a.png", "b.png"), 5), Batch(("c.png",), 0)]
 
 
 def items(*batches):
-    """Loss items of the batches of a step."""
+    """The loss items of a step's batches."""
     return (BatchItems(("box_loss", "cls_loss"), np.array(batches)),)
 
 
 READ = {"losses": items((9.0, 9.0), (1.5, 0.25)), "rates": (0.01, 0.1)}
 
 
-def begun(run):
-    """Evidence of a training that has begun."""
+def started(run):
+    """Evidence of a training that has started."""
     found = Evidence(run, SimpleNamespace(is_whole=True))
     found.start(SimpleNamespace(layout=LAYOUT))
     return found
 
 
 @pytest.mark.parametrize("is_whole", [True, False])
-def test_a_disk_that_cannot_be_written_is_reported_unless_the_tables_have_done_so(
-    tmp_path, is_whole
-):
-    found = kept(tmp_path)
+def test_write_error_is_reported_unless_the_tables_failed_before(tmp_path, is_whole):
+    found = with_one_step(tmp_path)
     (tmp_path / "gradwatch").touch()  # where the folder would be
     assert found.file(7, 7) == ""
     found._files.is_whole = is_whole
@@ -50,9 +48,9 @@ def test_a_disk_that_cannot_be_written_is_reported_unless_the_tables_have_done_s
         found.findings([])
 
 
-def kept(run, step=7, note=NOTE, **changes):
-    """Evidence that has seen one step."""
-    found = begun(run)
+def with_one_step(run, step=7, note=NOTE, **changes):
+    """Evidence that has recorded one step."""
+    found = started(run)
     found.note(step, note)
     one = replace(sample(step, 2.0, epoch=3), **{**READ, **changes})
     found.steps([one], module_norms(one.norms, MEMBERS)[None])
@@ -67,8 +65,8 @@ def files(run):
     return sorted(path.name for path in (run / evidence.FOLDER).glob("*"))
 
 
-def test_a_file_holds_what_the_step_was_made_of(tmp_path):
-    name = kept(tmp_path, scale=65536.0, skipped=True).file(7, 7)
+def test_file_holds_images_losses_rates_and_norms_of_the_step(tmp_path):
+    name = with_one_step(tmp_path, scale=65536.0, skipped=True).file(7, 7)
     assert name == "gradwatch/evidence/step-00007.json"
     content = read(tmp_path, name)
     norms = content.pop("norms")
@@ -87,8 +85,8 @@ def test_a_file_holds_what_the_step_was_made_of(tmp_path):
 
 
 @pytest.mark.parametrize(("value", "text"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf")])
-def test_numbers_that_json_lacks_are_text(tmp_path, value, text):
-    found = begun(tmp_path)
+def test_nonfinite_numbers_are_written_as_text(tmp_path, value, text):
+    found = started(tmp_path)
     found.note(1, NOTE)
     one = replace(sample(1), losses=items((value, 1.0)))
     found.steps([one], np.array([value, *[1.0] * (len(LAYOUT.modules) - 1)])[None])
@@ -103,8 +101,8 @@ def test_numbers_that_json_lacks_are_text(tmp_path, value, text):
     assert content["norms"]["model.0"] == 1.0
 
 
-def test_a_step_without_a_note_still_has_its_numbers(tmp_path):
-    found = begun(tmp_path)
+def test_step_without_a_note_still_has_its_norms(tmp_path):
+    found = started(tmp_path)
     found.steps([sample(4)], np.ones(len(LAYOUT.modules))[None])
     content = read(tmp_path, found.file(4, 4))
     assert (content["images"], content["learning_rates"], content["losses"]) == ([], [], {})
@@ -121,25 +119,25 @@ def test_a_step_without_a_note_still_has_its_numbers(tmp_path):
         (NOTE, {"rates": ()}, "learning_rates", []),
     ],
 )
-def test_what_a_step_lacks_is_left_out(tmp_path, note, of_sample, part, expected):
-    name = kept(tmp_path, 1_234_567, note=note, **of_sample).file(1_234_567, 1_234_567)
+def test_unknown_values_of_a_step_are_empty(tmp_path, note, of_sample, part, expected):
+    name = with_one_step(tmp_path, 1_234_567, note=note, **of_sample).file(1_234_567, 1_234_567)
     assert name == "gradwatch/evidence/step-1234567.json"
     assert read(tmp_path, name)[part] == expected
 
 
 def many(run, count):
-    found = begun(run)
+    found = started(run)
     for step in range(1, count + 1):
         found.note(step, [Batch((f"{step}.png",))])
         found.steps([sample(step)], np.full(len(LAYOUT.modules), float(step))[None])
     return found
 
 
-def test_the_newest_steps_are_kept_and_older_ones_forgotten(tmp_path):
+def test_only_the_newest_steps_are_kept(tmp_path):
     count = KEPT_STEPS + 10
     found = many(tmp_path, count)
     forgotten = count - KEPT_STEPS
-    found.note(count + 1, NOTE)  # it has not landed
+    found.note(count + 1, NOTE)  # its numbers have not arrived
     assert found.file(count + 1, count + 1) == found.file(forgotten, forgotten) == ""
     content = read(tmp_path, found.file(count, count))
     assert content["step"] == content["norms"]["model"] == count
@@ -148,11 +146,11 @@ def test_the_newest_steps_are_kept_and_older_ones_forgotten(tmp_path):
     assert len(found._notes) == len(found._landed) == KEPT_STEPS
 
 
-def test_of_a_bad_window_the_step_that_is_not_finite_is_named(tmp_path):
+def test_window_with_a_nonfinite_step_refers_to_that_step(tmp_path):
     found = many(tmp_path, 100)
     found.steps([sample(101)], np.full(len(LAYOUT.modules), np.nan)[None])
     found.steps([sample(102)], np.full(len(LAYOUT.modules), 1e9)[None])
-    name = found.file(7, 102)  # the first of a window, long forgotten
+    name = found.file(7, 102)  # step 7, the first of the window, is no longer kept
     assert name == f"{evidence.FOLDER}/step-00101.json"
     assert evidence.existing(tmp_path, 7, 102) == name
     assert evidence.existing(tmp_path, 7, 100) == evidence.existing(tmp_path, 102, 103) == ""
@@ -160,17 +158,17 @@ def test_of_a_bad_window_the_step_that_is_not_finite_is_named(tmp_path):
     assert (content["step"], content["norms"]["model"]) == (101, "nan")
 
 
-def test_of_a_bad_window_of_finite_steps_the_highest_is_named(tmp_path):
+def test_window_of_finite_steps_refers_to_the_highest(tmp_path):
     found = many(tmp_path, 100)
     found.steps([sample(101)], np.full(len(LAYOUT.modules), 1.0)[None])
     assert read(tmp_path, found.file(95, 101))["step"] == 100
 
 
-def test_files_of_the_first_part_of_a_run_count(tmp_path):
+def test_limit_on_files_includes_those_before_the_resume(tmp_path):
     found = many(tmp_path, 30)
     for step in range(1, 20):
         found.file(step, step)
-    resumed = begun(tmp_path)
+    resumed = started(tmp_path)
     for step in (40, 41):
         resumed.steps([sample(step)], np.ones(len(LAYOUT.modules))[None])
     assert [bool(resumed.file(step, step)) for step in (40, 41)] == [True, False]
@@ -179,7 +177,7 @@ def test_files_of_the_first_part_of_a_run_count(tmp_path):
 @pytest.mark.parametrize(
     "folder", [evidence.OWN_FOLDER, evidence.FOLDER, evidence.OLD_FOLDER], ids=["own", "new", "old"]
 )
-def test_clear_takes_a_link_away_and_leaves_what_it_points_to(tmp_path, folder):
+def test_clear_removes_a_symlink_but_not_its_target(tmp_path, folder):
     other, run = tmp_path / "other", tmp_path / "run"
     other.mkdir()
     run.mkdir()
@@ -191,14 +189,14 @@ def test_clear_takes_a_link_away_and_leaves_what_it_points_to(tmp_path, folder):
     assert not (run / folder).is_symlink()
 
 
-def test_clear_needs_no_folder(tmp_path):
+def test_clear_without_a_folder_does_nothing(tmp_path):
     evidence.clear(tmp_path)
     evidence.clear(tmp_path / "not there yet")
     assert evidence.existing(tmp_path / "not there yet", 1, 1) == ""
     assert list(tmp_path.iterdir()) == []
 
 
-# --- written by a recorder, when a finding asks for it --------------------------------------------
+# --- written by a recorder for a finding ----------------------------------------------------------
 
 CONV = 3  # parameter of model.1.conv
 BAD = np.where(np.arange(len(MEMBERS.elements)) == CONV, np.nan, 1.0)
@@ -206,20 +204,20 @@ BAD = np.where(np.arange(len(MEMBERS.elements)) == CONV, np.nan, 1.0)
 
 @pytest.fixture
 def begin(tmp_path):
-    """Begin to record a training in ``tmp_path``; all are closed in the end."""
+    """Start recording a training in ``tmp_path``; every recording is closed at the end."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(closing(Recording(tmp_path, **options)))
 
 
 def take(recorder, pattern):
-    """Take steps: an ``x`` has a NaN in one layer, a ``^`` is 10,000 times as high."""
+    """Record steps: an ``x`` has a NaN in one layer, a ``^`` is 10,000 times as high."""
     first = recorder.first_step
     for step, kind in enumerate(pattern, first):
         recorder.evidence.note(step, [Batch((f"{step}.png",))])
         recorder.take([sample(step, {"x": BAD, "^": 1e4}.get(kind, 1.0))])
 
 
-def test_a_finding_names_the_file_in_the_report_and_in_the_alerts(tmp_path, begin):
+def test_report_and_alerts_name_the_file_of_a_finding(tmp_path, begin):
     recorder = begin()
     take(recorder, "..x.")
     recorder.finish("finished")
@@ -235,7 +233,7 @@ def test_a_finding_names_the_file_in_the_report_and_in_the_alerts(tmp_path, begi
     assert load_run(tmp_path).report() == recorder.report()
 
 
-def test_the_numbers_of_the_file_are_those_of_the_table(tmp_path, begin):
+def test_norms_in_the_file_equal_those_in_the_table(tmp_path, begin):
     recorder = begin()
     take(recorder, "..x.")
     rows = load_run(tmp_path).windows.query("step_first == 3").set_index("module")
@@ -246,8 +244,8 @@ def test_the_numbers_of_the_file_are_those_of_the_table(tmp_path, begin):
         assert norm == "nan" or np.float32(norm) == rows.loc[module, "norm_mean"]
 
 
-def test_a_file_is_named_after_the_step_that_it_holds(tmp_path, begin, monkeypatch):
-    monkeypatch.setattr(Rollup, "_opens_stretch", lambda *_sample: False)  # all are used up
+def test_file_is_named_after_the_step_it_holds(tmp_path, begin, monkeypatch):
+    monkeypatch.setattr(Rollup, "_opens_stretch", lambda *_sample: False)  # none are left
     recorder = begin()
     take(recorder, "." * 203 + "^..")
     recorder.finish("finished")
@@ -260,12 +258,12 @@ def test_a_file_is_named_after_the_step_that_it_holds(tmp_path, begin, monkeypat
     assert load_run(tmp_path).report() == recorder.report()
 
 
-def test_a_healthy_run_leaves_no_file(tmp_path, begin):
+def test_healthy_run_writes_no_file(tmp_path, begin):
     take(begin(), "." * 100)
     assert not (tmp_path / evidence.FOLDER).exists()
 
 
-def test_each_time_that_a_fault_comes_back_is_kept_up_to_20(tmp_path, begin, monkeypatch):
+def test_each_recurrence_is_kept_up_to_20(tmp_path, begin, monkeypatch):
     monkeypatch.setattr(Allowance, "allows", lambda *_step, **_kind: True)
     recorder = begin()
     take(recorder, ("." * 29 + "x") * 25)
@@ -276,7 +274,7 @@ def test_each_time_that_a_fault_comes_back_is_kept_up_to_20(tmp_path, begin, mon
     assert finding.evidence == "gradwatch/evidence/step-00600.json"
 
 
-def test_a_resumed_run_knows_the_findings_and_their_files(tmp_path, begin):
+def test_resumed_run_restores_findings_and_their_files(tmp_path, begin):
     first = begin()
     take(first, "..x.....")
     first.finish("interrupted")
@@ -290,7 +288,7 @@ def test_a_resumed_run_knows_the_findings_and_their_files(tmp_path, begin):
     assert load_run(tmp_path).report() == resumed.report()
 
 
-def test_a_disk_that_takes_no_file_costs_a_warning_and_not_the_report(tmp_path, begin, caplog):
+def test_unwritable_folder_warns_but_still_reports_the_finding(tmp_path, begin, caplog):
     (tmp_path / evidence.OWN_FOLDER).write_text("in the way", encoding="utf-8")
     recorder = begin()
     take(recorder, "..x.")
@@ -301,8 +299,8 @@ def test_a_disk_that_takes_no_file_costs_a_warning_and_not_the_report(tmp_path, 
 
 
 @pytest.mark.parametrize(("skipped", "held"), [((3,), 4), ((3, 4, 5), 3), ((), 3)])
-def test_a_step_that_amp_skipped_is_held_only_if_it_skipped_all(tmp_path, skipped, held):
-    found = begun(tmp_path)
+def test_step_skipped_by_amp_is_used_only_if_all_were_skipped(tmp_path, skipped, held):
+    found = started(tmp_path)
     for step, norm in ((3, np.inf), (4, 1e9), (5, 1.0)):
         one = sample(step, norm, skipped=step in skipped)
         found.steps([one], module_norms(one.norms, MEMBERS)[None])
@@ -310,8 +308,8 @@ def test_a_step_that_amp_skipped_is_held_only_if_it_skipped_all(tmp_path, skippe
 
 
 @pytest.mark.parametrize("noise", [0, 1], ids=["a window of its own", "within a long window"])
-def test_a_stray_step_of_a_run_that_has_converged_keeps_its_batch_and_is_no_alarm(tmp_path, noise):
-    """As high a step in the half of the run before leaves the second one in a long window."""
+def test_stray_step_of_a_converged_run_keeps_its_batch_and_is_no_alarm(tmp_path, noise):
+    """If an equally high step came earlier, the second one is within a long window."""
     recording = Recording(tmp_path)
     for step in range(1, 4001):
         is_stray = step == 3800 or (noise and step == 3300)

@@ -1,4 +1,4 @@
-"""Files of every format version can be read, continued and reviewed."""
+"""Files of every format version can be read, resumed and reviewed."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ WINDOWS = [window(1), window(2, nonfinite=["model.2.b"]), window(3, steps=4)]
 
 @pytest.fixture(params=VERSIONS)
 def old(request, tmp_path):
-    """A run of an earlier version, which may be changed."""
+    """A copy of a run of an earlier version, safe to modify."""
     return Path(shutil.copytree(DATA / request.param, tmp_path / request.param))
 
 
-def test_there_is_a_run_of_every_version():
+def test_data_has_a_run_of_every_version():
     assert [f"version-{number}" for number in range(1, FORMAT_VERSION + 1)] == VERSIONS
     for name in VERSIONS:
         meta = json.loads((DATA / name / "gradwatch.json").read_text(encoding="utf-8"))
         assert f"version-{meta['format_version']}" == name
 
 
-def test_a_run_of_every_version_is_read(old):
+def test_every_version_is_read(old):
     run = load_run(old)
     assert run.remarks == ()
     assert tuple(run.windows.columns) == WINDOW_COLUMNS
@@ -54,7 +54,7 @@ def test_a_run_of_every_version_is_read(old):
     assert np.isnan(run.grid.norm_mean[15, run.layout.modules.index("model.0.conv")])  # frozen
 
 
-def test_a_run_of_every_version_is_judged_as_it_was_live(old):
+def test_every_version_is_judged_as_it_was_live(old):
     run = load_run(old)
     begun = run.alerts[run.alerts["event"] == "start"]
     findings = run.report().findings
@@ -69,7 +69,7 @@ def test_a_run_of_every_version_is_judged_as_it_was_live(old):
     assert (old / findings[0].evidence).is_file()
 
 
-def test_a_run_of_every_version_is_reviewed_followed_and_drawn(old, tmp_path, capsys):
+def test_every_version_can_be_reviewed_followed_and_plotted(old, tmp_path, capsys):
     assert main(["review", str(old), "--fail-on", "nonfinite"]) == 0
     assert main(["review", str(old), "--fail-on", "spike", "--json"]) == 1
     page = tmp_path / "page.html"
@@ -78,13 +78,14 @@ def test_a_run_of_every_version_is_reviewed_followed_and_drawn(old, tmp_path, ca
     assert "spike" in capsys.readouterr().out
 
 
-def test_how_often_version_1_clipped_is_not_known():
+def test_version_1_does_not_know_the_clipped_steps():
     run = load_run(DATA / "version-1")
     assert run.windows["clipped"].isna().all()
     assert set(run.grid.clipped.tolist()) == {-1}
 
 
-def test_version_1_takes_what_was_asked_for_from_the_arguments_of_ultralytics(old):
+def test_every_version_knows_the_requested_options(old):
+    """Version 1 takes them from the ``args.yaml`` of Ultralytics."""
     options = load_run(old).meta.options.training
     assert (options["optimizer"], options["lr0"]) == ("auto", 0.01)
     assert (at_work(options, "optimizer"), at_work(options, "lr0")) == ("AdamW", 0.001429)
@@ -93,7 +94,7 @@ def test_version_1_takes_what_was_asked_for_from_the_arguments_of_ultralytics(ol
 
 
 @pytest.mark.parametrize("content", [None, "", "\0", "a\n" * 9, "lr0: " + "9" * 9999, "lr0: [1]"])
-def test_arguments_that_cannot_be_read_change_nothing_else(tmp_path, content):
+def test_unreadable_args_yaml_falls_back_to_the_recorded_options(tmp_path, content):
     old = Path(shutil.copytree(DATA / "version-1", tmp_path / "run"))
     (old / "args.yaml").unlink()
     if content is not None:
@@ -102,7 +103,7 @@ def test_arguments_that_cannot_be_read_change_nothing_else(tmp_path, content):
     assert (options["optimizer"], at_work(options, "optimizer")) == ("AdamW", "AdamW")
 
 
-def test_a_resumed_run_of_every_version_goes_on(old):
+def test_every_version_can_be_resumed(old):
     before = load_run(old)
     last = before.layout.modules[-1]
     mend(old, last)
@@ -119,15 +120,15 @@ def test_a_resumed_run_of_every_version_goes_on(old):
     assert len(after.grid.steps) == 21
 
 
-def test_mending_what_is_up_to_date_changes_no_byte(tmp_path):
+def test_mending_an_up_to_date_run_changes_no_byte(tmp_path):
     write_run(tmp_path, WINDOWS)
     content = (tmp_path / "gradwatch.csv").read_bytes()
     mend(tmp_path, LAYOUT.modules[-1])
     assert (tmp_path / "gradwatch.csv").read_bytes() == content
 
 
-def test_a_resumed_training_keeps_what_a_later_version_has_added(tmp_path):
-    """Columns of both tables, with an alert after the resume, and parts of the JSON."""
+def test_resumed_run_keeps_additions_of_a_later_version(tmp_path):
+    """Covers columns of both tables, with an alert after the resume, and parts of the JSON."""
     first = Recording(tmp_path)
     first.step(sample(1))
     first.finish("interrupted")
@@ -152,8 +153,8 @@ def test_a_resumed_training_keeps_what_a_later_version_has_added(tmp_path):
 
 
 @pytest.mark.parametrize("version", [None, 1])
-def test_what_was_asked_for_is_not_known_where_the_first_part_does_not_tell(version):
-    """By then Ultralytics has written over what it was asked for, so advice names both."""
+def test_requested_options_are_unknown_if_the_first_part_lacks_them(version):
+    """Ultralytics has overwritten the requested options by then, so advice names both."""
     earlier = version and load_run(DATA / f"version-{version}")
     resumed = {"optimizer": "AdamW", "lr0": 0.001429, "epochs": 5, "fitted": {}}
     options = as_asked(resumed, earlier)
@@ -163,12 +164,12 @@ def test_what_was_asked_for_is_not_known_where_the_first_part_does_not_tell(vers
     assert as_asked({**resumed, "optimizer": "auto"}, earlier)["optimizer"] == "auto"
 
 
-def test_what_a_later_version_knows_is_shown_as_it_is(tmp_path):
+def test_unknown_event_of_a_later_version_is_shown_verbatim(tmp_path):
     write_run(tmp_path, WINDOWS, events=[Event(1, "start"), Event(3, "coffee_break")])
     assert "coffee_break before step 3" in source_of(load_run(tmp_path))
 
 
-def test_a_new_run_leaves_nothing_of_a_run_of_version_1(tmp_path):
+def test_new_run_removes_the_evidence_of_version_1(tmp_path):
     old = Path(shutil.copytree(DATA / "version-1", tmp_path / "run"))
     assert list(old.glob("gradwatch_evidence/*.json"))
     write_run(old, WINDOWS)

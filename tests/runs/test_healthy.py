@@ -1,4 +1,4 @@
-"""The files of the checkpoints that are kept."""
+"""Files of the last healthy checkpoints."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def shelf(tmp_path):
 
 
 def renew(shelf, *epochs):
-    """Keep the checkpoints of epochs of ten steps each, one after the other."""
+    """Keep the checkpoints of these epochs, ten steps each, one after the other."""
     for epoch in epochs:
         old = Kept(epoch - 1, 10 * epoch - 10) if shelf.path.exists() else None
         with shelf.renewing(old, 10 * epoch) as draft:
@@ -23,7 +23,7 @@ def renew(shelf, *epochs):
 
 
 def contents(folder):
-    """What is in each of the two files; "" if there is none."""
+    """The contents of both files; "" for a missing one."""
     paths = (folder / LAST_HEALTHY, folder / ONE_BEFORE)
     return [path.read_text() if path.exists() else "" for path in paths]
 
@@ -31,14 +31,14 @@ def contents(folder):
 @pytest.mark.parametrize(
     ("epochs", "aside"), [(1, ""), (2, "1"), (3, "1"), (4, "3"), (5, "3"), (6, "5")]
 )
-def test_one_of_before_is_set_aside_every_so_often(shelf, tmp_path, epochs, aside):
+def test_every_second_checkpoint_is_set_aside(shelf, tmp_path, epochs, aside):
     renew(shelf, *range(1, epochs + 1))
     assert contents(tmp_path) == [str(epochs), aside]
     assert shelf.before == (Kept(int(aside), 10 * int(aside)) if aside else None)
 
 
 @pytest.mark.parametrize(("step", "is_back"), [(30, False), (31, True)])
-def test_it_comes_back_if_it_is_from_before_a_step(shelf, tmp_path, step, is_back):
+def test_going_back_restores_a_checkpoint_from_before_the_step(shelf, tmp_path, step, is_back):
     renew(shelf, 1, 2, 3, 4)
     assert shelf.go_back(step) == (Kept(3, 30) if is_back else None)
     assert contents(tmp_path) == (["3", ""] if is_back else ["4", "3"])
@@ -48,8 +48,8 @@ def test_it_comes_back_if_it_is_from_before_a_step(shelf, tmp_path, step, is_bac
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-def test_what_fails_leaves_the_one_of_before_in_its_place(shelf, tmp_path, monkeypatch, error):
-    """Also after that one was set aside."""
+def test_failed_renewal_keeps_the_previous_checkpoint(shelf, tmp_path, monkeypatch, error):
+    """Even if that one had been set aside."""
     renew(shelf, 1)
     usual = Path.replace
 
@@ -66,7 +66,7 @@ def test_what_fails_leaves_the_one_of_before_in_its_place(shelf, tmp_path, monke
     assert len([*(tmp_path / "weights").iterdir()]) == 1
 
 
-def test_one_that_is_gone_is_not_set_aside(shelf, tmp_path):
+def test_deleted_checkpoint_is_not_set_aside(shelf, tmp_path):
     renew(shelf, 1)
     with shelf.renewing(Kept(1, 10), 20) as draft:
         draft.write_text("2")

@@ -1,4 +1,4 @@
-"""The table of loss items: what is written is read back, and damage is named."""
+"""The table of loss items: reading returns what was written, and damage is named."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def assert_windows(run, expected):
         assert_same(one, other)
 
 
-def test_a_window_is_one_row_an_item(tmp_path):
+def test_window_has_one_row_per_item(tmp_path):
     rows = write(tmp_path).read_text(encoding="utf-8").splitlines()
     assert rows[0] == "epoch,step_first,step_last,item,steps,nonfinite,zero,min,mean,max"
     assert rows[4:7] == [
@@ -74,7 +74,7 @@ ANY = st.builds(LossItem, NAMES, st.integers(1, 2**53), COUNTS, COUNTS, FLOATS, 
 @pytest.mark.slow
 @LAWS
 @given(st.lists(ANY, min_size=1, max_size=5, unique_by=lambda one: one.item))
-def test_what_is_read_equals_what_was_written(items):
+def test_reading_returns_what_was_written(items):
     windows = [with_items(1, items=tuple(items)), with_items(2)]
     with TemporaryDirectory() as folder:
         write(Path(folder), windows)
@@ -82,7 +82,7 @@ def test_what_is_read_equals_what_was_written(items):
 
 
 @pytest.mark.parametrize("windows", [[], [window(1), window(2)]])
-def test_a_run_without_loss_items_has_an_empty_table_and_no_file(tmp_path, windows):
+def test_run_without_loss_items_has_an_empty_table_and_no_file(tmp_path, windows):
     path = write(tmp_path, windows)
     assert not path.parent.exists()
     run = load_run(tmp_path)
@@ -94,7 +94,7 @@ def test_a_run_without_loss_items_has_an_empty_table_and_no_file(tmp_path, windo
     assert (kinds == load_run(tmp_path).losses.dtypes.astype(str)).all()
 
 
-def test_a_new_run_replaces_the_table_and_a_resumed_one_goes_on_with_it(tmp_path):
+def test_new_run_replaces_the_table_and_resumed_run_appends(tmp_path):
     write(tmp_path)
     write(tmp_path, [with_items(1)])
     assert_windows(load_run(tmp_path), [with_items(1)])
@@ -104,7 +104,7 @@ def test_a_new_run_replaces_the_table_and_a_resumed_one_goes_on_with_it(tmp_path
     assert not (tmp_path / LOSSES_FILE).exists()
 
 
-def test_a_resumed_run_begins_the_table_that_the_first_part_lacks(tmp_path):
+def test_resumed_run_creates_the_table_if_the_first_part_has_none(tmp_path):
     write(tmp_path, [window(1)])
     mend(tmp_path, LAYOUT.modules[-1])
     write(tmp_path, [with_items(2)], resume=True)
@@ -114,8 +114,8 @@ def test_a_resumed_run_begins_the_table_that_the_first_part_lacks(tmp_path):
 HEADER = len(",".join(LOSS_COLUMNS)) + 1
 
 
-def test_a_window_has_all_of_its_items_or_is_left_out_wherever_a_training_is_killed(tmp_path):
-    """The rows of loss items are written first, then those of the modules."""
+def test_killed_training_never_leaves_a_window_with_half_of_its_items(tmp_path):
+    """Rows of loss items are written first, then those of the modules."""
     path = write(tmp_path, RUN[:1])
     losses, table = path.read_bytes(), (tmp_path / "gradwatch.csv").read_bytes()
     write(tmp_path, RUN[:2])
@@ -128,7 +128,7 @@ def test_a_window_has_all_of_its_items_or_is_left_out_wherever_a_training_is_kil
         assert path.read_bytes() == losses
 
 
-def test_a_torn_end_is_remarked_on_and_cut_off_by_a_resumed_run(tmp_path):
+def test_torn_end_gives_a_remark_and_resuming_cuts_it_off(tmp_path):
     path = write(tmp_path)
     whole = path.read_bytes()
     path.write_bytes(whole[:-3])
@@ -148,7 +148,7 @@ DAMAGES = {
     "a cell too few": (resized(6, -1), 6, ""),
     "a cell too many": (resized(6, 1), 6, ""),
     "the first of two": (both(cell(8, "max", "x"), cell(9, "max", "x")), 8, "max"),
-    "an item again": (lines(lambda old: [*old[:3], old[2], *old[3:]]), 4, "step_first"),
+    "a repeated item": (lines(lambda old: [*old[:3], old[2], *old[3:]]), 4, "step_first"),
     "steps that go back": (lines(lambda old: [old[0], *old[4:7], *old[1:4]]), 5, "step_first"),
     "two runs": (lambda old: old * 2, 11, ""),
     "no column": (without("mean"), 1, "mean"),
@@ -158,7 +158,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_the_place_of_a_damage_is_named_and_the_rest_of_the_run_is_read(tmp_path, name):
+def test_damage_is_located_and_the_rest_of_the_run_is_read(tmp_path, name):
     change, line, column = DAMAGES[name]
     path = write(tmp_path)
     path.write_bytes(change(path.read_bytes()))
@@ -169,7 +169,7 @@ def test_the_place_of_a_damage_is_named_and_the_rest_of_the_run_is_read(tmp_path
 
 
 def assert_left_out(folder, error):
-    """The run has its windows without their items, and a resumed training sets the table aside."""
+    """The run has its windows without loss items, and resuming it sets the table aside."""
     run, path = load_run(folder), folder / LOSSES_FILE
     assert len(run.losses) == 0
     (remark,) = run.remarks
@@ -181,7 +181,7 @@ def assert_left_out(folder, error):
     assert not path.exists()
 
 
-def test_a_table_that_cannot_be_opened_is_left_out(tmp_path):
+def test_table_that_cannot_be_opened_is_left_out(tmp_path):
     path = write(tmp_path)
     path.unlink()
     path.mkdir()
@@ -189,7 +189,7 @@ def test_a_table_that_cannot_be_opened_is_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("column", ["nonfinite", "zero", "min", "max"])
-def test_a_column_that_is_missing_is_remarked_on(tmp_path, column):
+def test_missing_column_gives_a_remark(tmp_path, column):
     path = write(tmp_path)
     path.write_bytes(without(column)(path.read_bytes()))
     run = load_run(tmp_path)
@@ -209,7 +209,7 @@ def test_columns_of_a_later_version_are_kept(tmp_path):
     assert list(load_run(tmp_path).losses["own"]) == [*["7"] * 9, *[""] * 3]
 
 
-def test_a_file_in_the_place_of_the_folder_is_no_reason_to_fail_at_the_start(tmp_path):
+def test_file_in_place_of_the_folder_does_not_fail_the_start(tmp_path):
     (tmp_path / "gradwatch").touch()
     write(tmp_path, [window(1)])
     assert math.isfinite(load_run(tmp_path).grid.norm_mean[0, 0])

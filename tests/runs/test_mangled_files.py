@@ -1,4 +1,4 @@
-"""Files that something has mangled, read by every command: a report or one sentence, never more."""
+"""Mangled files, read by every command: the result is a report or a one-sentence error."""
 
 import io
 import os
@@ -26,10 +26,10 @@ resource = pytest.importorskip("resource")
 
 SECONDS = 20
 ROOM = 2**30
-"""Of memory, for one command beside what the process has."""
+"""Bytes of memory that one command may use on top of what the process already has."""
 
 UNSHRUNK = {
-    "phases": [Phase.explicit, Phase.generate],  # to shrink whole files takes minutes
+    "phases": [Phase.explicit, Phase.generate],  # shrinking whole files takes minutes
     "suppress_health_check": [*HealthCheck],
 }
 
@@ -48,7 +48,7 @@ COMMANDS = (
 
 @contextmanager
 def limited(seconds=SECONDS, room=ROOM):
-    """Fail what takes longer, or needs more memory."""
+    """Fail a block that takes longer or needs more memory."""
 
     def late(_signal, _frame):
         raise TimeoutError(f"took more than {seconds} s")
@@ -69,21 +69,21 @@ def limited(seconds=SECONDS, room=ROOM):
         signal.signal(signal.SIGALRM, before)
 
 
-def assert_report_or_sentence(arguments):
+def assert_report_or_error(arguments):
     with limited():
         code, out, err = outcome(*arguments)
     assert code in {0, 1, 2}
     assert "Traceback" not in out + err
     if code == 2:
         assert re.search(r"^Error: [^\n]+\n\Z", err, re.MULTILINE), err
-        if "--follow" not in arguments:  # it has told what was there
+        if "--follow" not in arguments:  # which prints what it could read first
             assert out == ""
     else:
         assert out
 
 
-def told_of(folder):
-    """The text of a run's report, or why it cannot be read."""
+def report_or_error(folder):
+    """The text of a run's report, or the reason why it cannot be read."""
     try:
         return str(load_run(folder).report())
     except FormatError as error:
@@ -91,7 +91,7 @@ def told_of(folder):
 
 
 def check(files, data):
-    """Mangle a file or two of a run, and read them by a command and by the function."""
+    """Mangle one or two files of a run and read it with a command and with `load_run`."""
     names = data.draw(st.sets(st.sampled_from(RUN_FILES), min_size=1, max_size=2), "files")
     with TemporaryDirectory() as name:
         folder, sound = Path(name) / "run", Path(name) / "sound"
@@ -103,14 +103,14 @@ def check(files, data):
             (folder / file).write_bytes(data.draw(mangled(file, files[file]), file))
         command = data.draw(st.sampled_from(COMMANDS), "command")
         arguments = [word.format(folder=folder, sound=sound) for word in command]
-        assert_report_or_sentence(arguments)
+        assert_report_or_error(arguments)
         with limited():
-            assert told_of(folder).startswith((f"{folder}", "GradWatch: "))
+            assert report_or_error(folder).startswith((f"{folder}", "GradWatch: "))
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    """Follow without a pause, and end without the picture, which takes as long as all else."""
+    """Follow without pauses and skip the final picture, which takes as long as everything else."""
     monkeypatch.setattr(follow, "SECONDS", 0.001)
     monkeypatch.setattr(Picture, "end", lambda *_arguments: None)
 
@@ -128,7 +128,7 @@ def trained(tmp_path_factory):
 
 
 def check_resumed(files, data):
-    """Mangle a file or two of a run, and go on with it: in these files, or in new ones."""
+    """Mangle one or two files of a run and resume it, in these files or in new ones."""
     names = data.draw(st.sets(st.sampled_from(RUN_FILES), min_size=1, max_size=2), "files")
     with TemporaryDirectory() as name, limited(), redirect_stdout(io.StringIO()):
         folder = Path(name)
@@ -169,7 +169,7 @@ FULL = pytest.mark.full
         pytest.param(check, "trained", 300, marks=[FULL, pytest.mark.train]),
     ],
 )
-def test_mangled_files_give_a_report_a_resumed_run_or_one_sentence(request, law, files, examples):
+def test_mangled_files_give_a_report_a_resumed_run_or_an_error(request, law, files, examples):
     several = settings(LAWS, max_examples=examples, **UNSHRUNK)
     whole = request.getfixturevalue(files)
     several(given(data=st.data())(lambda data: law(whole, data)))()

@@ -1,4 +1,4 @@
-"""All runs of a folder as one table, from their small files."""
+"""The table of all runs in a folder, read from their small files."""
 
 import os
 from dataclasses import asdict, replace
@@ -39,12 +39,12 @@ def run(folder, windows=CALM, changed=1e9, **meta):
 
 
 def row(folder):
-    """The only run of a folder; None for what is missing."""
+    """The row of a folder's only run, with None for missing values."""
     (found,) = load_runs(folder).to_dict("records")
     return {name: None if pd.isna(value) else value for name, value in found.items()}
 
 
-def test_a_table_has_these_columns_of_these_types_and_the_newest_run_first(tmp_path):
+def test_table_has_typed_columns_and_the_newest_run_first(tmp_path):
     for name, when in {"a": 2e9, "b/c": 3e9, "d": 1e9}.items():
         run(tmp_path / name, changed=when)
     table = load_runs(tmp_path)
@@ -55,7 +55,7 @@ def test_a_table_has_these_columns_of_these_types_and_the_newest_run_first(tmp_p
 
 @pytest.mark.parametrize("windows", [CALM, DEAD, LATE, CALM[:2], []])
 @pytest.mark.parametrize("status", ["running", "finished", "failed", "interrupted"])
-def test_a_row_says_what_a_review_says(tmp_path, windows, status):
+def test_row_agrees_with_the_review(tmp_path, windows, status):
     report = load_run(run(tmp_path / "a", windows, status=status)).report()
     found = row(tmp_path)
     verdict = report.verdict.replace(",", " ").replace("no verdict", "no_verdict").split()[0]
@@ -69,7 +69,7 @@ def test_a_row_says_what_a_review_says(tmp_path, windows, status):
 
 @settings(FEWER)
 @given(runs())
-def test_the_findings_that_were_reported_are_those_of_a_review(drawn):
+def test_findings_in_the_alerts_are_those_of_the_review(drawn):
     windows, events = drawn
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -77,14 +77,14 @@ def test_the_findings_that_were_reported_are_those_of_a_review(drawn):
         found = alerts.read(folder / ALERTS_FILE)
         expected = [*diagnosis.findings.all.values()]
         assert found.is_whole
-        for ours, theirs in zip(found.findings, expected, strict=True):
+        for one, other in zip(found.findings, expected, strict=True):
             for field in ("number", "rule", "severity", "module", "step"):
-                assert getattr(ours, field) == getattr(theirs, field), field
+                assert getattr(one, field) == getattr(other, field), field
         assert row(folder)["steps"] == sum(one.steps for one in windows)
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_each_rule_names_the_step_at_which_its_finding_began(tmp_path, name):
+def test_alerts_name_the_step_at_which_each_finding_began(tmp_path, name):
     case = RUNS[name]
     training = {"amp": False, **case.given.get("training", {})}
     diagnosis, changes = Diagnosis(NET, FIVE, training), []
@@ -99,14 +99,14 @@ def test_each_rule_names_the_step_at_which_its_finding_began(tmp_path, name):
     ]
 
 
-def test_without_the_step_of_its_beginning_a_finding_has_that_of_its_window(tmp_path):
+def test_finding_without_a_since_step_begins_with_its_window(tmp_path):
     text = "finding,event,step,severity,rule,module,since\n"
     text += "1,start,9,critical,dead,b,4\n2,start,9,critical,dead,c,\n"
     (tmp_path / ALERTS_FILE).write_text(text, encoding="utf-8")
     assert [one.step for one in alerts.read(tmp_path / ALERTS_FILE).findings] == [4, 9]
 
 
-def test_a_finding_is_as_it_was_reported_last(tmp_path):
+def test_newest_alert_of_a_finding_counts(tmp_path):
     text = "finding,event,step,severity,rule,module\n"
     text += "2,start,5,critical,dead,b\n1,start,3,notice,frozen,a\n1,worse,6,warning,dead,c\n"
     (tmp_path / ALERTS_FILE).write_text(text + "2,end,9,critical,dead,b\n", encoding="utf-8")
@@ -115,10 +115,10 @@ def test_a_finding_is_as_it_was_reported_last(tmp_path):
     assert (second.number, second.step, second.step_end) == (2, 5, 9)
 
 
-# --- what else is known of a run ------------------------------------------------------------------
+# --- other columns --------------------------------------------------------------------------------
 
 
-def test_a_row_has_the_numbers_of_its_files(tmp_path):
+def test_row_has_the_numbers_of_its_files(tmp_path):
     epochs = [asdict(replace(EPOCH, epoch=e, steps=4, clipped=3, step_last=4 * e)) for e in (1, 2)]
     training = {"optimizer": "SGD", "lr0": 0.02, "epochs": 7}
     folder = run(tmp_path / "a", epochs=epochs, options={"training": training})
@@ -131,7 +131,7 @@ def test_a_row_has_the_numbers_of_its_files(tmp_path):
 
 
 @pytest.mark.parametrize(("status", "expected"), [("finished", 10), ("failed", 1), ("running", 1)])
-def test_epochs_without_a_step_at_the_end_count_in_a_finished_run(tmp_path, status, expected):
+def test_finished_run_counts_last_epochs_without_a_step(tmp_path, status, expected):
     folder = run(tmp_path / "a", status=status, epochs=[asdict(replace(EPOCH, epoch=1))])
     rows = "".join(f"{epoch},1.0\n" for epoch in range(1, 11))
     (folder / "results.csv").write_text(f"epoch,train/box_loss\n{rows}", encoding="utf-8")
@@ -157,13 +157,13 @@ AT_WORK = {"name": "AdamW", "groups": [{**GROUP, "lr": 0.004}, GROUP]}
         ({"lr0": "high"}, None, ("", None)),
     ],
 )
-def test_optimizer_and_rate_are_those_at_work(tmp_path, training, optimizer, expected):
+def test_row_has_the_optimizer_and_rate_in_use(tmp_path, training, optimizer, expected):
     run(tmp_path / "a", options={"training": training}, optimizer=optimizer)
     found = row(tmp_path)
     assert (found["optimizer"], found["lr0"]) == expected
 
 
-def test_steps_behind_the_last_epoch_that_is_noted_count(tmp_path):
+def test_steps_after_the_last_recorded_epoch_count(tmp_path):
     epochs = [asdict(replace(EPOCH, steps=3, clipped=0, skipped=0, step_last=3))]
     windows = [
         *(window(step, norm=1.0) for step in (1, 2, 3)),
@@ -181,31 +181,31 @@ def test_steps_behind_the_last_epoch_that_is_noted_count(tmp_path):
     assert found["steps"] == load_run(tmp_path / "a").report().steps
 
 
-def test_a_long_table_is_read_from_its_end(tmp_path, monkeypatch):
+def test_long_table_is_read_from_its_end(tmp_path, monkeypatch):
     epochs = [asdict(replace(EPOCH, steps=90, step_last=90))]
     run(tmp_path / "a", [window(step) for step in range(1, 101)], epochs=epochs)
     monkeypatch.setattr("yolo_gradwatch.runs.unfinished._BLOCK", 700)  # bytes: less than a window
     assert row(tmp_path)["steps"] == 100
 
 
-def test_a_killed_training_is_known_by_its_process(tmp_path):
+def test_run_whose_process_is_gone_is_killed(tmp_path):
     run(tmp_path / "a", status="running", process=process(DEAD_PID))
     found = row(tmp_path)
     assert (found["status"], found["verdict"]) == ("killed", "no verdict")
 
 
-def test_steps_that_amp_skipped_make_no_run_healthy(tmp_path):
+def test_run_with_only_skipped_steps_has_no_verdict(tmp_path):
     run(tmp_path / "a", [window(step, skipped=1) for step in range(1, 9)], status="running")
     assert row(tmp_path)["verdict"] == "no verdict"
 
 
-def test_limits_that_find_less_are_named(tmp_path):
+def test_more_lenient_thresholds_give_a_remark(tmp_path):
     run(tmp_path / "a", thresholds=asdict(Thresholds(vanishing=5.0)))
     assert "vanishing" in row(tmp_path)["remarks"]
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_a_run_of_an_older_format_is_not_called_healthy_by_the_rules_of_then(tmp_path, version):
+def test_run_of_format_version_1_is_not_called_healthy(tmp_path, version):
     run(tmp_path / "a", format_version=version)
     found = row(tmp_path)
     assert (found["verdict"], bool(found["remarks"])) == (
@@ -213,10 +213,10 @@ def test_a_run_of_an_older_format_is_not_called_healthy_by_the_rules_of_then(tmp
     )
 
 
-# --- files that are not whole ---------------------------------------------------------------------
+# --- damaged and missing files --------------------------------------------------------------------
 
 
-def test_what_is_known_of_a_run_is_not_lost_with_a_file(tmp_path):
+def test_damaged_file_does_not_hide_the_rest_of_the_row(tmp_path):
     folder = run(tmp_path / "a", DEAD)
     (folder / "results.csv").write_text(RESULTS, encoding="utf-8")
     (folder / META_FILE).write_text('{"format_ver', encoding="utf-8")
@@ -234,7 +234,7 @@ def test_what_is_known_of_a_run_is_not_lost_with_a_file(tmp_path):
     "text",
     ["", "finding,event", "a,b,c\n", "finding,event,step,severity,rule,module\n1,start,3", "1,2\n"],
 )
-def test_a_run_without_whole_alerts_is_not_called_healthy(tmp_path, text):
+def test_run_with_damaged_alerts_is_not_called_healthy(tmp_path, text):
     folder = run(tmp_path / "a")
     assert row(tmp_path)["verdict"] == "healthy"
     (folder / ALERTS_FILE).write_text(text, encoding="utf-8")
@@ -253,7 +253,7 @@ def test_a_run_without_whole_alerts_is_not_called_healthy(tmp_path, text):
         f"1,start,{'9' * 5000},critical,dead,m",
     ],
 )
-def test_alerts_up_to_the_first_line_that_cannot_be_used_count(tmp_path, line):
+def test_alerts_before_the_first_damaged_line_count(tmp_path, line):
     text = f"finding,event,step,severity,rule,module\n1,start,3,warning,spike,m\n{line}\n"
     (tmp_path / ALERTS_FILE).write_text(text, encoding="utf-8")
     found = alerts.read(tmp_path / ALERTS_FILE)
@@ -261,7 +261,7 @@ def test_alerts_up_to_the_first_line_that_cannot_be_used_count(tmp_path, line):
     assert "line 3" in found.remarks[0]
 
 
-def test_a_rule_of_a_later_version_is_a_finding(tmp_path):
+def test_unknown_rule_of_a_later_version_counts_as_a_finding(tmp_path):
     folder = run(tmp_path / "a", DEAD)
     text = (folder / ALERTS_FILE).read_text("utf-8").replace(",dead,", ",withered,")
     (folder / ALERTS_FILE).write_text(text, encoding="utf-8")
@@ -295,7 +295,7 @@ HUGE = 10**30
         {"last_step": HUGE},
     ],
 )
-def test_an_impossible_number_is_no_number(tmp_path, meta):
+def test_impossible_number_is_treated_as_missing(tmp_path, meta):
     folder = run(tmp_path / "a", changed=1e11, **meta)
     (folder / "results.csv").write_text(RESULTS.replace("\n2,", "\n1e300,"), encoding="utf-8")
     found = row(tmp_path)
@@ -304,19 +304,19 @@ def test_an_impossible_number_is_no_number(tmp_path, meta):
 
 
 @pytest.mark.parametrize("name", [*RUN_FILES, "results.csv"])
-def test_a_folder_in_place_of_a_file_is_a_remark(tmp_path, name):
+def test_folder_in_place_of_a_file_does_not_stop_the_table(tmp_path, name):
     folder = run(tmp_path / "a")
     (folder / name).unlink(missing_ok=True)
     (folder / name).mkdir()
     found = row(tmp_path)
-    is_needed = name in {ALERTS_FILE, META_FILE, WINDOWS_FILE}  # no epoch is noted in the JSON
+    is_needed = name in {ALERTS_FILE, META_FILE, WINDOWS_FILE}  # the JSON has no epochs here
     assert found["verdict"] == ("no verdict" if is_needed else "healthy")
 
 
-# --- where runs are found -------------------------------------------------------------------------
+# --- finding the runs -----------------------------------------------------------------------------
 
 
-def test_trainings_that_were_not_watched_are_told_apart(tmp_path):
+def test_unwatched_trainings_are_listed_separately(tmp_path):
     folder = run(tmp_path / "a")
     for other in (tmp_path / "b", folder / "weights", folder / "gradwatch"):
         other.mkdir(exist_ok=True)
@@ -327,12 +327,12 @@ def test_trainings_that_were_not_watched_are_told_apart(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["", *RUN_FILES[:2]])
-def test_a_run_itself_is_a_folder_of_one(tmp_path, name):
+def test_run_folder_itself_gives_one_run(tmp_path, name):
     assert tree_of(run(tmp_path / "a") / name).runs == (tmp_path / "a",)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "notes.txt", "empty"])
-def test_a_folder_without_a_run_is_refused(tmp_path, name):
+def test_folder_without_a_run_is_refused(tmp_path, name):
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").touch()
     with pytest.raises(FormatError) as raised:
@@ -340,7 +340,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path, name):
     assert raised.value.path == tmp_path / name
 
 
-def test_links_neither_loop_nor_count_twice(tmp_path):
+def test_symlinks_neither_loop_nor_count_twice(tmp_path):
     folder = run(tmp_path / "runs" / "a")
     elsewhere = run(tmp_path / "elsewhere" / "b")
     links = {"loop": "..", "self": "self", "latest": "a", "kept": elsewhere, "again": elsewhere}
@@ -350,12 +350,12 @@ def test_links_neither_loop_nor_count_twice(tmp_path):
     assert tree_of(tmp_path / "runs").runs == (folder, tmp_path / "runs" / "again")
 
 
-def test_a_deep_tree_is_read_to_its_end(tmp_path):
+def test_deep_tree_is_searched_completely(tmp_path):
     run(tmp_path / "/".join("d" * 400))
     assert len(load_runs(tmp_path)) == 1
 
 
-def test_a_tree_that_is_deeper_than_a_path_is_long_ends(tmp_path, monkeypatch):
+def test_tree_deeper_than_the_path_limit_ends(tmp_path, monkeypatch):
     run(tmp_path / "a")
     monkeypatch.chdir(tmp_path)
     for _ in range(60):
@@ -363,12 +363,12 @@ def test_a_tree_that_is_deeper_than_a_path_is_long_ends(tmp_path, monkeypatch):
         os.chdir("x" * 100)
     tree = tree_of(tmp_path)
     assert (tree.runs, len(tree.closed)) == ((tmp_path / "a",), 1)
-    while Path.cwd() != tmp_path:  # pytest removes no such folder
+    while Path.cwd() != tmp_path:  # pytest cannot remove it
         os.chdir("..")
         os.rmdir("x" * 100)  # noqa: PTH106
 
 
-def test_a_torn_line_at_the_end_hides_no_window(tmp_path):
+def test_torn_last_line_hides_no_window(tmp_path):
     epochs = [asdict(replace(EPOCH, steps=20, step_last=20))]
     folder = run(tmp_path / "a", [window(step) for step in range(1, 31)], epochs=epochs)
     with (folder / WINDOWS_FILE).open("a", encoding="utf-8") as file:

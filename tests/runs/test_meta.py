@@ -1,4 +1,4 @@
-"""What a run says of itself: written and read back, by this version and by others."""
+"""The JSON that describes a run: written and read back, across format versions."""
 
 import json
 from dataclasses import asdict, replace
@@ -69,13 +69,13 @@ def put(folder, text):
 @pytest.mark.parametrize(
     "meta", [FULL, Meta(layout=LAYOUT), Meta(layout=model_layout.read(nn.Linear(2, 2), ())[0])]
 )
-def test_a_run_reads_back_what_it_wrote(tmp_path, meta):
+def test_reading_returns_what_was_written(tmp_path, meta):
     put(tmp_path, encoded(meta))
     assert read_meta(tmp_path) == meta
 
 
-def test_what_was_read_is_written_as_it_was():
-    """To the letter, but for fields that the file was written without, which have their default."""
+def test_rewriting_an_older_file_only_adds_defaults():
+    """Everything else stays the same to the letter."""
     raw = json.loads((VERSION_2 / META_FILE).read_text(encoding="utf-8"))
     assert not any("step_last" in epoch for epoch in raw["epochs"])
     raw["epochs"] = [{**epoch, "step_last": 0} for epoch in raw["epochs"]]
@@ -92,7 +92,7 @@ def test_what_was_read_is_written_as_it_was():
     "name",
     [*sorted({*asdict(FULL)} - {"format_version", "layout", "others"}), "options.interval"],
 )
-def test_a_part_that_is_missing_or_null_has_its_default(tmp_path, name, value):
+def test_missing_or_null_part_gets_its_default(tmp_path, name, value):
     put(tmp_path, part(name, value)(encoded(FULL).encode()).decode())
     outer, _, inner = name.partition(".")
     default = getattr(Meta(layout=LAYOUT), outer)
@@ -100,7 +100,7 @@ def test_a_part_that_is_missing_or_null_has_its_default(tmp_path, name, value):
     assert read_meta(tmp_path) == replace(FULL, **{outer: expected})
 
 
-def test_fields_that_earlier_versions_did_not_write_have_their_defaults(tmp_path):
+def test_fields_unknown_to_earlier_versions_get_their_defaults(tmp_path):
     put_meta(tmp_path, epochs=[{"epoch": 1}], thresholds={"dead_windows": 2})
     for name in ("since", "attentions", "sources"):
         spoil(tmp_path, META_FILE, part(f"layout.{name}", GONE))
@@ -110,7 +110,7 @@ def test_fields_that_earlier_versions_did_not_write_have_their_defaults(tmp_path
     assert (meta.options.clip, meta.options.epochs) == (CLIP_NORM, 0)
 
 
-def test_fields_of_a_later_version_are_ignored_and_its_parts_kept(tmp_path):
+def test_unknown_fields_are_ignored_and_unknown_parts_kept(tmp_path):
     raw = json.loads(encoded(FULL))
     raw["others"] = raw["events"][0]["cause"] = raw["layout"]["colours"] = ["red"]
     raw["options"]["more"] = raw["thresholds"]["more"] = raw["process"]["more"] = 1
@@ -120,8 +120,8 @@ def test_fields_of_a_later_version_are_ignored_and_its_parts_kept(tmp_path):
     assert json.loads(encoded(meta))["others"] == ["red"]
 
 
-def test_text_from_outside_is_made_safe_for_a_terminal(tmp_path):
-    """Half a surrogate is what Python makes of a byte in the name of a file that is not UTF-8."""
+def test_control_characters_are_replaced(tmp_path):
+    """So is the lone surrogate by which Python represents a non-UTF-8 byte of a file name."""
     options = RunOptions(training={"data": "/data/\udcff.yaml", "name\n": ["\x1b[31mred"]})
     put(tmp_path, encoded(replace(FULL, options=options, versions={"torch": "\x07"})))
     meta = read_meta(tmp_path)
@@ -129,7 +129,7 @@ def test_text_from_outside_is_made_safe_for_a_terminal(tmp_path):
     assert meta.versions == {"torch": "?"}
 
 
-def test_options_at_work_are_those_that_ultralytics_made(tmp_path):
+def test_fitted_options_take_precedence(tmp_path):
     put(tmp_path, encoded(FULL))
     options = read_meta(tmp_path).options
     assert (options.clip, options.epochs, options.fitted) == (2.5, 7, {"epochs": 7})
@@ -137,13 +137,13 @@ def test_options_at_work_are_those_that_ultralytics_made(tmp_path):
 
 @LAWS
 @given(mangled_json(encoded(FULL)))
-def test_any_json_is_a_run_that_reads_back_or_is_refused(content):
+def test_any_json_is_refused_or_survives_a_round_trip(content):
     with TemporaryDirectory() as name:
         put(Path(name), content.decode())
         try:
             meta = read_meta(Path(name))
             text = encoded(meta)
-        except ValueError:  # refused, or with an infinite number, which is not written again
+        except ValueError:  # refused, or it holds an infinite number, which cannot be written
             return
         put(Path(name), text)
         assert read_meta(Path(name)) == meta

@@ -22,12 +22,12 @@ def read(tmp_path):
     return write_and_read
 
 
-def assert_nothing(curves):
+def assert_empty(curves):
     assert curves.epochs.size == 0
     assert curves.losses == curves.rates == curves.scores == {}
 
 
-def test_each_kind_of_column_is_a_kind_of_curve(read):
+def test_columns_become_losses_rates_and_scores(read):
     curves = read(HEADER + row(1, box=4.0) + row(2, score=0.25, val=2.0))
     assert curves.epochs.tolist() == [1, 2]
     assert {name: v.tolist() for name, v in curves.losses.items()} == {
@@ -46,22 +46,22 @@ def test_equal_learning_rates_are_one_curve(read):
     assert {name: v.tolist() for name, v in curves.rates.items()} == {"pg0 = pg1": [0.1, 0.2]}
 
 
-def test_a_score_that_is_only_repeated_is_no_validation(read):
+def test_repeated_score_is_not_a_validation(read):
     none = {"score": 0, "val": 0}
     rows = [row(1, **none), row(2, **none), row(3), row(4), row(5, score=0.5, val=2.9)]
     scores = read(HEADER + "".join(rows)).scores["mAP50(B)"]
     np.testing.assert_array_equal(scores, [np.nan, np.nan, 0.5, np.nan, 0.5])
 
 
-def test_without_any_validation_there_is_no_score(read):
+def test_no_validation_gives_no_scores(read):
     assert read(HEADER + row(1, score=0, val=0) + row(2, score=0, val=0)).scores == {}
 
 
-def test_a_folder_without_the_file_has_no_curves(tmp_path):
-    assert_nothing(results.read(tmp_path))
-    assert_nothing(results.read(tmp_path / "no"))
+def test_folder_without_the_file_has_no_curves(tmp_path):
+    assert_empty(results.read(tmp_path))
+    assert_empty(results.read(tmp_path / "no"))
     (tmp_path / "results.csv").mkdir()
-    assert_nothing(results.read(tmp_path))
+    assert_empty(results.read(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -78,38 +78,38 @@ def test_a_folder_without_the_file_has_no_curves(tmp_path):
         '{"epoch": 1}\n',
     ],
 )
-def test_a_file_of_something_else_has_no_curves(read, text):
-    assert_nothing(read(text))
+def test_unrelated_file_has_no_curves(read, text):
+    assert_empty(read(text))
 
 
-def test_bytes_that_are_no_text_are_no_trouble(tmp_path):
+def test_invalid_utf8_is_skipped(tmp_path):
     content = HEADER.encode() + b"\xff\xfe\x00,\n" + row(2).encode()
     (tmp_path / "results.csv").write_bytes(content)
     assert results.read(tmp_path).epochs.tolist() == [2]
 
 
 @pytest.mark.parametrize("torn", ["3,1.5,2.0", row(3)[:-3], row(3).rstrip("\n"), "3"])
-def test_a_torn_last_line_is_left_out(read, torn):
+def test_torn_last_line_is_left_out(read, torn):
     assert read(HEADER + row(1) + row(2) + torn).epochs.tolist() == [1, 2]
 
 
-def test_a_number_that_is_none_is_a_gap(read):
+def test_missing_or_nonfinite_number_is_a_gap(read):
     losses = read(HEADER + row(1, box="nan", cls="") + row(2, box="inf") + row(3)).losses
     np.testing.assert_array_equal(losses["box_loss"], [np.nan, np.nan, 2.0])
     np.testing.assert_array_equal(losses["cls_loss"], [np.nan, 1.0, 1.0])
 
 
-def test_a_column_without_a_number_is_no_curve(read):
+def test_column_without_a_number_is_not_a_curve(read):
     assert list(read(HEADER + row(1, box="nan") + row(2, box="-")).losses) == ["cls_loss"]
 
 
-def test_of_an_epoch_that_was_repeated_the_last_row_counts(read):
+def test_last_row_of_a_repeated_epoch_counts(read):
     curves = read(HEADER + row(1) + row(2, box=9) + row(3) + row(2, box=5) + row(3, box=6))
     assert curves.epochs.tolist() == [1, 2, 3]
     assert curves.losses["box_loss"].tolist() == [2.0, 5.0, 6.0]
 
 
-def test_a_second_header_names_the_columns_that_follow(read):
+def test_second_header_applies_to_the_rows_after_it(read):
     other = "epoch,time,train/loss\n3,1.0,0.5\n"
     curves = read(HEADER + row(1) + other)
     assert curves.epochs.tolist() == [1, 3]
@@ -117,14 +117,14 @@ def test_a_second_header_names_the_columns_that_follow(read):
     np.testing.assert_array_equal(curves.losses["box_loss"], [2.0, np.nan])
 
 
-def test_cells_that_are_padded_and_other_line_ends_and_a_mark_are_read(read):
+def test_padding_crlf_and_byte_order_mark_are_accepted(read):
     padded = HEADER.replace(",", ",        ").replace("\n", "\r\n")
     curves = read("\ufeff" + padded + row(1).replace(",", ",   ").replace("\n", "\r\n"))
     assert curves.losses["box_loss"].tolist() == [2.0]
 
 
 @pytest.mark.slow
-def test_of_a_huge_file_the_beginning_is_read(read):
+def test_only_the_beginning_of_a_huge_file_is_read(read):
     text = HEADER + "".join(row(epoch) for epoch in range(1, 300_000))
     assert len(text) > 9_000_000
     epochs = read(text).epochs
@@ -132,14 +132,14 @@ def test_of_a_huge_file_the_beginning_is_read(read):
     assert epochs.tolist() == list(range(1, len(epochs) + 1))
 
 
-def test_of_very_many_columns_some_are_curves(read):
+def test_number_of_curves_is_limited(read):
     names = [f"train/l{i}" for i in range(5000)]
     curves = read(f"epoch,{','.join(names)}\n1,{','.join('1' for _ in names)}\n")
     assert len(curves.losses) == 5
 
 
 @pytest.mark.train
-def test_the_curves_of_a_training_are_what_ultralytics_wrote(tmp_path):
+def test_curves_equal_what_ultralytics_wrote(tmp_path):
     model = train(tmp_path, model=small(), epochs=3, imgsz=32, val=True)
     with (tmp_path / "run" / "results.csv").open(encoding="utf-8", newline="") as file:
         rows = [{k.strip(): v for k, v in one.items()} for one in csv.DictReader(file)]

@@ -20,7 +20,7 @@ from yolo_gradwatch.runs.evidence import FOLDER
 
 @pytest.mark.parametrize("name", ["", "gradwatch.csv", "gradwatch_alerts.csv"])
 @pytest.mark.parametrize("kind", [str, Path])
-def test_a_run_is_read_from_its_folder_or_a_table_in_it(tmp_path, name, kind):
+def test_run_is_read_from_its_folder_or_one_of_its_tables(tmp_path, name, kind):
     watch(tmp_path, DEAD)
     run = load_run(kind(tmp_path / name))
     assert run.folder == tmp_path
@@ -28,7 +28,7 @@ def test_a_run_is_read_from_its_folder_or_a_table_in_it(tmp_path, name, kind):
     assert run.meta.status == "finished"
 
 
-def test_a_run_without_a_window_has_empty_tables(tmp_path):
+def test_run_without_a_window_has_empty_tables(tmp_path):
     watch(tmp_path, [])
     run = load_run(tmp_path)
     assert len(run.windows) == len(run.alerts) == 0
@@ -37,7 +37,7 @@ def test_a_run_without_a_window_has_empty_tables(tmp_path):
     assert "no optimizer step" in run.report().verdict
 
 
-def test_windows_before_a_resume_with_more_modules_are_whole(tmp_path):
+def test_windows_before_a_resume_with_more_modules_are_complete(tmp_path):
     watch(tmp_path, DEAD)
     put_meta(tmp_path, MORE, events=[START, Event(4, "resume")])  # killed before its first window
     assert load_run(tmp_path).windows["step_first"].max() == 3
@@ -46,7 +46,7 @@ def test_windows_before_a_resume_with_more_modules_are_whole(tmp_path):
 @pytest.mark.slow
 @LAWS
 @given(runs())
-def test_a_review_finds_what_the_live_run_found(run):
+def test_review_finds_what_the_live_run_found(run):
     windows, events = run
     with TemporaryDirectory() as name:
         live = watch(Path(name), windows, events)
@@ -57,7 +57,7 @@ def test_a_review_finds_what_the_live_run_found(run):
     assert report.modules == len(LAYOUT.modules)
 
 
-def test_an_event_after_the_last_window_ends_nothing_yet(tmp_path):
+def test_event_after_the_last_window_resolves_no_finding_yet(tmp_path):
     resume = Event(4, "resume")  # killed before its next window closed
     live = watch(tmp_path, DEAD)
     live.restart()
@@ -67,7 +67,7 @@ def test_an_event_after_the_last_window_ends_nothing_yet(tmp_path):
     assert finding.step_end is None
 
 
-def test_a_finding_that_an_event_has_ended_is_over_in_the_review(tmp_path):
+def test_finding_resolved_by_an_event_is_resolved_in_the_review(tmp_path):
     windows = [*DEAD, *map(window, range(4, 12))]
     live = watch(tmp_path, windows, [START, Event(4, "nan_recovery")])
     (finding,) = load_run(tmp_path).report().findings
@@ -75,27 +75,27 @@ def test_a_finding_that_an_event_has_ended_is_over_in_the_review(tmp_path):
     assert finding.step_end == 4
 
 
-def prove(folder, step):
+def put_evidence(folder, step):
     path = folder / FOLDER / f"step-{step:05}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("{}", encoding="utf-8")
 
 
-def test_a_review_names_the_evidence_that_is_there(tmp_path):
+def test_review_names_existing_evidence(tmp_path):
     windows = [window(1), window(2, nonfinite=[CONV]), *map(window, range(3, 29))]
     windows += [window(29, nonfinite=[CONV])]
     watch(tmp_path, windows)
     assert [f.evidence for f in load_run(tmp_path).report().findings] == [""]
-    prove(tmp_path, 2)
+    put_evidence(tmp_path, 2)
     (finding,) = load_run(tmp_path).report().findings
     assert (len(finding.episodes), finding.evidence) == (2, f"{FOLDER}/step-00002.json")
-    prove(tmp_path, 29)  # the newest time that it began counts
+    put_evidence(tmp_path, 29)  # the newest recurrence counts
     (finding,) = load_run(tmp_path).report().findings
     assert finding.evidence == f"{FOLDER}/step-00029.json"
     assert f"{FOLDER}/step-00029.json" in finding.message
 
 
-def test_a_review_writes_nothing(tmp_path):
+def test_review_writes_nothing(tmp_path):
     watch(tmp_path, [window(1, nonfinite=[CONV])])
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     load_run(tmp_path).report()
@@ -103,13 +103,13 @@ def test_a_review_writes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(("patience", "healthy"), [(2, False), (3, False), (4, True)])
-def test_a_review_under_other_thresholds(tmp_path, patience, healthy):
+def test_review_with_other_thresholds(tmp_path, patience, healthy):
     watch(tmp_path, DEAD)
     report = load_run(tmp_path).report(Thresholds(dead_windows=patience))
     assert report.healthy is healthy
 
 
-def test_a_report_holds_what_the_run_says_of_itself(tmp_path):
+def test_report_has_status_epochs_and_clip_of_the_run(tmp_path):
     options = {"interval": 1, "stop_on": [], "training": {"amp": False, "clip": 2.5}}
     watch(tmp_path, DEAD, status="interrupted", epochs=[asdict(EPOCH)], options=options)
     report = load_run(tmp_path).report()
@@ -118,7 +118,7 @@ def test_a_report_holds_what_the_run_says_of_itself(tmp_path):
     assert list(report.epochs[0].owners) == ["model.0", "model.1"]  # the largest first
 
 
-def test_the_words_of_a_finding_know_the_training(tmp_path):
+def test_message_depends_on_the_training_options(tmp_path):
     windows = [window(1, nonfinite=[CONV])]
     options = {"interval": 1, "stop_on": [], "training": {"amp": True}}
     watch(tmp_path, windows, options=options)
@@ -128,20 +128,20 @@ def test_the_words_of_a_finding_know_the_training(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("status", "minutes", "told"),
+    ("status", "minutes", "has_remark"),
     [("running", 25, True), ("running", 9, False), ("failed", 25, False)],
 )
-def test_a_run_that_was_killed_long_ago_is_remarked(tmp_path, status, minutes, told):
+def test_run_that_stopped_writing_long_ago_gives_a_remark(tmp_path, status, minutes, has_remark):
     watch(tmp_path, DEAD, status=status)
     then = time.time() - 60 * minutes - 5
     os.utime(tmp_path / "gradwatch.csv", (then, then))
     remarks = load_run(tmp_path).remarks
     expected = f"no end was written, and nothing at all for {minutes} min: was the training killed?"
-    assert remarks == ((expected,) if told else ())
+    assert remarks == ((expected,) if has_remark else ())
 
 
 @pytest.mark.parametrize(
-    ("status", "other", "shown"),
+    ("status", "other", "expected"),
     [
         ("running", {}, "killed"),
         *((ended, {}, ended) for ended in ("finished", "failed", "interrupted")),
@@ -150,22 +150,22 @@ def test_a_run_that_was_killed_long_ago_is_remarked(tmp_path, status, minutes, t
         ("running", None, "running"),
     ],
 )
-def test_a_run_without_an_end_whose_process_is_gone_was_killed(tmp_path, status, other, shown):
+def test_unfinished_run_whose_process_is_gone_was_killed(tmp_path, status, other, expected):
     own = None if other is None else {**process(DEAD_PID), **other}
     watch(tmp_path, DEAD, status=status, process=own)
     run = load_run(tmp_path)
-    assert (run.status, run.meta.status) == (shown, status)
+    assert (run.status, run.meta.status) == (expected, status)
     assert all("killed after step 3" in remark for remark in run.remarks)
-    assert bool(run.remarks) == (shown == "killed") == ("killed)" in run.report().verdict)
+    assert bool(run.remarks) == (expected == "killed") == ("killed)" in run.report().verdict)
 
 
-def test_a_run_that_was_killed_before_its_first_step_says_so(tmp_path):
+def test_run_killed_before_its_first_step(tmp_path):
     watch(tmp_path, [], status="running", process=process(DEAD_PID))
     assert load_run(tmp_path).remarks == ("the training was killed: its process is gone",)
 
 
-def test_an_end_that_was_written_just_before_is_believed(tmp_path, monkeypatch):
-    """The process writes its end and goes after its file was read, before it is asked for."""
+def test_end_written_just_before_the_process_check_counts(tmp_path, monkeypatch):
+    """The process finishes between the reading of its file and the check that it is alive."""
     watch(tmp_path, DEAD, status="running", process=process(DEAD_PID))
 
     def ends(_process):

@@ -62,7 +62,7 @@ def put(path, lines, end=b"\n"):
 
 
 def read(path):
-    """A table of a run, and what is remarked on it."""
+    """A table of a run, and the remarks on it."""
     is_windows = path.name == WINDOWS_FILE
     return tables.read_windows(path, LAYOUT) if is_windows else tables.read_alerts(path)
 
@@ -78,7 +78,7 @@ def assert_windows(found, expected):
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
-def test_a_file_with_a_header_alone_has_no_rows_but_their_types(tmp_path, end):
+def test_file_with_only_a_header_has_typed_columns_and_no_rows(tmp_path, end):
     path = write(tmp_path, [])
     table, remarks = tables.read_windows(put(path, lines_of(path), end), LAYOUT)
     assert (len(table), remarks) == (0, ())
@@ -94,7 +94,7 @@ def test_a_file_with_a_header_alone_has_no_rows_but_their_types(tmp_path, end):
 
 
 def named(*names):
-    """A layout of modules with these names below the whole model, and two windows of it."""
+    """A layout with these modules below the whole model, and two windows of it."""
     modules = (WHOLE, *names)
     size = len(modules)
     columns = ("types", "parameters", "block_of", "roles", "kernels")
@@ -115,7 +115,7 @@ ODD = [
 
 @LAWS
 @given(st.lists(st.one_of(_NAMES, st.sampled_from(ODD)), max_size=5, unique=True))
-def test_names_of_modules_are_read_as_they_were_written(names):
+def test_module_names_survive_a_round_trip(names):
     assume(WHOLE not in names and "end" not in names)
     layout, windows = named(*names, "end")
     with TemporaryDirectory() as folder:
@@ -126,14 +126,14 @@ def test_names_of_modules_are_read_as_they_were_written(names):
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_an_odd_name_of_the_last_module_is_read(tmp_path, name):
+def test_odd_name_of_the_last_module_is_read(tmp_path, name):
     layout, windows = named("a", name)
     table, remarks = tables.read_windows(write(tmp_path, windows, layout), layout)
     assert remarks == ()
     assert_windows(windows_in(table, layout), windows)
 
 
-def test_a_window_is_torn_if_a_quoted_name_is_missing_at_its_end(tmp_path):
+def test_window_without_its_quoted_last_module_is_torn(tmp_path):
     layout, windows = named("x,1", "x,2")
     path = write(tmp_path, windows, layout)
     table, remarks = tables.read_windows(put(path, lines_of(path)[:-1]), layout)
@@ -146,7 +146,7 @@ def test_a_window_is_torn_if_a_quoted_name_is_missing_at_its_end(tmp_path):
     [WINDOW_COLUMNS[::-1], (*WINDOW_COLUMNS, "comment"), ("comment", *WINDOW_COLUMNS)],
     ids=["backwards", "one more", "one more in front"],
 )
-def test_columns_are_found_by_their_names_and_others_are_kept(tmp_path, order):
+def test_columns_are_found_by_name_and_unknown_ones_kept(tmp_path, order):
     path = write(tmp_path)
     expected, _ = tables.read_windows(path, LAYOUT)
     table = pd.read_csv(path, dtype=str, keep_default_na=False).assign(comment="1,0")
@@ -165,7 +165,7 @@ _OPTIONAL = [
 
 
 @pytest.mark.parametrize(("file", "column"), _OPTIONAL)
-def test_a_column_that_is_missing_is_empty(tmp_path, file, column):
+def test_missing_column_is_empty(tmp_path, file, column):
     write(tmp_path)
     if file == ALERTS_FILE:
         write_alerts(tmp_path, finding_of(message="a message"), finding_of(number=2))
@@ -184,7 +184,7 @@ def test_a_column_that_is_missing_is_empty(tmp_path, file, column):
 
 
 def cut(path, data):
-    """Cut a table somewhere behind its header; the lines that are left, and their end."""
+    """Cut a table somewhere after its header; return the remaining lines and their line end."""
     end = data.draw(st.sampled_from([b"\n", b"\r\n"]))
     content = put(path, lines_of(path), end).read_bytes()
     size = data.draw(st.integers(content.index(b"\n") + 1, len(content)))
@@ -193,14 +193,14 @@ def cut(path, data):
 
 
 def torn(remarks):
-    """The first line that a remark leaves out, and how many it does; nothing without a remark."""
+    """For each remark the first line that is left out, and the number of such lines."""
     return [[int(number) for number in re.findall(r"\d+", remark)] for remark in remarks]
 
 
 @pytest.mark.slow
 @settings(LAWS, max_examples=100)
 @given(st.data())
-def test_a_killed_training_loses_its_last_window_at_most(data):
+def test_killed_training_loses_at_most_its_last_window(data):
     with TemporaryDirectory() as name:
         path = write(Path(name))
         left, end = cut(path, data)
@@ -213,7 +213,7 @@ def test_a_killed_training_loses_its_last_window_at_most(data):
 
 @settings(LAWS, max_examples=60)
 @given(st.data())
-def test_whole_lines_of_the_alerts_are_read(data):
+def test_complete_lines_of_the_alerts_are_read(data):
     findings = [finding_of(number=n, message=f'of "{n}", é') for n in (1, 2, 3)]
     with TemporaryDirectory() as name:
         path = write_alerts(Path(name), *findings)
@@ -224,7 +224,7 @@ def test_whole_lines_of_the_alerts_are_read(data):
     assert torn(remarks) == ([[2 + whole, 1]] if len(left) > whole else [])
 
 
-def test_a_quote_that_is_never_closed_is_refused_in_a_long_file(tmp_path):
+def test_unclosed_quote_in_a_long_file_is_refused(tmp_path):
     path = write(tmp_path, [window(step) for step in range(1, 350)])
     spoil(tmp_path, WINDOWS_FILE, cell(5, "module", '"model.0'))
     with pytest.raises(FormatError, match=r"line 5 "):
@@ -234,7 +234,7 @@ def test_a_quote_that_is_never_closed_is_refused_in_a_long_file(tmp_path):
 # --- alerts ---------------------------------------------------------------------------------------
 
 
-def test_alerts_are_read_as_they_were_written(tmp_path):
+def test_alerts_survive_a_round_trip(tmp_path):
     findings = [
         finding_of(message='a, "b"; 3 %… é', value=1.5, limit=0.25),
         finding_of("dead", "x,1", number=2, value=float("inf"), message=""),
@@ -251,13 +251,13 @@ def test_alerts_are_read_as_they_were_written(tmp_path):
     assert table["value"].dtype == table["limit"].dtype == np.float64
 
 
-# --- rows without their header --------------------------------------------------------------------
+# --- rows without a header ------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @LAWS
 @given(runs())
-def test_rows_that_follow_their_header_are_read_as_with_it(run):
+def test_rows_are_read_the_same_without_their_header(run):
     windows, _ = run
     with TemporaryDirectory() as name:
         path = write(Path(name), windows)
@@ -271,7 +271,7 @@ def test_rows_that_follow_their_header_are_read_as_with_it(run):
 
 
 def plan_of(*names):
-    """A layout of the named leaves, which a training watches that freezes the others."""
+    """The layout of a training that freezes all other leaves."""
     return plan([Part(name) for name in names])[0]
 
 
@@ -287,14 +287,14 @@ LAYOUTS = [
 
 
 def seen_by(layout, one):
-    """A window as a training writes it that watches other modules."""
+    """A window as written by a training that watches the modules of this layout."""
     place = {name: m for m, name in enumerate(LAYOUT.modules)}
     rows = [place.get(name, 0) for name in layout.modules]
     return replace(one, **{name: getattr(one, name)[rows] for name in NAMES})
 
 
 def grid_by_loops(table, layout):
-    """For each window its head and, for each module, what the file says of it."""
+    """For each window its head and the file's values of each module."""
     grid = {}
     for row in table.to_dict("records"):
         head = tuple(row[name] for name in HEADS)
@@ -323,7 +323,7 @@ def assert_grid(grid, expected, layout):
 @pytest.mark.slow
 @LAWS
 @given(runs(), st.lists(st.tuples(st.integers(1, 12), st.sampled_from(LAYOUTS)), max_size=3))
-def test_a_resumed_run_is_read_as_plain_loops_read_it(run, parts):
+def test_grid_of_a_resumed_run_equals_that_of_plain_loops(run, parts):
     pending, _ = run
     with TemporaryDirectory() as name:
         path = write(Path(name), [])
@@ -339,7 +339,7 @@ def test_a_resumed_run_is_read_as_plain_loops_read_it(run, parts):
 
 
 @pytest.mark.parametrize("kind", ["category", "object"])
-def test_some_rows_in_any_order_make_a_grid_of_their_windows(tmp_path, kind):
+def test_rows_in_any_order_make_a_grid_of_their_windows(tmp_path, kind):
     table, _ = tables.read_windows(write(tmp_path), LAYOUT)
     some = table[table["step_first"] > 1].sample(frac=1, random_state=0)
     assert_windows(windows_in(some.astype({"module": kind})), FEW[1:])

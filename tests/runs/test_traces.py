@@ -1,4 +1,4 @@
-"""Traces on disk: what is written is what is read, damages are named, a resumed run goes on."""
+"""Traces on disk: reading returns what was written, damage is named, resumed runs append."""
 
 import math
 from pathlib import Path
@@ -71,7 +71,7 @@ def run(tmp_path):
 
 @pytest.mark.slow
 @given(any_flow(), any_flow(step=7))
-def test_what_is_read_is_what_was_written(first, last):
+def test_reading_returns_what_was_written(first, last):
     with TemporaryDirectory() as name:
         folder = write_run(Path(name), [])
         path = write(folder, first, last)
@@ -88,7 +88,7 @@ def test_what_is_read_is_what_was_written(first, last):
         np.testing.assert_array_equal(table[column].to_numpy(), wanted)
 
 
-def test_without_a_file_the_table_is_empty_with_the_same_columns(run):
+def test_missing_file_gives_an_empty_table_with_the_same_columns(run):
     full = load_run(run).flow
     (run / FLOW_FILE).unlink()
     empty = load_run(run).flow
@@ -97,7 +97,7 @@ def test_without_a_file_the_table_is_empty_with_the_same_columns(run):
     assert newest(run / FLOW_FILE) is None
 
 
-def test_a_torn_line_is_left_out(run):
+def test_torn_line_is_left_out(run):
     path = run / FLOW_FILE
     path.write_bytes(path.read_bytes()[:-9])
     assert len(load_run(run).flow) == 8
@@ -131,13 +131,13 @@ def changed(line, column, text):
         (lambda lines: lines.clear(), None, ""),
     ],
 )
-def test_a_damage_is_named_when_the_table_is_asked_for(run, change, line, column):
+def test_damage_is_named_when_the_table_is_read(run, change, line, column):
     path = run / FLOW_FILE
     lines = path.read_text(encoding="utf-8").splitlines()
     change(lines)
     path.write_text("".join(f"{one}\n" for one in lines), encoding="utf-8")
     loaded = load_run(run)
-    assert loaded.report().steps == 4  # it takes nothing else along
+    assert loaded.report().steps == 4  # nothing else is affected
     with pytest.raises(FormatError, match=r"flow\.csv") as caught:
         _ = loaded.flow
     assert (caught.value.path, caught.value.line) == (path, line)
@@ -156,7 +156,7 @@ def test_columns_of_a_later_version_are_kept_and_missing_ones_are_empty(run):
     assert newest(path).calls[0].output_rms == 0.5
 
 
-# --- a training that is resumed -------------------------------------------------------------------
+# --- resumed trainings ----------------------------------------------------------------------------
 
 
 def resumed(folder):
@@ -169,14 +169,14 @@ def resumed(folder):
     return load_run(folder).flow
 
 
-def test_a_resumed_run_appends(run):
+def test_resumed_run_appends(run):
     before = load_run(run).flow
     after = resumed(run)
     assert list(dict.fromkeys(after["step"])) == [1, 2, 4, 5]
     assert after.iloc[: len(before)].equals(before)
 
 
-def test_a_resumed_run_cuts_what_is_torn_or_of_a_step_that_comes_again(run):
+def test_resumed_run_cuts_torn_lines_and_steps_that_are_repeated(run):
     path = write(run, trace(5), trace(6), resume=True)
     path.write_bytes(path.read_bytes()[:-3])
     after = resumed(run)
@@ -184,7 +184,7 @@ def test_a_resumed_run_cuts_what_is_torn_or_of_a_step_that_comes_again(run):
     assert list(after["epoch"])[-3:] == [3] * 3
 
 
-def test_a_resumed_run_completes_the_columns(run):
+def test_resumed_run_adds_missing_columns(run):
     path = run / FLOW_FILE
     load_run(run).flow.drop(columns=["type"]).assign(later="x").to_csv(path, index=False)
     after = resumed(run)
@@ -193,7 +193,7 @@ def test_a_resumed_run_completes_the_columns(run):
     assert list(after["type"]) == [""] * 9 + ["Conv"] * 3
 
 
-def test_a_damaged_table_is_set_aside_alone(run, caplog):
+def test_damaged_table_is_set_aside_alone(run, caplog):
     path = run / FLOW_FILE
     damaged = path.read_bytes().replace(b"Conv,8", b"Conv,x", 1)
     path.write_bytes(damaged)
@@ -204,7 +204,7 @@ def test_a_damaged_table_is_set_aside_alone(run, caplog):
     assert "flow.csv" in caplog.text
 
 
-def test_files_that_cannot_be_continued_are_set_aside_with_it(run):
+def test_traces_are_set_aside_with_a_run_that_cannot_be_resumed(run):
     damaged = (run / FLOW_FILE).read_bytes()
     (run / "gradwatch.json").write_text("{", encoding="utf-8")
     after = resumed(run)
@@ -212,7 +212,7 @@ def test_files_that_cannot_be_continued_are_set_aside_with_it(run):
     assert (run / "gradwatch" / "flow.csv.old").read_bytes() == damaged
 
 
-def test_the_traces_of_the_first_part_count(run):
+def test_limit_on_traces_includes_those_before_the_resume(run):
     write(run, *(trace(step) for step in range(5, 42)), resume=True)
     put_meta(run, last_step=50)
     recording = Recording(run, resumes=True)

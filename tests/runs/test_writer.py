@@ -41,7 +41,7 @@ COUNTS = arrays(np.int64, M, elements=st.integers(0, 2**63 - 1))
 
 
 def _values(row):
-    """Any value of a quantity; counts of a later version may be missing, and are read as floats."""
+    """Any values of a quantity; counts of later versions may be missing and are read as floats."""
     if not row.is_count:
         return FLOATS
     return COUNTS if row.since == 1 else arrays(np.int64, M, elements=st.integers(0, 2**53))
@@ -63,7 +63,7 @@ CHANGES = [FindingChange("start", 1, 5, FINDING, 7), FindingChange("end", 2, 9, 
 
 
 def write(folder, windows, *, layout=LAYOUT, resume=False):
-    """Write a run; where in the file each window ended."""
+    """Write a run and return the offset in the file at which each window ends."""
     ends = watched.write(folder, windows, layout=layout, resume=resume)
     put_meta(folder, layout)
     return ends
@@ -85,7 +85,7 @@ def log(tmp_path):
     log.close()
 
 
-def test_the_columns_of_the_tables(tmp_path, log):
+def test_columns_of_the_tables(tmp_path, log):
     log.start()
     (header,) = lines(tmp_path / "gradwatch.csv")
     assert header == ",".join(WINDOW_COLUMNS)
@@ -96,7 +96,7 @@ def test_the_columns_of_the_tables(tmp_path, log):
     ]
 
 
-def test_a_window_is_one_row_a_module(tmp_path, log):
+def test_window_has_one_row_per_module(tmp_path, log):
     one = window(7, steps=4, skipped=1, epoch=2, zero={"model.0.conv": 2}, nonfinite=["model.2.b"])
     log.write_window(replace(one, norm_mean=np.full(M, 1 / 3, np.float32), clipped=2))
     rows = lines(tmp_path / "gradwatch.csv")[1:]
@@ -122,7 +122,7 @@ def test_each_file_is_opened_by_its_first_write(tmp_path, log):
     assert {path.name for path in tmp_path.iterdir()} == {*RUN_FILES}
 
 
-def test_a_table_that_cannot_be_closed_does_not_leave_the_other_one_open(tmp_path):
+def test_failing_to_close_one_table_still_closes_the_other(tmp_path):
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full on this system")
     (tmp_path / "gradwatch.csv").symlink_to("/dev/full")
@@ -137,7 +137,7 @@ def test_a_table_that_cannot_be_closed_does_not_leave_the_other_one_open(tmp_pat
     log.close()
 
 
-def test_a_new_run_replaces_the_files_of_an_old_one(tmp_path):
+def test_new_run_replaces_the_files_of_an_old_one(tmp_path):
     watched.write(tmp_path, [window(1), window(2)], CHANGES)
     write(tmp_path, [window(1, norm=2.0)])
     (only,) = read(tmp_path)
@@ -145,7 +145,7 @@ def test_a_new_run_replaces_the_files_of_an_old_one(tmp_path):
     assert load_run(tmp_path).alerts.empty
 
 
-def proof(folder, step=3):
+def put_evidence(folder, step=3):
     path = folder / FOLDER / f"step-{step:05}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("{}", encoding="utf-8")
@@ -153,16 +153,16 @@ def proof(folder, step=3):
 
 
 @pytest.mark.parametrize("resume", [True, False])
-def test_a_new_run_clears_the_evidence_of_an_old_one(tmp_path, resume):
+def test_new_run_clears_the_evidence_of_an_old_one(tmp_path, resume):
     write(tmp_path, [window(1)])
-    old = [proof(tmp_path, step) for step in (3, 100)]
+    old = [put_evidence(tmp_path, step) for step in (3, 100)]
     other = tmp_path / FOLDER / "notes.txt"
     other.touch()
     write(tmp_path, [window(2)], resume=resume)
     assert [path.exists() for path in (*old, other)] == [resume, resume, True]
 
 
-def test_a_resume_without_files_begins_them(tmp_path):
+def test_resuming_without_files_creates_them(tmp_path):
     write(tmp_path, [window(5)], resume=True)
     assert [one.step_first for one in read(tmp_path)] == [5]
 
@@ -170,23 +170,23 @@ def test_a_resume_without_files_begins_them(tmp_path):
 @pytest.mark.slow
 @LAWS
 @given(any_window())
-def test_what_is_read_equals_what_was_written(one):
+def test_reading_returns_what_was_written(one):
     with TemporaryDirectory() as folder:
         write(Path(folder), [one])
         (found,) = read(Path(folder))
     assert_same(found, one)
 
 
-def test_meta_is_replaced_whole(tmp_path, log):
+def test_meta_is_replaced_atomically(tmp_path, log):
     log.write_meta(replace(META, others={"padding": "x" * 10_000}))
     with (tmp_path / "gradwatch.json").open(encoding="utf-8") as reader:
         log.write_meta(replace(META, status="finished"))
-        assert json.load(reader)["status"] == "running"  # a reader keeps the whole old file
+        assert json.load(reader)["status"] == "running"  # an open reader keeps the old file
     assert read_meta(tmp_path).status == "finished"
     assert [path.name for path in tmp_path.iterdir()] == ["gradwatch.json"]
 
 
-def test_meta_that_cannot_be_written_leaves_the_old_one(tmp_path, log):
+def test_meta_that_cannot_be_encoded_leaves_the_old_file(tmp_path, log):
     log.write_meta(META)
     with pytest.raises(ValueError, match="not JSON compliant"):
         log.write_meta(replace(META, others={"number": float("nan")}))
@@ -205,14 +205,14 @@ HEADER = len(",".join(WINDOW_COLUMNS)) + 1
 
 
 def tear(folder, end):
-    """Kill a run when the file had so many bytes; how many windows were whole then."""
+    """Cut the table after `end` bytes, as a kill would; return the number of whole windows."""
     ends = write(folder, RUN)
     path = folder / "gradwatch.csv"
     path.write_bytes(path.read_bytes()[:end])
     return sum(one <= end for one in ends)
 
 
-def test_whole_windows_end_before_the_tear_wherever_it_is(tmp_path):
+def test_whole_windows_end_before_any_tear(tmp_path):
     ends = write(tmp_path, RUN)
     content = (tmp_path / "gradwatch.csv").read_bytes()
     for end in range(len(content) + 1):
@@ -223,7 +223,7 @@ def test_whole_windows_end_before_the_tear_wherever_it_is(tmp_path):
 @pytest.mark.slow
 @LAWS
 @given(st.data())
-def test_a_resumed_run_goes_on_without_a_hole_wherever_the_first_part_was_killed(data):
+def test_resuming_after_a_kill_leaves_no_gap(data):
     with TemporaryDirectory() as name:
         size = write(Path(name), RUN)[-1]
         cuts = st.sampled_from([0, 1, HEADER - 1]) | st.integers(HEADER, size)
@@ -259,7 +259,7 @@ def test_mending_without_files_creates_none(tmp_path):
         ("gradwatch_alerts.csv", "epoch"),
     ],
 )
-def test_a_table_without_a_column_that_is_never_empty_is_not_mended(tmp_path, name, column):
+def test_table_without_a_required_column_is_not_mended(tmp_path, name, column):
     write(tmp_path, RUN)
     path = tmp_path / name
     path.write_bytes(path.read_bytes().replace(f",{column},".encode(), b",other,", 1) + b"torn")
@@ -270,7 +270,7 @@ def test_a_table_without_a_column_that_is_never_empty_is_not_mended(tmp_path, na
     assert path.read_bytes() == before
 
 
-def test_mending_cuts_a_torn_line_off_the_alerts(tmp_path, log):
+def test_mending_cuts_a_torn_line_of_the_alerts(tmp_path, log):
     log.write_changes(CHANGES)
     path = tmp_path / "gradwatch_alerts.csv"
     content = path.read_bytes()
@@ -282,7 +282,7 @@ def test_mending_cuts_a_torn_line_off_the_alerts(tmp_path, log):
         assert path.read_bytes() == expected
 
 
-def test_a_resumed_run_writes_the_header_of_the_alerts_that_was_torn(tmp_path):
+def test_resumed_run_rewrites_a_torn_header_of_the_alerts(tmp_path):
     write(tmp_path, RUN)
     (tmp_path / "gradwatch_alerts.csv").write_bytes(b"finding,ev")
     mend(tmp_path, LAST)
@@ -290,7 +290,7 @@ def test_a_resumed_run_writes_the_header_of_the_alerts_that_was_torn(tmp_path):
     assert list(load_run(tmp_path).alerts["finding"]) == [1]
 
 
-def test_files_that_are_set_aside_keep_their_content(tmp_path):
+def test_files_set_aside_keep_their_content(tmp_path):
     write(tmp_path, RUN)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     set_aside(tmp_path)
@@ -301,7 +301,7 @@ def test_files_that_are_set_aside_keep_their_content(tmp_path):
 
 
 @pytest.mark.parametrize("times", [2, 99])
-def test_a_file_that_somebody_reads_is_replaced_a_little_later(tmp_path, log, monkeypatch, times):
+def test_replacing_a_file_in_use_is_retried(tmp_path, log, monkeypatch, times):
     replace, refusals = Path.replace, [PermissionError(13, "in use")] * times
 
     def refuse(draft, path):
@@ -317,7 +317,7 @@ def test_a_file_that_somebody_reads_is_replaced_a_little_later(tmp_path, log, mo
 
 
 @pytest.mark.parametrize("name", ["page", ".page.tmp"])
-def test_a_link_in_the_place_of_a_file_or_of_its_draft_is_replaced(tmp_path, name):
+def test_symlink_in_place_of_a_file_or_its_draft_is_replaced(tmp_path, name):
     other = tmp_path / "other"
     other.write_text("precious", encoding="utf-8")
     (tmp_path / name).symlink_to(other)

@@ -15,10 +15,10 @@ from yolo_gradwatch.views.heatmap import COLOURS, FINE, NONFINITE
 B0, B1, HEAD = ("model.0", "model.1", "model.2")
 
 
-def run_of(  # noqa: PLR0913  # one argument a difference between runs
+def run_of(  # noqa: PLR0913  # one argument per difference between runs
     folder, norms, *, layout=LAYOUT, planned=4, status="finished", faults=None
 ):
-    """A window a step, four an epoch; the norms of each step, of all modules or by name."""
+    """A run with a window per step, four per epoch; norms per step, for all modules or by name."""
     windows = []
     for i, norm in enumerate(norms):
         one = window(i + 1, epoch=i // 4 + 1, layout=layout, **(faults or {}).get(i + 1, {}))
@@ -36,7 +36,7 @@ def pictured(*runs, findings=((), ()), blocks=True):
     return beside(runs, tuple(reports), modules_of(runs, blocks=blocks))
 
 
-def test_norms_of_runs_of_any_length_lie_at_the_same_share(tmp_path):
+def test_runs_of_different_lengths_are_aligned_by_share(tmp_path):
     a = run_of(tmp_path / "a", [1.0] * 8 + [100.0] * 8)
     b = run_of(tmp_path / "b", [1.0] * 8, planned=2)
     picture = pictured(a, b)
@@ -56,7 +56,7 @@ def test_norms_of_runs_of_any_length_lie_at_the_same_share(tmp_path):
     assert apart.limits(picture) == []
 
 
-def test_a_run_that_crashed_is_compared_over_the_share_that_both_have(tmp_path):
+def test_crashed_run_is_compared_over_the_common_share(tmp_path):
     a, b = run_of(tmp_path / "a", [1.0] * 16), run_of(tmp_path / "b", [9.0] * 6, status="failed")
     picture = pictured(a, b)
     assert picture.shared == pytest.approx((0, 6 / 16))
@@ -64,9 +64,9 @@ def test_a_run_that_crashed_is_compared_over_the_share_that_both_have(tmp_path):
     assert (known == picture.both).all()
     assert known[0].sum() == COLUMNS * 6 // 16
     assert {one.end <= 0.4 for one in picture.farthest.values()} == {True}
-    (said,) = apart.limits(picture)
-    assert "38%" in said
-    assert "epoch 2 of 4" in said
+    (sentence,) = apart.limits(picture)
+    assert "38%" in sentence
+    assert "epoch 2 of 4" in sentence
 
 
 def test_runs_without_a_common_share_are_not_compared(tmp_path):
@@ -78,7 +78,7 @@ def test_runs_without_a_common_share_are_not_compared(tmp_path):
     assert len(apart.limits(picture)) == 1
 
 
-def test_blocks_of_one_run_and_of_another_class_are_shown_as_such(tmp_path):
+def test_blocks_missing_in_one_run_or_of_another_class_are_labelled(tmp_path):
     other, _ = plan([*map(Part, ("model.0.conv", "model.2.a", "model.3.conv"))])
     kinds = tuple(
         "Own" if name == B0 else kind for name, kind in zip(other.modules, other.types, strict=True)
@@ -97,7 +97,7 @@ def test_blocks_of_one_run_and_of_another_class_are_shown_as_such(tmp_path):
     assert (B1 in only_a, "model.3" in only_b) == (True, True)
 
 
-def test_findings_of_both_are_marked_in_their_own_rows_and_shares(tmp_path):
+def test_findings_are_marked_in_their_rows_and_shares(tmp_path):
     a, b = run_of(tmp_path / "a", [1.0] * 16), run_of(tmp_path / "b", [1.0] * 16)
     inner = finding_of("dead", CONV, modules=(CONV, "model.0.conv"), step=5, step_end=9)
     whole = finding_of("spike", WHOLE, number=2, step=13, severity="warning")
@@ -108,7 +108,7 @@ def test_findings_of_both_are_marked_in_their_own_rows_and_shares(tmp_path):
     assert [other.number(span) for span in other.spans] == ["B1", "B2"]
 
 
-def test_a_cell_without_a_norm_in_one_run_is_that_in_the_difference(tmp_path):
+def test_cell_without_a_norm_has_no_difference(tmp_path):
     a = run_of(tmp_path / "a", [1.0] * 4, planned=1)
     b = run_of(tmp_path / "b", [1.0] * 4, planned=1, faults={3: {"nonfinite": [B1]}})
     picture = pictured(a, b)
@@ -118,16 +118,16 @@ def test_a_cell_without_a_norm_in_one_run_is_that_in_the_difference(tmp_path):
     assert np.isnan(picture.apart[2, half:three]).all()
     states[2, half:three] = FINE
     assert set(states.ravel()) == {FINE}
-    said = apart.differences(picture)
-    assert [line for line in said if B1 in line and "NaN or Inf in B" in line and "50%" in line]
+    lines = apart.differences(picture)
+    assert [line for line in lines if B1 in line and "NaN or Inf in B" in line and "50%" in line]
 
 
-def test_neighbouring_blocks_that_are_far_apart_are_named_as_one(tmp_path):
+def test_neighbouring_blocks_that_differ_are_named_as_a_range(tmp_path):
     low = {B0: 1e-4, "model.0.conv": 1e-4, B1: 2e-4, HEAD: 1.0, WHOLE: 1.0}
     picture = pictured(run_of(tmp_path / "a", [1.0] * 8), run_of(tmp_path / "b", [low] * 8))
-    (said,) = apart.differences(picture)
-    assert said.startswith("model.0 to model.1: ")
-    assert "times weaker in B" in said
+    (sentence,) = apart.differences(picture)
+    assert sentence.startswith("model.0 to model.1: ")
+    assert "times weaker in B" in sentence
     near = pictured(run_of(tmp_path / "c", [1.0] * 8), run_of(tmp_path / "d", [1.5] * 8))
     assert max(abs(one.decades) for one in near.farthest.values()) < APART
     assert len(apart.differences(near)) == 1
@@ -136,12 +136,12 @@ def test_neighbouring_blocks_that_are_far_apart_are_named_as_one(tmp_path):
 @pytest.mark.parametrize(
     ("decades", "words"), [(0, "same"), (4, "\u00d7 10,000"), (-0.5, "÷ 3.2"), (-1e9, "÷ 1e+99")]
 )
-def test_a_difference_as_a_factor(decades, words):
+def test_factor(decades, words):
     assert apart.factor(decades) == words
 
 
 @pytest.mark.slow
-def test_the_picture_has_the_numbers_frames_and_words(tmp_path):
+def test_picture_has_numbers_frames_and_labels(tmp_path):
     png = pytest.importorskip("yolo_gradwatch.views.png.beside")
     found = finding_of("dead", CONV, step=5, step_end=9)
     a = run_of(tmp_path / "a", [1.0] * 16)
@@ -168,22 +168,22 @@ def test_the_picture_has_the_numbers_frames_and_words(tmp_path):
     }
 
 
-def test_the_figure_of_the_page_has_the_same_panels_in_both_widths(tmp_path):
+def test_figure_of_the_page_has_the_same_panels_in_both_widths(tmp_path):
     html = pytest.importorskip("yolo_gradwatch.views.html.beside")
     found = finding_of("dead", CONV, step=5, step_end=9)
     a = run_of(tmp_path / "a", [1.0] * 16)
     b = run_of(tmp_path / "b", [100.0] * 12, status="failed")
     picture = pictured(a, b, findings=((found,), ()))
-    shown, covers = html.figure(picture), html.covers(picture)
-    assert [trace["yaxis"] for trace in shown["data"]] == ["y", "y2", "y3"] * 2
+    figure, covers = html.figure(picture), html.covers(picture)
+    assert [trace["yaxis"] for trace in figure["data"]] == ["y", "y2", "y3"] * 2
     missing = len(html.COVERS)
     assert (covers[1][:, -COLUMNS // 4 :] == missing).all()
     assert (covers[2] == covers[1]).all()
     assert not covers[0].any()
-    for layout in (shown["wide"], shown["narrow"]):
+    for layout in (figure["wide"], figure["narrow"]):
         assert [s["xref"] for s in layout["shapes"]] == ["x", "x3"]
         assert {(s["x0"], s["x1"], s["y0"], s["y1"]) for s in layout["shapes"]} == {
             (0.25, 0.5, 1.5, 2.5)
         }
         assert [a["text"] for a in layout["annotations"] if a["text"] == "A1"] == ["A1"] * 2
-    assert shown["wide"]["yaxis3"]["ticktext"] == ["<b>\u00d7 100</b>"] * 4
+    assert figure["wide"]["yaxis3"]["ticktext"] == ["<b>\u00d7 100</b>"] * 4

@@ -1,4 +1,4 @@
-"""The numbers of a check, and the screen that shows them."""
+"""The numbers of a check and its screen."""
 
 import json
 import math
@@ -44,7 +44,7 @@ def items_of(**means):
     return tuple(LossItem(name, 2, 0, 0, mean, mean, mean) for name, mean in means.items())
 
 
-def test_a_block_has_its_own_numbers(tmp_path):
+def test_numbers_of_the_blocks(tmp_path):
     run = run_of(tmp_path, (1, 2, 8))
     assert (traced(run), updated(run)) == ((1, 8), 20)
     blocks = block_numbers(run)
@@ -55,26 +55,24 @@ def test_a_block_has_its_own_numbers(tmp_path):
     assert [(block.largest, block.weight, block.zeros) for block in blocks] == [(1, 1, 0)] * 3
 
 
-def test_the_first_and_the_last_trace_are_told_apart(tmp_path):
+def test_blocks_have_numbers_of_the_first_and_last_trace(tmp_path):
     run = run_of(tmp_path, (), flows=[flow_of(1), flow_of(2, rms=7.0), flow_of(4, rms=5.0)])
     assert [(one.rms_first, one.rms) for one in block_numbers(run)] == [(1, 5), (2, 10), (3, 15)]
 
 
 @pytest.mark.parametrize("part", ["model.1", "model.1.conv"])
 @pytest.mark.parametrize(("largest", "found"), [(6e4, 6e4), (math.inf,) * 2, (math.nan, math.inf)])
-def test_the_largest_output_is_of_the_block_and_its_parts_in_any_trace(
-    tmp_path, part, largest, found
-):
+def test_largest_output_is_over_all_parts_and_traces(tmp_path, part, largest, found):
     calls = (
         Call(1, "model.0", 1, "Conv", 8, 1.0, 2.0, 0.0, None, 1.0),
         Call(2, part, 1, "Conv", 8, 1.0, largest, 0.0, None, 1.0),
-        Call(3, "model.10", 1, "Conv", 8, 1.0, 9e4, 0.0, None, 1.0),  # which begins alike
+        Call(3, "model.10", 1, "Conv", 8, 1.0, 9e4, 0.0, None, 1.0),  # shares the prefix model.1
     )
     run = run_of(tmp_path, (), flows=[Flow(1, 1, calls), flow_of(2)])
     assert [one.largest for one in block_numbers(run)] == [2, pytest.approx(found), 1]
 
 
-def test_nothing_is_made_up_where_nothing_was_measured(tmp_path):
+def test_run_without_windows_has_no_numbers(tmp_path):
     run = written(tmp_path, [])
     assert (traced(run), updated(run)) == ((0, 0), 0)
     assert all(math.isnan(one.rms) and math.isnan(one.gradient) for one in block_numbers(run))
@@ -93,13 +91,13 @@ def test_nothing_is_made_up_where_nothing_was_measured(tmp_path):
         ("fp16", True, "float16", FLOAT16_MAX),
     ],
 )
-def test_the_number_format_is_that_of_amp(tmp_path, asked, fitted, name, end):
+def test_number_format_follows_amp(tmp_path, asked, fitted, name, end):
     changed = {} if fitted is None else {"fitted": {"amp": fitted}}
     run = written(tmp_path, [], options={"training": {"amp": asked, **changed}})
     assert tuple(number_format(run)) == (name, end)
 
 
-def test_loss_items_have_shares_of_their_sum(tmp_path):
+def test_loss_items_have_their_share_of_the_sum(tmp_path):
     windows = [
         window(1, losses=items_of(box=1.0, cls=3.0, sum=4.0, **{"lr/0": 0.1})),
         window(2, losses=items_of(box=3.0, cls=1.0, sum=4.0, **{"lr/0": 0.2})),
@@ -114,11 +112,11 @@ def test_loss_items_have_shares_of_their_sum(tmp_path):
         (1, 0.004, 3.0, (0.004, 0.01)),
         (4, 0.004, 3.0, None),
         (1, 0.01, 3.0, None),
-        (1, 0.1, 3.0, None),  # of biases
+        (1, 0.1, 3.0, None),  # as for biases
         (1, 0.004, 0, None),
     ],
 )
-def test_a_learning_rate_that_still_rises_is_told(tmp_path, epoch, rate, epochs, expected):
+def test_rising_learning_rate_is_reported_as_warming(tmp_path, epoch, rate, epochs, expected):
     windows = [
         window(step, epoch=epoch, losses=items_of(box=1.0, **{"lr/0": rate * step / 3}))
         for step in (1, 2, 3)
@@ -128,7 +126,7 @@ def test_a_learning_rate_that_still_rises_is_told(tmp_path, epoch, rate, epochs,
     assert warming(run) == (expected and pytest.approx(expected))
 
 
-def test_what_does_not_move_is_told_by_why(tmp_path):
+def test_untrained_parameters_are_grouped_by_reason(tmp_path):
     optimizer = {
         **OPTIMIZER,
         "frozen": ["model.0.conv.weight", "model.0.bn.weight", "model.10.conv.weight"],
@@ -146,12 +144,12 @@ def test_what_does_not_move_is_told_by_why(tmp_path):
     assert found.unused == ("model.1", "model.2.a")
 
 
-def test_what_had_a_gradient_once_is_not_unused(tmp_path):
+def test_module_that_had_a_gradient_once_is_not_unused(tmp_path):
     windows = [window(1, none=[CONV]), window(2), window(3, none=[CONV])]
     assert untrained(written(tmp_path, windows)).unused == ()
 
 
-def test_a_whole_training_takes_as_long_as_its_batches():
+def test_estimated_time_of_the_whole_training():
     assert (COST.steps, COST.step_seconds, COST.total_seconds) == (52_500, 1.0, 52_500.0)
     unknown = replace(COST, seconds=None)
     assert (unknown.step_seconds, unknown.total_seconds) == (None, None)
@@ -159,26 +157,26 @@ def test_a_whole_training_takes_as_long_as_its_batches():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "expected"),
     [
         *((0.3123, "0.31 s"), (7.25, "7.2 s"), (45.0, "45 s"), (59.7, "60 s"), (61, "1 min")),
         *((3599, "1 h"), (12_000, "3 h 20 min"), (7200, "2 h"), (367_000, "4 d 6 h")),
         (172_800, "2 d"),
     ],
 )
-def test_a_time_is_said_as_one_says_it(seconds, said):
-    assert duration(seconds) == said
+def test_duration(seconds, expected):
+    assert duration(seconds) == expected
 
 
 @pytest.mark.parametrize(
-    ("number", "noun", "said"),
+    ("number", "noun", "expected"),
     [(1, "batch", "1 batch"), (2, "batch", "2 batches"), (2, "epoch", "2 epochs")],
 )
-def test_words_are_counted(number, noun, said):
-    assert counted(number, noun) == said
+def test_counted(number, noun, expected):
+    assert counted(number, noun) == expected
 
 
-def test_the_record_is_json(tmp_path):
+def test_record_is_json(tmp_path):
     run = run_of(tmp_path, (), flows=[flow_of(1), flow_of(2, rms=math.inf, gradient=math.nan)])
     record = json.loads(json.dumps(as_record(run, COST), allow_nan=False))
     assert record["cost"]["total_seconds"] == 52_500.0
@@ -191,7 +189,7 @@ def test_the_record_is_json(tmp_path):
 
 
 def yolo_run(folder, *, amp=True):
-    """Thirty steps of YOLO26n under AMP, with a block near the end of float16."""
+    """Thirty steps of YOLO26n with AMP, one block close to the largest float16."""
     windows = []
     for step in range(1, 31):
         losses = items_of(box_loss=3.0 - step / 50, cls_loss=5.0, dfl_loss=0.5)
@@ -224,7 +222,7 @@ def on_screen(run, width, **changes):
     )
 
 
-def test_the_screen(tmp_path, golden):
+def test_screen(tmp_path, golden):
     run = yolo_run(tmp_path)
     finding = finding_of("vanishing", "model.4", severity="critical", episodes=(episode_of(),))
     for width in (80, 140):
@@ -232,19 +230,19 @@ def test_the_screen(tmp_path, golden):
 
 
 @pytest.mark.parametrize("width", [80, 140])
-def test_no_line_is_wider_than_the_terminal_and_all_fits_on_a_screen(tmp_path, width):
+def test_screen_fits_the_terminal(tmp_path, width):
     lines = on_screen(yolo_run(tmp_path), width).splitlines()
     assert max(map(cell_len, lines)) <= width
     assert len(lines) < 50
 
 
-def test_a_block_near_the_end_of_the_format_is_marked(tmp_path):
+def test_block_near_the_end_of_the_number_format_is_marked(tmp_path):
     text = screen(yolo_run(tmp_path).report(), yolo_run(tmp_path), COST, 140)[1]
     yellow = [span for span in text.spans if "yellow" in str(span.style)]
     assert {text.plain[span.start : span.end].strip() for span in yellow} == {"1.1", "little room"}
 
 
-def test_without_numbers_the_verdict_and_the_cost_are_shown(tmp_path):
+def test_screen_without_a_run_has_verdict_and_cost(tmp_path):
     report = written(tmp_path, []).report()
     head, cost = screen(report, None, COST, 80)
     assert head.plain.startswith(f"GradWatch: {report.verdict}")
@@ -254,7 +252,7 @@ def test_without_numbers_the_verdict_and_the_cost_are_shown(tmp_path):
 @LAWS
 @given(width=st.one_of(st.none(), st.integers(40, 200)), amp=st.booleans())
 @pytest.mark.slow
-def test_every_block_with_parameters_is_there(tmp_path_factory, width, amp):
+def test_screen_names_every_block_with_parameters(tmp_path_factory, width, amp):
     folder = tmp_path_factory.getbasetemp() / f"check-{amp}"
     run = load_run(folder) if folder.exists() else yolo_run(folder, amp=amp)
     text = "\n".join(part.plain for part in screen(run.report(), run, COST, width))

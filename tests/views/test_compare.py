@@ -38,12 +38,12 @@ SHARES = {
 
 
 def untrained(layout=LAYOUT, **meta):
-    """A run without a window, on paper only."""
+    """A run without windows, in memory only."""
     return Run(Path("run"), pd.DataFrame(), pd.DataFrame(), decoded(meta_of(layout, **meta)))
 
 
 def with_norms(one, norms):
-    """The other quantities that are compared are multiples of the norms."""
+    """Set the norms; the other compared quantities are multiples of them."""
     norms = np.array(norms, np.float32)
     return replace(one, norm_mean=norms, weight_max=2 * norms, update_ratio=4 * norms)
 
@@ -53,7 +53,7 @@ _NORM = st.one_of(st.just(math.nan), st.just(0.0), st.floats(2.0**-60, 2.0**60, 
 
 @st.composite
 def trainings(draw, layout=LAYOUT):
-    """Windows of any lengths without a gap, with any norm in any module."""
+    """Consecutive windows of any length, with any norm in any module."""
     size = len(layout.modules)
     rows = st.tuples(st.integers(1, 8), st.lists(_NORM, min_size=size, max_size=size))
     windows, step = [], draw(st.integers(1, 3))
@@ -64,7 +64,7 @@ def trainings(draw, layout=LAYOUT):
 
 
 def by_loops(windows, m, part, name="norm_mean"):
-    """The median over twentieths of a step, each of which lies in one window."""
+    """The median over twentieths of a step; each of them is in one window."""
     begin = windows[0].step_first - 1 if windows else 0
     span = windows[-1].step_last - begin if windows else 0
     low, high = (share * 20 * span for share in SHARES[part])
@@ -90,7 +90,7 @@ def ratio_by_loops(norm, first):
 @pytest.mark.slow
 @FEWER
 @given(trainings(), trainings(OTHER))
-def test_a_comparison_is_what_loops_over_the_windows_give(one, other):
+def test_comparison_equals_plain_loops_over_the_windows(one, other):
     trained = [(one, LAYOUT), (other, OTHER)]
     with TemporaryDirectory() as name:
         runs = [written(Path(name) / str(i), *each) for i, each in enumerate(trained)]
@@ -109,7 +109,7 @@ def test_a_comparison_is_what_loops_over_the_windows_give(one, other):
 
 
 ENDS = ((1.0, 3.0), (3.0, 1.0))
-"""Norms of two windows that are as near to the middle, so that both count."""
+"""Norms of two windows equally close to the middle, so that both count."""
 
 
 def norms_of(table, place, module=CONV, what="norm"):
@@ -122,14 +122,12 @@ def norms_of(table, place, module=CONV, what="norm"):
     ("steps", "norms", "expected"),
     [
         (range(1, 21), range(1, 21), [1.0, 10.0, 19.0]),
-        ((1, 40, 101), (1.0, 7.0, 9.0), [1.0, 7.0, 9.0]),  # captured now and then
+        ((1, 40, 101), (1.0, 7.0, 9.0), [1.0, 7.0, 9.0]),  # captured only sometimes
         ((51, 52), (3.0, 5.0), [3.0, 3.0, 5.0]),  # resumed without files
         *(((1, last), ends, [ends[0], 1.0, ends[1]]) for last in (3, 11) for ends in ENDS),
     ],
 )
-def test_norms_of_a_tenth_at_the_beginning_in_the_middle_and_at_the_end(
-    tmp_path, steps, norms, expected
-):
+def test_norms_of_the_first_middle_and_last_tenth(tmp_path, steps, norms, expected):
     windows = [window(step, norm=norm) for step, norm in zip(steps, norms, strict=True)]
     table = compare([written(tmp_path, windows)] * 2)
     assert norms_of(table, 1) == norms_of(table, 2) == expected
@@ -143,7 +141,7 @@ def test_every_run_is_compared_with_the_first(tmp_path):
     assert table["run"].unique().tolist() == [1, 2, 3]
 
 
-def test_a_module_that_a_run_lacks_has_no_class_there():
+def test_module_missing_in_a_run_has_no_class_there():
     names = modules_of([untrained(), untrained(OTHER)])
     assert list(names) == [
         *("model", "model.0", "model.0.conv", "model.0.bn"),
@@ -155,7 +153,7 @@ def test_a_module_that_a_run_lacks_has_no_class_there():
     assert names["model.2.a"] == ["Conv2d", "Conv2d"]
 
 
-def test_blocks_are_the_whole_model_and_the_blocks_of_any_run():
+def test_blocks_are_the_whole_model_and_the_blocks_of_all_runs():
     more, _ = plan([Part("model.0.conv"), Part("model.3.conv")])
     names = modules_of([untrained(), untrained(more)], blocks=True)
     assert set(names) == {WHOLE, "model.0", "model.1", "model.2", "model.3"}
@@ -170,21 +168,21 @@ _LAYOUTS = st.lists(st.sampled_from(PARTS_OF_A_NET), min_size=1, unique=True).ma
 
 @LAWS
 @given(_LAYOUTS, _LAYOUTS)
-def test_the_modules_of_both_runs_keep_the_order_of_each(one, other):
+def test_merged_modules_keep_the_order_of_each_run(one, other):
     names = modules_of([untrained(one), untrained(other)])
     for place, layout in enumerate((one, other)):
         own = {name: kinds[place] for name, kinds in names.items() if kinds[place]}
         assert list(own.items()) == list(zip(layout.modules, layout.types, strict=True))
 
 
-def test_a_block_that_only_one_run_has_does_not_part_the_modules_of_another():
+def test_block_of_one_run_does_not_split_a_block_of_another():
     one, _ = plan([Part("model.0.conv"), Part("model.0.bn")])
     other, _ = plan([Part("model.0.conv"), Part("model.1.conv")])
     names = list(modules_of([untrained(one), untrained(other)]))
     assert names.index("model.0.bn") < names.index("model.1")
 
 
-def test_blocks_of_runs_whose_models_differ_in_a_block_come_by_their_number():
+def test_blocks_of_different_models_are_ordered_by_number():
     one, _ = plan([Part(f"model.{number}.conv") for number in (0, 1, 4, 7)])
     other, _ = plan([Part(f"model.{number}.conv") for number in (0, 1, 5, 8)])
     assert list(modules_of([untrained(one), untrained(other)], blocks=True)) == [
@@ -215,12 +213,12 @@ def trained_with(training=None, **versions):
         ([{"a": 1}, {"a": 2}, {"a": 1}], [("a", 1, 2, 1)]),
     ],
 )
-def test_differences_are_the_options_that_are_not_the_same_in_all_runs(runs, expected):
+def test_differences_are_options_that_differ_between_runs(runs, expected):
     found = differences([trained_with(training) for training in runs])
     assert found == [Difference(name, values) for name, *rest in expected for values in [(*rest,)]]
 
 
-def test_other_versions_are_differences_too():
+def test_differing_versions_are_differences_too():
     runs = [trained_with({"lr0": 1}, torch="2.1"), trained_with({"lr0": 2}, torch="2.2")]
     assert differences(runs) == [
         Difference("lr0", (1, 2)),
@@ -247,7 +245,7 @@ _FINDINGS = st.lists(
 
 @LAWS
 @given(_FINDINGS, st.lists(_FINDINGS, max_size=3))
-def test_only_in_is_what_loops_find(own, others):
+def test_only_in_equals_plain_loops(own, others):
     found = only_in(report_of(own), [report_of(findings) for findings in others])
     assert found == [
         one
@@ -266,7 +264,7 @@ ORDERS = st.lists(st.lists(st.sampled_from("abcdefghij"), max_size=8), max_size=
 @pytest.mark.slow
 @settings(LAWS, max_examples=500)
 @given(ORDERS)
-def test_names_of_many_runs_are_merged_as_if_each_was_inserted(orders):
+def test_merging_many_orders_equals_inserting_one_by_one(orders):
     merged = []
     for names in orders:
         place = 0

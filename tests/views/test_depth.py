@@ -1,4 +1,4 @@
-"""The network from its first block to its last: the numbers, the picture and the page."""
+"""Numbers along the depth of the network, and their picture."""
 
 import numpy as np
 import pytest
@@ -23,15 +23,13 @@ def roles(picture):
         ((1, 2, 4, 8, 16), None, [(1, "first"), (4, "middle"), (16, "last")]),
         (
             (1, 2, 4, 7, 8, 16),
-            4,  # which is reported at step 6
+            4,  # reported at step 6
             [(1, "first"), (4, "middle"), (7, "after dead"), (16, "last")],
         ),
         ((1, 2, 4), 4, [(1, "first"), (2, "middle"), (4, "last")]),
     ],
 )
-def test_the_first_a_middle_and_the_last_trace_and_that_of_the_finding(
-    tmp_path, steps, dead_from, expected
-):
+def test_selected_traces_and_their_roles(tmp_path, steps, dead_from, expected):
     run = run_of(tmp_path, steps, dead_from=dead_from)
     picture = depth(run, run.report())
     assert roles(picture) == expected
@@ -39,18 +37,18 @@ def test_the_first_a_middle_and_the_last_trace_and_that_of_the_finding(
     assert len(set(picture.colours)) == len(picture.curves)
 
 
-def test_the_numbers_are_those_of_each_block_in_its_first_call(tmp_path):
+def test_numbers_are_those_of_the_first_call_of_each_block(tmp_path):
     run = run_of(tmp_path, (1, 3, 8))
     first, middle, last = depth(run, run.report()).curves
     for curve in (first, middle, last):
         np.testing.assert_array_equal(curve.levels["rms"], [1, 2, 3])
         np.testing.assert_array_equal(curve.levels["gradient"], [2, 4, 6])
     updates = [curve.levels["update"][0] for curve in (first, middle, last)]
-    np.testing.assert_allclose(updates, [0.001, np.nan, 0.008], rtol=1e-6)  # none at 3
+    np.testing.assert_allclose(updates, [0.001, np.nan, 0.008], rtol=1e-6)  # none at step 3
 
 
 @pytest.mark.parametrize("odd", [0.0, np.nan, np.inf])
-def test_a_picture_of_odd_numbers_is_drawn(tmp_path, odd):
+def test_zero_and_nonfinite_numbers_are_drawn(tmp_path, odd):
     run = run_of(tmp_path, (), flows=[flow_of(1), flow_of(2, rms=odd, gradient=odd)])
     figure = run.plot_flow()
     assert [axes.get_title(loc="left") for axes in figure.axes] == list(PANELS.values())
@@ -61,7 +59,7 @@ def test_a_picture_of_odd_numbers_is_drawn(tmp_path, odd):
     assert (tmp_path / "flow.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_run_without_a_trace_has_a_picture_that_says_so(tmp_path):
+def test_run_without_a_trace_has_an_empty_figure(tmp_path):
     run = run_of(tmp_path, ())
     assert run.plot_flow().axes == []
     outcome("review", tmp_path, "--plot")
@@ -69,7 +67,7 @@ def test_a_run_without_a_trace_has_a_picture_that_says_so(tmp_path):
 
 
 @pytest.mark.slow
-def test_review_draws_it(tmp_path):
+def test_review_writes_the_picture(tmp_path):
     run_of(tmp_path, (1, 2, 4))
     outcome("review", tmp_path, "--plot")
     assert (tmp_path / DEPTH_FILE).stat().st_size > 10_000

@@ -1,4 +1,4 @@
-"""The newest trace as ``review --flow`` shows it."""
+"""The newest trace as shown by ``review --flow``."""
 
 import math
 from dataclasses import replace
@@ -29,26 +29,26 @@ GATE = Call(8, "model.23.gate", 1, "Sigmoid", 8, 0.7, 1.0, 0.0, 0.75, 1.5)
 HEALTHY = Flow(1, 1, (*FLOW.calls[:4], GATE))
 
 
-def shown(flow, width, calls=None):
+def rendered(flow, width, calls=None):
     lines = fitted_lines(flow_text(flow, calls or flow.calls, width), width)
     return "\n".join(map(str.rstrip, lines)) + "\n"
 
 
 @pytest.mark.parametrize("width", [80, 140])
-def test_a_trace_on_a_terminal(golden, width):
-    golden(f"flow-{width}", shown(FLOW, width) + "\n" + shown(HEALTHY, width))
+def test_trace_on_a_terminal(golden, width):
+    golden(f"flow-{width}", rendered(FLOW, width) + "\n" + rendered(HEALTHY, width))
 
 
 @given(st.integers(60, 200))
-def test_no_line_is_wider_than_the_terminal_and_no_number_is_lost(width):
-    text = shown(FLOW, width)
+def test_text_fits_the_terminal_and_loses_no_number(width):
+    text = rendered(FLOW, width)
     assert max(map(len, text.splitlines())) <= width
     flat = " ".join(text.split())
     for words in ("203", "3.1e-07", "NaN", "Inf", "100%", "99.9%", "25.0%", "0.1%", "6.88"):
         assert words in flat
 
 
-def test_the_first_call_that_is_not_finite_is_named_and_marked():
+def test_first_nonfinite_call_is_named_and_marked():
     text = flow_text(FLOW, FLOW.calls, 140)
     line = text.plain.splitlines()[1]
     assert "model.0.act" in line
@@ -60,18 +60,18 @@ def test_the_first_call_that_is_not_finite_is_named_and_marked():
     assert "finite" not in flow_text(HEALTHY, HEALTHY.calls, 140).plain
 
 
-def test_it_is_named_though_other_modules_are_shown():
+def test_first_nonfinite_call_is_named_even_if_not_selected():
     text = flow_text(FLOW, FLOW.calls[:1], None).plain
     assert "model.0.act" in text
     assert "model.0.bn" not in text
 
 
-def test_a_first_call_has_none_before_it():
+def test_nonfinite_first_call_has_no_predecessor():
     flow = Flow(1, 1, (replace(FLOW.calls[5], order=1), *FLOW.calls[6:]))
     assert "after" not in flow_text(flow, flow.calls, None).plain.splitlines()[1]
 
 
-def test_what_would_steer_a_terminal_does_not():
+def test_control_characters_are_replaced():
     flow = Flow(1, 1, (replace(FLOW.calls[5], module="a\x1b[2Jb", type="\x07"),))
     assert not {"\x1b", "\x07"} & set(flow_text(flow, flow.calls, None).plain)
 
@@ -89,7 +89,7 @@ def run(tmp_path):
     return tmp_path
 
 
-def test_the_newest_is_shown(run):
+def test_newest_trace_is_shown(run):
     assert printed("review", run, "--flow") == shown_by_review(FLOW, FLOW.calls)
 
 
@@ -97,12 +97,12 @@ def shown_by_review(flow, calls):
     return flow_text(flow, calls, None, [HEALTHY.step, FLOW.step]).plain + "\n"
 
 
-def test_an_older_one_is_shown_by_its_epoch(run):
+def test_older_trace_is_selected_by_its_epoch(run):
     expected = shown_by_review(HEALTHY, HEALTHY.calls)
     assert printed("review", run, "--flow", "--epochs", "1:2") == expected
 
 
-def test_single_modules_are_shown(run):
+def test_modules_can_be_selected(run):
     text = printed("review", run, "--flow", "--module", "model.0*")
     calls = [call for call in FLOW.calls if call.module.startswith("model.0")]
     assert len(calls) == 5
@@ -112,20 +112,20 @@ def test_single_modules_are_shown(run):
 @pytest.mark.parametrize(
     "options", [["--csv"], ["--json"], ["--module", "nothing.*"], ["--epochs", "2:2"]], ids=" ".join
 )
-def test_what_cannot_be_shown_is_refused(run, options):
+def test_invalid_selections_and_formats_are_refused(run, options):
     code, out, err = outcome("review", run, "--flow", *options)
     assert (code, out) == (2, "")
     assert options[0] in err or "flow.csv" in err or "steps 1, 1,024" in err
 
 
-def test_a_run_without_a_trace_says_so(run):
+def test_run_without_a_trace_is_refused(run):
     (run / FLOW_FILE).unlink()
     code, out, err = outcome("review", run, "--flow")
     assert (code, out) == (2, "")
     assert "flow.csv" in err
 
 
-def test_a_damaged_table_is_refused_and_costs_the_review_nothing(run):
+def test_damaged_table_is_refused_but_the_review_still_works(run):
     path = run / FLOW_FILE
     path.write_bytes(path.read_bytes().replace(b"Conv2d,4096", b"Conv2d,many", 1))
     code, out, err = outcome("review", run, "--flow")

@@ -1,4 +1,4 @@
-"""A training that runs elsewhere, followed from its files as they grow."""
+"""Following a training in another process through its growing files."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ NET = layout_of(YOLO26N)
 
 
 def table_of(windows, layout=LAYOUT):
-    """The bytes of a table, and how many there are after each window."""
+    """The bytes of a table, and its size after each window."""
     with TemporaryDirectory() as name:
         path = Path(name) / WINDOWS_FILE
         log = RunLog(Path(name), layout, resume=False)
@@ -72,7 +72,7 @@ def table_of(windows, layout=LAYOUT):
 
 
 def put(folder, content, layout=LAYOUT, **meta):
-    """Replace the files of a run that goes on."""
+    """Replace the files of a running training."""
     (folder / WINDOWS_FILE).write_bytes(content)
     put_meta(folder, layout, status="running", **meta)
 
@@ -96,7 +96,7 @@ def tail(tmp_path):
 @pytest.mark.slow
 @LAWS
 @given(runs(), st.data())
-def test_a_table_that_grows_in_chunks_is_read_as_it_was_written(run, data):
+def test_table_growing_in_chunks_is_read_completely(run, data):
     windows, events = run
     content, ends = table_of(windows)
     cuts = data.draw(st.lists(st.integers(0, len(content)), max_size=6).map(sorted))
@@ -112,7 +112,7 @@ def test_a_table_that_grows_in_chunks_is_read_as_it_was_written(run, data):
     assert_all_same(found, windows)
 
 
-def test_a_run_is_there_once_it_has_both_files(tmp_path, tail):
+def test_run_exists_once_it_has_both_files(tmp_path, tail):
     assert Tail(tmp_path / "not there yet").look() is None
     content, _ = table_of(THREE)
     (tmp_path / WINDOWS_FILE).write_bytes(content)
@@ -120,14 +120,14 @@ def test_a_run_is_there_once_it_has_both_files(tmp_path, tail):
     put(tmp_path, b"")
     (tmp_path / WINDOWS_FILE).unlink()
     assert tail.look() is None
-    put(tmp_path, table_of([])[0])  # a header alone
+    put(tmp_path, table_of([])[0])  # only a header
     look = tail.look()
     assert (look.is_new, look.windows, look.is_over) == (True, (), False)
     assert look.meta.layout == LAYOUT
 
 
 @pytest.mark.parametrize("torn", [1, 60, 400])
-def test_a_resumed_run_goes_on_behind_its_mended_end(tmp_path, tail, torn):
+def test_resumed_run_continues_after_its_mended_end(tmp_path, tail, torn):
     content, ends = table_of([window(step) for step in range(1, 6)])
     put(tmp_path, content[: ends[2] + torn])
     (tmp_path / ALERTS_FILE).write_bytes(b"")
@@ -151,8 +151,8 @@ def rows_of(one, layout):
 
 @pytest.mark.parametrize("way", [(False, 2.0), (True, 2.0), (True, 1.0)])
 @pytest.mark.parametrize(("windows", "layout"), [*((n, LAYOUT) for n in (0, 1, 3, 8)), (2, NET)])
-def test_a_new_run_in_the_folder_is_read_from_its_beginning(tmp_path, tail, windows, layout, way):
-    gap, norm = way  # what replaces a deleted run may end with the same line
+def test_new_run_in_the_folder_is_read_from_the_beginning(tmp_path, tail, windows, layout, way):
+    gap, norm = way  # the new run may end with the same line as a deleted one
     put(tmp_path, table_of(DEAD)[0])
     assert len(tail.look().windows) == 3
     if gap:
@@ -174,13 +174,13 @@ def test_a_new_run_in_the_folder_is_read_from_its_beginning(tmp_path, tail, wind
     ("old", "new"),
     [
         *((b",1,0,", new) for new in (b",x,0,", b",1.5,0,", b",-1,0,", b",1" + 30 * b"0" + b",0,")),
-        *((b",1,1,1,5,", new) for new in (b",1,1,1,1,5,", b",1,1,5,")),  # a cell more, or less
+        *((b",1,1,1,5,", new) for new in (b",1,1,1,1,5,", b",1,1,5,")),  # one cell more or less
         (b"\n1,2,2,", b"\n1,1,1,"),  # steps that go back
         (b"norm_min,norm_mean", b"norm_mean,norm_mean"),  # the table of another tool
     ],
     ids=range(8),
 )
-def test_a_mangled_table_is_an_error_in_a_line(tmp_path, tail, old, new):
+def test_mangled_table_is_a_one_line_error(tmp_path, tail, old, new):
     content, ends = table_of(THREE)
     kept = 0 if old in table_of([])[0] else ends[0] - 1
     if kept:
@@ -197,17 +197,17 @@ def test_a_mangled_table_is_an_error_in_a_line(tmp_path, tail, old, new):
 
 
 def judged(folder, pieces, events, limits=lambda own: own):
-    """What a judge tells and knows that sees the windows in pieces."""
+    """The changes found by a judge that gets the windows in pieces, and the judge."""
     looks = [
-        Look(number == 0, decoded(meta_of(events=noted(events, piece))), tuple(piece))
+        Look(number == 0, decoded(meta_of(events=recorded(events, piece))), tuple(piece))
         for number, piece in enumerate(pieces)
     ]
     judge = Judge(folder, limits, looks[0])
     return [one for look in looks for one in judge.update(look)], judge
 
 
-def noted(events, piece):
-    """The events that a training has noted by the end of a piece."""
+def recorded(events, piece):
+    """The events that a training has recorded by the end of a piece."""
     return [event for event in events if not piece or event.step <= piece[-1].step_last + 1]
 
 
@@ -224,7 +224,7 @@ def drawn(board, size=(100, 40)):
 
 
 def board_of(windows, findings, layout=LAYOUT):
-    """The board of a run that is seen in one pass."""
+    """The board after all windows at once."""
     board = Board(layout)
     for one in windows:
         board.add_window(one)
@@ -239,15 +239,15 @@ LIMITS = st.builds(Thresholds, dead_windows=st.integers(1, 4), amp_grace=st.inte
 @pytest.mark.slow
 @LAWS
 @given(runs(), CUTS)
-def test_a_judge_finds_what_the_training_found(run, cuts):
+def test_judge_finds_what_the_training_found(run, cuts):
     windows, events = run
     with TemporaryDirectory() as name:
         watch(Path(name), windows, events)
         loaded = load_run(name)
         report = loaded.report()
         changes, judge = judged(Path(name), cut(windows, cuts), events)
-    told = loaded.alerts[["finding", "event", "step", "message"]].to_numpy().tolist()
-    assert [[n.finding.number, n.change, n.step, n.finding.message] for n in changes] == told
+    alerts = loaded.alerts[["finding", "event", "step", "message"]].to_numpy().tolist()
+    assert [[n.finding.number, n.change, n.step, n.finding.message] for n in changes] == alerts
     assert judge.board.active == tuple(f for f in report.findings if f.step_end is None)
     assert drawn(judge.board) == drawn(board_of(windows, report.findings))
 
@@ -255,15 +255,13 @@ def test_a_judge_finds_what_the_training_found(run, cuts):
 @pytest.mark.slow
 @LAWS
 @given(runs(), CUTS, LIMITS)
-def test_under_other_limits_a_judge_finds_what_a_review_finds(run, cuts, limits):
+def test_judge_with_other_thresholds_finds_what_a_review_finds(run, cuts, limits):
     windows, events = run
     with TemporaryDirectory() as name:
         watch(Path(name), windows, events)
         report = load_run(name).report(limits)
         changes, judge = judged(Path(name), cut(windows, cuts), events, lambda _: limits)
-    latest = {
-        one.finding.number: one.finding for one in changes
-    }  # the end of a notice is not in it
+    latest = {one.finding.number: one.finding for one in changes}  # without the end of a notice
     assert {(f.number, f.rule, f.module, f.step) for f in latest.values()} == {
         (f.number, f.rule, f.module, f.step) for f in report.findings
     }
@@ -272,22 +270,22 @@ def test_under_other_limits_a_judge_finds_what_a_review_finds(run, cuts, limits)
     assert judge.board.active == tuple(f for f in report.findings if f.step_end is None)
 
 
-# --- the command, while a training goes on whenever it sleeps -------------------------------------
+# --- the command; the training advances whenever it sleeps ----------------------------------------
 
 
 @pytest.fixture
 def meanwhile(monkeypatch):
-    """Say what happens elsewhere, one thing a sleep; the command must not sleep more often."""
+    """Queue events, one per sleep of the command; it must not sleep more often."""
     clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
-    happening = []
+    pending = []
 
     def sleep(seconds):
         clock.now += seconds
-        assert happening, "it should have ended"
-        happening.pop(0)()
+        assert pending, "it should have ended"
+        pending.pop(0)()
 
     def meanwhile(*calls):
-        happening.extend(calls)
+        pending.extend(calls)
         return clock
 
     clock.sleep = sleep
@@ -324,7 +322,7 @@ def changes_in(text):
 
 
 @pytest.mark.parametrize("status", ["finished", "failed", "interrupted"])
-def test_the_end_of_the_run_is_followed_by_its_report(training, meanwhile, capsys, status):
+def test_report_follows_the_end_of_the_run(training, meanwhile, capsys, status):
     meanwhile(lambda: training.write(*DEAD), lambda: training.end(status))
     assert follow(training.folder) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -336,20 +334,20 @@ def test_the_end_of_the_run_is_followed_by_its_report(training, meanwhile, capsy
     assert any(line.startswith("GradWatch critical dead: ") for line in lines)
 
 
-def test_a_training_that_is_killed_is_followed_by_its_report(training, meanwhile, capsys):
-    def say(pid):
+def test_report_follows_a_killed_training(training, meanwhile, capsys):
+    def write_pid(pid):
         content = (training.folder / WINDOWS_FILE).read_bytes()
         put(training.folder, content, process=process(pid))
 
-    say(os.getpid())
-    meanwhile(lambda: training.write(*DEAD), lambda: say(DEAD_PID))
+    write_pid(os.getpid())
+    meanwhile(lambda: training.write(*DEAD), lambda: write_pid(DEAD_PID))
     assert follow(training.folder, "--fail-on", "dead") == 1
     out = capsys.readouterr().out
     assert "of 10 modules, killed)" in out
     assert "the training was killed after step 3: its process is gone" in out
 
 
-def test_a_run_that_was_killed_is_not_what_is_meant_by_a_folder_above(run, meanwhile, capsys):
+def test_parent_folder_does_not_select_a_killed_run(run, meanwhile, capsys):
     other = run.parent / "train2"
     watch(run, DEAD, status="running", process=process(DEAD_PID))
     meanwhile(
@@ -363,7 +361,7 @@ def test_a_run_that_was_killed_is_not_what_is_meant_by_a_folder_above(run, meanw
     assert any(line.startswith(f"GradWatch is following {other} ") for line in lines)
 
 
-def test_the_log_says_what_the_training_said(training, tmp_path, meanwhile, capsys):
+def test_log_has_the_changes_of_the_training(training, tmp_path, meanwhile, capsys):
     windows = [*DEAD, *(window(step, zero=[CONV]) for step in (4, 5)), *map(window, range(6, 16))]
     events = [Event(3, "nan_recovery"), Event(9, "oom_restart")]
     meanwhile(
@@ -382,7 +380,7 @@ def test_the_log_says_what_the_training_said(training, tmp_path, meanwhile, caps
     ]
 
 
-def test_the_log_has_a_table_at_the_end_of_each_epoch(training, meanwhile, capsys):
+def test_log_has_a_table_at_the_end_of_each_epoch(training, meanwhile, capsys):
     epochs = [[window(4 * n + step, epoch=n + 1) for step in range(1, 5)] for n in range(3)]
     meanwhile(
         lambda: training.write(*epochs[0][:2]),
@@ -398,12 +396,12 @@ def test_the_log_has_a_table_at_the_end_of_each_epoch(training, meanwhile, capsy
 
 
 def finish(folder):
-    """Say that the training has ended."""
+    """Mark the training as finished."""
     meta = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
     (folder / META_FILE).write_text(json.dumps({**meta, "status": "finished"}), encoding="utf-8")
 
 
-def test_a_thaw_is_followed_without_saying_anything_twice(tmp_path, meanwhile, capsys):
+def test_thaw_repeats_no_finding_and_no_epoch(tmp_path, meanwhile, capsys):
     part, whole = grown(step=5)
     before = [window(step, layout=part, zero=[CONV]) for step in range(1, 5)]
     later = [window(step, layout=whole, zero=[CONV], epoch=2) for step in range(5, 9)]
@@ -420,7 +418,7 @@ def test_a_thaw_is_followed_without_saying_anything_twice(tmp_path, meanwhile, c
     )
     assert follow(tmp_path) == 0
     out = capsys.readouterr().out
-    assert out.count("critical dead") == 2  # as it begins, and in the report
+    assert out.count("critical dead") == 2  # at its start and in the report
     assert [line.split()[2] for line in out.splitlines() if " epoch " in line] == ["1", "2"]
     first, second = out.split("GradWatch epoch ")[1:]
     assert "0 Block" not in first
@@ -428,7 +426,7 @@ def test_a_thaw_is_followed_without_saying_anything_twice(tmp_path, meanwhile, c
 
 
 @pytest.mark.parametrize("place", [".", "gradwatch.csv", "..", "../.."])
-def test_a_run_is_waited_for(tmp_path, meanwhile, capsys, place):
+def test_missing_run_is_waited_for(tmp_path, meanwhile, capsys, place):
     folder = tmp_path / "runs" / "detect" / "train"
     meanwhile(
         lambda: folder.mkdir(parents=True),
@@ -444,7 +442,7 @@ def test_a_run_is_waited_for(tmp_path, meanwhile, capsys, place):
 
 
 @pytest.mark.parametrize("lost", [[WINDOWS_FILE, META_FILE], [WINDOWS_FILE], [META_FILE]])
-def test_a_run_whose_files_are_gone_may_come_back(training, meanwhile, capsys, lost):
+def test_run_with_deleted_files_may_come_back(training, meanwhile, capsys, lost):
     clock = meanwhile()
     folder = training.folder
     meanwhile(
@@ -455,12 +453,12 @@ def test_a_run_whose_files_are_gone_may_come_back(training, meanwhile, capsys, l
     )
     assert follow(folder) == 0
     lines = capsys.readouterr().out.splitlines()
-    (told,) = [line for line in lines if line.startswith("GradWatch has been waiting")]
-    assert "gone" in told
+    (waiting,) = [line for line in lines if line.startswith("GradWatch has been waiting")]
+    assert "gone" in waiting
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_a_run_whose_folder_is_deleted_ends(training, meanwhile, capsys, at_once):
+def test_deleted_folder_ends_following(training, meanwhile, capsys, at_once):
     folder = training.folder
     files = [(folder / name).unlink for name in (META_FILE, WINDOWS_FILE, ALERTS_FILE)]
     deleted = [lambda: shutil.rmtree(folder)] if at_once else [*files, folder.rmdir]
@@ -470,14 +468,14 @@ def test_a_run_whose_folder_is_deleted_ends(training, meanwhile, capsys, at_once
     assert line.startswith(f"Error: {folder}: ")
 
 
-def test_a_folder_that_is_deleted_before_a_run_was_in_it_ends_the_wait(tmp_path, meanwhile, capsys):
+def test_folder_deleted_before_a_run_began_ends_the_wait(tmp_path, meanwhile, capsys):
     folder = tmp_path / "runs"
     meanwhile(folder.mkdir, lambda: None, folder.rmdir)
     assert follow(folder) == 2
     assert capsys.readouterr().err.startswith(f"Error: {folder}: ")
 
 
-def test_a_log_says_now_and_then_that_nothing_has_come(tmp_path, meanwhile, capsys):
+def test_log_repeats_that_it_is_still_waiting(tmp_path, meanwhile, capsys):
     clock = meanwhile()
     meanwhile(*[silence(clock, 60)] * 25, ctrl_c)
     assert follow(tmp_path / "typo") == 130
@@ -486,7 +484,7 @@ def test_a_log_says_now_and_then_that_nothing_has_come(tmp_path, meanwhile, caps
     assert [re.search(r"(\d+) min", line).group(1) for line in still] == ["10", "20"]
 
 
-def test_a_run_that_is_over_is_not_what_is_meant_by_a_folder_above(tmp_path, meanwhile, capsys):
+def test_parent_folder_does_not_select_a_finished_run(tmp_path, meanwhile, capsys):
     for name in ("old", "new"):
         (tmp_path / name).mkdir()
     watch(tmp_path / "old", DEAD)
@@ -501,7 +499,7 @@ def test_a_run_that_is_over_is_not_what_is_meant_by_a_folder_above(tmp_path, mea
     assert f"GradWatch is following {tmp_path / 'new'} " in out
 
 
-def test_a_run_that_replaces_the_followed_one_is_followed_instead(run, meanwhile, capsys):
+def test_run_that_replaces_the_followed_one_is_followed(run, meanwhile, capsys):
     old = Training(run)
     old.write(*DEAD)
     old.close()
@@ -514,11 +512,11 @@ def test_a_run_that_replaces_the_followed_one_is_followed_instead(run, meanwhile
         ),
     )
     assert follow(run) == 0
-    told = changes_in(capsys.readouterr().out)
-    assert [line.partition(" (")[0].rpartition(" ")[2] for line in told] == [CONV, "model.0.conv"]
+    lines = changes_in(capsys.readouterr().out)
+    assert [line.partition(" (")[0].rpartition(" ")[2] for line in lines] == [CONV, "model.0.conv"]
 
 
-def test_a_resumed_run_is_judged_under_its_own_limits(run, meanwhile, capsys):
+def test_resumed_run_is_judged_with_its_own_thresholds(run, meanwhile, capsys):
     killed = Training(run)
     killed.write(*DEAD[:1])
     killed.close()
@@ -536,7 +534,7 @@ def test_a_resumed_run_is_judged_under_its_own_limits(run, meanwhile, capsys):
     assert len(changes_in(out)) == 1
 
 
-def test_what_is_written_between_table_and_end_is_shown(training, meanwhile, monkeypatch, capsys):
+def test_windows_written_just_before_the_end_are_shown(training, meanwhile, monkeypatch, capsys):
     meanwhile(lambda: None)
     read = Tail._meta
     writes = [lambda: None, lambda: (training.write(*DEAD), training.end())]
@@ -557,9 +555,7 @@ def test_what_is_written_between_table_and_end_is_shown(training, meanwhile, mon
         *((["--fail-on", "nonsense"], 2), (["--fail-on", "dead", "--dead-windows", "4"], 0)),
     ],
 )
-def test_findings_under_the_chosen_limits_decide_the_exit_code(
-    training, meanwhile, capsys, options, code
-):
+def test_exit_code_follows_the_given_thresholds(training, meanwhile, capsys, options, code):
     meanwhile(lambda: training.write(*DEAD), training.end)
     assert follow(training.folder, *options) == code
     found = changes_in(capsys.readouterr().out)
@@ -573,21 +569,21 @@ def test_findings_under_the_chosen_limits_decide_the_exit_code(
         ("--csv", lambda text: pd.read_csv(io.StringIO(text))["module"].tolist()),
     ],
 )
-def test_standard_output_is_what_was_asked_for(training, meanwhile, capsys, option, read):
+def test_standard_output_has_the_requested_format(training, meanwhile, capsys, option, read):
     meanwhile(lambda: training.write(*DEAD), training.end)
     assert follow(training.folder, option) == 0
     modules = {"--json": [CONV], "--csv": list(LAYOUT.modules)}[option]
     assert read(capsys.readouterr().out) == modules
 
 
-def test_ctrl_c_leaves_the_training_alone_and_ends_the_wait(training, tmp_path, meanwhile, capsys):
+def test_ctrl_c_ends_following_and_not_the_training(training, tmp_path, meanwhile, capsys):
     meanwhile(lambda: training.write(*DEAD), ctrl_c)
     assert follow(training.folder) == 130
     assert "GradWatch: " not in capsys.readouterr().out
     assert load_run(training.folder).meta.status == "running"
 
 
-def test_a_mangled_file_ends_it_with_one_line(training, meanwhile, capsys):
+def test_mangled_file_ends_following_with_one_line(training, meanwhile, capsys):
     def mangle():
         path = training.folder / WINDOWS_FILE
         path.write_bytes(path.read_bytes() + b"nonsense\n" + rows_of(window(2), LAYOUT))
@@ -604,7 +600,7 @@ def test_a_mangled_file_ends_it_with_one_line(training, meanwhile, capsys):
 
 @pytest.fixture
 def take_terminal(monkeypatch):
-    """Put a terminal in place of standard output; pytest swaps that before each test."""
+    """Replace standard output with a terminal when called: pytest swaps it before the test."""
 
     def take():
         set_terminal(monkeypatch, columns=100)
@@ -615,31 +611,31 @@ def take_terminal(monkeypatch):
 
 
 def silence(clock, seconds):
-    """Nothing happens for a while."""
+    """Let time pass without new data."""
     return lambda: setattr(clock, "now", clock.now + seconds)
 
 
 @pytest.mark.parametrize(
     ("silent", "minutes"), [((1, 50), []), ((1, 60), [1]), ((1, 150), [2]), ((0, 90), [1])]
 )
-def test_the_panel_says_how_long_nothing_came(training, meanwhile, take_terminal, silent, minutes):
-    terminal, shown = take_terminal(), []
+def test_panel_shows_how_long_no_data_came(training, meanwhile, take_terminal, silent, minutes):
+    terminal, lines = take_terminal(), []
     windows, seconds = silent
     clock = meanwhile()
     meanwhile(
         *[lambda: training.write(window(1))] * windows,
         silence(clock, seconds),
-        lambda: shown.extend(seen(terminal)),
+        lambda: lines.extend(seen(terminal)),
         lambda: training.write(window(2)),
         training.end,
     )
     follow(training.folder)
     begin = "no new data for "
-    assert [int(line.split()[4]) for line in shown if line.startswith(begin)] == minutes
+    assert [int(line.split()[4]) for line in lines if line.startswith(begin)] == minutes
     assert not any(line.startswith(begin) for line in seen(terminal))
 
 
-def test_the_stream_is_given_back_when_the_file_is_mangled(training, meanwhile, take_terminal):
+def test_stream_is_restored_after_a_mangled_file(training, meanwhile, take_terminal):
     terminal = take_terminal()
     meanwhile(
         lambda: training.write(window(1)),
@@ -650,12 +646,12 @@ def test_the_stream_is_given_back_when_the_file_is_mangled(training, meanwhile, 
     assert sum(line.startswith(RULE) for line in seen(terminal)) == 1
 
 
-# --- in a real terminal, and in a pipe ------------------------------------------------------------
+# --- in a real terminal and in a pipe -------------------------------------------------------------
 
 
 @pytest.fixture
 def followed():
-    """The command in a terminal, following a folder."""
+    """Follow a folder in a pseudo-terminal."""
     from pseudo_terminal import Terminal
 
     return lambda folder, size=(80, 24): Terminal(*size, "review", str(folder), "--follow")
@@ -670,7 +666,7 @@ def shows(text):
 
 
 def assert_panel(lines, expected):
-    """The lines have the whole panel, once; where it ends."""
+    """Check that the lines contain the whole panel once; return where it ends."""
     panel = [line.rstrip() for line in expected.splitlines() if line.strip()]
     (at,) = [i for i, line in enumerate(lines) if line.startswith(RULE)]
     assert lines[at : at + len(panel)] == panel
@@ -679,7 +675,7 @@ def assert_panel(lines, expected):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(80, 24), (140, 40)])
-def test_the_panel_is_in_a_terminal_until_the_run_ends(tmp_path, followed, size):
+def test_terminal_shows_the_panel_until_the_run_ends(tmp_path, followed, size):
     folder = tmp_path / "run"
     terminal = followed(folder, size)
     terminal.read_until(shows("GradWatch is waiting"))
@@ -702,7 +698,7 @@ def test_the_panel_is_in_a_terminal_until_the_run_ends(tmp_path, followed, size)
 
 
 @pytest.mark.slow
-def test_a_terminal_shows_how_long_a_path_has_not_come(tmp_path, followed):
+def test_terminal_shows_how_long_a_path_is_missing(tmp_path, followed):
     terminal = followed(tmp_path / "typo")
     terminal.read_until(shows("waiting for 1 s: the path does not exist yet"))
     terminal.read_until(shows("waiting for 2 s: the path does not exist yet"))
@@ -713,7 +709,7 @@ def test_a_terminal_shows_how_long_a_path_has_not_come(tmp_path, followed):
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_a_terminal_gives_it_back(training, followed):
+def test_ctrl_c_restores_the_terminal(training, followed):
     terminal = followed(training.folder)
     training.write(*DEAD)
     terminal.read_until(shows("step 3 "))
@@ -728,7 +724,7 @@ def test_ctrl_c_in_a_terminal_gives_it_back(training, followed):
 
 
 @pytest.mark.slow
-def test_a_log_is_written_line_by_line(training):
+def test_log_is_written_line_by_line(training):
     command = [*COMMAND, "review", training.folder, "--follow"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes, preexec_fn=hear_ctrl_c) as process:  # noqa: PLW1509
@@ -738,7 +734,7 @@ def test_a_log_is_written_line_by_line(training):
         training.write(*DEAD)
         next(line for line in process.stdout if line.startswith("GradWatch critical dead: "))
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate()
+        _, errors = process.communicate()
         patience.cancel()
     assert process.returncode == 130
-    assert told == ""
+    assert errors == ""

@@ -26,7 +26,7 @@ BLOCKS = ("model.0", "model.1", "model.2")
 
 
 def drawn(folder, windows, findings=(), *, modules=False, layout=LAYOUT, **meta):
-    """The picture of a run of these windows, with findings of its own."""
+    """The heat map of a run of these windows, with the given findings."""
     run = written(folder, windows, layout, **meta)
     return heatmap(run, replace(run.report(), findings=tuple(findings)), modules=modules)
 
@@ -39,20 +39,20 @@ def picture(tmp_path):
     return draw
 
 
-def test_rows_are_the_blocks_with_parameters_or_all_modules_but_the_whole_model(picture):
+def test_rows_are_blocks_with_parameters_or_all_modules(picture):
     layout = replace(LAYOUT, blocks=(*LAYOUT.blocks[:2], ("model.2", "[bold]Head")))
-    shown = picture([window(1)], layout=layout)
-    assert (shown.names, shown.labels) == (BLOCKS, ("0 Block", "1 Block", "2 [bold]Head"))
-    assert shown.norms.shape == shown.levels.shape == shown.states.shape == (3, 1)
-    shown = picture([window(1), window(2)], modules=True)
-    assert shown.names == shown.labels == LAYOUT.modules[1:]
-    assert shown.norms.shape == (len(LAYOUT.modules) - 1, 2)
-    shown = picture([window(1, layout=NET)], layout=NET)
-    assert shown.names == tuple(f"model.{i}" for i in (0, 1, 2, 4, 5, 6))
+    result = picture([window(1)], layout=layout)
+    assert (result.names, result.labels) == (BLOCKS, ("0 Block", "1 Block", "2 [bold]Head"))
+    assert result.norms.shape == result.levels.shape == result.states.shape == (3, 1)
+    result = picture([window(1), window(2)], modules=True)
+    assert result.names == result.labels == LAYOUT.modules[1:]
+    assert result.norms.shape == (len(LAYOUT.modules) - 1, 2)
+    result = picture([window(1, layout=NET)], layout=NET)
+    assert result.names == tuple(f"model.{i}" for i in (0, 1, 2, 4, 5, 6))
 
 
 def state_by_loops(one, m):
-    """The worst that happened to a module in a window."""
+    """The worst state of a module in a window."""
     if one.nonfinite[m]:
         return NONFINITE
     if one.norm_mean[m] > 0:
@@ -64,7 +64,7 @@ def state_by_loops(one, m):
 
 @FEWER
 @given(runs(), st.booleans())
-def test_a_picture_is_what_loops_over_the_windows_give(run, modules):
+def test_heatmap_equals_plain_loops_over_the_windows(run, modules):
     windows, _ = run
     with TemporaryDirectory() as name:
         found = drawn(Path(name), windows, modules=modules, events=[])
@@ -96,53 +96,53 @@ def test_a_picture_is_what_loops_over_the_windows_give(run, modules):
         ({"skipped": 4, "unknown": [CONV]}, UNKNOWN),
     ],
 )
-def test_the_state_of_a_cell(picture, faults, state):
-    shown = picture([window(1, steps=4, norm=100.0, **faults)], modules=True)
-    row = shown.names.index(CONV)
-    assert shown.states[row, 0] == state
-    assert shown.states.dtype == np.uint8
-    np.testing.assert_array_equal(shown.levels[row, 0], 2.0 if state == FINE else math.nan)
-    assert set(np.delete(shown.states, row)) == {FINE}
+def test_state_of_a_cell(picture, faults, state):
+    result = picture([window(1, steps=4, norm=100.0, **faults)], modules=True)
+    row = result.names.index(CONV)
+    assert result.states[row, 0] == state
+    assert result.states.dtype == np.uint8
+    np.testing.assert_array_equal(result.levels[row, 0], 2.0 if state == FINE else math.nan)
+    assert set(np.delete(result.states, row)) == {FINE}
 
 
-def test_a_module_with_zero_and_no_gradient_in_turn_is_zero(picture):
+def test_module_with_zero_and_no_gradient_in_turn_is_zero(picture):
     one = window(1, steps=2, zero={CONV: 1}, none={CONV: 1})
     norms = np.where(np.array(LAYOUT.modules) == CONV, 0, one.norm_mean).astype(np.float32)
-    shown = picture([replace(one, norm_mean=norms)], modules=True)
-    assert shown.states[shown.names.index(CONV), 0] == ZERO
+    result = picture([replace(one, norm_mean=norms)], modules=True)
+    assert result.states[result.names.index(CONV), 0] == ZERO
 
 
-def test_the_lowest_mean_and_highest_norm_of_the_whole_model(picture):
+def test_lowest_mean_and_highest_norm_of_the_whole_model(picture):
     size = len(LAYOUT.modules)
     spread = {
         "norm_min": np.arange(size, dtype=np.float32),
         "norm_mean": np.arange(size, dtype=np.float32) + 10,
         "norm_max": np.arange(size, dtype=np.float32) + 100,
     }
-    shown = picture([replace(window(1, steps=9), **spread), window(10, nonfinite=LAYOUT.modules)])
-    np.testing.assert_array_equal(shown.totals, [[0, math.nan], [10, math.nan], [100, math.nan]])
-    assert shown.totals.dtype == np.float64
+    result = picture([replace(window(1, steps=9), **spread), window(10, nonfinite=LAYOUT.modules)])
+    np.testing.assert_array_equal(result.totals, [[0, math.nan], [10, math.nan], [100, math.nan]])
+    assert result.totals.dtype == np.float64
 
 
 def clipped_of(folder, windows, **meta):
     return drawn(folder, windows, **meta).clipped.T.tolist()
 
 
-def test_a_norm_beyond_float32_is_the_highest_of_the_scale_and_not_nan(picture):
+def test_norm_beyond_float32_is_the_highest_level_and_not_nan(picture):
     one = window(1, norm=np.inf)
-    shown = picture([one, window(2, nonfinite=LAYOUT.modules), window(3)], modules=True)
-    assert set(shown.states[:, 0]) == set(shown.states[:, 2]) == {FINE}
-    assert set(shown.states[:, 1]) == {NONFINITE}
-    np.testing.assert_allclose(shown.levels[:, 0], math.log10(FLOAT32_MAX))
-    assert shown.norms[0, 0] == FLOAT32_MAX
-    assert shown.totals[:, 0].tolist() == [FLOAT32_MAX] * 3
-    assert shown.clipped.T.tolist() == [[1, 1], [0, 1], [0, 0]]
+    result = picture([one, window(2, nonfinite=LAYOUT.modules), window(3)], modules=True)
+    assert set(result.states[:, 0]) == set(result.states[:, 2]) == {FINE}
+    assert set(result.states[:, 1]) == {NONFINITE}
+    np.testing.assert_allclose(result.levels[:, 0], math.log10(FLOAT32_MAX))
+    assert result.norms[0, 0] == FLOAT32_MAX
+    assert result.totals[:, 0].tolist() == [FLOAT32_MAX] * 3
+    assert result.clipped.T.tolist() == [[1, 1], [0, 1], [0, 0]]
 
 
 @pytest.mark.parametrize(
     ("options", "clip"), [({}, 10.0), ({"clip": 2.5}, 2.5), ({"clip": 0.1}, 0.1)]
 )
-def test_a_window_of_one_step_above_the_clip_was_clipped(tmp_path, options, clip):
+def test_single_step_above_the_clip_norm_is_clipped(tmp_path, options, clip):
     norms = [clip / 2, clip, 2 * clip, 1e30]
     windows = [window(step, norm=norm) for step, norm in enumerate(norms, 1)]
     found = clipped_of(tmp_path, windows, options={"training": options})
@@ -153,22 +153,20 @@ def test_a_window_of_one_step_above_the_clip_was_clipped(tmp_path, options, clip
     ("low", "high", "share"),
     [
         (1.0, 9.0, [0, 0]),
-        (1.0, 10.0, [0, 0]),  # the clip itself
+        (1.0, 10.0, [0, 0]),  # exactly at the clip norm
         (11.0, 99.0, [1, 1]),
-        (1.0, 11.0, [0.25, 0.75]),  # one step at least, and not the lowest
+        (1.0, 11.0, [0.25, 0.75]),  # at least one step, but not the lowest
         (10.0, 11.0, [0.25, 0.75]),
     ],
 )
-def test_without_counts_the_share_that_was_clipped_is_what_the_norms_prove(
-    tmp_path, low, high, share
-):
+def test_clipped_share_without_counts_is_bounded_by_the_norms(tmp_path, low, high, share):
     one = window(1, steps=4, norm=(low + high) / 2)
     ends = {"norm_min": low, "norm_max": high}
     ends = {name: np.full(len(LAYOUT.modules), value, np.float32) for name, value in ends.items()}
     assert clipped_of(tmp_path, [replace(one, **ends)]) == [share]
 
 
-def test_steps_that_were_skipped_were_not_clipped_and_of_nonfinite_ones_nothing_is_known(tmp_path):
+def test_skipped_steps_are_not_clipped_and_nonfinite_ones_unknown(tmp_path):
     windows = [
         window(1, steps=4, skipped=4, unknown=LAYOUT.modules),
         window(5, steps=4, skipped=1, norm=50.0),
@@ -178,7 +176,7 @@ def test_steps_that_were_skipped_were_not_clipped_and_of_nonfinite_ones_nothing_
     assert clipped_of(tmp_path, windows) == [[0, 0], [0.75, 0.75], [0, 1], [0.75, 1]]
 
 
-def test_counts_of_clipped_steps_say_their_share(tmp_path):
+def test_counts_of_clipped_steps_give_their_share(tmp_path):
     windows = [window(step, steps=4, norm=norm) for step, norm in ((1, 9.0), (5, 11.0), (9, 50.0))]
     run = written(tmp_path, windows)
     counted = np.array([1, 3, -1])  # -1: not counted
@@ -186,13 +184,13 @@ def test_counts_of_clipped_steps_say_their_share(tmp_path):
     assert heatmap(run, run.report()).clipped.T.tolist() == [[0.25, 0.25], [0.75, 0.75], [1, 1]]
 
 
-def test_a_run_without_a_window_has_rows_and_no_column(picture):
+def test_run_without_a_window_has_rows_but_no_columns(picture):
     for modules in (False, True):
-        shown = picture([], modules=modules)
-        assert shown.norms.shape == (len(shown.names), 0)
-        assert shown.totals.shape == (3, 0)
-        assert len(shown.skipped) == shown.clipped.shape[1] == 0
-        assert shown.marks == ()
+        result = picture([], modules=modules)
+        assert result.norms.shape == (len(result.names), 0)
+        assert result.totals.shape == (3, 0)
+        assert len(result.skipped) == result.clipped.shape[1] == 0
+        assert result.marks == ()
 
 
 FIVE = [
@@ -202,7 +200,7 @@ FIVE = [
     window(10, epoch=2),
     window(11, steps=10, epoch=2),
 ]
-"""Windows of the steps 1, 2 to 4, 5 to 9, 10, and 11 to 20."""
+"""Windows of steps 1, 2 to 4, 5 to 9, 10, and 11 to 20."""
 
 
 @pytest.mark.parametrize(
@@ -212,14 +210,14 @@ FIVE = [
         *((99, None, (4, 4)), (2, 99, (1, 4))),  # after the last window
     ],
 )
-def test_a_mark_lies_over_the_windows_of_its_finding(picture, begin, end, columns):
+def test_mark_covers_the_windows_of_its_finding(picture, begin, end, columns):
     finding = finding_of("dead", CONV, step=begin, step_end=end)
     assert picture(FIVE, [finding]).marks == (Mark(finding, (1,), *columns),)
 
 
 @FEWER
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=8), st.data())
-def test_a_mark_is_what_a_look_at_every_window_finds(steps, data):
+def test_mark_equals_a_search_of_every_window(steps, data):
     windows, step = [], 1
     for count in steps:
         windows.append(window(step, steps=count))
@@ -238,7 +236,7 @@ def test_a_mark_is_what_a_look_at_every_window_finds(steps, data):
     assert (mark.first, mark.last) == (inside[0], inside[-1])
 
 
-def test_each_episode_has_a_mark_of_its_own(picture):
+def test_each_episode_has_its_own_mark(picture):
     episodes = (episode_of(1, 2), episode_of(5, 9), episode_of(11))
     finding = finding_of("dead", CONV, episodes=episodes)
     marks = picture(FIVE, [finding]).marks
@@ -262,9 +260,7 @@ def test_each_episode_has_a_mark_of_its_own(picture):
         (WHOLE, (*TRUNK, *HEAD), (), ()),
     ],
 )
-def test_a_mark_concerns_the_rows_of_its_modules_its_own_first(
-    tmp_path, module, others, blocks, modules
-):
+def test_mark_has_the_rows_of_its_modules(tmp_path, module, others, blocks, modules):
     finding = finding_of("dead", module, modules=others, step=1)
     for is_single, names in ((False, blocks), (True, modules)):
         found = drawn(tmp_path, FIVE, [finding], modules=is_single)
@@ -279,12 +275,12 @@ def test_notices_have_no_mark(picture):
         finding_of("dead", CONV, number=2, step=5),
         finding_of("spike", WHOLE, severity="warning", number=3, step=2),
     ]
-    shown = picture(FIVE, findings)
-    assert [(mark.finding.number, mark.first) for mark in shown.marks] == [(2, 2), (3, 1)]
+    result = picture(FIVE, findings)
+    assert [(mark.finding.number, mark.first) for mark in result.marks] == [(2, 2), (3, 1)]
 
 
 def headed(families, inputs):
-    """A layout whose head has these families of branches and reads so many of the blocks before."""
+    """A layout whose head has these branch families and reads this number of blocks before it."""
     parts = [Part(f"model.{i}.conv") for i in range(inputs + 1)]
     head = f"model.{inputs + 1}"
     parts += [Part(f"{head}.{name}.{j}.conv") for name in families for j in range(inputs)]
@@ -292,7 +288,7 @@ def headed(families, inputs):
     return plan(parts, edges=edges + [(f"model.{i}", head) for i in range(1, inputs + 1)])[0]
 
 
-def test_the_blocks_that_feed_the_head_and_its_branches_have_their_scale(picture):
+def test_inputs_and_branches_of_the_head_are_labelled_by_scale(picture):
     layout = headed(["cv2", "cv3"], 3)
     windows = [window(1, layout=layout)]
     blocks = picture(windows, layout=layout).labels
@@ -307,7 +303,7 @@ def test_the_blocks_that_feed_the_head_and_its_branches_have_their_scale(picture
 
 
 @pytest.mark.parametrize("inputs", [1, 2, 4])
-def test_other_numbers_of_scales_are_counted(picture, inputs):
+def test_other_numbers_of_scales_are_numbered(picture, inputs):
     layout = headed(["cv2"], inputs)
     labels = picture([window(1, layout=layout)], layout=layout).labels
     found = [label.partition("  ")[2] for label in labels]
@@ -320,7 +316,7 @@ CHAIN, _ = plan([Part(f"{name}.conv") for name in ROWS])
 
 
 def levelled(levels, steps=20):
-    """Windows in which each block, by number, has the level that is given for it."""
+    """Windows in which each block has the level given for its number."""
     found = []
     for step in range(1, steps + 1):
         now = [level(step) if callable(level) else level for level in levels]
@@ -331,7 +327,7 @@ def levelled(levels, steps=20):
     return found
 
 
-LATE = lambda step: 0 if step < 15 else -3  # noqa: E731  # a level that falls
+LATE = lambda step: 0 if step < 15 else -3  # noqa: E731  # falls late
 HIGH = lambda step: 30 if step == 9 else 0  # noqa: E731
 LOW = lambda step: -30 if step == 5 else 0  # noqa: E731
 
@@ -339,38 +335,38 @@ LOW = lambda step: -30 if step == 5 else 0  # noqa: E731
 @pytest.mark.parametrize(
     ("levels", "limits", "weak"),
     [
-        ([1, 0.5, 0, -0.5, -9, -18], (-0.75, 1.25), 2),  # two decades at least
+        ([1, 0.5, 0, -0.5, -9, -18], (-0.75, 1.25), 2),  # at least two decades
         ([1.7, 1, 0, 0, -1, -1.7], (-1.7, 1.7), 0),
         ([1, 1, 1, 1, 0, LATE], (-3, 1), 0),
         ([1, 1, 0, 0, HIGH, LOW], (-0.5, 1.5), 0),  # a single cell
     ],
 )
-def test_colours_span_the_rows_that_are_not_far_below_the_others(picture, levels, limits, weak):
-    shown = picture(levelled(levels, steps=150 if HIGH in levels else 20), layout=CHAIN)
-    assert shown.weak.tolist() == [False] * (6 - weak) + [True] * weak
-    assert shown.limits == pytest.approx(limits, abs=0.05)
+def test_colours_span_the_rows_not_far_below_the_others(picture, levels, limits, weak):
+    result = picture(levelled(levels, steps=150 if HIGH in levels else 20), layout=CHAIN)
+    assert result.weak.tolist() == [False] * (6 - weak) + [True] * weak
+    assert result.limits == pytest.approx(limits, abs=0.05)
 
 
-def test_rows_of_a_finding_stretch_the_colours_however_low_they_are(picture):
+def test_rows_of_a_finding_always_extend_the_colours(picture):
     finding = finding_of("vanishing", "model.5", modules=("model.4", "model.5"), step=1)
     for modules in (False, True):
-        shown = picture(levelled([1, 1, 1, 1, -4, -4]), [finding], layout=CHAIN, modules=modules)
-        assert not shown.weak.any()
-        assert shown.limits == pytest.approx((-4, 1), abs=0.01)
+        result = picture(levelled([1, 1, 1, 1, -4, -4]), [finding], layout=CHAIN, modules=modules)
+        assert not result.weak.any()
+        assert result.limits == pytest.approx((-4, 1), abs=0.01)
 
 
 @pytest.mark.parametrize("faults", [{"zero": CHAIN.modules}, {"nonfinite": CHAIN.modules}])
-def test_a_run_without_any_level_has_limits(picture, faults):
-    shown = picture([window(step, layout=CHAIN, **faults) for step in (1, 2)], layout=CHAIN)
-    assert shown.limits == (-1.0, 1.0)
-    assert not shown.weak.any()
+def test_run_without_any_level_has_limits(picture, faults):
+    result = picture([window(step, layout=CHAIN, **faults) for step in (1, 2)], layout=CHAIN)
+    assert result.limits == (-1.0, 1.0)
+    assert not result.weak.any()
 
 
-def moments_of(shown):
-    return [(moment.step, moment.word) for moment in shown.moments]
+def moments_of(result):
+    return [(moment.step, moment.word) for moment in result.moments]
 
 
-def test_restarts_are_moments_and_the_start_is_none(picture):
+def test_restarts_are_moments_but_the_start_is_not(picture):
     kinds = ("start", "resume", "nan_recovery", "oom_restart")
     events = [Event(step, kind) for step, kind in zip((1, 2, 5, 10), kinds, strict=True)]
     steps = [step for step, _ in moments_of(picture(FIVE, events=events))]
@@ -385,7 +381,7 @@ TEN_EPOCHS = [window(step, epoch=(step + 1) // 2) for step in range(1, 21)]
     [
         ({"epochs": 10, "close_mosaic": 3}, 15),
         ({"epochs": 10, "close_mosaic": 9}, 3),
-        ({"epochs": 10, "close_mosaic": 10}, None),  # from the first step on, or never
+        ({"epochs": 10, "close_mosaic": 10}, None),  # from the first step, or never
         ({"epochs": 10, "close_mosaic": 0}, None),
         ({"epochs": 100, "close_mosaic": 10}, None),  # the training ended before
         ({"epochs": 10, "close_mosaic": 3, "mosaic": 0.0}, None),
@@ -397,12 +393,12 @@ TEN_EPOCHS = [window(step, epoch=(step + 1) // 2) for step in range(1, 21)]
         ({"close_mosaic": 3}, None),
     ],
 )
-def test_the_end_of_the_mosaic_is_a_moment(picture, training, step):
-    shown = picture(TEN_EPOCHS, options={"training": training}, events=[])
-    assert moments_of(shown) == ([] if step is None else [(step, "mosaic closed")])
+def test_end_of_the_mosaic_is_a_moment(picture, training, step):
+    result = picture(TEN_EPOCHS, options={"training": training}, events=[])
+    assert moments_of(result) == ([] if step is None else [(step, "mosaic closed")])
 
 
-def test_what_ultralytics_wrote_beside_the_files_is_in_the_picture(tmp_path):
+def test_results_of_ultralytics_are_in_the_picture(tmp_path):
     text = "epoch,train/box_loss,lr/pg0\n1,2.5,0.01\n2,1.5,0.02\n"
     (tmp_path / "results.csv").write_text(text, encoding="utf-8")
     curves = drawn(tmp_path, FIVE).curves
@@ -413,7 +409,7 @@ def test_what_ultralytics_wrote_beside_the_files_is_in_the_picture(tmp_path):
 @pytest.mark.parametrize(
     "name", ["yolov5n", "yolov8n", "yolov9t", "yolov10n", "yolo11n", "yolo26n", "yolov8n-p2"]
 )
-def test_the_scales_of_real_models_are_those_of_their_strides(picture, name):
+def test_scales_of_real_models_match_their_strides(picture, name):
     from ultralytics.nn.tasks import DetectionModel
 
     from yolo_gradwatch.measure import model_layout as layouts
@@ -424,9 +420,9 @@ def test_the_scales_of_real_models_are_those_of_their_strides(picture, name):
     expected = [f"P{round(math.log2(stride))}" for stride in strides]
     if len(strides) != 3:
         expected = [f"scale {i + 1} of {len(strides)}" for i in range(len(strides))]
-    shown = picture([window(1, layout=layout)], layout=layout, modules=True)
+    result = picture([window(1, layout=layout)], layout=layout, modules=True)
     scale_of = dict(
-        zip(shown.names, (label.partition("  ")[2] for label in shown.labels), strict=True)
+        zip(result.names, (label.partition("  ")[2] for label in result.labels), strict=True)
     )
     inputs = [f"model.{block}" for block in model.model[-1].f]
     assert [scale_of[block] for block in inputs] == expected

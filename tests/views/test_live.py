@@ -18,14 +18,14 @@ def states(board):
     return {row.label: (row.state, row.severity) for row in board.rows()}
 
 
-def shown(*findings):
+def states_with(*findings):
     board = board_of()
     board.show(findings)
     return states(board)
 
 
 def means(levels):
-    """Levels in equal stretches, the shortest of 1, 2, 4, ... that need no more than HISTORY."""
+    """Means over stretches of 1, 2, 4, ... levels, the shortest that give at most HISTORY."""
     stride = 1
     while len(levels) // stride > HISTORY:
         stride *= 2
@@ -33,12 +33,12 @@ def means(levels):
     return np.reshape(levels[: whole * stride], (whole, stride)).mean(axis=1)
 
 
-def test_a_row_for_each_block_with_parameters_in_forward_order():
+def test_rows_are_blocks_with_parameters_in_forward_order():
     rows = board_of().rows()
     assert [row.label for row in rows] == ["0 Conv", "1 C3k2", "3 C2PSA", "4 Detect"]
 
 
-def test_blocks_of_a_model_that_is_no_list_keep_their_names():
+def test_blocks_of_a_model_that_is_not_a_list_keep_their_names():
     layout = Layout(
         modules=(WHOLE, "backbone", "head"),
         types=("Net", "Sequential", "Linear"),
@@ -54,7 +54,7 @@ def test_blocks_of_a_model_that_is_no_list_keep_their_names():
     assert [row.label for row in Board(layout).rows()] == ["backbone Sequential", "head Linear"]
 
 
-def test_before_the_first_step_there_are_no_numbers():
+def test_no_numbers_before_the_first_step():
     board = board_of(epochs=3)
     assert (board.epoch, board.epochs, board.step, board.total) == (0, 3, 0, None)
     assert (board.clipped, board.skipped, board.active) == (0, 0, ())
@@ -63,7 +63,7 @@ def test_before_the_first_step_there_are_no_numbers():
         assert row.history.size == 0
 
 
-def test_the_newest_step_is_shown():
+def test_newest_step_is_shown():
     layout = layout_of()
     board = Board(layout, epochs=4)
     board.add([sample_of(5, epoch=1)], norms_of(layout, 1.0, total=2.0)[None])
@@ -77,7 +77,7 @@ def test_the_newest_step_is_shown():
 @pytest.mark.parametrize(
     ("norm", "level"), [(1.0, 0.0), (0.0, -np.inf), (np.nan, np.nan), (np.inf, np.nan)]
 )
-def test_the_history_holds_log10_levels(norm, level):
+def test_history_holds_log10_levels(norm, level):
     (point,) = board_of(levels=[norm]).rows()[0].history
     np.testing.assert_equal(point, level)
 
@@ -88,14 +88,14 @@ def test_the_history_holds_log10_levels(norm, level):
 @example([float(i % 7) for i in range(HISTORY + 1)])
 @example([float(i % 7) for i in range(2 * HISTORY + 1)])
 @example([float(i % 7) for i in range(2 * HISTORY + 2)])
-def test_points_of_the_history_are_means_of_equally_many_neighbours(levels):
+def test_points_of_the_history_are_means_of_equal_stretches(levels):
     history = board_of(levels=10 ** np.array(levels)).rows()[0].history
     wanted = means(levels)
-    assert len(history) - len(wanted) in {0, 1}  # what is left over may be a point of its own
+    assert len(history) - len(wanted) in {0, 1}  # the remainder may be a point of its own
     np.testing.assert_allclose(history[: len(wanted)], wanted, atol=1e-9)
 
 
-def test_the_history_of_a_long_training_is_bounded():
+def test_history_of_a_long_training_is_bounded():
     levels = np.linspace(-3, 3, 20_000)
     board = board_of(levels=10**levels)
     for row in board.rows():
@@ -104,12 +104,12 @@ def test_the_history_of_a_long_training_is_bounded():
 
 
 @pytest.mark.parametrize("steps", [1, HISTORY, HISTORY + 1, 2 * HISTORY + 3, 1000])
-def test_a_bad_newest_step_is_in_the_history_at_once(steps):
+def test_bad_newest_step_is_in_the_history_at_once(steps):
     board = board_of(levels=[*np.ones(steps - 1), np.nan])
     assert np.isnan(board.rows()[0].history[-1])
 
 
-def test_a_bad_step_stays_in_a_history_that_is_merged():
+def test_bad_step_stays_in_a_merged_history():
     levels = np.ones(HISTORY + 1)
     levels[10], levels[20], levels[30:32] = 0.0, np.nan, (0.0, np.inf)
     history = board_of(levels=levels).rows()[0].history
@@ -118,7 +118,7 @@ def test_a_bad_step_stays_in_a_history_that_is_merged():
     assert np.isfinite(np.delete(history, [5, 10, 15])).all()
 
 
-def test_rows_that_were_handed_out_do_not_change():
+def test_returned_rows_do_not_change_later():
     board = board_of(levels=np.linspace(1, 2, HISTORY))
     history = board.rows()[0].history
     before = history.copy()
@@ -127,7 +127,7 @@ def test_rows_that_were_handed_out_do_not_change():
 
 
 @pytest.mark.parametrize("levels", [[2.0], []])
-def test_a_step_that_amp_skipped_is_only_counted(levels):
+def test_step_skipped_by_amp_is_only_counted(levels):
     layout = layout_of()
     board = board_of(layout, levels=levels)
     board.add([sample_of(2, epoch=2, skipped=True)], norms_of(layout, np.nan)[None])
@@ -148,7 +148,7 @@ def test_a_step_that_amp_skipped_is_only_counted(levels):
         *(((clip, 2 * clip), clip, 0.5) for clip in (0.1, 1e6)),
     ],
 )
-def test_clipped_is_the_share_of_steps_above_the_limit_of_the_trainer(totals, clip, share):
+def test_clipped_is_the_share_of_steps_above_the_clip_norm(totals, clip, share):
     layout = layout_of()
     board = Board(layout, clip=clip)
     assert board.clip == clip
@@ -171,12 +171,12 @@ def test_clipped_is_the_share_of_steps_above_the_limit_of_the_trainer(totals, cl
         (np.nan, np.nan),
     ],
 )
-def test_what_clipping_multiplies_by(total, factor):
+def test_clip_factor(total, factor):
     np.testing.assert_equal(board_of(levels=[total]).factor, factor)
 
 
 @pytest.mark.parametrize("norm", [1e30, np.inf])
-def test_a_window_beyond_float32_is_clipped_to_nothing_and_not_nan(norm):
+def test_window_beyond_float32_is_clipped_to_zero_and_not_nan(norm):
     layout = layout_of()
     board = Board(layout)
     window = window_of(layout)
@@ -189,14 +189,14 @@ def test_a_window_beyond_float32_is_clipped_to_nothing_and_not_nan(norm):
 
 
 def owned(board, *norms):
-    """The owners after a step with these norms of the four blocks."""
+    """The owners of the gradient after a step with these norms of the four blocks."""
     by_name = dict(zip(("model.0", "model.1", "model.3", "model.4"), norms, strict=True))
     total = float(np.sqrt(np.sum(np.square(norms))))
     board.add([sample_of(board.step + 1)], norms_of(layout_of(), by_name, total)[None])
     return list(board.owners.items())
 
 
-def test_the_owners_are_the_three_blocks_with_the_largest_shares_of_the_newest_step():
+def test_owners_are_the_three_largest_shares_of_the_newest_step():
     board = board_of()
     assert board.owners == {}
     assert owned(board, 3.0, 4.0, 0.0, 0.0) == [("1 C3k2", 0.64), ("0 Conv", 0.36)]
@@ -212,7 +212,7 @@ OFF_PATH = replace(
     layout_of(),
     edges=tuple((f"model.{a}", f"model.{b}") for a, b in ((0, 1), (1, 4), (0, 3), (3, 4))),
 )
-"""Blocks 1 and 3 do not see each other."""
+"""Blocks 1 and 3 are on parallel paths."""
 
 DEAD_LAYERS = ("model.0.conv", "model.0.bn", "model.1.conv", "model.3.conv", "model.4.conv")
 WORDS = {
@@ -256,36 +256,36 @@ BOTH = ("model.0.bn", "model.3.conv")
     ],
 )
 @pytest.mark.parametrize("severity", ["critical", "warning"])
-def test_a_word_for_every_block_that_a_finding_touches(rule, module, modules, words, severity):
-    found = shown(finding_of(rule, module, modules=modules or (module,), severity=severity))
+def test_state_of_every_block_that_a_finding_concerns(rule, module, modules, words, severity):
+    found = states_with(finding_of(rule, module, modules=modules or (module,), severity=severity))
     assert list(found) == ["0 Conv", "1 C3k2", "3 C2PSA", "4 Detect"]
     assert list(found.values()) == [(word, None if word == "-" else severity) for word in words]
 
 
 @pytest.mark.parametrize("rule", ["vanishing", "exploding"])
-def test_a_block_off_the_path_is_only_affected(rule):
+def test_block_on_a_parallel_path_is_only_affected(rule):
     board = board_of(OFF_PATH)
     board.show([finding_of(rule, "model.1", modules=("model.1", "model.3", "model.4"))])
     assert [state for state, _ in states(board).values()] == ["-", rule, "affected", "downstream"]
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_of_two_findings_in_a_block_the_critical_one_is_shown(order):
+def test_critical_finding_of_a_block_is_shown_first(order):
     findings = [
         finding_of("dead", "model.1.bn", number=1),
         finding_of("no_gradient", "model.1.conv", number=2, severity="warning"),
     ]
-    assert shown(*findings[::order])["1 C3k2"] == ("dead", "critical")
+    assert states_with(*findings[::order])["1 C3k2"] == ("dead", "critical")
 
 
-def test_a_critical_finding_in_a_block_is_shown_before_a_warning_on_the_whole_model():
+def test_critical_finding_of_a_block_hides_a_warning_on_the_model():
     growth = finding_of("weight_growth", WHOLE, number=2, severity="warning")
-    found = shown(finding_of("dead", "model.1.bn", number=1), growth)
+    found = states_with(finding_of("dead", "model.1.bn", number=1), growth)
     assert found.pop("1 C3k2") == ("dead", "critical")
     assert set(found.values()) == {("weights up", "warning")}
 
 
-def test_notices_and_findings_that_are_over_say_nothing_about_blocks():
+def test_notices_and_resolved_findings_do_not_change_block_states():
     notice = finding_of("amp_overflow", "model.1.conv", severity="notice", number=3)
     over = finding_of("dead", "model.0.bn", number=1, step_end=12)
     active = finding_of("dead", "model.1.bn", number=2)
@@ -299,8 +299,8 @@ def test_notices_and_findings_that_are_over_say_nothing_about_blocks():
 @pytest.mark.parametrize(
     ("clipped", "share"), [(0, 0.0), (3, 0.3), (10, 1.0), (-1, 1.0)], ids=["0", "3", "10", "mean"]
 )
-def test_a_window_of_a_file_tells_how_many_of_its_steps_were_clipped(clipped, share):
-    """Format version 1 does not: there the mean of the window, 20, decides."""
+def test_clipped_share_of_a_window_read_from_a_file(clipped, share):
+    """Format version 1 has no count (-1): there the mean of the window, 20, decides."""
     layout = layout_of()
     board = Board(layout, clip=10.0)
     mean = np.full(len(layout.modules), 20.0, np.float32)
@@ -308,7 +308,7 @@ def test_a_window_of_a_file_tells_how_many_of_its_steps_were_clipped(clipped, sh
     assert board.clipped == share
 
 
-def test_blocks_that_thaw_join_with_an_empty_history():
+def test_thawed_blocks_join_with_an_empty_history():
     whole, part = layout_of(), layout_of(SMALL[:2])
     board = board_of(part, levels=[1.0, 2.0])
     board.regroup(whole)

@@ -1,4 +1,4 @@
-"""The display of a notebook, with a stand-in for its kernel."""
+"""The notebook display, with a stand-in for the kernel."""
 
 import math
 import subprocess
@@ -35,7 +35,7 @@ def kernel(monkeypatch):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Time passes when it is asked to, and in sleep."""
+    """A clock that moves only when a test sets it, and in `sleep`."""
 
     def sleep(seconds):
         clock.now += seconds
@@ -51,7 +51,7 @@ def text_of(page):
 
 
 def blocks_in(page):
-    """The table of blocks: label and state of each row."""
+    """Label and state of each row of the table of blocks."""
     head, *rows = Read(page["text/html"]).rows
     assert head[:3] == ["block", "norm", "state"]
     return [(row[0], row[2]) for row in rows]
@@ -60,9 +60,7 @@ def blocks_in(page):
 # --- a training in this process -------------------------------------------------------------------
 
 
-def test_a_training_is_one_display_that_ends_with_the_verdict_and_the_picture(
-    tmp_path, kernel, clock, capsys
-):
+def test_display_ends_with_the_verdict_and_the_picture(tmp_path, kernel, clock, capsys):
     recording = Recording(tmp_path, live=None)
     for step in range(1, 8):
         clock.now += 1.0
@@ -85,7 +83,7 @@ def test_a_training_is_one_display_that_ends_with_the_verdict_and_the_picture(
     assert "GradWatch epoch" not in out
 
 
-def test_it_is_brought_up_to_date_once_a_second_at_the_most(tmp_path, kernel, clock):
+def test_display_is_updated_at_most_once_a_second(tmp_path, kernel, clock):
     recording = Recording(tmp_path, live=None)
     for step in range(1, 101):
         clock.now += 0.1
@@ -94,7 +92,7 @@ def test_it_is_brought_up_to_date_once_a_second_at_the_most(tmp_path, kernel, cl
     recording.finish()
 
 
-def test_a_slow_one_is_drawn_less_often(tmp_path, kernel, clock, monkeypatch):
+def test_slow_display_is_drawn_less_often(tmp_path, kernel, clock, monkeypatch):
     draw = notebook.View.draw
 
     def slowly(view, page):
@@ -106,11 +104,11 @@ def test_a_slow_one_is_drawn_less_often(tmp_path, kernel, clock, monkeypatch):
     for step in range(1, 101):
         clock.now += 1.0
         recording.step(sample(step))
-    assert 1 + 25 <= len(kernel.states) <= 1 + 28  # 0.5 % of the time: one in 4 s
+    assert 1 + 25 <= len(kernel.states) <= 1 + 28  # 0.5 % of the time: once in 4 s
     recording.finish()
 
 
-def test_a_finding_is_there_in_full_and_in_the_state_of_its_blocks(tmp_path, kernel, clock):
+def test_display_shows_the_finding_and_the_state_of_its_blocks(tmp_path, kernel, clock):
     recording = Recording(tmp_path, live=None)
     spoiled = np.ones(len(sample(1).norms))
     spoiled[0] = math.nan
@@ -120,14 +118,14 @@ def test_a_finding_is_there_in_full_and_in_the_state_of_its_blocks(tmp_path, ker
     (finding,) = recording.report().findings
     page = kernel.states[-1]
     assert finding.message in page["text/plain"]
-    shown = " ".join(text_of(page).split())
-    assert " ".join(finding.message.split()) in shown
+    text = " ".join(text_of(page).split())
+    assert " ".join(finding.message.split()) in text
     assert blocks_in(page)[0] == ("0 Block", "NaN")
     recording.finish("failed")
     assert "failed" in text_of(kernel.states[-1])
 
 
-def test_the_line_of_a_finding_waits_for_the_end_of_the_epoch(tmp_path, kernel, capsys):
+def test_line_of_a_finding_is_printed_at_the_end_of_the_epoch(tmp_path, kernel, capsys):
     recording = Recording(tmp_path, live=None)
     recording.step(sample(1, math.nan))
     assert recording.report().findings
@@ -138,7 +136,7 @@ def test_the_line_of_a_finding_waits_for_the_end_of_the_epoch(tmp_path, kernel, 
     assert "GradWatch critical" not in capsys.readouterr().out
 
 
-def test_live_false_draws_none(tmp_path, kernel, capsys):
+def test_live_false_draws_nothing(tmp_path, kernel, capsys):
     recording = Recording(tmp_path, live=False)
     recording.step(sample(1))
     recording.finish()
@@ -146,7 +144,7 @@ def test_live_false_draws_none(tmp_path, kernel, capsys):
     assert "GradWatch: no verdict" in capsys.readouterr().out
 
 
-def test_without_a_kernel_there_is_none(tmp_path, monkeypatch):
+def test_no_display_without_a_notebook_kernel(tmp_path, monkeypatch):
     Recording(tmp_path, live=None).finish()
     assert notebook.kernel_display() is None
     kernel = Kernel(monkeypatch)
@@ -157,19 +155,19 @@ def test_without_a_kernel_there_is_none(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("when", ["start", "later"])
-def test_an_error_costs_the_display_and_brings_the_tables_back(  # noqa: PLR0913, PLR0917
+def test_failing_display_is_replaced_by_tables(  # noqa: PLR0913, PLR0917
     tmp_path, kernel, clock, caplog, capsys, when
 ):
-    error = kernel.trouble = RuntimeError("planted") if when == "start" else None
+    error = kernel.trouble = RuntimeError("injected") if when == "start" else None
     recording = Recording(tmp_path, live=None)
-    kernel.trouble = RuntimeError("planted")
+    kernel.trouble = RuntimeError("injected")
     for step in range(1, 4):
         clock.now += 1.0
         recording.step(sample(step))
     recording.end_epoch()
     recording.finish()
     (warning,) = told(caplog)
-    assert "planted" in warning
+    assert "injected" in warning
     assert len(kernel.shown) == (0 if error else 1)
     assert load_run(tmp_path).report().status == "finished"
     out = capsys.readouterr().out
@@ -177,19 +175,17 @@ def test_an_error_costs_the_display_and_brings_the_tables_back(  # noqa: PLR0913
     assert "gradient of the whole model" in out
 
 
-def test_a_watch_that_ends_first_says_so(tmp_path, kernel):
+def test_display_says_that_the_watch_ended_before_the_training(tmp_path, kernel):
     recording = Recording(tmp_path, live=None)
     recording.close()
     assert "The watch ended before the training" in text_of(kernel.states[-1])
     assert "The watch ended before the training" in kernel.states[-1]["text/plain"]
 
 
-# --- the same in a cell of its own ----------------------------------------------------------------
+# --- a view in another cell -----------------------------------------------------------------------
 
 
-def test_a_view_of_ones_own_shows_every_training_and_the_cell_of_the_training_nothing(
-    tmp_path, kernel
-):
+def test_view_shows_every_training_in_its_own_cell_only(tmp_path, kernel):
     watch = GradWatch()
     watch.view()
     assert "is waiting for a training" in kernel.states[0]["text/plain"]
@@ -199,7 +195,7 @@ def test_a_view_of_ones_own_shows_every_training_and_the_cell_of_the_training_no
     assert str(tmp_path / "b") in kernel.states[-1]["text/plain"]
 
 
-def test_a_view_after_the_training_shows_its_last_state_in_a_display_of_its_own(tmp_path, kernel):
+def test_view_after_the_training_shows_its_last_state_in_another_display(tmp_path, kernel):
     watch = GradWatch()
     FAKE.train(tmp_path / "a", watch=watch)
     watch.view()
@@ -210,7 +206,7 @@ def test_a_view_after_the_training_shows_its_last_state_in_a_display_of_its_own(
     assert len(in_cell) > 1
 
 
-def test_a_view_that_was_not_shown_while_it_trained_shows_the_outcome(tmp_path, kernel):
+def test_view_after_an_undisplayed_training_shows_the_verdict(tmp_path, kernel):
     watch = GradWatch(live=False)
     FAKE.train(tmp_path, watch=watch)
     assert kernel.shown == {}
@@ -218,7 +214,7 @@ def test_a_view_that_was_not_shown_while_it_trained_shows_the_outcome(tmp_path, 
     assert watch.report().verdict in kernel.states[0]["text/plain"]
 
 
-def test_every_training_has_a_display_of_its_own_where_no_view_is_asked_for(tmp_path, kernel):
+def test_every_training_has_its_own_display_without_a_view(tmp_path, kernel):
     watch = GradWatch()
     for name in ("a", "b"):
         FAKE.train(tmp_path / name, watch=watch)
@@ -226,7 +222,7 @@ def test_every_training_has_a_display_of_its_own_where_no_view_is_asked_for(tmp_
 
 
 @pytest.mark.parametrize("what", ["watch", "run"])
-def test_a_view_without_a_notebook_warns(tmp_path, caplog, what):
+def test_view_without_a_notebook_warns(tmp_path, caplog, what):
     watched = load_run(write_run(tmp_path, [window(1)])) if what == "run" else GradWatch()
     watched.view()
     assert len(told(caplog)) == 1
@@ -235,10 +231,10 @@ def test_a_view_without_a_notebook_warns(tmp_path, caplog, what):
 # --- from files -----------------------------------------------------------------------------------
 
 
-def test_a_run_of_files_is_followed_to_its_end(tmp_path, kernel, clock):
+def test_loaded_run_is_followed_to_its_end(tmp_path, kernel, clock):
     training = Training(tmp_path)
     later = iter([*(lambda one=one: training.write(one) for one in DEAD[1:]), training.end])
-    clock.sleeping = lambda: next(later)()  # noqa: PLW0108  # another one each time
+    clock.sleeping = lambda: next(later)()  # noqa: PLW0108  # a different one each time
     training.write(DEAD[0])
     load_run(tmp_path).view()
     waiting, *running, last = kernel.states
@@ -252,7 +248,7 @@ def test_a_run_of_files_is_followed_to_its_end(tmp_path, kernel, clock):
     assert list(later) == []
 
 
-def test_a_run_that_is_over_is_shown_at_once_with_its_picture(tmp_path, kernel, clock):
+def test_finished_run_is_shown_at_once_with_its_picture(tmp_path, kernel, clock):
     watch(tmp_path, DEAD)
     Image.new("RGB", (4, 4)).save(tmp_path / PICTURE_FILE)
     run = load_run(tmp_path)
@@ -263,7 +259,7 @@ def test_a_run_that_is_over_is_shown_at_once_with_its_picture(tmp_path, kernel, 
     assert blocks_in(last) == [("0 Block", "ok"), ("1 Block", "dead"), ("2 Block", "ok")]
 
 
-def test_the_button_of_the_notebook_leaves_the_last_state(tmp_path, kernel, clock):
+def test_interrupting_the_cell_keeps_the_last_state(tmp_path, kernel, clock):
     def interrupt():
         raise KeyboardInterrupt
 
@@ -275,7 +271,7 @@ def test_the_button_of_the_notebook_leaves_the_last_state(tmp_path, kernel, cloc
     training.close()
 
 
-def test_a_silent_run_says_so_and_files_that_go_raise(tmp_path, kernel, clock):
+def test_silent_run_is_reported_and_deleted_files_raise(tmp_path, kernel, clock):
     training = Training(tmp_path)
     training.write(window(1))
     run = load_run(tmp_path)
@@ -295,10 +291,10 @@ def test_a_silent_run_says_so_and_files_that_go_raise(tmp_path, kernel, clock):
     training.close()
 
 
-# --- what is in the page --------------------------------------------------------------------------
+# --- contents of the display ----------------------------------------------------------------------
 
 
-def test_names_reach_the_page_escaped():
+def test_names_are_escaped():
     layout, _ = plan([Part(f"model.{i}.{name}") for i, name in enumerate(ODD)])
     layout = replace(layout, blocks=tuple((name, ODD[1]) for name, _ in layout.blocks))
     board = board_of(layout, levels=[1.0])
@@ -312,7 +308,7 @@ def test_names_reach_the_page_escaped():
     assert all(name in Read(finding._repr_html_()).text for name in ODD)
 
 
-def test_findings_that_last_come_first_and_the_critical_ones_of_these():
+def test_active_findings_come_first_by_severity():
     board = board_of(levels=[1.0])
     findings = [
         replace(
@@ -321,7 +317,7 @@ def test_findings_that_last_come_first_and_the_critical_ones_of_these():
         for n, (name, severity, end) in enumerate(
             [
                 ("over", "critical", 3),
-                ("told", "notice", None),
+                ("notified", "notice", None),
                 ("lasting", "warning", None),
                 ("worst", "critical", None),
             ],
@@ -329,7 +325,7 @@ def test_findings_that_last_come_first_and_the_critical_ones_of_these():
         )
     ]
     text = live.running(board, findings).text
-    places = [text.index(name) for name in ("worst", "lasting", "told", "over")]
+    places = [text.index(name) for name in ("worst", "lasting", "notified", "over")]
     assert places == sorted(places)
 
 
@@ -346,7 +342,7 @@ def test_findings_that_last_come_first_and_the_critical_ones_of_these():
         ([0.0] * 500, 1, 0),
     ],
 )
-def test_a_history_is_a_curve_that_shows_what_is_not_finite(levels, lines, marks):
+def test_history_is_a_curve_with_marks_for_nonfinite_points(levels, lines, marks):
     svg = live.history(np.array(levels))
     Read(svg)
     assert svg.count("<polyline") == lines
@@ -355,7 +351,7 @@ def test_a_history_is_a_curve_that_shows_what_is_not_finite(levels, lines, marks
     assert "nan" not in svg
 
 
-def test_a_curve_goes_up_where_the_norm_does():
+def test_curve_rises_with_the_norm():
     svg = live.history(np.array([-3.0, 0.0, 3.0]))
     points = svg.split('points="')[1].split('"')[0].split()
     heights = [float(point.split(",")[1]) for point in points]
@@ -363,7 +359,7 @@ def test_a_curve_goes_up_where_the_norm_does():
     assert "<title>1.0e-03 to 1000</title>" in svg
 
 
-# --- values of cells ------------------------------------------------------------------------------
+# --- rich display of objects ----------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -372,7 +368,7 @@ def run(tmp_path):
     return load_run(tmp_path / "<i>&")
 
 
-def test_a_report_a_finding_and_a_run_show_themselves(run):
+def test_report_finding_and_run_display_themselves(run):
     report = run.report()
     (finding,) = report.findings
     for html in (report._repr_html_(), run._repr_html_()):
@@ -387,7 +383,7 @@ def test_a_report_a_finding_and_a_run_show_themselves(run):
     ]
 
 
-def test_figures_show_themselves_also_where_no_pyplot_is_set_up(run):
+def test_figures_display_themselves_without_pyplot(run):
     for figure in (run.plot(), run.plot(modules=True), run.plot_flow()):
         ((kind, data),) = figure._repr_mimebundle_(include=None, exclude=None).items()
         assert kind == "image/png"
@@ -399,17 +395,17 @@ def test_figures_show_themselves_also_where_no_pyplot_is_set_up(run):
     assert [CONV in one for one in words] == [False, True]
 
 
-def test_a_cell_shows_a_figure_once(run):
+def test_cell_shows_a_figure_once(run):
     formatters = pytest.importorskip("IPython.core.formatters")
     data, _ = formatters.DisplayFormatter().format(run.plot())
     assert sorted(data) == ["image/png", "text/plain"]
 
 
-def test_a_run_beside_another_one(run, tmp_path):
+def test_comparison_displays_itself(run, tmp_path):
     other = load_run(write_run(tmp_path / "b", [window(step, norm=10.0) for step in (1, 2, 3)]))
-    beside = run.compare(other)
-    assert beside.reports == (run.report(), other.report())
-    text, read = repr(beside), Read(beside._repr_html_())
+    compared = run.compare(other)
+    assert compared.reports == (run.report(), other.report())
+    text, read = repr(compared), Read(compared._repr_html_())
     head, *rows = read.rows
     assert head == ["module", "A last", "B last", "B/A first", "middle", "last", "class"]
     assert [row[0] for row in rows[:4]] == ["model", "model.0", "model.1", "model.2"]
@@ -417,18 +413,18 @@ def test_a_run_beside_another_one(run, tmp_path):
     words = iter("".join(read.text.split()))
     (finding,) = run.report().findings
     assert all(sign in words for sign in "".join(finding.message.split()))
-    for line in (report.verdict for report in beside.reports):
+    for line in (report.verdict for report in compared.reports):
         assert line in read.text
         assert line in text
     assert "B differs from A" in read.text
-    assert beside.norms["run"].unique().tolist() == [1, 2]
-    shown = beside.picture().names, beside.picture(modules=True).names
-    assert shown == (("model", "model.0", "model.1", "model.2"), LAYOUT.modules)
-    assert "B relative to A" in "".join(axes.get_title("left") for axes in beside.plot().axes)
+    assert compared.norms["run"].unique().tolist() == [1, 2]
+    names = compared.picture().names, compared.picture(modules=True).names
+    assert names == (("model", "model.0", "model.1", "model.2"), LAYOUT.modules)
+    assert "B relative to A" in "".join(axes.get_title("left") for axes in compared.plot().axes)
 
 
 @pytest.mark.slow
-def test_nothing_of_this_imports_ipython(tmp_path):
+def test_display_code_does_not_import_ipython(tmp_path):
     write_run(tmp_path, [window(1)])
     script = f"""
 import sys

@@ -30,15 +30,15 @@ write_two = pytest.importorskip("yolo_gradwatch.views.html.compare").write
 quantities = pytest.importorskip("yolo_gradwatch.views.html.hover").quantities
 strip = pytest.importorskip("yolo_gradwatch.views.html.strip").strip
 
-WITNESS = """<script>
+CATCH_ERRORS = """<script>
 window.trouble = [];
 window.onerror = (message) => trouble.push(String(message));
 window.onsecuritypolicyviolation = (event) => trouble.push(event.violatedDirective);
 console.error = console.warn = (...words) => trouble.push(words.join(" "));
 </script>"""
 
-TOLD = """<script>
-const tell = (answer) => {{
+RUN_SCRIPT = """<script>
+const publish = (answer) => {{
   const place = document.createElement("pre");
   place.id = "told";
   place.textContent = JSON.stringify({{ trouble, answer }});
@@ -48,17 +48,17 @@ const wait = (milliseconds) => new Promise((done) => setTimeout(done, millisecon
 const names = () => [...document.querySelectorAll("#modules tbody tr")]
   .filter((row) => !row.hidden).map((row) => row.cells[0].textContent);
 (async () => {{ await wait(300); {helpers} {script} }})()
-  .then(tell, (error) => tell(String(error)));
+  .then(publish, (error) => publish(String(error)));
 </script></body>"""
 
 
 def visit(path, script):
-    """What a script says that runs in the opened page, in a real browser without a network."""
+    """Run a script in the page, opened in a real browser without a network; return its value."""
     text = path.read_text(encoding="utf-8")
-    text = text.replace("<meta charset", WITNESS + "<meta charset", 1)
+    text = text.replace("<meta charset", CATCH_ERRORS + "<meta charset", 1)
     opened = path.with_name("opened.html")
     opened.write_text(
-        text.replace("</body>", TOLD.format(helpers=SCRIPT, script=script)), encoding="utf-8"
+        text.replace("</body>", RUN_SCRIPT.format(helpers=SCRIPT, script=script)), encoding="utf-8"
     )
     found = answer_of(opened)
     assert found["trouble"] == []
@@ -83,7 +83,7 @@ const grid = (trace) => full(trace).z
 """
 
 VISIT = """
-const told = {
+const seen = {
   labels: plot.layout.yaxis.ticktext,
   images: plot.querySelectorAll(".heatmaplayer image").length,
   lines: plot.querySelectorAll(".scatterlayer .trace path.js-line").length,
@@ -99,32 +99,32 @@ const mouse = { bubbles: true, clientX: box.left + 5, clientY: box.top + 5 };
 layer.dispatchEvent(new MouseEvent("mouseover", mouse));
 layer.dispatchEvent(new MouseEvent("mousemove", mouse));
 await wait(500);
-told.mouse = document.getElementById("tip").textContent.split("\\n");
+seen.mouse = document.getElementById("tip").textContent.split("\\n");
 
 plot.emit("plotly_click", { points: [{ pointNumber: [1, 0], data: plot.data[0] }] });
-told.clicked = names();
+seen.clicked = names();
 
 await click("modules");
-Object.assign(told, {
+Object.assign(seen, {
   modules: plot.layout.yaxis.ticktext, states: states(), levels: grid(0), covers: grid(1),
   dead: over(0, [4, 0]), bad: over(0, [8, 3]), whole: over(4, 3),
 });
 plot.emit("plotly_unhover", {});
-told.hidden = document.getElementById("tip").hidden;
+seen.hidden = document.getElementById("tip").hidden;
 
-told.found = FILTERS.map((text) => {
+seen.found = FILTERS.map((text) => {
   filter.value = text;
   filter.dispatchEvent(new Event("input"));
   return [names(), document.getElementById("count").textContent];
 });
-told.orders = {};
+seen.orders = {};
 for (const head of document.querySelectorAll("#modules th")) {
-  told.orders[head.textContent] = [0, 1].map(() => {
+  seen.orders[head.textContent] = [0, 1].map(() => {
     head.firstChild.click();
     return names();
   });
 }
-return told;
+return seen;
 """
 
 FOUND = (CONV, "model.2.b")
@@ -140,7 +140,7 @@ FILTERS = {
 
 
 def opened(folder, windows, script, **changes):
-    """The run of these windows, and what a script says in its page."""
+    """The value of a script in the page of a run of these windows."""
     watch(folder, windows)
     run = load_run(folder)
     page.write(run, replace(run.report(), **changes), folder / "page.html")
@@ -164,52 +164,52 @@ def path(run, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def told(path):
+def seen(path):
     if not CHROMIUM:
         pytest.skip("no Chromium on this machine")
     return visit(path, VISIT.replace("FILTERS", json.dumps(list(FILTERS))))
 
 
-def test_the_page_draws_the_heat_map(told):
-    assert told["labels"] == ["0 Block", "1 Block", "2 Block"]
-    assert told["images"] == 2  # levels, and covers of cells without one
-    assert (told["lines"], told["frames"]) == (2, 2)  # a band and a line
-    assert told["count"] == f"{len(LAYOUT.modules)} of {len(LAYOUT.modules)} modules"
+def test_page_draws_the_heat_map(seen):
+    assert seen["labels"] == ["0 Block", "1 Block", "2 Block"]
+    assert seen["images"] == 2  # levels, and covers of cells without a level
+    assert (seen["lines"], seen["frames"]) == (2, 2)  # a band and a line
+    assert seen["count"] == f"{len(LAYOUT.modules)} of {len(LAYOUT.modules)} modules"
 
 
-def test_all_modules_are_a_click_away_in_the_levels_of_the_run(told, run):
-    assert told["modules"] == list(LAYOUT.modules[1:])
-    assert re.findall("NaN or Inf|exactly zero", told["states"]) == ["NaN or Inf", "exactly zero"]
+def test_a_click_shows_all_modules_with_their_levels(seen, run):
+    assert seen["modules"] == list(LAYOUT.modules[1:])
+    assert re.findall("NaN or Inf|exactly zero", seen["states"]) == ["NaN or Inf", "exactly zero"]
     norms = run.grid.norm_mean[:, 1:].T.astype(float)
     expected = np.log10(np.where(norms > 0, norms, np.nan))
-    np.testing.assert_allclose(np.array(told["levels"], float), expected, rtol=1e-6)
+    np.testing.assert_allclose(np.array(seen["levels"], float), expected, rtol=1e-6)
     covered = np.where(run.grid.nonfinite[:, 1:].T > 0, NONFINITE, np.where(norms == 0, ZERO, 0))
-    np.testing.assert_array_equal(told["covers"], covered)
+    np.testing.assert_array_equal(seen["covers"], covered)
 
 
-def test_hovering_tells_module_step_and_norm(told):
-    assert told["block"][:3] == ["model.1 (Block)", "epoch 1, step 1", "norm 1.00"]
-    assert told["block"][4:] == ["finding 1: dead"]
-    assert told["dead"][:3] == [f"{CONV} (Conv2d)", "epoch 1, step 1", "norm 0.00, exactly zero"]
-    assert told["bad"][:3] == ["model.2.b (Conv2d)", "epoch 1, steps 4 to 6", "no norm, NaN or Inf"]
-    assert told["whole"][:2] == ["whole model", "epoch 1, steps 4 to 6"]
-    assert told["mouse"][:3] == ["model.0 (Block)", "epoch 1, step 1", "norm 1.00"]  # a real one
-    assert told["hidden"]
+def test_hovering_shows_module_step_and_norm(seen):
+    assert seen["block"][:3] == ["model.1 (Block)", "epoch 1, step 1", "norm 1.00"]
+    assert seen["block"][4:] == ["finding 1: dead"]
+    assert seen["dead"][:3] == [f"{CONV} (Conv2d)", "epoch 1, step 1", "norm 0.00, exactly zero"]
+    assert seen["bad"][:3] == ["model.2.b (Conv2d)", "epoch 1, steps 4 to 6", "no norm, NaN or Inf"]
+    assert seen["whole"][:2] == ["whole model", "epoch 1, steps 4 to 6"]
+    assert seen["mouse"][:3] == ["model.0 (Block)", "epoch 1, step 1", "norm 1.00"]  # a real event
+    assert seen["hidden"]
 
 
-def test_hovering_tells_what_else_was_measured_in_that_window(told):
+def test_hovering_shows_the_other_quantities_of_the_window(seen):
     weights = ["weights 5.00", "largest 1.00"]
     row = LAYOUT.modules.index("model.2.b")
     updates = [f"update {share:.3g}" for share in (row / 100, 0)]
-    assert told["block"][3].split(", ") == ["highest 1.00", *weights]
-    assert told["dead"][3].split(", ") == ["zero in 1 step", "highest 0.00", *weights]
-    bad, whole = told["bad"][3].split(", "), told["whole"][3].split(", ")
+    assert seen["block"][3].split(", ") == ["highest 1.00", *weights]
+    assert seen["dead"][3].split(", ") == ["zero in 1 step", "highest 0.00", *weights]
+    bad, whole = seen["bad"][3].split(", "), seen["whole"][3].split(", ")
     assert bad[:-1] == ["NaN/Inf in 3 steps", *weights]
     assert float(bad[-1].removeprefix("update ")) == float(updates[0].removeprefix("update "))
     assert whole == ["highest 1.00", *weights, "update 0.00"]
 
 
-def test_every_quantity_that_has_a_heading_is_below_the_pointer(run):
+def test_every_quantity_with_a_heading_is_in_the_tooltip(run):
     found = {table["heading"]: table for table in quantities(run.grid)}
     for quantity in QUANTITIES:
         if not quantity.over_run or quantity.name == "norm_mean":  # the colour of the cell
@@ -226,14 +226,14 @@ def test_every_quantity_that_has_a_heading_is_below_the_pointer(run):
     assert not found
 
 
-def test_the_table_begins_with_the_modules_of_findings_and_can_be_filtered(told):
-    assert told["modules_first"] == IN_TABLE
-    assert told["clicked"] == FILTERS["model.1"]  # by a click on the map
+def test_table_lists_modules_with_findings_first_and_can_be_filtered(seen):
+    assert seen["modules_first"] == IN_TABLE
+    assert seen["clicked"] == FILTERS["model.1"]  # by a click on the map
     counts = [f"{len(names)} of {len(LAYOUT.modules)} modules" for names in FILTERS.values()]
-    assert told["found"] == [list(pair) for pair in zip(FILTERS.values(), counts, strict=True)]
+    assert seen["found"] == [list(pair) for pair in zip(FILTERS.values(), counts, strict=True)]
 
 
-def test_the_table_can_be_sorted_up_and_down(told, run):
+def test_table_can_be_sorted_in_both_directions(seen, run):
     table = summary(run.grid, run.layout, run.report().findings).set_index("module", drop=False)
     headings = {
         "module": "module",
@@ -247,17 +247,17 @@ def test_the_table_can_be_sorted_up_and_down(told, run):
         "NaN/Inf": "nonfinite",
     }
     for heading, column in headings.items():
-        for rises, found in zip((True, False), told["orders"][heading], strict=True):
+        for rises, found in zip((True, False), seen["orders"][heading], strict=True):
             values = table.loc[found, column]
             known = values.dropna().tolist()
             assert len(found) == len(table)
             assert known == sorted(known, reverse=not rises), heading
-            assert values.isna().tolist() == sorted(values.isna()), heading  # without one: last
-    assert all(set(found[:2]) == set(FOUND) for found in told["orders"]["findings"])
+            assert values.isna().tolist() == sorted(values.isna()), heading  # missing values last
+    assert all(set(found[:2]) == set(FOUND) for found in seen["orders"]["findings"])
 
 
 def growing(steps=1000):
-    """Windows that are single steps at first and longer later, 20 steps an epoch."""
+    """Windows of single steps first and longer ones later, 20 steps per epoch."""
     windows, step = [], 1
     while step <= steps:
         size = min(max(step // 50, 1), 20 - (step - 1) % 20)
@@ -267,43 +267,43 @@ def growing(steps=1000):
 
 
 @needs_browser
-def test_steps_and_epochs_on_both_axes_and_in_what_is_in_view(tmp_path):
+def test_axes_show_steps_and_epochs_of_the_visible_part(tmp_path):
     windows = growing()
-    told = opened(
+    seen = opened(
         tmp_path,
         windows,
         """const x = () => Array.from(full(0).x);
         const zoom = async (...range) => {
           await Plotly.relayout(plot, { "xaxis.range": range }); await wait(300); return axes(); };
-        const told = { x: x(), axes: axes(),
+        const seen = { x: x(), axes: axes(),
           drawn: [...plot.querySelectorAll(".x2tick text")].map((tick) => tick.textContent) };
-        told.zoomed = await zoom(19.5, 41.5);
-        told.back = await zoom(0.5, 1000.5);
+        seen.zoomed = await zoom(19.5, 41.5);
+        seen.back = await zoom(0.5, 1000.5);
         await click("windows");
-        return { ...told, even: x(), even_axes: axes(),
+        return { ...seen, even: x(), even_axes: axes(),
           tips: [120, windows - 1].map((column) => over(0, [0, column]).slice(1, 3)) };""",
     )
-    assert told["x"] == [*(one.step_first - 0.5 for one in windows), 1000.5]
-    steps, epochs, at, begins = told["axes"]
+    assert seen["x"] == [*(one.step_first - 0.5 for one in windows), 1000.5]
+    steps, epochs, at, begins = seen["axes"]
     assert steps == [*(str(step) for step in range(100, 1000, 100)), "1,000"]
     assert at == list(range(100, 1001, 100))
-    assert epochs == told["drawn"] == ["1", *(str(epoch) for epoch in range(5, 51, 5))]
+    assert epochs == seen["drawn"] == ["1", *(str(epoch) for epoch in range(5, 51, 5))]
     assert begins == [0.5, *(20 * (epoch - 1) + 0.5 for epoch in range(5, 51, 5))]
-    assert told["back"] == told["axes"]
-    assert told["zoomed"][:2] == [[str(step) for step in range(20, 41, 5)], ["2", "3"]]
-    assert told["even"] == list(range(len(windows) + 1))
-    steps, epochs, at, begins = told["even_axes"]
+    assert seen["back"] == seen["axes"]
+    assert seen["zoomed"][:2] == [[str(step) for step in range(20, 41, 5)], ["2", "3"]]
+    assert seen["even"] == list(range(len(windows) + 1))
+    steps, epochs, at, begins = seen["even_axes"]
     assert steps == [f"{windows[int(place)].step_first:,}" for place in at]
     for epoch, place in zip(epochs, begins, strict=True):
         assert windows[place].epoch == int(epoch) != windows[place - 1].epoch
     one = windows[120]
     assert one.steps > 1
     when = f"epoch {one.epoch}, steps {one.step_first} to {one.step_last}"
-    assert told["tips"] == [[when, "norm 1,230"], ["epoch 50, step 1,000", "norm 1,230"]]
+    assert seen["tips"] == [[when, "norm 1,230"], ["epoch 50, step 1,000", "norm 1,230"]]
 
 
 @needs_browser
-def test_colours_are_those_of_what_is_alive(tmp_path):
+def test_colours_span_the_rows_that_are_not_weak(tmp_path):
     windows = []
     for step in range(1, 21):
         one = window(step, norm=10.0)
@@ -323,7 +323,7 @@ def test_colours_are_those_of_what_is_alive(tmp_path):
 
 
 @needs_browser
-def test_a_norm_beyond_float32_is_shown_as_the_highest_and_not_as_nan(tmp_path):
+def test_norm_beyond_float32_is_shown_as_the_highest_and_not_as_nan(tmp_path):
     windows = [window(1, norm=np.inf), window(2, norm=10.0)]
     levels, state = opened(tmp_path, windows, "return [grid(0), states()];")
     np.testing.assert_allclose(levels, [[np.log10(FLOAT32_MAX), 1.0]] * 3, rtol=1e-6)
@@ -331,7 +331,7 @@ def test_a_norm_beyond_float32_is_shown_as_the_highest_and_not_as_nan(tmp_path):
 
 
 @needs_browser
-def test_a_run_without_a_window_says_so(tmp_path):
+def test_page_of_a_run_without_a_window(tmp_path):
     text = opened(tmp_path, [], "return plot.textContent;")
     assert text == "no optimizer step was watched"
 
@@ -348,13 +348,13 @@ HOSTILE = (
 
 
 @needs_browser
-def test_names_from_the_file_are_shown_and_never_run(tmp_path):
+def test_hostile_names_are_shown_and_never_executed(tmp_path):
     layout, _ = plan([Part(name) for name in HOSTILE])
     folder = tmp_path / "<b>$run&amp;"
     folder.mkdir()
     run = load_run(write_run(folder, [window(1, layout=layout)], layout))
     page.write(run, run.report(), tmp_path / "page.html")
-    told = visit(
+    seen = visit(
         tmp_path / "page.html",
         """await click("modules");
         const tips = run.views.modules.names.map((_, y) => over(0, [y, 0])[0]);
@@ -362,23 +362,23 @@ def test_names_from_the_file_are_shown_and_never_run(tmp_path):
         return { names: names(), tips, ticks, title: document.querySelector("h1").textContent,
                  added: document.querySelectorAll("img, b").length };""",
     )
-    assert told["names"] == list(layout.modules)
-    assert told["tips"] == [
+    assert seen["names"] == list(layout.modules)
+    assert seen["tips"] == [
         f"{name} ({kind})" for name, kind in zip(layout.modules[1:], layout.types[1:], strict=True)
     ]
-    assert set(layout.modules[1:]) <= set(told["ticks"])
-    assert told["title"].endswith("/<b>$run&amp;")
-    assert told["added"] == 0
+    assert set(layout.modules[1:]) <= set(seen["ticks"])
+    assert seen["title"].endswith("/<b>$run&amp;")
+    assert seen["added"] == 0
 
 
-def test_the_page_needs_no_network(path):
+def test_page_needs_no_network(path):
     text = path.read_text(encoding="utf-8")
-    ours = text.replace(page.get_plotlyjs(), "")
-    assert not re.search(r"(src|href)\s*=|https?://|@import|url\(", ours)
-    assert "default-src 'none'" in ours
+    without_plotly = text.replace(page.get_plotlyjs(), "")
+    assert not re.search(r"(src|href)\s*=|https?://|@import|url\(", without_plotly)
+    assert "default-src 'none'" in without_plotly
 
 
-def test_the_page_has_the_words_of_the_report(path, run):
+def test_page_has_the_text_of_the_report(path, run):
     text = unescape(path.read_text(encoding="utf-8"))
     report = run.report()
     for line in str(report).splitlines()[1:]:
@@ -386,7 +386,7 @@ def test_the_page_has_the_words_of_the_report(path, run):
     assert report.verdict in text
 
 
-def test_the_command_writes_the_page_and_says_where(run, tmp_path, capsys):
+def test_command_writes_the_page_and_names_its_path(run, tmp_path, capsys):
     path = tmp_path / "p.html"
     assert main(["review", str(run.folder), "--html", str(path), "--json"]) == 0
     captured = capsys.readouterr()
@@ -402,15 +402,15 @@ def test_the_command_writes_the_page_and_says_where(run, tmp_path, capsys):
         *((name, "is a folder; pass a file, as in page.html") for name in ("", ".", "..")),
     ],
 )
-def test_a_page_that_cannot_be_written_is_an_error(run, monkeypatch, capsys, name, words):
+def test_page_that_cannot_be_written_is_an_error(run, monkeypatch, capsys, name, words):
     monkeypatch.chdir(run.folder)
     assert main(["review", str(run.folder), "--html", name]) == 2
     captured = capsys.readouterr()
-    assert not captured.out or "folder" not in words  # that is seen before the run is read
+    assert not captured.out or "folder" not in words  # that is checked before the run is read
     assert words in captured.err
 
 
-def test_without_plotly_the_install_command_is_shown(run, tmp_path):
+def test_missing_plotly_shows_the_install_command(run, tmp_path):
     code = f"""
 import sys
 sys.modules["plotly"] = None
@@ -419,13 +419,13 @@ from yolo_gradwatch.views.heatmap import STATES, WEAK, WEAK_ZERO
 from yolo_gradwatch.cli.main import main
 sys.exit(main(["review", {str(run.folder)!r}, "--html", {str(tmp_path / "p.html")!r}]))
 """
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert told.returncode == 2
-    assert "pip install 'yolo-gradwatch[html]'" in told.stderr
-    assert "Traceback" not in told.stderr
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "pip install 'yolo-gradwatch[html]'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
-def test_each_episode_of_a_finding_has_a_mark_and_the_finding_one_line(tmp_path):
+def test_each_episode_has_a_mark_and_the_finding_one_line(tmp_path):
     dead = {1, 2, 3, 20, 21, 22}
     watch(tmp_path, [window(step, zero=[CONV] * (step in dead)) for step in range(1, 40)])
     run = load_run(tmp_path)
@@ -443,7 +443,7 @@ def test_each_episode_of_a_finding_has_a_mark_and_the_finding_one_line(tmp_path)
 
 
 @pytest.mark.parametrize(("is_measured", "word"), [(True, "true"), (False, "false")])
-def test_the_page_says_of_a_finding_whether_its_cause_was_measured(tmp_path, is_measured, word):
+def test_page_marks_findings_with_a_measured_cause(tmp_path, is_measured, word):
     watch(tmp_path, [window(step, zero=[CONV]) for step in range(1, 9)])
     run = load_run(tmp_path)
     report = run.report()
@@ -453,7 +453,7 @@ def test_the_page_says_of_a_finding_whether_its_cause_was_measured(tmp_path, is_
 
 
 @needs_browser
-def test_the_network_is_a_tab_where_batches_were_traced(tmp_path):
+def test_traced_run_has_a_tab_for_the_network(tmp_path):
     run = run_of(tmp_path, (1, 2, 4), dead_from=2)
     page.write(run, run.report(), tmp_path / "page.html")
     answer = visit(
@@ -470,7 +470,7 @@ def test_the_network_is_a_tab_where_batches_were_traced(tmp_path):
 
 
 @needs_browser
-def test_there_is_no_such_tab_without_traces(tmp_path):
+def test_run_without_traces_has_no_tab_for_the_network(tmp_path):
     run = run_of(tmp_path, ())
     page.write(run, run.report(), tmp_path / "page.html")
     label = "document.querySelector('input[value=depth]').parentElement"
@@ -478,7 +478,7 @@ def test_there_is_no_such_tab_without_traces(tmp_path):
 
 
 def stretches(trace):
-    """The parts of a trace that lie apart, each as its points."""
+    """The connected parts of a trace, each as its points."""
     points = np.array([trace.x, trace.y], np.float64).T
     gaps = np.flatnonzero(np.isnan(points[:, 1]))
     parts = np.split(points, gaps)
@@ -486,7 +486,7 @@ def stretches(trace):
     return [one for one in known if one]
 
 
-def test_the_norm_of_the_whole_model_is_not_drawn_across_a_gap():
+def test_norm_of_the_whole_model_is_not_drawn_across_a_gap():
     nan = np.nan
     totals = np.array([[1, 2, nan, nan, 3, nan], [2, 3, nan, nan, 4, nan], [4, 6, nan, 0, 8, nan]])
     band, tails, line, _ = strip(SimpleNamespace(totals=totals), np.arange(0, 70, 10.0))
@@ -496,28 +496,28 @@ def test_the_norm_of_the_whole_model_is_not_drawn_across_a_gap():
     assert (band.fill, line.connectgaps, len(line.x)) == ("toself", None, 7)
 
 
-def test_without_a_norm_nothing_is_drawn():
+def test_nothing_is_drawn_without_a_norm():
     traces = strip(SimpleNamespace(totals=np.full((3, 2), np.nan)), np.arange(3.0))
     assert [stretches(one) for one in traces[:3]] == [[], [], []]
 
 
 COMPARED = """
 const frames = () => plot.layout.shapes.map(({ xref, y0, y1 }) => [xref, y0, y1]);
-const tell = (row, column) => {
+const hover = (row, column) => {
   plot.emit("plotly_hover", { points: [{ pointNumber: [row, column] }], event: {} });
   return tip.textContent.split("\\n");
 };
-const told = { panels: plot.querySelectorAll(".heatmaplayer image").length, frames: frames() };
-told.both = tell(2, 0);
-told.over = tell(2, 199);
+const seen = { panels: plot.querySelectorAll(".heatmaplayer image").length, frames: frames() };
+seen.both = hover(2, 0);
+seen.over = hover(2, 199);
 await click("modules");
-told.rows = plot.layout.yaxis.ticktext;
-return told;
+seen.rows = plot.layout.yaxis.ticktext;
+return seen;
 """
 
 
 @needs_browser
-def test_the_page_of_two_runs_in_a_browser(tmp_path):
+def test_page_of_two_runs_in_a_browser(tmp_path):
     options = {"training": {"epochs": 2}}
     watch(tmp_path, DEAD, options=options)
     other = write_run(
@@ -525,13 +525,13 @@ def test_the_page_of_two_runs_in_a_browser(tmp_path):
     )
     path = tmp_path / "compare.html"
     write_two(load_run(tmp_path).compare(load_run(other)), path)
-    told = visit(path, COMPARED)
-    assert told["panels"] == 6
-    assert told["frames"] == [["x", 1.5, 2.5], ["x3", 1.5, 2.5]]
-    assert told["both"][0] == "1 Block"
-    assert told["both"][2] == "A: norm 1.00, epoch 1 of 2"
-    assert told["both"][3:] == [
+    seen = visit(path, COMPARED)
+    assert seen["panels"] == 6
+    assert seen["frames"] == [["x", 1.5, 2.5], ["x3", 1.5, 2.5]]
+    assert seen["both"][0] == "1 Block"
+    assert seen["both"][2] == "A: norm 1.00, epoch 1 of 2"
+    assert seen["both"][3:] == [
         *("B: norm 1,000, epoch 1 of 2", "B is 1,000 times stronger", "finding A1: dead")
     ]
-    assert told["over"][2:] == [f"{letter}: not trained, or not in this model" for letter in "AB"]
-    assert told["rows"] == ["whole model", *LAYOUT.modules[1:]]
+    assert seen["over"][2:] == [f"{letter}: not trained, or not in this model" for letter in "AB"]
+    assert seen["rows"] == ["whole model", *LAYOUT.modules[1:]]

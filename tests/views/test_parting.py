@@ -1,4 +1,4 @@
-"""Where two runs part: on runs of known differences, and on short real trainings."""
+"""Where two runs diverge: runs with known differences, and short real trainings."""
 
 import json
 from dataclasses import replace
@@ -18,17 +18,17 @@ STEPS = 12
 ITEMS = ("box", "cls", "sum", "lr/0")
 
 
-def trained(  # noqa: PLR0913  # one argument a kind of run
+def trained(  # noqa: PLR0913  # one argument per kind of run
     folder, changes=None, *, steps=STEPS, weights=True, items=ITEMS, names=LAYOUT
 ):
-    """A run in which everything is 1, times the factors of some steps.
+    """A run in which every value is 1 (weights 5), times the factors of some steps.
 
     Args:
-        folder: For its files.
-        changes: For a step, or for each from one on: the factor of each loss item, learning rate,
-            module (its norm), and of ``weights`` and ``update``.
-        steps: How many windows there are, each a step; or these windows' steps.
-        weights: Whether weights and updates were read.
+        folder: The folder of its files.
+        changes: Factors from a given step on, by name: of loss items, learning rates, modules
+            (their norms), and of ``weights`` and ``update``.
+        steps: The number of windows, each of one step; or the steps themselves.
+        weights: Whether weights and updates were measured.
         items: The loss items.
         names: The layout.
     """
@@ -71,26 +71,26 @@ def parted(tmp_path, changes, other=None, **options):
     return parting(one, trained(tmp_path / "b", changes, **options))
 
 
-def test_runs_that_are_equal(tmp_path):
+def test_equal_runs(tmp_path):
     found = parted(tmp_path, {})
     assert (found.outcome, found.exact, found.same, found.last) == ("same", STEPS, STEPS, STEPS)
     assert (found.rounding, found.apart, found.silent) == (0, (), ())
 
 
-def test_rounding_is_no_difference(tmp_path):
+def test_rounding_is_not_a_difference(tmp_path):
     found = parted(tmp_path, {3: {"model": 1 + 1e-5, "box": 1 - 1e-5}})
     assert (found.outcome, found.exact, found.same) == ("same", 2, STEPS)
     assert found.rounding == pytest.approx(1e-5, rel=0.1)
 
 
-def test_losses_that_differ_while_the_gradients_do_not(tmp_path):
+def test_losses_that_differ_although_the_gradients_do_not(tmp_path):
     found = parted(tmp_path, {4: {"box": 1.5}})
     assert (found.outcome, found.silent_since, found.same) == ("losses", 4, STEPS)
     assert [one.name for one in found.silent] == ["box", "sum"]
     assert found.silent[0].values == (1, 1.5)
 
 
-def test_such_losses_do_not_hide_what_differs_later(tmp_path):
+def test_differing_losses_do_not_hide_later_differences(tmp_path):
     found = parted(tmp_path, {4: {"box": 1.5}, 8: {"cls": 2, "model": 2, "model.1": 3}})
     assert (found.outcome, found.silent_since, found.since) == ("parted", 4, (8, 8))
     assert [one.name for one in found.of("loss")] == ["cls"]
@@ -113,7 +113,7 @@ def test_such_losses_do_not_hide_what_differs_later(tmp_path):
     ],
 )
 @pytest.mark.parametrize("step", [1, 5])
-def test_what_differs_first(tmp_path, changes, first, names, step):
+def test_first_quantity_that_differs(tmp_path, changes, first, names, step):
     found = parted(tmp_path, {step: changes})
     assert (found.outcome, found.first, found.since) == ("parted", first, (step, step))
     assert [one.name for one in found.of(first)] == names
@@ -123,20 +123,20 @@ def test_what_differs_first(tmp_path, changes, first, names, step):
 GROWING = {step: {"model": 1 + 1e-6 * 10 ** (step - 1)} for step in range(1, 7)}
 
 
-def test_rounding_that_grows_is_a_drift(tmp_path):
+def test_growing_rounding_is_a_drift(tmp_path):
     found = parted(tmp_path, GROWING)
     visible = next(s for s, one in GROWING.items() if one["model"] > 1 + VISIBLE["gradient"])
     assert (found.outcome, found.exact, found.since[1]) == ("drift", 0, visible)
 
 
-def test_a_jump_out_of_rounding_is_none(tmp_path):
+def test_jump_out_of_rounding_is_not_a_drift(tmp_path):
     jump = {**GROWING, 3: {"model": 1 + 2e-5 * JUMP, "box": 1 + 2e-5 * JUMP}}
     found = parted(tmp_path, jump)
     assert (found.outcome, found.since, found.first) == ("parted", (3, 3), "loss")
     assert found.rounding == pytest.approx(1e-5, rel=0.1)
 
 
-def test_runs_are_compared_at_the_windows_that_both_have(tmp_path):
+def test_runs_are_compared_at_common_windows(tmp_path):
     one, other = (
         trained(tmp_path / "a", steps=9),
         trained(tmp_path / "b", steps=(1, 2, 3, 6, 7, 20)),
@@ -144,7 +144,7 @@ def test_runs_are_compared_at_the_windows_that_both_have(tmp_path):
     found = parting(one, other)
     assert (found.outcome, found.windows, found.last) == ("same", 5, 7)
     later = trained(tmp_path / "c", {4: {"box": 2, "model": 2}}, steps=(1, 2, 3, 6, 7, 20))
-    assert parting(one, later).since == (4, 6)  # one of them, since 4 and 5 are in one run only
+    assert parting(one, later).since == (4, 6)  # a range, as only one run has steps 4 and 5
 
 
 def test_runs_without_losses_weights_or_updates(tmp_path):
@@ -180,7 +180,7 @@ CASES = {
 }
 
 
-def test_the_words(tmp_path, golden):
+def test_sentences(tmp_path, golden):
     lines = []
     for what, changes in CASES.items():
         found = parted(tmp_path / what, changes)
@@ -198,7 +198,7 @@ def test_the_words(tmp_path, golden):
     golden("partings", "\n".join(lines))
 
 
-def test_json_has_where_runs_part(tmp_path, capsys):
+def test_json_has_where_runs_diverge(tmp_path, capsys):
     trained(tmp_path / "a")
     trained(tmp_path / "b", {5: {"model": np.nan}})
     folders = [str(tmp_path / name) for name in "aba"]
@@ -215,7 +215,7 @@ def test_json_has_where_runs_part(tmp_path, capsys):
 
 
 class Constant:
-    """A loss with a constant in an item that no weight gets a gradient from."""
+    """Adds a constant to a loss item, which gives no weight a gradient."""
 
     def __call__(self, trainer):
         model = trainer.model
@@ -234,7 +234,7 @@ class Constant:
 
 
 @pytest.mark.train
-def test_trainings_that_are_repeated_or_get_a_detached_constant(tmp_path):
+def test_repeated_training_and_one_with_a_detached_constant(tmp_path):
     calls = {"a": (), "again": (), "constant": [("on_train_start", Constant())]}
     for name, own in calls.items():
         train(tmp_path / name, watch=GradWatch(live=False), model=small(), calls=own, epochs=3)

@@ -46,9 +46,9 @@ NO_CURVES = Curves(np.zeros(0, np.int64), {}, {}, {})
 
 
 def picture_of(states, *, levels=None, marks=(), totals=10.0, names=None, **changes):
-    """A picture of rows and columns with these states, one step a column.
+    """A heat map with these states, one step per column.
 
-    Its colours go from the lowest to the highest level, or over two decades.
+    Its colours span the lowest to the highest level, but at least two decades.
     """
     states = np.atleast_2d(np.array(states, np.uint8))
     rows, columns = states.shape
@@ -87,7 +87,7 @@ def report(tmp_path):
 
 
 def colours_of(figure, columns):
-    """(R, C, 4) colours of the middles of so many columns of equal width in the heat map."""
+    """(R, C, 4) colours at the centres of this number of equal columns of the heat map."""
     pixels = np.asarray(figure.axes[0].images[0].get_array())
     middles = (np.arange(columns) + 0.5) / columns * pixels.shape[1]
     return pixels[:, middles.astype(int)]
@@ -111,20 +111,20 @@ def test_each_state_has_its_own_colour(report):
     assert len({tuple(cell) for cell in colours}) == len(ALL_STATES)
 
 
-def test_the_legend_names_the_states_that_there_are(report):
+def test_legend_names_the_states_in_the_picture(report):
     (legend,) = png.draw(picture_of([[FINE, ZERO, NONE]]), report).legends
     assert [text.get_text() for text in legend.get_texts()] == ["exactly zero", "no gradient"]
     assert png.draw(picture_of([[FINE, FINE]]), report).legends == []
 
 
-def test_a_higher_norm_is_brighter(report):
+def test_higher_norm_is_brighter(report):
     levels = [[-6.0, -3.0, 0.0, 2.0]]
     cells = colours_of(png.draw(picture_of([[FINE] * 4], levels=levels), report), 4)[0]
     brightness = cells[:, :3] @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(brightness) > 0).all()
 
 
-def test_a_level_below_the_colours_has_one_of_its_own_in_a_weak_row_only(report):
+def test_level_below_the_colours_has_its_own_colour_in_weak_rows(report):
     levels = [[0.0, -9.0, 0.0], [0.0, -9.0, 0.0]]
     weak = np.array([False, True])
     states = [[FINE, FINE, ZERO]] * 2
@@ -143,7 +143,7 @@ def test_a_level_below_the_colours_has_one_of_its_own_in_a_weak_row_only(report)
     assert [text.get_text() for text in legend.get_texts()] == [WEAK[0], WEAK_ZERO[0]]
 
 
-def test_labels_of_colours_are_powers_of_ten_as_one_writes_them(report):
+def test_colour_labels_are_readable_powers_of_ten(report):
     assert [decade(level) for level in range(-5, 6)] == [
         *("1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1", "10", "100", "1000", "1e4", "1e5")
     ]
@@ -158,7 +158,7 @@ WIDTHS = st.lists(st.integers(1, 400), min_size=1, max_size=40)
 
 @LAWS
 @given(WIDTHS, st.integers(0, 2**32 - 1))
-def test_the_worst_of_windows_that_share_a_column_stays(widths, seed):
+def test_merged_column_keeps_the_worst_state(widths, seed):
     rng = np.random.default_rng(seed)
     states = rng.choice(ALL_STATES, (2, len(widths)), p=[0.6, 0.1, 0.1, 0.1, 0.1])
     last = np.cumsum(widths)
@@ -171,7 +171,7 @@ def test_the_worst_of_windows_that_share_a_column_stays(widths, seed):
             assert state == next(one for one in order if one in there)
 
 
-def test_the_level_of_a_column_is_the_mean_of_those_that_there_are(report):
+def test_level_of_a_merged_column_is_the_mean_of_known_levels(report):
     rng = np.random.default_rng(0)
     states = rng.choice([FINE, UNKNOWN], (3, 2000))
     picture = picture_of(states, levels=rng.normal(size=(3, 2000)))
@@ -184,7 +184,7 @@ def test_the_level_of_a_column_is_the_mean_of_those_that_there_are(report):
             assert level == pytest.approx(part.mean()) if len(part) else np.isnan(level)
 
 
-def test_a_finding_is_framed_where_it_stood_and_listed(report):
+def test_finding_is_framed_and_listed(report):
     finding = finding_of("dead", "model.1", modules=("model.1", "model.0"), step=3, step_end=6)
     mark = Mark(finding, rows=(1, 0), first=2, last=4)
     figure = png.draw(picture_of([[FINE] * 8] * 3, marks=[mark]), report)
@@ -202,7 +202,7 @@ def test_a_finding_is_framed_where_it_stood_and_listed(report):
     assert ink["model.0"] == ink["model.2"] == "black"
 
 
-def test_the_frame_of_a_container_is_around_the_modules_in_it(report):
+def test_frame_of_a_container_surrounds_its_modules(report):
     names = ("model.0", "model.0.conv", "model.0.bn", "model.1", "model.1.conv", "model.10")
     mark = Mark(finding_of("dead", "model.1"), rows=(3, 0), first=0, last=3)
     figure = png.draw(picture_of([[FINE] * 4] * 6, marks=[mark], names=names), report)
@@ -210,7 +210,7 @@ def test_the_frame_of_a_container_is_around_the_modules_in_it(report):
     assert spans == [(2.5, 2), (-0.5, 3)]
 
 
-def test_findings_in_one_place_and_short_ones_can_be_seen(report):
+def test_overlapping_and_short_findings_stay_visible(report):
     marks = [Mark(finding_of(number=n), (0,), 900, 900) for n in (1, 2, 3)]
     figure = png.draw(picture_of([[FINE] * 3000], marks=marks), report)
     places = [t.get_position() for t in figure.axes[0].texts if t.get_text() in {"1", "2", "3"}]
@@ -220,11 +220,11 @@ def test_findings_in_one_place_and_short_ones_can_be_seen(report):
     assert all(frame.get_width() >= 0.003 for frame in frames)
 
 
-def test_each_episode_has_a_frame_and_a_number_and_the_finding_a_single_line(report):
+def test_each_episode_has_a_frame_and_the_finding_one_line(report):
     finding = finding_of("dead", "model.1", episodes=(episode_of(2, 4), episode_of(6, 8)))
-    first, again = (Mark(finding, (1,), at, at + 1) for at in (1, 5))
+    first, second = (Mark(finding, (1,), at, at + 1) for at in (1, 5))
     other = Mark(finding_of(number=2, step=4), (0,), 3, 4)
-    figure = png.draw(picture_of([[FINE] * 9] * 3, marks=[first, other, again]), report)
+    figure = png.draw(picture_of([[FINE] * 9] * 3, marks=[first, other, second]), report)
     frames = [(frame.get_x(), frame.get_width()) for frame in figure.axes[0].patches]
     assert frames == [pytest.approx((at / 9, 2 / 9)) for at in (1, 3, 5)]
     lines = [text for text in texts_of(figure) if "critical" in text and text[0] in "12"]
@@ -233,7 +233,7 @@ def test_each_episode_has_a_frame_and_a_number_and_the_finding_a_single_line(rep
     assert axes_texts(figure).count("1") == 2
 
 
-def test_a_finding_on_the_whole_model_stands_in_the_strip_of_its_norm(report):
+def test_finding_on_the_whole_model_is_marked_in_its_strip(report):
     mark = Mark(finding_of("spike", "model", severity="warning", step=2), (), 1, 1)
     figure = png.draw(picture_of([[FINE] * 4], marks=[mark], totals=400.0), report)
     assert not figure.axes[0].patches
@@ -242,7 +242,7 @@ def test_a_finding_on_the_whole_model_stands_in_the_strip_of_its_norm(report):
     assert any(line.get_color() == COLOURS["warning"] for line in figure.axes[1].lines)
 
 
-def test_of_many_findings_the_first_ten_are_listed(report):
+def test_at_most_ten_findings_are_listed(report):
     marks = [Mark(finding_of(number=n, step=n), (0,), n - 1, n - 1) for n in range(1, 14)]
     texts = texts_of(png.draw(picture_of([[FINE] * 20], marks=marks), report))
     assert sum("critical nonfinite" in text for text in texts) == 10
@@ -257,7 +257,7 @@ def test_of_many_findings_the_first_ten_are_listed(report):
         *(pytest.param(*size, marks=pytest.mark.slow) for size in ((434, 20), (3000, 40))),
     ],
 )
-def test_every_size_is_drawn(report, tmp_path, rows, columns):
+def test_every_size_can_be_drawn(report, tmp_path, rows, columns):
     states = np.full((rows, columns), FINE)
     path = tmp_path / "picture.png"
     png.write(picture_of(states), report, path)
@@ -272,7 +272,7 @@ def test_every_size_is_drawn(report, tmp_path, rows, columns):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 60, 61])
-def test_no_line_of_words_lies_on_another_or_leaves_the_picture(report, rows):
+def test_texts_do_not_overlap_or_leave_the_picture(report, rows):
     marks = [Mark(finding_of(module="model.0"), (0,), 0, 0)]
     names = tuple(f"model.{i}.cv2.1.conv" for i in range(rows))
     figure = png.draw(picture_of([[FINE]] * rows, names=names, marks=marks), report)
@@ -284,7 +284,7 @@ def test_no_line_of_words_lies_on_another_or_leaves_the_picture(report, rows):
     assert min(box.x0 for box in (*boxes, *names)) >= 0
 
 
-def test_a_window_in_which_all_was_skipped_leaves_a_gap(report):
+def test_window_of_skipped_steps_leaves_a_gap(report):
     picture = picture_of([[FINE, UNKNOWN, FINE]])
     totals = np.array([[1.0, np.nan, 1.0]] * 3)
     figure = png.draw(replace(picture, totals=totals, skipped=np.array([0.0, 1.0, 0.0])), report)
@@ -294,7 +294,7 @@ def test_a_window_in_which_all_was_skipped_leaves_a_gap(report):
 
 
 def filled(axes):
-    """Of each area of a strip of shares: its whole width, and where it is full."""
+    """For each area of a strip of shares: its width, and the span in which it is full."""
     found = []
     for area in axes.collections:
         (path,) = area.get_paths()
@@ -323,7 +323,7 @@ def test_strips_without_numbers_are_left_out(report):
         assert figure.get_figheight() > png.draw(picture, report).get_figheight()
 
 
-def test_curves_are_level_over_their_epochs(report):
+def test_curves_are_flat_within_an_epoch(report):
     curves = Curves(np.array([1, 2, 3]), {"box": np.array([4.0, np.nan, 2.0])}, {}, {})
     epoch = np.array([1, 1, 2, 3])
     figure = png.draw(picture_of([[FINE] * 4], epoch=epoch, curves=curves), report)
@@ -334,9 +334,9 @@ def test_curves_are_level_over_their_epochs(report):
     assert "box" in [text.get_text() for text in figure.axes[3].texts]
 
 
-def test_scores_stand_at_the_end_of_their_epoch_and_only_where_there_was_one(report):
+def test_scores_are_drawn_at_the_end_of_their_epoch(report):
     curves = Curves(np.array([1, 2, 9]), {}, {}, {"mAP": np.array([np.nan, 0.5, 0.6])})
-    epoch = np.array([1, 1, 2, 2])  # no window is of epoch 9
+    epoch = np.array([1, 1, 2, 2])  # no window in epoch 9
     figure = png.draw(picture_of([[FINE] * 4], epoch=epoch, curves=curves), report)
     assert figure.axes[3].lines[0].get_xydata().tolist() == [[1.0, 0.5]]
 
@@ -345,7 +345,7 @@ def test_scores_stand_at_the_end_of_their_epoch_and_only_where_there_was_one(rep
 @pytest.mark.parametrize(
     "values", [[0.0, 0.0], [1e-9, 1.0], [-1.0, 2.0], [-2.0, -1.0], [1e300, 1e-300], [np.nan, 3.0]]
 )
-def test_curves_of_every_size_are_drawn(report, values):
+def test_curves_of_any_magnitude_are_drawn(report, values):
     curve = {"x": np.array(values)}
     curves = Curves(np.array([1, 2]), curve, curve, curve)
     epoch = np.array([1, 2])
@@ -353,13 +353,13 @@ def test_curves_of_every_size_are_drawn(report, values):
     figure.canvas.draw()
     for axes in figure.axes[3:6]:
         low, high = axes.get_ylim()
-        shown = axes.lines[0].get_ydata()
-        assert np.isfinite(shown).any()
-        assert low <= np.nanmin(shown) <= np.nanmax(shown) <= high
+        heights = axes.lines[0].get_ydata()
+        assert np.isfinite(heights).any()
+        assert low <= np.nanmin(heights) <= np.nanmax(heights) <= high
         assert all(label.get_text() for label in axes.get_yticklabels())
 
 
-def test_of_a_share_that_is_not_known_both_ends_are_drawn_and_it_is_said(report):
+def test_uncertain_share_is_drawn_as_a_labelled_range(report):
     known = png.draw(picture_of([[FINE] * 2], clipped=np.array([[0.5, 1], [0.5, 1]])), report)
     wide = png.draw(picture_of([[FINE] * 2], clipped=np.array([[0.1, 1], [0.9, 1]])), report)
     words = [[text.get_text() for text in figure.axes[2].texts] for figure in (known, wide)]
@@ -373,7 +373,7 @@ def test_of_a_share_that_is_not_known_both_ends_are_drawn_and_it_is_said(report)
     assert 0.1 in heights[1]
 
 
-def test_moments_are_lines_through_everything_with_their_word(report):
+def test_moments_are_labelled_lines_through_all_parts(report):
     moments = (Moment(3, "resumed"), Moment(7, "mosaic closed"))
     figure = png.draw(picture_of([[FINE] * 8], moments=moments), report)
     for axes in figure.axes[:3]:
@@ -383,7 +383,7 @@ def test_moments_are_lines_through_everything_with_their_word(report):
 
 
 @pytest.mark.parametrize(("steps", "bands"), [(1400, 1), (48, 0)])
-def test_a_long_run_has_a_break_behind_its_first_steps_in_all_parts(report, steps, bands):
+def test_long_run_has_a_break_after_its_first_steps_in_all_parts(report, steps, bands):
     epoch = np.arange(steps) // 70 + 1
     figure = png.draw(picture_of([[FINE] * steps], epoch=epoch), report)
     for axes in figure.axes[:3]:
@@ -397,7 +397,7 @@ def test_a_long_run_has_a_break_behind_its_first_steps_in_all_parts(report, step
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ODD)
-def test_names_are_drawn_as_they_are(report, tmp_path, name):
+def test_odd_names_are_drawn_verbatim(report, tmp_path, name):
     mark = Mark(finding_of("dead", name), (0,), 0, 0)
     picture = picture_of([[FINE]], names=(name,), marks=[mark])
     png.write(picture, replace(report, run=tmp_path / "$x$" / "[run]"), tmp_path / "p.png")
@@ -409,14 +409,14 @@ def test_names_are_drawn_as_they_are(report, tmp_path, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*ODD, "\x00", "\x1b[31m", "\x7f\u202e"])
-def test_columns_of_results_are_drawn_whatever_their_name(report, tmp_path, name):
+def test_columns_of_results_with_odd_names_are_drawn(report, tmp_path, name):
     text = f"epoch,train/{name},lr/{name},metrics/mAP50({name}\n1,1,2,3\n"
     (tmp_path / "results.csv").write_text(text, encoding="utf-8")
     png.write(picture_of([[FINE]], curves=results.read(tmp_path)), report, tmp_path / "p.png")
     assert (tmp_path / "p.png").stat().st_size > 5000
 
 
-def test_a_picture_of_odd_module_names_is_drawn_from_files(tmp_path):
+def test_odd_module_names_read_from_files_are_drawn(tmp_path):
     layout, _ = plan([Part("$a.b$"), Part("c,<d>.e")])
     run = load_run(write_run(tmp_path, [window(1, layout=layout)], layout))
     picture = heatmaps.heatmap(run, run.report(), modules=True)
@@ -424,7 +424,7 @@ def test_a_picture_of_odd_module_names_is_drawn_from_files(tmp_path):
     assert picture.names == layout.modules[1:]
 
 
-def test_a_picture_that_cannot_be_written_leaves_the_old_one(report, tmp_path, monkeypatch):
+def test_failed_write_keeps_the_old_picture(report, tmp_path, monkeypatch):
     path = tmp_path / "gradwatch.png"
     path.write_bytes(b"old")
     monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
@@ -434,7 +434,7 @@ def test_a_picture_that_cannot_be_written_leaves_the_old_one(report, tmp_path, m
     assert [file.name for file in tmp_path.iterdir() if "png" in file.name] == ["gradwatch.png"]
 
 
-def test_no_state_of_matplotlib_is_touched(tmp_path):
+def test_global_state_of_matplotlib_is_unchanged(tmp_path):
     watch(tmp_path, DEAD)
     code = f"""
 import sys, matplotlib
@@ -448,7 +448,7 @@ assert "torch" not in sys.modules and "ultralytics" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_the_frame_of_a_finding_is_seen_in_the_file(tmp_path):
+def test_frame_of_a_finding_is_visible_in_the_file(tmp_path):
     watch(tmp_path, DEAD)
     run = load_run(tmp_path)
     path = tmp_path / "p.png"
@@ -460,7 +460,7 @@ def test_the_frame_of_a_finding_is_seen_in_the_file(tmp_path):
     assert (pixels == 0).all(axis=2).sum() > 1000  # cells that are exactly zero
 
 
-def test_the_settings_of_the_user_change_nothing(report, tmp_path):
+def test_matplotlib_settings_of_the_user_are_ignored(report, tmp_path):
     marks = [Mark(finding_of(), (0, 1), 0, 1), Mark(finding_of("spike", "model"), (), 1, 1)]
     picture = picture_of([ALL_STATES, ALL_STATES], marks=marks)
     png.write(picture, report, tmp_path / "plain.png")

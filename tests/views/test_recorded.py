@@ -1,4 +1,4 @@
-"""Trainings whose console an experiment logger records, in a pseudo-terminal."""
+"""Trainings in a pseudo-terminal whose console an experiment logger records."""
 
 import importlib.util
 import json
@@ -17,10 +17,10 @@ pytest.importorskip("pyte")
 pytestmark = pytest.mark.train
 
 MOVES = re.compile(r"\x1b\[\d*[A-HJ]|\x1b\[[12]K")
-"""Sequences that move the cursor, or clear more than the rest of a line."""
+"""Sequences that move the cursor or clear more than the rest of a line."""
 
 ROW, BAR = re.compile(r"23 Detect {2,}\d"), re.compile(r"\d/2 .*100% ━+ 4/4")
-"""What a table and a panel have once, and the last frame of the progress bar of an epoch."""
+"""A row that tables and panels have once, and the last frame of an epoch's progress bar."""
 
 EPOCHS = 2
 
@@ -29,7 +29,7 @@ full = pytest.mark.full
 
 @pytest.fixture
 def trained(tmp_path):
-    """What a training shows on a terminal, and what was recorded of it."""
+    """Run a training; return the lines on its terminal and the recorded console."""
     from pseudo_terminal import Terminal
 
     def trained(*command, **environment):
@@ -58,21 +58,21 @@ def count(lines, start):
 
 
 def assert_readable(record, tables):
-    """A table an epoch and the report, once each, and nothing that is redrawn."""
+    """The record has one table per epoch and one report, and nothing is redrawn."""
     assert RULE not in record
     assert not MOVES.search(record)
     lines = re.sub(r"\x1b\[[\d;]*m", "", record).splitlines()
     assert count(lines, "GradWatch epoch ") == tables
     assert len(ROW.findall(record)) == tables
-    assert count(lines, "GradWatch: healthy, nothing found") == 2  # ours, and the user's print
+    assert count(lines, "GradWatch: healthy, nothing found") == 2  # the report and its print
 
 
-def assert_whole(lines, panels, tables):
-    """As many panels and tables as there are to be, and nothing of another panel."""
+def assert_complete(lines, panels, tables):
+    """The terminal has this number of panels and tables, and no remains of others."""
     assert count(lines, RULE) == panels
     assert count(lines, "GradWatch epoch ") == tables
     assert len(ROW.findall("\n".join(lines))) == panels + tables
-    assert len(BAR.findall("\n".join(lines))) == EPOCHS, "one line a bar"
+    assert len(BAR.findall("\n".join(lines))) == EPOCHS, "one line per bar"
 
 
 @pytest.mark.parametrize(
@@ -86,11 +86,11 @@ def assert_whole(lines, panels, tables):
         ("replaced", "late"),
     ],
 )
-def test_lines_are_recorded_and_the_panel_is_not(trained, kind, moment):
+def test_lines_are_recorded_but_not_the_panel(trained, kind, moment):
     lines, record = trained((TESTS / "recorded.py"), kind, moment)
     assert_readable(record, tables=EPOCHS)
-    assert_whole(lines, panels=1, tables=EPOCHS)
-    bars = len(BAR.findall(record))  # a bar that runs goes on writing where it has begun
+    assert_complete(lines, panels=1, tables=EPOCHS)
+    bars = len(BAR.findall(record))  # a running bar keeps its stream
     assert bars == EPOCHS if moment == "early" or kind != "wrapped" else EPOCHS - 1
 
 
@@ -103,11 +103,11 @@ def test_lines_are_recorded_and_the_panel_is_not(trained, kind, moment):
         pytest.param("in_terminals", "late", marks=full),
     ],
 )
-def test_there_is_no_panel_where_the_descriptor_is_redirected(trained, kind, moment):
+def test_no_panel_if_the_descriptor_is_redirected(trained, kind, moment):
     lines, record = trained((TESTS / "recorded.py"), kind, moment)
     assert_readable(record, tables=EPOCHS)
     assert count(lines, "GradWatch epoch ") == EPOCHS
-    assert count(lines, RULE) == (moment == "late")  # the one that was there when it came
+    assert count(lines, RULE) == (moment == "late")  # the panel drawn before the redirection
 
 
 @full
@@ -123,9 +123,7 @@ def test_there_is_no_panel_where_the_descriptor_is_redirected(trained, kind, mom
         ("ultralytics", 1),
     ],
 )
-def test_real_loggers_record_lines_and_the_panel_stays_whole(
-    trained, tmp_path, kind, moment, panels
-):
+def test_real_loggers_record_lines_without_the_panel(trained, tmp_path, kind, moment, panels):
     package = kind.removesuffix("_redirect").removesuffix("_native")
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")

@@ -54,9 +54,9 @@ def comparison_of(loaded, width, *, blocks=False):
 
 
 def on_a_terminal(parts, width):
-    """Paragraphs as a terminal shows them."""
-    shown = ["\n".join(map(str.rstrip, fitted_lines(part, width))) for part in parts if part]
-    return "\n\n".join(shown) + "\n"
+    """The paragraphs as shown on a terminal."""
+    paragraphs = ["\n".join(map(str.rstrip, fitted_lines(part, width))) for part in parts if part]
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def plain(parts):
@@ -68,7 +68,7 @@ TENTH = [name for name in YOLO.modules if name == WHOLE or name.startswith("mode
 
 
 def yolo_windows(count, *, steps=1, low=1.0, nan=()):
-    """A training whose first five blocks lose the gradient after a while."""
+    """A training whose first five blocks are `low` times as high after 40 windows."""
     windows = []
     for i in range(count):
         step = 1 + i * steps
@@ -100,13 +100,13 @@ def calm(folder):
 
 
 @pytest.fixture
-def _in_a_folder(tmp_path, monkeypatch):
-    """A folder of its own, so that runs in it have short names."""
+def _in_its_own_folder(tmp_path, monkeypatch):
+    """Work in an empty folder, so that runs have short paths."""
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.usefixtures("_in_a_folder")
-def test_a_review_and_a_comparison_on_a_terminal(golden):
+@pytest.mark.usefixtures("_in_its_own_folder")
+def test_review_and_comparison_on_a_terminal(golden):
     loaded = [calm(Path("train")), unhealthy(Path("train2"))]
     for width in (80, 140):
         golden(f"review-unhealthy-{width}", on_a_terminal(overview_of(loaded[1], width), width))
@@ -114,8 +114,8 @@ def test_a_review_and_a_comparison_on_a_terminal(golden):
         golden(f"compare-{width}", on_a_terminal(parts, width))
 
 
-@pytest.mark.usefixtures("_in_a_folder")
-def test_the_headline_says_where_the_verdict_comes_from():
+@pytest.mark.usefixtures("_in_its_own_folder")
+def test_headline_names_the_source_of_the_verdict():
     options = {"training": {"model": "yolo26n.pt", "data": "my.yaml"}}
     versions = {"yolo-gradwatch": "0.1.0", "torch": "2.9"}
     run = written(Path("train"), DEAD, options=options, versions=versions, status="failed")
@@ -128,7 +128,7 @@ def test_the_headline_says_where_the_verdict_comes_from():
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_an_overview_has_the_verdict_the_facts_the_blocks_and_the_epochs(tmp_path, width):
+def test_overview_has_verdict_facts_blocks_and_epochs(tmp_path, width):
     run = unhealthy(tmp_path)
     report = run.report()
     head, facts, blocks, epochs = overview_of(run, width)
@@ -142,12 +142,12 @@ def test_an_overview_has_the_verdict_the_facts_the_blocks_and_the_epochs(tmp_pat
 
 
 @pytest.mark.parametrize(("width", "cells"), [(99, 12), (100, 32), (140, 32), (None, 32)])
-def test_the_history_has_more_cells_where_there_is_room(tmp_path, width, cells):
+def test_history_is_longer_on_a_wide_terminal(tmp_path, width, cells):
     blocks = overview_of(written(tmp_path, curve([1.0] * 40)), width)[2]
     assert [len(line.split()[-1]) for line in blocks.plain.splitlines()[2:-1]] == [cells] * 3
 
 
-def test_blocks_show_their_norms_their_state_and_their_history(tmp_path):
+def test_blocks_show_norms_state_and_history(tmp_path):
     windows = [window(1, norm=8.0), window(2, norm=2.0), *(window(s, zero=[CONV]) for s in (3, 4))]
     windows.append(window(5, norm=0.5, zero=[CONV]))
     _, _, blocks = overview_of(written(tmp_path, windows), None)
@@ -160,7 +160,7 @@ def test_blocks_show_their_norms_their_state_and_their_history(tmp_path):
     ]
 
 
-def test_an_unhealthy_block_stands_out(tmp_path):
+def test_unhealthy_block_is_highlighted(tmp_path):
     blocks = overview_of(written(tmp_path, DEAD), None)[2]
     console = Console(color_system=None)
     styles = {
@@ -173,19 +173,19 @@ def test_an_unhealthy_block_stands_out(tmp_path):
 
 
 def block_cells(run):
-    """Every text and number of the table of blocks."""
+    """All texts and numbers in the table of blocks."""
     table = table_of(run).set_index("module")
     names = {f"{name.removeprefix('model.')} {kind}": name for name, kind in run.layout.blocks}
     norms = table.loc[[WHOLE, *names.values()], ["norm_first", "norm_median", "norm_last"]]
-    return [*names, "whole model", *(shown(norm) for norm in norms.to_numpy().ravel())]
+    return [*names, "whole model", *(norm_text(norm) for norm in norms.to_numpy().ravel())]
 
 
-def shown(norm):
+def norm_text(norm):
     return "-" if math.isnan(norm) else number(norm)
 
 
-def assert_nothing_is_lost(text, cells):
-    """Every cell appears as often as it is there, whole and in one line."""
+def assert_has_all(text, cells):
+    """Every cell appears as often as expected, unbroken."""
     tokens = text.split()
     for cell in cells:
         assert cell in text
@@ -196,18 +196,18 @@ def assert_nothing_is_lost(text, cells):
 @pytest.mark.slow
 @FEWER
 @given(runs(), EVERY_WIDTH)
-def test_no_name_or_number_of_the_blocks_is_lost_in_any_width(run, width):
+def test_blocks_keep_every_name_and_number_in_any_width(run, width):
     windows, events = run
     with TemporaryDirectory() as name:
         loaded = written(Path(name), windows, events=events)
         blocks = overview_of(loaded, width)[2].plain
-    assert_nothing_is_lost(blocks, block_cells(loaded))
+    assert_has_all(blocks, block_cells(loaded))
     assert all(cell_len(line) <= (width or math.inf) for line in blocks.splitlines()[1:])
 
 
 @FEWER
 @given(runs(), EVERY_WIDTH)
-def test_no_name_or_number_of_single_modules_is_lost_in_any_width(run, width):
+def test_modules_keep_every_name_and_number_in_any_width(run, width):
     windows, events = run
     with TemporaryDirectory() as name:
         loaded = written(Path(name), windows, events=events)
@@ -216,11 +216,11 @@ def test_no_name_or_number_of_single_modules_is_lost_in_any_width(run, width):
     norms = table[["norm_first", "norm_median", "norm_last", "norm_max"]].to_numpy().ravel()
     counts = table[["parameters", "nonfinite", "zero", "none"]].to_numpy().ravel()
     rules = [rule for rules in table["findings"] for rule in rules.split()]
-    cells = [*table["module"], *table["type"], *map(shown, norms), *map(str, counts), *rules]
-    assert_nothing_is_lost(text, cells)
+    cells = [*table["module"], *table["type"], *map(norm_text, norms), *map(str, counts), *rules]
+    assert_has_all(text, cells)
 
 
-def test_single_modules_follow_the_findings_that_concern_them(tmp_path, golden):
+def test_selected_modules_are_shown_after_their_findings(tmp_path, golden):
     run = written(tmp_path, DEAD)
     chosen, finding = matching(table_of(run), "*.conv"), finding_of("dead", CONV)
     head, modules = single_modules(run, run.report(), [finding], chosen, None)
@@ -229,7 +229,7 @@ def test_single_modules_follow_the_findings_that_concern_them(tmp_path, golden):
     golden("modules", f"{modules.plain}\n\n{narrow}\n")
 
 
-def test_a_pattern_that_only_matches_the_whole_model(tmp_path):
+def test_pattern_that_only_matches_the_whole_model(tmp_path):
     run = written(tmp_path, curve([1234.0]))
     _, modules = single_modules(run, run.report(), (), matching(table_of(run), WHOLE), None)
     heading, _, row = modules.plain.splitlines()
@@ -244,7 +244,7 @@ def test_many_parameters_have_commas(tmp_path):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_a_run_without_a_window(tmp_path, width):
+def test_run_without_a_window(tmp_path, width):
     run = written(tmp_path, [])
     _, facts, blocks = overview_of(run, width)
     assert facts.plain.startswith("  gradients accumulate over nbs images")
@@ -253,10 +253,10 @@ def test_a_run_without_a_window(tmp_path, width):
         ["whole", "model", "-", "-", "-"],
     ]
     _, modules = single_modules(run, run.report(), (), table_of(run), width)
-    assert_nothing_is_lost(modules.plain, list(LAYOUT.modules))
+    assert_has_all(modules.plain, list(LAYOUT.modules))
 
 
-def test_lines_that_were_left_out_of_the_files_are_reported(tmp_path):
+def test_remarks_on_damaged_files_are_shown(tmp_path):
     written(tmp_path, DEAD)
     path = tmp_path / "gradwatch.csv"
     path.write_bytes(path.read_bytes()[:-3])
@@ -291,7 +291,7 @@ def test_epochs_show_clipping_and_amp():
     ]
 
 
-def test_epochs_in_a_narrow_terminal_are_paragraphs():
+def test_epochs_on_a_narrow_terminal_are_paragraphs():
     assert epoch_rows([epoch_of(7, steps=50, clipped=25)], 40)[1:] == [
         "7",
         "  steps 50  median 3  highest 3",
@@ -302,7 +302,7 @@ def test_epochs_in_a_narrow_terminal_are_paragraphs():
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize(("count", "hidden"), [(1, ""), (30, ""), (31, "11"), (1500, "1,480")])
-def test_of_very_many_epochs_the_first_and_the_last_ten_are_listed(count, hidden, width):
+def test_long_list_of_epochs_shows_the_first_and_last_ten(count, hidden, width):
     rows = epoch_rows([epoch_of(n) for n in range(1, count + 1)], width)[2:]
     expected = [*range(1, 11), *range(count - 9, count + 1)] if hidden else range(1, count + 1)
     last = [f"… {hidden} epochs between them; --json has all"] if hidden else []
@@ -319,21 +319,21 @@ HOSTILE_CLASSES = replace(
 
 
 @pytest.mark.parametrize("width", [40, *WIDTHS])
-def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path, width):
+def test_names_that_look_like_markup_are_shown_verbatim(tmp_path, width):
     options = {"training": {"model": "[blink]my.yaml", "data": "[/]"}}
     dead = [window(s, layout=HOSTILE_CLASSES, zero=["model.0.[bold]"]) for s in range(1, 9)]
     run = written(tmp_path, dead, HOSTILE_CLASSES, options=options)
     text = plain(overview_of(run, width))
     assert "[blink]my.yaml on [/]" in text
     assert "first dead in model.0.[bold] at step 1" in text
-    assert_nothing_is_lost(text, block_cells(run))
+    assert_has_all(text, block_cells(run))
     text = plain(single_modules(run, run.report(), (), table_of(run), width))
-    assert_nothing_is_lost(text, list(HOSTILE.modules))
+    assert_has_all(text, list(HOSTILE.modules))
     text = plain(comparison_of([run, run], width))
-    assert_nothing_is_lost(text, list(HOSTILE.modules))
+    assert_has_all(text, list(HOSTILE.modules))
 
 
-def test_an_option_cannot_write_control_sequences_to_the_terminal(tmp_path):
+def test_control_characters_in_options_are_replaced(tmp_path):
     loaded = [
         written(tmp_path / name, DEAD, options={"training": {"data": f"\x1b]0;{name}\x07.yaml"}})
         for name in ("a", "b")
@@ -342,7 +342,7 @@ def test_an_option_cannot_write_control_sequences_to_the_terminal(tmp_path):
     assert "\x1b" not in plain(comparison_of(loaded, None))
 
 
-def test_a_run_need_not_name_its_versions(tmp_path):
+def test_run_without_versions(tmp_path):
     written(tmp_path, DEAD)
     path = tmp_path / "gradwatch.json"
     path.write_text(path.read_text(encoding="utf-8").replace('"versions"', '"v"'), encoding="utf-8")
@@ -369,7 +369,7 @@ def norms_in(parts):
     return [part for part in parts if part.plain.startswith("Gradient norm")]
 
 
-def test_what_differs_most_beside_the_norm_is_listed(tmp_path):
+def test_largest_differences_besides_the_norm_are_listed(tmp_path):
     largest = np.array([9, 9, 3, 1, 2, 2, 1.05, np.inf, np.nan, 1, 1], np.float32)
     assert len(largest) >= len(LAYOUT.modules)
     changed = replace(window(1), weight_max=largest[: len(LAYOUT.modules)])
@@ -381,13 +381,13 @@ def test_what_differs_most_beside_the_norm_is_listed(tmp_path):
     assert [row[3:] for row in rows] == [["1", "Inf", "Inf"], ["1", "9", "9"], ["1", "9", "9"]]
 
 
-def test_nothing_beside_the_norm_is_listed_where_all_is_alike(tmp_path):
+def test_small_differences_besides_the_norm_are_not_listed(tmp_path):
     near = replace(window(1), weight_max=np.full(len(LAYOUT.modules), 1.05, np.float32))
     loaded = [written(tmp_path / "a", [window(1)]), written(tmp_path / "b", [near])]
     assert not comparison_of(loaded, 80)[3].plain
 
 
-def test_two_runs_stand_side_by_side(pair):
+def test_two_runs_side_by_side(pair):
     (table,) = norms_in(comparison_of(pair, None))
     assert table.plain.splitlines() == [
         "Gradient norm, B relative to A, in the first, middle and last tenth of each run",
@@ -406,12 +406,12 @@ def test_two_runs_stand_side_by_side(pair):
     ]
 
 
-def test_a_finding_of_both_runs_is_counted_and_not_repeated(pair):
+def test_finding_of_both_runs_is_counted_and_not_repeated(pair):
     *_, findings = comparison_of([pair[1], pair[1]], None)
     assert findings.plain == "Findings: 0 in one run only, 1 in more than one run"
 
 
-def test_a_third_run_stands_beside_the_first(pair):
+def test_third_run_is_compared_with_the_first(pair):
     parts = comparison_of([*pair, pair[0]], None)
     heads, (second, third), findings = parts[0], norms_in(parts), parts[-1]
     assert [line[:1] for line in heads.plain.splitlines()] == ["A", " ", "B", " ", "C", " "]
@@ -424,14 +424,14 @@ def test_a_third_run_stands_beside_the_first(pair):
     assert "only in B:" in findings.plain
 
 
-def test_a_module_of_another_class_has_both(tmp_path):
+def test_module_of_different_classes_shows_both(tmp_path):
     changed = replace(LAYOUT, types=tuple(kind.replace("2d", "3d") for kind in LAYOUT.types))
     loaded = [written(tmp_path / "a", DEAD), written(tmp_path / "b", DEAD, changed)]
     (table,) = norms_in(comparison_of(loaded, None))
     assert table.plain.count("Conv2d in A, Conv3d in B") == 6
 
 
-def test_runs_without_a_window_stand_side_by_side(tmp_path, pair):
+def test_runs_without_a_window_side_by_side(tmp_path, pair):
     empty = written(tmp_path / "empty", [])
     for loaded in ([empty, pair[0]], [pair[0], empty], [empty, empty]):
         *parts, findings = comparison_of(loaded, None)
@@ -443,7 +443,7 @@ def test_runs_without_a_window_stand_side_by_side(tmp_path, pair):
 @pytest.mark.slow
 @FEWER
 @given(runs(), runs(), EVERY_WIDTH)
-def test_no_name_or_number_of_a_comparison_is_lost_in_any_width(one, other, width):
+def test_comparison_keeps_every_name_and_number_in_any_width(one, other, width):
     with TemporaryDirectory() as name:
         loaded = [
             written(Path(name) / letter, windows, events=events)
@@ -453,21 +453,21 @@ def test_no_name_or_number_of_a_comparison_is_lost_in_any_width(one, other, widt
         norms = compare(loaded)
     ratios = norms.loc[norms["run"] == 2, "ratio"]
     lasts = norms.loc[norms["part"] == "last", "norm"]
-    cells = [*LAYOUT.modules, *LAYOUT.types, *map(shown, ratios), *map(shown, lasts)]
-    assert_nothing_is_lost(table.plain, cells)
+    cells = [*LAYOUT.modules, *LAYOUT.types, *map(norm_text, ratios), *map(norm_text, lasts)]
+    assert_has_all(table.plain, cells)
     assert all(cell_len(line) <= (width or math.inf) for line in table.plain.splitlines()[1:])
 
 
-def test_the_line_on_where_a_run_comes_from_says_how_it_restarted(tmp_path):
+def test_source_of_a_run_names_its_restarts(tmp_path):
     events = (Event(1, "start"), Event(3, "nan_recovery"), Event(1234, "resume"))
     write_run(tmp_path, [window(1), window(2)], events=events)
-    said = source_of(load_run(tmp_path))
-    assert said.startswith(
+    source = source_of(load_run(tmp_path))
+    assert source.startswith(
         "finished, recovered from NaN before step 3, resumed before step 1,234, None on None ("
     )
 
 
 @pytest.mark.parametrize("kind", get_args(EventKind))
-def test_every_restart_has_its_words(tmp_path, kind):
+def test_every_restart_has_a_description(tmp_path, kind):
     write_run(tmp_path, [window(1)], events=(Event(1, "start"), Event(2, kind)))
     assert " before step 2, " in source_of(load_run(tmp_path))

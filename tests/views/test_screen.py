@@ -1,4 +1,4 @@
-# ruff: noqa: T201  # printing is what is tested
+# ruff: noqa: T201  # the tests are about printing
 import io
 import logging
 import sys
@@ -31,7 +31,7 @@ class Broken:
 
 
 class Safely:
-    """Calls, and keeps what was raised, as a session does."""
+    """Calls a function and keeps what it raises, like a session."""
 
     def __init__(self):
         self.raised = []
@@ -39,7 +39,7 @@ class Safely:
     def __call__(self, call, *args):
         try:
             call(*args)
-        except Exception as error:  # noqa: BLE001  # as the one safety net
+        except Exception as error:  # noqa: BLE001  # as in the safety net of a session
             self.raised.append(error)
 
 
@@ -51,13 +51,13 @@ def above(terminal):
 
 
 def drawn(terminal):
-    """How often the panel was drawn."""
+    """The number of times that the panel was drawn."""
     return terminal.getvalue().count("GradWatch")
 
 
 @pytest.fixture
 def take_terminal(monkeypatch):
-    """Put terminals in place of the streams; pytest swaps those between a fixture and its test."""
+    """Replace the streams with terminals when called: pytest swaps them before the test."""
 
     def take():
         set_terminal(monkeypatch, columns=80)
@@ -75,7 +75,7 @@ def panel():
 
 @pytest.fixture
 def begin(take_terminal, panel):
-    """Open a screen on a terminal; its safety net keeps what is raised."""
+    """Open a screen on a terminal; by default its safety net keeps what is raised."""
 
     def begin(*handlers, panel=panel, safely=None):
         terminal = take_terminal()
@@ -88,7 +88,7 @@ def begin(take_terminal, panel):
 
 @pytest.fixture
 def start(begin):
-    """The same with its panel drawn; its safety net lets everything through."""
+    """Open a screen and draw its panel; its safety net lets every error through."""
 
     def start():
         screen, terminal = begin(safely=lambda call, *args: call(*args))
@@ -100,13 +100,13 @@ def start(begin):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The seconds that the screen sees; far from 0, as on any computer."""
+    """The clock of the screen; starts far from 0, as on a real computer."""
     clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
     monkeypatch.setattr(screens, "time", clock)
     return clock
 
 
-def test_the_panel_is_drawn_below_what_was_there(take_terminal, panel):
+def test_panel_is_drawn_below_earlier_output(take_terminal, panel):
     terminal = take_terminal()
     print("before")
     screen = Screen(panel, [], Safely())
@@ -125,17 +125,17 @@ LONG = "x" * 200
     [
         (["first\n", "second\nthird\n"], ["first", "second", "third"]),
         (["one ", "two\n", "three\n"], ["one two", "three"]),
-        (["one "], []),  # until it ends
+        (["one "], []),  # not before it ends
         (["\n", "a\n\nb\n\n", "\n\n"], ["", "a", "", "b", "", "", ""]),
-        ([f"{LONG}\n"], [LONG]),  # left to the terminal to wrap
+        ([f"{LONG}\n"], [LONG]),  # the terminal wraps it
         (["old\rnew\n"], ["new"]),
         (["10 %\r", "50 %\r", "ready\n"], ["ready"]),
-        (["one\r\ntwo\n"], ["one", "two"]),  # as on another system
+        (["one\r\ntwo\n"], ["one", "two"]),  # as on Windows
         (["three\r\n"], ["three"]),
         (["50%\r100%\r\n"], ["100%"]),
     ],
 )
-def test_whole_lines_go_above_the_panel(start, writes, lines):
+def test_complete_lines_go_above_the_panel(start, writes, lines):
     screen, terminal = start()
     sys.stdout.writelines(writes)
     assert above(terminal) == lines
@@ -143,8 +143,8 @@ def test_whole_lines_go_above_the_panel(start, writes, lines):
     assert above(terminal)[-1].endswith(LONG)
 
 
-class Onto(io.TextIOBase):
-    """Another stream onto a terminal; it keeps what went through it."""
+class Through(io.TextIOBase):
+    """Another stream to the same terminal; it keeps what went through it."""
 
     def __init__(self, terminal):
         self.terminal, self.text = terminal, ""
@@ -157,12 +157,10 @@ class Onto(io.TextIOBase):
         return True
 
 
-def test_what_errors_and_any_logger_write_to_the_terminal_goes_above_it(
-    take_terminal, panel, monkeypatch
-):
+def test_stderr_and_log_records_go_above_the_panel(take_terminal, panel, monkeypatch):
     terminal = take_terminal()
-    monkeypatch.setattr(sys, "stderr", error := Onto(terminal))
-    handlers = [logging.StreamHandler(stream) for stream in (Onto(terminal), io.StringIO())]
+    monkeypatch.setattr(sys, "stderr", error := Through(terminal))
+    handlers = [logging.StreamHandler(stream) for stream in (Through(terminal), io.StringIO())]
     there, elsewhere = (handler.stream for handler in handlers)
     screen = Screen(panel, handlers, Safely())
     screen.open()
@@ -181,42 +179,42 @@ def test_what_errors_and_any_logger_write_to_the_terminal_goes_above_it(
 # --- loggers that record the console --------------------------------------------------------------
 
 
-def test_a_logger_that_comes_later_gets_lines_and_stays(start):
+def test_logger_that_patches_later_gets_lines_and_stays(start):
     screen, terminal = start()
     assert not screen.is_recorded
     recorded, stand_in = [], sys.stdout
     write = sys.stdout.write
     sys.stdout.write = lambda text: recorded.append(text) or write(text)
     assert screen.is_recorded
-    screen.print(Text("told"))
-    print("printed")
+    screen.print(Text("first"))
+    print("second")
     sys.stdout.progress(7, f"{ERASE}3/3")
     sys.stdout.progress(7, "")
     sys.stdout.write("\n")
     screen.draw()
-    assert above(terminal) == ["told", "printed", "3/3"]
+    assert above(terminal) == ["first", "second", "3/3"]
     screen.close()
     print("after")
     assert sys.stdout is stand_in
-    assert "".join(recorded).split() == ["told", "printed", "3/3", "after"]
+    assert "".join(recorded).split() == ["first", "second", "3/3", "after"]
     assert seen(terminal)[-2:] == ["after", ""]
 
 
-def test_after_its_end_a_panel_counts_as_recorded(start):
+def test_closed_panel_counts_as_recorded(start):
     screen, _ = start()
     screen.close()
-    assert screen.is_recorded  # a table in its place is to be seen
+    assert screen.is_recorded  # so that a table is printed in its place
 
 
 def test_threads_that_print_do_not_tear_the_panel(start):
     screen, terminal = start()
 
-    def say(name):
+    def print_lines(name):
         for number in range(20):
             print(f"{name} {number}")
             screen.draw()
 
-    threads = [Thread(target=say, args=(name,)) for name in "abc"]
+    threads = [Thread(target=print_lines, args=(name,)) for name in "abc"]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -225,7 +223,7 @@ def test_threads_that_print_do_not_tear_the_panel(start):
     screen.close()
 
 
-def test_a_logger_that_holds_its_lock_while_it_prints_stops_nobody(start, monkeypatch):
+def test_thread_that_prints_while_the_lock_is_held_does_not_block(start, monkeypatch):
     screen, terminal = start()
     monkeypatch.setattr(screens, "MOST_WAITED", 0.01)
     with ThreadPoolExecutor(1) as pool, screen._alone():
@@ -241,7 +239,7 @@ def test_a_logger_that_holds_its_lock_while_it_prints_stops_nobody(start, monkey
         (lambda _: print("a line\nanother, ", end=""), "a line\nanother, "),
     ],
 )
-def test_the_panel_is_given_up_where_the_terminal_is_redirected(start, monkeypatch, write, left):
+def test_panel_closes_if_the_terminal_is_redirected(start, monkeypatch, write, left):
     screen, terminal = start()
     screen._descriptor = 1
     monkeypatch.setattr(screens, "is_direct", lambda descriptor: descriptor != 1)
@@ -250,12 +248,12 @@ def test_the_panel_is_given_up_where_the_terminal_is_redirected(start, monkeypat
     assert not screen.is_open
     assert sys.stdout is terminal
     screen.redraw()
-    screen.print(Text("told"))
-    assert terminal.getvalue() == f"{before}{left}told\n"
+    screen.print(Text("later"))
+    assert terminal.getvalue() == f"{before}{left}later\n"
 
 
 @pytest.mark.parametrize("text", ["[bold]x[/bold] :boom:", "[/]", "\\[red]", "{curly} %s"])
-def test_text_from_outside_is_shown_as_it_is(start, text):
+def test_markup_is_shown_verbatim(start, text):
     screen, terminal = start()
     print(text)
     sys.stdout.progress(1, ERASE + text)
@@ -264,7 +262,7 @@ def test_text_from_outside_is_shown_as_it_is(start, text):
     assert seen(terminal).count(text) == 2
 
 
-def test_colours_stay_also_over_lines_that_are_printed_at_once(start, panel):
+def test_colours_are_kept_across_lines_of_one_write(start, panel):
     screen, terminal = start()
     sys.stdout.write("\033[31mred\n\nstill red\033[0m\n")
     sys.stdout.progress(7, f"{ERASE}\033[34m━━━\033[0m 50%")
@@ -275,7 +273,7 @@ def test_colours_stay_also_over_lines_that_are_printed_at_once(start, panel):
         assert text in terminal.getvalue()
 
 
-def test_writing_tells_how_much_was_written_and_refuses_what_is_no_text(begin):
+def test_write_returns_the_length_and_refuses_bytes(begin):
     safely = Safely()
     screen, _ = begin(safely=safely)
     assert [sys.stdout.write(text) for text in ("four", ERASE)] == [4, len(ERASE)]
@@ -290,7 +288,7 @@ def test_writing_tells_how_much_was_written_and_refuses_what_is_no_text(begin):
 
 @pytest.fixture(params=["progress", "write"])
 def frame(request):
-    """Draw a frame as Ultralytics does: through ``progress``, or before 8.4.130 as text."""
+    """Draw a frame like Ultralytics: through ``progress``, or before 8.4.130 as text."""
     is_new = request.param == "progress"
 
     def draw(text):
@@ -306,7 +304,7 @@ def frame(request):
     return draw
 
 
-def test_a_frame_is_drawn_inside_the_panel_until_its_bar_closes(start, panel, frame):
+def test_frame_is_drawn_inside_the_panel_until_its_bar_closes(start, panel, frame):
     screen, terminal = start()
     frame("1/3 epochs")
     screen.draw()
@@ -328,7 +326,7 @@ def test_a_frame_is_drawn_inside_the_panel_until_its_bar_closes(start, panel, fr
     assert above(terminal) == ["a line", "3/3", "between", "val 1/1"]
 
 
-def test_a_bar_that_leaves_nothing_behind(start, panel, frame):
+def test_bar_that_erases_itself(start, panel, frame):
     screen, terminal = start()
     frame("1/3")
     sys.stdout.progress(7, "")
@@ -340,16 +338,16 @@ def test_a_bar_that_leaves_nothing_behind(start, panel, frame):
     assert above(terminal) == [""]
 
 
-def test_a_frame_without_a_carriage_return_is_a_frame_too(start, panel):
+def test_frame_without_a_carriage_return_is_recognised(start, panel):
     _, terminal = start()
-    sys.stdout.progress(7, "3/3")  # as where Ultralytics takes the terminal for none
+    sys.stdout.progress(7, "3/3")  # as when Ultralytics does not recognise the terminal
     assert panel.frame.plain == "3/3"
     sys.stdout.progress(7, "")
     sys.stdout.write("\n")
     assert above(terminal) == ["3/3"]
 
 
-def test_a_bar_that_closes_after_a_partial_line_leaves_both(start, frame):
+def test_bar_that_closes_after_a_partial_line_keeps_both(start, frame):
     screen, terminal = start()
     print("loading ...", end="")
     frame("3/3")
@@ -361,7 +359,7 @@ def test_a_bar_that_closes_after_a_partial_line_leaves_both(start, frame):
     assert "3/3" in text
 
 
-def test_a_frame_wider_than_the_terminal_takes_one_line(start, frame):
+def test_frame_wider_than_the_terminal_takes_one_line(start, frame):
     screen, terminal = start()
     before = len(seen(terminal))
     frame(LONG)
@@ -379,7 +377,7 @@ def test_a_frame_wider_than_the_terminal_takes_one_line(start, frame):
         (lambda _: sys.stdout.progress(7, f"{ERASE}1"), FRAME_SECONDS),
     ],
 )
-def test_the_panel_is_drawn_at_most_a_few_times_a_second(begin, clock, write, seconds):
+def test_panel_is_drawn_at_most_a_few_times_a_second(begin, clock, write, seconds):
     screen, terminal = begin()
     for number, pause in enumerate((0.0, 1.0, 1.01), 1):
         clock.now += seconds * pause
@@ -396,13 +394,13 @@ def test_the_panel_is_drawn_at_most_a_few_times_a_second(begin, clock, write, se
     ("costs", "pause"),
     [
         ((0.004, 0.004), 2.0),  # a fifth of a percent of the time
-        ((0.5, 0.001), 0.5),  # a single slow one says nothing
+        ((0.5, 0.001), 0.5),  # a single slow draw does not count
         ((0.001, 0.5), 0.5),
         ((3.0, 2.0), 5.0),  # a terminal that hangs
         ((0.0, 0.0), REDRAW_SECONDS),
     ],
 )
-def test_a_slow_terminal_is_drawn_less(begin, clock, costs, pause):
+def test_slow_terminal_is_drawn_less_often(begin, clock, costs, pause):
     screen, terminal = begin()
     plain, taken = screen._live.refresh, [*reversed(costs)]
 
@@ -421,7 +419,7 @@ def test_a_slow_terminal_is_drawn_less(begin, clock, costs, pause):
     screen.close()
 
 
-def test_a_line_draws_the_panel_too(begin, clock):
+def test_printing_a_line_draws_the_panel_too(begin, clock):
     screen, terminal = begin()
     print("a line")
     clock.now += REDRAW_SECONDS * 0.99
@@ -430,10 +428,10 @@ def test_a_line_draws_the_panel_too(begin, clock):
     screen.close()
 
 
-# --- giving the terminal back ---------------------------------------------------------------------
+# --- restoring the terminal -----------------------------------------------------------------------
 
 
-def test_the_cursor_is_shown_while_the_panel_is_drawn(begin):
+def test_cursor_stays_visible_while_the_panel_is_drawn(begin):
     screen, terminal = begin()
     assert terminal.getvalue().endswith(SHOW)
     screen.draw()
@@ -443,7 +441,7 @@ def test_the_cursor_is_shown_while_the_panel_is_drawn(begin):
 
 
 def opened(take_terminal, panel, safely=None):
-    """A screen with a handler on the terminal and one elsewhere, and the streams of before."""
+    """A screen with a handler on the terminal and one elsewhere, and the original streams."""
     take_terminal()
     out, err = sys.stdout, sys.stderr
     handlers = [logging.StreamHandler(out), logging.StreamHandler(io.StringIO())]
@@ -457,16 +455,16 @@ def opened(take_terminal, panel, safely=None):
     return screen, before, streams
 
 
-def test_the_streams_and_handlers_are_the_original_ones_after_close(take_terminal, panel):
+def test_close_restores_streams_and_handlers(take_terminal, panel):
     screen, before, streams = opened(take_terminal, panel)
-    out, err, ours, others = streams()
-    assert (out is before[0], err is before[1], others is before[3]) == (False, False, True)
-    assert ours is out
+    out, err, on_terminal, elsewhere = streams()
+    assert (out is before[0], err is before[1], elsewhere is before[3]) == (False, False, True)
+    assert on_terminal is out
     screen.close()
     assert streams() == before
 
 
-def test_everything_is_given_back_where_nobody_reads_any_more(take_terminal, panel, monkeypatch):
+def test_everything_is_restored_if_the_terminal_is_gone(take_terminal, panel, monkeypatch):
     screen, before, streams = opened(take_terminal, panel)
 
     def gone(*_args):
@@ -479,7 +477,7 @@ def test_everything_is_given_back_where_nobody_reads_any_more(take_terminal, pan
     assert streams() == before
 
 
-def test_everything_is_given_back_if_the_last_panel_cannot_be_drawn(take_terminal):
+def test_everything_is_restored_if_the_last_panel_cannot_be_drawn(take_terminal):
     screen, before, streams = opened(take_terminal, Broken())
     kept = sys.stdout
     print("no end", end="")
@@ -492,7 +490,7 @@ def test_everything_is_given_back_if_the_last_panel_cannot_be_drawn(take_termina
     Safely()(screen.close)
 
 
-def test_a_terminal_is_shared_by_one_screen_at_a_time(take_terminal, panel):
+def test_only_one_screen_at_a_time_uses_a_terminal(take_terminal, panel):
     terminal = take_terminal()
     first, second, third = (Screen(panel, [], Safely()) for _ in range(3))
     assert first.open()
@@ -500,7 +498,7 @@ def test_a_terminal_is_shared_by_one_screen_at_a_time(take_terminal, panel):
     assert not second.open()
     second.close()
     assert sys.stdout is stand_in
-    late = Screen(panel, [], Safely())  # it has the stand-in for the terminal: would give that back
+    late = Screen(panel, [], Safely())  # would restore the stand-in in place of the terminal
     first.close()
     assert not late.open()
     late.close()
@@ -510,7 +508,7 @@ def test_a_terminal_is_shared_by_one_screen_at_a_time(take_terminal, panel):
     assert sys.stdout is terminal
 
 
-def test_the_last_panel_stays_and_lines_after_it_go_below(start):
+def test_last_panel_stays_and_later_lines_go_below(start):
     screen, terminal = start()
     sys.stdout.progress(7, f"{ERASE}1/3")
     print("above")
@@ -524,7 +522,7 @@ def test_the_last_panel_stays_and_lines_after_it_go_below(start):
     assert lines[-2:] == ["no end and more", ""]
 
 
-def test_a_stand_in_that_somebody_kept_writes_to_the_real_stream(start):
+def test_kept_stand_in_writes_to_the_real_stream_after_close(start):
     screen, terminal = start()
     kept, frames = sys.stdout, []
     screen.close()
@@ -537,7 +535,7 @@ def test_a_stand_in_that_somebody_kept_writes_to_the_real_stream(start):
     assert frames == [(7, "3/3")]
 
 
-def test_closing_twice_or_what_was_never_open_is_harmless(start, panel):
+def test_closing_twice_or_before_opening_is_harmless(start, panel):
     screen, terminal = start()
     screen.close()
     written = terminal.getvalue()
@@ -547,7 +545,7 @@ def test_closing_twice_or_what_was_never_open_is_harmless(start, panel):
     assert sys.stdout is terminal
 
 
-def test_a_stream_that_somebody_else_put_there_stays(start, monkeypatch):
+def test_close_keeps_a_stream_replaced_by_others(start, monkeypatch):
     screen, _ = start()
     monkeypatch.setattr(sys, "stdout", other := io.StringIO())
     screen.close()
@@ -555,9 +553,7 @@ def test_a_stream_that_somebody_else_put_there_stays(start, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [io.StringIO(), None])
-def test_an_error_stream_that_is_no_terminal_is_left_alone(
-    take_terminal, panel, monkeypatch, error
-):
+def test_stderr_that_is_not_a_terminal_is_untouched(take_terminal, panel, monkeypatch, error):
     take_terminal()
     monkeypatch.setattr(sys, "stderr", error)
     screen = Screen(panel, [], Safely())
@@ -567,7 +563,7 @@ def test_an_error_stream_that_is_no_terminal_is_left_alone(
     assert sys.stderr is error
 
 
-def test_a_stand_in_has_what_the_real_stream_has(start):
+def test_stand_in_has_the_attributes_of_the_real_stream(start):
     _, terminal = start()
     assert sys.stdout.isatty()
     assert sys.stdout.encoding == terminal.encoding
@@ -577,10 +573,10 @@ def test_a_stand_in_has_what_the_real_stream_has(start):
         _ = sys.stdout.nothing
 
 
-# --- errors of our own ----------------------------------------------------------------------------
+# --- internal errors ------------------------------------------------------------------------------
 
 
-def test_an_error_while_drawing_reaches_no_writer_and_loses_no_line(begin):
+def test_error_while_drawing_does_not_reach_print_or_lose_a_line(begin):
     safely = Safely()
     screen, terminal = begin(panel=Broken(), safely=safely)
     print("a line")
@@ -590,7 +586,7 @@ def test_an_error_while_drawing_reaches_no_writer_and_loses_no_line(begin):
     assert "a line" in terminal.getvalue()
 
 
-def test_a_safety_net_that_closes_the_screen_lets_the_writer_go_on(begin):
+def test_printing_continues_if_the_safety_net_closes_the_screen(begin):
     def net(call, *args):
         try:
             call(*args)
@@ -604,21 +600,21 @@ def test_a_safety_net_that_closes_the_screen_lets_the_writer_go_on(begin):
     assert terminal.getvalue().endswith("second\n")
 
 
-# --- whether there is a live terminal -------------------------------------------------------------
+# --- detection of a live terminal -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("term", "live"),
     [("xterm-256color", True), ("", True), (None, True), ("dumb", False), ("unknown", False)],
 )
-def test_a_dumb_terminal_is_not_live(take_terminal, monkeypatch, term, live):
+def test_dumb_terminal_is_not_live(take_terminal, monkeypatch, term, live):
     take_terminal()
     monkeypatch.setenv("TERM", term) if term is not None else monkeypatch.delenv("TERM")
     assert is_live_terminal() is live
 
 
 @pytest.mark.parametrize("stream", [io.StringIO(), None])
-def test_a_file_or_nothing_at_all_is_no_terminal(take_terminal, monkeypatch, stream):
+def test_file_or_no_stream_is_not_a_terminal(take_terminal, monkeypatch, stream):
     take_terminal()
     monkeypatch.setattr(sys, "stdout", stream)
     assert not is_live_terminal()

@@ -7,7 +7,7 @@ from yolo_gradwatch.views.share import share_of
 
 
 def trained(folder, epochs, planned=0, status="finished", **training):
-    """A run of epochs, each a number and how many steps it had, a window a step."""
+    """A run of epochs, each given by its number and count of steps; one window per step."""
     windows, step = [], 1
     for epoch, steps in epochs:
         windows += [window(step + i, epoch=epoch) for i in range(steps)]
@@ -29,21 +29,19 @@ def trained(folder, epochs, planned=0, status="finished", **training):
         ([(1, 2), (2, 2)], 1, "finished", [0, 0.25, 0.5, 0.75, 1]),  # more than planned
     ],
 )
-def test_a_step_lies_in_its_epoch_of_those_that_were_planned(
-    tmp_path, epochs, planned, status, edges
-):
+def test_steps_are_placed_within_the_planned_epochs(tmp_path, epochs, planned, status, edges):
     found = share_of(trained(tmp_path, epochs, planned, status))
     np.testing.assert_allclose(found.edges, edges)
     assert found.planned == (max(planned, epochs[-1][0]) if planned else 0)
     assert (found.begin, found.end) == pytest.approx((edges[0], edges[-1]))
 
 
-def test_the_plan_of_a_training_that_ends_by_the_clock_is_not_known(tmp_path):
+def test_planned_epochs_of_a_time_limited_training_are_unknown(tmp_path):
     found = share_of(trained(tmp_path, [(1, 2)], 100, time=0.5))
     assert (found.planned, found.end) == (0, 1.0)
 
 
-def test_the_windows_of_equal_shares(tmp_path):
+def test_windows_of_equal_shares(tmp_path):
     share = share_of(trained(tmp_path, [(1, 2), (2, 2)], 4, "failed"))
     begin, end, there = share.columns(8)
     assert there.tolist() == [True] * 4 + [False] * 4

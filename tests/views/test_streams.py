@@ -1,4 +1,4 @@
-"""Where the output goes: closed, a file, a pipe, another encoding, or a terminal of any kind."""
+"""Outputs of any kind: closed streams, files, pipes, other encodings and all sorts of terminals."""
 
 import io
 import os
@@ -29,7 +29,7 @@ from yolo_gradwatch.views.terminal.table import epoch_table
 full = pytest.mark.full
 
 
-# --- commands, in processes of their own ----------------------------------------------------------
+# --- commands in separate processes ---------------------------------------------------------------
 
 COMMANDS = [
     *(("review {run}", 0), ("review {run} --fail-on=dead", 1), ("review {run} --csv", 0)),
@@ -42,7 +42,7 @@ COMMANDS = [
     *(("review {run} --html={run}/page.html", 0), ("demo --list", 0), ("train --wibble", 2)),
     *(("--version", 0), ("--help", 0)),
 ]
-"""Commands, and their exit code wherever their output goes."""
+"""Commands and their exit codes, whatever their output is."""
 
 CLOSED = (">&- 2>&-", ">&-", "2>&-")
 READERS = ("2>&1 | true", "| head -1", "| true", "2>&1 | head -1")
@@ -59,7 +59,7 @@ OUTPUTS = [
 
 
 def cases():
-    """Every command with every output; in short, two or three of each."""
+    """Every command with every output; outside the full tier, only a few of them."""
     for n, (command, code) in enumerate(COMMANDS):
         for m, output in enumerate(OUTPUTS):
             is_short = (n < 2 and m in {0, 7}) or (n < 6 and m == 3 + n % 2)
@@ -67,7 +67,7 @@ def cases():
 
 
 def shell(line, *arguments, **environment):
-    """A line of a shell, in which the arguments are ``"$@"``."""
+    """Run a line of shell script in which ``"$@"`` are the arguments."""
     if not (bash := shutil.which("bash")):
         pytest.skip("no bash on this system")
     return subprocess.run(
@@ -82,7 +82,7 @@ def shell(line, *arguments, **environment):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run whose table of modules is larger than what a pipe holds."""
+    """A run whose table of modules is larger than the buffer of a pipe."""
     names = [f"model.{block}.m.{n}.conv" for block in range(10) for n in range(100)]
     layout, _ = plan([Part(name) for name in names])
     windows = [window(step, layout=layout, zero=names[:1]) for step in (1, 2, 3)]
@@ -93,7 +93,7 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("command", "code", "line", "environment"), [*cases()])
-def test_a_command_ends_with_its_own_code_wherever_it_prints(run, command, code, line, environment):
+def test_exit_code_does_not_depend_on_the_output(run, command, code, line, environment):
     own = (sys.executable, "-c", SCRIPT, *command.format(run=run).split())
     done = shell(line, *own, **environment)
     assert done.returncode == code
@@ -103,14 +103,14 @@ def test_a_command_ends_with_its_own_code_wherever_it_prints(run, command, code,
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 @pytest.mark.parametrize("form", ["", "--json", "--csv"])
-def test_a_full_disk_is_one_line_and_exit_code_2(run, form):
+def test_full_disk_gives_one_line_and_exit_code_2(run, form):
     command = f"review {run} {form}".split()
     done = shell('"$@" > /dev/full', sys.executable, "-c", SCRIPT, *command)
-    said = "Error: cannot write the output: No space left on device\n"
-    assert (done.returncode, done.stderr) == (2, said)
+    message = "Error: cannot write the output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, message)
 
 
-def test_a_page_is_written_though_nobody_reads_the_output(run, tmp_path):
+def test_page_is_written_with_closed_streams(run, tmp_path):
     page = tmp_path / "page.html"
     command = (sys.executable, "-c", SCRIPT, "review", run, f"--html={page}")
     assert shell('"$@" >&- 2>&-', *command).returncode == 0
@@ -118,13 +118,13 @@ def test_a_page_is_written_though_nobody_reads_the_output(run, tmp_path):
 
 
 def test_csv_has_the_same_line_ends_on_every_system(run, monkeypatch):
-    monkeypatch.setattr(os, "linesep", "\r\n")  # as on Windows, whose streams make \r\n of \n too
+    monkeypatch.setattr(os, "linesep", "\r\n")  # as on Windows, whose streams translate \n
     with redirect_stdout(io.StringIO(newline="")) as out:
         assert main(["review", str(run), "--csv"]) == 0
     assert "\r" not in out.getvalue()
 
 
-# --- encodings, notebooks and stand-ins for streams -----------------------------------------------
+# --- encodings, notebooks and replaced streams ----------------------------------------------------
 
 
 def stream(encoding):
@@ -132,7 +132,7 @@ def stream(encoding):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437", "cp1252", "utf-8", "utf-16"])
-def test_a_log_of_any_encoding_gets_every_line(monkeypatch, encoding):
+def test_log_in_any_encoding_gets_every_line(monkeypatch, encoding):
     from rich.text import Text
 
     monkeypatch.setattr(sys, "stdout", stream(encoding))
@@ -140,29 +140,29 @@ def test_a_log_of_any_encoding_gets_every_line(monkeypatch, encoding):
     text = Text("23 Segmen… größe \ud800 名", "red")
     console.print(encodable(text, console))
     sys.stdout.flush()
-    told = sys.stdout.buffer.getvalue().decode(encoding)
-    assert told.startswith("23 Segmen")
-    assert len(told.rstrip()) == len(text.plain)
+    written = sys.stdout.buffer.getvalue().decode(encoding)
+    assert written.startswith("23 Segmen")
+    assert len(written.rstrip()) == len(text.plain)
     assert encodable(text, console).spans == text.spans
-    assert text.plain.endswith("名")  # the original is as it was
+    assert text.plain.endswith("名")  # the original is unchanged
 
 
-def test_what_a_log_can_show_is_left_as_it_is(monkeypatch):
+def test_encodable_text_is_not_copied(monkeypatch):
     table = epoch_table(board_of(levels=[1.0, 2.0]))
     monkeypatch.setattr(sys, "stdout", stream("ascii"))
     assert encodable(table, plain_console()) is table
 
 
-class Said(io.StringIO):
-    """A stream that says something else of its encoding."""
+class OddlyEncoded(io.StringIO):
+    """A stream with an unknown encoding."""
 
     encoding = "that of a colleague"
 
 
-def test_an_encoding_that_nobody_knows_changes_nothing(monkeypatch):
+def test_unknown_encoding_changes_nothing(monkeypatch):
     from rich.text import Text
 
-    monkeypatch.setattr(sys, "stdout", Said())
+    monkeypatch.setattr(sys, "stdout", OddlyEncoded())
     text = Text("größe")
     assert encodable(text, plain_console()) is text
 
@@ -179,7 +179,7 @@ PANELS = [  # for live=None, True, False
 
 
 @pytest.mark.parametrize(("variables", "drawn", "is_live"), PANELS)
-def test_where_the_panel_is_drawn_on_a_terminal(monkeypatch, variables, drawn, is_live):
+def test_environments_that_draw_the_panel(monkeypatch, variables, drawn, is_live):
     set_terminal(monkeypatch, columns=80)
     monkeypatch.setattr(sys, "stdout", FakeTerminal())
     for name, value in variables.items():
@@ -189,27 +189,27 @@ def test_where_the_panel_is_drawn_on_a_terminal(monkeypatch, variables, drawn, i
 
 
 @pytest.mark.parametrize(("encoding", "is_live"), [("ascii", False), ("utf-8", True)])
-def test_a_terminal_that_cannot_show_the_bars_gets_no_panel(monkeypatch, encoding, is_live):
+def test_terminal_that_cannot_encode_the_bars_gets_no_panel(monkeypatch, encoding, is_live):
     set_terminal(monkeypatch, columns=80)
     monkeypatch.setattr(sys, "stdout", terminal := FakeTerminal())
     monkeypatch.setattr(type(terminal), "encoding", encoding, raising=False)
     assert is_live_terminal() is is_live
 
 
-def test_the_panel_is_drawn_into_a_file_only_if_it_is_wanted(monkeypatch):
+def test_panel_is_drawn_into_a_file_only_with_live_true(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     assert [draws_panel(live) for live in (None, True, False)] == [False, True, False]
 
 
 class Shell:
-    """The shell of IPython in a terminal, or one of another kind."""
+    """A stand-in for IPython's shell in a terminal."""
 
 
 @pytest.mark.parametrize(
     ("kind", "is_drawn"),
     [(Shell, True), (type("Kernel", (), {}), False), (lambda: None, True)],  # the last: a script
 )
-def test_a_shell_of_ipython_gets_the_panel_in_a_terminal_only(monkeypatch, kind, is_drawn):
+def test_ipython_gets_the_panel_only_in_a_terminal(monkeypatch, kind, is_drawn):
     modules = {
         "IPython": SimpleNamespace(get_ipython=kind),
         "IPython.terminal.interactiveshell": SimpleNamespace(TerminalInteractiveShell=Shell),
@@ -223,15 +223,15 @@ def test_a_shell_of_ipython_gets_the_panel_in_a_terminal_only(monkeypatch, kind,
 
 @full
 @pytest.mark.parametrize("module", ["IPython", None])
-def test_a_real_terminal_gets_the_panel_from_ipython_too(module):
+def test_ipython_in_a_real_terminal_gets_the_panel(module):
     pytest.importorskip("IPython")
     from pseudo_terminal import Terminal
 
-    asked = (
+    code = (
         "from yolo_gradwatch.views.terminal.streams import draws_panel; "
         "print('drawn:', draws_panel(None))"
     )
-    command = (sys.executable, *(("-m", module) if module else ()), "-c", asked)
+    command = (sys.executable, *(("-m", module) if module else ()), "-c", code)
     terminal = Terminal(80, 24, command=command, PYTHONPATH=os.pathsep.join(sys.path))
     terminal.read_until(Terminal.is_over)
     assert terminal.code() == 0
@@ -239,7 +239,7 @@ def test_a_real_terminal_gets_the_panel_from_ipython_too(module):
 
 
 class Bare:
-    """As small as a stand-in for a stream can be: Ultralytics needs no more."""
+    """A minimal stream; Ultralytics needs nothing else."""
 
     def __init__(self):
         self.text = ""
@@ -249,31 +249,31 @@ class Bare:
 
 
 @pytest.mark.train
-def test_a_stream_that_can_only_be_written_to_gets_tables_and_report(tmp_path, monkeypatch):
+def test_stream_with_only_a_write_method_gets_tables_and_report(tmp_path, monkeypatch):
     watch = GradWatch()
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", Bare())
         train(tmp_path, watch=watch)
-        told = sys.stdout.text
+        written = sys.stdout.text
     assert watch.report().status == "finished"
-    assert "GradWatch epoch 1/1" in told
-    assert "GradWatch: no verdict, because only 2 optimizer steps were watched" in told
+    assert "GradWatch epoch 1/1" in written
+    assert "GradWatch: no verdict, because only 2 optimizer steps were watched" in written
 
 
 @pytest.mark.train
-def test_a_log_in_ascii_names_files_whose_path_it_cannot_spell(tmp_path, monkeypatch):
+def test_ascii_log_replaces_characters_of_a_path(tmp_path, monkeypatch):
     watch = GradWatch()
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", stream("ascii"))
         train(tmp_path / "größe", watch=watch)
         sys.stdout.flush()
-        told = sys.stdout.buffer.getvalue().decode("ascii")
+        written = sys.stdout.buffer.getvalue().decode("ascii")
     assert load_run(tmp_path / "größe" / "run").report().status == "finished"
-    assert "GradWatch epoch 1/1" in told
-    assert f"{tmp_path}/gr??e/run/gradwatch.csv" in told
+    assert "GradWatch epoch 1/1" in written
+    assert f"{tmp_path}/gr??e/run/gradwatch.csv" in written
 
 
-# --- python script.py, bare and watched -----------------------------------------------------------
+# --- python script.py, unwatched and watched ------------------------------------------------------
 
 TRAINING = """
 import sys
@@ -291,7 +291,7 @@ if kind != "bare":
 
 @pytest.fixture
 def script(tmp_path):
-    """A user's script, whose argument says whether it is watched and with which panel."""
+    """A user's script; its argument is "bare" for an unwatched training, or the value of live."""
     options = {**TINY, "data": shapes(), "project": str(tmp_path / "runs"), "epochs": 2}
     path = tmp_path / "script.py"
     path.write_text(TRAINING.format(options=options), encoding="utf-8")
@@ -313,7 +313,7 @@ PLACES = [
     ("live", "redirection", "environment"),
     [*(("None", *case) for case in PLACES), *(("True", *case) for case in PLACES[:3])],
 )
-def test_a_watched_script_ends_as_the_bare_one(script, tmp_path, redirection, environment, live):
+def test_watched_script_exits_like_an_unwatched(script, tmp_path, redirection, environment, live):
     log, codes = tmp_path / "log", []
     where = redirection.format(log=log)
     for kind in ("bare", live):
@@ -326,11 +326,11 @@ def test_a_watched_script_ends_as_the_bare_one(script, tmp_path, redirection, en
     assert codes[1] == codes[0]
     assert "GradWatch stops watching" not in done.stdout + done.stderr
     if log.exists():
-        told = log.read_bytes().decode(environment.get("PYTHONIOENCODING", "utf-8"), "replace")
+        text = log.read_bytes().decode(environment.get("PYTHONIOENCODING", "utf-8"), "replace")
         assert "GradWatch: no verdict, because only 4 optimizer steps were watched" in " ".join(
-            told.split()
+            text.split()
         )
-        assert ("\x1b[1A" in told) == (live == "True")
+        assert ("\x1b[1A" in text) == (live == "True")
 
 
 @pytest.mark.train
@@ -343,7 +343,7 @@ def test_a_watched_script_ends_as_the_bare_one(script, tmp_path, redirection, en
         pytest.param((1, 5), (1, 5), marks=full),
     ],
 )
-def test_a_terminal_may_be_small_and_resized_while_it_trains(script, size, later):
+def test_small_terminal_can_be_resized_during_a_training(script, size, later):
     from pseudo_terminal import Terminal
 
     terminal = Terminal(*size, "None", command=(sys.executable, script))
@@ -363,7 +363,7 @@ def test_a_terminal_may_be_small_and_resized_while_it_trains(script, size, later
 @pytest.mark.train
 @full
 @pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"TERM": None}, {"NO_COLOR": "1"}])
-def test_a_terminal_of_another_kind_gets_what_it_can_show(script, environment):
+def test_limited_terminals_get_tables_or_a_panel(script, environment):
     from pseudo_terminal import Terminal
 
     terminal = Terminal(80, 24, "None", command=(sys.executable, script), **environment)
@@ -378,7 +378,7 @@ def test_a_terminal_of_another_kind_gets_what_it_can_show(script, environment):
 @pytest.mark.train
 @full
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
-def test_one_stream_may_be_a_file_and_the_other_the_terminal(script, tmp_path, name):
+def test_one_stream_to_a_file_and_the_other_to_the_terminal(script, tmp_path, name):
     from pseudo_terminal import Terminal
 
     with (tmp_path / "log").open("wb") as log:
@@ -387,21 +387,21 @@ def test_one_stream_may_be_a_file_and_the_other_the_terminal(script, tmp_path, n
         )
         terminal.read_until(Terminal.is_over)
         assert terminal.code() == 0
-    told = (tmp_path / "log").read_text(encoding="utf-8")
+    text = (tmp_path / "log").read_text(encoding="utf-8")
     report = "GradWatch: no verdict, because only 4 optimizer steps were watched"
     assert sum(line.startswith(RULE) for line in terminal.lines()) == (name == "stderr")
-    assert (report in told) == (name == "stdout")
+    assert (report in text) == (name == "stdout")
     assert any(report in line for line in terminal.lines()) == (name == "stderr")
-    assert "\x1b[1A" not in told
-    assert not re.search("Traceback|Error", told)
+    assert "\x1b[1A" not in text
+    assert not re.search("Traceback|Error", text)
 
 
-@pytest.mark.skipif(not psutil.LINUX, reason="what is above a process is read on Linux")
+@pytest.mark.skipif(not psutil.LINUX, reason="parent processes are inspected on Linux only")
 @pytest.mark.parametrize(
     "above", [{}, {"JPY_PARENT_PID": "1"}, {"TERM": "xterm-color", "GIT_PAGER": "cat"}]
 )
-def test_a_notebook_is_seen_above_a_command_that_hands_no_variables_on(above):
-    """As ``!env -i`` and ``!sudo`` do."""
+def test_notebook_is_detected_through_a_parent_process(above):
+    """Even if a command such as ``!env -i`` or ``!sudo`` clears the environment."""
     code = "from yolo_gradwatch.views.terminal.streams import is_notebook; print(is_notebook())"
     clean = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", code]

@@ -41,7 +41,7 @@ _SINGLES = st.one_of(st.just(math.nan), st.floats(0, 2.0**100, width=32))
 
 @st.composite
 def any_windows(draw):
-    """Windows over some epochs with any value in any module, some of them skipped in part."""
+    """Windows over some epochs with any value in any module; some steps are skipped."""
     windows, step, epoch = [], 1, 1
     for steps, skipped, is_next in draw(
         st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6), st.booleans()), max_size=6)
@@ -73,7 +73,7 @@ BY_LOOPS = {
         known([value for value, count in zip(values, steps, strict=True) for _ in range(count)])
     ),
 }
-"""What loops over the values and the applied steps of the windows give."""
+"""The folds as plain loops over the values and the applied steps of the windows."""
 
 
 def assert_summary(table, windows):
@@ -93,25 +93,25 @@ def assert_summary(table, windows):
 
 @LAWS
 @given(st.one_of(any_windows(), runs().map(lambda run: run[0])))
-def test_a_summary_is_what_loops_over_the_windows_give(windows):
+def test_summary_equals_plain_loops_over_the_windows(windows):
     assert_summary(summed(windows), windows)
 
 
 @pytest.mark.slow
 @LAWS
 @given(any_windows(), st.integers(0, 4), st.integers(0, 8))
-def test_a_summary_of_some_epochs_is_that_of_their_windows(windows, begin, end):
+def test_summary_of_some_epochs_is_that_of_their_windows(windows, begin, end):
     table = summary(grid_from(windows), LAYOUT, (), (begin, end))
     assert_summary(table, [one for one in windows if begin <= one.epoch <= end])
 
 
-def test_the_rules_that_name_a_module_stand_beside_it_once_each():
+def test_summary_lists_each_rule_of_a_module_once():
     findings = [
         finding_of("dead", CONV, modules=(BN, CONV)),
         finding_of("vanishing", "model.0", modules=("model.0", BN)),
         finding_of("dead", BN, number=3, step=20),
         finding_of("total_high", WHOLE),
-        finding_of("dead", "model.9.conv"),  # a module that is gone
+        finding_of("dead", "model.9.conv"),  # a module that no longer exists
     ]
     table = summed([window(1)], iter(findings))
     rules = dict(zip(table["module"], table["findings"], strict=True))
@@ -123,10 +123,10 @@ def test_the_rules_that_name_a_module_stand_beside_it_once_each():
     }
 
 
-# --- some of the rows -----------------------------------------------------------------------------
+# --- selecting rows -------------------------------------------------------------------------------
 
 
-def test_of_blocks_are_the_whole_model_and_the_top_level_blocks():
+def test_of_blocks_keeps_the_whole_model_and_its_blocks():
     found = of_blocks(summed([window(1)]), LAYOUT)
     assert found["module"].tolist() == [WHOLE, "model.0", "model.1", "model.2"]
 
@@ -139,13 +139,13 @@ def test_of_blocks_are_the_whole_model_and_the_top_level_blocks():
         *(("model", ("model",)), ("conv", ()), ("MODEL.2", ()), ("", ())),
     ],
 )
-def test_matching_are_the_modules_of_a_pattern_as_a_whole(pattern, names):
+def test_matching_matches_whole_names(pattern, names):
     assert matching(summed([window(1)]), pattern)["module"].tolist() == list(names)
 
 
 @LAWS
 @given(st.text("model.012*?abc", max_size=8))
-def test_matching_is_what_a_regular_expression_finds(pattern):
+def test_matching_equals_a_regular_expression(pattern):
     wild = {"*": ".*", "?": "."}
     expression = re.compile("".join(wild.get(sign, re.escape(sign)) for sign in pattern))
     expected = [name for name in LAYOUT.modules if expression.fullmatch(name)]
@@ -153,14 +153,14 @@ def test_matching_is_what_a_regular_expression_finds(pattern):
 
 
 def table_of(rows):
-    """A summary of modules with a class, a median norm and findings each."""
+    """A summary of modules, each with a class, a median norm and findings."""
     names = [f"m{i}" for i in range(len(rows))]
     table = pd.DataFrame(rows, columns=["type", "norm_median", "findings"])
     return table.assign(module=names)
 
 
 def farthest_by_loops(rows, count):
-    """Names of the rows to show: with a finding, without a norm above 0, far from their class."""
+    """Names to show: rows with findings first, then without a positive norm, then unusual ones."""
 
     def distance(kind, norm):
         if not norm > 0:
@@ -189,12 +189,12 @@ _ROWS = st.lists(
 
 @LAWS
 @given(_ROWS, st.integers(1, 12))
-def test_the_farthest_are_those_that_loops_find(rows, count):
+def test_farthest_equals_plain_loops(rows, count):
     table = table_of(rows)
     assert farthest(table, count)["module"].tolist() == farthest_by_loops(rows, count)
 
 
-def test_the_farthest_of_a_summary_keep_its_columns():
+def test_farthest_keeps_the_columns():
     table = summed(
         [window(step, zero=[CONV]) for step in (1, 2)], [finding_of("dead", "model.2.b")]
     )
@@ -204,10 +204,10 @@ def test_the_farthest_of_a_summary_keep_its_columns():
     assert farthest(summed([]), 2)["module"].tolist() == list(LAYOUT.modules[:2])
 
 
-# --- some of the findings -------------------------------------------------------------------------
+# --- selecting findings ---------------------------------------------------------------------------
 
 
-def test_concerned_are_the_modules_that_findings_name():
+def test_concerned_are_the_modules_named_by_findings():
     findings = [
         finding_of("dead", CONV, modules=(BN, CONV)),
         finding_of("vanishing", "model.0", modules=("model.2.a",)),
@@ -220,20 +220,20 @@ EVERY = [finding_of(rule, number=n) for n, rule in enumerate(RULES, 1)]
 
 
 @pytest.mark.parametrize("word", sorted({*RULES, *(rule.kind for rule in RULES.values())} - {""}))
-def test_a_word_chooses_its_rule_and_those_of_its_kind(word):
+def test_word_selects_its_rule_and_those_of_its_kind(word):
     rules = [name for name, rule in RULES.items() if word in {rule.kind, name}]
     assert rules
     assert [finding.rule for finding in chosen_by(iter(EVERY), {word})] == rules
 
 
-def test_several_words_choose_each_finding_once_in_its_order():
+def test_several_words_select_each_finding_once_in_order():
     findings = [finding_of("vanishing"), finding_of("dead", number=2), finding_of("spike")]
     assert chosen_by(findings, ["dead", "no_gradient", "vanishing"]) == findings[:2]
     assert chosen_by(findings, []) == chosen_by(findings, ["total_low"]) == []
 
 
 def epochs_of(*steps):
-    """A grid of two windows an epoch, of so many steps each."""
+    """A grid with two windows per epoch, of these numbers of steps."""
     windows, step = [], 1
     for i, count in enumerate(steps):
         windows.append(window(step, steps=count, epoch=1 + i // 2))
@@ -252,7 +252,7 @@ RESUMED = grid_from([window(step, epoch=epoch) for step, epoch in enumerate([1, 
         (RESUMED, [(3, 4)], [3]),  # nor between two passes of an epoch
     ],
 )
-def test_a_finding_lasted_in_the_epochs_with_one_of_its_steps(grid, episodes, epochs):
+def test_finding_is_active_in_the_epochs_of_its_steps(grid, episodes, epochs):
     finding = finding_of(episodes=tuple(episode_of(*one) for one in episodes))
     assert [e for e in range(6) if active_in([finding], grid, (e, e))] == epochs
 
@@ -266,7 +266,7 @@ _SPANS = st.tuples(st.integers(1, 25), st.one_of(st.none(), st.integers(1, 10)))
     st.lists(st.integers(1, 5), max_size=8),
     st.tuples(st.integers(0, 5), st.integers(0, 5)),
 )
-def test_active_in_is_what_a_look_at_every_step_finds(spans, steps, epochs):
+def test_active_in_equals_a_search_of_every_step(spans, steps, epochs):
     grid = epochs_of(*steps)
     episodes = [episode_of(begin, length and begin + length) for begin, length in spans]
     findings = [finding_of(number=n, episodes=(one,)) for n, one in enumerate(episodes, 1)]
@@ -278,8 +278,8 @@ def test_active_in_is_what_a_look_at_every_step_finds(spans, steps, epochs):
         if epochs[0] <= epoch <= epochs[1]
     ]
 
-    def lasted(finding):
+    def is_active(finding):
         ends = [(one.step, one.step_end or math.inf) for one in finding.episodes]
         return any(begin <= step < end for begin, end in ends for step in inside)
 
-    assert active_in(findings, grid, epochs) == list(filter(lasted, findings))
+    assert active_in(findings, grid, epochs) == list(filter(is_active, findings))

@@ -47,17 +47,17 @@ model.10
         (0, ONE_BELOW_THE_OTHER),
     ],
 )
-def test_a_table_that_is_too_wide_becomes_paragraphs(width, expected):
+def test_table_that_is_too_wide_becomes_paragraphs(width, expected):
     assert columns(TABLE, width).plain == expected
 
 
 @pytest.mark.parametrize(("width", "expected"), [(12, "module  norm"), (11, "")])
-def test_a_table_without_rows(width, expected):
+def test_table_without_rows(width, expected):
     table = [Column("module", [], is_left=True), Column("norm", [])]
     assert columns(table, width).plain == expected
 
 
-def test_columns_with_wide_characters_stand_below_each_other():
+def test_columns_with_wide_characters_are_aligned():
     table = [Column("module", ["畳み込み", "conv"], is_left=True), Column("n", ["畳", "1"])]
     assert columns(table, None).plain.splitlines() == [
         "module     n",
@@ -67,25 +67,25 @@ def test_columns_with_wide_characters_stand_below_each_other():
 
 
 @pytest.mark.parametrize("name", ["[bold]", "[/]", "[red]x[/red]", ":boom:", "{0}", "%s", "\\["])
-def test_markup_is_shown_as_it_is(name):
+def test_markup_is_shown_verbatim(name):
     table = [Column("module", [name], is_left=True), Column(name, [f"1{name}"])]
     assert columns(table, None).plain.split() == ["module", name, name, f"1{name}"]
     assert columns(table, 1).plain == f"{name}\n  {name} 1{name}"
 
 
 def styled(text, style):
-    """What of a text has a style."""
+    """The parts of a text with this style."""
     spans = [span for span in text.spans if span.style == style]
     return [text.plain[span.start : span.end].strip() for span in spans]
 
 
 @pytest.mark.parametrize("width", [None, 20, 1])
-def test_a_cell_keeps_its_style(width):
+def test_cell_keeps_its_style(width):
     text = columns(TABLE, width)
     assert (styled(text, "green"), styled(text, "red")) == (["ok"], ["dead"])
 
 
-def test_headings_are_dim_and_the_names_of_paragraphs_bold():
+def test_headings_are_dim_and_names_of_paragraphs_bold():
     assert styled(columns(TABLE, None), "dim") == ["module    norm  state"]
     paragraphs = columns(TABLE, 20)
     assert styled(paragraphs, "dim") == ["norm", "state", "norm", "state"]
@@ -98,7 +98,7 @@ def words(alphabet):
 
 @st.composite
 def tables(draw, alphabet):
-    """Columns of any words, on either side."""
+    """Columns of any words, aligned to either side."""
     rows = draw(st.integers(0, 4))
     cells = st.lists(words(alphabet), min_size=rows, max_size=rows)
     column = st.builds(Column, words(alphabet), cells, st.just(()), st.booleans())
@@ -109,7 +109,7 @@ ANY = "ab1.[]/\\:{}%日本é "
 
 
 def width_of_table(table):
-    """Cells of a line in which every cell has room, with two between columns."""
+    """The width at which every cell fits, with two blanks between columns."""
     widest = [max(map(cell_len, [column.heading, *column.cells])) for column in table]
     return sum(widest) + 2 * (len(table) - 1)
 
@@ -117,7 +117,7 @@ def width_of_table(table):
 @pytest.mark.slow
 @LAWS
 @given(tables("ab1.[]/:{}% "))
-def test_a_table_is_what_format_strings_give(table):
+def test_table_equals_format_strings(table):
     widths = [max(map(len, [column.heading, *column.cells])) for column in table]
     rows = zip(*([column.heading, *column.cells] for column in table), strict=True)
     expected = [
@@ -132,13 +132,13 @@ def test_a_table_is_what_format_strings_give(table):
 
 @LAWS
 @given(tables(ANY), st.integers(0, 80))
-def test_a_table_that_fits_is_the_same_in_every_width(table, spare):
+def test_table_that_fits_does_not_depend_on_the_width(table, spare):
     assert columns(table, width_of_table(table) + spare).plain == columns(table, None).plain
 
 
 @LAWS
 @given(tables(ANY), st.one_of(st.none(), st.integers(0, 80)))
-def test_every_cell_appears_whole(table, width):
+def test_every_cell_appears_unbroken(table, width):
     lines = columns(table, width).plain.splitlines()
     for column in table:
         for cell in column.cells:
@@ -147,7 +147,7 @@ def test_every_cell_appears_whole(table, width):
 
 @LAWS
 @given(tables(ANY), st.integers(0, 80))
-def test_no_line_is_wider_than_the_terminal_or_a_single_cell(table, width):
+def test_lines_fit_the_width_unless_a_single_cell_does_not(table, width):
     names, *others = table
     single = [cell_len(f"  {c.heading} {cell}") for c in others for cell in c.cells]
     widest = max([width, *single, *map(cell_len, names.cells)])
@@ -156,7 +156,7 @@ def test_no_line_is_wider_than_the_terminal_or_a_single_cell(table, width):
 
 @LAWS
 @given(tables(ANY), st.integers(0, 80))
-def test_a_line_of_a_paragraph_is_as_full_as_it_can_be(table, width):
+def test_lines_of_a_paragraph_are_filled_greedily(table, width):
     width = min(width, width_of_table(table) - 1)
     names, *others = table
     expected = []

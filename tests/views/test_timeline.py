@@ -8,14 +8,14 @@ from yolo_gradwatch.views.timeline import DENSE, Timeline
 
 
 def timeline_of(widths, begin=1):
-    """Windows of so many steps each."""
+    """A timeline of windows of these numbers of steps."""
     widths = np.array(widths)
     first = begin + np.cumsum(widths) - widths
     return Timeline(first, first + widths - 1)
 
 
 def as_watched(steps):
-    """Widths of windows as a run has them: single steps, then 2 % of the steps so far."""
+    """Widths of windows as in a run: single steps, then 2 % of the steps so far."""
     widths, done = [], 0
     while done < steps:
         widths.append(min(max(done // 50, 1), steps - done))
@@ -31,7 +31,7 @@ WIDTHS = st.one_of(
 
 @LAWS
 @given(WIDTHS, st.integers(1, 10**6))
-def test_windows_follow_each_other_over_the_whole_axis(widths, begin):
+def test_windows_cover_the_whole_axis_in_order(widths, begin):
     line = timeline_of(widths, begin)
     assert line.left[0] == 0
     assert line.right[-1] == pytest.approx(1)
@@ -43,7 +43,7 @@ def test_windows_follow_each_other_over_the_whole_axis(widths, begin):
 
 @LAWS
 @given(WIDTHS, st.integers(1, 10**6))
-def test_widths_are_in_proportion_to_steps_on_either_side_of_the_break(widths, begin):
+def test_widths_are_proportional_to_steps_on_each_side_of_the_break(widths, begin):
     line = timeline_of(widths, begin)
     share = (line.right - line.left) / widths
     is_dense = np.cumsum(widths) <= (line.dense if line.gap else 0)
@@ -59,12 +59,12 @@ def test_widths_are_in_proportion_to_steps_on_either_side_of_the_break(widths, b
         (as_watched(5000), DENSE),
         (as_watched(100_000), DENSE),
         ([5] * 100, DENSE),
-        ([1] * 30 + [60] * 20, 90),  # the break lies between two windows
+        ([1] * 30 + [60] * 20, 90),  # the break is between two windows
         ([1000], 0),
         ([500, 500], 0),
     ],
 )
-def test_a_long_run_shows_its_first_steps_on_a_scale_of_their_own(widths, dense):
+def test_first_steps_of_a_long_run_have_their_own_scale(widths, dense):
     line = timeline_of(widths)
     assert (line.gap is not None) == bool(dense)
     if dense:
@@ -73,7 +73,7 @@ def test_a_long_run_shows_its_first_steps_on_a_scale_of_their_own(widths, dense)
         assert line.left[np.cumsum(widths) > dense][0] == pytest.approx(line.gap[1])
 
 
-def test_the_first_steps_of_a_long_run_take_an_eighth_of_the_width():
+def test_first_steps_of_a_long_run_take_an_eighth_of_the_width():
     line = timeline_of(as_watched(1400))
     assert line.gap[0] < 0.125
     assert line.at(np.array(1200)) == pytest.approx(0.876, abs=0.01)
@@ -81,7 +81,7 @@ def test_the_first_steps_of_a_long_run_take_an_eighth_of_the_width():
 
 @LAWS
 @given(WIDTHS, st.integers(1, 2000))
-def test_every_window_is_in_a_column_and_every_column_has_the_windows_at_its_place(widths, count):
+def test_columns_contain_the_windows_at_their_place(widths, count):
     line = timeline_of(widths)
     begin, end = line.columns(count)
     assert (begin < end).all()
@@ -96,7 +96,7 @@ def test_every_window_is_in_a_column_and_every_column_has_the_windows_at_its_pla
 
 @LAWS
 @given(WIDTHS, st.integers(1, 10**6))
-def test_steps_and_their_places_are_the_same_both_ways(widths, begin):
+def test_places_convert_back_to_steps(widths, begin):
     line = timeline_of(widths, begin)
     steps = np.arange(begin, begin + sum(widths), max(sum(widths) // 50, 1))
     np.testing.assert_allclose(line.step(line.at(steps)), steps, rtol=1e-9)
@@ -111,8 +111,8 @@ def test_ticks_are_few_round_and_apart(widths, begin):
     assert ticks[0] == begin
     assert len(ticks) <= 13
     assert (np.diff(line.at(np.array(ticks))) > 0.03).all()
-    behind = [tick for tick in ticks[1:] if not line.gap or line.at(np.array(tick)) > line.gap[0]]
-    assert len(set(np.diff(behind))) <= 1
+    later = [tick for tick in ticks[1:] if not line.gap or line.at(np.array(tick)) > line.gap[0]]
+    assert len(set(np.diff(later))) <= 1
 
 
 def test_ticks_of_a_long_run_are_even():
@@ -121,7 +121,7 @@ def test_ticks_of_a_long_run_are_even():
     assert timeline_of([7]).ticks(9) == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_epochs_are_labelled_where_they_begin_at_round_numbers():
+def test_round_epochs_are_labelled_where_they_begin():
     widths = as_watched(1387)
     line = timeline_of(widths)
     epoch = (np.cumsum(widths) - 1) // 73 + 1
@@ -130,21 +130,21 @@ def test_epochs_are_labelled_where_they_begin_at_round_numbers():
     assert found[4] == line.left[np.flatnonzero(epoch == 4)[0]]
 
 
-def test_an_epoch_that_was_repeated_is_labelled_where_it_began_first():
+def test_repeated_epoch_is_labelled_where_it_first_began():
     line = timeline_of([1] * 6)
     assert line.epochs(np.array([1, 2, 3, 2, 3, 4]), 12) == pytest.approx(
         {1: 0, 2: 1 / 6, 3: 2 / 6, 4: 5 / 6}
     )
 
 
-def test_epochs_that_lie_close_together_are_not_all_labelled():
+def test_not_all_of_many_epochs_are_labelled():
     line = timeline_of([1] * 300)
     found = line.epochs(np.arange(1, 301), 12)
     assert list(found) == [1, *range(50, 301, 50)]
 
 
 @pytest.mark.parametrize("last", [0, 2**63 - 1])
-def test_a_last_step_that_cannot_be_is_no_trouble(last):
+def test_impossible_last_step_is_accepted(last):
     line = Timeline(np.array([1, 2, 3]), np.array([1, 2, last]))
     assert (line.left < line.right).all()
     assert line.ticks(9)
