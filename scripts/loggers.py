@@ -99,7 +99,8 @@ def judged(names: tuple[str, ...], ran: list[Ran], took: str) -> Row:
     version, name, *on = names
     alone, watched = (one.stored(name) for one in ran)
     run = load_run(ran[1].folder / "run")
-    same = alone.theirs() == watched.theirs() and bool(alone.theirs())
+    metrics = alone.ultralytics_metrics()
+    same = bool(metrics) and watched.ultralytics_metrics() == metrics
     bits = ran[0].weights == ran[1].weights
     steps = [step for step, _ in watched.ours().get("gradwatch/model", [])]
     windows = [window.step_last for window in run.windows_in_order()]
@@ -108,7 +109,7 @@ def judged(names: tuple[str, ...], ran: list[Ran], took: str) -> Row:
     others = [one for one in on if one != name]
     beside = f"{name}, beside {others[0]}" if len(others) == 1 else name
     cells = (
-        *(version, beside, f"same ({len(alone.theirs())})" if same else "DIFFER"),
+        *(version, beside, f"same ({len(metrics)})" if same else "DIFFER"),
         *("same" if bits else "DIFFER", str(watched.runs), str(len(watched.ours()))),
         *(f"{len(steps)} of {len(windows)}", yes(finding), yes(verdict), took),
     )

@@ -147,13 +147,12 @@ def commands(witness, lines):
 
 def training(witness, folder, *, calls=(), watched=None, **options):
     """Train on forty images, with a spike in the eighth of ten steps; the rules of its findings."""
-    from training import shapes, small, train
-    from training import witness as spoiled
+    from training import recording_trainer, shapes, small, train
 
     from yolo_gradwatch import GradWatch
 
     witness.during = "data"
-    data, kind = shapes(40), spoiled(at=8, fault="spike")
+    data, kind = shapes(40), recording_trainer(at=8, fault="spike")
     witness.during = "training"
     watch = GradWatch(**(watched or {}))
     options = {"model": small(), "data": data, "trainer": kind, "save": True, **options}

@@ -13,7 +13,7 @@ needs_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this mac
 
 
 def answer_of(path):
-    """Return what a page's scripts write to ``<pre id="told">``, loaded without a network."""
+    """Return what a page's scripts write to ``<pre id="answer">``, loaded without a network."""
     shown = subprocess.run(
         [
             *(CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu"),
@@ -27,4 +27,4 @@ def answer_of(path):
         check=True,
     )
     assert "CONSOLE" not in shown.stderr
-    return json.loads(unescape(re.search(r'<pre id="told">(.*?)</pre>', shown.stdout)[1]))
+    return json.loads(unescape(re.search(r'<pre id="answer">(.*?)</pre>', shown.stdout)[1]))

@@ -33,16 +33,16 @@ def watched(  # noqa: PLR0913  # the options of a training
     options = {"epochs": 2, "data": data or shapes(12), **options}
     model = train(folder, watch=watch, calls=calls, **options)
     assert len(oracle.norms) == steps
-    return holds(watch._attachment.sessions, oracle), model
+    return assert_healthy_trainings(watch._attachment.sessions, oracle), model
 
 
-def holds(sessions, oracle):
+def assert_healthy_trainings(sessions, oracle):
     """Check each training and return the runs."""
     assert len(sessions) == len(oracle.starts) >= 1
-    return [hold(session, oracle, i) for i, session in enumerate(sessions)]
+    return [assert_healthy(session, oracle, i) for i, session in enumerate(sessions)]
 
 
-def hold(session, oracle, training):
+def assert_healthy(session, oracle, training):
     """Check one training: complete files, the oracle's numbers, the live report, no alarm."""
     run, live = load_run(session.folder), session.report()
     oracle.check(run, training)

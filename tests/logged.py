@@ -63,7 +63,7 @@ def starve(model, until=5):
 def fail(model, epoch):
     def end(trainer):
         if trainer.epoch + 1 == epoch:
-            raise RuntimeError("planted")
+            raise RuntimeError("injected")
 
     model.add_callback("on_train_batch_end", end)
 

@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 
 import pytest
-from terminals import hear_ctrl_c
+from terminals import unblock_ctrl_c
 from training import HOME
 
 fcntl = pytest.importorskip("fcntl")
@@ -22,7 +22,7 @@ COMMAND = (sys.executable, "-m", "yolo_gradwatch")
 def _begin():
     """Prepare the command's process: take this terminal and accept Ctrl+C."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    hear_ctrl_c()
+    unblock_ctrl_c()
 
 
 class Terminal:

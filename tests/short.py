@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from training import TINY, amp_trainer, brisk_trainer, shapes, small
+from training import TINY, amp_trainer, fast_trainer, shapes, small
 
 
 class Way:
@@ -22,7 +22,7 @@ class Way:
         from fake_trainer import FakeTrainer
 
         self.is_real = is_real
-        self.base = brisk_trainer() if is_real else FakeTrainer
+        self.base = fast_trainer() if is_real else FakeTrainer
 
     def model(self):
         """Return a model of six blocks."""
@@ -190,6 +190,6 @@ def assert_nothing_left(trainer):
     assert [c.__name__ for c in ours] == ["on_begin"]
 
 
-def told(caplog):
+def warnings_of(caplog):
     """Return the watch's log messages."""
     return [r.getMessage() for r in caplog.records if r.name.startswith("yolo_gradwatch")]

@@ -37,7 +37,7 @@ class Stored:
     def ours(self):
         return {name: one for name, one in self.series.items() if name.startswith("gradwatch")}
 
-    def theirs(self):
+    def ultralytics_metrics(self):
         """Return Ultralytics' series, without times, which differ between trainings."""
         return {
             name: one

@@ -16,7 +16,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def hear_ctrl_c():
+def unblock_ctrl_c():
     """Make a new process end on Ctrl+C, also when started with ``nohup ... &``."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored signals are inherited
 

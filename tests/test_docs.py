@@ -14,7 +14,7 @@ from places import REPOSITORY
 from short import blank_pictures
 from sybil import Document
 from sybil.parsers.markdown.lexers import FencedCodeBlockLexer
-from training import TINY, brisk_trainer, data_folder, shapes, small, train
+from training import TINY, data_folder, fast_trainer, shapes, small, train
 
 from yolo_gradwatch.cli.main import app
 
@@ -86,7 +86,7 @@ def test_python_code_runs(language, code, docs_folder, monkeypatch):
     del less["name"], less["exist_ok"]
 
     def brief(self, trainer=None, **given):
-        trainer = trainer or brisk_trainer(self._smart_load("trainer"), saves_last=True)
+        trainer = trainer or fast_trainer(self._smart_load("trainer"), saves_last=True)
         return real(self, trainer=trainer, **{**given, **less, "project": str(docs_folder / "new")})
 
     data_folder()

@@ -106,7 +106,7 @@ def train(  # noqa: PLR0913  # the options of a training
         model.add_callback(event, call)
     options = {**TINY, "save": False, **options}
     if trainer is None and not options["val"] and not isinstance(data, list):
-        trainer = brisk_trainer(model._smart_load("trainer"), saves_last=True)
+        trainer = fast_trainer(model._smart_load("trainer"), saves_last=True)
     model.train(trainer=trainer, data=data, project=str(folder), **options)
     return model
 
@@ -137,7 +137,7 @@ def trainer_of(folder, *, kind=None, model="yolo26n.yaml", data=None, calls=None
     return (kind or DetectionTrainer)(overrides=overrides, _callbacks=calls)
 
 
-def witness(base=None, *, at=0, fault=""):
+def recording_trainer(base=None, *, at=0, fault=""):
     """Return a trainer class that records the input of each optimizer step and may corrupt one.
 
     Args:
@@ -151,7 +151,7 @@ def witness(base=None, *, at=0, fault=""):
     import torch
     from ultralytics.models.yolo.detect import DetectionTrainer
 
-    class Witness(base or DetectionTrainer):
+    class RecordingTrainer(base or DetectionTrainer):
         notes = []  # noqa: RUF012  # on the class, because the test has no instance
         images = []  # noqa: RUF012
         objects = []  # noqa: RUF012
@@ -184,7 +184,7 @@ def witness(base=None, *, at=0, fault=""):
                 torch._foreach_mul_([grad for grad in gradients if grad is not None], 1e4)
             super().optimizer_step()
 
-    return Witness
+    return RecordingTrainer
 
 
 def amp_trainer(base=None):
@@ -203,7 +203,7 @@ def amp_trainer(base=None):
     return ScaledTrainer
 
 
-def brisk_trainer(base=None, *, saves_last=False):
+def fast_trainer(base=None, *, saves_last=False):
     """Return a trainer class without validation that saves only if asked to.
 
     Args:
@@ -212,7 +212,7 @@ def brisk_trainer(base=None, *, saves_last=False):
     """
     from ultralytics.models.yolo.detect import DetectionTrainer
 
-    class BriskTrainer(base or DetectionTrainer):
+    class FastTrainer(base or DetectionTrainer):
         def validate(self):
             return self.metrics, 0.0
 
@@ -226,5 +226,5 @@ def brisk_trainer(base=None, *, saves_last=False):
             """Skip it: it takes a third of such a short training."""
 
     for name in ("__name__", "__module__"):  # the names that messages contain
-        setattr(BriskTrainer, name, getattr(base or DetectionTrainer, name))
-    return BriskTrainer
+        setattr(FastTrainer, name, getattr(base or DetectionTrainer, name))
+    return FastTrainer

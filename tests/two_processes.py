@@ -17,7 +17,7 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import LOCAL_RANK, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
-PLANT_NAN = "PLANT_NAN_AT_STEP"
+INJECT_NAN = "INJECT_NAN_AT_STEP"
 """Environment variable with the step in which rank 1 adds a NaN to the gradient."""
 
 
@@ -68,7 +68,7 @@ class TwoProcessTrainer(DetectionTrainer):
 
     def _note(self, name, gradient):
         """Store this rank's gradient; parameter hooks run before the reduction."""
-        nan_at = int(os.environ.get(PLANT_NAN, "0"))
+        nan_at = int(os.environ.get(INJECT_NAN, "0"))
         if RANK == 1 and name == "model.6.cv2.conv.weight" and self.steps + 1 == nan_at:
             gradient = gradient * float("nan")
         self.added[name] = gradient.detach().clone()

@@ -271,7 +271,7 @@ filter.value = "AIN SGD 0.25";
 filter.dispatchEvent(new Event("input"));
 answer.filtered = names();
 const place = document.createElement("pre");
-place.id = "told";
+place.id = "answer";
 place.textContent = JSON.stringify(answer);
 document.body.append(place);
 </script></body>"""

@@ -3,9 +3,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from alert_feed import CHAIN, LAW, A, AlertFeed, B, C, D, alert, spelled
 from nets import FORK_EDGES
 from shown import ended
-from stories import CHAIN, LAW, A, B, C, D, Story, alert, spelled
 from values import HEAD, LAYOUT, TRUNK, Part, plan, window
 
 from yolo_gradwatch.diagnose.catalog import RULES
@@ -45,7 +45,7 @@ def rules_of(seen):
 
 
 def test_first_alerts_start_a_finding():
-    story = Story()
+    story = AlertFeed()
     (change,) = story.take([alert(A, 4, value=5.0), alert(B, 4, value=5.0)], step=6)
     found = change.finding
     assert change == FindingChange("start", 1, 6, found, 6)
@@ -59,13 +59,13 @@ def test_first_alerts_start_a_finding():
 
 def test_finding_starts_with_the_module_it_is_named_after():
     alerts = [alert(A, 8, rule="vanishing"), alert(C, 5, rule="vanishing", affected=("model.0",))]
-    (change,) = Story().take(alerts, step=9)
+    (change,) = AlertFeed().take(alerts, step=9)
     assert (change.finding.module, change.finding.step) == (C, 5)
     assert change.finding.modules == ("model.0", A, C)
 
 
 def test_each_rule_has_its_own_finding_strongest_first():
-    seen = Story().both(
+    seen = AlertFeed().both(
         ("weight_growth", WHOLE), ("partly_dead", A), ("vanishing", "model.1"), ("frozen", B)
     )
     found = [(one.finding.number, one.finding.rule) for one in seen]
@@ -74,7 +74,7 @@ def test_each_rule_has_its_own_finding_strongest_first():
 
 def test_message_covers_all_modules_of_the_finding():
     """Also when one more module is no reason to report it again."""
-    story = Story()
+    story = AlertFeed()
     for modules, is_new in (((A, B, C), True), ((A, B, C, D), False)):
         assert bool(story.next(*modules)) == is_new
         found = story.findings.all[1]
@@ -98,7 +98,7 @@ def test_message_covers_all_modules_of_the_finding():
     ],
 )
 def test_finding_is_worse_at_twice_the_reported_modules(sizes, changed):
-    story = Story()
+    story = AlertFeed()
     names = [n for n, role in zip(CHAIN.modules, CHAIN.roles, strict=True) if role]
     assert spelled([story.next(*names[:size]) for size in sizes]) == changed
     assert len(story.findings.all[1].modules) == max(sizes)
@@ -117,13 +117,13 @@ def test_finding_is_worse_at_twice_the_reported_modules(sizes, changed):
     ],
 )
 def test_finding_in_decades_is_worse_at_twice_the_reported_value(rule, values, changed):
-    story = Story()
+    story = AlertFeed()
     assert spelled([story.next(A, rule=rule, value=value) for value in values]) == changed
 
 
 @pytest.mark.parametrize("values", [(6.0, 3.0), (3.0, 6.0)])
 def test_worst_alert_decides_how_much_worse_a_finding_is(values):
-    story = Story()
+    story = AlertFeed()
     story.next(A, B, rule=LAW)
     pairs = zip((A, B), values, strict=True)
     (change,) = story.take([alert(name, 2, rule=LAW, value=value) for name, value in pairs])
@@ -131,21 +131,21 @@ def test_worst_alert_decides_how_much_worse_a_finding_is(values):
 
 
 def test_two_alerts_that_start_together_are_not_worse_a_window_later():
-    story = Story()
+    story = AlertFeed()
     places = (("model.0", 5.0), ("model.2", 2.1))
     alerts = [alert(name, rule="vanishing", value=value) for name, value in places]
     assert spelled([story.take(alerts) for _ in range(3)]) == "start - -"
 
 
 def test_finding_keeps_all_its_modules_in_forward_order():
-    story = Story()
+    story = AlertFeed()
     assert spelled([story.next(*names) for names in ([B, C], [A, B], [C, D])]) == "start - worse"
     assert story.findings.all[1].modules == (A, B, C, D)
     assert story.findings.all[1].origin == (B, C)
 
 
 def test_worse_finding_keeps_its_number_name_and_start():
-    story = Story()
+    story = AlertFeed()
     story.next(A, value=1.0)
     story.step = 2
     (change,) = story.take([replace(alert(B, 2, value=13.0), limit=12.0)])
@@ -166,7 +166,7 @@ def test_finding_ends_after_as_many_calm_windows_as_its_rule_needs(rule, patienc
     limits = Thresholds(dead_windows=patience)
     steps = CALM_STEPS + 1 if RULES[rule].spreads else 0
     windows = max(CALM_WINDOWS, RULES[rule].needs(limits), steps)
-    story = Story(limits=limits)
+    story = AlertFeed(limits=limits)
     (start,) = story.next(A, rule=rule)
     assert story.calm(windows - 1) == []
     (change,) = story.next()
@@ -176,7 +176,7 @@ def test_finding_ends_after_as_many_calm_windows_as_its_rule_needs(rule, patienc
 
 
 def test_alert_in_between_restarts_the_calm():
-    story = Story()
+    story = AlertFeed()
     seen = [*story.next(A), *story.calm(4), *story.next(A), *story.calm(4)]
     assert changes(seen) == [("start", 1)]
     (change,) = story.next()
@@ -184,13 +184,13 @@ def test_alert_in_between_restarts_the_calm():
 
 
 def test_finding_lasts_while_one_of_its_modules_has_an_alert():
-    story = Story()
+    story = AlertFeed()
     seen = [story.next(*names) for names in ([A, B], *[[A]] * 9, *[[B]] * 9)]
     assert spelled(seen) == "start" + " -" * 18
 
 
 def test_windows_skipped_whole_by_amp_are_not_calm():
-    story = Story()
+    story = AlertFeed()
     story.next(A)
     for windows in (4, 0):
         assert [story.next(skipped=1) for _ in range(20)] == [[]] * 20
@@ -200,7 +200,7 @@ def test_windows_skipped_whole_by_amp_are_not_calm():
 
 
 def test_window_skipped_in_part_by_amp_is_calm():
-    story = Story()
+    story = AlertFeed()
     story.next(A)
     parts = [window(10 * n, steps=10, skipped=9, layout=CHAIN) for n in range(1, 6)]
     assert spelled([story.findings.update(part, [], 60) for part in parts]) == "- - - - end"
@@ -210,7 +210,7 @@ def test_window_skipped_in_part_by_amp_is_calm():
 
 
 def test_recurred_finding_is_the_same_one_with_another_episode():
-    story = Story()
+    story = AlertFeed()
     seen = [one for _ in range(17) for one in [*story.next(A), *story.calm()]]
     assert changes(seen) == [("start", 1), ("end", 1)] * 17
     assert [len(one.finding.episodes) for one in seen[::2]] == list(range(1, 18))
@@ -218,7 +218,7 @@ def test_recurred_finding_is_the_same_one_with_another_episode():
 
 
 def test_episodes_keep_their_own_start_end_and_worst_value():
-    story = Story()
+    story = AlertFeed()
     for values in ((2.0, 4.0, 3.0), (9.0, 9.0), (3.0, 3.0)):
         for value in values:
             story.next(A, value=value, rule=LAW)
@@ -231,7 +231,7 @@ def test_episodes_keep_their_own_start_end_and_worst_value():
 
 
 def test_evidence_that_overlaps_the_last_episode_starts_after_it():
-    story = Story()
+    story = AlertFeed()
     story.next(A)
     story.calm()
     (change,) = story.take([alert(A, 1)], step=7)
@@ -240,7 +240,7 @@ def test_evidence_that_overlaps_the_last_episode_starts_after_it():
 
 @pytest.mark.parametrize("change", ["start", "worse", "end", "back"])
 def test_change_keeps_the_newest_step_seen(change):
-    story = Story()
+    story = AlertFeed()
     seen = story.take([alert(A, 4)], reported=13, step=10)
     if change == "worse":
         seen = story.take([alert(A, 4), alert(B, 4)], reported=17)
@@ -255,7 +255,7 @@ def test_change_keeps_the_newest_step_seen(change):
 
 
 def test_different_name_makes_a_new_finding():
-    story = Story()
+    story = AlertFeed()
     reported = []
     for modules in ((A, B), (A,), (A, B, C, D), (B,)):  # named B, A, the whole block, B
         reported += changes(story.next(*modules))
@@ -266,7 +266,7 @@ def test_different_name_makes_a_new_finding():
 
 
 def test_after_its_end_another_module_of_the_path_is_a_new_finding():
-    story = Story(FORK)
+    story = AlertFeed(FORK)
     for module, number in (("model.3.conv", 1), ("model.1.conv", 2), ("model.3.conv", 1)):
         assert changes(story.next(module)) == [("start", number)]
         story.calm()
@@ -274,7 +274,7 @@ def test_after_its_end_another_module_of_the_path_is_a_new_finding():
 
 
 def test_recurrence_is_worse_relative_to_its_own_first_report():
-    story = Story()
+    story = AlertFeed()
     story.next(A, rule=LAW, value=9.0)
     story.calm()
     seen = [story.next(A, rule=LAW, value=value) for value in (2.0, 3.9, 4.0)]
@@ -284,7 +284,7 @@ def test_recurrence_is_worse_relative_to_its_own_first_report():
 
 @pytest.mark.parametrize("rule", RULES)
 def test_alternating_alerts_are_one_finding_reported_once(rule):
-    story = Story()
+    story = AlertFeed()
     seen = [one for n in range(100) for one in story.next(*[A] * (n % 2), rule=rule)]
     assert changes(seen) == [("start", 1)]
 
@@ -294,7 +294,7 @@ def test_alternating_alerts_are_one_finding_reported_once(rule):
 
 @pytest.mark.parametrize("rule", [name for name in ALARMS if name != "nonfinite"])
 def test_finding_that_outlasts_a_restart_has_not_recurred(rule):
-    story = Story()
+    story = AlertFeed()
     (start,) = story.next(A, rule=rule)
     for _ in range(9):
         story.findings.restart()
@@ -306,7 +306,7 @@ def test_finding_that_outlasts_a_restart_has_not_recurred(rule):
 @pytest.mark.parametrize("restarts", [False, True])
 @pytest.mark.parametrize("calm", [0, 4, CALM_STEPS - 1])
 def test_nan_again_within_a_few_steps_is_the_same_episode(calm, restarts):
-    story = Story()
+    story = AlertFeed()
     seen = [*story.next(A, rule="nonfinite")]
     for _ in range(3):
         if restarts:
@@ -318,7 +318,7 @@ def test_nan_again_within_a_few_steps_is_the_same_episode(calm, restarts):
 
 
 def test_nan_long_after_a_recovery_is_an_episode_of_its_own():
-    story, calm = Story(), CALM_STEPS
+    story, calm = AlertFeed(), CALM_STEPS
     seen = [*story.next(A, rule="nonfinite")]
     for _ in range(3):
         story.findings.restart()
@@ -332,7 +332,7 @@ def test_nan_long_after_a_recovery_is_an_episode_of_its_own():
 
 
 def test_nan_that_is_gone_after_a_resume_ends_as_soon_as_any_finding():
-    story = Story()
+    story = AlertFeed()
     seen = [*story.next(A, rule="nonfinite")]
     story.findings.restart(resumes=True)
     assert story.calm(CALM_WINDOWS - 1) == []
@@ -342,7 +342,7 @@ def test_nan_that_is_gone_after_a_resume_ends_as_soon_as_any_finding():
 
 
 def test_nan_that_returns_right_after_a_resume_goes_on():
-    story = Story()
+    story = AlertFeed()
     story.next(A, rule="nonfinite")
     story.findings.restart(resumes=True)
     assert story.calm(CALM_WINDOWS - 1) + story.next(A, rule="nonfinite") == []
@@ -363,7 +363,7 @@ def test_only_a_resume_shortens_the_calm(kind, ends):
 
 
 def test_calm_before_a_recovery_does_not_count():
-    story = Story()
+    story = AlertFeed()
     story.next(A)
     story.calm(4)
     story.findings.restart()
@@ -391,7 +391,7 @@ def test_calm_before_a_recovery_does_not_count():
 @pytest.mark.parametrize("rule", ["no_gradient", "nonfinite"])
 def test_alerts_on_one_path_are_one_finding_and_nan_is_one_anywhere(first, second, joins, rule):
     for modules in ([second], [first, second]):
-        story = Story(FORK)
+        story = AlertFeed(FORK)
         story.next(first, rule=rule)
         story.next(*modules, rule=rule)
         assert len(story.findings.all) == (1 if joins or rule == "nonfinite" else 2)
@@ -399,20 +399,20 @@ def test_alerts_on_one_path_are_one_finding_and_nan_is_one_anywhere(first, secon
 
 @pytest.mark.parametrize("rule", ["dead", "vanishing", "leaf_exploding"])
 def test_unrelated_paths_are_two_findings_even_if_they_start_together(rule):
-    seen = Story(FORK).next(LEFT, RIGHT, rule=rule)
+    seen = AlertFeed(FORK).next(LEFT, RIGHT, rule=rule)
     assert changes(seen) == [("start", 1), ("start", 2)]
     assert [one.finding.modules for one in seen] == [(RIGHT,), (LEFT,)]
 
 
 def test_paths_that_meet_nearest_to_the_loss_are_one_finding():
-    (change,) = Story(FORK).next(LEFT, RIGHT, "model.3", rule="vanishing")
+    (change,) = AlertFeed(FORK).next(LEFT, RIGHT, "model.3", rule="vanishing")
     assert (change.finding.module, change.finding.modules) == ("model.3", (LEFT, RIGHT, "model.3"))
-    (change,) = Story(FORK).next(f"{LEFT}.conv", f"{RIGHT}.conv", rule="nonfinite")
+    (change,) = AlertFeed(FORK).next(f"{LEFT}.conv", f"{RIGHT}.conv", rule="nonfinite")
     assert (change.change, change.finding.module) == ("start", f"{RIGHT}.conv")
 
 
 def test_two_findings_of_one_rule_are_independent():
-    story = Story(FORK)
+    story = AlertFeed(FORK)
     story.next(LEFT)
     assert changes(story.next(LEFT, RIGHT)) == [("start", 2)]
     assert changes([one for _ in range(CALM_WINDOWS) for one in story.next(RIGHT)]) == [("end", 1)]
@@ -420,7 +420,7 @@ def test_two_findings_of_one_rule_are_independent():
 
 
 def test_origin_of_a_nan_stays_after_clipping_spreads_it():
-    story = Story(FORK)
+    story = AlertFeed(FORK)
     first = ("model.3.bn", "model.4.conv")
     seen = story.next(*first, rule="nonfinite")
     seen += story.next(*(name for name in FORK.modules if name != WHOLE), rule="nonfinite")
@@ -430,7 +430,7 @@ def test_origin_of_a_nan_stays_after_clipping_spreads_it():
 
 
 def test_without_edges_each_block_is_separate():
-    story = Story(LAYOUT)
+    story = AlertFeed(LAYOUT)
     seen = [story.next(name) for name in ("model.0.conv", "model.0.bn", "model.1.bn")]
     assert [changes(one) for one in seen] == [[("start", 1)], [("worse", 1)], [("start", 2)]]
 
@@ -454,7 +454,7 @@ PAIRS = [
 
 @pytest.mark.parametrize(("stronger", "weaker"), PAIRS)
 def test_weaker_rule_on_the_path_of_a_stronger_one_is_not_reported(stronger, weaker):
-    story = Story(FORK)
+    story = AlertFeed(FORK)
     story.next(LEFT, rule=stronger)
     also_explained = [] if RULES[weaker].stays_in_head else ["model.4.conv"]
     for module in ("model.0.conv", LEFT, "model.3.bn", *also_explained):
@@ -466,7 +466,7 @@ def test_weaker_rule_on_the_path_of_a_stronger_one_is_not_reported(stronger, wea
 
 @pytest.mark.parametrize("weaker", RULES)
 def test_nonfinite_explains_everything_except_weight_overflow(weaker):
-    story = Story(FORK)
+    story = AlertFeed(FORK)
     story.next(LEFT, rule="nonfinite")
     seen = story.both(("nonfinite", LEFT), (weaker, f"{RIGHT}.conv"))
     is_reported = weaker == "weight_overflow"
@@ -479,7 +479,7 @@ def test_nonfinite_explains_everything_except_weight_overflow(weaker):
     [pair for pair in PAIRS if list(RULES).index(pair[0]) < list(RULES).index(pair[1])],
 )
 def test_stronger_rule_wins_when_two_start_together(stronger, weaker):
-    seen = Story(FORK).both((weaker, LEFT), (stronger, LEFT))
+    seen = AlertFeed(FORK).both((weaker, LEFT), (stronger, LEFT))
     assert rules_of(seen) == [("start", stronger)]
 
 
@@ -491,28 +491,28 @@ def test_stronger_rule_wins_when_two_start_together(stronger, weaker):
     ],
 )
 def test_weaker_rule_does_not_hide_a_stronger_one(first, second):
-    story = Story(FORK)
+    story = AlertFeed(FORK)
     story.next(LEFT, rule=first)
     assert rules_of(story.both((first, LEFT), (second, LEFT))) == [("start", second)]
 
 
 @pytest.mark.parametrize(("value", "is_reported"), [(1e10, False), (1e20, True)])
 def test_warning_does_not_explain_a_gradient_that_clipping_zeroes(value, is_reported):
-    story = Story()
+    story = AlertFeed()
     assert rules_of(story.next(A, rule="leaf_exploding")) == [("start", "leaf_exploding")]
     alerts = [alert(A, 2, rule="leaf_exploding"), alert(WHOLE, 2, rule="total_high", value=value)]
     assert rules_of(story.take(alerts, step=2)) == [("start", "total_high")] * is_reported
 
 
 def test_weaker_rule_is_reported_once_it_outlives_the_stronger_one():
-    story = Story(FORK)
+    story = AlertFeed(FORK)
     story.both(("vanishing", LEFT), ("leaf_vanishing", f"{LEFT}.conv"))
     seen = [rules_of(story.next(f"{LEFT}.conv", rule="leaf_vanishing")) for _ in range(6)]
     assert seen == [*[[]] * 4, [("end", "vanishing")], [("start", "leaf_vanishing")]]
 
 
 def test_weaker_finding_that_already_lasts_goes_on():
-    story = Story(FORK)
+    story = AlertFeed(FORK)
     story.next(f"{LEFT}.conv", rule="leaf_vanishing")
     story.both(("vanishing", LEFT), ("leaf_vanishing", f"{LEFT}.conv"))
     seen = [rules_of(story.next(LEFT, rule="vanishing")) for _ in range(CALM_WINDOWS)]
@@ -521,7 +521,7 @@ def test_weaker_finding_that_already_lasts_goes_on():
 
 
 def test_ended_weaker_finding_stays_ended_while_a_stronger_one_explains_it():
-    story = Story(FORK)
+    story = AlertFeed(FORK)
     story.next(LEFT, rule="vanishing")
     story.calm()
     seen = story.both(("nonfinite", LEFT), ("vanishing", LEFT))
@@ -534,7 +534,7 @@ def test_ended_weaker_finding_stays_ended_while_a_stronger_one_explains_it():
 
 @pytest.mark.parametrize("rule", NOTICES)
 def test_notice_is_reported_once_and_keeps_its_end(rule):
-    story = Story()
+    story = AlertFeed()
     quiet_and_not = ([], [A], *[[]] * 60, [A], [A, B, C, D], [])
     seen = [one for names in quiet_and_not for one in story.next(*names, rule=rule)]
     story.findings.restart()
@@ -553,7 +553,7 @@ def test_notice_is_reported_once_and_keeps_its_end(rule):
 @pytest.mark.parametrize("rule", RULES)
 def test_evidence_is_requested_from_the_first_step_where_the_rule_keeps_it(rule):
     """Once for each episode, and not for changes to worse or ended."""
-    story = Story()
+    story = AlertFeed()
     (start,) = story.take([alert(A, 7, rule=rule)], step=9)
     assert start.wants == ((7, 9) if RULES[rule].keeps_evidence else None)
     later = [one for n in (0, 0, 6) for one in (*story.next(A, B, rule=rule), *story.calm(n))]
@@ -561,7 +561,7 @@ def test_evidence_is_requested_from_the_first_step_where_the_rule_keeps_it(rule)
 
 
 def test_attached_file_is_named_until_another_is_attached():
-    story = Story()
+    story = AlertFeed()
     for file in ("evidence/1.json", "evidence/8.json"):
         (start,) = story.next(A, rule="spike")
         named = story.findings.reword(replace(start.finding, evidence=file))
@@ -623,11 +623,11 @@ def test_finding_is_named_after_the_widest_module_that_holds_nothing_else(layout
     ],
 )
 def test_weight_with_a_constant_input_is_not_the_source(layout, rule, dead, name):
-    (change,) = Story(layout).next(*dead, rule=rule)
+    (change,) = AlertFeed(layout).next(*dead, rule=rule)
     assert (change.finding.module, change.finding.modules) == (name, dead)
 
 
 def test_dead_units_are_named_where_they_are_and_not_where_they_are_read():
-    (change,) = Story(FORK).next("model.0.conv", f"{LEFT}.conv", rule="partly_dead")
+    (change,) = AlertFeed(FORK).next("model.0.conv", f"{LEFT}.conv", rule="partly_dead")
     assert change.finding.module == "model.0.conv"
     assert change.finding.modules == ("model.0.conv", f"{LEFT}.conv")

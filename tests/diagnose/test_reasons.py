@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from stories import CHAIN, LAW, A, B, Story, alert, spelled
+from alert_feed import CHAIN, LAW, A, AlertFeed, B, alert, spelled
 from values import window
 
 from yolo_gradwatch.diagnose import reasons, rule
@@ -20,7 +20,7 @@ def explanation(rank=5, kind="worded"):
     return Reason(kind, ("model.1.act",), (0.97,), rank)
 
 
-class TracedStory(Story):
+class TracedAlertFeed(AlertFeed):
     """A story with traces; ``explanations`` maps a step to its reason, ``asked`` lists lookups."""
 
     def __init__(self, monkeypatch, explanations):
@@ -55,7 +55,7 @@ class TracedStory(Story):
 
 @pytest.fixture
 def story(monkeypatch):
-    return lambda **said: TracedStory(
+    return lambda **said: TracedAlertFeed(
         monkeypatch, {int(k.removeprefix("at")): v for k, v in said.items()}
     )
 

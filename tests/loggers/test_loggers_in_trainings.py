@@ -93,10 +93,10 @@ def test_weights_are_identical_if_a_logger_raises(alone, broken):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_ultralytics_metrics_are_unchanged_at_every_step(alone, watched, broken, name):
-    metrics = alone.stored(name).theirs()
+    metrics = alone.stored(name).ultralytics_metrics()
     assert len(metrics["train/box_loss"]) == 4
-    assert watched.stored(name).theirs() == metrics
-    assert broken.stored(name).theirs() == (metrics if name != "tensorboard" else {})
+    assert watched.stored(name).ultralytics_metrics() == metrics
+    assert broken.stored(name).ultralytics_metrics() == (metrics if name != "tensorboard" else {})
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -201,7 +201,7 @@ def test_other_loggers(tmp_path, on):
     assert bare.code == ran.code == 0, bare.said + ran.said
     assert bare.weights == ran.weights
     stored = ran.stored(name)
-    assert stored.theirs() == bare.stored(name).theirs()
+    assert stored.ultralytics_metrics() == bare.stored(name).ultralytics_metrics()
     assert stored.runs == 1
     run = load_run(ran.folder / "run")
     steps = [0, 1, 2, 3] if name == "dvc" else [w.step_last for w in run.windows_in_order()]

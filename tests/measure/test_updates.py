@@ -10,7 +10,7 @@ import torch
 from oracle import check
 from short import FAKE
 from torch import nn
-from training import amp_trainer, shapes, witness
+from training import amp_trainer, recording_trainer, shapes
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.measure.capture import Capture
@@ -218,7 +218,7 @@ def test_file_matches_copies_made_around_the_step(tmp_path, oracle, optimizer, a
 
 @pytest.mark.train
 def test_skipped_step_has_no_update(tmp_path, oracle):
-    spoils = amp_trainer(witness(at=2, fault="nan"))
+    spoils = amp_trainer(recording_trainer(at=2, fault="nan"))
     run = check(tmp_path, oracle, data=shapes(16), trainer=spoils)
     whole = run.windows.query("module == 'model'").set_index("step_first")
     assert whole["update_ratio"].notna().tolist() == [True, False, True, True]

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 import psutil
 import pytest
-from short import FAKE, bits_of, told
+from short import FAKE, bits_of, warnings_of
 from values import window, write_run
 from watched import DEAD_PID
 
@@ -81,7 +81,7 @@ def test_files_of_a_run_on_another_machine_are_set_aside(tmp_path, caplog):
         pass
     after = files(tmp_path)
     assert after == {f"{name}.old": content for name, content in before.items()}
-    assert len(told(caplog)) == 1
+    assert len(warnings_of(caplog)) == 1
 
 
 def test_files_that_cannot_be_renamed_mean_the_folder_is_taken(tmp_path, monkeypatch):
@@ -151,7 +151,7 @@ def test_training_in_a_taken_folder_continues_unwatched(tmp_path, caplog):
     watch = GradWatch(live=False)
     trainer = FAKE.train(tmp_path, watch=watch)
     assert bits_of(trainer) == bits_of(FAKE.train(tmp_path / "alone"))
-    assert len(told(caplog)) == 1
+    assert len(warnings_of(caplog)) == 1
     report = watch.report()
     assert (report.status, report.steps, len(report.remarks)) == ("failed", 0, 1)
     assert {name: files(tmp_path / "run")[name] for name in before} == before

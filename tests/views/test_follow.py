@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from terminals import RULE, hear_ctrl_c, seen, set_terminal
+from terminals import RULE, seen, set_terminal, unblock_ctrl_c
 from terminals import Terminal as FakeTerminal
 from values import (
     LAWS,
@@ -727,7 +727,7 @@ def test_ctrl_c_restores_the_terminal(training, followed):
 def test_log_is_written_line_by_line(training):
     command = [*COMMAND, "review", training.folder, "--follow"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes, preexec_fn=hear_ctrl_c) as process:  # noqa: PLW1509
+    with subprocess.Popen(command, **pipes, preexec_fn=unblock_ctrl_c) as process:  # noqa: PLW1509
         patience = threading.Timer(60, process.kill)
         patience.start()
         assert process.stdout.readline().startswith("GradWatch is following")

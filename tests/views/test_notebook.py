@@ -13,7 +13,7 @@ from kernel import Kernel, Read
 from matplotlib.text import Text
 from PIL import Image
 from recording import Recording
-from short import FAKE, told
+from short import FAKE, warnings_of
 from shown import ODD, board_of, episode_of, finding_of
 from values import LAYOUT, Part, plan, sample, window, write_run
 from watched import CONV, DEAD, Training, watch
@@ -166,7 +166,7 @@ def test_failing_display_is_replaced_by_tables(  # noqa: PLR0913, PLR0917
         recording.step(sample(step))
     recording.end_epoch()
     recording.finish()
-    (warning,) = told(caplog)
+    (warning,) = warnings_of(caplog)
     assert "injected" in warning
     assert len(kernel.shown) == (0 if error else 1)
     assert load_run(tmp_path).report().status == "finished"
@@ -225,7 +225,7 @@ def test_every_training_has_its_own_display_without_a_view(tmp_path, kernel):
 def test_view_without_a_notebook_warns(tmp_path, caplog, what):
     watched = load_run(write_run(tmp_path, [window(1)])) if what == "run" else GradWatch()
     watched.view()
-    assert len(told(caplog)) == 1
+    assert len(warnings_of(caplog)) == 1
 
 
 # --- from files -----------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ console.error = console.warn = (...words) => trouble.push(words.join(" "));
 RUN_SCRIPT = """<script>
 const publish = (answer) => {{
   const place = document.createElement("pre");
-  place.id = "told";
+  place.id = "answer";
   place.textContent = JSON.stringify({{ trouble, answer }});
   document.body.append(place);
 }};

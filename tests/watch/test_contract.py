@@ -14,7 +14,7 @@ from itertools import groupby
 import pytest
 import torch
 from short import FAKE
-from short import told as warnings_in
+from short import warnings_of as warnings_in
 from torch.nn.utils import clip_grad_norm_
 from training import shapes, train
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from short import assert_nothing_left, at, bits_of, real, streams, told
+from short import assert_nothing_left, at, bits_of, real, streams, warnings_of
 
 from yolo_gradwatch import FormatError, GradWatch, load_run
 
@@ -59,7 +59,7 @@ def check(way, folder, caplog, *, live, warning, calls=()):  # noqa: PLR0913  # 
     assert streams() == before
     assert_nothing_left(trainer)
     assert bits_of(trainer) == way.bare()
-    said = told(caplog)
+    said = warnings_of(caplog)
     assert len({one.partition(".")[0] for one in said}) == len(said)  # one for each output
     assert all(warning in one for one in said)
     assert said
@@ -129,7 +129,7 @@ def test_training_that_saves_recreates_its_folder_as_usual(tmp_path, caplog):
         left = {path.name for path in (tmp_path / "run").iterdir()}
         assert left == {"results.csv", "weights"}
     assert weights[0] == weights[1]
-    (one,) = told(caplog)
+    (one,) = warnings_of(caplog)
     assert "No such file or directory" in one
 
 
@@ -157,5 +157,5 @@ def test_folder_that_is_moved_away_and_back_is_complete(faked, tmp_path, caplog,
     trainer = faked.spoiled(tmp_path, watch=watch, calls=calls)
     assert streams() == before
     assert bits_of(trainer) == faked.bare()
-    assert told(caplog) == []
+    assert warnings_of(caplog) == []
     assert load_run(watch.run_dir).report() == watch.report()

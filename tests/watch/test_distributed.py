@@ -104,7 +104,7 @@ def assert_tensorboard_has_it_once(folder):
     assert [step for step, _ in whole] == list(STEPS)
     windows = load_run(folder / "run").windows_in_order()
     assert [norm for _, norm in whole] == pytest.approx([w.norm_mean[0] for w in windows])
-    assert "train/box_loss" in stored.theirs()
+    assert "train/box_loss" in stored.ultralytics_metrics()
 
 
 def test_rank_0_records_reduced_gradients_and_the_launcher_finds_the_run(tmp_path, monkeypatch):
@@ -147,11 +147,11 @@ def test_rank_0_records_reduced_gradients_and_the_launcher_finds_the_run(tmp_pat
 @pytest.mark.full
 def test_launched_training_stops_and_the_exit_code_shows_it(tmp_path, monkeypatch, capfd):
     """A NaN on the other rank only is in the gradient of both."""
-    from two_processes import PLANT_NAN
+    from two_processes import INJECT_NAN
     from ultralytics.models.yolo import detect
 
     monkeypatch.setattr(detect, "DetectionTrainer", trainer_class())
-    monkeypatch.setenv(PLANT_NAN, "2")
+    monkeypatch.setenv(INJECT_NAN, "2")
     arguments = ["train", "model=yolo26n.yaml", f"data={shapes(12)}", *SMALL, "epochs=4"]
     options = [f"project={tmp_path}", "--stop-on", "nonfinite", "--no-live"]
     assert main([*arguments, *options]) == 3

@@ -4,7 +4,7 @@ from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
-from short import told
+from short import warnings_of
 
 from yolo_gradwatch import Output
 from yolo_gradwatch.runs.outputs import METHODS, OutputBase
@@ -47,14 +47,14 @@ def test_output_may_omit_any_method(caplog):
     fanout.window(None)
     fanout.end(None)
     fanout.close()
-    assert told(caplog) == []
+    assert warnings_of(caplog) == []
 
 
 def test_close_of_a_failed_output_fails_silently(caplog):
     bad = Logger(window=OSError("no connection"), close=ValueError("closed already"))
     serve(bad)
     assert bad.calls == ["window", "close"]
-    assert len(told(caplog)) == 1
+    assert len(warnings_of(caplog)) == 1
 
 
 def test_outputs_are_compared_by_identity():
@@ -78,7 +78,7 @@ def test_error_in_looking_up_a_method_counts_as_raised_by_it(caplog):
     bad = Lost()
     serve(bad)
     assert bad.calls == ["close"]
-    assert len(told(caplog)) == 1
+    assert len(warnings_of(caplog)) == 1
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
@@ -91,4 +91,4 @@ def test_interrupt_is_raised_and_all_outputs_are_closed(caplog, error, method):
     fanout.close()  # a second call does nothing
     assert first.calls[-1] == "close"
     assert first.calls.count("close") == 1
-    assert told(caplog) == []
+    assert warnings_of(caplog) == []

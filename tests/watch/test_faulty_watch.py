@@ -7,11 +7,11 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import planted
+import injected
 import psutil
 import pytest
 from commands import SMALL, failures, trained
-from short import assert_nothing_left, bare, bits_of, run, streams, told
+from short import assert_nothing_left, bare, bits_of, run, streams, warnings_of
 from training import shapes, small
 
 from yolo_gradwatch import GradWatch
@@ -73,7 +73,7 @@ ROOMS = ("plain", "measure", "diagnose", "runs", "views", "watch")
 @cache
 def running():
     """The functions that a watched training runs: from its start, and after its first epoch."""
-    names = {function.__code__: name for name, function in planted.places().items()}
+    names = {function.__code__: name for name, function in injected.places().items()}
     counts = (Counter(), Counter())
     phase = []
 
@@ -105,23 +105,23 @@ def check(folder, caplog, place, *, live, later):
 
     def inject(trainer):
         if not later or trainer.epoch == 1:
-            planted.plant(place, once=place in REPAIRS)
+            injected.inject(place, once=place in REPAIRS)
 
     event = "on_train_epoch_start" if later else "on_pretrain_routine_start"
     caplog.clear()  # before the streams are recorded: this gives its handler a new one
     before = streams()
-    with planted.cleared():
+    with injected.cleared():
         trainer = run(folder, watch=GradWatch(live=live), first=[(event, inject)])
-        assert planted.FIRED
+        assert injected.FIRED
     assert streams() == before
     assert_nothing_left(trainer)
     assert bits_of(trainer) == bare()
-    said = told(caplog)
+    said = warnings_of(caplog)
     assert said
     if place not in CLOSERS:
         assert not [f.path for f in psutil.Process().open_files() if str(folder) in f.path]
     assert len(set(said)) == len(said), said  # one for each part that is off from then on
-    assert all("planted" in one for one in said)
+    assert all("injected" in one for one in said)
     assert sum("stops watching" in one for one in said) <= 1
 
 
@@ -168,19 +168,19 @@ def test_error_in_any_of_our_functions_affects_only_the_watch(
 
 def test_watch_that_failed_to_start_does_not_pass_fail_on(tmp_path, capfd):
     arguments = ["train", f"model={small()}", f"data={shapes()}", *SMALL, f"project={tmp_path}"]
-    with planted.cleared():
-        planted.plant("watch.ultralytics.training.save_dir")
+    with injected.cleared():
+        injected.inject("watch.ultralytics.training.save_dir")
         assert main([*arguments, "--fail-on", "dead"]) == 1
-        assert planted.FIRED
+        assert injected.FIRED
     assert "failed under --fail-on: no training was watched\n" in capfd.readouterr().err
     assert not (tmp_path / "run" / "gradwatch.csv").exists()
 
 
 def test_watch_that_failed_midway_does_not_pass_fail_on(tmp_path, capfd):
-    with planted.cleared():
-        planted.plant("measure.capture.Capture.take")
+    with injected.cleared():
+        injected.inject("measure.capture.Capture.take")
         assert trained(tmp_path, "--fail-on=dead") == 1
-        assert planted.FIRED
+        assert injected.FIRED
     (failure,) = failures(capfd.readouterr().err)
     assert f"{tmp_path / 'run'}: " in failure
-    assert "planted" in failure
+    assert "injected" in failure

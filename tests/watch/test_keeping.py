@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from short import FAKE, assert_nothing_left, at, bits_of, spoil, told
+from short import FAKE, assert_nothing_left, at, bits_of, spoil, warnings_of
 from torch import nn
 from training import TINY, shapes, small
 
@@ -103,7 +103,7 @@ def test_failure_costs_the_copy_and_one_warning(tmp_path, monkeypatch, caplog, b
     """From the second epoch on, so that the copy of the first stays."""
     later = at("on_train_epoch_start", 2, lambda _trainer: monkeypatch.setattr(*broken))
     trainer, watch, run = trained(FAKE, tmp_path, calls=[later])
-    (said,) = told(caplog)
+    (said,) = warnings_of(caplog)
     assert LAST_HEALTHY in said
     (remark,) = watch.report().remarks
     assert remark in said
@@ -137,7 +137,7 @@ def test_training_that_saves_nothing_warns_and_is_watched(tmp_path, caplog, monk
     if lack == "event":
         monkeypatch.setattr(checkpoints, "EVENT", "on_no_such_event")
     _, watch, run = trained(FAKE, tmp_path, save=lack != "save")
-    (said,) = told(caplog)
+    (said,) = warnings_of(caplog)
     assert LAST_HEALTHY in said
     assert (run.meta.kept, watch.report().status, watch.report().steps) == ((), "finished", 8)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from short import at, bits_of, leave, spoil, told
+from short import at, bits_of, leave, spoil, warnings_of
 from training import needs
 from values import assert_same
 
@@ -222,7 +222,7 @@ def test_unreadable_items_have_no_rows_and_the_training_goes_on(tmp_path, caplog
     watch = GradWatch(live=False)
     FAKE.train(tmp_path, watch=watch, calls=calls, epochs=2, warmup_epochs=0)
     run = load_run(watch.run_dir)
-    assert told(caplog) == []
+    assert warnings_of(caplog) == []
     assert run.report().steps == 4
     early = run.losses[run.losses["step_first"] <= 2]
     assert set(early["item"]) == {"lr/0"}

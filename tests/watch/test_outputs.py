@@ -1,7 +1,7 @@
 """What a custom output receives in a training, in which order, and what happens if it raises."""
 
 import pytest
-from short import assert_nothing_left, at, bits_of, leave, ruin, spoil, starve, told
+from short import assert_nothing_left, at, bits_of, leave, ruin, spoil, starve, warnings_of
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.measure.capture import Capture
@@ -177,7 +177,7 @@ def test_output_that_raises_is_closed_and_nothing_else_changes(faked, tmp_path, 
     assert {call[0] for call in good} == set(METHODS)
     place = [call[0] for call in expected].index(method)
     assert bad == [*expected[: place + 1], *[("close",)] * (method != "close")]
-    (one,) = told(caplog)
+    (one,) = warnings_of(caplog)
     assert f"RecordingOutput.{method} raised OSError: no connection" in one
     assert bits_of(trainer) == bits_of(usual)
     assert_nothing_left(trainer)

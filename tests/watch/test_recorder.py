@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from recording import Recording
-from short import told
+from short import warnings_of
 from values import MEMBERS, sample
 
 from yolo_gradwatch import load_run
@@ -336,7 +336,7 @@ def test_on_finding_that_raises_costs_one_warning(tmp_path, clock, caplog):
     run_with_two_nans(tmp_path, on_finding=notify)
     assert list(load_run(tmp_path).alerts["event"]) == ["start"]
     assert len(found) == 1
-    assert len(told(caplog)) == 1
+    assert len(warnings_of(caplog)) == 1
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
@@ -396,7 +396,7 @@ def test_bug_in_our_text_costs_only_the_live_report(tmp_path, monkeypatch, caplo
     recording = Recording(tmp_path, live=live)
     take(recording, range(1, 4))
     recording.finish()
-    (warning,) = told(caplog)
+    (warning,) = warnings_of(caplog)
     assert "Terminal.end" in warning
     assert load_run(tmp_path).report() == recording.report()
     assert (recording.report().status, recording.pictures) == (

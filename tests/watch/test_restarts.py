@@ -9,7 +9,7 @@ import pytest
 import torch
 from nets import NET
 from short import at, leave, spoil
-from training import needs, witness
+from training import needs, recording_trainer
 from values import LAYOUT, grown, window, write_run
 
 from yolo_gradwatch import GradWatch, load_run
@@ -238,7 +238,7 @@ def test_total_covers_everything_that_is_trained(way, tmp_path, oracle, names):
 def test_thawed_layers_are_judged_and_a_replay_agrees(way, tmp_path):
     """A thawed block with a cut gradient, and evidence of a step before and after."""
     calls = [at("on_train_epoch_start", 2, thaw("model.0.", then=kill))]
-    options = {"images": 12, "freeze": 1, "kind": witness(way.base, at=11, fault="spike")}
+    options = {"images": 12, "freeze": 1, "kind": recording_trainer(way.base, at=11, fault="spike")}
     watch = GradWatch(live=False)
     way.train(tmp_path, watch=watch, calls=calls, **options)
     run, live = load_run(watch.run_dir), watch.report()

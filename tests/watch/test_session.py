@@ -23,7 +23,7 @@ from short import (
     spoil,
     starve,
     streams,
-    told,
+    warnings_of,
 )
 
 from yolo_gradwatch import GradWatch, load_run
@@ -164,7 +164,7 @@ def test_files_show_how_a_training_ended(way, tmp_path, caplog, error, status):
         way.spoiled(tmp_path, watch=watch, calls=[at("on_fit_epoch_end", 2, leave(error))])
     assert left.value is error
     assert streams() == before
-    assert told(caplog) == []
+    assert warnings_of(caplog) == []
     run = load_run(tmp_path / "run")
     assert run.report() == watch.report()
     assert (run.meta.status, watch.report().steps) == (status, 4)
@@ -183,7 +183,7 @@ def test_error_of_the_user_ends_the_training_as_without_the_watch(  # noqa: PLR0
     with pytest.raises(ZeroDivisionError, match=event):
         faked.spoiled(tmp_path, watch=watch, **{"first" if is_first else "calls": calls})
     assert streams() == before
-    assert told(caplog) == []
+    assert warnings_of(caplog) == []
     if event == "on_pretrain_routine_start":
         return  # there is no trainer yet
     assert_nothing_left(trainers[0])
@@ -274,7 +274,7 @@ def test_error_of_ours_ends_the_watch_but_not_the_training(  # noqa: PLR0913, PL
     trainer = faked.spoiled(tmp_path, watch=watch, calls=calls if is_begun else ())
     assert bits_of(trainer) == faked.bare()
     assert_nothing_left(trainer)
-    (one,) = told(caplog)
+    (one,) = warnings_of(caplog)
     assert "an internal error" in one
     assert "OSError: injected" in one
     assert watch.has_started == is_begun
@@ -309,7 +309,7 @@ def test_picture_that_cannot_be_drawn_costs_one_warning(
         monkeypatch.setattr(place, broken)
     watch = GradWatch(live=False)
     faked.train(tmp_path, watch=watch)
-    (one,) = told(caplog)
+    (one,) = warnings_of(caplog)
     assert "Picture.end raised ZeroDivisionError: injected" in one
     assert watch.report().status == "finished"
 
@@ -366,7 +366,7 @@ def test_trainer_that_cannot_be_watched_gets_one_warning_and_trains(  # noqa: PL
 ):
     kind, watch = make(way.base), GradWatch(live=False)
     trainer = way.train(tmp_path / "watched", kind=kind, watch=watch, epochs=2, save=True)
-    (one,) = told(caplog)
+    (one,) = warnings_of(caplog)
     assert why in one
     assert why in str(watch.report())
     assert (watch.report().status, watch.report().steps) == ("failed", steps)
@@ -394,7 +394,7 @@ def test_trainer_that_has_already_started_is_not_watched(faked, tmp_path, caplog
     watch = GradWatch(live=False)
     faked.train(tmp_path, calls=[("on_train_start", watch.attach)])
     assert watch._attachment.sessions == []
-    (one,) = told(caplog)
+    (one,) = warnings_of(caplog)
     assert "has already begun" in one
 
 
@@ -461,7 +461,7 @@ def test_watch_detached_in_a_training_ends_and_the_training_goes_on(  # noqa: PL
     trainer = faked.spoiled(tmp_path, watch=watch, **where)
     assert calls == [1]
     assert bits_of(trainer) == faked.bare()
-    assert told(caplog) == []
+    assert warnings_of(caplog) == []
     assert not [c for one in trainer.callbacks.values() for c in one if "gradwatch" in repr(c)]
     assert not {"preprocess_batch", "_do_train"} & set(vars(trainer))
     report, found = watch.report(), load_run(tmp_path / "run")
@@ -479,7 +479,7 @@ def test_watch_can_be_detached_by_its_own_callback(way, tmp_path, caplog):
     calls = [spoil("model.1.conv.weight", at=3)]
     way.train(tmp_path, watch=watch, calls=calls, save=True)  # it recovers from the NaN
     assert (watch.report().status, watch.report().steps) == ("interrupted", 3)
-    assert told(caplog) == []
+    assert warnings_of(caplog) == []
 
 
 def test_detached_watch_can_be_attached_again(way, tmp_path):

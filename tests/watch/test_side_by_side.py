@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, get_ident
 
 import pytest
-from short import assert_nothing_left, streams, told
-from training import brisk_trainer, shapes, small, trainer_of
+from short import assert_nothing_left, streams, warnings_of
+from training import fast_trainer, shapes, small, trainer_of
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.watch.gradwatch import sessions_of
@@ -38,7 +38,7 @@ def train_both(folder, watches):
     from ultralytics import YOLO
 
     together, outputs = Barrier(2, timeout=60), []
-    options = {"kind": brisk_trainer(), "model": small(), "epochs": 4, "imgsz": 32}
+    options = {"kind": fast_trainer(), "model": small(), "epochs": 4, "imgsz": 32}
     data = {name: shapes(images) for name, images in IMAGES.items()}
 
     def meet(_trainer):
@@ -78,7 +78,7 @@ def test_simultaneous_trainings_have_their_own_files(  # noqa: PLR0913, PLR0917 
     watches = [GradWatch(live=live)] * 2 if share else [GradWatch(live=live) for _ in range(2)]
     trained, outputs = train_both(tmp_path, watches)
     assert streams() == before
-    assert told(caplog) == []
+    assert warnings_of(caplog) == []
     for (thread, trainer), images in zip(trained, IMAGES.values(), strict=True):
         assert_nothing_left(trainer)
         run = load_run(trainer.save_dir)

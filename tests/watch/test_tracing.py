@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from short import FAKE, assert_nothing_left, at, bits_of, leave, real, spoil, starve, told
+from short import FAKE, assert_nothing_left, at, bits_of, leave, real, spoil, starve, warnings_of
 from torch import nn
 from training import needs, train
 
@@ -160,7 +160,7 @@ def test_error_in_a_hook_ends_only_the_traces(  # noqa: PLR0913, PLR0917  # case
     assert len(calls) == 61
     assert bits_of(trainer) == bits_of(bare)
     assert len(steps_of(run)) < 4
-    (line,) = told(caplog)
+    (line,) = warnings_of(caplog)
     assert error.__name__ in line
     report = watch.report()
     assert (report.status, report.steps) == ("finished", 8)

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 from devices import needs_cuda
-from short import at, bits_of, leave, spoil, told
-from training import HOME, official, train, witness
+from short import at, bits_of, leave, spoil, warnings_of
+from training import HOME, official, recording_trainer, train
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.views.heatmap import FINE, heatmap
@@ -152,7 +152,7 @@ def test_overflow_under_amp_is_a_notice(way, tmp_path):
 
 
 def test_steps_are_optimizer_steps_under_accumulation(way, tmp_path):
-    kind = witness(way.base)
+    kind = recording_trainer(way.base)
     report, _ = watched(way, tmp_path, images=80, kind=kind, epochs=2, nbs=16)
     assert report.steps == len(kind.notes) == 10  # from 40 batches
     assert sum(epoch.steps for epoch in report.epochs) == 10
@@ -237,7 +237,7 @@ def evidence_of(run, step):
 
 @pytest.mark.parametrize("interval", [1, 2])
 def test_nan_loss_leaves_a_file_with_what_its_step_consisted_of(way, tmp_path, interval):
-    kind, about = witness(way.base, at=3, fault="nan"), {"interval": interval}
+    kind, about = recording_trainer(way.base, at=3, fault="nan"), {"interval": interval}
     options = {"kind": kind, "about": about, "finds": ("nonfinite", "model"), **ACCUMULATED}
     report, run = watched(way, tmp_path, **options)
     (finding,) = report.findings
@@ -254,7 +254,7 @@ def test_nan_loss_leaves_a_file_with_what_its_step_consisted_of(way, tmp_path, i
 
 
 def test_spike_leaves_a_file_with_its_losses_and_the_loss_scale(way, tmp_path):
-    kind = witness(way.scaled(), at=7, fault="spike")
+    kind = recording_trainer(way.scaled(), at=7, fault="spike")
     options = {"kind": kind, "finds": ("spike", "model"), **ACCUMULATED, "images": 64}
     report, run = watched(way, tmp_path, **options)
     assert report.findings[0].step == 7
@@ -265,7 +265,7 @@ def test_spike_leaves_a_file_with_its_losses_and_the_loss_scale(way, tmp_path):
 
 
 def test_nan_in_one_gradient_leaves_a_file_with_the_other_norms(way, tmp_path):
-    kind = witness(way.base)
+    kind = recording_trainer(way.base)
     options = {"kind": kind, "calls": [spoil(WEIGHT, at=5)], **ACCUMULATED}
     report, run = watched(way, tmp_path, **options)
     assert evidence_of(run, 3) == {**kind.notes[2], "skipped": False}
@@ -381,7 +381,7 @@ def test_fault_cured_by_a_resume_ends_there(way, tmp_path):
 
 
 def test_spike_before_a_resume_keeps_its_file(way, tmp_path):
-    kind = witness(way.base, at=8, fault="spike")
+    kind = recording_trainer(way.base, at=8, fault="spike")
     before, run = resumed(way, tmp_path, IN_EPOCH_3, kind=kind)
     (old,), (new,) = before.report().findings, run.report().findings
     assert (old.rule, old.step) == (new.rule, new.step) == ("spike", 8)
@@ -402,7 +402,7 @@ def test_damaged_files_are_set_aside_on_resume(way, tmp_path, caplog):
     (folder / "gradwatch.json").write_text("{", encoding="utf-8")
     resumed = GradWatch(live=False)
     way.train(tmp_path, watch=resumed, resume=str(folder / "weights" / "last.pt"), save=True)
-    (one,) = told(caplog)
+    (one,) = warnings_of(caplog)
     assert "kept as *.old" in one
     assert (folder / "gradwatch.csv.old").exists()
     assert load_run(folder).report() == resumed.report()

@@ -6,7 +6,7 @@ from itertools import count
 from types import SimpleNamespace
 
 import pytest
-from healthy import cases, holds, watched
+from healthy import assert_healthy_trainings, cases, watched
 from training import TINY, needs, shapes, train
 
 from yolo_gradwatch import GradWatch
@@ -174,7 +174,7 @@ def test_data_sets_in_series_from_the_command_line(tmp_path, oracle, monkeypatch
     words = [f"{name}={value}" for name, value in arguments.items()]
     assert main(["train", "model=yolo26n.yaml", *words]) == 0
     (watch,) = watches
-    runs = holds(watch.sessions, oracle)
+    runs = assert_healthy_trainings(watch.sessions, oracle)
     assert [folder in run.folder.parents for run in runs] == [True, True]
 
 

@@ -23,7 +23,7 @@ def alert(module, step=1, *, rule="dead", value=3.0, affected=()):
     return Alert(rule, RULES[rule].severity, module, 1, step, value, 3.0, affected)
 
 
-class Story:
+class AlertFeed:
     """Feeds alerts to the findings of a run, window by window."""
 
     def __init__(self, layout=CHAIN, limits=None):

@@ -50,7 +50,7 @@ def cleared():
         restore()
 
 
-def plant(name, *, once=False):
+def inject(name, *, once=False):
     """Make a function raise from now on, or only at its next call."""
     function = places()[name]
     module = function.__module__
@@ -74,10 +74,10 @@ def fire():
     FIRED.append(name)
     if once:
         restore()
-    raise ZeroDivisionError("planted")
+    raise ZeroDivisionError("injected")
 
 
 def _broken(*_args, **_options):
-    import planted  # runs with the globals of the replaced function
+    import injected  # runs with the globals of the replaced function
 
-    planted.fire()
+    injected.fire()
