@@ -22,10 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from cause_faults import CASES, Case
 from machine import heading, table
-from trainings import HOME, SMALL, YOLO, draw_dataset
+from trainings import HOME, SMALL, YOLO, draw_classes, draw_dataset
 
 from yolo_gradwatch import GradWatch, load_run
-from yolo_gradwatch.demo.shapes import COLOURS, draw_image
 from yolo_gradwatch.diagnose.measured import KINDS
 
 if TYPE_CHECKING:
@@ -141,16 +140,7 @@ def _data(model: str) -> str:
     images = BATCH * STEPS // 2
     if not model.endswith("-cls"):
         return str(draw_dataset(HOME / "shapes", train=images, val=BATCH))
-    import random  # noqa: PLC0415  # only the classifier needs it
-
-    chance = random.Random(0)  # noqa: S311  # pictures, not secrets
-    for split, count in (("train", images), ("val", BATCH)):
-        for index in range(count):
-            image, boxes = draw_image(chance)
-            folder = HOME / "classes" / split / COLOURS[boxes[0][0]]
-            folder.mkdir(parents=True, exist_ok=True)
-            image.save(folder / f"{index:03}.png")
-    return str(HOME / "classes")
+    return str(draw_classes(HOME / "classes", train=images, val=BATCH))
 
 
 def main() -> None:

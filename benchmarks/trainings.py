@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import random
 import shutil
 import sys
 import tempfile
@@ -28,7 +29,7 @@ with contextlib.redirect_stdout(sys.stderr):  # the import prints the new settin
     from ultralytics.models.yolo.detect import DetectionTrainer
     from ultralytics.nn.modules import Conv  # noqa: F401  # for the scripts
 
-from yolo_gradwatch.demo.shapes import draw_dataset  # noqa: E402  # imports Ultralytics
+from yolo_gradwatch.demo.shapes import COLOURS, draw_dataset, draw_image  # noqa: E402  # imports Ultralytics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,8 +62,8 @@ FIRST = 50
 """Steps reported separately from the steady state: each of them is a window."""
 
 
-class InMemory(DetectionTrainer):
-    """Trainer that repeats batches loaded once, without checkpoints and validation.
+class Repeating:
+    """Mixin for a trainer: batches loaded once are repeated, without checkpoints and validation.
 
     Attributes:
         steps: Number of optimizer steps, each of one batch.
@@ -92,6 +93,10 @@ class InMemory(DetectionTrainer):
         """Skip the final validation: there is no checkpoint."""
 
 
+class InMemory(Repeating, DetectionTrainer):
+    """Detection trainer that repeats batches loaded once."""
+
+
 class _Repeated:
     """A data loader that repeats its batches."""
 
@@ -109,6 +114,18 @@ class _Repeated:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
+
+
+def draw_classes(folder: Path, *, train: int, val: int) -> Path:
+    """Draw images for a classifier, in a folder per colour of their first shape."""
+    chance = random.Random(0)  # noqa: S311  # pictures, not secrets
+    for split, count in (("train", train), ("val", val)):
+        for index in range(count):
+            image, boxes = draw_image(chance)
+            colour = folder / split / COLOURS[boxes[0][0]]
+            colour.mkdir(parents=True, exist_ok=True)
+            image.save(colour / f"{index:03}.png")
+    return folder
 
 
 class StepClock:

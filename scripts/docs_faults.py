@@ -1,7 +1,7 @@
 """Faults to inject for the pictures of the documentation: one for each rule that a fault can fire.
 
-Most come from the demo and the benchmarks; the others are defined here. Two rules have none,
-because they need a converged training: ``stray_step`` and ``converged``.
+Most come from the demo and the benchmarks; the others are defined here. ``converged`` and
+``stray_step`` need a converged training: a classifier that memorizes 16 images.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-V8, V26 = "yolov8n.yaml", "yolo26n.yaml"
+V8, V26, CLASSIFIER = "yolov8n.yaml", "yolo26n.yaml", "yolo26n-cls.yaml"
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,19 @@ def _multiply_updates(trainer: Any) -> None:
     trainer.optimizer.step = multiplied_step
 
 
+def _swap_labels(trainer: Any) -> None:
+    """Give each image of the next batch the label of another class."""
+    preprocess = trainer.preprocess_batch
+
+    def swapped(batch: Any) -> Any:
+        trainer.preprocess_batch = preprocess
+        batch = preprocess(batch)
+        batch["cls"] = (batch["cls"] + 1) % trainer.data["nc"]
+        return batch
+
+    trainer.preprocess_batch = swapped
+
+
 def _scale_block(net: Any) -> None:
     net.model[6] = LayerScale(net.model[6])
 
@@ -234,6 +247,12 @@ EXAMPLES: dict[str, Example] = {
         V8,
         48,
         SGD,
+    ),
+    "converged": Example(Fault("16 images are memorized"), CLASSIFIER, 1200),
+    "stray_step": Example(
+        Fault("the labels of one batch are wrong in step 1,001", begin=at_step(1001, _swap_labels)),
+        CLASSIFIER,
+        1200,
     ),
 }
 """Each example by the rule that it fires."""

@@ -126,7 +126,7 @@ def _example(rule: Rule, examples: Mapping[str, Any]) -> Iterator[str]:
         yield "No injected fault shows this rule in a short training."
         yield ""
         return
-    yield f"**Example.** {own['model']}, {own['steps']} steps, injected: {own['fault']}."
+    yield f"**Example.** {own['model']}, {own['steps']:,} steps; {own['fault']}."
     yield ""
     yield f"> {own['message']}"
     yield ""

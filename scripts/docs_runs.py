@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
-from trainings import HOME, ONE_EPOCH, YOLO, InMemory, draw_dataset
+from trainings import HOME, ONE_EPOCH, YOLO, Repeating, draw_classes, draw_dataset
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.views.png.look import light
@@ -32,15 +32,24 @@ def trained(example: Example, name: str) -> Run:
     net = YOLO(example.model)
     example.fault.inject(net)
     watch = GradWatch(live=False, loggers=()).attach(net)
-    data = draw_dataset(HOME / f"shapes-{example.empty}", train=16, val=1)
-    for label in sorted((data.parent / "labels" / "train").iterdir())[: example.empty]:
-        label.write_text("", encoding="utf-8")
+    data = _data(example)
     options = {**ONE_EPOCH, **example.fault.options, **example.options}
-    kind = type("Timed", (InMemory,), {"steps": example.steps})
+    base = net.task_map[net.task]["trainer"]
+    kind = type("Timed", (Repeating, base), {"steps": example.steps})
     no_checkpoint = contextlib.suppress(FileNotFoundError)  # YOLO.train looks for one
     with contextlib.redirect_stdout(sys.stderr), no_checkpoint:
         net.train(trainer=kind, data=str(data), project=str(HOME / "runs"), name=name, **options)
     return load_run(watch.run_dir)
+
+
+def _data(example: Example) -> Path:
+    """Draw the images of an example, some of them without labels."""
+    if example.model.endswith("-cls.yaml"):
+        return draw_classes(HOME / "classes", train=16, val=4)
+    data = draw_dataset(HOME / f"shapes-{example.empty}", train=16, val=1)
+    for label in sorted((data.parent / "labels" / "train").iterdir())[: example.empty]:
+        label.write_text("", encoding="utf-8")
+    return data
 
 
 def keep(figure: Figure, name: str, width: int = WIDTH) -> None:

@@ -24,8 +24,10 @@ def overhead():
 
 @pytest.fixture
 def clock(monkeypatch, overhead):
+    import meter
+
     clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
-    monkeypatch.setattr(overhead, "time", clock)
+    monkeypatch.setattr(meter, "time", clock)
     return clock
 
 

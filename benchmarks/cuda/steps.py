@@ -14,9 +14,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import meter
 import overhead
 import torch
-from overhead import PARTS, Measured
+from meter import PARTS
+from overhead import Measured
 from torch.profiler import ProfilerActivity, profile, record_function
 from trainings import FIRST, StepClock, training
 
@@ -168,7 +170,7 @@ def _marked() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for owner, name in (function for part in PARTS.values() for function in part):
             original = vars(owner).get(name)
-            stack.callback(overhead._restore, owner, name, original)  # noqa: SLF001  # as a Meter
+            stack.callback(meter.restore, owner, name, original)  # as a Meter
             setattr(owner, name, _marking(getattr(owner, name)))
         yield
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-import overhead
+import meter
 import torch
-from overhead import PARTS
+from meter import PARTS
 from peers import BARE, WAYS
 from trainings import StepClock, training
 
@@ -107,7 +107,7 @@ class Waits:
         with contextlib.ExitStack() as stack:
             for owner, name in (function for part in PARTS.values() for function in part):
                 original = vars(owner).get(name)
-                stack.callback(overhead._restore, owner, name, original)  # noqa: SLF001  # as a Meter
+                stack.callback(meter.restore, owner, name, original)  # as a Meter
                 setattr(owner, name, self.marked(getattr(owner, name)))
             yield
 
