@@ -486,6 +486,7 @@ def test_criteria_for_a_remedy_that_helped(monkeypatch, left, losses, phrase, he
     assert [*remedies.tried(trial, control, 4)][-1] == helped
 
 
+@pytest.mark.full
 @pytest.mark.train
 def test_remedy_is_applied(monkeypatch):
     import remedies

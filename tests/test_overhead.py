@@ -88,6 +88,7 @@ def test_short_training_has_no_steady_state(overhead):
     assert (one.first, one.steady, one.parts) == ([1.0], [], [])
 
 
+@pytest.mark.full
 @pytest.mark.train
 def test_bare_and_watched_trainings_alternate(overhead, monkeypatch, capsys):
     """Measure pairs of a bare and a watched training: step times and seconds of our parts."""

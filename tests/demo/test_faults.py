@@ -15,7 +15,7 @@ from yolo_gradwatch.views.terminal.output import Terminal
 from yolo_gradwatch.views.terminal.panel import Panel
 
 FAULTY = [name for name, fault in FAULTS.items() if fault.rule]
-OFTEN = ("gradient-cut", "nan", "loss-spike", "detached")
+OFTEN = ("gradient-cut", "nan")
 """Faults injected in every test run; the others run in the full tier."""
 
 

@@ -92,7 +92,7 @@ def first_finding(training, start, steps, change):
     return None
 
 
-LATE = [1000, 20_000, pytest.param(200_000, marks=pytest.mark.slow)]
+LATE = [1000, 20_000, pytest.param(200_000, marks=pytest.mark.full)]
 
 
 @pytest.mark.parametrize("start", LATE)

@@ -63,6 +63,7 @@ def module_names():
     return {name or "model" for name, module in found if list(module.parameters())}
 
 
+@pytest.mark.full
 def test_norms_of_a_compiled_model_use_its_own_module_names(tmp_path, oracle, monkeypatch):
     """Uses ``aot_eager``, because ``inductor`` compiles YOLO26n for minutes on a CPU."""
     import torch

@@ -62,9 +62,7 @@ def test_every_generation_of_models(tmp_path, oracle, model):
     watched(tmp_path, oracle, model=model, imgsz=128 if "p6" in model else 64, steps=6)
 
 
-TRANSFORMERS = cases("yolov8n-rtdetr.yaml") + cases(
-    "rtdetr-l.yaml", "rtdetr-resnet50.yaml", marks=full
-)
+TRANSFORMERS = cases("yolov8n-rtdetr.yaml", "rtdetr-l.yaml", "rtdetr-resnet50.yaml", marks=full)
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
