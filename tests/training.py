@@ -79,6 +79,13 @@ def small():
     return str(path)
 
 
+def of_trials(folder):
+    """The arguments of trials in folders of their own, of eight steps each."""
+    options = {**TINY, "model": small(), "data": shapes(16), "project": str(folder), "epochs": 2}
+    options |= {"val": True, "warmup_epochs": 0}
+    return {name: one for name, one in options.items() if name not in {"name", "exist_ok"}}
+
+
 def train(  # noqa: PLR0913  # as few as there are kinds of trainings
     folder, *, watch=None, model="yolo26n.yaml", data=None, trainer=None, calls=(), **options
 ):
