@@ -230,29 +230,20 @@ def leaking(name, method):
 
 
 def checked(witness):
-    """Look at a training before it begins, from Python."""
+    """Look at a training before it begins, from Python and by the command; steps and exit code."""
+    from training import TINY, shapes, small
     from ultralytics import YOLO
 
     from yolo_gradwatch import GradWatch
 
-    options = of_check(witness)
-    return GradWatch.check(YOLO(options.pop("model")), steps=3, **options).steps
-
-
-def checked_by_command(witness, *arguments):
-    """The same by the command; its exit code."""
-    given = [f"{name}={value}" for name, value in of_check(witness).items()]
-    return command(witness, "check", "--steps", "3", *arguments, *given)
-
-
-def of_check(witness):
-    """The arguments of a small training."""
-    from training import TINY, shapes, small
-
     witness.during = "data"
-    options = {**TINY, "model": small(), "data": shapes(40)}
-    witness.during = "check"
-    return {name: one for name, one in options.items() if name not in {"name", "exist_ok"}}
+    options = {name: one for name, one in TINY.items() if name not in {"name", "exist_ok"}}
+    options |= {"model": small(), "data": shapes(40)}
+    given = [f"{name}={value}" for name, value in options.items()]
+    witness.during = "python"
+    report = GradWatch.check(YOLO(options.pop("model")), steps=3, **options)
+    witness.during = "command"
+    return [report.steps, command(witness, "check", "--steps", "3", *given)]
 
 
 def planted(witness, code):
