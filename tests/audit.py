@@ -19,8 +19,11 @@ from pathlib import Path
 
 OURS = str(Path(find_spec("yolo_gradwatch").origin).parent) + os.sep
 ULTRALYTICS = str(Path(find_spec("ultralytics").origin).parent) + os.sep
+PACKAGES = [path for path in sys.path if Path(path).name in {"dist-packages", "site-packages"}]
+"""More than one folder, where an environment adds to another one."""
+
 LIBRARIES = tuple(
-    {sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    {path + os.sep for path in (*map(sysconfig.get_path, ("stdlib", "platstdlib")), *PACKAGES)}
 )
 LOGGERS = (
     *("tensorboard", "torch/utils/tensorboard", "tensorboardX"),
@@ -63,7 +66,8 @@ class Witness:
         paths = changed_paths(event, args)
         if not (paths or event.startswith(OTHERS)):
             return
-        by, is_import = cause(sys._getframe(1))
+        frame = sys._getframe().f_back  # None as a thread begins
+        by, is_import = cause(frame)
         if by:
             self.events.append(
                 {
@@ -71,11 +75,23 @@ class Witness:
                     "paths": paths,
                     "args": [told(arg) for arg in args],
                     "by": by,
-                    "from": place(sys._getframe(1)),
+                    "from": place(frame),
                     "is_import": is_import,
                     "during": self.during,
                 }
             )
+
+
+class Diary(Witness):
+    """The same for a process that may be killed: each event is in a file at once, as JSON."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.events = self
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+
+    def append(self, event):
+        self._file.write(json.dumps(event) + "\n")
 
 
 def changed_paths(event, args):
@@ -189,27 +205,44 @@ def shown(witness, folder):
 
 
 def logging(witness, asked):
-    """Train as `logged.py` does, with loggers that Ultralytics opens; which were loaded."""
+    """Train as `logged.py` does, with loggers that Ultralytics opens; which were loaded.
+
+    Their adapters open a socket too, so that they are seen to be audited.
+    """
     import logged
 
+    for name in json.loads(asked)["settings"]:
+        kind = logged.LOGGERS[name]
+        kind.send = leaking(name, kind.send)
     sys.argv[1:] = [asked]
     witness.during = "training"
     logged.main()
     return [name for name in logged.PACKAGES if name in sys.modules]
 
 
+def leaking(name, method):
+    """A method that opens a socket first, as if it stood in the package."""
+    source = f"import socket\ndef {name}(*args):\n socket.socket().close()\n return method(*args)"
+    known = {"method": method}
+    exec(compile(source, f"{OURS}planted.py", "exec"), known)  # noqa: S102  # the test's own
+    return known[name]
+
+
 def checked(witness):
-    """Look at a training before it begins, from Python."""
+    """Look at a training before it begins, from Python and by the command; steps and exit code."""
     from training import TINY, shapes, small
     from ultralytics import YOLO
 
     from yolo_gradwatch import GradWatch
 
     witness.during = "data"
-    data = shapes(40)
-    witness.during = "check"
     options = {name: one for name, one in TINY.items() if name not in {"name", "exist_ok"}}
-    return GradWatch.check(YOLO(small()), steps=3, data=data, **options).steps
+    options |= {"model": small(), "data": shapes(40)}
+    given = [f"{name}={value}" for name, value in options.items()]
+    witness.during = "python"
+    report = GradWatch.check(YOLO(options.pop("model")), steps=3, **options)
+    witness.during = "command"
+    return [report.steps, command(witness, "check", "--steps", "3", *given)]
 
 
 def planted(witness, code):

@@ -16,6 +16,19 @@ HIDES = ("PYTEST_", "GITHUB_", "RUNNER_OS", "WANDB_", "MLFLOW_", "COMET_", "CLEA
 """Prefixes of variables that disable Ultralytics' loggers or redirect them."""
 
 
+def offline(folder):
+    """Variables that have each logger store in a folder what it would send."""
+    return {
+        "WANDB_MODE": "offline",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
+        "COMET_START_ONLINE": "0",
+        "COMET_OFFLINE_DIRECTORY": str(folder / "comet"),
+        "CLEARML_OFFLINE_MODE": "1",
+        "HOME": str(folder),
+        "YOLO_CONFIG_DIR": str(folder / "config"),  # which of them are on is a setting
+    }
+
+
 @dataclass(frozen=True, eq=False)
 class Ran:
     """A finished training.
@@ -48,15 +61,9 @@ def train(folder, *, python=sys.executable, **asked):
         env={
             **inherited,
             "PYTHONPATH": str(SCRIPT.parents[1]),
-            "YOLO_CONFIG_DIR": str(folder / "config"),
             "YOLO_AUTOINSTALL": "false",
             "MPLCONFIGDIR": mpl.get_cachedir(),
-            "HOME": str(folder),
-            "WANDB_MODE": "offline",
-            "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
-            "COMET_START_ONLINE": "0",
-            "COMET_OFFLINE_DIRECTORY": str(folder / "comet"),
-            "CLEARML_OFFLINE_MODE": "1",
+            **offline(folder),
         },
         cwd=folder,
         capture_output=True,

@@ -5,10 +5,12 @@
 OPTIONS are those of ``train`` as JSON, with the model's file. Half of the trials of
 ``model.tune(use_ray=True)`` have a gain that makes their loss Inf. With ``own``, there
 are two more in a trainable of the user's own. The last line is what came of each trial, as JSON.
+With AUDIT_FOLDER in the environment, each of them also does what an audit must see.
 """
 
 import inspect
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -18,16 +20,29 @@ from ray.tune.schedulers import ASHAScheduler
 from ultralytics import YOLO
 from ultralytics.utils.tuner import run_ray_tune
 
+import yolo_gradwatch
 from yolo_gradwatch import GradWatch
 
 GAINS = tune.grid_search([0.5, 1e39])
 OURS = "gradwatch/"
 
 
+class Leak:
+    """An output that opens a socket, as if it stood in the package."""
+
+    def start(self, _run):
+        """Open it."""
+        file = str(Path(yolo_gradwatch.__file__).with_name("planted.py"))
+        exec(compile("import socket; socket.socket().close()", file, "exec"))  # noqa: S102
+
+
+OUTPUTS = [Leak()] if "AUDIT_FOLDER" in os.environ else []
+
+
 def tuned(options, trials):
     """Sweep as a user of Ultralytics does."""
     model = YOLO(options["model"])
-    GradWatch(stop_on=["nonfinite"]).attach(model)
+    GradWatch(stop_on=["nonfinite"], outputs=OUTPUTS).attach(model)
     known = inspect.signature(run_ray_tune).parameters
     chosen = {"search_alg": "random"} if "search_alg" in known else {}
     given = {**options, "name": "tuned", "space": {"cls": GAINS}, "grace_period": 1}
@@ -40,7 +55,7 @@ def own(options):
 
     def trainable(config):
         model = YOLO(options["model"])
-        GradWatch(live=False, stop_on=["nonfinite"]).attach(model)
+        GradWatch(live=False, stop_on=["nonfinite"], outputs=OUTPUTS).attach(model)
         model.train(**options, name=f"own{config['cls']:g}", cls=config["cls"])
 
     scheduler = ASHAScheduler(

@@ -5,10 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import json
-import os
-import re
 import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from html import unescape
@@ -18,8 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from audit import OURS
-from logging_run import HIDES
+from audited import TREES, World, audit_loggers, audit_sweep, is_in, trouble, written
 from values import Part, plan, window, write_run
 from watched import Training
 
@@ -40,162 +36,22 @@ from yolo_gradwatch.runs.schema import (
     WINDOWS_FILE,
 )
 
-SCRIPT = Path(__file__).with_name("audit.py")
-OFFLINE = ("tensorboard", "wandb", "mlflow")
-OFFLINE_ONLY = {"WANDB_MODE": "offline", "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}
-"""Keep loggers from a server."""
+LOGGERS = [
+    ("tensorboard", "wandb", "mlflow"),
+    *(pytest.param((name,), marks=pytest.mark.full) for name in ("comet", "clearml", "dvc")),
+]
+PACKAGES = {"comet": "comet_ml", "dvc": "dvclive"}
+
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs yolo-gradwatch[ray]")
 
 DRAFT = f".{Path(LAST_HEALTHY).name}.tmp"
-TREES = {
-    path.relative_to(OURS).with_suffix("").as_posix(): ast.parse(path.read_text("utf-8"))
-    for path in Path(OURS).rglob("*.py")
-}
-
 
 # --- a process of its own, and what it may do -----------------------------------------------------
-
-
-class World:
-    """A home, a folder for temporary files and a place to stand, all of them empty at first."""
-
-    def __init__(self, root):
-        self.root = root
-        self.fonts = root / "matplotlib"
-        self.here = root / "here"
-        self.report = root / "report.json"
-        for name in ("home", "temporary", "here"):
-            (root / name).mkdir()
-        home, temporary = (str(root / name) for name in ("home", "temporary"))
-        self._environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("XDG_")},
-            "HOME": home,
-            "USERPROFILE": home,
-            "TMPDIR": temporary,
-            "MPLCONFIGDIR": str(self.fonts),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "TERM": "xterm",
-            "COLUMNS": "100",
-            "LINES": "50",
-        }
-
-    def start(self, job, *arguments, **pipes):
-        """Begin a job of `audit`."""
-        command = [sys.executable, SCRIPT, self.report, job, *map(str, arguments)]
-        return subprocess.Popen(command, cwd=self.here, env=self._environment, **pipes)
-
-    def run(self, job, *arguments, **variables):
-        """What was seen of a job of `audit`, with more variables of the environment."""
-        hidden = [n for n in self._environment if n.startswith(HIDES)] if variables else []
-        self._environment = {n: v for n, v in self._environment.items() if n not in hidden}
-        self._environment |= variables
-        with self.start(job, *arguments, stdout=subprocess.DEVNULL) as process:
-            assert process.wait(timeout=300) == 0
-        return self.seen()
-
-    def run_in_terminal(self, job, *arguments):
-        """The same, and what the job has shown on a terminal."""
-        pty = pytest.importorskip("pty")
-        ours, its = pty.openpty()
-        shown = b""
-        with self.start(job, *arguments, stdin=its, stdout=its, stderr=its) as process:
-            os.close(its)
-            while part := read_terminal(ours):
-                shown += part
-            assert process.wait(timeout=300) == 0
-        os.close(ours)
-        return self.seen(), re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown.decode("utf-8", "replace"))
-
-    def seen(self):
-        return json.loads(self.report.read_text("utf-8"))
-
-    def files(self):
-        """Every file and what is in it, links by where they point to."""
-        return {
-            str(path.relative_to(self.root)): str(path.readlink())
-            if path.is_symlink()
-            else path.read_bytes()
-            for path in self.root.rglob("*")
-            if path.is_symlink() or path.is_file()
-        }
-
-
-def read_terminal(end):
-    """What a terminal shows next; nothing once no process has it any more."""
-    try:
-        return os.read(end, 65536)
-    except OSError:
-        return b""
 
 
 @pytest.fixture
 def world(tmp_path):
     return World(tmp_path)
-
-
-ANNOTATIONS = {
-    ast.unparse(note)
-    for tree in TREES.values()
-    for node in ast.walk(tree)
-    for note in (getattr(node, "annotation", None), getattr(node, "returns", None))
-    if note
-}
-EVALUATORS = ("typing.", "inspect.", "annotationlib.")
-DEFINERS = ("dataclasses.", "collections.namedtuple")
-
-LOOKS = {"cc", "fc-list", "gcc", "ld", "ldconfig", "objdump", "system_profiler"}
-"""Programs that torch and matplotlib ask for libraries and fonts while they are imported."""
-
-
-def trouble(events, *places):
-    """Of what the package has caused, that which it promises not to do; it may write in places."""
-    found = [(event, complaint(event, places)) for event in events]
-    return [f"{event['during']}, {event['by']}: {told}" for event, told in found if told]
-
-
-def complaint(event, places):
-    """What is wrong with an event, "" if nothing is."""
-    name, paths = event["event"], event["paths"]
-    outside = [path for path in paths if path != os.devnull and not is_in(path, places)]
-    if outside:
-        return f"{name} {' '.join(outside)}"
-    if paths or name == "import" or is_loading(event) or is_definition(event):
-        return ""
-    return f"{name} {event['args']}"
-
-
-def is_in(path, places):
-    return any(path == str(place) or path.startswith(f"{place}{os.sep}") for place in places)
-
-
-def is_loading(event):
-    """Whether this is how Python imports a module, or what torch and matplotlib do then."""
-    name, first = event["event"], event["args"][0]
-    if name in {"subprocess.Popen", "os.posix_spawn"}:
-        return event["is_import"] and Path(first).name in LOOKS
-    if event["by"] == "ddp.gpus" and name.startswith("ctypes."):
-        return True  # torch counts CUDA devices
-    kinds = ("compile", "exec", "marshal.loads", "code.__new__", "ctypes.", "_thread.")
-    return event["is_import"] and name.startswith(kinds)
-
-
-def is_definition(event):
-    """Whether this defines a class, reads an annotation, or parses source that is never run."""
-    name, by, source = event["event"], event["by"], event["from"]
-    if by == "contract._calls":
-        return name == "compile" and source == "ast.parse"
-    if name not in {"compile", "exec"}:
-        return False
-    if source == "basevalidators.build_validator":
-        return True  # plotly 7 evaluates the name of a class of its own
-    if by.endswith(".<module>") and source.startswith(DEFINERS):
-        return True
-    return source.startswith(EVALUATORS) and (name == "exec" or event["args"][0] in ANNOTATIONS)
-
-
-def written(events, during=None):
-    """The files that the package has written, removed or renamed."""
-    events = [event for event in events if during in {None, event["during"]}]
-    return {path for event in events for path in event["paths"] if path != os.devnull}
 
 
 # --- the audit itself -----------------------------------------------------------------------------
@@ -217,6 +73,7 @@ VIOLATIONS = {
     "runs a shell": "import os; os.system('true')",
     "loads a library": "import ctypes; ctypes.CDLL(None)",
     "writes": "open('elsewhere', 'w').close()",
+    "has a library write": "import numpy; numpy.save('saved', 0)",
     "writes with a descriptor": "import os; os.close(os.open('low', os.O_WRONLY | os.O_CREAT))",
     "makes a folder": "from pathlib import Path; Path('folder').mkdir()",
     "renames": "import os; os.rename('elsewhere', 'renamed')",
@@ -312,17 +169,19 @@ def test_a_training_in_a_notebook_writes_into_its_folder_only(world):
 
 @pytest.mark.train
 def test_a_look_before_a_training_writes_into_a_temporary_folder_that_it_removes(world):
+    """From Python, and as a command."""
     seen = world.run("checked")
-    assert seen["outcome"] == 3
+    assert seen["outcome"] == [3, 0]
     temporary = world.root / "temporary"
-    events = [event for event in seen["events"] if event["during"] != "data"]
-    inside = [event for event in events if not is_of_folder(event, temporary)]
-    assert len(inside) < len(events)
-    assert trouble(inside, temporary, world.fonts) == []
-    paths = {Path(path) for path in written(inside) if is_in(path, [temporary])}
-    assert {path.name for path in paths} >= {WINDOWS_FILE, META_FILE}
-    assert {path.relative_to(temporary).parts[0][:15] for path in paths} == {"yolo-gradwatch-"}
-    assert not [path for path in paths if path.exists()]
+    for during in ("python", "command"):
+        events = [event for event in seen["events"] if event["during"] == during]
+        inside = [event for event in events if not is_of_folder(event, temporary)]
+        assert len(inside) < len(events)
+        assert trouble(inside, temporary, world.fonts) == []
+        paths = {Path(path) for path in written(inside) if is_in(path, [temporary])}
+        assert {path.name for path in paths} >= {WINDOWS_FILE, META_FILE}
+        assert {path.relative_to(temporary).parts[0][:15] for path in paths} == {"yolo-gradwatch-"}
+        assert not [path for path in paths if path.exists()]
     assert list(world.here.iterdir()) == []
 
 
@@ -336,16 +195,25 @@ def is_of_folder(event, temporary):
 
 
 @pytest.mark.train
-@pytest.mark.skipif(not all(map(find_spec, OFFLINE)), reason="a logger is not installed")
-def test_an_adapter_of_a_logger_uses_no_network_process_or_file_of_its_own(world):
-    asked = {"settings": OFFLINE, "watch": {}}
-    config = str(world.root / "config")  # which of them are on is a setting
-    seen = world.run("logging", json.dumps(asked), YOLO_CONFIG_DIR=config, **OFFLINE_ONLY)
-    assert {*seen["outcome"]} >= {*OFFLINE}
-    assert trouble(seen["events"], world.here / "run", world.here / "data", world.fonts) == []
-    sent = b"".join(path.read_bytes() for path in (world.here / "run").glob("events.out.*"))
-    assert b"gradwatch/" in sent
-    assert (world.here / "run" / META_FILE).is_file()
+@pytest.mark.parametrize("names", LOGGERS, ids="-".join)
+def test_an_adapter_of_a_logger_uses_no_network_process_or_file_of_its_own(world, names):
+    if missing := [name for name in names if not find_spec(PACKAGES.get(name, name))]:
+        pytest.skip(f"{missing[0]} is not installed")
+    planted, others = audit_loggers(world, names)
+    assert planted == [*names]
+    assert others == []
+
+
+@needs_ray
+@pytest.mark.train
+@pytest.mark.full
+def test_a_trial_of_a_sweep_writes_into_its_folder_only(world):
+    """Every process of Ray is audited from its start."""
+    trials = audit_sweep(world)
+    assert Counter(name[:3] for name in trials) == {"own": 2, "tun": 2}
+    for planted, others in trials.values():
+        assert len(planted) == 1
+        assert others == []
 
 
 def assert_trained(world, seen, folder, *data, evidence=(), others=()):

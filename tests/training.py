@@ -79,6 +79,13 @@ def small():
     return str(path)
 
 
+def trial_options(folder):
+    """Return arguments for trials of eight steps, each in its own folder."""
+    options = {**TINY, "model": small(), "data": shapes(16), "project": str(folder), "epochs": 2}
+    options |= {"val": True, "warmup_epochs": 0}
+    return {name: one for name, one in options.items() if name not in {"name", "exist_ok"}}
+
+
 def train(  # noqa: PLR0913  # the options of a training
     folder, *, watch=None, model="yolo26n.yaml", data=None, trainer=None, calls=(), **options
 ):

@@ -298,6 +298,10 @@ def test_files_set_aside_keep_their_content(tmp_path):
     assert after == {f"{name}.old": content for name, content in before.items()}
     set_aside(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == set(after)
+    (tmp_path / "gradwatch.csv").touch()
+    set_aside(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*after, "gradwatch.csv.old2"}
+    assert (tmp_path / "gradwatch.csv.old").read_bytes() == before["gradwatch.csv"]
 
 
 @pytest.mark.parametrize("times", [2, 99])

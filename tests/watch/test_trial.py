@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 from places import TESTS
 from short import FAKE, PICTURES, blank_pictures, spoil
-from training import TINY, shapes, small
+from training import trial_options
 
 from yolo_gradwatch import GradWatch, load_run
 from yolo_gradwatch.diagnose.report import Report
@@ -184,9 +184,7 @@ def test_total_norm_is_that_of_the_newest_epoch(epochs, norm):
 
 def sweeps(folder, trials, *ways):
     """Sweep with Ray in a separate process; what each trial reported, by way."""
-    options = {**TINY, "model": small(), "data": shapes(16), "project": str(folder), "epochs": 2}
-    options |= {"val": True, "warmup_epochs": 0}
-    del options["name"], options["exist_ok"]
+    options = trial_options(folder)
     hidden = ("PYTEST_", "GITHUB_", "RUNNER_OS")  # with these, Ultralytics reports nothing
     done = subprocess.run(
         [sys.executable, TESTS / "ray_sweeps.py", json.dumps(options), str(trials), *ways],

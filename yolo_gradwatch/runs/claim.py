@@ -17,6 +17,7 @@ from yolo_gradwatch.runs.schema import CLAIM_FILE, META_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import ExitStack
     from pathlib import Path
 
 _LOG = logging.getLogger(__name__)
@@ -30,70 +31,92 @@ class Taken(RuntimeError):  # noqa: N818  # describes a folder
     """A folder into which another training writes its files: which, and what to do."""
 
 
+_WATCHED: dict[Path, ExitStack] = {}
+"""Folders into which trainings of this process write."""
+
+
 @contextmanager
-def claimed(folder: Path, *, resumes: bool) -> Iterator[None]:
+def claimed(folder: Path, *, resumes: bool, over: ExitStack) -> Iterator[None]:
     """Hold a folder until a training has marked it as its own in ``gradwatch.json``.
 
     That file names the process that writes it, so nothing needs cleaning up when a training
     ends or crashes. A claim file, which only one process can create, keeps apart two trainings
     that begin at once. This also works on network disks.
 
-    Processes of another machine cannot be checked. A new training then keeps the tables of the
-    earlier one as ``*.old``; a resumed one continues them, as after a move to another machine.
+    Processes of another machine cannot be checked. A new training then sets the files of the
+    earlier one aside, see `set_aside`; a resumed one continues them, as after a move.
 
     Args:
         folder: The run's folder.
         resumes: Whether the training continues the run in the folder.
+        over: Closed when the training is over; until then, no other one of this process gets the
+            folder.
 
     Raises:
         Taken: A live training of this machine writes there, or another one is about to.
     """
     # The life of a claim:
-    # 1. _hold creates the claim file exclusively; it names this process. One that is older than
-    #    MOST_SECONDS, or whose process is gone, is removed first.
+    # 1. _hold creates the claim file exclusively; it names this process.
     # 2. _look reads gradwatch.json: a live writer there has the folder, and we raise.
     # 3. The body starts the run, which writes this process into gradwatch.json.
     # 4. The claim file is removed. From now on, gradwatch.json keeps others out.
-    claim = folder / CLAIM_FILE
-    is_held = _hold(claim)
+    path = folder.resolve()
+    if _WATCHED.setdefault(path, over) is not over:
+        raise Taken(_advice("another training of this process writes into this folder"))
+    over.callback(_WATCHED.pop, path)
+    claims = _hold(folder / CLAIM_FILE)
     try:
         _look(folder, resumes=resumes)
         yield
     finally:
-        if is_held:
-            with suppress(OSError):
-                claim.unlink()
+        _release(claims)
 
 
-def _hold(claim: Path) -> bool:
-    """Create the claim file; return False if it cannot be written, as other files will also show.
+def _hold(claim: Path) -> list[Path]:
+    """Create the claim file, behind any that crashes have left.
+
+    Whoever removes the claim of a crash could remove that of a process which did so a moment
+    before. So it stays, and the next claim has a longer name. It holds if those before it are
+    still there, because a process that held them removes them before its own.
+
+    Returns:
+        All claim files in the order in which to remove them, the own one last; none if it cannot
+        be written, as other files will also show.
 
     Raises:
         Taken: Another training holds the claim.
     """
-    with suppress(OSError):
-        if claim.exists() and not _holds(claim):
-            claim.unlink()
+    left: list[Path] = []
+    while _is_left(claim):
+        left.append(claim)
+        claim = claim.with_name(f"{claim.name}.next")
     try:
         with claim.open("xb") as file:
             file.write(msgspec.json.encode(process.own()))
     except FileExistsError:
         raise Taken(_advice("another training begins in this folder")) from None
     except OSError:
-        return False
-    return True
+        return []
+    if not all(map(_is_left, left)):
+        _release([claim])
+        raise Taken(_advice("another training begins in this folder"))
+    return [*left, claim]
 
 
-def _holds(claim: Path) -> bool:
-    """Return whether a claim belongs to a training that is just beginning."""
+def _release(claims: list[Path]) -> None:
+    for claim in claims:
+        with suppress(OSError):
+            claim.unlink()
+
+
+def _is_left(claim: Path) -> bool:
+    """Return whether a claim file exists whose training will not begin any more."""
     try:
         if time.time() - claim.stat().st_mtime > MOST_SECONDS:
-            return False
-        return not process.is_gone(msgspec.json.decode(claim.read_bytes(), type=Process))
-    except OSError:
+            return True
+        return process.is_gone(msgspec.json.decode(claim.read_bytes(), type=Process))
+    except (OSError, msgspec.MsgspecError, ValueError):  # gone, half-written, or without a process
         return False
-    except (msgspec.MsgspecError, ValueError):  # half-written, or without a process
-        return True
 
 
 def _look(folder: Path, *, resumes: bool) -> None:

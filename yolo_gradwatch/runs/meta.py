@@ -119,6 +119,20 @@ def encoded(meta: Meta) -> str:
     return json.dumps({**parts.pop("others"), **parts}, indent=1, allow_nan=False)
 
 
+class _Written(msgspec.Struct, frozen=True):
+    """The part of a ``gradwatch.json`` that names its writer."""
+
+    process: Process | None = None
+
+
+def writer_of(path: Path) -> Process | None:
+    """Return the process that a ``gradwatch.json`` names; None if it names none."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Written).process
+    except (OSError, msgspec.MsgspecError, ValueError):  # a file may contain anything
+        return None
+
+
 def read_meta(folder: Path) -> Meta:
     """Read ``gradwatch.json``, of any format version up to ours.
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import os
+from itertools import count
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.measure.quantities import QUANTITIES
+from yolo_gradwatch.runs import evidence
 from yolo_gradwatch.runs.atomic import replacing
 from yolo_gradwatch.runs.schema import (
     ALERT_COLUMNS,
@@ -27,6 +29,8 @@ from yolo_gradwatch.runs.schema import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+_ALL = (*RUN_FILES, FLOW_FILE, LOSSES_FILE, evidence.FOLDER, evidence.OLD_FOLDER)
 
 _FILLED = (
     *("epoch", "parameters", "skipped"),
@@ -76,11 +80,24 @@ def _lines_backwards(content: bytes, end: int) -> Iterator[bytes]:
         end = begin
 
 
-def set_aside(folder: Path) -> None:
-    """Rename the files of a run, so that new ones do not replace them."""
-    for name in (*RUN_FILES, FLOW_FILE, LOSSES_FILE):
-        if (folder / name).exists():
-            (folder / name).replace(folder / f"{name}.old")
+def set_aside(folder: Path, names: Sequence[str] = _ALL) -> None:
+    """Rename files of a run to ``*.old``, so that new ones do not replace them.
+
+    If files were set aside before, these become ``*.old2``, and so on.
+
+    Args:
+        folder: The run's folder.
+        names: Files and folders in it, by default all that cannot be written again.
+    """
+    paths = [folder / name for name in names if (folder / name).exists()]
+    endings = (f".old{number}" if number > 1 else ".old" for number in count(1))
+    free = next(one for one in endings if not any(_with(path, one).exists() for path in paths))
+    for path in paths:
+        path.replace(_with(path, free))
+
+
+def _with(path: Path, ending: str) -> Path:
+    return path.with_name(path.name + ending)
 
 
 def mend(folder: Path, last_module: str) -> None:
@@ -140,8 +157,8 @@ def mend_flow(folder: Path, end: int) -> None:
     if end:
         _cut(path, lambda content: sum(len(line) + 1 for line in content.split(b"\n")[:end]))
         _complete(path, FLOW_COLUMNS)
-    elif path.exists():
-        path.replace(path.with_name(f"{path.name}.old"))
+    else:
+        set_aside(folder, [FLOW_FILE])
 
 
 def _cut(path: Path, end: Callable[[bytes], int]) -> None:

@@ -107,7 +107,7 @@ def _taken_over(run: Run, layout: Layout, diagnosis: Diagnosis) -> Past:
     epochs = list(run.meta.epochs)
     epochs += epochs_of(run.grid, sum(epoch.steps for epoch in epochs))
     windows = list(with_losses(windows_of(grid_of(run.windows, layout)), run.losses))
-    _check_losses(run.folder / LOSSES_FILE)
+    _check_losses(run.folder)
     count, kept = _traces(run), kept_of(run.folder, run.meta)
     replay(
         diagnosis,
@@ -133,13 +133,13 @@ def _taken_over(run: Run, layout: Layout, diagnosis: Diagnosis) -> Past:
     )
 
 
-def _check_losses(path: Path) -> None:
+def _check_losses(folder: Path) -> None:
     """Set a damaged table of loss items aside: the rest of the run can be continued."""
     try:
-        read_losses(path, math.inf)
+        read_losses(folder / LOSSES_FILE, math.inf)
     except FormatError as error:
         _LOG.warning(_ONE_ASIDE, LOSSES_FILE, error)
-        path.replace(path.with_name(f"{path.name}.old"))
+        set_aside(folder, [LOSSES_FILE])
 
 
 def _traces(run: Run) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from yolo_gradwatch.measure.quantities import QUANTITIES
 from yolo_gradwatch.runs import evidence, losses, traces
 from yolo_gradwatch.runs.atomic import replacing
-from yolo_gradwatch.runs.meta import encoded
+from yolo_gradwatch.runs.meta import encoded, writer_of
 from yolo_gradwatch.runs.schema import (
     ALERT_COLUMNS,
     ALERTS_FILE,
@@ -96,6 +96,7 @@ class RunLog:
     def __init__(self, folder: Path, layout: Layout, *, resume: bool) -> None:
         self._folder = folder
         self._is_new = not resume
+        self._is_described = False
         self._windows = _Table(folder / WINDOWS_FILE, WINDOW_COLUMNS, append=resume)
         self.regroup(layout)
         self._alerts = _Table(folder / ALERTS_FILE, ALERT_COLUMNS, append=resume)
@@ -142,9 +143,17 @@ class RunLog:
         self._flow.write(traces.rows(flow))
 
     def write_meta(self, meta: Meta) -> None:
-        """Replace ``gradwatch.json`` atomically, so that a reader never sees half of it."""
-        with replacing(self._folder / META_FILE) as draft:
+        """Replace ``gradwatch.json`` atomically, so that a reader never sees half of it.
+
+        If a training on another machine has set it aside since, it is replaced where it is now.
+        """
+        path = self._folder / META_FILE
+        if self._is_described:
+            aside = sorted(self._folder.glob(f"{META_FILE}.old*"))
+            path = next((one for one in (path, *aside) if writer_of(one) == meta.process), path)
+        with replacing(path) as draft:
             draft.write_text(encoded(meta), encoding="utf-8")
+        self._is_described = True
 
     def close(self) -> None:
         """Close all tables, even if one fails because the disk is full."""
