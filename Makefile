@@ -53,7 +53,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 $(VENV)/.installed-ray: $(VENV)/.installed-dev
 	$(PYTHON) -m venv $(VENV)/ray
-	$(VENV)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $$(echo $(VENV)/ray/lib/python*/site-packages)/dev.pth
+	$(VENV)/bin/python -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" > $$(echo $(VENV)/ray/lib/python*/site-packages)/dev.pth
 	$(VENV)/ray/bin/python -m pip install --quiet 'ray[tune]>=2.41'
 	touch $@
 
