@@ -43,7 +43,7 @@ GradWatch(live=False).attach(model)
 model.train(data=data, project=str(Path("runs").resolve()), name="train", epochs=8, imgsz=64,
             batch=4, nbs=4, workers=0, device="cpu", amp=False, plots=False)
 """
-VERDICT = "unhealthy, 1 critical; first vanishing in model.4"
+VERDICT = "unhealthy, 1 critical; first finding: vanishing in model.4"
 CARDS = "gradwatch/(clip_factor|model|model.4|model.5)$"
 TRAININGS = "workflowType=machine_learning"
 WIDTH = 1200

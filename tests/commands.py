@@ -49,7 +49,7 @@ def trained(folder, *arguments):
 
 def failures(err):
     """Return the lines that report runs failing under --fail-on."""
-    return [line for line in err.splitlines() if line.startswith("failed under --fail-on: ")]
+    return [line for line in err.splitlines() if line.startswith("--fail-on failed: ")]
 
 
 def content(*arguments):

@@ -64,9 +64,10 @@ def refused(*arguments):
 def test_path_without_a_run_is_named_as_given(run, name):
     path = run.parent / name
     message = refused("review", path)
-    assert message.startswith(
-        f"{path.parent / 'gradwatch.json' if '/g' in name or '/r' in name else path}: "
+    named = (
+        path.parent if "/r" in name else path.parent / "gradwatch.json" if "/g" in name else path
     )
+    assert message.startswith(f"{named}: ")
     assert refused("compare", run, path) == message
 
 

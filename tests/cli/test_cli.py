@@ -338,7 +338,8 @@ def test_demo_needs_no_data_and_writes_the_files(tmp_path):
 
 LATE = [window(step, zero=[CONV]) for step in (1218, 1219, 1220)]
 RUNS = {
-    "healthy": ([window(1)], "finished", ""),
+    "healthy": ([window(step) for step in range(1, 9)], "finished", ""),
+    "short": ([window(1)], "finished", "only 1 optimizer step was watched"),
     "dead": (DEAD, "finished", f"dead in {CONV} at step 1"),
     "stepless": ([], "finished", "no optimizer step was watched"),
     "cut": ([window(1)], "interrupted", "not watched to the end: the run is interrupted"),

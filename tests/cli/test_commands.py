@@ -146,7 +146,7 @@ def test_fail_on(tmp_path, windows, words, code):
     watch(tmp_path, windows)
     found, _, err = outcome("review", tmp_path, "--fail-on", words)
     assert found == code
-    message = f"failed under --fail-on: {tmp_path}: {rule} in {CONV} at step 1\n"
+    message = f"--fail-on failed: {tmp_path}: {rule} in {CONV} at step 1\n"
     assert (err == message) is (code == 1)
 
 
@@ -156,7 +156,7 @@ def test_run_without_a_step_does_not_pass(tmp_path, status):
     assert outcome("review", tmp_path)[::2] == (0, "")
     code, _, err = outcome("review", tmp_path, "--fail-on=dead")
     assert (code, err.count("\n")) == (1, 1)
-    assert err.startswith(f"failed under --fail-on: {tmp_path}: ")
+    assert err.startswith(f"--fail-on failed: {tmp_path}: ")
 
 
 @pytest.mark.parametrize("narrow", ["--module=model.0", "--rule=vanishing", "--epochs=1", "--csv"])

@@ -11,7 +11,7 @@ from hypothesis import given
 from values import LAWS, LAYOUT, put_meta, runs, window
 from watched import CONV, DEAD, DEAD_PID, EPOCH, MORE, START, process, watch
 
-from yolo_gradwatch import load_run
+from yolo_gradwatch import FormatError, load_run
 from yolo_gradwatch.diagnose.thresholds import Thresholds
 from yolo_gradwatch.measure.event import Event
 from yolo_gradwatch.runs import process as processes
@@ -174,3 +174,13 @@ def test_end_written_just_before_the_process_check_counts(tmp_path, monkeypatch)
 
     monkeypatch.setattr(processes, "is_gone", ends)
     assert load_run(tmp_path).status == "finished"
+
+
+def test_folder_of_runs_is_refused_with_its_newest_run(tmp_path):
+    run = tmp_path / "runs" / "a"
+    (run / FOLDER).mkdir(parents=True)
+    watch(run, DEAD)
+    with pytest.raises(FormatError, match=r"is not a run; the newest run below it is .*a"):
+        load_run(tmp_path / "runs")
+    with pytest.raises(FormatError, match="no watched run in it"):
+        load_run(run / FOLDER)

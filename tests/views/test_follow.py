@@ -343,7 +343,7 @@ def test_report_follows_a_killed_training(training, meanwhile, capsys):
     meanwhile(lambda: training.write(*DEAD), lambda: write_pid(DEAD_PID))
     assert follow(training.folder, "--fail-on", "dead") == 1
     out = capsys.readouterr().out
-    assert "of 10 modules, killed)" in out
+    assert "10 modules; killed)" in out
     assert "the training was killed after step 3: its process is gone" in out
 
 
@@ -552,10 +552,11 @@ def test_windows_written_just_before_the_end_are_shown(training, meanwhile, monk
     ("options", "code"),
     [
         *((["--fail-on", "dead"], 1), (["--fail-on", "nonfinite"], 0)),
-        *((["--fail-on", "nonsense"], 2), (["--fail-on", "dead", "--dead-windows", "4"], 0)),
+        *((["--fail-on", "nonsense"], 2), (["--fail-on", "dead", "--dead-windows", "4"], 1)),
     ],
 )
 def test_exit_code_follows_the_given_thresholds(training, meanwhile, capsys, options, code):
+    """Three steps without a finding give no verdict."""
     meanwhile(lambda: training.write(*DEAD), training.end)
     assert follow(training.folder, *options) == code
     found = changes_in(capsys.readouterr().out)
@@ -693,7 +694,7 @@ def test_terminal_shows_the_panel_until_the_run_ends(tmp_path, followed, size):
     findings = load_run(folder).report().findings
     lines = terminal.lines()
     end = assert_panel(lines, drawn(board_of(windows, findings, NET), size))
-    assert lines[end].startswith("GradWatch: unhealthy, 1 critical; first dead in model.4.conv")
+    assert lines[end].startswith("GradWatch: unhealthy, 1 critical; first finding: dead in model.4")
     assert sum(line.startswith("GradWatch critical dead: ") for line in lines[:end]) == 1
 
 

@@ -325,7 +325,7 @@ def test_names_that_look_like_markup_are_shown_verbatim(tmp_path, width):
     run = written(tmp_path, dead, HOSTILE_CLASSES, options=options)
     text = plain(overview_of(run, width))
     assert "[blink]my.yaml on [/]" in text
-    assert "first dead in model.0.[bold] at step 1" in text
+    assert "first finding: dead in model.0.[bold] at step 1" in text
     assert_has_all(text, block_cells(run))
     text = plain(single_modules(run, run.report(), (), table_of(run), width))
     assert_has_all(text, list(HOSTILE.modules))

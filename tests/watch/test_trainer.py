@@ -272,7 +272,8 @@ def test_versions_are_the_installed_ones(monkeypatch):
         raise PackageNotFoundError
 
     monkeypatch.setattr(facts, "version", from_a_checkout)
-    assert facts.versions() == {**dict.fromkeys(versions, "unknown"), "python": versions["python"]}
+    known = {name: versions[name] for name in ("python", "yolo-gradwatch")}
+    assert facts.versions() == {**dict.fromkeys(versions, "unknown"), **known}
 
 
 @pytest.fixture

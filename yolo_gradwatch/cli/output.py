@@ -94,7 +94,7 @@ def _takes(stream: TextIO) -> bool:
 def why_failed(report: Report, words: Collection[str]) -> str:
     """Explain why a run fails ``--fail-on``; "" if it passes.
 
-    A run without a watched step fails, because nothing is known about it.
+    A run without a verdict fails, because too little is known about it.
 
     Args:
         report: Report of the run.
@@ -102,6 +102,8 @@ def why_failed(report: Report, words: Collection[str]) -> str:
     """
     if words and not report.steps:
         return "; ".join([report.verdict, *map(str.strip, report.facts())])
+    if words and report.healthy and not report.is_judged:
+        return report.verdict
     failed = [finding for finding in report.alarms if matches(finding, words)]
     return ", ".join(f"{one.rule} in {one.module} at step {one.step:,}" for one in failed)
 
@@ -110,14 +112,15 @@ def tell_unjudged(report: Report, words: Collection[str]) -> None:
     """Print which rules of ``--fail-on`` could not be judged because the run was too short."""
     rules = [rule for rule in report.unjudged if is_named(rule, words)]
     if rules and report.steps:
-        tell(f"passed under --fail-on, but too short to judge {', '.join(rules)}: {report.path}")
+        named = ", ".join(rules)
+        tell(f"--fail-on passed, but the run is too short to judge {named}: {report.path}")
 
 
 def leave(report: Report, words: Collection[str]) -> NoReturn:
     """Exit a command that has shown a run: with `FOUND` and the reason if it fails --fail-on."""
     why = why_failed(report, words)
     if why:
-        tell(f"failed under --fail-on: {report.path}: {why}")
+        tell(f"--fail-on failed: {report.path}: {why}")
         raise typer.Exit(FOUND)
     tell_unjudged(report, words)
     raise typer.Exit(FINE)

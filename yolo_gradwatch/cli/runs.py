@@ -170,7 +170,7 @@ def _leave(found: Sequence[Glance], words: tuple[str, ...]) -> NoReturn:
     """Exit with `FOUND` and a line for each run that fails ``--fail-on``, if any do."""
     failed = {one.report.path: why for one in found if words and (why := _why_failed(one, words))}
     for path, why in failed.items():
-        tell(f"failed under --fail-on: {path}: {why}")
+        tell(f"--fail-on failed: {path}: {why}")
     if words and not failed:
         for one in found:
             tell_unjudged(one.report, words)

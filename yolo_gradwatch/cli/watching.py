@@ -90,7 +90,7 @@ def leave_after(watch: GradWatch, fail_words: tuple[str, ...], run: Callable[[],
         raise typer.Exit(STOPPED)
     failed = _failed(watch, fail_words) if fail_words else []
     for why in failed:
-        tell(f"failed under --fail-on: {why}")
+        tell(f"--fail-on failed: {why}")
     if fail_words and not failed:
         for session in _sessions(watch):
             tell_unjudged(session.report(), fail_words)

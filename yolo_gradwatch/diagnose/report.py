@@ -149,20 +149,19 @@ class Report:
         if not self.steps:
             return "no verdict, because no optimizer step was watched"
         status = "" if self.status == "finished" else _STATUS.get(self.status, self.status)
-        ended = f", {status}" if status else ""
+        ended = f"; {status}" if status else ""
         if self.is_too_short:
             return f"no verdict, because only {_few(self)}{ended}"
         steps, modules = counted(self.steps, _step(self.interval)), counted(self.modules, "module")
-        watched = f"{steps} of {modules}{ended}"
         if self.healthy:
             found = "no alarm" if self.findings else "nothing found"
             if self.status in _CUT_OFF:
                 why = _CUT_OFF[self.status]
-                return f"no verdict, because {why}; {found} in {steps} of {modules}"
+                return f"no verdict, because {why}; {found} in {steps} ({modules})"
             rules = counted(len(self.unjudged), "rule")
-            short = f"; too short for {rules}" if self.unjudged else ""
+            short = f"; too short to judge {rules}" if self.unjudged else ""
             lax = " under laxer limits than the defaults" if self.thresholds.laxer() else ""
-            return f"healthy{lax}, {found} in {watched}{short}"
+            return f"healthy{lax}, {found} in {steps} ({modules}){ended}{short}"
         by_severity = Counter(f.severity for f in self.alarms)
         counts = ", ".join(
             f"{by_severity[s]} {s}" for s in ("critical", "warning") if by_severity[s]
@@ -170,7 +169,8 @@ class Report:
         first = self.alarms[0]
         return (
             f"unhealthy, {counts}; "
-            f"first {first.rule} in {first.module} at step {first.step:,} ({watched})"
+            f"first finding: {first.rule} in {first.module} at step {first.step:,} "
+            f"({steps}, {modules}{ended})"
         )
 
     def __repr__(self) -> str:

@@ -60,6 +60,18 @@ def folder_of(path: str | Path) -> Path:
     return given.parent if is_table else given
 
 
+def folder_of_run(path: str | Path) -> Path:
+    """Return the folder of exactly this run.
+
+    Raises:
+        FormatError: It is a folder of runs: which one is the newest, or that there is none.
+    """
+    given = folder_of(path)
+    if given.is_dir() and not any((given / name).exists() for name in RUN_FILES):
+        raise FormatError(path, f"is not a run; the newest run below it is {find_run(given)}")
+    return given
+
+
 def _refuse(path: str | Path, given: Path) -> NoReturn:
     """Raise an error that says why there is no run, and what to pass instead."""
     if given.is_file():

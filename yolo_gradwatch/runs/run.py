@@ -15,7 +15,7 @@ from yolo_gradwatch.diagnose.report import Report
 from yolo_gradwatch.measure.windows import windows_of
 from yolo_gradwatch.runs import process, tables, traces
 from yolo_gradwatch.runs.evidence import by_step
-from yolo_gradwatch.runs.find import folder_of
+from yolo_gradwatch.runs.find import folder_of_run
 from yolo_gradwatch.runs.healthy import kept_of
 from yolo_gradwatch.runs.losses import with_losses
 from yolo_gradwatch.runs.meta import read_meta
@@ -206,7 +206,7 @@ def load_run(path: str | Path) -> Run:
     Raises:
         FormatError: A file is missing or cannot be read: which, at which line, and what to do.
     """
-    folder = folder_of(path)
+    folder = folder_of_run(path)
     meta, is_killed = last_said(partial(read_meta, folder))
     windows, torn = tables.read_windows(folder / WINDOWS_FILE, meta.layout)
     alerts, torn_alerts = tables.read_alerts(folder / ALERTS_FILE)

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from yolo_gradwatch import __version__
 from yolo_gradwatch.measure import model_layout as layouts
 from yolo_gradwatch.plain import printable
 from yolo_gradwatch.watch.ultralytics.contract import clip_norm, shows_bar
@@ -246,8 +247,8 @@ def _plain(value: Any) -> object:
 
 def versions() -> dict[str, str]:
     """Return the versions of the software that a run depends on."""
-    names = ("torch", "ultralytics", "yolo-gradwatch")
-    return {"python": sys.version.split()[0], **{name: _version(name) for name in names}}
+    others = {name: _version(name) for name in ("torch", "ultralytics")}
+    return {"python": sys.version.split()[0], **others, "yolo-gradwatch": __version__}
 
 
 def _version(name: str) -> str:
