@@ -196,10 +196,10 @@ def farthest_columns(table: pd.DataFrame, names: dict[str, list[str]], other: in
         if not quantity.is_compared:
             continue
         both = pd.DataFrame({"a": a[quantity.name], "b": b[quantity.name]}).dropna()
-        both = both[both.index.isin(names, level="module")]
+        # A zero has no ratio: an update is 0 wherever a warm-up begins, or nothing learns.
+        both = both[both.index.isin(names, level="module") & (both > 0).all(axis="columns")]
         both["ratio"] = ratio(both["b"].to_numpy(), both["a"].to_numpy())
-        with np.errstate(divide="ignore", invalid="ignore"):
-            both["far"] = np.abs(np.log(both["ratio"].to_numpy()))
+        both["far"] = np.abs(np.log(both["ratio"].to_numpy()))
         far = both[both["far"] > math.log(_APART)].sort_values(
             "far", ascending=False, kind="stable"
         )
