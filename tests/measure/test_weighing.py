@@ -36,6 +36,10 @@ def test_weights_are_read_every_ten_steps_or_thousandth_of_the_run():
     assert late[-5:] == [20_000, 20_021, 20_042, 20_063, 20_084]
 
 
+def test_windows_of_few_steps_do_not_all_have_the_weights_read():
+    assert due({*range(1, 100)}, last=73) == [1, 2, 4, 8, 16, 32, 51, 56, 61, 64, 69]
+
+
 def only(rows, value):
     norms = np.ones(P)
     norms[rows] = value

@@ -21,6 +21,12 @@ RARELY = 50
 EPOCH_APART = 8
 """Minimum steps since the last reading before the weights are read because an epoch begins."""
 
+OPEN_APART = 5
+"""Minimum captured steps since the last reading before a window that begins has the weights read.
+
+From 250 steps on, windows are longer. Before, a reading at each would double what watching costs.
+"""
+
 LOOK_APART, LOOK_SHARE = 10, 0.001
 """Captured steps, and share of the steps so far, after which the weights are read within a window.
 
@@ -84,7 +90,8 @@ class Weighing:
         is_due |= step > RARELY and apart >= max(LOOK_APART * self._interval, LOOK_SHARE * step)
         if opens:
             is_asked, self._is_asked = self._is_asked, False
-            is_due |= step > RARELY or self._doubling.is_due(step) or step <= self._wary_until
+            is_due |= self._doubling.is_due(step) or step <= self._wary_until
+            is_due |= step > RARELY and apart >= OPEN_APART * self._interval
             is_due |= is_asked and apart >= EPOCH_APART
         self._newest = step if is_due else self._newest
         return is_due
