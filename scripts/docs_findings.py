@@ -100,7 +100,7 @@ def _evidence(rule: Rule) -> str:
     same = [one for one in _by_severity() if one.threshold == rule.threshold]
     if same[0] is rule:
         return evidence()[rule.threshold]
-    return f"The same limit as for [`{same[0].name}`](#{same[0].name})."
+    return f"See [`{same[0].name}`](#{same[0].name}), which has the same limit."
 
 
 def _by_severity() -> list[Rule]:
