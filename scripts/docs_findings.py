@@ -33,6 +33,9 @@ HEAD = "| rule | kind | severity | limit | what it means |\n| --- | --- | --- | 
 ORDER = ("critical", "warning", "notice")
 SECTIONS = "<!-- sections: written by scripts/docs_findings.py -->\n"
 EXAMPLES = ROOT / "docs" / "pictures" / "findings.json"
+TRIED = "**Does the suggestion work?**"
+NOTES = {"box-zero": "; restoring a loss item raises the total"}
+"""What to know of the loss of single trials, by fault."""
 
 
 def main() -> None:
@@ -49,7 +52,7 @@ def page() -> str:
     remedies = newest_table(results, "Remedies")
     causes = newest_table(results, "Causes")
     examples = json.loads(EXAMPLES.read_text(encoding="utf-8"))
-    rules = sorted(RULES.values(), key=lambda one: ORDER.index(one.severity))
+    rules = _by_severity()
     rows = "".join(map(_row, rules))
     parts = [section(rule, remedies, causes, examples) for rule in rules]
     return "\n".join([f"{before}{BEGIN}{HEAD}{rows}{END}{after}{SECTIONS}\n", *parts])
@@ -71,9 +74,9 @@ def section(
     lines = [f"## {rule.name}", "", _kind(rule), ""]
     lines += [f"**It means:** {_capital(rule.meaning)}.", ""]
     lines += [f"**It does not mean:** {rule.not_meaning}.", ""]
-    lines += [f"**Arithmetic.** {arithmetic()[rule.name]}", ""]
+    lines += [f"**How it is computed.** {arithmetic()[rule.name]}", ""]
     if rule.threshold:
-        lines += [f"**Evidence for the limit.** {evidence()[rule.threshold]}", ""]
+        lines += [f"**Evidence for the limit.** {_evidence(rule)}", ""]
     lines += [f"**What to try:** {rule.remedy}.", ""]
     lines += [*_tried(rule, remedies), *_measured(rule, causes), *_example(rule, examples)]
     return "\n".join(lines)
@@ -89,22 +92,52 @@ def _kind(rule: Rule) -> str:
     return f"*{', '.join(parts)}*"
 
 
+def _evidence(rule: Rule) -> str:
+    """Return the evidence for a rule's limit, or a link to the rule that has it, if not this one.
+
+    Of several rules with the same limit, the first of the page has it.
+    """
+    same = [one for one in _by_severity() if one.threshold == rule.threshold]
+    if same[0] is rule:
+        return evidence()[rule.threshold]
+    return f"See [`{same[0].name}`](#{same[0].name}), which has the same limit."
+
+
+def _by_severity() -> list[Rule]:
+    return sorted(RULES.values(), key=lambda one: ORDER.index(one.severity))
+
+
 def _tried(rule: Rule, remedies: list[dict[str, str]]) -> Iterator[str]:
     """Yield the lines about trials of the rule's remedy."""
     own = [row for row in remedies if row["finding"].startswith(f"`{rule.name}`")]
     if not own:
         if rule.severity != "notice":
-            yield from ("**Was it proven?** No trial of this remedy has been run.", "")
+            yield f"{TRIED} No trial of this suggestion has been run."
+            yield ""
+        return
+    if len(own) == 1:
+        yield f"{TRIED} {_trial(own[0])}"
+        yield ""
         return
     helped = sum(row["helped"] == "yes" for row in own)
-    yield f"**Was it proven?** The first advice helped in {helped} of {len(own)} injected faults:"
+    yield f"{TRIED} The first suggestion helped in {helped} of {len(own)} injected faults:"
     yield ""
-    yield "| injected fault | model | first advice | loss with the fault | loss after | helped |"
+    yield "| fault | model | first suggestion | loss with the fault | loss after | helped |"
     yield "| --- | --- | --- | --- | --- | --- |"
     for row in own:
         keys = ("fault", "model", "first advice", "loss", "loss after", "helped")
-        yield f"| {' | '.join(row[key] for key in keys)} |"
+        words = " | ".join(row[key] for key in keys).replace("with advice", "with suggestion")
+        yield f"| {words} |"
     yield ""
+
+
+def _trial(row: Mapping[str, str]) -> str:
+    """Return a sentence about the only trial of a remedy."""
+    helped = {"yes": "helped", "no": "did not help"}.get(row["helped"], "was not enough")
+    trial = f"In one trial (fault `{row['fault']}`, {row['model']}) the first suggestion"
+    losses = f"loss {row['loss']} with the fault, {row['loss after']} after"
+    note = NOTES.get(row["fault"], "")
+    return f'{trial} ("{row["first advice"]}") {helped}: {losses}{note}.'
 
 
 def _measured(rule: Rule, causes: list[dict[str, str]]) -> Iterator[str]:
@@ -115,7 +148,7 @@ def _measured(rule: Rule, causes: list[dict[str, str]]) -> Iterator[str]:
     right = sum(row["call right"] == "yes" and row["mechanism right"] == "yes" for row in own)
     kinds = sorted({row["measured"].partition(":")[0] for row in own} - {"none"})
     means = f" Mechanisms seen: {', '.join(f'`{kind}`' for kind in kinds)}." if kinds else ""
-    of = f"{right} of {len(own)} trainings with an injected fault"
+    of = f"{right} of {len(own)} runs with an injected fault"
     yield f"**Measured causes.** Right in {of}.{means}"
     yield ""
 
@@ -123,7 +156,7 @@ def _measured(rule: Rule, causes: list[dict[str, str]]) -> Iterator[str]:
 def _example(rule: Rule, examples: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines about a real run with the finding."""
     if not (own := examples.get(rule.name)):
-        yield "No injected fault shows this rule in a short training."
+        yield "No injected fault shows this rule in a short run."
         yield ""
         return
     yield f"**Example.** {own['model']}, {own['steps']:,} steps; {own['fault']}."

@@ -68,7 +68,7 @@ def docs_folder(tmp_path_factory):
         blank_pictures(patch)
         watch = GradWatch(live=False)
         model = train(runs, watch=watch, model=small(), name="train")
-    shutil.copytree(runs / "train", runs / "train2")
+    shutil.copytree(runs / "train", runs / "train-2")
     shutil.copy(model.trainer.last, folder / "yolo26n.pt")
     shutil.copy(small(), folder / "yolo26n.yaml")
     shutil.copy(shapes(24), folder / "coco8.yaml")
@@ -187,10 +187,19 @@ def newest(title):
     return re.split(rf"^## {title}, .*$", RESULTS, flags=re.MULTILINE)[-1].partition("\n## ")[0]
 
 
-@pytest.mark.parametrize("title", ["Remedies", "Causes"])
-def test_accuracy_page_has_the_newest_table(title):
+def test_accuracy_page_has_the_newest_table_of_remedies():
     page = (DOCS / "accuracy.md").read_text(encoding="utf-8")
-    assert "\n".join(re.findall(r"^\|.*\|$", newest(title), re.MULTILINE)) in page
+    assert "\n".join(re.findall(r"^\|.*\|$", newest("Remedies"), re.MULTILINE)) in page
+
+
+def test_accuracy_page_has_the_newest_totals_of_causes():
+    page = (DOCS / "accuracy.md").read_text(encoding="utf-8")
+    line = r"^(Looked at|Held out): call right in (\d+)/(\d+) \(\d+%\), mechanism in \2/\3 "
+    totals = re.findall(line, newest("Causes"), re.MULTILINE)
+    assert len(totals) == 2
+    for name, right, count in totals:
+        rows = re.findall(rf"^\| {name.lower()}.* \| (\d+) \| (\d+) \|$", page, re.MULTILINE)
+        assert rows[-1] == (count, right)
 
 
 def test_accuracy_page_has_the_newest_detection_rows():
@@ -211,21 +220,20 @@ def test_readme_has_the_newest_figures():
     )
     few, healthy = flagged.split("/")
     assert early == "0"
-    assert f"{few} of {healthy} healthy recorded trainings" in text
+    assert f"{few} of the {healthy} runs that the limits were tuned on" in text
     assert (
         f"{found.replace('/', ' of ')} injected faults, {right.replace('/', ' of ')} in the" in text
     )
     median, most = delay.split(", max ")
-    assert f"after {median} steps in the median, {most} at most" in text
+    assert f"after a median of {median} steps and at most {most}." in text
     (helped,) = re.findall(r"^The first advice helped in (\d+ of \d+)\.$", RESULTS, re.MULTILINE)[
         -1:
     ]
-    assert f"the first advice helped in {helped} injected faults" in text
+    assert f"the first suggestion helped in {helped} injected faults" in text
     stood, count = re.findall(r"held-out faults stand at (\d+) of (\d+)", RESULTS)[-1]
     (now,) = re.findall(r"^Held out: call right in (\d+)/", newest("Causes"), re.MULTILINE)
-    assert (
-        f"right in {stood} of {count} held-out trainings at first sight, {now} of {count}" in text
-    )
+    assert f"right in {stood} of {count} held-out runs on the first try; we then fixed" in text
+    assert f"two bugs found on these runs ({now} of {count})" in text
 
 
 # --- pages ----------------------------------------------------------------------------------------
