@@ -203,12 +203,9 @@ def _seldom(history: History, recent: Sequence[Window], family: str) -> Reason:
 def _why_dead(case: Case, reason: Reason) -> tuple[str, str]:
     """Return the measured cause of a branch without a gradient, and what to try."""
     if reason.kind == "no objects":
-        why = f"{_subject(reason.names)} exactly 0 in every batch while the scores learn: no object"
-        size = now(case.training, "imgsz")
-        return (
-            f"{why} is assigned in any image.",
-            f"{LABELS} counts), then the box sizes at {size}.",
-        )
+        why = f"{_subject(reason.names)} exactly 0 in every batch while the scores learn"
+        boxes = f"the box sizes at {now(case.training, 'imgsz')}"
+        return f"{why}: no object is assigned in any image.", f"{LABELS} counts), then {boxes}."
     other, *own = reason.names
     if not own:
         why = f"{other} learns, so the labels are not the cause; the output of "
