@@ -219,8 +219,8 @@ WORDS = {
     "nonfinite": "NaN",
     "no_gradient": "no grad",
     "dead": "dead",
-    "leaf_vanishing": "leaf-low",
-    "leaf_exploding": "leaf-high",
+    "leaf_vanishing": "leaf low",
+    "leaf_exploding": "leaf high",
     "weight_growth": "weights up",
 }
 BLOCKS = ("model.0", "model.1")
@@ -243,7 +243,7 @@ BOTH = ("model.0.bn", "model.3.conv")
         ),
         ("nonfinite", "model.3.conv", BOTH, ["NaN", "-", "NaN", "-"]),
         ("partly_dead", "model.3.conv", BOTH, ["partly_dead", "-", "partly_dead", "-"]),
-        ("leaf_vanishing", "model.3.conv", BOTH, ["leaf-low", "-", "leaf-low", "-"]),
+        ("leaf_vanishing", "model.3.conv", BOTH, ["leaf low", "-", "leaf low", "-"]),
         *(  # a block is dead only as a whole
             (rule, "model.3.conv", DEAD_LAYERS, [word, "upstream", word, "downstream"])
             for rule, word in (("dead", "dead"), ("no_gradient", "no grad"))

@@ -58,7 +58,7 @@ def of_loss(layout: Layout, name: str) -> Cause:
         return Cause(why, remedy)
     if weights > 1 and not norms:
         why = "it has no normalization, so signal and gradient shrink from layer to layer"
-        remedy = "try BatchNorm after each convolution, He initialization, a residual connection"
+        remedy = "try BatchNorm after each convolution, He initialization, or a residual connection"
         return Cause(why, remedy)
     kind = layout.types[layout.modules.index(name)]
     if weights >= LONG_STACK and not any(word in kind for word in RESIDUAL):
@@ -129,7 +129,7 @@ def lower_rate(training: Mapping[str, object]) -> str:
         return f"a lower {now(training, 'lr0')}"
     name, rate = at_work(training, "optimizer"), at_work(training, "lr0")
     if name in {None, "auto"} or rate is None:
-        return "a lower lr0 and a named optimizer (optimizer=auto ignores lr0)"
+        return "a named optimizer with a lower lr0 (optimizer=auto ignores lr0)"
     return f"optimizer={name} with lr0 below {rate} (optimizer=auto ignores lr0)"
 
 
@@ -145,6 +145,12 @@ def number_format(training: Mapping[str, object]) -> str:
     if isinstance(asked, str) and asked.lower() in {"bf16", "bfloat16"}:
         return "bfloat16"
     return "float16" if at_work(training, "amp") else "float32"
+
+
+def wider_than(number_format: str) -> str:
+    """Return the option for a number format that holds larger numbers than this one of AMP."""
+    also = "" if number_format == "bfloat16" else " (or amp=bf16 in recent Ultralytics)"
+    return f"amp=False{also}"
 
 
 def now(training: Mapping[str, object], option: str) -> str:

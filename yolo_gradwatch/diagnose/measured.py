@@ -177,7 +177,7 @@ def _dead(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Re
 
 
 def _overflow(finding: Finding, calls: Calls, _training: Mapping[str, object]) -> Reason | None:
-    """Return the cause of values beyond half precision: too large outputs upstream.
+    """Return the cause of values too large for float16: too large outputs upstream.
 
     Outputs after the first affected module are not the cause.
     """

@@ -23,7 +23,7 @@ ENDS = {"float16": FLOAT16_MAX, "bfloat16": 3.3895314e38}
 
 CLOSE = 0.25
 """Share of the largest number above which an output is about to overflow, because sums of it do.
-Healthy: at most 19, which is 0.0003 of half precision."""
+Healthy: at most 19, which is 0.0003 of float16's."""
 
 _DIRECT = ("input", "weights", "loss items", "often")
 """Reasons of the judge that a later trace does not override."""

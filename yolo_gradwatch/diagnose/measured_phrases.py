@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from yolo_gradwatch.diagnose.graph import is_in
 from yolo_gradwatch.diagnose.messages import classed
-from yolo_gradwatch.diagnose.phrases import significant
+from yolo_gradwatch.diagnose.phrases import counted, significant
 
 if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.finding import Reason
@@ -27,10 +27,16 @@ def instead_of(kind: str) -> str:
     return f"{' or '.join(one for one in SMOOTH if one != kind)} instead of {kind}"
 
 
-def between(reason: Reason, layout: Layout) -> str:
-    """Return between which outputs the cause is, and in whose code."""
+def changes(reason: Reason, layout: Layout, verb: str) -> str:
+    """Return whose code changes the gradient, by how much and between which outputs."""
     place, kind, before, after = reason.names
-    return f"between the output of {before} and that of {after}: {where(place, kind, layout)}"
+    own = f"{place}{class_in(classed(layout, kind))}"
+    if has_layers(place, layout):
+        own = f"the forward() of {own} itself, not one of its layers,"
+    return (
+        f"{own} {verb} the gradient {fold(reason.values[0])} (from the output of {after} to that "
+        f"of {before})"
+    )
 
 
 def is_normed(place: str, layout: Layout) -> bool:
@@ -43,15 +49,8 @@ def where(place: str, kind: str, layout: Layout) -> str:
     """Return whose code it is: a layer's own, or the forward() of a module around layers."""
     kind = classed(layout, kind)
     if has_layers(place, layout):
-        return f"in the forward() of {place}{class_in(kind)}, not in a layer"
+        return f"in the forward() of {place}{class_in(kind)} itself, not in one of its layers"
     return f"in {place}{class_in(kind)}"
-
-
-def there(reason: Reason, layout: Layout) -> str:
-    """Return where to look."""
-    place, kind = reason.names[:2]
-    forward = "the forward() of " if has_layers(place, layout) else ""
-    return f"in {forward}{place}{class_in(kind)}"
 
 
 def has_layers(place: str, layout: Layout) -> bool:
@@ -67,7 +66,7 @@ def class_in(kind: str) -> str:
 def so_are(reason: Reason) -> str:
     """Return how many more activations are affected."""
     more = int(reason.values[1]) - 1
-    return f"; so are those of {more} more" if more > 0 else ""
+    return f"; the same holds for {counted(more, 'more activation')}" if more > 0 else ""
 
 
 def percent(share: float) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from yolo_gradwatch.diagnose.causes import SATURATING, Cause, lower_rate
+from yolo_gradwatch.diagnose.causes import SATURATING, Cause, lower_rate, wider_than
 from yolo_gradwatch.diagnose.measured_phrases import (
-    between,
+    changes,
     class_in,
     fold,
     has_layers,
@@ -15,7 +15,6 @@ from yolo_gradwatch.diagnose.measured_phrases import (
     norm_before,
     percent,
     so_are,
-    there,
     where,
 )
 from yolo_gradwatch.diagnose.messages import classed
@@ -51,8 +50,8 @@ def cause_of(reason: Reason, layout: Layout, training: Mapping[str, object]) -> 
 def _saturated(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
     name, kind = reason.names[:2]
     why = (
-        f"{percent(reason.values[0])} of the outputs of {name} ({kind}) are saturated, where its "
-        f"slope is near zero{so_are(reason)}"
+        f"{percent(reason.values[0])} of the outputs of {name} ({kind}) are saturated, so the "
+        f"slope there is near zero{so_are(reason)}"
     )
     instead = "SiLU" if kind in SATURATING else "SiLU or LeakyReLU"
     norm = norm_before(reason, layout)
@@ -63,13 +62,13 @@ def _saturated(reason: Reason, layout: Layout, _training: Mapping[str, object]) 
 def _zero(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cause:
     name, kind = reason.names[:2]
     why = (
-        f"{percent(reason.values[0])} of the outputs of {name} ({kind}) are exactly zero, where "
-        f"no gradient passes{so_are(reason)}"
+        f"{percent(reason.values[0])} of the outputs of {name} ({kind}) are exactly zero, so no "
+        f"gradient passes there{so_are(reason)}"
     )
     norm = norm_before(reason, layout)
-    there = f" (a bias of 0 in {norm})" if norm else ""
+    first = f"set a bias of 0 in {norm}" if norm else "put a BatchNorm with a bias of 0"
     remedy = (
-        f"try BatchNorm with a bias of 0 before {kind}{there}, SiLU or LeakyReLU instead, and "
+        f"{first} before {kind}, or replace {kind} with SiLU or LeakyReLU, and try "
         f"{lower_rate(training)}"
     )
     return Cause(why, remedy)
@@ -77,23 +76,24 @@ def _zero(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Cau
 
 def _falls(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
     place, kind = reason.names[:2]
-    why = f"the gradient falls {fold(reason.values[0])} {between(reason, layout)}"
+    why = changes(reason, layout, "shrinks")
     if NORM in kind:
-        why = f"{why}, which divides by the spread of its input"
-        return Cause(why, f"try a smaller input to {place}: the larger its spread, the less passes")
-    return Cause(why, f"look for a small factor, a gate or a detach() {there(reason, layout)}")
+        why = f"{why}, because it divides by the spread of its input"
+        remedy = f"try a smaller input to {place}: the larger its spread, the less gradient passes"
+        return Cause(why, remedy)
+    return Cause(why, "look there for a small factor, a gate or a detach()")
 
 
 def _multiplied(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
     place, kind = reason.names[:2]
-    why = f"the gradient grows {fold(reason.values[0])} {between(reason, layout)}"
+    why = changes(reason, layout, "amplifies")
     if NORM in kind:
         remedy = (
             f"try a larger input to {place}: it divides by the spread of its input, which is near "
             "zero"
         )
         return Cause(why, remedy)
-    return Cause(why, f"look for a large factor or a division {there(reason, layout)}")
+    return Cause(why, "look there for a large factor or a division")
 
 
 def _shrinks(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
@@ -117,8 +117,8 @@ def _grows(reason: Reason, layout: Layout, training: Mapping[str, object]) -> Ca
 def _cut(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> Cause:
     place, kind, before, after = reason.names
     why = (
-        f"no gradient reaches the output of {before}, though {after} has one: "
-        f"{where(place, kind, layout)}"
+        f"no gradient reaches the output of {before}, though {after} has one: it is cut "
+        f"off {where(place, kind, layout)}"
     )
     remedy = (
         f"look for detach(), torch.no_grad(), .data or an unused output in {place}, or freeze the "
@@ -146,7 +146,7 @@ def _zeroed(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> 
     place, kind, before, after = reason.names
     if reason.values and reason.values[0] >= ALL:
         why = (
-            f"the output of {before} is multiplied by zero before it leaves {after}: "
+            f"the output of {before} is multiplied by zero before it leaves {after}, "
             f"{where(place, kind, layout)}"
         )
         return Cause(why, f"try a nonzero initial value for the gain, gate or mask in {place}")
@@ -171,10 +171,10 @@ def _scaled(reason: Reason, layout: Layout, _training: Mapping[str, object]) -> 
     verb, size = ("falls", "larger") if last < first else ("grows", "smaller")
     why = (
         f"the RMS of the outputs {verb} from {significant(first, 2)} at {before} to "
-        f"{significant(last, 2)} at {after}: {where(place, kind, layout)}{divided}"
+        f"{significant(last, 2)} at {after}, {where(place, kind, layout)}{divided}"
     )
     remedy = (
-        f"try BatchNorm in or after {place}, He initialization or a {size} one, and no constant "
+        f"try BatchNorm in or after {place}, He or a {size} initialization, and no constant "
         "factor there"
     )
     return Cause(why, remedy)
@@ -184,7 +184,8 @@ def _not_finite(reason: Reason, layout: Layout, _training: Mapping[str, object])
     place, kind, before, call = reason.names
     why = (
         f"the first NaN or Inf output is that of {call}; the output of {before} before it was "
-        f"finite (at most {significant(reason.values[1], 2)}): {where(place, kind, layout)}"
+        f"finite (at most {significant(reason.values[1], 2)}), so the NaN or Inf arises "
+        f"{where(place, kind, layout)}"
     )
     remedy = (
         f"find the division, root, log or exp in {place}, and add an epsilon or a clamp, or "
@@ -197,7 +198,7 @@ def _not_finite_gradient(reason: Reason, layout: Layout, _training: Mapping[str,
     place, kind, before, after = reason.names
     why = (
         f"all outputs are finite, and so is the gradient at the output of {after}, but not at "
-        f"that of {before}: {where(place, kind, layout)}"
+        f"that of {before}, so the NaN or Inf arises {where(place, kind, layout)}"
     )
     remedy = (
         f"try an epsilon under the root, norm or division in {place}, or a clamp before it: its "
@@ -209,10 +210,12 @@ def _not_finite_gradient(reason: Reason, layout: Layout, _training: Mapping[str,
 def _head_room(reason: Reason, _layout: Layout, _training: Mapping[str, object]) -> Cause:
     name, kind = reason.names[:2]
     value, end = reason.values[1:]
-    half = "half precision ends at 65,504" if end == FLOAT16_MAX else "bfloat16 ends at 3.4e38"
-    why = f"the largest output of {name} ({kind}) is {significant(value, 2)}, and {half}"
-    first = "amp=False" if end != FLOAT16_MAX else "amp=False or bfloat16"
-    return Cause(why, f"try {first}, or a normalization before {name}")
+    own, most = ("float16", "65,504") if end == FLOAT16_MAX else ("bfloat16", "3.4e+38")
+    why = (
+        f"the largest output of {name} ({kind}) is {significant(value, 2)}; the largest {own} "
+        f"number is {most}"
+    )
+    return Cause(why, f"try {wider_than(own)}, or a normalization before {name}")
 
 
 def _stack(reason: Reason, layout: Layout) -> str:
@@ -224,7 +227,7 @@ def _stack(reason: Reason, layout: Layout) -> str:
     own = f"{place}{class_in(classed(layout, kind))}"
     return (
         f"{fold(decades)} over {many:.0f} {unit}, about {fold(decades / max(many, 1))} in each, "
-        f"between the output of {first} and that of {last}: {own} is a stack{without}"
+        f"between the output of {first} and that of {last}: {own} is a stack of layers{without}"
     )
 
 
@@ -236,7 +239,8 @@ def _acts(reason: Reason) -> str:
     each, verb = (" each", "shrink") if count > 1 else ("", "shrinks")
     fraction = fold(decades / max(count, 1))
     plural = "s" if count > 1 else ""
-    return f", and its {count:.0f} {reason.names[4]}{plural} {verb} it about {fraction}{each}"
+    acts = f"{count:.0f} {reason.names[4]}{plural}"
+    return f", and its {acts} {verb} the gradient about {fraction}{each}"
 
 
 _WORDS: dict[str, Callable[[Reason, Layout, Mapping[str, object]], Cause]] = {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from yolo_gradwatch.diagnose import causes
 from yolo_gradwatch.diagnose.graph import Paths, is_in
-from yolo_gradwatch.diagnose.phrases import sentence, significant
+from yolo_gradwatch.diagnose.phrases import counted, sentence, significant
 from yolo_gradwatch.measure.kept import LAST_HEALTHY
 from yolo_gradwatch.measure.layout import WHOLE, Layout
 
@@ -198,23 +198,26 @@ class Case:
         """Return what healthy trainings reach; a custom limit may be within that."""
         if self.healthy is None:
             return "no healthy reference"
-        limit = self.finding.limit
-        is_within = limit > self.healthy if is_low else limit < self.healthy
-        strict = ", so the limit may be too strict" if is_within else ""
+        strict = ", so the limit may be too strict" if self.is_strict(is_low=is_low) else ""
         verb = "fall to" if is_low else "reach"
         return f"healthy runs {verb} {self.healthy:,g}{strict}"
 
+    def is_strict(self, *, is_low: bool) -> bool:
+        """Return whether the limit is within what healthy trainings reach."""
+        if self.healthy is None:
+            return False
+        limit = self.finding.limit
+        return limit > self.healthy if is_low else limit < self.healthy
+
     def affected(self) -> str:
         """Return how many blocks suffer with the named one, and where, for `Message.since`."""
-        places = self._places("block")
-        if not places:
-            return ""
-        return f"; {places} {'is' if places.startswith('1 block ') else 'are'} affected"
+        others = self._others("block")
+        return f"; {others}" if others else ""
 
     def others(self, when: str = "") -> str:
         """Return how many more modules are affected, and where, for `Message.since`."""
-        places = self._places("more module")
-        return f", with {places}{when}" if places else ""
+        others = self._others("more module", when)
+        return f" ({others})" if others else ""
 
     def complete(self, message: Message) -> Message:
         """Return a rule's message with what all rules report: earlier episodes and evidence."""
@@ -234,8 +237,8 @@ class Case:
         times = "once" if len(earlier) == 1 else f"{len(earlier)} times"
         return f"It has recurred {times}; earlier: {', '.join(named)}{more}."
 
-    def _places(self, noun: str) -> str:
-        """Count the other modules by place, as in ``2 blocks upstream``."""
+    def _others(self, noun: str, when: str = "") -> str:
+        """Count the other modules by place, as in ``2 blocks upstream are affected``."""
         own = self.finding.module
         others = [n for n in self.finding.modules if n != WHOLE and not is_in(own, n)]
         if own == WHOLE or not others:
@@ -244,8 +247,9 @@ class Case:
         counts = Counter(paths.place(name, own) for name in others)
         found = [(counts[place], where) for place, where in PLACES.items() if counts[place]]
         parts = ", ".join(f"{count} {where}" for count, where in found)
-        where = found[0][1] if len(found) == 1 else f"({parts})"
-        return f"{len(others)} {noun}{'' if len(others) == 1 else 's'} {where}"
+        where, each = (f" {found[0][1]}", "") if len(found) == 1 else ("", f": {parts}")
+        verb = "is" if len(others) == 1 else "are"
+        return f"{counted(len(others), noun)}{where} {verb} affected{when}{each}"
 
 
 def described(layout: Layout, name: str) -> str:

@@ -29,44 +29,43 @@ class Thresholds:
     """Limits of the rules.
 
     A *decade* is a factor of ten between two gradient norms. Counts are positive integers, the
-    other limits positive finite numbers. The evidence is from recorded short trainings with every
+    other limits positive finite numbers. The evidence is from recorded short runs with every
     optimizer step captured, 45 of them healthy; `benchmarks/detection.py` measures them.
 
     Attributes:
-        amp_grace: Captured steps that AMP's scaler may skip in a row, or as half of the newest
-            ones, while it looks for a scale. Its first scale, 65536, needs 16 halvings to reach 1;
-            healthy trainings skip a few steps at the start and one now and then.
-        weight_overflow: Largest absolute value of a parameter or buffer that half precision can
-            hold.
+        amp_grace: Captured steps that AMP's scaler may skip in a row, or as half of the latest
+            captured steps, while it looks for a scale. Its first scale, 65536, needs 16 halvings to
+            reach 1; healthy runs skip a few steps at the start and one now and then.
+        weight_overflow: Largest absolute value of a parameter or buffer that float16 can hold.
         dead_windows: Windows in a row in which a trunk module has a gradient of exactly 0, or none
-            at all, before it counts as dead. No healthy recorded training had one such step.
+            at all, before it counts as dead. No healthy recorded run had one such step.
         dead_branch_windows: Windows in a row in which a branch of the head has a gradient of
-            exactly 0. In healthy trainings a scale without objects has one on up to 82 % of the
-            steps, so 50 in a row are no accident.
+            exactly 0. In healthy runs a scale without objects has one on up to 82 % of the steps,
+            so 50 in a row are no accident.
         zero_fraction: Share of exactly zero elements in a trunk weight's gradient, between 0 and 1.
             Healthy: at most 0.02.
-        vanishing: Decades lost from the blocks that read a block to the block itself. Healthy: at
-            most 1.57; faulty: at least 2.19; a cut to 1e-4 loses about 4.
+        vanishing: Decades by which a block's gradient is below that of the blocks it feeds.
+            Healthy: at most 1.57; faulty: at least 2.19; a cut to 1e-4 loses about 4.
         slow_branch: Relative update of the weights of a branch, as a share of what is usual in the
             trunk, in a block that loses more than ``vanishing`` but lets the gradient pass. Medians
             over a run: gates of attentions 0.18 to 0.5, though 0.03 in single windows; branches
             under AdamW 0.6 to 18; branches scaled by a factor near 0 under SGD 0.007 to 0.02.
-        exploding: Decades by which a block is above the blocks that read it. Healthy: at most 1.17.
+        exploding: Decades by which a block's gradient is above that of the blocks it feeds.
+            Healthy: at most 1.17.
         leaf: Decades between a weight and the rest of its block. Healthy: at most 1.3.
         spike: Decades by which the whole trunk is above the highest of its last 100 windows.
             Healthy: at most 0.71.
         stray_step: Decades by which the highest norm of a window is above the median of the 10
-            windows before, in a training that has converged. Healthy long trainings: at most 1.3
+            windows before, in a training that has converged. Healthy long runs: at most 1.3
             while they learn, 2.4 with memorized images, 4.3 with a solved task, except for two
             single steps at 5.4.
         collapse: Decades by which the whole trunk falls below the median of the 20 windows before.
             Healthy: at most 1.79.
-        total_high: Norm of the whole gradient, before clipping. Healthy: at most 3.8e5.
-        total_low: Norm of the whole gradient. Healthy: at least 0.36.
-        weight_growth: Decades by which the weights of the trunk grow in 20 windows: the median over
-            the weights, or half of what a tenth of them grow by; 0.3 is a factor of two, or of
-            four. Healthy: at most 0.04, and half of 0.18; a learning rate of 1 or 10: 0.56 to 2.1,
-            and half of 1.0 to 2.4.
+        total_high: Total gradient norm, before clipping. Healthy: at most 3.8e5.
+        total_low: Total gradient norm. Healthy: at least 0.36.
+        weight_growth: Decades by which the trunk's weights grow in 20 windows: the median, or half
+            the growth of the fastest tenth. 0.3 is a factor of two, or of four. Healthy: at most
+            0.04, and half of 0.18; a learning rate of 1 or 10: 0.56 to 2.1, and half of 1.0 to 2.4.
         weight_jump: Decades by which the weights move faster than ever before, for the quickest
             tenth of the layers. Healthy: at most 0.3, or 0.8 where weights were rounded to three
             digits; a 50 times higher learning rate: 1.8.
@@ -80,8 +79,9 @@ class Thresholds:
         large_weights: Scale of the weights (norm over the fourth root of the number of elements) at
             the start of a run, as the median over the trunk. Healthy: 0.33 to 0.82 for every usual
             initialization; drawn from normal(0, 1): 13.
-        small_weights: Scale of the largest weight of a block. Healthy: at least 0.15 in any layer;
-            drawn from normal(0, 1e-4): 0.0005 to 0.0023.
+        small_weights: Scale (see ``large_weights``) of the weight with the largest scale in a
+            block. Healthy: at least 0.15 in any layer; drawn from normal(0, 1e-4): 0.0005 to
+            0.0023.
 
     Raises:
         ValueError: A field has an impossible value.
@@ -116,7 +116,7 @@ class Thresholds:
         if self.zero_fraction >= 1:
             raise ValueError(f"zero_fraction must be below 1, got {shown(self.zero_fraction)}")
         if self.total_low >= self.total_high:
-            both = f"{shown(self.total_low)} and {shown(self.total_high)}"
+            both = f"{self.total_low:g} and {self.total_high:g}"
             raise ValueError(f"total_low must be below total_high, got {both}")
 
     def laxer(self) -> dict[str, tuple[float, float]]:
@@ -173,7 +173,7 @@ def check_count(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be an integer of at least 1, got {shown(value)}")
     if value > MOST:
-        raise ValueError(f"{name} must be at most {MOST}, got {shown(value)}")
+        raise ValueError(f"{name} must be at most {MOST:,}, got {shown(value)}")
 
 
 def check_positive(name: str, value: object) -> None:

@@ -60,7 +60,7 @@ def endless_overflow(history: History, limits: Thresholds) -> Overflow | None:
 def amp_overflow(history: History, limits: Thresholds) -> Iterator[Hit]:
     """Yield the whole model if AMP's scaler skipped a step to calibrate its scale.
 
-    The loss of such a step is finite: only its scaled gradient is too large for half precision.
+    The loss of such a step is finite: only its scaled gradient is too large for float16.
     Value: skipped steps, limit: how many in a row would be an alarm.
     """
     newest = history.newest

@@ -115,10 +115,11 @@ def slow_branch_words(case: Case) -> Message:
     """Describe a branch that hardly learns."""
     less = significant(1 / max(case.finding.value, 1e-9), 2)
     return Message(
-        what=f"{case.where}: its weights move {less} times less than those of the other blocks",
+        what=f"{case.where}: its weights have moved {less} times less than those of the other "
+        "blocks",
         since=f"{case.since}{case.others()}; the gradient bypasses it, so upstream blocks lose "
         "nothing",
-        likely="a gate or a factor near zero scales its branch: a gamma, a layer scale, a "
+        likely="a gate or a factor near zero scales its branch: a gamma, a layer scale, or a "
         "zero-initialized layer. This is usual early in training.",
         remedy="If it lasts, try AdamW, which scales the step for each weight, or a larger initial "
         "value of that factor.",

@@ -46,19 +46,20 @@ def dead_words(case: Case) -> Message:
         f"its {relu} units have died: they output zero for every input"
         if relu
         else "something after it multiplies its output by zero: dead units, a zero gain or weight, "
-        "a mask"
+        "or a mask"
     )
     remedy = (
-        f"Try BatchNorm with a bias of 0 before {relu}, or SiLU or LeakyReLU instead"
+        f"Put a BatchNorm with a bias of 0 before {relu}, or replace {relu} with SiLU or "
+        "LeakyReLU, and try"
         if relu
-        else "Look for what multiplies it by zero there, and try a non-zero initialization"
+        else "Find what multiplies its output by zero, and try a non-zero initialization and"
     )
     return Message(
         what=f"{case.where}: gradient exactly zero",
         since=f"{case.since}{case.others()}, so it does not learn",
         why=case.changed,
         likely=f"{why}{'' if case.changed else case.moment}.",
-        remedy=f"{remedy}, and {case.lower_rate}.",
+        remedy=f"{remedy} {case.lower_rate}.",
     )
 
 
@@ -88,8 +89,8 @@ def no_gradient_words(case: Case) -> Message:
         why=case.changed,
         likely="its output does not reach the loss: it is unused in forward(), or cut off by "
         "detach(), torch.no_grad() or .data.",
-        remedy="Remove the detach() or no_grad() between it and the blocks it feeds. If this "
-        "is intentional, freeze the module.",
+        remedy="Use its output, or remove the detach(), no_grad() or .data after it. If this is "
+        "intentional, freeze the module.",
     )
 
 
@@ -115,7 +116,7 @@ def frozen_words(case: Case) -> Message:
         else f"The option {option} does not name it: a callback or the model's own code set "
         "requires_grad=False."
     )
-    remedy = "" if is_asked_for else "Fine if intentional."
+    remedy = "" if is_asked_for else "Fine if intentional; otherwise remove that code."
     since = f"{case.since}{case.others()}"
     return Message(what=f"{case.where}: frozen", since=since, why=why, remedy=remedy)
 

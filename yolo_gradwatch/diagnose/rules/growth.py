@@ -87,7 +87,7 @@ def weight_growth_words(case: Case) -> Message:
         what=f"the whole model: the weights have grown {10**case.finding.value:.1f}-fold within a "
         "few windows",
         since=case.since,
-        likely=f"the learning rate is far too high{case.moment}. Most such trainings end with a "
+        likely=f"the learning rate is far too high{case.moment}. Most such runs end with a "
         "gradient near zero.",
         remedy=remedy,
     )

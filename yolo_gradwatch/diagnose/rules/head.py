@@ -65,7 +65,7 @@ def dead_branch_words(case: Case) -> Message:
         return Message(
             what=f"{case.where}: gradient exactly zero at every scale of the head,",
             since=f"{case.since}, because {options}",
-            why="A gain of 0 multiplies this branch's loss by zero, so it stays as initialized.",
+            why="A gain of 0 switches this branch's loss off, so the branch learns nothing.",
             remedy="Set a gain above 0, or do not use this branch's output.",
         )
     message = Message(
@@ -132,8 +132,9 @@ def zero_loss_words(case: Case) -> Message:
     """Describe loss items that are always 0."""
     reason = case.finding.reason
     if reason and reason.kind == "labels":
+        zero = _subject(reason.names, "has", "have")
         return Message(
-            what=f"{case.where}: {_are(reason.names)} exactly 0 in every batch",
+            what=f"{case.where}: {zero} been exactly 0 in every batch",
             since=f"{case.since}, while the boxes learn",
             why="No keypoint is labelled visible.",
             remedy="Check the third number of each keypoint in the labels: 0 means it does not "
@@ -142,12 +143,12 @@ def zero_loss_words(case: Case) -> Message:
     count = int(reason.values[0]) if reason else 0
     names = reason.names if reason else ()
     options = joined([f"{gain}=0" for gain in names[:count]]) or "its gain is 0"
+    zero = _subject(names[count:] or ["a loss item"], "has", "have")
     return Message(
-        what=f"{case.where}: {_are(names[count:]) if names else 'a loss item is'} exactly 0 in "
-        "every batch",
+        what=f"{case.where}: {zero} been exactly 0 in every batch",
         since=f"{case.since}, because {options}",
-        why="A gain of 0 multiplies a loss item by zero.",
-        remedy="Fine if intentional.",
+        why="A gain of 0 switches a loss item off.",
+        remedy=f"Fine if intentional; otherwise set the gain{'s' if count > 1 else ''} above 0.",
     )
 
 
@@ -202,16 +203,16 @@ def _seldom(history: History, recent: Sequence[Window], family: str) -> Reason:
 def _why_dead(case: Case, reason: Reason) -> tuple[str, str]:
     """Return the measured cause of a branch without a gradient, and what to try."""
     if reason.kind == "no objects":
-        why = f"{_are(reason.names)} exactly 0 in every batch while the scores learn: no object is "
-        size = now(case.training, "imgsz")
-        return f"{why}assigned in any image.", f"{LABELS} counts), then the box sizes at {size}."
+        why = f"{_subject(reason.names)} exactly 0 in every batch while the scores learn"
+        boxes = f"the box sizes at {now(case.training, 'imgsz')}"
+        return f"{why}: no object is assigned in any image.", f"{LABELS} counts), then {boxes}."
     other, *own = reason.names
     if not own:
-        why = f"{other} learns, so the labels are not the cause: its output is cut off from the "
+        why = f"{other} learns, so the labels are not the cause; the output of "
         remedy = "Look for a detach(), torch.no_grad() or a factor of zero after this branch."
-        return f"{why}loss.", remedy
-    why = f"{other} learns, so boxes are not the cause: {_are(own)} exactly 0 in every batch."
-    remedy = "Check the labels of this term (keypoints all marked invisible, empty masks), then "
+        return f"{why}{case.finding.module} does not reach the loss.", remedy
+    why = f"{other} learns, so boxes are not the cause: {_subject(own)} exactly 0 in every batch."
+    remedy = "Check the labels of this item (keypoints all marked invisible, or empty masks), then "
     return why, f"{remedy}its code for a factor of zero."
 
 
@@ -221,13 +222,13 @@ def _seldom_words(case: Case, reason: Reason | None) -> Message:
     often = (
         f"learned in {_between(least, most, steps)} of {steps:,.0f} steps"
         if reason
-        else "rarely learned"
+        else "has rarely learned"
     )
-    what, size = f"{case.where}: the boxes {often}", now(case.training, "imgsz")
+    what, size = f"{case.where}: the box branch {often}", now(case.training, "imgsz")
     if case.finding.rule == "few_objects":
         return Message(
             what=what,
-            since=f"{case.since}; in the others no object counted",
+            since=f"{case.since}; in the other steps no object was assigned to it",
             why="This is normal if most images are background.",
             remedy=f"If they are not, check the labels, {size} and the box sizes.",
         )
@@ -249,9 +250,9 @@ def _between(least: float, most: float, of: float) -> str:
     return f"at least {least:,.0f}"
 
 
-def _are(found: Sequence[str]) -> str:
+def _subject(found: Sequence[str], one: str = "is", many: str = "are") -> str:
     """Return names as the subject of a sentence, with its verb."""
-    return f"{joined(found)} {'is' if len(found) == 1 else 'are'}"
+    return f"{joined(found)} {one if len(found) == 1 else many}"
 
 
 FEW_OBJECTS = Rule(
@@ -262,7 +263,7 @@ FEW_OBJECTS = Rule(
     judge=few_objects,
     needs=lambda limits: limits.dead_branch_windows,
     words=few_objects_words,
-    meaning="boxes learned in at most half of the steps of that many windows",
+    meaning="the box branch learned in at most half of the steps of that many windows",
     not_meaning="a fault, if most images are background",
     remedy="check the labels and `imgsz`",
 )
@@ -290,7 +291,7 @@ DEAD_BRANCH = Rule(
     needs=lambda limits: limits.dead_branch_windows,
     words=dead_branch_words,
     meaning="a branch of the head has had no gradient at any scale for that many windows, or "
-    "boxes rarely learned, and hardly anything; at once if a gain of 0 turns it off",
+    "the box branch rarely learned, and hardly anything; at once if a gain of 0 turns it off",
     not_meaning="one scale without objects",
     remedy="check the labels; look for a gain of zero or a `detach()` after it",
     explains=("starved_scale",),

@@ -113,8 +113,8 @@ def leaf_vanishing(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 def leaf_vanishing_words(case: Case) -> Message:
     """Describe a weight far below its block."""
-    cause = "shrinks its output: a gate, a gain near zero, a saturated activation"
-    return _leaf(case, "weaker", cause, "it")
+    cause = "shrinks its gradient: a gate, a gain near zero, or a saturated activation"
+    return _leaf(case, "weaker", cause, "shrinks")
 
 
 def leaf_exploding(history: History, limits: Thresholds) -> Iterator[Hit]:
@@ -124,8 +124,8 @@ def leaf_exploding(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 def leaf_exploding_words(case: Case) -> Message:
     """Describe a weight far above its block."""
-    cause = "multiplies its output: a gain, a very small input"
-    return _leaf(case, "stronger", cause, "that factor")
+    cause = "amplifies its gradient: a gain, or a normalization of a very small input"
+    return _leaf(case, "stronger", cause, "amplifies")
 
 
 def _outliers(history: History, limits: Thresholds, *, side: int) -> Iterator[Hit]:
@@ -186,12 +186,12 @@ def _since(history: History, before: Floats, values: Floats, limit: float) -> tu
     return begin(history.readings[at].window)
 
 
-def _leaf(case: Case, comparison: str, cause: str, factor_to_remove: str) -> Message:
+def _leaf(case: Case, comparison: str, cause: str, verb: str) -> Message:
     """Describe a weight far from the others of its block."""
     block = case.layout.block_of[case.layout.modules.index(case.finding.module)]
     likely = causes.Cause(
         f"something right after this layer {cause}",
-        f"remove {factor_to_remove}, and put a BatchNorm after the layer",
+        f"remove what {verb} it, and put a BatchNorm after the layer",
     )
     message = Message(
         what=f"{case.where}: its gradient is {factor(case.finding.value)} {comparison} than that "
@@ -229,7 +229,7 @@ EXPLODING = Rule(
     needs=lambda _: JUMPS[1],
     words=exploding_words,
     meaning="a block's weights get 300 times more gradient than the blocks it feeds",
-    not_meaning="a total norm above the clip, which is normal",
+    not_meaning="a total gradient norm above the clip, which is normal",
     remedy="BatchNorm, a smaller initialization, no gain above 1, lower `lr0`",
     healthy=1.2,
     blocks="origin",
@@ -250,7 +250,7 @@ LEAF_VANISHING = Rule(
     not_meaning="that the whole block is unhealthy",
     remedy="look for a gate, a gain near zero or a saturated activation after that layer",
     healthy=1.3,
-    state="leaf-low",
+    state="leaf low",
 )
 
 
@@ -265,8 +265,8 @@ LEAF_EXPLODING = Rule(
     words=leaf_exploding_words,
     meaning="one weight lies two decades above its neighbours in the block",
     not_meaning="that the whole block is unhealthy",
-    remedy="look for a gain or a very small input after that layer",
+    remedy="look for a gain, or a normalization of a very small input, after that layer",
     healthy=1.3,
-    state="leaf-high",
+    state="leaf high",
     explains=("spike", "total_high"),
 )

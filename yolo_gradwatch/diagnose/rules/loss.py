@@ -54,8 +54,8 @@ def loss_nonfinite_words(case: Case) -> Message:
     return Message(
         what=f"{joined(names) or 'the loss'} {'were' if len(names) > 1 else 'was'} NaN or Inf",
         since=f"{case.at}, but {finite}, so no weight was damaged",
-        why="This happens when a term averages over zero objects or pixels. The printed losses "
-        "stay NaN until the epoch ends.",
+        why="This happens when a loss item averages over zero objects or pixels. The printed "
+        "losses stay NaN until the epoch ends.",
         remedy="Check the labels of that step's images, or clamp the divisor to at least 1.",
     )
 

@@ -126,11 +126,11 @@ def loss_imbalance_words(case: Case) -> Message:
     )
     message = Message(
         what=f"the whole model: {item}{f' is {size},' if size else ' is'} "
-        f"{significant(10.0**decades, 2)} times all other loss items together (limit "
+        f"{significant(10.0**decades, 2)} times the sum of all other loss items (limit "
         f"{10.0**case.finding.limit:,.0f}; healthy runs reach 10),",
         since=case.since,
         why=clipping,
-        remedy="Divide its target by its standard deviation, or give the term a gain of about "
+        remedy="Divide its target by its standard deviation, or give the item a gain of about "
         f"{10.0**-decades:.0e}; a bounded loss (smooth L1) also helps.",
     )
     if item in OWN or _raised(case.training):
@@ -165,9 +165,9 @@ def initial_loss_words(case: Case) -> Message:
     total_norm = f" and the total gradient norm at {significant(norm, 2)}" if norm else ""
     message = Message(
         what=f"the whole model: {item} begins at "
-        f"{size or significant(case.finding.value, 2)}{total_norm} (limit of the loss "
-        f"{significant(case.finding.limit, 2)}; healthy runs begin at up to 12, poses at up to "
-        "100),",
+        f"{size or significant(case.finding.value, 2)} (limit "
+        f"{significant(case.finding.limit, 2)}; healthy runs begin at 12 or less, pose models at "
+        f"100 or less){total_norm},",
         since=case.since,
     )
     return _explained(message, case.training, item)
@@ -184,8 +184,15 @@ def _measured(case: Case) -> tuple[str, str, float]:
 def _explained(message: Message, training: Mapping[str, object], item: str) -> Message:
     """Return a message with why an Ultralytics item is too large, and what to try."""
     if raised := _raised(training):
-        gains = f"Gains far above their defaults cause this: {', '.join(raised)}."
-        return replace(message, why=f"{message.why} {gains}".lstrip(), remedy="Lower them first.")
+        one = len(raised) == 1
+        gains = (
+            "A gain far above its default causes" if one else "Gains far above their defaults cause"
+        )
+        return replace(
+            message,
+            why=f"{message.why} {gains} this: {', '.join(raised)}.".lstrip(),
+            remedy=f"Lower {'it' if one else 'them'} first.",
+        )
     if item in BOUNDED:
         why = (
             "No initialization causes this: overlap (IoU) losses are bounded by a few times "
@@ -197,7 +204,7 @@ def _explained(message: Message, training: Mapping[str, object], item: str) -> M
             remedy=f"Remove what multiplies {item} in the code of the loss or its targets.",
         )
     likely = (
-        "weights are initialized too large, above all in the head's last convolutions, so its "
+        "the initial weights are too large, above all in the head's last convolutions, so its "
         "outputs are far off. Targets or a gain of the wrong size have the same effect."
     )
     remedy = (
@@ -212,7 +219,7 @@ def _raised(training: Mapping[str, object]) -> list[str]:
     """Return the gains far above their defaults."""
     given = ((option, training.get(option), usual) for option, usual in GAINS.items())
     return [
-        f"{option}={gain:g} ({usual:g} by default)"
+        f"{option}={gain:g} (default {usual:g})"
         for option, gain, usual in given
         if isinstance(gain, (int, float)) and gain >= MANY * usual
     ]
@@ -265,11 +272,11 @@ LOSS_IMBALANCE = Rule(
     judge=loss_imbalance,
     needs=lambda _: LARGE_WINDOWS,
     words=loss_imbalance_words,
-    meaning="one loss item is 100 times all others together, and clipping leaves less than a "
+    meaning="one loss item is 100 times the sum of all others, and clipping leaves less than a "
     "hundredth of the gradient",
     not_meaning="items of different size: healthy runs reach 10 times",
     remedy="divide the target by its spread, or use a small gain",
-    state="drowned",
+    state="imbalance",
     explains=("spike", "total_high", "initial_loss", "dead_branch"),
 )
 
@@ -286,6 +293,6 @@ INITIAL_LOSS = Rule(
     meaning="a loss begins far above anything usual, and so does the gradient",
     not_meaning="the class loss of images without objects",
     remedy="a smaller initialization of the head's last convolutions; check the target units",
-    state="far off",
+    state="bad loss",
     explains=("total_high",),
 )

@@ -44,10 +44,11 @@ def total_low(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 def total_low_words(case: Case) -> Message:
     """Describe a total norm that is too low."""
+    stops = "" if case.is_strict(is_low=True) else ", so the training may have stopped learning"
     return Message(
         what=f"the whole model: total gradient norm {significant(case.finding.value, 2)}, below "
         f"{case.finding.limit:g} ({case.reached(is_low=True)}),",
-        since=f"{case.since}, so the training no longer learns",
+        since=f"{case.since}{stops}",
         likely="the loss or its gains are far too small, or a high learning rate has destroyed "
         f"the weights{case.moment}.",
         remedy=f"Scale the loss up, or resume from {case.way_back('the last good checkpoint')} "
@@ -135,7 +136,7 @@ TOTAL_LOW = Rule(
     judge=total_low,
     needs=lambda _: LOW_WINDOWS,
     words=total_low_words,
-    meaning="the total norm is below the limit for several windows",
+    meaning="the total gradient norm is below the limit for several windows",
     not_meaning="that the loss is small",
     remedy="scale the loss up; an earlier checkpoint; a lower `lr0`",
     healthy=0.3,
@@ -152,8 +153,8 @@ CONVERGED = Rule(
     judge=converged,
     needs=lambda _: LOW_WINDOWS + 1,
     words=converged_words,
-    meaning="the total norm fell below the limit as the loss did, or, where the loss is not "
-    "known, gradually",
+    meaning="the total gradient norm fell below the limit as the loss did, or, where the loss is "
+    "not known, gradually",
     not_meaning="a fault: the task is solved, or the images are memorized",
     remedy="nothing; more data or augmentation if the validation loss is far higher",
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from yolo_gradwatch.diagnose import causes
 from yolo_gradwatch.diagnose.causes import Cause
 from yolo_gradwatch.diagnose.graph import is_in
-from yolo_gradwatch.diagnose.messages import IF_IT_STAYS, Message, described
+from yolo_gradwatch.diagnose.messages import IF_IT_STAYS, LIKELY, Message, described
 from yolo_gradwatch.diagnose.phrases import joined, sentence
 from yolo_gradwatch.measure.layout import WHOLE
 
@@ -20,10 +20,7 @@ LOOK = "an exp of a large number, a division, a log or a root"
 """What usually turns finite values into NaN or Inf."""
 
 
-SLOPES = (
-    "The operation itself was not measured; suspects are a root, norm or power below 1 at 0, a "
-    "division by 0"
-)
+SLOPES = "The operation itself was not measured; suspects are a root, norm or fractional power at 0"
 """Operations whose slope may not be finite."""
 
 
@@ -49,13 +46,15 @@ def nonfinite_words(case: Case) -> Message:
             what=what,
             since=f"{case.since}{case.others(' by now')}",
             harm=_harm(case, reason),
-            remedy=f"Try amp=False or bfloat16 first; then {remedy}."
-            if is_first
-            else sentence(remedy),
+            remedy=f"Try {_wider(case)} first; then {remedy}." if is_first else sentence(remedy),
         )
     if cause:
         return replace(message, measured=cause.why)
     return replace(message, likely=f"{likely.why}.")
+
+
+def _wider(case: Case) -> str:
+    return causes.wider_than(causes.number_format(case.training))
 
 
 def _medium(reason: Reason | None) -> str:
@@ -72,8 +71,8 @@ def _often(case: Case, reason: Reason) -> Message:
         since=f"{case.since}; they are lost, and lowering the loss scale does not help",
         measured="the loss was finite in those steps, so the backward pass overflows: a scale that "
         "fits one batch does not fit the next.",
-        remedy=f"Try amp=False or bfloat16{IF_IT_STAYS}look for a very large slope: a division by "
-        "a small number, or a very large loss item.",
+        remedy=f"Try {_wider(case)}{IF_IT_STAYS}look for a very large slope: "
+        "a division by a small number, or a very large loss item.",
     )
 
 
@@ -84,11 +83,11 @@ def _harm(case: Case, reason: Reason | None) -> str:
             "AMP skipped the step, so no weight was damaged, but this is not calibration: the loss "
             "itself is NaN or Inf, at any loss scale."
         )
-    spread = "Clipping spreads it to all weights"
+    spread = "Clipping spreads the NaN to all weights"
     if reason and reason.kind == "weights":
-        return "Every step spreads it to all weights."
+        return "Every step spreads the NaN to all weights."
     if case.finding.kept:
-        return f"{spread}: fix the cause, then resume from {case.way_back('')}."
+        return f"{spread}; fix the cause, then resume from {case.way_back('')}."
     if case.finding.episodes[-1].epoch == 1:
         return f"{spread}, and in the first epoch there is no checkpoint to go back to."
     epoch = case.finding.episodes[-1].epoch
@@ -115,9 +114,9 @@ def _of_forward(case: Case, reason: Reason) -> Cause:
     places = joined([_block(case, name) for name in suspects])
     upto = f", but finite up to {clean}" if clean else ""
     why = (
-        f"it arises in the forward pass, in {places.replace(' and ', ' or ')} or right after it: "
-        f"the loss is NaN or Inf, and BatchNorm's running statistics are not finite from {spoiled} "
-        f"on{upto}."
+        "the NaN or Inf arises in the forward pass, in "
+        f"{places.replace(' and ', ' or ')} or right after it: the loss is NaN or Inf, and "
+        f"BatchNorm's running statistics are not finite from {spoiled} on{upto}."
     )
     return Cause(why, f"look for {LOOK} there, and compute it in float32 or with an epsilon")
 
@@ -128,8 +127,9 @@ def _of_call(case: Case, reason: Reason) -> Cause:
     if not before:
         return _of_input(case, reason)
     why = (
-        f"it arises in the forward pass: in the traced batch, {module} ({kind}) is the first "
-        f"module whose output is NaN or Inf; the output of {before}, just before it, was finite."
+        f"the NaN or Inf arises in the forward pass: in the traced batch, {module} ({kind}) is the "
+        f"first module whose output is NaN or Inf; the output of {before}, just before it, was "
+        "finite."
     )
     return Cause(why, f"look for {LOOK} there, and compute it in float32 or with an epsilon")
 
@@ -137,8 +137,8 @@ def _of_call(case: Case, reason: Reason) -> Cause:
 def _of_input(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # one signature for all
     """Name the input as the cause: nothing before it was finite."""
     why = (
-        f"it begins in the first layer, {reason.names[0]}, whose weights are finite. Suspect the "
-        "images: NaN, Inf or very large values from a file or an augmentation."
+        f"the NaN or Inf begins in the first layer, {reason.names[0]}, whose weights are finite. "
+        "Suspect the images: NaN, Inf or very large values from a file or an augmentation."
     )
     return Cause(why, "check the images of that step and the code that prepares them")
 
@@ -147,30 +147,30 @@ def _of_loss_items(case: Case, reason: Reason) -> Cause:
     """Name the loss items that are not finite, of several."""
     split = reason.names.index("")
     bad, sound = reason.names[:split], reason.names[split + 1 :]
-    others = f", {joined(sound)} {'are' if len(sound) > 1 else 'is'} not" if sound else ""
-    trains = "" if case.finding.module == WHOLE else f", which trains {case.finding.module},"
-    many = len(bad) > 1
-    terms = f"{'those loss terms' if many else 'that loss term'}{trains} likely"
+    others = f", but {joined(sound)} {'are' if len(sound) > 1 else 'is'} not" if sound else ""
+    many, s = len(bad) > 1, "" if len(bad) > 1 else "s"
+    trains = "" if case.finding.module == WHOLE else f", which train{s} {case.finding.module},"
     why = (
-        f"{joined(bad)} {'are' if many else 'is'} NaN or Inf{others}: {terms} "
-        f"{'divide by 0, or take' if many else 'divides by 0, or takes'} a root or log of 0 for "
-        "some object or pixel."
+        f"{joined(bad)} {'are' if many else 'is'} NaN or Inf{others}. {LIKELY}"
+        f"{'these items' if many else bad[0]}{trains} divide{s} by 0, or take{s} a root or log of "
+        "0, for some object or pixel."
     )
-    return Cause(why, "add an epsilon to that term, and check the labels of that step")
+    it = "these loss items" if many else "that loss item"
+    return Cause(why, f"add an epsilon to {it}, and check the labels of that step")
 
 
 def _of_loss(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # see above
     """Describe loss items that are all non-finite, of unknown origin."""
     if reason.values[1:] == (1.0,):
         why = (
-            "every loss item is NaN or Inf, but BatchNorm's running statistics are finite: it "
-            "arises after the last normalization, in the head's last layers or in something all "
-            "items share, such as the targets or their assignment."
+            "every loss item is NaN or Inf, but BatchNorm's running statistics are finite: "
+            "the NaN or Inf arises after the last normalization, in the head's last layers or in "
+            "something all items share, such as the targets or their assignment."
         )
     else:
         why = (
-            "every loss item is NaN or Inf: it arises in the forward pass, or in something all "
-            "items share."
+            "every loss item is NaN or Inf: the NaN or Inf arises in the forward pass, or in "
+            "something all items share."
         )
     return Cause(why, f"look for {LOOK} there, and check the labels of that step")
 
@@ -180,12 +180,15 @@ def _of_slope(case: Case, reason: Reason) -> Cause:  # noqa: ARG001  # see above
     name, head = case.finding.module, case.layout.head
     has_upstream = any(not is_in(head, origin) for origin in case.finding.origin)
     if name == WHOLE or (is_in(head, name) and has_upstream):
-        place = "" if name == WHOLE else f": it enters at {name}, in the loss term that trains it"
-        why = f"the loss is finite, but its gradient is not{place}. {SLOPES}."
+        place = (
+            "" if name == WHOLE else f": the NaN enters at {name}, in the loss item that trains it"
+        )
+        why = f"the loss is finite, but its gradient is not{place}. {SLOPES}, or a division by 0."
     else:
         why = (
-            "the loss and the gradient closer to it are finite, so it arises here or right after. "
-            f"{SLOPES}, an exp of a large number, a very large factor."
+            "the loss and the gradient closer to it are finite, so the NaN or Inf arises here or "
+            f"right after. {SLOPES}, a division by 0, an exp of a large number, or a very large "
+            "factor."
         )
     remedy = "find that operation, and put an epsilon under its root or a clamp before it"
     return Cause(why, remedy)
@@ -217,17 +220,17 @@ def _likely(case: Case) -> Cause:
         f"labels, or try {case.lower_rate} and more warmup_epochs"
     )
     if finding.module == WHOLE:
-        return Cause("the loss itself: it reaches every module", at_the_loss)
+        return Cause("the loss itself, since every module is affected", at_the_loss)
     upstream = [name for name in finding.origin if not is_in(layout.head, name)]
     if is_in(layout.head, finding.module) and upstream:
         why = (
-            f"the loss term of {finding.module}, not a layer: it enters at the head's outputs and "
-            "spreads upstream"
+            f"the loss item of {finding.module}, not a layer: the NaN enters at the head's outputs "
+            "and spreads upstream"
         )
         return Cause(why, at_the_loss)
     why = (
         "an operation here or right after it (division by zero, log or sqrt of 0, exp of a large "
-        "number): everything closer to the loss was finite"
+        "number), since everything closer to the loss was finite"
     )
     return Cause(
         why, f"try an epsilon in that operation, a normalization before it, or {case.lower_rate}"

@@ -59,8 +59,8 @@ def partly_dead_words(case: Case) -> Message:
     relu = first_of(case.layout, case.finding.module, RECTIFYING)
     why = f"units of its {relu} have" if relu else "units after it have"
     return Message(
-        what=f"{case.where}: {case.finding.value:.0%} of its weight elements get a gradient of "
-        "exactly zero",
+        what=f"{case.where}: {case.finding.value:.0%} of its weight elements have had a gradient "
+        "of exactly zero",
         since=f"{case.since}{case.others()}",
         likely=f"{why} died{case.moment}.",
         remedy=f"Try SiLU or LeakyReLU with BatchNorm, and {case.lower_rate}.",

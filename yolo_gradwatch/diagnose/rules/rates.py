@@ -89,14 +89,17 @@ def rate_jump(history: History, limits: Thresholds) -> Iterator[Hit]:
 def rate_jump_words(case: Case) -> Message:
     """Describe a learning rate that jumped."""
     reason = case.finding.reason
-    before, after = (significant(v, 2) for v in reason.values) if reason else ("?", "?")
+    jumped = "jumped to"
+    if reason:
+        before, after = (significant(value, 2) for value in reason.values)
+        jumped = f"jumped from {before} to {after},"
     return Message(
-        what=f"the whole model: the learning rate jumped from {before} to {after}, to "
-        f"{factor(case.finding.value)} its previous maximum,",
+        what=f"the whole model: the learning rate {jumped} {factor(case.finding.value)} its "
+        "previous maximum,",
         since=case.at,
         why="Neither a warm-up nor a schedule jumps like this: check what changed at that step, "
         "such as a callback, a custom scheduler or a resume.",
-        remedy="Remove it unless it is intentional, and resume from "
+        remedy="Remove that change unless it is intentional, and resume from "
         f"{case.way_back('the last checkpoint before that step')}.",
     )
 
@@ -133,7 +136,8 @@ def weight_jump(history: History, limits: Thresholds) -> Iterator[Hit]:
 def weight_jump_words(case: Case) -> Message:
     """Describe weights that suddenly move faster."""
     return Message(
-        what=f"the whole model: its weights move {factor(case.finding.value)} as fast as before,",
+        what="the whole model: its weights have moved "
+        f"{factor(case.finding.value)} as fast as before,",
         since=case.since,
         why="The training was healthy until then, so something changed.",
         likely="the learning rate, changed by a callback, a scheduler or a resume"
@@ -244,6 +248,6 @@ WEIGHT_JUMP = Rule(
     meaning="the weights move 10 times faster than ever before",
     not_meaning="a warm-up",
     remedy="the checkpoint before it; check what sets the learning rate",
-    state="moving",
+    state="weight jump",
     explains=("weight_growth",),
 )

@@ -9,6 +9,7 @@ import numpy as np
 from yolo_gradwatch.diagnose.causes import now
 from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.messages import Message
+from yolo_gradwatch.diagnose.phrases import joined
 from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.branches import box_families, without
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, last
@@ -81,20 +82,19 @@ def starved_scale(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 
 def starved_scale_words(case: Case) -> Message:
-    """Describe scales of the head on which hardly any object lands."""
+    """Describe scales of the head to which hardly any objects are assigned."""
     size = now(case.training, "imgsz")
-    what, how = f"{case.where}: this scale of the head has received no objects", ""
+    place, how = "this scale", ""
     is_single = PAIRED in case.finding.module
     own = ", and this branch gets only one box per object" if is_single else ""
     if reason := case.finding.reason:
         of, *learned = reason.values
-        places = " and ".join(reason.names)
-        what = f"{case.where}: hardly any object has fallen on {places} of the head"
+        place = joined(reason.names)
         pairs = zip(reason.names, learned, strict=True)
-        counts = " and ".join(f"{place} in {n:,.0f}" for place, n in pairs)
-        how = f"; boxes trained {counts} of {of:,.0f} steps"
+        counts = ", ".join(f"{name} in {n:,.0f}" for name, n in pairs)
+        how = f" ({counts} of {of:,.0f} steps)"
     return Message(
-        what=what,
+        what=f"{case.where}: hardly any objects have been assigned to {place} of the head",
         since=f"{case.since}{how}; other scales learn, so no branch is dead",
         why=f"The box sizes in pixels decide which scale learns{own}, so this is normal if all "
         "objects have a similar size.",
@@ -128,7 +128,7 @@ STARVED_SCALE = Rule(
     judge=starved_scale,
     needs=lambda limits: limits.dead_branch_windows,
     words=starved_scale_words,
-    meaning="hardly any object falls on a scale of the head for that many windows",
+    meaning="hardly any objects are assigned to a scale of the head for that many windows",
     not_meaning="that the branch is dead: other scales learn",
     remedy="check `imgsz` if objects of that size are expected",
 )

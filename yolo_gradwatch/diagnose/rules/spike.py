@@ -53,20 +53,21 @@ def spike(history: History, limits: Thresholds) -> Iterator[Hit]:
 def spike_words(case: Case) -> Message:
     """Describe a jump of the whole trunk."""
     outlier = (
-        "an outlier among labels or images, a very small last batch, a loss without "
-        f"bounds{case.moment}."
+        "an outlier among labels or images, a very small last batch, or an unbounded "
+        f"loss{case.moment}."
     )
     look, course, likely, measured = "Check its images and labels", "", outlier, ""
     if not case.finding.reason:
-        likely = f"the loss of that step: {outlier}"
+        likely = f"the loss of that step, due to {outlier}"
     else:
         before, then = case.finding.reason.values
         course = f"The loss jumped too, from {significant(before, 2)} to {significant(then, 2)}."
         if then < JUMPED * before:
             course, likely = "", ""
             measured = (
-                f"the loss was {significant(then, 2)} at that step and {significant(before, 2)} "
-                "before, so the jump arises in the backward pass, not in the loss."
+                f"the logged loss items did not jump (sum {significant(before, 2)} before and "
+                f"{significant(then, 2)} at that step), so the loss is scaled after it is logged, "
+                "or the backward pass amplifies the gradient."
             )
             look = (
                 "Look for what multiplies the loss in the trainer's code, or for a root, norm or "

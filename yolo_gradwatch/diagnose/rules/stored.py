@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def weight_overflow(history: History, limits: Thresholds) -> Iterator[Hit]:
-    """Yield modules with a parameter or buffer that is non-finite, or too large for half precision.
+    """Yield modules with a parameter or buffer that is non-finite, or too large for float16.
 
     The weights are those read before the newest step that was finite itself: `nonfinite` reports
     what a NaN step did to them. A buffer outside BatchNorm counts only if it was smaller before: a
@@ -66,16 +66,16 @@ def weight_overflow_words(case: Case) -> Message:
         said = "running statistics" if are_statistics else "buffers"
     many = finding.module == WHOLE
     where = f"{len(found)} layers, the first {found[0]}" if many else case.where
-    how = f"have reached {significant(finding.value, 2)}" if is_finite else "are not finite"
+    how = f"been as large as {significant(finding.value, 2)}" if is_finite else "not been finite"
     harm = (
-        "The training loss does not show it, but validation uses them: its losses become NaN or "
-        "huge, and mAP becomes 0."
+        "The training loss does not show it, but validation uses them: its losses can become NaN "
+        "or huge, and mAP can drop to 0."
         if is_buffer
         else "Validation and every later step use them."
     )
     stored = (
-        f"Checkpoints store half precision, at most {finding.limit:,.0f}: such values are saved "
-        "as Inf or silently replaced (nan_to_num: NaN by 0, Inf by that limit)."
+        f"Checkpoints store float16, at most {finding.limit:,.0f}: such values are saved as "
+        "Inf or silently replaced (nan_to_num: NaN by 0, Inf by that limit)."
     )
     back = case.way_back("an earlier checkpoint")
     remedy = (
@@ -85,7 +85,7 @@ def weight_overflow_words(case: Case) -> Message:
         else f"Resume from {back} with {case.lower_rate}."
     )
     return Message(
-        what=f"{where}: {said} {how}", since=case.since, why=f"{harm} {stored}", remedy=remedy
+        what=f"{where}: {said} have {how}", since=case.since, why=f"{harm} {stored}", remedy=remedy
     )
 
 
@@ -136,8 +136,8 @@ WEIGHT_OVERFLOW = Rule(
     judge=weight_overflow,
     needs=lambda _: 1,
     words=weight_overflow_words,
-    meaning="a parameter or buffer (BatchNorm's running statistics) is not finite, or beyond half "
-    "precision, in which checkpoints are stored",
+    meaning="a parameter or buffer (BatchNorm's running statistics) is not finite, or too large "
+    "for float16, in which checkpoints are stored",
     not_meaning="a NaN in the gradient: the training loss may look fine",
     remedy="check the images or the forward pass of the steps before; an earlier checkpoint",
     state="overflow",

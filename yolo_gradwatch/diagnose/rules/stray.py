@@ -56,7 +56,7 @@ def stray_step_words(case: Case) -> Message:
     reason = case.finding.reason
     is_exact = reason is not None and reason.values == (1,)
     return Message(
-        what="the whole model: one step has a gradient "
+        what="the whole model: one step had a gradient "
         f"{factor(case.finding.value)} that of its neighbours,",
         since=case.at if is_exact else f"{case.at} or soon after",
         why="The training has converged and this batch is an outlier: probably an image with a "

@@ -9,7 +9,7 @@ import numpy as np
 
 from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.messages import Message
-from yolo_gradwatch.diagnose.phrases import listed
+from yolo_gradwatch.diagnose.phrases import counted, listed
 from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, is_frozen, last, names
 from yolo_gradwatch.measure.clipping import CLIP_NORM
@@ -66,8 +66,8 @@ def not_updated_words(case: Case) -> Message:
     reason = case.finding.reason
     if reason is None or reason.kind == "still":
         return Message(
-            what=f"{case.where}: has a gradient and does not change",
-            since=f"{case.since}{case.others()}, while other modules move",
+            what=f"{case.where}: has a gradient but has not changed",
+            since=f"{case.since}{case.others()}, while other modules have",
             likely="the optimizer skips it: a custom step, or a parameter group of its own that "
             "is never stepped.",
             remedy="Put it into a parameter group that is stepped, or freeze it if this is "
@@ -81,13 +81,12 @@ def not_updated_words(case: Case) -> Message:
         f"{'is' if one else 'are'} in no parameter group of the optimizer and will never change "
         f"({listed(reason.names)}),",
         since=case.since,
-        why="zero_grad() never clears "
-        f"{'its gradient, so it accumulates' if one else 'their gradients, so they accumulate'}. "
-        "A custom build_optimizer that collects parameters by the type or name of "
-        "their module misses some.",
+        why="This happens when a custom build_optimizer collects parameters by module type or "
+        "name. zero_grad() never clears "
+        f"{'its gradient, so it accumulates' if one else 'their gradients, so they accumulate'}.",
         measured=f"{'it is not' if one else 'none of them is'} in optimizer.param_groups.",
-        remedy="Pass all of model.parameters() to the optimizer, or freeze these if this is "
-        "intentional.",
+        remedy="Pass all of model.parameters() to the optimizer, or freeze "
+        f"{'it' if one else 'them'} if this is intentional.",
     )
 
 
@@ -110,12 +109,13 @@ def zero_rate_words(case: Case) -> Message:
     count = len(found)
     which = f": {listed(found)}" if found else ""
     moves = "it does" if count == 1 else "they do"
+    tensors = counted(count, "trainable tensor") if count else "trainable tensors"
     return Message(
-        what=f"{case.where}: {count} trainable tensor{' is' if count == 1 else 's are'} in a "
-        "parameter group with a learning rate of 0",
+        what=f"{case.where}: {tensors} {'has' if count == 1 else 'have'} been in a parameter group "
+        "with a learning rate of 0",
         since=f"{case.since}{case.others()}, so {moves} not change{which}",
         why="The group was given a rate of 0, and a schedule only multiplies it.",
-        remedy="Fine if intentional; freezing them also saves computing their gradients.",
+        remedy="Fine if intentional; freezing also saves the gradient computation.",
     )
 
 
@@ -191,7 +191,7 @@ NOT_UPDATED = Rule(
     "parameter group",
     not_meaning="frozen, a learning rate of 0, or an update too small for float32",
     remedy="put them into a parameter group, or freeze them",
-    state="unmoved",
+    state="no update",
     explains=("vanishing", "leaf_vanishing", "leaf_exploding", "exploding", "total_high"),
     one_cause=True,
 )

@@ -43,7 +43,7 @@ def large_weights(history: History, limits: Thresholds) -> Iterator[Hit]:
     now = _median(_scales(history, newest)[trunk])
     if now <= limits.large_weights:
         return
-    low = np.fmin(now, _median(_scales(history, first)[trunk]))  # unknown for thawed weights
+    low = np.fmin(now, _median(_scales(history, first)[trunk]))  # unknown for unfrozen weights
     if low > limits.large_weights:
         rms = float(np.nanmedian(_sizes(history, newest)[trunk]))
         reason = Reason("rms", values=(rms,))
@@ -52,12 +52,14 @@ def large_weights(history: History, limits: Thresholds) -> Iterator[Hit]:
 
 def large_weights_words(case: Case) -> Message:
     """Describe weights that begin far too large."""
+    rms = _rms(case)
+    found = f"the weights have an RMS of {rms} in the median layer" if rms else _WRONG
     return Message(
-        what=f"the whole model: the weights have an RMS of {_rms(case)} in the median layer, "
-        f"{significant(case.finding.value / _USUAL, 2)} times that of the usual initialization,",
+        what=f"the whole model: {found}, {significant(case.finding.value / _USUAL, 2)} times "
+        "larger than usual at initialization,",
         since=case.since,
-        why="They are initialized too large. BatchNorm cancels that in the signal, but each step "
-        "then changes them that much less, and outputs without BatchNorm are far off.",
+        why="The initial weights are too large. BatchNorm rescales the activations, but each step "
+        "then changes the weights proportionally less, and outputs without BatchNorm are far off.",
         remedy="Try Ultralytics' initialization, or one that scales with each layer's fan-in "
         "(Kaiming, Xavier, orthogonal).",
     )
@@ -104,12 +106,14 @@ def small_weights_words(case: Case) -> Message:
     if finding.module == WHOLE and blocks:
         named = ", ".join(blocks) if len(blocks) <= NAMED else f"{blocks[0]} to {blocks[-1]}"
         who = f"the whole model, {len(blocks)} blocks ({named})"
+    rms = _rms(case)
+    found = f"the weights have an RMS of {rms}" if rms else _WRONG
     return Message(
-        what=f"{who}: the weights have an RMS of {_rms(case)}, "
-        f"{significant(_USUAL / finding.value, 2)} times below the usual initialization,",
+        what=f"{who}: {found}, {significant(_USUAL / finding.value, 2)} times smaller than usual "
+        "at initialization,",
         since=case.since,
-        why="They are initialized too small: the variance of the signal is far below BatchNorm's "
-        "eps, which swamps it, so signal and gradient fade from block to block.",
+        why="The initial weights are too small: the variance of the signal is far below "
+        "BatchNorm's eps, which swamps it, so signal and gradient fade from block to block.",
         remedy="Try Ultralytics' initialization, or one that scales with each layer's fan-in "
         "(Kaiming, Xavier, orthogonal).",
     )
@@ -118,10 +122,14 @@ def small_weights_words(case: Case) -> Message:
 _USUAL = 0.4
 """Scale of the median weight in a newly created Ultralytics model."""
 
+_WRONG = "the median layer's weights have the wrong order of magnitude"
+"""Said if the RMS is unknown."""
+
 
 def _rms(case: Case) -> str:
+    """Return the RMS of the weights; "" if unknown."""
     reason = case.finding.reason
-    return significant(reason.values[0], 2) if reason else "the wrong order of magnitude"
+    return significant(reason.values[0], 2) if reason else ""
 
 
 def _weighed(history: History) -> tuple[Reading | None, Reading | None]:
@@ -161,10 +169,10 @@ SMALL_WEIGHTS = Rule(
     judge=small_weights,
     needs=lambda _: 1,
     words=small_weights_words,
-    meaning="all weights of a block, or of most, are 30 times below the usual initialization",
+    meaning="all weights of a block, or of most, are 30 times smaller than usual",
     not_meaning="weights of exactly zero, with which a branch may begin",
     remedy="Ultralytics' initialization, or one that scales with the fan-in",
-    state="tiny",
+    state="small init",
     explains=("vanishing", "exploding", "leaf_vanishing", "leaf_exploding", "total_low"),
 )
 
@@ -178,9 +186,9 @@ LARGE_WEIGHTS = Rule(
     judge=large_weights,
     needs=lambda _: 1,
     words=large_weights_words,
-    meaning="the weights begin 10 times above the usual initialization",
+    meaning="the weights begin 10 times larger than usual",
     not_meaning="weights that grow",
     remedy="Ultralytics' initialization, or one that scales with the fan-in",
-    state="large",
+    state="large init",
     explains=("loss_imbalance", "initial_loss", "total_high", "dead_branch"),
 )

@@ -93,12 +93,12 @@ def total_high(history: History, limits: Thresholds) -> Iterator[Hit]:
 def total_high_words(case: Case) -> Message:
     """Describe a total norm that is too high."""
     value = case.finding.value
-    norm = significant(value, 2) if value < FLOAT32_MAX else "beyond 3.4e38"
+    norm = significant(value, 2) if value < FLOAT32_MAX else "beyond 3.4e+38"
     clipping = (
         "Clipping computes in float32, where its square is Inf, so it multiplies every gradient by "
         "0 and nothing is learned."
         if value > CLIP_OVERFLOW
-        else "Clipping hides this, but half precision overflows."
+        else "Clipping hides this, but float16 gradients can overflow."
     )
     return Message(
         what=f"the whole model: total gradient norm {norm}, above {case.finding.limit:g} "
@@ -137,8 +137,8 @@ TOTAL_HIGH = Rule(
     judge=total_high,
     needs=lambda _: HIGH_WINDOWS,
     words=total_high_words,
-    meaning="the total norm is above the limit for several windows; above 1.8e19, where clipping "
-    "multiplies by 0, from the first step on",
+    meaning="the total gradient norm is above the limit for several windows; above 1.8e19, where "
+    "clipping multiplies by 0, from the first step on",
     not_meaning="that clipping is active",
     remedy="scale the loss down; normalization; a lower `lr0`",
     healthy=4e5,
