@@ -215,9 +215,9 @@ def _torn(path: Path, content: bytes, end: int) -> tuple[str, ...]:
         return ()
     line = content.count(b"\n", 0, end) + 1
     lines = rest.count(b"\n") + (not rest.endswith(b"\n"))
-    are = "lines are" if lines > 1 else "line is"
+    are = "lines from line {} on are" if lines > 1 else "line from line {} on is"
     remark = (
-        f"{path.name} ends in a torn line: from line {line} on, {lines} {are} left out (is it "
-        "being written, or was the training killed?)"
+        f"{path.name} ends in an incomplete line: {lines} {are.format(line)} ignored (is the file "
+        "still being written, or was the training killed?)"
     )
     return (remark,)

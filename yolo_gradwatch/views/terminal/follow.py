@@ -72,7 +72,7 @@ def _awaited(path: Path, view: _Terminal | _Log) -> Path:
     folder = _found(path)
     if folder is None:
         lack = "" if path.exists() else ", which does not exist yet"
-        text = f"GradWatch is waiting for a watched training in {path}{lack} (Ctrl+C to leave)"
+        text = f"GradWatch is waiting for a watched run in {path}{lack} (Ctrl+C to leave)"
         with suppress(FormatError, OSError):
             text = f"{_over(path)} is over, {text}"
         view.say(Text(text, "dim"))
