@@ -136,8 +136,8 @@ NO_GRADIENT = [window(step, none=[CONV]) for step in (1, 2, 3)]
     ("windows", "words", "code"),
     [
         *((DEAD, words, 1) for words in ("dead", "vanishing,dead", " dead , nonfinite ")),
-        *((DEAD, words, 0) for words in ("", "vanishing", " vanishing , no_gradient ")),
-        *((DEAD, words, 2) for words in ("nonsense", "amp_overflow", "dead,nonsense")),
+        *((DEAD, words, 0) for words in ("vanishing", " vanishing , no_gradient ")),
+        *((DEAD, words, 2) for words in ("", "nonsense", "amp_overflow", "dead,nonsense")),
         *((NO_GRADIENT, words, 1) for words in ("no_gradient", "dead")),
     ],
 )

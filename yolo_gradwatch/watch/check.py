@@ -85,7 +85,7 @@ def check_model(
 
     checked = check(train, steps, thresholds, tell, other)
     if checked is None:
-        raise ValueError("train() returned without a training")
+        raise ValueError("train() returned without a training run")
     return checked
 
 

@@ -86,7 +86,7 @@ def _awaited(path: Path, view: _Terminal | _Log) -> Path:
             is_there = path.exists()
             if was_there and not is_there:
                 raise FormatError(path, "the folder is gone, and it held no run")
-            lack = "no training is running" if is_there else "the path does not exist yet"
+            lack = "no training run is in progress" if is_there else "the path does not exist yet"
             view.wait(lack, time.monotonic() - began)
     return folder
 
