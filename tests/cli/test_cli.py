@@ -19,6 +19,7 @@ from yolo_gradwatch.cli import check as cli_check
 from yolo_gradwatch.cli import demo as cli_demo
 from yolo_gradwatch.cli import train as cli_train
 from yolo_gradwatch.cli.main import app, main
+from yolo_gradwatch.cli.watching import exit_codes
 from yolo_gradwatch.watch.attachment import Attachment
 from yolo_gradwatch.watch.launched import Launched
 
@@ -49,7 +50,10 @@ REFUSED = """
     train --wibble
     train --interval 0 model=yolo26n.yaml
     train --stop-on tired
+    train --stop-on vanishin
+    train --stop-on=
     train --fail-on amp_overflow
+    train --fail-on ,
     train --loggers wandb,neptune
     train --thresholds nowhere.toml
     val model=yolo26n.yaml
@@ -94,6 +98,15 @@ def test_bad_input_gives_one_line_and_exit_code_2(tmp_path, golden, monkeypatch)
     golden("refused", messages)
 
 
+def test_missing_file_is_named_by_its_argument(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("yolo_gradwatch.watch.ultralytics.command.is_bad_input", lambda _: True)
+    given = ["train", f"model={tmp_path / 'nope.pt'}", "data=coco8.yaml"]
+    for path, named in (("nope.pt", "model: "), ("other.pt", "")):
+        with pytest.raises(typer.Exit), exit_codes(given):
+            (tmp_path / path).open()
+        assert capsys.readouterr().err.startswith(f"Error: {named}{tmp_path / path}")
+
+
 def test_help_describes_every_option(golden):
     """The words only: boxes, colours and line widths are up to Typer."""
     group = typer.main.get_command(app)
@@ -116,6 +129,7 @@ def test_every_command_has_help(command):
     code, out, err = outcome(*command, "--help")
     assert (code, err) == (0, "")
     assert "--help" in out
+    assert "bool" not in out.casefold()  # a flag takes no value
 
 
 def test_hint_knows_every_option_of_a_training():

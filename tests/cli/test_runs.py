@@ -118,7 +118,7 @@ def test_json_has_the_rows_and_other_folders(folder):
 @pytest.mark.parametrize(
     ("words", "code", "named"),
     [
-        ("", 0, []),
+        ("", 2, []),
         ("dead", 1, ["detect/short", "detect/train2"]),
         ("vanishing", 1, ["detect/short"]),  # it has no verdict
         ("tired", 2, []),

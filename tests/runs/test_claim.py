@@ -61,7 +61,7 @@ def files(folder):
 def test_folder_of_a_live_training_in_another_process_is_taken(tmp_path, resumes):
     before = run_of(tmp_path, "another")
     with (
-        pytest.raises(Taken, match=rf"process {parent().pid} "),
+        pytest.raises(Taken, match=rf"process {parent().pid}\b"),
         taken(tmp_path, resumes=resumes),
     ):
         pytest.fail("the folder was claimed")

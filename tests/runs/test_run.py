@@ -136,8 +136,7 @@ def test_run_that_stopped_writing_long_ago_gives_a_remark(tmp_path, status, minu
     then = time.time() - 60 * minutes - 5
     os.utime(tmp_path / "gradwatch.csv", (then, then))
     remarks = load_run(tmp_path).remarks
-    expected = f"no end was written, and nothing at all for {minutes} min: was the training killed?"
-    assert remarks == ((expected,) if has_remark else ())
+    assert [f" {minutes} min" in remark for remark in remarks] == [True] * has_remark
 
 
 @pytest.mark.parametrize(

@@ -239,7 +239,13 @@ def test_screen_fits_the_terminal(tmp_path, width):
 def test_block_near_the_end_of_the_number_format_is_marked(tmp_path):
     text = screen(yolo_run(tmp_path).report(), yolo_run(tmp_path), COST, 140)[1]
     yellow = [span for span in text.spans if "yellow" in str(span.style)]
-    assert {text.plain[span.start : span.end].strip() for span in yellow} == {"1.1", "little room"}
+    assert {text.plain[span.start : span.end].strip() for span in yellow} == {"1.1", "low headroom"}
+
+
+def test_headroom_of_outputs_is_shown_in_half_precision_only(tmp_path):
+    for amp in (True, False):
+        head = on_screen(yolo_run(tmp_path / str(amp), amp=amp), 140).partition("\nblock ")[2]
+        assert ("headroom" in head.splitlines()[0]) == amp
 
 
 def test_screen_without_a_run_has_verdict_and_cost(tmp_path):

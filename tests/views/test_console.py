@@ -392,27 +392,27 @@ def clip_line(total, clip=10.0, **norms):
 @pytest.mark.parametrize(
     ("total", "clip", "norms", "begin", "owners"),
     [
-        (20.0, 10.0, (20.0,), "norm x 0.5 ", "0 Conv 100%"),
-        (40.0, 0.1, (40.0,), "norm x 0.0025 ", "0 Conv 100%"),
-        (10.0, 10.0, (10.0,), "norm x 1 ", "0 Conv 100%"),
-        (3.0, 10.0, (3.0,), "norm x 1 ", "0 Conv 100%"),
-        (1e9, 10.0, (1e9,), "norm x 1e-08 ", "0 Conv 100%"),
-        (5.0, 10.0, (3.0, 0.0, 4.0), "norm x 1 ", "2 Detect 64%, 0 Conv 36%"),
+        (20.0, 10.0, (20.0,), "gradient scaled by 0.5 ", "0 Conv 100%"),
+        (40.0, 0.1, (40.0,), "gradient scaled by 0.0025 ", "0 Conv 100%"),
+        (10.0, 10.0, (10.0,), "gradient scaled by 1 ", "0 Conv 100%"),
+        (3.0, 10.0, (3.0,), "gradient scaled by 1 ", "0 Conv 100%"),
+        (1e9, 10.0, (1e9,), "gradient scaled by 1e-08 ", "0 Conv 100%"),
+        (5.0, 10.0, (3.0, 0.0, 4.0), "gradient scaled by 1 ", "2 Detect 64%, 0 Conv 36%"),
         (
             100.0,
             10.0,
             (99.5, 9.9, 1.0),
-            "norm x 0.1 ",
+            "gradient scaled by 0.1 ",
             "0 Conv 99%",
         ),  # no share below 1%
         *((bad, clip, (bad,), "spreads", "") for bad in (np.nan, np.inf) for clip in (10.0, 0.5)),
-        (0.0, 10.0, (0.0,), "norm x 1", ""),
+        (0.0, 10.0, (0.0,), "gradient scaled by 1", ""),
     ],
 )
 def test_clipping_line_has_factor_and_owners(total, clip, norms, begin, owners):
     line = clip_line(total, clip, **{f"b{i}": norm for i, norm in enumerate(norms)})
     assert line.startswith(f"clip at {clip:g}: {begin}")
-    assert line.partition("largest shares of the gradient: ")[2] == owners
+    assert line.partition("largest shares: ")[2] == owners
 
 
 # --- numbers --------------------------------------------------------------------------------------
@@ -507,7 +507,7 @@ def test_fitted_text_keeps_empty_lines():
 
 def test_path_is_never_wrapped():
     path = Path("/home/some body/projects/" + "detection/" * 8 + "runs/train/gradwatch.csv")
-    assert printed(file_list([path, path]), soft_wrap=True) == f"  {path}\n  {path}\n"
+    assert printed(file_list([path, path]), soft_wrap=True) == f"Files:\n  {path}\n  {path}\n"
 
 
 @pytest.mark.parametrize("width", [1, 2, 4, 5, 10])
@@ -523,7 +523,7 @@ def test_markup_in_a_finding_is_shown_verbatim():
     for change in ("start", "worse", "cause"):
         assert LOUD in printed(change_line(change_of(change, finding)), soft_wrap=True)
     over = change_line(change_of("end", ended(finding, 9)))
-    assert f"resolved: dead in {LOUD}, which" in printed(over, soft_wrap=True)
+    assert f"resolved: dead in {LOUD} (" in printed(over, soft_wrap=True)
     report = printed(end_report(report_of(finding)), soft_wrap=True)
     assert report.count(LOUD) == 2
     assert LOUD in printed(file_list([Path(LOUD)]), soft_wrap=True)

@@ -376,7 +376,7 @@ def test_log_has_the_changes_of_the_training(training, tmp_path, meanwhile, caps
     loaded = load_run(tmp_path)
     assert changes_in(capsys.readouterr().out) == [
         f"GradWatch critical dead: {loaded.alerts['message'][0]}",
-        f"GradWatch resolved: dead in {CONV}, which lasted from step 3 to step 9",
+        f"GradWatch resolved: dead in {CONV} (from step 3 to step 9)",
     ]
 
 
@@ -435,7 +435,7 @@ def test_missing_run_is_waited_for(tmp_path, meanwhile, capsys, place):
     )
     assert follow(Path(os.path.normpath(folder / place))) == 0
     out = capsys.readouterr().out
-    assert "GradWatch is waiting for a watched training in" in out.splitlines()[0]
+    assert "GradWatch is waiting for a watched run in" in out.splitlines()[0]
     assert "does not exist yet" in out.splitlines()[0]
     assert out.count(f"GradWatch is following {folder} ") == 1
     assert "GradWatch: unhealthy, 1 critical" in out
@@ -495,7 +495,7 @@ def test_parent_folder_does_not_select_a_finished_run(tmp_path, meanwhile, capsy
     )
     assert follow(tmp_path) == 0
     out = capsys.readouterr().out
-    assert f"GradWatch is waiting for a watched training in {tmp_path} " in out
+    assert f"GradWatch is waiting for a watched run in {tmp_path} " in out
     assert f"GradWatch is following {tmp_path / 'new'} " in out
 
 

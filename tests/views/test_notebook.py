@@ -178,8 +178,8 @@ def test_failing_display_is_replaced_by_tables(  # noqa: PLR0913, PLR0917
 def test_display_says_that_the_watch_ended_before_the_training(tmp_path, kernel):
     recording = Recording(tmp_path, live=None)
     recording.close()
-    assert "The watch ended before the training" in text_of(kernel.states[-1])
-    assert "The watch ended before the training" in kernel.states[-1]["text/plain"]
+    assert "GradWatch ended before the training" in text_of(kernel.states[-1])
+    assert "GradWatch ended before the training" in kernel.states[-1]["text/plain"]
 
 
 # --- a view in another cell -----------------------------------------------------------------------

@@ -93,7 +93,7 @@ def test_training_with_fewer_steps_runs_to_its_end():
     found = checked(30, kind=Trainer, epochs=2)
     assert found.report.steps == 4
     assert found.report.remarks == (
-        "the whole training has 4 optimizer steps: 2 epochs of 2 batches, 1 to a step",
+        "the whole training has 4 optimizer steps: 2 epochs of 2 batches, 1 per step",
     )
     assert Trainer.notes == ("validate",)  # not in its last epoch
 

@@ -172,7 +172,7 @@ def test_watch_that_failed_to_start_does_not_pass_fail_on(tmp_path, capfd):
         injected.inject("watch.ultralytics.training.save_dir")
         assert main([*arguments, "--fail-on", "dead"]) == 1
         assert injected.FIRED
-    assert "--fail-on failed: no training was watched\n" in capfd.readouterr().err
+    assert "--fail-on failed: no training run was watched\n" in capfd.readouterr().err
     assert not (tmp_path / "run" / "gradwatch.csv").exists()
 
 

@@ -40,7 +40,7 @@ def test_launched_training_has_no_report_before_its_first_file(tmp_path, monkeyp
     assert not launched.has_started
     assert launched.stopped_by is None
     assert launched.is_broken
-    with pytest.raises(RuntimeError, match="have not begun their first epoch with a watch"):
+    with pytest.raises(RuntimeError, match="have not started their first epoch"):
         launched.report()
 
 
@@ -201,7 +201,7 @@ def test_ultralytics_that_drops_callbacks_gets_one_warning(
     said = dropped(caplog)
     assert len(said) == int(drops)
     assert all("pip install -U ultralytics" in line and "on one GPU" in line for line in said)
-    reason = "drops callbacks .*update it" if drops else "have not begun their first epoch"
+    reason = "drops callbacks .*update it" if drops else "have not started their first epoch"
     with pytest.raises(RuntimeError, match=reason):
         gradwatch.report()
 

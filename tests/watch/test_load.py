@@ -78,7 +78,7 @@ def test_second_training_in_a_folder_leaves_the_files_of_the_first_alone(tmp_pat
         assert first.wait(60) == -signal.SIGINT
     said = logs[1].read_text(encoding="utf-8")
     assert said.count(TAKEN) == 1
-    assert f"process {first.pid} " in said
+    assert f"process {first.pid})" in said
     assert "<restored>" in said
     assert load_run(run).status == "interrupted"
     assert load_run(run).report().steps == 2

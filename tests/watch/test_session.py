@@ -355,7 +355,7 @@ def leaves_out(event):
 @pytest.mark.parametrize(
     ("make", "why", "steps"),
     [
-        (stops_unscaling, "unscale_ was not called before", 2),
+        (stops_unscaling, "unscale_ was not called first", 2),
         (clips_first, "ClipsFirst.optimizer_step clips", 0),
         (leaves_out("on_train_start"), "did not run the callback on_train_start", 0),
         (leaves_out("on_train_epoch_start"), "did not run the callback on_train_epoch_start", 0),
@@ -395,7 +395,7 @@ def test_trainer_that_has_already_started_is_not_watched(faked, tmp_path, caplog
     faked.train(tmp_path, calls=[("on_train_start", watch.attach)])
     assert watch._attachment.sessions == []
     (one,) = warnings_of(caplog)
-    assert "has already begun" in one
+    assert "has already started" in one
 
 
 # --- other watches and detaching ------------------------------------------------------------------

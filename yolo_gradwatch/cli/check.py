@@ -47,10 +47,10 @@ def check(
         Path | None,
         typer.Option(help="TOML file with rule limits, one NAME = VALUE per line."),
     ] = None,
-    fail_on: FailOn = "",
+    fail_on: FailOn = None,
     json: Json = False,
 ) -> None:
-    """Try a training before you start it: run a few optimizer steps and leave no files behind.
+    """Try a training run before you start it: run a few optimizer steps and leave no files behind.
 
     ARGS are the same as for [bold]train[/bold]: same model, data, image size, batch, AMP, optimizer
     and schedule, but in a temporary folder, without validation, plots, checkpoints or loggers:
@@ -83,7 +83,7 @@ def _looked(arguments: list[str], steps: int, limits: Thresholds) -> Checked | N
         given = [one for one in arguments if not one.lstrip("-").startswith("save_dir=")]
         command.run_command([*given, *own], begin)
 
-    with exit_codes(), closing(Progress()) as progress:
+    with exit_codes(arguments), closing(Progress()) as progress:
         try:
             checking.check_arguments(command.named(arguments))
             with _tidy():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from yolo_gradwatch.cli.options import Csv, Json, Pattern, found, judged, matching
+from yolo_gradwatch.cli.options import Command, Csv, Json, Pattern, found, judged, matching
 from yolo_gradwatch.cli.output import (
     check_plotly,
     check_target,
@@ -36,7 +36,7 @@ _DRAWING = {"--plot": COMPARED_FILE, "--html": COMPARED_PAGE}
 """Options whose file name is optional -> its default."""
 
 
-class Drawing(typer.core.TyperCommand):
+class Drawing(Command):
     """Command that accepts ``--plot`` and ``--html`` with or without a file name."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -53,19 +53,22 @@ def compare(  # noqa: PLR0913, PLR0917  # each is an option of the command
         str | None,
         typer.Option(
             metavar="[FILE]",
-            help=f"Draw two runs at the same share of training: FILE, or {COMPARED_FILE} of RUN_B.",
+            help="Write a picture of two runs, aligned by share of training, to FILE "
+            f"(default: {COMPARED_FILE} in RUN_B).",
         ),
     ] = None,
     html: Annotated[
         str | None,
         typer.Option(
-            metavar="[FILE]", help=f"The same as a page: FILE, or {COMPARED_PAGE} of RUN_B."
+            metavar="[FILE]",
+            help="Write that comparison as an HTML page to FILE "
+            f"(default: {COMPARED_PAGE} in RUN_B).",
         ),
     ] = None,
 ) -> None:
-    """Compare watched trainings: the step at which they diverge, gradient norms, and findings.
+    """Compare watched runs: the step at which they diverge, gradient norms, and findings.
 
-    For example, the same model with another optimizer or image size, or with a custom block.
+    For example, the same model with a different optimizer or image size, or with a custom block.
 
     Each run is judged under its own limits and compared with the first one, both step by step and
     at the same share of training.

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from yolo_gradwatch.cli.options import Watching, fields_of, taking
-from yolo_gradwatch.cli.output import hint, refuse
+from yolo_gradwatch.cli.output import refuse
 from yolo_gradwatch.cli.watching import leave_after, watch_of
+from yolo_gradwatch.diagnose.vocabulary import hint
 from yolo_gradwatch.watch.ultralytics import command
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ import yolo_gradwatch
 from yolo_gradwatch.cli.check import check
 from yolo_gradwatch.cli.compare import Drawing, compare
 from yolo_gradwatch.cli.demo import demo
+from yolo_gradwatch.cli.options import Command, without_types
 from yolo_gradwatch.cli.output import EPILOG, FINE, UNUSABLE, refuse
 from yolo_gradwatch.cli.review import review
 from yolo_gradwatch.cli.runs import runs
@@ -39,6 +40,10 @@ class _Group(typer.core.TyperGroup):
             name = "check" if "check" in args else "train"  # a task may come first
             args = [name, *(word for word in args if word != name or name == "train")]
         return super().resolve_command(ctx, args)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options, with ``--help``."""
+        return without_types(super().get_params(ctx))
 
 
 def _refuse_mistyped(word: str, commands: Collection[str]) -> None:
@@ -72,10 +77,11 @@ def _group(
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
     ] = None,
 ) -> None:
-    """Watch the gradients of an Ultralytics YOLO training and name the layer that is unhealthy."""
+    """Watch the gradients of an Ultralytics YOLO training run and name the unhealthy layer."""
 
 
 _trains = app.command(
+    cls=Command,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     options_metavar="[OPTIONS] ARGS...",
     epilog=EPILOG,
@@ -83,7 +89,7 @@ _trains = app.command(
 _trains(train)
 _trains(check)
 for command in (demo, review, runs):
-    app.command(epilog=EPILOG)(command)
+    app.command(epilog=EPILOG, cls=Command)(command)
 app.command(epilog=EPILOG, cls=Drawing)(compare)
 
 

@@ -14,7 +14,7 @@ import typer
 from yolo_gradwatch.cli.output import refuse, tell
 from yolo_gradwatch.diagnose.catalog import RULES
 from yolo_gradwatch.diagnose.thresholds import Thresholds
-from yolo_gradwatch.diagnose.vocabulary import ALARMS, alarms
+from yolo_gradwatch.diagnose.vocabulary import ALARMS, alarms, hint
 from yolo_gradwatch.loggers.catalog import AUTO, LOGGERS
 
 if TYPE_CHECKING:
@@ -27,19 +27,22 @@ if TYPE_CHECKING:
 
 _Command = TypeVar("_Command", bound="Callable[..., None]")
 
-WORDS = (
-    "Rules or kinds of rules (dead, exploding, nonfinite, vanishing), separated by commas: "
-    f"{', '.join(ALARMS)}."
-)
-
 FailOn = Annotated[
-    str, typer.Option(metavar="WORDS", help=f"Exit with 1 on these findings. {WORDS}")
+    str | None,
+    typer.Option(
+        metavar="WORDS",
+        help="Exit with 1 on these findings. Rules or kinds of rules (dead, exploding, nonfinite, "
+        f"vanishing), separated by commas: {', '.join(ALARMS)}.",
+    ),
 ]
 Pattern = Annotated[
     str, typer.Option(metavar="PATTERN", help="Only these modules, as in 'model.2.*' or '*.conv'.")
 ]
 Csv = Annotated[bool, typer.Option("--csv", help="The modules as CSV on standard output.")]
 Json = Annotated[bool, typer.Option("--json", help="Everything as JSON on standard output.")]
+
+
+_PANEL = "Limits (decade: factor of ten; window: 1+ steps; trunk: all but the head)"
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,12 @@ class Watching:
         typer.Option(help="TOML file with rule limits, one NAME = VALUE per line."),
     ] = None
     stop_on: Annotated[
-        str, typer.Option(metavar="WORDS", help=f"Stop the training on these findings. {WORDS}")
-    ] = ""
-    fail_on: FailOn = ""
+        str | None,
+        typer.Option(
+            metavar="WORDS", help="Stop the training on these findings, named as for --fail-on."
+        ),
+    ] = None
+    fail_on: FailOn = None
     flow: Annotated[
         bool, typer.Option("--flow/--no-flow", help="Trace single batches through every module.")
     ] = True
@@ -68,8 +74,8 @@ class Watching:
         bool,
         typer.Option(
             "--keep-healthy",
-            help="Keep a copy of last.pt as weights/last_healthy.pt while no critical finding is "
-            "open.",
+            help="Keep a copy of last.pt as weights/last_healthy.pt as long as no critical finding "
+            "is unresolved.",
         ),
     ] = False
     loggers: Annotated[
@@ -80,6 +86,27 @@ class Watching:
             f"or some of {', '.join(LOGGERS)}, separated by commas.",
         ),
     ] = AUTO
+
+
+class Command(typer.core.TyperCommand):
+    """Command whose help has no line breaks within a paragraph, and no type beside a flag."""
+
+    def __init__(self, name: str | None, **options: Any) -> None:
+        paragraphs = inspect.cleandoc(options.pop("help", None) or "").split("\n\n")
+        joined = "\n\n".join(" ".join(one.split()) for one in paragraphs)
+        super().__init__(name, help=joined, **options)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, with ``--help``."""
+        return without_types(super().get_params(ctx))
+
+
+def without_types(params: list[Any]) -> list[Any]:
+    """Have the help show no type for flags, which take no value."""
+    for one in params:
+        if getattr(one, "is_flag", False):
+            one.metavar = ""
+    return params
 
 
 def fields_of(record: type) -> list[inspect.Parameter]:
@@ -98,9 +125,9 @@ def limits() -> list[inspect.Parameter]:
             annotation=Annotated[
                 (int if field.type == "int" else float) | None,
                 typer.Option(
-                    help=f"{meanings.get(field.name, '')} Default {field.default:g}.".lstrip(),
+                    help=f"{meanings.get(field.name, '')} Default {field.default:,g}.".lstrip(),
                     show_default=False,
-                    rich_help_panel="Limits; a decade is a factor of ten",
+                    rich_help_panel=_PANEL,
                 ),
             ],
         )
@@ -193,10 +220,15 @@ def matching(table: pd.DataFrame, pattern: str) -> pd.DataFrame:
     return found
 
 
-def alarm_words(option: str, words: str) -> tuple[str, ...]:
-    """Parse the rules or kinds of rules of an option; notices are refused."""
+def alarm_words(option: str, words: str | None) -> tuple[str, ...]:
+    """Parse the rules or kinds of rules of an option; notices are refused, and so is no rule."""
+    if words is None:
+        return ()
+    named = _split(words)
+    if not named:  # such as an unset variable of a script
+        refuse(f"{option}: no rule given")
     try:
-        return alarms(option, _split(words))
+        return alarms(option, named)
     except (TypeError, ValueError) as error:
         refuse(error)
 
@@ -206,7 +238,8 @@ def rule_words(option: str, words: str) -> tuple[str, ...]:
     known: Collection[str] = sorted({*RULES, *ALARMS})
     for word in _split(words):
         if word not in known:
-            refuse(f"{option}: {word!r} is not one of {', '.join(known)}")
+            choice = f"choose from {', '.join(known)}"
+            refuse(f"{option}: {word!r} is not the name of a rule{hint(word, known, choice)}")
     return tuple(_split(words))
 
 

@@ -7,7 +7,6 @@ import math
 import os
 import sys
 from contextlib import contextmanager
-from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NoReturn, TextIO, cast
 
@@ -30,8 +29,8 @@ FINE, FOUND, UNUSABLE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: success; a finding or a failed training; unusable input; --stop-on; Ctrl+C."""
 
 EPILOG = (
-    "Exit codes: 0 success; 1 a finding under --fail-on, or a training that ended with an "
-    "exception; 2 unusable arguments or input; 3 stopped by --stop-on; 130 Ctrl+C."
+    "Exit codes: 0 success; 1 a finding under --fail-on, or a training run that ended with "
+    "an exception; 2 unusable arguments or input; 3 stopped by --stop-on; 130 Ctrl+C."
 )
 
 
@@ -51,12 +50,6 @@ def tell(line: str) -> None:
     """Print a line on standard error."""
     with printing():
         typer.echo(printable(line), err=True)
-
-
-def hint(word: str, known: Collection[str], otherwise: str) -> str:
-    """Suggest a correction of an unknown word, with ``otherwise`` if none is similar."""
-    near = get_close_matches(word, known)
-    return f"; did you mean {near[0]}?" if near else f"; {otherwise}"
 
 
 @contextmanager
@@ -175,7 +168,7 @@ def _write(text: str) -> None:
 def check_format(*, csv: bool, json: bool) -> None:
     """Refuse two formats at once."""
     if csv and json:
-        refuse("--csv and --json exclude each other; choose one")
+        refuse("--csv and --json cannot be combined")
 
 
 def check_plotly() -> None:
@@ -197,9 +190,9 @@ def check_target(option: str, path: Path, *, example: str) -> None:
 
 
 def write_file(path: Path, write: Callable[[], object]) -> None:
-    """Write a file, and print its path on standard error."""
+    """Write a file, and say so on standard error."""
     try:
         write()
     except OSError as error:
         refuse(f"{path}: {error.strerror}; choose another folder, or copy the run to one")
-    tell(f"  {path}")
+    tell(f"Wrote {path}")

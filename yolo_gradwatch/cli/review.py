@@ -109,10 +109,10 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
     ] = None,
     csv: Csv = False,
     json: Json = False,
-    fail_on: FailOn = "",
+    fail_on: FailOn = None,
     follow: Annotated[
         bool,
-        typer.Option("--follow", help="Live report of a training that runs in another process."),
+        typer.Option("--follow", help="Live report of a run that another process trains."),
     ] = False,
     plot: Annotated[
         bool,
@@ -136,7 +136,7 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
     ] = None,
     **limits: float | None,
 ) -> None:
-    """Review a watched training from its files: what went wrong, where, when, and what to try.
+    """Review a watched run from its files: what went wrong, where, when, and what to try.
 
     Needs neither a GPU nor the data. Use --module, --rule, --top and --epochs to narrow it down.
 

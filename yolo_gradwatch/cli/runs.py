@@ -15,7 +15,6 @@ from yolo_gradwatch.cli.output import (
     INTERRUPTED,
     check_format,
     check_target,
-    hint,
     records,
     refuse,
     show,
@@ -27,6 +26,7 @@ from yolo_gradwatch.cli.output import (
     write_file,
     write_json,
 )
+from yolo_gradwatch.diagnose.vocabulary import hint
 from yolo_gradwatch.plain import printable
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ Folder = Annotated[
     Path,
     typer.Argument(
         metavar="DIR",
-        help="A folder with runs in it, however deep, as runs/detect or an experiment of Ray.",
+        help="A folder with runs in it, at any depth, such as runs/detect or a Ray experiment.",
         show_default=False,
     ),
 ]
@@ -66,7 +66,7 @@ def runs(  # noqa: PLR0913, PLR0917  # each is an option of the command
     json: Annotated[
         bool, typer.Option("--json", help="The runs as JSON on standard output.")
     ] = False,
-    fail_on: FailOn = "",
+    fail_on: FailOn = None,
     html: Annotated[
         Path | None,
         typer.Option(

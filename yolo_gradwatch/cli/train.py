@@ -26,10 +26,11 @@ def train(ctx: typer.Context, **options: Any) -> None:
     [bold]yolo-gradwatch train model=yolo26n.pt data=coco8.yaml epochs=100 imgsz=640[/bold]
 
     A task may come first: [bold]yolo-gradwatch segment train ...[/bold]. The options below
-    control the watch; any other dashed name is passed to Ultralytics if it is a known argument.
+    control GradWatch; any other dashed name is passed to Ultralytics if it is a known argument.
     """
     from yolo_gradwatch.watch.gradwatch import begin  # it loads torch
 
     watch, fail_words = watch_of(Watching(**options))
     arguments = training_arguments(ctx.args, "train", _OURS)
-    leave_after(watch, fail_words, lambda: command.run_command(arguments, partial(begin, watch)))
+    run = partial(command.run_command, arguments, partial(begin, watch))
+    leave_after(watch, fail_words, run, arguments)

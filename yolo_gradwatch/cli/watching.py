@@ -14,13 +14,13 @@ from yolo_gradwatch.cli.output import (
     FOUND,
     INTERRUPTED,
     STOPPED,
-    hint,
     refuse,
     tell,
     tell_unjudged,
     why_failed,
 )
 from yolo_gradwatch.diagnose.thresholds import Thresholds
+from yolo_gradwatch.diagnose.vocabulary import hint
 from yolo_gradwatch.loggers.catalog import AUTO
 from yolo_gradwatch.runs.schema import FormatError
 from yolo_gradwatch.watch.ultralytics import command, ddp
@@ -62,10 +62,13 @@ def _logger_names(text: str) -> str | list[str]:
 
 
 @contextmanager
-def exit_codes(may_be_input: Callable[[], bool] = lambda: True) -> Iterator[None]:
+def exit_codes(
+    arguments: Sequence[str], may_be_input: Callable[[], bool] = lambda: True
+) -> Iterator[None]:
     """Convert errors of a training to exit codes.
 
     Args:
+        arguments: Arguments for Ultralytics.
         may_be_input: Returns whether an error may be about the arguments, because the training has
             not begun.
     """
@@ -77,14 +80,26 @@ def exit_codes(may_be_input: Callable[[], bool] = lambda: True) -> Iterator[None
         raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
         if may_be_input() and command.is_bad_input(error):
-            _refuse_input(error)
+            _refuse_input(error, arguments)
         traceback.print_exc()
         raise typer.Exit(FOUND) from error
 
 
-def leave_after(watch: GradWatch, fail_words: tuple[str, ...], run: Callable[[], None]) -> NoReturn:
-    """Run one or more trainings, and exit with the code of the outcome."""
-    with exit_codes(lambda: not _has_begun(watch)):
+def leave_after(
+    watch: GradWatch,
+    fail_words: tuple[str, ...],
+    run: Callable[[], None],
+    arguments: Sequence[str] = (),
+) -> NoReturn:
+    """Run one or more trainings, and exit with the code of the outcome.
+
+    Args:
+        watch: Watches them.
+        fail_words: Rules or kinds of rules of ``--fail-on``.
+        run: Runs them.
+        arguments: Their arguments for Ultralytics, as given.
+    """
+    with exit_codes(arguments, lambda: not _has_begun(watch)):
         run()
     if any(session.stopped_by for session in _sessions(watch)):
         raise typer.Exit(STOPPED)
@@ -108,8 +123,12 @@ def _has_begun(watch: GradWatch) -> bool:
     return any(session.has_started or session.is_broken for session in _sessions(watch)[-1:])
 
 
-def _refuse_input(error: Exception) -> NoReturn:
+def _refuse_input(error: Exception, arguments: Sequence[str]) -> NoReturn:
     """Refuse input that Ultralytics cannot use, with its reason in one line."""
+    if isinstance(error, FileNotFoundError):
+        for name, value in command.named([*arguments]).items():
+            if value == str(error.filename):
+                refuse(f"{name}: {value} does not exist")
     if isinstance(error, OSError) and error.filename:
         refuse(
             f"{error.filename}: {error.strerror}; choose another folder with --out (demo) or "
@@ -139,14 +158,16 @@ def training_arguments(arguments: list[str], command_name: str, ours: Sequence[s
             refuse(f"{argument} is neither an option of yolo-gradwatch nor of Ultralytics{near}")
     other = command.other_mode(arguments)
     if other:
-        refuse(f"{other}: only trainings are watched; for this, run: yolo {' '.join(arguments)}")
+        refuse(
+            f"{other}: only training runs are watched; for this, run: yolo {' '.join(arguments)}"
+        )
     return ["train", *arguments]
 
 
 def _failed(watch: GradWatch, words: tuple[str, ...]) -> list[str]:
     """Explain why trainings fail ``--fail-on``: unwanted findings, or no watched training."""
     if not _sessions(watch):  # under torchrun, rank 0 answers for the others
-        return ["no training was watched"] if ddp.reports() else []
+        return ["no training run was watched"] if ddp.reports() else []
     whys = {session.folder: _why_failed(session, words) for session in _sessions(watch)}
     return [f"{folder}: {why}" for folder, why in whys.items() if why]
 

@@ -152,6 +152,10 @@ class Finding:
         over = "" if newest.step_end is None else f" Resolved at step {newest.step_end:,}."
         return f"{self.message}{late}{over}"
 
+    def __str__(self) -> str:
+        """Return severity, rule and message."""
+        return f"{self.severity} {self.rule}: {self.message}"
+
     def _repr_html_(self) -> str:
         """Return the HTML that a notebook cell shows."""
         return finding_html(self)

@@ -58,7 +58,7 @@ Recorded: 143; 4,370 in the first ten steps of a pose model. Drowned by one loss
 
 _STATUS = {"running": "still running", "failed": "training or watch failed"}
 
-_CUT_OFF = {"failed": "the training or the watch failed", "killed": "the training was killed"}
+_CUT_OFF = {"failed": "the training or GradWatch failed", "killed": "the training was killed"}
 """Why no finding does not mean healthy, for a run with this status."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.diagnose.catalog import RULES
@@ -32,8 +33,24 @@ def alarms(option: str, words: object) -> tuple[str, ...]:
     chosen = tuple(words)
     for word in chosen:
         if not isinstance(word, str) or word not in ALARMS:
-            raise ValueError(f"{option}: {shown(word)} is not one of {', '.join(ALARMS)}")
+            raise ValueError(f"{option}: {shown(word)} {_why_not(word)}")
     return chosen
+
+
+def hint(word: str, known: Collection[str], otherwise: str) -> str:
+    """Suggest a correction of an unknown word, with ``otherwise`` if none is similar."""
+    near = get_close_matches(word, known)
+    return f"; did you mean {near[0]}?" if near else f"; {otherwise}"
+
+
+def _why_not(word: object) -> str:
+    """Say why a run cannot be stopped or failed on this, and what can be named instead."""
+    choice = f"choose from {', '.join(ALARMS)}"
+    if not isinstance(word, str):
+        return f"is not the name of a rule; {choice}"
+    if word in RULES:
+        return f"is only a notice, which cannot fail or stop a run; {choice}"
+    return f"is not the name of a rule{hint(word, ALARMS, choice)}"
 
 
 def is_named(rule: str, words: Collection[str]) -> bool:

@@ -50,7 +50,7 @@ def read(path: Path) -> Reported:
         return Reported(remarks=(f"{path.name}: {error.strerror}",), is_whole=False)
     except FormatError as error:
         return Reported(_findings(rows), (f"{path.name}: {error.args[1]}",), is_whole=False)
-    torn = (f"{path.name} has a torn end",) if content[end:] else ()
+    torn = (f"{path.name} ends in an incomplete line",) if content[end:] else ()
     return Reported(_findings(rows), torn, is_whole=not torn)
 
 

@@ -1,4 +1,4 @@
-"""Assigns a run's folder to one training; of two at the same time, the first one gets it."""
+"""Assigns a run's folder to one training; if two start at once, the first one gets it."""
 
 from __future__ import annotations
 
@@ -23,46 +23,46 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 MOST_SECONDS = 60.0
-"""How long a claim is valid: a training begins its files sooner, and one that crashed before
-that blocks the folder no longer."""
+"""How long a claim is valid: a training starts its files sooner than that, and one that crashed
+first must not block the folder for longer."""
 
 
 class Taken(RuntimeError):  # noqa: N818  # describes a folder
-    """A folder into which another training writes its files: which, and what to do."""
+    """Another training writes to the folder: which one, and what to do."""
 
 
 _WATCHED: dict[Path, ExitStack] = {}
-"""Folders into which trainings of this process write."""
+"""Folders that trainings of this process write to."""
 
 
 @contextmanager
 def claimed(folder: Path, *, resumes: bool, over: ExitStack) -> Iterator[None]:
     """Hold a folder until a training has marked it as its own in ``gradwatch.json``.
 
-    That file names the process that writes it, so nothing needs cleaning up when a training
-    ends or crashes. A claim file, which only one process can create, keeps apart two trainings
-    that begin at once. This also works on network disks.
+    That file names the process that writes it, so nothing needs cleaning up when a training ends or
+    crashes. If two trainings start at once, a claim file decides, which only one process can
+    create. This also works on network disks.
 
-    Processes of another machine cannot be checked. A new training then sets the files of the
+    Processes on another machine cannot be checked. A new training then sets the files of the
     earlier one aside, see `set_aside`; a resumed one continues them, as after a move.
 
     Args:
         folder: The run's folder.
         resumes: Whether the training continues the run in the folder.
-        over: Closed when the training is over; until then, no other one of this process gets the
-            folder.
+        over: Closed when the training is over; until then, no other training of this process gets
+            the folder.
 
     Raises:
-        Taken: A live training of this machine writes there, or another one is about to.
+        Taken: A live training on this machine writes there, or another one is about to.
     """
     # The life of a claim:
     # 1. _hold creates the claim file exclusively; it names this process.
-    # 2. _look reads gradwatch.json: a live writer there has the folder, and we raise.
+    # 2. _look reads gradwatch.json: if a live process writes it, we raise.
     # 3. The body starts the run, which writes this process into gradwatch.json.
     # 4. The claim file is removed. From now on, gradwatch.json keeps others out.
     path = folder.resolve()
     if _WATCHED.setdefault(path, over) is not over:
-        raise Taken(_advice("another training of this process writes into this folder"))
+        raise Taken(_advice("another training in this process is writing to this folder"))
     over.callback(_WATCHED.pop, path)
     claims = _hold(folder / CLAIM_FILE)
     try:
@@ -73,15 +73,15 @@ def claimed(folder: Path, *, resumes: bool, over: ExitStack) -> Iterator[None]:
 
 
 def _hold(claim: Path) -> list[Path]:
-    """Create the claim file, behind any that crashes have left.
+    """Create a claim file, after any that crashed processes have left.
 
-    Whoever removes the claim of a crash could remove that of a process which did so a moment
-    before. So it stays, and the next claim has a longer name. It holds if those before it are
-    still there, because a process that held them removes them before its own.
+    A stale claim is not removed: between the check and the removal, another process could replace
+    it by its own. Instead, the new claim gets a longer name. It is valid if the stale claims are
+    still there afterwards, because the process that holds a claim removes them before its own.
 
     Returns:
-        All claim files in the order in which to remove them, the own one last; none if it cannot
-        be written, as other files will also show.
+        All claim files in the order in which to remove them, our own last; none if it cannot be
+        written, which other files will show as well.
 
     Raises:
         Taken: Another training holds the claim.
@@ -94,12 +94,12 @@ def _hold(claim: Path) -> list[Path]:
         with claim.open("xb") as file:
             file.write(msgspec.json.encode(process.own()))
     except FileExistsError:
-        raise Taken(_advice("another training begins in this folder")) from None
+        raise Taken(_STARTS) from None
     except OSError:
         return []
     if not all(map(_is_left, left)):
         _release([claim])
-        raise Taken(_advice("another training begins in this folder"))
+        raise Taken(_STARTS)
     return [*left, claim]
 
 
@@ -110,7 +110,7 @@ def _release(claims: list[Path]) -> None:
 
 
 def _is_left(claim: Path) -> bool:
-    """Return whether a claim file exists whose training will not begin any more."""
+    """Return whether a claim file exists whose training will no longer start."""
     try:
         if time.time() - claim.stat().st_mtime > MOST_SECONDS:
             return True
@@ -120,10 +120,10 @@ def _is_left(claim: Path) -> bool:
 
 
 def _look(folder: Path, *, resumes: bool) -> None:
-    """Raise if a live training writes into the folder; keep tables whose writer is unknown.
+    """Raise if a live training writes to the folder; set tables of an unknown process aside.
 
     Raises:
-        Taken: A live training does.
+        Taken: A live training writes there.
     """
     try:
         meta = read_meta(folder)
@@ -133,7 +133,7 @@ def _look(folder: Path, *, resumes: bool) -> None:
     if meta.status != "running" or writer is None or process.is_own(writer):
         return
     if process.is_alive(writer):
-        raise Taken(_advice(f"the training of process {writer.pid} writes into this folder"))
+        raise Taken(_advice(f"another training (process {writer.pid}) is writing to this folder"))
     if not (resumes or process.is_gone(writer)):
         _keep(folder)
 
@@ -147,10 +147,10 @@ def _keep(folder: Path) -> None:
     try:
         set_aside(folder)
     except OSError as error:
-        raise Taken(_advice(f"files of another training in it are open ({error})")) from None
+        raise Taken(_advice(f"another training has files of this folder open ({error})")) from None
     _LOG.warning(
-        "GradWatch: %s has no end of the earlier training in this folder, whose process is unknown "
-        "to this machine; its files are kept as *.old: %s",
+        "GradWatch: %s does not say how the earlier training in this folder ended, and its process "
+        "is unknown on this machine; its files are kept as *.old: %s",
         META_FILE,
         folder,
     )
@@ -158,6 +158,9 @@ def _keep(folder: Path) -> None:
 
 def _advice(why: str) -> str:
     return (
-        f"{why}, and Ultralytics mixes the weights of both in it. Give each training a name or "
-        "project of its own, or leave exist_ok=True out"
+        f"{why}, and Ultralytics would mix the weights of both. Give each its own name or project, "
+        "or drop exist_ok=True"
     )
+
+
+_STARTS = _advice("another training is starting in this folder")

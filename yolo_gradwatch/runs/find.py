@@ -77,7 +77,7 @@ def _refuse(path: str | Path, given: Path) -> NoReturn:
     if given.is_file():
         raise FormatError(path, f"is a file; pass its folder, or {WINDOWS_FILE}")
     lack = "no watched run in it" if given.is_dir() else "no such file or folder"
-    remedy = f"pass the folder of a watched training, or its {WINDOWS_FILE}"
+    remedy = f"pass the folder of a watched run, or its {WINDOWS_FILE}"
     raise FormatError(path, f"{lack}; {remedy}")
 
 

@@ -139,8 +139,8 @@ def _remarks(meta: Meta, seconds: float, *, is_killed: bool) -> Iterator[str]:
     """Yield remarks needed to read the row of a run, with the same words for every run."""
     if meta.status == "running" and not is_killed and seconds >= 60 * SILENT_MINUTES:
         yield (
-            f"no end was written, and nothing for {SILENT_MINUTES} min or more: was the training "
-            "killed?"
+            f"the run has no end record, and nothing was written for {SILENT_MINUTES} min or more: "
+            "was the training killed?"
         )
     if meta.format_version < FORMAT_VERSION:
         yield "watched by an older version: review judges it by the rules of today"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MOST_STEPS = 10**15
 """Upper limit for the steps of a training."""
 
-_RESTORE = "restore it from a copy"
+_RESTORE = "restore the file from a backup"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,7 +250,7 @@ def _misfits(meta: Meta) -> Iterator[tuple[str, str]]:
     steps |= {f"$.kept[{number}].since": one.since for number, one in enumerate(meta.kept)}
     for place, step in steps.items():
         if not 0 <= step <= MOST_STEPS:
-            yield place, f"{step} is no step"
+            yield place, f"{step} is not a step number"
     for misfits in (_uneven_columns, _misfit_blocks, _misfit_names):
         for column, what in misfits(meta.layout):
             yield f"$.layout.{column}", what

@@ -114,7 +114,7 @@ def mend(folder: Path, last_module: str) -> None:
         found = header_of(path)
         lacking = [name for name in columns if name in _FILLED and name not in found]
         if found and lacking:
-            what = f"lacks {', '.join(lacking)}; a training cannot continue in it"
+            what = f"lacks {', '.join(lacking)}; a run cannot be resumed from it"
             raise FormatError(path, what, line=1, column=lacking[0])
     _cut(windows, lambda content: whole_windows(content, last_module))
     _cut(alerts, whole_lines)

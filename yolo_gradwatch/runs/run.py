@@ -238,8 +238,8 @@ def _missing(windows: pd.DataFrame, meta: Meta) -> tuple[str, ...]:
     known = sum(epoch.steps for epoch in meta.epochs)
     there = int(windows.drop_duplicates("step_first")["steps"].sum())
     remark = (
-        f"{WINDOWS_FILE} has {there:,} of the {known:,} steps that {META_FILE} knows "
-        "of: rows are missing, and so may be findings"
+        f"{WINDOWS_FILE} has {there:,} of the {known:,} steps that {META_FILE} "
+        "counts: rows are missing, so findings may be missing too"
     )
     return (remark,) if there < known else ()
 
@@ -273,5 +273,5 @@ def _silent(folder: Path, meta: Meta) -> tuple[str, ...]:
     minutes = int(time.time() - (folder / WINDOWS_FILE).stat().st_mtime) // 60
     if meta.status != "running" or minutes < SILENT_MINUTES:
         return ()
-    remark = f"no end was written, and nothing at all for {minutes:,} min: was the training killed?"
-    return (remark,)
+    since = f"nothing was written for {minutes:,} min"
+    return (f"the run has no end record, and {since}: was the training killed?",)

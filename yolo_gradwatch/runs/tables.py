@@ -215,9 +215,9 @@ def _torn(path: Path, content: bytes, end: int) -> tuple[str, ...]:
         return ()
     line = content.count(b"\n", 0, end) + 1
     lines = rest.count(b"\n") + (not rest.endswith(b"\n"))
-    are = "lines are" if lines > 1 else "line is"
+    which = f"{lines} lines from line {line} on are" if lines > 1 else f"line {line} is"
     remark = (
-        f"{path.name} ends in a torn line: from line {line} on, {lines} {are} left out (is it "
-        "being written, or was the training killed?)"
+        f"{path.name} ends in an incomplete line: {which} ignored (is the file still being "
+        "written, or was the training killed?)"
     )
     return (remark,)

@@ -171,8 +171,8 @@ def _shared(picture: Beside) -> Iterable[str]:
     unknown = [one for one in picture.sides if one.there.any() and not one.share.planned]
     for side in unknown:
         yield (
-            f"The planned number of epochs of {side.letter} is not in its files: the watched part "
-            "counts as its whole training."
+            f"{side.letter}'s files lack its planned number of epochs, so the watched part is "
+            "taken as the whole training."
         )
     endings = [(side.letter, ending(side)) for side in picture.sides]
     why = joined([f"{letter} {how}" for letter, how in endings if how])

@@ -59,7 +59,7 @@ _RESTARTS = {
     "resume": "resumed",
     "nan_recovery": "NaN recovery",
     "oom_restart": "out of memory, restarted",
-    "thaw": "layers thawed",
+    "thaw": "layers unfrozen",
 }
 
 

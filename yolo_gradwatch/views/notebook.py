@@ -158,7 +158,7 @@ class Notebook(OutputBase):
             with suppress(OSError):  # the picture has been deleted
                 self._view.draw(pages.ended(self._report, self._board, self.picture))
         elif was_drawn:
-            note = "The watch ended before the training; this is the last state it saw."
+            note = "GradWatch ended before the training; this is the last state it saw."
             self._view.draw(pages.running(self._board, self._findings.values(), note))
 
 

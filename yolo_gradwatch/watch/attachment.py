@@ -60,8 +60,8 @@ class Attachment:
         if not ddp.reports():
             return Report(Path(), ELSEWHERE, 0, 0, (), ())
         raise RuntimeError(
-            "no training has begun here: attach the watch, then call train(); of a trial of "
-            "tune(use_ray=True), load_run(folder).report() is the report"
+            "no training has started here: attach the watch, then call train(); for a trial of "
+            "tune(use_ray=True), call load_run(folder).report()"
         )
 
     def numbers(self) -> dict[str, object]:
@@ -101,7 +101,7 @@ class Attachment:
         self._warn_if_dropped(target)
         if facts.is_trainer(target) and not ddp.launches_workers(target):
             if facts.has_begun(target):
-                _LOG.warning("GradWatch: this training has already begun; attach before train()")
+                _LOG.warning("GradWatch: this training has already started; attach before train()")
             else:
                 self.on_begin(target)  # a built trainer has already fired _BEGIN
 

@@ -85,7 +85,7 @@ def check_model(
 
     checked = check(train, steps, thresholds, tell, other)
     if checked is None:
-        raise ValueError("train() returned without a training")
+        raise ValueError("train() returned without a training run")
     return checked
 
 
@@ -115,8 +115,8 @@ def check_arguments(arguments: Mapping[str, object]) -> None:
     """
     if str(arguments.get("resume", "")).lower() not in _FALSE:
         raise Unfit(
-            "resume: check looks at the start of a training; drop resume and pass the checkpoint "
-            "as the model"
+            "resume: check looks at the start of a training run; drop resume and pass the "
+            "checkpoint as the model"
         )
     data = arguments.get("data")
     if isinstance(data, (list, tuple)) or str(data).startswith(("[", "(")):

@@ -79,7 +79,7 @@ class Guard:
             self._release()
 
     def _detach(self) -> None:
-        self.remarks = ("not watched to the end: the watch was detached",)
+        self.remarks = ("not watched to the end: GradWatch was detached",)
         self._end()
 
     def _give_up(self, why: str) -> None:

@@ -88,7 +88,8 @@ class Keeping:
         folder.mkdir(exist_ok=True)
         size, free = newest.stat().st_size, _free(folder)
         if free < ROOM * size:
-            self.warn(f"the disk has room for {free / 1e6:,.0f} MB, a copy takes {size / 1e6:,.0f}")
+            needed = f"{ROOM * size / 1e6:,.0f} MB are needed"
+            self.warn(f"only {free / 1e6:,.0f} MB are free on the disk; {needed}")
             return
         old, seen = self._diagnosing.diagnosis.way_back, self._recorder.seen
         with self._shelf.renewing(old, seen) as draft:

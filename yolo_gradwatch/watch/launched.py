@@ -101,6 +101,6 @@ def _why_nothing() -> str:
     if ddp.drops_callbacks():
         return ddp.dropped_callbacks()
     return (
-        "the processes of this training have not begun their first epoch with a watch; if they "
-        "have ended, what they printed says why"
+        "the processes of this training have not started their first epoch under GradWatch; if "
+        "they have ended, what they printed says why"
     )

@@ -102,7 +102,7 @@ class Session:
         if report is None and self.is_broken:
             report = Report(self.folder, "failed", 0, 0, (), ())
         if report is None:
-            raise RuntimeError("the training has not begun yet, so there is nothing to report")
+            raise RuntimeError("the training has not started yet, so there is nothing to report")
         remarks = dict.fromkeys([*report.remarks, *self._guard.remarks])
         return replace(report, remarks=tuple(remarks))
 

@@ -46,7 +46,7 @@ class Page(NamedTuple):
 
 def waiting() -> Page:
     """Return the page before the training begins."""
-    text = "GradWatch is waiting for a training."
+    text = "GradWatch is waiting for a training run."
     return Page(f"<p>{text}</p>", text)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from yolo_gradwatch.diagnose.phrases import listed, significant
-from yolo_gradwatch.measure.arrays import FLOAT16_MAX, FLOAT32_MAX
+from yolo_gradwatch.measure.arrays import FLOAT16_MAX
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.views import checked
 from yolo_gradwatch.views.checked import counted
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.views.checked import BlockNumbers, Cost, Format
 
 _WIDE = 100
-_LITTLE_ROOM = 10.0  # largest number of the format / largest output; below this, a warning
+_LITTLE = 10.0  # headroom below which there is a warning
 _GIB = 2**30
 
 _WHY = {
@@ -148,17 +148,18 @@ def _legend(run: Run, form: Format, *, is_narrow: bool) -> list[Text]:
     first, last = checked.traced(run)
     step = checked.updated(run)
     before = "" if is_narrow else f" (RMS first: in step {first:,})"
-    end = f"{form.end:,.0f}" if form.end < FLOAT32_MAX else f"{form.end:.2g}"
+    limit = f"{FLOAT16_MAX:,.0f}, the largest float16 number, divided by the largest"
     lines = [
         "gradient: median norm over the steps"
         + (f"; update: relative change of the weights in step {step:,}" if step else ""),
     ]
     if last:
-        lines += [
-            f"RMS, zeros: of the output in step {last:,}{before}",
-            f"room: {end}, the largest number in {form.name}, divided by the largest output",
-        ]
-    lines.append("stored: the same for the weights in float16, the format of checkpoints")
+        lines.append(f"RMS, zeros: of the output in step {last:,}{before}")
+    if last and _is_half(form):
+        lines.append(f"headroom: {limit} output")
+        lines.append("weights: likewise for the largest weight, as checkpoints store float16")
+    else:
+        lines.append(f"weights: {limit} weight; checkpoints store float16")
     return [Text(f"  {line}", "dim") for line in lines]
 
 
@@ -166,21 +167,23 @@ def _columns(
     report: Report, run: Run, rows: Sequence[BlockNumbers], form: Format
 ) -> dict[str, Column]:
     states = BlockStates(run.layout).under(f for f in report.findings if f.step_end is None)
-    rooms = [_room(row.largest, form.end) for row in rows]
+    rooms = [_headroom(row.largest, form.end) for row in rows]
     words = [states.get(row.name, _calm(room)) for row, room in zip(rows, rooms, strict=True)]
-    stored = [_room(row.weight, FLOAT16_MAX) for row in rows]
+    weights = [_headroom(row.weight, FLOAT16_MAX) for row in rows]
     labels = [f"{row.name.removeprefix(f'{WHOLE}.')} {row.type}" for row in rows]
     texts = {
-        "gradient": [norm_text(row.gradient) for row in rows],
-        "update": [norm_text(row.update) for row in rows],
-        "RMS first": [norm_text(row.rms_first) for row in rows],
-        "RMS": [norm_text(row.rms) for row in rows],
+        "gradient": [_norm_text(row.gradient) for row in rows],
+        "update": [_norm_text(row.update) for row in rows],
+        "RMS first": [_norm_text(row.rms_first) for row in rows],
+        "RMS": [_norm_text(row.rms) for row in rows],
         "zeros": ["-" if math.isnan(row.zeros) else f"{row.zeros:.1%}" for row in rows],
-        "largest": [norm_text(row.largest) for row in rows],
-        "room": list(map(_room_text, rooms)),
-        "stored": list(map(_room_text, stored)),
+        "largest": [_norm_text(row.largest) for row in rows],
+        "headroom": list(map(_headroom_text, rooms)),
+        "weights": list(map(_headroom_text, weights)),
     }
-    styles = {"room": list(map(_style, rooms)), "stored": list(map(_style, stored))}
+    styles = {"headroom": list(map(_style, rooms)), "weights": list(map(_style, weights))}
+    if not _is_half(form):
+        del texts["headroom"]
     return {
         "block": Column("block", labels, is_left=True),
         **{name: Column(name, cells, styles.get(name, ())) for name, cells in texts.items()},
@@ -195,27 +198,38 @@ def _columns(
 
 def _is_shown(row: BlockNumbers, form: Format) -> bool:
     """Return whether a block has a gradient, or outputs near the end of the number format."""
-    return not math.isnan(row.gradient) or _is_little(_room(row.largest, form.end))
+    return not math.isnan(row.gradient) or _is_little(_headroom(row.largest, form.end))
 
 
-def _room(largest: float, end: float) -> float | None:
+def _is_half(form: Format) -> bool:
+    """Return whether outputs can come near the end of the number format."""
+    return form.end <= FLOAT16_MAX
+
+
+def _norm_text(value: float) -> str:
+    """Format a norm like the headroom beside it, with a comma in thousands."""
+    text = norm_text(value)
+    return f"{int(text):,}" if text.isdecimal() else text
+
+
+def _headroom(largest: float, end: float) -> float | None:
     """Return ``end / largest``; 0 if ``largest`` is not finite, None if it is NaN or 0."""
     if math.isnan(largest) or largest == 0:
         return None
     return end / largest if math.isfinite(largest) else 0.0
 
 
-def _room_text(room: float | None) -> str:
+def _headroom_text(room: float | None) -> str:
     return "-" if room is None else significant(room, 2)
 
 
 def _is_little(room: float | None) -> bool:
-    return room is not None and room < _LITTLE_ROOM
+    return room is not None and room < _LITTLE
 
 
 def _calm(room: float | None) -> tuple[str, Severity | None]:
     """Return the state of a block without a finding."""
-    return ("little room", "warning") if _is_little(room) else ("ok", None)
+    return ("low headroom", "warning") if _is_little(room) else ("ok", None)
 
 
 def _style(room: float | None) -> str:
@@ -230,8 +244,8 @@ def _losses(run: Run, width: int | None) -> Text:
         return Text()
     table = [
         Column("item", [item.name for item in items], is_left=True),
-        Column("first", [norm_text(item.first) for item in items]),
-        Column("last", [norm_text(item.last) for item in items]),
+        Column("first", [_norm_text(item.first) for item in items]),
+        Column("last", [_norm_text(item.last) for item in items]),
         Column("share", ["-" if math.isnan(i.share) else f"{i.share:.0%}" for i in items]),
     ]
     heading = Text("Weighted loss items, and their shares of the total loss", "bold")

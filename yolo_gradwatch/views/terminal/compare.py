@@ -238,9 +238,12 @@ def count_apart(reports: Sequence[Report]) -> str:
     having = Counter(
         key for report in reports for key in {(f.rule, f.module) for f in report.findings}
     )
+    if all(count == len(reports) for count in having.values()):
+        every = "both" if len(reports) == 2 else "all"
+        return f"Findings: the same in {every} runs" if having else "Findings: none"
     shared = sum(count > 1 for count in having.values())
     same = f", {shared} in more than one run" if shared else ""
-    return f"Findings: {len(found_apart(reports))} in one run only{same}"
+    return f"Findings in one run only: {len(found_apart(reports))}{same}"
 
 
 def found_apart(reports: Sequence[Report]) -> list[tuple[str, Finding]]:

@@ -72,7 +72,7 @@ def _awaited(path: Path, view: _Terminal | _Log) -> Path:
     folder = _found(path)
     if folder is None:
         lack = "" if path.exists() else ", which does not exist yet"
-        text = f"GradWatch is waiting for a watched training in {path}{lack} (Ctrl+C to leave)"
+        text = f"GradWatch is waiting for a watched run in {path}{lack} (Ctrl+C to leave)"
         with suppress(FormatError, OSError):
             text = f"{_over(path)} is over, {text}"
         view.say(Text(text, "dim"))
@@ -86,7 +86,7 @@ def _awaited(path: Path, view: _Terminal | _Log) -> Path:
             is_there = path.exists()
             if was_there and not is_there:
                 raise FormatError(path, "the folder is gone, and it held no run")
-            lack = "no training is running" if is_there else "the path does not exist yet"
+            lack = "no training run is in progress" if is_there else "the path does not exist yet"
             view.wait(lack, time.monotonic() - began)
     return folder
 

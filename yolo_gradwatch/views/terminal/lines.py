@@ -32,11 +32,11 @@ def status(board: Board) -> str:
 
 def clip_line(board: Board) -> str:
     """Return the clipping factor of the newest step, and the blocks with the largest gradients."""
-    left = f"norm x {board.factor:.2g}"
+    left = f"gradient scaled by {board.factor:.2g}"
     if math.isnan(board.factor):
         left = "spreads NaN or Inf to all weights"
     shares = [f"{name} {share:.0%}" for name, share in board.owners.items() if share >= 0.01]
-    whose = f"  largest shares of the gradient: {', '.join(shares)}" if shares else ""
+    whose = f"  largest shares: {', '.join(shares)}" if shares else ""
     return f"clip at {board.clip:g}: {left}{whose}"
 
 
@@ -45,11 +45,11 @@ def change_line(change: FindingChange) -> Text:
     finding = change.finding
     newest = finding.episodes[-1]
     if change.change == "end":
-        text = f"{finding.rule} in {finding.module}, which lasted {lasted(newest)}"
+        text = f"{finding.rule} in {finding.module} ({lasted(newest)})"
         return Text.assemble(("GradWatch resolved: ", "green"), text)
     if change.change == "cause":
-        how = ", measured: " if finding.is_measured else ": "
-        word = f"GradWatch cause of {finding.rule} in {finding.module}{how}"
+        how = "measured the cause of" if finding.is_measured else "explains"
+        word = f"GradWatch {how} {finding.rule} in {finding.module}: "
         return Text.assemble((word, STYLES[finding.severity]), finding.why.removeprefix(MEASURED))
     again = " (again)" if newest is not finding.episodes[0] else ""
     what = " (worse)" if change.change == "worse" else again
@@ -81,4 +81,5 @@ def finding_text(finding: Finding) -> Text:
 
 def file_list(files: Iterable[Path | str]) -> Text:
     """List the paths of the files; must not be wrapped, so that a path can be copied."""
-    return Text("\n").join([Text(f"  {path}", style="dim") for path in files])
+    paths = [Text(f"  {path}", style="dim") for path in files]
+    return Text("\n").join([Text("Files:"), *paths] if paths else [])

@@ -116,7 +116,7 @@ class Terminal(OutputBase):
         self._board.regroup(layout)
         what = "module is" if more == 1 else "modules are"
         step = max(layout.since, default=1)
-        self.print(Text(f"GradWatch: {more} thawed {what} watched from step {step:,} on", "dim"))
+        self.print(Text(f"GradWatch: {more} unfrozen {what} watched from step {step:,} on", "dim"))
 
     def kept(self, kept: Kept) -> None:
         """Remember the kept checkpoint for the list of files."""

@@ -122,7 +122,7 @@ def _block_lines(
         style = console.get_style(STYLES[row.severity])
         lines.append([Segment(name), Segment(state, style), Segment(spark, cyan)])
     if len(shown) < len(rows):
-        more = f"… {len(rows) - len(shown)} more blocks (enlarge the window)"
+        more = f"… {len(rows) - len(shown)} more blocks (enlarge the terminal)"
         lines.append([Segment(more, dim)])
     for line in lines:
         yield from Segment.adjust_line_length(line, width, pad=False)

@@ -105,7 +105,7 @@ def _before(found: Parting, letter: str) -> str:
         )
     if not found.same:
         since = "the first step" if high == 1 else f"step {high:,}, the first step in both runs"
-        return f"{letter} differs from A from {since}."
+        return f"{letter} differs from A from {since} on."
     if found.exact == found.same:
         how = f"; up to step {found.same:,} both are bit-identical"
     elif found.silent:
@@ -139,18 +139,21 @@ def _parted(found: Parting) -> list[str]:
 def _why(found: Parting, first: Kind) -> str:
     """Suggest the cause."""
     if first == "weights":
-        began = ". The initial weights differ: another file, seed or initialization."
+        began = ". The initial weights differ: a different file, seed or initialization."
         return ". Something changed the weights before that step." if found.same else began
     if first == "rate":
-        return ". Another schedule, or a callback that changes the rate."
+        return ". Likely a different schedule, or a callback that changes the rate."
     if first == "update":
-        return ", from the same gradient. Another optimizer, momentum or weight decay."
+        return ", from the same gradient. Likely a different optimizer, momentum or weight decay."
     if first == "gradient":
         same = "The losses are still the same, so it arises " if found.items else "It may arise "
         return f". {same}in the backward pass: a hook, a detach, or a scaled or frozen branch."
     differing = {one.name for one in found.of("loss")}
     if all(name in differing for name in found.items):
-        return ". All items differ: other batches (data, order, augmentation) or another forward()."
+        return (
+            ". All items differ: different batches (data, order, augmentation) or a different "
+            "forward()."
+        )
     return ". The other items are the same: check the gain and the targets of those that differ."
 
 

@@ -76,7 +76,7 @@ def skipped_unscale(kind: type) -> Unwatchable:
     """Return the error for an optimizer step that did not call ``unscale_`` first."""
     owner = next(o for o in inspect.getmro(kind) if "optimizer_step" in vars(o) or o is object)
     return Unwatchable(
-        "the optimizer stepped, but scaler.unscale_ was not called before, so the gradients "
+        "the optimizer stepped, but scaler.unscale_ was not called first, so the gradients "
         "could not be read unscaled and unclipped. " + _remedy(owner, _STEP)
     )
 
@@ -183,13 +183,13 @@ def _remedy(owner: type, instead: str) -> str:
     """Return what to do about a class that breaks the contract, Ultralytics' own or the user's."""
     if owner.__module__.partition(".")[0] in {"ultralytics", "builtins"}:
         return _update()
-    return f"Have {owner.__name__} call what it overrides (super()), or {instead}"
+    return f"Call super() in {owner.__name__}, or {instead}"
 
 
 def _update() -> str:
     import ultralytics  # heavy; only a training pays for it
 
     return (
-        f"Ultralytics {ultralytics.__version__} works differently from the versions that this "
-        "yolo_gradwatch knows: update yolo-gradwatch (pip install -U yolo-gradwatch)"
+        f"Ultralytics {ultralytics.__version__} works differently from the versions this "
+        "GradWatch knows: update it (pip install -U yolo-gradwatch)"
     )

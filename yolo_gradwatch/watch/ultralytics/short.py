@@ -157,7 +157,8 @@ class Short:
         if not is_first and not bool(trainer.loss.isfinite()):
             self.remarks.append(
                 f"ended after step {self._done:,}: the loss was not finite at the end of epoch "
-                f"{facts.epoch_of(trainer)}, where a training would go back to its last checkpoint"
+                f"{facts.epoch_of(trainer)}, where a training run would go back to its last "
+                "checkpoint"
             )
             raise hooks.Ended
         if trainer.epoch + 1 >= facts.epochs_of(trainer):
@@ -171,7 +172,7 @@ class Short:
         together, batches, epochs = self._shape
         return (
             f"the whole training has {counted(self._done, 'optimizer step')}: "
-            f"{counted(epochs, 'epoch')} of {counted(batches, 'batch')}, {together:,} to a step"
+            f"{counted(epochs, 'epoch')} of {counted(batches, 'batch')}, {together:,} per step"
         )
 
 

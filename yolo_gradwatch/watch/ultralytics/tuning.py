@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 NOT_WATCHED = (
-    "model.tune() trains in commands of its own, which a watch cannot reach: these trainings are "
-    "not watched. With use_ray=True each of them is; so is model.train(cfg=...) with the "
-    "best_hyperparameters.yaml that tune() leaves"
+    "model.tune() trains in separate processes that GradWatch cannot reach, so they are not "
+    "watched. Use use_ray=True to watch every trial, or model.train(cfg=...) with the "
+    "best_hyperparameters.yaml that tune() writes"
 )
 
 
