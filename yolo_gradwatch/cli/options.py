@@ -31,7 +31,7 @@ FailOn = Annotated[
     str | None,
     typer.Option(
         metavar="WORDS",
-        help="Exit with 1 on these findings. Rules or kinds of rules (dead, exploding, nonfinite, "
+        help="Exit with 1 on these findings, or without a verdict. Rules or kinds of rules (dead, exploding, nonfinite, "
         f"vanishing), separated by commas: {', '.join(ALARMS)}.",
     ),
 ]
