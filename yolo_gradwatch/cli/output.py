@@ -29,8 +29,8 @@ FINE, FOUND, UNUSABLE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: success; a finding or a failed training; unusable input; --stop-on; Ctrl+C."""
 
 EPILOG = (
-    "Exit codes: 0 success; 1 a finding or no verdict under --fail-on, or a training run that ended with "
-    "an exception; 2 unusable arguments or input; 3 stopped by --stop-on; 130 Ctrl+C."
+    "Exit codes: 0 success; 1 a finding or no verdict under --fail-on, or a training run that "
+    "ended with an exception; 2 unusable arguments or input; 3 stopped by --stop-on; 130 Ctrl+C."
 )
 
 
