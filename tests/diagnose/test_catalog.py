@@ -162,7 +162,7 @@ def test_wide_windows_report_their_first_step(rule):
 
 def test_alarms_are_all_rules_and_kinds_except_notices():
     kinds = {rule.kind for rule in RULES.values()} - {""}
-    assert list(ALARMS) == sorted({*RULES, *kinds} - set(NOTICES))
+    assert list(ALARMS) == sorted({*RULES, *kinds, "critical", "warning"} - set(NOTICES))
 
 
 def test_alarms_keep_the_order_of_the_option():
@@ -188,6 +188,6 @@ def test_finding_matches_its_rule_and_kind_and_notice_matches_nothing(rule):
     row = RULES[rule]
     finding = Finding(1, rule, row.severity, "model.1", ("model.1",), (), 0.0, "")
     for word in (*RULES, *ALARMS, ""):
-        is_meant = row.severity != "notice" and word in {rule, row.kind}
+        is_meant = row.severity != "notice" and word in {rule, row.kind, row.severity}
         assert matches(finding, (word, "other")) == is_meant
     assert not matches(finding, ())

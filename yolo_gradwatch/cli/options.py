@@ -31,8 +31,9 @@ FailOn = Annotated[
     str | None,
     typer.Option(
         metavar="WORDS",
-        help="Exit with 1 on these findings, or without a verdict. Rules or kinds of rules (dead, "
-        f"exploding, nonfinite, vanishing), separated by commas: {', '.join(ALARMS)}.",
+        help="Exit with 1 on these findings, or without a verdict. Rules, kinds of rules (dead, "
+        "exploding, nonfinite, vanishing) or severities (critical, warning), separated by commas: "
+        f"{', '.join(ALARMS)}.",
     ),
 ]
 Pattern = Annotated[

@@ -100,7 +100,9 @@ def review(  # noqa: PLR0913, PLR0917  # each is an option of the command
     module: Pattern = "",
     rule: Annotated[
         str,
-        typer.Option(metavar="WORDS", help="Only modules with findings of these rules or kinds."),
+        typer.Option(
+            metavar="WORDS", help="Only modules with findings of these rules, kinds or severities."
+        ),
     ] = "",
     epochs: Annotated[str, typer.Option(metavar="A:B", help="Only epochs A to B, inclusive.")] = "",
     top: Annotated[

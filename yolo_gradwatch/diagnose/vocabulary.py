@@ -1,4 +1,4 @@
-"""Names of rules and kinds, as used in options, command help and documentation."""
+"""Names of rules, kinds and severities, as used in options, command help and documentation."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     from yolo_gradwatch.diagnose.finding import Finding
 
 ALARMS = tuple(
-    sorted({word for rule in RULES.values() if rule.kind for word in (rule.name, rule.kind)})
+    sorted(
+        {w for rule in RULES.values() if rule.kind for w in (rule.name, rule.kind, rule.severity)}
+    )
 )
-"""The rules and kinds on which a run can be stopped or failed."""
+"""The rules, kinds and severities on which a run can be stopped or failed."""
 
 
 def alarms(option: str, words: object) -> tuple[str, ...]:
-    """Return the rules or kinds that an option names, checked.
+    """Return the rules, kinds or severities that an option names, checked.
 
     Raises:
         TypeError: ``words`` is a single text, or is not iterable.
@@ -54,10 +56,11 @@ def _why_not(word: object) -> str:
 
 
 def is_named(rule: str, words: Collection[str]) -> bool:
-    """Return whether a user named this rule or its kind; one of a later version has no kind."""
-    return rule in words or (rule in RULES and RULES[rule].kind in words)
+    """Return whether a user named this rule, its kind or its severity."""
+    row = RULES.get(rule)
+    return rule in words or (row is not None and (row.kind in words or row.severity in words))
 
 
 def matches(finding: Finding, words: Collection[str]) -> bool:
-    """Return whether rules or kinds that a user named cover this finding; never a notice."""
+    """Return whether the names that a user gave cover this finding; never a notice."""
     return is_named(finding.rule, words) and finding.severity != "notice"

@@ -36,7 +36,7 @@ class RunOptions:
 
     Attributes:
         interval: Optimizer steps between captured steps.
-        stop_on: Rules or kinds of rules that end the training.
+        stop_on: Rules, kinds of rules or severities that end the training.
         training: Its arguments as the user gave them, ``clip``, and ``fitted``: those that
             Ultralytics changed.
     """

@@ -33,7 +33,7 @@ class RunInfo:
         thresholds: Limits of the rules.
         begin: Its first optimizer step in this process; kind ``start`` or ``resume``.
         interval: Optimizer steps between captured steps.
-        stop_on: Rules or kinds of rules that end the training.
+        stop_on: Rules, kinds of rules or severities that end the training.
         training: Its arguments, as findings refer to them.
         epochs: Planned number of epochs.
         clip: Total norm above which the trainer clips.

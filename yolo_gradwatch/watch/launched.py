@@ -25,7 +25,7 @@ class Launched:
 
     Args:
         folder: The run's folder; anything in it now belongs to an earlier run.
-        stop_on: Rules or kinds of rules that end the training.
+        stop_on: Rules, kinds of rules or severities that end the training.
 
     Attributes:
         folder: The run's folder.
