@@ -102,7 +102,7 @@ def test_failing_training_prints_the_report_and_its_traceback(fake):
     fake[1].append(at("on_train_batch_start", 4, leave(ZeroDivisionError)))
     code, out, err = outcome("check", "--steps=6", "model=x.yaml")
     assert code == 1
-    assert "3 optimizer steps were watched; training or watch failed" in out
+    assert "3 optimizer steps were watched; training or GradWatch failed" in out
     assert err.rstrip().endswith("ZeroDivisionError")
 
 

@@ -27,7 +27,7 @@ from yolo_gradwatch.watch.ultralytics.command import Starter
         ({"keep_healthy": "yes"}, TypeError, "keep_healthy must be True or False, got 'yes'"),
         ({"on_finding": 3}, TypeError, "on_finding must be callable, got int"),
         ({"stop_on": "nonfinite"}, TypeError, "stop_on must be a list or tuple of names"),
-        ({"stop_on": ["tired"]}, ValueError, "'tired' is not .* collapse, dead"),
+        ({"stop_on": ["tired"]}, ValueError, "'tired' is not .* collapse, critical, dead"),
         ({"stop_on": ["amp_overflow"]}, ValueError, "stop_on: 'amp_overflow' is only a notice"),
         ({"outputs": [print]}, TypeError, "has none of the methods start, "),
         ({"outputs": [OutputBase]}, TypeError, "OutputBase is a class"),

@@ -148,7 +148,9 @@ def test_saved_notebook_has_the_last_state_of_each_training(executed, tmp_path, 
     *outputs, error = failing
     assert (error.output_type, error.ename) == ("error", "RuntimeError")
     streams, page = split(outputs)
-    assert_last_state(page, steps=3, verdict="3 optimizer steps were watched, training or watch")
+    assert_last_state(
+        page, steps=3, verdict="3 optimizer steps were watched; training or GradWatch"
+    )
     _, shown = split(second)
     assert shown == page
     assert value_of(count) == "(2, True)"

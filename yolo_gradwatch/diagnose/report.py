@@ -56,7 +56,7 @@ USUAL_CLIPPING = 300.0
 """Maximum factor by which clipping shrinks the gradient in the median epoch of a healthy training.
 Recorded: 143; 4,370 in the first ten steps of a pose model. Drowned by one loss item: 25,000."""
 
-_STATUS = {"running": "still running", "failed": "training or watch failed"}
+_STATUS = {"running": "still running", "failed": "training or GradWatch failed"}
 
 _CUT_OFF = {"failed": "the training or GradWatch failed", "killed": "the training was killed"}
 """Why no finding does not mean healthy, for a run with this status."""

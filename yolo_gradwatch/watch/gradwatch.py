@@ -34,8 +34,7 @@ class GradWatch:
             and where a logger records the console, a table is printed at the end of each epoch. A
             notebook shows the training in one display, unless this is False; see also `view`.
         on_finding: Called with each finding when it begins, returns, worsens or has a known cause.
-        stop_on: Rules, kinds of rules or severities that end the training, such as
-            ``("nonfinite",)``.
+        stop_on: Rules, kinds or severities that end the training, such as ``("nonfinite",)``.
         loggers: Experiment loggers that get norms, findings and pictures in the run Ultralytics has
             opened there: ``"auto"`` for all, names such as ``("wandb",)``, or ``()`` for none.
         outputs: Objects with any of the methods of `Output`, called during the training.
