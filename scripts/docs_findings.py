@@ -10,14 +10,13 @@ from ``docs_arithmetic.md``.
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolo_gradwatch.diagnose.catalog import RULES
-from yolo_gradwatch.diagnose.thresholds import Thresholds
+from yolo_gradwatch.diagnose.thresholds import Thresholds, described
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -175,11 +174,8 @@ def arithmetic() -> dict[str, str]:
 
 
 def evidence() -> dict[str, str]:
-    """Return the docstring of each limit in ``Thresholds``."""
-    text = inspect.getdoc(Thresholds) or ""
-    attributes = text.partition("Attributes:\n")[2].partition("\n\nRaises:")[0]
-    found = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", attributes, re.MULTILINE)
-    return {name: re.sub(r"``([^`]+)``", r"`\1`", " ".join(words.split())) for name, words in found}
+    """Return the docstring of each limit in ``Thresholds``, in Markdown."""
+    return {name: words.replace("``", "`") for name, words in described().items()}
 
 
 def newest_table(results: str, title: str) -> list[dict[str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path  # noqa: TC003  # Typer reads it in annotations
@@ -13,7 +12,7 @@ import typer
 
 from yolo_gradwatch.cli.output import refuse, tell
 from yolo_gradwatch.diagnose.catalog import RULES
-from yolo_gradwatch.diagnose.thresholds import Thresholds
+from yolo_gradwatch.diagnose.thresholds import Thresholds, described
 from yolo_gradwatch.diagnose.vocabulary import ALARMS, alarms, hint
 from yolo_gradwatch.loggers.catalog import AUTO, LOGGERS
 
@@ -117,7 +116,7 @@ def fields_of(record: type) -> list[inspect.Parameter]:
 
 def limits() -> list[inspect.Parameter]:
     """Return an option for each limit of the rules; None if it is not given."""
-    meanings = _meanings(Thresholds)
+    meanings = {name: _first_sentence(words) for name, words in described().items()}
     return [
         inspect.Parameter(
             field.name,
@@ -136,11 +135,8 @@ def limits() -> list[inspect.Parameter]:
     ]
 
 
-def _meanings(record: type) -> dict[str, str]:
-    """Return the first sentence on each attribute in a docstring; none under ``python -OO``."""
-    _, _, attributes = inspect.cleandoc(record.__doc__ or "").partition("Attributes:\n")
-    sentences = re.findall(r"^    (\w+): (.+?\.)\s", attributes, re.MULTILINE | re.DOTALL)
-    return {name: " ".join(sentence.split()).replace("``", "") for name, sentence in sentences}
+def _first_sentence(words: str) -> str:
+    return words.partition(". ")[0].removesuffix(".").replace("``", "") + "."
 
 
 def taking(options: Sequence[inspect.Parameter]) -> Callable[[_Command], _Command]:

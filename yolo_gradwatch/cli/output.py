@@ -93,10 +93,9 @@ def why_failed(report: Report, words: Collection[str]) -> str:
         report: Report of the run.
         words: Rules and kinds of rules; without any, every run passes.
     """
-    if words and not report.steps:
-        return "; ".join([report.verdict, *map(str.strip, report.facts())])
-    if words and report.healthy and not report.is_judged:
-        return report.verdict
+    if words and not (report.steps and (report.alarms or report.is_judged)):
+        facts = () if report.steps else map(str.strip, report.facts())
+        return "; ".join([report.verdict, *facts])
     failed = [finding for finding in report.alarms if matches(finding, words)]
     return ", ".join(f"{one.rule} in {one.module} at step {one.step:,}" for one in failed)
 

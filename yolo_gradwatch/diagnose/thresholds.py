@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -162,6 +164,13 @@ class Thresholds:
             return cls.from_mapping(table)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+
+
+def described() -> dict[str, str]:
+    """Return what the docstring says about each limit; nothing under ``python -OO``."""
+    _, _, attributes = (inspect.getdoc(Thresholds) or "").partition("Attributes:\n")
+    found = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", attributes, re.MULTILINE)
+    return {name: " ".join(words.split()) for name, words in found}
 
 
 def check_count(name: str, value: object) -> None:

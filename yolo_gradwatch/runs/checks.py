@@ -12,6 +12,7 @@ from yolo_gradwatch.runs.schema import (
     FLOW_NUMBERS,
     LATER_COUNTS,
     ORDINALS,
+    RESTORE,
     TYPES,
     FormatError,
     cells,
@@ -31,8 +32,6 @@ _MOST = 10**18
 
 LONGEST = 40
 """Characters of a cell that an error message shows."""
-
-RESTORE = "restore the file from a backup"
 
 _NUMBER = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?inf"
 _CELLS = {"int64": "[0-9]{1,18}", "float32": f"({_NUMBER})?", "float64": _NUMBER}

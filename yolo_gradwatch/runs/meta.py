@@ -18,7 +18,7 @@ from yolo_gradwatch.measure.optimizer import Optimizer  # noqa: TC001  # as abov
 from yolo_gradwatch.plain import printable
 from yolo_gradwatch.runs.arguments import arguments_of
 from yolo_gradwatch.runs.process import Process  # noqa: TC001  # as above
-from yolo_gradwatch.runs.schema import FORMAT_VERSION, META_FILE, FormatError
+from yolo_gradwatch.runs.schema import FORMAT_VERSION, META_FILE, RESTORE, FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 MOST_STEPS = 10**15
 """Upper limit for the steps of a training."""
-
-_RESTORE = "restore the file from a backup"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,13 +148,13 @@ def read_meta(folder: Path) -> Meta:
         raw = {name: one if name == "layout" else printable(one) for name, one in raw.items()}
         meta = decoded(raw)
     except RecursionError as error:
-        raise FormatError(path, f"not JSON ({error}); {_RESTORE}") from None
+        raise FormatError(path, f"not JSON ({error}); {RESTORE}") from None
     except msgspec.ValidationError as error:
         what, is_inside, place = printable(str(error)).rpartition(" - at ")
         what, place = (what, place.strip("`")) if is_inside else (place, "$")
-        raise FormatError(path, f"{place}: {what}; {_RESTORE}", place=place) from None
+        raise FormatError(path, f"{place}: {what}; {RESTORE}", place=place) from None
     for place, what in _misfits(meta):
-        raise FormatError(path, f"{place}: {what}; {_RESTORE}", place=place)
+        raise FormatError(path, f"{place}: {what}; {RESTORE}", place=place)
     return meta
 
 
@@ -187,12 +185,12 @@ def _parsed(path: Path) -> dict[str, Any]:
         raise FormatError(path, f"{error.strerror}; not watched, or the file was deleted") from None
     except ValueError as error:
         line = getattr(error, "lineno", None)
-        raise FormatError(path, f"not JSON ({error}); {_RESTORE}", line=line) from None
+        raise FormatError(path, f"not JSON ({error}); {RESTORE}", line=line) from None
     if not isinstance(raw, dict):
-        raise FormatError(path, f"not a table of names and values; {_RESTORE}", place="$")
+        raise FormatError(path, f"not a table of names and values; {RESTORE}", place="$")
     version = raw.get("format_version")
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        what = f"not a format version ({printable(repr(version))}); {_RESTORE}"
+        what = f"not a format version ({printable(repr(version))}); {RESTORE}"
         raise FormatError(path, what, place="$.format_version")
     if version > FORMAT_VERSION:
         what = (

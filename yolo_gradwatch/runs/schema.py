@@ -37,6 +37,9 @@ COMPARED_FILE, COMPARED_PAGE = "gradwatch-compare.png", "gradwatch-compare.html"
 LOSSES_FILE = "gradwatch/losses.csv"
 """Optional."""
 
+RESTORE = "restore the file from a backup"
+"""What to do about a damaged file."""
+
 WINDOW_COLUMNS = (
     *("epoch", "step_first", "step_last", "module", "type", "parameters"),
     *("steps", "skipped", "clipped", *(row.name for row in QUANTITIES)),

@@ -13,7 +13,7 @@ from yolo_gradwatch.measure.quantities import QUANTITIES
 from yolo_gradwatch.measure.windows import SHARED, UNKNOWN, Grid
 from yolo_gradwatch.runs import checks, schema
 from yolo_gradwatch.runs.repair import whole_lines, whole_windows
-from yolo_gradwatch.runs.schema import FormatError
+from yolo_gradwatch.runs.schema import RESTORE, FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -154,7 +154,7 @@ def _content(path: Path) -> bytes:
 def _table(path: Path, content: bytes, end: int, needed: Sequence[str]) -> pd.DataFrame:
     """Read the first ``end`` bytes of a CSV file that has at least these columns."""
     if not end:
-        raise FormatError(path, f"empty; {checks.RESTORE}")
+        raise FormatError(path, f"empty; {RESTORE}")
     names = checks.checked_header(path, content[: content.index(b"\n")], needed)
     whole = content[:end]
     try:

@@ -148,9 +148,9 @@ class RunLog:
         If a training on another machine has set it aside since, it is replaced where it is now.
         """
         path = self._folder / META_FILE
-        if self._is_described:
+        if self._is_described and writer_of(path) != meta.process:
             aside = sorted(self._folder.glob(f"{META_FILE}.old*"))
-            path = next((one for one in (path, *aside) if writer_of(one) == meta.process), path)
+            path = next((one for one in aside if writer_of(one) == meta.process), path)
         with replacing(path) as draft:
             draft.write_text(encoded(meta), encoding="utf-8")
         self._is_described = True

@@ -26,7 +26,7 @@ from yolo_gradwatch.watch.ultralytics.rebuilt import Networks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
+    from contextlib import ExitStack
     from pathlib import Path
 
     from yolo_gradwatch.diagnose.finding import Finding
@@ -119,9 +119,9 @@ class Session:
         self._given = given if workers is None else {**given, "workers": workers}
         contract.check_step(type(trainer))
         around_training(trainer, self._guard, self._finish)
-        claim = partial(claimed, self.folder, over=self._guard.undo)
         start = partial(self._start, Networks(trainer, models, self._guard))
-        listen(trainer, self._guard, "on_train_start", partial(_begin, self._alive, claim, start))
+        begin = partial(_in_own_folder, self._alive, self.folder, self._guard.undo, start)
+        listen(trainer, self._guard, "on_train_start", begin)
 
     def _start(self, networks: Networks) -> None:
         """Start watching, right before the first epoch."""
@@ -186,18 +186,16 @@ class Session:
             self._report, self._stopped_by = parts.recorder.report(), parts.stop.wanted
 
 
-def _begin(
-    alive: Callable[[], Any],
-    claim: Callable[..., AbstractContextManager[None]],
-    start: Callable[[], None],
+def _in_own_folder(
+    alive: Callable[[], Any], folder: Path, over: ExitStack, start: Callable[[], None]
 ) -> None:
     """Start watching once the folder is claimed for this training.
 
     Raises:
-        Unwatchable: Another training writes into it.
+        Unwatchable: Another training writes to it.
     """
     try:
-        with claim(resumes=facts.resumes(alive())):
+        with claimed(folder, resumes=facts.resumes(alive()), over=over):
             start()
     except Taken as taken:
         raise contract.Unwatchable(str(taken)) from None
